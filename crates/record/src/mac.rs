@@ -1,0 +1,111 @@
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// An Ethernet address; what names an interface of a guest.
+///
+/// Read in either case, with `:` between six two-digit hex numbers; always written in lower case.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MacAddr(pub [u8; 6]);
+
+impl MacAddr {
+    /// A group address (broadcast included): no interface can own one.
+    pub fn is_multicast(self) -> bool {
+        self.0[0] & 1 == 1
+    }
+
+    /// `00:00:00:00:00:00`, which no interface can own either.
+    pub fn is_zero(self) -> bool {
+        self.0 == [0; 6]
+    }
+
+    /// The address for the host's end of a tap: the guest's with its first byte `0xFE`.
+    ///
+    /// A bridge takes the lowest address of its ports; the high first byte keeps it from ever
+    /// taking a guest's. And the host's end must differ from the guest's own address.
+    pub fn host_side(self) -> Self {
+        let mut bytes = self.0;
+        bytes[0] = 0xFE;
+        Self(bytes)
+    }
+
+    /// An address in QEMU's and KVM's customary range `52:54:00`, with the given last three bytes.
+    pub fn kvm(tail: [u8; 3]) -> Self {
+        Self([0x52, 0x54, 0x00, tail[0], tail[1], tail[2]])
+    }
+}
+
+/// The text is not an Ethernet address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not a MAC address: six two-digit hex numbers with ':' between are needed")]
+pub struct MacAddrError(String);
+
+impl FromStr for MacAddr {
+    type Err = MacAddrError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let refuse = || MacAddrError(text.chars().take(64).collect());
+        let mut bytes = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut bytes {
+            let part = parts.next().ok_or_else(refuse)?;
+            // from_str_radix alone would take "+5".
+            if part.len() != 2 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return Err(refuse());
+            }
+            *byte = u8::from_str_radix(part, 16).map_err(|_| refuse())?;
+        }
+        if parts.next().is_some() {
+            return Err(refuse());
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl TryFrom<String> for MacAddr {
+    type Error = MacAddrError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<MacAddr> for String {
+    fn from(mac: MacAddr) -> Self {
+        mac.to_string()
+    }
+}
+
+impl fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_in_either_case_and_written_in_lower() {
+        let mac: MacAddr = "52:54:00:AB:cd:0F".parse().unwrap();
+        assert_eq!(mac.to_string(), "52:54:00:ab:cd:0f");
+        assert_eq!(mac.host_side().to_string(), "fe:54:00:ab:cd:0f");
+    }
+
+    #[test]
+    fn what_is_not_six_two_digit_numbers_is_refused() {
+        for text in ["", "52:54:00:ab:cd", "52:54:00:ab:cd:0f:11", "52:54:0:ab:cd:0f", "+5:54:00:ab:cd:0f"] {
+            assert!(text.parse::<MacAddr>().is_err(), "{text}");
+        }
+    }
+}
