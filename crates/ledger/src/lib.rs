@@ -1,1 +1,135 @@
-//! placeholder
+//! What this host's guests were given: durable, transactional, readable by anyone with SQLite.
+//!
+//! One database for the host, `ledger.sqlite` in the state directory, shared by all supervisors.
+//! It keeps four tables (see `schema.sql`): the guests, each audit record as its text, each
+//! device from its open to its close, and the steps with a lasting effect, as intents before and
+//! outcomes after. A commit is on the disk when it returns (WAL, full synchronous).
+//!
+//! This room never opens a device, never talks to the kernel's audit and never decides anything:
+//! it remembers, and it refuses to forget twice (a device is closed exactly once).
+//!
+//! ```no_run
+//! # fn main() -> Result<(), taptrail_ledger::LedgerError> {
+//! let mut ledger = taptrail_ledger::Ledger::open(std::path::Path::new("/var/lib/taptrail"))?;
+//! for guest in ledger.guests()? {
+//!     eprintln!("{} since {}", guest.id.name, guest.begun);
+//! }
+//! # Ok(()) }
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod read;
+mod write;
+
+pub use error::LedgerError;
+pub use read::{Guest, StoredRecord};
+pub use write::{DeviceKey, GuestKey, Logged, NewDevice, NewRecord, Process, RecordKey, Step, StepKey, Tx};
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+/// The schema this program writes; a newer one is refused, an older one migrated.
+const SCHEMA_VERSION: i64 = 1;
+
+/// How long a supervisor waits for another one's transaction.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The host's ledger, open.
+#[derive(Debug)]
+pub struct Ledger {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Ledger {
+    /// Opens the ledger in `state_dir`, making both where they are missing (modes 0700 and 0600).
+    pub fn open(state_dir: &Path) -> Result<Self, LedgerError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(state_dir)
+            .map_err(|source| LedgerError::Directory { path: state_dir.to_owned(), source })?;
+        let path = Self::file(state_dir);
+        // SQLite makes its file with the umask's mode; made beforehand it gets ours, and its
+        // -wal and -shm files follow the main file's.
+        OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|source| LedgerError::File { path: path.clone(), source })?;
+        Self::with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+    }
+
+    /// Opens an existing ledger for reading.
+    pub fn open_to_read(state_dir: &Path) -> Result<Self, LedgerError> {
+        let path = Self::file(state_dir);
+        if let Err(source) = std::fs::metadata(&path) {
+            return Err(LedgerError::File { path, source });
+        }
+        Self::with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+    }
+
+    /// Where the ledger of `state_dir` lies.
+    pub fn file(state_dir: &Path) -> PathBuf {
+        state_dir.join("ledger.sqlite")
+    }
+
+    fn with_flags(path: PathBuf, flags: OpenFlags) -> Result<Self, LedgerError> {
+        let failed = |source| LedgerError::Open { path: path.clone(), source };
+        let connection = Connection::open_with_flags(
+            &path,
+            flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW,
+        )
+        .map_err(failed)?;
+        connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+        connection
+            .execute_batch(
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
+                 PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;",
+            )
+            .map_err(failed)?;
+        let mut ledger = Self { connection, path };
+        ledger.migrate()?;
+        Ok(ledger)
+    }
+
+    fn migrate(&mut self) -> Result<(), LedgerError> {
+        let version = |connection: &Connection| -> Result<i64, rusqlite::Error> {
+            connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+        };
+        let failed = |source| LedgerError::Open { path: self.path.clone(), source };
+        if version(&self.connection).map_err(failed)? == SCHEMA_VERSION {
+            return Ok(());
+        }
+        let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+        // Asked again inside: another supervisor may have made the tables meanwhile.
+        match version(&tx).map_err(failed)? {
+            SCHEMA_VERSION => {}
+            0 => {
+                tx.execute_batch(include_str!("schema.sql")).map_err(failed)?;
+                tx.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(failed)?;
+            }
+            found => {
+                return Err(LedgerError::Version { path: self.path.clone(), found, known: SCHEMA_VERSION });
+            }
+        }
+        tx.commit().map_err(failed)
+    }
+
+    /// Begins a transaction; nothing of it lasts until [`Tx::commit`].
+    pub fn begin(&mut self) -> Result<Tx<'_>, LedgerError> {
+        let tx = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(|source| LedgerError::Write { source })?;
+        Ok(Tx::new(tx))
+    }
+}

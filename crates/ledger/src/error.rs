@@ -1,0 +1,74 @@
+use std::path::PathBuf;
+
+/// The ledger cannot be used, or not for this.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The state directory cannot be made.
+    #[error("State directory {path} cannot be made", path = path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The file cannot be opened or made.
+    #[error("Ledger {path} cannot be opened", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// SQLite cannot open the file, or it is not a ledger.
+    #[error("Ledger {path} cannot be opened as a database", path = path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's reason.
+        source: rusqlite::Error,
+    },
+    /// The ledger was written by another version of taptrail.
+    #[error("Ledger {path} has schema version {found}, but this taptrail knows {known}: a newer taptrail wrote it", path = path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its schema version.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// A transaction failed; nothing of it was written.
+    #[error("Ledger cannot be written")]
+    Write {
+        /// SQLite's reason.
+        source: rusqlite::Error,
+    },
+    /// A query failed.
+    #[error("Ledger cannot be read")]
+    Read {
+        /// SQLite's reason.
+        source: rusqlite::Error,
+    },
+    /// A row holds what no taptrail writes.
+    #[error("Ledger row {table}:{id} holds '{value}', which is not a {what}")]
+    Row {
+        /// The table.
+        table: &'static str,
+        /// Its row.
+        id: i64,
+        /// What stands there, cut at 64 characters.
+        value: String,
+        /// What should.
+        what: &'static str,
+    },
+    /// A device would be closed, granted or ended twice.
+    #[error("Ledger refuses to {what} {table} row {id}: that was done before, or the row is missing")]
+    Twice {
+        /// What was asked for.
+        what: &'static str,
+        /// The table.
+        table: &'static str,
+        /// Its row.
+        id: i64,
+    },
+}

@@ -1,0 +1,277 @@
+use jiff::Timestamp;
+use rusqlite::{Transaction, params};
+use taptrail_record::{DeviceKind, GuestId, MacAddr, Rdev};
+
+use crate::LedgerError;
+
+/// A row of `guest`: one start of one guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct GuestKey(pub(crate) i64);
+
+/// A row of `record`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RecordKey(pub(crate) i64);
+
+/// A row of `device`: one successful open(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DeviceKey(pub(crate) i64);
+
+/// A row of `step`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StepKey(pub(crate) i64);
+
+/// A process that a pid alone would not name for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    /// Its pid in the initial pid namespace.
+    pub pid: u32,
+    /// Clock ticks from boot to its start: field 22 of `/proc/PID/stat`.
+    pub start: u64,
+}
+
+/// What became of a record on its way to the kernel's audit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logged {
+    /// `read-back`, `counters`, `ack`, `off`, or the reason why it was not logged.
+    pub how: String,
+    /// The kernel's serial number, where the record was read back.
+    pub serial: Option<u32>,
+}
+
+/// An audit record about to be remembered.
+#[derive(Debug, Clone)]
+pub struct NewRecord<'a> {
+    /// When it was written.
+    pub time: Timestamp,
+    /// The audit record type's number.
+    pub kind: u16,
+    /// What stands between `msg='` and `'`.
+    pub text: &'a str,
+    /// What the kernel's audit did with it.
+    pub logged: Logged,
+}
+
+/// A device that was opened.
+#[derive(Debug, Clone)]
+pub struct NewDevice<'a> {
+    /// The interface it was opened for.
+    pub mac: MacAddr,
+    /// Its kind.
+    pub kind: DeviceKind,
+    /// The path given to open(2).
+    pub path: &'a str,
+    /// Its number.
+    pub rdev: Option<Rdev>,
+    /// The host interface behind it.
+    pub dev: Option<&'a str>,
+    /// Which queue of the interface, from 0.
+    pub queue: u32,
+}
+
+/// A step with a lasting effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The guest's start, from its first device to QEMU's first instruction.
+    Start,
+    /// An interface's devices are opened, its link made and configured, its filter set.
+    Open,
+    /// Descriptors are handed to QEMU.
+    HandOver,
+    /// Descriptors are taken from QEMU, link and filter removed.
+    Release,
+    /// The guest's stop.
+    Stop,
+}
+
+impl Step {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Open => "open",
+            Self::HandOver => "hand-over",
+            Self::Release => "release",
+            Self::Stop => "stop",
+        }
+    }
+}
+
+/// A transaction: all of it lasts from [`commit`](Self::commit) on, or nothing.
+#[derive(Debug)]
+pub struct Tx<'a> {
+    inner: Transaction<'a>,
+    now: Timestamp,
+}
+
+impl<'a> Tx<'a> {
+    pub(crate) fn new(inner: Transaction<'a>) -> Self {
+        Self { inner, now: Timestamp::now() }
+    }
+
+    /// A guest begins: from here to [`guest_ends`](Self::guest_ends) its account is open.
+    pub fn guest_begins(
+        &self,
+        guest: &GuestId,
+        boot_id: &str,
+        supervisor: Process,
+    ) -> Result<GuestKey, LedgerError> {
+        self.insert(
+            "INSERT INTO guest (name, uuid, boot_id, supervisor_pid, supervisor_start, begun)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![
+                guest.name,
+                guest.uuid.to_string(),
+                boot_id,
+                supervisor.pid,
+                i64::try_from(supervisor.start).unwrap_or(i64::MAX),
+                self.now.as_millisecond()
+            ],
+        )
+        .map(GuestKey)
+    }
+
+    /// The guest's QEMU exists.
+    pub fn guest_runs(&self, guest: GuestKey, qemu: Process) -> Result<(), LedgerError> {
+        self.once(
+            "note the process of",
+            "guest",
+            guest.0,
+            "UPDATE guest SET pid = ?2, pid_start = ?3 WHERE id = ?1 AND pid IS NULL",
+            params![guest.0, qemu.pid, i64::try_from(qemu.start).unwrap_or(i64::MAX)],
+        )
+    }
+
+    /// The guest's account is closed.
+    pub fn guest_ends(&self, guest: GuestKey, reason: &str) -> Result<(), LedgerError> {
+        self.once(
+            "end",
+            "guest",
+            guest.0,
+            "UPDATE guest SET ended = ?2, end_reason = ?3 WHERE id = ?1 AND ended IS NULL",
+            params![guest.0, self.now.as_millisecond(), reason],
+        )
+    }
+
+    /// A step is about to be done.
+    pub fn intend(
+        &self,
+        guest: GuestKey,
+        step: Step,
+        mac: Option<MacAddr>,
+        detail: &str,
+    ) -> Result<StepKey, LedgerError> {
+        self.insert(
+            "INSERT INTO step (guest, kind, mac, detail, intended) VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![
+                guest.0,
+                step.as_str(),
+                mac.map(|mac| mac.to_string()),
+                detail,
+                self.now.as_millisecond()
+            ],
+        )
+        .map(StepKey)
+    }
+
+    /// The step is over, one way or the other.
+    pub fn done(&self, step: StepKey, outcome: &str) -> Result<(), LedgerError> {
+        self.once(
+            "end",
+            "step",
+            step.0,
+            "UPDATE step SET done = ?2, outcome = ?3 WHERE id = ?1 AND done IS NULL",
+            params![step.0, self.now.as_millisecond(), outcome],
+        )
+    }
+
+    /// Remembers an audit record.
+    pub fn record(&self, guest: GuestKey, record: &NewRecord<'_>) -> Result<RecordKey, LedgerError> {
+        self.insert(
+            "INSERT INTO record (guest, time, type, text, logged, serial) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![
+                guest.0,
+                record.time.as_millisecond(),
+                record.kind,
+                record.text,
+                record.logged.how,
+                record.logged.serial
+            ],
+        )
+        .map(RecordKey)
+    }
+
+    /// A device was opened; its account is open until [`device_closed`](Self::device_closed).
+    pub fn device_opened(
+        &self,
+        guest: GuestKey,
+        device: &NewDevice<'_>,
+        opened: RecordKey,
+    ) -> Result<DeviceKey, LedgerError> {
+        self.insert(
+            "INSERT INTO device (guest, mac, kind, path, rdev, dev, queue, opened)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            params![
+                guest.0,
+                device.mac.to_string(),
+                device.kind.as_str(),
+                device.path,
+                device.rdev.map(|rdev| rdev.to_string()),
+                device.dev,
+                device.queue,
+                opened.0
+            ],
+        )
+        .map(DeviceKey)
+    }
+
+    /// QEMU was seen to hold the device, under this number.
+    pub fn device_granted(
+        &self,
+        device: DeviceKey,
+        granted: RecordKey,
+        qemu_fd: i32,
+    ) -> Result<(), LedgerError> {
+        self.once(
+            "grant",
+            "device",
+            device.0,
+            "UPDATE device SET granted = ?2, qemu_fd = ?3 WHERE id = ?1 AND granted IS NULL AND closed IS NULL",
+            params![device.0, granted.0, qemu_fd],
+        )
+    }
+
+    /// The device is really over: exactly once for each open.
+    pub fn device_closed(&self, device: DeviceKey, closed: RecordKey) -> Result<(), LedgerError> {
+        self.once(
+            "close",
+            "device",
+            device.0,
+            "UPDATE device SET closed = ?2 WHERE id = ?1 AND closed IS NULL",
+            params![device.0, closed.0],
+        )
+    }
+
+    /// Makes the transaction last; it is on the disk when this returns.
+    pub fn commit(self) -> Result<(), LedgerError> {
+        self.inner.commit().map_err(|source| LedgerError::Write { source })
+    }
+
+    fn insert(&self, sql: &str, values: &[&dyn rusqlite::ToSql]) -> Result<i64, LedgerError> {
+        let failed = |source| LedgerError::Write { source };
+        self.inner.prepare_cached(sql).map_err(failed)?.insert(values).map_err(failed)
+    }
+
+    fn once(
+        &self,
+        what: &'static str,
+        table: &'static str,
+        id: i64,
+        sql: &str,
+        values: &[&dyn rusqlite::ToSql],
+    ) -> Result<(), LedgerError> {
+        let failed = |source| LedgerError::Write { source };
+        match self.inner.prepare_cached(sql).map_err(failed)?.execute(values).map_err(failed)? {
+            1 => Ok(()),
+            _ => Err(LedgerError::Twice { what, table, id }),
+        }
+    }
+}

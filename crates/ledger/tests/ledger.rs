@@ -1,0 +1,134 @@
+//! The ledger's promises, on real files.
+
+use std::os::unix::fs::PermissionsExt;
+
+use jiff::Timestamp;
+use taptrail_ledger::{Ledger, LedgerError, Logged, NewDevice, NewRecord, Process, Step};
+use taptrail_record::{DeviceKind, GuestId, MacAddr, Rdev};
+use uuid::Uuid;
+
+const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
+
+fn guest() -> GuestId {
+    GuestId { name: "web1".to_owned(), uuid: Uuid::from_u128(7) }
+}
+
+fn record(text: &str) -> NewRecord<'_> {
+    NewRecord {
+        time: Timestamp::now(),
+        kind: 2501,
+        text,
+        logged: Logged { how: "read-back".to_owned(), serial: Some(u32::MAX) },
+    }
+}
+
+fn tun() -> NewDevice<'static> {
+    NewDevice {
+        mac: MAC,
+        kind: DeviceKind::Tun,
+        path: "/dev/net/tun",
+        rdev: Some(Rdev::TUN),
+        dev: Some("vnet0"),
+        queue: 0,
+    }
+}
+
+#[test]
+fn what_is_committed_is_read_back_and_what_is_not_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(dir.path()).unwrap();
+    let tx = ledger.begin().unwrap();
+    let key = tx.guest_begins(&guest(), "boot", Process { pid: 1, start: 2 }).unwrap();
+    tx.guest_runs(key, Process { pid: 3, start: 4 }).unwrap();
+    let opened = tx.record(key, &record("open")).unwrap();
+    tx.device_opened(key, &tun(), opened).unwrap();
+    tx.commit().unwrap();
+
+    let tx = ledger.begin().unwrap();
+    tx.record(key, &record("never committed")).unwrap();
+    drop(tx);
+
+    let reader = Ledger::open_to_read(dir.path()).unwrap();
+    let guests = reader.guests().unwrap();
+    assert_eq!(guests.len(), 1);
+    assert_eq!(guests[0].id, guest());
+    assert_eq!(guests[0].qemu, Some(Process { pid: 3, start: 4 }));
+    assert!(guests[0].ended.is_none());
+    let mut texts = Vec::new();
+    reader
+        .records(|stored| {
+            assert_eq!(stored.serial, Some(u32::MAX));
+            texts.push(stored.text);
+            Ok::<_, LedgerError>(())
+        })
+        .unwrap();
+    assert_eq!(texts, ["open"]);
+    assert_eq!(reader.open_devices().unwrap(), 1);
+}
+
+#[test]
+fn a_device_is_granted_once_and_closed_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(dir.path()).unwrap();
+    let tx = ledger.begin().unwrap();
+    let key = tx.guest_begins(&guest(), "boot", Process { pid: 1, start: 2 }).unwrap();
+    let text = tx.record(key, &record("text")).unwrap();
+    let device = tx.device_opened(key, &tun(), text).unwrap();
+    tx.device_granted(device, text, 9).unwrap();
+    assert!(matches!(tx.device_granted(device, text, 9), Err(LedgerError::Twice { what: "grant", .. })));
+    tx.device_closed(device, text).unwrap();
+    assert!(matches!(tx.device_closed(device, text), Err(LedgerError::Twice { what: "close", .. })));
+    tx.commit().unwrap();
+    assert_eq!(ledger.open_devices().unwrap(), 0);
+}
+
+#[test]
+fn a_step_without_an_outcome_stays_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(dir.path()).unwrap();
+    let tx = ledger.begin().unwrap();
+    let key = tx.guest_begins(&guest(), "boot", Process { pid: 1, start: 2 }).unwrap();
+    let step = tx.intend(key, Step::HandOver, Some(MAC), "bridge=br0").unwrap();
+    tx.commit().unwrap();
+    assert_eq!(ledger.open_steps().unwrap(), 1);
+    let tx = ledger.begin().unwrap();
+    tx.done(step, "success").unwrap();
+    assert!(tx.done(step, "success").is_err());
+    tx.commit().unwrap();
+    assert_eq!(ledger.open_steps().unwrap(), 0);
+}
+
+#[test]
+fn only_its_owner_may_read_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("a/state");
+    let mut ledger = Ledger::open(&state).unwrap();
+    let tx = ledger.begin().unwrap();
+    tx.guest_begins(&guest(), "boot", Process { pid: 1, start: 2 }).unwrap();
+    tx.commit().unwrap();
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(&state), 0o700);
+    for file in std::fs::read_dir(&state).unwrap() {
+        assert_eq!(mode(&file.unwrap().path()), 0o600);
+    }
+}
+
+#[test]
+fn a_newer_ledger_a_foreign_file_and_a_symbolic_link_are_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Ledger::open(dir.path()).unwrap());
+    let file = Ledger::file(dir.path());
+    let raw = rusqlite::Connection::open(&file).unwrap();
+    raw.pragma_update(None, "user_version", 99).unwrap();
+    drop(raw);
+    let error = Ledger::open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("schema version 99"), "{error}");
+
+    let foreign = tempfile::tempdir().unwrap();
+    std::fs::write(Ledger::file(foreign.path()), "not a database, not at all").unwrap();
+    assert!(matches!(Ledger::open(foreign.path()), Err(LedgerError::Open { .. })));
+
+    let linked = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(&file, Ledger::file(linked.path())).unwrap();
+    assert!(matches!(Ledger::open(linked.path()), Err(LedgerError::Open { .. })));
+}
