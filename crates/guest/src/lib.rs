@@ -1,1 +1,50 @@
-//! placeholder
+//! One guest: start, attach, detach, stop, and the multi-part audit of each.
+//!
+//! [`supervise`] is the parent of one QEMU: it opens the raw network devices of the guest's
+//! interfaces, enters each open in the books, hands the descriptors over, proves with kcmp(2) that
+//! QEMU has them, and serves a varlink API ([`api`]) by which clients ([`Client`]) ask for more.
+//!
+//! - [`spec`], [`xml`]: what an interface may be asked to be.
+//! - [`qemu`]: the user's command line, checked, and what is added to it.
+//! - `account`: the two books, the kernel's audit and the ledger.
+//! - `interface`: from a SPEC to open, configured, filtered devices, and back.
+//! - `handover`: what QEMU holds, seen in `/proc`.
+//! - `driver`: the state machine, the only thing that acts on the guest.
+//! - `request`, `server`, [`api`], `client`: how others ask it to.
+//!
+//! This room parses no audit record and draws no conclusion from one: that is `trail`'s.
+
+#![forbid(unsafe_code)]
+
+mod account;
+pub mod api;
+mod client;
+mod driver;
+mod handover;
+mod interface;
+pub mod qemu;
+mod request;
+mod run_dir;
+mod server;
+pub mod spec;
+mod supervisor;
+pub mod xml;
+
+pub use account::{AccountError, AuditMode};
+pub use client::{Client, ClientError};
+pub use driver::{Ended, Options, StartError};
+pub use interface::OpenError;
+pub use run_dir::{Dirs, RunDirError, api_socket, check_name, guests, log_file, make};
+pub use supervisor::{Running, SuperviseError, supervise};
+
+/// An error and its sources on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

@@ -1,7 +1,8 @@
 use std::fmt;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+use crate::{IfName, Rdev};
 
 /// What kind of raw network device a descriptor is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -35,67 +36,47 @@ impl fmt::Display for DeviceKind {
     }
 }
 
-/// A device number, `MAJOR:MINOR`; in records upper-case hex of at least two digits (`0A:C8`).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Rdev {
-    /// The driver's number.
-    pub major: u32,
-    /// The device's number with its driver.
-    pub minor: u32,
+/// One raw network device: the character device that was opened, and the host's interface behind it.
+///
+/// Serialised as the `device` object of a trail's JSON: `kind`, `path`, `rdev` (`"0A:C8"` or null),
+/// `dev` (or null).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Device {
+    /// What it is; see [`Device::new`].
+    pub kind: DeviceKind,
+    /// The path that was opened; of libvirt's macvtaps the interface's name instead.
+    pub path: String,
+    /// The device number, when the open told it.
+    pub rdev: Option<Rdev>,
+    /// The interface behind it (`vnet0`, `macvtap0`); none for vhost-net and for a failed open.
+    pub dev: Option<String>,
 }
 
-impl Rdev {
-    /// `/dev/net/tun`: 10:200 (Documentation/admin-guide/devices.txt).
-    pub const TUN: Self = Self { major: 10, minor: 200 };
-    /// `/dev/vhost-net`: 10:238 (Documentation/admin-guide/devices.txt).
-    pub const VHOST_NET: Self = Self { major: 10, minor: 238 };
+impl Device {
+    /// A device of the kind that its number and path tell.
+    ///
+    /// The number is the stronger witness: a custom path says nothing. Macvtaps have a number
+    /// given at run time, so theirs is told by the path: `/dev/tapN` or a bare interface name.
+    pub fn new(path: impl Into<String>, rdev: Option<Rdev>, dev: Option<String>) -> Self {
+        let path = path.into();
+        Self { kind: DeviceKind::of(&path, rdev), path, rdev, dev }
+    }
 }
 
-/// The text is not a device number.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not a device number: MAJOR:MINOR in hex is needed")]
-pub struct RdevError(String);
-
-impl FromStr for Rdev {
-    type Err = RdevError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let refuse = || RdevError(text.chars().take(64).collect());
-        let number = |part: &str| {
-            if part.is_empty() || part.len() > 8 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
-                return Err(refuse());
-            }
-            u32::from_str_radix(part, 16).map_err(|_| refuse())
+impl DeviceKind {
+    /// The kind that a device's number, else its path, tells.
+    pub fn of(path: &str, rdev: Option<Rdev>) -> Self {
+        let macvtap_node = |path: &str| {
+            let index = path.strip_prefix("/dev/tap");
+            index.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
         };
-        let (major, minor) = text.split_once(':').ok_or_else(refuse)?;
-        Ok(Self { major: number(major)?, minor: number(minor)? })
-    }
-}
-
-impl TryFrom<String> for Rdev {
-    type Error = RdevError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<Rdev> for String {
-    fn from(rdev: Rdev) -> Self {
-        rdev.to_string()
-    }
-}
-
-impl fmt::Display for Rdev {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:02X}:{:02X}", self.major, self.minor)
-    }
-}
-
-impl fmt::Debug for Rdev {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+        match (rdev, path) {
+            (Some(Rdev::TUN), _) | (None, "/dev/net/tun") => Self::Tun,
+            (Some(Rdev::VHOST_NET), _) | (None, "/dev/vhost-net") => Self::VhostNet,
+            (_, path) if macvtap_node(path) => Self::Macvtap,
+            (None, name) if name != "?" && name.parse::<IfName>().is_ok() => Self::Macvtap,
+            _ => Self::Unknown,
+        }
     }
 }
 
@@ -104,17 +85,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_number_is_upper_case_hex_of_two_digits_at_least() {
-        assert_eq!(Rdev::TUN.to_string(), "0A:C8");
-        assert_eq!(Rdev::VHOST_NET.to_string(), "0A:EE");
-        assert_eq!(Rdev { major: 246, minor: 0x1_0002 }.to_string(), "F6:10002");
-        assert_eq!("f6:02".parse(), Ok(Rdev { major: 246, minor: 2 }));
-    }
-
-    #[test]
-    fn an_unknown_device_number_is_not_a_number() {
-        for text in ["?", "", "0A", ":", "0A:", "0A:C8:1", "+A:C8", "123456789:0"] {
-            assert!(text.parse::<Rdev>().is_err(), "{text}");
+    fn the_number_tells_the_kind_before_the_path() {
+        let macvtap = Some(Rdev { major: 246, minor: 2 });
+        for (path, rdev, kind) in [
+            ("/dev/net/tun", Some(Rdev::TUN), DeviceKind::Tun),
+            ("/dev/net/tun", None, DeviceKind::Tun),
+            ("/run/mytun", Some(Rdev::TUN), DeviceKind::Tun),
+            ("/run/myvhost", Some(Rdev::VHOST_NET), DeviceKind::VhostNet),
+            ("/dev/vhost-net", None, DeviceKind::VhostNet),
+            ("/dev/tap7", macvtap, DeviceKind::Macvtap),
+            ("/dev/tap7", None, DeviceKind::Macvtap),
+            ("macvtap0", None, DeviceKind::Macvtap),
+            ("/dev/net/tun", macvtap, DeviceKind::Unknown),
+            ("/dev/tap", None, DeviceKind::Unknown),
+            ("/dev/tapestry", None, DeviceKind::Unknown),
+            ("?", None, DeviceKind::Unknown),
+            ("", None, DeviceKind::Unknown),
+        ] {
+            assert_eq!(DeviceKind::of(path, rdev), kind, "{path} {rdev:?}");
         }
     }
 }

@@ -1,17 +1,55 @@
 //! One audit record and its text.
 //!
 //! This room knows what an audit record of a guest's network device *says*: the words
-//! ([`MacAddr`], [`Rdev`], [`DeviceKind`], [`GuestId`]) and the grammar that carries them. It
-//! does no I/O, holds no state and has no `unsafe`.
+//! ([`MacAddr`], [`Rdev`], [`Device`], [`GuestId`]), the claim they make ([`Record`]) and the grammar
+//! that carries it ([`Record::text`], [`Line::parse`], [`parse_text`]). It does no I/O, holds no state
+//! and has no `unsafe`.
+//!
+//! ```
+//! use taptrail_record::{Event, Line, Outcome};
+//!
+//! let line = concat!(
+//!     "type=VIRT_RESOURCE msg=audit(1795460022.944:2588): pid=26265 uid=0 auid=4294967295 ",
+//!     "ses=4294967295 msg='virt=kvm resrc=net reason=start vm=\"it's\" ",
+//!     "uuid=f3607ac8-f517-4952-b61c-b19b40f99661 old-net=\"?\" new-net=\"52:54:00:00:06:01\" ",
+//!     "exe=\"/usr/sbin/libvirtd\" hostname=? addr=? terminal=? res=success'\x1dUID=\"root\"",
+//! );
+//! let line = Line::parse(line.as_bytes())?;
+//! assert_eq!((line.stamp.serial, line.pid), (2588, Some(26265)));
+//! let record = line.record()?.ok_or("a record of an interface")?;
+//! assert_eq!(record.guest.name, "it's");
+//! assert_eq!(record.outcome, Outcome::Success);
+//! assert!(matches!(record.event, Event::Start { vm_pid: None, .. }));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 #![forbid(unsafe_code)]
 
 mod device;
+mod encode;
+mod error;
 mod guest;
 mod ifname;
+mod line;
 mod mac;
+mod number;
+mod pairs;
+mod rdev;
+mod read;
+mod reason;
+mod record;
+mod record_type;
+mod write;
 
-pub use device::{DeviceKind, Rdev, RdevError};
+pub use device::{Device, DeviceKind};
+pub use error::ParseError;
 pub use guest::GuestId;
 pub use ifname::{IfName, IfNameError};
+pub use line::{Line, Stamp};
 pub use mac::{MacAddr, MacAddrError};
+pub use rdev::{Rdev, RdevError};
+pub use read::parse_text;
+pub use reason::{Reason, ReasonError};
+pub use record::{Event, Outcome, Record, Requester};
+pub use record_type::{RecordType, RecordTypeError};
+pub use write::{MAX_TEXT, TooLong};

@@ -1,1 +1,46 @@
-fn main() {}
+//! The command line of taptrail: arguments in, exit code out, and nothing else.
+//!
+//! Exit codes: 0 done; 1 not done; 2 the arguments or the input can't be used; 3 the guest did not
+//! answer in time. `taptrail run` in the foreground ends with QEMU's own code (128 + N when
+//! signal N ended it).
+
+#![forbid(unsafe_code)]
+
+mod background;
+mod cli;
+mod guest;
+mod list;
+mod output;
+mod run;
+mod trail;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+use crate::output::Failure;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    output::start_log(&cli);
+    #[cfg(feature = "failpoints")]
+    let _faults = fail::FailScenario::setup();
+    let dirs = cli.dirs();
+    let done = match cli.command {
+        Command::Run(ref arguments) => run::run(&cli, arguments, dirs),
+        Command::Attach(arguments) => guest::attach(&arguments, &dirs),
+        Command::Detach(arguments) => guest::detach(&arguments, &dirs),
+        Command::Stop(arguments) => guest::stop(&arguments, &dirs),
+        Command::List(arguments) => list::list(&arguments, &dirs),
+        Command::Nics(arguments) => guest::nics(&arguments, &dirs),
+        Command::Trail(arguments) => trail::trail(&arguments, &dirs),
+    };
+    match done {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// What a command comes to.
+type Done = Result<ExitCode, Failure>;

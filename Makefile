@@ -1,0 +1,33 @@
+# Two commands: `make demo` shows it, `make test` proves it. Both install what is missing.
+
+CARGO ?= cargo
+
+.PHONY: help build demo test lint bench setup clean
+
+help: ## List these targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: ## Install what building and running need (Debian packages)
+	@scripts/setup run
+
+build: ## Build the release binary
+	$(CARGO) build --release --locked -p taptrail
+
+demo: setup ## A guest from start to stop on a real QEMU, and its trail
+	$(CARGO) build --release --locked -p taptrail
+	@scripts/demo target/release/taptrail
+
+test: ## Everything that must hold: lints, unit, property and end-to-end tests
+	@scripts/setup test
+	@scripts/test
+
+lint: ## Format and lints alone
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
+
+bench: setup ## The figures of docs/performance.md, measured on this machine
+	$(CARGO) build --release --locked -p taptrail
+	@scripts/bench target/release/taptrail
+
+clean: ## Remove what was built
+	$(CARGO) clean

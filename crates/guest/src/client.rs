@@ -1,0 +1,170 @@
+//! The API's client: what `taptrail attach`, `detach`, `stop`, `list` and `nics` call.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use zlink::tokio::unix;
+
+use crate::api::{ApiError, Nics, OneNic, Status};
+use crate::run_dir::{self, RunDirError};
+
+/// How long a supervisor may take to answer what needs no work.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// A guest could not be asked, or did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The guest's name can't be one.
+    #[error(transparent)]
+    Name(#[from] RunDirError),
+    /// Nobody is behind the socket.
+    #[error("Guest '{guest}' isn't running: nobody answers on {socket} (`taptrail list` shows the guests)", socket = socket.display())]
+    NotRunning {
+        /// The guest.
+        guest: String,
+        /// Its socket.
+        socket: PathBuf,
+    },
+    /// The socket can't be reached.
+    #[error("Supervisor of guest '{guest}' can't be reached on {socket}", socket = socket.display())]
+    Unreachable {
+        /// The guest.
+        guest: String,
+        /// Its socket.
+        socket: PathBuf,
+        /// Why.
+        source: zlink::Error,
+    },
+    /// The conversation broke.
+    #[error("Supervisor of guest '{guest}' did not answer")]
+    Broken {
+        /// The guest.
+        guest: String,
+        /// Why.
+        source: zlink::Error,
+    },
+    /// The supervisor is silent.
+    #[error("Supervisor of guest '{guest}' did not answer within {} s", ANSWER.as_secs())]
+    Silent {
+        /// The guest.
+        guest: String,
+    },
+    /// The supervisor's own answer.
+    #[error("{}", reason(.0))]
+    Answer(ApiError),
+    /// No runtime, no client.
+    #[error("Client can't be started")]
+    Runtime(#[source] io::Error),
+}
+
+fn reason(error: &ApiError) -> String {
+    match error {
+        ApiError::Refused { reason } | ApiError::Failed { reason } | ApiError::TimedOut { reason } => {
+            reason.clone()
+        }
+        ApiError::Ended => "The guest ended before the request was handled".to_owned(),
+        ApiError::Forbidden { uid } => {
+            format!("User {uid} may not ask this of the guest: root and the supervisor's own user may")
+        }
+    }
+}
+
+impl ClientError {
+    /// Did the guest not do in time what it was asked for?
+    pub fn is_time_out(&self) -> bool {
+        matches!(self, Self::Answer(ApiError::TimedOut { .. }))
+    }
+}
+
+#[zlink::proxy("org.taptrail.Guest")]
+trait GuestProxy {
+    async fn attach(&mut self, nic: String) -> zlink::Result<Result<OneNic, ApiError>>;
+    async fn detach(
+        &mut self,
+        mac: String,
+        timeout_ms: i64,
+        force: bool,
+    ) -> zlink::Result<Result<OneNic, ApiError>>;
+    async fn stop(&mut self, timeout_ms: i64, force: bool) -> zlink::Result<Result<(), ApiError>>;
+    async fn status(&mut self) -> zlink::Result<Result<Status, ApiError>>;
+    async fn nics(&mut self) -> zlink::Result<Result<Nics, ApiError>>;
+}
+
+/// A guest's supervisor, connected.
+#[derive(Debug)]
+pub struct Client {
+    guest: String,
+    runtime: tokio::runtime::Runtime,
+    connection: unix::Connection,
+}
+
+impl Client {
+    /// Connects to the guest's supervisor.
+    pub fn connect(run: &Path, guest: &str) -> Result<Self, ClientError> {
+        run_dir::check_name(guest)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(ClientError::Runtime)?;
+        let socket = run_dir::api_socket(run, guest);
+        let connection = runtime.block_on(unix::connect(&socket)).map_err(|source| {
+            let guest = guest.to_owned();
+            let nobody = |error: &io::Error| {
+                matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+            };
+            match &source {
+                zlink::Error::Io(error) if nobody(error) => ClientError::NotRunning { guest, socket },
+                _ => ClientError::Unreachable { guest, socket, source },
+            }
+        })?;
+        Ok(Self { guest: guest.to_owned(), runtime, connection })
+    }
+
+    /// Hot-plugs an interface.
+    pub fn attach(&mut self, spec: &str) -> Result<OneNic, ClientError> {
+        let answer = self.runtime.block_on(self.connection.attach(spec.to_owned()));
+        self.answer(answer)
+    }
+
+    /// Hot-unplugs an interface, or revokes its devices.
+    pub fn detach(&mut self, mac: &str, patience: Duration, force: bool) -> Result<OneNic, ClientError> {
+        let answer =
+            self.runtime.block_on(self.connection.detach(mac.to_owned(), milliseconds(patience), force));
+        self.answer(answer)
+    }
+
+    /// Stops the guest; returns when it has ended.
+    pub fn stop(&mut self, patience: Duration, force: bool) -> Result<(), ClientError> {
+        let answer = self.runtime.block_on(self.connection.stop(milliseconds(patience), force));
+        self.answer(answer)
+    }
+
+    /// What the guest is doing.
+    pub fn status(&mut self) -> Result<Status, ClientError> {
+        let connection = &mut self.connection;
+        let answer = self.runtime.block_on(async { tokio::time::timeout(ANSWER, connection.status()).await });
+        let answer = answer.map_err(|_| ClientError::Silent { guest: self.guest.clone() })?;
+        self.answer(answer)
+    }
+
+    /// What interfaces the guest has.
+    pub fn nics(&mut self) -> Result<Nics, ClientError> {
+        let connection = &mut self.connection;
+        let answer = self.runtime.block_on(async { tokio::time::timeout(ANSWER, connection.nics()).await });
+        let answer = answer.map_err(|_| ClientError::Silent { guest: self.guest.clone() })?;
+        self.answer(answer)
+    }
+
+    fn answer<T>(&self, answer: zlink::Result<Result<T, ApiError>>) -> Result<T, ClientError> {
+        match answer {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(ClientError::Answer(error)),
+            Err(source) => Err(ClientError::Broken { guest: self.guest.clone(), source }),
+        }
+    }
+}
+
+fn milliseconds(patience: Duration) -> i64 {
+    i64::try_from(patience.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,299 @@
+//! Hot-plug: an interface into a running guest, or everything taken back.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value};
+use taptrail_kernel::device::Admitted;
+use taptrail_ledger::{Step, StepKey};
+use taptrail_qmp::{NetdevTap, QmpError};
+use taptrail_record::{DeviceKind, Event, MacAddr, Outcome, Requester};
+use tracing::{info, warn};
+
+use super::start::{free_mac, granted, netdev_id};
+use super::{ANSWER, Driver, PlugState, Plugged};
+use crate::account::AccountError;
+use crate::handover;
+use crate::interface::{Interface, Opened};
+use crate::qemu::device_properties;
+use crate::request::{Failure, InterfaceInfo};
+use crate::spec::NicSpec;
+
+/// How long to look for what QEMU may still hold after it was told to let go.
+const TAKE_BACK: Duration = Duration::from_millis(500);
+
+/// A hand-over failed.
+#[derive(Debug, thiserror::Error)]
+enum HandOverError {
+    #[error("QEMU did not take interface")]
+    Monitor(#[from] QmpError),
+    #[error("What QEMU holds can't be seen")]
+    Look(#[source] std::io::Error),
+    #[error("QEMU said that it took the interface, but doesn't hold {path}")]
+    NotHeld { path: String },
+    #[error("Grant can't be recorded")]
+    Account(#[from] AccountError),
+}
+
+/// How far a hand-over came: what has to be taken back.
+#[derive(Debug, Default)]
+struct Given {
+    names: Vec<String>,
+    netdev: bool,
+    nic: bool,
+}
+
+impl Driver {
+    pub(super) fn attach(
+        &mut self,
+        spec: NicSpec,
+        requester: Option<Requester>,
+    ) -> Result<InterfaceInfo, Failure> {
+        let (spec, mac, id) = self.acceptable(spec)?;
+        let port = self.port()?;
+        self.account.ready().map_err(|error| Failure::Refused(crate::chain(&error)))?;
+        let opened = match self.host.open_interface(spec, mac, id, &mut self.account, requester) {
+            Ok(opened) => opened,
+            Err(failed) => {
+                let event = Event::Attach { mac, vm_pid: Some(self.qemu.id.pid), fds: None };
+                let record = self.account.record(event, Outcome::Failed, requester);
+                super::said(self.account.close(vec![record], &failed.closed, Vec::new(), |_, _, _| Ok(())));
+                return Err(Failure::Failed(crate::chain(&failed.error)));
+            }
+        };
+        let Opened { mut interface, admitted } = opened;
+        interface.port = port.map(|index| self.ports[index].name.clone());
+        let mut given = Given::default();
+        match self.hand_over(&mut interface, &admitted, &mut given, requester) {
+            Ok(()) => {
+                // Only QEMU keeps a granted device alive.
+                drop(admitted);
+                if let Some(index) = port {
+                    self.ports[index].taken = true;
+                }
+                info!("{}", granted(&interface, self.qemu.id.pid));
+                let plugged = Plugged::new(interface);
+                let info = plugged.info();
+                self.interfaces.push(plugged);
+                Ok(info)
+            }
+            Err((error, step)) => {
+                let mut text = crate::chain(&error);
+                if let Some(kept) = self.take_back(interface, admitted, &given, step, requester) {
+                    text.push_str(&kept);
+                }
+                Err(Failure::Failed(text))
+            }
+        }
+    }
+
+    /// The SPEC with MAC and id, if this guest can take it.
+    fn acceptable(&mut self, mut spec: NicSpec) -> Result<(NicSpec, MacAddr, String), Failure> {
+        let mac = match spec.mac.or_else(|| self.host.mac_of(&spec)) {
+            Some(mac) => mac,
+            None => free_mac(|mac| self.position(mac).is_some())
+                .map_err(|error| Failure::Failed(format!("MAC address can't be made: {error}")))?,
+        };
+        if let Some(index) = self.position(mac) {
+            let state = self.interfaces[index].state.as_str();
+            return Err(Failure::Refused(format!(
+                "MAC {mac} is in use by this guest ({state}): choose another, or detach that interface first"
+            )));
+        }
+        spec.mac = Some(mac);
+        let taken = |id: &str| self.interfaces.iter().any(|plugged| plugged.interface.id == id);
+        let id = match &spec.id {
+            Some(id) if taken(id.as_str()) => {
+                return Err(Failure::Refused(format!("Id '{id}' is in use by this guest: choose another")));
+            }
+            Some(id) => id.to_string(),
+            None => loop {
+                let id = format!("nic{}", self.next_id);
+                self.next_id = self.next_id.wrapping_add(1);
+                if !taken(&id) {
+                    break id;
+                }
+            },
+        };
+        Ok((spec, mac, id))
+    }
+
+    /// A free port, where this machine needs one.
+    fn port(&self) -> Result<Option<usize>, Failure> {
+        if self.ports.is_empty() {
+            return Ok(None);
+        }
+        match self.ports.iter().position(|port| !port.taken) {
+            Some(index) => Ok(Some(index)),
+            None => Err(Failure::Refused(format!(
+                "All {} ports of this guest are taken: detach an interface, or start the guest with more by --hotplug-ports",
+                self.ports.len()
+            ))),
+        }
+    }
+
+    fn hand_over(
+        &mut self,
+        interface: &mut Interface,
+        admitted: &[Admitted],
+        given: &mut Given,
+        requester: Option<Requester>,
+    ) -> Result<(), (HandOverError, Option<StepKey>)> {
+        let step = self
+            .account
+            .intend(Step::HandOver, Some(interface.mac), &interface.id)
+            .map_err(|error| (error.into(), None))?;
+        self.give(interface, admitted, given)
+            .and_then(|()| self.see(interface, admitted))
+            .and_then(|()| self.post_attach(interface, step, requester))
+            .map_err(|error| (error, Some(step)))
+    }
+
+    /// Gives the descriptors to QEMU, and makes the netdev and the NIC of them.
+    fn give(
+        &mut self,
+        interface: &Interface,
+        admitted: &[Admitted],
+        given: &mut Given,
+    ) -> Result<(), HandOverError> {
+        let netdev = netdev_id(&interface.id);
+        let mut fds = Vec::new();
+        let mut vhost_fds = Vec::new();
+        for (index, device) in admitted.iter().enumerate() {
+            let name = format!("taptrail-{}-{index}", interface.id);
+            given.names.push(name.clone());
+            self.qemu.monitor.getfd(&name, device, ANSWER)?;
+            match device.facts().kind {
+                DeviceKind::VhostNet => vhost_fds.push(name),
+                _ => fds.push(name),
+            }
+        }
+        fail::fail_point!("attach::given");
+        given.netdev = true;
+        self.qemu.monitor.netdev_add(&NetdevTap { id: netdev.clone(), fds, vhost_fds }, ANSWER)?;
+        fail::fail_point!("attach::netdev");
+        given.nic = true;
+        let properties: Map<String, Value> = device_properties(
+            &interface.id,
+            &netdev,
+            &interface.spec.model,
+            interface.mac,
+            interface.spec.queues,
+            interface.spec.mtu,
+            interface.port.as_deref(),
+        );
+        self.qemu.monitor.device_add(&properties, ANSWER)?;
+        Ok(())
+    }
+
+    /// Shows that QEMU holds each descriptor.
+    fn see(&mut self, interface: &mut Interface, admitted: &[Admitted]) -> Result<(), HandOverError> {
+        let found = handover::find(&self.qemu.id, admitted).map_err(HandOverError::Look)?;
+        for (device, fd) in interface.devices.iter_mut().zip(found) {
+            if fd.is_none() {
+                return Err(HandOverError::NotHeld { path: device.device.path.clone() });
+            }
+            device.qemu_fd = fd;
+        }
+        Ok(())
+    }
+
+    fn post_attach(
+        &mut self,
+        interface: &Interface,
+        step: StepKey,
+        requester: Option<Requester>,
+    ) -> Result<(), HandOverError> {
+        let event = Event::Attach {
+            mac: interface.mac,
+            vm_pid: Some(self.qemu.id.pid),
+            fds: u32::try_from(interface.devices.len()).ok(),
+        };
+        let record = self.account.record(event, Outcome::Success, requester);
+        self.account.post(&[record], |tx, _, keys| {
+            for (device, key) in interface.devices.iter().zip(keys.iter().cycle()) {
+                tx.device_granted(device.key, *key, device.qemu_fd.unwrap_or(-1))?;
+            }
+            tx.done(step, "success")
+        })?;
+        Ok(())
+    }
+
+    /// Takes back what was given, looks, and posts what is gone and what QEMU keeps. Tells the
+    /// operator of what it keeps.
+    fn take_back(
+        &mut self,
+        mut interface: Interface,
+        admitted: Vec<Admitted>,
+        given: &Given,
+        step: Option<StepKey>,
+        requester: Option<Requester>,
+    ) -> Option<String> {
+        let monitor = &mut self.qemu.monitor;
+        // Each may be refused, because that step was not reached: what counts is the look below.
+        if given.nic {
+            let _ = monitor.device_del(&interface.id, ANSWER);
+        }
+        if given.netdev {
+            let _ = monitor.netdev_del(&netdev_id(&interface.id), ANSWER);
+        }
+        for name in &given.names {
+            let _ = monitor.closefd(name, ANSWER);
+        }
+        let held = self.look_until_gone(&admitted);
+        drop(admitted);
+        let mac = interface.mac;
+        let pid = self.qemu.id.pid;
+        let (mut kept, mut gone) = (Vec::new(), Vec::new());
+        for (mut device, fd) in std::mem::take(&mut interface.devices).into_iter().zip(held) {
+            device.qemu_fd = fd;
+            if fd.is_some() { kept.push(device) } else { gone.push(device) }
+        }
+        if kept.is_empty() {
+            self.host.undo(mac, &mut interface.lasting);
+        }
+        let failed = Event::Attach { mac, vm_pid: Some(pid), fds: u32::try_from(kept.len()).ok() };
+        let mut first = vec![self.account.record(failed, Outcome::Failed, requester)];
+        first.extend(kept.iter().map(|device| self.account.record(device.keep(pid), Outcome::Success, None)));
+        let posted = self.account.close(first, &gone, Vec::new(), |tx, _, keys| {
+            // The first record is the failed attach itself; then one for each that is kept.
+            for (device, key) in kept.iter().zip(keys.iter().skip(1)) {
+                tx.device_granted(device.key, *key, device.qemu_fd.unwrap_or(-1))?;
+            }
+            match step {
+                Some(step) => tx.done(step, if kept.is_empty() { "failed" } else { "kept" }),
+                None => Ok(()),
+            }
+        });
+        super::said(posted);
+        if kept.is_empty() {
+            return None;
+        }
+        let text = format!(
+            "; QEMU still holds {} of its descriptors, which can't be taken back while it runs: they are on record as held",
+            kept.len()
+        );
+        warn!("{mac}{text}");
+        interface.devices = kept;
+        let mut plugged = Plugged::new(interface);
+        plugged.state = PlugState::Kept;
+        self.interfaces.push(plugged);
+        Some(text)
+    }
+
+    /// The numbers under which QEMU still holds each of `admitted`, after a moment's patience.
+    fn look_until_gone(&self, admitted: &[Admitted]) -> Vec<Option<i32>> {
+        let end = Instant::now() + TAKE_BACK;
+        loop {
+            match handover::find(&self.qemu.id, admitted) {
+                Ok(held) if held.iter().all(Option::is_none) => return held,
+                Ok(held) if Instant::now() >= end => return held,
+                Ok(_) => std::thread::sleep(Duration::from_millis(1)),
+                Err(error) => {
+                    // What can't be seen is not claimed to be released.
+                    warn!("what QEMU holds can't be seen: {error}");
+                    return vec![Some(-1); admitted.len()];
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! One guest's driver: the only thing that acts on the guest.
+//!
+//! ```text
+//!               start()                    QEMU is gone
+//!   Starting ─────────────▶ Running ───────────────────────────▶ Stopped
+//!      │                    │  ▲ ▲                                  ▲
+//!      │ any step fails     │  │ └── stop unanswered, GiveUp ──┐    │
+//!      ▼                    │  │                              │    │
+//!   rolled back,       detach│  │DEVICE_DELETED,               │    │
+//!   `op=start failed`        ▼  │unplug refused, time out      │    │
+//!                         Unplugging        stop ────────▶ Stopping ┘
+//! ```
+//!
+//! Happy path: devices are opened, entered in the books, handed to QEMU, seen there by kcmp(2);
+//! then the driver waits in one poll(2) for QEMU's events, QEMU's end and requests, and does one
+//! request at a time. A stop is taken at any time, and ends an unplug that waits.
+//!
+//! Failures: what a step did is undone beside it, and what can't be undone is on record as still
+//! held. A monitor that fails leaves the guest running and its devices held; only requests that
+//! need it fail. QEMU's end, however it comes, closes every device's account.
+
+mod attach;
+mod detach;
+mod qemu;
+mod start;
+mod stop;
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use taptrail_kernel::process::Credentials;
+use taptrail_ledger::StepKey;
+use taptrail_qmp::Event;
+use taptrail_record::{GuestId, MacAddr, Reason, Requester};
+use tracing::{info, warn};
+
+use crate::account::{Account, AccountError, AuditMode, OpenDevice};
+use crate::interface::{Host, Interface};
+use crate::qemu::CommandLine;
+use crate::request::{Failure, HeldDevice, Inbox, InterfaceInfo, OnTimeout, Reply, Request};
+use crate::run_dir::Dirs;
+use crate::spec::NicSpec;
+
+pub use start::StartError;
+
+/// How long QEMU may take to answer one command of its monitor.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// How long QEMU may take to end after `quit`, before it is killed.
+const QUIT: Duration = Duration::from_secs(5);
+
+/// What a guest is started with.
+#[derive(Debug)]
+pub struct Options {
+    /// Who it is.
+    pub guest: GuestId,
+    /// Its interfaces.
+    pub nics: Vec<NicSpec>,
+    /// QEMU's program and the user's own arguments, checked.
+    pub command: CommandLine,
+    /// As whom QEMU runs; as us when `None`.
+    pub user: Option<Credentials>,
+    /// How much the kernel's audit is asked for.
+    pub audit: AuditMode,
+    /// Where things lie.
+    pub dirs: Dirs,
+    /// The nft program, where it is not the system's.
+    pub nft: Option<PathBuf>,
+    /// Add QEMU's sandbox, unless the user's own arguments say something of it.
+    pub sandbox: bool,
+    /// How many free ports for later hot-plug, where the machine needs them.
+    pub hotplug_ports: u8,
+}
+
+/// How a guest ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// QEMU's own.
+    pub status: ExitStatus,
+    /// `shutdown`, `destroyed` or `crashed`.
+    pub reason: Reason,
+    /// Why the account could not be closed, if so.
+    pub account: Result<(), AccountError>,
+}
+
+/// An interface as its guest has it now.
+#[derive(Debug)]
+struct Plugged {
+    interface: Interface,
+    state: PlugState,
+    since: Timestamp,
+}
+
+/// How an interface stands with QEMU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PlugState {
+    /// QEMU holds its devices.
+    Held,
+    /// As `Held`, and the guest was asked to let go of the NIC.
+    Unplugging { step: StepKey },
+    /// Its devices are gone, but the NIC is still plugged.
+    Revoked,
+    /// A failed attach left QEMU holding some of its devices.
+    Kept,
+}
+
+impl PlugState {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Unplugging { .. } => "unplugging",
+            Self::Revoked => "revoked",
+            Self::Kept => "kept",
+        }
+    }
+}
+
+/// A request that waits for the guest.
+#[derive(Debug)]
+enum Pending {
+    Detach { mac: MacAddr, deadline: Instant, requester: Option<Requester>, reply: Reply<InterfaceInfo> },
+    Stop { deadline: Instant, then: OnTimeout, replies: Vec<Reply<()>> },
+}
+
+impl Pending {
+    fn deadline(&self) -> Instant {
+        match self {
+            Self::Detach { deadline, .. } | Self::Stop { deadline, .. } => *deadline,
+        }
+    }
+}
+
+/// A running guest's driver.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    account: Account,
+    host: Host,
+    qemu: qemu::Qemu,
+    inbox: Inbox,
+    interfaces: Vec<Plugged>,
+    ports: Vec<Port>,
+    pending: Option<Pending>,
+    /// We ended QEMU.
+    forced: bool,
+    /// Who asked for the stop.
+    stopped_by: Option<Requester>,
+    /// QEMU's own word for its end.
+    shutdown: Option<Shutdown>,
+    /// Devices that are gone but whose close record could not be posted: tried again at the end.
+    owed: Vec<OpenDevice>,
+    next_id: u32,
+}
+
+/// A pcie-root-port that we put there.
+#[derive(Debug)]
+struct Port {
+    name: String,
+    taken: bool,
+}
+
+/// What QEMU's SHUTDOWN event said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shutdown {
+    ByGuest,
+    ByHost,
+    Panic,
+}
+
+/// The claimed guest: what `run` needs besides the options.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// Where QEMU's monitor listens.
+    pub(crate) monitor: std::os::unix::net::UnixListener,
+    /// Its path.
+    pub(crate) monitor_path: PathBuf,
+}
+
+/// Starts the guest and drives it until it ends. `ready` is called once QEMU runs it.
+pub(crate) fn run(
+    options: Options,
+    place: Place,
+    inbox: &Inbox,
+    ready: impl FnOnce(&Driver),
+) -> Result<Ended, StartError> {
+    let driver = start::start(options, place, inbox)?;
+    ready(&driver);
+    Ok(driver.serve())
+}
+
+impl Driver {
+    /// QEMU's pid.
+    pub(crate) fn qemu_pid(&self) -> u32 {
+        self.qemu.id.pid
+    }
+
+    fn serve(mut self) -> Ended {
+        loop {
+            self.take_events();
+            self.expire();
+            if let Some(status) = self.qemu.ended() {
+                return self.end(status);
+            }
+            // A request's commands may have read events along: they come before any sleep.
+            if !self.take_request() {
+                self.publish();
+                self.wait();
+            }
+        }
+    }
+
+    /// Does the next request; only a stop is taken while another one waits for the guest.
+    fn take_request(&mut self) -> bool {
+        let waits = self.pending.is_some();
+        let request = self.inbox.next(|request| !waits || request.is_stop());
+        match request {
+            None => return false,
+            Some(Request::Attach { spec, requester, reply }) => {
+                let answer = self.attach(*spec, requester);
+                // Who sees the answer sees its effect.
+                self.publish();
+                answered(reply.send(answer));
+            }
+            Some(Request::Detach { mac, patience, force, requester, reply }) => {
+                self.detach(mac, patience, force, requester, reply);
+            }
+            Some(Request::Stop { patience, then, requester, reply }) => {
+                self.stop(patience, then, requester, reply);
+            }
+        }
+        true
+    }
+
+    fn take_events(&mut self) {
+        loop {
+            match self.qemu.monitor.pending_event() {
+                Ok(Some(event)) => self.event(&event),
+                Ok(None) => return,
+                Err(error) => {
+                    self.qemu.monitor_failed(&error);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn event(&mut self, event: &Event) {
+        match event.name.as_str() {
+            "DEVICE_DELETED" => {
+                if let Some(id) = event.text("device") {
+                    self.unplugged(id);
+                }
+            }
+            "DEVICE_UNPLUG_GUEST_ERROR" => {
+                if let Some(id) = event.text("device") {
+                    self.unplug_refused(id);
+                }
+            }
+            "SHUTDOWN" => self.shutting_down(event),
+            _ => {}
+        }
+    }
+
+    /// Ends what has waited long enough.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        match self.pending.take_if(|pending| pending.deadline() <= now) {
+            Some(Pending::Detach { mac, requester, reply, .. }) => {
+                self.unplug_failed(mac, requester, Unanswered::TimedOut, reply);
+            }
+            Some(Pending::Stop { then: OnTimeout::Force, replies, .. }) => self.force(replies),
+            Some(Pending::Stop { then: OnTimeout::GiveUp, replies, .. }) => {
+                for reply in replies {
+                    answered(reply.send(Err(Failure::TimedOut(format!(
+                        "Guest '{}' did not shut down in time and runs on: try again, or end it with --force",
+                        self.account.guest().name
+                    )))));
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// Sleeps until there is something to do.
+    fn wait(&mut self) {
+        let timeout = self.pending.as_ref().map(Pending::deadline).map(|deadline| {
+            let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            Timespec {
+                tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            }
+        });
+        let mut fds: Vec<PollFd<'_>> =
+            self.awaited().into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        // EINTR and the like: the loop looks at everything again anyway.
+        let _ = poll(&mut fds, timeout.as_ref());
+    }
+
+    fn awaited(&self) -> Vec<BorrowedFd<'_>> {
+        let mut fds = vec![self.inbox.wake_fd(), self.qemu.pidfd.as_fd()];
+        if self.qemu.monitor.poisoned().is_none() {
+            fds.push(self.qemu.monitor.as_fd());
+        }
+        fds
+    }
+
+    /// Shows clients what the guest is like now.
+    fn publish(&self) {
+        let interfaces: Vec<_> = self.interfaces.iter().map(Plugged::info).collect();
+        let stopping = matches!(self.pending, Some(Pending::Stop { .. }));
+        let state = if stopping { "stopping" } else { "running" };
+        self.inbox.publish(|snapshot| {
+            snapshot.state = state;
+            snapshot.interfaces = interfaces;
+        });
+    }
+
+    fn position(&self, mac: MacAddr) -> Option<usize> {
+        self.interfaces.iter().position(|plugged| plugged.interface.mac == mac)
+    }
+
+    fn free_port(&mut self, name: Option<&str>) {
+        if let Some(port) = self.ports.iter_mut().find(|port| Some(port.name.as_str()) == name) {
+            port.taken = false;
+        }
+    }
+}
+
+/// Why an unplug did not happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unanswered {
+    TimedOut,
+    Refused,
+    Stopping,
+}
+
+impl Plugged {
+    fn new(interface: Interface) -> Self {
+        Self { interface, state: PlugState::Held, since: Timestamp::now() }
+    }
+
+    fn info(&self) -> InterfaceInfo {
+        let interface = &self.interface;
+        InterfaceInfo {
+            mac: interface.mac,
+            spec: interface.spec.clone(),
+            ifname: interface.ifname.to_string(),
+            state: self.state.as_str(),
+            since: self.since,
+            devices: interface
+                .devices
+                .iter()
+                .map(|held| HeldDevice {
+                    device: held.device.clone(),
+                    queue: held.queue,
+                    qemu_fd: held.qemu_fd,
+                })
+                .collect(),
+        }
+    }
+}
+
+/// A client that does not wait for its answer any more is no concern of the guest's.
+fn answered<T>(sent: Result<(), T>) {
+    if sent.is_err() {
+        info!("a client left before its answer");
+    }
+}
+
+/// Says an error of the account that nothing waits for.
+fn said(result: Result<(), AccountError>) {
+    if let Err(error) = result {
+        warn!("{}", crate::chain(&error));
+    }
+}

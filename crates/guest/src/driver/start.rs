@@ -1,0 +1,432 @@
+//! From options to a guest that runs: opens, hands over, proves.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use taptrail_kernel::device::Admitted;
+use taptrail_kernel::link::LinkError;
+use taptrail_kernel::process::{SpawnRequest, spawn};
+use taptrail_ledger::{Process, Step, StepKey};
+use taptrail_qmp::{Monitor, QmpError};
+use taptrail_record::{DeviceKind, Event, MacAddr, Outcome, Reason, Record};
+use tracing::{info, warn};
+
+use super::qemu::{Booting, Greeting, Qemu};
+use super::{ANSWER, Driver, Options, Place, Plugged, Port};
+use crate::account::{Account, AccountError, OpenDevice};
+use crate::handover;
+use crate::interface::{Host, Interface, OpenError, Opened};
+use crate::qemu::{Additions, NicOnCommandLine, Ports};
+use crate::request::Inbox;
+use crate::spec::{NicSpec, SpecError, check_unique, random_mac};
+
+/// How long QEMU may take until its monitor speaks: a large guest's memory is allocated first.
+const BOOT: Duration = Duration::from_secs(60);
+
+/// A guest did not start; nothing of it is left over.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The SPECs contradict each other.
+    #[error("Interfaces can't be started together")]
+    Spec(#[from] SpecError),
+    /// The host's links can't be asked for.
+    #[error("Host's links can't be reached")]
+    Links(#[from] LinkError),
+    /// The account can't be opened, or not as it must be.
+    #[error("Account of the guest can't be kept")]
+    Account(#[from] AccountError),
+    /// An interface can't be opened.
+    #[error("Interface can't be opened")]
+    Open(#[from] OpenError),
+    /// No random number, no MAC.
+    #[error("MAC address can't be made")]
+    Random(#[source] io::Error),
+    /// The program can't be run.
+    #[error("QEMU can't be run as {program}", program = program.display())]
+    Spawn {
+        /// Its path.
+        program: std::path::PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// QEMU ended by itself; it has said why on its standard error.
+    #[error("QEMU refused to start the guest: it ended with {0}")]
+    Refused(std::process::ExitStatus),
+    /// QEMU's monitor is silent.
+    #[error("QEMU's monitor did not speak within {} s", BOOT.as_secs())]
+    Silent,
+    /// A stop came first.
+    #[error("Start was stopped")]
+    Stopped,
+    /// The monitor fails.
+    #[error("QEMU's monitor can't be used")]
+    Monitor(#[from] QmpError),
+    /// What QEMU holds can't be seen.
+    #[error("What QEMU holds can't be seen")]
+    Look(#[source] io::Error),
+    /// QEMU does not hold what it was given.
+    #[error("QEMU doesn't hold {path} of interface {mac}")]
+    NotHeld {
+        /// The device.
+        path: String,
+        /// The interface.
+        mac: MacAddr,
+    },
+    /// QEMU holds what it was not given.
+    #[error(
+        "QEMU opened {path} by itself, on no record: use --nic, or take the argument that makes it do so away"
+    )]
+    Stranger {
+        /// The device.
+        path: String,
+    },
+}
+
+/// What stands so far; rolled back as a whole.
+struct Attempt {
+    account: Account,
+    host: Host,
+    interfaces: Vec<Interface>,
+    admitted: Vec<Admitted>,
+    /// The interfaces begun, opened or not.
+    begun: Vec<MacAddr>,
+    /// On record as open and closed again.
+    closed: Vec<OpenDevice>,
+    booting: Option<Booting>,
+    qemu: Option<Qemu>,
+    steps: Vec<StepKey>,
+}
+
+pub(super) fn start(options: Options, place: Place, inbox: &Inbox) -> Result<Driver, StartError> {
+    check_unique(&options.nics)?;
+    let mut host = Host::open(options.nft.clone())?;
+    let nics = complete(&options.nics, &mut host)?;
+    let mut account = Account::begin(&options.dirs.state, options.audit, options.guest.clone())?;
+    let step = account.intend(Step::Start, None, &options.command.to_string());
+    let mut attempt = Attempt {
+        account,
+        host,
+        interfaces: Vec::new(),
+        admitted: Vec::new(),
+        begun: Vec::new(),
+        closed: Vec::new(),
+        booting: None,
+        qemu: None,
+        steps: Vec::new(),
+    };
+    let up = step.map_err(StartError::Account).and_then(|step| {
+        attempt.steps.push(step);
+        attempt.bring_up(&options, nics, place, inbox)
+    });
+    match up {
+        Ok(ports) => Ok(attempt.into_driver(inbox, ports)?),
+        Err(error) => {
+            attempt.roll_back();
+            Err(error)
+        }
+    }
+}
+
+/// Gives every interface its MAC and id.
+fn complete(specs: &[NicSpec], host: &mut Host) -> Result<Vec<(NicSpec, MacAddr, String)>, StartError> {
+    let mut complete: Vec<(NicSpec, MacAddr, String)> = Vec::with_capacity(specs.len());
+    for (index, spec) in specs.iter().enumerate() {
+        let asked = spec.mac.or_else(|| host.mac_of(spec));
+        let taken = |mac: MacAddr| {
+            specs.iter().any(|spec| spec.mac == Some(mac)) || complete.iter().any(|(_, has, _)| *has == mac)
+        };
+        let mac = match asked {
+            Some(mac) => mac,
+            None => free_mac(taken).map_err(StartError::Random)?,
+        };
+        let id = spec.id.as_ref().map_or_else(|| format!("nic{index}"), ToString::to_string);
+        complete.push((NicSpec { mac: Some(mac), ..spec.clone() }, mac, id));
+    }
+    Ok(complete)
+}
+
+/// A random MAC that is not taken.
+pub(super) fn free_mac(taken: impl Fn(MacAddr) -> bool) -> io::Result<MacAddr> {
+    loop {
+        let mac = random_mac()?;
+        if !taken(mac) {
+            return Ok(mac);
+        }
+    }
+}
+
+impl Attempt {
+    fn bring_up(
+        &mut self,
+        options: &Options,
+        nics: Vec<(NicSpec, MacAddr, String)>,
+        place: Place,
+        inbox: &Inbox,
+    ) -> Result<Vec<Port>, StartError> {
+        self.account.ready()?;
+        for (spec, mac, id) in nics {
+            self.begun.push(mac);
+            match self.host.open_interface(spec, mac, id, &mut self.account, None) {
+                Ok(Opened { interface, admitted }) => {
+                    self.interfaces.push(interface);
+                    self.admitted.extend(admitted);
+                }
+                Err(failed) => {
+                    self.closed.extend(failed.closed);
+                    return Err(failed.error.into());
+                }
+            }
+        }
+        let ports = self.run_qemu(options, place, inbox)?;
+        self.prove()?;
+        self.grant()?;
+        // Only QEMU keeps a granted device alive.
+        self.admitted.clear();
+        if let Some(qemu) = &mut self.qemu
+            && !options.command.paused
+        {
+            qemu.monitor.cont(ANSWER)?;
+        }
+        Ok(ports)
+    }
+
+    /// Runs QEMU, paused, with the descriptors, and talks to its monitor.
+    fn run_qemu(&mut self, options: &Options, place: Place, inbox: &Inbox) -> Result<Vec<Port>, StartError> {
+        let (ports, arguments) = self.arguments(options, place.monitor.as_fd().as_raw_fd());
+        let hand_over = self.account.intend(Step::HandOver, None, "at start")?;
+        self.steps.push(hand_over);
+        let program = options.command.program.clone();
+        let devices: Vec<&Admitted> = self.admitted.iter().collect();
+        let child = spawn(SpawnRequest {
+            devices: &devices,
+            monitor: Some(&place.monitor),
+            credentials: options.user.as_ref(),
+            ..SpawnRequest::new(&program, &arguments)
+        })
+        .map_err(|source| StartError::Spawn { program, source })?;
+        let booting = Booting::of(child).map_err(StartError::Look)?;
+        let process = Process { pid: booting.id.pid, start: booting.id.start_time };
+        let booting = self.booting.insert(booting);
+        self.account.note(|tx, guest| tx.guest_runs(guest, process))?;
+
+        let monitor = |source| QmpError::Connect { path: place.monitor_path.clone(), source };
+        let stream = UnixStream::connect(&place.monitor_path).map_err(monitor)?;
+        // QEMU's copy is the only one now: when QEMU ends, the stream does too.
+        drop(place.monitor);
+        let deadline = Instant::now() + BOOT;
+        loop {
+            match booting.await_greeting(&stream, inbox, deadline).map_err(StartError::Look)? {
+                Greeting::Speaks => break,
+                Greeting::Ended => break,
+                Greeting::TimedOut => return Err(StartError::Silent),
+                Greeting::Asked => {
+                    if inbox.next(|_| true).is_some_and(|request| request.is_stop()) {
+                        return Err(StartError::Stopped);
+                    }
+                }
+            }
+        }
+        let monitor = match Monitor::over(stream, deadline) {
+            Ok(monitor) => monitor,
+            // It has said why on its standard error; its status is all that's left to tell.
+            Err(QmpError::Closed | QmpError::Io { .. }) => {
+                return match self.booting.take().map(Booting::end) {
+                    Some(Ok(status)) => Err(StartError::Refused(status)),
+                    _ => Err(QmpError::Closed.into()),
+                };
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.qemu = self.booting.take().map(|booting| booting.with_monitor(monitor));
+        Ok(ports)
+    }
+
+    /// QEMU's arguments: the user's own and ours; and the ports left free.
+    fn arguments(&mut self, options: &Options, monitor: i32) -> (Vec<Port>, Vec<std::ffi::OsString>) {
+        let wanted = if options.command.needs_ports() {
+            self.interfaces.len() + usize::from(options.hotplug_ports)
+        } else {
+            0
+        };
+        let names = Ports::new(wanted);
+        let mut ports: Vec<Port> =
+            names.names.iter().map(|name| Port { name: name.clone(), taken: false }).collect();
+        let mut admitted = self.admitted.iter();
+        let mut nics = Vec::with_capacity(self.interfaces.len());
+        for (interface, port) in
+            self.interfaces.iter_mut().zip(ports.iter_mut().map(Some).chain(std::iter::repeat_with(|| None)))
+        {
+            if let Some(port) = port {
+                port.taken = true;
+                interface.port = Some(port.name.clone());
+            }
+            let ours: Vec<_> = admitted.by_ref().take(interface.devices.len()).collect();
+            let numbers = |vhost: bool| {
+                ours.iter()
+                    .filter(|device| (device.facts().kind == DeviceKind::VhostNet) == vhost)
+                    .map(|device| device.as_fd().as_raw_fd())
+                    .collect()
+            };
+            nics.push(NicOnCommandLine {
+                id: interface.id.clone(),
+                netdev_id: netdev_id(&interface.id),
+                model: interface.spec.model.clone(),
+                mac: interface.mac,
+                queues: interface.spec.queues,
+                fds: numbers(false),
+                vhost_fds: numbers(true),
+                bus: interface.port.clone(),
+                mtu: interface.spec.mtu,
+            });
+        }
+        let arguments = options.command.with(&Additions {
+            guest: &options.guest,
+            monitor_fd: monitor,
+            nics: &nics,
+            ports: &names,
+            sandbox: options.sandbox,
+        });
+        (ports, arguments)
+    }
+
+    /// Shows that QEMU holds each descriptor, and no other raw network device.
+    fn prove(&mut self) -> Result<(), StartError> {
+        let Some(qemu) = &self.qemu else { return Err(QmpError::Closed.into()) };
+        let found = handover::find(&qemu.id, &self.admitted).map_err(StartError::Look)?;
+        let mut found = found.into_iter();
+        for interface in &mut self.interfaces {
+            for device in &mut interface.devices {
+                device.qemu_fd = found.next().flatten();
+                if device.qemu_fd.is_none() {
+                    let path = device.device.path.clone();
+                    return Err(StartError::NotHeld { path, mac: interface.mac });
+                }
+            }
+        }
+        let known: Vec<_> = self.devices().cloned().collect();
+        match handover::strangers(&qemu.id, &known).map_err(StartError::Look)?.first() {
+            Some(stranger) => Err(StartError::Stranger { path: stranger.path.display().to_string() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Posts that QEMU has the interfaces, and that the guest is there.
+    fn grant(&mut self) -> Result<(), StartError> {
+        let pid = self.qemu.as_ref().map(|qemu| qemu.id.pid);
+        let mut records: Vec<Record> = Vec::with_capacity(self.interfaces.len() + 1);
+        for interface in &self.interfaces {
+            let fds = u32::try_from(interface.devices.len()).ok();
+            let event = Event::Start { mac: interface.mac, vm_pid: pid, fds };
+            records.push(self.account.record(event, Outcome::Success, None));
+        }
+        let booted = Event::GuestStart { reason: Reason::BOOTED, vm_pid: pid };
+        records.push(self.account.record(booted, Outcome::Success, None));
+        let interfaces = &self.interfaces;
+        let steps = &self.steps;
+        self.account.post(&records, |tx, _, keys| {
+            for (interface, key) in interfaces.iter().zip(keys) {
+                for device in &interface.devices {
+                    tx.device_granted(device.key, *key, device.qemu_fd.unwrap_or(-1))?;
+                }
+            }
+            for step in steps {
+                tx.done(*step, "success")?;
+            }
+            Ok(())
+        })?;
+        self.steps.clear();
+        Ok(())
+    }
+
+    fn devices(&self) -> impl Iterator<Item = &OpenDevice> {
+        self.interfaces.iter().flat_map(|interface| &interface.devices)
+    }
+
+    fn into_driver(self, inbox: &Inbox, ports: Vec<Port>) -> Result<Driver, StartError> {
+        let Some(qemu) = self.qemu else { return Err(QmpError::Closed.into()) };
+        for interface in &self.interfaces {
+            info!("{}", granted(interface, qemu.id.pid));
+        }
+        let pid = qemu.id.pid;
+        inbox.publish(|snapshot| {
+            snapshot.state = "running";
+            snapshot.pid = Some(pid);
+            snapshot.since = Some(Timestamp::now());
+        });
+        let next_id = u32::try_from(self.interfaces.len()).unwrap_or(u32::MAX);
+        let driver = Driver {
+            account: self.account,
+            host: self.host,
+            qemu,
+            inbox: inbox.clone(),
+            interfaces: self.interfaces.into_iter().map(Plugged::new).collect(),
+            ports,
+            pending: None,
+            forced: false,
+            stopped_by: None,
+            shutdown: None,
+            owed: Vec::new(),
+            next_id,
+        };
+        driver.publish();
+        Ok(driver)
+    }
+
+    /// Undoes what stands, and leaves the record of it.
+    fn roll_back(mut self) {
+        let pid = self.qemu.as_ref().map(|qemu| qemu.id.pid);
+        let ended = match (self.qemu.take(), self.booting.take()) {
+            (Some(qemu), _) => qemu.end().map(drop),
+            (None, Some(booting)) => booting.end().map(drop),
+            (None, None) => Ok(()),
+        };
+        if let Err(error) = ended {
+            warn!("QEMU's end can't be seen: {error}");
+        }
+        self.admitted.clear();
+        let mut devices = std::mem::take(&mut self.closed);
+        for interface in &mut self.interfaces {
+            self.host.undo(interface.mac, &mut interface.lasting);
+            devices.append(&mut interface.devices);
+        }
+        let account = &mut self.account;
+        let failed = |account: &Account, event| account.record(event, Outcome::Failed, None);
+        let first = self
+            .begun
+            .iter()
+            .map(|mac| failed(account, Event::Start { mac: *mac, vm_pid: pid, fds: None }))
+            .collect();
+        let last = failed(account, Event::GuestStart { reason: Reason::BOOTED, vm_pid: pid });
+        let steps = std::mem::take(&mut self.steps);
+        let posted = account.close(first, &devices, vec![last], |tx, guest, _| {
+            for step in &steps {
+                tx.done(*step, "failed")?;
+            }
+            tx.guest_ends(guest, Reason::FAILED.as_str())
+        });
+        super::said(posted);
+    }
+}
+
+/// The id of an interface's host side in QEMU.
+pub(super) fn netdev_id(id: &str) -> String {
+    format!("host-{id}")
+}
+
+/// What to tell the operator of a grant.
+pub(super) fn granted(interface: &Interface, pid: u32) -> String {
+    let vhost = if interface.devices.iter().any(|held| held.device.kind == DeviceKind::VhostNet) {
+        " with vhost-net"
+    } else {
+        ""
+    };
+    format!(
+        "{}: '{}'{vhost} granted, {} descriptors in QEMU (pid {pid})",
+        interface.mac,
+        interface.ifname,
+        interface.devices.len()
+    )
+}

@@ -1,0 +1,424 @@
+//! A guest's interface on the host: from its SPEC to devices that are open, on record,
+//! configured and filtered; and back.
+//!
+//! ```text
+//!  SPEC ─▶ resolve ─▶ [make macvtap] ─▶ open(2) × devices × queues ─▶ books ─▶ configure ─▶ filter
+//!          nothing is  ──────────────────── a failure from here on undoes what stands ───────────
+//!          touched
+//! ```
+//!
+//! What was opened stays on record whatever fails after it; its close is the caller's to post,
+//! beside the record of what failed.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use taptrail_kernel::device::{
+    Admitted, DEV_NET_TUN, DEV_VHOST_NET, DeviceError, MacvtapRequest, Opening, TapName, TapRequest, admit,
+    open_macvtap, open_tap, open_vhost_net,
+};
+use taptrail_kernel::filter::{FilterError, Hook, MacFilter, Nft};
+use taptrail_kernel::link::{Change, Link, LinkError, Links, MacvtapMode, MacvtapName, NewMacvtap};
+use taptrail_ledger::Step;
+use taptrail_record::{IfName, MacAddr, Requester};
+use tracing::{debug, warn};
+
+use crate::account::{Account, AccountError, OpenDevice, Opens};
+use crate::spec::{Backend, Filter, NicSpec, Vhost};
+
+/// How long a macvtap's node may take to appear: udev is asynchronous.
+const NODE_WAIT: Duration = Duration::from_secs(5);
+
+/// An interface's devices can't be opened, configured or filtered.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The SPEC names a link that is not there.
+    #[error("{role} '{name}' doesn't exist: make it first (`ip link show` lists what there is)")]
+    NoLink {
+        /// What it should be.
+        role: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The SPEC names a link of another kind.
+    #[error("Link '{name}' is a {kind}, not a {role}")]
+    WrongKind {
+        /// What it should be.
+        role: &'static str,
+        /// Its name.
+        name: String,
+        /// What it is.
+        kind: String,
+    },
+    /// The macvtap has an address already, and the SPEC says another.
+    #[error(
+        "Macvtap '{name}' has MAC {has}, but mac={asked} is asked for: leave mac= out, or change one of them"
+    )]
+    OtherMac {
+        /// The macvtap.
+        name: IfName,
+        /// Its address.
+        has: MacAddr,
+        /// The SPEC's.
+        asked: MacAddr,
+    },
+    /// A device can't be opened.
+    #[error("Device of interface {mac} can't be opened")]
+    Device {
+        /// The interface.
+        mac: MacAddr,
+        /// Why.
+        source: DeviceError,
+    },
+    /// A link can't be made or configured.
+    #[error("Link of interface {mac} can't be set up")]
+    Link {
+        /// The interface.
+        mac: MacAddr,
+        /// Why.
+        source: LinkError,
+    },
+    /// The filter can't be set.
+    #[error("Filter of interface {mac} can't be set")]
+    Filter {
+        /// The interface.
+        mac: MacAddr,
+        /// Why.
+        source: FilterError,
+    },
+    /// The open is not on record as it must be.
+    #[error("Devices of interface {mac} can't be granted")]
+    Account {
+        /// The interface.
+        mac: MacAddr,
+        /// Why.
+        source: AccountError,
+    },
+}
+
+/// What of an interface lasts on the host beyond its descriptors.
+#[derive(Debug, Default)]
+pub(crate) struct Lasting {
+    /// A macvtap that we made; a tap goes with its last descriptor.
+    macvtap: Option<(IfName, u32)>,
+    /// The link whose filter we set: it outlives the link.
+    filter: Option<u32>,
+}
+
+/// An interface whose devices are open or granted.
+#[derive(Debug)]
+pub(crate) struct Interface {
+    /// As asked for, with MAC and id chosen.
+    pub(crate) spec: NicSpec,
+    pub(crate) mac: MacAddr,
+    pub(crate) id: String,
+    pub(crate) ifname: IfName,
+    /// The pcie-root-port it takes.
+    pub(crate) port: Option<String>,
+    pub(crate) devices: Vec<OpenDevice>,
+    pub(crate) lasting: Lasting,
+}
+
+/// An interface and its descriptors, ready to be handed over.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) interface: Interface,
+    pub(crate) admitted: Vec<Admitted>,
+}
+
+/// An interface that could not be opened. Nothing of it stands any more, except what `undo` says.
+#[derive(Debug)]
+pub(crate) struct OpenFailed {
+    pub(crate) error: OpenError,
+    /// On record as open, closed in fact: their close records are the caller's to post.
+    pub(crate) closed: Vec<OpenDevice>,
+}
+
+/// What interfaces need of the host.
+#[derive(Debug)]
+pub(crate) struct Host {
+    links: Links,
+    /// The nft program, where it is not the system's.
+    nft: Option<PathBuf>,
+}
+
+/// Where an interface's frames go, found before anything is touched.
+enum Place {
+    NewTap { bridge: Link },
+    OldTap(IfName),
+    NewMacvtap { lower: Link, mode: MacvtapMode },
+    OldMacvtap { name: IfName, index: u32 },
+}
+
+impl Host {
+    pub(crate) fn open(nft: Option<PathBuf>) -> Result<Self, LinkError> {
+        Ok(Self { links: Links::open()?, nft })
+    }
+
+    fn nft(&self) -> Result<Nft, FilterError> {
+        self.nft.as_ref().map_or_else(Nft::discover, |path| Ok(Nft::at(path)))
+    }
+
+    /// Opens, configures and filters the devices of one interface. `spec` has its MAC and id.
+    pub(crate) fn open_interface(
+        &mut self,
+        spec: NicSpec,
+        mac: MacAddr,
+        id: String,
+        account: &mut Account,
+        requester: Option<Requester>,
+    ) -> Result<Opened, Box<OpenFailed>> {
+        let refused = |error| Box::new(OpenFailed { error, closed: Vec::new() });
+        let place = self.resolve(&spec, mac).map_err(refused)?;
+        let step = account
+            .intend(Step::Open, Some(mac), &spec.to_string())
+            .map_err(|source| refused(OpenError::Account { mac, source }))?;
+
+        let mut lasting = Lasting::default();
+        let mut opens = Opens { account, mac, requester, open: Vec::new(), unledgered: Vec::new() };
+        let result = self.build(&spec, mac, &place, &mut opens, &mut lasting);
+        let Opens { account, open: mut devices, unledgered, .. } = opens;
+        account.tell_kernel(unledgered);
+        let outcome = if result.is_ok() { "success" } else { "failed" };
+        // The step's outcome is for recovery alone: what was opened is on record already.
+        let noted =
+            account.note(|tx, _| tx.done(step, outcome)).map_err(|source| OpenError::Account { mac, source });
+        match result.and_then(|built| noted.map(|()| built)) {
+            Ok((ifname, admitted, unused)) => {
+                let closed: Vec<_> = unused.iter().map(|index| devices[*index].clone()).collect();
+                devices.retain(|device| !closed.contains(device));
+                if let Err(source) = account.close(Vec::new(), &closed, Vec::new(), |_, _, _| Ok(())) {
+                    drop(admitted);
+                    self.undo(mac, &mut lasting);
+                    devices.extend(closed);
+                    let error = OpenError::Account { mac, source };
+                    return Err(Box::new(OpenFailed { error, closed: devices }));
+                }
+                Ok(Opened {
+                    interface: Interface { spec, mac, id, ifname, port: None, devices, lasting },
+                    admitted,
+                })
+            }
+            Err(error) => {
+                self.undo(mac, &mut lasting);
+                Err(Box::new(OpenFailed { error, closed: devices }))
+            }
+        }
+    }
+
+    /// Removes what of an interface lasts beyond its descriptors, never stopping at the first
+    /// error; what can't be removed is said.
+    pub(crate) fn undo(&mut self, mac: MacAddr, lasting: &mut Lasting) {
+        if let Some(filter) = lasting.filter.take()
+            && let Err(error) = self.nft().and_then(|nft| nft.remove(filter))
+        {
+            warn!("{mac}: filter is left over: {}", crate::chain(&error));
+        }
+        if let Some((name, index)) = lasting.macvtap.take()
+            && let Err(error) = self.links.delete(index)
+            && !error.is_missing()
+        {
+            warn!("{mac}: macvtap '{name}' is left over: {}", crate::chain(&error));
+        }
+    }
+
+    fn resolve(&mut self, spec: &NicSpec, mac: MacAddr) -> Result<Place, OpenError> {
+        let mut find = |role, name: &IfName| {
+            self.links
+                .find(name)
+                .map_err(|source| OpenError::Link { mac, source })?
+                .ok_or_else(|| OpenError::NoLink { role, name: name.to_string() })
+        };
+        let wrong = |role, link: &Link| {
+            let kind = link.kind.clone().unwrap_or_else(|| "physical link".to_owned());
+            Err(OpenError::WrongKind { role, name: link.name.clone(), kind })
+        };
+        match &spec.backend {
+            Backend::Bridge(name) => {
+                let bridge = find("Bridge", name)?;
+                match bridge.kind.as_deref() {
+                    Some("bridge") => Ok(Place::NewTap { bridge }),
+                    _ => wrong("bridge", &bridge),
+                }
+            }
+            Backend::Macvtap { lower, mode } => {
+                Ok(Place::NewMacvtap { lower: find("Lower link", lower)?, mode: *mode })
+            }
+            Backend::Tap(name) => {
+                let link = find("Tap", name)?;
+                match link.kind.as_deref() {
+                    Some("tun") => Ok(Place::OldTap(name.clone())),
+                    Some("macvtap") => match link.mac {
+                        Some(has) if has != mac => {
+                            Err(OpenError::OtherMac { name: name.clone(), has, asked: mac })
+                        }
+                        _ => Ok(Place::OldMacvtap { name: name.clone(), index: link.index }),
+                    },
+                    _ => wrong("tap or macvtap", &link),
+                }
+            }
+        }
+    }
+
+    /// The MAC of an existing macvtap, which its interface has to have.
+    pub(crate) fn mac_of(&mut self, spec: &NicSpec) -> Option<MacAddr> {
+        let Backend::Tap(name) = &spec.backend else { return None };
+        let link = self.links.find(name).ok().flatten()?;
+        (link.kind.as_deref() == Some("macvtap")).then_some(link.mac).flatten()
+    }
+
+    /// Does it; on error what stands is in `opens` and `lasting`, and every descriptor is closed.
+    fn build(
+        &mut self,
+        spec: &NicSpec,
+        mac: MacAddr,
+        place: &Place,
+        opens: &mut Opens<'_>,
+        lasting: &mut Lasting,
+    ) -> Result<(IfName, Vec<Admitted>, Vec<usize>), OpenError> {
+        let failed = |source| OpenError::Link { mac, source };
+        let mut opening = match place {
+            Place::NewTap { .. } => open_tap_device(spec, new_tap_name(spec)),
+            Place::OldTap(name) => open_tap_device(spec, TapName::Existing(name)),
+            Place::NewMacvtap { lower, mode } => {
+                let (name, index) = self.make_macvtap(spec, mac, (lower, *mode))?;
+                let node = open_macvtap_node(spec, &name, index);
+                lasting.macvtap = Some((name, index));
+                node
+            }
+            Place::OldMacvtap { name, index } => open_macvtap_node(spec, name, *index),
+        };
+        let taps = opening.attempts.len();
+        let mut vhost_error: Option<DeviceError> = None;
+        if opening.error.is_none() && spec.vhost != Vhost::Off {
+            let path = spec.vhost_path.as_deref().unwrap_or(Path::new(DEV_VHOST_NET));
+            let vhost = open_vhost_net(path, spec.queues);
+            opening.attempts.extend(vhost.attempts);
+            vhost_error = vhost.error;
+        }
+        let mut admitted =
+            admit(opening.attempts, opens).map_err(|source| OpenError::Account { mac, source })?;
+        if let Some(source) = opening.error {
+            return Err(OpenError::Device { mac, source });
+        }
+        let mut unused = Vec::new();
+        if let Some(source) = vhost_error {
+            // Only a device that is not to be had is gone without; a false one is somebody's doing.
+            if spec.vhost == Vhost::On || !matches!(source, DeviceError::Open { .. }) {
+                return Err(OpenError::Device { mac, source });
+            }
+            warn!("{mac}: goes on without vhost-net: {}", crate::chain(&source));
+            unused.extend(taps..admitted.len());
+            admitted.truncate(taps);
+        }
+        let (name, index) = self.tap_link(&admitted, mac)?;
+        self.configure(spec, mac, place, index).map_err(failed)?;
+        if spec.filter == Some(Filter::NoMacSpoofing) {
+            let hook = match place {
+                Place::NewTap { .. } | Place::OldTap(_) => Hook::Ingress,
+                Place::NewMacvtap { .. } | Place::OldMacvtap { .. } => Hook::Egress,
+            };
+            let filter = MacFilter { ifindex: index, ifname: name.clone(), hook, mac };
+            let nft = self.nft().map_err(|source| OpenError::Filter { mac, source })?;
+            nft.apply(&filter).map_err(|source| OpenError::Filter { mac, source })?;
+            lasting.filter = Some(index);
+        }
+        if let Place::NewTap { .. } | Place::NewMacvtap { .. } = place {
+            // Up last: no frame passes before its filter stands.
+            self.links.configure(index, &Change { up: Some(true), ..Change::default() }).map_err(failed)?;
+        }
+        debug!("{mac}: '{name}' is ready");
+        Ok((name, admitted, unused))
+    }
+
+    fn make_macvtap(
+        &mut self,
+        spec: &NicSpec,
+        mac: MacAddr,
+        (lower, mode): (&Link, MacvtapMode),
+    ) -> Result<(IfName, u32), OpenError> {
+        let name = match &spec.ifname {
+            Some(name) => MacvtapName::New(name.clone()),
+            None => MacvtapName::Pattern("macvtap%d".to_owned()),
+        };
+        let new = NewMacvtap { name, lower_index: lower.index, mode, mac, mtu: spec.mtu };
+        let link = self.links.create_macvtap(&new).map_err(|source| OpenError::Link { mac, source })?;
+        match link.name.parse() {
+            Ok(name) => Ok((name, link.index)),
+            Err(_) => Err(OpenError::NoLink { role: "Macvtap", name: link.name }),
+        }
+    }
+
+    /// The link behind the first descriptor.
+    fn tap_link(&mut self, admitted: &[Admitted], mac: MacAddr) -> Result<(IfName, u32), OpenError> {
+        let name = admitted.first().and_then(|device| device.facts().dev.clone());
+        let Some(name) = name else {
+            return Err(OpenError::NoLink { role: "Tap", name: "?".to_owned() });
+        };
+        match self.links.find(&name).map_err(|source| OpenError::Link { mac, source })? {
+            Some(link) => Ok((name, link.index)),
+            None => Err(OpenError::NoLink { role: "Tap", name: name.to_string() }),
+        }
+    }
+
+    fn configure(
+        &mut self,
+        spec: &NicSpec,
+        mac: MacAddr,
+        place: &Place,
+        index: u32,
+    ) -> Result<(), LinkError> {
+        match place {
+            Place::NewTap { bridge } => {
+                self.links.configure(
+                    index,
+                    &Change {
+                        mac: Some(mac.host_side()),
+                        mtu: Some(spec.mtu.unwrap_or(bridge.mtu)),
+                        master: Some(bridge.index),
+                        up: None,
+                    },
+                )?;
+                if spec.isolated {
+                    self.links.set_isolated(index, true)?;
+                }
+                if let Some(vlan) = spec.vlan {
+                    self.links.set_port_vlan(index, vlan)?;
+                }
+                Ok(())
+            }
+            // What was there before us is its owner's: only what the SPEC asks for is changed.
+            Place::OldTap(_) | Place::OldMacvtap { .. } => match spec.mtu {
+                Some(mtu) => self.links.configure(index, &Change { mtu: Some(mtu), ..Change::default() }),
+                None => Ok(()),
+            },
+            Place::NewMacvtap { .. } => Ok(()),
+        }
+    }
+}
+
+fn open_tap_device(spec: &NicSpec, name: TapName<'_>) -> Opening {
+    open_tap(&TapRequest {
+        path: spec.tun_path.as_deref().unwrap_or(Path::new(DEV_NET_TUN)),
+        name,
+        queues: spec.queues,
+        vnet_hdr: spec.model.has_vnet_hdr(),
+    })
+}
+
+fn new_tap_name(spec: &NicSpec) -> TapName<'_> {
+    match &spec.ifname {
+        Some(name) => TapName::New(name),
+        None => TapName::Pattern("vnet%d"),
+    }
+}
+
+fn open_macvtap_node(spec: &NicSpec, ifname: &IfName, ifindex: u32) -> Opening {
+    open_macvtap(&MacvtapRequest {
+        ifname,
+        ifindex,
+        queues: spec.queues,
+        vnet_hdr: spec.model.has_vnet_hdr(),
+        wait: NODE_WAIT,
+    })
+}

@@ -1,0 +1,171 @@
+use std::ffi::OsString;
+use std::num::NonZeroU16;
+use std::os::fd::RawFd;
+
+use serde_json::{Map, Value};
+use taptrail_record::{GuestId, MacAddr};
+
+use super::check::CommandLine;
+use super::model::Model;
+
+/// The id of the monitor's socket on QEMU's command line.
+const MONITOR: &str = "taptrail-monitor";
+
+/// What libvirt gives too: descriptors are passed, so QEMU needs to start nothing.
+const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
+/// Ports to plug a NIC into, there from the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ports {
+    /// Their ids, for a NIC's `bus`.
+    pub names: Vec<String>,
+}
+
+impl Ports {
+    /// As many as fit: a PCI Express root bus has 32 slots, some of them the machine's own.
+    pub const LIMIT: usize = 24;
+
+    /// So many ports, or [`LIMIT`](Self::LIMIT).
+    pub fn new(count: usize) -> Self {
+        Self { names: (0..count.min(Self::LIMIT)).map(|n| format!("taptrail-port{n}")).collect() }
+    }
+}
+
+/// A NIC that the guest starts with, and its descriptors as QEMU inherits them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NicOnCommandLine {
+    /// The device's id.
+    pub id: String,
+    /// The backend's id.
+    pub netdev_id: String,
+    /// What the guest sees.
+    pub model: Model,
+    /// Its own address.
+    pub mac: MacAddr,
+    /// Pairs of queues.
+    pub queues: NonZeroU16,
+    /// Taps or macvtaps, one for each queue.
+    pub fds: Vec<RawFd>,
+    /// vhost-nets, one for each queue, or none at all.
+    pub vhost_fds: Vec<RawFd>,
+    /// The port that it is plugged into; `None`: wherever QEMU puts it.
+    pub bus: Option<String>,
+    /// What the guest is told, in bytes.
+    pub mtu: Option<u32>,
+}
+
+/// What a guest needs besides what its user wrote.
+#[derive(Debug, Clone, Copy)]
+pub struct Additions<'a> {
+    /// Its name and uuid.
+    pub guest: &'a GuestId,
+    /// A listening Unix socket that QEMU inherits, for its monitor.
+    pub monitor_fd: RawFd,
+    /// Its NICs.
+    pub nics: &'a [NicOnCommandLine],
+    /// Ports, those of its NICs and free ones.
+    pub ports: &'a Ports,
+    /// QEMU's sandbox, unless the user has settled it.
+    pub sandbox: bool,
+}
+
+impl CommandLine {
+    /// QEMU's arguments: the user's own, then what taptrail adds. Behind them, so that the user's
+    /// devices keep the slots that they would have had.
+    pub fn with(&self, additions: &Additions<'_>) -> Vec<OsString> {
+        let mut added = Vec::new();
+        let mut add = |option: &str, value: String| added.extend([option.to_owned(), value]);
+        let Additions { guest, monitor_fd, nics, ports, sandbox } = *additions;
+        add("-name", format!("guest={}", doubled(&guest.name)));
+        add("-uuid", guest.uuid.to_string());
+        add("-chardev", format!("socket,id={MONITOR},fd={monitor_fd},server=on,wait=off"));
+        add("-mon", format!("chardev={MONITOR},mode=control"));
+        for (index, port) in ports.names.iter().enumerate() {
+            // From above, where users don't number theirs: each chassis once, its slot likewise.
+            let number = 255 - index;
+            add("-device", format!("pcie-root-port,id={port},bus=pcie.0,chassis={number},slot={number}"));
+        }
+        for nic in nics {
+            add("-netdev", nic.netdev());
+            add("-device", nic.device());
+        }
+        if sandbox && !self.sandbox {
+            add("-sandbox", SANDBOX.to_owned());
+        }
+        if !self.paused {
+            added.push("-S".to_owned());
+        }
+        self.args.iter().cloned().chain(added.into_iter().map(OsString::from)).collect()
+    }
+}
+
+impl NicOnCommandLine {
+    fn netdev(&self) -> String {
+        let numbers = |fds: &[RawFd]| fds.iter().map(RawFd::to_string).collect::<Vec<_>>().join(":");
+        let (fd, vhostfd) = if self.fds.len() == 1 { ("fd", "vhostfd") } else { ("fds", "vhostfds") };
+        let mut value = format!("tap,id={},{fd}={}", doubled(&self.netdev_id), numbers(&self.fds));
+        if self.vhost_fds.is_empty() {
+            value.push_str(",vhost=off");
+        } else {
+            // Forced, or QEMU 7.2 takes one that does not work for a warning and then dies of an
+            // assertion (its net/tap.c and net/net.c).
+            value.push_str(&format!(",vhost=on,vhostforce=on,{vhostfd}={}", numbers(&self.vhost_fds)));
+        }
+        value
+    }
+
+    fn device(&self) -> String {
+        let Self { id, netdev_id, model, mac, queues, mtu, bus, .. } = self;
+        let properties = device_properties(id, netdev_id, model, *mac, *queues, *mtu, bus.as_deref());
+        let word = |(name, value): (String, Value)| match value {
+            Value::String(text) => format!("{name}={}", doubled(&text)),
+            Value::Bool(state) => format!("{name}={}", if state { "on" } else { "off" }),
+            other => format!("{name}={other}"),
+        };
+        properties.into_iter().map(word).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// A NIC's properties, for `-device` and for `device_add`; the driver first.
+pub fn device_properties(
+    id: &str,
+    netdev_id: &str,
+    model: &Model,
+    mac: MacAddr,
+    queues: NonZeroU16,
+    mtu: Option<u32>,
+    bus: Option<&str>,
+) -> Map<String, Value> {
+    let mut properties = Map::new();
+    let mut set = |name: &str, value: Value| {
+        properties.insert(name.to_owned(), value);
+    };
+    set("driver", model.qemu_driver().into());
+    set("id", id.into());
+    set("netdev", netdev_id.into());
+    set("mac", mac.to_string().into());
+    let queues = u32::from(queues.get());
+    if queues > 1 && model.multi_queue() {
+        set("mq", true.into());
+        if model.has_vectors() {
+            // One for each direction of each queue, one for changes and one for the control queue.
+            set("vectors", (2 * queues + 2).into());
+        }
+    }
+    if let Some(mtu) = mtu
+        && model.has_host_mtu()
+    {
+        set("host_mtu", mtu.into());
+    }
+    if let Some(bus) = bus
+        && model.is_pci()
+    {
+        set("bus", bus.into());
+    }
+    properties
+}
+
+/// A value in QEMU's `name=value` lists.
+fn doubled(text: &str) -> String {
+    text.replace(',', ",,")
+}

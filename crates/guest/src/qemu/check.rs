@@ -1,0 +1,317 @@
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::config::{self, ConfigError};
+use super::fields::Fields;
+use super::machine;
+use super::options::{self, Given, MissingValue};
+use super::suggest;
+
+/// A QEMU command line that opens no tap by itself and leaves alone what taptrail sets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandLine {
+    /// The QEMU to run.
+    pub program: PathBuf,
+    /// The user's own arguments, unchanged.
+    pub args: Vec<OsString>,
+    /// The machine type; `None`: QEMU's default.
+    pub machine: Option<String>,
+    /// The user wants the guest to stay paused (`-S`).
+    pub paused: bool,
+    /// The user has settled QEMU's sandbox (`-sandbox`).
+    pub sandbox: bool,
+}
+
+/// The command line can't be used. Arguments are counted from 1, the program is none.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandLineError {
+    /// QEMU would open a tap by itself.
+    #[error(
+        "Argument {position} of QEMU, '{argument}', would open a tap that nobody records: use --nic {spec} {}",
+        in_place_of(.nic)
+    )]
+    OpensTap {
+        /// Which argument.
+        position: usize,
+        /// The option and its value, shortened.
+        argument: String,
+        /// What to ask for instead; to be filled in where it has capitals.
+        spec: String,
+        /// Which argument is the NIC on it, which then goes too.
+        nic: Option<usize>,
+    },
+    /// A configuration file would have QEMU open a tap by itself.
+    #[error(
+        "Section [{group}] in line {line} of QEMU's configuration {path} would open a tap that nobody records: \
+         use --nic {spec} in its place",
+        path = path.display()
+    )]
+    ConfigOpensTap {
+        /// The file.
+        path: PathBuf,
+        /// Where the section begins, from 1.
+        line: usize,
+        /// `netdev`, `net` or `nic`.
+        group: String,
+        /// What to ask for instead.
+        spec: String,
+    },
+    /// What the user sets otherwise.
+    #[error("Argument {position} of QEMU, '{argument}', is taptrail's own to set: use {instead} instead")]
+    Reserved {
+        /// Which argument.
+        position: usize,
+        /// The option and its value, shortened.
+        argument: String,
+        /// The option of taptrail's.
+        instead: &'static str,
+    },
+    /// The last option lacks its value.
+    #[error("Argument {position} of QEMU, '{argument}', needs a value")]
+    MissingValue {
+        /// Which argument.
+        position: usize,
+        /// The option.
+        argument: String,
+    },
+    /// Whether it opens a tap can't be told.
+    #[error("Argument {position} of QEMU, '{argument}', can't be checked: its JSON is not plain JSON")]
+    Json {
+        /// Which argument.
+        position: usize,
+        /// The option and its value, shortened.
+        argument: String,
+        /// Where and why it is not.
+        source: serde_json::Error,
+    },
+    /// Whether it opens a tap can't be told.
+    #[error("Argument {position} of QEMU, '{argument}', can't be checked")]
+    Config {
+        /// Which argument.
+        position: usize,
+        /// The option and the file.
+        argument: String,
+        /// What is wrong with the file.
+        source: ConfigError,
+    },
+}
+
+fn in_place_of(nic: &Option<usize>) -> String {
+    match nic {
+        Some(nic) => format!("in its place and in that of argument {nic}"),
+        None => "in its place".to_owned(),
+    }
+}
+
+impl CommandLine {
+    /// Checks the words of a command line; `program` is not looked for.
+    ///
+    /// `-readconfig` files are read here, and again by QEMU later. QEMU's own default
+    /// configuration is not.
+    ///
+    /// # Errors
+    /// See [`CommandLineError`].
+    pub fn parse(
+        program: impl Into<PathBuf>,
+        args: impl IntoIterator<Item = OsString>,
+    ) -> Result<Self, CommandLineError> {
+        let args: Vec<OsString> = args.into_iter().collect();
+        let given = options::walk(&args).map_err(|MissingValue { position }| {
+            let argument = args.last().map(|word| shown(&[word.as_os_str()])).unwrap_or_default();
+            CommandLineError::MissingValue { position, argument }
+        })?;
+        let mut found = Found { nics: nics(&given), ..Found::default() };
+        for option in &given {
+            found.look_at(option)?;
+        }
+        let Found { machine, paused, sandbox, .. } = found;
+        Ok(Self { program: program.into(), args, machine, paused, sandbox })
+    }
+
+    /// Whether a NIC can be plugged only into a `pcie-root-port` that is there from the start.
+    pub fn needs_ports(&self) -> bool {
+        machine::needs_ports(&self.program, self.machine.as_deref())
+    }
+}
+
+/// As a shell would take it.
+impl fmt::Display for CommandLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&quoted(self.program.as_os_str()))?;
+        self.args.iter().try_for_each(|word| write!(f, " {}", quoted(word)))
+    }
+}
+
+/// A NIC on the command line and where it stands: `-device` or `-net nic`.
+struct Nic {
+    position: usize,
+    legacy: bool,
+    fields: Fields,
+}
+
+fn nics(given: &[Given<'_>]) -> Vec<Nic> {
+    let nic = |option: &Given<'_>| {
+        let legacy = option.name == "net";
+        let implied = match option.name {
+            "device" => "driver",
+            "net" => "type",
+            _ => return None,
+        };
+        let fields = Fields::parse(&option.value.to_string_lossy(), implied).ok()?;
+        let is_nic = if legacy { fields.get("type") == Some("nic") } else { fields.get("netdev").is_some() };
+        is_nic.then_some(Nic { position: option.position, legacy, fields })
+    };
+    given.iter().filter_map(nic).collect()
+}
+
+#[derive(Default)]
+struct Found {
+    nics: Vec<Nic>,
+    machine: Option<String>,
+    paused: bool,
+    sandbox: bool,
+}
+
+impl Found {
+    fn look_at(&mut self, option: &Given<'_>) -> Result<(), CommandLineError> {
+        let text = option.value.to_string_lossy();
+        match option.name {
+            "netdev" | "net" | "nic" => self.check_backend(option, &text)?,
+            "set" => check_set(option, &text)?,
+            "readconfig" => self.check_config(option)?,
+            "name" => return Err(reserved(option, "--name")),
+            "uuid" => return Err(reserved(option, "--uuid")),
+            "daemonize" => return Err(reserved(option, "--background")),
+            "runas" => return Err(reserved(option, "--user")),
+            "run-with" if fields(&text, "").get("user").is_some() => return Err(reserved(option, "--user")),
+            "machine" | "M" => self.set_machine(&fields(&text, "type")),
+            "sandbox" => self.sandbox = true,
+            "S" => self.paused = true,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn check_backend(&self, option: &Given<'_>, text: &str) -> Result<(), CommandLineError> {
+        let fields = Fields::parse(text, "type").map_err(|source| CommandLineError::Json {
+            position: option.position,
+            argument: option.shown(),
+            source,
+        })?;
+        if !opens_tap(&fields) {
+            return Ok(());
+        }
+        let on_it = |nic: &&Nic| match option.name {
+            "netdev" => !nic.legacy && nic.fields.get("netdev") == fields.get("id"),
+            "net" => nic.legacy,
+            _ => false,
+        };
+        let nic = self.nics.iter().find(on_it);
+        Err(CommandLineError::OpensTap {
+            position: option.position,
+            argument: option.shown(),
+            spec: suggest::spec(&fields, nic.map(|nic| &nic.fields)),
+            nic: nic.map(|nic| nic.position),
+        })
+    }
+
+    fn check_config(&mut self, option: &Given<'_>) -> Result<(), CommandLineError> {
+        let path = Path::new(option.value);
+        let sections = config::read(path).map_err(|source| CommandLineError::Config {
+            position: option.position,
+            argument: option.shown(),
+            source,
+        })?;
+        for section in sections {
+            match section.group.as_str() {
+                "netdev" | "net" | "nic" if opens_tap(&section.fields) => {
+                    return Err(CommandLineError::ConfigOpensTap {
+                        path: path.to_owned(),
+                        line: section.line,
+                        group: section.group,
+                        spec: suggest::spec(&section.fields, None),
+                    });
+                }
+                "name" => return Err(reserved(option, "--name for its section [name]")),
+                "machine" => self.set_machine(&section.fields),
+                "sandbox" => self.sandbox = true,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Later options add to earlier ones: one without a type leaves it.
+    fn set_machine(&mut self, fields: &Fields) {
+        if let Some(machine) = fields.get("type") {
+            self.machine = Some(machine.to_owned());
+        }
+    }
+}
+
+/// `-set GROUP.ID.NAME=VALUE` changes what another option said.
+fn check_set(option: &Given<'_>, text: &str) -> Result<(), CommandLineError> {
+    let mut parts = text.splitn(3, '.');
+    let (group, _id, assignment) = (parts.next(), parts.next(), parts.next());
+    let is_backend = matches!(group, Some("netdev" | "net" | "nic"));
+    let Some((name, value)) = assignment.and_then(|assignment| assignment.split_once('=')) else {
+        return Ok(());
+    };
+    let mut fields = Fields::default();
+    fields.push(name, value);
+    if !is_backend || !opens_tap(&fields) {
+        return Ok(());
+    }
+    Err(CommandLineError::OpensTap {
+        position: option.position,
+        argument: option.shown(),
+        spec: suggest::spec(&fields, None),
+        nic: None,
+    })
+}
+
+/// Not only the last type: whichever wins in this version of QEMU.
+fn opens_tap(fields: &Fields) -> bool {
+    fields.all("type").any(|kind| kind == "tap" || kind == "bridge")
+}
+
+fn fields(text: &str, implied: &str) -> Fields {
+    Fields::parse(text, implied).unwrap_or_default()
+}
+
+fn reserved(option: &Given<'_>, instead: &'static str) -> CommandLineError {
+    CommandLineError::Reserved { position: option.position, argument: option.shown(), instead }
+}
+
+impl Given<'_> {
+    fn shown(&self) -> String {
+        let option = OsString::from(format!("-{}", self.name));
+        if self.value.is_empty() { shown(&[&option]) } else { shown(&[&option, self.value]) }
+    }
+}
+
+/// Words fit for a message.
+fn shown(words: &[&OsStr]) -> String {
+    const LIMIT: usize = 120;
+    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    let mut text = String::new();
+    for c in words.join(" ").chars() {
+        if text.len() > LIMIT {
+            text.push('…');
+            break;
+        }
+        if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
+    }
+    text
+}
+
+fn quoted(word: &OsStr) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./,:=+@%".contains(c);
+    let word = word.to_string_lossy();
+    if !word.is_empty() && word.chars().all(plain) {
+        word.into_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}

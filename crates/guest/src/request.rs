@@ -1,0 +1,254 @@
+//! What clients ask of a guest's driver, and the queue between them.
+//!
+//! The queue is the only way in: anybody may enqueue, one driver takes out. A request is accepted
+//! or refused at once; an accepted one is always answered, if only by its reply's end ("ended
+//! before it was handled").
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+use taptrail_record::{MacAddr, Requester};
+use tokio::sync::oneshot;
+
+use crate::spec::NicSpec;
+
+/// How a request ended when not well.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Failure {
+    /// Nothing was done: the request does not fit the guest, or not now.
+    #[error("{0}")]
+    Refused(String),
+    /// It was tried, failed and was rolled back as far as the text says.
+    #[error("{0}")]
+    Failed(String),
+    /// The guest did not answer in time; nothing was taken from it.
+    #[error("{0}")]
+    TimedOut(String),
+}
+
+/// Where an answer goes.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Failure>>;
+
+/// What to do when a guest does not answer a stop in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnTimeout {
+    /// Say so and leave the guest running.
+    GiveUp,
+    /// End QEMU.
+    Force,
+}
+
+/// One request.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Hot-plug an interface.
+    Attach {
+        /// What to open and how.
+        spec: Box<NicSpec>,
+        /// Who asks.
+        requester: Option<Requester>,
+        /// The new interface.
+        reply: Reply<InterfaceInfo>,
+    },
+    /// Hot-unplug an interface.
+    Detach {
+        /// Which.
+        mac: MacAddr,
+        /// How long the guest may take.
+        patience: Duration,
+        /// Take the devices at once, with the NIC still plugged.
+        force: bool,
+        /// Who asks.
+        requester: Option<Requester>,
+        /// What was released.
+        reply: Reply<InterfaceInfo>,
+    },
+    /// Stop the guest.
+    Stop {
+        /// How long the guest may take.
+        patience: Duration,
+        /// And then?
+        then: OnTimeout,
+        /// Who asks.
+        requester: Option<Requester>,
+        /// Answered when QEMU is gone; `None` when nobody waits.
+        reply: Option<Reply<()>>,
+    },
+}
+
+impl Request {
+    /// Is it a stop, which comes before all?
+    pub(crate) fn is_stop(&self) -> bool {
+        matches!(self, Self::Stop { .. })
+    }
+}
+
+/// An interface of a guest, as clients see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct InterfaceInfo {
+    /// What names it.
+    pub(crate) mac: MacAddr,
+    /// Its SPEC as it came to be: with the MAC and id chosen.
+    pub(crate) spec: NicSpec,
+    /// The host interface behind it.
+    pub(crate) ifname: String,
+    /// `held`, `unplugging`, `revoked` or `kept`.
+    pub(crate) state: &'static str,
+    /// When QEMU was seen to hold it.
+    pub(crate) since: jiff::Timestamp,
+    /// Its devices, one for each open(2).
+    pub(crate) devices: Vec<HeldDevice>,
+}
+
+impl InterfaceInfo {
+    /// Does QEMU have vhost-net for it?
+    pub(crate) fn vhost(&self) -> bool {
+        self.devices.iter().any(|held| held.device.kind == taptrail_record::DeviceKind::VhostNet)
+    }
+}
+
+/// One device that QEMU holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HeldDevice {
+    /// What it is.
+    pub(crate) device: taptrail_record::Device,
+    /// Which queue, from 0.
+    pub(crate) queue: u32,
+    /// Its descriptor's number in QEMU.
+    pub(crate) qemu_fd: Option<i32>,
+}
+
+/// What anybody may know of a guest without asking its driver.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshot {
+    /// `starting`, `running`, `paused`, `stopping` or `stopped`.
+    pub(crate) state: &'static str,
+    /// QEMU's pid.
+    pub(crate) pid: Option<u32>,
+    /// When QEMU began to run the guest.
+    pub(crate) since: Option<jiff::Timestamp>,
+    /// Its interfaces.
+    pub(crate) interfaces: Vec<InterfaceInfo>,
+}
+
+/// Requests beyond this many are refused: the driver is stuck, or somebody floods it.
+const QUEUE_LIMIT: usize = 64;
+
+#[derive(Debug)]
+struct Queue {
+    requests: VecDeque<Request>,
+    closed: bool,
+}
+
+/// The queue, shared between the driver and whoever asks.
+#[derive(Debug, Clone)]
+pub(crate) struct Inbox {
+    shared: Arc<(Mutex<Queue>, OwnedFd, Mutex<Snapshot>)>,
+}
+
+impl Inbox {
+    /// An empty queue.
+    pub(crate) fn new() -> std::io::Result<Self> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let queue = Queue { requests: VecDeque::new(), closed: false };
+        let snapshot = Snapshot { state: "starting", pid: None, since: None, interfaces: Vec::new() };
+        Ok(Self { shared: Arc::new((Mutex::new(queue), wake, Mutex::new(snapshot))) })
+    }
+
+    /// Enqueues a request, or gives it back with the reason why not.
+    pub(crate) fn send(&self, request: Request) -> Result<(), Failure> {
+        let mut queue = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.closed {
+            return Err(Failure::Refused("The guest has stopped".to_owned()));
+        }
+        if queue.requests.len() >= QUEUE_LIMIT {
+            return Err(Failure::Refused(format!(
+                "{QUEUE_LIMIT} requests wait already: try again when some are done"
+            )));
+        }
+        queue.requests.push_back(request);
+        // Fails only when the counter is full, and then the driver is awake anyway.
+        let _ = rustix::io::write(&self.shared.1, &1u64.to_ne_bytes());
+        Ok(())
+    }
+
+    /// What the guest is like now.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.shared.2.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn publish(&self, change: impl FnOnce(&mut Snapshot)) {
+        change(&mut self.shared.2.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Readable when a request waits.
+    pub(crate) fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.shared.1.as_fd()
+    }
+
+    /// The next request, if `may_take` says that it may be taken now; a stop comes before all.
+    pub(crate) fn next(&self, may_take: impl Fn(&Request) -> bool) -> Option<Request> {
+        let _ = rustix::io::read(&self.shared.1, &mut [0; 8]);
+        let mut queue = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let stop = queue.requests.iter().position(Request::is_stop);
+        let index = stop.unwrap_or(0);
+        if !may_take(queue.requests.get(index)?) {
+            return None;
+        }
+        queue.requests.remove(index)
+    }
+
+    /// Refuses all further requests; those that wait end unanswered.
+    pub(crate) fn close(&self) {
+        let mut queue = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.closed = true;
+        queue.requests.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stop(then: OnTimeout) -> Request {
+        Request::Stop { patience: Duration::ZERO, then, requester: None, reply: None }
+    }
+
+    fn detach() -> (Request, oneshot::Receiver<Result<InterfaceInfo, Failure>>) {
+        let (reply, answer) = oneshot::channel();
+        let mac = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
+        (Request::Detach { mac, patience: Duration::ZERO, force: false, requester: None, reply }, answer)
+    }
+
+    #[test]
+    fn a_stop_is_taken_before_what_waited_longer() {
+        let inbox = Inbox::new().unwrap();
+        inbox.send(detach().0).unwrap();
+        inbox.send(stop(OnTimeout::Force)).unwrap();
+        assert!(matches!(inbox.next(|_| true), Some(Request::Stop { .. })));
+        assert!(matches!(inbox.next(|_| true), Some(Request::Detach { .. })));
+        assert!(inbox.next(|_| true).is_none());
+    }
+
+    #[test]
+    fn what_waits_when_the_guest_ends_is_answered_by_the_end_of_its_reply() {
+        let inbox = Inbox::new().unwrap();
+        let (request, mut answer) = detach();
+        inbox.send(request).unwrap();
+        inbox.close();
+        assert!(answer.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Closed));
+        assert!(matches!(inbox.send(stop(OnTimeout::Force)), Err(Failure::Refused(_))));
+    }
+
+    #[test]
+    fn a_flood_is_refused() {
+        let inbox = Inbox::new().unwrap();
+        for _ in 0..QUEUE_LIMIT {
+            inbox.send(stop(OnTimeout::Force)).unwrap();
+        }
+        assert!(inbox.send(stop(OnTimeout::Force)).is_err());
+    }
+}

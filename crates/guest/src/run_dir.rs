@@ -1,0 +1,227 @@
+//! A guest's directory under the run directory: claimed by its supervisor, known to its clients.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+/// Where things lie: overridden by options or by `TAPTRAIL_STATE_DIR` and `TAPTRAIL_RUN_DIR`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dirs {
+    /// What outlives a boot: the ledger. `/var/lib/taptrail`.
+    pub state: PathBuf,
+    /// What does not: sockets and locks, a directory for each guest. `/run/taptrail`.
+    pub run: PathBuf,
+}
+
+impl Default for Dirs {
+    fn default() -> Self {
+        Self { state: "/var/lib/taptrail".into(), run: "/run/taptrail".into() }
+    }
+}
+
+/// A unix socket's path has 108 bytes with its NUL (unix(7)).
+const SUN_PATH: usize = 108;
+
+/// A guest's directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RunDirError {
+    /// The name would not be a file name.
+    #[error(
+        "Guest name '{0}' can't be used: 1 to 64 bytes without '/', control characters or a leading '.' are needed"
+    )]
+    Name(String),
+    /// The run directory lies too deep for a socket in it.
+    #[error("Socket path {path} is too long: {SUN_PATH} bytes are the system's limit; use a shorter run directory", path = .0.display())]
+    TooDeep(PathBuf),
+    /// Another supervisor has the guest.
+    #[error("Guest '{name}' is already running{}", .supervisor.as_ref().map(|pid| format!(": its supervisor has pid {pid}")).unwrap_or_default())]
+    Taken {
+        /// The guest's name.
+        name: String,
+        /// What its lock file says.
+        supervisor: Option<String>,
+    },
+    /// The system refused.
+    #[error("{what} {path} failed", path = path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+}
+
+/// Refuses a guest name that can't be a file's.
+pub fn check_name(name: &str) -> Result<(), RunDirError> {
+    let bad = name.is_empty()
+        || name.len() > 64
+        || name.starts_with('.')
+        || name.chars().any(|c| c == '/' || c.is_control());
+    if bad { Err(RunDirError::Name(name.chars().take(80).collect())) } else { Ok(()) }
+}
+
+/// The socket on which the guest's supervisor serves its API.
+pub fn api_socket(run: &Path, guest: &str) -> PathBuf {
+    run.join(guest).join("api")
+}
+
+/// The file that takes the supervisor's and QEMU's output under `--background`.
+pub fn log_file(run: &Path, guest: &str) -> PathBuf {
+    run.join(guest).join("log")
+}
+
+/// Makes the guest's directory (mode 0700) where it is missing.
+pub fn make(run: &Path, guest: &str) -> Result<PathBuf, RunDirError> {
+    check_name(guest)?;
+    let path = run.join(guest);
+    DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(|source| RunDirError::Io {
+        what: "Making",
+        path: path.clone(),
+        source,
+    })?;
+    Ok(path)
+}
+
+/// The names of all guests that have a directory, in order; whether anybody is behind one, its
+/// API tells.
+pub fn guests(run: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    match std::fs::read_dir(run) {
+        Ok(entries) => {
+            for entry in entries {
+                names.extend(entry?.file_name().into_string().ok().filter(|name| check_name(name).is_ok()));
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// A guest's directory, ours as long as this lives; emptied and removed on drop.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    path: PathBuf,
+    // Locked; the lock goes with the descriptor, however the process ends.
+    _lock: File,
+    keep_log: bool,
+}
+
+impl Claim {
+    /// Claims the directory, or says who has it. What a dead supervisor left in it is removed.
+    pub(crate) fn take(run: &Path, guest: &str) -> Result<Self, RunDirError> {
+        let path = make(run, guest)?;
+        let longest = path.join("monitor");
+        if longest.as_os_str().len() >= SUN_PATH {
+            return Err(RunDirError::TooDeep(longest));
+        }
+        let lock_path = path.join("lock");
+        let failed = |what, path: &Path| {
+            let path = path.to_owned();
+            move |source| RunDirError::Io { what, path, source }
+        };
+        let mut lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(libc_o_nofollow())
+            .open(&lock_path)
+            .map_err(failed("Opening", &lock_path))?;
+        if let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            if error != rustix::io::Errno::WOULDBLOCK {
+                return Err(failed("Locking", &lock_path)(error.into()));
+            }
+            let supervisor = std::fs::read_to_string(&lock_path).ok().map(|pid| pid.trim().to_owned());
+            return Err(RunDirError::Taken {
+                name: guest.to_owned(),
+                supervisor: supervisor.filter(|pid| !pid.is_empty()),
+            });
+        }
+        lock.set_len(0)
+            .and_then(|()| writeln!(lock, "{}", std::process::id()))
+            .map_err(failed("Writing", &lock_path))?;
+        for stale in ["api", "monitor"] {
+            let stale = path.join(stale);
+            match std::fs::remove_file(&stale) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("Removing", &stale)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(Self { path, _lock: lock, keep_log: false })
+    }
+
+    /// A listening socket of this name in the directory; only root and the owner reach it.
+    pub(crate) fn listen(&self, name: &str) -> Result<UnixListener, RunDirError> {
+        let path = self.path.join(name);
+        UnixListener::bind(&path).map_err(|source| RunDirError::Io { what: "Listening on", path, source })
+    }
+
+    /// The path of a socket in the directory.
+    pub(crate) fn socket(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Leaves the log file, and so the directory, where they are: the run failed in the
+    /// background, and its output is all there is.
+    pub(crate) fn keep_log(&mut self) {
+        self.keep_log = true;
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let log = if self.keep_log { &[][..] } else { &["log"][..] };
+        for name in ["api", "monitor", "lock"].iter().chain(log) {
+            // Nothing depends on it: the next claim cleans up too.
+            let _ = std::fs::remove_file(self.path.join(name));
+        }
+        let _ = std::fs::remove_dir(&self.path);
+    }
+}
+
+fn libc_o_nofollow() -> i32 {
+    i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_is_claimed_once_and_its_directory_goes_with_the_claim() {
+        let run = tempfile::tempdir().unwrap();
+        let claim = Claim::take(run.path(), "it's web1").unwrap();
+        assert_eq!(guests(run.path()).unwrap(), ["it's web1"]);
+        let error = Claim::take(run.path(), "it's web1").unwrap_err().to_string();
+        assert!(error.contains(&std::process::id().to_string()), "{error}");
+        drop(claim);
+        assert!(guests(run.path()).unwrap().is_empty());
+        Claim::take(run.path(), "it's web1").unwrap();
+    }
+
+    #[test]
+    fn a_name_that_would_leave_the_run_directory_is_refused() {
+        let run = tempfile::tempdir().unwrap();
+        for name in ["", ".", "..", "../x", "a/b", ".hidden", "a\nb"] {
+            assert!(matches!(Claim::take(run.path(), name), Err(RunDirError::Name(_))), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_run_directory_too_deep_for_a_socket_is_refused_before_anything_is_made_in_it() {
+        let run = tempfile::tempdir().unwrap();
+        let deep = run.path().join("d".repeat(90));
+        assert!(matches!(Claim::take(&deep, "web1"), Err(RunDirError::TooDeep(_))));
+    }
+}

@@ -1,0 +1,182 @@
+//! An interface in the making: what was given, where it stands, and what can't be together.
+
+use std::borrow::Cow;
+use std::num::NonZeroU16;
+use std::ops::Range;
+
+use taptrail_record::IfName;
+
+use super::error::{Fault, Problem};
+use super::{Backend, Key, NicSpec, Vhost, closest, value};
+use crate::qemu::model::Model;
+
+/// One key's value and where both stand in the text.
+#[derive(Debug, Clone)]
+pub(crate) struct Given<'t> {
+    pub(crate) key_span: Range<usize>,
+    pub(crate) value_span: Range<usize>,
+    pub(crate) value: Cow<'t, str>,
+}
+
+impl Given<'_> {
+    /// From the key to the value's end.
+    fn span(&self) -> Range<usize> {
+        self.key_span.start..self.value_span.end
+    }
+}
+
+/// What has been given so far, at most once for each key.
+#[derive(Debug, Default)]
+pub(crate) struct Draft<'t> {
+    given: [Option<Given<'t>>; Key::ALL.len()],
+}
+
+impl<'t> Draft<'t> {
+    /// Takes one key's value.
+    ///
+    /// # Errors
+    /// The key was given before, or its value is empty or has a control character.
+    pub(crate) fn give(&mut self, key: Key, given: Given<'t>) -> Result<(), Fault> {
+        if let Some(earlier) = self.get(key) {
+            let fault = Fault::new(given.key_span, Problem::RepeatedKey(key));
+            return Err(fault.beside(earlier.key_span.clone()));
+        }
+        if given.value.is_empty() {
+            return Err(Fault::new(given.span(), Problem::NoValue(key)));
+        }
+        if given.value.chars().any(char::is_control) {
+            return Err(Fault::new(given.value_span, Problem::ControlCharacter));
+        }
+        self.given[key as usize] = Some(given);
+        Ok(())
+    }
+
+    fn get(&self, key: Key) -> Option<&Given<'t>> {
+        self.given[key as usize].as_ref()
+    }
+
+    /// Reads one key's value, if it was given.
+    fn read<T>(&self, key: Key, read: impl Fn(&str) -> Result<T, Problem>) -> Result<Option<T>, Fault> {
+        let Some(given) = self.get(key) else { return Ok(None) };
+        read(&given.value).map(Some).map_err(|problem| self.bad_value(given, problem))
+    }
+
+    fn bad_value(&self, given: &Given<'t>, problem: Problem) -> Fault {
+        let meant = match &problem {
+            Problem::Choice { choices, .. } => closest(&given.value, choices.iter().copied()),
+            _ => None,
+        };
+        let fault = Fault::new(given.value_span.clone(), problem);
+        match meant {
+            Some(word) => fault.help(format!("did you mean '{word}'?")),
+            None => fault,
+        }
+    }
+
+    /// The interface, when all that was given holds together.
+    ///
+    /// # Errors
+    /// A value that can't be, or two that can't be together. `whole` is where to point when
+    /// something is missing.
+    pub(crate) fn finish(&self, whole: Range<usize>) -> Result<NicSpec, Fault> {
+        let (backend_key, backend) = self.backend(whole)?;
+        for (key, only_with) in [
+            (Key::Mode, &[Key::Macvtap][..]),
+            (Key::Ifname, &[Key::Bridge, Key::Macvtap]),
+            (Key::Isolated, &[Key::Bridge]),
+            (Key::Vlan, &[Key::Bridge]),
+            (Key::TunPath, &[Key::Bridge, Key::Tap]),
+        ] {
+            if !only_with.contains(&backend_key) {
+                self.refuse(key, backend_key, Problem::WrongBackend { key, backend: backend_key })?;
+            }
+        }
+
+        let mut spec = NicSpec::new(backend);
+        spec.mac = self.read(Key::Mac, value::mac)?;
+        if let Some(model) = self.read(Key::Model, |text| Ok(Model::parse(text)?))? {
+            spec.model = model;
+        }
+        spec.queues = self.read(Key::Queues, value::queues)?.unwrap_or(NonZeroU16::MIN);
+        if spec.queues > NonZeroU16::MIN && !spec.model.multi_queue() {
+            self.refuse(Key::Queues, Key::Model, Problem::OneQueueModel(spec.model.clone()))?;
+        }
+        spec.vhost = self.vhost(&spec)?;
+        spec.mtu = self.read(Key::Mtu, value::mtu)?;
+        spec.ifname = self.ifname(backend_key, &spec.backend)?;
+        spec.filter = self.read(Key::Filter, value::filter)?;
+        spec.isolated = self.read(Key::Isolated, value::isolated)?.unwrap_or(false);
+        spec.vlan = self.read(Key::Vlan, value::vlan)?;
+        spec.id = self.read(Key::Id, |text| Ok(text.parse()?))?;
+        spec.tun_path = self.read(Key::TunPath, value::path)?;
+        spec.vhost_path = self.read(Key::VhostPath, value::path)?;
+        Ok(spec)
+    }
+
+    /// The one backend that was given.
+    fn backend(&self, whole: Range<usize>) -> Result<(Key, Backend), Fault> {
+        let mut found: Vec<(Key, &Given<'t>)> = [Key::Bridge, Key::Tap, Key::Macvtap]
+            .into_iter()
+            .filter_map(|key| Some((key, self.get(key)?)))
+            .collect();
+        found.sort_by_key(|(_, given)| given.key_span.start);
+        let (key, given) = match found[..] {
+            [] => {
+                let help = "one of bridge=NAME, tap=NAME and macvtap=LOWER is needed";
+                return Err(Fault::new(whole, Problem::NoBackend).help(help));
+            }
+            [only] => only,
+            [(first, earlier), (second, later), ..] => {
+                let fault = Fault::new(later.span(), Problem::TwoBackends(first, second));
+                return Err(fault.beside(earlier.span()));
+            }
+        };
+        let name: IfName =
+            given.value.parse().map_err(|error| self.bad_value(given, Problem::IfName(error)))?;
+        let backend = match key {
+            Key::Tap => Backend::Tap(name),
+            Key::Macvtap => {
+                let mode = self.read(Key::Mode, value::mode)?.unwrap_or_default();
+                Backend::Macvtap { lower: name, mode }
+            }
+            _ => Backend::Bridge(name),
+        };
+        Ok((key, backend))
+    }
+
+    fn vhost(&self, spec: &NicSpec) -> Result<Vhost, Fault> {
+        let asked = self.read(Key::Vhost, value::vhost)?.unwrap_or(Vhost::Auto);
+        let vhost = if spec.model.can_vhost() {
+            asked
+        } else {
+            if asked == Vhost::On {
+                self.refuse(Key::Vhost, Key::Model, Problem::NoVhostModel(spec.model.clone()))?;
+            }
+            Vhost::Off
+        };
+        if vhost == Vhost::Off {
+            let cause = if asked == Vhost::Off { Key::Vhost } else { Key::Model };
+            self.refuse(Key::VhostPath, cause, Problem::VhostPathUnused)?;
+        }
+        Ok(vhost)
+    }
+
+    fn ifname(&self, backend_key: Key, backend: &Backend) -> Result<Option<IfName>, Fault> {
+        let ifname: Option<IfName> = self.read(Key::Ifname, |text| Ok(text.parse()?))?;
+        let (Backend::Bridge(below) | Backend::Tap(below) | Backend::Macvtap { lower: below, .. }) = backend;
+        if ifname.as_ref() == Some(below) {
+            self.refuse(Key::Ifname, backend_key, Problem::NameOfBackend(below.clone()))?;
+        }
+        Ok(ifname)
+    }
+
+    /// Fails with `problem` at `key`, pointing at `other` beside it; well if `key` was not given.
+    fn refuse(&self, key: Key, other: Key, problem: Problem) -> Result<(), Fault> {
+        let Some(given) = self.get(key) else { return Ok(()) };
+        let fault = Fault::new(given.span(), problem);
+        Err(match self.get(other) {
+            Some(other) => fault.beside(other.span()),
+            None => fault,
+        })
+    }
+}

@@ -1,0 +1,213 @@
+use std::fmt;
+use std::ops::Range;
+
+use taptrail_record::{IfName, IfNameError, MacAddr, MacAddrError};
+
+use super::pointer::{self, Pointer};
+use super::{Key, NicId, NicIdError};
+use crate::qemu::model::{Model, ModelError};
+
+/// What is wrong with an interface as it was written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// Longer than [`SPEC_LIMIT`](super::SPEC_LIMIT).
+    #[error("The SPEC is longer than {limit} bytes")]
+    TooLong {
+        /// In bytes.
+        limit: usize,
+    },
+    /// Nothing is there.
+    #[error("The SPEC is empty")]
+    Empty,
+    /// A line break, an escape or the like: it could forge what is shown and logged.
+    #[error("A control character has no place here")]
+    ControlCharacter,
+    /// A comma with nothing before or after it.
+    #[error("A key=value pair is missing here")]
+    NoPair,
+    /// There is no such key.
+    #[error("Key '{0}' is unknown")]
+    UnknownKey(String),
+    /// Each key may be given once.
+    #[error("Key '{0}' is given twice")]
+    RepeatedKey(Key),
+    /// The key stands alone, or before a bare `=`.
+    #[error("Key '{0}' has no value")]
+    NoValue(Key),
+
+    /// Not an Ethernet address.
+    #[error(transparent)]
+    Mac(#[from] MacAddrError),
+    /// The address of a group.
+    #[error("'{0}' is a multicast MAC address, which no interface can own")]
+    GroupMac(MacAddr),
+    /// The address that stands for none.
+    #[error("'00:00:00:00:00:00' is no interface's MAC address")]
+    ZeroMac,
+    /// Not an interface's name.
+    #[error(transparent)]
+    IfName(#[from] IfNameError),
+    /// Not a NIC's model.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Not an id for QEMU.
+    #[error(transparent)]
+    Id(#[from] NicIdError),
+    /// Not a number, or out of its range.
+    #[error("'{text}' can't be '{key}': a number from {min} to {max} is needed")]
+    Number {
+        /// Whose value it is.
+        key: Key,
+        /// The value.
+        text: String,
+        /// The lowest that is taken.
+        min: u32,
+        /// The highest that is taken.
+        max: u32,
+    },
+    /// Not one of the words that the key takes.
+    #[error("'{text}' can't be '{key}': {} is needed", either(choices))]
+    Choice {
+        /// Whose value it is.
+        key: Key,
+        /// The value.
+        text: String,
+        /// The words.
+        choices: Vec<&'static str>,
+    },
+    /// A device's path must not depend on where we were started.
+    #[error("'{0}' is not an absolute path")]
+    RelativePath(String),
+    /// A device's path has its limit.
+    #[error("The path is longer than {} bytes", super::value::PATH_LIMIT)]
+    LongPath,
+
+    /// Neither bridge nor tap nor macvtap.
+    #[error("The interface has no backend")]
+    NoBackend,
+    /// More than one of bridge, tap and macvtap.
+    #[error("The interface has two backends, '{0}' and '{1}'")]
+    TwoBackends(Key, Key),
+    /// The setting belongs to another backend.
+    #[error("'{key}' has no meaning with '{backend}'")]
+    WrongBackend {
+        /// The setting.
+        key: Key,
+        /// The backend.
+        backend: Key,
+    },
+    /// The interface would take its own bridge's or lower link's name.
+    #[error("The interface can't be called '{0}' like the link it is created for")]
+    NameOfBackend(IfName),
+    /// The model has one queue.
+    #[error("Model '{0}' has one queue only")]
+    OneQueueModel(Model),
+    /// Only virtio can have its queues carried by the kernel.
+    #[error("Model '{0}' can't use vhost-net")]
+    NoVhostModel(Model),
+    /// A path for a device that is never opened.
+    #[error("'{}' has no meaning where vhost is off", Key::VhostPath)]
+    VhostPathUnused,
+
+    /// Two interfaces of one guest with one address.
+    #[error("MAC address '{0}' is used by another interface of this guest")]
+    MacInUse(MacAddr),
+    /// Two interfaces of one guest with one id.
+    #[error("Id '{0}' is used by another interface of this guest")]
+    IdInUse(NicId),
+    /// Two interfaces of one guest on one link.
+    #[error("Link '{0}' is used by another interface of this guest")]
+    LinkInUse(IfName),
+}
+
+/// A problem, and where in some text it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) span: Range<usize>,
+    pub(crate) problem: Box<Problem>,
+    /// Another place without which this one would be right.
+    pub(crate) beside: Option<Range<usize>>,
+    pub(crate) help: Option<String>,
+}
+
+impl Fault {
+    pub(crate) fn new(span: Range<usize>, problem: Problem) -> Self {
+        Self { span, problem: Box::new(problem), beside: None, help: None }
+    }
+
+    pub(crate) fn beside(self, beside: Range<usize>) -> Self {
+        Self { beside: Some(beside), ..self }
+    }
+
+    pub(crate) fn help(self, help: impl Into<String>) -> Self {
+        Self { help: Some(help.into()), ..self }
+    }
+}
+
+/// A SPEC that is refused: one line by `Display`, a picture by [`SpecError::render`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpecError {
+    /// The SPEC, or as much of it as is taken.
+    pub spec: String,
+    /// The place in it, in bytes.
+    pub span: Range<usize>,
+    /// Another place in it without which this one would be right.
+    pub beside: Option<Range<usize>>,
+    /// What is wrong.
+    pub problem: Box<Problem>,
+    /// What to write instead.
+    pub help: Option<String>,
+}
+
+impl SpecError {
+    pub(super) fn new(spec: &str, fault: Fault) -> Self {
+        let Fault { span, problem, beside, help } = fault;
+        Self { spec: spec.to_owned(), span, beside, problem, help }
+    }
+
+    /// The problem and the SPEC with a pointer into it, on several lines; coloured for a terminal.
+    pub fn render(&self, color: bool) -> String {
+        Pointer {
+            title: &self.problem.to_string(),
+            origin: None,
+            text: &self.spec,
+            span: self.span.clone(),
+            label: None,
+            beside: self.beside.clone(),
+            help: self.help.as_deref(),
+        }
+        .render(color)
+    }
+}
+
+impl fmt::Display for SpecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let character = pointer::characters_before(&self.spec, self.span.start) + 1;
+        write!(f, "{}, at character {character} of SPEC '{}'", self.problem, quoted(&self.spec))?;
+        match &self.help {
+            Some(help) => write!(f, "; {help}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for SpecError {}
+
+/// Text of strangers, fit for one line of a message.
+pub(crate) fn quoted(text: &str) -> String {
+    const LIMIT: usize = 96;
+    let mut line: String = text.chars().take(LIMIT).collect();
+    if line.len() < text.len() {
+        line.push('…');
+    }
+    pointer::printable(&line)
+}
+
+/// `a`, `a or b`, `a, b or c`.
+pub(crate) fn either(words: &[&str]) -> String {
+    match words {
+        [] => String::new(),
+        [only] => (*only).to_owned(),
+        [rest @ .., last] => format!("{} or {last}", rest.join(", ")),
+    }
+}

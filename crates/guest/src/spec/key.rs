@@ -1,0 +1,132 @@
+use std::fmt;
+use std::str::FromStr;
+
+/// A key of a SPEC. The order is the canonical one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs, reason = "each is described with its field of NicSpec")]
+pub enum Key {
+    Bridge,
+    Tap,
+    Macvtap,
+    Mode,
+    Mac,
+    Model,
+    Queues,
+    Vhost,
+    Mtu,
+    Ifname,
+    Filter,
+    Isolated,
+    Vlan,
+    Id,
+    TunPath,
+    VhostPath,
+}
+
+impl Key {
+    /// Every key, in canonical order.
+    pub const ALL: [Self; 16] = [
+        Self::Bridge,
+        Self::Tap,
+        Self::Macvtap,
+        Self::Mode,
+        Self::Mac,
+        Self::Model,
+        Self::Queues,
+        Self::Vhost,
+        Self::Mtu,
+        Self::Ifname,
+        Self::Filter,
+        Self::Isolated,
+        Self::Vlan,
+        Self::Id,
+        Self::TunPath,
+        Self::VhostPath,
+    ];
+
+    /// The key as it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Tap => "tap",
+            Self::Macvtap => "macvtap",
+            Self::Mode => "mode",
+            Self::Mac => "mac",
+            Self::Model => "model",
+            Self::Queues => "queues",
+            Self::Vhost => "vhost",
+            Self::Mtu => "mtu",
+            Self::Ifname => "ifname",
+            Self::Filter => "filter",
+            Self::Isolated => "isolated",
+            Self::Vlan => "vlan",
+            Self::Id => "id",
+            Self::TunPath => "tun-path",
+            Self::VhostPath => "vhost-path",
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Key {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|key| key.as_str() == text).ok_or(())
+    }
+}
+
+/// Which of `candidates` somebody who wrote `word` may have meant.
+pub(crate) fn closest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+    // Far longer than any candidate: nothing to compare, and the distance is quadratic.
+    if word.len() > 64 {
+        return None;
+    }
+    let word = word.trim().to_lowercase();
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::osa_distance(&word, candidate), candidate))
+        .filter(|(distance, candidate)| {
+            // One slip in three characters, and never every character.
+            let length = candidate.len().max(word.len());
+            *distance <= (length / 3).max(1) && *distance < candidate.len()
+        })
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_read_back() {
+        for key in Key::ALL {
+            assert_eq!(key.as_str().parse(), Ok(key));
+        }
+        assert!(Key::ALL.is_sorted());
+    }
+
+    #[test]
+    fn a_slip_finds_its_key_and_noise_finds_none() {
+        let keys = || Key::ALL.map(Key::as_str);
+        for (word, key) in [
+            ("brige", "bridge"),
+            ("MAC", "mac"),
+            (" mac", "mac"),
+            ("tunpath", "tun-path"),
+            ("ifnmae", "ifname"),
+            ("vhostpath", "vhost-path"),
+        ] {
+            assert_eq!(closest(word, keys()), Some(key), "{word}");
+        }
+        for word in ["", "x", "script", "bandwidth", &"a".repeat(4096)] {
+            assert_eq!(closest(word, keys()), None, "{word}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! One interface of a guest as its owner writes it: `bridge=br0,mac=52:54:00:12:34:56,queues=4`.
+//!
+//! This module knows what may be asked for, and refuses the rest before anything is opened. It
+//! asks nothing of the host but random numbers: whether a bridge exists is not its business.
+//!
+//! ```text
+//! SPEC text ── parse ──┐
+//!                      ├── Draft (keys, values and where they stand) ── finish ── NicSpec
+//! <interface> ── xml ──┘
+//! ```
+//!
+//! Both ways in share the draft, so that one set of rules holds for both, and an error points at
+//! the very place in the text it came from. The reference for users is `docs/nic-spec.md`.
+
+mod draft;
+mod error;
+mod key;
+mod nic_id;
+mod parse;
+pub(crate) mod pointer;
+mod unique;
+mod value;
+mod write;
+
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use taptrail_record::{IfName, MacAddr};
+
+pub use taptrail_kernel::link::MacvtapMode;
+
+pub use self::error::{Problem, SpecError};
+pub use self::key::Key;
+pub use self::nic_id::{NicId, NicIdError};
+pub use self::parse::SPEC_LIMIT;
+pub use self::unique::check_unique;
+
+pub(crate) use self::draft::{Draft, Given};
+pub(crate) use self::error::{Fault, either, quoted};
+pub(crate) use self::key::closest;
+
+use crate::qemu::model::Model;
+
+/// One interface of a guest: what to open for it and how.
+///
+/// A value read from text keeps every rule of `docs/nic-spec.md`. Read with [`str::parse`], written
+/// back in canonical form by `Display`, which is also how serde carries it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NicSpec {
+    /// Where the frames go.
+    pub backend: Backend,
+    /// The guest's own address; `None`: one is made ([`random_mac`]).
+    pub mac: Option<MacAddr>,
+    /// The NIC that the guest sees.
+    pub model: Model,
+    /// Queue pairs, each with a descriptor of its own: 1 to 256, the kernel's `MAX_TAP_QUEUES`
+    /// (drivers/net/tun.c) and macvtap's (include/linux/if_tap.h).
+    pub queues: NonZeroU16,
+    /// Whether to open vhost-net; [`Vhost::Off`] for a model that can't use it.
+    pub vhost: Vhost,
+    /// Bytes, 68 (RFC 791) to 65535; `None`: the bridge's or the lower link's.
+    pub mtu: Option<u32>,
+    /// The host's name for the interface; `None`: the kernel chooses. Never with [`Backend::Tap`].
+    pub ifname: Option<IfName>,
+    /// What the guest must not send.
+    pub filter: Option<Filter>,
+    /// The bridge forwards nothing between isolated ports. Only with [`Backend::Bridge`].
+    pub isolated: bool,
+    /// The bridge port's VLAN, 1 to 4094, untagged to the guest. Only with [`Backend::Bridge`].
+    pub vlan: Option<u16>,
+    /// QEMU's id of the NIC; `None`: one is made.
+    pub id: Option<NicId>,
+    /// Opened in place of `/dev/net/tun`; absolute. Never with [`Backend::Macvtap`].
+    pub tun_path: Option<PathBuf>,
+    /// Opened in place of `/dev/vhost-net`; absolute. Never with [`Vhost::Off`].
+    pub vhost_path: Option<PathBuf>,
+}
+
+impl NicSpec {
+    /// An interface on `backend` with every other setting at its default.
+    pub fn new(backend: Backend) -> Self {
+        let model = Model::default();
+        Self {
+            backend,
+            mac: None,
+            vhost: if model.can_vhost() { Vhost::Auto } else { Vhost::Off },
+            model,
+            queues: NonZeroU16::MIN,
+            mtu: None,
+            ifname: None,
+            filter: None,
+            isolated: false,
+            vlan: None,
+            id: None,
+            tun_path: None,
+            vhost_path: None,
+        }
+    }
+}
+
+/// Where an interface's frames go on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backend {
+    /// A new tap as a port of this bridge.
+    Bridge(IfName),
+    /// An existing link of this name: a persistent tap or a macvtap, told apart when it is opened.
+    Tap(IfName),
+    /// A new macvtap.
+    Macvtap {
+        /// The link it is created over.
+        lower: IfName,
+        /// What it shares with its neighbours over the same link.
+        mode: MacvtapMode,
+    },
+}
+
+/// Whether vhost-net carries the queues in the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vhost {
+    /// It must: without the device nothing starts.
+    On,
+    /// It must not: the device is not opened.
+    Off,
+    /// Where the device can be opened.
+    Auto,
+}
+
+impl Vhost {
+    /// The setting as it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::Off => "off",
+            Self::Auto => "auto",
+        }
+    }
+}
+
+/// What a guest must not send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filter {
+    /// Frames from an address other than the interface's own.
+    NoMacSpoofing,
+}
+
+impl Filter {
+    /// The filter as it is written, which is also libvirt's name of its like.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoMacSpoofing => "no-mac-spoofing",
+        }
+    }
+}
+
+/// A random address in QEMU's and KVM's range `52:54:00`.
+///
+/// One in 2²⁴: the caller looks whether it is taken and asks again.
+///
+/// # Errors
+/// What getrandom(2) says; in practice only where a seccomp filter refuses it.
+pub fn random_mac() -> io::Result<MacAddr> {
+    let mut tail = [0; 3];
+    // Never short: getrandom(2) fills up to 256 bytes whole.
+    rustix::rand::getrandom(&mut tail, rustix::rand::GetRandomFlags::empty())?;
+    Ok(MacAddr::kvm(tail))
+}

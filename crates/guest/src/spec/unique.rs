@@ -1,0 +1,46 @@
+use taptrail_record::IfName;
+
+use super::error::{Fault, Problem, SpecError};
+use super::write::Canonical;
+use super::{Backend, Key, NicSpec};
+
+/// Looks whether one guest can have all of these interfaces together.
+///
+/// Bounded by the number of NICs a guest can have, so the pairs are simply gone through.
+///
+/// # Errors
+/// A MAC address, an id or a link's name (`ifname=`, `tap=`) that an earlier one uses; the error
+/// points into the later one, in its canonical form.
+pub fn check_unique(specs: &[NicSpec]) -> Result<(), SpecError> {
+    for (index, later) in specs.iter().enumerate() {
+        for earlier in &specs[..index] {
+            if let Some((key, problem)) = clash(earlier, later) {
+                let canonical = Canonical::from(later);
+                let span = canonical.span(key).unwrap_or(0..canonical.text.len());
+                return Err(SpecError::new(&canonical.text, Fault::new(span, problem)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What `later` takes that `earlier` has.
+fn clash(earlier: &NicSpec, later: &NicSpec) -> Option<(Key, Problem)> {
+    if let Some(mac) = later.mac.filter(|_| later.mac == earlier.mac) {
+        return Some((Key::Mac, Problem::MacInUse(mac)));
+    }
+    if let Some(id) = later.id.as_ref().filter(|_| later.id == earlier.id) {
+        return Some((Key::Id, Problem::IdInUse(id.clone())));
+    }
+    let (key, link) = own_link(later)?;
+    let taken = own_link(earlier).is_some_and(|(_, other)| other == link);
+    taken.then(|| (key, Problem::LinkInUse(link.clone())))
+}
+
+/// The link that is this interface's alone, as far as it is known before it is opened.
+fn own_link(spec: &NicSpec) -> Option<(Key, &IfName)> {
+    match &spec.backend {
+        Backend::Tap(name) => Some((Key::Tap, name)),
+        Backend::Bridge(_) | Backend::Macvtap { .. } => Some((Key::Ifname, spec.ifname.as_ref()?)),
+    }
+}

@@ -1,0 +1,95 @@
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+use super::{Backend, Key, MacvtapMode, NicSpec, Vhost};
+use crate::qemu::model::Model;
+
+/// A SPEC in canonical form, and where each value stands in it.
+#[derive(Default)]
+pub(super) struct Canonical {
+    pub(super) text: String,
+    pub(super) values: Vec<(Key, Range<usize>)>,
+}
+
+impl Canonical {
+    fn put(&mut self, key: Key, value: &str) {
+        if !self.text.is_empty() {
+            self.text.push(',');
+        }
+        self.text.push_str(key.as_str());
+        self.text.push('=');
+        let start = self.text.len();
+        self.text.push_str(&value.replace(',', ",,"));
+        self.values.push((key, start..self.text.len()));
+    }
+
+    fn put_backend(&mut self, backend: &Backend) {
+        match backend {
+            Backend::Bridge(name) => self.put(Key::Bridge, name.as_str()),
+            Backend::Tap(name) => self.put(Key::Tap, name.as_str()),
+            Backend::Macvtap { lower, mode } => {
+                self.put(Key::Macvtap, lower.as_str());
+                if *mode != MacvtapMode::default() {
+                    self.put(Key::Mode, mode.as_str());
+                }
+            }
+        }
+    }
+
+    /// Where `key`'s value stands.
+    pub(super) fn span(&self, key: Key) -> Option<Range<usize>> {
+        self.values.iter().find_map(|(other, span)| (*other == key).then(|| span.clone()))
+    }
+}
+
+impl From<&NicSpec> for Canonical {
+    /// The keys in their order, each once, without those at their defaults.
+    fn from(spec: &NicSpec) -> Self {
+        let mut canonical = Self::default();
+        canonical.put_backend(&spec.backend);
+        let mut put = |key, value: Option<&str>| {
+            if let Some(value) = value {
+                canonical.put(key, value);
+            }
+        };
+        let path = |path: &Path| path.to_string_lossy().into_owned();
+        // What stands in for an absent setting: auto, or off where there is nothing to choose.
+        let default_vhost = if spec.model.can_vhost() { Vhost::Auto } else { Vhost::Off };
+        put(Key::Mac, spec.mac.map(|mac| mac.to_string()).as_deref());
+        put(Key::Model, (spec.model != Model::default()).then(|| spec.model.to_string()).as_deref());
+        put(Key::Queues, (spec.queues.get() > 1).then(|| spec.queues.to_string()).as_deref());
+        put(Key::Vhost, (spec.vhost != default_vhost).then(|| spec.vhost.as_str()));
+        put(Key::Mtu, spec.mtu.map(|mtu| mtu.to_string()).as_deref());
+        put(Key::Ifname, spec.ifname.as_ref().map(|name| name.as_str()));
+        put(Key::Filter, spec.filter.map(|filter| filter.as_str()));
+        put(Key::Isolated, spec.isolated.then_some("on"));
+        put(Key::Vlan, spec.vlan.map(|vlan| vlan.to_string()).as_deref());
+        put(Key::Id, spec.id.as_ref().map(|id| id.as_str()));
+        put(Key::TunPath, spec.tun_path.as_deref().map(path).as_deref());
+        put(Key::VhostPath, spec.vhost_path.as_deref().map(path).as_deref());
+        canonical
+    }
+}
+
+impl fmt::Display for Backend {
+    /// The backend as it stands in a canonical SPEC: `bridge=br0`, `macvtap=eth0,mode=vepa`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut canonical = Canonical::default();
+        canonical.put_backend(self);
+        f.pad(&canonical.text)
+    }
+}
+
+impl fmt::Display for NicSpec {
+    /// The canonical SPEC, which reads back as the same value.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&Canonical::from(self).text)
+    }
+}
+
+impl From<NicSpec> for String {
+    fn from(spec: NicSpec) -> Self {
+        spec.to_string()
+    }
+}

@@ -1,0 +1,225 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn canonical(text: &str) -> String {
+    parse(text, "nic.xml").unwrap_or_else(|error| panic!("{error}")).to_string()
+}
+
+fn refused(text: &str) -> XmlError {
+    parse(text, "nic.xml").expect_err(text)
+}
+
+/// As `virsh dumpxml` writes it, without `<address>`.
+const LIVE: &str = "<interface type='bridge'>
+  <mac address='52:54:00:6d:90:02'/>
+  <source bridge='br0'/>
+  <target dev='vnet3'/>
+  <model type='virtio'/>
+  <alias name='net0'/>
+</interface>
+";
+
+const FULL: &str = "<?xml version='1.0' encoding='UTF-8'?>
+<!-- the front -->
+<interface type=\"bridge\">
+  <mac address=\"52:54:00:12:34:56\"/>
+  <source bridge=\"br&#48;\"/>
+  <target dev=\"web1\"/>
+  <model type=\"virtio-non-transitional\"/>
+  <driver name=\"vhost\" queues=\"4\"/>
+  <backend tap=\"/srv/dev/tun\" vhost=\"/srv/dev/a,b\"/>
+  <mtu size=\"9000\"/>
+  <port isolated=\"yes\"/>
+  <vlan><tag id=\"42\"/></vlan>
+  <filterref filter=\"no-mac-spoofing\"/>
+  <alias name=\"ua-front\"/>
+</interface>";
+
+#[test]
+fn a_live_guests_interface_is_usable_without_its_address() {
+    assert_eq!(canonical(LIVE), "bridge=br0,mac=52:54:00:6d:90:02");
+}
+
+#[test]
+fn every_element_has_its_key() {
+    assert_eq!(
+        canonical(FULL),
+        "bridge=br0,mac=52:54:00:12:34:56,model=virtio-net-pci-non-transitional,queues=4,vhost=on,mtu=9000,\
+         ifname=web1,filter=no-mac-spoofing,isolated=on,vlan=42,id=ua-front,tun-path=/srv/dev/tun,\
+         vhost-path=/srv/dev/a,,b"
+    );
+}
+
+#[test]
+fn ethernet_is_a_tap_that_is_there() {
+    for (target, canonical_form) in [
+        ("<target dev='tap0'/>", "tap=tap0"),
+        ("<target dev='tap0' managed='no'/>", "tap=tap0"),
+        ("<target dev='tap0' managed='yes'/>", "tap=tap0"),
+        ("<source/><target dev='vnet7' managed='no'/>", "tap=vnet7"),
+    ] {
+        assert_eq!(canonical(&format!("<interface type='ethernet'>{target}</interface>")), canonical_form);
+    }
+    for target in ["", "<target/>", "<target dev='vnet7'/>", "<target dev='vnet7' managed='yes'/>"] {
+        let error = refused(&format!("<interface type='ethernet'>{target}</interface>"));
+        assert!(error.help.is_some(), "{error}");
+    }
+}
+
+#[test]
+fn direct_is_a_macvtap_and_libvirts_default_is_vepa() {
+    for (source, form) in [
+        ("dev='eth0'", "macvtap=eth0,mode=vepa"),
+        ("dev='eth0' mode='vepa'", "macvtap=eth0,mode=vepa"),
+        ("dev='eth0' mode='bridge'", "macvtap=eth0"),
+        ("dev='eth0' mode='private'", "macvtap=eth0,mode=private"),
+        ("mode='passthrough' dev='eth0'", "macvtap=eth0,mode=passthru"),
+    ] {
+        assert_eq!(
+            canonical(&format!(
+                "<interface type='direct'><source {source}/><target dev='macvtap0'/></interface>"
+            )),
+            form
+        );
+    }
+}
+
+#[test]
+fn a_name_that_libvirt_made_is_ignored_and_anothers_is_kept() {
+    for (name, suffix) in
+        [("vnet0", ""), ("vnetwork", ""), ("macvtap1", ""), ("macvlan1", ""), ("net0", ",ifname=net0")]
+    {
+        let text =
+            format!("<interface type='bridge'><source bridge='br0'/><target dev='{name}'/></interface>");
+        assert_eq!(canonical(&text), format!("bridge=br0{suffix}"));
+    }
+}
+
+#[test]
+fn text_comments_and_instructions_say_nothing() {
+    let text = "\u{feff}<?xml version='1.0'?><!-- a --><interface type='bridge'>x<!-- b --><?c d?><source bridge='b'>y\
+                </source><![CDATA[z]]></interface><!-- e -->";
+    assert_eq!(canonical(text), "bridge=b");
+}
+
+#[test]
+fn the_driver_says_whether_vhost_carries_the_queues() {
+    for (driver, suffix) in [
+        ("name='vhost'", ",vhost=on"),
+        ("name='qemu'", ",vhost=off"),
+        ("queues='2'", ",queues=2"),
+        ("name='qemu' queues='2'", ",queues=2,vhost=off"),
+    ] {
+        let text = format!("<interface type='bridge'><source bridge='b'/><driver {driver}/></interface>");
+        assert_eq!(canonical(&text), format!("bridge=b{suffix}"));
+    }
+}
+
+#[test]
+fn line_and_column_are_counted_in_characters() {
+    let error = refused(
+        "<!-- äöü\r\n名 --> <interface type='bridge'>\n  <source bridge='b'/><rom bar='on'/></interface>",
+    );
+    assert_eq!((error.line, error.column), (3, 23));
+    assert!(error.to_string().starts_with("nic.xml:3:23: Element <rom> is not supported"), "{error}");
+    let error = refused("<interface type='bridge'>\n <é></è></interface>");
+    assert_eq!((error.line, error.column), (2, 5));
+}
+
+#[test]
+fn the_limits_hold() {
+    let padded = |length: usize| format!("{LIVE}<!--{}-->", " ".repeat(length - LIVE.len() - 7));
+    assert!(parse(&padded(XML_LIMIT), "nic.xml").is_ok());
+    assert!(matches!(*refused(&padded(XML_LIMIT + 1)).problem, XmlProblem::TooLong { .. }));
+    let deep = format!("{}{}", "<a>".repeat(9000), "</a>".repeat(9000));
+    assert!(matches!(*refused(&deep).problem, XmlProblem::Malformed(roxmltree::Error::NodesLimitReached)));
+    let bomb = "<!DOCTYPE a [<!ENTITY a 'aaaa'>]><interface type='bridge'/>";
+    assert!(matches!(*refused(bomb).problem, XmlProblem::Malformed(roxmltree::Error::DtdDetected)));
+}
+
+#[test]
+fn what_is_wrong_with_the_xml_itself_is_the_errors_source() {
+    let error = refused("<interface>");
+    assert_eq!(error.to_string(), "nic.xml:1:1: The file is not well-formed XML");
+    assert!(std::error::Error::source(&error).is_some());
+}
+
+#[test]
+fn a_control_character_by_reference_is_refused() {
+    let error = refused("<interface type='bridge'><source bridge='b&#10;r'/></interface>");
+    assert_eq!(error.to_string(), "nic.xml:1:42: A control character has no place here");
+}
+
+#[test]
+fn errors_as_people_see_them() {
+    let bridge =
+        |inner: &str| format!("<interface type='bridge'>\n  <source bridge='br0'/>\n{inner}\n</interface>\n");
+    let texts = [
+        "not xml".to_owned(),
+        "<interface type='bridge'>\n  <source bridge='br0'>\n</interface>\n".to_owned(),
+        "<domain type='kvm'>\n  <name>web1</name>\n</domain>\n".to_owned(),
+        "<interface xmlns='urn:x' type='bridge'/>".to_owned(),
+        "<interface/>".to_owned(),
+        "<interface type='network'>\n  <source network='default'/>\n</interface>\n".to_owned(),
+        "<interface type='hostdev'/>".to_owned(),
+        "<interface type='bridge'/>".to_owned(),
+        "<interface type='ethernet'>\n  <script path='/etc/qemu-ifup'/>\n</interface>\n".to_owned(),
+        "<interface type='ethernet'>\n</interface>\n".to_owned(),
+        "<interface type='ethernet'>\n  <target dev='vnet3'/>\n</interface>\n".to_owned(),
+        "<interface type='direct'>\n  <source dev='eth0' mode='passthru'/>\n</interface>\n".to_owned(),
+        "<interface type='direct' trustGuestRxFilters='yes'>\n  <source dev='eth0'/>\n</interface>\n"
+            .to_owned(),
+        "<interface type='direct'>\n  <source dev='eth0'/>\n  <vlan><tag id='2'/></vlan>\n</interface>\n"
+            .to_owned(),
+        bridge("  <address type='pci' domain='0x0000' bus='0x01' slot='0x00' function='0x0'/>"),
+        bridge("  <bandwidth>\n    <inbound average='1000'/>\n  </bandwidth>"),
+        bridge("  <modell type='virtio'/>"),
+        bridge("  <driver name='vhost' queues='4' rx_queue_size='1024'/>"),
+        bridge("  <driver name='vhots'/>"),
+        bridge("  <model type='e1000'/>\n  <driver queues='4'/>"),
+        bridge("  <mac address='52:54:00:12:34'/>"),
+        bridge("  <mac address=''/>"),
+        bridge(
+            "  <mac address='52:54:00:00:00:01'/>\n  <mtu size='9000'/>\n  <mac address='52:54:00:00:00:02'/>",
+        ),
+        bridge("  <target managed='no' dev='t0'/>"),
+        bridge("  <filterref filter='clean-traffic'/>"),
+        bridge("  <vlan trunk='yes'>\n    <tag id='2'/>\n  </vlan>"),
+        bridge("  <vlan>\n    <tag id='2'/>\n    <tag id='3'/>\n  </vlan>"),
+        bridge("  <alias name='front'/>"),
+        bridge("  <mtu size='10'/>"),
+        bridge("  <q:mtu xmlns:q='urn:x' size='1500'/>"),
+    ];
+    let pictures: Vec<String> = texts.iter().map(|text| refused(text).render(false)).collect();
+    insta::assert_snapshot!(pictures.join("\n\n"));
+}
+
+/// A piece of a document that is often in its right place.
+fn piece() -> impl Strategy<Value = String> {
+    let pieces: Vec<String> = FULL.split_inclusive('>').map(str::to_owned).collect();
+    prop_oneof![8 => prop::sample::select(pieces), 1 => "\\PC{0,4}", 1 => "[<>&'\"/= a-z]{0,6}"]
+}
+
+proptest! {
+    #[test]
+    fn no_text_brings_the_reader_or_its_errors_down(
+        text in prop_oneof![".*".boxed(), prop::collection::vec(piece(), 0..24).prop_map(|all| all.concat()).boxed()],
+    ) {
+        if let Err(error) = parse(&text, "nic.xml") {
+            prop_assert!(error.render(false).contains(&format!("nic.xml:{}:{}", error.line, error.column)), "{}", error);
+            prop_assert!(!error.render(true).is_empty());
+            prop_assert_eq!(error.to_string().lines().count(), 1);
+        }
+    }
+
+    #[test]
+    fn a_byte_out_of_place_brings_nothing_down(at in 0..FULL.len(), byte in "\\PC") {
+        let mut text = FULL.to_owned();
+        text.replace_range(at..=at, &byte);
+        match parse(&text, "nic.xml") {
+            Ok(nic) => prop_assert_eq!(nic.to_string().parse(), Ok(nic)),
+            Err(error) => prop_assert!(!error.render(false).is_empty()),
+        }
+    }
+}

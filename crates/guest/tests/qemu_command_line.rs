@@ -1,0 +1,207 @@
+//! The real QEMU takes the command lines that are built, and says itself which of its options take
+//! a value. Needs root and qemu-system-x86_64.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic, its helpers too")]
+
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::num::NonZeroU16;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use taptrail_guest::qemu::model::Model;
+use taptrail_guest::qemu::{Additions, CommandLine, NicOnCommandLine, Ports, device_properties};
+use taptrail_kernel::device::{Admitted, Books, DEV_NET_TUN, OpenFacts, TapName, TapRequest, open_tap};
+use taptrail_kernel::proc::raw_devices;
+use taptrail_kernel::process::{SpawnRequest, spawn};
+use taptrail_qmp::{Monitor, NetdevTap, Waited};
+use taptrail_record::GuestId;
+use uuid::Uuid;
+
+const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+const LONG: Duration = Duration::from_secs(20);
+
+fn later() -> Instant {
+    Instant::now() + LONG
+}
+
+struct Anything;
+
+impl Books for Anything {
+    type Error = Infallible;
+
+    fn enter(&mut self, _: &[OpenFacts]) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+fn taps(name: &str, queues: u16) -> Vec<Admitted> {
+    let name = name.parse().unwrap();
+    let request = TapRequest {
+        path: DEV_NET_TUN.as_ref(),
+        name: TapName::New(&name),
+        queues: NonZeroU16::new(queues).unwrap(),
+        vnet_hdr: true,
+    };
+    let (devices, error) = open_tap(&request).admit(&mut Anything).unwrap();
+    assert!(error.is_none(), "{error:?}");
+    devices
+}
+
+#[allow(unsafe_code)]
+fn own_network_namespace() {
+    // SAFETY: no descriptor table is unshared, only the thread's network namespace.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
+        .expect("root is needed for a network namespace");
+}
+
+fn nic(number: usize, model: &str, taps: &[Admitted], port: Option<&String>) -> NicOnCommandLine {
+    NicOnCommandLine {
+        id: format!("nic{number}"),
+        netdev_id: format!("net{number}"),
+        model: Model::parse(model).unwrap(),
+        mac: format!("52:54:00:00:00:0{number}").parse().unwrap(),
+        queues: u16::try_from(taps.len()).unwrap().try_into().unwrap(),
+        fds: taps.iter().map(|tap| tap.as_fd().as_raw_fd()).collect(),
+        vhost_fds: Vec::new(),
+        bus: port.cloned(),
+        mtu: Some(1400),
+    }
+}
+
+struct Guest {
+    child: Child,
+    monitor: Monitor,
+    _place: tempfile::TempDir,
+}
+
+impl Guest {
+    fn start(words: &[&str], nics: &[NicOnCommandLine], ports: &Ports, devices: &[&Admitted]) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("monitor");
+        let listener = UnixListener::bind(&path).unwrap();
+        let command = CommandLine::parse(QEMU, words.iter().map(OsString::from)).unwrap();
+        let guest = GuestId { name: "web,1=a".to_owned(), uuid: Uuid::from_u128(7) };
+        let args = command.with(&Additions {
+            guest: &guest,
+            monitor_fd: listener.as_raw_fd(),
+            nics,
+            ports,
+            sandbox: true,
+        });
+        let mut request = SpawnRequest::new(Path::new(QEMU), &args);
+        request.devices = devices;
+        request.monitor = Some(&listener);
+        request.stdin = Stdio::null();
+        let child = spawn(request).unwrap();
+        let monitor = Monitor::connect(&path, later()).unwrap();
+        Self { child, monitor, _place: place }
+    }
+
+    fn ask(&mut self, command: &str, arguments: Value) -> Value {
+        self.monitor.execute(command, arguments, LONG).unwrap()
+    }
+
+    fn property(&mut self, nic: &str, property: &str) -> Value {
+        self.ask("qom-get", json!({ "path": format!("/machine/peripheral/{nic}"), "property": property }))
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn qemu_starts_with_the_nics_it_was_given_and_takes_more() {
+    own_network_namespace();
+    let (single, several) = (taps("tap0", 1), taps("tap1", 3));
+    let ports = Ports::new(4);
+    let nics =
+        [nic(0, "e1000e", &single, ports.names.first()), nic(1, "virtio", &several, ports.names.get(1))];
+    let devices: Vec<&Admitted> = single.iter().chain(&several).collect();
+    let words = ["-machine", "q35", "-accel", "tcg", "-nodefaults", "-display", "none", "-global"];
+    let words = [&words[..], &["ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"]].concat();
+    let mut guest = Guest::start(&words, &nics, &ports, &devices);
+
+    assert_eq!(guest.ask("query-name", Value::Null), json!({ "name": "web,1=a" }));
+    assert_eq!(
+        guest.ask("query-uuid", Value::Null),
+        json!({ "UUID": "00000000-0000-0000-0000-000000000007" })
+    );
+    assert_eq!(guest.monitor.query_status(LONG).unwrap().status, "prelaunch");
+    assert_eq!(guest.property("nic1", "mq"), true);
+    assert_eq!(guest.property("nic1", "vectors"), 8);
+    assert_eq!(guest.property("nic1", "host_mtu"), 1400);
+    assert_eq!(raw_devices(guest.child.id()).unwrap().len(), 4);
+
+    // A slot that is full from the start has power, so its NIC goes only when a guest system lets
+    // go of it. The taps go all the same.
+    for netdev in ["net0", "net1"] {
+        guest.monitor.netdev_del(netdev, LONG).unwrap();
+    }
+    assert_eq!(raw_devices(guest.child.id()).unwrap(), []);
+
+    let later_one = taps("tap2", 2);
+    for (name, tap) in ["q0", "q1"].iter().zip(&later_one) {
+        guest.monitor.getfd(name, tap, LONG).unwrap();
+    }
+    let backend =
+        NetdevTap { id: "net9".to_owned(), fds: vec!["q0".to_owned(), "q1".to_owned()], vhost_fds: vec![] };
+    guest.monitor.netdev_add(&backend, LONG).unwrap();
+    let mac = "52:54:00:00:00:09".parse().unwrap();
+    let two = NonZeroU16::new(2).unwrap();
+    let port = ports.names.last().map(String::as_str);
+    let properties = device_properties("nic9", "net9", &Model::default(), mac, two, Some(1400), port);
+    guest.monitor.device_add(&properties, LONG).unwrap();
+    assert_eq!(guest.property("nic9", "vectors"), 6);
+    assert_eq!(guest.property("nic9", "mq"), true);
+    guest.monitor.device_del("nic9", LONG).unwrap();
+    let gone = guest.monitor.wait_event(later(), &[], |event| {
+        event.name == "DEVICE_DELETED" && event.text("device") == Some("nic9")
+    });
+    assert!(matches!(gone, Ok(Waited::Event(_))), "{gone:?}");
+}
+
+#[test]
+fn the_most_ports_fit_beside_a_users_own_devices() {
+    let words = [
+        "-machine",
+        "q35",
+        "-accel",
+        "tcg",
+        "-nodefaults",
+        "-display",
+        "none",
+        "-device",
+        "pcie-root-port,id=mine,chassis=1,slot=1",
+        "-device",
+        "virtio-rng-pci",
+    ];
+    let mut guest = Guest::start(&words, &[], &Ports::new(usize::MAX), &[]);
+    assert_eq!(guest.monitor.query_status(LONG).unwrap().status, "prelaunch");
+}
+
+#[test]
+fn the_default_machine_takes_a_nic_without_a_port() {
+    own_network_namespace();
+    let single = taps("tap0", 1);
+    let nics = [nic(0, "rtl8139", &single, None)];
+    let devices: Vec<&Admitted> = single.iter().collect();
+    let words = ["-accel", "tcg", "-nodefaults", "-display", "none"];
+    let mut guest = Guest::start(&words, &nics, &Ports::default(), &devices);
+    assert_eq!(guest.property("nic0", "mac"), "52:54:00:00:00:00");
+}
+
+#[test]
+fn a_guest_paused_by_its_user_starts_paused_too() {
+    let words = ["-M", "q35", "-accel", "tcg", "-nodefaults", "-display", "none", "-S", "-sandbox", "off"];
+    let mut guest = Guest::start(&words, &[], &Ports::new(1), &[]);
+    assert!(!guest.monitor.query_status(LONG).unwrap().running);
+}

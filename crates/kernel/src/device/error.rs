@@ -1,0 +1,167 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use taptrail_record::{IfName, Rdev};
+
+use super::NodeType;
+use crate::link::LinkError;
+
+/// What stopped an opening.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// open(2) failed.
+    #[error("{path} can't be opened (queue {queue})")]
+    Open {
+        /// The path.
+        path: PathBuf,
+        /// The queue, from 0.
+        queue: u32,
+        /// open(2)'s errno.
+        source: Errno,
+    },
+    /// fstat(2) of the open device failed.
+    #[error("{path} can't be examined")]
+    Look {
+        /// The path.
+        path: PathBuf,
+        /// fstat(2)'s errno.
+        source: Errno,
+    },
+    /// What stands at the path is not the tun device.
+    #[error("{path} is {found}, not the tun device (character device 10:200)")]
+    NotTun {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        found: NodeType,
+    },
+    /// What stands at the path is not vhost-net: QEMU would die of it.
+    #[error("{path} is {found}, not vhost-net (character device 10:238)")]
+    NotVhostNet {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        found: NodeType,
+    },
+    /// What stands at the path is not the macvtap's node.
+    #[error("{path} is {found}, not the node of macvtap '{ifname}' ({})", number(*wanted))]
+    NotMacvtap {
+        /// The path.
+        path: PathBuf,
+        /// The macvtap.
+        ifname: IfName,
+        /// Its device number, where it is known.
+        wanted: Option<Rdev>,
+        /// What stands there.
+        found: NodeType,
+    },
+    /// The macvtap's node did not appear in time.
+    #[error("{path}, the node of macvtap '{ifname}', did not appear within {} ms", waited.as_millis())]
+    MacvtapNodeMissing {
+        /// The path.
+        path: PathBuf,
+        /// The macvtap.
+        ifname: IfName,
+        /// How long it was awaited.
+        waited: Duration,
+        /// What the last open(2) said.
+        source: Errno,
+    },
+    /// The link's name asked for can't be one.
+    #[error("'{pattern}' can't name a tap: up to 15 bytes, with '%d' once, are needed")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+    },
+    /// A tap of a new name was asked for, and something has that name.
+    #[error("A link named '{name}' exists already")]
+    NameTaken {
+        /// The name.
+        name: IfName,
+    },
+    /// An existing tap was asked for, and there is none of that name.
+    #[error("There is no tap '{name}'")]
+    NoSuchTap {
+        /// The name.
+        name: IfName,
+    },
+    /// An existing tap was asked for, and the link of that name is something else.
+    #[error("Link '{name}' is not a tap but {what}")]
+    NotATap {
+        /// The name.
+        name: IfName,
+        /// What it is.
+        what: String,
+    },
+    /// An existing tap has queues otherwise than asked for.
+    #[error(
+        "Tap '{name}' was made {}, and {queues} asked for need{} it otherwise",
+        if *multi_queue { "for several queues" } else { "for one queue" },
+        if *queues == 1 { "s" } else { "" }
+    )]
+    QueuesDiffer {
+        /// The name.
+        name: IfName,
+        /// Whether the tap takes several queues.
+        multi_queue: bool,
+        /// How many were asked for.
+        queues: u16,
+    },
+    /// The kernel refused to make the open device a tap's queue (`TUNSETIFF`).
+    #[error("{path} can't be made queue {queue} of '{name}'")]
+    Attach {
+        /// The path.
+        path: PathBuf,
+        /// The interface, or the pattern of its name.
+        name: String,
+        /// The queue, from 0.
+        queue: u32,
+        /// The ioctl's errno.
+        source: Errno,
+    },
+    /// The kernel won't tell which interface the open device is (`TUNGETIFF`).
+    #[error("{path} doesn't tell which interface it is (queue {queue})")]
+    Identify {
+        /// The path.
+        path: PathBuf,
+        /// The queue, from 0.
+        queue: u32,
+        /// The ioctl's errno.
+        source: Errno,
+    },
+    /// The open device is another interface than asked for, or a queue of another kind.
+    #[error("{path} opened {found} instead of {wanted} (queue {queue})")]
+    Differs {
+        /// The path.
+        path: PathBuf,
+        /// The queue, from 0.
+        queue: u32,
+        /// What was asked for.
+        wanted: String,
+        /// What it is.
+        found: String,
+    },
+    /// The links can't be looked at.
+    #[error("Links can't be looked at")]
+    Link(#[from] LinkError),
+}
+
+impl DeviceError {
+    /// There is no such device here: its node or its driver is missing. What `vhost=auto` goes on
+    /// without.
+    pub fn is_missing(&self) -> bool {
+        matches!(
+            self,
+            Self::Open { source: Errno::NOENT | Errno::NODEV | Errno::NXIO, .. }
+                | Self::MacvtapNodeMissing { .. }
+        )
+    }
+}
+
+fn number(rdev: Option<Rdev>) -> String {
+    rdev.map_or_else(
+        || "a character device".to_owned(),
+        |Rdev { major, minor }| format!("character device {major}:{minor}"),
+    )
+}

@@ -1,0 +1,198 @@
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+use taptrail_record::{DeviceKind, IfName, Rdev};
+
+use super::DeviceError;
+
+/// What is to be recorded of one open(2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenFacts {
+    /// What kind of device was asked for; what it really is, `rdev` tells.
+    pub kind: DeviceKind,
+    /// The path given to open(2).
+    pub path: PathBuf,
+    /// The device's number: of what was opened, else of what stands at the path; `None` when
+    /// nothing does, or no device.
+    pub rdev: Option<Rdev>,
+    /// The host interface behind it, once it has one. A vhost-net has none.
+    pub dev: Option<IfName>,
+    /// Which queue of the interface, from 0.
+    pub queue: u32,
+    /// How open(2) itself ended, whatever happened to a step after it.
+    pub outcome: Result<(), Errno>,
+}
+
+/// One open(2) that was made, and the descriptor it gave, out of reach.
+///
+/// There is no way to the descriptor but [`admit`]. Dropping an attempt closes it, and leaves an
+/// open without a record.
+#[must_use = "an open(2) has to be entered in the books, by way of admit()"]
+pub struct Attempt {
+    facts: OpenFacts,
+    fd: Option<OwnedFd>,
+}
+
+impl Attempt {
+    /// An open(2) that gave `fd`.
+    pub(super) fn opened(facts: OpenFacts, fd: OwnedFd) -> Self {
+        Self { facts, fd: Some(fd) }
+    }
+
+    /// An open(2) that failed, as `facts.outcome` says.
+    pub(super) fn failed(facts: OpenFacts) -> Self {
+        Self { facts, fd: None }
+    }
+
+    /// What is to be recorded.
+    pub fn facts(&self) -> &OpenFacts {
+        &self.facts
+    }
+}
+
+// Not derived: a descriptor's number would be a way round the gate.
+impl fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attempt").field("facts", &self.facts).finish_non_exhaustive()
+    }
+}
+
+/// Every open(2) made for one request, and what stopped it.
+#[derive(Debug)]
+#[must_use = "each open(2) has to be entered in the books, by way of admit()"]
+pub struct Opening {
+    /// The opens in their order, failed ones too.
+    pub attempts: Vec<Attempt>,
+    /// What stopped it: a failed open(2), or a step before or after one. `None` is success.
+    pub error: Option<DeviceError>,
+}
+
+impl Opening {
+    /// Runs the steps of an opening, which end at the first failure.
+    pub(super) fn run(steps: impl FnOnce(&mut Vec<Attempt>) -> Result<(), DeviceError>) -> Self {
+        let mut attempts = Vec::new();
+        let error = steps(&mut attempts).err();
+        Self { attempts, error }
+    }
+
+    /// Enters all opens in the books; what stopped the opening comes out beside the devices, which
+    /// then are of use only to be closed.
+    pub fn admit<B: Books>(self, books: &mut B) -> Result<(Vec<Admitted>, Option<DeviceError>), B::Error> {
+        Ok((admit(self.attempts, books)?, self.error))
+    }
+}
+
+/// Where opens are put on record.
+pub trait Books {
+    /// Why they can't be.
+    type Error;
+
+    /// Puts these opens on record, successes and failures; called once with all of them. `Ok` says
+    /// that each of them is.
+    ///
+    /// # Errors
+    /// When any of them is not on record. The devices are closed then, and never handed over.
+    fn enter(&mut self, opens: &[OpenFacts]) -> Result<(), Self::Error>;
+}
+
+/// An open device whose record is accepted: what may be handed to a QEMU.
+pub struct Admitted {
+    facts: OpenFacts,
+    fd: OwnedFd,
+}
+
+impl Admitted {
+    /// What is on record.
+    pub fn facts(&self) -> &OpenFacts {
+        &self.facts
+    }
+}
+
+impl AsFd for Admitted {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl fmt::Debug for Admitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admitted").field("facts", &self.facts).field("fd", &self.fd).finish()
+    }
+}
+
+/// Enters opens in the books, and lets the devices among them out.
+///
+/// # Errors
+/// The books' own. Every descriptor is closed then.
+pub fn admit<B: Books>(attempts: Vec<Attempt>, books: &mut B) -> Result<Vec<Admitted>, B::Error> {
+    let (opens, fds): (Vec<OpenFacts>, Vec<Option<OwnedFd>>) =
+        attempts.into_iter().map(|attempt| (attempt.facts, attempt.fd)).unzip();
+    if !opens.is_empty() {
+        books.enter(&opens)?;
+    }
+    Ok(opens.into_iter().zip(fds).filter_map(|(facts, fd)| Some(Admitted { facts, fd: fd? })).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Paper {
+        pages: Vec<Vec<OpenFacts>>,
+        accepts: bool,
+    }
+
+    impl Books for Paper {
+        type Error = &'static str;
+
+        fn enter(&mut self, opens: &[OpenFacts]) -> Result<(), Self::Error> {
+            self.pages.push(opens.to_vec());
+            if self.accepts { Ok(()) } else { Err("out of ink") }
+        }
+    }
+
+    fn facts(queue: u32, outcome: Result<(), Errno>) -> OpenFacts {
+        OpenFacts {
+            kind: DeviceKind::VhostNet,
+            path: "/dev/vhost-net".into(),
+            rdev: Some(Rdev::VHOST_NET),
+            dev: None,
+            queue,
+            outcome,
+        }
+    }
+
+    /// Two opens, the second failed, and the end of a pipe that tells when the first is closed.
+    fn two_attempts() -> (Vec<Attempt>, OwnedFd) {
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let attempts =
+            vec![Attempt::opened(facts(0, Ok(())), writer), Attempt::failed(facts(1, Err(Errno::NOENT)))];
+        (attempts, reader)
+    }
+
+    #[test]
+    fn only_successes_come_out_but_failures_are_entered_too() {
+        let mut paper = Paper { pages: Vec::new(), accepts: true };
+        let (attempts, _reader) = two_attempts();
+        let admitted = admit(attempts, &mut paper).unwrap();
+        assert_eq!(paper.pages, [[facts(0, Ok(())), facts(1, Err(Errno::NOENT))]]);
+        assert_eq!(admitted.iter().map(|a| a.facts().queue).collect::<Vec<_>>(), [0]);
+    }
+
+    #[test]
+    fn every_descriptor_is_closed_when_the_books_refuse() {
+        let mut paper = Paper { pages: Vec::new(), accepts: false };
+        let (attempts, reader) = two_attempts();
+        assert_eq!(admit(attempts, &mut paper).unwrap_err(), "out of ink");
+        assert_eq!(rustix::io::read(&reader, &mut [0; 1]), Ok(0), "the writing end is still open");
+    }
+
+    #[test]
+    fn nothing_opened_needs_no_books() {
+        let mut paper = Paper { pages: Vec::new(), accepts: false };
+        assert!(admit(Vec::new(), &mut paper).unwrap().is_empty());
+        assert!(paper.pages.is_empty());
+    }
+}

@@ -1,0 +1,139 @@
+use std::num::NonZeroU16;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use taptrail_record::{DeviceKind, IfName, Rdev};
+
+use super::gate::OpenFacts;
+use super::ifreq;
+use super::node::{Node, NodeType, look};
+use super::{DeviceError, Opening};
+use crate::sysfs;
+
+/// How often the node is looked for. The kernel's own devtmpfs has it at once, udev takes
+/// milliseconds.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// A macvtap to open; it exists already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MacvtapRequest<'a> {
+    /// Its name.
+    pub ifname: &'a IfName,
+    /// Its number, which its node `/dev/tapN` is named by.
+    pub ifindex: u32,
+    /// How many queues, each an open(2) of its own; the kernel allows 256.
+    pub queues: NonZeroU16,
+    /// Whether each frame has a `struct virtio_net_hdr` in front.
+    pub vnet_hdr: bool,
+    /// How long to wait for the node.
+    pub wait: Duration,
+}
+
+impl MacvtapRequest<'_> {
+    /// The macvtap's node.
+    pub fn path(&self) -> PathBuf {
+        sysfs::macvtap_node(self.ifindex)
+    }
+}
+
+/// Opens a macvtap of the calling thread's network namespace, one descriptor for each queue.
+///
+/// 1. The node is awaited, until it has the macvtap's device number. When nothing appears at all,
+///    one open(2) is made all the same, so that there is a failure on record. When something else
+///    stands there it is *not* opened, and nothing is on record: it may be the macvtap of another
+///    network namespace, and opening it would take frames from its guest.
+/// 2. For each queue: open(2), fstat(2), `TUNGETIFF` to see that it is this macvtap, `TUNSETIFF`
+///    for its flags.
+pub fn open_macvtap(request: &MacvtapRequest<'_>) -> Opening {
+    let path = request.path();
+    let node =
+        Node { kind: DeviceKind::Macvtap, path: &path, flags: OFlags::NONBLOCK, dev: Some(request.ifname) };
+    Opening::run(|attempts| {
+        let wanted = sysfs::macvtap_rdev(request.ifname, request.ifindex);
+        let macvtap = Macvtap { request, path: &path, wanted };
+        macvtap.await_node()?;
+        for queue in 0..u32::from(request.queues.get()) {
+            node.open(queue, attempts, |fd, found, facts| macvtap.configure(fd, found, facts))
+                .map_err(|error| macvtap.missing(error))?;
+        }
+        Ok(())
+    })
+}
+
+struct Macvtap<'a> {
+    request: &'a MacvtapRequest<'a>,
+    path: &'a Path,
+    /// Its device number, where sysfs can be had.
+    wanted: Option<Rdev>,
+}
+
+impl Macvtap<'_> {
+    fn await_node(&self) -> Result<(), DeviceError> {
+        let start = Instant::now();
+        loop {
+            match look(self.path) {
+                Some(found) if self.is(found) => return Ok(()),
+                found if start.elapsed() >= self.request.wait => {
+                    return found.map_or(Ok(()), |found| Err(self.other(found)));
+                }
+                _ => sleep(LOOK),
+            }
+        }
+    }
+
+    fn is(&self, found: NodeType) -> bool {
+        match (found, self.wanted) {
+            (NodeType::Character(rdev), Some(wanted)) => rdev == wanted,
+            (NodeType::Character(_), None) => true,
+            _ => false,
+        }
+    }
+
+    fn other(&self, found: NodeType) -> DeviceError {
+        let (path, ifname) = (self.path.to_owned(), self.request.ifname.clone());
+        DeviceError::NotMacvtap { path, ifname, wanted: self.wanted, found }
+    }
+
+    fn missing(&self, error: DeviceError) -> DeviceError {
+        match error {
+            DeviceError::Open { path, source: source @ Errno::NOENT, .. } => {
+                let ifname = self.request.ifname.clone();
+                DeviceError::MacvtapNodeMissing { path, ifname, waited: self.request.wait, source }
+            }
+            error => error,
+        }
+    }
+
+    fn configure(&self, fd: BorrowedFd<'_>, found: NodeType, facts: &OpenFacts) -> Result<(), DeviceError> {
+        if !self.is(found) {
+            return Err(self.other(found));
+        }
+        let ifname = self.request.ifname.as_str();
+        let (path, queue) = (|| self.path.to_owned(), facts.queue);
+        let identify =
+            || ifreq::identify(fd).map_err(|source| DeviceError::Identify { path: path(), queue, source });
+        let differs = |wanted, found| DeviceError::Differs { path: path(), queue, wanted, found };
+
+        let seen = identify()?;
+        if seen.name != ifname {
+            return Err(differs(format!("'{ifname}'"), format!("'{}'", seen.name)));
+        }
+        let flags = ifreq::queue_flags(self.request.vnet_hdr, self.request.queues);
+        ifreq::set_flags(fd, flags).map_err(|source| DeviceError::Attach {
+            path: path(),
+            name: ifname.to_owned(),
+            queue,
+            source,
+        })?;
+        let seen = identify()?;
+        if seen.flags != flags {
+            let with = |flags| format!("'{ifname}' with flags {flags:#06x}");
+            return Err(differs(with(flags), with(seen.flags)));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,152 @@
+//! What the kernel says of a link, read attribute by attribute.
+//!
+//! Only the attributes needed here are looked at, so that one a later kernel adds or widens can't
+//! make an answer unreadable.
+
+use netlink_packet_core::{NLA_HEADER_SIZE, NlasIterator};
+use taptrail_record::MacAddr;
+
+use super::socket::u32_at;
+use super::{Link, LinkError, TunInfo};
+
+/// Bytes of `struct ifinfomsg`: family, type, index, flags, change.
+const IFINFOMSG: usize = 16;
+const IFF_UP: u32 = 1;
+
+// linux/if_link.h
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_BR_VLAN_FILTERING: u16 = 7;
+const IFLA_BR_VLAN_PROTOCOL: u16 = 8;
+const IFLA_TUN_TYPE: u16 = 3;
+const IFLA_TUN_PERSIST: u16 = 6;
+const IFLA_TUN_MULTI_QUEUE: u16 = 7;
+const IFF_TAP: u8 = 2;
+
+/// Reads the payload of an `RTM_NEWLINK`.
+pub(super) fn read(payload: &[u8]) -> Result<Link, LinkError> {
+    let short = || LinkError::Answer { what: "a link's description is cut short".into() };
+    let mut link = Link {
+        index: u32_at(payload, 4).ok_or_else(short)?,
+        name: String::new(),
+        kind: None,
+        mac: None,
+        mtu: 0,
+        up: u32_at(payload, 8).ok_or_else(short)? & IFF_UP != 0,
+        master: None,
+        lower: None,
+        tun: None,
+        vlan_filtering: None,
+    };
+    for (kind, value) in attributes(payload.get(IFINFOMSG..).ok_or_else(short)?) {
+        match kind {
+            IFLA_ADDRESS => link.mac = value.try_into().ok().map(MacAddr),
+            IFLA_IFNAME => link.name = text(value),
+            IFLA_MTU => link.mtu = u32_at(value, 0).ok_or_else(short)?,
+            IFLA_LINK => link.lower = u32_at(value, 0),
+            IFLA_MASTER => link.master = u32_at(value, 0),
+            IFLA_LINKINFO => info(&mut link, value),
+            _ => {}
+        }
+    }
+    if link.name.is_empty() {
+        return Err(LinkError::Answer { what: format!("link number {} has no name", link.index) });
+    }
+    Ok(link)
+}
+
+fn info(link: &mut Link, nested: &[u8]) {
+    // The kind stands in front of its data (rtnl_link_info_fill()).
+    for (kind, value) in attributes(nested) {
+        match (kind, link.kind.as_deref()) {
+            (IFLA_INFO_KIND, _) => link.kind = Some(text(value)),
+            (IFLA_INFO_DATA, Some("tun")) => link.tun = Some(tun(value)),
+            (IFLA_INFO_DATA, Some("bridge")) => {
+                link.vlan_filtering = vlan_filtering(value);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A kernel without `CONFIG_BRIDGE_VLAN_FILTERING` says 0, too, but has no protocol
+/// (`br_fill_info()` in net/bridge/br_netlink.c).
+fn vlan_filtering(data: &[u8]) -> Option<bool> {
+    attribute(data, IFLA_BR_VLAN_PROTOCOL)?;
+    attribute(data, IFLA_BR_VLAN_FILTERING).map(|value| value.first() == Some(&1))
+}
+
+fn tun(data: &[u8]) -> TunInfo {
+    let byte = |kind| attribute(data, kind).and_then(|value| value.first().copied());
+    TunInfo {
+        tap: byte(IFLA_TUN_TYPE) == Some(IFF_TAP),
+        multi_queue: byte(IFLA_TUN_MULTI_QUEUE) == Some(1),
+        persistent: byte(IFLA_TUN_PERSIST) == Some(1),
+    }
+}
+
+fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}
+
+fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    NlasIterator::new(bytes).map_while(Result::ok).map(|nla| {
+        let (kind, length) = (nla.kind(), usize::from(nla.length()));
+        (kind, nla.into_inner().get(NLA_HEADER_SIZE..length).unwrap_or_default())
+    })
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(4 + value.len()).unwrap();
+        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn message() -> Vec<u8> {
+        let data = [attribute(IFLA_TUN_TYPE, &[IFF_TAP]), attribute(IFLA_TUN_MULTI_QUEUE, &[1])].concat();
+        let info = [attribute(IFLA_INFO_KIND, b"tun\0"), attribute(IFLA_INFO_DATA, &data)].concat();
+        let mut bytes = vec![0; IFINFOMSG];
+        bytes[4] = 7;
+        bytes[8] = 1;
+        bytes.extend(attribute(IFLA_IFNAME, b"vnet0\0"));
+        bytes.extend(attribute(0x3FFF, b"of a later kernel"));
+        bytes.extend(attribute(IFLA_MTU, &1500_u32.to_ne_bytes()));
+        bytes.extend(attribute(IFLA_ADDRESS, &[0xfe, 0x54, 0, 0, 0, 1]));
+        bytes.extend(attribute(IFLA_LINKINFO, &info));
+        bytes
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn what_is_known_is_read_and_the_rest_passed_over() {
+        let link = read(&message()).unwrap();
+        assert_eq!((link.index, link.name.as_str(), link.mtu, link.up), (7, "vnet0", 1500, true));
+        assert_eq!(link.mac.map(|mac| mac.to_string()).as_deref(), Some("fe:54:00:00:00:01"));
+        assert_eq!(link.tun, Some(TunInfo { tap: true, multi_queue: true, persistent: false }));
+    }
+
+    #[test]
+    fn a_message_cut_anywhere_is_no_panic() {
+        let message = message();
+        for length in 0..message.len() {
+            let _ = read(&message[..length]);
+        }
+        assert!(read(&message[..IFINFOMSG]).is_err(), "a link without a name");
+    }
+}

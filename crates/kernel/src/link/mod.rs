@@ -1,0 +1,222 @@
+//! Network links by rtnetlink: find, create, set, delete.
+//!
+//! A [`Links`] is one socket in the network namespace of the thread that opened it. Every call is
+//! one request with its acknowledgement; nothing is cached.
+//!
+//! ```no_run
+//! use taptrail_kernel::link::{Change, Links};
+//!
+//! let mut links = Links::open()?;
+//! if let (Some(tap), Some(bridge)) = (links.find(&"vnet0".parse()?)?, links.find(&"br0".parse()?)?) {
+//!     links.configure(tap.index, &Change { master: Some(bridge.index), up: Some(true), ..Change::default() })?;
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod answer;
+mod error;
+mod macvtap;
+mod port;
+mod socket;
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage};
+use rustix::io::Errno;
+use taptrail_record::{IfName, MacAddr};
+
+pub use error::LinkError;
+pub use macvtap::{MacvtapMode, MacvtapName, NewMacvtap};
+use socket::{Failed, RouteSocket};
+
+/// A link as the kernel describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Its number in its network namespace.
+    pub index: u32,
+    /// Its name; asked for by another of its names, it is the first one all the same.
+    pub name: String,
+    /// The driver's kind: `bridge`, `tun` (a tap, too), `macvtap`, `veth`; hardware has none.
+    pub kind: Option<String>,
+    /// Its Ethernet address, where it has one of six bytes.
+    pub mac: Option<MacAddr>,
+    /// Bytes of payload in a frame.
+    pub mtu: u32,
+    /// Set up by its administrator (`IFF_UP`), whatever its carrier says.
+    pub up: bool,
+    /// The index of the bridge it is a port of.
+    pub master: Option<u32>,
+    /// The index of the link it stands on; for a veth its peer.
+    pub lower: Option<u32>,
+    /// What only a link of kind `tun` has.
+    pub tun: Option<TunInfo>,
+    /// Whether a bridge tells VLANs apart; `None` for all else and for kernels without it.
+    pub vlan_filtering: Option<bool>,
+}
+
+/// The state of a tun or tap link (`tun_fill_info()` in drivers/net/tun.c).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TunInfo {
+    /// It carries Ethernet frames; else it is a tun and carries IP packets.
+    pub tap: bool,
+    /// It takes several queues, and only descriptors that say so too.
+    pub multi_queue: bool,
+    /// It stays without descriptors.
+    pub persistent: bool,
+}
+
+/// Settings of a link to change together; `None` leaves one as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Its Ethernet address.
+    pub mac: Option<MacAddr>,
+    /// Its MTU in bytes.
+    pub mtu: Option<u32>,
+    /// The index of the bridge to be a port of; 0 for none.
+    pub master: Option<u32>,
+    /// Up or down.
+    pub up: Option<bool>,
+}
+
+/// A way to the kernel's links, in one network namespace.
+#[derive(Debug)]
+pub struct Links {
+    socket: RouteSocket,
+}
+
+impl Links {
+    /// Opens a way to the links of the calling thread's network namespace.
+    pub fn open() -> Result<Self, LinkError> {
+        Ok(Self { socket: RouteSocket::open()? })
+    }
+
+    /// Finds a link by name, or by one of its alternative names.
+    pub fn find(&mut self, name: &IfName) -> Result<Option<Link>, LinkError> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_string()));
+        self.get(message, || quoted(name.as_str()))
+    }
+
+    /// Finds a link by its number.
+    pub fn by_index(&mut self, index: u32) -> Result<Option<Link>, LinkError> {
+        self.get(numbered(index), || number(index))
+    }
+
+    fn get(
+        &mut self,
+        mut message: LinkMessage,
+        link: impl Fn() -> String,
+    ) -> Result<Option<Link>, LinkError> {
+        message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        match self.socket.request(RouteNetlinkMessage::GetLink(message), 0) {
+            Ok(answers) => match answers.first() {
+                Some(payload) => answer::read(payload).map(Some),
+                None => Err(LinkError::Answer { what: format!("link {} is not described", link()) }),
+            },
+            Err(Failed::Refused(refusal)) if refusal.errno == Errno::NODEV => Ok(None),
+            Err(failed) => Err(failure(failed, "describe it", link())),
+        }
+    }
+
+    /// Changes several settings by one request.
+    ///
+    /// The kernel works through them one after the other (`do_setlink()` in net/core/rtnetlink.c)
+    /// and stops at the first it refuses: what came before stays changed.
+    pub fn configure(&mut self, index: u32, change: &Change) -> Result<(), LinkError> {
+        let operation = match change {
+            Change { mac: Some(_), mtu: None, master: None, up: None } => "set its MAC",
+            Change { mac: None, mtu: Some(_), master: None, up: None } => "set its MTU",
+            Change { mac: None, mtu: None, master: Some(0), up: None } => "take it from its bridge",
+            Change { mac: None, mtu: None, master: Some(_), up: None } => "make it a bridge's port",
+            Change { mac: None, mtu: None, master: None, up: Some(true) } => "set it up",
+            Change { mac: None, mtu: None, master: None, up: Some(false) } => "set it down",
+            _ => "configure it",
+        };
+        let mut message = numbered(index);
+        if let Some(mac) = change.mac {
+            message.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
+        }
+        if let Some(mtu) = change.mtu {
+            message.attributes.push(LinkAttribute::Mtu(mtu));
+        }
+        if let Some(master) = change.master {
+            message.attributes.push(LinkAttribute::Controller(master));
+        }
+        if let Some(up) = change.up {
+            message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+            message.header.change_mask = LinkFlags::Up;
+        }
+        self.change(index, RouteNetlinkMessage::SetLink(message), operation)
+    }
+
+    /// Sets a link's Ethernet address.
+    pub fn set_mac(&mut self, index: u32, mac: MacAddr) -> Result<(), LinkError> {
+        self.configure(index, &Change { mac: Some(mac), ..Change::default() })
+    }
+
+    /// Sets a link's MTU, in bytes.
+    pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<(), LinkError> {
+        self.configure(index, &Change { mtu: Some(mtu), ..Change::default() })
+    }
+
+    /// Sets a link up, or down.
+    pub fn set_up(&mut self, index: u32, up: bool) -> Result<(), LinkError> {
+        self.configure(index, &Change { up: Some(up), ..Change::default() })
+    }
+
+    /// Makes a link the port of a bridge; bridge 0 takes it from its bridge.
+    pub fn set_master(&mut self, index: u32, bridge: u32) -> Result<(), LinkError> {
+        self.configure(index, &Change { master: Some(bridge), ..Change::default() })
+    }
+
+    /// Deletes a link, even one whose device is open. One that is gone already is
+    /// [`LinkError::Missing`].
+    pub fn delete(&mut self, index: u32) -> Result<(), LinkError> {
+        self.change(index, RouteNetlinkMessage::DelLink(numbered(index)), "delete it")
+    }
+
+    /// One request that changes a link and is only acknowledged.
+    fn change(
+        &mut self,
+        index: u32,
+        message: RouteNetlinkMessage,
+        operation: &'static str,
+    ) -> Result<(), LinkError> {
+        match self.socket.request(message, 0) {
+            Ok(_) => Ok(()),
+            Err(failed) => {
+                // Only a failure pays for the look at the link's name.
+                let link = self.by_index(index).ok().flatten().map(|link| quoted(&link.name));
+                Err(match (failed, link) {
+                    // With the link there, it is the bridge it was to join that is missing.
+                    (Failed::Refused(refusal), None) if refusal.errno == Errno::NODEV => {
+                        LinkError::Missing { link: number(index), operation }
+                    }
+                    (failed, link) => failure(failed, operation, link.unwrap_or_else(|| number(index))),
+                })
+            }
+        }
+    }
+}
+
+fn numbered(index: u32) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message
+}
+
+fn failure(failed: Failed, operation: &'static str, link: String) -> LinkError {
+    match failed {
+        Failed::Broken(error) => error,
+        Failed::Refused(refusal) => {
+            LinkError::Refused { link, operation, reason: refusal.reason, source: refusal.errno }
+        }
+    }
+}
+
+fn quoted(name: &str) -> String {
+    format!("'{name}'")
+}
+
+fn number(index: u32) -> String {
+    format!("number {index}")
+}

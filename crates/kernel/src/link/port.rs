@@ -1,0 +1,92 @@
+//! What only a bridge's port has: isolation and VLANs.
+
+use netlink_packet_route::link::{
+    AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridgePort, InfoPortData, InfoPortKind,
+    LinkAttribute, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rustix::io::Errno;
+
+use super::socket::Failed;
+use super::{Link, LinkError, Links, failure, number, numbered, quoted};
+
+/// The VLAN that a bridge gives a new port (`default_pvid`).
+const DEFAULT_VID: u16 = 1;
+
+const PUT_IN_VLAN: &str = "put it in a VLAN";
+
+impl Links {
+    /// Keeps a bridge's port from all other isolated ports, or no longer.
+    ///
+    /// # Errors
+    /// [`LinkError::NotAPort`] when it is no bridge's port.
+    pub fn set_isolated(&mut self, index: u32, isolated: bool) -> Result<(), LinkError> {
+        const OPERATION: &str = "set the isolation of this port";
+        self.port(index, OPERATION)?;
+        let mut message = numbered(index);
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(isolated)])),
+        ]));
+        // RTM_SETLINK passes over a port's data; RTM_NEWLINK of an existing link takes it.
+        self.change(index, RouteNetlinkMessage::NewLink(message), OPERATION)
+    }
+
+    /// Puts a bridge's port into one VLAN: frames from the guest belong to it, frames to the guest
+    /// lose their tag. The bridge's default VLAN 1 is taken from the port.
+    ///
+    /// # Errors
+    /// [`LinkError::VlanFilteringOff`] when the bridge would not look at the VLAN,
+    /// [`LinkError::NoVlanFiltering`] when the kernel can't, [`LinkError::NotAPort`] when it is no
+    /// bridge's port.
+    pub fn set_port_vlan(&mut self, index: u32, vid: u16) -> Result<(), LinkError> {
+        let (port, bridge) = self.port(index, PUT_IN_VLAN)?;
+        match bridge.vlan_filtering {
+            Some(true) => {}
+            Some(false) => {
+                return Err(LinkError::VlanFilteringOff { bridge: bridge.name, port: port.name, vid });
+            }
+            None => return Err(LinkError::NoVlanFiltering { port: port.name, vid }),
+        }
+        self.vlan(&port, vid, RouteNetlinkMessage::SetLink)?;
+        if vid != DEFAULT_VID {
+            self.vlan(&port, DEFAULT_VID, RouteNetlinkMessage::DelLink)?;
+        }
+        Ok(())
+    }
+
+    /// A bridge's port, and its bridge.
+    fn port(&mut self, index: u32, operation: &'static str) -> Result<(Link, Link), LinkError> {
+        let missing = |index| LinkError::Missing { link: number(index), operation };
+        let port = self.by_index(index)?.ok_or_else(|| missing(index))?;
+        let master = match port.master {
+            Some(master) => self.by_index(master)?,
+            None => None,
+        };
+        match master {
+            Some(bridge) if bridge.kind.as_deref() == Some("bridge") => Ok((port, bridge)),
+            _ => Err(LinkError::NotAPort { link: port.name, operation }),
+        }
+    }
+
+    fn vlan(
+        &mut self,
+        port: &Link,
+        vid: u16,
+        verb: fn(LinkMessage) -> RouteNetlinkMessage,
+    ) -> Result<(), LinkError> {
+        let mut message = numbered(port.index);
+        message.header.interface_family = AddressFamily::Bridge;
+        message.attributes.push(LinkAttribute::AfSpecBridge(vec![AfSpecBridge::VlanInfo(BridgeVlanInfo {
+            flags: BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged,
+            vid,
+        })]));
+        match self.socket.request(verb(message), 0) {
+            Ok(_) => Ok(()),
+            Err(Failed::Refused(refusal)) if refusal.errno == Errno::OPNOTSUPP => {
+                Err(LinkError::NoVlanFiltering { port: port.name.clone(), vid })
+            }
+            Err(failed) => Err(failure(failed, PUT_IN_VLAN, quoted(&port.name))),
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! One rtnetlink socket: a request, its answers, its acknowledgement.
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rustix::io::Errno;
+
+use super::LinkError;
+
+/// Bytes of `struct nlmsghdr`.
+const HEADER: usize = 16;
+/// `NLMSGERR_ATTR_MSG` (linux/netlink.h): the kernel's words, a C string.
+const NLMSGERR_ATTR_MSG: u16 = 1;
+/// `NLM_F_ACK_TLVS`: attributes stand behind the acknowledged header.
+const NLM_F_ACK_TLVS: u16 = 0x200;
+const NLMSG_ERROR: u16 = 2;
+/// What the kernel allots for one answer at most (`netlink_dump()` stops at 32 KiB).
+const ROOM: usize = 32 * 1024;
+
+/// The kernel refused a request.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) errno: Errno,
+    pub(super) reason: Option<String>,
+}
+
+/// Why a request had no success.
+#[derive(Debug)]
+pub(super) enum Failed {
+    Refused(Refusal),
+    Broken(LinkError),
+}
+
+impl From<LinkError> for Failed {
+    fn from(error: LinkError) -> Self {
+        Self::Broken(error)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct RouteSocket {
+    socket: Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl RouteSocket {
+    /// Opens a socket in the calling thread's network namespace.
+    pub(super) fn open() -> Result<Self, LinkError> {
+        let fail = |source| LinkError::Socket { action: "open", source };
+        let mut socket = Socket::new(NETLINK_ROUTE).map_err(fail)?;
+        socket.bind_auto().map_err(fail)?;
+        socket.connect(&SocketAddr::new(0, 0)).map_err(fail)?;
+        // Without CAP_ACK a refusal carries the whole request back, in front of the kernel's words.
+        socket.set_cap_ack(true).map_err(fail)?;
+        socket.set_ext_ack(true).map_err(fail)?;
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(ROOM) })
+    }
+
+    /// Sends one request and returns its answers' payloads, once it is acknowledged.
+    pub(super) fn request(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<Vec<Vec<u8>>, Failed> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        header.sequence_number = self.sequence;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.socket.send(&bytes, 0).map_err(|source| LinkError::Socket { action: "send", source })?;
+
+        let mut answers = Vec::new();
+        loop {
+            self.receive()?;
+            let mut rest = self.buffer.as_slice();
+            while let Some((message, after)) = split(rest)? {
+                rest = after;
+                // An answer to a request given up earlier (an interrupted receive) is not ours.
+                if message.sequence != self.sequence {
+                    continue;
+                }
+                if message.kind != NLMSG_ERROR {
+                    answers.push(message.payload.to_vec());
+                    continue;
+                }
+                return match refusal(&message)? {
+                    None => Ok(answers),
+                    Some(refusal) => Err(Failed::Refused(refusal)),
+                };
+            }
+        }
+    }
+
+    fn receive(&mut self) -> Result<(), LinkError> {
+        loop {
+            self.buffer.clear();
+            match self.socket.recv(&mut self.buffer, 0) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(LinkError::Socket { action: "receive", source }),
+            }
+        }
+    }
+}
+
+struct Message<'a> {
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    payload: &'a [u8],
+}
+
+/// Splits the first message off (`struct nlmsghdr`: length, type, flags, sequence, port).
+fn split(bytes: &[u8]) -> Result<Option<(Message<'_>, &[u8])>, LinkError> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let short = || LinkError::Answer { what: format!("a message of {} bytes is cut short", bytes.len()) };
+    let length = u32_at(bytes, 0).ok_or_else(short)? as usize;
+    let payload = bytes.get(HEADER..length).ok_or_else(short)?;
+    let message = Message {
+        kind: u16_at(bytes, 4).ok_or_else(short)?,
+        flags: u16_at(bytes, 6).ok_or_else(short)?,
+        sequence: u32_at(bytes, 8).ok_or_else(short)?,
+        payload,
+    };
+    let aligned = length.next_multiple_of(4).min(bytes.len());
+    Ok(Some((message, &bytes[aligned..])))
+}
+
+/// Reads an `NLMSG_ERROR`: error 0 is the acknowledgement.
+fn refusal(message: &Message<'_>) -> Result<Option<Refusal>, LinkError> {
+    let short = || LinkError::Answer { what: "an acknowledgement is cut short".into() };
+    let code = u32_at(message.payload, 0).ok_or_else(short)?.cast_signed();
+    if code == 0 {
+        return Ok(None);
+    }
+    let attributes = match message.payload.get(4 + HEADER..) {
+        Some(bytes) if message.flags & NLM_F_ACK_TLVS != 0 => bytes,
+        _ => &[],
+    };
+    let reason = NlasIterator::new(attributes)
+        .filter_map(Result::ok)
+        .find(|nla| nla.kind() == NLMSGERR_ATTR_MSG)
+        .map(|nla| String::from_utf8_lossy(nla.value()).trim_end_matches('\0').to_owned());
+    Ok(Some(Refusal { errno: Errno::from_raw_os_error(code.saturating_neg()), reason }))
+}
+
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
+}
+
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nack(words: &[u8]) -> Vec<u8> {
+        let attribute = u16::try_from(4 + words.len()).unwrap();
+        let mut payload = (-22_i32).to_ne_bytes().to_vec();
+        payload.extend([0; HEADER]);
+        payload.extend(attribute.to_ne_bytes());
+        payload.extend(NLMSGERR_ATTR_MSG.to_ne_bytes());
+        payload.extend(words);
+        let length = u32::try_from(HEADER + payload.len()).unwrap();
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend(NLMSG_ERROR.to_ne_bytes());
+        bytes.extend(NLM_F_ACK_TLVS.to_ne_bytes());
+        bytes.extend(5_u32.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(payload);
+        bytes
+    }
+
+    #[test]
+    fn a_refusal_carries_the_kernels_words() {
+        let bytes = nack(b"mtu greater than device maximum\0");
+        let (message, rest) = split(&bytes).unwrap().unwrap();
+        assert_eq!((message.kind, message.sequence, rest.len()), (NLMSG_ERROR, 5, 0));
+        let refusal = refusal(&message).unwrap().unwrap();
+        assert_eq!(refusal.errno, Errno::INVAL);
+        assert_eq!(refusal.reason.as_deref(), Some("mtu greater than device maximum"));
+    }
+
+    #[test]
+    fn a_message_cut_short_is_an_error_and_no_panic() {
+        let bytes = nack(b"no\0");
+        for length in 1..bytes.len() {
+            assert!(split(&bytes[..length]).is_err(), "{length}");
+        }
+        assert!(split(&[]).unwrap().is_none());
+        let empty = Message { kind: NLMSG_ERROR, flags: 0, sequence: 1, payload: &[] };
+        assert!(refusal(&empty).is_err());
+    }
+}

@@ -1,0 +1,97 @@
+use std::io;
+
+use super::malformed;
+
+/// A process that no later one can be taken for: its pid and when it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ProcessId {
+    /// The process's number in our pid namespace.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot (field 22 of `/proc/PID/stat`, proc(5)).
+    pub start_time: u64,
+}
+
+impl ProcessId {
+    /// The process that has this pid now.
+    ///
+    /// # Errors
+    /// ENOENT or ESRCH when there is none.
+    pub fn of(pid: u32) -> io::Result<Self> {
+        let stat = std::fs::read(format!("/proc/{pid}/stat"))?;
+        let (_, start_time) = parse_stat(&stat).ok_or_else(|| malformed("stat"))?;
+        Ok(Self { pid, start_time })
+    }
+
+    /// Whether this very process runs still. One that exited and was not waited for yet (a zombie)
+    /// doesn't: it holds nothing any more.
+    pub fn is_alive(&self) -> bool {
+        std::fs::read(format!("/proc/{}/stat", self.pid)).is_ok_and(|stat| {
+            parse_stat(&stat).is_some_and(|(state, start_time)| {
+                start_time == self.start_time && !matches!(state, b'Z' | b'X' | b'x')
+            })
+        })
+    }
+}
+
+/// State and start time, fields 3 and 22. The name before them may hold anything, `)` too: the last
+/// one ends it.
+fn parse_stat(stat: &[u8]) -> Option<(u8, u64)> {
+    let name_end = stat.iter().rposition(|byte| *byte == b')')?;
+    let text = std::str::from_utf8(&stat[name_end + 1..]).ok()?;
+    let mut fields = text.split_ascii_whitespace();
+    let state = *fields.next()?.as_bytes().first()?;
+    let start_time = fields.nth(18)?.parse().ok()?;
+    Some((state, start_time))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    const FIELDS: &str = "S 1 4 4 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 778899 1 2 3";
+
+    #[test]
+    fn a_name_may_hold_brackets_spaces_and_any_bytes() {
+        for name in ["qemu", "a) R 1 (b", "))", ") Z 9 9", ""] {
+            let stat = format!("4711 ({name}) {FIELDS}\n");
+            assert_eq!(parse_stat(stat.as_bytes()), Some((b'S', 778_899)), "{name}");
+        }
+        let mut stat = b"4711 (\xff\xfe) ".to_vec();
+        stat.extend_from_slice(FIELDS.as_bytes());
+        assert_eq!(parse_stat(&stat), Some((b'S', 778_899)));
+    }
+
+    #[test]
+    fn a_short_stat_is_no_process() {
+        for stat in ["", "4711", "4711 (a)", "4711 (a) S 1 2 3"] {
+            assert_eq!(parse_stat(stat.as_bytes()), None, "{stat}");
+        }
+    }
+
+    #[test]
+    fn a_process_lives_until_it_exits_even_while_nobody_waited_for_it() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let id = ProcessId::of(child.id()).unwrap();
+        assert!(id.is_alive());
+        drop(child.stdin.take());
+        while std::fs::read(format!("/proc/{}/stat", id.pid))
+            .is_ok_and(|stat| parse_stat(&stat).is_some_and(|(state, _)| state != b'Z'))
+        {
+            std::thread::yield_now();
+        }
+        assert!(!id.is_alive());
+        child.wait().unwrap();
+        assert!(!id.is_alive());
+        assert!(ProcessId::of(id.pid).is_err());
+    }
+
+    #[test]
+    fn a_pid_that_was_used_again_is_another_process() {
+        let own = ProcessId::of(std::process::id()).unwrap();
+        let former = ProcessId { start_time: own.start_time - 1, ..own };
+        assert!(own.is_alive());
+        assert!(!former.is_alive());
+    }
+}

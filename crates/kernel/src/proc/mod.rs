@@ -1,0 +1,107 @@
+//! What the kernel says of processes: who lives, what it holds, and whether two hold the same.
+
+mod devices;
+mod identity;
+mod pidfd;
+
+use std::io;
+use std::os::fd::RawFd;
+
+use uuid::Uuid;
+
+pub use devices::{HeldDevice, raw_devices};
+pub use identity::ProcessId;
+pub use pidfd::{PidFd, Signal};
+
+/// `KCMP_FILE` (linux/kcmp.h).
+const KCMP_FILE: libc::c_int = 0;
+
+/// Whether descriptor `a_fd` of process `a` and `b_fd` of `b` are the same open file, by kcmp(2):
+/// the proof that a descriptor was handed over, or is a copy.
+///
+/// # Errors
+/// ESRCH when a process is gone, EBADF when a descriptor isn't open, EPERM without the right to
+/// trace both, ENOSYS on a kernel without CONFIG_KCMP.
+pub fn same_file(a: u32, a_fd: RawFd, b: u32, b_fd: RawFd) -> io::Result<bool> {
+    let number =
+        |value: RawFd| libc::c_ulong::try_from(value).map_err(|_| io::Error::from_raw_os_error(libc::EBADF));
+    // SAFETY: kcmp takes five numbers and touches no memory of ours.
+    let order = unsafe {
+        libc::syscall(libc::SYS_kcmp, pid_t(a)?, pid_t(b)?, KCMP_FILE, number(a_fd)?, number(b_fd)?)
+    };
+    match order {
+        0 => Ok(true),
+        order if order < 0 => Err(io::Error::last_os_error()),
+        // 1 and 2 order two different files, 3 says that they are not equal and no more.
+        _ => Ok(false),
+    }
+}
+
+/// The login uid of a process: who logged in, whatever it became since; `None` when nobody did
+/// (a service). From `/proc/PID/loginuid`, proc(5).
+///
+/// # Errors
+/// ENOENT when the process is gone or the kernel has no audit.
+pub fn login_uid(pid: u32) -> io::Result<Option<u32>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/loginuid"))?;
+    let uid = text.trim_end().parse().map_err(|_| malformed("loginuid"))?;
+    Ok(Some(uid).filter(|uid| *uid != u32::MAX))
+}
+
+/// The kernel's random identity of this boot (`/proc/sys/kernel/random/boot_id`, random(4)).
+///
+/// # Errors
+/// When /proc is not there.
+pub fn boot_id() -> io::Result<Uuid> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    text.trim_end().parse().map_err(|_| malformed("boot_id"))
+}
+
+fn pid_t(pid: u32) -> io::Result<libc::pid_t> {
+    libc::pid_t::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))
+}
+
+fn malformed(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("/proc shows a malformed {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn a_copy_is_the_same_file_and_a_second_open_is_not() {
+        let first = File::open("/dev/null").unwrap();
+        let copy = first.try_clone().unwrap();
+        let second = File::open("/dev/null").unwrap();
+        let own = std::process::id();
+        assert!(same_file(own, first.as_raw_fd(), own, copy.as_raw_fd()).unwrap());
+        assert!(!same_file(own, first.as_raw_fd(), own, second.as_raw_fd()).unwrap());
+    }
+
+    #[test]
+    fn a_closed_descriptor_is_no_file_at_all() {
+        let file = File::open("/dev/null").unwrap();
+        let own = std::process::id();
+        let error = same_file(own, file.as_raw_fd(), own, 1_000_000).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EBADF));
+        let error = same_file(own, file.as_raw_fd(), own, -1).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EBADF));
+    }
+
+    #[test]
+    fn the_boot_has_one_identity() {
+        assert_eq!(boot_id().unwrap(), boot_id().unwrap());
+    }
+
+    #[test]
+    fn a_login_uid_that_is_not_set_is_none() {
+        // Whatever this machine says, it is a number or nothing.
+        let shown = std::fs::read_to_string("/proc/self/loginuid").unwrap();
+        let expected = shown.trim_end().parse().ok().filter(|uid| *uid != u32::MAX);
+        assert_eq!(login_uid(std::process::id()).unwrap(), expected);
+    }
+}

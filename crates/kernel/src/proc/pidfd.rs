@@ -1,0 +1,103 @@
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags};
+
+pub use rustix::process::Signal;
+
+use super::ProcessId;
+
+/// A descriptor that names one process for good, and is readable once it has exited: pidfd_open(2).
+#[derive(Debug)]
+pub struct PidFd(OwnedFd);
+
+impl PidFd {
+    /// Names this very process, not a later one with its pid.
+    ///
+    /// # Errors
+    /// ESRCH when the process is gone.
+    pub fn open(process: ProcessId) -> io::Result<Self> {
+        let gone = || io::Error::from_raw_os_error(libc::ESRCH);
+        let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw).ok_or_else(gone)?;
+        let fd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+        // Looked at after the open: from here on the pid can't pass to another unnoticed.
+        match ProcessId::of(process.pid) {
+            Ok(now) if now == process => Ok(Self(fd)),
+            _ => Err(gone()),
+        }
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// ESRCH when the process has exited and was waited for.
+    pub fn send_signal(&self, signal: Signal) -> io::Result<()> {
+        Ok(rustix::process::pidfd_send_signal(&self.0, signal)?)
+    }
+
+    /// Waits until the process has exited (true), or the time is up (false).
+    ///
+    /// # Errors
+    /// When poll(2) fails.
+    pub fn wait_exit(&self, timeout: Duration) -> io::Result<bool> {
+        let deadline = Instant::now() + timeout;
+        let mut polled = [PollFd::new(&self.0, PollFlags::IN)];
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = Timespec {
+                tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            match rustix::event::poll(&mut polled, Some(&left)) {
+                Ok(ready) => return Ok(ready > 0),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// For tokio's `AsyncFd`.
+impl AsRawFd for PidFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_pidfd_sees_the_exit_and_signals_its_process_only() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let process = ProcessId::of(child.id()).unwrap();
+        let pidfd = PidFd::open(process).unwrap();
+        assert!(!pidfd.wait_exit(Duration::from_millis(1)).unwrap());
+        pidfd.send_signal(Signal::TERM).unwrap();
+        assert!(pidfd.wait_exit(Duration::from_secs(10)).unwrap());
+        child.wait().unwrap();
+        let error = pidfd.send_signal(Signal::TERM).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
+        assert!(PidFd::open(process).is_err());
+    }
+
+    #[test]
+    fn a_process_with_another_start_time_is_not_opened() {
+        let own = ProcessId::of(std::process::id()).unwrap();
+        let former = ProcessId { start_time: own.start_time - 1, ..own };
+        assert!(PidFd::open(own).is_ok());
+        assert_eq!(PidFd::open(former).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+    }
+}

@@ -1,0 +1,254 @@
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use super::{Credentials, inherit};
+use crate::device::Admitted;
+
+/// A guest's program to start, and everything that it inherits.
+#[derive(Debug)]
+pub struct SpawnRequest<'a> {
+    /// The program; absolute, so that no search path chooses another.
+    pub program: &'a Path,
+    /// Its arguments, without the program's own name.
+    pub args: &'a [OsString],
+    /// Variables set for it on top of our own environment.
+    pub env: &'a [(OsString, OsString)],
+    /// Raw network devices handed over, each under the number that it has here.
+    pub devices: &'a [&'a Admitted],
+    /// The listening socket of its monitor, under the number that it has here.
+    pub monitor: Option<&'a UnixListener>,
+    /// Who it runs as; our own user and privileges when `None`.
+    pub credentials: Option<&'a Credentials>,
+    /// Where it starts; our own directory when `None`.
+    pub directory: Option<&'a Path>,
+    /// Its standard input.
+    pub stdin: Stdio,
+    /// Its standard output.
+    pub stdout: Stdio,
+    /// Its standard error.
+    pub stderr: Stdio,
+    /// Whether it leads a session of its own, without our terminal.
+    pub new_session: bool,
+}
+
+impl<'a> SpawnRequest<'a> {
+    /// A program that inherits our stdio and environment and nothing else.
+    pub fn new(program: &'a Path, args: &'a [OsString]) -> Self {
+        Self {
+            program,
+            args,
+            env: &[],
+            devices: &[],
+            monitor: None,
+            credentials: None,
+            directory: None,
+            stdin: Stdio::inherit(),
+            stdout: Stdio::inherit(),
+            stderr: Stdio::inherit(),
+            new_session: false,
+        }
+    }
+}
+
+/// Starts a guest's program.
+///
+/// It inherits stdio, the devices and the monitor's listener, and no other descriptor, close-on-exec
+/// or not. SIGINT is blocked in it: Ctrl-C at the terminal reaches its whole process group, and it
+/// is the supervisor who then stops the guest in order. With credentials it runs without any
+/// capability and with `no_new_privs`.
+///
+/// What it doesn't inherit is closed while it execs, and this returns when that is under way: for
+/// some microseconds `/proc/PID/fd` may show more. What it inherits is there from the beginning.
+///
+/// # Errors
+/// InvalidInput when the program's path is relative; what fork(2), the change of user or execve(2)
+/// refused, in which case nothing runs.
+pub fn spawn(request: SpawnRequest<'_>) -> io::Result<Child> {
+    if !request.program.is_absolute() {
+        let message = format!("The program '{}' needs an absolute path", request.program.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    let devices = request.devices.iter().map(|device| device.as_fd());
+    let inherited: Vec<BorrowedFd<'_>> = devices.chain(request.monitor.map(AsFd::as_fd)).collect();
+
+    let mut command = Command::new(request.program);
+    command.args(request.args).envs(request.env.iter().map(|(key, value)| (key, value)));
+    command.stdin(request.stdin).stdout(request.stdout).stderr(request.stderr);
+    if let Some(directory) = request.directory {
+        command.current_dir(directory);
+    }
+    start(command, &inherited, Sigint::Blocked, request.credentials.cloned(), request.new_session)
+}
+
+/// What a Ctrl-C at the terminal does to the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sigint {
+    /// It ends it, or does what the program chooses.
+    Default,
+    /// Nothing.
+    Blocked,
+}
+
+/// Starts `command` with stdio and `inherited`, and no descriptor else.
+pub(super) fn start(
+    mut command: Command,
+    inherited: &[BorrowedFd<'_>],
+    sigint: Sigint,
+    credentials: Option<Credentials>,
+    new_session: bool,
+) -> io::Result<Child> {
+    let keep: Vec<RawFd> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
+    let prepare = move || {
+        inherit::keep_only(&keep)?;
+        if sigint == Sigint::Blocked {
+            // std has just emptied the mask, so this lasts.
+            inherit::block_sigint()?;
+        }
+        if new_session {
+            inherit::new_session()?;
+        }
+        if let Some(user) = &credentials {
+            inherit::become_user(user.uid, user.gid, &user.groups)?;
+        }
+        Ok(())
+    };
+    // SAFETY: `prepare` makes async-signal-safe calls only; it allocates, frees and locks nothing.
+    // The descriptors that it keeps are borrowed until after the exec.
+    unsafe { command.pre_exec(prepare) };
+    command.spawn()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::OwnedFd;
+
+    use rustix::io::FdFlags;
+    use rustix::pipe::{PipeFlags, pipe_with};
+
+    use super::*;
+    use crate::process::testing::{settled_descriptors, status};
+
+    fn sleep() -> Command {
+        let mut command = Command::new("/bin/sleep");
+        command.arg("60").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    fn end(mut child: Child) {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// A descriptor that any ordinary child would inherit.
+    fn leaked() -> File {
+        let file = File::open("/dev/zero").unwrap();
+        rustix::io::fcntl_setfd(&file, FdFlags::empty()).unwrap();
+        file
+    }
+
+    fn pipe() -> (OwnedFd, OwnedFd) {
+        pipe_with(PipeFlags::CLOEXEC).unwrap()
+    }
+
+    #[test]
+    fn a_child_inherits_what_is_meant_for_it_and_nothing_else() {
+        let leaked = leaked();
+        let (reader, writer) = pipe();
+        let keep = [writer.as_fd(), reader.as_fd()];
+        let child = start(sleep(), &keep, Sigint::Blocked, None, false).unwrap();
+        let mut expected = vec![0, 1, 2, reader.as_raw_fd(), writer.as_raw_fd()];
+        expected.sort_unstable();
+        let seen = settled_descriptors(child.id(), &expected);
+        let same = |fd: RawFd| crate::proc::same_file(std::process::id(), fd, child.id(), fd).unwrap();
+        assert!(same(reader.as_raw_fd()) && same(writer.as_raw_fd()));
+        end(child);
+        assert_eq!(seen, expected, "{leaked:?} must not be there");
+        // Here they stay as they were.
+        assert!(rustix::io::fcntl_getfd(&writer).unwrap().contains(FdFlags::CLOEXEC));
+        assert!(!rustix::io::fcntl_getfd(&leaked).unwrap().contains(FdFlags::CLOEXEC));
+    }
+
+    #[test]
+    fn the_monitor_listener_goes_along_under_its_number() {
+        let directory = tempfile::tempdir().unwrap();
+        let monitor = UnixListener::bind(directory.path().join("qmp")).unwrap();
+        let args = ["60".into()];
+        let child = spawn(SpawnRequest {
+            monitor: Some(&monitor),
+            stdin: Stdio::null(),
+            stdout: Stdio::null(),
+            stderr: Stdio::null(),
+            new_session: true,
+            ..SpawnRequest::new(Path::new("/bin/sleep"), &args)
+        })
+        .unwrap();
+        let expected = [0, 1, 2, monitor.as_raw_fd()];
+        let seen = settled_descriptors(child.id(), &expected);
+        let session = status(child.id(), "NSsid");
+        let pid = child.id();
+        end(child);
+        assert_eq!(seen, expected);
+        assert_eq!(session, pid.to_string());
+    }
+
+    #[test]
+    fn interrupts_are_for_the_supervisor_alone() {
+        let child = start(sleep(), &[], Sigint::Blocked, None, false).unwrap();
+        let blocked = status(child.id(), "SigBlk");
+        end(child);
+        assert_eq!(blocked, "0000000000000002");
+    }
+
+    #[test]
+    fn credentials_are_given_up_for_good() {
+        let user = Credentials { uid: 65_534, gid: 65_533, groups: vec![65_533, 12] };
+        let child = start(sleep(), &[], Sigint::Blocked, Some(user), false).unwrap();
+        let show = |field| status(child.id(), field);
+        let seen = [
+            show("Uid"),
+            show("Gid"),
+            show("Groups"),
+            show("NoNewPrivs"),
+            show("CapPrm"),
+            show("CapEff"),
+            show("CapAmb"),
+        ];
+        end(child);
+        let none = "0000000000000000";
+        assert_eq!(
+            seen,
+            ["65534 65534 65534 65534", "65533 65533 65533 65533", "12 65533", "1", none, none, none]
+        );
+    }
+
+    #[test]
+    fn without_credentials_nothing_is_given_up() {
+        let child = start(sleep(), &[], Sigint::Blocked, None, false).unwrap();
+        let seen = [status(child.id(), "Uid"), status(child.id(), "NoNewPrivs")];
+        end(child);
+        let own = std::process::id();
+        assert_eq!(seen, [status(own, "Uid"), status(own, "NoNewPrivs")]);
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_an_error_here() {
+        let missing = spawn(SpawnRequest::new(Path::new("/nonexistent/qemu"), &[])).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        let relative = spawn(SpawnRequest::new(Path::new("sleep"), &[])).unwrap_err();
+        assert_eq!(relative.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_failure_between_fork_and_exec_is_an_error_here() {
+        // SAFETY: never used as a descriptor here: the child finds that it isn't open.
+        let gone = unsafe { BorrowedFd::borrow_raw(900) };
+        let error = start(sleep(), &[gone], Sigint::Blocked, None, false).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EBADF));
+    }
+}

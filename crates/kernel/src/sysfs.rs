@@ -1,0 +1,59 @@
+//! The device number of a macvtap, as the kernel's sysfs tells it.
+//!
+//! A macvtap's number in its name, `/dev/tapN`, is its link's, and links are numbered in each
+//! network namespace anew: two of them may have a macvtap 5, of which the kernel's devtmpfs shows
+//! only the first. So the node's path proves nothing; its device number, which is the host's own,
+//! does. And a mounted `/sys` shows the links of the network namespace it was mounted in, which is
+//! not always the calling thread's.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::fs::{CWD, Mode, OFlags, major, minor, openat, stat};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+use taptrail_record::{IfName, Rdev};
+
+/// Where sysfs is mounted.
+const SYS: &str = "/sys";
+
+/// The device number of a macvtap in the calling thread's network namespace; `None` when there is
+/// none, or sysfs can't be had.
+pub(crate) fn macvtap_rdev(ifname: &IfName, ifindex: u32) -> Option<Rdev> {
+    // macvtap_device_event() in drivers/net/macvtap.c links the device below its interface.
+    let file = format!("class/net/{ifname}/tap{ifindex}/dev");
+    let root = mount().or_else(|_| openat(CWD, SYS, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())).ok()?;
+    let text = read(root.as_fd(), &file).ok()?;
+    let (major, minor) = text.trim_end().split_once(':')?;
+    Some(Rdev { major: major.parse().ok()?, minor: minor.parse().ok()? })
+}
+
+/// Whether the node of a new macvtap is another one's, of the same number in another network
+/// namespace.
+pub(crate) fn macvtap_node_is_taken(ifname: &IfName, ifindex: u32) -> bool {
+    let (Some(rdev), Ok(stat)) = (macvtap_rdev(ifname, ifindex), stat(macvtap_node(ifindex))) else {
+        return false;
+    };
+    Rdev { major: major(stat.st_rdev), minor: minor(stat.st_rdev) } != rdev
+}
+
+/// The path of a macvtap's node.
+pub(crate) fn macvtap_node(ifindex: u32) -> PathBuf {
+    format!("/dev/tap{ifindex}").into()
+}
+
+/// Mounts sysfs anew, nowhere in the tree: a new mount is the calling thread's. Needs
+/// `CAP_SYS_ADMIN`; without it `/sys` has to do.
+fn mount() -> Result<OwnedFd, Errno> {
+    let context = fsopen("sysfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)
+}
+
+fn read(root: impl AsFd, path: &str) -> Result<String, Errno> {
+    let file = openat(root, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    // "MAJOR:MINOR\n", which sysfs gives in one read.
+    let mut bytes = [0; 32];
+    let length = retry_on_intr(|| rustix::io::read(&file, &mut bytes))?;
+    Ok(String::from_utf8_lossy(&bytes[..length]).into_owned())
+}

@@ -1,0 +1,6 @@
+//! Code that would hand over a device without a record does not compile.
+
+#[test]
+fn a_device_without_a_record_can_not_be_handed_over() {
+    trybuild::TestCases::new().compile_fail("tests/ui/*.rs");
+}

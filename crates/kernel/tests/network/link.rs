@@ -1,0 +1,146 @@
+use rustix::io::Errno;
+use taptrail_kernel::link::{Change, LinkError, Links};
+use taptrail_record::MacAddr;
+
+use crate::lab::{details, find, in_own_network, index, ip, name};
+
+const MAC: MacAddr = MacAddr([0xfe, 0x54, 0, 0, 0, 1]);
+
+fn bridge_and_veth() -> (u32, u32) {
+    ip("link add br0 type bridge");
+    ip("link add v0 type veth peer name v1");
+    (index("br0"), index("v0"))
+}
+
+#[test]
+fn a_link_is_found_by_any_of_its_names_and_by_number() {
+    in_own_network(|| {
+        let (bridge, veth) = bridge_and_veth();
+        ip("link property add dev br0 altname lan-bridge");
+        let mut links = Links::open().unwrap();
+        let found = links.find(&name("lan-bridge")).unwrap().unwrap();
+        assert_eq!((found.name.as_str(), found.index), ("br0", bridge));
+        assert_eq!(found.kind.as_deref(), Some("bridge"));
+        assert_eq!(links.by_index(veth).unwrap().unwrap().lower, Some(index("v1")));
+        assert_eq!(links.find(&name("none")).unwrap(), None);
+        assert_eq!(links.by_index(4711).unwrap(), None);
+    });
+}
+
+#[test]
+fn settings_are_changed_together() {
+    in_own_network(|| {
+        let (bridge, veth) = bridge_and_veth();
+        let change = Change { mac: Some(MAC), mtu: Some(1400), master: Some(bridge), up: Some(true) };
+        Links::open().unwrap().configure(veth, &change).unwrap();
+        let link = find("v0").unwrap();
+        assert_eq!((link.mac, link.mtu, link.master, link.up), (Some(MAC), 1400, Some(bridge), true));
+    });
+}
+
+#[test]
+fn settings_are_changed_one_by_one() {
+    in_own_network(|| {
+        let (bridge, veth) = bridge_and_veth();
+        let mut links = Links::open().unwrap();
+        links.set_mac(veth, MAC).unwrap();
+        links.set_mtu(veth, 1300).unwrap();
+        links.set_master(veth, bridge).unwrap();
+        links.set_up(veth, true).unwrap();
+        let link = find("v0").unwrap();
+        assert_eq!((link.mac, link.mtu, link.master, link.up), (Some(MAC), 1300, Some(bridge), true));
+
+        links.set_master(veth, 0).unwrap();
+        links.set_up(veth, false).unwrap();
+        let link = find("v0").unwrap();
+        assert_eq!((link.master, link.up), (None, false));
+    });
+}
+
+#[test]
+fn a_refusal_names_the_link_and_what_was_to_be_done() {
+    in_own_network(|| {
+        let (bridge, veth) = bridge_and_veth();
+        let mut links = Links::open().unwrap();
+        let error = links.set_mtu(veth, 1_000_000).unwrap_err();
+        assert_eq!(error.errno(), Some(Errno::INVAL));
+        let text = error.to_string();
+        assert!(text.starts_with("The kernel refused to set its MTU (link 'v0'"), "{text}");
+        assert!(text.contains("mtu"), "the kernel's own words are missing: {text}");
+
+        let error = links.set_master(veth, 4711).unwrap_err();
+        assert!(!error.is_missing(), "it is the bridge that is missing: {error}");
+        assert!(error.to_string().contains("make it a bridge's port (link 'v0'"), "{error}");
+
+        let error = links.set_master(bridge, bridge).unwrap_err();
+        assert!(matches!(error, LinkError::Refused { .. }), "{error:?}");
+    });
+}
+
+#[test]
+fn a_link_that_is_gone_can_be_told_from_one_that_can_not_be_deleted() {
+    in_own_network(|| {
+        let (bridge, _) = bridge_and_veth();
+        let mut links = Links::open().unwrap();
+        links.delete(bridge).unwrap();
+        assert_eq!(find("br0"), None);
+        let error = links.delete(bridge).unwrap_err();
+        assert!(error.is_missing(), "{error:?}");
+        assert_eq!(error.to_string(), format!("There is no link number {bridge} to delete it"));
+        let error = links.delete(index("lo")).unwrap_err();
+        assert!(!error.is_missing(), "{error:?}");
+        assert_eq!(error.errno(), Some(Errno::OPNOTSUPP));
+    });
+}
+
+#[test]
+fn a_port_is_isolated_and_freed() {
+    in_own_network(|| {
+        let (bridge, veth) = bridge_and_veth();
+        let mut links = Links::open().unwrap();
+        let error = links.set_isolated(veth, true).unwrap_err();
+        assert!(matches!(error, LinkError::NotAPort { .. }), "{error:?}");
+        links.set_master(veth, bridge).unwrap();
+        for isolated in [true, false] {
+            links.set_isolated(veth, isolated).unwrap();
+            assert_eq!(details("v0")["linkinfo"]["info_slave_data"]["isolated"], isolated);
+        }
+    });
+}
+
+#[test]
+fn a_vlan_needs_a_bridges_port() {
+    in_own_network(|| {
+        let (_, veth) = bridge_and_veth();
+        let error = Links::open().unwrap().set_port_vlan(veth, 7).unwrap_err();
+        assert!(matches!(error, LinkError::NotAPort { .. }), "{error:?}");
+    });
+}
+
+/// Whichever of the two this machine's kernel is.
+#[test]
+fn a_vlan_is_set_or_its_lack_is_named() {
+    in_own_network(|| {
+        let (bridge, veth) = bridge_and_veth();
+        let mut links = Links::open().unwrap();
+        links.set_master(veth, bridge).unwrap();
+        let error = links.set_port_vlan(veth, 7).unwrap_err();
+        if links.by_index(bridge).unwrap().unwrap().vlan_filtering.is_none() {
+            assert!(matches!(error, LinkError::NoVlanFiltering { .. }), "{error:?}");
+            assert!(error.to_string().contains("CONFIG_BRIDGE_VLAN_FILTERING"), "{error}");
+            return;
+        }
+        assert!(matches!(error, LinkError::VlanFilteringOff { .. }), "{error:?}");
+        ip("link set br0 type bridge vlan_filtering 1");
+        links.set_port_vlan(veth, 7).unwrap();
+        let output = std::process::Command::new("/usr/sbin/bridge")
+            .args(["-json", "vlan", "show", "dev", "v0"])
+            .output()
+            .unwrap();
+        let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let vlans = shown[0]["vlans"].as_array().unwrap();
+        assert_eq!(vlans.len(), 1, "{shown}");
+        assert_eq!(vlans[0]["vlan"], 7);
+        assert_eq!(vlans[0]["flags"], serde_json::json!(["PVID", "Egress Untagged"]));
+    });
+}

@@ -1,0 +1,9 @@
+//! One open, one record: an attempt can't be entered in two books.
+
+use taptrail_kernel::device::Attempt;
+
+fn twice(attempt: Attempt) -> (Attempt, Attempt) {
+    (attempt.clone(), attempt)
+}
+
+fn main() {}

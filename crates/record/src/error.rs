@@ -1,0 +1,56 @@
+use bstr::ByteSlice as _;
+
+/// Why a line or a text is no record that can be believed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    /// The line is longer than any that auditd writes.
+    #[error("Line of {len} bytes is too long: an audit record has {max} at most")]
+    TooLong {
+        /// Its length.
+        len: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// `type=` is missing where it must stand.
+    #[error("Line is no audit record: 'type=' is missing")]
+    NoType,
+    /// `msg=audit(SECONDS.MILLIS:SERIAL):` is missing or malformed.
+    #[error("Record has no valid 'msg=audit(SECONDS.MILLIS:SERIAL):'")]
+    Stamp,
+    /// The end is missing: a quote is not closed, or `res=` was cut off. What it tells of the
+    /// outcome is unknown, which is never a success.
+    #[error("Record is cut off")]
+    Truncated,
+    /// The record needs a pair that it does not have.
+    #[error("Record has no '{key}='")]
+    Missing {
+        /// The pair's key.
+        key: &'static str,
+    },
+    /// The record has a pair twice, and which one counts can't be known.
+    #[error("Record has '{key}=' twice")]
+    Duplicate {
+        /// The pair's key.
+        key: &'static str,
+    },
+    /// A pair's value is not of its kind.
+    #[error("Record has an invalid '{key}={value}'")]
+    Value {
+        /// The pair's key, as in the record; cut.
+        key: String,
+        /// The value, as in the record; cut.
+        value: String,
+    },
+}
+
+impl ParseError {
+    pub(crate) fn value(key: &[u8], value: &[u8]) -> Self {
+        Self::Value { key: excerpt(key), value: excerpt(value) }
+    }
+}
+
+/// Enough of outside bytes to recognise them, safe to show.
+fn excerpt(bytes: &[u8]) -> String {
+    let cut = &bytes[..bytes.len().min(64)];
+    cut.to_str_lossy().chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}

@@ -1,0 +1,84 @@
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Why a guest started or stopped: one bare word of a `VIRT_CONTROL` record.
+///
+/// libvirt knows more words than are named here (`migrated`, `saved`, `restored`, `from-snapshot` …)
+/// and may learn new ones, so any word of letters, digits, `-` and `_` is one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Reason(Cow<'static, str>);
+
+impl Reason {
+    /// Start: a guest of this host was booted.
+    pub const BOOTED: Self = Self(Cow::Borrowed("booted"));
+    /// Stop: the guest shut itself down.
+    pub const SHUTDOWN: Self = Self(Cow::Borrowed("shutdown"));
+    /// Stop: the host ended the guest.
+    pub const DESTROYED: Self = Self(Cow::Borrowed("destroyed"));
+    /// Stop: the guest or its QEMU crashed.
+    pub const CRASHED: Self = Self(Cow::Borrowed("crashed"));
+    /// Stop: the guest never came up, or QEMU ended without a word.
+    pub const FAILED: Self = Self(Cow::Borrowed("failed"));
+
+    const MAX: usize = 64;
+
+    /// The word as it stands in a record.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The text can't be the reason of a start or stop.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' can't be a reason: 1 to 64 letters, digits, '-' or '_' are needed")]
+pub struct ReasonError(String);
+
+impl FromStr for Reason {
+    type Err = ReasonError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let good = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        if text.is_empty() || text.len() > Self::MAX || !text.bytes().all(good) {
+            return Err(ReasonError(text.chars().take(64).collect()));
+        }
+        Ok(Self(Cow::Owned(text.to_owned())))
+    }
+}
+
+impl TryFrom<String> for Reason {
+    type Error = ReasonError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Reason> for String {
+    fn from(reason: Reason) -> Self {
+        reason.0.into_owned()
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_one_bare_word() {
+        assert_eq!("booted".parse(), Ok(Reason::BOOTED));
+        assert_eq!("from-snapshot".parse::<Reason>().unwrap().as_str(), "from-snapshot");
+        for text in ["", "a b", "a=b", "\"booted\"", "é", &"a".repeat(65)] {
+            assert!(text.parse::<Reason>().is_err(), "{text}");
+        }
+    }
+}

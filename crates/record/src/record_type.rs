@@ -1,0 +1,93 @@
+use std::fmt;
+use std::str::FromStr;
+
+/// An audit record's type, as a number (linux/audit.h and libaudit's `msg_typetab.h`).
+///
+/// libvirt's are 2500 to 2599, a part of the range 2500-2599 kept for virtualisation; like all from
+/// 2100 up, each is an event of one record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordType(pub u16);
+
+/// The numbers whose names matter here; other types keep their number.
+const NAMES: [(RecordType, &str); 10] = [
+    (RecordType::VIRT_CONTROL, "VIRT_CONTROL"),
+    (RecordType::VIRT_RESOURCE, "VIRT_RESOURCE"),
+    (RecordType::VIRT_MACHINE_ID, "VIRT_MACHINE_ID"),
+    (RecordType(2503), "VIRT_INTEGRITY_CHECK"),
+    (RecordType(2504), "VIRT_CREATE"),
+    (RecordType(2505), "VIRT_DESTROY"),
+    (RecordType(2506), "VIRT_MIGRATE_IN"),
+    (RecordType(2507), "VIRT_MIGRATE_OUT"),
+    (RecordType::SYSTEM_BOOT, "SYSTEM_BOOT"),
+    (RecordType(1128), "SYSTEM_SHUTDOWN"),
+];
+
+impl RecordType {
+    /// A host's boot, written by init.
+    pub const SYSTEM_BOOT: Self = Self(1127);
+    /// A guest starts or stops.
+    pub const VIRT_CONTROL: Self = Self(2500);
+    /// A guest is given, or gives back, a resource of the host.
+    pub const VIRT_RESOURCE: Self = Self(2501);
+    /// A guest's security label.
+    pub const VIRT_MACHINE_ID: Self = Self(2502);
+
+    /// The number, as in a netlink header.
+    pub fn number(self) -> u16 {
+        self.0
+    }
+
+    /// The name in `type=`, where this room knows it.
+    pub fn name(self) -> Option<&'static str> {
+        NAMES.iter().find(|(number, _)| *number == self).map(|(_, name)| *name)
+    }
+
+    /// The type with this name, or with this number in `UNKNOWN[number]`; `None` for the many others
+    /// that tell nothing of guests.
+    pub fn from_name(name: &[u8]) -> Option<Self> {
+        if let Some((number, _)) = NAMES.iter().find(|(_, known)| known.as_bytes() == name) {
+            return Some(*number);
+        }
+        let digits = name.strip_prefix(b"UNKNOWN[")?.strip_suffix(b"]")?;
+        crate::number::decimal(digits).map(Self)
+    }
+}
+
+/// The text is not a record type that this room knows.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not a known record type: VIRT_CONTROL, VIRT_RESOURCE … or UNKNOWN[number] is needed")]
+pub struct RecordTypeError(String);
+
+impl FromStr for RecordType {
+    type Err = RecordTypeError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::from_name(text.as_bytes()).ok_or_else(|| RecordTypeError(text.chars().take(64).collect()))
+    }
+}
+
+impl fmt::Display for RecordType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => f.pad(name),
+            None => write!(f, "UNKNOWN[{}]", self.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_has_a_name_or_an_unknown_number() {
+        assert_eq!(RecordType(2501).to_string(), "VIRT_RESOURCE");
+        assert_eq!("VIRT_CONTROL".parse(), Ok(RecordType::VIRT_CONTROL));
+        assert_eq!("UNKNOWN[2501]".parse(), Ok(RecordType::VIRT_RESOURCE));
+        assert_eq!(RecordType(2599).to_string(), "UNKNOWN[2599]");
+        assert_eq!("UNKNOWN[2599]".parse(), Ok(RecordType(2599)));
+        for text in ["", "SYSCALL", "UNKNOWN[]", "UNKNOWN[70000]", "UNKNOWN[+1]", "UNKNOWN[1"] {
+            assert!(text.parse::<RecordType>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+use std::fmt::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use crate::encode::push_string;
+use crate::{Device, Event, MacAddr, Record};
+
+/// The longest text that the kernel keeps whole (`AUDIT_MESSAGE_TEXT_MAX`, linux/audit.h). What is
+/// beyond is cut, and with it `res=`.
+pub const MAX_TEXT: usize = 8560;
+
+/// The record's text does not fit into a kernel record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("Record of guest '{guest}' would be {len} bytes long: the kernel keeps {MAX_TEXT}")]
+pub struct TooLong {
+    /// The guest's name, cut to 64 characters.
+    pub guest: String,
+    /// The text's length in bytes.
+    pub len: usize,
+}
+
+impl Record {
+    /// The text between `msg='` and `'`: libvirt's own pairs in libvirt's order, ours after them,
+    /// then the tail that libaudit adds for the program `exe`.
+    ///
+    /// ```
+    /// # use taptrail_record::{Device, Event, GuestId, Rdev, Record};
+    /// # use std::path::Path;
+    /// let guest = GuestId { name: "web1".into(), uuid: "2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e".parse()? };
+    /// let device = Device::new("/dev/net/tun", Some(Rdev::TUN), Some("vnet0".into()));
+    /// let open = Event::Open { mac: "52:54:00:12:34:56".parse()?, device, queue: Some(0) };
+    /// assert_eq!(
+    ///     Record::success(guest, open).text(Path::new("/usr/bin/taptrail"))?,
+    ///     "virt=kvm resrc=net reason=open vm=\"web1\" uuid=2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e \
+    ///      net=52:54:00:12:34:56 path=\"/dev/net/tun\" rdev=0A:C8 dev=\"vnet0\" queue=0 \
+    ///      exe=\"/usr/bin/taptrail\" hostname=? addr=? terminal=? res=success"
+    /// );
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`TooLong`] when the text exceeds [`MAX_TEXT`]: only a very long guest name or path can.
+    pub fn text(&self, exe: &Path) -> Result<String, TooLong> {
+        let mut text = Text(String::with_capacity(384));
+        text.0.push_str("virt=kvm");
+        text.event(self);
+        text.maybe("errno", self.errno);
+        if let Some(requester) = self.requester {
+            text.pair("req-uid", requester.uid);
+            text.pair("req-auid", requester.auid);
+            text.pair("req-pid", requester.pid);
+        }
+        push_string(&mut text.0, "exe", exe.as_os_str().as_bytes());
+        text.0.push_str(" hostname=? addr=? terminal=?");
+        text.pair("res", self.outcome.as_str());
+        if text.0.len() > MAX_TEXT {
+            return Err(TooLong { guest: self.guest.name.chars().take(64).collect(), len: text.0.len() });
+        }
+        Ok(text.0)
+    }
+}
+
+struct Text(String);
+
+impl Text {
+    fn event(&mut self, record: &Record) {
+        match &record.event {
+            Event::Open { mac, device, queue } => {
+                self.net("open", record);
+                self.device(*mac, device, *queue);
+            }
+            Event::Close { mac, device, queue } => {
+                self.net("close", record);
+                self.device(*mac, device, *queue);
+            }
+            Event::Keep { mac, device, queue, vm_pid } => {
+                self.net("keep", record);
+                self.device(*mac, device, *queue);
+                self.maybe("vm-pid", *vm_pid);
+            }
+            Event::Start { mac, vm_pid, fds } => {
+                self.net("start", record);
+                self.change(None, Some(*mac), *vm_pid, *fds);
+            }
+            Event::Attach { mac, vm_pid, fds } => {
+                self.net("attach", record);
+                self.change(None, Some(*mac), *vm_pid, *fds);
+            }
+            Event::Detach { mac, vm_pid, fds, forced } => {
+                self.net("detach", record);
+                self.change(Some(*mac), None, *vm_pid, *fds);
+                if *forced {
+                    self.pair("forced", "yes");
+                }
+            }
+            Event::GuestStart { reason, vm_pid } => {
+                self.pair("op", "start");
+                self.control(reason, *vm_pid, record);
+            }
+            Event::GuestStop { reason, vm_pid } => {
+                self.pair("op", "stop");
+                self.control(reason, *vm_pid, record);
+            }
+        }
+    }
+
+    fn net(&mut self, reason: &str, record: &Record) {
+        self.pair("resrc", "net");
+        self.pair("reason", reason);
+        self.guest(record);
+    }
+
+    fn control(&mut self, reason: &crate::Reason, vm_pid: Option<u32>, record: &Record) {
+        self.pair("reason", reason);
+        self.guest(record);
+        self.pair("vm-pid", vm_pid.unwrap_or(0));
+    }
+
+    fn guest(&mut self, record: &Record) {
+        push_string(&mut self.0, "vm", record.guest.name.as_bytes());
+        self.pair("uuid", record.guest.uuid);
+    }
+
+    fn device(&mut self, mac: MacAddr, device: &Device, queue: Option<u32>) {
+        self.pair("net", mac);
+        push_string(&mut self.0, "path", device.path.as_bytes());
+        match device.rdev {
+            Some(rdev) => self.pair("rdev", rdev),
+            None => self.pair("rdev", "?"),
+        }
+        if let Some(dev) = &device.dev {
+            push_string(&mut self.0, "dev", dev.as_bytes());
+        }
+        self.maybe("queue", queue);
+    }
+
+    fn change(&mut self, old: Option<MacAddr>, new: Option<MacAddr>, vm_pid: Option<u32>, fds: Option<u32>) {
+        for (key, mac) in [("old-net", old), ("new-net", new)] {
+            match mac {
+                Some(mac) => self.pair(key, format_args!("\"{mac}\"")),
+                None => self.pair(key, "\"?\""),
+            }
+        }
+        self.maybe("vm-pid", vm_pid);
+        self.maybe("fds", fds);
+    }
+
+    fn maybe(&mut self, key: &str, value: Option<impl fmt::Display>) {
+        if let Some(value) = value {
+            self.pair(key, value);
+        }
+    }
+
+    fn pair(&mut self, key: &str, value: impl fmt::Display) {
+        // Writing to a String can't fail.
+        let _ = write!(self.0, " {key}={value}");
+    }
+}

@@ -1,0 +1,180 @@
+//! What people see, as they see it.
+
+#![allow(clippy::unwrap_used)]
+
+use jiff::{SignedDuration, Timestamp};
+use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
+use taptrail_report::{DeviceRow, GuestRow, NicRow, Style, guest_table, json, nic_table, trail_table};
+use taptrail_trail::{Entry, Report, Trail};
+use uuid::Uuid;
+
+const STYLE: Style = Style { width: None, color: false, utc: true };
+
+fn tun() -> Device {
+    Device::new("/dev/net/tun", Some(Rdev::TUN), Some("vnet0".into()))
+}
+
+fn macvtap() -> Device {
+    Device::new("/dev/tap7", Some(Rdev { major: 246, minor: 2 }), Some("macvtap0".into()))
+}
+
+fn vhost() -> Device {
+    Device::new("/dev/vhost-net", Some(Rdev::VHOST_NET), None)
+}
+
+/// A guest with a two-queue tap from its start, a macvtap that came and went, and a plug that failed.
+fn trail(hosts: [&str; 2]) -> Report {
+    let (first, second) = (MacAddr::kvm([0, 0, 1]), MacAddr::kvm([0, 0, 2]));
+    let pid = Some(4711);
+    let guest = |name: &str| GuestId { name: name.into(), uuid: Uuid::from_u128(1) };
+    let ok = |event| Record::success(guest("web1"), event);
+    let open = |mac, device, queue| Event::Open { mac, device, queue: Some(queue) };
+    let close = |mac, device, queue| Event::Close { mac, device, queue: Some(queue) };
+    let no_vhost = Device::new("/dev/vhost-net", None, None);
+    let records = [
+        ok(open(first, tun(), 0)),
+        ok(open(first, tun(), 1)),
+        Record::failed(guest("web1"), open(first, no_vhost, 0), Some(2)),
+        ok(Event::Start { mac: first, vm_pid: pid, fds: Some(2) }),
+        ok(Event::GuestStart { reason: Reason::BOOTED, vm_pid: pid }),
+        ok(open(second, macvtap(), 0)),
+        ok(Event::Attach { mac: second, vm_pid: pid, fds: Some(1) }),
+        ok(close(second, macvtap(), 0)),
+        ok(Event::Detach { mac: second, vm_pid: pid, fds: Some(1), forced: true }),
+        ok(open(second, macvtap(), 0)),
+        Record::failed(guest("web1"), Event::Attach { mac: second, vm_pid: pid, fds: Some(1) }, None),
+        ok(close(second, macvtap(), 0)),
+        Record::success(guest("\x1b[31mevil\n"), open(first, tun(), 0)),
+    ];
+    let begin: Timestamp = "2026-11-23T23:59:50.017Z".parse().unwrap();
+    let last = records.len();
+    let mut trail = Trail::new();
+    for (line, record) in (1..).zip(records) {
+        let host = hosts[usize::from(line == last)].into();
+        let time = begin + SignedDuration::from_secs(i64::try_from(line).unwrap());
+        let serial = u32::try_from(line).ok();
+        trail.feed(&Entry { host, time, serial, source: "ledger".into(), line: line as u64, record });
+    }
+    let mut report = trail.finish();
+    report.input.unreadable = 1;
+    report
+}
+
+fn guests() -> Vec<GuestRow> {
+    let since = "2026-11-23T20:31:05.017Z".parse().ok();
+    let web = GuestRow {
+        name: "web1".into(),
+        uuid: Uuid::from_u128(0x2ea4_e9f1_1c4a_4c49_a5a1_0bbb_bf2a_1b0e),
+        pid: Some(4711),
+        state: "running".into(),
+        since,
+        nics: 2,
+    };
+    let other = GuestRow {
+        name: "db é 名".into(),
+        pid: None,
+        state: "starting".into(),
+        since: None,
+        nics: 0,
+        ..web.clone()
+    };
+    vec![web, other]
+}
+
+fn nics() -> Vec<NicRow> {
+    let row = |device: Device, queue, qemu_fd| DeviceRow { device, queue, qemu_fd };
+    let tap = NicRow {
+        mac: MacAddr::kvm([0, 0, 1]),
+        backend: "bridge=br0".into(),
+        model: "virtio-net-pci".into(),
+        queues: 2,
+        vhost: true,
+        ifname: Some("vnet0".into()),
+        state: "held".into(),
+        since: "2026-11-23T20:31:05.017Z".parse().ok(),
+        devices: vec![
+            row(tun(), 0, Some(30)),
+            row(tun(), 1, Some(31)),
+            row(vhost(), 0, Some(32)),
+            row(vhost(), 1, None),
+        ],
+    };
+    let kept = NicRow {
+        mac: MacAddr::kvm([0, 0, 2]),
+        backend: "macvtap=eth0,mode=vepa".into(),
+        model: "e1000e".into(),
+        queues: 1,
+        vhost: false,
+        ifname: Some("macvtap0".into()),
+        state: "kept".into(),
+        devices: vec![row(macvtap(), 0, Some(33))],
+        ..tap.clone()
+    };
+    let bare = NicRow {
+        mac: MacAddr::kvm([0, 0, 3]),
+        ifname: None,
+        since: None,
+        devices: Vec::new(),
+        ..kept.clone()
+    };
+    vec![tap, kept, bare]
+}
+
+#[test]
+fn a_trail() {
+    insta::assert_snapshot!(trail_table(&trail(["h1", "h1"]), &STYLE));
+}
+
+#[test]
+fn a_trail_of_two_hosts() {
+    insta::assert_snapshot!(trail_table(&trail(["h1", "h2"]), &STYLE));
+}
+
+#[test]
+fn tables_fit_a_terminal_of_80_columns() {
+    let narrow = Style { width: Some(80), ..STYLE };
+    let texts = [
+        trail_table(&trail(["h1", "h2"]), &narrow),
+        guest_table(&guests(), &narrow),
+        nic_table(&nics(), &narrow),
+    ];
+    for text in texts {
+        let wide = |line: &&str| line.chars().count() > 80 && !line.starts_with("    ");
+        assert_eq!(text.lines().find(wide), None, "{text}");
+        insta::assert_snapshot!(text);
+    }
+}
+
+#[test]
+fn a_trail_in_colour() {
+    let text = trail_table(&trail(["h1", "h1"]), &Style { color: true, ..STYLE });
+    insta::assert_snapshot!(text.replace('\x1b', "ESC"));
+}
+
+#[test]
+fn an_empty_trail() {
+    assert_eq!(
+        trail_table(&Report::default(), &STYLE),
+        "No holdings\n\n0 holdings, 0 held; 0 findings; 0 records read\n"
+    );
+}
+
+#[test]
+fn guests_of_a_host() {
+    insta::assert_snapshot!(guest_table(&guests(), &STYLE));
+    insta::assert_snapshot!(json(&guests()).unwrap());
+    assert_eq!(guest_table(&[], &STYLE), "No guests\n");
+}
+
+#[test]
+fn interfaces_of_a_guest() {
+    insta::assert_snapshot!(nic_table(&nics(), &STYLE));
+    insta::assert_snapshot!(json(&nics()[..1]).unwrap());
+    assert_eq!(nic_table(&[], &STYLE), "No interfaces\n");
+}
+
+#[test]
+fn rows_read_back_from_their_json() {
+    assert_eq!(serde_json::from_str::<Vec<NicRow>>(&json(&nics()).unwrap()).unwrap(), nics());
+    assert_eq!(serde_json::from_str::<Vec<GuestRow>>(&json(&guests()).unwrap()).unwrap(), guests());
+}

@@ -1,0 +1,279 @@
+//! The arguments, as clap reads them.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use taptrail_guest::{AuditMode, Dirs};
+use taptrail_record::MacAddr;
+use uuid::Uuid;
+
+/// Opens raw network devices for QEMU guests, hands them over, takes them back, and keeps an
+/// audit trail that says definitively which device was opened, granted and released.
+#[derive(Debug, Parser)]
+#[command(name = "taptrail", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    after_help = "Exit codes: 0 done; 1 not done; 2 unusable arguments or input; 3 the guest did not answer in time.\n`taptrail run` in the foreground ends with QEMU's own exit code."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// Where the ledger lies
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "TAPTRAIL_STATE_DIR",
+        default_value = "/var/lib/taptrail"
+    )]
+    pub(crate) state_dir: PathBuf,
+
+    /// Where sockets and locks lie, a directory for each guest
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "TAPTRAIL_RUN_DIR",
+        default_value = "/run/taptrail"
+    )]
+    pub(crate) run_dir: PathBuf,
+
+    /// Say more on standard error (twice: everything)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+
+    /// Say only warnings and errors on standard error
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+}
+
+impl Cli {
+    pub(crate) fn dirs(&self) -> Dirs {
+        Dirs { state: self.state_dir.clone(), run: self.run_dir.clone() }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a guest and supervise it until it ends
+    Run(Run),
+    /// Hot-plug an interface into a running guest
+    Attach(Attach),
+    /// Hot-unplug an interface, or revoke its devices
+    Detach(Detach),
+    /// Shut a guest down, or end it
+    Stop(Stop),
+    /// List the guests of this host
+    List(List),
+    /// Show a guest's interfaces and the devices that QEMU holds for them
+    Nics(Nics),
+    /// Show who held which device when, from this host's ledger
+    Trail(Trail),
+}
+
+const SPEC_HELP: &str = "An interface: bridge=BR | tap=NAME | macvtap=LOWER[,mode=bridge|vepa|private|passthru], and \
+mac= model= queues= vhost=on|off|auto mtu= ifname= filter=no-mac-spoofing isolated=on vlan= id= tun-path= vhost-path=";
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  taptrail run --name web1 --nic bridge=br0,filter=no-mac-spoofing -- qemu-system-x86_64 -m 512 -nographic disk.qcow2"
+)]
+pub(crate) struct Run {
+    /// The guest's name, unique on this host
+    #[arg(long)]
+    pub(crate) name: String,
+
+    /// The guest's uuid; made when left out
+    #[arg(long)]
+    pub(crate) uuid: Option<Uuid>,
+
+    #[arg(long, value_name = "SPEC", help = SPEC_HELP)]
+    pub(crate) nic: Vec<String>,
+
+    /// Run QEMU as this user, without capabilities
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+
+    /// What the kernel's audit is asked for; the ledger is written always
+    #[arg(long, value_enum, default_value_t = Audit::Auto)]
+    pub(crate) audit: Audit,
+
+    /// Return once the guest runs; its output goes to RUN_DIR/NAME/log
+    #[arg(long)]
+    pub(crate) background: bool,
+
+    /// Don't add QEMU's -sandbox
+    #[arg(long)]
+    pub(crate) no_sandbox: bool,
+
+    /// Free ports for later hot-plug, on machines that need them (q35, virt)
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(0..=32))]
+    pub(crate) hotplug_ports: u8,
+
+    /// The nft program that sets filters; looked for in /usr/sbin and /sbin when left out
+    #[arg(long, value_name = "PATH", env = "TAPTRAIL_NFT")]
+    pub(crate) nft: Option<PathBuf>,
+
+    /// How long Ctrl-C lets the guest shut down before QEMU is ended
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(crate) stop_timeout: Duration,
+
+    /// Where the background's parent waits for news
+    #[arg(long, hide = true, value_name = "FD", conflicts_with = "background")]
+    pub(crate) ready_fd: Option<i32>,
+
+    /// QEMU's program and its own arguments
+    #[arg(last = true, required = true, value_name = "QEMU")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Audit {
+    /// Hand nothing over unless the kernel has logged it
+    Required,
+    /// Use the kernel when it can, and say when not
+    Auto,
+    /// Use the ledger alone
+    Off,
+}
+
+impl Audit {
+    /// The value as it is written.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Required => "required",
+            Self::Auto => "auto",
+            Self::Off => "off",
+        }
+    }
+}
+
+impl From<Audit> for AuditMode {
+    fn from(audit: Audit) -> Self {
+        match audit {
+            Audit::Required => Self::Required,
+            Audit::Auto => Self::Auto,
+            Audit::Off => Self::Off,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Attach {
+    /// The guest's name
+    pub(crate) guest: String,
+
+    #[arg(long, value_name = "SPEC", help = SPEC_HELP, required_unless_present = "xml")]
+    pub(crate) nic: Option<String>,
+
+    /// The interface as libvirt's <interface> element; - reads standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "nic")]
+    pub(crate) xml: Option<PathBuf>,
+
+    /// Answer with JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Detach {
+    /// The guest's name
+    pub(crate) guest: String,
+
+    /// The interface's MAC
+    pub(crate) mac: MacAddr,
+
+    /// How long the guest may take to let go
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+
+    /// Revoke: take the devices at once, with the NIC still plugged
+    #[arg(long, conflicts_with = "timeout")]
+    pub(crate) force: bool,
+
+    /// Answer with JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stop {
+    /// The guest's name
+    pub(crate) guest: String,
+
+    /// How long the guest may take to shut down
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+
+    /// End QEMU at once
+    #[arg(long, conflicts_with = "timeout")]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Answer with JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Nics {
+    /// The guest's name
+    pub(crate) guest: String,
+
+    /// Answer with JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Trail {
+    /// How to show it
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+
+    /// Show times in UTC
+    #[arg(long)]
+    pub(crate) utc: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Table,
+    /// For programs: one object with holdings, findings and input
+    Json,
+}
+
+/// `30s`, `500ms`, `1m 30s`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let refuse = || format!("'{text}' is not a time: write 30s, 500ms or 2m");
+    let time: jiff::SignedDuration = text.parse().map_err(|_| refuse())?;
+    let time = Duration::try_from(time).map_err(|_| refuse())?;
+    if time > Duration::from_secs(24 * 60 * 60) { Err(refuse()) } else { Ok(time) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_contradict_nothing() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_written_as_people_do() {
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
+        for text in ["", "30", "-1s", "x", "2 days"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! `taptrail attach`, `detach`, `stop` and `nics`: one guest's supervisor is asked.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use taptrail_guest::spec::{NicSpec, SpecError};
+use taptrail_guest::{Client, ClientError, Dirs, api, xml};
+use taptrail_report::{DeviceRow, NicRow, nic_table};
+
+use crate::Done;
+use crate::cli::{Attach, Detach, Nics, Stop};
+use crate::output::{Failure, colors, print, print_json, style};
+
+pub(crate) fn attach(arguments: &Attach, dirs: &Dirs) -> Done {
+    let spec = spec(arguments)?;
+    let mut client = Client::connect(&dirs.run, &arguments.guest)?;
+    let nic = client.attach(&spec.to_string()).map_err(answer)?.nic;
+    if arguments.json {
+        return print_json(&row(nic)?);
+    }
+    let vhost = if nic.vhost { " with vhost-net" } else { "" };
+    print(&format!(
+        "{} attached: '{}'{vhost}, {} descriptors granted\n",
+        nic.mac,
+        nic.ifname,
+        nic.devices.len()
+    ))
+}
+
+pub(crate) fn detach(arguments: &Detach, dirs: &Dirs) -> Done {
+    let mut client = Client::connect(&dirs.run, &arguments.guest)?;
+    let mac = arguments.mac.to_string();
+    let nic = client.detach(&mac, arguments.timeout, arguments.force).map_err(answer)?.nic;
+    if arguments.json {
+        return print_json(&row(nic)?);
+    }
+    let how = if arguments.force { "revoked" } else { "detached" };
+    print(&format!("{} {how}: '{}', {} descriptors released\n", nic.mac, nic.ifname, nic.devices.len()))
+}
+
+pub(crate) fn stop(arguments: &Stop, dirs: &Dirs) -> Done {
+    let mut client = Client::connect(&dirs.run, &arguments.guest)?;
+    client.stop(arguments.timeout, arguments.force).map_err(answer)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn nics(arguments: &Nics, dirs: &Dirs) -> Done {
+    let mut client = Client::connect(&dirs.run, &arguments.guest)?;
+    let nics = client.nics().map_err(answer)?.nics;
+    let rows = nics.into_iter().map(row).collect::<Result<Vec<_>, _>>()?;
+    if arguments.json { print_json(&rows) } else { print(&nic_table(&rows, &style(false))) }
+}
+
+/// The interface asked for, from its SPEC or its XML.
+fn spec(arguments: &Attach) -> Result<NicSpec, Failure> {
+    let color = colors(&std::io::stderr());
+    match (&arguments.nic, &arguments.xml) {
+        (Some(nic), _) => nic.parse().map_err(|error: SpecError| {
+            let rendered = error.render(color);
+            Failure::pointing(error, rendered)
+        }),
+        (None, Some(file)) => {
+            let text = read(file).map_err(Failure::input)?;
+            xml::parse(&text, &file.display().to_string()).map_err(|error| {
+                let rendered = error.render(color);
+                Failure::pointing(error, rendered)
+            })
+        }
+        (None, None) => Err(Failure::input(anyhow::anyhow!("--nic SPEC or --xml FILE is needed"))),
+    }
+}
+
+/// Longer than any interface; the parser has its own limit and says so.
+const LONGEST: u64 = 1 << 20;
+
+fn read(file: &Path) -> anyhow::Result<String> {
+    let failed = || format!("Interface can't be read from {}", file.display());
+    let mut text = String::new();
+    if file == Path::new("-") {
+        std::io::stdin().lock().take(LONGEST).read_to_string(&mut text).with_context(failed)?;
+    } else {
+        std::fs::File::open(file)
+            .and_then(|file| file.take(LONGEST).read_to_string(&mut text))
+            .with_context(failed)?;
+    }
+    Ok(text)
+}
+
+fn answer(error: ClientError) -> Failure {
+    if error.is_time_out() { Failure::timed_out(error) } else { error.into() }
+}
+
+fn row(nic: api::Nic) -> anyhow::Result<NicRow> {
+    let devices = nic.devices.into_iter().map(device).collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(NicRow {
+        mac: nic.mac.parse()?,
+        backend: nic.backend,
+        model: nic.model,
+        queues: u32::try_from(nic.queues)?,
+        vhost: nic.vhost,
+        ifname: Some(nic.ifname),
+        state: nic.state,
+        since: Some(nic.since.parse()?),
+        devices,
+    })
+}
+
+fn device(device: api::Device) -> anyhow::Result<DeviceRow> {
+    let rdev = device.rdev.map(|rdev| rdev.parse()).transpose()?;
+    Ok(DeviceRow {
+        device: taptrail_record::Device::new(device.path, rdev, device.dev),
+        queue: u32::try_from(device.queue)?,
+        qemu_fd: device.qemu_fd.map(i32::try_from).transpose()?,
+    })
+}

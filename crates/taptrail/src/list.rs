@@ -1,0 +1,32 @@
+//! `taptrail list`: the guests of this host.
+
+use anyhow::Context;
+use taptrail_guest::{Client, ClientError, Dirs, guests};
+use taptrail_report::{GuestRow, guest_table};
+use tracing::warn;
+
+use crate::Done;
+use crate::cli::List;
+use crate::output::{print, print_json, style};
+
+pub(crate) fn list(arguments: &List, dirs: &Dirs) -> Done {
+    let names =
+        guests(&dirs.run).with_context(|| format!("Run directory {} can't be read", dirs.run.display()))?;
+    let mut rows = Vec::with_capacity(names.len());
+    for name in names {
+        match Client::connect(&dirs.run, &name).and_then(|mut client| client.status()) {
+            Ok(status) => rows.push(GuestRow {
+                name: status.name,
+                uuid: status.uuid.parse()?,
+                state: status.state,
+                pid: status.pid.map(u32::try_from).transpose()?,
+                since: status.since.map(|since| since.parse()).transpose()?,
+                nics: u32::try_from(status.nics)?,
+            }),
+            // Its directory is left over, or it has ended just now.
+            Err(ClientError::NotRunning { .. }) => {}
+            Err(error) => warn!("{}", taptrail_guest::chain(&error)),
+        }
+    }
+    if arguments.json { print_json(&rows) } else { print(&guest_table(&rows, &style(false))) }
+}

@@ -1,0 +1,121 @@
+//! Standard output and error: what is said, to whom, and with which exit code.
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use taptrail_report::Style;
+use tracing_subscriber::EnvFilter;
+
+use crate::Done;
+use crate::cli::{Cli, Command};
+
+/// The exit code of a guest that did not answer in time.
+const TIMED_OUT: u8 = 3;
+
+/// A command that was not done.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    /// Already in the shape in which it is shown, when it points into something.
+    rendered: Option<String>,
+    error: anyhow::Error,
+}
+
+impl Failure {
+    /// The arguments or the input can't be used.
+    pub(crate) fn input(error: impl Into<anyhow::Error>) -> Self {
+        Self { code: 2, rendered: None, error: error.into() }
+    }
+
+    /// As [`input`](Self::input), with a text that points at the place.
+    pub(crate) fn pointing(error: impl Into<anyhow::Error>, rendered: String) -> Self {
+        Self { code: 2, rendered: Some(rendered), error: error.into() }
+    }
+
+    /// The guest did not answer in time.
+    pub(crate) fn timed_out(error: impl Into<anyhow::Error>) -> Self {
+        Self { code: TIMED_OUT, rendered: None, error: error.into() }
+    }
+
+    /// The failure on one line, as a background's parent is told.
+    pub(crate) fn line(&self) -> String {
+        format!("{:#}", self.error)
+    }
+
+    /// Its exit code.
+    pub(crate) fn code(&self) -> u8 {
+        self.code
+    }
+
+    /// With another code.
+    pub(crate) fn with_code(self, code: u8) -> Self {
+        Self { code, ..self }
+    }
+
+    /// Says it on standard error.
+    pub(crate) fn report(&self) -> ExitCode {
+        let text = match &self.rendered {
+            Some(rendered) => rendered.trim_end().to_owned(),
+            None => format!("taptrail: {}", self.line()),
+        };
+        // Nobody is left to tell when this fails.
+        let _ = writeln!(io::stderr(), "{text}");
+        ExitCode::from(self.code)
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { code: 1, rendered: None, error: error.into() }
+    }
+}
+
+/// Writes to standard output. A reader that has gone has read enough.
+pub(crate) fn print(text: &str) -> Done {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::new(error).context("Standard output can't be written").into())
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// As [`print`], JSON with a newline.
+pub(crate) fn print_json(value: &impl serde::Serialize) -> Done {
+    print(&taptrail_report::json(value)?)
+}
+
+/// Does this stream take colours?
+pub(crate) fn colors(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// How standard output takes tables.
+pub(crate) fn style(utc: bool) -> Style {
+    let out = io::stdout();
+    let width = out.is_terminal().then(|| rustix::termios::tcgetwinsize(&out).ok()).flatten();
+    let width = width.map(|size| size.ws_col).filter(|columns| *columns > 0);
+    Style { width, color: colors(&out), utc }
+}
+
+/// Starts the log on standard error.
+pub(crate) fn start_log(cli: &Cli) {
+    let supervises = matches!(cli.command, Command::Run(_));
+    let level = match (cli.quiet, cli.verbose) {
+        (true, _) => "warn",
+        (_, 0) if supervises => "info",
+        (_, 0) => "warn",
+        (_, 1) => "debug",
+        _ => "trace",
+    };
+    // TAPTRAIL_LOG overrides, in the usual syntax (`taptrail_guest=trace`).
+    let filter = EnvFilter::try_from_env("TAPTRAIL_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(colors(&io::stderr()))
+        .with_target(false)
+        .without_time()
+        .init();
+}

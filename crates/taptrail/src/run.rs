@@ -1,0 +1,145 @@
+//! `taptrail run`.
+
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, ExitStatus};
+
+use anyhow::{Context, anyhow};
+use taptrail_guest::qemu::CommandLine;
+use taptrail_guest::spec::NicSpec;
+use taptrail_guest::{Dirs, Options, StartError, SuperviseError, check_name, supervise};
+use taptrail_kernel::process::{Credentials, take_inherited};
+use taptrail_record::GuestId;
+use tracing::warn;
+use uuid::Uuid;
+
+use crate::cli::{Cli, Run};
+use crate::output::{Failure, colors};
+use crate::{Done, background};
+
+/// Where QEMU is looked for when it is named without a path. PATH is not asked: whoever sets it
+/// would choose the program that root runs.
+const PROGRAM_DIRS: [&str; 4] = ["/usr/local/bin", "/usr/bin", "/usr/libexec", "/bin"];
+
+pub(crate) fn run(cli: &Cli, arguments: &Run, dirs: Dirs) -> Done {
+    let options = options(arguments, dirs)?;
+    if arguments.background {
+        return background::start(cli, arguments, &options.guest);
+    }
+    let news = arguments.ready_fd.map(take_inherited).transpose();
+    let mut news = news.context("News can't be given to the background's parent")?.map(std::fs::File::from);
+    let ended = supervise(options, arguments.stop_timeout, |running| {
+        if let Some(mut news) = news.take() {
+            // The parent may have been ended: the guest runs all the same.
+            let _ = background::tell_ready(&mut news, running.pid);
+        }
+    });
+    match ended {
+        Ok(ended) => {
+            if let Err(error) = ended.account {
+                warn!("{}", taptrail_guest::chain(&error));
+            }
+            Ok(exit_code(ended.status))
+        }
+        Err(error) => {
+            let failure = failed(error);
+            if let Some(mut news) = news {
+                let _ = writeln!(news, "{} {}", failure.code(), failure.line());
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// The arguments, resolved and validated before anything happens.
+fn options(arguments: &Run, dirs: Dirs) -> Result<Options, Failure> {
+    check_name(&arguments.name).map_err(Failure::input)?;
+    let color = colors(&std::io::stderr());
+    let mut nics = Vec::with_capacity(arguments.nic.len());
+    for nic in &arguments.nic {
+        let spec: NicSpec = nic.parse().map_err(|error: taptrail_guest::spec::SpecError| {
+            let rendered = error.render(color);
+            Failure::pointing(error, rendered)
+        })?;
+        nics.push(spec);
+    }
+    taptrail_guest::spec::check_unique(&nics).map_err(|error| {
+        let rendered = error.render(color);
+        Failure::pointing(error, rendered)
+    })?;
+    let mut words = arguments.command.iter().cloned();
+    let program = words.next().unwrap_or_default();
+    let program = find_program(Path::new(&program)).map_err(Failure::input)?;
+    let command = CommandLine::parse(program, words).map_err(Failure::input)?;
+    let user = arguments.user.as_deref().map(Credentials::of_user).transpose().map_err(Failure::input)?;
+    let guest = GuestId { name: arguments.name.clone(), uuid: arguments.uuid.unwrap_or_else(Uuid::new_v4) };
+    Ok(Options {
+        guest,
+        nics,
+        command,
+        user,
+        audit: arguments.audit.into(),
+        dirs,
+        nft: arguments.nft.clone(),
+        sandbox: !arguments.no_sandbox,
+        hotplug_ports: arguments.hotplug_ports,
+    })
+}
+
+fn find_program(program: &Path) -> anyhow::Result<PathBuf> {
+    if program.is_absolute() {
+        return Ok(program.to_owned());
+    }
+    if program.components().count() != 1 {
+        return Err(anyhow!("QEMU '{}' needs an absolute path or a bare name", program.display()));
+    }
+    PROGRAM_DIRS.iter().map(|dir| Path::new(dir).join(program)).find(|path| path.is_file()).ok_or_else(|| {
+        anyhow!(
+            "QEMU '{}' is not in {}: install it, or give its absolute path",
+            program.display(),
+            PROGRAM_DIRS.join(", ")
+        )
+    })
+}
+
+fn failed(error: SuperviseError) -> Failure {
+    match &error {
+        SuperviseError::Start { source, .. } if let StartError::Refused(status) = **source => {
+            Failure::from(error_text(status)).with_code(exit_number(status).max(1))
+        }
+        _ => error.into(),
+    }
+}
+
+fn error_text(status: ExitStatus) -> anyhow::Error {
+    anyhow!("QEMU refused to start the guest (its message stands above): {status}")
+}
+
+fn exit_number(status: ExitStatus) -> u8 {
+    let number = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    number.and_then(|number| u8::try_from(number).ok()).unwrap_or(1)
+}
+
+fn exit_code(status: ExitStatus) -> ExitCode {
+    ExitCode::from(exit_number(status))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_ends_with_qemus_code_or_its_signals() {
+        assert_eq!(exit_number(ExitStatus::from_raw(7 << 8)), 7);
+        assert_eq!(exit_number(ExitStatus::from_raw(9)), 137);
+    }
+
+    #[test]
+    fn a_program_is_never_looked_for_in_the_working_directory() {
+        assert!(find_program(Path::new("./qemu")).is_err());
+        assert!(find_program(Path::new("no-such-qemu")).is_err());
+        assert_eq!(find_program(Path::new("/opt/q")).unwrap(), Path::new("/opt/q"));
+        assert_eq!(find_program(Path::new("env")).unwrap(), Path::new("/usr/bin/env"));
+    }
+}

@@ -1,0 +1,195 @@
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use taptrail_record::{Device, DeviceKind, MacAddr};
+
+use crate::{Certainty, EndedBy, Entry, Holding, Proof, State};
+
+/// A holding in the making: one device of one operation, whose end is not yet told.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub(crate) holding: Holding,
+    /// The open(2)s not yet closed, by queue. libvirt's records know no queue.
+    open: Vec<Option<u32>>,
+    /// When the last of the others was closed.
+    closed: Option<Timestamp>,
+}
+
+impl Draft {
+    /// A device just opened.
+    pub(crate) fn opened(entry: &Entry, mac: MacAddr, device: &Device, queue: Option<u32>) -> Self {
+        Self { holding: holding(entry, mac, device, State::NeverGranted), open: vec![queue], closed: None }
+    }
+
+    /// Whether some open(2) of it is not closed.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// Whether QEMU got it.
+    pub(crate) fn is_granted(&self) -> bool {
+        self.holding.granted.is_some()
+    }
+
+    /// Whether its writer names queues, and so will name the end of each.
+    pub(crate) fn closes_follow(&self) -> bool {
+        self.open.iter().any(Option::is_some)
+    }
+
+    /// Whether another open can't be of the same operation: an interface has one backend, and opens
+    /// none of its queues twice.
+    pub(crate) fn excludes(&self, device: &Device, queue: Option<u32>) -> bool {
+        let again = self.has(&device.path, queue);
+        let backend = self.is_backend() && device.kind != DeviceKind::VhostNet;
+        !self.takes(device, queue) && (again || backend)
+    }
+
+    /// Whether this is what the guest's frames pass through, rather than the kernel's accelerator
+    /// beside it. An interface has one such device.
+    fn is_backend(&self) -> bool {
+        self.holding.device.kind != DeviceKind::VhostNet
+    }
+
+    /// Whether another queue of the very same device is told.
+    pub(crate) fn takes(&self, device: &Device, queue: Option<u32>) -> bool {
+        queue.is_some() && !self.open.contains(&queue) && same(&self.holding.device, device)
+    }
+
+    pub(crate) fn add(&mut self, entry: &Entry, queue: Option<u32>) {
+        self.open.push(queue);
+        self.holding.queues += 1;
+        self.prove(&entry.proof());
+    }
+
+    pub(crate) fn has(&self, path: &str, queue: Option<u32>) -> bool {
+        self.holding.device.path == path && self.open.contains(&queue)
+    }
+
+    /// How well a record that names a device and queue means this; less is better.
+    pub(crate) fn distance(&self, device: &Device, queue: Option<u32>) -> Option<u8> {
+        let exact = self.holding.device == *device;
+        let queue = if self.open.contains(&queue) {
+            0
+        } else if queue.is_none() && self.is_open() {
+            2
+        } else {
+            return None;
+        };
+        (exact || same(&self.holding.device, device)).then_some(queue + u8::from(!exact))
+    }
+
+    /// QEMU has it.
+    pub(crate) fn grant(&mut self, entry: &Entry, pid: Option<u32>, certainty: Certainty) {
+        self.holding.granted = Some(entry.time);
+        self.holding.pid = pid;
+        self.holding.state = State::Held;
+        self.holding.certainty = certainty;
+        self.prove(&entry.proof());
+    }
+
+    /// Its grant was not true.
+    pub(crate) fn withdraw(&mut self) {
+        self.holding.granted = None;
+        self.holding.pid = None;
+        self.holding.state = State::NeverGranted;
+    }
+
+    /// One of its open(2)s is over; with the last of them it is.
+    pub(crate) fn close(&mut self, entry: &Entry, queue: Option<u32>) {
+        self.take(queue);
+        self.closed = Some(entry.time);
+        self.prove(&entry.proof());
+    }
+
+    /// Parts one queue from the others; none when it was the only one.
+    pub(crate) fn split(&mut self, queue: Option<u32>) -> Self {
+        let queue = self.take(queue);
+        self.holding.queues -= 1;
+        let mut holding = self.holding.clone();
+        holding.queues = 1;
+        Self { holding, open: vec![queue], closed: None }
+    }
+
+    /// Takes another part of the same device back in.
+    pub(crate) fn join(&mut self, other: Self) {
+        self.holding.queues += other.holding.queues;
+        self.open.extend(other.open);
+        for proof in other.holding.proof {
+            self.prove(&proof);
+        }
+    }
+
+    pub(crate) fn prove(&mut self, proof: &Proof) {
+        proof.clone().add(&mut self.holding.proof);
+    }
+
+    pub(crate) fn doubt(&mut self, certainty: Certainty) {
+        self.holding.certainty = certainty;
+    }
+
+    /// It is over: by its own close records, else by what `at` tells of its interface or guest.
+    pub(crate) fn end(mut self, cause: EndedBy, at: Option<&Proof>) -> Holding {
+        if let Some(at) = at {
+            self.prove(at);
+        }
+        let closed = !self.is_open();
+        let holding = &mut self.holding;
+        holding.ended_by = match (closed, cause) {
+            // Its end was seen before the guest or host came back, so that did not cause it.
+            (true, EndedBy::Restart | EndedBy::Reboot) => Some(EndedBy::Close),
+            (true, _) if holding.granted.is_none() => Some(EndedBy::Close),
+            (true, cause) => Some(cause),
+            (false, _) if holding.granted.is_none() => None,
+            (false, cause) => Some(cause),
+        };
+        if !closed && holding.certainty == Certainty::Definitive {
+            holding.certainty = Certainty::Inferred;
+        }
+        if closed {
+            holding.released = self.closed;
+        }
+        if holding.granted.is_some() {
+            holding.state = State::Released;
+            holding.released = holding.released.or(at.map(|at| at.time));
+        }
+        self.holding
+    }
+
+    fn take(&mut self, queue: Option<u32>) -> Option<u32> {
+        match self.open.iter().position(|&open| open == queue) {
+            Some(at) => self.open.remove(at),
+            None => self.open.pop().flatten(),
+        }
+    }
+}
+
+/// The holding of an open(2) that failed: over as soon as it is told.
+pub(crate) fn failed(entry: &Entry, mac: MacAddr, device: &Device) -> Holding {
+    holding(entry, mac, device, State::OpenFailed)
+}
+
+fn holding(entry: &Entry, mac: MacAddr, device: &Device, state: State) -> Holding {
+    Holding {
+        host: Arc::clone(&entry.host),
+        guest: entry.record.guest.clone(),
+        mac,
+        device: device.clone(),
+        queues: 1,
+        opened: entry.time,
+        granted: None,
+        released: None,
+        state,
+        ended_by: None,
+        certainty: Certainty::Definitive,
+        pid: None,
+        proof: vec![entry.proof()],
+    }
+}
+
+/// Whether two records mean one device. What one of them does not tell can't part them.
+fn same(a: &Device, b: &Device) -> bool {
+    fn agree<T: PartialEq>(a: &Option<T>, b: &Option<T>) -> bool {
+        a.is_none() || b.is_none() || a == b
+    }
+    a.path == b.path && agree(&a.rdev, &b.rdev) && agree(&a.dev, &b.dev)
+}

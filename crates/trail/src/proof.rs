@@ -1,0 +1,34 @@
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+/// Where a record that shows something can be looked up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Proof {
+    /// The kernel's serial number of the event, where the source kept it.
+    pub serial: Option<u32>,
+    /// When the event happened.
+    #[serde(with = "crate::time::exact")]
+    pub time: Timestamp,
+    /// The file, journal or ledger that has it.
+    pub source: Arc<str>,
+    /// The line or row in it, from 1.
+    pub line: u64,
+}
+
+impl Proof {
+    /// How many a holding or finding keeps. A tap of 256 queues has 513 records: the first show how
+    /// it began, the last how it ended.
+    pub const KEPT: usize = 16;
+
+    pub(crate) fn add(self, to: &mut Vec<Self>) {
+        if to.last() == Some(&self) {
+            return;
+        }
+        if to.len() == Self::KEPT {
+            to.pop();
+        }
+        to.push(self);
+    }
+}

@@ -1,0 +1,23 @@
+//! Times in JSON: RFC 3339, UTC, milliseconds (`2026-11-23T20:31:05.017Z`).
+
+use jiff::Timestamp;
+use serde::Serializer;
+
+pub(crate) mod exact {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&format_args!("{time:.3}"))
+    }
+}
+
+pub(crate) mod maybe {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(time: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
+        match time {
+            Some(time) => exact::serialize(time, to),
+            None => to.serialize_none(),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Stories as libvirt's records tell them: no device is named at its end, and some records are not
+//! true.
+
+use crate::telling::{
+    booted, failed, findings, holdings, libvirt::*, mac, macvtap, not_booted, ok, shut_down, tell, tun, vhost,
+};
+use taptrail_record::Device;
+
+#[test]
+fn a_stop_ends_all_by_inference() {
+    let report = tell(&[ok(open(&tun())), ok(open(&vhost())), ok(start()), ok(booted()), ok(shut_down())]);
+    assert_eq!(holdings(&report), ["tun x1 released stop inferred", "vhost-net x1 released stop inferred"]);
+    assert_eq!(findings(&report), [""; 0]);
+    assert_eq!(report.holdings[0].pid, Some(crate::telling::PID));
+}
+
+#[test]
+fn a_detach_ends_its_interface_by_inference() {
+    let report = tell(&[ok(booted()), ok(open(&tun())), ok(attach()), ok(detach()), ok(shut_down())]);
+    assert_eq!(holdings(&report), ["tun x1 released detach inferred"]);
+}
+
+#[test]
+fn an_open_told_as_failed_and_as_done_is_not_held() {
+    let entry = |(line, record): (u64, &taptrail_record::Record)| taptrail_trail::Entry {
+        host: "h1".into(),
+        time: jiff::Timestamp::UNIX_EPOCH,
+        serial: None,
+        source: "log".into(),
+        line,
+        record: record.clone(),
+    };
+    let mut trail = taptrail_trail::Trail::new();
+    let story =
+        [ok(open(&tun())), failed(open(&no_vhost())), ok(open(&no_vhost())), ok(start()), ok(booted())];
+    (1..).zip(&story).map(entry).for_each(|entry| trail.feed(&entry));
+    let report = trail.finish();
+    assert_eq!(
+        holdings(&report),
+        [
+            "tun x1 held - inferred",
+            "vhost-net x1 open-failed - definitive",
+            "vhost-net x1 never-granted - doubtful"
+        ]
+    );
+    assert_eq!(findings(&report), ["open-failed", "contradictory-open"]);
+}
+
+#[test]
+fn two_tries_of_one_open_do_not_contradict_each_other() {
+    let other = Device { dev: None, ..macvtap() };
+    let report = tell(&[failed(open(&tun())), ok(open(&other)), ok(open(&no_vhost()))]);
+    assert_eq!(findings(&report), ["open-failed", "open-without-grant", "open-without-grant"]);
+    let late = tell(&[failed(open(&tun())), failed(open(&no_vhost())), ok(open(&tun())), ok(attach())]);
+    assert_eq!(holdings(&late)[2], "tun x1 held - inferred");
+}
+
+#[test]
+fn a_start_of_a_guest_that_never_ran_is_false() {
+    let report = tell(&[ok(open(&tun())), ok(start()), failed(not_booted())]);
+    assert_eq!(holdings(&report), ["tun x1 never-granted - inferred"]);
+    assert_eq!(findings(&report), ["false-start", "open-without-grant"]);
+    assert_eq!(report.findings[0].mac, Some(mac()));
+    let report = tell(&[failed(open(&tun())), ok(start()), failed(not_booted())]);
+    assert_eq!(holdings(&report), ["tun x1 open-failed - definitive"]);
+    assert_eq!(findings(&report), ["open-failed", "false-start"]);
+}
+
+#[test]
+fn a_change_of_bridge_goes_on_with_the_same_holding() {
+    let report = tell(&[
+        ok(open(&tun())),
+        ok(start()),
+        ok(booted()),
+        ok(detach()),
+        failed(attach()),
+        ok(attach()),
+        ok(detach()),
+        ok(attach()),
+        ok(shut_down()),
+    ]);
+    assert_eq!(holdings(&report), ["tun x1 released stop inferred"]);
+    assert_eq!(findings(&report), ["attach-failed", "reattached-without-open", "reattached-without-open"]);
+}
+
+#[test]
+fn a_grant_of_nothing_opened_is_a_finding() {
+    let report = tell(&[ok(start()), ok(booted()), ok(attach()), ok(detach())]);
+    assert_eq!(findings(&report), ["grant-without-open", "grant-without-open", "detach-without-grant"]);
+    assert_eq!(holdings(&report), [""; 0]);
+}
+
+#[test]
+fn a_second_start_ends_the_first() {
+    let life = [ok(open(&tun())), ok(start()), ok(booted())];
+    let report = tell(&[&life[..], &life[..]].concat());
+    assert_eq!(holdings(&report), ["tun x1 released restart inferred", "tun x1 held - inferred"]);
+    assert_eq!(findings(&report), ["release-by-restart"]);
+}
+
+#[test]
+fn a_hot_plug_given_up_without_a_word_is_never_granted() {
+    let report = tell(&[ok(booted()), ok(open(&tun())), ok(open(&tun())), ok(attach())]);
+    assert_eq!(holdings(&report), ["tun x1 never-granted - inferred", "tun x1 held - inferred"]);
+}
+
+#[test]
+fn two_interfaces_of_one_mac_are_told_apart_at_start_and_not_at_detach() {
+    let mut path = macvtap();
+    path.path = "macvtap0".into();
+    path.rdev = None;
+    let story = [ok(open(&tun())), ok(open(&path)), ok(start()), ok(start()), ok(booted())];
+    let report = tell(&story);
+    assert_eq!(holdings(&report), ["tun x1 held - inferred", "macvtap x1 held - inferred"]);
+    assert_eq!(findings(&report), [""; 0]);
+    let report = tell(&[&story[..], &[ok(detach())]].concat());
+    assert_eq!(holdings(&report), ["tun x1 released detach ambiguous", "macvtap x1 held - ambiguous"]);
+}
+
+#[test]
+fn a_reboot_ends_all_of_the_host() {
+    let mut trail = taptrail_trail::Trail::new();
+    let entries = crate::telling::entries(&[ok(open(&tun())), ok(start()), ok(booted()), ok(booted())]);
+    entries[..3].iter().for_each(|entry| trail.feed(entry));
+    let at = taptrail_trail::Proof { serial: Some(1), time: entries[3].time, source: "log".into(), line: 4 };
+    trail.host_rebooted("h2", &at);
+    trail.host_rebooted("h1", &at);
+    let report = trail.finish();
+    assert_eq!(holdings(&report), ["tun x1 released reboot inferred"]);
+    assert_eq!(findings(&report), ["release-by-reboot"]);
+}

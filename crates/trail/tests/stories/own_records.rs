@@ -1,0 +1,209 @@
+//! Stories as this project's own records tell them: every end is definitive.
+
+use crate::telling::*;
+use taptrail_record::Device;
+
+#[test]
+fn a_whole_life_in_json() {
+    let report = tell(&[
+        ok(open(tun(), 0)),
+        ok(open(tun(), 1)),
+        ok(open(vhost(), 0)),
+        ok(open(vhost(), 1)),
+        ok(start()),
+        ok(booted()),
+        ok(close(tun(), 0)),
+        ok(close(tun(), 1)),
+        ok(close(vhost(), 0)),
+        ok(close(vhost(), 1)),
+        ok(shut_down()),
+    ]);
+    insta::assert_snapshot!(serde_json::to_string_pretty(&report).unwrap());
+}
+
+#[test]
+fn a_failed_open_in_json() {
+    let vhost = Device::new("/dev/vhost-net", None, None);
+    let mut record = failed(open(vhost, 0));
+    record.errno = Some(2);
+    insta::assert_snapshot!(serde_json::to_string_pretty(&tell(&[record])).unwrap());
+}
+
+#[test]
+fn an_unplugged_interface_ends_by_detach() {
+    let report = tell(&[ok(open(tun(), 0)), ok(attach()), ok(close(tun(), 0)), ok(detach(false))]);
+    assert_eq!(holdings(&report), ["tun x1 released detach definitive"]);
+    assert_eq!(findings(&report), [""; 0]);
+    let holding = &report.holdings[0];
+    let seconds = |time: Option<jiff::Timestamp>| time.unwrap().duration_since(holding.opened).as_secs();
+    assert_eq!((seconds(holding.granted), seconds(holding.released)), (1, 2));
+    assert_eq!(holding.pid, Some(PID));
+    assert_eq!(holding.proof.iter().map(|proof| proof.line).collect::<Vec<_>>(), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_revoked_interface_ends_by_revoke() {
+    let report = tell(&[ok(open(macvtap(), 0)), ok(attach()), ok(close(macvtap(), 0)), ok(detach(true))]);
+    assert_eq!(holdings(&report), ["macvtap x1 released revoke definitive"]);
+}
+
+#[test]
+fn a_mac_comes_and_goes_three_times() {
+    let round = [ok(open(tun(), 0)), ok(attach()), ok(close(tun(), 0)), ok(detach(false))];
+    let report = tell(&[&round[..], &round[..], &round[..2]].concat());
+    assert_eq!(
+        holdings(&report),
+        [
+            "tun x1 released detach definitive",
+            "tun x1 released detach definitive",
+            "tun x1 held - definitive"
+        ]
+    );
+    assert_eq!(findings(&report), [""; 0]);
+}
+
+#[test]
+fn a_step_that_fails_between_open_and_attach_leaves_an_open_without_grant() {
+    let report = tell(&[ok(booted()), ok(open(tun(), 0)), ok(close(tun(), 0)), failed(attach())]);
+    assert_eq!(holdings(&report), ["tun x1 never-granted close definitive"]);
+    assert_eq!(findings(&report), ["open-without-grant", "attach-failed"]);
+}
+
+#[test]
+fn an_attach_that_qemu_refuses_leaves_an_open_without_grant() {
+    for refused in [attach(), start()] {
+        let kind = if refused == attach() { "attach-failed" } else { "start-failed" };
+        let report = tell(&[ok(open(tun(), 0)), failed(refused), ok(close(tun(), 0))]);
+        assert_eq!(holdings(&report), ["tun x1 never-granted close definitive"]);
+        assert_eq!(findings(&report), [kind, "open-without-grant"]);
+    }
+}
+
+#[test]
+fn what_qemu_keeps_after_a_failed_attach_is_held() {
+    let story = [
+        ok(booted()),
+        ok(open(tun(), 0)),
+        ok(open(tun(), 1)),
+        ok(open(vhost(), 0)),
+        failed(attach()),
+        ok(close(tun(), 1)),
+        ok(keep(tun(), 0)),
+        ok(close(vhost(), 0)),
+    ];
+    let report = tell(&story);
+    assert_eq!(
+        holdings(&report),
+        [
+            "tun x1 never-granted close definitive",
+            "tun x1 held - definitive",
+            "vhost-net x1 never-granted close definitive"
+        ]
+    );
+    assert_eq!(
+        findings(&report),
+        ["attach-failed", "attach-failed", "open-without-grant", "open-without-grant"]
+    );
+    assert_eq!(report.findings[1].device, Some(tun()));
+    let held = &report.holdings[1];
+    assert_eq!((held.pid, held.granted), (Some(PID), Some(report.findings[1].time)));
+
+    let ended = tell(&[&story[..], &[ok(close(tun(), 0)), ok(shut_down())]].concat());
+    assert_eq!(holdings(&ended)[1], "tun x1 released stop definitive");
+}
+
+#[test]
+fn a_kept_device_outlives_another_life_of_its_interface() {
+    let other = Device { dev: Some("vnet1".into()), ..tun() };
+    let report = tell(&[
+        ok(open(tun(), 0)),
+        failed(attach()),
+        ok(keep(tun(), 0)),
+        ok(open(other.clone(), 0)),
+        ok(attach()),
+        ok(close(other, 0)),
+        ok(detach(false)),
+    ]);
+    assert_eq!(holdings(&report), ["tun x1 held - definitive", "tun x1 released detach definitive"]);
+}
+
+#[test]
+fn a_failed_detach_ends_nothing() {
+    let report = tell(&[ok(open(tun(), 0)), ok(attach()), failed(detach(false))]);
+    assert_eq!(holdings(&report), ["tun x1 held - definitive"]);
+    assert_eq!(findings(&report), ["detach-failed"]);
+}
+
+#[test]
+fn a_device_closed_for_no_told_reason_ends_by_close() {
+    let report = tell(&[ok(open(tun(), 0)), ok(attach()), ok(close(tun(), 0))]);
+    assert_eq!(holdings(&report), ["tun x1 released close definitive"]);
+}
+
+#[test]
+fn a_lost_close_leaves_its_end_inferred() {
+    let report = tell(&[
+        ok(open(tun(), 0)),
+        ok(open(vhost(), 0)),
+        ok(attach()),
+        ok(close(tun(), 0)),
+        ok(detach(false)),
+    ]);
+    assert_eq!(
+        holdings(&report),
+        ["tun x1 released detach definitive", "vhost-net x1 released detach inferred"]
+    );
+}
+
+#[test]
+fn a_qemu_that_dies_between_its_start_and_its_guests_held_its_devices_even_so() {
+    let report = tell(&[ok(open(tun(), 0)), ok(start()), ok(close(tun(), 0)), failed(not_booted())]);
+    assert_eq!(holdings(&report), ["tun x1 released stop definitive"]);
+    assert_eq!(findings(&report), ["start-failed"]);
+}
+
+#[test]
+fn a_start_undone_at_its_very_end_leaves_nothing_running() {
+    let mut trail = taptrail_trail::Trail::new();
+    let story = [
+        ok(open(tun(), 0)),
+        ok(start()),
+        ok(booted()),
+        failed(start()),
+        ok(close(tun(), 0)),
+        failed(not_booted()),
+    ];
+    entries(&story).iter().for_each(|entry| trail.feed(entry));
+    assert!(trail.is_idle());
+    let report = trail.finish();
+    assert_eq!(holdings(&report), ["tun x1 released stop definitive"]);
+    assert_eq!(findings(&report), ["start-failed", "start-failed"]);
+}
+
+#[test]
+fn a_qemu_that_refuses_its_command_line_held_nothing() {
+    let report = tell(&[ok(open(tun(), 0)), ok(close(tun(), 0)), failed(not_booted())]);
+    assert_eq!(holdings(&report), ["tun x1 never-granted close definitive"]);
+    assert_eq!(findings(&report), ["open-without-grant", "start-failed"]);
+}
+
+#[test]
+fn a_close_of_nothing_is_a_finding() {
+    let report = tell(&[ok(close(tun(), 0)), ok(keep(vhost(), 3))]);
+    assert_eq!(holdings(&report), [""; 0]);
+    assert_eq!(findings(&report), ["close-without-open", "attach-failed", "close-without-open"]);
+}
+
+#[test]
+fn what_is_over_can_be_fetched_before_the_end() {
+    let mut trail = taptrail_trail::Trail::new();
+    let round = [ok(open(tun(), 0)), ok(attach()), ok(close(tun(), 0)), ok(detach(false))];
+    for entry in entries(&[&round[..], &round[..1]].concat()) {
+        trail.feed(&entry);
+    }
+    assert_eq!(trail.drain_ended().count(), 1);
+    assert_eq!(trail.drain_ended().count(), 0);
+    let report = trail.finish();
+    assert_eq!(holdings(&report), ["tun x1 never-granted - inferred"]);
+    assert_eq!(report.input.records, 5);
+}

@@ -1,0 +1,23 @@
+//! Whatever stands in an `attach --xml` file: no panic, no unbounded work, an interface that is
+//! taken can be written as a SPEC, and an error can be shown.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use taptrail_guest::spec::NicSpec;
+use taptrail_guest::xml;
+
+fuzz_target!(|text: &str| {
+    match xml::parse(text, "nic.xml") {
+        Ok(nic) => {
+            let again: NicSpec = nic.to_string().parse().expect("the canonical form is a SPEC");
+            assert_eq!(again, nic);
+        }
+        Err(error) => {
+            assert!(error.line >= 1 && error.column >= 1);
+            assert_eq!(error.to_string().lines().count(), 1);
+            assert!(!error.render(false).contains('\u{1b}'));
+            error.render(true);
+        }
+    }
+});

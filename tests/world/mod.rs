@@ -1,0 +1,410 @@
+//! A world for one test: a network namespace with a bridge and a veth pair, directories of its
+//! own, and the real taptrail and QEMU in it. Everything goes with it.
+
+// Each test program uses its own part of it.
+#![allow(dead_code, clippy::expect_used)]
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use taptrail_kernel::proc::{PidFd, ProcessId, Signal, raw_devices};
+use taptrail_ledger::{Ledger, LedgerError};
+use taptrail_record::{Event, Outcome, Record, RecordType, parse_text};
+
+/// The MAC that ends in `last`.
+pub(crate) fn mac(last: u8) -> String {
+    format!("52:54:00:00:00:{last:02x}")
+}
+
+/// A machine whose ports let go of a NIC without a guest system's help, and nothing in it.
+pub(crate) const EMPTY: [&str; 10] = [
+    "qemu-system-x86_64",
+    "-machine",
+    "q35,accel=tcg",
+    "-m",
+    "32",
+    "-nodefaults",
+    "-display",
+    "none",
+    "-global",
+    "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off",
+];
+
+/// See the module.
+pub(crate) struct World {
+    dir: tempfile::TempDir,
+    pub(crate) extra: Vec<(String, String)>,
+    started: Vec<String>,
+}
+
+impl World {
+    /// A namespace with a bridge `br0` and a link `lower` for macvtaps.
+    pub(crate) fn new() -> Self {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+            .expect("the tests run as root, in network namespaces of their own");
+        let world = Self {
+            dir: tempfile::Builder::new().prefix("tt").tempdir_in("/tmp").expect("a directory"),
+            extra: Vec::new(),
+            started: Vec::new(),
+        };
+        for command in [
+            "link set lo up",
+            "link add br0 type bridge",
+            "link set br0 up",
+            "link add lower type veth peer name upper",
+            "link set lower up",
+            "link set upper up",
+        ] {
+            world.ip(command);
+        }
+        world
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.path("state")
+    }
+
+    pub(crate) fn run_dir(&self) -> PathBuf {
+        self.path("run")
+    }
+
+    /// Runs ip(8) in this world.
+    pub(crate) fn ip(&self, arguments: &str) -> String {
+        sh("/sbin/ip", arguments.split(' '))
+    }
+
+    /// The names of all links but the ones that the world began with.
+    pub(crate) fn links(&self) -> Vec<String> {
+        let all: Value = serde_json::from_str(&sh("/sbin/ip", ["-j", "link", "show"])).expect("JSON");
+        let mut names: Vec<String> = all
+            .as_array()
+            .expect("links")
+            .iter()
+            .filter_map(|link| link["ifname"].as_str().map(str::to_owned))
+            .filter(|name| !["lo", "br0", "lower", "upper"].contains(&name.as_str()))
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// One link, as ip(8) shows it.
+    pub(crate) fn link(&self, name: &str) -> Value {
+        let all: Value =
+            serde_json::from_str(&sh("/sbin/ip", ["-j", "-d", "link", "show", "dev", name])).expect("JSON");
+        all[0].clone()
+    }
+
+    /// All nftables of this world.
+    pub(crate) fn tables(&self) -> String {
+        sh("/usr/sbin/nft", ["list", "tables"])
+    }
+
+    /// taptrail with these arguments, in this world.
+    pub(crate) fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_taptrail"));
+        command
+            .env("TAPTRAIL_STATE_DIR", self.state())
+            .env("TAPTRAIL_RUN_DIR", self.run_dir())
+            .envs(self.extra.iter().map(|(key, value)| (key, value)))
+            .args(arguments);
+        command
+    }
+
+    /// taptrail, run to its end.
+    pub(crate) fn taptrail<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Done {
+        Done::from(self.command(arguments).stdin(Stdio::null()).output().expect("taptrail runs"))
+    }
+
+    /// Starts an empty guest in the background.
+    pub(crate) fn start(&mut self, name: &str, options: &[&str]) -> Guest {
+        self.start_with(name, options, &EMPTY)
+    }
+
+    /// Starts a guest of this QEMU in the background.
+    pub(crate) fn start_with(&mut self, name: &str, options: &[&str], qemu: &[&str]) -> Guest {
+        let done = self.try_start(name, options, qemu);
+        assert!(done.success(), "{name} did not start: {}\n{}", done.stderr, self.log(name));
+        self.started.push(name.to_owned());
+        let all = self.json(["list", "--json"]);
+        let guest =
+            all.as_array().expect("guests").iter().find(|guest| guest["name"] == name).expect("the guest");
+        Guest {
+            name: name.to_owned(),
+            pid: u32::try_from(guest["pid"].as_u64().expect("a pid")).expect("a pid"),
+        }
+    }
+
+    /// Tries to.
+    pub(crate) fn try_start(&self, name: &str, options: &[&str], qemu: &[&str]) -> Done {
+        let mut arguments = vec!["run", "--background", "--name", name];
+        arguments.extend(options);
+        arguments.push("--");
+        arguments.extend(qemu);
+        self.taptrail(arguments)
+    }
+
+    /// Starts a guest in the foreground, and waits until it runs.
+    pub(crate) fn foreground(&self, name: &str, options: &[&str], qemu: &[&str]) -> Foreground {
+        let errors = File::create(self.path("stderr")).expect("a file");
+        let mut arguments = vec!["run", "--name", name];
+        arguments.extend(options);
+        arguments.push("--");
+        arguments.extend(qemu);
+        let child = self
+            .command(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(errors)
+            .spawn()
+            .expect("taptrail runs");
+        let foreground = Foreground { child, stderr: self.path("stderr") };
+        self.until("the guest runs", || {
+            self.try_json(["list", "--json"]).is_some_and(|all| {
+                all.as_array().is_some_and(|all| all.iter().any(|guest| guest["state"] == "running"))
+            })
+        });
+        foreground
+    }
+
+    pub(crate) fn attach(&self, guest: &Guest, spec: &str) -> Done {
+        self.taptrail(["attach", &guest.name, "--nic", spec])
+    }
+
+    pub(crate) fn detach(&self, guest: &Guest, last: u8, options: &[&str]) -> Done {
+        let mac = mac(last);
+        let mut arguments = vec!["detach", &guest.name, &mac];
+        arguments.extend(options);
+        self.taptrail(arguments)
+    }
+
+    pub(crate) fn stop(&self, guest: &Guest) {
+        self.taptrail(["stop", &guest.name, "--force"]).ok();
+    }
+
+    /// What taptrail says, as JSON.
+    pub(crate) fn json<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Value {
+        let done = self.taptrail(arguments).ok();
+        serde_json::from_str(&done.stdout).expect("JSON")
+    }
+
+    pub(crate) fn try_json<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Option<Value> {
+        let done = self.taptrail(arguments);
+        done.success().then(|| serde_json::from_str(&done.stdout).expect("JSON"))
+    }
+
+    pub(crate) fn trail(&self) -> Value {
+        self.json(["trail", "--format", "json"])
+    }
+
+    pub(crate) fn nics(&self, guest: &Guest) -> Value {
+        self.json(["nics", &guest.name, "--json"])
+    }
+
+    /// The supervisor's and QEMU's output, of a guest in the background.
+    pub(crate) fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.run_dir().join(name).join("log")).unwrap_or_default()
+    }
+
+    /// All records in the ledger, in the order written.
+    pub(crate) fn records(&self) -> Vec<Record> {
+        let ledger = Ledger::open_to_read(&self.state()).expect("a ledger");
+        let mut records = Vec::new();
+        ledger
+            .records(|stored| {
+                let record = parse_text(RecordType(stored.kind), stored.text.as_bytes());
+                records.push(record.expect("a record").expect("one of ours"));
+                Ok::<_, LedgerError>(())
+            })
+            .expect("records");
+        records
+    }
+
+    /// The records, a short line each.
+    pub(crate) fn story(&self) -> Vec<String> {
+        self.records().iter().map(tell).collect()
+    }
+
+    /// How many devices and steps have no end in the ledger.
+    pub(crate) fn open_accounts(&self) -> (u32, u32) {
+        let ledger = Ledger::open_to_read(&self.state()).expect("a ledger");
+        (ledger.open_devices().expect("devices"), ledger.open_steps().expect("steps"))
+    }
+
+    /// Nothing of any guest is left: no link, no filter, no account, no directory.
+    pub(crate) fn assert_clean(&self) {
+        assert_eq!(self.links(), Vec::<String>::new(), "links are left over");
+        assert_eq!(self.tables(), "", "filters are left over");
+        assert_eq!(self.open_accounts(), (0, 0), "accounts of devices and steps are open");
+    }
+
+    /// Waits for something that comes soon, if it comes.
+    pub(crate) fn until(&self, what: &str, mut come: impl FnMut() -> bool) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !come() {
+            assert!(Instant::now() < end, "{what}: did not come within 20 s");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // What a failed test leaves running.
+        for name in self.started.drain(..) {
+            let _ = Command::new(env!("CARGO_BIN_EXE_taptrail"))
+                .env("TAPTRAIL_STATE_DIR", self.dir.path().join("state"))
+                .env("TAPTRAIL_RUN_DIR", self.dir.path().join("run"))
+                .args(["stop", &name, "--force"])
+                .output();
+        }
+    }
+}
+
+/// A guest in the background.
+pub(crate) struct Guest {
+    pub(crate) name: String,
+    pub(crate) pid: u32,
+}
+
+impl Guest {
+    /// The raw network devices that QEMU holds: kind and interface or node.
+    pub(crate) fn holds(&self) -> Vec<String> {
+        let mut held: Vec<String> = raw_devices(self.pid)
+            .expect("a running QEMU")
+            .into_iter()
+            .map(|held| {
+                let of = held.ifname.map_or_else(|| held.path.display().to_string(), |name| name.to_string());
+                format!("{} {of}", held.kind)
+            })
+            .collect();
+        held.sort();
+        held
+    }
+
+    pub(crate) fn kill(&self) {
+        let id = ProcessId::of(self.pid).expect("a running QEMU");
+        PidFd::open(id).expect("a pidfd").send_signal(Signal::KILL).expect("a signal");
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        ProcessId::of(self.pid).is_ok_and(|id| id.is_alive())
+    }
+}
+
+/// A guest in the foreground.
+pub(crate) struct Foreground {
+    pub(crate) child: Child,
+    stderr: PathBuf,
+}
+
+impl Foreground {
+    pub(crate) fn signal(&self, signal: Signal) {
+        let id = ProcessId::of(self.child.id()).expect("a running supervisor");
+        PidFd::open(id).expect("a pidfd").send_signal(signal).expect("a signal");
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.child.wait().expect("a supervisor that ends")
+    }
+
+    pub(crate) fn stderr(&self) -> String {
+        std::fs::read_to_string(&self.stderr).expect("what it said")
+    }
+}
+
+impl Drop for Foreground {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            self.signal(Signal::INT);
+            self.signal(Signal::INT);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// A command that ended.
+pub(crate) struct Done {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Done {
+    pub(crate) fn success(&self) -> bool {
+        self.status.success()
+    }
+
+    pub(crate) fn code(&self) -> i32 {
+        self.status.code().unwrap_or(-1)
+    }
+
+    /// It must have gone well.
+    #[track_caller]
+    pub(crate) fn ok(self) -> Self {
+        assert!(self.success(), "{}: {}{}", self.status, self.stdout, self.stderr);
+        self
+    }
+
+    /// It must have failed with this code, and said this.
+    #[track_caller]
+    pub(crate) fn fails(self, code: i32, says: &str) -> Self {
+        assert_eq!(self.code(), code, "{}{}", self.stdout, self.stderr);
+        assert!(self.stderr.contains(says), "'{says}' is not in: {}", self.stderr);
+        self
+    }
+}
+
+impl From<Output> for Done {
+    fn from(output: Output) -> Self {
+        Self {
+            status: output.status,
+            stdout: String::from_utf8(output.stdout).expect("text"),
+            stderr: String::from_utf8(output.stderr).expect("text"),
+        }
+    }
+}
+
+fn sh<S: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = S>) -> String {
+    let output = Command::new(program).args(arguments).output().expect("a program");
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// Does the path name something?
+pub(crate) fn exists(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// One record on a short line: what, for which MAC (its last byte), which device, how.
+fn tell(record: &Record) -> String {
+    let of = record.event.mac().map(|mac| format!(" {:02x}", mac.0[5])).unwrap_or_default();
+    let device = |device: &taptrail_record::Device, queue: &Option<u32>| {
+        let dev = device.dev.as_ref().map(|dev| format!(" {dev}")).unwrap_or_default();
+        let queue = queue.map(|queue| format!(" q{queue}")).unwrap_or_default();
+        format!(" {}{dev}{queue}", device.kind)
+    };
+    let what = match &record.event {
+        Event::Open { device: of, queue, .. } => ("open", device(of, queue)),
+        Event::Close { device: of, queue, .. } => ("close", device(of, queue)),
+        Event::Keep { device: of, queue, .. } => ("keep", device(of, queue)),
+        Event::Start { .. } => ("start", String::new()),
+        Event::Attach { .. } => ("attach", String::new()),
+        Event::Detach { forced: false, .. } => ("detach", String::new()),
+        Event::Detach { forced: true, .. } => ("revoke", String::new()),
+        Event::GuestStart { reason, .. } => ("guest", format!(" {reason}")),
+        Event::GuestStop { reason, .. } => ("guest", format!(" {reason}")),
+    };
+    let outcome = match record.outcome {
+        Outcome::Success => "",
+        Outcome::Failed => " FAILED",
+    };
+    format!("{}{of}{}{outcome}", what.0, what.1)
+}
