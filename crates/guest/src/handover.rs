@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use taptrail_kernel::device::Admitted;
 use taptrail_kernel::proc::{HeldDevice, ProcessId, raw_devices, same_file};
-use taptrail_record::{DeviceKind, IfName};
 
 use crate::account::OpenDevice;
 
@@ -62,10 +61,12 @@ pub(crate) fn strangers(qemu: &ProcessId, known: &[OpenDevice]) -> io::Result<Ve
 }
 
 fn is(held: &HeldDevice, device: &OpenDevice) -> bool {
-    Some(held.fd) == device.qemu_fd
-        && Some(held.rdev) == device.device.rdev
-        && (held.kind != DeviceKind::Tun
-            || held.ifname.as_ref().map(IfName::as_str) == device.device.dev.as_deref())
+    let same_link = match &held.ifname {
+        Some(name) => Some(name.as_str()) == device.device.dev.as_deref(),
+        // A tap whose link was deleted under it is still the open device that it was.
+        None => true,
+    };
+    Some(held.fd) == device.qemu_fd && Some(held.rdev) == device.device.rdev && same_link
 }
 
 /// A process that is gone holds nothing.

@@ -99,8 +99,9 @@ pub enum OpenError {
 /// What of an interface lasts on the host beyond its descriptors.
 #[derive(Debug, Default)]
 pub(crate) struct Lasting {
-    /// A macvtap that we made; a tap goes with its last descriptor.
-    macvtap: Option<(IfName, u32)>,
+    /// A link that we made. A macvtap stays until it is deleted; a tap goes with its last
+    /// descriptor, unless QEMU keeps that, and then it is all that can be taken from QEMU.
+    link: Option<(IfName, u32)>,
     /// The link whose filter we set: it outlives the link.
     filter: Option<u32>,
 }
@@ -214,11 +215,11 @@ impl Host {
         {
             warn!("{mac}: filter is left over: {}", crate::chain(&error));
         }
-        if let Some((name, index)) = lasting.macvtap.take()
+        if let Some((name, index)) = lasting.link.take()
             && let Err(error) = self.links.delete(index)
             && !error.is_missing()
         {
-            warn!("{mac}: macvtap '{name}' is left over: {}", crate::chain(&error));
+            warn!("{mac}: link '{name}' is left over: {}", crate::chain(&error));
         }
     }
 
@@ -283,7 +284,7 @@ impl Host {
             Place::NewMacvtap { lower, mode } => {
                 let (name, index) = self.make_macvtap(spec, mac, (lower, *mode))?;
                 let node = open_macvtap_node(spec, &name, index);
-                lasting.macvtap = Some((name, index));
+                lasting.link = Some((name, index));
                 node
             }
             Place::OldMacvtap { name, index } => open_macvtap_node(spec, name, *index),
@@ -312,6 +313,9 @@ impl Host {
             admitted.truncate(taps);
         }
         let (name, index) = self.tap_link(&admitted, mac)?;
+        if let Place::NewTap { .. } = place {
+            lasting.link = Some((name.clone(), index));
+        }
         self.configure(spec, mac, place, index).map_err(failed)?;
         if spec.filter == Some(Filter::NoMacSpoofing) {
             let hook = match place {

@@ -46,7 +46,7 @@ pub fn supervise(
     let server = ApiServer::start(claim.listen("api")?, options.guest.clone(), inbox.clone(), patience)
         .map_err(SuperviseError::Api)?;
     let name = options.guest.name.clone();
-    let ended = driver::run(options, place, &inbox, |driver: &Driver| {
+    let mut ended = driver::run(options, place, &inbox, |driver: &Driver| {
         // Best effort: not every supervisor has a service manager above it.
         let _ = sd_notify::notify(&[
             sd_notify::NotifyState::Ready,
@@ -55,9 +55,14 @@ pub fn supervise(
         ready(Running { pid: driver.qemu_pid() });
     });
     inbox.close();
-    server.end();
     if ended.is_err() {
         claim.keep_log();
     }
+    // The name is free before anybody hears that the guest has stopped.
+    drop(claim);
+    if let Ok(ended) = &mut ended {
+        ended.answer();
+    }
+    server.end();
     ended.map_err(|source| SuperviseError::Start { name, source: Box::new(source) })
 }

@@ -52,11 +52,8 @@ fn taps(name: &str, queues: u16) -> Vec<Admitted> {
     devices
 }
 
-#[allow(unsafe_code)]
 fn own_network_namespace() {
-    // SAFETY: no descriptor table is unshared, only the thread's network namespace.
-    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
-        .expect("root is needed for a network namespace");
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root is needed for a network namespace");
 }
 
 fn nic(number: usize, model: &str, taps: &[Admitted], port: Option<&String>) -> NicOnCommandLine {

@@ -150,6 +150,8 @@ impl AsFd for Wire {
     }
 }
 
+// The one place that sends a descriptor: `getfd` gives it one, and takes only an audited one.
+#[allow(clippy::disallowed_methods)]
 fn send_once(stream: &UnixStream, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) -> Result<usize, Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);

@@ -248,9 +248,8 @@ impl Driver {
             device.qemu_fd = fd;
             if fd.is_some() { kept.push(device) } else { gone.push(device) }
         }
-        if kept.is_empty() {
-            self.host.undo(mac, &mut interface.lasting);
-        }
+        // Of a link that is ours, a kept descriptor is left with nothing behind it.
+        self.host.undo(mac, &mut interface.lasting);
         let failed = Event::Attach { mac, vm_pid: Some(pid), fds: u32::try_from(kept.len()).ok() };
         let mut first = vec![self.account.record(failed, Outcome::Failed, requester)];
         first.extend(kept.iter().map(|device| self.account.record(device.keep(pid), Outcome::Success, None)));
@@ -269,7 +268,7 @@ impl Driver {
             return None;
         }
         let text = format!(
-            "; QEMU still holds {} of its descriptors, which can't be taken back while it runs: they are on record as held",
+            "; QEMU still holds {} of its descriptors, which nothing takes back while it runs: they are on record as held",
             kept.len()
         );
         warn!("{mac}{text}");

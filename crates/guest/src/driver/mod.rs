@@ -85,6 +85,17 @@ pub struct Ended {
     pub reason: Reason,
     /// Why the account could not be closed, if so.
     pub account: Result<(), AccountError>,
+    /// Who asked for the stop and waits for it.
+    stopped: Vec<Reply<()>>,
+}
+
+impl Ended {
+    /// Answers who waits for the stop: once its name is free, and nothing of it is left.
+    pub(crate) fn answer(&mut self) {
+        for reply in self.stopped.drain(..) {
+            answered(reply.send(Ok(())));
+        }
+    }
 }
 
 /// An interface as its guest has it now.

@@ -100,21 +100,18 @@ impl Driver {
             snapshot.state = "stopped";
             snapshot.interfaces = Vec::new();
         });
-        match self.pending.take() {
-            Some(Pending::Stop { replies, .. }) => {
-                for reply in replies {
-                    answered(reply.send(Ok(())));
-                }
-            }
+        let stopped = match self.pending.take() {
+            Some(Pending::Stop { replies, .. }) => replies,
             Some(Pending::Detach { mac, reply, .. }) => {
                 let text = format!("The guest ended before it let go of {mac}; its devices are released");
                 answered(reply.send(Err(Failure::Failed(text))));
+                Vec::new()
             }
-            None => {}
-        }
+            None => Vec::new(),
+        };
         self.inbox.close();
         info!("'{}' has ended ({reason}); {} devices closed", self.account.guest().name, devices.len());
-        Ended { status, reason, account }
+        Ended { status, reason, account, stopped }
     }
 
     fn reason(&self, status: ExitStatus) -> Reason {
