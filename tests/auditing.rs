@@ -3,6 +3,8 @@
 //! Auditing is one switch for the whole machine. These tests hold its lock, turn it only with
 //! CI=true or TAPTRAIL_TEST_AUDIT=1, and put back what was before.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
 mod world;
 
 use std::fs::{self, File};
@@ -30,7 +32,8 @@ impl Auditing {
     fn turned(on: bool) -> Option<Self> {
         let set = |name: &str, value: &str| std::env::var(name).is_ok_and(|found| found == value);
         let allowed = set("CI", "true") || set("TAPTRAIL_TEST_AUDIT", "1");
-        let lock = File::options().create(true).append(true).open("/run/lock/taptrail-audit-tests.lock").unwrap();
+        let lock =
+            File::options().create(true).append(true).open("/run/lock/taptrail-audit.lock").unwrap();
         let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
         let was_on = enabled();
         if was_on != on {
@@ -141,7 +144,9 @@ fn logged(world: &World) -> Vec<(String, Option<u32>)> {
 fn a_whole_life(world: &mut World) {
     let guest = world.start("it's web1", &["--nic", ONE]);
     world.attach(&guest, "macvtap=lower,mac=52:54:00:00:00:02,vhost=off").ok();
-    world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:03,tun-path=/dev/null,vhost=off").fails(1, "/dev/null");
+    world
+        .attach(&guest, "bridge=br0,mac=52:54:00:00:00:03,tun-path=/dev/null,vhost=off")
+        .fails(1, "/dev/null");
     world.detach(&guest, 2, &["--timeout", "20s"]).ok();
     world.detach(&guest, 1, &["--force"]).ok();
     world.stop(&guest);
@@ -194,6 +199,28 @@ fn auditing_filtered_by_a_rule_is_named_and_required_takes_everything_back() {
 }
 
 #[test]
+fn auditing_that_hides_the_grant_alone_takes_everything_back_too() {
+    let Some(mut auditing) = Auditing::turned(true) else { return };
+    let world = World::new();
+    auditing.rule(&["exclude,always", "-F", "msgtype=VIRT_CONTROL"]);
+    world
+        .try_start("web1", &["--audit", "required", "--nic", ONE], &EMPTY)
+        .fails(1, "An audit rule filters records of type 2500");
+    assert_eq!(
+        world.story(),
+        [
+            "open 01 tun vnet0 q0",
+            "start 01",
+            "guest booted",
+            "start 01 FAILED",
+            "close 01 tun vnet0 q0",
+            "guest booted FAILED",
+        ]
+    );
+    world.assert_clean();
+}
+
+#[test]
 fn auditing_logs_each_record_with_the_serial_that_the_ledger_has() {
     let Some(_auditing) = Auditing::turned(true) else { return };
     let mut world = World::new();
@@ -235,7 +262,8 @@ fn auditing_is_read_by_ausearch_aureport_and_auvirt() {
     for (line, (_, serial)) in ours.iter().zip(logged(&world)) {
         assert!(line.contains(&format!(":{}): ", serial.unwrap())), "{line}");
     }
-    let failed = run("/sbin/ausearch", &["--input", input, "-m", "VIRT_RESOURCE", "--success", "no", "--raw"]);
+    let failed =
+        run("/sbin/ausearch", &["--input", input, "-m", "VIRT_RESOURCE", "--success", "no", "--raw"]);
     assert_eq!(failed.lines().filter(|line| line.contains("virt=kvm")).count(), 1, "{failed}");
     let told = run("/sbin/ausearch", &["--input", input, "-m", "VIRT_RESOURCE", "--interpret"]);
     for pair in ["reason=close", "dev=\"vnet0\"", "queue=0", "forced=yes"] {

@@ -1,5 +1,7 @@
 //! What fails is undone, and told in the trail as it was.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
 mod world;
 
 use std::os::unix::fs::PermissionsExt;
@@ -55,21 +57,14 @@ fn vhost_on_without_a_device_fails_and_the_tap_is_closed() {
     world.stop(&guest);
     // The path tells no kind, and a device that was not opened has no number.
     let opens = ["open 01 tun vnet0 q0", "open 01 unknown q0 FAILED"];
-    assert_eq!(world.story()[..5], [
-        opens[0],
-        opens[1],
-        "start 01 FAILED",
-        "close 01 tun vnet0 q0",
-        "guest booted FAILED",
-    ]);
-    assert_eq!(world.story()[5..], [
-        "guest booted",
-        opens[0],
-        opens[1],
-        "attach 01 FAILED",
-        "close 01 tun vnet0 q0",
-        "guest destroyed",
-    ]);
+    assert_eq!(
+        world.story()[..5],
+        [opens[0], opens[1], "start 01 FAILED", "close 01 tun vnet0 q0", "guest booted FAILED",]
+    );
+    assert_eq!(
+        world.story()[5..],
+        ["guest booted", opens[0], opens[1], "attach 01 FAILED", "close 01 tun vnet0 q0", "guest destroyed",]
+    );
     let trail = world.trail();
     assert_eq!(trail["holdings"][0]["state"], "never-granted");
     assert_eq!(trail["holdings"][1]["state"], "open-failed");
@@ -100,13 +95,16 @@ fn a_false_vhost_net_never_reaches_qemu() {
     assert!(guest.is_alive());
     world.stop(&guest);
     // The open(2) of what it is was a success, and is on record with what it is.
-    assert_eq!(world.story()[1..6], [
-        "open 01 tun vnet0 q0",
-        "open 01 unknown q0",
-        "attach 01 FAILED",
-        "close 01 tun vnet0 q0",
-        "close 01 unknown q0",
-    ]);
+    assert_eq!(
+        world.story()[1..6],
+        [
+            "open 01 tun vnet0 q0",
+            "open 01 unknown q0",
+            "attach 01 FAILED",
+            "close 01 tun vnet0 q0",
+            "close 01 unknown q0",
+        ]
+    );
     world.assert_clean();
 }
 
@@ -118,10 +116,7 @@ fn a_false_tun_is_refused() {
         .attach(&guest, "bridge=br0,mac=52:54:00:00:00:01,vhost=off,tun-path=/dev/null")
         .fails(1, "/dev/null");
     world.stop(&guest);
-    assert_eq!(
-        world.story()[1..4],
-        ["open 01 unknown q0", "attach 01 FAILED", "close 01 unknown q0"]
-    );
+    assert_eq!(world.story()[1..4], ["open 01 unknown q0", "attach 01 FAILED", "close 01 unknown q0"]);
     world.assert_clean();
 }
 
@@ -141,28 +136,35 @@ fn a_refused_filter_leaves_an_open_that_was_never_granted() {
     world.try_start("web1", &["--nic", &filtered], &EMPTY).fails(1, "no such thing as filters");
     let guest = world.start("web2", &[]);
     world.attach(&guest, &filtered).fails(1, "no such thing as filters");
-    world.attach(&guest, "macvtap=lower,mac=52:54:00:00:00:02,vhost=off,filter=no-mac-spoofing").fails(1, "Filter");
+    world
+        .attach(&guest, "macvtap=lower,mac=52:54:00:00:00:02,vhost=off,filter=no-mac-spoofing")
+        .fails(1, "Filter");
     assert_eq!(guest.holds(), Vec::<String>::new());
     world.stop(&guest);
-    assert_eq!(world.story(), [
-        "open 01 tun vnet0 q0",
-        "start 01 FAILED",
-        "close 01 tun vnet0 q0",
-        "guest booted FAILED",
-        "guest booted",
-        "open 01 tun vnet0 q0",
-        "attach 01 FAILED",
-        "close 01 tun vnet0 q0",
-        "open 02 macvtap macvtap0 q0",
-        "attach 02 FAILED",
-        "close 02 macvtap macvtap0 q0",
-        "guest destroyed",
-    ]);
+    assert_eq!(
+        world.story(),
+        [
+            "open 01 tun vnet0 q0",
+            "start 01 FAILED",
+            "close 01 tun vnet0 q0",
+            "guest booted FAILED",
+            "guest booted",
+            "open 01 tun vnet0 q0",
+            "attach 01 FAILED",
+            "close 01 tun vnet0 q0",
+            "open 02 macvtap macvtap0 q0",
+            "attach 02 FAILED",
+            "close 02 macvtap macvtap0 q0",
+            "guest destroyed",
+        ]
+    );
     let trail = world.trail();
     for holding in trail["holdings"].as_array().unwrap() {
         assert_eq!((&holding["state"], &holding["granted"]), (&json!("never-granted"), &json!(null)));
     }
-    assert!(trail["findings"].as_array().unwrap().iter().any(|finding| finding["kind"] == "open-without-grant"));
+    assert!(
+        trail["findings"].as_array().unwrap().iter().any(|finding| finding["kind"] == "open-without-grant")
+    );
     world.assert_clean();
 }
 
@@ -184,12 +186,10 @@ fn a_command_line_that_qemu_refuses_ends_with_qemus_code_and_a_closed_account() 
     let done = world.try_start("web1", &["--nic", ONE], &wrong);
     done.fails(1, "QEMU refused to start the guest");
     assert!(world.log("web1").contains("no-such-device"), "QEMU's own words are kept: {}", world.log("web1"));
-    assert_eq!(world.story(), [
-        "open 01 tun vnet0 q0",
-        "start 01 FAILED",
-        "close 01 tun vnet0 q0",
-        "guest booted FAILED",
-    ]);
+    assert_eq!(
+        world.story(),
+        ["open 01 tun vnet0 q0", "start 01 FAILED", "close 01 tun vnet0 q0", "guest booted FAILED",]
+    );
     assert_eq!(world.trail()["holdings"][0]["state"], "never-granted");
     world.assert_clean();
 }
@@ -227,13 +227,16 @@ fn a_netdev_that_qemu_refuses_is_taken_back() {
     world.attach(&guest, &format!("{ONE},id=dup,queues=2")).fails(1, "QEMU refused netdev_add");
     assert_eq!(guest.holds(), Vec::<String>::new());
     world.stop(&guest);
-    assert_eq!(world.story()[1..6], [
-        "open 01 tun vnet0 q0",
-        "open 01 tun vnet0 q1",
-        "attach 01 FAILED",
-        "close 01 tun vnet0 q0",
-        "close 01 tun vnet0 q1",
-    ]);
+    assert_eq!(
+        world.story()[1..6],
+        [
+            "open 01 tun vnet0 q0",
+            "open 01 tun vnet0 q1",
+            "attach 01 FAILED",
+            "close 01 tun vnet0 q0",
+            "close 01 tun vnet0 q1",
+        ]
+    );
     world.assert_clean();
 }
 
@@ -248,13 +251,16 @@ fn a_qemu_that_is_killed_in_the_middle_of_an_attach_leaves_nothing_behind() {
     let status = attach.wait_with_output().unwrap().status;
     assert_eq!(status.code(), Some(1));
     world.until("the guest has ended", || !world.run_dir().join("web1").exists());
-    assert_eq!(world.story(), [
-        "guest booted",
-        "open 01 tun vnet0 q0",
-        "attach 01 FAILED",
-        "close 01 tun vnet0 q0",
-        "guest crashed",
-    ]);
+    assert_eq!(
+        world.story(),
+        [
+            "guest booted",
+            "open 01 tun vnet0 q0",
+            "attach 01 FAILED",
+            "close 01 tun vnet0 q0",
+            "guest crashed",
+        ]
+    );
     world.assert_clean();
 }
 
@@ -266,7 +272,11 @@ fn what_a_guest_does_not_let_go_of_in_time_stays_held() {
     assert_eq!(guest.holds(), ["tun vnet0"]);
     assert_eq!(world.trail()["holdings"][0]["state"], "held");
     assert!(
-        world.trail()["findings"].as_array().unwrap().iter().any(|finding| finding["kind"] == "detach-failed")
+        world.trail()["findings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|finding| finding["kind"] == "detach-failed")
     );
     world.stop(&guest);
     world.assert_clean();
@@ -309,7 +319,9 @@ fn what_a_spec_says_wrong_is_pointed_at() {
     }
     let guest = world.start("web2", &["--nic", ONE]);
     world.attach(&guest, ONE).fails(1, "MAC 52:54:00:00:00:01 is in use by this guest");
-    world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:02,ifname=vnet0,vhost=off").fails(1, "'vnet0' exists already");
+    world
+        .attach(&guest, "bridge=br0,mac=52:54:00:00:00:02,ifname=vnet0,vhost=off")
+        .fails(1, "'vnet0' exists already");
     world.detach(&guest, 9, &[]).fails(1, "no interface 52:54:00:00:00:09");
     assert!(!world.story().iter().any(|line| line == "detach 09 FAILED"), "a refusal is no attempt");
     world.stop(&guest);
@@ -324,7 +336,10 @@ fn a_command_line_that_opens_a_tap_by_itself_is_refused_with_what_to_use_instead
         (vec!["-netdev", "bridge,id=n0,br=br0"], "--nic bridge=br0"),
         (vec!["-nic", "bridge,br=br0,model=e1000"], "--nic bridge=br0"),
         (vec!["-net", "tap"], "--nic"),
-        (vec!["-netdev", "{\"type\":\"tap\",\"id\":\"n0\",\"ifname\":\"vnet5\"}"], "--nic bridge=BRIDGE,ifname=vnet5"),
+        (
+            vec!["-netdev", "{\"type\":\"tap\",\"id\":\"n0\",\"ifname\":\"vnet5\"}"],
+            "--nic bridge=BRIDGE,ifname=vnet5",
+        ),
     ] {
         let all: Vec<_> = EMPTY.iter().copied().chain(arguments).collect();
         world.try_start("web1", &[], &all).fails(2, instead);
@@ -379,19 +394,21 @@ fn what_qemu_keeps_after_a_failed_attach_is_on_record_as_held() {
     if held.is_empty() {
         // A QEMU that lets go: everything is closed.
         done.fails(1, "QEMU refused netdev_add");
-        assert_eq!(world.story()[3..], ["attach 01 FAILED", "close 01 tun vnet0 q0", "close 01 tun vnet0 q1"]);
+        assert_eq!(
+            world.story()[3..],
+            ["attach 01 FAILED", "close 01 tun vnet0 q0", "close 01 tun vnet0 q1"]
+        );
     } else {
         done.fails(1, "QEMU still holds 1 of its descriptors");
         assert_eq!(held, ["tun /dev/net/tun"], "a descriptor without its link: a tap of nothing");
         assert_eq!(world.links(), Vec::<String>::new());
-        assert_eq!(
-            world.story()[3..],
-            ["attach 01 FAILED", "keep 01 tun vnet0 q0", "close 01 tun vnet0 q1"]
-        );
+        assert_eq!(world.story()[3..], ["attach 01 FAILED", "keep 01 tun vnet0 q0", "close 01 tun vnet0 q1"]);
         assert_eq!(world.nics(&guest)[0]["state"], "kept");
         let holding = trail["holdings"].as_array().unwrap().iter().find(|holding| holding["state"] == "held");
         assert_eq!(holding.unwrap()["queues"], 1);
-        assert!(trail["findings"].as_array().unwrap().iter().any(|finding| finding["kind"] == "attach-failed"));
+        assert!(
+            trail["findings"].as_array().unwrap().iter().any(|finding| finding["kind"] == "attach-failed")
+        );
         world.attach(&guest, ONE).fails(1, "in use by this guest (kept)");
     }
     world.stop(&guest);

@@ -157,28 +157,44 @@ impl Account {
     /// rows in the same order.
     ///
     /// The first of the records that the kernel should have logged and did not makes an error in
-    /// mode `required`; they are all in the ledger even so.
+    /// mode `required`; they are all in the ledger even so, and what they change has changed.
     pub(crate) fn post(
         &mut self,
         records: &[Record],
         change: impl FnOnce(&Tx<'_>, GuestKey, &[RecordKey]) -> Result<(), LedgerError>,
+    ) -> Result<(), AccountError> {
+        self.write(records, |tx, guest, keys, _| change(tx, guest, keys))
+    }
+
+    /// As [`post`](Self::post), for what can still be refused: without its records logged as they
+    /// must be, nothing changes.
+    pub(crate) fn post_or_refuse(
+        &mut self,
+        records: &[Record],
+        change: impl FnOnce(&Tx<'_>, GuestKey, &[RecordKey]) -> Result<(), LedgerError>,
+    ) -> Result<(), AccountError> {
+        self.write(records, |tx, guest, keys, logged| if logged { change(tx, guest, keys) } else { Ok(()) })
+    }
+
+    fn write(
+        &mut self,
+        records: &[Record],
+        change: impl FnOnce(&Tx<'_>, GuestKey, &[RecordKey], bool) -> Result<(), LedgerError>,
     ) -> Result<(), AccountError> {
         let mut texts = Vec::with_capacity(records.len());
         for record in records {
             texts.push((record.record_type().number(), record.text(&self.exe)?));
         }
         let (logged, refusal) = self.log(&texts);
+        let refusal = refusal.filter(|_| self.mode == AuditMode::Required);
         let tx = self.ledger.begin()?;
         let mut keys = Vec::with_capacity(texts.len());
         for ((kind, text), (time, logged)) in texts.iter().zip(logged) {
             keys.push(tx.record(self.key, &NewRecord { time, kind: *kind, text, logged })?);
         }
-        change(&tx, self.key, &keys)?;
+        change(&tx, self.key, &keys, refusal.is_none())?;
         tx.commit()?;
-        match refusal {
-            Some(refusal) if self.mode == AuditMode::Required => Err(refusal),
-            _ => Ok(()),
-        }
+        refusal.map_or(Ok(()), Err)
     }
 
     /// Notes in the ledger alone.
@@ -312,8 +328,16 @@ pub(crate) struct Opens<'a> {
     pub(crate) requester: Option<Requester>,
     /// What is on record as open, in the order of the opens, refused or not.
     pub(crate) open: Vec<OpenDevice>,
+    /// The intent to hand them over, on record together with them.
+    pub(crate) hand_over: Option<StepKey>,
     /// Open records that the kernel may have logged, but that are not in the ledger.
     pub(crate) unledgered: Vec<Event>,
+}
+
+impl<'a> Opens<'a> {
+    pub(crate) fn new(account: &'a mut Account, mac: MacAddr, requester: Option<Requester>) -> Self {
+        Self { account, mac, requester, open: Vec::new(), hand_over: None, unledgered: Vec::new() }
+    }
 }
 
 impl Books for Opens<'_> {
@@ -334,6 +358,7 @@ impl Books for Opens<'_> {
             })
             .collect();
         let mut entered = Vec::new();
+        let mut hand_over = None;
         let posted = self.account.post(&records, |tx, guest, keys| {
             for ((device, facts), key) in described.iter().zip(keys) {
                 if facts.outcome.is_ok() {
@@ -350,6 +375,8 @@ impl Books for Opens<'_> {
                     entered.push(OpenDevice { key, mac, device, queue: facts.queue, qemu_fd: None });
                 }
             }
+            // In the same commit: each one costs a write to the disk.
+            hand_over = Some(tx.intend(guest, Step::HandOver, Some(mac), "")?);
             Ok(())
         });
         match &posted {
@@ -359,7 +386,10 @@ impl Books for Opens<'_> {
                     .map(|(device, facts)| Event::Close { mac, device, queue: Some(facts.queue) })
                     .collect();
             }
-            _ => self.open = entered,
+            _ => {
+                self.open = entered;
+                self.hand_over = hand_over;
+            }
         }
         posted
     }

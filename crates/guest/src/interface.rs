@@ -19,7 +19,7 @@ use taptrail_kernel::device::{
 };
 use taptrail_kernel::filter::{FilterError, Hook, MacFilter, Nft};
 use taptrail_kernel::link::{Change, Link, LinkError, Links, MacvtapMode, MacvtapName, NewMacvtap};
-use taptrail_ledger::Step;
+use taptrail_ledger::{Step, StepKey};
 use taptrail_record::{IfName, MacAddr, Requester};
 use tracing::{debug, warn};
 
@@ -125,6 +125,8 @@ pub(crate) struct Interface {
 pub(crate) struct Opened {
     pub(crate) interface: Interface,
     pub(crate) admitted: Vec<Admitted>,
+    /// Its intents, to be ended with the hand-over.
+    pub(crate) steps: Vec<StepKey>,
 }
 
 /// An interface that could not be opened. Nothing of it stands any more, except what `undo` says.
@@ -133,6 +135,8 @@ pub(crate) struct OpenFailed {
     pub(crate) error: OpenError,
     /// On record as open, closed in fact: their close records are the caller's to post.
     pub(crate) closed: Vec<OpenDevice>,
+    /// Its intents, to be ended with those records.
+    pub(crate) steps: Vec<StepKey>,
 }
 
 /// What interfaces need of the host.
@@ -169,40 +173,36 @@ impl Host {
         account: &mut Account,
         requester: Option<Requester>,
     ) -> Result<Opened, Box<OpenFailed>> {
-        let refused = |error| Box::new(OpenFailed { error, closed: Vec::new() });
+        let refused = |error| Box::new(OpenFailed { error, closed: Vec::new(), steps: Vec::new() });
+        let failed = |source| OpenError::Account { mac, source };
         let place = self.resolve(&spec, mac).map_err(refused)?;
         let step = account
             .intend(Step::Open, Some(mac), &spec.to_string())
-            .map_err(|source| refused(OpenError::Account { mac, source }))?;
+            .map_err(|source| refused(failed(source)))?;
 
         let mut lasting = Lasting::default();
-        let mut opens = Opens { account, mac, requester, open: Vec::new(), unledgered: Vec::new() };
-        let result = self.build(&spec, mac, &place, &mut opens, &mut lasting);
-        let Opens { account, open: mut devices, unledgered, .. } = opens;
+        let mut opens = Opens::new(account, mac, requester);
+        let built = self.build(&spec, mac, &place, &mut opens, &mut lasting);
+        let Opens { account, open: mut devices, hand_over, unledgered, .. } = opens;
+        let steps: Vec<_> = [Some(step), hand_over].into_iter().flatten().collect();
         account.tell_kernel(unledgered);
-        let outcome = if result.is_ok() { "success" } else { "failed" };
-        // The step's outcome is for recovery alone: what was opened is on record already.
-        let noted =
-            account.note(|tx, _| tx.done(step, outcome)).map_err(|source| OpenError::Account { mac, source });
-        match result.and_then(|built| noted.map(|()| built)) {
-            Ok((ifname, admitted, unused)) => {
-                let closed: Vec<_> = unused.iter().map(|index| devices[*index].clone()).collect();
-                devices.retain(|device| !closed.contains(device));
-                if let Err(source) = account.close(Vec::new(), &closed, Vec::new(), |_, _, _| Ok(())) {
-                    drop(admitted);
-                    self.undo(mac, &mut lasting);
-                    devices.extend(closed);
-                    let error = OpenError::Account { mac, source };
-                    return Err(Box::new(OpenFailed { error, closed: devices }));
-                }
-                Ok(Opened {
-                    interface: Interface { spec, mac, id, ifname, port: None, devices, lasting },
-                    admitted,
-                })
+        let closed = built.and_then(|(ifname, admitted, unused)| {
+            let unused: Vec<_> = unused.iter().map(|index| devices[*index].clone()).collect();
+            if !unused.is_empty() {
+                account.close(Vec::new(), &unused, Vec::new(), |_, _, _| Ok(())).map_err(failed)?;
+                devices.retain(|device| !unused.contains(device));
             }
+            Ok((ifname, admitted))
+        });
+        match closed {
+            Ok((ifname, admitted)) => Ok(Opened {
+                interface: Interface { spec, mac, id, ifname, port: None, devices, lasting },
+                admitted,
+                steps,
+            }),
             Err(error) => {
                 self.undo(mac, &mut lasting);
-                Err(Box::new(OpenFailed { error, closed: devices }))
+                Err(Box::new(OpenFailed { error, closed: devices, steps }))
             }
         }
     }

@@ -53,7 +53,8 @@ fn taps(name: &str, queues: u16) -> Vec<Admitted> {
 }
 
 fn own_network_namespace() {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root is needed for a network namespace");
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+        .expect("root is needed for a network namespace");
 }
 
 fn nic(number: usize, model: &str, taps: &[Admitted], port: Option<&String>) -> NicOnCommandLine {

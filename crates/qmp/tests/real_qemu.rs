@@ -104,7 +104,8 @@ fn taps(name: &str, queues: u16, vnet_hdr: bool) -> Vec<Admitted> {
 }
 
 fn own_network_namespace() {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root is needed for a network namespace");
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+        .expect("root is needed for a network namespace");
 }
 
 fn backend(fds: &[&str], vhost_fds: &[&str]) -> NetdevTap {

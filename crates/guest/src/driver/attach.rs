@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 use taptrail_kernel::device::Admitted;
-use taptrail_ledger::{Step, StepKey};
+use taptrail_ledger::StepKey;
 use taptrail_qmp::{NetdevTap, QmpError};
 use taptrail_record::{DeviceKind, Event, MacAddr, Outcome, Requester};
 use tracing::{info, warn};
 
-use super::start::{free_mac, granted, netdev_id};
+use super::start::{free_id, free_mac, granted, netdev_id};
 use super::{ANSWER, Driver, PlugState, Plugged};
 use crate::account::AccountError;
 use crate::handover;
@@ -56,14 +56,16 @@ impl Driver {
             Err(failed) => {
                 let event = Event::Attach { mac, vm_pid: Some(self.qemu.id.pid), fds: None };
                 let record = self.account.record(event, Outcome::Failed, requester);
-                super::said(self.account.close(vec![record], &failed.closed, Vec::new(), |_, _, _| Ok(())));
+                super::said(self.account.close(vec![record], &failed.closed, Vec::new(), |tx, _, _| {
+                    failed.steps.iter().try_for_each(|step| tx.done(*step, "failed"))
+                }));
                 return Err(Failure::Failed(crate::chain(&failed.error)));
             }
         };
-        let Opened { mut interface, admitted } = opened;
+        let Opened { mut interface, admitted, steps } = opened;
         interface.port = port.map(|index| self.ports[index].name.clone());
         let mut given = Given::default();
-        match self.hand_over(&mut interface, &admitted, &mut given, requester) {
+        match self.hand_over(&mut interface, &admitted, &mut given, &steps, requester) {
             Ok(()) => {
                 // Only QEMU keeps a granted device alive.
                 drop(admitted);
@@ -76,9 +78,9 @@ impl Driver {
                 self.interfaces.push(plugged);
                 Ok(info)
             }
-            Err((error, step)) => {
+            Err(error) => {
                 let mut text = crate::chain(&error);
-                if let Some(kept) = self.take_back(interface, admitted, &given, step, requester) {
+                if let Some(kept) = self.take_back(interface, admitted, &given, &steps, requester) {
                     text.push_str(&kept);
                 }
                 Err(Failure::Failed(text))
@@ -106,13 +108,7 @@ impl Driver {
                 return Err(Failure::Refused(format!("Id '{id}' is in use by this guest: choose another")));
             }
             Some(id) => id.to_string(),
-            None => loop {
-                let id = format!("nic{}", self.next_id);
-                self.next_id = self.next_id.wrapping_add(1);
-                if !taken(&id) {
-                    break id;
-                }
-            },
+            None => free_id(taken),
         };
         Ok((spec, mac, id))
     }
@@ -136,16 +132,12 @@ impl Driver {
         interface: &mut Interface,
         admitted: &[Admitted],
         given: &mut Given,
+        steps: &[StepKey],
         requester: Option<Requester>,
-    ) -> Result<(), (HandOverError, Option<StepKey>)> {
-        let step = self
-            .account
-            .intend(Step::HandOver, Some(interface.mac), &interface.id)
-            .map_err(|error| (error.into(), None))?;
-        self.give(interface, admitted, given)
-            .and_then(|()| self.see(interface, admitted))
-            .and_then(|()| self.post_attach(interface, step, requester))
-            .map_err(|error| (error, Some(step)))
+    ) -> Result<(), HandOverError> {
+        self.give(interface, admitted, given)?;
+        self.see(interface, admitted)?;
+        self.post_attach(interface, steps, requester)
     }
 
     /// Gives the descriptors to QEMU, and makes the netdev and the NIC of them.
@@ -200,7 +192,7 @@ impl Driver {
     fn post_attach(
         &mut self,
         interface: &Interface,
-        step: StepKey,
+        steps: &[StepKey],
         requester: Option<Requester>,
     ) -> Result<(), HandOverError> {
         let event = Event::Attach {
@@ -209,11 +201,11 @@ impl Driver {
             fds: u32::try_from(interface.devices.len()).ok(),
         };
         let record = self.account.record(event, Outcome::Success, requester);
-        self.account.post(&[record], |tx, _, keys| {
+        self.account.post_or_refuse(&[record], |tx, _, keys| {
             for (device, key) in interface.devices.iter().zip(keys.iter().cycle()) {
                 tx.device_granted(device.key, *key, device.qemu_fd.unwrap_or(-1))?;
             }
-            tx.done(step, "success")
+            steps.iter().try_for_each(|step| tx.done(*step, "success"))
         })?;
         Ok(())
     }
@@ -225,7 +217,7 @@ impl Driver {
         mut interface: Interface,
         admitted: Vec<Admitted>,
         given: &Given,
-        step: Option<StepKey>,
+        steps: &[StepKey],
         requester: Option<Requester>,
     ) -> Option<String> {
         let monitor = &mut self.qemu.monitor;
@@ -258,10 +250,8 @@ impl Driver {
             for (device, key) in kept.iter().zip(keys.iter().skip(1)) {
                 tx.device_granted(device.key, *key, device.qemu_fd.unwrap_or(-1))?;
             }
-            match step {
-                Some(step) => tx.done(step, if kept.is_empty() { "failed" } else { "kept" }),
-                None => Ok(()),
-            }
+            let outcome = if kept.is_empty() { "failed" } else { "kept" };
+            steps.iter().try_for_each(|step| tx.done(*step, outcome))
         });
         super::said(posted);
         if kept.is_empty() {

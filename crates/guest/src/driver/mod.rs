@@ -36,7 +36,7 @@ use taptrail_kernel::process::Credentials;
 use taptrail_ledger::StepKey;
 use taptrail_qmp::Event;
 use taptrail_record::{GuestId, MacAddr, Reason, Requester};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::account::{Account, AccountError, AuditMode, OpenDevice};
 use crate::interface::{Host, Interface};
@@ -163,7 +163,6 @@ pub(crate) struct Driver {
     shutdown: Option<Shutdown>,
     /// Devices that are gone but whose close record could not be posted: tried again at the end.
     owed: Vec<OpenDevice>,
-    next_id: u32,
 }
 
 /// A pcie-root-port that we put there.
@@ -230,7 +229,9 @@ impl Driver {
         match request {
             None => return false,
             Some(Request::Attach { spec, requester, reply }) => {
+                let begun = Instant::now();
                 let answer = self.attach(*spec, requester);
+                debug!("attach took {:?} from request to proof", begun.elapsed());
                 // Who sees the answer sees its effect.
                 self.publish();
                 answered(reply.send(answer));

@@ -1,5 +1,6 @@
 //! From options to a guest that runs: opens, hands over, proves.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
@@ -101,7 +102,6 @@ struct Attempt {
 }
 
 pub(super) fn start(options: Options, place: Place, inbox: &Inbox) -> Result<Driver, StartError> {
-    check_unique(&options.nics)?;
     let mut host = Host::open(options.nft.clone())?;
     let nics = complete(&options.nics, &mut host)?;
     let mut account = Account::begin(&options.dirs.state, options.audit, options.guest.clone())?;
@@ -130,22 +130,41 @@ pub(super) fn start(options: Options, place: Place, inbox: &Inbox) -> Result<Dri
     }
 }
 
-/// Gives every interface its MAC and id.
+/// Gives every interface its MAC and id; afterwards no two have the same.
 fn complete(specs: &[NicSpec], host: &mut Host) -> Result<Vec<(NicSpec, MacAddr, String)>, StartError> {
-    let mut complete: Vec<(NicSpec, MacAddr, String)> = Vec::with_capacity(specs.len());
-    for (index, spec) in specs.iter().enumerate() {
-        let asked = spec.mac.or_else(|| host.mac_of(spec));
-        let taken = |mac: MacAddr| {
-            specs.iter().any(|spec| spec.mac == Some(mac)) || complete.iter().any(|(_, has, _)| *has == mac)
-        };
-        let mac = match asked {
+    let mut specs = specs.to_vec();
+    for spec in &mut specs {
+        spec.mac = spec.mac.or_else(|| host.mac_of(spec));
+    }
+    check_unique(&specs)?;
+    let mut macs: BTreeSet<MacAddr> = specs.iter().filter_map(|spec| spec.mac).collect();
+    let mut ids: BTreeSet<String> =
+        specs.iter().filter_map(|spec| Some(spec.id.as_ref()?.to_string())).collect();
+    let mut complete = Vec::with_capacity(specs.len());
+    for mut spec in specs {
+        let mac = match spec.mac {
             Some(mac) => mac,
-            None => free_mac(taken).map_err(StartError::Random)?,
+            None => free_mac(|mac| macs.contains(&mac)).map_err(StartError::Random)?,
         };
-        let id = spec.id.as_ref().map_or_else(|| format!("nic{index}"), ToString::to_string);
-        complete.push((NicSpec { mac: Some(mac), ..spec.clone() }, mac, id));
+        macs.insert(mac);
+        spec.mac = Some(mac);
+        let id = spec.id.as_ref().map_or_else(|| free_id(|id| ids.contains(id)), ToString::to_string);
+        ids.insert(id.clone());
+        complete.push((spec, mac, id));
     }
     Ok(complete)
+}
+
+/// The first of `nic0`, `nic1` … that is not taken.
+pub(super) fn free_id(taken: impl Fn(&str) -> bool) -> String {
+    let mut number = 0_u32;
+    loop {
+        let id = format!("nic{number}");
+        if !taken(&id) {
+            return id;
+        }
+        number += 1;
+    }
 }
 
 /// A random MAC that is not taken.
@@ -170,12 +189,14 @@ impl Attempt {
         for (spec, mac, id) in nics {
             self.begun.push(mac);
             match self.host.open_interface(spec, mac, id, &mut self.account, None) {
-                Ok(Opened { interface, admitted }) => {
+                Ok(Opened { interface, admitted, steps }) => {
                     self.interfaces.push(interface);
                     self.admitted.extend(admitted);
+                    self.steps.extend(steps);
                 }
                 Err(failed) => {
                     self.closed.extend(failed.closed);
+                    self.steps.extend(failed.steps);
                     return Err(failed.error.into());
                 }
             }
@@ -196,8 +217,6 @@ impl Attempt {
     /// Runs QEMU, paused, with the descriptors, and talks to its monitor.
     fn run_qemu(&mut self, options: &Options, place: Place, inbox: &Inbox) -> Result<Vec<Port>, StartError> {
         let (ports, arguments) = self.arguments(options, place.monitor.as_fd().as_raw_fd());
-        let hand_over = self.account.intend(Step::HandOver, None, "at start")?;
-        self.steps.push(hand_over);
         let program = options.command.program.clone();
         let devices: Vec<&Admitted> = self.admitted.iter().collect();
         let child = spawn(SpawnRequest {
@@ -326,7 +345,7 @@ impl Attempt {
         records.push(self.account.record(booted, Outcome::Success, None));
         let interfaces = &self.interfaces;
         let steps = &self.steps;
-        self.account.post(&records, |tx, _, keys| {
+        self.account.post_or_refuse(&records, |tx, _, keys| {
             for (interface, key) in interfaces.iter().zip(keys) {
                 for device in &interface.devices {
                     tx.device_granted(device.key, *key, device.qemu_fd.unwrap_or(-1))?;
@@ -356,7 +375,6 @@ impl Attempt {
             snapshot.pid = Some(pid);
             snapshot.since = Some(Timestamp::now());
         });
-        let next_id = u32::try_from(self.interfaces.len()).unwrap_or(u32::MAX);
         let driver = Driver {
             account: self.account,
             host: self.host,
@@ -369,7 +387,6 @@ impl Attempt {
             stopped_by: None,
             shutdown: None,
             owed: Vec::new(),
-            next_id,
         };
         driver.publish();
         Ok(driver)

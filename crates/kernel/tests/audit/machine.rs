@@ -13,7 +13,7 @@ use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use taptrail_kernel::audit::{Audit, AuditStatus};
 
 /// Held by every test that reads or changes the machine's auditing, in any program.
-const LOCK: &str = "/run/lock/taptrail-audit-tests.lock";
+const LOCK: &str = "/run/lock/taptrail-audit.lock";
 
 /// Whether tests may turn auditing on.
 pub(crate) fn may_enable() -> bool {
