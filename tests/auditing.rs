@@ -32,8 +32,7 @@ impl Auditing {
     fn turned(on: bool) -> Option<Self> {
         let set = |name: &str, value: &str| std::env::var(name).is_ok_and(|found| found == value);
         let allowed = set("CI", "true") || set("TAPTRAIL_TEST_AUDIT", "1");
-        let lock =
-            File::options().create(true).append(true).open("/run/lock/taptrail-audit.lock").unwrap();
+        let lock = File::options().create(true).append(true).open("/run/lock/taptrail-audit.lock").unwrap();
         let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
         let was_on = enabled();
         if was_on != on {
@@ -267,7 +266,8 @@ fn auditing_is_read_by_ausearch_aureport_and_auvirt() {
             assert!(line.contains(&format!(":{serial}): ")), "{line}");
         }
     }
-    let failed = run("/sbin/ausearch", &["--input", input, "-m", "VIRT_RESOURCE", "--success", "no", "--raw"]);
+    let failed =
+        run("/sbin/ausearch", &["--input", input, "-m", "VIRT_RESOURCE", "--success", "no", "--raw"]);
     assert_eq!(failed.lines().filter(|line| line.contains(&uuid)).count(), 1, "{failed}");
     let told = run("/sbin/ausearch", &["--input", input, "--uuid", &uuid, "--interpret"]);
     for pair in ["reason=close", "dev=\"vnet0\"", "queue=0", "forced=yes"] {
