@@ -202,6 +202,21 @@ fn revoking_takes_the_devices_with_the_nic_still_plugged() {
 }
 
 #[test]
+fn a_revoked_mac_may_come_back() {
+    let mut world = World::new();
+    let guest = world.start_with("web1", &["--nic", ONE], &EMPTY[..8]);
+    world.detach(&guest, 1, &["--force"]).ok();
+    world.attach(&guest, ONE).ok();
+    let nics = world.nics(&guest);
+    let states: Vec<_> = nics.as_array().unwrap().iter().map(|nic| nic["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["revoked", "held"]);
+    assert_eq!(guest.holds(), ["tun vnet0"]);
+    world.detach(&guest, 1, &["--force"]).ok();
+    world.stop(&guest);
+    world.assert_clean();
+}
+
+#[test]
 fn a_tap_of_somebody_elses_is_used_and_left_as_it_was() {
     let mut world = World::new();
     world.ip("tuntap add dev mine mode tap");

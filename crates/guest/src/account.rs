@@ -145,6 +145,13 @@ impl Account {
         match (self.mode, &mut self.audit) {
             (AuditMode::Required, Some(audit)) => match audit.status() {
                 Ok(status) if !status.enabled => Err(AccountError::NotLogged(NotLogged::Disabled)),
+                Ok(status) if status.daemon.is_none() => {
+                    let text = "No audit daemon takes the kernel's records: they go to its message log alone, which keeps them for a while at best";
+                    if self.complaints.insert(text.to_owned()) {
+                        warn!("{text}");
+                    }
+                    Ok(())
+                }
                 // Who may not ask for the status may still read its own records back.
                 Ok(_) | Err(AuditError::StatusRefused) => Ok(()),
                 Err(error) => Err(AccountError::NoAudit(error)),

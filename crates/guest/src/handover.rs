@@ -66,7 +66,9 @@ fn is(held: &HeldDevice, device: &OpenDevice) -> bool {
         // A tap whose link was deleted under it is still the open device that it was.
         None => true,
     };
-    Some(held.fd) == device.qemu_fd && Some(held.rdev) == device.device.rdev && same_link
+    // Where the number was never seen, any descriptor that fits may be it.
+    let same_number = device.qemu_fd.is_none_or(|fd| fd == held.fd);
+    same_number && Some(held.rdev) == device.device.rdev && same_link
 }
 
 /// A process that is gone holds nothing.

@@ -189,8 +189,12 @@ impl Host {
         let closed = built.and_then(|(ifname, admitted, unused)| {
             let unused: Vec<_> = unused.iter().map(|index| devices[*index].clone()).collect();
             if !unused.is_empty() {
-                account.close(Vec::new(), &unused, Vec::new(), |_, _, _| Ok(())).map_err(failed)?;
-                devices.retain(|device| !unused.contains(device));
+                let posted = account.close(Vec::new(), &unused, Vec::new(), |_, _, _| Ok(()));
+                // What is in the ledger is closed there, whatever the kernel made of it.
+                if !posted.as_ref().is_err_and(AccountError::is_unwritten) {
+                    devices.retain(|device| !unused.contains(device));
+                }
+                posted.map_err(failed)?;
             }
             Ok((ifname, admitted))
         });

@@ -223,12 +223,13 @@ impl<'a> Tx<'a> {
         .map(DeviceKey)
     }
 
-    /// QEMU was seen to hold the device, under this number.
+    /// QEMU was seen to hold the device, under this number; `None` where it could not be seen, so
+    /// that it counts as held.
     pub fn device_granted(
         &self,
         device: DeviceKey,
         granted: RecordKey,
-        qemu_fd: i32,
+        qemu_fd: Option<i32>,
     ) -> Result<(), LedgerError> {
         self.once(
             "grant",

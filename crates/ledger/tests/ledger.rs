@@ -74,8 +74,11 @@ fn a_device_is_granted_once_and_closed_once() {
     let key = tx.guest_begins(&guest(), "boot", Process { pid: 1, start: 2 }).unwrap();
     let text = tx.record(key, &record("text")).unwrap();
     let device = tx.device_opened(key, &tun(), text).unwrap();
-    tx.device_granted(device, text, 9).unwrap();
-    assert!(matches!(tx.device_granted(device, text, 9), Err(LedgerError::Twice { what: "grant", .. })));
+    tx.device_granted(device, text, Some(9)).unwrap();
+    assert!(matches!(
+        tx.device_granted(device, text, Some(9)),
+        Err(LedgerError::Twice { what: "grant", .. })
+    ));
     tx.device_closed(device, text).unwrap();
     assert!(matches!(tx.device_closed(device, text), Err(LedgerError::Twice { what: "close", .. })));
     tx.commit().unwrap();

@@ -92,10 +92,11 @@ impl Driver {
     fn acceptable(&mut self, mut spec: NicSpec) -> Result<(NicSpec, MacAddr, String), Failure> {
         let mac = match spec.mac.or_else(|| self.host.mac_of(&spec)) {
             Some(mac) => mac,
-            None => free_mac(|mac| self.position(mac).is_some())
+            None => free_mac(|mac| self.interfaces.iter().any(|plugged| plugged.interface.mac == mac))
                 .map_err(|error| Failure::Failed(format!("MAC address can't be made: {error}")))?,
         };
-        if let Some(index) = self.position(mac) {
+        // A revoked NIC holds nothing: its MAC may come back.
+        if let Some(index) = self.holder(mac) {
             let state = self.interfaces[index].state.as_str();
             return Err(Failure::Refused(format!(
                 "MAC {mac} is in use by this guest ({state}): choose another, or detach that interface first"
@@ -163,7 +164,6 @@ impl Driver {
         given.netdev = true;
         self.qemu.monitor.netdev_add(&NetdevTap { id: netdev.clone(), fds, vhost_fds }, ANSWER)?;
         fail::fail_point!("attach::netdev");
-        given.nic = true;
         let properties: Map<String, Value> = device_properties(
             &interface.id,
             &netdev,
@@ -173,8 +173,10 @@ impl Driver {
             interface.spec.mtu,
             interface.port.as_deref(),
         );
-        self.qemu.monitor.device_add(&properties, ANSWER)?;
-        Ok(())
+        let added = self.qemu.monitor.device_add(&properties, ANSWER);
+        // A NIC whose answer did not come may be there.
+        given.nic = !matches!(added, Err(QmpError::Refused { .. }));
+        Ok(added?)
     }
 
     /// Shows that QEMU holds each descriptor.
@@ -203,7 +205,7 @@ impl Driver {
         let record = self.account.record(event, Outcome::Success, requester);
         self.account.post_or_refuse(&[record], |tx, _, keys| {
             for (device, key) in interface.devices.iter().zip(keys.iter().cycle()) {
-                tx.device_granted(device.key, *key, device.qemu_fd.unwrap_or(-1))?;
+                tx.device_granted(device.key, *key, device.qemu_fd)?;
             }
             steps.iter().try_for_each(|step| tx.done(*step, "success"))
         })?;
@@ -236,9 +238,16 @@ impl Driver {
         let mac = interface.mac;
         let pid = self.qemu.id.pid;
         let (mut kept, mut gone) = (Vec::new(), Vec::new());
-        for (mut device, fd) in std::mem::take(&mut interface.devices).into_iter().zip(held) {
-            device.qemu_fd = fd;
-            if fd.is_some() { kept.push(device) } else { gone.push(device) }
+        for (mut device, held) in std::mem::take(&mut interface.devices).into_iter().zip(held) {
+            match held {
+                Look::Gone => gone.push(device),
+                Look::Held(fd) => {
+                    device.qemu_fd = Some(fd);
+                    kept.push(device);
+                }
+                // What can't be seen is not claimed to be released.
+                Look::Unseen => kept.push(device),
+            }
         }
         // Of a link that is ours, a kept descriptor is left with nothing behind it.
         self.host.undo(mac, &mut interface.lasting);
@@ -248,41 +257,55 @@ impl Driver {
         let posted = self.account.close(first, &gone, Vec::new(), |tx, _, keys| {
             // The first record is the failed attach itself; then one for each that is kept.
             for (device, key) in kept.iter().zip(keys.iter().skip(1)) {
-                tx.device_granted(device.key, *key, device.qemu_fd.unwrap_or(-1))?;
+                tx.device_granted(device.key, *key, device.qemu_fd)?;
             }
             let outcome = if kept.is_empty() { "failed" } else { "kept" };
             steps.iter().try_for_each(|step| tx.done(*step, outcome))
         });
         super::said(posted);
-        if kept.is_empty() {
-            return None;
+        let text = (!kept.is_empty()).then(|| {
+            let text = format!(
+                "; QEMU still holds {} of its descriptors, which nothing takes back while it runs: they are on record as held",
+                kept.len()
+            );
+            warn!("{mac}{text}");
+            text
+        });
+        if text.is_some() || given.nic {
+            if given.nic
+                && let Some(index) = self.port_named(interface.port.as_deref())
+            {
+                self.ports[index].taken = true;
+            }
+            interface.devices = kept;
+            let state = if text.is_some() { PlugState::Kept } else { PlugState::Revoked };
+            self.interfaces.push(Plugged { state, ..Plugged::new(interface) });
         }
-        let text = format!(
-            "; QEMU still holds {} of its descriptors, which nothing takes back while it runs: they are on record as held",
-            kept.len()
-        );
-        warn!("{mac}{text}");
-        interface.devices = kept;
-        let mut plugged = Plugged::new(interface);
-        plugged.state = PlugState::Kept;
-        self.interfaces.push(plugged);
-        Some(text)
+        text
     }
 
-    /// The numbers under which QEMU still holds each of `admitted`, after a moment's patience.
-    fn look_until_gone(&self, admitted: &[Admitted]) -> Vec<Option<i32>> {
+    /// What QEMU still holds of `admitted`, after a moment's patience.
+    fn look_until_gone(&self, admitted: &[Admitted]) -> Vec<Look> {
         let end = Instant::now() + TAKE_BACK;
         loop {
             match handover::find(&self.qemu.id, admitted) {
-                Ok(held) if held.iter().all(Option::is_none) => return held,
-                Ok(held) if Instant::now() >= end => return held,
+                Ok(held) if Instant::now() >= end || held.iter().all(Option::is_none) => {
+                    return held.into_iter().map(|fd| fd.map_or(Look::Gone, Look::Held)).collect();
+                }
                 Ok(_) => std::thread::sleep(Duration::from_millis(1)),
                 Err(error) => {
-                    // What can't be seen is not claimed to be released.
                     warn!("what QEMU holds can't be seen: {error}");
-                    return vec![Some(-1); admitted.len()];
+                    return vec![Look::Unseen; admitted.len()];
                 }
             }
         }
     }
+}
+
+/// What a look at QEMU said of one descriptor.
+#[derive(Debug, Clone, Copy)]
+enum Look {
+    Gone,
+    Held(i32),
+    Unseen,
 }

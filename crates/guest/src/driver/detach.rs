@@ -25,17 +25,18 @@ impl Driver {
         requester: Option<Requester>,
         reply: Reply<InterfaceInfo>,
     ) {
-        let Some(index) = self.position(mac) else {
-            let text = format!("This guest has no interface {mac}: `taptrail nics` lists them");
+        let Some(index) = self.holder(mac) else {
+            let revoked = self.interfaces.iter().any(|plugged| plugged.interface.mac == mac);
+            let text = if revoked {
+                format!(
+                    "The devices of {mac} are taken already; the guest has yet to let go of the NIC itself"
+                )
+            } else {
+                format!("This guest has no interface {mac}: `taptrail nics` lists them")
+            };
             return answered(reply.send(Err(Failure::Refused(text))));
         };
         let state = self.interfaces[index].state;
-        if state == PlugState::Revoked {
-            let text = format!(
-                "The devices of {mac} are taken already; the guest has yet to let go of the NIC itself"
-            );
-            return answered(reply.send(Err(Failure::Refused(text))));
-        }
         if force || state == PlugState::Kept {
             let answer = self.release(index, force, requester);
             self.publish();

@@ -330,13 +330,20 @@ impl Driver {
         });
     }
 
-    fn position(&self, mac: MacAddr) -> Option<usize> {
-        self.interfaces.iter().position(|plugged| plugged.interface.mac == mac)
+    /// The interface of this MAC for which QEMU holds devices.
+    fn holder(&self, mac: MacAddr) -> Option<usize> {
+        self.interfaces
+            .iter()
+            .position(|plugged| plugged.interface.mac == mac && plugged.state != PlugState::Revoked)
+    }
+
+    fn port_named(&self, name: Option<&str>) -> Option<usize> {
+        self.ports.iter().position(|port| Some(port.name.as_str()) == name)
     }
 
     fn free_port(&mut self, name: Option<&str>) {
-        if let Some(port) = self.ports.iter_mut().find(|port| Some(port.name.as_str()) == name) {
-            port.taken = false;
+        if let Some(index) = self.port_named(name) {
+            self.ports[index].taken = false;
         }
     }
 }

@@ -348,7 +348,7 @@ impl Attempt {
         self.account.post_or_refuse(&records, |tx, _, keys| {
             for (interface, key) in interfaces.iter().zip(keys) {
                 for device in &interface.devices {
-                    tx.device_granted(device.key, *key, device.qemu_fd.unwrap_or(-1))?;
+                    tx.device_granted(device.key, *key, device.qemu_fd)?;
                 }
             }
             for step in steps {
