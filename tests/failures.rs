@@ -250,7 +250,12 @@ fn a_qemu_that_is_killed_in_the_middle_of_an_attach_leaves_nothing_behind() {
     guest.kill();
     let status = attach.wait_with_output().unwrap().status;
     assert_eq!(status.code(), Some(1));
-    world.until("the guest has ended", || !world.run_dir().join("web1").exists());
+    world.until("the guest has ended", || !world.run_dir().join("web1/lock").exists());
+    assert!(
+        world.log("web1").contains("has ended (crashed)"),
+        "the log of a crash is kept: {}",
+        world.log("web1")
+    );
     assert_eq!(
         world.story(),
         [

@@ -172,7 +172,7 @@ impl Claim {
         self.path.join(name)
     }
 
-    /// Leaves the log file, and so the directory, where they are: the run failed in the
+    /// Leaves a log file, and so the directory, where they are: the guest did not end well in the
     /// background, and its output is all there is.
     pub(crate) fn keep_log(&mut self) {
         self.keep_log = true;

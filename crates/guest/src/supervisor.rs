@@ -55,7 +55,7 @@ pub fn supervise(
         ready(Running { pid: driver.qemu_pid() });
     });
     inbox.close();
-    if ended.is_err() {
+    if !ended.as_ref().is_ok_and(|ended| ended.status.success()) {
         claim.keep_log();
     }
     // The name is free before anybody hears that the guest has stopped.
