@@ -7,6 +7,7 @@ mod world;
 use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
+use taptrail_kernel::proc::Signal;
 use world::{EMPTY, World, mac};
 
 const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
@@ -307,6 +308,40 @@ fn a_guest_that_does_not_shut_down_in_time_runs_on() {
     assert!(guest.is_alive());
     assert_eq!(guest.holds(), ["tun vnet0"]);
     world.stop(&guest);
+    world.assert_clean();
+}
+
+#[test]
+fn a_qemu_that_answers_nothing_is_killed_by_force() {
+    let mut world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    guest.signal(Signal::STOP);
+    // Its monitor is silent, and what it holds can be seen all the same.
+    assert_eq!(guest.holds(), ["tun vnet0"]);
+    world.stop(&guest);
+    assert!(!guest.is_alive());
+    assert_eq!(world.story()[3..], ["close 01 tun vnet0 q0", "guest destroyed"]);
+    world.assert_clean();
+}
+
+#[test]
+fn a_start_may_be_stopped_before_qemu_answers() {
+    let world = World::new();
+    let silent = world.path("qemu");
+    std::fs::write(&silent, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+    std::fs::set_permissions(&silent, PermissionsExt::from_mode(0o755)).unwrap();
+    let mut start =
+        world.command(["run", "--name", "web1", "--nic", ONE, "--"]).arg(&silent).spawn().unwrap();
+    world.until("the start waits", || {
+        world.try_json(["list", "--json"]).is_some_and(|all| all[0]["state"] == "starting")
+    });
+    world.until("the tap is open", || world.links() == ["vnet0"]);
+    world.taptrail(["stop", "web1"]).ok();
+    assert_eq!(start.wait().unwrap().code(), Some(1));
+    assert_eq!(
+        world.story(),
+        ["open 01 tun vnet0 q0", "start 01 FAILED", "close 01 tun vnet0 q0", "guest booted FAILED"]
+    );
     world.assert_clean();
 }
 

@@ -376,6 +376,7 @@ fn the_users_own_pause_is_kept() {
     lines.next();
     let status: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
     assert_eq!(status["return"]["running"], false);
+    assert_eq!(world.json(["list", "--json"])[0]["state"], "paused");
     world.stop(&guest);
 }
 
@@ -458,6 +459,16 @@ fn the_api_describes_itself_to_any_varlink_client() {
     assert_eq!(nics["parameters"]["nics"][0]["mac"], mac(1));
     drop((stream, reader));
     world.stop(&guest);
+}
+
+#[test]
+fn with_auditing_not_asked_for_the_ledger_has_the_trail_alone() {
+    let mut world = World::new();
+    let guest = world.start("web1", &["--audit", "off", "--nic", ONE]);
+    world.stop(&guest);
+    assert_eq!(world.story().len(), 5);
+    assert!(!world.log("web1").contains("udit"));
+    world.assert_clean();
 }
 
 #[test]

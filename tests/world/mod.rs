@@ -290,8 +290,12 @@ impl Guest {
     }
 
     pub(crate) fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
         let id = ProcessId::of(self.pid).expect("a running QEMU");
-        PidFd::open(id).expect("a pidfd").send_signal(Signal::KILL).expect("a signal");
+        PidFd::open(id).expect("a pidfd").send_signal(signal).expect("a signal");
     }
 
     pub(crate) fn is_alive(&self) -> bool {

@@ -48,3 +48,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+/// `1 descriptor`, `2 descriptors`.
+pub fn descriptors(count: usize) -> String {
+    format!("{count} descriptor{}", if count == 1 { "" } else { "s" })
+}

@@ -57,7 +57,7 @@ CREATE INDEX device_live ON device (guest) WHERE closed IS NULL;
 CREATE TABLE step (
     id       INTEGER PRIMARY KEY,
     guest    INTEGER NOT NULL REFERENCES guest (id),
-    -- 'start', 'open', 'link', 'filter', 'hand-over', 'release', 'stop'
+    -- 'start', 'open', 'hand-over', 'release', 'stop'
     kind     TEXT    NOT NULL,
     mac      TEXT,
     detail   TEXT    NOT NULL,

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use taptrail_guest::spec::{NicSpec, SpecError};
-use taptrail_guest::{Client, ClientError, Dirs, api, xml};
+use taptrail_guest::{Client, ClientError, Dirs, api, descriptors, xml};
 use taptrail_report::{DeviceRow, NicRow, nic_table};
 
 use crate::Done;
@@ -22,10 +22,10 @@ pub(crate) fn attach(arguments: &Attach, dirs: &Dirs) -> Done {
     }
     let vhost = if nic.vhost { " with vhost-net" } else { "" };
     print(&format!(
-        "{} attached: '{}'{vhost}, {} descriptors granted\n",
+        "{} attached: '{}'{vhost}, {} granted\n",
         nic.mac,
         nic.ifname,
-        nic.devices.len()
+        descriptors(nic.devices.len())
     ))
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn detach(arguments: &Detach, dirs: &Dirs) -> Done {
         return print_json(&row(nic)?);
     }
     let how = if arguments.force { "revoked" } else { "detached" };
-    print(&format!("{} {how}: '{}', {} descriptors released\n", nic.mac, nic.ifname, nic.devices.len()))
+    print(&format!("{} {how}: '{}', {} released\n", nic.mac, nic.ifname, descriptors(nic.devices.len())))
 }
 
 pub(crate) fn stop(arguments: &Stop, dirs: &Dirs) -> Done {

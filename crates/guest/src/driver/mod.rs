@@ -155,8 +155,12 @@ pub(crate) struct Driver {
     interfaces: Vec<Plugged>,
     ports: Vec<Port>,
     pending: Option<Pending>,
+    /// The guest's processors don't run.
+    paused: bool,
     /// We ended QEMU.
     forced: bool,
+    /// The intent to stop the guest.
+    stop: Option<StepKey>,
     /// Who asked for the stop.
     stopped_by: Option<Requester>,
     /// QEMU's own word for its end.
@@ -272,6 +276,8 @@ impl Driver {
                 }
             }
             "SHUTDOWN" => self.shutting_down(event),
+            "STOP" => self.paused = true,
+            "RESUME" => self.paused = false,
             _ => {}
         }
     }
@@ -285,6 +291,7 @@ impl Driver {
             }
             Some(Pending::Stop { then: OnTimeout::Force, replies, .. }) => self.force(replies),
             Some(Pending::Stop { then: OnTimeout::GiveUp, replies, .. }) => {
+                self.stop_is_over("timed out");
                 for reply in replies {
                     answered(reply.send(Err(Failure::TimedOut(format!(
                         "Guest '{}' did not shut down in time and runs on: try again, or end it with --force",
@@ -322,8 +329,11 @@ impl Driver {
     /// Shows clients what the guest is like now.
     fn publish(&self) {
         let interfaces: Vec<_> = self.interfaces.iter().map(Plugged::info).collect();
-        let stopping = matches!(self.pending, Some(Pending::Stop { .. }));
-        let state = if stopping { "stopping" } else { "running" };
+        let state = match self.pending {
+            Some(Pending::Stop { .. }) => "stopping",
+            _ if self.paused => "paused",
+            _ => "running",
+        };
         self.inbox.publish(|snapshot| {
             snapshot.state = state;
             snapshot.interfaces = interfaces;

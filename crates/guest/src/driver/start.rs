@@ -21,7 +21,7 @@ use crate::account::{Account, AccountError, OpenDevice};
 use crate::handover;
 use crate::interface::{Host, Interface, OpenError, Opened};
 use crate::qemu::{Additions, NicOnCommandLine, Ports};
-use crate::request::Inbox;
+use crate::request::{Inbox, Reply, Request};
 use crate::spec::{NicSpec, SpecError, check_unique, random_mac};
 
 /// How long QEMU may take until its monitor speaks: a large guest's memory is allocated first.
@@ -99,6 +99,10 @@ struct Attempt {
     booting: Option<Booting>,
     qemu: Option<Qemu>,
     steps: Vec<StepKey>,
+    /// The user's own -S.
+    paused: bool,
+    /// Who stopped the start and waits for it.
+    stopped: Option<Reply<()>>,
 }
 
 pub(super) fn start(options: Options, place: Place, inbox: &Inbox) -> Result<Driver, StartError> {
@@ -116,6 +120,8 @@ pub(super) fn start(options: Options, place: Place, inbox: &Inbox) -> Result<Dri
         booting: None,
         qemu: None,
         steps: Vec::new(),
+        paused: false,
+        stopped: None,
     };
     let up = step.map_err(StartError::Account).and_then(|step| {
         attempt.steps.push(step);
@@ -124,7 +130,11 @@ pub(super) fn start(options: Options, place: Place, inbox: &Inbox) -> Result<Dri
     match up {
         Ok(ports) => Ok(attempt.into_driver(inbox, ports)?),
         Err(error) => {
+            let stopped = attempt.stopped.take();
             attempt.roll_back();
+            if let Some(reply) = stopped {
+                super::answered(reply.send(Ok(())));
+            }
             Err(error)
         }
     }
@@ -206,8 +216,9 @@ impl Attempt {
         self.grant()?;
         // Only QEMU keeps a granted device alive.
         self.admitted.clear();
+        self.paused = options.command.paused;
         if let Some(qemu) = &mut self.qemu
-            && !options.command.paused
+            && !self.paused
         {
             qemu.monitor.cont(ANSWER)?;
         }
@@ -242,7 +253,9 @@ impl Attempt {
                 Greeting::Ended => break,
                 Greeting::TimedOut => return Err(StartError::Silent),
                 Greeting::Asked => {
-                    if inbox.next(|_| true).is_some_and(|request| request.is_stop()) {
+                    // Whatever else is asked for waits until the guest runs.
+                    if let Some(Request::Stop { reply, .. }) = inbox.next(Request::is_stop) {
+                        self.stopped = reply;
                         return Err(StartError::Stopped);
                     }
                 }
@@ -383,7 +396,9 @@ impl Attempt {
             interfaces: self.interfaces.into_iter().map(Plugged::new).collect(),
             ports,
             pending: None,
+            paused: self.paused,
             forced: false,
+            stop: None,
             stopped_by: None,
             shutdown: None,
             owed: Vec::new(),
@@ -441,9 +456,9 @@ pub(super) fn granted(interface: &Interface, pid: u32) -> String {
         ""
     };
     format!(
-        "{}: '{}'{vhost} granted, {} descriptors in QEMU (pid {pid})",
+        "{}: '{}'{vhost} granted, {} in QEMU (pid {pid})",
         interface.mac,
         interface.ifname,
-        interface.devices.len()
+        crate::descriptors(interface.devices.len())
     )
 }

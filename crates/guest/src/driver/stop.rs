@@ -4,11 +4,12 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
+use taptrail_ledger::Step;
 use taptrail_qmp::Event as QmpEvent;
 use taptrail_record::{Event, Outcome, Reason, Requester};
 use tracing::{info, warn};
 
-use super::{ANSWER, Driver, Ended, Pending, PlugState, QUIT, Shutdown, Unanswered, answered};
+use super::{ANSWER, Driver, Ended, Pending, PlugState, QUIT, Shutdown, Unanswered, answered, said};
 use crate::request::{Failure, OnTimeout, Reply};
 
 impl Driver {
@@ -37,6 +38,17 @@ impl Driver {
             None => {}
         }
         self.stopped_by = requester.or(self.stopped_by);
+        if self.stop.is_none() {
+            // A stop takes nothing new, so it goes on without a ledger, too.
+            match self.account.intend(
+                Step::Stop,
+                None,
+                if then == OnTimeout::Force { "force" } else { "ask" },
+            ) {
+                Ok(step) => self.stop = Some(step),
+                Err(error) => warn!("{}", crate::chain(&error)),
+            }
+        }
         if then == OnTimeout::Force && patience.is_zero() {
             return self.force(replies);
         }
@@ -46,6 +58,7 @@ impl Driver {
                 return self.force(replies);
             }
             let text = crate::chain(&error);
+            self.stop_is_over("failed");
             for reply in replies {
                 answered(reply.send(Err(Failure::Failed(text.clone()))));
             }
@@ -53,6 +66,14 @@ impl Driver {
         }
         info!("the guest was asked to shut down");
         self.pending = Some(Pending::Stop { deadline, then, replies });
+    }
+
+    /// An asked-for stop will not happen: the guest runs on.
+    pub(super) fn stop_is_over(&mut self, outcome: &str) {
+        self.stopped_by = None;
+        if let Some(step) = self.stop.take() {
+            said(self.account.note(|tx, _| tx.done(step, outcome)));
+        }
     }
 
     /// Ends QEMU: by its monitor, and if that does not end it, by SIGKILL.
@@ -85,7 +106,7 @@ impl Driver {
         self.take_events();
         let reason = self.reason(status);
         let mut devices = std::mem::take(&mut self.owed);
-        let mut steps = Vec::new();
+        let mut steps: Vec<_> = self.stop.take().into_iter().collect();
         for plugged in &mut self.interfaces {
             self.host.undo(plugged.interface.mac, &mut plugged.interface.lasting);
             devices.append(&mut plugged.interface.devices);

@@ -118,13 +118,10 @@ fn a_broadcast_that_cannot_be_heard_is_given_up_for_counters() {
         readlog_socket()
     });
     let mut audit = Audit::with_readlog(Some(ReadLog::with_socket(deaf, false))).unwrap();
-    for _ in 0..2 {
+    for _ in 0..3 {
         let logged = audit.log(VIRT_RESOURCE, &text("deaf")).unwrap();
         assert_eq!(logged.proof, Proof::Counters);
     }
-    let start = Instant::now();
-    audit.log(VIRT_RESOURCE, &text("deaf")).unwrap();
-    assert!(start.elapsed() < Duration::from_millis(8), "{:?}", start.elapsed());
 }
 
 #[test]

@@ -1,0 +1,110 @@
+//! What the benchmarks of this room share: a network, a ledger on a real disk, and patience with
+//! criterion.
+
+// Each program uses its own part of it.
+#![allow(dead_code)]
+
+use std::convert::Infallible;
+use std::num::NonZeroU16;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, SamplingMode};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+use taptrail_kernel::device::{
+    Admitted, Books, DEV_NET_TUN, OpenFacts, Opening, TapName, TapRequest, open_tap,
+};
+use taptrail_ledger::{GuestKey, Ledger, Process};
+use taptrail_record::{GuestId, MacAddr};
+
+/// `TMPFS_MAGIC` (linux/magic.h).
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// The guest that everything is done for.
+pub(crate) fn guest() -> GuestId {
+    let uuid = "2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e";
+    GuestId { name: "bench".to_owned(), uuid: uuid.parse().expect("a uuid") }
+}
+
+/// Its interface.
+pub(crate) const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
+
+/// Moves this program into a network namespace of its own, which ends with it.
+pub(crate) fn own_network() {
+    // SAFETY: called first thing, by the only thread; no file table is unshared.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("root and network namespaces are needed");
+}
+
+/// Runs `ip`.
+pub(crate) fn ip(args: &str) {
+    let status =
+        Command::new("/usr/sbin/ip").args(args.split_whitespace()).status().expect("ip(8) is needed");
+    assert!(status.success(), "ip {args}: {status}");
+}
+
+/// A group whose every measurement is followed by an untimed end that takes far longer than it:
+/// the kernel takes a tap apart in 16 to 30 ms. Criterion plans by the timed part alone, so it gets
+/// little of it.
+pub(crate) fn with_long_ends(group: &mut BenchmarkGroup<'_, WallTime>) {
+    group.sampling_mode(SamplingMode::Flat).sample_size(50);
+    group.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_millis(100));
+}
+
+/// Times `subject` alone; what it made is dropped between two measurements.
+pub(crate) fn timed<T>(rounds: u64, mut subject: impl FnMut() -> T) -> Duration {
+    let mut total = Duration::ZERO;
+    for _ in 0..rounds {
+        let begun = Instant::now();
+        let made = subject();
+        total += begun.elapsed();
+        drop(made);
+    }
+    total
+}
+
+/// The request of a new tap for one interface, as the guest's supervisor makes it.
+pub(crate) fn new_tap() -> Opening {
+    open_tap(&TapRequest {
+        path: Path::new(DEV_NET_TUN),
+        name: TapName::Pattern("vnet%d"),
+        queues: NonZeroU16::MIN,
+        vnet_hdr: true,
+    })
+}
+
+/// The device of an opening that has to work.
+pub(crate) fn one<B: Books<Error: std::fmt::Debug>>(opening: Opening, books: &mut B) -> Admitted {
+    let (mut devices, error) = opening.admit(books).expect("the books take it");
+    assert!(error.is_none(), "{error:?}");
+    devices.pop().expect("one device")
+}
+
+/// Books that do nothing.
+pub(crate) struct Nothing;
+
+impl Books for Nothing {
+    type Error = Infallible;
+
+    fn enter(&mut self, _: &[OpenFacts]) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+/// A ledger beside the build, where a commit reaches a disk, with one guest in it.
+pub(crate) fn ledger() -> (Ledger, GuestKey, tempfile::TempDir) {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let filesystem = rustix::fs::statfs(dir.path()).expect("statfs");
+    assert_ne!(
+        u64::try_from(filesystem.f_type).ok(),
+        Some(TMPFS_MAGIC),
+        "the build directory is a tmpfs, where a commit costs nothing: set CARGO_TARGET_DIR to a disk"
+    );
+    let mut ledger = Ledger::open(dir.path()).expect("a ledger");
+    let tx = ledger.begin().expect("a transaction");
+    let supervisor = Process { pid: std::process::id(), start: 1 };
+    let key = tx.guest_begins(&guest(), "bench", supervisor).expect("a guest");
+    tx.commit().expect("a commit");
+    (ledger, key, dir)
+}
