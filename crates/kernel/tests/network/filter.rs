@@ -61,7 +61,7 @@ fn macvtap() -> (Admitted, Ear, MacFilter) {
     let link = links.create_macvtap(&new).unwrap();
     links.set_up(link.index, true).unwrap();
     let ifname = name("macvtap0");
-    let wait = Duration::from_secs(2);
+    let wait = Duration::from_secs(20);
     let request =
         MacvtapRequest { ifname: &ifname, ifindex: link.index, queues: queues(1), vnet_hdr: false, wait };
     let device = opened(open_macvtap(&request)).remove(0);
@@ -217,7 +217,7 @@ fn a_program_that_hangs_is_killed() {
     let start = Instant::now();
     let error = program("hangs").with_timeout(Duration::from_millis(150)).remove(1).unwrap_err();
     assert!(matches!(error, FilterError::Late { .. }), "{error:?}");
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < Duration::from_secs(20));
 }
 
 #[test]
@@ -230,5 +230,5 @@ fn a_program_that_never_stops_talking_is_killed() {
 fn a_child_that_keeps_the_programs_streams_is_not_waited_for() {
     let start = Instant::now();
     program("leaves-a-child").remove(1).unwrap();
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < Duration::from_secs(20));
 }
