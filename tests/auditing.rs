@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 
 use nix::fcntl::{Flock, FlockArg};
 use taptrail_kernel::audit::{Audit, ReadLog};
-use taptrail_ledger::{Ledger, LedgerError};
+use taptrail_ledger::Ledger;
 use world::{EMPTY, World};
 
 const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
@@ -132,8 +132,8 @@ fn logged(world: &World) -> Vec<(String, Option<u32>)> {
     let ledger = Ledger::open_to_read(&world.state()).unwrap();
     ledger
         .records(|stored| {
+            let stored = stored.unwrap();
             all.push((stored.logged, stored.serial));
-            Ok::<_, LedgerError>(())
         })
         .unwrap();
     all

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use taptrail_kernel::proc::{PidFd, ProcessId, Signal, raw_devices};
-use taptrail_ledger::{Ledger, LedgerError};
+use taptrail_ledger::Ledger;
 use taptrail_record::{Event, Outcome, Record, RecordType, parse_text};
 
 /// The MAC that ends in `last`.
@@ -219,9 +219,9 @@ impl World {
         let mut records = Vec::new();
         ledger
             .records(|stored| {
+                let stored = stored.expect("a row");
                 let record = parse_text(RecordType(stored.kind), stored.text.as_bytes());
                 records.push(record.expect("a record").expect("one of ours"));
-                Ok::<_, LedgerError>(())
             })
             .expect("records");
         records

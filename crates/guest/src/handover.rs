@@ -1,8 +1,8 @@
 //! What QEMU holds, seen and not assumed.
 //!
 //! While we hold a descriptor too, kcmp(2) proves that QEMU's is the same open file. Afterwards
-//! QEMU's descriptor is known by its number, device number and interface: QEMU gets descriptors
-//! from us alone, one operation at a time, so the three together don't change hands unseen.
+//! QEMU's descriptor is known by its number and its device's: QEMU gets descriptors from us alone,
+//! one operation at a time, so the two together don't change hands unseen.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -61,14 +61,18 @@ pub(crate) fn strangers(qemu: &ProcessId, known: &[OpenDevice]) -> io::Result<Ve
 }
 
 fn is(held: &HeldDevice, device: &OpenDevice) -> bool {
-    let same_link = match &held.ifname {
-        Some(name) => Some(name.as_str()) == device.device.dev.as_deref(),
-        // A tap whose link was deleted under it is still the open device that it was.
-        None => true,
-    };
-    // Where the number was never seen, any descriptor that fits may be it.
-    let same_number = device.qemu_fd.is_none_or(|fd| fd == held.fd);
-    same_number && Some(held.rdev) == device.device.rdev && same_link
+    if Some(held.rdev) != device.device.rdev {
+        return false;
+    }
+    match device.qemu_fd {
+        // The link behind it may be renamed or deleted: it is still the open device that it was.
+        Some(fd) => fd == held.fd,
+        // Its number was never seen: any descriptor that fits may be it.
+        None => match &held.ifname {
+            Some(name) => Some(name.as_str()) == device.device.dev.as_deref(),
+            None => true,
+        },
+    }
 }
 
 /// A process that is gone holds nothing.

@@ -23,7 +23,7 @@ use taptrail_ledger::{Step, StepKey};
 use taptrail_record::{IfName, MacAddr, Requester};
 use tracing::{debug, warn};
 
-use crate::account::{Account, AccountError, OpenDevice, Opens};
+use crate::account::{Account, AccountError, OpenDevice, Opens, Posting};
 use crate::spec::{Backend, Filter, NicSpec, Vhost};
 
 /// How long a macvtap's node may take to appear: udev is asynchronous.
@@ -183,18 +183,15 @@ impl Host {
         let mut lasting = Lasting::default();
         let mut opens = Opens::new(account, mac, requester);
         let built = self.build(&spec, mac, &place, &mut opens, &mut lasting);
-        let Opens { account, open: mut devices, hand_over, unledgered, .. } = opens;
+        let Opens { account, open: mut devices, hand_over, .. } = opens;
         let steps: Vec<_> = [Some(step), hand_over].into_iter().flatten().collect();
-        account.tell_kernel(unledgered);
         let closed = built.and_then(|(ifname, admitted, unused)| {
             let unused: Vec<_> = unused.iter().map(|index| devices[*index].clone()).collect();
             if !unused.is_empty() {
-                let posted = account.close(Vec::new(), &unused, Vec::new(), |_, _, _| Ok(()));
-                // What is in the ledger is closed there, whatever the kernel made of it.
-                if !posted.as_ref().is_err_and(AccountError::is_unwritten) {
-                    devices.retain(|device| !unused.contains(device));
-                }
-                posted.map_err(failed)?;
+                // Closed in the ledger, or owed to it: either way not once more.
+                devices.retain(|device| !unused.contains(device));
+                let posting = Posting::default().closes(account, &unused);
+                account.post(posting).map_err(failed)?;
             }
             Ok((ifname, admitted))
         });

@@ -34,7 +34,7 @@ pub use account::{AccountError, AuditMode};
 pub use client::{Client, ClientError};
 pub use driver::{Ended, Options, StartError};
 pub use interface::OpenError;
-pub use run_dir::{Dirs, RunDirError, api_socket, check_name, guests, log_file, make};
+pub use run_dir::{Dirs, NOFOLLOW, RunDirError, api_socket, check_name, guests, log_file, make};
 pub use supervisor::{Running, SuperviseError, supervise};
 
 /// An error and its sources on one line.

@@ -84,6 +84,11 @@ impl Request {
     pub(crate) fn is_stop(&self) -> bool {
         matches!(self, Self::Stop { .. })
     }
+
+    /// Is it a revocation, which waits for no guest?
+    pub(crate) fn is_revocation(&self) -> bool {
+        matches!(self, Self::Detach { force: true, .. })
+    }
 }
 
 /// An interface of a guest, as clients see it.
@@ -189,16 +194,22 @@ impl Inbox {
         self.shared.1.as_fd()
     }
 
-    /// The next request, if `may_take` says that it may be taken now; a stop comes before all.
+    /// The next request, if `may_take` says that it may be taken now; a stop comes before all, then
+    /// a revocation.
     pub(crate) fn next(&self, may_take: impl Fn(&Request) -> bool) -> Option<Request> {
         let _ = rustix::io::read(&self.shared.1, &mut [0; 8]);
         let mut queue = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let stop = queue.requests.iter().position(Request::is_stop);
-        let index = stop.unwrap_or(0);
+        let first = |urgent: fn(&Request) -> bool| queue.requests.iter().position(urgent);
+        let index = first(Request::is_stop).or_else(|| first(Request::is_revocation)).unwrap_or(0);
         if !may_take(queue.requests.get(index)?) {
             return None;
         }
         queue.requests.remove(index)
+    }
+
+    /// Does nobody take requests any more?
+    pub(crate) fn is_closed(&self) -> bool {
+        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner).closed
     }
 
     /// Refuses all further requests; those that wait end unanswered.

@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +23,9 @@ impl Default for Dirs {
     }
 }
 
+/// For files in directories that are ours: a symbolic link there is somebody's trap.
+pub const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+
 /// A unix socket's path has 108 bytes with its NUL (unix(7)).
 const SUN_PATH: usize = 108;
 
@@ -37,6 +40,9 @@ pub enum RunDirError {
     /// The run directory lies too deep for a socket in it.
     #[error("Socket path {path} is too long: {SUN_PATH} bytes are the system's limit; use a shorter run directory", path = .0.display())]
     TooDeep(PathBuf),
+    /// Others could replace what is in the directory.
+    #[error("Run directory {path} is not a directory that only its owner, us, can write to: remove it", path = .0.display())]
+    NotOurs(PathBuf),
     /// Another supervisor has the guest.
     #[error("Guest '{name}' is already running{}", .supervisor.as_ref().map(|pid| format!(": its supervisor has pid {pid}")).unwrap_or_default())]
     Taken {
@@ -80,12 +86,14 @@ pub fn log_file(run: &Path, guest: &str) -> PathBuf {
 pub fn make(run: &Path, guest: &str) -> Result<PathBuf, RunDirError> {
     check_name(guest)?;
     let path = run.join(guest);
-    DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(|source| RunDirError::Io {
-        what: "Making",
-        path: path.clone(),
-        source,
-    })?;
-    Ok(path)
+    let failed = |what| {
+        let path = path.clone();
+        move |source| RunDirError::Io { what, path, source }
+    };
+    DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed("Making"))?;
+    let found = std::fs::symlink_metadata(&path).map_err(failed("Looking at"))?;
+    let ours = found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o022 == 0;
+    if found.is_dir() && ours { Ok(path) } else { Err(RunDirError::NotOurs(path)) }
 }
 
 /// The names of all guests that have a directory, in order; whether anybody is behind one, its
@@ -133,7 +141,7 @@ impl Claim {
             .read(true)
             .write(true)
             .mode(0o600)
-            .custom_flags(libc_o_nofollow())
+            .custom_flags(NOFOLLOW)
             .open(&lock_path)
             .map_err(failed("Opening", &lock_path))?;
         if let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -145,6 +153,13 @@ impl Claim {
                 name: guest.to_owned(),
                 supervisor: supervisor.filter(|pid| !pid.is_empty()),
             });
+        }
+        // Who had it before may have removed the file between our open and our lock.
+        let same = |a: std::fs::Metadata, b: std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        let is_there =
+            lock.metadata().and_then(|ours| Ok(same(ours, std::fs::symlink_metadata(&lock_path)?)));
+        if !is_there.unwrap_or(false) {
+            return Err(RunDirError::Taken { name: guest.to_owned(), supervisor: None });
         }
         lock.set_len(0)
             .and_then(|()| writeln!(lock, "{}", std::process::id()))
@@ -164,7 +179,10 @@ impl Claim {
     /// A listening socket of this name in the directory; only root and the owner reach it.
     pub(crate) fn listen(&self, name: &str) -> Result<UnixListener, RunDirError> {
         let path = self.path.join(name);
-        UnixListener::bind(&path).map_err(|source| RunDirError::Io { what: "Listening on", path, source })
+        let failed = |source| RunDirError::Io { what: "Listening on", path: path.clone(), source };
+        let listener = UnixListener::bind(&path).map_err(failed)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        Ok(listener)
     }
 
     /// The path of a socket in the directory.
@@ -188,10 +206,6 @@ impl Drop for Claim {
         }
         let _ = std::fs::remove_dir(&self.path);
     }
-}
-
-fn libc_o_nofollow() -> i32 {
-    i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0)
 }
 
 #[cfg(test)]

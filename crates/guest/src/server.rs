@@ -4,6 +4,7 @@
 //! another's unplug but in the driver's queue. The thread turns the process's signals into
 //! requests, too: the first asks the guest to shut down, the second ends it.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
@@ -58,8 +59,9 @@ impl ApiServer {
             set.block_on(&runtime, async move {
                 let listening = tokio::net::UnixListener::from_std(listener).and_then(|listener| {
                     let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+                    let patience = Rc::new(Cell::new(patience));
                     for kind in signals {
-                        tokio::task::spawn_local(stop_on(signal(kind)?, inbox.clone(), patience));
+                        tokio::task::spawn_local(stop_on(signal(kind)?, inbox.clone(), Rc::clone(&patience)));
                     }
                     Ok(listener)
                 });
@@ -90,19 +92,21 @@ impl ApiServer {
     }
 }
 
-/// Each signal is a stop: the first gives the guest time, the next does not.
-async fn stop_on(mut signal: tokio::signal::unix::Signal, inbox: Inbox, patience: Duration) {
-    let mut patience = patience;
+/// Each signal is a stop: the first of any kind gives the guest time, the next does not.
+async fn stop_on(mut signal: tokio::signal::unix::Signal, inbox: Inbox, shared: Rc<Cell<Duration>>) {
     while signal.recv().await.is_some() {
+        let patience = shared.replace(Duration::ZERO);
         info!(
             "signal: {}",
             if patience.is_zero() { "QEMU is ended" } else { "the guest is stopped; once more ends QEMU" }
         );
         let stop = Request::Stop { patience, then: OnTimeout::Force, requester: None, reply: None };
-        if inbox.send(stop).is_err() {
-            return;
+        if let Err(error) = inbox.send(stop) {
+            if inbox.is_closed() {
+                return;
+            }
+            warn!("{error}");
         }
-        patience = Duration::ZERO;
     }
 }
 

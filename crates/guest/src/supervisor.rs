@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tracing::warn;
+
 use crate::driver::{self, Driver, Ended, Options, Place, StartError};
 use crate::request::Inbox;
 use crate::run_dir::{Claim, RunDirError};
@@ -55,7 +57,10 @@ pub fn supervise(
         ready(Running { pid: driver.qemu_pid() });
     });
     inbox.close();
-    if !ended.as_ref().is_ok_and(|ended| ended.status.success()) {
+    if let Ok(Ended { account: Err(error), .. }) = &ended {
+        warn!("The account can't be closed: {}", crate::chain(error));
+    }
+    if !ended.as_ref().is_ok_and(|ended| ended.status.success() && ended.account.is_ok()) {
         claim.keep_log();
     }
     // The name is free before anybody hears that the guest has stopped.

@@ -16,45 +16,54 @@ mod lab;
 mod machine;
 
 use std::os::fd::{AsFd, AsRawFd};
-use std::time::{Duration, Instant};
 
 use criterion::Criterion;
 use taptrail_kernel::audit::{Audit, Proof, VIRT_RESOURCE};
 use taptrail_kernel::device::Admitted;
 use taptrail_kernel::link::{Change, Links};
 use taptrail_kernel::proc::{raw_devices, same_file};
-use taptrail_ledger::Step;
+use taptrail_ledger::{GuestKey, Ledger, Step};
 use taptrail_record::{Event, IfName, Record};
 
 fn main() {
+    // First: it asks cargo for its directory, and cargo may want the network.
+    let mut criterion = Criterion::default().configure_from_args();
     lab::own_network();
     lab::ip("link add br0 type bridge");
     lab::ip("link set br0 up");
-    let mut criterion = Criterion::default().configure_from_args();
-    ends_with_a_tap(&mut criterion);
-    the_others(&mut criterion);
-    criterion.final_summary();
-}
-
-fn ends_with_a_tap(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("attach");
-    lab::with_long_ends(&mut group);
+    lab::with_rests(&mut group);
+
     let mut links = Links::open().unwrap();
     let bridge: IfName = "br0".parse().unwrap();
     group.bench_function("links", |bencher| {
         bencher.iter_custom(|rounds| {
-            let mut total = Duration::ZERO;
-            for _ in 0..rounds {
-                let tap = lab::one(lab::new_tap(), &mut lab::Nothing);
-                let name = tap.facts().dev.clone().unwrap();
-                let begun = Instant::now();
-                plug(&mut links, &bridge, &name);
-                total += begun.elapsed();
-            }
-            total
+            let tap = || lab::one(lab::new_tap(), &mut lab::Nothing);
+            lab::timed(rounds, tap, |tap| plug(&mut links, &bridge, tap.facts().dev.as_ref().unwrap()))
         });
     });
+    let (mut ledger, guest, _dir) = lab::ledger();
+    group.bench_function("commit", |bencher| {
+        bencher.iter_custom(|rounds| lab::timed(rounds, || (), |()| commit(&mut ledger, guest)));
+    });
+    let tap = lab::one(lab::new_tap(), &mut lab::Nothing);
+    group.bench_function("proof", |bencher| {
+        bencher.iter_custom(|rounds| lab::timed(rounds, || (), |()| assert!(holds(&tap))));
+    });
+    if machine::may_enable() {
+        let _machine = machine::Machine::with_auditing(true);
+        let mut audit = Audit::open().unwrap();
+        let event = Event::Attach { mac: lab::MAC, vm_pid: Some(4711), fds: Some(1) };
+        let text = Record::success(lab::guest(), event).text(&std::env::current_exe().unwrap()).unwrap();
+        group.bench_function("audit", |bencher| {
+            bencher.iter_custom(|rounds| {
+                let mut log = || assert_eq!(audit.log(VIRT_RESOURCE, &text).unwrap().proof, Proof::ReadBack);
+                lab::timed(rounds, || (), |()| log())
+            });
+        });
+    }
     group.finish();
+    criterion.final_summary();
 }
 
 /// What is asked of the kernel for a tap on a bridge.
@@ -71,28 +80,11 @@ fn plug(links: &mut Links, bridge: &IfName, tap: &IfName) {
     links.configure(index, &Change { up: Some(true), ..Change::default() }).unwrap();
 }
 
-fn the_others(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("attach");
-    let (mut ledger, guest, _dir) = lab::ledger();
-    group.bench_function("commit", |bencher| {
-        bencher.iter(|| {
-            let tx = ledger.begin().unwrap();
-            tx.intend(guest, Step::Open, Some(lab::MAC), "bridge=br0").unwrap();
-            tx.commit().unwrap();
-        });
-    });
-    let taps: Vec<_> = (0..2).map(|_| lab::one(lab::new_tap(), &mut lab::Nothing)).collect();
-    group.bench_function("proof", |bencher| bencher.iter(|| assert!(holds(taps.last().unwrap()))));
-    if machine::may_enable() {
-        let _machine = machine::Machine::with_auditing(true);
-        let mut audit = Audit::open().unwrap();
-        let event = Event::Attach { mac: lab::MAC, vm_pid: Some(4711), fds: Some(1) };
-        let text = Record::success(lab::guest(), event).text(&std::env::current_exe().unwrap()).unwrap();
-        group.bench_function("audit", |bencher| {
-            bencher.iter(|| assert_eq!(audit.log(VIRT_RESOURCE, &text).unwrap().proof, Proof::ReadBack));
-        });
-    }
-    group.finish();
+/// One small transaction.
+fn commit(ledger: &mut Ledger, guest: GuestKey) {
+    let tx = ledger.begin().unwrap();
+    tx.intend(guest, Step::Open, Some(lab::MAC), "bridge=br0").unwrap();
+    tx.commit().unwrap();
 }
 
 /// Whether a process holds the device; it is this one, and a process compares with itself as with

@@ -8,7 +8,7 @@
 //! - `audited`: the same, with the record logged by the kernel's audit and read back. It turns
 //!   auditing on, so it needs `CI=true` or `TAPTRAIL_TEST_AUDIT=1`.
 //!
-//! Needs root. The devices are closed between the measurements.
+//! Needs root. Each device is closed before the next is opened; that is not timed.
 
 #![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
@@ -29,25 +29,31 @@ use taptrail_ledger::{GuestKey, Ledger, LedgerError, Logged, NewDevice, NewRecor
 use taptrail_record::{Device, Event, Record};
 
 fn main() {
-    lab::own_network();
+    // First: it asks cargo for its directory, and cargo may want the network.
     let mut criterion = Criterion::default().configure_from_args();
+    lab::own_network();
     let mut group = criterion.benchmark_group("open");
-    lab::with_long_ends(&mut group);
+    lab::with_rests(&mut group);
 
-    group.bench_function("bare", |bencher| bencher.iter_custom(|rounds| lab::timed(rounds, bare)));
+    group.bench_function("bare", |bencher| {
+        bencher.iter_custom(|rounds| lab::timed(rounds, || (), |()| bare()));
+    });
     group.bench_function("gated", |bencher| {
-        bencher.iter_custom(|rounds| lab::timed(rounds, || lab::one(lab::new_tap(), &mut lab::Nothing)));
+        bencher.iter_custom(|rounds| {
+            lab::timed(rounds, || (), |()| lab::one(lab::new_tap(), &mut lab::Nothing))
+        });
     });
     let (ledger, guest, _dir) = lab::ledger();
     let mut account = Account { ledger, guest, audit: None, exe: std::env::current_exe().unwrap() };
     group.bench_function("ledger", |bencher| {
-        bencher.iter_custom(|rounds| lab::timed(rounds, || lab::one(lab::new_tap(), &mut account)));
+        bencher.iter_custom(|rounds| lab::timed(rounds, || (), |()| lab::one(lab::new_tap(), &mut account)));
     });
     if machine::may_enable() {
         let _machine = machine::Machine::with_auditing(true);
         account.audit = Some(Audit::open().unwrap());
         group.bench_function("audited", |bencher| {
-            bencher.iter_custom(|rounds| lab::timed(rounds, || lab::one(lab::new_tap(), &mut account)));
+            bencher
+                .iter_custom(|rounds| lab::timed(rounds, || (), |()| lab::one(lab::new_tap(), &mut account)));
         });
     }
     group.finish();

@@ -28,7 +28,7 @@ pub enum LedgerError {
         source: rusqlite::Error,
     },
     /// The ledger was written by another version of taptrail.
-    #[error("Ledger {path} has schema version {found}, but this taptrail knows {known}: a newer taptrail wrote it", path = path.display())]
+    #[error("Ledger {path} has schema version {found}, but this taptrail knows {known}: {}", if found > known { "a newer taptrail wrote it" } else { "it is not a ledger that was ever written to" }, path = path.display())]
     Version {
         /// The file.
         path: PathBuf,

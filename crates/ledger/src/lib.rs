@@ -65,7 +65,9 @@ impl Ledger {
             .mode(0o600)
             .open(&path)
             .map_err(|source| LedgerError::File { path: path.clone(), source })?;
-        Self::with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+        let mut ledger = Self::connect(path)?;
+        ledger.migrate()?;
+        Ok(ledger)
     }
 
     /// Opens an existing ledger for reading.
@@ -74,7 +76,14 @@ impl Ledger {
         if let Err(source) = std::fs::metadata(&path) {
             return Err(LedgerError::File { path, source });
         }
-        Self::with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+        // Reading a WAL database takes the right to write its index; its tables are left as they are.
+        let ledger = Self::connect(path)?;
+        let failed = |source| LedgerError::Open { path: ledger.path.clone(), source };
+        let found = ledger.version().map_err(failed)?;
+        if found != SCHEMA_VERSION {
+            return Err(LedgerError::Version { path: ledger.path, found, known: SCHEMA_VERSION });
+        }
+        Ok(ledger)
     }
 
     /// Where the ledger of `state_dir` lies.
@@ -82,11 +91,13 @@ impl Ledger {
         state_dir.join("ledger.sqlite")
     }
 
-    fn with_flags(path: PathBuf, flags: OpenFlags) -> Result<Self, LedgerError> {
+    fn connect(path: PathBuf) -> Result<Self, LedgerError> {
         let failed = |source| LedgerError::Open { path: path.clone(), source };
         let connection = Connection::open_with_flags(
             &path,
-            flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW,
+            OpenFlags::SQLITE_OPEN_READ_WRITE
+                | OpenFlags::SQLITE_OPEN_NO_MUTEX
+                | OpenFlags::SQLITE_OPEN_NOFOLLOW,
         )
         .map_err(failed)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
@@ -96,22 +107,21 @@ impl Ledger {
                  PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;",
             )
             .map_err(failed)?;
-        let mut ledger = Self { connection, path };
-        ledger.migrate()?;
-        Ok(ledger)
+        Ok(Self { connection, path })
+    }
+
+    fn version(&self) -> Result<i64, rusqlite::Error> {
+        self.connection.query_row("PRAGMA user_version", [], |row| row.get(0))
     }
 
     fn migrate(&mut self) -> Result<(), LedgerError> {
-        let version = |connection: &Connection| -> Result<i64, rusqlite::Error> {
-            connection.query_row("PRAGMA user_version", [], |row| row.get(0))
-        };
         let failed = |source| LedgerError::Open { path: self.path.clone(), source };
-        if version(&self.connection).map_err(failed)? == SCHEMA_VERSION {
+        if self.version().map_err(failed)? == SCHEMA_VERSION {
             return Ok(());
         }
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
         // Asked again inside: another supervisor may have made the tables meanwhile.
-        match version(&tx).map_err(failed)? {
+        match tx.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)? {
             SCHEMA_VERSION => {}
             0 => {
                 tx.execute_batch(include_str!("schema.sql")).map_err(failed)?;

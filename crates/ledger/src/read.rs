@@ -57,12 +57,12 @@ impl Ledger {
         Ok(guests)
     }
 
-    /// Gives each record to `take`, in the order written, one at a time: the memory used does
-    /// not grow with the ledger.
-    pub fn records<E: From<LedgerError>>(
+    /// Gives each record to `take`, in the order written, one at a time: the memory used does not
+    /// grow with the ledger. A row that holds no record is given as its error, and the next follows.
+    pub fn records(
         &self,
-        mut take: impl FnMut(StoredRecord) -> Result<(), E>,
-    ) -> Result<(), E> {
+        mut take: impl FnMut(Result<StoredRecord, LedgerError>),
+    ) -> Result<(), LedgerError> {
         let failed = |source| LedgerError::Read { source };
         let mut statement = self
             .connection
@@ -70,7 +70,7 @@ impl Ledger {
             .map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {
-            take(stored(row)?)?;
+            take(stored(row));
         }
         Ok(())
     }

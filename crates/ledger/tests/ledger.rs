@@ -57,9 +57,9 @@ fn what_is_committed_is_read_back_and_what_is_not_leaves_nothing() {
     let mut texts = Vec::new();
     reader
         .records(|stored| {
+            let stored = stored.unwrap();
             assert_eq!(stored.serial, Some(u32::MAX));
             texts.push(stored.text);
-            Ok::<_, LedgerError>(())
         })
         .unwrap();
     assert_eq!(texts, ["open"]);

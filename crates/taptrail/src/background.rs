@@ -11,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use anyhow::{Context, anyhow};
 use rustix::pipe::{PipeFlags, pipe_with};
-use taptrail_guest::{log_file, make};
+use taptrail_guest::{NOFOLLOW, log_file, make};
 use taptrail_kernel::process::{BackgroundRequest, spawn_background};
 use taptrail_record::GuestId;
 
@@ -29,6 +29,7 @@ pub(crate) fn start(cli: &Cli, run: &Run, guest: &GuestId) -> Done {
         .create(true)
         .append(true)
         .mode(0o600)
+        .custom_flags(NOFOLLOW)
         .open(&log_path)
         .with_context(|| format!("Log {} can't be opened", log_path.display()))?;
     let (news, ready) = pipe_with(PipeFlags::CLOEXEC).context("Pipe can't be made")?;

@@ -117,5 +117,7 @@ pub(crate) fn start_log(cli: &Cli) {
         .with_ansi(colors(&io::stderr()))
         .with_target(false)
         .without_time()
+        // A log that can't be written must not end the supervisor: it would be told by a panic.
+        .log_internal_errors(false)
         .init();
 }

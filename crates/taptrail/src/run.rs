@@ -11,7 +11,6 @@ use taptrail_guest::spec::NicSpec;
 use taptrail_guest::{Dirs, Options, StartError, SuperviseError, check_name, supervise};
 use taptrail_kernel::process::{Credentials, take_inherited};
 use taptrail_record::GuestId;
-use tracing::warn;
 use uuid::Uuid;
 
 use crate::cli::{Cli, Run};
@@ -36,12 +35,7 @@ pub(crate) fn run(cli: &Cli, arguments: &Run, dirs: Dirs) -> Done {
         }
     });
     match ended {
-        Ok(ended) => {
-            if let Err(error) = ended.account {
-                warn!("{}", taptrail_guest::chain(&error));
-            }
-            Ok(exit_code(ended.status))
-        }
+        Ok(ended) => Ok(exit_code(ended.status)),
         Err(error) => {
             let failure = failed(error);
             if let Some(mut news) = news {

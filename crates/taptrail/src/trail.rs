@@ -31,6 +31,14 @@ fn read(dirs: &Dirs) -> Result<Report, LedgerError> {
     let mut unreadable = 0;
     ledger.records(|stored| {
         lines += 1;
+        let stored = match stored {
+            Ok(stored) => stored,
+            Err(error) => {
+                unreadable += 1;
+                warn!("{source}: {}", taptrail_guest::chain(&error));
+                return;
+            }
+        };
         let line = u64::try_from(stored.id).unwrap_or_default();
         match parse_text(RecordType(stored.kind), stored.text.as_bytes()) {
             Ok(Some(record)) => {
@@ -50,7 +58,6 @@ fn read(dirs: &Dirs) -> Result<Report, LedgerError> {
                 warn!("{source}: record {line}: {error}");
             }
         }
-        Ok::<_, LedgerError>(())
     })?;
     let mut report = trail.finish();
     report.input.files = 1;

@@ -10,13 +10,16 @@ use taptrail_record::{DeviceKind, Event, MacAddr, Outcome, Requester};
 use tracing::{info, warn};
 
 use super::start::{free_id, free_mac, granted, netdev_id};
-use super::{ANSWER, Driver, PlugState, Plugged};
-use crate::account::AccountError;
+use super::{ANSWER, Driver, PlugState, Plugged, said};
+use crate::account::{AccountError, Posting};
 use crate::handover;
 use crate::interface::{Interface, Opened};
 use crate::qemu::device_properties;
 use crate::request::{Failure, InterfaceInfo};
 use crate::spec::NicSpec;
+
+/// How long a QEMU that has not answered may take to answer the next command.
+const BRIEF: Duration = Duration::from_millis(100);
 
 /// How long to look for what QEMU may still hold after it was told to let go.
 const TAKE_BACK: Duration = Duration::from_millis(500);
@@ -40,6 +43,8 @@ struct Given {
     names: Vec<String>,
     netdev: bool,
     nic: bool,
+    /// A command's answer did not come: it may be carried out yet.
+    unanswered: bool,
 }
 
 impl Driver {
@@ -56,9 +61,8 @@ impl Driver {
             Err(failed) => {
                 let event = Event::Attach { mac, vm_pid: Some(self.qemu.id.pid), fds: None };
                 let record = self.account.record(event, Outcome::Failed, requester);
-                super::said(self.account.close(vec![record], &failed.closed, Vec::new(), |tx, _, _| {
-                    failed.steps.iter().try_for_each(|step| tx.done(*step, "failed"))
-                }));
+                let posting = Posting::default().says(record).closes(&self.account, &failed.closed);
+                said(self.account.post(posting.done(&failed.steps, "failed")));
                 return Err(Failure::Failed(crate::chain(&failed.error)));
             }
         };
@@ -80,6 +84,8 @@ impl Driver {
             }
             Err(error) => {
                 let mut text = crate::chain(&error);
+                given.unanswered =
+                    matches!(error, HandOverError::Monitor(ref error) if error.leaves_outcome_open());
                 if let Some(kept) = self.take_back(interface, admitted, &given, &steps, requester) {
                     text.push_str(&kept);
                 }
@@ -152,7 +158,7 @@ impl Driver {
         let mut fds = Vec::new();
         let mut vhost_fds = Vec::new();
         for (index, device) in admitted.iter().enumerate() {
-            let name = format!("taptrail-{}-{index}", interface.id);
+            let name = descriptor_name(&interface.id, index);
             given.names.push(name.clone());
             self.qemu.monitor.getfd(&name, device, ANSWER)?;
             match device.facts().kind {
@@ -203,13 +209,8 @@ impl Driver {
             fds: u32::try_from(interface.devices.len()).ok(),
         };
         let record = self.account.record(event, Outcome::Success, requester);
-        self.account.post_or_refuse(&[record], |tx, _, keys| {
-            for (device, key) in interface.devices.iter().zip(keys.iter().cycle()) {
-                tx.device_granted(device.key, *key, device.qemu_fd)?;
-            }
-            steps.iter().try_for_each(|step| tx.done(*step, "success"))
-        })?;
-        Ok(())
+        let posting = Posting::default().grants(record, &interface.devices).done(steps, "success");
+        Ok(self.account.post_or_refuse(posting)?)
     }
 
     /// Takes back what was given, looks, and posts what is gone and what QEMU keeps. Tells the
@@ -223,17 +224,25 @@ impl Driver {
         requester: Option<Requester>,
     ) -> Option<String> {
         let monitor = &mut self.qemu.monitor;
+        // Who has just left one command unanswered is not waited for long three times more.
+        let patience = if given.unanswered { BRIEF } else { ANSWER };
         // Each may be refused, because that step was not reached: what counts is the look below.
+        let mut answered = !given.unanswered;
+        let mut heard = |result: Result<(), QmpError>| {
+            answered |= !result.is_err_and(|error| error.leaves_outcome_open());
+        };
         if given.nic {
-            let _ = monitor.device_del(&interface.id, ANSWER);
+            heard(monitor.device_del(&interface.id, patience));
         }
         if given.netdev {
-            let _ = monitor.netdev_del(&netdev_id(&interface.id), ANSWER);
+            heard(monitor.netdev_del(&netdev_id(&interface.id), patience));
         }
         for name in &given.names {
-            let _ = monitor.closefd(name, ANSWER);
+            heard(monitor.closefd(name, patience));
         }
-        let held = self.look_until_gone(&admitted);
+        // A QEMU that has ended answers nothing more, and holds nothing either.
+        let in_flight = !answered && self.qemu.id.is_alive();
+        let held = self.look_until_gone(&admitted, in_flight);
         drop(admitted);
         let mac = interface.mac;
         let pid = self.qemu.id.pid;
@@ -252,17 +261,13 @@ impl Driver {
         // Of a link that is ours, a kept descriptor is left with nothing behind it.
         self.host.undo(mac, &mut interface.lasting);
         let failed = Event::Attach { mac, vm_pid: Some(pid), fds: u32::try_from(kept.len()).ok() };
-        let mut first = vec![self.account.record(failed, Outcome::Failed, requester)];
-        first.extend(kept.iter().map(|device| self.account.record(device.keep(pid), Outcome::Success, None)));
-        let posted = self.account.close(first, &gone, Vec::new(), |tx, _, keys| {
-            // The first record is the failed attach itself; then one for each that is kept.
-            for (device, key) in kept.iter().zip(keys.iter().skip(1)) {
-                tx.device_granted(device.key, *key, device.qemu_fd)?;
-            }
-            let outcome = if kept.is_empty() { "failed" } else { "kept" };
-            steps.iter().try_for_each(|step| tx.done(*step, outcome))
-        });
-        super::said(posted);
+        let mut posting = Posting::default().says(self.account.record(failed, Outcome::Failed, requester));
+        for device in &kept {
+            let record = self.account.record(device.keep(pid), Outcome::Success, None);
+            posting = posting.grants(record, [device]);
+        }
+        let outcome = if kept.is_empty() { "failed" } else { "kept" };
+        said(self.account.post(posting.closes(&self.account, &gone).done(steps, outcome)));
         let text = (!kept.is_empty()).then(|| {
             let text = format!(
                 "; QEMU still holds {} of its descriptors, which nothing takes back while it runs: they are on record as held",
@@ -279,18 +284,20 @@ impl Driver {
             }
             interface.devices = kept;
             let state = if text.is_some() { PlugState::Kept } else { PlugState::Revoked };
-            self.interfaces.push(Plugged { state, ..Plugged::new(interface) });
+            self.interfaces.push(Plugged { state, nic: given.nic, ..Plugged::new(interface) });
         }
         text
     }
 
     /// What QEMU still holds of `admitted`, after a moment's patience.
-    fn look_until_gone(&self, admitted: &[Admitted]) -> Vec<Look> {
+    fn look_until_gone(&self, admitted: &[Admitted], in_flight: bool) -> Vec<Look> {
+        // A descriptor on its way to QEMU is in no process's table.
+        let absent = if in_flight { Look::Unseen } else { Look::Gone };
         let end = Instant::now() + TAKE_BACK;
         loop {
             match handover::find(&self.qemu.id, admitted) {
                 Ok(held) if Instant::now() >= end || held.iter().all(Option::is_none) => {
-                    return held.into_iter().map(|fd| fd.map_or(Look::Gone, Look::Held)).collect();
+                    return held.into_iter().map(|fd| fd.map_or(absent, Look::Held)).collect();
                 }
                 Ok(_) => std::thread::sleep(Duration::from_millis(1)),
                 Err(error) => {
@@ -300,6 +307,11 @@ impl Driver {
             }
         }
     }
+}
+
+/// The name under which a descriptor waits in QEMU for its netdev.
+pub(super) fn descriptor_name(id: &str, index: usize) -> String {
+    format!("taptrail-{id}-{index}")
 }
 
 /// What a look at QEMU said of one descriptor.

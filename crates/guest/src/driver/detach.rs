@@ -11,8 +11,10 @@ use taptrail_qmp::{ErrorClass, QmpError};
 use taptrail_record::{Event, MacAddr, Outcome, Requester};
 use tracing::{info, warn};
 
+use super::attach::descriptor_name;
 use super::start::netdev_id;
 use super::{ANSWER, Driver, Pending, PlugState, Unanswered, answered, said};
+use crate::account::Posting;
 use crate::handover;
 use crate::request::{Failure, InterfaceInfo, Reply};
 
@@ -26,29 +28,25 @@ impl Driver {
         reply: Reply<InterfaceInfo>,
     ) {
         let Some(index) = self.holder(mac) else {
-            let revoked = self.interfaces.iter().any(|plugged| plugged.interface.mac == mac);
-            let text = if revoked {
-                format!(
-                    "The devices of {mac} are taken already; the guest has yet to let go of the NIC itself"
-                )
-            } else {
-                format!("This guest has no interface {mac}: `taptrail nics` lists them")
-            };
-            return answered(reply.send(Err(Failure::Refused(text))));
+            let answer = self.ask_again(mac);
+            self.publish();
+            return answered(reply.send(answer));
         };
-        let state = self.interfaces[index].state;
-        if force || state == PlugState::Kept {
+        if force || self.interfaces[index].state == PlugState::Kept {
+            self.overtake(&self.interfaces[index].interface.id.clone());
             let answer = self.release(index, force, requester);
             self.publish();
             return answered(reply.send(answer));
         }
         match self.ask_to_unplug(index) {
             Ok(()) => {
+                let id = self.interfaces[index].interface.id.clone();
                 let deadline = Instant::now() + patience;
-                self.pending = Some(Pending::Detach { mac, deadline, requester, reply });
+                self.pending = Some(Pending::Detach { id, deadline, requester, reply });
             }
             // The NIC is gone already, and with it whom to ask.
             Err(QmpError::Refused { class: ErrorClass::DeviceNotFound, .. }) => {
+                self.interfaces[index].nic = false;
                 let answer = self.release(index, false, requester);
                 self.publish();
                 answered(reply.send(answer));
@@ -60,6 +58,35 @@ impl Driver {
         }
     }
 
+    /// A MAC for which QEMU holds nothing: unknown, or revoked, and then its NIC is asked for again.
+    fn ask_again(&mut self, mac: MacAddr) -> Result<InterfaceInfo, Failure> {
+        let Some(index) = self.interfaces.iter().position(|plugged| plugged.interface.mac == mac) else {
+            return Err(Failure::Refused(format!(
+                "This guest has no interface {mac}: `taptrail nics` lists them"
+            )));
+        };
+        let id = self.interfaces[index].interface.id.clone();
+        match self.qemu.monitor.device_del(&id, ANSWER) {
+            Err(QmpError::Refused { class: ErrorClass::DeviceNotFound, .. }) => {
+                let info = self.interfaces[index].info();
+                self.remove(index);
+                Ok(info)
+            }
+            _ => Err(Failure::Refused(format!(
+                "The devices of {mac} are taken already; the guest was asked once more to let go of the NIC itself"
+            ))),
+        }
+    }
+
+    /// Ends a detach of this NIC that waits: a revocation does not.
+    fn overtake(&mut self, id: &str) {
+        if let Some(Pending::Detach { requester, reply, .. }) =
+            self.pending.take_if(|pending| pending.is_detach_of(id))
+        {
+            self.unplug_failed(id, requester, Unanswered::Revoked, reply);
+        }
+    }
+
     /// Asks the guest to let go of the NIC; once more if it was asked before.
     fn ask_to_unplug(&mut self, index: usize) -> Result<(), QmpError> {
         let (id, mac) = {
@@ -68,19 +95,22 @@ impl Driver {
         };
         let asked_before = matches!(self.interfaces[index].state, PlugState::Unplugging { .. });
         if !asked_before {
+            // What is to be taken is taken even without a ledger.
             match self.account.intend(Step::Release, Some(mac), "unplug") {
-                Ok(step) => self.interfaces[index].state = PlugState::Unplugging { step },
+                Ok(step) => self.interfaces[index].state = PlugState::Unplugging { step: Some(step) },
                 Err(error) => {
-                    return Err(QmpError::BadArguments {
-                        command: "device_del".to_owned(),
-                        why: crate::chain(&error),
-                    });
+                    warn!("{}", crate::chain(&error));
+                    self.interfaces[index].state = PlugState::Unplugging { step: None };
                 }
             }
         }
         match self.qemu.monitor.device_del(&id, ANSWER) {
             // QEMU says so while an unplug it was asked for goes on.
             Err(QmpError::Refused { class: ErrorClass::Generic, .. }) if asked_before => Ok(()),
+            Err(QmpError::Refused { class: ErrorClass::DeviceNotFound, command, desc }) => {
+                // The step goes on with the release.
+                Err(QmpError::Refused { class: ErrorClass::DeviceNotFound, command, desc })
+            }
             Err(error) => {
                 if !asked_before {
                     self.unplug_is_over(index, "failed");
@@ -96,7 +126,9 @@ impl Driver {
         let plugged = &mut self.interfaces[index];
         if let PlugState::Unplugging { step } = plugged.state {
             plugged.state = PlugState::Held;
-            said(self.account.note(|tx, _| tx.done(step, outcome)));
+            if let Some(step) = step {
+                said(self.account.note(|tx, _| tx.done(step, outcome)));
+            }
         }
     }
 
@@ -106,15 +138,17 @@ impl Driver {
             return;
         };
         let mac = self.interfaces[index].interface.mac;
-        if self.interfaces[index].state == PlugState::Revoked {
-            let gone = self.interfaces.remove(index);
-            self.free_port(gone.interface.port.as_deref());
-            info!("{mac}: the guest has let go of the revoked NIC");
-            return;
+        self.interfaces[index].nic = false;
+        match self.interfaces[index].state {
+            PlugState::Revoked => {
+                self.remove(index);
+                return info!("{mac}: the guest has let go of the revoked NIC");
+            }
+            // What QEMU keeps of it has nothing to do with the NIC.
+            PlugState::Kept => return,
+            PlugState::Held | PlugState::Unplugging { .. } => {}
         }
-        let waiting =
-            self.pending.take_if(|pending| matches!(pending, Pending::Detach { mac: of, .. } if *of == mac));
-        let (requester, reply) = match waiting {
+        let (requester, reply) = match self.pending.take_if(|pending| pending.is_detach_of(id)) {
             Some(Pending::Detach { requester, reply, .. }) => (requester, Some(reply)),
             _ => (None, None),
         };
@@ -134,23 +168,24 @@ impl Driver {
         let Some(index) = self.interfaces.iter().position(|plugged| plugged.interface.id == id) else {
             return;
         };
-        let mac = self.interfaces[index].interface.mac;
         self.unplug_is_over(index, "refused");
         if let Some(Pending::Detach { requester, reply, .. }) =
-            self.pending.take_if(|pending| matches!(pending, Pending::Detach { mac: of, .. } if *of == mac))
+            self.pending.take_if(|pending| pending.is_detach_of(id))
         {
-            self.unplug_failed(mac, requester, Unanswered::Refused, reply);
+            self.unplug_failed(id, requester, Unanswered::Refused, reply);
         }
     }
 
     /// Posts a detach that did not happen, and answers who waits for it.
     pub(super) fn unplug_failed(
         &mut self,
-        mac: MacAddr,
+        id: &str,
         requester: Option<Requester>,
         why: Unanswered,
         reply: Reply<InterfaceInfo>,
     ) {
+        let Some(plugged) = self.interfaces.iter().find(|plugged| plugged.interface.id == id) else { return };
+        let mac = plugged.interface.mac;
         self.post_failed_detach(mac, requester);
         let failure = match why {
             Unanswered::TimedOut => Failure::TimedOut(format!(
@@ -162,6 +197,9 @@ impl Driver {
             Unanswered::Stopping => {
                 Failure::Refused(format!("The guest is being stopped; {mac} is released with it"))
             }
+            Unanswered::Revoked => {
+                Failure::Refused(format!("The guest did not let go of {mac} before it was revoked"))
+            }
         };
         answered(reply.send(Err(failure)));
     }
@@ -169,7 +207,7 @@ impl Driver {
     fn post_failed_detach(&mut self, mac: MacAddr, requester: Option<Requester>) {
         let event = Event::Detach { mac, vm_pid: Some(self.qemu.id.pid), fds: None, forced: false };
         let record = self.account.record(event, Outcome::Failed, requester);
-        said(self.account.post(&[record], |_, _, _| Ok(())));
+        said(self.account.post(Posting::default().says(record)));
     }
 
     /// Takes an interface's devices from QEMU, looks that they are gone, and posts it.
@@ -184,15 +222,12 @@ impl Driver {
             PlugState::Unplugging { step } => step,
             // Without a ledger nothing new is given; but what is to be taken is taken even so.
             _ => {
-                match self.account.intend(Step::Release, Some(mac), if forced { "revoke" } else { "release" })
-                {
-                    Ok(step) => step,
-                    Err(error) => return Err(Failure::Failed(crate::chain(&error))),
-                }
+                let detail = if forced { "revoke" } else { "release" };
+                let step = self.account.intend(Step::Release, Some(mac), detail);
+                step.inspect_err(|error| warn!("{}", crate::chain(error))).ok()
             }
         };
-        let netdev = netdev_id(&self.interfaces[index].interface.id);
-        let refused = self.qemu.monitor.netdev_del(&netdev, ANSWER).err();
+        let refused = self.let_go(index);
         let held = match handover::gone(&self.qemu.id, &self.interfaces[index].interface.devices) {
             Ok(held) => held,
             Err(error) => {
@@ -210,41 +245,55 @@ impl Driver {
         if kept.is_empty() {
             self.host.undo(mac, &mut plugged.interface.lasting);
         }
-        let event = Event::Detach {
-            mac,
-            vm_pid: Some(self.qemu.id.pid),
-            fds: u32::try_from(gone.len()).ok(),
-            forced,
-        };
+        let fds = u32::try_from(gone.len()).ok();
+        let event = Event::Detach { mac, vm_pid: Some(self.qemu.id.pid), fds, forced };
         let last = self.account.record(event, outcome, requester);
-        let posted = self.account.close(Vec::new(), &gone, vec![last], |tx, _, _| {
-            tx.done(step, if outcome == Outcome::Success { "success" } else { "failed" })
-        });
-        if let Err(error) = posted {
-            warn!("{}", crate::chain(&error));
-            if error.is_unwritten() {
-                self.owed.append(&mut gone);
-            }
-        }
+        let posting = Posting::default().closes(&self.account, &gone).says(last);
+        said(self.account.post(posting.done(&step, outcome.as_str())));
         if !kept.is_empty() {
             let count = kept.len();
             plugged.interface.devices = kept;
             plugged.state = PlugState::Kept;
             let why = refused.map(|error| format!(": {}", crate::chain(&error))).unwrap_or_default();
-            return Err(Failure::Failed(format!("QEMU still holds {count} devices of {mac}{why}")));
+            return Err(Failure::Failed(format!("QEMU still holds {count} of the devices of {mac}{why}")));
         }
-        if forced {
+        info!("{mac}: '{}' released, {} closed", info.ifname, crate::descriptors(gone.len()));
+        if plugged.nic {
             plugged.state = PlugState::Revoked;
             // The dead NIC may go when the guest lets it; nobody waits for that.
             let id = plugged.interface.id.clone();
-            if let Err(error) = self.qemu.monitor.device_del(&id, ANSWER) {
-                info!("{mac}: NIC stays plugged without its devices: {}", crate::chain(&error));
+            match self.qemu.monitor.device_del(&id, ANSWER) {
+                Err(QmpError::Refused { class: ErrorClass::DeviceNotFound, .. }) => self.remove(index),
+                Err(error) => {
+                    info!("{mac}: NIC stays plugged without its devices: {}", crate::chain(&error));
+                }
+                Ok(()) => {}
             }
         } else {
-            let gone = self.interfaces.remove(index);
-            self.free_port(gone.interface.port.as_deref());
+            self.remove(index);
         }
-        info!("{mac}: '{}' released, {} devices closed", info.ifname, info.devices.len());
         Ok(info)
+    }
+
+    /// Has QEMU close an interface's devices; the reason why not, if it says one.
+    fn let_go(&mut self, index: usize) -> Option<QmpError> {
+        let plugged = &self.interfaces[index];
+        let id = plugged.interface.id.clone();
+        if plugged.state == PlugState::Kept {
+            // Of a hand-over that failed half-way, some may still wait under their names.
+            for number in 0..2 * usize::from(plugged.interface.spec.queues.get()) {
+                match self.qemu.monitor.closefd(&descriptor_name(&id, number), ANSWER) {
+                    Err(error) if error.leaves_outcome_open() => return Some(error),
+                    _ => {}
+                }
+            }
+        }
+        self.qemu.monitor.netdev_del(&netdev_id(&id), ANSWER).err()
+    }
+
+    /// Forgets an interface of which QEMU has nothing more.
+    fn remove(&mut self, index: usize) {
+        let gone = self.interfaces.remove(index);
+        self.free_port(gone.interface.port.as_deref());
     }
 }

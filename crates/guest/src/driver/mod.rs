@@ -38,7 +38,7 @@ use taptrail_qmp::Event;
 use taptrail_record::{GuestId, MacAddr, Reason, Requester};
 use tracing::{debug, info, warn};
 
-use crate::account::{Account, AccountError, AuditMode, OpenDevice};
+use crate::account::{Account, AccountError, AuditMode};
 use crate::interface::{Host, Interface};
 use crate::qemu::CommandLine;
 use crate::request::{Failure, HeldDevice, Inbox, InterfaceInfo, OnTimeout, Reply, Request};
@@ -52,6 +52,10 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// How long QEMU may take to end after `quit`, before it is killed.
 const QUIT: Duration = Duration::from_secs(5);
+
+/// How many events are taken between two looks at requests: a QEMU that floods us with events
+/// must not keep its devices by that.
+const EVENTS: usize = 64;
 
 /// What a guest is started with.
 #[derive(Debug)]
@@ -93,7 +97,13 @@ impl Ended {
     /// Answers who waits for the stop: once its name is free, and nothing of it is left.
     pub(crate) fn answer(&mut self) {
         for reply in self.stopped.drain(..) {
-            answered(reply.send(Ok(())));
+            answered(reply.send(match &self.account {
+                Ok(()) => Ok(()),
+                Err(error) => Err(Failure::Failed(format!(
+                    "The guest has ended, but its account could not be closed: {}",
+                    crate::chain(error)
+                ))),
+            }));
         }
     }
 }
@@ -103,6 +113,8 @@ impl Ended {
 struct Plugged {
     interface: Interface,
     state: PlugState,
+    /// The NIC is there in QEMU, with or without its devices.
+    nic: bool,
     since: Timestamp,
 }
 
@@ -112,7 +124,10 @@ enum PlugState {
     /// QEMU holds its devices.
     Held,
     /// As `Held`, and the guest was asked to let go of the NIC.
-    Unplugging { step: StepKey },
+    Unplugging {
+        /// Its intent, where it could be noted.
+        step: Option<StepKey>,
+    },
     /// Its devices are gone, but the NIC is still plugged.
     Revoked,
     /// A failed attach left QEMU holding some of its devices.
@@ -130,18 +145,32 @@ impl PlugState {
     }
 }
 
-/// A request that waits for the guest.
+/// What waits for the guest.
 #[derive(Debug)]
 enum Pending {
-    Detach { mac: MacAddr, deadline: Instant, requester: Option<Requester>, reply: Reply<InterfaceInfo> },
-    Stop { deadline: Instant, then: OnTimeout, replies: Vec<Reply<()>> },
+    Detach { id: String, deadline: Instant, requester: Option<Requester>, reply: Reply<InterfaceInfo> },
+    Stop(Vec<StopWait>),
+}
+
+/// One who waits for the guest's stop; each with a patience of its own.
+#[derive(Debug)]
+struct StopWait {
+    deadline: Instant,
+    then: OnTimeout,
+    reply: Option<Reply<()>>,
 }
 
 impl Pending {
-    fn deadline(&self) -> Instant {
+    fn deadline(&self) -> Option<Instant> {
         match self {
-            Self::Detach { deadline, .. } | Self::Stop { deadline, .. } => *deadline,
+            Self::Detach { deadline, .. } => Some(*deadline),
+            Self::Stop(waits) => waits.iter().map(|wait| wait.deadline).min(),
         }
+    }
+
+    /// Does it wait for the guest to let go of the NIC with this id?
+    fn is_detach_of(&self, nic: &str) -> bool {
+        matches!(self, Self::Detach { id, .. } if id == nic)
     }
 }
 
@@ -165,8 +194,6 @@ pub(crate) struct Driver {
     stopped_by: Option<Requester>,
     /// QEMU's own word for its end.
     shutdown: Option<Shutdown>,
-    /// Devices that are gone but whose close record could not be posted: tried again at the end.
-    owed: Vec<OpenDevice>,
 }
 
 /// A pcie-root-port that we put there.
@@ -213,23 +240,29 @@ impl Driver {
 
     fn serve(mut self) -> Ended {
         loop {
-            self.take_events();
+            let more = self.take_events(EVENTS);
             self.expire();
             if let Some(status) = self.qemu.ended() {
                 return self.end(status);
             }
             // A request's commands may have read events along: they come before any sleep.
-            if !self.take_request() {
+            if !self.take_request() && !more {
                 self.publish();
                 self.wait();
             }
         }
     }
 
-    /// Does the next request; only a stop is taken while another one waits for the guest.
+    /// Does the next request. While one waits for the guest, only a stop is taken, or a revocation
+    /// while that is no stop.
     fn take_request(&mut self) -> bool {
-        let waits = self.pending.is_some();
-        let request = self.inbox.next(|request| !waits || request.is_stop());
+        let request = match &self.pending {
+            None => self.inbox.next(|_| true),
+            Some(Pending::Detach { .. }) => {
+                self.inbox.next(|request| request.is_stop() || request.is_revocation())
+            }
+            Some(Pending::Stop(_)) => self.inbox.next(Request::is_stop),
+        };
         match request {
             None => return false,
             Some(Request::Attach { spec, requester, reply }) => {
@@ -250,17 +283,19 @@ impl Driver {
         true
     }
 
-    fn take_events(&mut self) {
-        loop {
+    /// Takes up to `most` of QEMU's events; are there more?
+    fn take_events(&mut self, most: usize) -> bool {
+        for _ in 0..most {
             match self.qemu.monitor.pending_event() {
                 Ok(Some(event)) => self.event(&event),
-                Ok(None) => return,
+                Ok(None) => return false,
                 Err(error) => {
                     self.qemu.monitor_failed(&error);
-                    return;
+                    return false;
                 }
             }
         }
+        true
     }
 
     fn event(&mut self, event: &Event) {
@@ -285,27 +320,21 @@ impl Driver {
     /// Ends what has waited long enough.
     fn expire(&mut self) {
         let now = Instant::now();
-        match self.pending.take_if(|pending| pending.deadline() <= now) {
-            Some(Pending::Detach { mac, requester, reply, .. }) => {
-                self.unplug_failed(mac, requester, Unanswered::TimedOut, reply);
+        if self.pending.as_ref().and_then(Pending::deadline).is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        match self.pending.take() {
+            Some(Pending::Detach { id, requester, reply, .. }) => {
+                self.unplug_failed(&id, requester, Unanswered::TimedOut, reply);
             }
-            Some(Pending::Stop { then: OnTimeout::Force, replies, .. }) => self.force(replies),
-            Some(Pending::Stop { then: OnTimeout::GiveUp, replies, .. }) => {
-                self.stop_is_over("timed out");
-                for reply in replies {
-                    answered(reply.send(Err(Failure::TimedOut(format!(
-                        "Guest '{}' did not shut down in time and runs on: try again, or end it with --force",
-                        self.account.guest().name
-                    )))));
-                }
-            }
+            Some(Pending::Stop(waits)) => self.stop_timed_out(waits, now),
             None => {}
         }
     }
 
     /// Sleeps until there is something to do.
     fn wait(&mut self) {
-        let timeout = self.pending.as_ref().map(Pending::deadline).map(|deadline| {
+        let timeout = self.pending.as_ref().and_then(Pending::deadline).map(|deadline| {
             let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             Timespec {
                 tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
@@ -330,7 +359,7 @@ impl Driver {
     fn publish(&self) {
         let interfaces: Vec<_> = self.interfaces.iter().map(Plugged::info).collect();
         let state = match self.pending {
-            Some(Pending::Stop { .. }) => "stopping",
+            Some(Pending::Stop(_)) => "stopping",
             _ if self.paused => "paused",
             _ => "running",
         };
@@ -364,11 +393,12 @@ enum Unanswered {
     TimedOut,
     Refused,
     Stopping,
+    Revoked,
 }
 
 impl Plugged {
     fn new(interface: Interface) -> Self {
-        Self { interface, state: PlugState::Held, since: Timestamp::now() }
+        Self { interface, state: PlugState::Held, nic: true, since: Timestamp::now() }
     }
 
     fn info(&self) -> InterfaceInfo {

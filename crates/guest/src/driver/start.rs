@@ -9,15 +9,16 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use taptrail_kernel::device::Admitted;
 use taptrail_kernel::link::LinkError;
+use taptrail_kernel::proc::children;
 use taptrail_kernel::process::{SpawnRequest, spawn};
 use taptrail_ledger::{Process, Step, StepKey};
 use taptrail_qmp::{Monitor, QmpError};
-use taptrail_record::{DeviceKind, Event, MacAddr, Outcome, Reason, Record};
+use taptrail_record::{DeviceKind, Event, MacAddr, Outcome, Reason};
 use tracing::{info, warn};
 
 use super::qemu::{Booting, Greeting, Qemu};
 use super::{ANSWER, Driver, Options, Place, Plugged, Port};
-use crate::account::{Account, AccountError, OpenDevice};
+use crate::account::{Account, AccountError, OpenDevice, Posting};
 use crate::handover;
 use crate::interface::{Host, Interface, OpenError, Opened};
 use crate::qemu::{Additions, NicOnCommandLine, Ports};
@@ -76,6 +77,24 @@ pub enum StartError {
         /// The interface.
         mac: MacAddr,
     },
+    /// The program is not QEMU itself.
+    #[error(
+        "QEMU has a child process ({pid}), which would keep its devices: if the program is a wrapper, have it exec QEMU"
+    )]
+    Child {
+        /// The child's.
+        pid: u32,
+    },
+    /// More interfaces and free ports than the machine takes.
+    #[error(
+        "{wanted} PCIe ports are needed for the interfaces and --hotplug-ports, but a machine takes {most}"
+    )]
+    Ports {
+        /// How many.
+        wanted: usize,
+        /// The limit.
+        most: usize,
+    },
     /// QEMU holds what it was not given.
     #[error(
         "QEMU opened {path} by itself, on no record: use --nic, or take the argument that makes it do so away"
@@ -99,6 +118,8 @@ struct Attempt {
     booting: Option<Booting>,
     qemu: Option<Qemu>,
     steps: Vec<StepKey>,
+    /// The grants are on record.
+    granted: bool,
     /// The user's own -S.
     paused: bool,
     /// Who stopped the start and waits for it.
@@ -106,6 +127,10 @@ struct Attempt {
 }
 
 pub(super) fn start(options: Options, place: Place, inbox: &Inbox) -> Result<Driver, StartError> {
+    let wanted = ports_wanted(&options);
+    if wanted > Ports::LIMIT {
+        return Err(StartError::Ports { wanted, most: Ports::LIMIT });
+    }
     let mut host = Host::open(options.nft.clone())?;
     let nics = complete(&options.nics, &mut host)?;
     let mut account = Account::begin(&options.dirs.state, options.audit, options.guest.clone())?;
@@ -120,6 +145,7 @@ pub(super) fn start(options: Options, place: Place, inbox: &Inbox) -> Result<Dri
         booting: None,
         qemu: None,
         steps: Vec::new(),
+        granted: false,
         paused: false,
         stopped: None,
     };
@@ -138,6 +164,11 @@ pub(super) fn start(options: Options, place: Place, inbox: &Inbox) -> Result<Dri
             Err(error)
         }
     }
+}
+
+/// How many ports this guest's machine is to have from us.
+fn ports_wanted(options: &Options) -> usize {
+    if options.command.needs_ports() { options.nics.len() + usize::from(options.hotplug_ports) } else { 0 }
 }
 
 /// Gives every interface its MAC and id; afterwards no two have the same.
@@ -261,7 +292,8 @@ impl Attempt {
                 }
             }
         }
-        let monitor = match Monitor::over(stream, deadline) {
+        // It has begun to speak: the rest of its greeting is not worth the patience of a boot.
+        let monitor = match Monitor::over(stream, Instant::now() + ANSWER) {
             Ok(monitor) => monitor,
             // It has said why on its standard error; its status is all that's left to tell.
             Err(QmpError::Closed | QmpError::Io { .. }) => {
@@ -278,12 +310,7 @@ impl Attempt {
 
     /// QEMU's arguments: the user's own and ours; and the ports left free.
     fn arguments(&mut self, options: &Options, monitor: i32) -> (Vec<Port>, Vec<std::ffi::OsString>) {
-        let wanted = if options.command.needs_ports() {
-            self.interfaces.len() + usize::from(options.hotplug_ports)
-        } else {
-            0
-        };
-        let names = Ports::new(wanted);
+        let names = Ports::new(ports_wanted(options));
         let mut ports: Vec<Port> =
             names.names.iter().map(|name| Port { name: name.clone(), taken: false }).collect();
         let mut admitted = self.admitted.iter();
@@ -339,6 +366,10 @@ impl Attempt {
             }
         }
         let known: Vec<_> = self.devices().cloned().collect();
+        // A child would hold copies of what QEMU inherited, and outlive its end.
+        if let Some(child) = children(qemu.id.pid).map_err(StartError::Look)?.first() {
+            return Err(StartError::Child { pid: *child });
+        }
         match handover::strangers(&qemu.id, &known).map_err(StartError::Look)?.first() {
             Some(stranger) => Err(StartError::Stranger { path: stranger.path.display().to_string() }),
             None => Ok(()),
@@ -348,28 +379,17 @@ impl Attempt {
     /// Posts that QEMU has the interfaces, and that the guest is there.
     fn grant(&mut self) -> Result<(), StartError> {
         let pid = self.qemu.as_ref().map(|qemu| qemu.id.pid);
-        let mut records: Vec<Record> = Vec::with_capacity(self.interfaces.len() + 1);
+        let mut posting = Posting::default().done(&self.steps, "success");
         for interface in &self.interfaces {
             let fds = u32::try_from(interface.devices.len()).ok();
             let event = Event::Start { mac: interface.mac, vm_pid: pid, fds };
-            records.push(self.account.record(event, Outcome::Success, None));
+            let record = self.account.record(event, Outcome::Success, None);
+            posting = posting.grants(record, &interface.devices);
         }
         let booted = Event::GuestStart { reason: Reason::BOOTED, vm_pid: pid };
-        records.push(self.account.record(booted, Outcome::Success, None));
-        let interfaces = &self.interfaces;
-        let steps = &self.steps;
-        self.account.post_or_refuse(&records, |tx, _, keys| {
-            for (interface, key) in interfaces.iter().zip(keys) {
-                for device in &interface.devices {
-                    tx.device_granted(device.key, *key, device.qemu_fd)?;
-                }
-            }
-            for step in steps {
-                tx.done(*step, "success")?;
-            }
-            Ok(())
-        })?;
+        self.account.post_or_refuse(posting.says(self.account.record(booted, Outcome::Success, None)))?;
         self.steps.clear();
+        self.granted = true;
         Ok(())
     }
 
@@ -401,7 +421,6 @@ impl Attempt {
             stop: None,
             stopped_by: None,
             shutdown: None,
-            owed: Vec::new(),
         };
         driver.publish();
         Ok(driver)
@@ -425,21 +444,21 @@ impl Attempt {
             devices.append(&mut interface.devices);
         }
         let account = &mut self.account;
-        let failed = |account: &Account, event| account.record(event, Outcome::Failed, None);
-        let first = self
-            .begun
-            .iter()
-            .map(|mac| failed(account, Event::Start { mac: *mac, vm_pid: pid, fds: None }))
-            .collect();
-        let last = failed(account, Event::GuestStart { reason: Reason::BOOTED, vm_pid: pid });
-        let steps = std::mem::take(&mut self.steps);
-        let posted = account.close(first, &devices, vec![last], |tx, guest, _| {
-            for step in &steps {
-                tx.done(*step, "failed")?;
+        let failed = |event| account.record(event, Outcome::Failed, None);
+        let mut posting = Posting::default();
+        if !self.granted {
+            for mac in &self.begun {
+                posting = posting.says(failed(Event::Start { mac: *mac, vm_pid: pid, fds: None }));
             }
-            tx.guest_ends(guest, Reason::FAILED.as_str())
+        }
+        posting = posting.closes(account, &devices);
+        // A guest that has been there stops; one that has not, never started.
+        posting = posting.says(if self.granted {
+            account.record(Event::GuestStop { reason: Reason::FAILED, vm_pid: pid }, Outcome::Success, None)
+        } else {
+            failed(Event::GuestStart { reason: Reason::BOOTED, vm_pid: pid })
         });
-        super::said(posted);
+        super::said(account.end(posting.done(&self.steps, "failed").ends(&Reason::FAILED)));
     }
 }
 

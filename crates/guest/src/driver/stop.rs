@@ -9,7 +9,10 @@ use taptrail_qmp::Event as QmpEvent;
 use taptrail_record::{Event, Outcome, Reason, Requester};
 use tracing::{info, warn};
 
-use super::{ANSWER, Driver, Ended, Pending, PlugState, QUIT, Shutdown, Unanswered, answered, said};
+use super::{
+    ANSWER, Driver, Ended, Pending, PlugState, QUIT, Shutdown, StopWait, Unanswered, answered, said,
+};
+use crate::account::Posting;
 use crate::request::{Failure, OnTimeout, Reply};
 
 impl Driver {
@@ -20,52 +23,68 @@ impl Driver {
         requester: Option<Requester>,
         reply: Option<Reply<()>>,
     ) {
-        let mut replies: Vec<_> = reply.into_iter().collect();
-        let mut deadline = Instant::now() + patience;
-        let mut then = then;
-        match self.pending.take() {
-            Some(Pending::Detach { mac, requester, reply, .. }) => {
-                self.unplug_failed(mac, requester, Unanswered::Stopping, reply);
+        let mut waits = match self.pending.take() {
+            Some(Pending::Detach { id, requester, reply, .. }) => {
+                self.unplug_failed(&id, requester, Unanswered::Stopping, reply);
+                Vec::new()
             }
-            // One stop at a time: the less patient one counts, and force once asked for stays.
-            Some(Pending::Stop { deadline: earlier, then: before, replies: waiting }) => {
-                replies.extend(waiting);
-                deadline = deadline.min(earlier);
-                if before == OnTimeout::Force {
-                    then = OnTimeout::Force;
+            Some(Pending::Stop(waits)) => waits,
+            None => Vec::new(),
+        };
+        self.stopped_by = requester.or(self.stopped_by);
+        waits.push(StopWait { deadline: Instant::now() + patience, then, reply });
+        if then == OnTimeout::Force && patience.is_zero() {
+            // Its intent comes after it: force must not wait for a ledger that can't be written.
+            self.force(waits);
+            return self.intend_to_stop("force");
+        }
+        self.intend_to_stop("ask");
+        match self.qemu.monitor.system_powerdown(ANSWER) {
+            Ok(()) => {
+                info!("the guest was asked to shut down");
+                self.pending = Some(Pending::Stop(waits));
+            }
+            Err(error) if waits.iter().any(|wait| wait.then == OnTimeout::Force) => {
+                warn!("the guest can't be asked to shut down, so QEMU is ended: {}", crate::chain(&error));
+                self.force(waits);
+            }
+            Err(error) => {
+                self.stop_is_over("failed");
+                for reply in waits.into_iter().filter_map(|wait| wait.reply) {
+                    answered(reply.send(Err(Failure::Failed(crate::chain(&error)))));
                 }
             }
-            None => {}
         }
-        self.stopped_by = requester.or(self.stopped_by);
+    }
+
+    /// Some of those who wait have waited long enough: who would force it ends QEMU, who gives up
+    /// is told that the guest runs on.
+    pub(super) fn stop_timed_out(&mut self, waits: Vec<StopWait>, now: Instant) {
+        if waits.iter().any(|wait| wait.then == OnTimeout::Force && wait.deadline <= now) {
+            return self.force(waits);
+        }
+        let (over, waits): (Vec<_>, Vec<_>) = waits.into_iter().partition(|wait| wait.deadline <= now);
+        for reply in over.into_iter().filter_map(|wait| wait.reply) {
+            answered(reply.send(Err(Failure::TimedOut(format!(
+                "Guest '{}' did not shut down in time and runs on: try again, or end it with --force",
+                self.account.guest().name
+            )))));
+        }
+        if waits.is_empty() {
+            self.stop_is_over("timed out");
+        } else {
+            self.pending = Some(Pending::Stop(waits));
+        }
+    }
+
+    /// Notes that the guest is to stop. A stop takes nothing new, so it goes on without a ledger.
+    fn intend_to_stop(&mut self, how: &str) {
         if self.stop.is_none() {
-            // A stop takes nothing new, so it goes on without a ledger, too.
-            match self.account.intend(
-                Step::Stop,
-                None,
-                if then == OnTimeout::Force { "force" } else { "ask" },
-            ) {
+            match self.account.intend(Step::Stop, None, how) {
                 Ok(step) => self.stop = Some(step),
                 Err(error) => warn!("{}", crate::chain(&error)),
             }
         }
-        if then == OnTimeout::Force && patience.is_zero() {
-            return self.force(replies);
-        }
-        if let Err(error) = self.qemu.monitor.system_powerdown(ANSWER) {
-            if then == OnTimeout::Force {
-                warn!("the guest can't be asked to shut down, so QEMU is ended: {}", crate::chain(&error));
-                return self.force(replies);
-            }
-            let text = crate::chain(&error);
-            self.stop_is_over("failed");
-            for reply in replies {
-                answered(reply.send(Err(Failure::Failed(text.clone()))));
-            }
-            return;
-        }
-        info!("the guest was asked to shut down");
-        self.pending = Some(Pending::Stop { deadline, then, replies });
     }
 
     /// An asked-for stop will not happen: the guest runs on.
@@ -77,13 +96,17 @@ impl Driver {
     }
 
     /// Ends QEMU: by its monitor, and if that does not end it, by SIGKILL.
-    pub(super) fn force(&mut self, replies: Vec<Reply<()>>) {
+    fn force(&mut self, mut waits: Vec<StopWait>) {
         let again = std::mem::replace(&mut self.forced, true);
         if again || self.qemu.monitor.quit(Duration::from_secs(2)).is_err() {
             self.qemu.kill();
         }
-        self.pending =
-            Some(Pending::Stop { deadline: Instant::now() + QUIT, then: OnTimeout::Force, replies });
+        // From here on all wait for the same.
+        for wait in &mut waits {
+            wait.deadline = Instant::now() + QUIT;
+            wait.then = OnTimeout::Force;
+        }
+        self.pending = Some(Pending::Stop(waits));
     }
 
     /// SHUTDOWN: the first one says why.
@@ -95,7 +118,7 @@ impl Driver {
         };
         self.shutdown.get_or_insert(why);
         // With the user's own -no-shutdown QEMU would stay.
-        if matches!(self.pending, Some(Pending::Stop { .. })) {
+        if matches!(self.pending, Some(Pending::Stop(_))) {
             let _ = self.qemu.monitor.quit(ANSWER);
         }
     }
@@ -103,28 +126,29 @@ impl Driver {
     /// QEMU has ended: every account is closed.
     pub(super) fn end(mut self, status: ExitStatus) -> Ended {
         // What it said last is still in the stream.
-        self.take_events();
+        self.take_events(usize::MAX);
         let reason = self.reason(status);
-        let mut devices = std::mem::take(&mut self.owed);
+        let mut devices = Vec::new();
         let mut steps: Vec<_> = self.stop.take().into_iter().collect();
         for plugged in &mut self.interfaces {
             self.host.undo(plugged.interface.mac, &mut plugged.interface.lasting);
             devices.append(&mut plugged.interface.devices);
-            if let PlugState::Unplugging { step } = plugged.state {
+            if let PlugState::Unplugging { step: Some(step) } = plugged.state {
                 steps.push(step);
             }
         }
         let event = Event::GuestStop { reason: reason.clone(), vm_pid: Some(self.qemu.id.pid) };
         let last = self.account.record(event, Outcome::Success, self.stopped_by);
-        let account = self.account.end(&devices, last, &reason, &steps);
+        let posting = Posting::default().closes(&self.account, &devices).says(last);
+        let account = self.account.end(posting.done(&steps, reason.as_str()).ends(&reason));
         self.inbox.publish(|snapshot| {
             snapshot.state = "stopped";
             snapshot.interfaces = Vec::new();
         });
         let stopped = match self.pending.take() {
-            Some(Pending::Stop { replies, .. }) => replies,
-            Some(Pending::Detach { mac, reply, .. }) => {
-                let text = format!("The guest ended before it let go of {mac}; its devices are released");
+            Some(Pending::Stop(waits)) => waits.into_iter().filter_map(|wait| wait.reply).collect(),
+            Some(Pending::Detach { reply, .. }) => {
+                let text = "The guest ended before it let go of the NIC; its devices are released".to_owned();
                 answered(reply.send(Err(Failure::Failed(text))));
                 Vec::new()
             }

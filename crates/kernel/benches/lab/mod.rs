@@ -1,10 +1,11 @@
-//! What the benchmarks of this room share: a network, a ledger on a real disk, and patience with
-//! criterion.
+//! What the benchmarks of this room share: a network, a ledger on a real disk, and the manner of
+//! measuring.
 
 // Each program uses its own part of it.
 #![allow(dead_code)]
 
 use std::convert::Infallible;
+use std::hint::black_box;
 use std::num::NonZeroU16;
 use std::path::Path;
 use std::process::Command;
@@ -16,11 +17,14 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 use taptrail_kernel::device::{
     Admitted, Books, DEV_NET_TUN, OpenFacts, Opening, TapName, TapRequest, open_tap,
 };
-use taptrail_ledger::{GuestKey, Ledger, Process};
+use taptrail_ledger::{GuestKey, Ledger, Process, Step};
 use taptrail_record::{GuestId, MacAddr};
 
 /// `TMPFS_MAGIC` (linux/magic.h).
 const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// More commits than pages in the write-ahead log (`wal_autocheckpoint`, 1000 as SQLite sets it).
+const CHECKPOINTED: usize = 1200;
 
 /// The guest that everything is done for.
 pub(crate) fn guest() -> GuestId {
@@ -33,7 +37,7 @@ pub(crate) const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
 
 /// Moves this program into a network namespace of its own, which ends with it.
 pub(crate) fn own_network() {
-    // SAFETY: called first thing, by the only thread; no file table is unshared.
+    // SAFETY: called by the only thread; no file table is unshared.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("root and network namespaces are needed");
 }
 
@@ -44,20 +48,28 @@ pub(crate) fn ip(args: &str) {
     assert!(status.success(), "ip {args}: {status}");
 }
 
-/// A group whose every measurement is followed by an untimed end that takes far longer than it:
-/// the kernel takes a tap apart in 16 to 30 ms. Criterion plans by the timed part alone, so it gets
-/// little of it.
-pub(crate) fn with_long_ends(group: &mut BenchmarkGroup<'_, WallTime>) {
+/// The rest before each measurement. Interfaces come one at a time, to a host that did something
+/// else meanwhile; in a tight loop processor and disk never sleep, and all looks twice as fast.
+const REST: Duration = Duration::from_millis(20);
+
+/// Plans for rests, and for ends that are not timed: the kernel takes a tap apart in 16 to 30 ms.
+pub(crate) fn with_rests(group: &mut BenchmarkGroup<'_, WallTime>) {
     group.sampling_mode(SamplingMode::Flat).sample_size(50);
-    group.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_millis(100));
+    group.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(8));
 }
 
-/// Times `subject` alone; what it made is dropped between two measurements.
-pub(crate) fn timed<T>(rounds: u64, mut subject: impl FnMut() -> T) -> Duration {
+/// Times `subject` alone, on what `setup` made; what it gives back is dropped untimed.
+pub(crate) fn timed<I, T>(
+    rounds: u64,
+    mut setup: impl FnMut() -> I,
+    mut subject: impl FnMut(&I) -> T,
+) -> Duration {
     let mut total = Duration::ZERO;
     for _ in 0..rounds {
+        let input = setup();
+        std::thread::sleep(REST);
         let begun = Instant::now();
-        let made = subject();
+        let made = black_box(subject(black_box(&input)));
         total += begun.elapsed();
         drop(made);
     }
@@ -106,5 +118,11 @@ pub(crate) fn ledger() -> (Ledger, GuestKey, tempfile::TempDir) {
     let supervisor = Process { pid: std::process::id(), start: 1 };
     let key = tx.guest_begins(&guest(), "bench", supervisor).expect("a guest");
     tx.commit().expect("a commit");
+    // A young write-ahead log grows with each commit; after its first checkpoint it is used again.
+    for _ in 0..CHECKPOINTED {
+        let tx = ledger.begin().expect("a transaction");
+        tx.intend(key, Step::Open, Some(MAC), "").expect("an intent");
+        tx.commit().expect("a commit");
+    }
     (ledger, key, dir)
 }

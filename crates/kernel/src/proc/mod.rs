@@ -48,6 +48,21 @@ pub fn login_uid(pid: u32) -> io::Result<Option<u32>> {
     Ok(Some(uid).filter(|uid| *uid != u32::MAX))
 }
 
+/// The children of a process, of all its threads (`/proc/PID/task/TID/children`, proc(5)). None are
+/// seen on a kernel without CONFIG_PROC_CHILDREN.
+///
+/// # Errors
+/// When the process is gone.
+pub fn children(pid: u32) -> io::Result<Vec<u32>> {
+    let mut children = Vec::new();
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread may end meanwhile; its children go to another one.
+        let Ok(text) = std::fs::read_to_string(thread?.path().join("children")) else { continue };
+        children.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+    }
+    Ok(children)
+}
+
 /// The kernel's random identity of this boot (`/proc/sys/kernel/random/boot_id`, random(4)).
 ///
 /// # Errors

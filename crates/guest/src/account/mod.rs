@@ -1,0 +1,328 @@
+//! A guest's account: each record into the kernel's audit and into the ledger.
+//!
+//! ```text
+//!            Record ──text──▶ kernel audit ──▶ logged, or why not
+//!                                   │
+//!                                   ▼
+//!                 one transaction: the record, and what it changes
+//! ```
+//!
+//! The kernel comes first, so that the ledger can say what the kernel did with the record. A
+//! record that the ledger holds is never taken back: a refusal after it is another record. What
+//! the kernel was told and the ledger could not take is owed to it, and is written before
+//! anything else as soon as it can be.
+
+mod opens;
+mod posting;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use taptrail_kernel::audit::{Audit, AuditError, LogTime, NotLogged, Proof};
+use taptrail_kernel::proc::{ProcessId, boot_id};
+use taptrail_ledger::{GuestKey, Ledger, LedgerError, Logged, Process, Step, StepKey, Tx};
+use taptrail_record::{Event, GuestId, MacAddr, Outcome, Record, Requester, TooLong};
+use tracing::warn;
+
+pub(crate) use opens::{OpenDevice, Opens};
+pub(crate) use posting::Posting;
+use posting::{Row, Written};
+
+/// How long a guest's end waits for a ledger that can't be written.
+const LAST_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How much the kernel's audit is asked for. The ledger is written always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AuditMode {
+    /// Nothing is handed over whose records the kernel can't be shown to have logged.
+    Required,
+    /// The kernel logs when it can; when not, that is said once for each cause.
+    #[default]
+    Auto,
+    /// The kernel is not asked.
+    Off,
+}
+
+/// A record could not be made to last.
+#[derive(Debug, thiserror::Error)]
+pub enum AccountError {
+    /// The ledger refused.
+    #[error("Record is not in the ledger")]
+    Ledger(#[from] LedgerError),
+    /// The kernel's audit is needed and did not log.
+    #[error("Audit is required, but the kernel did not log the record")]
+    NotLogged(#[source] NotLogged),
+    /// The kernel's audit is needed and can't be reached.
+    #[error("Audit is required, but the kernel's audit can't be used")]
+    NoAudit(#[source] AuditError),
+    /// The kernel took the record, but nothing shows that it logged it.
+    #[error(
+        "Audit is required, but whether the kernel logged the record can't be seen: CAP_AUDIT_READ or CAP_AUDIT_CONTROL is needed"
+    )]
+    Unproven,
+    /// The guest's name makes a record too long.
+    #[error("Record can't be written")]
+    TooLong(#[from] TooLong),
+    /// A guest of this name or uuid has lost its supervisor and runs on.
+    #[error("Guest '{name}' runs on without a supervisor, as pid {pid}: end that process first")]
+    Orphan {
+        /// The guest.
+        name: String,
+        /// Its QEMU's.
+        pid: u32,
+    },
+    /// The host can't be described.
+    #[error("{what} can't be read")]
+    Proc {
+        /// What.
+        what: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+}
+
+/// The account of one guest.
+#[derive(Debug)]
+pub(crate) struct Account {
+    ledger: Ledger,
+    audit: Option<Audit>,
+    mode: AuditMode,
+    guest: GuestId,
+    key: GuestKey,
+    exe: PathBuf,
+    complaints: BTreeSet<String>,
+    /// What the kernel was told and the ledger could not take, in order.
+    owed: Vec<Written>,
+}
+
+impl Account {
+    /// Opens the guest's account in the ledger of `state`.
+    pub(crate) fn begin(state: &Path, mode: AuditMode, guest: GuestId) -> Result<Self, AccountError> {
+        let mut complaints = BTreeSet::new();
+        let audit = match (mode, Audit::open()) {
+            (AuditMode::Off, _) => None,
+            (_, Ok(audit)) => Some(audit),
+            (AuditMode::Required, Err(error)) => return Err(AccountError::NoAudit(error)),
+            (AuditMode::Auto, Err(error)) => {
+                complain(&mut complaints, &error);
+                None
+            }
+        };
+        let proc = |what| move |source| AccountError::Proc { what, source };
+        let exe = std::env::current_exe().map_err(proc("Path of this program"))?;
+        let boot = boot_id().map_err(proc("Boot id"))?;
+        let own = ProcessId::of(std::process::id()).map_err(proc("Start time of this process"))?;
+        let mut ledger = Ledger::open(state)?;
+        orphan(&ledger, &guest, &boot.to_string())?;
+        let tx = ledger.begin()?;
+        let key =
+            tx.guest_begins(&guest, &boot.to_string(), Process { pid: own.pid, start: own.start_time })?;
+        tx.commit()?;
+        Ok(Self { ledger, audit, mode, guest, key, exe, complaints, owed: Vec::new() })
+    }
+
+    /// Whose account this is.
+    pub(crate) fn guest(&self) -> &GuestId {
+        &self.guest
+    }
+
+    /// Refuses, in mode `required`, while the kernel would not log: asked before anything is opened.
+    pub(crate) fn ready(&mut self) -> Result<(), AccountError> {
+        match (self.mode, &mut self.audit) {
+            (AuditMode::Required, Some(audit)) => match audit.status() {
+                Ok(status) if !status.enabled => Err(AccountError::NotLogged(NotLogged::Disabled)),
+                Ok(status) if status.daemon.is_none() => {
+                    let text = "No audit daemon takes the kernel's records: they go to its message log alone, which keeps them for a while at best";
+                    if self.complaints.insert(text.to_owned()) {
+                        warn!("{text}");
+                    }
+                    Ok(())
+                }
+                // Who may not ask for the status may still read its own records back.
+                Ok(_) | Err(AuditError::StatusRefused) => Ok(()),
+                Err(error) => Err(AccountError::NoAudit(error)),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// Posts records about the guest, with what they change in the ledger.
+    ///
+    /// The first of the records that the kernel should have logged and did not makes an error in
+    /// mode `required`; they are all in the ledger even so, and what they change has changed. What
+    /// the ledger can't take now is an error, too, and is owed to it.
+    pub(crate) fn post(&mut self, posting: Posting) -> Result<(), AccountError> {
+        let (written, refusal) = self.send(posting)?;
+        self.commit(written)?;
+        refusal.map_or(Ok(()), Err)
+    }
+
+    /// As [`post`](Self::post), for what can still be refused: without its records logged and in
+    /// the ledger as they must be, nothing changes.
+    pub(crate) fn post_or_refuse(&mut self, posting: Posting) -> Result<(), AccountError> {
+        let (written, refusal) = self.send(posting)?;
+        match refusal {
+            Some(refusal) => {
+                self.commit(written.without_changes())?;
+                Err(refusal)
+            }
+            None => match self.transact(|tx, guest| written.apply(tx, guest)) {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    self.owe(written.without_changes(), &error);
+                    Err(error.into())
+                }
+            },
+        }
+    }
+
+    /// Posts the guest's end, and has patience with the ledger: there is no later occasion.
+    pub(crate) fn end(&mut self, posting: Posting) -> Result<(), AccountError> {
+        let deadline = Instant::now() + LAST_PATIENCE;
+        let mut posted = self.post(posting);
+        while let Err(AccountError::Ledger(error)) = &posted
+            && !self.owed.is_empty()
+            && Instant::now() < deadline
+        {
+            warn!("{}; trying again", crate::chain(error));
+            std::thread::sleep(Duration::from_secs(1));
+            posted = self.note(|_, _| Ok(()));
+        }
+        posted
+    }
+
+    /// Sends a posting's records to the kernel. Tells what there is to write of them, and why it is
+    /// refused, if it is.
+    fn send(&mut self, posting: Posting) -> Result<(Written, Option<AccountError>), AccountError> {
+        let mut texts = Vec::with_capacity(posting.records.len());
+        for (record, _) in &posting.records {
+            texts.push((record.record_type().number(), record.text(&self.exe)?));
+        }
+        let (logged, refusal) = self.log(&texts);
+        let refusal = refusal.filter(|_| self.mode == AuditMode::Required);
+        let changes = posting.records.into_iter().map(|(_, change)| change);
+        let rows = texts
+            .into_iter()
+            .zip(logged)
+            .zip(changes)
+            .map(|(((kind, text), (time, logged)), change)| (Row { kind, text, time, logged }, change))
+            .collect();
+        Ok((Written { rows, done: posting.done, ends: posting.ends }, refusal))
+    }
+
+    fn commit(&mut self, written: Written) -> Result<(), AccountError> {
+        self.transact(|tx, guest| written.apply(tx, guest)).map_err(|error| {
+            self.owe(written, &error);
+            error.into()
+        })
+    }
+
+    /// Keeps for later what the ledger could not take now. What it would never take is not kept.
+    fn owe(&mut self, written: Written, error: &LedgerError) {
+        if matches!(error, LedgerError::Write { .. }) {
+            self.owed.push(written);
+        }
+    }
+
+    /// One transaction of the ledger, with what is owed to it first.
+    fn transact<T>(
+        &mut self,
+        change: impl FnOnce(&Tx<'_>, GuestKey) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
+        let tx = self.ledger.begin()?;
+        for written in &self.owed {
+            written.apply(&tx, self.key)?;
+        }
+        let changed = change(&tx, self.key)?;
+        tx.commit()?;
+        self.owed.clear();
+        Ok(changed)
+    }
+
+    /// Notes in the ledger alone.
+    pub(crate) fn note<T>(
+        &mut self,
+        change: impl FnOnce(&Tx<'_>, GuestKey) -> Result<T, LedgerError>,
+    ) -> Result<T, AccountError> {
+        Ok(self.transact(change)?)
+    }
+
+    /// Notes that a step is about to be done.
+    pub(crate) fn intend(
+        &mut self,
+        step: Step,
+        mac: Option<MacAddr>,
+        detail: &str,
+    ) -> Result<StepKey, AccountError> {
+        self.note(|tx, guest| tx.intend(guest, step, mac, detail))
+    }
+
+    /// A record of this guest.
+    pub(crate) fn record(&self, event: Event, outcome: Outcome, requester: Option<Requester>) -> Record {
+        Record { guest: self.guest.clone(), event, outcome, requester, errno: None }
+    }
+
+    /// Sends texts to the kernel; tells for each when and whether it was logged, and the first
+    /// reason why one was not.
+    fn log(&mut self, texts: &[(u16, String)]) -> (Vec<(Timestamp, Logged)>, Option<AccountError>) {
+        let now = Timestamp::now();
+        let Some(audit) = &mut self.audit else {
+            let off = Logged { how: "off".to_owned(), serial: None };
+            return (vec![(now, off); texts.len()], None);
+        };
+        let mut refusal = None;
+        let mut all = Vec::with_capacity(texts.len());
+        for result in audit.log_all(texts) {
+            all.push(match result {
+                Ok(logged) => {
+                    if !logged.proof.is_proven() {
+                        refusal.get_or_insert(AccountError::Unproven);
+                    }
+                    let how = match logged.proof {
+                        Proof::ReadBack => "read-back",
+                        Proof::Counters => "counters",
+                        Proof::AckOnly => "ack",
+                    };
+                    let time = logged.time.and_then(kernel_time).unwrap_or(now);
+                    (time, Logged { how: how.to_owned(), serial: logged.serial })
+                }
+                Err(reason) => {
+                    complain(&mut self.complaints, &reason);
+                    let how = crate::chain(&reason);
+                    refusal.get_or_insert(AccountError::NotLogged(reason));
+                    (now, Logged { how, serial: None })
+                }
+            });
+        }
+        (all, refusal)
+    }
+}
+
+/// Refuses a guest whose QEMU is still there from a supervisor that ended before it.
+fn orphan(ledger: &Ledger, guest: &GuestId, boot: &str) -> Result<(), AccountError> {
+    let same = |other: &GuestId| other.name == guest.name || other.uuid == guest.uuid;
+    for other in ledger.guests()?.into_iter().filter(|other| other.ended.is_none() && other.boot_id == boot) {
+        let Some(qemu) = other.qemu.filter(|_| same(&other.id)) else { continue };
+        if (ProcessId { pid: qemu.pid, start_time: qemu.start }).is_alive() {
+            return Err(AccountError::Orphan { name: other.id.name, pid: qemu.pid });
+        }
+    }
+    Ok(())
+}
+
+/// The kernel's own time of a record, as it stands in the log.
+fn kernel_time(time: LogTime) -> Option<Timestamp> {
+    let seconds = i64::try_from(time.seconds).ok()?;
+    Timestamp::from_millisecond(seconds.checked_mul(1000)?.checked_add(i64::from(time.millis))?).ok()
+}
+
+/// Says a reason once: each record would repeat it.
+fn complain(said: &mut BTreeSet<String>, reason: &dyn std::error::Error) {
+    let text = crate::chain(reason);
+    if !said.contains(&text) {
+        warn!("{text}; the ledger has the records all the same");
+        said.insert(text);
+    }
+}

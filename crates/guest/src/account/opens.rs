@@ -1,0 +1,118 @@
+use std::os::fd::RawFd;
+
+use taptrail_kernel::device::{Books, OpenFacts};
+use taptrail_ledger::{DeviceKey, NewDevice, Step, StepKey};
+use taptrail_record::{Device, Event, MacAddr, Outcome, Requester};
+
+use super::{Account, AccountError, Posting};
+
+/// A device whose account is open: opened, not yet closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OpenDevice {
+    pub(crate) key: DeviceKey,
+    pub(crate) mac: MacAddr,
+    pub(crate) device: Device,
+    pub(crate) queue: u32,
+    /// Its number in QEMU, once it was seen there.
+    pub(crate) qemu_fd: Option<RawFd>,
+}
+
+impl OpenDevice {
+    /// The event of its definitive end.
+    pub(crate) fn close(&self) -> Event {
+        Event::Close { mac: self.mac, device: self.device.clone(), queue: Some(self.queue) }
+    }
+
+    /// The event of its being kept by QEMU after a failed attach.
+    pub(crate) fn keep(&self, vm_pid: u32) -> Event {
+        let device = self.device.clone();
+        Event::Keep { mac: self.mac, device, queue: Some(self.queue), vm_pid: Some(vm_pid) }
+    }
+}
+
+/// The books into which the opens of one interface are entered.
+#[derive(Debug)]
+pub(crate) struct Opens<'a> {
+    pub(crate) account: &'a mut Account,
+    pub(crate) mac: MacAddr,
+    pub(crate) requester: Option<Requester>,
+    /// What is on record as open, in the order of the opens, refused or not.
+    pub(crate) open: Vec<OpenDevice>,
+    /// The intent to hand them over, on record together with them.
+    pub(crate) hand_over: Option<StepKey>,
+}
+
+impl<'a> Opens<'a> {
+    pub(crate) fn new(account: &'a mut Account, mac: MacAddr, requester: Option<Requester>) -> Self {
+        Self { account, mac, requester, open: Vec::new(), hand_over: None }
+    }
+}
+
+impl Books for Opens<'_> {
+    type Error = AccountError;
+
+    fn enter(&mut self, opens: &[OpenFacts]) -> Result<(), AccountError> {
+        let (mac, requester) = (self.mac, self.requester);
+        let described: Vec<_> = opens.iter().map(|facts| (device(facts), facts)).collect();
+        let mut posting = Posting::default();
+        for (device, facts) in &described {
+            let event = Event::Open { mac, device: device.clone(), queue: Some(facts.queue) };
+            let outcome = if facts.outcome.is_ok() { Outcome::Success } else { Outcome::Failed };
+            let mut record = self.account.record(event, outcome, requester);
+            record.errno = facts.outcome.err().map(|errno| errno.raw_os_error());
+            posting = posting.says(record);
+        }
+        let (written, refusal) = self.account.send(posting)?;
+        let entered = self.account.transact(|tx, guest| {
+            let mut open = Vec::new();
+            for ((device, facts), (row, _)) in described.iter().zip(&written.rows) {
+                let opened = tx.record(guest, &row.new_record())?;
+                if facts.outcome.is_ok() {
+                    let new = NewDevice {
+                        mac,
+                        kind: device.kind,
+                        path: &device.path,
+                        rdev: device.rdev,
+                        dev: device.dev.as_deref(),
+                        queue: facts.queue,
+                    };
+                    let key = tx.device_opened(guest, &new, opened)?;
+                    let device = device.clone();
+                    open.push(OpenDevice { key, mac, device, queue: facts.queue, qemu_fd: None });
+                }
+            }
+            // In the same commit: each one costs a write to the disk.
+            let hand_over = tx.intend(guest, Step::HandOver, Some(mac), "")?;
+            Ok((open, hand_over))
+        });
+        match entered {
+            Ok((open, hand_over)) => {
+                self.open = open;
+                self.hand_over = Some(hand_over);
+                refusal.map_or(Ok(()), Err)
+            }
+            Err(error) => {
+                // The descriptors are closed unused, and the kernel's log is not left with half of
+                // it. The ledger gets the texts of both when it can.
+                self.account.owe(written, &error);
+                let opened = described.into_iter().filter(|(_, facts)| facts.outcome.is_ok());
+                let closes = opened.fold(Posting::default(), |posting, (device, facts)| {
+                    let event = Event::Close { mac, device, queue: Some(facts.queue) };
+                    posting.says(self.account.record(event, Outcome::Success, None))
+                });
+                let (written, _) = self.account.send(closes)?;
+                self.account.owe(written, &error);
+                Err(error.into())
+            }
+        }
+    }
+}
+
+fn device(facts: &OpenFacts) -> Device {
+    Device {
+        kind: facts.kind,
+        path: facts.path.to_string_lossy().into_owned(),
+        rdev: facts.rdev,
+        dev: facts.dev.as_ref().map(ToString::to_string),
+    }
+}

@@ -1,0 +1,211 @@
+//! What the host and its people do to a supervisor, and what must hold all the same.
+
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use std::fs::{self, File};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::json;
+use taptrail_kernel::proc::{PidFd, ProcessId, Signal};
+use taptrail_ledger::Ledger;
+use world::{EMPTY, World, mac};
+
+const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
+
+/// Holds the ledger for a while, as another program might.
+fn hold_ledger(world: &World, time: Duration) -> std::thread::JoinHandle<()> {
+    let connection = rusqlite::Connection::open(Ledger::file(&world.state())).unwrap();
+    connection.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    std::thread::spawn(move || {
+        std::thread::sleep(time);
+        connection.execute_batch("ROLLBACK").unwrap();
+    })
+}
+
+#[test]
+fn a_log_that_cannot_be_written_ends_no_supervisor() {
+    let world = World::new();
+    let mut arguments = vec!["run", "--name", "web1", "--nic", ONE, "--"];
+    arguments.extend(EMPTY);
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let mut supervisor = world.command(arguments).stdin(Stdio::null()).stderr(full).spawn().unwrap();
+    world.until("the guest runs", || {
+        world.try_json(["list", "--json"]).is_some_and(|all| all[0]["state"] == "running")
+    });
+    world.taptrail(["attach", "web1", "--nic", "bridge=br0,mac=52:54:00:00:00:02"]).ok();
+    world.taptrail(["stop", "web1", "--force"]).ok();
+    assert!(supervisor.wait().unwrap().success());
+    world.assert_clean();
+}
+
+#[test]
+fn what_the_ledger_cannot_take_now_it_takes_later_and_once() {
+    let mut world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:02,vhost=off").ok();
+    let held = hold_ledger(&world, Duration::from_secs(13));
+    // Nothing new is given without it, but what is to be taken is taken.
+    world
+        .attach(&guest, "bridge=br0,mac=52:54:00:00:00:03,vhost=off")
+        .fails(1, "Record is not in the ledger");
+    world.detach(&guest, 2, &["--force"]).ok();
+    assert_eq!(guest.holds(), ["tun vnet0"]);
+    held.join().unwrap();
+    world.stop(&guest);
+    let story = world.story();
+    assert_eq!(story.iter().filter(|line| *line == "close 02 tun vnet1 q0").count(), 1, "{story:?}");
+    assert_eq!(story.iter().filter(|line| *line == "revoke 02").count(), 1, "{story:?}");
+    assert_eq!(world.trail()["holdings"][1]["ended_by"], "revoke");
+    world.assert_clean();
+}
+
+#[test]
+fn a_renamed_tap_is_not_a_released_one() {
+    let mut world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    world.ip("link set vnet0 down");
+    world.ip("link set vnet0 name other0");
+    guest.signal(Signal::STOP);
+    world.detach(&guest, 1, &["--force"]).fails(1, "QEMU still holds 1 of the devices");
+    assert_eq!(guest.holds(), ["tun other0"]);
+    assert_eq!(world.trail()["holdings"][0]["state"], "held");
+    guest.signal(Signal::CONT);
+    world.detach(&guest, 1, &["--force"]).ok();
+    assert_eq!(guest.holds(), Vec::<String>::new());
+    world.stop(&guest);
+    assert_eq!(world.story().iter().filter(|line| line.starts_with("close")).count(), 1);
+    world.assert_clean();
+}
+
+#[test]
+fn a_wrapper_that_keeps_qemu_as_its_child_is_refused() {
+    let world = World::new();
+    let wrapper = world.path("qemu");
+    fs::write(&wrapper, "#!/bin/sh\n/usr/bin/qemu-system-x86_64 \"$@\"\nexit $?\n").unwrap();
+    fs::set_permissions(&wrapper, PermissionsExt::from_mode(0o755)).unwrap();
+    let mut qemu = EMPTY.to_vec();
+    let wrapper = wrapper.display().to_string();
+    qemu[0] = &wrapper;
+    world.try_start("web1", &["--nic", ONE], &qemu).fails(1, "have it exec QEMU");
+    assert_eq!(world.story().last().unwrap(), "guest booted FAILED");
+}
+
+#[test]
+fn signals_of_two_kinds_are_two_signals() {
+    let world = World::new();
+    let mut guest = world.foreground("web1", &["--nic", ONE, "--stop-timeout", "1h"], &EMPTY);
+    guest.signal(Signal::INT);
+    world.until("the guest is asked", || guest.stderr().contains("asked to shut down"));
+    guest.signal(Signal::TERM);
+    assert_eq!(guest.wait().code(), Some(0));
+    world.assert_clean();
+}
+
+#[test]
+fn who_gives_up_does_not_force_what_others_wait_for() {
+    let world = World::new();
+    let mut guest = world.foreground("web1", &["--nic", ONE, "--stop-timeout", "1h"], &EMPTY);
+    guest.signal(Signal::TERM);
+    world.until("the guest is asked", || guest.stderr().contains("asked to shut down"));
+    world.taptrail(["stop", "web1", "--timeout", "200ms"]).fails(3, "runs on");
+    assert_eq!(world.json(["list", "--json"])[0]["state"], "stopping");
+    world.taptrail(["stop", "web1", "--force"]).ok();
+    assert_eq!(guest.wait().code(), Some(0));
+    world.assert_clean();
+}
+
+#[test]
+fn a_revocation_waits_for_no_detach() {
+    let mut world = World::new();
+    let two = ["--nic", ONE, "--nic", "bridge=br0,mac=52:54:00:00:00:02,vhost=off"];
+    let guest = world.start_with("web1", &two, &EMPTY[..8]);
+    let mac = mac(1);
+    let waiting =
+        world.command(["detach", "web1", &mac, "--timeout", "1h"]).stderr(Stdio::null()).spawn().unwrap();
+    world.until("the detach waits", || world.nics(&guest)[0]["state"] == "unplugging");
+    world.detach(&guest, 2, &["--force"]).ok();
+    assert_eq!(guest.holds(), ["tun vnet0"]);
+    world.detach(&guest, 1, &["--force"]).ok();
+    assert_eq!(waiting.wait_with_output().unwrap().status.code(), Some(1));
+    assert_eq!(guest.holds(), Vec::<String>::new());
+    world.stop(&guest);
+    world.assert_clean();
+}
+
+#[test]
+fn a_guest_that_lost_its_supervisor_is_not_started_beside_itself() {
+    let mut world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    let lock = fs::read_to_string(world.run_dir().join("web1/lock")).unwrap();
+    let supervisor = ProcessId::of(lock.trim().parse().unwrap()).unwrap();
+    PidFd::open(supervisor).unwrap().send_signal(Signal::KILL).unwrap();
+    world.until("the supervisor is gone", || !supervisor.is_alive());
+
+    assert_eq!(guest.holds(), ["tun vnet0"], "QEMU outlives its supervisor");
+    assert_eq!(world.trail()["holdings"][0]["state"], "held", "and the ledger knows");
+    world.try_start("web1", &["--nic", ONE], &EMPTY).fails(1, "runs on without a supervisor");
+    guest.kill();
+    world.until("QEMU is gone", || !guest.is_alive());
+    let again = world.start("web1", &["--nic", ONE]);
+    world.stop(&again);
+}
+
+#[test]
+fn more_ports_than_a_machine_takes_are_refused_before_anything_is_opened() {
+    let world = World::new();
+    world.try_start("web1", &["--nic", ONE, "--hotplug-ports", "32"], &EMPTY).fails(1, "33 PCIe ports");
+    assert_eq!(world.links(), Vec::<String>::new());
+}
+
+#[test]
+fn sockets_are_their_owners_and_a_directory_of_others_is_refused() {
+    let mut world = World::new();
+    let guest = world.start("web1", &[]);
+    let mode = |name: &str| {
+        fs::symlink_metadata(world.run_dir().join("web1").join(name)).unwrap().permissions().mode() & 0o777
+    };
+    assert_eq!((mode("api"), mode("monitor"), mode("log")), (0o600, 0o600, 0o600));
+    world.stop(&guest);
+
+    let others = world.run_dir().join("web2");
+    fs::create_dir(&others).unwrap();
+    fs::set_permissions(&others, PermissionsExt::from_mode(0o777)).unwrap();
+    world.try_start("web2", &[], &EMPTY).fails(1, "only its owner");
+    fs::set_permissions(&others, PermissionsExt::from_mode(0o700)).unwrap();
+    fs::write(world.path("victim"), "mine").unwrap();
+    symlink(world.path("victim"), others.join("log")).unwrap();
+    world.try_start("web2", &[], &EMPTY).fails(1, "Log ");
+    assert_eq!(fs::read_to_string(world.path("victim")).unwrap(), "mine");
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_counted_and_stops_no_trail() {
+    let mut world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    world.stop(&guest);
+    let connection = rusqlite::Connection::open(Ledger::file(&world.state())).unwrap();
+    connection.execute("UPDATE record SET time = 9223372036854775807 WHERE id = 2", []).unwrap();
+    connection.execute("UPDATE record SET text = substr(text, 1, 60) WHERE id = 3", []).unwrap();
+    let trail = world.trail();
+    assert_eq!(
+        trail["input"],
+        json!({
+            "files": 1, "bytes": trail["input"]["bytes"], "lines": 5, "records": 3, "unreadable": 2
+        })
+    );
+    assert_eq!(trail["holdings"][0]["device"]["dev"], "vnet0");
+}
+
+#[test]
+fn an_interrupted_reader_of_a_trail_is_no_error() {
+    let mut world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    let mut trail = world.command(["trail", "--format", "json"]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(trail.stdout.take());
+    assert!(trail.wait().unwrap().success());
+    world.stop(&guest);
+}
