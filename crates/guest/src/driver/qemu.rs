@@ -115,8 +115,9 @@ impl Qemu {
     pub(crate) fn monitor_failed(&mut self, error: &QmpError) {
         if !self.complained {
             self.complained = true;
-            // At QEMU's end its monitor closes first, which is no news.
-            if !matches!(error, QmpError::Closed) {
+            // At QEMU's end its monitor closes first, which is no news; and what made it useless before
+            // was said by who met it.
+            if !matches!(error, QmpError::Closed | QmpError::Poisoned { .. }) {
                 warn!("the guest runs on without its monitor: {}", crate::chain(error));
             }
         }

@@ -155,7 +155,11 @@ impl Driver {
             None => Vec::new(),
         };
         self.inbox.close();
-        info!("'{}' has ended ({reason}); {} devices closed", self.account.guest().name, devices.len());
+        info!(
+            "'{}' has ended ({reason}); {} closed",
+            self.account.guest().name,
+            crate::descriptors(devices.len())
+        );
         Ended { status, reason, account, stopped }
     }
 
