@@ -126,9 +126,7 @@ impl Driver {
         let plugged = &mut self.interfaces[index];
         if let PlugState::Unplugging { step } = plugged.state {
             plugged.state = PlugState::Held;
-            if let Some(step) = step {
-                said(self.account.note(|tx, _| tx.done(step, outcome)));
-            }
+            said(self.account.post(Posting::default().done(&step, outcome)));
         }
     }
 

@@ -91,7 +91,7 @@ impl Driver {
     pub(super) fn stop_is_over(&mut self, outcome: &str) {
         self.stopped_by = None;
         if let Some(step) = self.stop.take() {
-            said(self.account.note(|tx, _| tx.done(step, outcome)));
+            said(self.account.post(Posting::default().done(&[step], outcome)));
         }
     }
 
