@@ -44,7 +44,7 @@ fn a_log_that_cannot_be_written_ends_no_supervisor() {
 
 #[test]
 fn what_the_ledger_cannot_take_now_it_takes_later_and_once() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
     world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:02,vhost=off").ok();
     let held = hold_ledger(&world, Duration::from_secs(13));
@@ -65,7 +65,7 @@ fn what_the_ledger_cannot_take_now_it_takes_later_and_once() {
 
 #[test]
 fn a_renamed_tap_is_not_a_released_one() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
     world.ip("link set vnet0 down");
     world.ip("link set vnet0 name other0");
@@ -120,7 +120,7 @@ fn who_gives_up_does_not_force_what_others_wait_for() {
 
 #[test]
 fn a_revocation_waits_for_no_detach() {
-    let mut world = World::new();
+    let world = World::new();
     let two = ["--nic", ONE, "--nic", "bridge=br0,mac=52:54:00:00:00:02,vhost=off"];
     let guest = world.start_with("web1", &two, &EMPTY[..8]);
     let mac = mac(1);
@@ -138,7 +138,7 @@ fn a_revocation_waits_for_no_detach() {
 
 #[test]
 fn a_guest_that_lost_its_supervisor_is_not_started_beside_itself() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
     let lock = fs::read_to_string(world.run_dir().join("web1/lock")).unwrap();
     let supervisor = ProcessId::of(lock.trim().parse().unwrap()).unwrap();
@@ -163,7 +163,7 @@ fn more_ports_than_a_machine_takes_are_refused_before_anything_is_opened() {
 
 #[test]
 fn sockets_are_their_owners_and_a_directory_of_others_is_refused() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start("web1", &[]);
     let mode = |name: &str| {
         fs::symlink_metadata(world.run_dir().join("web1").join(name)).unwrap().permissions().mode() & 0o777
@@ -184,7 +184,7 @@ fn sockets_are_their_owners_and_a_directory_of_others_is_refused() {
 
 #[test]
 fn a_record_that_cannot_be_read_is_counted_and_stops_no_trail() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
     world.stop(&guest);
     let connection = rusqlite::Connection::open(Ledger::file(&world.state())).unwrap();
@@ -202,7 +202,7 @@ fn a_record_that_cannot_be_read_is_counted_and_stops_no_trail() {
 
 #[test]
 fn an_interrupted_reader_of_a_trail_is_no_error() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
     let mut trail = world.command(["trail", "--format", "json"]).stdout(Stdio::piped()).spawn().unwrap();
     drop(trail.stdout.take());

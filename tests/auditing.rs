@@ -140,7 +140,7 @@ fn logged(world: &World) -> Vec<(String, Option<u32>)> {
 }
 
 /// Every step of a guest's life, with a failure.
-fn a_whole_life(world: &mut World) {
+fn a_whole_life(world: &World) {
     let guest = world.start("it's web1", &["--nic", ONE]);
     world.attach(&guest, "macvtap=lower,mac=52:54:00:00:00:02,vhost=off").ok();
     world
@@ -154,7 +154,7 @@ fn a_whole_life(world: &mut World) {
 #[test]
 fn required_auditing_that_is_off_starts_and_attaches_nothing() {
     let Some(_auditing) = Auditing::turned(false) else { return };
-    let mut world = World::new();
+    let world = World::new();
     world
         .try_start("web1", &["--audit", "required", "--nic", ONE], &EMPTY)
         .fails(1, "Auditing is off in the kernel");
@@ -170,7 +170,7 @@ fn required_auditing_that_is_off_starts_and_attaches_nothing() {
 #[test]
 fn auditing_that_goes_off_refuses_the_next_attach_and_harms_no_guest() {
     let Some(_auditing) = Auditing::turned(true) else { return };
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start("web1", &["--audit", "required", "--nic", ONE]);
     auditctl(&["-e", "0"]);
     let done = world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:02,vhost=off");
@@ -222,11 +222,11 @@ fn auditing_that_hides_the_grant_alone_takes_everything_back_too() {
 #[test]
 fn auditing_logs_each_record_with_the_serial_that_the_ledger_has() {
     let Some(_auditing) = Auditing::turned(true) else { return };
-    let mut world = World::new();
+    let world = World::new();
     // Opened before the world's namespace would hide the broadcast from it: the audit room does so.
     assert!(Audit::open().unwrap().reads_back());
     assert!(ReadLog::open().is_ok());
-    a_whole_life(&mut world);
+    a_whole_life(&world);
     let logged = logged(&world);
     let serials: Vec<u32> = logged.iter().filter_map(|(_, serial)| *serial).collect();
     assert_eq!(serials.len(), logged.len(), "{logged:?}");
@@ -240,9 +240,9 @@ fn auditing_logs_each_record_with_the_serial_that_the_ledger_has() {
 #[test]
 fn auditing_is_read_by_ausearch_aureport_and_auvirt() {
     let Some(mut auditing) = Auditing::turned(true) else { return };
-    let mut world = World::new();
+    let world = World::new();
     let log = auditing.daemon(&world.path(""));
-    a_whole_life(&mut world);
+    a_whole_life(&world);
     auditing.end_daemon();
 
     let run = |program: &str, arguments: &[&str]| {

@@ -14,7 +14,7 @@ const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
 
 #[test]
 fn a_missing_bridge_is_named_before_anything_is_opened() {
-    let mut world = World::new();
+    let world = World::new();
     world
         .try_start("web1", &["--nic", "bridge=nope,mac=52:54:00:00:00:01"], &EMPTY)
         .fails(1, "Bridge 'nope' doesn't exist");
@@ -38,7 +38,7 @@ fn a_missing_bridge_is_named_before_anything_is_opened() {
 
 #[test]
 fn a_missing_lower_link_is_named() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start("web1", &[]);
     world.attach(&guest, "macvtap=nope,mac=52:54:00:00:00:01").fails(1, "Lower link 'nope' doesn't exist");
     world.attach(&guest, "tap=nope,mac=52:54:00:00:00:01").fails(1, "Tap 'nope' doesn't exist");
@@ -48,7 +48,7 @@ fn a_missing_lower_link_is_named() {
 
 #[test]
 fn vhost_on_without_a_device_fails_and_the_tap_is_closed() {
-    let mut world = World::new();
+    let world = World::new();
     let missing = world.path("vhost-net");
     let spec = format!("bridge=br0,mac=52:54:00:00:00:01,vhost=on,vhost-path={}", missing.display());
     world.try_start("web1", &["--nic", &spec], &EMPTY).fails(1, "No such file or directory");
@@ -74,7 +74,7 @@ fn vhost_on_without_a_device_fails_and_the_tap_is_closed() {
 
 #[test]
 fn vhost_auto_goes_on_without_a_device_and_says_so() {
-    let mut world = World::new();
+    let world = World::new();
     let missing = world.path("vhost-net");
     let spec = format!("bridge=br0,mac=52:54:00:00:00:01,vhost-path={}", missing.display());
     let guest = world.start("web1", &["--nic", &spec]);
@@ -88,7 +88,7 @@ fn vhost_auto_goes_on_without_a_device_and_says_so() {
 
 #[test]
 fn a_false_vhost_net_never_reaches_qemu() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start("web1", &[]);
     for (spec, says) in [("vhost=on,vhost-path=/dev/null", "1:3"), ("vhost-path=/dev/net/tun", "10:200")] {
         world.attach(&guest, &format!("bridge=br0,mac=52:54:00:00:00:01,{spec}")).fails(1, says);
@@ -111,7 +111,7 @@ fn a_false_vhost_net_never_reaches_qemu() {
 
 #[test]
 fn a_false_tun_is_refused() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start("web1", &[]);
     world
         .attach(&guest, "bridge=br0,mac=52:54:00:00:00:01,vhost=off,tun-path=/dev/null")
@@ -208,7 +208,7 @@ fn a_program_that_cannot_run_closes_the_account_too() {
 
 #[test]
 fn a_nic_that_qemu_refuses_is_taken_back() {
-    let mut world = World::new();
+    let world = World::new();
     let taken: Vec<_> = EMPTY.iter().copied().chain(["-device", "pcie-root-port,id=dup,chassis=9"]).collect();
     let guest = world.start_with("web1", &[], &taken);
     world.attach(&guest, &format!("{ONE},id=dup")).fails(1, "QEMU refused device_add");
@@ -222,7 +222,7 @@ fn a_nic_that_qemu_refuses_is_taken_back() {
 
 #[test]
 fn a_netdev_that_qemu_refuses_is_taken_back() {
-    let mut world = World::new();
+    let world = World::new();
     let taken: Vec<_> = EMPTY.iter().copied().chain(["-netdev", "user,id=host-dup"]).collect();
     let guest = world.start_with("web1", &[], &taken);
     world.attach(&guest, &format!("{ONE},id=dup,queues=2")).fails(1, "QEMU refused netdev_add");
@@ -272,7 +272,7 @@ fn a_qemu_that_is_killed_in_the_middle_of_an_attach_leaves_nothing_behind() {
 
 #[test]
 fn what_a_guest_does_not_let_go_of_in_time_stays_held() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start_with("web1", &["--nic", ONE], &EMPTY[..8]);
     world.detach(&guest, 1, &["--timeout", "200ms"]).fails(3, "holds it still");
     assert_eq!(guest.holds(), ["tun vnet0"]);
@@ -290,7 +290,7 @@ fn what_a_guest_does_not_let_go_of_in_time_stays_held() {
 
 #[test]
 fn a_stop_ends_a_detach_that_waits() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start_with("web1", &["--nic", ONE], &EMPTY[..8]);
     let mac = mac(1);
     let waiting = world.command(["detach", "web1", &mac, "--timeout", "1h"]).spawn().unwrap();
@@ -302,7 +302,7 @@ fn a_stop_ends_a_detach_that_waits() {
 
 #[test]
 fn a_guest_that_does_not_shut_down_in_time_runs_on() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
     world.taptrail(["stop", "web1", "--timeout", "200ms"]).fails(3, "did not shut down in time");
     assert!(guest.is_alive());
@@ -313,7 +313,7 @@ fn a_guest_that_does_not_shut_down_in_time_runs_on() {
 
 #[test]
 fn a_qemu_that_answers_nothing_is_killed_by_force() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
     guest.signal(Signal::STOP);
     // Its monitor is silent, and what it holds can be seen all the same.
@@ -347,7 +347,7 @@ fn a_start_may_be_stopped_before_qemu_answers() {
 
 #[test]
 fn what_a_spec_says_wrong_is_pointed_at() {
-    let mut world = World::new();
+    let world = World::new();
     for (spec, says) in [
         ("bridge=br0,colour=red", "colour"),
         ("bridge=br0,mac=52:54:00", "52:54:00"),
@@ -389,7 +389,7 @@ fn a_command_line_that_opens_a_tap_by_itself_is_refused_with_what_to_use_instead
 
 #[test]
 fn ports_that_are_all_taken_refuse_one_more() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start("web1", &["--hotplug-ports", "1"]);
     world.attach(&guest, ONE).ok();
     world.attach(&guest, "bridge=br0,vhost=off").fails(1, "--hotplug-ports");
@@ -400,7 +400,7 @@ fn ports_that_are_all_taken_refuse_one_more() {
 
 #[test]
 fn one_name_is_one_guest() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
     world.try_start("web1", &[], &EMPTY).fails(1, "already running");
     assert_eq!(guest.holds(), ["tun vnet0"]);

@@ -17,7 +17,7 @@ const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
 
 #[test]
 fn a_tap_on_a_bridge_is_opened_granted_and_closed() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
 
     assert_eq!(guest.holds(), ["tun vnet0"]);
@@ -44,7 +44,7 @@ fn a_tap_on_a_bridge_is_opened_granted_and_closed() {
 
 #[test]
 fn the_trail_says_definitively_what_was_opened_granted_and_released() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start("web1", &["--uuid", "6ba7b810-9dad-11d1-80b4-00c04fd430c8", "--nic", ONE]);
     world.stop(&guest);
 
@@ -72,7 +72,7 @@ fn the_trail_says_definitively_what_was_opened_granted_and_released() {
 
 #[test]
 fn a_macvtap_is_made_with_the_guests_mac_and_removed_at_the_end() {
-    let mut world = World::new();
+    let world = World::new();
     for mode in ["bridge", "vepa", "private", "passthru"] {
         let spec = format!("macvtap=lower,mode={mode},mac=52:54:00:00:00:01,vhost=off");
         let guest = world.start(&format!("web-{mode}"), &["--nic", &spec]);
@@ -88,7 +88,7 @@ fn a_macvtap_is_made_with_the_guests_mac_and_removed_at_the_end() {
 
 #[test]
 fn each_queue_is_one_open_one_record_and_one_close() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start(
         "web1",
         &[
@@ -132,7 +132,7 @@ fn each_queue_is_one_open_one_record_and_one_close() {
 
 #[test]
 fn one_mac_comes_and_goes_three_times() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start("web1", &[]);
     for _ in 0..3 {
         world.attach(&guest, ONE).ok();
@@ -157,7 +157,7 @@ fn one_mac_comes_and_goes_three_times() {
 
 #[test]
 fn macvtaps_and_several_queues_are_hot_plugged_too() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start("web1", &[]);
     world.attach(&guest, "macvtap=lower,mac=52:54:00:00:00:02,queues=2,vhost=off").ok();
     world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:03,queues=2,vhost=off,ifname=wan").ok();
@@ -172,7 +172,7 @@ fn macvtaps_and_several_queues_are_hot_plugged_too() {
 
 #[test]
 fn revoking_takes_the_devices_with_the_nic_still_plugged() {
-    let mut world = World::new();
+    let world = World::new();
     // Without native hot-plug an empty guest never lets go of a NIC.
     let guest = world.start_with("web1", &["--nic", ONE], &EMPTY[..8]);
     world.detach(&guest, 1, &["--timeout", "300ms"]).fails(3, "did not let go of 52:54:00:00:00:01 in time");
@@ -203,7 +203,7 @@ fn revoking_takes_the_devices_with_the_nic_still_plugged() {
 
 #[test]
 fn a_revoked_mac_may_come_back() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start_with("web1", &["--nic", ONE], &EMPTY[..8]);
     world.detach(&guest, 1, &["--force"]).ok();
     world.attach(&guest, ONE).ok();
@@ -218,7 +218,7 @@ fn a_revoked_mac_may_come_back() {
 
 #[test]
 fn a_tap_of_somebody_elses_is_used_and_left_as_it_was() {
-    let mut world = World::new();
+    let world = World::new();
     world.ip("tuntap add dev mine mode tap");
     world.ip("link set mine address 02:00:00:00:00:07 up");
     world.ip("link add link lower name theirs type macvtap mode bridge");
@@ -238,7 +238,7 @@ fn a_tap_of_somebody_elses_is_used_and_left_as_it_was() {
 
 #[test]
 fn an_interface_is_configured_and_filtered_as_its_spec_says() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start("web1", &[]);
     world
         .attach(
@@ -285,7 +285,7 @@ fn only_the_intended_descriptors_are_inherited() {
 
 #[test]
 fn the_supervisor_holds_no_device_after_the_hand_over() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
     world.attach(&guest, "macvtap=lower,mac=52:54:00:00:00:02,vhost=off").ok();
     let lock = std::fs::read_to_string(world.run_dir().join("web1/lock")).unwrap();
@@ -296,7 +296,7 @@ fn the_supervisor_holds_no_device_after_the_hand_over() {
 
 #[test]
 fn qemu_runs_as_the_user_asked_for() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start("web1", &["--user", "nobody", "--nic", ONE]);
     let status = std::fs::read_to_string(format!("/proc/{}/status", guest.pid)).unwrap();
     let field = |name: &str| {
@@ -362,7 +362,7 @@ fn a_qemu_that_is_killed_has_crashed_and_its_account_is_closed() {
 
 #[test]
 fn the_users_own_pause_is_kept() {
-    let mut world = World::new();
+    let world = World::new();
     let socket = world.path("qmp");
     let qmp = format!("unix:{},server=on,wait=off", socket.display());
     let paused: Vec<_> = EMPTY.iter().copied().chain(["-S", "-qmp", &qmp]).collect();
@@ -394,7 +394,7 @@ fn a_service_manager_is_told_when_the_guest_runs() {
 
 #[test]
 fn who_asked_is_in_the_record() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start("web1", &[]);
     world.attach(&guest, ONE).ok();
     world.detach(&guest, 1, &["--timeout", "20s"]).ok();
@@ -414,7 +414,7 @@ fn who_asked_is_in_the_record() {
 
 #[test]
 fn an_interface_may_come_as_libvirts_xml() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start("web1", &[]);
     let xml = world.path("nic.xml");
     std::fs::write(
@@ -436,7 +436,7 @@ fn an_interface_may_come_as_libvirts_xml() {
 
 #[test]
 fn the_api_describes_itself_to_any_varlink_client() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
     let mut stream = UnixStream::connect(world.run_dir().join("web1/api")).unwrap();
     let mut reader = BufReader::new(stream.try_clone().unwrap());
@@ -463,7 +463,7 @@ fn the_api_describes_itself_to_any_varlink_client() {
 
 #[test]
 fn with_auditing_not_asked_for_the_ledger_has_the_trail_alone() {
-    let mut world = World::new();
+    let world = World::new();
     let guest = world.start("web1", &["--audit", "off", "--nic", ONE]);
     world.stop(&guest);
     assert_eq!(world.story().len(), 5);
@@ -473,7 +473,7 @@ fn with_auditing_not_asked_for_the_ledger_has_the_trail_alone() {
 
 #[test]
 fn two_guests_have_accounts_of_their_own() {
-    let mut world = World::new();
+    let world = World::new();
     let first = world.start("web1", &["--nic", ONE]);
     let second = world.start("web2", &["--nic", "bridge=br0,mac=52:54:00:00:00:02,vhost=off"]);
     assert_eq!((first.holds(), second.holds()), (vec!["tun vnet0".to_owned()], vec!["tun vnet1".to_owned()]));

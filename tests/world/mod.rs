@@ -38,7 +38,6 @@ pub(crate) const EMPTY: [&str; 10] = [
 pub(crate) struct World {
     dir: tempfile::TempDir,
     pub(crate) extra: Vec<(String, String)>,
-    started: Vec<String>,
 }
 
 impl World {
@@ -49,7 +48,6 @@ impl World {
         let world = Self {
             dir: tempfile::Builder::new().prefix("tt").tempdir_in("/tmp").expect("a directory"),
             extra: Vec::new(),
-            started: Vec::new(),
         };
         for command in [
             "link set lo up",
@@ -124,15 +122,14 @@ impl World {
     }
 
     /// Starts an empty guest in the background.
-    pub(crate) fn start(&mut self, name: &str, options: &[&str]) -> Guest {
+    pub(crate) fn start(&self, name: &str, options: &[&str]) -> Guest {
         self.start_with(name, options, &EMPTY)
     }
 
     /// Starts a guest of this QEMU in the background.
-    pub(crate) fn start_with(&mut self, name: &str, options: &[&str], qemu: &[&str]) -> Guest {
+    pub(crate) fn start_with(&self, name: &str, options: &[&str], qemu: &[&str]) -> Guest {
         let done = self.try_start(name, options, qemu);
         assert!(done.success(), "{name} did not start: {}\n{}", done.stderr, self.log(name));
-        self.started.push(name.to_owned());
         let all = self.json(["list", "--json"]);
         let guest =
             all.as_array().expect("guests").iter().find(|guest| guest["name"] == name).expect("the guest");
@@ -258,12 +255,10 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         // What a failed test leaves running.
-        for name in self.started.drain(..) {
-            let _ = Command::new(env!("CARGO_BIN_EXE_taptrail"))
-                .env("TAPTRAIL_STATE_DIR", self.dir.path().join("state"))
-                .env("TAPTRAIL_RUN_DIR", self.dir.path().join("run"))
-                .args(["stop", &name, "--force"])
-                .output();
+        let Ok(guests) = std::fs::read_dir(self.run_dir()) else { return };
+        for guest in guests.flatten() {
+            let arguments = ["stop".into(), guest.file_name(), "--force".into()];
+            let _ = self.command(arguments).output();
         }
     }
 }

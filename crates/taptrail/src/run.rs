@@ -26,6 +26,10 @@ pub(crate) fn run(cli: &Cli, arguments: &Run, dirs: Dirs) -> Done {
     if arguments.background {
         return background::start(cli, arguments, &options.guest);
     }
+    if arguments.ready_fd.is_some() {
+        // The kernel named this process after /proc/self/exe. Only its name in lists depends on it.
+        let _ = rustix::thread::set_name(c"taptrail");
+    }
     let news = arguments.ready_fd.map(take_inherited).transpose();
     let mut news = news.context("News can't be given to the background's parent")?.map(std::fs::File::from);
     let ended = supervise(options, arguments.stop_timeout, |running| {

@@ -2,6 +2,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use rustix::io::FdFlags;
@@ -26,7 +27,12 @@ pub struct BackgroundRequest<'a> {
 /// # Errors
 /// What fork(2), setsid(2) or execve(2) refused.
 pub fn spawn_background(request: BackgroundRequest<'_>) -> io::Result<Child> {
-    start_in_background(Command::new("/proc/self/exe"), request)
+    let mut command = Command::new("/proc/self/exe");
+    // In lists of processes it goes by the name that we were called by.
+    if let Some(name) = std::env::args_os().next() {
+        command.arg0(name);
+    }
+    start_in_background(command, request)
 }
 
 fn start_in_background(mut command: Command, request: BackgroundRequest<'_>) -> io::Result<Child> {
