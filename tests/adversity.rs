@@ -92,6 +92,8 @@ fn a_wrapper_that_keeps_qemu_as_its_child_is_refused() {
     qemu[0] = &wrapper;
     world.try_start("web1", &["--nic", ONE], &qemu).fails(1, "have it exec QEMU");
     assert_eq!(world.story().last().unwrap(), "guest booted FAILED");
+    // Its close records are true: the child went with the wrapper, and the tap with both.
+    world.assert_clean();
 }
 
 #[test]

@@ -7,10 +7,11 @@ use std::process::{Child, ExitStatus};
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use taptrail_kernel::proc::{PidFd, ProcessId, Signal};
+use taptrail_kernel::proc::{PidFd, ProcessId, Signal, children};
 use taptrail_qmp::{Monitor, QmpError};
 use tracing::warn;
 
+use super::QUIT;
 use crate::request::Inbox;
 
 /// A QEMU that is there, running or ended.
@@ -94,10 +95,27 @@ impl Booting {
 
     /// Ends QEMU for good; tells how it ended.
     pub(crate) fn end(mut self) -> io::Result<ExitStatus> {
+        // What a wrapper started holds the devices, too: it goes first, while it can be found.
+        for child in descendants(self.id.pid) {
+            if let Ok(pidfd) = ProcessId::of(child).and_then(PidFd::open) {
+                let _ = pidfd.send_signal(Signal::KILL);
+                let _ = pidfd.wait_exit(QUIT);
+            }
+        }
         // Fails only when it has ended already.
         let _ = self.child.kill();
         self.child.wait()
     }
+}
+
+/// The children of a process and theirs, the eldest last.
+fn descendants(pid: u32) -> Vec<u32> {
+    let mut all = Vec::new();
+    for child in children(pid).unwrap_or_default() {
+        all.extend(descendants(child));
+        all.push(child);
+    }
+    all
 }
 
 impl Qemu {
