@@ -139,9 +139,9 @@ impl From<InterfaceInfo> for Nic {
                 .into_iter()
                 .map(|held| Device {
                     kind: held.device.kind.to_string(),
-                    path: held.device.path,
+                    path: held.device.path.into(),
                     rdev: held.device.rdev.map(|rdev| rdev.to_string()),
-                    dev: held.device.dev,
+                    dev: held.device.dev.map(Into::into),
                     queue: i64::from(held.queue),
                     qemu_fd: held.qemu_fd.map(i64::from),
                 })

@@ -217,7 +217,7 @@ impl GuestService {
         self.permit()?;
         let snapshot = self.inbox.snapshot();
         Ok(Status {
-            name: self.guest.name.clone(),
+            name: self.guest.name.to_string(),
             uuid: self.guest.uuid.to_string(),
             state: snapshot.state.to_owned(),
             pid: snapshot.pid.map(i64::from),

@@ -69,5 +69,5 @@ pub fn supervise(
         ended.answer();
     }
     server.end();
-    ended.map_err(|source| SuperviseError::Start { name, source: Box::new(source) })
+    ended.map_err(|source| SuperviseError::Start { name: name.into(), source: Box::new(source) })
 }

@@ -83,7 +83,7 @@ impl Guest {
         let path = place.path().join("monitor");
         let listener = UnixListener::bind(&path).unwrap();
         let command = CommandLine::parse(QEMU, words.iter().map(OsString::from)).unwrap();
-        let guest = GuestId { name: "web,1=a".to_owned(), uuid: Uuid::from_u128(7) };
+        let guest = GuestId { name: "web,1=a".into(), uuid: Uuid::from_u128(7) };
         let args = command.with(&Additions {
             guest: &guest,
             monitor_fd: listener.as_raw_fd(),

@@ -107,7 +107,7 @@ fn guest(row: &Row<'_>) -> Result<Guest, LedgerError> {
     let reason: Option<String> = row.get(10).map_err(failed)?;
     Ok(Guest {
         id: GuestId {
-            name: row.get(1).map_err(failed)?,
+            name: row.get::<_, String>(1).map_err(failed)?.into(),
             uuid: uuid.parse().map_err(|_| bad("guest", id, &uuid, "uuid"))?,
         },
         boot_id: row.get(3).map_err(failed)?,

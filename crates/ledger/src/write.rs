@@ -118,7 +118,7 @@ impl<'a> Tx<'a> {
             "INSERT INTO guest (name, uuid, boot_id, supervisor_pid, supervisor_start, begun)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             params![
-                guest.name,
+                guest.name.as_str(),
                 guest.uuid.to_string(),
                 boot_id,
                 supervisor.pid,

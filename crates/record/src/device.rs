@@ -1,5 +1,6 @@
 use std::fmt;
 
+use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
 use crate::{IfName, Rdev};
@@ -45,11 +46,11 @@ pub struct Device {
     /// What it is; see [`Device::new`].
     pub kind: DeviceKind,
     /// The path that was opened; of libvirt's macvtaps the interface's name instead.
-    pub path: String,
+    pub path: CompactString,
     /// The device number, when the open told it.
     pub rdev: Option<Rdev>,
     /// The interface behind it (`vnet0`, `macvtap0`); none for vhost-net and for a failed open.
-    pub dev: Option<String>,
+    pub dev: Option<CompactString>,
 }
 
 impl Device {
@@ -57,7 +58,7 @@ impl Device {
     ///
     /// The number is the stronger witness: a custom path says nothing. Macvtaps have a number
     /// given at run time, so theirs is told by the path: `/dev/tapN` or a bare interface name.
-    pub fn new(path: impl Into<String>, rdev: Option<Rdev>, dev: Option<String>) -> Self {
+    pub fn new(path: impl Into<CompactString>, rdev: Option<Rdev>, dev: Option<CompactString>) -> Self {
         let path = path.into();
         Self { kind: DeviceKind::of(&path, rdev), path, rdev, dev }
     }

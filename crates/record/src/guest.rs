@@ -1,3 +1,4 @@
+use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -7,7 +8,7 @@ use uuid::Uuid;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct GuestId {
     /// What its owner calls it. Any text: a record's grammar must not trust it.
-    pub name: String,
+    pub name: CompactString,
     /// RFC 9562, lower case with hyphens in text.
     pub uuid: Uuid,
 }

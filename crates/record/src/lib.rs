@@ -28,8 +28,10 @@
 mod device;
 mod encode;
 mod error;
+mod fragment;
 mod guest;
 mod ifname;
+mod kernel_open;
 mod line;
 mod mac;
 mod number;
@@ -43,8 +45,10 @@ mod write;
 
 pub use device::{Device, DeviceKind};
 pub use error::ParseError;
+pub use fragment::Fragment;
 pub use guest::GuestId;
 pub use ifname::{IfName, IfNameError};
+pub use kernel_open::KernelOpen;
 pub use line::{Line, Stamp};
 pub use mac::{MacAddr, MacAddrError};
 pub use rdev::{Rdev, RdevError};

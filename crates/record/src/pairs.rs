@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 
 use bstr::ByteSlice as _;
+use compact_str::CompactString;
 
 use crate::encode::from_hex;
 use crate::number::decimal;
@@ -98,7 +99,7 @@ impl<'a> Claims<'a> {
 
     /// A string field: quoted, or hex when it is not. Bytes that are no UTF-8 are replaced, so that a
     /// name can always be shown; the uuid tells guests apart.
-    pub(crate) fn string(&self, key: &'static str) -> Result<Option<String>, ParseError> {
+    pub(crate) fn string(&self, key: &'static str) -> Result<Option<CompactString>, ParseError> {
         let bytes = match self.get(key)? {
             None => return Ok(None),
             Some(Value::Quoted(bytes)) => Cow::Borrowed(bytes),
@@ -106,7 +107,7 @@ impl<'a> Claims<'a> {
                 Cow::Owned(from_hex(hex).ok_or_else(|| ParseError::value(key.as_bytes(), hex))?)
             }
         };
-        Ok(Some(bytes.to_str_lossy().into_owned()))
+        Ok(Some(CompactString::from_utf8_lossy(&bytes)))
     }
 
     /// A bare word.

@@ -62,7 +62,7 @@ fn holdings(holdings: &[Holding], hosts: bool, clock: &Clock, style: &Style) -> 
             cell(device.dev.as_deref().map_or(NONE.to_owned(), shown)),
             cell(device.rdev.map_or(NONE.to_owned(), |rdev| rdev.to_string())),
             number(holding.queues),
-            cell(clock.full(holding.opened)),
+            cell(clock.maybe(holding.opened)),
             cell(clock.after(holding.opened, holding.granted)),
             cell(clock.after(holding.opened, holding.released)),
             state(holding.state, holding.state.as_str()),
@@ -98,7 +98,7 @@ fn stacked(holdings: &[Holding], hosts: bool, clock: &Clock, style: &Style) -> S
             cell(format!("{}\n{}\n{}", device.kind, shown(&device.path), parts.join(" "))),
             cell(format!(
                 "{}\n{}\n{}",
-                clock.full(holding.opened),
+                clock.maybe(holding.opened),
                 clock.after(holding.opened, holding.granted),
                 clock.after(holding.opened, holding.released)
             )),
@@ -114,8 +114,11 @@ fn findings(findings: &[Finding], hosts: bool, clock: &Clock, style: &Style) -> 
         let mut table = Plain::new(style, &[]);
         for finding in findings {
             let host = hosts.then(|| cell(shown(&finding.host)));
-            let front =
-                [cell(clock.full(finding.time)), kind(finding.kind), cell(shown(&finding.guest.name))];
+            let front = [
+                cell(clock.full(finding.time)),
+                kind(finding.kind),
+                cell(finding.guest.as_ref().map_or(NONE.to_owned(), |guest| shown(&guest.name))),
+            ];
             let rest = all.then(|| [cell(shown(&finding.text)), cell(place(finding))]);
             table.row(host.into_iter().chain(front).chain(rest.into_iter().flatten()));
         }

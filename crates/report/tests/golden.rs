@@ -5,7 +5,7 @@
 use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
 use taptrail_report::{DeviceRow, GuestRow, NicRow, Style, guest_table, json, nic_table, trail_table};
-use taptrail_trail::{Entry, Report, Trail};
+use taptrail_trail::{Content, Entry, Report, Trail};
 use uuid::Uuid;
 
 const STYLE: Style = Style { width: None, color: false, utc: true };
@@ -53,7 +53,15 @@ fn trail(hosts: [&str; 2]) -> Report {
         let host = hosts[usize::from(line == last)].into();
         let time = begin + SignedDuration::from_secs(i64::try_from(line).unwrap());
         let serial = u32::try_from(line).ok();
-        trail.feed(&Entry { host, time, serial, source: "ledger".into(), line: line as u64, record });
+        trail.feed(&Entry {
+            host,
+            time,
+            serial,
+            source: "ledger".into(),
+            line: line as u64,
+            writer: None,
+            content: Content::Record(record),
+        });
     }
     let mut report = trail.finish();
     report.input.unreadable = 1;

@@ -110,7 +110,7 @@ fn row(nic: api::Nic) -> anyhow::Result<NicRow> {
 fn device(device: api::Device) -> anyhow::Result<DeviceRow> {
     let rdev = device.rdev.map(|rdev| rdev.parse()).transpose()?;
     Ok(DeviceRow {
-        device: taptrail_record::Device::new(device.path, rdev, device.dev),
+        device: taptrail_record::Device::new(device.path, rdev, device.dev.map(Into::into)),
         queue: u32::try_from(device.queue)?,
         qemu_fd: device.qemu_fd.map(i32::try_from).transpose()?,
     })

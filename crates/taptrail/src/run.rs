@@ -71,7 +71,8 @@ fn options(arguments: &Run, dirs: Dirs) -> Result<Options, Failure> {
     let program = find_program(Path::new(&program)).map_err(Failure::input)?;
     let command = CommandLine::parse(program, words).map_err(Failure::input)?;
     let user = arguments.user.as_deref().map(Credentials::of_user).transpose().map_err(Failure::input)?;
-    let guest = GuestId { name: arguments.name.clone(), uuid: arguments.uuid.unwrap_or_else(Uuid::new_v4) };
+    let guest =
+        GuestId { name: arguments.name.as_str().into(), uuid: arguments.uuid.unwrap_or_else(Uuid::new_v4) };
     Ok(Options {
         guest,
         nics,

@@ -6,7 +6,7 @@ use taptrail_guest::Dirs;
 use taptrail_ledger::{Ledger, LedgerError};
 use taptrail_record::{RecordType, parse_text};
 use taptrail_report::trail_table;
-use taptrail_trail::{Entry, Report, Trail};
+use taptrail_trail::{Content, Entry, Report, Trail};
 use tracing::warn;
 
 use crate::Done;
@@ -49,7 +49,8 @@ fn read(dirs: &Dirs) -> Result<Report, LedgerError> {
                     serial: stored.serial,
                     source: Arc::clone(&source),
                     line,
-                    record,
+                    writer: None,
+                    content: Content::Record(record),
                 });
             }
             Ok(None) => {}

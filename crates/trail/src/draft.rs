@@ -3,7 +3,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use taptrail_record::{Device, DeviceKind, MacAddr};
 
-use crate::{Certainty, EndedBy, Entry, Holding, Proof, State};
+use crate::entry::Claim;
+use crate::{Certainty, EndedBy, Holding, Proof, State};
 
 /// A holding in the making: one device of one operation, whose end is not yet told.
 #[derive(Debug)]
@@ -17,7 +18,7 @@ pub(crate) struct Draft {
 
 impl Draft {
     /// A device just opened.
-    pub(crate) fn opened(entry: &Entry, mac: MacAddr, device: &Device, queue: Option<u32>) -> Self {
+    pub(crate) fn opened(entry: &Claim<'_>, mac: MacAddr, device: &Device, queue: Option<u32>) -> Self {
         Self { holding: holding(entry, mac, device, State::NeverGranted), open: vec![queue], closed: None }
     }
 
@@ -55,7 +56,7 @@ impl Draft {
         queue.is_some() && !self.open.contains(&queue) && same(&self.holding.device, device)
     }
 
-    pub(crate) fn add(&mut self, entry: &Entry, queue: Option<u32>) {
+    pub(crate) fn add(&mut self, entry: &Claim<'_>, queue: Option<u32>) {
         self.open.push(queue);
         self.holding.queues += 1;
         self.prove(&entry.proof());
@@ -79,7 +80,7 @@ impl Draft {
     }
 
     /// QEMU has it.
-    pub(crate) fn grant(&mut self, entry: &Entry, pid: Option<u32>, certainty: Certainty) {
+    pub(crate) fn grant(&mut self, entry: &Claim<'_>, pid: Option<u32>, certainty: Certainty) {
         self.holding.granted = Some(entry.time);
         self.holding.pid = pid;
         self.holding.state = State::Held;
@@ -95,7 +96,7 @@ impl Draft {
     }
 
     /// One of its open(2)s is over; with the last of them it is.
-    pub(crate) fn close(&mut self, entry: &Entry, queue: Option<u32>) {
+    pub(crate) fn close(&mut self, entry: &Claim<'_>, queue: Option<u32>) {
         self.take(queue);
         self.closed = Some(entry.time);
         self.prove(&entry.proof());
@@ -164,18 +165,18 @@ impl Draft {
 }
 
 /// The holding of an open(2) that failed: over as soon as it is told.
-pub(crate) fn failed(entry: &Entry, mac: MacAddr, device: &Device) -> Holding {
+pub(crate) fn failed(entry: &Claim<'_>, mac: MacAddr, device: &Device) -> Holding {
     holding(entry, mac, device, State::OpenFailed)
 }
 
-fn holding(entry: &Entry, mac: MacAddr, device: &Device, state: State) -> Holding {
+fn holding(entry: &Claim<'_>, mac: MacAddr, device: &Device, state: State) -> Holding {
     Holding {
         host: Arc::clone(&entry.host),
         guest: entry.record.guest.clone(),
         mac,
         device: device.clone(),
         queues: 1,
-        opened: entry.time,
+        opened: Some(entry.time),
         granted: None,
         released: None,
         state,

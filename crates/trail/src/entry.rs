@@ -1,11 +1,12 @@
 use std::sync::Arc;
 
+use compact_str::CompactString;
 use jiff::Timestamp;
-use taptrail_record::Record;
+use taptrail_record::{Fragment, KernelOpen, Record};
 
 use crate::Proof;
 
-/// One record with its place in the world: what a [`Trail`](crate::Trail) is fed.
+/// One thing told, with its place in the world: what a [`Trail`](crate::Trail) is fed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The host it speaks of. Guests of different hosts never meet.
@@ -14,16 +15,57 @@ pub struct Entry {
     pub time: Timestamp,
     /// The kernel's serial number of the event, where the source kept it.
     pub serial: Option<u32>,
+    /// The process that sent the record, as the kernel saw it, where the source kept it: a guest
+    /// manager's daemon, or a supervisor.
+    pub writer: Option<u32>,
     /// Where it was read: a file's path, a journal, a ledger.
     pub source: Arc<str>,
     /// Which line or row of the source it is, from 1.
     pub line: u64,
-    /// What it says.
-    pub record: Record,
+    /// What is told.
+    pub content: Content,
+}
+
+/// What one line or row tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// A record of a guest or of a network device of its.
+    Record(Record),
+    /// The kernel saw an open(2) of a raw network device.
+    KernelOpen(KernelOpen),
+    /// A record lost its end: how its operation ended is unknown.
+    Truncated(Fragment),
+    /// The guest's manager could not send this record: no audit log has it.
+    Unsent(Fragment),
+    /// Another source shows this record with its serial number, and the audit log of its host, which
+    /// covers its time, lacks it.
+    Missing(Fragment),
+    /// The host started anew.
+    Boot,
+    /// A `VIRT_CONTROL` of a program that knows no uuids: a container run-time.
+    Foreign {
+        /// The program, where told.
+        exe: CompactString,
+    },
 }
 
 impl Entry {
     pub(crate) fn proof(&self) -> Proof {
         Proof { serial: self.serial, time: self.time, source: Arc::clone(&self.source), line: self.line }
+    }
+}
+
+/// A record of a guest, with the entry that holds it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Claim<'a> {
+    pub(crate) entry: &'a Entry,
+    pub(crate) record: &'a Record,
+}
+
+impl std::ops::Deref for Claim<'_> {
+    type Target = Entry;
+
+    fn deref(&self) -> &Entry {
+        self.entry
     }
 }

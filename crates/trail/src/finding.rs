@@ -15,8 +15,8 @@ pub struct Finding {
     pub kind: FindingKind,
     /// Where.
     pub host: Arc<str>,
-    /// Whose.
-    pub guest: GuestId,
+    /// Whose, where told.
+    pub guest: Option<GuestId>,
     /// Of which interface, when it is one's.
     pub mac: Option<MacAddr>,
     /// Of which device, when it is one's.

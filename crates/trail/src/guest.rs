@@ -3,9 +3,10 @@ use std::collections::BTreeMap;
 use taptrail_record::{Device, MacAddr};
 
 use crate::draft::{self, Draft};
+use crate::entry::Claim;
 use crate::operation::{Operation, Phase};
 use crate::out::{Out, named, whose, why};
-use crate::{Certainty, EndedBy, Entry, FindingKind, Proof};
+use crate::{Certainty, EndedBy, FindingKind, Proof};
 
 /// One guest on one host, as far as it is alive. What is told of its interfaces is here, what is told
 /// of it as a whole in [`crate::life`].
@@ -37,7 +38,7 @@ pub(crate) enum By {
 impl Guest {
     pub(crate) fn opened(
         &mut self,
-        entry: &Entry,
+        entry: &Claim<'_>,
         mac: MacAddr,
         device: &Device,
         queue: Option<u32>,
@@ -55,7 +56,7 @@ impl Guest {
 
     pub(crate) fn open_failed(
         &mut self,
-        entry: &Entry,
+        entry: &Claim<'_>,
         mac: MacAddr,
         device: &Device,
         queue: Option<u32>,
@@ -72,7 +73,14 @@ impl Guest {
 
     /// QEMU got an interface. `told` is QEMU's pid in the record itself, which only a writer gives that
     /// has seen the descriptors there.
-    pub(crate) fn granted(&mut self, entry: &Entry, mac: MacAddr, by: By, told: Option<u32>, out: &mut Out) {
+    pub(crate) fn granted(
+        &mut self,
+        entry: &Claim<'_>,
+        mac: MacAddr,
+        by: By,
+        told: Option<u32>,
+        out: &mut Out,
+    ) {
         match by {
             By::Start if self.running => self.restart(entry, out),
             By::Start => {}
@@ -117,7 +125,7 @@ impl Guest {
     }
 
     /// QEMU did not get an interface.
-    pub(crate) fn refused(&mut self, entry: &Entry, mac: MacAddr, by: By, out: &mut Out) {
+    pub(crate) fn refused(&mut self, entry: &Claim<'_>, mac: MacAddr, by: By, out: &mut Out) {
         let (kind, what) = match by {
             By::Start => (FindingKind::StartFailed, "given to QEMU at its start"),
             By::Attach => (FindingKind::AttachFailed, "plugged in"),
@@ -133,7 +141,7 @@ impl Guest {
         }
     }
 
-    pub(crate) fn detached(&mut self, entry: &Entry, mac: MacAddr, forced: bool, out: &mut Out) {
+    pub(crate) fn detached(&mut self, entry: &Claim<'_>, mac: MacAddr, forced: bool, out: &mut Out) {
         self.settle_unplugged(out);
         self.running = true;
         let cause = if forced { EndedBy::Revoke } else { EndedBy::Detach };
@@ -164,7 +172,7 @@ impl Guest {
         }
     }
 
-    pub(crate) fn detach_failed(&mut self, entry: &Entry, mac: MacAddr, out: &mut Out) {
+    pub(crate) fn detach_failed(&mut self, entry: &Claim<'_>, mac: MacAddr, out: &mut Out) {
         self.settle_unplugged(out);
         out.say(FindingKind::DetachFailed, entry, format!("{mac} could not be unplugged{}", why(entry)));
         for operation in self.interfaces.entry(mac).or_default() {
@@ -175,7 +183,7 @@ impl Guest {
     /// After a failed attach QEMU still holds a device.
     pub(crate) fn kept(
         &mut self,
-        entry: &Entry,
+        entry: &Claim<'_>,
         mac: MacAddr,
         device: &Device,
         queue: Option<u32>,
@@ -211,7 +219,7 @@ impl Guest {
 
     pub(crate) fn closed(
         &mut self,
-        entry: &Entry,
+        entry: &Claim<'_>,
         mac: MacAddr,
         device: &Device,
         queue: Option<u32>,
@@ -274,7 +282,7 @@ fn find(operations: &[Operation], device: &Device, queue: Option<u32>) -> Option
     drafts.filter_map(fits).min().map(|(_, at)| at)
 }
 
-fn unmatched(entry: &Entry, out: &mut Out) {
+fn unmatched(entry: &Claim<'_>, out: &mut Out) {
     let device = entry.record.event.device().map(named).unwrap_or_default();
     let text = format!("The end or keeping of {device} is told for {}, and no open of it", whose(entry));
     out.say(FindingKind::CloseWithoutOpen, entry, text);

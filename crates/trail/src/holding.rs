@@ -21,9 +21,9 @@ pub struct Holding {
     pub device: Device,
     /// How many open(2)s of it are told; of libvirt one, whatever the queues.
     pub queues: u32,
-    /// When it was opened, or the open failed.
-    #[serde(with = "crate::time::exact")]
-    pub opened: Timestamp,
+    /// When it was opened, or the open failed; none when that was before the trail begins.
+    #[serde(with = "crate::time::maybe")]
+    pub opened: Option<Timestamp>,
     /// When QEMU got it, if it did.
     #[serde(with = "crate::time::maybe")]
     pub granted: Option<Timestamp>,

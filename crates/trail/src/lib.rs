@@ -23,7 +23,7 @@
 //!
 //! ```
 //! use taptrail_record::{Device, Event, GuestId, Rdev, Record};
-//! use taptrail_trail::{Entry, State, Trail};
+//! use taptrail_trail::{Content, Entry, State, Trail};
 //!
 //! let guest = GuestId { name: "web1".into(), uuid: "2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e".parse()? };
 //! let mac = "52:54:00:12:34:56".parse()?;
@@ -35,7 +35,9 @@
 //! ]) {
 //!     let record = Record::success(guest.clone(), event);
 //!     let time = "2026-11-23T20:31:05.017Z".parse()?;
-//!     trail.feed(&Entry { host: "h1".into(), time, serial: None, source: "ledger".into(), line, record });
+//!     let content = Content::Record(record);
+//!     let (host, source) = ("h1".into(), "ledger".into());
+//!     trail.feed(&Entry { host, time, serial: None, writer: None, source, line, content });
 //! }
 //! let report = trail.finish();
 //! assert_eq!(report.holdings[0].state, State::Held);
@@ -60,7 +62,7 @@ mod report;
 mod time;
 mod trail;
 
-pub use entry::Entry;
+pub use entry::{Content, Entry};
 pub use finding::{Finding, FindingKind};
 pub use holding::{Certainty, EndedBy, Holding, State};
 pub use proof::Proof;

@@ -1,13 +1,14 @@
 //! What is told of a guest as a whole: it starts, stops, or its host does.
 
+use crate::entry::Claim;
 use crate::guest::Guest;
 use crate::operation::{Operation, Phase};
 use crate::out::{Out, named, reason, whose, why};
-use crate::{EndedBy, Entry, FindingKind, Proof, State};
+use crate::{EndedBy, FindingKind, Proof, State};
 
 impl Guest {
     /// The guest runs.
-    pub(crate) fn started(&mut self, entry: &Entry, pid: Option<u32>, out: &mut Out) {
+    pub(crate) fn started(&mut self, entry: &Claim<'_>, pid: Option<u32>, out: &mut Out) {
         self.settle_unplugged(out);
         if self.running {
             self.restart(entry, out);
@@ -32,7 +33,7 @@ impl Guest {
 
     /// The guest did not come up: the starts of its interfaces that were told before are not true,
     /// unless their writer had seen the descriptors in QEMU.
-    pub(crate) fn start_failed(&mut self, entry: &Entry, out: &mut Out) {
+    pub(crate) fn start_failed(&mut self, entry: &Claim<'_>, out: &mut Out) {
         self.settle_unplugged(out);
         let proof = entry.proof();
         let mut cancelled = false;
@@ -61,14 +62,14 @@ impl Guest {
     }
 
     /// The guest is gone, and all it held with it.
-    pub(crate) fn stopped(mut self, entry: &Entry, out: &mut Out) {
+    pub(crate) fn stopped(mut self, entry: &Claim<'_>, out: &mut Out) {
         self.settle_unplugged(out);
         for operation in self.interfaces.into_values().flatten() {
             operation.end(EndedBy::Stop, Some(&entry.proof()), out);
         }
     }
 
-    pub(crate) fn stop_failed(entry: &Entry, out: &mut Out) {
+    pub(crate) fn stop_failed(entry: &Claim<'_>, out: &mut Out) {
         let text =
             format!("{} could not be stopped ({}){}", whose(entry), reason(&entry.record.event), why(entry));
         out.say(FindingKind::StopFailed, entry, text);
@@ -93,7 +94,7 @@ impl Guest {
     }
 
     /// A new life begins, and no record told the end of the last.
-    pub(crate) fn restart(&mut self, entry: &Entry, out: &mut Out) {
+    pub(crate) fn restart(&mut self, entry: &Claim<'_>, out: &mut Out) {
         self.settle_unplugged(out);
         self.running = false;
         self.pid = None;

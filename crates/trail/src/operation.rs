@@ -1,9 +1,11 @@
+use compact_str::CompactString;
 use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{Device, MacAddr};
 
 use crate::draft::Draft;
+use crate::entry::Claim;
 use crate::out::{Out, named};
-use crate::{Certainty, EndedBy, Entry, FindingKind, Proof};
+use crate::{Certainty, EndedBy, FindingKind, Proof};
 
 /// One try to give one interface its devices: its opens, and what became of them.
 #[derive(Debug)]
@@ -11,7 +13,7 @@ pub(crate) struct Operation {
     pub(crate) phase: Phase,
     pub(crate) drafts: Vec<Draft>,
     /// Paths whose open(2) failed, without a queue told, and when.
-    failed: Vec<(String, Timestamp)>,
+    failed: Vec<(CompactString, Timestamp)>,
 }
 
 /// How far an operation has come.
@@ -42,7 +44,7 @@ impl Operation {
 
     pub(crate) fn opened(
         &mut self,
-        entry: &Entry,
+        entry: &Claim<'_>,
         mac: MacAddr,
         device: &Device,
         queue: Option<u32>,
@@ -59,11 +61,19 @@ impl Operation {
         self.drafts.push(draft);
     }
 
-    pub(crate) fn open_failed(&mut self, entry: &Entry, device: &Device, queue: Option<u32>, out: &mut Out) {
+    pub(crate) fn open_failed(
+        &mut self,
+        entry: &Claim<'_>,
+        device: &Device,
+        queue: Option<u32>,
+        out: &mut Out,
+    ) {
         if queue.is_some() {
             return;
         }
-        let just = |draft: &Draft| entry.time.duration_since(draft.holding.opened).abs() <= ONE_TRY;
+        let just = |draft: &Draft| {
+            draft.holding.opened.is_some_and(|opened| entry.time.duration_since(opened).abs() <= ONE_TRY)
+        };
         if let Some(at) = self.drafts.iter().position(|draft| draft.has(&device.path, None) && just(draft)) {
             contradicted(self.drafts.remove(at), Some(&entry.proof()), out);
         }
@@ -96,7 +106,7 @@ impl Operation {
         self.drafts.is_empty() && (self.failed.is_empty() || self.phase != Phase::Opening)
     }
 
-    pub(crate) fn grant(&mut self, phase: Phase, entry: &Entry, pid: Option<u32>, certainty: Certainty) {
+    pub(crate) fn grant(&mut self, phase: Phase, entry: &Claim<'_>, pid: Option<u32>, certainty: Certainty) {
         self.phase = phase;
         for draft in self.drafts.iter_mut().filter(|draft| draft.is_open()) {
             draft.grant(entry, pid, certainty);

@@ -1,9 +1,11 @@
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use taptrail_record::{Device, Event, MacAddr};
 
 use crate::draft::Draft;
-use crate::{Certainty, EndedBy, Entry, Finding, FindingKind, Holding, Proof, State};
+use crate::entry::Claim;
+use crate::{Certainty, EndedBy, Finding, FindingKind, Holding, Proof, State};
 
 /// What the trail has told so far and nobody has fetched.
 #[derive(Debug, Default)]
@@ -25,16 +27,22 @@ impl Out {
     }
 
     /// A finding about what one record says.
-    pub(crate) fn say(&mut self, kind: FindingKind, entry: &Entry, text: String) {
+    pub(crate) fn say(&mut self, kind: FindingKind, entry: &Claim<'_>, text: String) {
         self.say_for(kind, entry, entry.record.event.mac(), text);
     }
 
     /// A finding about what one record says of an interface that it does not name.
-    pub(crate) fn say_for(&mut self, kind: FindingKind, entry: &Entry, mac: Option<MacAddr>, text: String) {
+    pub(crate) fn say_for(
+        &mut self,
+        kind: FindingKind,
+        entry: &Claim<'_>,
+        mac: Option<MacAddr>,
+        text: String,
+    ) {
         self.findings.push(Finding {
             kind,
             host: Arc::clone(&entry.host),
-            guest: entry.record.guest.clone(),
+            guest: Some(entry.record.guest.clone()),
             mac,
             device: entry.record.event.device().cloned(),
             time: entry.time,
@@ -48,10 +56,10 @@ impl Out {
         self.findings.push(Finding {
             kind,
             host: Arc::clone(&holding.host),
-            guest: holding.guest.clone(),
+            guest: Some(holding.guest.clone()),
             mac: Some(holding.mac),
             device: Some(holding.device.clone()),
-            time: holding.proof.last().map_or(holding.opened, |proof| proof.time),
+            time: holding.proof.last().map_or(Timestamp::UNIX_EPOCH, |proof| proof.time),
             text,
             proof: holding.proof.clone(),
         });
@@ -62,12 +70,12 @@ impl Out {
 pub(crate) fn named(device: &Device) -> String {
     match &device.dev {
         Some(dev) => format!("{} ({dev})", device.path),
-        None => device.path.clone(),
+        None => device.path.to_string(),
     }
 }
 
 /// Why a record's operation failed, as the end of a sentence.
-pub(crate) fn why(entry: &Entry) -> String {
+pub(crate) fn why(entry: &Claim<'_>) -> String {
     match entry.record.errno {
         Some(errno) => format!(": {}", std::io::Error::from_raw_os_error(errno)),
         None => String::new(),
@@ -75,7 +83,7 @@ pub(crate) fn why(entry: &Entry) -> String {
 }
 
 /// The interface or guest that a record is about, as a sentence names it.
-pub(crate) fn whose(entry: &Entry) -> String {
+pub(crate) fn whose(entry: &Claim<'_>) -> String {
     match entry.record.event.mac() {
         Some(mac) => mac.to_string(),
         None => format!("guest '{}'", entry.record.guest.name),

@@ -4,11 +4,11 @@ use proptest::prelude::*;
 use taptrail_record::{Device, Event, GuestId, MacAddr, Outcome, Rdev, Reason, Record};
 use uuid::Uuid;
 
-use crate::{Certainty, EndedBy, Entry, Proof, Report, State, Trail};
+use crate::{Certainty, Content, EndedBy, Entry, Proof, Report, State, Trail};
 
 fn event() -> impl Strategy<Value = Event> {
     let device = prop_oneof![
-        (0..2_u8).prop_map(|n| Device::new("/dev/net/tun", Some(Rdev::TUN), Some(format!("vnet{n}")))),
+        (0..2_u8).prop_map(|n| Device::new("/dev/net/tun", Some(Rdev::TUN), Some(format!("vnet{n}").into()))),
         Just(Device::new("/dev/net/tun", Some(Rdev::TUN), None)),
         Just(Device::new("/dev/vhost-net", None, None)),
         Just(Device::new("/dev/vhost-net", Some(Rdev::VHOST_NET), None)),
@@ -37,7 +37,7 @@ fn entries() -> impl Strategy<Value = Vec<Entry>> {
         let mut millis = 0;
         let entry = |(line, (guest, event, done, pause))| {
             millis += pause;
-            let guest = GuestId { name: format!("g{guest}"), uuid: Uuid::from_u128(guest) };
+            let guest = GuestId { name: format!("g{guest}").into(), uuid: Uuid::from_u128(guest) };
             let outcome = if done { Outcome::Success } else { Outcome::Failed };
             Entry {
                 host: "h".into(),
@@ -45,7 +45,8 @@ fn entries() -> impl Strategy<Value = Vec<Entry>> {
                 serial: None,
                 source: "log".into(),
                 line,
-                record: Record { guest, event, outcome, requester: None, errno: None },
+                writer: None,
+                content: Content::Record(Record { guest, event, outcome, requester: None, errno: None }),
             }
         };
         (1..).zip(all).map(entry).collect()
@@ -59,8 +60,10 @@ fn tell(entries: &[Entry]) -> Report {
 }
 
 fn opens(entries: &[Entry], outcome: Outcome) -> u32 {
-    let open =
-        |entry: &&Entry| matches!(entry.record.event, Event::Open { .. }) && entry.record.outcome == outcome;
+    let open = |entry: &&Entry| {
+        matches!(&entry.content, Content::Record(record)
+            if matches!(record.event, Event::Open { .. }) && record.outcome == outcome)
+    };
     u32::try_from(entries.iter().filter(open).count()).unwrap()
 }
 
@@ -81,8 +84,8 @@ proptest! {
         for holding in tell(&entries).holdings {
             let granted = holding.granted.is_some();
             prop_assert_eq!(granted, matches!(holding.state, State::Held | State::Released));
-            prop_assert!(holding.granted.is_none_or(|at| at >= holding.opened));
-            prop_assert!(holding.released.is_none_or(|at| at >= holding.granted.unwrap_or(holding.opened)));
+            prop_assert!(holding.granted.is_none_or(|at| holding.opened.is_none_or(|opened| at >= opened)));
+            prop_assert!(holding.released.is_none_or(|at| holding.granted.or(holding.opened).is_none_or(|from| at >= from)));
             prop_assert_eq!(holding.released.is_some(), holding.ended_by.is_some());
             prop_assert_eq!(holding.state == State::Released, granted && holding.ended_by.is_some());
             prop_assert!((1..=Proof::KEPT).contains(&holding.proof.len()));
@@ -101,7 +104,7 @@ proptest! {
             let event = Event::GuestStop { reason: Reason::SHUTDOWN, vm_pid: None };
             let record = Record::success(guest, event);
             let source = "log".into();
-            entries.push(Entry { host: "h".into(), time: last, serial: None, source, line: 1000, record });
+            entries.push(Entry { host: "h".into(), time: last, serial: None, source, line: 1000, writer: None, content: Content::Record(record) });
         }
         let mut trail = Trail::new();
         entries.iter().for_each(|entry| trail.feed(entry));

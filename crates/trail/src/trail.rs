@@ -4,9 +4,10 @@ use std::sync::Arc;
 use taptrail_record::{Event, Outcome};
 use uuid::Uuid;
 
+use crate::entry::Claim;
 use crate::guest::{By, Guest};
 use crate::out::{Out, named, whose, why};
-use crate::{Entry, Finding, FindingKind, Holding, Input, Proof, Report};
+use crate::{Content, Entry, Finding, FindingKind, Holding, Input, Proof, Report};
 
 /// Reads records in their order and tells who held what.
 ///
@@ -27,6 +28,14 @@ impl Trail {
 
     /// Takes the next record. Those of one host must come in the order in which they were written.
     pub fn feed(&mut self, entry: &Entry) {
+        match &entry.content {
+            Content::Record(record) => self.claim(&Claim { entry, record }),
+            Content::Boot => self.host_rebooted(&entry.host, &entry.proof()),
+            _ => {}
+        }
+    }
+
+    fn claim(&mut self, entry: &Claim<'_>) {
         self.records += 1;
         let key = (Arc::clone(&entry.host), entry.record.guest.uuid);
         let out = &mut self.out;
@@ -67,7 +76,7 @@ impl Trail {
     }
 
     /// A host started anew: all that its guests held is over.
-    pub fn host_rebooted(&mut self, host: &str, at: &Proof) {
+    fn host_rebooted(&mut self, host: &str, at: &Proof) {
         for (_, guest) in self.guests.extract_if(.., |(of, _), _| **of == *host) {
             guest.rebooted(at, &mut self.out);
         }

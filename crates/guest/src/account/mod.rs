@@ -306,7 +306,7 @@ fn orphan(ledger: &Ledger, guest: &GuestId, boot: &str) -> Result<(), AccountErr
     for other in ledger.guests()?.into_iter().filter(|other| other.ended.is_none() && other.boot_id == boot) {
         let Some(qemu) = other.qemu.filter(|_| same(&other.id)) else { continue };
         if (ProcessId { pid: qemu.pid, start_time: qemu.start }).is_alive() {
-            return Err(AccountError::Orphan { name: other.id.name, pid: qemu.pid });
+            return Err(AccountError::Orphan { name: other.id.name.into(), pid: qemu.pid });
         }
     }
     Ok(())

@@ -111,8 +111,8 @@ impl Books for Opens<'_> {
 fn device(facts: &OpenFacts) -> Device {
     Device {
         kind: facts.kind,
-        path: facts.path.to_string_lossy().into_owned(),
+        path: facts.path.to_string_lossy().into(),
         rdev: facts.rdev,
-        dev: facts.dev.as_ref().map(ToString::to_string),
+        dev: facts.dev.as_ref().map(|dev| dev.as_str().into()),
     }
 }

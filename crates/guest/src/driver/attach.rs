@@ -190,7 +190,7 @@ impl Driver {
         let found = handover::find(&self.qemu.id, admitted).map_err(HandOverError::Look)?;
         for (device, fd) in interface.devices.iter_mut().zip(found) {
             if fd.is_none() {
-                return Err(HandOverError::NotHeld { path: device.device.path.clone() });
+                return Err(HandOverError::NotHeld { path: device.device.path.to_string() });
             }
             device.qemu_fd = fd;
         }

@@ -361,7 +361,7 @@ impl Attempt {
                 device.qemu_fd = found.next().flatten();
                 if device.qemu_fd.is_none() {
                     let path = device.device.path.clone();
-                    return Err(StartError::NotHeld { path, mac: interface.mac });
+                    return Err(StartError::NotHeld { path: path.into(), mac: interface.mac });
                 }
             }
         }

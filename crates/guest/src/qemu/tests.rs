@@ -182,7 +182,7 @@ fn a_refusal_shows_no_control_characters_and_not_everything() {
 }
 
 fn guest() -> GuestId {
-    GuestId { name: "web,1".to_owned(), uuid: Uuid::nil() }
+    GuestId { name: "web,1".into(), uuid: Uuid::nil() }
 }
 
 fn nic(queues: u16, vhost: bool) -> NicOnCommandLine {

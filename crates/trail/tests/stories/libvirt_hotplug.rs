@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use taptrail_record::{DeviceKind, Line, MacAddr};
-use taptrail_trail::{Certainty, Entry, FindingKind, Report, State, Trail};
+use taptrail_trail::{Certainty, Content, Entry, FindingKind, Report, State, Trail};
 
 const LOG: &[u8] = include_bytes!("../data/libvirt-hotplug.log");
 const TRUTH: &str = include_str!("../data/libvirt-hotplug.truth.json");
@@ -21,7 +21,8 @@ fn report() -> Report {
             serial,
             source: "audit.log".into(),
             line: number,
-            record,
+            writer: line.pid,
+            content: Content::Record(record),
         });
     }
     trail.finish()

@@ -5,6 +5,7 @@ use crate::telling::{
     booted, failed, findings, holdings, libvirt::*, mac, macvtap, not_booted, ok, shut_down, tell, tun, vhost,
 };
 use taptrail_record::Device;
+use taptrail_trail::{Content, Entry};
 
 #[test]
 fn a_stop_ends_all_by_inference() {
@@ -122,9 +123,9 @@ fn a_reboot_ends_all_of_the_host() {
     let mut trail = taptrail_trail::Trail::new();
     let entries = crate::telling::entries(&[ok(open(&tun())), ok(start()), ok(booted()), ok(booted())]);
     entries[..3].iter().for_each(|entry| trail.feed(entry));
-    let at = taptrail_trail::Proof { serial: Some(1), time: entries[3].time, source: "log".into(), line: 4 };
-    trail.host_rebooted("h2", &at);
-    trail.host_rebooted("h1", &at);
+    for host in ["h2", "h1"] {
+        trail.feed(&Entry { host: host.into(), content: Content::Boot, ..entries[3].clone() });
+    }
     let report = trail.finish();
     assert_eq!(holdings(&report), ["tun x1 released reboot inferred"]);
     assert_eq!(findings(&report), ["release-by-reboot"]);

@@ -35,7 +35,8 @@ fn an_unplugged_interface_ends_by_detach() {
     assert_eq!(holdings(&report), ["tun x1 released detach definitive"]);
     assert_eq!(findings(&report), [""; 0]);
     let holding = &report.holdings[0];
-    let seconds = |time: Option<jiff::Timestamp>| time.unwrap().duration_since(holding.opened).as_secs();
+    let seconds =
+        |time: Option<jiff::Timestamp>| time.unwrap().duration_since(holding.opened.unwrap()).as_secs();
     assert_eq!((seconds(holding.granted), seconds(holding.released)), (1, 2));
     assert_eq!(holding.pid, Some(PID));
     assert_eq!(holding.proof.iter().map(|proof| proof.line).collect::<Vec<_>>(), [1, 2, 3, 4]);

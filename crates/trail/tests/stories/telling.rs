@@ -4,7 +4,7 @@ use std::path::Path;
 
 use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record, parse_text};
-use taptrail_trail::{Entry, Report, Trail};
+use taptrail_trail::{Content, Entry, Report, Trail};
 
 pub(crate) const PID: u32 = 4711;
 
@@ -107,7 +107,15 @@ pub(crate) fn entries(records: &[Record]) -> Vec<Entry> {
         assert_eq!(read, *record);
         let time = begin + SignedDuration::from_secs(i64::try_from(line).unwrap());
         let serial = u32::try_from(line).unwrap() + 100;
-        Entry { host: "h1".into(), time, serial: Some(serial), source: "ledger".into(), line, record: read }
+        Entry {
+            host: "h1".into(),
+            time,
+            serial: Some(serial),
+            source: "ledger".into(),
+            line,
+            writer: None,
+            content: Content::Record(read),
+        }
     };
     (1..).zip(records).map(entry).collect()
 }
