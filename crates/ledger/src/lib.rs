@@ -24,7 +24,7 @@ mod read;
 mod write;
 
 pub use error::LedgerError;
-pub use read::{Guest, StoredRecord};
+pub use read::{Guest, Records, StoredRecord};
 pub use write::{DeviceKey, GuestKey, Logged, NewDevice, NewRecord, Process, RecordKey, Step, StepKey, Tx};
 
 use std::fs::{DirBuilder, OpenOptions};
@@ -70,9 +70,13 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Opens an existing ledger for reading.
+    /// Opens an existing ledger of a state directory for reading.
     pub fn open_to_read(state_dir: &Path) -> Result<Self, LedgerError> {
-        let path = Self::file(state_dir);
+        Self::open_file_to_read(Self::file(state_dir))
+    }
+
+    /// Opens an existing ledger's file for reading.
+    pub fn open_file_to_read(path: PathBuf) -> Result<Self, LedgerError> {
         if let Err(source) = std::fs::metadata(&path) {
             return Err(LedgerError::File { path, source });
         }

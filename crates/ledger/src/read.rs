@@ -1,3 +1,5 @@
+use std::collections::VecDeque;
+
 use jiff::Timestamp;
 use rusqlite::Row;
 use taptrail_record::GuestId;
@@ -21,6 +23,9 @@ pub struct Guest {
     pub ended: Option<(Timestamp, String)>,
 }
 
+/// Some rows of records.
+type Page = VecDeque<Result<StoredRecord, LedgerError>>;
+
 /// One audit record, as remembered.
 #[derive(Debug, Clone)]
 pub struct StoredRecord {
@@ -36,6 +41,38 @@ pub struct StoredRecord {
     pub logged: String,
     /// The kernel's serial number, where it was read back.
     pub serial: Option<u32>,
+    /// The supervisor that wrote it, and the boot in which it did.
+    pub supervisor: u32,
+    /// See [`Guest::boot_id`].
+    pub boot_id: String,
+}
+
+/// All records, in the order written; see [`Ledger::into_records`].
+#[derive(Debug)]
+pub struct Records {
+    ledger: Ledger,
+    page: Page,
+    /// The last row read, or none when there are no more.
+    last: Option<i64>,
+}
+
+impl Records {
+    /// How many rows are in memory at one time.
+    const PAGE: usize = 512;
+}
+
+impl Iterator for Records {
+    type Item = Result<StoredRecord, LedgerError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.page.is_empty() {
+            match self.ledger.page(self.last.take()?, Self::PAGE) {
+                Ok((page, last)) => (self.page, self.last) = (page, last),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        self.page.pop_front()
+    }
 }
 
 impl Ledger {
@@ -66,13 +103,40 @@ impl Ledger {
         let failed = |source| LedgerError::Read { source };
         let mut statement = self
             .connection
-            .prepare("SELECT id, time, type, text, logged, serial FROM record ORDER BY id")
+            .prepare("SELECT record.id, time, type, text, logged, serial, supervisor_pid, boot_id
+                 FROM record LEFT JOIN guest ON guest.id = record.guest ORDER BY record.id")
             .map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {
             take(stored(row));
         }
         Ok(())
+    }
+
+    /// All records, in the order written, some at a time: the memory used does not grow with the
+    /// ledger. A row that holds no record is given as its error, and the next follows.
+    pub fn into_records(self) -> Records {
+        Records { ledger: self, page: VecDeque::new(), last: Some(i64::MIN) }
+    }
+
+    /// The rows after `last`, and the last of them, if there were any.
+    fn page(&self, last: i64, rows: usize) -> Result<(Page, Option<i64>), LedgerError> {
+        let failed = |source| LedgerError::Read { source };
+        let mut statement = self
+            .connection
+            .prepare_cached(
+                "SELECT record.id, time, type, text, logged, serial, supervisor_pid, boot_id
+                 FROM record LEFT JOIN guest ON guest.id = record.guest
+                 WHERE record.id > ?1 ORDER BY record.id LIMIT ?2",
+            )
+            .map_err(failed)?;
+        let mut rows = statement.query((last, i64::try_from(rows).unwrap_or(i64::MAX))).map_err(failed)?;
+        let (mut page, mut last) = (VecDeque::new(), None);
+        while let Some(row) = rows.next().map_err(failed)? {
+            last = Some(row.get(0).map_err(failed)?);
+            page.push_back(stored(row));
+        }
+        Ok((page, last))
     }
 
     /// How many bytes the ledger's file has, its log not counted.
@@ -131,6 +195,8 @@ fn stored(row: &Row<'_>) -> Result<StoredRecord, LedgerError> {
         text: row.get(3).map_err(failed)?,
         logged: row.get(4).map_err(failed)?,
         serial: row.get(5).map_err(failed)?,
+        supervisor: row.get(6).map_err(failed)?,
+        boot_id: row.get(7).map_err(failed)?,
     })
 }
 

@@ -67,18 +67,22 @@ impl Device {
 impl DeviceKind {
     /// The kind that a device's number, else its path, tells.
     pub fn of(path: &str, rdev: Option<Rdev>) -> Self {
-        let macvtap_node = |path: &str| {
-            let index = path.strip_prefix("/dev/tap");
-            index.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
-        };
         match (rdev, path) {
             (Some(Rdev::TUN), _) | (None, "/dev/net/tun") => Self::Tun,
             (Some(Rdev::VHOST_NET), _) | (None, "/dev/vhost-net") => Self::VhostNet,
-            (_, path) if macvtap_node(path) => Self::Macvtap,
-            (None, name) if name != "?" && name.parse::<IfName>().is_ok() => Self::Macvtap,
+            (_, path) if is_macvtap_node(path.as_bytes()) => Self::Macvtap,
+            // libvirt asked for the number of a file with the interface's name in its own working
+            // directory: the number, if there was such a file, says nothing of the macvtap.
+            (_, name) if name != "?" && IfName::is_valid(name) => Self::Macvtap,
             _ => Self::Unknown,
         }
     }
+}
+
+/// Whether this is `/dev/tapN`.
+pub(crate) fn is_macvtap_node(path: &[u8]) -> bool {
+    let index = path.strip_prefix(b"/dev/tap");
+    index.is_some_and(|index| !index.is_empty() && index.iter().all(u8::is_ascii_digit))
 }
 
 #[cfg(test)]
@@ -97,6 +101,7 @@ mod tests {
             ("/dev/tap7", macvtap, DeviceKind::Macvtap),
             ("/dev/tap7", None, DeviceKind::Macvtap),
             ("macvtap0", None, DeviceKind::Macvtap),
+            ("macvtap0", Some(Rdev { major: 1, minor: 3 }), DeviceKind::Macvtap),
             ("/dev/net/tun", macvtap, DeviceKind::Unknown),
             ("/dev/tap", None, DeviceKind::Unknown),
             ("/dev/tapestry", None, DeviceKind::Unknown),

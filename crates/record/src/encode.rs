@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 /// Whether libaudit writes the value as hex: it has a `"`, a byte below `0x21` or above `0x7E`
 /// (`audit_value_needs_encoding`). Note that `'` and `=` stand as they are.
-fn needs_hex(value: &[u8]) -> bool {
+pub(crate) fn needs_hex(value: &[u8]) -> bool {
     value.iter().any(|&b| b == b'"' || !(0x21..=0x7E).contains(&b))
 }
 

@@ -33,6 +33,13 @@ pub enum ParseError {
         /// The pair's key.
         key: &'static str,
     },
+    /// The pairs do not stand as guest managers put them, so that what belongs to a name, or to another
+    /// program's text, can't be told.
+    #[error("Record's pairs do not stand as their writer puts them")]
+    Order,
+    /// A decoded text can be taken apart in more than one way: a name or a path imitates pairs.
+    #[error("Record can be read in more than one way")]
+    Ambiguous,
     /// A pair's value is not of its kind.
     #[error("Record has an invalid '{key}={value}'")]
     Value {

@@ -1,7 +1,9 @@
 use compact_str::CompactString;
 use uuid::Uuid;
 
-use crate::{Device, MacAddr};
+use crate::claims::{mac, uuid};
+use crate::pairs::{Pair, Pairs, Value, shown};
+use crate::{Device, MacAddr, Rdev};
 
 /// What is left to read of a record that can't be believed: it lost its end, or never reached the
 /// audit. It names things and claims nothing.
@@ -15,4 +17,122 @@ pub struct Fragment {
     pub mac: Option<MacAddr>,
     /// The device.
     pub device: Option<Device>,
+}
+
+impl Fragment {
+    /// What a text in the grammar of [`parse_text`](crate::parse_text) still names, up to where it is cut.
+    ///
+    /// Of a name that lost its quotes, as `ausearch -i` prints it, nobody knows the end: neither it nor
+    /// anything behind it is taken.
+    ///
+    /// ```
+    /// let cut = "virt=kvm resrc=net reason=open vm=\"w\" uuid=2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e net=52:5";
+    /// let fragment = taptrail_record::Fragment::of(cut.as_bytes());
+    /// assert_eq!(fragment.name.as_deref(), Some("w"));
+    /// assert!(fragment.uuid.is_some() && fragment.mac.is_none());
+    /// ```
+    pub fn of(text: &[u8]) -> Self {
+        let mut fragment = Self::default();
+        let (mut path, mut rdev, mut dev) = (None, None, None);
+        let mut name_end = None;
+        for pair in Pairs::new(text) {
+            let Ok(Pair { key, value, start, end }) = pair else { break };
+            if key == b"vm" {
+                let Some(name) = value.string().filter(|name| is_whole(value, name)) else { break };
+                fragment.name = Some(shown(&name));
+                name_end = Some(end);
+                continue;
+            }
+            // Nothing before the name is of use here, and the uuid alone may follow it.
+            match (name_end, fragment.uuid) {
+                (None, _) => continue,
+                (Some(name_end), None) => {
+                    fragment.uuid = uuid(value.bytes());
+                    if key != b"uuid" || start != name_end + 1 || fragment.uuid.is_none() {
+                        fragment.uuid = None;
+                        break;
+                    }
+                    continue;
+                }
+                (Some(_), Some(_)) => {}
+            }
+            match key {
+                b"net" | b"old-net" | b"new-net" => fragment.mac = fragment.mac.or_else(|| mac(value)),
+                b"path" => path = path.or_else(|| value.string().map(|path| shown(&path))),
+                b"rdev" => rdev = rdev.or_else(|| whole_rdev(value.bytes())),
+                b"dev" => dev = dev.or_else(|| value.string().map(|dev| shown(&dev))),
+                _ => {}
+            }
+        }
+        fragment.device = path.map(|path| Device::new(path, rdev, dev));
+        fragment
+    }
+}
+
+/// Whether a name is as libaudit encodes it, and so has an end: it writes hex only where it must.
+fn is_whole(value: Value<'_>, name: &[u8]) -> bool {
+    !matches!(value, Value::Bare(_)) || crate::encode::needs_hex(name)
+}
+
+/// A device number has two digits at least on either side: with less it is cut.
+fn whole_rdev(text: &[u8]) -> Option<Rdev> {
+    let (major, minor) = (text.iter().position(|&byte| byte == b':')?, text.len());
+    (major >= 2 && minor >= major + 3).then(|| Rdev::from_ascii(text)).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UUID: &str = "2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e";
+
+    fn of(text: &str) -> Fragment {
+        Fragment::of(text.as_bytes())
+    }
+
+    #[test]
+    fn an_unsent_open_names_all_its_parts() {
+        let text = format!(
+            "virt=kvm resrc=net reason=open vm=\"i-1\" uuid={UUID} net=fa:16:3e:b9:9b:ec \
+             path=\"/dev/net/tun\" rdev=0A:C8"
+        );
+        let fragment = of(&text);
+        assert_eq!(fragment.name.unwrap(), "i-1");
+        assert_eq!(fragment.uuid.unwrap().to_string(), UUID);
+        assert_eq!(fragment.mac.unwrap().to_string(), "fa:16:3e:b9:9b:ec");
+        assert_eq!(fragment.device, Some(Device::new("/dev/net/tun", Some(Rdev::TUN), None)));
+        // One byte less, and the number may be any.
+        assert_eq!(of(&text[..text.len() - 1]).device, Some(Device::new("/dev/net/tun", None, None)));
+    }
+
+    #[test]
+    fn a_change_names_its_interface() {
+        for macs in [
+            "old-net=\"?\" new-net=\"52:54:00:00:00:01\"",
+            "old-net=\"52:54:00:00:00:01\" new-net=\"?\"",
+            "old-net='52:54:00:00:00:01' new-net='?'",
+            "old-net=? new-net=52:54:00:00:00:01",
+        ] {
+            let text =
+                format!("resrc=net reason=start vm=776562207365727665722031 uuid={UUID} {macs} exe=\"/u");
+            let fragment = of(&text);
+            assert_eq!(fragment.name.unwrap(), "web server 1", "{macs}");
+            assert_eq!(fragment.mac.unwrap().to_string(), "52:54:00:00:00:01", "{macs}");
+        }
+    }
+
+    #[test]
+    fn no_uuid_within_a_name_is_believed() {
+        for text in [
+            format!("virt=kvm vm=\"x uuid={UUID} net=52:54:00:00:00:01"),
+            format!("virt=kvm op=start reason=booted vm=x uuid={UUID} vm-pid=3"),
+            format!("virt=kvm op=start reason=booted vm=4142 uuid={UUID} vm-pid=3"),
+            format!("vm=\"x\" other=1 uuid={UUID}"),
+            format!("uuid={UUID} net=52:54:00:00:00:01"),
+            format!("vm=\"x\" uuid={} net=52:54:00:00:00:01", &UUID[..35]),
+        ] {
+            let fragment = of(&text);
+            assert_eq!((fragment.uuid, fragment.mac, fragment.device), (None, None, None), "{text}");
+        }
+    }
 }

@@ -14,6 +14,14 @@ impl IfName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    pub(crate) fn is_valid(text: &str) -> bool {
+        // '%' is legal in the kernel once an interface has it, but asks for a chosen number on
+        // creation: nobody means it in a name.
+        let bad =
+            |b: u8| b == b'/' || b == b':' || b == b'%' || b == 0 || b.is_ascii_whitespace() || b == 0x0B;
+        !(text.is_empty() || text.len() > 15 || text == "." || text == ".." || text.bytes().any(bad))
+    }
 }
 
 /// The text can't be an interface's name.
@@ -25,11 +33,7 @@ impl FromStr for IfName {
     type Err = IfNameError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // '%' is legal in the kernel once an interface has it, but asks for a chosen number on
-        // creation: nobody means it in a name.
-        let bad =
-            |b: u8| b == b'/' || b == b':' || b == b'%' || b == 0 || b.is_ascii_whitespace() || b == 0x0B;
-        if text.is_empty() || text.len() > 15 || text == "." || text == ".." || text.bytes().any(bad) {
+        if !Self::is_valid(text) {
             return Err(IfNameError(text.chars().take(64).collect()));
         }
         Ok(Self(text.to_owned()))

@@ -25,35 +25,44 @@
 
 #![forbid(unsafe_code)]
 
+mod claims;
 mod device;
 mod encode;
 mod error;
+mod foreign;
 mod fragment;
 mod guest;
 mod ifname;
+mod interpreted;
 mod kernel_open;
 mod line;
 mod mac;
 mod number;
 mod pairs;
+mod path_record;
 mod rdev;
 mod read;
 mod reason;
 mod record;
 mod record_type;
+mod syscall;
 mod write;
 
 pub use device::{Device, DeviceKind};
 pub use error::ParseError;
+pub use foreign::foreign;
 pub use fragment::Fragment;
 pub use guest::GuestId;
 pub use ifname::{IfName, IfNameError};
+pub use interpreted::parse_interpreted;
 pub use kernel_open::KernelOpen;
 pub use line::{Line, Stamp};
 pub use mac::{MacAddr, MacAddrError};
+pub use path_record::PathRecord;
 pub use rdev::{Rdev, RdevError};
-pub use read::parse_text;
+pub use read::{parse_claim, parse_text};
 pub use reason::{Reason, ReasonError};
 pub use record::{Event, Outcome, Record, Requester};
 pub use record_type::{RecordType, RecordTypeError};
+pub use syscall::Syscall;
 pub use write::{MAX_TEXT, TooLong};

@@ -1,6 +1,6 @@
 use bstr::{BStr, ByteSlice as _};
 
-use crate::number::decimal;
+use crate::number::{decimal, leading};
 use crate::{ParseError, Record, RecordType, parse_text};
 
 /// When an event happened, and its number in this boot of this host.
@@ -14,12 +14,13 @@ pub struct Stamp {
     pub serial: u32,
 }
 
-/// One line of auditd's log, raw or ENRICHED, taken apart without copying.
+/// One line of auditd's log, raw or ENRICHED, or of the kernel's own when no auditd runs
+/// (`type=2501 audit(…): …`), taken apart without copying.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line<'a> {
     /// The host, where auditd writes `node=`.
     pub node: Option<&'a BStr>,
-    /// The name in `type=`.
+    /// The name, or the number, in `type=`.
     pub type_name: &'a BStr,
     /// Its number, if it is one that [`RecordType`] knows.
     pub record_type: Option<RecordType>,
@@ -35,8 +36,12 @@ pub struct Line<'a> {
     pub ses: Option<u32>,
     /// That process's security label, in records with a text.
     pub subj: Option<&'a BStr>,
+    /// The kernel's pairs, from behind the stamp up to the text or the line's end.
+    pub pairs: &'a [u8],
     /// The text between `msg='` and `'`; none in the kernel's own records.
     pub text: Option<&'a [u8]>,
+    /// What auditd resolved, in the ENRICHED format: `UID="root" AUID="unset"`.
+    pub names: Option<&'a [u8]>,
 }
 
 /// The longest line taken: auditd's own limit is 8970 bytes and the names that it adds.
@@ -55,20 +60,21 @@ impl<'a> Line<'a> {
         if line.len() > MAX_LINE {
             return Err(ParseError::TooLong { len: line.len(), max: MAX_LINE });
         }
-        let line = line.trim_end_with(|c| matches!(c, '\n' | '\r'));
         let (node, rest) = match line.strip_prefix(b"node=") {
             Some(rest) => {
-                let (node, rest) = rest.split_once_str(b" ").ok_or(ParseError::NoType)?;
+                let (node, rest) = split(rest, b' ').ok_or(ParseError::NoType)?;
                 (Some(node.as_bstr()), rest)
             }
             None => (None, line),
         };
         let rest = rest.strip_prefix(b"type=").ok_or(ParseError::NoType)?;
-        let (type_name, rest) = rest.split_once_str(b" ").ok_or(ParseError::Stamp)?;
-        let (stamp, rest) = stamp(rest)?;
+        let (type_name, rest) = split(rest, b' ').ok_or(ParseError::Stamp)?;
+        let (stamp, rest) = stamp(rest).ok_or(ParseError::Stamp)?;
         // Nothing in a record can hold 0x1D unencoded, so the first one ends it.
-        let rest = rest.find_byte(ENRICHED).map_or(rest, |end| &rest[..end]);
-
+        let (rest, names) = match memchr::memchr(ENRICHED, rest) {
+            Some(end) => (&rest[..end], Some(without_newline(&rest[end + 1..]))),
+            None => (without_newline(rest), None),
+        };
         let mut parsed = Self {
             node,
             type_name: type_name.as_bstr(),
@@ -79,7 +85,9 @@ impl<'a> Line<'a> {
             auid: None,
             ses: None,
             subj: None,
+            pairs: rest,
             text: None,
+            names,
         };
         parsed.kernel_pairs(rest)?;
         Ok(parsed)
@@ -98,22 +106,32 @@ impl<'a> Line<'a> {
     }
 
     fn kernel_pairs(&mut self, rest: &'a [u8]) -> Result<(), ParseError> {
-        let mut head = rest;
-        if let Some((before, text)) = rest.split_once_str(b" msg='") {
-            // A guest may be named "it's": only the last ' can be the one that closes.
-            let close = text.rfind_byte(b'\'').ok_or(ParseError::Truncated)?;
-            self.text = Some(&text[..close]);
+        let mut start = 0;
+        let mut label = None;
+        for end in memchr::memchr_iter(b' ', rest).chain([rest.len()]) {
+            let word_start = start;
+            let word = &rest[start..end];
+            start = end + 1;
+            if word.starts_with(b"msg='") && word_start > 0 {
+                let before = word_start - 1;
+                let text = &rest[word_start + b"msg='".len()..];
+                // A guest may be named "it's": only the last ' can be the one that closes.
+                let close = memchr::memrchr(b'\'', text).ok_or(ParseError::Truncated)?;
+                self.text = Some(&text[..close]);
+                self.pairs = &rest[..before];
+                self.subj = label.map(|label| rest[label..before].as_bstr());
+                return Ok(());
+            }
             // The label comes last, and AppArmor's have blanks: "libvirtd (enforce)".
-            let (pairs, subj) = before.split_once_str(b" subj=").unzip();
-            self.subj = subj.map(BStr::new);
-            head = pairs.unwrap_or(before);
-        }
-        for word in head.split_str(b" ") {
-            match word.split_once_str(b"=") {
-                Some((b"pid", value)) => self.pid = decimal(value),
-                Some((b"uid", value)) => self.uid = decimal(value),
-                Some((b"auid", value)) => self.auid = decimal(value),
-                Some((b"ses", value)) => self.ses = decimal(value),
+            if label.is_some() {
+                continue;
+            }
+            match word {
+                [b'p', b'i', b'd', b'=', value @ ..] => self.pid = decimal(value),
+                [b'u', b'i', b'd', b'=', value @ ..] => self.uid = decimal(value),
+                [b'a', b'u', b'i', b'd', b'=', value @ ..] => self.auid = decimal(value),
+                [b's', b'e', b's', b'=', value @ ..] => self.ses = decimal(value),
+                [b's', b'u', b'b', b'j', b'=', ..] => label = Some(word_start + b"subj=".len()),
                 _ => {}
             }
         }
@@ -121,18 +139,31 @@ impl<'a> Line<'a> {
     }
 }
 
-fn stamp(rest: &[u8]) -> Result<(Stamp, &[u8]), ParseError> {
-    let parse = || {
-        let (inner, rest) = rest.strip_prefix(b"msg=audit(")?.split_once_str(b"):")?;
-        let (time, serial) = inner.split_once_str(b":")?;
-        let (seconds, millis) = time.split_once_str(b".")?;
-        if millis.len() != 3 {
-            return None;
-        }
-        let stamp = Stamp { seconds: decimal(seconds)?, millis: decimal(millis)?, serial: decimal(serial)? };
-        Some((stamp, rest))
-    };
-    parse().ok_or(ParseError::Stamp)
+fn split(text: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
+    let found = text.iter().position(|&byte| byte == at)?;
+    Some((&text[..found], &text[found + 1..]))
+}
+
+fn without_newline(mut line: &[u8]) -> &[u8] {
+    while let [rest @ .., b'\n' | b'\r'] = line {
+        line = rest;
+    }
+    line
+}
+
+/// `msg=audit(SECONDS.MILLIS:SERIAL):`, which the kernel alone writes without `msg=`.
+fn stamp(rest: &[u8]) -> Option<(Stamp, &[u8])> {
+    let rest = rest.strip_prefix(b"msg=").unwrap_or(rest).strip_prefix(b"audit(")?;
+    let (seconds, rest) = leading(rest)?;
+    let fraction = rest.strip_prefix(b".")?;
+    let (millis, rest) = leading(fraction)?;
+    // Three digits, so that they are thousandths.
+    if fraction.len() != rest.len() + 3 {
+        return None;
+    }
+    let (serial, rest) = leading(rest.strip_prefix(b":")?)?;
+    let (millis, serial) = (u16::try_from(millis).ok()?, u32::try_from(serial).ok()?);
+    Some((Stamp { seconds, millis, serial }, rest.strip_prefix(b"):")?))
 }
 
 #[cfg(test)]
@@ -155,13 +186,30 @@ mod tests {
         assert_eq!((line.pid, line.uid, line.auid, line.ses), (Some(167), Some(0), Some(u32::MAX), Some(3)));
         assert_eq!(line.subj.unwrap(), "libvirtd (enforce)");
         assert_eq!(line.text, Some(b"vm=\"it's\" res=success".as_slice()));
+        assert_eq!(line.pairs.as_bstr(), " pid=167 uid=0 auid=4294967295 ses=3 subj=libvirtd (enforce)");
+        assert_eq!(line.names.unwrap().as_bstr(), "UID=\"o'x\" AUID=\"unset\"");
+    }
+
+    #[test]
+    fn the_kernel_alone_writes_a_number_and_no_msg() {
+        let line = parse("type=2501 audit(1506321923.246:470): pid=1182 msg='a=b'\r\n").unwrap();
+        assert_eq!(line.record_type, Some(RecordType::VIRT_RESOURCE));
+        assert_eq!((line.stamp.seconds, line.stamp.serial, line.pid), (1_506_321_923, 470, Some(1182)));
+        assert_eq!((line.text, line.names), (Some(b"a=b".as_slice()), None));
+    }
+
+    #[test]
+    fn a_label_with_blanks_claims_nothing() {
+        let line =
+            parse("type=VIRT_CONTROL msg=audit(1.000:7): user pid=1 subj=a pid=2 (b) msg='x'").unwrap();
+        assert_eq!((line.pid, line.subj.unwrap().as_bytes()), (Some(1), b"a pid=2 (b)".as_slice()));
     }
 
     #[test]
     fn the_kernels_own_records_have_no_text() {
         let line =
             parse("type=SYSCALL msg=audit(1.000:7): arch=c000003e pid=9 key=(null)\x1dARCH=x86_64").unwrap();
-        assert_eq!((line.record_type, line.pid, line.text), (None, Some(9), None));
+        assert_eq!((line.record_type, line.pid, line.text), (Some(RecordType::SYSCALL), Some(9), None));
         assert_eq!(line.record(), Ok(None));
     }
 
@@ -174,6 +222,7 @@ mod tests {
             ("type=VIRT_CONTROL", ParseError::Stamp),
             ("type=VIRT_CONTROL msg=audit(08/05/2014 17:01:05.891:6471) : pid=1", ParseError::Stamp),
             ("type=VIRT_CONTROL msg=audit(1.5:7): pid=1", ParseError::Stamp),
+            ("type=VIRT_CONTROL msg=audit(1.000:7) pid=1", ParseError::Stamp),
             ("type=VIRT_CONTROL msg=audit(1.000:4294967296): pid=1", ParseError::Stamp),
             (&format!("{head} msg='virt=kvm op=start"), ParseError::Truncated),
         ] {

@@ -3,6 +3,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::number::hex_digit;
+
 /// An Ethernet address; what names an interface of a guest.
 ///
 /// Read in either case, with `:` between six two-digit hex numbers; always written in lower case.
@@ -31,6 +33,20 @@ impl MacAddr {
         Self(bytes)
     }
 
+    /// The address in this text.
+    pub(crate) fn from_ascii(text: &[u8]) -> Option<Self> {
+        let text: &[u8; 17] = text.try_into().ok()?;
+        let mut bytes = [0; 6];
+        for (index, byte) in bytes.iter_mut().enumerate() {
+            let at = index * 3;
+            if index > 0 && text[at - 1] != b':' {
+                return None;
+            }
+            *byte = hex_digit(text[at])? << 4 | hex_digit(text[at + 1])?;
+        }
+        Some(Self(bytes))
+    }
+
     /// An address in QEMU's and KVM's customary range `52:54:00`, with the given last three bytes.
     pub fn kvm(tail: [u8; 3]) -> Self {
         Self([0x52, 0x54, 0x00, tail[0], tail[1], tail[2]])
@@ -46,21 +62,7 @@ impl FromStr for MacAddr {
     type Err = MacAddrError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let refuse = || MacAddrError(text.chars().take(64).collect());
-        let mut bytes = [0; 6];
-        let mut parts = text.split(':');
-        for byte in &mut bytes {
-            let part = parts.next().ok_or_else(refuse)?;
-            // from_str_radix alone would take "+5".
-            if part.len() != 2 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
-                return Err(refuse());
-            }
-            *byte = u8::from_str_radix(part, 16).map_err(|_| refuse())?;
-        }
-        if parts.next().is_some() {
-            return Err(refuse());
-        }
-        Ok(Self(bytes))
+        Self::from_ascii(text.as_bytes()).ok_or_else(|| MacAddrError(text.chars().take(64).collect()))
     }
 }
 
@@ -104,7 +106,14 @@ mod tests {
 
     #[test]
     fn what_is_not_six_two_digit_numbers_is_refused() {
-        for text in ["", "52:54:00:ab:cd", "52:54:00:ab:cd:0f:11", "52:54:0:ab:cd:0f", "+5:54:00:ab:cd:0f"] {
+        for text in [
+            "",
+            "52:54:00:ab:cd",
+            "52:54:00:ab:cd:0f:11",
+            "52:54:0:ab:cd:0f",
+            "+5:54:00:ab:cd:0f",
+            "52-54-00-ab-cd-0f",
+        ] {
             assert!(text.parse::<MacAddr>().is_err(), "{text}");
         }
     }

@@ -1,11 +1,9 @@
 use std::borrow::Cow;
 
-use bstr::ByteSlice as _;
 use compact_str::CompactString;
 
+use crate::ParseError;
 use crate::encode::from_hex;
-use crate::number::decimal;
-use crate::{ParseError, Rdev};
 
 /// A pair's value as it stands. Quotes decide what it means: `"DEADBEEF"` is a name, `DEADBEEF` four
 /// bytes, and where a number is due neither.
@@ -13,175 +11,171 @@ use crate::{ParseError, Rdev};
 pub(crate) enum Value<'a> {
     /// Between double quotes, which it can't hold itself.
     Quoted(&'a [u8]),
+    /// A guest's name between single quotes, which it may hold itself; see [`Pairs`].
+    Nested(&'a [u8]),
     /// Up to the next blank.
     Bare(&'a [u8]),
 }
 
-/// One `key=value`.
+impl<'a> Value<'a> {
+    /// What stands there, without its quotes.
+    pub(crate) fn bytes(self) -> &'a [u8] {
+        match self {
+            Self::Quoted(bytes) | Self::Nested(bytes) | Self::Bare(bytes) => bytes,
+        }
+    }
+
+    /// The bytes of a string field: as quoted, or those behind hex; `None` when it is neither.
+    pub(crate) fn string(self) -> Option<Cow<'a, [u8]>> {
+        match self {
+            Self::Quoted(bytes) | Self::Nested(bytes) => Some(Cow::Borrowed(bytes)),
+            Self::Bare(hex) => from_hex(hex).map(Cow::Owned),
+        }
+    }
+}
+
+/// Outside bytes as text that can always be shown: what is no UTF-8 is replaced.
+pub(crate) fn shown(bytes: &[u8]) -> CompactString {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => CompactString::new(text),
+        Err(_) => CompactString::from_utf8_lossy(bytes),
+    }
+}
+
+/// One `key=value`, and where it stands in the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pair<'a> {
     pub(crate) key: &'a [u8],
     pub(crate) value: Value<'a>,
+    pub(crate) start: usize,
+    pub(crate) end: usize,
 }
 
 /// The pairs of a text from left to right. Words without `=` are passed over.
+///
+/// libvirt of 2011 nested single quotes in those of `msg='…'`. Around an address they are part of a bare
+/// word; a name between them may hold anything, so it ends where what must follow it does: at the first
+/// `' uuid=`. One that holds this itself makes a second `uuid=`, and the record is refused.
 #[derive(Debug, Clone)]
 pub(crate) struct Pairs<'a> {
-    rest: &'a [u8],
+    text: &'a [u8],
+    at: usize,
 }
 
 impl<'a> Pairs<'a> {
     pub(crate) fn new(text: &'a [u8]) -> Self {
-        Self { rest: text }
+        Self { text, at: 0 }
     }
 
+    #[inline]
     fn pair(&mut self) -> Result<Option<Pair<'a>>, ParseError> {
         loop {
-            self.rest = self.rest.trim_start_with(|c| c == ' ');
-            if self.rest.is_empty() {
+            let Some(blanks) = self.text[self.at..].iter().position(|&byte| byte != b' ') else {
                 return Ok(None);
-            }
-            let word_end = self.rest.find_byte(b' ').unwrap_or(self.rest.len());
-            let Some(equals) = self.rest[..word_end].find_byte(b'=') else {
-                self.rest = &self.rest[word_end..];
+            };
+            let start = self.at + blanks;
+            let rest = &self.text[start..];
+            let Some(equals) = rest.iter().position(|&byte| byte == b'=' || byte == b' ') else {
+                return Ok(None);
+            };
+            if rest[equals] == b' ' {
+                self.at = start + equals;
                 continue;
-            };
-            let key = &self.rest[..equals];
-            let Some(quoted) = self.rest[equals + 1..].strip_prefix(b"\"") else {
-                let value = Value::Bare(&self.rest[equals + 1..word_end]);
-                self.rest = &self.rest[word_end..];
-                return Ok(Some(Pair { key, value }));
-            };
-            let close = quoted.find_byte(b'"').ok_or(ParseError::Truncated)?;
-            let after = &quoted[close + 1..];
-            if !(after.is_empty() || after.starts_with(b" ")) {
-                return Err(ParseError::value(key, quoted));
             }
-            self.rest = after;
-            return Ok(Some(Pair { key, value: Value::Quoted(&quoted[..close]) }));
+            let key = &rest[..equals];
+            let after = &rest[equals + 1..];
+            let (value, len) = match after.first() {
+                Some(b'"') => quoted(key, &after[1..])?,
+                Some(b'\'') if key == b"vm" => nested(&after[1..])?,
+                _ => {
+                    let len = word(after);
+                    (Value::Bare(&after[..len]), len)
+                }
+            };
+            let end = start + equals + 1 + len;
+            self.at = end;
+            return Ok(Some(Pair { key, value, start, end }));
         }
     }
+}
+
+/// Where a word ends. Most are of a few letters, for which a search by vectors is too grand.
+#[inline]
+fn word(text: &[u8]) -> usize {
+    const FEW: usize = 8;
+    let few = &text[..text.len().min(FEW)];
+    match few.iter().position(|&byte| byte == b' ') {
+        Some(len) => len,
+        None => memchr::memchr(b' ', &text[few.len()..]).map_or(text.len(), |len| few.len() + len),
+    }
+}
+
+/// A value behind its opening quote, and its length with both quotes.
+#[inline]
+fn quoted<'a>(key: &[u8], value: &'a [u8]) -> Result<(Value<'a>, usize), ParseError> {
+    let close = memchr::memchr(b'"', value).ok_or(ParseError::Truncated)?;
+    match value.get(close + 1) {
+        None | Some(b' ') => Ok((Value::Quoted(&value[..close]), close + 2)),
+        Some(_) => Err(ParseError::value(key, value)),
+    }
+}
+
+#[cold]
+fn nested(value: &[u8]) -> Result<(Value<'_>, usize), ParseError> {
+    let close = memchr::memmem::find(value, b"' uuid=").ok_or(ParseError::Truncated)?;
+    Ok((Value::Nested(&value[..close]), close + 2))
 }
 
 impl<'a> Iterator for Pairs<'a> {
     type Item = Result<Pair<'a>, ParseError>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         let pair = self.pair().transpose();
         if matches!(pair, Some(Err(_))) {
-            self.rest = b"";
+            self.at = self.text.len();
         }
         pair
     }
-}
-
-/// A record's pairs, to be asked by key.
-pub(crate) struct Claims<'a>(Vec<Pair<'a>>);
-
-impl<'a> Claims<'a> {
-    pub(crate) fn read(text: &'a [u8]) -> Result<Self, ParseError> {
-        let mut pairs = Vec::with_capacity(24);
-        for pair in Pairs::new(text) {
-            pairs.push(pair?);
-        }
-        Ok(Self(pairs))
-    }
-
-    /// The value of a pair that may stand once or not at all.
-    pub(crate) fn get(&self, key: &'static str) -> Result<Option<Value<'a>>, ParseError> {
-        let mut found = self.0.iter().filter(|pair| pair.key == key.as_bytes());
-        let first = found.next().map(|pair| pair.value);
-        if found.next().is_some() {
-            return Err(ParseError::Duplicate { key });
-        }
-        Ok(first)
-    }
-
-    /// A string field: quoted, or hex when it is not. Bytes that are no UTF-8 are replaced, so that a
-    /// name can always be shown; the uuid tells guests apart.
-    pub(crate) fn string(&self, key: &'static str) -> Result<Option<CompactString>, ParseError> {
-        let bytes = match self.get(key)? {
-            None => return Ok(None),
-            Some(Value::Quoted(bytes)) => Cow::Borrowed(bytes),
-            Some(Value::Bare(hex)) => {
-                Cow::Owned(from_hex(hex).ok_or_else(|| ParseError::value(key.as_bytes(), hex))?)
-            }
-        };
-        Ok(Some(CompactString::from_utf8_lossy(&bytes)))
-    }
-
-    /// A bare word.
-    pub(crate) fn word(&self, key: &'static str) -> Result<Option<&'a [u8]>, ParseError> {
-        match self.get(key)? {
-            None => Ok(None),
-            Some(Value::Bare(word)) => Ok(Some(word)),
-            Some(Value::Quoted(text)) => Err(ParseError::value(key.as_bytes(), text)),
-        }
-    }
-
-    /// A decimal number without sign.
-    pub(crate) fn number<T: std::str::FromStr>(&self, key: &'static str) -> Result<Option<T>, ParseError> {
-        let Some(word) = self.word(key)? else { return Ok(None) };
-        decimal(word).map(Some).ok_or_else(|| ParseError::value(key.as_bytes(), word))
-    }
-
-    /// A process id; libvirt's 0 and -1 mean none.
-    pub(crate) fn pid(&self, key: &'static str) -> Result<Option<u32>, ParseError> {
-        match self.word(key)? {
-            Some(b"-1") => Ok(None),
-            _ => Ok(self.number::<u32>(key)?.filter(|&pid| pid != 0)),
-        }
-    }
-
-    /// A device number, or `?`.
-    pub(crate) fn rdev(&self, key: &'static str) -> Result<Option<Rdev>, ParseError> {
-        match self.word(key)? {
-            None | Some(b"?") => Ok(None),
-            Some(word) => parsed(key, word).map(Some),
-        }
-    }
-
-    /// A bare word of a type with its own grammar.
-    pub(crate) fn parsed<T: std::str::FromStr>(&self, key: &'static str) -> Result<Option<T>, ParseError> {
-        self.word(key)?.map(|word| parsed(key, word)).transpose()
-    }
-
-    /// A quoted text of a type with its own grammar.
-    pub(crate) fn quoted<T: std::str::FromStr>(&self, key: &'static str) -> Result<Option<T>, ParseError> {
-        match self.get(key)? {
-            None => Ok(None),
-            Some(Value::Quoted(text)) => parsed(key, text).map(Some),
-            Some(Value::Bare(word)) => Err(ParseError::value(key.as_bytes(), word)),
-        }
-    }
-}
-
-fn parsed<T: std::str::FromStr>(key: &'static str, text: &[u8]) -> Result<T, ParseError> {
-    let refuse = || ParseError::value(key.as_bytes(), text);
-    text.to_str().map_err(|_| refuse())?.parse().map_err(|_| refuse())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn pairs(text: &str) -> Result<Vec<Pair<'_>>, ParseError> {
-        Pairs::new(text.as_bytes()).collect()
+    fn pairs(text: &str) -> Result<Vec<(&[u8], Value<'_>)>, ParseError> {
+        Pairs::new(text.as_bytes()).map(|pair| pair.map(|pair| (pair.key, pair.value))).collect()
     }
 
     #[test]
     fn a_quoted_value_ends_at_its_quote_and_a_bare_one_at_a_blank() {
-        let expect = [
-            Pair { key: b"vm", value: Value::Quoted(b"a res=failed'") },
-            Pair { key: b"x", value: Value::Bare(b"y=z\"") },
-            Pair { key: b"empty", value: Value::Bare(b"") },
+        let expect: [(&[u8], _); 4] = [
+            (b"vm", Value::Quoted(b"a res=failed'")),
+            (b"x", Value::Bare(b"y=z\"")),
+            (b"net", Value::Bare(b"'52'")),
+            (b"empty", Value::Bare(b"")),
         ];
-        assert_eq!(pairs("vm=\"a res=failed'\"  word x=y=z\" empty= ").unwrap(), expect);
+        assert_eq!(pairs("vm=\"a res=failed'\"  word x=y=z\" net='52' empty= ").unwrap(), expect);
+    }
+
+    #[test]
+    fn a_nested_name_ends_where_the_uuid_follows() {
+        let expect: [(&[u8], _); 2] =
+            [(b"vm", Value::Nested(b"it's \"a' res=0")), (b"uuid", Value::Bare(b"7"))];
+        assert_eq!(pairs("vm='it's \"a' res=0' uuid=7").unwrap(), expect);
+        assert_eq!(pairs("vm='x' net=1"), Err(ParseError::Truncated));
     }
 
     #[test]
     fn an_open_quote_is_a_cut() {
         assert_eq!(pairs("a=1 vm=\"x'res=success"), Err(ParseError::Truncated));
         assert!(matches!(pairs("vm=\"a\"b"), Err(ParseError::Value { .. })));
+    }
+
+    #[test]
+    fn a_pair_knows_where_it_stands() {
+        let places: Vec<_> =
+            Pairs::new(b" a=\"b c\" d=e").map(|pair| pair.map(|pair| (pair.start, pair.end))).collect();
+        assert_eq!(places, [Ok((1, 8)), Ok((9, 12))]);
     }
 }

@@ -3,6 +3,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::number::hex_digit;
+
 /// A device number, `MAJOR:MINOR`; in records upper-case hex of at least two digits (`0A:C8`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -18,6 +20,18 @@ impl Rdev {
     pub const TUN: Self = Self { major: 10, minor: 200 };
     /// `/dev/vhost-net`: 10:238 (Documentation/admin-guide/devices.txt).
     pub const VHOST_NET: Self = Self { major: 10, minor: 238 };
+
+    /// The number in this text.
+    pub(crate) fn from_ascii(text: &[u8]) -> Option<Self> {
+        let colon = text.iter().position(|&byte| byte == b':')?;
+        let number = |digits: &[u8]| {
+            if digits.is_empty() || digits.len() > 8 {
+                return None;
+            }
+            digits.iter().try_fold(0_u32, |number, &byte| Some(number << 4 | u32::from(hex_digit(byte)?)))
+        };
+        Some(Self { major: number(&text[..colon])?, minor: number(&text[colon + 1..])? })
+    }
 }
 
 /// The text is not a device number.
@@ -29,15 +43,7 @@ impl FromStr for Rdev {
     type Err = RdevError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let refuse = || RdevError(text.chars().take(64).collect());
-        let number = |part: &str| {
-            if part.is_empty() || part.len() > 8 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
-                return Err(refuse());
-            }
-            u32::from_str_radix(part, 16).map_err(|_| refuse())
-        };
-        let (major, minor) = text.split_once(':').ok_or_else(refuse)?;
-        Ok(Self { major: number(major)?, minor: number(minor)? })
+        Self::from_ascii(text.as_bytes()).ok_or_else(|| RdevError(text.chars().take(64).collect()))
     }
 }
 

@@ -1,10 +1,11 @@
-use crate::pairs::{Claims, Pairs, Value};
-use crate::{Device, Event, GuestId, MacAddr, Outcome, ParseError, Record, RecordType, Requester};
+use crate::claims::{Claims, Key, need, refused};
+use crate::pairs::{Pairs, Value};
+use crate::{Device, Event, GuestId, Outcome, ParseError, Record, RecordType, Requester};
 
-/// What a text between `msg='` and `'` says, in the grammar of libvirt's third generation and ours.
+/// What a text between `msg='` and `'` says, in the grammar of any of libvirt's three generations or ours.
 ///
 /// `None` is a record that tells nothing of guests' lives or network devices: of another type, another
-/// resource, or another program (container run-times write `VIRT_CONTROL` without `virt=`).
+/// resource, or another program; see [`foreign`](crate::foreign).
 ///
 /// # Errors
 ///
@@ -12,112 +13,144 @@ use crate::{Device, Event, GuestId, MacAddr, Outcome, ParseError, Record, Record
 /// with a value that is not of its kind.
 pub fn parse_text(record_type: RecordType, text: &[u8]) -> Result<Option<Record>, ParseError> {
     match record_type {
-        RecordType::VIRT_CONTROL => control(text),
-        RecordType::VIRT_RESOURCE => resource(text),
+        RecordType::VIRT_CONTROL => control(text, None),
+        RecordType::VIRT_RESOURCE => resource(text, None),
         _ => Ok(None),
     }
 }
 
-fn control(text: &[u8]) -> Result<Option<Record>, ParseError> {
-    let claims = Claims::read(text)?;
-    if claims.get("virt")?.is_none() {
+/// What a text in a guest manager's own log says (libvirt's with `audit_logging=1`, between `success=yes`
+/// and the line's end), where the outcome stands apart.
+///
+/// ```
+/// use taptrail_record::{Event, Outcome, parse_claim};
+///
+/// let text = "virt=kvm op=stop reason=shutdown vm=\"w\" uuid=2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e vm-pid=0";
+/// let record = parse_claim(text.as_bytes(), Outcome::Success)?.ok_or("a guest's end")?;
+/// assert!(matches!(record.event, Event::GuestStop { vm_pid: None, .. }));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+///
+/// As [`parse_text`], but that a cut behind the last quote can't be seen. A `res=` of another outcome is
+/// an invalid value.
+pub fn parse_claim(text: &[u8], outcome: Outcome) -> Result<Option<Record>, ParseError> {
+    for pair in Pairs::new(text) {
+        match pair?.key {
+            b"resrc" => return resource(text, Some(outcome)),
+            b"op" => return control(text, Some(outcome)),
+            // What stands behind the name tells of what kind a record is not.
+            b"vm" => break,
+            _ => {}
+        }
+    }
+    Ok(None)
+}
+
+#[inline]
+fn control(text: &[u8], told: Option<Outcome>) -> Result<Option<Record>, ParseError> {
+    let mut claims = Claims::new();
+    let whole = claims.take_all(text);
+    if !claims.has(Key::Virt) && !claims.names_guest() {
         return Ok(None);
     }
-    let outcome = outcome(&claims)?;
-    let start = match need("op", claims.word("op")?)? {
+    whole?;
+    let outcome = outcome(&claims, told)?;
+    let start = match need(Key::Op, claims.word(Key::Op)?)? {
         b"start" => true,
         b"stop" => false,
         _ => return Ok(None),
     };
-    let reason = need("reason", claims.parsed("reason")?)?;
-    let vm_pid = claims.pid("vm-pid")?;
+    let reason = claims.reason()?;
+    let vm_pid = claims.pid(Key::VmPid)?;
     let event =
         if start { Event::GuestStart { reason, vm_pid } } else { Event::GuestStop { reason, vm_pid } };
     record(&claims, event, outcome).map(Some)
 }
 
-fn resource(text: &[u8]) -> Result<Option<Record>, ParseError> {
-    // Most resources are no network devices: a look at the front spares reading the rest.
-    for pair in Pairs::new(text) {
-        let pair = pair?;
-        if pair.key == b"resrc" {
-            if pair.value != Value::Bare(b"net") {
-                return Ok(None);
-            }
-            break;
-        }
+#[inline]
+fn resource(text: &[u8], told: Option<Outcome>) -> Result<Option<Record>, ParseError> {
+    let mut claims = Claims::new();
+    // Most resources are no network devices, which stands in front and spares reading the rest.
+    if !claims.take(text, |key, value| key == Key::Resrc && value != Value::Bare(b"net"))? {
+        return Ok(None);
     }
-    let claims = Claims::read(text)?;
-    let outcome = outcome(&claims)?;
-    need("virt", claims.get("virt")?)?;
-    need("resrc", claims.get("resrc")?)?;
-    let reason = need("reason", claims.word("reason")?)?;
-    let vm_pid = claims.pid("vm-pid")?;
-    let fds = claims.number("fds")?;
-    let event = match reason {
-        b"start" => Event::Start { mac: mac(&claims, "new-net")?, vm_pid, fds },
-        b"attach" => Event::Attach { mac: mac(&claims, "new-net")?, vm_pid, fds },
-        b"detach" => Event::Detach { mac: mac(&claims, "old-net")?, vm_pid, fds, forced: forced(&claims)? },
+    let outcome = outcome(&claims, told)?;
+    need(Key::Resrc, claims.get(Key::Resrc)?)?;
+    let event = interface(&claims)?;
+    record(&claims, event, outcome).map(Some)
+}
+
+#[inline]
+fn interface(claims: &Claims<'_>) -> Result<Event, ParseError> {
+    let reason = need(Key::Reason, claims.word(Key::Reason)?)?;
+    let vm_pid = claims.pid(Key::VmPid)?;
+    let fds = claims.number(Key::Fds)?;
+    Ok(match reason {
+        b"start" => Event::Start { mac: claims.mac(Key::NewNet)?, vm_pid, fds },
+        b"attach" => Event::Attach { mac: claims.mac(Key::NewNet)?, vm_pid, fds },
+        b"detach" => Event::Detach { mac: claims.mac(Key::OldNet)?, vm_pid, fds, forced: forced(claims)? },
         b"open" | b"close" | b"keep" => {
-            let mac = need("net", claims.parsed("net")?)?;
-            let device = device(&claims)?;
-            let queue = claims.number("queue")?;
+            let mac = claims.mac(Key::Net)?;
+            let device = device(claims)?;
+            let queue = claims.number(Key::Queue)?;
             match reason {
                 b"open" => Event::Open { mac, device, queue },
                 b"close" => Event::Close { mac, device, queue },
                 _ => Event::Keep { mac, device, queue, vm_pid },
             }
         }
-        other => return Err(ParseError::value(b"reason", other)),
-    };
-    record(&claims, event, outcome).map(Some)
+        other => return Err(refused(Key::Reason, Value::Bare(other))),
+    })
 }
 
+#[inline]
 fn record(claims: &Claims<'_>, event: Event, outcome: Outcome) -> Result<Record, ParseError> {
-    let name = need("vm", claims.string("vm")?)?;
-    let uuid = need("uuid", claims.parsed("uuid")?)?;
-    let requester = match claims.number("req-uid")? {
+    claims.get(Key::Virt)?;
+    let name = need(Key::Vm, claims.string(Key::Vm)?)?;
+    let uuid = claims.uuid()?;
+    if !claims.names_guest() {
+        return Err(ParseError::Order);
+    }
+    let requester = match claims.number(Key::ReqUid)? {
         None => None,
         Some(uid) => Some(Requester {
             uid,
-            auid: need("req-auid", claims.number("req-auid")?)?,
-            pid: need("req-pid", claims.number("req-pid")?)?,
+            auid: need(Key::ReqAuid, claims.number(Key::ReqAuid)?)?,
+            pid: need(Key::ReqPid, claims.number(Key::ReqPid)?)?,
         }),
     };
-    let errno = claims.number("errno")?;
+    let errno = claims.number(Key::Errno)?;
     Ok(Record { guest: GuestId { name, uuid }, event, outcome, requester, errno })
 }
 
-fn need<T>(key: &'static str, value: Option<T>) -> Result<T, ParseError> {
-    value.ok_or(ParseError::Missing { key })
-}
-
-/// libaudit writes `res=` last, so a text without it lost its end.
-fn outcome(claims: &Claims<'_>) -> Result<Outcome, ParseError> {
-    match claims.word("res")? {
-        Some(b"success") => Ok(Outcome::Success),
-        Some(b"failed") => Ok(Outcome::Failed),
-        Some(word) if b"success".starts_with(word) || b"failed".starts_with(word) => {
-            Err(ParseError::Truncated)
+/// libaudit writes `res=` last, so a text without it lost its end, unless the outcome was told apart.
+fn outcome(claims: &Claims<'_>, told: Option<Outcome>) -> Result<Outcome, ParseError> {
+    let Some(word) = claims.word(Key::Res)? else { return told.ok_or(ParseError::Truncated) };
+    let outcome = match word {
+        b"success" => Outcome::Success,
+        b"failed" => Outcome::Failed,
+        _ if b"success".starts_with(word) || b"failed".starts_with(word) => {
+            return Err(ParseError::Truncated);
         }
-        Some(word) => Err(ParseError::value(b"res", word)),
-        None => Err(ParseError::Truncated),
+        _ => return Err(refused(Key::Res, Value::Bare(word))),
+    };
+    match told {
+        Some(told) if told != outcome => Err(refused(Key::Res, Value::Bare(word))),
+        _ => Ok(outcome),
     }
 }
 
-fn mac(claims: &Claims<'_>, key: &'static str) -> Result<MacAddr, ParseError> {
-    need(key, claims.quoted(key)?)
-}
-
 fn forced(claims: &Claims<'_>) -> Result<bool, ParseError> {
-    match claims.word("forced")? {
+    match claims.word(Key::Forced)? {
         None | Some(b"no") => Ok(false),
         Some(b"yes") => Ok(true),
-        Some(word) => Err(ParseError::value(b"forced", word)),
+        Some(word) => Err(refused(Key::Forced, Value::Bare(word))),
     }
 }
 
 fn device(claims: &Claims<'_>) -> Result<Device, ParseError> {
-    let path = need("path", claims.string("path")?)?;
-    Ok(Device::new(path, claims.rdev("rdev")?, claims.string("dev")?))
+    let path = need(Key::Path, claims.string(Key::Path)?)?;
+    Ok(Device::new(path, claims.rdev(Key::Rdev)?, claims.string(Key::Dev)?))
 }

@@ -1,7 +1,7 @@
-use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
 /// Why a guest started or stopped: one bare word of a `VIRT_CONTROL` record.
@@ -10,21 +10,30 @@ use serde::{Deserialize, Serialize};
 /// and may learn new ones, so any word of letters, digits, `-` and `_` is one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Reason(Cow<'static, str>);
+pub struct Reason(CompactString);
 
 impl Reason {
     /// Start: a guest of this host was booted.
-    pub const BOOTED: Self = Self(Cow::Borrowed("booted"));
+    pub const BOOTED: Self = Self(CompactString::const_new("booted"));
     /// Stop: the guest shut itself down.
-    pub const SHUTDOWN: Self = Self(Cow::Borrowed("shutdown"));
+    pub const SHUTDOWN: Self = Self(CompactString::const_new("shutdown"));
     /// Stop: the host ended the guest.
-    pub const DESTROYED: Self = Self(Cow::Borrowed("destroyed"));
+    pub const DESTROYED: Self = Self(CompactString::const_new("destroyed"));
     /// Stop: the guest or its QEMU crashed.
-    pub const CRASHED: Self = Self(Cow::Borrowed("crashed"));
+    pub const CRASHED: Self = Self(CompactString::const_new("crashed"));
     /// Stop: the guest never came up, or QEMU ended without a word.
-    pub const FAILED: Self = Self(Cow::Borrowed("failed"));
+    pub const FAILED: Self = Self(CompactString::const_new("failed"));
 
     const MAX: usize = 64;
+
+    /// The reason in this word.
+    pub(crate) fn from_ascii(word: &[u8]) -> Option<Self> {
+        let good = |b: &u8| b.is_ascii_alphanumeric() || *b == b'-' || *b == b'_';
+        if word.is_empty() || word.len() > Self::MAX || !word.iter().all(good) {
+            return None;
+        }
+        CompactString::from_utf8(word).ok().map(Self)
+    }
 
     /// The word as it stands in a record.
     pub fn as_str(&self) -> &str {
@@ -41,11 +50,7 @@ impl FromStr for Reason {
     type Err = ReasonError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let good = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-        if text.is_empty() || text.len() > Self::MAX || !text.bytes().all(good) {
-            return Err(ReasonError(text.chars().take(64).collect()));
-        }
-        Ok(Self(Cow::Owned(text.to_owned())))
+        Self::from_ascii(text.as_bytes()).ok_or_else(|| ReasonError(text.chars().take(64).collect()))
     }
 }
 
@@ -59,7 +64,7 @@ impl TryFrom<String> for Reason {
 
 impl From<Reason> for String {
     fn from(reason: Reason) -> Self {
-        reason.0.into_owned()
+        reason.0.into()
     }
 }
 

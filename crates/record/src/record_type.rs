@@ -9,7 +9,7 @@ use std::str::FromStr;
 pub struct RecordType(pub u16);
 
 /// The numbers whose names matter here; other types keep their number.
-const NAMES: [(RecordType, &str); 10] = [
+const NAMES: [(RecordType, &str); 12] = [
     (RecordType::VIRT_CONTROL, "VIRT_CONTROL"),
     (RecordType::VIRT_RESOURCE, "VIRT_RESOURCE"),
     (RecordType::VIRT_MACHINE_ID, "VIRT_MACHINE_ID"),
@@ -18,6 +18,8 @@ const NAMES: [(RecordType, &str); 10] = [
     (RecordType(2505), "VIRT_DESTROY"),
     (RecordType(2506), "VIRT_MIGRATE_IN"),
     (RecordType(2507), "VIRT_MIGRATE_OUT"),
+    (RecordType::SYSCALL, "SYSCALL"),
+    (RecordType::PATH, "PATH"),
     (RecordType::SYSTEM_BOOT, "SYSTEM_BOOT"),
     (RecordType(1128), "SYSTEM_SHUTDOWN"),
 ];
@@ -25,6 +27,10 @@ const NAMES: [(RecordType, &str); 10] = [
 impl RecordType {
     /// A host's boot, written by init.
     pub const SYSTEM_BOOT: Self = Self(1127);
+    /// The kernel's own: a system call that an audit rule asked for.
+    pub const SYSCALL: Self = Self(1300);
+    /// The kernel's own: a file that the event's system call named.
+    pub const PATH: Self = Self(1302);
     /// A guest starts or stops.
     pub const VIRT_CONTROL: Self = Self(2500);
     /// A guest is given, or gives back, a resource of the host.
@@ -42,20 +48,26 @@ impl RecordType {
         NAMES.iter().find(|(number, _)| *number == self).map(|(_, name)| *name)
     }
 
-    /// The type with this name, or with this number in `UNKNOWN[number]`; `None` for the many others
-    /// that tell nothing of guests.
+    /// The type with this name, or with this number: `UNKNOWN[number]` as auditd writes what it does not
+    /// know, a bare number as the kernel does when no auditd runs. `None` for the many others that tell
+    /// nothing of guests.
     pub fn from_name(name: &[u8]) -> Option<Self> {
         if let Some((number, _)) = NAMES.iter().find(|(_, known)| known.as_bytes() == name) {
             return Some(*number);
         }
-        let digits = name.strip_prefix(b"UNKNOWN[")?.strip_suffix(b"]")?;
+        let digits = match name.strip_prefix(b"UNKNOWN[") {
+            Some(rest) => rest.strip_suffix(b"]")?,
+            None => name,
+        };
         crate::number::decimal(digits).map(Self)
     }
 }
 
 /// The text is not a record type that this room knows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not a known record type: VIRT_CONTROL, VIRT_RESOURCE … or UNKNOWN[number] is needed")]
+#[error(
+    "'{0}' is not a known record type: VIRT_CONTROL, VIRT_RESOURCE …, UNKNOWN[number] or a number is needed"
+)]
 pub struct RecordTypeError(String);
 
 impl FromStr for RecordType {
@@ -86,7 +98,9 @@ mod tests {
         assert_eq!("UNKNOWN[2501]".parse(), Ok(RecordType::VIRT_RESOURCE));
         assert_eq!(RecordType(2599).to_string(), "UNKNOWN[2599]");
         assert_eq!("UNKNOWN[2599]".parse(), Ok(RecordType(2599)));
-        for text in ["", "SYSCALL", "UNKNOWN[]", "UNKNOWN[70000]", "UNKNOWN[+1]", "UNKNOWN[1"] {
+        assert_eq!("2501".parse(), Ok(RecordType::VIRT_RESOURCE));
+        assert_eq!("SYSCALL".parse(), Ok(RecordType::SYSCALL));
+        for text in ["", "CWD", "-1", "UNKNOWN[]", "UNKNOWN[70000]", "UNKNOWN[+1]", "UNKNOWN[1"] {
             assert!(text.parse::<RecordType>().is_err(), "{text}");
         }
     }

@@ -110,10 +110,10 @@ fn what_cannot_be_believed_is_named() {
 fn a_text_that_the_kernel_would_cut_is_refused() {
     let pairs = format!("op=stop reason=destroyed vm=\"w\" uuid={UUID} vm-pid=0");
     let mut record = read("VIRT_CONTROL", &pairs, "success").unwrap().unwrap();
-    record.guest.name = "n".repeat(8000);
+    record.guest.name = "n".repeat(8000).into();
     let exe = std::path::Path::new("/usr/bin/taptrail");
     assert!(record.text(exe).is_ok());
-    record.guest.name = " ".repeat(8000);
+    record.guest.name = " ".repeat(8000).into();
     let error = record.text(exe).unwrap_err();
     assert!(error.len > taptrail_record::MAX_TEXT && error.guest.len() == 64);
 }

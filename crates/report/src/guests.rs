@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use crate::Style;
 use crate::style::Clock;
-use crate::table::{Plain, cell, good, number, warning};
+use crate::table::{Plain, cell, good, number, told, warning};
 use crate::text::{NONE, shown};
 
 /// A guest of this host.
@@ -31,18 +31,18 @@ pub fn guest_table(guests: &[GuestRow], style: &Style) -> String {
         return "No guests\n".to_owned();
     }
     let clock = Clock::new(style);
-    let mut table = Plain::folded(style, &["GUEST", "UUID", "PID", "STATE", "SINCE", "NICS"]);
+    let mut table = Plain::new(style, &["GUEST", "UUID", "PID", "STATE", "SINCE", "NICS"]);
     for guest in guests {
         let running = guest.state == "running";
         let state = shown(&guest.state);
         table.row([
             cell(shown(&guest.name)),
-            cell(guest.uuid),
+            told(guest.uuid),
             guest.pid.map_or(number(NONE), number),
             if running { good(&state) } else { warning(&state) },
-            cell(guest.since.map_or(NONE.to_owned(), |since| clock.full(since))),
+            cell(clock.maybe(guest.since)),
             number(guest.nics),
         ]);
     }
-    table.text()
+    table.folded(style).text()
 }

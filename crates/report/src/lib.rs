@@ -1,25 +1,43 @@
-//! What people and programs see: tables and JSON.
+//! What people and programs see: tables, JSON, CSV and explanations.
 //!
 //! This room turns what others know into text, and knows nothing itself: no files, no sockets, no
-//! terminal. Names come from outside and may hold anything, so a table never shows a control
+//! terminal. Names come from outside and may hold anything, so nothing for people shows a control
 //! character as it is.
 //!
-//! - [`trail_table`]: holdings, and the findings below them.
+//! - [`Sink`]: what a [`Filter`] asks for of a trail, as a table, JSON, JSON lines or CSV.
+//! - [`Explainer`]: the same in sentences, each with the lines that prove it.
+//! - [`trail_table`], [`findings_table`]: holdings and the findings below them; findings alone.
 //! - [`guest_table`], [`nic_table`]: the guests of this host, the interfaces of one.
 //! - [`json`]: any of them for programs.
+//! - [`warnings`], [`Stats`]: what could not be read, and what reading took.
 
 #![forbid(unsafe_code)]
 
+mod csv;
+mod explain;
+mod filter;
+mod findings;
+mod fold;
 mod guests;
+mod holdings;
 mod json;
 mod nics;
+mod sink;
+mod span;
+mod stats;
 mod style;
 mod table;
 mod text;
 mod trail;
+mod warnings;
 
+pub use explain::{Explainer, Explanation, Lines};
+pub use filter::{DeviceFilter, DeviceFilterError, Filter, Subject};
 pub use guests::{GuestRow, guest_table};
 pub use json::json;
 pub use nics::{DeviceRow, NicRow, nic_table};
+pub use sink::{Count, Format, Sink, Take, Told};
+pub use stats::Stats;
 pub use style::Style;
-pub use trail::trail_table;
+pub use trail::{findings_table, trail_table};
+pub use warnings::{Unreadable, warnings};

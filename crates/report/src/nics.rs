@@ -1,11 +1,11 @@
-use comfy_table::Cell;
+use compact_str::format_compact;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use taptrail_record::{Device, MacAddr};
 
 use crate::Style;
 use crate::style::Clock;
-use crate::table::{Plain, cell, good, number, warning};
+use crate::table::{Cell, Plain, cell, good, number, told, warning};
 use crate::text::{NONE, shown};
 
 /// An interface of a guest, with the devices that QEMU holds for it.
@@ -57,14 +57,14 @@ pub fn nic_table(nics: &[NicRow], style: &Style) -> String {
     let mut table = Plain::new(style, &header);
     for nic in nics {
         let mut left = vec![
-            cell(nic.mac),
+            told(nic.mac),
             cell(shown(&nic.backend)),
-            cell(nic.ifname.as_deref().map_or(NONE.to_owned(), shown)),
+            cell(nic.ifname.as_deref().map_or(NONE.into(), shown)),
             cell(shown(&nic.model)),
             number(nic.queues),
             cell(if nic.vhost { "yes" } else { "no" }),
             state(nic, &shown(&nic.state)),
-            cell(nic.since.map_or(NONE.to_owned(), |since| clock.full(since))),
+            cell(clock.maybe(nic.since)),
         ];
         let groups = grouped(&nic.devices);
         if groups.is_empty() {
@@ -74,10 +74,10 @@ pub fn nic_table(nics: &[NicRow], style: &Style) -> String {
         for (device, fds) in groups {
             let width = left.len();
             let rdev = device.rdev.map_or(NONE.to_owned(), |rdev| rdev.to_string());
-            let right = [cell(device.kind), cell(shown(&device.path)), cell(rdev), cell(fds)];
+            let right = [cell(device.kind.as_str()), cell(shown(&device.path)), cell(rdev), cell(fds)];
             table.row(left.into_iter().chain(right));
             // The interface is told once, beside its first device.
-            left = vec![cell(""); width];
+            left = (0..width).map(|_| cell("")).collect();
         }
     }
     if table.fits(style) { table.text() } else { stacked(nics, &clock, style) }
@@ -86,12 +86,12 @@ pub fn nic_table(nics: &[NicRow], style: &Style) -> String {
 /// The same in three columns of several lines each, for 80 columns.
 fn stacked(nics: &[NicRow], clock: &Clock, style: &Style) -> String {
     let header = ["MAC\nBACKEND\nMODEL", "STATE\nSINCE\nIFNAME QUEUES", "DEVICE\nPATH\nRDEV FDS"];
-    let mut table = Plain::folded(style, &header);
+    let mut table = Plain::new(style, &header);
     for nic in nics {
         let mut parts = Vec::from_iter(nic.ifname.as_deref().map(shown));
-        parts.push(format!("x{}", nic.queues));
-        parts.extend(nic.vhost.then(|| "vhost".to_owned()));
-        let since = nic.since.map_or(NONE.to_owned(), |since| clock.full(since));
+        parts.push(format_compact!("x{}", nic.queues));
+        parts.extend(nic.vhost.then(|| "vhost".into()));
+        let since = clock.maybe(nic.since);
         let device = |(device, fds): &(&Device, String)| {
             let rdev = device.rdev.map_or(String::new(), |rdev| format!("{rdev} "));
             format!("{}\n{}\n{rdev}{fds}", device.kind, shown(&device.path))
@@ -103,7 +103,7 @@ fn stacked(nics: &[NicRow], clock: &Clock, style: &Style) -> String {
             cell(devices.join("\n")),
         ]);
     }
-    table.text()
+    table.folded(style).text()
 }
 
 fn state(nic: &NicRow, text: &str) -> Cell {

@@ -1,5 +1,12 @@
+use compact_str::CompactString;
 use jiff::Timestamp;
+use jiff::civil::Date;
 use jiff::tz::TimeZone;
+
+use crate::text::NONE;
+
+/// How long the day and the blank after it are.
+const DAY: usize = "2026-11-23 ".len();
 
 /// How a table looks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,21 +30,46 @@ impl Clock {
     }
 
     /// Day and time, to the millisecond.
-    pub(crate) fn full(&self, time: Timestamp) -> String {
-        time.to_zoned_datetime(self.0.clone()).strftime("%F %T%.3f").to_string()
+    pub(crate) fn full(&self, time: Timestamp) -> CompactString {
+        let (text, _) = self.written(time);
+        text
     }
 
     /// The same, if it is known.
-    pub(crate) fn maybe(&self, time: Option<Timestamp>) -> String {
-        time.map_or(crate::text::NONE.to_owned(), |time| self.full(time))
+    pub(crate) fn maybe(&self, time: Option<Timestamp>) -> CompactString {
+        time.map_or(NONE.into(), |time| self.full(time))
     }
 
     /// The same, without the day when that is `since`'s.
-    pub(crate) fn after(&self, since: Option<Timestamp>, time: Option<Timestamp>) -> String {
-        let Some(time) = time else { return crate::text::NONE.to_owned() };
-        let Some(since) = since else { return self.full(time) };
-        let (since, then) = (since.to_zoned_datetime(self.0.clone()), time.to_zoned_datetime(self.0.clone()));
-        if since.date() == then.date() { then.strftime("%T%.3f").to_string() } else { self.full(time) }
+    pub(crate) fn after(&self, since: Option<Timestamp>, time: Option<Timestamp>) -> CompactString {
+        let Some(time) = time else { return NONE.into() };
+        let (mut text, day) = self.written(time);
+        if since.is_some_and(|since| self.0.to_datetime(since).date() == day) {
+            text.replace_range(..DAY, "");
+        }
+        text
+    }
+
+    /// A large table has many times, and this is most of its cost: no general formatting.
+    fn written(&self, time: Timestamp) -> (CompactString, Date) {
+        let then = self.0.to_datetime(time);
+        let mut text = *b"0000-00-00 00:00:00.000";
+        let mut put = |at: std::ops::Range<usize>, value: i16| {
+            let mut value = value.unsigned_abs();
+            for place in text[at].iter_mut().rev() {
+                *place += (value % 10).to_le_bytes()[0];
+                value /= 10;
+            }
+        };
+        put(0..4, then.year());
+        put(5..7, then.month().into());
+        put(8..10, then.day().into());
+        put(11..13, then.hour().into());
+        put(14..16, then.minute().into());
+        put(17..19, then.second().into());
+        put(20..23, then.millisecond());
+        let text = std::str::from_utf8(&text).map_or(NONE.into(), CompactString::new);
+        (text, then.date())
     }
 }
 

@@ -1,90 +1,216 @@
-use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table, presets};
+use std::fmt;
+
+use compact_str::{CompactString, ToCompactString as _};
+use unicode_width::UnicodeWidthStr as _;
 
 use crate::Style;
+use crate::fold::fold;
 
 /// Blanks between columns.
-const GAP: u16 = 2;
+const GAP: usize = 2;
+
+/// The narrowest that folding makes a column.
+const NARROWEST: usize = 8;
 
 /// A table without lines, as `ps` has: a header, and rows whose columns stand two blanks apart.
 #[derive(Debug)]
-pub(crate) struct Plain(Table);
+pub(crate) struct Plain {
+    /// Row by row, the header's first.
+    cells: Vec<Cell>,
+    /// Of each column, that of its widest cell.
+    widths: Vec<usize>,
+    color: bool,
+    /// Whether some cell has several lines.
+    tall: bool,
+}
+
+/// One cell: one or more lines, with one colour and one alignment.
+#[derive(Debug)]
+pub(crate) struct Cell {
+    text: CompactString,
+    /// In columns of a terminal.
+    width: usize,
+    right: bool,
+    ink: Ink,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ink {
+    Plain,
+    Bold,
+    Green,
+    Yellow,
+    Red,
+}
+
+impl Ink {
+    /// What switches it on, and off again.
+    fn escapes(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Plain => ("", ""),
+            Self::Bold => ("\x1b[1m", "\x1b[0m"),
+            Self::Green => ("\x1b[38;5;2m", "\x1b[39m"),
+            Self::Yellow => ("\x1b[38;5;3m", "\x1b[39m"),
+            Self::Red => ("\x1b[38;5;1m", "\x1b[39m"),
+        }
+    }
+}
 
 impl Plain {
-    /// A table as wide as its cells.
+    /// A table of as many columns as the header has names.
     pub(crate) fn new(style: &Style, header: &[&str]) -> Self {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING).force_no_tty();
-        table.set_content_arrangement(ContentArrangement::Disabled);
-        if style.color {
-            table.enforce_styling();
-        }
-        if !header.is_empty() {
-            table.set_header(header.iter().map(|name| Cell::new(name).add_attribute(Attribute::Bold)));
-        }
-        Self(table)
+        let mut table = Self::bare(style, header.len());
+        table.row(header.iter().map(|name| Cell { ink: Ink::Bold, ..cell(*name) }));
+        table
     }
 
-    /// A table that folds its cells into the style's width, if it has one.
-    pub(crate) fn folded(style: &Style, header: &[&str]) -> Self {
-        let Self(mut table) = Self::new(style, header);
-        if let Some(width) = style.width {
-            // The last column's gap is not shown.
-            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width.saturating_add(GAP));
-        }
-        Self(table)
+    /// A table without a header.
+    pub(crate) fn bare(style: &Style, columns: usize) -> Self {
+        Self { cells: Vec::new(), widths: vec![0; columns], color: style.color, tall: false }
     }
 
+    /// Adds a row. Cells beyond the columns are left out, and what is missing is empty.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
-        self.0.add_row(cells.into_iter().collect::<Vec<Cell>>());
+        let mut cells = cells.into_iter();
+        for width in &mut self.widths {
+            let cell = cells.next().unwrap_or_else(|| cell(""));
+            *width = (*width).max(cell.width);
+            self.tall |= cell.text.contains('\n');
+            self.cells.push(cell);
+        }
     }
 
     /// A row of several lines, and a free line below it.
     pub(crate) fn block(&mut self, cells: impl IntoIterator<Item = Cell>) {
         self.row(cells);
-        self.row([cell("")]);
+        self.row([]);
     }
 
     /// Whether it is no wider than the style's width.
     pub(crate) fn fits(&self, style: &Style) -> bool {
-        let widths = self.0.column_max_content_widths();
-        let all: usize = widths.into_iter().map(|width| usize::from(width + GAP)).sum();
-        style.width.is_none_or(|width| all <= usize::from(width.saturating_add(GAP)))
+        style.width.is_none_or(|width| self.width() <= usize::from(width))
     }
 
-    /// The lines, without blanks at their ends.
-    pub(crate) fn lines(mut self) -> Vec<String> {
-        for column in self.0.column_iter_mut() {
-            column.set_padding((0, GAP));
+    /// The widest columns are made narrower, and their cells folded, until the table fits the style's
+    /// width.
+    pub(crate) fn folded(mut self, style: &Style) -> Self {
+        let Some(most) = style.width.map(usize::from) else { return self };
+        let mut cap = self.widths.iter().copied().max().unwrap_or_default();
+        while self.width() > most && cap > NARROWEST {
+            cap -= 1;
+            self.widths.iter_mut().for_each(|width| *width = cap.min(*width));
         }
-        self.0.lines().map(|line| line.trim_end().to_owned()).collect()
+        let columns = self.widths.len();
+        for (at, cell) in self.cells.iter_mut().enumerate() {
+            let width = self.widths[at % columns];
+            if cell.width > width {
+                let lines: Vec<_> = cell.text.lines().flat_map(|line| fold(line, width)).collect();
+                cell.text = lines.join("\n").into();
+                cell.width = width;
+                self.tall = true;
+            }
+        }
+        self
     }
 
-    /// All lines, each ended; free ones at the end are left out.
-    pub(crate) fn text(self) -> String {
-        let mut lines = self.lines();
-        while lines.last().is_some_and(String::is_empty) {
-            lines.pop();
+    /// The lines, without blanks at their ends; for each row as many as its tallest cell has.
+    pub(crate) fn text(&self) -> String {
+        let mut text =
+            String::with_capacity(self.cells.len() / self.widths.len().max(1) * (self.width() + 1));
+        for row in self.cells.chunks(self.widths.len().max(1)) {
+            self.write_row(row, &mut text);
         }
-        lines.into_iter().flat_map(|line| [line, "\n".to_owned()]).collect()
+        // Free lines at the end are left out.
+        text.truncate(text.trim_end_matches('\n').len());
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text
+    }
+
+    /// The rows one by one, each with its lines.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = String> {
+        self.cells.chunks(self.widths.len().max(1)).map(|row| {
+            let mut text = String::new();
+            self.write_row(row, &mut text);
+            text
+        })
+    }
+
+    fn width(&self) -> usize {
+        self.widths.iter().map(|width| width + GAP).sum::<usize>().saturating_sub(GAP)
+    }
+
+    fn write_row(&self, row: &[Cell], text: &mut String) {
+        if !self.tall {
+            self.write_line(row.iter().map(|cell| (cell, cell.text.as_str(), cell.width)), text);
+            return;
+        }
+        let height = row.iter().map(|cell| cell.text.lines().count()).max().unwrap_or_default();
+        let mut cells: Vec<_> = row.iter().map(|cell| (cell, cell.text.lines())).collect();
+        for _ in 0..height.max(1) {
+            let parts = cells.iter_mut().map(|(cell, lines)| (*cell, lines.next().unwrap_or_default()));
+            self.write_line(parts.map(|(cell, part)| (cell, part, columns(part))), text);
+        }
+    }
+
+    fn write_line<'a>(&self, parts: impl Iterator<Item = (&'a Cell, &'a str, usize)>, text: &mut String) {
+        for ((cell, part, width), column) in parts.zip(&self.widths) {
+            let blanks = column.saturating_sub(width);
+            let (on, off) = if self.color { cell.ink.escapes() } else { ("", "") };
+            text.push_str(on);
+            if cell.right {
+                pad(text, blanks);
+                text.push_str(part);
+                pad(text, GAP);
+            } else {
+                text.push_str(part);
+                pad(text, blanks + GAP);
+            }
+            text.push_str(off);
+        }
+        text.truncate(text.trim_end_matches(' ').len());
+        text.push('\n');
     }
 }
 
-pub(crate) fn cell(text: impl ToString) -> Cell {
-    Cell::new(text)
+fn pad(text: &mut String, mut blanks: usize) {
+    const MANY: &str = "                                ";
+    while blanks > MANY.len() {
+        text.push_str(MANY);
+        blanks -= MANY.len();
+    }
+    text.push_str(&MANY[..blanks]);
 }
 
-pub(crate) fn number(value: impl ToString) -> Cell {
-    Cell::new(value).set_alignment(CellAlignment::Right)
+/// How many columns of a terminal a line takes.
+fn columns(line: &str) -> usize {
+    if line.is_ascii() { line.len() } else { line.width() }
+}
+
+pub(crate) fn cell(text: impl Into<CompactString>) -> Cell {
+    let text = text.into();
+    let width = text.lines().map(columns).max().unwrap_or_default();
+    Cell { text, width, right: false, ink: Ink::Plain }
+}
+
+/// As [`cell`], of anything that can be shown.
+pub(crate) fn told(value: impl fmt::Display) -> Cell {
+    cell(value.to_compact_string())
+}
+
+pub(crate) fn number(value: impl fmt::Display) -> Cell {
+    Cell { right: true, ..told(value) }
 }
 
 pub(crate) fn good(text: &str) -> Cell {
-    Cell::new(text).fg(Color::DarkGreen)
+    Cell { ink: Ink::Green, ..cell(text) }
 }
 
 pub(crate) fn warning(text: &str) -> Cell {
-    Cell::new(text).fg(Color::DarkYellow)
+    Cell { ink: Ink::Yellow, ..cell(text) }
 }
 
 pub(crate) fn bad(text: &str) -> Cell {
-    Cell::new(text).fg(Color::DarkRed)
+    Cell { ink: Ink::Red, ..cell(text) }
 }

@@ -1,5 +1,7 @@
 //! The arguments, as clap reads them.
 
+mod questions;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,12 +11,16 @@ use taptrail_guest::{AuditMode, Dirs};
 use taptrail_record::MacAddr;
 use uuid::Uuid;
 
+pub(crate) use self::questions::{
+    Explain, Findings, Output, Page, Selection, Sources, Target, Times, Trail, Who,
+};
+
 /// Opens raw network devices for QEMU guests, hands them over, takes them back, and keeps an
 /// audit trail that says definitively which device was opened, granted and released.
 #[derive(Debug, Parser)]
 #[command(name = "taptrail", version, propagate_version = true, arg_required_else_help = true)]
 #[command(
-    after_help = "Exit codes: 0 done; 1 not done; 2 unusable arguments or input; 3 the guest did not answer in time.\n`taptrail run` in the foreground ends with QEMU's own exit code."
+    after_help = "Exit codes: 0 done; 1 not done, or of `findings`, that there are some; 2 unusable arguments or input; 3 the guest did not answer in time.\n`taptrail run` in the foreground ends with QEMU's own exit code."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -69,8 +75,14 @@ pub(crate) enum Command {
     List(List),
     /// Show a guest's interfaces and the devices that QEMU holds for them
     Nics(Nics),
-    /// Show who held which device when, from this host's ledger
+    /// Show which guest held which device when
     Trail(Trail),
+    /// Show who held a device, or the devices of a MAC
+    Who(Who),
+    /// Explain what is told of an interface or guest, line by line
+    Explain(Explain),
+    /// Show where a trail is wrong, incomplete or worth a look
+    Findings(Findings),
 }
 
 const SPEC_HELP: &str = "An interface: bridge=BR | tap=NAME | macvtap=LOWER[,mode=bridge|vepa|private|passthru], and \
@@ -227,25 +239,6 @@ pub(crate) struct Nics {
     /// Answer with JSON
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Trail {
-    /// How to show it
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    pub(crate) format: Format,
-
-    /// Show times in UTC
-    #[arg(long)]
-    pub(crate) utc: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
-    /// For people
-    Table,
-    /// For programs: one object with holdings, findings and input
-    Json,
 }
 
 /// `30s`, `500ms`, `1m 30s`.

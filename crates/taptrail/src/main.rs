@@ -1,6 +1,6 @@
 //! The command line of taptrail: arguments in, exit code out, and nothing else.
 //!
-//! Exit codes: 0 done; 1 not done; 2 the arguments or the input can't be used; 3 the guest did not
+//! Exit codes: 0 done; 1 not done, or of `findings`, that there are some; 2 the arguments or the input can't be used; 3 the guest did not
 //! answer in time. `taptrail run` in the foreground ends with QEMU's own code (128 + N when
 //! signal N ended it).
 
@@ -11,8 +11,9 @@ mod cli;
 mod guest;
 mod list;
 mod output;
+mod questions;
+mod reading;
 mod run;
-mod trail;
 
 use std::process::ExitCode;
 
@@ -34,7 +35,10 @@ fn main() -> ExitCode {
         Command::Stop(arguments) => guest::stop(&arguments, &dirs),
         Command::List(arguments) => list::list(&arguments, &dirs),
         Command::Nics(arguments) => guest::nics(&arguments, &dirs),
-        Command::Trail(arguments) => trail::trail(&arguments, &dirs),
+        Command::Trail(arguments) => questions::trail(&arguments, &dirs),
+        Command::Who(arguments) => questions::who(&arguments, &dirs),
+        Command::Explain(arguments) => questions::explain(&arguments, &dirs),
+        Command::Findings(arguments) => questions::findings(&arguments, &dirs),
     };
     match done {
         Ok(code) => code,

@@ -1,6 +1,6 @@
 //! Standard output and error: what is said, to whom, and with which exit code.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
 use taptrail_report::Style;
@@ -22,14 +22,17 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// The exit code of arguments or input that can't be used.
+    pub(crate) const INPUT: u8 = 2;
+
     /// The arguments or the input can't be used.
     pub(crate) fn input(error: impl Into<anyhow::Error>) -> Self {
-        Self { code: 2, rendered: None, error: error.into() }
+        Self { code: Self::INPUT, rendered: None, error: error.into() }
     }
 
     /// As [`input`](Self::input), with a text that points at the place.
     pub(crate) fn pointing(error: impl Into<anyhow::Error>, rendered: String) -> Self {
-        Self { code: 2, rendered: Some(rendered), error: error.into() }
+        Self { code: Self::INPUT, rendered: Some(rendered), error: error.into() }
     }
 
     /// The guest did not answer in time.
@@ -68,6 +71,11 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         Self { code: 1, rendered: None, error: error.into() }
     }
+}
+
+/// Standard output, for an answer that is written as it comes.
+pub(crate) fn stdout() -> impl Write {
+    BufWriter::with_capacity(64 * 1024, io::stdout())
 }
 
 /// Writes to standard output. A reader that has gone has read enough.

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use taptrail_record::{Device, DeviceKind, MacAddr};
 
 use crate::entry::Claim;
+use crate::kernel_opens::Seen;
 use crate::{Certainty, EndedBy, Holding, Proof, State};
 
 /// A holding in the making: one device of one operation, whose end is not yet told.
@@ -17,9 +18,23 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
+    /// A tap has no more queues (`MAX_TAP_QUEUES`, linux/if_tap.h and drivers/net/tun.c).
+    const MOST_QUEUES: usize = 256;
+
     /// A device just opened.
-    pub(crate) fn opened(entry: &Claim<'_>, mac: MacAddr, device: &Device, queue: Option<u32>) -> Self {
-        Self { holding: holding(entry, mac, device, State::NeverGranted), open: vec![queue], closed: None }
+    pub(crate) fn opened(entry: &Claim<'_>, opened: &Opened<'_>) -> Self {
+        let mut holding = holding(entry, opened.mac, opened.device, State::NeverGranted, opened.seen);
+        if let (None, Some(seen)) = (opened.queue, opened.seen) {
+            holding.queues = seen.opens.max(1);
+        }
+        Self { holding, open: vec![opened.queue], closed: None }
+    }
+
+    /// What a guest has had since before the trail begins: of it only the interface is known.
+    pub(crate) fn from_before(entry: &Claim<'_>, mac: MacAddr) -> Self {
+        let mut holding = holding(entry, mac, &Device::new("?", None, None), State::Held, None);
+        (holding.queues, holding.opened, holding.certainty) = (0, None, Certainty::Inferred);
+        Self { holding, open: vec![None], closed: None }
     }
 
     /// Whether some open(2) of it is not closed.
@@ -29,7 +44,7 @@ impl Draft {
 
     /// Whether QEMU got it.
     pub(crate) fn is_granted(&self) -> bool {
-        self.holding.granted.is_some()
+        self.holding.state == State::Held
     }
 
     /// Whether its writer names queues, and so will name the end of each.
@@ -42,7 +57,7 @@ impl Draft {
     pub(crate) fn excludes(&self, device: &Device, queue: Option<u32>) -> bool {
         let again = self.has(&device.path, queue);
         let backend = self.is_backend() && device.kind != DeviceKind::VhostNet;
-        !self.takes(device, queue) && (again || backend)
+        !self.takes(device, queue) && (again || backend || self.open.len() >= Self::MOST_QUEUES)
     }
 
     /// Whether this is what the guest's frames pass through, rather than the kernel's accelerator
@@ -53,13 +68,32 @@ impl Draft {
 
     /// Whether another queue of the very same device is told.
     pub(crate) fn takes(&self, device: &Device, queue: Option<u32>) -> bool {
-        queue.is_some() && !self.open.contains(&queue) && same(&self.holding.device, device)
+        queue.is_some()
+            && self.open.len() < Self::MOST_QUEUES
+            && !self.open.contains(&queue)
+            && same(&self.holding.device, device)
     }
 
-    pub(crate) fn add(&mut self, entry: &Claim<'_>, queue: Option<u32>) {
-        self.open.push(queue);
+    pub(crate) fn add(&mut self, entry: &Claim<'_>, opened: &Opened<'_>) {
+        self.open.push(opened.queue);
         self.holding.queues += 1;
+        if let Some(seen) = opened.seen {
+            seen.proof.iter().for_each(|proof| self.prove(proof));
+        }
         self.prove(&entry.proof());
+    }
+
+    /// The kernel's own event of it was read after its record.
+    pub(crate) fn seen_late(&mut self, seen: Seen) {
+        if let Some(device) = seen.device {
+            self.holding.device = device;
+        }
+        seen.proof.iter().for_each(|proof| self.prove(proof));
+    }
+
+    /// How many open(2)s the kernel saw for it can't be told after all.
+    pub(crate) fn uncount(&mut self) {
+        self.holding.queues = u32::try_from(self.open.len()).unwrap_or(u32::MAX).max(1);
     }
 
     pub(crate) fn has(&self, path: &str, queue: Option<u32>) -> bool {
@@ -105,9 +139,11 @@ impl Draft {
     /// Parts one queue from the others; none when it was the only one.
     pub(crate) fn split(&mut self, queue: Option<u32>) -> Self {
         let queue = self.take(queue);
-        self.holding.queues -= 1;
+        // libvirt's one record may stand for several queues.
+        let queues = if self.open.is_empty() { self.holding.queues } else { 1 };
+        self.holding.queues -= queues;
         let mut holding = self.holding.clone();
-        holding.queues = 1;
+        holding.queues = queues;
         Self { holding, open: vec![queue], closed: None }
     }
 
@@ -137,10 +173,10 @@ impl Draft {
         let holding = &mut self.holding;
         holding.ended_by = match (closed, cause) {
             // Its end was seen before the guest or host came back, so that did not cause it.
-            (true, EndedBy::Restart | EndedBy::Reboot) => Some(EndedBy::Close),
-            (true, _) if holding.granted.is_none() => Some(EndedBy::Close),
+            (true, EndedBy::Restart | EndedBy::Reboot | EndedBy::PidReused) => Some(EndedBy::Close),
+            (true, _) if holding.state != State::Held => Some(EndedBy::Close),
             (true, cause) => Some(cause),
-            (false, _) if holding.granted.is_none() => None,
+            (false, _) if holding.state != State::Held => None,
             (false, cause) => Some(cause),
         };
         if !closed && holding.certainty == Certainty::Definitive {
@@ -149,7 +185,7 @@ impl Draft {
         if closed {
             holding.released = self.closed;
         }
-        if holding.granted.is_some() {
+        if holding.state == State::Held {
             holding.state = State::Released;
             holding.released = holding.released.or(at.map(|at| at.time));
         }
@@ -164,17 +200,31 @@ impl Draft {
     }
 }
 
-/// The holding of an open(2) that failed: over as soon as it is told.
-pub(crate) fn failed(entry: &Claim<'_>, mac: MacAddr, device: &Device) -> Holding {
-    holding(entry, mac, device, State::OpenFailed)
+/// One open(2), as a record tells it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Opened<'a> {
+    pub(crate) mac: MacAddr,
+    pub(crate) device: &'a Device,
+    pub(crate) queue: Option<u32>,
+    /// What the kernel itself saw of it, where rules ask it to tell.
+    pub(crate) seen: Option<&'a Seen>,
 }
 
-fn holding(entry: &Claim<'_>, mac: MacAddr, device: &Device, state: State) -> Holding {
+/// The holding of an open(2) that failed: over as soon as it is told.
+pub(crate) fn failed(entry: &Claim<'_>, opened: &Opened<'_>) -> Holding {
+    holding(entry, opened.mac, opened.device, State::OpenFailed, opened.seen)
+}
+
+fn holding(entry: &Claim<'_>, mac: MacAddr, device: &Device, state: State, seen: Option<&Seen>) -> Holding {
+    // Most have an open, a grant and an end.
+    let mut proof = Vec::with_capacity(4);
+    proof.extend(seen.into_iter().flat_map(|seen| seen.proof.iter().cloned()));
+    proof.push(entry.proof());
     Holding {
         host: Arc::clone(&entry.host),
         guest: entry.record.guest.clone(),
         mac,
-        device: device.clone(),
+        device: seen.and_then(|seen| seen.device.as_ref()).unwrap_or(device).clone(),
         queues: 1,
         opened: Some(entry.time),
         granted: None,
@@ -183,7 +233,7 @@ fn holding(entry: &Claim<'_>, mac: MacAddr, device: &Device, state: State) -> Ho
         ended_by: None,
         certainty: Certainty::Definitive,
         pid: None,
-        proof: vec![entry.proof()],
+        proof,
     }
 }
 

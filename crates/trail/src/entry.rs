@@ -27,7 +27,7 @@ pub struct Entry {
 }
 
 /// What one line or row tells.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Content {
     /// A record of a guest or of a network device of its.
     Record(Record),

@@ -31,11 +31,11 @@ pub struct Finding {
 }
 
 macro_rules! kinds {
-    ($($(#[$doc:meta])+ $kind:ident = $word:literal,)+) => {
+    ($($(#[doc = $doc:literal])+ $kind:ident = $word:literal,)+) => {
         /// What sort of place a [`Finding`] is.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         pub enum FindingKind {
-            $($(#[$doc])+ #[serde(rename = $word)] $kind,)+
+            $($(#[doc = $doc])+ #[serde(rename = $word)] $kind,)+
         }
 
         impl FindingKind {
@@ -46,6 +46,13 @@ macro_rules! kinds {
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$kind => $word,)+
+                }
+            }
+
+            /// One sentence that says what it is.
+            pub fn summary(self) -> &'static str {
+                match self {
+                    $(Self::$kind => concat!($($doc),+).trim_ascii_start(),)+
                 }
             }
         }
@@ -83,4 +90,24 @@ kinds! {
     ReleaseByRestart = "release-by-restart",
     /// A host started anew with no stop of its guests: what they held ended unseen.
     ReleaseByReboot = "release-by-reboot",
+    /// A device must be given up, and no record tells its end.
+    NeverReleased = "never-released",
+    /// One of a guest's interfaces with one MAC was unplugged, and nothing tells which.
+    AmbiguousRelease = "ambiguous-release",
+    /// Two running interfaces of one host have one MAC.
+    DuplicateMac = "duplicate-mac",
+    /// QEMU got a device whose number no record tells.
+    UnknownDeviceNumber = "unknown-device-number",
+    /// The kernel saw a device opened, and no record admits it.
+    UnauditedOpen = "unaudited-open",
+    /// A guest's manager could not send a record: the audit never saw it.
+    RecordNotSent = "record-not-sent",
+    /// A record lost its end: how its operation ended is unknown.
+    TruncatedRecord = "truncated-record",
+    /// The audit log lacks a record that another source has.
+    SerialGap = "serial-gap",
+    /// Another process than before speaks for a running guest: its manager started anew.
+    DaemonRestarted = "daemon-restarted",
+    /// A program that knows no guests writes `VIRT_CONTROL` records.
+    ForeignControl = "foreign-control",
 }

@@ -1,31 +1,35 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use taptrail_record::{Device, MacAddr};
+use taptrail_record::{Device, GuestId, MacAddr};
 
-use crate::draft::{self, Draft};
+use crate::draft::{self, Draft, Opened};
 use crate::entry::Claim;
+use crate::interface::Interface;
 use crate::operation::{Operation, Phase};
-use crate::out::{Out, named, whose, why};
+use crate::out::{Out, Whose, named, whose, why};
 use crate::{Certainty, EndedBy, FindingKind, Proof};
 
-/// One guest on one host, as far as it is alive. What is told of its interfaces is here, what is told
-/// of it as a whole in [`crate::life`].
-#[derive(Debug, Default)]
+/// One guest on one host under one daemon, as far as it is alive. What is told of its interfaces is
+/// here, what is told of it as a whole in [`crate::life`].
+#[derive(Debug)]
 pub(crate) struct Guest {
+    pub(crate) host: Arc<str>,
+    pub(crate) id: GuestId,
+    /// The process that speaks for it: a daemon or a supervisor.
+    pub(crate) writer: Option<u32>,
+    /// Whether it stands beside another life of the same guest, and which of the two goes on is not
+    /// told yet.
+    pub(crate) tentative: bool,
     /// Whether it is known to run: then a start is a new life.
     pub(crate) running: bool,
+    /// Whether the trail has this life from its start.
+    pub(crate) from_start: bool,
     pub(crate) pid: Option<u32>,
-    pub(crate) interfaces: BTreeMap<MacAddr, Vec<Operation>>,
-    pub(crate) unplugged: Option<Unplugged>,
-}
-
-/// What libvirt's detach record ended, as long as the very next may be an attach of the same: a
-/// change of bridge is told so, and nothing ended at all.
-#[derive(Debug)]
-pub(crate) struct Unplugged {
-    mac: MacAddr,
-    operation: Operation,
-    at: Proof,
+    pub(crate) interfaces: BTreeMap<MacAddr, Interface>,
+    /// libvirt's detach record, as long as the very next may be an attach of the same: a change of
+    /// bridge is told so, and nothing ended at all.
+    unplugged: Option<(MacAddr, Proof)>,
 }
 
 /// The two ways in which QEMU gets an interface.
@@ -35,40 +39,62 @@ pub(crate) enum By {
     Attach,
 }
 
+/// How many MACs of one guest are followed: QEMU has not as many slots.
+const MOST_INTERFACES: usize = 4096;
+
 impl Guest {
-    pub(crate) fn opened(
-        &mut self,
-        entry: &Claim<'_>,
-        mac: MacAddr,
-        device: &Device,
-        queue: Option<u32>,
-        out: &mut Out,
-    ) {
-        self.settle_unplugged(out);
-        let operations = self.interfaces.entry(mac).or_default();
-        for operation in operations.iter_mut() {
-            // Nobody said why these were closed, and now the interface's next life begins.
-            operation.end_closed(EndedBy::Close, None, out);
+    pub(crate) fn new(entry: &Claim<'_>, tentative: bool) -> Self {
+        Self {
+            host: Arc::clone(&entry.host),
+            id: entry.record.guest.clone(),
+            writer: entry.writer,
+            tentative,
+            running: false,
+            from_start: false,
+            pid: None,
+            interfaces: BTreeMap::new(),
+            unplugged: None,
         }
-        current(operations, |operation| operation.takes(device, queue))
-            .opened(entry, mac, device, queue, out);
     }
 
-    pub(crate) fn open_failed(
-        &mut self,
-        entry: &Claim<'_>,
-        mac: MacAddr,
-        device: &Device,
-        queue: Option<u32>,
-        out: &mut Out,
-    ) {
+    /// The interface with this MAC, told of for the first time or again.
+    pub(crate) fn interface(&mut self, mac: MacAddr, out: &mut Out) -> &mut Interface {
+        if self.interfaces.len() >= MOST_INTERFACES && !self.interfaces.contains_key(&mac) {
+            if let Some((mac, one)) = self.interfaces.pop_first() {
+                out.unlist(mac, one.listed);
+                let drafts = one.operations.into_iter().flat_map(Operation::into_drafts);
+                drafts.for_each(|draft| out.as_it_stands(draft));
+            }
+        }
+        self.interfaces.entry(mac).or_default()
+    }
+
+    pub(crate) fn opened(&mut self, entry: &Claim<'_>, opened: &Opened<'_>, out: &mut Out) {
         self.settle_unplugged(out);
-        out.holdings.push(draft::failed(entry, mac, device));
-        let text = format!("The open of {} for {mac} failed{}", named(device), why(entry));
-        out.say(FindingKind::OpenFailed, entry, text);
-        let operations = self.interfaces.entry(mac).or_default();
-        current(operations, |operation| operation.phase == Phase::Opening)
-            .open_failed(entry, device, queue, out);
+        let interface = self.interface(opened.mac, out);
+        // Nobody said why these were closed, and now the interface's next life begins.
+        interface.end_closed(EndedBy::Close, None, out);
+        interface
+            .current(|operation| operation.takes(opened.device, opened.queue), out)
+            .opened(entry, opened, out);
+    }
+
+    pub(crate) fn open_failed(&mut self, entry: &Claim<'_>, opened: &Opened<'_>, out: &mut Out) {
+        self.settle_unplugged(out);
+        let holding = draft::failed(entry, opened);
+        let (mac, device) = (opened.mac, named(opened.device));
+        let text = match opened.seen {
+            Some(_) => {
+                format!("A step after the open of {device} for {mac} failed: the kernel had opened it")
+            }
+            None => format!("The open of {device} for {mac} failed{}", why(entry)),
+        };
+        match opened.seen {
+            Some(_) => out.of(FindingKind::OpenFailed, &holding, text),
+            None => out.say(FindingKind::OpenFailed, entry, text),
+        }
+        out.holdings.push(holding);
+        self.interface(mac, out).current(Operation::takes_failed, out).open_failed(entry, opened, out);
     }
 
     /// QEMU got an interface. `told` is QEMU's pid in the record itself, which only a writer gives that
@@ -81,47 +107,64 @@ impl Guest {
         told: Option<u32>,
         out: &mut Out,
     ) {
-        match by {
-            By::Start if self.running => self.restart(entry, out),
-            By::Start => {}
-            By::Attach => self.running = true,
-        }
         let (phase, pid) = match by {
-            // The pid known so far is that of an earlier life.
-            By::Start => (Phase::Booted, told),
-            By::Attach => (Phase::Granted, told.or(self.pid)),
+            By::Start => {
+                if self.running {
+                    self.restart(entry, out);
+                }
+                self.from_start = true;
+                // The pid known so far is that of an earlier life.
+                (Phase::Booted, told)
+            }
+            By::Attach => {
+                self.running = true;
+                self.pid = told.or(self.pid);
+                (Phase::Granted, self.pid)
+            }
         };
         let certainty = if told.is_some() { Certainty::Definitive } else { Certainty::Inferred };
-        let operations = self.interfaces.entry(mac).or_default();
-        if let Some(at) = next(operations, by) {
-            operations[at].grant(phase, entry, pid, certainty);
+        let interface = self.interface(mac, out);
+        let opening = match by {
+            By::Start => interface.first_opening(),
+            By::Attach => interface.last_opening(),
+        };
+        if let Some(at) = opening {
+            interface.operations[at].grant(phase, entry, pid, certainty);
             if by == By::Attach {
+                interface.operations[at].tell_unknown(out);
                 // Tries before it, of which no record tells the end.
-                for given_up in operations.extract_if(..at, |operation| operation.phase == Phase::Opening) {
+                let given_up = |operation: &mut Operation| operation.phase == Phase::Opening;
+                for given_up in interface.operations.extract_if(..at, given_up) {
                     given_up.end(EndedBy::Close, None, out);
                 }
             }
             return self.settle_unplugged(out);
         }
-        match self.unplugged.take_if(|unplugged| by == By::Attach && unplugged.mac == mac) {
-            Some(Unplugged { mut operation, at, .. }) => {
-                operation.prove(&at);
+        if let Some((_, detached)) =
+            self.unplugged.take_if(|(unplugged, _)| by == By::Attach && *unplugged == mac)
+        {
+            return self.reattached(entry, mac, &detached, out);
+        }
+        let interface = self.interface(mac, out);
+        if by == By::Start || interface.plugged() == 0 {
+            interface.operations.push(Operation::bare(phase));
+        }
+        let text = format!("QEMU got {mac}, and no open of a device is told for it");
+        out.say(FindingKind::GrantWithoutOpen, entry, text);
+        self.settle_unplugged(out);
+    }
+
+    /// The interface that was told as unplugged never was.
+    fn reattached(&mut self, entry: &Claim<'_>, mac: MacAddr, detached: &Proof, out: &mut Out) {
+        for operation in &mut self.interface(mac, out).operations {
+            if operation.is_held() {
+                operation.prove(detached);
                 operation.prove(&entry.proof());
-                operations.push(operation);
-                let text = format!(
-                    "{mac} was unplugged and plugged in again with no open between: QEMU kept its devices"
-                );
-                out.say(FindingKind::ReattachedWithoutOpen, entry, text);
-            }
-            None => {
-                if by == By::Start {
-                    operations.push(Operation::new(phase));
-                }
-                let text = format!("QEMU got {mac}, and no open of a device is told for it");
-                out.say(FindingKind::GrantWithoutOpen, entry, text);
-                self.settle_unplugged(out);
             }
         }
+        let text =
+            format!("{mac} was unplugged and plugged in again with no open between: QEMU kept its devices");
+        out.say(FindingKind::ReattachedWithoutOpen, entry, text);
     }
 
     /// QEMU did not get an interface.
@@ -131,8 +174,13 @@ impl Guest {
             By::Attach => (FindingKind::AttachFailed, "plugged in"),
         };
         out.say(kind, entry, format!("{mac} could not be {what}{}", why(entry)));
-        let Some(operations) = self.interfaces.get_mut(&mac) else { return };
-        let Some(at) = next(operations, by) else { return };
+        let Some(interface) = self.interfaces.get_mut(&mac) else { return };
+        let opening = match by {
+            By::Start => interface.first_opening(),
+            By::Attach => interface.last_opening(),
+        };
+        let Some(at) = opening else { return };
+        let operations = &mut interface.operations;
         if operations[at].closes_follow() {
             operations[at].phase = Phase::Refused;
             operations[at].prove(&entry.proof());
@@ -146,58 +194,49 @@ impl Guest {
         self.running = true;
         let cause = if forced { EndedBy::Revoke } else { EndedBy::Detach };
         let proof = entry.proof();
-        let operations = self.interfaces.entry(mac).or_default();
-        if operations.iter().any(Operation::awaits_cause) {
-            for operation in operations.extract_if(.., |operation| operation.awaits_cause()) {
+        let from_start = self.from_start;
+        let interface = self.interface(mac, out);
+        if interface.operations.iter().any(Operation::awaits_cause) {
+            for operation in interface.operations.extract_if(.., |operation| operation.awaits_cause()) {
                 operation.end(cause, Some(&proof), out);
             }
             return;
         }
-        let held = operations.iter().filter(|operation| operation.is_held()).count();
-        let Some(first) = operations.iter().position(Operation::is_held) else {
-            let text = format!("{mac} was unplugged, and no record shows it plugged in");
-            return out.say(FindingKind::DetachWithoutGrant, entry, text);
-        };
-        if held > 1 {
-            let alike = operations.iter_mut().filter(|operation| operation.is_held());
-            alike
-                .flat_map(|operation| &mut operation.drafts)
-                .for_each(|draft| draft.doubt(Certainty::Ambiguous));
+        if interface.count_detachable() == 0 {
+            if from_start {
+                let text = format!("{mac} was unplugged, and no record shows it plugged in");
+                return out.say(FindingKind::DetachWithoutGrant, entry, text);
+            }
+            interface.operations.push(Operation::from_before(Draft::from_before(entry, mac)));
         }
-        let operation = operations.remove(first);
-        if held > 1 || forced {
-            operation.end(cause, Some(&proof), out);
-        } else {
-            self.unplugged = Some(Unplugged { mac, operation, at: proof });
+        if !forced {
+            self.unplugged = Some((mac, proof));
+        } else if let Some(interface) = self.interfaces.get_mut(&mac) {
+            let whose = Whose { host: &self.host, guest: &self.id };
+            interface.release(whose, mac, cause, &proof, out);
         }
     }
 
     pub(crate) fn detach_failed(&mut self, entry: &Claim<'_>, mac: MacAddr, out: &mut Out) {
         self.settle_unplugged(out);
         out.say(FindingKind::DetachFailed, entry, format!("{mac} could not be unplugged{}", why(entry)));
-        for operation in self.interfaces.entry(mac).or_default() {
-            operation.end_closed(EndedBy::Close, Some(&entry.proof()), out);
+        if let Some(interface) = self.interfaces.get_mut(&mac) {
+            interface.end_closed(EndedBy::Close, Some(&entry.proof()), out);
         }
     }
 
     /// After a failed attach QEMU still holds a device.
-    pub(crate) fn kept(
-        &mut self,
-        entry: &Claim<'_>,
-        mac: MacAddr,
-        device: &Device,
-        queue: Option<u32>,
-        pid: Option<u32>,
-        out: &mut Out,
-    ) {
+    pub(crate) fn kept(&mut self, entry: &Claim<'_>, opened: &Opened<'_>, pid: Option<u32>, out: &mut Out) {
         self.settle_unplugged(out);
+        let Opened { mac, device, queue, .. } = *opened;
         let text = format!("QEMU still holds {}, which it got for {mac}", named(device));
         out.say(FindingKind::AttachFailed, entry, text);
-        let operations = self.interfaces.entry(mac).or_default();
-        let Some((operation, draft)) = find(operations, device, queue) else {
+        let pid = pid.or(self.pid);
+        let interface = self.interface(mac, out);
+        let Some((operation, draft)) = interface.find(device, queue) else {
             return unmatched(entry, out);
         };
-        let Operation { phase, drafts, .. } = &mut operations[operation];
+        let Operation { phase, drafts, .. } = &mut interface.operations[operation];
         if drafts[draft].is_granted() {
             return drafts[draft].prove(&entry.proof());
         }
@@ -210,76 +249,72 @@ impl Guest {
                 out.end(rest, EndedBy::Close, None);
             }
         }
-        kept.grant(entry, pid.or(self.pid), Certainty::Definitive);
+        kept.grant(entry, pid, Certainty::Definitive);
         match drafts.iter_mut().find(|other| other.is_granted() && other.takes(device, queue)) {
             Some(other) => other.join(kept),
             None => drafts.push(kept),
         }
     }
 
-    pub(crate) fn closed(
-        &mut self,
-        entry: &Claim<'_>,
-        mac: MacAddr,
-        device: &Device,
-        queue: Option<u32>,
-        out: &mut Out,
-    ) {
+    pub(crate) fn closed(&mut self, entry: &Claim<'_>, opened: &Opened<'_>, out: &mut Out) {
         self.settle_unplugged(out);
-        let operations = self.interfaces.entry(mac).or_default();
-        let Some((operation, draft)) = find(operations, device, queue) else {
+        let interface = self.interface(opened.mac, out);
+        let Some((operation, draft)) = interface.find(opened.device, opened.queue) else {
             return unmatched(entry, out);
         };
-        let drafts = &mut operations[operation].drafts;
-        drafts[draft].close(entry, queue);
+        let drafts = &mut interface.operations[operation].drafts;
+        drafts[draft].close(entry, opened.queue);
         if !drafts[draft].is_open() && !drafts[draft].is_granted() {
             out.end(drafts.remove(draft), EndedBy::Close, None);
         }
     }
 
+    /// Whether a record that names a device means one of this guest's.
+    pub(crate) fn knows(&self, mac: MacAddr, device: &Device, queue: Option<u32>) -> bool {
+        self.interfaces.get(&mac).is_some_and(|interface| interface.find(device, queue).is_some())
+    }
+
+    /// The record by which QEMU got an interface that it has.
+    pub(crate) fn grant_of(&self, mac: MacAddr) -> Option<&Proof> {
+        let operations = &self.interfaces.get(&mac)?.operations;
+        let drafts = operations.iter().filter(|operation| operation.is_plugged()).flat_map(|o| &o.drafts);
+        drafts.filter_map(|draft| draft.holding.proof.last()).next()
+    }
+
     /// Nothing about the guest's interfaces is left to wait for.
-    pub(crate) fn is_idle(&mut self) -> bool {
-        self.interfaces.retain(|_, operations| {
-            operations.retain(|operation| !operation.is_over() || operation.phase == Phase::Booted);
-            !operations.is_empty()
-        });
+    pub(crate) fn is_idle(&self) -> bool {
         self.interfaces.is_empty() && self.unplugged.is_none() && !self.running
     }
 
     /// What was unplugged did end: no attach followed at once.
     pub(crate) fn settle_unplugged(&mut self, out: &mut Out) {
-        if let Some(Unplugged { operation, at, .. }) = self.unplugged.take() {
-            operation.end(EndedBy::Detach, Some(&at), out);
+        let Some((mac, at)) = self.unplugged.take() else { return };
+        let Some(interface) = self.interfaces.get_mut(&mac) else { return };
+        let whose = Whose { host: &self.host, guest: &self.id };
+        interface.release(whose, mac, EndedBy::Detach, &at, out);
+        self.tidy(mac, &|| at.clone(), out);
+    }
+
+    /// Forgets what is over of an interface, and tells the host's index of MACs what changed.
+    pub(crate) fn tidy(&mut self, mac: MacAddr, at: &dyn Fn() -> Proof, out: &mut Out) {
+        let Some(interface) = self.interfaces.get_mut(&mac) else { return };
+        interface.tidy();
+        let whose = Whose { host: &self.host, guest: &self.id };
+        interface.list(whose, mac, at, out);
+        if interface.operations.is_empty() {
+            self.interfaces.remove(&mac);
         }
     }
-}
 
-/// The operation that an open belongs to: the newest, or a new one.
-fn current(operations: &mut Vec<Operation>, takes: impl Fn(&Operation) -> bool) -> &mut Operation {
-    if !operations.last().is_some_and(takes) {
-        operations.push(Operation::new(Phase::Opening));
+    /// The same for all interfaces, after what is told of the guest as a whole.
+    pub(crate) fn tidy_all(&mut self, at: &dyn Fn() -> Proof, out: &mut Out) {
+        let whose = Whose { host: &self.host, guest: &self.id };
+        self.interfaces.retain(|mac, interface| {
+            interface.tidy();
+            interface.list(whose, *mac, at, out);
+            !interface.operations.is_empty()
+        });
     }
-    let newest = operations.len() - 1;
-    &mut operations[newest]
-}
-
-/// The operation whose opens a grant or refusal means. At a start all interfaces are opened first,
-/// and given in the same order; a hot-plug is of what was opened last.
-fn next(operations: &[Operation], by: By) -> Option<usize> {
-    let opening = |operation: &Operation| operation.phase == Phase::Opening;
-    match by {
-        By::Start => operations.iter().position(opening),
-        By::Attach => operations.iter().rposition(opening),
-    }
-}
-
-/// The operation and draft that a record means which names a device.
-fn find(operations: &[Operation], device: &Device, queue: Option<u32>) -> Option<(usize, usize)> {
-    let drafts = operations.iter().enumerate().flat_map(|(at, operation)| {
-        operation.drafts.iter().enumerate().map(move |(draft, found)| ((at, draft), found))
-    });
-    let fits = |(at, draft): (_, &Draft)| Some((draft.distance(device, queue)?, at));
-    drafts.filter_map(fits).min().map(|(_, at)| at)
 }
 
 fn unmatched(entry: &Claim<'_>, out: &mut Out) {

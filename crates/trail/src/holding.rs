@@ -19,15 +19,18 @@ pub struct Holding {
     pub mac: MacAddr,
     /// What.
     pub device: Device,
-    /// How many open(2)s of it are told; of libvirt one, whatever the queues.
+    /// How many open(2)s of it are told. libvirt's records tell of one, whatever the queues; where
+    /// audit rules let the kernel tell of each, they are counted. 0 for what was opened before the
+    /// trail begins.
     pub queues: u32,
     /// When it was opened, or the open failed; none when that was before the trail begins.
     #[serde(with = "crate::time::maybe")]
     pub opened: Option<Timestamp>,
-    /// When QEMU got it, if it did.
+    /// When QEMU got it, if it did; none also when that was before the trail begins.
     #[serde(with = "crate::time::maybe")]
     pub granted: Option<Timestamp>,
-    /// When it was over, if it is and that is told.
+    /// When it was over, if it is and that is told. Of an [`Ambiguous`](Certainty::Ambiguous) end the
+    /// time by which it was certainly over.
     #[serde(with = "crate::time::maybe")]
     pub released: Option<Timestamp>,
     /// What became of it.
@@ -84,6 +87,8 @@ pub enum EndedBy {
     Restart,
     /// The host started anew, with no record of the guest's end.
     Reboot,
+    /// QEMU's process id is another guest's by now, with no record of this guest's end.
+    PidReused,
 }
 
 impl EndedBy {
@@ -96,6 +101,7 @@ impl EndedBy {
             Self::Revoke => "revoke",
             Self::Restart => "restart",
             Self::Reboot => "reboot",
+            Self::PidReused => "pid-reused",
         }
     }
 }
@@ -108,7 +114,8 @@ pub enum Certainty {
     Definitive,
     /// A record names only the interface or the guest; which devices that means is by looking back.
     Inferred,
-    /// Another holding fits the same records as well.
+    /// Another holding fits the same records as well: of interfaces with one MAC in one guest, a
+    /// detach ended one, and none tells which. Each stays held until no doubt is left that it is over.
     Ambiguous,
     /// The records contradict each other.
     Doubtful,

@@ -50,16 +50,24 @@
 mod draft;
 mod entry;
 mod finding;
+mod foreign;
 mod guest;
 mod holding;
+mod host;
+mod interface;
+mod kernel_opens;
 mod life;
+mod lives;
+mod macs;
 mod operation;
 mod out;
 mod proof;
 #[cfg(test)]
 mod properties;
 mod report;
+mod serials;
 mod time;
+mod told;
 mod trail;
 
 pub use entry::{Content, Entry};

@@ -4,7 +4,7 @@ use crate::entry::Claim;
 use crate::guest::Guest;
 use crate::operation::{Operation, Phase};
 use crate::out::{Out, named, reason, whose, why};
-use crate::{EndedBy, FindingKind, Proof, State};
+use crate::{EndedBy, FindingKind, Proof};
 
 impl Guest {
     /// The guest runs.
@@ -13,22 +13,26 @@ impl Guest {
         if self.running {
             self.restart(entry, out);
         }
-        self.running = true;
+        (self.running, self.from_start) = (true, true);
         self.pid = pid;
-        for operations in self.interfaces.values_mut() {
+        let proof = entry.proof();
+        for interface in self.interfaces.values_mut() {
             // Before a guest runs there is no hot-plug: what its start did not give it, nobody will.
             let missed =
                 |operation: &mut Operation| operation.phase == Phase::Opening && !operation.closes_follow();
-            for missed in operations.extract_if(.., missed) {
-                missed.end(EndedBy::Close, Some(&entry.proof()), out);
+            for missed in interface.operations.extract_if(.., missed) {
+                missed.end(EndedBy::Close, Some(&proof), out);
             }
-            for operation in operations.iter_mut().filter(|operation| operation.phase == Phase::Booted) {
+            let booted = |operation: &&mut Operation| operation.phase == Phase::Booted;
+            for operation in interface.operations.iter_mut().filter(booted) {
                 operation.phase = Phase::Granted;
                 for draft in &mut operation.drafts {
                     draft.holding.pid = draft.holding.pid.or(pid);
                 }
+                operation.tell_unknown(out);
             }
         }
+        self.tidy_all(&|| entry.proof(), out);
     }
 
     /// The guest did not come up: the starts of its interfaces that were told before are not true,
@@ -37,8 +41,8 @@ impl Guest {
         self.settle_unplugged(out);
         let proof = entry.proof();
         let mut cancelled = false;
-        for (mac, operations) in &mut self.interfaces {
-            for mut operation in operations.extract_if(.., |o| o.phase != Phase::Granted) {
+        for (mac, interface) in &mut self.interfaces {
+            for mut operation in interface.operations.extract_if(.., |o| o.phase != Phase::Granted) {
                 if operation.phase == Phase::Booted && !operation.was_seen() {
                     cancelled = true;
                     let name = &entry.record.guest.name;
@@ -49,11 +53,10 @@ impl Guest {
                 operation.end(EndedBy::Stop, Some(&proof), out);
             }
             // It ran for a moment, and its devices are closed: that is why.
-            for operation in operations.iter_mut() {
-                operation.end_closed(EndedBy::Stop, Some(&proof), out);
-            }
+            interface.end_closed(EndedBy::Stop, Some(&proof), out);
         }
-        self.running = self.interfaces.values().flatten().any(Operation::is_held);
+        self.tidy_all(&|| entry.proof(), out);
+        self.running = self.interfaces.values().flat_map(|i| &i.operations).any(Operation::is_plugged);
         if !cancelled {
             let text =
                 format!("{} did not start ({}){}", whose(entry), reason(&entry.record.event), why(entry));
@@ -64,8 +67,12 @@ impl Guest {
     /// The guest is gone, and all it held with it.
     pub(crate) fn stopped(mut self, entry: &Claim<'_>, out: &mut Out) {
         self.settle_unplugged(out);
-        for operation in self.interfaces.into_values().flatten() {
-            operation.end(EndedBy::Stop, Some(&entry.proof()), out);
+        let proof = entry.proof();
+        for (mac, interface) in self.interfaces {
+            out.unlist(mac, interface.listed);
+            for operation in interface.operations {
+                operation.end(EndedBy::Stop, Some(&proof), out);
+            }
         }
     }
 
@@ -75,45 +82,28 @@ impl Guest {
         out.say(FindingKind::StopFailed, entry, text);
     }
 
-    /// Its host started anew.
-    pub(crate) fn rebooted(mut self, at: &Proof, out: &mut Out) {
-        self.settle_unplugged(out);
-        for operation in self.interfaces.into_values().flatten() {
-            for draft in operation.drafts {
-                if draft.is_granted() && draft.is_open() {
-                    let text = format!(
-                        "The host started anew while {} held {}",
-                        draft.holding.mac,
-                        named(&draft.holding.device)
-                    );
-                    out.of(FindingKind::ReleaseByReboot, &draft.holding, text);
-                }
-                out.end(draft, EndedBy::Reboot, Some(at));
-            }
-        }
-    }
-
-    /// A new life begins, and no record told the end of the last.
+    /// A new life of the same guest begins, and no record told the end of the last. What was opened
+    /// for the new one stays.
     pub(crate) fn restart(&mut self, entry: &Claim<'_>, out: &mut Out) {
         self.settle_unplugged(out);
-        self.running = false;
-        self.pid = None;
+        (self.running, self.pid) = (false, None);
         let proof = entry.proof();
-        for operations in self.interfaces.values_mut() {
+        for interface in self.interfaces.values_mut() {
             let old = |operation: &mut Operation| matches!(operation.phase, Phase::Granted | Phase::Refused);
-            for operation in operations.extract_if(.., old) {
-                for draft in operation.drafts {
-                    if draft.is_granted() && draft.is_open() {
-                        let text = format!(
-                            "Guest '{}' started anew while {} held {}",
-                            entry.record.guest.name,
-                            draft.holding.mac,
-                            named(&draft.holding.device)
-                        );
-                        out.of(FindingKind::ReleaseByRestart, &draft.holding, text);
-                    }
-                    out.end(draft, EndedBy::Restart, Some(&proof));
-                }
+            for operation in interface.operations.extract_if(.., old) {
+                lost(operation, EndedBy::Restart, &proof, out);
+            }
+        }
+        self.tidy_all(&|| entry.proof(), out);
+    }
+
+    /// It is over, and no record told its end: something else shows that it must be.
+    pub(crate) fn lost(mut self, cause: EndedBy, at: &Proof, out: &mut Out) {
+        self.settle_unplugged(out);
+        for (mac, interface) in self.interfaces {
+            out.unlist(mac, interface.listed);
+            for operation in interface.operations {
+                lost(operation, cause, at, out);
             }
         }
     }
@@ -121,13 +111,36 @@ impl Guest {
     /// Nothing more is told: what QEMU has it still has.
     pub(crate) fn finish(mut self, out: &mut Out) {
         self.settle_unplugged(out);
-        for draft in self.interfaces.into_values().flatten().flat_map(|operation| operation.drafts) {
-            if draft.is_granted() && draft.is_open() {
-                debug_assert_eq!(draft.holding.state, State::Held);
-                out.holdings.push(draft.holding);
-            } else {
-                out.end(draft, EndedBy::Close, None);
-            }
+        for (mac, interface) in self.interfaces {
+            out.unlist(mac, interface.listed);
+            let drafts = interface.operations.into_iter().flat_map(Operation::into_drafts);
+            drafts.for_each(|draft| out.as_it_stands(draft));
         }
+    }
+}
+
+/// An operation ended unseen.
+fn lost(operation: Operation, cause: EndedBy, at: &Proof, out: &mut Out) {
+    for mut draft in operation.into_drafts() {
+        if draft.is_granted() && draft.is_open() {
+            let (guest, mac) = (&draft.holding.guest.name, draft.holding.mac);
+            let device = named(&draft.holding.device);
+            let (kind, text) = match cause {
+                EndedBy::Reboot => {
+                    (FindingKind::ReleaseByReboot, format!("The host started anew while {mac} held {device}"))
+                }
+                EndedBy::PidReused => (
+                    FindingKind::NeverReleased,
+                    format!("{mac} held {device}, and the process of guest '{guest}' is another's by now"),
+                ),
+                _ => (
+                    FindingKind::ReleaseByRestart,
+                    format!("Guest '{guest}' started anew while {mac} held {device}"),
+                ),
+            };
+            draft.prove(at);
+            out.of(kind, &draft.holding, text);
+        }
+        out.end(draft, cause, Some(at));
     }
 }

@@ -1,8 +1,8 @@
 use compact_str::CompactString;
-use jiff::{SignedDuration, Timestamp};
-use taptrail_record::{Device, MacAddr};
+use jiff::SignedDuration;
+use taptrail_record::{Device, DeviceKind};
 
-use crate::draft::Draft;
+use crate::draft::{Draft, Opened};
 use crate::entry::Claim;
 use crate::out::{Out, named};
 use crate::{Certainty, EndedBy, FindingKind, Proof};
@@ -12,8 +12,12 @@ use crate::{Certainty, EndedBy, FindingKind, Proof};
 pub(crate) struct Operation {
     pub(crate) phase: Phase,
     pub(crate) drafts: Vec<Draft>,
-    /// Paths whose open(2) failed, without a queue told, and when.
-    failed: Vec<(CompactString, Timestamp)>,
+    /// Whether QEMU is told to have got it with no device: it ends unseen, and in order.
+    bare: bool,
+    /// Whether a release is told that may have been this one's or another's.
+    pub(crate) perhaps_over: bool,
+    /// Paths whose open(2) failed, without a queue told, and the record of it.
+    failed: Vec<(CompactString, Proof)>,
 }
 
 /// How far an operation has come.
@@ -32,53 +36,65 @@ pub(crate) enum Phase {
 /// Two records of one open come at once; farther apart they are two tries.
 const ONE_TRY: SignedDuration = SignedDuration::from_secs(1);
 
+/// An interface has a backend and an accelerator; what is beyond this is another try.
+const MOST_DEVICES: usize = 8;
+
 impl Operation {
     pub(crate) fn new(phase: Phase) -> Self {
-        Self { phase, drafts: Vec::new(), failed: Vec::new() }
+        Self { phase, drafts: Vec::new(), bare: false, perhaps_over: false, failed: Vec::new() }
+    }
+
+    /// One of which no open is told, though QEMU got the interface.
+    pub(crate) fn bare(phase: Phase) -> Self {
+        Self { bare: true, ..Self::new(phase) }
+    }
+
+    /// One whose beginning is before that of the trail.
+    pub(crate) fn from_before(draft: Draft) -> Self {
+        Self { drafts: vec![draft], ..Self::new(Phase::Granted) }
     }
 
     /// Whether another open can belong to it.
     pub(crate) fn takes(&self, device: &Device, queue: Option<u32>) -> bool {
-        self.phase == Phase::Opening && !self.drafts.iter().any(|draft| draft.excludes(device, queue))
+        self.phase == Phase::Opening
+            && self.drafts.len() < MOST_DEVICES
+            && !self.drafts.iter().any(|draft| draft.excludes(device, queue))
     }
 
-    pub(crate) fn opened(
-        &mut self,
-        entry: &Claim<'_>,
-        mac: MacAddr,
-        device: &Device,
-        queue: Option<u32>,
-        out: &mut Out,
-    ) {
-        if let Some(draft) = self.drafts.iter_mut().find(|draft| draft.takes(device, queue)) {
-            return draft.add(entry, queue);
+    /// Whether another failed open can belong to it.
+    pub(crate) fn takes_failed(&self) -> bool {
+        self.phase == Phase::Opening && self.failed.len() < MOST_DEVICES
+    }
+
+    pub(crate) fn opened(&mut self, entry: &Claim<'_>, opened: &Opened<'_>, out: &mut Out) {
+        let takes = |draft: &&mut Draft| draft.takes(opened.device, opened.queue);
+        if let Some(draft) = self.drafts.iter_mut().find(takes) {
+            return draft.add(entry, opened);
         }
-        let draft = Draft::opened(entry, mac, device, queue);
-        let just = |at: &Timestamp| entry.time.duration_since(*at).abs() <= ONE_TRY;
-        if queue.is_none() && self.failed.iter().any(|(path, at)| *path == device.path && just(at)) {
-            return contradicted(draft, None, out);
+        let draft = Draft::opened(entry, opened);
+        let just = |failed: &Proof| entry.time.duration_since(failed.time).abs() <= ONE_TRY;
+        let same = |(path, failed): &&(CompactString, Proof)| *path == opened.device.path && just(failed);
+        if opened.queue.is_none()
+            && let Some((_, failed)) = self.failed.iter().find(same)
+        {
+            return contradicted(draft, failed, out);
         }
         self.drafts.push(draft);
     }
 
-    pub(crate) fn open_failed(
-        &mut self,
-        entry: &Claim<'_>,
-        device: &Device,
-        queue: Option<u32>,
-        out: &mut Out,
-    ) {
-        if queue.is_some() {
+    pub(crate) fn open_failed(&mut self, entry: &Claim<'_>, opened: &Opened<'_>, out: &mut Out) {
+        if opened.queue.is_some() {
             return;
         }
+        let path = &opened.device.path;
         let just = |draft: &Draft| {
             draft.holding.opened.is_some_and(|opened| entry.time.duration_since(opened).abs() <= ONE_TRY)
         };
-        if let Some(at) = self.drafts.iter().position(|draft| draft.has(&device.path, None) && just(draft)) {
-            contradicted(self.drafts.remove(at), Some(&entry.proof()), out);
+        if let Some(at) = self.drafts.iter().position(|draft| draft.has(path, None) && just(draft)) {
+            contradicted(self.drafts.remove(at), &entry.proof(), out);
         }
-        self.failed.retain(|(path, _)| *path != device.path);
-        self.failed.push((device.path.clone(), entry.time));
+        self.failed.retain(|(of, _)| of != path);
+        self.failed.push((path.clone(), entry.proof()));
     }
 
     pub(crate) fn closes_follow(&self) -> bool {
@@ -88,6 +104,11 @@ impl Operation {
     /// Whether QEMU has some of it still.
     pub(crate) fn is_held(&self) -> bool {
         self.drafts.iter().any(|draft| draft.is_granted() && draft.is_open())
+    }
+
+    /// Whether QEMU has the interface, with devices or without.
+    pub(crate) fn is_plugged(&self) -> bool {
+        self.phase == Phase::Granted && (self.bare || self.is_held())
     }
 
     /// Whether some of it was closed and no record has said yet why.
@@ -103,13 +124,40 @@ impl Operation {
 
     /// Whether nothing more can come of it.
     pub(crate) fn is_over(&self) -> bool {
-        self.drafts.is_empty() && (self.failed.is_empty() || self.phase != Phase::Opening)
+        let waits = match self.phase {
+            Phase::Opening => !self.failed.is_empty(),
+            Phase::Refused => false,
+            Phase::Booted => true,
+            Phase::Granted => self.bare,
+        };
+        self.drafts.is_empty() && !waits
     }
 
     pub(crate) fn grant(&mut self, phase: Phase, entry: &Claim<'_>, pid: Option<u32>, certainty: Certainty) {
         self.phase = phase;
         for draft in self.drafts.iter_mut().filter(|draft| draft.is_open()) {
             draft.grant(entry, pid, certainty);
+        }
+        self.bare = !self.is_held();
+        self.failed.clear();
+    }
+
+    /// QEMU has it, and its guest runs: what of that is worth a look is told once.
+    pub(crate) fn tell_unknown(&self, out: &mut Out) {
+        for draft in &self.drafts {
+            let Device { kind, rdev, .. } = draft.holding.device;
+            if draft.is_granted() && rdev.is_none() && draft.holding.opened.is_some() {
+                let what = match kind {
+                    DeviceKind::Macvtap => "by its interface alone",
+                    _ => "without its number",
+                };
+                let text = format!(
+                    "QEMU got {} for {}, which the records name {what}",
+                    named(&draft.holding.device),
+                    draft.holding.mac
+                );
+                out.of(FindingKind::UnknownDeviceNumber, &draft.holding, text);
+            }
         }
     }
 
@@ -119,9 +167,19 @@ impl Operation {
         }
     }
 
+    /// Its devices, with what is doubtful about them all.
+    pub(crate) fn into_drafts(mut self) -> Vec<Draft> {
+        if self.perhaps_over {
+            for draft in self.drafts.iter_mut().filter(|draft| draft.is_granted() && draft.is_open()) {
+                draft.doubt(Certainty::Ambiguous);
+            }
+        }
+        self.drafts
+    }
+
     /// All of it is over.
     pub(crate) fn end(self, cause: EndedBy, at: Option<&Proof>, out: &mut Out) {
-        for draft in self.drafts {
+        for draft in self.into_drafts() {
             out.end(draft, cause, at);
         }
     }
@@ -135,14 +193,16 @@ impl Operation {
 }
 
 /// One open told as failed and as done: QEMU is not believed to hold it.
-fn contradicted(mut draft: Draft, at: Option<&Proof>, out: &mut Out) {
+fn contradicted(mut draft: Draft, other: &Proof, out: &mut Out) {
     draft.doubt(Certainty::Doubtful);
+    draft.prove(other);
+    draft.holding.proof.sort_by_key(|proof| (proof.time, proof.serial, proof.line));
     let text = format!(
         "The open of {} for {} is told both as failed and as done",
         named(&draft.holding.device),
         draft.holding.mac
     );
-    let holding = draft.end(EndedBy::Close, at);
+    let holding = draft.end(EndedBy::Close, None);
     out.of(FindingKind::ContradictoryOpen, &holding, text);
     out.holdings.push(holding);
 }

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use taptrail_record::{Device, Event, MacAddr};
+use taptrail_record::{Device, Event, GuestId, MacAddr};
 
 use crate::draft::Draft;
 use crate::entry::Claim;
@@ -12,18 +12,54 @@ use crate::{Certainty, EndedBy, Finding, FindingKind, Holding, Proof, State};
 pub(crate) struct Out {
     pub(crate) holdings: Vec<Holding>,
     pub(crate) findings: Vec<Finding>,
+    /// The MACs that the guest now looked at began (`true`) or ceased to have.
+    pub(crate) shifts: Vec<(MacAddr, bool)>,
+}
+
+/// The guest that a finding is about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Whose<'a> {
+    pub(crate) host: &'a Arc<str>,
+    pub(crate) guest: &'a GuestId,
 }
 
 impl Out {
     /// A draft is over.
     pub(crate) fn end(&mut self, draft: Draft, cause: EndedBy, at: Option<&Proof>) {
+        let unclosed = draft.is_granted() && draft.is_open() && draft.closes_follow();
         let holding = draft.end(cause, at);
         if holding.state == State::NeverGranted && holding.certainty != Certainty::Doubtful {
             let text =
                 format!("{} was opened for {} and never given to QEMU", named(&holding.device), holding.mac);
             self.of(FindingKind::OpenWithoutGrant, &holding, text);
         }
+        if unclosed && matches!(cause, EndedBy::Detach | EndedBy::Stop | EndedBy::Revoke) {
+            let text = format!(
+                "{} gave up {} ({}), and the close of {} is not told",
+                holding.mac,
+                named(&holding.device),
+                cause.as_str(),
+                if holding.queues == 1 { "it" } else { "all its queues" },
+            );
+            self.of(FindingKind::NeverReleased, &holding, text);
+        }
         self.holdings.push(holding);
+    }
+
+    /// A draft is followed no further: what QEMU has it still has.
+    pub(crate) fn as_it_stands(&mut self, draft: Draft) {
+        if draft.is_granted() && draft.is_open() {
+            self.holdings.push(draft.holding);
+        } else {
+            self.end(draft, EndedBy::Close, None);
+        }
+    }
+
+    /// An interface goes with its guest.
+    pub(crate) fn unlist(&mut self, mac: MacAddr, listed: usize) {
+        if listed > 0 {
+            self.shifts.push((mac, false));
+        }
     }
 
     /// A finding about what one record says.
@@ -48,6 +84,27 @@ impl Out {
             time: entry.time,
             text,
             proof: vec![entry.proof()],
+        });
+    }
+
+    /// A finding about a guest, shown by one record.
+    pub(crate) fn tell(
+        &mut self,
+        kind: FindingKind,
+        whose: Whose<'_>,
+        mac: Option<MacAddr>,
+        at: &Proof,
+        text: String,
+    ) {
+        self.findings.push(Finding {
+            kind,
+            host: Arc::clone(whose.host),
+            guest: Some(whose.guest.clone()),
+            mac,
+            device: None,
+            time: at.time,
+            text,
+            proof: vec![at.clone()],
         });
     }
 

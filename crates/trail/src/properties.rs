@@ -1,10 +1,10 @@
 //! What holds for any records in any order.
 
 use proptest::prelude::*;
-use taptrail_record::{Device, Event, GuestId, MacAddr, Outcome, Rdev, Reason, Record};
+use taptrail_record::{Device, Event, Fragment, GuestId, KernelOpen, MacAddr, Outcome, Rdev, Reason, Record};
 use uuid::Uuid;
 
-use crate::{Certainty, Content, EndedBy, Entry, Proof, Report, State, Trail};
+use crate::{Certainty, Content, EndedBy, Entry, Holding, Proof, Report, State, Trail};
 
 fn event() -> impl Strategy<Value = Event> {
     let device = prop_oneof![
@@ -17,7 +17,7 @@ fn event() -> impl Strategy<Value = Event> {
     let queue = proptest::option::of(0..3_u32);
     let pid = proptest::option::of(Just(9_u32));
     let mac = (1..3_u8).prop_map(|n| MacAddr::kvm([0, 0, n]));
-    (0..14, mac, device, queue, pid, any::<bool>()).prop_map(|(which, mac, device, queue, vm_pid, forced)| {
+    (0..15, mac, device, queue, pid, any::<bool>()).prop_map(|(which, mac, device, queue, vm_pid, forced)| {
         match which {
             0..=3 => Event::Open { mac, device, queue },
             4..=5 => Event::Close { mac, device, queue },
@@ -26,31 +26,57 @@ fn event() -> impl Strategy<Value = Event> {
             8..=9 => Event::Attach { mac, vm_pid, fds: None },
             10..=11 => Event::Detach { mac, vm_pid, fds: None, forced },
             12 => Event::GuestStart { reason: Reason::BOOTED, vm_pid },
+            13 => Event::GuestStart { reason: "migrated".parse().unwrap(), vm_pid },
             _ => Event::GuestStop { reason: Reason::SHUTDOWN, vm_pid },
         }
     })
 }
 
-fn entries() -> impl Strategy<Value = Vec<Entry>> {
-    let one = (0..2_u128, event(), prop::bool::weighted(0.8), 0..2_000_i64);
+fn content() -> impl Strategy<Value = Content> {
+    let opened = |(pid, tap): (u32, bool)| {
+        let device = match tap {
+            true => Device::new("/dev/tap7", Some(Rdev { major: 246, minor: 1 }), None),
+            false => Device::new("/dev/net/tun", Some(Rdev::TUN), None),
+        };
+        let (exe, fd) = ("libvirtd".into(), Some(3));
+        Content::KernelOpen(KernelOpen { pid, ppid: None, exe, device, fd, errno: None })
+    };
+    prop_oneof![
+        6 => (7..11_u32, any::<bool>()).prop_map(opened),
+        1 => Just(Content::Boot),
+        1 => Just(Content::Truncated(Fragment::default())),
+        1 => Just(Content::Unsent(Fragment::default())),
+        1 => Just(Content::Foreign { exe: "docker".into() }),
+    ]
+}
+
+/// Records of two guests under a few writers; with `others`, and what else a log tells.
+fn log(others: bool) -> impl Strategy<Value = Vec<Entry>> {
+    let writer =
+        prop::option::weighted(0.8, prop_oneof![8 => Just(7_u32), 1 => Just(8_u32), 1 => Just(9_u32)]);
+    let record = (0..2_u128, event(), prop::bool::weighted(0.8)).prop_map(|(number, event, done)| {
+        let guest = GuestId { name: format!("g{number}").into(), uuid: Uuid::from_u128(number) };
+        let outcome = if done { Outcome::Success } else { Outcome::Failed };
+        Content::Record(Record { guest, event, outcome, requester: None, errno: None })
+    });
+    let content = match others {
+        true => prop_oneof![4 => record, 1 => content()].boxed(),
+        false => record.boxed(),
+    };
+    let one = (content, writer, 0..2_000_i64);
     prop::collection::vec(one, 0..80).prop_map(|all| {
         let mut millis = 0;
-        let entry = |(line, (guest, event, done, pause))| {
+        let entry = |(line, (content, writer, pause))| {
             millis += pause;
-            let guest = GuestId { name: format!("g{guest}").into(), uuid: Uuid::from_u128(guest) };
-            let outcome = if done { Outcome::Success } else { Outcome::Failed };
-            Entry {
-                host: "h".into(),
-                time: jiff::Timestamp::from_millisecond(millis).unwrap(),
-                serial: None,
-                source: "log".into(),
-                line,
-                writer: None,
-                content: Content::Record(Record { guest, event, outcome, requester: None, errno: None }),
-            }
+            let time = jiff::Timestamp::from_millisecond(millis).unwrap();
+            Entry { host: "h".into(), time, serial: None, source: "log".into(), line, writer, content }
         };
         (1..).zip(all).map(entry).collect()
     })
+}
+
+fn entries() -> impl Strategy<Value = Vec<Entry>> {
+    log(false)
 }
 
 fn tell(entries: &[Entry]) -> Report {
@@ -59,12 +85,37 @@ fn tell(entries: &[Entry]) -> Report {
     trail.finish()
 }
 
+/// The entries of one guest, which has a process id of its own.
+fn of(entries: &[Entry], number: u128) -> Vec<Entry> {
+    let mut own = entries.to_vec();
+    own.retain_mut(|entry| match &mut entry.content {
+        Content::Record(Record { guest, event, .. }) if guest.uuid == Uuid::from_u128(number) => {
+            if let Event::GuestStart { vm_pid, .. }
+            | Event::Start { vm_pid, .. }
+            | Event::Attach { vm_pid, .. }
+            | Event::Keep { vm_pid, .. } = event
+            {
+                *vm_pid = vm_pid.map(|_| 40 + u32::try_from(number).unwrap());
+            }
+            true
+        }
+        _ => false,
+    });
+    own
+}
+
 fn opens(entries: &[Entry], outcome: Outcome) -> u32 {
     let open = |entry: &&Entry| {
         matches!(&entry.content, Content::Record(record)
             if matches!(record.event, Event::Open { .. }) && record.outcome == outcome)
     };
     u32::try_from(entries.iter().filter(open).count()).unwrap()
+}
+
+fn in_any_order(holdings: Vec<Holding>) -> Vec<String> {
+    let mut all: Vec<_> = holdings.iter().map(|holding| format!("{holding:?}")).collect();
+    all.sort();
+    all
 }
 
 proptest! {
@@ -80,31 +131,42 @@ proptest! {
     }
 
     #[test]
-    fn a_holdings_parts_agree_with_each_other(entries in entries()) {
+    fn a_holdings_parts_agree_with_each_other(entries in log(true)) {
         for holding in tell(&entries).holdings {
-            let granted = holding.granted.is_some();
-            prop_assert_eq!(granted, matches!(holding.state, State::Held | State::Released));
+            let held = matches!(holding.state, State::Held | State::Released);
+            // What a guest has had since before the trail begins was granted, and nobody knows when.
+            prop_assert_eq!(held, holding.granted.is_some() || holding.opened.is_none());
+            prop_assert_eq!(holding.opened.is_none(), holding.queues == 0);
             prop_assert!(holding.granted.is_none_or(|at| holding.opened.is_none_or(|opened| at >= opened)));
             prop_assert!(holding.released.is_none_or(|at| holding.granted.or(holding.opened).is_none_or(|from| at >= from)));
             prop_assert_eq!(holding.released.is_some(), holding.ended_by.is_some());
-            prop_assert_eq!(holding.state == State::Released, granted && holding.ended_by.is_some());
+            prop_assert_eq!(holding.state == State::Released, held && holding.ended_by.is_some());
             prop_assert!((1..=Proof::KEPT).contains(&holding.proof.len()));
             if holding.certainty == Certainty::Definitive {
-                let unseen = [Some(EndedBy::Restart), Some(EndedBy::Reboot)];
+                let unseen = [Some(EndedBy::Restart), Some(EndedBy::Reboot), Some(EndedBy::PidReused)];
                 prop_assert!(!unseen.contains(&holding.ended_by));
             }
         }
     }
 
     #[test]
-    fn a_stop_leaves_nothing_held_and_nothing_in_memory(mut entries in entries()) {
+    fn a_finding_shows_where_it_comes_from(entries in log(true)) {
+        for finding in tell(&entries).findings {
+            prop_assert!((1..=Proof::KEPT).contains(&finding.proof.len()));
+            prop_assert!(!finding.text.is_empty());
+        }
+    }
+
+    #[test]
+    fn stops_leave_nothing_held_and_nothing_in_memory(mut entries in log(true)) {
         let last = entries.last().map_or(jiff::Timestamp::UNIX_EPOCH, |entry| entry.time);
-        for guest in 0..2 {
+        // A guest can live under each of the writers at once.
+        for guest in [0, 1].repeat(3) {
             let guest = GuestId { name: "g".into(), uuid: Uuid::from_u128(guest) };
             let event = Event::GuestStop { reason: Reason::SHUTDOWN, vm_pid: None };
-            let record = Record::success(guest, event);
-            let source = "log".into();
-            entries.push(Entry { host: "h".into(), time: last, serial: None, source, line: 1000, writer: None, content: Content::Record(record) });
+            let content = Content::Record(Record::success(guest, event));
+            let (host, source) = ("h".into(), "log".into());
+            entries.push(Entry { host, time: last, serial: None, source, line: 1000, writer: None, content });
         }
         let mut trail = Trail::new();
         entries.iter().for_each(|entry| trail.feed(entry));
@@ -114,7 +176,7 @@ proptest! {
     }
 
     #[test]
-    fn fetching_early_tells_the_same(entries in entries()) {
+    fn fetching_early_tells_the_same(entries in log(true)) {
         let whole = tell(&entries);
         let mut trail = Trail::new();
         let (mut holdings, mut findings) = (Vec::new(), Vec::new());
@@ -126,8 +188,40 @@ proptest! {
         let rest = trail.finish();
         holdings.extend(rest.holdings);
         findings.extend(rest.findings);
-        holdings.sort_by_key(|holding| (holding.opened, holding.proof[0].line));
         prop_assert_eq!(findings, whole.findings);
-        prop_assert_eq!(holdings.len(), whole.holdings.len());
+        prop_assert_eq!(in_any_order(holdings), in_any_order(whole.holdings));
+    }
+
+    #[test]
+    fn a_log_in_two_parts_tells_the_same(entries in log(true), at in any::<prop::sample::Index>()) {
+        let whole = tell(&entries);
+        let mut trail = Trail::new();
+        let (first, second) = entries.split_at(at.index(entries.len() + 1));
+        first.iter().for_each(|entry| trail.feed(entry));
+        let mut holdings: Vec<_> = trail.drain_ended().collect();
+        second.iter().for_each(|entry| trail.feed(entry));
+        let rest = trail.finish();
+        holdings.extend(rest.holdings);
+        prop_assert_eq!(rest.findings, whole.findings);
+        prop_assert_eq!(in_any_order(holdings), in_any_order(whole.holdings));
+    }
+
+    #[test]
+    fn guests_between_each_other_are_told_as_each_alone(
+        entries in entries(),
+        order in prop::collection::vec(any::<bool>(), 80),
+    ) {
+        let guests = [of(&entries, 0), of(&entries, 1)];
+        let mut mixed = Vec::new();
+        let [mut first, mut second] = [guests[0].iter().peekable(), guests[1].iter().peekable()];
+        let mut order = order.iter();
+        while first.peek().is_some() || second.peek().is_some() {
+            let turn = *order.next().unwrap_or(&true);
+            let next = if turn { first.next().or_else(|| second.next()) } else { second.next().or_else(|| first.next()) };
+            mixed.extend(next.cloned());
+        }
+        let mut alone = tell(&guests[0]).holdings;
+        alone.extend(tell(&guests[1]).holdings);
+        prop_assert_eq!(in_any_order(tell(&mixed).holdings), in_any_order(alone));
     }
 }

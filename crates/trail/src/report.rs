@@ -26,4 +26,6 @@ pub struct Input {
     pub records: u64,
     /// Lines that should have been records and could not be believed.
     pub unreadable: u64,
+    /// Records that were read before, in a copy of their log.
+    pub duplicates: u64,
 }

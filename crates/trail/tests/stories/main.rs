@@ -2,7 +2,16 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod libvirt_hotplug;
+mod alike;
+mod audit_log;
+mod beginnings;
+mod daemons;
+mod documents;
+mod ends;
+mod kernel_opens;
+mod libvirt_data;
 mod libvirt_records;
+mod oddities;
 mod own_records;
+mod scene;
 mod telling;

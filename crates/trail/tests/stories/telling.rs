@@ -128,6 +128,15 @@ pub(crate) fn tell(records: &[Record]) -> Report {
     trail.finish()
 }
 
+/// The same with all records in one tick of the clock, as a boot's often are.
+pub(crate) fn at_once(records: &[Record]) -> Report {
+    let mut trail = Trail::new();
+    for entry in entries(records) {
+        trail.feed(&Entry { time: Timestamp::UNIX_EPOCH, ..entry });
+    }
+    trail.finish()
+}
+
 /// Each holding in one line: what became of what, and how.
 pub(crate) fn holdings(report: &Report) -> Vec<String> {
     let line = |h: &taptrail_trail::Holding| {

@@ -1,0 +1,267 @@
+use compact_str::CompactString;
+use uuid::Uuid;
+
+use crate::number::decimal;
+use crate::pairs::{Pairs, Value, shown};
+use crate::{MacAddr, ParseError, Rdev, Reason};
+
+/// The pairs that a record may be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Key {
+    Virt,
+    Resrc,
+    Op,
+    Reason,
+    Vm,
+    Uuid,
+    Net,
+    OldNet,
+    NewNet,
+    Path,
+    Rdev,
+    Dev,
+    Queue,
+    VmPid,
+    Fds,
+    Forced,
+    Errno,
+    ReqUid,
+    ReqAuid,
+    ReqPid,
+    Res,
+}
+
+/// Their names, in that order.
+const KEYS: [&str; 21] = [
+    "virt", "resrc", "op", "reason", "vm", "uuid", "net", "old-net", "new-net", "path", "rdev", "dev",
+    "queue", "vm-pid", "fds", "forced", "errno", "req-uid", "req-auid", "req-pid", "res",
+];
+
+impl Key {
+    #[inline]
+    fn of(name: &[u8]) -> Option<Self> {
+        Some(match name {
+            b"virt" => Self::Virt,
+            b"resrc" => Self::Resrc,
+            b"op" => Self::Op,
+            b"reason" => Self::Reason,
+            b"vm" => Self::Vm,
+            b"uuid" => Self::Uuid,
+            b"net" => Self::Net,
+            b"old-net" => Self::OldNet,
+            b"new-net" => Self::NewNet,
+            b"path" => Self::Path,
+            b"rdev" => Self::Rdev,
+            b"dev" => Self::Dev,
+            b"queue" => Self::Queue,
+            b"vm-pid" => Self::VmPid,
+            b"fds" => Self::Fds,
+            b"forced" => Self::Forced,
+            b"errno" => Self::Errno,
+            b"req-uid" => Self::ReqUid,
+            b"req-auid" => Self::ReqAuid,
+            b"req-pid" => Self::ReqPid,
+            b"res" => Self::Res,
+            _ => return None,
+        })
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        KEYS[self as usize]
+    }
+
+    fn bit(self) -> u32 {
+        1 << self as u32
+    }
+}
+
+/// A record's pairs, to be asked by key.
+pub(crate) struct Claims<'a> {
+    values: [Value<'a>; KEYS.len()],
+    seen: u32,
+    twice: u32,
+    named: bool,
+}
+
+impl<'a> Claims<'a> {
+    pub(crate) fn new() -> Self {
+        Self { values: [Value::Bare(b""); KEYS.len()], seen: 0, twice: 0, named: false }
+    }
+
+    /// Takes the pairs of a text, until one is `enough`; those before an error are kept. Says whether it
+    /// took all.
+    #[inline]
+    pub(crate) fn take(
+        &mut self,
+        text: &'a [u8],
+        enough: impl Fn(Key, Value<'a>) -> bool,
+    ) -> Result<bool, ParseError> {
+        let mut name_end = usize::MAX - 1;
+        for pair in Pairs::new(text) {
+            let pair = pair?;
+            let Some(key) = Key::of(pair.key) else { continue };
+            if enough(key, pair.value) {
+                return Ok(false);
+            }
+            match key {
+                Key::Vm => name_end = pair.end,
+                Key::Uuid if pair.start == name_end + 1 => self.named = true,
+                _ => {}
+            }
+            let bit = key.bit();
+            self.twice |= self.seen & bit;
+            self.seen |= bit;
+            self.values[key as usize] = pair.value;
+        }
+        Ok(true)
+    }
+
+    /// Takes all pairs of a text.
+    pub(crate) fn take_all(&mut self, text: &'a [u8]) -> Result<(), ParseError> {
+        self.take(text, |_, _| false).map(|_| ())
+    }
+
+    /// Whether the pair is there at all.
+    pub(crate) fn has(&self, key: Key) -> bool {
+        self.seen & key.bit() != 0
+    }
+
+    /// Whether a guest is named as guest managers do: `vm=` and, one blank behind it, `uuid=`. Elsewhere a
+    /// `uuid=` may be anything: a container run-time logs the command line of whom it contains.
+    pub(crate) fn names_guest(&self) -> bool {
+        self.named
+    }
+
+    /// The value of a pair that may stand once or not at all.
+    #[inline]
+    pub(crate) fn get(&self, key: Key) -> Result<Option<Value<'a>>, ParseError> {
+        if self.seen & key.bit() == 0 {
+            return Ok(None);
+        }
+        if self.twice & key.bit() != 0 {
+            return Err(ParseError::Duplicate { key: key.name() });
+        }
+        Ok(Some(self.values[key as usize]))
+    }
+
+    /// A string field: quoted, or hex when it is not. Bytes that are no UTF-8 are replaced, so that a
+    /// name can always be shown; the uuid tells guests apart.
+    pub(crate) fn string(&self, key: Key) -> Result<Option<CompactString>, ParseError> {
+        let Some(value) = self.get(key)? else { return Ok(None) };
+        match value.string() {
+            // Only the oldest libvirt nested quotes, and it did not write what kind of guest it is.
+            Some(_) if matches!(value, Value::Nested(_)) && self.has(Key::Virt) => Err(refused(key, value)),
+            Some(bytes) => Ok(Some(shown(&bytes))),
+            None => Err(refused(key, value)),
+        }
+    }
+
+    /// A bare word.
+    pub(crate) fn word(&self, key: Key) -> Result<Option<&'a [u8]>, ParseError> {
+        match self.get(key)? {
+            None => Ok(None),
+            Some(Value::Bare(word)) => Ok(Some(word)),
+            Some(value) => Err(refused(key, value)),
+        }
+    }
+
+    /// A bare word that must be there and be of its kind.
+    fn parsed<T>(&self, key: Key, parse: impl Fn(&[u8]) -> Option<T>) -> Result<T, ParseError> {
+        let word = need(key, self.word(key)?)?;
+        parse(word).ok_or_else(|| refused(key, Value::Bare(word)))
+    }
+
+    /// A decimal number without sign.
+    pub(crate) fn number<T: TryFrom<u64>>(&self, key: Key) -> Result<Option<T>, ParseError> {
+        match self.word(key)? {
+            None => Ok(None),
+            Some(word) => decimal(word).map(Some).ok_or_else(|| refused(key, Value::Bare(word))),
+        }
+    }
+
+    /// A process id; libvirt's 0 and -1 mean none.
+    pub(crate) fn pid(&self, key: Key) -> Result<Option<u32>, ParseError> {
+        match self.word(key)? {
+            Some(b"-1") => Ok(None),
+            _ => Ok(self.number::<u32>(key)?.filter(|&pid| pid != 0)),
+        }
+    }
+
+    /// A device number, or `?`.
+    pub(crate) fn rdev(&self, key: Key) -> Result<Option<Rdev>, ParseError> {
+        match self.word(key)? {
+            None | Some(b"?") => Ok(None),
+            Some(word) => Rdev::from_ascii(word).map(Some).ok_or_else(|| refused(key, Value::Bare(word))),
+        }
+    }
+
+    pub(crate) fn uuid(&self) -> Result<Uuid, ParseError> {
+        self.parsed(Key::Uuid, uuid)
+    }
+
+    pub(crate) fn reason(&self) -> Result<Reason, ParseError> {
+        self.parsed(Key::Reason, Reason::from_ascii)
+    }
+
+    /// An interface's address, in the quotes of any of libvirt's generations.
+    pub(crate) fn mac(&self, key: Key) -> Result<MacAddr, ParseError> {
+        let value = need(key, self.get(key)?)?;
+        mac(value).ok_or_else(|| refused(key, value))
+    }
+}
+
+pub(crate) fn need<T>(key: Key, value: Option<T>) -> Result<T, ParseError> {
+    value.ok_or(ParseError::Missing { key: key.name() })
+}
+
+#[cold]
+pub(crate) fn refused(key: Key, value: Value<'_>) -> ParseError {
+    ParseError::value(key.name().as_bytes(), value.bytes())
+}
+
+/// A uuid as RFC 9562 writes it: of the other spellings none has 36 characters.
+pub(crate) fn uuid(text: &[u8]) -> Option<Uuid> {
+    if text.len() != 36 {
+        return None;
+    }
+    Uuid::try_parse_ascii(text).ok()
+}
+
+/// `"52:54:…"`, `'52:54:…'` or bare: libvirt has written all three.
+pub(crate) fn mac(value: Value<'_>) -> Option<MacAddr> {
+    let text = match value {
+        Value::Bare([b'\'', inner @ .., b'\'']) => inner,
+        value => value.bytes(),
+    };
+    MacAddr::from_ascii(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_known_by_its_name() {
+        for (index, name) in KEYS.iter().enumerate() {
+            let key = Key::of(name.as_bytes()).unwrap();
+            assert_eq!((key as usize, key.name()), (index, *name));
+        }
+        assert_eq!(Key::of(b"exe"), None);
+    }
+
+    #[test]
+    fn a_guest_is_named_where_the_uuid_follows_its_name() {
+        for (text, named) in [
+            ("vm=\"w\" uuid=1", true),
+            ("virt=kvm vm=41 uuid=1 x=y", true),
+            ("vm=\"w\"  uuid=1", false),
+            ("vm=w exe=sh -c uuid=1", false),
+            ("uuid=1 vm=\"w\"", false),
+            ("uuid=1", false),
+        ] {
+            let mut claims = Claims::new();
+            claims.take_all(text.as_bytes()).unwrap();
+            assert_eq!(claims.names_guest(), named, "{text}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+use super::cursor::Cursor;
+use crate::claims::{Key, refused};
+use crate::pairs::Value;
+use crate::{ParseError, Reason, RecordType};
+
+/// What stands before a guest's name.
+pub(super) struct Head<'a> {
+    /// What it says of the pairs behind the name.
+    pub(super) shape: Result<Shape, ParseError>,
+    /// From the name on.
+    pub(super) rest: &'a [u8],
+    /// Whether a program without guests might have written it.
+    pub(super) may_be_foreign: bool,
+}
+
+/// What kind of record it is, which tells the pairs behind the name.
+#[derive(Debug, Clone)]
+pub(super) enum Shape {
+    GuestStart(Reason),
+    GuestStop(Reason),
+    Start,
+    Attach,
+    Detach,
+    Open,
+    Close,
+    Keep,
+}
+
+impl<'a> Head<'a> {
+    /// None when the text says nothing of guests' lives or their network devices.
+    pub(super) fn of(record_type: RecordType, text: &'a [u8]) -> Result<Option<Self>, ParseError> {
+        let mut cursor = Cursor(text);
+        let virt = cursor.pair(b"virt=").is_some();
+        if virt {
+            cursor.0 = cursor.0.strip_prefix(b" ").unwrap_or_default();
+        }
+        let kind = match record_type {
+            RecordType::VIRT_CONTROL => match cursor.pair(b"op=") {
+                Some(op @ (b"start" | b"stop")) => op,
+                // Cut within its first words, or of another program.
+                _ if cursor.0.is_empty() && virt => return Err(ParseError::Truncated),
+                _ => return Ok(None),
+            },
+            RecordType::VIRT_RESOURCE => match cursor.pair(b"resrc=") {
+                Some(kind @ b"net") => kind,
+                _ => return Ok(None),
+            },
+            _ => return Ok(None),
+        };
+        let may_be_foreign = record_type == RecordType::VIRT_CONTROL && !virt;
+        let reason = cursor.pair(b" reason=");
+        match (reason, cursor.0.strip_prefix(b" vm=")) {
+            (Some(reason), Some(rest)) => {
+                Ok(Some(Self { shape: Shape::of(kind, reason), rest, may_be_foreign }))
+            }
+            _ if may_be_foreign => Ok(None),
+            _ => Err(ParseError::Truncated),
+        }
+    }
+}
+
+impl Shape {
+    fn of(kind: &[u8], reason: &[u8]) -> Result<Self, ParseError> {
+        let refuse = || refused(Key::Reason, Value::Bare(reason));
+        match kind {
+            b"start" => Reason::from_ascii(reason).map(Self::GuestStart).ok_or_else(refuse),
+            b"stop" => Reason::from_ascii(reason).map(Self::GuestStop).ok_or_else(refuse),
+            _ => match reason {
+                b"start" => Ok(Self::Start),
+                b"attach" => Ok(Self::Attach),
+                b"detach" => Ok(Self::Detach),
+                b"open" => Ok(Self::Open),
+                b"close" => Ok(Self::Close),
+                b"keep" => Ok(Self::Keep),
+                _ => Err(refuse()),
+            },
+        }
+    }
+
+    /// Whether it names a device.
+    pub(super) fn names_device(&self) -> bool {
+        matches!(self, Self::Open | Self::Close | Self::Keep)
+    }
+}

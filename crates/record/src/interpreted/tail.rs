@@ -1,0 +1,173 @@
+use memchr::memmem;
+use uuid::Uuid;
+
+use super::cursor::Cursor;
+use super::head::Shape;
+use crate::claims;
+use crate::encode::{from_hex, needs_hex};
+use crate::number::decimal;
+use crate::pairs::{Value, shown};
+use crate::{Device, Event, MacAddr, ParseError, Rdev, Requester};
+
+/// What stands behind a guest's name, up to libaudit's last pairs.
+pub(super) struct Tail {
+    pub(super) uuid: Uuid,
+    pub(super) event: Event,
+    pub(super) errno: Option<i32>,
+    pub(super) requester: Option<Requester>,
+}
+
+const RDEV: &[u8] = b" rdev=";
+
+impl Tail {
+    /// Reads from the blank before `uuid=` on.
+    pub(super) fn of(shape: &Shape, text: &[u8]) -> Result<Self, ParseError> {
+        if shape.names_device() { Self::with_device(shape, text) } else { Self::without_device(shape, text) }
+    }
+
+    /// Whether a complete tail of this shape might begin here, while a true one begins further behind.
+    ///
+    /// A path may hold anything, so with the true tail's end behind it any beginning is complete.
+    pub(super) fn begins(shape: &Shape, text: &[u8]) -> bool {
+        if shape.names_device() {
+            before_path(&mut Cursor(text)).is_some()
+        } else {
+            Self::without_device(shape, text).is_ok()
+        }
+    }
+
+    fn without_device(shape: &Shape, text: &[u8]) -> Result<Self, ParseError> {
+        let mut cursor = Cursor(text);
+        let cursor = &mut cursor;
+        let mut parse = || {
+            let uuid = claims::uuid(cursor.pair(b" uuid=")?)?;
+            let event = match shape {
+                Shape::GuestStart(reason) => {
+                    Event::GuestStart { reason: reason.clone(), vm_pid: cursor.vm_pid()? }
+                }
+                Shape::GuestStop(reason) => {
+                    Event::GuestStop { reason: reason.clone(), vm_pid: cursor.vm_pid()? }
+                }
+                _ => change(shape, cursor)?,
+            };
+            let (errno, requester) = last(cursor)?;
+            Some(Self { uuid, event, errno, requester })
+        };
+        parse().ok_or(ParseError::Order)
+    }
+
+    fn with_device(shape: &Shape, text: &[u8]) -> Result<Self, ParseError> {
+        let mut cursor = Cursor(text);
+        let (uuid, mac) = before_path(&mut cursor).ok_or(ParseError::Order)?;
+        let rest = cursor.0;
+        let found = memmem::rfind(rest, RDEV).ok_or(ParseError::Order)?;
+        let tail = DeviceTail::of(shape, &rest[found..]).ok_or(ParseError::Order)?;
+        let mut earlier = memmem::find_iter(&rest[..found], RDEV);
+        if earlier.any(|at| DeviceTail::of(shape, &rest[at..]).is_some()) {
+            return Err(ParseError::Ambiguous);
+        }
+        let DeviceTail { rdev, dev, queue, vm_pid, errno, requester } = tail;
+        let device = Device::new(shown(&rest[..found]), rdev, dev.map(shown));
+        let event = match shape {
+            Shape::Open => Event::Open { mac, device, queue },
+            Shape::Close => Event::Close { mac, device, queue },
+            _ => Event::Keep { mac, device, queue, vm_pid },
+        };
+        Ok(Self { uuid, event, errno, requester })
+    }
+}
+
+/// `uuid=U net=M path=`, and then the path.
+fn before_path(cursor: &mut Cursor<'_>) -> Option<(Uuid, MacAddr)> {
+    let uuid = claims::uuid(cursor.pair(b" uuid=")?)?;
+    let mac = mac(cursor.pair(b" net=")?)?;
+    cursor.0 = cursor.0.strip_prefix(b" path=")?;
+    Some((uuid, mac))
+}
+
+/// What stands behind a path.
+struct DeviceTail<'a> {
+    rdev: Option<Rdev>,
+    dev: Option<&'a [u8]>,
+    queue: Option<u32>,
+    vm_pid: Option<u32>,
+    errno: Option<i32>,
+    requester: Option<Requester>,
+}
+
+impl<'a> DeviceTail<'a> {
+    fn of(shape: &Shape, text: &'a [u8]) -> Option<Self> {
+        let mut cursor = Cursor(text);
+        let rdev = match cursor.pair(RDEV)? {
+            b"?" => None,
+            word => Some(Rdev::from_ascii(word)?),
+        };
+        let dev = match cursor.pair(b" dev=") {
+            None => None,
+            // `ausearch` does not know this key, and leaves it its quotes.
+            Some([b'"', name @ .., b'"']) => Some(name),
+            // Others may not: then hex can't be told from a name that looks like it.
+            Some(word) if from_hex(word).is_some_and(|bytes| needs_hex(&bytes)) => return None,
+            Some(word) => Some(word),
+        };
+        let queue = cursor.number(b" queue=")?;
+        let vm_pid = if matches!(shape, Shape::Keep) { cursor.vm_pid()? } else { None };
+        let (errno, requester) = last(&mut cursor)?;
+        Some(Self { rdev, dev, queue, vm_pid, errno, requester })
+    }
+}
+
+fn change(shape: &Shape, cursor: &mut Cursor<'_>) -> Option<Event> {
+    let old = maybe_mac(cursor.pair(b" old-net=")?)?;
+    let new = maybe_mac(cursor.pair(b" new-net=")?)?;
+    let vm_pid = cursor.vm_pid()?;
+    let fds = cursor.number(b" fds=")?;
+    Some(match shape {
+        Shape::Start => Event::Start { mac: new?, vm_pid, fds },
+        Shape::Attach => Event::Attach { mac: new?, vm_pid, fds },
+        _ => {
+            let forced = match cursor.pair(b" forced=") {
+                None | Some(b"no") => false,
+                Some(b"yes") => true,
+                Some(_) => return None,
+            };
+            Event::Detach { mac: old?, vm_pid, fds, forced }
+        }
+    })
+}
+
+/// The pairs that any record may have last, and the program, which must be there.
+fn last(cursor: &mut Cursor<'_>) -> Option<(Option<i32>, Option<Requester>)> {
+    let errno = cursor.number(b" errno=")?;
+    let requester = match cursor.pair(b" req-uid=") {
+        None => None,
+        Some(uid) => {
+            let (uid, auid) = (user(uid), user(cursor.pair(b" req-auid=")?));
+            let pid = decimal(cursor.pair(b" req-pid=")?)?;
+            uid.zip(auid).map(|(uid, auid)| Requester { uid, auid, pid })
+        }
+    };
+    let exe = cursor.0.strip_prefix(b" exe=")?;
+    (!exe.is_empty()).then_some((errno, requester))
+}
+
+/// A user as a number, or one of the two names that are the same everywhere.
+fn user(word: &[u8]) -> Option<u32> {
+    match word {
+        b"root" => Some(0),
+        b"unset" => Some(Requester::UNSET),
+        _ => decimal(word),
+    }
+}
+
+fn mac(word: &[u8]) -> Option<MacAddr> {
+    claims::mac(Value::Bare(word))
+}
+
+/// An address, or `?` for none, in whatever quotes.
+fn maybe_mac(word: &[u8]) -> Option<Option<MacAddr>> {
+    match word {
+        b"?" | b"'?'" => Some(None),
+        word => mac(word).map(Some),
+    }
+}

@@ -1,0 +1,72 @@
+use taptrail_trail::{Certainty, EndedBy, Holding, State};
+
+use crate::style::Clock;
+
+/// What a holding says, in sentences.
+pub(super) fn of(holding: &Holding, clock: &Clock) -> Vec<String> {
+    let mut told = vec![opened(holding, clock)];
+    if holding.state == State::OpenFailed {
+        return told;
+    }
+    told.push(granted(holding, clock));
+    told.extend(ended(holding, clock));
+    told.push(certainty(holding.certainty).to_owned());
+    told
+}
+
+fn opened(holding: &Holding, clock: &Clock) -> String {
+    match (holding.state, holding.opened, holding.queues) {
+        (State::OpenFailed, at, _) => format!("The open failed at {}: nobody got it.", clock.maybe(at)),
+        (_, None, _) => "No open of it is told: the trail begins later, or the record was lost.".to_owned(),
+        (_, Some(at), 0 | 1) => format!("Opened at {}.", clock.full(at)),
+        (_, Some(at), queues) => {
+            format!("Opened {queues} times from {} on, once for each queue.", clock.full(at))
+        }
+    }
+}
+
+fn granted(holding: &Holding, clock: &Clock) -> String {
+    let qemu = match holding.pid {
+        Some(pid) => format!("QEMU (pid {pid})"),
+        None => "QEMU".to_owned(),
+    };
+    match (holding.state, holding.granted) {
+        (State::OpenFailed | State::NeverGranted, _) => format!("{qemu} never got it."),
+        (_, Some(at)) => format!("{qemu} got it at {}.", clock.after(holding.opened, Some(at))),
+        (_, None) => format!("{qemu} had it already as the trail begins."),
+    }
+}
+
+fn ended(holding: &Holding, clock: &Clock) -> Option<String> {
+    let by = holding.ended_by.map(|by| match by {
+        EndedBy::Detach => "the interface was unplugged",
+        EndedBy::Stop => "the guest ended",
+        EndedBy::Close => "it was closed, and no record says why",
+        EndedBy::Revoke => "it was taken away with the interface still plugged in",
+        EndedBy::Restart => "the guest started anew, and no record tells its end before",
+        EndedBy::Reboot => "the host started anew, and no record tells the guest's end before",
+        EndedBy::PidReused => "its process id is another guest's by then, and no record tells its end",
+    });
+    let at = holding.released.map(|at| clock.after(holding.opened, Some(at)));
+    match (holding.state, at, by) {
+        (State::Held, ..) => Some("It is held still: no record tells of an end.".to_owned()),
+        (State::Released, Some(at), Some(by)) => Some(format!("Released by {at}: {by}.")),
+        (State::Released, Some(at), None) => Some(format!("Released by {at}.")),
+        (State::Released, None, Some(by)) => Some(format!("Released, at a time that is not told: {by}.")),
+        (State::Released, None, None) => Some("Released, at a time that is not told.".to_owned()),
+        (_, Some(at), _) => Some(format!("Closed at {at}.")),
+        (_, None, _) => None,
+    }
+}
+
+fn certainty(certainty: Certainty) -> &'static str {
+    match certainty {
+        Certainty::Definitive => "Definitive: records name the device at every step.",
+        Certainty::Inferred => {
+            "Inferred: a record names only the interface or the guest, and looking back shows that it means this \
+             device."
+        }
+        Certainty::Ambiguous => "Ambiguous: another holding fits the same records as well.",
+        Certainty::Doubtful => "Doubtful: the records contradict each other.",
+    }
+}

@@ -1,0 +1,112 @@
+use std::collections::HashSet;
+use std::fmt::Write as _;
+
+use taptrail_trail::{Finding, Holding, Proof};
+
+use super::{Explanation, Interface, Lines, sentences};
+use crate::Style;
+use crate::findings::{place, sentence};
+use crate::fold::fold;
+use crate::style::Clock;
+use crate::text::{cut, shown};
+use crate::trail::count;
+
+/// The longest line shown, in characters: twice what auditd writes at most.
+const LONGEST: usize = 16 * 1024;
+
+pub(super) fn text(explanation: &Explanation, style: &Style, lines: &Lines<'_>) -> String {
+    let mut page =
+        Page { text: String::new(), clock: Clock::new(style), style, lines, shown: HashSet::new() };
+    for interface in &explanation.interfaces {
+        page.interface(interface);
+    }
+    let (mut holdings, mut findings) = (0, 0);
+    for interface in &explanation.interfaces {
+        holdings += interface.holdings.len() as u64;
+        findings += interface.findings.len() as u64;
+    }
+    if explanation.interfaces.is_empty() {
+        page.text.push_str("Nothing is told of it\n\n");
+    }
+    let (holdings, findings) = (count(holdings, "holding"), count(findings, "finding"));
+    // Writing to a String can't fail.
+    let _ =
+        writeln!(page.text, "{holdings}; {findings}; {} read", count(explanation.input.records, "record"));
+    page.text
+}
+
+struct Page<'a> {
+    text: String,
+    clock: Clock,
+    style: &'a Style,
+    lines: &'a Lines<'a>,
+    /// The lines shown of this interface already.
+    shown: HashSet<(&'a str, u64)>,
+}
+
+impl<'a> Page<'a> {
+    fn interface(&mut self, interface: &'a Interface) {
+        self.shown.clear();
+        let host = shown(&interface.host);
+        let guest = interface.guest.as_ref();
+        let guest = guest.map(|guest| format!("{} ({}) on {host}", shown(&guest.name), guest.uuid));
+        let head = match (&interface.mac, guest) {
+            (Some(mac), Some(guest)) => format!("{mac} of {guest}"),
+            (None, Some(guest)) => format!("The whole of {guest}"),
+            (Some(mac), None) => format!("{mac} on {host}"),
+            (None, None) => format!("The whole of {host}"),
+        };
+        self.line(0, &head, true);
+        for holding in &interface.holdings {
+            self.holding(holding);
+        }
+        for finding in &interface.findings {
+            self.finding(finding);
+        }
+        self.text.push('\n');
+    }
+
+    fn holding(&mut self, holding: &'a Holding) {
+        let device = &holding.device;
+        let mut named = vec![device.kind.to_string()];
+        named.extend(device.dev.as_deref().map(|dev| shown(dev).into_string()));
+        named.extend(device.rdev.map(|rdev| rdev.to_string()));
+        let head = format!("{} ({}): {}", shown(&device.path), named.join(" "), holding.state.as_str());
+        self.text.push('\n');
+        self.line(2, &head, true);
+        for told in sentences::of(holding, &self.clock) {
+            self.line(4, &told, false);
+        }
+        self.proof(&holding.proof);
+    }
+
+    fn finding(&mut self, finding: &'a Finding) {
+        let head = format!("Finding: {}", finding.kind.as_str());
+        self.text.push('\n');
+        self.line(2, &head, true);
+        let told = format!("{}: {}", self.clock.full(finding.time), sentence(finding));
+        self.line(4, &told, false);
+        self.proof(&finding.proof);
+    }
+
+    fn proof(&mut self, proof: &'a [Proof]) {
+        for proof in proof {
+            // Writing to a String can't fail.
+            let _ = writeln!(self.text, "    {}", place(proof));
+            let new = self.shown.insert((&proof.source, proof.line));
+            if let Some(raw) = new.then(|| (self.lines)(proof)).flatten() {
+                let _ = writeln!(self.text, "      {}", cut(&raw, LONGEST));
+            }
+        }
+    }
+
+    /// A line of ours, folded into the style's width.
+    fn line(&mut self, indent: usize, line: &str, bold: bool) {
+        let width = self.style.width.map_or(usize::MAX, usize::from).saturating_sub(indent).max(20);
+        let (on, off) = if bold && self.style.color { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
+        for part in fold(line, width) {
+            // As above.
+            let _ = writeln!(self.text, "{:indent$}{on}{part}{off}", "");
+        }
+    }
+}

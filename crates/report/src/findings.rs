@@ -1,0 +1,77 @@
+//! Findings as a table.
+
+use std::fmt::Write as _;
+
+use compact_str::CompactString;
+use taptrail_trail::{Finding, FindingKind, Proof};
+
+use crate::Style;
+use crate::style::Clock;
+use crate::table::{Cell, Plain, bad, cell, warning};
+use crate::text::{NONE, cut, shown, whole};
+
+/// The longest sentence shown, in characters: it may have names in it.
+const LONGEST: usize = 400;
+
+/// A row for each finding, or where those are wider than the style, its sentence and its last proof's
+/// place on lines of their own.
+pub(crate) fn findings(findings: &[Finding], hosts: bool, clock: &Clock, style: &Style) -> String {
+    let rows = |all: bool| {
+        let columns = 3 + usize::from(hosts) + if all { 2 } else { 0 };
+        let mut table = Plain::bare(style, columns);
+        for finding in findings {
+            let host = hosts.then(|| cell(shown(&finding.host)));
+            let front = [
+                cell(clock.full(finding.time)),
+                kind(finding.kind),
+                cell(finding.guest.as_ref().map_or(NONE.into(), |guest| shown(&guest.name))),
+            ];
+            let rest = all.then(|| [cell(sentence(finding)), cell(last_place(finding))]);
+            table.row(host.into_iter().chain(front).chain(rest.into_iter().flatten()));
+        }
+        table
+    };
+    let table = rows(true);
+    if table.fits(style) {
+        return table.text();
+    }
+    let table = rows(false);
+    let mut text = String::new();
+    for (line, finding) in table.rows().zip(findings) {
+        // Writing to a String can't fail.
+        let _ = write!(text, "{line}    {}\n    {}\n", sentence(finding), last_place(finding));
+    }
+    text
+}
+
+/// What a finding says, as a terminal may get it.
+pub(crate) fn sentence(finding: &Finding) -> CompactString {
+    cut(&finding.text, LONGEST)
+}
+
+fn last_place(finding: &Finding) -> String {
+    finding.proof.last().map_or(NONE.to_owned(), place)
+}
+
+/// Where a record can be looked up.
+pub(crate) fn place(proof: &Proof) -> String {
+    let mut place = format!("{}:{}", whole(&proof.source), proof.line);
+    if let Some(serial) = proof.serial {
+        // As above.
+        let _ = write!(place, " (serial {serial})");
+    }
+    place
+}
+
+/// Red is what may mean that somebody holds a device whom the trail does not show.
+fn kind(kind: FindingKind) -> Cell {
+    match kind {
+        FindingKind::AttachFailed
+        | FindingKind::CloseFailed
+        | FindingKind::CloseWithoutOpen
+        | FindingKind::ContradictoryOpen
+        | FindingKind::DetachFailed
+        | FindingKind::GrantWithoutOpen => bad(kind.as_str()),
+        _ => warning(kind.as_str()),
+    }
+}

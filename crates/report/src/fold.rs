@@ -1,0 +1,49 @@
+use unicode_width::UnicodeWidthChar as _;
+
+/// Cuts one line into lines of at most `width` columns, between words where that is possible.
+pub(crate) fn fold(line: &str, width: usize) -> Vec<&str> {
+    let mut lines = Vec::new();
+    let mut rest = line;
+    loop {
+        let (mut taken, mut end, mut blank) = (0, rest.len(), None);
+        for (at, c) in rest.char_indices() {
+            taken += c.width().unwrap_or_default();
+            if taken > width && at > 0 {
+                end = at;
+                break;
+            }
+            if c == ' ' && at > 0 {
+                blank = Some(at);
+            }
+        }
+        if end == rest.len() {
+            lines.push(rest);
+            return lines;
+        }
+        // The blank that would begin the next line ends this one as well.
+        let cut = if rest[end..].starts_with(' ') { end } else { blank.unwrap_or(end) };
+        lines.push(&rest[..cut]);
+        rest = rest[cut..].trim_start_matches(' ');
+        if rest.is_empty() {
+            return lines;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_cut_between_words_where_there_are_any() {
+        assert_eq!(fold("", 5), [""]);
+        assert_eq!(fold("one two", 7), ["one two"]);
+        assert_eq!(fold("one two three", 7), ["one two", "three"]);
+        assert_eq!(fold("one two three", 8), ["one two", "three"]);
+        assert_eq!(fold("/dev/net/tun", 5), ["/dev/", "net/t", "un"]);
+        assert_eq!(fold("a /dev/net/tun", 5), ["a", "/dev/", "net/t", "un"]);
+        assert_eq!(fold("名名名", 4), ["名名", "名"]);
+        assert_eq!(fold("名", 1), ["名"]);
+        assert_eq!(fold("ab   ", 2), ["ab"]);
+    }
+}

@@ -1,0 +1,113 @@
+//! Holdings as a table.
+
+use compact_str::format_compact;
+use taptrail_trail::{Certainty, Holding, State};
+
+use crate::Style;
+use crate::style::Clock;
+use crate::table::{Cell, Plain, bad, cell, good, number, told, warning};
+use crate::text::{NONE, shown};
+
+const HEADER: [&str; 14] = [
+    "HOST",
+    "GUEST",
+    "MAC",
+    "DEVICE",
+    "PATH",
+    "DEV",
+    "RDEV",
+    "QUEUES",
+    "OPENED",
+    "GRANTED",
+    "RELEASED",
+    "STATE",
+    "ENDED BY",
+    "CERTAINTY",
+];
+
+/// A row for each holding, or where those are wider than the style, a block of three lines.
+pub(crate) fn holdings(holdings: &[Holding], hosts: bool, clock: &Clock, style: &Style) -> String {
+    let mut table = Plain::new(style, &HEADER[usize::from(!hosts)..]);
+    for holding in holdings {
+        let device = &holding.device;
+        let host = hosts.then(|| cell(shown(&holding.host)));
+        table.row(host.into_iter().chain([
+            cell(shown(&holding.guest.name)),
+            told(holding.mac),
+            cell(device.kind.as_str()),
+            cell(shown(&device.path)),
+            cell(device.dev.as_deref().map_or(NONE.into(), shown)),
+            device.rdev.map_or_else(|| cell(NONE), told),
+            queues(holding.queues),
+            cell(clock.maybe(holding.opened)),
+            cell(clock.after(holding.opened, holding.granted)),
+            cell(clock.after(holding.opened, holding.released)),
+            state(holding.state, holding.state.as_str()),
+            cell(holding.ended_by.map_or(NONE, |by| by.as_str())),
+            certainty(holding.certainty),
+        ]));
+        if holdings.len() > FEW && !table.fits(style) {
+            break;
+        }
+    }
+    if table.fits(style) { table.text() } else { stacked(holdings, hosts, clock, style) }
+}
+
+/// From how many holdings on it pays to look, row by row, whether the table fits still.
+const FEW: usize = 100;
+
+/// The same in four columns of three lines each, for 80 columns.
+fn stacked(holdings: &[Holding], hosts: bool, clock: &Clock, style: &Style) -> String {
+    let header = [
+        if hosts { "GUEST\nMAC\nHOST" } else { "GUEST\nMAC" },
+        "DEVICE\nPATH\nDEV RDEV QUEUES",
+        "OPENED\nGRANTED\nRELEASED",
+        "STATE\nENDED BY\nCERTAINTY",
+    ];
+    let mut table = Plain::new(style, &header);
+    for holding in holdings {
+        let device = &holding.device;
+        let host = if hosts { shown(&holding.host) } else { "".into() };
+        let parts = [
+            device.dev.as_deref().map(shown),
+            device.rdev.map(|rdev| format_compact!("{rdev}")),
+            (holding.queues > 0).then(|| format_compact!("x{}", holding.queues)),
+        ];
+        let parts: Vec<_> = parts.into_iter().flatten().collect();
+        let ended_by = holding.ended_by.map_or(NONE, |by| by.as_str());
+        let end = format!("{}\n{ended_by}\n{}", holding.state.as_str(), holding.certainty.as_str());
+        table.block([
+            cell(format_compact!("{}\n{}\n{host}", shown(&holding.guest.name), holding.mac)),
+            cell(format_compact!("{}\n{}\n{}", device.kind, shown(&device.path), parts.join(" "))),
+            cell(format_compact!(
+                "{}\n{}\n{}",
+                clock.maybe(holding.opened),
+                clock.after(holding.opened, holding.granted),
+                clock.after(holding.opened, holding.released)
+            )),
+            state(holding.state, &end),
+        ]);
+    }
+    table.folded(style).text()
+}
+
+/// None where the trail tells no open.
+fn queues(queues: u32) -> Cell {
+    if queues == 0 { number(NONE) } else { number(queues) }
+}
+
+fn state(state: State, text: &str) -> Cell {
+    match state {
+        State::Held => good(text),
+        State::OpenFailed | State::NeverGranted => warning(text),
+        State::Released => cell(text),
+    }
+}
+
+fn certainty(certainty: Certainty) -> Cell {
+    match certainty {
+        Certainty::Definitive => cell(certainty.as_str()),
+        Certainty::Inferred | Certainty::Ambiguous => warning(certainty.as_str()),
+        Certainty::Doubtful => bad(certainty.as_str()),
+    }
+}

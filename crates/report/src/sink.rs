@@ -1,0 +1,219 @@
+use std::io::{self, Write};
+
+use serde::Serialize;
+use taptrail_trail::{Finding, Holding, Input, Report};
+
+use crate::csv::{FindingRows, HoldingRows};
+use crate::span::{Concerns, Span};
+use crate::{Filter, Style, findings_table, trail_table};
+
+/// Takes holdings and findings one at a time, in the order in which a trail tells them.
+pub trait Take {
+    /// Takes a holding that is over, or held to the end of the trail.
+    ///
+    /// # Errors
+    ///
+    /// What the output says.
+    fn holding(&mut self, holding: Holding) -> io::Result<()>;
+
+    /// Takes a finding.
+    ///
+    /// # Errors
+    ///
+    /// What the output says.
+    fn finding(&mut self, finding: Finding) -> io::Result<()>;
+}
+
+/// What of a trail is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// Its holdings and its findings.
+    Trail,
+    /// Its findings.
+    Findings,
+}
+
+/// How it is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For people: all at the end, sorted by time.
+    Table(Style),
+    /// For programs: one object at the end, sorted by time.
+    Json,
+    /// For programs: an object on each line, written as soon as it is known.
+    Jsonl,
+    /// For spreadsheets: a row for each holding, or else for each finding, written as soon as it is
+    /// known.
+    Csv,
+}
+
+/// How much was told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Holdings.
+    pub holdings: u64,
+    /// Findings.
+    pub findings: u64,
+}
+
+/// What is asked for of a trail, written in a format.
+///
+/// JSONL and CSV are written as holdings end, so that no memory grows with the trail; then holdings
+/// stand in the order of their ends. Only where the filter makes it depend on holdings which findings
+/// are told, those wait.
+#[derive(Debug)]
+pub struct Sink<W: Write> {
+    told: Told,
+    filter: Filter,
+    count: Count,
+    way: Way<W>,
+    /// What is not written yet.
+    waiting: Report,
+    concerns: Concerns,
+}
+
+#[derive(Debug)]
+enum Way<W: Write> {
+    Table(W, Style),
+    Json(W),
+    Jsonl(W),
+    Holdings(HoldingRows<W>),
+    Findings(FindingRows<W>),
+}
+
+/// A line of JSONL.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Item<'a> {
+    Holding(&'a Holding),
+    Finding(&'a Finding),
+    Input(&'a Input),
+}
+
+/// All of the findings, in the shape of their JSON.
+#[derive(Debug, Serialize)]
+struct Findings<'a> {
+    findings: &'a [Finding],
+    input: &'a Input,
+}
+
+impl<W: Write> Sink<W> {
+    /// Begins an answer; of CSV the header is written at once.
+    ///
+    /// # Errors
+    ///
+    /// What the output says.
+    pub fn new(told: Told, filter: Filter, format: Format, out: W) -> io::Result<Self> {
+        let way = match (format, told) {
+            (Format::Table(style), _) => Way::Table(out, style),
+            (Format::Json, _) => Way::Json(out),
+            (Format::Jsonl, _) => Way::Jsonl(out),
+            (Format::Csv, Told::Trail) => Way::Holdings(HoldingRows::new(out)?),
+            (Format::Csv, Told::Findings) => Way::Findings(FindingRows::new(out)?),
+        };
+        let (waiting, concerns) = (Report::default(), Concerns::default());
+        Ok(Self { told, filter, count: Count::default(), way, waiting, concerns })
+    }
+
+    /// How much was told so far.
+    pub fn count(&self) -> Count {
+        self.count
+    }
+
+    /// Writes what waits, and what was read.
+    ///
+    /// # Errors
+    ///
+    /// What the output says.
+    pub fn finish(&mut self, input: Input) -> io::Result<()> {
+        if self.filter.follows_holdings() {
+            for finding in std::mem::take(&mut self.waiting.findings) {
+                if self.concerns.concern(&finding) {
+                    self.tell(finding)?;
+                }
+            }
+        }
+        let mut report = std::mem::take(&mut self.waiting);
+        report.input = input;
+        sort(&mut report);
+        match &mut self.way {
+            Way::Table(out, style) => {
+                let text = match self.told {
+                    Told::Trail => trail_table(&report, style),
+                    Told::Findings => findings_table(&report, style),
+                };
+                out.write_all(text.as_bytes())?;
+                out.flush()
+            }
+            Way::Json(out) => {
+                let Report { findings, input, .. } = &report;
+                match self.told {
+                    Told::Trail => serde_json::to_writer_pretty(&mut *out, &report)?,
+                    Told::Findings => serde_json::to_writer_pretty(&mut *out, &Findings { findings, input })?,
+                }
+                out.write_all(b"\n")?;
+                out.flush()
+            }
+            Way::Jsonl(out) => {
+                line(out, &Item::Input(&report.input))?;
+                out.flush()
+            }
+            Way::Holdings(rows) => rows.flush(),
+            Way::Findings(rows) => rows.flush(),
+        }
+    }
+
+    /// Tells a finding that is asked for.
+    fn tell(&mut self, finding: Finding) -> io::Result<()> {
+        self.count.findings += 1;
+        match &mut self.way {
+            Way::Table(..) | Way::Json(_) => self.waiting.findings.push(finding),
+            Way::Jsonl(out) => line(out, &Item::Finding(&finding))?,
+            Way::Findings(rows) => rows.row(&finding)?,
+            Way::Holdings(_) => {}
+        }
+        Ok(())
+    }
+}
+
+impl<W: Write> Take for Sink<W> {
+    fn holding(&mut self, holding: Holding) -> io::Result<()> {
+        if self.told != Told::Trail || !self.filter.keeps_holding(&holding) {
+            return Ok(());
+        }
+        self.count.holdings += 1;
+        if self.filter.follows_holdings() {
+            self.concerns.add(&holding);
+        }
+        match &mut self.way {
+            Way::Table(..) | Way::Json(_) => self.waiting.holdings.push(holding),
+            Way::Jsonl(out) => line(out, &Item::Holding(&holding))?,
+            Way::Holdings(rows) => rows.row(&holding)?,
+            Way::Findings(_) => {}
+        }
+        Ok(())
+    }
+
+    fn finding(&mut self, finding: Finding) -> io::Result<()> {
+        if !self.filter.keeps_finding(&finding) {
+            return Ok(());
+        }
+        if self.filter.follows_holdings() {
+            self.waiting.findings.push(finding);
+            return Ok(());
+        }
+        self.tell(finding)
+    }
+}
+
+fn line(out: &mut impl Write, item: &Item<'_>) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, item)?;
+    out.write_all(b"\n")
+}
+
+/// Newest last.
+pub(crate) fn sort(report: &mut Report) {
+    let first = |holding: &Holding| holding.proof.first().map(|proof| (proof.time, proof.line));
+    report.holdings.sort_by_key(|holding| (Span::of(holding).from, first(holding)));
+    report.findings.sort_by_key(|finding| finding.time);
+}

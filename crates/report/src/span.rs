@@ -1,0 +1,98 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use taptrail_record::MacAddr;
+use taptrail_trail::{Finding, Holding, State};
+use uuid::Uuid;
+
+/// A stretch of time; an end that is not told is as far away as can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Span {
+    pub(crate) from: Timestamp,
+    pub(crate) to: Timestamp,
+}
+
+impl Span {
+    /// From a device's open, or the failure of it, to its end.
+    pub(crate) fn of(holding: &Holding) -> Self {
+        let from = holding.opened.or(holding.granted).unwrap_or(Timestamp::MIN);
+        Self { from, to: end(holding).max(from) }
+    }
+
+    /// From its grant to its end, if QEMU ever had it.
+    pub(crate) fn held(holding: &Holding) -> Option<Self> {
+        let had = matches!(holding.state, State::Held | State::Released);
+        had.then(|| Self { from: holding.granted.unwrap_or(Timestamp::MIN), to: end(holding) })
+    }
+
+    /// Its end excluded: then it is over.
+    pub(crate) fn contains(self, time: Timestamp) -> bool {
+        self.from <= time && time < self.to
+    }
+}
+
+/// When it was over at the latest: the last that is told of it shows that, where nothing tells the end.
+fn end(holding: &Holding) -> Timestamp {
+    if holding.state == State::Held {
+        return Timestamp::MAX;
+    }
+    let last = holding.proof.last().map(|proof| proof.time);
+    holding.released.or(last).unwrap_or(Timestamp::MAX)
+}
+
+/// Which findings concern certain holdings: those of the same host in the time of a holding that name
+/// no other guest and no other interface than its own.
+#[derive(Debug, Default)]
+pub(crate) struct Concerns {
+    times: HashMap<About, Vec<Span>>,
+    /// Whether `times` are sorted and apart from each other.
+    settled: bool,
+}
+
+/// A host, a guest of its or none, an interface of it or none.
+pub(crate) type About = (Arc<str>, Option<Uuid>, Option<MacAddr>);
+
+impl Concerns {
+    /// Adds a holding.
+    pub(crate) fn add(&mut self, holding: &Holding) {
+        self.settled = false;
+        let span = Span::of(holding);
+        let (guest, mac) = (Some(holding.guest.uuid), Some(holding.mac));
+        for (guest, mac) in [(None, None), (None, mac), (guest, None), (guest, mac)] {
+            let times = self.times.entry((Arc::clone(&holding.host), guest, mac)).or_default();
+            match times.last_mut() {
+                // What comes in the order of time needs no more room than what is apart.
+                Some(last) if last.from <= span.from && span.from <= last.to => {
+                    last.to = last.to.max(span.to)
+                }
+                _ => times.push(span),
+            }
+        }
+    }
+
+    /// Whether a finding concerns one of the holdings added.
+    pub(crate) fn concern(&mut self, finding: &Finding) -> bool {
+        if !self.settled {
+            self.times.values_mut().for_each(settle);
+            self.settled = true;
+        }
+        let guest = finding.guest.as_ref().map(|guest| guest.uuid);
+        let about = (Arc::clone(&finding.host), guest, finding.mac);
+        let Some(times) = self.times.get(&about) else { return false };
+        let next = times.partition_point(|span| span.from <= finding.time);
+        next.checked_sub(1).is_some_and(|last| finding.time <= times[last].to)
+    }
+}
+
+/// Sorts, and makes one of those that overlap.
+fn settle(times: &mut Vec<Span>) {
+    times.sort_unstable();
+    times.dedup_by(|later, earlier| {
+        let one = later.from <= earlier.to;
+        if one {
+            earlier.to = earlier.to.max(later.to);
+        }
+        one
+    });
+}

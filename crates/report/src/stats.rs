@@ -1,0 +1,63 @@
+use std::time::Duration;
+
+use compact_str::{CompactString, format_compact};
+use taptrail_trail::Input;
+
+use crate::Style;
+use crate::table::{Plain, cell, number};
+
+/// What reading took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// What was read.
+    pub input: Input,
+    /// How many things it told of: records, opens that the kernel saw, boots.
+    pub used: u64,
+    /// `VIRT_CONTROL` records of programs that know no guests.
+    pub foreign: u64,
+    /// How long reading and telling took.
+    pub took: Duration,
+}
+
+impl Stats {
+    /// Lines of label, amount and rate.
+    pub fn text(&self) -> String {
+        let Input { files, bytes, lines, records, unreadable, duplicates } = self.input;
+        let others = lines.saturating_sub(self.used).saturating_sub(unreadable).saturating_sub(duplicates);
+        let mut table = Plain::bare(&Style::default(), 3);
+        let mut row = |name: &str, amount: u64, rate: CompactString| {
+            table.row([cell(name), number(amount), number(rate)]);
+        };
+        let seconds = self.took.as_secs_f64();
+        row("files", files, "".into());
+        row("bytes", bytes, rate(bytes, seconds, "B"));
+        row("lines", lines, rate(lines, seconds, ""));
+        row("records", records, rate(records, seconds, ""));
+        row("unreadable", unreadable, "".into());
+        row("duplicates", duplicates, "".into());
+        row("foreign", self.foreign, "".into());
+        row("not used", others, "".into());
+        table.row([cell("seconds"), number(format_compact!("{seconds:.3}"))]);
+        table.text()
+    }
+}
+
+/// An amount for each second, in three digits: `8.93 GB/s`.
+fn rate(amount: u64, seconds: f64, unit: &str) -> CompactString {
+    if seconds <= 0.0 {
+        return "".into();
+    }
+    // A rate is no exact number, and 2^53 bytes are beyond any log.
+    #[allow(clippy::cast_precision_loss)]
+    let mut rate = amount as f64 / seconds;
+    let mut prefix = "";
+    for next in ["k", "M", "G", "T"] {
+        if rate < 1000.0 {
+            break;
+        }
+        rate /= 1000.0;
+        prefix = next;
+    }
+    let digits = if rate < 10.0 { 2 } else { usize::from(rate < 100.0) };
+    format_compact!("{rate:.digits$} {prefix}{unit}/s")
+}

@@ -1,0 +1,38 @@
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use crate::text::{cut, whole};
+use crate::trail::count;
+
+/// A line that should have been a record and could not be believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The file, journal or ledger that has it.
+    pub source: Arc<str>,
+    /// The line or row in it, from 1.
+    pub line: u64,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// The longest reason and note shown, in characters.
+const LONGEST: usize = 400;
+
+/// Lines for people about what could not be read, each with its place: `first` are the first of `all`
+/// such lines. `notes` tell what had to be taken for granted to read the rest.
+pub fn warnings(first: &[Unreadable], all: u64, notes: &[String]) -> String {
+    let mut text = String::new();
+    for Unreadable { source, line, reason } in first {
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "{}:{line}: {}", whole(source), cut(reason, LONGEST));
+    }
+    let more = all.saturating_sub(first.len() as u64);
+    if more > 0 {
+        let line = if first.is_empty() { "line" } else { "more line" };
+        let _ = writeln!(text, "{} can't be read", count(more, line));
+    }
+    for note in notes {
+        let _ = writeln!(text, "{}", cut(note, LONGEST));
+    }
+    text
+}

@@ -1,0 +1,151 @@
+//! One event told by several inputs is one event.
+//!
+//! A rotation may be there twice; a host's ledger, its audit log and libvirtd's own log tell the same
+//! in three ways. What two inputs tell is one event when the kernel's serial number is the same, or,
+//! where one of them kept none, when they say the same within a moment. Within one input nothing is
+//! taken for told twice unless its serial number says so: an interface may well have two opens alike.
+//!
+//! The same comparison shows what an audit log that covers a time lacks.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use taptrail_record::{Fragment, Record};
+use taptrail_trail::{Content, Entry};
+
+use crate::track::Placed;
+
+/// How far apart two inputs may see one event: syslog tells whole seconds, and late.
+const APART: SignedDuration = SignedDuration::from_secs(2);
+
+/// How long an event is remembered, so that others may tell it too.
+const KEPT: SignedDuration = SignedDuration::from_secs(5);
+
+/// The events of the last moments.
+#[derive(Debug, Default)]
+pub(crate) struct Duplicates {
+    seen: VecDeque<Seen>,
+    /// The number of the first in `seen`.
+    first: u64,
+    by_serial: HashMap<(Arc<str>, u32), u64>,
+    by_claim: HashMap<u64, Vec<u64>>,
+    hasher: RandomState,
+    /// From when to when audit logs tell of each host.
+    covered: HashMap<Arc<str>, (Timestamp, Timestamp)>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    time: Timestamp,
+    order: Timestamp,
+    serial: Option<u32>,
+    host: Arc<str>,
+    claim: u64,
+    tracks: Vec<u32>,
+    /// Whether an audit log tells it.
+    logged: bool,
+    /// What to tell when no audit log does.
+    lacking: Option<Box<Entry>>,
+}
+
+impl Duplicates {
+    /// Whether this is the first to tell the event.
+    pub(crate) fn is_new(&mut self, track: u32, is_rows: bool, placed: &Placed) -> bool {
+        let entry = &placed.entry;
+        let logged = !is_rows && entry.serial.is_some();
+        if logged {
+            let time = entry.time;
+            let covered = self.covered.entry(Arc::clone(&entry.host)).or_insert((time, time));
+            covered.1 = covered.1.max(time);
+        }
+        let claim = self.hasher.hash_one((&entry.host, &entry.content));
+        if let Some(at) = self.find(track, claim, entry) {
+            let seen = &mut self.seen[at];
+            seen.tracks.push(track);
+            seen.logged |= logged;
+            return false;
+        }
+        let number = self.first + self.seen.len() as u64;
+        if let Some(serial) = entry.serial {
+            self.by_serial.insert((Arc::clone(&entry.host), serial), number);
+        }
+        self.by_claim.entry(claim).or_default().push(number);
+        self.seen.push_back(Seen {
+            time: entry.time,
+            order: placed.order,
+            serial: entry.serial,
+            host: Arc::clone(&entry.host),
+            claim,
+            tracks: vec![track],
+            logged,
+            lacking: if logged { None } else { lacking(entry, is_rows).map(Box::new) },
+        });
+        true
+    }
+
+    fn find(&self, track: u32, claim: u64, entry: &Entry) -> Option<usize> {
+        let at = |number: u64| usize::try_from(number.checked_sub(self.first)?).ok();
+        let near = |seen: &Seen| seen.time.duration_since(entry.time).abs() <= APART;
+        if let Some(serial) = entry.serial {
+            let same = self.by_serial.get(&(Arc::clone(&entry.host), serial)).and_then(|&number| at(number));
+            if let Some(same) = same.filter(|&same| near(&self.seen[same])) {
+                return Some(same);
+            }
+        }
+        let alike = self.by_claim.get(&claim)?.iter().filter_map(|&number| at(number));
+        alike.into_iter().find(|&at| {
+            let seen = &self.seen[at];
+            near(seen) && !seen.tracks.contains(&track) && (seen.serial.is_none() || entry.serial.is_none())
+        })
+    }
+
+    /// Forgets what is long before `now`, and gives what an audit log should have told and did not.
+    pub(crate) fn forget(&mut self, now: Timestamp, mut tell: impl FnMut(&Entry)) {
+        while let Some(seen) = self.seen.pop_front_if(|seen| now.duration_since(seen.order) > KEPT) {
+            let number = self.first;
+            self.first += 1;
+            if let Some(serial) = seen.serial {
+                let key = (Arc::clone(&seen.host), serial);
+                if self.by_serial.get(&key) == Some(&number) {
+                    self.by_serial.remove(&key);
+                }
+            }
+            if let Some(alike) = self.by_claim.get_mut(&seen.claim) {
+                alike.retain(|&other| other != number);
+                if alike.is_empty() {
+                    self.by_claim.remove(&seen.claim);
+                }
+            }
+            let covered =
+                self.covered.get(&seen.host).is_some_and(|(from, to)| *from < seen.time && seen.time < *to);
+            if let (false, true, Some(entry)) = (seen.logged, covered, seen.lacking) {
+                tell(&entry);
+            }
+        }
+    }
+}
+
+/// What is to be told of an entry that an audit log lacks: a ledger's record with its serial number
+/// was logged once; what libvirtd's own log tells never was.
+fn lacking(entry: &Entry, is_rows: bool) -> Option<Entry> {
+    let Content::Record(record) = &entry.content else { return None };
+    let fragment = fragment(record);
+    let content = match (is_rows, entry.serial, entry.writer) {
+        (true, Some(_), _) => Content::Missing(fragment),
+        (false, None, None) => Content::Unsent(fragment),
+        _ => return None,
+    };
+    Some(Entry { content, ..entry.clone() })
+}
+
+/// Whom and what a record names.
+fn fragment(record: &Record) -> Fragment {
+    Fragment {
+        name: Some(record.guest.name.clone()),
+        uuid: Some(record.guest.uuid),
+        mac: record.event.mac(),
+        device: record.event.device().cloned(),
+    }
+}

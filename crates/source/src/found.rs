@@ -1,0 +1,259 @@
+use compact_str::CompactString;
+use jiff::civil::{Date, DateTime, Time};
+use jiff::tz::{AmbiguousOffset, TimeZone};
+use jiff::{SignedDuration, Timestamp};
+use taptrail_trail::Content;
+
+/// What one line tells, before it has its place in the world.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) when: When,
+    /// The kernel's serial number of the event.
+    pub(crate) serial: Option<u32>,
+    /// The host it names.
+    pub(crate) host: Option<CompactString>,
+    /// The process that sent the record, as the kernel saw it.
+    pub(crate) writer: Option<u32>,
+    pub(crate) content: Content,
+}
+
+/// When a line says it happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    /// A moment.
+    Exact(Timestamp),
+    /// A wall clock's time, in the zone of whoever wrote it: taken for the reader's.
+    Civil(DateTime),
+    /// The same with a date like 08/05/2014, which puts the month or the day first.
+    Slashed { first: i8, second: i8, year: i16, time: Time },
+    /// A wall clock's time without its year (which is 0 here).
+    Yearless(DateTime),
+}
+
+impl When {
+    /// The moment meant, as far as what `clock` saw before tells.
+    pub(crate) fn resolve(&self, clock: &mut Clock) -> Timestamp {
+        let moment = match *self {
+            Self::Exact(moment) => moment,
+            Self::Civil(civil) => clock.moment(civil),
+            Self::Slashed { first, second, year, time } => clock.slashed(first, second, year, time),
+            Self::Yearless(civil) => clock.yearless(civil),
+        };
+        clock.last = Some(moment);
+        moment
+    }
+}
+
+/// What the times of one source's lines mean, line after line.
+#[derive(Debug, Clone)]
+pub(crate) struct Clock {
+    zone: TimeZone,
+    /// No line is younger: the file's last change and a day for clocks that differ.
+    limit: Timestamp,
+    /// The line before.
+    last: Option<Timestamp>,
+    /// Whether 08/05 is the 8th of May, once a line showed it.
+    day_first: Option<bool>,
+    /// Whether a line without year was given one.
+    pub(crate) inferred: bool,
+    /// Whether a date like 08/05 was taken for August or for May without proof.
+    pub(crate) guessed: bool,
+}
+
+/// Lines of many writers are not quite in order: this much back is no new year.
+const DISORDER: SignedDuration = SignedDuration::from_hours(24);
+
+/// In the hour that a clock repeats, this much back is the second round.
+const REPEATED: SignedDuration = SignedDuration::from_mins(10);
+
+/// Years between two leap days, at most (1896-1904).
+const LEAP: i16 = 8;
+
+impl Clock {
+    /// Wall clocks are in `zone`; no line is younger than `limit`.
+    pub(crate) fn new(zone: TimeZone, limit: Timestamp) -> Self {
+        Self { zone, limit, last: None, day_first: None, inferred: false, guessed: false }
+    }
+
+    /// A time that a change of clocks left out is taken as if they had not changed; of one that they
+    /// repeat, the round that doesn't go back.
+    fn moment(&self, civil: DateTime) -> Timestamp {
+        let ambiguous = self.zone.to_ambiguous_timestamp(civil);
+        if let AmbiguousOffset::Fold { .. } = ambiguous.offset()
+            && let Some(last) = self.last
+            && let (Ok(earlier), Ok(later)) = (ambiguous.earlier(), ambiguous.later())
+        {
+            let second_round =
+                last.duration_since(earlier) > REPEATED && last.duration_since(later) <= REPEATED;
+            return if second_round { later } else { earlier };
+        }
+        let beyond = if civil.year() < 1970 { Timestamp::MIN } else { Timestamp::MAX };
+        ambiguous.compatible().unwrap_or(beyond)
+    }
+
+    /// Whether a line may be of this moment, as far as can be told.
+    fn fits(&self, moment: Timestamp) -> bool {
+        moment <= self.limit && self.last.is_none_or(|last| last.duration_since(moment) <= DISORDER)
+    }
+
+    fn slashed(&mut self, first: i8, second: i8, year: i16, time: Time) -> Timestamp {
+        let read = |day_first| {
+            let (month, day) = if day_first { (second, first) } else { (first, second) };
+            Date::new(year, month, day).ok().map(|date| self.moment(date.to_datetime(time)))
+        };
+        match (read(false), read(true)) {
+            (Some(month_first), Some(day_first)) if first != second => {
+                if let Some(known) = self.day_first {
+                    return if known { day_first } else { month_first };
+                }
+                self.guessed = true;
+                // ausearch writes the month first unless a locale tells it otherwise.
+                if !self.fits(month_first) && self.fits(day_first) { day_first } else { month_first }
+            }
+            (Some(moment), Some(_)) => moment,
+            (Some(moment), None) => {
+                self.day_first = Some(false);
+                moment
+            }
+            (None, Some(moment)) => {
+                self.day_first = Some(true);
+                moment
+            }
+            // Whoever makes one has checked that it is a date.
+            (None, None) => self.last.unwrap_or(self.limit),
+        }
+    }
+
+    /// The first year that doesn't go back from the line before, or, when that is too late or there
+    /// was none, the last one that is not too late.
+    fn yearless(&mut self, civil: DateTime) -> Timestamp {
+        self.inferred = true;
+        let in_year = |year: i16| {
+            let date = Date::new(year, civil.month(), civil.day()).ok()?;
+            Some(self.moment(date.to_datetime(civil.time()))).filter(|moment| *moment <= self.limit)
+        };
+        let year_of = |moment: Timestamp| self.zone.to_datetime(moment).year();
+        if let Some(last) = self.last {
+            let from = last.checked_sub(DISORDER).unwrap_or(last);
+            let year = year_of(from);
+            let next =
+                (year..=year.saturating_add(LEAP)).find_map(|year| in_year(year).filter(|t| *t >= from));
+            if let Some(moment) = next {
+                return moment;
+            }
+        }
+        // A day beyond the limit can be in the next year of another zone.
+        let year = year_of(self.limit);
+        (year.saturating_sub(LEAP)..=year).rev().find_map(in_year).unwrap_or(self.limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn yearless(clock: &mut Clock, text: &str) -> String {
+        let civil: DateTime = format!("0000-{text}").parse().unwrap();
+        When::Yearless(civil).resolve(clock).to_string()
+    }
+
+    fn slashed(clock: &mut Clock, first: i8, second: i8) -> String {
+        let when = When::Slashed { first, second, year: 2026, time: Time::midnight() };
+        when.resolve(clock).strftime("%F").to_string()
+    }
+
+    #[test]
+    fn a_year_is_the_latest_that_does_not_pass_the_limit() {
+        let mut clock = Clock::new(TimeZone::UTC, at("2026-03-02T00:00:00Z"));
+        assert!(!clock.inferred);
+        assert_eq!(yearless(&mut clock, "11-30T10:00:00"), "2025-11-30T10:00:00Z");
+        assert!(clock.inferred);
+        assert_eq!(yearless(&mut clock, "12-31T23:59:59"), "2025-12-31T23:59:59Z");
+        assert_eq!(yearless(&mut clock, "01-01T00:00:01"), "2026-01-01T00:00:01Z");
+        assert_eq!(yearless(&mut clock, "12-31T23:59:58"), "2025-12-31T23:59:58Z", "a late line");
+        assert_eq!(yearless(&mut clock, "03-01T23:00:00"), "2026-03-01T23:00:00Z");
+    }
+
+    #[test]
+    fn a_leap_day_finds_a_leap_year_and_leads_those_after_it() {
+        let mut clock = Clock::new(TimeZone::UTC, at("2027-03-02T00:00:00Z"));
+        assert_eq!(yearless(&mut clock, "02-29T10:00:00"), "2024-02-29T10:00:00Z");
+        assert_eq!(yearless(&mut clock, "03-01T10:00:00"), "2024-03-01T10:00:00Z");
+        assert_eq!(yearless(&mut clock, "02-01T10:00:00"), "2025-02-01T10:00:00Z");
+        let mut clock = Clock::new(TimeZone::UTC, at("1903-01-01T00:00:00Z"));
+        assert_eq!(yearless(&mut clock, "02-29T10:00:00"), "1896-02-29T10:00:00Z");
+    }
+
+    #[test]
+    fn an_exact_line_before_leads_too() {
+        let mut clock = Clock::new(TimeZone::UTC, at("2030-01-01T00:00:00Z"));
+        When::Exact(at("2014-08-05T00:00:00Z")).resolve(&mut clock);
+        assert_eq!(yearless(&mut clock, "08-06T00:00:00"), "2014-08-06T00:00:00Z");
+    }
+
+    #[test]
+    fn a_time_the_clocks_skip_or_repeat_is_a_moment_too() {
+        let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        let mut clock = Clock::new(zone, Timestamp::MAX);
+        let mut civil =
+            |text: &str| When::Civil(text.parse().unwrap()).resolve(&mut clock).strftime("%T").to_string();
+        assert_eq!(civil("2026-03-29T02:30:00"), "01:30:00");
+        assert_eq!(civil("2026-10-25T02:10:00"), "00:10:00");
+        assert_eq!(civil("2026-10-25T02:50:00"), "00:50:00");
+        assert_eq!(civil("2026-10-25T02:49:59"), "00:49:59", "a late line");
+        assert_eq!(civil("2026-10-25T02:10:00"), "01:10:00", "the second round");
+        assert_eq!(civil("2026-10-25T02:20:00"), "01:20:00");
+        assert_eq!(civil("2026-10-25T03:00:00"), "02:00:00");
+    }
+
+    #[test]
+    fn slashes_mean_what_a_line_before_showed() {
+        let mut clock = Clock::new(TimeZone::UTC, at("2026-12-31T00:00:00Z"));
+        assert_eq!(slashed(&mut clock, 8, 5), "2026-08-05");
+        assert!(clock.guessed);
+        assert_eq!(slashed(&mut clock, 8, 20), "2026-08-20");
+        assert_eq!(slashed(&mut clock, 9, 10), "2026-09-10");
+        let mut clock = Clock::new(TimeZone::UTC, at("2026-12-31T00:00:00Z"));
+        assert_eq!(slashed(&mut clock, 25, 11), "2026-11-25");
+        assert_eq!(slashed(&mut clock, 1, 12), "2026-12-01");
+        assert_eq!(slashed(&mut clock, 12, 12), "2026-12-12");
+        assert!(!clock.guessed);
+    }
+
+    #[test]
+    fn slashes_that_would_pass_the_limit_or_go_back_are_read_the_other_way() {
+        let mut clock = Clock::new(TimeZone::UTC, at("2026-06-08T00:00:00Z"));
+        assert_eq!(slashed(&mut clock, 7, 6), "2026-06-07");
+        let mut clock = Clock::new(TimeZone::UTC, at("2026-12-08T00:00:00Z"));
+        When::Exact(at("2026-07-06T00:00:00Z")).resolve(&mut clock);
+        assert_eq!(slashed(&mut clock, 6, 8), "2026-08-06");
+    }
+
+    #[test]
+    fn times_at_the_ends_of_time_are_taken() {
+        for limit in [Timestamp::MIN, Timestamp::UNIX_EPOCH, Timestamp::MAX] {
+            for zone in [TimeZone::UTC, TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap()] {
+                let mut clock = Clock::new(zone, limit);
+                for when in [
+                    When::Yearless("0000-02-29T23:59:59".parse().unwrap()),
+                    When::Civil(DateTime::MAX),
+                    When::Yearless("0000-12-31T23:59:59".parse().unwrap()),
+                    When::Civil(DateTime::MIN),
+                    When::Slashed { first: 1, second: 2, year: 9999, time: Time::MAX },
+                    When::Slashed { first: 99, second: 99, year: 9999, time: Time::MAX },
+                    When::Exact(Timestamp::MAX),
+                    When::Yearless("0000-02-29T23:59:59".parse().unwrap()),
+                    When::Exact(Timestamp::MIN),
+                    When::Yearless("0000-01-01T00:00:00".parse().unwrap()),
+                    When::Slashed { first: 3, second: 4, year: -9999, time: Time::MIN },
+                ] {
+                    when.resolve(&mut clock);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! Where records come from.
+#![forbid(unsafe_code)]
+
+mod duplicates;
+mod error;
+mod feed;
+mod found;
+mod input;
+mod kernel;
+mod open;
+mod reading;
+mod scan;
+mod shape;
+mod stream;
+mod track;
+
+pub use error::SourceError;
+pub use input::{Input, Rows, expand, host_logs};
+pub use reading::{About, Note, Options, Outcome, Unreadable, read};

@@ -1,0 +1,175 @@
+//! Inputs opened: what their first bytes say they are.
+
+use std::fs::File;
+use std::io::{self, Cursor, Read, Seek};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use flate2::read::MultiGzDecoder;
+use jiff::Timestamp;
+
+use crate::SourceError;
+use crate::feed::Feed;
+use crate::shape::Export;
+use crate::stream::Stream;
+
+/// How many bytes of an input are looked at before it is read: enough for some lines.
+const HEAD: usize = 64 * 1024;
+
+/// The most memory that decompressing may take; what `xz -9` and `zstd -19` need is less.
+const MEMORY: u64 = 128 * 1024 * 1024;
+
+/// An input with its first bytes known. Its decompression begins when it is read: many rotations
+/// may wait for their turn.
+pub(crate) struct Opened {
+    bytes: Bytes,
+    packing: Packing,
+    /// Its first bytes, decompressed.
+    pub(crate) head: Vec<u8>,
+    /// How many bytes it has as stored, where that is known.
+    pub(crate) size: Option<u64>,
+    /// When it was last written to.
+    pub(crate) modified: Option<Timestamp>,
+}
+
+enum Bytes {
+    File(File),
+    Pipe(Box<dyn Read + Send>),
+}
+
+/// How many bytes were read of what is stored.
+pub(crate) type Stored = Arc<AtomicU64>;
+
+impl Opened {
+    /// Opens a file, or a pipe by its name.
+    pub(crate) fn file(path: &Path) -> Result<Self, SourceError> {
+        let failed = |source| SourceError::Open { path: path.to_owned(), source };
+        let file = File::open(path).map_err(failed)?;
+        let about = file.metadata().map_err(failed)?;
+        if about.is_dir() {
+            return Err(failed(io::Error::from(io::ErrorKind::IsADirectory)));
+        }
+        let name = path.display().to_string();
+        if !about.is_file() {
+            return Self::pipe(Box::new(file), &name);
+        }
+        let mut front = vec![0; HEAD];
+        let read = file.read_at(&mut front, 0).map_err(failed)?;
+        front.truncate(read);
+        let packing = Packing::of(&front, &name)?;
+        let head = match packing {
+            Packing::None => front,
+            _ => packing.open(Box::new(&file)).and_then(|mut bytes| head(&mut bytes)).map_err(failed)?,
+        };
+        let modified = about.modified().ok().and_then(|time| Timestamp::try_from(time).ok());
+        Ok(Self { bytes: Bytes::File(file), packing, head, size: Some(about.len()), modified })
+    }
+
+    /// Takes bytes that come one after the other, compressed or not.
+    pub(crate) fn pipe(mut bytes: Box<dyn Read + Send>, name: &str) -> Result<Self, SourceError> {
+        let failed = |source| SourceError::Read { name: name.to_owned(), at: 0, source };
+        let front = head(&mut bytes).map_err(failed)?;
+        let packing = Packing::of(&front, name)?;
+        let bytes = Box::new(Cursor::new(front).chain(bytes));
+        // Known as soon as it is taken: a pipe is read but once.
+        let mut bytes = packing.open(bytes).map_err(failed)?;
+        let head = head(&mut bytes).map_err(failed)?;
+        let bytes = Bytes::Pipe(Box::new(Cursor::new(head.clone()).chain(bytes)));
+        Ok(Self { bytes, packing: Packing::None, head, size: None, modified: None })
+    }
+
+    /// Begins to read it from its first byte, by so many threads.
+    pub(crate) fn start(self, threads: usize) -> io::Result<(Stream, Stored)> {
+        let stored = Stored::default();
+        let counted = |bytes| Counted { bytes, stored: Arc::clone(&stored) };
+        let export = Export::is_begun_by(&self.head);
+        let bytes: Box<dyn Read + Send> = match self.bytes {
+            Bytes::File(file) if self.packing == Packing::None && !export => {
+                return Ok((Stream::of_lines(Feed::file(file, Arc::clone(&stored)), threads)?, stored));
+            }
+            Bytes::File(mut file) => {
+                file.rewind()?;
+                self.packing.open(Box::new(counted(Box::new(file))))?
+            }
+            Bytes::Pipe(bytes) => Box::new(counted(bytes)),
+        };
+        let stream =
+            if export { Stream::of_export(bytes) } else { Stream::of_lines(Feed::stream(bytes), threads) };
+        Ok((stream?, stored))
+    }
+}
+
+/// Counts what is read.
+struct Counted {
+    bytes: Box<dyn Read + Send>,
+    stored: Stored,
+}
+
+impl Read for Counted {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let read = self.bytes.read(to)?;
+        self.stored.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+/// The first bytes: as many as one system call gives, or more until there is a whole line.
+fn head(bytes: &mut dyn Read) -> io::Result<Vec<u8>> {
+    let mut head = vec![0; HEAD];
+    let mut filled = 0;
+    // A pipe may give a line an hour: what is enough to know the shape will do.
+    while filled < HEAD && !(filled >= 8 && head[..filled].contains(&b'\n')) {
+        match bytes.read(&mut head[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    head.truncate(filled);
+    Ok(head)
+}
+
+/// How bytes are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Packing {
+    None,
+    Gzip,
+    Xz,
+    Zstd,
+}
+
+impl Packing {
+    /// By the first bytes (RFC 1952, section 2.3.1; the .xz file format, section 2.1.1.1; RFC 8878,
+    /// section 3.1.1; systemd's JOURNAL_FILE_FORMAT).
+    fn of(head: &[u8], name: &str) -> Result<Self, SourceError> {
+        Ok(match head {
+            [0x1F, 0x8B, ..] => Self::Gzip,
+            [0xFD, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
+            [0x28, 0xB5, 0x2F, 0xFD, ..] => Self::Zstd,
+            [b'L', b'P', b'K', b'S', b'H', b'H', b'R', b'H', ..] => {
+                return Err(SourceError::BinaryJournal { name: name.to_owned() });
+            }
+            _ => Self::None,
+        })
+    }
+
+    fn open<'a>(self, bytes: Box<dyn Read + Send + 'a>) -> io::Result<Box<dyn Read + Send + 'a>> {
+        Ok(match self {
+            Self::None => bytes,
+            Self::Gzip => Box::new(MultiGzDecoder::new(bytes)),
+            Self::Xz => {
+                let flags = liblzma::stream::CONCATENATED;
+                let decoder = liblzma::stream::Stream::new_stream_decoder(MEMORY, flags)?;
+                Box::new(liblzma::read::XzDecoder::new_stream(bytes, decoder))
+            }
+            Self::Zstd => {
+                let mut decoder = zstd::Decoder::new(bytes)?;
+                decoder.window_log_max(MEMORY.ilog2())?;
+                Box::new(decoder)
+            }
+        })
+    }
+}

@@ -1,0 +1,338 @@
+//! All inputs, told in one order.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::num::NonZero;
+use std::sync::Arc;
+
+use compact_str::CompactString;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use taptrail_trail::Entry;
+
+use crate::duplicates::Duplicates;
+use crate::found::Clock;
+use crate::input::rotation;
+use crate::open::Opened;
+use crate::track::{Placed, Track};
+use crate::{Input, SourceError, shape};
+
+/// How to read.
+pub struct Options<'a> {
+    /// The host of lines that name none.
+    pub host: Arc<str>,
+    /// The zone of times that name none.
+    pub zone: TimeZone,
+    /// The time that no line is after: what has no year is of the last one that fits.
+    pub now: Timestamp,
+    /// How many threads read a log.
+    pub threads: NonZero<usize>,
+    /// Told now and then how many bytes were read of how many there are.
+    pub progress: &'a mut dyn FnMut(u64, u64),
+}
+
+/// What reading came to.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// How much was read.
+    pub input: taptrail_trail::Input,
+    /// The first lines that should have been records and can't be believed, of all that
+    /// `input.unreadable` counts.
+    pub unreadable: Vec<Unreadable>,
+    /// What the reader of the answer should know.
+    pub notes: Vec<Note>,
+    /// The inputs that could not be read, or not to their end.
+    pub failed: Vec<SourceError>,
+}
+
+/// A line that should have been a record and can't be believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The input.
+    pub source: Arc<str>,
+    /// Which line of it, from 1.
+    pub line: u64,
+    /// Why, in a sentence.
+    pub reason: String,
+}
+
+impl Outcome {
+    /// How many lines are kept in `unreadable`.
+    pub const KEPT: usize = 20;
+}
+
+/// What to know of how an input was read. Each is told once for each input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// The input.
+    pub source: Arc<str>,
+    /// What.
+    pub about: About,
+}
+
+/// What a [`Note`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum About {
+    /// Its times have no year.
+    YearInferred,
+    /// Its dates may have the month or the day first.
+    DateGuessed,
+    /// Its lines are not in order.
+    BackInTime {
+        /// The first line that goes back.
+        line: u64,
+    },
+    /// It has lines, and none tells of a guest.
+    Nothing,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let source = &self.source;
+        match self.about {
+            About::YearInferred => {
+                write!(f, "{source}: its times name no year: the latest that fits is taken")
+            }
+            About::DateGuessed => write!(
+                f,
+                "{source}: its dates don't show whether month or day comes first: the month is taken"
+            ),
+            About::BackInTime { line } => write!(
+                f,
+                "{source}:{line}: goes back in time by more than a minute: give joined logs one by one, and they are put in order"
+            ),
+            About::Nothing => write!(f, "{source}: no line of it tells of a guest"),
+        }
+    }
+}
+
+/// The state of reading.
+pub(crate) struct Reading<'a> {
+    pub(crate) input: taptrail_trail::Input,
+    unreadable: Vec<Unreadable>,
+    notes: Vec<Note>,
+    pub(crate) failed: Vec<SourceError>,
+    hosts: HashMap<CompactString, Arc<str>>,
+    total: u64,
+    progress: &'a mut dyn FnMut(u64, u64),
+}
+
+impl Reading<'_> {
+    pub(crate) fn unreadable(&mut self, line: Unreadable) {
+        self.input.unreadable += 1;
+        if self.unreadable.len() < Outcome::KEPT {
+            self.unreadable.push(line);
+        }
+    }
+
+    pub(crate) fn note(&mut self, source: &Arc<str>, about: About) {
+        let same = |note: &Note| {
+            note.source == *source && std::mem::discriminant(&note.about) == std::mem::discriminant(&about)
+        };
+        if !self.notes.iter().any(same) {
+            self.notes.push(Note { source: Arc::clone(source), about });
+        }
+    }
+
+    /// So many bytes more were read.
+    pub(crate) fn read_on(&mut self, bytes: u64) {
+        self.input.bytes += bytes;
+        (self.progress)(self.input.bytes, self.total);
+    }
+
+    /// The one name of a host: entries share it.
+    pub(crate) fn host(&mut self, name: &CompactString) -> Arc<str> {
+        Arc::clone(self.hosts.entry(name.clone()).or_insert_with(|| Arc::from(name.as_str())))
+    }
+}
+
+/// An input that is not yet told.
+struct Waiting {
+    /// No entry of it is before this.
+    begins: Timestamp,
+    /// The higher, the older.
+    rotation: u32,
+    track: Pending,
+}
+
+enum Pending {
+    Log {
+        id: u32,
+        name: Arc<str>,
+        opened: Opened,
+        clock: Clock,
+    },
+    /// Rows are asked for their first at once.
+    Rows(Track),
+}
+
+/// Reads all inputs and gives each event once to `take`, in the order of their times; of one input in
+/// the order of its lines.
+///
+/// An input that can't be read is named in the outcome, and the others are told.
+pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut dyn FnMut(&Entry)) -> Outcome {
+    let mut reading = Reading {
+        input: taptrail_trail::Input::default(),
+        unreadable: Vec::new(),
+        notes: Vec::new(),
+        failed: Vec::new(),
+        hosts: HashMap::new(),
+        total: 0,
+        progress: options.progress,
+    };
+    let mut merge = Merge {
+        waiting: VecDeque::new(),
+        active: Vec::new(),
+        duplicates: Duplicates::default(),
+        single: inputs.len() == 1,
+        host: options.host,
+        threads: options.threads.get(),
+        last: (Timestamp::MIN, None),
+    };
+    let mut waiting = Vec::with_capacity(inputs.len());
+    for (id, input) in (0..).zip(inputs) {
+        reading.input.files += 1;
+        match wait(id, input, &options.zone, options.now, &mut reading) {
+            Ok(next) => waiting.push(next),
+            Err(error) => reading.failed.push(error),
+        }
+    }
+    waiting.sort_by_key(|next| (next.begins, std::cmp::Reverse(next.rotation)));
+    merge.waiting = waiting.into();
+    merge.run(&mut reading, take);
+    Outcome {
+        input: reading.input,
+        unreadable: reading.unreadable,
+        notes: reading.notes,
+        failed: reading.failed,
+    }
+}
+
+fn wait(
+    id: u32,
+    input: Input,
+    zone: &TimeZone,
+    now: Timestamp,
+    reading: &mut Reading<'_>,
+) -> Result<Waiting, SourceError> {
+    let (opened, name, rotation) = match input {
+        Input::File(path) => {
+            let opened = Opened::file(&path)?;
+            (opened, Arc::<str>::from(path.display().to_string()), rotation(&path))
+        }
+        Input::Stdin => (Opened::pipe(Box::new(std::io::stdin()), "-")?, Arc::from("-"), 0),
+        Input::Rows { name, rows } => {
+            let mut track = Track::rows(id, name, rows);
+            track.take(reading);
+            let begins = track.order().unwrap_or(Timestamp::MAX);
+            return Ok(Waiting { begins, rotation: 0, track: Pending::Rows(track) });
+        }
+    };
+    reading.total += opened.size.unwrap_or(0);
+    // A log written to until yesterday has no line of today.
+    let day = SignedDuration::from_hours(24);
+    let limit =
+        opened.modified.and_then(|time| time.saturating_add(day).ok()).map_or(now, |time| time.min(now));
+    let clock = Clock::new(zone.clone(), limit);
+    let first = opened.head.split(|&byte| byte == b'\n').find_map(shape::first_time);
+    let begins = first.map_or(Timestamp::MIN, |when| when.resolve(&mut clock.clone()));
+    Ok(Waiting { begins, rotation, track: Pending::Log { id, name, opened, clock } })
+}
+
+/// Inputs on their way into one order.
+struct Merge {
+    /// Those not yet begun, the earliest first.
+    waiting: VecDeque<Waiting>,
+    active: Vec<Track>,
+    duplicates: Duplicates,
+    /// Whether there is but one input at all.
+    single: bool,
+    host: Arc<str>,
+    threads: usize,
+    /// Of a single input the last time and serial number.
+    last: (Timestamp, Option<u32>),
+}
+
+impl Merge {
+    fn run(&mut self, reading: &mut Reading<'_>, take: &mut dyn FnMut(&Entry)) {
+        loop {
+            let earliest = (0..self.active.len()).min_by_key(|&at| self.active[at].order());
+            let order = earliest.and_then(|at| self.active[at].order());
+            let begins = self.waiting.front().map(|next| next.begins);
+            match (earliest, order, begins) {
+                (_, None, None) => break,
+                (_, order, Some(begins)) if order.is_none_or(|order| begins <= order) => {
+                    self.activate(reading)
+                }
+                (Some(at), Some(_), _) => {
+                    // It is the earliest until another's turn comes.
+                    let others = self.active.iter().enumerate().filter(|(other, _)| *other != at);
+                    let other = others.filter_map(|(_, track)| track.order()).min();
+                    let until = other.into_iter().chain(begins).min();
+                    self.tell(at, until, reading, take);
+                }
+                _ => break,
+            }
+        }
+        self.duplicates.forget(Timestamp::MAX, take);
+    }
+
+    /// Tells what `active[at]` has before another's turn comes.
+    fn tell(
+        &mut self,
+        at: usize,
+        until: Option<Timestamp>,
+        reading: &mut Reading<'_>,
+        take: &mut dyn FnMut(&Entry),
+    ) {
+        let (id, is_rows) = (self.active[at].id, self.active[at].is_rows);
+        loop {
+            let Some(placed) = self.active[at].take(reading) else { break };
+            if self.is_new(id, is_rows, &placed, take) {
+                reading.input.records += 1;
+                take(&placed.entry);
+            } else {
+                reading.input.duplicates += 1;
+            }
+            match self.active[at].order() {
+                None => {
+                    self.active.swap_remove(at);
+                    break;
+                }
+                Some(order) if until.is_some_and(|until| until < order) => break,
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn is_new(&mut self, id: u32, is_rows: bool, placed: &Placed, take: &mut dyn FnMut(&Entry)) -> bool {
+        if self.single {
+            let this = (placed.entry.time, placed.entry.serial);
+            let again = this.1.is_some() && this == self.last;
+            self.last = this;
+            return !again;
+        }
+        self.duplicates.forget(placed.order, take);
+        self.duplicates.is_new(id, is_rows, placed)
+    }
+
+    /// Begins to read the first of those that wait.
+    fn activate(&mut self, reading: &mut Reading<'_>) {
+        let Some(next) = self.waiting.pop_front() else { return };
+        let mut track = match next.track {
+            Pending::Rows(track) => track,
+            Pending::Log { id, name, opened, clock } => match opened.start(self.threads) {
+                Ok((stream, stored)) => Track::lines(id, name, stream, stored, clock, Arc::clone(&self.host)),
+                Err(source) => {
+                    return reading.failed.push(SourceError::Read { name: name.to_string(), at: 0, source });
+                }
+            },
+        };
+        if track.order().is_none() {
+            track.take(reading);
+        }
+        if track.order().is_some() {
+            self.active.push(track);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The few lines of a piece that tell something, read.
+
+use aho_corasick::packed::Searcher;
+use bstr::ByteSlice as _;
+use memchr::{memchr_iter, memmem};
+
+use crate::feed::{MAX_LINE, Piece};
+use crate::found::Found;
+use crate::kernel;
+use crate::shape::{self, Unreadable};
+
+/// What one piece tells.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    /// What was found, each with its line in the piece, from 0.
+    pub(crate) found: Vec<(u64, Found)>,
+    /// Lines that should have been records and can't be believed, likewise.
+    pub(crate) unreadable: Vec<(u64, Unreadable)>,
+    /// How many lines begin in the piece.
+    pub(crate) lines: u64,
+    /// How many lines come before those counted in `found`, where not all that were read.
+    pub(crate) before: Option<u64>,
+    /// How many bytes it stands for.
+    pub(crate) bytes: u64,
+}
+
+impl Batch {
+    pub(crate) fn push(&mut self, line: u64, told: Result<Option<Found>, Unreadable>) {
+        match told {
+            Ok(Some(found)) => self.found.push((line, found)),
+            Ok(None) => {}
+            Err(error) => self.unreadable.push((line, error)),
+        }
+    }
+}
+
+/// Finds the lines that tell something among the many that don't: one look at each.
+///
+/// An audit log has some hundred lines for each one of a guest's, so most of the time goes into this.
+#[derive(Debug)]
+pub(crate) struct Scanner {
+    /// What no line of another shape that tells something can lack.
+    marks: Option<Searcher>,
+    rdev: memmem::Finder<'static>,
+}
+
+impl Scanner {
+    pub(crate) fn new() -> Self {
+        // Names of record types in text and journals; libvirt's own log; types by number.
+        let marks =
+            ["VIRT_", "virt=", "type=25", "TYPE\":\"25", "TYPE=25", "SYSTEM_BOOT", "=1127", "\"1127\""];
+        Self { marks: Searcher::new(marks), rdev: memmem::Finder::new(b" rdev=") }
+    }
+
+    /// Reads all lines of a piece.
+    pub(crate) fn scan(&self, piece: &Piece) -> Batch {
+        let (bytes, begin) = piece.lines();
+        let mut batch = Batch { bytes: piece.size, ..Batch::default() };
+        let mut start = begin;
+        for newline in memchr_iter(b'\n', &bytes[begin..]) {
+            let end = begin + newline;
+            self.line(bytes, start, end, &mut batch);
+            start = end + 1;
+        }
+        if start < bytes.len() {
+            self.line(bytes, start, bytes.len(), &mut batch);
+        }
+        batch
+    }
+
+    /// `bytes[start..end]` is a line; what is before it may be needed to understand it.
+    fn line(&self, bytes: &[u8], start: usize, end: usize, batch: &mut Batch) {
+        let number = batch.lines;
+        batch.lines += 1;
+        let line = &bytes[start..end];
+        let told = match self.interest(line) {
+            _ if line.len() >= MAX_LINE => Err(Unreadable::TooLong { max: MAX_LINE }),
+            Interest::None => return,
+            Interest::Record => shape::line(line),
+            Interest::Path => Ok(kernel::open(bytes, start, end)),
+        };
+        batch.push(number, told);
+    }
+
+    fn interest(&self, line: &[u8]) -> Interest {
+        let kind = match line {
+            [b't', b'y', b'p', b'e', b'=', kind @ ..] => kind,
+            [b'n', b'o', b'd', b'e', b'=', rest @ ..] => match rest.split_once_str(b" type=") {
+                Some((_, kind)) => kind,
+                None => return Interest::None,
+            },
+            other => {
+                let marked = self.marks.as_ref().is_none_or(|marks| marks.find(other).is_some());
+                return if marked { Interest::Record } else { Interest::None };
+            }
+        };
+        let begins = |name: &[u8]| kind.starts_with(name);
+        match kind.first() {
+            Some(b'V') if begins(b"VIRT_") => Interest::Record,
+            Some(b'U') if begins(b"UNKNOWN[25") => Interest::Record,
+            Some(b'S') if begins(b"SYSTEM_BOOT ") => Interest::Record,
+            Some(b'1' | b'2') => Interest::Record,
+            Some(b'P') if begins(b"PATH ") => self.path_interest(kind),
+            _ => Interest::None,
+        }
+    }
+
+    /// Whether a `PATH` record may be of a raw network device: by its number, or by the name that
+    /// macvtaps have, whose number is another on each host.
+    fn path_interest(&self, record: &[u8]) -> Interest {
+        let Some(at) = self.rdev.find(record) else { return Interest::None };
+        let number = &record[at + " rdev=".len()..];
+        let fixed = number.starts_with(b"0a:c8") || number.starts_with(b"0a:ee");
+        let device = !number.starts_with(b"00:00");
+        if fixed || device && memmem::find(&record[..at], b"name=\"/dev/tap").is_some() {
+            Interest::Path
+        } else {
+            Interest::None
+        }
+    }
+}
+
+/// What a line is worth.
+#[derive(Debug, PartialEq, Eq)]
+enum Interest {
+    /// Nothing.
+    None,
+    /// It may be a record, or hold one.
+    Record,
+    /// It may be the part of a kernel's open record that names the device.
+    Path,
+}

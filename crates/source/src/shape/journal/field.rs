@@ -1,0 +1,69 @@
+use std::borrow::Cow;
+
+/// A field of an entry that tells something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Field {
+    Net,
+    NewNet,
+    OldNet,
+    Path,
+    Rdev,
+    Resource,
+    Uuid,
+    Virt,
+    Function,
+    Message,
+    Identifier,
+    AuditId,
+    AuditType,
+    Program,
+    Host,
+    Pid,
+    SourceTime,
+    Transport,
+    Uid,
+    /// The last one.
+    Time,
+}
+
+impl Field {
+    pub(super) const COUNT: usize = Self::Time as usize + 1;
+
+    pub(super) fn named(name: &[u8]) -> Option<Self> {
+        Some(match name {
+            b"AUDIT_FIELD_NET" => Self::Net,
+            b"AUDIT_FIELD_NEW_NET" => Self::NewNet,
+            b"AUDIT_FIELD_OLD_NET" => Self::OldNet,
+            b"AUDIT_FIELD_PATH" => Self::Path,
+            b"AUDIT_FIELD_RDEV" => Self::Rdev,
+            b"AUDIT_FIELD_RESRC" => Self::Resource,
+            b"AUDIT_FIELD_UUID" => Self::Uuid,
+            b"AUDIT_FIELD_VIRT" => Self::Virt,
+            b"CODE_FUNC" => Self::Function,
+            b"MESSAGE" => Self::Message,
+            b"SYSLOG_IDENTIFIER" => Self::Identifier,
+            b"_AUDIT_ID" => Self::AuditId,
+            b"_AUDIT_TYPE" => Self::AuditType,
+            b"_COMM" => Self::Program,
+            b"_HOSTNAME" => Self::Host,
+            b"_PID" => Self::Pid,
+            b"_SOURCE_REALTIME_TIMESTAMP" => Self::SourceTime,
+            b"_TRANSPORT" => Self::Transport,
+            b"_UID" => Self::Uid,
+            b"__REALTIME_TIMESTAMP" => Self::Time,
+            _ => return None,
+        })
+    }
+}
+
+/// What an entry says of a field.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Value<'a> {
+    #[default]
+    Absent,
+    One(Cow<'a, [u8]>),
+    /// It is there, but was too long to be shown.
+    Withheld,
+    /// It stands there more than once, or has no value of its kind.
+    Several,
+}

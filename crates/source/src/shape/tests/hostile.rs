@@ -1,0 +1,183 @@
+//! Bytes that nobody who means well writes.
+
+use proptest::prelude::*;
+
+use super::exported;
+use crate::shape::{Export, Unreadable, first_time, line};
+
+const MEGABYTES: usize = 10 << 20;
+
+fn read(bytes: &[u8]) {
+    let _ = line(bytes);
+    let _ = first_time(bytes);
+}
+
+#[test]
+fn lines_of_ten_megabytes_are_read_to_their_end_at_most_once() {
+    for (front, filler) in [
+        ("type=VIRT_RESOURCE msg=audit(1.000:1): pid=1 msg='virt=kvm resrc=net vm=\"", "x"),
+        ("type=VIRT_RESOURCE msg=audit(", "1"),
+        ("type=VIRT_RESOURCE msg=audit(11/23/26 18:58:28.832:1) : pid=1 msg='", " uuid="),
+        ("node=", "x"),
+        ("audispd: node=", ": "),
+        ("Nov 23 18:58:28 h audit[1]: VIRT_RESOURCE pid=1 msg='virt=kvm resrc=net vm=\"x\" ", "' "),
+        ("Nov 23 18:58:28 h audispd: type=VIRT_RESOURCE msg=audit(1.000:1): ", "'#035A=\"\" "),
+        ("Nov 23 18:58:28 h audispd: ", "'#035"),
+        ("Nov 23 18:58:28 ", "["),
+        ("2026-11-23 18:58:28.829+0000: 1: info : virDomainAuditX:1 : success=yes ", "virt=kvm "),
+        ("2026-11-23 18:58:28.829+0000: 1: warning : virAuditSend:1 : Failed to send audit message ", "a: "),
+        ("2026-11-23T18:58:28.", "1"),
+        ("[    1.0", "0"),
+        ("<1", "1"),
+        ("{\"MESSAGE\":", "["),
+        ("{\"x\":", "{\"x\":"),
+        ("{\"MESSAGE\":[", "1,"),
+        ("{\"MESSAGE\":\"", "\\u0000"),
+        ("{\"_AUDIT_ID\":", "9"),
+        ("", "\0"),
+        ("", "{"),
+    ] {
+        let mut bytes = front.as_bytes().to_vec();
+        while bytes.len() < MEGABYTES {
+            bytes.extend_from_slice(filler.as_bytes());
+        }
+        read(&bytes);
+        exported(&[b"__CURSOR=x\nMESSAGE=", &bytes[..MEGABYTES / 10], b"\n\n"].concat(), 1 << 16);
+    }
+}
+
+#[test]
+fn json_of_any_depth_and_kind_is_passed_over() {
+    for value in [
+        "[[[[\"x\"]]]]",
+        "{\"a\":{}}",
+        "1e999",
+        "-1",
+        "true",
+        "[null]",
+        "[256]",
+        "[1.5]",
+        "[[1],[2]]",
+        "\"\\ud800\"",
+    ] {
+        for name in ["MESSAGE", "_TRANSPORT", "_AUDIT_ID", "__REALTIME_TIMESTAMP", "x"] {
+            read(format!("{{\"{name}\":{value},\"_AUDIT_TYPE\":\"2501\"}}").as_bytes());
+        }
+    }
+    let twice = "{\"_TRANSPORT\":\"audit\",\"_TRANSPORT\":\"audit\",\"MESSAGE\":\"VIRT_RESOURCE x\"}";
+    assert_eq!(line(twice.as_bytes()), Ok(None), "said twice, it is not believed");
+    let torn = line(b"{\"_TRANSPORT\":\"audit\",");
+    assert!(matches!(torn, Err(Unreadable::Json { .. })), "{torn:?}");
+}
+
+#[test]
+fn a_hosts_crash_leaves_zeros_before_a_line_that_can_be_read() {
+    let boot = b"\0\0\0type=SYSTEM_BOOT msg=audit(1.000:1): pid=1 msg=''\r\n";
+    assert!(line(boot).unwrap().is_some());
+}
+
+fn export(entries: &[&[u8]]) -> Vec<(u64, Result<(), Unreadable>)> {
+    let bytes = entries.concat();
+    let told: Vec<_> =
+        exported(&bytes, 3).into_iter().map(|(line, found)| (line, found.map(|_| ()))).collect();
+    let whole: Vec<_> =
+        exported(&bytes, 1 << 20).into_iter().map(|(line, found)| (line, found.map(|_| ()))).collect();
+    assert_eq!(told, whole, "the pieces make no difference");
+    told
+}
+
+const BOOT: &[u8] =
+    b"__REALTIME_TIMESTAMP=1\n_TRANSPORT=audit\n_AUDIT_TYPE=1127\nMESSAGE=SYSTEM_BOOT pid=1 msg=''\n\n";
+
+#[test]
+fn a_broken_entry_of_an_export_costs_no_other() {
+    assert_eq!(export(&[BOOT, BOOT]), [(1, Ok(())), (6, Ok(()))]);
+    assert_eq!(export(&[b"\n\n\n", BOOT, b"-- No entries --\n"]), [(4, Ok(()))]);
+    assert_eq!(export(&[b"what is this\nx\n\n", BOOT]), [(1, Err(Unreadable::Broken)), (4, Ok(()))]);
+    let short = [&b"MESSAGE\n"[..], &2u64.to_le_bytes(), b"a\nbc\n\n"].concat();
+    assert_eq!(export(&[&short, BOOT]), [(1, Err(Unreadable::Broken)), (5, Ok(()))]);
+    let empty = [&b"MESSAGE\n"[..], &0u64.to_le_bytes(), b"\n\n"].concat();
+    assert_eq!(export(&[&empty, BOOT]), [(4, Ok(()))]);
+    let endless = [&b"MESSAGE\n"[..], &u64::MAX.to_le_bytes(), b"a\n\n"].concat();
+    assert_eq!(export(&[BOOT, &endless, BOOT]), [(1, Ok(()))]);
+    assert_eq!(export(&[BOOT, &BOOT[..BOOT.len() - 1]]), [(1, Ok(())), (6, Ok(()))], "without its end");
+}
+
+#[test]
+fn an_export_keeps_no_more_than_a_record_can_have() {
+    let mut export = Export::default();
+    let mut told = 0;
+    let mut push = |bytes: &[u8]| export.push(bytes, &mut |_, _| told += 1);
+    for _ in 0..10 {
+        push(b"MESSAGE=");
+        push(&[b'x'; 10_000]);
+        push(b"\n_HOSTNAME=");
+        push(&[b'x'; 500_000]);
+        push(b"\nMESSAGE\n");
+        push(&[0, 0, 0, 1, 0, 0, 0, 0]);
+        push(&vec![b'\n'; 1 << 24]);
+        push(b"\n");
+    }
+    let size = format!("{export:?}").len();
+    assert!(size < 200_000, "{size}");
+    assert_eq!(told, 0);
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_fall(front in 0..FRONTS.len(), rest in prop::collection::vec(any::<u8>(), 0..200), piece in 1..50_usize) {
+        let bytes = [FRONTS[front].as_bytes(), &rest].concat();
+        read(&bytes);
+        exported(&bytes, piece);
+    }
+
+    #[test]
+    fn no_text_makes_it_fall(front in 0..FRONTS.len(), words in prop::collection::vec(0..WORDS.len(), 0..20)) {
+        let mut text = FRONTS[front].to_owned();
+        text.extend(words.iter().map(|word| WORDS[*word]));
+        read(text.as_bytes());
+        exported(text.as_bytes(), 7);
+    }
+}
+
+const FRONTS: [&str; 12] = [
+    "",
+    "type=VIRT_RESOURCE msg=audit(1.000:1): ",
+    "type=VIRT_CONTROL msg=audit(11/23/26 18:58:28.832:1) : ",
+    "node=",
+    "audispd: ",
+    "Nov 23 18:58:28 h audit[1]: ",
+    "Nov 23 18:58:28 h kernel: ",
+    "Nov 23 18:58:28 h libvirtd[1]: ",
+    "2026-11-23 18:58:28.829+0000: 1: info : virDomainAuditX:1 : ",
+    "{\"_TRANSPORT\":\"audit\",\"_AUDIT_TYPE\":\"2501\",\"__REALTIME_TIMESTAMP\":\"1\",\"MESSAGE\":",
+    "__REALTIME_TIMESTAMP=1\n_TRANSPORT=audit\n_AUDIT_TYPE=2501\nMESSAGE=",
+    "__REALTIME_TIMESTAMP=1\nMESSAGE\n",
+];
+
+const WORDS: [&str; 24] = [
+    "type=VIRT_RESOURCE ",
+    "msg=audit(1.000:1): ",
+    "pid=1 ",
+    "msg='",
+    "virt=kvm ",
+    "resrc=net ",
+    "reason=open ",
+    "vm=\"x\" ",
+    "vm=41 ",
+    "uuid=2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e ",
+    "net=52:54:00:00:00:01 ",
+    "path=\"/dev/net/tun\" ",
+    "rdev=0A:C8 ",
+    "res=success",
+    "'",
+    "\"",
+    "}",
+    ",",
+    "\n",
+    "\0",
+    "#035A=\"x\"",
+    "VIRT_CONTROL ",
+    "success=yes ",
+    "Failed to send audit message ",
+];

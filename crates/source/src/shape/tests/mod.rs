@@ -1,0 +1,58 @@
+//! All shapes together: what one tells the others tell too, and nobody's words pass for another's.
+
+mod believed;
+mod hostile;
+mod real;
+mod same_facts;
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::{Export, Unreadable};
+use crate::found::{Clock, Found, When};
+
+/// The logs of a real libvirt, in order.
+fn logs(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let data = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/libvirt");
+    let mut files = Vec::new();
+    for set in ["libvirt-9.0", "libvirt-9.0-kernel-rules", "libvirt-9.0-vhost"] {
+        for case in std::fs::read_dir(data.join(set)).unwrap() {
+            let path = case.unwrap().path().join(name);
+            files.extend(std::fs::read(&path).ok().map(|bytes| (path, bytes)));
+        }
+    }
+    files.sort();
+    files
+}
+
+fn lines(log: &[u8]) -> impl Iterator<Item = &[u8]> {
+    log.split(|&byte| byte == b'\n').filter(|line| !line.is_empty())
+}
+
+/// What a log tells, each line of which can be read.
+fn told(log: &[u8]) -> Vec<Found> {
+    let line = |line| super::line(line).unwrap_or_else(|error| panic!("{error}: {}", shown(line)));
+    lines(log).filter_map(line).collect()
+}
+
+/// What an export tells that comes in pieces of this size.
+fn exported(bytes: &[u8], piece: usize) -> Vec<(u64, Result<Found, Unreadable>)> {
+    let (mut export, mut told) = (Export::default(), Vec::new());
+    for piece in bytes.chunks(piece) {
+        export.push(piece, &mut |line, found| told.push((line, found)));
+    }
+    assert_eq!(export.lines(), bytes.iter().filter(|byte| **byte == b'\n').count() as u64);
+    export.finish(&mut |line, found| told.push((line, found)));
+    told
+}
+
+fn shown(line: &[u8]) -> String {
+    String::from_utf8_lossy(&line[..line.len().min(400)]).into_owned()
+}
+
+/// The moment, for a reader in UTC at the time of the logs.
+fn moment(when: When) -> Timestamp {
+    when.resolve(&mut Clock::new(TimeZone::UTC, "2026-12-01T00:00:00Z".parse().unwrap()))
+}

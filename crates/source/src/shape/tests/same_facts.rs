@@ -1,0 +1,275 @@
+//! "Every shape of the same events gives the same facts."
+
+use std::process::{Command, Stdio};
+
+use bstr::ByteSlice as _;
+use jiff::{Timestamp, ToSpan as _};
+use taptrail_trail::Content;
+
+use super::{exported, lines, logs, moment, shown, told};
+use crate::found::Found;
+use crate::shape::first_time;
+
+/// A record of an audit log, taken apart for another shape.
+struct Parts<'a> {
+    record_type: &'a str,
+    number: u16,
+    time: Timestamp,
+    serial: &'a str,
+    /// From `pid=` to the closing quote.
+    body: &'a [u8],
+    pid: &'a str,
+    /// libvirt's own text: without what libaudit adds.
+    text: &'a [u8],
+    outcome: &'a str,
+    /// What auditd resolved.
+    names: &'a [u8],
+}
+
+fn parts(line: &[u8]) -> Option<Parts<'_>> {
+    let (record, names) = line.split_once_str(b"\x1d").unwrap_or((line, b""));
+    let (head, body) = record.split_once_str(b"): ")?;
+    let (record_type, stamp) = head.strip_prefix(b"type=")?.split_once_str(b" msg=audit(")?;
+    let number = match record_type {
+        b"VIRT_CONTROL" => 2500,
+        b"VIRT_RESOURCE" => 2501,
+        b"VIRT_MACHINE_ID" => 2502,
+        _ => return None,
+    };
+    let (time, serial) = stamp.to_str().ok()?.split_once(':')?;
+    let (seconds, millis) = time.split_once('.')?;
+    let (head, text) = body.split_once_str(b" msg='")?;
+    let (text, added) = text.rsplit_once_str(b" exe=\"")?;
+    let outcome = added.rsplit_once_str(b" res=")?.1.strip_suffix(b"'")?;
+    Some(Parts {
+        record_type: record_type.to_str().ok()?,
+        number,
+        time: Timestamp::from_millisecond(format!("{seconds}{millis}").parse().ok()?).ok()?,
+        serial,
+        body,
+        pid: head.strip_prefix(b"pid=")?.split_once_str(b" ")?.0.to_str().ok()?,
+        text,
+        outcome: outcome.to_str().ok()?,
+        names,
+    })
+}
+
+fn convert(log: &[u8], write: impl Fn(&Parts<'_>, &mut Vec<u8>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    for line in lines(log) {
+        if let Some(parts) = parts(line) {
+            write(&parts, &mut out);
+        }
+    }
+    out
+}
+
+/// What a shape keeps besides the record itself.
+#[derive(Clone, Copy)]
+struct Keeps {
+    serial: bool,
+    writer: bool,
+    host: bool,
+    /// In microseconds.
+    resolution: i64,
+}
+
+const ALL: Keeps = Keeps { serial: true, writer: true, host: true, resolution: 1 };
+
+fn reduced(found: &Found, keeps: Keeps) -> (Content, Option<u32>, Option<u32>, Option<&str>, i64) {
+    let time = moment(found.when).as_microsecond() / keeps.resolution;
+    let host = keeps.host.then_some("host1");
+    let serial = found.serial.filter(|_| keeps.serial);
+    let writer = found.writer.filter(|_| keeps.writer);
+    (found.content.clone(), serial, writer, host, time)
+}
+
+fn compare(shape: &str, path: &std::path::Path, raw: &[Found], other: &[Found], keeps: Keeps) {
+    let expect: Vec<_> = raw.iter().map(|found| reduced(found, keeps)).collect();
+    let got: Vec<_> = other
+        .iter()
+        .map(|found| {
+            let time = moment(found.when).as_microsecond() / keeps.resolution;
+            (found.content.clone(), found.serial, found.writer, found.host.as_deref(), time)
+        })
+        .collect();
+    assert_eq!(expect.len(), got.len(), "{shape}: {}", path.display());
+    for (expect, got) in expect.iter().zip(&got) {
+        assert_eq!(expect, got, "{shape}: {}", path.display());
+    }
+}
+
+/// Compares every log with itself in a shape of lines.
+fn same(shape: &str, keeps: Keeps, write: impl Fn(&Parts<'_>, &mut Vec<u8>)) {
+    for (path, log) in logs("audit.log") {
+        let text = convert(&log, &write);
+        let raw = told(&log);
+        assert!(!raw.is_empty() || path.ends_with("02b-macvtap-fail/audit.log"), "{}", path.display());
+        compare(shape, &path, &raw, &told(&text), keeps);
+        for line in lines(&text) {
+            assert!(first_time(line).is_some(), "{shape}: {}", shown(line));
+        }
+    }
+}
+
+fn put(out: &mut Vec<u8>, head: String, body: &[u8]) {
+    out.extend_from_slice(head.as_bytes());
+    out.extend_from_slice(body);
+    out.push(b'\n');
+}
+
+fn raw_line(of: &Parts<'_>) -> Vec<u8> {
+    let millis = of.time.as_millisecond();
+    let (seconds, millis) = (millis / 1000, millis % 1000);
+    let head = format!("type={} msg=audit({seconds}.{millis:03}:{}): ", of.record_type, of.serial);
+    [head.as_bytes(), of.body].concat()
+}
+
+#[test]
+fn a_node_or_a_dispatcher_before_the_line_changes_nothing() {
+    same("node", ALL, |of, out| put(out, "node=host1 ".to_owned(), &raw_line(of)));
+    same("audispd", Keeps { host: false, ..ALL }, |of, out| put(out, "audispd: ".to_owned(), &raw_line(of)));
+    same("audispd and node", ALL, |of, out| put(out, "audispd: node=host1 ".to_owned(), &raw_line(of)));
+}
+
+#[test]
+fn syslog_with_whole_records_keeps_all() {
+    same("syslog", ALL, |of, out| {
+        let head = of.time.strftime("%b %e %T host1 audispd: ").to_string();
+        put(out, head, &[&raw_line(of), b"#035".as_slice(), of.names].concat());
+    });
+    same("the kernel's", ALL, |of, out| {
+        let head = of.time.strftime("<13>%b %e %T host1 kernel: [  123.456789] audit: ").to_string();
+        let record =
+            raw_line(of).replace(format!("type={} msg=", of.record_type), format!("type={} ", of.number));
+        put(out, head, &record);
+    });
+    same("dmesg", Keeps { host: false, ..ALL }, |of, out| {
+        let record =
+            raw_line(of).replace(format!("type={} msg=", of.record_type), format!("type={} ", of.number));
+        put(out, "[  123.456789] audit: ".to_owned(), &record);
+    });
+}
+
+#[test]
+fn a_journals_text_keeps_all_but_the_serial_and_some_of_the_time() {
+    let exact = Keeps { serial: false, ..ALL };
+    let seconds = Keeps { resolution: 1_000_000, ..exact };
+    for (format, keeps) in [
+        ("%b %e %T", seconds),
+        ("%b %d %T%.6f", exact),
+        ("%FT%T+0000", seconds),
+        ("%FT%T%.6f+00:00", exact),
+        ("%a %F %T UTC", seconds),
+        ("%a %F %T%.6f UTC", exact),
+    ] {
+        same(format, keeps, |of, out| {
+            let time = of.time.strftime(format);
+            put(out, format!("{time} host1 audit[{}]: {} ", of.pid, of.record_type), of.body);
+        });
+    }
+    same("short-unix", exact, |of, out| {
+        let (seconds, micros) = (of.time.as_second(), of.time.subsec_microsecond());
+        put(out, format!("{seconds}.{micros:06} host1 audit[{}]: {} ", of.pid, of.record_type), of.body);
+    });
+    same("RFC 5424", exact, |of, out| {
+        put(out, format!("<101>1 {} host1 audit {} - - AUDIT{} ", of.time, of.pid, of.number), of.body);
+    });
+}
+
+#[test]
+fn a_journals_json_keeps_all() {
+    let object = |of: &Parts<'_>, message: serde_json::Value| {
+        serde_json::json!({
+            "__REALTIME_TIMESTAMP": (of.time + 1234.microseconds()).as_microsecond().to_string(),
+            "_SOURCE_REALTIME_TIMESTAMP": of.time.as_microsecond().to_string(),
+            "_TRANSPORT": "audit", "_AUDIT_TYPE": of.number.to_string(), "_AUDIT_ID": of.serial,
+            "_AUDIT_TYPE_NAME": of.record_type, "_PID": of.pid, "_HOSTNAME": "host1", "MESSAGE": message,
+        })
+    };
+    let message = |of: &Parts<'_>| [of.record_type.as_bytes(), b" ", of.body].concat();
+    same("json", ALL, |of, out| {
+        put(out, String::new(), object(of, message(of).to_str().unwrap().into()).to_string().as_bytes());
+    });
+    same("json-seq", ALL, |of, out| {
+        put(out, "\x1e".to_owned(), object(of, message(of).into()).to_string().as_bytes());
+    });
+}
+
+#[test]
+fn a_journals_export_keeps_all_in_pieces_of_any_size() {
+    for (path, log) in logs("audit.log") {
+        let export = convert(&log, |of, out| {
+            let message = [of.record_type.as_bytes(), b" ", of.body].concat();
+            let time = of.time.as_microsecond();
+            let fields = [
+                format!("__CURSOR=s=1;t={time:x}\n__REALTIME_TIMESTAMP={time}\n_TRANSPORT=audit\n"),
+                format!("_AUDIT_TYPE={}\n_AUDIT_ID={}\n_HOSTNAME=host1\n", of.number, of.serial),
+            ];
+            let size = (message.len() as u64).to_le_bytes();
+            out.extend_from_slice(
+                &[fields.concat().as_bytes(), b"MESSAGE\n", &size, &message, b"\n\n"].concat(),
+            );
+        });
+        for piece in [1, 7, 4096, 1 << 20] {
+            let found = exported(&export, piece);
+            for (line, _) in &found {
+                let begin = export.split(|&byte| byte == b'\n').nth(usize::try_from(line - 1).unwrap());
+                assert!(begin.unwrap().starts_with(b"__CURSOR="), "{line}");
+            }
+            let found: Vec<_> = found.into_iter().map(|(_, found)| found.unwrap()).collect();
+            compare("export", &path, &told(&log), &found, ALL);
+        }
+    }
+}
+
+#[test]
+fn libvirts_own_log_keeps_the_record_and_its_time() {
+    let keeps = Keeps { serial: false, writer: false, host: false, ..ALL };
+    let outcome = |of: &Parts<'_>| if of.outcome == "success" { "yes" } else { "no" };
+    same("libvirtd.log", keeps, |of, out| {
+        let time = of.time.strftime("%F %T%.3f+0000");
+        let head = format!("{time}: 26269: info : virDomainAuditNetDevice:318 : success={} ", outcome(of));
+        put(out, head, of.text);
+    });
+    same("libvirtd in syslog", Keeps { writer: true, host: true, ..keeps }, |of, out| {
+        let time = of.time.strftime("%FT%T%.6fZ");
+        put(out, format!("{time} host1 libvirtd[{}]: success={} ", of.pid, outcome(of)), of.text);
+    });
+}
+
+#[test]
+fn what_ausearch_makes_of_a_log_keeps_all() {
+    for (path, log) in logs("audit.log") {
+        for format in ["-i", "--raw"] {
+            let ausearch = Command::new("/usr/sbin/ausearch")
+                .args([format, "-if"])
+                .arg(&path)
+                .envs([("TZ", "UTC"), ("LC_ALL", "C")])
+                .stdin(Stdio::null())
+                .output()
+                .expect("ausearch, of the package auditd");
+            let mut found = told(&ausearch.stdout);
+            // It tells the events of one moment in an order of its own.
+            found.sort_by_key(|found| (moment(found.when), found.serial));
+            compare(format, &path, &told(&log), &found, Keeps { host: false, ..ALL });
+        }
+    }
+}
+
+#[test]
+fn the_real_libvirtds_own_log_tells_what_the_audit_log_tells() {
+    let mut compared = 0;
+    for (path, log) in logs("libvirtd.log") {
+        let own = told(&log);
+        let audit = told(&std::fs::read(path.with_file_name("audit.log")).unwrap());
+        let sorted = |found: &[Found]| {
+            let mut told: Vec<_> = found.iter().map(|found| format!("{:?}", found.content)).collect();
+            told.sort();
+            told
+        };
+        assert_eq!(sorted(&own), sorted(&audit), "{}", path.display());
+        compared += own.len();
+    }
+    assert!(compared > 300, "{compared}");
+}

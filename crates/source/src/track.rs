@@ -1,0 +1,196 @@
+//! One input on its way into the common order.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use taptrail_trail::Entry;
+
+use crate::found::{Clock, Found, When};
+use crate::open::Stored;
+use crate::reading::Reading;
+use crate::scan::Batch;
+use crate::stream::Stream;
+use crate::{About, Rows, Unreadable};
+
+/// How far time may go back within a log that is in order: records wait for each other in queues, and
+/// clocks are set.
+const DISORDER: SignedDuration = SignedDuration::from_mins(1);
+
+/// An entry, and where it belongs in the common order.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    pub(crate) entry: Entry,
+    /// Its time, or the last moment it may have been, where its shape tells whole seconds only: who
+    /// knows better comes first.
+    pub(crate) order: Timestamp,
+}
+
+/// An input that is being told.
+pub(crate) struct Track {
+    /// Which one it is, for [`crate::duplicates`].
+    pub(crate) id: u32,
+    /// Its kind, likewise.
+    pub(crate) is_rows: bool,
+    pub(crate) name: Arc<str>,
+    head: Option<Placed>,
+    told: Told,
+}
+
+enum Told {
+    Lines(Box<Lines>),
+    Rows { rows: Rows, told: u64 },
+}
+
+/// A log's lines, by the batch.
+struct Lines {
+    stream: Stream,
+    batch: std::vec::IntoIter<(u64, Found)>,
+    /// How many lines come before the batch, and before the one after it.
+    before: u64,
+    after: u64,
+    clock: Clock,
+    host: Arc<str>,
+    last: Timestamp,
+    /// Whether anything was found.
+    told: bool,
+    stored: Stored,
+    counted: u64,
+    bytes: u64,
+}
+
+impl Track {
+    pub(crate) fn lines(
+        id: u32,
+        name: Arc<str>,
+        stream: Stream,
+        stored: Stored,
+        clock: Clock,
+        host: Arc<str>,
+    ) -> Self {
+        let lines = Lines {
+            stream,
+            batch: Vec::new().into_iter(),
+            before: 0,
+            after: 0,
+            clock,
+            host,
+            last: Timestamp::MIN,
+            told: false,
+            stored,
+            counted: 0,
+            bytes: 0,
+        };
+        Self { id, is_rows: false, name, head: None, told: Told::Lines(Box::new(lines)) }
+    }
+
+    pub(crate) fn rows(id: u32, name: Arc<str>, rows: Rows) -> Self {
+        Self { id, is_rows: true, name, head: None, told: Told::Rows { rows, told: 0 } }
+    }
+
+    /// When its next entry belongs, if it has one.
+    pub(crate) fn order(&self) -> Option<Timestamp> {
+        self.head.as_ref().map(|head| head.order)
+    }
+
+    /// Gives its next entry away, and reads the one after it.
+    pub(crate) fn take(&mut self, reading: &mut Reading<'_>) -> Option<Placed> {
+        let next = self.read(reading);
+        std::mem::replace(&mut self.head, next)
+    }
+
+    fn read(&mut self, reading: &mut Reading<'_>) -> Option<Placed> {
+        match &mut self.told {
+            Told::Lines(lines) => lines.next(&self.name, reading),
+            Told::Rows { rows, told } => loop {
+                let row = rows.next()?;
+                *told += 1;
+                reading.input.lines += 1;
+                match row {
+                    Ok(entry) => break Some(Placed { order: entry.time, entry }),
+                    Err(reason) => {
+                        let (source, line) = (Arc::clone(&self.name), *told);
+                        reading.unreadable(Unreadable { source, line, reason });
+                    }
+                }
+            },
+        }
+    }
+}
+
+impl Lines {
+    fn next(&mut self, name: &Arc<str>, reading: &mut Reading<'_>) -> Option<Placed> {
+        loop {
+            if let Some((line, found)) = self.batch.next() {
+                return Some(self.place(name, line, found, reading));
+            }
+            let batch = self.stream.next();
+            reading.read_on(self.stored.load(std::sync::atomic::Ordering::Relaxed) - self.counted);
+            self.counted = self.stored.load(std::sync::atomic::Ordering::Relaxed);
+            match batch {
+                None => {
+                    if self.clock.inferred {
+                        reading.note(name, About::YearInferred);
+                    }
+                    if self.clock.guessed {
+                        reading.note(name, About::DateGuessed);
+                    }
+                    if !self.told && self.after > 0 {
+                        reading.note(name, About::Nothing);
+                    }
+                    return None;
+                }
+                Some(Err(source)) => {
+                    let name = name.to_string();
+                    reading.failed.push(crate::SourceError::Read { name, at: self.bytes, source });
+                    return None;
+                }
+                Some(Ok(batch)) => self.begin(name, batch, reading),
+            }
+        }
+    }
+
+    fn begin(&mut self, name: &Arc<str>, batch: Batch, reading: &mut Reading<'_>) {
+        self.before = batch.before.unwrap_or(self.after);
+        self.after += batch.lines;
+        self.bytes += batch.bytes;
+        reading.input.lines += batch.lines;
+        for (line, reason) in batch.unreadable {
+            let line = self.before + line + 1;
+            reading.unreadable(Unreadable { source: Arc::clone(name), line, reason: reason.to_string() });
+        }
+        self.told |= !batch.found.is_empty();
+        self.batch = batch.found.into_iter();
+    }
+
+    fn place(&mut self, name: &Arc<str>, line: u64, found: Found, reading: &mut Reading<'_>) -> Placed {
+        let time = match found.when {
+            // Most are: nothing needs to be known for them.
+            When::Exact(time) => time,
+            when => when.resolve(&mut self.clock),
+        };
+        let line = self.before + line + 1;
+        if time < self.last && self.last.duration_since(time) > DISORDER {
+            reading.note(name, About::BackInTime { line });
+        }
+        self.last = time;
+        if let Some(host) = found.host
+            && *host != *self.host
+        {
+            self.host = reading.host(&host);
+        }
+        let order = match found.when {
+            When::Yearless(_) => time.saturating_add(SignedDuration::from_millis(999)).unwrap_or(time),
+            _ => time,
+        };
+        let entry = Entry {
+            host: Arc::clone(&self.host),
+            time,
+            serial: found.serial,
+            writer: found.writer,
+            source: Arc::clone(name),
+            line,
+            content: found.content,
+        };
+        Placed { entry, order }
+    }
+}

@@ -1,0 +1,62 @@
+//! Arguments into what is asked for.
+
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ZonedDateTime};
+use taptrail_report::Filter;
+
+use super::clock::booted;
+use super::when::{When, parse};
+use crate::cli::{Selection, Target, Times};
+use crate::output::Failure;
+
+/// A question in the making.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) filter: Filter,
+    /// In the zone of the times that have none.
+    now: ZonedDateTime,
+}
+
+impl Asked {
+    pub(super) fn new(utc: bool) -> Self {
+        let zone = if utc { TimeZone::UTC } else { TimeZone::system() };
+        Self { filter: Filter::default(), now: Timestamp::now().to_zoned_datetime(zone) }
+    }
+
+    pub(super) fn about(&mut self, selection: &Selection) {
+        let Selection { vm, uuid, mac, device, node } = selection;
+        self.filter.guest.clone_from(vm);
+        self.filter.uuid = *uuid;
+        self.filter.mac = *mac;
+        self.filter.device.clone_from(device);
+        self.filter.host.clone_from(node);
+    }
+
+    pub(super) fn target(&mut self, target: &Target) {
+        match target {
+            Target::Mac(mac) => self.filter.mac = Some(*mac),
+            Target::Device(device) => self.filter.device = Some(device.clone()),
+        }
+    }
+
+    pub(super) fn times(&mut self, times: &Times) -> Result<(), Failure> {
+        self.filter.start = self.time("--start", times.start.as_deref())?.map(|when| when.from);
+        self.filter.end = self.time("--end", times.end.as_deref())?.map(|when| when.to);
+        Ok(())
+    }
+
+    pub(super) fn at(&mut self, at: Option<&str>) -> Result<(), Failure> {
+        self.filter.at = self.time("--at", at)?.map(|when| when.from);
+        Ok(())
+    }
+
+    fn time(&self, option: &str, text: Option<&str>) -> Result<Option<When>, Failure> {
+        let Some(text) = text else { return Ok(None) };
+        match parse(text, &self.now, booted()) {
+            Ok(when) => Ok(Some(when)),
+            Err(error) => {
+                Err(Failure::input(anyhow::Error::new(error).context(format!("{option} can't be used"))))
+            }
+        }
+    }
+}

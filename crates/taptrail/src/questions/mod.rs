@@ -1,0 +1,95 @@
+//! `taptrail trail`, `who`, `explain` and `findings`: what trails tell.
+
+mod ask;
+mod clock;
+mod tell;
+mod when;
+
+use std::process::ExitCode;
+
+use taptrail_guest::Dirs;
+use taptrail_report::{Explainer, Filter, Sink, Told};
+
+use self::ask::Asked;
+use self::tell::{Answer, Teller, gone};
+use crate::Done;
+use crate::cli::{Explain, Findings, Output, Page, Sources, Trail, Who};
+use crate::output::{print, stdout, style};
+
+/// The exit code of `findings` when there are any.
+const FOUND: u8 = 1;
+
+pub(crate) fn trail(arguments: &Trail, dirs: &Dirs) -> Done {
+    let mut asked = Asked::new(arguments.output.utc);
+    asked.about(&arguments.selection);
+    asked.times(&arguments.times)?;
+    asked.at(arguments.at.as_deref())?;
+    asked.filter.held = arguments.held;
+    sink(Told::Trail, asked.filter, arguments.output, &arguments.sources, dirs)
+}
+
+pub(crate) fn who(arguments: &Who, dirs: &Dirs) -> Done {
+    let mut asked = Asked::new(arguments.output.utc);
+    asked.target(&arguments.what);
+    asked.at(arguments.at.as_deref())?;
+    asked.filter.host = arguments.node.clone();
+    asked.filter.granted = true;
+    sink(Told::Trail, asked.filter, arguments.output, &arguments.sources, dirs)
+}
+
+pub(crate) fn findings(arguments: &Findings, dirs: &Dirs) -> Done {
+    let mut asked = Asked::new(arguments.output.utc);
+    asked.about(&arguments.selection);
+    asked.times(&arguments.times)?;
+    asked.filter.kinds = arguments.kind.clone();
+    sink(Told::Findings, asked.filter, arguments.output, &arguments.sources, dirs)
+}
+
+/// Reads, and writes what is asked for as it comes.
+fn sink(told: Told, filter: Filter, output: Output, sources: &Sources, dirs: &Dirs) -> Done {
+    let mut sink = match Sink::new(told, filter, output.format.of(style(output.utc)), stdout()) {
+        Err(error) if gone(&error) => return Ok(ExitCode::SUCCESS),
+        sink => sink.map_err(tell::unwritten)?,
+    };
+    let teller = Teller::new(&mut sink);
+    let read = teller.read(sources, dirs)?;
+    let answer = match read {
+        Answer::Cut => return Ok(code(told, &sink, ExitCode::SUCCESS)),
+        Answer::Whole(answer) => answer,
+    };
+    match sink.finish(answer.stats.input) {
+        Err(error) if !gone(&error) => return Err(tell::unwritten(error)),
+        _ => {}
+    }
+    let done = answer.say(sources.stats);
+    Ok(code(told, &sink, done))
+}
+
+/// The exit code of an answer; `done` is that of the reading.
+fn code<W: std::io::Write>(told: Told, sink: &Sink<W>, done: ExitCode) -> ExitCode {
+    if told == Told::Findings && done == ExitCode::SUCCESS && sink.count().findings > 0 {
+        return ExitCode::from(FOUND);
+    }
+    done
+}
+
+pub(crate) fn explain(arguments: &Explain, dirs: &Dirs) -> Done {
+    let mut asked = Asked::new(arguments.utc);
+    asked.at(arguments.at.as_deref())?;
+    asked.filter.host = arguments.node.clone();
+    let mut explainer = Explainer::new(arguments.what.clone().narrow(asked.filter));
+    let answer = match Teller::new(&mut explainer).read(&arguments.sources, dirs)? {
+        // Nothing is written while it reads.
+        Answer::Cut => return Ok(ExitCode::SUCCESS),
+        Answer::Whole(answer) => answer,
+    };
+    let explanation = explainer.finish(answer.stats.input);
+    let lines = crate::reading::lines(explanation.proofs(), dirs);
+    let line = |proof: &taptrail_trail::Proof| lines.get(proof);
+    let style = style(arguments.utc);
+    print(&match arguments.format {
+        Page::Table => explanation.text(&style, &line),
+        Page::Json => explanation.json(&style, &line)?,
+    })?;
+    Ok(answer.say(arguments.sources.stats))
+}

@@ -1,0 +1,108 @@
+//! Entries into holdings and findings, as they come.
+
+use std::io::{self, Write as _};
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use taptrail_guest::Dirs;
+use taptrail_report::{Stats, Take, Unreadable, warnings};
+use taptrail_trail::{Content, Entry, Trail};
+
+use crate::cli::Sources;
+use crate::output::Failure;
+use crate::reading::{self, Read};
+
+/// Reads a trail and gives what it tells away at once, so that memory does not grow with it.
+pub(super) struct Teller<'a, T: Take> {
+    trail: Trail,
+    to: &'a mut T,
+    used: u64,
+    foreign: u64,
+}
+
+/// What came of reading.
+pub(super) enum Answer {
+    /// All was read.
+    Whole(Box<Whole>),
+    /// The answer's reader went away.
+    Cut,
+}
+
+/// What was read, and what could not be.
+pub(super) struct Whole {
+    pub(super) stats: Stats,
+    unreadable: Vec<Unreadable>,
+    notes: Vec<String>,
+    failures: Vec<anyhow::Error>,
+}
+
+impl<'a, T: Take> Teller<'a, T> {
+    pub(super) fn new(to: &'a mut T) -> Self {
+        Self { trail: Trail::new(), to, used: 0, foreign: 0 }
+    }
+
+    pub(super) fn read(mut self, sources: &Sources, dirs: &Dirs) -> Result<Answer, Failure> {
+        let begun = Instant::now();
+        let mut unwritten = None;
+        let read = reading::entries(sources, dirs, &mut |entry| match self.feed(entry) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                unwritten = Some(error);
+                ControlFlow::Break(())
+            }
+        })?;
+        let done = unwritten.map_or(Ok(()), Err);
+        match done.and_then(|()| self.finish()) {
+            Err(error) if gone(&error) => return Ok(Answer::Cut),
+            written => written.map_err(self::unwritten)?,
+        }
+        let Read { input, unreadable, notes, failures } = read;
+        let stats = Stats { input, used: self.used, foreign: self.foreign, took: begun.elapsed() };
+        Ok(Answer::Whole(Box::new(Whole { stats, unreadable, notes, failures })))
+    }
+
+    fn feed(&mut self, entry: &Entry) -> io::Result<()> {
+        self.used += 1;
+        self.foreign += u64::from(matches!(entry.content, Content::Foreign { .. }));
+        self.trail.feed(entry);
+        self.drain()
+    }
+
+    fn drain(&mut self) -> io::Result<()> {
+        self.trail.drain_ended().try_for_each(|holding| self.to.holding(holding))?;
+        self.trail.drain_findings().try_for_each(|finding| self.to.finding(finding))
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        let rest = std::mem::take(&mut self.trail).finish();
+        rest.holdings.into_iter().try_for_each(|holding| self.to.holding(holding))?;
+        rest.findings.into_iter().try_for_each(|finding| self.to.finding(finding))
+    }
+}
+
+impl Whole {
+    /// Says on standard error what could not be read, and when asked what reading took. The exit code
+    /// is that of the reading.
+    pub(super) fn say(&self, stats: bool) -> ExitCode {
+        let mut text = String::new();
+        for failure in &self.failures {
+            text.push_str(&format!("{failure:#}\n"));
+        }
+        text.push_str(&warnings(&self.unreadable, self.stats.input.unreadable, &self.notes));
+        let text: String = text.lines().flat_map(|line| ["taptrail: ", line, "\n"]).collect();
+        let stats = if stats { self.stats.text() } else { String::new() };
+        // Nobody is left to tell when this fails.
+        let _ = write!(io::stderr(), "{text}{stats}");
+        if self.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(Failure::INPUT) }
+    }
+}
+
+/// Whether the answer's reader went away: it has read enough.
+pub(super) fn gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::BrokenPipe
+}
+
+pub(super) fn unwritten(error: io::Error) -> Failure {
+    anyhow::Error::new(error).context("Standard output can't be written").into()
+}

@@ -1,0 +1,320 @@
+//! Times as people and ausearch write them.
+//!
+//! A text names a stretch of time: a day, a minute, a second, or what is said below. As `--start` and
+//! `--at` it means the stretch's beginning, as `--end` its end, so that what is named is included.
+
+use jiff::civil::{Date, DateTime, Time};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Span, Timestamp, ToSpan as _, ZonedDateTime};
+
+/// What [`parse`] takes, for help and errors.
+pub(crate) const ACCEPTED: &str = "\
+now, recent (10 minutes ago), today, yesterday, this-hour, this-week, week-ago, this-month, this-year, boot; \
+2026-11-23, '2026-11-23 20:31:05', 2026-11-23T20:31:05Z, 11/23/2026, '11/23/2026 20:31:05', 20:31, 20:31:05; \
+1795460022.944 (seconds since 1970), @1795460022; '2 hours ago', '90m ago'";
+
+/// A stretch of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct When {
+    /// Its first moment.
+    pub(crate) from: Timestamp,
+    /// The first moment after it.
+    pub(crate) to: Timestamp,
+}
+
+/// The text names no time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TimeError {
+    /// It is not written as any time is.
+    #[error("'{0}' is no time; one of these is needed: {ACCEPTED}")]
+    Unknown(String),
+    /// It is written as a time is, and there is none such.
+    #[error("There is no such time as '{0}'")]
+    Impossible(String),
+    /// `boot`, where the system does not tell.
+    #[error("When this system booted can't be told")]
+    Boot,
+}
+
+/// Finds the time that a text names. Without a zone it is in `now`'s; `boot` is when this system
+/// booted.
+///
+/// A word's stretch begins as ausearch has it (a week on Sunday) and ends with `now`, but a day's at
+/// its midnight.
+pub(crate) fn parse(text: &str, now: &ZonedDateTime, boot: Option<Timestamp>) -> Result<When, TimeError> {
+    let text = text.trim();
+    let impossible = |_| TimeError::Impossible(text.chars().take(64).collect());
+    if text == "boot" {
+        return boot.map(moment).ok_or(TimeError::Boot);
+    }
+    if let Some(found) = word(text, now) {
+        return found.map_err(impossible);
+    }
+    if let Some(found) = epoch(text) {
+        return found.map_err(impossible);
+    }
+    if let Some(found) = ago(text, now) {
+        return found.map_err(impossible);
+    }
+    if let Some(found) = clock(text, now) {
+        return found.map_err(impossible);
+    }
+    Err(TimeError::Unknown(text.chars().take(64).collect()))
+}
+
+type Found = Option<Result<When, jiff::Error>>;
+
+fn moment(time: Timestamp) -> When {
+    When { from: time, to: time }
+}
+
+/// ausearch(8), `--start`.
+fn word(text: &str, now: &ZonedDateTime) -> Found {
+    let since = |from: Result<ZonedDateTime, jiff::Error>| {
+        Some(from.map(|from| When { from: from.timestamp(), to: now.timestamp() }))
+    };
+    let midnight =
+        |day: Result<Date, jiff::Error>| day?.to_zoned_datetime(now.time_zone().clone())?.start_of_day();
+    let today = now.date();
+    match text {
+        "now" => Some(Ok(moment(now.timestamp()))),
+        "recent" => Some(now.checked_sub(10.minutes()).map(|time| moment(time.timestamp()))),
+        "today" => Some(day(today, now.time_zone())),
+        "yesterday" => Some(today.yesterday().and_then(|date| day(date, now.time_zone()))),
+        "this-hour" => since(now.with().minute(0).second(0).subsec_nanosecond(0).build()),
+        "this-week" => {
+            let days = i64::from(today.weekday().to_sunday_zero_offset());
+            since(midnight(today.checked_sub(days.days())))
+        }
+        "week-ago" => since(midnight(today.checked_sub(7.days()))),
+        "this-month" => since(midnight(Ok(today.first_of_month()))),
+        "this-year" => since(midnight(Ok(today.first_of_year()))),
+        _ => None,
+    }
+}
+
+/// Seconds since 1970, at least nine digits: eight are somebody's day.
+fn epoch(text: &str) -> Found {
+    let (marked, number) = match text.strip_prefix('@') {
+        Some(number) => (true, number),
+        None => (false, text),
+    };
+    let (seconds, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    if !digits(seconds) || !digits(fraction) || !(marked || seconds.len() >= 9) {
+        return None;
+    }
+    let nanos = fraction.bytes().chain(std::iter::repeat(b'0')).take(9);
+    let nanos = nanos.fold(0, |sum, digit| sum * 10 + i32::from(digit - b'0'));
+    let whole = !number.contains('.');
+    // What is no i64 is no time either, and refused as the greatest is.
+    let from = Timestamp::new(seconds.parse().unwrap_or(i64::MAX), nanos);
+    Some(from.and_then(|from| lasting(from, precision(whole))))
+}
+
+/// How long what is named to the second, or more exactly, lasts.
+fn precision(whole: bool) -> SignedDuration {
+    if whole { SignedDuration::from_secs(1) } else { SignedDuration::from_millis(1) }
+}
+
+fn lasting(from: Timestamp, long: SignedDuration) -> Result<When, jiff::Error> {
+    Ok(When { from, to: from.checked_add(long)? })
+}
+
+/// `2 hours ago`, `90m ago`.
+fn ago(text: &str, now: &ZonedDateTime) -> Found {
+    if !text.ends_with("ago") {
+        return None;
+    }
+    let span: Span = text.parse().ok()?;
+    Some(now.checked_add(span).map(|time| moment(time.timestamp())))
+}
+
+/// A day, a time of day, or both, with a zone or without.
+fn clock(text: &str, now: &ZonedDateTime) -> Found {
+    let (date, time) = match text.split_once([' ', 'T', 't']) {
+        Some((date, time)) => (Some(date), Some(time.trim_start())),
+        None if text.contains(':') => (None, Some(text)),
+        None => (Some(text), None),
+    };
+    let date = date.map_or(Some(now.date()), civil_date)?;
+    let Some(time) = time else { return Some(day(date, now.time_zone())) };
+    let zone_at = time.find(['Z', 'z', '+', '-']);
+    let (time, zone) = time.split_at(zone_at.unwrap_or(time.len()));
+    let long = match (time.contains('.'), time.bytes().filter(|b| *b == b':').count()) {
+        (false, 1) => SignedDuration::from_mins(1),
+        (true, 2) => precision(false),
+        (false, 2) => precision(true),
+        _ => return None,
+    };
+    let time: Time = time.parse().ok()?;
+    let then = DateTime::from_parts(date, time);
+    let from = if zone.is_empty() {
+        now.time_zone().to_timestamp(then)
+    } else {
+        // A zone is read as RFC 3339 has it, and all else is known to be right.
+        let text = format!("{then}{}", zone.to_ascii_uppercase());
+        Ok(text.parse().ok()?)
+    };
+    Some(from.and_then(|from| lasting(from, long)))
+}
+
+/// `2026-11-23`, or as ausearch takes it in most places, `11/23/2026` or `11/23/26`.
+fn civil_date(text: &str) -> Option<Date> {
+    if text.contains('/') {
+        let format = if text.len() > "11/23/26".len() { "%m/%d/%Y" } else { "%m/%d/%y" };
+        return Date::strptime(format, text).ok();
+    }
+    let plain = text.len() == "2026-11-23".len() && !text.starts_with(['+', '-']);
+    if plain { text.parse().ok() } else { None }
+}
+
+fn day(date: Date, zone: &TimeZone) -> Result<When, jiff::Error> {
+    let from = date.to_zoned_datetime(zone.clone())?.start_of_day()?;
+    let to = date.tomorrow()?.to_zoned_datetime(zone.clone())?.start_of_day()?;
+    Ok(When { from: from.timestamp(), to: to.timestamp() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A Monday in Berlin, an hour before UTC.
+    fn now() -> ZonedDateTime {
+        "2026-11-23T20:31:05.017+01:00[Europe/Berlin]".parse().unwrap()
+    }
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn read(text: &str) -> Result<When, TimeError> {
+        parse(text, &now(), Some(at("2026-11-20T06:00:01Z")))
+    }
+
+    fn names(text: &str, from: &str, to: &str) {
+        assert_eq!(read(text), Ok(When { from: at(from), to: at(to) }), "{text}");
+    }
+
+    #[test]
+    fn the_words_of_ausearch_are_known() {
+        let now = "2026-11-23T19:31:05.017Z";
+        names("now", now, now);
+        names("recent", "2026-11-23T19:21:05.017Z", "2026-11-23T19:21:05.017Z");
+        names("today", "2026-11-22T23:00:00Z", "2026-11-23T23:00:00Z");
+        names("yesterday", "2026-11-21T23:00:00Z", "2026-11-22T23:00:00Z");
+        names("this-hour", "2026-11-23T19:00:00Z", now);
+        names("this-week", "2026-11-21T23:00:00Z", now);
+        names("week-ago", "2026-11-15T23:00:00Z", now);
+        names("this-month", "2026-10-31T23:00:00Z", now);
+        names("this-year", "2025-12-31T23:00:00Z", now);
+        names("boot", "2026-11-20T06:00:01Z", "2026-11-20T06:00:01Z");
+        assert_eq!(parse("boot", &self::now(), None), Err(TimeError::Boot));
+    }
+
+    #[test]
+    fn a_week_begins_on_sunday() {
+        let sunday = "2026-11-22T00:00:00+01:00[Europe/Berlin]".parse().unwrap();
+        assert_eq!(parse("this-week", &sunday, None).unwrap().from, at("2026-11-21T23:00:00Z"));
+    }
+
+    #[test]
+    fn a_day_a_minute_and_a_second_are_named_whole() {
+        names("2026-11-23", "2026-11-22T23:00:00Z", "2026-11-23T23:00:00Z");
+        names("2026-11-23 20:31", "2026-11-23T19:31:00Z", "2026-11-23T19:32:00Z");
+        names("2026-11-23T20:31:05", "2026-11-23T19:31:05Z", "2026-11-23T19:31:06Z");
+        names("2026-11-23 20:31:05.017", "2026-11-23T19:31:05.017Z", "2026-11-23T19:31:05.018Z");
+        names(" 2026-11-23  20:31 ", "2026-11-23T19:31:00Z", "2026-11-23T19:32:00Z");
+    }
+
+    #[test]
+    fn a_time_alone_is_todays() {
+        names("08:05", "2026-11-23T07:05:00Z", "2026-11-23T07:06:00Z");
+        names("08:05:59", "2026-11-23T07:05:59Z", "2026-11-23T07:06:00Z");
+    }
+
+    #[test]
+    fn days_are_read_as_ausearch_has_them_too() {
+        names("11/02/2026", "2026-11-01T23:00:00Z", "2026-11-02T23:00:00Z");
+        names("11/02/26", "2026-11-01T23:00:00Z", "2026-11-02T23:00:00Z");
+        names("10/24/2005 18:00:00", "2005-10-24T16:00:00Z", "2005-10-24T16:00:01Z");
+    }
+
+    #[test]
+    fn a_zone_that_is_told_counts() {
+        names("2026-11-23T20:31:05Z", "2026-11-23T20:31:05Z", "2026-11-23T20:31:06Z");
+        names("2026-11-23t20:31:05.017z", "2026-11-23T20:31:05.017Z", "2026-11-23T20:31:05.018Z");
+        names("2026-11-23 20:31:05+05:30", "2026-11-23T15:01:05Z", "2026-11-23T15:01:06Z");
+        names("2026-11-23T20:31-08:00", "2026-11-24T04:31:00Z", "2026-11-24T04:32:00Z");
+    }
+
+    #[test]
+    fn seconds_since_1970_are_told_by_their_length_or_mark() {
+        names("1795460022", "2026-11-23T18:53:42Z", "2026-11-23T18:53:43Z");
+        names("1795460022.944", "2026-11-23T18:53:42.944Z", "2026-11-23T18:53:42.945Z");
+        names("@1795460022.9", "2026-11-23T18:53:42.9Z", "2026-11-23T18:53:42.901Z");
+        names("@0", "1970-01-01T00:00:00Z", "1970-01-01T00:00:01Z");
+    }
+
+    #[test]
+    fn times_back_from_now_are_read() {
+        names("2 hours ago", "2026-11-23T17:31:05.017Z", "2026-11-23T17:31:05.017Z");
+        names("90m ago", "2026-11-23T18:01:05.017Z", "2026-11-23T18:01:05.017Z");
+        names("1h 30m ago", "2026-11-23T18:01:05.017Z", "2026-11-23T18:01:05.017Z");
+        // Over the end of summer time: the same time of day.
+        names("30 days ago", "2026-10-24T18:31:05.017Z", "2026-10-24T18:31:05.017Z");
+    }
+
+    #[test]
+    fn days_with_a_changed_clock_have_their_own_length() {
+        names("2026-10-25", "2026-10-24T22:00:00Z", "2026-10-25T23:00:00Z");
+        names("2026-03-29", "2026-03-28T23:00:00Z", "2026-03-29T22:00:00Z");
+        // The hour that is not there: as if the clock had not been changed yet.
+        names("2026-03-29 02:30", "2026-03-29T01:30:00Z", "2026-03-29T01:31:00Z");
+        // The hour that is there twice: the first.
+        names("2026-10-25 02:30", "2026-10-25T00:30:00Z", "2026-10-25T00:31:00Z");
+    }
+
+    #[test]
+    fn what_is_no_time_is_refused_with_what_is() {
+        for text in [
+            "",
+            "checkpoint",
+            "tomorrow",
+            "TODAY",
+            "20261123",
+            "2026",
+            "2026-11",
+            "23.11.2026",
+            "2026-11-23 20",
+            "2026-11-23 25:00",
+            "2026-11-23 20:31:05:17",
+            "2026-11-23 20:31:05 Europe/Berlin",
+            "2026-11-23 20:31:05+",
+            "2026-02-30",
+            "13/40/2026",
+            "2 hours",
+            "hours ago",
+            "ago",
+            "1795460022.",
+            "@",
+            "@-1",
+            "é",
+            "--",
+            "+",
+            "T",
+            ":",
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(matches!(error, TimeError::Unknown(_)), "{text}: {error:?}");
+            assert!(error.to_string().contains("yesterday"), "{error}");
+        }
+    }
+
+    #[test]
+    fn times_beyond_the_calendar_are_refused() {
+        for text in ["@999999999999999999999", "1795460022944", "7000000 days ago", "9999-12-31"] {
+            assert!(matches!(read(text), Err(TimeError::Impossible(_))), "{text}: {:?}", read(text));
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! One host: its guests, and what is told of more than one of them.
+
+use std::collections::HashMap;
+use std::collections::hash_map;
+use std::sync::Arc;
+
+use taptrail_record::{Event, Fragment, GuestId, KernelOpen, Outcome, Record};
+use uuid::Uuid;
+
+use crate::draft::Draft;
+use crate::entry::Claim;
+use crate::foreign::Foreign;
+use crate::guest::Guest;
+use crate::kernel_opens::{self, KernelOpens, Recent, Seen, Waiting};
+use crate::lives::{Daemons, Lives};
+use crate::macs::Macs;
+use crate::out::{Out, Whose, named};
+use crate::serials::Serials;
+use crate::told::{self, recorded, tell};
+use crate::{Content, EndedBy, Entry, Finding, FindingKind, Proof};
+
+/// What is alive on one host.
+#[derive(Debug)]
+pub(crate) struct Host {
+    name: Arc<str>,
+    guests: HashMap<Uuid, Lives>,
+    macs: Macs,
+    /// The QEMUs, by their process ids.
+    pids: HashMap<u32, Uuid>,
+    opens: KernelOpens,
+    daemons: Daemons,
+    foreign: Foreign,
+    serials: Serials,
+}
+
+impl Host {
+    pub(crate) fn new(name: Arc<str>) -> Self {
+        Self {
+            name,
+            guests: HashMap::new(),
+            macs: Macs::default(),
+            pids: HashMap::new(),
+            opens: KernelOpens::default(),
+            daemons: Daemons::default(),
+            foreign: Foreign::default(),
+            serials: Serials::default(),
+        }
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.guests.is_empty()
+    }
+
+    pub(crate) fn feed(&mut self, entry: &Entry, out: &mut Out) {
+        if let Content::Boot = entry.content {
+            self.serials.restart(entry.serial, entry.time);
+            return self.rebooted(&entry.proof(), out);
+        }
+        if entry.serial.is_some_and(|serial| self.serials.restarted(serial, entry.time)) {
+            self.rebooted(&entry.proof(), out);
+        }
+        while let Some(waiting) = self.opens.overdue(entry.time) {
+            self.unaudited(waiting, out);
+        }
+        match &entry.content {
+            Content::Record(record) => self.claim(&Claim { entry, record }, out),
+            Content::KernelOpen(open) => self.kernel_opened(entry, open, out),
+            Content::Truncated(fragment) => self.fragment(FindingKind::TruncatedRecord, entry, fragment, out),
+            Content::Unsent(fragment) => self.fragment(FindingKind::RecordNotSent, entry, fragment, out),
+            Content::Missing(fragment) => self.fragment(FindingKind::SerialGap, entry, fragment, out),
+            Content::Foreign { exe } => self.foreign.count(entry, exe),
+            Content::Boot => {}
+        }
+    }
+
+    fn claim(&mut self, entry: &Claim<'_>, out: &mut Out) {
+        let Record { guest, event, outcome, .. } = entry.record;
+        let (uuid, done) = (guest.uuid, *outcome == Outcome::Success);
+        let stops = done && matches!(event, Event::GuestStop { .. });
+        let mut lives = match self.guests.entry(uuid) {
+            hash_map::Entry::Occupied(lives) => lives,
+            hash_map::Entry::Vacant(_) if stops => return,
+            hash_map::Entry::Vacant(none) => none.insert_entry(Lives::default()),
+        };
+        let at = lives.get_mut().of(entry, &mut self.daemons, out);
+        let guest = lives.get_mut().get(at);
+        let pid = guest.pid;
+        let (mut ended, mut uncertain) = (Vec::new(), None);
+        let pid_now = if stops {
+            lives.get_mut().remove(at).stopped(entry, out);
+            None
+        } else {
+            uncertain = tell(guest, entry, done, &mut self.opens, out);
+            let (idle, now) = (guest.is_idle(), guest.pid);
+            if done && matches!(event, Event::GuestStart { .. }) {
+                ended = lives.get_mut().ran(at, entry);
+            } else if idle {
+                lives.get_mut().remove(at);
+            }
+            now
+        };
+        if lives.get().is_empty() {
+            lives.remove();
+        }
+        for guest in ended {
+            self.forget_pid(guest.pid, uuid);
+            guest.lost(EndedBy::Restart, &entry.proof(), out);
+        }
+        if let Some(draft) = uncertain.and_then(|earlier| opened_by(&mut self.guests, &earlier)) {
+            draft.uncount();
+        }
+        if pid != pid_now {
+            self.forget_pid(pid, uuid);
+            if let Some(now) = pid_now {
+                self.has_pid(entry, now, out);
+            }
+        }
+        self.index(entry, uuid, out);
+    }
+
+    fn forget_pid(&mut self, pid: Option<u32>, uuid: Uuid) {
+        if let Some(pid) = pid
+            && self.pids.get(&pid) == Some(&uuid)
+        {
+            self.pids.remove(&pid);
+        }
+    }
+
+    /// A guest's QEMU is told. Another with the same process id is gone, and what the kernel saw this
+    /// process open was opened by a guest.
+    fn has_pid(&mut self, entry: &Claim<'_>, pid: u32, out: &mut Out) {
+        let guest = &entry.record.guest;
+        if let Some(other) = self.pids.insert(pid, guest.uuid)
+            && other != guest.uuid
+            && let Some(lives) = self.guests.get_mut(&other)
+            && let Some(gone) = lives.remove_pid(pid)
+        {
+            if lives.is_empty() {
+                self.guests.remove(&other);
+            }
+            let own = std::mem::take(&mut out.shifts);
+            gone.lost(EndedBy::PidReused, &entry.proof(), out);
+            self.index(entry, other, out);
+            out.shifts.extend(own);
+        }
+        for waiting in self.opens.of_process(pid) {
+            let finding = unaudited(&self.name, Some(guest), waiting);
+            out.findings.push(finding);
+        }
+    }
+
+    /// Keeps the index of MACs, and tells of those that two guests have.
+    fn index(&mut self, entry: &Claim<'_>, uuid: Uuid, out: &mut Out) {
+        if out.shifts.is_empty() {
+            return;
+        }
+        let mut shifts = std::mem::take(&mut out.shifts);
+        for (mac, joins) in shifts.drain(..) {
+            if !joins {
+                self.macs.leave(mac, uuid);
+                continue;
+            }
+            let Some((other, others)) = self.macs.join(mac, uuid) else { continue };
+            let other = self.guests.get(&other);
+            let name = other.and_then(Lives::newest).map_or("?", |other| &other.name);
+            let more = if others > 1 { format!(" and {} more", others - 1) } else { String::new() };
+            let text = format!(
+                "Guest '{}' runs with the MAC {mac}, which guest '{name}'{more} has at the same time",
+                entry.record.guest.name
+            );
+            let whose = Whose { host: &entry.host, guest: &entry.record.guest };
+            out.tell(FindingKind::DuplicateMac, whose, Some(mac), &entry.proof(), text);
+            let granted = other.into_iter().flat_map(Lives::iter).find_map(|guest| guest.grant_of(mac));
+            if let (Some(granted), Some(finding)) = (granted, out.findings.last_mut()) {
+                finding.proof.insert(0, granted.clone());
+            }
+        }
+        out.shifts = shifts;
+    }
+
+    fn kernel_opened(&mut self, entry: &Entry, open: &KernelOpen, out: &mut Out) {
+        if !kernel_opens::matters(open) {
+            return;
+        }
+        if let Some(record) = self.opens.told_before(entry, open)
+            && let Some(draft) = opened_by(&mut self.guests, &record)
+        {
+            let seen = Seen::late(entry, open, &draft.holding.device);
+            return draft.seen_late(seen);
+        }
+        let guest = |pid: u32| self.guests.get(self.pids.get(&pid)?).and_then(Lives::newest);
+        if let Some(guest) = guest(open.pid).or_else(|| guest(open.ppid?)) {
+            let waiting = Waiting::new(open, entry.proof());
+            let finding = unaudited(&self.name, Some(guest), waiting);
+            return out.findings.push(finding);
+        }
+        if let Some(oldest) = self.opens.wait(open, entry.proof()) {
+            self.unaudited(oldest, out);
+        }
+    }
+
+    fn unaudited(&self, waiting: Waiting, out: &mut Out) {
+        out.findings.push(unaudited(&self.name, None, waiting));
+    }
+
+    fn fragment(&mut self, kind: FindingKind, entry: &Entry, fragment: &Fragment, out: &mut Out) {
+        if let Some(device) = &fragment.device {
+            self.opens.admit(entry, &recorded(device, None), None);
+        }
+        let lives = fragment.uuid.and_then(|uuid| self.guests.get(&uuid));
+        out.findings.push(told::fragment(kind, entry, fragment, lives.and_then(Lives::newest)));
+    }
+
+    /// The host started anew: all that its guests held is over.
+    fn rebooted(&mut self, at: &Proof, out: &mut Out) {
+        for guest in self.take_guests() {
+            guest.lost(EndedBy::Reboot, at, out);
+        }
+        out.shifts.clear();
+        self.macs.clear();
+        self.pids.clear();
+        self.daemons = Daemons::default();
+        for waiting in self.opens.rest() {
+            self.unaudited(waiting, out);
+        }
+    }
+
+    /// Nothing more is told.
+    pub(crate) fn finish(mut self, out: &mut Out) {
+        for guest in self.take_guests() {
+            guest.finish(out);
+        }
+        for waiting in self.opens.rest() {
+            self.unaudited(waiting, out);
+        }
+        out.findings.extend(self.foreign.findings(&self.name));
+    }
+
+    /// All guests, in an order that does not depend on chance.
+    fn take_guests(&mut self) -> Vec<Guest> {
+        let mut all: Vec<_> = std::mem::take(&mut self.guests).into_iter().collect();
+        all.sort_by_key(|(uuid, _)| *uuid);
+        all.into_iter().flat_map(|(_, lives)| lives.into_guests()).collect()
+    }
+}
+
+/// What is in the making of an open that a record told not long ago.
+fn opened_by<'a>(guests: &'a mut HashMap<Uuid, Lives>, record: &Recent) -> Option<&'a mut Draft> {
+    let interfaces = guests.get_mut(&record.guest)?.iter_mut().map(|guest| &mut guest.interfaces);
+    let operations =
+        interfaces.filter_map(|all| all.get_mut(&record.mac)).flat_map(|one| &mut one.operations);
+    operations
+        .flat_map(|operation| &mut operation.drafts)
+        .find(|draft| draft.holding.opened == Some(record.time) && draft.holding.device.kind == record.kind)
+}
+
+/// The kernel saw an open, and no record admits it.
+fn unaudited(host: &Arc<str>, guest: Option<&GuestId>, waiting: Waiting) -> Finding {
+    let Waiting { open, proof, .. } = waiting;
+    let device = named(&open.device);
+    let text = match guest {
+        Some(guest) => format!(
+            "QEMU of guest '{}' opened {device} by itself ({}, process {}), and no record admits it",
+            guest.name, open.exe, open.pid
+        ),
+        None => format!("{} (process {}) opened {device}, and no record admits it", open.exe, open.pid),
+    };
+    Finding {
+        kind: FindingKind::UnauditedOpen,
+        host: Arc::clone(host),
+        guest: guest.cloned(),
+        mac: None,
+        device: Some(open.device),
+        time: proof.time,
+        text,
+        proof: vec![proof],
+    }
+}

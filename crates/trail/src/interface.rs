@@ -1,0 +1,171 @@
+//! One interface of a guest: what was tried and given for one MAC, oldest first.
+
+use taptrail_record::{Device, MacAddr};
+
+use crate::draft::Draft;
+use crate::operation::{Operation, Phase};
+use crate::out::{Out, Whose};
+use crate::{EndedBy, FindingKind, Proof};
+
+/// The tries of one MAC that may wait for their grant; older ones were given up without a word.
+const MOST_TRIES: usize = 64;
+/// How many interfaces of one guest with one MAC are followed: no QEMU has as many.
+const MOST_ALIKE: usize = 256;
+
+/// What one guest has, or is to have, by one MAC. Most often that is one operation; a guest can have
+/// two interfaces with one MAC.
+#[derive(Debug, Default)]
+pub(crate) struct Interface {
+    pub(crate) operations: Vec<Operation>,
+    /// How many of those marked `perhaps_over` are over.
+    owed: usize,
+    /// How many were plugged in when the host's index of MACs was last told.
+    pub(crate) listed: usize,
+}
+
+impl Interface {
+    /// The operation that an open belongs to: the newest, or a new one.
+    pub(crate) fn current(&mut self, takes: impl Fn(&Operation) -> bool, out: &mut Out) -> &mut Operation {
+        if !self.operations.last().is_some_and(takes) {
+            self.make_room(out);
+            self.operations.push(Operation::new(Phase::Opening));
+        }
+        let newest = self.operations.len() - 1;
+        &mut self.operations[newest]
+    }
+
+    /// Tells the oldest as it stands where no real guest could have as many.
+    fn make_room(&mut self, out: &mut Out) {
+        if self.operations.len() < MOST_TRIES {
+            return;
+        }
+        let opening = |operation: &Operation| operation.phase == Phase::Opening;
+        if self.operations.iter().filter(|operation| opening(operation)).count() >= MOST_TRIES {
+            if let Some(oldest) = self.operations.iter().position(opening) {
+                self.operations.remove(oldest).end(EndedBy::Close, None, out);
+            }
+        } else if self.operations.len() >= MOST_ALIKE + MOST_TRIES {
+            let mut oldest = self.operations.remove(0);
+            oldest.perhaps_over = true;
+            oldest.into_drafts().into_iter().for_each(|draft| out.as_it_stands(draft));
+        }
+    }
+
+    /// The operation whose opens a grant or refusal means. At a start all interfaces are opened first,
+    /// and given in the same order.
+    pub(crate) fn first_opening(&self) -> Option<usize> {
+        self.operations.iter().position(|operation| operation.phase == Phase::Opening)
+    }
+
+    /// The same for a hot-plug, which is of what was opened last.
+    pub(crate) fn last_opening(&self) -> Option<usize> {
+        self.operations.iter().rposition(|operation| operation.phase == Phase::Opening)
+    }
+
+    /// Those that a detach may mean which names no device.
+    fn detachable(&self) -> impl Fn(&Operation) -> bool + use<> {
+        let plugged = self.operations.iter().any(Operation::is_plugged);
+        move |operation| if plugged { operation.is_plugged() } else { operation.is_held() }
+    }
+
+    /// How many interfaces a detach may mean.
+    pub(crate) fn count_detachable(&self) -> usize {
+        let detachable = self.detachable();
+        self.operations.iter().filter(|operation| detachable(operation)).count()
+    }
+
+    /// How many interfaces with this MAC are plugged in, as far as is told.
+    pub(crate) fn plugged(&self) -> usize {
+        self.operations.iter().filter(|operation| operation.is_plugged()).count().saturating_sub(self.owed)
+    }
+
+    /// QEMU gave up one interface, and no record names its devices.
+    ///
+    /// When it has more than one with this MAC, none tells which: all stay as they are, each of them
+    /// doubtful, until as many are given up as there are.
+    pub(crate) fn release(
+        &mut self,
+        whose: Whose<'_>,
+        mac: MacAddr,
+        cause: EndedBy,
+        at: &Proof,
+        out: &mut Out,
+    ) {
+        let detachable = self.detachable();
+        let alike = self.operations.iter().filter(|operation| detachable(operation)).count();
+        if alike == 0 {
+            return;
+        }
+        if alike > 1 {
+            for operation in self.operations.iter_mut().filter(|operation| detachable(operation)) {
+                operation.perhaps_over = true;
+                operation.prove(at);
+            }
+            self.owed += 1;
+            if self.owed < alike {
+                let left = alike - self.owed;
+                let text = format!(
+                    "Guest '{}' gave up one of {alike} interfaces with the MAC {mac}: nothing tells which {left} it still has",
+                    whose.guest.name
+                );
+                return out.tell(FindingKind::AmbiguousRelease, whose, Some(mac), at, text);
+            }
+        }
+        self.owed = 0;
+        for operation in self.operations.extract_if(.., |operation| detachable(operation)) {
+            operation.end(cause, Some(at), out);
+        }
+    }
+
+    /// What was closed and waits for its cause has this one.
+    pub(crate) fn end_closed(&mut self, cause: EndedBy, at: Option<&Proof>, out: &mut Out) {
+        for operation in &mut self.operations {
+            operation.end_closed(cause, at, out);
+        }
+        self.tidy();
+    }
+
+    /// Forgets what is over. An end that names its device is one of those owed.
+    pub(crate) fn tidy(&mut self) {
+        self.operations.retain(|operation| !operation.is_over());
+        if self.owed > 0 {
+            let doubtful = self.operations.iter().filter(|operation| operation.perhaps_over).count();
+            self.owed = self.owed.min(doubtful.saturating_sub(1));
+            if self.owed == 0 {
+                self.operations.iter_mut().for_each(|operation| operation.perhaps_over = false);
+            }
+        }
+    }
+
+    /// Tells the host's index of MACs when the first was plugged in or the last is gone, and of two at
+    /// once.
+    pub(crate) fn list(&mut self, whose: Whose<'_>, mac: MacAddr, at: &dyn Fn() -> Proof, out: &mut Out) {
+        let plugged = self.plugged();
+        match (self.listed, plugged) {
+            (0, 1..) => out.shifts.push((mac, true)),
+            (1.., 0) => out.shifts.push((mac, false)),
+            _ => {}
+        }
+        if self.listed < 2 && plugged >= 2 {
+            let text =
+                format!("Guest '{}' has {plugged} interfaces with the MAC {mac} at once", whose.guest.name);
+            out.tell(FindingKind::DuplicateMac, whose, Some(mac), &at(), text);
+        }
+        self.listed = plugged;
+    }
+
+    /// The operation and draft that a record means which names a device.
+    pub(crate) fn find(&self, device: &Device, queue: Option<u32>) -> Option<(usize, usize)> {
+        let drafts = self.operations.iter().enumerate().flat_map(|(at, operation)| {
+            operation.drafts.iter().enumerate().map(move |(draft, found)| ((at, draft), found))
+        });
+        let fits = |(at, draft): (_, &Draft)| Some((draft.distance(device, queue)?, at));
+        drafts.filter_map(fits).min().map(|(_, at)| at)
+    }
+
+    /// Takes over what was told of the same interface elsewhere.
+    pub(crate) fn join(&mut self, other: Self) {
+        self.operations.extend(other.operations);
+        self.owed += other.owed;
+    }
+}

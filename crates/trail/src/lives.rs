@@ -1,0 +1,157 @@
+//! One uuid on one host: most often one guest, and two while it migrates between two daemons there.
+
+use std::collections::VecDeque;
+
+use taptrail_record::{Event, GuestId};
+
+use crate::FindingKind;
+use crate::entry::Claim;
+use crate::guest::Guest;
+use crate::out::{Out, Whose};
+
+/// The guests with one uuid on one host, oldest first, told apart by who writes of them.
+#[derive(Debug, Default)]
+pub(crate) struct Lives {
+    guests: Vec<Guest>,
+}
+
+/// More writers than this never speak of one uuid at once.
+const MOST: usize = 8;
+
+/// The daemons of one host of which it is told that they took guests over.
+#[derive(Debug, Default)]
+pub(crate) struct Daemons {
+    told: VecDeque<u32>,
+}
+
+impl Daemons {
+    const REMEMBERED: usize = 64;
+
+    fn took_over(&mut self, entry: &Claim<'_>, writer: u32, guest: &Guest, out: &mut Out) {
+        if self.told.contains(&writer) {
+            return;
+        }
+        if self.told.len() == Self::REMEMBERED {
+            self.told.pop_front();
+        }
+        self.told.push_back(writer);
+        let whose = Whose { host: &guest.host, guest: &guest.id };
+        let before = guest.writer.map_or(String::new(), |before| format!(" as process {before} did before"));
+        let text = format!(
+            "Process {writer} speaks for the running guest '{}'{before}: its manager started anew",
+            guest.id.name
+        );
+        out.tell(FindingKind::DaemonRestarted, whose, None, &entry.proof(), text);
+    }
+}
+
+impl Lives {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.guests.is_empty()
+    }
+
+    pub(crate) fn get(&mut self, at: usize) -> &mut Guest {
+        &mut self.guests[at]
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Guest> {
+        self.guests.iter()
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Guest> {
+        self.guests.iter_mut()
+    }
+
+    pub(crate) fn into_guests(self) -> Vec<Guest> {
+        self.guests
+    }
+
+    pub(crate) fn newest(&self) -> Option<&GuestId> {
+        self.guests.last().map(|guest| &guest.id)
+    }
+
+    pub(crate) fn remove(&mut self, at: usize) -> Guest {
+        let guest = self.guests.remove(at);
+        if let [only] = &mut self.guests[..] {
+            only.tentative = false;
+        }
+        guest
+    }
+
+    /// Takes the guest whose QEMU has this pid.
+    pub(crate) fn remove_pid(&mut self, pid: u32) -> Option<Guest> {
+        let at = self.guests.iter().position(|guest| guest.pid == Some(pid))?;
+        Some(self.remove(at))
+    }
+
+    /// Which guest a record speaks of.
+    ///
+    /// A writer new to the uuid either has taken the running guest over from another, as a daemon that
+    /// started anew, or is about to run a second one. What it opens may be for both, so that stays
+    /// apart until a hot-plug or a start tells.
+    pub(crate) fn of(&mut self, entry: &Claim<'_>, daemons: &mut Daemons, out: &mut Out) -> usize {
+        let Some(newest) = self.guests.len().checked_sub(1) else {
+            self.guests.push(Guest::new(entry, false));
+            return 0;
+        };
+        let Some(writer) = entry.writer else { return newest };
+        let own = self.guests.iter().position(|guest| guest.writer == Some(writer));
+        match own {
+            Some(at) => {
+                if !self.guests[at].tentative || !takes_over(entry, Some(&self.guests[at])) {
+                    return at;
+                }
+            }
+            None => {
+                if let Some(at) = self.guests.iter().position(|guest| guest.writer.is_none()) {
+                    self.guests[at].writer = Some(writer);
+                    return at;
+                }
+                if !takes_over(entry, None) {
+                    if self.guests.len() == MOST {
+                        self.remove(0).finish(out);
+                    }
+                    self.guests.push(Guest::new(entry, true));
+                    return self.guests.len() - 1;
+                }
+            }
+        }
+        let tentative = own.map(|at| self.guests.remove(at));
+        let running = self.guests.iter().rposition(|guest| guest.running);
+        let at = running.unwrap_or(self.guests.len() - 1);
+        let guest = &mut self.guests[at];
+        if guest.running {
+            daemons.took_over(entry, writer, guest, out);
+        }
+        (guest.writer, guest.tentative) = (Some(writer), false);
+        for (mac, interface) in tentative.into_iter().flat_map(|tentative| tentative.interfaces) {
+            guest.interface(mac, out).join(interface);
+        }
+        at
+    }
+
+    /// This one runs by the record now read. Returns those that must have ended, unseen: all others,
+    /// but while it migrates the guest runs twice.
+    pub(crate) fn ran(&mut self, at: usize, entry: &Claim<'_>) -> Vec<Guest> {
+        self.guests[at].tentative = false;
+        let migrates =
+            matches!(&entry.record.event, Event::GuestStart { reason, .. } if reason.as_str() == "migrated");
+        if self.guests.len() == 1 || migrates {
+            return Vec::new();
+        }
+        let runs = self.guests.remove(at);
+        std::mem::replace(&mut self.guests, vec![runs])
+    }
+}
+
+/// Whether a record can only be of a guest that runs already, rather than of one that its writer is
+/// about to start and has told of so far as `own`.
+fn takes_over(entry: &Claim<'_>, own: Option<&Guest>) -> bool {
+    match &entry.record.event {
+        Event::Attach { .. } | Event::Detach { .. } | Event::GuestStop { .. } => true,
+        Event::Keep { mac, device, queue, .. } | Event::Close { mac, device, queue } => {
+            !own.is_some_and(|own| own.knows(*mac, device, *queue))
+        }
+        Event::Open { .. } | Event::Start { .. } | Event::GuestStart { .. } => false,
+    }
+}

@@ -1,0 +1,114 @@
+//! What a record, or what is left of one, says; before it is known what that means.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use taptrail_record::{Device, DeviceKind, Event, Fragment, GuestId, IfName};
+
+use crate::draft::Opened;
+use crate::entry::Claim;
+use crate::guest::{By, Guest};
+use crate::kernel_opens::{KernelOpens, Recent};
+use crate::out::{Out, named, whose, why};
+use crate::{Entry, Finding, FindingKind};
+
+/// Tells a guest what a record says of it; all but the stop that ends it.
+///
+/// Returns an earlier open whose count of open(2)s is not certain any more.
+pub(crate) fn tell(
+    guest: &mut Guest,
+    entry: &Claim<'_>,
+    done: bool,
+    opens: &mut KernelOpens,
+    out: &mut Out,
+) -> Option<Recent> {
+    let mut uncertain = None;
+    match (&entry.record.event, done) {
+        (Event::Open { mac, device, queue }, _) => {
+            let (mac, queue, device) = (*mac, *queue, recorded(device, *queue));
+            let seen = opens.admit(entry, &device, queue);
+            let opened = Opened { mac, device: &device, queue, seen: seen.as_ref() };
+            if done {
+                guest.opened(entry, &opened, out);
+                uncertain = opens.remember(entry, mac, &device, seen.as_ref());
+            } else {
+                guest.open_failed(entry, &opened, out);
+            }
+        }
+        (Event::Start { mac, vm_pid, .. }, true) => guest.granted(entry, *mac, By::Start, *vm_pid, out),
+        (Event::Start { mac, .. }, false) => guest.refused(entry, *mac, By::Start, out),
+        (Event::Attach { mac, vm_pid, .. }, true) => guest.granted(entry, *mac, By::Attach, *vm_pid, out),
+        (Event::Attach { mac, .. }, false) => guest.refused(entry, *mac, By::Attach, out),
+        (Event::Detach { mac, forced, .. }, true) => guest.detached(entry, *mac, *forced, out),
+        (Event::Detach { mac, .. }, false) => guest.detach_failed(entry, *mac, out),
+        (Event::Keep { mac, device, queue, vm_pid }, _) => {
+            let opened = Opened { mac: *mac, device, queue: *queue, seen: None };
+            guest.kept(entry, &opened, *vm_pid, out);
+        }
+        (Event::Close { mac, device, queue }, true) => {
+            guest.closed(entry, &Opened { mac: *mac, device, queue: *queue, seen: None }, out);
+        }
+        (Event::Close { device, .. }, false) => {
+            let text = format!("{} of {} could not be closed{}", named(device), whose(entry), why(entry));
+            out.say(FindingKind::CloseFailed, entry, text);
+        }
+        (Event::GuestStart { vm_pid, .. }, true) => guest.started(entry, *vm_pid, out),
+        (Event::GuestStart { .. }, false) => guest.start_failed(entry, out),
+        (Event::GuestStop { .. }, _) => Guest::stop_failed(entry, out),
+    }
+    if let Some(mac) = entry.record.event.mac() {
+        guest.tidy(mac, &|| entry.proof(), out);
+    }
+    uncertain
+}
+
+/// The device that an open record means.
+///
+/// libvirt names a macvtap by its interface and asks stat(2) for that name's number: what that finds in
+/// the daemon's working directory is another thing, whatever its number.
+pub(crate) fn recorded(device: &Device, queue: Option<u32>) -> Cow<'_, Device> {
+    let interface = || device.path != "?" && device.path.parse::<IfName>().is_ok();
+    if queue.is_none() && device.rdev.is_some() && !device.path.contains('/') && interface() {
+        let (path, dev) = (device.path.clone(), device.dev.clone());
+        return Cow::Owned(Device { kind: DeviceKind::Macvtap, path, rdev: None, dev });
+    }
+    Cow::Borrowed(device)
+}
+
+/// The finding about what is left of a record. `known` is the guest with its uuid, if that runs.
+pub(crate) fn fragment(
+    kind: FindingKind,
+    entry: &Entry,
+    fragment: &Fragment,
+    known: Option<&GuestId>,
+) -> Finding {
+    let guest = match (&fragment.name, fragment.uuid) {
+        (Some(name), Some(uuid)) => Some(GuestId { name: name.clone(), uuid }),
+        _ => known.cloned(),
+    };
+    let mut of = match (&guest, &fragment.name) {
+        (Some(GuestId { name, .. }), _) | (None, Some(name)) => format!(" of guest '{name}'"),
+        (None, None) => String::new(),
+    };
+    if let Some(mac) = fragment.mac {
+        of += &format!(" for {mac}");
+    }
+    if let Some(device) = &fragment.device {
+        of += &format!(" about {}", named(device));
+    }
+    let text = match kind {
+        FindingKind::RecordNotSent => format!("A record{of} could not be sent: no audit log has it"),
+        FindingKind::SerialGap => format!("A record{of} was sent, and the audit log of its host lacks it"),
+        _ => format!("A record{of} lost its end: how its operation ended is unknown"),
+    };
+    Finding {
+        kind,
+        host: Arc::clone(&entry.host),
+        guest,
+        mac: fragment.mac,
+        device: fragment.device.clone(),
+        time: entry.time,
+        text,
+        proof: vec![entry.proof()],
+    }
+}

@@ -1,0 +1,99 @@
+//! Two interfaces with one MAC: records that are alike, and what can't be told from them.
+
+use crate::scene::*;
+use crate::telling::{findings, macvtap, tun, vhost};
+use taptrail_record::Device;
+
+fn by_interface() -> Device {
+    Device::new("macvtap0", None, None)
+}
+
+/// One guest with a tap and a macvtap of one MAC.
+fn twins() -> Scene {
+    let scene = Scene::new().ok(1, open(mac(1), &tun())).ok(1, open(mac(1), &by_interface()));
+    scene.ok(1, start(mac(1))).ok(1, start(mac(1))).ok(1, op_start("booted", 40))
+}
+
+#[test]
+fn they_are_told_apart_at_their_start() {
+    let report = twins().told();
+    assert_eq!(lines(&report), ["g1 tun x1 held - inferred -", "g1 macvtap x1 held - inferred -"]);
+    assert_eq!(findings(&report), ["unknown-device-number", "duplicate-mac"]);
+}
+
+#[test]
+fn a_detach_of_one_leaves_both_in_doubt() {
+    let report = twins().after(10).ok(1, detach(mac(1))).after(10).ok(2, start(mac(2))).told();
+    assert_eq!(lines(&report), ["g1 tun x1 held - ambiguous -", "g1 macvtap x1 held - ambiguous -"]);
+    assert_eq!(findings(&report)[2..], ["grant-without-open", "ambiguous-release"]);
+    let finding = &report.findings[3];
+    assert_eq!((finding.mac, finding.proof[0].line), (Some(mac(1)), 6));
+    assert!(report.holdings.iter().all(|holding| holding.proof.last().unwrap().line == 6));
+}
+
+#[test]
+fn the_last_detach_ends_both_and_their_order_stays_in_doubt() {
+    let report = twins().after(10).ok(1, detach(mac(1))).after(10).ok(1, detach(mac(1))).told();
+    let ended = |kind| format!("g1 {kind} x1 released detach ambiguous 20");
+    assert_eq!(lines(&report), [ended("tun"), ended("macvtap")]);
+    assert_eq!(findings(&report)[2..], ["ambiguous-release"]);
+}
+
+#[test]
+fn a_stop_ends_all_doubt_of_what_is_held() {
+    let report = twins().after(10).ok(1, detach(mac(1))).after(10).ok(1, op_stop("shutdown")).told();
+    let ended = |kind| format!("g1 {kind} x1 released stop ambiguous 20");
+    assert_eq!(lines(&report), [ended("tun"), ended("macvtap")]);
+}
+
+#[test]
+fn a_third_one_is_as_doubtful_after_its_own_detach() {
+    let scene = twins().after(10).ok(1, detach(mac(1))).ok(1, open(mac(1), &vhost())).ok(1, attach(mac(1)));
+    assert_eq!(lines(&scene.told())[2], "g1 vhost-net x1 held - inferred -");
+    let scene = scene.after(10).ok(1, detach(mac(1)));
+    let report = scene.told();
+    assert!(lines(&report).iter().all(|line| line.ends_with("held - ambiguous -")), "{report:?}");
+    let report = scene.after(10).ok(1, detach(mac(1))).told();
+    assert!(lines(&report).iter().all(|line| line.ends_with("released detach ambiguous 30")), "{report:?}");
+}
+
+#[test]
+fn a_change_of_bridge_of_one_ends_none() {
+    let report = twins().ok(1, detach(mac(1))).ok(1, attach(mac(1))).told();
+    assert_eq!(lines(&report), ["g1 tun x1 held - inferred -", "g1 macvtap x1 held - inferred -"]);
+    assert_eq!(findings(&report)[2..], ["reattached-without-open"]);
+}
+
+#[test]
+fn an_end_that_names_its_device_leaves_no_doubt() {
+    let own =
+        |mac, device: &Device| taptrail_record::Event::Open { mac, device: device.clone(), queue: Some(0) };
+    let close =
+        |mac, device: &Device| taptrail_record::Event::Close { mac, device: device.clone(), queue: Some(0) };
+    let scene = Scene::new().ok(1, own(mac(1), &tun())).ok(1, attach(mac(1)));
+    let scene = scene.ok(1, own(mac(1), &macvtap())).ok(1, attach(mac(1)));
+    let report = scene.ok(1, close(mac(1), &tun())).ok(1, detach(mac(1))).told();
+    assert_eq!(lines(&report), ["g1 tun x1 released detach inferred 0", "g1 macvtap x1 held - inferred -"]);
+    assert_eq!(findings(&report), ["duplicate-mac"]);
+}
+
+#[test]
+fn two_guests_with_one_mac_are_told_once() {
+    let scene = Scene::new().boots(1, &tun(), 40);
+    let scene = scene.ok(2, open(mac(1), &tun())).ok(2, start(mac(1)));
+    assert_eq!(findings(&scene.told()), [""; 0], "it may not have started");
+    let scene = scene.ok(2, op_start("booted", 41));
+    let report = scene.told();
+    assert_eq!(findings(&report), ["duplicate-mac"]);
+    assert_eq!(report.findings[0].guest, Some(guest(2)));
+    assert!(report.findings[0].text.contains("'g1'"));
+    assert_eq!(report.findings[0].proof.iter().map(|proof| proof.line).collect::<Vec<_>>(), [2, 6]);
+    let again = scene.ok(1, op_stop("shutdown")).ok(2, op_stop("shutdown")).boots(1, &tun(), 42);
+    assert_eq!(findings(&again.told()), ["duplicate-mac"], "one after the other is none");
+}
+
+#[test]
+fn one_mac_on_two_hosts_is_none() {
+    let scene = Scene::new().boots(1, &tun(), 40).on("h2").ok(2, open(mac(1), &tun()));
+    assert_eq!(findings(&scene.ok(2, start(mac(1))).ok(2, op_start("booted", 40)).told()), [""; 0]);
+}

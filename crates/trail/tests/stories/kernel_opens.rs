@@ -1,0 +1,166 @@
+//! What the kernel saw opened, beside what the records admit.
+
+use crate::scene::*;
+use crate::telling::{findings, macvtap, tun, vhost};
+use taptrail_record::{Device, DeviceKind, Event, KernelOpen, Rdev};
+use taptrail_trail::Content;
+
+const DAEMON: &str = "/usr/sbin/libvirtd";
+const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+
+fn by_interface(name: &str) -> Device {
+    Device::new(name, None, None)
+}
+
+#[test]
+fn a_macvtap_gets_its_node_from_the_kernel() {
+    let decoy = Device { rdev: Some(Rdev { major: 1, minor: 3 }), ..by_interface("macvtap4") };
+    for record in [by_interface("macvtap4"), decoy] {
+        let scene = Scene::new().kernel(LIBVIRTD, DAEMON, &macvtap()).kernel(LIBVIRTD, DAEMON, &macvtap());
+        let report = scene.boots(1, &record, 40).told();
+        assert_eq!(lines(&report), ["g1 macvtap x2 held - inferred -"]);
+        assert_eq!(findings(&report), [""; 0]);
+        let (path, rdev) = (macvtap().path, macvtap().rdev);
+        let told = Device { kind: DeviceKind::Macvtap, path, rdev, dev: Some("macvtap4".into()) };
+        assert_eq!(report.holdings[0].device, told);
+        assert_eq!(report.holdings[0].proof.iter().map(|proof| proof.line).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    }
+}
+
+#[test]
+fn a_decoys_number_is_not_believed() {
+    let decoy = Device { rdev: Some(Rdev { major: 1, minor: 3 }), ..by_interface("macvtap4") };
+    let report = Scene::new().boots(1, &decoy, 40).told();
+    assert_eq!(lines(&report), ["g1 macvtap x1 held - inferred -"]);
+    assert_eq!(report.holdings[0].device.rdev, None);
+    assert_eq!(findings(&report), ["unknown-device-number"]);
+}
+
+#[test]
+fn an_event_that_is_read_after_its_record_is_the_same_open() {
+    let scene = Scene::new().serial(101).ok(1, open(mac(1), &by_interface("macvtap4"))).serial(100);
+    let scene = scene.kernel(LIBVIRTD, DAEMON, &macvtap()).serial(102);
+    let report = scene.ok(1, start(mac(1))).ok(1, op_start("booted", 40)).told();
+    assert_eq!(report.holdings[0].device.path, "/dev/tap7");
+    assert_eq!(findings(&report), [""; 0]);
+}
+
+#[test]
+fn an_event_after_a_record_is_not_of_that() {
+    let scene = Scene::new().boots(1, &by_interface("macvtap4"), 40).kernel(LIBVIRTD, DAEMON, &macvtap());
+    let report = scene.boots(2, &by_interface("macvtap5"), 41).told();
+    assert_eq!(report.holdings[0].device.path, "macvtap4");
+    assert_eq!(report.holdings[1].device.path, "/dev/tap7");
+    assert_eq!(findings(&report), ["unknown-device-number"]);
+}
+
+#[test]
+fn of_two_boots_at_once_neither_node_is_guessed() {
+    let other = Device::new("/dev/tap8", Some(Rdev { major: 246, minor: 3 }), None);
+    let scene = Scene::new().kernel(LIBVIRTD, DAEMON, &macvtap()).kernel(LIBVIRTD, DAEMON, &other);
+    let report = scene.boots(1, &by_interface("macvtap0"), 40).boots(2, &by_interface("macvtap1"), 41).told();
+    let paths: Vec<_> = report.holdings.iter().map(|holding| &holding.device.path[..]).collect();
+    assert_eq!(paths, ["macvtap0", "macvtap1"]);
+    assert_eq!(findings(&report), ["unknown-device-number", "unknown-device-number"]);
+}
+
+#[test]
+fn of_two_boots_at_once_the_queues_are_not_guessed() {
+    let mut scene = Scene::new();
+    for _ in 0..3 {
+        scene = scene.kernel(LIBVIRTD, DAEMON, &tun());
+    }
+    let scene = scene.ok(1, open(mac(1), &tun()));
+    assert_eq!(lines(&scene.told()), ["g1 tun x3 never-granted - inferred -"]);
+    let report = scene.ok(2, open(mac(2), &tun())).told();
+    assert!(lines(&report).iter().all(|line| line.contains(" x1 ")), "{report:?}");
+}
+
+#[test]
+fn a_record_of_one_queue_admits_one_open() {
+    let queue = |queue| Event::Open { mac: mac(1), device: tun(), queue: Some(queue) };
+    let scene = Scene::new().kernel(LIBVIRTD, "taptrail", &tun()).kernel(LIBVIRTD, "taptrail", &tun());
+    let scene = scene.ok(1, queue(0));
+    assert_eq!(findings(&scene.told()), ["open-without-grant", "unaudited-open"]);
+    let report = scene.ok(1, queue(1)).told();
+    assert_eq!(lines(&report), ["g1 tun x2 never-granted - inferred -"]);
+    assert_eq!(findings(&report), ["open-without-grant"]);
+}
+
+#[test]
+fn a_tap_that_qemu_opens_by_itself_is_told_with_its_guest() {
+    let scene = Scene::new().kernel(40, QEMU, &vhost()).boots(1, &tun(), 40).kernel(40, QEMU, &tun());
+    let report = scene.told();
+    assert_eq!(findings(&report), ["unaudited-open", "unaudited-open"]);
+    assert!(report.findings.iter().all(|finding| finding.guest == Some(guest(1))));
+    assert_eq!(report.findings[0].device.as_ref().unwrap().kind, DeviceKind::VhostNet);
+    assert!(report.findings[0].text.contains(QEMU), "{}", report.findings[0].text);
+    assert_eq!(lines(&report), ["g1 tun x1 held - inferred -"]);
+}
+
+#[test]
+fn a_helper_that_qemu_runs_opens_for_its_guest() {
+    let helper = KernelOpen {
+        pid: 50,
+        ppid: Some(40),
+        exe: "/usr/lib/qemu/qemu-bridge-helper".into(),
+        device: Device::new("/dev/net/tun", Some(Rdev::TUN), None),
+        fd: Some(4),
+        errno: None,
+    };
+    let scene = Scene::new().tells(Content::KernelOpen(helper)).boots(1, &vhost(), 40);
+    assert_eq!(scene.told().findings[0].guest, Some(guest(1)));
+}
+
+#[test]
+fn an_open_that_nobody_admits_is_told_when_it_has_waited() {
+    let scene = Scene::new().kernel(77, "/usr/sbin/openvpn", &tun()).boots(1, &vhost(), 40);
+    assert_eq!(findings(&scene.told()), ["unaudited-open"]);
+    let mut trail = taptrail_trail::Trail::new();
+    let scene = scene.after(61).ok(1, op_stop("shutdown"));
+    scene.entries.iter().for_each(|entry| trail.feed(entry));
+    let told: Vec<_> = trail.drain_findings().collect();
+    assert_eq!((told.len(), told[0].guest.clone()), (1, None));
+    assert!(told[0].text.contains("openvpn") && told[0].text.contains("77"), "{}", told[0].text);
+}
+
+#[test]
+fn a_guest_managers_own_open_without_a_record_is_told() {
+    let scene = Scene::new().kernel(LIBVIRTD, DAEMON, &tun()).after(30).boots(1, &tun(), 40);
+    assert_eq!(findings(&scene.told()), ["unaudited-open"], "30 s are too long for one open");
+}
+
+#[test]
+fn opens_that_wait_are_not_kept_for_ever() {
+    let mut scene = Scene::new();
+    for _ in 0..1100 {
+        scene = scene.kernel(77, "/usr/sbin/openvpn", &tun());
+    }
+    let mut trail = taptrail_trail::Trail::new();
+    scene.entries.iter().for_each(|entry| trail.feed(entry));
+    assert_eq!(trail.drain_findings().count(), 1100 - 1024);
+    assert_eq!(trail.finish().findings.len(), 1024);
+}
+
+#[test]
+fn other_devices_and_failed_opens_are_none_of_ours() {
+    let null = Device::new("/dev/null", Some(Rdev { major: 1, minor: 3 }), None);
+    let refused = KernelOpen {
+        pid: 77,
+        ppid: None,
+        exe: "/bin/cat".into(),
+        device: Device::new("/dev/net/tun", Some(Rdev::TUN), None),
+        fd: None,
+        errno: Some(13),
+    };
+    let report = Scene::new().kernel(77, "/bin/cat", &null).tells(Content::KernelOpen(refused)).told();
+    assert_eq!(findings(&report), [""; 0]);
+}
+
+#[test]
+fn a_failed_record_of_an_open_that_worked_says_so() {
+    let report = Scene::new().kernel(LIBVIRTD, DAEMON, &tun()).failed(1, open(mac(1), &tun())).told();
+    assert_eq!(findings(&report), ["open-failed"]);
+    assert!(report.findings[0].text.contains("the kernel had opened it"), "{}", report.findings[0].text);
+    assert_eq!(report.findings[0].proof.len(), 2);
+}

@@ -1,0 +1,260 @@
+//! Real libvirt logs, each held against what was seen in QEMU's `/proc/PID/fd` meanwhile.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use taptrail_record::{DeviceKind, MacAddr, Rdev};
+use taptrail_trail::{Certainty, Holding, Report, State, Trail};
+use uuid::Uuid;
+
+use crate::audit_log;
+
+/// A vhost-net that is not there: libvirt tells its open as failed and as done.
+const NO_VHOST: [&str; 2] = ["open-failed", "contradictory-open"];
+
+/// The findings of each folder, besides so many times [`NO_VHOST`].
+const EXPECTED: &[(&str, usize, &[&str])] = &[
+    ("libvirt-9.0/01-bridge-tap", 1, &[]),
+    ("libvirt-9.0/02-macvtap", 1, &["unknown-device-number"]),
+    ("libvirt-9.0/02b-macvtap-fail", 0, &["grant-without-open", "false-start"]),
+    ("libvirt-9.0/03-ethernet", 3, &["open-failed", "false-start", "unknown-device-number"]),
+    ("libvirt-9.0/04-multiqueue", 2, &["unknown-device-number"]),
+    ("libvirt-9.0/05-two-nics-model", 1, &[]),
+    ("libvirt-9.0/06-hotplug", 6, &["unknown-device-number"]),
+    ("libvirt-9.0/06b-detach-noguest", 2, &["detach-failed"]),
+    (
+        "libvirt-9.0/07-fail-nwfilter",
+        2,
+        &[
+            "open-failed",
+            "false-start",
+            "false-start",
+            "open-without-grant",
+            "open-without-grant",
+            "unknown-device-number",
+        ],
+    ),
+    (
+        "libvirt-9.0/08-fail-qemu",
+        3,
+        &[
+            "false-start",
+            "false-start",
+            "false-start",
+            "open-without-grant",
+            "open-without-grant",
+            "open-without-grant",
+        ],
+    ),
+    ("libvirt-9.0/09-vhost-absent", 2, &["open-failed", "false-start", "open-without-grant"]),
+    ("libvirt-9.0/11-kill9", 1, &[]),
+    ("libvirt-9.0/12-shutdown", 1, &[]),
+    (
+        "libvirt-9.0/13-save-restore",
+        6,
+        &["unknown-device-number", "unknown-device-number", "unknown-device-number"],
+    ),
+    ("libvirt-9.0/14-daemon-restart", 2, &["daemon-restarted"]),
+    (
+        "libvirt-9.0/15-update-bridge",
+        1,
+        &["attach-failed", "reattached-without-open", "reattached-without-open"],
+    ),
+    (
+        "libvirt-9.0/16-same-mac",
+        5,
+        &["duplicate-mac", "duplicate-mac", "duplicate-mac", "unknown-device-number"],
+    ),
+    ("libvirt-9.0/17-names", 9, &[]),
+    ("libvirt-9.0/19-rename-redefine", 3, &[]),
+    ("libvirt-9.0/23-quote-injection", 2, &[]),
+    ("libvirt-9.0-kernel-rules/02-macvtap", 1, &[]),
+    ("libvirt-9.0-kernel-rules/02c-macvtap-relpath", 1, &[]),
+    ("libvirt-9.0-kernel-rules/04-multiqueue", 2, &[]),
+    (
+        "libvirt-9.0-kernel-rules/07-fail-nwfilter",
+        2,
+        &["open-failed", "false-start", "false-start", "open-without-grant", "open-without-grant"],
+    ),
+    (
+        "libvirt-9.0-kernel-rules/08-fail-qemu",
+        3,
+        &[
+            "false-start",
+            "false-start",
+            "false-start",
+            "open-without-grant",
+            "open-without-grant",
+            "open-without-grant",
+        ],
+    ),
+    ("libvirt-9.0-kernel-rules/08c-fail-hook", 1, &["false-start", "open-without-grant"]),
+    ("libvirt-9.0-kernel-rules/08d-daemon-killed-mid-start", 1, &["open-without-grant"]),
+    ("libvirt-9.0-vhost/v1-tap-vhost", 0, &[]),
+    ("libvirt-9.0-vhost/v2-mq2", 0, &[]),
+    ("libvirt-9.0-vhost/v3-macvtap-vhost", 0, &["unknown-device-number"]),
+    ("libvirt-9.0-vhost/v9-kill9", 0, &[]),
+];
+
+#[test]
+fn each_log_has_its_findings_and_no_others() {
+    for (folder, no_vhost, findings) in EXPECTED {
+        let report = report(&data().join(folder));
+        let mut told: Vec<_> = report.findings.iter().map(|finding| finding.kind.as_str()).collect();
+        let mut expected = NO_VHOST.repeat(*no_vhost);
+        expected.extend(*findings);
+        told.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(told, expected, "{folder}");
+    }
+}
+
+#[test]
+fn no_log_is_forgotten() {
+    let folders: Vec<_> = EXPECTED.iter().map(|(folder, ..)| data().join(folder)).collect();
+    let mut known = folders.clone();
+    known.sort();
+    assert_eq!(known, self::folders());
+}
+
+#[test]
+fn what_is_told_as_held_is_what_was_seen() {
+    for folder in folders() {
+        let report = report(&folder);
+        let mut held: Vec<_> = report.holdings.iter().filter(|holding| is_or_was_held(holding)).collect();
+        for device in devices(&folder) {
+            let Some(at) = held.iter().position(|holding| device.is(holding)) else {
+                // A look every 20 ms catches some that were never told to be granted.
+                assert!(device.last - device.first < 0.3, "{device:?} is not told in {}", folder.display());
+                continue;
+            };
+            let holding = held.remove(at);
+            let queues = usize::try_from(holding.queues).unwrap();
+            let counted = folder.parent().unwrap().ends_with("libvirt-9.0-kernel-rules");
+            assert_eq!(queues, if counted { device.queues } else { 1 }, "{device:?}");
+            assert_eq!(holding.certainty, Certainty::Inferred);
+        }
+        assert!(held.is_empty(), "{held:?} was not held in {}", folder.display());
+    }
+}
+
+#[test]
+fn the_kernel_tells_the_nodes_of_macvtaps() {
+    let mut seen = 0;
+    for folder in
+        folders().iter().filter(|folder| folder.parent().unwrap().ends_with("libvirt-9.0-kernel-rules"))
+    {
+        let (report, devices) = (report(folder), devices(folder));
+        for holding in report.holdings.iter().filter(|holding| is_or_was_held(holding)) {
+            let device = devices.iter().find(|device| device.is(holding)).unwrap();
+            assert_eq!(
+                (holding.device.path.as_str(), holding.device.rdev),
+                (&*device.link, Some(device.rdev))
+            );
+            if holding.device.kind == DeviceKind::Macvtap {
+                assert!(holding.device.dev.as_ref().unwrap().starts_with("macvtap"));
+                seen += 1;
+            }
+        }
+    }
+    assert_eq!(seen, 4);
+}
+
+fn is_or_was_held(holding: &Holding) -> bool {
+    matches!(holding.state, State::Held | State::Released)
+}
+
+/// A device as it was seen, with all descriptors of it.
+#[derive(Debug)]
+struct Device {
+    pid: u32,
+    uuid: Uuid,
+    mac: Option<MacAddr>,
+    kind: DeviceKind,
+    link: String,
+    rdev: Rdev,
+    queues: usize,
+    /// Seconds since 1970.
+    first: f64,
+    last: f64,
+}
+
+impl Device {
+    /// Whether a holding can be this. A boot's record comes after QEMU has the device, on a slow
+    /// machine by seconds; a stop's up to two seconds after it has it no more.
+    fn is(&self, holding: &Holding) -> bool {
+        let near = |time: Option<Timestamp>, at: f64, late: f64| {
+            let off = time.unwrap().as_duration().as_secs_f64() - at;
+            (-0.05..late).contains(&off)
+        };
+        holding.guest.uuid == self.uuid
+            && holding.pid == Some(self.pid)
+            && holding.device.kind == self.kind
+            && self.mac.is_none_or(|mac| mac == holding.mac)
+            && near(holding.granted, self.first, 3.0)
+            && near(holding.released, self.last, 2.5)
+    }
+}
+
+fn devices(folder: &Path) -> Vec<Device> {
+    #[derive(Deserialize)]
+    struct Truth {
+        fd_intervals: Vec<Interval>,
+    }
+    #[derive(Deserialize)]
+    struct Interval {
+        pid: u32,
+        uuid: Uuid,
+        guest_mac: Option<MacAddr>,
+        link: String,
+        rdev: Rdev,
+        ifname: Option<String>,
+        first: f64,
+        last: f64,
+    }
+    let text = std::fs::read_to_string(folder.join("truth.json")).unwrap();
+    let truth: Truth = serde_json::from_str(&text).unwrap();
+    let mut devices = BTreeMap::new();
+    for seen in truth.fd_intervals {
+        // One device has one descriptor for each queue.
+        let key = (seen.pid, seen.link.clone(), seen.ifname, seen.guest_mac);
+        let device = devices.entry(key).or_insert(Device {
+            pid: seen.pid,
+            uuid: seen.uuid,
+            mac: seen.guest_mac,
+            kind: DeviceKind::of(&seen.link, Some(seen.rdev)),
+            link: seen.link,
+            rdev: seen.rdev,
+            queues: 0,
+            first: seen.first,
+            last: seen.last,
+        });
+        device.queues += 1;
+        device.last = device.last.max(seen.last);
+    }
+    let mut devices: Vec<_> = devices.into_values().collect();
+    devices.sort_by(|a, b| a.first.total_cmp(&b.first));
+    devices
+}
+
+fn data() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/libvirt")
+}
+
+fn folders() -> Vec<PathBuf> {
+    let inside = |folder: &Path| {
+        let all = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        all.filter(|path| path.is_dir()).collect::<Vec<_>>()
+    };
+    let mut folders: Vec<_> = inside(&data()).iter().flat_map(|set| inside(set)).collect();
+    folders.sort();
+    folders
+}
+
+fn report(folder: &Path) -> Report {
+    let mut trail = Trail::new();
+    audit_log::entries(&folder.join("audit.log")).iter().for_each(|entry| trail.feed(entry));
+    trail.finish()
+}

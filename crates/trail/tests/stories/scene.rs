@@ -1,0 +1,132 @@
+//! Longer stories: several guests, hosts and daemons, and what the kernel saw.
+
+use jiff::{SignedDuration, Timestamp};
+use taptrail_record::{Device, Event, GuestId, KernelOpen, MacAddr, Reason, Record};
+use taptrail_trail::{Content, Entry, Holding, Report, Trail};
+
+pub(crate) const LIBVIRTD: u32 = 812;
+
+/// Entries in the making. Each comes 10 ms after the last, with the next serial.
+#[derive(Debug)]
+pub(crate) struct Scene {
+    pub(crate) entries: Vec<Entry>,
+    next: Entry,
+}
+
+pub(crate) fn guest(number: u8) -> GuestId {
+    GuestId { name: format!("g{number}").into(), uuid: uuid::Uuid::from_u128(number.into()) }
+}
+
+/// The interface's own MAC of each guest.
+pub(crate) fn mac(number: u8) -> MacAddr {
+    MacAddr::kvm([0, 0, number])
+}
+
+pub(crate) fn open(mac: MacAddr, device: &Device) -> Event {
+    Event::Open { mac, device: Device { dev: None, ..device.clone() }, queue: None }
+}
+
+pub(crate) fn start(mac: MacAddr) -> Event {
+    Event::Start { mac, vm_pid: None, fds: None }
+}
+
+pub(crate) fn attach(mac: MacAddr) -> Event {
+    Event::Attach { mac, vm_pid: None, fds: None }
+}
+
+pub(crate) fn detach(mac: MacAddr) -> Event {
+    Event::Detach { mac, vm_pid: None, fds: None, forced: false }
+}
+
+pub(crate) fn op_start(reason: &str, pid: u32) -> Event {
+    Event::GuestStart { reason: reason.parse().unwrap(), vm_pid: Some(pid) }
+}
+
+pub(crate) fn op_stop(reason: &str) -> Event {
+    Event::GuestStop { reason: reason.parse::<Reason>().unwrap(), vm_pid: None }
+}
+
+impl Scene {
+    pub(crate) fn new() -> Self {
+        let time = "2026-11-23T20:31:00.017Z".parse().unwrap();
+        let (host, source) = ("h1".into(), "audit.log".into());
+        let (serial, writer, content) = (Some(100), Some(LIBVIRTD), Content::Boot);
+        Self { entries: Vec::new(), next: Entry { host, time, serial, writer, source, line: 1, content } }
+    }
+
+    /// From now on records are sent by this process.
+    pub(crate) fn by(mut self, writer: u32) -> Self {
+        self.next.writer = Some(writer);
+        self
+    }
+
+    /// From now on records come from a source that keeps no senders.
+    pub(crate) fn by_nobody(mut self) -> Self {
+        self.next.writer = None;
+        self
+    }
+
+    /// From now on records are of this host.
+    pub(crate) fn on(mut self, host: &str) -> Self {
+        self.next.host = host.into();
+        self
+    }
+
+    pub(crate) fn after(mut self, seconds: i64) -> Self {
+        self.next.time += SignedDuration::from_secs(seconds);
+        self
+    }
+
+    /// The next serial.
+    pub(crate) fn serial(mut self, serial: u32) -> Self {
+        self.next.serial = Some(serial);
+        self
+    }
+
+    pub(crate) fn tells(mut self, content: Content) -> Self {
+        self.entries.push(Entry { content, ..self.next.clone() });
+        self.next.time += SignedDuration::from_millis(10);
+        self.next.line += 1;
+        self.next.serial = self.next.serial.map(|serial| serial + 1);
+        self
+    }
+
+    pub(crate) fn ok(self, number: u8, event: Event) -> Self {
+        self.tells(Content::Record(Record::success(guest(number), event)))
+    }
+
+    pub(crate) fn failed(self, number: u8, event: Event) -> Self {
+        self.tells(Content::Record(Record::failed(guest(number), event, None)))
+    }
+
+    /// The kernel sees a process open a device.
+    pub(crate) fn kernel(self, pid: u32, exe: &str, device: &Device) -> Self {
+        let device = Device { dev: None, ..device.clone() };
+        let open = KernelOpen { pid, ppid: Some(1), exe: exe.into(), device, fd: Some(30), errno: None };
+        self.tells(Content::KernelOpen(open))
+    }
+
+    /// A whole boot of a guest with one interface and one device.
+    pub(crate) fn boots(self, number: u8, device: &Device, pid: u32) -> Self {
+        let mac = mac(number);
+        self.ok(number, open(mac, device)).ok(number, start(mac)).ok(number, op_start("booted", pid))
+    }
+
+    pub(crate) fn told(&self) -> Report {
+        let mut trail = Trail::new();
+        self.entries.iter().for_each(|entry| trail.feed(entry));
+        trail.finish()
+    }
+}
+
+/// Each holding in one line: whose what, what became of it, and by when.
+pub(crate) fn lines(report: &Report) -> Vec<String> {
+    let begin: Timestamp = "2026-11-23T20:31:00.017Z".parse().unwrap();
+    let line = |h: &Holding| {
+        let ended = h.ended_by.map_or("-", |by| by.as_str());
+        let released = h.released.map_or("-".to_owned(), |at| at.duration_since(begin).as_secs().to_string());
+        let (guest, kind, queues) = (&h.guest.name, h.device.kind, h.queues);
+        format!("{guest} {kind} x{queues} {} {ended} {} {released}", h.state.as_str(), h.certainty.as_str())
+    };
+    report.holdings.iter().map(line).collect()
+}

@@ -1,0 +1,235 @@
+//! Trails that others wrote: any shape, any packing, torn and mixed, and always the same facts.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+/// Real logs of a libvirtd, with the truth beside them.
+fn data(folder: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/libvirt").join(folder).canonicalize().unwrap()
+}
+
+fn log(folder: &str) -> Vec<u8> {
+    fs::read(data(folder).join("audit.log")).unwrap()
+}
+
+fn command<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_taptrail"));
+    // Interpreted times are of the reader's zone; and no ledger is there.
+    command.args(arguments).env("TZ", "UTC").env("TAPTRAIL_STATE_DIR", "/nonexistent").stdin(Stdio::null());
+    command
+}
+
+fn run<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
+    command(arguments).output().unwrap()
+}
+
+/// The trail of these files, as JSON.
+fn trail<P: AsRef<Path>>(files: &[P]) -> Value {
+    let done = run(["trail".as_ref(), "--format=json".as_ref()].into_iter().chain(files.iter().map(|file| file.as_ref().as_os_str())));
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    serde_json::from_slice(&done.stdout).unwrap()
+}
+
+/// The same of bytes on standard input.
+fn piped(bytes: &[u8]) -> Value {
+    let mut child = command(["trail", "--format=json", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let bytes = bytes.to_vec();
+    let writer = std::thread::spawn(move || stdin.write_all(&bytes));
+    let done = child.wait_with_output().unwrap();
+    writer.join().unwrap().unwrap();
+    assert!(done.status.success());
+    serde_json::from_slice(&done.stdout).unwrap()
+}
+
+/// What a trail claims, without where it was read.
+fn claims(trail: &Value) -> Value {
+    let mut claims = serde_json::json!({ "holdings": trail["holdings"], "findings": trail["findings"] });
+    for list in ["holdings", "findings"] {
+        for item in claims[list].as_array_mut().unwrap() {
+            for proof in item["proof"].as_array_mut().unwrap() {
+                proof["source"].take();
+                proof["line"].take();
+            }
+        }
+    }
+    claims
+}
+
+fn filter(program: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {
+    let mut child = Command::new(program)
+        .args(arguments)
+        .env("TZ", "UTC")
+        .env("LC_ALL", "C")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    let writer = std::thread::spawn(move || stdin.write_all(&input));
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap().unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}");
+    output.stdout
+}
+
+#[test]
+fn rotations_and_copies_of_them_tell_one_trail() {
+    let whole = log("libvirt-9.0/06-hotplug");
+    let lines: Vec<&[u8]> = whole.split_inclusive(|&byte| byte == b'\n').collect();
+    let dir = tempfile::tempdir().unwrap();
+    let part = |name: &str, lines: &[&[u8]]| fs::write(dir.path().join(name), lines.concat()).unwrap();
+    let third = lines.len() / 3;
+    fs::write(dir.path().join("audit.log.2"), filter("/bin/gzip", &["-c"], &lines[..third].concat())).unwrap();
+    part("audit.log.1", &lines[third..2 * third]);
+    part("audit.log", &lines[2 * third..]);
+    let expect = trail(&[data("libvirt-9.0/06-hotplug").join("audit.log")]);
+    assert_eq!(claims(&trail(&[dir.path()])), claims(&expect));
+    part("audit.log.copy", &lines[third / 2..2 * third]);
+    let copied = trail(&[dir.path()]);
+    assert_eq!(claims(&copied), claims(&expect));
+    assert!(copied["input"]["duplicates"].as_u64().unwrap() > 0, "{}", copied["input"]);
+}
+
+#[test]
+fn packed_logs_are_told_by_their_content() {
+    let whole = log("libvirt-9.0/06-hotplug");
+    let expect = claims(&trail(&[data("libvirt-9.0/06-hotplug").join("audit.log")]));
+    for (program, arguments) in [("/bin/gzip", ["-c"]), ("/usr/bin/xz", ["-c"]), ("/usr/bin/zstd", ["-c"])] {
+        let packed = filter(program, &arguments, &whole);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), &packed).unwrap();
+        assert_eq!(claims(&trail(&[file.path()])), expect, "{program}");
+        assert_eq!(claims(&piped(&packed)), expect, "{program} on standard input");
+    }
+    assert_eq!(claims(&piped(&whole)), expect, "a pipe");
+}
+
+#[test]
+fn a_packed_log_cut_short_gives_what_it_has_and_says_so() {
+    let packed = filter("/bin/gzip", &["-c"], &log("libvirt-9.0/06-hotplug"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), &packed[..packed.len() * 2 / 3]).unwrap();
+    let done = run(["trail".as_ref(), "--format=json".as_ref(), file.path().as_os_str()]);
+    assert_eq!(done.status.code(), Some(2));
+    let told: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert!(!told["holdings"].as_array().unwrap().is_empty());
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(said.contains(file.path().to_str().unwrap()) && said.contains("can't be read on"), "{said}");
+}
+
+/// auditd's own reader prints the same events in two more shapes.
+#[test]
+fn what_ausearch_prints_tells_the_same() {
+    for folder in fs::read_dir(data("libvirt-9.0")).unwrap() {
+        let file = folder.unwrap().path().join("audit.log");
+        let expect = trail(&[&file]);
+        let path = file.to_str().unwrap();
+        for arguments in [["--raw", "--input", path], ["-i", "--input", path]] {
+            let printed = filter("/sbin/ausearch", &arguments, b"");
+            let told = piped(&printed);
+            assert_eq!(claims(&told), claims(&expect), "{path} {arguments:?}");
+        }
+    }
+}
+
+#[test]
+fn libvirtds_own_log_beside_the_audit_log_adds_nothing() {
+    for folder in fs::read_dir(data("libvirt-9.0")).unwrap() {
+        let folder = folder.unwrap().path();
+        let alone = trail(&[folder.join("audit.log")]);
+        let both = trail(&[folder.join("audit.log"), folder.join("libvirtd.log")]);
+        let held = |trail: &Value| claims(trail)["holdings"].as_array().unwrap().len();
+        assert_eq!(held(&both), held(&alone), "{}", folder.display());
+        let kinds = |trail: &Value| {
+            let mut kinds: Vec<String> = trail["findings"].as_array().unwrap().iter().map(|finding| finding["kind"].to_string()).collect();
+            kinds.sort();
+            kinds
+        };
+        assert_eq!(kinds(&both), kinds(&alone), "{}", folder.display());
+    }
+}
+
+#[test]
+fn an_opening_that_no_audit_log_saw_is_a_finding() {
+    let told = trail(&[data("wild.log")]);
+    let unsent: Vec<&Value> =
+        told["findings"].as_array().unwrap().iter().filter(|finding| finding["kind"] == "record-not-sent").collect();
+    assert_eq!(unsent.len(), 2, "{told:#}");
+    assert_eq!(unsent[0]["mac"], "fa:16:3e:b9:9b:ec");
+}
+
+#[test]
+fn damaged_input_is_counted_and_located_and_never_fatal() {
+    let mut bytes = log("libvirt-9.0/01-bridge-tap");
+    let expect = claims(&trail(&[data("libvirt-9.0/01-bridge-tap").join("audit.log")]));
+    bytes.extend_from_slice(b"\0\0\0\0\n");
+    bytes.extend((0..=255_u8).cycle().take(100_000));
+    bytes.push(b'\n');
+    bytes.extend_from_slice(b"type=VIRT_RESOURCE msg=audit(1795459983.0");
+    bytes.push(b'\n');
+    bytes.resize(bytes.len() + 10_000_000, b'x');
+    bytes.extend_from_slice(b"\ntype=VIRT_RESOURCE msg=audit(1795459983.000:9999): pid=1 uid=0 auid=0 ses=0 msg='virt=kv");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), &bytes).unwrap();
+    let done = run(["trail".as_ref(), "--format=json".as_ref(), file.path().as_os_str()]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let told: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(claims(&told)["holdings"], expect["holdings"]);
+    assert!(told["input"]["unreadable"].as_u64().unwrap() >= 2, "{}", told["input"]);
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(said.contains(&format!("{}:", file.path().display())), "{said}");
+}
+
+#[test]
+fn findings_are_an_exit_code() {
+    let clean = data("libvirt-9.0-vhost/v2-mq2").join("audit.log");
+    let wrong = data("libvirt-9.0/08-fail-qemu").join("audit.log");
+    let code = |arguments: &[&str]| run(arguments).status.code();
+    assert_eq!(code(&["findings", wrong.to_str().unwrap()]), Some(1));
+    assert_eq!(code(&["findings", clean.to_str().unwrap()]), Some(0));
+    assert_eq!(code(&["findings", "--kind", "false-start", clean.to_str().unwrap()]), Some(0));
+    assert_eq!(code(&["findings", "/nonexistent/audit.log"]), Some(2));
+    assert_eq!(code(&["findings", "--kind", "no-such-kind", clean.to_str().unwrap()]), Some(2));
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let mut child = command(["trail", "--format=jsonl"]).arg(data("libvirt-9.0/06-hotplug")).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let done = child.wait_with_output().unwrap();
+    assert!(done.status.success());
+    assert_eq!(String::from_utf8_lossy(&done.stderr), "");
+}
+
+#[test]
+fn a_binary_journal_is_refused_with_the_way_out() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), b"LPKSHHRH\0\0\0\0").unwrap();
+    let done = run(["trail".as_ref(), file.path().as_os_str()]);
+    assert_eq!(done.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&done.stderr).contains("journalctl --file"));
+}
+
+#[test]
+fn names_that_imitate_a_record_change_nothing() {
+    for folder in ["libvirt-9.0/17-names", "libvirt-9.0/23-quote-injection"] {
+        let told = trail(&[data(folder).join("audit.log")]);
+        let truth: Value = serde_json::from_slice(&fs::read(data(folder).join("truth.json")).unwrap()).unwrap();
+        let mut uuids: Vec<&str> = truth["processes"].as_array().unwrap().iter().map(|process| process["uuid"].as_str().unwrap()).collect();
+        uuids.sort_unstable();
+        uuids.dedup();
+        let held = told["holdings"].as_array().unwrap().iter().filter(|holding| !holding["granted"].is_null());
+        let mut told: Vec<&str> = held.map(|holding| holding["guest"]["uuid"].as_str().unwrap()).collect();
+        told.sort_unstable();
+        told.dedup();
+        assert_eq!(told, uuids, "{folder}");
+    }
+}
