@@ -128,15 +128,8 @@ fn enabled() -> bool {
 
 /// How each record in the ledger was logged, and its serial.
 fn logged(world: &World) -> Vec<(String, Option<u32>)> {
-    let mut all = Vec::new();
     let ledger = Ledger::open_to_read(&world.state()).unwrap();
-    ledger
-        .records(|stored| {
-            let stored = stored.unwrap();
-            all.push((stored.logged, stored.serial));
-        })
-        .unwrap();
-    all
+    ledger.into_records().map(Result::unwrap).map(|stored| (stored.logged, stored.serial)).collect()
 }
 
 /// Every step of a guest's life, with a failure.

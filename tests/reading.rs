@@ -11,7 +11,11 @@ use serde_json::Value;
 
 /// Real logs of a libvirtd, with the truth beside them.
 fn data(folder: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/libvirt").join(folder).canonicalize().unwrap()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/data/libvirt")
+        .join(folder)
+        .canonicalize()
+        .unwrap()
 }
 
 fn log(folder: &str) -> Vec<u8> {
@@ -21,7 +25,12 @@ fn log(folder: &str) -> Vec<u8> {
 fn command<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_taptrail"));
     // Interpreted times are of the reader's zone; and no ledger is there.
-    command.args(arguments).env("TZ", "UTC").env("TAPTRAIL_STATE_DIR", "/nonexistent").stdin(Stdio::null());
+    command
+        .args(arguments)
+        .env("TZ", "UTC")
+        .env("TAPTRAIL_STATE_DIR", "/nonexistent")
+        .env("TAPTRAIL_AUDIT_LOG", "/nonexistent/audit.log")
+        .stdin(Stdio::null());
     command
 }
 
@@ -31,14 +40,20 @@ fn run<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Out
 
 /// The trail of these files, as JSON.
 fn trail<P: AsRef<Path>>(files: &[P]) -> Value {
-    let done = run(["trail".as_ref(), "--format=json".as_ref()].into_iter().chain(files.iter().map(|file| file.as_ref().as_os_str())));
+    let done = run(["trail".as_ref(), "--format=json".as_ref()]
+        .into_iter()
+        .chain(files.iter().map(|file| file.as_ref().as_os_str())));
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     serde_json::from_slice(&done.stdout).unwrap()
 }
 
 /// The same of bytes on standard input.
 fn piped(bytes: &[u8]) -> Value {
-    let mut child = command(["trail", "--format=json", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = command(["trail", "--format=json", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let bytes = bytes.to_vec();
     let writer = std::thread::spawn(move || stdin.write_all(&bytes));
@@ -87,7 +102,8 @@ fn rotations_and_copies_of_them_tell_one_trail() {
     let dir = tempfile::tempdir().unwrap();
     let part = |name: &str, lines: &[&[u8]]| fs::write(dir.path().join(name), lines.concat()).unwrap();
     let third = lines.len() / 3;
-    fs::write(dir.path().join("audit.log.2"), filter("/bin/gzip", &["-c"], &lines[..third].concat())).unwrap();
+    fs::write(dir.path().join("audit.log.2"), filter("/bin/gzip", &["-c"], &lines[..third].concat()))
+        .unwrap();
     part("audit.log.1", &lines[third..2 * third]);
     part("audit.log", &lines[2 * third..]);
     let expect = trail(&[data("libvirt-9.0/06-hotplug").join("audit.log")]);
@@ -149,7 +165,12 @@ fn libvirtds_own_log_beside_the_audit_log_adds_nothing() {
         let held = |trail: &Value| claims(trail)["holdings"].as_array().unwrap().len();
         assert_eq!(held(&both), held(&alone), "{}", folder.display());
         let kinds = |trail: &Value| {
-            let mut kinds: Vec<String> = trail["findings"].as_array().unwrap().iter().map(|finding| finding["kind"].to_string()).collect();
+            let mut kinds: Vec<String> = trail["findings"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|finding| finding["kind"].to_string())
+                .collect();
             kinds.sort();
             kinds
         };
@@ -160,8 +181,12 @@ fn libvirtds_own_log_beside_the_audit_log_adds_nothing() {
 #[test]
 fn an_opening_that_no_audit_log_saw_is_a_finding() {
     let told = trail(&[data("wild.log")]);
-    let unsent: Vec<&Value> =
-        told["findings"].as_array().unwrap().iter().filter(|finding| finding["kind"] == "record-not-sent").collect();
+    let unsent: Vec<&Value> = told["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|finding| finding["kind"] == "record-not-sent")
+        .collect();
     assert_eq!(unsent.len(), 2, "{told:#}");
     assert_eq!(unsent[0]["mac"], "fa:16:3e:b9:9b:ec");
 }
@@ -176,7 +201,9 @@ fn damaged_input_is_counted_and_located_and_never_fatal() {
     bytes.extend_from_slice(b"type=VIRT_RESOURCE msg=audit(1795459983.0");
     bytes.push(b'\n');
     bytes.resize(bytes.len() + 10_000_000, b'x');
-    bytes.extend_from_slice(b"\ntype=VIRT_RESOURCE msg=audit(1795459983.000:9999): pid=1 uid=0 auid=0 ses=0 msg='virt=kv");
+    bytes.extend_from_slice(
+        b"\ntype=VIRT_RESOURCE msg=audit(1795459983.000:9999): pid=1 uid=0 auid=0 ses=0 msg='virt=kv",
+    );
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), &bytes).unwrap();
     let done = run(["trail".as_ref(), "--format=json".as_ref(), file.path().as_os_str()]);
@@ -202,7 +229,12 @@ fn findings_are_an_exit_code() {
 
 #[test]
 fn a_reader_that_has_seen_enough_is_no_failure() {
-    let mut child = command(["trail", "--format=jsonl"]).arg(data("libvirt-9.0/06-hotplug")).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command(["trail", "--format=jsonl"])
+        .arg(data("libvirt-9.0/06-hotplug"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     drop(child.stdout.take());
     let done = child.wait_with_output().unwrap();
     assert!(done.status.success());
@@ -222,11 +254,18 @@ fn a_binary_journal_is_refused_with_the_way_out() {
 fn names_that_imitate_a_record_change_nothing() {
     for folder in ["libvirt-9.0/17-names", "libvirt-9.0/23-quote-injection"] {
         let told = trail(&[data(folder).join("audit.log")]);
-        let truth: Value = serde_json::from_slice(&fs::read(data(folder).join("truth.json")).unwrap()).unwrap();
-        let mut uuids: Vec<&str> = truth["processes"].as_array().unwrap().iter().map(|process| process["uuid"].as_str().unwrap()).collect();
+        let truth: Value =
+            serde_json::from_slice(&fs::read(data(folder).join("truth.json")).unwrap()).unwrap();
+        let mut uuids: Vec<&str> = truth["processes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|process| process["uuid"].as_str().unwrap())
+            .collect();
         uuids.sort_unstable();
         uuids.dedup();
-        let held = told["holdings"].as_array().unwrap().iter().filter(|holding| !holding["granted"].is_null());
+        let held =
+            told["holdings"].as_array().unwrap().iter().filter(|holding| !holding["granted"].is_null());
         let mut told: Vec<&str> = held.map(|holding| holding["guest"]["uuid"].as_str().unwrap()).collect();
         told.sort_unstable();
         told.dedup();

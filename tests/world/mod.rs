@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use taptrail_kernel::proc::{PidFd, ProcessId, Signal, raw_devices};
-use taptrail_ledger::Ledger;
+use taptrail_ledger::{Ledger, LedgerError, StoredRecord};
 use taptrail_record::{Event, Outcome, Record, RecordType, parse_text};
 
 /// The MAC that ends in `last`.
@@ -111,6 +111,7 @@ impl World {
         command
             .env("TAPTRAIL_STATE_DIR", self.state())
             .env("TAPTRAIL_RUN_DIR", self.run_dir())
+            .env("TAPTRAIL_AUDIT_LOG", self.path("audit.log"))
             .envs(self.extra.iter().map(|(key, value)| (key, value)))
             .args(arguments);
         command
@@ -213,15 +214,12 @@ impl World {
     /// All records in the ledger, in the order written.
     pub(crate) fn records(&self) -> Vec<Record> {
         let ledger = Ledger::open_to_read(&self.state()).expect("a ledger");
-        let mut records = Vec::new();
-        ledger
-            .records(|stored| {
-                let stored = stored.expect("a row");
-                let record = parse_text(RecordType(stored.kind), stored.text.as_bytes());
-                records.push(record.expect("a record").expect("one of ours"));
-            })
-            .expect("records");
-        records
+        let record = |stored: Result<StoredRecord, LedgerError>| {
+            let stored = stored.expect("a row");
+            let record = parse_text(RecordType(stored.kind), stored.text.as_bytes());
+            record.expect("a record").expect("one of ours")
+        };
+        ledger.into_records().map(record).collect()
     }
 
     /// The records, a short line each.

@@ -94,25 +94,6 @@ impl Ledger {
         Ok(guests)
     }
 
-    /// Gives each record to `take`, in the order written, one at a time: the memory used does not
-    /// grow with the ledger. A row that holds no record is given as its error, and the next follows.
-    pub fn records(
-        &self,
-        mut take: impl FnMut(Result<StoredRecord, LedgerError>),
-    ) -> Result<(), LedgerError> {
-        let failed = |source| LedgerError::Read { source };
-        let mut statement = self
-            .connection
-            .prepare("SELECT record.id, time, type, text, logged, serial, supervisor_pid, boot_id
-                 FROM record LEFT JOIN guest ON guest.id = record.guest ORDER BY record.id")
-            .map_err(failed)?;
-        let mut rows = statement.query([]).map_err(failed)?;
-        while let Some(row) = rows.next().map_err(failed)? {
-            take(stored(row));
-        }
-        Ok(())
-    }
-
     /// All records, in the order written, some at a time: the memory used does not grow with the
     /// ledger. A row that holds no record is given as its error, and the next follows.
     pub fn into_records(self) -> Records {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
 
 fn guest() -> GuestId {
-    GuestId { name: "web1".to_owned(), uuid: Uuid::from_u128(7) }
+    GuestId { name: "web1".into(), uuid: Uuid::from_u128(7) }
 }
 
 fn record(text: &str) -> NewRecord<'_> {
@@ -54,16 +54,11 @@ fn what_is_committed_is_read_back_and_what_is_not_leaves_nothing() {
     assert_eq!(guests[0].id, guest());
     assert_eq!(guests[0].qemu, Some(Process { pid: 3, start: 4 }));
     assert!(guests[0].ended.is_none());
-    let mut texts = Vec::new();
-    reader
-        .records(|stored| {
-            let stored = stored.unwrap();
-            assert_eq!(stored.serial, Some(u32::MAX));
-            texts.push(stored.text);
-        })
-        .unwrap();
-    assert_eq!(texts, ["open"]);
     assert_eq!(reader.open_devices().unwrap(), 1);
+    let records: Vec<_> = reader.into_records().map(Result::unwrap).collect();
+    assert_eq!(records.len(), 1);
+    assert_eq!((records[0].text.as_str(), records[0].serial), ("open", Some(u32::MAX)));
+    assert_eq!((records[0].supervisor, records[0].boot_id.as_str()), (1, "boot"));
 }
 
 #[test]

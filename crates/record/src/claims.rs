@@ -77,27 +77,27 @@ impl Key {
 
 /// A record's pairs, to be asked by key.
 pub(crate) struct Claims<'a> {
-    values: [Value<'a>; KEYS.len()],
+    text: &'a [u8],
+    /// Where each value stands, without its quotes.
+    spans: [(u16, u16); KEYS.len()],
     seen: u32,
     twice: u32,
+    quoted: u32,
+    nested: u32,
     named: bool,
 }
 
 impl<'a> Claims<'a> {
-    pub(crate) fn new() -> Self {
-        Self { values: [Value::Bare(b""); KEYS.len()], seen: 0, twice: 0, named: false }
+    pub(crate) fn new(text: &'a [u8]) -> Self {
+        Self { text, spans: [(0, 0); KEYS.len()], seen: 0, twice: 0, quoted: 0, nested: 0, named: false }
     }
 
     /// Takes the pairs of a text, until one is `enough`; those before an error are kept. Says whether it
     /// took all.
     #[inline]
-    pub(crate) fn take(
-        &mut self,
-        text: &'a [u8],
-        enough: impl Fn(Key, Value<'a>) -> bool,
-    ) -> Result<bool, ParseError> {
+    pub(crate) fn take(&mut self, enough: impl Fn(Key, Value<'a>) -> bool) -> Result<bool, ParseError> {
         let mut name_end = usize::MAX - 1;
-        for pair in Pairs::new(text) {
+        for pair in Pairs::new(self.text) {
             let pair = pair?;
             let Some(key) = Key::of(pair.key) else { continue };
             if enough(key, pair.value) {
@@ -111,14 +111,31 @@ impl<'a> Claims<'a> {
             let bit = key.bit();
             self.twice |= self.seen & bit;
             self.seen |= bit;
-            self.values[key as usize] = pair.value;
+            let quotes = match pair.value {
+                Value::Bare(_) => 0,
+                Value::Quoted(_) => {
+                    self.quoted |= bit;
+                    1
+                }
+                Value::Nested(_) => {
+                    self.nested |= bit;
+                    1
+                }
+            };
+            let (Ok(start), Ok(end)) = (
+                u16::try_from(pair.end - quotes - pair.value.bytes().len()),
+                u16::try_from(pair.end - quotes),
+            ) else {
+                return Err(ParseError::TooLong { len: self.text.len(), max: usize::from(u16::MAX) });
+            };
+            self.spans[key as usize] = (start, end);
         }
         Ok(true)
     }
 
     /// Takes all pairs of a text.
-    pub(crate) fn take_all(&mut self, text: &'a [u8]) -> Result<(), ParseError> {
-        self.take(text, |_, _| false).map(|_| ())
+    pub(crate) fn take_all(&mut self) -> Result<(), ParseError> {
+        self.take(|_, _| false).map(|_| ())
     }
 
     /// Whether the pair is there at all.
@@ -141,7 +158,15 @@ impl<'a> Claims<'a> {
         if self.twice & key.bit() != 0 {
             return Err(ParseError::Duplicate { key: key.name() });
         }
-        Ok(Some(self.values[key as usize]))
+        let (start, end) = self.spans[key as usize];
+        let value = &self.text[usize::from(start)..usize::from(end)];
+        Ok(Some(if self.quoted & key.bit() != 0 {
+            Value::Quoted(value)
+        } else if self.nested & key.bit() != 0 {
+            Value::Nested(value)
+        } else {
+            Value::Bare(value)
+        }))
     }
 
     /// A string field: quoted, or hex when it is not. Bytes that are no UTF-8 are replaced, so that a
@@ -259,8 +284,8 @@ mod tests {
             ("uuid=1 vm=\"w\"", false),
             ("uuid=1", false),
         ] {
-            let mut claims = Claims::new();
-            claims.take_all(text.as_bytes()).unwrap();
+            let mut claims = Claims::new(text.as_bytes());
+            claims.take_all().unwrap();
             assert_eq!(claims.names_guest(), named, "{text}");
         }
     }

@@ -22,9 +22,9 @@ pub fn foreign(record_type: RecordType, text: &[u8]) -> Option<CompactString> {
     if record_type != RecordType::VIRT_CONTROL {
         return None;
     }
-    let mut claims = Claims::new();
+    let mut claims = Claims::new(text);
     // Nobody promises that a container's command line has its quotes in pairs.
-    let _ = claims.take_all(text);
+    let _ = claims.take_all();
     if claims.has(Key::Virt) || claims.names_guest() {
         return None;
     }

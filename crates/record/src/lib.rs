@@ -45,6 +45,7 @@ mod read;
 mod reason;
 mod record;
 mod record_type;
+mod scan;
 mod syscall;
 mod write;
 

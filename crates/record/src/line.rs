@@ -1,6 +1,7 @@
 use bstr::{BStr, ByteSlice as _};
 
-use crate::number::{decimal, leading};
+use crate::number::leading;
+use crate::pairs::word;
 use crate::{ParseError, Record, RecordType, parse_text};
 
 /// When an event happened, and its number in this boot of this host.
@@ -106,38 +107,47 @@ impl<'a> Line<'a> {
     }
 
     fn kernel_pairs(&mut self, rest: &'a [u8]) -> Result<(), ParseError> {
-        let mut start = 0;
+        let mut at = 0;
         let mut label = None;
-        for end in memchr::memchr_iter(b' ', rest).chain([rest.len()]) {
-            let word_start = start;
-            let word = &rest[start..end];
-            start = end + 1;
-            if word.starts_with(b"msg='") && word_start > 0 {
-                let before = word_start - 1;
-                let text = &rest[word_start + b"msg='".len()..];
+        while at < rest.len() {
+            let here = &rest[at..];
+            if here.starts_with(TEXT) && at > 0 {
+                let text = &here[TEXT.len()..];
                 // A guest may be named "it's": only the last ' can be the one that closes.
                 let close = memchr::memrchr(b'\'', text).ok_or(ParseError::Truncated)?;
                 self.text = Some(&text[..close]);
-                self.pairs = &rest[..before];
-                self.subj = label.map(|label| rest[label..before].as_bstr());
+                self.pairs = &rest[..at - 1];
+                self.subj = label.map(|label| rest[label..at - 1].as_bstr());
                 return Ok(());
             }
-            // The label comes last, and AppArmor's have blanks: "libvirtd (enforce)".
-            if label.is_some() {
-                continue;
-            }
-            match word {
-                [b'p', b'i', b'd', b'=', value @ ..] => self.pid = decimal(value),
-                [b'u', b'i', b'd', b'=', value @ ..] => self.uid = decimal(value),
-                [b'a', b'u', b'i', b'd', b'=', value @ ..] => self.auid = decimal(value),
-                [b's', b'e', b's', b'=', value @ ..] => self.ses = decimal(value),
-                [b's', b'u', b'b', b'j', b'=', ..] => label = Some(word_start + b"subj=".len()),
-                _ => {}
-            }
+            let value = match here {
+                // The label comes last, and AppArmor's have blanks: "libvirtd (enforce)".
+                _ if label.is_some() => None,
+                [b'p', b'i', b'd', b'=', value @ ..] => Some((&mut self.pid, value)),
+                [b'u', b'i', b'd', b'=', value @ ..] => Some((&mut self.uid, value)),
+                [b'a', b'u', b'i', b'd', b'=', value @ ..] => Some((&mut self.auid, value)),
+                [b's', b'e', b's', b'=', value @ ..] => Some((&mut self.ses, value)),
+                [b's', b'u', b'b', b'j', b'=', ..] => {
+                    label = Some(at + b"subj=".len());
+                    None
+                }
+                _ => None,
+            };
+            let end = match value.map(|(number, value)| (number, leading(value))) {
+                Some((number, Some((value, after @ ([] | [b' ', ..]))))) => {
+                    *number = u32::try_from(value).ok();
+                    rest.len() - after.len()
+                }
+                _ => at + word(here),
+            };
+            at = end + 1;
         }
         Ok(())
     }
 }
+
+/// What stands before a text.
+const TEXT: &[u8] = b"msg='";
 
 fn split(text: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
     let found = text.iter().position(|&byte| byte == at)?;

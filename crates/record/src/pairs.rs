@@ -4,6 +4,7 @@ use compact_str::CompactString;
 
 use crate::ParseError;
 use crate::encode::from_hex;
+use crate::scan::{find, find_either};
 
 /// A pair's value as it stands. Quotes decide what it means: `"DEADBEEF"` is a name, `DEADBEEF` four
 /// bytes, and where a number is due neither.
@@ -67,7 +68,7 @@ impl<'a> Pairs<'a> {
         Self { text, at: 0 }
     }
 
-    #[inline]
+    #[inline(always)]
     fn pair(&mut self) -> Result<Option<Pair<'a>>, ParseError> {
         loop {
             let Some(blanks) = self.text[self.at..].iter().position(|&byte| byte != b' ') else {
@@ -75,7 +76,7 @@ impl<'a> Pairs<'a> {
             };
             let start = self.at + blanks;
             let rest = &self.text[start..];
-            let Some(equals) = rest.iter().position(|&byte| byte == b'=' || byte == b' ') else {
+            let Some(equals) = find_either(b'=', b' ', rest) else {
                 return Ok(None);
             };
             if rest[equals] == b' ' {
@@ -99,21 +100,16 @@ impl<'a> Pairs<'a> {
     }
 }
 
-/// Where a word ends. Most are of a few letters, for which a search by vectors is too grand.
+/// Where a word ends.
 #[inline]
-fn word(text: &[u8]) -> usize {
-    const FEW: usize = 8;
-    let few = &text[..text.len().min(FEW)];
-    match few.iter().position(|&byte| byte == b' ') {
-        Some(len) => len,
-        None => memchr::memchr(b' ', &text[few.len()..]).map_or(text.len(), |len| few.len() + len),
-    }
+pub(crate) fn word(text: &[u8]) -> usize {
+    find(b' ', text).unwrap_or(text.len())
 }
 
 /// A value behind its opening quote, and its length with both quotes.
 #[inline]
 fn quoted<'a>(key: &[u8], value: &'a [u8]) -> Result<(Value<'a>, usize), ParseError> {
-    let close = memchr::memchr(b'"', value).ok_or(ParseError::Truncated)?;
+    let close = find(b'"', value).ok_or(ParseError::Truncated)?;
     match value.get(close + 1) {
         None | Some(b' ') => Ok((Value::Quoted(&value[..close]), close + 2)),
         Some(_) => Err(ParseError::value(key, value)),
@@ -129,7 +125,7 @@ fn nested(value: &[u8]) -> Result<(Value<'_>, usize), ParseError> {
 impl<'a> Iterator for Pairs<'a> {
     type Item = Result<Pair<'a>, ParseError>;
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
         let pair = self.pair().transpose();
         if matches!(pair, Some(Err(_))) {

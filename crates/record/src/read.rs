@@ -50,8 +50,8 @@ pub fn parse_claim(text: &[u8], outcome: Outcome) -> Result<Option<Record>, Pars
 
 #[inline]
 fn control(text: &[u8], told: Option<Outcome>) -> Result<Option<Record>, ParseError> {
-    let mut claims = Claims::new();
-    let whole = claims.take_all(text);
+    let mut claims = Claims::new(text);
+    let whole = claims.take_all();
     if !claims.has(Key::Virt) && !claims.names_guest() {
         return Ok(None);
     }
@@ -66,23 +66,23 @@ fn control(text: &[u8], told: Option<Outcome>) -> Result<Option<Record>, ParseEr
     let vm_pid = claims.pid(Key::VmPid)?;
     let event =
         if start { Event::GuestStart { reason, vm_pid } } else { Event::GuestStop { reason, vm_pid } };
-    record(&claims, event, outcome).map(Some)
+    record(&claims, event, outcome)
 }
 
 #[inline]
 fn resource(text: &[u8], told: Option<Outcome>) -> Result<Option<Record>, ParseError> {
-    let mut claims = Claims::new();
+    let mut claims = Claims::new(text);
     // Most resources are no network devices, which stands in front and spares reading the rest.
-    if !claims.take(text, |key, value| key == Key::Resrc && value != Value::Bare(b"net"))? {
+    if !claims.take(|key, value| key == Key::Resrc && value != Value::Bare(b"net"))? {
         return Ok(None);
     }
     let outcome = outcome(&claims, told)?;
     need(Key::Resrc, claims.get(Key::Resrc)?)?;
     let event = interface(&claims)?;
-    record(&claims, event, outcome).map(Some)
+    record(&claims, event, outcome)
 }
 
-#[inline]
+#[inline(always)]
 fn interface(claims: &Claims<'_>) -> Result<Event, ParseError> {
     let reason = need(Key::Reason, claims.word(Key::Reason)?)?;
     let vm_pid = claims.pid(Key::VmPid)?;
@@ -105,8 +105,8 @@ fn interface(claims: &Claims<'_>) -> Result<Event, ParseError> {
     })
 }
 
-#[inline]
-fn record(claims: &Claims<'_>, event: Event, outcome: Outcome) -> Result<Record, ParseError> {
+#[inline(always)]
+fn record(claims: &Claims<'_>, event: Event, outcome: Outcome) -> Result<Option<Record>, ParseError> {
     claims.get(Key::Virt)?;
     let name = need(Key::Vm, claims.string(Key::Vm)?)?;
     let uuid = claims.uuid()?;
@@ -122,7 +122,7 @@ fn record(claims: &Claims<'_>, event: Event, outcome: Outcome) -> Result<Record,
         }),
     };
     let errno = claims.number(Key::Errno)?;
-    Ok(Record { guest: GuestId { name, uuid }, event, outcome, requester, errno })
+    Ok(Some(Record { guest: GuestId { name, uuid }, event, outcome, requester, errno }))
 }
 
 /// libaudit writes `res=` last, so a text without it lost its end, unless the outcome was told apart.

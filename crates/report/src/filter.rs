@@ -164,3 +164,106 @@ impl Subject {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{at, finding, holding};
+
+    fn keeps(filter: Filter, holding: &Holding) -> bool {
+        filter.keeps_holding(holding)
+    }
+
+    #[test]
+    fn nothing_asked_for_is_everything() {
+        assert!(keeps(Filter::default(), &holding("web1", 1, 10, None)));
+        assert!(Filter::default().keeps_finding(&finding(None, None, 10)));
+    }
+
+    #[test]
+    fn a_holding_is_held_from_its_grant_until_its_release() {
+        let over = holding("web1", 1, 10, Some(20));
+        let held = |time, holding: &Holding| {
+            let asked = Filter { at: Some(at(time)), ..Filter::default() };
+            asked.keeps_holding(holding)
+        };
+        let at_times: Vec<i64> = (8..24).filter(|time| held(*time, &over)).collect();
+        assert_eq!(at_times, Vec::from_iter(11..20));
+        let lasting = holding("web1", 1, 10, None);
+        assert!(!held(10, &lasting) && held(11, &lasting) && held(1_000_000, &lasting));
+        let before = Holding { opened: None, granted: None, ..lasting };
+        assert!(held(-1_000_000, &before));
+        let failed = Holding { state: State::OpenFailed, granted: None, ..over.clone() };
+        assert!(!held(15, &failed));
+        // Nobody tells when it was over: no later than what shows that it was.
+        let unseen = Holding { released: None, ..over };
+        assert!(held(19, &unseen) && !held(20, &unseen));
+    }
+
+    #[test]
+    fn a_window_takes_what_overlaps_it() {
+        let holding = holding("web1", 1, 10, Some(20));
+        let within = |start: i64, end: i64| {
+            keeps(Filter { start: Some(at(start)), end: Some(at(end)), ..Filter::default() }, &holding)
+        };
+        assert!(within(0, 11) && within(12, 13) && within(20, 30) && within(0, 100));
+        assert!(!within(0, 10) && !within(21, 30));
+        let of = |start, end| Filter { start: Some(at(start)), end: Some(at(end)), ..Filter::default() };
+        assert!(of(5, 6).keeps_finding(&finding(None, None, 5)));
+        assert!(!of(5, 6).keeps_finding(&finding(None, None, 6)));
+    }
+
+    #[test]
+    fn what_is_held_and_what_ever_was_differ() {
+        let (over, lasting) = (holding("web1", 1, 10, Some(20)), holding("web1", 1, 10, None));
+        let never = Holding { state: State::NeverGranted, granted: None, ..over.clone() };
+        let held = Filter { held: true, ..Filter::default() };
+        let granted = Filter { granted: true, ..Filter::default() };
+        assert_eq!([&over, &lasting, &never].map(|one| held.keeps_holding(one)), [false, true, false]);
+        assert_eq!([&over, &lasting, &never].map(|one| granted.keeps_holding(one)), [true, true, false]);
+    }
+
+    #[test]
+    fn names_are_whole_and_macs_exact() {
+        let holding = holding("web1", 1, 10, None);
+        let guest = |name: &str| Filter { guest: Some(name.to_owned()), ..Filter::default() };
+        assert!(keeps(guest("web1"), &holding));
+        assert!(!keeps(guest("web"), &holding));
+        let mac = |last| Filter { mac: Some(MacAddr::kvm([0, 0, last])), ..Filter::default() };
+        assert!(keeps(mac(1), &holding) && !keeps(mac(2), &holding));
+        assert!(!mac(1).keeps_finding(&finding(Some("web1"), None, 10)));
+        assert!(!guest("web1").keeps_finding(&finding(None, None, 10)));
+        let host = Filter { host: Some("h2".to_owned()), ..Filter::default() };
+        assert!(!keeps(host, &holding));
+        let kinds = Filter { kinds: vec![FindingKind::FalseStart], ..Filter::default() };
+        assert!(!kinds.keeps_finding(&finding(None, None, 10)));
+    }
+
+    #[test]
+    fn a_device_is_known_by_kind_path_number_or_interface() {
+        let tap = holding("web1", 1, 10, None).device;
+        let macvtap = Device::new("macvtap4", None, None);
+        let matching = |text: &str| {
+            let asked: DeviceFilter = text.parse().unwrap();
+            (asked.matches(&tap), asked.matches(&macvtap))
+        };
+        for text in ["tun", "/dev/net/tun", "0A:C8", "0a:c8", "vnet0"] {
+            assert_eq!(matching(text), (true, false), "{text}");
+        }
+        for text in ["macvtap", "macvtap4"] {
+            assert_eq!(matching(text), (false, true), "{text}");
+        }
+        assert_eq!(matching("vhost-net"), (false, false));
+        for text in ["", "a b", "0A:C8:1", "a-name-that-is-too-long"] {
+            assert!(text.parse::<DeviceFilter>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_subject_is_a_mac_a_uuid_or_a_name() {
+        let filter = |text: &str| text.parse::<Subject>().map(|it| it.narrow(Filter::default())).unwrap();
+        assert!(filter("52:54:00:00:00:01").mac.is_some());
+        assert!(filter("2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e").uuid.is_some());
+        assert_eq!(filter("web1").guest.as_deref(), Some("web1"));
+    }
+}

@@ -22,6 +22,8 @@ mod guests;
 mod holdings;
 mod json;
 mod nics;
+#[cfg(test)]
+mod sample;
 mod sink;
 mod span;
 mod stats;

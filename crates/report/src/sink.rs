@@ -1,7 +1,7 @@
 use std::io::{self, Write};
 
 use serde::Serialize;
-use taptrail_trail::{Finding, Holding, Input, Report};
+use taptrail_trail::{Finding, Holding, Input, Proof, Report};
 
 use crate::csv::{FindingRows, HoldingRows};
 use crate::span::{Concerns, Span};
@@ -213,7 +213,104 @@ fn line(out: &mut impl Write, item: &Item<'_>) -> io::Result<()> {
 
 /// Newest last.
 pub(crate) fn sort(report: &mut Report) {
-    let first = |holding: &Holding| holding.proof.first().map(|proof| (proof.time, proof.line));
+    let first = |holding: &Holding| holding.proof.first().map(Proof::order);
     report.holdings.sort_by_key(|holding| (Span::of(holding).from, first(holding)));
     report.findings.sort_by_key(|finding| finding.time);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{at, finding, holding};
+
+    fn told(told: Told, filter: Filter, format: Format) -> (String, Count) {
+        let mut out = Vec::new();
+        let mut sink = Sink::new(told, filter, format, &mut out).unwrap();
+        sink.holding(holding("web1", 2, 20, Some(25))).unwrap();
+        sink.finding(finding(Some("web1"), Some(2), 22)).unwrap();
+        sink.finding(finding(Some("web1"), Some(1), 40)).unwrap();
+        sink.holding(holding("web1", 1, 10, Some(30))).unwrap();
+        sink.finish(Input { records: 6, ..Input::default() }).unwrap();
+        let count = sink.count();
+        drop(sink);
+        (String::from_utf8(out).unwrap(), count)
+    }
+
+    #[test]
+    fn tables_and_json_are_sorted_by_time_and_lines_come_as_they_are_known() {
+        for format in [Format::Table(Style::default()), Format::Json] {
+            let (text, count) = told(Told::Trail, Filter::default(), format);
+            assert!(text.find(":10.000").unwrap() < text.find(":20.000").unwrap(), "{text}");
+            assert_eq!(count, Count { holdings: 2, findings: 2 });
+        }
+        for format in [Format::Jsonl, Format::Csv] {
+            let (text, count) = told(Told::Trail, Filter::default(), format);
+            assert!(text.find(":20.000").unwrap() < text.find(":10.000").unwrap(), "{text}");
+            assert_eq!(count, Count { holdings: 2, findings: 2 });
+        }
+    }
+
+    #[test]
+    fn a_line_of_json_is_one_thing() {
+        let (text, _) = told(Told::Trail, Filter::default(), Format::Jsonl);
+        let keys: Vec<String> = text
+            .lines()
+            .map(|line| {
+                serde_json::from_str::<serde_json::Map<_, _>>(line).unwrap().keys().cloned().collect()
+            })
+            .collect();
+        assert_eq!(keys, ["holding", "finding", "finding", "holding", "input"]);
+    }
+
+    #[test]
+    fn csv_has_as_many_fields_in_each_row_as_in_its_header() {
+        for (what, rows) in [(Told::Trail, 2), (Told::Findings, 2)] {
+            let (text, _) = told(what, Filter::default(), Format::Csv);
+            let mut reader = ::csv::ReaderBuilder::new().flexible(false).from_reader(text.as_bytes());
+            assert_eq!(reader.records().map(Result::unwrap).count(), rows);
+            assert!(text.ends_with("\r\n"));
+        }
+    }
+
+    #[test]
+    fn findings_alone_have_no_holdings() {
+        for format in [Format::Table(Style::default()), Format::Json, Format::Jsonl, Format::Csv] {
+            let (text, count) = told(Told::Findings, Filter::default(), format);
+            assert!(!text.contains("released"), "{text}");
+            assert_eq!(count, Count { holdings: 0, findings: 2 });
+        }
+    }
+
+    #[test]
+    fn what_was_held_at_a_time_brings_the_findings_that_concern_it() {
+        let filter =
+            Filter { at: Some(at(23)), mac: Some("52:54:00:00:00:02".parse().unwrap()), ..Filter::default() };
+        for format in [Format::Table(Style::default()), Format::Json, Format::Jsonl] {
+            let (text, count) = told(Told::Trail, filter.clone(), format);
+            assert!(text.contains("At 22") && !text.contains("At 40"), "{text}");
+            assert_eq!(count, Count { holdings: 1, findings: 1 });
+        }
+        let granted = Filter { granted: true, ..Filter::default() };
+        let (text, _) = told(Told::Trail, granted, Format::Jsonl);
+        assert!(text.contains("At 22") && !text.contains("At 40"), "{text}");
+    }
+
+    #[test]
+    fn a_reader_who_has_gone_is_known_as_one() {
+        #[derive(Debug)]
+        struct Gone;
+        impl Write for Gone {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        for format in [Format::Table(Style::default()), Format::Json, Format::Jsonl, Format::Csv] {
+            let mut sink = Sink::new(Told::Trail, Filter::default(), format, Gone).unwrap();
+            let error = sink.finish(Input::default()).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::BrokenPipe, "{format:?}");
+        }
+    }
 }

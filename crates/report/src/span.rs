@@ -96,3 +96,29 @@ fn settle(times: &mut Vec<Span>) {
         one
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{finding, holding};
+
+    #[test]
+    fn findings_concern_holdings_of_their_time_that_they_do_not_exclude() {
+        let mut concerns = Concerns::default();
+        for (mac, opened, released) in
+            [(1, 10, Some(20)), (1, 30, Some(40)), (2, 15, Some(32)), (1, 12, Some(13))]
+        {
+            concerns.add(&holding("web1", mac, opened, released));
+        }
+        let mut times = |name, mac| -> Vec<i64> {
+            (8..44).step_by(2).filter(|time| concerns.concern(&finding(name, mac, *time))).collect()
+        };
+        assert_eq!(times(Some("web1"), Some(1)), [10, 12, 14, 16, 18, 20, 30, 32, 34, 36, 38, 40]);
+        assert_eq!(times(Some("web1"), Some(2)), [16, 18, 20, 22, 24, 26, 28, 30, 32]);
+        assert_eq!(times(Some("web1"), None), Vec::from_iter((10..=40).step_by(2)));
+        assert_eq!(times(None, None), times(Some("web1"), None));
+        assert_eq!(times(None, Some(2)), times(Some("web1"), Some(2)));
+        assert!(times(Some("db"), Some(1)).is_empty());
+        assert!(times(Some("web1"), Some(3)).is_empty());
+    }
+}

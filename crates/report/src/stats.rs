@@ -61,3 +61,42 @@ fn rate(amount: u64, seconds: f64, unit: &str) -> CompactString {
     let digits = if rate < 10.0 { 2 } else { usize::from(rate < 100.0) };
     format_compact!("{rate:.digits$} {prefix}{unit}/s")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_have_three_digits() {
+        assert_eq!(rate(0, 2.0, ""), "0.00 /s");
+        assert_eq!(rate(5, 2.0, ""), "2.50 /s");
+        assert_eq!(rate(30_000, 2.0, ""), "15.0 k/s");
+        assert_eq!(rate(1 << 30, 0.12, "B"), "8.95 GB/s");
+        assert_eq!(rate(u64::MAX, 1.0, "B"), "18446744 TB/s");
+        assert_eq!(rate(5, 0.0, ""), "");
+    }
+
+    #[test]
+    fn what_is_not_used_is_the_rest() {
+        let input = Input { files: 2, bytes: 900, lines: 100, records: 20, unreadable: 3, duplicates: 7 };
+        let stats = Stats { input, used: 30, foreign: 4, took: Duration::from_millis(500) };
+        assert_eq!(
+            stats
+                .text()
+                .lines()
+                .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+                .collect::<Vec<_>>(),
+            [
+                "files 2",
+                "bytes 900 1.80 kB/s",
+                "lines 100 200 /s",
+                "records 20 40.0 /s",
+                "unreadable 3",
+                "duplicates 7",
+                "foreign 4",
+                "not used 60",
+                "seconds 0.500",
+            ]
+        );
+    }
+}

@@ -214,3 +214,50 @@ pub(crate) fn warning(text: &str) -> Cell {
 pub(crate) fn bad(text: &str) -> Cell {
     Cell { ink: Ink::Red, ..cell(text) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn style(width: u16) -> Style {
+        Style { width: Some(width), ..Style::default() }
+    }
+
+    fn table(rows: &[[&str; 2]]) -> Plain {
+        let mut table = Plain::new(&Style::default(), &["A", "B"]);
+        rows.iter().for_each(|row| table.row(row.map(cell)));
+        table
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_a_terminal_shows_their_cells() {
+        let text = table(&[["名", "x"], ["e\u{301}", "y"], ["abcde", "z"]]).text();
+        assert_eq!(text, "A      B\n名     x\ne\u{301}      y\nabcde  z\n");
+    }
+
+    #[test]
+    fn cells_of_several_lines_stand_beside_each_other() {
+        let mut table = table(&[]);
+        table.block(["one\ntwo", "1\n\n3"].map(cell));
+        table.block([cell("four"), number(4)]);
+        assert_eq!(table.text(), "A     B\none   1\ntwo\n      3\n\nfour  4\n");
+    }
+
+    #[test]
+    fn the_widest_columns_are_folded_first() {
+        let table = table(&[["short", "many words in one cell"], ["x", "a-long-word-without-blanks"]]);
+        assert!(table.fits(&style(33)) && !table.fits(&style(32)));
+        let text = table.folded(&style(20)).text();
+        assert_eq!(
+            text,
+            "A      B\nshort  many words in\n       one cell\nx      a-long-word-w\n       ithout-blanks\n"
+        );
+    }
+
+    #[test]
+    fn a_terminal_of_no_width_is_no_trouble() {
+        let text = table(&[["a cell that is long", "another that is long"]]).folded(&style(0)).text();
+        assert!(text.lines().all(|line| line.len() <= 2 * NARROWEST + GAP), "{text}");
+        assert_eq!(Plain::bare(&Style::default(), 0).text(), "");
+    }
+}

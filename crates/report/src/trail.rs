@@ -38,6 +38,9 @@ pub fn findings_table(report: &Report, style: &Style) -> String {
     };
     text.push('\n');
     text.push_str(&summary(report));
+    if !report.findings.is_empty() {
+        text.push_str("`taptrail findings --help` says what each kind means\n");
+    }
     text
 }
 

@@ -36,3 +36,23 @@ pub fn warnings(first: &[Unreadable], all: u64, notes: &[String]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_lines_are_told_one_by_one_and_the_others_counted() {
+        let one = |line, reason: &str| Unreadable { source: "a.log".into(), line, reason: reason.to_owned() };
+        assert_eq!(warnings(&[], 0, &[]), "");
+        assert_eq!(
+            warnings(
+                &[one(3, "Record is cut off"), one(9, "\u{1b}[31m")],
+                5,
+                &["a.log: 2026 is taken".to_owned()]
+            ),
+            "a.log:3: Record is cut off\na.log:9: \\u{1b}[31m\n3 more lines can't be read\na.log: 2026 is taken\n"
+        );
+        assert_eq!(warnings(&[], 1, &[]), "1 line can't be read\n");
+    }
+}

@@ -9,19 +9,21 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{Fragment, Record};
 use taptrail_trail::{Content, Entry};
 
+use crate::Take;
 use crate::track::Placed;
 
 /// How far apart two inputs may see one event: syslog tells whole seconds, and late.
 const APART: SignedDuration = SignedDuration::from_secs(2);
 
 /// How long an event is remembered, so that others may tell it too.
-const KEPT: SignedDuration = SignedDuration::from_secs(5);
+pub(crate) const KEPT: SignedDuration = SignedDuration::from_secs(5);
 
 /// The events of the last moments.
 #[derive(Debug, Default)]
@@ -51,14 +53,17 @@ struct Seen {
 }
 
 impl Duplicates {
-    /// Whether this is the first to tell the event.
-    pub(crate) fn is_new(&mut self, track: u32, is_rows: bool, placed: &Placed) -> bool {
+    /// Whether this is the first to tell the event. `alone`: no other input tells of this time.
+    pub(crate) fn is_new(&mut self, track: u32, is_rows: bool, alone: bool, placed: &Placed) -> bool {
         let entry = &placed.entry;
         let logged = !is_rows && entry.serial.is_some();
         if logged {
             let time = entry.time;
             let covered = self.covered.entry(Arc::clone(&entry.host)).or_insert((time, time));
             covered.1 = covered.1.max(time);
+        }
+        if alone && self.seen.is_empty() {
+            return true;
         }
         let claim = self.hasher.hash_one((&entry.host, &entry.content));
         if let Some(at) = self.find(track, claim, entry) {
@@ -102,7 +107,7 @@ impl Duplicates {
     }
 
     /// Forgets what is long before `now`, and gives what an audit log should have told and did not.
-    pub(crate) fn forget(&mut self, now: Timestamp, mut tell: impl FnMut(&Entry)) {
+    pub(crate) fn forget(&mut self, now: Timestamp, tell: &mut Take<'_>) -> ControlFlow<()> {
         while let Some(seen) = self.seen.pop_front_if(|seen| now.duration_since(seen.order) > KEPT) {
             let number = self.first;
             self.first += 1;
@@ -121,9 +126,10 @@ impl Duplicates {
             let covered =
                 self.covered.get(&seen.host).is_some_and(|(from, to)| *from < seen.time && seen.time < *to);
             if let (false, true, Some(entry)) = (seen.logged, covered, seen.lacking) {
-                tell(&entry);
+                tell(&entry)?;
             }
         }
+        ControlFlow::Continue(())
     }
 }
 

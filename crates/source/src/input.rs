@@ -58,14 +58,22 @@ pub fn expand(path: &Path) -> Result<Vec<Input>, SourceError> {
     Ok(files.into_iter().map(Input::File).collect())
 }
 
-/// auditd's log on this host with its rotations; empty when there is none.
+/// Where auditd's log on this host is: `log`, if given, else what auditd.conf(5) says.
+pub fn host_log(log: Option<&Path>) -> PathBuf {
+    if let Some(log) = log {
+        return log.to_owned();
+    }
+    let conf = fs::read_to_string("/etc/audit/auditd.conf").unwrap_or_default();
+    PathBuf::from(log_file(&conf).unwrap_or("/var/log/audit/audit.log"))
+}
+
+/// That log with its rotations; empty when there is none.
 ///
 /// # Errors
 ///
 /// Its directory can't be read.
-pub fn host_logs() -> Result<Vec<Input>, SourceError> {
-    let conf = fs::read_to_string("/etc/audit/auditd.conf").unwrap_or_default();
-    let log = PathBuf::from(log_file(&conf).unwrap_or("/var/log/audit/audit.log"));
+pub fn host_logs(log: Option<&Path>) -> Result<Vec<Input>, SourceError> {
+    let log = host_log(log);
     let (Some(dir), Some(name)) = (log.parent(), log.file_name()) else { return Ok(Vec::new()) };
     let failed = |source| SourceError::Directory { path: dir.to_owned(), source };
     let entries = match fs::read_dir(dir) {

@@ -15,5 +15,6 @@ mod stream;
 mod track;
 
 pub use error::SourceError;
-pub use input::{Input, Rows, expand, host_logs};
-pub use reading::{About, Note, Options, Outcome, Unreadable, read};
+pub use input::{Input, Rows, expand, host_log, host_logs};
+pub use open::read_again;
+pub use reading::{About, Note, Options, Outcome, Take, Unreadable, read};

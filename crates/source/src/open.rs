@@ -1,7 +1,8 @@
 //! Inputs opened: what their first bytes say they are.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Cursor, Read, Seek};
+use std::io::{self, BufRead as _, BufReader, Cursor, Read, Seek};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use flate2::read::MultiGzDecoder;
 use jiff::Timestamp;
 
 use crate::SourceError;
-use crate::feed::Feed;
+use crate::feed::{Feed, MAX_LINE};
 use crate::shape::Export;
 use crate::stream::Stream;
 
@@ -99,6 +100,41 @@ impl Opened {
             if export { Stream::of_export(bytes) } else { Stream::of_lines(Feed::stream(bytes), threads) };
         Ok((stream?, stored))
     }
+}
+
+/// Reads some lines of a file again: those that `wanted` names, from 1, are put into it.
+///
+/// # Errors
+///
+/// The file can't be opened or read so far, or is no file any more.
+pub fn read_again(path: &Path, wanted: &mut BTreeMap<u64, Option<Vec<u8>>>) -> io::Result<()> {
+    let file = File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    let mut front = [0; 16];
+    let read = file.read_at(&mut front, 0)?;
+    let packing = Packing::of(&front[..read], "").unwrap_or(Packing::None);
+    let mut bytes = BufReader::with_capacity(HEAD, packing.open(Box::new(file))?);
+    let mut before = 0;
+    for (&line, text) in wanted {
+        while before + 1 < line {
+            if bytes.skip_until(b'\n')? == 0 {
+                return Ok(());
+            }
+            before += 1;
+        }
+        let mut found = Vec::new();
+        if (&mut bytes).take(MAX_LINE as u64).read_until(b'\n', &mut found)? == 0 {
+            return Ok(());
+        }
+        if found.pop_if(|last| *last == b'\n').is_none() {
+            bytes.skip_until(b'\n')?;
+        }
+        before += 1;
+        *text = Some(found);
+    }
+    Ok(())
 }
 
 /// Counts what is read.

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::num::NonZero;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use compact_str::CompactString;
@@ -10,7 +11,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use taptrail_trail::Entry;
 
-use crate::duplicates::Duplicates;
+use crate::duplicates::{self, Duplicates};
 use crate::found::Clock;
 use crate::input::rotation;
 use crate::open::Opened;
@@ -166,11 +167,14 @@ enum Pending {
     Rows(Track),
 }
 
+/// Takes entries, one at a time, until it breaks off.
+pub type Take<'a> = dyn FnMut(&Entry) -> ControlFlow<()> + 'a;
+
 /// Reads all inputs and gives each event once to `take`, in the order of their times; of one input in
 /// the order of its lines.
 ///
 /// An input that can't be read is named in the outcome, and the others are told.
-pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut dyn FnMut(&Entry)) -> Outcome {
+pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut Take<'_>) -> Outcome {
     let mut reading = Reading {
         input: taptrail_trail::Input::default(),
         unreadable: Vec::new(),
@@ -199,7 +203,8 @@ pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut dyn FnMut(&Entr
     }
     waiting.sort_by_key(|next| (next.begins, std::cmp::Reverse(next.rotation)));
     merge.waiting = waiting.into();
-    merge.run(&mut reading, take);
+    // Whoever breaks off knows why.
+    let _ = merge.run(&mut reading, take);
     Outcome {
         input: reading.input,
         unreadable: reading.unreadable,
@@ -223,7 +228,7 @@ fn wait(
         Input::Stdin => (Opened::pipe(Box::new(std::io::stdin()), "-")?, Arc::from("-"), 0),
         Input::Rows { name, rows } => {
             let mut track = Track::rows(id, name, rows);
-            track.take(reading);
+            track.head = track.read(reading);
             let begins = track.order().unwrap_or(Timestamp::MAX);
             return Ok(Waiting { begins, rotation: 0, track: Pending::Rows(track) });
         }
@@ -254,27 +259,24 @@ struct Merge {
 }
 
 impl Merge {
-    fn run(&mut self, reading: &mut Reading<'_>, take: &mut dyn FnMut(&Entry)) {
+    fn run(&mut self, reading: &mut Reading<'_>, take: &mut Take<'_>) -> ControlFlow<()> {
         loop {
             let earliest = (0..self.active.len()).min_by_key(|&at| self.active[at].order());
             let order = earliest.and_then(|at| self.active[at].order());
             let begins = self.waiting.front().map(|next| next.begins);
-            match (earliest, order, begins) {
-                (_, None, None) => break,
-                (_, order, Some(begins)) if order.is_none_or(|order| begins <= order) => {
-                    self.activate(reading)
-                }
-                (Some(at), Some(_), _) => {
+            match (earliest, begins) {
+                (None, None) => return self.duplicates.forget(Timestamp::MAX, take),
+                (_, Some(begins)) if order.is_none_or(|order| begins <= order) => self.activate(reading),
+                (Some(at), _) => {
                     // It is the earliest until another's turn comes.
                     let others = self.active.iter().enumerate().filter(|(other, _)| *other != at);
                     let other = others.filter_map(|(_, track)| track.order()).min();
                     let until = other.into_iter().chain(begins).min();
-                    self.tell(at, until, reading, take);
+                    self.tell(at, until, reading, take)?;
                 }
-                _ => break,
+                (None, Some(_)) => self.activate(reading),
             }
         }
-        self.duplicates.forget(Timestamp::MAX, take);
     }
 
     /// Tells what `active[at]` has before another's turn comes.
@@ -283,37 +285,43 @@ impl Merge {
         at: usize,
         until: Option<Timestamp>,
         reading: &mut Reading<'_>,
-        take: &mut dyn FnMut(&Entry),
-    ) {
-        let (id, is_rows) = (self.active[at].id, self.active[at].is_rows);
-        loop {
-            let Some(placed) = self.active[at].take(reading) else { break };
-            if self.is_new(id, is_rows, &placed, take) {
+        take: &mut Take<'_>,
+    ) -> ControlFlow<()> {
+        let mut head = self.active[at].head.take();
+        while let Some(placed) = head {
+            if until.is_some_and(|until| until < placed.order) {
+                self.active[at].head = Some(placed);
+                return ControlFlow::Continue(());
+            }
+            if self.is_new(at, &placed, until, take)? {
                 reading.input.records += 1;
-                take(&placed.entry);
+                take(&placed.entry)?;
             } else {
                 reading.input.duplicates += 1;
             }
-            match self.active[at].order() {
-                None => {
-                    self.active.swap_remove(at);
-                    break;
-                }
-                Some(order) if until.is_some_and(|until| until < order) => break,
-                Some(_) => {}
-            }
+            head = self.active[at].read(reading);
         }
+        self.active.swap_remove(at);
+        ControlFlow::Continue(())
     }
 
-    fn is_new(&mut self, id: u32, is_rows: bool, placed: &Placed, take: &mut dyn FnMut(&Entry)) -> bool {
+    fn is_new(
+        &mut self,
+        at: usize,
+        placed: &Placed,
+        until: Option<Timestamp>,
+        take: &mut Take<'_>,
+    ) -> ControlFlow<(), bool> {
         if self.single {
             let this = (placed.entry.time, placed.entry.serial);
             let again = this.1.is_some() && this == self.last;
             self.last = this;
-            return !again;
+            return ControlFlow::Continue(!again);
         }
-        self.duplicates.forget(placed.order, take);
-        self.duplicates.is_new(id, is_rows, placed)
+        self.duplicates.forget(placed.order, take)?;
+        let alone = until.is_none_or(|until| until.duration_since(placed.order) > duplicates::KEPT);
+        let Track { id, is_rows, .. } = self.active[at];
+        ControlFlow::Continue(self.duplicates.is_new(id, is_rows, alone, placed))
     }
 
     /// Begins to read the first of those that wait.
@@ -328,10 +336,10 @@ impl Merge {
                 }
             },
         };
-        if track.order().is_none() {
-            track.take(reading);
+        if track.head.is_none() {
+            track.head = track.read(reading);
         }
-        if track.order().is_some() {
+        if track.head.is_some() {
             self.active.push(track);
         }
     }

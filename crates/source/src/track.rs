@@ -32,7 +32,8 @@ pub(crate) struct Track {
     /// Its kind, likewise.
     pub(crate) is_rows: bool,
     pub(crate) name: Arc<str>,
-    head: Option<Placed>,
+    /// Its next entry, if it has one.
+    pub(crate) head: Option<Placed>,
     told: Told,
 }
 
@@ -92,13 +93,8 @@ impl Track {
         self.head.as_ref().map(|head| head.order)
     }
 
-    /// Gives its next entry away, and reads the one after it.
-    pub(crate) fn take(&mut self, reading: &mut Reading<'_>) -> Option<Placed> {
-        let next = self.read(reading);
-        std::mem::replace(&mut self.head, next)
-    }
-
-    fn read(&mut self, reading: &mut Reading<'_>) -> Option<Placed> {
+    /// The entry after `head`.
+    pub(crate) fn read(&mut self, reading: &mut Reading<'_>) -> Option<Placed> {
         match &mut self.told {
             Told::Lines(lines) => lines.next(&self.name, reading),
             Told::Rows { rows, told } => loop {

@@ -30,6 +30,7 @@ pub(crate) struct Cli {
     #[arg(
         long,
         global = true,
+        help_heading = "General",
         value_name = "DIR",
         env = "TAPTRAIL_STATE_DIR",
         default_value = "/var/lib/taptrail"
@@ -40,6 +41,7 @@ pub(crate) struct Cli {
     #[arg(
         long,
         global = true,
+        help_heading = "General",
         value_name = "DIR",
         env = "TAPTRAIL_RUN_DIR",
         default_value = "/run/taptrail"
@@ -47,11 +49,11 @@ pub(crate) struct Cli {
     pub(crate) run_dir: PathBuf,
 
     /// Say more on standard error (twice: everything)
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, help_heading = "General", action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 
     /// Say only warnings and errors on standard error
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, help_heading = "General", conflicts_with = "verbose")]
     pub(crate) quiet: bool,
 }
 

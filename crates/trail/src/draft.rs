@@ -5,6 +5,7 @@ use taptrail_record::{Device, DeviceKind, MacAddr};
 
 use crate::entry::Claim;
 use crate::kernel_opens::Seen;
+use crate::queues::Queues;
 use crate::{Certainty, EndedBy, Holding, Proof, State};
 
 /// A holding in the making: one device of one operation, whose end is not yet told.
@@ -12,7 +13,7 @@ use crate::{Certainty, EndedBy, Holding, Proof, State};
 pub(crate) struct Draft {
     pub(crate) holding: Holding,
     /// The open(2)s not yet closed, by queue. libvirt's records know no queue.
-    open: Vec<Option<u32>>,
+    open: Queues,
     /// When the last of the others was closed.
     closed: Option<Timestamp>,
 }
@@ -27,14 +28,14 @@ impl Draft {
         if let (None, Some(seen)) = (opened.queue, opened.seen) {
             holding.queues = seen.opens.max(1);
         }
-        Self { holding, open: vec![opened.queue], closed: None }
+        Self { holding, open: Queues::one(opened.queue), closed: None }
     }
 
     /// What a guest has had since before the trail begins: of it only the interface is known.
     pub(crate) fn from_before(entry: &Claim<'_>, mac: MacAddr) -> Self {
         let mut holding = holding(entry, mac, &Device::new("?", None, None), State::Held, None);
         (holding.queues, holding.opened, holding.certainty) = (0, None, Certainty::Inferred);
-        Self { holding, open: vec![None], closed: None }
+        Self { holding, open: Queues::one(None), closed: None }
     }
 
     /// Whether some open(2) of it is not closed.
@@ -49,7 +50,7 @@ impl Draft {
 
     /// Whether its writer names queues, and so will name the end of each.
     pub(crate) fn closes_follow(&self) -> bool {
-        self.open.iter().any(Option::is_some)
+        self.open.iter().any(|queue| queue.is_some())
     }
 
     /// Whether another open can't be of the same operation: an interface has one backend, and opens
@@ -70,7 +71,7 @@ impl Draft {
     pub(crate) fn takes(&self, device: &Device, queue: Option<u32>) -> bool {
         queue.is_some()
             && self.open.len() < Self::MOST_QUEUES
-            && !self.open.contains(&queue)
+            && !self.open.contains(queue)
             && same(&self.holding.device, device)
     }
 
@@ -97,13 +98,13 @@ impl Draft {
     }
 
     pub(crate) fn has(&self, path: &str, queue: Option<u32>) -> bool {
-        self.holding.device.path == path && self.open.contains(&queue)
+        self.holding.device.path == path && self.open.contains(queue)
     }
 
     /// How well a record that names a device and queue means this; less is better.
     pub(crate) fn distance(&self, device: &Device, queue: Option<u32>) -> Option<u8> {
         let exact = self.holding.device == *device;
-        let queue = if self.open.contains(&queue) {
+        let queue = if self.open.contains(queue) {
             0
         } else if queue.is_none() && self.is_open() {
             2
@@ -131,20 +132,20 @@ impl Draft {
 
     /// One of its open(2)s is over; with the last of them it is.
     pub(crate) fn close(&mut self, entry: &Claim<'_>, queue: Option<u32>) {
-        self.take(queue);
+        self.open.take(queue);
         self.closed = Some(entry.time);
         self.prove(&entry.proof());
     }
 
     /// Parts one queue from the others; none when it was the only one.
     pub(crate) fn split(&mut self, queue: Option<u32>) -> Self {
-        let queue = self.take(queue);
+        let queue = self.open.take(queue);
         // libvirt's one record may stand for several queues.
         let queues = if self.open.is_empty() { self.holding.queues } else { 1 };
         self.holding.queues -= queues;
         let mut holding = self.holding.clone();
         holding.queues = queues;
-        Self { holding, open: vec![queue], closed: None }
+        Self { holding, open: Queues::one(queue), closed: None }
     }
 
     /// Takes another part of the same device back in.
@@ -191,13 +192,6 @@ impl Draft {
         }
         self.holding
     }
-
-    fn take(&mut self, queue: Option<u32>) -> Option<u32> {
-        match self.open.iter().position(|&open| open == queue) {
-            Some(at) => self.open.remove(at),
-            None => self.open.pop().flatten(),
-        }
-    }
 }
 
 /// One open(2), as a record tells it.
@@ -217,7 +211,7 @@ pub(crate) fn failed(entry: &Claim<'_>, opened: &Opened<'_>) -> Holding {
 
 fn holding(entry: &Claim<'_>, mac: MacAddr, device: &Device, state: State, seen: Option<&Seen>) -> Holding {
     // Most have an open, a grant and an end.
-    let mut proof = Vec::with_capacity(4);
+    let mut proof = Vec::with_capacity(3);
     proof.extend(seen.into_iter().flat_map(|seen| seen.proof.iter().cloned()));
     proof.push(entry.proof());
     Holding {

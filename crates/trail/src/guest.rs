@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use taptrail_record::{Device, GuestId, MacAddr};
@@ -6,6 +5,7 @@ use taptrail_record::{Device, GuestId, MacAddr};
 use crate::draft::{self, Draft, Opened};
 use crate::entry::Claim;
 use crate::interface::Interface;
+use crate::interfaces::Interfaces;
 use crate::operation::{Operation, Phase};
 use crate::out::{Out, Whose, named, whose, why};
 use crate::{Certainty, EndedBy, FindingKind, Proof};
@@ -26,7 +26,7 @@ pub(crate) struct Guest {
     /// Whether the trail has this life from its start.
     pub(crate) from_start: bool,
     pub(crate) pid: Option<u32>,
-    pub(crate) interfaces: BTreeMap<MacAddr, Interface>,
+    pub(crate) interfaces: Interfaces,
     /// libvirt's detach record, as long as the very next may be an attach of the same: a change of
     /// bridge is told so, and nothing ended at all.
     unplugged: Option<(MacAddr, Proof)>,
@@ -40,7 +40,7 @@ pub(crate) enum By {
 }
 
 /// How many MACs of one guest are followed: QEMU has not as many slots.
-const MOST_INTERFACES: usize = 4096;
+const MOST_INTERFACES: usize = 1024;
 
 impl Guest {
     pub(crate) fn new(entry: &Claim<'_>, tentative: bool) -> Self {
@@ -52,21 +52,21 @@ impl Guest {
             running: false,
             from_start: false,
             pid: None,
-            interfaces: BTreeMap::new(),
+            interfaces: Interfaces::default(),
             unplugged: None,
         }
     }
 
     /// The interface with this MAC, told of for the first time or again.
     pub(crate) fn interface(&mut self, mac: MacAddr, out: &mut Out) -> &mut Interface {
-        if self.interfaces.len() >= MOST_INTERFACES && !self.interfaces.contains_key(&mac) {
-            if let Some((mac, one)) = self.interfaces.pop_first() {
+        if self.interfaces.len() >= MOST_INTERFACES && self.interfaces.get(mac).is_none() {
+            if let Some((mac, one)) = self.interfaces.pop_last() {
                 out.unlist(mac, one.listed);
                 let drafts = one.operations.into_iter().flat_map(Operation::into_drafts);
                 drafts.for_each(|draft| out.as_it_stands(draft));
             }
         }
-        self.interfaces.entry(mac).or_default()
+        self.interfaces.get_or_new(mac)
     }
 
     pub(crate) fn opened(&mut self, entry: &Claim<'_>, opened: &Opened<'_>, out: &mut Out) {
@@ -123,35 +123,30 @@ impl Guest {
             }
         };
         let certainty = if told.is_some() { Certainty::Definitive } else { Certainty::Inferred };
-        let interface = self.interface(mac, out);
-        let opening = match by {
-            By::Start => interface.first_opening(),
-            By::Attach => interface.last_opening(),
-        };
-        if let Some(at) = opening {
-            interface.operations[at].grant(phase, entry, pid, certainty);
-            if by == By::Attach {
-                interface.operations[at].tell_unknown(out);
-                // Tries before it, of which no record tells the end.
-                let given_up = |operation: &mut Operation| operation.phase == Phase::Opening;
-                for given_up in interface.operations.extract_if(..at, given_up) {
-                    given_up.end(EndedBy::Close, None, out);
-                }
-            }
-            return self.settle_unplugged(out);
-        }
-        if let Some((_, detached)) =
-            self.unplugged.take_if(|(unplugged, _)| by == By::Attach && *unplugged == mac)
+        if self.interface(mac, out).opening(by).is_none()
+            && let Some((_, detached)) =
+                self.unplugged.take_if(|(unplugged, _)| by == By::Attach && *unplugged == mac)
         {
             return self.reattached(entry, mac, &detached, out);
         }
-        let interface = self.interface(mac, out);
-        if by == By::Start || interface.plugged() == 0 {
-            interface.operations.push(Operation::bare(phase));
-        }
-        let text = format!("QEMU got {mac}, and no open of a device is told for it");
-        out.say(FindingKind::GrantWithoutOpen, entry, text);
         self.settle_unplugged(out);
+        let interface = self.interface(mac, out);
+        let Some(at) = interface.opening(by) else {
+            if by == By::Start || interface.plugged() == 0 {
+                interface.operations.push(Operation::bare(phase));
+            }
+            let text = format!("QEMU got {mac}, and no open of a device is told for it");
+            return out.say(FindingKind::GrantWithoutOpen, entry, text);
+        };
+        interface.operations[at].grant(phase, entry, pid, certainty);
+        if by == By::Attach {
+            interface.operations[at].tell_unknown(out);
+            // Tries before it, of which no record tells the end.
+            let given_up = |operation: &mut Operation| operation.phase == Phase::Opening;
+            for given_up in interface.operations.extract_if(..at, given_up) {
+                given_up.end(EndedBy::Close, None, out);
+            }
+        }
     }
 
     /// The interface that was told as unplugged never was.
@@ -174,12 +169,8 @@ impl Guest {
             By::Attach => (FindingKind::AttachFailed, "plugged in"),
         };
         out.say(kind, entry, format!("{mac} could not be {what}{}", why(entry)));
-        let Some(interface) = self.interfaces.get_mut(&mac) else { return };
-        let opening = match by {
-            By::Start => interface.first_opening(),
-            By::Attach => interface.last_opening(),
-        };
-        let Some(at) = opening else { return };
+        let Some(interface) = self.interfaces.get_mut(mac) else { return };
+        let Some(at) = interface.opening(by) else { return };
         let operations = &mut interface.operations;
         if operations[at].closes_follow() {
             operations[at].phase = Phase::Refused;
@@ -211,7 +202,7 @@ impl Guest {
         }
         if !forced {
             self.unplugged = Some((mac, proof));
-        } else if let Some(interface) = self.interfaces.get_mut(&mac) {
+        } else if let Some(interface) = self.interfaces.get_mut(mac) {
             let whose = Whose { host: &self.host, guest: &self.id };
             interface.release(whose, mac, cause, &proof, out);
         }
@@ -220,7 +211,7 @@ impl Guest {
     pub(crate) fn detach_failed(&mut self, entry: &Claim<'_>, mac: MacAddr, out: &mut Out) {
         self.settle_unplugged(out);
         out.say(FindingKind::DetachFailed, entry, format!("{mac} could not be unplugged{}", why(entry)));
-        if let Some(interface) = self.interfaces.get_mut(&mac) {
+        if let Some(interface) = self.interfaces.get_mut(mac) {
             interface.end_closed(EndedBy::Close, Some(&entry.proof()), out);
         }
     }
@@ -271,12 +262,12 @@ impl Guest {
 
     /// Whether a record that names a device means one of this guest's.
     pub(crate) fn knows(&self, mac: MacAddr, device: &Device, queue: Option<u32>) -> bool {
-        self.interfaces.get(&mac).is_some_and(|interface| interface.find(device, queue).is_some())
+        self.interfaces.get(mac).is_some_and(|interface| interface.find(device, queue).is_some())
     }
 
     /// The record by which QEMU got an interface that it has.
     pub(crate) fn grant_of(&self, mac: MacAddr) -> Option<&Proof> {
-        let operations = &self.interfaces.get(&mac)?.operations;
+        let operations = &self.interfaces.get(mac)?.operations;
         let drafts = operations.iter().filter(|operation| operation.is_plugged()).flat_map(|o| &o.drafts);
         drafts.filter_map(|draft| draft.holding.proof.last()).next()
     }
@@ -289,7 +280,7 @@ impl Guest {
     /// What was unplugged did end: no attach followed at once.
     pub(crate) fn settle_unplugged(&mut self, out: &mut Out) {
         let Some((mac, at)) = self.unplugged.take() else { return };
-        let Some(interface) = self.interfaces.get_mut(&mac) else { return };
+        let Some(interface) = self.interfaces.get_mut(mac) else { return };
         let whose = Whose { host: &self.host, guest: &self.id };
         interface.release(whose, mac, EndedBy::Detach, &at, out);
         self.tidy(mac, &|| at.clone(), out);
@@ -297,21 +288,21 @@ impl Guest {
 
     /// Forgets what is over of an interface, and tells the host's index of MACs what changed.
     pub(crate) fn tidy(&mut self, mac: MacAddr, at: &dyn Fn() -> Proof, out: &mut Out) {
-        let Some(interface) = self.interfaces.get_mut(&mac) else { return };
+        let Some(interface) = self.interfaces.get_mut(mac) else { return };
         interface.tidy();
         let whose = Whose { host: &self.host, guest: &self.id };
         interface.list(whose, mac, at, out);
         if interface.operations.is_empty() {
-            self.interfaces.remove(&mac);
+            self.interfaces.remove(mac);
         }
     }
 
     /// The same for all interfaces, after what is told of the guest as a whole.
     pub(crate) fn tidy_all(&mut self, at: &dyn Fn() -> Proof, out: &mut Out) {
         let whose = Whose { host: &self.host, guest: &self.id };
-        self.interfaces.retain(|mac, interface| {
+        self.interfaces.retain_mut(|mac, interface| {
             interface.tidy();
-            interface.list(whose, *mac, at, out);
+            interface.list(whose, mac, at, out);
             !interface.operations.is_empty()
         });
     }

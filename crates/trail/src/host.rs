@@ -247,8 +247,7 @@ impl Host {
 /// What is in the making of an open that a record told not long ago.
 fn opened_by<'a>(guests: &'a mut HashMap<Uuid, Lives>, record: &Recent) -> Option<&'a mut Draft> {
     let interfaces = guests.get_mut(&record.guest)?.iter_mut().map(|guest| &mut guest.interfaces);
-    let operations =
-        interfaces.filter_map(|all| all.get_mut(&record.mac)).flat_map(|one| &mut one.operations);
+    let operations = interfaces.filter_map(|all| all.get_mut(record.mac)).flat_map(|one| &mut one.operations);
     operations
         .flat_map(|operation| &mut operation.drafts)
         .find(|draft| draft.holding.opened == Some(record.time) && draft.holding.device.kind == record.kind)

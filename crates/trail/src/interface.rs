@@ -3,6 +3,7 @@
 use taptrail_record::{Device, MacAddr};
 
 use crate::draft::Draft;
+use crate::guest::By;
 use crate::operation::{Operation, Phase};
 use crate::out::{Out, Whose};
 use crate::{EndedBy, FindingKind, Proof};
@@ -28,6 +29,9 @@ impl Interface {
     pub(crate) fn current(&mut self, takes: impl Fn(&Operation) -> bool, out: &mut Out) -> &mut Operation {
         if !self.operations.last().is_some_and(takes) {
             self.make_room(out);
+            if self.operations.is_empty() {
+                self.operations.reserve_exact(1);
+            }
             self.operations.push(Operation::new(Phase::Opening));
         }
         let newest = self.operations.len() - 1;
@@ -52,14 +56,13 @@ impl Interface {
     }
 
     /// The operation whose opens a grant or refusal means. At a start all interfaces are opened first,
-    /// and given in the same order.
-    pub(crate) fn first_opening(&self) -> Option<usize> {
-        self.operations.iter().position(|operation| operation.phase == Phase::Opening)
-    }
-
-    /// The same for a hot-plug, which is of what was opened last.
-    pub(crate) fn last_opening(&self) -> Option<usize> {
-        self.operations.iter().rposition(|operation| operation.phase == Phase::Opening)
+    /// and given in the same order; a hot-plug is of what was opened last.
+    pub(crate) fn opening(&self, by: By) -> Option<usize> {
+        let opening = |operation: &Operation| operation.phase == Phase::Opening;
+        match by {
+            By::Start => self.operations.iter().position(opening),
+            By::Attach => self.operations.iter().rposition(opening),
+        }
     }
 
     /// Those that a detach may mean which names no device.

@@ -55,6 +55,7 @@ mod guest;
 mod holding;
 mod host;
 mod interface;
+mod interfaces;
 mod kernel_opens;
 mod life;
 mod lives;
@@ -64,6 +65,7 @@ mod out;
 mod proof;
 #[cfg(test)]
 mod properties;
+mod queues;
 mod report;
 mod serials;
 mod time;

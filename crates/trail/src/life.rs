@@ -16,7 +16,7 @@ impl Guest {
         (self.running, self.from_start) = (true, true);
         self.pid = pid;
         let proof = entry.proof();
-        for interface in self.interfaces.values_mut() {
+        for (_, interface) in self.interfaces.iter_mut() {
             // Before a guest runs there is no hot-plug: what its start did not give it, nobody will.
             let missed =
                 |operation: &mut Operation| operation.phase == Phase::Opening && !operation.closes_follow();
@@ -41,13 +41,13 @@ impl Guest {
         self.settle_unplugged(out);
         let proof = entry.proof();
         let mut cancelled = false;
-        for (mac, interface) in &mut self.interfaces {
+        for (mac, interface) in self.interfaces.iter_mut() {
             for mut operation in interface.operations.extract_if(.., |o| o.phase != Phase::Granted) {
                 if operation.phase == Phase::Booted && !operation.was_seen() {
                     cancelled = true;
                     let name = &entry.record.guest.name;
                     let text = format!("{mac} is told as started, but guest '{name}' did not start");
-                    out.say_for(FindingKind::FalseStart, entry, Some(*mac), text);
+                    out.say_for(FindingKind::FalseStart, entry, Some(mac), text);
                     operation.drafts.iter_mut().for_each(|draft| draft.withdraw());
                 }
                 operation.end(EndedBy::Stop, Some(&proof), out);
@@ -56,7 +56,7 @@ impl Guest {
             interface.end_closed(EndedBy::Stop, Some(&proof), out);
         }
         self.tidy_all(&|| entry.proof(), out);
-        self.running = self.interfaces.values().flat_map(|i| &i.operations).any(Operation::is_plugged);
+        self.running = self.interfaces.iter().flat_map(|i| &i.operations).any(Operation::is_plugged);
         if !cancelled {
             let text =
                 format!("{} did not start ({}){}", whose(entry), reason(&entry.record.event), why(entry));
@@ -88,7 +88,7 @@ impl Guest {
         self.settle_unplugged(out);
         (self.running, self.pid) = (false, None);
         let proof = entry.proof();
-        for interface in self.interfaces.values_mut() {
+        for (_, interface) in self.interfaces.iter_mut() {
             let old = |operation: &mut Operation| matches!(operation.phase, Phase::Granted | Phase::Refused);
             for operation in interface.operations.extract_if(.., old) {
                 lost(operation, EndedBy::Restart, &proof, out);

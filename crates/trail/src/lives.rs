@@ -91,6 +91,7 @@ impl Lives {
     /// apart until a hot-plug or a start tells.
     pub(crate) fn of(&mut self, entry: &Claim<'_>, daemons: &mut Daemons, out: &mut Out) -> usize {
         let Some(newest) = self.guests.len().checked_sub(1) else {
+            self.guests.reserve_exact(1);
             self.guests.push(Guest::new(entry, false));
             return 0;
         };

@@ -36,7 +36,9 @@ pub(crate) enum Phase {
 /// Two records of one open come at once; farther apart they are two tries.
 const ONE_TRY: SignedDuration = SignedDuration::from_secs(1);
 
-/// An interface has a backend and an accelerator; what is beyond this is another try.
+/// An interface has a backend and an accelerator.
+const USUAL_DEVICES: usize = 2;
+/// What is beyond this is another try.
 const MOST_DEVICES: usize = 8;
 
 impl Operation {
@@ -78,6 +80,9 @@ impl Operation {
             && let Some((_, failed)) = self.failed.iter().find(same)
         {
             return contradicted(draft, failed, out);
+        }
+        if self.drafts.is_empty() {
+            self.drafts.reserve_exact(USUAL_DEVICES);
         }
         self.drafts.push(draft);
     }
@@ -196,7 +201,7 @@ impl Operation {
 fn contradicted(mut draft: Draft, other: &Proof, out: &mut Out) {
     draft.doubt(Certainty::Doubtful);
     draft.prove(other);
-    draft.holding.proof.sort_by_key(|proof| (proof.time, proof.serial, proof.line));
+    draft.holding.proof.sort_by_key(Proof::order);
     let text = format!(
         "The open of {} for {} is told both as failed and as done",
         named(&draft.holding.device),

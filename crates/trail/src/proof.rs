@@ -22,6 +22,12 @@ impl Proof {
     /// it began, the last how it ended.
     pub const KEPT: usize = 16;
 
+    /// Where it belongs among others of its host: many share one tick of the kernel's clock, and of those
+    /// the serial numbers tell.
+    pub fn order(&self) -> (Timestamp, Option<u32>, u64) {
+        (self.time, self.serial, self.line)
+    }
+
     pub(crate) fn add(self, to: &mut Vec<Self>) {
         if to.last() == Some(&self) {
             return;

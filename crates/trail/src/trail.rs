@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use crate::host::Host;
 use crate::out::Out;
-use crate::{Content, Entry, Finding, Holding, Input, Report};
+use crate::{Content, Entry, Finding, Holding, Input, Proof, Report};
 
 /// Reads records in their order and tells who held what.
 ///
@@ -71,7 +71,7 @@ impl Trail {
             host.finish(&mut self.out);
         }
         let Out { mut holdings, findings, .. } = self.out;
-        holdings.sort_by_key(|holding| (holding.opened, holding.proof.first().map(|proof| proof.line)));
+        holdings.sort_by_key(|holding| (holding.opened, holding.proof.first().map(Proof::order)));
         Report { holdings, findings, input: Input { records: self.records, ..Input::default() } }
     }
 }

@@ -47,14 +47,17 @@ fn ended(holding: &Holding, clock: &Clock) -> Option<String> {
         EndedBy::Reboot => "the host started anew, and no record tells the guest's end before",
         EndedBy::PidReused => "its process id is another guest's by then, and no record tells its end",
     });
-    let at = holding.released.map(|at| clock.after(holding.opened, Some(at)));
+    let at = holding.released.map(|at| match holding.certainty {
+        Certainty::Ambiguous => format!("by {} at the latest", clock.after(holding.opened, Some(at))),
+        _ => format!("at {}", clock.after(holding.opened, Some(at))),
+    });
     match (holding.state, at, by) {
         (State::Held, ..) => Some("It is held still: no record tells of an end.".to_owned()),
-        (State::Released, Some(at), Some(by)) => Some(format!("Released by {at}: {by}.")),
-        (State::Released, Some(at), None) => Some(format!("Released by {at}.")),
-        (State::Released, None, Some(by)) => Some(format!("Released, at a time that is not told: {by}.")),
-        (State::Released, None, None) => Some("Released, at a time that is not told.".to_owned()),
-        (_, Some(at), _) => Some(format!("Closed at {at}.")),
+        (State::Released, at, by) => {
+            let at = at.unwrap_or_else(|| "at a time that is not told".to_owned());
+            Some(format!("Released {at}{}{}.", if by.is_some() { ": " } else { "" }, by.unwrap_or_default()))
+        }
+        (_, Some(at), _) => Some(format!("Closed {at}.")),
         (_, None, _) => None,
     }
 }

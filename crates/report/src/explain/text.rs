@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 
 use taptrail_trail::{Finding, Holding, Proof};
@@ -41,8 +41,11 @@ struct Page<'a> {
     style: &'a Style,
     lines: &'a Lines<'a>,
     /// The lines shown of this interface already.
-    shown: HashSet<(&'a str, u64)>,
+    shown: HashSet<Place<'a>>,
 }
+
+/// A line of a source.
+type Place<'a> = (&'a str, u64);
 
 impl<'a> Page<'a> {
     fn interface(&mut self, interface: &'a Interface) {
@@ -57,16 +60,31 @@ impl<'a> Page<'a> {
             (None, None) => format!("The whole of {host}"),
         };
         self.line(0, &head, true);
-        for holding in &interface.holdings {
-            self.holding(holding);
-        }
+        // A finding stands with the first holding that the same line shows.
+        let mut findings: HashMap<Place<'a>, Vec<&'a Finding>> = HashMap::new();
+        let mut elsewhere = Vec::new();
         for finding in &interface.findings {
-            self.finding(finding);
+            match finding.proof.last() {
+                Some(last) => findings.entry((&last.source, last.line)).or_default().push(finding),
+                None => elsewhere.push(finding),
+            }
+        }
+        for holding in &interface.holdings {
+            let here = |proof: &'a Proof| findings.remove(&(&*proof.source, proof.line)).unwrap_or_default();
+            let with: Vec<_> = holding.proof.iter().flat_map(here).collect();
+            self.holding(holding, &with);
+        }
+        elsewhere.extend(findings.into_values().flatten());
+        elsewhere.sort_by_key(|finding| finding.time);
+        for finding in elsewhere {
+            self.text.push('\n');
+            self.finding(2, finding);
+            self.proof(&finding.proof);
         }
         self.text.push('\n');
     }
 
-    fn holding(&mut self, holding: &'a Holding) {
+    fn holding(&mut self, holding: &'a Holding, findings: &[&'a Finding]) {
         let device = &holding.device;
         let mut named = vec![device.kind.to_string()];
         named.extend(device.dev.as_deref().map(|dev| shown(dev).into_string()));
@@ -77,19 +95,20 @@ impl<'a> Page<'a> {
         for told in sentences::of(holding, &self.clock) {
             self.line(4, &told, false);
         }
-        self.proof(&holding.proof);
+        for finding in findings {
+            self.finding(4, finding);
+        }
+        let all = holding.proof.iter().chain(findings.iter().flat_map(|finding| &finding.proof));
+        let mut told = HashSet::new();
+        self.proof(all.filter(|proof| told.insert((&proof.source, proof.line))));
     }
 
-    fn finding(&mut self, finding: &'a Finding) {
-        let head = format!("Finding: {}", finding.kind.as_str());
-        self.text.push('\n');
-        self.line(2, &head, true);
-        let told = format!("{}: {}", self.clock.full(finding.time), sentence(finding));
-        self.line(4, &told, false);
-        self.proof(&finding.proof);
+    fn finding(&mut self, indent: usize, finding: &'a Finding) {
+        let (kind, at) = (finding.kind.as_str(), self.clock.full(finding.time));
+        self.line(indent, &format!("Finding {kind} at {at}: {}.", sentence(finding)), false);
     }
 
-    fn proof(&mut self, proof: &'a [Proof]) {
+    fn proof(&mut self, proof: impl IntoIterator<Item = &'a Proof>) {
         for proof in proof {
             // Writing to a String can't fail.
             let _ = writeln!(self.text, "    {}", place(proof));

@@ -70,7 +70,7 @@ fn resource(text: &[u8]) -> Option<(&[u8], bool)> {
     Some((kind, words.next().is_some()))
 }
 
-/// A host's name as a line gives it.
+/// A host's name as a line gives it. No longer one is a name (RFC 1035, 2.3.4).
 pub(super) fn host(name: &[u8]) -> Option<CompactString> {
-    (!name.is_empty()).then(|| CompactString::from_utf8_lossy(name))
+    matches!(name.len(), 1..=255).then(|| CompactString::from_utf8_lossy(name))
 }

@@ -10,6 +10,10 @@ use taptrail_report::{DeviceFilter, Style, Subject};
 use taptrail_trail::FindingKind;
 use uuid::Uuid;
 
+const INPUT: &str = "Input";
+const ASKED: &str = "What is asked for";
+const SHOWN: &str = "How it is shown";
+
 /// What stands below each question's own examples.
 macro_rules! with_notes {
     ($examples:literal) => {
@@ -45,11 +49,11 @@ pub(crate) struct Trail {
     pub(crate) times: Times,
 
     /// Only what was held at this time, and the findings that concern it
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", help_heading = ASKED)]
     pub(crate) at: Option<String>,
 
     /// Only what is held as the trail ends, and the findings that concern it
-    #[arg(long)]
+    #[arg(long, help_heading = ASKED)]
     pub(crate) held: bool,
 
     #[command(flatten)]
@@ -69,18 +73,18 @@ pub(crate) struct Trail {
 pub(crate) struct Who {
     /// A path (/dev/tap198), the host's interface (vnet0, macvtap4), a device number (0A:C8), a kind (tun,
     /// macvtap, vhost-net), or a guest's MAC
-    #[arg(value_name = "DEVICE|MAC")]
+    #[arg(value_name = "DEVICE|MAC", help_heading = None::<&'static str>)]
     pub(crate) what: Target,
 
     #[command(flatten)]
     pub(crate) sources: Sources,
 
     /// Who held it at this time; without, all that ever did
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", help_heading = ASKED)]
     pub(crate) at: Option<String>,
 
     /// Only on this host
-    #[arg(long, value_name = "HOST")]
+    #[arg(long, value_name = "HOST", help_heading = ASKED)]
     pub(crate) node: Option<String>,
 
     #[command(flatten)]
@@ -100,26 +104,26 @@ pub(crate) struct Who {
 )]
 pub(crate) struct Explain {
     /// An interface's MAC, or a guest's name or uuid
-    #[arg(value_name = "MAC|GUEST", value_parser = subject)]
+    #[arg(value_name = "MAC|GUEST", help_heading = None::<&'static str>, value_parser = subject)]
     pub(crate) what: Subject,
 
     #[command(flatten)]
     pub(crate) sources: Sources,
 
     /// Only what was held at this time
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", help_heading = ASKED)]
     pub(crate) at: Option<String>,
 
     /// Only on this host
-    #[arg(long, value_name = "HOST")]
+    #[arg(long, value_name = "HOST", help_heading = ASKED)]
     pub(crate) node: Option<String>,
 
     /// How to tell it
-    #[arg(long, value_enum, default_value_t = Page::Table)]
+    #[arg(long, value_enum, default_value_t = Page::Table, help_heading = SHOWN)]
     pub(crate) format: Page,
 
     /// Times in UTC, those shown and those given without a zone
-    #[arg(long)]
+    #[arg(long, help_heading = SHOWN)]
     pub(crate) utc: bool,
 }
 
@@ -137,7 +141,7 @@ pub(crate) struct Findings {
     pub(crate) sources: Sources,
 
     /// Only of this kind; may be given several times
-    #[arg(long, value_name = "KIND", value_parser = kinds())]
+    #[arg(long, value_name = "KIND", help_heading = ASKED, value_parser = kinds())]
     pub(crate) kind: Vec<FindingKind>,
 
     #[command(flatten)]
@@ -152,14 +156,19 @@ pub(crate) struct Findings {
 
 /// What is read.
 #[derive(Debug, Args)]
+#[command(next_help_heading = INPUT)]
 pub(crate) struct Sources {
     /// Audit logs, directories of them, or - for standard input; without, this host's own
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "FILE", help_heading = None::<&'static str>)]
     pub(crate) files: Vec<PathBuf>,
 
-    /// The host that lines without a node= speak of; this one when left out
+    /// The host of lines that name none; without, '?' for files and this one for its own
     #[arg(long, value_name = "NAME")]
     pub(crate) host: Option<String>,
+
+    /// This host's audit log, where auditd.conf does not say
+    #[arg(long, value_name = "PATH", env = "TAPTRAIL_AUDIT_LOG", hide_env_values = true)]
+    pub(crate) audit_log: Option<PathBuf>,
 
     /// Say on standard error how much was read, and how fast
     #[arg(long)]
@@ -168,6 +177,7 @@ pub(crate) struct Sources {
 
 /// About whom and what.
 #[derive(Debug, Args)]
+#[command(next_help_heading = ASKED)]
 pub(crate) struct Selection {
     /// Only of the guest of exactly this name
     #[arg(long, value_name = "NAME")]
@@ -192,6 +202,7 @@ pub(crate) struct Selection {
 
 /// From when to when.
 #[derive(Debug, Args)]
+#[command(next_help_heading = ASKED)]
 pub(crate) struct Times {
     /// Only what was not over before
     #[arg(long, value_name = "TIME")]
@@ -204,6 +215,7 @@ pub(crate) struct Times {
 
 /// How it is shown.
 #[derive(Debug, Clone, Copy, Args)]
+#[command(next_help_heading = SHOWN)]
 pub(crate) struct Output {
     /// How to show it
     #[arg(long, value_enum, default_value_t = Format::Table)]
@@ -218,7 +230,7 @@ pub(crate) struct Output {
 pub(crate) enum Format {
     /// For people
     Table,
-    /// For programs: one object with holdings, findings and input
+    /// For programs: one object with holdings (not of `findings`), findings and input
     Json,
     /// For programs: an object on each line, {"holding": …}, {"finding": …} and last {"input": …}; a holding
     /// as soon as it is over

@@ -84,7 +84,7 @@ pub(crate) fn explain(arguments: &Explain, dirs: &Dirs) -> Done {
         Answer::Whole(answer) => answer,
     };
     let explanation = explainer.finish(answer.stats.input);
-    let lines = crate::reading::lines(explanation.proofs(), dirs);
+    let lines = crate::reading::again(explanation.proofs());
     let line = |proof: &taptrail_trail::Proof| lines.get(proof);
     let style = style(arguments.utc);
     print(&match arguments.format {

@@ -7,11 +7,12 @@ use std::time::Instant;
 
 use taptrail_guest::Dirs;
 use taptrail_report::{Stats, Take, Unreadable, warnings};
+use taptrail_source::{Outcome, SourceError};
 use taptrail_trail::{Content, Entry, Trail};
 
 use crate::cli::Sources;
 use crate::output::Failure;
-use crate::reading::{self, Read};
+use crate::reading;
 
 /// Reads a trail and gives what it tells away at once, so that memory does not grow with it.
 pub(super) struct Teller<'a, T: Take> {
@@ -34,7 +35,7 @@ pub(super) struct Whole {
     pub(super) stats: Stats,
     unreadable: Vec<Unreadable>,
     notes: Vec<String>,
-    failures: Vec<anyhow::Error>,
+    failed: Vec<SourceError>,
 }
 
 impl<'a, T: Take> Teller<'a, T> {
@@ -57,9 +58,16 @@ impl<'a, T: Take> Teller<'a, T> {
             Err(error) if gone(&error) => return Ok(Answer::Cut),
             written => written.map_err(self::unwritten)?,
         }
-        let Read { input, unreadable, notes, failures } = read;
+        let Outcome { input, unreadable, notes, failed } = read;
+        let located = |line: taptrail_source::Unreadable| Unreadable {
+            source: line.source,
+            line: line.line,
+            reason: line.reason,
+        };
+        let unreadable = unreadable.into_iter().map(located).collect();
+        let notes = notes.iter().map(ToString::to_string).collect();
         let stats = Stats { input, used: self.used, foreign: self.foreign, took: begun.elapsed() };
-        Ok(Answer::Whole(Box::new(Whole { stats, unreadable, notes, failures })))
+        Ok(Answer::Whole(Box::new(Whole { stats, unreadable, notes, failed })))
     }
 
     fn feed(&mut self, entry: &Entry) -> io::Result<()> {
@@ -86,15 +94,16 @@ impl Whole {
     /// is that of the reading.
     pub(super) fn say(&self, stats: bool) -> ExitCode {
         let mut text = String::new();
-        for failure in &self.failures {
-            text.push_str(&format!("{failure:#}\n"));
+        for failure in &self.failed {
+            text.push_str(&taptrail_guest::chain(failure));
+            text.push('\n');
         }
         text.push_str(&warnings(&self.unreadable, self.stats.input.unreadable, &self.notes));
         let text: String = text.lines().flat_map(|line| ["taptrail: ", line, "\n"]).collect();
         let stats = if stats { self.stats.text() } else { String::new() };
         // Nobody is left to tell when this fails.
         let _ = write!(io::stderr(), "{text}{stats}");
-        if self.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(Failure::INPUT) }
+        if self.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(Failure::INPUT) }
     }
 }
 

@@ -1,53 +1,71 @@
-use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use taptrail_guest::Dirs;
-use taptrail_ledger::{Ledger, LedgerError};
+use taptrail_ledger::{Ledger, LedgerError, Records, StoredRecord};
 use taptrail_record::{RecordType, parse_text};
+use taptrail_source::Input;
 use taptrail_trail::{Content, Entry};
 
-use super::{Read, Taker};
+/// A ledger to be read.
+pub(super) fn input(path: PathBuf, host: &Arc<str>) -> Result<Input, LedgerError> {
+    let name: Arc<str> = path.display().to_string().into();
+    let records = Ledger::open_file_to_read(path)?.into_records();
+    let rows = Rows { records, host: Arc::clone(host), source: Arc::clone(&name), boot: None, next: None };
+    Ok(Input::Rows { name, rows: Box::new(rows) })
+}
 
-/// Reads this host's ledger.
-pub(super) fn read(
-    dirs: &Dirs,
-    host: &Arc<str>,
-    read: &mut Read,
-    take: &mut Taker<'_>,
-) -> Result<(), LedgerError> {
-    let ledger = Ledger::open_to_read(&dirs.state)?;
-    let source: Arc<str> = Ledger::file(&dirs.state).display().to_string().into();
-    read.input.files += 1;
-    read.input.bytes += ledger.bytes();
-    let mut going = ControlFlow::Continue(());
-    ledger.records(|stored| {
-        if going.is_break() {
-            return;
-        }
-        read.input.lines += 1;
-        let stored = match stored {
-            Ok(stored) => stored,
-            Err(error) => {
-                read.unreadable(&source, read.input.lines, taptrail_guest::chain(&error));
-                return;
-            }
+/// A ledger's rows as entries.
+struct Rows {
+    records: Records,
+    host: Arc<str>,
+    source: Arc<str>,
+    /// The boot of the row before.
+    boot: Option<String>,
+    /// What comes after the boot that was told instead of it.
+    next: Option<Entry>,
+}
+
+impl Rows {
+    fn entry(&mut self, stored: StoredRecord) -> Result<Option<Entry>, String> {
+        let read = parse_text(RecordType(stored.kind), stored.text.as_bytes());
+        let Some(record) = read.map_err(|error| error.to_string())? else { return Ok(None) };
+        let entry = Entry {
+            host: Arc::clone(&self.host),
+            time: stored.time,
+            serial: stored.serial,
+            writer: Some(stored.supervisor),
+            source: Arc::clone(&self.source),
+            line: u64::try_from(stored.id).unwrap_or_default(),
+            content: Content::Record(record),
         };
-        let line = u64::try_from(stored.id).unwrap_or_default();
-        match parse_text(RecordType(stored.kind), stored.text.as_bytes()) {
-            Ok(Some(record)) => {
-                read.input.records += 1;
-                going = take(&Entry {
-                    host: Arc::clone(host),
-                    time: stored.time,
-                    serial: stored.serial,
-                    source: Arc::clone(&source),
-                    line,
-                    writer: None,
-                    content: Content::Record(record),
-                });
-            }
-            Ok(None) => {}
-            Err(error) => read.unreadable(&source, line, error),
+        let before = self.boot.replace(stored.boot_id);
+        if before.is_some() && before != self.boot {
+            // The ledger knows of which boot each row is: the host started anew between.
+            let boot = Entry { content: Content::Boot, serial: None, writer: None, ..entry.clone() };
+            self.next = Some(entry);
+            return Ok(Some(boot));
         }
-    })
+        Ok(Some(entry))
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Result<Entry, String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(entry) = self.next.take() {
+            return Some(Ok(entry));
+        }
+        loop {
+            let stored = match self.records.next()? {
+                Ok(stored) => stored,
+                Err(error) => return Some(Err(taptrail_guest::chain(&error))),
+            };
+            match self.entry(stored) {
+                Ok(Some(entry)) => return Some(Ok(entry)),
+                Ok(None) => {}
+                Err(reason) => return Some(Err(reason)),
+            }
+        }
+    }
 }

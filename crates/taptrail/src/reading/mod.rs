@@ -1,97 +1,114 @@
 //! Files, standard input and the ledger into entries.
 
+mod again;
 mod ledger;
-mod lines;
-mod plain;
+mod progress;
 
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::Read as _;
+use std::num::NonZero;
+use std::path::Path;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use taptrail_guest::Dirs;
-use taptrail_report::Unreadable;
-use taptrail_trail::{Entry, Input};
+use taptrail_ledger::Ledger;
+use taptrail_source::{Input, Options, Outcome, SourceError, Take};
 
-pub(crate) use self::lines::lines;
+pub(crate) use self::again::again;
 use crate::cli::Sources;
 use crate::output::Failure;
 
-/// How many unreadable lines are told one by one.
-const TOLD: usize = 20;
+/// The host of lines in files that name none: who knows where they come from?
+const NOWHERE: &str = "?";
 
-/// What was read.
-#[derive(Debug, Default)]
-pub(crate) struct Read {
-    pub(crate) input: Input,
-    /// The first lines that could not be read.
-    pub(crate) unreadable: Vec<Unreadable>,
-    /// What had to be taken for granted.
-    pub(crate) notes: Vec<String>,
-    /// Files that could not be read, or not to their end.
-    pub(crate) failures: Vec<anyhow::Error>,
-}
+/// What every SQLite database begins with (its file format, section 1.3).
+const SQLITE: &[u8] = b"SQLite format 3\0";
 
-impl Read {
-    fn unreadable(&mut self, source: &Arc<str>, line: u64, reason: impl ToString) {
-        self.input.unreadable += 1;
-        if self.unreadable.len() < TOLD {
-            self.unreadable.push(Unreadable { source: Arc::clone(source), line, reason: reason.to_string() });
+/// Gives each entry of the sources to `take`, in the order of their times.
+///
+/// # Errors
+///
+/// There is nothing to read. What of several sources can't be read is in the outcome.
+pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut Take<'_>) -> Result<Outcome, Failure> {
+    let this = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let own = sources.files.is_empty();
+    let host = sources.host.clone().unwrap_or_else(|| if own { this() } else { NOWHERE.to_owned() });
+    let host: Arc<str> = host.into();
+    let mut failed = Vec::new();
+    let inputs = if own {
+        own_inputs(sources, dirs, &host, &mut failed)?
+    } else {
+        let mut inputs = Vec::new();
+        for file in &sources.files {
+            match given(file, &host) {
+                Ok(more) => inputs.extend(more),
+                Err(error) => failed.push(error),
+            }
         }
-    }
-}
-
-/// Takes entries, one at a time, until it breaks off.
-pub(crate) type Taker<'a> = dyn FnMut(&Entry) -> ControlFlow<()> + 'a;
-
-/// Gives each entry of the sources to `take`, those of one host in their order.
-pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut Taker<'_>) -> Result<Read, Failure> {
-    let mut read = Read::default();
-    let host: Arc<str> = match &sources.host {
-        Some(host) => host.as_str().into(),
-        None => rustix::system::uname().nodename().to_string_lossy().into(),
+        inputs
     };
-    if sources.files.is_empty() {
-        ledger::read(dirs, &host, &mut read, take).map_err(Failure::input)?;
-        return Ok(read);
-    }
-    for file in &sources.files {
-        let files = match within(file) {
-            Ok(files) => files,
-            Err(error) => {
-                read.failures.push(unread(file, error));
-                continue;
-            }
-        };
-        for file in files {
-            match plain::read(&file, &host, &mut read, take) {
-                Ok(ControlFlow::Continue(())) => {}
-                Ok(ControlFlow::Break(())) => return Ok(read),
-                Err(error) => read.failures.push(unread(&file, error)),
-            }
-        }
-    }
-    Ok(read)
+    let mut progress = progress::Progress::default();
+    let options = Options {
+        host,
+        zone: TimeZone::system(),
+        now: Timestamp::now(),
+        threads: std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN),
+        progress: &mut |done, total| progress.show(done, total),
+    };
+    let mut outcome = taptrail_source::read(inputs, options, take);
+    drop(progress);
+    failed.append(&mut outcome.failed);
+    outcome.failed = failed;
+    Ok(outcome)
 }
 
-fn unread(file: &Path, error: std::io::Error) -> anyhow::Error {
-    anyhow::Error::new(error).context(format!("{} can't be read", file.display()))
+/// This host's audit log and ledger, as far as they are there.
+fn own_inputs(
+    sources: &Sources,
+    dirs: &Dirs,
+    host: &Arc<str>,
+    failed: &mut Vec<SourceError>,
+) -> Result<Vec<Input>, Failure> {
+    let mut inputs = match taptrail_source::host_logs(sources.audit_log.as_deref()) {
+        Ok(logs) => logs,
+        Err(error) => {
+            failed.push(error);
+            Vec::new()
+        }
+    };
+    let ledger = Ledger::file(&dirs.state);
+    match ledger.try_exists() {
+        Ok(false) => {}
+        _ => inputs.push(ledger::input(ledger.clone(), host).map_err(Failure::input)?),
+    }
+    if inputs.is_empty() && failed.is_empty() {
+        let log = taptrail_source::host_log(sources.audit_log.as_deref());
+        return Err(Failure::input(anyhow::anyhow!(
+            "There is no trail on this host: neither {} nor the ledger {} is there; name a FILE to read",
+            log.display(),
+            ledger.display()
+        )));
+    }
+    Ok(inputs)
 }
 
-/// The file itself, or of a directory the audit log and its rotations, oldest first.
-fn within(file: &Path) -> std::io::Result<Vec<PathBuf>> {
-    if !file.is_dir() {
-        return Ok(vec![file.to_owned()]);
+/// What a FILE means: a ledger is told by its first bytes, all else is the source's to know.
+fn given(path: &Path, host: &Arc<str>) -> Result<Vec<Input>, SourceError> {
+    if is_ledger(path) {
+        let input = ledger::input(path.to_owned(), host);
+        return input.map(|input| vec![input]).map_err(|error| SourceError::Open {
+            path: path.to_owned(),
+            source: std::io::Error::other(error),
+        });
     }
-    let mut logs = Vec::new();
-    for entry in file.read_dir()? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let Some(rotation) = name.strip_prefix("audit.log") else { continue };
-        match rotation.strip_prefix('.').map_or(Ok(0), str::parse::<u32>) {
-            Ok(number) => logs.push((std::cmp::Reverse(number), path)),
-            Err(_) => continue,
-        }
-    }
-    logs.sort();
-    Ok(logs.into_iter().map(|(_, path)| path).collect())
+    taptrail_source::expand(path)
+}
+
+fn is_ledger(path: &Path) -> bool {
+    // A pipe's bytes are not to be taken from whoever reads it.
+    let is_file = std::fs::metadata(path).is_ok_and(|about| about.is_file());
+    let mut front = [0; SQLITE.len()];
+    is_file && File::open(path).and_then(|mut file| file.read_exact(&mut front)).is_ok() && front == SQLITE
 }

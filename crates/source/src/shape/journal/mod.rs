@@ -11,7 +11,6 @@ pub(super) mod json;
 
 pub(crate) use export::Export;
 
-use bstr::ByteSlice as _;
 use jiff::Timestamp;
 use taptrail_record::RecordType;
 use taptrail_trail::Content;
