@@ -1,28 +1,17 @@
-//! Lines of any log, in any shape, as anybody may have made them.
+//! A log of any shape, as anybody may have made it: read and told whole.
 //!
-//! No line makes the reader fall, a reason why one can't be read is one line to show, and a record says the
-//! same whichever way it came: audit's own, past its dispatcher, and through syslog.
+//! Reading must not panic, and what is told of a log does not depend on what follows it.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use taptrail_source::fuzz;
+use taptrail_source::fuzzing;
 
 fuzz_target!(|data: &[u8]| {
-    for line in data.split(|&byte| byte == b'\n') {
-        let told = fuzz::line(line);
-        if let Some(Err(reason)) = &told {
-            assert_eq!(reason.lines().count(), 1);
-            assert!(!reason.contains(char::is_control), "{reason}");
-        }
-        if line.starts_with(b"type=") {
-            let dispatched = [b"audispd: ", line].concat();
-            assert_eq!(ok(fuzz::line(&dispatched)), ok(told), "{}", String::from_utf8_lossy(line));
-        }
+    let whole = fuzzing::log(data);
+    if let Some(newline) = data.iter().position(|&byte| byte == b'\n') {
+        let first = fuzzing::log(&data[..=newline]);
+        let told = |entry: &taptrail_trail::Entry| (entry.line, entry.content.clone());
+        assert!(first.iter().map(told).eq(whole.iter().take(first.len()).map(told)));
     }
 });
-
-/// A dispatcher's line is as long as its prefix more, so the reasons may differ.
-fn ok<T, E>(told: Option<Result<T, E>>) -> Option<Option<T>> {
-    told.map(Result::ok)
-}

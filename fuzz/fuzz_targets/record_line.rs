@@ -1,20 +1,90 @@
 //! Lines of an audit log, as anybody may have made them.
 //!
 //! The reader must not panic, and must be of one mind with the writer: what it believes, written and
-//! read again, says the same.
+//! read again, says the same. So it does without its tail; and as `ausearch -i` prints it, where every
+//! name is decoded, it says the same or is refused.
 
 #![no_main]
 
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use taptrail_record::{Line, parse_text};
+use taptrail_record::{
+    Fragment, KernelOpen, Line, Outcome, PathRecord, Record, RecordType, Syscall, foreign, parse_claim,
+    parse_interpreted, parse_text,
+};
 
 fuzz_target!(|data: &[u8]| {
+    let mut opened = None;
     for line in data.split(|&byte| byte == b'\n') {
-        let Ok(line) = Line::parse(line) else { continue };
-        let Ok(Some(record)) = line.record() else { continue };
-        let Ok(text) = record.text(Path::new("/usr/bin/taptrail")) else { continue };
-        assert_eq!(parse_text(record.record_type(), text.as_bytes()), Ok(Some(record)), "{text}");
+        let Ok(line) = Line::parse(line) else {
+            any_text(line);
+            continue;
+        };
+        opened = Syscall::of(&line).or(opened);
+        if let (Some(syscall), Some(path)) = (&opened, PathRecord::of(&line)) {
+            let open = KernelOpen::join(syscall, &path);
+            assert!(open.is_none_or(|open| open.pid == syscall.pid && open.device.rdev == Some(path.rdev)));
+        }
+        any_text(line.text.unwrap_or_default());
+        if let Ok(Some(record)) = line.record() {
+            assert_eq!(foreign(record.record_type(), line.text.unwrap_or_default()), None);
+            believed(&record);
+        }
     }
 });
+
+/// Nothing may panic, whatever the text is.
+fn any_text(text: &[u8]) {
+    for record_type in [RecordType::VIRT_CONTROL, RecordType::VIRT_RESOURCE] {
+        for record in [parse_text(record_type, text), parse_interpreted(record_type, text)] {
+            if let Ok(Some(record)) = record {
+                assert_eq!(record.record_type(), record_type);
+            }
+        }
+        let _ = foreign(record_type, text);
+    }
+    for outcome in [Outcome::Success, Outcome::Failed] {
+        if let Ok(Some(record)) = parse_claim(text, outcome) {
+            assert_eq!(record.outcome, outcome);
+        }
+    }
+    let _ = Fragment::of(text);
+}
+
+fn believed(record: &Record) {
+    let Ok(text) = record.text(Path::new("/usr/bin/taptrail")) else { return };
+    let record_type = record.record_type();
+    assert_eq!(parse_text(record_type, text.as_bytes()).as_ref(), Ok(&Some(record.clone())), "{text}");
+
+    let claim = text.split_once(" exe=").map_or(text.as_str(), |(claim, _)| claim);
+    assert_eq!(parse_claim(claim.as_bytes(), record.outcome).as_ref(), Ok(&Some(record.clone())), "{text}");
+
+    let left = Fragment::of(&text.as_bytes()[..text.len() / 2]);
+    assert!(left.uuid.is_none_or(|uuid| uuid == record.guest.uuid), "{text}");
+    assert!(left.name.is_none_or(|name| name == record.guest.name), "{text}");
+
+    if let Ok(read) = parse_interpreted(record_type, &interpreted(&text)) {
+        assert_eq!(read.as_ref(), Some(record), "{text}");
+    }
+}
+
+/// As `ausearch -i` prints a text of ours, in which no blank is within quotes.
+fn interpreted(text: &str) -> Vec<u8> {
+    let decoded = text.split(' ').map(|word| {
+        let Some((key, value)) = word.split_once('=') else { return word.as_bytes().to_vec() };
+        let value = match value.strip_prefix('"').and_then(|value| value.strip_suffix('"')) {
+            // It does not know this key.
+            _ if key == "dev" => value.as_bytes().to_vec(),
+            Some(quoted) => quoted.as_bytes().to_vec(),
+            None if matches!(key, "vm" | "path" | "exe") => {
+                let digits =
+                    value.as_bytes().chunks_exact(2).map(|pair| str::from_utf8(pair).unwrap_or_default());
+                digits.map(|pair| u8::from_str_radix(pair, 16).unwrap_or_default()).collect()
+            }
+            None => value.as_bytes().to_vec(),
+        };
+        [key.as_bytes(), b"=", &value].concat()
+    });
+    decoded.collect::<Vec<_>>().join(b" ".as_slice())
+}

@@ -37,8 +37,10 @@ impl Fragment {
         let mut name_end = None;
         for pair in Pairs::new(text) {
             let Ok(Pair { key, value, start, end }) = pair else { break };
+            // Hex that ends with the text may go on in what is lost.
+            let string = || value.string().filter(|_| end < text.len() || !matches!(value, Value::Bare(_)));
             if key == b"vm" {
-                let Some(name) = value.string().filter(|name| is_whole(value, name)) else { break };
+                let Some(name) = string().filter(|name| is_encoded(value, name)) else { break };
                 fragment.name = Some(shown(&name));
                 name_end = Some(end);
                 continue;
@@ -58,9 +60,9 @@ impl Fragment {
             }
             match key {
                 b"net" | b"old-net" | b"new-net" => fragment.mac = fragment.mac.or_else(|| mac(value)),
-                b"path" => path = path.or_else(|| value.string().map(|path| shown(&path))),
+                b"path" => path = path.or_else(|| string().map(|path| shown(&path))),
                 b"rdev" => rdev = rdev.or_else(|| whole_rdev(value.bytes())),
-                b"dev" => dev = dev.or_else(|| value.string().map(|dev| shown(&dev))),
+                b"dev" => dev = dev.or_else(|| string().map(|dev| shown(&dev))),
                 _ => {}
             }
         }
@@ -70,14 +72,14 @@ impl Fragment {
 }
 
 /// Whether a name is as libaudit encodes it, and so has an end: it writes hex only where it must.
-fn is_whole(value: Value<'_>, name: &[u8]) -> bool {
+fn is_encoded(value: Value<'_>, name: &[u8]) -> bool {
     !matches!(value, Value::Bare(_)) || crate::encode::needs_hex(name)
 }
 
 /// A device number has two digits at least on either side: with less it is cut.
 fn whole_rdev(text: &[u8]) -> Option<Rdev> {
-    let (major, minor) = (text.iter().position(|&byte| byte == b':')?, text.len());
-    (major >= 2 && minor >= major + 3).then(|| Rdev::from_ascii(text)).flatten()
+    let colon = text.iter().position(|&byte| byte == b':')?;
+    (colon >= 2 && text.len() >= colon + 3).then(|| Rdev::from_ascii(text)).flatten()
 }
 
 #[cfg(test)]
@@ -101,6 +103,9 @@ mod tests {
         assert_eq!(fragment.uuid.unwrap().to_string(), UUID);
         assert_eq!(fragment.mac.unwrap().to_string(), "fa:16:3e:b9:9b:ec");
         assert_eq!(fragment.device, Some(Device::new("/dev/net/tun", Some(Rdev::TUN), None)));
+        let cut = format!("vm=\"i-1\" uuid={UUID} path=2F6465762F20 rdev=0A:C8");
+        assert!(of(&cut).device.is_some());
+        assert_eq!(of(&cut[..cut.find(" rdev").unwrap()]).device, None);
         // One byte less, and the number may be any.
         assert_eq!(of(&text[..text.len() - 1]).device, Some(Device::new("/dev/net/tun", None, None)));
     }

@@ -57,6 +57,7 @@ impl<'a> Line<'a> {
     /// # Errors
     ///
     /// The line is too long, is no audit record, or is cut off.
+    #[inline]
     pub fn parse(line: &'a [u8]) -> Result<Self, ParseError> {
         if line.len() > MAX_LINE {
             return Err(ParseError::TooLong { len: line.len(), max: MAX_LINE });
@@ -99,6 +100,7 @@ impl<'a> Line<'a> {
     /// # Errors
     ///
     /// As [`parse_text`].
+    #[inline]
     pub fn record(&self) -> Result<Option<Record>, ParseError> {
         match (self.record_type, self.text) {
             (Some(record_type), Some(text)) => parse_text(record_type, text),

@@ -11,6 +11,7 @@ use crate::{Device, Event, GuestId, Outcome, ParseError, Record, RecordType, Req
 ///
 /// A record that should tell something but can't be believed: cut off, a pair missing, there twice, or
 /// with a value that is not of its kind.
+#[inline]
 pub fn parse_text(record_type: RecordType, text: &[u8]) -> Result<Option<Record>, ParseError> {
     match record_type {
         RecordType::VIRT_CONTROL => control(text, None),
@@ -48,7 +49,6 @@ pub fn parse_claim(text: &[u8], outcome: Outcome) -> Result<Option<Record>, Pars
     Ok(None)
 }
 
-#[inline]
 fn control(text: &[u8], told: Option<Outcome>) -> Result<Option<Record>, ParseError> {
     let mut claims = Claims::new(text);
     let whole = claims.take_all();
@@ -69,7 +69,6 @@ fn control(text: &[u8], told: Option<Outcome>) -> Result<Option<Record>, ParseEr
     record(&claims, event, outcome)
 }
 
-#[inline]
 fn resource(text: &[u8], told: Option<Outcome>) -> Result<Option<Record>, ParseError> {
     let mut claims = Claims::new(text);
     // Most resources are no network devices, which stands in front and spares reading the rest.

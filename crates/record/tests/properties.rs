@@ -5,86 +5,15 @@
 
 use std::path::Path;
 
+mod strategies;
+
 use proptest::prelude::*;
 use taptrail_record::{
-    Device, Event, GuestId, Line, MacAddr, Outcome, ParseError, Rdev, Reason, Record, RecordType, Requester,
-    parse_text,
+    Fragment, KernelOpen, Line, Outcome, ParseError, PathRecord, RecordType, Syscall, foreign, parse_claim,
+    parse_interpreted, parse_text,
 };
 
-/// Names of every sort: plain, hex-like, imitating pairs and quotes, non-ASCII, with control bytes.
-fn name() -> impl Strategy<Value = String> {
-    prop_oneof![
-        "[a-z][a-z0-9-]{0,20}",
-        "([0-9A-F]{2}){1,8}",
-        Just("x'res=failed'".to_owned()),
-        Just("v'uuid=0".to_owned()),
-        Just("x uuid=00000000-0000-0000-0000-000000000000 res=failed".to_owned()),
-        Just("\" res=failed net=00:00:00:00:00:00".to_owned()),
-        Just("(null)".to_owned()),
-        Just("?".to_owned()),
-        "(vm|net|res|uuid|op| |'|\"|=|\u{1d}|\n|é){0,20}",
-        any::<String>(),
-    ]
-}
-
-fn rdev() -> impl Strategy<Value = Option<Rdev>> {
-    prop_oneof![
-        Just(None),
-        Just(Some(Rdev::TUN)),
-        Just(Some(Rdev::VHOST_NET)),
-        any::<(u32, u32)>().prop_map(|(major, minor)| Some(Rdev { major, minor })),
-    ]
-}
-
-fn device() -> impl Strategy<Value = Device> {
-    let path = prop_oneof![
-        Just("/dev/net/tun".to_owned()),
-        Just("/dev/vhost-net".to_owned()),
-        Just("macvtap0".to_owned()),
-        "/dev/tap[0-9]{1,4}",
-        name(),
-    ];
-    (path, rdev(), proptest::option::of(name())).prop_map(|(path, rdev, dev)| Device::new(path, rdev, dev))
-}
-
-fn event() -> impl Strategy<Value = Event> {
-    let mac = any::<[u8; 6]>().prop_map(MacAddr);
-    let number = proptest::option::of(any::<u32>());
-    let pid = proptest::option::of(1..=u32::MAX);
-    let reason = "[a-z0-9_-]{1,20}".prop_map(|word| word.parse::<Reason>().unwrap());
-    (0..8, mac, device(), number.clone(), number, pid, (reason, any::<bool>())).prop_map(
-        |(which, mac, device, queue, fds, vm_pid, (reason, forced))| match which {
-            0 => Event::Open { mac, device, queue },
-            1 => Event::Close { mac, device, queue },
-            2 => Event::Keep { mac, device, queue, vm_pid },
-            3 => Event::Start { mac, vm_pid, fds },
-            4 => Event::Attach { mac, vm_pid, fds },
-            5 => Event::Detach { mac, vm_pid, fds, forced },
-            6 => Event::GuestStart { reason, vm_pid },
-            _ => Event::GuestStop { reason, vm_pid },
-        },
-    )
-}
-
-fn record() -> impl Strategy<Value = Record> {
-    let requester = proptest::option::of(any::<(u32, u32, u32)>().prop_map(|(uid, auid, pid)| Requester {
-        uid,
-        auid,
-        pid,
-    }));
-    let errno = proptest::option::of(0..4096_i32);
-    (name(), any::<u128>(), event(), any::<bool>(), requester, errno).prop_map(
-        |(name, uuid, event, success, requester, errno)| Record {
-            guest: GuestId { name, uuid: uuid::Uuid::from_u128(uuid) },
-            event,
-            outcome: if success { Outcome::Success } else { Outcome::Failed },
-            requester,
-            errno,
-        },
-    )
-}
-
-const EXE: &str = "/usr/bin/taptrail";
+use strategies::{EXE, record};
 
 proptest! {
     #[test]
@@ -118,10 +47,56 @@ proptest! {
     }
 
     #[test]
+    fn a_claim_without_its_tail_says_the_same(record in record()) {
+        let text = record.text(Path::new(EXE)).unwrap();
+        let claim = &text[..text.rfind(" exe=").unwrap()];
+        prop_assert_eq!(parse_claim(claim.as_bytes(), record.outcome), Ok(Some(record.clone())));
+        prop_assert_eq!(parse_claim(text.as_bytes(), record.outcome), Ok(Some(record.clone())));
+        let other = if record.outcome == Outcome::Success { Outcome::Failed } else { Outcome::Success };
+        prop_assert!(parse_claim(text.as_bytes(), other).is_err());
+        prop_assert_eq!(foreign(record.record_type(), text.as_bytes()), None);
+    }
+
+    #[test]
+    fn what_is_left_of_a_cut_record_names_nothing_else(record in record(), at in any::<prop::sample::Index>()) {
+        let text = record.text(Path::new(EXE)).unwrap();
+        let left = Fragment::of(&text.as_bytes()[..at.index(text.len() + 1)]);
+        prop_assert!(left.uuid.is_none_or(|uuid| uuid == record.guest.uuid));
+        prop_assert!(left.mac.is_none_or(|mac| Some(mac) == record.event.mac()));
+        prop_assert!(left.device.is_none_or(|device| device.path == record.event.device().unwrap().path));
+        prop_assert!(left.name.is_none_or(|name| name == record.guest.name));
+    }
+
+    #[test]
     fn no_bytes_upset_the_reader(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-        let _ = parse_text(RecordType::VIRT_CONTROL, &bytes);
-        let _ = parse_text(RecordType::VIRT_RESOURCE, &bytes);
+        for record_type in [RecordType::VIRT_CONTROL, RecordType::VIRT_RESOURCE] {
+            let _ = parse_text(record_type, &bytes);
+            let _ = parse_interpreted(record_type, &bytes);
+            let _ = foreign(record_type, &bytes);
+        }
+        let _ = parse_claim(&bytes, Outcome::Failed);
+        let _ = Fragment::of(&bytes);
         let _ = Line::parse(&bytes).and_then(|line| line.record());
+    }
+
+    #[test]
+    fn no_damage_to_the_kernels_lines_upsets_the_reader(
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+    ) {
+        let mut lines = [
+            *b"type=SYSCALL msg=audit(1.000:1): arch=c000003e syscall=257 success=yes exit=3 ppid=1 pid=2 exe=\"/a\"",
+            *b"type=PATH msg=audit(1.000:1): item=0 name=\"/dev/net/tun\" mode=020666 rdev=0a:c8 nametype=NORMAL    ",
+        ];
+        for (at, byte) in damage {
+            let at = at.index(lines[0].len() * 2);
+            lines.as_flattened_mut()[at] = byte;
+        }
+        let [syscall, path] = lines.each_ref().map(|line| Line::parse(line));
+        if let (Ok(syscall), Ok(path)) = (syscall, path)
+            && let (Some(syscall), Some(path)) = (Syscall::of(&syscall), PathRecord::of(&path))
+        {
+            let _ = KernelOpen::join(&syscall, &path);
+        }
     }
 
     #[test]

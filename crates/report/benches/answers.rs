@@ -1,11 +1,12 @@
-//! Answers of a size that a year's log gives.
+//! Answers of a size that a year's log gives, in each format.
+
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{Device, GuestId, MacAddr, Rdev};
-use taptrail_report::{Style, trail_table};
-use taptrail_trail::{Certainty, EndedBy, Holding, Proof, Report, State};
+use taptrail_report::{Filter, Format, Sink, Style, Take, Told};
+use taptrail_trail::{Certainty, EndedBy, Holding, Input, Proof, State};
 use uuid::Uuid;
 
 fn holding(number: u32) -> Holding {
@@ -37,18 +38,36 @@ fn holding(number: u32) -> Holding {
 fn answers(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("answers");
     group.sample_size(10);
+    let style = Style { utc: true, ..Style::default() };
+    let formats = [
+        ("table", Format::Table(style)),
+        ("table_80", Format::Table(Style { width: Some(80), ..style })),
+        ("json", Format::Json),
+        ("jsonl", Format::Jsonl),
+        ("csv", Format::Csv),
+    ];
     for count in [10_000, 100_000] {
         group.throughput(Throughput::Elements(u64::from(count)));
-        let report = Report { holdings: (0..count).map(holding).collect(), ..Report::default() };
-        let style = Style { utc: true, ..Style::default() };
-        group.bench_with_input(BenchmarkId::new("table", count), &report, |bencher, report| {
-            bencher.iter(|| trail_table(report, &style));
-        });
-        let narrow = Style { width: Some(80), ..style };
-        group.bench_with_input(BenchmarkId::new("table_80", count), &report, |bencher, report| {
-            bencher.iter(|| trail_table(report, &narrow));
-        });
+        let holdings: Vec<Holding> = (0..count).map(holding).collect();
+        for (name, format) in formats {
+            group.bench_with_input(BenchmarkId::new(name, count), &holdings, |bencher, holdings| {
+                bencher.iter_batched(
+                    || holdings.clone(),
+                    |holdings| answer(holdings, format),
+                    BatchSize::PerIteration,
+                );
+            });
+        }
     }
+}
+
+fn answer(holdings: Vec<Holding>, format: Format) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut sink = Sink::new(Told::Trail, Filter::default(), format, &mut out).unwrap();
+    holdings.into_iter().for_each(|holding| sink.holding(holding).unwrap());
+    sink.finish(Input::default()).unwrap();
+    drop(sink);
+    out
 }
 
 criterion_group!(benches, answers);

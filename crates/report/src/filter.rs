@@ -2,7 +2,7 @@ use std::convert::Infallible;
 use std::str::FromStr;
 
 use jiff::Timestamp;
-use taptrail_record::{Device, DeviceKind, IfName, MacAddr, Rdev};
+use taptrail_record::{Device, DeviceKind, GuestId, IfName, MacAddr, Rdev};
 use taptrail_trail::{Finding, FindingKind, Holding, State};
 use uuid::Uuid;
 
@@ -39,8 +39,8 @@ impl Filter {
     /// Whether a holding is asked for.
     pub fn keeps_holding(&self, holding: &Holding) -> bool {
         let had = matches!(holding.state, State::Held | State::Released);
-        self.is_about(&holding.host, Some((&holding.guest.name, holding.guest.uuid)), Some(holding.mac))
-            && self.device.as_ref().is_none_or(|device| device.matches(&holding.device))
+        let Holding { host, guest, mac, device, .. } = holding;
+        self.is_about(host, Some(guest), Some(*mac), Some(device), false)
             && self.is_within(Span::of(holding))
             && self.at.is_none_or(|at| Span::held(holding).is_some_and(|span| span.contains(at)))
             && (!self.held || holding.state == State::Held)
@@ -49,12 +49,12 @@ impl Filter {
 
     /// Whether a finding is asked for. One that names no guest, interface or device is about none.
     pub fn keeps_finding(&self, finding: &Finding) -> bool {
-        let guest = finding.guest.as_ref().map(|guest| (guest.name.as_str(), guest.uuid));
-        let device = |asked: &DeviceFilter| finding.device.as_ref().is_some_and(|told| asked.matches(told));
-        self.is_about(&finding.host, guest, finding.mac)
-            && self.device.as_ref().is_none_or(device)
-            && self.is_within(Span { from: finding.time, to: finding.time })
-            && (self.kinds.is_empty() || self.kinds.contains(&finding.kind))
+        self.takes(finding, false)
+    }
+
+    /// Whether a finding may concern a holding that is asked for: what it does not name can't part them.
+    pub(crate) fn may_concern(&self, finding: &Finding) -> bool {
+        self.takes(finding, true)
     }
 
     /// Whether it depends on the holdings which findings are asked for: those that concern them.
@@ -62,11 +62,27 @@ impl Filter {
         self.at.is_some() || self.held || self.granted
     }
 
-    fn is_about(&self, host: &str, guest: Option<(&str, Uuid)>, mac: Option<MacAddr>) -> bool {
+    fn takes(&self, finding: &Finding, unnamed: bool) -> bool {
+        let Finding { host, guest, mac, device, time, .. } = finding;
+        self.is_about(host, guest.as_ref(), *mac, device.as_ref(), unnamed)
+            && self.is_within(Span { from: *time, to: *time })
+            && (self.kinds.is_empty() || self.kinds.contains(&finding.kind))
+    }
+
+    /// `unnamed` is the answer where a thing is asked for and none is named.
+    fn is_about(
+        &self,
+        host: &str,
+        guest: Option<&GuestId>,
+        mac: Option<MacAddr>,
+        device: Option<&Device>,
+        unnamed: bool,
+    ) -> bool {
         self.host.as_ref().is_none_or(|asked| asked == host)
-            && self.guest.as_ref().is_none_or(|asked| guest.is_some_and(|(name, _)| asked == name))
-            && self.uuid.is_none_or(|asked| guest.is_some_and(|(_, uuid)| asked == uuid))
-            && self.mac.is_none_or(|asked| mac == Some(asked))
+            && self.guest.as_ref().is_none_or(|asked| guest.map_or(unnamed, |guest| guest.name == *asked))
+            && self.uuid.is_none_or(|asked| guest.map_or(unnamed, |guest| guest.uuid == asked))
+            && self.mac.is_none_or(|asked| mac.map_or(unnamed, |mac| mac == asked))
+            && self.device.as_ref().is_none_or(|asked| device.map_or(unnamed, |device| asked.matches(device)))
     }
 
     fn is_within(&self, span: Span) -> bool {

@@ -71,7 +71,12 @@ fn kind(kind: FindingKind) -> Cell {
         | FindingKind::CloseWithoutOpen
         | FindingKind::ContradictoryOpen
         | FindingKind::DetachFailed
-        | FindingKind::GrantWithoutOpen => bad(kind.as_str()),
+        | FindingKind::GrantWithoutOpen
+        | FindingKind::NeverReleased
+        | FindingKind::RecordNotSent
+        | FindingKind::SerialGap
+        | FindingKind::TruncatedRecord
+        | FindingKind::UnauditedOpen => bad(kind.as_str()),
         _ => warning(kind.as_str()),
     }
 }

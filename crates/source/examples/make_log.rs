@@ -226,33 +226,33 @@ impl<'a> Host<'a> {
         let dice = self.dice.next();
         let pid = 300 + dice % 60_000;
         let _ = match dice >> 60 {
-            0..=4 => write!(
+            0..=4 => writeln!(
                 line,
                 "type=SYSCALL {stamp} arch=c000003e syscall=257 success=yes exit=3 a0=ffffff9c a1={:x} a2=80000 a3=0 \
                  items=1 ppid=1 pid={pid} auid=4294967295 uid=0 gid=0 euid=0 suid=0 fsuid=0 egid=0 sgid=0 fsgid=0 \
                  tty=(none) ses=4294967295 comm=\"systemd\" exe=\"/usr/lib/systemd/systemd\" \
                  subj=system_u:system_r:init_t:s0 key=\"etc\"\x1dARCH=x86_64 SYSCALL=openat AUID=\"unset\" UID=\"root\" \
-                 GID=\"root\" EUID=\"root\" SUID=\"root\" FSUID=\"root\" EGID=\"root\" SGID=\"root\" FSGID=\"root\"\n",
+                 GID=\"root\" EUID=\"root\" SUID=\"root\" FSUID=\"root\" EGID=\"root\" SGID=\"root\" FSGID=\"root\"",
                 self.dice.next() >> 16
             ),
-            5..=7 => write!(
+            5..=7 => writeln!(
                 line,
                 "type=PATH {stamp} item=0 name=\"/etc/ld.so.cache\" inode={} dev=fd:00 mode=0100644 ouid=0 ogid=0 \
                  rdev=00:00 obj=system_u:object_r:ld_so_cache_t:s0 nametype=NORMAL cap_fp=0 cap_fi=0 cap_fe=0 \
-                 cap_fver=0 cap_frootid=0\x1dOUID=\"root\" OGID=\"root\"\n",
+                 cap_fver=0 cap_frootid=0\x1dOUID=\"root\" OGID=\"root\"",
                 dice % 9_000_000
             ),
-            8..=9 => write!(line, "type=CWD {stamp} cwd=\"/\"\n"),
-            10..=11 => write!(
+            8..=9 => writeln!(line, "type=CWD {stamp} cwd=\"/\""),
+            10..=11 => writeln!(
                 line,
-                "type=PROCTITLE {stamp} proctitle=2F7573722F7362696E2F73736864002D44{:X}\n",
+                "type=PROCTITLE {stamp} proctitle=2F7573722F7362696E2F73736864002D44{:X}",
                 dice & 0xFFFF_FFFF
             ),
-            12..=13 => write!(
+            12..=13 => writeln!(
                 line,
                 "type=USER_ACCT {stamp} pid={pid} uid=0 auid=1000 ses=7 subj=unconfined msg='op=PAM:accounting \
                  grantors=pam_permit acct=\"operator{}\" exe=\"/usr/bin/sudo\" hostname=? addr=? terminal=/dev/pts/1 \
-                 res=success'\x1dUID=\"root\" AUID=\"operator\"\n",
+                 res=success'\x1dUID=\"root\" AUID=\"operator\"",
                 dice % 40
             ),
             14 => write!(

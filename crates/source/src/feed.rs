@@ -14,7 +14,7 @@ const PIECE: usize = 256 * 1024;
 
 /// How much of what lies before a piece comes with it, so that a line can be read together with
 /// those before.
-const CONTEXT: usize = 8 * 1024;
+pub(crate) const CONTEXT: usize = 8 * 1024;
 
 /// The longest line that is looked at; of a longer one only this much is.
 pub(crate) const MAX_LINE: usize = 256 * 1024;

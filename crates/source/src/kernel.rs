@@ -5,31 +5,31 @@ use memchr::{memchr, memmem, memrchr};
 use taptrail_record::{KernelOpen, Line, PathRecord, Syscall};
 use taptrail_trail::Content;
 
+use crate::feed::CONTEXT;
 use crate::found::Found;
 use crate::shape;
 
 /// The open that the `PATH` record `bytes[start..end]` is a part of. The `SYSCALL` record comes before
 /// it, with no more than some records of other events between.
 pub(crate) fn open(bytes: &[u8], start: usize, end: usize) -> Option<Found> {
-    let line = Line::parse(&bytes[start..end]).ok()?;
+    let this = &bytes[start..end];
+    let line = Line::parse(this).ok()?;
     let path = PathRecord::of(&line)?;
-    let stamp = stamp(&bytes[start..end])?;
-    let before = &bytes[..start];
+    let stamp = stamp(this)?;
+    let before = &bytes[start.saturating_sub(CONTEXT)..start];
     let mut until = before.len();
     while let Some(at) = memmem::rfind(&before[..until], stamp) {
         let begin = memrchr(b'\n', &before[..at]).map_or(0, |newline| newline + 1);
         let end = memchr(b'\n', &before[at..]).map_or(before.len(), |newline| at + newline);
-        let other = Line::parse(&before[begin..end])
-            .ok()
-            .filter(|other| other.stamp == line.stamp && other.node == line.node);
+        let other = Line::parse(&before[begin..end]).ok();
+        let other = other.filter(|other| other.stamp == line.stamp && other.node == line.node);
         if let Some(syscall) = other.as_ref().and_then(Syscall::of) {
-            let open = KernelOpen::join(&syscall, &path)?;
             return Some(Found {
-                when: shape::first_time(&bytes[start..end])?,
+                when: shape::first_time(this)?,
                 serial: Some(line.stamp.serial),
                 host: line.node.map(|node| node.to_str_lossy().into()),
                 writer: None,
-                content: Content::KernelOpen(open),
+                content: Content::KernelOpen(KernelOpen::join(&syscall, &path)?),
             });
         }
         until = begin;

@@ -5,6 +5,8 @@ mod duplicates;
 mod error;
 mod feed;
 mod found;
+#[doc(hidden)]
+pub mod fuzzing;
 mod input;
 mod kernel;
 mod open;

@@ -159,11 +159,7 @@ impl Lines {
     }
 
     fn place(&mut self, name: &Arc<str>, line: u64, found: Found, reading: &mut Reading<'_>) -> Placed {
-        let time = match found.when {
-            // Most are: nothing needs to be known for them.
-            When::Exact(time) => time,
-            when => when.resolve(&mut self.clock),
-        };
+        let time = found.when.resolve(&mut self.clock);
         let line = self.before + line + 1;
         if time < self.last && self.last.duration_since(time) > DISORDER {
             reading.note(name, About::BackInTime { line });

@@ -141,7 +141,8 @@ impl Draft {
     pub(crate) fn split(&mut self, queue: Option<u32>) -> Self {
         let queue = self.open.take(queue);
         // libvirt's one record may stand for several queues.
-        let queues = if self.open.is_empty() { self.holding.queues } else { 1 };
+        let all = queue.is_none() && self.open.is_empty() && self.closed.is_none();
+        let queues = if all { self.holding.queues } else { 1 };
         self.holding.queues -= queues;
         let mut holding = self.holding.clone();
         holding.queues = queues;

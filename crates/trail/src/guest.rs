@@ -59,12 +59,13 @@ impl Guest {
 
     /// The interface with this MAC, told of for the first time or again.
     pub(crate) fn interface(&mut self, mac: MacAddr, out: &mut Out) -> &mut Interface {
-        if self.interfaces.len() >= MOST_INTERFACES && self.interfaces.get(mac).is_none() {
-            if let Some((mac, one)) = self.interfaces.pop_last() {
-                out.unlist(mac, one.listed);
-                let drafts = one.operations.into_iter().flat_map(Operation::into_drafts);
-                drafts.for_each(|draft| out.as_it_stands(draft));
-            }
+        if self.interfaces.len() >= MOST_INTERFACES
+            && self.interfaces.get(mac).is_none()
+            && let Some((mac, one)) = self.interfaces.pop_last()
+        {
+            out.unlist(mac, one.listed);
+            let drafts = one.operations.into_iter().flat_map(Operation::into_drafts);
+            drafts.for_each(|draft| out.as_it_stands(draft));
         }
         self.interfaces.get_or_new(mac)
     }
@@ -133,7 +134,7 @@ impl Guest {
         let interface = self.interface(mac, out);
         let Some(at) = interface.opening(by) else {
             if by == By::Start || interface.plugged() == 0 {
-                interface.operations.push(Operation::bare(phase));
+                interface.granted_bare(phase, out);
             }
             let text = format!("QEMU got {mac}, and no open of a device is told for it");
             return out.say(FindingKind::GrantWithoutOpen, entry, text);

@@ -91,7 +91,8 @@ impl Host {
             None
         } else {
             uncertain = tell(guest, entry, done, &mut self.opens, out);
-            let (idle, now) = (guest.is_idle(), guest.pid);
+            let idle = guest.is_idle();
+            let now = if idle { None } else { guest.pid };
             if done && matches!(event, Event::GuestStart { .. }) {
                 ended = lives.get_mut().ran(at, entry);
             } else if idle {
@@ -257,13 +258,13 @@ fn opened_by<'a>(guests: &'a mut HashMap<Uuid, Lives>, record: &Recent) -> Optio
 fn unaudited(host: &Arc<str>, guest: Option<&GuestId>, waiting: Waiting) -> Finding {
     let Waiting { open, proof, .. } = waiting;
     let device = named(&open.device);
-    let text = match guest {
-        Some(guest) => format!(
-            "QEMU of guest '{}' opened {device} by itself ({}, process {}), and no record admits it",
-            guest.name, open.exe, open.pid
-        ),
-        None => format!("{} (process {}) opened {device}, and no record admits it", open.exe, open.pid),
+    let opener = match (&*open.exe, open.pid) {
+        ("", pid) => format!("Process {pid}"),
+        (exe, pid) => format!("{exe} (process {pid})"),
     };
+    let of = guest
+        .map_or(String::new(), |guest| format!(", the QEMU of guest '{}' or a child of it,", guest.name));
+    let text = format!("{opener}{of} opened {device}, and no record admits it");
     Finding {
         kind: FindingKind::UnauditedOpen,
         host: Arc::clone(host),

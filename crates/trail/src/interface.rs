@@ -38,18 +38,25 @@ impl Interface {
         &mut self.operations[newest]
     }
 
-    /// Tells the oldest as it stands where no real guest could have as many.
+    /// QEMU got it, and no open of a device is told.
+    pub(crate) fn granted_bare(&mut self, phase: Phase, out: &mut Out) {
+        self.make_room(out);
+        self.operations.push(Operation::bare(phase));
+    }
+
+    /// Tells the oldest as they stand where no real guest could have as many.
     fn make_room(&mut self, out: &mut Out) {
         if self.operations.len() < MOST_TRIES {
             return;
         }
-        let opening = |operation: &Operation| operation.phase == Phase::Opening;
-        if self.operations.iter().filter(|operation| opening(operation)).count() >= MOST_TRIES {
-            if let Some(oldest) = self.operations.iter().position(opening) {
-                self.operations.remove(oldest).end(EndedBy::Close, None, out);
-            }
-        } else if self.operations.len() >= MOST_ALIKE + MOST_TRIES {
-            let mut oldest = self.operations.remove(0);
+        let opening = |operation: &mut Operation| operation.phase == Phase::Opening;
+        let tries = self.operations.iter().filter(|operation| operation.phase == Phase::Opening).count();
+        let surplus = (tries + 1).saturating_sub(MOST_TRIES);
+        for oldest in self.operations.extract_if(.., opening).take(surplus) {
+            oldest.end(EndedBy::Close, None, out);
+        }
+        let surplus = (self.operations.len() + 1).saturating_sub(MOST_ALIKE + MOST_TRIES);
+        for mut oldest in self.operations.drain(..surplus) {
             oldest.perhaps_over = true;
             oldest.into_drafts().into_iter().for_each(|draft| out.as_it_stands(draft));
         }

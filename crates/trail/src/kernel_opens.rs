@@ -169,10 +169,10 @@ impl KernelOpens {
 
     /// Takes the opens of a process that is told to be a guest's QEMU, and of its children.
     pub(crate) fn of_process(&mut self, pid: u32) -> Vec<Waiting> {
-        if self.waiting.is_empty() {
+        let of = |waiting: &Waiting| waiting.open.pid == pid || waiting.open.ppid == Some(pid);
+        if !self.waiting.iter().any(of) {
             return Vec::new();
         }
-        let of = |waiting: &Waiting| waiting.open.pid == pid || waiting.open.ppid == Some(pid);
         let (taken, rest) = std::mem::take(&mut self.waiting).into_iter().partition(of);
         self.waiting = rest;
         Vec::from(taken)

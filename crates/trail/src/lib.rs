@@ -21,6 +21,27 @@
 //! `close` for one when none comes. libvirt writes no close: what it opened ends by looking back from
 //! the detach or stop, and is *inferred*.
 //!
+//! What the diagram can't show:
+//!
+//! - A detach that the attach of the same MAC follows with no open between ended nothing: QEMU kept
+//!   the very same descriptors.
+//! - Of two interfaces of one guest with one MAC, a detach ends one, and nothing tells which. Both stay
+//!   held, *ambiguous*, until as many are gone as there were; `released` is the time by which that is
+//!   certain.
+//! - A uuid that two daemons speak of is two guests while it migrates between them, and one whose
+//!   daemon started anew otherwise: a hot-plug or a stop by the new one means the running guest, a
+//!   boot a new one. What the new one only opens waits for that.
+//! - A guest whose start is older than the trail appears by what it gives up: `opened` and `granted`
+//!   are none, and the device is unknown.
+//! - What the kernel saw opened ([`Content::KernelOpen`]) gives libvirt's macvtaps their nodes and
+//!   counts its queues; what no record admits is a finding. Where a daemon opens for two guests at
+//!   once and nothing tells whose is which, it tells neither.
+//! - A lost end is concluded: the guest boots again, its host does, or its QEMU's process id is
+//!   another's.
+//!
+//! All is bounded, by far more than a real guest has: tries of one MAC, interfaces of one guest, opens
+//! of the kernel that wait. What is beyond is told as it stands.
+//!
 //! ```
 //! use taptrail_record::{Device, Event, GuestId, Rdev, Record};
 //! use taptrail_trail::{Content, Entry, State, Trail};

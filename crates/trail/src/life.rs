@@ -57,6 +57,9 @@ impl Guest {
         }
         self.tidy_all(&|| entry.proof(), out);
         self.running = self.interfaces.iter().flat_map(|i| &i.operations).any(Operation::is_plugged);
+        if !self.running {
+            self.pid = None;
+        }
         if !cancelled {
             let text =
                 format!("{} did not start ({}){}", whose(entry), reason(&entry.record.event), why(entry));

@@ -25,8 +25,6 @@ pub type Lines<'a> = dyn Fn(&Proof) -> Option<String> + 'a;
 #[derive(Debug, Default)]
 pub struct Explainer {
     filter: Filter,
-    /// The same, of whatever guest and interface.
-    anybodys: Filter,
     kept: Report,
     /// Findings that may concern what is asked for.
     beside: Vec<Finding>,
@@ -36,8 +34,7 @@ pub struct Explainer {
 impl Explainer {
     /// An explanation of what the filter asks for.
     pub fn new(filter: Filter) -> Self {
-        let anybodys = Filter { guest: None, uuid: None, mac: None, ..filter.clone() };
-        Self { filter, anybodys, ..Self::default() }
+        Self { filter, ..Self::default() }
     }
 
     /// All that was asked for, by interface.
@@ -62,13 +59,9 @@ impl Take for Explainer {
     }
 
     fn finding(&mut self, finding: Finding) -> io::Result<()> {
-        let asked = self.filter.keeps_finding(&finding);
-        if asked && !self.filter.follows_holdings() {
+        if self.filter.keeps_finding(&finding) && !self.filter.follows_holdings() {
             self.kept.findings.push(finding);
-            return Ok(());
-        }
-        let wider = finding.guest.is_none() || finding.mac.is_none();
-        if asked || wider && self.anybodys.keeps_finding(&finding) {
+        } else if self.filter.may_concern(&finding) {
             self.beside.push(finding);
         }
         Ok(())

@@ -101,6 +101,9 @@ impl<'a> Page<'a> {
         let all = holding.proof.iter().chain(findings.iter().flat_map(|finding| &finding.proof));
         let mut told = HashSet::new();
         self.proof(all.filter(|proof| told.insert((&proof.source, proof.line))));
+        if holding.proof.len() >= Proof::KEPT {
+            self.line(4, "More records may show it: the first and the last are here.", false);
+        }
     }
 
     fn finding(&mut self, indent: usize, finding: &'a Finding) {

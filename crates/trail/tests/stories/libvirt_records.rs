@@ -115,3 +115,10 @@ fn a_reboot_ends_all_of_the_host() {
     assert_eq!(holdings(&report), ["tun x1 released reboot inferred"]);
     assert_eq!(findings(&report), ["release-by-reboot"]);
 }
+
+#[test]
+fn a_vhost_net_without_its_number_that_did_not_fail_is_held() {
+    let report = tell(&[ok(open(&no_vhost())), ok(start()), ok(booted())]);
+    assert_eq!(holdings(&report), ["vhost-net x1 held - inferred"]);
+    assert_eq!(findings(&report), ["unknown-device-number"]);
+}

@@ -1,0 +1,69 @@
+//! What fuzz targets call: reading without files and threads. No part of the API.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use taptrail_trail::{Content, Entry, Trail};
+
+use crate::feed::{Feed, MAX_LINE, Piece};
+use crate::found::{Clock, Found};
+use crate::scan::{Batch, Scanner};
+use crate::shape::{self, Export, first_time};
+
+/// Reads a log's bytes as [`read`](crate::read) does, and tells a trail of what they say.
+pub fn log(bytes: &[u8]) -> Vec<Entry> {
+    let feed = Feed::stream(Box::new(std::io::Cursor::new(bytes.to_vec())));
+    let (scanner, mut piece, mut entries) = (Scanner::new(), Piece::default(), Vec::new());
+    let mut clock = clock();
+    // What the scanner passes over tells nothing.
+    let lines = bytes.split(|&byte| byte == b'\n').filter(|line| line.len() < MAX_LINE);
+    let told = lines.filter(|line| {
+        if let Some(when) = first_time(line) {
+            when.resolve(&mut clock.clone());
+        }
+        matches!(shape::line(line), Ok(Some(_)))
+    });
+    let told = told.count();
+    while let Ok(Some(_number)) = feed.fill(&mut piece) {
+        let Batch { found, unreadable, .. } = scanner.scan(&piece);
+        entries.extend(found.into_iter().map(|(line, found)| entry(line, found, &mut clock)));
+        for (_, error) in unreadable {
+            assert!(!error.to_string().is_empty());
+        }
+    }
+    let opens = entries.iter().filter(|entry| matches!(entry.content, Content::KernelOpen(_))).count();
+    assert_eq!(entries.len() - opens, told);
+    tell(&entries);
+    entries
+}
+
+/// Reads a journal's export that comes in pieces of `cut` bytes.
+pub fn journal(bytes: &[u8], cut: usize) -> Vec<Entry> {
+    let (mut export, mut clock, mut entries) = (Export::default(), clock(), Vec::new());
+    let mut take = |line, found: Result<Found, _>| {
+        entries.extend(found.ok().map(|found| entry(line, found, &mut clock)))
+    };
+    for piece in bytes.chunks(cut.max(1)) {
+        export.push(piece, &mut take);
+    }
+    export.finish(&mut take);
+    tell(&entries);
+    entries
+}
+
+fn clock() -> Clock {
+    Clock::new(TimeZone::UTC, Timestamp::from_second(1_800_000_000).unwrap_or_default())
+}
+
+fn entry(line: u64, found: Found, clock: &mut Clock) -> Entry {
+    let Found { when, serial, host, writer, content } = found;
+    let host: Arc<str> = host.map_or("?".into(), |host| host.as_str().into());
+    Entry { host, time: when.resolve(clock), serial, writer, source: "fuzz".into(), line, content }
+}
+
+fn tell(entries: &[Entry]) {
+    let mut trail = Trail::new();
+    entries.iter().for_each(|entry| trail.feed(entry));
+    trail.finish();
+}
