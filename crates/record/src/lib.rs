@@ -2,8 +2,10 @@
 //!
 //! This room knows what an audit record of a guest's network device *says*: the words
 //! ([`MacAddr`], [`Rdev`], [`Device`], [`GuestId`]), the claim they make ([`Record`]) and the grammar
-//! that carries it ([`Record::text`], [`Line::parse`], [`parse_text`]). It does no I/O, holds no state
-//! and has no `unsafe`.
+//! that carries it ([`Record::text`], [`Line::parse`], [`parse_text`]); the other shapes of that text
+//! ([`parse_interpreted`], [`parse_claim`]), what is left of a spoilt one ([`Fragment`]), who else writes
+//! such records ([`foreign`]), and what the kernel itself logs of an open(2) ([`KernelOpen`]). It does no
+//! I/O, holds no state and has no `unsafe`.
 //!
 //! ```
 //! use taptrail_record::{Event, Line, Outcome};

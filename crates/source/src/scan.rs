@@ -46,9 +46,25 @@ pub(crate) struct Scanner {
 
 impl Scanner {
     pub(crate) fn new() -> Self {
-        // Names of record types in text and journals; libvirt's own log; types by number.
-        let marks =
-            ["VIRT_", "virt=", "type=25", "TYPE\":\"25", "TYPE=25", "SYSTEM_BOOT", "=1127", "\"1127\""];
+        let marks = [
+            // Names of record types, in text and journals; and libvirt's own log.
+            "VIRT_",
+            "virt=",
+            "SYSTEM_BOOT",
+            // The same as numbers.
+            "type=25",
+            "TYPE\":\"25",
+            "TYPE=25",
+            "=1127",
+            "\"1127\"",
+            // libvirt's own log of its first years, which had no `virt=`.
+            "success=yes",
+            "success=no",
+            "send audit",
+            // A journal's JSON gives what is no UTF-8 byte by byte.
+            "MESSAGE\":[",
+            "MESSAGE\" : [",
+        ];
         Self { marks: Searcher::new(marks), rdev: memmem::Finder::new(b" rdev=") }
     }
 
