@@ -289,3 +289,92 @@ fn auditing_is_read_by_ausearch_aureport_and_auvirt() {
         .collect();
     assert_eq!(records, world.records());
 }
+
+/// What a trail says of a guest's devices, without when and where it was read: the ledger's clock is
+/// finer than that of the kernel's audit.
+fn said(trail: &serde_json::Value) -> Vec<String> {
+    let of = |holding: &serde_json::Value, key: &str| holding[key].to_string();
+    let keys = ["guest", "mac", "device", "queues", "state", "ended_by", "certainty", "pid"];
+    let tell = |holding: &serde_json::Value| keys.map(|key| of(holding, key)).join(" ");
+    trail["holdings"].as_array().unwrap().iter().map(tell).collect()
+}
+
+fn kinds(trail: &serde_json::Value) -> Vec<&str> {
+    trail["findings"].as_array().unwrap().iter().map(|finding| finding["kind"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn auditing_the_log_the_ledger_and_both_together_tell_one_trail() {
+    let Some(mut auditing) = Auditing::turned(true) else { return };
+    let world = World::new();
+    let log = auditing.daemon(&world.path(""));
+    a_whole_life(&world);
+    auditing.end_daemon();
+    let uuid = world.records()[0].guest.uuid.to_string();
+    let ledger = Ledger::file(&world.state());
+    let read = |files: &[&Path]| {
+        let files = files.iter().map(|file| file.to_str().unwrap());
+        world.json(["trail", "--format", "json", "--uuid", &uuid].into_iter().chain(files))
+    };
+    let (logged, remembered, both) = (read(&[&log]), read(&[&ledger]), read(&[&log, &ledger]));
+    assert_eq!(said(&logged), said(&remembered));
+    assert_eq!(said(&both), said(&remembered));
+    assert_eq!(kinds(&both), kinds(&remembered));
+    assert_eq!(kinds(&logged), kinds(&remembered));
+    assert_eq!(both["input"]["duplicates"], world.records().len());
+
+    // A record that went missing from the log is known by its serial number, and nothing is lost.
+    let text = fs::read(&log).unwrap();
+    let lines = text.split_inclusive(|&byte| byte == b'\n');
+    let gone = |line: &&[u8]| !String::from_utf8_lossy(line).contains("reason=attach");
+    fs::write(&log, lines.filter(gone).collect::<Vec<_>>().concat()).unwrap();
+    let both = read(&[&log, &ledger]);
+    assert_eq!(said(&both), said(&remembered));
+    assert_eq!(kinds(&both).iter().filter(|kind| **kind == "serial-gap").count(), 2, "{both:#}");
+}
+
+#[test]
+fn auditing_by_the_kernels_own_rules_shows_the_opens_that_nobody_admits() {
+    let Some(mut auditing) = Auditing::turned(true) else { return };
+    let world = World::new();
+    let log = auditing.daemon(&world.path(""));
+    let rules = include_str!("../packaging/taptrail.rules").lines();
+    for rule in rules.filter_map(|line| line.strip_prefix("-a ")) {
+        auditing.rule(&rule.split(' ').collect::<Vec<_>>());
+    }
+    let ours = concat!("exe=", env!("CARGO_BIN_EXE_taptrail"));
+    let opens = "open,openat,openat2,creat";
+    auditing.rule(&["always,exit", "-F", "arch=b64", "-S", opens, "-F", "dir=/dev", "-F", ours]);
+    let guest = world.start("web1", &["--nic", ONE]);
+    world.attach(&guest, "macvtap=lower,mac=52:54:00:00:00:02,queues=2,vhost=off").ok();
+    let stranger = Command::new("/usr/bin/head").args(["--bytes=0", "/dev/net/tun"]).output().unwrap();
+    assert!(stranger.status.success());
+    world.stop(&guest);
+    auditing.end_daemon();
+
+    let supervisor = Ledger::open_to_read(&world.state()).unwrap().guests().unwrap()[0].supervisor.pid;
+    let trail = world.json(["trail", "--format", "json", log.to_str().unwrap()]);
+    let unaudited: Vec<&str> = trail["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|finding| finding["kind"] == "unaudited-open")
+        .map(|finding| finding["text"].as_str().unwrap())
+        .collect();
+    // Other programs of this machine may open taps meanwhile.
+    assert_eq!(unaudited.iter().filter(|text| text.contains("/usr/bin/head")).count(), 1, "{unaudited:?}");
+    let pid = supervisor.to_string();
+    assert!(!unaudited.iter().any(|text| text.contains(&pid)), "{unaudited:?}");
+    // The kernel's records stand among the proofs of what taptrail's records say.
+    let uuid = world.records()[0].guest.uuid.to_string();
+    let holdings = trail["holdings"].as_array().unwrap().iter();
+    let held: Vec<_> = holdings.filter(|holding| holding["guest"]["uuid"] == uuid.as_str()).collect();
+    assert_eq!(held.len(), 2, "{trail:#}");
+    let text = fs::read_to_string(&log).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    for holding in held {
+        let proof = holding["proof"].as_array().unwrap().iter();
+        let mut of = proof.map(|proof| lines[usize::try_from(proof["line"].as_u64().unwrap()).unwrap() - 1]);
+        assert!(of.any(|line| line.starts_with("type=PATH ")), "{holding:#}");
+    }
+}

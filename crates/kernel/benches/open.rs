@@ -99,9 +99,9 @@ impl Books for Account {
             .iter()
             .map(|facts| Device {
                 kind: facts.kind,
-                path: facts.path.to_string_lossy().into_owned(),
+                path: facts.path.to_string_lossy().into(),
                 rdev: facts.rdev,
-                dev: facts.dev.as_ref().map(ToString::to_string),
+                dev: facts.dev.as_ref().map(|dev| dev.as_str().into()),
             })
             .collect();
         let records: Vec<_> = devices

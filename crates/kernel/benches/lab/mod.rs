@@ -29,7 +29,7 @@ const CHECKPOINTED: usize = 1200;
 /// The guest that everything is done for.
 pub(crate) fn guest() -> GuestId {
     let uuid = "2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e";
-    GuestId { name: "bench".to_owned(), uuid: uuid.parse().expect("a uuid") }
+    GuestId { name: "bench".into(), uuid: uuid.parse().expect("a uuid") }
 }
 
 /// Its interface.
