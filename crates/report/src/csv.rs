@@ -8,6 +8,7 @@
 //! - A control character in it is shown by its number (`\u{1b}`).
 
 use std::borrow::Cow;
+use std::fmt::{self, Display, Write as _};
 use std::io::{self, Write};
 
 use csv::{ErrorKind, Terminator, Writer, WriterBuilder};
@@ -20,7 +21,7 @@ use crate::text::whole;
 
 /// Writes holdings.
 #[derive(Debug)]
-pub(crate) struct HoldingRows<W: Write>(Writer<W>);
+pub(crate) struct HoldingRows<W: Write>(Rows<W>);
 
 impl<W: Write> HoldingRows<W> {
     pub(crate) fn new(out: W) -> io::Result<Self> {
@@ -43,83 +44,124 @@ impl<W: Write> HoldingRows<W> {
             "pid",
             "proof",
         ];
-        begun(out, &header).map(Self)
+        Rows::new(out, &header).map(Self)
     }
 
     pub(crate) fn row(&mut self, holding: &Holding) -> io::Result<()> {
-        let [kind, path, dev, rdev] = device(Some(&holding.device));
-        let row = [
-            outside(&holding.host),
-            outside(&holding.guest.name),
-            holding.guest.uuid.to_string().into(),
-            holding.mac.to_string().into(),
-            kind,
-            path,
-            dev,
-            rdev,
-            holding.queues.to_string().into(),
-            time(holding.opened),
-            time(holding.granted),
-            time(holding.released),
-            holding.state.as_str().into(),
-            holding.ended_by.map_or("", |by| by.as_str()).into(),
-            holding.certainty.as_str().into(),
-            holding.pid.map_or(String::new(), |pid| pid.to_string()).into(),
-            proof(&holding.proof),
-        ];
-        write(&mut self.0, &row)
+        let row = &mut self.0;
+        row.outside(&holding.host)?;
+        row.outside(&holding.guest.name)?;
+        row.told(Some(holding.guest.uuid))?;
+        row.told(Some(holding.mac))?;
+        row.device(Some(&holding.device))?;
+        row.told(Some(holding.queues))?;
+        row.time(holding.opened)?;
+        row.time(holding.granted)?;
+        row.time(holding.released)?;
+        row.word(holding.state.as_str())?;
+        row.word(holding.ended_by.map_or("", |by| by.as_str()))?;
+        row.word(holding.certainty.as_str())?;
+        row.told(holding.pid)?;
+        row.proof(&holding.proof)?;
+        row.end()
     }
 
     pub(crate) fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        self.0.writer.flush()
     }
 }
 
 /// Writes findings.
 #[derive(Debug)]
-pub(crate) struct FindingRows<W: Write>(Writer<W>);
+pub(crate) struct FindingRows<W: Write>(Rows<W>);
 
 impl<W: Write> FindingRows<W> {
     pub(crate) fn new(out: W) -> io::Result<Self> {
         let header = [
             "time", "finding", "host", "guest", "uuid", "mac", "kind", "path", "dev", "rdev", "text", "proof",
         ];
-        begun(out, &header).map(Self)
+        Rows::new(out, &header).map(Self)
     }
 
     pub(crate) fn row(&mut self, finding: &Finding) -> io::Result<()> {
         let guest = finding.guest.as_ref();
-        let [kind, path, dev, rdev] = device(finding.device.as_ref());
-        let row = [
-            time(Some(finding.time)),
-            finding.kind.as_str().into(),
-            outside(&finding.host),
-            guest.map_or("".into(), |guest| outside(&guest.name)),
-            guest.map_or(String::new(), |guest| guest.uuid.to_string()).into(),
-            finding.mac.map_or(String::new(), |mac| mac.to_string()).into(),
-            kind,
-            path,
-            dev,
-            rdev,
-            outside(&finding.text),
-            proof(&finding.proof),
-        ];
-        write(&mut self.0, &row)
+        let row = &mut self.0;
+        row.time(Some(finding.time))?;
+        row.word(finding.kind.as_str())?;
+        row.outside(&finding.host)?;
+        row.outside(guest.map_or("", |guest| &guest.name))?;
+        row.told(guest.map(|guest| guest.uuid))?;
+        row.told(finding.mac)?;
+        row.device(finding.device.as_ref())?;
+        row.outside(&finding.text)?;
+        row.proof(&finding.proof)?;
+        row.end()
     }
 
     pub(crate) fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        self.0.writer.flush()
     }
 }
 
-fn begun<W: Write>(out: W, header: &[&str]) -> io::Result<Writer<W>> {
-    let mut writer = WriterBuilder::new().terminator(Terminator::CRLF).from_writer(out);
-    writer.write_record(header).map_err(plain)?;
-    Ok(writer)
+/// Writes rows, field by field. There may be millions: what has to be made for a field is made in one
+/// place that is used again.
+#[derive(Debug)]
+struct Rows<W: Write> {
+    writer: Writer<W>,
+    made: String,
 }
 
-fn write<W: Write>(writer: &mut Writer<W>, row: &[Cow<'_, str>]) -> io::Result<()> {
-    writer.write_record(row.iter().map(|field| field.as_bytes())).map_err(plain)
+impl<W: Write> Rows<W> {
+    fn new(out: W, header: &[&str]) -> io::Result<Self> {
+        let mut writer = WriterBuilder::new().terminator(Terminator::CRLF).from_writer(out);
+        writer.write_record(header).map_err(plain)?;
+        Ok(Self { writer, made: String::new() })
+    }
+
+    /// A word of our own.
+    fn word(&mut self, word: &str) -> io::Result<()> {
+        self.writer.write_field(word).map_err(plain)
+    }
+
+    /// What has a text of its own that is harmless; nothing where it is not told.
+    fn told(&mut self, value: Option<impl Display>) -> io::Result<()> {
+        self.made.clear();
+        if let Some(value) = value {
+            // Writing to a String can't fail.
+            let _ = write!(self.made, "{value}");
+        }
+        self.writer.write_field(&self.made).map_err(plain)
+    }
+
+    fn time(&mut self, time: Option<Timestamp>) -> io::Result<()> {
+        self.told(time.map(|time| fmt::from_fn(move |f| write!(f, "{time:.3}"))))
+    }
+
+    /// A text from outside, without power over spreadsheets and terminals.
+    fn outside(&mut self, text: &str) -> io::Result<()> {
+        self.writer.write_field(&*outside(text)).map_err(plain)
+    }
+
+    fn device(&mut self, device: Option<&Device>) -> io::Result<()> {
+        self.word(device.map_or("", |device| device.kind.as_str()))?;
+        self.outside(device.map_or("", |device| &device.path))?;
+        self.outside(device.and_then(|device| device.dev.as_deref()).unwrap_or_default())?;
+        self.told(device.and_then(|device| device.rdev))
+    }
+
+    /// Where the records are, one after the other.
+    fn proof(&mut self, proof: &[Proof]) -> io::Result<()> {
+        self.made.clear();
+        for (at, proof) in proof.iter().enumerate() {
+            // As above.
+            let _ = write!(self.made, "{}{}", if at == 0 { "" } else { "; " }, place(proof));
+        }
+        self.writer.write_field(&*outside(&self.made)).map_err(plain)
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        self.writer.write_record(None::<&[u8]>).map_err(plain)
+    }
 }
 
 /// The output's own error, so that a reader who has gone is known as one.
@@ -130,7 +172,6 @@ fn plain(error: csv::Error) -> io::Error {
     }
 }
 
-/// A text from outside, without power over spreadsheets and terminals.
 fn outside(text: &str) -> Cow<'_, str> {
     let begins = text.starts_with(['=', '+', '-', '@', '\'']);
     let harmless = text.bytes().all(|b| (0x20..0x7F).contains(&b));
@@ -139,26 +180,6 @@ fn outside(text: &str) -> Cow<'_, str> {
         (false, false) => whole(text).into_string().into(),
         (true, _) => format!("'{}", whole(text)).into(),
     }
-}
-
-fn device(device: Option<&Device>) -> [Cow<'_, str>; 4] {
-    let Some(device) = device else { return [const { Cow::Borrowed("") }; 4] };
-    [
-        device.kind.as_str().into(),
-        outside(&device.path),
-        device.dev.as_deref().map_or("".into(), outside),
-        device.rdev.map_or(String::new(), |rdev| rdev.to_string()).into(),
-    ]
-}
-
-fn time(time: Option<Timestamp>) -> Cow<'static, str> {
-    time.map_or(String::new(), |time| format!("{time:.3}")).into()
-}
-
-/// Where the records are, one after the other.
-fn proof(proof: &[Proof]) -> Cow<'_, str> {
-    let places: Vec<String> = proof.iter().map(place).collect();
-    outside(&places.join("; ")).into_owned().into()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Findings as a table.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Display, Write as _};
 
 use compact_str::CompactString;
 use taptrail_trail::{Finding, FindingKind, Proof};
@@ -50,17 +50,15 @@ pub(crate) fn sentence(finding: &Finding) -> CompactString {
 }
 
 fn last_place(finding: &Finding) -> String {
-    finding.proof.last().map_or(NONE.to_owned(), place)
+    finding.proof.last().map_or(NONE.to_owned(), |proof| place(proof).to_string())
 }
 
 /// Where a record can be looked up.
-pub(crate) fn place(proof: &Proof) -> String {
-    let mut place = format!("{}:{}", whole(&proof.source), proof.line);
-    if let Some(serial) = proof.serial {
-        // As above.
-        let _ = write!(place, " (serial {serial})");
-    }
-    place
+pub(crate) fn place(proof: &Proof) -> impl Display {
+    fmt::from_fn(|f| {
+        write!(f, "{}:{}", whole(&proof.source), proof.line)?;
+        proof.serial.map_or(Ok(()), |serial| write!(f, " (serial {serial})"))
+    })
 }
 
 /// Red is what may mean that somebody holds a device whom the trail does not show.

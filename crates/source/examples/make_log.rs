@@ -108,6 +108,17 @@ struct Host<'a> {
     waiting: VecDeque<(&'static str, String)>,
 }
 
+/// The devices that libvirt lets every guest open, unless told otherwise.
+const ALLOWED: [(&str, &str); 7] = [
+    ("/dev/null", "01:03"),
+    ("/dev/full", "01:07"),
+    ("/dev/zero", "01:05"),
+    ("/dev/random", "01:08"),
+    ("/dev/urandom", "01:09"),
+    ("/dev/ptmx", "05:02"),
+    ("/dev/kvm", "0A:E8"),
+];
+
 const ENRICHED: &str = "\x1dUID=\"root\" AUID=\"unset\"\n";
 
 impl<'a> Host<'a> {
@@ -190,6 +201,16 @@ impl<'a> Host<'a> {
             .push_back(("VIRT_MACHINE_ID", format!("{name} vm-ctx=+107:+107 img-ctx=+107:+107 model=dac")));
         for nic in 0..2 {
             self.open(&name, &guest.mac(nic));
+        }
+        // The device cgroup: nothing, and then what every guest may open.
+        let cgroup = format!(
+            "resrc=cgroup reason={{}} {name} cgroup=\"/sys/fs/cgroup/devices/machine.slice/machine-qemu\\x2d{number}.scope/\""
+        );
+        self.waiting.push_back(("VIRT_RESOURCE", format!("{} class=all", cgroup.replace("{}", "deny"))));
+        for (path, rdev) in ALLOWED {
+            let allow =
+                format!("{} class=path path=\"{path}\" rdev={rdev} acl=rw", cgroup.replace("{}", "allow"));
+            self.waiting.push_back(("VIRT_RESOURCE", allow));
         }
         let disk = format!(
             "resrc=disk reason=start {name} old-disk=\"?\" new-disk=\"/var/lib/libvirt/images/{number}.qcow2\""

@@ -10,7 +10,7 @@ use memchr::{memchr, memrchr};
 
 /// How many bytes a piece has: small enough for a core's own cache, large enough that a system call
 /// costs nothing beside it.
-const PIECE: usize = 256 * 1024;
+const PIECE: usize = 1024 * 1024;
 
 /// How much of what lies before a piece comes with it, so that a line can be read together with
 /// those before.
@@ -88,14 +88,16 @@ impl FileFeed {
         let context = if number == 0 { 0 } else { CONTEXT };
         let from = at - context as u64;
         let bytes = &mut piece.bytes;
-        bytes.resize(context + PIECE, 0);
+        // What is beyond the piece has the rest of its last line, mostly.
+        let end = context + PIECE;
+        bytes.resize(end + CONTEXT, 0);
         let read = self.read(bytes, from)?;
         bytes.truncate(read);
         if read <= context {
             // Nothing begins here: the file ends, or was cut since.
             return Ok(None);
         }
-        piece.size = (read - context) as u64;
+        piece.size = (read.min(end) - context) as u64;
         self.stored.fetch_add(piece.size, Ordering::Relaxed);
         piece.begin = match context.checked_sub(1) {
             None => 0,
@@ -104,25 +106,30 @@ impl FileFeed {
                 None => bytes.len(),
             },
         };
-        if piece.begin < bytes.len() && read == context + PIECE {
-            self.finish_line(bytes, from + read as u64)?;
+        if piece.begin >= end {
+            // A line that began before is longer than this piece.
+            bytes.truncate(piece.begin.min(end));
+            piece.begin = bytes.len();
+        } else if read > end {
+            match memchr(b'\n', &bytes[end - 1..]) {
+                Some(newline) => bytes.truncate(end + newline),
+                None if read == end + CONTEXT => self.finish_line(bytes, from + read as u64)?,
+                None => {}
+            }
         }
         Ok(Some(number))
     }
 
     /// Reads on until the last line has its newline.
     fn finish_line(&self, bytes: &mut Vec<u8>, mut at: u64) -> io::Result<()> {
-        if bytes.last() == Some(&b'\n') {
-            return Ok(());
-        }
         let mut line = bytes.len() - memrchr(b'\n', bytes).map_or(0, |newline| newline + 1);
         while line < MAX_LINE {
             let end = bytes.len();
-            bytes.resize(end + CONTEXT, 0);
+            bytes.resize(end + 8 * CONTEXT, 0);
             let read = self.read(&mut bytes[end..], at)?;
             let newline = memchr(b'\n', &bytes[end..end + read]);
             bytes.truncate(end + newline.map_or(read, |newline| newline + 1));
-            if newline.is_some() || read < CONTEXT {
+            if newline.is_some() || read < 8 * CONTEXT {
                 return Ok(());
             }
             at += read as u64;
@@ -293,7 +300,7 @@ mod tests {
             let (lines, size) = lines(&feed);
             assert_eq!((lines.len(), size), (3, bytes.len() as u64));
             assert_eq!((lines[0].as_slice(), lines[2].as_slice()), (b"first".as_slice(), b"last".as_slice()));
-            assert!((MAX_LINE..2 * MAX_LINE).contains(&lines[1].len()), "{}", lines[1].len());
+            assert!((MAX_LINE..PIECE + 2 * CONTEXT).contains(&lines[1].len()), "{}", lines[1].len());
         }
     }
 }

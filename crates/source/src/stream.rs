@@ -81,7 +81,7 @@ impl Stream {
         W: FnOnce(&Shared) -> io::Result<()> + Send + 'static,
     {
         let state = Mutex::new(State { reading: threads, ..State::default() });
-        let shared = Arc::new(Shared { state, changed: Condvar::new() });
+        let shared = Arc::new(Shared { state, ..Shared::default() });
         for started in 0..threads {
             let (of, work) = (Ended(Arc::clone(&shared)), worker());
             let spawned = std::thread::Builder::new().name("reader".to_owned()).spawn(move || {
@@ -113,7 +113,9 @@ impl Stream {
             if let Some(batch) = state.done.remove(&self.next) {
                 self.next += 1;
                 state.wanted = self.next;
-                self.shared.changed.notify_all();
+                if state.full > 0 {
+                    self.shared.room.notify_all();
+                }
                 return Some(Ok(batch));
             }
             if state.reading == 0 {
@@ -121,7 +123,9 @@ impl Stream {
                 state.done.clear();
                 return state.failed.take().map(Err);
             }
-            state = self.shared.wait(state);
+            state.empty = true;
+            state = wait(&self.shared.ready, state);
+            state.empty = false;
         }
     }
 }
@@ -130,14 +134,17 @@ impl Drop for Stream {
     fn drop(&mut self) {
         // The threads end by themselves; one that waits for a pipe may do so for ever.
         self.shared.lock().dropped = true;
-        self.shared.changed.notify_all();
+        self.shared.room.notify_all();
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    changed: Condvar,
+    /// A batch is there that is wanted, or nobody reads any more.
+    ready: Condvar,
+    /// There is room for another batch, or nobody wants one any more.
+    room: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -147,6 +154,10 @@ struct State {
     wanted: u64,
     /// How many threads read.
     reading: usize,
+    /// Whether the teller waits for a batch, and how many readers wait for room: who is not waited for
+    /// needs no system call.
+    empty: bool,
+    full: usize,
     failed: Option<io::Error>,
     dropped: bool,
 }
@@ -157,20 +168,24 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Takes a batch once there is room for it; `false` when nobody wants it any more.
     fn put(&self, number: u64, batch: Batch) -> bool {
         let mut state = self.lock();
         while number >= state.wanted + AHEAD && !state.dropped {
-            state = self.wait(state);
+            state.full += 1;
+            state = wait(&self.room, state);
+            state.full -= 1;
         }
         state.done.insert(number, batch);
-        self.changed.notify_all();
+        if state.empty && number == state.wanted {
+            self.ready.notify_one();
+        }
         !state.dropped
     }
+}
+
+fn wait<'a>(condition: &Condvar, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    condition.wait(state).unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Counts a thread out when it ends, however it does.
@@ -179,6 +194,6 @@ struct Ended(Arc<Shared>);
 impl Drop for Ended {
     fn drop(&mut self) {
         self.0.lock().reading -= 1;
-        self.0.changed.notify_all();
+        self.0.ready.notify_one();
     }
 }
