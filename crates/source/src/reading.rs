@@ -28,8 +28,21 @@ pub struct Options<'a> {
     pub now: Timestamp,
     /// How many threads read a log.
     pub threads: NonZero<usize>,
-    /// Told now and then how many bytes were read of how many there are.
-    pub progress: &'a mut dyn FnMut(u64, u64),
+    /// Told now and then how many bytes were read of how many there are (0 where that is not known).
+    pub progress: Box<dyn FnMut(u64, u64) + 'a>,
+}
+
+impl Default for Options<'_> {
+    /// A host unknown (`?`), this system's zone, clock and cores, and nobody told.
+    fn default() -> Self {
+        Self {
+            host: "?".into(),
+            zone: TimeZone::system(),
+            now: Timestamp::now(),
+            threads: std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN),
+            progress: Box::new(|_, _| {}),
+        }
+    }
 }
 
 /// What reading came to.
@@ -115,7 +128,7 @@ pub(crate) struct Reading<'a> {
     pub(crate) failed: Vec<SourceError>,
     hosts: HashMap<CompactString, Arc<str>>,
     total: u64,
-    progress: &'a mut dyn FnMut(u64, u64),
+    progress: Box<dyn FnMut(u64, u64) + 'a>,
 }
 
 impl Reading<'_> {

@@ -6,12 +6,9 @@ mod progress;
 
 use std::fs::File;
 use std::io::Read as _;
-use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
 
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use taptrail_guest::Dirs;
 use taptrail_ledger::Ledger;
 use taptrail_source::{Input, Options, Outcome, SourceError, Take};
@@ -19,9 +16,6 @@ use taptrail_source::{Input, Options, Outcome, SourceError, Take};
 pub(crate) use self::again::again;
 use crate::cli::Sources;
 use crate::output::Failure;
-
-/// The host of lines in files that name none: who knows where they come from?
-const NOWHERE: &str = "?";
 
 /// What every SQLite database begins with (its file format, section 1.3).
 const SQLITE: &[u8] = b"SQLite format 3\0";
@@ -32,10 +26,13 @@ const SQLITE: &[u8] = b"SQLite format 3\0";
 ///
 /// There is nothing to read. What of several sources can't be read is in the outcome.
 pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut Take<'_>) -> Result<Outcome, Failure> {
-    let this = || rustix::system::uname().nodename().to_string_lossy().into_owned();
     let own = sources.files.is_empty();
-    let host = sources.host.clone().unwrap_or_else(|| if own { this() } else { NOWHERE.to_owned() });
-    let host: Arc<str> = host.into();
+    let host: Arc<str> = match &sources.host {
+        Some(host) => host.as_str().into(),
+        None if own => rustix::system::uname().nodename().to_string_lossy().into(),
+        // Who knows where files come from?
+        None => Options::default().host,
+    };
     let mut failed = Vec::new();
     let inputs = if own {
         own_inputs(sources, dirs, &host, &mut failed)?
@@ -50,15 +47,9 @@ pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut Take<'_>) -> Re
         inputs
     };
     let mut progress = progress::Progress::default();
-    let options = Options {
-        host,
-        zone: TimeZone::system(),
-        now: Timestamp::now(),
-        threads: std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN),
-        progress: &mut |done, total| progress.show(done, total),
-    };
+    let progress = Box::new(|done, total| progress.show(done, total));
+    let options = Options { host, progress, ..Options::default() };
     let mut outcome = taptrail_source::read(inputs, options, take);
-    drop(progress);
     failed.append(&mut outcome.failed);
     outcome.failed = failed;
     Ok(outcome)

@@ -1,0 +1,161 @@
+//! The arguments.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Parser, Subcommand};
+
+use crate::vm::KERNELS;
+
+/// Chores of this repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) chore: Chore,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Chore {
+    Vm(VmArguments),
+    /// The other end of `vm`: the virtual machine's first process.
+    #[command(hide = true)]
+    Agent,
+}
+
+/// Run a command as root in a virtual machine with a Debian kernel, which has /dev/vhost-net.
+///
+/// The machine sees this machine's files under the same paths, and the command starts in the same directory: what was
+/// built here runs there. What is written there stays in the virtual machine's memory and goes with it; nothing here
+/// changes. Its devices, modules, network, processes and kernel audit are its own.
+///
+/// The kernel is fetched from Debian once and kept in target/vm; nothing is installed.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER)]
+pub(crate) struct VmArguments {
+    /// Which of Debian's kernels (vm/kernels.rs has the list)
+    #[arg(long, value_name = "NAME", default_value = KERNELS[0].name, value_parser = kernel_names())]
+    pub(crate) kernel: String,
+
+    /// Look for a newer version of the kernel first
+    #[arg(long)]
+    pub(crate) update: bool,
+
+    /// How long the command may take: 90, 90s, 5m, 1h
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    pub(crate) timeout: Duration,
+
+    /// Pass a variable of the environment, or set one [repeatable]
+    #[arg(long = "env", value_name = "NAME[=VALUE]")]
+    pub(crate) variables: Vec<OsString>,
+
+    /// Use the processor's virtualisation instead of QEMU's emulation
+    #[arg(long)]
+    pub(crate) kvm: bool,
+
+    /// The virtual machine's processors
+    #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) cpus: u16,
+
+    /// The virtual machine's memory in MiB; a half of it is for files written there
+    #[arg(long, value_name = "MIB", default_value_t = 3072, value_parser = clap::value_parser!(u32).range(128..))]
+    pub(crate) memory: u32,
+
+    /// More words for the kernel's command line
+    #[arg(long, value_name = "WORDS", default_value = "", hide_default_value = true)]
+    pub(crate) append: String,
+
+    /// Show the virtual machine's console, on standard error
+    #[arg(long)]
+    pub(crate) console: bool,
+
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+const AFTER: &str = "\
+Environment:
+  PATH, HOME, LANG, TERM, TZ and what starts with LC_, TAPTRAIL_, NEXTEST_, INSTA_ or PROPTEST_ is passed, and some
+  names of Rust and CI; --env passes more. Standard input is empty.
+  TAPTRAIL_VM_CACHE    where fetched kernels are kept, instead of target/vm
+
+Exit status:
+  the command's own, or
+  124      the command did not end within --timeout
+  125      the virtual machine failed (the end of its console is shown), or the arguments can't be used
+  126, 127 the command can't be run, is not there
+  128 + N  signal N ended the command, or this program (Ctrl-C: 130)
+
+Examples:
+  cargo xtask vm -- sh -c 'uname -r; ls -l /dev/vhost-net'
+  cargo xtask vm --kernel backports --timeout 2m -- target/debug/taptrail --version";
+
+fn kernel_names() -> PossibleValuesParser {
+    KERNELS.iter().map(|kernel| kernel.name).collect::<Vec<_>>().into()
+}
+
+/// A number of seconds, or one with its unit.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(['s', 'm', 'h']);
+    let seconds = match &text[digits.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        unit => return Err(format!("no unit of time: {unit}")),
+    };
+    let number: u32 = digits.parse().map_err(|_| "a number is missing, as in 90s, 5m or 1h".to_owned())?;
+    match u64::from(number) * seconds {
+        0 => Err("no time at all".to_owned()),
+        seconds => Ok(Duration::from_secs(seconds)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vm(arguments: &[&str]) -> Result<VmArguments, String> {
+        let all = ["xtask", "vm"].iter().chain(arguments);
+        match Cli::try_parse_from(all).map_err(|error| error.to_string())?.chore {
+            Chore::Vm(arguments) => Ok(arguments),
+            Chore::Agent => Err("the agent".to_owned()),
+        }
+    }
+
+    #[test]
+    fn the_command_keeps_its_own_options() {
+        let arguments = vm(&["--kernel", "backports", "--", "sh", "-c", "exit 3", "--kernel", "--"]).unwrap();
+        assert_eq!(arguments.kernel, "backports");
+        assert_eq!(arguments.command, ["sh", "-c", "exit 3", "--kernel", "--"]);
+    }
+
+    #[test]
+    fn the_first_kernel_of_the_list_is_the_usual_one() {
+        assert_eq!(vm(&["--", "true"]).unwrap().kernel, "stable");
+    }
+
+    #[test]
+    fn a_kernel_that_is_not_in_the_list_is_refused_with_the_list() {
+        let said = vm(&["--kernel", "hurd", "--", "true"]).unwrap_err();
+        assert!(said.contains("stable") && said.contains("backports"), "{said}");
+    }
+
+    #[test]
+    fn a_command_is_needed() {
+        assert!(vm(&[]).unwrap_err().contains("COMMAND"));
+    }
+
+    #[test]
+    fn times_have_units_and_an_end() {
+        let seconds = |text| duration(text).map(|duration| duration.as_secs());
+        assert_eq!(seconds("90"), Ok(90));
+        assert_eq!(seconds("90s"), Ok(90));
+        assert_eq!(seconds("5m"), Ok(300));
+        assert_eq!(seconds("1h"), Ok(3600));
+        for wrong in ["", "s", "0", "0m", "-1s", "1d", "1hm", "5000000000", "1.5s"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

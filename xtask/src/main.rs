@@ -1,0 +1,36 @@
+//! Chores of this repository: `cargo xtask --help`.
+
+#![forbid(unsafe_code)]
+
+mod agent;
+mod cli;
+mod vm;
+mod wire;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Chore, Cli};
+
+/// When the chore itself failed, and not the command that it ran; as env(1) and podman(1) have it.
+const FAILED: u8 = 125;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(said) => {
+            let _ = said.print();
+            return if said.use_stderr() { ExitCode::from(FAILED) } else { ExitCode::SUCCESS };
+        }
+    };
+    let done = match cli.chore {
+        Chore::Vm(arguments) => vm::run(&arguments),
+        Chore::Agent => agent::run(),
+    };
+    done.unwrap_or_else(|error| {
+        let _ = writeln!(std::io::stderr(), "xtask: {error:#}");
+        ExitCode::from(FAILED)
+    })
+}

@@ -1,0 +1,155 @@
+//! Packages of Debian's archives, fetched and unpacked beside the system's own package management: other sources, no
+//! installation, nothing of the system's changed, no root needed.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+const ARCHIVE: &str = "http://deb.debian.org";
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// apt's tools with a state of their own, in a directory.
+#[derive(Debug)]
+pub(super) struct Apt {
+    dir: PathBuf,
+}
+
+impl Apt {
+    /// Reads what is in these suites today.
+    pub(super) fn update(dir: &Path, suites: &[&str]) -> Result<Self> {
+        ensure!(
+            Path::new(KEYRING).exists(),
+            "{KEYRING} is missing: install the package debian-archive-keyring"
+        );
+        for below in ["lists/partial", "cache/archives/partial", "packages"] {
+            fs::create_dir_all(dir.join(below))?;
+        }
+        fs::write(dir.join("sources.list"), sources(suites))?;
+        let apt = Self { dir: dir.to_owned() };
+        run(apt.tool("apt-get").args(["-qq", "update"]))?;
+        Ok(apt)
+    }
+
+    /// Fetches the package and those of the same build that it needs; unpacks them all into a directory. Says the
+    /// version.
+    pub(super) fn unpack(&self, package: &str, into: &Path) -> Result<String> {
+        let mut known = BTreeSet::new();
+        let mut pending = vec![package.to_owned()];
+        let mut version = None;
+        while let Some(package) = pending.pop() {
+            if !known.insert(package.clone()) {
+                continue;
+            }
+            let shown = run(self.tool("apt-cache").args(["show", "--no-all-versions", &package]))?;
+            let this = field(&shown, "Version").with_context(|| format!("{package} has no version"))?;
+            version.get_or_insert_with(|| this.to_owned());
+            pending.extend(same_build(field(&shown, "Depends").unwrap_or_default(), this));
+        }
+        let packages = self.dir.join("packages");
+        run(self.tool("apt-get").args(["-qq", "download"]).args(&known).current_dir(&packages))?;
+        for file in fs::read_dir(&packages)? {
+            let file = file?.path();
+            run(Command::new("dpkg-deb").arg("-x").args([&file, into]))?;
+            fs::remove_file(file)?;
+        }
+        version.context("no package was asked for")
+    }
+
+    /// One of apt's programs that sees nothing of the system's sources and packages.
+    fn tool(&self, program: &str) -> Command {
+        let setting = |name: &str, value: &Path| {
+            let mut setting = OsString::from(name);
+            setting.push("=");
+            setting.push(value);
+            setting
+        };
+        let mut command = Command::new(program);
+        for setting in [
+            setting("Dir::Etc::SourceList", &self.dir.join("sources.list")),
+            setting("Dir::Etc::SourceParts", Path::new("/dev/null")),
+            setting("Dir::State::Lists", &self.dir.join("lists")),
+            setting("Dir::State::status", Path::new("/dev/null")),
+            setting("Dir::Cache", &self.dir.join("cache")),
+            // The user `_apt` may not be able to write here.
+            setting("APT::Sandbox::User", Path::new("root")),
+            setting("APT::Architecture", Path::new("amd64")),
+            setting("Acquire::Languages", Path::new("none")),
+        ] {
+            command.arg("-o").arg(setting);
+        }
+        command
+    }
+}
+
+/// sources.list(5) of these suites.
+fn sources(suites: &[&str]) -> String {
+    let line = |suite: &&str| {
+        let archive = if suite.ends_with("-security") { "debian-security" } else { "debian" };
+        format!("deb [arch=amd64 signed-by={KEYRING}] {ARCHIVE}/{archive} {suite} main\n")
+    };
+    suites.iter().map(line).collect()
+}
+
+/// One field of what `apt-cache show` shows.
+fn field<'a>(shown: &'a str, name: &str) -> Option<&'a str> {
+    shown.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+}
+
+/// The packages in a field of dependencies that are of the very same version: the parts of one kernel.
+fn same_build(depends: &str, version: &str) -> Vec<String> {
+    let wanted = format!("(= {version})");
+    let one = |dependency: &str| {
+        let (name, rest) = dependency.trim().split_once(' ')?;
+        (rest == wanted).then(|| name.to_owned())
+    };
+    depends.split(',').filter_map(one).collect()
+}
+
+/// Runs a tool; its output, or what it complains about.
+pub(super) fn run(command: &mut Command) -> Result<String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().with_context(|| format!("can't run {program}"))?;
+    if !output.status.success() {
+        bail!("{program} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHOWN: &str = "\
+Package: linux-image-7.2.11+deb13-amd64
+Version: 7.2.11-1~bpo13+1
+Depends: dracut | linux-initramfs-tool, linux-base (>= 4.3~), linux-binary-7.2.11+deb13-amd64 (= 7.2.11-1~bpo13+1), \
+linux-modules-7.2.11+deb13-amd64 (= 7.2.11-1~bpo13+1)
+Description: Linux";
+
+    #[test]
+    fn only_parts_of_the_same_kernel_are_fetched_with_it() {
+        let version = field(SHOWN, "Version").unwrap();
+        assert_eq!(
+            same_build(field(SHOWN, "Depends").unwrap(), version),
+            ["linux-binary-7.2.11+deb13-amd64", "linux-modules-7.2.11+deb13-amd64"]
+        );
+        assert_eq!(field(SHOWN, "Pack"), None);
+    }
+
+    #[test]
+    fn a_security_suite_is_in_its_own_archive() {
+        let sources = sources(&["stable", "stable-security"]);
+        assert!(sources.contains("debian.org/debian stable main\n"), "{sources}");
+        assert!(sources.contains("debian.org/debian-security stable-security main\n"), "{sources}");
+    }
+
+    #[test]
+    fn a_tool_that_fails_is_named_with_its_complaint() {
+        let said = run(Command::new("sh").args(["-c", "echo no such package >&2; exit 100"])).unwrap_err();
+        assert_eq!(said.to_string(), "sh failed: no such package");
+    }
+}
