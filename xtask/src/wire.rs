@@ -91,10 +91,10 @@ impl Frames {
         let [kind, length @ ..] = *head;
         let length = u32::from_le_bytes(length) as usize;
         let Some(kind) = Kind::ALL.into_iter().find(|known| *known as u8 == kind) else {
-            bail!("the virtual machine's port has a frame of no known kind: {kind:#04x}")
+            bail!("The port has a frame of no known kind: {kind:#04x}")
         };
         if length > LONGEST {
-            bail!("the virtual machine's port has a frame of {length} bytes");
+            bail!("The port has a frame of {length} bytes");
         }
         let Some(bytes) = rest.get(..length).map(<[u8]>::to_vec) else { return Ok(None) };
         self.pending.drain(..5 + length);
@@ -109,7 +109,7 @@ impl Frames {
                 return Ok(frame);
             }
             match port.read(&mut buffer)? {
-                0 => bail!("the port was closed"),
+                0 => bail!("The port was closed"),
                 count => self.push(&buffer[..count]),
             }
         }

@@ -127,6 +127,8 @@ pub(crate) struct Reading<'a> {
     notes: Vec<Note>,
     pub(crate) failed: Vec<SourceError>,
     hosts: HashMap<CompactString, Arc<str>>,
+    /// The host of lines that name none.
+    own: Arc<str>,
     total: u64,
     progress: Box<dyn FnMut(u64, u64) + 'a>,
 }
@@ -156,8 +158,16 @@ impl Reading<'_> {
 
     /// The one name of a host: entries share it.
     pub(crate) fn host(&mut self, name: &CompactString) -> Arc<str> {
-        Arc::clone(self.hosts.entry(name.clone()).or_insert_with(|| Arc::from(name.as_str())))
+        let own = &self.own;
+        let named = || if is_same(name, own) { Arc::clone(own) } else { Arc::from(name.as_str()) };
+        Arc::clone(self.hosts.entry(name.clone()).or_insert_with(named))
     }
+}
+
+/// Whether two names are of one host: auditd may write `web1.example.org` where syslog writes `web1`.
+fn is_same(a: &str, b: &str) -> bool {
+    let (long, short) = if a.len() > b.len() { (a, b) } else { (b, a) };
+    long.strip_prefix(short).is_some_and(|domain| domain.is_empty() || domain.starts_with('.'))
 }
 
 /// An input that is not yet told.
@@ -194,6 +204,7 @@ pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut Take<'_>) -> Ou
         notes: Vec::new(),
         failed: Vec::new(),
         hosts: HashMap::new(),
+        own: Arc::clone(&options.host),
         total: 0,
         progress: options.progress,
     };
@@ -354,6 +365,25 @@ impl Merge {
         }
         if track.head.is_some() {
             self.active.push(track);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hosts_name_may_have_its_domain() {
+        for (a, b, same) in [
+            ("web1", "web1", true),
+            ("web1", "web1.example.org", true),
+            ("web1.example.org", "web1", true),
+            ("web1", "web10", false),
+            ("web1.example.org", "web1.example.com", false),
+            ("?", "web1", false),
+        ] {
+            assert_eq!(is_same(a, b), same, "{a} {b}");
         }
     }
 }

@@ -112,7 +112,7 @@ fn same_build(depends: &str, version: &str) -> Vec<String> {
 /// Runs a tool; its output, or what it complains about.
 pub(super) fn run(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().with_context(|| format!("can't run {program}"))?;
+    let output = command.output().with_context(|| format!("Can't run {program}"))?;
     if !output.status.success() {
         bail!("{program} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }

@@ -23,7 +23,7 @@ pub(super) fn vmlinux(image: &[u8]) -> Result<Vec<u8>> {
         [0x7f, b'E', b'L', b'F', ..] => Box::new(packed),
         _ => bail!("The kernel's payload is compressed by neither xz, zstd nor gzip"),
     };
-    let mut kernel = Vec::with_capacity(size as usize);
+    let mut kernel = Vec::new();
     packed.take(u64::from(size) + 1).read_to_end(&mut kernel).context("The kernel's payload is damaged")?;
     ensure!(
         kernel.len() == size as usize,

@@ -16,7 +16,7 @@ pub(super) type Module = (String, Vec<u8>);
 /// Reads them from a kernel's directory of modules.
 pub(super) fn first(dir: &Path) -> Result<Vec<Module>> {
     let list = |name: &str| {
-        fs::read_to_string(dir.join(name)).with_context(|| format!("can't read {}/{name}", dir.display()))
+        fs::read_to_string(dir.join(name)).with_context(|| format!("Can't read {}/{name}", dir.display()))
     };
     let order = order(&FIRST, &list("modules.dep")?, &list("modules.builtin")?)?;
     order.iter().map(|path| read(&dir.join(path))).collect()
@@ -56,7 +56,7 @@ fn name(path: &str) -> String {
 }
 
 fn read(path: &Path) -> Result<Module> {
-    let packed = fs::read(path).with_context(|| format!("can't read {}", path.display()))?;
+    let packed = fs::read(path).with_context(|| format!("Can't read {}", path.display()))?;
     let mut module = Vec::new();
     match path.extension().and_then(|ending| ending.to_str()) {
         Some("xz") => liblzma::read::XzDecoder::new(&*packed).read_to_end(&mut module).map(drop),

@@ -1,0 +1,83 @@
+//! A command in a virtual machine with a kernel of Debian's, for what this machine's own kernel can't do or must not
+//! be made to do. docs/test-vm.md says how it is used.
+//!
+//! | File | What |
+//! |---|---|
+//! | `kernels` | the kernels to choose from |
+//! | `cache`, `apt`, `bzimage` | Debian's packages, and from them a kernel as QEMU takes it |
+//! | `initramfs`, `cpio`, `modules`, `init.sh` | the first steps in the virtual machine |
+//! | `qemu` | its process, which ends with ours |
+//! | `watch`, `signals`, `console` | what happens until the command's exit status is here |
+//! | `environment` | the variables that go along |
+//!
+//! In the virtual machine, this same program goes on as `agent`; `wire` is what the two say.
+
+mod apt;
+mod bzimage;
+mod cache;
+mod console;
+mod cpio;
+mod environment;
+mod initramfs;
+mod kernels;
+mod modules;
+mod qemu;
+mod signals;
+mod watch;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+use self::console::Console;
+use self::qemu::Qemu;
+use self::signals::Signals;
+use self::watch::{End, Order};
+use crate::cli::VmArguments;
+use crate::wire::Kind;
+
+pub(crate) use self::kernels::KERNELS;
+
+/// The command's time is over, as timeout(1) has it.
+const TIMED_OUT: u8 = 124;
+
+/// Runs the command; its exit status.
+pub(crate) fn run(arguments: &VmArguments) -> Result<ExitCode> {
+    let kernel = kernels::named(&arguments.kernel).context("No kernel of this name")?;
+    let kernel = cache::kernel(kernel, arguments.update)?;
+    let initramfs = initramfs::build(&kernel)?;
+    let order = Order {
+        frames: frames(arguments, kernel.modules().as_os_str().to_owned())?,
+        timeout: arguments.timeout,
+        show_console: arguments.console,
+    };
+    let signals = Signals::catch()?;
+    let mut qemu = Qemu::start(arguments, &kernel, &initramfs)?;
+    let mut console = Console::default();
+    let mut stderr = std::io::stderr();
+    match watch::watch(&mut qemu, &order, &signals, &mut console) {
+        Ok(End::Status(status)) => Ok(ExitCode::from(status)),
+        Ok(End::TimedOut) => {
+            let _ = writeln!(stderr, "xtask: the command did not end within {:?}", arguments.timeout);
+            Ok(ExitCode::from(TIMED_OUT))
+        }
+        Ok(End::Signal(number)) => Ok(ExitCode::from(128 + number)),
+        Err(error) => {
+            let _ = write!(stderr, "xtask: the end of the virtual machine's console:\n{}", console.end());
+            Err(error)
+        }
+    }
+}
+
+/// What the agent is told.
+fn frames(arguments: &VmArguments, modules: OsString) -> Result<Vec<(Kind, OsString)>> {
+    let directory = std::env::current_dir().context("The working directory is not known")?;
+    let variables = environment::chosen(std::env::vars_os(), &arguments.variables);
+    let mut frames = vec![(Kind::Modules, modules), (Kind::Directory, directory.into())];
+    frames.extend(arguments.command.iter().map(|argument| (Kind::Argument, argument.clone())));
+    frames.extend(variables.into_iter().map(|variable| (Kind::Variable, variable)));
+    frames.push((Kind::Run, OsString::new()));
+    Ok(frames)
+}
