@@ -196,9 +196,11 @@ fn a_record_that_cannot_be_read_is_counted_and_stops_no_trail() {
     assert_eq!(
         trail["input"],
         json!({
-            "files": 1, "bytes": trail["input"]["bytes"], "lines": 5, "records": 3, "unreadable": 2
+            "files": 1, "bytes": trail["input"]["bytes"], "lines": 5, "records": 3, "unreadable": 2,
+            "duplicates": 0
         })
     );
+    assert!(trail["input"]["bytes"].as_u64().unwrap() > 0);
     assert_eq!(trail["holdings"][0]["device"]["dev"], "vnet0");
 }
 

@@ -32,11 +32,26 @@ pub(crate) struct Duplicates {
     /// The number of the first in `seen`.
     first: u64,
     by_serial: HashMap<(Arc<str>, u32), u64>,
-    by_claim: HashMap<u64, Vec<u64>>,
+    by_claim: HashMap<Claim, Alike>,
     hasher: RandomState,
     /// From when to when audit logs tell of each host.
     covered: HashMap<Arc<str>, (Timestamp, Timestamp)>,
 }
+
+/// A hash of what an event says of its host, and whether it has a serial number.
+type Claim = (u64, bool);
+
+/// Events that say the same.
+#[derive(Debug, Default)]
+struct Alike {
+    /// Their numbers, the oldest first.
+    numbers: VecDeque<u64>,
+    /// For each input the number below which it has told them all, or is too late to.
+    passed: Vec<(u32, u64)>,
+}
+
+/// How many events alike are looked at that an input may tell later, but not now.
+const LOOKED_AT: usize = 64;
 
 #[derive(Debug)]
 struct Seen {
@@ -44,7 +59,7 @@ struct Seen {
     order: Timestamp,
     serial: Option<u32>,
     host: Arc<str>,
-    claim: u64,
+    claim: Claim,
     tracks: Vec<u32>,
     /// Whether an audit log tells it.
     logged: bool,
@@ -65,7 +80,7 @@ impl Duplicates {
         if alone && self.seen.is_empty() {
             return true;
         }
-        let claim = self.hasher.hash_one((&entry.host, &entry.content));
+        let claim = (self.hasher.hash_one((&entry.host, &entry.content)), entry.serial.is_some());
         if let Some(at) = self.find(track, claim, entry) {
             let seen = &mut self.seen[at];
             seen.tracks.push(track);
@@ -76,7 +91,7 @@ impl Duplicates {
         if let Some(serial) = entry.serial {
             self.by_serial.insert((Arc::clone(&entry.host), serial), number);
         }
-        self.by_claim.entry(claim).or_default().push(number);
+        self.by_claim.entry(claim).or_default().numbers.push_back(number);
         self.seen.push_back(Seen {
             time: entry.time,
             order: placed.order,
@@ -90,20 +105,48 @@ impl Duplicates {
         true
     }
 
-    fn find(&self, track: u32, claim: u64, entry: &Entry) -> Option<usize> {
+    fn find(&mut self, track: u32, claim: Claim, entry: &Entry) -> Option<usize> {
         let at = |number: u64| usize::try_from(number.checked_sub(self.first)?).ok();
-        let near = |seen: &Seen| seen.time.duration_since(entry.time).abs() <= APART;
         if let Some(serial) = entry.serial {
             let same = self.by_serial.get(&(Arc::clone(&entry.host), serial)).and_then(|&number| at(number));
-            if let Some(same) = same.filter(|&same| near(&self.seen[same])) {
+            if let Some(same) = same.filter(|&same| self.seen[same].is_near(entry)) {
                 return Some(same);
             }
         }
-        let alike = self.by_claim.get(&claim)?.iter().filter_map(|&number| at(number));
-        alike.into_iter().find(|&at| {
+        let (said, has_serial) = claim;
+        let bare = self.alike((said, false), track, entry);
+        // Two serial numbers are two events.
+        let numbered = if has_serial { None } else { self.alike((said, true), track, entry) };
+        bare.into_iter().chain(numbered).min()
+    }
+
+    /// The first event that says the same and that this input did not tell yet. What an input has passed
+    /// is not looked at again: a log may have any number of records alike.
+    fn alike(&mut self, claim: Claim, track: u32, entry: &Entry) -> Option<usize> {
+        let Alike { numbers, passed } = self.by_claim.get_mut(&claim)?;
+        let place = passed.iter().position(|(of, _)| *of == track).unwrap_or_else(|| {
+            passed.push((track, 0));
+            passed.len() - 1
+        });
+        let passed = &mut passed[place].1;
+        let (mut looked_at, from) = (0, numbers.partition_point(|number| number < passed));
+        for number in numbers.range(from..) {
+            let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
             let seen = &self.seen[at];
-            near(seen) && !seen.tracks.contains(&track) && (seen.serial.is_none() || entry.serial.is_none())
-        })
+            let told = seen.tracks.contains(&track);
+            if !told && seen.is_near(entry) {
+                return Some(at);
+            }
+            if looked_at == 0 && (told || entry.time > seen.time) {
+                *passed = number + 1;
+                continue;
+            }
+            looked_at += 1;
+            if looked_at == LOOKED_AT {
+                break;
+            }
+        }
+        None
     }
 
     /// Forgets what is long before `now`, and gives what an audit log should have told and did not.
@@ -118,8 +161,8 @@ impl Duplicates {
                 }
             }
             if let Some(alike) = self.by_claim.get_mut(&seen.claim) {
-                alike.retain(|&other| other != number);
-                if alike.is_empty() {
+                alike.numbers.pop_front_if(|oldest| *oldest == number);
+                if alike.numbers.is_empty() {
                     self.by_claim.remove(&seen.claim);
                 }
             }
@@ -130,6 +173,13 @@ impl Duplicates {
             }
         }
         ControlFlow::Continue(())
+    }
+}
+
+impl Seen {
+    /// Whether an input may mean it with this.
+    fn is_near(&self, entry: &Entry) -> bool {
+        self.time.duration_since(entry.time).abs() <= APART
     }
 }
 

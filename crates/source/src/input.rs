@@ -22,6 +22,8 @@ pub enum Input {
     Rows {
         /// Where they come from.
         name: Arc<str>,
+        /// How many bytes they are stored in.
+        bytes: u64,
         /// The entries.
         rows: Rows,
     },

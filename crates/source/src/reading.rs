@@ -215,7 +215,7 @@ pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut Take<'_>) -> Ou
         single: inputs.len() == 1,
         host: options.host,
         threads: options.threads.get(),
-        last: (Timestamp::MIN, None),
+        last: None,
     };
     let mut waiting = Vec::with_capacity(inputs.len());
     for (id, input) in (0..).zip(inputs) {
@@ -250,7 +250,8 @@ fn wait(
             (opened, Arc::<str>::from(path.display().to_string()), rotation(&path))
         }
         Input::Stdin => (Opened::pipe(Box::new(std::io::stdin()), "-")?, Arc::from("-"), 0),
-        Input::Rows { name, rows } => {
+        Input::Rows { name, bytes, rows } => {
+            reading.input.bytes += bytes;
             let mut track = Track::rows(id, name, rows);
             track.head = track.read(reading);
             let begins = track.order().unwrap_or(Timestamp::MAX);
@@ -268,6 +269,9 @@ fn wait(
     Ok(Waiting { begins, rotation, track: Pending::Log { id, name, opened, clock } })
 }
 
+/// An event's host, time and serial number, which name it.
+type Last = (Arc<str>, Timestamp, u32);
+
 /// Inputs on their way into one order.
 struct Merge {
     /// Those not yet begun, the earliest first.
@@ -278,8 +282,8 @@ struct Merge {
     single: bool,
     host: Arc<str>,
     threads: usize,
-    /// Of a single input the last time and serial number.
-    last: (Timestamp, Option<u32>),
+    /// Of a single input the last event.
+    last: Option<Last>,
 }
 
 impl Merge {
@@ -337,8 +341,9 @@ impl Merge {
         take: &mut Take<'_>,
     ) -> ControlFlow<(), bool> {
         if self.single {
-            let this = (placed.entry.time, placed.entry.serial);
-            let again = this.1.is_some() && this == self.last;
+            let Entry { host, time, serial, .. } = &placed.entry;
+            let this = serial.map(|serial| (Arc::clone(host), *time, serial));
+            let again = this.is_some() && this == self.last;
             self.last = this;
             return ControlFlow::Continue(!again);
         }

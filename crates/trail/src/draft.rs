@@ -205,6 +205,14 @@ pub(crate) struct Opened<'a> {
     pub(crate) seen: Option<&'a Seen>,
 }
 
+impl Opened<'_> {
+    /// Whether two records of it can mean one open: libvirt tells a vhost-net that it could not open as
+    /// failed and as done. What it tells twice of a tap or macvtap are two tries.
+    pub(crate) fn may_be_told_twice(&self) -> bool {
+        self.queue.is_none() && !matches!(self.device.kind, DeviceKind::Tun | DeviceKind::Macvtap)
+    }
+}
+
 /// The holding of an open(2) that failed: over as soon as it is told.
 pub(crate) fn failed(entry: &Claim<'_>, opened: &Opened<'_>) -> Holding {
     holding(entry, opened.mac, opened.device, State::OpenFailed, opened.seen)

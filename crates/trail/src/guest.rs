@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use jiff::SignedDuration;
 use taptrail_record::{Device, GuestId, MacAddr};
 
 use crate::draft::{self, Draft, Opened};
@@ -27,9 +28,27 @@ pub(crate) struct Guest {
     pub(crate) from_start: bool,
     pub(crate) pid: Option<u32>,
     pub(crate) interfaces: Interfaces,
-    /// libvirt's detach record, as long as the very next may be an attach of the same: a change of
-    /// bridge is told so, and nothing ended at all.
-    unplugged: Option<(MacAddr, Proof)>,
+    unplugged: Option<Unplugged>,
+}
+
+/// libvirt's detach record, as long as the very next may be an attach of the same: a change of bridge is
+/// told so, and nothing ended at all.
+#[derive(Debug)]
+struct Unplugged {
+    mac: MacAddr,
+    at: Proof,
+    /// Whether that attach failed: QEMU still has what it had, with no bridge behind it.
+    refused: bool,
+}
+
+/// The two records of a change of bridge come at once; an attach farther apart is another interface.
+const ONE_CHANGE: SignedDuration = SignedDuration::from_secs(5);
+
+impl Unplugged {
+    /// Whether an attach of this MAC is the other half of a change of bridge.
+    fn is_changed_by(&self, entry: &Claim<'_>, mac: MacAddr) -> bool {
+        self.mac == mac && entry.time.duration_since(self.at.time).abs() <= ONE_CHANGE
+    }
 }
 
 /// The two ways in which QEMU gets an interface.
@@ -125,10 +144,10 @@ impl Guest {
         };
         let certainty = if told.is_some() { Certainty::Definitive } else { Certainty::Inferred };
         if self.interface(mac, out).opening(by).is_none()
-            && let Some((_, detached)) =
-                self.unplugged.take_if(|(unplugged, _)| by == By::Attach && *unplugged == mac)
+            && by == By::Attach
+            && let Some(unplugged) = self.unplugged.take_if(|unplugged| unplugged.is_changed_by(entry, mac))
         {
-            return self.reattached(entry, mac, &detached, out);
+            return self.reattached(entry, mac, &unplugged.at, out);
         }
         self.settle_unplugged(out);
         let interface = self.interface(mac, out);
@@ -169,9 +188,17 @@ impl Guest {
             By::Start => (FindingKind::StartFailed, "given to QEMU at its start"),
             By::Attach => (FindingKind::AttachFailed, "plugged in"),
         };
+        let opening = self.interfaces.get(mac).and_then(|interface| interface.opening(by));
+        let changes = |unplugged: &&mut Unplugged| by == By::Attach && unplugged.is_changed_by(entry, mac);
+        if opening.is_none()
+            && let Some(unplugged) = self.unplugged.as_mut().filter(changes)
+        {
+            unplugged.refused = true;
+            let text = format!("{mac} could not be given another bridge, and QEMU still has its devices");
+            return out.say(kind, entry, text);
+        }
         out.say(kind, entry, format!("{mac} could not be {what}{}", why(entry)));
-        let Some(interface) = self.interfaces.get_mut(mac) else { return };
-        let Some(at) = interface.opening(by) else { return };
+        let Some((interface, at)) = self.interfaces.get_mut(mac).zip(opening) else { return };
         let operations = &mut interface.operations;
         if operations[at].closes_follow() {
             operations[at].phase = Phase::Refused;
@@ -202,7 +229,7 @@ impl Guest {
             interface.operations.push(Operation::from_before(Draft::from_before(entry, mac)));
         }
         if !forced {
-            self.unplugged = Some((mac, proof));
+            self.unplugged = Some(Unplugged { mac, at: proof, refused: false });
         } else if let Some(interface) = self.interfaces.get_mut(mac) {
             let whose = Whose { host: &self.host, guest: &self.id };
             interface.release(whose, mac, cause, &proof, out);
@@ -280,11 +307,22 @@ impl Guest {
 
     /// What was unplugged did end: no attach followed at once.
     pub(crate) fn settle_unplugged(&mut self, out: &mut Out) {
-        let Some((mac, at)) = self.unplugged.take() else { return };
+        let Some(Unplugged { mac, at, refused }) = self.unplugged.take() else { return };
         let Some(interface) = self.interfaces.get_mut(mac) else { return };
+        if refused {
+            let held = interface.operations.iter_mut().filter(|operation| operation.is_held());
+            return held.for_each(|operation| operation.prove(&at));
+        }
         let whose = Whose { host: &self.host, guest: &self.id };
         interface.release(whose, mac, EndedBy::Detach, &at, out);
         self.tidy(mac, &|| at.clone(), out);
+    }
+
+    /// Another guest got this MAC: what was unplugged here is gone.
+    pub(crate) fn gave_away(&mut self, mac: MacAddr, out: &mut Out) {
+        if self.unplugged.as_ref().is_some_and(|unplugged| unplugged.mac == mac) {
+            self.settle_unplugged(out);
+        }
     }
 
     /// Forgets what is over of an interface, and tells the host's index of MACs what changed.

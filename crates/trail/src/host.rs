@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map;
 use std::sync::Arc;
 
-use taptrail_record::{Event, Fragment, GuestId, KernelOpen, Outcome, Record};
+use taptrail_record::{Event, Fragment, GuestId, KernelOpen, MacAddr, Outcome, Record};
 use uuid::Uuid;
 
 use crate::draft::Draft;
@@ -161,6 +161,7 @@ impl Host {
                 self.macs.leave(mac, uuid);
                 continue;
             }
+            self.gave_away(mac, uuid, out);
             let Some((other, others)) = self.macs.join(mac, uuid) else { continue };
             let other = self.guests.get(&other);
             let name = other.and_then(Lives::newest).map_or("?", |other| &other.name);
@@ -177,6 +178,19 @@ impl Host {
             }
         }
         out.shifts = shifts;
+    }
+
+    /// A guest has this MAC now: others that gave it up just before are not to be told as having it too.
+    fn gave_away(&mut self, mac: MacAddr, uuid: Uuid, out: &mut Out) {
+        for other in self.macs.others(mac, uuid) {
+            let Some(lives) = self.guests.get_mut(&other) else { continue };
+            lives.iter_mut().for_each(|guest| guest.gave_away(mac, out));
+            for (mac, joins) in out.shifts.drain(..) {
+                if !joins {
+                    self.macs.leave(mac, other);
+                }
+            }
+        }
     }
 
     fn kernel_opened(&mut self, entry: &Entry, open: &KernelOpen, out: &mut Out) {

@@ -19,6 +19,9 @@ enum Guests {
 }
 
 impl Macs {
+    /// How many guests with one MAC are looked at: nobody gives one to more.
+    const LOOKED_AT: usize = 8;
+
     /// A guest has it. Returns another that has it too, and how many others there are, if the guest
     /// did not have it before.
     pub(crate) fn join(&mut self, mac: MacAddr, guest: Uuid) -> Option<(Uuid, usize)> {
@@ -46,6 +49,17 @@ impl Macs {
             }
         }
         None
+    }
+
+    /// Some of the others that have it.
+    pub(crate) fn others(&self, mac: MacAddr, guest: Uuid) -> Vec<Uuid> {
+        match self.guests.get(&mac) {
+            None => Vec::new(),
+            Some(Guests::One(one, _)) => Vec::from_iter(Some(*one).filter(|one| *one != guest)),
+            Some(Guests::More(all)) => {
+                all.keys().copied().filter(|other| *other != guest).take(Self::LOOKED_AT).collect()
+            }
+        }
     }
 
     /// A guest has it no more.

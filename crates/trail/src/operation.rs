@@ -76,7 +76,7 @@ impl Operation {
         let draft = Draft::opened(entry, opened);
         let just = |failed: &Proof| entry.time.duration_since(failed.time).abs() <= ONE_TRY;
         let same = |(path, failed): &&(CompactString, Proof)| *path == opened.device.path && just(failed);
-        if opened.queue.is_none()
+        if opened.may_be_told_twice()
             && let Some((_, failed)) = self.failed.iter().find(same)
         {
             return contradicted(draft, failed, out);
@@ -95,7 +95,9 @@ impl Operation {
         let just = |draft: &Draft| {
             draft.holding.opened.is_some_and(|opened| entry.time.duration_since(opened).abs() <= ONE_TRY)
         };
-        if let Some(at) = self.drafts.iter().position(|draft| draft.has(path, None) && just(draft)) {
+        if opened.may_be_told_twice()
+            && let Some(at) = self.drafts.iter().position(|draft| draft.has(path, None) && just(draft))
+        {
             contradicted(self.drafts.remove(at), &entry.proof(), out);
         }
         self.failed.retain(|(of, _)| of != path);

@@ -80,7 +80,7 @@ mod tests {
             00000006\
             00000000";
         assert_eq!(&bytes[..110], header.as_bytes());
-        assert_eq!(&bytes[110..124], b"order\0\x009p.ko\0\0");
+        assert_eq!(&bytes[110..124], b"order\09p.ko\0\0\0");
         assert_eq!(&bytes[124..130], b"070701");
         assert!(bytes.ends_with(b"TRAILER!!!\0\0\0\0"));
     }

@@ -108,8 +108,10 @@ fn json(line: &[u8]) -> Option<&[u8]> {
     line.starts_with(b"{").then_some(line)
 }
 
-/// Without the line's end, and without what a crash of the host left of a block never written.
+/// Without the line's end, without what a crash of the host left of a block never written, and without
+/// the mark that some editors put before a file's first line.
 fn trim(line: &[u8]) -> &[u8] {
+    let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
     let line = line.trim_start_with(|c| c == '\0');
     line.trim_end_with(|c| matches!(c, '\n' | '\r' | '\0'))
 }

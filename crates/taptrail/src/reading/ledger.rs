@@ -9,9 +9,11 @@ use taptrail_trail::{Content, Entry};
 /// A ledger to be read.
 pub(super) fn input(path: PathBuf, host: &Arc<str>) -> Result<Input, LedgerError> {
     let name: Arc<str> = path.display().to_string().into();
-    let records = Ledger::open_file_to_read(path)?.into_records();
+    let ledger = Ledger::open_file_to_read(path)?;
+    let bytes = ledger.bytes();
+    let records = ledger.into_records();
     let rows = Rows { records, host: Arc::clone(host), source: Arc::clone(&name), boot: None, next: None };
-    Ok(Input::Rows { name, rows: Box::new(rows) })
+    Ok(Input::Rows { name, bytes, rows: Box::new(rows) })
 }
 
 /// A ledger's rows as entries.
