@@ -68,15 +68,19 @@ struct Seen {
 }
 
 impl Duplicates {
-    /// Whether this is the first to tell the event. `alone`: no other input tells of this time.
-    pub(crate) fn is_new(&mut self, track: u32, is_rows: bool, alone: bool, placed: &Placed) -> bool {
-        let entry = &placed.entry;
-        let logged = !is_rows && entry.serial.is_some();
-        if logged {
+    /// Notes that an audit log tells of this time, if it does.
+    pub(crate) fn cover(&mut self, is_rows: bool, entry: &Entry) {
+        if is_logged(is_rows, entry) {
             let time = entry.time;
             let covered = self.covered.entry(Arc::clone(&entry.host)).or_insert((time, time));
             covered.1 = covered.1.max(time);
         }
+    }
+
+    /// Whether this is the first to tell the event. `alone`: no other input tells of this time.
+    pub(crate) fn is_new(&mut self, track: u32, is_rows: bool, alone: bool, placed: &Placed) -> bool {
+        let entry = &placed.entry;
+        let logged = is_logged(is_rows, entry);
         if alone && self.seen.is_empty() {
             return true;
         }
@@ -181,6 +185,11 @@ impl Seen {
     fn is_near(&self, entry: &Entry) -> bool {
         self.time.duration_since(entry.time).abs() <= APART
     }
+}
+
+/// Whether an audit log has it.
+fn is_logged(is_rows: bool, entry: &Entry) -> bool {
+    !is_rows && entry.serial.is_some()
 }
 
 /// What is to be told of an entry that an audit log lacks: a ledger's record with its serial number

@@ -347,9 +347,10 @@ impl Merge {
             self.last = this;
             return ControlFlow::Continue(!again);
         }
+        let Track { id, is_rows, .. } = self.active[at];
+        self.duplicates.cover(is_rows, &placed.entry);
         self.duplicates.forget(placed.order, take)?;
         let alone = until.is_none_or(|until| until.duration_since(placed.order) > duplicates::KEPT);
-        let Track { id, is_rows, .. } = self.active[at];
         ControlFlow::Continue(self.duplicates.is_new(id, is_rows, alone, placed))
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use taptrail_trail::Entry;
 
-use crate::found::{Clock, Found, When};
+use crate::found::{Clock, Found};
 use crate::open::Stored;
 use crate::reading::Reading;
 use crate::scan::Batch;
@@ -15,6 +15,9 @@ use crate::{About, Rows, Unreadable};
 /// How far time may go back within a log that is in order: records wait for each other in queues, and
 /// clocks are set.
 const DISORDER: SignedDuration = SignedDuration::from_mins(1);
+
+/// How late within its second something may have been.
+const ALMOST: SignedDuration = SignedDuration::from_millis(999);
 
 /// An entry, and where it belongs in the common order.
 #[derive(Debug)]
@@ -170,10 +173,10 @@ impl Lines {
         {
             self.host = reading.host(&host);
         }
-        let order = match found.when {
-            When::Yearless(_) => time.saturating_add(SignedDuration::from_millis(999)).unwrap_or(time),
-            _ => time,
-        };
+        // syslog knows who sent a record, and neither its number nor the part of its second.
+        let heard = found.serial.is_none() && found.writer.is_some();
+        let whole = heard && time.subsec_nanosecond() == 0;
+        let order = if whole { time.saturating_add(ALMOST).unwrap_or(time) } else { time };
         let entry = Entry {
             host: Arc::clone(&self.host),
             time,

@@ -318,11 +318,12 @@ impl Guest {
         self.tidy(mac, &|| at.clone(), out);
     }
 
-    /// Another guest got this MAC: what was unplugged here is gone.
-    pub(crate) fn gave_away(&mut self, mac: MacAddr, out: &mut Out) {
-        if self.unplugged.as_ref().is_some_and(|unplugged| unplugged.mac == mac) {
-            self.settle_unplugged(out);
-        }
+    /// Whether it has an interface with this MAC, as far as its last record tells: what was unplugged
+    /// last may be plugged in again, but that is not to be expected.
+    pub(crate) fn has(&self, mac: MacAddr) -> bool {
+        let gone =
+            self.unplugged.as_ref().is_some_and(|unplugged| unplugged.mac == mac && !unplugged.refused);
+        self.interfaces.get(mac).is_some_and(|interface| interface.plugged() > usize::from(gone))
     }
 
     /// Forgets what is over of an interface, and tells the host's index of MACs what changed.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map;
 use std::sync::Arc;
 
-use taptrail_record::{Event, Fragment, GuestId, KernelOpen, MacAddr, Outcome, Record};
+use taptrail_record::{Event, Fragment, GuestId, KernelOpen, Outcome, Record};
 use uuid::Uuid;
 
 use crate::draft::Draft;
@@ -161,10 +161,11 @@ impl Host {
                 self.macs.leave(mac, uuid);
                 continue;
             }
-            self.gave_away(mac, uuid, out);
-            let Some((other, others)) = self.macs.join(mac, uuid) else { continue };
-            let other = self.guests.get(&other);
-            let name = other.and_then(Lives::newest).map_or("?", |other| &other.name);
+            let Some((some, others)) = self.macs.join(mac, uuid) else { continue };
+            // Who unplugged it just before may plug it in again, and until then does not have it.
+            let mut has = some.iter().filter_map(|other| self.guests.get(other));
+            let Some(other) = has.find(|other| other.iter().any(|guest| guest.has(mac))) else { continue };
+            let name = other.newest().map_or("?", |other| &other.name);
             let more = if others > 1 { format!(" and {} more", others - 1) } else { String::new() };
             let text = format!(
                 "Guest '{}' runs with the MAC {mac}, which guest '{name}'{more} has at the same time",
@@ -172,25 +173,12 @@ impl Host {
             );
             let whose = Whose { host: &entry.host, guest: &entry.record.guest };
             out.tell(FindingKind::DuplicateMac, whose, Some(mac), &entry.proof(), text);
-            let granted = other.into_iter().flat_map(Lives::iter).find_map(|guest| guest.grant_of(mac));
+            let granted = other.iter().find_map(|guest| guest.grant_of(mac));
             if let (Some(granted), Some(finding)) = (granted, out.findings.last_mut()) {
                 finding.proof.insert(0, granted.clone());
             }
         }
         out.shifts = shifts;
-    }
-
-    /// A guest has this MAC now: others that gave it up just before are not to be told as having it too.
-    fn gave_away(&mut self, mac: MacAddr, uuid: Uuid, out: &mut Out) {
-        for other in self.macs.others(mac, uuid) {
-            let Some(lives) = self.guests.get_mut(&other) else { continue };
-            lives.iter_mut().for_each(|guest| guest.gave_away(mac, out));
-            for (mac, joins) in out.shifts.drain(..) {
-                if !joins {
-                    self.macs.leave(mac, other);
-                }
-            }
-        }
     }
 
     fn kernel_opened(&mut self, entry: &Entry, open: &KernelOpen, out: &mut Out) {

@@ -19,12 +19,12 @@ enum Guests {
 }
 
 impl Macs {
-    /// How many guests with one MAC are looked at: nobody gives one to more.
-    const LOOKED_AT: usize = 8;
+    /// How many of the others are shown.
+    const SHOWN: usize = 8;
 
-    /// A guest has it. Returns another that has it too, and how many others there are, if the guest
-    /// did not have it before.
-    pub(crate) fn join(&mut self, mac: MacAddr, guest: Uuid) -> Option<(Uuid, usize)> {
+    /// A guest has it. Returns some others that have it too, and how many there are, if the guest did not
+    /// have it before.
+    pub(crate) fn join(&mut self, mac: MacAddr, guest: Uuid) -> Option<(Vec<Uuid>, usize)> {
         let guests = match self.guests.entry(mac) {
             Entry::Vacant(vacant) => {
                 vacant.insert(Guests::One(guest, 1));
@@ -37,29 +37,18 @@ impl Macs {
             Guests::One(one, lives) => {
                 let other = *one;
                 *guests = Guests::More(BTreeMap::from([(other, *lives), (guest, 1)]));
-                return Some((other, 1));
+                return Some((vec![other], 1));
             }
             Guests::More(all) => {
                 let lives = all.entry(guest).or_default();
                 *lives += 1;
                 if *lives == 1 {
-                    let other = all.keys().find(|other| **other != guest)?;
-                    return Some((*other, all.len() - 1));
+                    let others = all.keys().copied().filter(|other| *other != guest);
+                    return Some((others.take(Self::SHOWN).collect(), all.len() - 1));
                 }
             }
         }
         None
-    }
-
-    /// Some of the others that have it.
-    pub(crate) fn others(&self, mac: MacAddr, guest: Uuid) -> Vec<Uuid> {
-        match self.guests.get(&mac) {
-            None => Vec::new(),
-            Some(Guests::One(one, _)) => Vec::from_iter(Some(*one).filter(|one| *one != guest)),
-            Some(Guests::More(all)) => {
-                all.keys().copied().filter(|other| *other != guest).take(Self::LOOKED_AT).collect()
-            }
-        }
     }
 
     /// A guest has it no more.
@@ -101,9 +90,9 @@ mod tests {
         let guest = Uuid::from_u128;
         assert_eq!(macs.join(mac, guest(1)), None);
         assert_eq!(macs.join(mac, guest(1)), None);
-        assert_eq!(macs.join(mac, guest(2)), Some((guest(1), 1)));
+        assert_eq!(macs.join(mac, guest(2)), Some((vec![guest(1)], 1)));
         assert_eq!(macs.join(mac, guest(2)), None);
-        assert_eq!(macs.join(mac, guest(3)), Some((guest(1), 2)));
+        assert_eq!(macs.join(mac, guest(3)), Some((vec![guest(1), guest(2)], 2)));
         assert_eq!(macs.join(MacAddr::kvm([0, 0, 2]), guest(3)), None);
     }
 
@@ -116,7 +105,7 @@ mod tests {
         }
         macs.leave(mac, guest(7));
         macs.leave(mac, guest(2));
-        assert_eq!(macs.join(mac, guest(3)), Some((guest(1), 2)));
+        assert_eq!(macs.join(mac, guest(3)), Some((vec![guest(1), guest(2)], 2)));
         for guest in [guest(1), guest(2), guest(3)] {
             macs.leave(mac, guest);
         }

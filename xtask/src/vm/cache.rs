@@ -51,7 +51,7 @@ pub(super) fn kernel(kernel: &Kernel, update: bool) -> Result<Kept> {
     let cache = directory();
     fs::create_dir_all(&cache).with_context(|| format!("Can't make {}", cache.display()))?;
     let dir = cache.join(kernel.name);
-    let lock = File::create(cache.join(format!("{}.lock", kernel.name)))?;
+    let lock = lock_file(&cache.join(format!("{}.lock", kernel.name)))?;
     flock(&lock, FlockOperation::LockShared)?;
     if update || !dir.exists() {
         flock(&lock, FlockOperation::LockExclusive)?;
@@ -70,8 +70,15 @@ pub(super) fn kernel(kernel: &Kernel, update: bool) -> Result<Kept> {
 fn directory() -> PathBuf {
     match std::env::var_os("TAPTRAIL_VM_CACHE") {
         Some(chosen) if !chosen.is_empty() => PathBuf::from(chosen),
-        _ => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/vm"),
+        _ => Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target").join("vm"),
     }
+}
+
+/// Another user's is good enough: a lock needs no right to write.
+fn lock_file(path: &Path) -> Result<File> {
+    File::open(path)
+        .or_else(|_| File::options().append(true).create(true).open(path))
+        .with_context(|| format!("Can't make {}", path.display()))
 }
 
 /// Makes the kernel's directory, all of it or nothing.

@@ -78,6 +78,17 @@ fn an_end_that_names_its_device_leaves_no_doubt() {
 }
 
 #[test]
+fn a_mac_that_moves_to_another_guest_is_no_duplicate() {
+    let scene = Scene::new().boots(1, &tun(), 40).ok(2, op_start("booted", 41)).ok(1, detach(mac(1)));
+    let report = scene.ok(2, open(mac(1), &tun())).ok(2, attach(mac(1))).told();
+    assert_eq!(lines(&report), ["g1 tun x1 released detach inferred 0", "g2 tun x1 held - inferred -"]);
+    assert_eq!(findings(&report), [""; 0]);
+    let two = twins().ok(2, op_start("booted", 41)).ok(1, detach(mac(1)));
+    let report = two.ok(2, open(mac(1), &tun())).ok(2, attach(mac(1))).told();
+    assert!(findings(&report)[2..].contains(&"duplicate-mac"), "g1 has the other still");
+}
+
+#[test]
 fn two_guests_with_one_mac_are_told_once() {
     let scene = Scene::new().boots(1, &tun(), 40);
     let scene = scene.ok(2, open(mac(1), &tun())).ok(2, start(mac(1)));

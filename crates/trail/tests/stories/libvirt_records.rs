@@ -2,9 +2,10 @@
 //! true.
 
 use crate::telling::{
-    at_once, booted, failed, findings, holdings, libvirt::*, mac, macvtap, not_booted, ok, shut_down, tell,
-    tun, vhost,
+    at_once, booted, entries, failed, findings, holdings, libvirt::*, mac, macvtap, not_booted, ok,
+    shut_down, tell, tun, vhost,
 };
+use jiff::SignedDuration;
 use taptrail_record::Device;
 use taptrail_trail::{Content, Entry};
 
@@ -45,6 +46,10 @@ fn two_tries_of_one_open_do_not_contradict_each_other() {
     assert_eq!(findings(&report), ["open-failed", "open-without-grant", "open-without-grant"]);
     let late = tell(&[failed(open(&tun())), failed(open(&no_vhost())), ok(open(&tun())), ok(attach())]);
     assert_eq!(holdings(&late)[2], "tun x1 held - inferred");
+    // Of a tap libvirt tells each try once, however soon the next comes.
+    let soon = at_once(&[ok(booted()), failed(open(&tun())), ok(open(&tun())), ok(attach())]);
+    assert_eq!(holdings(&soon), ["tun x1 open-failed - definitive", "tun x1 held - inferred"]);
+    assert_eq!(findings(&soon), ["open-failed"]);
 }
 
 #[test]
@@ -73,6 +78,32 @@ fn a_change_of_bridge_goes_on_with_the_same_holding() {
     ]);
     assert_eq!(holdings(&report), ["tun x1 released stop inferred"]);
     assert_eq!(findings(&report), ["attach-failed", "reattached-without-open", "reattached-without-open"]);
+}
+
+#[test]
+fn a_change_of_bridge_that_fails_for_good_leaves_qemu_what_it_has() {
+    let story =
+        [ok(open(&tun())), ok(start()), ok(booted()), ok(detach()), failed(attach()), failed(attach())];
+    let report = tell(&story);
+    assert_eq!(holdings(&report), ["tun x1 held - inferred"]);
+    assert_eq!(findings(&report), ["attach-failed"; 2]);
+    assert!(report.findings[0].text.contains("still has its devices"), "{}", report.findings[0].text);
+    let ended = tell(&[&story[..], &[ok(detach())]].concat());
+    assert_eq!(holdings(&ended), ["tun x1 released detach inferred"]);
+    assert_eq!(ended.holdings[0].released, Some("2026-11-23T20:31:07.017Z".parse().unwrap()));
+}
+
+#[test]
+fn an_attach_long_after_a_detach_is_no_change_of_bridge() {
+    let mut trail = taptrail_trail::Trail::new();
+    for entry in entries(&[ok(open(&tun())), ok(start()), ok(booted()), ok(detach()), ok(attach())]) {
+        let later = SignedDuration::from_hours(i64::from(entry.line == 5));
+        trail.feed(&Entry { time: entry.time + later, ..entry });
+    }
+    let report = trail.finish();
+    assert_eq!(holdings(&report), ["tun x1 released detach inferred"]);
+    assert_eq!(report.holdings[0].released, Some("2026-11-23T20:31:04.017Z".parse().unwrap()));
+    assert_eq!(findings(&report), ["grant-without-open"]);
 }
 
 #[test]

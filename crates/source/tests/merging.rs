@@ -1,0 +1,182 @@
+//! Several inputs, one trail: what is told by more than one is told once, and in its order.
+
+#![allow(clippy::unwrap_used)]
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use jiff::{SignedDuration, Timestamp};
+use taptrail_source::{About, Input, Options, Outcome, read};
+use taptrail_trail::{Content, Entry};
+
+const UUID: &str = "f3607ac8-f517-4952-b61c-b19b40f99661";
+
+/// An open of the interface with this last number, as auditd logs it `millis` after the hour.
+fn audit(millis: u32, serial: u32, mac: u8) -> String {
+    format!(
+        "type=VIRT_RESOURCE msg=audit(1795460{:03}.{:03}:{serial}): pid=9 uid=0 auid=0 ses=0 msg='{}'\n",
+        millis / 1000,
+        millis % 1000,
+        text(mac)
+    )
+}
+
+fn text(mac: u8) -> String {
+    format!(
+        "virt=kvm resrc=net reason=open vm=\"web1\" uuid={UUID} net=52:54:00:00:00:{mac:02x} path=\"/dev/net/tun\" \
+         rdev=0A:C8 exe=\"/usr/sbin/libvirtd\" hostname=? addr=? terminal=? res=success"
+    )
+}
+
+/// The same as syslog has it, in whole seconds. 1795460000 is 2026-11-23 18:53:20 UTC.
+fn syslog(seconds: u32, mac: u8) -> String {
+    format!(
+        "2026-11-23T18:53:{:02}Z ? audit[9]: VIRT_RESOURCE pid=9 uid=0 msg='{}'\n",
+        20 + seconds,
+        text(mac)
+    )
+}
+
+/// The same as libvirtd's own log has it.
+fn libvirtd(millis: u32, mac: u8) -> String {
+    let text = text(mac);
+    let claim = text.split(" exe=").next().unwrap();
+    format!(
+        "2026-11-23 18:53:{:02}.{:03}+0000: 77: info : virDomainAuditNetDevice:318 : success=yes {claim}\n",
+        20 + millis / 1000,
+        millis % 1000
+    )
+}
+
+struct Told {
+    /// Serial and last number of the MAC, and what is told of it if it is no record.
+    entries: Vec<(Option<u32>, u8, &'static str)>,
+    outcome: Outcome,
+}
+
+fn tell(logs: &[String]) -> Told {
+    let dir = tempfile::tempdir().unwrap();
+    let files = logs.iter().enumerate().map(|(number, log)| {
+        let path: PathBuf = dir.path().join(format!("{number}.log"));
+        std::fs::write(&path, log).unwrap();
+        Input::File(path)
+    });
+    let mut entries = Vec::new();
+    let outcome = read(files.collect(), Options::default(), &mut |entry| {
+        entries.push(told(entry));
+        ControlFlow::Continue(())
+    });
+    Told { entries, outcome }
+}
+
+fn told(entry: &Entry) -> (Option<u32>, u8, &'static str) {
+    let (mac, what) = match &entry.content {
+        Content::Record(record) => (record.event.mac(), ""),
+        Content::Unsent(fragment) => (fragment.mac, "unsent"),
+        Content::Missing(fragment) => (fragment.mac, "missing"),
+        other => panic!("{other:?}"),
+    };
+    (entry.serial, mac.unwrap().0[5], what)
+}
+
+#[test]
+fn logs_are_merged_by_time_whatever_their_order_on_the_command_line() {
+    let late = audit(3000, 12, 3) + &audit(5000, 14, 5);
+    let early = audit(1000, 10, 1) + &audit(4000, 13, 4);
+    let told = tell(&[late, early, audit(2000, 11, 2)]);
+    assert_eq!(told.entries.iter().map(|told| told.1).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn a_serial_number_is_told_once_by_however_many_copies() {
+    let log = audit(1000, 10, 1) + &audit(1000, 11, 1) + &audit(2000, 12, 1);
+    let told = tell(&[log.clone(), log.clone(), log]);
+    assert_eq!(told.entries, [(Some(10), 1, ""), (Some(11), 1, ""), (Some(12), 1, "")]);
+    assert_eq!(told.outcome.input.duplicates, 6);
+}
+
+#[test]
+fn two_opens_alike_within_one_log_are_two() {
+    let told = tell(&[syslog(1, 1) + &syslog(1, 1), audit(1000, 10, 1) + &audit(1000, 11, 1)]);
+    assert_eq!(told.entries, [(Some(10), 1, ""), (Some(11), 1, "")]);
+    let told = tell(&[syslog(1, 1) + &syslog(1, 1)]);
+    assert_eq!(told.entries.len(), 2, "no serial number, no duplicate");
+}
+
+#[test]
+fn what_tells_whole_seconds_comes_after_what_knows_better() {
+    let told = tell(&[syslog(1, 1) + &syslog(2, 2), audit(1700, 10, 1)]);
+    assert_eq!(told.entries, [(Some(10), 1, ""), (None, 2, "")]);
+}
+
+#[test]
+fn a_claim_of_another_moment_is_another_event() {
+    let told = tell(&[libvirtd(1000, 1), audit(1003, 10, 1), libvirtd(9000, 1)]);
+    assert_eq!(told.entries, [(None, 1, ""), (None, 1, "")]);
+    assert_eq!(told.outcome.input.duplicates, 1);
+}
+
+#[test]
+fn what_an_audit_log_that_covers_its_time_lacks_was_not_sent() {
+    let log = audit(1000, 10, 1) + &audit(30_000, 20, 3);
+    let own = libvirtd(1002, 1) + &libvirtd(5000, 2) + &libvirtd(30_001, 3);
+    let told = tell(&[log, own.clone()]);
+    let unsent: Vec<_> = told.entries.iter().filter(|told| told.2 == "unsent").collect();
+    assert_eq!(unsent, [&(None, 2, "unsent")]);
+    // Before the log begins and after it ends nothing is known of it.
+    let told = tell(&[audit(4000, 10, 9) + &audit(4500, 11, 9), own]);
+    assert!(told.entries.iter().all(|told| told.2.is_empty()), "{:?}", told.entries);
+}
+
+#[test]
+fn a_log_that_goes_back_in_time_is_noted() {
+    let told = tell(&[audit(200_000, 90, 1) + &audit(1000, 10, 2)]);
+    assert_eq!(told.entries.len(), 2);
+    assert_eq!(
+        told.outcome.notes.iter().map(|note| note.about).collect::<Vec<_>>(),
+        [About::BackInTime { line: 2 }]
+    );
+}
+
+#[test]
+fn rows_are_merged_with_logs_and_what_the_log_lacks_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.log");
+    std::fs::write(&path, audit(1000, 10, 1) + &audit(9000, 12, 3)).unwrap();
+    let row = |millis: i64, serial: u32, mac: u8| {
+        let record =
+            taptrail_record::parse_text(taptrail_record::RecordType::VIRT_RESOURCE, text(mac).as_bytes());
+        let begin: Timestamp = "2026-11-23T18:53:20Z".parse().unwrap();
+        Ok(Entry {
+            host: "?".into(),
+            time: begin + SignedDuration::from_millis(millis),
+            serial: Some(serial),
+            writer: None,
+            source: "rows".into(),
+            line: 1,
+            content: Content::Record(record.unwrap().unwrap()),
+        })
+    };
+    let rows = vec![row(1004, 10, 1), row(3000, 11, 2), Err("row 3 is none".to_owned()), row(9003, 12, 3)];
+    let rows = Input::Rows { name: "rows".into(), bytes: 0, rows: Box::new(rows.into_iter()) };
+    let mut entries = Vec::new();
+    let outcome = read(vec![rows, Input::File(path)], Options::default(), &mut |entry| {
+        entries.push(told(entry));
+        ControlFlow::Continue(())
+    });
+    assert_eq!(entries, [(Some(10), 1, ""), (Some(11), 2, ""), (Some(11), 2, "missing"), (Some(12), 3, "")]);
+    assert_eq!((outcome.input.duplicates, outcome.input.unreadable), (2, 1));
+}
+
+#[test]
+fn a_taker_that_has_enough_ends_the_reading() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.log");
+    std::fs::write(&path, audit(1000, 10, 1) + &audit(2000, 11, 1)).unwrap();
+    let mut taken = 0;
+    read(vec![Input::File(path)], Options::default(), &mut |_| {
+        taken += 1;
+        ControlFlow::Break(())
+    });
+    assert_eq!(taken, 1);
+}
