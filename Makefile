@@ -2,10 +2,10 @@
 
 CARGO ?= cargo
 
-.PHONY: help build demo test lint bench setup clean
+.PHONY: help build demo test lint bench bench-reading setup clean
 
 help: ## List these targets
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 setup: ## Install what building and running need (Debian packages)
 	@scripts/setup run
@@ -28,6 +28,10 @@ lint: ## Format and lints alone
 bench: setup ## The figures of docs/performance.md, measured on this machine
 	$(CARGO) build --release --locked -p taptrail
 	@scripts/bench target/release/taptrail
+
+bench-reading: setup ## How fast logs are read, against wc, ausearch and auvirt
+	$(CARGO) build --release --locked -p taptrail
+	@scripts/bench-reading target/release/taptrail
 
 clean: ## Remove what was built
 	$(CARGO) clean

@@ -17,7 +17,8 @@ use taptrail_record::{Fragment, Record};
 use taptrail_trail::{Content, Entry};
 
 use crate::Take;
-use crate::track::Placed;
+use crate::coverage::Coverage;
+use crate::track::{Origin, Placed};
 
 /// How far apart two inputs may see one event: syslog tells whole seconds, and late.
 const APART: SignedDuration = SignedDuration::from_secs(2);
@@ -34,8 +35,7 @@ pub(crate) struct Duplicates {
     by_serial: HashMap<(Arc<str>, u32), u64>,
     by_claim: HashMap<Claim, Alike>,
     hasher: RandomState,
-    /// From when to when audit logs tell of each host.
-    covered: HashMap<Arc<str>, (Timestamp, Timestamp)>,
+    pub(crate) coverage: Coverage,
 }
 
 /// A hash of what an event says of its host, and whether it has a serial number.
@@ -170,9 +170,9 @@ impl Duplicates {
                     self.by_claim.remove(&seen.claim);
                 }
             }
-            let covered =
-                self.covered.get(&seen.host).is_some_and(|(from, to)| *from < seen.time && seen.time < *to);
-            if let (false, true, Some(entry)) = (seen.logged, covered, seen.lacking) {
+            if let (false, Some(entry)) = (seen.logged, seen.lacking)
+                && self.coverage.covers(&seen.host, seen.time)
+            {
                 tell(&entry)?;
             }
         }

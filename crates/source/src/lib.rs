@@ -38,6 +38,7 @@
 
 #![forbid(unsafe_code)]
 
+mod coverage;
 mod duplicates;
 mod error;
 mod feed;

@@ -15,7 +15,7 @@ use crate::duplicates::{self, Duplicates};
 use crate::found::Clock;
 use crate::input::rotation;
 use crate::open::Opened;
-use crate::track::{Placed, Track};
+use crate::track::{Origin, Placed, Track};
 use crate::{Input, SourceError, shape};
 
 /// How to read.
@@ -225,6 +225,11 @@ pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut Take<'_>) -> Ou
             Err(error) => reading.failed.push(error),
         }
     }
+    for next in &waiting {
+        if let Pending::Log { .. } = next.track {
+            merge.duplicates.coverage.has(next.rotation);
+        }
+    }
     waiting.sort_by_key(|next| (next.begins, std::cmp::Reverse(next.rotation)));
     merge.waiting = waiting.into();
     // Whoever breaks off knows why.
@@ -327,7 +332,11 @@ impl Merge {
             } else {
                 reading.input.duplicates += 1;
             }
+            let failed = reading.failed.len();
             head = self.active[at].read(reading);
+            if reading.failed.len() > failed {
+                self.duplicates.coverage.lost(self.active[at].origin.rotation);
+            }
         }
         self.active.swap_remove(at);
         ControlFlow::Continue(())
@@ -356,18 +365,27 @@ impl Merge {
 
     /// Begins to read the first of those that wait.
     fn activate(&mut self, reading: &mut Reading<'_>) {
-        let Some(next) = self.waiting.pop_front() else { return };
-        let mut track = match next.track {
+        let Some(Waiting { rotation, track, .. }) = self.waiting.pop_front() else { return };
+        let (failed, lost) =
+            (reading.failed.len(), |merge: &mut Self| merge.duplicates.coverage.lost(rotation));
+        let mut track = match track {
             Pending::Rows(track) => track,
             Pending::Log { id, name, opened, clock } => match opened.start(self.threads) {
-                Ok((stream, stored)) => Track::lines(id, name, stream, stored, clock, Arc::clone(&self.host)),
+                Ok((stream, stored)) => {
+                    let origin = Origin { id, is_rows: false, rotation };
+                    Track::lines(origin, name, stream, stored, clock, Arc::clone(&self.host))
+                }
                 Err(source) => {
+                    lost(self);
                     return reading.failed.push(SourceError::Read { name: name.to_string(), at: 0, source });
                 }
             },
         };
         if track.head.is_none() {
             track.head = track.read(reading);
+        }
+        if reading.failed.len() > failed {
+            lost(self);
         }
         if track.head.is_some() {
             self.active.push(track);

@@ -28,12 +28,19 @@ pub(crate) struct Placed {
     pub(crate) order: Timestamp,
 }
 
+/// Which input tells something, for [`crate::duplicates`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin {
+    pub(crate) id: u32,
+    /// Whether it is no log, but rows.
+    pub(crate) is_rows: bool,
+    /// The higher, the older; 0 for what is no rotation.
+    pub(crate) rotation: u32,
+}
+
 /// An input that is being told.
 pub(crate) struct Track {
-    /// Which one it is, for [`crate::duplicates`].
-    pub(crate) id: u32,
-    /// Its kind, likewise.
-    pub(crate) is_rows: bool,
+    pub(crate) origin: Origin,
     pub(crate) name: Arc<str>,
     /// Its next entry, if it has one.
     pub(crate) head: Option<Placed>,
@@ -64,7 +71,7 @@ struct Lines {
 
 impl Track {
     pub(crate) fn lines(
-        id: u32,
+        origin: Origin,
         name: Arc<str>,
         stream: Stream,
         stored: Stored,
@@ -84,11 +91,12 @@ impl Track {
             counted: 0,
             bytes: 0,
         };
-        Self { id, is_rows: false, name, head: None, told: Told::Lines(Box::new(lines)) }
+        Self { origin, name, head: None, told: Told::Lines(Box::new(lines)) }
     }
 
     pub(crate) fn rows(id: u32, name: Arc<str>, rows: Rows) -> Self {
-        Self { id, is_rows: true, name, head: None, told: Told::Rows { rows, told: 0 } }
+        let origin = Origin { id, is_rows: true, rotation: 0 };
+        Self { origin, name, head: None, told: Told::Rows { rows, told: 0 } }
     }
 
     /// When its next entry belongs, if it has one.
