@@ -225,6 +225,23 @@ fn findings_are_an_exit_code() {
     assert_eq!(code(&["findings", "--kind", "false-start", clean.to_str().unwrap()]), Some(0));
     assert_eq!(code(&["findings", "/nonexistent/audit.log"]), Some(2));
     assert_eq!(code(&["findings", "--kind", "no-such-kind", clean.to_str().unwrap()]), Some(2));
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let unwritten = command(["findings".as_ref(), wrong.as_os_str()]).stdout(full).status().unwrap();
+    assert_eq!(unwritten.code(), Some(2), "what can't be told is no finding");
+}
+
+#[test]
+fn more_logs_than_a_shell_allows_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    for number in 1..=200 {
+        fs::write(dir.path().join(format!("audit.log.{number}")), log("libvirt-9.0/01-bridge-tap")).unwrap();
+    }
+    let script = "ulimit -S -n 64 && exec \"$0\" trail --format=json \"$1\"";
+    let program = env!("CARGO_BIN_EXE_taptrail");
+    let done = Command::new("sh").args(["-c", script, program]).arg(dir.path()).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let told: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!((&told["input"]["files"], &told["input"]["records"]), (&200.into(), &6.into()));
 }
 
 #[test]

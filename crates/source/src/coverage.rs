@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn all_rotations_together_cover_what_is_between() {
-        let inner = |second: &i64| ![20, 40, 50, 70].contains(second);
+        let inner = |second: &i64| ![20, 70].contains(second);
         assert_eq!(covered(&[2, 1, 0], None), Vec::from_iter((11..80).filter(inner)));
     }
 

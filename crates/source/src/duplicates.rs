@@ -69,17 +69,16 @@ struct Seen {
 
 impl Duplicates {
     /// Notes that an audit log tells of this time, if it does.
-    pub(crate) fn cover(&mut self, is_rows: bool, entry: &Entry) {
-        if is_logged(is_rows, entry) {
-            let time = entry.time;
-            let covered = self.covered.entry(Arc::clone(&entry.host)).or_insert((time, time));
-            covered.1 = covered.1.max(time);
+    pub(crate) fn cover(&mut self, origin: Origin, entry: &Entry) {
+        if is_logged(origin.is_rows, entry) {
+            self.coverage.tells(&entry.host, origin, entry.time);
         }
     }
 
     /// Whether this is the first to tell the event. `alone`: no other input tells of this time.
-    pub(crate) fn is_new(&mut self, track: u32, is_rows: bool, alone: bool, placed: &Placed) -> bool {
+    pub(crate) fn is_new(&mut self, origin: Origin, alone: bool, placed: &Placed) -> bool {
         let entry = &placed.entry;
+        let Origin { id: track, is_rows, .. } = origin;
         let logged = is_logged(is_rows, entry);
         if alone && self.seen.is_empty() {
             return true;
@@ -212,5 +211,56 @@ fn fragment(record: &Record) -> Fragment {
         uuid: Some(record.guest.uuid),
         mac: record.event.mac(),
         device: record.event.device().cloned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use taptrail_record::{Event, GuestId, MacAddr};
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// An entry at this millisecond; all say the same.
+    fn placed(millis: i64, serial: Option<u32>) -> Placed {
+        let guest = GuestId { name: "g".into(), uuid: Uuid::from_u128(1) };
+        let event = Event::Detach { mac: MacAddr::kvm([0, 0, 1]), vm_pid: None, fds: None, forced: false };
+        let (host, source) = (Arc::from("h1"), Arc::from("a.log"));
+        let content = Content::Record(Record::success(guest, event));
+        let time = Timestamp::from_millisecond(millis).unwrap();
+        Placed { order: time, entry: Entry { host, time, serial, writer: None, source, line: 1, content } }
+    }
+
+    /// Which entries are new, by input, time and serial number.
+    fn new(entries: impl IntoIterator<Item = (u32, i64, Option<u32>)>) -> Vec<bool> {
+        let mut duplicates = Duplicates::default();
+        let mut is_new = |(id, millis, serial)| {
+            let origin = Origin { id, is_rows: false, rotation: 0 };
+            let placed = placed(millis, serial);
+            assert!(duplicates.forget(placed.order, &mut |_| ControlFlow::Continue(())).is_continue());
+            duplicates.is_new(origin, false, &placed)
+        };
+        entries.into_iter().map(&mut is_new).collect()
+    }
+
+    #[test]
+    fn records_alike_of_one_input_are_each_paired_with_one_of_another() {
+        let (a, b) = ((1, 0, Some(7)), (1, 10, Some(8)));
+        assert_eq!(new([a, b, (2, 5, None), (2, 6, None), (2, 7, None)]), [true, true, false, false, true]);
+        assert_eq!(new([(2, 0, None), (1, 1, None), (1, 2, None), (2, 3, None)]), [true, false, true, false]);
+        assert_eq!(new([a, (2, 0, Some(8)), (3, 1, None), (3, 2, None)]), [true, true, false, false]);
+        // Too late, and then one in time.
+        assert_eq!(new([a, (1, 4000, Some(9)), (2, 4100, None)]), [true, true, false]);
+    }
+
+    #[test]
+    fn any_number_of_records_alike_are_paired_in_a_moment() {
+        const MANY: u32 = 100_000;
+        for serial in [Some as fn(u32) -> Option<u32>, |_| None] {
+            let log = |id: u32| (0..MANY).map(move |number| (id, 0, serial(number)));
+            let told = new(log(1).chain(log(2)).chain(log(3)));
+            assert!(told[..MANY as usize].iter().all(|new| *new));
+            assert!(!told[MANY as usize..].contains(&true));
+        }
     }
 }

@@ -292,6 +292,19 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_shrinks_while_it_is_read_ends_there() {
+        let mut log = tempfile::tempfile().unwrap();
+        log.write_all(&b"a line\n".repeat(PIECE)).unwrap();
+        let feed = Feed::file(log.try_clone().unwrap(), Arc::default());
+        let mut piece = Piece::default();
+        assert_eq!(feed.fill(&mut piece).unwrap(), Some(0));
+        log.set_len(PIECE as u64 + 10).unwrap();
+        assert_eq!(feed.fill(&mut piece).unwrap(), Some(1));
+        assert_eq!(piece.size, 10);
+        assert_eq!(feed.fill(&mut piece).unwrap(), None);
+    }
+
+    #[test]
     fn a_line_too_long_is_given_in_part_and_its_rest_passed_over() {
         let mut bytes = b"first\n".to_vec();
         bytes.resize(10 * 1024 * 1024, b'x');

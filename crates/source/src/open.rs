@@ -27,8 +27,10 @@ const MEMORY: u64 = 128 * 1024 * 1024;
 pub(crate) struct Opened {
     bytes: Bytes,
     packing: Packing,
-    /// Its first bytes, decompressed.
+    /// Its first bytes, decompressed; not needed to read it.
     pub(crate) head: Vec<u8>,
+    /// Whether it is a journal's export.
+    export: bool,
     /// How many bytes it has as stored, where that is known.
     pub(crate) size: Option<u64>,
     /// When it was last written to.
@@ -65,7 +67,8 @@ impl Opened {
             _ => packing.open(Box::new(&file)).and_then(|mut bytes| head(&mut bytes)).map_err(failed)?,
         };
         let modified = about.modified().ok().and_then(|time| Timestamp::try_from(time).ok());
-        Ok(Self { bytes: Bytes::File(file), packing, head, size: Some(about.len()), modified })
+        let export = Export::is_begun_by(&head);
+        Ok(Self { bytes: Bytes::File(file), packing, head, export, size: Some(about.len()), modified })
     }
 
     /// Takes bytes that come one after the other, compressed or not.
@@ -78,14 +81,15 @@ impl Opened {
         let mut bytes = packing.open(bytes).map_err(failed)?;
         let head = head(&mut bytes).map_err(failed)?;
         let bytes = Bytes::Pipe(Box::new(Cursor::new(head.clone()).chain(bytes)));
-        Ok(Self { bytes, packing: Packing::None, head, size: None, modified: None })
+        let export = Export::is_begun_by(&head);
+        Ok(Self { bytes, packing: Packing::None, head, export, size: None, modified: None })
     }
 
     /// Begins to read it from its first byte, by so many threads.
     pub(crate) fn start(self, threads: usize) -> io::Result<(Stream, Stored)> {
         let stored = Stored::default();
         let counted = |bytes| Counted { bytes, stored: Arc::clone(&stored) };
-        let export = Export::is_begun_by(&self.head);
+        let export = self.export;
         let bytes: Box<dyn Read + Send> = match self.bytes {
             Bytes::File(file) if self.packing == Packing::None && !export => {
                 return Ok((Stream::of_lines(Feed::file(file, Arc::clone(&stored)), threads)?, stored));

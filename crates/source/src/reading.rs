@@ -249,7 +249,7 @@ fn wait(
     now: Timestamp,
     reading: &mut Reading<'_>,
 ) -> Result<Waiting, SourceError> {
-    let (opened, name, rotation) = match input {
+    let (mut opened, name, rotation) = match input {
         Input::File(path) => {
             let opened = Opened::file(&path)?;
             (opened, Arc::<str>::from(path.display().to_string()), rotation(&path))
@@ -269,7 +269,9 @@ fn wait(
     let limit =
         opened.modified.and_then(|time| time.saturating_add(day).ok()).map_or(now, |time| time.min(now));
     let clock = Clock::new(zone.clone(), limit);
-    let first = opened.head.split(|&byte| byte == b'\n').find_map(shape::first_time);
+    // There may be many inputs: none keeps this while it waits.
+    let head = std::mem::take(&mut opened.head);
+    let first = head.split(|&byte| byte == b'\n').find_map(shape::first_time);
     let begins = first.map_or(Timestamp::MIN, |when| when.resolve(&mut clock.clone()));
     Ok(Waiting { begins, rotation, track: Pending::Log { id, name, opened, clock } })
 }
@@ -356,19 +358,26 @@ impl Merge {
             self.last = this;
             return ControlFlow::Continue(!again);
         }
-        let Track { id, is_rows, .. } = self.active[at];
-        self.duplicates.cover(is_rows, &placed.entry);
+        self.duplicates.cover(self.active[at].origin, &placed.entry);
         self.duplicates.forget(placed.order, take)?;
         let alone = until.is_none_or(|until| until.duration_since(placed.order) > duplicates::KEPT);
-        ControlFlow::Continue(self.duplicates.is_new(id, is_rows, alone, placed))
+        ControlFlow::Continue(self.duplicates.is_new(self.active[at].origin, alone, placed))
     }
 
     /// Begins to read the first of those that wait.
     fn activate(&mut self, reading: &mut Reading<'_>) {
         let Some(Waiting { rotation, track, .. }) = self.waiting.pop_front() else { return };
-        let (failed, lost) =
-            (reading.failed.len(), |merge: &mut Self| merge.duplicates.coverage.lost(rotation));
-        let mut track = match track {
+        let failed = reading.failed.len();
+        let begun = self.begin(track, rotation, reading);
+        if reading.failed.len() > failed {
+            self.duplicates.coverage.lost(rotation);
+        }
+        self.active.extend(begun);
+    }
+
+    /// The track of an input, if it has an entry.
+    fn begin(&self, pending: Pending, rotation: u32, reading: &mut Reading<'_>) -> Option<Track> {
+        let mut track = match pending {
             Pending::Rows(track) => track,
             Pending::Log { id, name, opened, clock } => match opened.start(self.threads) {
                 Ok((stream, stored)) => {
@@ -376,38 +385,14 @@ impl Merge {
                     Track::lines(origin, name, stream, stored, clock, Arc::clone(&self.host))
                 }
                 Err(source) => {
-                    lost(self);
-                    return reading.failed.push(SourceError::Read { name: name.to_string(), at: 0, source });
+                    reading.failed.push(SourceError::Read { name: name.to_string(), at: 0, source });
+                    return None;
                 }
             },
         };
         if track.head.is_none() {
             track.head = track.read(reading);
         }
-        if reading.failed.len() > failed {
-            lost(self);
-        }
-        if track.head.is_some() {
-            self.active.push(track);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_hosts_name_may_have_its_domain() {
-        for (a, b, same) in [
-            ("web1", "web1", true),
-            ("web1", "web1.example.org", true),
-            ("web1.example.org", "web1", true),
-            ("web1", "web10", false),
-            ("web1.example.org", "web1.example.com", false),
-            ("?", "web1", false),
-        ] {
-            assert_eq!(is_same(a, b), same, "{a} {b}");
-        }
+        track.head.is_some().then_some(track)
     }
 }

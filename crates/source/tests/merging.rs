@@ -96,6 +96,15 @@ fn a_serial_number_is_told_once_by_however_many_copies() {
 }
 
 #[test]
+fn one_serial_number_of_two_hosts_is_two_events() {
+    let of = |host: &str| format!("node={host} {}", audit(1000, 10, 1));
+    let told = tell(&[of("h1") + &of("h2") + &of("h2")]);
+    assert_eq!((told.entries.len(), told.outcome.input.duplicates), (2, 1));
+    let told = tell(&[of("h1") + &of("h2"), of("h2")]);
+    assert_eq!((told.entries.len(), told.outcome.input.duplicates), (2, 1));
+}
+
+#[test]
 fn two_opens_alike_within_one_log_are_two() {
     let told = tell(&[syslog(1, 1) + &syslog(1, 1), audit(1000, 10, 1) + &audit(1000, 11, 1)]);
     assert_eq!(told.entries, [(Some(10), 1, ""), (Some(11), 1, "")]);
@@ -166,6 +175,34 @@ fn rows_are_merged_with_logs_and_what_the_log_lacks_is_missing() {
     });
     assert_eq!(entries, [(Some(10), 1, ""), (Some(11), 2, ""), (Some(11), 2, "missing"), (Some(12), 3, "")]);
     assert_eq!((outcome.input.duplicates, outcome.input.unreadable), (2, 1));
+}
+
+#[test]
+fn a_log_split_anywhere_tells_the_whole() {
+    let folder =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/libvirt/libvirt-9.0/06-hotplug/audit.log");
+    let whole = std::fs::read_to_string(folder).unwrap();
+    let serials = |logs: &[String]| {
+        let dir = tempfile::tempdir().unwrap();
+        let files = logs.iter().enumerate().map(|(number, log)| {
+            let path = dir.path().join(format!("audit.log.{number}"));
+            std::fs::write(&path, log).unwrap();
+            Input::File(path)
+        });
+        let mut serials = Vec::new();
+        read(files.collect(), Options::default(), &mut |entry| {
+            serials.push((entry.serial, entry.time, entry.content.clone()));
+            ControlFlow::Continue(())
+        });
+        serials
+    };
+    let expect = serials(std::slice::from_ref(&whole));
+    assert!(expect.len() > 20);
+    for (at, _) in whole.match_indices('\n') {
+        let (first, second) = whole.split_at(at + 1);
+        // The later part first: rotations count up as they age.
+        assert_eq!(serials(&[second.to_owned(), first.to_owned()]), expect, "split at {at}");
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use self::ask::Asked;
 use self::tell::{Answer, Teller, gone};
 use crate::Done;
 use crate::cli::{Explain, Findings, Output, Page, Sources, Trail, Who};
-use crate::output::{print, stdout, style};
+use crate::output::{Failure, print, stdout, style};
 
 /// The exit code of `findings` when there are any.
 const FOUND: u8 = 1;
@@ -42,7 +42,9 @@ pub(crate) fn findings(arguments: &Findings, dirs: &Dirs) -> Done {
     asked.about(&arguments.selection);
     asked.times(&arguments.times)?;
     asked.filter.kinds = arguments.kind.clone();
-    sink(Told::Findings, asked.filter, arguments.output, &arguments.sources, dirs)
+    let told = sink(Told::Findings, asked.filter, arguments.output, &arguments.sources, dirs);
+    // Whatever failed, it must not pass for a finding.
+    told.map_err(|failure| failure.with_code(Failure::INPUT))
 }
 
 /// Reads, and writes what is asked for as it comes.

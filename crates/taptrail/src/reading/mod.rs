@@ -9,6 +9,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use taptrail_guest::Dirs;
 use taptrail_ledger::Ledger;
 use taptrail_source::{Input, Options, Outcome, SourceError, Take};
@@ -46,6 +47,7 @@ pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut Take<'_>) -> Re
         }
         inputs
     };
+    allow_many_files();
     let mut progress = progress::Progress::default();
     let progress = Box::new(|done, total| progress.show(done, total));
     let options = Options { host, progress, ..Options::default() };
@@ -53,6 +55,14 @@ pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut Take<'_>) -> Re
     failed.append(&mut outcome.failed);
     outcome.failed = failed;
     Ok(outcome)
+}
+
+/// Each input is opened before the first is read, so that no rotation meanwhile takes one away: there may
+/// be more than a shell allows at first.
+fn allow_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // Where that fails, the inputs that can't be opened are told.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// This host's audit log and ledger, as far as they are there.

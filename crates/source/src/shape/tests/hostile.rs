@@ -76,6 +76,17 @@ fn a_hosts_crash_leaves_zeros_before_a_line_that_can_be_read() {
     assert!(line(boot).unwrap().is_some());
 }
 
+#[test]
+fn a_byte_order_mark_before_a_line_hides_nothing() {
+    for text in
+        ["type=SYSTEM_BOOT msg=audit(1.000:1): pid=1 msg=''", "Nov 23 18:58:28 h audit[1]: SYSTEM_BOOT pid=1"]
+    {
+        let marked = ["\u{feff}".as_bytes(), text.as_bytes()].concat();
+        assert!(line(&marked).unwrap().is_some(), "{text}");
+        assert_eq!(first_time(&marked), first_time(text.as_bytes()));
+    }
+}
+
 fn export(entries: &[&[u8]]) -> Vec<(u64, Result<(), Unreadable>)> {
     let bytes = entries.concat();
     let told: Vec<_> =
