@@ -85,6 +85,13 @@ impl Opened {
         Ok(Self { bytes, packing: Packing::None, head, export, size: None, modified: None })
     }
 
+    /// How many bytes will be read of what is stored, unless it is cut meanwhile; 0 where that is not
+    /// known.
+    pub(crate) fn expected(&self) -> u64 {
+        // What is packed may end before its file does.
+        self.size.filter(|_| self.packing == Packing::None).unwrap_or(0)
+    }
+
     /// Begins to read it from its first byte, by so many threads.
     pub(crate) fn start(self, threads: usize) -> io::Result<(Stream, Stored)> {
         let stored = Stored::default();

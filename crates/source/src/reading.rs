@@ -379,16 +379,20 @@ impl Merge {
     fn begin(&self, pending: Pending, rotation: u32, reading: &mut Reading<'_>) -> Option<Track> {
         let mut track = match pending {
             Pending::Rows(track) => track,
-            Pending::Log { id, name, opened, clock } => match opened.start(self.threads) {
-                Ok((stream, stored)) => {
-                    let origin = Origin { id, is_rows: false, rotation };
-                    Track::lines(origin, name, stream, stored, clock, Arc::clone(&self.host))
+            Pending::Log { id, name, opened, clock } => {
+                let expected = opened.expected();
+                match opened.start(self.threads) {
+                    Ok((stream, stored)) => {
+                        let origin = Origin { id, is_rows: false, rotation };
+                        let host = Arc::clone(&self.host);
+                        Track::lines(origin, name, stream, stored, expected, clock, host)
+                    }
+                    Err(source) => {
+                        reading.failed.push(SourceError::Read { name: name.to_string(), at: 0, source });
+                        return None;
+                    }
                 }
-                Err(source) => {
-                    reading.failed.push(SourceError::Read { name: name.to_string(), at: 0, source });
-                    return None;
-                }
-            },
+            }
         };
         if track.head.is_none() {
             track.head = track.read(reading);

@@ -1,5 +1,6 @@
 //! One input on its way into the common order.
 
+use std::io;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -65,6 +66,8 @@ struct Lines {
     /// Whether anything was found.
     told: bool,
     stored: Stored,
+    /// How much of what is stored there was when the reading began.
+    expected: u64,
     counted: u64,
     bytes: u64,
 }
@@ -75,6 +78,7 @@ impl Track {
         name: Arc<str>,
         stream: Stream,
         stored: Stored,
+        expected: u64,
         clock: Clock,
         host: Arc<str>,
     ) -> Self {
@@ -88,6 +92,7 @@ impl Track {
             last: Timestamp::MIN,
             told: false,
             stored,
+            expected,
             counted: 0,
             bytes: 0,
         };
@@ -143,6 +148,11 @@ impl Lines {
                     }
                     if !self.told && self.after > 0 {
                         reading.note(name, About::Nothing);
+                    }
+                    if self.counted < self.expected {
+                        let source = io::Error::new(io::ErrorKind::UnexpectedEof, "it was cut meanwhile");
+                        let (name, at) = (name.to_string(), self.bytes);
+                        reading.failed.push(crate::SourceError::Read { name, at, source });
                     }
                     return None;
                 }

@@ -138,6 +138,22 @@ fn what_an_audit_log_that_covers_its_time_lacks_was_not_sent() {
 }
 
 #[test]
+fn a_log_that_is_cut_while_it_is_read_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.log");
+    let log: String = (0..20_000).map(|serial| audit(serial, serial, 1)).collect();
+    std::fs::write(&path, &log).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let outcome = read(vec![Input::File(path)], Options::default(), &mut |_| {
+        file.set_len(0).unwrap();
+        ControlFlow::Continue(())
+    });
+    assert!(outcome.input.bytes < log.len() as u64);
+    let [error] = &outcome.failed[..] else { panic!("{:?}", outcome.failed) };
+    assert!(error.to_string().contains("can't be read on"), "{error}");
+}
+
+#[test]
 fn a_log_that_goes_back_in_time_is_noted() {
     let told = tell(&[audit(200_000, 90, 1) + &audit(1000, 10, 2)]);
     assert_eq!(told.entries.len(), 2);

@@ -20,14 +20,18 @@ impl Raw {
     /// A proof's line as it stands in its source, if it could be read again.
     pub(crate) fn get(&self, proof: &Proof) -> Option<String> {
         let line = self.0.get(&proof.source)?.get(&proof.line)?.as_deref()?;
-        Some(String::from_utf8_lossy(line).trim_end_matches('\r').to_owned())
+        let line = String::from_utf8_lossy(line).trim_end_matches('\r').to_owned();
+        // A log that was rotated meanwhile has another line there.
+        let other = |serial| line.contains("audit(") && !line.contains(&format!(":{serial})"));
+        (!proof.serial.is_some_and(other)).then_some(line)
     }
 }
 
 /// Reads the lines of proofs again, each source once. What can't be is shown by its place alone.
 pub(crate) fn again<'a>(proofs: impl Iterator<Item = &'a Proof>) -> Raw {
     let mut raw = Raw::default();
-    for proof in proofs.take(MOST) {
+    // Standard input is no file, whatever is named like it.
+    for proof in proofs.filter(|proof| &*proof.source != "-").take(MOST) {
         raw.0.entry(Arc::clone(&proof.source)).or_default().insert(proof.line, None);
     }
     for (source, wanted) in &mut raw.0 {
@@ -48,5 +52,28 @@ fn from_ledger(path: &Path, wanted: &mut BTreeMap<u64, Option<Vec<u8>>>) {
         if let Some(line) = u64::try_from(stored.id).ok().and_then(|row| wanted.get_mut(&row)) {
             *line = Some(stored.text.into_bytes());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_another_by_now_is_not_shown() {
+        let line = b"type=VIRT_CONTROL msg=audit(1.000:7): pid=1 msg='x'\r".to_vec();
+        let raw = Raw(HashMap::from([("a.log".into(), BTreeMap::from([(3, Some(line))]))]));
+        let at = |serial| Proof { serial, time: Timestamp::UNIX_EPOCH, source: "a.log".into(), line: 3 };
+        assert!(raw.get(&at(Some(7))).is_some_and(|line| line.ends_with("msg='x'")));
+        assert!(raw.get(&at(None)).is_some());
+        assert_eq!(raw.get(&at(Some(8))), None);
+    }
+
+    #[test]
+    fn a_file_named_like_standard_input_is_not_read() {
+        let proof = Proof { serial: None, time: Timestamp::UNIX_EPOCH, source: "-".into(), line: 1 };
+        assert!(again([&proof].into_iter()).0.is_empty());
     }
 }
