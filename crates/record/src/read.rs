@@ -106,7 +106,9 @@ fn interface(claims: &Claims<'_>) -> Result<Event, ParseError> {
 
 #[inline(always)]
 fn record(claims: &Claims<'_>, event: Event, outcome: Outcome) -> Result<Option<Record>, ParseError> {
-    claims.get(Key::Virt)?;
+    if claims.get(Key::Virt)?.is_some_and(|virt| !is_qemu(virt.bytes())) {
+        return Ok(None);
+    }
     let name = need(Key::Vm, claims.string(Key::Vm)?)?;
     let uuid = claims.uuid()?;
     if !claims.names_guest() {
@@ -122,6 +124,11 @@ fn record(claims: &Claims<'_>, event: Event, outcome: Outcome) -> Result<Option<
     };
     let errno = claims.number(Key::Errno)?;
     Ok(Some(Record { guest: GuestId { name, uuid }, event, outcome, requester, errno }))
+}
+
+/// Whether this is libvirt's word for a guest of QEMU's; a container has interfaces and none of the devices.
+pub(crate) fn is_qemu(virt: &[u8]) -> bool {
+    matches!(virt, b"kvm" | b"qemu" | b"kqemu" | b"hvf")
 }
 
 /// libaudit writes `res=` last, so a text without it lost its end, unless the outcome was told apart.

@@ -91,6 +91,17 @@ fn other_resources_and_other_programs_are_passed_over() {
 }
 
 #[test]
+fn a_container_has_no_devices_of_a_qemus() {
+    let start = format!(
+        "virt=lxc resrc=net reason=start vm=\"w\" uuid={UUID} old-net=\"?\" new-net=\"52:54:00:00:23:00\" \
+         exe=\"/usr/sbin/libvirtd\" hostname=? addr=? terminal=? res=success"
+    );
+    assert_eq!(parse_text(RecordType::VIRT_RESOURCE, start.as_bytes()), Ok(None));
+    let bare = start.replace('"', "");
+    assert_eq!(taptrail_record::parse_interpreted(RecordType::VIRT_RESOURCE, bare.as_bytes()), Ok(None));
+}
+
+#[test]
 fn what_cannot_be_believed_is_named() {
     let start = |more: &str| format!("resrc=net reason=start vm=\"w\" uuid={UUID} old-net=\"?\" {more}");
     let mac = "new-net=\"52:54:00:00:23:00\"";

@@ -96,6 +96,8 @@ pub enum About {
         /// The first line that goes back.
         line: u64,
     },
+    /// Its lines name no host, and those of other inputs do.
+    HostUnknown,
     /// It has lines, and none tells of a guest.
     Nothing,
 }
@@ -115,6 +117,10 @@ impl fmt::Display for Note {
                 f,
                 "{source}:{line}: goes back in time by more than a minute: give joined logs one by one, and they are put in order"
             ),
+            About::HostUnknown => write!(
+                f,
+                "{source}: its lines name no host as others do: --host says whose they are, and what both tell is told once"
+            ),
             About::Nothing => write!(f, "{source}: no line of it tells of a guest"),
         }
     }
@@ -127,6 +133,8 @@ pub(crate) struct Reading<'a> {
     notes: Vec<Note>,
     pub(crate) failed: Vec<SourceError>,
     hosts: HashMap<CompactString, Arc<str>>,
+    /// The inputs with lines that name no host.
+    pub(crate) unnamed: Vec<Arc<str>>,
     /// The host of lines that name none.
     own: Arc<str>,
     total: u64,
@@ -204,6 +212,7 @@ pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut Take<'_>) -> Ou
         notes: Vec::new(),
         failed: Vec::new(),
         hosts: HashMap::new(),
+        unnamed: Vec::new(),
         own: Arc::clone(&options.host),
         total: 0,
         progress: options.progress,
@@ -234,6 +243,11 @@ pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut Take<'_>) -> Ou
     merge.waiting = waiting.into();
     // Whoever breaks off knows why.
     let _ = merge.run(&mut reading, take);
+    if reading.hosts.values().any(|host| *host != reading.own) {
+        for source in std::mem::take(&mut reading.unnamed) {
+            reading.note(&source, About::HostUnknown);
+        }
+    }
     Outcome {
         input: reading.input,
         unreadable: reading.unreadable,

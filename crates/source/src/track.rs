@@ -61,10 +61,13 @@ struct Lines {
     before: u64,
     after: u64,
     clock: Clock,
+    /// The host of lines that name none, and the last one named.
+    own: Arc<str>,
     host: Arc<str>,
     last: Timestamp,
-    /// Whether anything was found.
+    /// Whether anything was found, and whether some of it names no host.
     told: bool,
+    unnamed: bool,
     stored: Stored,
     /// How much of what is stored there was when the reading began.
     expected: u64,
@@ -88,9 +91,11 @@ impl Track {
             before: 0,
             after: 0,
             clock,
+            own: Arc::clone(&host),
             host,
             last: Timestamp::MIN,
             told: false,
+            unnamed: false,
             stored,
             expected,
             counted: 0,
@@ -146,6 +151,9 @@ impl Lines {
                     if self.clock.guessed {
                         reading.note(name, About::DateGuessed);
                     }
+                    if self.unnamed {
+                        reading.unnamed.push(Arc::clone(name));
+                    }
                     if !self.told && self.after > 0 {
                         reading.note(name, About::Nothing);
                     }
@@ -186,17 +194,24 @@ impl Lines {
             reading.note(name, About::BackInTime { line });
         }
         self.last = time;
-        if let Some(host) = found.host
-            && *host != *self.host
-        {
-            self.host = reading.host(&host);
-        }
+        let host = match found.host {
+            None => {
+                self.unnamed = true;
+                Arc::clone(&self.own)
+            }
+            Some(host) => {
+                if *host != *self.host {
+                    self.host = reading.host(&host);
+                }
+                Arc::clone(&self.host)
+            }
+        };
         // syslog knows who sent a record, and neither its number nor the part of its second.
         let heard = found.serial.is_none() && found.writer.is_some();
         let whole = heard && time.subsec_nanosecond() == 0;
         let order = if whole { time.saturating_add(ALMOST).unwrap_or(time) } else { time };
         let entry = Entry {
-            host: Arc::clone(&self.host),
+            host,
             time,
             serial: found.serial,
             writer: found.writer,

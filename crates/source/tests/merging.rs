@@ -194,6 +194,14 @@ fn rows_are_merged_with_logs_and_what_the_log_lacks_is_missing() {
 }
 
 #[test]
+fn hosts_named_by_some_inputs_only_are_noted() {
+    let log = audit(1000, 10, 1);
+    let told = tell(&[log.clone(), log.replace("type=", "node=h1 type=")]);
+    assert_eq!(told.entries.len(), 2, "nobody knows whether these are one host's");
+    assert_eq!(told.outcome.notes.iter().map(|note| note.about).collect::<Vec<_>>(), [About::HostUnknown]);
+}
+
+#[test]
 fn a_log_split_anywhere_tells_the_whole() {
     let folder =
         concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/libvirt/libvirt-9.0/06-hotplug/audit.log");

@@ -1,6 +1,7 @@
 use super::cursor::Cursor;
 use crate::claims::{Key, refused};
 use crate::pairs::Value;
+use crate::read::is_qemu;
 use crate::{ParseError, Reason, RecordType};
 
 /// What stands before a guest's name.
@@ -30,7 +31,11 @@ impl<'a> Head<'a> {
     /// None when the text says nothing of guests' lives or their network devices.
     pub(super) fn of(record_type: RecordType, text: &'a [u8]) -> Result<Option<Self>, ParseError> {
         let mut cursor = Cursor(text);
-        let virt = cursor.pair(b"virt=").is_some();
+        let virt = cursor.pair(b"virt=");
+        if virt.is_some_and(|virt| !is_qemu(virt)) {
+            return Ok(None);
+        }
+        let virt = virt.is_some();
         if virt {
             cursor.0 = cursor.0.strip_prefix(b" ").unwrap_or_default();
         }
