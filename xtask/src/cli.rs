@@ -34,7 +34,7 @@ pub(crate) enum Chore {
 #[derive(Debug, Args)]
 #[command(after_long_help = AFTER)]
 pub(crate) struct VmArguments {
-    /// Which of Debian's kernels (vm/kernels.rs has the list)
+    /// Which of Debian's kernels (the list is in xtask/src/vm/kernels.rs)
     #[arg(long, value_name = "NAME", default_value = KERNELS[0].name, value_parser = kernel_names())]
     pub(crate) kernel: String,
 
@@ -77,16 +77,17 @@ pub(crate) struct VmArguments {
 
 const AFTER: &str = "\
 Environment:
-  PATH, HOME, LANG, TERM, TZ and what starts with LC_, TAPTRAIL_, NEXTEST_, INSTA_ or PROPTEST_ is passed, and some
-  names of Rust and CI; --env passes more. Standard input is empty.
+  Passed are PATH, HOME, LANG, TERM, TZ, some names of Rust and CI, and what starts
+  with LC_, TAPTRAIL_, NEXTEST_, INSTA_ or PROPTEST_. Standard input is empty.
   TAPTRAIL_VM_CACHE    where fetched kernels are kept, instead of target/vm
 
 Exit status:
   the command's own, or
-  124      the command did not end within --timeout
-  125      the virtual machine failed (the end of its console is shown), or the arguments can't be used
-  126, 127 the command can't be run, is not there
-  128 + N  signal N ended the command, or this program (Ctrl-C: 130)
+  124       the command did not end within --timeout
+  125       the virtual machine failed (the end of its console is shown),
+            or the arguments can't be used
+  126, 127  the command can't be run, is not there
+  128 + N   signal N ended the command, or this program (Ctrl-C: 130)
 
 Examples:
   cargo xtask vm -- sh -c 'uname -r; ls -l /dev/vhost-net'

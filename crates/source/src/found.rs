@@ -75,6 +75,11 @@ impl Clock {
         Self { zone, limit, last: None, day_first: None, inferred: false, guessed: false }
     }
 
+    /// The same, for lines of which none is younger than `limit` either.
+    pub(crate) fn until(&self, limit: Timestamp) -> Self {
+        Self { limit: limit.min(self.limit), ..self.clone() }
+    }
+
     /// A time that a change of clocks left out is taken as if they had not changed; of one that they
     /// repeat, the round that doesn't go back.
     fn moment(&self, civil: DateTime) -> Timestamp {

@@ -2,7 +2,7 @@
 //! installation, nothing of the system's changed, no root needed.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -61,7 +61,7 @@ impl Apt {
 
     /// One of apt's programs that sees nothing of the system's sources and packages.
     fn tool(&self, program: &str) -> Command {
-        let setting = |name: &str, value: &Path| {
+        let setting = |name: &str, value: &dyn AsRef<OsStr>| {
             let mut setting = OsString::from(name);
             setting.push("=");
             setting.push(value);
@@ -70,14 +70,16 @@ impl Apt {
         let mut command = Command::new(program);
         for setting in [
             setting("Dir::Etc::SourceList", &self.dir.join("sources.list")),
-            setting("Dir::Etc::SourceParts", Path::new("/dev/null")),
+            setting("Dir::Etc::SourceParts", &"/dev/null"),
             setting("Dir::State::Lists", &self.dir.join("lists")),
-            setting("Dir::State::status", Path::new("/dev/null")),
+            setting("Dir::State::status", &"/dev/null"),
             setting("Dir::Cache", &self.dir.join("cache")),
             // The user `_apt` may not be able to write here.
-            setting("APT::Sandbox::User", Path::new("root")),
-            setting("APT::Architecture", Path::new("amd64")),
-            setting("Acquire::Languages", Path::new("none")),
+            setting("APT::Sandbox::User", &"root"),
+            setting("APT::Architecture", &"amd64"),
+            setting("Acquire::Languages", &"none"),
+            // Without it, an archive that can't be reached is no error to `apt-get update`.
+            setting("APT::Update::Error-Mode", &"any"),
         ] {
             command.arg("-o").arg(setting);
         }

@@ -1,0 +1,87 @@
+//! What reading came to, beside what it told.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::SourceError;
+
+/// What reading came to.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// How much was read.
+    pub input: taptrail_trail::Input,
+    /// The first lines that should have been records and can't be believed, of all that
+    /// `input.unreadable` counts.
+    pub unreadable: Vec<Unreadable>,
+    /// What the reader of the answer should know.
+    pub notes: Vec<Note>,
+    /// The inputs that could not be read, or not to their end.
+    pub failed: Vec<SourceError>,
+}
+
+/// A line that should have been a record and can't be believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The input.
+    pub source: Arc<str>,
+    /// Which line of it, from 1.
+    pub line: u64,
+    /// Why, in a sentence.
+    pub reason: String,
+}
+
+impl Outcome {
+    /// How many lines are kept in `unreadable`.
+    pub const KEPT: usize = 20;
+}
+
+/// What to know of how an input was read. Each is told once for each input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// The input.
+    pub source: Arc<str>,
+    /// What.
+    pub about: About,
+}
+
+/// What a [`Note`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum About {
+    /// Its times have no year.
+    YearInferred,
+    /// Its dates may have the month or the day first.
+    DateGuessed,
+    /// Its lines are not in order.
+    BackInTime {
+        /// The first line that goes back.
+        line: u64,
+    },
+    /// Its lines name no host, and those of other inputs do.
+    HostUnknown,
+    /// It has lines, and none tells of a guest.
+    Nothing,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let source = &self.source;
+        match self.about {
+            About::YearInferred => {
+                write!(f, "{source}: its times name no year: the latest that fits is taken")
+            }
+            About::DateGuessed => write!(
+                f,
+                "{source}: its dates don't show whether month or day comes first: the month is taken"
+            ),
+            About::BackInTime { line } => write!(
+                f,
+                "{source}:{line}: goes back in time by more than a minute: give joined logs one by one, and they are put in order"
+            ),
+            About::HostUnknown => write!(
+                f,
+                "{source}: its lines name no host as others do: --host says whose they are, and what both tell is told once"
+            ),
+            About::Nothing => write!(f, "{source}: no line of it tells of a guest"),
+        }
+    }
+}
