@@ -28,6 +28,9 @@ const HEADER: [&str; 14] = [
 /// A row for each holding, or where those are wider than the style, a block of three lines.
 pub(crate) fn holdings(holdings: &[Holding], hosts: bool, clock: &Clock, style: &Style) -> String {
     let mut table = Plain::new(style, &HEADER[usize::from(!hosts)..]);
+    if style.width.is_none() {
+        table.expect(holdings.len());
+    }
     for holding in holdings {
         let device = &holding.device;
         let host = hosts.then(|| cell(shown(&holding.host)));

@@ -30,6 +30,8 @@ pub(crate) struct Cell {
     text: CompactString,
     /// In columns of a terminal.
     width: usize,
+    /// Whether it has several lines.
+    tall: bool,
     right: bool,
     ink: Ink,
 }
@@ -69,13 +71,18 @@ impl Plain {
         Self { cells: Vec::new(), widths: vec![0; columns], color: style.color, tall: false }
     }
 
+    /// Makes room for so many rows: a table of thousands need not move while it grows.
+    pub(crate) fn expect(&mut self, rows: usize) {
+        self.cells.reserve_exact(rows.saturating_mul(self.widths.len()));
+    }
+
     /// Adds a row. Cells beyond the columns are left out, and what is missing is empty.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
         let mut cells = cells.into_iter();
         for width in &mut self.widths {
             let cell = cells.next().unwrap_or_else(|| cell(""));
             *width = (*width).max(cell.width);
-            self.tall |= cell.text.contains('\n');
+            self.tall |= cell.tall;
             self.cells.push(cell);
         }
     }
@@ -190,8 +197,9 @@ fn columns(line: &str) -> usize {
 
 pub(crate) fn cell(text: impl Into<CompactString>) -> Cell {
     let text = text.into();
-    let width = text.lines().map(columns).max().unwrap_or_default();
-    Cell { text, width, right: false, ink: Ink::Plain }
+    let tall = text.contains('\n');
+    let width = if tall { text.lines().map(columns).max().unwrap_or_default() } else { columns(&text) };
+    Cell { text, width, tall, right: false, ink: Ink::Plain }
 }
 
 /// As [`cell`], of anything that can be shown.
