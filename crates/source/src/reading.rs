@@ -14,6 +14,9 @@ use crate::found::Clock;
 use crate::merge::Merge;
 use crate::{About, Input, Note, Outcome, SourceError, Unreadable};
 
+/// The host of lines that name none, where nobody says whose they are.
+const UNKNOWN: &str = "?";
+
 /// How to read.
 pub struct Options<'a> {
     /// The host of lines that name none.
@@ -32,7 +35,7 @@ impl Default for Options<'_> {
     /// A host unknown (`?`), this system's zone, clock and cores, and nobody told.
     fn default() -> Self {
         Self {
-            host: "?".into(),
+            host: UNKNOWN.into(),
             zone: TimeZone::system(),
             now: Timestamp::now(),
             threads: std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN),
@@ -116,7 +119,7 @@ pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut Take<'_>) -> Ou
     let mut merge = Merge::new(inputs, options.threads, &clock, &mut reading);
     // Whoever breaks off knows why.
     let _ = merge.run(&mut reading, take);
-    if reading.hosts.values().any(|host| *host != reading.own) {
+    if *reading.own == *UNKNOWN && reading.hosts.values().any(|host| *host != reading.own) {
         for source in std::mem::take(&mut reading.unnamed) {
             reading.note(&source, About::HostUnknown);
         }

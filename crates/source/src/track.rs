@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use jiff::{SignedDuration, Timestamp};
 use taptrail_trail::Entry;
@@ -141,8 +142,9 @@ impl Lines {
                 return Some(self.place(name, line, found, reading));
             }
             let batch = self.stream.next();
-            reading.read_on(self.stored.load(std::sync::atomic::Ordering::Relaxed) - self.counted);
-            self.counted = self.stored.load(std::sync::atomic::Ordering::Relaxed);
+            let counted = self.stored.load(Ordering::Relaxed);
+            reading.read_on(counted - self.counted);
+            self.counted = counted;
             match batch {
                 None => {
                     if self.clock.inferred {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::mount::{MountFlags, mount, mount_bind};
 
 /// Type, place and options of each file system, in this order.
-const MOUNTS: [(&str, &str, &std::ffi::CStr); 7] = [
+const MOUNTS: [(&str, &str, &std::ffi::CStr); 8] = [
     ("proc", "/proc", c""),
     ("sysfs", "/sys", c""),
     ("cgroup2", "/sys/fs/cgroup", c""),
@@ -17,6 +17,7 @@ const MOUNTS: [(&str, &str, &std::ffi::CStr); 7] = [
     ("devpts", "/dev/pts", c"mode=0620,ptmxmode=0666,gid=5"),
     ("tmpfs", "/dev/shm", c"mode=1777"),
     ("tmpfs", "/run", c"mode=0755"),
+    ("tmpfs", "/run/lock", c"mode=1777"),
 ];
 
 /// What udev would link.
