@@ -34,20 +34,23 @@ impl Apt {
         Ok(apt)
     }
 
-    /// Fetches the package and those of the same build that it needs; unpacks them all into a directory. Says the
-    /// version.
-    pub(super) fn unpack(&self, package: &str, into: &Path) -> Result<String> {
+    /// The package's newest version.
+    pub(super) fn version(&self, package: &str) -> Result<String> {
+        let shown = self.show(package)?;
+        field(&shown, "Version").map(str::to_owned).with_context(|| format!("{package} has no version"))
+    }
+
+    /// Fetches the package and those of the same build that it needs; unpacks them all into a directory.
+    pub(super) fn unpack(&self, package: &str, into: &Path) -> Result<()> {
         let mut known = BTreeSet::new();
         let mut pending = vec![package.to_owned()];
-        let mut version = None;
         while let Some(package) = pending.pop() {
             if !known.insert(package.clone()) {
                 continue;
             }
-            let shown = run(self.tool("apt-cache").args(["show", "--no-all-versions", &package]))?;
-            let this = field(&shown, "Version").with_context(|| format!("{package} has no version"))?;
-            version.get_or_insert_with(|| this.to_owned());
-            pending.extend(same_build(field(&shown, "Depends").unwrap_or_default(), this));
+            let shown = self.show(&package)?;
+            let of = |name| field(&shown, name).unwrap_or_default();
+            pending.extend(same_build(of("Depends"), of("Version")));
         }
         let packages = self.dir.join("packages");
         run(self.tool("apt-get").args(["-qq", "download"]).args(&known).current_dir(&packages))?;
@@ -56,7 +59,12 @@ impl Apt {
             run(Command::new("dpkg-deb").arg("-x").args([&file, into]))?;
             fs::remove_file(file)?;
         }
-        version.context("no package was asked for")
+        Ok(())
+    }
+
+    /// What is said of the package's newest version.
+    fn show(&self, package: &str) -> Result<String> {
+        run(self.tool("apt-cache").args(["show", "--no-all-versions", package]))
     }
 
     /// One of apt's programs that sees nothing of the system's sources and packages.

@@ -21,6 +21,9 @@ use super::apt::{self, Apt};
 use super::bzimage;
 use super::kernels::{BUSYBOX, Kernel};
 
+/// Debian's name for its newest kernel.
+const PACKAGE: &str = "linux-image-amd64";
+
 /// A kernel that is kept, for as long as this value lives.
 #[derive(Debug)]
 pub(super) struct Kept {
@@ -83,21 +86,25 @@ fn lock_file(path: &Path) -> Result<File> {
 
 /// Makes the kernel's directory, all of it or nothing.
 fn fetch(kernel: &Kernel, cache: &Path, dir: &Path) -> Result<()> {
-    let _ = writeln!(
-        std::io::stderr(),
-        "xtask: fetching Debian's kernel '{}' into {} (once, 70 to 180 MB)",
-        kernel.name,
-        cache.display()
-    );
     // What an interrupted attempt left.
     let new = cache.join(format!("{}.new", kernel.name));
     remove(&new)?;
     let packages = new.join("packages");
     fs::create_dir_all(&packages)?;
+    let apt = Apt::update(&new.join("apt"), kernel.suites)?;
+    let version = apt.version(PACKAGE)?;
+    if fs::read_to_string(dir.join("version")).is_ok_and(|kept| kept.trim_end() == version) {
+        return remove(&new);
+    }
+    let _ = writeln!(
+        std::io::stderr(),
+        "xtask: fetching Debian's kernel '{}', {version}, into {} (once, 70 to 180 MB)",
+        kernel.name,
+        cache.display()
+    );
+    apt.unpack(PACKAGE, &packages)?;
     let apt = Apt::update(&new.join("apt"), BUSYBOX)?;
     apt.unpack("busybox-static", &packages)?;
-    let apt = Apt::update(&new.join("apt"), kernel.suites)?;
-    let version = apt.unpack("linux-image-amd64", &packages)?;
 
     // Debian moves files from / to /usr from release to release.
     let busybox = either(&packages, ["usr/bin/busybox", "bin/busybox"])?;
