@@ -213,7 +213,7 @@ fn line(out: &mut impl Write, item: &Item<'_>) -> io::Result<()> {
 /// Newest last.
 pub(crate) fn sort(report: &mut Report) {
     let first = |holding: &Holding| holding.proof.first().map(Proof::order);
-    report.holdings.sort_by_key(|holding| (Span::of(holding).from, first(holding)));
+    report.holdings.sort_by_cached_key(|holding| (Span::of(holding).from, first(holding)));
     report.findings.sort_by_key(|finding| finding.time);
 }
 
