@@ -269,6 +269,7 @@ fn a_binary_journal_is_refused_with_the_way_out() {
     let done = run(["trail".as_ref(), file.path().as_os_str()]);
     assert_eq!(done.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&done.stderr).contains("journalctl --file"));
+    assert_eq!(String::from_utf8_lossy(&done.stdout), "", "nothing was read, and nothing is answered");
 }
 
 #[test]

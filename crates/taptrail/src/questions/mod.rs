@@ -57,6 +57,7 @@ fn sink(told: Told, filter: Filter, output: Output, sources: &Sources, dirs: &Di
     let read = teller.read(sources, dirs)?;
     let answer = match read {
         Answer::Cut => return Ok(code(told, &sink, ExitCode::SUCCESS)),
+        Answer::Whole(answer) if answer.is_none() => return Ok(answer.say(sources.stats)),
         Answer::Whole(answer) => answer,
     };
     match sink.finish(answer.stats.input) {
@@ -83,6 +84,7 @@ pub(crate) fn explain(arguments: &Explain, dirs: &Dirs) -> Done {
     let answer = match Teller::new(&mut explainer).read(&arguments.sources, dirs)? {
         // Nothing is written while it reads.
         Answer::Cut => return Ok(ExitCode::SUCCESS),
+        Answer::Whole(answer) if answer.is_none() => return Ok(answer.say(arguments.sources.stats)),
         Answer::Whole(answer) => answer,
     };
     let explanation = explainer.finish(answer.stats.input);

@@ -90,6 +90,11 @@ impl<'a, T: Take> Teller<'a, T> {
 }
 
 impl Whole {
+    /// Whether there was nothing to read: an answer would look as if there had been.
+    pub(super) fn is_none(&self) -> bool {
+        self.stats.input.lines == 0 && !self.failed.is_empty()
+    }
+
     /// Says on standard error what could not be read, and when asked what reading took. The exit code
     /// is that of the reading.
     pub(super) fn say(&self, stats: bool) -> ExitCode {
