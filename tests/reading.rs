@@ -49,18 +49,20 @@ fn trail<P: AsRef<Path>>(files: &[P]) -> Value {
 
 /// The same of bytes on standard input.
 fn piped(bytes: &[u8]) -> Value {
-    let mut child = command(["trail", "--format=json", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    serde_json::from_slice(&output(command(["trail", "--format=json", "-"]), bytes)).unwrap()
+}
+
+/// What a command writes that reads these bytes.
+fn output(mut command: Command, input: &[u8]) -> Vec<u8> {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    let bytes = bytes.to_vec();
-    let writer = std::thread::spawn(move || stdin.write_all(&bytes));
+    let input = input.to_vec();
+    // Both ends are served at once: a full pipe would hold the one that waits for the other.
+    let writer = std::thread::spawn(move || stdin.write_all(&input));
     let done = child.wait_with_output().unwrap();
     writer.join().unwrap().unwrap();
-    assert!(done.status.success());
-    serde_json::from_slice(&done.stdout).unwrap()
+    assert!(done.status.success(), "{command:?}");
+    done.stdout
 }
 
 /// What a trail claims, without where it was read.
@@ -78,21 +80,9 @@ fn claims(trail: &Value) -> Value {
 }
 
 fn filter(program: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {
-    let mut child = Command::new(program)
-        .args(arguments)
-        .env("TZ", "UTC")
-        .env("LC_ALL", "C")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let input = input.to_vec();
-    let writer = std::thread::spawn(move || stdin.write_all(&input));
-    let output = child.wait_with_output().unwrap();
-    writer.join().unwrap().unwrap();
-    assert!(output.status.success(), "{program} {arguments:?}");
-    output.stdout
+    let mut command = Command::new(program);
+    command.args(arguments).env("TZ", "UTC").env("LC_ALL", "C");
+    output(command, input)
 }
 
 #[test]

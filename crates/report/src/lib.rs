@@ -42,4 +42,4 @@ pub use sink::{Count, Format, Sink, Take, Told};
 pub use stats::Stats;
 pub use style::Style;
 pub use trail::{findings_table, trail_table};
-pub use warnings::{Unreadable, warnings};
+pub use warnings::warnings;

@@ -1,19 +1,9 @@
 use std::fmt::Write as _;
-use std::sync::Arc;
+
+use taptrail_trail::Unreadable;
 
 use crate::text::{cut, whole};
 use crate::trail::count;
-
-/// A line that should have been a record and could not be believed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unreadable {
-    /// The file, journal or ledger that has it.
-    pub source: Arc<str>,
-    /// The line or row in it, from 1.
-    pub line: u64,
-    /// What is wrong with it.
-    pub reason: String,
-}
 
 /// The longest reason and note shown, in characters.
 const LONGEST: usize = 400;

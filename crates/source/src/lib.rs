@@ -59,5 +59,5 @@ mod track;
 pub use error::SourceError;
 pub use input::{Input, Rows, expand, host_log, host_logs};
 pub use open::read_again;
-pub use outcome::{About, Note, Outcome, Unreadable};
+pub use outcome::{About, Note, Outcome};
 pub use reading::{Options, Take, read};

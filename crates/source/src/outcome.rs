@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use taptrail_trail::Unreadable;
+
 use crate::SourceError;
 
 /// What reading came to.
@@ -17,17 +19,6 @@ pub struct Outcome {
     pub notes: Vec<Note>,
     /// The inputs that could not be read, or not to their end.
     pub failed: Vec<SourceError>,
-}
-
-/// A line that should have been a record and can't be believed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unreadable {
-    /// The input.
-    pub source: Arc<str>,
-    /// Which line of it, from 1.
-    pub line: u64,
-    /// Why, in a sentence.
-    pub reason: String,
 }
 
 impl Outcome {

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use compact_str::CompactString;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use taptrail_trail::Entry;
+use taptrail_trail::{Entry, Unreadable};
 
 use crate::found::Clock;
 use crate::merge::Merge;
-use crate::{About, Input, Note, Outcome, SourceError, Unreadable};
+use crate::{About, Input, Note, Outcome, SourceError};
 
 /// The host of lines that name none, where nobody says whose they are.
 const UNKNOWN: &str = "?";

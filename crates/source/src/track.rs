@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use jiff::{SignedDuration, Timestamp};
-use taptrail_trail::Entry;
+use taptrail_trail::{Entry, Unreadable};
 
 use crate::found::{Clock, Found};
 use crate::open::Stored;
 use crate::reading::Reading;
 use crate::scan::Batch;
 use crate::stream::Stream;
-use crate::{About, Rows, Unreadable};
+use crate::{About, Rows};
 
 /// How far time may go back within a log that is in order: records wait for each other in queues, and
 /// clocks are set.

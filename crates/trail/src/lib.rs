@@ -97,5 +97,5 @@ pub use entry::{Content, Entry};
 pub use finding::{Finding, FindingKind};
 pub use holding::{Certainty, EndedBy, Holding, State};
 pub use proof::Proof;
-pub use report::{Input, Report};
+pub use report::{Input, Report, Unreadable};
 pub use trail::Trail;

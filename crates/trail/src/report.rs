@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use crate::{Finding, Holding};
@@ -28,4 +30,16 @@ pub struct Input {
     pub unreadable: u64,
     /// Records that were read before, in a copy of their log.
     pub duplicates: u64,
+}
+
+/// A line or row that should have been a record and can't be believed: one of those that
+/// [`Input::unreadable`] counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The file, journal or ledger that has it.
+    pub source: Arc<str>,
+    /// The line or row in it, from 1.
+    pub line: u64,
+    /// Why, in a sentence.
+    pub reason: String,
 }

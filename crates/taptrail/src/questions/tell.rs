@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use taptrail_guest::Dirs;
-use taptrail_report::{Stats, Take, Unreadable, warnings};
+use taptrail_report::{Stats, Take, warnings};
 use taptrail_source::{Outcome, SourceError};
-use taptrail_trail::{Content, Entry, Trail};
+use taptrail_trail::{Content, Entry, Trail, Unreadable};
 
 use crate::cli::Sources;
 use crate::output::Failure;
@@ -59,12 +59,6 @@ impl<'a, T: Take> Teller<'a, T> {
             written => written.map_err(self::unwritten)?,
         }
         let Outcome { input, unreadable, notes, failed } = read;
-        let located = |line: taptrail_source::Unreadable| Unreadable {
-            source: line.source,
-            line: line.line,
-            reason: line.reason,
-        };
-        let unreadable = unreadable.into_iter().map(located).collect();
         let notes = notes.iter().map(ToString::to_string).collect();
         let stats = Stats { input, used: self.used, foreign: self.foreign, took: begun.elapsed() };
         Ok(Answer::Whole(Box::new(Whole { stats, unreadable, notes, failed })))
