@@ -11,6 +11,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 use taptrail_kernel::proc::Signal;
 use taptrail_record::Event;
+use world::qmp::{self, Qmp};
 use world::{EMPTY, World, mac};
 
 const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
@@ -364,18 +365,10 @@ fn a_qemu_that_is_killed_has_crashed_and_its_account_is_closed() {
 fn the_users_own_pause_is_kept() {
     let world = World::new();
     let socket = world.path("qmp");
-    let qmp = format!("unix:{},server=on,wait=off", socket.display());
-    let paused: Vec<_> = EMPTY.iter().copied().chain(["-S", "-qmp", &qmp]).collect();
+    let option = qmp::option(&socket);
+    let paused: Vec<_> = EMPTY.iter().copied().chain(["-S", "-qmp", &option]).collect();
     let guest = world.start_with("web1", &["--nic", ONE], &paused);
-    let mut stream = UnixStream::connect(&socket).unwrap();
-    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-    lines.next();
-    for command in ["qmp_capabilities", "query-status"] {
-        writeln!(stream, "{}", json!({"execute": command})).unwrap();
-    }
-    lines.next();
-    let status: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-    assert_eq!(status["return"]["running"], false);
+    assert_eq!(Qmp::connect(socket).execute("query-status", json!({}))["running"], false);
     assert_eq!(world.json(["list", "--json"])[0]["state"], "paused");
     world.stop(&guest);
 }

@@ -4,6 +4,11 @@
 // Each test program uses its own part of it.
 #![allow(dead_code, clippy::expect_used)]
 
+pub(crate) mod auditing;
+pub(crate) mod dhcp;
+pub(crate) mod qmp;
+pub(crate) mod seen;
+
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -240,11 +245,11 @@ impl World {
         assert_eq!(self.open_accounts(), (0, 0), "accounts of devices and steps are open");
     }
 
-    /// Waits for something that comes soon, if it comes.
+    /// Waits for something that comes soon, if it comes. An emulated machine is slow: this is for what hangs.
     pub(crate) fn until(&self, what: &str, mut come: impl FnMut() -> bool) {
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + Duration::from_secs(60);
         while !come() {
-            assert!(Instant::now() < end, "{what}: did not come within 20 s");
+            assert!(Instant::now() < end, "{what}: did not come within a minute");
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -242,8 +242,7 @@ impl Driver {
         }
         // A QEMU that has ended answers nothing more, and holds nothing either.
         let in_flight = !answered && self.qemu.id.is_alive();
-        let held = self.look_until_gone(&admitted, in_flight);
-        drop(admitted);
+        let held = self.look_until_gone(admitted, in_flight);
         let mac = interface.mac;
         let pid = self.qemu.id.pid;
         let (mut kept, mut gone) = (Vec::new(), Vec::new());
@@ -289,23 +288,35 @@ impl Driver {
         text
     }
 
-    /// What QEMU still holds of `admitted`, after a moment's patience.
-    fn look_until_gone(&self, admitted: &[Admitted], in_flight: bool) -> Vec<Look> {
+    /// What QEMU still holds of `admitted`, after a moment's patience; our own copies are closed by then.
+    fn look_until_gone(&self, admitted: Vec<Admitted>, in_flight: bool) -> Vec<Look> {
         // A descriptor on its way to QEMU is in no process's table.
         let absent = if in_flight { Look::Unseen } else { Look::Gone };
         let end = Instant::now() + TAKE_BACK;
-        loop {
-            match handover::find(&self.qemu.id, admitted) {
+        let error = loop {
+            match handover::find(&self.qemu.id, &admitted) {
                 Ok(held) if Instant::now() >= end || held.iter().all(Option::is_none) => {
                     return held.into_iter().map(|fd| fd.map_or(absent, Look::Held)).collect();
                 }
                 Ok(_) => std::thread::sleep(Duration::from_millis(1)),
-                Err(error) => {
-                    warn!("what QEMU holds can't be seen: {error}");
-                    return vec![Look::Unseen; admitted.len()];
-                }
+                Err(error) => break error,
+            }
+        };
+        // We may have run out of descriptors, and have some again without our copies. None can be told from another
+        // then; but a QEMU that holds nothing unknown holds none of them.
+        let count = admitted.len();
+        drop(admitted);
+        let known: Vec<_> =
+            self.interfaces.iter().flat_map(|plugged| plugged.interface.devices.clone()).collect();
+        loop {
+            match handover::strangers(&self.qemu.id, &known) {
+                Ok(strangers) if strangers.is_empty() => return vec![absent; count],
+                Ok(_) if Instant::now() < end => std::thread::sleep(Duration::from_millis(1)),
+                _ => break,
             }
         }
+        warn!("what QEMU holds can't be seen: {error}");
+        vec![Look::Unseen; count]
     }
 }
 

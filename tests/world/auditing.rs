@@ -1,0 +1,127 @@
+//! The kernel's auditing, for the tests that turn it: one switch for the whole machine.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use taptrail_record::{Line, Record};
+
+/// The machine's auditing, ours until dropped, and then as it was.
+pub(crate) struct Auditing {
+    was_on: bool,
+    rules: Vec<Vec<&'static str>>,
+    daemon: Option<Child>,
+    _lock: Flock<File>,
+}
+
+impl Auditing {
+    /// None where tests may not turn it.
+    pub(crate) fn turned(on: bool) -> Option<Self> {
+        let set = |name: &str, value: &str| std::env::var(name).is_ok_and(|found| found == value);
+        let allowed = set("CI", "true") || set("TAPTRAIL_TEST_AUDIT", "1");
+        let lock = File::options().create(true).append(true).open("/run/lock/taptrail-audit.lock").unwrap();
+        let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
+        let was_on = enabled();
+        if was_on != on {
+            if !allowed {
+                eprintln!("not run: this test turns auditing, which needs CI=true or TAPTRAIL_TEST_AUDIT=1");
+                return None;
+            }
+            auditctl(&["-e", if on { "1" } else { "0" }]);
+        }
+        Some(Self { was_on, rules: Vec::new(), daemon: None, _lock: lock })
+    }
+
+    pub(crate) fn rule(&mut self, rule: &[&'static str]) {
+        auditctl(&[&["-a"], rule].concat());
+        self.rules.push(rule.to_vec());
+    }
+
+    /// A real auditd with a log of its own.
+    pub(crate) fn daemon(&mut self, dir: &Path) -> PathBuf {
+        let dir = dir.join("auditd");
+        fs::create_dir(&dir).unwrap();
+        fs::create_dir(dir.join("plugins.d")).unwrap();
+        for dir in [&dir, &dir.join("plugins.d")] {
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        let log = dir.join("audit.log");
+        let settings = format!(
+            "log_file = {}\nlog_format = ENRICHED\nlog_group = root\nflush = SYNC\nlocal_events = yes\nwrite_logs = yes\n\
+             space_left = 2\nadmin_space_left = 1\nspace_left_action = IGNORE\nadmin_space_left_action = IGNORE\ndisk_full_action = IGNORE\n\
+             disk_error_action = IGNORE\nmax_log_file_action = IGNORE\nplugin_dir = {}\n",
+            log.display(),
+            dir.join("plugins.d").display()
+        );
+        fs::write(dir.join("auditd.conf"), settings).unwrap();
+        fs::set_permissions(dir.join("auditd.conf"), fs::Permissions::from_mode(0o600)).unwrap();
+        let output = File::create(dir.join("output")).unwrap();
+        let child = Command::new("/sbin/auditd")
+            .args(["-n", "-s", "nochange", "-c"])
+            .arg(&dir)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap();
+        let pid = child.id();
+        self.daemon = Some(child);
+        for _ in 0..500 {
+            if status("pid") == pid.to_string() {
+                return log;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        panic!("auditd did not come up: {}", fs::read_to_string(dir.join("output")).unwrap());
+    }
+
+    /// Ends it, so that its log is whole.
+    pub(crate) fn end_daemon(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).unwrap());
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+            daemon.wait().unwrap();
+        }
+    }
+}
+
+impl Drop for Auditing {
+    fn drop(&mut self) {
+        self.end_daemon();
+        for rule in self.rules.drain(..) {
+            auditctl(&[&["-d"], &rule[..]].concat());
+        }
+        if enabled() != self.was_on {
+            auditctl(&["-e", if self.was_on { "1" } else { "0" }]);
+        }
+    }
+}
+
+pub(crate) fn auditctl(arguments: &[&str]) -> String {
+    let output = Command::new("/sbin/auditctl").args(arguments).output().unwrap();
+    assert!(output.status.success(), "auditctl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn status(of: &str) -> String {
+    let status = auditctl(&["-s"]);
+    let value = status.lines().find_map(|line| line.strip_prefix(of)).unwrap_or_default();
+    value.trim().to_owned()
+}
+
+fn enabled() -> bool {
+    status("enabled ") != "0"
+}
+
+/// The records of one guest in a log that a daemon wrote, line by line. (Other guests of this machine write there too.)
+pub(crate) fn logged(log: &Path, uuid: &str) -> Vec<Record> {
+    let text = fs::read_to_string(log).unwrap();
+    let record = |line: &str| Line::parse(line.as_bytes()).ok()?.record().ok()?;
+    text.lines().filter_map(record).filter(|record| record.guest.uuid.to_string() == uuid).collect()
+}
