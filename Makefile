@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help build demo test lint bench bench-reading setup clean
+.PHONY: help build demo test test-kernels lint bench bench-reading setup clean
 
 help: ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -20,6 +20,10 @@ demo: setup ## A guest from start to stop on a real QEMU, and its trail
 test: ## Everything that must hold: lints, unit, property and end-to-end tests
 	@scripts/setup test
 	@scripts/test
+
+test-kernels: ## What needs a vhost-net, on every kernel of the list in xtask/src/vm/kernels.rs
+	@scripts/setup test
+	@for kernel in $$(cargo xtask kernels); do echo "== $$kernel"; scripts/test-vm --kernel $$kernel || exit; done
 
 lint: ## Format and lints alone
 	$(CARGO) fmt --all --check

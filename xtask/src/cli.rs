@@ -19,6 +19,8 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Chore {
     Vm(VmArguments),
+    /// Name the kernels that `vm --kernel` takes, a line each.
+    Kernels,
     /// The other end of `vm`: the virtual machine's first process.
     #[command(hide = true)]
     Agent,
@@ -121,7 +123,7 @@ mod tests {
         let all = ["xtask", "vm"].iter().chain(arguments);
         match Cli::try_parse_from(all).map_err(|error| error.to_string())?.chore {
             Chore::Vm(arguments) => Ok(arguments),
-            Chore::Agent => Err("the agent".to_owned()),
+            other => Err(format!("{other:?}")),
         }
     }
 

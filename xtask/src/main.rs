@@ -27,6 +27,7 @@ fn main() -> ExitCode {
     };
     let done = match cli.chore {
         Chore::Vm(arguments) => vm::run(&arguments),
+        Chore::Kernels => vm::name_kernels(),
         Chore::Agent => agent::run(),
     };
     done.unwrap_or_else(|error| {

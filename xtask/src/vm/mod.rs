@@ -71,6 +71,13 @@ pub(crate) fn run(arguments: &VmArguments) -> Result<ExitCode> {
     }
 }
 
+/// Names the kernels, for scripts that try them all.
+pub(crate) fn name_kernels() -> Result<ExitCode> {
+    let mut stdout = std::io::stdout();
+    KERNELS.iter().try_for_each(|kernel| writeln!(stdout, "{}", kernel.name))?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// What the agent is told.
 fn frames(arguments: &VmArguments, modules: OsString) -> Result<Vec<(Kind, OsString)>> {
     let directory = std::env::current_dir().context("The working directory is not known")?;
