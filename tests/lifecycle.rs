@@ -289,9 +289,7 @@ fn the_supervisor_holds_no_device_after_the_hand_over() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
     world.attach(&guest, "macvtap=lower,mac=52:54:00:00:00:02,vhost=off").ok();
-    let lock = std::fs::read_to_string(world.run_dir().join("web1/lock")).unwrap();
-    let supervisor: u32 = lock.trim().parse().unwrap();
-    assert_eq!(taptrail_kernel::proc::raw_devices(supervisor).unwrap(), []);
+    assert_eq!(taptrail_kernel::proc::raw_devices(world.supervisor("web1").pid).unwrap(), []);
     world.stop(&guest);
 }
 

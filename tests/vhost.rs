@@ -45,11 +45,6 @@ fn closed_vhosts(world: &World) -> Vec<(String, String)> {
     world.records().into_iter().filter_map(|record| vhost(record.event)).collect()
 }
 
-fn supervisor(world: &World, guest: &Guest) -> u32 {
-    let lock = fs::read_to_string(world.run_dir().join(&guest.name).join("lock")).unwrap();
-    lock.trim().parse().unwrap()
-}
-
 #[test]
 fn vhost_net_is_opened_where_it_is_wanted_and_nowhere_else() {
     let world = World::new();
@@ -70,7 +65,7 @@ fn vhost_net_is_opened_where_it_is_wanted_and_nowhere_else() {
     let nics = world.nics(&guest);
     let vhost: Vec<_> = nics.as_array().unwrap().iter().map(|nic| nic["vhost"].as_bool().unwrap()).collect();
     assert_eq!(vhost, [true, true, false, false]);
-    assert_eq!(descriptors(supervisor(&world, &guest)), [], "the supervisor keeps none");
+    assert_eq!(descriptors(world.supervisor("web1").pid), [], "the supervisor keeps none");
     world.stop(&guest);
     assert_eq!(
         world.story(),
@@ -239,7 +234,7 @@ fn revoking_takes_the_vhost_nets_too() {
 fn a_queue_whose_vhost_net_is_refused_leaves_the_truth_and_nothing_else() {
     let world = World::new();
     let guest = world.start("web1", &[]);
-    let supervisor = supervisor(&world, &guest);
+    let supervisor = world.supervisor("web1").pid;
     let pid = Pid::from_raw(supervisor.cast_signed()).unwrap();
     // It has them from this test.
     let usual = getrlimit(Resource::Nofile);
@@ -298,7 +293,7 @@ fn a_device_cgroup_that_refuses_vhost_net_is_told_and_only_on_insists() {
     let world = World::new();
     let guest = world.start("web1", &[]);
     let cgroup = DeviceCgroup::refusing(&world, "c 10:238 rwm");
-    cgroup.take(supervisor(&world, &guest));
+    cgroup.take(world.supervisor("web1").pid);
     world.attach(&guest, TWO_QUEUES).fails(1, "Operation not permitted");
     assert_eq!(guest.holds(), Vec::<String>::new());
     world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:01").ok();

@@ -238,6 +238,39 @@ impl World {
         (ledger.open_devices().expect("devices"), ledger.open_steps().expect("steps"))
     }
 
+    /// The process that supervises a guest.
+    pub(crate) fn supervisor(&self, name: &str) -> ProcessId {
+        let lock = std::fs::read_to_string(self.run_dir().join(name).join("lock")).expect("a lock");
+        ProcessId::of(lock.trim().parse().expect("a pid")).expect("a supervisor")
+    }
+
+    /// Ends a guest's supervisor as nothing can be prepared for.
+    pub(crate) fn kill_supervisor(&self, name: &str) {
+        let supervisor = self.supervisor(name);
+        PidFd::open(supervisor).expect("a pidfd").send_signal(Signal::KILL).expect("a signal");
+        self.supervisor_is_gone(name);
+    }
+
+    /// Waits until a guest's supervisor has ended, which may leave its lock behind.
+    pub(crate) fn supervisor_is_gone(&self, name: &str) {
+        let Ok(lock) = std::fs::read_to_string(self.run_dir().join(name).join("lock")) else { return };
+        let Ok(supervisor) = ProcessId::of(lock.trim().parse().expect("a pid")) else { return };
+        // The last of its threads, too.
+        if let Ok(pidfd) = PidFd::open(supervisor) {
+            assert!(
+                pidfd.wait_exit(Duration::from_secs(60)).expect("a pidfd"),
+                "the supervisor does not end"
+            );
+        }
+    }
+
+    /// The last guest on record, running or not.
+    pub(crate) fn last_guest(&self) -> Option<Guest> {
+        let ledger = Ledger::open_to_read(&self.state()).ok()?;
+        let guest = ledger.guests().expect("guests").pop()?;
+        Some(Guest { name: guest.id.name.into(), pid: guest.qemu?.pid })
+    }
+
     /// Nothing of any guest is left: no link, no filter, no account, no directory.
     pub(crate) fn assert_clean(&self) {
         assert_eq!(self.links(), Vec::<String>::new(), "links are left over");

@@ -60,6 +60,22 @@ pub(crate) fn strangers(qemu: &ProcessId, known: &[OpenDevice]) -> io::Result<Ve
     Ok(held)
 }
 
+/// Which of `unseen`, whose numbers in QEMU were never seen, QEMU holds beside what is `known`, and under which number.
+///
+/// Of two queues of one device the first found is the first: they are alike.
+pub(crate) fn among_strangers(
+    qemu: &ProcessId,
+    known: &[OpenDevice],
+    unseen: &[OpenDevice],
+) -> io::Result<Vec<Option<RawFd>>> {
+    let mut strangers = strangers(qemu, known)?;
+    let mut find = |device: &OpenDevice| {
+        let at = strangers.iter().position(|held| is(held, device))?;
+        Some(strangers.remove(at).fd)
+    };
+    Ok(unseen.iter().map(&mut find).collect())
+}
+
 fn is(held: &HeldDevice, device: &OpenDevice) -> bool {
     if Some(held.rdev) != device.device.rdev {
         return false;

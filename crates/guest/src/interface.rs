@@ -19,7 +19,7 @@ use taptrail_kernel::device::{
 };
 use taptrail_kernel::filter::{FilterError, Hook, MacFilter, Nft};
 use taptrail_kernel::link::{Change, Link, LinkError, Links, MacvtapMode, MacvtapName, NewMacvtap};
-use taptrail_ledger::{Step, StepKey};
+use taptrail_ledger::{InterfaceKey, StepKey};
 use taptrail_record::{IfName, MacAddr, Requester};
 use tracing::{debug, warn};
 
@@ -96,6 +96,17 @@ pub enum OpenError {
     },
 }
 
+/// What is left over of ended guests can't be removed.
+#[derive(Debug, thiserror::Error)]
+pub enum LeftOverError {
+    /// The links can't be listed.
+    #[error("Links can't be listed")]
+    Links(#[from] LinkError),
+    /// The filters can't be listed or removed.
+    #[error("Filters without an interface can't be removed")]
+    Filters(#[from] FilterError),
+}
+
 /// What of an interface lasts on the host beyond its descriptors.
 #[derive(Debug, Default)]
 pub(crate) struct Lasting {
@@ -109,6 +120,7 @@ pub(crate) struct Lasting {
 /// An interface whose devices are open or granted.
 #[derive(Debug)]
 pub(crate) struct Interface {
+    pub(crate) key: InterfaceKey,
     /// As asked for, with MAC and id chosen.
     pub(crate) spec: NicSpec,
     pub(crate) mac: MacAddr,
@@ -133,6 +145,8 @@ pub(crate) struct Opened {
 #[derive(Debug)]
 pub(crate) struct OpenFailed {
     pub(crate) error: OpenError,
+    /// It was begun: its end is the caller's to post.
+    pub(crate) key: Option<InterfaceKey>,
     /// On record as open, closed in fact: their close records are the caller's to post.
     pub(crate) closed: Vec<OpenDevice>,
     /// Its intents, to be ended with those records.
@@ -173,12 +187,13 @@ impl Host {
         account: &mut Account,
         requester: Option<Requester>,
     ) -> Result<Opened, Box<OpenFailed>> {
-        let refused = |error| Box::new(OpenFailed { error, closed: Vec::new(), steps: Vec::new() });
+        let refused =
+            |error| Box::new(OpenFailed { error, key: None, closed: Vec::new(), steps: Vec::new() });
         let failed = |source| OpenError::Account { mac, source };
         let place = self.resolve(&spec, mac).map_err(refused)?;
-        let step = account
-            .intend(Step::Open, Some(mac), &spec.to_string())
-            .map_err(|source| refused(failed(source)))?;
+        let (step, key) =
+            account.begin_interface(mac, &id, &spec.to_string()).map_err(|source| refused(failed(source)))?;
+        crash_point!("open::intended");
 
         let mut lasting = Lasting::default();
         let mut opens = Opens::new(account, mac, requester);
@@ -197,13 +212,13 @@ impl Host {
         });
         match closed {
             Ok((ifname, admitted)) => Ok(Opened {
-                interface: Interface { spec, mac, id, ifname, port: None, devices, lasting },
+                interface: Interface { key, spec, mac, id, ifname, port: None, devices, lasting },
                 admitted,
                 steps,
             }),
             Err(error) => {
                 self.undo(mac, &mut lasting);
-                Err(Box::new(OpenFailed { error, closed: devices, steps }))
+                Err(Box::new(OpenFailed { error, key: Some(key), closed: devices, steps }))
             }
         }
     }
@@ -222,6 +237,59 @@ impl Host {
         {
             warn!("{mac}: link '{name}' is left over: {}", crate::chain(&error));
         }
+    }
+
+    /// What is left on the host of an interface that another supervisor made: its link and its filter.
+    ///
+    /// `ifname` is what its devices were on record with, if they came that far. A tap goes with its last descriptor, and
+    /// its name may be another's by then: it counts only while QEMU is known to `hold` it.
+    pub(crate) fn left_over(
+        &mut self,
+        spec: &NicSpec,
+        mac: MacAddr,
+        ifname: Option<&str>,
+        holds: bool,
+    ) -> Result<Lasting, LinkError> {
+        let links = self.links.all()?;
+        let named = |link: &&Link| ifname.is_none_or(|name| link.name == name);
+        let (found, ours) = match &spec.backend {
+            Backend::Bridge(_) => {
+                let tap = |link: &&Link| holds && ifname.is_some() && link.kind.as_deref() == Some("tun");
+                (links.iter().filter(tap).find(named), true)
+            }
+            Backend::Macvtap { lower, .. } => {
+                // The kernel has at most one with this MAC on one lower link (drivers/net/macvlan.c).
+                let lower = links.iter().find(|link| link.name == lower.as_str()).map(|link| link.index);
+                let macvtap = |link: &&Link| {
+                    link.kind.as_deref() == Some("macvtap")
+                        && link.mac == Some(mac)
+                        && link.lower.is_some()
+                        && link.lower == lower
+                };
+                (links.iter().filter(macvtap).find(named), true)
+            }
+            Backend::Tap(name) => (links.iter().find(|link| link.name == name.as_str()), false),
+        };
+        let Some(link) = found else { return Ok(Lasting::default()) };
+        Ok(Lasting {
+            link: link.name.parse().ok().filter(|_| ours).map(|name| (name, link.index)),
+            filter: spec.filter.map(|_| link.index),
+        })
+    }
+
+    /// Removes filters of ours whose interface is there no more; how many there were.
+    pub(crate) fn sweep_filters(&mut self) -> Result<usize, LeftOverError> {
+        let nft = self.nft()?;
+        let filters = nft.applied()?;
+        // Listed after them: an interface that is being made has its link before its filter.
+        let links = self.links.all()?;
+        let left_over = filters.into_iter().filter(|filter| links.iter().all(|link| link.index != *filter));
+        let mut swept = 0;
+        for filter in left_over {
+            nft.remove(filter)?;
+            swept += 1;
+        }
+        Ok(swept)
     }
 
     fn resolve(&mut self, spec: &NicSpec, mac: MacAddr) -> Result<Place, OpenError> {
@@ -284,6 +352,7 @@ impl Host {
             Place::OldTap(name) => open_tap_device(spec, TapName::Existing(name)),
             Place::NewMacvtap { lower, mode } => {
                 let (name, index) = self.make_macvtap(spec, mac, (lower, *mode))?;
+                crash_point!("open::macvtap-made");
                 let node = open_macvtap_node(spec, &name, index);
                 lasting.link = Some((name, index));
                 node
@@ -298,6 +367,7 @@ impl Host {
             opening.attempts.extend(vhost.attempts);
             vhost_error = vhost.error;
         }
+        crash_point!("open::opened");
         let mut admitted =
             admit(opening.attempts, opens).map_err(|source| OpenError::Account { mac, source })?;
         if let Some(source) = opening.error {
@@ -313,6 +383,7 @@ impl Host {
             unused.extend(taps..admitted.len());
             admitted.truncate(taps);
         }
+        crash_point!("open::on-record");
         let (name, index) = self.tap_link(&admitted, mac)?;
         if let Place::NewTap { .. } = place {
             lasting.link = Some((name.clone(), index));
@@ -328,6 +399,7 @@ impl Host {
             nft.apply(&filter).map_err(|source| OpenError::Filter { mac, source })?;
             lasting.filter = Some(index);
         }
+        crash_point!("open::filtered");
         if let Place::NewTap { .. } | Place::NewMacvtap { .. } = place {
             // Up last: no frame passes before its filter stands.
             self.links.configure(index, &Change { up: Some(true), ..Change::default() }).map_err(failed)?;

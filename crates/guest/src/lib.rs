@@ -10,11 +10,19 @@
 //! - `interface`: from a SPEC to open, configured, filtered devices, and back.
 //! - `handover`: what QEMU holds, seen in `/proc`.
 //! - `driver`: the state machine, the only thing that acts on the guest.
+//! - `recovery`: what an ended supervisor left behind.
 //! - `request`, `server`, [`api`], `client`: how others ask it to.
 //!
 //! This room parses no audit record and draws no conclusion from one: that is `trail`'s.
 
 #![forbid(unsafe_code)]
+
+/// A place at which a test has the supervisor end as by SIGKILL: nothing is cleaned up, nothing said.
+macro_rules! crash_point {
+    ($name:literal) => {
+        fail::fail_point!($name, |_| std::process::abort())
+    };
+}
 
 mod account;
 pub mod api;
@@ -23,6 +31,7 @@ mod driver;
 mod handover;
 mod interface;
 pub mod qemu;
+mod recovery;
 mod request;
 mod run_dir;
 mod server;
@@ -32,10 +41,11 @@ pub mod xml;
 
 pub use account::{AccountError, AuditMode};
 pub use client::{Client, ClientError};
-pub use driver::{Ended, Options, StartError};
-pub use interface::OpenError;
+pub use driver::{AdoptError, AdoptOptions, Ended, Options, StartError};
+pub use interface::{LeftOverError, OpenError};
+pub use recovery::{RecoverError, RecoverOptions, Recovered, RecoveredState, recover};
 pub use run_dir::{Dirs, NOFOLLOW, RunDirError, api_socket, check_name, guests, log_file, make};
-pub use supervisor::{Running, SuperviseError, supervise};
+pub use supervisor::{Running, SuperviseError, adopt, supervise};
 
 /// An error and its sources on one line.
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -5,8 +5,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
+use taptrail_kernel::proc::ProcessId;
 
 /// Where things lie: overridden by options or by `TAPTRAIL_STATE_DIR` and `TAPTRAIL_RUN_DIR`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +27,9 @@ impl Default for Dirs {
 
 /// For files in directories that are ours: a symbolic link there is somebody's trap.
 pub const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+
+/// How long a dead supervisor's threads may take to be gone.
+const LAST_THREADS: Duration = Duration::from_secs(1);
 
 /// A unix socket's path has 108 bytes with its NUL (unix(7)).
 const SUN_PATH: usize = 108;
@@ -120,10 +125,11 @@ pub(crate) struct Claim {
     // Locked; the lock goes with the descriptor, however the process ends.
     _lock: File,
     keep_log: bool,
+    keep_monitor: bool,
 }
 
 impl Claim {
-    /// Claims the directory, or says who has it. What a dead supervisor left in it is removed.
+    /// Claims the directory, or says who has it.
     pub(crate) fn take(run: &Path, guest: &str) -> Result<Self, RunDirError> {
         let path = make(run, guest)?;
         let longest = path.join("monitor");
@@ -144,7 +150,7 @@ impl Claim {
             .custom_flags(NOFOLLOW)
             .open(&lock_path)
             .map_err(failed("Opening", &lock_path))?;
-        if let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        if let Err(error) = lock_of_the_living(&lock, &lock_path) {
             if error != rustix::io::Errno::WOULDBLOCK {
                 return Err(failed("Locking", &lock_path)(error.into()));
             }
@@ -164,21 +170,19 @@ impl Claim {
         lock.set_len(0)
             .and_then(|()| writeln!(lock, "{}", std::process::id()))
             .map_err(failed("Writing", &lock_path))?;
-        for stale in ["api", "monitor"] {
-            let stale = path.join(stale);
-            match std::fs::remove_file(&stale) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(failed("Removing", &stale)(error));
-                }
-                _ => {}
-            }
-        }
-        Ok(Self { path, _lock: lock, keep_log: false })
+        Ok(Self { path, _lock: lock, keep_log: false, keep_monitor: false })
     }
 
-    /// A listening socket of this name in the directory; only root and the owner reach it.
+    /// A listening socket of this name in the directory; only root and the owner reach it. What a dead supervisor left
+    /// under this name is removed.
     pub(crate) fn listen(&self, name: &str) -> Result<UnixListener, RunDirError> {
         let path = self.path.join(name);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(RunDirError::Io { what: "Removing", path, source });
+            }
+            _ => {}
+        }
         let failed = |source| RunDirError::Io { what: "Listening on", path: path.clone(), source };
         let listener = UnixListener::bind(&path).map_err(failed)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
@@ -195,12 +199,38 @@ impl Claim {
     pub(crate) fn keep_log(&mut self) {
         self.keep_log = true;
     }
+
+    /// Leaves the monitor's socket and the log where they are, or not: QEMU runs on, for another supervisor to take up.
+    pub(crate) fn leave(&mut self, leave: bool) {
+        self.keep_monitor = leave;
+        self.keep_log = leave;
+    }
+}
+
+/// Locks the file unless somebody lives who has. The last threads of who has just died may have it a moment longer.
+fn lock_of_the_living(lock: &File, path: &Path) -> Result<(), rustix::io::Errno> {
+    let end = Instant::now() + LAST_THREADS;
+    loop {
+        match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < end && holder_is_dead(path) => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Who wrote its pid into the lock file runs no more.
+fn holder_is_dead(path: &Path) -> bool {
+    let pid = std::fs::read_to_string(path).ok().and_then(|pid| pid.trim().parse().ok());
+    pid.is_some_and(|pid| !ProcessId::of(pid).is_ok_and(|process| process.is_alive()))
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let log = if self.keep_log { &[][..] } else { &["log"][..] };
-        for name in ["api", "monitor", "lock"].iter().chain(log) {
+        let log = (!self.keep_log).then_some("log");
+        let monitor = (!self.keep_monitor).then_some("monitor");
+        for name in ["api", "lock"].into_iter().chain(log).chain(monitor) {
             // Nothing depends on it: the next claim cleans up too.
             let _ = std::fs::remove_file(self.path.join(name));
         }

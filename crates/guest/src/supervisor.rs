@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use taptrail_record::GuestId;
 use tracing::warn;
+use uuid::Uuid;
 
-use crate::driver::{self, Driver, Ended, Options, Place, StartError};
+use crate::driver::{self, AdoptError, AdoptOptions, Driver, Ended, Options, Place, StartError};
 use crate::request::Inbox;
 use crate::run_dir::{Claim, RunDirError};
 use crate::server::ApiServer;
@@ -26,6 +28,14 @@ pub enum SuperviseError {
         /// Why.
         source: Box<StartError>,
     },
+    /// The guest can't be taken up.
+    #[error("Guest '{name}' can't be adopted")]
+    Adopt {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: Box<AdoptError>,
+    },
 }
 
 /// A guest that runs, as told to who started it.
@@ -33,10 +43,15 @@ pub enum SuperviseError {
 pub struct Running {
     /// QEMU's pid.
     pub pid: u32,
+    /// The guest's uuid.
+    pub uuid: Uuid,
 }
 
 /// Starts the guest and supervises it until it ends. `ready` is called once QEMU runs it;
 /// SIGINT, SIGTERM and SIGHUP ask the guest to shut down and give it `patience`.
+///
+/// # Errors
+/// When it did not start; nothing of it is left over then.
 pub fn supervise(
     options: Options,
     patience: Duration,
@@ -44,24 +59,79 @@ pub fn supervise(
 ) -> Result<Ended, SuperviseError> {
     let mut claim = Claim::take(&options.dirs.run, &options.guest.name)?;
     let place = Place { monitor: claim.listen("monitor")?, monitor_path: claim.socket("monitor") };
-    let inbox = Inbox::new().map_err(SuperviseError::Api)?;
-    let server = ApiServer::start(claim.listen("api")?, options.guest.clone(), inbox.clone(), patience)
-        .map_err(SuperviseError::Api)?;
+    let (inbox, server) = serve(&claim, &options.guest, patience)?;
     let name = options.guest.name.clone();
-    let mut ended = driver::run(options, place, &inbox, |driver: &Driver| {
-        // Best effort: not every supervisor has a service manager above it.
-        let _ = sd_notify::notify(&[
-            sd_notify::NotifyState::Ready,
-            sd_notify::NotifyState::Status(&format!("{name} runs, QEMU has pid {}", driver.qemu_pid())),
-        ]);
-        ready(Running { pid: driver.qemu_pid() });
+    let ended = driver::run(options, place, &inbox, |driver: &Driver| say_ready(&name, driver, ready));
+    if !ended.as_ref().is_ok_and(ended_well) {
+        claim.keep_log();
+    }
+    farewell(claim, &inbox, server, ended)
+        .map_err(|source| SuperviseError::Start { name: name.into(), source: Box::new(source) })
+}
+
+/// Takes up a guest whose supervisor ended before it, and supervises it until it ends.
+///
+/// # Errors
+/// When it can't be taken up; it runs on as before then.
+pub fn adopt(
+    options: &AdoptOptions,
+    patience: Duration,
+    ready: impl FnOnce(Running),
+) -> Result<Ended, SuperviseError> {
+    let failed = |source| SuperviseError::Adopt { name: options.name.clone(), source: Box::new(source) };
+    let mut claim = Claim::take(&options.dirs.run, &options.name)?;
+    claim.leave(true);
+    let Some((guest, _)) = driver::orphan(&options.dirs, &options.name).map_err(failed)? else {
+        return Err(failed(AdoptError::Unknown(options.name.clone())));
+    };
+    let (inbox, server) = serve(&claim, &guest.id, patience)?;
+    let monitor = claim.socket("monitor");
+    let ended = driver::adopt(options, &monitor, &inbox, |driver: &Driver| {
+        say_ready(&options.name, driver, ready);
     });
+    if let Ok(ended) = &ended {
+        claim.leave(false);
+        if !ended_well(ended) {
+            claim.keep_log();
+        }
+    }
+    farewell(claim, &inbox, server, ended).map_err(failed)
+}
+
+/// Serves the guest's API; what is asked comes into the inbox.
+fn serve(claim: &Claim, guest: &GuestId, patience: Duration) -> Result<(Inbox, ApiServer), SuperviseError> {
+    let inbox = Inbox::new().map_err(SuperviseError::Api)?;
+    let server = ApiServer::start(claim.listen("api")?, guest.clone(), inbox.clone(), patience)
+        .map_err(SuperviseError::Api)?;
+    Ok((inbox, server))
+}
+
+fn say_ready(name: &str, driver: &Driver, ready: impl FnOnce(Running)) {
+    let pid = driver.qemu_pid();
+    // Best effort: not every supervisor has a service manager above it.
+    let _ = sd_notify::notify(&[
+        sd_notify::NotifyState::Ready,
+        sd_notify::NotifyState::Status(&format!("{name} runs, QEMU has pid {pid}")),
+    ]);
+    ready(Running { pid, uuid: driver.uuid() });
+}
+
+fn ended_well(ended: &Ended) -> bool {
+    // Of an adopted QEMU there is no status; its reason tells as much.
+    let well = ended.status.map_or_else(|| ended.reason.is_orderly(), |status| status.success());
+    well && ended.account.is_ok()
+}
+
+/// Answers who waits, and is gone.
+fn farewell<E>(
+    claim: Claim,
+    inbox: &Inbox,
+    server: ApiServer,
+    mut ended: Result<Ended, E>,
+) -> Result<Ended, E> {
     inbox.close();
     if let Ok(Ended { account: Err(error), .. }) = &ended {
         warn!("The account can't be closed: {}", crate::chain(error));
-    }
-    if !ended.as_ref().is_ok_and(|ended| ended.status.success() && ended.account.is_ok()) {
-        claim.keep_log();
     }
     // The name is free before anybody hears that the guest has stopped.
     drop(claim);
@@ -69,5 +139,5 @@ pub fn supervise(
         ended.answer();
     }
     server.end();
-    ended.map_err(|source| SuperviseError::Start { name: name.into(), source: Box::new(source) })
+    ended
 }

@@ -1,9 +1,9 @@
 //! What this host's guests were given: durable, transactional, readable by anyone with SQLite.
 //!
 //! One database for the host, `ledger.sqlite` in the state directory, shared by all supervisors.
-//! It keeps four tables (see `schema.sql`): the guests, each audit record as its text, each
-//! device from its open to its close, and the steps with a lasting effect, as intents before and
-//! outcomes after. A commit is on the disk when it returns (WAL, full synchronous).
+//! It keeps five tables (see `schema/`): the guests, their interfaces, each audit record as its
+//! text, each device from its open to its close, and the steps with a lasting effect, as intents
+//! before and outcomes after. A commit is on the disk when it returns (WAL, full synchronous).
 //!
 //! This room never opens a device, never talks to the kernel's audit and never decides anything:
 //! it remembers, and it refuses to forget twice (a device is closed exactly once).
@@ -20,12 +20,17 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod live;
 mod read;
 mod write;
 
 pub use error::LedgerError;
+pub use live::{LiveDevice, LiveInterface, LiveStep};
 pub use read::{Guest, Records, StoredRecord};
-pub use write::{DeviceKey, GuestKey, Logged, NewDevice, NewRecord, Process, RecordKey, Step, StepKey, Tx};
+pub use write::{
+    DeviceKey, GuestKey, InterfaceKey, Logged, NewDevice, NewGuest, NewRecord, Process, RecordKey, Step,
+    StepKey, Tx,
+};
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -34,8 +39,13 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-/// The schema this program writes; a newer one is refused, an older one migrated.
-const SCHEMA_VERSION: i64 = 1;
+/// The steps from an empty file to the schema that this program writes. A ledger's version is how many of them it has
+/// taken: a newer one is refused, an older one takes the rest. A step that was released never changes.
+const SCHEMA: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
+
+/// The version of the whole.
+#[allow(clippy::cast_possible_wrap)] // A handful.
+const SCHEMA_VERSION: i64 = SCHEMA.len() as i64;
 
 /// How long a supervisor waits for another one's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -84,7 +94,8 @@ impl Ledger {
         let ledger = Self::connect(path)?;
         let failed = |source| LedgerError::Open { path: ledger.path.clone(), source };
         let found = ledger.version().map_err(failed)?;
-        if found != SCHEMA_VERSION {
+        // Reading takes only what every version has.
+        if !(1..=SCHEMA_VERSION).contains(&found) {
             return Err(LedgerError::Version { path: ledger.path, found, known: SCHEMA_VERSION });
         }
         Ok(ledger)
@@ -124,17 +135,15 @@ impl Ledger {
             return Ok(());
         }
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
-        // Asked again inside: another supervisor may have made the tables meanwhile.
-        match tx.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)? {
-            SCHEMA_VERSION => {}
-            0 => {
-                tx.execute_batch(include_str!("schema.sql")).map_err(failed)?;
-                tx.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(failed)?;
-            }
-            found => {
-                return Err(LedgerError::Version { path: self.path.clone(), found, known: SCHEMA_VERSION });
-            }
+        // Asked again inside: another supervisor may have done it meanwhile.
+        let found: i64 = tx.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+        let Some(steps) = usize::try_from(found).ok().and_then(|taken| SCHEMA.get(taken..)) else {
+            return Err(LedgerError::Version { path: self.path.clone(), found, known: SCHEMA_VERSION });
+        };
+        for step in steps {
+            tx.execute_batch(step).map_err(failed)?;
         }
+        tx.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(failed)?;
         tx.commit().map_err(failed)
     }
 

@@ -4,11 +4,13 @@ use jiff::Timestamp;
 use rusqlite::Row;
 use taptrail_record::GuestId;
 
-use crate::{Ledger, LedgerError, Process};
+use crate::{GuestKey, Ledger, LedgerError, Process};
 
 /// One start of one guest, as remembered.
 #[derive(Debug, Clone)]
 pub struct Guest {
+    /// Its row.
+    pub key: GuestKey,
     /// Who.
     pub id: GuestId,
     /// The boot it belongs to.
@@ -78,13 +80,22 @@ impl Iterator for Records {
 impl Ledger {
     /// All guests, oldest first.
     pub fn guests(&self) -> Result<Vec<Guest>, LedgerError> {
+        self.guests_where("true")
+    }
+
+    /// The guests whose account is open, oldest first.
+    pub fn live_guests(&self) -> Result<Vec<Guest>, LedgerError> {
+        self.guests_where("ended IS NULL")
+    }
+
+    fn guests_where(&self, condition: &str) -> Result<Vec<Guest>, LedgerError> {
         let failed = |source| LedgerError::Read { source };
         let mut statement = self
             .connection
-            .prepare(
+            .prepare(&format!(
                 "SELECT id, name, uuid, boot_id, supervisor_pid, supervisor_start, pid, pid_start,
-                        begun, ended, end_reason FROM guest ORDER BY id",
-            )
+                        begun, ended, end_reason FROM guest WHERE {condition} ORDER BY id"
+            ))
             .map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;
         let mut guests = Vec::new();
@@ -151,6 +162,7 @@ fn guest(row: &Row<'_>) -> Result<Guest, LedgerError> {
     let ended: Option<i64> = row.get(9).map_err(failed)?;
     let reason: Option<String> = row.get(10).map_err(failed)?;
     Ok(Guest {
+        key: GuestKey(id),
         id: GuestId {
             name: row.get::<_, String>(1).map_err(failed)?.into(),
             uuid: uuid.parse().map_err(|_| bad("guest", id, &uuid, "uuid"))?,
@@ -181,11 +193,11 @@ fn stored(row: &Row<'_>) -> Result<StoredRecord, LedgerError> {
     })
 }
 
-fn time(table: &'static str, id: i64, milliseconds: i64) -> Result<Timestamp, LedgerError> {
+pub(crate) fn time(table: &'static str, id: i64, milliseconds: i64) -> Result<Timestamp, LedgerError> {
     Timestamp::from_millisecond(milliseconds)
         .map_err(|_| bad(table, id, &milliseconds.to_string(), "time in milliseconds"))
 }
 
-fn bad(table: &'static str, id: i64, value: &str, what: &'static str) -> LedgerError {
+pub(crate) fn bad(table: &'static str, id: i64, value: &str, what: &'static str) -> LedgerError {
     LedgerError::Row { table, id, value: value.chars().take(64).collect(), what }
 }

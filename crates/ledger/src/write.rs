@@ -8,6 +8,10 @@ use crate::LedgerError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct GuestKey(pub(crate) i64);
 
+/// A row of `interface`: one interface of one guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct InterfaceKey(pub(crate) i64);
+
 /// A row of `record`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RecordKey(pub(crate) i64);
@@ -84,7 +88,9 @@ pub enum Step {
 }
 
 impl Step {
-    fn as_str(self) -> &'static str {
+    pub(crate) const ALL: [Self; 5] = [Self::Start, Self::Open, Self::HandOver, Self::Release, Self::Stop];
+
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Start => "start",
             Self::Open => "open",
@@ -93,6 +99,21 @@ impl Step {
             Self::Stop => "stop",
         }
     }
+}
+
+/// A guest that begins.
+#[derive(Debug, Clone, Copy)]
+pub struct NewGuest<'a> {
+    /// Who.
+    pub id: &'a GuestId,
+    /// The boot it belongs to.
+    pub boot_id: &'a str,
+    /// Its supervisor.
+    pub supervisor: Process,
+    /// Its network namespace: the inode of `/proc/PID/ns/net`.
+    pub netns: u64,
+    /// It is not to be let run: the user's own `-S`.
+    pub paused: bool,
 }
 
 /// A transaction: all of it lasts from [`commit`](Self::commit) on, or nothing.
@@ -108,25 +129,33 @@ impl<'a> Tx<'a> {
     }
 
     /// A guest begins: from here to [`guest_ends`](Self::guest_ends) its account is open.
-    pub fn guest_begins(
-        &self,
-        guest: &GuestId,
-        boot_id: &str,
-        supervisor: Process,
-    ) -> Result<GuestKey, LedgerError> {
+    pub fn guest_begins(&self, guest: &NewGuest<'_>) -> Result<GuestKey, LedgerError> {
         self.insert(
-            "INSERT INTO guest (name, uuid, boot_id, supervisor_pid, supervisor_start, begun)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT INTO guest (name, uuid, boot_id, supervisor_pid, supervisor_start, begun, netns, paused)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             params![
-                guest.name.as_str(),
-                guest.uuid.to_string(),
-                boot_id,
-                supervisor.pid,
-                i64::try_from(supervisor.start).unwrap_or(i64::MAX),
-                self.now.as_millisecond()
+                guest.id.name.as_str(),
+                guest.id.uuid.to_string(),
+                guest.boot_id,
+                guest.supervisor.pid,
+                integer(guest.supervisor.start),
+                self.now.as_millisecond(),
+                integer(guest.netns),
+                guest.paused
             ],
         )
         .map(GuestKey)
+    }
+
+    /// Another supervisor has the guest from now on.
+    pub fn guest_adopted(&self, guest: GuestKey, supervisor: Process) -> Result<(), LedgerError> {
+        self.once(
+            "give another supervisor to",
+            "guest",
+            guest.0,
+            "UPDATE guest SET supervisor_pid = ?2, supervisor_start = ?3 WHERE id = ?1 AND ended IS NULL",
+            params![guest.0, supervisor.pid, integer(supervisor.start)],
+        )
     }
 
     /// The guest's QEMU exists.
@@ -136,18 +165,49 @@ impl<'a> Tx<'a> {
             "guest",
             guest.0,
             "UPDATE guest SET pid = ?2, pid_start = ?3 WHERE id = ?1 AND pid IS NULL",
-            params![guest.0, qemu.pid, i64::try_from(qemu.start).unwrap_or(i64::MAX)],
+            params![guest.0, qemu.pid, integer(qemu.start)],
         )
     }
 
-    /// The guest's account is closed.
+    /// The guest's account is closed, and those of its interfaces with it.
     pub fn guest_ends(&self, guest: GuestKey, reason: &str) -> Result<(), LedgerError> {
+        self.execute(
+            "UPDATE interface SET ended = ?2 WHERE guest = ?1 AND ended IS NULL",
+            params![guest.0, self.now.as_millisecond()],
+        )?;
         self.once(
             "end",
             "guest",
             guest.0,
             "UPDATE guest SET ended = ?2, end_reason = ?3 WHERE id = ?1 AND ended IS NULL",
             params![guest.0, self.now.as_millisecond(), reason],
+        )
+    }
+
+    /// Something is about to be done for an interface: until [`interface_ends`](Self::interface_ends)
+    /// there may be something of it in QEMU or on the host.
+    pub fn interface_begins(
+        &self,
+        guest: GuestKey,
+        mac: MacAddr,
+        nic: &str,
+        spec: &str,
+    ) -> Result<InterfaceKey, LedgerError> {
+        self.insert(
+            "INSERT INTO interface (guest, mac, nic, spec, begun) VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![guest.0, mac.to_string(), nic, spec, self.now.as_millisecond()],
+        )
+        .map(InterfaceKey)
+    }
+
+    /// Nothing of the interface is left.
+    pub fn interface_ends(&self, interface: InterfaceKey) -> Result<(), LedgerError> {
+        self.once(
+            "end",
+            "interface",
+            interface.0,
+            "UPDATE interface SET ended = ?2 WHERE id = ?1 AND ended IS NULL",
+            params![interface.0, self.now.as_millisecond()],
         )
     }
 
@@ -269,10 +329,19 @@ impl<'a> Tx<'a> {
         sql: &str,
         values: &[&dyn rusqlite::ToSql],
     ) -> Result<(), LedgerError> {
-        let failed = |source| LedgerError::Write { source };
-        match self.inner.prepare_cached(sql).map_err(failed)?.execute(values).map_err(failed)? {
+        match self.execute(sql, values)? {
             1 => Ok(()),
             _ => Err(LedgerError::Twice { what, table, id }),
         }
     }
+
+    fn execute(&self, sql: &str, values: &[&dyn rusqlite::ToSql]) -> Result<usize, LedgerError> {
+        let failed = |source| LedgerError::Write { source };
+        self.inner.prepare_cached(sql).map_err(failed)?.execute(values).map_err(failed)
+    }
+}
+
+/// As SQLite keeps it. What does not fit is no number that a kernel gives.
+fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }

@@ -3,7 +3,9 @@
 use std::os::unix::fs::PermissionsExt;
 
 use jiff::Timestamp;
-use taptrail_ledger::{Ledger, LedgerError, Logged, NewDevice, NewRecord, Process, Step};
+use taptrail_ledger::{
+    GuestKey, Ledger, LedgerError, Logged, NewDevice, NewGuest, NewRecord, Process, Step, Tx,
+};
 use taptrail_record::{DeviceKind, GuestId, MacAddr, Rdev};
 use uuid::Uuid;
 
@@ -11,6 +13,11 @@ const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
 
 fn guest() -> GuestId {
     GuestId { name: "web1".into(), uuid: Uuid::from_u128(7) }
+}
+
+fn begin(tx: &Tx<'_>) -> Result<GuestKey, LedgerError> {
+    let supervisor = Process { pid: 1, start: 2 };
+    tx.guest_begins(&NewGuest { id: &guest(), boot_id: "boot", supervisor, netns: 5, paused: true })
 }
 
 fn record(text: &str) -> NewRecord<'_> {
@@ -38,7 +45,7 @@ fn what_is_committed_is_read_back_and_what_is_not_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut ledger = Ledger::open(dir.path()).unwrap();
     let tx = ledger.begin().unwrap();
-    let key = tx.guest_begins(&guest(), "boot", Process { pid: 1, start: 2 }).unwrap();
+    let key = begin(&tx).unwrap();
     tx.guest_runs(key, Process { pid: 3, start: 4 }).unwrap();
     let opened = tx.record(key, &record("open")).unwrap();
     tx.device_opened(key, &tun(), opened).unwrap();
@@ -66,7 +73,7 @@ fn a_device_is_granted_once_and_closed_once() {
     let dir = tempfile::tempdir().unwrap();
     let mut ledger = Ledger::open(dir.path()).unwrap();
     let tx = ledger.begin().unwrap();
-    let key = tx.guest_begins(&guest(), "boot", Process { pid: 1, start: 2 }).unwrap();
+    let key = begin(&tx).unwrap();
     let text = tx.record(key, &record("text")).unwrap();
     let device = tx.device_opened(key, &tun(), text).unwrap();
     tx.device_granted(device, text, Some(9)).unwrap();
@@ -85,7 +92,7 @@ fn a_step_without_an_outcome_stays_open() {
     let dir = tempfile::tempdir().unwrap();
     let mut ledger = Ledger::open(dir.path()).unwrap();
     let tx = ledger.begin().unwrap();
-    let key = tx.guest_begins(&guest(), "boot", Process { pid: 1, start: 2 }).unwrap();
+    let key = begin(&tx).unwrap();
     let step = tx.intend(key, Step::HandOver, Some(MAC), "bridge=br0").unwrap();
     tx.commit().unwrap();
     assert_eq!(ledger.open_steps().unwrap(), 1);
@@ -102,7 +109,7 @@ fn only_its_owner_may_read_it() {
     let state = dir.path().join("a/state");
     let mut ledger = Ledger::open(&state).unwrap();
     let tx = ledger.begin().unwrap();
-    tx.guest_begins(&guest(), "boot", Process { pid: 1, start: 2 }).unwrap();
+    begin(&tx).unwrap();
     tx.commit().unwrap();
     let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(&state), 0o700);
@@ -129,4 +136,64 @@ fn a_newer_ledger_a_foreign_file_and_a_symbolic_link_are_refused_by_name() {
     let linked = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(&file, Ledger::file(linked.path())).unwrap();
     assert!(matches!(Ledger::open(linked.path()), Err(LedgerError::Open { .. })));
+}
+
+#[test]
+fn what_is_open_of_an_account_is_told_until_it_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(dir.path()).unwrap();
+    let tx = ledger.begin().unwrap();
+    let key = begin(&tx).unwrap();
+    let step = tx.intend(key, Step::Open, Some(MAC), "").unwrap();
+    let interface = tx.interface_begins(key, MAC, "nic0", "bridge=br0").unwrap();
+    let opened = tx.record(key, &record("open")).unwrap();
+    let device = tx.device_opened(key, &tun(), opened).unwrap();
+    tx.commit().unwrap();
+
+    assert_eq!(ledger.live_guests().unwrap()[0].key, key);
+    assert_eq!(ledger.place(key).unwrap(), (Some(5), true));
+    assert!(ledger.last_heard(key).unwrap() >= ledger.live_guests().unwrap()[0].begun);
+    let interfaces = ledger.live_interfaces(key).unwrap();
+    assert_eq!((interfaces[0].nic.as_str(), interfaces[0].spec.as_str()), ("nic0", "bridge=br0"));
+    assert_eq!((interfaces[0].mac, interfaces[0].ifname.as_deref()), (MAC, Some("vnet0")));
+    let devices = ledger.live_devices(key).unwrap();
+    assert_eq!((devices[0].key, devices[0].granted, devices[0].qemu_fd), (device, false, None));
+    assert_eq!(devices[0].device.kind, DeviceKind::Tun);
+    assert_eq!(ledger.live_steps(key).unwrap()[0].step, Step::Open);
+
+    let tx = ledger.begin().unwrap();
+    tx.device_closed(device, opened).unwrap();
+    tx.interface_ends(interface).unwrap();
+    assert!(matches!(tx.interface_ends(interface), Err(LedgerError::Twice { .. })));
+    tx.interface_begins(key, MAC, "nic1", "bridge=br0").unwrap();
+    tx.done(step, "success").unwrap();
+    tx.guest_ends(key, "destroyed").unwrap();
+    tx.commit().unwrap();
+    assert!(ledger.live_guests().unwrap().is_empty());
+    assert!(ledger.live_interfaces(key).unwrap().is_empty() && ledger.live_steps(key).unwrap().is_empty());
+}
+
+#[test]
+fn an_older_ledger_is_read_as_it_is_and_migrated_when_it_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = Ledger::file(dir.path());
+    let raw = rusqlite::Connection::open(&file).unwrap();
+    raw.execute_batch(include_str!("../src/schema/1.sql")).unwrap();
+    raw.execute_batch(
+        "INSERT INTO guest (name, uuid, boot_id, supervisor_pid, supervisor_start, begun)
+         VALUES ('old', '00000000-0000-0000-0000-000000000007', 'boot', 1, 2, 3);
+         PRAGMA user_version = 1;",
+    )
+    .unwrap();
+    drop(raw);
+    assert_eq!(Ledger::open_to_read(dir.path()).unwrap().guests().unwrap()[0].id.name, "old");
+
+    let mut ledger = Ledger::open(dir.path()).unwrap();
+    let old = ledger.live_guests().unwrap()[0].key;
+    assert_eq!(ledger.place(old).unwrap(), (None, false));
+    let tx = ledger.begin().unwrap();
+    tx.interface_begins(old, MAC, "nic0", "bridge=br0").unwrap();
+    tx.commit().unwrap();
+    // Once: a second opening finds nothing to do.
+    assert_eq!(Ledger::open(dir.path()).unwrap().live_interfaces(old).unwrap().len(), 1);
 }

@@ -6,6 +6,9 @@ use crate::descriptors::check_name;
 use crate::error::{QmpError, excerpt};
 use crate::monitor::Monitor;
 
+/// Where QEMU's object model has the devices that were given an id.
+const PERIPHERAL: &str = "/machine/peripheral";
+
 /// A `tap` backend over descriptors that [`Monitor::getfd`] gave, one for each queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetdevTap {
@@ -93,6 +96,34 @@ impl Monitor {
         self.execute("device_del", json!({ "id": id }), timeout).map(drop)
     }
 
+    /// The ids of the devices that were given one, in QEMU's order.
+    ///
+    /// # Errors
+    /// As for every operation.
+    pub fn device_ids(&mut self, timeout: Duration) -> Result<Vec<String>, QmpError> {
+        let value = self.execute("qom-list", json!({ "path": PERIPHERAL }), timeout)?;
+        let ids = value.as_array().map(|all| {
+            let is_child = |property: &&Value| {
+                property.get("type").and_then(Value::as_str).is_some_and(|kind| kind.starts_with("child<"))
+            };
+            let name = |property: &Value| property.get("name").and_then(Value::as_str).map(str::to_owned);
+            all.iter().filter(is_child).filter_map(name).collect()
+        });
+        ids.ok_or_else(|| self.unexpected("a list of devices", &value))
+    }
+
+    /// The id of the device on whose bus this one is plugged, if that was given one.
+    ///
+    /// # Errors
+    /// As for every operation.
+    pub fn port_of(&mut self, id: &str, timeout: Duration) -> Result<Option<String>, QmpError> {
+        let arguments = json!({ "path": format!("{PERIPHERAL}/{id}"), "property": "parent_bus" });
+        let value = self.execute("qom-get", arguments, timeout)?;
+        let bus = value.as_str().ok_or_else(|| self.unexpected("a bus", &value))?;
+        let port = bus.strip_prefix(PERIPHERAL).and_then(|path| path.strip_prefix('/')?.split('/').next());
+        Ok(port.map(str::to_owned))
+    }
+
     /// Lets a paused guest run.
     ///
     /// # Errors
@@ -130,10 +161,14 @@ impl Monitor {
         let running = value.get("running").and_then(Value::as_bool);
         match (status, running) {
             (Some(status), Some(running)) => Ok(RunStatus { status: crate::error::prose(status), running }),
-            _ => Err(self.poisoned_by(QmpError::Unexpected {
-                expected: "a status".to_owned(),
-                excerpt: excerpt(value.to_string().as_bytes()),
-            })),
+            _ => Err(self.unexpected("a status", &value)),
         }
+    }
+
+    fn unexpected(&mut self, expected: &str, value: &Value) -> QmpError {
+        self.poisoned_by(QmpError::Unexpected {
+            expected: expected.to_owned(),
+            excerpt: excerpt(value.to_string().as_bytes()),
+        })
     }
 }

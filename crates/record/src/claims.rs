@@ -25,6 +25,7 @@ pub(crate) enum Key {
     Fds,
     Forced,
     Errno,
+    LastSeen,
     ReqUid,
     ReqAuid,
     ReqPid,
@@ -32,9 +33,29 @@ pub(crate) enum Key {
 }
 
 /// Their names, in that order.
-const KEYS: [&str; 21] = [
-    "virt", "resrc", "op", "reason", "vm", "uuid", "net", "old-net", "new-net", "path", "rdev", "dev",
-    "queue", "vm-pid", "fds", "forced", "errno", "req-uid", "req-auid", "req-pid", "res",
+const KEYS: [&str; 22] = [
+    "virt",
+    "resrc",
+    "op",
+    "reason",
+    "vm",
+    "uuid",
+    "net",
+    "old-net",
+    "new-net",
+    "path",
+    "rdev",
+    "dev",
+    "queue",
+    "vm-pid",
+    "fds",
+    "forced",
+    "errno",
+    "last-seen",
+    "req-uid",
+    "req-auid",
+    "req-pid",
+    "res",
 ];
 
 impl Key {
@@ -58,6 +79,7 @@ impl Key {
             b"fds" => Self::Fds,
             b"forced" => Self::Forced,
             b"errno" => Self::Errno,
+            b"last-seen" => Self::LastSeen,
             b"req-uid" => Self::ReqUid,
             b"req-auid" => Self::ReqAuid,
             b"req-pid" => Self::ReqPid,
@@ -204,6 +226,14 @@ impl<'a> Claims<'a> {
         }
     }
 
+    /// A time in seconds and three digits more, as milliseconds.
+    pub(crate) fn time(&self, key: Key) -> Result<Option<u64>, ParseError> {
+        match self.word(key)? {
+            None => Ok(None),
+            Some(word) => time(word).map(Some).ok_or_else(|| refused(key, Value::Bare(word))),
+        }
+    }
+
     /// A process id; libvirt's 0 and -1 mean none.
     pub(crate) fn pid(&self, key: Key) -> Result<Option<u32>, ParseError> {
         match self.word(key)? {
@@ -244,6 +274,13 @@ pub(crate) fn refused(key: Key, value: Value<'_>) -> ParseError {
     ParseError::value(key.name().as_bytes(), value.bytes())
 }
 
+/// `SECONDS.mmm` as milliseconds.
+pub(crate) fn time(word: &[u8]) -> Option<u64> {
+    let (seconds, millis) = word.split_at_checked(word.len().checked_sub(4)?)?;
+    let [b'.', millis @ ..] = millis else { return None };
+    decimal::<u64>(seconds)?.checked_mul(1000)?.checked_add(decimal(millis)?)
+}
+
 /// A uuid as RFC 9562 writes it: of the other spellings none has 36 characters.
 pub(crate) fn uuid(text: &[u8]) -> Option<Uuid> {
     if text.len() != 36 {
@@ -272,6 +309,15 @@ mod tests {
             assert_eq!((key as usize, key.name()), (index, *name));
         }
         assert_eq!(Key::of(b"exe"), None);
+    }
+
+    #[test]
+    fn a_time_has_three_digits_behind_its_seconds() {
+        assert_eq!(time(b"1795470890.309"), Some(1_795_470_890_309));
+        assert_eq!(time(b"0.000"), Some(0));
+        for text in ["", ".", "1", ".123", "1.12", "1.1234", "-1.000", "1.-12", "18446744073709551615.000"] {
+            assert_eq!(time(text.as_bytes()), None, "{text}");
+        }
     }
 
     #[test]

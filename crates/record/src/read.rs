@@ -123,7 +123,8 @@ fn record(claims: &Claims<'_>, event: Event, outcome: Outcome) -> Result<Option<
         }),
     };
     let errno = claims.number(Key::Errno)?;
-    Ok(Some(Record { guest: GuestId { name, uuid }, event, outcome, requester, errno }))
+    let last_seen = claims.time(Key::LastSeen)?;
+    Ok(Some(Record { guest: GuestId { name, uuid }, event, outcome, requester, errno, last_seen }))
 }
 
 /// Whether this is libvirt's word for a guest of QEMU's; a container has interfaces and none of the devices.

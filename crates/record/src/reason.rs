@@ -23,6 +23,13 @@ impl Reason {
     pub const CRASHED: Self = Self(CompactString::const_new("crashed"));
     /// Stop: the guest never came up, or QEMU ended without a word.
     pub const FAILED: Self = Self(CompactString::const_new("failed"));
+    /// Stop: nobody saw the guest end.
+    pub const UNKNOWN: Self = Self(CompactString::const_new("unknown"));
+
+    /// Whether a guest that stopped for it ended in order: by itself or by its host.
+    pub fn is_orderly(&self) -> bool {
+        *self == Self::SHUTDOWN || *self == Self::DESTROYED
+    }
 
     const MAX: usize = 64;
 

@@ -13,17 +13,21 @@ pub struct Record {
     pub requester: Option<Requester>,
     /// Why it failed (`errno(3)`), where the writer knows. libvirt never tells.
     pub errno: Option<i32>,
+    /// Nobody saw it happen: this is the latest time, in milliseconds since 1970, at which it had not
+    /// happened yet, and the record's own the earliest at which it had. Written by who takes up the
+    /// account of a supervisor that ended before its guest.
+    pub last_seen: Option<u64>,
 }
 
 impl Record {
     /// A record of a success on the writer's own account.
     pub fn success(guest: GuestId, event: Event) -> Self {
-        Self { guest, event, outcome: Outcome::Success, requester: None, errno: None }
+        Self { guest, event, outcome: Outcome::Success, requester: None, errno: None, last_seen: None }
     }
 
     /// A record of a failure on the writer's own account.
     pub fn failed(guest: GuestId, event: Event, errno: Option<i32>) -> Self {
-        Self { guest, event, outcome: Outcome::Failed, requester: None, errno }
+        Self { guest, event, outcome: Outcome::Failed, requester: None, errno, last_seen: None }
     }
 
     /// The type under which it goes to the kernel.

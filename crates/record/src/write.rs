@@ -46,6 +46,9 @@ impl Record {
         text.0.push_str("virt=kvm");
         text.event(self);
         text.maybe("errno", self.errno);
+        if let Some(time) = self.last_seen {
+            text.pair("last-seen", format_args!("{}.{:03}", time / 1000, time % 1000));
+        }
         if let Some(requester) = self.requester {
             text.pair("req-uid", requester.uid);
             text.pair("req-auid", requester.auid);

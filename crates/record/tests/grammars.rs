@@ -97,6 +97,7 @@ fn interpreted(record: &Record) -> String {
         record.guest.name,
         record.guest.uuid,
         maybe("errno", record.errno)
+            + &maybe("last-seen", record.last_seen.map(|time| format!("{}.{:03}", time / 1000, time % 1000)))
     )
     .unwrap();
     if let Some(by) = record.requester {

@@ -26,6 +26,7 @@ fn holding(number: u32) -> Holding {
         queues: 1,
         opened: Some(opened),
         granted: Some(opened + SignedDuration::from_millis(210)),
+        last_seen: None,
         released: Some(opened + SignedDuration::from_hours(31)),
         state: State::Released,
         ended_by: Some(EndedBy::Stop),

@@ -38,6 +38,7 @@ impl<W: Write> HoldingRows<W> {
             "opened",
             "granted",
             "released",
+            "last_seen",
             "state",
             "ended_by",
             "certainty",
@@ -58,6 +59,7 @@ impl<W: Write> HoldingRows<W> {
         row.time(holding.opened)?;
         row.time(holding.granted)?;
         row.time(holding.released)?;
+        row.time(holding.last_seen)?;
         row.word(holding.state.as_str())?;
         row.word(holding.ended_by.map_or("", |by| by.as_str()))?;
         row.word(holding.certainty.as_str())?;

@@ -29,6 +29,7 @@ pub(crate) fn holding(name: &str, mac: u8, opened: i64, released: Option<i64>) -
         opened: Some(at(opened)),
         granted: Some(at(opened + 1)),
         released: released.map(at),
+        last_seen: None,
         state: if released.is_some() { State::Released } else { State::Held },
         ended_by: released.map(|_| EndedBy::Detach),
         certainty: Certainty::Inferred,

@@ -1,9 +1,9 @@
-//! `taptrail run --background`: the supervisor in a session of its own, and its first news.
+//! `--background` of `run` and `adopt`: the supervisor in a session of its own, and its first news.
 //!
 //! The parent starts its own program again with a pipe, and waits for one line: `ready PID`, or an
 //! exit code and why.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
@@ -11,20 +11,30 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use anyhow::{Context, anyhow};
 use rustix::pipe::{PipeFlags, pipe_with};
-use taptrail_guest::{NOFOLLOW, log_file, make};
+use taptrail_guest::{NOFOLLOW, Running, log_file, make};
 use taptrail_kernel::process::{BackgroundRequest, spawn_background};
-use taptrail_record::GuestId;
 
 use crate::Done;
-use crate::cli::{Cli, Run};
+use crate::cli::{Adopt, Cli, Run};
 use crate::output::{Failure, print};
 
 /// A guest's name and an error chain fit; more is not news.
 const NEWS: u64 = 64 * 1024;
 
-pub(crate) fn start(cli: &Cli, run: &Run, guest: &GuestId) -> Done {
-    make(&cli.run_dir, &guest.name)?;
-    let log_path = log_file(&cli.run_dir, &guest.name);
+/// Starts the guest in the background.
+pub(crate) fn run(cli: &Cli, run: &Run) -> Done {
+    start(cli, &run.name, run_words(run))
+}
+
+/// Takes up the guest in the background.
+pub(crate) fn adopt(cli: &Cli, adopt: &Adopt) -> Done {
+    start(cli, &adopt.guest, adopt_words(adopt))
+}
+
+/// Starts this program again with these words, and waits for its news.
+fn start(cli: &Cli, name: &str, words: Vec<OsString>) -> Done {
+    make(&cli.run_dir, name)?;
+    let log_path = log_file(&cli.run_dir, name);
     let log = OpenOptions::new()
         .create(true)
         .append(true)
@@ -33,7 +43,12 @@ pub(crate) fn start(cli: &Cli, run: &Run, guest: &GuestId) -> Done {
         .open(&log_path)
         .with_context(|| format!("Log {} can't be opened", log_path.display()))?;
     let (news, ready) = pipe_with(PipeFlags::CLOEXEC).context("Pipe can't be made")?;
-    let arguments = arguments(cli, run, guest, ready.as_raw_fd());
+    let mut arguments = general_words(cli);
+    let mut words = words.into_iter();
+    // The command, and before its own options where the news go.
+    arguments.extend(words.next());
+    arguments.push(option("--ready-fd", ready.as_raw_fd().to_string()));
+    arguments.extend(words);
     let request = BackgroundRequest { args: &arguments, output: log, ready: ready.as_fd() };
     let child = spawn_background(request).context("Supervisor can't be started in the background")?;
     drop(ready);
@@ -41,12 +56,10 @@ pub(crate) fn start(cli: &Cli, run: &Run, guest: &GuestId) -> Done {
     File::from(news).take(NEWS).read_to_string(&mut line).context("Supervisor's news can't be read")?;
     let line = line.trim_end();
     match line.split_once(' ') {
-        Some(("ready", pid)) => print(&format!(
-            "{} {} runs: QEMU has pid {pid}, its supervisor {}\n",
-            guest.name,
-            guest.uuid,
-            child.id()
-        )),
+        Some(("ready", news)) => {
+            let (pid, uuid) = news.split_once(' ').unwrap_or((news, "?"));
+            print(&format!("{name} {uuid} runs: QEMU has pid {pid}, its supervisor {}\n", child.id()))
+        }
         Some((code, why)) => {
             let failure = Failure::from(anyhow!("{why}; more is in {}", log_path.display()));
             Err(failure.with_code(code.parse().unwrap_or(1)))
@@ -58,36 +71,55 @@ pub(crate) fn start(cli: &Cli, run: &Run, guest: &GuestId) -> Done {
 }
 
 /// Tells the parent that the guest runs.
-pub(crate) fn tell_ready(news: &mut File, pid: u32) -> io::Result<()> {
-    writeln!(news, "ready {pid}")
+pub(crate) fn tell_ready(news: &mut File, running: Running) -> io::Result<()> {
+    writeln!(news, "ready {} {}", running.pid, running.uuid)
 }
 
-/// The same command, resolved, for the program in the background.
-fn arguments(cli: &Cli, run: &Run, guest: &GuestId, ready: i32) -> Vec<OsString> {
-    let option = |name: &str, value: OsString| {
-        let mut word = OsString::from(name);
-        word.push("=");
-        word.push(value);
-        word
-    };
-    let mut words = vec![
-        option("--state-dir", cli.state_dir.clone().into()),
-        option("--run-dir", cli.run_dir.clone().into()),
-        "run".into(),
-        option("--name", guest.name.clone().into()),
-        option("--uuid", guest.uuid.to_string().into()),
-        option("--audit", run.audit.as_str().into()),
-        option("--hotplug-ports", run.hotplug_ports.to_string().into()),
-        option("--stop-timeout", format!("{}ms", run.stop_timeout.as_millis()).into()),
-        option("--ready-fd", ready.to_string().into()),
-    ];
-    words.extend(run.nic.iter().map(|nic| option("--nic", nic.into())));
-    words.extend(run.user.iter().map(|user| option("--user", user.into())));
-    words.extend(run.nft.iter().map(|nft| option("--nft", nft.into())));
-    words.extend(run.no_sandbox.then(|| "--no-sandbox".into()));
+/// Tells the parent why it does not.
+pub(crate) fn tell_failure(news: &mut File, failure: &Failure) -> io::Result<()> {
+    writeln!(news, "{} {}", failure.code(), failure.line())
+}
+
+/// What all commands take, resolved.
+fn general_words(cli: &Cli) -> Vec<OsString> {
+    let mut words = vec![option("--state-dir", &cli.state_dir), option("--run-dir", &cli.run_dir)];
     words.extend(std::iter::repeat_n("-v".into(), usize::from(cli.verbose)));
     words.extend(cli.quiet.then(|| "-q".into()));
+    words
+}
+
+fn run_words(run: &Run) -> Vec<OsString> {
+    let mut words = vec![
+        "run".into(),
+        option("--name", &run.name),
+        option("--audit", run.audit.as_str()),
+        option("--hotplug-ports", run.hotplug_ports.to_string()),
+        option("--stop-timeout", format!("{}ms", run.stop_timeout.as_millis())),
+    ];
+    words.extend(run.uuid.map(|uuid| option("--uuid", uuid.to_string())));
+    words.extend(run.nic.iter().map(|nic| option("--nic", nic)));
+    words.extend(run.user.iter().map(|user| option("--user", user)));
+    words.extend(run.nft.iter().map(|nft| option("--nft", nft)));
+    words.extend(run.no_sandbox.then(|| "--no-sandbox".into()));
     words.push("--".into());
     words.extend(run.command.iter().cloned());
     words
+}
+
+fn adopt_words(adopt: &Adopt) -> Vec<OsString> {
+    let mut words = vec![
+        "adopt".into(),
+        option("--audit", adopt.audit.as_str()),
+        option("--stop-timeout", format!("{}ms", adopt.stop_timeout.as_millis())),
+    ];
+    words.extend(adopt.nft.iter().map(|nft| option("--nft", nft)));
+    words.extend(["--".into(), adopt.guest.clone().into()]);
+    words
+}
+
+fn option(name: &str, value: impl AsRef<OsStr>) -> OsString {
+    let mut word = OsString::from(name);
+    word.push("=");
+    word.push(value);
+    word
 }

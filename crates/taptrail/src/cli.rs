@@ -67,6 +67,10 @@ impl Cli {
 pub(crate) enum Command {
     /// Start a guest and supervise it until it ends
     Run(Run),
+    /// Take up a guest whose supervisor ended before it
+    Adopt(Adopt),
+    /// Settle what ended supervisors left behind, for the whole host
+    Recover(Recover),
     /// Hot-plug an interface into a running guest
     Attach(Attach),
     /// Hot-unplug an interface, or revoke its devices
@@ -141,6 +145,57 @@ pub(crate) struct Run {
     /// QEMU's program and its own arguments
     #[arg(last = true, required = true, value_name = "QEMU")]
     pub(crate) command: Vec<OsString>,
+}
+
+/// Take up a guest whose supervisor ended before it.
+///
+/// What QEMU holds is looked up and held against the ledger; what was cut off is finished or taken back, what went
+/// meanwhile is closed. Then the guest is supervised as before. `taptrail run` with the guest's name does the same.
+#[derive(Debug, Args)]
+pub(crate) struct Adopt {
+    /// The guest's name
+    pub(crate) guest: String,
+
+    /// What the kernel's audit is asked for; the ledger is written always
+    #[arg(long, value_enum, default_value_t = Audit::Auto)]
+    pub(crate) audit: Audit,
+
+    /// Return once the guest is taken up; the output goes to RUN_DIR/NAME/log
+    #[arg(long)]
+    pub(crate) background: bool,
+
+    /// The nft program that sets filters; looked for in /usr/sbin and /sbin when left out
+    #[arg(long, value_name = "PATH", env = "TAPTRAIL_NFT")]
+    pub(crate) nft: Option<PathBuf>,
+
+    /// How long Ctrl-C lets the guest shut down before QEMU is ended
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(crate) stop_timeout: Duration,
+
+    /// Where the background's parent waits for news
+    #[arg(long, hide = true, value_name = "FD", conflicts_with = "background")]
+    pub(crate) ready_fd: Option<i32>,
+}
+
+/// Settle what ended supervisors left behind, for the whole host.
+///
+/// Of a guest that has ended, the account is closed, with the time span in which it ended; its links and filters are
+/// removed. A start that was cut off is taken back. A guest that runs is left alone, and named: `taptrail adopt` gives
+/// it a supervisor. Run twice it changes nothing.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes: 0 all is settled, or to be adopted; 1 something could not be settled.")]
+pub(crate) struct Recover {
+    /// What the kernel's audit is asked for; the ledger is written always
+    #[arg(long, value_enum, default_value_t = Audit::Auto)]
+    pub(crate) audit: Audit,
+
+    /// The nft program that removes filters; looked for in /usr/sbin and /sbin when left out
+    #[arg(long, value_name = "PATH", env = "TAPTRAIL_NFT")]
+    pub(crate) nft: Option<PathBuf>,
+
+    /// Answer with JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

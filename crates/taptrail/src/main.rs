@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adopt;
 mod background;
 mod cli;
 mod guest;
@@ -13,6 +14,7 @@ mod list;
 mod output;
 mod questions;
 mod reading;
+mod recover;
 mod run;
 
 use std::process::ExitCode;
@@ -30,6 +32,8 @@ fn main() -> ExitCode {
     let dirs = cli.dirs();
     let done = match cli.command {
         Command::Run(ref arguments) => run::run(&cli, arguments, dirs),
+        Command::Adopt(ref arguments) => adopt::adopt(&cli, arguments, dirs),
+        Command::Recover(arguments) => recover::recover(&arguments, dirs),
         Command::Attach(arguments) => guest::attach(&arguments, &dirs),
         Command::Detach(arguments) => guest::detach(&arguments, &dirs),
         Command::Stop(arguments) => guest::stop(&arguments, &dirs),

@@ -1,6 +1,6 @@
 //! `taptrail run`.
 
-use std::io::Write;
+use std::os::fd::RawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus};
@@ -8,9 +8,13 @@ use std::process::{ExitCode, ExitStatus};
 use anyhow::{Context, anyhow};
 use taptrail_guest::qemu::CommandLine;
 use taptrail_guest::spec::NicSpec;
-use taptrail_guest::{Dirs, Options, StartError, SuperviseError, check_name, supervise};
+use taptrail_guest::{
+    AdoptOptions, Dirs, Ended, Options, RecoverOptions, RecoveredState, Running, StartError, SuperviseError,
+    check_name, supervise,
+};
 use taptrail_kernel::process::{Credentials, take_inherited};
 use taptrail_record::GuestId;
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::cli::{Cli, Run};
@@ -24,26 +28,65 @@ const PROGRAM_DIRS: [&str; 4] = ["/usr/local/bin", "/usr/bin", "/usr/libexec", "
 pub(crate) fn run(cli: &Cli, arguments: &Run, dirs: Dirs) -> Done {
     let options = options(arguments, dirs)?;
     if arguments.background {
-        return background::start(cli, arguments, &options.guest);
+        return background::run(cli, arguments);
     }
-    if arguments.ready_fd.is_some() {
+    supervised(arguments.ready_fd, |ready| {
+        if let Some(uuid) = orphan(arguments, &options)? {
+            if arguments.uuid.is_some_and(|asked| asked != uuid) {
+                return Err(anyhow!("Guest '{}' runs on with another uuid: {uuid}", arguments.name).into());
+            }
+            warn!("'{}' runs still, and is taken up as it is: this command line is not used", arguments.name);
+            let adopt = AdoptOptions {
+                name: arguments.name.clone(),
+                audit: options.audit,
+                dirs: options.dirs.clone(),
+                nft: options.nft.clone(),
+            };
+            return Ok(taptrail_guest::adopt(&adopt, arguments.stop_timeout, ready)?);
+        }
+        supervise(options, arguments.stop_timeout, ready).map_err(failed)
+    })
+}
+
+/// Settles what an earlier supervisor of this guest left behind; the guest's uuid, if it runs on without one.
+fn orphan(arguments: &Run, options: &Options) -> Result<Option<Uuid>, Failure> {
+    let recover = RecoverOptions {
+        name: Some(arguments.name.clone()),
+        audit: options.audit,
+        dirs: options.dirs.clone(),
+        nft: options.nft.clone(),
+    };
+    let mut orphan = None;
+    for recovered in taptrail_guest::recover(&recover)? {
+        if let RecoveredState::Orphaned { .. } = recovered.state? {
+            orphan = Some(recovered.guest.uuid);
+        }
+    }
+    Ok(orphan)
+}
+
+/// Supervises a guest in this process, and tells its news where they are waited for.
+pub(crate) fn supervised(
+    ready_fd: Option<RawFd>,
+    supervise: impl FnOnce(&mut dyn FnMut(Running)) -> Result<Ended, Failure>,
+) -> Done {
+    if ready_fd.is_some() {
         // The kernel named this process after /proc/self/exe. Only its name in lists depends on it.
         let _ = rustix::thread::set_name(c"taptrail");
     }
-    let news = arguments.ready_fd.map(take_inherited).transpose();
+    let news = ready_fd.map(take_inherited).transpose();
     let mut news = news.context("News can't be given to the background's parent")?.map(std::fs::File::from);
-    let ended = supervise(options, arguments.stop_timeout, |running| {
+    let ended = supervise(&mut |running| {
         if let Some(mut news) = news.take() {
             // The parent may have been ended: the guest runs all the same.
-            let _ = background::tell_ready(&mut news, running.pid);
+            let _ = background::tell_ready(&mut news, running);
         }
     });
     match ended {
-        Ok(ended) => Ok(exit_code(ended.status)),
-        Err(error) => {
-            let failure = failed(error);
+        Ok(ended) => Ok(exit_code(&ended)),
+        Err(failure) => {
             if let Some(mut news) = news {
-                let _ = writeln!(news, "{} {}", failure.code(), failure.line());
+                let _ = background::tell_failure(&mut news, &failure);
             }
             Err(failure)
         }
@@ -120,8 +163,13 @@ fn exit_number(status: ExitStatus) -> u8 {
     number.and_then(|number| u8::try_from(number).ok()).unwrap_or(1)
 }
 
-fn exit_code(status: ExitStatus) -> ExitCode {
-    ExitCode::from(exit_number(status))
+/// QEMU's own; of a QEMU that was adopted, whether it ended in order.
+fn exit_code(ended: &Ended) -> ExitCode {
+    match ended.status {
+        Some(status) => ExitCode::from(exit_number(status)),
+        None if ended.reason.is_orderly() => ExitCode::SUCCESS,
+        None => ExitCode::FAILURE,
+    }
 }
 
 #[cfg(test)]

@@ -134,7 +134,14 @@ impl Draft {
     pub(crate) fn close(&mut self, entry: &Claim<'_>, queue: Option<u32>) {
         self.open.take(queue);
         self.closed = Some(entry.time);
+        self.unseen(entry);
         self.prove(&entry.proof());
+    }
+
+    /// Takes over how long a record says that nobody looked.
+    fn unseen(&mut self, entry: &Claim<'_>) {
+        let at = entry.record.last_seen.and_then(|time| i64::try_from(time).ok());
+        self.holding.last_seen = at.and_then(|time| Timestamp::from_millisecond(time).ok());
     }
 
     /// Parts one queue from the others; none when it was the only one.
@@ -232,6 +239,7 @@ fn holding(entry: &Claim<'_>, mac: MacAddr, device: &Device, state: State, seen:
         opened: Some(entry.time),
         granted: None,
         released: None,
+        last_seen: None,
         state,
         ended_by: None,
         certainty: Certainty::Definitive,

@@ -33,6 +33,10 @@ pub struct Holding {
     /// time by which it was certainly over.
     #[serde(with = "crate::time::maybe")]
     pub released: Option<Timestamp>,
+    /// When nobody saw its end, the latest time at which it was not over yet: it was over at some
+    /// moment from here to `released`.
+    #[serde(with = "crate::time::maybe")]
+    pub last_seen: Option<Timestamp>,
     /// What became of it.
     pub state: State,
     /// What ended it, if it is over.

@@ -12,6 +12,7 @@
 //! the kernel was told and the ledger could not take is owed to it, and is written before
 //! anything else as soon as it can be.
 
+mod live;
 mod opens;
 mod posting;
 
@@ -21,11 +22,14 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use taptrail_kernel::audit::{Audit, AuditError, LogTime, NotLogged, Proof};
-use taptrail_kernel::proc::{ProcessId, boot_id};
-use taptrail_ledger::{GuestKey, Ledger, LedgerError, Logged, Process, Step, StepKey, Tx};
+use taptrail_kernel::proc::{ProcessId, boot_id, network_namespace};
+use taptrail_ledger::{
+    GuestKey, InterfaceKey, Ledger, LedgerError, Logged, NewGuest, Process, Step, StepKey, Tx,
+};
 use taptrail_record::{Event, GuestId, MacAddr, Outcome, Record, Requester, TooLong};
 use tracing::warn;
 
+pub(crate) use live::{Live, live_guests};
 pub(crate) use opens::{OpenDevice, Opens};
 pub(crate) use posting::Posting;
 use posting::{Row, Written};
@@ -66,7 +70,7 @@ pub enum AccountError {
     #[error("Record can't be written")]
     TooLong(#[from] TooLong),
     /// A guest of this name or uuid has lost its supervisor and runs on.
-    #[error("Guest '{name}' runs on without a supervisor, as pid {pid}: end that process first")]
+    #[error("Guest '{name}' runs on without a supervisor, as pid {pid}: `taptrail adopt` gives it one")]
     Orphan {
         /// The guest.
         name: String,
@@ -98,8 +102,43 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// Opens the guest's account in the ledger of `state`.
-    pub(crate) fn begin(state: &Path, mode: AuditMode, guest: GuestId) -> Result<Self, AccountError> {
+    /// Opens a new guest's account in the ledger of `state`. `paused`: it is not to be let run.
+    pub(crate) fn begin(
+        state: &Path,
+        mode: AuditMode,
+        guest: GuestId,
+        paused: bool,
+    ) -> Result<Self, AccountError> {
+        let proc = |what| move |source| AccountError::Proc { what, source };
+        let boot = boot_id().map_err(proc("Boot id"))?.to_string();
+        let netns = network_namespace().map_err(proc("Network namespace"))?;
+        let supervisor = this_process()?;
+        let begin = |ledger: &mut Ledger, guest: &GuestId| {
+            orphan(ledger, guest, &boot)?;
+            let tx = ledger.begin()?;
+            let new = NewGuest { id: guest, boot_id: &boot, supervisor, netns, paused };
+            let key = tx.guest_begins(&new)?;
+            tx.commit()?;
+            Ok(key)
+        };
+        Self::open(state, mode, guest, begin)
+    }
+
+    /// Opens the account of a guest that has lost its supervisor; it stays on record as that one's.
+    pub(crate) fn take_up(
+        state: &Path,
+        mode: AuditMode,
+        guest: &taptrail_ledger::Guest,
+    ) -> Result<Self, AccountError> {
+        Self::open(state, mode, guest.id.clone(), |_, _| Ok(guest.key))
+    }
+
+    fn open(
+        state: &Path,
+        mode: AuditMode,
+        guest: GuestId,
+        find: impl FnOnce(&mut Ledger, &GuestId) -> Result<GuestKey, AccountError>,
+    ) -> Result<Self, AccountError> {
         let mut complaints = BTreeSet::new();
         let audit = match (mode, Audit::open()) {
             (AuditMode::Off, _) => None,
@@ -110,16 +149,10 @@ impl Account {
                 None
             }
         };
-        let proc = |what| move |source| AccountError::Proc { what, source };
-        let exe = std::env::current_exe().map_err(proc("Path of this program"))?;
-        let boot = boot_id().map_err(proc("Boot id"))?;
-        let own = ProcessId::of(std::process::id()).map_err(proc("Start time of this process"))?;
+        let proc = |source| AccountError::Proc { what: "Path of this program", source };
+        let exe = std::env::current_exe().map_err(proc)?;
         let mut ledger = Ledger::open(state)?;
-        orphan(&ledger, &guest, &boot.to_string())?;
-        let tx = ledger.begin()?;
-        let key =
-            tx.guest_begins(&guest, &boot.to_string(), Process { pid: own.pid, start: own.start_time })?;
-        tx.commit()?;
+        let key = find(&mut ledger, &guest)?;
         Ok(Self { ledger, audit, mode, guest, key, exe, complaints, owed: Vec::new() })
     }
 
@@ -209,7 +242,7 @@ impl Account {
             .zip(changes)
             .map(|(((kind, text), (time, logged)), change)| (Row { kind, text, time, logged }, change))
             .collect();
-        Ok((Written { rows, done: posting.done, ends: posting.ends }, refusal))
+        Ok((Written { rows, done: posting.done, over: posting.over, ends: posting.ends }, refusal))
     }
 
     fn commit(&mut self, written: Written) -> Result<(), AccountError> {
@@ -259,9 +292,28 @@ impl Account {
         self.note(|tx, guest| tx.intend(guest, step, mac, detail))
     }
 
+    /// Notes that an interface's devices are about to be opened, its link made and its filter set.
+    pub(crate) fn begin_interface(
+        &mut self,
+        mac: MacAddr,
+        nic: &str,
+        spec: &str,
+    ) -> Result<(StepKey, InterfaceKey), AccountError> {
+        self.note(|tx, guest| {
+            let interface = tx.interface_begins(guest, mac, nic, spec)?;
+            Ok((tx.intend(guest, Step::Open, Some(mac), spec)?, interface))
+        })
+    }
+
+    /// This process is the guest's supervisor from now on.
+    pub(crate) fn adopt(&mut self) -> Result<(), AccountError> {
+        let supervisor = this_process()?;
+        self.note(|tx, guest| tx.guest_adopted(guest, supervisor))
+    }
+
     /// A record of this guest.
     pub(crate) fn record(&self, event: Event, outcome: Outcome, requester: Option<Requester>) -> Record {
-        Record { guest: self.guest.clone(), event, outcome, requester, errno: None }
+        Record { guest: self.guest.clone(), event, outcome, requester, errno: None, last_seen: None }
     }
 
     /// Sends texts to the kernel; tells for each when and whether it was logged, and the first
@@ -300,10 +352,16 @@ impl Account {
     }
 }
 
+fn this_process() -> Result<Process, AccountError> {
+    let failed = |source| AccountError::Proc { what: "Start time of this process", source };
+    let own = ProcessId::of(std::process::id()).map_err(failed)?;
+    Ok(Process { pid: own.pid, start: own.start_time })
+}
+
 /// Refuses a guest whose QEMU is still there from a supervisor that ended before it.
 fn orphan(ledger: &Ledger, guest: &GuestId, boot: &str) -> Result<(), AccountError> {
     let same = |other: &GuestId| other.name == guest.name || other.uuid == guest.uuid;
-    for other in ledger.guests()?.into_iter().filter(|other| other.ended.is_none() && other.boot_id == boot) {
+    for other in ledger.live_guests()?.into_iter().filter(|other| other.boot_id == boot) {
         let Some(qemu) = other.qemu.filter(|_| same(&other.id)) else { continue };
         if (ProcessId { pid: qemu.pid, start_time: qemu.start }).is_alive() {
             return Err(AccountError::Orphan { name: other.id.name.into(), pid: qemu.pid });

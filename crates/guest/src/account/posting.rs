@@ -1,7 +1,7 @@
 use jiff::Timestamp;
 use std::os::fd::RawFd;
 
-use taptrail_ledger::{DeviceKey, GuestKey, LedgerError, Logged, NewRecord, StepKey, Tx};
+use taptrail_ledger::{DeviceKey, GuestKey, InterfaceKey, LedgerError, Logged, NewRecord, StepKey, Tx};
 use taptrail_record::{Outcome, Reason, Record};
 
 use super::{Account, OpenDevice};
@@ -20,6 +20,7 @@ pub(super) enum Change {
 pub(crate) struct Posting {
     pub(super) records: Vec<(Record, Option<Change>)>,
     pub(super) done: Vec<(StepKey, String)>,
+    pub(super) over: Vec<InterfaceKey>,
     pub(super) ends: Option<Reason>,
 }
 
@@ -51,6 +52,27 @@ impl Posting {
             let record = account.record(device.close(), Outcome::Success, None);
             self.records.push((record, Some(Change::Closed(device.key))));
         }
+        self
+    }
+
+    /// The close records of devices whose end nobody saw: they were there at `last_seen` and are gone now.
+    pub(crate) fn closes_unseen<'a>(
+        mut self,
+        account: &Account,
+        devices: impl IntoIterator<Item = &'a OpenDevice>,
+        last_seen: Timestamp,
+    ) -> Self {
+        for device in devices {
+            let mut record = account.record(device.close(), Outcome::Success, None);
+            record.last_seen = u64::try_from(last_seen.as_millisecond()).ok();
+            self.records.push((record, Some(Change::Closed(device.key))));
+        }
+        self
+    }
+
+    /// Interfaces of which nothing is left with this, in QEMU or on the host.
+    pub(crate) fn over(mut self, interfaces: impl IntoIterator<Item = InterfaceKey>) -> Self {
+        self.over.extend(interfaces);
         self
     }
 
@@ -87,6 +109,7 @@ impl Row {
 pub(super) struct Written {
     pub(super) rows: Vec<(Row, Option<Change>)>,
     pub(super) done: Vec<(StepKey, String)>,
+    pub(super) over: Vec<InterfaceKey>,
     pub(super) ends: Option<Reason>,
 }
 
@@ -94,7 +117,7 @@ impl Written {
     /// The records alone: they were written, but what they say did not come to be.
     pub(super) fn without_changes(self) -> Self {
         let rows = self.rows.into_iter().map(|(row, _)| (row, None)).collect();
-        Self { rows, done: Vec::new(), ends: None }
+        Self { rows, done: Vec::new(), over: Vec::new(), ends: None }
     }
 
     pub(super) fn apply(&self, tx: &Tx<'_>, guest: GuestKey) -> Result<(), LedgerError> {
@@ -112,6 +135,9 @@ impl Written {
         }
         for (step, outcome) in &self.done {
             tx.done(*step, outcome)?;
+        }
+        for interface in &self.over {
+            tx.interface_ends(*interface)?;
         }
         match &self.ends {
             Some(reason) => tx.guest_ends(guest, reason.as_str()),

@@ -22,7 +22,7 @@ use crate::spec::NicSpec;
 const BRIEF: Duration = Duration::from_millis(100);
 
 /// How long to look for what QEMU may still hold after it was told to let go.
-const TAKE_BACK: Duration = Duration::from_millis(500);
+pub(super) const TAKE_BACK: Duration = Duration::from_millis(500);
 
 /// A hand-over failed.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +61,8 @@ impl Driver {
             Err(failed) => {
                 let event = Event::Attach { mac, vm_pid: Some(self.qemu.id.pid), fds: None };
                 let record = self.account.record(event, Outcome::Failed, requester);
-                let posting = Posting::default().says(record).closes(&self.account, &failed.closed);
+                let posting =
+                    Posting::default().says(record).closes(&self.account, &failed.closed).over(failed.key);
                 said(self.account.post(posting.done(&failed.steps, "failed")));
                 return Err(Failure::Failed(crate::chain(&failed.error)));
             }
@@ -71,6 +72,7 @@ impl Driver {
         let mut given = Given::default();
         match self.hand_over(&mut interface, &admitted, &mut given, &steps, requester) {
             Ok(()) => {
+                crash_point!("attach::granted");
                 // Only QEMU keeps a granted device alive.
                 drop(admitted);
                 if let Some(index) = port {
@@ -143,6 +145,7 @@ impl Driver {
         requester: Option<Requester>,
     ) -> Result<(), HandOverError> {
         self.give(interface, admitted, given)?;
+        crash_point!("attach::nic-added");
         self.see(interface, admitted)?;
         self.post_attach(interface, steps, requester)
     }
@@ -166,10 +169,10 @@ impl Driver {
                 _ => fds.push(name),
             }
         }
-        fail::fail_point!("attach::given");
+        crash_point!("attach::given");
         given.netdev = true;
         self.qemu.monitor.netdev_add(&NetdevTap { id: netdev.clone(), fds, vhost_fds }, ANSWER)?;
-        fail::fail_point!("attach::netdev");
+        crash_point!("attach::netdev");
         let properties: Map<String, Value> = device_properties(
             &interface.id,
             &netdev,
@@ -266,7 +269,9 @@ impl Driver {
             posting = posting.grants(record, [device]);
         }
         let outcome = if kept.is_empty() { "failed" } else { "kept" };
-        said(self.account.post(posting.closes(&self.account, &gone).done(steps, outcome)));
+        // A NIC that is plugged still, without its devices, has yet to go.
+        let over = (kept.is_empty() && !given.nic).then_some(interface.key);
+        said(self.account.post(posting.closes(&self.account, &gone).over(over).done(steps, outcome)));
         let text = (!kept.is_empty()).then(|| {
             let text = format!(
                 "; QEMU still holds {} of its descriptors, which nothing takes back while it runs: they are on record as held",

@@ -69,7 +69,7 @@ impl Driver {
         match self.qemu.monitor.device_del(&id, ANSWER) {
             Err(QmpError::Refused { class: ErrorClass::DeviceNotFound, .. }) => {
                 let info = self.interfaces[index].info();
-                self.remove(index);
+                self.nic_is_gone(index);
                 Ok(info)
             }
             _ => Err(Failure::Refused(format!(
@@ -104,7 +104,10 @@ impl Driver {
                 }
             }
         }
-        match self.qemu.monitor.device_del(&id, ANSWER) {
+        crash_point!("detach::intended");
+        let asked = self.qemu.monitor.device_del(&id, ANSWER);
+        crash_point!("detach::asked");
+        match asked {
             // QEMU says so while an unplug it was asked for goes on.
             Err(QmpError::Refused { class: ErrorClass::Generic, .. }) if asked_before => Ok(()),
             Err(QmpError::Refused { class: ErrorClass::DeviceNotFound, command, desc }) => {
@@ -122,7 +125,7 @@ impl Driver {
     }
 
     /// An asked-for unplug will not happen: the interface is held as before.
-    fn unplug_is_over(&mut self, index: usize, outcome: &str) {
+    pub(super) fn unplug_is_over(&mut self, index: usize, outcome: &str) {
         let plugged = &mut self.interfaces[index];
         if let PlugState::Unplugging { step } = plugged.state {
             plugged.state = PlugState::Held;
@@ -139,7 +142,7 @@ impl Driver {
         self.interfaces[index].nic = false;
         match self.interfaces[index].state {
             PlugState::Revoked => {
-                self.remove(index);
+                self.nic_is_gone(index);
                 return info!("{mac}: the guest has let go of the revoked NIC");
             }
             // What QEMU keeps of it has nothing to do with the NIC.
@@ -209,7 +212,7 @@ impl Driver {
     }
 
     /// Takes an interface's devices from QEMU, looks that they are gone, and posts it.
-    fn release(
+    pub(super) fn release(
         &mut self,
         index: usize,
         forced: bool,
@@ -225,7 +228,9 @@ impl Driver {
                 step.inspect_err(|error| warn!("{}", crate::chain(error))).ok()
             }
         };
+        crash_point!("release::intended");
         let refused = self.let_go(index);
+        crash_point!("release::let-go");
         let held = match handover::gone(&self.qemu.id, &self.interfaces[index].interface.devices) {
             Ok(held) => held,
             Err(error) => {
@@ -243,10 +248,13 @@ impl Driver {
         if kept.is_empty() {
             self.host.undo(mac, &mut plugged.interface.lasting);
         }
+        crash_point!("release::undone");
         let fds = u32::try_from(gone.len()).ok();
         let event = Event::Detach { mac, vm_pid: Some(self.qemu.id.pid), fds, forced };
         let last = self.account.record(event, outcome, requester);
-        let posting = Posting::default().closes(&self.account, &gone).says(last);
+        // A NIC that is plugged still has yet to go.
+        let over = (kept.is_empty() && !plugged.nic).then_some(plugged.interface.key);
+        let posting = Posting::default().closes(&self.account, &gone).says(last).over(over);
         said(self.account.post(posting.done(&step, outcome.as_str())));
         if !kept.is_empty() {
             let count = kept.len();
@@ -261,7 +269,7 @@ impl Driver {
             // The dead NIC may go when the guest lets it; nobody waits for that.
             let id = plugged.interface.id.clone();
             match self.qemu.monitor.device_del(&id, ANSWER) {
-                Err(QmpError::Refused { class: ErrorClass::DeviceNotFound, .. }) => self.remove(index),
+                Err(QmpError::Refused { class: ErrorClass::DeviceNotFound, .. }) => self.nic_is_gone(index),
                 Err(error) => {
                     info!("{mac}: NIC stays plugged without its devices: {}", crate::chain(&error));
                 }
@@ -287,6 +295,13 @@ impl Driver {
             }
         }
         self.qemu.monitor.netdev_del(&netdev_id(&id), ANSWER).err()
+    }
+
+    /// A revoked interface's NIC has gone, too.
+    fn nic_is_gone(&mut self, index: usize) {
+        let key = self.interfaces[index].interface.key;
+        said(self.account.post(Posting::default().over([key])));
+        self.remove(index);
     }
 
     /// Forgets an interface of which QEMU has nothing more.

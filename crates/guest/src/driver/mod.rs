@@ -19,6 +19,7 @@
 //! held. A monitor that fails leaves the guest running and its devices held; only requests that
 //! need it fail. QEMU's end, however it comes, closes every device's account.
 
+mod adopt;
 mod attach;
 mod detach;
 mod qemu;
@@ -26,7 +27,7 @@ mod start;
 mod stop;
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,7 @@ use taptrail_ledger::StepKey;
 use taptrail_qmp::Event;
 use taptrail_record::{GuestId, MacAddr, Reason, Requester};
 use tracing::{debug, info, warn};
+use uuid::Uuid;
 
 use crate::account::{Account, AccountError, AuditMode};
 use crate::interface::{Host, Interface};
@@ -45,6 +47,9 @@ use crate::request::{Failure, HeldDevice, Inbox, InterfaceInfo, OnTimeout, Reply
 use crate::run_dir::Dirs;
 use crate::spec::NicSpec;
 
+pub(crate) use adopt::orphan;
+pub use adopt::{AdoptError, AdoptOptions};
+pub(crate) use qemu::end_process;
 pub use start::StartError;
 
 /// How long QEMU may take to answer one command of its monitor.
@@ -83,9 +88,9 @@ pub struct Options {
 /// How a guest ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// QEMU's own.
-    pub status: ExitStatus,
-    /// `shutdown`, `destroyed` or `crashed`.
+    /// QEMU's own; of a QEMU that was adopted it can't be seen.
+    pub status: Option<ExitStatus>,
+    /// `shutdown`, `destroyed` or `crashed`; `unknown` where nothing was heard of it.
     pub reason: Reason,
     /// Why the account could not be closed, if so.
     pub account: Result<(), AccountError>,
@@ -232,18 +237,35 @@ pub(crate) fn run(
     Ok(driver.serve())
 }
 
+/// Takes up a guest that runs without a supervisor, and drives it until it ends. `ready` is called once that is done.
+pub(crate) fn adopt(
+    options: &AdoptOptions,
+    monitor: &Path,
+    inbox: &Inbox,
+    ready: impl FnOnce(&Driver),
+) -> Result<Ended, AdoptError> {
+    let driver = adopt::adopt(options, monitor, inbox)?;
+    ready(&driver);
+    Ok(driver.serve())
+}
+
 impl Driver {
     /// QEMU's pid.
     pub(crate) fn qemu_pid(&self) -> u32 {
         self.qemu.id.pid
     }
 
+    /// The guest's uuid.
+    pub(crate) fn uuid(&self) -> Uuid {
+        self.account.guest().uuid
+    }
+
     fn serve(mut self) -> Ended {
         loop {
             let more = self.take_events(EVENTS);
             self.expire();
-            if let Some(status) = self.qemu.ended() {
-                return self.end(status);
+            if let Some(exit) = self.qemu.ended() {
+                return self.end(exit);
             }
             // A request's commands may have read events along: they come before any sleep.
             if !self.take_request() && !more {

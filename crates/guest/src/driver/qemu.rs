@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, ExitStatus};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use taptrail_kernel::proc::{PidFd, ProcessId, Signal, children};
@@ -17,11 +17,14 @@ use crate::request::Inbox;
 /// A QEMU that is there, running or ended.
 #[derive(Debug)]
 pub(crate) struct Qemu {
-    child: Child,
+    /// None of one that another supervisor started.
+    child: Option<Child>,
     pub(crate) id: ProcessId,
     pub(crate) pidfd: PidFd,
     pub(crate) monitor: Monitor,
     complained: bool,
+    /// The monitor failed while QEMU ran.
+    deaf: bool,
 }
 
 /// QEMU's process, before its monitor has answered.
@@ -90,21 +93,44 @@ impl Booting {
     }
 
     pub(crate) fn with_monitor(self, monitor: Monitor) -> Qemu {
-        Qemu { child: self.child, id: self.id, pidfd: self.pidfd, monitor, complained: false }
+        Qemu {
+            child: Some(self.child),
+            id: self.id,
+            pidfd: self.pidfd,
+            monitor,
+            complained: false,
+            deaf: false,
+        }
     }
 
     /// Ends QEMU for good; tells how it ended.
     pub(crate) fn end(mut self) -> io::Result<ExitStatus> {
-        // What a wrapper started holds the devices, too: it goes first, while it can be found.
-        for child in descendants(self.id.pid) {
-            if let Ok(pidfd) = ProcessId::of(child).and_then(PidFd::open) {
-                let _ = pidfd.send_signal(Signal::KILL);
-                let _ = pidfd.wait_exit(QUIT);
-            }
-        }
+        end_descendants(self.id.pid);
         // Fails only when it has ended already.
         let _ = self.child.kill();
         self.child.wait()
+    }
+}
+
+/// Ends a process that may be no child of ours, and waits until it is gone.
+pub(crate) fn end_process(process: ProcessId) -> io::Result<()> {
+    end_descendants(process.pid);
+    let pidfd = match PidFd::open(process) {
+        Ok(pidfd) => pidfd,
+        Err(_) if !process.is_alive() => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let _ = pidfd.send_signal(Signal::KILL);
+    if pidfd.wait_exit(QUIT)? { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
+}
+
+/// Ends what a wrapper has started: it holds the devices, too, and goes first, while it can be found.
+fn end_descendants(pid: u32) {
+    for child in descendants(pid) {
+        if let Ok(pidfd) = ProcessId::of(child).and_then(PidFd::open) {
+            let _ = pidfd.send_signal(Signal::KILL);
+            let _ = pidfd.wait_exit(QUIT);
+        }
     }
 }
 
@@ -118,10 +144,40 @@ fn descendants(pid: u32) -> Vec<u32> {
     all
 }
 
+/// How QEMU ended, as far as it can be seen.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Exit {
+    Seen(ExitStatus),
+    /// Only a parent is told.
+    Unseen,
+}
+
+impl Exit {
+    pub(crate) fn status(self) -> Option<ExitStatus> {
+        match self {
+            Self::Seen(status) => Some(status),
+            Self::Unseen => None,
+        }
+    }
+}
+
 impl Qemu {
-    /// QEMU's exit status, if it has ended.
-    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().ok().flatten()
+    /// A QEMU that another supervisor started.
+    pub(crate) fn adopted(id: ProcessId, pidfd: PidFd, monitor: Monitor) -> Self {
+        Self { child: None, id, pidfd, monitor, complained: false, deaf: false }
+    }
+
+    /// How QEMU ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<Exit> {
+        match &mut self.child {
+            Some(child) => child.try_wait().ok().flatten().map(Exit::Seen),
+            None => self.pidfd.wait_exit(Duration::ZERO).is_ok_and(|ended| ended).then_some(Exit::Unseen),
+        }
+    }
+
+    /// Its monitor was of use to the end.
+    pub(crate) fn was_heard(&self) -> bool {
+        !self.deaf
     }
 
     pub(crate) fn kill(&self) {
@@ -136,13 +192,17 @@ impl Qemu {
             // At QEMU's end its monitor closes first, which is no news; and what made it useless before
             // was said by who met it.
             if !matches!(error, QmpError::Closed | QmpError::Poisoned { .. }) {
+                self.deaf = true;
                 warn!("the guest runs on without its monitor: {}", crate::chain(error));
             }
         }
     }
 
-    /// Ends QEMU for good.
-    pub(crate) fn end(self) -> io::Result<ExitStatus> {
-        Booting { child: self.child, id: self.id, pidfd: self.pidfd }.end()
+    /// Ends a QEMU for good that we started.
+    pub(crate) fn end(self) -> io::Result<()> {
+        match self.child {
+            Some(child) => Booting { child, id: self.id, pidfd: self.pidfd }.end().map(drop),
+            None => end_process(self.id),
+        }
     }
 }

@@ -133,7 +133,8 @@ pub(super) fn start(options: Options, place: Place, inbox: &Inbox) -> Result<Dri
     }
     let mut host = Host::open(options.nft.clone())?;
     let nics = complete(&options.nics, &mut host)?;
-    let mut account = Account::begin(&options.dirs.state, options.audit, options.guest.clone())?;
+    let paused = options.command.paused;
+    let mut account = Account::begin(&options.dirs.state, options.audit, options.guest.clone(), paused)?;
     let step = account.intend(Step::Start, None, &options.command.to_string());
     let mut attempt = Attempt {
         account,
@@ -226,6 +227,7 @@ impl Attempt {
         place: Place,
         inbox: &Inbox,
     ) -> Result<Vec<Port>, StartError> {
+        crash_point!("start::intended");
         self.account.ready()?;
         for (spec, mac, id) in nics {
             self.begun.push(mac);
@@ -243,8 +245,11 @@ impl Attempt {
             }
         }
         let ports = self.run_qemu(options, place, inbox)?;
+        crash_point!("start::greeted");
         self.prove()?;
+        crash_point!("start::proved");
         self.grant()?;
+        crash_point!("start::granted");
         // Only QEMU keeps a granted device alive.
         self.admitted.clear();
         self.paused = options.command.paused;
@@ -268,10 +273,12 @@ impl Attempt {
             ..SpawnRequest::new(&program, &arguments)
         })
         .map_err(|source| StartError::Spawn { program, source })?;
+        crash_point!("start::spawned");
         let booting = Booting::of(child).map_err(StartError::Look)?;
         let process = Process { pid: booting.id.pid, start: booting.id.start_time };
         let booting = self.booting.insert(booting);
         self.account.note(|tx, guest| tx.guest_runs(guest, process))?;
+        crash_point!("start::on-record");
 
         let monitor = |source| QmpError::Connect { path: place.monitor_path.clone(), source };
         let stream = UnixStream::connect(&place.monitor_path).map_err(monitor)?;
@@ -430,7 +437,7 @@ impl Attempt {
     fn roll_back(mut self) {
         let pid = self.qemu.as_ref().map(|qemu| qemu.id.pid);
         let ended = match (self.qemu.take(), self.booting.take()) {
-            (Some(qemu), _) => qemu.end().map(drop),
+            (Some(qemu), _) => qemu.end(),
             (None, Some(booting)) => booting.end().map(drop),
             (None, None) => Ok(()),
         };

@@ -1,7 +1,5 @@
 //! The guest's end: asked for, forced, or come by itself.
 
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use taptrail_ledger::Step;
@@ -9,6 +7,7 @@ use taptrail_qmp::Event as QmpEvent;
 use taptrail_record::{Event, Outcome, Reason, Requester};
 use tracing::{info, warn};
 
+use super::qemu::Exit;
 use super::{
     ANSWER, Driver, Ended, Pending, PlugState, QUIT, Shutdown, StopWait, Unanswered, answered, said,
 };
@@ -39,6 +38,7 @@ impl Driver {
             return self.intend_to_stop("force");
         }
         self.intend_to_stop("ask");
+        crash_point!("stop::intended");
         match self.qemu.monitor.system_powerdown(ANSWER) {
             Ok(()) => {
                 info!("the guest was asked to shut down");
@@ -124,10 +124,11 @@ impl Driver {
     }
 
     /// QEMU has ended: every account is closed.
-    pub(super) fn end(mut self, status: ExitStatus) -> Ended {
+    pub(super) fn end(mut self, exit: Exit) -> Ended {
         // What it said last is still in the stream.
         self.take_events(usize::MAX);
-        let reason = self.reason(status);
+        crash_point!("stop::ended");
+        let reason = self.reason(exit);
         let mut devices = Vec::new();
         let mut steps: Vec<_> = self.stop.take().into_iter().collect();
         for plugged in &mut self.interfaces {
@@ -137,6 +138,7 @@ impl Driver {
                 steps.push(step);
             }
         }
+        crash_point!("stop::undone");
         let event = Event::GuestStop { reason: reason.clone(), vm_pid: Some(self.qemu.id.pid) };
         let last = self.account.record(event, Outcome::Success, self.stopped_by);
         let posting = Posting::default().closes(&self.account, &devices).says(last);
@@ -160,17 +162,20 @@ impl Driver {
             self.account.guest().name,
             crate::descriptors(devices.len())
         );
-        Ended { status, reason, account, stopped }
+        Ended { status: exit.status(), reason, account, stopped }
     }
 
-    fn reason(&self, status: ExitStatus) -> Reason {
-        match (self.shutdown, status.signal()) {
+    fn reason(&self, exit: Exit) -> Reason {
+        match (self.shutdown, exit) {
             _ if self.forced => Reason::DESTROYED,
             (Some(Shutdown::ByGuest), _) => Reason::SHUTDOWN,
             (Some(Shutdown::ByHost), _) => Reason::DESTROYED,
-            (Some(Shutdown::Panic), _) | (None, Some(_)) => Reason::CRASHED,
-            (None, None) if status.success() => Reason::SHUTDOWN,
-            (None, None) => Reason::CRASHED,
+            (Some(Shutdown::Panic), _) => Reason::CRASHED,
+            (None, Exit::Seen(status)) if status.success() => Reason::SHUTDOWN,
+            (None, Exit::Seen(_)) => Reason::CRASHED,
+            // It says so when it ends in order.
+            (None, Exit::Unseen) if self.qemu.was_heard() => Reason::CRASHED,
+            (None, Exit::Unseen) => Reason::UNKNOWN,
         }
     }
 }

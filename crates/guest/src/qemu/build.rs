@@ -9,7 +9,7 @@ use super::check::CommandLine;
 use super::model::Model;
 
 /// The id of the monitor's socket on QEMU's command line.
-const MONITOR: &str = "taptrail-monitor";
+pub(crate) const MONITOR: &str = "taptrail-monitor";
 
 /// What libvirt gives too: descriptors are passed, so QEMU needs to start nothing.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";

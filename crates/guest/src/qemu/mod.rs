@@ -23,6 +23,7 @@ mod suggest;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use build::MONITOR;
 pub use build::{Additions, NicOnCommandLine, Ports, device_properties};
 pub use check::{CommandLine, CommandLineError};
 pub use config::ConfigError;

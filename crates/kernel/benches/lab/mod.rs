@@ -17,7 +17,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 use taptrail_kernel::device::{
     Admitted, Books, DEV_NET_TUN, OpenFacts, Opening, TapName, TapRequest, open_tap,
 };
-use taptrail_ledger::{GuestKey, Ledger, Process, Step};
+use taptrail_ledger::{GuestKey, Ledger, NewGuest, Process, Step};
 use taptrail_record::{GuestId, MacAddr};
 
 /// `TMPFS_MAGIC` (linux/magic.h).
@@ -116,7 +116,8 @@ pub(crate) fn ledger() -> (Ledger, GuestKey, tempfile::TempDir) {
     let mut ledger = Ledger::open(dir.path()).expect("a ledger");
     let tx = ledger.begin().expect("a transaction");
     let supervisor = Process { pid: std::process::id(), start: 1 };
-    let key = tx.guest_begins(&guest(), "bench", supervisor).expect("a guest");
+    let new = NewGuest { id: &guest(), boot_id: "bench", supervisor, netns: 0, paused: false };
+    let key = tx.guest_begins(&new).expect("a guest");
     tx.commit().expect("a commit");
     // A young write-ahead log grows with each commit; after its first checkpoint it is used again.
     for _ in 0..CHECKPOINTED {

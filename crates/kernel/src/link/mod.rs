@@ -19,6 +19,7 @@ mod macvtap;
 mod port;
 mod socket;
 
+use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage};
 use rustix::io::Errno;
@@ -99,6 +100,16 @@ impl Links {
     /// Finds a link by its number.
     pub fn by_index(&mut self, index: u32) -> Result<Option<Link>, LinkError> {
         self.get(numbered(index), || number(index))
+    }
+
+    /// All links, in the order of their numbers.
+    pub fn all(&mut self) -> Result<Vec<Link>, LinkError> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        match self.socket.request(RouteNetlinkMessage::GetLink(message), NLM_F_DUMP) {
+            Ok(answers) => answers.iter().map(|payload| answer::read(payload)).collect(),
+            Err(failed) => Err(failure(failed, "list them", "of any name".to_owned())),
+        }
     }
 
     fn get(

@@ -16,6 +16,7 @@ const NLMSGERR_ATTR_MSG: u16 = 1;
 /// `NLM_F_ACK_TLVS`: attributes stand behind the acknowledged header.
 const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
 /// What the kernel allots for one answer at most (`netlink_dump()` stops at 32 KiB).
 const ROOM: usize = 32 * 1024;
 
@@ -84,6 +85,10 @@ impl RouteSocket {
                 // An answer to a request given up earlier (an interrupted receive) is not ours.
                 if message.sequence != self.sequence {
                     continue;
+                }
+                if message.kind == NLMSG_DONE {
+                    // The end of a dump, which is acknowledged by nothing else.
+                    return Ok(answers);
                 }
                 if message.kind != NLMSG_ERROR {
                     answers.push(message.payload.to_vec());

@@ -6,6 +6,7 @@ mod pidfd;
 
 use std::io;
 use std::os::fd::RawFd;
+use std::os::unix::fs::MetadataExt;
 
 use uuid::Uuid;
 
@@ -70,6 +71,14 @@ pub fn children(pid: u32) -> io::Result<Vec<u32>> {
 pub fn boot_id() -> io::Result<Uuid> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     text.trim_end().parse().map_err(|_| malformed("boot_id"))
+}
+
+/// The network namespace of the calling thread: the inode of its file in /proc (namespaces(7)).
+///
+/// # Errors
+/// When /proc is not there.
+pub fn network_namespace() -> io::Result<u64> {
+    Ok(std::fs::metadata("/proc/thread-self/ns/net")?.ino())
 }
 
 fn pid_t(pid: u32) -> io::Result<libc::pid_t> {

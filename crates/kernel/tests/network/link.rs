@@ -28,6 +28,18 @@ fn a_link_is_found_by_any_of_its_names_and_by_number() {
 }
 
 #[test]
+fn all_links_are_listed_however_many() {
+    in_own_network(|| {
+        for number in 0..100 {
+            ip(&format!("link add b{number} type bridge"));
+        }
+        let all = Links::open().unwrap().all().unwrap();
+        assert_eq!(all.iter().filter(|link| link.kind.as_deref() == Some("bridge")).count(), 100);
+        assert!(all.iter().any(|link| link.name == "lo" && link.kind.is_none()));
+    });
+}
+
+#[test]
 fn settings_are_changed_together() {
     in_own_network(|| {
         let (bridge, veth) = bridge_and_veth();

@@ -19,7 +19,7 @@ use memchr::memmem;
 
 use self::cursor::last_pair;
 use self::head::Head;
-use self::tail::Tail;
+use self::tail::{Last, Tail};
 use crate::claims::{Key, need};
 use crate::pairs::shown;
 use crate::{GuestId, MAX_TEXT, Outcome, ParseError, Record, RecordType};
@@ -61,9 +61,10 @@ pub fn parse_interpreted(record_type: RecordType, text: &[u8]) -> Result<Option<
     if memmem::find_iter(&body[..found], UUID).any(|earlier| Tail::begins(&shape, &body[earlier..])) {
         return Err(ParseError::Ambiguous);
     }
-    let Tail { uuid, event, errno, requester } = tail;
+    let Tail { uuid, event, last } = tail;
     let guest = GuestId { name: shown(&body[..found]), uuid };
-    Ok(Some(Record { guest, event, outcome, requester, errno }))
+    let Last { errno, last_seen, requester } = last;
+    Ok(Some(Record { guest, event, outcome, requester, errno, last_seen }))
 }
 
 const UUID: &[u8] = b" uuid=";

@@ -13,7 +13,13 @@ use crate::{Device, Event, MacAddr, ParseError, Rdev, Requester};
 pub(super) struct Tail {
     pub(super) uuid: Uuid,
     pub(super) event: Event,
+    pub(super) last: Last,
+}
+
+/// The pairs that any record may have last.
+pub(super) struct Last {
     pub(super) errno: Option<i32>,
+    pub(super) last_seen: Option<u64>,
     pub(super) requester: Option<Requester>,
 }
 
@@ -50,8 +56,7 @@ impl Tail {
                 }
                 _ => change(shape, cursor)?,
             };
-            let (errno, requester) = last(cursor)?;
-            Some(Self { uuid, event, errno, requester })
+            Some(Self { uuid, event, last: last(cursor)? })
         };
         parse().ok_or(ParseError::Order)
     }
@@ -66,14 +71,14 @@ impl Tail {
         if earlier.any(|at| DeviceTail::of(shape, &rest[at..]).is_some()) {
             return Err(ParseError::Ambiguous);
         }
-        let DeviceTail { rdev, dev, queue, vm_pid, errno, requester } = tail;
+        let DeviceTail { rdev, dev, queue, vm_pid, last } = tail;
         let device = Device::new(shown(&rest[..found]), rdev, dev.map(shown));
         let event = match shape {
             Shape::Open => Event::Open { mac, device, queue },
             Shape::Close => Event::Close { mac, device, queue },
             _ => Event::Keep { mac, device, queue, vm_pid },
         };
-        Ok(Self { uuid, event, errno, requester })
+        Ok(Self { uuid, event, last })
     }
 }
 
@@ -91,8 +96,7 @@ struct DeviceTail<'a> {
     dev: Option<&'a [u8]>,
     queue: Option<u32>,
     vm_pid: Option<u32>,
-    errno: Option<i32>,
-    requester: Option<Requester>,
+    last: Last,
 }
 
 impl<'a> DeviceTail<'a> {
@@ -112,8 +116,7 @@ impl<'a> DeviceTail<'a> {
         };
         let queue = cursor.number(b" queue=")?;
         let vm_pid = if matches!(shape, Shape::Keep) { cursor.vm_pid()? } else { None };
-        let (errno, requester) = last(&mut cursor)?;
-        Some(Self { rdev, dev, queue, vm_pid, errno, requester })
+        Some(Self { rdev, dev, queue, vm_pid, last: last(&mut cursor)? })
     }
 }
 
@@ -136,9 +139,13 @@ fn change(shape: &Shape, cursor: &mut Cursor<'_>) -> Option<Event> {
     })
 }
 
-/// The pairs that any record may have last, and the program, which must be there.
-fn last(cursor: &mut Cursor<'_>) -> Option<(Option<i32>, Option<Requester>)> {
+/// The last pairs, and the program behind them, which must be there.
+fn last(cursor: &mut Cursor<'_>) -> Option<Last> {
     let errno = cursor.number(b" errno=")?;
+    let last_seen = match cursor.pair(b" last-seen=") {
+        None => None,
+        Some(word) => Some(claims::time(word)?),
+    };
     let requester = match cursor.pair(b" req-uid=") {
         None => None,
         Some(uid) => {
@@ -148,7 +155,7 @@ fn last(cursor: &mut Cursor<'_>) -> Option<(Option<i32>, Option<Requester>)> {
         }
     };
     let exe = cursor.0.strip_prefix(b" exe=")?;
-    (!exe.is_empty()).then_some((errno, requester))
+    (!exe.is_empty()).then_some(Last { errno, last_seen, requester })
 }
 
 /// A user as a number, or one of the two names that are the same everywhere.

@@ -68,13 +68,15 @@ pub(crate) fn record() -> impl Strategy<Value = Record> {
         pid,
     }));
     let errno = proptest::option::of(0..4096_i32);
-    (name(), any::<u128>(), event(), any::<bool>(), requester, errno).prop_map(
-        |(name, uuid, event, success, requester, errno)| Record {
+    let last_seen = proptest::option::of(any::<u64>());
+    (name(), any::<u128>(), event(), any::<bool>(), requester, errno, last_seen).prop_map(
+        |(name, uuid, event, success, requester, errno, last_seen)| Record {
             guest: GuestId { name: name.into(), uuid: uuid::Uuid::from_u128(uuid) },
             event,
             outcome: if success { Outcome::Success } else { Outcome::Failed },
             requester,
             errno,
+            last_seen,
         },
     )
 }

@@ -47,9 +47,14 @@ fn ended(holding: &Holding, clock: &Clock) -> Option<String> {
         EndedBy::Reboot => "the host started anew, and no record tells the guest's end before",
         EndedBy::PidReused => "its process id is another guest's by then, and no record tells its end",
     });
-    let at = holding.released.map(|at| match holding.certainty {
-        Certainty::Ambiguous => format!("by {} at the latest", clock.after(holding.opened, Some(at))),
-        _ => format!("at {}", clock.after(holding.opened, Some(at))),
+    let at = holding.released.map(|at| match (holding.certainty, holding.last_seen) {
+        (_, Some(last)) => format!(
+            "unseen, at some time from {} to {}",
+            clock.after(holding.opened, Some(last)),
+            clock.after(holding.opened, Some(at))
+        ),
+        (Certainty::Ambiguous, _) => format!("by {} at the latest", clock.after(holding.opened, Some(at))),
+        (_, None) => format!("at {}", clock.after(holding.opened, Some(at))),
     });
     match (holding.state, at, by) {
         (State::Held, ..) => Some("It is held still: no record tells of an end.".to_owned()),

@@ -1,0 +1,72 @@
+use std::io::ErrorKind;
+
+use jiff::Timestamp;
+use taptrail_ledger::{Guest, Ledger, LedgerError, LiveInterface, LiveStep};
+
+use super::{Account, AccountError, OpenDevice};
+use crate::run_dir::Dirs;
+
+/// The guests of the host whose accounts are open, oldest first.
+pub(crate) fn live_guests(dirs: &Dirs) -> Result<Vec<Guest>, LedgerError> {
+    match Ledger::open_to_read(&dirs.state) {
+        Ok(ledger) => ledger.live_guests(),
+        // Where there is no ledger yet, nobody is in it.
+        Err(LedgerError::File { source, .. })
+            if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+        {
+            Ok(Vec::new())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What of an account is open, for who takes it up.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) interfaces: Vec<LiveInterface>,
+    /// The devices that QEMU was seen to hold.
+    pub(crate) granted: Vec<OpenDevice>,
+    /// The devices that were on their way to it.
+    pub(crate) opened: Vec<OpenDevice>,
+    pub(crate) steps: Vec<LiveStep>,
+    /// The latest time at which all of it was true.
+    pub(crate) last_heard: Timestamp,
+    /// Where its links and filters are, if that is known.
+    pub(crate) netns: Option<u64>,
+    /// The user's own -S.
+    pub(crate) paused: bool,
+}
+
+impl Live {
+    /// All devices without a close.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = &OpenDevice> {
+        self.granted.iter().chain(&self.opened)
+    }
+}
+
+impl Account {
+    /// What of the account is open.
+    pub(crate) fn live(&self) -> Result<Live, AccountError> {
+        let (netns, paused) = self.ledger.place(self.key)?;
+        let (mut granted, mut opened) = (Vec::new(), Vec::new());
+        for live in self.ledger.live_devices(self.key)? {
+            let device = OpenDevice {
+                key: live.key,
+                mac: live.mac,
+                device: live.device,
+                queue: live.queue,
+                qemu_fd: live.qemu_fd,
+            };
+            if live.granted { granted.push(device) } else { opened.push(device) }
+        }
+        Ok(Live {
+            interfaces: self.ledger.live_interfaces(self.key)?,
+            granted,
+            opened,
+            steps: self.ledger.live_steps(self.key)?,
+            last_heard: self.ledger.last_heard(self.key)?,
+            netns,
+            paused,
+        })
+    }
+}

@@ -1,0 +1,269 @@
+//! What ended supervisors left behind: accounts closed, links and filters removed.
+//!
+//! ```text
+//!                        its supervisor lives ─▶ nothing to do
+//!   an open account ─▶   QEMU runs            ─▶ to be adopted
+//!                        its start was cut off ─▶ QEMU is ended, the start is taken back
+//!                        QEMU is gone          ─▶ closed, with the time span in which it ended
+//! ```
+//!
+//! Done twice it changes nothing. A guest that runs is never harmed: only a QEMU that never ran its guest is ended.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+
+use taptrail_kernel::link::LinkError;
+use taptrail_kernel::proc::{ProcessId, boot_id, network_namespace};
+use taptrail_ledger::{Guest, LedgerError, Process, Step, StepKey};
+use taptrail_record::{Event, GuestId, MacAddr, Outcome, Reason};
+use tracing::warn;
+
+use crate::account::{Account, AccountError, AuditMode, Live, Posting, live_guests};
+use crate::driver::end_process;
+use crate::interface::{Host, LeftOverError};
+use crate::run_dir::{Claim, Dirs, RunDirError};
+use crate::spec::NicSpec;
+
+/// What is to be recovered, and how.
+#[derive(Debug, Clone)]
+pub struct RecoverOptions {
+    /// One guest's name; all of the host's when `None`.
+    pub name: Option<String>,
+    /// How much the kernel's audit is asked for.
+    pub audit: AuditMode,
+    /// Where things lie.
+    pub dirs: Dirs,
+    /// The nft program, where it is not the system's.
+    pub nft: Option<PathBuf>,
+}
+
+/// One open account, and what became of it.
+#[derive(Debug)]
+pub struct Recovered {
+    /// Whose.
+    pub guest: GuestId,
+    /// What was found and done; an error leaves the account open.
+    pub state: Result<RecoveredState, RecoverError>,
+}
+
+/// What was found, and done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecoveredState {
+    /// Its supervisor lives: there is nothing to do.
+    Supervised,
+    /// QEMU runs without a supervisor, which can adopt it.
+    Orphaned {
+        /// QEMU's.
+        pid: u32,
+    },
+    /// The account is closed.
+    Closed {
+        /// How many devices were closed with it.
+        devices: usize,
+        /// Its start had not been finished.
+        unstarted: bool,
+    },
+}
+
+/// A host's guests, or one of them, can't be recovered.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// The ledger can't be used.
+    #[error("What is on record can't be read")]
+    Ledger(#[from] LedgerError),
+    /// Its directory can't be claimed.
+    #[error(transparent)]
+    Claim(#[from] RunDirError),
+    /// The account can't be closed.
+    #[error("Account of the guest can't be closed")]
+    Account(#[from] AccountError),
+    /// The host's links can't be asked for.
+    #[error("Host's links can't be reached")]
+    Links(#[from] LinkError),
+    /// What is left over can't be removed.
+    #[error(transparent)]
+    LeftOver(#[from] LeftOverError),
+    /// What processes there are can't be seen.
+    #[error("Processes can't be seen")]
+    Look(#[source] io::Error),
+    /// A QEMU whose start was cut off does not end.
+    #[error("QEMU (pid {pid}), whose start was cut off, can't be ended")]
+    Kill {
+        /// Its.
+        pid: u32,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Goes through all open accounts of the host, or of one guest's name.
+///
+/// # Errors
+/// When nothing can be done at all; what fails for one guest is told with it.
+pub fn recover(options: &RecoverOptions) -> Result<Vec<Recovered>, RecoverError> {
+    let guests = live_guests(&options.dirs)?;
+    let boot = boot_id().map_err(RecoverError::Look)?.to_string();
+    let netns = network_namespace().map_err(RecoverError::Look)?;
+    let mut host = Host::open(options.nft.clone())?;
+    let mut filtered = false;
+    let mut all = Vec::new();
+    for guest in guests {
+        if options.name.as_ref().is_some_and(|name| guest.id.name != name.as_str()) {
+            continue;
+        }
+        let mut recovery = Recovery { options, boot: &boot, netns, host: &mut host, filtered: &mut filtered };
+        let state = recovery.settle(&guest);
+        all.push(Recovered { guest: guest.id, state });
+    }
+    // A tap is gone with its last descriptor, and its filter is known by its number alone.
+    if filtered {
+        host.sweep_filters()?;
+    }
+    Ok(all)
+}
+
+/// What the accounts are held against.
+struct Recovery<'a> {
+    options: &'a RecoverOptions,
+    boot: &'a str,
+    netns: u64,
+    host: &'a mut Host,
+    /// Some interface that ended had a filter.
+    filtered: &'a mut bool,
+}
+
+impl Recovery<'_> {
+    fn settle(&mut self, guest: &Guest) -> Result<RecoveredState, RecoverError> {
+        let here = guest.boot_id == self.boot;
+        if here && process(guest.supervisor).is_alive() {
+            return Ok(RecoveredState::Supervised);
+        }
+        let mut claim = match Claim::take(&self.options.dirs.run, &guest.id.name) {
+            Ok(claim) => claim,
+            // Somebody has just taken it up, or started it anew.
+            Err(RunDirError::Taken { .. }) => return Ok(RecoveredState::Supervised),
+            Err(error) => return Err(error.into()),
+        };
+        // What its supervisor said last is all there is of why it ended.
+        claim.leave(true);
+        let mut account = Account::take_up(&self.options.dirs.state, self.options.audit, guest)?;
+        let live = account.live()?;
+        let unstarted = live.steps.iter().any(|step| step.step == Step::Start);
+        let mut seen = false;
+        if here && let Some(qemu) = find(guest).map_err(RecoverError::Look)? {
+            if !unstarted {
+                return Ok(RecoveredState::Orphaned { pid: qemu.pid });
+            }
+            // It never ran its guest: it was started paused, and nobody let it run.
+            end_process(qemu).map_err(|source| RecoverError::Kill { pid: qemu.pid, source })?;
+            seen = true;
+        }
+        claim.leave(false);
+        claim.keep_log();
+        if here {
+            self.undo(guest, &live)?;
+        }
+        let devices = live.devices().count();
+        let pid = guest.qemu.map(|qemu| qemu.pid);
+        let (posting, reason) = ending(&account, &live, pid, unstarted, seen);
+        account.end(posting.done(&keys(&live), "cut off").ends(&reason))?;
+        Ok(RecoveredState::Closed { devices, unstarted })
+    }
+
+    /// Removes what is left of a guest's interfaces on the host.
+    fn undo(&mut self, guest: &Guest, live: &Live) -> Result<(), RecoverError> {
+        if live.netns.is_some_and(|netns| netns != self.netns) {
+            warn!(
+                "'{}': what may be left of its links and filters is in another network namespace ({})",
+                guest.id.name,
+                live.netns.unwrap_or_default()
+            );
+            return Ok(());
+        }
+        for row in &live.interfaces {
+            let Ok(spec) = row.spec.parse::<NicSpec>() else {
+                warn!("{}: its SPEC on record can't be read: {}", row.mac, row.spec);
+                continue;
+            };
+            *self.filtered |= spec.filter.is_some();
+            let mut lasting = self.host.left_over(&spec, row.mac, row.ifname.as_deref(), false)?;
+            self.host.undo(row.mac, &mut lasting);
+        }
+        Ok(())
+    }
+}
+
+/// The records of an end that nobody saw, and its reason.
+fn ending(
+    account: &Account,
+    live: &Live,
+    pid: Option<u32>,
+    unstarted: bool,
+    seen: bool,
+) -> (Posting, Reason) {
+    let failed = |event| account.record(event, Outcome::Failed, None);
+    let macs: BTreeSet<MacAddr> = if unstarted {
+        live.interfaces.iter().map(|row| row.mac).collect()
+    } else {
+        let attaching = |step: &&taptrail_ledger::LiveStep| matches!(step.step, Step::Open | Step::HandOver);
+        let steps = live.steps.iter().filter(attaching).filter_map(|step| step.mac);
+        steps.chain(live.opened.iter().map(|device| device.mac)).collect()
+    };
+    let mut posting = Posting::default();
+    for mac in macs {
+        posting = posting.says(failed(if unstarted {
+            Event::Start { mac, vm_pid: pid, fds: None }
+        } else {
+            Event::Attach { mac, vm_pid: pid, fds: None }
+        }));
+    }
+    posting = if seen {
+        posting.closes(account, live.devices())
+    } else {
+        posting.closes_unseen(account, live.devices(), live.last_heard)
+    };
+    if unstarted {
+        let posting = posting.says(failed(Event::GuestStart { reason: Reason::BOOTED, vm_pid: pid }));
+        return (posting, Reason::FAILED);
+    }
+    let event = Event::GuestStop { reason: Reason::UNKNOWN, vm_pid: pid };
+    let mut stop = account.record(event, Outcome::Success, None);
+    stop.last_seen = u64::try_from(live.last_heard.as_millisecond()).ok();
+    (posting.says(stop), Reason::UNKNOWN)
+}
+
+fn keys(live: &Live) -> Vec<StepKey> {
+    live.steps.iter().map(|step| step.key).collect()
+}
+
+fn process(process: Process) -> ProcessId {
+    ProcessId { pid: process.pid, start_time: process.start }
+}
+
+/// The guest's QEMU, if it runs: the one on record, or one that was started and not yet on record when its supervisor
+/// ended, which is known by what its supervisor gave it on its command line.
+fn find(guest: &Guest) -> io::Result<Option<ProcessId>> {
+    if let Some(qemu) = guest.qemu.map(process) {
+        return Ok(qemu.is_alive().then_some(qemu));
+    }
+    let uuid = guest.id.uuid.to_string();
+    for entry in std::fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // A process may end meanwhile.
+        let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else { continue };
+        let Ok(id) = ProcessId::of(pid) else { continue };
+        let words: Vec<&[u8]> = line.split(|&byte| byte == 0).collect();
+        let named = words.windows(2).any(|pair| pair[0] == b"-uuid" && pair[1] == uuid.as_bytes());
+        let ours = named && words.windows(2).any(|pair| pair[0] == b"-chardev" && is_monitor(pair[1]));
+        if ours && id.start_time >= guest.supervisor.start {
+            return Ok(Some(id));
+        }
+    }
+    Ok(None)
+}
+
+fn is_monitor(word: &[u8]) -> bool {
+    let option = format!("socket,id={},", crate::qemu::MONITOR);
+    word.starts_with(option.as_bytes())
+}

@@ -1,0 +1,24 @@
+//! `taptrail adopt`.
+
+use taptrail_guest::{AdoptOptions, Dirs, check_name};
+
+use crate::cli::{Adopt, Cli};
+use crate::output::Failure;
+use crate::run::supervised;
+use crate::{Done, background};
+
+pub(crate) fn adopt(cli: &Cli, arguments: &Adopt, dirs: Dirs) -> Done {
+    check_name(&arguments.guest).map_err(Failure::input)?;
+    if arguments.background {
+        return background::adopt(cli, arguments);
+    }
+    let options = AdoptOptions {
+        name: arguments.guest.clone(),
+        audit: arguments.audit.into(),
+        dirs,
+        nft: arguments.nft.clone(),
+    };
+    supervised(arguments.ready_fd, |ready| {
+        Ok(taptrail_guest::adopt(&options, arguments.stop_timeout, ready)?)
+    })
+}

@@ -1,0 +1,360 @@
+//! Supervisors that end before their guests, at every step, and what is made of what they leave behind.
+
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use serde_json::{Value, json};
+use taptrail_ledger::Ledger;
+use taptrail_record::{Event, Outcome};
+use world::seen::descriptors;
+use world::{EMPTY, Guest, World};
+
+const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
+
+/// A tap and a macvtap of two queues each, both with a filter.
+const BOTH: [&str; 2] = [
+    "bridge=br0,mac=52:54:00:00:00:01,queues=2,vhost=off,filter=no-mac-spoofing",
+    "macvtap=lower,mac=52:54:00:00:00:02,queues=2,vhost=off,filter=no-mac-spoofing",
+];
+
+/// A world whose supervisors end at this place as by SIGKILL.
+fn crashing_at(point: &str) -> World {
+    let mut world = World::new();
+    world.extra.push(("FAILPOINTS".to_owned(), format!("{point}=return")));
+    world
+}
+
+/// Every open that succeeded has its one close, or QEMU holds it; what `nics` tells is what /proc shows.
+fn assert_true(world: &World, guest: Option<&Guest>) {
+    let (mut opened, mut closed) = (0, 0);
+    for record in world.records() {
+        match record.event {
+            Event::Open { .. } if record.outcome == Outcome::Success => opened += 1,
+            Event::Close { .. } => closed += 1,
+            _ => {}
+        }
+    }
+    let held = guest.map(|guest| descriptors(guest.pid)).unwrap_or_default();
+    assert_eq!(opened, closed + held.len(), "{:?}", world.story());
+    if let Some(guest) = guest {
+        let nics = world.nics(guest);
+        let devices = nics.as_array().unwrap().iter().flat_map(|nic| nic["devices"].as_array().unwrap());
+        let mut told: Vec<i64> = devices.map(|device| device["qemu_fd"].as_i64().unwrap()).collect();
+        told.sort_unstable();
+        let seen: Vec<i64> = held.iter().map(|held| i64::from(held.fd)).collect();
+        assert_eq!(told, seen, "{nics:#}");
+        assert_eq!(world.open_accounts(), (u32::try_from(held.len()).unwrap(), 0), "{:?}", world.story());
+    }
+}
+
+/// Settles what is left, twice: the second time there is nothing to do.
+fn recover(world: &World) -> Value {
+    let told = world.json(["recover", "--json"]);
+    let records = world.records().len();
+    let again = world.json(["recover", "--json"]);
+    let still = |row: &Value| row["state"] == "orphaned" || row["state"] == "supervised";
+    assert!(again.as_array().unwrap().iter().all(still), "{again:#}");
+    assert_eq!(world.records().len(), records);
+    told
+}
+
+/// Gives the guest another supervisor.
+fn adopt(world: &mut World, name: &str) -> Guest {
+    world.extra.clear();
+    world.supervisor_is_gone(name);
+    world.taptrail(["adopt", "--background", name]).ok();
+    world.last_guest().unwrap()
+}
+
+#[test]
+fn a_start_that_is_cut_off_anywhere_is_taken_back() {
+    for point in [
+        "start::intended",
+        "open::intended",
+        "open::opened",
+        "open::on-record",
+        "open::filtered",
+        "start::spawned",
+        "start::on-record",
+        "start::greeted",
+        "start::proved",
+    ] {
+        let mut world = crashing_at(point);
+        let done = world.try_start("web1", &["--nic", BOTH[0], "--nic", BOTH[1]], &EMPTY);
+        assert!(!done.success(), "{point}");
+        world.extra.clear();
+        world.supervisor_is_gone("web1");
+        let qemu = world.last_guest();
+        let told = recover(&world);
+        assert_eq!(told[0]["state"], "start-taken-back", "{point}: {told:#}");
+        assert!(qemu.is_none_or(|qemu| !qemu.is_alive()), "{point}");
+        assert_eq!(world.story().last().unwrap(), "guest booted FAILED", "{point}");
+        assert_true(&world, None);
+        world.assert_clean();
+        // And the name and everything else is free.
+        let guest = world.start("web1", &["--nic", BOTH[0], "--nic", BOTH[1]]);
+        assert_true(&world, Some(&guest));
+        world.stop(&guest);
+        world.assert_clean();
+    }
+}
+
+#[test]
+fn a_macvtap_made_and_not_opened_yet_is_removed() {
+    let mut world = crashing_at("open::macvtap-made");
+    assert!(!world.try_start("web1", &["--nic", BOTH[1]], &EMPTY).success());
+    assert_eq!(world.links(), ["macvtap0"], "a macvtap outlives who made it");
+    world.extra.clear();
+    world.supervisor_is_gone("web1");
+    // A new start of the guest settles it, too.
+    let guest = world.start("web1", &["--nic", BOTH[1]]);
+    assert_eq!(world.links(), ["macvtap0"]);
+    world.stop(&guest);
+    assert_true(&world, None);
+    world.assert_clean();
+}
+
+#[test]
+fn a_guest_that_was_granted_its_devices_is_let_run_by_the_next_supervisor() {
+    let mut world = crashing_at("start::granted");
+    assert!(!world.try_start("web1", &["--nic", ONE], &EMPTY).success());
+    world.supervisor_is_gone("web1");
+    let told = recover(&world);
+    assert_eq!(told[0]["state"], "orphaned", "{told:#}");
+    let guest = adopt(&mut world, "web1");
+    assert_eq!(world.json(["list", "--json"])[0]["state"], "running");
+    assert_true(&world, Some(&guest));
+    world.stop(&guest);
+    assert_eq!(
+        world.story(),
+        ["open 01 tun vnet0 q0", "start 01", "guest booted", "close 01 tun vnet0 q0", "guest destroyed"]
+    );
+    world.assert_clean();
+}
+
+#[test]
+fn an_attach_that_is_cut_off_anywhere_is_taken_back() {
+    for point in [
+        "open::intended",
+        "open::macvtap-made",
+        "open::opened",
+        "open::on-record",
+        "open::filtered",
+        "attach::given",
+        "attach::netdev",
+        "attach::nic-added",
+    ] {
+        for (number, nic) in BOTH.iter().enumerate() {
+            if number == 0 && point == "open::macvtap-made" {
+                continue;
+            }
+            let mut world = crashing_at(point);
+            let guest = world.start("web1", &[]);
+            world.attach(&guest, nic).fails(1, "");
+            let guest = adopt(&mut world, "web1");
+            world.until("the NIC is gone", || world.nics(&guest) == json!([]));
+            assert_true(&world, Some(&guest));
+            assert_eq!(world.links(), Vec::<String>::new(), "{point}");
+            assert_eq!(world.tables(), "", "{point}");
+            let failed = world.story().iter().filter(|line| line.starts_with("attach")).count();
+            assert_eq!(failed, 1, "{point}: {:?}", world.story());
+            // It can be had now.
+            world.attach(&guest, nic).ok();
+            assert_true(&world, Some(&guest));
+            world.stop(&guest);
+            assert_true(&world, None);
+            world.assert_clean();
+        }
+    }
+}
+
+#[test]
+fn an_attach_that_was_granted_stays() {
+    let mut world = crashing_at("attach::granted");
+    let guest = world.start("web1", &[]);
+    world.attach(&guest, BOTH[1]).fails(1, "");
+    let guest = adopt(&mut world, "web1");
+    assert_eq!(world.nics(&guest)[0]["state"], "held");
+    assert_true(&world, Some(&guest));
+    world.detach(&guest, 2, &["--timeout", "20s"]).ok();
+    assert_true(&world, Some(&guest));
+    assert_eq!((world.links(), world.tables()), (Vec::new(), String::new()));
+    world.stop(&guest);
+    world.assert_clean();
+}
+
+#[test]
+fn a_detach_that_is_cut_off_anywhere_is_finished_or_leaves_the_interface() {
+    for point in
+        ["detach::intended", "detach::asked", "release::intended", "release::let-go", "release::undone"]
+    {
+        for (number, nic) in BOTH.iter().enumerate() {
+            let mut world = crashing_at(point);
+            let guest = world.start("web1", &[]);
+            world.attach(&guest, nic).ok();
+            world.detach(&guest, u8::try_from(number).unwrap() + 1, &[]).fails(1, "");
+            let guest = adopt(&mut world, "web1");
+            assert_true(&world, Some(&guest));
+            let nics = world.nics(&guest);
+            // The guest was asked, or it was not: an empty one lets go at once.
+            let stays = point == "detach::intended";
+            assert_eq!(nics.as_array().unwrap().len(), usize::from(stays), "{point}: {nics:#}");
+            if stays {
+                assert_eq!(nics[0]["state"], "held");
+            } else {
+                assert_eq!((world.links(), world.tables()), (Vec::new(), String::new()), "{point}");
+                assert_eq!(world.trail()["holdings"][0]["ended_by"], "detach", "{point}");
+            }
+            world.stop(&guest);
+            assert_true(&world, None);
+            world.assert_clean();
+        }
+    }
+}
+
+#[test]
+fn a_revocation_that_is_cut_off_is_finished() {
+    for point in ["release::intended", "release::let-go", "release::undone"] {
+        let mut world = crashing_at(point);
+        // Without native hot-plug an empty guest never lets go of a NIC.
+        let guest = world.start_with("web1", &["--nic", BOTH[0]], &EMPTY[..8]);
+        world.detach(&guest, 1, &["--force"]).fails(1, "");
+        let guest = adopt(&mut world, "web1");
+        assert_true(&world, Some(&guest));
+        assert_eq!(world.nics(&guest)[0]["state"], "revoked", "{point}");
+        assert_eq!(world.trail()["holdings"][0]["ended_by"], "revoke", "{point}");
+        assert_eq!((world.links(), world.tables()), (Vec::new(), String::new()), "{point}");
+        // Its MAC may come back.
+        world.attach(&guest, BOTH[0]).ok();
+        assert_true(&world, Some(&guest));
+        world.stop(&guest);
+        world.assert_clean();
+    }
+}
+
+#[test]
+fn a_stop_that_is_cut_off_leaves_a_guest_or_its_end() {
+    for point in ["stop::intended", "stop::ended", "stop::undone"] {
+        let mut world = crashing_at(point);
+        let guest = world.start("web1", &["--nic", BOTH[0], "--nic", BOTH[1]]);
+        let force = if point == "stop::intended" { "--timeout=1s" } else { "--force" };
+        world.taptrail(["stop", "web1", force]).fails(1, "");
+        world.extra.clear();
+        world.supervisor_is_gone("web1");
+        if point == "stop::intended" {
+            let guest = adopt(&mut world, "web1");
+            assert_true(&world, Some(&guest));
+            world.stop(&guest);
+        } else {
+            assert!(!guest.is_alive());
+            assert_eq!(recover(&world)[0]["state"], "closed");
+            assert_eq!(world.story().last().unwrap(), "guest unknown");
+        }
+        assert_true(&world, None);
+        world.assert_clean();
+    }
+}
+
+#[test]
+fn a_guest_that_ended_unseen_is_closed_with_the_time_in_which_it_did() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", BOTH[1]]);
+    world.kill_supervisor("web1");
+    guest.kill();
+    world.until("QEMU is gone", || !guest.is_alive());
+    assert_eq!(world.links(), ["macvtap0"]);
+    let told = recover(&world);
+    assert_eq!((&told[0]["state"], &told[0]["devices"]), (&json!("closed"), &json!(2)));
+    let holding = &world.trail()["holdings"][0];
+    assert_eq!((&holding["state"], &holding["certainty"]), (&json!("released"), &json!("definitive")));
+    let time = |key: &str| holding[key].as_str().unwrap().to_owned();
+    assert!(time("granted") <= time("last_seen") && time("last_seen") <= time("released"), "{holding:#}");
+    let explained = world.taptrail(["explain", "web1"]).ok().stdout;
+    assert!(explained.contains("Released unseen, at some time from"), "{explained}");
+    assert_true(&world, None);
+    world.assert_clean();
+    world.taptrail(["recover"]).ok();
+}
+
+#[test]
+fn a_device_that_went_while_nobody_looked_is_closed_when_the_guest_is_taken_up() {
+    let mut world = World::new();
+    let socket = world.path("qmp");
+    let option = world::qmp::option(&socket);
+    let qemu: Vec<_> = EMPTY.iter().copied().chain(["-qmp", &option]).collect();
+    let guest = world.start_with("web1", &["--nic", BOTH[0], "--nic", BOTH[1]], &qemu);
+    world.kill_supervisor("web1");
+    world::qmp::Qmp::connect(socket).execute("netdev_del", json!({"id": "host-nic1"}));
+    assert_eq!(descriptors(guest.pid).len(), 2);
+    let guest = adopt(&mut world, "web1");
+    assert_true(&world, Some(&guest));
+    let nics = world.nics(&guest);
+    let states: Vec<_> = nics.as_array().unwrap().iter().map(|nic| nic["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["held", "revoked"]);
+    assert_eq!(world.links(), ["vnet0"]);
+    world.stop(&guest);
+    world.assert_clean();
+}
+
+#[test]
+fn a_reboot_of_the_host_closes_all_accounts() {
+    let world = World::new();
+    let first = world.start("web1", &["--nic", ONE]);
+    let second = world.start("web2", &["--nic", "bridge=br0,mac=52:54:00:00:00:02,vhost=off"]);
+    for guest in [&first, &second] {
+        world.kill_supervisor(&guest.name);
+        guest.kill();
+        world.until("QEMU is gone", || !guest.is_alive());
+    }
+    // As after a reboot: another boot, in which these pids may be anybody's.
+    let connection = rusqlite::Connection::open(Ledger::file(&world.state())).unwrap();
+    let own = std::process::id();
+    connection.execute("UPDATE guest SET boot_id = 'another', pid = ?1, supervisor_pid = ?1", [own]).unwrap();
+    drop(connection);
+    let told = recover(&world);
+    let states: Vec<_> = told.as_array().unwrap().iter().map(|row| row["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["closed", "closed"]);
+    assert_true(&world, None);
+    assert_eq!(world.open_accounts(), (0, 0));
+}
+
+#[test]
+fn an_adopted_guest_is_supervised_to_its_end() {
+    let mut world = World::new();
+    let guest = world.start("web1", &["--nic", ONE, "--nic", BOTH[1]]);
+    let before = world.nics(&guest);
+    world.kill_supervisor("web1");
+    world.taptrail(["nics", "web1"]).fails(1, "isn't running");
+    let guest = adopt(&mut world, "web1");
+    let after = world.nics(&guest);
+    for (before, after) in before.as_array().unwrap().iter().zip(after.as_array().unwrap()) {
+        for key in ["mac", "backend", "devices", "ifname", "model", "queues", "state"] {
+            assert_eq!(before[key], after[key], "{key}");
+        }
+    }
+    // Ports that are taken are known to be.
+    world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:03,vhost=off").ok();
+    world.detach(&guest, 3, &["--timeout", "20s"]).ok();
+    assert_true(&world, Some(&guest));
+    // And once more.
+    world.kill_supervisor("web1");
+    let guest = adopt(&mut world, "web1");
+    assert_true(&world, Some(&guest));
+    guest.kill();
+    world.until("its end is on record", || world.story().last().unwrap() == "guest crashed");
+    assert_true(&world, None);
+    world.assert_clean();
+}
+
+#[test]
+fn who_is_not_there_is_not_adopted() {
+    let world = World::new();
+    world.taptrail(["adopt", "web1"]).fails(1, "No guest 'web1' is on record as running");
+    let guest = world.start("web1", &["--nic", ONE]);
+    world.taptrail(["adopt", "web1"]).fails(1, "already running");
+    let supervised = world.json(["recover", "--json"]);
+    assert_eq!(supervised[0]["state"], "supervised");
+    world.stop(&guest);
+    assert_eq!(world.taptrail(["recover"]).ok().stdout, "Nothing was left behind\n");
+}
