@@ -43,8 +43,13 @@ pub(crate) use self::kernels::KERNELS;
 /// The command's time is over, as timeout(1) has it.
 const TIMED_OUT: u8 = 124;
 
-/// Runs the command; its exit status.
+/// Runs the command and shows its output; its exit status.
 pub(crate) fn run(arguments: &VmArguments) -> Result<ExitCode> {
+    run_into(arguments, &mut std::io::stdout()).map(ExitCode::from)
+}
+
+/// Runs the command; its exit status. What it writes to standard output goes where the caller wants it.
+pub(crate) fn run_into(arguments: &VmArguments, stdout: &mut dyn Write) -> Result<u8> {
     let kernel = kernels::named(&arguments.kernel).context("No kernel of this name")?;
     let kernel = cache::kernel(kernel, arguments.update)?;
     let initramfs = initramfs::build(&kernel)?;
@@ -57,13 +62,13 @@ pub(crate) fn run(arguments: &VmArguments) -> Result<ExitCode> {
     let mut qemu = Qemu::start(arguments, &kernel, &initramfs)?;
     let mut console = Console::default();
     let mut stderr = std::io::stderr();
-    match watch::watch(&mut qemu, &order, &signals, &mut console) {
-        Ok(End::Status(status)) => Ok(ExitCode::from(status)),
+    match watch::watch(&mut qemu, &order, &signals, &mut console, stdout) {
+        Ok(End::Status(status)) => Ok(status),
         Ok(End::TimedOut) => {
             let _ = writeln!(stderr, "xtask: the command did not end within {:?}", arguments.timeout);
-            Ok(ExitCode::from(TIMED_OUT))
+            Ok(TIMED_OUT)
         }
-        Ok(End::Signal(number)) => Ok(ExitCode::from(128 + number)),
+        Ok(End::Signal(number)) => Ok(128 + number),
         Err(error) => {
             let _ = write!(stderr, "xtask: the end of the virtual machine's console:\n{}", console.end());
             Err(error)

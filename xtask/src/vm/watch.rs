@@ -40,8 +40,14 @@ pub(super) enum End {
 }
 
 /// Waits for the virtual machine, has it run the command and passes its output on. The console is the caller's, to show
-/// it when this fails.
-pub(super) fn watch(qemu: &mut Qemu, order: &Order, signals: &Signals, console: &mut Console) -> Result<End> {
+/// it when this fails, and so is the place for standard output.
+pub(super) fn watch(
+    qemu: &mut Qemu,
+    order: &Order,
+    signals: &Signals,
+    console: &mut Console,
+    stdout: &mut dyn Write,
+) -> Result<End> {
     let mut frames = Frames::default();
     let mut running = false;
     let mut deadline = Instant::now() + BOOT;
@@ -74,7 +80,7 @@ pub(super) fn watch(qemu: &mut Qemu, order: &Order, signals: &Signals, console: 
                         send(&qemu.port, *kind, bytes.as_bytes())?;
                     }
                 }
-                Kind::Stdout => pass(io::stdout(), &frame.bytes)?,
+                Kind::Stdout => pass(&mut *stdout, &frame.bytes)?,
                 Kind::Stderr => pass(io::stderr(), &frame.bytes)?,
                 Kind::Status => {
                     let [status] = frame.bytes[..] else { bail!("The virtual machine told no status") };
