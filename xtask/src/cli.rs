@@ -1,11 +1,13 @@
 //! The arguments.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 
+use crate::libvirt;
 use crate::vm::KERNELS;
 
 /// Chores of this repository.
@@ -21,6 +23,10 @@ pub(crate) enum Chore {
     Vm(VmArguments),
     /// Name the kernels that `vm --kernel` takes, a line each.
     Kernels,
+    RecordLibvirt(RecordArguments),
+    /// The inner part of `record-libvirt`.
+    #[command(name = libvirt::INSIDE, hide = true)]
+    Scenarios(ScenariosArguments),
     /// The other end of `vm`: the virtual machine's first process.
     #[command(hide = true)]
     Agent,
@@ -77,6 +83,51 @@ pub(crate) struct VmArguments {
     pub(crate) command: Vec<OsString>,
 }
 
+/// Record what a real libvirt logs of guests with a real vhost-net, and what their QEMUs held meanwhile.
+///
+/// An unmodified libvirtd, a real auditd and QEMU run in the virtual machine of `vm`. Scenarios are played there, and
+/// DIR gets a folder for each: its audit log, libvirtd's own log, and the truth as /proc showed it every 20 ms. It takes
+/// half a minute to one and a half for each scenario. A scenario that fails is told, and the others are recorded all the same; so
+/// is what came before, should the virtual machine die.
+#[derive(Debug, Args)]
+#[command(after_long_help = RECORD_AFTER)]
+pub(crate) struct RecordArguments {
+    /// Where the folders go; files of the same names are written over
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+
+    /// Only this scenario [repeatable]
+    #[arg(long, value_name = "SCENARIO", value_parser = scenario_names())]
+    pub(crate) only: Vec<String>,
+
+    /// Which of Debian's kernels
+    #[arg(long, value_name = "NAME", default_value = KERNELS[0].name, value_parser = kernel_names())]
+    pub(crate) kernel: String,
+
+    /// How long all may take: 90, 90s, 5m, 1h
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScenariosArguments {
+    #[arg(value_parser = scenario_names())]
+    pub(crate) names: Vec<String>,
+}
+
+const RECORD_AFTER: &str = "\
+What is needed:
+  scripts/setup record installs libvirt's daemons; none of them is started here.
+
+Exit status:
+  0         all scenarios were recorded
+  1         some were not
+  124, 125, 128 + N
+            as of `cargo xtask vm`
+
+Example:
+  cargo xtask record-libvirt /tmp/recorded --only 01-three-nics";
+
 const AFTER: &str = "\
 Environment:
   Passed are PATH, HOME, LANG, TERM, TZ, some names of Rust and CI, and what starts
@@ -97,6 +148,10 @@ Examples:
 
 fn kernel_names() -> PossibleValuesParser {
     KERNELS.iter().map(|kernel| kernel.name).collect::<Vec<_>>().into()
+}
+
+fn scenario_names() -> PossibleValuesParser {
+    libvirt::ALL.iter().map(|scenario| scenario.name).collect::<Vec<_>>().into()
 }
 
 /// A number of seconds, or one with its unit.

@@ -4,6 +4,7 @@
 
 mod agent;
 mod cli;
+mod libvirt;
 mod vm;
 mod wire;
 
@@ -28,6 +29,8 @@ fn main() -> ExitCode {
     let done = match cli.chore {
         Chore::Vm(arguments) => vm::run(&arguments),
         Chore::Kernels => vm::name_kernels(),
+        Chore::RecordLibvirt(arguments) => libvirt::record(&arguments),
+        Chore::Scenarios(arguments) => libvirt::play(&arguments),
         Chore::Agent => agent::run(),
     };
     done.unwrap_or_else(|error| {

@@ -1,0 +1,194 @@
+//! The virtual machine made into a host of libvirt's: links, auditd, virtlogd, libvirtd.
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use rustix::system::sethostname;
+
+use super::programs::{AUDITCTL, AUDITD, IP, LIBVIRTD, MODPROBE, VIRSH, VIRTLOGD, must, run, wait_for};
+
+/// Where everything is; records name some of it.
+const LAB: &str = "/lab";
+
+const LINKS: [&str; 12] = [
+    "link set lo up",
+    "link add labbr0 type bridge",
+    "link add labbr1 type bridge",
+    "link set labbr0 up",
+    "link set labbr1 up",
+    "link add labv0 type veth peer name labv1",
+    "link set labv0 up",
+    "link set labv1 up",
+    // The bridges are up only with something in them.
+    "link add labd0 type dummy",
+    "link set labd0 master labbr0 up",
+    "link add labd1 type dummy",
+    "link set labd1 master labbr1 up",
+];
+
+/// auditd takes settings only with spaces around the sign.
+const AUDITD_CONF: &str = "\
+log_file = /lab/audit/audit.log
+log_format = ENRICHED
+log_group = root
+flush = SYNC
+local_events = yes
+write_logs = yes
+space_left = 2
+admin_space_left = 1
+space_left_action = IGNORE
+admin_space_left_action = IGNORE
+disk_full_action = IGNORE
+disk_error_action = IGNORE
+max_log_file_action = IGNORE
+plugin_dir = /lab/audit/plugins.d
+";
+
+/// With no cgroups and no security driver there is nothing between libvirt and the devices.
+const QEMU_CONF: &str = "\
+user = \"root\"
+group = \"root\"
+security_driver = \"none\"
+cgroup_controllers = []
+";
+
+const LIBVIRTD_CONF: &str = "\
+audit_level = 2
+audit_logging = 1
+log_level = 3
+log_filters = \"2:conf.domain_audit\"
+log_outputs = \"2:file:/lab/libvirtd.log\"
+unix_sock_group = \"root\"
+auth_unix_ro = \"none\"
+auth_unix_rw = \"none\"
+";
+
+/// What libvirtd looks for: users and groups, which the package of its service would have made, and the host.
+const LINES: [(&str, &str, &str); 4] = [
+    ("/etc/passwd", "libvirt-qemu:", "libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin\n"),
+    ("/etc/group", "libvirt-qemu:", "libvirt-qemu:x:64055:\n"),
+    ("/etc/group", "kvm:", "kvm:x:64054:\n"),
+    ("/etc/hosts", "127.0.0.2 ", "127.0.0.2 lab\n"),
+];
+
+/// The host.
+#[derive(Debug)]
+pub(super) struct Lab {
+    libvirtd: Child,
+    _auditd: Child,
+    _virtlogd: Child,
+}
+
+impl Lab {
+    pub(super) fn set_up() -> Result<Self> {
+        sethostname(b"lab").context("Can't name the host")?;
+        for dir in ["audit/plugins.d", "xml", "run"] {
+            fs::create_dir_all(Path::new(LAB).join(dir)).context("Can't make the lab's directories")?;
+        }
+        must(MODPROBE, &["-a", "kvm_amd", "bridge", "veth", "dummy"])?;
+        for words in LINKS {
+            must(IP, &words.split(' ').collect::<Vec<_>>())?;
+        }
+        fs::create_dir_all("/etc/libvirt")?;
+        fs::write("/etc/libvirt/qemu.conf", QEMU_CONF).context("Can't set QEMU's driver up")?;
+        fs::write("/lab/libvirtd.conf", LIBVIRTD_CONF)?;
+        for (file, begin, line) in LINES {
+            add_line(file, begin, line)?;
+        }
+        let auditd = start_auditd()?;
+        let virtlogd = start(VIRTLOGD, &[], "virtlogd")?;
+        wait_for("virtlogd", || Ok(Path::new("/run/libvirt/virtlogd-sock").exists()))?;
+        let libvirtd = start_libvirtd()?;
+        Ok(Self { libvirtd, _auditd: auditd, _virtlogd: virtlogd })
+    }
+
+    /// Kills libvirtd as a crash would.
+    pub(super) fn kill_libvirtd(&mut self) -> Result<()> {
+        self.libvirtd.kill().context("Can't kill libvirtd")?;
+        self.libvirtd.wait()?;
+        Ok(())
+    }
+
+    pub(super) fn start_libvirtd(&mut self) -> Result<()> {
+        self.libvirtd = start_libvirtd()?;
+        Ok(())
+    }
+}
+
+/// Adds a line to a file that has none which begins so.
+fn add_line(file: &str, begin: &str, line: &str) -> Result<()> {
+    let mut text = fs::read_to_string(file).with_context(|| format!("Can't read {file}"))?;
+    if !text.lines().any(|known| known.starts_with(begin)) {
+        text.push_str(line);
+        fs::write(file, text).with_context(|| format!("Can't write {file}"))?;
+    }
+    Ok(())
+}
+
+fn start_auditd() -> Result<Child> {
+    fs::write("/lab/audit/auditd.conf", AUDITD_CONF)?;
+    for (place, mode) in [("", 0o700), ("/plugins.d", 0o750), ("/auditd.conf", 0o600)] {
+        fs::set_permissions(format!("/lab/audit{place}"), fs::Permissions::from_mode(mode))?;
+    }
+    let auditd = start(AUDITD, &["-n", "-s", "enable", "-c", "/lab/audit"], "auditd")?;
+    let registered = format!("pid {}", auditd.id());
+    wait_for("auditd", || Ok(run(AUDITCTL, &["-s"])?.said.lines().any(|line| line == registered)))?;
+    // Enough for a burst, and a machine that is slow.
+    must(AUDITCTL, &["-b", "8192"])?;
+    Ok(auditd)
+}
+
+fn start_libvirtd() -> Result<Child> {
+    let mut libvirtd = start(LIBVIRTD, &["--config", "/lab/libvirtd.conf"], "libvirtd")?;
+    wait_for("libvirtd", || {
+        ensure!(
+            libvirtd.try_wait()?.is_none(),
+            "libvirtd ended: {}{}",
+            output_of("libvirtd"),
+            libvirtd_log()?
+        );
+        Ok(run(VIRSH, &["-c", "qemu:///system", "list"])?.status == 0)
+    })?;
+    Ok(libvirtd)
+}
+
+/// Starts a daemon in the directory `/`, where a service would be.
+fn start(program: &str, arguments: &[&str], name: &str) -> Result<Child> {
+    let output = File::options().create(true).append(true).open(output(name))?;
+    let spawned = Command::new(program)
+        .args(arguments)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output)
+        .spawn();
+    spawned.with_context(|| format!("Can't start {program}"))
+}
+
+fn output(name: &str) -> PathBuf {
+    Path::new(LAB).join("run").join(name)
+}
+
+fn output_of(name: &str) -> String {
+    fs::read_to_string(output(name)).unwrap_or_default()
+}
+
+/// Tells the audit log this word, and waits until it is there: auditd has written all from before, then.
+pub(super) fn mark(word: &str) -> Result<()> {
+    must(AUDITCTL, &["-m", word])?;
+    wait_for("the audit log", || Ok(audit_log()?.lines().any(|line| line.contains(word))))
+}
+
+pub(super) fn audit_log() -> Result<String> {
+    let bytes = fs::read("/lab/audit/audit.log").context("Can't read the audit log")?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// What libvirtd has logged by itself.
+pub(super) fn libvirtd_log() -> Result<String> {
+    let bytes = fs::read("/lab/libvirtd.log").context("Can't read libvirtd's log")?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

@@ -1,0 +1,139 @@
+//! Real libvirt in the virtual machine, recorded: what it logs of guests with a real vhost-net, and the truth beside it.
+//! tests/data/libvirt/README.md says what a recording consists of.
+//!
+//! | File | What |
+//! |---|---|
+//! | `scenarios`, `guest` | what is done, to which guests |
+//! | `stage` | one scenario under way |
+//! | `lab`, `programs` | the host that libvirt finds |
+//! | `poller`, `descriptors`, `command_line`, `intervals` | the witness: who holds which descriptor when |
+//! | `truth`, `window` | what is written down |
+//!
+//! This machine starts the virtual machine and unpacks what comes out of it; all else happens inside.
+
+mod command_line;
+mod descriptors;
+mod guest;
+mod intervals;
+mod lab;
+mod poller;
+mod programs;
+mod scenarios;
+mod stage;
+mod truth;
+mod window;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+
+use self::lab::Lab;
+use self::poller::Poller;
+use self::scenarios::Scenario;
+use self::stage::{Recorded, Stage};
+use crate::cli::{RecordArguments, ScenariosArguments, VmArguments};
+use crate::vm;
+
+pub(crate) use self::scenarios::ALL;
+
+/// The chore's name inside of the virtual machine.
+pub(crate) const INSIDE: &str = "libvirt-scenarios";
+
+/// Records all scenarios, or those that were asked for, into a directory.
+pub(crate) fn record(arguments: &RecordArguments) -> Result<ExitCode> {
+    for program in programs::ALL {
+        ensure!(Path::new(program).exists(), "{program} is missing: run scripts/setup record");
+    }
+    let mut command = vec![std::env::current_exe()?.into_os_string(), INSIDE.into()];
+    command.extend(arguments.only.iter().map(OsString::from));
+    let vm = VmArguments {
+        kernel: arguments.kernel.clone(),
+        update: false,
+        timeout: arguments.timeout,
+        variables: Vec::new(),
+        kvm: false,
+        // With two emulated processors, a kernel that changes its own code (as KVM makes it do) sometimes dies.
+        cpus: 1,
+        memory: 3072,
+        append: String::new(),
+        console: false,
+        command,
+    };
+    let mut archive = Vec::new();
+    let status = vm::run_into(&vm, &mut archive);
+    // What was recorded before something failed is kept, even if the virtual machine died.
+    let mut archive = tar::Archive::new(&archive[..]);
+    archive.set_preserve_mtime(false);
+    archive
+        .unpack(&arguments.dir)
+        .with_context(|| format!("Can't unpack the recordings into {}", arguments.dir.display()))?;
+    status.map(ExitCode::from)
+}
+
+/// Plays scenarios in the virtual machine and writes their recordings to standard output, as a tar archive.
+pub(crate) fn play(arguments: &ScenariosArguments) -> Result<ExitCode> {
+    // It changes the host that it runs on.
+    let first = std::fs::read_link("/proc/1/exe").context("The first process is not known")?;
+    ensure!(
+        first == std::env::current_exe()?,
+        "The scenarios are for the virtual machine: cargo xtask record-libvirt"
+    );
+    let mut lab = Lab::set_up()?;
+    let poller = Poller::start(std::process::id());
+    let mut archive = tar::Builder::new(std::io::stdout());
+    let mut stderr = std::io::stderr();
+    let mut failed = false;
+    let asked = |scenario: &&Scenario| {
+        arguments.names.is_empty() || arguments.names.iter().any(|name| name == scenario.name)
+    };
+    for scenario in ALL.iter().filter(asked) {
+        let recorded = play_one(scenario, &mut lab, &poller);
+        let said = match recorded {
+            Ok(recorded) => {
+                append(&mut archive, scenario, &recorded)?;
+                "recorded".to_owned()
+            }
+            Err(error) => {
+                failed = true;
+                format!("{error:#}")
+            }
+        };
+        let _ = writeln!(stderr, "xtask: {}: {said}", scenario.name);
+    }
+    archive.finish()?;
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn play_one(scenario: &Scenario, lab: &mut Lab, poller: &Poller) -> Result<Recorded> {
+    let mut stage = Stage::begin(scenario.name, lab, poller)?;
+    let played = (scenario.play)(&mut stage);
+    if played.is_err() {
+        stage.clear_away();
+    }
+    let recorded = stage.end(scenario.what)?;
+    played.map(|()| recorded)
+}
+
+/// The recording's files, in a directory of the scenario's name.
+fn append(archive: &mut tar::Builder<impl Write>, scenario: &Scenario, recorded: &Recorded) -> Result<()> {
+    let readme = format!("{}\n{}\n", scenario.what, recorded.truth.notes.join("\n"));
+    let truth = format!("{:#}\n", serde_json::to_value(&recorded.truth)?);
+    let files = [
+        ("README", &readme),
+        ("audit.log", &recorded.audit_log),
+        ("libvirtd.log", &recorded.libvirtd_log),
+        ("truth.json", &truth),
+    ];
+    for (name, text) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(u64::try_from(text.len())?);
+        header.set_mode(0o644);
+        header.set_cksum();
+        archive.append_data(&mut header, format!("{}/{name}", scenario.name), text.as_bytes())?;
+    }
+    archive.get_mut().flush()?;
+    Ok(())
+}

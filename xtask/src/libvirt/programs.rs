@@ -1,0 +1,63 @@
+//! Programs, run and waited for.
+
+use std::ffi::OsStr;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+pub(super) const AUDITCTL: &str = "/sbin/auditctl";
+pub(super) const AUDITD: &str = "/sbin/auditd";
+/// libvirt runs it, for filters.
+const EBTABLES: &str = "/usr/sbin/ebtables";
+pub(super) const IP: &str = "/sbin/ip";
+pub(super) const LIBVIRTD: &str = "/usr/sbin/libvirtd";
+pub(super) const MODPROBE: &str = "/sbin/modprobe";
+pub(super) const NFT: &str = "/usr/sbin/nft";
+pub(super) const RMMOD: &str = "/sbin/rmmod";
+pub(super) const VIRSH: &str = "/usr/bin/virsh";
+pub(super) const VIRTLOGD: &str = "/usr/sbin/virtlogd";
+
+/// All that a recording needs; `scripts/setup record` installs it.
+pub(super) const ALL: [&str; 10] =
+    [AUDITCTL, AUDITD, EBTABLES, IP, LIBVIRTD, MODPROBE, NFT, RMMOD, VIRSH, VIRTLOGD];
+
+/// How a command ended: its status, and all that it said.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) status: i32,
+    pub(super) said: String,
+}
+
+pub(super) fn run(program: &str, arguments: &[impl AsRef<OsStr>]) -> Result<Done> {
+    // Audit records name the directory that a program runs in.
+    let output = Command::new(program).args(arguments).current_dir("/").stdin(Stdio::null()).output();
+    let output = output.with_context(|| format!("Can't run {program}"))?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok(Done {
+        status: output.status.code().unwrap_or(-1),
+        said: String::from_utf8_lossy(&said).trim().to_owned(),
+    })
+}
+
+/// As [`run`], and it has to go well.
+pub(super) fn must(program: &str, arguments: &[&str]) -> Result<String> {
+    let Done { status, said } = run(program, arguments)?;
+    ensure!(status == 0, "{program} {} ended with status {status}: {said}", arguments.join(" "));
+    Ok(said)
+}
+
+/// Emulated processors are slow, and shared ones slower.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Waits for something that is certain to come.
+pub(super) fn wait_for(what: &str, mut there: impl FnMut() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + PATIENCE;
+    while !there()? {
+        if Instant::now() >= end {
+            bail!("Waited {} s in vain for {what}", PATIENCE.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}

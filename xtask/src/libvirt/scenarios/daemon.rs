@@ -1,0 +1,45 @@
+//! libvirtd dies, and guests live on or die meanwhile.
+
+use anyhow::Result;
+
+use super::super::lab::Lab;
+use super::super::stage::Stage;
+
+fn kill_libvirtd(stage: &mut Stage<'_>) -> Result<()> {
+    stage.act("kill -9 of libvirtd", Lab::kill_libvirtd)
+}
+
+fn start_libvirtd(stage: &mut Stage<'_>) -> Result<()> {
+    stage.act("libvirtd started", Lab::start_libvirtd)
+}
+
+pub(super) fn daemon_restart(stage: &mut Stage<'_>) -> Result<()> {
+    let guest = stage.guest(1, &[stage.on_bridge(1).queues(2), stage.on_macvtap(2)]);
+    let nic = stage.on_bridge(3);
+    stage.boot_paused(&guest)?;
+    kill_libvirtd(stage)?;
+    start_libvirtd(stage)?;
+    stage.attach(&guest, &nic)?;
+    kill_libvirtd(stage)?;
+    start_libvirtd(stage)?;
+    stage.detach(&guest, &nic)?;
+    stage.destroy(&guest)
+}
+
+pub(super) fn killed_unseen(stage: &mut Stage<'_>) -> Result<()> {
+    let killed = stage.guest(1, &[stage.on_bridge(1).queues(2)]);
+    let defined = stage.guest(2, &[stage.on_macvtap(2)]);
+    let third = stage.guest(3, &[stage.on_bridge(3)]);
+    stage.boot_paused(&killed)?;
+    stage.define(&defined)?;
+    stage.works(&["start", &defined.uuid, "--paused"])?;
+    stage.boot_paused(&third)?;
+    kill_libvirtd(stage)?;
+    stage.kill_qemu(&killed)?;
+    stage.kill_qemu(&defined)?;
+    start_libvirtd(stage)?;
+    stage.wait_for_state(&defined, "shut off")?;
+    stage.works(&["list", "--all"])?;
+    stage.destroy(&third)?;
+    stage.works(&["undefine", &defined.uuid])
+}

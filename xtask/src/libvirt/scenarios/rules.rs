@@ -1,0 +1,51 @@
+//! Rules beside the guests: nftables' and audit's.
+
+use anyhow::Result;
+
+use super::super::programs::{AUDITCTL, must};
+use super::super::stage::Stage;
+
+/// Frames that leave with another MAC than the interface's are dropped.
+const FILTER: &str = "<filter name='lab-own-mac' chain='mac'>\
+    <rule action='drop' direction='out' priority='500'><mac match='no' srcmacaddr='$MAC'/></rule></filter>\n";
+
+pub(super) fn filter(stage: &mut Stage<'_>) -> Result<()> {
+    let guest = stage.guest(1, &[stage.on_bridge(1).filter("lab-own-mac")]);
+    let nic = stage.on_bridge(2).queues(2).filter("lab-own-mac");
+    let file = stage.file("filter", FILTER)?;
+    stage.works(&["nwfilter-define", &file])?;
+    stage.boot_paused(&guest)?;
+    stage.show_rules()?;
+    stage.attach(&guest, &nic)?;
+    stage.detach(&guest, &nic)?;
+    stage.destroy(&guest)?;
+    stage.works(&["nwfilter-undefine", "lab-own-mac"])
+}
+
+/// What packaging/taptrail.rules has for libvirtd and QEMU.
+const RULES: [&[&str]; 4] = [
+    &["-F", "path=/dev/net/tun"],
+    &["-F", "path=/dev/vhost-net"],
+    &["-F", "dir=/dev", "-F", "exe=/usr/sbin/libvirtd"],
+    &["-F", "dir=/dev", "-F", "exe=/usr/bin/qemu-system-x86_64"],
+];
+const OPENS: [&str; 4] = ["-F", "arch=b64", "-S", "open,openat,openat2,creat"];
+
+pub(super) fn kernel_rules(stage: &mut Stage<'_>) -> Result<()> {
+    let guest = stage.guest(1, &[stage.on_bridge(1).queues(2), stage.on_macvtap(2)]);
+    let nic = stage.on_bridge(3).queues(2);
+    stage.act("audit rules on open(2) added", |_| {
+        RULES.iter().try_for_each(|rule| {
+            let words = [&["-a", "always,exit"], &OPENS[..], rule, &["-F", "key=taptrail"]].concat();
+            must(AUDITCTL, &words).map(drop)
+        })
+    })?;
+    let played = (|| {
+        stage.boot_paused(&guest)?;
+        stage.attach(&guest, &nic)?;
+        stage.detach(&guest, &nic)?;
+        stage.destroy(&guest)
+    })();
+    stage.act("audit rules removed", |_| must(AUDITCTL, &["-D"]).map(drop))?;
+    played
+}
