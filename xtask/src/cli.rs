@@ -27,6 +27,7 @@ pub(crate) enum Chore {
     /// The inner part of `record-libvirt`.
     #[command(name = libvirt::INSIDE, hide = true)]
     Scenarios(ScenariosArguments),
+    LinuxGuest(LinuxGuestArguments),
     /// The other end of `vm`: the virtual machine's first process.
     #[command(hide = true)]
     Agent,
@@ -128,6 +129,37 @@ Exit status:
 Example:
   cargo xtask record-libvirt /tmp/recorded --only 01-three-nics";
 
+/// Write a Linux system for guests: a kernel and the archive that it begins with, for QEMU's -kernel and -initrd.
+///
+/// It gives each of its NICs an address that the MAC tells, 10.0.NN.HH/24 for 52:54:00:00:NN:HH, says so on its serial
+/// console, lets go of NICs that are unplugged, and ends when its power button is pressed.
+///
+/// The kernel is the one that `vm` boots.
+#[derive(Debug, Args)]
+#[command(after_long_help = FILES)]
+pub(crate) struct LinuxGuestArguments {
+    /// Which of Debian's kernels (the list is in xtask/src/vm/kernels.rs)
+    #[arg(long, value_name = "NAME", default_value = KERNELS[0].name, value_parser = kernel_names())]
+    pub(crate) kernel: String,
+
+    /// Where to write it
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+}
+
+const FILES: &str = "\
+Files:
+  DIR/vmlinux      the kernel, for -kernel
+  DIR/initramfs    all of the system, for -initrd
+
+Environment:
+  TAPTRAIL_VM_CACHE    where fetched kernels are kept, instead of target/vm
+
+Example:
+  cargo xtask linux-guest target/linux-guest
+  qemu-system-x86_64 -machine q35 -m 256 -nodefaults -display none -serial stdio \\
+    -kernel target/linux-guest/vmlinux -initrd target/linux-guest/initramfs -append console=ttyS0";
+
 const AFTER: &str = "\
 Environment:
   Passed are PATH, HOME, LANG, TERM, TZ, some names of Rust and CI, and what starts
@@ -203,6 +235,11 @@ mod tests {
     #[test]
     fn a_command_is_needed() {
         assert!(vm(&[]).unwrap_err().contains("COMMAND"));
+    }
+
+    #[test]
+    fn a_linux_guest_needs_a_place() {
+        assert!(Cli::try_parse_from(["xtask", "linux-guest"]).unwrap_err().to_string().contains("DIR"));
     }
 
     #[test]

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Chore::Kernels => vm::name_kernels(),
         Chore::RecordLibvirt(arguments) => libvirt::record(&arguments),
         Chore::Scenarios(arguments) => libvirt::play(&arguments),
+        Chore::LinuxGuest(arguments) => vm::linux_guest::write(&arguments),
         Chore::Agent => agent::run(),
     };
     done.unwrap_or_else(|error| {

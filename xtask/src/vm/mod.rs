@@ -9,6 +9,7 @@
 //! | `qemu` | its process, which ends with ours |
 //! | `watch`, `signals`, `console` | what happens until the command's exit status is here |
 //! | `environment` | the variables that go along |
+//! | `linux_guest`, `linux_guest.sh` | a system for the guests of tests, of the same kernel |
 //!
 //! In the virtual machine, this same program goes on as `agent`; `wire` is what the two say.
 
@@ -20,6 +21,7 @@ mod cpio;
 mod environment;
 mod initramfs;
 mod kernels;
+pub(crate) mod linux_guest;
 mod modules;
 mod qemu;
 mod signals;

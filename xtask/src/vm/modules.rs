@@ -1,4 +1,4 @@
-//! The modules that the kernel needs before it sees the host's files, in the order to load them.
+//! The modules that go into a boot archive, in the order to load them.
 
 use std::collections::HashMap;
 use std::fs;
@@ -7,18 +7,15 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-/// The root over 9p, the overlay on it, and the port to the host.
-const FIRST: [&str; 6] = ["virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_console", "virtio_rng"];
-
 /// A module's file name, without compression's ending, and what is in it.
 pub(super) type Module = (String, Vec<u8>);
 
-/// Reads them from a kernel's directory of modules.
-pub(super) fn first(dir: &Path) -> Result<Vec<Module>> {
+/// Reads the named modules, and what they need, from a kernel's directory of modules.
+pub(super) fn with_needs(names: &[&str], dir: &Path) -> Result<Vec<Module>> {
     let list = |name: &str| {
         fs::read_to_string(dir.join(name)).with_context(|| format!("Can't read {}/{name}", dir.display()))
     };
-    let order = order(&FIRST, &list("modules.dep")?, &list("modules.builtin")?)?;
+    let order = order(names, &list("modules.dep")?, &list("modules.builtin")?)?;
     order.iter().map(|path| read(&dir.join(path))).collect()
 }
 
