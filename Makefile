@@ -2,10 +2,10 @@
 
 CARGO ?= cargo
 
-.PHONY: help build demo test test-kernels lint bench bench-reading setup clean
+.PHONY: help build demo test test-kernels test-linux-guest lint bench bench-reading setup clean
 
 help: ## List these targets
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 setup: ## Install what building and running need (Debian packages)
 	@scripts/setup run
@@ -24,6 +24,10 @@ test: ## Everything that must hold: lints, unit, property and end-to-end tests
 test-kernels: ## What needs a vhost-net, on every kernel of the list in xtask/src/vm/kernels.rs
 	@scripts/setup test
 	@for kernel in $$(cargo xtask kernels); do echo "== $$kernel"; scripts/test-vm --kernel $$kernel || exit; done
+
+test-linux-guest: ## A Linux guest that lets go of its NICs, in a virtual machine (some minutes)
+	@scripts/setup test
+	@scripts/test-vm --profile linux-guest
 
 lint: ## Format and lints alone
 	$(CARGO) fmt --all --check
