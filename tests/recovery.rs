@@ -264,7 +264,9 @@ fn a_guest_that_ended_unseen_is_closed_with_the_time_in_which_it_did() {
     guest.kill();
     world.until("QEMU is gone", || !guest.is_alive());
     assert_eq!(world.links(), ["macvtap0"]);
+    assert_eq!(world.json(["list", "--json"])[0]["state"], "unsettled");
     let told = recover(&world);
+    assert_eq!(world.json(["list", "--json"]), json!([]));
     assert_eq!((&told[0]["state"], &told[0]["devices"]), (&json!("closed"), &json!(2)));
     let holding = &world.trail()["holdings"][0];
     assert_eq!((&holding["state"], &holding["certainty"]), (&json!("released"), &json!("definitive")));
@@ -326,6 +328,9 @@ fn an_adopted_guest_is_supervised_to_its_end() {
     let before = world.nics(&guest);
     world.kill_supervisor("web1");
     world.taptrail(["nics", "web1"]).fails(1, "isn't running");
+    let listed = world.json(["list", "--json"]);
+    assert_eq!((&listed[0]["state"], &listed[0]["pid"]), (&json!("orphaned"), &json!(guest.pid)));
+    assert_eq!(listed[0]["nics"], 2);
     let guest = adopt(&mut world, "web1");
     let after = world.nics(&guest);
     for (before, after) in before.as_array().unwrap().iter().zip(after.as_array().unwrap()) {

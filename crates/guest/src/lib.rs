@@ -43,7 +43,9 @@ pub use account::{AccountError, AuditMode};
 pub use client::{Client, ClientError};
 pub use driver::{AdoptError, AdoptOptions, Ended, Options, StartError};
 pub use interface::{LeftOverError, OpenError};
-pub use recovery::{RecoverError, RecoverOptions, Recovered, RecoveredState, recover};
+pub use recovery::{
+    RecoverError, RecoverOptions, Recovered, RecoveredState, Unsupervised, recover, unsupervised,
+};
 pub use run_dir::{Dirs, NOFOLLOW, RunDirError, api_socket, check_name, guests, log_file, make};
 pub use supervisor::{Running, SuperviseError, adopt, supervise};
 

@@ -13,9 +13,10 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use taptrail_kernel::link::LinkError;
 use taptrail_kernel::proc::{ProcessId, boot_id, network_namespace};
-use taptrail_ledger::{Guest, LedgerError, Process, Step, StepKey};
+use taptrail_ledger::{Guest, Ledger, LedgerError, Process, Step, StepKey};
 use taptrail_record::{Event, GuestId, MacAddr, Outcome, Reason};
 use tracing::warn;
 
@@ -95,6 +96,43 @@ pub enum RecoverError {
         /// Why.
         source: io::Error,
     },
+}
+
+/// A guest with an open account whose supervisor has ended.
+#[derive(Debug, Clone)]
+pub struct Unsupervised {
+    /// Who.
+    pub guest: GuestId,
+    /// Its QEMU's, if that runs.
+    pub pid: Option<u32>,
+    /// When it began.
+    pub begun: Timestamp,
+    /// Of how many interfaces something may be left.
+    pub nics: usize,
+}
+
+/// The guests of the host whose supervisors ended before they did. Nothing is changed.
+///
+/// # Errors
+/// When what is on record can't be read.
+pub fn unsupervised(dirs: &Dirs) -> Result<Vec<Unsupervised>, RecoverError> {
+    let boot = boot_id().map_err(RecoverError::Look)?.to_string();
+    let guests = live_guests(dirs)?;
+    if guests.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ledger = Ledger::open_to_read(&dirs.state)?;
+    let mut all = Vec::new();
+    for guest in guests {
+        let here = guest.boot_id == boot;
+        if here && process(guest.supervisor).is_alive() {
+            continue;
+        }
+        let qemu = if here { find(&guest).map_err(RecoverError::Look)? } else { None };
+        let nics = ledger.live_interfaces(guest.key)?.len();
+        all.push(Unsupervised { guest: guest.id, pid: qemu.map(|qemu| qemu.pid), begun: guest.begun, nics });
+    }
+    Ok(all)
 }
 
 /// Goes through all open accounts of the host, or of one guest's name.

@@ -281,6 +281,10 @@ pub(crate) struct Stop {
     pub(crate) force: bool,
 }
 
+/// List the guests of this host.
+///
+/// Beside those that run with a supervisor, those that lost theirs: `orphaned`, which run on (`taptrail adopt` gives
+/// them one), and `unsettled`, which have ended (`taptrail recover` closes their accounts).
 #[derive(Debug, Args)]
 pub(crate) struct List {
     /// Answer with JSON

@@ -1,7 +1,7 @@
 //! `taptrail list`: the guests of this host.
 
 use anyhow::Context;
-use taptrail_guest::{Client, ClientError, Dirs, guests};
+use taptrail_guest::{Client, ClientError, Dirs, Unsupervised, guests, unsupervised};
 use taptrail_report::{GuestRow, guest_table};
 use tracing::warn;
 
@@ -28,5 +28,26 @@ pub(crate) fn list(arguments: &List, dirs: &Dirs) -> Done {
             Err(error) => warn!("{}", taptrail_guest::chain(&error)),
         }
     }
+    match unsupervised(dirs) {
+        // One that has just been taken up has answered above.
+        Ok(lost) => {
+            let answered: Vec<_> = rows.iter().map(|row| row.uuid).collect();
+            rows.extend(lost.into_iter().filter(|guest| !answered.contains(&guest.guest.uuid)).map(row));
+        }
+        Err(error) => warn!("{}", taptrail_guest::chain(&error)),
+    }
     if arguments.json { print_json(&rows) } else { print(&guest_table(&rows, &style(false))) }
+}
+
+/// A guest whose supervisor has ended: it runs on, or its account has yet to be closed.
+fn row(lost: Unsupervised) -> GuestRow {
+    let state = if lost.pid.is_some() { "orphaned" } else { "unsettled" };
+    GuestRow {
+        name: lost.guest.name.into(),
+        uuid: lost.guest.uuid,
+        state: state.to_owned(),
+        pid: lost.pid,
+        since: Some(lost.begun),
+        nics: u32::try_from(lost.nics).unwrap_or(u32::MAX),
+    }
 }
