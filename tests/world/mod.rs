@@ -54,16 +54,17 @@ impl World {
             dir: tempfile::Builder::new().prefix("tt").tempdir_in("/tmp").expect("a directory"),
             extra: Vec::new(),
         };
-        for command in [
+        // By one run of ip(8): in an emulated machine each costs.
+        let links = [
             "link set lo up",
             "link add br0 type bridge",
             "link set br0 up",
             "link add lower type veth peer name upper",
             "link set lower up",
             "link set upper up",
-        ] {
-            world.ip(command);
-        }
+        ];
+        std::fs::write(world.path("links"), links.join("\n")).expect("a file");
+        world.ip(&format!("-batch {}", world.path("links").display()));
         world
     }
 
@@ -290,11 +291,15 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // What a failed test leaves running.
-        let Ok(guests) = std::fs::read_dir(self.run_dir()) else { return };
-        for guest in guests.flatten() {
-            let arguments = ["stop".into(), guest.file_name(), "--force".into()];
+        // What a failed test leaves running, with a supervisor or without.
+        let Ok(ledger) = Ledger::open_to_read(&self.state()) else { return };
+        for guest in ledger.live_guests().unwrap_or_default() {
+            let arguments = ["stop", &guest.id.name, "--force"];
             let _ = self.command(arguments).output();
+            let qemu = guest.qemu.map(|qemu| ProcessId { pid: qemu.pid, start_time: qemu.start });
+            if let Some(pidfd) = qemu.and_then(|qemu| PidFd::open(qemu).ok()) {
+                let _ = pidfd.send_signal(Signal::KILL);
+            }
         }
     }
 }
