@@ -79,14 +79,14 @@ fn device(
         return Ok(None);
     }
     let rdev = Rdev { major: rustix::fs::major(stat.st_rdev), minor: rustix::fs::minor(stat.st_rdev) };
-    let kind = match rdev {
-        Rdev::TUN => DeviceKind::Tun,
-        Rdev::VHOST_NET => DeviceKind::VhostNet,
-        rdev if rdev.major >= FIRST_DYNAMIC_MAJOR && majors.is_macvtap(rdev.major) => DeviceKind::Macvtap,
-        _ => return Ok(None),
-    };
+    let Some(kind) = majors.kind_of(rdev) else { return Ok(None) };
     let path = rustix::fs::readlinkat(descriptors, name, Vec::new())?;
     Ok(Some((kind, PathBuf::from(std::ffi::OsString::from_vec(path.into_bytes())), rdev)))
+}
+
+/// Which raw network device a character device's number means, if one.
+pub(crate) fn raw_kind(rdev: Rdev) -> Option<DeviceKind> {
+    DynamicMajors::default().kind_of(rdev)
 }
 
 /// The interface of a tap's descriptor: `iff:` in fdinfo (drivers/net/tun.c, `tun_chr_show_fdinfo()`).
@@ -100,6 +100,17 @@ fn tap_name(pid: u32, fd: RawFd) -> Option<IfName> {
 struct DynamicMajors(Option<Vec<u32>>);
 
 impl DynamicMajors {
+    fn kind_of(&mut self, rdev: Rdev) -> Option<DeviceKind> {
+        match rdev {
+            Rdev::TUN => Some(DeviceKind::Tun),
+            Rdev::VHOST_NET => Some(DeviceKind::VhostNet),
+            rdev if rdev.major >= FIRST_DYNAMIC_MAJOR && self.is_macvtap(rdev.major) => {
+                Some(DeviceKind::Macvtap)
+            }
+            _ => None,
+        }
+    }
+
     fn is_macvtap(&mut self, major: u32) -> bool {
         self.0
             .get_or_insert_with(|| {

@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 
 use uuid::Uuid;
 
+pub(crate) use devices::raw_kind;
 pub use devices::{HeldDevice, raw_devices};
 pub use identity::ProcessId;
 pub use pidfd::{PidFd, Signal};

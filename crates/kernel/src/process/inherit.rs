@@ -54,26 +54,12 @@ pub(super) fn new_session() -> io::Result<()> {
     check(unsafe { libc::setsid() })
 }
 
-/// Becomes another user for good: groups before gid before uid, as each step needs what the next
-/// gives up; then nothing that exec could give back.
-pub(super) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
-    // SAFETY: the pointer and the length are those of one slice of gid_t.
-    check(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) })?;
-    // SAFETY: only numbers. The three of each kind at once, so that no saved one remains.
-    check(unsafe { libc::setresgid(gid, gid, gid) })?;
-    // SAFETY: as above.
-    check(unsafe { libc::setresuid(uid, uid, uid) })?;
-    // Ambient capabilities would outlive the exec if we weren't root to begin with.
-    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong)?;
-    prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
-}
-
-fn prctl(option: libc::c_int, argument: libc::c_ulong) -> io::Result<()> {
+pub(super) fn prctl(option: libc::c_int, argument: libc::c_ulong) -> io::Result<()> {
     let zero: libc::c_ulong = 0;
     // SAFETY: the options used here take numbers only.
     check(unsafe { libc::prctl(option, argument, zero, zero, zero) })
 }
 
-fn check(result: libc::c_int) -> io::Result<()> {
+pub(super) fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -1,8 +1,12 @@
-//! Starting programs with exactly the descriptors meant for them, and knowing who calls.
+//! Starting programs with exactly the descriptors and rights meant for them, and knowing who calls.
 
 mod background;
 mod credentials;
+mod dev;
 mod inherit;
+mod limits;
+mod lower;
+mod namespace;
 mod peer;
 mod spawn;
 #[cfg(test)]
@@ -10,5 +14,7 @@ mod testing;
 
 pub use background::{BackgroundRequest, spawn_background, take_inherited};
 pub use credentials::{Credentials, CredentialsError};
+pub use dev::{PrivateDev, PrivateDevError};
+pub use limits::{Limit, LimitError};
 pub use peer::{Peer, peer_credentials};
 pub use spawn::{SpawnRequest, spawn};

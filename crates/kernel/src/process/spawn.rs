@@ -6,7 +6,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use super::{Credentials, inherit};
+use super::lower::Lowered;
+use super::{Credentials, Limit, PrivateDev, inherit, namespace};
 use crate::device::Admitted;
 
 /// A guest's program to start, and everything that it inherits.
@@ -16,14 +17,18 @@ pub struct SpawnRequest<'a> {
     pub program: &'a Path,
     /// Its arguments, without the program's own name.
     pub args: &'a [OsString],
-    /// Variables set for it on top of our own environment.
-    pub env: &'a [(OsString, OsString)],
+    /// Its whole environment; our own when `None`.
+    pub environment: Option<&'a [(OsString, OsString)]>,
     /// Raw network devices handed over, each under the number that it has here.
     pub devices: &'a [&'a Admitted],
     /// The listening socket of its monitor, under the number that it has here.
     pub monitor: Option<&'a UnixListener>,
-    /// Who it runs as; our own user and privileges when `None`.
+    /// Who it runs as; our own user when `None`.
     pub credentials: Option<&'a Credentials>,
+    /// Its limits; ours where they don't say, and no core dump.
+    pub limits: &'a [Limit],
+    /// Its own `/dev`; the host's when `None`.
+    pub dev: Option<&'a PrivateDev>,
     /// Where it starts; our own directory when `None`.
     pub directory: Option<&'a Path>,
     /// Its standard input.
@@ -37,15 +42,17 @@ pub struct SpawnRequest<'a> {
 }
 
 impl<'a> SpawnRequest<'a> {
-    /// A program that inherits our stdio and environment and nothing else.
+    /// A program that inherits our stdio and environment, sees our `/dev`, and no more.
     pub fn new(program: &'a Path, args: &'a [OsString]) -> Self {
         Self {
             program,
             args,
-            env: &[],
+            environment: None,
             devices: &[],
             monitor: None,
             credentials: None,
+            limits: &[],
+            dev: None,
             directory: None,
             stdin: Stdio::inherit(),
             stdout: Stdio::inherit(),
@@ -59,15 +66,15 @@ impl<'a> SpawnRequest<'a> {
 ///
 /// It inherits stdio, the devices and the monitor's listener, and no other descriptor, close-on-exec
 /// or not. SIGINT is blocked in it: Ctrl-C at the terminal reaches its whole process group, and it
-/// is the supervisor who then stops the guest in order. With credentials it runs without any
-/// capability and with `no_new_privs`.
+/// is the supervisor who then stops the guest in order. It runs without any capability, root's too,
+/// and with `no_new_privs`, so that none comes back; what it makes is its user's alone (umask 0077).
 ///
 /// What it doesn't inherit is closed while it execs, and this returns when that is under way: for
 /// some microseconds `/proc/PID/fd` may show more. What it inherits is there from the beginning.
 ///
 /// # Errors
-/// InvalidInput when the program's path is relative; what fork(2), the change of user or execve(2)
-/// refused, in which case nothing runs.
+/// InvalidInput when the program's path is relative; what the making of its `/dev`, fork(2), the change of
+/// user or execve(2) refused, in which case nothing runs.
 pub fn spawn(request: SpawnRequest<'_>) -> io::Result<Child> {
     if !request.program.is_absolute() {
         let message = format!("The program '{}' needs an absolute path", request.program.display());
@@ -77,12 +84,21 @@ pub fn spawn(request: SpawnRequest<'_>) -> io::Result<Child> {
     let inherited: Vec<BorrowedFd<'_>> = devices.chain(request.monitor.map(AsFd::as_fd)).collect();
 
     let mut command = Command::new(request.program);
-    command.args(request.args).envs(request.env.iter().map(|(key, value)| (key, value)));
+    command.args(request.args);
+    if let Some(environment) = request.environment {
+        command.env_clear().envs(environment.iter().map(|(key, value)| (key, value)));
+    }
     command.stdin(request.stdin).stdout(request.stdout).stderr(request.stderr);
     if let Some(directory) = request.directory {
         command.current_dir(directory);
     }
-    start(command, &inherited, Sigint::Blocked, request.credentials.cloned(), request.new_session)
+    let lowered = Lowered { credentials: request.credentials.cloned(), limits: request.limits.to_vec() };
+    let new_session = request.new_session;
+    let start = || start(command, &inherited, Sigint::Blocked, Some(lowered), new_session);
+    match request.dev {
+        Some(dev) => namespace::within(dev, start),
+        None => start(),
+    }
 }
 
 /// What a Ctrl-C at the terminal does to the program.
@@ -99,7 +115,7 @@ pub(super) fn start(
     mut command: Command,
     inherited: &[BorrowedFd<'_>],
     sigint: Sigint,
-    credentials: Option<Credentials>,
+    lowered: Option<Lowered>,
     new_session: bool,
 ) -> io::Result<Child> {
     let keep: Vec<RawFd> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
@@ -112,10 +128,7 @@ pub(super) fn start(
         if new_session {
             inherit::new_session()?;
         }
-        if let Some(user) = &credentials {
-            inherit::become_user(user.uid, user.gid, &user.groups)?;
-        }
-        Ok(())
+        lowered.as_ref().map_or(Ok(()), Lowered::lower)
     };
     // SAFETY: `prepare` makes async-signal-safe calls only; it allocates, frees and locks nothing.
     // The descriptors that it keeps are borrowed until after the exec.
@@ -205,35 +218,71 @@ mod tests {
         assert_eq!(blocked, "0000000000000002");
     }
 
-    #[test]
-    fn credentials_are_given_up_for_good() {
-        let user = Credentials { uid: 65_534, gid: 65_533, groups: vec![65_533, 12] };
-        let child = start(sleep(), &[], Sigint::Blocked, Some(user), false).unwrap();
-        let show = |field| status(child.id(), field);
-        let seen = [
-            show("Uid"),
-            show("Gid"),
-            show("Groups"),
-            show("NoNewPrivs"),
-            show("CapPrm"),
-            show("CapEff"),
-            show("CapAmb"),
-        ];
-        end(child);
-        let none = "0000000000000000";
-        assert_eq!(
-            seen,
-            ["65534 65534 65534 65534", "65533 65533 65533 65533", "12 65533", "1", none, none, none]
-        );
+    const NO_CAPABILITY: &str = "0000000000000000";
+
+    fn capabilities(pid: u32) -> [String; 5] {
+        ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].map(|set| status(pid, set))
     }
 
     #[test]
-    fn without_credentials_nothing_is_given_up() {
-        let child = start(sleep(), &[], Sigint::Blocked, None, false).unwrap();
-        let seen = [status(child.id(), "Uid"), status(child.id(), "NoNewPrivs")];
+    fn credentials_are_given_up_for_good() {
+        let user = Credentials { uid: 65_534, gid: 65_533, groups: vec![65_533, 12] };
+        let lowered = Lowered { credentials: Some(user), limits: Vec::new() };
+        let child = start(sleep(), &[], Sigint::Blocked, Some(lowered), false).unwrap();
+        let seen = ["Uid", "Gid", "Groups", "NoNewPrivs"].map(|field| status(child.id(), field));
+        let capabilities = capabilities(child.id());
         end(child);
-        let own = std::process::id();
-        assert_eq!(seen, [status(own, "Uid"), status(own, "NoNewPrivs")]);
+        assert_eq!(seen, ["65534 65534 65534 65534", "65533 65533 65533 65533", "12 65533", "1"]);
+        assert_eq!(capabilities, [NO_CAPABILITY; 5]);
+    }
+
+    #[test]
+    fn roots_own_program_has_no_capability_either() {
+        let limits = vec!["nofile=77".parse().unwrap()];
+        let lowered = Lowered { credentials: None, limits };
+        let child = start(sleep(), &[], Sigint::Blocked, Some(lowered), false).unwrap();
+        let seen = ["Uid", "NoNewPrivs", "Umask"].map(|field| status(child.id(), field));
+        let capabilities = capabilities(child.id());
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+        end(child);
+        assert_eq!(seen, ["0 0 0 0", "1", "0077"]);
+        assert_eq!(capabilities, [NO_CAPABILITY; 5]);
+        let limit = |name: &str| {
+            let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(limit("Max core file size"), ["0", "0"]);
+        assert_eq!(limit("Max open files"), ["77", "77"]);
+    }
+
+    #[test]
+    fn our_own_program_gives_up_nothing() {
+        let child = start(sleep(), &[], Sigint::Blocked, None, false).unwrap();
+        let fields = |pid| ["Uid", "NoNewPrivs", "CapEff", "CapBnd", "Umask"].map(|field| status(pid, field));
+        let seen = fields(child.id());
+        end(child);
+        assert_eq!(seen, fields(std::process::id()));
+    }
+
+    #[test]
+    fn a_program_with_its_own_dev_is_started_in_it() {
+        let dev = PrivateDev::new([]).unwrap();
+        let args = ["60".into()];
+        let child = spawn(SpawnRequest {
+            dev: Some(&dev),
+            environment: Some(&[("LANG".into(), "C".into())]),
+            stdin: Stdio::null(),
+            stdout: Stdio::null(),
+            stderr: Stdio::null(),
+            ..SpawnRequest::new(Path::new("/bin/sleep"), &args)
+        })
+        .unwrap();
+        let namespace = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).unwrap();
+        let (theirs, environment) =
+            (namespace(child.id()), std::fs::read(format!("/proc/{}/environ", child.id())).unwrap());
+        end(child);
+        assert_ne!(theirs, namespace(std::process::id()));
+        assert_eq!(environment, b"LANG=C\0");
     }
 
     #[test]

@@ -1,0 +1,57 @@
+//! Resource limits of a guest's program, setrlimit(2).
+
+use std::str::FromStr;
+
+/// One limit, soft and hard alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    pub(super) resource: libc::__rlimit_resource_t,
+    pub(super) value: libc::rlim_t,
+}
+
+impl Limit {
+    /// No core dump: it would have the guest's memory in it, and lie about in a file.
+    pub(super) const NO_CORE: Self = Self { resource: libc::RLIMIT_CORE, value: 0 };
+}
+
+const NAMES: [(&str, libc::__rlimit_resource_t); 4] = [
+    ("core", libc::RLIMIT_CORE),
+    ("memlock", libc::RLIMIT_MEMLOCK),
+    ("nofile", libc::RLIMIT_NOFILE),
+    ("nproc", libc::RLIMIT_NPROC),
+];
+
+/// A limit can't be understood.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no limit: write core=N, memlock=N, nofile=N or nproc=N, where N may be 'unlimited'")]
+pub struct LimitError(String);
+
+/// `nofile=4096`, `memlock=unlimited`.
+impl FromStr for Limit {
+    type Err = LimitError;
+
+    fn from_str(text: &str) -> Result<Self, LimitError> {
+        let limit = || {
+            let (name, value) = text.split_once('=')?;
+            let (_, resource) = NAMES.iter().find(|(known, _)| *known == name)?;
+            let value = if value == "unlimited" { libc::RLIM_INFINITY } else { value.parse().ok()? };
+            Some(Self { resource: *resource, value })
+        };
+        limit().ok_or_else(|| LimitError(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_written_as_names_and_numbers() {
+        let limit = |resource, value| Ok(Limit { resource, value });
+        assert_eq!("nofile=4096".parse(), limit(libc::RLIMIT_NOFILE, 4096));
+        assert_eq!("memlock=unlimited".parse(), limit(libc::RLIMIT_MEMLOCK, libc::RLIM_INFINITY));
+        for text in ["", "nofile", "nofile=", "nofile=-1", "nofile=1k", "files=1", "=1"] {
+            assert_eq!(text.parse::<Limit>(), Err(LimitError(text.to_owned())));
+        }
+    }
+}
