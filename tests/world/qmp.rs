@@ -29,15 +29,26 @@ impl Qmp {
 
     /// What QEMU returns.
     pub(crate) fn execute(&mut self, command: &str, arguments: Value) -> Value {
+        self.ask(command, arguments).unwrap_or_else(|error| panic!("{command}: {error}"))
+    }
+
+    /// What QEMU says when it refuses.
+    pub(crate) fn refused(&mut self, command: &str, arguments: Value) -> String {
+        let error = self.ask(command, arguments).expect_err("a refusal");
+        error["desc"].as_str().expect("a description").to_owned()
+    }
+
+    fn ask(&mut self, command: &str, arguments: Value) -> Result<Value, Value> {
         writeln!(self.stream, "{}", json!({"execute": command, "arguments": arguments}))
             .expect("a running QEMU");
         loop {
             let line = self.lines.next().expect("an answer").expect("an answer");
             let answer: Value = serde_json::from_str(&line).expect("JSON");
-            assert!(answer.get("error").is_none(), "{command}: {answer}");
             // Events come between.
-            if let Some(returned) = answer.get("return") {
-                return returned.clone();
+            match (answer.get("return"), answer.get("error")) {
+                (Some(returned), _) => return Ok(returned.clone()),
+                (_, Some(error)) => return Err(error.clone()),
+                _ => {}
             }
         }
     }

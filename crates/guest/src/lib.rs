@@ -8,6 +8,7 @@
 //! - [`qemu`]: the user's command line, checked, and what is added to it.
 //! - `account`: the two books, the kernel's audit and the ledger.
 //! - `interface`: from a SPEC to open, configured, filtered devices, and back.
+//! - `environment`: what of our environment QEMU gets.
 //! - `handover`: what QEMU holds, seen in `/proc`.
 //! - `driver`: the state machine, the only thing that acts on the guest.
 //! - `recovery`: what an ended supervisor left behind.
@@ -28,6 +29,7 @@ mod account;
 pub mod api;
 mod client;
 mod driver;
+mod environment;
 mod handover;
 mod interface;
 pub mod qemu;
@@ -42,6 +44,7 @@ pub mod xml;
 pub use account::{AccountError, AuditMode};
 pub use client::{Client, ClientError};
 pub use driver::{AdoptError, AdoptOptions, Ended, Options, StartError};
+pub use environment::{EnvironmentError, environment};
 pub use interface::{LeftOverError, OpenError};
 pub use recovery::{
     RecoverError, RecoverOptions, Recovered, RecoveredState, Unsupervised, recover, unsupervised,

@@ -99,6 +99,10 @@ fn run_words(run: &Run) -> Vec<OsString> {
     words.extend(run.uuid.map(|uuid| option("--uuid", uuid.to_string())));
     words.extend(run.nic.iter().map(|nic| option("--nic", nic)));
     words.extend(run.user.iter().map(|user| option("--user", user)));
+    words.extend(run.device.iter().map(|device| option("--device", device)));
+    words.extend(run.no_private_dev.then(|| "--no-private-dev".into()));
+    words.extend(run.env.iter().map(|variable| option("--env", variable)));
+    words.extend(run.limit.iter().map(|limit| option("--limit", limit)));
     words.extend(run.nft.iter().map(|nft| option("--nft", nft)));
     words.extend(run.no_sandbox.then(|| "--no-sandbox".into()));
     words.push("--".into());

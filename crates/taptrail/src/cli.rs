@@ -110,9 +110,27 @@ pub(crate) struct Run {
     #[arg(long, value_name = "SPEC", help = SPEC_HELP)]
     pub(crate) nic: Vec<String>,
 
-    /// Run QEMU as this user, without capabilities
+    /// Run QEMU as this user; without capabilities it runs always
     #[arg(long)]
     pub(crate) user: Option<String>,
+
+    /// Allow QEMU this device of the host's /dev, a disk or /dev/vfio/12 (repeatable). Of itself it has null, zero,
+    /// full, random, urandom, ptmx, kvm, and the host's pseudo terminals and shared memory
+    #[arg(long, value_name = "PATH", conflicts_with = "no_private_dev")]
+    pub(crate) device: Vec<PathBuf>,
+
+    /// Leave QEMU the host's whole /dev and mounts
+    #[arg(long)]
+    pub(crate) no_private_dev: bool,
+
+    /// Give QEMU a variable of our environment, or one with this value (repeatable). Of itself it has HOME, LANG,
+    /// LANGUAGE, LC_*, PATH, TERM, TMPDIR and TZ
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<OsString>,
+
+    /// Limit QEMU: core=, memlock=, nofile= or nproc= a number or 'unlimited' (repeatable); core is 0 when left out
+    #[arg(long, value_name = "NAME=N")]
+    pub(crate) limit: Vec<String>,
 
     /// What the kernel's audit is asked for; the ledger is written always
     #[arg(long, value_enum, default_value_t = Audit::Auto)]

@@ -10,9 +10,9 @@ use taptrail_guest::qemu::CommandLine;
 use taptrail_guest::spec::NicSpec;
 use taptrail_guest::{
     AdoptOptions, Dirs, Ended, Options, RecoverOptions, RecoveredState, Running, StartError, SuperviseError,
-    check_name, supervise,
+    check_name, environment, supervise,
 };
-use taptrail_kernel::process::{Credentials, take_inherited};
+use taptrail_kernel::process::{Credentials, Limit, LimitError, PrivateDev, take_inherited};
 use taptrail_record::GuestId;
 use tracing::warn;
 use uuid::Uuid;
@@ -113,6 +113,13 @@ fn options(arguments: &Run, dirs: Dirs) -> Result<Options, Failure> {
     let program = words.next().unwrap_or_default();
     let program = find_program(Path::new(&program)).map_err(Failure::input)?;
     let command = CommandLine::parse(program, words).map_err(Failure::input)?;
+    let dev = (!arguments.no_private_dev).then(|| PrivateDev::new(arguments.device.iter().cloned()));
+    let dev = dev.transpose().map_err(Failure::input)?;
+    if let Some(dev) = &dev {
+        command.check_devices(dev).map_err(Failure::input)?;
+    }
+    let environment = environment(std::env::vars_os(), &arguments.env).map_err(Failure::input)?;
+    let limits: Result<Vec<Limit>, LimitError> = arguments.limit.iter().map(|limit| limit.parse()).collect();
     let user = arguments.user.as_deref().map(Credentials::of_user).transpose().map_err(Failure::input)?;
     let guest =
         GuestId { name: arguments.name.as_str().into(), uuid: arguments.uuid.unwrap_or_else(Uuid::new_v4) };
@@ -121,6 +128,9 @@ fn options(arguments: &Run, dirs: Dirs) -> Result<Options, Failure> {
         nics,
         command,
         user,
+        dev,
+        environment,
+        limits: limits.map_err(Failure::input)?,
         audit: arguments.audit.into(),
         dirs,
         nft: arguments.nft.clone(),

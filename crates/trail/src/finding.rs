@@ -100,6 +100,8 @@ kinds! {
     UnknownDeviceNumber = "unknown-device-number",
     /// The kernel saw a device opened, and no record admits it.
     UnauditedOpen = "unaudited-open",
+    /// A guest's QEMU tried to open a device by itself, and was refused.
+    RefusedOpen = "refused-open",
     /// A guest's manager could not send a record: the audit never saw it.
     RecordNotSent = "record-not-sent",
     /// A record lost its end: how its operation ended is unknown.

@@ -145,7 +145,7 @@ impl Host {
             out.shifts.extend(own);
         }
         for waiting in self.opens.of_process(pid) {
-            let finding = unaudited(&self.name, Some(guest), waiting);
+            let finding = by_itself(&self.name, Some(guest), waiting);
             out.findings.push(finding);
         }
     }
@@ -185,7 +185,8 @@ impl Host {
         if !kernel_opens::matters(open) {
             return;
         }
-        if let Some(record) = self.opens.told_before(entry, open)
+        if open.fd.is_some()
+            && let Some(record) = self.opens.told_before(entry, open)
             && let Some(draft) = opened_by(&mut self.guests, &record)
         {
             let seen = Seen::late(entry, open, &draft.holding.device);
@@ -194,7 +195,7 @@ impl Host {
         let guest = |pid: u32| self.guests.get(self.pids.get(&pid)?).and_then(Lives::newest);
         if let Some(guest) = guest(open.pid).or_else(|| guest(open.ppid?)) {
             let waiting = Waiting::new(open, entry.proof());
-            let finding = unaudited(&self.name, Some(guest), waiting);
+            let finding = by_itself(&self.name, Some(guest), waiting);
             return out.findings.push(finding);
         }
         if let Some(oldest) = self.opens.wait(open, entry.proof()) {
@@ -203,7 +204,9 @@ impl Host {
     }
 
     fn unaudited(&self, waiting: Waiting, out: &mut Out) {
-        out.findings.push(unaudited(&self.name, None, waiting));
+        if waiting.succeeded() {
+            out.findings.push(by_itself(&self.name, None, waiting));
+        }
     }
 
     fn fragment(&mut self, kind: FindingKind, entry: &Entry, fragment: &Fragment, out: &mut Out) {
@@ -256,8 +259,9 @@ fn opened_by<'a>(guests: &'a mut HashMap<Uuid, Lives>, record: &Recent) -> Optio
         .find(|draft| draft.holding.opened == Some(record.time) && draft.holding.device.kind == record.kind)
 }
 
-/// The kernel saw an open, and no record admits it.
-fn unaudited(host: &Arc<str>, guest: Option<&GuestId>, waiting: Waiting) -> Finding {
+/// The kernel saw an open that no record admits, or one of a guest's that failed.
+fn by_itself(host: &Arc<str>, guest: Option<&GuestId>, waiting: Waiting) -> Finding {
+    let done = waiting.succeeded();
     let Waiting { open, proof, .. } = waiting;
     let device = named(&open.device);
     let opener = match (&*open.exe, open.pid) {
@@ -266,9 +270,16 @@ fn unaudited(host: &Arc<str>, guest: Option<&GuestId>, waiting: Waiting) -> Find
     };
     let of = guest
         .map_or(String::new(), |guest| format!(", the QEMU of guest '{}' or a child of it,", guest.name));
-    let text = format!("{opener}{of} opened {device}, and no record admits it");
+    let text = if done {
+        format!("{opener}{of} opened {device}, and no record admits it")
+    } else {
+        let why = open
+            .errno
+            .map_or(String::new(), |errno| format!(": {}", std::io::Error::from_raw_os_error(errno)));
+        format!("{opener}{of} tried to open {device} by itself, and was refused{why}")
+    };
     Finding {
-        kind: FindingKind::UnauditedOpen,
+        kind: if done { FindingKind::UnauditedOpen } else { FindingKind::RefusedOpen },
         host: Arc::clone(host),
         guest: guest.cloned(),
         mac: None,

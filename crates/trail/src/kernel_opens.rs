@@ -74,7 +74,8 @@ impl KernelOpens {
             return None;
         }
         let fits = |waiting: &Waiting| {
-            entry.writer.is_none_or(|writer| writer == waiting.open.pid)
+            waiting.succeeded()
+                && entry.writer.is_none_or(|writer| writer == waiting.open.pid)
                 && is_one(device, &waiting.open.device)
                 && entry.time.duration_since(waiting.proof.time).abs() <= ADMITTED_WITHIN
         };
@@ -188,6 +189,11 @@ impl Waiting {
     pub(crate) fn new(open: &KernelOpen, proof: Proof) -> Self {
         Self { open: open.clone(), proof, mingled: false }
     }
+
+    /// A failed open gave nobody anything: it matters only when its opener proves to be a guest's QEMU.
+    pub(crate) fn succeeded(&self) -> bool {
+        self.open.fd.is_some()
+    }
 }
 
 impl Seen {
@@ -205,11 +211,10 @@ impl Seen {
     }
 }
 
-/// Whether an open is of a device that matters here, and gave its opener a descriptor. A failed one
-/// gave nobody anything.
+/// Whether an open is of a device that matters here.
 pub(crate) fn matters(open: &KernelOpen) -> bool {
     let node = open.device.kind != DeviceKind::Macvtap || open.device.path.starts_with('/');
-    open.fd.is_some() && open.device.kind != DeviceKind::Unknown && node
+    open.device.kind != DeviceKind::Unknown && node
 }
 
 /// Whether a record and the kernel mean one device. libvirt names a macvtap by its interface, which

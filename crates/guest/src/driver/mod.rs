@@ -26,6 +26,7 @@ mod qemu;
 mod start;
 mod stop;
 
+use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -33,7 +34,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use taptrail_kernel::process::Credentials;
+use taptrail_kernel::process::{Credentials, Limit, PrivateDev};
 use taptrail_ledger::StepKey;
 use taptrail_qmp::Event;
 use taptrail_record::{GuestId, MacAddr, Reason, Requester};
@@ -73,6 +74,12 @@ pub struct Options {
     pub command: CommandLine,
     /// As whom QEMU runs; as us when `None`.
     pub user: Option<Credentials>,
+    /// QEMU's own `/dev`; the host's when `None`.
+    pub dev: Option<PrivateDev>,
+    /// QEMU's whole environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// QEMU's resource limits.
+    pub limits: Vec<Limit>,
     /// How much the kernel's audit is asked for.
     pub audit: AuditMode,
     /// Where things lie.

@@ -270,6 +270,9 @@ impl Attempt {
             devices: &devices,
             monitor: Some(&place.monitor),
             credentials: options.user.as_ref(),
+            environment: Some(&options.environment),
+            limits: &options.limits,
+            dev: options.dev.as_ref(),
             ..SpawnRequest::new(&program, &arguments)
         })
         .map_err(|source| StartError::Spawn { program, source })?;

@@ -95,6 +95,33 @@ pub enum CommandLineError {
         /// What is wrong with the file.
         source: ConfigError,
     },
+    /// QEMU would not find it.
+    #[error(
+        "Argument {position} of QEMU, '{argument}', names {path}, which its own /dev will not have: \
+         allow it with --device {path}",
+        path = path.display()
+    )]
+    Hidden {
+        /// Which argument.
+        position: usize,
+        /// The option and its value, shortened.
+        argument: String,
+        /// The device.
+        path: PathBuf,
+    },
+    /// QEMU would open it past the audit.
+    #[error(
+        "Argument {position} of QEMU, '{argument}', names {path}, a raw network device: use --nic instead",
+        path = path.display()
+    )]
+    Raw {
+        /// Which argument.
+        position: usize,
+        /// The option and its value, shortened.
+        argument: String,
+        /// The device.
+        path: PathBuf,
+    },
 }
 
 fn in_place_of(nic: &Option<usize>) -> String {
@@ -292,7 +319,7 @@ impl Given<'_> {
 }
 
 /// Words fit for a message.
-fn shown(words: &[&OsStr]) -> String {
+pub(super) fn shown(words: &[&OsStr]) -> String {
     const LIMIT: usize = 120;
     let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
     let mut text = String::new();

@@ -17,6 +17,7 @@ mod config;
 mod fields;
 mod machine;
 pub mod model;
+mod nodes;
 mod options;
 mod suggest;
 
