@@ -302,6 +302,10 @@ fn auditing_tells_of_a_qemu_that_tried_to_open_a_tap() {
     let (guest, mut qmp) = start(&world, "web1", &["--nic", ONE]);
     let tap = json!({"type": "tap", "id": "x", "ifname": "tap9", "script": "no", "downscript": "no"});
     qmp.refused("netdev_add", tap);
+    // What it can: to open its own descriptor again. Here another program does so, which QEMU's sandbox
+    // would not let it run.
+    let again = format!("/proc/{}/fd/{}", guest.pid, world.nics(&guest)[0]["devices"][0]["qemu_fd"]);
+    assert!(Command::new("/usr/bin/head").args(["--bytes=0", &again]).status().unwrap().success());
     world.stop(&guest);
     auditing.end_daemon();
 
@@ -315,4 +319,8 @@ fn auditing_tells_of_a_qemu_that_tried_to_open_a_tap() {
     let text = refused[0]["text"].as_str().unwrap();
     assert!(text.contains("tried to open /dev/net/tun") && text.contains("Permission denied"), "{text}");
     assert_eq!(refused[0]["device"]["rdev"], "0A:C8");
+    let told = |finding: &&serde_json::Value| {
+        finding["kind"] == "unaudited-open" && finding["device"]["path"] == again.as_str()
+    };
+    assert_eq!(trail["findings"].as_array().unwrap().iter().filter(told).count(), 1, "{trail:#}");
 }

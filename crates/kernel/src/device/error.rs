@@ -120,6 +120,14 @@ pub enum DeviceError {
         /// The ioctl's errno.
         source: Errno,
     },
+    /// The kernel refused to set a new tap's owner and group (`TUNSETOWNER`, `TUNSETGROUP`).
+    #[error("'{name}' can't be closed to other programs")]
+    CloseToOthers {
+        /// The tap.
+        name: String,
+        /// The ioctl's errno.
+        source: Errno,
+    },
     /// The kernel won't tell which interface the open device is (`TUNGETIFF`).
     #[error("{path} doesn't tell which interface it is (queue {queue})")]
     Identify {

@@ -4,10 +4,14 @@ use std::num::NonZeroU16;
 use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
-use rustix::ioctl::{Opcode, Setter, Updater, ioctl, opcode};
+use rustix::ioctl::{IntegerSetter, Opcode, Setter, Updater, ioctl, opcode};
 
 /// `_IOW('T', 202, int)` in linux/if_tun.h, though it carries a `struct ifreq`.
 const TUNSETIFF: Opcode = opcode::write::<libc::c_int>(b'T', 202);
+/// `_IOW('T', 204, int)` in linux/if_tun.h; the argument is the number itself.
+const TUNSETOWNER: Opcode = opcode::write::<libc::c_int>(b'T', 204);
+/// `_IOW('T', 206, int)`, likewise.
+const TUNSETGROUP: Opcode = opcode::write::<libc::c_int>(b'T', 206);
 /// `_IOR('T', 210, unsigned int)` in linux/if_tun.h, which carries a `struct ifreq` too.
 const TUNGETIFF: Opcode = opcode::read::<libc::c_uint>(b'T', 210);
 
@@ -36,6 +40,8 @@ const _: () = {
     assert!(std::mem::offset_of!(Ifreq, flags) == std::mem::offset_of!(libc::ifreq, ifr_ifru));
     assert!(TUNSETIFF as libc::Ioctl == libc::TUNSETIFF);
     assert!(TUNGETIFF as libc::Ioctl == libc::TUNGETIFF);
+    assert!(TUNSETOWNER as libc::Ioctl == libc::TUNSETOWNER);
+    assert!(TUNSETGROUP as libc::Ioctl == libc::TUNSETGROUP);
 };
 
 /// The flags that make a queue carry what is asked for.
@@ -77,6 +83,23 @@ pub(super) fn attach(fd: BorrowedFd<'_>, name: &str, flags: u16) -> Result<Strin
 pub(super) fn set_flags(fd: BorrowedFd<'_>, flags: u16) -> Result<(), Errno> {
     // SAFETY: as in `attach`; a macvtap only reads the flags.
     unsafe { ioctl(fd, Setter::<TUNSETIFF, Ifreq>::new(Ifreq::new("", flags)?)) }
+}
+
+/// root, and the group of those who own nothing.
+const OWNER: usize = 0;
+const GROUP: usize = 65_534;
+
+/// Closes a tap to all without CAP_NET_ADMIN but root in [`GROUP`], whom nobody is.
+///
+/// A tap without owner and group takes a further queue from whoever can open the tun device
+/// (`tun_not_capable()` in drivers/net/tun.c): another guest's QEMU, which can open its own descriptor
+/// again by `/proc/self/fd`.
+pub(super) fn close_to_others(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: both ioctls take a number, here of a user and of a group, and no pointer.
+    unsafe {
+        ioctl(fd, IntegerSetter::<TUNSETOWNER>::new_usize(OWNER))?;
+        ioctl(fd, IntegerSetter::<TUNSETGROUP>::new_usize(GROUP))
+    }
 }
 
 /// Asks a queue's descriptor what it is.

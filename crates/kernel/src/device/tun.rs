@@ -45,7 +45,8 @@ pub struct TapRequest<'a> {
 ///
 /// 1. An existing tap is looked at: is it one, and does it take as many queues?
 /// 2. For each queue: open(2), fstat(2) (else it is refused before anything is done with it),
-///    `TUNSETIFF`, and `TUNGETIFF` to see that the kernel did what was asked.
+///    `TUNSETIFF`, and `TUNGETIFF` to see that the kernel did what was asked. A new tap is then closed
+///    to further queues of programs without CAP_NET_ADMIN.
 pub fn open_tap(request: &TapRequest<'_>) -> Opening {
     Opening::run(|attempts| {
         let before = match request.name {
@@ -122,6 +123,9 @@ impl Tap<'_> {
             });
         }
         self.name = facts.dev.clone();
+        if makes {
+            ifreq::close_to_others(fd).map_err(|source| DeviceError::CloseToOthers { name, source })?;
+        }
         Ok(())
     }
 }

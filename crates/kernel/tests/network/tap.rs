@@ -3,6 +3,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 use rustix::io::{Errno, FdFlags};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use taptrail_kernel::device::{
     DEV_NET_TUN, DeviceError, NodeType, OpenFacts, Opening, TapName, TapRequest, open_tap,
 };
@@ -52,6 +53,21 @@ fn each_queue_is_an_open_of_its_own() {
         let data = &details("web1")["linkinfo"]["info_data"];
         assert_eq!(data["multi_queue"], true);
         assert_eq!(data["numqueues"], 3);
+    });
+}
+
+#[test]
+fn a_new_tap_takes_no_queue_of_a_program_without_capabilities() {
+    in_own_network(|| {
+        let _devices = opened(open(TapName::New(&name("web1")), 2));
+        let data = &details("web1")["linkinfo"]["info_data"];
+        assert_eq!((&data["user"], &data["group"]), (&"root".into(), &"nogroup".into()));
+        // A thread's capabilities are its own.
+        let none = CapabilitySet::empty();
+        set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
+            .unwrap();
+        let error = failed(open(TapName::Existing(&name("web1")), 2)).1;
+        assert!(matches!(error, DeviceError::Attach { source: Errno::PERM, .. }), "{error:?}");
     });
 }
 
