@@ -163,16 +163,37 @@ fn qemu_sees_a_dev_of_its_own_and_the_host_keeps_its_own() {
     assert_eq!(mounts(), before, "nothing got out");
 }
 
+/// A device of the host's that no other test knows: a second urandom, in a directory of its own.
+struct OwnNode(PathBuf);
+
+impl OwnNode {
+    fn new(world: &World) -> Self {
+        let directory = Path::new("/dev").join(world.path("").components().next_back().unwrap());
+        fs::create_dir(&directory).unwrap();
+        let node = Self(directory.join("random"));
+        mknodat(CWD, &node.0, FileType::CharacterDevice, Mode::from(0o600), makedev(1, 9)).unwrap();
+        node
+    }
+}
+
+impl Drop for OwnNode {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(self.0.parent().unwrap());
+    }
+}
+
 #[test]
 fn a_device_may_be_allowed_but_no_raw_network_device() {
     let world = World::new();
-    let disk = ["-blockdev", "driver=host_device,node-name=d,filename=/dev/loop0,read-only=on"];
-    let qemu: Vec<_> = EMPTY.iter().copied().chain(disk).collect();
-    world.try_start("web1", &["--nic", ONE], &qemu).fails(2, "allow it with --device /dev/loop0");
+    let node = OwnNode::new(&world);
+    let object = format!("rng-random,id=r,filename={}", node.0.display());
+    let qemu: Vec<_> = EMPTY.iter().copied().chain(["-object", &object]).collect();
+    let device = node.0.to_str().unwrap();
+    world.try_start("web1", &["--nic", ONE], &qemu).fails(2, &format!("allow it with --device {device}"));
     assert!(!exists(&world.state()), "nothing was begun");
-    let guest = world.start_with("web1", &["--nic", ONE, "--device", "/dev/loop0"], &qemu);
+    let guest = world.start_with("web1", &["--nic", ONE, "--device", device], &qemu);
     let mut expected = usual();
-    expected.insert("loop0".to_owned());
+    expected.insert(device.strip_prefix("/dev/").unwrap().to_owned());
     assert_eq!(nodes(&guest), expected);
     world.stop(&guest);
 
@@ -277,7 +298,7 @@ fn the_hosts_view_is_left_to_who_asks_for_it() {
     assert_eq!(status(guest.pid, "CapEff"), NO_CAPABILITY);
     world.stop(&guest);
     world
-        .try_start("web1", &["--no-private-dev", "--device", "/dev/loop0"], &EMPTY)
+        .try_start("web1", &["--no-private-dev", "--device", "/dev/full"], &EMPTY)
         .fails(2, "cannot be used with");
 }
 

@@ -95,14 +95,14 @@ mod tests {
     #[test]
     fn a_device_that_qemu_would_not_find_is_named_with_what_allows_it() {
         assert_eq!(
-            check(&["-m", "1G", "-serial", "/dev/tty0"], &[]).unwrap_err(),
-            "Argument 3 of QEMU, '-serial /dev/tty0', names /dev/tty0, which its own /dev will not have: \
-             allow it with --device /dev/tty0"
+            check(&["-m", "1G", "-serial", "/dev/kmsg"], &[]).unwrap_err(),
+            "Argument 3 of QEMU, '-serial /dev/kmsg', names /dev/kmsg, which its own /dev will not have: \
+             allow it with --device /dev/kmsg"
         );
         assert!(
-            check(&["/dev/tty0"], &[]).unwrap_err().starts_with("Argument 1 of QEMU, '/dev/tty0', names")
+            check(&["/dev/kmsg"], &[]).unwrap_err().starts_with("Argument 1 of QEMU, '/dev/kmsg', names")
         );
-        assert!(check(&["-serial", "/dev/tty0"], &["/dev/tty0"]).is_ok());
+        assert!(check(&["-serial", "/dev/kmsg"], &["/dev/kmsg"]).is_ok());
     }
 
     #[test]
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn what_is_there_and_what_is_the_guests_is_no_matter() {
         for words in [
-            &["-append", "root=/dev/tty0 console=/dev/tty0"][..],
+            &["-append", "root=/dev/kmsg console=/dev/kmsg"][..],
             &["-object", "rng-random,id=r,filename=/dev/urandom"],
             &["-object", "memory-backend-file,id=m,mem-path=/dev/shm,size=1G"],
             &["-drive", "file=/dev/no-such-disk"],
