@@ -162,20 +162,22 @@ impl World {
         arguments.extend(options);
         arguments.push("--");
         arguments.extend(qemu);
-        let child = self
+        let mut child = self
             .command(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(errors)
             .spawn()
             .expect("taptrail runs");
-        let foreground = Foreground { child, stderr: self.path("stderr") };
         self.until("the guest runs", || {
+            let ended = child.try_wait().expect("a supervisor");
+            let said = || std::fs::read_to_string(self.path("stderr")).unwrap_or_default();
+            assert!(ended.is_none(), "{name} did not start: {ended:?}: {}", said());
             self.try_json(["list", "--json"]).is_some_and(|all| {
                 all.as_array().is_some_and(|all| all.iter().any(|guest| guest["state"] == "running"))
             })
         });
-        foreground
+        Foreground { child, stderr: self.path("stderr") }
     }
 
     pub(crate) fn attach(&self, guest: &Guest, spec: &str) -> Done {
