@@ -22,11 +22,13 @@
 mod error;
 mod live;
 mod read;
+mod upkeep;
 mod write;
 
 pub use error::LedgerError;
 pub use live::{LiveDevice, LiveInterface, LiveStep};
 pub use read::{Guest, Records, StoredRecord};
+pub use upkeep::Pruned;
 pub use write::{
     DeviceKey, GuestKey, InterfaceKey, Logged, NewDevice, NewGuest, NewRecord, Process, RecordKey, Step,
     StepKey, Tx,

@@ -197,3 +197,73 @@ fn an_older_ledger_is_read_as_it_is_and_migrated_when_it_is_written() {
     // Once: a second opening finds nothing to do.
     assert_eq!(Ledger::open(dir.path()).unwrap().live_interfaces(old).unwrap().len(), 1);
 }
+
+/// A guest with one device, ended or not.
+fn one_guest(ledger: &mut Ledger, ended: bool) -> GuestKey {
+    let tx = ledger.begin().unwrap();
+    let key = begin(&tx).unwrap();
+    let step = tx.intend(key, Step::Start, None, "").unwrap();
+    tx.interface_begins(key, MAC, "nic0", "bridge=br0").unwrap();
+    let text = tx.record(key, &record("text")).unwrap();
+    let device = tx.device_opened(key, &tun(), text).unwrap();
+    if ended {
+        tx.device_closed(device, text).unwrap();
+        tx.done(step, "success").unwrap();
+        tx.guest_ends(key, "shutdown").unwrap();
+    }
+    tx.commit().unwrap();
+    key
+}
+
+#[test]
+fn pruning_forgets_what_has_ended_and_never_what_is_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(dir.path()).unwrap();
+    one_guest(&mut ledger, true);
+    let open = one_guest(&mut ledger, false);
+    one_guest(&mut ledger, true);
+    let long_ago = Timestamp::from_second(1).unwrap();
+    assert_eq!(ledger.prune(long_ago).unwrap().guests, 0);
+    let later = Timestamp::now() + jiff::SignedDuration::from_hours(1);
+    let pruned = ledger.prune(later).unwrap();
+    assert_eq!((pruned.guests, pruned.records), (2, 2));
+    assert_eq!(ledger.guests().unwrap().iter().map(|guest| guest.key).collect::<Vec<_>>(), [open]);
+    assert_eq!((ledger.open_devices().unwrap(), ledger.open_steps().unwrap()), (1, 1));
+    assert!(ledger.faults().unwrap().is_empty());
+    assert_eq!(ledger.into_records().count(), 1);
+}
+
+#[test]
+fn what_is_wrong_with_a_ledger_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(dir.path()).unwrap();
+    for _ in 0..200 {
+        one_guest(&mut ledger, true);
+    }
+    assert!(ledger.faults().unwrap().is_empty());
+    let raw = rusqlite::Connection::open(Ledger::file(dir.path())).unwrap();
+    raw.execute_batch(
+        "PRAGMA foreign_keys = OFF; UPDATE device SET closed = NULL WHERE id = 3; DELETE FROM guest WHERE id = 5;
+         UPDATE device SET opened = 1 WHERE id = 7; PRAGMA wal_checkpoint(TRUNCATE);",
+    )
+    .unwrap();
+    drop(raw);
+    let faults = ledger.faults().unwrap();
+    for fault in [
+        "device 3 was never closed, though its guest has ended",
+        "device 7 has records of another guest",
+        "step 5 refers to a guest that is not there",
+    ] {
+        assert!(faults.iter().any(|told| told == fault), "{faults:#?}");
+    }
+    drop(ledger);
+
+    // A page of zeros in its middle.
+    let file = Ledger::file(dir.path());
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2 / 4096 * 4096;
+    bytes[middle..middle + 4096].fill(0);
+    std::fs::write(&file, bytes).unwrap();
+    let told = Ledger::open_to_read(dir.path()).and_then(|ledger| ledger.faults());
+    assert!(told.is_err() || !told.unwrap().is_empty());
+}

@@ -89,6 +89,37 @@ pub(crate) enum Command {
     Explain(Explain),
     /// Show where a trail is wrong, incomplete or worth a look
     Findings(Findings),
+    /// Look after the ledger
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LedgerCommand {
+    /// Say whether the ledger is sound: its pages, its references, its accounts (exit code 1 when not)
+    Check(Check),
+    /// Write all records as lines of an audit log, for any tool that reads one
+    Export,
+    /// Forget guests that ended before a time, with all their records; what is open stays
+    Prune(Prune),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// Answer with JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Prune {
+    /// A time as `trail --start` takes it: 2026-01-31, '90 days ago', this-year
+    #[arg(long, value_name = "TIME")]
+    pub(crate) before: String,
+
+    /// Answer with JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 const SPEC_HELP: &str = "An interface: bridge=BR | tap=NAME | macvtap=LOWER[,mode=bridge|vepa|private|passthru], and \

@@ -10,6 +10,7 @@ mod adopt;
 mod background;
 mod cli;
 mod guest;
+mod ledger;
 mod list;
 mod output;
 mod questions;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Command::Trail(arguments) => questions::trail(&arguments, &dirs),
         Command::Who(arguments) => questions::who(&arguments, &dirs),
         Command::Explain(arguments) => questions::explain(&arguments, &dirs),
+        Command::Ledger(command) => ledger::ledger(&command, &dirs),
         Command::Findings(arguments) => questions::findings(&arguments, &dirs),
     };
     match done {

@@ -9,6 +9,11 @@ use super::when::{When, parse};
 use crate::cli::{Selection, Target, Times};
 use crate::output::Failure;
 
+/// The moment that an option's text names.
+pub(crate) fn moment(option: &str, text: &str) -> Result<Timestamp, Failure> {
+    Ok(Asked::new(false).time(option, Some(text))?.map_or(Timestamp::MIN, |when| when.from))
+}
+
 /// A question in the making.
 #[derive(Debug)]
 pub(super) struct Asked {

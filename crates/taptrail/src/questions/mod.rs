@@ -11,6 +11,7 @@ use taptrail_guest::Dirs;
 use taptrail_report::{Explainer, Filter, Sink, Told};
 
 use self::ask::Asked;
+pub(crate) use self::ask::moment;
 use self::tell::{Answer, Teller, gone};
 use crate::Done;
 use crate::cli::{Explain, Findings, Output, Page, Sources, Trail, Who};

@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,7 +13,14 @@ pub(super) fn input(path: PathBuf, host: &Arc<str>) -> Result<Input, LedgerError
     let ledger = Ledger::open_file_to_read(path)?;
     let bytes = ledger.bytes();
     let records = ledger.into_records();
-    let rows = Rows { records, host: Arc::clone(host), source: Arc::clone(&name), boot: None, next: None };
+    let rows = Rows {
+        records,
+        host: Arc::clone(host),
+        source: Arc::clone(&name),
+        boot: None,
+        past: HashSet::new(),
+        next: None,
+    };
     Ok(Input::Rows { name, bytes, rows: Box::new(rows) })
 }
 
@@ -21,8 +29,10 @@ struct Rows {
     records: Records,
     host: Arc<str>,
     source: Arc<str>,
-    /// The boot of the row before.
+    /// The boot of the latest row that began one.
     boot: Option<String>,
+    /// The boots before it.
+    past: HashSet<String>,
     /// What comes after the boot that was told instead of it.
     next: Option<Entry>,
 }
@@ -40,9 +50,13 @@ impl Rows {
             line: u64::try_from(stored.id).unwrap_or_default(),
             content: Content::Record(record),
         };
-        let before = self.boot.replace(stored.boot_id);
-        if before.is_some() && before != self.boot {
-            // The ledger knows of which boot each row is: the host started anew between.
+        // The ledger knows of which boot each guest is. What was closed late is of a boot before.
+        if self.past.contains(&stored.boot_id) || self.boot.as_ref() == Some(&stored.boot_id) {
+            return Ok(Some(entry));
+        }
+        if let Some(before) = self.boot.replace(stored.boot_id) {
+            // The host started anew between.
+            self.past.insert(before);
             let boot = Entry { content: Content::Boot, serial: None, writer: None, ..entry.clone() };
             self.next = Some(entry);
             return Ok(Some(boot));

@@ -1,7 +1,7 @@
 //! Stories as this project's own records tell them: every end is definitive.
 
 use crate::telling::*;
-use taptrail_record::Device;
+use taptrail_record::{Device, Record};
 
 #[test]
 fn a_whole_life_in_json() {
@@ -207,4 +207,33 @@ fn what_is_over_can_be_fetched_before_the_end() {
     let report = trail.finish();
     assert_eq!(holdings(&report), ["tun x1 never-granted - inferred"]);
     assert_eq!(report.input.records, 5);
+}
+
+/// Told that nobody saw it happen.
+fn unseen(mut record: Record) -> Record {
+    record.last_seen = Some(1_795_465_860_017);
+    record
+}
+
+#[test]
+fn an_end_that_nobody_saw_has_the_time_until_which_it_had_not_come() {
+    let report = tell(&[
+        ok(open(tun(), 0)),
+        ok(start()),
+        ok(booted()),
+        unseen(ok(close(tun(), 0))),
+        unseen(ok(stopped("unknown"))),
+    ]);
+    assert_eq!(holdings(&report), ["tun x1 released stop definitive"]);
+    assert_eq!(findings(&report), [""; 0]);
+    let holding = &report.holdings[0];
+    assert_eq!(holding.last_seen.unwrap().as_millisecond(), 1_795_465_860_017);
+    assert!(holding.last_seen < holding.released);
+}
+
+#[test]
+fn what_is_closed_late_after_a_reboot_is_no_finding() {
+    let report =
+        tell(&[unseen(ok(close(tun(), 0))), unseen(ok(close(vhost(), 0))), unseen(ok(stopped("unknown")))]);
+    assert_eq!((holdings(&report), findings(&report)), (Vec::<String>::new(), Vec::new()));
 }

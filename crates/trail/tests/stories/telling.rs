@@ -68,6 +68,10 @@ pub(crate) fn not_booted() -> Event {
     Event::GuestStart { reason: Reason::BOOTED, vm_pid: None }
 }
 
+pub(crate) fn stopped(reason: &str) -> Event {
+    Event::GuestStop { reason: reason.parse().unwrap(), vm_pid: Some(PID) }
+}
+
 pub(crate) fn shut_down() -> Event {
     Event::GuestStop { reason: Reason::SHUTDOWN, vm_pid: Some(PID) }
 }

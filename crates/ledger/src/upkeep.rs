@@ -1,0 +1,127 @@
+//! Looking after a ledger: is it whole, and what of it is old enough to go.
+
+use jiff::Timestamp;
+use rusqlite::TransactionBehavior;
+
+use crate::{Ledger, LedgerError};
+
+/// At most so many faults are told.
+const FAULTS: usize = 100;
+
+/// What must never be found, and how it is told: a query gives the rows.
+const RULES: [(&str, &str); 4] = [
+    (
+        "device {} was never closed, though its guest has ended",
+        "SELECT device.id FROM device JOIN guest ON guest.id = device.guest
+         WHERE closed IS NULL AND ended IS NOT NULL",
+    ),
+    (
+        "step {} has no outcome, though its guest has ended",
+        "SELECT step.id FROM step JOIN guest ON guest.id = step.guest WHERE done IS NULL AND ended IS NOT NULL",
+    ),
+    (
+        "interface {} has no end, though its guest has",
+        "SELECT interface.id FROM interface JOIN guest ON guest.id = interface.guest
+         WHERE interface.ended IS NULL AND guest.ended IS NOT NULL",
+    ),
+    (
+        "device {} has records of another guest",
+        "SELECT device.id FROM device JOIN record ON record.id IN (opened, granted, closed)
+         WHERE record.guest <> device.guest",
+    ),
+];
+
+/// How much was removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Starts of guests.
+    pub guests: u64,
+    /// Their records.
+    pub records: u64,
+}
+
+impl Ledger {
+    /// What is wrong with the ledger, a sentence each: its pages and indices (SQLite's own check), its references, and
+    /// what an ended guest must not have open. Reads all of it.
+    ///
+    /// # Errors
+    /// When it is too damaged to be looked through.
+    pub fn faults(&self) -> Result<Vec<String>, LedgerError> {
+        let failed = |source| LedgerError::Read { source };
+        let mut faults = Vec::new();
+        self.each(
+            "PRAGMA integrity_check(100)",
+            |row| row.get(0),
+            |fault: String| {
+                if fault != "ok" {
+                    faults.push(fault);
+                }
+            },
+        )
+        .map_err(failed)?;
+        if !faults.is_empty() {
+            // Of damaged pages nothing else can be told.
+            return Ok(faults);
+        }
+        let reference = |row: &rusqlite::Row<'_>| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, Option<i64>>(1)?, row.get::<_, String>(2)?))
+        };
+        self.each("PRAGMA foreign_key_check", reference, |(table, row, parent)| {
+            faults
+                .push(format!("{table} {} refers to a {parent} that is not there", row.unwrap_or_default()));
+        })
+        .map_err(failed)?;
+        for (fault, query) in RULES {
+            self.each(
+                query,
+                |row| row.get(0),
+                |id: i64| {
+                    faults.push(fault.replace("{}", &id.to_string()));
+                },
+            )
+            .map_err(failed)?;
+        }
+        faults.truncate(FAULTS);
+        Ok(faults)
+    }
+
+    fn each<T>(
+        &self,
+        sql: &str,
+        read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+        take: impl FnMut(T),
+    ) -> rusqlite::Result<()> {
+        let mut statement = self.connection.prepare(sql)?;
+        let rows = statement.query_map([], read)?.collect::<Result<Vec<_>, _>>()?;
+        rows.into_iter().for_each(take);
+        Ok(())
+    }
+
+    /// Forgets guests that ended before a time, with all that was kept of them. What is open stays, however old.
+    ///
+    /// # Errors
+    /// When it can't be written; guests forgotten until then are forgotten.
+    pub fn prune(&mut self, before: Timestamp) -> Result<Pruned, LedgerError> {
+        let failed = |source| LedgerError::Write { source };
+        let mut pruned = Pruned::default();
+        loop {
+            // One guest at a time: supervisors wait for no more than that.
+            let tx =
+                self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+            let oldest = tx.query_row(
+                "SELECT min(id) FROM guest WHERE ended < ?1",
+                [before.as_millisecond()],
+                |row| row.get::<_, Option<i64>>(0),
+            );
+            let Some(guest) = oldest.map_err(failed)? else { return Ok(pruned) };
+            for table in ["step", "device", "interface"] {
+                tx.execute(&format!("DELETE FROM {table} WHERE guest = ?1"), [guest]).map_err(failed)?;
+            }
+            let records = tx.execute("DELETE FROM record WHERE guest = ?1", [guest]).map_err(failed)?;
+            tx.execute("DELETE FROM guest WHERE id = ?1", [guest]).map_err(failed)?;
+            tx.commit().map_err(failed)?;
+            pruned.guests += 1;
+            pruned.records += records as u64;
+        }
+    }
+}

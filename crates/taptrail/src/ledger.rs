@@ -1,0 +1,104 @@
+//! `taptrail ledger`: the ledger looked after.
+
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use serde::Serialize;
+use taptrail_guest::{Dirs, chain};
+use taptrail_ledger::{Ledger, StoredRecord};
+use taptrail_record::RecordType;
+
+use crate::Done;
+use crate::cli::{LedgerCommand, Prune};
+use crate::output::{Failure, print, print_json, stdout};
+use crate::questions::moment;
+
+pub(crate) fn ledger(command: &LedgerCommand, dirs: &Dirs) -> Done {
+    match command {
+        LedgerCommand::Check(arguments) => check(dirs, arguments.json),
+        LedgerCommand::Export => export(dirs),
+        LedgerCommand::Prune(arguments) => prune(dirs, arguments),
+    }
+}
+
+fn check(dirs: &Dirs, json: bool) -> Done {
+    let ledger = Ledger::open_to_read(&dirs.state).map_err(Failure::input)?;
+    let faults = ledger.faults().map_err(Failure::input)?;
+    if json {
+        print_json(&faults)?;
+    } else if faults.is_empty() {
+        print(&format!("{} is sound\n", Ledger::file(&dirs.state).display()))?;
+    } else {
+        print(&faults.iter().map(|fault| format!("{fault}\n")).collect::<String>())?;
+    }
+    Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Writes all records as lines of an audit log.
+fn export(dirs: &Dirs) -> Done {
+    let ledger = Ledger::open_to_read(&dirs.state).map_err(Failure::input)?;
+    // Its file is its supervisors', and theirs alone.
+    let uid = std::fs::metadata(Ledger::file(&dirs.state)).context("The ledger's owner is not known")?.uid();
+    let mut out = stdout();
+    let mut unreadable = 0_u64;
+    for stored in ledger.into_records() {
+        let written = match stored {
+            Ok(stored) => line(&mut out, uid, &stored),
+            Err(error) => {
+                unreadable += 1;
+                tracing::warn!("{}", chain(&error));
+                continue;
+            }
+        };
+        match written {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
+            Err(error) => {
+                return Err(anyhow::Error::new(error).context("Standard output can't be written").into());
+            }
+        }
+    }
+    match out.flush() {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::new(error).context("Standard output can't be written").into())
+        }
+        _ => Ok(if unreadable == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+    }
+}
+
+/// A login user or session that nobody knows (`AUDIT_UID_UNSET`, linux/audit.h): the ledger does not.
+const UNSET: u32 = u32::MAX;
+
+/// One record, as auditd writes it. Of a record that was not read back from the kernel, its row stands for the serial.
+fn line(out: &mut impl Write, uid: u32, stored: &StoredRecord) -> io::Result<()> {
+    let millis = stored.time.as_millisecond();
+    let serial = stored.serial.map_or(stored.id, i64::from);
+    writeln!(
+        out,
+        "type={} msg=audit({}.{:03}:{serial}): pid={} uid={uid} auid={UNSET} ses={UNSET} msg='{}'",
+        RecordType(stored.kind),
+        millis.div_euclid(1000),
+        millis.rem_euclid(1000),
+        stored.supervisor,
+        stored.text
+    )
+}
+
+fn prune(dirs: &Dirs, arguments: &Prune) -> Done {
+    let before = moment("--before", &arguments.before)?;
+    let mut ledger = Ledger::open(&dirs.state)?;
+    let pruned = ledger.prune(before).context("Not all of it is forgotten")?;
+    if arguments.json {
+        return print_json(&Forgotten { guests: pruned.guests, records: pruned.records });
+    }
+    print(&format!("{} guests and {} records are forgotten\n", pruned.guests, pruned.records))
+}
+
+/// What is forgotten, as it stands in JSON.
+#[derive(Debug, Serialize)]
+struct Forgotten {
+    guests: u64,
+    records: u64,
+}

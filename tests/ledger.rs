@@ -1,0 +1,143 @@
+//! The ledger in trouble, and looked after.
+
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use std::fs;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::json;
+use taptrail_ledger::Ledger;
+use world::{EMPTY, World};
+
+const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
+const TWO: &str = "bridge=br0,mac=52:54:00:00:00:02,vhost=off";
+
+/// A world whose ledger lies on a small file system of its own, mounted for this test alone.
+fn small() -> World {
+    let world = World::new();
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    mount(&["--make-rprivate", "/"]);
+    fs::create_dir(world.state()).unwrap();
+    mount(&["-t", "tmpfs", "-o", "size=512k,mode=700", "small", world.state().to_str().unwrap()]);
+    world
+}
+
+fn mount(arguments: &[&str]) {
+    assert!(Command::new("/bin/mount").args(arguments).status().unwrap().success(), "mount {arguments:?}");
+}
+
+/// Fills the file system to its last byte.
+fn fill(directory: &Path) -> std::path::PathBuf {
+    let path = directory.join("filler");
+    let mut filler = fs::File::create(&path).unwrap();
+    while filler.write_all(&[0; 512]).is_ok() {}
+    path
+}
+
+#[test]
+fn a_full_disk_refuses_grants_and_harms_no_guest() {
+    let world = small();
+    let guest = world.start("web1", &["--nic", ONE]);
+    let filler = fill(&world.state());
+    world.attach(&guest, TWO).fails(1, "database or disk is full");
+    assert_eq!(guest.holds(), ["tun vnet0"]);
+    assert_eq!(world.links(), ["vnet0"]);
+    world.try_start("web2", &["--nic", TWO], &EMPTY).fails(1, "full");
+    assert_eq!(world.links(), ["vnet0"]);
+    // What is to be taken is taken all the same, and is on record when there is room again.
+    world.detach(&guest, 1, &["--force"]).ok();
+    assert_eq!(guest.holds(), Vec::<String>::new());
+    fs::remove_file(filler).unwrap();
+    world.attach(&guest, TWO).ok();
+    world.stop(&guest);
+    let story = world.story();
+    assert_eq!(story.iter().filter(|line| *line == "revoke 01").count(), 1, "{story:?}");
+    assert_eq!(world.taptrail(["ledger", "check"]).ok().code(), 0);
+    world.assert_clean();
+}
+
+#[test]
+fn a_ledger_that_turns_read_only_refuses_grants_and_harms_no_guest() {
+    let world = small();
+    let guest = world.start("web1", &["--nic", ONE]);
+    let connection = rusqlite::Connection::open(Ledger::file(&world.state())).unwrap();
+    // SQLite's own switch: with its files open, a supervisor's file system can't be remounted.
+    connection
+        .execute_batch(
+            "CREATE TRIGGER no BEFORE INSERT ON record BEGIN SELECT raise(ABORT, 'read-only'); END",
+        )
+        .unwrap();
+    world.attach(&guest, TWO).fails(1, "read-only");
+    assert_eq!((guest.holds(), world.links()), (vec!["tun vnet0".to_owned()], vec!["vnet0".to_owned()]));
+    connection.execute_batch("DROP TRIGGER no").unwrap();
+    drop(connection);
+    world.attach(&guest, TWO).ok();
+    world.stop(&guest);
+    world.assert_clean();
+}
+
+#[test]
+fn a_damaged_ledger_is_named_and_starts_nobody() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    world.stop(&guest);
+    assert!(world.taptrail(["ledger", "check"]).ok().stdout.contains("is sound"));
+    let file = Ledger::file(&world.state());
+    // All of it but the page that says what it is.
+    let length = fs::metadata(&file).unwrap().len();
+    let mut damaged = fs::File::options().write(true).open(&file).unwrap();
+    damaged.seek(SeekFrom::Start(4096)).unwrap();
+    damaged.write_all(&vec![0xA5; usize::try_from(length - 4096).unwrap()]).unwrap();
+    drop(damaged);
+    let done = world.taptrail(["ledger", "check"]);
+    assert!(matches!(done.code(), 1 | 2), "{}{}", done.stdout, done.stderr);
+    world.try_start("web2", &["--nic", TWO], &EMPTY).fails(1, "malformed");
+    assert_eq!(world.links(), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_exported_reads_as_an_audit_log() {
+    let world = World::new();
+    let guest = world.start("it's web1", &["--nic", ONE]);
+    world.attach(&guest, "macvtap=lower,mac=52:54:00:00:00:02,queues=2,vhost=off").ok();
+    world.detach(&guest, 2, &["--timeout", "20s"]).ok();
+    world.stop(&guest);
+    let log = world.path("exported");
+    fs::write(&log, world.taptrail(["ledger", "export"]).ok().stdout).unwrap();
+    let told = |trail: serde_json::Value| -> Vec<String> {
+        let keys =
+            ["guest", "mac", "device", "queues", "opened", "granted", "released", "state", "certainty"];
+        let holdings = trail["holdings"].as_array().unwrap().iter();
+        holdings.map(|holding| keys.map(|key| holding[key].to_string()).join(" ")).collect()
+    };
+    let exported = world.json(["trail", "--format", "json", log.to_str().unwrap()]);
+    assert_eq!(told(exported), told(world.trail()));
+    // And to others.
+    let ausearch = Command::new("/sbin/ausearch")
+        .args(["--input", log.to_str().unwrap(), "--vm-name", "it's web1", "--raw"])
+        .output()
+        .unwrap();
+    let found = String::from_utf8(ausearch.stdout).unwrap();
+    assert_eq!(found.lines().count(), world.records().len(), "{found}");
+}
+
+#[test]
+fn pruning_forgets_guests_that_have_ended() {
+    let world = World::new();
+    let first = world.start("web1", &["--nic", ONE]);
+    world.stop(&first);
+    let second = world.start("web2", &["--nic", TWO]);
+    world.taptrail(["ledger", "prune", "--before", "no time"]).fails(2, "--before can't be used");
+    let none = world.json(["ledger", "prune", "--before", "yesterday", "--json"]);
+    assert_eq!(none, json!({"guests": 0, "records": 0}));
+    let pruned = world.json(["ledger", "prune", "--before", "now", "--json"]);
+    assert_eq!(pruned, json!({"guests": 1, "records": 5}));
+    assert_eq!(world.story(), ["open 02 tun vnet0 q0", "start 02", "guest booted"]);
+    world.stop(&second);
+    assert!(world.taptrail(["ledger", "check"]).ok().stdout.contains("is sound"));
+    world.assert_clean();
+}
