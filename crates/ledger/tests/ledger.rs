@@ -1,5 +1,7 @@
 //! The ledger's promises, on real files.
 
+#![allow(clippy::unwrap_used)]
+
 use std::os::unix::fs::PermissionsExt;
 
 use jiff::Timestamp;
