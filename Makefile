@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help build demo test test-kernels test-linux-guest lint bench bench-reading setup clean
+.PHONY: help build demo test test-kernels soak test-linux-guest lint bench bench-reading setup clean
 
 help: ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -28,6 +28,10 @@ test-kernels: ## What needs a vhost-net, on every kernel of the list in xtask/sr
 test-linux-guest: ## A Linux guest that lets go of its NICs, in a virtual machine (some minutes)
 	@scripts/setup test
 	@scripts/test-vm --profile linux-guest
+
+soak: setup ## 10,000 rounds of hot-plugging, 200 guests at once, 1,000 random requests (half an hour)
+	TAPTRAIL_SOAK_ROUNDS=10000 TAPTRAIL_SOAK_GUESTS=200 TAPTRAIL_SOAK_REQUESTS=1000 \
+		$(CARGO) nextest run --profile soak --cargo-profile release -p taptrail --features failpoints --no-capture
 
 lint: ## Format and lints alone
 	$(CARGO) fmt --all --check

@@ -1,0 +1,189 @@
+//! Much of everything: many rounds, many guests, many requests at once. `make test` does some of it, `make soak` all.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod world;
+
+use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use world::seen::descriptors;
+use world::{EMPTY, Guest, World, mac};
+
+/// How much of it: a variable's number, or the little that every run of the tests does.
+fn amount(variable: &str, usual: usize) -> usize {
+    std::env::var(variable).ok().map_or(usual, |number| number.parse().expect(variable))
+}
+
+fn spec(last: u8, queues: usize) -> String {
+    format!("bridge=br0,mac={},queues={queues},vhost=off", mac(last))
+}
+
+/// What a supervisor takes: descriptors, and resident memory in KiB.
+fn takes(world: &World, name: &str) -> (usize, u64) {
+    let pid = world.supervisor(name).pid;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let resident = resident.trim().trim_end_matches(" kB").parse().unwrap();
+    (std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(), resident)
+}
+
+#[test]
+fn rounds_of_attaching_and_detaching_leave_nothing_behind() {
+    let rounds = amount("TAPTRAIL_SOAK_ROUNDS", 60);
+    let world = World::new();
+    let guest = world.start("web1", &[]);
+    let mut first = None;
+    let mut times = Vec::with_capacity(rounds);
+    for round in 0..rounds {
+        let begin = Instant::now();
+        world.attach(&guest, &spec(1, 2)).ok();
+        world.detach(&guest, 1, &["--timeout", "60s"]).ok();
+        times.push(begin.elapsed());
+        assert_eq!(descriptors(guest.pid), [], "round {round}");
+        if round == rounds / 5 {
+            // Warm: all that is kept for ever is there.
+            first = Some(takes(&world, "web1"));
+        }
+    }
+    let ((descriptors, resident), last) = (first.unwrap(), takes(&world, "web1"));
+    times.sort_unstable();
+    eprintln!(
+        "{rounds} rounds: {descriptors} descriptors and {resident} KiB, then {last:?}; a round takes {:?}, at most {:?}",
+        times[rounds / 2],
+        times[rounds - 1]
+    );
+    assert_eq!(descriptors, last.0);
+    // A few pages may come and go.
+    assert!(last.1 < resident + 1024, "{resident} KiB became {} KiB", last.1);
+    world.stop(&guest);
+    assert_eq!(world.records().len(), 2 + 6 * rounds);
+    world.assert_clean();
+}
+
+#[test]
+fn many_guests_side_by_side_have_accounts_of_their_own() {
+    let guests = amount("TAPTRAIL_SOAK_GUESTS", 6);
+    let world = World::new();
+    let mut paused = EMPTY.to_vec();
+    paused[4] = "8";
+    paused.push("-S");
+    let all: Vec<Guest> = (0..guests)
+        .map(|number| {
+            let spec =
+                format!("bridge=br0,mac=52:54:00:00:{:02x}:{:02x},vhost=off", number / 256, number % 256);
+            world.start_with(&format!("web{number}"), &["--nic", &spec, "--hotplug-ports", "1"], &paused)
+        })
+        .collect();
+    let mut interfaces = BTreeSet::new();
+    for guest in &all {
+        let held = descriptors(guest.pid);
+        assert_eq!(held.len(), 1, "{held:?}");
+        interfaces.insert(held[0].iff.clone());
+    }
+    assert_eq!(interfaces.len(), guests, "each has a tap of its own");
+    assert_eq!(world.open_accounts().0, u32::try_from(guests).unwrap());
+    assert_eq!(world.json(["list", "--json"]).as_array().unwrap().len(), guests);
+    let (_, resident) = takes(&world, &all[guests / 2].name);
+    eprintln!("{guests} guests; the supervisor of one takes {resident} KiB");
+    for guest in &all {
+        world.stop(guest);
+    }
+    world.assert_clean();
+}
+
+/// What may be asked of a guest.
+#[derive(Debug, Clone, Copy)]
+enum Asked {
+    Attach(u8, usize),
+    Detach(u8),
+    Revoke(u8),
+    /// Two at once, of one MAC.
+    Both(u8),
+    /// The supervisor is killed, and another one takes over.
+    Crash,
+}
+
+fn asked() -> impl Strategy<Value = Asked> {
+    prop_oneof![
+        4 => (1_u8..4, 1_usize..4).prop_map(|(mac, queues)| Asked::Attach(mac, queues)),
+        3 => (1_u8..4).prop_map(Asked::Detach),
+        1 => (1_u8..4).prop_map(Asked::Revoke),
+        1 => (1_u8..4).prop_map(Asked::Both),
+        1 => Just(Asked::Crash),
+    ]
+}
+
+#[test]
+fn whatever_is_asked_the_ledger_is_what_proc_is_is_what_was_asked() {
+    let requests = amount("TAPTRAIL_SOAK_REQUESTS", 80);
+    let mut runner = TestRunner::new(Config {
+        cases: 1,
+        max_shrink_iters: 0,
+        failure_persistence: None,
+        ..Config::default()
+    });
+    let result = runner.run(&prop::collection::vec(asked(), requests), |all| {
+        let world = World::new();
+        let guest = world.start("web1", &["--hotplug-ports", "12"]);
+        // How many queues each MAC has.
+        let mut model: [Option<usize>; 4] = [None; 4];
+        for one in all {
+            do_one(&world, &guest, one, &mut model);
+            let held: usize = model.iter().flatten().sum();
+            prop_assert_eq!(descriptors(guest.pid).len(), held, "{:?} {:?}", one, model);
+            prop_assert_eq!(world.open_accounts(), (u32::try_from(held).unwrap(), 0), "{:?}", one);
+            let nics = world.nics(&guest);
+            let told: usize =
+                nics.as_array().unwrap().iter().map(|nic| nic["devices"].as_array().unwrap().len()).sum();
+            prop_assert_eq!(told, held, "{:?}: {:#}", one, nics);
+        }
+        world.stop(&guest);
+        world.assert_clean();
+        Ok::<(), TestCaseError>(())
+    });
+    result.unwrap();
+}
+
+fn do_one(world: &World, guest: &Guest, asked: Asked, model: &mut [Option<usize>; 4]) {
+    match asked {
+        Asked::Attach(last, queues) => {
+            let done = world.attach(guest, &spec(last, queues));
+            let held = &mut model[usize::from(last)];
+            assert_eq!(done.success(), held.is_none(), "{}", done.stderr);
+            held.get_or_insert(queues);
+        }
+        Asked::Detach(last) => {
+            let done = world.detach(guest, last, &["--timeout", "60s"]);
+            let held = model[usize::from(last)].take();
+            // Of one that is not held there may be the NIC still, revoked.
+            assert!(done.success() || held.is_none(), "{}", done.stderr);
+        }
+        Asked::Revoke(last) => {
+            let done = world.detach(guest, last, &["--force"]);
+            let held = model[usize::from(last)].take();
+            assert!(done.success() || held.is_none(), "{}", done.stderr);
+        }
+        Asked::Both(last) => {
+            // Which of them comes first is theirs to settle; what is true afterwards is looked up.
+            let address = mac(last);
+            let attach = world.command(["attach", "web1", "--nic", &spec(last, 1)]).output();
+            let quiet =
+                |mut command: Command| command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            let mut detach = quiet(world.command(["detach", "web1", &address, "--timeout", "60s"]));
+            let mut again = quiet(world.command(["attach", "web1", "--nic", &spec(last, 1)]));
+            drop((attach.unwrap(), detach.wait().unwrap(), again.wait().unwrap()));
+            let nics = world.nics(guest);
+            let nic =
+                nics.as_array().unwrap().iter().find(|nic| nic["mac"] == address && nic["state"] == "held");
+            model[usize::from(last)] = nic.map(|nic| nic["devices"].as_array().unwrap().len());
+        }
+        Asked::Crash => {
+            world.kill_supervisor("web1");
+            world.taptrail(["adopt", "--background", "web1"]).ok();
+        }
+    }
+}
