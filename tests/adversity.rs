@@ -211,3 +211,60 @@ fn an_interrupted_reader_of_a_trail_is_no_error() {
     assert!(trail.wait().unwrap().success());
     world.stop(&guest);
 }
+
+#[test]
+fn links_that_vanish_under_a_guest_end_in_order_all_the_same() {
+    let world = World::new();
+    let guest =
+        world.start("web1", &["--nic", ONE, "--nic", "macvtap=lower,mac=52:54:00:00:00:02,vhost=off"]);
+    world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:03,vhost=off,filter=no-mac-spoofing").ok();
+    for link in ["vnet0", "macvtap0", "vnet1"] {
+        world.ip(&format!("link delete {link}"));
+    }
+    // QEMU holds what has nothing behind it any more.
+    assert_eq!(guest.holds().len(), 3);
+    world.detach(&guest, 3, &["--timeout", "20s"]).ok();
+    assert_eq!(world.tables(), "", "the filter outlived its interface, and goes with the account");
+    world.detach(&guest, 1, &["--force"]).ok();
+    assert_eq!(guest.holds().len(), 1);
+    world.stop(&guest);
+    assert_eq!(world.story().iter().filter(|line| line.starts_with("close")).count(), 3);
+    world.assert_clean();
+}
+
+#[test]
+fn a_bridge_that_is_deleted_takes_nothing_from_its_guests() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    world.ip("link delete br0");
+    assert_eq!(guest.holds(), ["tun vnet0"]);
+    world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:02,vhost=off").fails(1, "Bridge 'br0' doesn't exist");
+    world.detach(&guest, 1, &["--force"]).ok();
+    assert_eq!(guest.holds(), Vec::<String>::new());
+    world.stop(&guest);
+    world.assert_clean();
+}
+
+#[test]
+fn a_filter_that_cannot_be_removed_is_told_and_holds_nothing_up() {
+    let mut world = World::new();
+    // It works until the file says otherwise.
+    let nft = world.path("nft");
+    let broken = world.path("broken");
+    fs::write(&nft, format!("#!/bin/sh\n[ -e {} ] && exit 1\nexec /usr/sbin/nft \"$@\"\n", broken.display()))
+        .unwrap();
+    fs::set_permissions(&nft, PermissionsExt::from_mode(0o755)).unwrap();
+    world.extra.push(("TAPTRAIL_NFT".to_owned(), nft.display().to_string()));
+    let guest = world.start("web1", &[]);
+    world.attach(&guest, &format!("{ONE},filter=no-mac-spoofing")).ok();
+    fs::write(&broken, "").unwrap();
+    world.detach(&guest, 1, &["--timeout", "20s"]).ok();
+    assert_eq!(guest.holds(), Vec::<String>::new());
+    assert!(world.log("web1").contains("filter is left over"), "{}", world.log("web1"));
+    assert_eq!(world.tables().lines().count(), 1);
+    fs::remove_file(&broken).unwrap();
+    world.attach(&guest, &format!("{ONE},filter=no-mac-spoofing")).ok();
+    world.stop(&guest);
+    world.taptrail(["recover"]).ok();
+    world.assert_clean();
+}

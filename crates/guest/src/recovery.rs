@@ -14,6 +14,7 @@ use std::io;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use taptrail_kernel::filter::FilterError;
 use taptrail_kernel::link::LinkError;
 use taptrail_kernel::proc::{ProcessId, boot_id, network_namespace};
 use taptrail_ledger::{Guest, Ledger, LedgerError, Process, Step, StepKey};
@@ -155,8 +156,12 @@ pub fn recover(options: &RecoverOptions) -> Result<Vec<Recovered>, RecoverError>
         all.push(Recovered { guest: guest.id, state });
     }
     // A tap is gone with its last descriptor, and its filter is known by its number alone.
-    if filtered {
-        host.sweep_filters()?;
+    if filtered || options.name.is_none() {
+        match host.sweep_filters() {
+            // Who sets no filters needs no nft.
+            Err(LeftOverError::Filters(FilterError::NoProgram { .. })) if !filtered => {}
+            swept => drop(swept?),
+        }
     }
     Ok(all)
 }
