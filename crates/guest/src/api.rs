@@ -51,7 +51,7 @@ pub struct Nic {
     pub devices: Vec<Device>,
 }
 
-/// Answer to `Attach` and `Detach`: the interface that came or went.
+/// Answer to `Attach`, `Detach` and `Revoke`: the interface that came or went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, introspect::Type)]
 pub struct OneNic {
     /// The interface.

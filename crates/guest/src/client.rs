@@ -80,12 +80,8 @@ impl ClientError {
 #[zlink::proxy("org.taptrail.Guest")]
 trait GuestProxy {
     async fn attach(&mut self, nic: String) -> zlink::Result<Result<OneNic, ApiError>>;
-    async fn detach(
-        &mut self,
-        mac: String,
-        timeout_ms: i64,
-        force: bool,
-    ) -> zlink::Result<Result<OneNic, ApiError>>;
+    async fn detach(&mut self, mac: String, timeout_ms: i64) -> zlink::Result<Result<OneNic, ApiError>>;
+    async fn revoke(&mut self, mac: String) -> zlink::Result<Result<OneNic, ApiError>>;
     async fn stop(&mut self, timeout_ms: i64, force: bool) -> zlink::Result<Result<(), ApiError>>;
     async fn status(&mut self) -> zlink::Result<Result<Status, ApiError>>;
     async fn nics(&mut self) -> zlink::Result<Result<Nics, ApiError>>;
@@ -127,10 +123,15 @@ impl Client {
         self.answer(answer)
     }
 
-    /// Hot-unplugs an interface, or revokes its devices.
-    pub fn detach(&mut self, mac: &str, patience: Duration, force: bool) -> Result<OneNic, ClientError> {
-        let answer =
-            self.runtime.block_on(self.connection.detach(mac.to_owned(), milliseconds(patience), force));
+    /// Hot-unplugs an interface.
+    pub fn detach(&mut self, mac: &str, patience: Duration) -> Result<OneNic, ClientError> {
+        let answer = self.runtime.block_on(self.connection.detach(mac.to_owned(), milliseconds(patience)));
+        self.answer(answer)
+    }
+
+    /// Takes an interface's devices at once, with the NIC still plugged.
+    pub fn revoke(&mut self, mac: &str) -> Result<OneNic, ClientError> {
+        let answer = self.runtime.block_on(self.connection.revoke(mac.to_owned()));
         self.answer(answer)
     }
 

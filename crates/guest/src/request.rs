@@ -59,8 +59,15 @@ pub(crate) enum Request {
         mac: MacAddr,
         /// How long the guest may take.
         patience: Duration,
-        /// Take the devices at once, with the NIC still plugged.
-        force: bool,
+        /// Who asks.
+        requester: Option<Requester>,
+        /// What was released.
+        reply: Reply<InterfaceInfo>,
+    },
+    /// Take an interface's devices at once, with the NIC still plugged.
+    Revoke {
+        /// Which.
+        mac: MacAddr,
         /// Who asks.
         requester: Option<Requester>,
         /// What was released.
@@ -87,7 +94,7 @@ impl Request {
 
     /// Is it a revocation, which waits for no guest?
     pub(crate) fn is_revocation(&self) -> bool {
-        matches!(self, Self::Detach { force: true, .. })
+        matches!(self, Self::Revoke { .. })
     }
 }
 
@@ -231,7 +238,7 @@ mod tests {
     fn detach() -> (Request, oneshot::Receiver<Result<InterfaceInfo, Failure>>) {
         let (reply, answer) = oneshot::channel();
         let mac = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
-        (Request::Detach { mac, patience: Duration::ZERO, force: false, requester: None, reply }, answer)
+        (Request::Detach { mac, patience: Duration::ZERO, requester: None, reply }, answer)
     }
 
     #[test]

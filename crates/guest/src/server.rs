@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use taptrail_kernel::process::peer_credentials;
-use taptrail_record::{GuestId, Requester};
+use taptrail_record::{GuestId, MacAddr, MacAddrError, Requester};
 use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -194,14 +194,20 @@ impl GuestService {
         Ok(OneNic { nic: info.into() })
     }
 
-    async fn detach(&self, mac: String, timeout_ms: i64, force: bool) -> Result<OneNic, ApiError> {
+    async fn detach(&self, mac: String, timeout_ms: i64) -> Result<OneNic, ApiError> {
         self.permit()?;
-        let mac = mac.parse().map_err(|error: taptrail_record::MacAddrError| ApiError::Refused {
-            reason: error.to_string(),
-        })?;
+        let mac = address(&mac)?;
         let patience = patience(timeout_ms)?;
         let requester = Some(self.requester);
-        let info = self.ask(|reply| Request::Detach { mac, patience, force, requester, reply }).await?;
+        let info = self.ask(|reply| Request::Detach { mac, patience, requester, reply }).await?;
+        Ok(OneNic { nic: info.into() })
+    }
+
+    async fn revoke(&self, mac: String) -> Result<OneNic, ApiError> {
+        self.permit()?;
+        let mac = address(&mac)?;
+        let requester = Some(self.requester);
+        let info = self.ask(|reply| Request::Revoke { mac, requester, reply }).await?;
         Ok(OneNic { nic: info.into() })
     }
 
@@ -246,6 +252,10 @@ impl GuestService {
             Err(_) => Err(ApiError::Ended),
         }
     }
+}
+
+fn address(mac: &str) -> Result<MacAddr, ApiError> {
+    mac.parse().map_err(|error: MacAddrError| ApiError::Refused { reason: error.to_string() })
 }
 
 fn patience(timeout_ms: i64) -> Result<Duration, ApiError> {

@@ -32,7 +32,8 @@ pub(crate) fn attach(arguments: &Attach, dirs: &Dirs) -> Done {
 pub(crate) fn detach(arguments: &Detach, dirs: &Dirs) -> Done {
     let mut client = Client::connect(&dirs.run, &arguments.guest)?;
     let mac = arguments.mac.to_string();
-    let nic = client.detach(&mac, arguments.timeout, arguments.force).map_err(answer)?.nic;
+    let gone = if arguments.force { client.revoke(&mac) } else { client.detach(&mac, arguments.timeout) };
+    let nic = gone.map_err(answer)?.nic;
     if arguments.json {
         return print_json(&row(nic)?);
     }

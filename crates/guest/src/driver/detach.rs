@@ -23,20 +23,13 @@ impl Driver {
         &mut self,
         mac: MacAddr,
         patience: Duration,
-        force: bool,
         requester: Option<Requester>,
         reply: Reply<InterfaceInfo>,
     ) {
-        let Some(index) = self.holder(mac) else {
-            let answer = self.ask_again(mac);
-            self.publish();
-            return answered(reply.send(answer));
-        };
-        if force || self.interfaces[index].state == PlugState::Kept {
-            self.overtake(&self.interfaces[index].interface.id.clone());
-            let answer = self.release(index, force, requester);
-            self.publish();
-            return answered(reply.send(answer));
+        let Some(index) = self.holder(mac) else { return self.nothing_held(mac, reply) };
+        if self.interfaces[index].state == PlugState::Kept {
+            // There is no NIC to ask the guest for.
+            return self.take(index, false, requester, reply);
         }
         match self.ask_to_unplug(index) {
             Ok(()) => {
@@ -56,6 +49,33 @@ impl Driver {
                 answered(reply.send(Err(Failure::Failed(crate::chain(&error)))));
             }
         }
+    }
+
+    pub(super) fn revoke(&mut self, mac: MacAddr, requester: Option<Requester>, reply: Reply<InterfaceInfo>) {
+        match self.holder(mac) {
+            Some(index) => self.take(index, true, requester, reply),
+            None => self.nothing_held(mac, reply),
+        }
+    }
+
+    /// Releases an interface now, and answers.
+    fn take(
+        &mut self,
+        index: usize,
+        forced: bool,
+        requester: Option<Requester>,
+        reply: Reply<InterfaceInfo>,
+    ) {
+        self.overtake(&self.interfaces[index].interface.id.clone());
+        let answer = self.release(index, forced, requester);
+        self.publish();
+        answered(reply.send(answer));
+    }
+
+    fn nothing_held(&mut self, mac: MacAddr, reply: Reply<InterfaceInfo>) {
+        let answer = self.ask_again(mac);
+        self.publish();
+        answered(reply.send(answer));
     }
 
     /// A MAC for which QEMU holds nothing: unknown, or revoked, and then its NIC is asked for again.

@@ -302,9 +302,10 @@ impl Driver {
                 self.publish();
                 answered(reply.send(answer));
             }
-            Some(Request::Detach { mac, patience, force, requester, reply }) => {
-                self.detach(mac, patience, force, requester, reply);
+            Some(Request::Detach { mac, patience, requester, reply }) => {
+                self.detach(mac, patience, requester, reply);
             }
+            Some(Request::Revoke { mac, requester, reply }) => self.revoke(mac, requester, reply),
             Some(Request::Stop { patience, then, requester, reply }) => {
                 self.stop(patience, then, requester, reply);
             }
