@@ -443,8 +443,14 @@ fn the_api_describes_itself_to_any_varlink_client() {
     let description =
         call("org.varlink.service.GetInterfaceDescription", json!({"interface": "org.taptrail.Guest"}));
     let text = description["parameters"]["description"].as_str().unwrap().to_owned();
-    for method in ["Attach", "Detach", "Revoke", "Stop", "Status", "Nics"] {
+    for method in ["Attach", "Detach", "Revoke", "Stop", "Status", "Nics", "Monitor"] {
         assert!(text.contains(&format!("method {method}(")), "{text}");
+    }
+    for name in ["Nic", "Device", "Event", "Requester"] {
+        assert!(text.contains(&format!("type {name} (")), "{text}");
+    }
+    for error in ["Refused", "Failed", "TimedOut", "Ended", "Forbidden", "Lagged"] {
+        assert!(text.contains(&format!("error {error}")), "{text}");
     }
     let nics = call("org.taptrail.Guest.Nics", json!({}));
     assert_eq!(nics["parameters"]["nics"][0]["mac"], mac(1));

@@ -5,8 +5,10 @@
 //! the others wait in the driver's queue.
 
 use serde::{Deserialize, Serialize};
+use taptrail_record::{Event as Said, Record};
 use zlink::introspect::{self, CustomType};
 
+use crate::events::{Happened, What};
 use crate::request::{Failure, InterfaceInfo, Snapshot};
 
 /// One device of an interface, as QEMU holds it.
@@ -65,6 +67,69 @@ pub struct Nics {
     pub nics: Vec<Nic>,
 }
 
+/// Who asked for something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, CustomType)]
+pub struct Requester {
+    /// The user.
+    pub uid: i64,
+    /// The user who logged in, where one did.
+    pub login_uid: Option<i64>,
+    /// The process.
+    pub pid: i64,
+}
+
+/// One thing that happened: a record, or a change of state. What does not belong to its kind is left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, CustomType)]
+pub struct Event {
+    /// From 1, since the supervisor's start, without a gap.
+    pub sequence: i64,
+    /// RFC 3339, UTC, milliseconds; a record's own.
+    pub time: String,
+    /// Of a record `opened`, `granted`, `released`, `kept`, `closed`, `started` or `ended`; otherwise `guest` or
+    /// `interface`.
+    pub kind: String,
+    /// What the guest or the interface is now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// The word of the record: `start` or `attach`, `detach`; why a guest started or stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// `success` or `failed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
+    /// Why an open failed: errno(3).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errno: Option<i64>,
+    /// The interface.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// The host interface behind it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ifname: Option<String>,
+    /// The device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<Device>,
+    /// How many descriptors were granted or released.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fds: Option<i64>,
+    /// Released with the NIC still plugged?
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forced: Option<bool>,
+    /// Nobody saw it: the latest time at which it had not happened yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_seen: Option<String>,
+    /// Who asked, where it was not the supervisor itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requester: Option<Requester>,
+}
+
+/// Answer to `Monitor`: one event; more follow unless it is the last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, introspect::Type)]
+pub struct OneEvent {
+    /// What happened.
+    pub event: Event,
+}
+
 /// Answer to `Status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, introspect::Type)]
 pub struct Status {
@@ -72,7 +137,7 @@ pub struct Status {
     pub name: String,
     /// Its uuid.
     pub uuid: String,
-    /// `starting`, `running`, `stopping` or `stopped`.
+    /// `starting`, `running`, `paused`, `stopping` or `stopped`.
     pub state: String,
     /// QEMU's pid, once it runs.
     pub pid: Option<i64>,
@@ -103,12 +168,17 @@ pub enum ApiError {
         /// What it did not do.
         reason: String,
     },
-    /// The guest ended before the request was handled.
+    /// The guest, or its supervisor, ended before the request was handled.
     Ended,
-    /// The caller is neither root nor the supervisor's own user.
+    /// The caller is neither root nor the supervisor's own user, and none of those allowed.
     Forbidden {
         /// The caller's.
         uid: i64,
+    },
+    /// The reader of events was too slow, and is not told more.
+    Lagged {
+        /// How many events it has missed.
+        missed: i64,
     },
 }
 
@@ -137,14 +207,7 @@ impl From<InterfaceInfo> for Nic {
             devices: info
                 .devices
                 .into_iter()
-                .map(|held| Device {
-                    kind: held.device.kind.to_string(),
-                    path: held.device.path.into(),
-                    rdev: held.device.rdev.map(|rdev| rdev.to_string()),
-                    dev: held.device.dev.map(Into::into),
-                    queue: i64::from(held.queue),
-                    qemu_fd: held.qemu_fd.map(i64::from),
-                })
+                .map(|held| device(held.device, held.queue, held.qemu_fd))
                 .collect(),
             spec,
         }
@@ -154,6 +217,104 @@ impl From<InterfaceInfo> for Nic {
 impl From<Snapshot> for Nics {
     fn from(snapshot: Snapshot) -> Self {
         Self { nics: snapshot.interfaces.into_iter().map(Nic::from).collect() }
+    }
+}
+
+impl From<&Happened> for Event {
+    fn from(happened: &Happened) -> Self {
+        let mut event = Self {
+            sequence: i64::try_from(happened.sequence).unwrap_or(i64::MAX),
+            time: time(happened.time),
+            kind: String::new(),
+            state: None,
+            reason: None,
+            outcome: None,
+            errno: None,
+            mac: None,
+            ifname: None,
+            device: None,
+            fds: None,
+            forced: None,
+            last_seen: None,
+            requester: None,
+        };
+        match &happened.what {
+            What::Recorded(record) => event.recorded(record),
+            What::Guest { state, reason } => {
+                "guest".clone_into(&mut event.kind);
+                event.state = Some((*state).to_owned());
+                event.reason = reason.as_ref().map(ToString::to_string);
+            }
+            What::Interface { mac, ifname, state } => {
+                "interface".clone_into(&mut event.kind);
+                event.mac = Some(mac.to_string());
+                event.ifname = Some(ifname.clone());
+                event.state = Some((*state).to_owned());
+            }
+        }
+        event
+    }
+}
+
+impl Event {
+    /// A record's facts.
+    fn recorded(&mut self, record: &Record) {
+        let kind = match &record.event {
+            Said::Open { .. } => "opened",
+            Said::Start { .. } | Said::Attach { .. } => "granted",
+            Said::Detach { .. } => "released",
+            Said::Keep { .. } => "kept",
+            Said::Close { .. } => "closed",
+            Said::GuestStart { .. } => "started",
+            Said::GuestStop { .. } => "ended",
+        };
+        kind.clone_into(&mut self.kind);
+        self.mac = record.event.mac().map(|mac| mac.to_string());
+        match &record.event {
+            Said::Open { device: of, queue, .. }
+            | Said::Close { device: of, queue, .. }
+            | Said::Keep { device: of, queue, .. } => {
+                self.device = Some(device(of.clone(), queue.unwrap_or(0), None));
+            }
+            Said::Start { fds, .. } => self.handed("start", *fds),
+            Said::Attach { fds, .. } => self.handed("attach", *fds),
+            Said::Detach { fds, forced, .. } => {
+                self.handed("detach", *fds);
+                self.forced = Some(*forced);
+            }
+            Said::GuestStart { reason, .. } | Said::GuestStop { reason, .. } => {
+                self.reason = Some(reason.to_string());
+            }
+        }
+        self.outcome = Some(record.outcome.as_str().to_owned());
+        self.errno = record.errno.map(i64::from);
+        self.last_seen = record
+            .last_seen
+            .and_then(|millis| i64::try_from(millis).ok())
+            .and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok())
+            .map(time);
+        self.requester = record.requester.map(|requester| Requester {
+            uid: i64::from(requester.uid),
+            login_uid: (requester.auid != taptrail_record::Requester::UNSET)
+                .then(|| i64::from(requester.auid)),
+            pid: i64::from(requester.pid),
+        });
+    }
+
+    fn handed(&mut self, reason: &str, fds: Option<u32>) {
+        self.reason = Some(reason.to_owned());
+        self.fds = fds.map(i64::from);
+    }
+}
+
+fn device(device: taptrail_record::Device, queue: u32, qemu_fd: Option<i32>) -> Device {
+    Device {
+        kind: device.kind.to_string(),
+        path: device.path.into(),
+        rdev: device.rdev.map(|rdev| rdev.to_string()),
+        dev: device.dev.map(Into::into),
+        queue: i64::from(queue),
+        qemu_fd: qemu_fd.map(i64::from),
     }
 }
 

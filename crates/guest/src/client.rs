@@ -1,12 +1,15 @@
-//! The API's client: what `taptrail attach`, `detach`, `stop`, `list` and `nics` call.
+//! The API's client: what `taptrail attach`, `detach`, `stop`, `list`, `nics` and `events` call.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::{Stream, StreamExt};
+use tokio::signal::unix::{SignalKind, signal};
 use zlink::tokio::unix;
 
-use crate::api::{ApiError, Nics, OneNic, Status};
+use crate::api::{ApiError, Event, Nics, OneEvent, OneNic, Status};
 use crate::run_dir::{self, RunDirError};
 
 /// How long a supervisor may take to answer what needs no work.
@@ -64,8 +67,13 @@ fn reason(error: &ApiError) -> String {
             reason.clone()
         }
         ApiError::Ended => "The guest ended before the request was handled".to_owned(),
+        ApiError::Lagged { missed } => {
+            format!("{missed} events were missed: they came faster than they were read")
+        }
         ApiError::Forbidden { uid } => {
-            format!("User {uid} may not ask this of the guest: root and the supervisor's own user may")
+            format!(
+                "User {uid} may not ask this of the guest: root, the supervisor's own user and who was given with --allow may"
+            )
         }
     }
 }
@@ -85,6 +93,10 @@ trait GuestProxy {
     async fn stop(&mut self, timeout_ms: i64, force: bool) -> zlink::Result<Result<(), ApiError>>;
     async fn status(&mut self) -> zlink::Result<Result<Status, ApiError>>;
     async fn nics(&mut self) -> zlink::Result<Result<Nics, ApiError>>;
+    #[zlink(more)]
+    async fn monitor(
+        &mut self,
+    ) -> zlink::Result<impl Stream<Item = zlink::Result<Result<OneEvent, ApiError>>>>;
 }
 
 /// A guest's supervisor, connected.
@@ -155,6 +167,33 @@ impl Client {
         let answer = self.runtime.block_on(async { tokio::time::timeout(ANSWER, connection.nics()).await });
         let answer = answer.map_err(|_| ClientError::Silent { guest: self.guest.clone() })?;
         self.answer(answer)
+    }
+
+    /// Gives `take` the guest's state and then all that happens to it, until the guest ends, `take` says that it is
+    /// enough, or Ctrl-C comes.
+    pub fn events(&mut self, mut take: impl FnMut(Event) -> bool) -> Result<(), ClientError> {
+        let connection = &mut self.connection;
+        let broken = |source| ClientError::Broken { guest: self.guest.clone(), source };
+        self.runtime.block_on(async {
+            let mut interrupted = signal(SignalKind::interrupt()).map_err(ClientError::Runtime)?;
+            let mut events = pin!(connection.monitor().await.map_err(broken)?);
+            loop {
+                let event = tokio::select! {
+                    event = events.next() => event,
+                    _ = interrupted.recv() => return Ok(()),
+                };
+                match event {
+                    Some(Ok(Ok(told))) => {
+                        if !take(told.event) {
+                            return Ok(());
+                        }
+                    }
+                    None => return Ok(()),
+                    Some(Ok(Err(error))) => return Err(ClientError::Answer(error)),
+                    Some(Err(source)) => return Err(broken(source)),
+                }
+            }
+        })
     }
 
     fn answer<T>(&self, answer: zlink::Result<Result<T, ApiError>>) -> Result<T, ClientError> {

@@ -12,7 +12,8 @@
 //! - `handover`: what QEMU holds, seen in `/proc`.
 //! - `driver`: the state machine, the only thing that acts on the guest.
 //! - `recovery`: what an ended supervisor left behind.
-//! - `request`, `server`, [`api`], `client`: how others ask it to.
+//! - `request`, `server`, `service`, `callers`, `socket`, [`api`], `client`: how others ask it to.
+//! - `events`, `monitor`: what happens, told to who listens.
 //!
 //! This room parses no audit record and draws no conclusion from one: that is `trail`'s.
 
@@ -27,21 +28,27 @@ macro_rules! crash_point {
 
 mod account;
 pub mod api;
+mod callers;
 mod client;
 mod driver;
 mod environment;
+mod events;
 mod handover;
 mod interface;
+mod monitor;
 pub mod qemu;
 mod recovery;
 mod request;
 mod run_dir;
 mod server;
+mod service;
+mod socket;
 pub mod spec;
 mod supervisor;
 pub mod xml;
 
 pub use account::{AccountError, AuditMode};
+pub use callers::{CallerError, caller};
 pub use client::{Client, ClientError};
 pub use driver::{AdoptError, AdoptOptions, Ended, Options, StartError};
 pub use environment::{EnvironmentError, environment};

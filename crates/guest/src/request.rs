@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
-use taptrail_record::{MacAddr, Requester};
+use taptrail_record::{MacAddr, Reason, Requester};
 use tokio::sync::oneshot;
 
+use crate::events::{Events, Listener};
 use crate::spec::NicSpec;
 
 /// How a request ended when not well.
@@ -144,6 +145,8 @@ pub(crate) struct Snapshot {
     pub(crate) since: Option<jiff::Timestamp>,
     /// Its interfaces.
     pub(crate) interfaces: Vec<InterfaceInfo>,
+    /// Why it has stopped, once it has.
+    pub(crate) reason: Option<Reason>,
 }
 
 /// Requests beyond this many are refused: the driver is stuck, or somebody floods it.
@@ -159,6 +162,7 @@ struct Queue {
 #[derive(Debug, Clone)]
 pub(crate) struct Inbox {
     shared: Arc<(Mutex<Queue>, OwnedFd, Mutex<Snapshot>)>,
+    events: Events,
 }
 
 impl Inbox {
@@ -166,8 +170,10 @@ impl Inbox {
     pub(crate) fn new() -> std::io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let queue = Queue { requests: VecDeque::new(), closed: false };
-        let snapshot = Snapshot { state: "starting", pid: None, since: None, interfaces: Vec::new() };
-        Ok(Self { shared: Arc::new((Mutex::new(queue), wake, Mutex::new(snapshot))) })
+        let snapshot =
+            Snapshot { state: "starting", pid: None, since: None, interfaces: Vec::new(), reason: None };
+        let shared = Arc::new((Mutex::new(queue), wake, Mutex::new(snapshot)));
+        Ok(Self { shared, events: Events::new() })
     }
 
     /// Enqueues a request, or gives it back with the reason why not.
@@ -192,8 +198,25 @@ impl Inbox {
         self.shared.2.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Changes what the guest is like, and tells who listens.
     pub(crate) fn publish(&self, change: impl FnOnce(&mut Snapshot)) {
-        change(&mut self.shared.2.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut snapshot = self.shared.2.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = snapshot.clone();
+        change(&mut snapshot);
+        self.events.tell_changes(&before, &snapshot);
+    }
+
+    /// Where what happens to the guest is told.
+    pub(crate) fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// What the guest is like now, the number of the last event that led there, and the events that follow; `None` when
+    /// none will.
+    pub(crate) fn listen(&self) -> (Snapshot, u64, Option<Listener>) {
+        let snapshot = self.shared.2.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, listener) = self.events.listen();
+        (snapshot.clone(), last, listener)
     }
 
     /// Readable when a request waits.
@@ -219,8 +242,9 @@ impl Inbox {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner).closed
     }
 
-    /// Refuses all further requests; those that wait end unanswered.
+    /// Refuses all further requests; those that wait end unanswered, and so do the events.
     pub(crate) fn close(&self) {
+        self.events.end();
         let mut queue = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
         queue.closed = true;
         queue.requests.clear();

@@ -167,14 +167,16 @@ impl Claim {
         if !is_there.unwrap_or(false) {
             return Err(RunDirError::Taken { name: guest.to_owned(), supervisor: None });
         }
+        // It may be a dead supervisor's, who let others pass.
+        set_mode(&path, |mode| mode & 0o700)?;
         lock.set_len(0)
             .and_then(|()| writeln!(lock, "{}", std::process::id()))
             .map_err(failed("Writing", &lock_path))?;
         Ok(Self { path, _lock: lock, keep_log: false, keep_monitor: false })
     }
 
-    /// A listening socket of this name in the directory; only root and the owner reach it. What a dead supervisor left
-    /// under this name is removed.
+    /// A listening socket of this name in the directory, which only root and the owner reach. What a dead supervisor
+    /// left under this name is removed.
     pub(crate) fn listen(&self, name: &str) -> Result<UnixListener, RunDirError> {
         let path = self.path.join(name);
         match std::fs::remove_file(&path) {
@@ -187,6 +189,16 @@ impl Claim {
         let listener = UnixListener::bind(&path).map_err(failed)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
         Ok(listener)
+    }
+
+    /// Lets all users reach the API's socket, and nothing else: they can pass through the directories, but can't list
+    /// them, and whatever else is there has no mode for them. Who may call is then decided by who they are.
+    pub(crate) fn admit_others(&self) -> Result<(), RunDirError> {
+        let run = self.path.parent().unwrap_or(&self.path);
+        for (path, more) in [(run, 0o011), (&self.path, 0o011), (&self.path.join("api"), 0o666)] {
+            set_mode(path, |mode| mode | more)?;
+        }
+        Ok(())
     }
 
     /// The path of a socket in the directory.
@@ -205,6 +217,17 @@ impl Claim {
         self.keep_monitor = leave;
         self.keep_log = leave;
     }
+}
+
+/// Changes the mode of what is ours, where it has to be.
+fn set_mode(path: &Path, change: impl FnOnce(u32) -> u32) -> Result<(), RunDirError> {
+    let failed = |source| RunDirError::Io { what: "Setting the mode of", path: path.to_owned(), source };
+    let mode = std::fs::symlink_metadata(path).map_err(failed)?.mode() & 0o7777;
+    let wanted = change(mode);
+    if wanted == mode {
+        return Ok(());
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(wanted)).map_err(failed)
 }
 
 /// Locks the file unless somebody lives who has. The last threads of who has just died may have it a moment longer.

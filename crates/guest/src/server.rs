@@ -3,6 +3,9 @@
 //! A varlink server handles one call at a time; with one for each client nobody waits for
 //! another's unplug but in the driver's queue. The thread turns the process's signals into
 //! requests, too: the first asks the guest to shut down, the second ends it.
+//!
+//! Where others may reach the socket, those who may not call are told so, and keep nobody out: they are few at a time
+//! and have little time.
 
 use std::cell::Cell;
 use std::io;
@@ -13,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use taptrail_kernel::process::peer_credentials;
-use taptrail_record::{GuestId, MacAddr, MacAddrError, Requester};
+use taptrail_record::{GuestId, Requester};
 use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -21,18 +24,20 @@ use tokio::task::{JoinSet, LocalSet};
 use tracing::{debug, info, warn};
 use zlink::{ReadyListener, Server};
 
-use crate::api::{ApiError, Nic, Nics, OneNic, Status, time};
-use crate::request::{Failure, Inbox, OnTimeout, Reply, Request};
-use crate::spec::NicSpec;
+use crate::callers::Callers;
+use crate::request::{Inbox, OnTimeout, Request};
+use crate::service::GuestService;
+use crate::socket::Bounded;
 
 /// Clients at once; more are turned away.
 const CLIENTS: usize = 64;
 
+/// As many at once who may not call, and for how long; it takes no longer to be told so.
+const STRANGERS: usize = 8;
+const STRANGERS_TIME: Duration = Duration::from_secs(5);
+
 /// How long clients may take to fetch their last answer when the guest has ended.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-/// Longest time-out that a client may ask for.
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The running server; stopped and waited for on [`end`](Self::end).
 #[derive(Debug)]
@@ -42,12 +47,13 @@ pub(crate) struct ApiServer {
 }
 
 impl ApiServer {
-    /// Serves the guest's API on `listener`, and turns signals into stops that give the guest
+    /// Serves the guest's API on `listener` to `callers`, and turns signals into stops that give the guest
     /// `patience`.
     pub(crate) fn start(
         listener: UnixListener,
         guest: GuestId,
         inbox: Inbox,
+        callers: Callers,
         patience: Duration,
     ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
@@ -68,7 +74,7 @@ impl ApiServer {
                 match listening {
                     Ok(listener) => {
                         let _ = up.send(Ok(()));
-                        serve(listener, guest, inbox, stopped).await;
+                        serve(listener, Shared { guest, inbox, callers }, stopped).await;
                     }
                     Err(error) => {
                         let _ = up.send(Err(error));
@@ -110,23 +116,23 @@ async fn stop_on(mut signal: tokio::signal::unix::Signal, inbox: Inbox, shared: 
     }
 }
 
-async fn serve(
-    listener: tokio::net::UnixListener,
+/// What all clients share.
+struct Shared {
     guest: GuestId,
     inbox: Inbox,
-    mut stopped: oneshot::Receiver<()>,
-) {
-    let guest = Rc::new(guest);
-    let mut clients = JoinSet::new();
+    callers: Callers,
+}
+
+async fn serve(listener: tokio::net::UnixListener, shared: Shared, mut stopped: oneshot::Receiver<()>) {
+    let shared = Rc::new(shared);
+    let (mut clients, mut strangers) = (JoinSet::new(), JoinSet::new());
     loop {
         tokio::select! {
             _ = &mut stopped => break,
             Some(_) = clients.join_next() => {}
+            Some(_) = strangers.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) if clients.len() < CLIENTS => {
-                    clients.spawn_local(client(stream, Rc::clone(&guest), inbox.clone()));
-                }
-                Ok(_) => warn!("{CLIENTS} clients are connected already: one more was turned away"),
+                Ok((stream, _)) => admit(stream, &shared, &mut clients, &mut strangers),
                 Err(error) => {
                     // Out of descriptors, say: it may pass.
                     warn!("a client could not connect: {error}");
@@ -136,131 +142,48 @@ async fn serve(
         }
     }
     drop(listener);
+    drop(strangers);
     let all = async { while clients.join_next().await.is_some() {} };
     if tokio::time::timeout(FAREWELL, all).await.is_err() {
         debug!("a client stayed connected after the guest's end");
     }
 }
 
-async fn client(stream: UnixStream, guest: Rc<GuestId>, inbox: Inbox) {
-    let peer = match peer_credentials(stream.as_fd()) {
-        Ok(peer) => peer,
-        Err(error) => {
-            warn!("a client can't be identified: {error}");
-            return;
+/// Serves who has connected, unless there are too many of its kind.
+fn admit(stream: UnixStream, shared: &Rc<Shared>, clients: &mut JoinSet<()>, strangers: &mut JoinSet<()>) {
+    let requester = match peer_credentials(stream.as_fd()) {
+        Ok(peer) => {
+            Requester { uid: peer.uid, auid: peer.login_uid.unwrap_or(Requester::UNSET), pid: peer.pid }
         }
+        Err(error) => return warn!("a client can't be identified: {error}"),
     };
-    let requester =
-        Requester { uid: peer.uid, auid: peer.login_uid.unwrap_or(Requester::UNSET), pid: peer.pid };
-    let allowed = peer.uid == 0 || peer.uid == rustix::process::geteuid().as_raw();
-    let service = GuestService { guest, inbox, requester, allowed };
-    let stream = match zlink::tokio::unix::Stream::try_from(stream) {
-        Ok(stream) => stream,
-        Err(error) => {
-            warn!("a client can't be served: {error}");
-            return;
+    if shared.callers.may(requester.uid) {
+        if clients.len() >= CLIENTS {
+            return warn!("{CLIENTS} clients are connected already: one more was turned away");
         }
+        clients.spawn_local(client(stream, Rc::clone(shared), requester));
+    } else if strangers.len() < STRANGERS {
+        debug!("user {} may not call", requester.uid);
+        let client = client(stream, Rc::clone(shared), requester);
+        strangers.spawn_local(async {
+            let _ = tokio::time::timeout(STRANGERS_TIME, client).await;
+        });
+    }
+}
+
+async fn client(stream: UnixStream, shared: Rc<Shared>, requester: Requester) {
+    let served = async {
+        let service = GuestService::new(
+            shared.guest.clone(),
+            shared.inbox.clone(),
+            shared.callers.clone(),
+            requester,
+            stream.as_fd(),
+        )?;
+        let stream = Bounded::new(zlink::tokio::unix::Stream::try_from(stream)?);
+        Server::new(ReadyListener::new(stream), service).run().await
     };
-    if let Err(error) = Server::new(ReadyListener::new(stream), service).run().await {
+    if let Err(error) = served.await {
         debug!("a client's connection ended: {error}");
     }
-}
-
-/// The API as one client sees it.
-#[derive(Debug)]
-struct GuestService {
-    guest: Rc<GuestId>,
-    inbox: Inbox,
-    requester: Requester,
-    allowed: bool,
-}
-
-#[zlink::service(
-    interface = "org.taptrail.Guest",
-    vendor = "taptrail",
-    product = "taptrail",
-    version = env!("CARGO_PKG_VERSION"),
-    url = env!("CARGO_PKG_REPOSITORY"),
-    types = [Nic, crate::api::Device]
-)]
-impl GuestService {
-    async fn attach(&self, nic: String) -> Result<OneNic, ApiError> {
-        self.permit()?;
-        let spec: NicSpec = nic
-            .parse()
-            .map_err(|error: crate::spec::SpecError| ApiError::Refused { reason: error.to_string() })?;
-        let requester = Some(self.requester);
-        let info = self.ask(|reply| Request::Attach { spec: Box::new(spec), requester, reply }).await?;
-        Ok(OneNic { nic: info.into() })
-    }
-
-    async fn detach(&self, mac: String, timeout_ms: i64) -> Result<OneNic, ApiError> {
-        self.permit()?;
-        let mac = address(&mac)?;
-        let patience = patience(timeout_ms)?;
-        let requester = Some(self.requester);
-        let info = self.ask(|reply| Request::Detach { mac, patience, requester, reply }).await?;
-        Ok(OneNic { nic: info.into() })
-    }
-
-    async fn revoke(&self, mac: String) -> Result<OneNic, ApiError> {
-        self.permit()?;
-        let mac = address(&mac)?;
-        let requester = Some(self.requester);
-        let info = self.ask(|reply| Request::Revoke { mac, requester, reply }).await?;
-        Ok(OneNic { nic: info.into() })
-    }
-
-    async fn stop(&self, timeout_ms: i64, force: bool) -> Result<(), ApiError> {
-        self.permit()?;
-        let patience = if force { Duration::ZERO } else { patience(timeout_ms)? };
-        let then = if force { OnTimeout::Force } else { OnTimeout::GiveUp };
-        let requester = Some(self.requester);
-        self.ask(|reply| Request::Stop { patience, then, requester, reply: Some(reply) }).await
-    }
-
-    async fn status(&self) -> Result<Status, ApiError> {
-        self.permit()?;
-        let snapshot = self.inbox.snapshot();
-        Ok(Status {
-            name: self.guest.name.to_string(),
-            uuid: self.guest.uuid.to_string(),
-            state: snapshot.state.to_owned(),
-            pid: snapshot.pid.map(i64::from),
-            supervisor_pid: i64::from(std::process::id()),
-            since: snapshot.since.map(time),
-            nics: i64::try_from(snapshot.interfaces.len()).unwrap_or(i64::MAX),
-        })
-    }
-
-    async fn nics(&self) -> Result<Nics, ApiError> {
-        self.permit()?;
-        Ok(self.inbox.snapshot().into())
-    }
-}
-
-impl GuestService {
-    fn permit(&self) -> Result<(), ApiError> {
-        if self.allowed { Ok(()) } else { Err(ApiError::Forbidden { uid: i64::from(self.requester.uid) }) }
-    }
-
-    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, ApiError> {
-        let (reply, answer) = oneshot::channel::<Result<T, Failure>>();
-        self.inbox.send(request(reply))?;
-        match answer.await {
-            Ok(answer) => Ok(answer?),
-            Err(_) => Err(ApiError::Ended),
-        }
-    }
-}
-
-fn address(mac: &str) -> Result<MacAddr, ApiError> {
-    mac.parse().map_err(|error: MacAddrError| ApiError::Refused { reason: error.to_string() })
-}
-
-fn patience(timeout_ms: i64) -> Result<Duration, ApiError> {
-    let refused =
-        || ApiError::Refused { reason: format!("{timeout_ms} ms can't be waited for: 0 to a day can") };
-    let patience = u64::try_from(timeout_ms).map(Duration::from_millis).map_err(|_| refused())?;
-    if patience > LONGEST { Err(refused()) } else { Ok(patience) }
 }

@@ -6,6 +6,7 @@ use taptrail_record::GuestId;
 use tracing::warn;
 use uuid::Uuid;
 
+use crate::callers::Callers;
 use crate::driver::{self, AdoptError, AdoptOptions, Driver, Ended, Options, Place, StartError};
 use crate::request::Inbox;
 use crate::run_dir::{Claim, RunDirError};
@@ -59,7 +60,7 @@ pub fn supervise(
 ) -> Result<Ended, SuperviseError> {
     let mut claim = Claim::take(&options.dirs.run, &options.guest.name)?;
     let place = Place { monitor: claim.listen("monitor")?, monitor_path: claim.socket("monitor") };
-    let (inbox, server) = serve(&claim, &options.guest, patience)?;
+    let (inbox, server) = serve(&claim, &options.guest, &options.allow, patience)?;
     let name = options.guest.name.clone();
     let ended = driver::run(options, place, &inbox, |driver: &Driver| say_ready(&name, driver, ready));
     if !ended.as_ref().is_ok_and(ended_well) {
@@ -84,7 +85,7 @@ pub fn adopt(
     let Some((guest, _)) = driver::orphan(&options.dirs, &options.name).map_err(failed)? else {
         return Err(failed(AdoptError::Unknown(options.name.clone())));
     };
-    let (inbox, server) = serve(&claim, &guest.id, patience)?;
+    let (inbox, server) = serve(&claim, &guest.id, &options.allow, patience)?;
     let monitor = claim.socket("monitor");
     let ended = driver::adopt(options, &monitor, &inbox, |driver: &Driver| {
         say_ready(&options.name, driver, ready);
@@ -98,10 +99,20 @@ pub fn adopt(
     farewell(claim, &inbox, server, ended).map_err(failed)
 }
 
-/// Serves the guest's API; what is asked comes into the inbox.
-fn serve(claim: &Claim, guest: &GuestId, patience: Duration) -> Result<(Inbox, ApiServer), SuperviseError> {
+/// Serves the guest's API to who is allowed; what is asked comes into the inbox.
+fn serve(
+    claim: &Claim,
+    guest: &GuestId,
+    allow: &[u32],
+    patience: Duration,
+) -> Result<(Inbox, ApiServer), SuperviseError> {
     let inbox = Inbox::new().map_err(SuperviseError::Api)?;
-    let server = ApiServer::start(claim.listen("api")?, guest.clone(), inbox.clone(), patience)
+    let callers = Callers::new(allow);
+    let listener = claim.listen("api")?;
+    if callers.are_more() {
+        claim.admit_others()?;
+    }
+    let server = ApiServer::start(listener, guest.clone(), inbox.clone(), callers, patience)
         .map_err(SuperviseError::Api)?;
     Ok((inbox, server))
 }

@@ -1,6 +1,6 @@
 //! `taptrail adopt`.
 
-use taptrail_guest::{AdoptOptions, Dirs, check_name};
+use taptrail_guest::{AdoptOptions, Dirs, caller, check_name};
 
 use crate::cli::{Adopt, Cli};
 use crate::output::Failure;
@@ -9,6 +9,8 @@ use crate::{Done, background};
 
 pub(crate) fn adopt(cli: &Cli, arguments: &Adopt, dirs: Dirs) -> Done {
     check_name(&arguments.guest).map_err(Failure::input)?;
+    let allow: Result<_, _> = arguments.allow.iter().map(|user| caller(user)).collect();
+    let allow = allow.map_err(Failure::input)?;
     if arguments.background {
         return background::adopt(cli, arguments);
     }
@@ -17,6 +19,7 @@ pub(crate) fn adopt(cli: &Cli, arguments: &Adopt, dirs: Dirs) -> Done {
         audit: arguments.audit.into(),
         dirs,
         nft: arguments.nft.clone(),
+        allow,
     };
     supervised(arguments.ready_fd, |ready| {
         Ok(taptrail_guest::adopt(&options, arguments.stop_timeout, ready)?)

@@ -103,6 +103,7 @@ fn run_words(run: &Run) -> Vec<OsString> {
     words.extend(run.no_private_dev.then(|| "--no-private-dev".into()));
     words.extend(run.env.iter().map(|variable| option("--env", variable)));
     words.extend(run.limit.iter().map(|limit| option("--limit", limit)));
+    words.extend(run.allow.iter().map(|user| option("--allow", user)));
     words.extend(run.nft.iter().map(|nft| option("--nft", nft)));
     words.extend(run.no_sandbox.then(|| "--no-sandbox".into()));
     words.push("--".into());
@@ -116,6 +117,7 @@ fn adopt_words(adopt: &Adopt) -> Vec<OsString> {
         option("--audit", adopt.audit.as_str()),
         option("--stop-timeout", format!("{}ms", adopt.stop_timeout.as_millis())),
     ];
+    words.extend(adopt.allow.iter().map(|user| option("--allow", user)));
     words.extend(adopt.nft.iter().map(|nft| option("--nft", nft)));
     words.extend(["--".into(), adopt.guest.clone().into()]);
     words

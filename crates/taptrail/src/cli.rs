@@ -81,6 +81,8 @@ pub(crate) enum Command {
     List(List),
     /// Show a guest's interfaces and the devices that QEMU holds for them
     Nics(Nics),
+    /// Show what happens to a guest, as it happens
+    Events(Events),
     /// Show which guest held which device when
     Trail(Trail),
     /// Show who held a device, or the devices of a MAC
@@ -167,6 +169,10 @@ pub(crate) struct Run {
     #[arg(long, value_enum, default_value_t = Audit::Auto)]
     pub(crate) audit: Audit,
 
+    /// Let this user, by name or number, call the guest's API (repeatable). Of itself root may, and who runs this
+    #[arg(long, value_name = "USER")]
+    pub(crate) allow: Vec<String>,
+
     /// Return once the guest runs; its output goes to RUN_DIR/NAME/log
     #[arg(long)]
     pub(crate) background: bool,
@@ -208,6 +214,10 @@ pub(crate) struct Adopt {
     /// What the kernel's audit is asked for; the ledger is written always
     #[arg(long, value_enum, default_value_t = Audit::Auto)]
     pub(crate) audit: Audit,
+
+    /// Let this user, by name or number, call the guest's API (repeatable): whom `run` allowed is forgotten
+    #[arg(long, value_name = "USER")]
+    pub(crate) allow: Vec<String>,
 
     /// Return once the guest is taken up; the output goes to RUN_DIR/NAME/log
     #[arg(long)]
@@ -347,6 +357,23 @@ pub(crate) struct Nics {
     pub(crate) guest: String,
 
     /// Answer with JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Show what happens to a guest, as it happens.
+///
+/// Each device opened, granted, released, kept and closed, as it goes on record, and each change of the guest's and its
+/// interfaces' state; first of all the state as it is. Ends with the guest.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 the guest has ended, or nobody reads on; 1 it can't be asked, or this reader was too slow."
+)]
+pub(crate) struct Events {
+    /// The guest's name
+    pub(crate) guest: String,
+
+    /// Answer with JSON, one line for each event
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -9,6 +9,7 @@
 mod adopt;
 mod background;
 mod cli;
+mod events;
 mod guest;
 mod ledger;
 mod list;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Stop(arguments) => guest::stop(&arguments, &dirs),
         Command::List(arguments) => list::list(&arguments, &dirs),
         Command::Nics(arguments) => guest::nics(&arguments, &dirs),
+        Command::Events(arguments) => events::events(&arguments, &dirs),
         Command::Trail(arguments) => questions::trail(&arguments, &dirs),
         Command::Who(arguments) => questions::who(&arguments, &dirs),
         Command::Explain(arguments) => questions::explain(&arguments, &dirs),

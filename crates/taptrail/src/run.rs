@@ -10,7 +10,7 @@ use taptrail_guest::qemu::CommandLine;
 use taptrail_guest::spec::NicSpec;
 use taptrail_guest::{
     AdoptOptions, Dirs, Ended, Options, RecoverOptions, RecoveredState, Running, StartError, SuperviseError,
-    check_name, environment, supervise,
+    caller, check_name, environment, supervise,
 };
 use taptrail_kernel::process::{Credentials, Limit, LimitError, PrivateDev, take_inherited};
 use taptrail_record::GuestId;
@@ -41,6 +41,7 @@ pub(crate) fn run(cli: &Cli, arguments: &Run, dirs: Dirs) -> Done {
                 audit: options.audit,
                 dirs: options.dirs.clone(),
                 nft: options.nft.clone(),
+                allow: options.allow.clone(),
             };
             return Ok(taptrail_guest::adopt(&adopt, arguments.stop_timeout, ready)?);
         }
@@ -121,6 +122,7 @@ fn options(arguments: &Run, dirs: Dirs) -> Result<Options, Failure> {
     let environment = environment(std::env::vars_os(), &arguments.env).map_err(Failure::input)?;
     let limits: Result<Vec<Limit>, LimitError> = arguments.limit.iter().map(|limit| limit.parse()).collect();
     let user = arguments.user.as_deref().map(Credentials::of_user).transpose().map_err(Failure::input)?;
+    let allow = allowed(arguments, user.as_ref())?;
     let guest =
         GuestId { name: arguments.name.as_str().into(), uuid: arguments.uuid.unwrap_or_else(Uuid::new_v4) };
     Ok(Options {
@@ -136,7 +138,23 @@ fn options(arguments: &Run, dirs: Dirs) -> Result<Options, Failure> {
         nft: arguments.nft.clone(),
         sandbox: !arguments.no_sandbox,
         hotplug_ports: arguments.hotplug_ports,
+        allow,
     })
+}
+
+/// Who may call the API. QEMU is not among them: what has taken it over would attach what it likes.
+fn allowed(arguments: &Run, qemu: Option<&Credentials>) -> Result<Vec<u32>, Failure> {
+    let mut allow = Vec::with_capacity(arguments.allow.len());
+    for user in &arguments.allow {
+        let uid = caller(user).map_err(Failure::input)?;
+        if qemu.is_some_and(|qemu| qemu.uid == uid) {
+            return Err(Failure::input(anyhow!(
+                "User '{user}' can't be allowed to call: QEMU runs as this user, and would call too"
+            )));
+        }
+        allow.push(uid);
+    }
+    Ok(allow)
 }
 
 fn find_program(program: &Path) -> anyhow::Result<PathBuf> {

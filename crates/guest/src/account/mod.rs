@@ -29,6 +29,8 @@ use taptrail_ledger::{
 use taptrail_record::{Event, GuestId, MacAddr, Outcome, Record, Requester, TooLong};
 use tracing::warn;
 
+use crate::events::{Events, What};
+
 pub(crate) use live::{Live, live_guests};
 pub(crate) use opens::{OpenDevice, Opens};
 pub(crate) use posting::Posting;
@@ -99,6 +101,8 @@ pub(crate) struct Account {
     complaints: BTreeSet<String>,
     /// What the kernel was told and the ledger could not take, in order.
     owed: Vec<Written>,
+    /// Where each record is told, once the ledger has it.
+    events: Option<Events>,
 }
 
 impl Account {
@@ -153,7 +157,12 @@ impl Account {
         let exe = std::env::current_exe().map_err(proc)?;
         let mut ledger = Ledger::open(state)?;
         let key = find(&mut ledger, &guest)?;
-        Ok(Self { ledger, audit, mode, guest, key, exe, complaints, owed: Vec::new() })
+        Ok(Self { ledger, audit, mode, guest, key, exe, complaints, owed: Vec::new(), events: None })
+    }
+
+    /// Each record is told there from now on, once the ledger has it.
+    pub(crate) fn tell_to(&mut self, events: &Events) {
+        self.events = Some(events.clone());
     }
 
     /// Whose account this is.
@@ -202,7 +211,10 @@ impl Account {
                 Err(refusal)
             }
             None => match self.transact(|tx, guest| written.apply(tx, guest)) {
-                Ok(()) => Ok(()),
+                Ok(()) => {
+                    self.tell(&written);
+                    Ok(())
+                }
                 Err(error) => {
                     self.owe(written.without_changes(), &error);
                     Err(error.into())
@@ -235,21 +247,36 @@ impl Account {
         }
         let (logged, refusal) = self.log(&texts);
         let refusal = refusal.filter(|_| self.mode == AuditMode::Required);
-        let changes = posting.records.into_iter().map(|(_, change)| change);
         let rows = texts
             .into_iter()
             .zip(logged)
-            .zip(changes)
-            .map(|(((kind, text), (time, logged)), change)| (Row { kind, text, time, logged }, change))
+            .zip(posting.records)
+            .map(|(((kind, text), (time, logged)), (record, change))| {
+                (Row { record, kind, text, time, logged }, change)
+            })
             .collect();
         Ok((Written { rows, done: posting.done, over: posting.over, ends: posting.ends }, refusal))
     }
 
     fn commit(&mut self, written: Written) -> Result<(), AccountError> {
-        self.transact(|tx, guest| written.apply(tx, guest)).map_err(|error| {
-            self.owe(written, &error);
-            error.into()
-        })
+        match self.transact(|tx, guest| written.apply(tx, guest)) {
+            Ok(()) => {
+                self.tell(&written);
+                Ok(())
+            }
+            Err(error) => {
+                self.owe(written, &error);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Tells who listens what the ledger has now.
+    fn tell(&self, written: &Written) {
+        let Some(events) = &self.events else { return };
+        for (row, _) in &written.rows {
+            events.tell(row.time, What::Recorded(Box::new(row.record.clone())));
+        }
     }
 
     /// Keeps for later what the ledger could not take now. What it would never take is not kept.
@@ -270,7 +297,9 @@ impl Account {
         }
         let changed = change(&tx, self.key)?;
         tx.commit()?;
-        self.owed.clear();
+        for written in std::mem::take(&mut self.owed) {
+            self.tell(&written);
+        }
         Ok(changed)
     }
 

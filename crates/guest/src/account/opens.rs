@@ -89,6 +89,7 @@ impl Books for Opens<'_> {
             Ok((open, hand_over)) => {
                 self.open = open;
                 self.hand_over = Some(hand_over);
+                self.account.tell(&written);
                 refusal.map_or(Ok(()), Err)
             }
             Err(error) => {

@@ -92,6 +92,7 @@ impl Posting {
 /// A record as it goes into the ledger.
 #[derive(Debug)]
 pub(super) struct Row {
+    pub(super) record: Record,
     pub(super) kind: u16,
     pub(super) text: String,
     pub(super) time: Timestamp,

@@ -44,6 +44,8 @@ pub struct AdoptOptions {
     pub dirs: Dirs,
     /// The nft program, where it is not the system's.
     pub nft: Option<PathBuf>,
+    /// Users who may call the API, besides root and our own.
+    pub allow: Vec<u32>,
 }
 
 /// A guest can't be taken up; it is as it was.
@@ -119,6 +121,7 @@ pub(super) fn adopt(options: &AdoptOptions, monitor: &Path, inbox: &Inbox) -> Re
     };
     let pidfd = PidFd::open(id).map_err(|_| AdoptError::Ended(name()))?;
     let mut account = Account::take_up(&options.dirs.state, options.audit, &guest)?;
+    account.tell_to(inbox.events());
     let live = account.live()?;
     if live.steps.iter().any(|step| step.step == Step::Start) {
         return Err(AdoptError::Unfinished(name()));

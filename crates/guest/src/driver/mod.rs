@@ -90,6 +90,8 @@ pub struct Options {
     pub sandbox: bool,
     /// How many free ports for later hot-plug, where the machine needs them.
     pub hotplug_ports: u8,
+    /// Users who may call the API, besides root and our own.
+    pub allow: Vec<u32>,
 }
 
 /// How a guest ended.

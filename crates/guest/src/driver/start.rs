@@ -135,6 +135,7 @@ pub(super) fn start(options: Options, place: Place, inbox: &Inbox) -> Result<Dri
     let nics = complete(&options.nics, &mut host)?;
     let paused = options.command.paused;
     let mut account = Account::begin(&options.dirs.state, options.audit, options.guest.clone(), paused)?;
+    account.tell_to(inbox.events());
     let step = account.intend(Step::Start, None, &options.command.to_string());
     let mut attempt = Attempt {
         account,

@@ -146,6 +146,7 @@ impl Driver {
         self.inbox.publish(|snapshot| {
             snapshot.state = "stopped";
             snapshot.interfaces = Vec::new();
+            snapshot.reason = Some(reason.clone());
         });
         let stopped = match self.pending.take() {
             Some(Pending::Stop(waits)) => waits.into_iter().filter_map(|wait| wait.reply).collect(),

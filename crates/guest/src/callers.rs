@@ -1,0 +1,95 @@
+//! Who may call a guest's API: root, the supervisor's own user, and who was allowed.
+
+use taptrail_kernel::process::{Credentials, CredentialsError};
+use taptrail_record::Requester;
+
+use crate::spec::NicSpec;
+
+/// A user who is to be allowed can't be found.
+#[derive(Debug, thiserror::Error)]
+pub enum CallerError {
+    /// The user database does not know the name.
+    #[error(transparent)]
+    User(#[from] CredentialsError),
+    /// 4294967295 is no user.
+    #[error("There is no user {0}")]
+    Unset(u32),
+}
+
+/// The uid of a user, given by name or as a number.
+///
+/// # Errors
+/// See [`CallerError`].
+pub fn caller(user: &str) -> Result<u32, CallerError> {
+    match user.parse() {
+        Ok(uid) if uid == Requester::UNSET => Err(CallerError::Unset(uid)),
+        Ok(uid) => Ok(uid),
+        Err(_) => Ok(Credentials::of_user(user)?.uid),
+    }
+}
+
+/// Who may call.
+#[derive(Debug, Clone)]
+pub(crate) struct Callers {
+    own: u32,
+    allowed: Vec<u32>,
+}
+
+impl Callers {
+    /// Root, our own user, and these.
+    pub(crate) fn new(allowed: &[u32]) -> Self {
+        Self { own: rustix::process::geteuid().as_raw(), allowed: allowed.to_vec() }
+    }
+
+    /// May this user call?
+    pub(crate) fn may(&self, uid: u32) -> bool {
+        self.is_owner(uid) || self.allowed.contains(&uid)
+    }
+
+    /// Is anybody allowed who would not get through to us otherwise?
+    pub(crate) fn are_more(&self) -> bool {
+        self.allowed.iter().any(|uid| !self.is_owner(*uid))
+    }
+
+    /// Why this user may not have that interface, who may call: to name a path is to have us, as root, open it.
+    pub(crate) fn objection(&self, uid: u32, spec: &NicSpec) -> Option<String> {
+        let names = spec.tun_path.is_some() || spec.vhost_path.is_some();
+        (names && !self.is_owner(uid))
+            .then(|| "tun-path= and vhost-path= are for root and the supervisor's own user alone".to_owned())
+    }
+
+    fn is_owner(&self, uid: u32) -> bool {
+        uid == 0 || uid == self.own
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_named_or_numbered() {
+        assert_eq!(caller("root").unwrap(), 0);
+        assert_eq!(caller("1234").unwrap(), 1234);
+        assert!(caller("no-such-user").unwrap_err().to_string().contains("no-such-user"));
+        assert!(caller("4294967295").is_err());
+    }
+
+    #[test]
+    fn root_and_the_owner_may_always_and_others_when_allowed() {
+        let callers = Callers { own: 1000, allowed: vec![1001] };
+        assert!([0, 1000, 1001].into_iter().all(|uid| callers.may(uid)));
+        assert!(!callers.may(1002));
+        assert!(callers.are_more());
+        assert!(!Callers { own: 1000, allowed: vec![1000] }.are_more());
+    }
+
+    #[test]
+    fn only_the_owner_names_what_is_opened() {
+        let callers = Callers { own: 0, allowed: vec![1001] };
+        let named: NicSpec = "bridge=br0,tun-path=/dev/other".parse().unwrap();
+        assert!(callers.objection(1001, &named).is_some());
+        assert!(callers.objection(0, &named).is_none());
+        assert!(callers.objection(1001, &"bridge=br0".parse().unwrap()).is_none());
+    }
+}

@@ -1,0 +1,118 @@
+//! `taptrail events`: what happens to a guest, as it happens.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use taptrail_guest::api::{Device, Event};
+use taptrail_guest::{Client, Dirs, descriptors};
+
+use crate::Done;
+use crate::cli::Events;
+
+pub(crate) fn events(arguments: &Events, dirs: &Dirs) -> Done {
+    let mut client = Client::connect(&dirs.run, &arguments.guest)?;
+    let mut written = Ok(());
+    client.events(|event| {
+        let shown = if arguments.json { json(&event) } else { Ok(line(&event)) };
+        written = shown.and_then(|line| say(&line));
+        written.is_ok()
+    })?;
+    match written {
+        // A reader that has gone has read enough.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("Standard output can't be written")?
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn say(line: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+fn json(event: &Event) -> io::Result<String> {
+    Ok(serde_json::to_string(event)?)
+}
+
+/// `2026-11-23T22:04:15.600Z  52:54:00:12:34:56  opened /dev/net/tun 'vnet0' queue 0`
+fn line(event: &Event) -> String {
+    let mut line = format!("{}  ", event.time);
+    if let Some(mac) = &event.mac {
+        let _ = write!(line, "{mac}  ");
+    }
+    match (event.kind.as_str(), &event.state) {
+        ("guest", Some(state)) => line += &format!("the guest is {state}"),
+        ("interface", Some(state)) => line += &format!("the interface is {state}"),
+        (kind, _) => line += kind,
+    }
+    if let Some(ifname) = &event.ifname {
+        let _ = write!(line, " '{ifname}'");
+    }
+    if let Some(of) = &event.device {
+        line += &device(of);
+    }
+    if let Some(count) = event.fds.and_then(|fds| usize::try_from(fds).ok()) {
+        let _ = write!(line, " {}", descriptors(count));
+    }
+    if event.forced == Some(true) {
+        line += " by force";
+    }
+    if let Some(reason) = &event.reason {
+        let _ = write!(line, " ({reason})");
+    }
+    if event.outcome.as_deref() == Some("failed") {
+        line += " FAILED";
+    }
+    if let Some(errno) = event.errno.and_then(|errno| i32::try_from(errno).ok()) {
+        let _ = write!(line, ": {}", io::Error::from_raw_os_error(errno));
+    }
+    if let Some(time) = &event.last_seen {
+        let _ = write!(line, ", unseen since {time}");
+    }
+    if let Some(who) = &event.requester {
+        let _ = write!(line, ", asked by user {} (pid {})", who.uid, who.pid);
+    }
+    line
+}
+
+fn device(device: &Device) -> String {
+    let behind = device.dev.as_ref().map(|dev| format!(" '{dev}'")).unwrap_or_default();
+    format!(" {}{behind} queue {}", device.path, device.queue)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(json: &str) -> Event {
+        let head = r#"{"sequence":1,"time":"2026-11-23T22:04:15.600Z","#;
+        serde_json::from_str(&format!("{head}{json}}}")).unwrap()
+    }
+
+    #[test]
+    fn a_line_says_what_happened() {
+        let lines = [
+            r#""kind":"guest","state":"running""#,
+            r#""kind":"opened","mac":"52:54:00:00:00:01","outcome":"success","device":{"kind":"tun","path":"/dev/net/tun","rdev":"0A:C8","dev":"vnet0","queue":0,"qemu_fd":null}"#,
+            r#""kind":"opened","mac":"52:54:00:00:00:01","outcome":"failed","errno":2,"device":{"kind":"vhost-net","path":"/dev/vhost-net","rdev":null,"dev":null,"queue":1,"qemu_fd":null}"#,
+            r#""kind":"released","mac":"52:54:00:00:00:01","reason":"detach","outcome":"success","fds":2,"forced":true,"requester":{"uid":1000,"login_uid":null,"pid":7}"#,
+            r#""kind":"interface","mac":"52:54:00:00:00:01","ifname":"vnet0","state":"revoked""#,
+            r#""kind":"guest","state":"stopped","reason":"destroyed""#,
+        ];
+        let told: Vec<_> = lines.iter().map(|json| line(&event(json))).collect();
+        let told = told.join("\n").replace("2026-11-23T22:04:15.600Z  ", "");
+        assert_eq!(
+            told,
+            "the guest is running\n\
+             52:54:00:00:00:01  opened /dev/net/tun 'vnet0' queue 0\n\
+             52:54:00:00:00:01  opened /dev/vhost-net queue 1 FAILED: No such file or directory (os error 2)\n\
+             52:54:00:00:00:01  released 2 descriptors by force (detach), asked by user 1000 (pid 7)\n\
+             52:54:00:00:00:01  the interface is revoked 'vnet0'\n\
+             the guest is stopped (destroyed)"
+        );
+    }
+}

@@ -1,0 +1,302 @@
+//! The API of a guest's supervisor: who may call, what is told of events, and what a client can't do to it.
+
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+use taptrail_kernel::proc::{PidFd, ProcessId, Signal};
+use taptrail_record::{Event, Outcome};
+use world::{Done, EMPTY, World, mac};
+
+const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
+const TWO: &str = "bridge=br0,mac=52:54:00:00:00:02,vhost=off";
+
+/// Users of Debian's that no test is.
+const NOBODY: u32 = 65534;
+const DAEMON: u32 = 1;
+
+/// A world that others may pass through, and a taptrail in it that they can run.
+struct Open {
+    world: World,
+    program: PathBuf,
+}
+
+impl Open {
+    fn new() -> Self {
+        let world = World::new();
+        fs::set_permissions(world.path("."), PermissionsExt::from_mode(0o711)).unwrap();
+        let program = world.path("taptrail");
+        fs::copy(env!("CARGO_BIN_EXE_taptrail"), &program).unwrap();
+        Self { world, program }
+    }
+
+    /// taptrail, run by another user.
+    fn taptrail_as(&self, uid: u32, arguments: &[&str]) -> Done {
+        let mut command = Command::new(&self.program);
+        command.env_clear().env("TAPTRAIL_RUN_DIR", self.world.run_dir()).args(arguments);
+        Done::from(command.uid(uid).gid(uid).stdin(Stdio::null()).output().unwrap())
+    }
+
+    fn mode(&self, path: &str) -> u32 {
+        fs::symlink_metadata(self.world.run_dir().join(path)).unwrap().permissions().mode() & 0o7777
+    }
+
+    fn set_mode(&self, path: &str, mode: u32) {
+        fs::set_permissions(self.world.run_dir().join(path), PermissionsExt::from_mode(mode)).unwrap();
+    }
+}
+
+/// A varlink connection, by hand.
+struct Raw {
+    stream: UnixStream,
+    reader: BufReader<UnixStream>,
+}
+
+impl Raw {
+    fn connect(world: &World, guest: &str) -> Self {
+        let stream = UnixStream::connect(world.run_dir().join(guest).join("api")).unwrap();
+        let reader = BufReader::new(stream.try_clone().unwrap());
+        Self { stream, reader }
+    }
+
+    fn send(&mut self, call: &Value) {
+        write!(self.stream, "{call}\0").unwrap();
+    }
+
+    fn answer(&mut self) -> Value {
+        let mut answer = Vec::new();
+        self.reader.read_until(0, &mut answer).unwrap();
+        answer.pop();
+        serde_json::from_slice(&answer).unwrap()
+    }
+}
+
+fn events(world: &World, options: &[&str]) -> (Child, impl Iterator<Item = String> + use<>) {
+    let mut arguments = vec!["events", "web1"];
+    arguments.extend(options);
+    let mut child = world.command(arguments).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap).peekable();
+    // The first says that it listens.
+    assert!(lines.peek().is_some());
+    (child, lines)
+}
+
+#[test]
+fn others_may_call_when_they_are_allowed_and_not_otherwise() {
+    let open = Open::new();
+    let world = &open.world;
+    let first = world.start("web1", &[]);
+    open.taptrail_as(NOBODY, &["nics", "web1"]).fails(1, "can't be reached");
+    // The modes are one lock, who calls is the other.
+    open.set_mode(".", 0o711);
+    open.set_mode("web1", 0o711);
+    open.set_mode("web1/api", 0o666);
+    open.taptrail_as(NOBODY, &["nics", "web1"]).fails(1, "User 65534 may not ask this");
+    open.taptrail_as(NOBODY, &["stop", "web1", "--force"]).fails(1, "User 65534 may not ask this");
+    open.taptrail_as(NOBODY, &["events", "web1"]).fails(1, "User 65534 may not ask this");
+    assert!(first.is_alive());
+    world.stop(&first);
+
+    let second = world.start("web2", &["--allow", "nobody"]);
+    assert_eq!((open.mode("."), open.mode("web2"), open.mode("web2/api")), (0o711, 0o711, 0o666));
+    for name in ["monitor", "lock", "log"] {
+        assert_eq!(open.mode(&format!("web2/{name}")), 0o600, "{name}");
+    }
+    open.taptrail_as(NOBODY, &["attach", "web2", "--nic", ONE]).ok();
+    assert_eq!(second.holds(), ["tun vnet0"]);
+    open.taptrail_as(NOBODY, &["attach", "web2", "--nic", &format!("{TWO},tun-path=/dev/net/tun")])
+        .fails(1, "tun-path=");
+    open.taptrail_as(DAEMON, &["detach", "web2", &mac(1)]).fails(1, "User 1 may not ask this");
+    let attached = world.records().into_iter().find(|record| matches!(record.event, Event::Attach { .. }));
+    assert_eq!(attached.unwrap().requester.unwrap().uid, NOBODY);
+    world.stop(&second);
+    world.assert_clean();
+}
+
+#[test]
+fn who_may_call_is_settled_before_anything_happens() {
+    let world = World::new();
+    world.try_start("web1", &["--allow", "no-such-user"], &EMPTY).fails(2, "no-such-user");
+    world
+        .try_start("web1", &["--allow", "nobody", "--user", "nobody"], &EMPTY)
+        .fails(2, "QEMU runs as this user");
+    world.taptrail(["adopt", "web1", "--allow", "4294967295"]).fails(2, "There is no user");
+}
+
+#[test]
+fn whom_the_last_supervisor_allowed_the_next_does_not() {
+    let open = Open::new();
+    let world = &open.world;
+    let guest = world.start("web1", &["--allow", "65534", "--nic", ONE]);
+    world.kill_supervisor("web1");
+    world.taptrail(["adopt", "web1", "--background"]).ok();
+    assert_eq!((open.mode("web1"), open.mode("web1/api")), (0o700, 0o600));
+    open.taptrail_as(NOBODY, &["nics", "web1"]).fails(1, "can't be reached");
+    world.kill_supervisor("web1");
+    world.taptrail(["adopt", "web1", "--background", "--allow", "nobody"]).ok();
+    assert_eq!((open.mode("web1/monitor"), open.mode("web1/api")), (0o600, 0o666));
+    open.taptrail_as(NOBODY, &["detach", "web1", &mac(1), "--force"]).ok();
+    assert_eq!(guest.holds(), Vec::<String>::new());
+    world.stop(&guest);
+    world.assert_clean();
+}
+
+#[test]
+fn strangers_keep_nobody_out() {
+    let open = Open::new();
+    let world = &open.world;
+    let guest = world.start("web1", &["--allow", "nobody"]);
+    let api = world.run_dir().join("web1/api");
+    let strangers = std::thread::spawn(move || {
+        // Of this thread alone (Linux has credentials for each).
+        rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(DAEMON)).unwrap();
+        (0..200).map(|_| UnixStream::connect(&api).unwrap()).collect::<Vec<_>>()
+    });
+    let held = strangers.join().unwrap();
+    open.taptrail_as(NOBODY, &["nics", "web1"]).ok();
+    drop(held);
+    world.stop(&guest);
+}
+
+#[test]
+fn events_say_what_the_trail_says() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    let before = world.records().len();
+    let (mut child, lines) = events(&world, &["--json"]);
+    world.attach(&guest, TWO).ok();
+    world.detach(&guest, 2, &["--timeout", "20s"]).ok();
+    world.detach(&guest, 1, &["--force"]).ok();
+    world.attach(&guest, "tap=no-such-tap,mac=52:54:00:00:00:03,vhost=off").fails(1, "no-such-tap");
+    world.stop(&guest);
+    let events: Vec<Value> = lines.map(|line| serde_json::from_str(&line).unwrap()).collect();
+    assert!(child.wait().unwrap().success());
+
+    assert_eq!((&events[0]["kind"], &events[0]["state"]), (&json!("guest"), &json!("running")));
+    let first = events[0]["sequence"].as_u64().unwrap();
+    for (number, event) in events.iter().enumerate() {
+        assert_eq!(event["sequence"], first + number as u64, "{event}");
+        event["time"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    }
+    let last = events.last().unwrap();
+    assert_eq!((&last["state"], &last["reason"]), (&json!("stopped"), &json!("destroyed")));
+
+    let told: Vec<_> = events.iter().filter(|event| event["outcome"].is_string()).map(fact).collect();
+    let recorded: Vec<_> = world.records().iter().skip(before).map(recorded).collect();
+    assert_eq!(told, recorded);
+    let asked = events.iter().find(|event| event["kind"] == "released").unwrap();
+    assert_eq!(asked["requester"]["uid"], 0);
+
+    let states: Vec<_> = events
+        .iter()
+        .filter(|event| event["kind"] == "interface")
+        .map(|event| {
+            format!("{} {}", &event["mac"].as_str().unwrap()[15..], event["state"].as_str().unwrap())
+        })
+        .filter(|state| state != "02 unplugging")
+        .collect();
+    assert_eq!(states[..2], ["02 held", "02 gone"]);
+    assert!(states[2..] == ["01 gone"] || states[2..] == ["01 revoked", "01 gone"], "{states:?}");
+}
+
+fn fact(event: &Value) -> String {
+    let text = |key: &str| event[key].as_str().unwrap_or("-").to_owned();
+    format!("{} {} {} {}", text("kind"), text("mac"), text("outcome"), event["forced"] == true)
+}
+
+fn recorded(record: &taptrail_record::Record) -> String {
+    let kind = match record.event {
+        Event::Open { .. } => "opened",
+        Event::Start { .. } | Event::Attach { .. } => "granted",
+        Event::Detach { .. } => "released",
+        Event::Keep { .. } => "kept",
+        Event::Close { .. } => "closed",
+        Event::GuestStart { .. } => "started",
+        Event::GuestStop { .. } => "ended",
+    };
+    let mac = record.event.mac().map_or("-".to_owned(), |mac| mac.to_string());
+    let outcome = if record.outcome == Outcome::Success { "success" } else { "failed" };
+    let forced = matches!(record.event, Event::Detach { forced: true, .. });
+    format!("{kind} {mac} {outcome} {forced}")
+}
+
+#[test]
+fn who_reads_no_more_events_is_gone_without_a_word() {
+    let world = World::new();
+    let guest = world.start("web1", &[]);
+    let (mut interrupted, _lines) = events(&world, &[]);
+    let id = ProcessId::of(interrupted.id()).unwrap();
+    PidFd::open(id).unwrap().send_signal(Signal::INT).unwrap();
+    assert_eq!(interrupted.wait().unwrap().code(), Some(0));
+    let (mut closed, lines) = events(&world, &[]);
+    drop(lines);
+    world.attach(&guest, ONE).ok();
+    assert_eq!(closed.wait().unwrap().code(), Some(0));
+    world.stop(&guest);
+}
+
+#[test]
+fn who_has_left_keeps_no_place_among_the_clients() {
+    let world = World::new();
+    let guest = world.start("web1", &[]);
+    for _ in 0..70 {
+        let mut raw = Raw::connect(&world, "web1");
+        raw.send(&json!({"method": "org.taptrail.Guest.Monitor", "more": true}));
+        assert_eq!(raw.answer()["continues"], true);
+    }
+    world.until("they are gone", || world.taptrail(["nics", "web1"]).success());
+    world.stop(&guest);
+}
+
+#[test]
+fn without_more_there_is_one_answer() {
+    let world = World::new();
+    let guest = world.start("web1", &[]);
+    let mut raw = Raw::connect(&world, "web1");
+    raw.send(&json!({"method": "org.taptrail.Guest.Monitor"}));
+    let answer = raw.answer();
+    assert_eq!(answer["parameters"]["event"]["state"], "running");
+    assert_ne!(answer["continues"], true);
+    raw.send(&json!({"method": "org.taptrail.Guest.Status"}));
+    assert_eq!(raw.answer()["parameters"]["name"], "web1");
+    drop(raw);
+    world.stop(&guest);
+}
+
+#[test]
+fn a_call_without_an_end_is_cut_off() {
+    let world = World::new();
+    let guest = world.start("web1", &[]);
+    let mut raw = Raw::connect(&world, "web1");
+    let sent = (0..100 << 10).take_while(|_| raw.stream.write_all(&[b' '; 1024]).is_ok()).count();
+    assert!(sent < 4096, "{sent} KiB were taken");
+    world.taptrail(["nics", "web1"]).ok();
+    world.stop(&guest);
+}
+
+#[test]
+fn a_request_that_waits_when_the_guest_ends_is_told_so() {
+    let world = World::new();
+    // A machine whose ports wait for a guest system that is not there.
+    let guest = world.start_with("web1", &["--nic", ONE], &EMPTY[..8]);
+    let mac = mac(1);
+    let detach =
+        world.command(["detach", "web1", &mac, "--timeout", "1h"]).stderr(Stdio::null()).spawn().unwrap();
+    world.until("the detach waits", || world.nics(&guest)[0]["state"] == "unplugging");
+    let mut raw = Raw::connect(&world, "web1");
+    raw.send(&json!({"method": "org.taptrail.Guest.Attach", "parameters": {"nic": TWO}}));
+    world.stop(&guest);
+    assert_eq!(raw.answer()["error"], "org.taptrail.Guest.Ended");
+    assert_eq!(detach.wait_with_output().unwrap().status.code(), Some(1));
+    assert!(!world.records().iter().any(|record| matches!(record.event, Event::Attach { .. })));
+    world.assert_clean();
+}
