@@ -130,6 +130,13 @@ fn who_may_call_is_settled_before_anything_happens() {
         .try_start("web1", &["--allow", "nobody", "--user", "nobody"], &EMPTY)
         .fails(2, "QEMU runs as this user");
     world.taptrail(["adopt", "web1", "--allow", "4294967295"]).fails(2, "There is no user");
+
+    let guest = world.start("web1", &["--user", "nobody", "--no-private-dev"]);
+    world.kill_supervisor("web1");
+    world.taptrail(["adopt", "web1", "--allow", "nobody"]).fails(1, "QEMU runs as this user");
+    assert!(guest.is_alive());
+    world.taptrail(["adopt", "web1", "--background", "--allow", "daemon"]).ok();
+    world.stop(&guest);
 }
 
 #[test]

@@ -82,9 +82,10 @@ pub fn adopt(
     let failed = |source| SuperviseError::Adopt { name: options.name.clone(), source: Box::new(source) };
     let mut claim = Claim::take(&options.dirs.run, &options.name)?;
     claim.leave(true);
-    let Some((guest, _)) = driver::orphan(&options.dirs, &options.name).map_err(failed)? else {
+    let Some((guest, qemu)) = driver::orphan(&options.dirs, &options.name).map_err(failed)? else {
         return Err(failed(AdoptError::Unknown(options.name.clone())));
     };
+    driver::check_callers(options, qemu).map_err(failed)?;
     let (inbox, server) = serve(&claim, &guest.id, &options.allow, patience)?;
     let monitor = claim.socket("monitor");
     let ended = driver::adopt(options, &monitor, &inbox, |driver: &Driver| {

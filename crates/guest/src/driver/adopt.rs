@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use taptrail_kernel::link::LinkError;
-use taptrail_kernel::proc::{PidFd, ProcessId, boot_id, network_namespace};
+use taptrail_kernel::proc::{PidFd, ProcessId, boot_id, effective_uid, network_namespace};
 use taptrail_ledger::{Guest, LedgerError, LiveInterface, LiveStep, Step, StepKey};
 use taptrail_qmp::{Monitor, QmpError};
 use taptrail_record::{Event, MacAddr, Outcome};
@@ -63,6 +63,9 @@ pub enum AdoptError {
     /// Its start was cut off.
     #[error("Start of guest '{0}' was cut off: `taptrail recover` takes it back")]
     Unfinished(String),
+    /// What has taken QEMU over would attach what it likes.
+    #[error("User {0} can't be allowed to call: QEMU runs as this user, and would call too")]
+    Caller(u32),
     /// Its links can't be reached from here.
     #[error("Guest '{name}' has its links in another network namespace ({netns}): adopt it from there")]
     Elsewhere {
@@ -112,6 +115,12 @@ pub(crate) fn orphan(dirs: &Dirs, name: &str) -> Result<Option<(Guest, ProcessId
         qemu.is_alive().then_some((guest, qemu))
     };
     Ok(last.and_then(running))
+}
+
+/// Refuses to let QEMU's own user call.
+pub(crate) fn check_callers(options: &AdoptOptions, qemu: ProcessId) -> Result<(), AdoptError> {
+    let uid = effective_uid(qemu.pid).map_err(AdoptError::Look)?;
+    if uid != 0 && options.allow.contains(&uid) { Err(AdoptError::Caller(uid)) } else { Ok(()) }
 }
 
 pub(super) fn adopt(options: &AdoptOptions, monitor: &Path, inbox: &Inbox) -> Result<Driver, AdoptError> {

@@ -48,8 +48,8 @@ use crate::request::{Failure, HeldDevice, Inbox, InterfaceInfo, OnTimeout, Reply
 use crate::run_dir::Dirs;
 use crate::spec::NicSpec;
 
-pub(crate) use adopt::orphan;
 pub use adopt::{AdoptError, AdoptOptions};
+pub(crate) use adopt::{check_callers, orphan};
 pub(crate) use qemu::end_process;
 pub use start::StartError;
 

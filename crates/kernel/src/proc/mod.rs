@@ -50,6 +50,18 @@ pub fn login_uid(pid: u32) -> io::Result<Option<u32>> {
     Ok(Some(uid).filter(|uid| *uid != u32::MAX))
 }
 
+/// The user a process acts as (`Uid:` of `/proc/PID/status`, proc(5)).
+///
+/// # Errors
+/// When the process is gone.
+pub fn effective_uid(pid: u32) -> io::Result<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let ids = text.lines().find_map(|line| line.strip_prefix("Uid:"));
+    // Real, effective, saved, of the file system.
+    let effective = ids.and_then(|ids| ids.split_ascii_whitespace().nth(1));
+    effective.and_then(|uid| uid.parse().ok()).ok_or_else(|| malformed("status"))
+}
+
 /// The children of a process, of all its threads (`/proc/PID/task/TID/children`, proc(5)). None are
 /// seen on a kernel without CONFIG_PROC_CHILDREN.
 ///
@@ -120,6 +132,11 @@ mod tests {
     #[test]
     fn the_boot_has_one_identity() {
         assert_eq!(boot_id().unwrap(), boot_id().unwrap());
+    }
+
+    #[test]
+    fn a_process_acts_as_its_user() {
+        assert_eq!(effective_uid(std::process::id()).unwrap(), rustix::process::geteuid().as_raw());
     }
 
     #[test]
