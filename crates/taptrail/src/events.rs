@@ -46,11 +46,11 @@ fn line(event: &Event) -> String {
     }
     match (event.kind.as_str(), &event.state) {
         ("guest", Some(state)) => line += &format!("the guest is {state}"),
-        ("interface", Some(state)) => line += &format!("the interface is {state}"),
+        ("interface", Some(state)) => {
+            line += &format!("interface '{}' is {state}", event.ifname.as_deref().unwrap_or("?"));
+        }
+        ("started" | "ended", _) => line += &format!("the guest has {}", event.kind),
         (kind, _) => line += kind,
-    }
-    if let Some(ifname) = &event.ifname {
-        let _ = write!(line, " '{ifname}'");
     }
     if let Some(of) = &event.device {
         line += &device(of);
@@ -111,7 +111,7 @@ mod tests {
              52:54:00:00:00:01  opened /dev/net/tun 'vnet0' queue 0\n\
              52:54:00:00:00:01  opened /dev/vhost-net queue 1 FAILED: No such file or directory (os error 2)\n\
              52:54:00:00:00:01  released 2 descriptors by force (detach), asked by user 1000 (pid 7)\n\
-             52:54:00:00:00:01  the interface is revoked 'vnet0'\n\
+             52:54:00:00:00:01  interface 'vnet0' is revoked\n\
              the guest is stopped (destroyed)"
         );
     }
