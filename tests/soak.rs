@@ -1,6 +1,6 @@
 //! Much of everything: many rounds, many guests, many requests at once. `make test` does some of it, `make soak` all.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 mod world;
 
