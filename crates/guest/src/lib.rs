@@ -5,6 +5,7 @@
 //! QEMU has them, and serves a varlink API ([`api`]) by which clients ([`Client`]) ask for more.
 //!
 //! - [`spec`], [`xml`]: what an interface may be asked to be.
+//! - [`file`]: what a guest may be asked to be, in a file.
 //! - [`qemu`]: the user's command line, checked, and what is added to it.
 //! - `account`: the two books, the kernel's audit and the ledger.
 //! - `interface`: from a SPEC to open, configured, filtered devices, and back.
@@ -31,8 +32,10 @@ pub mod api;
 mod callers;
 mod client;
 mod driver;
+mod duration;
 mod environment;
 mod events;
+pub mod file;
 mod handover;
 mod interface;
 mod monitor;
@@ -51,6 +54,7 @@ pub use account::{AccountError, AuditMode};
 pub use callers::{CallerError, caller};
 pub use client::{Client, ClientError};
 pub use driver::{AdoptError, AdoptOptions, Ended, Options, StartError};
+pub use duration::{DurationError, duration};
 pub use environment::{EnvironmentError, environment};
 pub use interface::{LeftOverError, OpenError};
 pub use recovery::{

@@ -45,6 +45,7 @@ pub use self::unique::check_unique;
 pub(crate) use self::draft::{Draft, Given};
 pub(crate) use self::error::{Fault, either, quoted};
 pub(crate) use self::key::closest;
+pub(crate) use self::unique::first_clash;
 
 use crate::qemu::model::Model;
 

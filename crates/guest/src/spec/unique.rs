@@ -12,16 +12,28 @@ use super::{Backend, Key, NicSpec};
 /// A MAC address, an id or a link's name (`ifname=`, `tap=`) that an earlier one uses; the error
 /// points into the later one, in its canonical form.
 pub fn check_unique(specs: &[NicSpec]) -> Result<(), SpecError> {
-    for (index, later) in specs.iter().enumerate() {
-        for earlier in &specs[..index] {
-            if let Some((key, problem)) = clash(earlier, later) {
-                let canonical = Canonical::from(later);
-                let span = canonical.span(key).unwrap_or(0..canonical.text.len());
-                return Err(SpecError::new(&canonical.text, Fault::new(span, problem)));
-            }
-        }
-    }
-    Ok(())
+    let Some(Clash { later, key, problem, .. }) = first_clash(specs) else { return Ok(()) };
+    let canonical = Canonical::from(&specs[later]);
+    let span = canonical.span(key).unwrap_or(0..canonical.text.len());
+    Err(SpecError::new(&canonical.text, Fault::new(span, problem)))
+}
+
+/// Two interfaces that one guest can't have together.
+pub(crate) struct Clash {
+    /// Their places in the list.
+    pub(crate) earlier: usize,
+    pub(crate) later: usize,
+    pub(crate) key: Key,
+    pub(crate) problem: Problem,
+}
+
+/// The first that [`check_unique`] finds.
+pub(crate) fn first_clash(specs: &[NicSpec]) -> Option<Clash> {
+    let pairs = (0..specs.len()).flat_map(|later| (0..later).map(move |earlier| (earlier, later)));
+    pairs.into_iter().find_map(|(earlier, later)| {
+        let (key, problem) = clash(&specs[earlier], &specs[later])?;
+        Some(Clash { earlier, later, key, problem })
+    })
 }
 
 /// What `later` takes that `earlier` has.

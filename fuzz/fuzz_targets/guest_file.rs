@@ -1,0 +1,24 @@
+//! Whatever stands in a guest's file: no panic, no unbounded work, and an error can be shown where it is.
+
+#![no_main]
+
+use std::path::Path;
+
+use libfuzzer_sys::fuzz_target;
+use taptrail_guest::file::{self, Part};
+use taptrail_guest::spec::check_unique;
+
+fuzz_target!(|text: &str| {
+    let error = match file::parse(text, Path::new("web1.toml")) {
+        Ok(file) => {
+            assert!(!file.asked.name.is_empty() && !file.asked.command.is_empty());
+            assert!(check_unique(&file.asked.nics).is_ok());
+            file.wrong(Part::Word(file.asked.command.len() - 1), "no", None)
+        }
+        Err(error) => error,
+    };
+    assert!(error.line >= 1 && error.column >= 1);
+    assert_eq!(error.to_string().lines().count(), 1);
+    assert!(!error.render(false).contains('\u{1b}'));
+    error.render(true);
+});
