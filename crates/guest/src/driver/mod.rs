@@ -22,6 +22,7 @@
 mod adopt;
 mod attach;
 mod detach;
+mod manager;
 mod qemu;
 mod start;
 mod stop;
@@ -270,16 +271,20 @@ impl Driver {
     }
 
     fn serve(mut self) -> Ended {
+        let mut manager = manager::Manager::new();
         loop {
+            manager.ping();
             let more = self.take_events(EVENTS);
             self.expire();
             if let Some(exit) = self.qemu.ended() {
+                manager.stopping();
                 return self.end(exit);
             }
             // A request's commands may have read events along: they come before any sleep.
             if !self.take_request() && !more {
                 self.publish();
-                self.wait();
+                manager.look_at(&self);
+                self.wait(manager.next_ping());
             }
         }
     }
@@ -364,10 +369,12 @@ impl Driver {
         }
     }
 
-    /// Sleeps until there is something to do.
-    fn wait(&mut self) {
-        let timeout = self.pending.as_ref().and_then(Pending::deadline).map(|deadline| {
-            let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+    /// Sleeps until there is something to do, or for so long.
+    fn wait(&mut self, at_most: Option<Duration>) {
+        let deadline = self.pending.as_ref().and_then(Pending::deadline);
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout = left.into_iter().chain(at_most).min().map(|left| {
+            let left = left + Duration::from_millis(1);
             Timespec {
                 tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
                 tv_nsec: left.subsec_nanos().into(),
