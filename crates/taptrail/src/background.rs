@@ -21,9 +21,9 @@ use crate::output::{Failure, print};
 /// A guest's name and an error chain fit; more is not news.
 const NEWS: u64 = 64 * 1024;
 
-/// Starts the guest in the background.
-pub(crate) fn run(cli: &Cli, run: &Run) -> Done {
-    start(cli, &run.name, run_words(run))
+/// Starts the guest of this name in the background.
+pub(crate) fn run(cli: &Cli, run: &Run, name: &str) -> Done {
+    start(cli, name, run_words(run))
 }
 
 /// Takes up the guest in the background.
@@ -89,13 +89,18 @@ fn general_words(cli: &Cli) -> Vec<OsString> {
 }
 
 fn run_words(run: &Run) -> Vec<OsString> {
+    if let Some(file) = &run.file {
+        let mut words = vec!["run".into(), option("--file", file)];
+        words.extend(run.nft.iter().map(|nft| option("--nft", nft)));
+        return words;
+    }
     let mut words = vec![
         "run".into(),
-        option("--name", &run.name),
         option("--audit", run.audit.as_str()),
         option("--hotplug-ports", run.hotplug_ports.to_string()),
         option("--stop-timeout", format!("{}ms", run.stop_timeout.as_millis())),
     ];
+    words.extend(run.name.iter().map(|name| option("--name", name)));
     words.extend(run.uuid.map(|uuid| option("--uuid", uuid.to_string())));
     words.extend(run.nic.iter().map(|nic| option("--nic", nic)));
     words.extend(run.user.iter().map(|user| option("--user", user)));

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use taptrail_guest::{AuditMode, Dirs};
+use taptrail_guest::{AuditMode, Dirs, duration};
 use taptrail_record::MacAddr;
 use uuid::Uuid;
 
@@ -67,6 +67,8 @@ impl Cli {
 pub(crate) enum Command {
     /// Start a guest and supervise it until it ends
     Run(Run),
+    /// Look whether guest files can be used, and start nothing
+    Check(Check),
     /// Take up a guest whose supervisor ended before it
     Adopt(Adopt),
     /// Settle what ended supervisors left behind, for the whole host
@@ -99,7 +101,7 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum LedgerCommand {
     /// Say whether the ledger is sound: its pages, its references, its accounts (exit code 1 when not)
-    Check(Check),
+    Check(CheckLedger),
     /// Write all records as lines of an audit log, for any tool that reads one
     Export,
     /// Forget guests that ended before a time, with all their records; what is open stays
@@ -107,7 +109,7 @@ pub(crate) enum LedgerCommand {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Check {
+pub(crate) struct CheckLedger {
     /// Answer with JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -127,14 +129,36 @@ pub(crate) struct Prune {
 const SPEC_HELP: &str = "An interface: bridge=BR | tap=NAME | macvtap=LOWER[,mode=bridge|vepa|private|passthru], and \
 mac= model= queues= vhost=on|off|auto mtu= ifname= filter=no-mac-spoofing isolated=on vlan= id= tun-path= vhost-path=";
 
+/// What a guest file says itself. Not `nft`: an environment may name it for all guests.
+const IN_FILE: [&str; 14] = [
+    "name",
+    "uuid",
+    "nic",
+    "user",
+    "device",
+    "no_private_dev",
+    "env",
+    "limit",
+    "audit",
+    "allow",
+    "no_sandbox",
+    "hotplug_ports",
+    "stop_timeout",
+    "command",
+];
+
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  taptrail run --name web1 --nic bridge=br0,filter=no-mac-spoofing -- qemu-system-x86_64 -m 512 -nographic disk.qcow2"
 )]
 pub(crate) struct Run {
+    /// Take all of this from a guest file (see `taptrail check`); the guest is called like the file unless it says otherwise
+    #[arg(long, value_name = "FILE", conflicts_with_all = IN_FILE)]
+    pub(crate) file: Option<PathBuf>,
+
     /// The guest's name, unique on this host
-    #[arg(long)]
-    pub(crate) name: String,
+    #[arg(long, required_unless_present = "file")]
+    pub(crate) name: Option<String>,
 
     /// The guest's uuid; made when left out
     #[arg(long)]
@@ -198,8 +222,24 @@ pub(crate) struct Run {
     pub(crate) ready_fd: Option<i32>,
 
     /// QEMU's program and its own arguments
-    #[arg(last = true, required = true, value_name = "QEMU")]
+    #[arg(last = true, required_unless_present = "file", value_name = "QEMU")]
     pub(crate) command: Vec<OsString>,
+}
+
+/// Look whether guest files can be used, and start nothing.
+///
+/// Looked at are keys and values, every SPEC, QEMU's command line, its program, user and devices: all that `taptrail run
+/// --file` looks at before it begins. Whether a bridge is there shows when the guest starts.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes: 0 all can be used; 2 one can't.")]
+pub(crate) struct Check {
+    /// Guest files
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+
+    /// Answer with JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Take up a guest whose supervisor ended before it.
@@ -378,14 +418,6 @@ pub(crate) struct Events {
     pub(crate) json: bool,
 }
 
-/// `30s`, `500ms`, `1m 30s`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let refuse = || format!("'{text}' is not a time: write 30s, 500ms or 2m");
-    let time: jiff::SignedDuration = text.parse().map_err(|_| refuse())?;
-    let time = Duration::try_from(time).map_err(|_| refuse())?;
-    if time > Duration::from_secs(24 * 60 * 60) { Err(refuse()) } else { Ok(time) }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -395,15 +427,5 @@ mod tests {
     #[test]
     fn the_arguments_contradict_nothing() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn times_are_written_as_people_do() {
-        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
-        for text in ["", "30", "-1s", "x", "2 days"] {
-            assert!(duration(text).is_err(), "{text}");
-        }
     }
 }

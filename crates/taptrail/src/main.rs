@@ -7,7 +7,9 @@
 #![forbid(unsafe_code)]
 
 mod adopt;
+mod asked;
 mod background;
+mod check;
 mod cli;
 mod events;
 mod guest;
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
     let dirs = cli.dirs();
     let done = match cli.command {
         Command::Run(ref arguments) => run::run(&cli, arguments, dirs),
+        Command::Check(ref arguments) => check::check(arguments, &dirs),
         Command::Adopt(ref arguments) => adopt::adopt(&cli, arguments, dirs),
         Command::Recover(arguments) => recover::recover(&arguments, dirs),
         Command::Attach(arguments) => guest::attach(&arguments, &dirs),

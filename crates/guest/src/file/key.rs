@@ -17,13 +17,14 @@ pub enum FileKey {
     Sandbox,
     HotplugPorts,
     Audit,
+    Allow,
     Nft,
     StopTimeout,
 }
 
 impl FileKey {
     /// Every key.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Name,
         Self::Uuid,
         Self::Command,
@@ -36,6 +37,7 @@ impl FileKey {
         Self::Sandbox,
         Self::HotplugPorts,
         Self::Audit,
+        Self::Allow,
         Self::Nft,
         Self::StopTimeout,
     ];
@@ -55,6 +57,7 @@ impl FileKey {
             Self::Sandbox => "sandbox",
             Self::HotplugPorts => "hotplug-ports",
             Self::Audit => "audit",
+            Self::Allow => "allow",
             Self::Nft => "nft",
             Self::StopTimeout => "stop-timeout",
         }

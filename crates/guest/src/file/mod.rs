@@ -55,6 +55,8 @@ pub struct Asked {
     pub limits: Vec<Limit>,
     /// What the kernel's audit is asked for.
     pub audit: AuditMode,
+    /// Who else may call the guest's API, by name or number.
+    pub allow: Vec<String>,
     /// Free ports for later hot-plug.
     pub hotplug_ports: u8,
     /// Add QEMU's sandbox.
@@ -76,6 +78,8 @@ pub enum Part {
     Device(usize),
     /// One of the variables, counted from 0.
     Variable(usize),
+    /// One of those who may call, counted from 0.
+    Caller(usize),
     /// The command as a whole.
     Command,
     /// One word of the command, counted from 0, which is the program.
@@ -107,6 +111,7 @@ impl GuestFile {
             Part::User => (FileKey::User, None),
             Part::Device(index) => (FileKey::Devices, Some(index)),
             Part::Variable(index) => (FileKey::Env, Some(index)),
+            Part::Caller(index) => (FileKey::Allow, Some(index)),
             Part::Command => (FileKey::Command, None),
             Part::Word(index) => (FileKey::Command, Some(index)),
         };

@@ -71,6 +71,7 @@ fn unasked() -> Asked {
         env: Vec::new(),
         limits: Vec::new(),
         audit: AuditMode::Auto,
+        allow: Vec::new(),
         hotplug_ports: 4,
         sandbox: true,
         nft: None,
@@ -141,6 +142,14 @@ impl Draft<'_> {
                 self.asked.env = words
                     .into_iter()
                     .map(|word| filled(key, word).map(OsString::from))
+                    .collect::<Result<_, _>>()?;
+            }
+            FileKey::Allow => {
+                let words = words(key, value)?;
+                items = places(&words);
+                self.asked.allow = words
+                    .into_iter()
+                    .map(|word| filled(key, word).map(str::to_owned))
                     .collect::<Result<_, _>>()?;
             }
             FileKey::Limits => {

@@ -31,6 +31,7 @@ private-dev = true
 env = ["DISPLAY", "A=b=c"]
 limits = ["memlock=unlimited"]
 audit = "required"
+allow = ["operator", "1000"]
 hotplug-ports = 0x8
 sandbox = false
 nft = "/opt/nft"
@@ -52,6 +53,7 @@ fn every_key_is_taken() {
             env: vec!["DISPLAY".into(), "A=b=c".into()],
             limits: vec!["memlock=unlimited".parse().unwrap()],
             audit: AuditMode::Required,
+            allow: vec!["operator".to_owned(), "1000".to_owned()],
             hotplug_ports: 8,
             sandbox: false,
             nft: Some("/opt/nft".into()),

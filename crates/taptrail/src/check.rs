@@ -1,0 +1,68 @@
+//! `taptrail check`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::anyhow;
+use serde::Serialize;
+use taptrail_guest::Dirs;
+use taptrail_guest::file::Part;
+
+use crate::Done;
+use crate::asked::Request;
+use crate::cli::Check;
+use crate::output::{Failure, print, print_json};
+
+pub(crate) fn check(arguments: &Check, dirs: &Dirs) -> Done {
+    let all: Vec<_> = arguments.files.iter().map(|path| (path, check_one(path, dirs))).collect();
+    let code =
+        if all.iter().all(|(_, done)| done.is_ok()) { ExitCode::SUCCESS } else { Failure::INPUT.into() };
+    if arguments.json {
+        print_json(&all.iter().map(|(path, done)| Row::of(path, done)).collect::<Vec<_>>())?;
+        return Ok(code);
+    }
+    for (path, done) in &all {
+        match done {
+            Ok(_) => {
+                print(&format!("{}: ok\n", path.display()))?;
+            }
+            Err(failure) => {
+                failure.report();
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// The guest's name, when its file can be used.
+fn check_one(path: &Path, dirs: &Dirs) -> Result<String, Failure> {
+    let request = Request::of_file(path)?;
+    let options = request.options(dirs.clone())?;
+    // For `run` a program that isn't there is one that does not start.
+    if !options.command.program.is_file() {
+        let program = options.command.program.display().to_string();
+        return Err(request.wrong(Part::Word(0), anyhow!("QEMU {program} is not there")));
+    }
+    Ok(request.asked.name)
+}
+
+#[derive(Serialize)]
+struct Row<'a> {
+    file: &'a PathBuf,
+    ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guest: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl<'a> Row<'a> {
+    fn of(file: &'a PathBuf, done: &'a Result<String, Failure>) -> Self {
+        Self {
+            file,
+            ok: done.is_ok(),
+            guest: done.as_deref().ok(),
+            error: done.as_ref().err().map(Failure::line),
+        }
+    }
+}
