@@ -1,6 +1,8 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::chain;
 
@@ -228,5 +230,20 @@ fn a_file_is_read_only_if_nobody_else_can_have_written_it() {
     if rustix::process::geteuid().is_root() {
         std::os::unix::fs::chown(&path, Some(12345), None).unwrap();
         assert_eq!(says(&path), "Guest file /web1.toml belongs to uid 12345, not to root or to us (uid 0)");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_slip_anywhere_is_shown_or_harmless(at in 0..FULL.len(), gone in 0..9_usize, new in "[\\[\\]{}='\"\\\\u0,.#é\n a-d]{0,5}") {
+        let end = FULL.len().min(at + gone);
+        let text = format!("{}{new}{}", &FULL[..at], &FULL[end..]);
+        let error = match read_as(&text, "web1.toml") {
+            Ok(file) => file.wrong(Part::Word(file.asked.command.len() - 1), "no", None),
+            Err(error) => error,
+        };
+        prop_assert!(error.line <= text.lines().count() + 1);
+        prop_assert_eq!(error.to_string().lines().count(), 1);
+        prop_assert!(!error.render(false).is_empty());
     }
 }
