@@ -167,7 +167,7 @@ fn what_is_wrong_is_told_on_one_line() {
         ("stop-timeout = '30'", "1:16: '30' is not a time: write 30s, 500ms or 2m"),
         (
             "\"\\u001b\" = 1",
-            "1:1: Key '\\u{1b}' is unknown; the keys are name, uuid, command, nics, user, private-dev, devices, env, limits, sandbox, hotplug-ports, audit, nft, stop-timeout",
+            "1:1: Key '\\u{1b}' is unknown; the keys are name, uuid, command, nics, user, private-dev, devices, env, limits, sandbox, hotplug-ports, audit, allow, nft, stop-timeout",
         ),
         ("user = 'a'\nuser = 'b'", "2:1: The file is not valid TOML: duplicate key"),
     ] {
@@ -182,8 +182,9 @@ fn what_the_host_shows_is_shown_in_place_too() {
         (Part::User, "8:8"),
         (Part::Device(0), "9:12"),
         (Part::Variable(1), "11:19"),
-        (Part::Command, "18:11"),
-        (Part::Word(2), "18:40"),
+        (Part::Caller(1), "14:22"),
+        (Part::Command, "19:11"),
+        (Part::Word(2), "19:40"),
     ] {
         let error = file.wrong(part, "No", Some("so".to_owned()));
         assert_eq!(error.to_string(), format!("web1.toml:{place}: No; so"));
