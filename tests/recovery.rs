@@ -170,6 +170,25 @@ fn an_attach_that_is_cut_off_anywhere_is_taken_back() {
 }
 
 #[test]
+fn a_device_of_the_users_own_is_not_taken_back_with_an_attach_of_its_name() {
+    let mut world = crashing_at("attach::given");
+    let socket = world.path("qmp");
+    let option = world::qmp::option(&socket);
+    let own = ["-device", "pcie-root-port,id=dup,chassis=9", "-qmp", &option];
+    let qemu: Vec<_> = EMPTY.iter().copied().chain(own).collect();
+    let guest = world.start_with("web1", &[], &qemu);
+    world.attach(&guest, &format!("{ONE},id=dup")).fails(1, "");
+    let guest = adopt(&mut world, "web1");
+    assert_true(&world, Some(&guest));
+    assert_eq!(world.nics(&guest), json!([]));
+    let devices =
+        world::qmp::Qmp::connect(socket).execute("qom-list", json!({"path": "/machine/peripheral"}));
+    assert!(devices.as_array().unwrap().iter().any(|device| device["name"] == "dup"), "{devices:#}");
+    world.stop(&guest);
+    world.assert_clean();
+}
+
+#[test]
 fn an_attach_that_was_granted_stays() {
     let mut world = crashing_at("attach::granted");
     let guest = world.start("web1", &[]);

@@ -124,6 +124,16 @@ impl Monitor {
         Ok(port.map(str::to_owned))
     }
 
+    /// The id of the backend on which this device is, if it is a NIC; a NIC whose backend is gone tells it still.
+    ///
+    /// # Errors
+    /// [`QmpError::Refused`] when there is none of that id, or it is no NIC; others as for every operation.
+    pub fn backend_of(&mut self, id: &str, timeout: Duration) -> Result<String, QmpError> {
+        let arguments = json!({ "path": format!("{PERIPHERAL}/{id}"), "property": "netdev" });
+        let value = self.execute("qom-get", arguments, timeout)?;
+        value.as_str().map(str::to_owned).ok_or_else(|| self.unexpected("a backend", &value))
+    }
+
     /// Lets a paused guest run.
     ///
     /// # Errors

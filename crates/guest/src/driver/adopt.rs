@@ -230,7 +230,7 @@ impl Driver {
                 granted: of(&mut live.granted),
                 opened: of(&mut live.opened),
                 steps: live.steps.extract_if(.., |step| step.mac.is_some() && step.mac == mac).collect(),
-                nic: nics.contains(&row.nic),
+                nic: nics.contains(&row.nic) && self.is_ours(&row.nic)?,
                 row: row.clone(),
             };
             let cut_off = record.steps.iter().any(|step| matches!(step.step, Step::Open | Step::HandOver));
@@ -250,6 +250,15 @@ impl Driver {
             warn!("{}", crate::chain(&error));
         }
         Ok(self)
+    }
+
+    /// Is the device of this id a NIC on the backend that we would have given it, and none of the user's own?
+    fn is_ours(&mut self, id: &str) -> Result<bool, AdoptError> {
+        match self.qemu.monitor.backend_of(id, ANSWER) {
+            Ok(backend) => Ok(backend == netdev_id(id)),
+            Err(QmpError::Refused { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Takes back an attach that was cut off, wherever it was.
