@@ -230,10 +230,7 @@ fn auditing_by_the_kernels_own_rules_shows_the_opens_that_nobody_admits() {
     let Some(mut auditing) = Auditing::turned(true) else { return };
     let world = World::new();
     let log = auditing.daemon(&world.path(""));
-    let rules = include_str!("../packaging/taptrail.rules").lines();
-    for rule in rules.filter_map(|line| line.strip_prefix("-a ")) {
-        auditing.rule(&rule.split(' ').collect::<Vec<_>>());
-    }
+    auditing.packaged_rules();
     let ours = concat!("exe=", env!("CARGO_BIN_EXE_taptrail"));
     let opens = "open,openat,openat2,creat";
     auditing.rule(&["always,exit", "-F", "arch=b64", "-S", opens, "-F", "dir=/dev", "-F", ours]);

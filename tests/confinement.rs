@@ -324,10 +324,7 @@ fn auditing_tells_of_a_qemu_that_tried_to_open_a_tap() {
     let Some(mut auditing) = Auditing::turned(true) else { return };
     let world = World::new();
     let log = auditing.daemon(&world.path(""));
-    let rules = include_str!("../packaging/taptrail.rules").lines();
-    for rule in rules.filter_map(|line| line.strip_prefix("-a ")) {
-        auditing.rule(&rule.split(' ').collect::<Vec<_>>());
-    }
+    auditing.packaged_rules();
     let (guest, mut qmp) = start(&world, "web1", &["--nic", ONE]);
     let tap = json!({"type": "tap", "id": "x", "ifname": "tap9", "script": "no", "downscript": "no"});
     qmp.refused("netdev_add", tap);

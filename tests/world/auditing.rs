@@ -43,6 +43,14 @@ impl Auditing {
         self.rules.push(rule.to_vec());
     }
 
+    /// The rules that are packaged: the kernel tells of each open(2) of a raw network device.
+    pub(crate) fn packaged_rules(&mut self) {
+        let rules = include_str!("../../packaging/taptrail.rules").lines();
+        for rule in rules.filter_map(|line| line.strip_prefix("-a ")) {
+            self.rule(&rule.split(' ').collect::<Vec<_>>());
+        }
+    }
+
     /// A real auditd with a log of its own.
     pub(crate) fn daemon(&mut self, dir: &Path) -> PathBuf {
         let dir = dir.join("auditd");

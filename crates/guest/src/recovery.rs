@@ -17,11 +17,11 @@ use jiff::Timestamp;
 use taptrail_kernel::filter::FilterError;
 use taptrail_kernel::link::LinkError;
 use taptrail_kernel::proc::{ProcessId, boot_id, network_namespace};
-use taptrail_ledger::{Guest, Ledger, LedgerError, Process, Step, StepKey};
+use taptrail_ledger::{Guest, LedgerError, Process, Step, StepKey};
 use taptrail_record::{Event, GuestId, MacAddr, Outcome, Reason};
 use tracing::warn;
 
-use crate::account::{Account, AccountError, AuditMode, Live, Posting, live_guests};
+use crate::account::{Account, AccountError, AuditMode, Live, Posting, ledger_if_any, live_guests};
 use crate::driver::end_process;
 use crate::interface::{Host, LeftOverError};
 use crate::run_dir::{Claim, Dirs, RunDirError};
@@ -118,13 +118,9 @@ pub struct Unsupervised {
 /// When what is on record can't be read.
 pub fn unsupervised(dirs: &Dirs) -> Result<Vec<Unsupervised>, RecoverError> {
     let boot = boot_id().map_err(RecoverError::Look)?.to_string();
-    let guests = live_guests(dirs)?;
-    if guests.is_empty() {
-        return Ok(Vec::new());
-    }
-    let ledger = Ledger::open_to_read(&dirs.state)?;
+    let Some(ledger) = ledger_if_any(dirs)? else { return Ok(Vec::new()) };
     let mut all = Vec::new();
-    for guest in guests {
+    for guest in ledger.live_guests()? {
         let here = guest.boot_id == boot;
         if here && process(guest.supervisor).is_alive() {
             continue;

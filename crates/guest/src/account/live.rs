@@ -8,13 +8,17 @@ use crate::run_dir::Dirs;
 
 /// The guests of the host whose accounts are open, oldest first.
 pub(crate) fn live_guests(dirs: &Dirs) -> Result<Vec<Guest>, LedgerError> {
+    ledger_if_any(dirs)?.map_or(Ok(Vec::new()), |ledger| ledger.live_guests())
+}
+
+/// The host's ledger to read; none where there is none yet, and so nobody in it.
+pub(crate) fn ledger_if_any(dirs: &Dirs) -> Result<Option<Ledger>, LedgerError> {
     match Ledger::open_to_read(&dirs.state) {
-        Ok(ledger) => ledger.live_guests(),
-        // Where there is no ledger yet, nobody is in it.
+        Ok(ledger) => Ok(Some(ledger)),
         Err(LedgerError::File { source, .. })
             if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
         {
-            Ok(Vec::new())
+            Ok(None)
         }
         Err(error) => Err(error),
     }

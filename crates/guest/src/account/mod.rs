@@ -31,7 +31,7 @@ use tracing::warn;
 
 use crate::events::{Events, What};
 
-pub(crate) use live::{Live, live_guests};
+pub(crate) use live::{Live, ledger_if_any, live_guests};
 pub(crate) use opens::{OpenDevice, Opens};
 pub(crate) use posting::Posting;
 use posting::{Row, Written};
