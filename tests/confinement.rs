@@ -163,29 +163,44 @@ fn qemu_sees_a_dev_of_its_own_and_the_host_keeps_its_own() {
     assert_eq!(mounts(), before, "nothing got out");
 }
 
-/// A device of the host's that no other test knows: a second urandom, in a directory of its own.
+/// A device of the host's that no other test knows: in a directory of its own.
 struct OwnNode(PathBuf);
 
 impl OwnNode {
-    fn new(world: &World) -> Self {
-        let directory = Path::new("/dev").join(world.path("").components().next_back().unwrap());
-        fs::create_dir(&directory).unwrap();
-        let node = Self(directory.join("random"));
-        mknodat(CWD, &node.0, FileType::CharacterDevice, Mode::from(0o600), makedev(1, 9)).unwrap();
+    fn new(world: &World, name: &str, (major, minor): (u32, u32)) -> Self {
+        let directory = Path::new("/dev").join(world.path("").components().next_back().unwrap()).join(name);
+        fs::create_dir_all(&directory).unwrap();
+        let node = Self(directory.join(name));
+        mknodat(CWD, &node.0, FileType::CharacterDevice, Mode::from(0o600), makedev(major, minor)).unwrap();
         node
+    }
+
+    /// A second urandom.
+    fn random(world: &World) -> Self {
+        Self::new(world, "random", (1, 9))
+    }
+
+    /// A macvtap's, whose own node in `/dev` comes and goes with those of other namespaces that have its number.
+    fn macvtap(world: &World) -> Self {
+        let devices = fs::read_to_string("/proc/devices").unwrap();
+        let major = devices.lines().find_map(|line| line.trim().strip_suffix(" macvtap")).unwrap();
+        Self::new(world, "macvtap", (major.parse().unwrap(), 4095))
     }
 }
 
 impl Drop for OwnNode {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(self.0.parent().unwrap());
+        let own = self.0.parent().unwrap();
+        let _ = fs::remove_dir_all(own);
+        // With the last of them.
+        let _ = fs::remove_dir(own.parent().unwrap());
     }
 }
 
 #[test]
 fn a_device_may_be_allowed_but_no_raw_network_device() {
     let world = World::new();
-    let node = OwnNode::new(&world);
+    let node = OwnNode::random(&world);
     let object = format!("rng-random,id=r,filename={}", node.0.display());
     let qemu: Vec<_> = EMPTY.iter().copied().chain(["-object", &object]).collect();
     let device = node.0.to_str().unwrap();
@@ -197,19 +212,16 @@ fn a_device_may_be_allowed_but_no_raw_network_device() {
     assert_eq!(nodes(&guest), expected);
     world.stop(&guest);
 
-    world.ip("link add link lower name raw0 type macvtap");
-    let tap = format!("/dev/tap{}", world.link("raw0")["ifindex"]);
-    world.until("the node", || exists(Path::new(&tap)));
+    let macvtap = OwnNode::macvtap(&world);
     for (device, says) in [
         ("/dev/net/tun", "a raw network device (tun), which a guest gets with --nic"),
-        (tap.as_str(), "a raw network device (macvtap), which a guest gets with --nic"),
+        (macvtap.0.to_str().unwrap(), "a raw network device (macvtap), which a guest gets with --nic"),
         ("/dev/net", "it is no character or block device"),
         ("/dev/no-such-disk", "No such file"),
         ("/etc/passwd", "an absolute path below /dev is needed"),
     ] {
         world.try_start("web1", &["--device", device], &EMPTY).fails(2, says);
     }
-    world.ip("link del raw0");
 }
 
 #[test]

@@ -158,6 +158,10 @@ impl Driver {
         let Some(index) = self.interfaces.iter().position(|plugged| plugged.interface.id == id) else {
             return;
         };
+        // QEMU says it once the last reference is dropped, which may be after another NIC got the id.
+        if self.qemu.monitor.backend_of(id, ANSWER).is_ok() {
+            return;
+        }
         let mac = self.interfaces[index].interface.mac;
         self.interfaces[index].nic = false;
         match self.interfaces[index].state {
