@@ -92,6 +92,45 @@ fn qemu_has_no_capability_and_gets_none_back() {
     }
 }
 
+/// The bits of these numbers (linux/capability.h), as /proc shows them.
+fn capabilities(numbers: &[u32]) -> String {
+    format!("{:016x}", numbers.iter().fold(0_u64, |all, number| all | 1 << number))
+}
+
+#[test]
+fn a_supervisor_keeps_the_rights_that_its_guest_takes_and_no_others() {
+    // DAC_READ_SEARCH, KILL, NET_ADMIN, SYS_PTRACE, AUDIT_WRITE, AUDIT_CONTROL
+    let kept = capabilities(&[2, 5, 12, 19, 29, 30]);
+    for user in USERS {
+        let world = World::new();
+        let guest = world.start("web1", &[&["--nic", ONE], user].concat());
+        for adopted in [false, true] {
+            if adopted {
+                world.kill_supervisor("web1");
+                world.taptrail(["adopt", "--background", "web1"]).ok();
+            }
+            let supervisor = world.supervisor("web1").pid;
+            for set in ["CapPrm", "CapEff", "CapBnd"] {
+                assert_eq!(status(supervisor, set), kept, "{set}");
+            }
+            assert_eq!(status(supervisor, "NoNewPrivs"), "1");
+            for task in fs::read_dir(format!("/proc/{supervisor}/task")).unwrap() {
+                let task: u32 = task.unwrap().file_name().to_str().unwrap().parse().unwrap();
+                assert_eq!(status(task, "Seccomp"), "2", "no thread is left out");
+                if task != supervisor {
+                    assert_eq!(status(task, "CapPrm"), NO_CAPABILITY, "what talks to clients has no rights");
+                }
+            }
+            // And it works on like that: links, nodes, filters, clients, the end of a QEMU of another user.
+            let spec = "macvtap=lower,mac=52:54:00:00:00:02,vhost=off,filter=no-mac-spoofing";
+            world.attach(&guest, spec).ok();
+            world.detach(&guest, 2, &["--timeout", "20s"]).ok();
+        }
+        world.stop(&guest);
+        world.assert_clean();
+    }
+}
+
 #[test]
 fn qemus_environment_and_limits_are_the_ones_meant_for_it() {
     let mut world = World::new();

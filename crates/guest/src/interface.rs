@@ -337,6 +337,17 @@ impl Host {
         (link.kind.as_deref() == Some("macvtap")).then_some(link.mac).flatten()
     }
 
+    fn open_macvtap(&self, spec: &NicSpec, ifname: &IfName, ifindex: u32) -> Opening {
+        open_macvtap(&MacvtapRequest {
+            ifname,
+            ifindex,
+            rdev: self.links.macvtap_rdev(ifname, ifindex),
+            queues: spec.queues,
+            vnet_hdr: spec.model.has_vnet_hdr(),
+            wait: NODE_WAIT,
+        })
+    }
+
     /// Does it; on error what stands is in `opens` and `lasting`, and every descriptor is closed.
     fn build(
         &mut self,
@@ -353,11 +364,11 @@ impl Host {
             Place::NewMacvtap { lower, mode } => {
                 let (name, index) = self.make_macvtap(spec, mac, (lower, *mode))?;
                 crash_point!("open::macvtap-made");
-                let node = open_macvtap_node(spec, &name, index);
+                let node = self.open_macvtap(spec, &name, index);
                 lasting.link = Some((name, index));
                 node
             }
-            Place::OldMacvtap { name, index } => open_macvtap_node(spec, name, *index),
+            Place::OldMacvtap { name, index } => self.open_macvtap(spec, name, *index),
         };
         let taps = opening.attempts.len();
         let mut vhost_error: Option<DeviceError> = None;
@@ -488,14 +499,4 @@ fn new_tap_name(spec: &NicSpec) -> TapName<'_> {
         Some(name) => TapName::New(name),
         None => TapName::Pattern("vnet%d"),
     }
-}
-
-fn open_macvtap_node(spec: &NicSpec, ifname: &IfName, ifindex: u32) -> Opening {
-    open_macvtap(&MacvtapRequest {
-        ifname,
-        ifindex,
-        queues: spec.queues,
-        vnet_hdr: spec.model.has_vnet_hdr(),
-        wait: NODE_WAIT,
-    })
 }

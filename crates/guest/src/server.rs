@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use taptrail_kernel::process::peer_credentials;
+use taptrail_kernel::process::{peer_credentials, renounce};
 use taptrail_record::{GuestId, Requester};
 use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
@@ -61,6 +61,11 @@ impl ApiServer {
         let (stop, stopped) = oneshot::channel();
         let (up, is_up) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new().name("api".to_owned()).spawn(move || {
+            // Who calls is a stranger: what handles them has no rights, but the process's user's own.
+            if let Err(error) = renounce() {
+                let _ = up.send(Err(error));
+                return;
+            }
             let set = LocalSet::new();
             set.block_on(&runtime, async move {
                 let listening = tokio::net::UnixListener::from_std(listener).and_then(|listener| {

@@ -17,24 +17,32 @@ use taptrail_record::{IfName, Rdev};
 /// Where sysfs is mounted.
 const SYS: &str = "/sys";
 
-/// The device number of a macvtap in the calling thread's network namespace; `None` when there is
-/// none, or sysfs can't be had.
-pub(crate) fn macvtap_rdev(ifname: &IfName, ifindex: u32) -> Option<Rdev> {
-    // macvtap_device_event() in drivers/net/macvtap.c links the device below its interface.
-    let file = format!("class/net/{ifname}/tap{ifindex}/dev");
-    let root = mount().or_else(|_| openat(CWD, SYS, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())).ok()?;
-    let text = read(root.as_fd(), &file).ok()?;
-    let (major, minor) = text.trim_end().split_once(':')?;
-    Some(Rdev { major: major.parse().ok()?, minor: minor.parse().ok()? })
-}
+/// A sysfs that shows the links of one network namespace, as far as it can be had.
+#[derive(Debug)]
+pub(crate) struct Sysfs(Option<OwnedFd>);
 
-/// Whether the node of a new macvtap is another one's, of the same number in another network
-/// namespace.
-pub(crate) fn macvtap_node_is_taken(ifname: &IfName, ifindex: u32) -> bool {
-    let (Some(rdev), Ok(stat)) = (macvtap_rdev(ifname, ifindex), stat(macvtap_node(ifindex))) else {
-        return false;
-    };
-    Rdev { major: major(stat.st_rdev), minor: minor(stat.st_rdev) } != rdev
+impl Sysfs {
+    /// That of the calling thread's network namespace. It takes `CAP_SYS_ADMIN`, and none later on.
+    pub(crate) fn open() -> Self {
+        Self(mount().or_else(|_| openat(CWD, SYS, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())).ok())
+    }
+
+    /// The device number of a macvtap; `None` when there is none, or sysfs can't be had.
+    pub(crate) fn macvtap_rdev(&self, ifname: &IfName, ifindex: u32) -> Option<Rdev> {
+        // macvtap_device_event() in drivers/net/macvtap.c links the device below its interface.
+        let text = read(self.0.as_ref()?, &format!("class/net/{ifname}/tap{ifindex}/dev")).ok()?;
+        let (major, minor) = text.trim_end().split_once(':')?;
+        Some(Rdev { major: major.parse().ok()?, minor: minor.parse().ok()? })
+    }
+
+    /// Whether the node of a new macvtap is another one's, of the same number in another network
+    /// namespace.
+    pub(crate) fn macvtap_node_is_taken(&self, ifname: &IfName, ifindex: u32) -> bool {
+        let (Some(rdev), Ok(stat)) = (self.macvtap_rdev(ifname, ifindex), stat(macvtap_node(ifindex))) else {
+            return false;
+        };
+        Rdev { major: major(stat.st_rdev), minor: minor(stat.st_rdev) } != rdev
+    }
 }
 
 /// The path of a macvtap's node.

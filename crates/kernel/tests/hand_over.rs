@@ -162,6 +162,7 @@ fn a_macvtap_is_known_by_the_number_of_its_driver() {
         let request = MacvtapRequest {
             ifname: &ifname,
             ifindex: index,
+            rdev: Links::open().unwrap().macvtap_rdev(&ifname, index),
             queues: TWO,
             vnet_hdr: true,
             wait: Duration::from_secs(5),

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use taptrail_kernel::link::LinkError;
 use taptrail_kernel::proc::{PidFd, ProcessId, boot_id, effective_uid, network_namespace};
+use taptrail_kernel::process::restrain;
 use taptrail_ledger::{Guest, LedgerError, LiveInterface, LiveStep, Step, StepKey};
 use taptrail_qmp::{Monitor, QmpError};
 use taptrail_record::{Event, MacAddr, Outcome};
@@ -86,6 +87,9 @@ pub enum AdoptError {
     /// What QEMU is and holds can't be seen.
     #[error("What QEMU holds can't be seen")]
     Look(#[source] io::Error),
+    /// Rights can't be given up.
+    #[error("Rights that are needed no more can't be given up")]
+    Restrain(#[source] io::Error),
     /// An interface on record is not one.
     #[error("Interface {mac} is on record as what it can't be")]
     Spec {
@@ -143,6 +147,7 @@ pub(super) fn adopt(options: &AdoptOptions, monitor: &Path, inbox: &Inbox) -> Re
     let mut monitor = Monitor::connect(monitor, Instant::now() + ANSWER)?;
     let status = monitor.query_status(ANSWER)?;
     let nics = monitor.device_ids(ANSWER)?;
+    restrain().map_err(AdoptError::Restrain)?;
     account.adopt()?;
     inbox.publish(|snapshot| {
         snapshot.state = "running";

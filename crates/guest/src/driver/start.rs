@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use taptrail_kernel::device::Admitted;
 use taptrail_kernel::link::LinkError;
 use taptrail_kernel::proc::children;
-use taptrail_kernel::process::{SpawnRequest, spawn};
+use taptrail_kernel::process::{SpawnRequest, restrain, spawn};
 use taptrail_ledger::{Process, Step, StepKey};
 use taptrail_qmp::{Monitor, QmpError};
 use taptrail_record::{DeviceKind, Event, MacAddr, Outcome, Reason};
@@ -95,6 +95,9 @@ pub enum StartError {
         /// The limit.
         most: usize,
     },
+    /// Rights can't be given up.
+    #[error("Rights that are needed no more can't be given up")]
+    Restrain(#[source] io::Error),
     /// QEMU holds what it was not given.
     #[error(
         "QEMU opened {path} by itself, on no record: use --nic, or take the argument that makes it do so away"
@@ -253,6 +256,7 @@ impl Attempt {
         crash_point!("start::granted");
         // Only QEMU keeps a granted device alive.
         self.admitted.clear();
+        restrain().map_err(StartError::Restrain)?;
         self.paused = options.command.paused;
         if let Some(qemu) = &mut self.qemu
             && !self.paused

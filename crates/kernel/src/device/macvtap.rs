@@ -25,6 +25,8 @@ pub struct MacvtapRequest<'a> {
     pub ifname: &'a IfName,
     /// Its number, which its node `/dev/tapN` is named by.
     pub ifindex: u32,
+    /// Its device number ([`Links::macvtap_rdev`](crate::link::Links::macvtap_rdev)), where it is known.
+    pub rdev: Option<Rdev>,
     /// How many queues, each an open(2) of its own; the kernel allows 256.
     pub queues: NonZeroU16,
     /// Whether each frame has a `struct virtio_net_hdr` in front.
@@ -53,8 +55,7 @@ pub fn open_macvtap(request: &MacvtapRequest<'_>) -> Opening {
     let node =
         Node { kind: DeviceKind::Macvtap, path: &path, flags: OFlags::NONBLOCK, dev: Some(request.ifname) };
     Opening::run(|attempts| {
-        let wanted = sysfs::macvtap_rdev(request.ifname, request.ifindex);
-        let macvtap = Macvtap { request, path: &path, wanted };
+        let macvtap = Macvtap { request, path: &path };
         macvtap.await_node()?;
         for queue in 0..u32::from(request.queues.get()) {
             node.open(queue, attempts, |fd, found, facts| macvtap.configure(fd, found, facts))
@@ -67,8 +68,6 @@ pub fn open_macvtap(request: &MacvtapRequest<'_>) -> Opening {
 struct Macvtap<'a> {
     request: &'a MacvtapRequest<'a>,
     path: &'a Path,
-    /// Its device number, where sysfs can be had.
-    wanted: Option<Rdev>,
 }
 
 impl Macvtap<'_> {
@@ -86,7 +85,7 @@ impl Macvtap<'_> {
     }
 
     fn is(&self, found: NodeType) -> bool {
-        match (found, self.wanted) {
+        match (found, self.request.rdev) {
             (NodeType::Character(rdev), Some(wanted)) => rdev == wanted,
             (NodeType::Character(_), None) => true,
             _ => false,
@@ -95,7 +94,7 @@ impl Macvtap<'_> {
 
     fn other(&self, found: NodeType) -> DeviceError {
         let (path, ifname) = (self.path.to_owned(), self.request.ifname.clone());
-        DeviceError::NotMacvtap { path, ifname, wanted: self.wanted, found }
+        DeviceError::NotMacvtap { path, ifname, wanted: self.request.rdev, found }
     }
 
     fn missing(&self, error: DeviceError) -> DeviceError {

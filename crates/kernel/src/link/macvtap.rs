@@ -5,7 +5,7 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoData, InfoKind, InfoMacVtap, LinkAttribute, LinkInfo};
 use rustix::io::Errno;
-use taptrail_record::{IfName, MacAddr};
+use taptrail_record::{IfName, MacAddr, Rdev};
 
 use super::socket::Failed;
 use super::{Link, LinkError, Links, failure, numbered, quoted};
@@ -124,10 +124,16 @@ impl Links {
         }
     }
 
+    /// The device number of a macvtap, which its node `/dev/tapN` must have; `None` when there is no such
+    /// macvtap, or sysfs can't tell.
+    pub fn macvtap_rdev(&self, ifname: &IfName, ifindex: u32) -> Option<Rdev> {
+        self.sysfs.macvtap_rdev(ifname, ifindex)
+    }
+
     fn create_named(&mut self, new: &NewMacvtap, name: &IfName) -> Result<Link, LinkError> {
         let mut link = self.create_numbered(new, name, 0)?;
         for _ in 0..NUMBERS {
-            if !sysfs::macvtap_node_is_taken(name, link.index) {
+            if !self.sysfs.macvtap_node_is_taken(name, link.index) {
                 break;
             }
             self.delete(link.index)?;

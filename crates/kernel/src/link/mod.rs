@@ -29,6 +29,8 @@ pub use error::LinkError;
 pub use macvtap::{MacvtapMode, MacvtapName, NewMacvtap};
 use socket::{Failed, RouteSocket};
 
+use crate::sysfs::Sysfs;
+
 /// A link as the kernel describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
@@ -82,12 +84,13 @@ pub struct Change {
 #[derive(Debug)]
 pub struct Links {
     socket: RouteSocket,
+    sysfs: Sysfs,
 }
 
 impl Links {
     /// Opens a way to the links of the calling thread's network namespace.
     pub fn open() -> Result<Self, LinkError> {
-        Ok(Self { socket: RouteSocket::open()? })
+        Ok(Self { socket: RouteSocket::open()?, sysfs: Sysfs::open() })
     }
 
     /// Finds a link by name, or by one of its alternative names.

@@ -28,7 +28,7 @@ impl Lowered {
         for limit in &self.limits {
             set_limit(*limit)?;
         }
-        drop_bounding_set()?;
+        drop_bounding_set(CapabilitySet::empty())?;
         if let Some(user) = &self.credentials {
             become_user(user.uid, user.gid, &user.groups)?;
         }
@@ -47,9 +47,10 @@ fn set_limit(limit: Limit) -> io::Result<()> {
     check(unsafe { libc::setrlimit(limit.resource, &raw const value) })
 }
 
-/// An exec by root gives all capabilities of this set anew.
-fn drop_bounding_set() -> io::Result<()> {
-    for capability in 0..64 {
+/// An exec by root gives all capabilities of this set anew: no others than `kept` from now on.
+pub(super) fn drop_bounding_set(kept: CapabilitySet) -> io::Result<()> {
+    let dropped = |capability: &libc::c_ulong| kept.bits() & (1 << capability) == 0;
+    for capability in (0..64).filter(dropped) {
         match prctl(libc::PR_CAPBSET_DROP, capability) {
             Ok(()) => {}
             Err(error) => match error.raw_os_error() {

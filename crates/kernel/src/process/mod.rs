@@ -8,6 +8,7 @@ mod limits;
 mod lower;
 mod namespace;
 mod peer;
+mod restrain;
 mod spawn;
 #[cfg(test)]
 mod testing;
@@ -17,4 +18,5 @@ pub use credentials::{Credentials, CredentialsError};
 pub use dev::{PrivateDev, PrivateDevError};
 pub use limits::{Limit, LimitError};
 pub use peer::{Peer, peer_credentials};
+pub use restrain::{renounce, restrain};
 pub use spawn::{SpawnRequest, spawn};

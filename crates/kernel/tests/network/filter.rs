@@ -62,8 +62,14 @@ fn macvtap() -> (Admitted, Ear, MacFilter) {
     links.set_up(link.index, true).unwrap();
     let ifname = name("macvtap0");
     let wait = Duration::from_secs(20);
-    let request =
-        MacvtapRequest { ifname: &ifname, ifindex: link.index, queues: queues(1), vnet_hdr: false, wait };
+    let request = MacvtapRequest {
+        ifname: &ifname,
+        ifindex: link.index,
+        rdev: links.macvtap_rdev(&ifname, link.index),
+        queues: queues(1),
+        vnet_hdr: false,
+        wait,
+    };
     let device = opened(open_macvtap(&request)).remove(0);
     let filter = MacFilter { ifindex: link.index, ifname, hook: Hook::Egress, mac: GUEST };
     (device, Ear::at(index("v1")), filter)

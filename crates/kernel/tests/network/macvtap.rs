@@ -27,7 +27,8 @@ fn create(new: &NewMacvtap) -> Link {
 
 fn request<'a>(ifname: &'a IfName, link: &Link, number: u16) -> MacvtapRequest<'a> {
     let wait = Duration::from_secs(2);
-    MacvtapRequest { ifname, ifindex: link.index, queues: queues(number), vnet_hdr: true, wait }
+    let rdev = Links::open().unwrap().macvtap_rdev(ifname, link.index);
+    MacvtapRequest { ifname, ifindex: link.index, rdev, queues: queues(number), vnet_hdr: true, wait }
 }
 
 /// A macvtap of a number that no other test has, so that its node may be taken away.
