@@ -4,6 +4,7 @@ mod background;
 mod credentials;
 mod dev;
 mod inherit;
+mod landlock;
 mod limits;
 mod lower;
 mod namespace;

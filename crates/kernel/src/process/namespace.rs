@@ -5,7 +5,8 @@
 //!
 //! Everything that the host has mounted is there without devices (`nodev`): a node of `/dev/net/tun` in
 //! a chroot or on a disk can't be opened either, and neither can what lies below the new `/dev`.
-//! Mounts and unmounts of the host go on to arrive there, and none of it gets back.
+//! Mounts and unmounts of the host go on to arrive there, and none of it gets back. What mounts can't forbid,
+//! [`landlock`] does.
 
 use std::ffi::CStr;
 use std::io;
@@ -21,6 +22,7 @@ use rustix::mount::{
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::dev::{self, PrivateDev, PrivateDevError};
+use super::landlock;
 
 const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
@@ -54,6 +56,7 @@ pub(super) fn within<T: Send>(
     std::thread::scope(|scope| {
         let entered = std::thread::Builder::new().spawn_scoped(scope, || {
             enter(dev).map_err(io::Error::other)?;
+            landlock::restrict().map_err(io::Error::other)?;
             start()
         })?;
         entered.join().unwrap_or_else(|_| Err(io::Error::other("the thread that starts QEMU panicked")))

@@ -1,0 +1,119 @@
+//! What mounts can't forbid QEMU, Landlock does, as far as the kernel has it.
+//!
+//! - **Its own descriptors, opened again** by `/proc/self/fd/N`: that opens the node anew, wherever it lies. From
+//!   Linux 6.10 such a device takes no ioctl(2), without which a tun descriptor is no tap and a vhost-net moves nothing.
+//! - **Other processes**: none that is not its own child can be looked into or traced, whoever runs it; from 6.12, none
+//!   be signalled.
+
+use landlock::{
+    AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, PathFdError, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, Scope,
+};
+
+use super::dev::DEV;
+
+/// Restrictions can't be made.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LandlockError {
+    #[error("QEMU can't be put under Landlock, which the kernel has")]
+    Ruleset(#[from] RulesetError),
+    #[error("QEMU can't be put under Landlock, which the kernel has")]
+    Path(#[from] PathFdError),
+}
+
+/// Puts the calling thread, and what it starts, under Landlock. Its `/dev` is its own by now.
+pub(super) fn restrict() -> Result<(), LandlockError> {
+    // The right to move files between directories: a kernel without it (before 5.19) forbids that to all.
+    let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    let ruleset = match ruleset.handle_access(AccessFs::Refer) {
+        Ok(ruleset) => ruleset.set_compatibility(CompatLevel::BestEffort),
+        Err(reason) => {
+            tracing::debug!(%reason, "the kernel's Landlock is not used");
+            return Ok(());
+        }
+    };
+    ruleset
+        .handle_access(AccessFs::IoctlDev)?
+        .scope(Scope::Signal)?
+        .create()?
+        .add_rule(PathBeneath::new(PathFd::new("/")?, AccessFs::Refer))?
+        .add_rule(PathBeneath::new(PathFd::new(DEV)?, AccessFs::IoctlDev))?
+        .restrict_self()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File, OpenOptions};
+    use std::io;
+    use std::os::fd::{AsFd, AsRawFd};
+    use std::process::Command;
+
+    use super::super::dev::PrivateDev;
+    use super::super::namespace::within;
+
+    /// The kernel's Landlock, 0 for none.
+    fn version() -> libc::c_long {
+        // SAFETY: with this flag the kernel reads no memory of ours.
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0, 1) }.max(0)
+    }
+
+    fn inside<T: Send>(look: impl FnOnce() -> T + Send) -> T {
+        within(&PrivateDev::new([]).unwrap(), || Ok(look())).unwrap()
+    }
+
+    fn read_and_write(path: &str) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).open(path)
+    }
+
+    /// `TUNGETFEATURES`, which any open tun descriptor answers.
+    fn tun_features(tun: &File) -> io::Result<u32> {
+        const TUNGETFEATURES: libc::Ioctl = 0x8004_54cf;
+        let mut features = 0;
+        // SAFETY: the kernel writes one number into a live one.
+        let answered = unsafe { libc::ioctl(tun.as_raw_fd(), TUNGETFEATURES, &raw mut features) };
+        if answered == 0 { Ok(features) } else { Err(io::Error::last_os_error()) }
+    }
+
+    #[test]
+    fn a_descriptor_that_was_given_works_and_opened_again_is_of_no_use() {
+        let tun = read_and_write("/dev/net/tun").unwrap();
+        let again = format!("/proc/thread-self/fd/{}", tun.as_fd().as_raw_fd());
+        let (given, opened) = inside(|| (tun_features(&tun), tun_features(&read_and_write(&again).unwrap())));
+        assert!(given.is_ok(), "{given:?}");
+        if version() >= 5 {
+            assert_eq!(opened.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        } else {
+            assert!(opened.is_ok(), "a kernel before 6.10 can't forbid it");
+        }
+    }
+
+    #[test]
+    fn others_can_neither_be_looked_into_nor_signalled() {
+        let mut other = Command::new("/bin/sleep").arg("60").spawn().unwrap();
+        let descriptor = format!("/proc/{}/fd/0", other.id());
+        assert!(fs::read_link(&descriptor).is_ok());
+        let pid = libc::pid_t::try_from(other.id()).unwrap();
+        let (looked, signalled) = inside(|| {
+            // SAFETY: only numbers; signal 0 asks whether one may be sent.
+            (fs::read_link(&descriptor), unsafe { libc::kill(pid, 0) })
+        });
+        if version() >= 2 {
+            assert_eq!(looked.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        }
+        assert_eq!(signalled, if version() >= 6 { -1 } else { 0 });
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+
+    #[test]
+    fn files_may_be_moved_as_ever() {
+        let place = tempfile::tempdir().unwrap();
+        let (from, to) = (place.path().join("a"), place.path().join("b"));
+        for directory in [&from, &to] {
+            fs::create_dir(directory).unwrap();
+        }
+        fs::write(from.join("file"), "").unwrap();
+        inside(|| fs::rename(from.join("file"), to.join("file"))).unwrap();
+    }
+}
