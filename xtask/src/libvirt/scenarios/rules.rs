@@ -24,10 +24,10 @@ pub(super) fn filter(stage: &mut Stage<'_>) -> Result<()> {
 
 /// What packaging/taptrail.rules has for libvirtd and QEMU.
 const RULES: [&[&str]; 4] = [
-    &["-F", "path=/dev/net/tun"],
-    &["-F", "path=/dev/vhost-net"],
-    &["-F", "dir=/dev", "-F", "exe=/usr/sbin/libvirtd"],
-    &["-F", "dir=/dev", "-F", "exe=/usr/bin/qemu-system-x86_64"],
+    &["-F", "devmajor=10", "-F", "devminor=200"],
+    &["-F", "devmajor=10", "-F", "devminor=238"],
+    &["-F", "filetype=character", "-F", "exe=/usr/sbin/libvirtd"],
+    &["-F", "filetype=character", "-F", "exe=/usr/bin/qemu-system-x86_64"],
 ];
 const OPENS: [&str; 4] = ["-F", "arch=b64", "-S", "open,openat,openat2,creat"];
 
