@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -125,6 +126,20 @@ fn status(of: &str) -> String {
 
 fn enabled() -> bool {
     status("enabled ") != "0"
+}
+
+/// Waits until all that was logged before is in the log that a daemon writes.
+pub(crate) fn settle(log: &Path) {
+    static SETTLED: AtomicU32 = AtomicU32::new(0);
+    let mark = format!("settled-{}-{}", std::process::id(), SETTLED.fetch_add(1, Ordering::Relaxed));
+    auditctl(&["-m", &mark]);
+    for _ in 0..6000 {
+        if fs::read_to_string(log).unwrap().contains(&format!("{mark} ")) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    panic!("auditd has not written {mark} within a minute");
 }
 
 /// The records of one guest in a log that a daemon wrote, line by line. (Other guests of this machine write there too.)

@@ -118,7 +118,7 @@ pub(crate) struct ScenariosArguments {
 
 const RECORD_AFTER: &str = "\
 What is needed:
-  scripts/setup record installs libvirt's daemons; none of them is started here.
+  scripts/setup test installs libvirt's daemons; none of them is started here.
 
 Exit status:
   0         all scenarios were recorded

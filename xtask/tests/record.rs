@@ -1,4 +1,4 @@
-//! `cargo xtask record-libvirt` on a real virtual machine with a real libvirt (`scripts/setup record`).
+//! `cargo xtask record-libvirt` on a real virtual machine with a real libvirt (`scripts/setup test`).
 
 #![allow(clippy::unwrap_used)]
 

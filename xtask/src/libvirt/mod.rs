@@ -45,7 +45,7 @@ pub(crate) const INSIDE: &str = "libvirt-scenarios";
 /// Records all scenarios, or those that were asked for, into a directory.
 pub(crate) fn record(arguments: &RecordArguments) -> Result<ExitCode> {
     for program in programs::ALL {
-        ensure!(Path::new(program).exists(), "{program} is missing: run scripts/setup record");
+        ensure!(Path::new(program).exists(), "{program} is missing: run scripts/setup test");
     }
     let mut command = vec![std::env::current_exe()?.into_os_string(), INSIDE.into()];
     command.extend(arguments.only.iter().map(OsString::from));

@@ -18,7 +18,7 @@ pub(super) const RMMOD: &str = "/sbin/rmmod";
 pub(super) const VIRSH: &str = "/usr/bin/virsh";
 pub(super) const VIRTLOGD: &str = "/usr/sbin/virtlogd";
 
-/// All that a recording needs; `scripts/setup record` installs it.
+/// All that a recording needs; `scripts/setup test` installs it.
 pub(super) const ALL: [&str; 10] =
     [AUDITCTL, AUDITD, EBTABLES, IP, LIBVIRTD, MODPROBE, NFT, RMMOD, VIRSH, VIRTLOGD];
 

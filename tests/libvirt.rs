@@ -1,0 +1,154 @@
+//! libvirt's guests: what is told of them beside what `/proc` shows, with the real libvirtd of this machine.
+
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use serde_json::Value;
+use world::libvirt::{Domain, Held, Libvirt, Nic, uuid, virsh};
+
+/// An address of these tests alone: guests of other tests write to the same audit log.
+fn mac(last: u8) -> String {
+    format!("52:54:00:0a:1b:{last:02x}")
+}
+
+/// As far as the audit log can tell it: that knows no tap's interface.
+fn seen(held: &Held) -> String {
+    let Held { kind, path, rdev, mac, queues, .. } = held;
+    let dev = if *kind == "tun" { "-" } else { &held.dev };
+    format!("{mac} {kind} {path} {rdev} {dev} x{queues}")
+}
+
+/// The same of what is told as held.
+fn told(trail: &Value) -> Vec<String> {
+    let text = |holding: &Value| {
+        let device = &holding["device"];
+        let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+        let words = [&holding["mac"], &device["kind"], &device["path"], &device["rdev"], &device["dev"]];
+        format!("{} x{}", words.map(word).join(" "), holding["queues"])
+    };
+    let holdings = trail["holdings"].as_array().unwrap();
+    let mut told: Vec<_> = holdings.iter().filter(|holding| holding["state"] == "held").map(text).collect();
+    told.sort();
+    told
+}
+
+/// The trail tells what QEMU holds, so many devices.
+#[track_caller]
+fn agree(libvirt: &Libvirt, domain: &Domain, devices: usize) {
+    let mut seen: Vec<_> = domain.holds().iter().map(seen).collect();
+    seen.sort();
+    assert_eq!(seen.len(), devices, "{seen:?}");
+    assert_eq!(told(&libvirt.trail(&domain.uuid)), seen);
+}
+
+/// The kinds of finding about a guest.
+fn findings(trail: &Value) -> Vec<&str> {
+    trail["findings"].as_array().unwrap().iter().map(|finding| finding["kind"].as_str().unwrap()).collect()
+}
+
+/// What became of a device, and how certain that is.
+fn state(holding: &Value) -> String {
+    format!("{} {}", holding["state"].as_str().unwrap(), holding["certainty"].as_str().unwrap())
+}
+
+#[test]
+fn auditing_tells_a_guests_devices_through_its_whole_life() {
+    let Some(libvirt) = Libvirt::start() else { return };
+    let first = Nic::on("br0", &mac(1)).queues(2);
+    let guest = libvirt.create("whole-life", 1, &[first.clone(), Nic::on("lower", &mac(2))]);
+    agree(&libvirt, &guest, 2);
+    let (tap, macvtap) = (Nic::on("br0", &mac(3)).queues(2), Nic::on("lower", &mac(4)));
+    libvirt.attach(&guest, &tap);
+    libvirt.attach(&guest, &macvtap);
+    agree(&libvirt, &guest, 4);
+    // The records of another bridge are those of a detach and an attach.
+    libvirt.update(&guest, &Nic::on("br1", &mac(1)).queues(2));
+    agree(&libvirt, &guest, 4);
+    libvirt.detach(&guest, &tap);
+    agree(&libvirt, &guest, 3);
+    libvirt.detach(&guest, &macvtap);
+    agree(&libvirt, &guest, 2);
+    libvirt.attach(&guest, &tap);
+    agree(&libvirt, &guest, 3);
+    libvirt.destroy(&guest);
+    agree(&libvirt, &guest, 0);
+    assert_eq!(findings(&libvirt.trail(&guest.uuid)), ["reattached-without-open"]);
+}
+
+#[test]
+fn auditing_can_not_tell_which_of_two_interfaces_with_one_mac_went() {
+    let Some(libvirt) = Libvirt::start() else { return };
+    let guest = libvirt.create("same-mac", 2, &[Nic::on("br0", &mac(1)), Nic::on("br1", &mac(1))]);
+    agree(&libvirt, &guest, 2);
+    let third = Nic::on("br0", &mac(1)).alias("ua-third");
+    libvirt.attach(&guest, &third);
+    agree(&libvirt, &guest, 3);
+    libvirt.device("detach-device", &guest, &Nic::on("br0", &mac(1))).fails(1, "multiple devices matching");
+    agree(&libvirt, &guest, 3);
+    libvirt.detach(&guest, &third);
+    assert_eq!(guest.holds().len(), 2);
+    let trail = libvirt.trail(&guest.uuid);
+    let held: Vec<_> = trail["holdings"].as_array().unwrap().iter().map(state).collect();
+    assert_eq!(held, ["held ambiguous", "held ambiguous", "held ambiguous"]);
+    assert_eq!(findings(&trail), ["duplicate-mac", "ambiguous-release"]);
+    libvirt.destroy(&guest);
+    agree(&libvirt, &guest, 0);
+}
+
+#[test]
+fn auditing_tells_nothing_as_held_of_a_guest_that_failed_to_boot() {
+    let Some(libvirt) = Libvirt::start() else { return };
+    let nics = [Nic::on("br0", &mac(1)).queues(2).rom("/no-such.rom"), Nic::on("lower", &mac(2))];
+    libvirt.try_create("boot-fails", 3, &nics).fails(1, "no-such.rom");
+    let trail = libvirt.trail(&uuid(3));
+    let nothing: Vec<_> = trail["holdings"].as_array().unwrap().iter().map(state).collect();
+    assert_eq!(nothing, ["never-granted inferred", "never-granted inferred"]);
+    let each = ["false-start", "open-without-grant"];
+    assert_eq!(findings(&trail), [each, each].concat(), "libvirt's records tell of a start");
+    assert_eq!(libvirt.world.links(), ["br1"]);
+}
+
+#[test]
+fn auditing_never_hears_of_a_qemu_that_ended_while_no_libvirtd_ran() {
+    let Some(mut libvirt) = Libvirt::start() else { return };
+    let nics = [Nic::on("br0", &mac(1)), Nic::on("lower", &mac(2))];
+    let (killed, other) =
+        (libvirt.create("killed", 4, &nics), libvirt.create("other", 5, &[Nic::on("br0", &mac(3))]));
+    libvirt.kill_daemon();
+    agree(&libvirt, &killed, 2);
+    killed.kill();
+    assert_eq!(killed.holds(), []);
+    libvirt.start_daemon();
+    agree(&libvirt, &other, 1);
+    virsh(&["domstate", &killed.uuid]).fails(1, "failed to get domain");
+    assert_eq!(told(&libvirt.trail(&killed.uuid)).len(), 2, "no record tells that they are gone");
+    // What it held is over for the trail once it starts anew.
+    let again = libvirt.create("killed", 4, &nics);
+    agree(&libvirt, &again, 2);
+    libvirt.destroy(&again);
+    agree(&libvirt, &again, 0);
+    assert_eq!(findings(&libvirt.trail(&killed.uuid)), ["release-by-restart", "release-by-restart"]);
+    libvirt.destroy(&other);
+    agree(&libvirt, &other, 0);
+}
+
+#[test]
+fn auditing_shows_a_tap_that_qemu_opened_by_itself() {
+    // Otherwise QEMU's own `/dev` has no tun.
+    let acl = r#"cgroup_device_acl = ["/dev/null", "/dev/full", "/dev/zero", "/dev/random", "/dev/urandom",
+        "/dev/ptmx", "/dev/kvm", "/dev/net/tun"]"#;
+    let Some(libvirt) = Libvirt::start_with(acl) else { return };
+    let guest = libvirt.create("opens-itself", 6, &[Nic::on("br0", &mac(1))]);
+    agree(&libvirt, &guest, 1);
+    libvirt.monitor(&guest, "netdev_add tap,id=own,ifname=own0,script=no,downscript=no");
+    let mut devs: Vec<_> = guest.holds().into_iter().map(|held| held.dev).collect();
+    devs.sort();
+    assert_eq!(devs, ["own0", "vnet0"]);
+    let trail = libvirt.trail(&guest.uuid);
+    assert_eq!(told(&trail).len(), 1, "libvirt knows nothing of it");
+    assert_eq!(findings(&trail), ["unaudited-open"], "the kernel does");
+    libvirt.monitor(&guest, "netdev_del own");
+    agree(&libvirt, &guest, 1);
+    libvirt.destroy(&guest);
+}

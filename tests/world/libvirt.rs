@@ -1,0 +1,414 @@
+//! A real libvirtd for one test, its guests, and what `/proc` shows that these hold.
+//!
+//! Nothing of a service manager's is needed: virtlogd and libvirtd are children of the test, in the world's network
+//! namespace and in a mount namespace with state, settings and sockets of their own.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::stat::{major, minor};
+use serde_json::Value;
+use taptrail_kernel::proc::{PidFd, ProcessId, Signal};
+
+use super::auditing::{self, Auditing};
+use super::{Done, World, sh};
+
+const LIBVIRTD: &str = "/usr/sbin/libvirtd";
+const VIRSH: &str = "/usr/bin/virsh";
+const VIRTLOGD: &str = "/usr/sbin/virtlogd";
+
+/// Makes this thread's mount namespace a libvirt host's. `$1` is a directory of the world's.
+///
+/// With a `/run` of its own libvirtd finds no system bus, and registers no guest with the machine's services. The users
+/// are those of Debian's libvirt-daemon-system, which would start a service. What QEMU can do is found out once for all
+/// tests, and kept beside the build: it takes seconds.
+const HOST: &str = r#"
+mount --make-rprivate /
+mkdir -p "$1/lock" "$2"
+mount --bind /run/lock "$1/lock"
+for dir in /run /etc/libvirt /var/lib /var/log /var/cache; do mount -t tmpfs -o mode=755 none "$dir"; done
+mkdir -p /run/lock /var/cache/libvirt
+mount --move "$1/lock" /run/lock
+mount --bind "$2" /var/cache/libvirt
+mount -t sysfs sysfs /sys
+{ cat /etc/passwd; echo 'libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin'; } >"$1/passwd"
+{ cat /etc/group; echo 'libvirt-qemu:x:64055:'; echo 'kvm:x:64054:'; } >"$1/group"
+mount --bind "$1/passwd" /etc/passwd
+mount --bind "$1/group" /etc/group
+"#;
+
+/// Ends every process of this network namespace once standard input does, however the test ended: libvirt's QEMUs
+/// are nobody's children. `$1` is the test itself.
+const KEEPER: &str = r#"
+cat >/dev/null
+while :; do
+	found=
+	for process in /proc/[0-9]*; do
+		pid=${process#/proc/}
+		[ "$pid" != $$ ] && [ "$pid" != "$1" ] && [ "$process/ns/net" -ef /proc/self/ns/net ] || continue
+		kill -9 "$pid" && found=1
+	done
+	[ "$found" ] || exit 0
+	sleep 0.02
+done 2>/dev/null
+"#;
+
+/// With no cgroups and no security driver there is nothing between libvirt and the devices.
+const QEMU_CONF: &str = "\
+user = \"root\"
+group = \"root\"
+security_driver = \"none\"
+cgroup_controllers = []
+";
+
+/// Each record is demanded (level 2), and written to libvirtd's own log too.
+const LIBVIRTD_CONF: &str = "\
+audit_level = 2
+audit_logging = 1
+log_filters = \"2:conf.domain_audit\"
+log_outputs = \"2:file:/var/log/libvirtd.log\"
+unix_sock_group = \"root\"
+auth_unix_ro = \"none\"
+auth_unix_rw = \"none\"
+";
+
+/// See the module. With a real auditd, too, and the kernel's own records beside libvirt's.
+pub(crate) struct Libvirt {
+    // In this order all goes; the keeper ends what is left in the world.
+    daemon: Daemon,
+    _virtlogd: Daemon,
+    _keeper: Keeper,
+    pub(crate) world: World,
+    audit_log: PathBuf,
+    _auditing: Auditing,
+}
+
+impl Libvirt {
+    /// A host with bridges `br0` and `br1` and a link `lower` for macvtaps. None where tests may not turn auditing.
+    pub(crate) fn start() -> Option<Self> {
+        Self::start_with("")
+    }
+
+    /// One whose qemu.conf has these lines, too.
+    pub(crate) fn start_with(qemu_conf: &str) -> Option<Self> {
+        let mut auditing = Auditing::turned(true)?;
+        let mut world = World::new();
+        for program in [LIBVIRTD, VIRSH, VIRTLOGD] {
+            assert!(Path::new(program).exists(), "{program} is missing: run scripts/setup test");
+        }
+        let dir = world.path("libvirt");
+        fs::create_dir(&dir).unwrap();
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        let cache = concat!(env!("CARGO_TARGET_TMPDIR"), "/libvirt");
+        sh("/bin/sh", ["-ec", HOST, "host", dir.to_str().unwrap(), cache]);
+        fs::write("/etc/libvirt/qemu.conf", [QEMU_CONF, qemu_conf].concat()).unwrap();
+        fs::write("/etc/libvirt/libvirtd.conf", LIBVIRTD_CONF).unwrap();
+        leave_the_numbers_of_others(&world);
+        world.ip("link add br1 type bridge");
+        world.ip("link set br1 up");
+        let keeper = Keeper::start();
+        auditing.packaged_rules();
+        let audit_log = auditing.daemon(&dir);
+        // As auditd.conf would say it.
+        world.extra.push(("TAPTRAIL_AUDIT_LOG".to_owned(), audit_log.to_str().unwrap().to_owned()));
+        let virtlogd = Daemon(spawn(VIRTLOGD, &[]));
+        let daemon = Daemon(spawn(LIBVIRTD, &["--config", "/etc/libvirt/libvirtd.conf"]));
+        let mut libvirt =
+            Self { daemon, _virtlogd: virtlogd, _keeper: keeper, world, audit_log, _auditing: auditing };
+        libvirt.until_it_answers();
+        Some(libvirt)
+    }
+
+    /// Ends libvirtd as a crash would. Its guests live on.
+    pub(crate) fn kill_daemon(&mut self) {
+        self.daemon.0.kill().unwrap();
+        self.daemon.0.wait().unwrap();
+    }
+
+    pub(crate) fn start_daemon(&mut self) {
+        self.daemon.0 = spawn(LIBVIRTD, &["--config", "/etc/libvirt/libvirtd.conf"]);
+        self.until_it_answers();
+    }
+
+    fn until_it_answers(&mut self) {
+        let (world, daemon) = (&self.world, &mut self.daemon.0);
+        world.until("libvirtd answers", || {
+            let ended = daemon.try_wait().unwrap();
+            assert!(ended.is_none(), "libvirtd ended: {ended:?}: {}", log());
+            virsh(&["list"]).success()
+        });
+    }
+
+    /// Starts a guest whose processors stand still.
+    pub(crate) fn create(&self, name: &str, number: u8, nics: &[Nic]) -> Domain {
+        self.try_create(name, number, nics).ok();
+        let pid = fs::read_to_string(format!("/run/libvirt/qemu/{name}.pid")).unwrap();
+        Domain { uuid: uuid(number), pid: pid.trim().parse().unwrap() }
+    }
+
+    /// Tries to.
+    pub(crate) fn try_create(&self, name: &str, number: u8, nics: &[Nic]) -> Done {
+        virsh(&["create", &self.file(&domain(name, number, nics)), "--paused"])
+    }
+
+    pub(crate) fn attach(&self, domain: &Domain, nic: &Nic) {
+        self.device("attach-device", domain, nic).ok();
+    }
+
+    pub(crate) fn update(&self, domain: &Domain, nic: &Nic) {
+        self.device("update-device", domain, nic).ok();
+    }
+
+    /// Asks for it, and waits until QEMU has given up what it held for it.
+    pub(crate) fn detach(&self, domain: &Domain, nic: &Nic) {
+        let before = domain.holds().len();
+        self.device("detach-device", domain, nic).ok();
+        self.world.until("the devices are given up", || domain.holds().len() < before);
+    }
+
+    pub(crate) fn device(&self, command: &str, domain: &Domain, nic: &Nic) -> Done {
+        virsh(&[command, &domain.uuid, &self.file(&nic.xml()), "--live"])
+    }
+
+    pub(crate) fn destroy(&self, domain: &Domain) {
+        virsh(&["destroy", &domain.uuid]).ok();
+        assert!(!domain.is_alive(), "QEMU outlives its guest");
+    }
+
+    /// Has QEMU's monitor do something, behind libvirt's back. It answers what is wrong, or nothing.
+    pub(crate) fn monitor(&self, domain: &Domain, command: &str) {
+        let done = virsh(&["qemu-monitor-command", &domain.uuid, "--hmp", command]).ok();
+        assert_eq!(done.stdout.trim(), "", "{command}");
+    }
+
+    /// What the audit log tells of a guest up to now.
+    pub(crate) fn trail(&self, uuid: &str) -> Value {
+        auditing::settle(&self.audit_log);
+        self.world.json(["trail", "--format", "json", "--uuid", uuid])
+    }
+
+    fn file(&self, xml: &str) -> String {
+        let file = self.world.path("libvirt/xml");
+        fs::write(&file, xml).unwrap();
+        file.to_str().unwrap().to_owned()
+    }
+}
+
+/// A process that ends with its owner.
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// See [`KEEPER`].
+struct Keeper(Child);
+
+impl Keeper {
+    fn start() -> Self {
+        let keeper = Command::new("/bin/sh")
+            .args(["-c", KEEPER, "keeper", &std::process::id().to_string()])
+            .stdin(Stdio::piped())
+            // Who ends the test by a signal to its group leaves this one to do its work.
+            .process_group(0)
+            .spawn();
+        Self(keeper.unwrap())
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// A guest that libvirt started.
+pub(crate) struct Domain {
+    pub(crate) uuid: String,
+    pub(crate) pid: u32,
+}
+
+impl Domain {
+    pub(crate) fn is_alive(&self) -> bool {
+        ProcessId::of(self.pid).is_ok_and(|id| id.is_alive())
+    }
+
+    pub(crate) fn kill(&self) {
+        let pidfd = PidFd::open(ProcessId::of(self.pid).unwrap()).unwrap();
+        pidfd.send_signal(Signal::KILL).unwrap();
+        assert!(pidfd.wait_exit(Duration::from_secs(60)).unwrap(), "QEMU does not end");
+    }
+
+    /// What QEMU holds as the kernel shows it, a device of an interface each. A QEMU that is gone holds nothing.
+    pub(crate) fn holds(&self) -> Vec<Held> {
+        let Ok(entries) = fs::read_dir(format!("/proc/{}/fd", self.pid)) else { return Vec::new() };
+        let mut queues = BTreeMap::new();
+        for fd in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+            if let Some(held) = look(self.pid, &fd) {
+                *queues.entry(held).or_insert(0) += 1;
+            }
+        }
+        queues.into_iter().map(|(held, queues)| Held { queues, ..held }).collect()
+    }
+}
+
+/// A device that QEMU holds for an interface.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Held {
+    pub(crate) kind: &'static str,
+    pub(crate) path: String,
+    pub(crate) rdev: String,
+    /// The host's interface.
+    pub(crate) dev: String,
+    /// The guest's interface.
+    pub(crate) mac: String,
+    pub(crate) queues: u32,
+}
+
+/// One descriptor, if it is a raw network device's.
+fn look(pid: u32, fd: &str) -> Option<Held> {
+    let place = format!("/proc/{pid}/fd/{fd}");
+    let path = fs::read_link(&place).ok()?.into_os_string().into_string().ok()?;
+    let number = fs::metadata(&place).ok()?.rdev();
+    let rdev = format!("{:02X}:{:02X}", major(number), minor(number));
+    let (kind, dev) = if path == "/dev/net/tun" {
+        let fdinfo = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).ok()?;
+        ("tun", fdinfo.lines().find_map(|line| line.strip_prefix("iff:\t"))?.to_owned())
+    } else {
+        let index = path.strip_prefix("/dev/tap")?;
+        let mut links = fs::read_dir("/sys/class/net").ok()?.flatten();
+        let link = links.find(|link| {
+            fs::read_to_string(link.path().join("ifindex")).is_ok_and(|found| found.trim() == index)
+        })?;
+        ("macvtap", link.file_name().into_string().ok()?)
+    };
+    let address = fs::read_to_string(format!("/sys/class/net/{dev}/address")).ok()?;
+    // libvirt gives a guest's tap the guest's address, with another first byte.
+    let mac = format!("52{}", address.trim().get(2..)?);
+    Some(Held { kind, path, rdev, dev, mac, queues: 0 })
+}
+
+/// An interface of a guest's.
+#[derive(Clone)]
+pub(crate) struct Nic {
+    mac: String,
+    source: &'static str,
+    queues: u32,
+    alias: Option<&'static str>,
+    rom: Option<&'static str>,
+}
+
+impl Nic {
+    /// On a bridge, or for the link `lower` a macvtap.
+    pub(crate) fn on(source: &'static str, mac: &str) -> Self {
+        Self { mac: mac.to_owned(), source, queues: 1, alias: None, rom: None }
+    }
+
+    pub(crate) fn queues(self, queues: u32) -> Self {
+        Self { queues, ..self }
+    }
+
+    /// What libvirt calls it; it begins with `ua-`.
+    pub(crate) fn alias(self, name: &'static str) -> Self {
+        Self { alias: Some(name), ..self }
+    }
+
+    /// A file for the NIC's ROM.
+    pub(crate) fn rom(self, file: &'static str) -> Self {
+        Self { rom: Some(file), ..self }
+    }
+
+    fn xml(&self) -> String {
+        let (kind, source) = match self.source {
+            "lower" => ("direct", "<source dev='lower' mode='bridge'/>".to_owned()),
+            bridge => ("bridge", format!("<source bridge='{bridge}'/>")),
+        };
+        let mut xml = format!("<interface type='{kind}'><mac address='{}'/>{source}", self.mac);
+        xml.push_str("<model type='virtio'/>");
+        if self.queues > 1 {
+            let _ = write!(xml, "<driver queues='{}'/>", self.queues);
+        }
+        if let Some(file) = self.rom {
+            let _ = write!(xml, "<rom file='{file}'/>");
+        }
+        if let Some(name) = self.alias {
+            let _ = write!(xml, "<alias name='{name}'/>");
+        }
+        xml.push_str("</interface>");
+        xml
+    }
+}
+
+/// The uuid of the guest of this number.
+pub(crate) fn uuid(number: u8) -> String {
+    format!("7a7a0000-0000-4000-8000-0000000000{number:02}")
+}
+
+/// A small machine without a disk. Without ACPI's hot-plug, an empty port lets go of a NIC without a guest's help.
+fn domain(name: &str, number: u8, nics: &[Nic]) -> String {
+    let interfaces: String = nics.iter().map(Nic::xml).collect();
+    let ports = "<controller type='pci' model='pcie-root-port'/>".repeat(nics.len() + 2);
+    format!(
+        "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\
+         <name>{name}</name><uuid>{}</uuid>\
+         <memory unit='MiB'>32</memory><vcpu>1</vcpu>\
+         <os><type arch='x86_64' machine='q35'>hvm</type></os>\
+         <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>\
+         <controller type='usb' model='none'/><controller type='pci' model='pcie-root'/>{ports}{interfaces}\
+         <memballoon model='none'/></devices>\
+         <qemu:commandline><qemu:arg value='-global'/>\
+         <qemu:arg value='ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off'/></qemu:commandline>\
+         </domain>\n",
+        uuid(number)
+    )
+}
+
+/// Has the links that are made from now on have other numbers than those of other tests.
+///
+/// The node of a macvtap is called by its link's number, in a `/dev` that all namespaces share, and libvirt
+/// opens what it finds there.
+fn leave_the_numbers_of_others(world: &World) {
+    let links: String =
+        (0..250).map(|n| format!("link add a{n} group 77 type veth peer name b{n}\n")).collect();
+    fs::write(world.path("numbers"), links).unwrap();
+    world.ip(&format!("-batch {}", world.path("numbers").display()));
+    world.ip("link del group 77");
+}
+
+fn spawn(program: &str, arguments: &[&str]) -> Child {
+    let name = program.rsplit('/').next().unwrap();
+    let output = File::options().create(true).append(true).open(format!("/var/log/{name}.output")).unwrap();
+    Command::new(program)
+        .args(arguments)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().unwrap())
+        .stderr(output)
+        .spawn()
+        .unwrap()
+}
+
+pub(crate) fn virsh(arguments: &[&str]) -> Done {
+    let output =
+        Command::new(VIRSH).args(["-c", "qemu:///system"]).args(arguments).stdin(Stdio::null()).output();
+    Done::from(output.unwrap())
+}
+
+/// All that libvirtd said.
+fn log() -> String {
+    ["/var/log/libvirtd.output", "/var/log/libvirtd.log"]
+        .map(|file| fs::read_to_string(file).unwrap_or_default())
+        .concat()
+}
