@@ -203,6 +203,13 @@ fn events_say_what_the_trail_says() {
     let asked = events.iter().find(|event| event["kind"] == "released").unwrap();
     assert_eq!(asked["requester"]["uid"], 0);
 
+    let found: Vec<_> = events.iter().filter(|event| event["kind"] == "finding").collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!((&found[0]["finding"], &found[0]["mac"]), (&json!("attach-failed"), &json!(mac(3))));
+    let report = world.trail();
+    assert_eq!(report["findings"].as_array().unwrap().len(), 1, "as the reader says");
+    assert_eq!(report["findings"][0]["text"], found[0]["text"]);
+
     let states: Vec<_> = events
         .iter()
         .filter(|event| event["kind"] == "interface")

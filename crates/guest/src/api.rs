@@ -85,8 +85,8 @@ pub struct Event {
     pub sequence: i64,
     /// RFC 3339, UTC, milliseconds; a record's own.
     pub time: String,
-    /// Of a record `opened`, `granted`, `released`, `kept`, `closed`, `started` or `ended`; otherwise `guest` or
-    /// `interface`.
+    /// Of a record `opened`, `granted`, `released`, `kept`, `closed`, `started` or `ended`; otherwise `finding`,
+    /// `guest` or `interface`.
     pub kind: String,
     /// What the guest or the interface is now.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -121,6 +121,12 @@ pub struct Event {
     /// Who asked, where it was not the supervisor itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requester: Option<Requester>,
+    /// What sort of finding, as `taptrail findings` calls it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finding: Option<String>,
+    /// The finding in a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
 }
 
 /// Answer to `Monitor`: one event; more follow unless it is the last.
@@ -237,9 +243,18 @@ impl From<&Happened> for Event {
             forced: None,
             last_seen: None,
             requester: None,
+            finding: None,
+            text: None,
         };
         match &happened.what {
             What::Recorded(record) => event.recorded(record),
+            What::Found(found) => {
+                "finding".clone_into(&mut event.kind);
+                event.finding = Some(found.kind.as_str().to_owned());
+                event.text = Some(found.text.clone());
+                event.mac = found.mac.map(|mac| mac.to_string());
+                event.device = found.device.clone().map(|of| device(of, 0, None));
+            }
             What::Guest { state, reason } => {
                 "guest".clone_into(&mut event.kind);
                 event.state = Some((*state).to_owned());

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use taptrail_record::{MacAddr, Reason, Record};
+use taptrail_trail::Finding;
 use tokio::sync::broadcast;
 
 use crate::request::Snapshot;
@@ -30,6 +31,8 @@ pub(crate) struct Happened {
 pub(crate) enum What {
     /// The books took this record.
     Recorded(Box<Record>),
+    /// That record, or several together, show that something is wrong.
+    Found(Box<Finding>),
     /// The guest is in another state now.
     Guest {
         /// As in [`Snapshot::state`].

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use rusqlite::Row;
 use taptrail_record::{Device, MacAddr};
 
-use crate::read::{bad, time};
+use crate::read::{StoredRecord, bad, stored, time};
 use crate::{DeviceKey, GuestKey, InterfaceKey, Ledger, LedgerError, Step, StepKey};
 
 /// An interface of which something may be left.
@@ -53,6 +53,19 @@ pub struct LiveStep {
 }
 
 impl Ledger {
+    /// Shows each record of a guest, in the order written; rows that hold no record are left out.
+    pub fn each_record(&self, guest: GuestKey, mut see: impl FnMut(StoredRecord)) -> Result<(), LedgerError> {
+        let sql = "SELECT record.id, time, type, text, logged, serial, supervisor_pid, boot_id
+                   FROM record JOIN guest ON guest.id = record.guest WHERE record.guest = ?1 ORDER BY record.id";
+        self.rows(sql, guest, |row, _| {
+            if let Ok(stored) = stored(row) {
+                see(stored);
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
     /// The interfaces of a guest of which something may be left, oldest first.
     pub fn live_interfaces(&self, guest: GuestKey) -> Result<Vec<LiveInterface>, LedgerError> {
         let sql = "SELECT id, mac, nic, spec,

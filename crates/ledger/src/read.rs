@@ -178,7 +178,7 @@ fn guest(row: &Row<'_>) -> Result<Guest, LedgerError> {
     })
 }
 
-fn stored(row: &Row<'_>) -> Result<StoredRecord, LedgerError> {
+pub(crate) fn stored(row: &Row<'_>) -> Result<StoredRecord, LedgerError> {
     let failed = |source| LedgerError::Read { source };
     let id: i64 = row.get(0).map_err(failed)?;
     Ok(StoredRecord {

@@ -49,6 +49,9 @@ fn line(event: &Event) -> String {
         ("interface", Some(state)) => {
             line += &format!("interface '{}' is {state}", event.ifname.as_deref().unwrap_or("?"));
         }
+        ("finding", _) => {
+            line += &format!("finding {}", event.finding.as_deref().unwrap_or("?"));
+        }
         ("started" | "ended", _) => line += &format!("the guest has {}", event.kind),
         (kind, _) => line += kind,
     }
@@ -72,6 +75,9 @@ fn line(event: &Event) -> String {
     }
     if let Some(time) = &event.last_seen {
         let _ = write!(line, ", unseen since {time}");
+    }
+    if let Some(text) = &event.text {
+        let _ = write!(line, ": {text}");
     }
     if let Some(who) = &event.requester {
         let _ = write!(line, ", asked by user {} (pid {})", who.uid, who.pid);

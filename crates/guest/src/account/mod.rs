@@ -12,6 +12,7 @@
 //! the kernel was told and the ledger could not take is owed to it, and is written before
 //! anything else as soon as it can be.
 
+mod findings;
 mod live;
 mod opens;
 mod posting;
@@ -26,11 +27,12 @@ use taptrail_kernel::proc::{ProcessId, boot_id, network_namespace};
 use taptrail_ledger::{
     GuestKey, InterfaceKey, Ledger, LedgerError, Logged, NewGuest, Process, Step, StepKey, Tx,
 };
-use taptrail_record::{Event, GuestId, MacAddr, Outcome, Record, Requester, TooLong};
+use taptrail_record::{Event, GuestId, MacAddr, Outcome, Record, RecordType, Requester, TooLong, parse_text};
 use tracing::warn;
 
 use crate::events::{Events, What};
 
+use findings::Findings;
 pub(crate) use live::{Live, ledger_if_any, live_guests};
 pub(crate) use opens::{OpenDevice, Opens};
 pub(crate) use posting::Posting;
@@ -103,6 +105,8 @@ pub(crate) struct Account {
     owed: Vec<Written>,
     /// Where each record is told, once the ledger has it.
     events: Option<Events>,
+    /// What these records bring to light.
+    findings: Findings,
 }
 
 impl Account {
@@ -134,7 +138,15 @@ impl Account {
         mode: AuditMode,
         guest: &taptrail_ledger::Guest,
     ) -> Result<Self, AccountError> {
-        Self::open(state, mode, guest.id.clone(), |_, _| Ok(guest.key))
+        let mut account = Self::open(state, mode, guest.id.clone(), |_, _| Ok(guest.key))?;
+        let Self { ledger, findings, .. } = &mut account;
+        ledger.each_record(guest.key, |stored| {
+            if let Ok(Some(record)) = parse_text(RecordType(stored.kind), stored.text.as_bytes()) {
+                // What it brought to light was told by the one before us.
+                let _ = findings.of(stored.time, &record);
+            }
+        })?;
+        Ok(account)
     }
 
     fn open(
@@ -157,7 +169,18 @@ impl Account {
         let exe = std::env::current_exe().map_err(proc)?;
         let mut ledger = Ledger::open(state)?;
         let key = find(&mut ledger, &guest)?;
-        Ok(Self { ledger, audit, mode, guest, key, exe, complaints, owed: Vec::new(), events: None })
+        Ok(Self {
+            ledger,
+            audit,
+            mode,
+            guest,
+            key,
+            exe,
+            complaints,
+            owed: Vec::new(),
+            events: None,
+            findings: Findings::new(),
+        })
     }
 
     /// Each record is told there from now on, once the ledger has it.
@@ -271,11 +294,15 @@ impl Account {
         }
     }
 
-    /// Tells who listens what the ledger has now.
-    fn tell(&self, written: &Written) {
-        let Some(events) = &self.events else { return };
+    /// Tells who listens what the ledger has now, and what that brings to light.
+    fn tell(&mut self, written: &Written) {
         for (row, _) in &written.rows {
+            let findings = self.findings.of(row.time, &row.record);
+            let Some(events) = &self.events else { continue };
             events.tell(row.time, What::Recorded(Box::new(row.record.clone())));
+            for finding in findings {
+                events.tell(finding.time, What::Found(Box::new(finding)));
+            }
         }
     }
 
