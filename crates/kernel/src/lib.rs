@@ -11,6 +11,7 @@
 //! - [`audit`]: records to the kernel's audit, and proof that they are logged.
 //! - [`process`]: QEMU started with the intended descriptors, and nothing else.
 //! - [`proc`]: what processes really hold.
+//! - [`netns`]: network namespaces.
 
 #![allow(unsafe_code)]
 
@@ -18,6 +19,7 @@ pub mod audit;
 pub mod device;
 pub mod filter;
 pub mod link;
+pub mod netns;
 pub mod proc;
 pub mod process;
 mod sysfs;

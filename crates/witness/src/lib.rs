@@ -1,3 +1,21 @@
 //! Reality held against the trail: what processes hold, seen in `/proc`, beside what records say.
+//!
+//! - [`scan`]: who on this host holds which device of a guest's network, as the kernel shows it.
+//!
+//! This room looks, and changes nothing: it opens no device, writes no record and signals nobody. What
+//! processes say of themselves (their arguments, a state file) gives them a name, and is proof of
+//! nothing; what they hold, the kernel tells.
+//!
+//! ```no_run
+//! use taptrail_witness::scan::{Scanner, Sources};
+//!
+//! let scan = Scanner::new(Sources::of_host("/var/lib/taptrail")).scan()?;
+//! for holder in &scan.holders {
+//!     eprintln!("{} holds {} devices", holder.process.pid, holder.devices.len());
+//! }
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 #![forbid(unsafe_code)]
+
+pub mod scan;

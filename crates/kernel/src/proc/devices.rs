@@ -1,4 +1,4 @@
-//! The raw network devices that a process holds, as `/proc/PID/fd` shows them.
+//! The devices of guests' networks that a process holds, as `/proc/PID/fd` shows them.
 
 use std::ffi::CStr;
 use std::io;
@@ -6,20 +6,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use taptrail_record::{DeviceKind, IfName, Rdev};
 
-/// Dynamic majors of character devices lie above this one (Documentation/admin-guide/devices.txt).
-const FIRST_DYNAMIC_MAJOR: u32 = 234;
+use super::numbers::{DeviceNumbers, HeldKind};
 
-/// A raw network device that a process holds open.
+/// A device of a guest's network that a process holds open.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeldDevice {
+pub struct HeldDevice<K = DeviceKind> {
     /// The descriptor's number in that process.
     pub fd: RawFd,
     /// What it is, by its device number: a node may have any path.
-    pub kind: DeviceKind,
+    pub kind: K,
     /// The node's path as that process opened it; ends in ` (deleted)` when the node is gone.
     pub path: PathBuf,
     /// The node's device number.
@@ -37,12 +36,20 @@ pub struct HeldDevice {
 /// # Errors
 /// ENOENT when the process is gone, EACCES without the right to look into it.
 pub fn raw_devices(pid: u32) -> io::Result<Vec<HeldDevice>> {
-    let open = |name: &str| -> io::Result<OwnedFd> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(rustix::fs::open(format!("/proc/{pid}/{name}"), flags, Mode::empty())?)
-    };
-    let descriptors = open("fd")?;
-    let mut majors = DynamicMajors::default();
+    let held = held_devices(pid, &mut DeviceNumbers::default())?;
+    let raw = held.into_iter().filter_map(|HeldDevice { fd, kind, path, rdev, ifname }| {
+        Some(HeldDevice { fd, kind: kind.raw()?, path, rdev, ifname })
+    });
+    Ok(raw.collect())
+}
+
+/// As [`raw_devices`], with devices of later kinds, too; `numbers` serves many processes.
+///
+/// # Errors
+/// As there.
+pub fn held_devices(pid: u32, numbers: &mut DeviceNumbers) -> io::Result<Vec<HeldDevice<HeldKind>>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let descriptors: OwnedFd = rustix::fs::open(format!("/proc/{pid}/fd"), flags, Mode::empty())?;
     let mut held = Vec::new();
     for entry in Dir::read_from(&descriptors)? {
         let entry = match entry {
@@ -52,13 +59,14 @@ pub fn raw_devices(pid: u32) -> io::Result<Vec<HeldDevice>> {
             Err(errno) => return Err(errno.into()),
         };
         let Some(fd) = entry.file_name().to_str().ok().and_then(|name| name.parse().ok()) else { continue };
-        match device(descriptors.as_fd(), entry.file_name(), &mut majors) {
+        match device(descriptors.as_fd(), entry.file_name(), numbers) {
             Ok(Some((kind, path, rdev))) => {
-                let ifname = if kind == DeviceKind::Tun { tap_name(pid, fd) } else { None };
+                let ifname = if kind == HeldKind::Raw(DeviceKind::Tun) { tap_name(pid, fd) } else { None };
                 held.push(HeldDevice { fd, kind, path, rdev, ifname });
             }
-            // Closed between the listing and the look, or all of them by the process's exit.
-            Ok(None) | Err(Errno::NOENT | Errno::SRCH) => {}
+            // Closed between the listing and the look, or all of them by the process's exit. What its
+            // file system can't tell of is no node of a device.
+            Ok(None) | Err(Errno::NOENT | Errno::SRCH | Errno::STALE | Errno::IO) => {}
             Err(errno) => return Err(errno.into()),
         }
     }
@@ -66,27 +74,22 @@ pub fn raw_devices(pid: u32) -> io::Result<Vec<HeldDevice>> {
     Ok(held)
 }
 
-/// The raw network device behind one descriptor, if it is one.
+/// The device behind one descriptor, if it is one that is looked for.
 fn device(
     descriptors: BorrowedFd<'_>,
     name: &CStr,
-    majors: &mut DynamicMajors,
-) -> Result<Option<(DeviceKind, PathBuf, Rdev)>, Errno> {
+    numbers: &mut DeviceNumbers,
+) -> Result<Option<(HeldKind, PathBuf, Rdev)>, Errno> {
     // The link is followed to the open file itself, whatever its path: a node of any name, in any
-    // mount namespace, deleted or not, is found.
-    let stat = rustix::fs::statat(descriptors, name, AtFlags::empty())?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice {
+    // mount namespace, deleted or not, is found. A server far away is not asked: it may not answer.
+    let about = rustix::fs::statx(descriptors, name, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE)?;
+    if FileType::from_raw_mode(about.stx_mode.into()) != FileType::CharacterDevice {
         return Ok(None);
     }
-    let rdev = Rdev { major: rustix::fs::major(stat.st_rdev), minor: rustix::fs::minor(stat.st_rdev) };
-    let Some(kind) = majors.kind_of(rdev) else { return Ok(None) };
+    let rdev = Rdev { major: about.stx_rdev_major, minor: about.stx_rdev_minor };
+    let Some(kind) = numbers.kind_of(rdev) else { return Ok(None) };
     let path = rustix::fs::readlinkat(descriptors, name, Vec::new())?;
     Ok(Some((kind, PathBuf::from(std::ffi::OsString::from_vec(path.into_bytes())), rdev)))
-}
-
-/// Which raw network device a character device's number means, if one.
-pub(crate) fn raw_kind(rdev: Rdev) -> Option<DeviceKind> {
-    DynamicMajors::default().kind_of(rdev)
 }
 
 /// The interface of a tap's descriptor: `iff:` in fdinfo (drivers/net/tun.c, `tun_chr_show_fdinfo()`).
@@ -95,53 +98,9 @@ fn tap_name(pid: u32, fd: RawFd) -> Option<IfName> {
     info.lines().find_map(|line| line.strip_prefix("iff:"))?.trim_ascii().parse().ok()
 }
 
-/// The majors that this boot gave to drivers without a fixed one, read when first needed.
-#[derive(Debug, Default)]
-struct DynamicMajors(Option<Vec<u32>>);
-
-impl DynamicMajors {
-    fn kind_of(&mut self, rdev: Rdev) -> Option<DeviceKind> {
-        match rdev {
-            Rdev::TUN => Some(DeviceKind::Tun),
-            Rdev::VHOST_NET => Some(DeviceKind::VhostNet),
-            rdev if rdev.major >= FIRST_DYNAMIC_MAJOR && self.is_macvtap(rdev.major) => {
-                Some(DeviceKind::Macvtap)
-            }
-            _ => None,
-        }
-    }
-
-    fn is_macvtap(&mut self, major: u32) -> bool {
-        self.0
-            .get_or_insert_with(|| {
-                macvtap_majors(&std::fs::read_to_string("/proc/devices").unwrap_or_default())
-            })
-            .contains(&major)
-    }
-}
-
-/// The macvtap driver's majors in `/proc/devices`, proc(5).
-fn macvtap_majors(devices: &str) -> Vec<u32> {
-    devices
-        .lines()
-        .take_while(|line| !line.starts_with("Block devices:"))
-        .filter_map(|line| line.trim_ascii().split_once(' '))
-        .filter(|(_, driver)| *driver == "macvtap")
-        .filter_map(|(major, _)| major.parse().ok())
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_macvtap_driver_is_found_by_its_name() {
-        let devices = "Character devices:\n  1 mem\n 10 misc\n242 macvtap\n243 macvtap2\n\nBlock devices:\n259 blkext\n";
-        assert_eq!(macvtap_majors(devices), [242]);
-        assert!(macvtap_majors("Character devices:\n\nBlock devices:\n242 macvtap\n").is_empty());
-        assert!(macvtap_majors("").is_empty());
-    }
 
     #[test]
     fn a_process_without_devices_holds_none() {

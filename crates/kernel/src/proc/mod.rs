@@ -2,18 +2,23 @@
 
 mod devices;
 mod identity;
+mod numbers;
 mod pidfd;
+mod process;
 
+use std::cmp::Ordering;
 use std::io;
 use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt;
 
 use uuid::Uuid;
 
-pub(crate) use devices::raw_kind;
-pub use devices::{HeldDevice, raw_devices};
+pub use devices::{HeldDevice, held_devices, raw_devices};
 pub use identity::ProcessId;
+pub(crate) use numbers::raw_kind;
+pub use numbers::{DeviceNumbers, HeldKind};
 pub use pidfd::{PidFd, Signal};
+pub use process::{command_line, exe, parent, processes};
 
 /// `KCMP_FILE` (linux/kcmp.h).
 const KCMP_FILE: libc::c_int = 0;
@@ -25,17 +30,27 @@ const KCMP_FILE: libc::c_int = 0;
 /// ESRCH when a process is gone, EBADF when a descriptor isn't open, EPERM without the right to
 /// trace both, ENOSYS on a kernel without CONFIG_KCMP.
 pub fn same_file(a: u32, a_fd: RawFd, b: u32, b_fd: RawFd) -> io::Result<bool> {
+    Ok(compare_files((a, a_fd), (b, b_fd))?.is_eq())
+}
+
+/// The order in which kcmp(2) puts the open files of two processes' descriptors, the same for this boot:
+/// among many, those that are one are found by sorting.
+///
+/// # Errors
+/// As those of [`same_file`].
+pub fn compare_files(a: (u32, RawFd), b: (u32, RawFd)) -> io::Result<Ordering> {
     let number =
         |value: RawFd| libc::c_ulong::try_from(value).map_err(|_| io::Error::from_raw_os_error(libc::EBADF));
     // SAFETY: kcmp takes five numbers and touches no memory of ours.
     let order = unsafe {
-        libc::syscall(libc::SYS_kcmp, pid_t(a)?, pid_t(b)?, KCMP_FILE, number(a_fd)?, number(b_fd)?)
+        libc::syscall(libc::SYS_kcmp, pid_t(a.0)?, pid_t(b.0)?, KCMP_FILE, number(a.1)?, number(b.1)?)
     };
     match order {
-        0 => Ok(true),
+        0 => Ok(Ordering::Equal),
+        1 => Ok(Ordering::Less),
         order if order < 0 => Err(io::Error::last_os_error()),
-        // 1 and 2 order two different files, 3 says that they are not equal and no more.
-        _ => Ok(false),
+        // 3 says that they are not equal and no more; no kernel gives it for files.
+        _ => Ok(Ordering::Greater),
     }
 }
 

@@ -1,0 +1,126 @@
+//! Which descriptors are one open file: handed over, inherited, duplicated.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::os::fd::RawFd;
+
+use taptrail_kernel::proc::{HeldKind, compare_files};
+use taptrail_record::Rdev;
+
+use super::Holder;
+
+/// A descriptor's place: its process and its number there.
+type Place = (u32, RawFd);
+
+/// Numbers the open files behind all descriptors; tells how many could not be compared.
+pub(super) fn number(holders: &mut [Holder]) -> usize {
+    // Only what is of one kind and number can be one file.
+    let mut files: HashMap<(HeldKind, Rdev), Vec<(Place, u32)>> = HashMap::new();
+    let (mut next, mut unknown) = (0, 0);
+    for holder in holders {
+        let pid = holder.process.pid;
+        for held in &mut holder.devices {
+            let known = files.entry((held.kind, held.rdev)).or_default();
+            for descriptor in &mut held.descriptors {
+                let place = (pid, descriptor.fd);
+                descriptor.file = match search(known, place) {
+                    Ok(Ok(at)) => Some(known[at].1),
+                    Ok(Err(at)) => {
+                        known.insert(at, (place, next));
+                        next += 1;
+                        Some(next - 1)
+                    }
+                    Err(()) => {
+                        unknown += 1;
+                        None
+                    }
+                };
+            }
+        }
+    }
+    unknown
+}
+
+/// As `slice::binary_search_by`, where comparing may fail: a process may end meanwhile, and not everybody
+/// may ask. The order is the kernel's.
+fn search(known: &mut Vec<(Place, u32)>, place: Place) -> Result<Result<usize, usize>, ()> {
+    // Alone, it must be there itself.
+    if compare_files(place, place).is_err() {
+        return Err(());
+    }
+    let (mut from, mut to) = (0, known.len());
+    while from < to {
+        let middle = from.midpoint(to);
+        match compare_files(known[middle].0, place) {
+            Ok(Ordering::Equal) => return Ok(Ok(middle)),
+            Ok(Ordering::Less) => from = middle + 1,
+            Ok(Ordering::Greater) => to = middle,
+            // It is the other one that has gone.
+            Err(_) => {
+                known.remove(middle);
+                to -= 1;
+            }
+        }
+    }
+    Ok(Err(from))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsRawFd as _;
+    use std::path::PathBuf;
+
+    use taptrail_kernel::proc::ProcessId;
+
+    use super::*;
+    use crate::scan::{Descriptor, Held, Program};
+
+    fn holder(fds: &[RawFd]) -> Holder {
+        let descriptors = fds.iter().map(|fd| Descriptor { fd: *fd, file: None }).collect();
+        let held = Held {
+            kind: HeldKind::Vfio,
+            path: PathBuf::new(),
+            rdev: Rdev::TUN,
+            ifname: None,
+            netns: None,
+            behind: None,
+            descriptors,
+        };
+        Holder {
+            process: ProcessId::of(std::process::id()).unwrap(),
+            parent: None,
+            uid: None,
+            exe: None,
+            program: Program::Other,
+            guest: None,
+            netns: None,
+            devices: vec![held],
+        }
+    }
+
+    #[test]
+    fn copies_have_one_number_and_what_was_opened_anew_another() {
+        let opened: Vec<File> = (0..20).map(|_| File::open("/dev/null").unwrap()).collect();
+        let copies: Vec<File> = opened.iter().rev().map(|file| file.try_clone().unwrap()).collect();
+        let fds = |files: &[File]| files.iter().map(|file| file.as_raw_fd()).collect::<Vec<_>>();
+        let mut holders = [holder(&fds(&opened)), holder(&fds(&copies))];
+        assert_eq!(number(&mut holders), 0);
+        let numbers = |holder: &Holder| {
+            holder.devices[0].descriptors.iter().map(|of| of.file.unwrap()).collect::<Vec<_>>()
+        };
+        let [first, mut second] = holders.each_ref().map(numbers);
+        assert_eq!(first, Vec::from_iter(0..20));
+        second.reverse();
+        assert_eq!(first, second);
+        assert_eq!(holders[0].devices[0].queues(), 20);
+    }
+
+    #[test]
+    fn what_is_not_open_is_counted_and_no_copy() {
+        let file = File::open("/dev/null").unwrap();
+        let mut holders = [holder(&[file.as_raw_fd(), 1_000_000, 1_000_001])];
+        assert_eq!(number(&mut holders), 2);
+        assert_eq!(holders[0].devices[0].queues(), 3);
+    }
+}

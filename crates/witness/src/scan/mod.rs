@@ -1,0 +1,248 @@
+//! Who on this host holds which device, as the kernel shows it.
+//!
+//! ```text
+//!   /proc/PID/fd ─▶ devices ─▶ grouped by interface ─▶ places: namespace, link, bridge ─▶ copies: kcmp(2)
+//!                     └─▶ process: start time, uid, program, guest (ledger, libvirt, command line)
+//! ```
+//!
+//! A process that ends meanwhile holds nothing. One that can't be looked into is counted.
+
+mod command_line;
+mod copies;
+mod guests;
+mod libvirt;
+mod places;
+mod program;
+
+use std::io;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+use taptrail_kernel::proc::{
+    DeviceNumbers, HeldDevice, HeldKind, ProcessId, command_line as arguments, effective_uid, exe,
+    held_devices, parent, processes,
+};
+use taptrail_record::{DeviceKind, IfName, Rdev};
+
+pub use self::guests::{Identity, KnownBy, Named, Sources};
+pub use self::places::Behind;
+pub use self::program::Program;
+
+use self::guests::Guests;
+use self::places::Places;
+
+/// The most bytes of a command line that are read: libvirt's for a guest of 100 disks has 60 KiB.
+const COMMAND_LINE: u64 = 256 * 1024;
+
+/// What the processes of this host hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scan {
+    /// Those that hold a device, in the order of their pids.
+    pub holders: Vec<Holder>,
+    /// How many processes were looked at.
+    pub processes: usize,
+    /// What could not be seen.
+    pub unseen: Unseen,
+}
+
+/// What could not be seen of a host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unseen {
+    /// Processes whose descriptors we may not look at.
+    pub processes: usize,
+    /// Devices whose interface is in a network namespace that we may not look into.
+    pub places: usize,
+    /// Devices that may be open in two processes: the kernel does not compare them for us.
+    pub copies: usize,
+}
+
+/// A process that holds a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Which process.
+    pub process: ProcessId,
+    /// The process that it is a child of.
+    pub parent: Option<u32>,
+    /// The user that it acts as.
+    pub uid: Option<u32>,
+    /// The program that it runs, as the kernel shows it; ends in ` (deleted)` when its file is gone.
+    pub exe: Option<PathBuf>,
+    /// What sort of program that is, by its name.
+    pub program: Program,
+    /// The guest that it runs, where that is told.
+    pub guest: Option<Identity>,
+    /// Its network namespace's inode; its devices may be in others.
+    pub netns: Option<u64>,
+    /// What it holds, each interface once.
+    pub devices: Vec<Held>,
+}
+
+/// A device that a process holds, with all its descriptors there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// What it is.
+    pub kind: HeldKind,
+    /// The node's path as that process opened it.
+    pub path: PathBuf,
+    /// The node's device number.
+    pub rdev: Rdev,
+    /// The host interface behind it, in its own network namespace; of taps and macvtaps.
+    pub ifname: Option<IfName>,
+    /// That namespace's inode, where it is known.
+    pub netns: Option<u64>,
+    /// The interface as rtnetlink describes it, where it was found.
+    pub behind: Option<Behind>,
+    /// The descriptors, by their numbers.
+    pub descriptors: Vec<Descriptor>,
+}
+
+/// One descriptor of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Its number there.
+    pub fd: RawFd,
+    /// The open file behind it: equal numbers within one [`Scan`] are one open file, that was handed
+    /// over, inherited or duplicated. None where the kernel did not compare it.
+    pub file: Option<u32>,
+}
+
+impl Held {
+    /// How many queues it has there: open files, each counted once.
+    pub fn queues(&self) -> u32 {
+        let mut files: Vec<_> = self.descriptors.iter().filter_map(|of| of.file).collect();
+        files.sort_unstable();
+        files.dedup();
+        let unknown = self.descriptors.iter().filter(|of| of.file.is_none()).count();
+        u32::try_from(files.len() + unknown).unwrap_or(u32::MAX)
+    }
+}
+
+/// Looks at processes.
+#[derive(Debug)]
+pub struct Scanner {
+    sources: Sources,
+    numbers: DeviceNumbers,
+}
+
+impl Scanner {
+    /// One that learns from these which guest a process runs.
+    pub fn new(sources: Sources) -> Self {
+        Self { sources, numbers: DeviceNumbers::default() }
+    }
+
+    /// Looks at all processes. Takes about 30 µs for each, and 200 µs more for each that holds a device.
+    ///
+    /// # Errors
+    /// When /proc can't be read.
+    pub fn scan(&mut self) -> io::Result<Scan> {
+        self.scan_of(processes()?)
+    }
+
+    /// Looks at these processes.
+    ///
+    /// # Errors
+    /// When /proc can't be read.
+    pub fn scan_of(&mut self, pids: impl IntoIterator<Item = u32>) -> io::Result<Scan> {
+        let mut looking = Looking::new(&self.sources);
+        let mut scan = Scan::default();
+        // A driver may have been loaded since.
+        self.numbers = DeviceNumbers::default();
+        for pid in pids {
+            scan.processes += 1;
+            match looking.process(pid, &mut self.numbers) {
+                Ok(Some(holder)) => scan.holders.push(holder),
+                Ok(None) => {}
+                Err(error) if is_gone(&error) => {}
+                Err(_) => scan.unseen.processes += 1,
+            }
+        }
+        scan.unseen.places = looking.places.find(&mut scan.holders);
+        scan.unseen.copies = copies::number(&mut scan.holders);
+        Ok(scan)
+    }
+
+    /// Looks at one process; none when it is gone, or holds nothing.
+    ///
+    /// # Errors
+    /// EACCES without the right to look into it.
+    pub fn look(&mut self, process: ProcessId) -> io::Result<Option<Holder>> {
+        let mut looking = Looking::new(&self.sources);
+        let found = match looking.process(process.pid, &mut self.numbers) {
+            Err(error) if is_gone(&error) => return Ok(None),
+            found => found?,
+        };
+        let mut found: Vec<_> = found.into_iter().filter(|holder| holder.process == process).collect();
+        looking.places.find(&mut found);
+        copies::number(&mut found);
+        Ok(found.pop())
+    }
+}
+
+/// What one scan needs to know.
+struct Looking {
+    guests: Guests,
+    places: Places,
+}
+
+impl Looking {
+    fn new(sources: &Sources) -> Self {
+        Self { guests: Guests::read(sources), places: Places::default() }
+    }
+
+    /// What a process holds, by itself.
+    fn process(&mut self, pid: u32, numbers: &mut DeviceNumbers) -> io::Result<Option<Holder>> {
+        if held_devices(pid, numbers)?.is_empty() {
+            return Ok(None);
+        }
+        // Looked at again with its start time known: most processes hold nothing, and need not be asked
+        // for theirs.
+        let process = ProcessId::of(pid)?;
+        let held = held_devices(pid, numbers)?;
+        let arguments = arguments(pid, COMMAND_LINE).unwrap_or_default();
+        let exe = exe(pid).ok();
+        let netns = self.places.of_process(pid);
+        let devices = held.into_iter().map(|held| (self.places.of_tap(process, &held), held)).collect();
+        let holder = Holder {
+            process,
+            parent: parent(pid).ok(),
+            uid: effective_uid(pid).ok(),
+            program: Program::of(exe.as_deref()),
+            guest: self.guests.of(process, &arguments),
+            exe,
+            netns,
+            devices: grouped(devices),
+        };
+        // Else what was found is partly another's.
+        if ProcessId::of(pid)? != process {
+            return Err(Errno::SRCH.into());
+        }
+        Ok(Some(holder).filter(|holder| !holder.devices.is_empty()))
+    }
+}
+
+/// Each interface, or node, once.
+fn grouped(devices: Vec<(Option<u64>, HeldDevice<HeldKind>)>) -> Vec<Held> {
+    let mut groups: Vec<Held> = Vec::new();
+    for (netns, HeldDevice { fd, kind, path, rdev, ifname }) in devices {
+        let descriptor = Descriptor { fd, file: None };
+        let same = |of: &&mut Held| {
+            (of.kind, of.rdev, of.netns) == (kind, rdev, netns)
+                && of.ifname == ifname
+                // Taps that are not configured yet are nothing in common.
+                && (kind != HeldKind::Raw(DeviceKind::Tun) || ifname.is_some())
+        };
+        match groups.iter_mut().find(same) {
+            Some(group) => group.descriptors.push(descriptor),
+            None => {
+                let descriptors = vec![descriptor];
+                groups.push(Held { kind, path, rdev, ifname, netns, behind: None, descriptors });
+            }
+        }
+    }
+    groups
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::SRCH))
+}

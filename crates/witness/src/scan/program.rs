@@ -1,0 +1,86 @@
+use std::fmt;
+use std::path::Path;
+
+/// What sort of program holds a device, by its file's name: a hint for who reads it, and no excuse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Program {
+    /// QEMU.
+    Qemu,
+    /// Another program that runs guests: cloud-hypervisor, firecracker, crosvm.
+    Hypervisor,
+    /// What carries a guest's or container's frames: passt, slirp4netns, vde.
+    Network,
+    /// A VPN's daemon.
+    Vpn,
+    /// What opens devices for guests and gives them away: libvirt, taptrail.
+    Manager,
+    /// Any other.
+    Other,
+}
+
+impl Program {
+    /// The sort of a program.
+    pub(super) fn of(exe: Option<&Path>) -> Self {
+        let Some(name) = exe.and_then(Path::file_name).map(|name| name.to_string_lossy()) else {
+            return Self::Other;
+        };
+        let name = name.strip_suffix(" (deleted)").unwrap_or(&name);
+        match name {
+            "kvm" | "qemu-kvm" => Self::Qemu,
+            name if name.starts_with("qemu-system-") => Self::Qemu,
+            "cloud-hypervisor" | "firecracker" | "crosvm" | "lkvm" | "vmm-reference" | "stratovirt" => {
+                Self::Hypervisor
+            }
+            "passt" | "passt.avx2" | "pasta" | "pasta.avx2" | "slirp4netns" | "vde_plug" | "vde_switch" => {
+                Self::Network
+            }
+            "openvpn" | "openconnect" | "vpnc" | "tincd" | "wireguard-go" | "boringtun" | "boringtun-cli"
+            | "tailscaled" | "zerotier-one" | "edge" | "charon" | "charon-systemd" | "ocserv" | "nebula" => {
+                Self::Vpn
+            }
+            "libvirtd" | "virtqemud" | "taptrail" => Self::Manager,
+            _ => Self::Other,
+        }
+    }
+
+    /// The word in JSON and tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu",
+            Self::Hypervisor => "hypervisor",
+            Self::Network => "network",
+            Self::Vpn => "vpn",
+            Self::Manager => "manager",
+            Self::Other => "other",
+        }
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_programs_file_says_what_sort_it_is() {
+        for (exe, program) in [
+            ("/usr/bin/qemu-system-x86_64", Program::Qemu),
+            ("/usr/bin/qemu-system-x86_64 (deleted)", Program::Qemu),
+            ("/usr/libexec/qemu-kvm", Program::Qemu),
+            ("/opt/cloud-hypervisor", Program::Hypervisor),
+            ("/usr/bin/passt.avx2", Program::Network),
+            ("/usr/sbin/openvpn", Program::Vpn),
+            ("/usr/sbin/libvirtd", Program::Manager),
+            ("/usr/bin/qemu-img", Program::Other),
+            ("/", Program::Other),
+        ] {
+            assert_eq!(Program::of(Some(Path::new(exe))), program, "{exe}");
+        }
+        assert_eq!(Program::of(None), Program::Other);
+    }
+}

@@ -1,0 +1,213 @@
+//! Real taps and macvtaps in real processes, found with all that is behind them. Needs root.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::convert::Infallible;
+use std::num::NonZeroU16;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, unshare};
+use taptrail_kernel::device::{
+    Admitted, Books, DEV_NET_TUN, MacvtapRequest, OpenFacts, Opening, TapName, TapRequest, open_macvtap,
+    open_tap,
+};
+use taptrail_kernel::link::{Links, MacvtapMode, MacvtapName, NewMacvtap};
+use taptrail_kernel::netns::NetNs;
+use taptrail_kernel::proc::ProcessId;
+use taptrail_record::{IfName, MacAddr};
+use taptrail_witness::scan::{Holder, KnownBy, Program, Scan, Scanner, Sources};
+
+const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
+
+/// Runs a test on a thread that has a network namespace of its own, with a bridge and a veth pair.
+fn in_own_network(test: impl FnOnce() + Send) {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("root and network namespaces are needed");
+            ip("link add br0 type bridge");
+            ip("link add lower type veth peer name upper");
+            test();
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+fn ip(arguments: &str) {
+    assert!(
+        Command::new("/sbin/ip").args(arguments.split(' ')).status().unwrap().success(),
+        "ip {arguments}"
+    );
+}
+
+/// Books that take everything.
+struct Paper;
+
+impl Books for Paper {
+    type Error = Infallible;
+
+    fn enter(&mut self, _: &[OpenFacts]) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+fn opened(opening: Opening) -> Vec<Admitted> {
+    let Ok((devices, error)) = opening.admit(&mut Paper);
+    assert!(error.is_none(), "{error:?}");
+    devices
+}
+
+fn tap(name: &str, queues: u16) -> Vec<Admitted> {
+    let name: IfName = name.parse().unwrap();
+    let queues = NonZeroU16::new(queues).unwrap();
+    let (path, name) = (Path::new(DEV_NET_TUN), TapName::New(&name));
+    opened(open_tap(&TapRequest { path, name, queues, vnet_hdr: true }))
+}
+
+/// A stopped process with a copy of a device as its standard input and output; it ends with this.
+struct Sleeper(Child);
+
+impl Sleeper {
+    fn with(first: &Admitted, second: &Admitted) -> Self {
+        let copy = |device: &Admitted| Stdio::from(device.as_fd().try_clone_to_owned().unwrap());
+        let mut command = Command::new("/bin/sh");
+        let script = "kill -STOP $$";
+        let guest = ["-c", script, "-name", "guest=web1", "-uuid", "2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e"];
+        let child = Self(command.args(guest).stdin(copy(first)).stdout(copy(second)).spawn().unwrap());
+        // Until then its arguments may not be there yet.
+        while !std::fs::read_to_string(format!("/proc/{}/stat", child.0.id())).unwrap().contains(") T ") {
+            std::thread::yield_now();
+        }
+        child
+    }
+
+    fn id(&self) -> ProcessId {
+        ProcessId::of(self.0.id()).unwrap()
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn scan(pids: &[u32]) -> Scan {
+    Scanner::new(Sources::default()).scan_of(pids.iter().copied()).unwrap()
+}
+
+fn files(holder: &Holder) -> Vec<u32> {
+    holder.devices[0].descriptors.iter().map(|of| of.file.unwrap()).collect()
+}
+
+#[test]
+fn a_taps_queues_are_one_interface_with_its_bridge_and_namespace() {
+    in_own_network(|| {
+        let queues = tap("vnet0", 2);
+        ip("link set vnet0 master br0 address fe:54:00:00:00:01 up");
+        let sleeper = Sleeper::with(&queues[0], &queues[1]);
+        let scan = scan(&[sleeper.0.id()]);
+        assert_eq!((scan.processes, scan.holders.len(), scan.unseen), (1, 1, Default::default()));
+
+        let holder = &scan.holders[0];
+        assert_eq!((holder.process, holder.parent), (sleeper.id(), Some(std::process::id())));
+        assert_eq!((holder.uid, holder.program), (Some(0), Program::Other));
+        assert_eq!(holder.exe, std::fs::canonicalize("/bin/sh").ok());
+        let guest = holder.guest.as_ref().unwrap();
+        assert_eq!((guest.name.as_deref(), guest.by), (Some("web1"), KnownBy::CommandLine));
+        let here = Some(NetNs::own().unwrap().inode());
+        assert_eq!(holder.netns, here);
+
+        let [held] = holder.devices.as_slice() else { panic!("{holder:?}") };
+        assert_eq!(held.ifname.as_ref().map(IfName::as_str), Some("vnet0"));
+        assert_eq!((held.kind.as_str(), held.queues(), held.netns), ("tun", 2, here));
+        assert_eq!(held.path, Path::new(DEV_NET_TUN));
+        let behind = held.behind.as_ref().unwrap();
+        assert_eq!((behind.mac, behind.master.as_deref()), (Some(MAC.host_side()), Some("br0")));
+        assert_eq!((behind.up, behind.ethernet, behind.lower.as_deref()), (true, true, None));
+    });
+}
+
+#[test]
+fn a_tap_is_where_its_link_is_and_not_where_its_process_is() {
+    in_own_network(|| {
+        // As a process this test is in the namespace that it was started in.
+        let _tap = tap("ttelsewhere0", 1);
+        let scan = scan(&[std::process::id()]);
+        let devices = scan.holders.iter().flat_map(|holder| &holder.devices);
+        let mut taps =
+            devices.filter(|held| held.ifname.as_ref().is_some_and(|name| name.as_str() == "ttelsewhere0"));
+        let held = taps.next().unwrap();
+        assert_eq!(held.netns, Some(NetNs::own().unwrap().inode()));
+        assert_ne!(held.netns, scan.holders[0].netns);
+        assert!(held.behind.is_some());
+    });
+}
+
+#[test]
+fn a_macvtap_is_known_by_its_number_with_the_link_it_stands_on() {
+    in_own_network(|| {
+        let mut links = Links::open().unwrap();
+        let lower_index = links.find(&"lower".parse().unwrap()).unwrap().unwrap().index;
+        let name = MacvtapName::Pattern("macvtap%d".into());
+        let new = NewMacvtap { name, lower_index, mode: MacvtapMode::Bridge, mac: MAC, mtu: None };
+        let link = links.create_macvtap(&new).unwrap();
+        let (ifname, queues) = (link.name.parse().unwrap(), NonZeroU16::MIN);
+        let wait = Duration::from_secs(5);
+        let rdev = links.macvtap_rdev(&ifname, link.index);
+        let request =
+            MacvtapRequest { ifname: &ifname, ifindex: link.index, rdev, queues, vnet_hdr: true, wait };
+        let device = opened(open_macvtap(&request)).remove(0);
+        let sleeper = Sleeper::with(&device, &device);
+        drop(device);
+
+        let holder = Scanner::new(Sources::default()).look(sleeper.id()).unwrap().unwrap();
+        let [held] = holder.devices.as_slice() else { panic!("{holder:?}") };
+        assert_eq!((held.kind.as_str(), &held.ifname), ("macvtap", &Some(ifname.clone())));
+        assert_eq!(held.path, request.path());
+        // Two descriptors of one open file are one queue.
+        assert_eq!((held.descriptors.len(), held.queues()), (2, 1));
+        let behind = held.behind.as_ref().unwrap();
+        assert_eq!(
+            (behind.index, behind.mac, behind.lower.as_deref()),
+            (link.index, Some(MAC), Some("lower"))
+        );
+
+        // Its link may go while it is open.
+        links.delete(link.index).unwrap();
+        let scan = scan(&[sleeper.0.id()]);
+        let held = &scan.holders[0].devices[0];
+        assert_eq!((&held.ifname, &held.behind, scan.unseen.places), (&None, &None, 0));
+    });
+}
+
+#[test]
+fn copies_in_other_processes_are_the_same_open_files() {
+    in_own_network(|| {
+        let queues = tap("vnet0", 2);
+        let first = Sleeper::with(&queues[0], &queues[1]);
+        let second = Sleeper::with(&queues[1], &queues[1]);
+        let scan = scan(&[first.0.id(), second.0.id()]);
+        let [first, second] = scan.holders.as_slice() else { panic!("{scan:?}") };
+        assert_eq!(files(first), [0, 1]);
+        assert_eq!(files(second), [1, 1]);
+    });
+}
+
+#[test]
+fn a_process_that_is_gone_or_another_by_now_holds_nothing() {
+    in_own_network(|| {
+        let queues = tap("vnet0", 1);
+        let sleeper = Sleeper::with(&queues[0], &queues[0]);
+        let former = ProcessId { start_time: sleeper.id().start_time - 1, ..sleeper.id() };
+        let mut scanner = Scanner::new(Sources::default());
+        assert_eq!(scanner.look(former).unwrap(), None);
+        let id = sleeper.id();
+        drop(sleeper);
+        assert_eq!(scanner.look(id).unwrap(), None);
+        assert_eq!(scan(&[id.pid]).holders, []);
+    });
+}
