@@ -6,6 +6,7 @@ mod world;
 
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -81,6 +82,38 @@ fn a_ledger_that_turns_read_only_refuses_grants_and_harms_no_guest() {
 }
 
 #[test]
+fn a_disk_that_fails_under_a_guest_refuses_grants_and_what_ended_is_closed_later() {
+    let world = World::new();
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    mount(&["--make-rprivate", "/"]);
+    fs::create_dir(world.state()).unwrap();
+    let (image, state) = (world.path("disk"), world.state());
+    fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+    let image = image.to_str().unwrap();
+    assert!(Command::new("/sbin/mkfs.ext4").args(["-q", image]).status().unwrap().success());
+    let state = state.to_str().unwrap();
+    mount(&["-o", "loop", image, state]);
+    let guest = world.start("web1", &["--nic", ONE]);
+    // What ext4 does by itself when its disk gives errors: nothing is written from then on, open files or not.
+    mount(&["-o", "remount,abort", state]);
+    world.attach(&guest, TWO).fails(1, "disk I/O error");
+    assert_eq!((guest.holds(), world.links()), (vec!["tun vnet0".to_owned()], vec!["vnet0".to_owned()]));
+    world.try_start("web2", &["--nic", TWO], &EMPTY).fails(1, "Read-only file system");
+
+    // The guest's end waits for nobody; its account does.
+    world.taptrail(["stop", "web1", "--force"]).fails(1, "account could not be closed");
+    assert_eq!(world.links(), Vec::<String>::new());
+    assert!(Command::new("/bin/umount").arg(state).status().unwrap().success());
+    let mended = Command::new("/sbin/e2fsck").args(["-fy", image]).output().unwrap();
+    assert!(matches!(mended.status.code(), Some(0 | 1)), "{mended:?}");
+    mount(&["-o", "loop", image, state]);
+    world.taptrail(["recover"]).ok();
+    world.assert_clean();
+    assert_eq!(world.story().last().unwrap(), "guest unknown");
+    assert!(Command::new("/bin/umount").arg(state).status().unwrap().success());
+}
+
+#[test]
 fn a_damaged_ledger_is_named_and_starts_nobody() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
@@ -96,6 +129,27 @@ fn a_damaged_ledger_is_named_and_starts_nobody() {
     let done = world.taptrail(["ledger", "check"]);
     assert!(matches!(done.code(), 1 | 2), "{}{}", done.stdout, done.stderr);
     world.try_start("web2", &["--nic", TWO], &EMPTY).fails(1, "malformed");
+    assert_eq!(world.links(), Vec::<String>::new());
+}
+
+#[test]
+fn damage_that_no_start_would_meet_starts_nobody_either() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    world.stop(&guest);
+    let file = Ledger::file(&world.state());
+    let pages = fs::metadata(&file).unwrap().len() / 4096;
+    // A page of records that nobody reads at a start.
+    let text = b"op=stop";
+    let is_theirs = |page: &u64| {
+        let mut bytes = [0; 4096];
+        let ledger = fs::File::open(&file).unwrap();
+        ledger.read_exact_at(&mut bytes, page * 4096).unwrap();
+        bytes.windows(text.len()).any(|window| window == text)
+    };
+    let page = (1..pages).find(is_theirs).unwrap();
+    fs::File::options().write(true).open(&file).unwrap().write_all_at(&[0xA5; 2048], page * 4096).unwrap();
+    world.try_start("web2", &["--nic", TWO], &EMPTY).fails(1, "is damaged");
     assert_eq!(world.links(), Vec::<String>::new());
 }
 

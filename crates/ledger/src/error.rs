@@ -37,6 +37,14 @@ pub enum LedgerError {
         /// Ours.
         known: i64,
     },
+    /// The file is damaged.
+    #[error("Ledger {path} is damaged ({fault}): `taptrail ledger check` tells more", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's word for it.
+        fault: String,
+    },
     /// A transaction failed; nothing of it was written.
     #[error("Ledger cannot be written")]
     Write {

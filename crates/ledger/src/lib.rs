@@ -61,6 +61,8 @@ pub struct Ledger {
 
 impl Ledger {
     /// Opens the ledger in `state_dir`, making both where they are missing (modes 0700 and 0600).
+    ///
+    /// One of up to 4 MiB is looked through for damage; a larger one is left to [`faults`](Self::faults).
     pub fn open(state_dir: &Path) -> Result<Self, LedgerError> {
         DirBuilder::new()
             .recursive(true)
@@ -79,6 +81,7 @@ impl Ledger {
             .map_err(|source| LedgerError::File { path: path.clone(), source })?;
         let mut ledger = Self::connect(path)?;
         ledger.migrate()?;
+        ledger.refuse_damage()?;
         Ok(ledger)
     }
 

@@ -5,6 +5,9 @@ use rusqlite::TransactionBehavior;
 
 use crate::{Ledger, LedgerError};
 
+/// How large a ledger may be, in bytes, to be looked through whenever it is opened: that takes some milliseconds.
+const LOOKED_THROUGH: u64 = 4 << 20;
+
 /// At most so many faults are told.
 const FAULTS: usize = 100;
 
@@ -41,6 +44,17 @@ pub struct Pruned {
 }
 
 impl Ledger {
+    /// Refuses a damaged ledger, before anything is written to it that might be lost.
+    pub(crate) fn refuse_damage(&self) -> Result<(), LedgerError> {
+        if self.bytes() > LOOKED_THROUGH {
+            return Ok(());
+        }
+        let failed = |source| LedgerError::Open { path: self.path.clone(), source };
+        let fault: String =
+            self.connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
+        if fault == "ok" { Ok(()) } else { Err(LedgerError::Damaged { path: self.path.clone(), fault }) }
+    }
+
     /// What is wrong with the ledger, a sentence each: its pages and indices (SQLite's own check), its references, and
     /// what an ended guest must not have open. Reads all of it.
     ///
