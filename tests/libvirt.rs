@@ -110,6 +110,25 @@ fn auditing_tells_nothing_as_held_of_a_guest_that_failed_to_boot() {
 }
 
 #[test]
+fn auditing_tells_of_plugging_that_fails_of_saving_and_of_a_crash() {
+    let Some(libvirt) = Libvirt::start() else { return };
+    let guest = libvirt.create("saved", 7, &[Nic::on("br0", &mac(1)), Nic::on("lower", &mac(2)).queues(2)]);
+    agree(&libvirt, &guest, 2);
+    for nic in [Nic::on("br0", &mac(3)), Nic::on("lower", &mac(4))] {
+        libvirt.device("attach-device", &guest, &nic.rom("/no-such.rom")).fails(1, "no-such.rom");
+        libvirt.world.until("all is taken back", || guest.holds().len() == 2);
+    }
+    agree(&libvirt, &guest, 2);
+    let restored = libvirt.save_and_restore("saved", &guest);
+    agree(&libvirt, &restored, 2);
+    restored.kill();
+    libvirt.world.until("libvirt knows", || !virsh(&["domstate", &restored.uuid]).success());
+    agree(&libvirt, &restored, 0);
+    let each = ["attach-failed", "open-without-grant"];
+    assert_eq!(findings(&libvirt.trail(&restored.uuid)), [each, each].concat());
+}
+
+#[test]
 fn auditing_never_hears_of_a_qemu_that_ended_while_no_libvirtd_ran() {
     let Some(mut libvirt) = Libvirt::start() else { return };
     let nics = [Nic::on("br0", &mac(1)), Nic::on("lower", &mac(2))];

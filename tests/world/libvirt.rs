@@ -150,8 +150,17 @@ impl Libvirt {
     /// Starts a guest whose processors stand still.
     pub(crate) fn create(&self, name: &str, number: u8, nics: &[Nic]) -> Domain {
         self.try_create(name, number, nics).ok();
-        let pid = fs::read_to_string(format!("/run/libvirt/qemu/{name}.pid")).unwrap();
-        Domain { uuid: uuid(number), pid: pid.trim().parse().unwrap() }
+        Domain { uuid: uuid(number), pid: pid(name) }
+    }
+
+    /// Writes a guest to a file and starts it again from there, as a new QEMU.
+    pub(crate) fn save_and_restore(&self, name: &str, saved: &Domain) -> Domain {
+        let file = self.world.path("libvirt/saved");
+        let file = file.to_str().unwrap();
+        virsh(&["save", &saved.uuid, file, "--paused"]).ok();
+        assert!(!saved.is_alive(), "QEMU outlives its guest");
+        virsh(&["restore", file, "--paused"]).ok();
+        Domain { uuid: saved.uuid.clone(), pid: pid(name) }
     }
 
     /// Tries to.
@@ -349,6 +358,11 @@ impl Nic {
         xml.push_str("</interface>");
         xml
     }
+}
+
+/// The process of a guest's QEMU.
+fn pid(name: &str) -> u32 {
+    fs::read_to_string(format!("/run/libvirt/qemu/{name}.pid")).unwrap().trim().parse().unwrap()
 }
 
 /// The uuid of the guest of this number.
