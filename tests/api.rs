@@ -236,6 +236,7 @@ fn recorded(record: &taptrail_record::Record) -> String {
         Event::Close { .. } => "closed",
         Event::GuestStart { .. } => "started",
         Event::GuestStop { .. } => "ended",
+        Event::Seen(_) | Event::Gone(_) | Event::GuestGone { .. } => unreachable!("a supervisor's record"),
     };
     let mac = record.event.mac().map_or("-".to_owned(), |mac| mac.to_string());
     let outcome = if record.outcome == Outcome::Success { "success" } else { "failed" };

@@ -442,8 +442,11 @@ fn tell(record: &Record) -> String {
         Event::Attach { .. } => ("attach", String::new()),
         Event::Detach { forced: false, .. } => ("detach", String::new()),
         Event::Detach { forced: true, .. } => ("revoke", String::new()),
+        Event::Seen(of) => ("seen", device(&of.device, &of.queue)),
+        Event::Gone(of) => ("gone", device(&of.device, &of.queue)),
         Event::GuestStart { reason, .. } => ("guest", format!(" {reason}")),
         Event::GuestStop { reason, .. } => ("guest", format!(" {reason}")),
+        Event::GuestGone { .. } => ("guest", " gone".to_owned()),
     };
     let outcome = match record.outcome {
         Outcome::Success => "",

@@ -282,6 +282,10 @@ impl Event {
             Said::Close { .. } => "closed",
             Said::GuestStart { .. } => "started",
             Said::GuestStop { .. } => "ended",
+            // A watcher's words, which no supervisor writes.
+            Said::Seen(_) => "seen",
+            Said::Gone(_) => "closed",
+            Said::GuestGone { .. } => "ended",
         };
         kind.clone_into(&mut self.kind);
         self.mac = record.event.mac().map(|mac| mac.to_string());
@@ -300,6 +304,10 @@ impl Event {
             Said::GuestStart { reason, .. } | Said::GuestStop { reason, .. } => {
                 self.reason = Some(reason.to_string());
             }
+            Said::Seen(of) | Said::Gone(of) => {
+                self.device = Some(device(of.device.clone(), of.queue.unwrap_or(0), None));
+            }
+            Said::GuestGone { .. } => {}
         }
         self.outcome = Some(record.outcome.as_str().to_owned());
         self.errno = record.errno.map(i64::from);

@@ -23,6 +23,7 @@ pub(crate) enum Key {
     Queue,
     VmPid,
     Fds,
+    Fd,
     Forced,
     Errno,
     LastSeen,
@@ -33,7 +34,7 @@ pub(crate) enum Key {
 }
 
 /// Their names, in that order.
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 23] = [
     "virt",
     "resrc",
     "op",
@@ -49,6 +50,7 @@ const KEYS: [&str; 22] = [
     "queue",
     "vm-pid",
     "fds",
+    "fd",
     "forced",
     "errno",
     "last-seen",
@@ -77,6 +79,7 @@ impl Key {
             b"queue" => Self::Queue,
             b"vm-pid" => Self::VmPid,
             b"fds" => Self::Fds,
+            b"fd" => Self::Fd,
             b"forced" => Self::Forced,
             b"errno" => Self::Errno,
             b"last-seen" => Self::LastSeen,
@@ -242,6 +245,11 @@ impl<'a> Claims<'a> {
         }
     }
 
+    /// A process id that must be there and be one.
+    pub(crate) fn process(&self) -> Result<u32, ParseError> {
+        need(Key::VmPid, self.pid(Key::VmPid)?)
+    }
+
     /// A device number, or `?`.
     pub(crate) fn rdev(&self, key: Key) -> Result<Option<Rdev>, ParseError> {
         match self.word(key)? {
@@ -256,6 +264,14 @@ impl<'a> Claims<'a> {
 
     pub(crate) fn reason(&self) -> Result<Reason, ParseError> {
         self.parsed(Key::Reason, Reason::from_ascii)
+    }
+
+    /// The address of the interface that a descriptor serves, or `?`.
+    pub(crate) fn maybe_mac(&self, key: Key) -> Result<Option<MacAddr>, ParseError> {
+        match self.get(key)? {
+            Some(Value::Bare(b"?" | b"'?'") | Value::Quoted(b"?") | Value::Nested(b"?")) => Ok(None),
+            _ => self.mac(key).map(Some),
+        }
     }
 
     /// An interface's address, in the quotes of any of libvirt's generations.

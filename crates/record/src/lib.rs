@@ -65,7 +65,7 @@ pub use path_record::PathRecord;
 pub use rdev::{Rdev, RdevError};
 pub use read::{parse_claim, parse_text};
 pub use reason::{Reason, ReasonError};
-pub use record::{Event, Outcome, Record, Requester};
+pub use record::{Descriptor, Event, Outcome, Record, Requester};
 pub use record_type::{RecordType, RecordTypeError};
 pub use syscall::Syscall;
 pub use write::{MAX_TEXT, TooLong};

@@ -1,6 +1,6 @@
 use crate::claims::{Claims, Key, need, refused};
 use crate::pairs::{Pairs, Value};
-use crate::{Device, Event, GuestId, Outcome, ParseError, Record, RecordType, Requester};
+use crate::{Descriptor, Device, Event, GuestId, Outcome, ParseError, Record, RecordType, Requester};
 
 /// What a text between `msg='` and `'` says, in the grammar of any of libvirt's three generations or ours.
 ///
@@ -57,15 +57,16 @@ fn control(text: &[u8], told: Option<Outcome>) -> Result<Option<Record>, ParseEr
     }
     whole?;
     let outcome = outcome(&claims, told)?;
-    let start = match need(Key::Op, claims.word(Key::Op)?)? {
-        b"start" => true,
-        b"stop" => false,
-        _ => return Ok(None),
-    };
+    let op = need(Key::Op, claims.word(Key::Op)?)?;
+    if !matches!(op, b"start" | b"stop" | b"gone") {
+        return Ok(None);
+    }
     let reason = claims.reason()?;
-    let vm_pid = claims.pid(Key::VmPid)?;
-    let event =
-        if start { Event::GuestStart { reason, vm_pid } } else { Event::GuestStop { reason, vm_pid } };
+    let event = match op {
+        b"start" => Event::GuestStart { reason, vm_pid: claims.pid(Key::VmPid)? },
+        b"stop" => Event::GuestStop { reason, vm_pid: claims.pid(Key::VmPid)? },
+        _ => Event::GuestGone { vm_pid: claims.process()? },
+    };
     record(&claims, event, outcome)
 }
 
@@ -90,6 +91,9 @@ fn interface(claims: &Claims<'_>) -> Result<Event, ParseError> {
         b"start" => Event::Start { mac: claims.mac(Key::NewNet)?, vm_pid, fds },
         b"attach" => Event::Attach { mac: claims.mac(Key::NewNet)?, vm_pid, fds },
         b"detach" => Event::Detach { mac: claims.mac(Key::OldNet)?, vm_pid, fds, forced: forced(claims)? },
+        b"seen" => Event::Seen(descriptor(claims)?),
+        // A manager knows what it closes itself, and by which descriptor of QEMU's it does not say.
+        b"close" if claims.has(Key::VmPid) => Event::Gone(descriptor(claims)?),
         b"open" | b"close" | b"keep" => {
             let mac = claims.mac(Key::Net)?;
             let device = device(claims)?;
@@ -155,6 +159,16 @@ fn forced(claims: &Claims<'_>) -> Result<bool, ParseError> {
         Some(b"yes") => Ok(true),
         Some(word) => Err(refused(Key::Forced, Value::Bare(word))),
     }
+}
+
+fn descriptor(claims: &Claims<'_>) -> Result<Descriptor, ParseError> {
+    Ok(Descriptor {
+        mac: claims.maybe_mac(Key::Net)?,
+        device: device(claims)?,
+        queue: claims.number(Key::Queue)?,
+        vm_pid: claims.process()?,
+        fd: need(Key::Fd, claims.number(Key::Fd)?)?,
+    })
 }
 
 fn device(claims: &Claims<'_>) -> Result<Device, ParseError> {

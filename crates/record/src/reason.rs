@@ -23,6 +23,8 @@ impl Reason {
     pub const CRASHED: Self = Self(CompactString::const_new("crashed"));
     /// Stop: the guest never came up, or QEMU ended without a word.
     pub const FAILED: Self = Self(CompactString::const_new("failed"));
+    /// Gone: QEMU's process has ended, and whoever saw it knows no more.
+    pub(crate) const EXITED: Self = Self(CompactString::const_new("exited"));
     /// Stop: nobody saw the guest end.
     pub const UNKNOWN: Self = Self(CompactString::const_new("unknown"));
 

@@ -33,7 +33,9 @@ impl Record {
     /// The type under which it goes to the kernel.
     pub fn record_type(&self) -> RecordType {
         match self.event {
-            Event::GuestStart { .. } | Event::GuestStop { .. } => RecordType::VIRT_CONTROL,
+            Event::GuestStart { .. } | Event::GuestStop { .. } | Event::GuestGone { .. } => {
+                RecordType::VIRT_CONTROL
+            }
             _ => RecordType::VIRT_RESOURCE,
         }
     }
@@ -42,7 +44,8 @@ impl Record {
 /// What was done, or tried.
 ///
 /// `vm_pid` is QEMU's process, `fds` a number of descriptors. Both are missing from libvirt's
-/// interface records, as are `queue`, [`Keep`](Self::Keep) and [`Close`](Self::Close).
+/// interface records, as are `queue`, [`Keep`](Self::Keep) and [`Close`](Self::Close). What a watcher saw, who
+/// is not the guest's manager, is [`Seen`](Self::Seen), [`Gone`](Self::Gone) and [`GuestGone`](Self::GuestGone).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {
     /// One open(2) of a device for the guest's interface `mac`.
@@ -103,6 +106,10 @@ pub enum Event {
         /// As in its open record.
         queue: Option<u32>,
     },
+    /// QEMU was seen to hold this descriptor.
+    Seen(Descriptor),
+    /// QEMU was seen to hold this descriptor no more: the definitive end of one open(2).
+    Gone(Descriptor),
     /// The guest runs.
     GuestStart {
         /// `booted` for ours.
@@ -117,6 +124,26 @@ pub enum Event {
         /// QEMU; libvirt always writes none (0 in the text).
         vm_pid: Option<u32>,
     },
+    /// QEMU's process was seen to have ended, and all it held with it.
+    GuestGone {
+        /// QEMU.
+        vm_pid: u32,
+    },
+}
+
+/// One descriptor of a raw network device in a QEMU, as `/proc/PID/fd` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Descriptor {
+    /// The guest's interface it serves; none where nothing tells.
+    pub mac: Option<MacAddr>,
+    /// What it is a descriptor of: node, number, and the host's interface behind it.
+    pub device: Device,
+    /// Which descriptor of this device it is, from 0, in the order of their numbers.
+    pub queue: Option<u32>,
+    /// QEMU.
+    pub vm_pid: u32,
+    /// Its number in QEMU.
+    pub fd: u32,
 }
 
 impl Event {
@@ -129,7 +156,8 @@ impl Event {
             | Self::Detach { mac, .. }
             | Self::Keep { mac, .. }
             | Self::Close { mac, .. } => Some(*mac),
-            Self::GuestStart { .. } | Self::GuestStop { .. } => None,
+            Self::Seen(descriptor) | Self::Gone(descriptor) => descriptor.mac,
+            Self::GuestStart { .. } | Self::GuestStop { .. } | Self::GuestGone { .. } => None,
         }
     }
 
@@ -139,8 +167,14 @@ impl Event {
             Self::Open { device, .. } | Self::Keep { device, .. } | Self::Close { device, .. } => {
                 Some(device)
             }
+            Self::Seen(descriptor) | Self::Gone(descriptor) => Some(&descriptor.device),
             _ => None,
         }
+    }
+
+    /// Whether it is what a watcher saw, rather than what a guest's manager did.
+    pub fn is_watched(&self) -> bool {
+        matches!(self, Self::Seen(_) | Self::Gone(_) | Self::GuestGone { .. })
     }
 }
 

@@ -3,7 +3,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use crate::encode::push_string;
-use crate::{Device, Event, MacAddr, Record};
+use crate::{Descriptor, Device, Event, MacAddr, Reason, Record};
 
 /// The longest text that the kernel keeps whole (`AUDIT_MESSAGE_TEXT_MAX`, linux/audit.h). What is
 /// beyond is cut, and with it `res=`.
@@ -82,6 +82,14 @@ impl Text {
                 self.device(*mac, device, *queue);
                 self.maybe("vm-pid", *vm_pid);
             }
+            Event::Seen(descriptor) => {
+                self.net("seen", record);
+                self.descriptor(descriptor);
+            }
+            Event::Gone(descriptor) => {
+                self.net("close", record);
+                self.descriptor(descriptor);
+            }
             Event::Start { mac, vm_pid, fds } => {
                 self.net("start", record);
                 self.change(None, Some(*mac), *vm_pid, *fds);
@@ -105,6 +113,10 @@ impl Text {
                 self.pair("op", "stop");
                 self.control(reason, *vm_pid, record);
             }
+            Event::GuestGone { vm_pid } => {
+                self.pair("op", "gone");
+                self.control(&Reason::EXITED, Some(*vm_pid), record);
+            }
         }
     }
 
@@ -114,7 +126,7 @@ impl Text {
         self.guest(record);
     }
 
-    fn control(&mut self, reason: &crate::Reason, vm_pid: Option<u32>, record: &Record) {
+    fn control(&mut self, reason: &Reason, vm_pid: Option<u32>, record: &Record) {
         self.pair("reason", reason);
         self.guest(record);
         self.pair("vm-pid", vm_pid.unwrap_or(0));
@@ -125,8 +137,22 @@ impl Text {
         self.pair("uuid", record.guest.uuid);
     }
 
+    fn descriptor(&mut self, descriptor: &Descriptor) {
+        match descriptor.mac {
+            Some(mac) => self.pair("net", mac),
+            None => self.pair("net", "?"),
+        }
+        self.node(&descriptor.device, descriptor.queue);
+        self.pair("vm-pid", descriptor.vm_pid);
+        self.pair("fd", descriptor.fd);
+    }
+
     fn device(&mut self, mac: MacAddr, device: &Device, queue: Option<u32>) {
         self.pair("net", mac);
+        self.node(device, queue);
+    }
+
+    fn node(&mut self, device: &Device, queue: Option<u32>) {
         push_string(&mut self.0, "path", device.path.as_bytes());
         match device.rdev {
             Some(rdev) => self.pair("rdev", rdev),

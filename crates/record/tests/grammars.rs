@@ -10,7 +10,8 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use taptrail_record::{
-    Device, Event, GuestId, MacAddr, Outcome, Rdev, Reason, Record, RecordType, parse_interpreted, parse_text,
+    Descriptor, Device, Event, GuestId, MacAddr, Outcome, Rdev, Reason, Record, RecordType,
+    parse_interpreted, parse_text,
 };
 
 use strategies::{EXE, name, record};
@@ -60,11 +61,11 @@ fn older(record: &Record, generation: u8) -> String {
     let text = record.text(Path::new(EXE)).unwrap();
     let quote = if generation == 1 { "'" } else { "" };
     // Quoted names hold no blank and no double quote, so that these stand for themselves.
-    let mac = record.event.mac().map(|mac| mac.to_string()).unwrap_or_default();
+    let mac = record.event.mac().map_or("?".to_owned(), |mac| mac.to_string());
     let text = text
         .replacen(&format!("-net=\"{mac}\""), &format!("-net={quote}{mac}{quote}"), 1)
         .replacen("-net=\"?\"", &format!("-net={quote}?{quote}"), 1)
-        .replacen(&format!(" net={mac}"), &format!(" net={quote}{mac}{quote}"), 1);
+        .replacen(&format!(" net={mac} path="), &format!(" net={quote}{mac}{quote} path="), 1);
     if generation == 1 { text.strip_prefix("virt=kvm ").unwrap().to_owned() } else { text }
 }
 
@@ -84,12 +85,15 @@ fn interpreted(record: &Record) -> String {
             let forced = if *forced { " forced=yes" } else { "" };
             (net("detach"), changed(mac, "?", *vm_pid, *fds) + forced)
         }
+        Event::Seen(descriptor) => (net("seen"), held(descriptor)),
+        Event::Gone(descriptor) => (net("close"), held(descriptor)),
         Event::GuestStart { reason, vm_pid } => {
             (format!(" op=start reason={reason}"), format!(" vm-pid={}", vm_pid.unwrap_or(0)))
         }
         Event::GuestStop { reason, vm_pid } => {
             (format!(" op=stop reason={reason}"), format!(" vm-pid={}", vm_pid.unwrap_or(0)))
         }
+        Event::GuestGone { vm_pid } => (" op=gone reason=exited".to_owned(), format!(" vm-pid={vm_pid}")),
     };
     write!(
         text,
@@ -107,7 +111,13 @@ fn interpreted(record: &Record) -> String {
     text
 }
 
-fn opened(mac: MacAddr, device: &Device, queue: Option<u32>) -> String {
+fn held(descriptor: &Descriptor) -> String {
+    let Descriptor { mac, device, queue, vm_pid, fd } = descriptor;
+    let mac = mac.map_or("?".to_owned(), |mac| mac.to_string());
+    opened(mac, device, *queue) + &format!(" vm-pid={vm_pid} fd={fd}")
+}
+
+fn opened(mac: impl std::fmt::Display, device: &Device, queue: Option<u32>) -> String {
     let rdev = device.rdev.map_or("?".to_owned(), |rdev| rdev.to_string());
     let dev = device.dev.as_ref().map(|dev| format!("\"{dev}\""));
     format!(" net={mac} path={} rdev={rdev}", device.path) + &maybe("dev", dev) + &maybe("queue", queue)

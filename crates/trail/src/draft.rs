@@ -1,11 +1,11 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use taptrail_record::{Device, DeviceKind, MacAddr};
+use taptrail_record::{Descriptor, Device, DeviceKind, MacAddr};
 
 use crate::entry::Claim;
 use crate::kernel_opens::Seen;
-use crate::queues::Queues;
+use crate::queues::{Open, Queues};
 use crate::{Certainty, EndedBy, Holding, Proof, State};
 
 /// A holding in the making: one device of one operation, whose end is not yet told.
@@ -16,6 +16,10 @@ pub(crate) struct Draft {
     open: Queues,
     /// When the last of the others was closed.
     closed: Option<Timestamp>,
+    /// How many of its descriptors were seen in QEMU: whoever saw them will tell the end of each.
+    seen: u32,
+    /// Whether QEMU got it and no record has told its number yet.
+    pub(crate) unnumbered: bool,
 }
 
 impl Draft {
@@ -28,14 +32,27 @@ impl Draft {
         if let (None, Some(seen)) = (opened.queue, opened.seen) {
             holding.queues = seen.opens.max(1);
         }
-        Self { holding, open: Queues::one(opened.queue), closed: None }
+        Self::new(holding, Queues::one(opened.queue))
+    }
+
+    fn new(holding: Holding, open: Queues) -> Self {
+        Self { holding, open, closed: None, seen: 0, unnumbered: false }
     }
 
     /// What a guest has had since before the trail begins: of it only the interface is known.
     pub(crate) fn from_before(entry: &Claim<'_>, mac: MacAddr) -> Self {
         let mut holding = holding(entry, mac, &Device::new("?", None, None), State::Held, None);
         (holding.queues, holding.opened, holding.certainty) = (0, None, Certainty::Inferred);
-        Self { holding, open: Queues::one(None), closed: None }
+        Self::new(holding, Queues::one(None))
+    }
+
+    /// What QEMU was seen to hold, and no record tells how it got it.
+    pub(crate) fn sighted(entry: &Claim<'_>, mac: MacAddr, descriptor: &Descriptor) -> Self {
+        let mut holding = holding(entry, mac, &descriptor.device, State::Held, None);
+        (holding.queues, holding.opened) = (0, None);
+        let mut draft = Self::new(holding, Queues::none());
+        draft.see(entry, descriptor);
+        draft
     }
 
     /// Whether some open(2) of it is not closed.
@@ -50,13 +67,13 @@ impl Draft {
 
     /// Whether its writer names queues, and so will name the end of each.
     pub(crate) fn closes_follow(&self) -> bool {
-        self.open.iter().any(|queue| queue.is_some())
+        self.open.iter().any(|open| open.queue.is_some())
     }
 
     /// Whether another open can't be of the same operation: an interface has one backend, and opens
     /// none of its queues twice.
     pub(crate) fn excludes(&self, device: &Device, queue: Option<u32>) -> bool {
-        let again = self.has(&device.path, queue);
+        let again = self.is_told(&device.path, queue);
         let backend = self.is_backend() && device.kind != DeviceKind::VhostNet;
         !self.takes(device, queue) && (again || backend || self.open.len() >= Self::MOST_QUEUES)
     }
@@ -97,7 +114,7 @@ impl Draft {
         self.holding.queues = u32::try_from(self.open.len()).unwrap_or(u32::MAX).max(1);
     }
 
-    pub(crate) fn has(&self, path: &str, queue: Option<u32>) -> bool {
+    pub(crate) fn is_told(&self, path: &str, queue: Option<u32>) -> bool {
         self.holding.device.path == path && self.open.contains(queue)
     }
 
@@ -112,6 +129,71 @@ impl Draft {
             return None;
         };
         (exact || same(&self.holding.device, device)).then_some(queue + u8::from(!exact))
+    }
+
+    /// Whether its descriptors were seen in QEMU.
+    pub(crate) fn is_seen(&self) -> bool {
+        self.seen > 0
+    }
+
+    /// Whether this very descriptor of it was seen and is not closed.
+    pub(crate) fn has(&self, descriptor: &Descriptor) -> bool {
+        self.open.has_fd(descriptor.fd)
+            && self.holding.pid == Some(descriptor.vm_pid)
+            && self.holding.device.kind == descriptor.device.kind
+            && agree(&self.holding.device.dev, &descriptor.device.dev)
+    }
+
+    /// Whether a descriptor is another one of the very device of which some were seen.
+    pub(crate) fn continues(&self, descriptor: &Descriptor) -> bool {
+        self.is_seen()
+            && self.open.len() < Self::MOST_QUEUES
+            && self.holding.pid == Some(descriptor.vm_pid)
+            && same(&self.holding.device, &descriptor.device)
+    }
+
+    /// How well a device that was told and not seen fits a descriptor; less is better.
+    pub(crate) fn fits(&self, descriptor: &Descriptor) -> Option<u8> {
+        let (told, seen) = (&self.holding.device, &descriptor.device);
+        if self.is_seen() || !self.is_open() || !agree(&told.dev, &seen.dev) {
+            return None;
+        }
+        match told.kind {
+            // libvirt names it by its interface.
+            DeviceKind::Macvtap if told.rdev.is_none() && !told.path.starts_with('/') => {
+                let named = seen.dev.as_ref() == Some(&told.path);
+                (named || (seen.dev.is_none() && seen.kind == told.kind)).then_some(u8::from(!named))
+            }
+            _ if same(told, seen) => Some(0),
+            DeviceKind::Tun | DeviceKind::VhostNet => (told.kind == seen.kind).then_some(1),
+            DeviceKind::Macvtap | DeviceKind::Unknown => None,
+        }
+    }
+
+    /// A descriptor of it was seen in QEMU.
+    pub(crate) fn see(&mut self, entry: &Claim<'_>, descriptor: &Descriptor) {
+        self.holding.device = descriptor.device.clone();
+        self.holding.pid = Some(descriptor.vm_pid);
+        self.open.see(Open { queue: descriptor.queue, fd: Some(descriptor.fd) });
+        self.seen += 1;
+        self.holding.queues = self.holding.queues.max(self.seen);
+        if self.holding.certainty == Certainty::Inferred {
+            self.holding.certainty = Certainty::Definitive;
+        }
+        self.unnumbered &= self.holding.device.rdev.is_none();
+        self.prove(&entry.proof());
+    }
+
+    /// A descriptor of it is gone from QEMU.
+    pub(crate) fn close_seen(&mut self, entry: &Claim<'_>, descriptor: &Descriptor) {
+        // What was told and not seen: so it was this.
+        if !self.is_seen() {
+            self.see(entry, descriptor);
+        }
+        self.open.take_fd(descriptor.fd);
+        self.closed = Some(entry.time);
+        self.unseen(entry);
+        self.prove(&entry.proof());
     }
 
     /// QEMU has it.
@@ -146,14 +228,14 @@ impl Draft {
 
     /// Parts one queue from the others; none when it was the only one.
     pub(crate) fn split(&mut self, queue: Option<u32>) -> Self {
-        let queue = self.open.take(queue);
+        let queue = self.open.take(queue).and_then(|open| open.queue);
         // libvirt's one record may stand for several queues.
         let all = queue.is_none() && self.open.is_empty() && self.closed.is_none();
         let queues = if all { self.holding.queues } else { 1 };
         self.holding.queues -= queues;
         let mut holding = self.holding.clone();
         holding.queues = queues;
-        Self { holding, open: Queues::one(queue), closed: None }
+        Self::new(holding, Queues::one(queue))
     }
 
     /// Takes another part of the same device back in.
@@ -248,10 +330,11 @@ fn holding(entry: &Claim<'_>, mac: MacAddr, device: &Device, state: State, seen:
     }
 }
 
+fn agree<T: PartialEq>(a: &Option<T>, b: &Option<T>) -> bool {
+    a.is_none() || b.is_none() || a == b
+}
+
 /// Whether two records mean one device. What one of them does not tell can't part them.
 fn same(a: &Device, b: &Device) -> bool {
-    fn agree<T: PartialEq>(a: &Option<T>, b: &Option<T>) -> bool {
-        a.is_none() || b.is_none() || a == b
-    }
     a.path == b.path && agree(&a.rdev, &b.rdev) && agree(&a.dev, &b.dev)
 }

@@ -92,6 +92,8 @@ kinds! {
     ReleaseByReboot = "release-by-reboot",
     /// A device must be given up, and no record tells its end.
     NeverReleased = "never-released",
+    /// QEMU was seen to hold a device that it is told to have given up.
+    HeldAfterRelease = "held-after-release",
     /// One of a guest's interfaces with one MAC was unplugged, and nothing tells which.
     AmbiguousRelease = "ambiguous-release",
     /// Two running interfaces of one host have one MAC.
@@ -100,6 +102,8 @@ kinds! {
     UnknownDeviceNumber = "unknown-device-number",
     /// The kernel saw a device opened, and no record admits it.
     UnauditedOpen = "unaudited-open",
+    /// QEMU was seen to hold a device that no record admits.
+    UnaccountedDevice = "unaccounted-device",
     /// A guest's QEMU tried to open a device by itself, and was refused.
     RefusedOpen = "refused-open",
     /// A guest's manager could not send a record: the audit never saw it.

@@ -28,17 +28,17 @@ pub(crate) struct Guest {
     pub(crate) from_start: bool,
     pub(crate) pid: Option<u32>,
     pub(crate) interfaces: Interfaces,
-    unplugged: Option<Unplugged>,
+    pub(crate) unplugged: Option<Unplugged>,
 }
 
 /// libvirt's detach record, as long as the very next may be an attach of the same: a change of bridge is
 /// told so, and nothing ended at all.
 #[derive(Debug)]
-struct Unplugged {
-    mac: MacAddr,
+pub(crate) struct Unplugged {
+    pub(crate) mac: MacAddr,
     at: Proof,
     /// Whether that attach failed: QEMU still has what it had, with no bridge behind it.
-    refused: bool,
+    pub(crate) refused: bool,
 }
 
 /// The two records of a change of bridge come at once; an attach farther apart is another interface.
@@ -74,6 +74,11 @@ impl Guest {
             interfaces: Interfaces::default(),
             unplugged: None,
         }
+    }
+
+    /// One that was seen to run, and of which no manager has told.
+    pub(crate) fn seen(entry: &Claim<'_>) -> Self {
+        Self { writer: None, running: true, ..Self::new(entry, false) }
     }
 
     /// The interface with this MAC, told of for the first time or again.
@@ -160,7 +165,7 @@ impl Guest {
         };
         interface.operations[at].grant(phase, entry, pid, certainty);
         if by == By::Attach {
-            interface.operations[at].tell_unknown(out);
+            interface.operations[at].await_numbers(entry, out);
             // Tries before it, of which no record tells the end.
             let given_up = |operation: &mut Operation| operation.phase == Phase::Opening;
             for given_up in interface.operations.extract_if(..at, given_up) {
@@ -348,7 +353,7 @@ impl Guest {
     }
 }
 
-fn unmatched(entry: &Claim<'_>, out: &mut Out) {
+pub(crate) fn unmatched(entry: &Claim<'_>, out: &mut Out) {
     // Who closes an account late, after a reboot that ended it for the reader, says nothing new.
     if entry.record.last_seen.is_some() {
         return;

@@ -17,13 +17,14 @@ use crate::macs::Macs;
 use crate::out::{Out, Whose, named};
 use crate::serials::Serials;
 use crate::told::{self, recorded, tell};
+use crate::unnumbered::Unnumbered;
 use crate::{Content, EndedBy, Entry, Finding, FindingKind, Proof};
 
 /// What is alive on one host.
 #[derive(Debug)]
 pub(crate) struct Host {
-    name: Arc<str>,
-    guests: HashMap<Uuid, Lives>,
+    pub(crate) name: Arc<str>,
+    pub(crate) guests: HashMap<Uuid, Lives>,
     macs: Macs,
     /// The QEMUs, by their process ids.
     pids: HashMap<u32, Uuid>,
@@ -74,6 +75,9 @@ impl Host {
     }
 
     fn claim(&mut self, entry: &Claim<'_>, out: &mut Out) {
+        if entry.record.event.is_watched() {
+            return self.watched(entry, out);
+        }
         let Record { guest, event, outcome, .. } = entry.record;
         let (uuid, done) = (guest.uuid, *outcome == Outcome::Success);
         let stops = done && matches!(event, Event::GuestStop { .. });
@@ -119,7 +123,7 @@ impl Host {
         self.index(entry, uuid, out);
     }
 
-    fn forget_pid(&mut self, pid: Option<u32>, uuid: Uuid) {
+    pub(crate) fn forget_pid(&mut self, pid: Option<u32>, uuid: Uuid) {
         if let Some(pid) = pid
             && self.pids.get(&pid) == Some(&uuid)
         {
@@ -129,7 +133,7 @@ impl Host {
 
     /// A guest's QEMU is told. Another with the same process id is gone, and what the kernel saw this
     /// process open was opened by a guest.
-    fn has_pid(&mut self, entry: &Claim<'_>, pid: u32, out: &mut Out) {
+    pub(crate) fn has_pid(&mut self, entry: &Claim<'_>, pid: u32, out: &mut Out) {
         let guest = &entry.record.guest;
         if let Some(other) = self.pids.insert(pid, guest.uuid)
             && other != guest.uuid
@@ -151,7 +155,7 @@ impl Host {
     }
 
     /// Keeps the index of MACs, and tells of those that two guests have.
-    fn index(&mut self, entry: &Claim<'_>, uuid: Uuid, out: &mut Out) {
+    pub(crate) fn index(&mut self, entry: &Claim<'_>, uuid: Uuid, out: &mut Out) {
         if out.shifts.is_empty() {
             return;
         }
@@ -200,6 +204,16 @@ impl Host {
         }
         if let Some(oldest) = self.opens.wait(open, entry.proof()) {
             self.unaudited(oldest, out);
+        }
+    }
+
+    /// No record told soon the number of what a guest got.
+    pub(crate) fn tell_unnumbered(&mut self, of: &Unnumbered, out: &mut Out) {
+        let Some(lives) = self.guests.get_mut(&of.guest) else { return };
+        let interfaces = lives.iter_mut().filter_map(|guest| guest.interfaces.get_mut(of.mac));
+        for draft in interfaces.flat_map(|one| &mut one.operations).flat_map(|one| &mut one.drafts) {
+            out.tell_unnumbered(draft);
+            draft.unnumbered = false;
         }
     }
 

@@ -1,6 +1,6 @@
 //! One interface of a guest: what was tried and given for one MAC, oldest first.
 
-use taptrail_record::{Device, MacAddr};
+use taptrail_record::{Descriptor, Device, MacAddr};
 
 use crate::draft::Draft;
 use crate::guest::By;
@@ -20,6 +20,8 @@ pub(crate) struct Interface {
     pub(crate) operations: Vec<Operation>,
     /// How many of those marked `perhaps_over` are over.
     owed: usize,
+    /// The detaches of one of several, of which whoever watches will tell which it was.
+    detached: Vec<(EndedBy, Proof)>,
     /// How many were plugged in when the host's index of MACs was last told.
     pub(crate) listed: usize,
 }
@@ -40,8 +42,13 @@ impl Interface {
 
     /// QEMU got it, and no open of a device is told.
     pub(crate) fn granted_bare(&mut self, phase: Phase, out: &mut Out) {
+        self.add(Operation::bare(phase), out);
+    }
+
+    /// Takes an operation that no open began.
+    pub(crate) fn add(&mut self, operation: Operation, out: &mut Out) {
         self.make_room(out);
-        self.operations.push(Operation::bare(phase));
+        self.operations.push(operation);
     }
 
     /// Tells the oldest as they stand where no real guest could have as many.
@@ -86,13 +93,14 @@ impl Interface {
 
     /// How many interfaces with this MAC are plugged in, as far as is told.
     pub(crate) fn plugged(&self) -> usize {
-        self.operations.iter().filter(|operation| operation.is_plugged()).count().saturating_sub(self.owed)
+        let plugged = self.operations.iter().filter(|operation| operation.is_plugged()).count();
+        plugged.saturating_sub(self.owed + self.detached.len())
     }
 
     /// QEMU gave up one interface, and no record names its devices.
     ///
-    /// When it has more than one with this MAC, none tells which: all stay as they are, each of them
-    /// doubtful, until as many are given up as there are.
+    /// When it has more than one with this MAC, none tells which. Where all were seen in QEMU, whoever saw them
+    /// will tell. Else all stay as they are, each of them doubtful, until as many are given up as there are.
     pub(crate) fn release(
         &mut self,
         whose: Whose<'_>,
@@ -106,7 +114,11 @@ impl Interface {
         if alike == 0 {
             return;
         }
-        if alike > 1 {
+        let mut meant = self.operations.iter().filter(|operation| detachable(operation));
+        if self.owed == 0 && self.detached.len() + 1 < alike && meant.all(Operation::is_seen) {
+            return self.detached.push((cause, at.clone()));
+        }
+        if alike > 1 && self.detached.len() + 1 < alike {
             for operation in self.operations.iter_mut().filter(|operation| detachable(operation)) {
                 operation.perhaps_over = true;
                 operation.prove(at);
@@ -122,9 +134,33 @@ impl Interface {
             }
         }
         self.owed = 0;
+        self.detached.clear();
         for operation in self.operations.extract_if(.., |operation| detachable(operation)) {
             operation.end(cause, Some(at), out);
         }
+    }
+
+    /// Which of several was given up is not told by whoever watches, and so by nobody.
+    pub(crate) fn doubt(&mut self, whose: Whose<'_>, mac: MacAddr, out: &mut Out) {
+        let detached = std::mem::take(&mut self.detached);
+        let (seen, detachable) = (detached.len(), self.detachable());
+        if seen == 0 {
+            return;
+        }
+        let alike = self.operations.iter_mut().filter(|operation| detachable(operation));
+        alike.for_each(|operation| operation.perhaps_over = true);
+        for (_, at) in detached {
+            let text = format!(
+                "Guest '{}' gave up one of several interfaces with the MAC {mac}: nothing tells which",
+                whose.guest.name
+            );
+            out.tell(FindingKind::AmbiguousRelease, whose, Some(mac), &at, text);
+        }
+    }
+
+    /// Takes the detach that may be of what was seen to go, or seen to stay.
+    pub(crate) fn take_detached(&mut self) -> Option<(EndedBy, Proof)> {
+        (!self.detached.is_empty()).then(|| self.detached.remove(0))
     }
 
     /// What was closed and waits for its cause has this one.
@@ -138,6 +174,7 @@ impl Interface {
     /// Forgets what is over. An end that names its device is one of those owed.
     pub(crate) fn tidy(&mut self) {
         self.operations.retain(|operation| !operation.is_over());
+        self.detached.truncate(self.operations.len().saturating_sub(1));
         if self.owed > 0 {
             let doubtful = self.operations.iter().filter(|operation| operation.perhaps_over).count();
             self.owed = self.owed.min(doubtful.saturating_sub(1));
@@ -166,16 +203,50 @@ impl Interface {
 
     /// The operation and draft that a record means which names a device.
     pub(crate) fn find(&self, device: &Device, queue: Option<u32>) -> Option<(usize, usize)> {
-        let drafts = self.operations.iter().enumerate().flat_map(|(at, operation)| {
+        self.find_by(|draft| draft.distance(device, queue)).map(|(at, _)| at)
+    }
+
+    /// The first of those that fit best; less is better.
+    fn find_by<T: Ord>(&self, fits: impl Fn(&Draft) -> Option<T>) -> Option<((usize, usize), T)> {
+        let fits = |(at, draft): ((usize, usize), &Draft)| Some((at, fits(draft)?));
+        self.drafts().filter_map(fits).min_by(|(_, a), (_, b)| a.cmp(b))
+    }
+
+    fn drafts(&self) -> impl Iterator<Item = ((usize, usize), &Draft)> {
+        self.operations.iter().enumerate().flat_map(|(at, operation)| {
             operation.drafts.iter().enumerate().map(move |(draft, found)| ((at, draft), found))
-        });
-        let fits = |(at, draft): (_, &Draft)| Some((draft.distance(device, queue)?, at));
-        drafts.filter_map(fits).min().map(|(_, at)| at)
+        })
+    }
+
+    /// The operation and draft of which this very descriptor was seen.
+    pub(crate) fn find_seen(&self, descriptor: &Descriptor) -> Option<(usize, usize)> {
+        self.find_by(|draft| draft.has(descriptor).then_some(())).map(|(at, ())| at)
+    }
+
+    /// The operation and draft that a descriptor is of which was not seen before.
+    ///
+    /// What QEMU is told to have comes before what was only opened. Of several devices alike the first descriptor
+    /// of each is seen before the next device's, so a further one is of the device seen last.
+    pub(crate) fn find_unseen(&self, descriptor: &Descriptor) -> Option<(usize, usize)> {
+        let first = descriptor.queue.unwrap_or(0) == 0;
+        let continued = || {
+            let fits = |draft: &Draft| draft.continues(descriptor).then_some(());
+            self.drafts().filter(|(_, draft)| fits(draft).is_some()).last().map(|(at, _)| at)
+        };
+        let begun = || {
+            let held = |at: usize| matches!(self.operations[at].phase, Phase::Booted | Phase::Granted);
+            let fits = |(at, draft): ((usize, usize), &Draft)| {
+                Some(((!held(at.0), draft.fits(descriptor)?, at), at))
+            };
+            self.drafts().filter_map(fits).min_by_key(|(rank, _)| *rank).map(|(_, at)| at)
+        };
+        if first { begun().or_else(continued) } else { continued().or_else(begun) }
     }
 
     /// Takes over what was told of the same interface elsewhere.
     pub(crate) fn join(&mut self, other: Self) {
         self.operations.extend(other.operations);
         self.owed += other.owed;
+        self.detached.extend(other.detached);
     }
 }

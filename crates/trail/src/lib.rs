@@ -21,6 +21,19 @@
 //! `close` for one when none comes. libvirt writes no close: what it opened ends by looking back from
 //! the detach or stop, and is *inferred*.
 //!
+//! A watcher beside libvirt sees which descriptors QEMU really holds, and when they go:
+//!
+//! ```text
+//!   Granted ── seen ──▶ bound to its true device, definitive ── detach, op=stop ──▶ over, and waits
+//!                                        │                                             │        │
+//!                                        └─ gone ─▶ waits for its cause           gone │        │ seen
+//!                                                                                      ▼        ▼
+//!                                                                            released, definitive   held after all
+//! ```
+//!
+//! The manager's word and the watcher's come in any order, moments apart. Who was seen is told to be
+//! over when both are there; when a watcher's never comes, at the end of the trail, *inferred*.
+//!
 //! What the diagram can't show:
 //!
 //! - A detach that the attach of the same MAC follows with no open between ended nothing: QEMU kept
@@ -33,6 +46,9 @@
 //!   boot a new one. What the new one only opens waits for that.
 //! - A guest whose start is older than the trail appears by what it gives up: `opened` and `granted`
 //!   are none, and the device is unknown.
+//! - Of two interfaces with one MAC that were seen, the descriptor that went tells which was unplugged.
+//! - What QEMU was seen to hold and no record admits is held, of an interface where that is known, and
+//!   a finding.
 //! - What the kernel saw opened ([`Content::KernelOpen`]) gives libvirt's macvtaps their nodes and
 //!   counts its queues; what no record admits is a finding. Where a daemon opens for two guests at
 //!   once and nothing tells whose is which, it tells neither.
@@ -40,7 +56,7 @@
 //!   another's.
 //!
 //! All is bounded, by far more than a real guest has: tries of one MAC, interfaces of one guest, opens
-//! of the kernel that wait. What is beyond is told as it stands.
+//! of the kernel and ends that wait. What is beyond is told as it stands.
 //!
 //! ```
 //! use taptrail_record::{Device, Event, GuestId, Rdev, Record};
@@ -78,6 +94,7 @@ mod host;
 mod interface;
 mod interfaces;
 mod kernel_opens;
+mod late;
 mod life;
 mod lives;
 mod macs;
@@ -92,6 +109,8 @@ mod serials;
 mod time;
 mod told;
 mod trail;
+mod unnumbered;
+mod watched;
 
 pub use entry::{Content, Entry};
 pub use finding::{Finding, FindingKind};

@@ -3,7 +3,7 @@
 use crate::entry::Claim;
 use crate::guest::Guest;
 use crate::operation::{Operation, Phase};
-use crate::out::{Out, named, reason, whose, why};
+use crate::out::{Out, Whose, named, reason, whose, why};
 use crate::{EndedBy, FindingKind, Proof};
 
 impl Guest {
@@ -29,7 +29,7 @@ impl Guest {
                 for draft in &mut operation.drafts {
                     draft.holding.pid = draft.holding.pid.or(pid);
                 }
-                operation.tell_unknown(out);
+                operation.await_numbers(entry, out);
             }
         }
         self.tidy_all(&|| entry.proof(), out);
@@ -114,7 +114,9 @@ impl Guest {
     /// Nothing more is told: what QEMU has it still has.
     pub(crate) fn finish(mut self, out: &mut Out) {
         self.settle_unplugged(out);
-        for (mac, interface) in self.interfaces {
+        for (mac, mut interface) in self.interfaces {
+            let whose = Whose { host: &self.host, guest: &self.id };
+            interface.doubt(whose, mac, out);
             out.unlist(mac, interface.listed);
             let drafts = interface.operations.into_iter().flat_map(Operation::into_drafts);
             drafts.for_each(|draft| out.as_it_stands(draft));

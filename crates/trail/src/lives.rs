@@ -84,6 +84,46 @@ impl Lives {
         Some(self.remove(at))
     }
 
+    /// The guest that runs as this process, as far as is told.
+    pub(crate) fn of_pid(&mut self, pid: u32) -> Option<&mut Guest> {
+        let at = self.position_of(pid)?;
+        self.guests.get_mut(at)
+    }
+
+    fn position_of(&self, pid: u32) -> Option<usize> {
+        let runs = |guest: &Guest| guest.running && guest.pid.is_none();
+        let own = self.guests.iter().position(|guest| guest.pid == Some(pid));
+        own.or_else(|| self.guests.iter().rposition(runs))
+    }
+
+    /// Takes the guest that ran as this process.
+    pub(crate) fn remove_of(&mut self, pid: u32) -> Option<Guest> {
+        let at = self.position_of(pid)?;
+        Some(self.remove(at))
+    }
+
+    /// The guest that was seen to run as this process. What was `over` is none that is told of since.
+    pub(crate) fn seen(&mut self, entry: &Claim<'_>, pid: u32, over: bool, out: &mut Out) -> &mut Guest {
+        let unknown = |guest: &Guest| !over && guest.pid.is_none();
+        let known = self.position_of(pid).or_else(|| self.guests.iter().rposition(unknown));
+        let at = known.unwrap_or_else(|| {
+            if self.guests.len() == MOST {
+                self.remove(0).finish(out);
+            }
+            self.guests.push(Guest::seen(entry));
+            self.guests.len() - 1
+        });
+        &mut self.guests[at]
+    }
+
+    /// Forgets guests of which nothing is left to wait for. Whether none is left at all.
+    pub(crate) fn forget_idle(&mut self) -> bool {
+        while let Some(idle) = self.guests.iter().position(Guest::is_idle) {
+            self.remove(idle);
+        }
+        self.guests.is_empty()
+    }
+
     /// Which guest a record speaks of.
     ///
     /// A writer new to the uuid either has taken the running guest over from another, as a daemon that
@@ -154,5 +194,6 @@ fn takes_over(entry: &Claim<'_>, own: Option<&Guest>) -> bool {
             !own.is_some_and(|own| own.knows(*mac, device, *queue))
         }
         Event::Open { .. } | Event::Start { .. } | Event::GuestStart { .. } => false,
+        Event::Seen(_) | Event::Gone(_) | Event::GuestGone { .. } => false,
     }
 }

@@ -1,10 +1,11 @@
 use compact_str::CompactString;
 use jiff::SignedDuration;
-use taptrail_record::{Device, DeviceKind};
+use taptrail_record::Device;
 
 use crate::draft::{Draft, Opened};
 use crate::entry::Claim;
 use crate::out::{Out, named};
+use crate::unnumbered::Unnumbered;
 use crate::{Certainty, EndedBy, FindingKind, Proof};
 
 /// One try to give one interface its devices: its opens, and what became of them.
@@ -56,6 +57,11 @@ impl Operation {
         Self { drafts: vec![draft], ..Self::new(Phase::Granted) }
     }
 
+    /// One that QEMU has with no interface plugged in, as far as is told.
+    pub(crate) fn kept(draft: Draft) -> Self {
+        Self { drafts: vec![draft], ..Self::new(Phase::Refused) }
+    }
+
     /// Whether another open can belong to it.
     pub(crate) fn takes(&self, device: &Device, queue: Option<u32>) -> bool {
         self.phase == Phase::Opening
@@ -96,7 +102,7 @@ impl Operation {
             draft.holding.opened.is_some_and(|opened| entry.time.duration_since(opened).abs() <= ONE_TRY)
         };
         if opened.may_be_told_twice()
-            && let Some(at) = self.drafts.iter().position(|draft| draft.has(path, None) && just(draft))
+            && let Some(at) = self.drafts.iter().position(|draft| draft.is_told(path, None) && just(draft))
         {
             contradicted(self.drafts.remove(at), &entry.proof(), out);
         }
@@ -149,23 +155,30 @@ impl Operation {
         self.failed.clear();
     }
 
-    /// QEMU has it, and its guest runs: what of that is worth a look is told once.
-    pub(crate) fn tell_unknown(&self, out: &mut Out) {
-        for draft in &self.drafts {
-            let Device { kind, rdev, .. } = draft.holding.device;
-            if draft.is_granted() && rdev.is_none() && draft.holding.opened.is_some() {
-                let what = match kind {
-                    DeviceKind::Macvtap => "by its interface alone",
-                    _ => "without its number",
-                };
-                let text = format!(
-                    "QEMU got {} for {}, which the records name {what}",
-                    named(&draft.holding.device),
-                    draft.holding.mac
-                );
-                out.of(FindingKind::UnknownDeviceNumber, &draft.holding, text);
+    /// QEMU has it, and its guest runs: of what no record tells the number, it is told when none does soon.
+    pub(crate) fn await_numbers(&mut self, entry: &Claim<'_>, out: &mut Out) {
+        for draft in &mut self.drafts {
+            if draft.is_granted() && draft.holding.device.rdev.is_none() && draft.holding.opened.is_some() {
+                draft.unnumbered = true;
+                out.unnumbered.push(Unnumbered::new(entry, draft.holding.mac));
             }
         }
+    }
+
+    /// All of it was seen in QEMU: whoever saw it will tell its end.
+    pub(crate) fn is_seen(&self) -> bool {
+        let mut held = self.drafts.iter().filter(|draft| draft.is_granted() && draft.is_open()).peekable();
+        held.peek().is_some() && held.all(Draft::is_seen)
+    }
+
+    /// Takes what QEMU was seen to hold, though no record tells of a device of this one.
+    pub(crate) fn takes_sighted(&self) -> bool {
+        self.bare && self.phase == Phase::Granted && self.drafts.len() < MOST_DEVICES
+    }
+
+    pub(crate) fn sighted(&mut self, draft: Draft) {
+        self.bare = false;
+        self.drafts.push(draft);
     }
 
     pub(crate) fn prove(&mut self, proof: &Proof) {

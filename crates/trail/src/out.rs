@@ -1,10 +1,12 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use taptrail_record::{Device, Event, GuestId, MacAddr};
+use taptrail_record::{Device, DeviceKind, Event, GuestId, MacAddr};
 
 use crate::draft::Draft;
 use crate::entry::Claim;
+use crate::late::{Ending, Late};
+use crate::unnumbered::Unnumbered;
 use crate::{Certainty, EndedBy, Finding, FindingKind, Holding, Proof, State};
 
 /// What the trail has told so far and nobody has fetched.
@@ -12,6 +14,10 @@ use crate::{Certainty, EndedBy, Finding, FindingKind, Holding, Proof, State};
 pub(crate) struct Out {
     pub(crate) holdings: Vec<Holding>,
     pub(crate) findings: Vec<Finding>,
+    /// What is told to be over and whose watcher has yet to tell.
+    pub(crate) late: Late,
+    /// What QEMU got just now without its number.
+    pub(crate) unnumbered: Vec<Unnumbered>,
     /// The MACs that the guest now looked at began (`true`) or ceased to have.
     pub(crate) shifts: Vec<(MacAddr, bool)>,
 }
@@ -24,8 +30,22 @@ pub(crate) struct Whose<'a> {
 }
 
 impl Out {
-    /// A draft is over.
+    /// A draft is over. If a watcher saw its descriptors, it will tell that they are gone.
     pub(crate) fn end(&mut self, draft: Draft, cause: EndedBy, at: Option<&Proof>) {
+        if draft.is_seen() && draft.is_open() && draft.is_granted() && cause != EndedBy::Reboot {
+            if let Some(Ending { draft, cause, at }) =
+                self.late.wait(Ending { draft, cause, at: at.cloned() })
+            {
+                self.close(draft, cause, at.as_ref());
+            }
+            return;
+        }
+        self.close(draft, cause, at);
+    }
+
+    /// A draft is over, whatever else may be told.
+    pub(crate) fn close(&mut self, draft: Draft, cause: EndedBy, at: Option<&Proof>) {
+        self.tell_unnumbered(&draft);
         let unclosed = draft.is_granted() && draft.is_open() && draft.closes_follow();
         let holding = draft.end(cause, at);
         if holding.state == State::NeverGranted && holding.certainty != Certainty::Doubtful {
@@ -46,13 +66,39 @@ impl Out {
         self.holdings.push(holding);
     }
 
+    /// A draft is over, and nothing more is told: its watcher may just not have told yet.
+    pub(crate) fn leave(&mut self, ending: Ending, now: Timestamp) {
+        if ending.is_recent(now) {
+            self.tell_unnumbered(&ending.draft);
+            self.holdings.push(ending.draft.end(ending.cause, ending.at.as_ref()));
+        } else {
+            self.close(ending.draft, ending.cause, ending.at.as_ref());
+        }
+    }
+
     /// A draft is followed no further: what QEMU has it still has.
     pub(crate) fn as_it_stands(&mut self, draft: Draft) {
         if draft.is_granted() && draft.is_open() {
+            self.tell_unnumbered(&draft);
             self.holdings.push(draft.holding);
         } else {
             self.end(draft, EndedBy::Close, None);
         }
+    }
+
+    /// No record told the number of what QEMU got.
+    pub(crate) fn tell_unnumbered(&mut self, draft: &Draft) {
+        let device = &draft.holding.device;
+        if !draft.unnumbered || device.rdev.is_some() {
+            return;
+        }
+        let what = match device.kind {
+            DeviceKind::Macvtap => "by its interface alone",
+            _ => "without its number",
+        };
+        let (device, mac) = (named(device), draft.holding.mac);
+        let text = format!("QEMU got {device} for {mac}, which the records name {what}");
+        self.of(FindingKind::UnknownDeviceNumber, &draft.holding, text);
     }
 
     /// An interface goes with its guest.

@@ -1,19 +1,32 @@
-/// The open(2)s of one device that are not closed, each by its queue; libvirt's records know none.
+/// The open(2)s of one device that are not closed.
 ///
 /// Most devices have one, which takes no memory of its own.
 #[derive(Debug)]
 pub(crate) struct Queues {
-    first: Option<Option<u32>>,
-    more: Vec<Option<u32>>,
+    first: Option<Open>,
+    more: Vec<Open>,
+}
+
+/// One open(2) that is not closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Open {
+    /// Which queue it serves; libvirt's records know none.
+    pub(crate) queue: Option<u32>,
+    /// Its number in QEMU, once it was seen there.
+    pub(crate) fd: Option<u32>,
 }
 
 impl Queues {
     pub(crate) fn one(queue: Option<u32>) -> Self {
-        Self { first: Some(queue), more: Vec::new() }
+        Self { first: Some(Open { queue, fd: None }), more: Vec::new() }
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Option<u32>> {
-        self.first.into_iter().chain(self.more.iter().copied())
+    pub(crate) fn none() -> Self {
+        Self { first: None, more: Vec::new() }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Open> {
+        self.first.iter().chain(&self.more)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -25,30 +38,56 @@ impl Queues {
     }
 
     pub(crate) fn contains(&self, queue: Option<u32>) -> bool {
-        self.iter().any(|open| open == queue)
+        self.iter().any(|open| open.queue == queue)
+    }
+
+    pub(crate) fn has_fd(&self, fd: u32) -> bool {
+        self.iter().any(|open| open.fd == Some(fd))
     }
 
     pub(crate) fn push(&mut self, queue: Option<u32>) {
+        self.add(Open { queue, fd: None });
+    }
+
+    fn add(&mut self, open: Open) {
         match self.first {
-            None => self.first = Some(queue),
-            Some(_) => self.more.push(queue),
+            None => self.first = Some(open),
+            Some(_) => self.more.push(open),
+        }
+    }
+
+    /// One was seen in QEMU: one of those told, as long as some were not seen.
+    pub(crate) fn see(&mut self, seen: Open) {
+        let unseen = self.first.iter_mut().chain(&mut self.more).find(|open| open.fd.is_none());
+        match unseen {
+            Some(open) => *open = seen,
+            None => self.add(seen),
         }
     }
 
     pub(crate) fn extend(&mut self, other: Self) {
-        other.iter().for_each(|queue| self.push(queue));
+        other.iter().for_each(|open| self.add(*open));
     }
 
     /// Takes this queue, or any where it is not there: a record then names it otherwise.
-    pub(crate) fn take(&mut self, queue: Option<u32>) -> Option<u32> {
-        if self.first == Some(queue) || self.more.is_empty() {
+    pub(crate) fn take(&mut self, queue: Option<u32>) -> Option<Open> {
+        self.take_by(|open| open.queue == queue)
+    }
+
+    /// Takes the one with this number in QEMU, or any.
+    pub(crate) fn take_fd(&mut self, fd: u32) -> Option<Open> {
+        self.take_by(|open| open.fd == Some(fd))
+    }
+
+    fn take_by(&mut self, is_meant: impl Fn(&Open) -> bool) -> Option<Open> {
+        if self.first.as_ref().is_some_and(&is_meant) || self.more.is_empty() {
             let taken = self.first.take();
             self.first = self.more.pop();
-            return taken.flatten();
+            return taken;
         }
-        match self.more.iter().position(|open| *open == queue) {
-            Some(at) => self.more.swap_remove(at),
-            None => self.more.pop().flatten(),
+        match self.more.iter().position(is_meant) {
+            Some(at) => Some(self.more.swap_remove(at)),
+            None => self.more.pop(),
         }
     }
 }
@@ -62,12 +101,24 @@ mod tests {
         let mut queues = Queues::one(Some(0));
         [1, 2, 3].into_iter().for_each(|queue| queues.push(Some(queue)));
         assert_eq!(queues.len(), 4);
-        assert_eq!(queues.take(Some(0)), Some(0));
-        assert_eq!(queues.take(Some(2)), Some(2));
+        assert_eq!(queues.take(Some(0)), Some(Open { queue: Some(0), fd: None }));
+        assert_eq!(queues.take(Some(2)), Some(Open { queue: Some(2), fd: None }));
         assert!(!queues.contains(Some(0)) && queues.contains(Some(1)) && queues.contains(Some(3)));
         assert!(queues.take(Some(9)).is_some());
         assert!(queues.take(None).is_some());
         assert!(queues.is_empty());
         assert_eq!(queues.take(None), None);
+    }
+
+    #[test]
+    fn what_is_seen_is_what_was_told_and_then_more() {
+        let mut queues = Queues::one(None);
+        let seen = |number| Open { queue: Some(number), fd: Some(20 + number) };
+        (0..3).for_each(|number| queues.see(seen(number)));
+        assert_eq!(queues.iter().copied().collect::<Vec<_>>(), [seen(0), seen(1), seen(2)]);
+        assert!(queues.has_fd(22) && !queues.has_fd(2));
+        assert_eq!(queues.take_fd(21), Some(seen(1)));
+        assert_eq!((queues.take_fd(20), queues.take_fd(22)), (Some(seen(0)), Some(seen(2))));
+        assert!(queues.is_empty());
     }
 }

@@ -55,6 +55,8 @@ pub(crate) fn tell(
         (Event::GuestStart { vm_pid, .. }, true) => guest.started(entry, *vm_pid, out),
         (Event::GuestStart { .. }, false) => guest.start_failed(entry, out),
         (Event::GuestStop { .. }, _) => Guest::stop_failed(entry, out),
+        // Of descriptors a watcher tells, in `crate::watched`.
+        (Event::Seen(_) | Event::Gone(_) | Event::GuestGone { .. }, _) => {}
     }
     if let Some(mac) = entry.record.event.mac() {
         guest.tidy(mac, &|| entry.proof(), out);

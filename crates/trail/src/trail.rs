@@ -1,9 +1,15 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+
+use jiff::Timestamp;
 
 use crate::host::Host;
 use crate::out::Out;
+use crate::unnumbered::Unnumbered;
 use crate::{Content, Entry, Finding, Holding, Input, Proof, Report};
+
+/// How many devices may wait for a record that tells their numbers.
+const UNNUMBERED: usize = 1024;
 
 /// Reads records in their order and tells who held what.
 ///
@@ -16,6 +22,10 @@ pub struct Trail {
     /// The host of the last entry: most come from the same.
     last: Option<(Arc<str>, usize)>,
     out: Out,
+    /// What some guests got and no record has told the number of so far.
+    unnumbered: VecDeque<Unnumbered>,
+    /// When the last entry was.
+    now: Timestamp,
     records: u64,
 }
 
@@ -28,8 +38,22 @@ impl Trail {
     /// Takes the next entry. Those of one host must come in the order in which they were written.
     pub fn feed(&mut self, entry: &Entry) {
         self.records += u64::from(matches!(entry.content, Content::Record(_)));
+        self.now = entry.time;
         let host = self.host(&entry.host);
         self.hosts[host].feed(entry, &mut self.out);
+        self.unnumbered.extend(self.out.unnumbered.drain(..));
+        while let Some(overdue) = self.unnumbered.pop_front_if(|oldest| oldest.is_overdue(entry.time)) {
+            self.tell_unnumbered(&overdue);
+        }
+        while self.unnumbered.len() > UNNUMBERED {
+            let Some(oldest) = self.unnumbered.pop_front() else { break };
+            self.tell_unnumbered(&oldest);
+        }
+    }
+
+    fn tell_unnumbered(&mut self, of: &Unnumbered) {
+        let host = self.host(&of.host);
+        self.hosts[host].tell_unnumbered(of, &mut self.out);
     }
 
     fn host(&mut self, name: &Arc<str>) -> usize {
@@ -69,6 +93,9 @@ impl Trail {
     pub fn finish(mut self) -> Report {
         for host in self.hosts {
             host.finish(&mut self.out);
+        }
+        for ending in self.out.late.rest() {
+            self.out.leave(ending, self.now);
         }
         let Out { mut holdings, findings, .. } = self.out;
         holdings.sort_by_key(|holding| (holding.opened, holding.proof.first().map(Proof::order)));

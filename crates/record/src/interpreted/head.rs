@@ -25,6 +25,8 @@ pub(super) enum Shape {
     Open,
     Close,
     Keep,
+    Seen,
+    GuestGone,
 }
 
 impl<'a> Head<'a> {
@@ -41,7 +43,7 @@ impl<'a> Head<'a> {
         }
         let kind = match record_type {
             RecordType::VIRT_CONTROL => match cursor.pair(b"op=") {
-                Some(op @ (b"start" | b"stop")) => op,
+                Some(op @ (b"start" | b"stop" | b"gone")) => op,
                 // Cut within its first words, or of another program.
                 _ if cursor.0.is_empty() && virt => return Err(ParseError::Truncated),
                 _ => return Ok(None),
@@ -70,6 +72,7 @@ impl Shape {
         match kind {
             b"start" => Reason::from_ascii(reason).map(Self::GuestStart).ok_or_else(refuse),
             b"stop" => Reason::from_ascii(reason).map(Self::GuestStop).ok_or_else(refuse),
+            b"gone" => Reason::from_ascii(reason).map(|_| Self::GuestGone).ok_or_else(refuse),
             _ => match reason {
                 b"start" => Ok(Self::Start),
                 b"attach" => Ok(Self::Attach),
@@ -77,6 +80,7 @@ impl Shape {
                 b"open" => Ok(Self::Open),
                 b"close" => Ok(Self::Close),
                 b"keep" => Ok(Self::Keep),
+                b"seen" => Ok(Self::Seen),
                 _ => Err(refuse()),
             },
         }
@@ -84,6 +88,6 @@ impl Shape {
 
     /// Whether it names a device.
     pub(super) fn names_device(&self) -> bool {
-        matches!(self, Self::Open | Self::Close | Self::Keep)
+        matches!(self, Self::Open | Self::Close | Self::Keep | Self::Seen)
     }
 }

@@ -7,7 +7,7 @@ use crate::claims;
 use crate::encode::{from_hex, needs_hex};
 use crate::number::decimal;
 use crate::pairs::{Value, shown};
-use crate::{Device, Event, MacAddr, ParseError, Rdev, Requester};
+use crate::{Descriptor, Device, Event, MacAddr, ParseError, Rdev, Requester};
 
 /// What stands behind a guest's name, up to libaudit's last pairs.
 pub(super) struct Tail {
@@ -54,6 +54,7 @@ impl Tail {
                 Shape::GuestStop(reason) => {
                     Event::GuestStop { reason: reason.clone(), vm_pid: cursor.vm_pid()? }
                 }
+                Shape::GuestGone => Event::GuestGone { vm_pid: cursor.vm_pid()?? },
                 _ => change(shape, cursor)?,
             };
             Some(Self { uuid, event, last: last(cursor)? })
@@ -71,21 +72,31 @@ impl Tail {
         if earlier.any(|at| DeviceTail::of(shape, &rest[at..]).is_some()) {
             return Err(ParseError::Ambiguous);
         }
-        let DeviceTail { rdev, dev, queue, vm_pid, last } = tail;
+        let DeviceTail { rdev, dev, queue, vm_pid, fd, last } = tail;
         let device = Device::new(shown(&rest[..found]), rdev, dev.map(shown));
-        let event = match shape {
-            Shape::Open => Event::Open { mac, device, queue },
-            Shape::Close => Event::Close { mac, device, queue },
-            _ => Event::Keep { mac, device, queue, vm_pid },
+        let event = match (shape, vm_pid, fd, mac) {
+            (Shape::Seen, Some(vm_pid), Some(fd), _) => {
+                Event::Seen(Descriptor { mac, device, queue, vm_pid, fd })
+            }
+            (Shape::Close, Some(vm_pid), Some(fd), _) => {
+                Event::Gone(Descriptor { mac, device, queue, vm_pid, fd })
+            }
+            (Shape::Open, .., Some(mac)) => Event::Open { mac, device, queue },
+            (Shape::Close, None, None, Some(mac)) => Event::Close { mac, device, queue },
+            (Shape::Keep, .., Some(mac)) => Event::Keep { mac, device, queue, vm_pid },
+            _ => return Err(ParseError::Order),
         };
         Ok(Self { uuid, event, last })
     }
 }
 
 /// `uuid=U net=M path=`, and then the path.
-fn before_path(cursor: &mut Cursor<'_>) -> Option<(Uuid, MacAddr)> {
+fn before_path(cursor: &mut Cursor<'_>) -> Option<(Uuid, Option<MacAddr>)> {
     let uuid = claims::uuid(cursor.pair(b" uuid=")?)?;
-    let mac = mac(cursor.pair(b" net=")?)?;
+    let mac = match cursor.pair(b" net=")? {
+        b"?" => None,
+        word => Some(mac(word)?),
+    };
     cursor.0 = cursor.0.strip_prefix(b" path=")?;
     Some((uuid, mac))
 }
@@ -96,6 +107,7 @@ struct DeviceTail<'a> {
     dev: Option<&'a [u8]>,
     queue: Option<u32>,
     vm_pid: Option<u32>,
+    fd: Option<u32>,
     last: Last,
 }
 
@@ -115,8 +127,9 @@ impl<'a> DeviceTail<'a> {
             Some(word) => Some(word),
         };
         let queue = cursor.number(b" queue=")?;
-        let vm_pid = if matches!(shape, Shape::Keep) { cursor.vm_pid()? } else { None };
-        Some(Self { rdev, dev, queue, vm_pid, last: last(&mut cursor)? })
+        let vm_pid = if matches!(shape, Shape::Open) { None } else { cursor.vm_pid()? };
+        let fd = if matches!(shape, Shape::Seen | Shape::Close) { cursor.number(b" fd=")? } else { None };
+        Some(Self { rdev, dev, queue, vm_pid, fd, last: last(&mut cursor)? })
     }
 }
 

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
-use taptrail_record::{Device, Event, GuestId, MacAddr, Outcome, Rdev, Reason, Record, Requester};
+use taptrail_record::{
+    Descriptor, Device, Event, GuestId, MacAddr, Outcome, Rdev, Reason, Record, Requester,
+};
 
 /// Names of every sort: plain, hex-like, imitating pairs and quotes, non-ASCII, with control bytes.
 pub(crate) fn name() -> impl Strategy<Value = String> {
@@ -44,11 +46,12 @@ fn device() -> impl Strategy<Value = Device> {
 
 fn event() -> impl Strategy<Value = Event> {
     let mac = any::<[u8; 6]>().prop_map(MacAddr);
+    let descriptor = (any::<bool>(), 1..=u32::MAX, any::<u32>());
     let number = proptest::option::of(any::<u32>());
     let pid = proptest::option::of(1..=u32::MAX);
     let reason = "[a-z0-9_-]{1,20}".prop_map(|word| word.parse::<Reason>().unwrap());
-    (0..8, mac, device(), number.clone(), number, pid, (reason, any::<bool>())).prop_map(
-        |(which, mac, device, queue, fds, vm_pid, (reason, forced))| match which {
+    (0..11, mac, device(), number.clone(), number, pid, (reason, any::<bool>()), descriptor).prop_map(
+        |(which, mac, device, queue, fds, vm_pid, (reason, forced), (known, qemu, fd))| match which {
             0 => Event::Open { mac, device, queue },
             1 => Event::Close { mac, device, queue },
             2 => Event::Keep { mac, device, queue, vm_pid },
@@ -56,6 +59,12 @@ fn event() -> impl Strategy<Value = Event> {
             4 => Event::Attach { mac, vm_pid, fds },
             5 => Event::Detach { mac, vm_pid, fds, forced },
             6 => Event::GuestStart { reason, vm_pid },
+            7 | 8 => {
+                let mac = known.then_some(mac);
+                let descriptor = Descriptor { mac, device, queue, vm_pid: qemu, fd };
+                if which == 7 { Event::Seen(descriptor) } else { Event::Gone(descriptor) }
+            }
+            9 => Event::GuestGone { vm_pid: qemu },
             _ => Event::GuestStop { reason, vm_pid },
         },
     )

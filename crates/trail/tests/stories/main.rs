@@ -15,3 +15,4 @@ mod oddities;
 mod own_records;
 mod scene;
 mod telling;
+mod watched;
