@@ -5,8 +5,9 @@
 mod world;
 
 use serde_json::{Value, json};
-use taptrail_ledger::Ledger;
-use taptrail_record::{Event, Outcome};
+use taptrail_kernel::proc::{ProcessId, boot_id};
+use taptrail_ledger::{Ledger, NewWatched, Process};
+use taptrail_record::{Event, GuestId, Outcome};
 use world::seen::descriptors;
 use world::{EMPTY, Guest, World};
 
@@ -381,4 +382,32 @@ fn who_is_not_there_is_not_adopted() {
     assert_eq!(supervised[0]["state"], "supervised");
     world.stop(&guest);
     assert_eq!(world.taptrail(["recover"]).ok().stdout, "Nothing was left behind\n");
+}
+
+#[test]
+fn a_guest_of_another_manager_is_shown_and_left_alone() {
+    let world = World::new();
+    let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    let qemu = ProcessId::of(child.id()).unwrap();
+    let (qemu, boot) = (Process { pid: qemu.pid, start: qemu.start_time }, boot_id().unwrap().to_string());
+    let mut ledger = Ledger::open(&world.state()).unwrap();
+    let tx = ledger.begin().unwrap();
+    for (number, qemu) in [(1, qemu), (2, Process { start: qemu.start + 1, ..qemu })] {
+        let id = &GuestId { name: format!("web{number}").into(), uuid: uuid::Uuid::from_u128(number) };
+        let watcher = Process { pid: u32::MAX, start: 1 };
+        let watched = NewWatched { id, boot_id: &boot, watcher, begun: jiff::Timestamp::now() };
+        let key = tx.watched_begins(&watched).unwrap();
+        tx.guest_runs(key, qemu).unwrap();
+    }
+    tx.commit().unwrap();
+    let listed = world.json(["list", "--json"]);
+    assert_eq!((&listed[0]["name"], &listed[0]["state"]), (&json!("web1"), &json!("watched")), "{listed:#}");
+    assert_eq!(listed.as_array().unwrap().len(), 1, "one whose QEMU is gone awaits its watcher");
+    assert_eq!(recover(&world), json!([]));
+    world.taptrail(["adopt", "--background", "web1"]).fails(1, "web1");
+    let guest = world.start("web1", &["--nic", ONE]);
+    world.stop(&guest);
+    assert_eq!(ledger.live_guests().unwrap().len(), 2);
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

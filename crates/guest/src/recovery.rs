@@ -99,7 +99,7 @@ pub enum RecoverError {
     },
 }
 
-/// A guest with an open account whose supervisor has ended.
+/// A guest with an open account and no supervisor: that has ended, or the guest has another manager and is watched.
 #[derive(Debug, Clone)]
 pub struct Unsupervised {
     /// Who.
@@ -110,9 +110,11 @@ pub struct Unsupervised {
     pub begun: Timestamp,
     /// Of how many interfaces something may be left.
     pub nics: usize,
+    /// Whether it never had one: it runs, and `taptrail watch` keeps its account.
+    pub watched: bool,
 }
 
-/// The guests of the host whose supervisors ended before they did. Nothing is changed.
+/// The guests of the host whose supervisors ended before they did, and those that are watched. Nothing is changed.
 ///
 /// # Errors
 /// When what is on record can't be read.
@@ -122,12 +124,27 @@ pub fn unsupervised(dirs: &Dirs) -> Result<Vec<Unsupervised>, RecoverError> {
     let mut all = Vec::new();
     for guest in ledger.live_guests()? {
         let here = guest.boot_id == boot;
-        if here && process(guest.supervisor).is_alive() {
+        let watched = guest.watched;
+        if here && !watched && process(guest.supervisor).is_alive() {
             continue;
         }
-        let qemu = if here { find(&guest).map_err(RecoverError::Look)? } else { None };
-        let nics = ledger.live_interfaces(guest.key)?.len();
-        all.push(Unsupervised { guest: guest.id, pid: qemu.map(|qemu| qemu.pid), begun: guest.begun, nics });
+        let qemu = match here {
+            false => None,
+            true if watched => guest.qemu.map(process).filter(ProcessId::is_alive),
+            true => find(&guest).map_err(RecoverError::Look)?,
+        };
+        if watched && qemu.is_none() {
+            // Its watcher will tell its end.
+            continue;
+        }
+        let nics = match watched {
+            false => ledger.live_interfaces(guest.key)?.len(),
+            true => {
+                ledger.live_devices(guest.key)?.iter().map(|device| device.mac).collect::<BTreeSet<_>>().len()
+            }
+        };
+        let pid = qemu.map(|qemu| qemu.pid);
+        all.push(Unsupervised { guest: guest.id, pid, begun: guest.begun, nics, watched });
     }
     Ok(all)
 }

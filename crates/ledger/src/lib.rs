@@ -1,9 +1,12 @@
 //! What this host's guests were given: durable, transactional, readable by anyone with SQLite.
 //!
 //! One database for the host, `ledger.sqlite` in the state directory, shared by all supervisors.
-//! It keeps five tables (see `schema/`): the guests, their interfaces, each audit record as its
-//! text, each device from its open to its close, and the steps with a lasting effect, as intents
-//! before and outcomes after. A commit is on the disk when it returns (WAL, full synchronous).
+//! It keeps six tables (see `schema/`): the guests, their interfaces, each audit record as its
+//! text, each device from its open to its close, the steps with a lasting effect, as intents
+//! before and outcomes after, and what is watched. A commit is on the disk when it returns (WAL, full synchronous).
+//!
+//! The guests of another manager have an account, too, kept by a watcher: copies of that manager's
+//! records, what the watcher itself saw, and up to where it has read (see [`Ledger::checkpoint`]).
 //!
 //! This room never opens a device, never talks to the kernel's audit and never decides anything:
 //! it remembers, and it refuses to forget twice (a device is closed exactly once).
@@ -23,12 +26,14 @@ mod error;
 mod live;
 mod read;
 mod upkeep;
+mod watch;
 mod write;
 
 pub use error::LedgerError;
 pub use live::{LiveDevice, LiveInterface, LiveStep};
 pub use read::{Guest, Records, StoredRecord};
 pub use upkeep::Pruned;
+pub use watch::{Checkpoint, NewWatched};
 pub use write::{
     DeviceKey, GuestKey, InterfaceKey, Logged, NewDevice, NewGuest, NewRecord, Process, RecordKey, Step,
     StepKey, Tx,
@@ -43,7 +48,8 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 /// The steps from an empty file to the schema that this program writes. A ledger's version is how many of them it has
 /// taken: a newer one is refused, an older one takes the rest. A step that was released never changes.
-const SCHEMA: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
+const SCHEMA: [&str; 3] =
+    [include_str!("schema/1.sql"), include_str!("schema/2.sql"), include_str!("schema/3.sql")];
 
 /// The version of the whole.
 #[allow(clippy::cast_possible_wrap)] // A handful.
@@ -57,6 +63,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Ledger {
     connection: Connection,
     path: PathBuf,
+    /// Of its schema, when it was opened.
+    version: i64,
 }
 
 impl Ledger {
@@ -97,9 +105,8 @@ impl Ledger {
         }
         // Reading a WAL database takes the right to write its index; its tables are left as they are.
         let ledger = Self::connect(path)?;
-        let failed = |source| LedgerError::Open { path: ledger.path.clone(), source };
-        let found = ledger.version().map_err(failed)?;
-        // Reading takes only what every version has.
+        let found = ledger.version;
+        // Reading takes of a version only what that has.
         if !(1..=SCHEMA_VERSION).contains(&found) {
             return Err(LedgerError::Version { path: ledger.path, found, known: SCHEMA_VERSION });
         }
@@ -127,16 +134,13 @@ impl Ledger {
                  PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;",
             )
             .map_err(failed)?;
-        Ok(Self { connection, path })
-    }
-
-    fn version(&self) -> Result<i64, rusqlite::Error> {
-        self.connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+        let version = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+        Ok(Self { connection, path, version })
     }
 
     fn migrate(&mut self) -> Result<(), LedgerError> {
         let failed = |source| LedgerError::Open { path: self.path.clone(), source };
-        if self.version().map_err(failed)? == SCHEMA_VERSION {
+        if self.version == SCHEMA_VERSION {
             return Ok(());
         }
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
@@ -149,7 +153,9 @@ impl Ledger {
             tx.execute_batch(step).map_err(failed)?;
         }
         tx.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(failed)?;
-        tx.commit().map_err(failed)
+        tx.commit().map_err(failed)?;
+        self.version = SCHEMA_VERSION;
+        Ok(())
     }
 
     /// Begins a transaction; nothing of it lasts until [`Tx::commit`].

@@ -55,9 +55,11 @@ pub struct LiveStep {
 impl Ledger {
     /// Shows each record of a guest, in the order written; rows that hold no record are left out.
     pub fn each_record(&self, guest: GuestKey, mut see: impl FnMut(StoredRecord)) -> Result<(), LedgerError> {
-        let sql = "SELECT record.id, time, type, text, logged, serial, supervisor_pid, boot_id
-                   FROM record JOIN guest ON guest.id = record.guest WHERE record.guest = ?1 ORDER BY record.id";
-        self.rows(sql, guest, |row, _| {
+        let sql = format!(
+            "SELECT {} FROM record JOIN guest ON guest.id = record.guest WHERE record.guest = ?1 ORDER BY record.id",
+            self.record_columns()
+        );
+        self.rows(&sql, guest, |row, _| {
             if let Ok(stored) = stored(row) {
                 see(stored);
             }
@@ -120,9 +122,10 @@ impl Ledger {
         })
     }
 
-    /// The latest time at which the ledger heard of a guest: all that is on record of it held then.
+    /// The latest time at which the ledger heard of a guest, or a watcher saw it: all that is on record of it held
+    /// then.
     pub fn last_heard(&self, guest: GuestKey) -> Result<Timestamp, LedgerError> {
-        let sql = "SELECT max(begun, coalesce((SELECT max(time) FROM record WHERE guest = guest.id), begun),
+        let sql = "SELECT max(begun, coalesce(seen, begun), coalesce((SELECT max(time) FROM record WHERE guest = guest.id), begun),
                        coalesce((SELECT max(coalesce(done, intended)) FROM step WHERE guest = guest.id), begun))
                    FROM guest WHERE id = ?1";
         let last = self.connection.query_row(sql, [guest.0], |row| row.get(0)).map_err(read)?;

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use rusqlite::Row;
 use taptrail_record::GuestId;
 
-use crate::{GuestKey, Ledger, LedgerError, Process};
+use crate::{GuestKey, Ledger, LedgerError, Process, RecordKey};
 
 /// One start of one guest, as remembered.
 #[derive(Debug, Clone)]
@@ -15,8 +15,10 @@ pub struct Guest {
     pub id: GuestId,
     /// The boot it belongs to.
     pub boot_id: String,
-    /// Its supervisor.
+    /// Its supervisor, or the watcher that keeps its account.
     pub supervisor: Process,
+    /// Whether it has another manager, and its account is a watcher's.
+    pub watched: bool,
     /// Its QEMU, once it ran.
     pub qemu: Option<Process>,
     /// When its supervisor began.
@@ -43,37 +45,79 @@ pub struct StoredRecord {
     pub logged: String,
     /// The kernel's serial number, where it was read back.
     pub serial: Option<u32>,
-    /// The supervisor that wrote it, and the boot in which it did.
-    pub supervisor: u32,
-    /// See [`Guest::boot_id`].
+    /// The process that wrote it, where that is known: the guest's supervisor; of a watched guest its manager or the
+    /// watcher.
+    pub writer: Option<u32>,
+    /// The boot in which it was written; see [`Guest::boot_id`].
     pub boot_id: String,
+    /// Whether it is a copy of another manager's record, as the log has it.
+    pub copied: bool,
 }
 
-/// All records, in the order written; see [`Ledger::into_records`].
+impl StoredRecord {
+    /// Its row.
+    pub fn key(&self) -> RecordKey {
+        RecordKey(self.id)
+    }
+}
+
+/// All records, in their order; see [`Ledger::into_records`].
 #[derive(Debug)]
 pub struct Records {
     ledger: Ledger,
+    own: Pages,
+    copies: Pages,
+}
+
+/// The rows of one sort, some at a time.
+#[derive(Debug)]
+struct Pages {
+    copied: bool,
     page: Page,
     /// The last row read, or none when there are no more.
     last: Option<i64>,
 }
 
-impl Records {
+impl Pages {
     /// How many rows are in memory at one time.
     const PAGE: usize = 512;
+
+    fn of(copied: bool) -> Self {
+        Self { copied, page: VecDeque::new(), last: Some(i64::MIN) }
+    }
+
+    /// Reads on when there is nothing left to give.
+    fn fill(&mut self, ledger: &Ledger) -> Result<(), LedgerError> {
+        if self.page.is_empty()
+            && let Some(last) = self.last.take()
+        {
+            (self.page, self.last) = ledger.page(self.copied, last, Self::PAGE)?;
+        }
+        Ok(())
+    }
+
+    /// When its next row was; what holds no record is given at once.
+    fn head(&self) -> Option<Timestamp> {
+        self.page.front().map(|row| row.as_ref().map_or(Timestamp::MIN, |row| row.time))
+    }
 }
 
 impl Iterator for Records {
     type Item = Result<StoredRecord, LedgerError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.page.is_empty() {
-            match self.ledger.page(self.last.take()?, Self::PAGE) {
-                Ok((page, last)) => (self.page, self.last) = (page, last),
-                Err(error) => return Some(Err(error)),
+        for pages in [&mut self.own, &mut self.copies] {
+            if let Err(error) = pages.fill(&self.ledger) {
+                return Some(Err(error));
             }
         }
-        self.page.pop_front()
+        // A copy may have been made long after its record was written.
+        let first = match (self.own.head(), self.copies.head()) {
+            (Some(own), Some(copy)) if copy <= own => &mut self.copies,
+            (None, _) => &mut self.copies,
+            (Some(_), _) => &mut self.own,
+        };
+        first.page.pop_front()
     }
 }
 
@@ -94,7 +138,8 @@ impl Ledger {
             .connection
             .prepare(&format!(
                 "SELECT id, name, uuid, boot_id, supervisor_pid, supervisor_start, pid, pid_start,
-                        begun, ended, end_reason FROM guest WHERE {condition} ORDER BY id"
+                        begun, ended, end_reason, {watched} FROM guest WHERE {condition} ORDER BY id",
+                watched = self.since_3("watched"),
             ))
             .map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;
@@ -105,23 +150,25 @@ impl Ledger {
         Ok(guests)
     }
 
-    /// All records, in the order written, some at a time: the memory used does not grow with the
-    /// ledger. A row that holds no record is given as its error, and the next follows.
+    /// All records, some at a time: the memory used does not grow with the ledger. What supervisors and watchers
+    /// wrote comes in the order written, and copies of another manager's records between, by their times. A row
+    /// that holds no record is given as its error, and the next follows.
     pub fn into_records(self) -> Records {
-        Records { ledger: self, page: VecDeque::new(), last: Some(i64::MIN) }
+        let copies = if self.version < 3 { Pages { last: None, ..Pages::of(true) } } else { Pages::of(true) };
+        Records { ledger: self, own: Pages::of(false), copies }
     }
 
-    /// The rows after `last`, and the last of them, if there were any.
-    fn page(&self, last: i64, rows: usize) -> Result<(Page, Option<i64>), LedgerError> {
+    /// The rows of one sort after `last`, and the last of them, if there were any.
+    fn page(&self, copied: bool, last: i64, rows: usize) -> Result<(Page, Option<i64>), LedgerError> {
         let failed = |source| LedgerError::Read { source };
-        let mut statement = self
-            .connection
-            .prepare_cached(
-                "SELECT record.id, time, type, text, logged, serial, supervisor_pid, boot_id
-                 FROM record LEFT JOIN guest ON guest.id = record.guest
-                 WHERE record.id > ?1 ORDER BY record.id LIMIT ?2",
-            )
-            .map_err(failed)?;
+        let sql = format!(
+            "SELECT {columns} FROM record LEFT JOIN guest ON guest.id = record.guest
+             WHERE record.id > ?1 AND {of} = {wanted} ORDER BY record.id LIMIT ?2",
+            columns = self.record_columns(),
+            of = self.since_3("copied"),
+            wanted = u8::from(copied),
+        );
+        let mut statement = self.connection.prepare_cached(&sql).map_err(failed)?;
         let mut rows = statement.query((last, i64::try_from(rows).unwrap_or(i64::MAX))).map_err(failed)?;
         let (mut page, mut last) = (VecDeque::new(), None);
         while let Some(row) = rows.next().map_err(failed)? {
@@ -129,6 +176,21 @@ impl Ledger {
             page.push_back(stored(row));
         }
         Ok((page, last))
+    }
+
+    /// What [`stored`] reads.
+    pub(crate) fn record_columns(&self) -> String {
+        let writer = match self.version {
+            ..3 => "supervisor_pid",
+            // Who wrote what was copied is not always told.
+            _ => "CASE WHEN copied THEN writer ELSE coalesce(writer, supervisor_pid) END",
+        };
+        format!("record.id, time, type, text, logged, serial, {writer}, boot_id, {}", self.since_3("copied"))
+    }
+
+    /// A column that version 3 brought, in which 0 is what was before.
+    fn since_3(&self, column: &'static str) -> &'static str {
+        if self.version < 3 { "0" } else { column }
     }
 
     /// How many bytes the ledger's file has, its log not counted.
@@ -169,6 +231,7 @@ fn guest(row: &Row<'_>) -> Result<Guest, LedgerError> {
         },
         boot_id: row.get(3).map_err(failed)?,
         supervisor: supervisor.ok_or_else(|| bad("guest", id, "NULL", "process"))?,
+        watched: row.get(11).map_err(failed)?,
         qemu: process(row.get(6).map_err(failed)?, row.get(7).map_err(failed)?),
         begun: time("guest", id, row.get(8).map_err(failed)?)?,
         ended: match (ended, reason) {
@@ -188,8 +251,9 @@ pub(crate) fn stored(row: &Row<'_>) -> Result<StoredRecord, LedgerError> {
         text: row.get(3).map_err(failed)?,
         logged: row.get(4).map_err(failed)?,
         serial: row.get(5).map_err(failed)?,
-        supervisor: row.get(6).map_err(failed)?,
+        writer: row.get(6).map_err(failed)?,
         boot_id: row.get(7).map_err(failed)?,
+        copied: row.get(8).map_err(failed)?,
     })
 }
 

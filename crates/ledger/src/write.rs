@@ -36,7 +36,8 @@ pub struct Process {
 /// What became of a record on its way to the kernel's audit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Logged {
-    /// `read-back`, `counters`, `ack`, `off`, or the reason why it was not logged.
+    /// `read-back`, `counters`, `ack`, `off`, or the reason why it was not logged; `copied` of a record that was
+    /// read in the log.
     pub how: String,
     /// The kernel's serial number, where the record was read back.
     pub serial: Option<u32>,
@@ -147,7 +148,7 @@ impl<'a> Tx<'a> {
         .map(GuestKey)
     }
 
-    /// Another supervisor has the guest from now on.
+    /// Another supervisor, or watcher, has the guest from now on.
     pub fn guest_adopted(&self, guest: GuestKey, supervisor: Process) -> Result<(), LedgerError> {
         self.once(
             "give another supervisor to",
@@ -245,15 +246,28 @@ impl<'a> Tx<'a> {
 
     /// Remembers an audit record.
     pub fn record(&self, guest: GuestKey, record: &NewRecord<'_>) -> Result<RecordKey, LedgerError> {
+        self.insert_record(guest, record, None, false)
+    }
+
+    pub(crate) fn insert_record(
+        &self,
+        guest: GuestKey,
+        record: &NewRecord<'_>,
+        writer: Option<u32>,
+        copied: bool,
+    ) -> Result<RecordKey, LedgerError> {
         self.insert(
-            "INSERT INTO record (guest, time, type, text, logged, serial) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT INTO record (guest, time, type, text, logged, serial, writer, copied)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             params![
                 guest.0,
                 record.time.as_millisecond(),
                 record.kind,
                 record.text,
                 record.logged.how,
-                record.logged.serial
+                record.logged.serial,
+                writer,
+                copied
             ],
         )
         .map(RecordKey)
@@ -316,12 +330,12 @@ impl<'a> Tx<'a> {
         self.inner.commit().map_err(|source| LedgerError::Write { source })
     }
 
-    fn insert(&self, sql: &str, values: &[&dyn rusqlite::ToSql]) -> Result<i64, LedgerError> {
+    pub(crate) fn insert(&self, sql: &str, values: &[&dyn rusqlite::ToSql]) -> Result<i64, LedgerError> {
         let failed = |source| LedgerError::Write { source };
         self.inner.prepare_cached(sql).map_err(failed)?.insert(values).map_err(failed)
     }
 
-    fn once(
+    pub(crate) fn once(
         &self,
         what: &'static str,
         table: &'static str,
@@ -335,13 +349,13 @@ impl<'a> Tx<'a> {
         }
     }
 
-    fn execute(&self, sql: &str, values: &[&dyn rusqlite::ToSql]) -> Result<usize, LedgerError> {
+    pub(crate) fn execute(&self, sql: &str, values: &[&dyn rusqlite::ToSql]) -> Result<usize, LedgerError> {
         let failed = |source| LedgerError::Write { source };
         self.inner.prepare_cached(sql).map_err(failed)?.execute(values).map_err(failed)
     }
 }
 
 /// As SQLite keeps it. What does not fit is no number that a kernel gives.
-fn integer(number: u64) -> i64 {
+pub(crate) fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

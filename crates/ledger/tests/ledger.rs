@@ -6,7 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use jiff::Timestamp;
 use taptrail_ledger::{
-    GuestKey, Ledger, LedgerError, Logged, NewDevice, NewGuest, NewRecord, Process, Step, Tx,
+    Checkpoint, GuestKey, Ledger, LedgerError, Logged, NewDevice, NewGuest, NewRecord, NewWatched, Process,
+    Step, Tx,
 };
 use taptrail_record::{DeviceKind, GuestId, MacAddr, Rdev};
 use uuid::Uuid;
@@ -67,7 +68,7 @@ fn what_is_committed_is_read_back_and_what_is_not_leaves_nothing() {
     let records: Vec<_> = reader.into_records().map(Result::unwrap).collect();
     assert_eq!(records.len(), 1);
     assert_eq!((records[0].text.as_str(), records[0].serial), ("open", Some(u32::MAX)));
-    assert_eq!((records[0].supervisor, records[0].boot_id.as_str()), (1, "boot"));
+    assert_eq!((records[0].writer, records[0].boot_id.as_str()), (Some(1), "boot"));
 }
 
 #[test]
@@ -184,20 +185,117 @@ fn an_older_ledger_is_read_as_it_is_and_migrated_when_it_is_written() {
     raw.execute_batch(
         "INSERT INTO guest (name, uuid, boot_id, supervisor_pid, supervisor_start, begun)
          VALUES ('old', '00000000-0000-0000-0000-000000000007', 'boot', 1, 2, 3);
+         INSERT INTO record (guest, time, type, text, logged) VALUES (1, 4, 2501, 'text', 'off');
          PRAGMA user_version = 1;",
     )
     .unwrap();
     drop(raw);
-    assert_eq!(Ledger::open_to_read(dir.path()).unwrap().guests().unwrap()[0].id.name, "old");
+    let reader = Ledger::open_to_read(dir.path()).unwrap();
+    let guests = reader.guests().unwrap();
+    assert_eq!((&*guests[0].id.name, guests[0].watched), ("old", false));
+    let mut told = 0;
+    reader.each_record(guests[0].key, |record| told += u32::from(record.writer == Some(1))).unwrap();
+    assert_eq!(told, 1);
+    let records: Vec<_> = reader.into_records().map(Result::unwrap).collect();
+    assert_eq!((records[0].writer, records[0].copied), (Some(1), false));
 
     let mut ledger = Ledger::open(dir.path()).unwrap();
     let old = ledger.live_guests().unwrap()[0].key;
     assert_eq!(ledger.place(old).unwrap(), (None, false));
+    assert_eq!(ledger.checkpoint().unwrap(), None);
+    assert_eq!(ledger.last_heard(old).unwrap(), Timestamp::from_millisecond(4).unwrap());
     let tx = ledger.begin().unwrap();
     tx.interface_begins(old, MAC, "nic0", "bridge=br0").unwrap();
     tx.commit().unwrap();
     // Once: a second opening finds nothing to do.
     assert_eq!(Ledger::open(dir.path()).unwrap().live_interfaces(old).unwrap().len(), 1);
+}
+
+/// A watched guest with one device, and what a watcher writes of it.
+fn watch(ledger: &mut Ledger) -> GuestKey {
+    let tx = ledger.begin().unwrap();
+    let watcher = Process { pid: 70, start: 71 };
+    let begun = Timestamp::from_second(1000).unwrap();
+    let key = tx.watched_begins(&NewWatched { id: &guest(), boot_id: "boot", watcher, begun }).unwrap();
+    let at = |seconds, text| NewRecord { time: Timestamp::from_second(seconds).unwrap(), ..record(text) };
+    tx.guest_runs(key, Process { pid: 3, start: 4 }).unwrap();
+    let opened = tx.copy(key, &at(1000, "libvirt opens"), Some(9)).unwrap();
+    tx.copy(key, &at(1001, "libvirt starts"), None).unwrap();
+    let seen = tx.watched(key, &at(1002, "seen"), 70).unwrap();
+    let device = tx.device_opened(key, &tun(), opened).unwrap();
+    tx.device_granted(device, seen, Some(25)).unwrap();
+    let checkpoint = Checkpoint { text: "there".to_owned(), time: begun, serial: Some(7) };
+    tx.follow(&checkpoint).unwrap();
+    tx.follow(&Checkpoint { text: "here".to_owned(), ..checkpoint }).unwrap();
+    tx.commit().unwrap();
+    key
+}
+
+#[test]
+fn a_watched_guest_has_its_account_with_its_managers_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(dir.path()).unwrap();
+    let key = watch(&mut ledger);
+    let live = ledger.live_guests().unwrap();
+    assert_eq!((live[0].key, live[0].watched, live[0].supervisor.pid), (key, true, 70));
+    assert_eq!(ledger.live_devices(key).unwrap()[0].qemu_fd, Some(25));
+    let checkpoint = ledger.checkpoint().unwrap().unwrap();
+    assert_eq!((&*checkpoint.text, checkpoint.serial), ("here", Some(7)));
+    assert_eq!(ledger.last_heard(key).unwrap(), Timestamp::from_second(1002).unwrap());
+    let tx = ledger.begin().unwrap();
+    tx.guest_seen(key, Timestamp::from_second(1009).unwrap()).unwrap();
+    tx.commit().unwrap();
+    assert_eq!(ledger.last_heard(key).unwrap(), Timestamp::from_second(1009).unwrap());
+
+    let mut records = Vec::new();
+    ledger.each_record(key, |record| records.push((record.text, record.writer, record.copied))).unwrap();
+    assert_eq!(
+        records,
+        [
+            ("libvirt opens".to_owned(), Some(9), true),
+            ("libvirt starts".to_owned(), None, true),
+            ("seen".to_owned(), Some(70), false)
+        ]
+    );
+    assert!(ledger.faults().unwrap().is_empty());
+
+    let device = ledger.live_devices(key).unwrap()[0].key;
+    let tx = ledger.begin().unwrap();
+    let gone = tx.watched(key, &record("gone"), 70).unwrap();
+    tx.device_closed(device, gone).unwrap();
+    tx.guest_ends(key, "gone").unwrap();
+    assert!(matches!(tx.guest_seen(key, Timestamp::now()), Err(LedgerError::Twice { .. })));
+    tx.commit().unwrap();
+    let later = Timestamp::now() + jiff::SignedDuration::from_hours(1);
+    assert_eq!(ledger.prune(later).unwrap().records, 4);
+    assert!(ledger.checkpoint().unwrap().is_some());
+}
+
+#[test]
+fn copies_stand_where_their_records_were_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(dir.path()).unwrap();
+    let tx = ledger.begin().unwrap();
+    let own = begin(&tx).unwrap();
+    let at = |seconds, text| NewRecord { time: Timestamp::from_second(seconds).unwrap(), ..record(text) };
+    tx.record(own, &at(10, "first")).unwrap();
+    tx.record(own, &at(3, "second, after the clock was set back")).unwrap();
+    tx.commit().unwrap();
+    let tx = ledger.begin().unwrap();
+    tx.copy(own, &at(9, "copied late"), Some(9)).unwrap();
+    tx.copy(own, &at(10, "at the same time"), Some(9)).unwrap();
+    for number in 0..2000 {
+        tx.copy(own, &at(11 + number, "many"), Some(9)).unwrap();
+    }
+    tx.record(own, &at(500, "between")).unwrap();
+    tx.commit().unwrap();
+    let records: Vec<_> = ledger.into_records().map(Result::unwrap).collect();
+    assert_eq!(records.len(), 2005);
+    let texts: Vec<_> = records[..4].iter().map(|record| &*record.text).collect();
+    assert_eq!(texts, ["copied late", "at the same time", "first", "second, after the clock was set back"]);
+    let between = records.iter().position(|record| record.text == "between").unwrap();
+    let neighbours = [&records[between - 1], &records[between + 1]].map(|record| record.time.as_second());
+    assert_eq!(neighbours, [500, 501]);
 }
 
 /// A guest with one device, ended or not.

@@ -383,7 +383,8 @@ pub(crate) struct Stop {
 /// List the guests of this host.
 ///
 /// Beside those that run with a supervisor, those that lost theirs: `orphaned`, which run on (`taptrail adopt` gives
-/// them one), and `unsettled`, which have ended (`taptrail recover` closes their accounts).
+/// them one), and `unsettled`, which have ended (`taptrail recover` closes their accounts). And those of another
+/// manager, libvirt's for one, which `taptrail watch` has seen to run: `watched`.
 #[derive(Debug, Args)]
 pub(crate) struct List {
     /// Answer with JSON

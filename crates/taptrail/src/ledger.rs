@@ -81,7 +81,7 @@ fn line(out: &mut impl Write, uid: u32, stored: &StoredRecord) -> io::Result<()>
         RecordType(stored.kind),
         millis.div_euclid(1000),
         millis.rem_euclid(1000),
-        stored.supervisor,
+        stored.writer.unwrap_or(0),
         stored.text
     )
 }

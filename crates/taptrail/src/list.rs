@@ -39,9 +39,13 @@ pub(crate) fn list(arguments: &List, dirs: &Dirs) -> Done {
     if arguments.json { print_json(&rows) } else { print(&guest_table(&rows, &style(false))) }
 }
 
-/// A guest whose supervisor has ended: it runs on, or its account has yet to be closed.
+/// A guest whose supervisor has ended: it runs on, or its account has yet to be closed; or one that is watched.
 fn row(lost: Unsupervised) -> GuestRow {
-    let state = if lost.pid.is_some() { "orphaned" } else { "unsettled" };
+    let state = match lost.pid {
+        Some(_) if lost.watched => "watched",
+        Some(_) => "orphaned",
+        None => "unsettled",
+    };
     GuestRow {
         name: lost.guest.name.into(),
         uuid: lost.guest.uuid,

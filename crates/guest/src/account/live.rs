@@ -6,9 +6,16 @@ use taptrail_ledger::{Guest, Ledger, LedgerError, LiveInterface, LiveStep};
 use super::{Account, AccountError, OpenDevice};
 use crate::run_dir::Dirs;
 
-/// The guests of the host whose accounts are open, oldest first.
+/// Our guests of the host whose accounts are open, oldest first. Those that are watched have another manager, and are
+/// nothing for us to take up or end.
 pub(crate) fn live_guests(dirs: &Dirs) -> Result<Vec<Guest>, LedgerError> {
-    ledger_if_any(dirs)?.map_or(Ok(Vec::new()), |ledger| ledger.live_guests())
+    ledger_if_any(dirs)?.map_or(Ok(Vec::new()), |ledger| own_guests(&ledger))
+}
+
+pub(crate) fn own_guests(ledger: &Ledger) -> Result<Vec<Guest>, LedgerError> {
+    let mut guests = ledger.live_guests()?;
+    guests.retain(|guest| !guest.watched);
+    Ok(guests)
 }
 
 /// The host's ledger to read; none where there is none yet, and so nobody in it.

@@ -33,6 +33,7 @@ use tracing::warn;
 use crate::events::{Events, What};
 
 use findings::Findings;
+use live::own_guests;
 pub(crate) use live::{Live, ledger_if_any, live_guests};
 pub(crate) use opens::{OpenDevice, Opens};
 pub(crate) use posting::Posting;
@@ -417,7 +418,7 @@ fn this_process() -> Result<Process, AccountError> {
 /// Refuses a guest whose QEMU is still there from a supervisor that ended before it.
 fn orphan(ledger: &Ledger, guest: &GuestId, boot: &str) -> Result<(), AccountError> {
     let same = |other: &GuestId| other.name == guest.name || other.uuid == guest.uuid;
-    for other in ledger.live_guests()?.into_iter().filter(|other| other.boot_id == boot) {
+    for other in own_guests(ledger)?.into_iter().filter(|other| other.boot_id == boot) {
         let Some(qemu) = other.qemu.filter(|_| same(&other.id)) else { continue };
         if (ProcessId { pid: qemu.pid, start_time: qemu.start }).is_alive() {
             return Err(AccountError::Orphan { name: other.id.name.into(), pid: qemu.pid });

@@ -45,7 +45,7 @@ impl Rows {
             host: Arc::clone(&self.host),
             time: stored.time,
             serial: stored.serial,
-            writer: Some(stored.supervisor),
+            writer: stored.writer,
             source: Arc::clone(&self.source),
             line: u64::try_from(stored.id).unwrap_or_default(),
             content: Content::Record(record),

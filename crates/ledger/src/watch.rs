@@ -1,0 +1,110 @@
+//! What a watcher keeps: guests that another manager runs, and up to where it has followed that manager's log.
+
+use jiff::Timestamp;
+use rusqlite::{OptionalExtension as _, params};
+use taptrail_record::GuestId;
+
+use crate::read::time;
+use crate::write::integer;
+use crate::{GuestKey, Ledger, LedgerError, NewRecord, Process, RecordKey, Tx};
+
+/// A guest of another manager, of which a watcher begins to keep an account.
+#[derive(Debug, Clone, Copy)]
+pub struct NewWatched<'a> {
+    /// Who.
+    pub id: &'a GuestId,
+    /// The boot it belongs to.
+    pub boot_id: &'a str,
+    /// The watcher.
+    pub watcher: Process,
+    /// When the log first told of it.
+    pub begun: Timestamp,
+}
+
+/// Up to where a log is followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// As the follower wrote it.
+    pub text: String,
+    /// The time of the last entry taken.
+    pub time: Timestamp,
+    /// Its serial number, where it had one.
+    pub serial: Option<u32>,
+}
+
+impl Ledger {
+    /// Up to where the watcher of this host has followed its log.
+    ///
+    /// # Errors
+    /// When the ledger can't be read, or is older than watching.
+    pub fn checkpoint(&self) -> Result<Option<Checkpoint>, LedgerError> {
+        let failed = |source| LedgerError::Read { source };
+        let row = |row: &rusqlite::Row<'_>| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, Option<u32>>(2)?))
+        };
+        let sql = "SELECT checkpoint, time, serial FROM watch";
+        let found = self.connection.query_row(sql, [], row).optional().map_err(failed)?;
+        let Some((text, at, serial)) = found else { return Ok(None) };
+        Ok(Some(Checkpoint { text, time: time("watch", 1, at)?, serial }))
+    }
+}
+
+impl Tx<'_> {
+    /// A watched guest's account begins: until [`guest_ends`](Self::guest_ends) it is open.
+    pub fn watched_begins(&self, guest: &NewWatched<'_>) -> Result<GuestKey, LedgerError> {
+        self.insert(
+            "INSERT INTO guest (name, uuid, boot_id, supervisor_pid, supervisor_start, begun, watched)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1)",
+            params![
+                guest.id.name.as_str(),
+                guest.id.uuid.to_string(),
+                guest.boot_id,
+                guest.watcher.pid,
+                integer(guest.watcher.start),
+                guest.begun.as_millisecond()
+            ],
+        )
+        .map(GuestKey)
+    }
+
+    /// All that is open of a guest was seen to be there at this time.
+    pub fn guest_seen(&self, guest: GuestKey, at: Timestamp) -> Result<(), LedgerError> {
+        self.once(
+            "note when it was seen of",
+            "guest",
+            guest.0,
+            "UPDATE guest SET seen = ?2 WHERE id = ?1 AND ended IS NULL",
+            params![guest.0, at.as_millisecond()],
+        )
+    }
+
+    /// Remembers another manager's record as its log has it; `writer` is the manager.
+    pub fn copy(
+        &self,
+        guest: GuestKey,
+        record: &NewRecord<'_>,
+        writer: Option<u32>,
+    ) -> Result<RecordKey, LedgerError> {
+        self.insert_record(guest, record, writer, true)
+    }
+
+    /// Remembers a watcher's own record.
+    pub fn watched(
+        &self,
+        guest: GuestKey,
+        record: &NewRecord<'_>,
+        watcher: u32,
+    ) -> Result<RecordKey, LedgerError> {
+        self.insert_record(guest, record, Some(watcher), false)
+    }
+
+    /// Remembers up to where the log is followed.
+    pub fn follow(&self, checkpoint: &Checkpoint) -> Result<(), LedgerError> {
+        self.execute(
+            "INSERT INTO watch (id, checkpoint, time, serial) VALUES (1, ?1, ?2, ?3)
+             ON CONFLICT (id) DO UPDATE SET checkpoint = ?1, time = ?2, serial = ?3",
+            params![checkpoint.text, checkpoint.time.as_millisecond(), checkpoint.serial],
+        )?;
+        Ok(())
+    }
+}
