@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use taptrail_kernel::process::{Credentials, Limit, PrivateDev};
+use taptrail_kernel::process::{Credentials, Limit, PrivateDev, shed_code};
 use taptrail_ledger::StepKey;
 use taptrail_qmp::Event;
 use taptrail_record::{GuestId, MacAddr, Reason, Requester};
@@ -271,6 +271,9 @@ impl Driver {
     }
 
     fn serve(mut self) -> Ended {
+        if let Err(error) = shed_code() {
+            debug!("the start's code stays mapped: {error}");
+        }
         let mut manager = manager::Manager::new();
         loop {
             manager.ping();
