@@ -70,6 +70,7 @@ fn kind(kind: FindingKind) -> Cell {
         | FindingKind::ContradictoryOpen
         | FindingKind::DetachFailed
         | FindingKind::GrantWithoutOpen
+        | FindingKind::LogGap
         | FindingKind::NeverReleased
         | FindingKind::RecordNotSent
         | FindingKind::SerialGap

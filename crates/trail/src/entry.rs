@@ -40,6 +40,8 @@ pub enum Content {
     /// Another source shows this record with its serial number, and the audit log of its host, which
     /// covers its time, lacks it.
     Missing(Fragment),
+    /// A stretch of a log that is followed is lost.
+    Gap(Gap),
     /// The host started anew.
     Boot,
     /// A `VIRT_CONTROL` of a program that knows no uuids: a container run-time.
@@ -47,6 +49,31 @@ pub enum Content {
         /// The program, where told.
         exe: CompactString,
     },
+}
+
+/// What can't be read any more, as far as the kernel's serial numbers tell: all between two events that
+/// were read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Gap {
+    /// When the event before it happened, if one was read.
+    pub since: Option<Timestamp>,
+    /// The serial numbers of the first and the last event that may be missing, where they are known.
+    pub serials: Option<(u32, u32)>,
+    /// Why it can't be read.
+    pub why: Lost,
+}
+
+/// Why a stretch of a log is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lost {
+    /// The log's own numbers show that it was never written.
+    Unwritten,
+    /// The place up to which it was read is gone from the log and its rotations.
+    Place,
+    /// It was sent while nobody listened, and can't be had again.
+    Unheard,
+    /// It was sent faster than it was taken.
+    Overrun,
 }
 
 impl Entry {

@@ -112,6 +112,8 @@ kinds! {
     TruncatedRecord = "truncated-record",
     /// The audit log lacks a record that another source has.
     SerialGap = "serial-gap",
+    /// A stretch of a log that is followed is lost: what it told is not known.
+    LogGap = "log-gap",
     /// Another process than before speaks for a running guest: its manager started anew.
     DaemonRestarted = "daemon-restarted",
     /// A program that knows no guests writes `VIRT_CONTROL` records.

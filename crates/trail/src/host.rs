@@ -69,6 +69,7 @@ impl Host {
             Content::Truncated(fragment) => self.fragment(FindingKind::TruncatedRecord, entry, fragment, out),
             Content::Unsent(fragment) => self.fragment(FindingKind::RecordNotSent, entry, fragment, out),
             Content::Missing(fragment) => self.fragment(FindingKind::SerialGap, entry, fragment, out),
+            Content::Gap(gap) => out.findings.push(told::gap(entry, gap)),
             Content::Foreign { exe } => self.foreign.count(entry, exe),
             Content::Boot => {}
         }

@@ -112,7 +112,7 @@ mod trail;
 mod unnumbered;
 mod watched;
 
-pub use entry::{Content, Entry};
+pub use entry::{Content, Entry, Gap, Lost};
 pub use finding::{Finding, FindingKind};
 pub use holding::{Certainty, EndedBy, Holding, State};
 pub use proof::Proof;

@@ -10,7 +10,7 @@ use crate::entry::Claim;
 use crate::guest::{By, Guest};
 use crate::kernel_opens::{KernelOpens, Recent};
 use crate::out::{Out, named, whose, why};
-use crate::{Entry, Finding, FindingKind};
+use crate::{Entry, Finding, FindingKind, Gap, Lost};
 
 /// Tells a guest what a record says of it; all but the stop that ends it.
 ///
@@ -111,6 +111,32 @@ pub(crate) fn fragment(
         device: fragment.device.clone(),
         time: entry.time,
         text,
+        proof: vec![entry.proof()],
+    }
+}
+
+/// The finding about a stretch of a log that is lost.
+pub(crate) fn gap(entry: &Entry, gap: &Gap) -> Finding {
+    let what = match gap.why {
+        Lost::Unwritten => "The log lacks a stretch",
+        Lost::Place => "The log was cut or rotated away before it was read to its end",
+        Lost::Unheard => "What the kernel told while nobody listened can't be had again",
+        Lost::Overrun => "The kernel told more than was taken in time",
+    };
+    let which = match gap.serials {
+        Some((first, last)) if first == last => format!("audit event {first} is"),
+        Some((first, last)) => format!("audit events {first} to {last} are"),
+        None => "what it said is".to_owned(),
+    };
+    let since = gap.since.map_or(String::new(), |since| format!(", from {since:.3} on"));
+    Finding {
+        kind: FindingKind::LogGap,
+        host: Arc::clone(&entry.host),
+        guest: None,
+        mac: None,
+        device: None,
+        time: entry.time,
+        text: format!("{what}: {which} not known{since}"),
         proof: vec![entry.proof()],
     }
 }

@@ -3,7 +3,7 @@
 use crate::scene::*;
 use crate::telling::{findings, tun};
 use taptrail_record::Fragment;
-use taptrail_trail::Content;
+use taptrail_trail::{Content, Gap, Lost};
 
 fn fragment() -> Fragment {
     let device = Some(taptrail_record::Device { dev: None, ..tun() });
@@ -24,6 +24,31 @@ fn what_is_left_of_a_record_is_told_and_changes_nothing() {
         assert!(finding.text.contains("'g1'") && finding.text.contains("/dev/net/tun"), "{}", finding.text);
         assert_eq!(report.input.records, 0);
     }
+}
+
+#[test]
+fn a_stretch_of_a_log_that_is_lost_is_told_and_changes_nothing() {
+    let told = |serials, why| {
+        let since = "2026-11-23T20:31:05.017Z".parse().ok();
+        let report =
+            Scene::new().boots(1, &tun(), 40).tells(Content::Gap(Gap { since, serials, why })).told();
+        assert_eq!((lines(&report).len(), findings(&report)), (1, vec!["log-gap"]));
+        report.findings[0].text.clone()
+    };
+    assert_eq!(
+        told(Some((7, 9)), Lost::Place),
+        "The log was cut or rotated away before it was read to its end: audit events 7 to 9 are not known, from \
+         2026-11-23T20:31:05.017Z on"
+    );
+    assert_eq!(
+        told(Some((7, 7)), Lost::Unwritten),
+        "The log lacks a stretch: audit event 7 is not known, from 2026-11-23T20:31:05.017Z on"
+    );
+    assert_eq!(
+        told(None, Lost::Unheard),
+        "What the kernel told while nobody listened can't be had again: what it said is not known, from \
+         2026-11-23T20:31:05.017Z on"
+    );
 }
 
 #[test]
