@@ -75,6 +75,11 @@ impl Clock {
         Self { zone, limit, last: None, day_first: None, inferred: false, guessed: false }
     }
 
+    /// Time goes on: lines may be as young as `limit` from now on.
+    pub(crate) fn set_limit(&mut self, limit: Timestamp) {
+        self.limit = limit;
+    }
+
     /// The same, for lines of which none is younger than `limit` either.
     pub(crate) fn until(&self, limit: Timestamp) -> Self {
         Self { limit: limit.min(self.limit), ..self.clone() }

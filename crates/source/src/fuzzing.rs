@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 use taptrail_trail::{Content, Entry, Trail};
 
 use crate::feed::{Feed, MAX_LINE, Piece};
+use crate::follow::Checkpoint;
 use crate::found::{Clock, Found};
 use crate::scan::{Batch, Scanner};
 use crate::shape::{self, Export, first_time};
@@ -51,6 +52,14 @@ pub fn journal(bytes: &[u8], cut: usize) -> Vec<Entry> {
     export.finish(&mut take);
     tell(&entries);
     entries
+}
+
+/// Reads a checkpoint; what is one is written as it was.
+pub fn checkpoint(text: &str) {
+    if let Ok(read) = text.parse::<Checkpoint>() {
+        assert_eq!(read.to_string(), text);
+        read.time();
+    }
 }
 
 fn clock() -> Clock {

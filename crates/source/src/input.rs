@@ -103,7 +103,7 @@ fn log_file(conf: &str) -> Option<&str> {
 }
 
 /// Whether `file` is `log`, or one of its rotations.
-fn is_rotation(file: &OsStr, log: &OsStr) -> bool {
+pub(crate) fn is_rotation(file: &OsStr, log: &OsStr) -> bool {
     let rest = file.as_encoded_bytes().strip_prefix(log.as_encoded_bytes());
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b".") || rest.starts_with(b"-"))
 }

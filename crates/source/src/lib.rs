@@ -42,6 +42,7 @@ mod coverage;
 mod duplicates;
 mod error;
 mod feed;
+pub mod follow;
 mod found;
 #[doc(hidden)]
 pub mod fuzzing;

@@ -181,7 +181,7 @@ fn head(bytes: &mut dyn Read) -> io::Result<Vec<u8>> {
 
 /// How bytes are packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Packing {
+pub(crate) enum Packing {
     None,
     Gzip,
     Xz,
@@ -191,7 +191,7 @@ enum Packing {
 impl Packing {
     /// By the first bytes (RFC 1952, section 2.3.1; the .xz file format, section 2.1.1.1; RFC 8878,
     /// section 3.1.1; systemd's JOURNAL_FILE_FORMAT).
-    fn of(head: &[u8], name: &str) -> Result<Self, SourceError> {
+    pub(crate) fn of(head: &[u8], name: &str) -> Result<Self, SourceError> {
         Ok(match head {
             [0x1F, 0x8B, ..] => Self::Gzip,
             [0xFD, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
@@ -203,7 +203,7 @@ impl Packing {
         })
     }
 
-    fn open<'a>(self, bytes: Box<dyn Read + Send + 'a>) -> io::Result<Box<dyn Read + Send + 'a>> {
+    pub(crate) fn open<'a>(self, bytes: Box<dyn Read + Send + 'a>) -> io::Result<Box<dyn Read + Send + 'a>> {
         Ok(match self {
             Self::None => bytes,
             Self::Gzip => Box::new(MultiGzDecoder::new(bytes)),

@@ -91,7 +91,7 @@ impl Reading<'_> {
 }
 
 /// Whether two names are of one host: auditd may write `web1.example.org` where syslog writes `web1`.
-fn is_same(a: &str, b: &str) -> bool {
+pub(crate) fn is_same(a: &str, b: &str) -> bool {
     let (long, short) = if a.len() > b.len() { (a, b) } else { (b, a) };
     long.strip_prefix(short).is_some_and(|domain| domain.is_empty() || domain.starts_with('.'))
 }

@@ -71,7 +71,12 @@ impl Scanner {
     /// Reads all lines of a piece.
     pub(crate) fn scan(&self, piece: &Piece) -> Batch {
         let (bytes, begin) = piece.lines();
-        let mut batch = Batch { bytes: piece.size, ..Batch::default() };
+        Batch { bytes: piece.size, ..self.lines(bytes, begin) }
+    }
+
+    /// Reads all lines of `bytes` from `begin` on; what is before may be needed to understand them.
+    pub(crate) fn lines(&self, bytes: &[u8], begin: usize) -> Batch {
+        let mut batch = Batch::default();
         let mut start = begin;
         for newline in memchr_iter(b'\n', &bytes[begin..]) {
             let end = begin + newline;

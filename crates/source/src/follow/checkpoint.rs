@@ -1,0 +1,329 @@
+//! A place in a log, as a text that outlives us.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use taptrail_record::Stamp;
+
+use super::serials::{STRETCHES, Serials, Stretch};
+
+/// Where a log was left: up to which line it was told, and how to know that place again.
+///
+/// A file is known by its device and inode, and believed only when it begins as it did and has the same
+/// line before the place: an inode may have been given away meanwhile. When the file is another, its copy
+/// or packed copy is found by the same bytes, and where there is none, the place by the last line's time
+/// and number.
+///
+/// Written as one line of text, of at most [`Checkpoint::MAX`] bytes:
+///
+/// ```
+/// # use taptrail_source::follow::Checkpoint;
+/// let text = "follow 1 file dev=2049 ino=131 at=4096 line=17 head=1024:89abcdef01234567 \
+///             last=210:0123456789abcdef stamp=1795460022.944:2592 newest=2592";
+/// let checkpoint: Checkpoint = text.parse()?;
+/// assert_eq!(checkpoint.to_string(), text);
+/// # Ok::<(), taptrail_source::follow::NoCheckpoint>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Checkpoint {
+    /// In which file; of what was heard and is nowhere, `None`.
+    pub(super) file: Option<FilePlace>,
+    /// The last line told, if there was one.
+    pub(super) last: Option<LastLine>,
+    /// The last of the kernel's stamps in a line told.
+    pub(super) stamp: Option<Stamp>,
+    /// The highest number told.
+    pub(super) newest: Option<u32>,
+    /// The numbers that were missing.
+    pub(super) missing: Vec<Stretch>,
+    /// Whether the audit daemon had told that it ends.
+    pub(super) daemon_ended: bool,
+}
+
+/// A place in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FilePlace {
+    pub(super) id: FileId,
+    /// How many bytes, and lines, were told of it.
+    pub(super) at: u64,
+    pub(super) line: u64,
+    /// How it begins.
+    pub(super) head: Digest,
+}
+
+/// Which file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileId {
+    pub(super) dev: u64,
+    pub(super) ino: u64,
+}
+
+/// The last line told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LastLine {
+    /// Its bytes with the newline; of a long one the last of them.
+    pub(super) digest: Digest,
+    /// When it happened and its number, where it is audit's.
+    pub(super) stamp: Option<Stamp>,
+}
+
+/// How many bytes, and a hash of them (FNV-1a, 64 bits): enough to tell one log from another, which nobody
+/// forges who may write to it anyway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Digest {
+    pub(super) len: u32,
+    pub(super) hash: u64,
+}
+
+impl Digest {
+    /// Of how many bytes at most.
+    pub(super) const MAX: usize = 1024;
+
+    /// Of the first bytes.
+    pub(super) fn of_head(bytes: &[u8]) -> Self {
+        Self::of(&bytes[..bytes.len().min(Self::MAX)])
+    }
+
+    /// Of the last bytes.
+    pub(super) fn of_tail(bytes: &[u8]) -> Self {
+        Self::of(&bytes[bytes.len().saturating_sub(Self::MAX)..])
+    }
+
+    fn of(bytes: &[u8]) -> Self {
+        let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3);
+        let hash = bytes.iter().fold(0xCBF2_9CE4_8422_2325, step);
+        Self { len: u32::try_from(bytes.len()).unwrap_or(u32::MAX), hash }
+    }
+
+    pub(super) fn len(self) -> usize {
+        self.len as usize
+    }
+}
+
+impl Checkpoint {
+    /// The longest text.
+    pub const MAX: usize = 1024;
+
+    /// When the last event happened that was told, where the log numbers its events.
+    pub fn time(&self) -> Option<Timestamp> {
+        self.stamp.and_then(moment)
+    }
+
+    pub(super) fn serials(&self) -> Serials {
+        Serials::from(self.newest, self.missing.iter().copied())
+    }
+}
+
+/// The moment of a stamp.
+pub(super) fn moment(stamp: Stamp) -> Option<Timestamp> {
+    Timestamp::new(i64::try_from(stamp.seconds).ok()?, i32::from(stamp.millis) * 1_000_000).ok()
+}
+
+impl fmt::Display for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.file {
+            Some(FilePlace { id: FileId { dev, ino }, at, line, head }) => {
+                write!(f, "follow 1 file dev={dev} ino={ino} at={at} line={line} head={head}")?;
+            }
+            None => write!(f, "follow 1 heard")?,
+        }
+        if let Some(LastLine { digest, stamp }) = self.last {
+            write!(f, " last={digest}")?;
+            match stamp {
+                Some(stamp) if self.stamp == Some(stamp) => {}
+                Some(stamp) => write!(f, " of={}", Shown(stamp))?,
+                None => write!(f, " of=-")?,
+            }
+        }
+        if let Some(stamp) = self.stamp {
+            write!(f, " stamp={}", Shown(stamp))?;
+        }
+        if let Some(newest) = self.newest {
+            write!(f, " newest={newest}")?;
+        }
+        for (number, (first, last)) in self.missing.iter().enumerate() {
+            f.write_str(if number == 0 { " missing=" } else { "," })?;
+            write!(f, "{first}-{last}")?;
+        }
+        f.write_str(if self.daemon_ended { " daemon=ended" } else { "" })
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{:016x}", self.len, self.hash)
+    }
+}
+
+struct Shown(Stamp);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Stamp { seconds, millis, serial } = self.0;
+        write!(f, "{seconds}.{millis:03}:{serial}")
+    }
+}
+
+/// A text is no checkpoint of this version.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("Checkpoint can't be read: {text:?}")]
+pub struct NoCheckpoint {
+    /// The text, as much of it as a checkpoint has.
+    pub text: String,
+}
+
+impl FromStr for Checkpoint {
+    type Err = NoCheckpoint;
+
+    fn from_str(text: &str) -> Result<Self, NoCheckpoint> {
+        let read = if text.len() <= Self::MAX { parse(text) } else { None };
+        read.ok_or_else(|| NoCheckpoint { text: text.chars().take(Self::MAX).collect() })
+    }
+}
+
+fn parse(text: &str) -> Option<Checkpoint> {
+    let (kind, mut rest) = match text.strip_prefix("follow 1 ")?.split_once(' ') {
+        Some(split) => split,
+        None => (text.strip_prefix("follow 1 ")?, ""),
+    };
+    // There is one text for each checkpoint.
+    let mut value = |key: &str| -> Option<&str> {
+        let (found, value) = rest.split_once(' ').unwrap_or((rest, "")).0.split_once('=')?;
+        (found == key).then(|| rest = rest.split_once(' ').map_or("", |(_, rest)| rest))?;
+        Some(value)
+    };
+    let file = match kind {
+        "file" => Some(FilePlace {
+            id: FileId { dev: number(value("dev")?)?, ino: number(value("ino")?)? },
+            at: number(value("at")?)?,
+            line: number(value("line")?)?,
+            head: digest(value("head")?)?,
+        }),
+        "heard" => None,
+        _ => return None,
+    };
+    let last = value("last");
+    let of = value("of");
+    let stamp = value("stamp").map(|text| stamp(text).ok_or(()));
+    let stamp = stamp.transpose().ok()?;
+    let last = match (last, of) {
+        (None, None) => None,
+        (None, Some(_)) => return None,
+        (Some(last), of) => {
+            let own = match of {
+                None => stamp,
+                Some("-") => None,
+                Some(of) => Some(self::stamp(of)?),
+            };
+            Some(LastLine { digest: digest(last)?, stamp: own })
+        }
+    };
+    let newest = value("newest").map(|text| number(text).ok_or(())).transpose().ok()?;
+    let missing = value("missing").map_or(Some(Vec::new()), |text| text.split(',').map(stretch).collect())?;
+    let daemon_ended = match value("daemon") {
+        None => false,
+        Some("ended") => true,
+        Some(_) => return None,
+    };
+    let whole = rest.is_empty() && missing.len() <= STRETCHES;
+    let read = Checkpoint { file, last, stamp, newest, missing, daemon_ended };
+    (whole && read.to_string() == text).then_some(read)
+}
+
+/// A number as it is written, digits alone.
+fn number<T: FromStr>(text: &str) -> Option<T> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+fn digest(text: &str) -> Option<Digest> {
+    let (len, hash) = text.split_once(':')?;
+    let len = number(len).filter(|len: &u32| *len as usize <= Digest::MAX)?;
+    let hex = hash.len() == 16 && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    Some(Digest { len, hash: u64::from_str_radix(hash, 16).ok().filter(|_| hex)? })
+}
+
+fn stamp(text: &str) -> Option<Stamp> {
+    let (time, serial) = text.split_once(':')?;
+    let (seconds, millis) = time.split_once('.')?;
+    let millis = number(millis).filter(|_| millis.len() == 3)?;
+    Some(Stamp { seconds: number(seconds)?, millis, serial: number(serial)? })
+}
+
+fn stretch(text: &str) -> Option<Stretch> {
+    let (first, last) = text.split_once('-')?;
+    Some((number(first)?, number(last)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn stamps() -> impl Strategy<Value = Stamp> {
+        (any::<u64>(), 0..1000_u16, any::<u32>()).prop_map(|(seconds, millis, serial)| Stamp {
+            seconds,
+            millis,
+            serial,
+        })
+    }
+
+    fn digests() -> impl Strategy<Value = Digest> {
+        (0..=1024_u32, any::<u64>()).prop_map(|(len, hash)| Digest { len, hash })
+    }
+
+    prop_compose! {
+        fn places()(dev: u64, ino: u64, at: u64, line: u64, head in digests()) -> FilePlace {
+            FilePlace { id: FileId { dev, ino }, at, line, head }
+        }
+    }
+
+    prop_compose! {
+        fn checkpoints()(
+            file in prop::option::of(places()),
+            last in prop::option::of((digests(), prop::option::of(stamps()))),
+            stamp in prop::option::of(stamps()),
+            newest: Option<u32>,
+            missing in prop::collection::vec(any::<Stretch>(), 0..=STRETCHES),
+            daemon_ended: bool,
+        ) -> Checkpoint {
+            // A line that has a stamp was told with it.
+            let last = last.map(|(digest, own)| LastLine { digest, stamp: own.filter(|_| stamp.is_some()) });
+            Checkpoint { file, last, stamp, newest, missing, daemon_ended }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_back(checkpoint in checkpoints()) {
+            let text = checkpoint.to_string();
+            prop_assert!(text.len() <= Checkpoint::MAX, "{}", text.len());
+            prop_assert_eq!(text.parse(), Ok(checkpoint));
+        }
+    }
+
+    #[test]
+    fn what_is_none_is_refused() {
+        for text in [
+            "",
+            "follow",
+            "follow 1 ",
+            "follow 2 heard",
+            "follow 1 heard ",
+            "follow 1 heard newest=+1",
+            "follow 1 heard newest=1 newest=2",
+            "follow 1 heard of=-",
+            "follow 1 heard stamp=1.5:7",
+            "follow 1 heard daemon=here",
+            "follow 1 file dev=1 ino=2 at=3 line=4",
+            "follow 1 file dev=1 ino=2 at=3 line=4 head=2000:0000000000000000",
+            "follow 1 file ino=2 dev=1 at=3 line=4 head=0:cbf29ce484222325",
+            &format!("follow 1 heard{}", " ".repeat(2000)),
+        ] {
+            let error = text.parse::<Checkpoint>().unwrap_err();
+            assert!(error.to_string().starts_with("Checkpoint can't be read") && error.text.len() <= 1024);
+        }
+        assert_eq!("follow 1 heard".parse(), Ok(Checkpoint::default()));
+    }
+}

@@ -1,0 +1,230 @@
+//! A log with its rotations, opened and in order.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader, Read};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+use taptrail_record::Stamp;
+
+use super::checkpoint::FileId;
+use super::lines::stamped;
+use crate::SourceError;
+use crate::feed::MAX_LINE;
+use crate::input::is_rotation;
+use crate::open::Packing;
+
+/// How often the names are read anew when a rotation changes them meanwhile.
+const TRIES: usize = 10;
+
+/// How many lines of a file may come before the first with a stamp.
+const FRONT: usize = 16;
+
+/// One file of a log. What was opened can be read whatever becomes of its name.
+#[derive(Debug)]
+pub(super) struct LogFile {
+    pub(super) path: PathBuf,
+    pub(super) file: File,
+    pub(super) id: FileId,
+    packing: Packing,
+}
+
+impl LogFile {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        // What is no file, a pipe say, is not waited for.
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        let file = File::options().read(true).custom_flags(flags).open(path)?;
+        let about = file.metadata()?;
+        if !about.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+        }
+        let mut front = [0; 16];
+        let read = file.read_at(&mut front, 0)?;
+        let packing = Packing::of(&front[..read], "").map_err(io::Error::other)?;
+        Ok(Self { path: path.to_owned(), file, id: id(&about), packing })
+    }
+
+    pub(super) fn is_packed(&self) -> bool {
+        self.packing != Packing::None
+    }
+
+    /// How many bytes it has, as stored.
+    pub(super) fn size(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    pub(super) fn name(&self) -> Arc<str> {
+        self.path.display().to_string().into()
+    }
+
+    /// Its bytes from the first on, unpacked. The position of `file` is not used and not changed.
+    pub(super) fn reader(&self) -> io::Result<Box<dyn Read + Send>> {
+        self.packing.open(Box::new(At { file: self.file.try_clone()?, at: 0 }))
+    }
+
+    /// The first stamp in it.
+    pub(super) fn first_stamp(&self) -> io::Result<Option<Stamp>> {
+        let mut bytes = BufReader::new(self.reader()?);
+        let mut line = Vec::new();
+        for _ in 0..FRONT {
+            line.clear();
+            if (&mut bytes).take(MAX_LINE as u64).read_until(b'\n', &mut line)? == 0 {
+                break;
+            }
+            if let Some(stamped) = stamped(&line) {
+                return Ok(Some(stamped.stamp));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Reads a file without its position, which is not ours alone.
+struct At {
+    file: File,
+    at: u64,
+}
+
+impl Read for At {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(to, self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+pub(super) fn id(about: &fs::Metadata) -> FileId {
+    FileId { dev: about.dev(), ino: about.ino() }
+}
+
+/// What the log's name stands for now, if for anything.
+pub(super) fn id_of(log: &Path) -> Result<Option<FileId>, SourceError> {
+    match fs::metadata(log) {
+        Ok(about) => Ok(Some(id(&about))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(SourceError::Open { path: log.to_owned(), source }),
+    }
+}
+
+/// The log and its rotations, the oldest first: as they were at one moment, though they may be renamed
+/// while they are opened.
+pub(super) fn all(log: &Path) -> Result<Vec<LogFile>, SourceError> {
+    let mut before = None;
+    for _ in 0..TRIES {
+        let names = names(log)?;
+        let opened: Result<Vec<_>, _> = names.values().map(|path| LogFile::open(path)).collect();
+        let files = match opened {
+            Ok(files) => files,
+            // It was renamed, or removed, since its name was read.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(source) => return Err(SourceError::Open { path: log.to_owned(), source }),
+        };
+        let ids: Vec<_> = files.iter().map(|file| (file.path.clone(), file.id)).collect();
+        // Twice the same: nothing was renamed between the first name and the last file.
+        if before.as_ref() == Some(&ids) {
+            return Ok(files);
+        }
+        before = Some(ids);
+    }
+    let source = io::Error::other("it is rotated faster than its rotations can be opened");
+    Err(SourceError::Open { path: log.to_owned(), source })
+}
+
+/// Where a file is among its log's rotations; the oldest first.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Age {
+    /// `audit.log-20261123`: by date.
+    Dated(OsString),
+    /// `audit.log.2`: the higher the older.
+    Numbered(std::cmp::Reverse<u32>),
+    /// The log itself.
+    Live,
+}
+
+/// The paths of a log's files. One that is there both packed and as it was, while it is packed, counts
+/// once: as it was.
+fn names(log: &Path) -> Result<BTreeMap<Age, PathBuf>, SourceError> {
+    let dir = match log.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    let failed = |source| SourceError::Directory { path: dir.to_owned(), source };
+    let Some(name) = log.file_name() else { return Ok(BTreeMap::new()) };
+    let mut names: BTreeMap<Age, PathBuf> = BTreeMap::new();
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let file = entry.file_name();
+        if !is_rotation(&file, name) {
+            continue;
+        }
+        let Some((age, packed)) = age(&file, name) else { continue };
+        if !packed || !names.contains_key(&age) {
+            names.insert(age, entry.path());
+        }
+    }
+    Ok(names)
+}
+
+/// The age of a file by its name, and whether that says that it is packed. Others beside a log, an
+/// editor's or a temporary one of whoever packs it, are none of its rotations.
+fn age(file: &OsStr, log: &OsStr) -> Option<(Age, bool)> {
+    let rest = file.as_encoded_bytes().strip_prefix(log.as_encoded_bytes())?;
+    if rest.is_empty() {
+        return Some((Age::Live, false));
+    }
+    let suffix = [b".gz".as_slice(), b".xz", b".zst"].into_iter().find(|suffix| rest.ends_with(suffix));
+    let rest = std::str::from_utf8(&rest[..rest.len() - suffix.map_or(0, <[u8]>::len)]).ok()?;
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let age = match (rest.strip_prefix('.'), rest.strip_prefix('-')) {
+        (Some(number), _) if digits(number) => Age::Numbered(std::cmp::Reverse(number.parse().ok()?)),
+        (_, Some(date)) if date.split(['-', '.']).all(digits) => Age::Dated(date.into()),
+        _ => return None,
+    };
+    Some((age, suffix.is_some()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rotations_are_in_order_and_nothing_else_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [
+            "audit.log",
+            "audit.log.1",
+            "audit.log.10",
+            "audit.log.2",
+            "audit.log.2.gz",
+            "audit.log.3.xz",
+            "audit.log-20261120",
+            "audit.log-20261119.gz",
+            "audit.log.tmp",
+            "audit.log.1.gz.part",
+            "audit.log~",
+            "audit.log.",
+            "other.log",
+        ] {
+            fs::write(dir.path().join(name), name).unwrap();
+        }
+        let files = all(&dir.path().join("audit.log")).unwrap();
+        let names: Vec<_> =
+            files.iter().map(|file| file.path.file_name().unwrap().to_str().unwrap()).collect();
+        assert_eq!(
+            names,
+            [
+                "audit.log-20261119.gz",
+                "audit.log-20261120",
+                "audit.log.10",
+                "audit.log.3.xz",
+                "audit.log.2",
+                "audit.log.1",
+                "audit.log",
+            ]
+        );
+    }
+}
