@@ -60,6 +60,9 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// How long QEMU may take to end after `quit`, before it is killed.
 const QUIT: Duration = Duration::from_secs(5);
 
+/// How long nothing is to happen until the code that the last work took is given back.
+const REST: Duration = Duration::from_secs(1);
+
 /// How many events are taken between two looks at requests: a QEMU that floods us with events
 /// must not keep its devices by that.
 const EVENTS: usize = 64;
@@ -271,9 +274,8 @@ impl Driver {
     }
 
     fn serve(mut self) -> Ended {
-        if let Err(error) = shed_code() {
-            debug!("the start's code stays mapped: {error}");
-        }
+        // Whether what the last work took has been given back since.
+        let mut shed = false;
         let mut manager = manager::Manager::new();
         loop {
             manager.ping();
@@ -284,11 +286,21 @@ impl Driver {
                 return self.end(exit);
             }
             // A request's commands may have read events along: they come before any sleep.
-            if !self.take_request() && !more {
-                self.publish();
-                manager.look_at(&self);
-                self.wait(manager.next_ping());
+            if self.take_request() || more {
+                shed = false;
+                continue;
             }
+            self.publish();
+            manager.look_at(&self);
+            let at_most = if shed { None } else { Some(REST) };
+            let quiet = self.wait(manager.next_ping().into_iter().chain(at_most).min());
+            if quiet
+                && !shed
+                && let Err(error) = shed_code()
+            {
+                debug!("code stays mapped: {error}");
+            }
+            shed = quiet;
         }
     }
 
@@ -372,8 +384,8 @@ impl Driver {
         }
     }
 
-    /// Sleeps until there is something to do, or for so long.
-    fn wait(&mut self, at_most: Option<Duration>) {
+    /// Sleeps until there is something to do, or for so long: then it is true that nothing came.
+    fn wait(&mut self, at_most: Option<Duration>) -> bool {
         let deadline = self.pending.as_ref().and_then(Pending::deadline);
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let timeout = left.into_iter().chain(at_most).min().map(|left| {
@@ -386,7 +398,7 @@ impl Driver {
         let mut fds: Vec<PollFd<'_>> =
             self.awaited().into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
         // EINTR and the like: the loop looks at everything again anyway.
-        let _ = poll(&mut fds, timeout.as_ref());
+        poll(&mut fds, timeout.as_ref()) == Ok(0)
     }
 
     fn awaited(&self) -> Vec<BorrowedFd<'_>> {

@@ -1,7 +1,7 @@
 use std::io;
 use std::ops::Range;
 
-/// Gives back the code that only the start took, a few MiB of a process that waits for most of its life.
+/// Gives back the code that was run, some MiB of a process that waits for most of its life.
 ///
 /// With each page of code that is run the kernel maps all that lies around it, and none is given back before memory gets
 /// short. What is run again is mapped again, from the page cache, in microseconds.
