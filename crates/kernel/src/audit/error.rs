@@ -13,6 +13,11 @@ pub enum AuditError {
         "The audit status can't be read: CAP_AUDIT_CONTROL in the initial user and pid namespaces is needed"
     )]
     StatusRefused,
+    /// The kernel broadcasts what it logs in the initial network namespace alone, to who has CAP_AUDIT_READ.
+    #[error(
+        "The kernel's audit broadcast can't be heard here: CAP_AUDIT_READ is needed, and a way into the initial network namespace (run in it, or with CAP_SYS_ADMIN in the initial pid namespace)"
+    )]
+    NotHeard,
     /// The socket failed.
     #[error("The audit socket failed")]
     Io(#[source] io::Error),

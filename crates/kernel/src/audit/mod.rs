@@ -15,7 +15,9 @@
 //! # Ok::<(), taptrail_kernel::audit::AuditError>(())
 //! ```
 
+mod broadcast;
 mod error;
+mod group;
 mod proof;
 mod readlog;
 mod socket;
@@ -27,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+pub use broadcast::{Broadcast, Said};
 pub use error::{AuditError, NotLogged};
 pub use proof::{LogTime, Logged, Proof};
 pub use readlog::ReadLog;

@@ -1,29 +1,17 @@
 //! The kernel's own broadcast of what it logged: the proof that a record got there.
-//!
-//! Multicast group `AUDIT_NLGRP_READLOG` gets each record as it leaves the backlog queue, but only
-//! in the **initial network namespace** (kernel/audit.c, `kauditd_send_multicast_skb()`); a socket
-//! opened elsewhere joins and hears nothing. A socket keeps the namespace it was opened in, so one
-//! is opened there by a thread that goes there for it.
 
-use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::str::FromStr;
-use std::thread;
 
 use rustix::io::Errno;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::LogTime;
-use super::socket::{DATAGRAM, open_socket, receive};
+use super::group;
+use super::socket::{DATAGRAM, receive};
 
-/// `AUDIT_NLGRP_READLOG` (linux/audit.h) as a bit mask.
-const READLOG: u32 = 1 << 0;
 /// The types let through: libvirt's range (`AUDIT_FIRST_VIRT_MSG` … `AUDIT_LAST_VIRT_MSG`, libaudit.h).
 const HEARD: std::ops::RangeInclusive<u16> = 2500..=2599;
-/// `PF_KTHREAD` (linux/sched.h), in field 9 of `/proc/PID/stat`.
-const PF_KTHREAD: u64 = 0x0020_0000;
 /// `PROC_PID_INIT_INO` (linux/proc_ns.h): the initial pid namespace's inode.
 const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
@@ -46,19 +34,8 @@ impl ReadLog {
     /// # Errors
     /// EPERM without CAP_AUDIT_READ.
     pub fn open() -> Result<Self, Errno> {
-        let Some(initial) = initial_network_namespace() else {
-            return Ok(Self::with_socket(join()?, false));
-        };
-        if is_own_namespace(&initial) {
-            return Ok(Self::with_socket(join()?, true));
-        }
-        match join_in(&initial) {
-            Ok(socket) => Ok(Self::with_socket(socket, true)),
-            Err(error) => {
-                tracing::debug!(%error, "the initial network namespace can't be entered");
-                Ok(Self::with_socket(join()?, false))
-            }
-        }
+        let (socket, reliable) = group::join(&[HEARD])?;
+        Ok(Self::with_socket(socket, reliable))
     }
 
     /// Hears on a socket that is a member of `AUDIT_NLGRP_READLOG` already. `reliable` says that
@@ -163,88 +140,6 @@ fn split<'b>(bytes: &'b [u8], at: &[u8]) -> Option<(&'b [u8], &'b [u8])> {
 
 fn number<T: FromStr>(digits: &[u8]) -> Option<T> {
     std::str::from_utf8(digits).ok()?.parse().ok()
-}
-
-/// A member of the group in this thread's network namespace.
-fn join() -> Result<OwnedFd, Errno> {
-    open_socket(READLOG, |socket| {
-        // Without the filter a busy host would only wake us more and fill the buffer sooner.
-        if let Err(error) = attach_filter(socket) {
-            tracing::debug!(%error, "the audit broadcast can't be filtered by type");
-        }
-    })
-}
-
-/// A member of the group in `namespace`: a thread of its own goes there and ends.
-fn join_in(namespace: &File) -> Result<OwnedFd, Errno> {
-    thread::scope(|scope| {
-        let joining = scope.spawn(|| {
-            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-            join()
-        });
-        joining.join().unwrap_or(Err(Errno::IO))
-    })
-}
-
-/// The initial network namespace, by way of kthreadd, which never leaves it. Process 2 is kthreadd
-/// only in the initial pid namespace: `PF_KTHREAD` can't be feigned, as a name can.
-fn initial_network_namespace() -> Option<File> {
-    let stat = std::fs::read("/proc/2/stat").ok()?;
-    let after_name = stat.iter().rposition(|byte| *byte == b')')?;
-    // Fields 3 (state), 4 … 9 (flags) follow the name.
-    let flags =
-        stat[after_name + 1..].split(|byte| *byte == b' ').filter(|field| !field.is_empty()).nth(6)?;
-    if number::<u64>(flags)? & PF_KTHREAD == 0 {
-        return None;
-    }
-    File::open("/proc/2/ns/net").ok()
-}
-
-fn is_own_namespace(namespace: &File) -> bool {
-    // Of the thread, not the process: each thread may be in another.
-    match (namespace.metadata(), std::fs::metadata("/proc/thread-self/ns/net")) {
-        (Ok(theirs), Ok(ours)) => theirs.ino() == ours.ino() && theirs.dev() == ours.dev(),
-        _ => false,
-    }
-}
-
-/// Lets only records of [`HEARD`] types through (classic BPF over the `nlmsghdr`).
-#[expect(clippy::cast_possible_truncation, reason = "BPF codes are of 16 bits, and the program is short")]
-fn attach_filter(socket: BorrowedFd<'_>) -> io::Result<()> {
-    // BPF loads bytes, and halves in network order; `nlmsg_type` stands in native order at 4.
-    let (low, high) = if cfg!(target_endian = "little") { (4, 5) } else { (5, 4) };
-    let [first_high, first_low] = HEARD.start().to_be_bytes().map(u32::from);
-    let [last_high, last_low] = HEARD.end().to_be_bytes().map(u32::from);
-    let op = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
-    let load = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
-    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    let at_least = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
-    let above = libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K;
-    let end = libc::BPF_RET | libc::BPF_K;
-    let mut program = [
-        op(load, 0, 0, high),
-        op(equal, 0, 2, first_high),
-        op(load, 0, 0, low),
-        op(at_least, 3, 4, first_low),
-        op(equal, 0, 3, last_high),
-        op(load, 0, 0, low),
-        op(above, 1, 0, last_low),
-        op(end, 0, 0, u32::MAX),
-        op(end, 0, 0, 0),
-    ];
-    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: `program` points to live instructions, as many as it says, and the kernel copies
-    // them before the call returns.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const program).cast(),
-            size_of_val(&program) as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
+mod broadcast;
 mod machine;
 mod refusals;
 mod success;
