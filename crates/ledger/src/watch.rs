@@ -3,10 +3,14 @@
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, params};
 use taptrail_record::GuestId;
+use uuid::Uuid;
 
 use crate::read::time;
 use crate::write::integer;
 use crate::{GuestKey, Ledger, LedgerError, NewRecord, Process, RecordKey, Tx};
+
+/// How far a record's time may be from that of an account, in milliseconds.
+const TOLERANCE: i64 = 10_000;
 
 /// A guest of another manager, of which a watcher begins to keep an account.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +50,25 @@ impl Ledger {
         let found = self.connection.query_row(sql, [], row).optional().map_err(failed)?;
         let Some((text, at, serial)) = found else { return Ok(None) };
         Ok(Some(Checkpoint { text, time: time("watch", 1, at)?, serial }))
+    }
+}
+
+impl Ledger {
+    /// Whether a guest with this uuid had a supervisor of ours at this time.
+    ///
+    /// # Errors
+    /// When the ledger can't be read.
+    pub fn is_supervised(&self, guest: Uuid, at: Timestamp) -> Result<bool, LedgerError> {
+        // Its first record is a moment older than its account, or seems to be.
+        let sql = "SELECT EXISTS (SELECT 1 FROM guest WHERE uuid = ?1 AND watched = 0
+                   AND begun <= ?2 + ?3 AND (ended IS NULL OR ended >= ?2 - ?3))";
+        let values = params![guest.to_string(), at.as_millisecond(), TOLERANCE];
+        let failed = |source| LedgerError::Read { source };
+        self.connection
+            .prepare_cached(sql)
+            .map_err(failed)?
+            .query_row(values, |row| row.get(0))
+            .map_err(failed)
     }
 }
 

@@ -16,6 +16,13 @@ pub struct InterfaceKey(pub(crate) i64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RecordKey(pub(crate) i64);
 
+impl RecordKey {
+    /// The row's number: counts up from 1 in the order written.
+    pub fn row(self) -> u64 {
+        u64::try_from(self.0).unwrap_or_default()
+    }
+}
+
 /// A row of `device`: one successful open(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DeviceKey(pub(crate) i64);

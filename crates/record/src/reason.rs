@@ -24,7 +24,7 @@ impl Reason {
     /// Stop: the guest never came up, or QEMU ended without a word.
     pub const FAILED: Self = Self(CompactString::const_new("failed"));
     /// Gone: QEMU's process has ended, and whoever saw it knows no more.
-    pub(crate) const EXITED: Self = Self(CompactString::const_new("exited"));
+    pub const EXITED: Self = Self(CompactString::const_new("exited"));
     /// Stop: nobody saw the guest end.
     pub const UNKNOWN: Self = Self(CompactString::const_new("unknown"));
 

@@ -18,7 +18,7 @@ use crate::out::{Out, Whose, named};
 use crate::serials::Serials;
 use crate::told::{self, recorded, tell};
 use crate::unnumbered::Unnumbered;
-use crate::{Content, EndedBy, Entry, Finding, FindingKind, Proof};
+use crate::{Content, EndedBy, Entry, Finding, FindingKind, Holding, Proof};
 
 /// What is alive on one host.
 #[derive(Debug)]
@@ -50,6 +50,13 @@ impl Host {
 
     pub(crate) fn is_idle(&self) -> bool {
         self.guests.is_empty()
+    }
+
+    pub(crate) fn held(&self) -> impl Iterator<Item = &Holding> {
+        let guests = self.guests.values().flat_map(Lives::iter);
+        let operations = guests.flat_map(|guest| guest.interfaces.iter()).flat_map(|one| &one.operations);
+        let drafts = operations.flat_map(|operation| &operation.drafts);
+        drafts.filter(|draft| draft.is_granted() && draft.is_open()).map(|draft| &draft.holding)
     }
 
     pub(crate) fn feed(&mut self, entry: &Entry, out: &mut Out) {

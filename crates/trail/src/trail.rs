@@ -79,6 +79,11 @@ impl Trail {
         self.hosts.iter().all(Host::is_idle)
     }
 
+    /// What QEMUs hold now, as far as is told.
+    pub fn held(&self) -> impl Iterator<Item = &Holding> {
+        self.hosts.iter().flat_map(Host::held)
+    }
+
     /// Gives away the holdings that are over and not yet given, in the order of their ends.
     pub fn drain_ended(&mut self) -> impl Iterator<Item = Holding> {
         self.out.holdings.drain(..)

@@ -1,9 +1,10 @@
 //! Reality held against the trail: what processes hold, seen in `/proc`, beside what records say.
 //!
 //! - [`scan`]: who on this host holds which device of a guest's network, as the kernel shows it.
+//! - [`watch`]: the guests of another manager, libvirt's first, watched as things happen.
 //!
-//! This room looks, and changes nothing: it opens no device, writes no record and signals nobody. What
-//! processes say of themselves (their arguments, a state file) gives them a name, and is proof of
+//! This room looks at guests, and changes nothing of theirs: it opens no device and signals nobody. Only
+//! `watch` writes: what it saw, into the ledger and the kernel's audit. What processes say of themselves (their arguments, a state file) gives them a name, and is proof of
 //! nothing; what they hold, the kernel tells.
 //!
 //! ```no_run
@@ -19,3 +20,4 @@
 #![forbid(unsafe_code)]
 
 pub mod scan;
+pub mod watch;

@@ -1,4 +1,7 @@
 use std::io;
+use std::time::{Duration, SystemTime};
+
+use rustix::time::{ClockId, clock_gettime};
 
 use super::malformed;
 
@@ -22,6 +25,14 @@ impl ProcessId {
         Ok(Self { pid, start_time })
     }
 
+    /// When it started, by the clock as it is set now; to a hundredth of a second.
+    pub fn started(&self) -> SystemTime {
+        // proc(5): in units of the kernel's ticks, sysconf(_SC_CLK_TCK), as /proc/uptime counts.
+        let ticks = rustix::param::clock_ticks_per_second().max(1);
+        let (seconds, rest) = (self.start_time / ticks, self.start_time % ticks);
+        boot_time() + Duration::from_secs(seconds) + Duration::from_millis(rest * 1000 / ticks)
+    }
+
     /// Whether this very process runs still. One that exited and was not waited for yet (a zombie)
     /// doesn't: it holds nothing any more.
     pub fn is_alive(&self) -> bool {
@@ -31,6 +42,13 @@ impl ProcessId {
             })
         })
     }
+}
+
+/// When this machine was booted, by the clock as it is set now.
+pub fn boot_time() -> SystemTime {
+    let up = clock_gettime(ClockId::Boottime);
+    let up = Duration::new(up.tv_sec.try_into().unwrap_or(0), up.tv_nsec.try_into().unwrap_or(0));
+    SystemTime::now().checked_sub(up).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// State and start time, fields 3 and 22. The name before them may hold anything, `)` too: the last
@@ -85,6 +103,18 @@ mod tests {
         child.wait().unwrap();
         assert!(!id.is_alive());
         assert!(ProcessId::of(id.pid).is_err());
+    }
+
+    #[test]
+    fn a_process_started_when_it_did() {
+        let before = SystemTime::now();
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let started = ProcessId::of(child.id()).unwrap().started();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let tick = Duration::from_millis(20);
+        assert!(started + tick >= before && started <= SystemTime::now() + tick, "{before:?} {started:?}");
+        assert!(boot_time() < started);
     }
 
     #[test]

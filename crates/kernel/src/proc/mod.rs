@@ -14,7 +14,7 @@ use std::os::unix::fs::MetadataExt;
 use uuid::Uuid;
 
 pub use devices::{HeldDevice, held_devices, raw_devices};
-pub use identity::ProcessId;
+pub use identity::{ProcessId, boot_time};
 pub(crate) use numbers::raw_kind;
 pub use numbers::{DeviceNumbers, HeldKind};
 pub use pidfd::{PidFd, Signal};

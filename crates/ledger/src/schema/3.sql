@@ -5,6 +5,8 @@ ALTER TABLE guest ADD COLUMN watched INTEGER NOT NULL DEFAULT 0;
 -- When all that is open of it was last seen to be there.
 ALTER TABLE guest ADD COLUMN seen INTEGER;
 
+CREATE INDEX guest_uuid ON guest (uuid);
+
 -- The process that wrote it, where that is not the guest's supervisor.
 ALTER TABLE record ADD COLUMN writer INTEGER;
 -- Its manager's own record, copied from the log: its time and serial there.

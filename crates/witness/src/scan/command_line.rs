@@ -9,7 +9,7 @@ use uuid::Uuid;
 const LONGEST: usize = 1024;
 
 /// Name and uuid; of an option given twice QEMU takes the last.
-pub(super) fn identity(arguments: &[OsString]) -> (Option<CompactString>, Option<Uuid>) {
+pub(crate) fn identity(arguments: &[OsString]) -> (Option<CompactString>, Option<Uuid>) {
     let value = |option: &str| {
         let is = |argument: &OsString| {
             let text = argument.to_str().and_then(|text| text.strip_prefix('-'));

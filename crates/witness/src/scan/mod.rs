@@ -25,6 +25,8 @@ use taptrail_kernel::proc::{
 };
 use taptrail_record::{DeviceKind, IfName, Rdev};
 
+pub(crate) use self::command_line::identity;
+pub(crate) use self::guests::LIBVIRT;
 pub use self::guests::{Identity, KnownBy, Named, Sources};
 pub use self::places::Behind;
 pub use self::program::Program;
@@ -33,7 +35,7 @@ use self::guests::Guests;
 use self::places::Places;
 
 /// The most bytes of a command line that are read: libvirt's for a guest of 100 disks has 60 KiB.
-const COMMAND_LINE: u64 = 256 * 1024;
+pub(crate) const COMMAND_LINE: u64 = 256 * 1024;
 
 /// What the processes of this host hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,0 +1,309 @@
+//! Which interface a descriptor serves.
+//!
+//! The kernel tells what a descriptor is of, and the manager's records what was opened for which interface.
+//! Between the two stand, strongest first: the interface's name in the record of a macvtap; the address of the
+//! interface on the host, which a manager makes from the guest's own; its name in libvirt's state of the guest; what
+//! QEMU was started with; and that there is only one that it can be. None of these makes a device accounted for:
+//! they only say to whom it is.
+
+use taptrail_record::{Device, DeviceKind, MacAddr};
+
+/// A device that QEMU holds, with all its descriptors that belong to no interface yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Loose {
+    pub(super) device: Device,
+    /// The address of the interface behind it.
+    pub(super) address: Option<MacAddr>,
+    /// The guest's address in libvirt's state of the interface with this name.
+    pub(super) named: Option<MacAddr>,
+    /// The descriptors' numbers in QEMU, lowest first.
+    pub(super) fds: Vec<u32>,
+}
+
+/// An interface, as its manager's records tell it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wanting {
+    pub(super) mac: MacAddr,
+    /// What was opened for it and not seen yet.
+    pub(super) opened: Vec<Device>,
+    /// What was seen of it before, with how many descriptors.
+    pub(super) seen: Vec<(Device, usize)>,
+    /// Whether QEMU is told to have it.
+    pub(super) granted: bool,
+    /// What QEMU was started with for it, if it was: the descriptors' numbers.
+    pub(super) started_with: Vec<u32>,
+}
+
+impl Wanting {
+    fn was_started_with(&self, loose: &Loose) -> bool {
+        loose.fds.iter().any(|fd| self.started_with.contains(fd))
+    }
+}
+
+/// For each device: the interface it is of, by its place, and its guest's address, as far as that can be told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Bound {
+    pub(super) wanting: Option<usize>,
+    pub(super) mac: Option<MacAddr>,
+}
+
+/// Says of each loose device whose it is. Those of vhost-net kind may be several interfaces' and are given by the
+/// descriptor: `loose` has one for each.
+pub(super) fn bind(wanting: &[Wanting], loose: &[Loose]) -> Vec<Bound> {
+    let mut binding = Binding { wanting, taken: vec![Vec::new(); wanting.len()], bound: Vec::new() };
+    binding.bound = vec![Bound::default(); loose.len()];
+    let is_backend = |at: &usize| loose[*at].device.kind != DeviceKind::VhostNet;
+    let (backends, accelerators): (Vec<usize>, Vec<usize>) = (0..loose.len()).partition(is_backend);
+    for &at in &backends {
+        binding.backend(at, &loose[at]);
+    }
+    binding.the_only_one(&backends, loose);
+    for &at in &accelerators {
+        binding.accelerator(at, &loose[at]);
+    }
+    binding.the_only_one(&accelerators, loose);
+    binding.in_order(&accelerators, &backends, loose);
+    binding.bound
+}
+
+struct Binding<'a> {
+    wanting: &'a [Wanting],
+    /// For each interface the loose devices that are its.
+    taken: Vec<Vec<usize>>,
+    bound: Vec<Bound>,
+}
+
+impl Binding<'_> {
+    fn give(&mut self, loose: usize, wanting: usize) {
+        self.bound[loose] = Bound { wanting: Some(wanting), mac: Some(self.wanting[wanting].mac) };
+        self.taken[wanting].push(loose);
+    }
+
+    /// Whether an interface waits for a device of this kind.
+    fn wants(&self, at: usize, device: &Device) -> bool {
+        self.wanting[at].opened.iter().any(|opened| is_of(opened, device))
+    }
+
+    fn backend(&mut self, at: usize, loose: &Loose) {
+        let all = || 0..self.wanting.len();
+        // Another queue of what it has.
+        let more = all().find(|one| self.wanting[*one].seen.iter().any(|(seen, _)| *seen == loose.device));
+        let by_name = || {
+            let named =
+                |one: &usize| self.wanting[*one].opened.iter().any(|opened| names(opened, &loose.device));
+            all().find(named)
+        };
+        let started = || self.wanting.iter().find(|one| one.was_started_with(loose)).map(|one| one.mac);
+        let mac = self.by_address(loose).or(loose.named).or_else(started);
+        let by_mac = |mac: MacAddr| {
+            let wants = |one: &usize| {
+                self.wanting[*one].mac == mac
+                    && self.taken[*one].is_empty()
+                    && self.wants(*one, &loose.device)
+            };
+            all().filter(wants).min_by_key(|one| !self.wanting[*one].granted)
+        };
+        match more.or_else(by_name).or_else(|| by_mac(mac?)) {
+            Some(one) => self.give(at, one),
+            None => self.bound[at].mac = mac,
+        }
+    }
+
+    /// The guest's address, as that of the interface on the host tells it: a macvtap has the guest's own, a tap the
+    /// same with FE in front.
+    fn by_address(&self, loose: &Loose) -> Option<MacAddr> {
+        let address = loose.address?;
+        let made = |mac: &MacAddr| address == *mac || (address.0[0] == 0xFE && address.0[1..] == mac.0[1..]);
+        match loose.device.kind {
+            DeviceKind::Macvtap => Some(address),
+            _ => self.wanting.iter().map(|one| one.mac).find(made),
+        }
+    }
+
+    /// A vhost-net says nothing of itself; of what QEMU was started with, its command line may.
+    fn accelerator(&mut self, at: usize, loose: &Loose) {
+        let started =
+            |one: &usize| self.wanting[*one].was_started_with(loose) && self.wants(*one, &loose.device);
+        if let Some(one) = (0..self.wanting.len()).find(started) {
+            self.give(at, one);
+        }
+    }
+
+    /// Where one interface waits for a device of a kind and one device of it is there, they belong together.
+    fn the_only_one(&mut self, of: &[usize], loose: &[Loose]) {
+        let left: Vec<usize> = of.iter().copied().filter(|at| self.bound[*at] == Bound::default()).collect();
+        for kind in [DeviceKind::Tun, DeviceKind::Macvtap, DeviceKind::VhostNet] {
+            let these: Vec<usize> =
+                left.iter().copied().filter(|at| loose[*at].device.kind == kind).collect();
+            let Some(first) = these.first() else { continue };
+            let waits = |one: &usize| {
+                let has = self.taken[*one].iter().any(|at| loose[*at].device.kind == kind);
+                !has && self.wants(*one, &loose[*first].device)
+            };
+            let waiting: Vec<usize> = (0..self.wanting.len()).filter(waits).collect();
+            // All vhost-nets look alike; of other kinds only one device can be meant.
+            if let [one] = waiting[..]
+                && (these.len() == 1 || kind == DeviceKind::VhostNet)
+            {
+                these.iter().for_each(|at| self.give(*at, one));
+            }
+        }
+    }
+
+    /// A manager opens one interface's devices after the other's, and their numbers rise: where the vhost-nets are as
+    /// many as the queues, each is its neighbours'.
+    fn in_order(&mut self, accelerators: &[usize], backends: &[usize], loose: &[Loose]) {
+        let left: Vec<usize> =
+            accelerators.iter().copied().filter(|at| self.bound[*at] == Bound::default()).collect();
+        let vhost = Device::new("/dev/vhost-net", None, None);
+        let queues = |one: usize| {
+            let fresh =
+                self.taken[one].iter().filter(|at| backends.contains(at)).map(|at| loose[*at].fds.len());
+            let seen =
+                self.wanting[one].seen.iter().filter(|(device, _)| device.kind != DeviceKind::VhostNet);
+            fresh.chain(seen.map(|(_, count)| *count)).sum::<usize>()
+        };
+        let waiting: Vec<(usize, usize)> = (0..self.wanting.len())
+            .filter(|one| self.wants(*one, &vhost))
+            .map(|one| (one, queues(one)))
+            .collect();
+        if waiting.iter().map(|(_, queues)| queues).sum::<usize>() != left.len() {
+            return;
+        }
+        let mut left = left.into_iter();
+        for (one, queues) in waiting {
+            for at in left.by_ref().take(queues) {
+                self.give(at, one);
+            }
+        }
+    }
+}
+
+/// Whether what was opened can be what is held, as far as their kinds tell.
+fn is_of(opened: &Device, held: &Device) -> bool {
+    match opened.kind {
+        // A record may name it otherwise, or not at all.
+        DeviceKind::Unknown => opened.path == held.path,
+        kind => kind == held.kind,
+    }
+}
+
+/// Whether the record of an open names this very device: libvirt names a macvtap by its interface.
+fn names(opened: &Device, held: &Device) -> bool {
+    held.kind == DeviceKind::Macvtap
+        && is_of(opened, held)
+        && (held.dev.as_ref() == Some(&opened.path) || opened.path == held.path)
+}
+
+#[cfg(test)]
+mod tests {
+    use taptrail_record::Rdev;
+
+    use super::*;
+
+    fn mac(last: u8) -> MacAddr {
+        MacAddr::kvm([0, 0, last])
+    }
+
+    fn tun(number: u32) -> Device {
+        Device::new("/dev/net/tun", Some(Rdev::TUN), Some(format!("vnet{number}").into()))
+    }
+
+    fn macvtap(number: u32) -> Device {
+        let rdev = Some(Rdev { major: 246, minor: number });
+        Device::new(format!("/dev/tap{number}"), rdev, Some(format!("macvtap{number}").into()))
+    }
+
+    fn vhost() -> Device {
+        Device::new("/dev/vhost-net", Some(Rdev::VHOST_NET), None)
+    }
+
+    fn loose(device: Device, fds: &[u32]) -> Loose {
+        Loose { device, address: None, named: None, fds: fds.to_vec() }
+    }
+
+    /// As libvirt opens: without the interface's name.
+    fn wanting(last: u8, opened: &[Device]) -> Wanting {
+        let opened = opened.iter().map(|device| Device { dev: None, ..device.clone() }).collect();
+        Wanting { mac: mac(last), opened, seen: Vec::new(), granted: true, started_with: Vec::new() }
+    }
+
+    fn told(wanting: &[Wanting], loose: &[Loose]) -> Vec<Option<usize>> {
+        bind(wanting, loose).into_iter().map(|bound| bound.wanting).collect()
+    }
+
+    #[test]
+    fn the_only_one_of_a_kind_is_meant() {
+        let one = [wanting(1, &[tun(0), vhost()])];
+        let held = [loose(tun(7), &[25, 26]), loose(vhost(), &[27]), loose(vhost(), &[28])];
+        assert_eq!(told(&one, &held), [Some(0); 3]);
+        let two = [loose(tun(7), &[25]), loose(tun(8), &[26])];
+        assert_eq!(told(&one, &two), [None, None], "one of them nobody opened");
+        assert_eq!(told(&[wanting(1, &[macvtap(3)])], &two[..1]), [None]);
+    }
+
+    #[test]
+    fn a_macvtap_is_known_by_its_interfaces_name() {
+        let by_name = |number: u32| Device::new(format!("macvtap{number}"), None, None);
+        let both = [wanting(1, &[by_name(3)]), wanting(2, &[by_name(4)])];
+        assert_eq!(told(&both, &[loose(macvtap(4), &[30]), loose(macvtap(3), &[31])]), [Some(1), Some(0)]);
+    }
+
+    #[test]
+    fn an_address_tells_the_guests() {
+        let both = [wanting(1, &[tun(0)]), wanting(2, &[tun(0)])];
+        let at = |number, last| {
+            let mut address = mac(last);
+            address.0[0] = 0xFE;
+            Loose { address: Some(address), ..loose(tun(number), &[30 + number]) }
+        };
+        assert_eq!(told(&both, &[at(1, 2), at(0, 1)]), [Some(1), Some(0)]);
+        let named = Loose { named: Some(mac(2)), ..loose(tun(5), &[40]) };
+        assert_eq!(told(&both, &[named, at(0, 1)]), [Some(1), Some(0)]);
+        // The interface is known, and no open of it waits.
+        let bound = bind(&[wanting(1, &[])], &[at(0, 1)]);
+        assert_eq!(bound, [Bound { wanting: None, mac: Some(mac(1)) }]);
+        let strange = Loose { address: Some(mac(9)), ..loose(macvtap(5), &[41]) };
+        assert_eq!(bind(&[], &[strange]), [Bound { wanting: None, mac: Some(mac(9)) }]);
+    }
+
+    #[test]
+    fn what_qemu_was_started_with_tells_too() {
+        let mut both = [wanting(1, &[tun(0), vhost()]), wanting(2, &[tun(0), vhost()])];
+        both[0].started_with = vec![30, 32];
+        both[1].started_with = vec![31, 33];
+        let held = [loose(tun(1), &[31]), loose(tun(0), &[30]), loose(vhost(), &[32]), loose(vhost(), &[33])];
+        assert_eq!(told(&both, &held), [Some(1), Some(0), Some(0), Some(1)]);
+    }
+
+    #[test]
+    fn vhost_nets_stand_beside_their_taps() {
+        let by_name = |number: u32| Device::new(format!("macvtap{number}"), None, None);
+        let both = [wanting(1, &[by_name(1), vhost()]), wanting(2, &[by_name(2), vhost()])];
+        let held = [
+            loose(macvtap(1), &[30, 31]),
+            loose(vhost(), &[32]),
+            loose(vhost(), &[33]),
+            loose(macvtap(2), &[34]),
+            loose(vhost(), &[35]),
+        ];
+        assert_eq!(told(&both, &held), [Some(0), Some(0), Some(0), Some(1), Some(1)]);
+        assert_eq!(told(&both, &held[..4])[1..3], [None, None], "one is missing, and nobody knows whose");
+    }
+
+    #[test]
+    fn twins_are_given_one_each_and_further_queues_join_theirs() {
+        let twins = [wanting(1, &[tun(0)]), wanting(1, &[tun(0)])];
+        let at = |number| Loose { named: Some(mac(1)), ..loose(tun(number), &[30 + number]) };
+        assert_eq!(told(&twins, &[at(0), at(1), at(2)]), [Some(0), Some(1), None]);
+        let known = Wanting { seen: vec![(tun(0), 1)], ..wanting(1, &[]) };
+        assert_eq!(told(&[known], &[loose(tun(0), &[35])]), [Some(0)]);
+    }
+
+    #[test]
+    fn what_is_granted_comes_before_what_was_only_opened() {
+        let opened = Wanting { granted: false, ..wanting(1, &[tun(0)]) };
+        let at = |number| Loose { named: Some(mac(1)), ..loose(tun(number), &[30 + number]) };
+        assert_eq!(told(&[opened, wanting(1, &[tun(0)])], &[at(0)]), [Some(1)]);
+    }
+}

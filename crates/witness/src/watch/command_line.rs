@@ -1,0 +1,102 @@
+//! Which descriptors a QEMU was started with, and for which interface: `-netdev` and `-device` of its command line.
+//!
+//! A process may write anything there. What is read here only says which of several descriptors that QEMU really
+//! holds is which of several interfaces that its manager's records tell.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+
+use serde_json::{Map, Value};
+use taptrail_record::MacAddr;
+
+/// The most options that are looked at: a machine has not as many slots.
+const MOST: usize = 1024;
+
+/// For each interface's address the descriptors that it was started with.
+pub(super) fn descriptors(arguments: &[OsString]) -> HashMap<MacAddr, Vec<u32>> {
+    let values = |option: &'static str| {
+        let is = move |text: &str| {
+            text.strip_prefix('-').is_some_and(|text| text.trim_start_matches('-') == option)
+        };
+        let pairs = arguments.windows(2).filter_map(|pair| Some((pair[0].to_str()?, pair[1].to_str()?)));
+        pairs.filter(move |(text, _)| is(text)).map(|(_, value)| Options::of(value)).take(MOST)
+    };
+    let mut backends = HashMap::new();
+    for netdev in values("netdev") {
+        let Some(id) = netdev.get("id").map(str::to_owned) else { continue };
+        let keys = ["fd", "fds", "vhostfd", "vhostfds"];
+        let numbers = keys.iter().filter_map(|key| netdev.get(key)).flat_map(|list| list.split(':'));
+        backends.insert(id, numbers.filter_map(|number| number.parse().ok()).collect::<Vec<u32>>());
+    }
+    let mut all: HashMap<MacAddr, Vec<u32>> = HashMap::new();
+    for device in values("device") {
+        let mac = device.get("mac").and_then(|mac| mac.parse().ok());
+        let fds = device.get("netdev").and_then(|id| backends.get(id));
+        if let (Some(mac), Some(fds)) = (mac, fds) {
+            all.entry(mac).or_default().extend(fds);
+        }
+    }
+    all
+}
+
+/// The keys of one option, in either of QEMU's two ways of writing them.
+struct Options {
+    json: Map<String, Value>,
+}
+
+impl Options {
+    fn of(value: &str) -> Self {
+        if value.starts_with('{') {
+            return Self { json: serde_json::from_str(value).unwrap_or_default() };
+        }
+        // No value that matters here holds a comma, which would be doubled.
+        let pairs = value.split(',').filter_map(|pair| pair.split_once('='));
+        Self { json: pairs.map(|(key, value)| (key.to_owned(), Value::from(value))).collect() }
+    }
+
+    fn get(&self, key: &str) -> Option<&str> {
+        self.json.get(key)?.as_str()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(arguments: &[&str]) -> HashMap<MacAddr, Vec<u32>> {
+        descriptors(&arguments.iter().map(OsString::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn both_ways_of_writing_options_are_read() {
+        let all = of(&[
+            "qemu-system-x86_64",
+            "-netdev",
+            r#"{"type":"tap","fds":"31:32","vhost":true,"vhostfds":"33:34","id":"hostnet0"}"#,
+            "-device",
+            r#"{"driver":"virtio-net-pci","mq":true,"netdev":"hostnet0","id":"net0","mac":"52:54:00:00:00:01"}"#,
+            "-netdev",
+            "tap,fd=35,id=hostnet1,vhost=on,vhostfd=36",
+            "-device",
+            "virtio-net-pci,netdev=hostnet1,id=net1,mac=52:54:00:00:00:02",
+        ]);
+        assert_eq!(all[&MacAddr::kvm([0, 0, 1])], [31, 32, 33, 34]);
+        assert_eq!(all[&MacAddr::kvm([0, 0, 2])], [35, 36]);
+    }
+
+    #[test]
+    fn what_is_no_such_option_says_nothing() {
+        for arguments in [
+            &["-netdev"][..],
+            &["-netdev", "{", "-device", "{}"],
+            &["-netdev", "tap,fd=x,id=a", "-device", "e1000,netdev=b,mac=52:54:00:00:00:01"],
+            &["-netdev", "tap,fd=3", "-device", "e1000,mac=52:54:00:00:00:01"],
+            &["-netdev", r#"{"id":7,"fd":[3]}"#, "-device", r#"{"netdev":7,"mac":"52:54:00:00:00:01"}"#],
+            &["-device", "e1000,netdev=a,mac=no"],
+        ] {
+            assert_eq!(of(arguments), HashMap::new(), "{arguments:?}");
+        }
+        let unread = of(&["-netdev", "tap,fd=x,id=a", "-device", "e1000,netdev=a,mac=52:54:00:00:00:01"]);
+        assert!(unread[&MacAddr::kvm([0, 0, 1])].is_empty());
+    }
+}

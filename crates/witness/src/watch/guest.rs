@@ -1,0 +1,536 @@
+//! One life of a guest of another manager: what that tells, held against what QEMU holds.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use taptrail_kernel::proc::{PidFd, ProcessId};
+use taptrail_record::{Descriptor, Device, DeviceKind, Event, GuestId, MacAddr, Outcome, Reason, Record};
+
+use super::bind::{self, Loose, Wanting};
+use super::plugs::{Opened, Plug, Plugs};
+use super::sight::{Glance, Sighted};
+
+/// How long after a record that should have been at once what it tells counts as seen in time.
+const AT_ONCE: SignedDuration = SignedDuration::from_secs(2);
+/// How much more patience a hot-plug under way has, of which only the opens are told.
+const UNDER_WAY: u32 = 6;
+/// How long a start may take of which nothing more is told.
+const ABANDONED: Duration = Duration::from_secs(3600);
+/// The least time between two looks, and how it grows while something is awaited.
+const SOON: Duration = Duration::from_millis(20);
+const GROWTH: u32 = 2;
+const SLOWEST: Duration = Duration::from_secs(1);
+
+/// One life of one guest.
+#[derive(Debug)]
+pub(super) struct Guest {
+    pub(super) id: GuestId,
+    pub(super) plugs: Plugs,
+    held: Vec<Known>,
+    /// Descriptors that belong to nothing told, by number and device, and since when they are there.
+    loose: Vec<(u32, Device, Instant)>,
+    pub(super) qemu: Qemu,
+    /// Whether its manager's records show that it runs.
+    pub(super) running: bool,
+    stop: Option<Stop>,
+    /// Whether its start failed.
+    pub(super) failed: bool,
+    /// Which descriptors QEMU was started with, by interface.
+    pub(super) started_with: HashMap<MacAddr, Vec<u32>>,
+    /// When all that is known to be held was last seen to be.
+    pub(super) looked: Option<Timestamp>,
+    /// When to look again.
+    pub(super) due: Instant,
+    wait: Duration,
+    /// Since when what is awaited is awaited: from the first look after the last record.
+    since: Option<Instant>,
+}
+
+/// Its QEMU.
+#[derive(Debug)]
+pub(super) enum Qemu {
+    /// No record has told its process.
+    Unknown,
+    /// Told by the record of this time, and not looked at yet.
+    Told { pid: u32, at: Timestamp },
+    /// It runs. `attended`: it was seen to run before, since we watch.
+    Runs { process: ProcessId, pidfd: PidFd, attended: bool },
+    /// It ran when the ledger last heard of it, and has ended since.
+    Lost { pid: u32 },
+    /// It has ended. Nobody saw it since the time given, if there is one.
+    Gone { pid: u32, last_seen: Option<Timestamp> },
+}
+
+/// A descriptor that was seen.
+#[derive(Debug, Clone)]
+struct Known {
+    number: u64,
+    /// As on record.
+    descriptor: Descriptor,
+    /// All its numbers in QEMU.
+    fds: Vec<u32>,
+    /// The number of the interface behind it, once it was found.
+    index: Option<u32>,
+    /// The interface of the guest that it serves, where that is told.
+    plug: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Stop {
+    reason: Reason,
+    /// Whether that QEMU lives on is told.
+    told: bool,
+}
+
+/// What a look brought to light, in the order in which it is to be told.
+#[derive(Debug)]
+pub(super) enum Act {
+    /// A descriptor was seen for the first time; of the open with this number.
+    Seen { number: u64, descriptor: Descriptor, open: Option<u64> },
+    /// One that should be gone is not.
+    Still(Descriptor),
+    /// A descriptor is gone; nobody looked since the time given.
+    Gone { number: u64, descriptor: Descriptor, last_seen: Option<Timestamp> },
+    /// QEMU has ended and nobody else said so.
+    GuestGone { pid: u32, last_seen: Option<Timestamp> },
+    /// QEMU has an interface, with these descriptors.
+    Granted { mac: MacAddr, pid: u32, descriptors: Vec<Descriptor> },
+    /// The account is over.
+    Ends(Reason),
+}
+
+/// When it is, and how to look.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Now {
+    pub(super) instant: Instant,
+    pub(super) time: Timestamp,
+    pub(super) patience: Duration,
+    pub(super) every: Duration,
+}
+
+impl Guest {
+    pub(super) fn new(id: GuestId, now: Instant) -> Self {
+        Self {
+            id,
+            plugs: Plugs::default(),
+            held: Vec::new(),
+            loose: Vec::new(),
+            qemu: Qemu::Unknown,
+            running: false,
+            stop: None,
+            failed: false,
+            started_with: HashMap::new(),
+            looked: None,
+            due: now,
+            wait: SOON,
+            since: None,
+        }
+    }
+
+    /// Nothing is to be looked at: it is to be seen later whether something has changed.
+    pub(super) fn later(&mut self, now: Now) {
+        self.due = now.instant + if self.is_stopped() { self.wait } else { now.every };
+        self.wait = (self.wait * GROWTH).min(SLOWEST);
+    }
+
+    /// Whether this life of it is over, so that what begins is another.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_stopped() || matches!(self.qemu, Qemu::Lost { .. } | Qemu::Gone { .. })
+    }
+
+    /// Whether its manager has told its end.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stop.is_some() || self.failed
+    }
+
+    /// Takes a record of its manager's; `number` is new.
+    pub(super) fn tell(&mut self, record: &Record, time: Timestamp, number: u64, now: Instant) {
+        let done = record.outcome == Outcome::Success;
+        match (&record.event, done) {
+            (Event::Open { mac, device, .. }, true) => {
+                self.plugs.opened(*mac, Opened { number, device: device.clone() });
+            }
+            (Event::Start { mac, .. }, true) => self.plugs.started(*mac, number),
+            (Event::Start { mac, .. }, false) => self.plugs.refused(*mac, true),
+            (Event::Attach { mac, .. }, true) => {
+                self.running = true;
+                self.plugs.attached(*mac, number);
+            }
+            (Event::Attach { mac, .. }, false) => {
+                self.running = true;
+                self.plugs.refused(*mac, false);
+            }
+            (Event::Detach { mac, .. }, true) => {
+                self.running = true;
+                let held = &self.held;
+                self.plugs.detached(*mac, time, |plug| holds(held, plug));
+            }
+            (Event::Detach { .. }, false) => self.running = true,
+            (Event::GuestStart { vm_pid, .. }, true) => {
+                self.running = true;
+                self.plugs.ran();
+                if let (Some(pid), Qemu::Unknown) = (*vm_pid, &self.qemu) {
+                    self.qemu = Qemu::Told { pid, at: time };
+                }
+            }
+            (Event::GuestStart { .. }, false) => self.failed |= !self.running,
+            (Event::GuestStop { reason, .. }, true) => {
+                self.stop = Some(Stop { reason: reason.clone(), told: false });
+            }
+            _ => {}
+        }
+        (self.due, self.wait, self.since) = (now, SOON, None);
+    }
+
+    /// Takes back what was seen before, as the ledger has it.
+    pub(super) fn recall(&mut self, number: u64, descriptor: Descriptor) {
+        let kind = descriptor.device.kind;
+        let wants = |plug: &&mut Plug| Some(plug.mac) == descriptor.mac && plug.granted;
+        let held = &self.held;
+        let continues = |plug: &&mut Plug| {
+            held.iter()
+                .any(|known| known.plug == Some(plug.number) && known.descriptor.device == descriptor.device)
+        };
+        let lacks = |plug: &&mut Plug| {
+            !held.iter().any(|known| known.plug == Some(plug.number) && known.descriptor.device.kind == kind)
+        };
+        let first = descriptor.queue.unwrap_or(0) == 0;
+        let plug = {
+            let mut all = self.plugs.all.iter_mut().filter(wants);
+            if first { all.find(lacks) } else { all.rfind(continues) }
+        };
+        let plug = plug.map(|plug| {
+            (plug.seen, plug.told) = (true, true);
+            plug.number
+        });
+        let fds = vec![descriptor.fd];
+        self.held.push(Known { number, descriptor, fds, index: None, plug });
+    }
+
+    /// Takes back that a descriptor was seen to go. Tells which it was.
+    pub(super) fn recall_gone(&mut self, descriptor: &Descriptor) -> Option<u64> {
+        let is = |known: &Known| {
+            known.descriptor.fd == descriptor.fd && known.descriptor.device == descriptor.device
+        };
+        let at = self.held.iter().position(is)?;
+        let known = self.held.remove(at);
+        let held = &self.held;
+        self.plugs.settle(|plug| holds(held, plug));
+        Some(known.number)
+    }
+
+    /// The descriptors that are known to be held.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = &Descriptor> {
+        self.held.iter().map(|known| &known.descriptor)
+    }
+
+    /// The numbers under which these are known.
+    pub(super) fn known(&self) -> impl Iterator<Item = (u64, &Descriptor)> {
+        self.held.iter().map(|known| (known.number, &known.descriptor))
+    }
+
+    /// Whether a glance shows what is known, and nothing is awaited.
+    pub(super) fn is_as_known(&self, glance: &Glance) -> bool {
+        let settled = self.loose.is_empty()
+            && self.plugs.detached.is_empty()
+            && self.stop.is_none()
+            && self.plugs.all.iter().all(|plug| plug.granted && plug.told);
+        let mut known: Vec<_> = self
+            .held
+            .iter()
+            .flat_map(|known| {
+                let device = &known.descriptor.device;
+                known.fds.iter().map(|fd| (*fd, device.kind, device.rdev, tap_name(device)))
+            })
+            .collect();
+        known.sort_unstable();
+        let mut seen: Vec<_> =
+            glance.iter().map(|(fd, kind, rdev, name)| (*fd, *kind, Some(*rdev), name.as_deref())).collect();
+        seen.sort_unstable();
+        settled && known == seen
+    }
+
+    /// All that is known is there, as a glance shows.
+    pub(super) fn is_seen(&mut self, now: Now) {
+        self.looked = Some(now.time);
+        self.due = now.instant + now.every;
+    }
+
+    /// QEMU was looked into.
+    pub(super) fn look(
+        &mut self,
+        pid: u32,
+        seen: Vec<Sighted>,
+        now: Now,
+        next: &mut u64,
+        acts: &mut Vec<Act>,
+    ) {
+        let since = *self.since.get_or_insert(now.instant);
+        let waited = now.instant.duration_since(since);
+        let loose = self.match_known(seen, now, acts);
+        let held = &self.held;
+        self.plugs.settle(|plug| holds(held, plug));
+        self.bind(pid, loose, now, waited, next, acts);
+        if waited >= now.patience {
+            self.tell_still(acts);
+        }
+        self.tell_granted(pid, waited >= now.patience, acts);
+        self.looked = Some(now.time);
+        let awaits = !self.loose.is_empty()
+            || !self.plugs.detached.is_empty()
+            || self.stop.as_ref().is_some_and(|stop| !stop.told)
+            || self.plugs.all.iter().any(|plug| plug.granted && !plug.told)
+            || (waited < now.patience * UNDER_WAY && self.plugs.all.iter().any(|plug| !plug.granted));
+        self.due = now.instant + if awaits { self.wait } else { now.every };
+        self.wait = (self.wait * GROWTH).min(SLOWEST);
+    }
+
+    /// Parts what is known from what is loose; what is known and not there is gone.
+    fn match_known(&mut self, seen: Vec<Sighted>, now: Now, acts: &mut Vec<Act>) -> Vec<Sighted> {
+        let mut loose: Vec<Option<Sighted>> = seen.into_iter().map(Some).collect();
+        let mut gone = Vec::new();
+        self.held.retain_mut(|known| {
+            let is = |sighted: &Option<Sighted>| sighted.as_ref().is_some_and(|sighted| known.is(sighted));
+            let found = loose.iter().position(is).and_then(|at| loose[at].take());
+            match found {
+                Some(sighted) => {
+                    known.fds = sighted.fds;
+                    known.index = sighted.index.or(known.index);
+                    true
+                }
+                None => {
+                    gone.push(known.clone());
+                    false
+                }
+            }
+        });
+        let mut loose: Vec<Sighted> = loose.into_iter().flatten().collect();
+        self.give_up_accelerators(&mut gone, &mut loose);
+        let in_time = |known: &Known| {
+            let at_once = |at: Timestamp| now.time.duration_since(at).abs() <= AT_ONCE;
+            let detached =
+                self.plugs.detached.iter().filter(|detached| Some(detached.mac) == known.descriptor.mac);
+            self.looked.is_some_and(at_once) || detached.map(|detached| detached.at).any(at_once)
+        };
+        for known in gone {
+            let last_seen = if in_time(&known) { None } else { self.looked };
+            acts.push(Act::Gone { number: known.number, descriptor: known.descriptor, last_seen });
+        }
+        loose
+    }
+
+    /// A vhost-net goes with its tap. Where another interface waits for one, the number of the one that went is used
+    /// again, and nothing but that shows it.
+    fn give_up_accelerators(&mut self, gone: &mut Vec<Known>, loose: &mut Vec<Sighted>) {
+        let is_vhost = |known: &Known| known.descriptor.device.kind == DeviceKind::VhostNet;
+        let wanted = self.plugs.all.iter().any(|plug| plug.granted && !plug.seen);
+        let alone: Vec<u64> = gone
+            .iter()
+            .filter(|known| !is_vhost(known))
+            .filter_map(|known| known.plug)
+            .filter(|plug| !self.held.iter().any(|known| known.plug == Some(*plug) && !is_vhost(known)))
+            .collect();
+        if !wanted || alone.is_empty() {
+            return;
+        }
+        let left =
+            |known: &mut Known| is_vhost(known) && known.plug.is_some_and(|plug| alone.contains(&plug));
+        for known in self.held.extract_if(.., left) {
+            let (fds, device) = (known.fds.clone(), known.descriptor.device.clone());
+            loose.push(Sighted { fds, device, index: None, address: None, named: None });
+            gone.push(known);
+        }
+        loose.sort_by_key(|sighted| sighted.fds.first().copied());
+    }
+
+    /// Gives what is loose to the interfaces that it serves, and tells of what serves none.
+    fn bind(
+        &mut self,
+        pid: u32,
+        sighted: Vec<Sighted>,
+        now: Now,
+        waited: Duration,
+        next: &mut u64,
+        acts: &mut Vec<Act>,
+    ) {
+        let mut devices: Vec<(Loose, Vec<Sighted>)> = Vec::new();
+        for one in sighted {
+            let same = |(loose, _): &&mut (Loose, Vec<Sighted>)| {
+                loose.device == one.device && one.device.kind != DeviceKind::VhostNet
+            };
+            let number = one.fds.first().copied().unwrap_or_default();
+            match devices.iter_mut().find(same) {
+                Some((loose, all)) => {
+                    loose.fds.push(number);
+                    all.push(one);
+                }
+                None => {
+                    let (device, address, named) = (one.device.clone(), one.address, one.named);
+                    devices.push((Loose { device, address, named, fds: vec![number] }, vec![one]));
+                }
+            }
+        }
+        let wanting: Vec<Wanting> = self.plugs.all.iter().map(|plug| self.wanting(plug)).collect();
+        let loose: Vec<Loose> = devices.iter().map(|(loose, _)| loose.clone()).collect();
+        let bound = bind::bind(&wanting, &loose);
+        let before = std::mem::take(&mut self.loose);
+        // In the order of their interfaces, backends first: so a reader sees what belongs together.
+        let mut order: Vec<usize> = (0..devices.len()).collect();
+        order.sort_by_key(|at| (bound[*at].wanting.unwrap_or(usize::MAX), devices[*at].0.device.kind, *at));
+        for at in order {
+            let (loose, all) = &mut devices[at];
+            let known = before.iter().find(|(fd, device, _)| *fd == loose.fds[0] && *device == loose.device);
+            let since = known.map_or(now.instant, |(.., since)| *since);
+            let plug = bound[at].wanting.map(|wanting| &mut self.plugs.all[wanting]);
+            let patience = match &plug {
+                Some(plug) if plug.granted => Duration::ZERO,
+                Some(_) => now.patience * UNDER_WAY,
+                None => now.patience,
+            };
+            if now.instant.duration_since(since).max(if plug.is_some() { waited } else { Duration::ZERO })
+                < patience
+            {
+                self.loose.push((loose.fds[0], loose.device.clone(), since));
+                continue;
+            }
+            let open = plug.as_ref().and_then(|plug| {
+                let of = |opened: &&Opened| opened.device.kind == loose.device.kind;
+                plug.opened.iter().find(of).or(plug.opened.first()).map(|opened| opened.number)
+            });
+            let number = plug.map(|plug| {
+                (plug.granted, plug.seen) = (true, true);
+                plug.number
+            });
+            for sighted in all.drain(..) {
+                let known = self.known_from(pid, sighted, number, bound[at].mac, next);
+                acts.push(Act::Seen { number: known.number, descriptor: known.descriptor.clone(), open });
+                self.held.push(known);
+            }
+        }
+    }
+
+    fn known_from(
+        &self,
+        pid: u32,
+        sighted: Sighted,
+        plug: Option<u64>,
+        mac: Option<MacAddr>,
+        next: &mut u64,
+    ) -> Known {
+        let alike = self.held.iter().filter(|known| {
+            known.plug == plug && known.descriptor.mac == mac && known.descriptor.device == sighted.device
+        });
+        let queue = u32::try_from(alike.count()).ok();
+        let fd = sighted.fds.first().copied().unwrap_or_default();
+        let descriptor = Descriptor { mac, device: sighted.device, queue, vm_pid: pid, fd };
+        *next += 1;
+        Known { number: *next, descriptor, fds: sighted.fds, index: sighted.index, plug }
+    }
+
+    fn wanting(&self, plug: &Plug) -> Wanting {
+        let mut seen: Vec<(Device, usize)> = Vec::new();
+        for known in self.held.iter().filter(|known| known.plug == Some(plug.number)) {
+            match seen.iter_mut().find(|(device, _)| *device == known.descriptor.device) {
+                Some((_, count)) => *count += 1,
+                None => seen.push((known.descriptor.device.clone(), 1)),
+            }
+        }
+        let is_backend = |device: &Device| device.kind != DeviceKind::VhostNet;
+        let unseen = |opened: &&Opened| {
+            !seen.iter().any(|(device, _)| is_backend(device) == is_backend(&opened.device))
+        };
+        let opened = match plug.over {
+            true => Vec::new(),
+            false => plug.opened.iter().filter(unseen).map(|opened| opened.device.clone()).collect(),
+        };
+        let started_with = match plug.by_start {
+            true => self.started_with.get(&plug.mac).cloned().unwrap_or_default(),
+            false => Vec::new(),
+        };
+        Wanting { mac: plug.mac, opened, seen, granted: plug.granted, started_with }
+    }
+
+    /// What should be gone, and is not, is told once.
+    fn tell_still(&mut self, acts: &mut Vec<Act>) {
+        let macs: Vec<MacAddr> = self.plugs.detached.iter().map(|detached| detached.mac).collect();
+        for mac in macs {
+            let of = self.held.iter().filter(|known| known.descriptor.mac == Some(mac));
+            acts.extend(of.map(|known| Act::Still(known.descriptor.clone())));
+            self.plugs.stays(mac);
+        }
+        if let Some(stop) = self.stop.as_mut().filter(|stop| !stop.told) {
+            stop.told = true;
+            acts.extend(self.held.iter().map(|known| Act::Still(known.descriptor.clone())));
+        }
+    }
+
+    /// Tells of each interface that QEMU has it, once that was seen or is not to be seen.
+    fn tell_granted(&mut self, pid: u32, at_last: bool, acts: &mut Vec<Act>) {
+        for plug in &mut self.plugs.all {
+            if plug.told || !plug.granted || !(plug.seen || at_last) {
+                continue;
+            }
+            plug.told = true;
+            let of = self.held.iter().filter(|known| known.plug == Some(plug.number));
+            let descriptors = of.map(|known| known.descriptor.clone()).collect();
+            acts.push(Act::Granted { mac: plug.mac, pid, descriptors });
+        }
+    }
+
+    /// QEMU has ended. All it held went with it.
+    pub(super) fn ended(&mut self, pid: u32, attended: bool, now: Now, acts: &mut Vec<Act>) {
+        let last_seen = if attended { None } else { self.looked };
+        for known in self.held.drain(..) {
+            acts.push(Act::Gone { number: known.number, descriptor: known.descriptor, last_seen });
+        }
+        self.loose.clear();
+        self.plugs = Plugs::default();
+        self.qemu = Qemu::Gone { pid, last_seen };
+        (self.since, self.due) = (Some(now.instant), now.instant + now.patience);
+    }
+
+    /// Whether the account is over, and by whose word.
+    pub(super) fn settle_end(&mut self, now: Now, acts: &mut Vec<Act>) -> bool {
+        let since = *self.since.get_or_insert(now.instant);
+        let waited = now.instant.duration_since(since);
+        match (&self.qemu, &self.stop) {
+            (Qemu::Gone { .. } | Qemu::Unknown, Some(stop)) => acts.push(Act::Ends(stop.reason.clone())),
+            (Qemu::Gone { .. } | Qemu::Unknown, None) if self.failed => acts.push(Act::Ends(Reason::FAILED)),
+            (Qemu::Gone { pid, last_seen }, None) if waited >= now.patience => {
+                acts.push(Act::GuestGone { pid: *pid, last_seen: *last_seen });
+                acts.push(Act::Ends(Reason::EXITED));
+            }
+            // Its start was never finished, and its manager says no more.
+            (Qemu::Unknown, None) if !self.running && waited >= ABANDONED => {
+                acts.push(Act::Ends(Reason::UNKNOWN));
+            }
+            _ => return false,
+        }
+        true
+    }
+}
+
+fn holds(held: &[Known], plug: u64) -> bool {
+    held.iter().any(|known| known.plug == Some(plug))
+}
+
+/// What a glance tells of a device's interface.
+fn tap_name(device: &Device) -> Option<&str> {
+    device.dev.as_deref().filter(|_| device.kind == DeviceKind::Tun)
+}
+
+impl Known {
+    /// Whether it is what was sighted, under one of its numbers.
+    fn is(&self, sighted: &Sighted) -> bool {
+        let (before, now) = (&self.descriptor.device, &sighted.device);
+        let behind = match (self.index, sighted.index) {
+            // A tap may have another name by now.
+            (Some(before), Some(now)) => before == now,
+            _ => before.dev == now.dev || now.dev.is_none(),
+        };
+        self.fds.iter().any(|fd| sighted.fds.contains(fd))
+            && (before.kind, before.rdev) == (now.kind, now.rdev)
+            && behind
+    }
+}

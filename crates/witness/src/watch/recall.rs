@@ -1,0 +1,127 @@
+//! What the ledger knows from before: the guests that a watcher watched, and the trail up to where it was.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use taptrail_kernel::proc::ProcessId;
+use taptrail_ledger::{Guest as Row, LiveDevice, StoredRecord};
+use taptrail_record::{Event, Record, RecordType, parse_text};
+use taptrail_trail::{Content, Entry};
+
+use super::books::Slot;
+use super::find;
+use super::guest::{Guest, Qemu};
+use super::{WatchError, Watcher};
+
+impl Watcher {
+    pub(super) fn recall(&mut self) -> Result<(), WatchError> {
+        let mut entries = Vec::new();
+        for row in self.books.ledger.live_guests()? {
+            let here = row.boot_id == self.books.boot();
+            let mut records = Vec::new();
+            self.books.ledger.each_record(row.key, |stored| {
+                let read = parse_text(RecordType(stored.kind), stored.text.as_bytes());
+                records.extend(read.ok().flatten().map(|record| (stored, record)));
+            })?;
+            if row.watched {
+                self.recall_guest(&row, &records, here)?;
+            }
+            if here {
+                let known = records.into_iter().filter(|(stored, _)| row.watched || self.was_taken(stored));
+                let host = &self.options.host;
+                let source = self.books.source();
+                entries.extend(known.map(|(stored, record)| entry(host, source, &stored, record)));
+            }
+        }
+        // The trail goes on where it was; what it found then was told then.
+        entries.sort_by_key(|entry| (entry.time, entry.serial));
+        for entry in &entries {
+            self.trail.feed(entry);
+        }
+        self.trail.drain_ended().for_each(drop);
+        self.trail.drain_findings().for_each(drop);
+        Ok(())
+    }
+
+    /// Whether the log was followed up to this record of a supervisor's, which else will come by the log.
+    fn was_taken(&self, stored: &StoredRecord) -> bool {
+        self.last.is_some_and(|(time, serial)| match (stored.serial, serial) {
+            (Some(own), Some(last)) if stored.time == time => own <= last,
+            _ => stored.time <= time,
+        })
+    }
+
+    fn recall_guest(
+        &mut self,
+        row: &Row,
+        records: &[(StoredRecord, Record)],
+        here: bool,
+    ) -> Result<(), WatchError> {
+        let slot: Slot = self.next();
+        self.books.recall(slot, row.key);
+        let mut devices = self.books.ledger.live_devices(row.key)?;
+        let looked = self.books.ledger.last_heard(row.key)?;
+        let now = Instant::now();
+        let mut guest = Guest::new(row.id.clone(), now);
+        for (stored, record) in records {
+            let number = self.next();
+            match &record.event {
+                Event::Seen(descriptor) => {
+                    // What is not gone when told again was known before.
+                    if !guest.descriptors().any(|known| known == descriptor) {
+                        guest.recall(number, descriptor.clone());
+                    }
+                }
+                Event::Gone(descriptor) => drop(guest.recall_gone(descriptor)),
+                event => {
+                    if matches!(event, Event::Open { .. }) {
+                        self.books.recall_open(slot, number, stored.key());
+                    }
+                    guest.tell(record, stored.time, number, now);
+                }
+            }
+        }
+        for (number, descriptor) in guest.known() {
+            let is = |device: &LiveDevice| {
+                Some(device.mac) == descriptor.mac
+                    && device.qemu_fd.and_then(|fd| u32::try_from(fd).ok()) == Some(descriptor.fd)
+                    && device.device == descriptor.device
+            };
+            if let Some(at) = devices.iter().position(is) {
+                self.books.recall_device(number, devices.remove(at).key);
+            }
+        }
+        guest.looked = Some(looked);
+        let process = row.qemu.map(|qemu| ProcessId { pid: qemu.pid, start_time: qemu.start });
+        if let Some(process) = process {
+            let pid = process.pid;
+            match if here { find::open(process, row.id.uuid) } else { Ok(None) } {
+                Ok(Some(found)) => {
+                    guest.started_with = super::command_line::descriptors(&found.arguments);
+                    guest.qemu = Qemu::Runs { process, pidfd: found.pidfd, attended: false };
+                    self.pids.insert(pid, slot);
+                }
+                _ => guest.qemu = Qemu::Lost { pid },
+            }
+        }
+        // Of an earlier boot nothing more is told, and what never ran never will.
+        guest.failed |= !here && process.is_none();
+        self.guests.insert(slot, guest);
+        if here {
+            self.current.insert(row.id.uuid, slot);
+        }
+        Ok(())
+    }
+}
+
+fn entry(host: &Arc<str>, source: &Arc<str>, stored: &StoredRecord, record: Record) -> Entry {
+    Entry {
+        host: Arc::clone(host),
+        time: stored.time,
+        serial: stored.serial,
+        writer: stored.writer,
+        source: Arc::clone(source),
+        line: u64::try_from(stored.id).unwrap_or_default(),
+        content: Content::Record(record),
+    }
+}

@@ -1,0 +1,80 @@
+//! What a QEMU holds, descriptor by descriptor.
+
+use std::io;
+
+use taptrail_kernel::proc::{HeldKind, ProcessId, raw_devices};
+use taptrail_record::{Device, DeviceKind, MacAddr, Rdev};
+
+use crate::scan::{Held, Holder, Scanner};
+
+/// The most descriptors of one guest that are followed: QEMU takes 256 queues for an interface.
+const MOST: usize = 4096;
+
+/// One open file of a raw network device in a QEMU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sighted {
+    /// Its numbers there, lowest first: it may have been duplicated.
+    pub(super) fds: Vec<u32>,
+    pub(super) device: Device,
+    /// The number of the interface behind it, which outlives a new name.
+    pub(super) index: Option<u32>,
+    /// That interface's address.
+    pub(super) address: Option<MacAddr>,
+    /// The guest's address in libvirt's state of that interface.
+    pub(super) named: Option<MacAddr>,
+}
+
+/// What can be told at a glance: number, kind and device number, and a tap's interface.
+pub(super) type Glance = Vec<(u32, DeviceKind, Rdev, Option<String>)>;
+
+/// Looks without asking what is behind the devices.
+pub(super) fn glance(process: ProcessId) -> io::Result<Glance> {
+    let mut all = Vec::new();
+    for held in raw_devices(process.pid)? {
+        let Ok(fd) = u32::try_from(held.fd) else { continue };
+        all.push((fd, held.kind, held.rdev, held.ifname.map(|name| name.to_string())));
+    }
+    all.truncate(MOST);
+    Ok(all)
+}
+
+/// Looks at all of it.
+pub(super) fn look(scanner: &mut Scanner, process: ProcessId) -> io::Result<Vec<Sighted>> {
+    Ok(scanner.look(process)?.map(sighted).unwrap_or_default())
+}
+
+/// What a process that was looked at holds.
+pub(super) fn sighted(holder: Holder) -> Vec<Sighted> {
+    let interfaces = holder.guest.map(|guest| guest.interfaces).unwrap_or_default();
+    let named = |held: &Held| {
+        let of = interfaces.iter().find(|named| Some(&named.ifname) == held.ifname.as_ref());
+        of.map(|named| named.mac)
+    };
+    let mut all: Vec<Sighted> = Vec::new();
+    for held in holder.devices {
+        let HeldKind::Raw(_) = held.kind else { continue };
+        let dev = held.ifname.as_ref().map(|name| name.as_str().into());
+        let device = Device::new(held.path.to_string_lossy(), Some(held.rdev), dev);
+        let (index, address) = held.behind.as_ref().map_or((None, None), |link| (Some(link.index), link.mac));
+        // Of one held device, equal files are one.
+        let mut files: Vec<(Option<u32>, Vec<u32>)> = Vec::new();
+        for descriptor in &held.descriptors {
+            let Ok(fd) = u32::try_from(descriptor.fd) else { continue };
+            match files.iter_mut().find(|(file, _)| file.is_some() && *file == descriptor.file) {
+                Some((_, fds)) => fds.push(fd),
+                None => files.push((descriptor.file, vec![fd])),
+            }
+        }
+        let named = named(&held);
+        all.extend(files.into_iter().map(|(_, fds)| Sighted {
+            fds,
+            device: device.clone(),
+            index,
+            address,
+            named,
+        }));
+    }
+    all.sort_by_key(|sighted| sighted.fds.first().copied());
+    all.truncate(MOST);
+    all
+}
