@@ -14,6 +14,8 @@ use crate::proc::{PidFd, ProcessId};
 
 /// `_IO('T', 227)` in linux/if_tun.h: a descriptor of the namespace that a tap's link is in.
 const TUNGETDEVNETNS: Opcode = opcode::none(b'T', 227);
+/// `_IO(0xb7, 0x3)` in linux/nsfs.h: what kind of namespace a file is of.
+const NS_GET_NSTYPE: Opcode = opcode::none(0xB7, 3);
 
 /// A network namespace, kept open: it stays as long as this does.
 #[derive(Debug)]
@@ -39,8 +41,17 @@ impl NetNs {
         Self::at(Path::new("/proc/thread-self/ns/net"))
     }
 
-    fn at(path: &Path) -> io::Result<Self> {
+    /// That of a file: `/proc/PID/ns/net`, `/run/netns/NAME`.
+    ///
+    /// # Errors
+    /// When the file can't be opened, or is no network namespace's.
+    pub fn at(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
+        // SAFETY: takes no argument and touches no memory of ours; other files refuse it.
+        let kind = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE as libc::Ioctl) };
+        if kind != libc::CLONE_NEWNET {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a network namespace"));
+        }
         Ok(Self { inode: file.metadata()?.ino(), file: file.into() })
     }
 
@@ -100,5 +111,12 @@ mod tests {
         assert_ne!(here.inode(), there.inode());
         let seen = there.enter(|| NetNs::own().unwrap().inode()).unwrap();
         assert_eq!((seen, NetNs::own().unwrap().inode()), (there.inode(), here.inode()));
+    }
+
+    #[test]
+    fn other_files_are_no_network_namespaces() {
+        for path in ["/proc/self/ns/mnt", "/dev/null", "/proc"] {
+            assert_eq!(NetNs::at(Path::new(path)).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{path}");
+        }
     }
 }

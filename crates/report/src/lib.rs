@@ -8,6 +8,7 @@
 //! - [`Explainer`]: the same in sentences, each with the lines that prove it.
 //! - [`trail_table`], [`findings_table`]: holdings and the findings below them; findings alone.
 //! - [`guest_table`], [`nic_table`]: the guests of this host, the interfaces of one.
+//! - [`verify_table`], [`blind`]: what processes hold beside what a trail tells, and what could not be seen.
 //! - [`json`]: any of them for programs.
 //! - [`warnings`], [`Stats`]: what could not be read, and what reading took.
 
@@ -31,6 +32,7 @@ mod style;
 mod table;
 mod text;
 mod trail;
+mod verify;
 mod warnings;
 
 pub use explain::{Explainer, Explanation, Lines};
@@ -42,4 +44,7 @@ pub use sink::{Count, Format, Sink, Take, Told};
 pub use stats::Stats;
 pub use style::Style;
 pub use trail::{findings_table, trail_table};
+pub use verify::{
+    Blind, GuestSeen, HeldRow, ProcessRow, TrailRead, Verified, VerifiedRow, blind, verify_table,
+};
 pub use warnings::warnings;

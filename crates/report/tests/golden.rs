@@ -4,8 +4,11 @@
 
 use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
-use taptrail_report::{DeviceRow, GuestRow, NicRow, Style, guest_table, json, nic_table, trail_table};
-use taptrail_trail::{Content, Entry, Report, Trail};
+use taptrail_report::{
+    Blind, DeviceRow, GuestRow, GuestSeen, HeldRow, NicRow, ProcessRow, Style, TrailRead, Verified,
+    VerifiedRow, blind, guest_table, json, nic_table, trail_table, verify_table,
+};
+use taptrail_trail::{Content, Entry, Holding, Report, State, Trail};
 use uuid::Uuid;
 
 const STYLE: Style = Style { width: None, color: false, utc: true };
@@ -185,4 +188,124 @@ fn interfaces_of_a_guest() {
 fn rows_read_back_from_their_json() {
     assert_eq!(serde_json::from_str::<Vec<NicRow>>(&json(&nics()).unwrap()).unwrap(), nics());
     assert_eq!(serde_json::from_str::<Vec<GuestRow>>(&json(&guests()).unwrap()).unwrap(), guests());
+}
+
+/// A guest with its tap, a copy of that in a daemon, a VPN that is known, and a device that nobody holds.
+fn verified() -> Verified {
+    let report = trail(["h1", "h1"]);
+    let holding = report.holdings.iter().find(|holding| holding.state == State::Held).cloned();
+    let lost = holding.clone().map(|holding| Holding { device: macvtap(), queues: 1, ..holding });
+    let process = |pid, exe: &str, program| ProcessRow {
+        pid,
+        start_time: 778_899,
+        started: "2026-11-23T23:59:50.120Z".parse().ok(),
+        parent: Some(1),
+        uid: Some(64055),
+        exe: Some(exe.to_owned()),
+        program,
+        netns: Some(4_026_531_840),
+    };
+    let tap = |dev: &str, fds: &[i32]| HeldRow {
+        kind: "tun",
+        path: "/dev/net/tun".to_owned(),
+        rdev: Rdev::TUN,
+        dev: Some(dev.to_owned()),
+        netns: Some(4_026_531_840),
+        mac: "fe:54:00:00:00:01".parse().ok(),
+        bridge: Some("br0".to_owned()),
+        lower: None,
+        fds: fds.to_vec(),
+    };
+    let web1 =
+        || GuestSeen { name: Some("web1".to_owned()), uuid: Some(Uuid::from_u128(1)), known_by: "libvirt" };
+    let row = |verdict, process, device| VerifiedRow {
+        verdict,
+        text: None,
+        process: Some(process),
+        guest: None,
+        device: Some(device),
+        queues: 1,
+        shared_with: Vec::new(),
+        matched_by: None,
+        holding: None,
+    };
+    let qemu = process(4711, "/usr/bin/qemu-system-x86_64", "qemu");
+    let devices = vec![
+        VerifiedRow {
+            guest: Some(web1()),
+            queues: 2,
+            shared_with: vec![4800],
+            matched_by: Some("name"),
+            holding: holding.clone(),
+            ..row("accounted", qemu.clone(), tap("vnet0", &[31, 32]))
+        },
+        VerifiedRow {
+            guest: Some(web1()),
+            ..row("not-audited", qemu, HeldRow { kind: "vfio", path: "/dev/vfio/12".to_owned(), ..bare() })
+        },
+        VerifiedRow {
+            text: Some("Process 4800, /tmp/\x1b[31mx, has a copy of /dev/net/tun (vnet0)".to_owned()),
+            shared_with: vec![4711],
+            holding,
+            ..row("held-by-another", process(4800, "/tmp/\x1b[31mx", "other"), tap("vnet0", &[0]))
+        },
+        row("ignored", process(900, "/usr/sbin/openvpn", "vpn"), tap("tun0", &[5])),
+        VerifiedRow {
+            verdict: "missing",
+            text: Some("52:54:00:00:00:01 of guest 'web1' is told to hold /dev/tap7".to_owned()),
+            process: None,
+            guest: None,
+            device: None,
+            queues: 1,
+            shared_with: Vec::new(),
+            matched_by: None,
+            holding: lost,
+        },
+    ];
+    let counts = [
+        "accounted",
+        "unaccounted",
+        "missing",
+        "held-after-release",
+        "held-by-another",
+        "not-audited",
+        "ignored",
+    ];
+    let count = |verdict: &&'static str| devices.iter().filter(|row| row.verdict == *verdict).count() as u64;
+    Verified {
+        counts: counts.iter().map(|verdict| (*verdict, count(verdict))).collect(),
+        devices,
+        in_motion: 1,
+        processes: 212,
+        unseen: Blind { processes: 1, places: 2, copies: 3 },
+        trail: TrailRead {
+            begins: "2026-11-23T20:31:05.017Z".parse().ok(),
+            records: 14,
+            other_hosts: vec!["h2".to_owned()],
+        },
+    }
+}
+
+/// A device that is nothing but open.
+fn bare() -> HeldRow {
+    HeldRow {
+        kind: "vfio",
+        path: String::new(),
+        rdev: Rdev { major: 240, minor: 0 },
+        dev: None,
+        netns: None,
+        mac: None,
+        bridge: None,
+        lower: None,
+        fds: vec![40],
+    }
+}
+
+#[test]
+fn devices_beside_their_trail() {
+    insta::assert_snapshot!(verify_table(&verified(), &STYLE));
+    insta::assert_snapshot!(verify_table(&verified(), &Style { width: Some(80), ..STYLE }));
+    insta::assert_snapshot!(json(&verified()).unwrap());
+    insta::assert_snapshot!(blind(&verified().unseen).join("\n"));
+    assert_eq!(blind(&Blind::default()), Vec::<String>::new());
 }

@@ -1,6 +1,7 @@
 //! The arguments, as clap reads them.
 
 mod questions;
+mod verify;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -14,13 +15,14 @@ use uuid::Uuid;
 pub(crate) use self::questions::{
     Explain, Findings, Output, Page, Selection, Sources, Target, Times, Trail, Who,
 };
+pub(crate) use self::verify::Verify;
 
 /// Opens raw network devices for QEMU guests, hands them over, takes them back, and keeps an
 /// audit trail that says definitively which device was opened, granted and released.
 #[derive(Debug, Parser)]
 #[command(name = "taptrail", version, propagate_version = true, arg_required_else_help = true)]
 #[command(
-    after_help = "Exit codes: 0 done; 1 not done, or of `findings`, that there are some; 2 unusable arguments or input; 3 the guest did not answer in time.\n`taptrail run` in the foreground ends with QEMU's own exit code."
+    after_help = "Exit codes: 0 done; 1 not done, or of `findings` and `verify`, that there are some; 2 unusable arguments or input; 3 the guest did not answer in time.\n`taptrail run` in the foreground ends with QEMU's own exit code."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -93,6 +95,8 @@ pub(crate) enum Command {
     Explain(Explain),
     /// Show where a trail is wrong, incomplete or worth a look
     Findings(Findings),
+    /// Hold the trail against what processes really hold
+    Verify(Verify),
     /// Look after the ledger
     #[command(subcommand)]
     Ledger(LedgerCommand),

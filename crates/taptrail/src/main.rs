@@ -1,6 +1,6 @@
 //! The command line of taptrail: arguments in, exit code out, and nothing else.
 //!
-//! Exit codes: 0 done; 1 not done, or of `findings`, that there are some; 2 the arguments or the input can't be used; 3 the guest did not
+//! Exit codes: 0 done; 1 not done, or of `findings` and `verify`, that there are some; 2 the arguments or the input can't be used; 3 the guest did not
 //! answer in time. `taptrail run` in the foreground ends with QEMU's own code (128 + N when
 //! signal N ended it).
 
@@ -20,6 +20,7 @@ mod questions;
 mod reading;
 mod recover;
 mod run;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Explain(arguments) => questions::explain(&arguments, &dirs),
         Command::Ledger(command) => ledger::ledger(&command, &dirs),
         Command::Findings(arguments) => questions::findings(&arguments, &dirs),
+        Command::Verify(arguments) => verify::verify(&arguments, &dirs),
     };
     match done {
         Ok(code) => code,

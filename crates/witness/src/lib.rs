@@ -1,6 +1,7 @@
 //! Reality held against the trail: what processes hold, seen in `/proc`, beside what records say.
 //!
 //! - [`scan`]: who on this host holds which device of a guest's network, as the kernel shows it.
+//! - [`verify`](mod@verify): that beside what a trail tells, device by device.
 //! - [`watch`]: the guests of another manager, libvirt's first, watched as things happen.
 //!
 //! This room looks at guests, and changes nothing of theirs: it opens no device and signals nobody. Only
@@ -20,4 +21,5 @@
 #![forbid(unsafe_code)]
 
 pub mod scan;
+pub mod verify;
 pub mod watch;

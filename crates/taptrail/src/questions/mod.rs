@@ -12,6 +12,7 @@ use taptrail_report::{Explainer, Filter, Sink, Told};
 
 use self::ask::Asked;
 pub(crate) use self::ask::moment;
+pub(crate) use self::tell::Whole;
 use self::tell::{Answer, Teller, gone};
 use crate::Done;
 use crate::cli::{Explain, Findings, Output, Page, Sources, Trail, Who};

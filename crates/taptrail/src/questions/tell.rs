@@ -31,7 +31,7 @@ pub(super) enum Answer {
 }
 
 /// What was read, and what could not be.
-pub(super) struct Whole {
+pub(crate) struct Whole {
     pub(super) stats: Stats,
     unreadable: Vec<Unreadable>,
     notes: Vec<String>,
@@ -58,10 +58,9 @@ impl<'a, T: Take> Teller<'a, T> {
             Err(error) if gone(&error) => return Ok(Answer::Cut),
             written => written.map_err(self::unwritten)?,
         }
-        let Outcome { input, unreadable, notes, failed } = read;
-        let notes = notes.iter().map(ToString::to_string).collect();
-        let stats = Stats { input, used: self.used, foreign: self.foreign, took: begun.elapsed() };
-        Ok(Answer::Whole(Box::new(Whole { stats, unreadable, notes, failed })))
+        let (used, foreign) = (self.used, self.foreign);
+        let stats = Stats { input: read.input, used, foreign, took: begun.elapsed() };
+        Ok(Answer::Whole(Box::new(Whole::of(read, stats))))
     }
 
     fn feed(&mut self, entry: &Entry) -> io::Result<()> {
@@ -84,6 +83,12 @@ impl<'a, T: Take> Teller<'a, T> {
 }
 
 impl Whole {
+    pub(crate) fn of(read: Outcome, stats: Stats) -> Self {
+        let Outcome { unreadable, notes, failed, .. } = read;
+        let notes = notes.iter().map(ToString::to_string).collect();
+        Self { stats, unreadable, notes, failed }
+    }
+
     /// Whether there was nothing to read: an answer would look as if there had been.
     pub(super) fn is_none(&self) -> bool {
         self.stats.input.lines == 0 && !self.failed.is_empty()
@@ -91,7 +96,7 @@ impl Whole {
 
     /// Says on standard error what could not be read, and when asked what reading took. The exit code
     /// is that of the reading.
-    pub(super) fn say(&self, stats: bool) -> ExitCode {
+    pub(crate) fn say(&self, stats: bool) -> ExitCode {
         let mut text = String::new();
         for failure in &self.failed {
             text.push_str(&taptrail_guest::chain(failure));

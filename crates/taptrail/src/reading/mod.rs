@@ -1,6 +1,7 @@
 //! Files, standard input and the ledger into entries.
 
 mod again;
+mod extent;
 mod ledger;
 mod progress;
 
@@ -15,6 +16,7 @@ use taptrail_ledger::Ledger;
 use taptrail_source::{Input, Options, Outcome, SourceError, Take};
 
 pub(crate) use self::again::again;
+pub(crate) use self::extent::Extent;
 use crate::cli::Sources;
 use crate::output::Failure;
 
@@ -29,10 +31,9 @@ const SQLITE: &[u8] = b"SQLite format 3\0";
 pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut Take<'_>) -> Result<Outcome, Failure> {
     let own = sources.files.is_empty();
     let host: Arc<str> = match &sources.host {
-        Some(host) => host.as_str().into(),
-        None if own => rustix::system::uname().nodename().to_string_lossy().into(),
         // Who knows where files come from?
-        None => Options::default().host,
+        None if !own => Options::default().host,
+        _ => this_host(sources).into(),
     };
     let mut failed = Vec::new();
     let inputs = if own {
@@ -55,6 +56,12 @@ pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut Take<'_>) -> Re
     failed.append(&mut outcome.failed);
     outcome.failed = failed;
     Ok(outcome)
+}
+
+/// What this host is called in records of its own that name none.
+pub(crate) fn this_host(sources: &Sources) -> String {
+    let named = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    sources.host.clone().unwrap_or_else(named)
 }
 
 /// Each input is opened before the first is read, so that no rotation meanwhile takes one away: there may

@@ -2,8 +2,10 @@
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::RawFd;
 
+use rustix::io::Errno;
 use taptrail_kernel::proc::{HeldKind, compare_files};
 use taptrail_record::Rdev;
 
@@ -30,8 +32,10 @@ pub(super) fn number(holders: &mut [Holder]) -> usize {
                         next += 1;
                         Some(next - 1)
                     }
-                    Err(()) => {
-                        unknown += 1;
+                    Err(error) => {
+                        // What is gone by now is nobody's copy.
+                        let gone = matches!(Errno::from_io_error(&error), Some(Errno::SRCH | Errno::BADF));
+                        unknown += usize::from(!gone);
                         None
                     }
                 };
@@ -43,11 +47,9 @@ pub(super) fn number(holders: &mut [Holder]) -> usize {
 
 /// As `slice::binary_search_by`, where comparing may fail: a process may end meanwhile, and not everybody
 /// may ask. The order is the kernel's.
-fn search(known: &mut Vec<(Place, u32)>, place: Place) -> Result<Result<usize, usize>, ()> {
-    // Alone, it must be there itself.
-    if compare_files(place, place).is_err() {
-        return Err(());
-    }
+fn search(known: &mut Vec<(Place, u32)>, place: Place) -> io::Result<Result<usize, usize>> {
+    // It must be there itself, and ours to ask about.
+    compare_files(place, place)?;
     let (mut from, mut to) = (0, known.len());
     while from < to {
         let middle = from.midpoint(to);
@@ -89,6 +91,7 @@ mod tests {
         };
         Holder {
             process: ProcessId::of(std::process::id()).unwrap(),
+            started: None,
             parent: None,
             uid: None,
             exe: None,
@@ -117,10 +120,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_open_is_counted_and_no_copy() {
+    fn what_is_gone_is_no_copy() {
         let file = File::open("/dev/null").unwrap();
         let mut holders = [holder(&[file.as_raw_fd(), 1_000_000, 1_000_001])];
-        assert_eq!(number(&mut holders), 2);
+        assert_eq!(number(&mut holders), 0);
         assert_eq!(holders[0].devices[0].queues(), 3);
     }
 }

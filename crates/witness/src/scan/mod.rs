@@ -18,6 +18,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use rustix::io::Errno;
 use taptrail_kernel::proc::{
     DeviceNumbers, HeldDevice, HeldKind, ProcessId, command_line as arguments, effective_uid, exe,
@@ -49,10 +50,10 @@ pub struct Scan {
 }
 
 /// What could not be seen of a host.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unseen {
-    /// Processes whose descriptors we may not look at.
-    pub processes: usize,
+    /// The pids of processes whose descriptors we may not look at.
+    pub processes: Vec<u32>,
     /// Devices whose interface is in a network namespace that we may not look into.
     pub places: usize,
     /// Devices that may be open in two processes: the kernel does not compare them for us.
@@ -64,6 +65,8 @@ pub struct Unseen {
 pub struct Holder {
     /// Which process.
     pub process: ProcessId,
+    /// When it started, by this host's clock.
+    pub started: Option<Timestamp>,
     /// The process that it is a child of.
     pub parent: Option<u32>,
     /// The user that it acts as.
@@ -156,7 +159,7 @@ impl Scanner {
                 Ok(Some(holder)) => scan.holders.push(holder),
                 Ok(None) => {}
                 Err(error) if is_gone(&error) => {}
-                Err(_) => scan.unseen.processes += 1,
+                Err(_) => scan.unseen.processes.push(pid),
             }
         }
         scan.unseen.places = looking.places.find(&mut scan.holders);
@@ -207,6 +210,7 @@ impl Looking {
         let devices = held.into_iter().map(|held| (self.places.of_tap(process, &held), held)).collect();
         let holder = Holder {
             process,
+            started: Timestamp::try_from(process.started()).ok(),
             parent: parent(pid).ok(),
             uid: effective_uid(pid).ok(),
             program: Program::of(exe.as_deref()),

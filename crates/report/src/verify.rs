@@ -1,0 +1,314 @@
+//! What is held beside what is told, device by device.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use compact_str::{CompactString, format_compact};
+use jiff::Timestamp;
+use serde::Serialize;
+use taptrail_record::{MacAddr, Rdev};
+use taptrail_trail::Holding;
+use uuid::Uuid;
+
+use crate::Style;
+use crate::findings::place;
+use crate::table::{Cell, Plain, bad, cell, good, number, warning};
+use crate::text::{NONE, cut, shown};
+use crate::trail::count;
+
+/// The longest sentence shown, in characters: it may have names in it.
+const LONGEST: usize = 600;
+
+/// A host's devices held against its trail, in the shape of its JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Verified {
+    /// Each device of each process, and what is missing.
+    pub devices: Vec<VerifiedRow>,
+    /// How many devices there are of each verdict; all verdicts are there.
+    pub counts: BTreeMap<&'static str, u64>,
+    /// Differences that came and went while it was looked: guests that started and stopped.
+    pub in_motion: u64,
+    /// How many processes were looked at.
+    pub processes: u64,
+    /// What could not be seen.
+    pub unseen: Blind,
+    /// The trail that was read.
+    pub trail: TrailRead,
+}
+
+/// What could not be seen of a host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Blind {
+    /// Processes whose descriptors may not be looked at.
+    pub processes: u64,
+    /// Devices whose interface is in a network namespace that may not be looked into.
+    pub places: u64,
+    /// Descriptors that could not be compared with those of other processes.
+    pub copies: u64,
+}
+
+/// How much of a trail there was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TrailRead {
+    /// When it begins: what was opened before is on no record.
+    #[serde(with = "crate::nics::millis")]
+    pub begins: Option<Timestamp>,
+    /// How many records it has of this host.
+    pub records: u64,
+    /// Other hosts that it tells of, the first few; what it tells of them was left out.
+    pub other_hosts: Vec<String>,
+}
+
+/// One device of one process, or some of its queues; or what a trail tells as held and nobody holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VerifiedRow {
+    /// `accounted`, `unaccounted`, `missing`, `held-after-release`, `held-by-another`, `not-audited`, `ignored`.
+    pub verdict: &'static str,
+    /// One sentence for people, of what is not as it should be.
+    pub text: Option<String>,
+    /// Who holds it.
+    pub process: Option<ProcessRow>,
+    /// Which guest that process runs, as far as is told.
+    pub guest: Option<GuestSeen>,
+    /// What it holds.
+    pub device: Option<HeldRow>,
+    /// How many queues: open files.
+    pub queues: u32,
+    /// Other processes that have the same open file, or the same interface.
+    pub shared_with: Vec<u32>,
+    /// By what device and holding are known to be one: `name`, `libvirt`, `mac`, `elimination`, `count`.
+    pub matched_by: Option<&'static str>,
+    /// What the trail tells of it, with the records that say so.
+    pub holding: Option<Holding>,
+}
+
+/// A process that holds a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProcessRow {
+    /// Its number.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot: field 22 of `/proc/PID/stat`.
+    pub start_time: u64,
+    /// The same as a time.
+    #[serde(with = "crate::nics::millis")]
+    pub started: Option<Timestamp>,
+    /// The process that it is a child of.
+    pub parent: Option<u32>,
+    /// The user that it acts as.
+    pub uid: Option<u32>,
+    /// Its program.
+    pub exe: Option<String>,
+    /// What sort of program that is: `qemu`, `hypervisor`, `network`, `vpn`, `manager`, `other`.
+    pub program: &'static str,
+    /// The inode of its network namespace.
+    pub netns: Option<u64>,
+}
+
+/// The guest that a process runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GuestSeen {
+    /// What its owner calls it.
+    pub name: Option<String>,
+    /// What identifies it.
+    pub uuid: Option<Uuid>,
+    /// Who says so: `ledger`, `libvirt`, `command-line`.
+    pub known_by: &'static str,
+}
+
+/// A device as a process holds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HeldRow {
+    /// `tun`, `macvtap`, `vhost-net`, or a kind that no trail tells of.
+    pub kind: &'static str,
+    /// The node's path as the process opened it.
+    pub path: String,
+    /// The node's number.
+    pub rdev: Rdev,
+    /// The host's interface.
+    pub dev: Option<String>,
+    /// The inode of the network namespace that the interface is in.
+    pub netns: Option<u64>,
+    /// The interface's own address.
+    pub mac: Option<MacAddr>,
+    /// The bridge that it is a port of.
+    pub bridge: Option<String>,
+    /// The link that it stands on.
+    pub lower: Option<String>,
+    /// The descriptors in that process.
+    pub fds: Vec<i32>,
+}
+
+/// A row for each device, those first that are not as they should be; below them what is wrong.
+pub fn verify_table(verified: &Verified, style: &Style) -> String {
+    let mut rows: Vec<_> = verified.devices.iter().collect();
+    rows.sort_by_key(|row| rank(row));
+    let mut text = if rows.is_empty() { "No devices\n".to_owned() } else { devices(&rows, style) };
+    let differences: Vec<_> = rows.iter().filter(|row| row.text.is_some()).collect();
+    if !differences.is_empty() {
+        text.push_str("\nDifferences\n");
+    }
+    for row in differences {
+        let at = row.holding.as_ref().and_then(|holding| holding.proof.last());
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "{}", row.verdict);
+        let _ = writeln!(text, "    {}", cut(row.text.as_deref().unwrap_or_default(), LONGEST));
+        if let Some(at) = at {
+            let _ = writeln!(text, "    {}", place(at));
+        }
+    }
+    text.push('\n');
+    text.push_str(&summary(verified));
+    text
+}
+
+/// Differences first, what is accounted for after them, and last what is nobody's business.
+fn rank(row: &VerifiedRow) -> u8 {
+    match (row.text.is_some(), row.verdict) {
+        (true, _) => 0,
+        (false, "accounted") => 1,
+        _ => 2,
+    }
+}
+
+fn devices(rows: &[&VerifiedRow], style: &Style) -> String {
+    let mut places = rows.iter().filter_map(|row| netns(row));
+    let first = places.next();
+    let spread = places.any(|place| Some(place) != first);
+    let header =
+        ["VERDICT", "GUEST", "MAC", "DEVICE", "IFNAME", "QUEUES", "ON", "PID", "UID", "EXE", "NETNS"];
+    let mut table = Plain::new(style, &header[..if spread { 11 } else { 10 }]);
+    for row in rows {
+        let Columns { guest, mac, kind, ifname, on, pid, uid, exe, netns } = Columns::of(row);
+        let (queues, pid, uid) = (number(row.queues), number(pid), number(uid));
+        table.row([
+            verdict(row, row.verdict),
+            cell(guest),
+            cell(mac),
+            cell(kind),
+            cell(ifname),
+            queues,
+            cell(on),
+            pid,
+            uid,
+            cell(exe),
+            cell(netns),
+        ]);
+    }
+    if table.fits(style) { table.text() } else { stacked(rows, spread, style) }
+}
+
+/// The same in three columns of three lines each, for 80 columns.
+fn stacked(rows: &[&VerifiedRow], spread: bool, style: &Style) -> String {
+    let place = if spread { "PID UID NETNS\nEXE" } else { "PID UID\nEXE" };
+    let mut table = Plain::new(style, &["VERDICT\nGUEST\nMAC", "DEVICE\nIFNAME QUEUES\nON", place]);
+    for row in rows {
+        let Columns { guest, mac, kind, ifname, on, pid, uid, exe, netns } = Columns::of(row);
+        let netns = if spread { format_compact!(" {netns}") } else { CompactString::default() };
+        table.block([
+            verdict(row, &format!("{}\n{guest}\n{mac}", row.verdict)),
+            cell(format_compact!("{kind}\n{ifname} x{}\n{on}", row.queues)),
+            cell(format_compact!("{pid} {uid}{netns}\n{exe}")),
+        ]);
+    }
+    table.folded(style).text()
+}
+
+/// What the columns say, as a terminal may get it.
+struct Columns {
+    guest: CompactString,
+    mac: CompactString,
+    kind: CompactString,
+    ifname: CompactString,
+    on: CompactString,
+    pid: CompactString,
+    uid: CompactString,
+    exe: CompactString,
+    netns: CompactString,
+}
+
+impl Columns {
+    fn of(row: &VerifiedRow) -> Self {
+        let (device, process, holding) = (row.device.as_ref(), row.process.as_ref(), row.holding.as_ref());
+        let name = row.guest.as_ref().and_then(|guest| guest.name.as_deref());
+        let name = name.or_else(|| holding.map(|holding| holding.guest.name.as_str()));
+        let ifname = device.map_or_else(
+            || holding.and_then(|holding| holding.device.dev.as_deref()),
+            |device| device.dev.as_deref(),
+        );
+        let text = |text: Option<&str>| text.map_or(NONE.into(), shown);
+        let figure = |figure: Option<u64>| figure.map_or(NONE.into(), |figure| format_compact!("{figure}"));
+        let pid = process.map(|process| process.pid).or_else(|| holding.and_then(|holding| holding.pid));
+        Self {
+            guest: text(name),
+            mac: holding.map_or(NONE.into(), |holding| format_compact!("{}", holding.mac)),
+            kind: device
+                .map(|device| device.kind)
+                .or_else(|| holding.map(|holding| holding.device.kind.as_str()))
+                .map_or(NONE.into(), CompactString::from),
+            ifname: text(ifname),
+            on: text(device.and_then(|device| device.bridge.as_deref().or(device.lower.as_deref()))),
+            pid: figure(pid.map(u64::from)),
+            uid: figure(process.and_then(|process| process.uid).map(u64::from)),
+            exe: text(process.and_then(|process| process.exe.as_deref())),
+            netns: figure(netns(row)),
+        }
+    }
+}
+
+fn netns(row: &VerifiedRow) -> Option<u64> {
+    let process = row.process.as_ref().and_then(|process| process.netns);
+    row.device.as_ref().and_then(|device| device.netns).or(process)
+}
+
+fn verdict(row: &VerifiedRow, text: &str) -> Cell {
+    match row.verdict {
+        "accounted" => good(text),
+        _ if row.text.is_some() => bad(text),
+        "ignored" => warning(text),
+        _ => cell(text),
+    }
+}
+
+fn summary(verified: &Verified) -> String {
+    let number = |verdict: &str| verified.counts.get(verdict).copied().unwrap_or_default();
+    let mut parts = vec![format!("{} accounted for", count(number("accounted"), "device"))];
+    for verdict in
+        ["unaccounted", "missing", "held-after-release", "held-by-another", "not-audited", "ignored"]
+    {
+        if number(verdict) > 0 {
+            parts.push(format!("{} {verdict}", number(verdict)));
+        }
+    }
+    if verified.in_motion > 0 {
+        parts.push(format!("{} in motion", verified.in_motion));
+    }
+    let processes = if verified.processes == 1 { "process" } else { "processes" };
+    format!(
+        "{}; {} {processes} seen, {} read\n",
+        parts.join(", "),
+        verified.processes,
+        count(verified.trail.records, "record")
+    )
+}
+
+/// Lines for people about what could not be seen.
+pub fn blind(blind: &Blind) -> Vec<String> {
+    let mut lines = Vec::new();
+    let plural =
+        |number: u64, one: &str, many: &str| format!("{number} {}", if number == 1 { one } else { many });
+    if blind.processes > 0 {
+        let of = plural(blind.processes, "process", "processes");
+        lines.push(format!("What {of} may hold could not be seen: root, or CAP_SYS_PTRACE, is needed"));
+    }
+    if blind.places > 0 {
+        let of = plural(blind.places, "device", "devices");
+        lines.push(format!(
+            "The interfaces of {of} are in network namespaces that could not be looked into: CAP_SYS_ADMIN is needed"
+        ));
+    }
+    if blind.copies > 0 {
+        let of = plural(blind.copies, "descriptor is a copy", "descriptors are copies");
+        lines.push(format!("Whether {of} could not be seen: root and a kernel with kcmp(2) are needed"));
+    }
+    lines
+}

@@ -1,0 +1,114 @@
+//! `taptrail verify`: the trail held against what processes hold.
+
+mod rows;
+mod trail;
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use taptrail_guest::Dirs;
+use taptrail_kernel::netns::NetNs;
+use taptrail_report::{blind, verify_table};
+use taptrail_witness::scan::{Scan, Scanner, Sources};
+use taptrail_witness::verify::{Ignore, Interest, Next, Scope, Settling, verify as held_against};
+use tracing::debug;
+
+use self::trail::Trail;
+use crate::Done;
+use crate::cli::{Page, Verify};
+use crate::output::{Failure, print, print_json, style};
+
+/// The exit code when trail and reality differ.
+const DIFFERS: u8 = 1;
+
+/// Where `ip netns` keeps namespaces by name.
+const NAMED: &str = "/run/netns";
+
+pub(crate) fn verify(arguments: &Verify, dirs: &Dirs) -> Done {
+    // Whatever failed, it must not pass for a difference.
+    look(arguments, dirs).map_err(|failure| failure.with_code(Failure::INPUT))
+}
+
+fn look(arguments: &Verify, dirs: &Dirs) -> Done {
+    let scope = Scope {
+        guests: arguments.guest.clone(),
+        pids: arguments.pid.clone(),
+        netns: arguments.netns.as_deref().map(namespace).transpose()?,
+    };
+    let ignore = Ignore::of(&arguments.ignore, &arguments.ignore_pid);
+    let mut scanner = Scanner::new(Sources::of_host(&dirs.state));
+    let mut trail = Trail::new(arguments, dirs);
+    let mut settling = Settling::new(arguments.settle);
+    let mut scan = scan_with(&mut scanner)?;
+    loop {
+        // Read after a first look, which says what of a trail is worth keeping; looked again after that, for
+        // reading takes its time.
+        match trail.read(&Interest::of(&scan)) {
+            Ok(true) => scan = scan_with(&mut scanner)?,
+            Ok(false) => {}
+            Err(failure) => {
+                say(&blind(&rows::blind(&scan, arguments)));
+                return Err(failure);
+            }
+        }
+        let account = held_against(&scan, trail.told(), &ignore);
+        let asked = || account.rows.iter().filter(|row| scope.has(row));
+        let now = Instant::now();
+        match settling.look(asked(), now) {
+            Next::LookAgain(later) => {
+                debug!("Something differs, and may not in a moment: looking again in {later:?}");
+                thread::sleep(later);
+                scan = scan_with(&mut scanner)?;
+            }
+            Next::Tell => {
+                let lasts: Vec<_> = asked().filter(|row| settling.has_lasted(row, now)).collect();
+                let in_motion = asked().count() - lasts.len();
+                return tell(
+                    arguments,
+                    &trail,
+                    &rows::verified(&lasts, in_motion, &scan, arguments, trail.told()),
+                );
+            }
+        }
+    }
+}
+
+fn scan_with(scanner: &mut Scanner) -> anyhow::Result<Scan> {
+    scanner.scan().context("/proc can't be read")
+}
+
+fn tell(arguments: &Verify, trail: &Trail<'_>, verified: &taptrail_report::Verified) -> Done {
+    match arguments.format {
+        Page::Table => print(&verify_table(verified, &style(false)))?,
+        Page::Json => print_json(verified)?,
+    };
+    let unseen = blind(&verified.unseen);
+    say(&unseen);
+    let read = trail.say(arguments.sources.stats);
+    // Descriptors that can't be compared hide copies, and nothing else.
+    if verified.unseen.processes + verified.unseen.places > 0 {
+        return Ok(ExitCode::from(Failure::INPUT));
+    }
+    if read == ExitCode::SUCCESS && verified.devices.iter().any(|row| row.text.is_some()) {
+        return Ok(ExitCode::from(DIFFERS));
+    }
+    Ok(read)
+}
+
+fn say(lines: &[String]) {
+    let text: String = lines.iter().flat_map(|line| ["taptrail: ", line, "\n"]).collect();
+    // Nobody is left to tell when this fails.
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// The inode of a network namespace by its name or path.
+fn namespace(named: &Path) -> Result<u64, Failure> {
+    let path =
+        if named.components().count() > 1 { named.to_owned() } else { PathBuf::from(NAMED).join(named) };
+    let space = NetNs::at(&path).with_context(|| format!("--netns can't be used: {}", path.display()));
+    Ok(space.map_err(Failure::input)?.inode())
+}

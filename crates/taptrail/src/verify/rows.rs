@@ -1,0 +1,94 @@
+//! What was found, in the shape in which it is shown.
+
+use std::collections::BTreeMap;
+
+use taptrail_report::{Blind, GuestSeen, HeldRow, ProcessRow, TrailRead, Verified, VerifiedRow};
+use taptrail_witness::scan::{Held, Holder, Identity, Scan};
+use taptrail_witness::verify::{Matched, Row, Told, Verdict};
+
+use crate::cli::Verify;
+
+/// All of it.
+pub(super) fn verified(
+    rows: &[&Row<'_>],
+    in_motion: usize,
+    scan: &Scan,
+    arguments: &Verify,
+    told: &Told,
+) -> Verified {
+    let mut counts: BTreeMap<&'static str, u64> =
+        Verdict::ALL.iter().map(|verdict| (verdict.as_str(), 0)).collect();
+    for row in rows {
+        *counts.entry(row.verdict.as_str()).or_default() += 1;
+    }
+    Verified {
+        devices: rows.iter().map(|row| shown(row)).collect(),
+        counts,
+        in_motion: in_motion as u64,
+        processes: scan.processes as u64,
+        unseen: blind(scan, arguments),
+        trail: TrailRead {
+            begins: told.begins,
+            records: told.records,
+            other_hosts: told.others.iter().map(ToString::to_string).collect(),
+        },
+    }
+}
+
+/// What could not be seen, as far as it is asked about.
+pub(super) fn blind(scan: &Scan, arguments: &Verify) -> Blind {
+    let Verify { pid: pids, ignore_pid: known, .. } = arguments;
+    let asked = |pid: &&u32| (pids.is_empty() || pids.contains(pid)) && !known.contains(pid);
+    Blind {
+        processes: scan.unseen.processes.iter().filter(asked).count() as u64,
+        places: scan.unseen.places as u64,
+        copies: scan.unseen.copies as u64,
+    }
+}
+
+fn shown(row: &Row<'_>) -> VerifiedRow {
+    VerifiedRow {
+        verdict: row.verdict.as_str(),
+        text: row.text.clone(),
+        process: row.holder.map(process),
+        guest: row.holder.and_then(|holder| holder.guest.as_ref()).map(guest),
+        device: row.held.map(|held| device(held, row)),
+        queues: row.queues,
+        shared_with: row.shared.clone(),
+        matched_by: row.matched.map(Matched::as_str),
+        holding: row.holding.cloned(),
+    }
+}
+
+fn process(holder: &Holder) -> ProcessRow {
+    ProcessRow {
+        pid: holder.process.pid,
+        start_time: holder.process.start_time,
+        started: holder.started,
+        parent: holder.parent,
+        uid: holder.uid,
+        exe: holder.exe.as_ref().map(|exe| exe.display().to_string()),
+        program: holder.program.as_str(),
+        netns: holder.netns,
+    }
+}
+
+fn guest(guest: &Identity) -> GuestSeen {
+    let Identity { name, uuid, by, .. } = guest;
+    GuestSeen { name: name.as_ref().map(ToString::to_string), uuid: *uuid, known_by: by.as_str() }
+}
+
+fn device(held: &Held, row: &Row<'_>) -> HeldRow {
+    let behind = held.behind.as_ref();
+    HeldRow {
+        kind: held.kind.as_str(),
+        path: held.path.display().to_string(),
+        rdev: held.rdev,
+        dev: held.ifname.as_ref().map(ToString::to_string),
+        netns: held.netns,
+        mac: behind.and_then(|behind| behind.mac),
+        bridge: behind.and_then(|behind| behind.master.clone()),
+        lower: behind.and_then(|behind| behind.lower.clone()),
+        fds: row.descriptors.iter().map(|descriptor| descriptor.fd).collect(),
+    }
+}

@@ -1,0 +1,72 @@
+//! The trail, read again when there is more of it.
+
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use taptrail_guest::Dirs;
+use taptrail_report::Stats;
+use taptrail_witness::verify::{Hosts, Interest, Reader, Told};
+
+use crate::cli::Verify;
+use crate::output::Failure;
+use crate::questions::Whole;
+use crate::reading::{self, Extent};
+
+/// A trail as far as it was read.
+pub(super) struct Trail<'a> {
+    arguments: &'a Verify,
+    dirs: &'a Dirs,
+    hosts: Hosts,
+    /// What there was of it, and what of it was kept.
+    read: Option<(Extent, Interest)>,
+    told: Told,
+    whole: Option<Whole>,
+}
+
+impl<'a> Trail<'a> {
+    pub(super) fn new(arguments: &'a Verify, dirs: &'a Dirs) -> Self {
+        let own = arguments.sources.files.is_empty();
+        let hosts = match &arguments.node {
+            Some(name) => Hosts::Named(name.clone()),
+            None if own => Hosts::Named(reading::this_host(&arguments.sources)),
+            None => Hosts::Any,
+        };
+        Self { arguments, dirs, hosts, read: None, told: Told::default(), whole: None }
+    }
+
+    pub(super) fn told(&self) -> &Told {
+        &self.told
+    }
+
+    /// Reads it, unless nothing has come since, and what is of interest was kept.
+    pub(super) fn read(&mut self, interest: &Interest) -> Result<bool, Failure> {
+        let sources = &self.arguments.sources;
+        // Taken before it is read: what comes meanwhile is read again.
+        let extent = Extent::of(sources, self.dirs);
+        match &self.read {
+            // Standard input is read but once.
+            Some(_) if sources.files.iter().any(|file| file.as_os_str() == "-") => return Ok(false),
+            Some((before, kept)) if *before == extent && kept.covers(interest) => return Ok(false),
+            _ => {}
+        }
+        let begun = Instant::now();
+        let mut reader = Reader::new(self.hosts.clone(), interest.clone());
+        let mut used = 0;
+        let outcome = reading::entries(sources, self.dirs, &mut |entry| {
+            used += 1;
+            reader.feed(entry);
+            ControlFlow::Continue(())
+        })?;
+        self.told = reader.finish();
+        let stats = Stats { input: outcome.input, used, foreign: 0, took: begun.elapsed() };
+        self.whole = Some(Whole::of(outcome, stats));
+        self.read = Some((extent, interest.clone()));
+        Ok(true)
+    }
+
+    /// Says what of it could not be read; the exit code is that of the reading.
+    pub(super) fn say(&self, stats: bool) -> ExitCode {
+        self.whole.as_ref().map_or(ExitCode::SUCCESS, |whole| whole.say(stats))
+    }
+}

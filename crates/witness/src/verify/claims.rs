@@ -1,0 +1,46 @@
+//! Which process is the one that a holding means.
+
+use jiff::SignedDuration;
+use taptrail_trail::Holding;
+
+use crate::scan::Holder;
+
+/// How much later than its grant was recorded a process may seem to have started: clocks are set.
+const SLACK: SignedDuration = SignedDuration::from_secs(30);
+
+/// The holder that a holding means, by its place among `holders`.
+pub(super) fn claimant(holders: &[Holder], holding: &Holding) -> Option<usize> {
+    if let Some(pid) = holding.pid {
+        return holders.iter().position(|holder| holder.process.pid == pid && may_be(holder, holding));
+    }
+    // Where no record tells a pid. A child of QEMU's shows the same command line.
+    let named = |holder: &Holder| uuid(holder) == Some(holding.guest.uuid) && may_be(holder, holding);
+    let is_child = |holder: &Holder| {
+        holders.iter().any(|other| Some(other.process.pid) == holder.parent && uuid(other) == uuid(holder))
+    };
+    let (place, _) =
+        holders.iter().enumerate().filter(|(_, holder)| named(holder)).min_by_key(|(_, holder)| {
+            let by = holder.guest.as_ref().map(|guest| guest.by);
+            (by, is_child(holder), holder.process.start_time)
+        })?;
+    Some(place)
+}
+
+/// Whether a process with the right pid is the right one: it may be a later one's, and another guest's.
+fn may_be(holder: &Holder, holding: &Holding) -> bool {
+    let in_time = match (holder.started, holding.granted) {
+        (Some(started), Some(granted)) => started.duration_since(granted) <= SLACK,
+        _ => true,
+    };
+    in_time && uuid(holder).is_none_or(|uuid| uuid == holding.guest.uuid)
+}
+
+/// Whether a process runs the guest of a holding, as far as is told.
+pub(super) fn runs_guest_of(holder: &Holder, holding: &Holding) -> bool {
+    let known = uuid(holder) == Some(holding.guest.uuid) || holding.pid == Some(holder.process.pid);
+    known && may_be(holder, holding)
+}
+
+fn uuid(holder: &Holder) -> Option<uuid::Uuid> {
+    holder.guest.as_ref().and_then(|guest| guest.uuid)
+}

@@ -1,0 +1,63 @@
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+
+use crate::scan::Holder;
+
+/// Programs and processes that are known to hold devices of their own, which no trail tells of: a VPN's.
+///
+/// A process runs such a program when its file is the very same, or, where that was replaced by an update,
+/// when it is in our mount namespace and the kernel shows the path: elsewhere a path may be anything.
+#[derive(Debug, Clone, Default)]
+pub struct Ignore {
+    paths: HashSet<PathBuf>,
+    /// Device and inode.
+    files: HashSet<(u64, u64)>,
+    mounts: Option<u64>,
+    pids: HashSet<u32>,
+}
+
+impl Ignore {
+    /// These programs, of which one that is not there now is known by its path; and these processes.
+    pub fn of(paths: &[PathBuf], pids: &[u32]) -> Self {
+        let file = |path: &PathBuf| fs::metadata(path).ok().map(|about| (about.dev(), about.ino()));
+        // As the kernel shows it: links are followed.
+        let real = |path: &PathBuf| fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+        Self {
+            files: paths.iter().filter_map(file).collect(),
+            paths: paths.iter().map(real).collect(),
+            mounts: mounts("self").ok(),
+            pids: pids.iter().copied().collect(),
+        }
+    }
+
+    /// Whether a process runs one of them.
+    pub(super) fn has(&self, holder: &Holder) -> bool {
+        if self.pids.contains(&holder.process.pid) {
+            return true;
+        }
+        if self.paths.is_empty() {
+            return false;
+        }
+        let pid = holder.process.pid.to_string();
+        let same = fs::metadata(format!("/proc/{pid}/exe"))
+            .is_ok_and(|about| self.files.contains(&(about.dev(), about.ino())));
+        let shown = || {
+            let exe = holder.exe.as_ref()?.to_str()?;
+            let exe = exe.strip_suffix(" (deleted)").unwrap_or(exe);
+            Some(
+                self.mounts.is_some()
+                    && mounts(&pid).ok() == self.mounts
+                    && self.paths.contains(exe.as_ref() as &std::path::Path),
+            )
+        };
+        same || shown().unwrap_or(false)
+    }
+}
+
+/// The mount namespace of a process.
+fn mounts(pid: &str) -> io::Result<u64> {
+    Ok(fs::metadata(format!("/proc/{pid}/ns/mnt"))?.ino())
+}

@@ -1,0 +1,307 @@
+//! What processes hold, beside what a trail tells: each device accounted for, or what is wrong with it.
+//!
+//! ```text
+//!   Scan ───┐                         ┌─ accounted: a record grants it to this process
+//!           ├─▶ verify ─▶ Row for each┼─ unaccounted, held after its release, held by another
+//!   Told ───┘            device       └─ missing: told as held, and nobody holds it
+//! ```
+//!
+//! A process is the one that a record means by its pid, unless it started later or runs another guest; where
+//! no record tells a pid, by the guest that it runs. A device of that process is the one that a record means by
+//! its name or number, by the name that libvirt has written down for its address, by that address, or, where
+//! its link is out of sight, because no other is left. vhost-nets say nothing of themselves and are counted.
+//!
+//! Log and processes are not read at one moment: a difference is one when it lasts ([`Settling`]).
+
+mod bind;
+mod claims;
+mod ignore;
+mod scope;
+mod settling;
+mod shared;
+#[cfg(test)]
+mod tests;
+mod text;
+mod told;
+
+use std::collections::{HashMap, HashSet};
+
+use taptrail_kernel::proc::HeldKind;
+use taptrail_record::{DeviceKind, MacAddr};
+use taptrail_trail::{Certainty, Holding, State};
+use uuid::Uuid;
+
+use crate::scan::{Descriptor, Held, Holder, Scan};
+
+pub use self::ignore::Ignore;
+pub use self::scope::Scope;
+pub use self::settling::{Next, Settling};
+pub use self::told::{Hosts, Interest, Reader, Told};
+
+use self::bind::{Bound, Part, bind, means};
+use self::claims::{claimant, runs_guest_of};
+use self::shared::{Common, Shared, commons};
+
+/// What came of holding the two against each other.
+#[derive(Debug, Clone)]
+pub struct Account<'a> {
+    /// Devices that are held, process by process, and then what is missing.
+    pub rows: Vec<Row<'a>>,
+}
+
+/// One device of one process, or some of its queues; or a holding that nobody has.
+#[derive(Debug, Clone)]
+pub struct Row<'a> {
+    /// What is to be said of it.
+    pub verdict: Verdict,
+    /// The process that holds it; none for what is missing.
+    pub holder: Option<&'a Holder>,
+    /// What it holds.
+    pub held: Option<&'a Held>,
+    /// Which descriptors there.
+    pub descriptors: Vec<Descriptor>,
+    /// How many queues: of what is missing, those that are.
+    pub queues: u32,
+    /// What the trail tells of it.
+    pub holding: Option<&'a Holding>,
+    /// By what the two are known to be one.
+    pub matched: Option<Matched>,
+    /// Other processes that have the same open file, or the same interface.
+    pub shared: Vec<u32>,
+    /// One sentence for people, of what is not as it should be.
+    pub text: Option<String>,
+}
+
+/// What is to be said of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verdict {
+    /// A record grants it to the process that holds it.
+    Accounted,
+    /// It is held, and no record grants it.
+    Unaccounted,
+    /// The trail tells it as held, and the process that it names does not hold it.
+    Missing,
+    /// The trail tells its release, and it is held.
+    AfterRelease,
+    /// It is granted to one process, and another has it, too, or instead.
+    HeldByAnother,
+    /// No trail tells of devices of its kind.
+    Untold,
+    /// Nobody accounts for it, and its program is one that is known to.
+    Ignored,
+}
+
+impl Verdict {
+    /// All, in the order in which they are told.
+    pub const ALL: [Self; 7] = [
+        Self::Accounted,
+        Self::Unaccounted,
+        Self::Missing,
+        Self::AfterRelease,
+        Self::HeldByAnother,
+        Self::Untold,
+        Self::Ignored,
+    ];
+
+    /// The word in JSON and tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accounted => "accounted",
+            Self::Unaccounted => "unaccounted",
+            Self::Missing => "missing",
+            Self::AfterRelease => "held-after-release",
+            Self::HeldByAnother => "held-by-another",
+            Self::Untold => "not-audited",
+            Self::Ignored => "ignored",
+        }
+    }
+
+    /// Whether trail and reality differ.
+    pub fn is_difference(self) -> bool {
+        matches!(self, Self::Unaccounted | Self::Missing | Self::AfterRelease | Self::HeldByAnother)
+    }
+}
+
+/// By what a device and a holding are known to be one, the surest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Matched {
+    /// The record names its interface, or a macvtap's number.
+    Name,
+    /// libvirt has written down which address the interface is of.
+    Libvirt,
+    /// The interface has the guest's address.
+    Mac,
+    /// The interface is out of sight, and no other device of its kind is left.
+    Elimination,
+    /// It is one of as many vhost-nets as the trail tells.
+    Count,
+}
+
+impl Matched {
+    /// The word in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Libvirt => "libvirt",
+            Self::Mac => "mac",
+            Self::Elimination => "elimination",
+            Self::Count => "count",
+        }
+    }
+}
+
+/// Holds what is seen against what is told.
+pub fn verify<'a>(scan: &'a Scan, told: &'a Told, ignore: &Ignore) -> Account<'a> {
+    let mut claimed: HashMap<usize, Vec<&Holding>> = HashMap::new();
+    let mut missing = Vec::new();
+    for holding in told.holdings.iter().filter(|holding| holding.state == State::Held) {
+        match claimant(&scan.holders, holding) {
+            Some(place) => claimed.entry(place).or_default().push(holding),
+            None => missing.push((holding, holding.queues.max(1))),
+        }
+    }
+    let shared = Shared::of(scan);
+    let mut rows = Vec::new();
+    let mut left = Vec::new();
+    for (place, holder) in scan.holders.iter().enumerate() {
+        let holdings = claimed.remove(&place).unwrap_or_default();
+        let Bound { accounted, left: unexplained, lacking } = bind(holder, &holdings);
+        missing.extend(lacking);
+        for (part, holding, matched) in accounted {
+            let row = Row { holding: Some(holding), matched: Some(matched), ..row(holder, &part, &shared) };
+            rows.push(Row { verdict: Verdict::Accounted, ..row });
+        }
+        left.extend(unexplained.into_iter().map(|part| (holder, part)));
+    }
+    let owners = Owners::of(&rows);
+    let missing = without_doubtful(missing, &rows);
+    let judge = Judge { told, owners: &owners, missing: &missing, ignore };
+    let mut unexplained: Vec<Row<'_>> =
+        left.iter().map(|(holder, part)| judge.judged(holder, part, row(holder, part, &shared))).collect();
+    rows.append(&mut unexplained);
+    rows.sort_by_key(|row| row.holder.map(|holder| holder.process.pid));
+    rows.extend(missing.into_iter().map(|(holding, queues)| absent(holding, queues, scan)));
+    Account { rows }
+}
+
+fn row<'a>(holder: &'a Holder, part: &Part<'a>, shared: &Shared) -> Row<'a> {
+    Row {
+        verdict: Verdict::Unaccounted,
+        holder: Some(holder),
+        held: Some(part.held),
+        descriptors: part.files.iter().flatten().copied().collect(),
+        queues: part.queues(),
+        holding: None,
+        matched: None,
+        shared: shared.with(holder, part),
+        text: None,
+    }
+}
+
+fn absent<'a>(holding: &'a Holding, queues: u32, scan: &Scan) -> Row<'a> {
+    Row {
+        verdict: Verdict::Missing,
+        holder: None,
+        held: None,
+        descriptors: Vec::new(),
+        queues,
+        holding: Some(holding),
+        matched: None,
+        shared: Vec::new(),
+        text: Some(text::missing(holding, scan)),
+    }
+}
+
+/// Of interfaces with one MAC a trail does not tell which was released: those that are gone are no
+/// difference, as long as one is there.
+fn without_doubtful<'a>(missing: Vec<(&'a Holding, u32)>, rows: &[Row<'_>]) -> Vec<(&'a Holding, u32)> {
+    type Alike = (Uuid, MacAddr, DeviceKind);
+    let alike = |holding: &Holding| -> Alike { (holding.guest.uuid, holding.mac, holding.device.kind) };
+    let mut there: HashSet<Alike> = rows.iter().filter_map(|row| row.holding).map(alike).collect();
+    let certain = |holding: &Holding| holding.certainty != Certainty::Ambiguous;
+    missing.into_iter().filter(|(holding, _)| certain(holding) || there.insert(alike(holding))).collect()
+}
+
+/// Who is granted what can be known in another process.
+struct Owners<'a>(HashMap<Common, (&'a Holder, &'a Holding)>);
+
+impl<'a> Owners<'a> {
+    fn of(rows: &[Row<'a>]) -> Self {
+        let mut owners = HashMap::new();
+        for row in rows {
+            let (Some(holder), Some(held), Some(holding)) = (row.holder, row.held, row.holding) else {
+                continue;
+            };
+            let files = row.descriptors.iter().map(|descriptor| vec![*descriptor]).collect();
+            for common in commons(holder, &Part { held, files }) {
+                owners.insert(common, (holder, holding));
+            }
+        }
+        Self(owners)
+    }
+
+    /// The other process that a part belongs to, and whether by one open file.
+    fn of_part(&self, holder: &Holder, part: &Part<'_>) -> Option<(&'a Holder, &'a Holding, bool)> {
+        commons(holder, part).find_map(|common| {
+            let (owner, holding) = self.0.get(&common)?;
+            (owner.process != holder.process).then_some((*owner, *holding, matches!(common, Common::File(_))))
+        })
+    }
+
+    /// Whether a part is of a device that its own process is granted.
+    fn is_own(&self, holder: &Holder, part: &Part<'_>) -> bool {
+        let mut owners = commons(holder, part).filter_map(|common| self.0.get(&common));
+        owners.any(|(owner, _)| owner.process == holder.process)
+    }
+}
+
+/// What is to be said of devices that no record grants to who holds them.
+struct Judge<'a, 'b> {
+    told: &'a Told,
+    owners: &'b Owners<'a>,
+    missing: &'b [(&'a Holding, u32)],
+    ignore: &'b Ignore,
+}
+
+impl<'a> Judge<'a, '_> {
+    fn judged(&self, holder: &'a Holder, part: &Part<'a>, row: Row<'a>) -> Row<'a> {
+        if let Some((owner, holding, copy)) = self.owners.of_part(holder, part) {
+            let text = Some(text::of_another(holder, part, owner, holding, copy));
+            return Row { verdict: Verdict::HeldByAnother, holding: Some(holding), text, ..row };
+        }
+        let HeldKind::Raw(kind) = part.held.kind else { return Row { verdict: Verdict::Untold, ..row } };
+        if let Some(holding) =
+            self.missing.iter().map(|(holding, _)| *holding).find(|of| is_of(holder, part, of))
+        {
+            let text = Some(text::instead(holder, part, holding));
+            return Row { verdict: Verdict::HeldByAnother, holding: Some(holding), text, ..row };
+        }
+        let latest = |state| self.told.holdings.iter().rev().filter(move |of| of.state == state);
+        let released = |holding: &&Holding| {
+            is_of(holder, part, holding)
+                || kind == DeviceKind::VhostNet
+                    && holding.device.kind == kind
+                    && runs_guest_of(holder, holding)
+        };
+        if !self.owners.is_own(holder, part)
+            && let Some(holding) = latest(State::Released).find(released)
+        {
+            let text = Some(text::after_release(holder, part, holding));
+            return Row { verdict: Verdict::AfterRelease, holding: Some(holding), text, ..row };
+        }
+        if self.ignore.has(holder) {
+            return Row { verdict: Verdict::Ignored, ..row };
+        }
+        let opened = latest(State::NeverGranted).find(|holding| is_of(holder, part, holding));
+        let text = Some(text::unaccounted(holder, part, opened, self.told.begins));
+        Row { holding: opened, text, ..row }
+    }
+}
+
+/// Whether a part is of what a holding means, whoever holds it.
+///
+/// Names are given anew: in another process than the guest's it has to have the guest's address, too.
+fn is_of(holder: &Holder, part: &Part<'_>, holding: &Holding) -> bool {
+    let by = |matched| means(holder, part.held, holding, matched);
+    by(Matched::Mac) || by(Matched::Libvirt) || runs_guest_of(holder, holding) && by(Matched::Name)
+}

@@ -1,0 +1,194 @@
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use compact_str::CompactString;
+use taptrail_kernel::proc::{HeldKind, ProcessId};
+use taptrail_record::{DeviceKind, MacAddr, Rdev};
+use uuid::Uuid;
+
+use super::{Row, Verdict};
+
+/// How soon is looked again at first; each time twice as late, up to [`LATEST`].
+const SOONEST: Duration = Duration::from_millis(100);
+const LATEST: Duration = Duration::from_secs(1);
+
+/// Which differences last. A guest that starts or stops meanwhile is none: libvirt records a start up to half
+/// a second after QEMU has its devices, and a stop a second or two after they are gone.
+#[derive(Debug)]
+pub struct Settling {
+    patience: Duration,
+    begun: Instant,
+    since: HashMap<Key, Instant>,
+    looks: u32,
+}
+
+/// What to do after a look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Tell it.
+    Tell,
+    /// Look again, so much later.
+    LookAgain(Duration),
+}
+
+/// One difference, however often it is seen.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    verdict: Verdict,
+    process: Option<ProcessId>,
+    device: Option<(HeldKind, Rdev, Option<CompactString>)>,
+    told: Option<(Uuid, MacAddr, DeviceKind, Option<u32>)>,
+    queues: u32,
+}
+
+impl Key {
+    fn of(row: &Row<'_>) -> Self {
+        let ifname = |name: &taptrail_record::IfName| CompactString::from(name.as_str());
+        Self {
+            verdict: row.verdict,
+            process: row.holder.map(|holder| holder.process),
+            device: row.held.map(|held| (held.kind, held.rdev, held.ifname.as_ref().map(ifname))),
+            told: row.holding.map(|of| (of.guest.uuid, of.mac, of.device.kind, of.pid)),
+            queues: row.queues,
+        }
+    }
+}
+
+impl Settling {
+    /// A difference has to last so long.
+    pub fn new(patience: Duration) -> Self {
+        Self { patience, begun: Instant::now(), since: HashMap::new(), looks: 0 }
+    }
+
+    /// Takes what is seen now.
+    ///
+    /// Where new differences come all the time, it ends after twice the patience: those that did not
+    /// last are not told then.
+    pub fn look<'a>(&mut self, rows: impl Iterator<Item = &'a Row<'a>>, now: Instant) -> Next {
+        let before = std::mem::take(&mut self.since);
+        let keys = rows.filter(|row| row.verdict.is_difference()).map(Key::of);
+        self.since = keys
+            .map(|key| (before.get(&key).copied().unwrap_or(now), key))
+            .map(|(since, key)| (key, since))
+            .collect();
+        self.looks += 1;
+        let youngest = self.since.values().map(|since| now.saturating_duration_since(*since)).min();
+        let Some(age) = youngest.filter(|age| *age < self.patience) else { return Next::Tell };
+        let end = self.begun + self.patience * 2;
+        if now >= end {
+            return Next::Tell;
+        }
+        let pause = SOONEST.saturating_mul(1 << self.looks.min(8).saturating_sub(1)).min(LATEST);
+        Next::LookAgain(pause.min(self.patience - age).min(end - now))
+    }
+
+    /// Whether a row, of the last look, has lasted; what is no difference has.
+    pub fn has_lasted(&self, row: &Row<'_>, now: Instant) -> bool {
+        let age = |since: &Instant| now.saturating_duration_since(*since);
+        !row.verdict.is_difference()
+            || self.since.get(&Key::of(row)).is_some_and(|since| age(since) >= self.patience)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scan::{Held, Holder, Program};
+
+    const PATIENCE: Duration = Duration::from_secs(3);
+
+    fn holder(pid: u32) -> Holder {
+        let held = Held {
+            kind: HeldKind::Raw(DeviceKind::Tun),
+            path: "/dev/net/tun".into(),
+            rdev: Rdev::TUN,
+            ifname: None,
+            netns: None,
+            behind: None,
+            descriptors: Vec::new(),
+        };
+        Holder {
+            process: ProcessId { pid, start_time: 1 },
+            started: None,
+            parent: None,
+            uid: None,
+            exe: None,
+            program: Program::Other,
+            guest: None,
+            netns: None,
+            devices: vec![held],
+        }
+    }
+
+    fn row(verdict: Verdict, holder: &Holder) -> Row<'_> {
+        Row {
+            verdict,
+            holder: Some(holder),
+            held: holder.devices.first(),
+            descriptors: Vec::new(),
+            queues: 1,
+            holding: None,
+            matched: None,
+            shared: Vec::new(),
+            text: None,
+        }
+    }
+
+    #[test]
+    fn what_is_accounted_for_is_told_at_once() {
+        let holder = holder(1);
+        let rows = [row(Verdict::Accounted, &holder), row(Verdict::Ignored, &holder)];
+        let mut settling = Settling::new(PATIENCE);
+        let now = settling.begun;
+        assert_eq!(settling.look(rows.iter(), now), Next::Tell);
+        assert!(rows.iter().all(|row| settling.has_lasted(row, now)));
+    }
+
+    #[test]
+    fn a_difference_is_told_when_it_has_lasted() {
+        let holder = holder(1);
+        let rows = [row(Verdict::Unaccounted, &holder)];
+        let mut settling = Settling::new(PATIENCE);
+        let (mut now, mut looks) = (settling.begun, 0);
+        while let Next::LookAgain(later) = settling.look(rows.iter(), now) {
+            assert!(!settling.has_lasted(&rows[0], now) && later <= LATEST);
+            now += later;
+            looks += 1;
+        }
+        assert_eq!((now - settling.begun, looks), (PATIENCE, 6));
+        assert!(settling.has_lasted(&rows[0], now));
+        // Without patience the first look is told.
+        assert_eq!(Settling::new(Duration::ZERO).look(rows.iter(), now), Next::Tell);
+    }
+
+    #[test]
+    fn one_that_goes_and_comes_back_is_young_again() {
+        let holder = holder(1);
+        let rows = [row(Verdict::Missing, &holder)];
+        let mut settling = Settling::new(PATIENCE);
+        let begun = settling.begun;
+        assert!(matches!(settling.look(rows.iter(), begun), Next::LookAgain(_)));
+        assert_eq!(settling.look([].iter(), begun + PATIENCE / 2), Next::Tell);
+        assert!(matches!(settling.look(rows.iter(), begun + PATIENCE), Next::LookAgain(_)));
+    }
+
+    #[test]
+    fn where_new_ones_come_all_the_time_it_ends_and_the_young_are_not_told() {
+        let holders: Vec<_> = (1..1000).map(holder).collect();
+        let mut settling = Settling::new(PATIENCE);
+        let mut now = settling.begun;
+        let mut last = None;
+        for later in &holders[1..] {
+            let rows = [row(Verdict::Unaccounted, &holders[0]), row(Verdict::Unaccounted, later)];
+            let next = settling.look(rows.iter(), now);
+            last = Some(rows.clone());
+            match next {
+                Next::Tell => break,
+                Next::LookAgain(pause) => now += pause,
+            }
+        }
+        assert_eq!(now - settling.begun, PATIENCE * 2);
+        let [old, young] = last.unwrap();
+        assert!(settling.has_lasted(&old, now) && !settling.has_lasted(&young, now));
+    }
+}

@@ -1,0 +1,388 @@
+//! Scans and trails made by hand, beside each other.
+
+use jiff::Timestamp;
+use taptrail_kernel::proc::{HeldKind, ProcessId};
+use taptrail_record::{Device, DeviceKind, GuestId, MacAddr, Rdev};
+use taptrail_trail::{Certainty, EndedBy, Holding, State};
+use uuid::Uuid;
+
+use super::*;
+use crate::scan::{Behind, Identity, KnownBy, Named, Program};
+
+/// Pids that no process has: the kernel's highest is 4,194,304.
+const QEMU: u32 = 1_000_000_001;
+const OTHER: u32 = 1_000_000_002;
+
+const NETNS: u64 = 4_026_531_840;
+const MACVTAP: Rdev = Rdev { major: 246, minor: 7 };
+
+fn mac(last: u8) -> MacAddr {
+    MacAddr::kvm([0, 0, last])
+}
+
+fn uuid() -> Uuid {
+    Uuid::from_u128(1)
+}
+
+fn time(second: i64) -> Timestamp {
+    Timestamp::from_second(1_795_460_000 + second).unwrap()
+}
+
+fn files(numbers: &[u32]) -> Vec<Descriptor> {
+    (10..).zip(numbers).map(|(fd, file)| Descriptor { fd, file: Some(*file) }).collect()
+}
+
+/// A tap of the guest's interface with this MAC.
+fn tap(name: &str, last: u8, numbers: &[u32]) -> Held {
+    Held {
+        kind: HeldKind::Raw(DeviceKind::Tun),
+        path: "/dev/net/tun".into(),
+        rdev: Rdev::TUN,
+        ifname: name.parse().ok(),
+        netns: Some(NETNS),
+        behind: Some(Behind {
+            index: 7,
+            mac: Some(mac(last).host_side()),
+            up: true,
+            master: Some("br0".into()),
+            lower: None,
+            ethernet: true,
+        }),
+        descriptors: files(numbers),
+    }
+}
+
+fn macvtap(name: &str, last: u8, number: u32) -> Held {
+    let tap = tap(name, last, &[number]);
+    let behind = tap.behind.clone().map(|behind| Behind { mac: Some(mac(last)), ..behind });
+    let (kind, path) = (HeldKind::Raw(DeviceKind::Macvtap), "/dev/tap7".into());
+    Held { kind, path, rdev: MACVTAP, behind, ..tap }
+}
+
+fn vhosts(numbers: &[u32]) -> Held {
+    let kind = HeldKind::Raw(DeviceKind::VhostNet);
+    let (path, rdev, descriptors) = ("/dev/vhost-net".into(), Rdev::VHOST_NET, files(numbers));
+    Held { kind, path, rdev, ifname: None, netns: None, behind: None, descriptors }
+}
+
+fn process(pid: u32, devices: Vec<Held>) -> Holder {
+    Holder {
+        process: ProcessId { pid, start_time: u64::from(pid) },
+        started: Some(time(0)),
+        parent: Some(1),
+        uid: Some(0),
+        exe: Some("/usr/bin/x".into()),
+        program: Program::Other,
+        guest: None,
+        netns: Some(NETNS),
+        devices,
+    }
+}
+
+fn qemu(devices: Vec<Held>) -> Holder {
+    let (name, uuid, by) = (Some("web1".into()), Some(uuid()), KnownBy::CommandLine);
+    let guest = Some(Identity { name, uuid, by, interfaces: Vec::new() });
+    Holder { guest, ..process(QEMU, devices) }
+}
+
+fn scan(holders: Vec<Holder>) -> Scan {
+    Scan { processes: holders.len(), holders, ..Scan::default() }
+}
+
+/// As taptrail's own records tell it.
+fn exact(last: u8, device: Device, queues: u32) -> Holding {
+    Holding {
+        host: "h1".into(),
+        guest: GuestId { name: "web1".into(), uuid: uuid() },
+        mac: mac(last),
+        device,
+        queues,
+        opened: Some(time(1)),
+        granted: Some(time(2)),
+        released: None,
+        last_seen: None,
+        state: State::Held,
+        ended_by: None,
+        certainty: Certainty::Definitive,
+        pid: Some(QEMU),
+        proof: Vec::new(),
+    }
+}
+
+/// As libvirt's records tell it: a tap has no name, and queues no number.
+fn inferred(last: u8, device: Device) -> Holding {
+    Holding { certainty: Certainty::Inferred, ..exact(last, device, 1) }
+}
+
+fn tun(name: Option<&str>) -> Device {
+    Device::new("/dev/net/tun", Some(Rdev::TUN), name.map(Into::into))
+}
+
+fn vhost() -> Device {
+    Device::new("/dev/vhost-net", Some(Rdev::VHOST_NET), None)
+}
+
+fn released(holding: Holding) -> Holding {
+    let (state, ended_by) = (State::Released, Some(EndedBy::Detach));
+    Holding { state, ended_by, released: Some(time(9)), ..holding }
+}
+
+/// The rows, a short line each.
+fn lines(holders: Vec<Holder>, holdings: Vec<Holding>) -> Vec<String> {
+    let told = Told { holdings, ..Told::default() };
+    let scan = scan(holders);
+    let account = verify(&scan, &told, &Ignore::default());
+    let line = |row: &Row<'_>| {
+        let device = row.held.map_or_else(
+            || row.holding.map(|holding| format!("{} {}", holding.device.kind, holding.mac.0[5])),
+            |held| Some(held.ifname.as_ref().map_or(held.kind.to_string(), ToString::to_string)),
+        );
+        let matched = row.matched.map(|matched| format!(" by {}", matched.as_str())).unwrap_or_default();
+        format!("{} {} x{}{matched}", row.verdict.as_str(), device.unwrap(), row.queues)
+    };
+    account.rows.iter().map(line).collect()
+}
+
+#[test]
+fn what_the_trail_names_is_accounted_for_by_name() {
+    let device = Device::new("/dev/tap7", Some(MACVTAP), Some("macvtap0".into()));
+    let held = vec![tap("vnet0", 1, &[0, 1]), macvtap("macvtap0", 2, 2)];
+    let told = vec![exact(1, tun(Some("vnet0")), 2), exact(2, device, 1)];
+    assert_eq!(
+        lines(vec![qemu(held)], told),
+        ["accounted vnet0 x2 by name", "accounted macvtap0 x1 by name"]
+    );
+}
+
+#[test]
+fn libvirts_one_record_accounts_for_all_queues() {
+    let held = vec![tap("vnet0", 1, &[0, 1, 2, 3]), macvtap("macvtap4", 2, 4), vhosts(&[5, 6, 7, 8, 9])];
+    let macvtap = Device::new("macvtap4", None, None);
+    let told = vec![inferred(1, tun(None)), inferred(1, vhost()), inferred(2, macvtap), inferred(2, vhost())];
+    assert_eq!(
+        lines(vec![qemu(held)], told),
+        [
+            "accounted macvtap4 x1 by name",
+            "accounted vnet0 x4 by mac",
+            "accounted vhost-net x4 by count",
+            "accounted vhost-net x1 by count"
+        ]
+    );
+}
+
+#[test]
+fn a_queue_more_than_taptrail_recorded_is_unaccounted_and_one_less_is_missing() {
+    let told = || vec![exact(1, tun(Some("vnet0")), 2), exact(1, vhost(), 2)];
+    let held = vec![tap("vnet0", 1, &[0, 1, 2]), vhosts(&[3])];
+    assert_eq!(
+        lines(vec![qemu(held)], told()),
+        [
+            "accounted vnet0 x2 by name",
+            "accounted vhost-net x1 by count",
+            "unaccounted vnet0 x1",
+            "missing vhost-net 1 x1"
+        ]
+    );
+    // A descriptor duplicated is no queue more.
+    let mut twice = tap("vnet0", 1, &[0, 1]);
+    twice.descriptors.push(Descriptor { fd: 99, file: Some(1) });
+    assert_eq!(
+        lines(vec![qemu(vec![twice, vhosts(&[3, 4])])], told()),
+        ["accounted vnet0 x2 by name", "accounted vhost-net x2 by count"]
+    );
+}
+
+#[test]
+fn vhost_nets_are_shared_out_so_that_each_interface_has_one() {
+    let held = || vec![tap("vnet0", 1, &[0, 1]), tap("vnet1", 2, &[2, 3]), vhosts(&[4, 5, 6])];
+    let tell =
+        || vec![inferred(1, tun(None)), inferred(2, tun(None)), inferred(1, vhost()), inferred(2, vhost())];
+    let found = lines(vec![qemu(held())], tell());
+    assert_eq!(found[2..], ["accounted vhost-net x2 by count", "accounted vhost-net x1 by count"]);
+    // One that there is none for is missing.
+    let held = vec![tap("vnet0", 1, &[0, 1]), tap("vnet1", 2, &[2, 3]), vhosts(&[4])];
+    let found = lines(vec![qemu(held)], tell());
+    assert_eq!(found[2..], ["accounted vhost-net x1 by count", "missing vhost-net 2 x1"]);
+}
+
+#[test]
+fn a_renamed_tap_is_known_by_its_address_and_a_strangers_is_not_taken_for_it() {
+    let told = || vec![exact(1, tun(Some("vnet0")), 1)];
+    let renamed = vec![tap("uplink", 1, &[0])];
+    assert_eq!(lines(vec![qemu(renamed)], told()), ["accounted uplink x1 by mac"]);
+    let strange = vec![tap("tap0", 9, &[0])];
+    assert_eq!(lines(vec![qemu(strange)], told()), ["unaccounted tap0 x1", "missing tun 1 x1"]);
+}
+
+#[test]
+fn a_tap_of_another_address_is_known_by_what_libvirt_wrote_down() {
+    let mut guest = qemu(vec![tap("mytap", 9, &[0])]);
+    let named = Named { mac: mac(1), ifname: "mytap".parse().unwrap() };
+    guest.guest.as_mut().unwrap().interfaces.push(named);
+    assert_eq!(lines(vec![guest], vec![inferred(1, tun(None))]), ["accounted mytap x1 by libvirt"]);
+}
+
+#[test]
+fn a_device_whose_link_is_gone_is_the_one_that_is_left() {
+    let mut gone = tap("vnet0", 1, &[0]);
+    (gone.ifname, gone.behind, gone.netns) = (None, None, None);
+    let told = vec![exact(1, tun(Some("vnet0")), 1)];
+    assert_eq!(lines(vec![qemu(vec![gone])], told), ["accounted tun x1 by elimination"]);
+}
+
+#[test]
+fn what_nobody_holds_is_missing() {
+    let told = || vec![exact(1, tun(Some("vnet0")), 2)];
+    assert_eq!(lines(vec![], told()), ["missing tun 1 x2"]);
+    assert_eq!(
+        lines(vec![qemu(vec![vhosts(&[0])])], told()),
+        ["unaccounted vhost-net x1", "missing tun 1 x2"]
+    );
+}
+
+#[test]
+fn a_pid_that_is_another_guests_by_now_holds_nothing_for_this_one() {
+    let told = || vec![exact(1, tun(Some("vnet0")), 1)];
+    let mut later = qemu(vec![tap("vnet0", 3, &[0])]);
+    later.started = Some(time(100));
+    assert_eq!(lines(vec![later.clone()], told()), ["unaccounted vnet0 x1", "missing tun 1 x1"]);
+    later.started = Some(time(0));
+    later.guest.as_mut().unwrap().uuid = Some(Uuid::from_u128(2));
+    assert_eq!(lines(vec![later], told()), ["unaccounted vnet0 x1", "missing tun 1 x1"]);
+}
+
+#[test]
+fn without_a_pid_it_is_the_guests_first_process() {
+    let told = Holding { pid: None, ..inferred(1, tun(None)) };
+    let parent = qemu(vec![tap("vnet0", 1, &[0])]);
+    let mut child = qemu(vec![tap("vnet0", 1, &[0])]);
+    child.process = ProcessId { pid: OTHER, start_time: 1 };
+    child.parent = Some(QEMU);
+    let found = lines(vec![parent, child], vec![told]);
+    assert_eq!(found, ["accounted vnet0 x1 by mac", "held-by-another vnet0 x1"]);
+}
+
+#[test]
+fn a_copy_and_a_queue_in_another_process_are_held_by_another() {
+    let told = || vec![exact(1, tun(Some("vnet0")), 1), exact(1, vhost(), 1)];
+    let guest = || qemu(vec![tap("vnet0", 1, &[0]), vhosts(&[1])]);
+    let copies = process(OTHER, vec![tap("vnet0", 1, &[0]), vhosts(&[1])]);
+    let found = lines(vec![guest(), copies], told());
+    assert_eq!(found[2..], ["held-by-another vnet0 x1", "held-by-another vhost-net x1"]);
+    let opened = process(OTHER, vec![tap("vnet0", 1, &[2]), vhosts(&[3])]);
+    let found = lines(vec![guest(), opened], told());
+    assert_eq!(found[2..], ["held-by-another vnet0 x1", "unaccounted vhost-net x1"]);
+}
+
+#[test]
+fn a_device_that_another_process_has_instead_is_both() {
+    let daemon = process(OTHER, vec![tap("vnet0", 1, &[0])]);
+    let found = lines(vec![daemon], vec![exact(1, tun(Some("vnet0")), 1)]);
+    assert_eq!(found, ["held-by-another vnet0 x1", "missing tun 1 x1"]);
+}
+
+#[test]
+fn what_was_released_and_is_held_is_told_so() {
+    let told = || vec![released(exact(1, tun(Some("vnet0")), 1)), released(exact(1, vhost(), 1))];
+    let held = || vec![tap("vnet0", 1, &[0]), vhosts(&[1])];
+    let found = lines(vec![qemu(held())], told());
+    assert_eq!(found, ["held-after-release vnet0 x1", "held-after-release vhost-net x1"]);
+    // In another process it is known by its address alone.
+    let found = lines(vec![process(OTHER, held())], told());
+    assert_eq!(found, ["held-after-release vnet0 x1", "unaccounted vhost-net x1"]);
+    let namesake = process(OTHER, vec![tap("vnet0", 9, &[0])]);
+    assert_eq!(lines(vec![namesake], told()), ["unaccounted vnet0 x1"]);
+}
+
+#[test]
+fn an_interface_that_came_back_is_the_later_one() {
+    let told = vec![released(exact(1, tun(Some("vnet0")), 1)), exact(1, tun(Some("vnet1")), 1)];
+    let found = lines(vec![qemu(vec![tap("vnet1", 1, &[0])])], told);
+    assert_eq!(found, ["accounted vnet1 x1 by name"]);
+}
+
+#[test]
+fn of_interfaces_with_one_mac_one_is_enough() {
+    let ambiguous = || Holding { certainty: Certainty::Ambiguous, ..inferred(1, tun(None)) };
+    let one = qemu(vec![tap("vnet0", 1, &[0])]);
+    let found = lines(vec![one], vec![ambiguous(), ambiguous()]);
+    assert_eq!(found, ["accounted vnet0 x1 by mac"]);
+    let two = qemu(vec![tap("vnet0", 1, &[0]), tap("vnet1", 1, &[1])]);
+    let found = lines(vec![two], vec![ambiguous(), ambiguous()]);
+    assert_eq!(found, ["accounted vnet0 x1 by mac", "accounted vnet1 x1 by mac"]);
+    assert_eq!(lines(vec![], vec![ambiguous(), ambiguous()]), ["missing tun 1 x1"]);
+}
+
+#[test]
+fn what_was_opened_and_not_granted_is_unaccounted_with_its_record() {
+    let opened =
+        Holding { state: State::NeverGranted, granted: None, pid: None, ..exact(1, tun(Some("vnet0")), 1) };
+    let told = Told { holdings: vec![opened], begins: Some(time(5)), ..Told::default() };
+    let scan = scan(vec![process(OTHER, vec![tap("vnet0", 1, &[0]), tap("tap0", 9, &[1])])]);
+    let rows = verify(&scan, &told, &Ignore::default()).rows;
+    assert_eq!((rows[0].verdict, rows[0].holding), (Verdict::Unaccounted, told.holdings.first()));
+    let text = |row: &Row<'_>| row.text.clone().unwrap();
+    assert!(
+        text(&rows[0])
+            .ends_with("it was opened for 52:54:00:00:00:01 of guest 'web1' and never given to QEMU")
+    );
+    assert!(text(&rows[1]).contains("older than the trail, which begins at"), "{}", text(&rows[1]));
+}
+
+#[test]
+fn kinds_that_no_trail_tells_of_are_no_difference() {
+    let kinds = [HeldKind::Vfio, HeldKind::VhostVdpa, HeldKind::VhostVsock, HeldKind::Ipvtap];
+    let held = kinds.map(|kind| Held { kind, ..vhosts(&[0]) }).to_vec();
+    let found = lines(vec![qemu(held)], vec![]);
+    assert_eq!(
+        found,
+        ["vfio", "vhost-vdpa", "vhost-vsock", "ipvtap"].map(|kind| format!("not-audited {kind} x1"))
+    );
+}
+
+#[test]
+fn a_known_program_is_ignored_but_not_with_a_guests_device() {
+    let own = std::process::id();
+    let exe = std::env::current_exe().unwrap();
+    let program = |devices| Holder { exe: Some(exe.clone()), ..process(own, devices) };
+    let ignore = Ignore::of(std::slice::from_ref(&exe), &[]);
+    let verdicts = |told: Vec<Holding>, ignore: &Ignore| {
+        let told = Told { holdings: told, ..Told::default() };
+        let scan = scan(vec![program(vec![tap("tun0", 9, &[0]), tap("vnet0", 1, &[1])])]);
+        verify(&scan, &told, ignore).rows.iter().map(|row| row.verdict).collect::<Vec<_>>()
+    };
+    assert_eq!(verdicts(vec![], &ignore), [Verdict::Ignored; 2]);
+    assert_eq!(verdicts(vec![], &Ignore::of(&["/bin/sh".into()], &[])), [Verdict::Unaccounted; 2]);
+    assert_eq!(verdicts(vec![], &Ignore::of(&[], &[own])), [Verdict::Ignored; 2]);
+    let told = vec![released(exact(1, tun(Some("vnet0")), 1))];
+    assert_eq!(verdicts(told, &ignore), [Verdict::Ignored, Verdict::AfterRelease]);
+}
+
+#[test]
+fn processes_that_share_a_device_are_named() {
+    let scan =
+        scan(vec![process(QEMU, vec![tap("tap0", 9, &[0])]), process(OTHER, vec![tap("tap0", 9, &[1])])]);
+    let told = Told::default();
+    let rows = verify(&scan, &told, &Ignore::default()).rows;
+    assert_eq!((&rows[0].shared, &rows[1].shared), (&vec![OTHER], &vec![QEMU]));
+}
+
+#[test]
+fn a_scope_narrows_what_is_told() {
+    let mut elsewhere = tap("tap0", 9, &[5]);
+    elsewhere.netns = Some(1);
+    let scan = scan(vec![qemu(vec![tap("vnet0", 1, &[0])]), process(OTHER, vec![elsewhere])]);
+    let told =
+        Told { holdings: vec![exact(1, tun(Some("vnet0")), 1), exact(2, tun(None), 1)], ..Told::default() };
+    let account = verify(&scan, &told, &Ignore::default());
+    let count = |scope: Scope| account.rows.iter().filter(|row| scope.has(row)).count();
+    assert_eq!(count(Scope::default()), 3);
+    assert_eq!(count(Scope { pids: vec![QEMU], ..Scope::default() }), 2);
+    assert_eq!(count(Scope { pids: vec![OTHER, QEMU], ..Scope::default() }), 3);
+    assert_eq!(count(Scope { guests: vec!["web1".into()], ..Scope::default() }), 2);
+    assert_eq!(count(Scope { guests: vec![uuid().to_string()], ..Scope::default() }), 2);
+    assert_eq!(count(Scope { guests: vec!["web2".into()], ..Scope::default() }), 0);
+    // What is missing is of a process that is gone, and may have been anywhere.
+    assert_eq!(count(Scope { netns: Some(1), ..Scope::default() }), 2);
+    assert_eq!(count(Scope { netns: Some(NETNS), ..Scope::default() }), 2);
+}

@@ -1,0 +1,158 @@
+//! What a trail tells, as far as it concerns what is held now.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use taptrail_record::{DeviceKind, MacAddr};
+use taptrail_trail::{Entry, Holding, State, Trail};
+use uuid::Uuid;
+
+use crate::scan::Scan;
+
+/// How many other hosts' names are kept.
+const MOST_HOSTS: usize = 16;
+
+/// What a trail tells of this host, up to its end.
+#[derive(Debug, Clone, Default)]
+pub struct Told {
+    /// What is held, what was opened and not granted yet, and of what was released the latest of each
+    /// interface of interest.
+    pub holdings: Vec<Holding>,
+    /// The time of its first record.
+    pub begins: Option<Timestamp>,
+    /// Other hosts that it tells of, the first few.
+    pub others: BTreeSet<Arc<str>>,
+    /// Of how many records.
+    pub records: u64,
+}
+
+/// Which hosts' records are this one's.
+#[derive(Debug, Clone)]
+pub enum Hosts {
+    /// All: a trail that was named is about this host, whatever it calls it.
+    Any,
+    /// This name, with or without a domain.
+    Named(String),
+}
+
+impl Hosts {
+    fn has(&self, host: &str) -> bool {
+        let Self::Named(name) = self else { return true };
+        let short = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
+        // `web` and `web.example.org` are one host, `web.a` and `web.b` are two.
+        host == name || (short(host) == short(name) && host.contains('.') != name.contains('.'))
+    }
+}
+
+/// What a scan sees, as far as it says which ends of a trail are worth keeping: a trail has thousands, and
+/// those of guests that are gone concern nobody.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Interest {
+    guests: HashSet<Uuid>,
+    pids: HashSet<u32>,
+    /// In the shape that the host's side has.
+    macs: HashSet<MacAddr>,
+}
+
+impl Interest {
+    /// What this scan sees.
+    pub fn of(scan: &Scan) -> Self {
+        let mut interest = Self::default();
+        for holder in &scan.holders {
+            interest.pids.insert(holder.process.pid);
+            interest.guests.extend(holder.guest.as_ref().and_then(|guest| guest.uuid));
+            let behind = holder.devices.iter().filter_map(|held| held.behind.as_ref());
+            interest.macs.extend(behind.filter_map(|behind| behind.mac).map(MacAddr::host_side));
+        }
+        interest
+    }
+
+    /// Whether whatever concerns `other` was kept for this.
+    pub fn covers(&self, other: &Self) -> bool {
+        other.guests.is_subset(&self.guests)
+            && other.pids.is_subset(&self.pids)
+            && other.macs.is_subset(&self.macs)
+    }
+
+    fn has(&self, holding: &Holding) -> bool {
+        self.guests.contains(&holding.guest.uuid)
+            || self.macs.contains(&holding.mac.host_side())
+            || holding.pid.is_some_and(|pid| self.pids.contains(&pid))
+    }
+}
+
+/// Reads a trail, and keeps what concerns what is held now.
+#[derive(Debug)]
+pub struct Reader {
+    hosts: Hosts,
+    interest: Interest,
+    trail: Trail,
+    begins: Option<Timestamp>,
+    released: HashMap<(Uuid, MacAddr, DeviceKind), Holding>,
+    others: BTreeSet<Arc<str>>,
+}
+
+impl Reader {
+    /// One that keeps the ends that are of interest.
+    pub fn new(hosts: Hosts, interest: Interest) -> Self {
+        Self {
+            hosts,
+            interest,
+            trail: Trail::new(),
+            begins: None,
+            released: HashMap::new(),
+            others: BTreeSet::new(),
+        }
+    }
+
+    /// Takes the next entry, in the order of their times.
+    pub fn feed(&mut self, entry: &Entry) {
+        if !self.hosts.has(&entry.host) {
+            if self.others.len() < MOST_HOSTS {
+                self.others.insert(Arc::clone(&entry.host));
+            }
+            return;
+        }
+        self.begins.get_or_insert(entry.time);
+        self.trail.feed(entry);
+        for ended in self.trail.drain_ended() {
+            if ended.state == State::Released && self.interest.has(&ended) {
+                self.released.insert((ended.guest.uuid, ended.mac, ended.device.kind), ended);
+            }
+        }
+        self.trail.drain_findings().for_each(drop);
+    }
+
+    /// What it tells.
+    pub fn finish(self) -> Told {
+        let rest = self.trail.finish();
+        let mut holdings: Vec<_> = self.released.into_values().collect();
+        holdings.sort_by_key(|holding| (holding.released, holding.mac));
+        holdings.extend(rest.holdings.into_iter().filter(|holding| {
+            holding.state == State::Held || holding.state == State::NeverGranted && holding.ended_by.is_none()
+        }));
+        Told { holdings, begins: self.begins, others: self.others, records: rest.input.records }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_known_with_and_without_its_domain() {
+        let hosts = |name: &str| Hosts::Named(name.to_owned());
+        for (name, host, same) in [
+            ("web", "web", true),
+            ("web", "web.example.org", true),
+            ("web.example.org", "web", true),
+            ("web.a", "web.b", false),
+            ("web", "web2", false),
+            ("web", "?", false),
+        ] {
+            assert_eq!(hosts(name).has(host), same, "{name} {host}");
+        }
+        assert!(Hosts::Any.has("anything"));
+    }
+}

@@ -1,0 +1,362 @@
+//! `taptrail verify`: real processes beside real trails, in order and deliberately not.
+
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
+use serde_json::Value;
+use taptrail_kernel::proc::{PidFd, ProcessId, raw_devices};
+use world::{Done, EMPTY, Guest, World, mac};
+
+const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
+const MACVTAP: &str = "macvtap=lower,mac=52:54:00:00:00:02,vhost=off";
+
+/// What is held in this world: other tests' guests run on the same host. In some machines even root may not look
+/// into the first process.
+const HERE: [&str; 4] = ["--netns", "/proc/self/ns/net", "--ignore-pid", "1"];
+
+/// Nothing is in motion but what a test moves.
+const STILL: [&str; 2] = ["--settle", "300ms"];
+
+fn verify(world: &World, options: &[&str]) -> Done {
+    world.taptrail(["verify"].iter().chain(&HERE).chain(&STILL).chain(options))
+}
+
+/// What it says, after it ended with this code.
+#[track_caller]
+fn told(world: &World, options: &[&str], code: i32) -> Value {
+    let options: Vec<_> = options.iter().copied().chain(["--format", "json"]).collect();
+    let done = verify(world, &options);
+    assert_eq!(done.code(), code, "{}{}", done.stdout, done.stderr);
+    serde_json::from_str(&done.stdout).unwrap()
+}
+
+/// The devices, a short line each.
+fn lines(told: &Value) -> Vec<String> {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let line = |row: &Value| {
+        let kind =
+            if row["device"].is_null() { &row["holding"]["device"]["kind"] } else { &row["device"]["kind"] };
+        let name =
+            if row["device"].is_null() { &row["holding"]["device"]["dev"] } else { &row["device"]["dev"] };
+        format!("{} {} {} x{}", text(&row["verdict"]), text(kind), text(name), row["queues"])
+    };
+    told["devices"].as_array().unwrap().iter().map(line).collect()
+}
+
+/// The one device of this verdict.
+#[track_caller]
+fn the<'a>(told: &'a Value, verdict: &str) -> &'a Value {
+    let mut rows = told["devices"].as_array().unwrap().iter().filter(|row| row["verdict"] == verdict);
+    let row = rows.next().unwrap_or_else(|| panic!("nothing is {verdict}: {told:#}"));
+    assert!(rows.next().is_none(), "more than one is {verdict}: {told:#}");
+    row
+}
+
+/// A process that sleeps with a copy of a descriptor; it ends with this.
+struct Sleeper(Child);
+
+impl Sleeper {
+    fn with(copy: OwnedFd) -> Self {
+        let mut sleep = Command::new("/bin/sleep");
+        Self(sleep.arg("1000").stdin(Stdio::from(copy)).spawn().unwrap())
+    }
+
+    /// One that took a guest's first device.
+    fn robbing(guest: &Guest) -> Self {
+        let qemu = PidFd::open(ProcessId::of(guest.pid).unwrap()).unwrap();
+        let device = raw_devices(guest.pid).unwrap().remove(0);
+        Self::with(pidfd_getfd(&qemu, device.fd, PidfdGetfdFlags::empty()).unwrap())
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A QEMU that opens a tap by itself.
+fn by_hand(world: &World, tap: &str) -> Sleeper {
+    let netdev = format!("tap,id=t,ifname={tap},script=no,downscript=no");
+    let mut qemu = Command::new(EMPTY[0]);
+    qemu.args(&EMPTY[1..]).args(["-S", "-name", "by-hand", "-netdev", &netdev]);
+    let qemu = Sleeper(qemu.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
+    world.until("QEMU has its tap", || {
+        raw_devices(qemu.0.id()).is_ok_and(|held| held.iter().any(|held| held.ifname.is_some()))
+    });
+    qemu
+}
+
+/// The ledger as lines of an audit log.
+fn exported(world: &World) -> (PathBuf, Vec<String>) {
+    let lines = world.taptrail(["ledger", "export"]).ok().stdout.lines().map(str::to_owned).collect();
+    (world.path("exported.log"), lines)
+}
+
+fn write(path: &Path, lines: &[String]) {
+    fs::write(path, lines.iter().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+}
+
+#[test]
+fn our_own_guests_are_accounted_for_all_their_lives() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", &format!("{ONE},queues=2"), "--nic", MACVTAP]);
+    let both = ["accounted tun vnet0 x2", "accounted macvtap macvtap0 x1"];
+    let seen = told(&world, &[], 0);
+    assert_eq!(lines(&seen), both);
+    let row = &seen["devices"][0];
+    assert_eq!((&row["process"]["pid"], &row["process"]["program"]), (&guest.pid.into(), &"qemu".into()));
+    assert_eq!((&row["guest"]["name"], &row["guest"]["known_by"]), (&"web1".into(), &"ledger".into()));
+    assert_eq!((&row["device"]["bridge"], &row["matched_by"]), (&"br0".into(), &"name".into()));
+    assert_eq!(seen["devices"][1]["device"]["lower"], "lower");
+    assert_eq!((&row["holding"]["mac"], &row["text"]), (&mac(1).into(), &Value::Null));
+    assert_eq!(row["holding"]["proof"].as_array().unwrap().len(), 3, "two opens and a start");
+
+    let third = "bridge=br0,mac=52:54:00:00:00:03,vhost=off";
+    world.attach(&guest, third).ok();
+    let all = ["accounted tun vnet0 x2", "accounted macvtap macvtap0 x1", "accounted tun vnet1 x1"];
+    let mut seen = lines(&told(&world, &[], 0));
+    seen.sort();
+    assert_eq!(seen, Vec::from_iter([all[1], all[0], all[2]]));
+    world.detach(&guest, 3, &[]).ok();
+    assert_eq!(lines(&told(&world, &[], 0)), both);
+    world.detach(&guest, 1, &["--force"]).ok();
+    assert_eq!(lines(&told(&world, &[], 0)), both[1..]);
+    // The revoked MAC comes back while its dead NIC is there still.
+    world.attach(&guest, ONE).ok();
+    assert_eq!(lines(&told(&world, &["--guest", "web1"], 0)).len(), 2);
+    world.stop(&guest);
+    let done = verify(&world, &[]).ok();
+    assert!(done.stdout.starts_with("No devices\n\n0 devices accounted for; "), "{}", done.stdout);
+    assert_eq!(done.stderr, "");
+}
+
+#[test]
+fn a_leaked_copy_is_found_while_the_guest_runs_and_after_its_end() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    let sleeper = Sleeper::robbing(&guest);
+    let seen = told(&world, &[], 1);
+    assert_eq!(lines(&seen), ["accounted tun vnet0 x1", "held-by-another tun vnet0 x1"]);
+    let row = the(&seen, "held-by-another");
+    assert_eq!((&row["process"]["pid"], &row["device"]["fds"]), (&sleeper.0.id().into(), &[0].into()));
+    assert_eq!(row["shared_with"], Value::from([guest.pid].to_vec()));
+    let text = row["text"].as_str().unwrap();
+    let whose = format!("is granted to {} of guest 'web1' (pid {})", mac(1), guest.pid);
+    assert!(text.contains("has a copy of /dev/net/tun (vnet0)") && text.ends_with(&whose), "{text}");
+    assert_eq!(the(&seen, "accounted")["shared_with"], Value::from([sleeper.0.id()].to_vec()));
+
+    // The guest's end took the interface away, and the copy is of nothing any more.
+    world.stop(&guest);
+    let seen = told(&world, &[], 1);
+    assert_eq!(lines(&seen), ["unaccounted tun - x1"]);
+    let text = the(&seen, "unaccounted")["text"].as_str().unwrap();
+    assert!(text.contains("holds /dev/net/tun (no interface), and no record grants it"), "{text}");
+    drop(sleeper);
+    verify(&world, &[]).ok();
+}
+
+#[test]
+fn a_device_opened_by_hand_is_found_and_may_be_known() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    let qemu = by_hand(&world, "byhand0");
+    let seen = told(&world, &[], 1);
+    let row = the(&seen, "unaccounted");
+    assert_eq!((&row["process"]["pid"], &row["device"]["dev"]), (&qemu.0.id().into(), &"byhand0".into()));
+    assert_eq!(
+        (&row["guest"]["name"], &row["guest"]["known_by"]),
+        (&"by-hand".into(), &"command-line".into())
+    );
+    assert_eq!((&row["holding"], &seen["counts"]["accounted"]), (&Value::Null, &1.into()));
+
+    let done = verify(&world, &[]);
+    assert_eq!(done.code(), 1);
+    assert!(done.stdout.contains("\nDifferences\nunaccounted\n    Process "), "{}", done.stdout);
+
+    // Asked of one guest alone, the other is not told.
+    verify(&world, &["--guest", "web1"]).ok();
+    verify(&world, &["--pid", &guest.pid.to_string()]).ok();
+    assert_eq!(verify(&world, &["--pid", &qemu.0.id().to_string()]).code(), 1);
+
+    let exe = fs::read_link(format!("/proc/{}/exe", qemu.0.id())).unwrap();
+    let known = ["--ignore", exe.to_str().unwrap()];
+    let seen = told(&world, &known, 0);
+    assert_eq!((&seen["counts"]["ignored"], &seen["counts"]["accounted"]), (&1.into(), &1.into()));
+    let other = verify(&world, &["--ignore", "/bin/sleep"]);
+    assert_eq!(other.code(), 1);
+    verify(&world, &["--ignore", "qemu-system-x86_64"]).fails(2, "an absolute path is needed");
+    drop(qemu);
+    world.stop(&guest);
+}
+
+#[test]
+fn a_known_program_with_a_guests_device_is_told_all_the_same() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    let _sleeper = Sleeper::robbing(&guest);
+    let seen = told(&world, &["--ignore", "/bin/sleep"], 1);
+    assert_eq!(lines(&seen), ["accounted tun vnet0 x1", "held-by-another tun vnet0 x1"]);
+    world.stop(&guest);
+}
+
+#[test]
+fn what_is_told_as_held_and_nobody_holds_is_missing() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", &format!("{ONE},queues=2"), "--nic", MACVTAP]);
+    world.kill_supervisor("web1");
+    // QEMU lives on without it, and so does what it holds.
+    verify(&world, &[]).ok();
+    guest.kill();
+    world.until("QEMU has ended", || !guest.is_alive());
+    let seen = told(&world, &[], 1);
+    assert_eq!(lines(&seen), ["missing tun vnet0 x2", "missing macvtap macvtap0 x1"]);
+    let row = &seen["devices"][0];
+    assert_eq!(
+        (&row["process"], &row["device"], &row["holding"]["pid"]),
+        (&Value::Null, &Value::Null, &guest.pid.into())
+    );
+    assert!(row["text"].as_str().unwrap().ends_with(&format!("its process {} is gone", guest.pid)), "{row}");
+    world.taptrail(["recover"]).ok();
+    assert_eq!(lines(&told(&world, &[], 0)), Vec::<String>::new());
+}
+
+#[test]
+fn a_device_that_its_guest_holds_after_its_release_is_found() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    // A trail with a detach that never was, read instead of the ledger.
+    let (log, mut trail) = exported(&world);
+    write(&log, &trail);
+    let log = log.to_str().unwrap();
+    assert_eq!(lines(&told(&world, &[log], 0)), ["accounted tun vnet0 x1"]);
+    let line = |reason: &str| trail.iter().find(|line| line.contains(reason)).unwrap();
+    let close = line("reason=open").replace("reason=open", "reason=close");
+    let none_before = format!("old-net=\"?\" new-net=\"{}\"", mac(1));
+    let none_after = format!("old-net=\"{}\" new-net=\"?\"", mac(1));
+    let detach =
+        line("reason=start").replace("reason=start", "reason=detach").replace(&none_before, &none_after);
+    assert!(detach.contains(&none_after), "{detach}");
+    trail.extend([close, detach]);
+    write(Path::new(log), &trail);
+    let seen = told(&world, &[log], 1);
+    assert_eq!(lines(&seen), ["held-after-release tun vnet0 x1"]);
+    let row = the(&seen, "held-after-release");
+    assert_eq!(row["process"]["pid"], guest.pid);
+    world.stop(&guest);
+}
+
+#[test]
+fn a_guest_without_any_record_is_unaccounted() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    let log = world.path("other.log");
+    let (_, trail) = exported(&world);
+    // Another guest's, that has ended.
+    let other: Vec<_> = trail.iter().map(|line| line.replace("web1", "db1")).collect();
+    write(&log, &other[..1]);
+    let seen = told(&world, &[log.to_str().unwrap(), "--guest", "web1"], 1);
+    assert_eq!(lines(&seen)[0], "unaccounted tun vnet0 x1");
+    world.stop(&guest);
+}
+
+#[test]
+fn a_grant_that_comes_late_is_no_alarm() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    let (log, trail) = exported(&world);
+    // As the log is while QEMU has its device and its manager is about to say so.
+    let granted = trail.iter().position(|line| line.contains("reason=start")).unwrap();
+    write(&log, &trail[..granted]);
+    let mut verify = world
+        .command(["verify", "-v", "--settle", "10m"].iter().chain(&HERE))
+        .arg(&log)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(verify.stderr.take().unwrap()).lines();
+    assert!(said.any(|line| line.unwrap().contains("looking again in")), "it did not look again");
+    let mut file = fs::OpenOptions::new().append(true).open(&log).unwrap();
+    file.write_all(trail[granted..].join("\n").as_bytes()).unwrap();
+    file.write_all(b"\n").unwrap();
+    assert!(said.all(|line| line.is_ok()));
+    let done = Done::from(verify.wait_with_output().unwrap()).ok();
+    assert!(
+        done.stdout.ends_with("1 device accounted for; ") || done.stdout.contains("1 device accounted for;")
+    );
+    world.stop(&guest);
+}
+
+#[test]
+fn guests_that_come_and_go_are_no_alarm() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..15 {
+                let last = 10 + round;
+                let spec = format!("bridge=br0,vhost=off,mac={}", mac(last));
+                world.attach(&guest, &spec).ok();
+                world.detach(&guest, last, &[]).ok();
+            }
+            let second = world.start("web2", &["--nic", "bridge=br0,vhost=off,mac=52:54:00:00:00:03"]);
+            world.stop(&second);
+            done.store(true, Ordering::Relaxed);
+        });
+        while !done.load(Ordering::Relaxed) {
+            world.taptrail(["verify"].iter().chain(&HERE)).ok();
+        }
+    });
+    world.stop(&guest);
+}
+
+#[test]
+fn what_others_may_not_see_is_said() {
+    const NOBODY: u32 = 65534;
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    let (log, trail) = exported(&world);
+    write(&log, &trail);
+    fs::set_permissions(world.path("."), PermissionsExt::from_mode(0o711)).unwrap();
+    let program = world.path("taptrail");
+    fs::copy(env!("CARGO_BIN_EXE_taptrail"), &program).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(&program);
+        command.env("TAPTRAIL_STATE_DIR", world.state()).env("TAPTRAIL_AUDIT_LOG", world.path("audit.log"));
+        let command = command.args(["verify", "--settle", "0s"]).args(arguments).stdin(Stdio::null());
+        Done::from(command.uid(NOBODY).gid(NOBODY).output().unwrap())
+    };
+    // The ledger is not for everybody to read.
+    run(&[])
+        .fails(2, "ledger.sqlite")
+        .fails(2, "processes may hold could not be seen: root, or CAP_SYS_PTRACE, is needed");
+    let done = run(&[log.to_str().unwrap(), "--pid", &guest.pid.to_string()]);
+    done.fails(2, "What 1 process may hold could not be seen: root, or CAP_SYS_PTRACE, is needed");
+    world.stop(&guest);
+}
+
+#[test]
+fn arguments_that_mean_nothing_are_refused() {
+    let world = World::new();
+    let done = world.taptrail(["verify", "--netns", "no-such-name"]);
+    done.fails(2, "--netns can't be used: /run/netns/no-such-name");
+    let done = world.taptrail(["verify", "--netns", "/dev/null"]);
+    done.fails(2, "--netns can't be used: /dev/null: not a network namespace");
+    // Without a trail there is nothing to hold against.
+    verify(&world, &[]).fails(2, "There is no trail on this host");
+}
