@@ -7,7 +7,8 @@ mod world;
 use std::process::Command;
 
 use serde_json::json;
-use world::World;
+use taptrail_kernel::proc::{PidFd, ProcessId, Signal};
+use world::{World, mac};
 
 /// Sets the machine's clock by so many seconds.
 fn step(seconds: i64) {
@@ -54,5 +55,37 @@ fn a_clock_that_steps_back_upsets_no_order() {
         assert_eq!((&holding["state"], &holding["certainty"]), (&json!("released"), &json!("definitive")));
     }
     assert!(world.taptrail(["ledger", "check"]).ok().stdout.contains("is sound"));
+    world.assert_clean();
+}
+
+/// As after a suspension: nothing has run for a night, and the clock says so. (Here the processes are stopped; a virtual
+/// machine that suspends itself is woken by nobody.)
+#[test]
+fn a_host_that_was_asleep_goes_on_in_order() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", "bridge=br0,mac=52:54:00:00:00:01"]);
+    let supervisor = PidFd::open(world.supervisor("web1")).unwrap();
+    let qemu = PidFd::open(ProcessId::of(guest.pid).unwrap()).unwrap();
+    let mac = mac(1);
+    // Somebody waits for the guest's stop, and has not waited the night.
+    let mut waiting = world.command(["stop", "web1", "--timeout", "1h"]).spawn().unwrap();
+    world.until("the guest is asked", || world.json(["list", "--json"])[0]["state"] == "stopping");
+    for process in [&supervisor, &qemu] {
+        process.send_signal(Signal::STOP).unwrap();
+    }
+    step(8 * 3600);
+    for process in [&qemu, &supervisor] {
+        process.send_signal(Signal::CONT).unwrap();
+    }
+    assert_eq!(world.json(["list", "--json"])[0]["state"], "stopping", "an hour is not over");
+    assert_eq!(guest.holds(), ["tun vnet0", "vhost-net /dev/vhost-net"]);
+    world.taptrail(["stop", "web1", "--force"]).ok();
+    assert!(waiting.wait().unwrap().success());
+    step(-8 * 3600);
+    let trail = world.trail();
+    let holding = &trail["holdings"][0];
+    assert_eq!((&holding["mac"], &holding["certainty"]), (&json!(mac), &json!("definitive")));
+    let time = |key: &str| holding[key].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    assert!(time("released").duration_since(time("granted")).as_hours() >= 8);
     world.assert_clean();
 }
