@@ -6,6 +6,8 @@
 //! QEMU was started with; and that there is only one that it can be. None of these makes a device accounted for:
 //! they only say to whom it is.
 
+use std::collections::HashMap;
+
 use taptrail_record::{Device, DeviceKind, MacAddr};
 
 /// A device that QEMU holds, with all its descriptors that belong to no interface yet.
@@ -47,11 +49,14 @@ pub(super) struct Bound {
     pub(super) mac: Option<MacAddr>,
 }
 
+/// What a QEMU was started with, by interface: of a guest whose start no record tells.
+pub(super) type Before = HashMap<MacAddr, Vec<u32>>;
+
 /// Says of each loose device whose it is. Those of vhost-net kind may be several interfaces' and are given by the
 /// descriptor: `loose` has one for each.
-pub(super) fn bind(wanting: &[Wanting], loose: &[Loose]) -> Vec<Bound> {
-    let mut binding = Binding { wanting, taken: vec![Vec::new(); wanting.len()], bound: Vec::new() };
-    binding.bound = vec![Bound::default(); loose.len()];
+pub(super) fn bind(wanting: &[Wanting], loose: &[Loose], before: &Before) -> Vec<Bound> {
+    let bound = vec![Bound::default(); loose.len()];
+    let mut binding = Binding { wanting, before, taken: vec![Vec::new(); wanting.len()], bound };
     let is_backend = |at: &usize| loose[*at].device.kind != DeviceKind::VhostNet;
     let (backends, accelerators): (Vec<usize>, Vec<usize>) = (0..loose.len()).partition(is_backend);
     for &at in &backends {
@@ -68,6 +73,7 @@ pub(super) fn bind(wanting: &[Wanting], loose: &[Loose]) -> Vec<Bound> {
 
 struct Binding<'a> {
     wanting: &'a [Wanting],
+    before: &'a Before,
     /// For each interface the loose devices that are its.
     taken: Vec<Vec<usize>>,
     bound: Vec<Bound>,
@@ -94,7 +100,7 @@ impl Binding<'_> {
             all().find(named)
         };
         let started = || self.wanting.iter().find(|one| one.was_started_with(loose)).map(|one| one.mac);
-        let mac = self.by_address(loose).or(loose.named).or_else(started);
+        let mac = self.by_address(loose).or(loose.named).or_else(started).or_else(|| self.from_before(loose));
         let by_mac = |mac: MacAddr| {
             let wants = |one: &usize| {
                 self.wanting[*one].mac == mac
@@ -124,9 +130,15 @@ impl Binding<'_> {
     fn accelerator(&mut self, at: usize, loose: &Loose) {
         let started =
             |one: &usize| self.wanting[*one].was_started_with(loose) && self.wants(*one, &loose.device);
-        if let Some(one) = (0..self.wanting.len()).find(started) {
-            self.give(at, one);
+        match (0..self.wanting.len()).find(started) {
+            Some(one) => self.give(at, one),
+            None => self.bound[at].mac = self.from_before(loose),
         }
+    }
+
+    fn from_before(&self, loose: &Loose) -> Option<MacAddr> {
+        let has = |(_, fds): &(&MacAddr, &Vec<u32>)| loose.fds.iter().any(|fd| fds.contains(fd));
+        self.before.iter().find(has).map(|(mac, _)| *mac)
     }
 
     /// Where one interface waits for a device of a kind and one device of it is there, they belong together.
@@ -229,7 +241,7 @@ mod tests {
     }
 
     fn told(wanting: &[Wanting], loose: &[Loose]) -> Vec<Option<usize>> {
-        bind(wanting, loose).into_iter().map(|bound| bound.wanting).collect()
+        bind(wanting, loose, &Before::new()).into_iter().map(|bound| bound.wanting).collect()
     }
 
     #[test]
@@ -261,10 +273,10 @@ mod tests {
         let named = Loose { named: Some(mac(2)), ..loose(tun(5), &[40]) };
         assert_eq!(told(&both, &[named, at(0, 1)]), [Some(1), Some(0)]);
         // The interface is known, and no open of it waits.
-        let bound = bind(&[wanting(1, &[])], &[at(0, 1)]);
+        let bound = bind(&[wanting(1, &[])], &[at(0, 1)], &Before::new());
         assert_eq!(bound, [Bound { wanting: None, mac: Some(mac(1)) }]);
         let strange = Loose { address: Some(mac(9)), ..loose(macvtap(5), &[41]) };
-        assert_eq!(bind(&[], &[strange]), [Bound { wanting: None, mac: Some(mac(9)) }]);
+        assert_eq!(bind(&[], &[strange], &Before::new()), [Bound { wanting: None, mac: Some(mac(9)) }]);
     }
 
     #[test]
@@ -274,6 +286,14 @@ mod tests {
         both[1].started_with = vec![31, 33];
         let held = [loose(tun(1), &[31]), loose(tun(0), &[30]), loose(vhost(), &[32]), loose(vhost(), &[33])];
         assert_eq!(told(&both, &held), [Some(1), Some(0), Some(0), Some(1)]);
+    }
+
+    #[test]
+    fn what_a_guest_has_had_since_before_the_log_is_known_by_its_command_line() {
+        let before = Before::from([(mac(1), vec![30, 32])]);
+        let held = [loose(tun(0), &[30]), loose(vhost(), &[32]), loose(tun(1), &[35])];
+        let macs: Vec<_> = bind(&[], &held, &before).into_iter().map(|bound| bound.mac).collect();
+        assert_eq!(macs, [Some(mac(1)), Some(mac(1)), None]);
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub(super) struct Guest {
     stop: Option<Stop>,
     /// Whether its start failed.
     pub(super) failed: bool,
+    /// Whether its records begin with its start.
+    from_start: bool,
     /// Which descriptors QEMU was started with, by interface.
     pub(super) started_with: HashMap<MacAddr, Vec<u32>>,
     /// When all that is known to be held was last seen to be.
@@ -120,6 +122,7 @@ impl Guest {
             running: false,
             stop: None,
             failed: false,
+            from_start: false,
             started_with: HashMap::new(),
             looked: None,
             due: now,
@@ -151,7 +154,10 @@ impl Guest {
             (Event::Open { mac, device, .. }, true) => {
                 self.plugs.opened(*mac, Opened { number, device: device.clone() });
             }
-            (Event::Start { mac, .. }, true) => self.plugs.started(*mac, number),
+            (Event::Start { mac, .. }, true) => {
+                self.from_start = true;
+                self.plugs.started(*mac, number);
+            }
             (Event::Start { mac, .. }, false) => self.plugs.refused(*mac, true),
             (Event::Attach { mac, .. }, true) => {
                 self.running = true;
@@ -168,7 +174,7 @@ impl Guest {
             }
             (Event::Detach { .. }, false) => self.running = true,
             (Event::GuestStart { vm_pid, .. }, true) => {
-                self.running = true;
+                (self.running, self.from_start) = (true, true);
                 self.plugs.ran();
                 if let (Some(pid), Qemu::Unknown) = (*vm_pid, &self.qemu) {
                     self.qemu = Qemu::Told { pid, at: time };
@@ -373,7 +379,8 @@ impl Guest {
         }
         let wanting: Vec<Wanting> = self.plugs.all.iter().map(|plug| self.wanting(plug)).collect();
         let loose: Vec<Loose> = devices.iter().map(|(loose, _)| loose.clone()).collect();
-        let bound = bind::bind(&wanting, &loose);
+        let none = bind::Before::new();
+        let bound = bind::bind(&wanting, &loose, if self.from_start { &none } else { &self.started_with });
         let before = std::mem::take(&mut self.loose);
         // In the order of their interfaces, backends first: so a reader sees what belongs together.
         let mut order: Vec<usize> = (0..devices.len()).collect();

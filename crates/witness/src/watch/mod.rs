@@ -46,7 +46,7 @@ mod plugs;
 mod recall;
 mod sight;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -114,6 +114,8 @@ pub struct Watcher {
     guests: BTreeMap<Slot, Guest>,
     /// The newest life of each guest.
     current: HashMap<Uuid, Slot>,
+    /// The guests that have a supervisor of ours, as far as they are told of.
+    ours: HashSet<Uuid>,
     /// Lives that have ended.
     ended: VecDeque<(Uuid, Slot)>,
     /// Their QEMUs.
@@ -137,7 +139,8 @@ impl Watcher {
     /// When the ledger can't be used, or the kernel's audit is to be told and can't be reached.
     pub fn open(state: &Path, options: WatchOptions) -> Result<Self, WatchError> {
         let books = Books::open(state, Arc::clone(&options.host), options.emit_audit)?;
-        let sources = Sources { state: Some(state.to_owned()), libvirt: Some(options.libvirt.clone()) };
+        // The ledger's guests are known here by themselves, and by it no interfaces of theirs.
+        let sources = Sources { state: None, libvirt: Some(options.libvirt.clone()) };
         let mut watcher = Self {
             strangers: books.checkpoint().is_none(),
             last: books.checkpoint().map(|checkpoint| (checkpoint.time, checkpoint.serial)),
@@ -147,6 +150,7 @@ impl Watcher {
             scanner: Scanner::new(sources),
             guests: BTreeMap::new(),
             current: HashMap::new(),
+            ours: HashSet::new(),
             ended: VecDeque::new(),
             pids: HashMap::new(),
             happened: Vec::new(),
@@ -312,6 +316,7 @@ impl Watcher {
             return Some(*slot);
         }
         if matches!(record.event, Event::GuestStop { .. }) {
+            self.ours.remove(&uuid);
             // The last word of one that has ended.
             return self.ended.iter().rev().find(|(of, _)| *of == uuid).map(|(_, slot)| *slot);
         }
@@ -332,7 +337,11 @@ impl Watcher {
     }
 
     /// Whether a record is of a guest of taptrail's own.
-    fn is_ours(&self, entry: &Entry, record: &Record) -> bool {
+    fn is_ours(&mut self, entry: &Entry, record: &Record) -> bool {
+        let uuid = record.guest.uuid;
+        if self.ours.contains(&uuid) {
+            return true;
+        }
         // What only our supervisors tell.
         let marked = match &record.event {
             Event::Open { queue, .. } => queue.is_some(),
@@ -342,11 +351,15 @@ impl Watcher {
             Event::Close { .. } | Event::Keep { .. } => true,
             _ => false,
         };
-        marked
-            || self.books.ledger.is_supervised(record.guest.uuid, entry.time).unwrap_or_else(|error| {
+        let supervised = marked
+            || self.books.ledger.is_supervised(uuid, entry.time).unwrap_or_else(|error| {
                 warn!("{error}: guest '{}' is taken for another manager's", record.guest.name);
                 false
-            })
+            });
+        if supervised && self.ours.len() < GUESTS {
+            self.ours.insert(uuid);
+        }
+        supervised
     }
 
     /// The guests whose QEMU has ended.

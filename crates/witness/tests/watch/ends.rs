@@ -1,0 +1,117 @@
+//! Guests that end: told by their manager, or by nobody.
+
+use taptrail_record::{Event, Rdev, Reason};
+use taptrail_witness::watch::{GuestState, What};
+
+use crate::lab::{lab, mac};
+use crate::manager::{LIBVIRTD, op_stop, start, tap};
+
+#[test]
+fn a_start_that_fails_leaves_nothing_open() {
+    lab(|mut lab| {
+        let id = crate::manager::id();
+        let opened = tap("vnet0", mac(1), 1);
+        lab.opens(&id, &opened);
+        lab.round();
+        assert_eq!(lab.guests().len(), 1);
+        drop(opened);
+        lab.says(&id, start(mac(1)));
+        lab.fails(&id, Event::GuestStart { reason: Reason::BOOTED, vm_pid: None });
+        lab.round();
+        assert_eq!(lab.guests()[0].ended.as_ref().unwrap().1, "failed");
+        assert_eq!(lab.holdings(), ["tun - 01 x1 never-granted - inferred"]);
+        assert_eq!(lab.findings(), ["false-start", "open-without-grant"]);
+        // And the next try is another.
+        let mut domain = lab.boots(vec![tap("vnet0", mac(1), 1)]);
+        lab.round();
+        lab.assert_true(domain.qemu.pid());
+        domain.qemu.kill();
+        lab.round();
+    });
+}
+
+#[test]
+fn an_end_that_no_daemon_notices_is_told_and_its_late_word_is_none() {
+    lab(|mut lab| {
+        let mut domain = lab.boots(vec![tap("vnet0", mac(1), 1)]);
+        lab.round();
+        domain.qemu.kill();
+        lab.round();
+        assert_eq!(lab.on_record(), [""; 0]);
+        let pid = domain.qemu.pid();
+        lab.until("the guest's end", |lab| {
+            lab.happened.iter().any(|happening| {
+                matches!(&happening.what, What::Guest { state: GuestState::Gone { vm_pid }, .. } if *vm_pid == pid)
+            })
+        });
+        assert_eq!(lab.guests()[0].ended.as_ref().unwrap().1, "exited");
+        assert_eq!(lab.holdings(), ["tun vnet0 01 x1 released stop definitive"]);
+        lab.says(&domain.id, op_stop("failed"));
+        lab.round();
+        assert_eq!(lab.holdings(), ["tun vnet0 01 x1 released stop definitive"]);
+        assert_eq!(lab.findings(), [""; 0]);
+        let copied = lab.ledger().into_records().map(Result::unwrap).filter(|stored| stored.copied);
+        assert!(copied.last().unwrap().text.contains("op=stop reason=failed"), "the last word is kept, too");
+        // The name comes back.
+        let domain = lab.boots(vec![tap("vnet0", mac(1), 1)]);
+        lab.round();
+        lab.assert_true(domain.qemu.pid());
+    });
+}
+
+#[test]
+fn what_is_held_after_a_stop_is_a_finding_until_qemu_ends() {
+    lab(|mut lab| {
+        let mut domain = lab.boots(vec![tap("vnet0", mac(1), 1)]);
+        lab.round();
+        lab.stops(&domain, "shutdown");
+        lab.until("the finding", |lab| lab.findings().contains(&"held-after-release"));
+        lab.assert_true(domain.qemu.pid());
+        assert_eq!(lab.holdings(), ["tun vnet0 01 x1 held - definitive"]);
+        domain.qemu.kill();
+        lab.round();
+        assert_eq!(lab.guests()[0].ended.as_ref().unwrap().1, "shutdown");
+        assert_eq!(lab.holdings(), ["tun vnet0 01 x1 released close definitive"]);
+        assert_eq!(lab.findings(), ["held-after-release"]);
+    });
+}
+
+#[test]
+fn a_pid_that_is_another_process_by_now_is_not_taken_for_qemu() {
+    lab(|mut lab| {
+        // A QEMU of another guest has the pid that this one's record tells.
+        let other = crate::qemu::Qemu::start(uuid::Uuid::from_u128(7));
+        let id = crate::manager::id();
+        lab.says(&id, crate::manager::op_start(other.pid()));
+        lab.until("the guest's end", |lab| lab.guests()[0].ended.is_some());
+        assert_eq!(lab.guests()[0].qemu, None);
+
+        // And one that started long after the record that tells it.
+        let same = crate::qemu::Qemu::start(id.uuid);
+        let long_ago = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(1);
+        let record = taptrail_record::Record::success(id, crate::manager::op_start(same.pid()));
+        lab.writes_at(long_ago, taptrail_trail::Content::Record(record), LIBVIRTD);
+        lab.until("the guest's end", |lab| lab.guests()[1].ended.is_some());
+        assert_eq!(lab.guests()[1].qemu, None);
+    });
+}
+
+#[test]
+fn guests_of_our_own_are_left_to_their_supervisors() {
+    lab(|mut lab| {
+        let id = crate::manager::id();
+        let device = taptrail_record::Device::new("/dev/net/tun", Some(Rdev::TUN), Some("vnet0".into()));
+        let (mac, pid) = (mac(1), Some(std::process::id()));
+        lab.says(&id, Event::Open { mac, device: device.clone(), queue: Some(0) });
+        lab.says(&id, Event::Start { mac, vm_pid: pid, fds: Some(1) });
+        lab.says(&id, Event::GuestStart { reason: Reason::BOOTED, vm_pid: pid });
+        lab.round();
+        assert_eq!(lab.watcher.as_ref().unwrap().held().count(), 1);
+        lab.says(&id, Event::Close { mac, device, queue: Some(0) });
+        lab.says(&id, Event::GuestStop { reason: Reason::SHUTDOWN, vm_pid: pid });
+        lab.round();
+        assert!(lab.ledger().into_records().next().is_none());
+        assert_eq!(lab.released(), ["tun vnet0 01 x1 released stop definitive"]);
+        assert_eq!(lab.watcher.as_ref().unwrap().held().count(), 0);
+    });
+}

@@ -1,0 +1,73 @@
+//! What no record tells, or tells wrongly.
+
+use crate::lab::{ip, lab, mac};
+use crate::manager::{detach, tap};
+
+#[test]
+fn a_tap_that_qemu_opened_by_itself_is_a_finding() {
+    lab(|mut lab| {
+        let mut domain = lab.boots(vec![tap("vnet0", mac(1), 1)]);
+        lab.round();
+        ip("tuntap add dev own7 mode tap");
+        domain.qemu.open_by_itself("own7");
+        lab.until("the finding", |lab| lab.findings().contains(&"unaccounted-device"));
+        lab.patiently();
+        assert_eq!(lab.findings(), ["unaccounted-device"], "once");
+        domain.qemu.close_by_itself();
+        lab.patiently();
+        lab.assert_true(domain.qemu.pid());
+        let texts: Vec<String> = lab.ledger().into_records().map(|stored| stored.unwrap().text).collect();
+        let of = |reason: &str| {
+            texts
+                .iter()
+                .filter(|text| text.contains(reason) && text.contains("net=? ") && text.contains("own7"))
+                .count()
+        };
+        assert_eq!((of("reason=seen"), of("reason=close")), (1, 1), "{texts:#?}");
+    });
+}
+
+#[test]
+fn what_goes_with_no_record_is_closed_with_its_time_span() {
+    lab(|mut lab| {
+        let mut domain = lab.boots(vec![tap("vnet0", mac(1), 1)]);
+        lab.round();
+        domain.qemu.take("net0");
+        lab.until("the close", |lab| lab.on_record().is_empty());
+        assert_eq!(lab.holdings(), ["tun vnet0 01 x1 released close definitive"]);
+        assert_eq!(lab.findings(), [""; 0]);
+    });
+}
+
+#[test]
+fn what_is_told_as_unplugged_and_is_not_is_a_finding() {
+    lab(|mut lab| {
+        let mut domain = lab.boots(vec![tap("vnet0", mac(1), 1)]);
+        lab.round();
+        lab.says(&domain.id, detach(mac(1)));
+        lab.until("the finding", |lab| lab.findings().contains(&"held-after-release"));
+        lab.patiently();
+        assert_eq!(lab.findings(), ["held-after-release"]);
+        lab.assert_true(domain.qemu.pid());
+        assert_eq!(lab.holdings(), ["tun vnet0 01 x1 held - definitive"]);
+        domain.qemu.take("net0");
+        lab.until("the close", |lab| lab.on_record().is_empty());
+        assert_eq!(lab.findings(), ["held-after-release"]);
+    });
+}
+
+#[test]
+fn what_qemu_got_without_a_word_is_told_when_none_comes() {
+    lab(|mut lab| {
+        let mut domain = lab.boots(Vec::new());
+        lab.round();
+        let opened = tap("vnet0", mac(1), 1);
+        lab.opens(&domain.id, &opened);
+        domain.qemu.give("net0", &opened.devices);
+        drop(opened);
+        lab.until("the finding", |lab| !lab.findings().is_empty());
+        assert_eq!(lab.findings(), ["attach-failed"]);
+        lab.assert_true(domain.qemu.pid());
+        assert_eq!(lab.holdings(), ["tun vnet0 01 x1 held - definitive"]);
+    });
+}

@@ -1,0 +1,13 @@
+//! A watcher beside a manager that does what libvirt does: real devices in real QEMUs, and libvirt's records of them,
+//! in its order. Needs root and qemu-system-x86_64.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic, its helpers too")]
+
+mod lab;
+mod manager;
+mod qemu;
+
+mod ends;
+mod finds;
+mod plugs;
+mod restarts;

@@ -1,0 +1,156 @@
+//! A manager that writes what libvirt writes, when libvirt writes it.
+
+use std::convert::Infallible;
+use std::num::NonZeroU16;
+use std::path::Path;
+use std::time::Duration;
+
+use taptrail_kernel::device::{
+    Admitted, Books, DEV_NET_TUN, MacvtapRequest, OpenFacts, Opening, TapName, TapRequest, open_macvtap,
+    open_tap,
+};
+use taptrail_kernel::link::{Change, Links, MacvtapMode, MacvtapName, NewMacvtap};
+use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
+use taptrail_trail::Content;
+use uuid::Uuid;
+
+use crate::lab::Lab;
+use crate::qemu::Qemu;
+
+pub(crate) const LIBVIRTD: u32 = 812;
+
+/// A guest of the manager's.
+pub(crate) struct Domain {
+    pub(crate) id: GuestId,
+    pub(crate) qemu: Qemu,
+}
+
+/// A device that is open, and its record.
+pub(crate) struct Opened {
+    pub(crate) devices: Vec<Admitted>,
+    pub(crate) recorded: Device,
+    pub(crate) mac: MacAddr,
+}
+
+/// Books that take everything.
+struct Paper;
+
+impl Books for Paper {
+    type Error = Infallible;
+
+    fn enter(&mut self, _: &[OpenFacts]) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+fn admitted(opening: Opening) -> Vec<Admitted> {
+    let Ok((devices, error)) = opening.admit(&mut Paper);
+    assert!(error.is_none(), "{error:?}");
+    devices
+}
+
+/// A tap as libvirt makes it: its address is the guest's with FE in front.
+pub(crate) fn tap(name: &str, mac: MacAddr, queues: u16) -> Opened {
+    let ifname = name.parse().unwrap();
+    let queues = NonZeroU16::new(queues).unwrap();
+    let (path, name) = (Path::new(DEV_NET_TUN), TapName::New(&ifname));
+    let devices = admitted(open_tap(&TapRequest { path, name, queues, vnet_hdr: true }));
+    let mut links = Links::open().unwrap();
+    let index = links.find(&ifname).unwrap().unwrap().index;
+    links.configure(index, &Change { mac: Some(mac.host_side()), ..Change::default() }).unwrap();
+    // libvirt's record does not tell the interface.
+    Opened { devices, recorded: Device::new(DEV_NET_TUN, Some(Rdev::TUN), None), mac }
+}
+
+/// A macvtap as libvirt makes it; its record has the interface's name for a path.
+pub(crate) fn macvtap(mac: MacAddr, queues: u16) -> Opened {
+    let mut links = Links::open().unwrap();
+    let lower_index = links.find(&"lower".parse().unwrap()).unwrap().unwrap().index;
+    let name = MacvtapName::Pattern("macvtap%d".into());
+    let new = NewMacvtap { name, lower_index, mode: MacvtapMode::Bridge, mac, mtu: None };
+    let link = links.create_macvtap(&new).unwrap();
+    let ifname = link.name.parse().unwrap();
+    let rdev = links.macvtap_rdev(&ifname, link.index);
+    let queues = NonZeroU16::new(queues).unwrap();
+    let wait = Duration::from_secs(5);
+    let request = MacvtapRequest { ifname: &ifname, ifindex: link.index, rdev, queues, vnet_hdr: true, wait };
+    Opened { devices: admitted(open_macvtap(&request)), recorded: Device::new(&*link.name, None, None), mac }
+}
+
+pub(crate) fn id() -> GuestId {
+    // Tests run side by side, and a uuid is looked for among all processes.
+    let own = u128::from(std::process::id());
+    GuestId { name: "web1".into(), uuid: Uuid::from_u128(0x2ea4_e9f1_0000_0000 + own) }
+}
+
+impl Lab {
+    /// The manager writes of a guest.
+    pub(crate) fn says(&mut self, guest: &GuestId, event: Event) {
+        self.writes(Content::Record(Record::success(guest.clone(), event)), LIBVIRTD);
+    }
+
+    pub(crate) fn fails(&mut self, guest: &GuestId, event: Event) {
+        self.writes(Content::Record(Record::failed(guest.clone(), event, None)), LIBVIRTD);
+    }
+
+    pub(crate) fn opens(&mut self, guest: &GuestId, opened: &Opened) {
+        self.says(guest, Event::Open { mac: opened.mac, device: opened.recorded.clone(), queue: None });
+    }
+
+    /// Boots a guest with these: opened and on record first, then QEMU with them, and only then is it told to run.
+    pub(crate) fn boots(&mut self, interfaces: Vec<Opened>) -> Domain {
+        let id = id();
+        interfaces.iter().for_each(|opened| self.opens(&id, opened));
+        let mut qemu = Qemu::start(id.uuid);
+        for (number, opened) in interfaces.iter().enumerate() {
+            qemu.give(&format!("net{number}"), &opened.devices);
+        }
+        let macs: Vec<MacAddr> = interfaces.iter().map(|opened| opened.mac).collect();
+        drop(interfaces);
+        for mac in macs {
+            self.says(&id, start(mac));
+        }
+        self.says(&id, op_start(qemu.pid()));
+        Domain { id, qemu }
+    }
+
+    /// Plugs one in.
+    pub(crate) fn attaches(&mut self, domain: &mut Domain, name: &str, opened: Opened) {
+        self.opens(&domain.id, &opened);
+        domain.qemu.give(name, &opened.devices);
+        let mac = opened.mac;
+        drop(opened);
+        self.says(&domain.id, attach(mac));
+    }
+
+    /// Unplugs one.
+    pub(crate) fn detaches(&mut self, domain: &mut Domain, name: &str, mac: MacAddr) {
+        domain.qemu.take(name);
+        self.says(&domain.id, detach(mac));
+    }
+
+    /// Sees that QEMU has ended, and says so.
+    pub(crate) fn stops(&mut self, domain: &Domain, reason: &str) {
+        self.says(&domain.id, op_stop(reason));
+    }
+}
+
+pub(crate) fn start(mac: MacAddr) -> Event {
+    Event::Start { mac, vm_pid: None, fds: None }
+}
+
+pub(crate) fn attach(mac: MacAddr) -> Event {
+    Event::Attach { mac, vm_pid: None, fds: None }
+}
+
+pub(crate) fn detach(mac: MacAddr) -> Event {
+    Event::Detach { mac, vm_pid: None, fds: None, forced: false }
+}
+
+pub(crate) fn op_start(pid: u32) -> Event {
+    Event::GuestStart { reason: Reason::BOOTED, vm_pid: Some(pid) }
+}
+
+pub(crate) fn op_stop(reason: &str) -> Event {
+    Event::GuestStop { reason: reason.parse().unwrap(), vm_pid: None }
+}

@@ -1,0 +1,185 @@
+//! What is opened, given and taken is bound to the descriptors that are there, and ended when they are gone.
+
+use taptrail_witness::watch::{GuestState, What};
+
+use crate::lab::{holdings, ip, lab, mac};
+use crate::manager::{attach, detach, macvtap, tap};
+
+#[test]
+fn a_life_is_told_definitively_from_its_opens_to_its_closes() {
+    lab(|mut lab| {
+        let mut domain = lab.boots(vec![tap("vnet0", mac(1), 1), macvtap(mac(2), 2)]);
+        lab.round();
+        let pid = domain.qemu.pid();
+        lab.assert_true(pid);
+        assert_eq!(lab.on_record().len(), 3);
+        assert!(
+            lab.on_record().iter().any(|line| line.ends_with("macvtap0 02") && line.contains("/dev/tap"))
+        );
+        assert_eq!(
+            lab.holdings(),
+            ["tun vnet0 01 x1 held - definitive", "macvtap macvtap0 02 x2 held - definitive"]
+        );
+
+        lab.attaches(&mut domain, "net9", tap("vnet3", mac(3), 2));
+        lab.round();
+        lab.assert_true(pid);
+        lab.detaches(&mut domain, "net1", mac(2));
+        lab.round();
+        lab.assert_true(pid);
+        assert_eq!(lab.released(), ["macvtap macvtap0 02 x2 released detach definitive"]);
+
+        domain.qemu.kill();
+        lab.round();
+        assert_eq!(lab.on_record(), [""; 0], "closed at once");
+        lab.stops(&domain, "destroyed");
+        lab.round();
+        assert_eq!(lab.guests()[0].ended.as_ref().unwrap().1, "destroyed");
+        let all = [
+            "tun vnet0 01 x1 released stop definitive",
+            "macvtap macvtap0 02 x2 released detach definitive",
+            "tun vnet3 03 x2 released stop definitive",
+        ];
+        assert_eq!(lab.holdings(), all);
+        assert_eq!(holdings(&lab.report_of_both()), all);
+        assert_eq!(lab.findings(), [""; 0]);
+        assert_eq!(lab.report().findings, []);
+        assert!(lab.ledger().faults().unwrap().is_empty());
+
+        let told: Vec<String> = lab.happened.iter().map(|happening| brief(&happening.what)).collect();
+        assert_eq!(
+            told,
+            [
+                "opened 01",
+                "opened 02",
+                "started",
+                "granted 01 1",
+                "granted 02 2",
+                "opened 03",
+                "granted 03 2",
+                "released 02",
+                "stopped destroyed",
+                "released 01",
+                "released 03",
+            ]
+        );
+    });
+}
+
+fn brief(what: &What) -> String {
+    match what {
+        What::Opened { mac, .. } => format!("opened {:02x}", mac.0[5]),
+        What::Granted { mac, descriptors, .. } => format!("granted {:02x} {}", mac.0[5], descriptors.len()),
+        What::Released(holding) => format!("released {:02x}", holding.mac.0[5]),
+        What::Found(finding) => finding.kind.as_str().to_owned(),
+        What::Guest { state, .. } => match state {
+            GuestState::Started { .. } => "started".to_owned(),
+            GuestState::Failed => "failed".to_owned(),
+            GuestState::Stopped { reason } => format!("stopped {reason}"),
+            GuestState::Gone { .. } => "gone".to_owned(),
+        },
+    }
+}
+
+#[test]
+fn one_mac_comes_and_goes_and_each_time_is_a_holding() {
+    lab(|mut lab| {
+        let mut domain = lab.boots(Vec::new());
+        for round in 0..3 {
+            lab.attaches(&mut domain, "net0", tap(&format!("vnet{round}"), mac(1), 1));
+            // The log may be read late: then the next open stands in it before the close.
+            if round != 1 {
+                lab.round();
+            }
+            lab.detaches(&mut domain, "net0", mac(1));
+            if round != 1 {
+                lab.round();
+            }
+        }
+        lab.assert_true(domain.qemu.pid());
+        assert_eq!(
+            lab.holdings(),
+            [
+                "tun vnet0 01 x1 released detach definitive",
+                "tun - 01 x1 released detach inferred",
+                "tun vnet2 01 x1 released detach definitive"
+            ],
+            "what was gone before anybody looked is inferred"
+        );
+        assert_eq!(lab.findings(), [""; 0]);
+    });
+}
+
+#[test]
+fn the_descriptor_that_went_tells_which_of_two_with_one_mac_was_unplugged() {
+    lab(|mut lab| {
+        let mut domain = lab.boots(vec![tap("vnet0", mac(1), 1), tap("vnet1", mac(1), 1)]);
+        lab.round();
+        lab.detaches(&mut domain, "net1", mac(1));
+        lab.round();
+        lab.assert_true(domain.qemu.pid());
+        assert_eq!(
+            lab.holdings(),
+            ["tun vnet0 01 x1 held - definitive", "tun vnet1 01 x1 released detach definitive"]
+        );
+        lab.detaches(&mut domain, "net0", mac(1));
+        lab.round();
+        assert_eq!(lab.findings(), ["duplicate-mac"]);
+        assert!(lab.holdings().iter().all(|line| line.ends_with("released detach definitive")));
+    });
+}
+
+#[test]
+fn a_change_of_bridge_closes_nothing() {
+    lab(|mut lab| {
+        ip("link add br1 type bridge");
+        let mut domain = lab.boots(vec![tap("vnet0", mac(1), 1)]);
+        lab.round();
+        let before = lab.on_record();
+        ip("link set vnet0 master br1");
+        // The watcher may look between the two records.
+        lab.says(&domain.id, detach(mac(1)));
+        lab.round();
+        lab.says(&domain.id, attach(mac(1)));
+        lab.patiently();
+        assert_eq!(lab.on_record(), before);
+        lab.says(&domain.id, detach(mac(1)));
+        lab.fails(&domain.id, attach(mac(1)));
+        lab.patiently();
+        assert_eq!(lab.on_record(), before);
+        assert_eq!(lab.findings(), ["reattached-without-open", "attach-failed"]);
+        lab.detaches(&mut domain, "net0", mac(1));
+        lab.round();
+        assert_eq!(lab.released(), ["tun vnet0 01 x1 released detach definitive"]);
+    });
+}
+
+#[test]
+fn a_renamed_tap_is_not_a_released_one() {
+    lab(|mut lab| {
+        let mut domain = lab.boots(vec![tap("vnet0", mac(1), 1)]);
+        lab.round();
+        ip("link set vnet0 name uplink7");
+        lab.patiently();
+        assert_eq!(lab.on_record().len(), 1);
+        assert_eq!(lab.findings(), [""; 0]);
+        lab.detaches(&mut domain, "net0", mac(1));
+        lab.round();
+        assert_eq!(lab.released(), ["tun vnet0 01 x1 released detach definitive"]);
+    });
+}
+
+#[test]
+fn a_link_that_vanishes_is_no_release_either() {
+    lab(|mut lab| {
+        let mut domain = lab.boots(vec![macvtap(mac(1), 1)]);
+        lab.round();
+        ip("link del macvtap0");
+        lab.patiently();
+        assert_eq!(lab.on_record().len(), 1);
+        lab.detaches(&mut domain, "net0", mac(1));
+        lab.round();
+        assert_eq!(lab.released(), ["macvtap macvtap0 01 x1 released detach definitive"]);
+        assert_eq!(lab.findings(), [""; 0]);
+    });
+}

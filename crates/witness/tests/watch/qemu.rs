@@ -1,0 +1,90 @@
+//! A QEMU under its manager's monitor.
+
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, json};
+use taptrail_kernel::device::Admitted;
+use taptrail_qmp::{Monitor, NetdevTap, QmpError};
+use uuid::Uuid;
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// A paused machine with free ports, whose unplugging needs no guest system.
+pub(crate) struct Qemu {
+    child: Child,
+    pub(crate) monitor: Monitor,
+    _place: tempfile::TempDir,
+}
+
+impl Qemu {
+    pub(crate) fn start(uuid: Uuid) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("monitor");
+        let socket = format!("unix:{},server=on,wait=off", path.display());
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .args(["-machine", "q35", "-accel", "tcg", "-m", "32", "-nodefaults", "-display", "none", "-S"])
+            .args(["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"])
+            .args(["-name", "guest=web1,debug-threads=on", "-uuid", &uuid.to_string(), "-qmp", &socket]);
+        for port in 0..6 {
+            command.args(["-device", &format!("pcie-root-port,id=port{port},chassis={port},slot={port}")]);
+        }
+        let child = command.spawn().expect("qemu-system-x86_64 is needed");
+        let deadline = Instant::now() + LONG;
+        let monitor = loop {
+            match Monitor::connect(&path, deadline) {
+                Ok(monitor) => break monitor,
+                Err(QmpError::Connect { .. }) => std::thread::sleep(Duration::from_millis(5)),
+                Err(error) => panic!("{error}"),
+            }
+        };
+        Self { child, monitor, _place: place }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Gives it devices as the backend of a new interface, and plugs that in where a port is given.
+    pub(crate) fn give(&mut self, id: &str, devices: &[Admitted]) {
+        let mut fds = Vec::new();
+        for (number, device) in devices.iter().enumerate() {
+            let name = format!("fd-{id}-{number}");
+            self.monitor.getfd(&name, device, LONG).unwrap();
+            fds.push(name);
+        }
+        let tap = NetdevTap { id: format!("host{id}"), fds, vhost_fds: Vec::new() };
+        self.monitor.netdev_add(&tap, LONG).unwrap();
+    }
+
+    /// Takes a backend away, and its devices with it.
+    pub(crate) fn take(&mut self, id: &str) {
+        self.monitor.netdev_del(&format!("host{id}"), LONG).unwrap();
+    }
+
+    /// What somebody does at the monitor, whom no record tells.
+    pub(crate) fn open_by_itself(&mut self, ifname: &str) {
+        let tap = json!({
+            "type": "tap", "id": "own", "ifname": ifname, "script": "no", "downscript": "no", "vhost": false
+        });
+        self.monitor.execute("netdev_add", tap, LONG).unwrap();
+    }
+
+    pub(crate) fn close_by_itself(&mut self) {
+        self.monitor.execute("netdev_del", Map::from_iter([("id".to_owned(), "own".into())]), LONG).unwrap();
+    }
+
+    /// Kills it, and waits for its end.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

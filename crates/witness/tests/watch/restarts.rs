@@ -1,0 +1,172 @@
+//! Watchers that end and begin, and ledgers that take nothing.
+
+use taptrail_ledger::Ledger;
+use taptrail_witness::watch::{WatchError, WatchOptions, Watcher};
+
+use crate::lab::{HOST, lab, mac};
+use crate::manager::{LIBVIRTD, attach, macvtap, op_start, tap};
+
+#[test]
+fn the_next_watcher_goes_on_where_the_last_one_was() {
+    lab(|mut lab| {
+        let mut domain = lab.boots(vec![tap("vnet0", mac(1), 1), tap("vnet1", mac(2), 2)]);
+        lab.round();
+        lab.watcher = None;
+        // Told while nobody watches.
+        lab.attaches(&mut domain, "net8", tap("vnet8", mac(8), 1));
+        lab.watch();
+        lab.round();
+        lab.assert_true(domain.qemu.pid());
+        lab.detaches(&mut domain, "net1", mac(2));
+        lab.round();
+        lab.assert_true(domain.qemu.pid());
+        assert_eq!(lab.released(), ["tun vnet1 02 x2 released detach definitive"]);
+        assert_eq!(lab.findings(), [""; 0]);
+        let texts: Vec<String> = lab.ledger().into_records().map(|stored| stored.unwrap().text).collect();
+        let seen = texts.iter().filter(|text| text.contains("reason=seen")).count();
+        assert_eq!(seen, 4, "nothing is told twice: {texts:#?}");
+        assert_eq!(lab.guests().len(), 1);
+    });
+}
+
+#[test]
+fn what_ended_while_nobody_watched_has_its_time_span() {
+    lab(|mut lab| {
+        let mut domain = lab.boots(vec![tap("vnet0", mac(1), 1), tap("vnet1", mac(2), 1)]);
+        lab.round();
+        lab.watcher = None;
+        std::thread::sleep(std::time::Duration::from_millis(2100));
+        let before = jiff::Timestamp::now();
+        lab.detaches(&mut domain, "net0", mac(1));
+        std::thread::sleep(std::time::Duration::from_millis(2100));
+        lab.watch();
+        lab.round();
+        lab.assert_true(domain.qemu.pid());
+        let report = lab.report();
+        let released = &report.holdings[0];
+        assert_eq!(lab.holdings()[0], "tun vnet0 01 x1 released detach definitive");
+        assert!(released.last_seen.unwrap() < before && before < released.released.unwrap(), "{released:?}");
+
+        lab.watcher = None;
+        domain.qemu.kill();
+        lab.watch();
+        lab.round();
+        lab.stops(&domain, "failed");
+        lab.round();
+        let report = lab.report();
+        assert_eq!(lab.holdings()[1], "tun vnet1 02 x1 released stop definitive");
+        assert!(report.holdings[1].last_seen.is_some());
+        assert_eq!(lab.guests()[0].ended.as_ref().unwrap().1, "failed");
+        assert_eq!(lab.findings(), [""; 0]);
+        assert_eq!(report.findings, []);
+    });
+}
+
+#[test]
+fn a_guest_older_than_the_log_is_found_by_its_uuid() {
+    lab(|mut lab| {
+        let mut domain = lab.boots(vec![tap("vnet0", mac(1), 1)]);
+        // The log begins after that.
+        lab.log.clear();
+        lab.round();
+        assert_eq!(lab.guests().len(), 0);
+        lab.attaches(&mut domain, "net8", tap("vnet8", mac(8), 1));
+        lab.until("its device", |lab| lab.on_record().len() == 1);
+        assert_eq!(lab.guests()[0].qemu.unwrap().pid, domain.qemu.pid());
+        // Nothing tells of which interface the other is.
+        lab.until("the finding", |lab| lab.findings() == ["unaccounted-device"]);
+        lab.detaches(&mut domain, "net8", mac(8));
+        lab.round();
+        assert_eq!(lab.released(), ["tun vnet8 08 x1 released detach definitive"]);
+    });
+}
+
+#[test]
+fn a_guest_that_runs_when_watching_begins_is_known_by_libvirts_state_of_it() {
+    lab(|mut lab| {
+        let mut domain = lab.boots(vec![tap("vnet0", mac(1), 2), macvtap(mac(2), 1)]);
+        lab.log.clear();
+        let state = format!(
+            "<domstatus pid='{}'><domain><name>web1</name><uuid>{}</uuid><devices><interface type='bridge'>
+             <mac address='{}'/><target dev='vnet0'/></interface></devices></domain></domstatus>",
+            domain.qemu.pid(),
+            domain.id.uuid,
+            mac(1)
+        );
+        std::fs::create_dir(lab.libvirt()).unwrap();
+        std::fs::write(lab.libvirt().join("web1.xml"), state).unwrap();
+        lab.until("all of it", |lab| lab.on_record().len() == 3);
+        lab.assert_true(domain.qemu.pid());
+        assert_eq!(
+            lab.holdings(),
+            ["tun vnet0 01 x2 held - definitive", "macvtap macvtap0 02 x1 held - definitive"]
+        );
+        lab.detaches(&mut domain, "net0", mac(1));
+        lab.round();
+        assert_eq!(lab.released(), ["tun vnet0 01 x2 released detach definitive"]);
+        domain.qemu.kill();
+        lab.round();
+        lab.stops(&domain, "shutdown");
+        lab.round();
+        assert_eq!(lab.findings(), [""; 0]);
+        assert_eq!(lab.guests()[0].ended.as_ref().unwrap().1, "shutdown");
+    });
+}
+
+#[test]
+fn who_shows_a_uuid_and_holds_no_device_of_the_guest_is_not_it() {
+    lab(|mut lab| {
+        let id = crate::manager::id();
+        let _liar = crate::qemu::Qemu::start(id.uuid);
+        lab.says(&id, attach(mac(1)));
+        lab.patiently();
+        assert_eq!(lab.guests()[0].qemu, None);
+    });
+}
+
+#[test]
+fn what_the_ledger_cannot_take_now_it_takes_later_and_once() {
+    lab(|mut lab| {
+        let domain = lab.boots(vec![tap("vnet0", mac(1), 1)]);
+        let raw = rusqlite::Connection::open(Ledger::file(lab.path())).unwrap();
+        raw.execute_batch(
+            "CREATE TRIGGER refuse BEFORE INSERT ON device BEGIN SELECT RAISE(ABORT, 'full'); END;",
+        )
+        .unwrap();
+        let watcher = lab.watcher.as_mut().unwrap();
+        lab.log.iter().for_each(|entry| watcher.take(entry));
+        for _ in 0..3 {
+            watcher.look();
+            assert!(matches!(watcher.commit(Some("4")), Err(WatchError::Ledger(_))));
+            assert_eq!(watcher.checkpoint(), None);
+        }
+        assert_eq!(Ledger::open_to_read(lab.path()).unwrap().guests().unwrap().len(), 0);
+        raw.execute_batch("DROP TRIGGER refuse").unwrap();
+        let happened = lab.watcher.as_mut().unwrap().commit(Some("3")).unwrap();
+        assert_eq!(happened.len(), 3, "{happened:?}");
+        lab.assert_true(domain.qemu.pid());
+        assert_eq!(lab.holdings(), ["tun vnet0 01 x1 held - definitive"]);
+        assert_eq!(lab.watcher.as_ref().unwrap().checkpoint(), Some("3"));
+    });
+}
+
+#[test]
+fn one_watcher_at_a_time_has_a_ledger() {
+    lab(|mut lab| {
+        let again = || Watcher::open(lab.path(), WatchOptions::of_host(HOST));
+        assert!(matches!(again(), Err(WatchError::Taken { .. })));
+        lab.watcher = None;
+        assert!(Watcher::open(lab.path(), WatchOptions::of_host(HOST)).is_ok());
+    });
+}
+
+#[test]
+fn what_is_of_another_host_is_passed_over() {
+    lab(|mut lab| {
+        let record = taptrail_record::Record::success(crate::manager::id(), op_start(std::process::id()));
+        lab.writes(taptrail_trail::Content::Record(record), LIBVIRTD);
+        lab.log[0].host = "h2".into();
+        lab.round();
+        assert_eq!((lab.guests().len(), lab.happened.len()), (0, 0));
+    });
+}
