@@ -100,7 +100,7 @@ impl Binding<'_> {
             all().find(named)
         };
         let started = || self.wanting.iter().find(|one| one.was_started_with(loose)).map(|one| one.mac);
-        let mac = self.by_address(loose).or(loose.named).or_else(started).or_else(|| self.from_before(loose));
+        let mac = self.by_address(loose).or(loose.named).or_else(started).or_else(|| self.had_before(loose));
         let by_mac = |mac: MacAddr| {
             let wants = |one: &usize| {
                 self.wanting[*one].mac == mac
@@ -132,11 +132,11 @@ impl Binding<'_> {
             |one: &usize| self.wanting[*one].was_started_with(loose) && self.wants(*one, &loose.device);
         match (0..self.wanting.len()).find(started) {
             Some(one) => self.give(at, one),
-            None => self.bound[at].mac = self.from_before(loose),
+            None => self.bound[at].mac = self.had_before(loose),
         }
     }
 
-    fn from_before(&self, loose: &Loose) -> Option<MacAddr> {
+    fn had_before(&self, loose: &Loose) -> Option<MacAddr> {
         let has = |(_, fds): &(&MacAddr, &Vec<u32>)| loose.fds.iter().any(|fd| fds.contains(fd));
         self.before.iter().find(has).map(|(mac, _)| *mac)
     }
