@@ -12,34 +12,49 @@ fn mac(last: u8) -> String {
     format!("52:54:00:0a:1b:{last:02x}")
 }
 
-/// As far as the audit log can tell it: that knows no tap's interface.
-fn seen(held: &Held) -> String {
-    let Held { kind, path, rdev, mac, queues, .. } = held;
-    let dev = if *kind == "tun" { "-" } else { &held.dev };
-    format!("{mac} {kind} {path} {rdev} {dev} x{queues}")
+/// A device on a line; of what is not known there is `-`.
+fn line(mac: &Value, device: &Value, queues: &Value) -> String {
+    let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let words = [mac, &device["kind"], &device["path"], &device["rdev"], &device["dev"]];
+    format!("{} x{queues}", words.map(word).join(" "))
 }
 
-/// The same of what is told as held.
-fn told(trail: &Value) -> Vec<String> {
-    let text = |holding: &Value| {
-        let device = &holding["device"];
-        let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-        let words = [&holding["mac"], &device["kind"], &device["path"], &device["rdev"], &device["dev"]];
-        format!("{} x{}", words.map(word).join(" "), holding["queues"])
+/// What a guest is seen to hold. No audit log knows a tap's interface.
+fn seen(domain: &Domain, names_taps: bool) -> Vec<String> {
+    let text = |held: Held| {
+        let dev = if held.kind == "tun" && !names_taps { "-".to_owned() } else { held.dev };
+        format!("{} {} {} {} {dev} x{}", held.mac, held.kind, held.path, held.rdev, held.queues)
     };
-    let holdings = trail["holdings"].as_array().unwrap();
-    let mut told: Vec<_> = holdings.iter().filter(|holding| holding["state"] == "held").map(text).collect();
-    told.sort();
-    told
+    sorted(domain.holds().into_iter().map(text))
 }
 
-/// The trail tells what QEMU holds, so many devices.
+/// What the trail tells as held.
+fn told(trail: &Value) -> Vec<String> {
+    let holdings = trail["holdings"].as_array().unwrap().iter();
+    let held = holdings.filter(|holding| holding["state"] == "held");
+    sorted(held.map(|holding| line(&holding["mac"], &holding["device"], &holding["queues"])))
+}
+
+/// What is seen of a guest and has this verdict. What it is held for, only its record tells.
+fn judged(verified: &Value, domain: &Domain, verdict: &str) -> Vec<String> {
+    let rows = verified["devices"].as_array().unwrap().iter();
+    let rows = rows.filter(|row| row["process"]["pid"] == domain.pid && row["verdict"] == verdict);
+    sorted(rows.map(|row| line(&row["holding"]["mac"], &row["device"], &row["queues"])))
+}
+
+fn sorted(lines: impl Iterator<Item = String>) -> Vec<String> {
+    let mut lines: Vec<_> = lines.collect();
+    lines.sort();
+    lines
+}
+
+/// What QEMU holds, so many devices, is what the trail tells, and all is accounted for.
 #[track_caller]
 fn agree(libvirt: &Libvirt, domain: &Domain, devices: usize) {
-    let mut seen: Vec<_> = domain.holds().iter().map(seen).collect();
-    seen.sort();
-    assert_eq!(seen.len(), devices, "{seen:?}");
-    assert_eq!(told(&libvirt.trail(&domain.uuid)), seen);
+    let held = seen(domain, true);
+    assert_eq!(held.len(), devices, "{held:?}");
+    assert_eq!(told(&libvirt.trail(&domain.uuid)), seen(domain, false));
+    assert_eq!(judged(&libvirt.verify(0), domain, "accounted"), held);
 }
 
 /// The kinds of finding about a guest.
@@ -87,7 +102,9 @@ fn auditing_can_not_tell_which_of_two_interfaces_with_one_mac_went() {
     libvirt.device("detach-device", &guest, &Nic::on("br0", &mac(1))).fails(1, "multiple devices matching");
     agree(&libvirt, &guest, 3);
     libvirt.detach(&guest, &third);
-    assert_eq!(guest.holds().len(), 2);
+    let left = seen(&guest, true);
+    assert_eq!(left.len(), 2);
+    assert_eq!(judged(&libvirt.verify(0), &guest, "accounted"), left);
     let trail = libvirt.trail(&guest.uuid);
     let held: Vec<_> = trail["holdings"].as_array().unwrap().iter().map(state).collect();
     assert_eq!(held, ["held ambiguous", "held ambiguous", "held ambiguous"]);
@@ -100,13 +117,14 @@ fn auditing_can_not_tell_which_of_two_interfaces_with_one_mac_went() {
 fn auditing_tells_nothing_as_held_of_a_guest_that_failed_to_boot() {
     let Some(libvirt) = Libvirt::start() else { return };
     let nics = [Nic::on("br0", &mac(1)).queues(2).rom("/no-such.rom"), Nic::on("lower", &mac(2))];
-    libvirt.try_create("boot-fails", 3, &nics).fails(1, "no-such.rom");
+    libvirt.try_create("boot-fails", 3, &nics).fails(1, "Failed to create domain");
     let trail = libvirt.trail(&uuid(3));
     let nothing: Vec<_> = trail["holdings"].as_array().unwrap().iter().map(state).collect();
     assert_eq!(nothing, ["never-granted inferred", "never-granted inferred"]);
     let each = ["false-start", "open-without-grant"];
     assert_eq!(findings(&trail), [each, each].concat(), "libvirt's records tell of a start");
     assert_eq!(libvirt.world.links(), ["br1"]);
+    assert_eq!(libvirt.verify(0)["devices"], Value::Array(vec![]));
 }
 
 #[test]
@@ -139,9 +157,13 @@ fn auditing_never_hears_of_a_qemu_that_ended_while_no_libvirtd_ran() {
     killed.kill();
     assert_eq!(killed.holds(), []);
     libvirt.start_daemon();
-    agree(&libvirt, &other, 1);
     virsh(&["domstate", &killed.uuid]).fails(1, "failed to get domain");
     assert_eq!(told(&libvirt.trail(&killed.uuid)).len(), 2, "no record tells that they are gone");
+    let verified = libvirt.verify(1);
+    let verdicts: Vec<_> =
+        verified["devices"].as_array().unwrap().iter().map(|row| row["verdict"].as_str().unwrap()).collect();
+    assert_eq!(verdicts, ["accounted", "missing", "missing"]);
+    assert_eq!(judged(&verified, &other, "accounted"), seen(&other, true));
     // What it held is over for the trail once it starts anew.
     let again = libvirt.create("killed", 4, &nics);
     agree(&libvirt, &again, 2);
@@ -161,12 +183,15 @@ fn auditing_shows_a_tap_that_qemu_opened_by_itself() {
     let guest = libvirt.create("opens-itself", 6, &[Nic::on("br0", &mac(1))]);
     agree(&libvirt, &guest, 1);
     libvirt.monitor(&guest, "netdev_add tap,id=own,ifname=own0,script=no,downscript=no");
-    let mut devs: Vec<_> = guest.holds().into_iter().map(|held| held.dev).collect();
-    devs.sort();
-    assert_eq!(devs, ["own0", "vnet0"]);
+    let (own, given): (Vec<_>, Vec<_>) =
+        seen(&guest, true).into_iter().partition(|line| line.contains(" own0 "));
+    assert_eq!((own.len(), given.len()), (1, 1), "{own:?} {given:?}");
     let trail = libvirt.trail(&guest.uuid);
     assert_eq!(told(&trail).len(), 1, "libvirt knows nothing of it");
     assert_eq!(findings(&trail), ["unaudited-open"], "the kernel does");
+    let verified = libvirt.verify(1);
+    assert_eq!(judged(&verified, &guest, "accounted"), given);
+    assert_eq!(judged(&verified, &guest, "unaccounted"), ["- tun /dev/net/tun 0A:C8 own0 x1"]);
     libvirt.monitor(&guest, "netdev_del own");
     agree(&libvirt, &guest, 1);
     libvirt.destroy(&guest);
