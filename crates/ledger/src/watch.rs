@@ -101,6 +101,14 @@ impl Tx<'_> {
         )
     }
 
+    /// Whether a guest is on record: one that has ended may be pruned.
+    pub fn has_guest(&self, guest: GuestKey) -> Result<bool, LedgerError> {
+        let sql = "SELECT count(*) FROM guest WHERE id = ?1";
+        let failed = |source| LedgerError::Write { source };
+        let found: u32 = self.inner.query_row(sql, [guest.0], |row| row.get(0)).map_err(failed)?;
+        Ok(found > 0)
+    }
+
     /// Remembers another manager's record as its log has it; `writer` is the manager.
     pub fn copy(
         &self,

@@ -127,7 +127,7 @@ pub struct NewGuest<'a> {
 /// A transaction: all of it lasts from [`commit`](Self::commit) on, or nothing.
 #[derive(Debug)]
 pub struct Tx<'a> {
-    inner: Transaction<'a>,
+    pub(crate) inner: Transaction<'a>,
     now: Timestamp,
 }
 

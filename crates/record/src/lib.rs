@@ -3,7 +3,7 @@
 //! This room knows what an audit record of a guest's network device *says*: the words
 //! ([`MacAddr`], [`Rdev`], [`Device`], [`GuestId`]), the claim they make ([`Record`]) and the grammar
 //! that carries it ([`Record::text`], [`Line::parse`], [`parse_text`]); the other shapes of that text
-//! ([`parse_interpreted`], [`parse_claim`]), what is left of a spoilt one ([`Fragment`]), who else writes
+//! ([`parse_interpreted`], [`parse_claim`]), what claims nothing ([`Notice`]), what is left of a spoilt one ([`Fragment`]), who else writes
 //! such records ([`foreign`]), and what the kernel itself logs of an open(2) ([`KernelOpen`]). It does no
 //! I/O, holds no state and has no `unsafe`.
 //!
@@ -39,6 +39,7 @@ mod interpreted;
 mod kernel_open;
 mod line;
 mod mac;
+mod notice;
 mod number;
 mod pairs;
 mod path_record;
@@ -61,6 +62,7 @@ pub use interpreted::parse_interpreted;
 pub use kernel_open::KernelOpen;
 pub use line::{Line, Stamp};
 pub use mac::{MacAddr, MacAddrError};
+pub use notice::Notice;
 pub use path_record::PathRecord;
 pub use rdev::{Rdev, RdevError};
 pub use read::{parse_claim, parse_text};

@@ -76,6 +76,9 @@ fn resource(text: &[u8], told: Option<Outcome>) -> Result<Option<Record>, ParseE
     if !claims.take(|key, value| key == Key::Resrc && value != Value::Bare(b"net"))? {
         return Ok(None);
     }
+    if claims.word(Key::Reason)? == Some(b"finding") {
+        return Ok(None);
+    }
     let outcome = outcome(&claims, told)?;
     need(Key::Resrc, claims.get(Key::Resrc)?)?;
     let event = interface(&claims)?;

@@ -3,7 +3,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use crate::encode::push_string;
-use crate::{Descriptor, Device, Event, MacAddr, Reason, Record};
+use crate::{Descriptor, Device, Event, GuestId, MacAddr, Notice, Outcome, Reason, Record};
 
 /// The longest text that the kernel keeps whole (`AUDIT_MESSAGE_TEXT_MAX`, linux/audit.h). What is
 /// beyond is cut, and with it `res=`.
@@ -54,14 +54,23 @@ impl Record {
             text.pair("req-auid", requester.auid);
             text.pair("req-pid", requester.pid);
         }
-        push_string(&mut text.0, "exe", exe.as_os_str().as_bytes());
-        text.0.push_str(" hostname=? addr=? terminal=?");
-        text.pair("res", self.outcome.as_str());
-        if text.0.len() > MAX_TEXT {
-            return Err(TooLong { guest: self.guest.name.chars().take(64).collect(), len: text.0.len() });
-        }
-        Ok(text.0)
+        text.end(&self.guest, self.outcome, exe)
     }
+}
+
+/// The text of a notice.
+pub(crate) fn notice(notice: &Notice<'_>, exe: &Path) -> Result<String, TooLong> {
+    let mut text = Text("virt=kvm".to_owned());
+    text.net("finding", notice.guest);
+    match notice.mac {
+        Some(mac) => text.pair("net", mac),
+        None => text.pair("net", "?"),
+    }
+    if let Some(device) = notice.device {
+        text.node(device, None);
+    }
+    text.pair("finding", notice.finding);
+    text.end(notice.guest, Outcome::Success, exe)
 }
 
 struct Text(String);
@@ -70,36 +79,36 @@ impl Text {
     fn event(&mut self, record: &Record) {
         match &record.event {
             Event::Open { mac, device, queue } => {
-                self.net("open", record);
+                self.net("open", &record.guest);
                 self.device(*mac, device, *queue);
             }
             Event::Close { mac, device, queue } => {
-                self.net("close", record);
+                self.net("close", &record.guest);
                 self.device(*mac, device, *queue);
             }
             Event::Keep { mac, device, queue, vm_pid } => {
-                self.net("keep", record);
+                self.net("keep", &record.guest);
                 self.device(*mac, device, *queue);
                 self.maybe("vm-pid", *vm_pid);
             }
             Event::Seen(descriptor) => {
-                self.net("seen", record);
+                self.net("seen", &record.guest);
                 self.descriptor(descriptor);
             }
             Event::Gone(descriptor) => {
-                self.net("close", record);
+                self.net("close", &record.guest);
                 self.descriptor(descriptor);
             }
             Event::Start { mac, vm_pid, fds } => {
-                self.net("start", record);
+                self.net("start", &record.guest);
                 self.change(None, Some(*mac), *vm_pid, *fds);
             }
             Event::Attach { mac, vm_pid, fds } => {
-                self.net("attach", record);
+                self.net("attach", &record.guest);
                 self.change(None, Some(*mac), *vm_pid, *fds);
             }
             Event::Detach { mac, vm_pid, fds, forced } => {
-                self.net("detach", record);
+                self.net("detach", &record.guest);
                 self.change(Some(*mac), None, *vm_pid, *fds);
                 if *forced {
                     self.pair("forced", "yes");
@@ -107,34 +116,45 @@ impl Text {
             }
             Event::GuestStart { reason, vm_pid } => {
                 self.pair("op", "start");
-                self.control(reason, *vm_pid, record);
+                self.control(reason, *vm_pid, &record.guest);
             }
             Event::GuestStop { reason, vm_pid } => {
                 self.pair("op", "stop");
-                self.control(reason, *vm_pid, record);
+                self.control(reason, *vm_pid, &record.guest);
             }
             Event::GuestGone { vm_pid } => {
                 self.pair("op", "gone");
-                self.control(&Reason::EXITED, Some(*vm_pid), record);
+                self.control(&Reason::EXITED, Some(*vm_pid), &record.guest);
             }
         }
     }
 
-    fn net(&mut self, reason: &str, record: &Record) {
+    fn net(&mut self, reason: &str, guest: &GuestId) {
         self.pair("resrc", "net");
         self.pair("reason", reason);
-        self.guest(record);
+        self.guest(guest);
     }
 
-    fn control(&mut self, reason: &Reason, vm_pid: Option<u32>, record: &Record) {
+    fn control(&mut self, reason: &Reason, vm_pid: Option<u32>, guest: &GuestId) {
         self.pair("reason", reason);
-        self.guest(record);
+        self.guest(guest);
         self.pair("vm-pid", vm_pid.unwrap_or(0));
     }
 
-    fn guest(&mut self, record: &Record) {
-        push_string(&mut self.0, "vm", record.guest.name.as_bytes());
-        self.pair("uuid", record.guest.uuid);
+    fn guest(&mut self, guest: &GuestId) {
+        push_string(&mut self.0, "vm", guest.name.as_bytes());
+        self.pair("uuid", guest.uuid);
+    }
+
+    /// What libaudit adds for the program `exe`.
+    fn end(mut self, guest: &GuestId, outcome: Outcome, exe: &Path) -> Result<String, TooLong> {
+        push_string(&mut self.0, "exe", exe.as_os_str().as_bytes());
+        self.0.push_str(" hostname=? addr=? terminal=?");
+        self.pair("res", outcome.as_str());
+        if self.0.len() > MAX_TEXT {
+            return Err(TooLong { guest: guest.name.chars().take(64).collect(), len: self.0.len() });
+        }
+        Ok(self.0)
     }
 
     fn descriptor(&mut self, descriptor: &Descriptor) {

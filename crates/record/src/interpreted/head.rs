@@ -56,6 +56,9 @@ impl<'a> Head<'a> {
         };
         let may_be_foreign = record_type == RecordType::VIRT_CONTROL && !virt;
         let reason = cursor.pair(b" reason=");
+        if record_type == RecordType::VIRT_RESOURCE && reason == Some(b"finding") {
+            return Ok(None);
+        }
         match (reason, cursor.0.strip_prefix(b" vm=")) {
             (Some(reason), Some(rest)) => {
                 Ok(Some(Self { shape: Shape::of(kind, reason), rest, may_be_foreign }))

@@ -17,8 +17,8 @@ use taptrail_ledger::{
     Checkpoint, DeviceKey, GuestKey, Ledger, LedgerError, Logged, NewDevice, NewRecord, NewWatched, Process,
     RecordKey, Tx,
 };
-use taptrail_record::{Descriptor, Event, GuestId, Reason, Record};
-use taptrail_trail::{Content, Entry};
+use taptrail_record::{Descriptor, Event, GuestId, Notice, Reason, Record};
+use taptrail_trail::{Content, Entry, Finding};
 use tracing::warn;
 
 use super::WatchError;
@@ -35,10 +35,22 @@ pub(super) type Slot = u64;
 /// What changes in the ledger.
 #[derive(Debug)]
 enum Change {
-    Begins { id: GuestId, begun: Timestamp },
+    Begins {
+        id: GuestId,
+        begun: Timestamp,
+    },
     Adopted,
     Runs(Process),
-    Copy { row: Row, writer: Option<u32>, open: Option<u64> },
+    Copy {
+        row: Row,
+        writer: Option<u32>,
+        open: Option<u64>,
+    },
+    /// One that came after the account's end.
+    Late {
+        row: Row,
+        writer: Option<u32>,
+    },
     Own(Box<Own>),
     Seen(Timestamp),
     Ends(Reason),
@@ -173,10 +185,16 @@ impl Books {
 
     /// A record of the guest's manager, as the log has it.
     pub(super) fn copy(&mut self, slot: Slot, entry: &Entry, record: &Record, open: Option<u64>) {
-        let Some(text) = text(record, Path::new(UNKNOWN)) else { return };
-        let logged = Some(Logged { how: "copied".to_owned(), serial: entry.serial });
-        let row = Row { time: entry.time, kind: record.record_type().number(), text, logged };
-        self.pending.push((slot, Change::Copy { row, writer: entry.writer, open }));
+        if let Some(row) = copied(entry, record) {
+            self.pending.push((slot, Change::Copy { row, writer: entry.writer, open }));
+        }
+    }
+
+    /// The last word of the guest's manager, of an account that has ended.
+    pub(super) fn copy_late(&mut self, slot: Slot, entry: &Entry, record: &Record) {
+        if let Some(row) = copied(entry, record) {
+            self.pending.push((slot, Change::Late { row, writer: entry.writer }));
+        }
     }
 
     pub(super) fn seen(&mut self, slot: Slot, record: Record, number: u64, open: Option<u64>) {
@@ -262,6 +280,19 @@ impl Books {
         entries
     }
 
+    /// Tells the kernel's audit of a finding about a guest.
+    pub(super) fn notify(&mut self, finding: &Finding) {
+        let (Some(audit), Some(guest)) = (&mut self.audit, &finding.guest) else { return };
+        let (kind, device) = (finding.kind.as_str(), finding.device.as_ref());
+        let notice = Notice { guest, mac: finding.mac, device, finding: kind };
+        let text = notice.text(&self.exe).map_err(|error| error.to_string());
+        let kernel =
+            |text: String| audit.log(Notice::RECORD_TYPE.number(), &text).map_err(|why| why.to_string());
+        if let Err(reason) = text.and_then(kernel) {
+            warn!("{reason}: finding {kind} of guest '{}' is not in the kernel's audit", guest.name);
+        }
+    }
+
     /// Tells the kernel's audit of our own records, each once.
     fn log(&mut self) {
         let mut rows: Vec<&mut Row> = self
@@ -336,6 +367,12 @@ impl Writing<'_> {
                     self.new.opened(slot, *open, key);
                 }
             }
+            Change::Late { row, writer } => {
+                // It may be forgotten by now.
+                if tx.has_guest(guest)? {
+                    tx.copy(guest, &row.new_record(), *writer)?;
+                }
+            }
             Change::Own(said) => {
                 let key = tx.watched(guest, &said.row.new_record(), own.pid)?;
                 self.rows.push((at, key));
@@ -398,6 +435,13 @@ fn lock(path: &Path) -> Result<File, WatchError> {
         Err(Errno::WOULDBLOCK) => Err(WatchError::Taken { path: path.to_owned() }),
         Err(errno) => Err(failed(errno.into())),
     }
+}
+
+/// A record as the log has it.
+fn copied(entry: &Entry, record: &Record) -> Option<Row> {
+    let text = text(record, Path::new(UNKNOWN))?;
+    let logged = Some(Logged { how: "copied".to_owned(), serial: entry.serial });
+    Some(Row { time: entry.time, kind: record.record_type().number(), text, logged })
 }
 
 /// A record's text. What would be cut is not written: only a name of thousands of bytes makes it so long.

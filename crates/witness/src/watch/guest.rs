@@ -241,7 +241,7 @@ impl Guest {
         let settled = self.loose.is_empty()
             && self.plugs.detached.is_empty()
             && self.stop.is_none()
-            && self.plugs.all.iter().all(|plug| plug.granted && plug.told);
+            && self.plugs.all.iter().all(|plug| plug.told || !plug.granted);
         let mut known: Vec<_> = self
             .held
             .iter()
@@ -278,9 +278,7 @@ impl Guest {
         let held = &self.held;
         self.plugs.settle(|plug| holds(held, plug));
         self.bind(pid, loose, now, waited, next, acts);
-        if waited >= now.patience {
-            self.tell_still(acts);
-        }
+        self.tell_still(now, waited, acts);
         self.tell_granted(pid, waited >= now.patience, acts);
         self.looked = Some(now.time);
         let awaits = !self.loose.is_empty()
@@ -313,6 +311,7 @@ impl Guest {
         });
         let mut loose: Vec<Sighted> = loose.into_iter().flatten().collect();
         self.give_up_accelerators(&mut gone, &mut loose);
+        self.give_up_replaced(&mut gone, &mut loose);
         let in_time = |known: &Known| {
             let at_once = |at: Timestamp| now.time.duration_since(at).abs() <= AT_ONCE;
             let detached =
@@ -348,6 +347,36 @@ impl Guest {
             gone.push(known);
         }
         loose.sort_by_key(|sighted| sighted.fds.first().copied());
+    }
+
+    /// A tap that outlives its descriptors may be opened again for the same interface, and get the same number: where one
+    /// was given up, another given, and nothing else is there, that is the new one.
+    fn give_up_replaced(&mut self, gone: &mut Vec<Known>, loose: &mut Vec<Sighted>) {
+        let held = &self.held;
+        let is_given_up = |plug: &&Plug| {
+            plug.granted
+                && holds(held, plug.number)
+                && self.plugs.detached.iter().any(|detached| detached.mac == plug.mac)
+        };
+        let replaced = |old: &&Plug| {
+            self.plugs.all.iter().any(|new| {
+                let is_there =
+                    |opened: &Opened| loose.iter().any(|one| one.device.kind == opened.device.kind);
+                (new.mac, new.granted, new.seen) == (old.mac, true, false)
+                    && new.number > old.number
+                    && !new.opened.is_empty()
+                    && !new.opened.iter().any(is_there)
+            })
+        };
+        let Some(old) = self.plugs.all.iter().filter(is_given_up).find(replaced).map(|plug| plug.number)
+        else {
+            return;
+        };
+        for known in self.held.extract_if(.., |known| known.plug == Some(old)) {
+            let (fds, device, index) = (known.fds.clone(), known.descriptor.device.clone(), known.index);
+            loose.push(Sighted { fds, device, index, address: None, named: known.descriptor.mac });
+            gone.push(known);
+        }
     }
 
     /// Gives what is loose to the interfaces that it serves, and tells of what serves none.
@@ -459,14 +488,16 @@ impl Guest {
     }
 
     /// What should be gone, and is not, is told once.
-    fn tell_still(&mut self, acts: &mut Vec<Act>) {
-        let macs: Vec<MacAddr> = self.plugs.detached.iter().map(|detached| detached.mac).collect();
+    fn tell_still(&mut self, now: Now, waited: Duration, acts: &mut Vec<Act>) {
+        let late = |at: Timestamp| now.time.duration_since(at).unsigned_abs() >= now.patience;
+        let detached = self.plugs.detached.iter().filter(|detached| late(detached.at));
+        let macs: Vec<MacAddr> = detached.map(|detached| detached.mac).collect();
         for mac in macs {
             let of = self.held.iter().filter(|known| known.descriptor.mac == Some(mac));
             acts.extend(of.map(|known| Act::Still(known.descriptor.clone())));
             self.plugs.stays(mac);
         }
-        if let Some(stop) = self.stop.as_mut().filter(|stop| !stop.told) {
+        if let Some(stop) = self.stop.as_mut().filter(|stop| !stop.told && waited >= now.patience) {
             stop.told = true;
             acts.extend(self.held.iter().map(|known| Act::Still(known.descriptor.clone())));
         }

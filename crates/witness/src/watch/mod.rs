@@ -73,6 +73,8 @@ pub use happening::{GuestState, Happening, What};
 const GUESTS: usize = 16_384;
 /// How many that have ended are remembered, for their manager's last word.
 const ENDED: usize = 1024;
+/// How much later than it is due a look may come.
+const SLACK: Duration = Duration::from_secs(2);
 /// How often the ledger is told up to when guests were looked at.
 const NOTED: SignedDuration = SignedDuration::from_mins(10);
 
@@ -123,6 +125,8 @@ pub struct Watcher {
     happened: Vec<Happening>,
     /// The time and serial of the last entry taken.
     last: Option<(Timestamp, Option<u32>)>,
+    /// When we last looked.
+    awake: Timestamp,
     /// When the ledger was last told that guests were looked at.
     noted: Timestamp,
     /// The last number given.
@@ -154,6 +158,7 @@ impl Watcher {
             ended: VecDeque::new(),
             pids: HashMap::new(),
             happened: Vec::new(),
+            awake: Timestamp::now(),
             noted: Timestamp::now(),
             number: 0,
         };
@@ -214,6 +219,9 @@ impl Watcher {
         self.meet_strangers();
         let gone = self.gone();
         let now = self.now();
+        // Who slept for longer than a look takes to come saw nothing meanwhile.
+        let slept = now.time.duration_since(std::mem::replace(&mut self.awake, now.time));
+        let awake = slept.unsigned_abs() <= now.every + SLACK;
         let due: Vec<Slot> = self
             .guests
             .iter()
@@ -223,7 +231,7 @@ impl Watcher {
         self.search(&due);
         for slot in due {
             let mut acts = Vec::new();
-            self.look_at(slot, gone.contains(&slot), now, &mut acts);
+            self.look_at(slot, gone.contains(&slot), awake, now, &mut acts);
             self.act(slot, acts);
         }
         self.note(now);
@@ -249,7 +257,13 @@ impl Watcher {
                 self.books.forget(slot);
             }
         }
-        Ok(std::mem::take(&mut self.happened))
+        let happened = std::mem::take(&mut self.happened);
+        for happening in &happened {
+            if let What::Found(finding) = &happening.what {
+                self.books.notify(finding);
+            }
+        }
+        Ok(happened)
     }
 
     /// The devices that guests hold, as far as the trail tells: those of taptrail's own guests, too.
@@ -270,7 +284,7 @@ impl Watcher {
     /// A record of a guest's manager.
     fn told(&mut self, entry: &Entry, record: &Record) {
         self.tell(entry.time, record);
-        let Some(slot) = self.slot(entry, record) else { return };
+        let Some(slot) = self.slot(entry, record) else { return self.told_late(entry, record) };
         let (number, now) = (self.next(), Instant::now());
         let open = matches!(record.event, Event::Open { .. }).then_some(number);
         self.books.copy(slot, entry, record, open);
@@ -317,8 +331,7 @@ impl Watcher {
         }
         if matches!(record.event, Event::GuestStop { .. }) {
             self.ours.remove(&uuid);
-            // The last word of one that has ended.
-            return self.ended.iter().rev().find(|(of, _)| *of == uuid).map(|(_, slot)| *slot);
+            return None;
         }
         let booted = Timestamp::try_from(boot_time()).unwrap_or(Timestamp::MIN);
         let of_this_boot = entry.time.duration_since(booted) > SignedDuration::from_secs(-1);
@@ -326,6 +339,14 @@ impl Watcher {
             return None;
         }
         Some(self.begin(&record.guest, entry.time))
+    }
+
+    /// The last word of a guest that has ended is kept with it.
+    fn told_late(&mut self, entry: &Entry, record: &Record) {
+        let ended = self.ended.iter().rev().find(|(of, _)| *of == record.guest.uuid);
+        if let (Event::GuestStop { .. }, Some((_, slot))) = (&record.event, ended) {
+            self.books.copy_late(*slot, entry, record);
+        }
     }
 
     fn begin(&mut self, id: &GuestId, begun: Timestamp) -> Slot {
@@ -440,7 +461,7 @@ impl Watcher {
         self.books.runs(slot, process);
     }
 
-    fn look_at(&mut self, slot: Slot, gone: bool, now: Now, acts: &mut Vec<Act>) {
+    fn look_at(&mut self, slot: Slot, gone: bool, awake: bool, now: Now, acts: &mut Vec<Act>) {
         if let Some((pid, at)) = self.guests.get(&slot).and_then(|guest| match guest.qemu {
             Qemu::Told { pid, at } => Some((pid, at)),
             _ => None,
@@ -460,7 +481,7 @@ impl Watcher {
         let Some(guest) = self.guests.get_mut(&slot) else { return };
         match &mut guest.qemu {
             Qemu::Runs { process, attended, .. } if gone => {
-                let (pid, attended) = (process.pid, *attended);
+                let (pid, attended) = (process.pid, *attended && awake);
                 self.pids.remove(&pid);
                 guest.ended(pid, attended, now, acts);
             }

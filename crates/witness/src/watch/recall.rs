@@ -43,12 +43,15 @@ impl Watcher {
         Ok(())
     }
 
-    /// Whether the log was followed up to this record of a supervisor's, which else will come by the log.
+    /// Whether the log was followed up to this record of a supervisor's, which else will come by the log. What the
+    /// kernel did not log never will.
     fn was_taken(&self, stored: &StoredRecord) -> bool {
-        self.last.is_some_and(|(time, serial)| match (stored.serial, serial) {
-            (Some(own), Some(last)) if stored.time == time => own <= last,
-            _ => stored.time <= time,
-        })
+        let logged = matches!(&*stored.logged, "read-back" | "counters" | "ack");
+        logged
+            && self.last.is_some_and(|(time, serial)| match (stored.serial, serial) {
+                (Some(own), Some(last)) if stored.time == time => own <= last,
+                _ => stored.time <= time,
+            })
     }
 
     fn recall_guest(

@@ -62,6 +62,14 @@ pub(crate) fn tap(name: &str, mac: MacAddr, queues: u16) -> Opened {
     Opened { devices, recorded: Device::new(DEV_NET_TUN, Some(Rdev::TUN), None), mac }
 }
 
+/// A tap that stays without descriptors, and was made by somebody else.
+pub(crate) fn lasting_tap(name: &str, mac: MacAddr) -> Opened {
+    let ifname = name.parse().unwrap();
+    let (path, name, queues) = (Path::new(DEV_NET_TUN), TapName::Existing(&ifname), NonZeroU16::MIN);
+    let devices = admitted(open_tap(&TapRequest { path, name, queues, vnet_hdr: true }));
+    Opened { devices, recorded: Device::new(DEV_NET_TUN, Some(Rdev::TUN), None), mac }
+}
+
 /// A macvtap as libvirt makes it; its record has the interface's name for a path.
 pub(crate) fn macvtap(mac: MacAddr, queues: u16) -> Opened {
     let mut links = Links::open().unwrap();

@@ -3,7 +3,7 @@
 use taptrail_witness::watch::{GuestState, What};
 
 use crate::lab::{holdings, ip, lab, mac};
-use crate::manager::{attach, detach, macvtap, tap};
+use crate::manager::{attach, detach, lasting_tap, macvtap, tap};
 
 #[test]
 fn a_life_is_told_definitively_from_its_opens_to_its_closes() {
@@ -126,6 +126,26 @@ fn the_descriptor_that_went_tells_which_of_two_with_one_mac_was_unplugged() {
         lab.round();
         assert_eq!(lab.findings(), ["duplicate-mac"]);
         assert!(lab.holdings().iter().all(|line| line.ends_with("released detach definitive")));
+    });
+}
+
+#[test]
+fn a_tap_that_is_given_anew_under_its_old_number_was_given_up_before() {
+    lab(|mut lab| {
+        ip("tuntap add dev own0 mode tap vnet_hdr");
+        let mut domain = lab.boots(vec![lasting_tap("own0", mac(1))]);
+        lab.round();
+        let before = lab.on_record();
+        // All of this before the watcher looks again.
+        lab.detaches(&mut domain, "net0", mac(1));
+        lab.attaches(&mut domain, "net1", lasting_tap("own0", mac(1)));
+        lab.patiently();
+        assert_eq!(lab.on_record(), before, "the same number and interface");
+        assert_eq!(
+            lab.holdings(),
+            ["tun own0 01 x1 released detach definitive", "tun own0 01 x1 held - definitive"]
+        );
+        assert_eq!(lab.findings(), [""; 0]);
     });
 }
 
