@@ -5,8 +5,9 @@
 //! - [`watch`]: the guests of another manager, libvirt's first, watched as things happen.
 //!
 //! This room looks at guests, and changes nothing of theirs: it opens no device and signals nobody. Only
-//! `watch` writes: what it saw, into the ledger and the kernel's audit. What processes say of themselves (their arguments, a state file) gives them a name, and is proof of
-//! nothing; what they hold, the kernel tells.
+//! `watch` writes: what it saw, into the ledger and the kernel's audit. What processes say of themselves
+//! (their arguments, a state file) gives them a name, and is proof of nothing; what they hold, the kernel
+//! tells.
 //!
 //! ```no_run
 //! use taptrail_witness::scan::{Scanner, Sources};
