@@ -6,7 +6,7 @@ mod world;
 
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
@@ -50,11 +50,18 @@ fn rounds_of_attaching_and_detaching_leave_nothing_behind() {
         }
     }
     let ((descriptors, resident), last) = (first.unwrap(), takes(&world, "web1"));
-    times.sort_unstable();
+    let median = |times: &[Duration]| {
+        let mut times = times.to_vec();
+        times.sort_unstable();
+        times[times.len() / 2]
+    };
     eprintln!(
-        "{rounds} rounds: {descriptors} descriptors and {resident} KiB, then {last:?}; a round takes {:?}, at most {:?}",
-        times[rounds / 2],
-        times[rounds - 1]
+        "{rounds} rounds: {descriptors} descriptors and {resident} KiB, then {last:?}; a round takes {:?}, of the first \
+         fifth {:?}, of the last {:?}, at most {:?}",
+        median(&times),
+        median(&times[..rounds / 5]),
+        median(&times[rounds - rounds / 5..]),
+        times.iter().max()
     );
     assert_eq!(descriptors, last.0);
     // A few pages may come and go.
