@@ -10,8 +10,13 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
+use std::ops::ControlFlow;
+
 use serde_json::json;
-use taptrail_ledger::Ledger;
+use taptrail_ledger::{Ledger, Logged, NewRecord, NewWatched, Process};
+use taptrail_record::{Descriptor, Device, Event, Rdev, Record};
+use taptrail_source::{Input, Options, read};
+use taptrail_trail::{Content, Entry};
 use world::{EMPTY, World};
 
 const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
@@ -194,4 +199,81 @@ fn pruning_forgets_guests_that_have_ended() {
     world.stop(&second);
     assert!(world.taptrail(["ledger", "check"]).ok().stdout.contains("is sound"));
     world.assert_clean();
+}
+
+/// The ledger of a watcher that has looked on while a real libvirt wrote this log.
+fn watch(state: &Path, log: &Path) {
+    let mut records: Vec<(Entry, Record)> = Vec::new();
+    let outcome = read(vec![Input::File(log.to_owned())], Options::default(), &mut |entry| {
+        if let Content::Record(record) = &entry.content {
+            records.push((entry.clone(), record.clone()));
+        }
+        ControlFlow::Continue(())
+    });
+    assert!(outcome.failed.is_empty());
+    let mut ledger = Ledger::open(state).unwrap();
+    let tx = ledger.begin().unwrap();
+    let (guest, begun) = (&records[0].1.guest, records[0].0.time);
+    let watched = NewWatched { id: guest, boot_id: "boot", watcher: Process { pid: 77, start: 1 }, begun };
+    let key = tx.watched_begins(&watched).unwrap();
+    let own = |event: Event, time| {
+        let record = Record::success(guest.clone(), event);
+        let text = record.text(Path::new("/usr/bin/taptrail")).unwrap();
+        let logged = Logged { how: "off".to_owned(), serial: None };
+        let new = NewRecord { time, kind: record.record_type().number(), text: &text, logged };
+        tx.watched(key, &new, 77).unwrap();
+    };
+    let device = Device::new("/dev/tap7", Some(Rdev { major: 246, minor: 2 }), Some("macvtap0".into()));
+    let mac = records[0].1.event.mac();
+    let descriptor = Descriptor { mac, device, queue: Some(0), vm_pid: 27013, fd: 25 };
+    for (entry, record) in &records {
+        let text = record.text(Path::new("?")).unwrap();
+        let logged = Logged { how: "copied".to_owned(), serial: entry.serial };
+        let new = NewRecord { time: entry.time, kind: record.record_type().number(), text: &text, logged };
+        tx.copy(key, &new, entry.writer).unwrap();
+        let soon = jiff::SignedDuration::from_millis(5);
+        match record.event {
+            Event::GuestStart { .. } => own(Event::Seen(descriptor.clone()), entry.time + soon),
+            Event::GuestStop { .. } => own(Event::Gone(descriptor.clone()), entry.time - soon),
+            _ => {}
+        }
+    }
+    tx.guest_ends(key, "destroyed").unwrap();
+    tx.commit().unwrap();
+}
+
+#[test]
+fn libvirts_log_and_the_ledger_of_who_watched_it_are_one_trail() {
+    let world = World::new();
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/libvirt/libvirt-9.0/02-macvtap");
+    let log = data.join("audit.log");
+    watch(&world.state(), &log);
+    let ledger = Ledger::file(&world.state());
+    let told = |files: &[&Path]| {
+        let files = files.iter().map(|file| file.to_str().unwrap());
+        let trail = world.json(["trail", "--host", "h1", "--format", "json"].into_iter().chain(files));
+        let keys = ["device", "state", "certainty", "ended_by"];
+        let holdings = trail["holdings"].as_array().unwrap().iter();
+        let holdings: Vec<_> = holdings.map(|holding| keys.map(|key| holding[key].clone())).collect();
+        let findings = trail["findings"].as_array().unwrap().iter();
+        let findings: Vec<_> = findings.map(|finding| finding["kind"].as_str().unwrap().to_owned()).collect();
+        (holdings, findings, trail["input"]["duplicates"].clone())
+    };
+    let (alone, _, _) = told(&[&log]);
+    assert_eq!(alone[0][2..], [json!("inferred"), json!("stop")]);
+    let both = told(&[&log, &ledger]);
+    assert_eq!(both.0[0][2..], [json!("definitive"), json!("stop")]);
+    assert_eq!(both.0[0][0]["path"], "/dev/tap7");
+    assert_eq!((both.0.len(), &both.2), (3, &json!(6)), "{both:?}");
+    assert_eq!(both.1, ["open-failed", "contradictory-open"]);
+    assert_eq!(told(&[&ledger]).0, both.0, "the ledger alone tells it, too");
+
+    // Who takes a record out of the log is told by the ledger.
+    let text = fs::read_to_string(&log).unwrap();
+    let cut: Vec<&str> = text.lines().filter(|line| !line.contains("reason=start")).collect();
+    let changed = world.path("changed.log");
+    fs::write(&changed, cut.join("\n") + "\n").unwrap();
+    let (holdings, findings, _) = told(&[&changed, &ledger]);
+    assert_eq!(holdings, both.0);
+    assert_eq!(findings, ["open-failed", "contradictory-open", "serial-gap"]);
 }
