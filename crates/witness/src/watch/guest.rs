@@ -8,6 +8,7 @@ use taptrail_kernel::proc::{PidFd, ProcessId};
 use taptrail_record::{Descriptor, Device, DeviceKind, Event, GuestId, MacAddr, Outcome, Reason, Record};
 
 use super::bind::{self, Loose, Wanting};
+use super::known::{self, Known, holds};
 use super::plugs::{Opened, Plug, Plugs};
 use super::sight::{Glance, Sighted};
 
@@ -62,20 +63,6 @@ pub(super) enum Qemu {
     Lost { pid: u32 },
     /// It has ended. Nobody saw it since the time given, if there is one.
     Gone { pid: u32, last_seen: Option<Timestamp> },
-}
-
-/// A descriptor that was seen.
-#[derive(Debug, Clone)]
-struct Known {
-    number: u64,
-    /// As on record.
-    descriptor: Descriptor,
-    /// All its numbers in QEMU.
-    fds: Vec<u32>,
-    /// The number of the interface behind it, once it was found.
-    index: Option<u32>,
-    /// The interface of the guest that it serves, where that is told.
-    plug: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -207,7 +194,8 @@ impl Guest {
             if first { all.find(lacks) } else { all.rfind(continues) }
         };
         let plug = plug.map(|plug| {
-            (plug.seen, plug.told) = (true, true);
+            plug.see(kind);
+            plug.told = true;
             plug.number
         });
         let fds = vec![descriptor.fd];
@@ -310,8 +298,7 @@ impl Guest {
             }
         });
         let mut loose: Vec<Sighted> = loose.into_iter().flatten().collect();
-        self.give_up_accelerators(&mut gone, &mut loose);
-        self.give_up_replaced(&mut gone, &mut loose);
+        known::give_up_reused(&self.plugs, &mut self.held, &mut gone, &mut loose);
         let in_time = |known: &Known| {
             let at_once = |at: Timestamp| now.time.duration_since(at).abs() <= AT_ONCE;
             let detached =
@@ -323,60 +310,6 @@ impl Guest {
             acts.push(Act::Gone { number: known.number, descriptor: known.descriptor, last_seen });
         }
         loose
-    }
-
-    /// A vhost-net goes with its tap. Where another interface waits for one, the number of the one that went is used
-    /// again, and nothing but that shows it.
-    fn give_up_accelerators(&mut self, gone: &mut Vec<Known>, loose: &mut Vec<Sighted>) {
-        let is_vhost = |known: &Known| known.descriptor.device.kind == DeviceKind::VhostNet;
-        let wanted = self.plugs.all.iter().any(|plug| plug.granted && !plug.seen);
-        let alone: Vec<u64> = gone
-            .iter()
-            .filter(|known| !is_vhost(known))
-            .filter_map(|known| known.plug)
-            .filter(|plug| !self.held.iter().any(|known| known.plug == Some(*plug) && !is_vhost(known)))
-            .collect();
-        if !wanted || alone.is_empty() {
-            return;
-        }
-        let left =
-            |known: &mut Known| is_vhost(known) && known.plug.is_some_and(|plug| alone.contains(&plug));
-        for known in self.held.extract_if(.., left) {
-            let (fds, device) = (known.fds.clone(), known.descriptor.device.clone());
-            loose.push(Sighted { fds, device, index: None, address: None, named: None });
-            gone.push(known);
-        }
-        loose.sort_by_key(|sighted| sighted.fds.first().copied());
-    }
-
-    /// A tap that outlives its descriptors may be opened again for the same interface, and get the same number: where one
-    /// was given up, another given, and nothing else is there, that is the new one.
-    fn give_up_replaced(&mut self, gone: &mut Vec<Known>, loose: &mut Vec<Sighted>) {
-        let held = &self.held;
-        let is_given_up = |plug: &&Plug| {
-            plug.granted
-                && holds(held, plug.number)
-                && self.plugs.detached.iter().any(|detached| detached.mac == plug.mac)
-        };
-        let replaced = |old: &&Plug| {
-            self.plugs.all.iter().any(|new| {
-                let is_there =
-                    |opened: &Opened| loose.iter().any(|one| one.device.kind == opened.device.kind);
-                (new.mac, new.granted, new.seen) == (old.mac, true, false)
-                    && new.number > old.number
-                    && !new.opened.is_empty()
-                    && !new.opened.iter().any(is_there)
-            })
-        };
-        let Some(old) = self.plugs.all.iter().filter(is_given_up).find(replaced).map(|plug| plug.number)
-        else {
-            return;
-        };
-        for known in self.held.extract_if(.., |known| known.plug == Some(old)) {
-            let (fds, device, index) = (known.fds.clone(), known.descriptor.device.clone(), known.index);
-            loose.push(Sighted { fds, device, index, address: None, named: known.descriptor.mac });
-            gone.push(known);
-        }
     }
 
     /// Gives what is loose to the interfaces that it serves, and tells of what serves none.
@@ -435,7 +368,8 @@ impl Guest {
                 plug.opened.iter().find(of).or(plug.opened.first()).map(|opened| opened.number)
             });
             let number = plug.map(|plug| {
-                (plug.granted, plug.seen) = (true, true);
+                plug.granted = true;
+                plug.see(loose.device.kind);
                 plug.number
             });
             for sighted in all.drain(..) {
@@ -472,10 +406,7 @@ impl Guest {
                 None => seen.push((known.descriptor.device.clone(), 1)),
             }
         }
-        let is_backend = |device: &Device| device.kind != DeviceKind::VhostNet;
-        let unseen = |opened: &&Opened| {
-            !seen.iter().any(|(device, _)| is_backend(device) == is_backend(&opened.device))
-        };
+        let unseen = |opened: &&Opened| !plug.has_seen(opened.device.kind);
         let opened = match plug.over {
             true => Vec::new(),
             false => plug.opened.iter().filter(unseen).map(|opened| opened.device.clone()).collect(),
@@ -506,7 +437,7 @@ impl Guest {
     /// Tells of each interface that QEMU has it, once that was seen or is not to be seen.
     fn tell_granted(&mut self, pid: u32, at_last: bool, acts: &mut Vec<Act>) {
         for plug in &mut self.plugs.all {
-            if plug.told || !plug.granted || !(plug.seen || at_last) {
+            if plug.told || !plug.granted || !(plug.is_seen() || at_last) {
                 continue;
             }
             plug.told = true;
@@ -549,26 +480,7 @@ impl Guest {
     }
 }
 
-fn holds(held: &[Known], plug: u64) -> bool {
-    held.iter().any(|known| known.plug == Some(plug))
-}
-
 /// What a glance tells of a device's interface.
 fn tap_name(device: &Device) -> Option<&str> {
     device.dev.as_deref().filter(|_| device.kind == DeviceKind::Tun)
-}
-
-impl Known {
-    /// Whether it is what was sighted, under one of its numbers.
-    fn is(&self, sighted: &Sighted) -> bool {
-        let (before, now) = (&self.descriptor.device, &sighted.device);
-        let behind = match (self.index, sighted.index) {
-            // A tap may have another name by now.
-            (Some(before), Some(now)) => before == now,
-            _ => before.dev == now.dev || now.dev.is_none(),
-        };
-        self.fds.iter().any(|fd| sighted.fds.contains(fd))
-            && (before.kind, before.rdev) == (now.kind, now.rdev)
-            && behind
-    }
 }

@@ -42,9 +42,12 @@ mod error;
 mod find;
 mod guest;
 mod happening;
+mod known;
 mod plugs;
 mod recall;
 mod sight;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};

@@ -20,8 +20,9 @@ pub(super) struct Plug {
     pub(super) granted: bool,
     /// Whether it is of the guest's start.
     pub(super) by_start: bool,
-    /// Whether descriptors of it were seen.
-    pub(super) seen: bool,
+    /// Whether its backend was seen, and its accelerator: none is given a second one.
+    pub(super) backed: bool,
+    pub(super) accelerated: bool,
     /// Whether who listens was told that QEMU has it.
     pub(super) told: bool,
     /// Whether it is told to be given up, and was seen after that.
@@ -40,6 +41,27 @@ pub(super) struct Opened {
 pub(super) struct Detached {
     pub(super) mac: MacAddr,
     pub(super) at: Timestamp,
+}
+
+impl Plug {
+    /// Whether descriptors of it were seen.
+    pub(super) fn is_seen(&self) -> bool {
+        self.backed || self.accelerated
+    }
+
+    /// Whether one of this kind was seen.
+    pub(super) fn has_seen(&self, kind: DeviceKind) -> bool {
+        if kind == DeviceKind::VhostNet { self.accelerated } else { self.backed }
+    }
+
+    /// A descriptor of it was seen.
+    pub(super) fn see(&mut self, kind: DeviceKind) {
+        if kind == DeviceKind::VhostNet {
+            self.accelerated = true;
+        } else {
+            self.backed = true;
+        }
+    }
 }
 
 /// The interfaces of one guest, oldest first.
@@ -73,7 +95,8 @@ impl Plugs {
             opened,
             granted: false,
             by_start: false,
-            seen: false,
+            backed: false,
+            accelerated: false,
             told: false,
             over: false,
         };
@@ -144,7 +167,7 @@ impl Plugs {
     pub(super) fn detached(&mut self, mac: MacAddr, at: Timestamp, holds: impl Fn(u64) -> bool) {
         let is_meant = |plug: &Plug| plug.mac == mac && plug.granted && !plug.over;
         // What was seen to go is what is meant; then what was never seen.
-        let gone = self.all.iter().position(|plug| is_meant(plug) && !holds(plug.number) && plug.seen);
+        let gone = self.all.iter().position(|plug| is_meant(plug) && !holds(plug.number) && plug.is_seen());
         let held = self.all.iter().any(|plug| is_meant(plug) && holds(plug.number));
         let unseen = || self.all.iter().position(|plug| is_meant(plug) && !holds(plug.number));
         match gone.or_else(|| if held { None } else { unseen() }) {
@@ -163,8 +186,9 @@ impl Plugs {
     pub(super) fn settle(&mut self, holds: impl Fn(u64) -> bool) {
         self.all.retain(|plug| !plug.over || holds(plug.number));
         self.detached.retain(|detached| {
-            let is_gone =
-                |plug: &Plug| plug.mac == detached.mac && plug.granted && plug.seen && !holds(plug.number);
+            let is_gone = |plug: &Plug| {
+                plug.mac == detached.mac && plug.granted && plug.is_seen() && !holds(plug.number)
+            };
             let gone = self.all.iter().position(is_gone);
             gone.map(|at| self.all.remove(at)).is_none()
         });
@@ -173,6 +197,9 @@ impl Plugs {
     /// Nobody gave up what should have been: the detaches of this address wait no longer.
     pub(super) fn stays(&mut self, mac: MacAddr) {
         self.detached.retain(|detached| detached.mac != mac);
-        self.all.iter_mut().filter(|plug| plug.mac == mac && plug.seen).for_each(|plug| plug.over = true);
+        self.all
+            .iter_mut()
+            .filter(|plug| plug.mac == mac && plug.is_seen())
+            .for_each(|plug| plug.over = true);
     }
 }

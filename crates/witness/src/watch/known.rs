@@ -1,0 +1,109 @@
+//! Descriptors that were seen before, and how they are known again.
+
+use taptrail_record::{Descriptor, DeviceKind};
+
+use super::plugs::{Opened, Plug, Plugs};
+use super::sight::Sighted;
+
+/// A descriptor that was seen.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    pub(super) number: u64,
+    /// As on record.
+    pub(super) descriptor: Descriptor,
+    /// All its numbers in QEMU.
+    pub(super) fds: Vec<u32>,
+    /// The number of the interface behind it, once it was found.
+    pub(super) index: Option<u32>,
+    /// The interface of the guest that it serves, where that is told.
+    pub(super) plug: Option<u64>,
+}
+
+impl Known {
+    /// Whether it is what was sighted, under one of its numbers.
+    pub(super) fn is(&self, sighted: &Sighted) -> bool {
+        let (before, now) = (&self.descriptor.device, &sighted.device);
+        let behind = match (self.index, sighted.index) {
+            // A tap may have another name by now.
+            (Some(before), Some(now)) => before == now,
+            _ => before.dev == now.dev || now.dev.is_none(),
+        };
+        self.fds.iter().any(|fd| sighted.fds.contains(fd))
+            && (before.kind, before.rdev) == (now.kind, now.rdev)
+            && behind
+    }
+
+    fn is_vhost(&self) -> bool {
+        self.descriptor.device.kind == DeviceKind::VhostNet
+    }
+
+    /// The same descriptor as one that nobody knows.
+    fn forgotten(&self) -> Sighted {
+        let (fds, device, named) = (self.fds.clone(), self.descriptor.device.clone(), self.descriptor.mac);
+        let named = named.filter(|_| !self.is_vhost());
+        Sighted { fds, device, index: self.index, address: None, named }
+    }
+}
+
+/// Whether descriptors of an interface are known.
+pub(super) fn holds(held: &[Known], plug: u64) -> bool {
+    held.iter().any(|known| known.plug == Some(plug))
+}
+
+/// QEMU gives a new descriptor the lowest free number, which is mostly that of the one that went before: where nothing
+/// but the records shows that it is another, they do.
+pub(super) fn give_up_reused(
+    plugs: &Plugs,
+    held: &mut Vec<Known>,
+    gone: &mut Vec<Known>,
+    loose: &mut Vec<Sighted>,
+) {
+    let replaced = replaced(plugs, held, loose);
+    let left = accelerators_left(plugs, held, loose);
+    let is_over = |known: &mut Known| {
+        known.plug.is_some_and(|plug| Some(plug) == replaced || (known.is_vhost() && left.contains(&plug)))
+    };
+    for known in held.extract_if(.., is_over) {
+        loose.push(known.forgotten());
+        gone.push(known);
+    }
+    loose.sort_by_key(|sighted| sighted.fds.first().copied());
+}
+
+/// A tap that outlives its descriptors may be opened again for the same interface: where one was given up, another given,
+/// and nothing else is there, that is the new one.
+fn replaced(plugs: &Plugs, held: &[Known], loose: &[Sighted]) -> Option<u64> {
+    let is_given_up = |plug: &&Plug| {
+        plug.granted
+            && holds(held, plug.number)
+            && plugs.detached.iter().any(|detached| detached.mac == plug.mac)
+    };
+    let is_replaced = |old: &&Plug| {
+        plugs.all.iter().any(|new| {
+            let is_there = |opened: &Opened| loose.iter().any(|one| one.device.kind == opened.device.kind);
+            (new.mac, new.granted, new.is_seen()) == (old.mac, true, false)
+                && new.number > old.number
+                && !new.opened.is_empty()
+                && !new.opened.iter().any(is_there)
+        })
+    };
+    plugs.all.iter().filter(is_given_up).find(is_replaced).map(|plug| plug.number)
+}
+
+/// A vhost-net goes with its tap, and nothing tells one from another. Those whose tap is gone are another interface's,
+/// where one waits for some.
+fn accelerators_left(plugs: &Plugs, held: &[Known], loose: &[Sighted]) -> Vec<u64> {
+    let has = |plug: &Plug, vhost: bool| {
+        held.iter().any(|known| known.plug == Some(plug.number) && known.is_vhost() == vhost)
+    };
+    let waits = |plug: &Plug| {
+        let opened = plug.opened.iter().any(|opened| opened.device.kind == DeviceKind::VhostNet);
+        plug.granted && !plug.over && opened && !plug.accelerated
+    };
+    let there = loose.iter().any(|sighted| sighted.device.kind == DeviceKind::VhostNet);
+    if there || !plugs.all.iter().any(waits) {
+        return Vec::new();
+    }
+    let left = plugs.all.iter().filter(|plug| plug.backed && has(plug, true) && !has(plug, false));
+    left.map(|plug| plug.number).collect()
+}

@@ -1,0 +1,189 @@
+//! One guest, told things and looked at: what this machine has no devices for.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
+
+use super::guest::{Act, Guest, Now};
+use super::sight::Sighted;
+
+const PID: u32 = 40;
+
+fn mac(last: u8) -> MacAddr {
+    MacAddr::kvm([0, 0, last])
+}
+
+fn id() -> GuestId {
+    GuestId { name: "g".into(), uuid: uuid::Uuid::from_u128(1) }
+}
+
+fn tun(fd: u32, number: u32) -> Sighted {
+    let device = Device::new("/dev/net/tun", Some(Rdev::TUN), Some(format!("vnet{number}").into()));
+    Sighted { fds: vec![fd], device, index: Some(number), address: None, named: None }
+}
+
+fn vhost(fd: u32) -> Sighted {
+    let device = Device::new("/dev/vhost-net", Some(Rdev::VHOST_NET), None);
+    Sighted { fds: vec![fd], device, index: None, address: None, named: None }
+}
+
+/// A guest in time.
+struct Scene {
+    guest: Guest,
+    now: Now,
+    number: u64,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let (patience, every) = (Duration::from_secs(5), Duration::from_secs(30));
+        let (instant, time) = (Instant::now(), Timestamp::now());
+        let mut scene =
+            Self { guest: Guest::new(id(), instant), now: Now { instant, time, patience, every }, number: 0 };
+        scene.says(Event::GuestStart { reason: Reason::BOOTED, vm_pid: Some(PID) });
+        scene
+    }
+
+    fn says(&mut self, event: Event) {
+        self.number += 1;
+        self.guest.tell(&Record::success(id(), event), self.now.time, self.number, self.now.instant);
+    }
+
+    /// As libvirt hot-plugs a tap with its vhost-net.
+    fn attaches(&mut self, mac: MacAddr) {
+        for device in [tun(0, 0).device, vhost(0).device] {
+            self.says(Event::Open { mac, device: Device { dev: None, ..device }, queue: None });
+        }
+        self.says(Event::Attach { mac, vm_pid: None, fds: None });
+    }
+
+    fn detaches(&mut self, mac: MacAddr) {
+        self.says(Event::Detach { mac, vm_pid: None, fds: None, forced: false });
+    }
+
+    fn after(&mut self, seconds: u64) {
+        self.now.instant += Duration::from_secs(seconds);
+        self.now.time += Duration::from_secs(seconds);
+    }
+
+    /// A look, and what it brings to light: what happened to which descriptor of which interface.
+    fn looks(&mut self, seen: &[Sighted]) -> Vec<String> {
+        let mut acts = Vec::new();
+        self.guest.look(PID, seen.to_vec(), self.now, &mut self.number, &mut acts);
+        let line = |what: &str, of: &taptrail_record::Descriptor| {
+            let mac = of.mac.map_or("-".to_owned(), |mac| format!("{:02x}", mac.0[5]));
+            let dev = of.device.dev.as_deref().unwrap_or("vhost");
+            format!("{what} {mac} {dev} q{} fd{}", of.queue.unwrap(), of.fd)
+        };
+        let told = acts.iter().filter_map(|act| match act {
+            Act::Seen { descriptor, .. } => Some(line("seen", descriptor)),
+            Act::Still(descriptor) => Some(line("still", descriptor)),
+            Act::Gone { descriptor, .. } => Some(line("gone", descriptor)),
+            _ => None,
+        });
+        told.collect()
+    }
+}
+
+#[test]
+fn a_number_that_is_used_again_is_another_descriptor() {
+    let mut scene = Scene::new();
+    scene.attaches(mac(1));
+    assert_eq!(scene.looks(&[tun(25, 5), vhost(27)]), ["seen 01 vnet5 q0 fd25", "seen 01 vhost q0 fd27"]);
+    // All between two looks, and QEMU takes the lowest free numbers.
+    scene.detaches(mac(1));
+    scene.attaches(mac(2));
+    let told = scene.looks(&[tun(25, 6), vhost(27)]);
+    assert_eq!(
+        told,
+        ["gone 01 vnet5 q0 fd25", "gone 01 vhost q0 fd27", "seen 02 vnet6 q0 fd25", "seen 02 vhost q0 fd27"]
+    );
+    scene.after(60);
+    assert_eq!(scene.looks(&[tun(25, 6), vhost(27)]), [""; 0]);
+}
+
+#[test]
+fn what_is_there_before_it_is_told_waits_for_its_records() {
+    let mut scene = Scene::new();
+    scene.attaches(mac(1));
+    scene.looks(&[tun(25, 5), vhost(27)]);
+    // Seen between the change and the records of it.
+    assert_eq!(scene.looks(&[tun(25, 6), vhost(27)]), ["gone 01 vnet5 q0 fd25"]);
+    scene.detaches(mac(1));
+    scene.attaches(mac(2));
+    let told = scene.looks(&[tun(25, 6), vhost(27)]);
+    assert_eq!(told, ["gone 01 vhost q0 fd27", "seen 02 vnet6 q0 fd25", "seen 02 vhost q0 fd27"]);
+    scene.after(60);
+    assert_eq!(scene.looks(&[tun(25, 6), vhost(27)]), [""; 0]);
+}
+
+#[test]
+fn a_vhost_net_that_stays_behind_is_told() {
+    let mut scene = Scene::new();
+    scene.attaches(mac(1));
+    scene.looks(&[tun(25, 5), vhost(27)]);
+    scene.detaches(mac(1));
+    assert_eq!(scene.looks(&[vhost(27)]), ["gone 01 vnet5 q0 fd25"]);
+    scene.after(5);
+    assert_eq!(scene.looks(&[vhost(27)]), ["still 01 vhost q0 fd27"]);
+    scene.after(60);
+    assert_eq!(scene.looks(&[vhost(27)]), [""; 0], "once");
+    assert_eq!(scene.looks(&[]), ["gone 01 vhost q0 fd27"]);
+}
+
+#[test]
+fn a_duplicated_descriptor_is_one_and_is_held_as_long_as_any_of_it() {
+    let mut scene = Scene::new();
+    scene.attaches(mac(1));
+    let both = Sighted { fds: vec![25, 40], ..tun(25, 5) };
+    assert_eq!(scene.looks(&[both]), ["seen 01 vnet5 q0 fd25"]);
+    assert_eq!(scene.looks(&[tun(40, 5)]), [""; 0]);
+    assert_eq!(scene.looks(&[]), ["gone 01 vnet5 q0 fd25"]);
+}
+
+#[test]
+fn a_hot_plug_under_way_has_more_patience_than_what_nobody_opened() {
+    let mut scene = Scene::new();
+    let device = Device { dev: None, ..tun(0, 0).device };
+    scene.says(Event::Open { mac: mac(1), device, queue: None });
+    let strange = Sighted { device: macvtap(), ..tun(30, 9) };
+    let all = [tun(25, 5), strange];
+    assert_eq!(scene.looks(&all), [""; 0]);
+    scene.after(5);
+    assert_eq!(scene.looks(&all), ["seen - macvtap9 q0 fd30"]);
+    scene.after(26);
+    assert_eq!(scene.looks(&all), ["seen 01 vnet5 q0 fd25"]);
+}
+
+fn macvtap() -> Device {
+    Device::new("/dev/tap9", Some(Rdev { major: 246, minor: 9 }), Some("macvtap9".into()))
+}
+
+#[test]
+fn queues_and_vhost_nets_of_several_interfaces_find_theirs() {
+    let mut scene = Scene::new();
+    for (mac, dev) in [(mac(1), "macvtap1"), (mac(2), "macvtap2")] {
+        scene.says(Event::Open { mac, device: Device::new(dev, None, None), queue: None });
+        let device = Device { dev: None, ..vhost(0).device };
+        scene.says(Event::Open { mac, device, queue: None });
+        scene.says(Event::Start { mac, vm_pid: None, fds: None });
+    }
+    let tap = |fd, number: u32| {
+        let rdev = Some(Rdev { major: 246, minor: number });
+        let device = Device::new(format!("/dev/tap{number}"), rdev, Some(format!("macvtap{number}").into()));
+        Sighted { device, ..tun(fd, number) }
+    };
+    let told = scene.looks(&[tap(30, 1), tap(31, 1), vhost(32), vhost(33), tap(34, 2), vhost(35)]);
+    assert_eq!(
+        told,
+        [
+            "seen 01 macvtap1 q0 fd30",
+            "seen 01 macvtap1 q1 fd31",
+            "seen 01 vhost q0 fd32",
+            "seen 01 vhost q1 fd33",
+            "seen 02 macvtap2 q0 fd34",
+            "seen 02 vhost q0 fd35"
+        ]
+    );
+}
