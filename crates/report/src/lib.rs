@@ -45,6 +45,6 @@ pub use stats::Stats;
 pub use style::Style;
 pub use trail::{findings_table, trail_table};
 pub use verify::{
-    Blind, GuestSeen, HeldRow, ProcessRow, TrailRead, Verified, VerifiedRow, blind, verify_table,
+    Blind, GuestSeen, HeldRow, ProcessRow, TrailRead, Verified, VerifiedRow, blind, left_out, verify_table,
 };
 pub use warnings::warnings;

@@ -312,3 +312,10 @@ pub fn blind(blind: &Blind) -> Vec<String> {
     }
     lines
 }
+
+/// A line for people about what a trail tells of other hosts, if it does.
+pub fn left_out(trail: &TrailRead) -> Option<String> {
+    let others: Vec<_> = trail.other_hosts.iter().map(|host| shown(host)).collect();
+    let line = "What the trail tells of other hosts is left out; --node HOST says if one of them is this one";
+    (!others.is_empty()).then(|| format!("{line}: {}", others.join(", ")))
+}

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
 use taptrail_report::{
     Blind, DeviceRow, GuestRow, GuestSeen, HeldRow, NicRow, ProcessRow, Style, TrailRead, Verified,
-    VerifiedRow, blind, guest_table, json, nic_table, trail_table, verify_table,
+    VerifiedRow, blind, guest_table, json, left_out, nic_table, trail_table, verify_table,
 };
 use taptrail_trail::{Content, Entry, Holding, Report, State, Trail};
 use uuid::Uuid;
@@ -244,7 +244,7 @@ fn verified() -> Verified {
             ..row("not-audited", qemu, HeldRow { kind: "vfio", path: "/dev/vfio/12".to_owned(), ..bare() })
         },
         VerifiedRow {
-            text: Some("Process 4800, /tmp/\x1b[31mx, has a copy of /dev/net/tun (vnet0)".to_owned()),
+            text: Some("Process 4800 (/tmp/\x1b[31mx) has a copy of /dev/net/tun (vnet0)".to_owned()),
             shared_with: vec![4711],
             holding,
             ..row("held-by-another", process(4800, "/tmp/\x1b[31mx", "other"), tap("vnet0", &[0]))
@@ -281,7 +281,7 @@ fn verified() -> Verified {
         trail: TrailRead {
             begins: "2026-11-23T20:31:05.017Z".parse().ok(),
             records: 14,
-            other_hosts: vec!["h2".to_owned()],
+            other_hosts: vec!["h2".to_owned(), "h\x1b3".to_owned()],
         },
     }
 }
@@ -306,6 +306,7 @@ fn devices_beside_their_trail() {
     insta::assert_snapshot!(verify_table(&verified(), &STYLE));
     insta::assert_snapshot!(verify_table(&verified(), &Style { width: Some(80), ..STYLE }));
     insta::assert_snapshot!(json(&verified()).unwrap());
-    insta::assert_snapshot!(blind(&verified().unseen).join("\n"));
+    let said: Vec<_> = blind(&verified().unseen).into_iter().chain(left_out(&verified().trail)).collect();
+    insta::assert_snapshot!(said.join("\n"));
     assert_eq!(blind(&Blind::default()), Vec::<String>::new());
 }

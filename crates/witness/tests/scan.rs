@@ -18,7 +18,7 @@ use taptrail_kernel::link::{Links, MacvtapMode, MacvtapName, NewMacvtap};
 use taptrail_kernel::netns::NetNs;
 use taptrail_kernel::proc::ProcessId;
 use taptrail_record::{IfName, MacAddr};
-use taptrail_witness::scan::{Holder, KnownBy, Program, Scan, Scanner, Sources};
+use taptrail_witness::scan::{Held, Holder, KnownBy, Program, Scan, Scanner, Sources};
 
 const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
 
@@ -209,5 +209,30 @@ fn a_process_that_is_gone_or_another_by_now_holds_nothing() {
         drop(sleeper);
         assert_eq!(scanner.look(id).unwrap(), None);
         assert_eq!(scan(&[id.pid]).holders, []);
+    });
+}
+
+#[test]
+fn a_thread_with_descriptors_of_its_own_hides_nothing() {
+    in_own_network(|| {
+        let (ready, wait) = std::sync::mpsc::channel();
+        let (done, end) = std::sync::mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                unshare(CloneFlags::CLONE_FILES).unwrap();
+                let tap = tap("tthidden0", 1);
+                ready.send(()).unwrap();
+                let _ = end.recv();
+                drop(tap);
+            });
+            wait.recv().unwrap();
+            let scan = scan(&[std::process::id()]);
+            let mut devices = scan.holders.iter().flat_map(|holder| &holder.devices);
+            let hidden = |held: &&Held| held.ifname.as_ref().is_some_and(|name| name.as_str() == "tthidden0");
+            let descriptor = devices.find(hidden).unwrap().descriptors[0];
+            assert_ne!(descriptor.thread, std::process::id());
+            assert!(descriptor.file.is_some());
+            drop(done);
+        });
     });
 }

@@ -81,7 +81,7 @@ fn device(
     numbers: &mut DeviceNumbers,
 ) -> Result<Option<(HeldKind, PathBuf, Rdev)>, Errno> {
     // The link is followed to the open file itself, whatever its path: a node of any name, in any
-    // mount namespace, deleted or not, is found. A server far away is not asked: it may not answer.
+    // mount namespace, deleted or not, is found. No server is asked for what is known of a file.
     let about = rustix::fs::statx(descriptors, name, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE)?;
     if FileType::from_raw_mode(about.stx_mode.into()) != FileType::CharacterDevice {
         return Ok(None);

@@ -18,10 +18,12 @@ pub use identity::{ProcessId, boot_time};
 pub(crate) use numbers::raw_kind;
 pub use numbers::{DeviceNumbers, HeldKind};
 pub use pidfd::{PidFd, Signal};
-pub use process::{command_line, exe, parent, processes};
+pub use process::{command_line, descriptor_tables, exe, parent, processes};
 
 /// `KCMP_FILE` (linux/kcmp.h).
 const KCMP_FILE: libc::c_int = 0;
+/// `KCMP_FILES`, likewise.
+const KCMP_FILES: libc::c_int = 2;
 
 /// Whether descriptor `a_fd` of process `a` and `b_fd` of `b` are the same open file, by kcmp(2):
 /// the proof that a descriptor was handed over, or is a copy.
@@ -41,10 +43,17 @@ pub fn same_file(a: u32, a_fd: RawFd, b: u32, b_fd: RawFd) -> io::Result<bool> {
 pub fn compare_files(a: (u32, RawFd), b: (u32, RawFd)) -> io::Result<Ordering> {
     let number =
         |value: RawFd| libc::c_ulong::try_from(value).map_err(|_| io::Error::from_raw_os_error(libc::EBADF));
+    kcmp(KCMP_FILE, (a.0, number(a.1)?), (b.0, number(b.1)?))
+}
+
+/// Whether two threads have their descriptors in common.
+fn same_table(a: u32, b: u32) -> io::Result<bool> {
+    Ok(kcmp(KCMP_FILES, (a, 0), (b, 0))?.is_eq())
+}
+
+fn kcmp(kind: libc::c_int, a: (u32, libc::c_ulong), b: (u32, libc::c_ulong)) -> io::Result<Ordering> {
     // SAFETY: kcmp takes five numbers and touches no memory of ours.
-    let order = unsafe {
-        libc::syscall(libc::SYS_kcmp, pid_t(a.0)?, pid_t(b.0)?, KCMP_FILE, number(a.1)?, number(b.1)?)
-    };
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, pid_t(a.0)?, pid_t(b.0)?, kind, a.1, b.1) };
     match order {
         0 => Ok(Ordering::Equal),
         1 => Ok(Ordering::Less),

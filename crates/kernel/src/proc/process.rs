@@ -4,7 +4,10 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+
+use super::same_table;
 
 /// The processes of our pid namespace, in the order of their numbers. Some may be gone by now.
 ///
@@ -52,6 +55,29 @@ pub fn parent(pid: u32) -> io::Result<u32> {
     parent.and_then(|pid| pid.trim().parse().ok()).ok_or_else(|| super::malformed("status"))
 }
 
+/// The threads of a process by which all its descriptors are found: the first is the process itself, others
+/// have descriptors of their own (clone(2) without `CLONE_FILES`, or unshare(2)).
+///
+/// Where the kernel may not compare them for us, all are taken to have the same.
+///
+/// # Errors
+/// ENOENT when the process is gone.
+pub fn descriptor_tables(pid: u32) -> io::Result<Vec<u32>> {
+    let threads = format!("/proc/{pid}/task");
+    // Its links are `.`, `..` and the threads (fs/proc/base.c, `proc_task_getattr()`).
+    if std::fs::metadata(&threads)?.nlink() <= 3 {
+        return Ok(vec![pid]);
+    }
+    let mut tables = vec![pid];
+    for thread in std::fs::read_dir(threads)? {
+        let Some(thread) = thread?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        if thread != pid && !tables.iter().any(|table| same_table(*table, thread).unwrap_or(true)) {
+            tables.push(thread);
+        }
+    }
+    Ok(tables)
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};
@@ -60,19 +86,45 @@ mod tests {
 
     #[test]
     fn a_process_is_listed_with_its_program_arguments_and_parent() {
-        let mut child = Command::new("/bin/sleep").args(["60", ""]).stdin(Stdio::null()).spawn().unwrap();
+        let mut shell = Command::new("/bin/sh");
+        let mut child = shell.args(["-c", "read line", ""]).stdin(Stdio::piped()).spawn().unwrap();
         let pid = child.id();
         assert!(processes().unwrap().contains(&pid));
         // The arguments come last of an exec, which may not be over yet.
         while command_line(pid, 1).unwrap().is_empty() {
             std::thread::yield_now();
         }
-        assert_eq!(exe(pid).unwrap(), std::fs::canonicalize("/bin/sleep").unwrap());
-        assert_eq!(command_line(pid, 4096).unwrap(), ["/bin/sleep", "60", ""]);
-        assert_eq!(command_line(pid, 7).unwrap(), ["/bin/sl"]);
+        assert_eq!(exe(pid).unwrap(), std::fs::canonicalize("/bin/sh").unwrap());
+        assert_eq!(command_line(pid, 4096).unwrap(), ["/bin/sh", "-c", "read line", ""]);
+        assert_eq!(command_line(pid, 7).unwrap(), ["/bin/sh"]);
         assert_eq!(parent(pid).unwrap(), std::process::id());
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(exe(pid).is_err() && command_line(pid, 9).is_err() && parent(pid).is_err());
+    }
+
+    #[test]
+    fn a_thread_may_have_descriptors_of_its_own() {
+        let pid = std::process::id();
+        let (own, theirs) = std::sync::mpsc::channel();
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            own.send(rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs()).unwrap();
+            let _ = wait.recv();
+            // SAFETY: this thread's own copies of the descriptors are closed by its end alone.
+            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FILES) }.unwrap();
+            own.send(0).unwrap();
+            let _ = wait.recv();
+        });
+        let id = theirs.recv().unwrap();
+        let tables = descriptor_tables(pid).unwrap();
+        assert!(tables.starts_with(&[pid]) && !tables.contains(&id), "{tables:?}");
+        done.send(()).unwrap();
+        theirs.recv().unwrap();
+        assert!(descriptor_tables(pid).unwrap().contains(&id));
+        drop(done);
+        thread.join().unwrap();
+        assert!(!descriptor_tables(pid).unwrap().contains(&id));
+        assert!(descriptor_tables(u32::MAX).is_err());
     }
 }

@@ -12,7 +12,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use taptrail_guest::Dirs;
 use taptrail_kernel::netns::NetNs;
-use taptrail_report::{blind, verify_table};
+use taptrail_report::{blind, left_out, verify_table};
 use taptrail_witness::scan::{Scan, Scanner, Sources};
 use taptrail_witness::verify::{Ignore, Interest, Next, Scope, Settling, verify as held_against};
 use tracing::debug;
@@ -86,7 +86,8 @@ fn tell(arguments: &Verify, trail: &Trail<'_>, verified: &taptrail_report::Verif
         Page::Table => print(&verify_table(verified, &style(false)))?,
         Page::Json => print_json(verified)?,
     };
-    let unseen = blind(&verified.unseen);
+    let mut unseen = blind(&verified.unseen);
+    unseen.extend(left_out(&verified.trail));
     say(&unseen);
     let read = trail.say(arguments.sources.stats);
     // Descriptors that can't be compared hide copies, and nothing else.

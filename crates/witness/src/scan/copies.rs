@@ -11,7 +11,7 @@ use taptrail_record::Rdev;
 
 use super::Holder;
 
-/// A descriptor's place: its process and its number there.
+/// A descriptor's place: its thread and its number there.
 type Place = (u32, RawFd);
 
 /// Numbers the open files behind all descriptors; tells how many could not be compared.
@@ -20,11 +20,10 @@ pub(super) fn number(holders: &mut [Holder]) -> usize {
     let mut files: HashMap<(HeldKind, Rdev), Vec<(Place, u32)>> = HashMap::new();
     let (mut next, mut unknown) = (0, 0);
     for holder in holders {
-        let pid = holder.process.pid;
         for held in &mut holder.devices {
             let known = files.entry((held.kind, held.rdev)).or_default();
             for descriptor in &mut held.descriptors {
-                let place = (pid, descriptor.fd);
+                let place = (descriptor.thread, descriptor.fd);
                 descriptor.file = match search(known, place) {
                     Ok(Ok(at)) => Some(known[at].1),
                     Ok(Err(at)) => {
@@ -79,7 +78,8 @@ mod tests {
     use crate::scan::{Descriptor, Held, Program};
 
     fn holder(fds: &[RawFd]) -> Holder {
-        let descriptors = fds.iter().map(|fd| Descriptor { fd: *fd, file: None }).collect();
+        let own = std::process::id();
+        let descriptors = fds.iter().map(|fd| Descriptor { fd: *fd, thread: own, file: None }).collect();
         let held = Held {
             kind: HeldKind::Vfio,
             path: PathBuf::new(),

@@ -21,8 +21,8 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use rustix::io::Errno;
 use taptrail_kernel::proc::{
-    DeviceNumbers, HeldDevice, HeldKind, ProcessId, command_line as arguments, effective_uid, exe,
-    held_devices, parent, processes,
+    DeviceNumbers, HeldDevice, HeldKind, ProcessId, command_line as arguments, descriptor_tables,
+    effective_uid, exe, held_devices, parent, processes,
 };
 use taptrail_record::{DeviceKind, IfName, Rdev};
 
@@ -107,6 +107,8 @@ pub struct Held {
 pub struct Descriptor {
     /// Its number there.
     pub fd: RawFd,
+    /// The thread that has it: the process itself, but for threads with descriptors of their own.
+    pub thread: u32,
     /// The open file behind it: equal numbers within one [`Scan`] are one open file, that was handed
     /// over, inherited or duplicated. None where the kernel did not compare it.
     pub file: Option<u32>,
@@ -197,22 +199,40 @@ impl Looking {
 
     /// What a process holds, by itself.
     fn process(&mut self, pid: u32, numbers: &mut DeviceNumbers) -> io::Result<Option<Holder>> {
-        if held_devices(pid, numbers)?.is_empty() {
+        let mut all = |pid| -> io::Result<Vec<(u32, HeldDevice<HeldKind>)>> {
+            let mut all = Vec::new();
+            for thread in descriptor_tables(pid)? {
+                match held_devices(thread, numbers) {
+                    Ok(held) => all.extend(held.into_iter().map(|held| (thread, held))),
+                    // One of its threads may end before it.
+                    Err(error) if thread != pid && is_gone(&error) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(all)
+        };
+        if all(pid)?.is_empty() {
             return Ok(None);
         }
         // Looked at again with its start time known: most processes hold nothing, and need not be asked
         // for theirs.
         let process = ProcessId::of(pid)?;
-        let held = held_devices(pid, numbers)?;
-        let arguments = arguments(pid, COMMAND_LINE).unwrap_or_default();
-        let exe = exe(pid).ok();
-        let netns = self.places.of_process(pid);
-        let devices = held.into_iter().map(|held| (self.places.of_tap(process, &held), held)).collect();
+        let held = all(pid)?;
+        let Some((thread, _)) = held.first() else { return Ok(None) };
+        // The first thread may have ended, and with it what it shows of the process.
+        let thread = *thread;
+        let arguments = arguments(thread, COMMAND_LINE).unwrap_or_default();
+        let exe = exe(thread).ok();
+        let netns = self.places.of_process(thread);
+        let devices = held
+            .into_iter()
+            .map(|(thread, held)| (self.places.of_tap(process, thread, &held), thread, held))
+            .collect();
         let holder = Holder {
             process,
             started: Timestamp::try_from(process.started()).ok(),
             parent: parent(pid).ok(),
-            uid: effective_uid(pid).ok(),
+            uid: effective_uid(thread).ok(),
             program: Program::of(exe.as_deref()),
             guest: self.guests.of(process, &arguments),
             exe,
@@ -223,15 +243,15 @@ impl Looking {
         if ProcessId::of(pid)? != process {
             return Err(Errno::SRCH.into());
         }
-        Ok(Some(holder).filter(|holder| !holder.devices.is_empty()))
+        Ok(Some(holder))
     }
 }
 
 /// Each interface, or node, once.
-fn grouped(devices: Vec<(Option<u64>, HeldDevice<HeldKind>)>) -> Vec<Held> {
+fn grouped(devices: Vec<(Option<u64>, u32, HeldDevice<HeldKind>)>) -> Vec<Held> {
     let mut groups: Vec<Held> = Vec::new();
-    for (netns, HeldDevice { fd, kind, path, rdev, ifname }) in devices {
-        let descriptor = Descriptor { fd, file: None };
+    for (netns, thread, HeldDevice { fd, kind, path, rdev, ifname }) in devices {
+        let descriptor = Descriptor { fd, thread, file: None };
         let same = |of: &&mut Held| {
             (of.kind, of.rdev, of.netns) == (kind, rdev, netns)
                 && of.ifname == ifname

@@ -49,8 +49,15 @@ impl Places {
     }
 
     /// The namespace of a tap's interface, where the kernel tells it; of other devices none.
-    pub(super) fn of_tap(&mut self, process: ProcessId, held: &HeldDevice<HeldKind>) -> Option<u64> {
-        if held.kind != HeldKind::Raw(DeviceKind::Tun) || held.ifname.is_none() {
+    pub(super) fn of_tap(
+        &mut self,
+        process: ProcessId,
+        thread: u32,
+        held: &HeldDevice<HeldKind>,
+    ) -> Option<u64> {
+        // A pidfd means the first thread's descriptors.
+        let told = held.kind == HeldKind::Raw(DeviceKind::Tun) && held.ifname.is_some();
+        if !told || thread != process.pid {
             return None;
         }
         Some(self.meet(NetNs::of_tap(process, held.fd).ok()?))

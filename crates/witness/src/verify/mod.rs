@@ -28,7 +28,7 @@ use std::collections::{HashMap, HashSet};
 
 use taptrail_kernel::proc::HeldKind;
 use taptrail_record::{DeviceKind, MacAddr};
-use taptrail_trail::{Certainty, Holding, State};
+use taptrail_trail::{Certainty, FindingKind, Holding, State};
 use uuid::Uuid;
 
 use crate::scan::{Descriptor, Held, Holder, Scan};
@@ -168,8 +168,19 @@ pub fn verify<'a>(scan: &'a Scan, told: &'a Told, ignore: &Ignore) -> Account<'a
         let Bound { accounted, left: unexplained, lacking } = bind(holder, &holdings);
         missing.extend(lacking);
         for (part, holding, matched) in accounted {
-            let row = Row { holding: Some(holding), matched: Some(matched), ..row(holder, &part, &shared) };
-            rows.push(Row { verdict: Verdict::Accounted, ..row });
+            let objection = told.objection(holding);
+            let verdict = match objection.map(|finding| finding.kind) {
+                None => Verdict::Accounted,
+                Some(FindingKind::HeldAfterRelease) => Verdict::AfterRelease,
+                Some(_) => Verdict::Unaccounted,
+            };
+            rows.push(Row {
+                verdict,
+                holding: Some(holding),
+                matched: Some(matched),
+                text: objection.map(|finding| finding.text.clone()),
+                ..row(holder, &part, &shared)
+            });
         }
         left.extend(unexplained.into_iter().map(|part| (holder, part)));
     }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use taptrail_kernel::proc::{HeldKind, ProcessId};
 use taptrail_record::{Device, DeviceKind, GuestId, MacAddr, Rdev};
-use taptrail_trail::{Certainty, EndedBy, Holding, State};
+use taptrail_trail::{Certainty, EndedBy, Finding, FindingKind, Holding, State};
 use uuid::Uuid;
 
 use super::*;
@@ -29,7 +29,7 @@ fn time(second: i64) -> Timestamp {
 }
 
 fn files(numbers: &[u32]) -> Vec<Descriptor> {
-    (10..).zip(numbers).map(|(fd, file)| Descriptor { fd, file: Some(*file) }).collect()
+    (10..).zip(numbers).map(|(fd, file)| Descriptor { fd, thread: QEMU, file: Some(*file) }).collect()
 }
 
 /// A tap of the guest's interface with this MAC.
@@ -185,7 +185,7 @@ fn a_queue_more_than_taptrail_recorded_is_unaccounted_and_one_less_is_missing() 
     );
     // A descriptor duplicated is no queue more.
     let mut twice = tap("vnet0", 1, &[0, 1]);
-    twice.descriptors.push(Descriptor { fd: 99, file: Some(1) });
+    twice.descriptors.push(Descriptor { fd: 99, thread: QEMU, file: Some(1) });
     assert_eq!(
         lines(vec![qemu(vec![twice, vhosts(&[3, 4])])], told()),
         ["accounted vnet0 x2 by name", "accounted vhost-net x2 by count"]
@@ -327,6 +327,34 @@ fn what_was_opened_and_not_granted_is_unaccounted_with_its_record() {
             .ends_with("it was opened for 52:54:00:00:00:01 of guest 'web1' and never given to QEMU")
     );
     assert!(text(&rows[1]).contains("older than the trail, which begins at"), "{}", text(&rows[1]));
+}
+
+#[test]
+fn what_a_watcher_saw_and_no_record_grants_is_not_accounted_for() {
+    let holdings = || vec![exact(1, tun(Some("vnet0")), 1), exact(2, tun(Some("vnet1")), 1)];
+    let objection = |kind, last, name, second| Finding {
+        kind,
+        host: "h1".into(),
+        guest: Some(GuestId { name: "web1".into(), uuid: uuid() }),
+        mac: Some(mac(last)),
+        device: Some(tun(Some(name))),
+        time: time(second),
+        text: "It is so".into(),
+        proof: Vec::new(),
+    };
+    let verdicts = |objections| {
+        let told = Told { holdings: holdings(), objections, ..Told::default() };
+        let scan = scan(vec![qemu(vec![tap("vnet0", 1, &[0]), tap("vnet1", 2, &[1])])]);
+        verify(&scan, &told, &Ignore::default()).rows.iter().map(|row| row.verdict).collect::<Vec<_>>()
+    };
+    let both = vec![
+        objection(FindingKind::UnaccountedDevice, 1, "vnet0", 5),
+        objection(FindingKind::HeldAfterRelease, 2, "vnet1", 5),
+    ];
+    assert_eq!(verdicts(both), [Verdict::Unaccounted, Verdict::AfterRelease]);
+    // What was opened since is another one.
+    let before = vec![objection(FindingKind::HeldAfterRelease, 1, "vnet0", 0)];
+    assert_eq!(verdicts(before), [Verdict::Accounted; 2]);
 }
 
 #[test]

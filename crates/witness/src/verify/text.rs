@@ -71,10 +71,11 @@ pub(super) fn after_release(holder: &Holder, part: &Part<'_>, holding: &Holding)
 }
 
 fn process(holder: &Holder) -> String {
-    let exe = holder.exe.as_ref().map(|exe| format!(", {}", exe.display())).unwrap_or_default();
+    let exe = holder.exe.as_ref().map(|exe| exe.display().to_string());
     let name = holder.guest.as_ref().and_then(|guest| guest.name.as_deref());
-    let guest = name.map(|name| format!(", guest '{name}'")).unwrap_or_default();
-    format!("Process {}{exe}{guest}", holder.process.pid)
+    let about: Vec<_> = exe.into_iter().chain(name.map(|name| format!("guest '{name}'"))).collect();
+    let about = if about.is_empty() { String::new() } else { format!(" ({})", about.join(", ")) };
+    format!("Process {}{about}", holder.process.pid)
 }
 
 fn device(part: &Part<'_>) -> String {

@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use taptrail_record::{DeviceKind, MacAddr};
-use taptrail_trail::{Entry, Holding, State, Trail};
+use taptrail_record::{Device, DeviceKind, MacAddr};
+use taptrail_trail::{Entry, Finding, FindingKind, Holding, State, Trail};
 use uuid::Uuid;
 
 use crate::scan::Scan;
@@ -19,12 +19,28 @@ pub struct Told {
     /// What is held, what was opened and not granted yet, and of what was released the latest of each
     /// interface of interest.
     pub holdings: Vec<Holding>,
+    /// Where a watcher has seen held what no record grants, or what was told as released: the trail tells it
+    /// as held, too.
+    pub objections: Vec<Finding>,
     /// The time of its first record.
     pub begins: Option<Timestamp>,
     /// Other hosts that it tells of, the first few.
     pub others: BTreeSet<Arc<str>>,
     /// Of how many records.
     pub records: u64,
+}
+
+impl Told {
+    /// What speaks against a holding that is told as held.
+    pub(super) fn objection(&self, holding: &Holding) -> Option<&Finding> {
+        self.objections.iter().find(|finding| {
+            finding.guest.as_ref().is_some_and(|guest| guest.uuid == holding.guest.uuid)
+                && finding.mac == Some(holding.mac)
+                && finding.device.as_ref() == Some(&holding.device)
+                // What was opened after it is another one of that name.
+                && holding.opened.is_none_or(|opened| opened <= finding.time)
+        })
+    }
 }
 
 /// Which hosts' records are this one's.
@@ -90,6 +106,7 @@ pub struct Reader {
     trail: Trail,
     begins: Option<Timestamp>,
     released: HashMap<(Uuid, MacAddr, DeviceKind), Holding>,
+    objections: HashMap<(Uuid, MacAddr, Device), Finding>,
     others: BTreeSet<Arc<str>>,
 }
 
@@ -102,6 +119,7 @@ impl Reader {
             trail: Trail::new(),
             begins: None,
             released: HashMap::new(),
+            objections: HashMap::new(),
             others: BTreeSet::new(),
         }
     }
@@ -121,7 +139,17 @@ impl Reader {
                 self.released.insert((ended.guest.uuid, ended.mac, ended.device.kind), ended);
             }
         }
-        self.trail.drain_findings().for_each(drop);
+        for finding in self.trail.drain_findings() {
+            let about = (&finding.guest, finding.mac, &finding.device);
+            if let (
+                FindingKind::UnaccountedDevice | FindingKind::HeldAfterRelease,
+                (Some(guest), Some(mac), Some(device)),
+            ) = (finding.kind, about)
+                && self.interest.guests.contains(&guest.uuid)
+            {
+                self.objections.insert((guest.uuid, mac, device.clone()), finding);
+            }
+        }
     }
 
     /// What it tells.
@@ -132,7 +160,8 @@ impl Reader {
         holdings.extend(rest.holdings.into_iter().filter(|holding| {
             holding.state == State::Held || holding.state == State::NeverGranted && holding.ended_by.is_none()
         }));
-        Told { holdings, begins: self.begins, others: self.others, records: rest.input.records }
+        let objections = self.objections.into_values().collect();
+        Told { holdings, objections, begins: self.begins, others: self.others, records: rest.input.records }
     }
 }
 
