@@ -45,6 +45,7 @@ mod request;
 mod run_dir;
 mod server;
 mod service;
+mod service_manager;
 mod socket;
 pub mod spec;
 mod supervisor;
@@ -61,6 +62,7 @@ pub use recovery::{
     RecoverError, RecoverOptions, Recovered, RecoveredState, Unsupervised, recover, unsupervised,
 };
 pub use run_dir::{Dirs, NOFOLLOW, RunDirError, api_socket, check_name, guests, log_file, make};
+pub use service_manager::ServiceManager;
 pub use supervisor::{Running, SuperviseError, adopt, supervise};
 
 /// An error and its sources on one line.
