@@ -24,6 +24,8 @@ const ROOM: usize = 16 * 1024 * 1024;
 pub struct Broadcast {
     socket: OwnedFd,
     buffer: Box<[u8]>,
+    /// Records were lost behind what waits. Until that is taken nothing more is let in.
+    overrun: bool,
 }
 
 /// What a broadcast gives.
@@ -69,7 +71,7 @@ impl Broadcast {
         rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, room)
             .or_else(|_| rustix::net::sockopt::set_socket_recv_buffer_size(&socket, room))
             .map_err(|errno| AuditError::Io(errno.into()))?;
-        Ok(Self { socket, buffer: vec![0; DATAGRAM].into_boxed_slice() })
+        Ok(Self { socket, buffer: vec![0; DATAGRAM].into_boxed_slice(), overrun: false })
     }
 
     /// Gives what waits, at most so many records; whether there may be more. Never waits.
@@ -80,6 +82,11 @@ impl Broadcast {
     pub fn take(&mut self, at_most: usize, mut give: impl FnMut(Said<'_>)) -> io::Result<bool> {
         for _ in 0..at_most {
             match receive(self.socket.as_fd(), &mut self.buffer) {
+                Ok(None) if self.overrun => {
+                    group::attach_filter(self.socket.as_fd(), &HEARD)?;
+                    self.overrun = false;
+                    give(Said::Overrun);
+                }
                 Ok(None) => return Ok(false),
                 Ok(Some(reply)) => {
                     // The filter is a help, and no promise.
@@ -89,7 +96,13 @@ impl Broadcast {
                         give(Said::Record { kind: reply.kind, text });
                     }
                 }
-                Err(Errno::NOBUFS) => give(Said::Overrun),
+                // Told before what waits, though that came before the loss; and as soon as the last of it is taken,
+                // there is room for what came after (`netlink_overrun()`, `netlink_rcv_wake()`). For the loss to have
+                // its place, nothing is let in between.
+                Err(Errno::NOBUFS) => {
+                    group::attach_filter(self.socket.as_fd(), &[])?;
+                    self.overrun = true;
+                }
                 Err(errno) => return Err(errno.into()),
             }
         }

@@ -86,8 +86,8 @@ fn is_own_namespace(namespace: &File) -> bool {
     }
 }
 
-/// Lets only records of these types through (classic BPF over the `nlmsghdr`).
-fn attach_filter(socket: BorrowedFd<'_>, types: &[Types]) -> io::Result<()> {
+/// Lets only records of these types through, in the place of those that were let through before (classic BPF over the `nlmsghdr`).
+pub(super) fn attach_filter(socket: BorrowedFd<'_>, types: &[Types]) -> io::Result<()> {
     let mut program = filter(types);
     let len = u16::try_from(program.len()).map_err(io::Error::other)?;
     let program = libc::sock_fprog { len, filter: program.as_mut_ptr() };
