@@ -42,7 +42,8 @@ mod tests {
 7f1c10000000-7f1c10021000 r-xp 00000000 00:00 0
 7ffd1d3fe000-7ffd1d400000 r-xp 00000000 00:00 0      [vdso]
 ";
-        assert_eq!(code(maps).collect::<Vec<_>>(), [0x559d_6b4b_1000..0x559d_6b9b_1000]);
+        let code: Vec<_> = code(maps).map(|code| (code.start, code.end)).collect();
+        assert_eq!(code, [(0x559d_6b4b_1000, 0x559d_6b9b_1000)]);
     }
 
     #[test]
