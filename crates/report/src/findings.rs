@@ -61,21 +61,26 @@ pub(crate) fn place(proof: &Proof) -> impl Display {
     })
 }
 
-/// Red is what may mean that somebody holds a device whom the trail does not show.
+/// Red is what is to be looked at first.
 fn kind(kind: FindingKind) -> Cell {
-    match kind {
+    if is_grave(kind) { bad(kind.as_str()) } else { warning(kind.as_str()) }
+}
+
+/// Whether a finding of this kind may mean that somebody holds a device whom the trail does not show.
+pub fn is_grave(kind: FindingKind) -> bool {
+    matches!(
+        kind,
         FindingKind::AttachFailed
-        | FindingKind::CloseFailed
-        | FindingKind::CloseWithoutOpen
-        | FindingKind::ContradictoryOpen
-        | FindingKind::DetachFailed
-        | FindingKind::GrantWithoutOpen
-        | FindingKind::LogGap
-        | FindingKind::NeverReleased
-        | FindingKind::RecordNotSent
-        | FindingKind::SerialGap
-        | FindingKind::TruncatedRecord
-        | FindingKind::UnauditedOpen => bad(kind.as_str()),
-        _ => warning(kind.as_str()),
-    }
+            | FindingKind::CloseFailed
+            | FindingKind::CloseWithoutOpen
+            | FindingKind::ContradictoryOpen
+            | FindingKind::DetachFailed
+            | FindingKind::GrantWithoutOpen
+            | FindingKind::LogGap
+            | FindingKind::NeverReleased
+            | FindingKind::RecordNotSent
+            | FindingKind::SerialGap
+            | FindingKind::TruncatedRecord
+            | FindingKind::UnauditedOpen
+    )
 }

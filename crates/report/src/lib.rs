@@ -10,6 +10,7 @@
 //! - [`guest_table`], [`nic_table`]: the guests of this host, the interfaces of one.
 //! - [`verify_table`], [`blind`]: what processes hold beside what a trail tells, and what could not be seen.
 //! - [`json`]: any of them for programs.
+//! - [`shown`], [`whole`]: a name or text from outside as a terminal may get it.
 //! - [`warnings`], [`Stats`]: what could not be read, and what reading took.
 
 #![forbid(unsafe_code)]
@@ -37,12 +38,14 @@ mod warnings;
 
 pub use explain::{Explainer, Explanation, Lines};
 pub use filter::{DeviceFilter, DeviceFilterError, Filter, Subject};
+pub use findings::is_grave;
 pub use guests::{GuestRow, guest_table};
 pub use json::json;
 pub use nics::{DeviceRow, NicRow, nic_table};
 pub use sink::{Count, Format, Sink, Take, Told};
 pub use stats::Stats;
 pub use style::Style;
+pub use text::{shown, whole};
 pub use trail::{findings_table, trail_table};
 pub use verify::{
     Blind, GuestSeen, HeldRow, ProcessRow, TrailRead, Verified, VerifiedRow, blind, left_out, verify_table,

@@ -8,7 +8,7 @@ const LONGEST: usize = 120;
 
 /// A name from outside as a terminal may get it: what would move the cursor, change colours or turn
 /// the writing direction is shown by its number. Cut where it is longer than names should be.
-pub(crate) fn shown(text: &str) -> CompactString {
+pub fn shown(text: &str) -> CompactString {
     if text.is_empty() { "''".into() } else { cut(text, LONGEST) }
 }
 
@@ -27,7 +27,7 @@ pub(crate) fn cut(text: &str, longest: usize) -> CompactString {
 }
 
 /// As [`shown`], however long.
-pub(crate) fn whole(text: &str) -> CompactString {
+pub fn whole(text: &str) -> CompactString {
     cut(text, usize::MAX)
 }
 
