@@ -112,6 +112,11 @@ impl Follower {
         Ok(follower)
     }
 
+    /// Whether all up to here was told, as far as is known: no line shows yet that anything is missing.
+    pub fn is_whole(&self) -> bool {
+        !self.lines.is_lost()
+    }
+
     /// The log's name.
     pub fn log(&self) -> &Path {
         &self.log

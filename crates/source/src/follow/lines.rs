@@ -103,6 +103,11 @@ impl Lines {
         self.lost.get_or_insert(why);
     }
 
+    /// Whether something may be missing before what comes next.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.is_some()
+    }
+
     /// What is not after the last stamp was told before.
     pub(super) fn skip_told(&mut self) {
         self.skip = self.stamp;

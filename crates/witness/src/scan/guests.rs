@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{command_line, libvirt};
 
 /// Where libvirt keeps the state of the guests of its system daemon.
-pub(crate) const LIBVIRT: &str = "/run/libvirt/qemu";
+pub const LIBVIRT: &str = "/run/libvirt/qemu";
 
 /// What tells which guest a process runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

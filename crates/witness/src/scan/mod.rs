@@ -27,7 +27,7 @@ use taptrail_kernel::proc::{
 use taptrail_record::{DeviceKind, IfName, Rdev};
 
 pub(crate) use self::command_line::identity;
-pub(crate) use self::guests::LIBVIRT;
+pub use self::guests::LIBVIRT;
 pub use self::guests::{Identity, KnownBy, Named, Sources};
 pub use self::places::Behind;
 pub use self::program::Program;

@@ -191,6 +191,12 @@ impl Watcher {
                 self.trail.feed(entry);
                 self.told(entry, record);
             }
+            Content::Gap(_) => {
+                self.trail.feed(entry);
+                // What happened meanwhile shows in what is held now.
+                let now = Instant::now();
+                self.guests.values_mut().for_each(|guest| guest.due = now);
+            }
             content => {
                 self.trail.feed(entry);
                 if let Content::KernelOpen(open) = content
@@ -246,11 +252,9 @@ impl Watcher {
     /// # Errors
     /// When the ledger can't be written: then nothing is told, nothing is lost, and the next commit does it all.
     pub fn commit(&mut self, checkpoint: Option<&str>) -> Result<Vec<Happening>, WatchError> {
-        let checkpoint = checkpoint.zip(self.last).map(|(text, (time, serial))| Checkpoint {
-            text: text.to_owned(),
-            time,
-            serial,
-        });
+        // A log that has told nothing yet was followed all the same.
+        let (time, serial) = self.last.unwrap_or_else(|| (Timestamp::now(), None));
+        let checkpoint = checkpoint.map(|text| Checkpoint { text: text.to_owned(), time, serial });
         for entry in self.books.commit(checkpoint)? {
             self.trail.feed(&entry);
         }
