@@ -18,6 +18,7 @@ pub(crate) struct Auditing {
     was_on: bool,
     rules: Vec<Vec<&'static str>>,
     daemon: Option<Child>,
+    plugins: Vec<(&'static str, String)>,
     _lock: Flock<File>,
 }
 
@@ -36,7 +37,7 @@ impl Auditing {
             }
             auditctl(&["-e", if on { "1" } else { "0" }]);
         }
-        Some(Self { was_on, rules: Vec::new(), daemon: None, _lock: lock })
+        Some(Self { was_on, rules: Vec::new(), daemon: None, plugins: Vec::new(), _lock: lock })
     }
 
     pub(crate) fn rule(&mut self, rule: &[&'static str]) {
@@ -52,11 +53,27 @@ impl Auditing {
         }
     }
 
+    /// auditd will have this plugin: its file's name and text.
+    pub(crate) fn plugin(&mut self, name: &'static str, text: &str) {
+        self.plugins.push((name, text.to_owned()));
+    }
+
     /// A real auditd with a log of its own.
     pub(crate) fn daemon(&mut self, dir: &Path) -> PathBuf {
+        fs::create_dir(dir.join("auditd")).unwrap();
+        fs::create_dir(dir.join("auditd/plugins.d")).unwrap();
+        self.daemon_again(dir)
+    }
+
+    /// One that goes on with the log of the last one, if there was one.
+    pub(crate) fn daemon_again(&mut self, dir: &Path) -> PathBuf {
         let dir = dir.join("auditd");
-        fs::create_dir(&dir).unwrap();
-        fs::create_dir(dir.join("plugins.d")).unwrap();
+        fs::create_dir_all(dir.join("plugins.d")).unwrap();
+        for (name, text) in &self.plugins {
+            let path = dir.join("plugins.d").join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        }
         for dir in [&dir, &dir.join("plugins.d")] {
             fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).unwrap();
         }

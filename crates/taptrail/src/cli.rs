@@ -2,6 +2,7 @@
 
 mod questions;
 mod verify;
+mod watch;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ pub(crate) use self::questions::{
     Explain, Findings, Output, Page, Selection, Sources, Target, Times, Trail, Who,
 };
 pub(crate) use self::verify::Verify;
+pub(crate) use self::watch::{Watch, arguments as watch_arguments};
 
 /// Opens raw network devices for QEMU guests, hands them over, takes them back, and keeps an
 /// audit trail that says definitively which device was opened, granted and released.
@@ -97,6 +99,8 @@ pub(crate) enum Command {
     Findings(Findings),
     /// Hold the trail against what processes really hold
     Verify(Verify),
+    /// Watch the guests of another manager: what it says against what they hold, as it happens
+    Watch(Box<Watch>),
     /// Look after the ledger
     #[command(subcommand)]
     Ledger(LedgerCommand),

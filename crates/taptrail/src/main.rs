@@ -21,6 +21,7 @@ mod reading;
 mod recover;
 mod run;
 mod verify;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -30,7 +31,10 @@ use crate::cli::{Cli, Command};
 use crate::output::Failure;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match cli::watch_arguments(std::env::args_os()) {
+        Ok(arguments) => Cli::parse_from(arguments),
+        Err(failure) => return failure.report(),
+    };
     output::start_log(&cli);
     #[cfg(feature = "failpoints")]
     let _faults = fail::FailScenario::setup();
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
         Command::Ledger(command) => ledger::ledger(&command, &dirs),
         Command::Findings(arguments) => questions::findings(&arguments, &dirs),
         Command::Verify(arguments) => verify::verify(&arguments, &dirs),
+        Command::Watch(arguments) => watch::watch(&arguments, &dirs),
     };
     match done {
         Ok(code) => code,

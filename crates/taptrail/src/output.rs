@@ -109,7 +109,7 @@ pub(crate) fn style(utc: bool) -> Style {
 
 /// Starts the log on standard error.
 pub(crate) fn start_log(cli: &Cli) {
-    let supervises = matches!(cli.command, Command::Run(_) | Command::Adopt(_));
+    let supervises = matches!(cli.command, Command::Run(_) | Command::Adopt(_) | Command::Watch(_));
     let level = match (cli.quiet, cli.verbose) {
         (true, _) => "warn",
         (_, 0) if supervises => "info",

@@ -66,7 +66,7 @@ pub(crate) fn this_host(sources: &Sources) -> String {
 
 /// Each input is opened before the first is read, so that no rotation meanwhile takes one away: there may
 /// be more than a shell allows at first.
-fn allow_many_files() {
+pub(crate) fn allow_many_files() {
     let limit = getrlimit(Resource::Nofile);
     // Where that fails, the inputs that can't be opened are told.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });

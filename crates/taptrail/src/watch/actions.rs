@@ -1,0 +1,227 @@
+//! What is done when something is found: a program is run, a webhook is called.
+//!
+//! Threads of their own do it, a few at a time, so that watching waits for none of them. What they can't
+//! keep up with is not done, and counted.
+
+mod command;
+mod webhook;
+
+use std::io;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use taptrail_trail::FindingKind;
+use tracing::warn;
+
+pub(crate) use self::command::Program;
+pub(crate) use self::webhook::Url;
+
+/// How many findings may wait.
+const WAITING: usize = 256;
+
+/// How long those that wait, or are under way, are waited for at the end.
+const ENDING: Duration = Duration::from_secs(5);
+
+/// What is done about findings of one kind.
+#[derive(Debug, Clone)]
+pub(crate) struct Rule<T> {
+    /// Of all kinds where it is `None`.
+    pub(crate) kind: Option<FindingKind>,
+    pub(crate) does: T,
+}
+
+impl<T> FromStr for Rule<T>
+where
+    T: FromStr,
+    T::Err: std::fmt::Display,
+{
+    type Err = String;
+
+    /// `KIND=WHAT`, or `any=WHAT`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, does) = text.split_once('=').ok_or("it is not KIND=…: a kind of finding, or 'any'")?;
+        let kind = match kind {
+            "any" => None,
+            kind => {
+                let known = FindingKind::ALL.iter().find(|known| known.as_str() == kind);
+                Some(*known.ok_or_else(|| {
+                    format!("there is no kind of finding '{kind}': docs/findings.md has them, 'any' is all")
+                })?)
+            }
+        };
+        Ok(Self { kind, does: does.parse().map_err(|error: T::Err| error.to_string())? })
+    }
+}
+
+/// Something to do about a finding.
+trait Action: Send + 'static {
+    /// Does it; `json` is the finding as a line of ours. Takes a bounded time.
+    fn run(&mut self, finding: FindingKind, json: &str) -> Result<(), String>;
+}
+
+/// A finding that something is to be done about.
+struct Job {
+    /// By which of the rules.
+    rule: usize,
+    finding: FindingKind,
+    json: Arc<str>,
+}
+
+/// Threads that do what rules say.
+pub(super) struct Workers {
+    kinds: Vec<Option<FindingKind>>,
+    jobs: Option<SyncSender<Job>>,
+    counts: Arc<Counts>,
+}
+
+/// How it went.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) done: AtomicU64,
+    pub(super) failed: AtomicU64,
+    /// Not done: too many waited.
+    pub(super) missed: AtomicU64,
+    /// Waiting, or under way.
+    open: AtomicU64,
+}
+
+impl Workers {
+    /// So many threads, called by this name.
+    fn new<T: Action + Clone>(name: &'static str, threads: usize, rules: Vec<Rule<T>>) -> io::Result<Self> {
+        let kinds: Vec<_> = rules.iter().map(|rule| rule.kind).collect();
+        let actions: Vec<_> = rules.into_iter().map(|rule| rule.does).collect();
+        let (jobs, waiting) = sync_channel(WAITING);
+        let (waiting, counts) = (Arc::new(Mutex::new(waiting)), Arc::new(Counts::default()));
+        for _ in 0..if kinds.is_empty() { 0 } else { threads } {
+            let (waiting, counts, actions) = (Arc::clone(&waiting), Arc::clone(&counts), actions.clone());
+            let work = move || work(name, &waiting, &counts, actions);
+            std::thread::Builder::new().name(name.to_owned()).spawn(work)?;
+        }
+        Ok(Self { kinds, jobs: Some(jobs), counts })
+    }
+
+    /// Programs, four at a time.
+    pub(super) fn programs(rules: Vec<Rule<Program>>) -> io::Result<Self> {
+        Self::new("program", 4, rules)
+    }
+
+    /// Webhooks, two at a time.
+    pub(super) fn webhooks(rules: Vec<Rule<Url>>) -> io::Result<Self> {
+        Self::new("webhook", 2, rules)
+    }
+
+    /// Does what the rules say about a finding, later.
+    pub(super) fn found(&self, finding: FindingKind, json: &Arc<str>) {
+        let Some(jobs) = &self.jobs else { return };
+        for (rule, kind) in self.kinds.iter().enumerate() {
+            if kind.is_some_and(|kind| kind != finding) {
+                continue;
+            }
+            self.counts.open.fetch_add(1, Ordering::AcqRel);
+            if jobs.try_send(Job { rule, finding, json: Arc::clone(json) }).is_err() {
+                self.counts.open.fetch_sub(1, Ordering::AcqRel);
+                self.counts.missed.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Whether there is anything to do, ever.
+    pub(super) fn is_any(&self) -> bool {
+        !self.kinds.is_empty()
+    }
+
+    pub(super) fn counts(&self) -> &Counts {
+        &self.counts
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        let deadline = Instant::now() + ENDING;
+        while self.counts.open.load(Ordering::Acquire) > 0 {
+            if Instant::now() > deadline {
+                warn!("What was found last was not done about in time");
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn work<T: Action>(name: &str, waiting: &Mutex<Receiver<Job>>, counts: &Counts, mut actions: Vec<T>) {
+    loop {
+        // One that panicked leaves a queue that holds still.
+        let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Job { rule, finding, json }) = job else { return };
+        let Some(action) = actions.get_mut(rule) else { continue };
+        match action.run(finding, &json) {
+            Ok(()) => counts.done.fetch_add(1, Ordering::Relaxed),
+            Err(error) => {
+                warn!("The {name} for a finding '{}' failed: {error}", finding.as_str());
+                counts.failed.fetch_add(1, Ordering::Relaxed)
+            }
+        };
+        counts.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone)]
+    struct Slow(Arc<Mutex<Vec<String>>>, Duration);
+
+    impl Action for Slow {
+        fn run(&mut self, finding: FindingKind, json: &str) -> Result<(), String> {
+            std::thread::sleep(self.1);
+            self.0.lock().unwrap().push(format!("{} {json}", finding.as_str()));
+            if json == "bad" { Err("it is bad".to_owned()) } else { Ok(()) }
+        }
+    }
+
+    #[test]
+    fn each_rule_is_for_its_kind_and_the_end_waits_for_what_was_begun() {
+        let (one, all) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<Mutex<Vec<_>>>::default());
+        let rule = |kind, to: &Arc<_>| Rule { kind, does: Slow(Arc::clone(to), Duration::from_millis(20)) };
+        let rules = vec![rule(Some(FindingKind::LogGap), &one), rule(None, &all)];
+        let workers = Workers::new("test", 2, rules).unwrap();
+        let counts = Arc::clone(&workers.counts);
+        workers.found(FindingKind::LogGap, &"x".into());
+        workers.found(FindingKind::OpenFailed, &"bad".into());
+        drop(workers);
+        assert_eq!(*one.lock().unwrap(), ["log-gap x"]);
+        let mut all = all.lock().unwrap().clone();
+        all.sort();
+        assert_eq!(all, ["log-gap x", "open-failed bad"]);
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        assert_eq!((count(&counts.done), count(&counts.failed), count(&counts.missed)), (2, 1, 0));
+    }
+
+    #[test]
+    fn a_flood_of_findings_waits_for_nobody() {
+        let done = Arc::<Mutex<Vec<_>>>::default();
+        let rules = vec![Rule { kind: None, does: Slow(Arc::clone(&done), Duration::from_millis(1)) }];
+        let workers = Workers::new("test", 1, rules).unwrap();
+        let counts = Arc::clone(&workers.counts);
+        (0..10_000).for_each(|_| workers.found(FindingKind::LogGap, &"x".into()));
+        let missed = counts.missed.load(Ordering::Relaxed);
+        drop(workers);
+        assert!(missed > 0);
+        assert_eq!(counts.done.load(Ordering::Relaxed) + missed, 10_000);
+    }
+
+    #[test]
+    fn a_rule_names_a_kind_that_there_is() {
+        let rule = |text: &str| text.parse::<Rule<Program>>().map(|rule| rule.kind);
+        assert_eq!(rule("log-gap=/bin/true"), Ok(Some(FindingKind::LogGap)));
+        assert_eq!(rule("any=/bin/true"), Ok(None));
+        assert!(rule("gap=/bin/true").unwrap_err().contains("no kind of finding 'gap'"));
+        assert!(rule("/bin/true").unwrap_err().contains("KIND="));
+        assert!(rule("any=true").unwrap_err().contains("absolute"));
+    }
+}

@@ -1,0 +1,175 @@
+//! A program that is run for a finding.
+
+use std::fs::File;
+use std::io::{Seek as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::MemfdFlags;
+use rustix::process::{Pid, PidfdFlags, Signal};
+use taptrail_trail::FindingKind;
+
+use super::Action;
+
+/// How long a program may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A program, by its absolute path. It is given no arguments, the finding on its standard input, and of our
+/// environment nothing.
+#[derive(Debug, Clone)]
+pub(crate) struct Program {
+    path: PathBuf,
+    limit: Duration,
+}
+
+impl FromStr for Program {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if !Path::new(text).is_absolute() {
+            return Err(format!(
+                "'{text}' is no absolute path: programs are not looked for, and no shell runs them"
+            ));
+        }
+        Ok(Self { path: text.into(), limit: LIMIT })
+    }
+}
+
+impl Action for Program {
+    fn run(&mut self, finding: FindingKind, json: &str) -> Result<(), String> {
+        let failed = |error: std::io::Error| format!("{}: {error}", self.path.display());
+        let input = input(json).map_err(failed)?;
+        let mut child = Command::new(&self.path)
+            .stdin(input)
+            // Our own standard output is a list of events.
+            .stdout(Stdio::null())
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("LANG", "C.UTF-8")
+            .env("TAPTRAIL_FINDING", finding.as_str())
+            .current_dir("/")
+            .process_group(0)
+            .spawn()
+            .map_err(failed)?;
+        if !ends_within(&child, self.limit) {
+            end(&mut child);
+            let seconds = self.limit.as_secs();
+            return Err(format!("{} took more than {seconds} s, and was ended", self.path.display()));
+        }
+        // What it has left behind in its group goes with it: before it is seen off, so that the group's
+        // number is still its own.
+        kill_group(&child);
+        let status = child.wait().map_err(failed)?;
+        if status.success() { Ok(()) } else { Err(format!("{}: {status}", self.path.display())) }
+    }
+}
+
+/// A file with one line, to be read from its beginning. Unlike a pipe it takes all at once, whether anybody
+/// reads it or not.
+fn input(json: &str) -> std::io::Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create("finding", MemfdFlags::CLOEXEC)?);
+    writeln!(file, "{json}")?;
+    file.rewind()?;
+    Ok(file)
+}
+
+fn ends_within(child: &Child, limit: Duration) -> bool {
+    let Some(pid) = pid(child) else { return false };
+    let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return false };
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut polled = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
+        let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+        match rustix::event::poll(&mut polled, Some(&left)) {
+            Ok(ready) => return ready > 0,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+fn end(child: &mut Child) {
+    kill_group(child);
+    // It is gone, or has been ended by somebody else.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+fn kill_group(child: &Child) {
+    if let Some(pid) = pid(child) {
+        // Nobody is left, mostly.
+        let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+    }
+}
+
+fn pid(child: &Child) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(child.id()).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn script(dir: &Path, text: &str) -> Program {
+        let path = dir.join("script");
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path.to_str().unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn a_program_has_the_finding_on_its_input_and_a_clean_environment() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let mut program =
+            script(dir.path(), &format!("exec >{}\ncat; env; pwd; echo args: $#", out.display()));
+        program.run(FindingKind::LogGap, r#"{"kind":"finding"}"#).unwrap();
+        let told = std::fs::read_to_string(&out).unwrap();
+        let mut lines: Vec<_> =
+            told.lines().filter(|line| !line.starts_with("PWD=") && !line.starts_with("_=")).collect();
+        assert_eq!(lines.remove(0), r#"{"kind":"finding"}"#);
+        lines.sort_unstable();
+        let expect = [
+            "/",
+            "LANG=C.UTF-8",
+            "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+            "TAPTRAIL_FINDING=log-gap",
+            "args: 0",
+        ];
+        assert_eq!(lines, expect);
+    }
+
+    #[test]
+    fn a_program_that_fails_is_named_and_one_that_reads_nothing_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let long = "x".repeat(1 << 20);
+        assert_eq!(script(dir.path(), "exit 0").run(FindingKind::LogGap, &long), Ok(()));
+        let error = script(dir.path(), "exit 3").run(FindingKind::LogGap, "x").unwrap_err();
+        assert!(error.contains("script") && error.contains('3'), "{error}");
+        let mut none: Program = "/no/program".parse().unwrap();
+        assert!(none.run(FindingKind::LogGap, "x").unwrap_err().starts_with("/no/program: "));
+    }
+
+    #[test]
+    fn a_program_that_takes_too_long_is_ended_with_all_that_it_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let pids = dir.path().join("pids");
+        let text = format!("sleep 1000 &\necho $! $$ >{0}.new && mv {0}.new {0}\nwait", pids.display());
+        let mut program = Program { limit: Duration::from_secs(3), ..script(dir.path(), &text) };
+        let error = program.run(FindingKind::LogGap, "x").unwrap_err();
+        assert!(error.contains("took more than"), "{error}");
+        for pid in std::fs::read_to_string(&pids).unwrap().split_whitespace() {
+            // Whoever its parent is now takes a moment to see it off.
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! What is told of one happening: a line of JSON, or a sentence.
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use taptrail_record::{Descriptor, Device, GuestId, MacAddr, Outcome};
+use taptrail_report::{shown, whole};
+use taptrail_trail::{Certainty, FindingKind, Proof};
+use taptrail_witness::watch::{GuestState, Happening, What};
+
+/// One thing that happened. What does not belong to its kind is left out.
+///
+/// The words are those of `taptrail events`, for guests of any manager.
+#[derive(Debug, Serialize)]
+pub(super) struct Event<'a> {
+    /// RFC 3339, UTC, milliseconds.
+    time: String,
+    /// `opened`, `granted`, `released`, `finding` or `guest`.
+    pub(super) kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) guest: Option<&'a GuestId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) mac: Option<MacAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) device: Option<&'a Device>,
+    /// Of an open: `success` or `failed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) outcome: Option<&'static str>,
+    /// QEMU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pid: Option<u32>,
+    /// What QEMU was seen to hold for the interface.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) descriptors: Vec<Held<'a>>,
+    /// Of a guest: `started`, `failed`, `stopped` or `gone`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) state: Option<&'static str>,
+    /// Why it was released, or stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) certainty: Option<Certainty>,
+    /// Since when it was held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    granted: Option<String>,
+    /// Nobody saw the end: the latest time at which it had not come yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_seen: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queues: Option<u32>,
+    /// What sort of finding, as `taptrail findings` calls it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) finding: Option<FindingKind>,
+    /// The finding in a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
+    /// The records that show it, oldest first.
+    #[serde(skip_serializing_if = "<[Proof]>::is_empty")]
+    proof: &'a [Proof],
+}
+
+/// One descriptor in a QEMU.
+#[derive(Debug, Serialize)]
+pub(super) struct Held<'a> {
+    fd: u32,
+    pub(super) device: &'a Device,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<u32>,
+}
+
+impl<'a> From<&'a Descriptor> for Held<'a> {
+    fn from(descriptor: &'a Descriptor) -> Self {
+        Self { fd: descriptor.fd, device: &descriptor.device, queue: descriptor.queue }
+    }
+}
+
+impl<'a> Event<'a> {
+    fn new(time: Timestamp, kind: &'static str) -> Self {
+        Self {
+            time: rfc3339(time),
+            kind,
+            guest: None,
+            mac: None,
+            device: None,
+            outcome: None,
+            pid: None,
+            descriptors: Vec::new(),
+            state: None,
+            reason: None,
+            certainty: None,
+            granted: None,
+            last_seen: None,
+            queues: None,
+            finding: None,
+            text: None,
+            proof: &[],
+        }
+    }
+
+    pub(super) fn of(happening: &'a Happening) -> Self {
+        let new = |kind| Self::new(happening.time, kind);
+        match &happening.what {
+            What::Opened { guest, mac, device, outcome } => Self {
+                guest: Some(guest),
+                mac: Some(*mac),
+                device: Some(device),
+                outcome: Some(outcome.as_str()),
+                ..new("opened")
+            },
+            What::Granted { guest, mac, vm_pid, descriptors } => Self {
+                guest: Some(guest),
+                mac: Some(*mac),
+                pid: *vm_pid,
+                descriptors: descriptors.iter().map(Held::from).collect(),
+                ..new("granted")
+            },
+            What::Released(holding) => Self {
+                guest: Some(&holding.guest),
+                mac: Some(holding.mac),
+                device: Some(&holding.device),
+                pid: holding.pid,
+                reason: holding.ended_by.map(|cause| cause.as_str()),
+                certainty: Some(holding.certainty),
+                granted: holding.granted.map(rfc3339),
+                last_seen: holding.last_seen.map(rfc3339),
+                queues: Some(holding.queues),
+                proof: &holding.proof,
+                ..new("released")
+            },
+            What::Found(finding) => Self {
+                guest: finding.guest.as_ref(),
+                mac: finding.mac,
+                device: finding.device.as_ref(),
+                finding: Some(finding.kind),
+                text: Some(&finding.text),
+                proof: &finding.proof,
+                ..new("finding")
+            },
+            What::Guest { guest, state } => {
+                let (state, pid, reason) = match state {
+                    GuestState::Started { vm_pid } => ("started", *vm_pid, None),
+                    GuestState::Failed => ("failed", None, None),
+                    GuestState::Stopped { reason } => ("stopped", None, Some(reason.as_str())),
+                    GuestState::Gone { vm_pid } => ("gone", Some(*vm_pid), None),
+                };
+                Self { guest: Some(guest), state: Some(state), pid, reason, ..new("guest") }
+            }
+        }
+    }
+
+    /// One line of JSON, without its newline.
+    pub(super) fn json(&self) -> String {
+        // Strings, numbers and lists of them: nothing of it can fail.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// `2026-11-23T22:04:15.600Z  web1  52:54:00:12:34:56  opened /dev/net/tun 'vnet0'`
+    pub(super) fn line(&self) -> String {
+        format!("{}  {}", self.time, self.sentence())
+    }
+
+    /// The same without its time.
+    pub(super) fn sentence(&self) -> String {
+        let mut line = String::new();
+        if let Some(guest) = self.guest {
+            let _ = write!(line, "{}  ", shown(&guest.name));
+        }
+        if let Some(mac) = self.mac {
+            let _ = write!(line, "{mac}  ");
+        }
+        match (self.finding, self.state) {
+            (Some(finding), _) => {
+                let text = whole(self.text.unwrap_or_default());
+                let _ = write!(line, "finding {}: {text}", finding.as_str());
+                return line;
+            }
+            (_, Some(state)) => {
+                let _ = write!(line, "the guest is {state}");
+            }
+            _ => line += self.kind,
+        }
+        if let Some(of) = self.device {
+            line += &device(of);
+        }
+        for (number, held) in self.descriptors.iter().enumerate() {
+            line += if number == 0 { "" } else { "," };
+            let _ = write!(line, "{} as fd {}", device(held.device), held.fd);
+        }
+        if self.outcome == Some(Outcome::Failed.as_str()) {
+            line += " FAILED";
+        }
+        if let Some(reason) = self.reason {
+            let _ = write!(line, " ({})", shown(reason));
+        }
+        if let Some(pid) = self.pid {
+            let _ = write!(line, ", QEMU {pid}");
+        }
+        if let Some(certainty) = self.certainty {
+            let _ = write!(line, ", {}", certainty.as_str());
+        }
+        if let Some(time) = &self.last_seen {
+            let _ = write!(line, ", unseen since {time}");
+        }
+        line
+    }
+}
+
+fn device(device: &Device) -> String {
+    let behind = device.dev.as_ref().map(|dev| format!(" '{}'", shown(dev)));
+    format!(" {}{}", shown(&device.path), behind.unwrap_or_default())
+}
+
+fn rfc3339(time: Timestamp) -> String {
+    format!("{time:.3}")
+}

@@ -1,0 +1,220 @@
+//! The numbers over HTTP, for who scrapes them: GET /metrics and nothing else.
+//!
+//! Part of the one loop, so that an answer is made of what is now: a few connections at a time, each with
+//! a bounded request and a bounded time, none of them waited for.
+
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::PollFlags;
+
+/// How many at a time; others wait in the kernel's queue.
+const CONNECTIONS: usize = 8;
+
+/// The longest request that is read.
+const REQUEST: usize = 8 * 1024;
+
+/// How long one may take.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Who listens.
+pub(super) struct Server {
+    listener: TcpListener,
+    connections: Vec<Connection>,
+}
+
+struct Connection {
+    stream: TcpStream,
+    request: Vec<u8>,
+    answer: Option<Vec<u8>>,
+    written: usize,
+    deadline: Instant,
+}
+
+impl Server {
+    pub(super) fn new(address: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, connections: Vec::new() })
+    }
+
+    pub(super) fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// What to wait for.
+    pub(super) fn awaited(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+        let room = self.connections.len() < CONNECTIONS;
+        let listener = room.then(|| (self.listener.as_fd(), PollFlags::IN));
+        let connections = self.connections.iter().map(|connection| {
+            let reads = connection.answer.is_none();
+            (connection.stream.as_fd(), if reads { PollFlags::IN } else { PollFlags::OUT })
+        });
+        listener.into_iter().chain(connections)
+    }
+
+    /// When the oldest connection has had its time.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.connections.iter().map(|connection| connection.deadline).min()
+    }
+
+    /// Goes on with all of them, as far as nobody is waited for. `text` makes the answer.
+    pub(super) fn go_on(&mut self, mut text: impl FnMut() -> String) {
+        while self.connections.len() < CONNECTIONS
+            && let Ok((stream, _)) = self.listener.accept()
+        {
+            if stream.set_nonblocking(true).is_ok() {
+                let deadline = Instant::now() + LIMIT;
+                self.connections.push(Connection {
+                    stream,
+                    request: Vec::new(),
+                    answer: None,
+                    written: 0,
+                    deadline,
+                });
+            }
+        }
+        let now = Instant::now();
+        self.connections.retain_mut(|connection| connection.deadline > now && connection.go_on(&mut text));
+    }
+}
+
+impl Connection {
+    /// Whether there is more to do.
+    fn go_on(&mut self, text: &mut dyn FnMut() -> String) -> bool {
+        if self.answer.is_none() {
+            match self.read() {
+                Ok(true) => self.answer = Some(answer(&self.request, text)),
+                Ok(false) => return true,
+                Err(_) => return false,
+            }
+        }
+        self.write().unwrap_or(false)
+    }
+
+    /// Whether the request is there, or is none.
+    fn read(&mut self) -> io::Result<bool> {
+        let mut piece = [0; 1024];
+        loop {
+            match self.stream.read(&mut piece) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(read) => self.request.extend_from_slice(&piece[..read]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            }
+            let end = self.request.windows(4).any(|window| window == b"\r\n\r\n");
+            if end || self.request.len() > REQUEST {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Whether there is more to write.
+    fn write(&mut self) -> io::Result<bool> {
+        let answer = self.answer.as_deref().unwrap_or_default();
+        while self.written < answer.len() {
+            match self.stream.write(&answer[self.written..]) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(written) => self.written += written,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        // Closed with bytes unread it would be reset, and the answer with it.
+        let _ = self.stream.shutdown(std::net::Shutdown::Write);
+        Ok(false)
+    }
+}
+
+/// The answer to a request, whose first line is all of it that matters.
+fn answer(request: &[u8], text: &mut dyn FnMut() -> String) -> Vec<u8> {
+    let line = request.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let mut words = std::str::from_utf8(line).unwrap_or_default().split(' ');
+    let (method, path, version) = (words.next(), words.next(), words.next());
+    let path = path.map(|path| path.split('?').next().unwrap_or_default());
+    let whole = request.len() <= REQUEST
+        && version.is_some_and(|version| version.starts_with("HTTP/1."))
+        && words.next().is_none();
+    let (status, body) = match (method, path) {
+        _ if !whole => ("400 Bad Request", "Not a request for /metrics\n".to_owned()),
+        (Some("GET" | "HEAD"), Some("/metrics")) => ("200 OK", text()),
+        (Some("GET" | "HEAD"), _) => ("404 Not Found", "There is only /metrics\n".to_owned()),
+        _ => ("405 Method Not Allowed", "There is only GET\n".to_owned()),
+    };
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n",
+        body.len()
+    );
+    let body = if method == Some("HEAD") { String::new() } else { body };
+    (head + &body).into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a server answers that is asked this, and goes on until it has.
+    fn ask(request: &[u8]) -> String {
+        let mut server = Server::new("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut client = TcpStream::connect(server.address().unwrap()).unwrap();
+        client.write_all(request).unwrap();
+        client.set_nonblocking(true).unwrap();
+        let mut told = Vec::new();
+        loop {
+            server.go_on(|| "taptrail_guests 3\n".to_owned());
+            match client.read_to_end(&mut told) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::yield_now(),
+                Ok(_) | Err(_) => break,
+            }
+        }
+        assert!(server.connections.is_empty());
+        String::from_utf8(told).unwrap()
+    }
+
+    #[test]
+    fn the_numbers_are_at_metrics_and_nothing_is_elsewhere() {
+        let told = ask(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert!(told.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4"), "{told}");
+        assert!(
+            told.contains("Content-Length: 18\r\n") && told.ends_with("\r\n\r\ntaptrail_guests 3\n"),
+            "{told}"
+        );
+        assert!(ask(b"HEAD /metrics HTTP/1.0\r\n\r\n").ends_with("\r\n\r\n"));
+        assert!(ask(b"GET /metrics?x=1 HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 200"));
+        for (request, status) in [
+            (b"GET / HTTP/1.1\r\n\r\n".as_slice(), "404"),
+            (b"POST /metrics HTTP/1.1\r\n\r\n", "405"),
+            (b"GET /metrics\r\n\r\n", "400"),
+            (b"\x16\x03\x01\x02\r\n\r\n", "400"),
+            (&[b'x'; 9000], "400"),
+        ] {
+            assert_eq!(ask(request).split(' ').nth(1), Some(status), "{request:?}");
+        }
+    }
+
+    #[test]
+    fn who_is_slow_keeps_nobody_waiting_and_too_many_wait_outside() {
+        let mut server = Server::new("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = server.address().unwrap();
+        let slow: Vec<_> = (0..CONNECTIONS + 3).map(|_| TcpStream::connect(address).unwrap()).collect();
+        while server.connections.len() < CONNECTIONS {
+            server.go_on(String::new);
+        }
+        server.go_on(String::new);
+        assert_eq!(server.connections.len(), CONNECTIONS);
+        assert_eq!(server.awaited().count(), CONNECTIONS, "nobody else is let in");
+        let deadline = server.next().unwrap();
+        assert!(deadline <= Instant::now() + LIMIT);
+        // When their time is over the others' comes.
+        server.connections.iter_mut().for_each(|connection| connection.deadline = Instant::now());
+        server.go_on(String::new);
+        server.go_on(String::new);
+        assert_eq!(server.connections.len(), 3);
+        drop(slow);
+    }
+}

@@ -1,0 +1,235 @@
+//! journald, by its own protocol: what happened as fields that `journalctl` can be asked by.
+//!
+//! One datagram is one entry: `FIELD=value` and a newline for each, or the field, a newline, the value's
+//! length in eight bytes and the value, where that holds a newline (systemd's JOURNAL_NATIVE_PROTOCOL).
+
+use std::io;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+
+use taptrail_report::is_grave;
+
+use super::event::Event;
+
+/// Where journald hears.
+pub(crate) const SOCKET: &str = "/run/systemd/journal/socket";
+
+/// What all our entries have: `journalctl MESSAGE_ID=…` finds what was told, and no log of ours.
+const MESSAGE_ID: &str = "6c8f2f2d4a3b4f0f9b8d0a7c53e1d9a4";
+
+/// journald.
+#[derive(Debug)]
+pub(super) struct Journal {
+    socket: UnixDatagram,
+    path: PathBuf,
+}
+
+impl Journal {
+    /// Of this socket. It need not be there yet: journald may start later, and anew.
+    pub(super) fn new(path: &Path) -> io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        // What it does not take at once is told as missed.
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket, path: path.to_owned() })
+    }
+
+    /// Tells one event; `json` is the same as a line.
+    pub(super) fn tell(&self, event: &Event<'_>, json: &str) -> io::Result<()> {
+        let mut entry = entry(event);
+        let short = entry.len();
+        field(&mut entry, "TAPTRAIL_JSON", json);
+        match self.socket.send_to(&entry, &self.path) {
+            // Longer than a datagram may be here: who asks for all of it asks `taptrail`.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::MSGSIZE.raw_os_error()) => {
+                self.socket.send_to(&entry[..short], &self.path).map(drop)
+            }
+            sent => sent.map(drop),
+        }
+    }
+}
+
+fn entry(event: &Event<'_>) -> Vec<u8> {
+    let mut entry = Vec::new();
+    let grave = event.finding.map(is_grave);
+    let failed = event.outcome == Some("failed") || event.state == Some("failed");
+    // As syslog(3): 4 warning, 5 notice, 6 informational.
+    let priority = match grave {
+        Some(true) => "4",
+        Some(false) => "5",
+        None if failed => "5",
+        None => "6",
+    };
+    field(&mut entry, "MESSAGE", &event.sentence());
+    field(&mut entry, "MESSAGE_ID", MESSAGE_ID);
+    field(&mut entry, "PRIORITY", priority);
+    field(&mut entry, "SYSLOG_IDENTIFIER", "taptrail");
+    field(&mut entry, "TAPTRAIL_EVENT", event.kind);
+    let mut some = |name: &str, value: Option<&str>| {
+        if let Some(value) = value {
+            field(&mut entry, name, value);
+        }
+    };
+    some("TAPTRAIL_FINDING", event.finding.map(|kind| kind.as_str()));
+    some("TAPTRAIL_GUEST", event.guest.map(|guest| guest.name.as_str()));
+    some("TAPTRAIL_UUID", event.guest.map(|guest| guest.uuid.to_string()).as_deref());
+    some("TAPTRAIL_MAC", event.mac.map(|mac| mac.to_string()).as_deref());
+    some("TAPTRAIL_QEMU", event.pid.map(|pid| pid.to_string()).as_deref());
+    some("TAPTRAIL_STATE", event.state);
+    some("TAPTRAIL_OUTCOME", event.outcome);
+    some("TAPTRAIL_REASON", event.reason);
+    some("TAPTRAIL_CERTAINTY", event.certainty.map(|certainty| certainty.as_str()));
+    let devices = event.device.into_iter().chain(event.descriptors.iter().map(|held| held.device));
+    for device in devices {
+        // A field may be there more than once.
+        some("TAPTRAIL_DEVICE", Some(&device.path));
+        some("TAPTRAIL_KIND", Some(device.kind.as_str()));
+        some("TAPTRAIL_RDEV", device.rdev.map(|rdev| rdev.to_string()).as_deref());
+        some("TAPTRAIL_INTERFACE", device.dev.as_deref());
+    }
+    entry
+}
+
+fn field(entry: &mut Vec<u8>, name: &str, value: &str) {
+    entry.extend_from_slice(name.as_bytes());
+    if value.contains('\n') {
+        entry.push(b'\n');
+        entry.extend_from_slice(&(value.len() as u64).to_le_bytes());
+    } else {
+        entry.push(b'=');
+    }
+    entry.extend_from_slice(value.as_bytes());
+    entry.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use taptrail_record::{Device, GuestId, Outcome, Rdev};
+    use taptrail_trail::{Finding, FindingKind};
+    use taptrail_witness::watch::{Happening, What};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn guest(name: &str) -> GuestId {
+        GuestId { name: name.into(), uuid: Uuid::from_u128(7) }
+    }
+
+    /// The fields of an entry, as journald takes them apart.
+    fn fields(mut entry: &[u8]) -> Vec<(String, String)> {
+        let mut fields = Vec::new();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        while !entry.is_empty() {
+            let end = entry.iter().position(|byte| matches!(byte, b'=' | b'\n')).unwrap();
+            let (name, rest) = entry.split_at(end);
+            let (value, rest) = match rest[0] {
+                b'=' => rest[1..].split_at(rest[1..].iter().position(|byte| *byte == b'\n').unwrap()),
+                _ => {
+                    let (length, rest) = rest[1..].split_at(8);
+                    rest.split_at(u64::from_le_bytes(length.try_into().unwrap()).try_into().unwrap())
+                }
+            };
+            fields.push((text(name), text(value)));
+            entry = &rest[1..];
+        }
+        fields
+    }
+
+    fn told(happening: &Happening) -> Vec<(String, String)> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let journald = UnixDatagram::bind(&path).unwrap();
+        let event = Event::of(happening);
+        Journal::new(&path).unwrap().tell(&event, &event.json()).unwrap();
+        let mut datagram = vec![0; 1 << 20];
+        let length = journald.recv(&mut datagram).unwrap();
+        fields(&datagram[..length])
+    }
+
+    fn value<'a>(fields: &'a [(String, String)], name: &str) -> Option<&'a str> {
+        fields.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+    }
+
+    #[test]
+    fn an_entry_has_what_happened_in_its_fields() {
+        let device = Device::new("/dev/net/tun", Some(Rdev::TUN), Some("vnet0".into()));
+        let what = What::Opened {
+            guest: guest("web1"),
+            mac: "52:54:00:00:00:01".parse().unwrap(),
+            device,
+            outcome: Outcome::Success,
+        };
+        let fields = told(&Happening { time: Timestamp::UNIX_EPOCH, what });
+        for (name, expect) in [
+            ("MESSAGE", "web1  52:54:00:00:00:01  opened /dev/net/tun 'vnet0'"),
+            ("PRIORITY", "6"),
+            ("SYSLOG_IDENTIFIER", "taptrail"),
+            ("TAPTRAIL_EVENT", "opened"),
+            ("TAPTRAIL_GUEST", "web1"),
+            ("TAPTRAIL_UUID", "00000000-0000-0000-0000-000000000007"),
+            ("TAPTRAIL_MAC", "52:54:00:00:00:01"),
+            ("TAPTRAIL_OUTCOME", "success"),
+            ("TAPTRAIL_DEVICE", "/dev/net/tun"),
+            ("TAPTRAIL_KIND", "tun"),
+            ("TAPTRAIL_RDEV", "0A:C8"),
+            ("TAPTRAIL_INTERFACE", "vnet0"),
+        ] {
+            assert_eq!(value(&fields, name), Some(expect), "{name} in {fields:?}");
+        }
+        let json: serde_json::Value = serde_json::from_str(value(&fields, "TAPTRAIL_JSON").unwrap()).unwrap();
+        assert_eq!((&json["kind"], &json["device"]["dev"]), (&"opened".into(), &"vnet0".into()));
+    }
+
+    fn finding(kind: FindingKind, name: &str, text: &str) -> Happening {
+        let finding = Finding {
+            kind,
+            host: "h1".into(),
+            guest: Some(guest(name)),
+            mac: None,
+            device: None,
+            time: Timestamp::UNIX_EPOCH,
+            text: text.to_owned(),
+            proof: Vec::new(),
+        };
+        Happening { time: Timestamp::UNIX_EPOCH, what: What::Found(Box::new(finding)) }
+    }
+
+    #[test]
+    fn no_name_makes_a_field_and_findings_have_their_weight() {
+        let fields = told(&finding(FindingKind::LogGap, "web1\nPRIORITY=0\nTAPTRAIL_UUID=x", "lost"));
+        assert_eq!(value(&fields, "TAPTRAIL_GUEST"), Some("web1\nPRIORITY=0\nTAPTRAIL_UUID=x"));
+        assert_eq!(value(&fields, "PRIORITY"), Some("4"));
+        assert_eq!(
+            fields.iter().filter(|(name, _)| name == "PRIORITY" || name == "TAPTRAIL_UUID").count(),
+            2
+        );
+        assert_eq!(value(&fields, "TAPTRAIL_FINDING"), Some("log-gap"));
+        assert!(value(&fields, "MESSAGE").unwrap().contains("\\nPRIORITY=0"));
+        let fields = told(&finding(FindingKind::OpenFailed, "web1", "failed"));
+        assert_eq!(value(&fields, "PRIORITY"), Some("5"));
+    }
+
+    #[test]
+    fn what_is_too_long_for_a_datagram_is_told_without_its_json() {
+        let fields = told(&finding(FindingKind::OpenFailed, "web1", &"x".repeat(120_000)));
+        assert_eq!(value(&fields, "TAPTRAIL_JSON"), None);
+        assert!(value(&fields, "MESSAGE").is_some());
+    }
+
+    #[test]
+    fn a_journald_that_is_not_there_or_does_not_read_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let journal = Journal::new(&path).unwrap();
+        let happening = finding(FindingKind::OpenFailed, "web1", "failed");
+        let tell = |journal: &Journal| {
+            let event = Event::of(&happening);
+            journal.tell(&event, &event.json())
+        };
+        assert!(tell(&journal).is_err());
+        let _journald = UnixDatagram::bind(&path).unwrap();
+        assert!(tell(&journal).is_ok(), "it has started");
+        let full = (0..100_000).find_map(|_| tell(&journal).err()).unwrap();
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+    }
+}

@@ -1,0 +1,333 @@
+//! Numbers for Prometheus, in its text format (version 0.0.4).
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use taptrail_record::Outcome;
+use taptrail_source::follow::{Source, Told};
+use taptrail_trail::{Certainty, Content, FindingKind, Holding};
+use taptrail_witness::watch::{Happening, What};
+
+/// How often the file is written, at most.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// What was counted since the start.
+#[derive(Debug, Default)]
+pub(super) struct Metrics {
+    opened: u64,
+    open_failed: u64,
+    granted: u64,
+    released: BTreeMap<&'static str, u64>,
+    findings: BTreeMap<FindingKind, u64>,
+    lines: u64,
+    unreadable: u64,
+    gaps: u64,
+    lost: u64,
+    behind: u64,
+    /// The time of the last line read, and whether there are more.
+    last: Option<Timestamp>,
+    commits: u64,
+    commits_failed: u64,
+    committed: Option<Timestamp>,
+}
+
+/// What is asked for when the numbers are.
+pub(super) struct Now<'a> {
+    /// What guests hold.
+    pub(super) held: Vec<&'a Holding>,
+    /// What was told to nobody, and what was done and not done about findings: name, label, count.
+    pub(super) told: Vec<(&'static str, &'static str, u64)>,
+    /// What the kernel has lost of its audit records since boot, and has waiting, where it says so.
+    pub(super) kernel: Option<(u32, u32)>,
+}
+
+impl Metrics {
+    /// A look at the log.
+    pub(super) fn read(&mut self, told: &Told, source: &dyn Source) {
+        self.lines += told.lines;
+        self.unreadable += told.unreadable;
+        self.behind = source.behind();
+        self.last = source.checkpoint().time().or(self.last);
+        for entry in &told.entries {
+            if let Content::Gap(gap) = &entry.content {
+                self.gaps += 1;
+                let count = |(first, last): (u32, u32)| u64::from(last.wrapping_sub(first)) + 1;
+                self.lost += gap.serials.map_or(0, count);
+            }
+        }
+    }
+
+    pub(super) fn committed(&mut self, happenings: &[Happening]) {
+        self.commits += 1;
+        self.committed = Some(Timestamp::now());
+        for happening in happenings {
+            match &happening.what {
+                What::Opened { outcome: Outcome::Success, .. } => self.opened += 1,
+                What::Opened { .. } => self.open_failed += 1,
+                What::Granted { .. } => self.granted += 1,
+                What::Released(holding) => {
+                    *self.released.entry(holding.certainty.as_str()).or_default() += 1;
+                }
+                What::Found(finding) => *self.findings.entry(finding.kind).or_default() += 1,
+                What::Guest { .. } => {}
+            }
+        }
+    }
+
+    pub(super) fn commit_failed(&mut self) {
+        self.commits_failed += 1;
+    }
+
+    /// The text that a scrape gets.
+    pub(super) fn text(&self, now: &Now<'_>) -> String {
+        let mut text = Text::default();
+        text.info("taptrail_build_info", "Which taptrail this is");
+        text.value("taptrail_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+
+        let mut held: BTreeMap<(&str, String, &str), u64> = BTreeMap::new();
+        let mut guests = std::collections::BTreeSet::new();
+        for holding in &now.held {
+            let uuid = holding.guest.uuid.to_string();
+            guests.insert(holding.guest.uuid);
+            *held.entry((&holding.guest.name, uuid, holding.device.kind.as_str())).or_default() += 1;
+        }
+        text.gauge("taptrail_holdings", "Devices that guests hold, by guest and kind of device");
+        for ((guest, uuid, kind), count) in &held {
+            text.value("taptrail_holdings", &[("guest", guest), ("uuid", uuid), ("kind", kind)], *count);
+        }
+        text.gauge("taptrail_guests", "Guests that hold a device");
+        text.value("taptrail_guests", &[], guests.len());
+
+        text.counter("taptrail_opens_total", "Devices that were opened for guests, or could not be");
+        text.value("taptrail_opens_total", &[("outcome", "success")], self.opened);
+        text.value("taptrail_opens_total", &[("outcome", "failed")], self.open_failed);
+        text.counter("taptrail_grants_total", "Interfaces that QEMU got");
+        text.value("taptrail_grants_total", &[], self.granted);
+        text.counter("taptrail_releases_total", "Devices that QEMU gave up, by how certain that is");
+        for certainty in
+            [Certainty::Definitive, Certainty::Inferred, Certainty::Ambiguous, Certainty::Doubtful]
+        {
+            let word = certainty.as_str();
+            let count = self.released.get(word).copied().unwrap_or_default();
+            text.value("taptrail_releases_total", &[("certainty", word)], count);
+        }
+        text.counter(
+            "taptrail_findings_total",
+            "Places where the trail is wrong, incomplete or worth a look",
+        );
+        for kind in FindingKind::ALL {
+            let count = self.findings.get(kind).copied().unwrap_or_default();
+            text.value("taptrail_findings_total", &[("finding", kind.as_str())], count);
+        }
+
+        text.gauge("taptrail_log_lag_bytes", "How much of the log is not read yet");
+        text.value("taptrail_log_lag_bytes", &[], self.behind);
+        text.gauge("taptrail_log_lag_seconds", "How old the last line read is, while there are more");
+        let age = self
+            .last
+            .filter(|_| self.behind > 0)
+            .map_or(0.0, |last| Timestamp::now().duration_since(last).as_secs_f64().max(0.0));
+        text.value("taptrail_log_lag_seconds", &[], format_args!("{age:.3}"));
+        text.counter("taptrail_log_lines_total", "Lines of the log that were read");
+        text.value("taptrail_log_lines_total", &[], self.lines);
+        text.counter(
+            "taptrail_log_unreadable_total",
+            "Lines that should have been records and can't be believed",
+        );
+        text.value("taptrail_log_unreadable_total", &[], self.unreadable);
+        text.counter("taptrail_log_gaps_total", "Stretches of the log that are lost");
+        text.value("taptrail_log_gaps_total", &[], self.gaps);
+        text.counter(
+            "taptrail_records_lost_total",
+            "Audit events in those, where their numbers tell how many",
+        );
+        text.value("taptrail_records_lost_total", &[], self.lost);
+        if let Some((lost, waiting)) = now.kernel {
+            text.counter(
+                "taptrail_kernel_records_lost_total",
+                "Audit records that the kernel has lost since boot",
+            );
+            text.value("taptrail_kernel_records_lost_total", &[], lost);
+            text.gauge("taptrail_kernel_records_waiting", "Audit records that wait in the kernel for auditd");
+            text.value("taptrail_kernel_records_waiting", &[], waiting);
+        }
+
+        text.counter("taptrail_commits_total", "What was seen made to last in the ledger");
+        text.value("taptrail_commits_total", &[("outcome", "success")], self.commits);
+        text.value("taptrail_commits_total", &[("outcome", "failed")], self.commits_failed);
+        text.gauge("taptrail_last_commit_timestamp_seconds", "When that was last done");
+        let at = self.committed.map_or(0.0, |at| at.as_duration().as_secs_f64());
+        text.value("taptrail_last_commit_timestamp_seconds", &[], format_args!("{at:.3}"));
+        text.counter(
+            "taptrail_told_total",
+            "What was told of what happened, or done about it, by where and outcome",
+        );
+        for (to, outcome, count) in &now.told {
+            text.value("taptrail_told_total", &[("to", to), ("outcome", outcome)], count);
+        }
+        text.0
+    }
+}
+
+/// The text as it grows.
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP {name} {help}.\n# TYPE {name} {kind}");
+    }
+
+    fn gauge(&mut self, name: &str, help: &str) {
+        self.head(name, "gauge", help);
+    }
+
+    fn info(&mut self, name: &str, help: &str) {
+        self.head(name, "gauge", help);
+    }
+
+    fn counter(&mut self, name: &str, help: &str) {
+        self.head(name, "counter", help);
+    }
+
+    fn value(&mut self, name: &str, labels: &[(&str, &str)], value: impl fmt::Display) {
+        self.0 += name;
+        for (number, (label, value)) in labels.iter().enumerate() {
+            let _ = write!(self.0, "{}{label}=\"", if number == 0 { '{' } else { ',' });
+            for c in value.chars() {
+                match c {
+                    '\\' => self.0 += "\\\\",
+                    '"' => self.0 += "\\\"",
+                    '\n' => self.0 += "\\n",
+                    c => self.0.push(c),
+                }
+            }
+            self.0.push('"');
+        }
+        let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
+    }
+}
+
+/// The file that node_exporter's textfile collector reads.
+#[derive(Debug)]
+pub(super) struct Textfile {
+    path: PathBuf,
+    written: Option<Instant>,
+    /// Whether something has changed since.
+    due: bool,
+}
+
+impl Textfile {
+    pub(super) fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), written: None, due: true }
+    }
+
+    /// Something has changed.
+    pub(super) fn changed(&mut self) {
+        self.due = true;
+    }
+
+    /// How long it has time until it is to be written, if it is.
+    pub(super) fn next(&self) -> Option<Duration> {
+        let left = |written: Instant| EVERY.saturating_sub(written.elapsed());
+        self.due.then(|| self.written.map_or(Duration::ZERO, left))
+    }
+
+    /// Writes it, whole or not at all.
+    pub(super) fn write(&mut self, text: &str) -> io::Result<()> {
+        self.due = false;
+        self.written = Some(Instant::now());
+        let mut name = self.path.file_name().unwrap_or_default().to_owned();
+        // The collector reads what ends in .prom.
+        name.push(".new");
+        let new = self.path.with_file_name(name);
+        // Read by the collector, who is somebody else.
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&new)?;
+        file.write_all(text.as_bytes())?;
+        fs::rename(&new, &self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use taptrail_record::{Device, GuestId, MacAddr};
+    use taptrail_trail::{Finding, State};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn holding(name: &str, path: &str) -> Holding {
+        Holding {
+            host: "h1".into(),
+            guest: GuestId { name: name.into(), uuid: Uuid::from_u128(7) },
+            mac: MacAddr::kvm([0, 0, 1]),
+            device: Device::new(path, None, None),
+            queues: 1,
+            opened: None,
+            granted: None,
+            released: None,
+            last_seen: None,
+            state: State::Held,
+            ended_by: None,
+            certainty: Certainty::Definitive,
+            pid: None,
+            proof: Vec::new(),
+        }
+    }
+
+    fn finding() -> Finding {
+        Finding {
+            kind: FindingKind::LogGap,
+            host: "h1".into(),
+            guest: None,
+            mac: None,
+            device: None,
+            time: Timestamp::UNIX_EPOCH,
+            text: "lost".to_owned(),
+            proof: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_numbers_as_prometheus_reads_them() {
+        let mut metrics = Metrics { lines: 10, gaps: 1, lost: 5, ..Metrics::default() };
+        let time = Timestamp::UNIX_EPOCH;
+        let released = What::Released(Box::new(holding("web1", "/dev/net/tun")));
+        let found = What::Found(Box::new(finding()));
+        metrics.committed(&[Happening { time, what: released }, Happening { time, what: found }]);
+        metrics.committed = Some(Timestamp::from_second(1_795_460_022).unwrap());
+        let held = [
+            holding("web1", "/dev/net/tun"),
+            holding("web1", "/dev/net/tun"),
+            holding("a\"b\\\n", "/dev/tap7"),
+        ];
+        let told = vec![("stdout", "missed", 3)];
+        let text = metrics.text(&Now { held: held.iter().collect(), told, kernel: Some((2, 0)) });
+        let text = text.replace(env!("CARGO_PKG_VERSION"), "VERSION");
+        let each = |line: &&str| line.starts_with("taptrail_findings_total{") && line.ends_with(" 0");
+        assert_eq!(text.lines().filter(each).count(), FindingKind::ALL.len() - 1);
+        let others: Vec<_> = text.lines().filter(|line| !each(line)).collect();
+        insta::assert_snapshot!(others.join("\n"));
+    }
+
+    #[test]
+    fn the_file_is_written_whole_and_not_too_often() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("taptrail.prom");
+        let mut file = Textfile::new(&path);
+        assert_eq!(file.next(), Some(Duration::ZERO));
+        file.write("one\n").unwrap();
+        assert_eq!(file.next(), None, "nothing has changed");
+        file.changed();
+        assert!(file.next().unwrap() > Duration::ZERO, "it was written just now");
+        file.write("two\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "two\n");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

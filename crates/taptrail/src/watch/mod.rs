@@ -1,0 +1,328 @@
+//! `taptrail watch`: one loop that follows a log, looks at guests, makes it last, and tells.
+//!
+//! ```text
+//!   poll ─▶ source.look ─▶ watcher.take ─▶ watcher.look ─▶ commit ─▶ tell: stdout, journald, programs,
+//!    ▲      what the log   each entry       pidfds, /proc   one       webhooks, numbers
+//!    └──────has now                                         transaction ┘
+//! ```
+//!
+//! One poll(2) waits for the log, signals, QEMUs' ends, and scrapers. Nothing in the loop waits for anybody else:
+//! who is told and is slow misses something, and is told that.
+
+mod actions;
+mod event;
+mod http;
+mod journal;
+mod metrics;
+mod signals;
+mod source;
+mod stdout;
+mod tellers;
+
+use std::os::fd::AsFd as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use jiff::tz::TimeZone;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use taptrail_guest::{Dirs, ServiceManager, chain};
+use taptrail_kernel::audit::Audit;
+use taptrail_source::follow::{About, Checkpoint, Source, Told};
+use taptrail_witness::watch::{WatchOptions, Watcher};
+use tracing::{info, warn};
+
+pub(crate) use self::actions::{Program, Rule, Url};
+use self::http::Server;
+pub(crate) use self::journal::SOCKET as JOURNAL;
+use self::metrics::{Metrics, Now, Textfile};
+use self::signals::Signals;
+use self::source::Followed;
+use self::tellers::Tellers;
+use crate::Done;
+use crate::cli::Watch;
+use crate::output::Failure;
+use crate::reading::allow_many_files;
+
+/// How many entries go into one transaction while there are more.
+const ENTRIES: usize = 4096;
+
+/// After how much of a log that tells nothing it is noted how far it was read.
+const BYTES: u64 = 16 * 1024 * 1024;
+
+/// A log that grows is looked at as often as this at most: one write of auditd's is one wake otherwise.
+const HOLD_OFF: Duration = Duration::from_millis(10);
+
+/// How long the ledger, or the log, is left alone when it can't be used; it is twice as long each time.
+const RETRY: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(32);
+
+/// How many lines that can't be read are told of.
+const UNREADABLE: u64 = 20;
+
+pub(crate) fn watch(arguments: &Watch, dirs: &Dirs) -> Done {
+    let mut watching = Watching::begin(arguments, dirs)?;
+    // A manager that does not read is not waited for.
+    let _ = watching.manager.tell(&format!("READY=1\nSTATUS=Reads {}", watching.name));
+    watching.run()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// See the module.
+struct Watching {
+    watcher: Watcher,
+    source: Box<dyn Source>,
+    /// What that is, for people.
+    name: String,
+    signals: Signals,
+    tellers: Tellers,
+    metrics: Metrics,
+    textfile: Option<Textfile>,
+    server: Option<Server>,
+    /// The kernel's audit, to ask how much it has lost.
+    audit: Option<Audit>,
+    manager: ServiceManager,
+    /// How many entries were taken, and bytes read, since the last commit.
+    entries: usize,
+    bytes: u64,
+    unreadable: u64,
+    /// The log is not looked at before.
+    hold: Instant,
+    /// There is more of it at once.
+    more: bool,
+    ended: bool,
+    /// The ledger, or the log, can't be used until then; and how long that is.
+    stuck: Option<(Instant, Duration)>,
+}
+
+impl Watching {
+    fn begin(arguments: &Watch, dirs: &Dirs) -> Result<Self, Failure> {
+        allow_many_files();
+        if let Some(address) = arguments.metrics_listen
+            && !address.ip().is_loopback()
+            && !arguments.metrics_for_all
+        {
+            return Err(Failure::input(anyhow::anyhow!(
+                "Other hosts reach {address}, and the numbers have the guests' names: --metrics-for-all, or an address \
+                 like 127.0.0.1:{}",
+                address.port()
+            )));
+        }
+        // First of all: who ends us from now on finds all in order.
+        let signals = Signals::new().context("Signals can't be heard")?;
+        let host: Arc<str> = rustix::system::uname().nodename().to_string_lossy().into();
+        let options = WatchOptions {
+            emit_audit: arguments.emit_audit,
+            libvirt: arguments.libvirt.clone(),
+            every: arguments.every,
+            ..WatchOptions::of_host(Arc::clone(&host))
+        };
+        let watcher = Watcher::open(&dirs.state, options).map_err(Failure::input)?;
+        let left = watcher.checkpoint().map(str::parse::<Checkpoint>).transpose().map_err(Failure::input)?;
+        let about = About { host, zone: TimeZone::system() };
+        let Followed { source, name } = source::open(arguments, about, left.as_ref())?;
+        let server = arguments.metrics_listen.map(Server::new).transpose();
+        let server = server.with_context(|| match arguments.metrics_listen {
+            Some(address) => format!("{address} can't be listened at"),
+            None => String::new(),
+        })?;
+        if let Some(address) = server.as_ref().and_then(|server| server.address().ok()) {
+            info!("the numbers are at http://{address}/metrics");
+        }
+        let measured = arguments.metrics_file.is_some() || server.is_some();
+        let now = Instant::now();
+        Ok(Self {
+            watcher,
+            source,
+            name,
+            signals,
+            tellers: Tellers::new(arguments)?,
+            metrics: Metrics::default(),
+            textfile: arguments.metrics_file.as_deref().map(Textfile::new),
+            server,
+            audit: if measured { Audit::with_readlog(None).ok() } else { None },
+            manager: ServiceManager::of_environment(),
+            entries: 0,
+            bytes: 0,
+            unreadable: 0,
+            hold: now,
+            more: false,
+            ended: false,
+            stuck: None,
+        })
+    }
+
+    fn run(&mut self) -> Result<(), Failure> {
+        let mut at_once = true;
+        loop {
+            self.manager.ping();
+            let stop = self.signals.stop();
+            if self.stuck.is_none_or(|(until, _)| until <= Instant::now()) {
+                if at_once || stop || self.hold <= Instant::now() {
+                    self.read();
+                }
+                if !self.more {
+                    self.watcher.look();
+                }
+                let last = stop || self.ended;
+                if last || !self.more || self.entries >= ENTRIES || self.bytes >= BYTES {
+                    self.commit(last)?;
+                }
+            } else if stop {
+                self.commit(true)?;
+            }
+            self.answer();
+            if stop || self.ended || self.tellers.is_for_nobody() {
+                let _ = self.manager.tell("STOPPING=1\nSTATUS=Watches no more");
+                return Ok(());
+            }
+            at_once = self.wait().context("Nothing can be waited for")?;
+        }
+    }
+
+    /// Takes what the log has now.
+    fn read(&mut self) {
+        let mut told = Told::default();
+        let looked = self.source.look(&mut told);
+        if let Err(error) = looked {
+            self.is_stuck(&chain(&error));
+            told.more = false;
+        }
+        for line in &told.located {
+            self.unreadable += 1;
+            if self.unreadable <= UNREADABLE {
+                warn!("{}:{} can't be read: {}", line.source, line.line, line.reason);
+            }
+        }
+        for entry in &told.entries {
+            self.watcher.take(entry);
+        }
+        self.metrics.read(&told, &*self.source);
+        self.entries += told.entries.len();
+        self.bytes += told.bytes;
+        (self.more, self.ended) = (told.more, told.ended);
+        if told.lines > 0 {
+            self.hold = Instant::now() + HOLD_OFF;
+            self.changed();
+        }
+    }
+
+    /// Makes it last, and tells.
+    fn commit(&mut self, last: bool) -> Result<(), Failure> {
+        // A log that tells nothing is not worth a write: it is read again.
+        let far = self.entries > 0 || self.bytes >= BYTES || last;
+        let checkpoint = far.then(|| self.source.checkpoint().to_string());
+        match self.watcher.commit(checkpoint.as_deref()) {
+            Ok(happenings) => {
+                if far {
+                    (self.entries, self.bytes) = (0, 0);
+                }
+                self.stuck = None;
+                if far || !happenings.is_empty() {
+                    self.metrics.committed(&happenings);
+                    self.changed();
+                    self.manager.status(status(&self.name, &self.watcher));
+                }
+                happenings.iter().for_each(|happening| self.tellers.tell(happening));
+                Ok(())
+            }
+            Err(error) if last => {
+                let text = "What was seen last is not in the ledger: it is read again by the next watcher";
+                Err(anyhow::Error::new(error).context(text).into())
+            }
+            Err(error) => {
+                self.metrics.commit_failed();
+                self.is_stuck(&chain(&error));
+                Ok(())
+            }
+        }
+    }
+
+    /// Nothing is done for a while.
+    fn is_stuck(&mut self, why: &str) {
+        let pause = self.stuck.map_or(RETRY, |(_, pause)| (pause * 2).min(RETRY_MAX));
+        warn!("{why}; tried again in {} s", pause.as_secs());
+        self.manager.status(format!("Waits: {why}"));
+        self.stuck = Some((Instant::now() + pause, pause));
+    }
+
+    fn changed(&mut self) {
+        if let Some(file) = &mut self.textfile {
+            file.changed();
+        }
+    }
+
+    /// Gives the numbers to who wants them.
+    fn answer(&mut self) {
+        let Self { watcher, metrics, tellers, audit, .. } = self;
+        let mut text = || {
+            let kernel = audit.as_mut().and_then(|audit| audit.status().ok());
+            metrics.text(&Now {
+                held: watcher.held().collect(),
+                told: tellers.counts(),
+                kernel: kernel.map(|status| (status.lost, status.backlog)),
+            })
+        };
+        if let Some(server) = &mut self.server {
+            server.go_on(&mut text);
+        }
+        if let Some(file) =
+            self.textfile.as_mut().filter(|file| file.next().is_some_and(|left| left.is_zero()))
+            && let Err(error) = file.write(&text())
+        {
+            warn!("The numbers can't be written: {error}");
+        }
+    }
+
+    /// Waits for something to do. Whether it is to be done at once: whoever ended has said why in the log.
+    fn wait(&self) -> Result<bool, Errno> {
+        if self.more && self.stuck.is_none() {
+            return Ok(true);
+        }
+        let now = Instant::now();
+        let until = |instant: Instant| instant.saturating_duration_since(now);
+        let held = self.stuck.map(|(until, _)| until).or((self.hold > now).then_some(self.hold));
+        let mut fds = vec![PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN)];
+        let source = self.source.awaited().filter(|_| held.is_none());
+        fds.extend(source.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let awaited = self.server.iter().flat_map(Server::awaited);
+        fds.extend(awaited.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
+        let others = fds.len();
+        if self.stuck.is_none() {
+            fds.extend(self.watcher.awaited().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        }
+        let looks = self.stuck.is_none().then(|| self.watcher.next_look()).flatten();
+        let timeout = [
+            held.map(until),
+            looks.map(until),
+            self.source.look_within().filter(|_| held.is_none()),
+            self.server.as_ref().and_then(Server::next).map(until),
+            self.textfile.as_ref().and_then(Textfile::next),
+            self.manager.next_ping(),
+        ];
+        let timeout = timeout.into_iter().flatten().min().map(|left| Timespec {
+            tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        });
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(_) => Ok(fds[others..].iter().any(|fd| !fd.revents().is_empty())),
+            Err(Errno::INTR) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+/// `Follows /var/log/audit/audit.log: 2 guests hold 5 devices`
+fn status(name: &str, watcher: &Watcher) -> String {
+    let (mut guests, mut devices) = (std::collections::HashSet::new(), 0);
+    for holding in watcher.held() {
+        guests.insert(holding.guest.uuid);
+        devices += 1;
+    }
+    let plural = |count: usize| if count == 1 { "" } else { "s" };
+    let guests = guests.len();
+    let hold = if guests == 1 { "holds" } else { "hold" };
+    format!("Follows {name}: {guests} guest{} {hold} {devices} device{}", plural(guests), plural(devices))
+}

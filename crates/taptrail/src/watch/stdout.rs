@@ -1,0 +1,153 @@
+//! Standard output, whose reader may be slow or gone: nobody here waits for it.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+/// How many lines may wait for the reader.
+const WAITING: usize = 4096;
+
+/// How long what waits is waited for at the end.
+const ENDING: Duration = Duration::from_secs(2);
+
+/// Lines for standard output, written by a thread.
+pub(super) struct Lines {
+    lines: Option<SyncSender<String>>,
+    writer: Option<JoinHandle<()>>,
+    state: Arc<State>,
+    json: bool,
+}
+
+#[derive(Default)]
+struct State {
+    /// How many lines were not told since the last that was.
+    missed: AtomicU64,
+    /// Nobody reads any more.
+    gone: AtomicBool,
+    done: AtomicBool,
+}
+
+impl Lines {
+    /// Of JSON or of text.
+    pub(super) fn new(json: bool) -> io::Result<Self> {
+        Self::to(io::stdout(), json)
+    }
+
+    fn to(out: impl Write + Send + 'static, json: bool) -> io::Result<Self> {
+        let state = Arc::new(State::default());
+        let (lines, waiting) = sync_channel(WAITING);
+        let shared = Arc::clone(&state);
+        let write = move || {
+            if let Err(error) = write(out, &waiting, &shared, json) {
+                shared.gone.store(true, Ordering::Release);
+                if error.kind() != io::ErrorKind::BrokenPipe {
+                    warn!("Standard output can't be written, and nothing more is: {error}");
+                }
+            }
+            shared.done.store(true, Ordering::Release);
+        };
+        let writer = std::thread::Builder::new().name("stdout".to_owned()).spawn(write)?;
+        Ok(Self { lines: Some(lines), writer: Some(writer), state, json })
+    }
+
+    pub(super) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Whether nobody reads any more.
+    pub(super) fn is_gone(&self) -> bool {
+        self.state.gone.load(Ordering::Acquire)
+    }
+
+    /// Tells one line; whether there was room for it.
+    pub(super) fn tell(&self, line: String) -> bool {
+        let Some(lines) = &self.lines else { return false };
+        match lines.try_send(line) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_)) => {
+                self.state.missed.fetch_add(1, Ordering::Relaxed);
+                false
+            }
+            Err(TrySendError::Disconnected(_)) => false,
+        }
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        drop(self.lines.take());
+        let deadline = Instant::now() + ENDING;
+        while !self.state.done.load(Ordering::Acquire) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // A writer that waits for its reader goes with the process.
+        if self.state.done.load(Ordering::Acquire)
+            && let Some(writer) = self.writer.take()
+        {
+            // It ends without a word, however it does.
+            let _ = writer.join();
+        }
+    }
+}
+
+fn write(mut out: impl Write, lines: &Receiver<String>, state: &State, json: bool) -> io::Result<()> {
+    while let Ok(line) = lines.recv() {
+        let missed = state.missed.swap(0, Ordering::Relaxed);
+        if missed > 0 && json {
+            writeln!(out, "{{\"kind\":\"missed\",\"count\":{missed}}}")?;
+        } else if missed > 0 {
+            writeln!(out, "{missed} lines were not told: this reader was too slow")?;
+        }
+        writeln!(out, "{line}")?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{BufRead as _, BufReader};
+
+    use super::*;
+
+    #[test]
+    fn a_reader_that_is_slow_is_told_what_it_missed_and_nobody_waits_for_it() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let lines = Lines::to(File::from(write), true).unwrap();
+        let line = "x".repeat(1024);
+        let told = (0..10_000).filter(|_| lines.tell(line.clone())).count();
+        assert!((WAITING..10_000).contains(&told), "{told}");
+        let reader = std::thread::spawn(move || {
+            BufReader::new(File::from(read)).lines().map(Result::unwrap).collect::<Vec<_>>()
+        });
+        while !lines.tell("last".to_owned()) {}
+        drop(lines);
+        let all = reader.join().unwrap();
+        let missed: usize = all
+            .iter()
+            .filter_map(|line| {
+                line.strip_prefix("{\"kind\":\"missed\",\"count\":")?.strip_suffix('}')?.parse::<usize>().ok()
+            })
+            .sum();
+        assert!(missed >= 10_000 - told, "{missed} of {}", 10_000 - told);
+        assert_eq!(all.last().unwrap(), "last");
+        assert_eq!(all.iter().filter(|read| **read == line).count(), told);
+    }
+
+    #[test]
+    fn a_reader_that_is_gone_is_noticed() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        drop(read);
+        let lines = Lines::to(File::from(write), false).unwrap();
+        while !lines.is_gone() {
+            lines.tell("x".to_owned());
+            std::thread::yield_now();
+        }
+    }
+}

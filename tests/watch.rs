@@ -1,0 +1,653 @@
+//! Guests of another manager, watched: a log that is followed, real QEMUs, and those who are told.
+
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::Value;
+use taptrail_kernel::audit::{Audit, VIRT_CONTROL, VIRT_RESOURCE};
+use taptrail_kernel::proc::{PidFd, ProcessId, Signal};
+use world::World;
+use world::auditing::Auditing;
+
+const UUID: &str = "f3607ac8-f517-4952-b61c-b19b40f99661";
+const MAC: &str = "52:54:00:0a:0f:01";
+
+/// An audit log that a manager's records are written to, as auditd writes it.
+struct Log {
+    path: PathBuf,
+    file: File,
+    serial: u32,
+}
+
+impl Log {
+    fn new(world: &World) -> Self {
+        let path = world.path("audit.log");
+        let file = File::options().create(true).append(true).open(&path).unwrap();
+        Self { path, file, serial: 1000 }
+    }
+
+    fn line(&mut self, kind: &str, text: &str) {
+        self.serial += 1;
+        let now = jiff::Timestamp::now();
+        let (seconds, millis, serial) = (now.as_second(), now.subsec_millisecond(), self.serial);
+        let line = format!(
+            "type={kind} msg=audit({seconds}.{millis:03}:{serial}): pid=812 uid=0 auid=4294967295 ses=4294967295 \
+             msg='virt=kvm {text} exe=\"/usr/sbin/libvirtd\" hostname=? addr=? terminal=? res=success'\x1dUID=\"root\" \
+             AUID=\"unset\"\n"
+        );
+        self.file.write_all(line.as_bytes()).unwrap();
+    }
+
+    fn noise(&mut self, lines: u32) {
+        let mut text = String::new();
+        for _ in 0..lines {
+            self.serial += 1;
+            let _ = writeln!(
+                text,
+                "type=USER_ACCT msg=audit({}.000:{}): pid=1 uid=0 auid=0 ses=1 msg='op=PAM:accounting res=success'",
+                jiff::Timestamp::now().as_second(),
+                self.serial
+            );
+        }
+        self.file.write_all(text.as_bytes()).unwrap();
+    }
+
+    fn opened(&mut self, mac: &str) {
+        self.line(
+            "VIRT_RESOURCE",
+            &format!(
+                "resrc=net reason=open vm=\"web1\" uuid={UUID} net={mac} path=\"/dev/net/tun\" rdev=0A:C8"
+            ),
+        );
+    }
+
+    fn granted(&mut self, reason: &str, mac: &str) {
+        let net = if reason == "detach" {
+            format!("old-net=\"{mac}\" new-net=\"?\"")
+        } else {
+            format!("old-net=\"?\" new-net=\"{mac}\"")
+        };
+        self.line("VIRT_RESOURCE", &format!("resrc=net reason={reason} vm=\"web1\" uuid={UUID} {net}"));
+    }
+
+    fn boots(&mut self, qemu: &Qemu) {
+        self.opened(MAC);
+        self.granted("start", MAC);
+        self.line(
+            "VIRT_CONTROL",
+            &format!("op=start reason=booted vm=\"web1\" uuid={UUID} vm-pid={}", qemu.0.id()),
+        );
+    }
+
+    fn rotate(&mut self) {
+        let rotated = |number: u32| PathBuf::from(format!("{}.{number}", self.path.display()));
+        for number in (1..5).rev() {
+            if rotated(number).exists() {
+                fs::rename(rotated(number), rotated(number + 1)).unwrap();
+            }
+        }
+        fs::rename(&self.path, rotated(1)).unwrap();
+        self.file = File::options().create(true).append(true).open(&self.path).unwrap();
+    }
+}
+
+/// A real QEMU with one tap, which has the address that libvirt gives a guest's.
+struct Qemu(Child);
+
+impl Qemu {
+    fn start(world: &World) -> Self {
+        let child = Command::new("qemu-system-x86_64")
+            .args(["-machine", "none", "-nodefaults", "-display", "none", "-name", "web1", "-uuid", UUID])
+            .args(["-netdev", "tap,id=n0,ifname=watched0,script=no,downscript=no,vhost=off"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(world.path("qemu.log")).unwrap())
+            .spawn()
+            .unwrap();
+        let qemu = Self(child);
+        world.until("QEMU has its tap", || world.links().contains(&"watched0".to_owned()));
+        world.ip("link set watched0 address fe:54:00:0a:0f:01");
+        qemu
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// `taptrail watch`, and the lines that it tells.
+struct Watch {
+    child: Child,
+    told: Arc<Mutex<Vec<Value>>>,
+    errors: PathBuf,
+}
+
+impl Watch {
+    fn start(world: &World, options: &[&str]) -> Self {
+        Self::start_with(world, options, Stdio::null())
+    }
+
+    fn start_with(world: &World, options: &[&str], stdin: Stdio) -> Self {
+        let errors = world.path("watch.log");
+        let mut command = world.command([&["watch", "--json", "--every", "200ms"], options].concat());
+        let stderr = File::options().create(true).append(true).open(&errors).unwrap();
+        let mut child = command.stdin(stdin).stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
+        let told = Arc::<Mutex<Vec<_>>>::default();
+        let (lines, to) = (BufReader::new(child.stdout.take().unwrap()).lines(), Arc::clone(&told));
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                to.lock().unwrap().push(serde_json::from_str(&line).unwrap());
+            }
+        });
+        Self { child, told, errors }
+    }
+
+    /// Waits for a line with these values.
+    fn tells(&mut self, world: &World, what: &[(&str, &str)]) -> Value {
+        let is = |line: &Value| what.iter().all(|(name, value)| line[*name] == **value);
+        let mut found = None;
+        let (told, errors) = (Arc::clone(&self.told), self.errors.clone());
+        let child = &mut self.child;
+        world.until(&format!("{what:?}"), || {
+            let told = told.lock().unwrap();
+            found = told.iter().find(|line| is(line)).cloned();
+            let ended = child.try_wait().unwrap();
+            assert!(
+                found.is_some() || ended.is_none(),
+                "{what:?}: {ended:?} {told:#?} {}",
+                fs::read_to_string(&errors).unwrap()
+            );
+            found.is_some()
+        });
+        found.unwrap()
+    }
+
+    fn all(&self) -> Vec<Value> {
+        self.told.lock().unwrap().clone()
+    }
+
+    fn signal(&self, signal: Signal) {
+        PidFd::open(ProcessId::of(self.child.id()).unwrap()).unwrap().send_signal(signal).unwrap();
+    }
+
+    /// Ends it in order.
+    fn stop(&mut self) {
+        self.signal(Signal::TERM);
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}: {}", self.errors());
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+
+    fn errors(&self) -> String {
+        fs::read_to_string(&self.errors).unwrap()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// How often each kind was told.
+fn kinds(told: &[Value]) -> Vec<String> {
+    let word = |line: &Value| {
+        let more = [&line["state"], &line["finding"]].into_iter().find_map(Value::as_str);
+        format!("{} {}", line["kind"].as_str().unwrap(), more.unwrap_or_default()).trim().to_owned()
+    };
+    told.iter().map(word).collect()
+}
+
+#[test]
+fn what_a_manager_says_and_what_its_qemu_holds_is_told_as_it_happens() {
+    let world = World::new();
+    let (mut log, mut qemu) = (Log::new(&world), Qemu::start(&world));
+    let mut watch = Watch::start(&world, &[]);
+    log.boots(&qemu);
+    let granted = watch.tells(&world, &[("kind", "granted")]);
+    assert_eq!((&granted["guest"]["name"], &granted["mac"]), (&"web1".into(), &MAC.into()));
+    assert_eq!(granted["pid"], qemu.0.id());
+    assert_eq!(granted["descriptors"][0]["device"]["dev"], "watched0");
+    qemu.kill();
+    watch.tells(&world, &[("kind", "guest"), ("state", "gone")]);
+    let released = watch.tells(&world, &[("kind", "released")]);
+    assert_eq!(
+        (&released["certainty"], &released["device"]["dev"]),
+        (&"definitive".into(), &"watched0".into())
+    );
+    watch.stop();
+    assert_eq!(
+        kinds(&watch.all()),
+        ["opened", "guest started", "granted", "guest gone", "released"],
+        "{}",
+        watch.errors()
+    );
+    let trail =
+        world.json(["trail", "--format", "json", world.state().join("ledger.sqlite").to_str().unwrap()]);
+    assert_eq!(
+        (&trail["holdings"][0]["state"], &trail["holdings"][0]["certainty"]),
+        (&"released".into(), &"definitive".into())
+    );
+}
+
+#[test]
+fn a_watcher_that_comes_back_goes_on_where_it_was_across_rotations() {
+    let world = World::new();
+    let (mut log, mut qemu) = (Log::new(&world), Qemu::start(&world));
+    log.noise(200);
+    log.boots(&qemu);
+    let mut watch = Watch::start(&world, &[]);
+    watch.tells(&world, &[("kind", "granted")]);
+    watch.stop();
+    // While nobody looks: rotated twice, and the guest gets another interface and loses it.
+    let other = "52:54:00:0a:0f:02";
+    log.rotate();
+    log.opened(other);
+    log.granted("attach", other);
+    log.rotate();
+    log.granted("detach", other);
+    let mut watch = Watch::start(&world, &[]);
+    watch.tells(&world, &[("kind", "opened"), ("mac", other)]);
+    qemu.kill();
+    watch.tells(&world, &[("kind", "released"), ("mac", MAC)]);
+    watch.stop();
+    let told = watch.all();
+    assert!(!told.iter().any(|line| line["kind"] == "opened" && line["mac"] == MAC), "told twice: {told:#?}");
+    assert!(!told.iter().any(|line| line["finding"] == "log-gap"), "{told:#?}");
+}
+
+#[test]
+fn a_watcher_that_is_killed_again_and_again_loses_nothing() {
+    let world = World::new();
+    let mut log = Log::new(&world);
+    let mut macs = Vec::new();
+    for round in 0..12_u8 {
+        let mut watch = Watch::start(&world, &[]);
+        for number in 0..4_u8 {
+            let mac = format!("52:54:00:0a:1f:{:02x}", round * 4 + number);
+            log.noise(50);
+            log.opened(&mac);
+            macs.push(mac);
+            if number == 2 && round % 3 == 0 {
+                log.rotate();
+            }
+        }
+        if round % 2 == 0 {
+            watch.tells(&world, &[("kind", "opened")]);
+        }
+        watch.signal(Signal::KILL);
+        watch.wait();
+    }
+    let mut watch = Watch::start(&world, &[]);
+    let last = "52:54:00:0a:1f:ff";
+    log.opened(last);
+    macs.push(last.to_owned());
+    watch.tells(&world, &[("kind", "opened"), ("mac", last)]);
+    watch.stop();
+    // In the ledger each once, in order.
+    let recorded: Vec<_> =
+        world.records().iter().filter_map(|record| record.event.mac()).map(|mac| mac.to_string()).collect();
+    assert_eq!(recorded, macs);
+}
+
+#[test]
+fn a_gap_is_told_and_what_is_held_is_looked_at() {
+    let world = World::new();
+    let (mut log, qemu) = (Log::new(&world), Qemu::start(&world));
+    log.boots(&qemu);
+    let mut watch = Watch::start(&world, &[]);
+    watch.tells(&world, &[("kind", "granted")]);
+    watch.stop();
+    // Somebody removed the log with all that it had.
+    fs::remove_file(world.path("audit.log")).unwrap();
+    log.serial += 100;
+    let mut log = Log { serial: log.serial, ..Log::new(&world) };
+    log.noise(1);
+    let mut watch = Watch::start(&world, &[]);
+    let gap = watch.tells(&world, &[("finding", "log-gap")]);
+    assert!(gap["text"].as_str().unwrap().contains("audit events 1004 to 1103 are not known"), "{gap:#}");
+    watch.stop();
+    drop(qemu);
+}
+
+/// What is at an address of this world.
+fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn the_numbers_are_scraped_and_in_a_file() {
+    let world = World::new();
+    let (mut log, mut qemu) = (Log::new(&world), Qemu::start(&world));
+    let file = world.path("taptrail.prom");
+    let options = ["--metrics-listen", "127.0.0.1:9108", "--metrics-file", file.to_str().unwrap()];
+    let mut watch = Watch::start(&world, &options);
+    log.boots(&qemu);
+    watch.tells(&world, &[("kind", "granted")]);
+    let holds = format!("taptrail_holdings{{guest=\"web1\",uuid=\"{UUID}\",kind=\"tun\"}} 1\n");
+    let scraped = get("127.0.0.1:9108", "/metrics");
+    assert!(scraped.starts_with("HTTP/1.1 200 OK\r\n") && scraped.contains(&holds), "{scraped}");
+    for line in [
+        "taptrail_opens_total{outcome=\"success\"} 1\n",
+        "taptrail_grants_total 1\n",
+        "taptrail_log_lag_bytes 0\n",
+    ] {
+        assert!(scraped.contains(line), "{line} in {scraped}");
+    }
+    assert!(get("127.0.0.1:9108", "/").starts_with("HTTP/1.1 404"));
+    world.until("the file has them", || fs::read_to_string(&file).is_ok_and(|text| text.contains(&holds)));
+    qemu.kill();
+    watch.tells(&world, &[("kind", "released")]);
+    let scraped = get("127.0.0.1:9108", "/metrics");
+    assert!(
+        scraped.contains("taptrail_releases_total{certainty=\"definitive\"} 1\n")
+            && !scraped.contains(&holds),
+        "{scraped}"
+    );
+    // A scraper that says nothing keeps nobody waiting.
+    let silent = TcpStream::connect("127.0.0.1:9108").unwrap();
+    log.opened("52:54:00:0a:0f:07");
+    watch.tells(&world, &[("kind", "opened"), ("mac", "52:54:00:0a:0f:07")]);
+    drop(silent);
+    watch.stop();
+}
+
+#[test]
+fn a_finding_runs_a_program_calls_a_webhook_and_is_in_the_journal() {
+    let world = World::new();
+    let mut log = Log::new(&world);
+    let (out, program) = (world.path("out"), world.path("program"));
+    fs::write(&program, format!("#!/bin/sh\ncat >{0}.new && mv {0}.new {0}\n", out.display())).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let journald = UnixDatagram::bind(world.path("journal")).unwrap();
+    journald.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let hook = std::thread::spawn({
+        let listener = listener.try_clone().unwrap();
+        move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = String::new();
+            while !request.ends_with('}') {
+                let mut piece = [0; 4096];
+                let read = stream.read(&mut piece).unwrap();
+                request += std::str::from_utf8(&piece[..read]).unwrap();
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+            request
+        }
+    });
+    let options = [
+        format!("--on-finding=open-failed={}", program.display()),
+        format!("--webhook=any=http://{}/hook", listener.local_addr().unwrap()),
+        format!("--journald={}", world.path("journal").display()),
+    ];
+    let mut watch = Watch::start(&world, &options.each_ref().map(String::as_str));
+    log.opened(MAC);
+    log.line(
+        "VIRT_RESOURCE",
+        &format!("resrc=net reason=open vm=\"web1\" uuid={UUID} net={MAC} path=\"/dev/net/tun\" rdev=0A:C8"),
+    );
+    fs::write(
+        &log.path,
+        fs::read_to_string(&log.path).unwrap()
+            + &fs::read_to_string(&log.path)
+                .unwrap()
+                .lines()
+                .last()
+                .unwrap()
+                .replace("res=success", "res=failed")
+                .replace(":1002)", ":1003)")
+            + "\n",
+    )
+    .unwrap();
+    let finding = watch.tells(&world, &[("finding", "open-failed")]);
+    world.until("the program has run", || out.exists());
+    assert_eq!(serde_json::from_str::<Value>(&fs::read_to_string(&out).unwrap()).unwrap(), finding);
+    let request = hook.join().unwrap();
+    let (head, body) = request.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("POST /hook HTTP/1.1\r\n"), "{head}");
+    assert_eq!(serde_json::from_str::<Value>(body).unwrap(), finding);
+    let mut entry = vec![0; 1 << 20];
+    loop {
+        let length = journald.recv(&mut entry).unwrap();
+        let entry = String::from_utf8_lossy(&entry[..length]);
+        if entry.contains("TAPTRAIL_FINDING=open-failed\n") {
+            assert!(entry.contains("TAPTRAIL_GUEST=web1\n") && entry.contains("PRIORITY=5\n"), "{entry}");
+            break;
+        }
+    }
+    watch.stop();
+}
+
+#[test]
+fn a_service_manager_hears_what_is_followed_and_a_reload_harms_nothing() {
+    let mut world = World::new();
+    let socket = UnixDatagram::bind(world.path("notify")).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    world.extra.push(("NOTIFY_SOCKET".to_owned(), world.path("notify").display().to_string()));
+    world.extra.push(("WATCHDOG_USEC".to_owned(), "200000".to_owned()));
+    let (mut log, qemu) = (Log::new(&world), Qemu::start(&world));
+    let mut watch = Watch::start(&world, &[]);
+    let told = |what: &str| {
+        let mut text = [0; 1024];
+        loop {
+            let length = socket.recv(&mut text).unwrap_or_else(|error| panic!("{what}: {error}"));
+            if String::from_utf8_lossy(&text[..length]).contains(what) {
+                break;
+            }
+        }
+    };
+    told("READY=1");
+    log.boots(&qemu);
+    told(": 1 guest holds 1 device");
+    watch.signal(Signal::HUP);
+    for _ in 0..3 {
+        told("WATCHDOG=1");
+    }
+    log.opened("52:54:00:0a:0f:08");
+    watch.tells(&world, &[("kind", "opened"), ("mac", "52:54:00:0a:0f:08")]);
+    watch.signal(Signal::TERM);
+    told("STOPPING=1");
+    assert!(watch.wait().success());
+}
+
+#[test]
+fn a_watcher_that_can_not_begin_says_why() {
+    let world = World::new();
+    let fails = |options: &[&str], says: &str| {
+        world.taptrail([&["watch"], options].concat()).fails(2, says);
+    };
+    fails(&["--metrics-listen", "0.0.0.0:9108"], "--metrics-for-all");
+    fails(&["--on-finding", "any=true"], "no absolute path");
+    fails(&["--on-finding", "gap=/bin/true"], "no kind of finding 'gap'");
+    fails(&["--webhook", "any=ftp://example.org"], "no address");
+    fails(&["--log", "/no/such/dir/audit.log"], "/no/such/dir");
+    fails(&["--kernel", "--stdin"], "cannot be used with");
+    let mut watch = Watch::start(&world, &[]);
+    Log::new(&world).opened(MAC);
+    watch.tells(&world, &[("kind", "opened")]);
+    fails(&[], "Another watcher");
+    watch.stop();
+}
+
+#[test]
+fn a_reader_who_goes_away_ends_a_watch_that_is_for_nobody_else() {
+    let world = World::new();
+    let mut log = Log::new(&world);
+    let mut child = world
+        .command(["watch"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    world.until("it ends", || {
+        log.opened(MAC);
+        child.try_wait().unwrap().is_some()
+    });
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn standard_input_is_followed_to_its_end_after_the_log() {
+    let world = World::new();
+    let mut log = Log::new(&world);
+    log.opened(MAC);
+    let mut watch = Watch::start_with(&world, &["--stdin"], Stdio::piped());
+    watch.tells(&world, &[("kind", "opened"), ("mac", MAC)]);
+    // auditd writes to its log first, and gives its plugins the same then.
+    let before = fs::read(&log.path).unwrap();
+    let other = "52:54:00:0a:0f:02";
+    log.opened(other);
+    let all = fs::read(&log.path).unwrap();
+    let mut stdin = watch.child.stdin.take().unwrap();
+    stdin.write_all(&all).unwrap();
+    drop(stdin);
+    assert!(watch.wait().success());
+    let opened: Vec<_> =
+        watch.all().iter().map(|line| line["mac"].as_str().unwrap_or("?").to_owned()).collect();
+    assert_eq!(opened, [MAC, other], "what was before {} bytes is not told again", before.len());
+}
+
+/// A plugin's configuration as it is packaged, for this program and world.
+fn plugin(world: &World, arguments: &Path) -> String {
+    let packaged = include_str!("../packaging/taptrail-auditd.conf");
+    let path = world.path("plugin");
+    let text = format!(
+        "#!/bin/sh\nTAPTRAIL_STATE_DIR={} TAPTRAIL_AUDIT_LOG={} exec {} \"$@\" 2>>{}\n",
+        world.state().display(),
+        world.path("auditd/audit.log").display(),
+        env!("CARGO_BIN_EXE_taptrail"),
+        world.path("plugin.log").display()
+    );
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let told = packaged.replace("/usr/bin/taptrail", path.to_str().unwrap());
+    assert!(told.contains("args = watch --stdin\n"));
+    told.replace("watch --stdin\n", &format!("watch @{}\n", arguments.display()))
+}
+
+fn logs(audit: &mut Audit, mac: &str) {
+    let text = format!(
+        "virt=kvm resrc=net reason=open vm=\"web1\" uuid={UUID} net={mac} path=\"/dev/net/tun\" rdev=0A:C8 \
+         exe=\"/usr/sbin/libvirtd\" hostname=? addr=? terminal=? res=success"
+    );
+    audit.log(VIRT_RESOURCE, &text).unwrap();
+}
+
+/// The addresses on record.
+fn macs(world: &World) -> Vec<String> {
+    if !world.state().join("ledger.sqlite").exists() {
+        return Vec::new();
+    }
+    world.records().iter().filter_map(|record| record.event.mac()).map(|mac| mac.to_string()).collect()
+}
+
+#[test]
+fn auditing_a_plugin_of_the_real_auditd_hears_all_and_ends_with_it() {
+    let Some(mut auditing) = Auditing::turned(true) else { return };
+    let world = World::new();
+    let arguments = world.path("watch.args");
+    fs::write(&arguments, "# of a plugin\n--stdin\n--silent\n-v\n").unwrap();
+    let conf = plugin(&world, &arguments);
+    auditing.plugin("taptrail.conf", &conf);
+    let mut audit = Audit::open().unwrap();
+    let mac = |last: u8| format!("52:54:00:0a:2f:{last:02x}");
+    let said = || fs::read_to_string(world.path("plugin.log")).unwrap_or_default();
+    for round in 0..2_u8 {
+        auditing.daemon_again(&world.path(""));
+        for number in 0..20 {
+            logs(&mut audit, &mac(round * 20 + number));
+        }
+        world.until("all is on record", || {
+            assert!(!said().contains("taptrail:"), "{}", said());
+            macs(&world).len() == usize::from(round + 1) * 20
+        });
+        auditing.end_daemon();
+    }
+    assert_eq!(macs(&world), (0..40).map(mac).collect::<Vec<_>>());
+    let checkpoint = taptrail_ledger::Ledger::open_to_read(&world.state()).unwrap().checkpoint().unwrap();
+    assert!(checkpoint.is_some());
+    // It has seen that auditd ends, so a boot would be no gap.
+    assert!(checkpoint.unwrap().text.contains("daemon=ended"), "{}", said());
+}
+
+#[test]
+fn auditing_is_heard_from_the_kernel_itself_and_an_overrun_is_a_gap() {
+    let Some(_auditing) = Auditing::turned(true) else { return };
+    let world = World::new();
+    let mut watch = Watch::start(&world, &["--kernel", "--begin", "end"]);
+    let mut audit = Audit::open().unwrap();
+    let mac = |last: u8| format!("52:54:00:0a:3f:{last:02x}");
+    world.until("it listens", || {
+        logs(&mut audit, &mac(0));
+        watch.all().iter().any(|line| line["kind"] == "opened")
+    });
+    logs(&mut audit, &mac(1));
+    watch.tells(&world, &[("kind", "opened"), ("mac", &mac(1))]);
+    // Stopped, while more is told than fits.
+    watch.signal(Signal::STOP);
+    let text = format!(
+        "virt=kvm op=stop reason=shutdown vm=\"other\" uuid={UUID} vm-pid=0 {} res=success",
+        "x".repeat(4000)
+    );
+    let records: Vec<_> = (0..64).map(|_| (VIRT_CONTROL, &text)).collect();
+    for _ in 0..80 {
+        audit.log_all(&records);
+    }
+    watch.signal(Signal::CONT);
+    world.until("it hears again", || {
+        logs(&mut audit, &mac(2));
+        watch.all().iter().any(|line| line["mac"] == mac(2))
+    });
+    let gap = watch.tells(&world, &[("finding", "log-gap")]);
+    let text = gap["text"].as_str().unwrap();
+    let numbers = text.strip_prefix("The kernel told more than was taken in time: audit events ").unwrap();
+    let (first, rest) = numbers.split_once(" to ").unwrap();
+    let number = |text: &str| text.parse::<u32>().unwrap();
+    // Most of what was told, as that fits nowhere.
+    assert!(number(rest.split_once(' ').unwrap().0) - number(first) > 500, "{gap:#}");
+    watch.stop();
+    // What is told while nobody listens is a gap, too.
+    logs(&mut audit, &mac(3));
+    let mut watch = Watch::start(&world, &["--kernel"]);
+    world.until("it listens again", || {
+        logs(&mut audit, &mac(4));
+        watch.all().iter().any(|line| line["kind"] == "opened")
+    });
+    let gap = watch.tells(&world, &[("finding", "log-gap")]);
+    assert!(
+        gap["text"].as_str().unwrap().starts_with("What the kernel told while nobody listened"),
+        "{gap:#}"
+    );
+    watch.stop();
+}
