@@ -51,13 +51,14 @@ impl Log {
     }
 
     fn noise(&mut self, lines: u32) {
-        let mut text = String::new();
+        let (mut text, now) = (String::new(), jiff::Timestamp::now());
         for _ in 0..lines {
             self.serial += 1;
             let _ = writeln!(
                 text,
-                "type=USER_ACCT msg=audit({}.000:{}): pid=1 uid=0 auid=0 ses=1 msg='op=PAM:accounting res=success'",
-                jiff::Timestamp::now().as_second(),
+                "type=USER_ACCT msg=audit({}.{:03}:{}): pid=1 uid=0 auid=0 ses=1 msg='op=PAM:accounting res=success'",
+                now.as_second(),
+                now.subsec_millisecond(),
                 self.serial
             );
         }

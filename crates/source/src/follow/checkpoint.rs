@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use taptrail_record::Stamp;
 
 use super::serials::{STRETCHES, Serials, Stretch};
@@ -118,6 +118,19 @@ impl Checkpoint {
 /// The moment of a stamp.
 pub(super) fn moment(stamp: Stamp) -> Option<Timestamp> {
     Timestamp::new(i64::try_from(stamp.seconds).ok()?, i32::from(stamp.millis) * 1_000_000).ok()
+}
+
+/// How far the times of events are out of their order; a boot takes longer.
+const DISORDER: SignedDuration = SignedDuration::from_secs(5);
+
+/// Whether one event is after another: by their numbers, which are in order, unless a boot may lie between.
+pub(super) fn is_after(one: Stamp, other: Stamp) -> bool {
+    match (moment(one), moment(other)) {
+        (Some(at), Some(before)) if at.duration_since(before).abs() <= DISORDER => {
+            (1..u32::MAX / 2).contains(&one.serial.wrapping_sub(other.serial))
+        }
+        _ => one > other,
+    }
 }
 
 impl fmt::Display for Checkpoint {
@@ -300,6 +313,22 @@ mod tests {
             let text = checkpoint.to_string();
             prop_assert!(text.len() <= Checkpoint::MAX, "{}", text.len());
             prop_assert_eq!(text.parse(), Ok(checkpoint));
+        }
+    }
+
+    #[test]
+    fn events_are_in_the_order_of_their_numbers_unless_a_boot_is_between() {
+        let stamp = |seconds, millis, serial| Stamp { seconds, millis, serial };
+        for (one, other, after) in [
+            (stamp(10, 5, 8), stamp(10, 5, 7), true),
+            (stamp(10, 5, 7), stamp(10, 5, 7), false),
+            (stamp(10, 0, 8), stamp(10, 5, 7), true),
+            (stamp(10, 9, 6), stamp(10, 5, 7), false),
+            (stamp(10, 5, 1), stamp(10, 5, u32::MAX), true),
+            (stamp(30, 0, 1), stamp(10, 5, 7), true),
+            (stamp(10, 0, 9000), stamp(30, 5, 1), false),
+        ] {
+            assert_eq!(is_after(one, other), after, "{one:?} {other:?}");
         }
     }
 

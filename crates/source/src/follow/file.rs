@@ -11,7 +11,7 @@ use memchr::{memchr_iter, memrchr};
 use taptrail_record::Stamp;
 use taptrail_trail::Lost;
 
-use super::checkpoint::{Checkpoint, Digest, FileId, FilePlace};
+use super::checkpoint::{Checkpoint, Digest, FileId, FilePlace, is_after};
 use super::lines::Lines;
 use super::place::{self, Place};
 use super::rotations::{self, LogFile};
@@ -280,7 +280,7 @@ impl Follower {
         for log in files {
             let first = first_stamp(&log)?;
             let later = match (first, self.lines.stamp()) {
-                (Some(first), Some(last)) => first > last,
+                (Some(first), Some(last)) => is_after(first, last),
                 (Some(_), None) => self.begin == Begin::Rotations || log.path == self.log,
                 (None, _) => log.path == self.log,
             };

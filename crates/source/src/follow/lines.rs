@@ -7,7 +7,7 @@ use memchr::{memchr, memchr_iter, memrchr};
 use taptrail_record::{Line, Stamp};
 use taptrail_trail::{Content, Entry, Gap, Lost, Unreadable};
 
-use super::checkpoint::{Checkpoint, Digest, LastLine, moment};
+use super::checkpoint::{Checkpoint, Digest, LastLine, is_after, moment};
 use super::serials::Serials;
 use super::{About, Told};
 use crate::feed::{CONTEXT, MAX_LINE};
@@ -236,7 +236,7 @@ impl Lines {
             let this = &bytes[start..next];
             let stamped = stamped(this);
             let stamp = stamped.as_ref().map(|stamped| stamped.stamp);
-            if self.skip.is_some_and(|skip| stamp.is_none_or(|stamp| stamp <= skip)) {
+            if self.skip.is_some_and(|skip| stamp.is_none_or(|stamp| !is_after(stamp, skip))) {
                 self.line += 1;
                 from = next;
             } else {
