@@ -7,6 +7,7 @@ use std::num::NonZeroU16;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
@@ -233,6 +234,28 @@ fn a_thread_with_descriptors_of_its_own_hides_nothing() {
             assert_ne!(descriptor.thread, std::process::id());
             assert!(descriptor.file.is_some());
             drop(done);
+        });
+    });
+}
+
+#[test]
+fn a_device_that_is_given_up_meanwhile_is_not_held_and_nothing_unseen() {
+    in_own_network(|| {
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let taps = scope.spawn(|| {
+                let (path, name, queues) =
+                    (Path::new(DEV_NET_TUN), TapName::Pattern("vnet%d"), NonZeroU16::MIN);
+                while !done.load(Ordering::Relaxed) {
+                    let tap = opened(open_tap(&TapRequest { path, name, queues, vnet_hdr: true }));
+                    std::thread::sleep(Duration::from_micros(300));
+                    drop(tap);
+                }
+            });
+            let unseen: Vec<_> = (0..300).map(|_| scan(&[std::process::id()]).unseen.places).collect();
+            done.store(true, Ordering::Relaxed);
+            taps.join().unwrap();
+            assert_eq!(unseen, [0; 300]);
         });
     });
 }

@@ -224,10 +224,21 @@ impl Looking {
         let arguments = arguments(thread, COMMAND_LINE).unwrap_or_default();
         let exe = exe(thread).ok();
         let netns = self.places.of_process(thread);
-        let devices = held
+        let mut devices: Vec<_> = held
             .into_iter()
             .map(|(thread, held)| (self.places.of_tap(process, thread, &held), thread, held))
             .collect();
+        let lost = |(place, _, held): &(Option<u64>, u32, HeldDevice<HeldKind>)| {
+            place.is_none() && (held.ifname.is_some() || netns.is_none())
+        };
+        if devices.iter().any(lost) {
+            // What was given up meanwhile, or went with its process, is nowhere, and nobody holds it.
+            let still = all(pid)?;
+            devices.retain(|of| !lost(of) || still.contains(&(of.1, of.2.clone())));
+        }
+        if devices.is_empty() {
+            return Ok(None);
+        }
         let holder = Holder {
             process,
             started: Timestamp::try_from(process.started()).ok(),
