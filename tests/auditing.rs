@@ -8,11 +8,16 @@
 mod world;
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use taptrail_kernel::audit::{Audit, ReadLog};
 use taptrail_ledger::Ledger;
+use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
+use taptrail_source::{Input, Options, read};
+use taptrail_witness::watch::{GuestState, WatchOptions, Watcher, What};
 use world::auditing::{self, Auditing, auditctl};
 use world::{EMPTY, World};
 
@@ -266,4 +271,144 @@ fn auditing_by_the_kernels_own_rules_shows_the_opens_that_nobody_admits() {
         let mut of = proof.map(|proof| lines[usize::try_from(proof["line"].as_u64().unwrap()).unwrap() - 1]);
         assert!(of.any(|line| line.starts_with("type=PATH ")), "{holding:#}");
     }
+}
+
+/// A QEMU that another manager started with a tap of its own, and that manager's records, as libvirt writes them.
+struct Elsewhere {
+    qemu: std::process::Child,
+    guest: GuestId,
+    audit: Audit,
+}
+
+impl Elsewhere {
+    const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x0a, 0x0d, 0x21]);
+
+    fn boots(world: &World) -> Self {
+        world.ip("tuntap add dev vnet0 mode tap");
+        world.ip("link set vnet0 address fe:54:00:0a:0d:21");
+        let guest = GuestId { name: "web2".into(), uuid: uuid::Uuid::new_v4() };
+        let mut elsewhere = Self { audit: Audit::open().unwrap(), qemu: qemu(&guest), guest };
+        let device = Device::new("/dev/net/tun", Some(Rdev::TUN), None);
+        elsewhere.says(Event::Open { mac: Self::MAC, device, queue: None });
+        elsewhere.says(Event::Start { mac: Self::MAC, vm_pid: None, fds: None });
+        let pid = elsewhere.qemu.id();
+        world.until("QEMU's tap", || !world::seen::descriptors(pid).is_empty());
+        elsewhere.says(Event::GuestStart { reason: Reason::BOOTED, vm_pid: Some(pid) });
+        elsewhere
+    }
+
+    fn says(&mut self, event: Event) {
+        let record = Record::success(self.guest.clone(), event);
+        let text = record.text(Path::new("/usr/sbin/libvirtd")).unwrap();
+        self.audit.log(record.record_type().number(), &text).unwrap();
+    }
+
+    fn dies(&mut self) {
+        self.qemu.kill().unwrap();
+        self.qemu.wait().unwrap();
+    }
+}
+
+fn qemu(guest: &GuestId) -> std::process::Child {
+    let mut command = Command::new("qemu-system-x86_64");
+    command.args(["-accel", "tcg", "-m", "32", "-nodefaults", "-display", "none", "-S"]);
+    command.args(["-name", &guest.name, "-uuid", &guest.uuid.to_string()]);
+    command.args(["-netdev", "tap,id=hostnet0,ifname=vnet0,script=no,downscript=no"]);
+    command.spawn().unwrap()
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
+
+/// Gives a watcher what a log has that it has not taken yet, and lets it look.
+fn watch(watcher: &mut Watcher, log: &Path, taken: &mut usize) -> Vec<What> {
+    auditing::settle(log);
+    let mut entries = Vec::new();
+    let options = Options { host: "h1".into(), ..Options::default() };
+    let outcome = read(vec![Input::File(log.to_owned())], options, &mut |entry| {
+        entries.push(entry.clone());
+        ControlFlow::Continue(())
+    });
+    assert!(outcome.failed.is_empty());
+    entries[*taken..].iter().for_each(|entry| watcher.take(entry));
+    *taken = entries.len();
+    watcher.look();
+    watcher.commit(Some("here")).unwrap().into_iter().map(|happening| happening.what).collect()
+}
+
+#[test]
+fn auditing_has_what_a_watcher_saw_and_found() {
+    let Some(mut auditing) = Auditing::turned(true) else { return };
+    let world = World::new();
+    let log = auditing.daemon(&world.path(""));
+    let options = WatchOptions {
+        emit_audit: true,
+        patience: Duration::from_millis(100),
+        every: Duration::from_millis(50),
+        ..WatchOptions::of_host("h1")
+    };
+    let mut watcher = Watcher::open(&world.state(), options).unwrap();
+    let (mut elsewhere, mut taken) = (Elsewhere::boots(&world), 0);
+    watch(&mut watcher, &log, &mut taken);
+    // What it wrote comes back by the log, and is nothing new.
+    watch(&mut watcher, &log, &mut taken);
+    elsewhere.says(Event::Detach { mac: Elsewhere::MAC, vm_pid: None, fds: None, forced: false });
+    world.until("the finding", || {
+        let happened = watch(&mut watcher, &log, &mut taken);
+        happened
+            .iter()
+            .any(|what| matches!(what, What::Found(found) if found.kind.as_str() == "held-after-release"))
+    });
+    elsewhere.dies();
+    world.until("the guest's end", || {
+        let happened = watch(&mut watcher, &log, &mut taken);
+        happened.iter().any(|what| matches!(what, What::Guest { state: GuestState::Gone { .. }, .. }))
+    });
+    auditing.end_daemon();
+
+    let uuid = elsewhere.guest.uuid.to_string();
+    let text = fs::read_to_string(&log).unwrap();
+    let told: Vec<&str> = text
+        .lines()
+        .filter(|line| line.contains(&uuid))
+        .map(|line| {
+            let words = ["reason=", "op=", "finding="].iter().filter_map(|key| line.split_once(key));
+            words.map(|(_, rest)| rest.split(' ').next().unwrap()).next_back().unwrap()
+        })
+        .collect();
+    assert_eq!(
+        told,
+        ["open", "start", "start", "seen", "detach", "seen", "held-after-release", "close", "gone"],
+        "{text}"
+    );
+    let ausearch = |arguments: &[&str]| {
+        let input = ["--input", log.to_str().unwrap(), "--uuid", &uuid];
+        let output = Command::new("/sbin/ausearch").args(input).args(arguments).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(ausearch(&["--raw"]).lines().count(), told.len());
+    let interpreted = ausearch(&["--interpret"]);
+    for pair in ["reason=seen", "dev=\"vnet0\"", &format!("vm-pid={} fd=", elsewhere.qemu.id()), "op=gone"] {
+        assert!(interpreted.contains(pair), "{pair} is not in {interpreted}");
+    }
+
+    // Log and ledger have the same of it, by the same serials.
+    let ledger = Ledger::file(&world.state());
+    let read = |files: &[&Path]| {
+        let files = files.iter().map(|file| file.to_str().unwrap());
+        world.json(["trail", "--format", "json", "--uuid", &uuid].into_iter().chain(files))
+    };
+    let (logged, both) = (read(&[&log]), read(&[&log, &ledger]));
+    assert_eq!(said(&logged), said(&both));
+    assert_eq!((said(&both).len(), kinds(&both)), (1, vec!["held-after-release"]), "{both:#}");
+    assert_eq!(both["holdings"][0]["certainty"], "definitive");
+    assert_eq!(both["input"]["duplicates"], 8, "all but the finding");
+    // ausearch's own words of it say the same.
+    let words = world.path("interpreted");
+    fs::write(&words, interpreted).unwrap();
+    assert_eq!(said(&read(&[&words])), said(&logged));
 }
