@@ -252,10 +252,17 @@ fn a_device_that_is_given_up_meanwhile_is_not_held_and_nothing_unseen() {
                     drop(tap);
                 }
             });
-            let unseen: Vec<_> = (0..300).map(|_| scan(&[std::process::id()]).unseen.places).collect();
+            // Some looks meet one that is just going.
+            let mut met = Vec::new();
+            while met.len() < 30 {
+                let scan = scan(&[std::process::id()]);
+                if !scan.holders.is_empty() || scan.unseen.places > 0 {
+                    met.push(scan.unseen.places);
+                }
+            }
             done.store(true, Ordering::Relaxed);
             taps.join().unwrap();
-            assert_eq!(unseen, [0; 300]);
+            assert_eq!(met, [0; 30]);
         });
     });
 }
