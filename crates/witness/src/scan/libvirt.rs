@@ -36,6 +36,16 @@ pub(super) fn domains(directory: &Path) -> Vec<Domain> {
         .collect()
 }
 
+/// The interfaces of one guest, as libvirt has written them down: of the process with this pid.
+pub(crate) fn interfaces(directory: &Path, name: &str, pid: u32) -> Vec<Named> {
+    // libvirt lets no guest have such a name; others may.
+    if name.contains('/') || name.starts_with('.') {
+        return Vec::new();
+    }
+    let domain = read(&directory.join(format!("{name}.xml")));
+    domain.filter(|domain| domain.pid == pid).map(|domain| domain.interfaces).unwrap_or_default()
+}
+
 fn read(file: &Path) -> Option<Domain> {
     let file = File::open(file).ok()?;
     if !file.metadata().ok()?.is_file() {
@@ -100,6 +110,17 @@ mod tests {
         assert_eq!((domain.pid, domain.name.as_str()), (4711, "web1"));
         let named = Named { mac: MacAddr::kvm([0, 0, 1]), ifname: "vnet3".parse().unwrap() };
         assert_eq!(domain.interfaces, [named]);
+    }
+
+    #[test]
+    fn a_guests_own_file_is_read_and_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("web1.xml"), STATUS).unwrap();
+        let named = |name: &str, pid| interfaces(directory.path(), name, pid).len();
+        assert_eq!((named("web1", 4711), named("web1", 4712), named("web2", 4711)), (1, 0, 0));
+        let beside = directory.path().join("run");
+        std::fs::create_dir(&beside).unwrap();
+        assert!(interfaces(&beside, "../web1", 4711).is_empty());
     }
 
     #[test]

@@ -29,6 +29,7 @@ use taptrail_record::{DeviceKind, IfName, Rdev};
 pub(crate) use self::command_line::identity;
 pub use self::guests::LIBVIRT;
 pub use self::guests::{Identity, KnownBy, Named, Sources};
+pub(crate) use self::libvirt::interfaces;
 pub use self::places::Behind;
 pub use self::program::Program;
 

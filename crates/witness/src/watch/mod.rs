@@ -499,7 +499,7 @@ impl Watcher {
             Qemu::Runs { process, attended, .. } => {
                 let process = *process;
                 *attended = true;
-                match see(guest, &mut self.scanner, process) {
+                match see(guest, &self.options.libvirt, process) {
                     Ok(None) => guest.is_seen(now),
                     Ok(Some(seen)) => guest.look(process.pid, seen, now, &mut self.number, acts),
                     // Its pidfd will tell.
@@ -599,13 +599,9 @@ impl Watcher {
 }
 
 /// Looks into a QEMU: none when all is as it is known.
-fn see(
-    guest: &Guest,
-    scanner: &mut Scanner,
-    process: ProcessId,
-) -> std::io::Result<Option<Vec<sight::Sighted>>> {
+fn see(guest: &Guest, libvirt: &Path, process: ProcessId) -> std::io::Result<Option<Vec<sight::Sighted>>> {
     if guest.looked.is_some() && guest.is_as_known(&sight::glance(process)?) {
         return Ok(None);
     }
-    sight::look(scanner, process).map(Some)
+    sight::look(process, libvirt, &guest.id.name).map(Some)
 }

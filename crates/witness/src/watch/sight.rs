@@ -1,11 +1,12 @@
 //! What a QEMU holds, descriptor by descriptor.
 
 use std::io;
+use std::path::Path;
 
 use taptrail_kernel::proc::{HeldKind, ProcessId, raw_devices};
 use taptrail_record::{Device, DeviceKind, MacAddr, Rdev};
 
-use crate::scan::{Held, Holder, Scanner};
+use crate::scan::{Holder, Named, Scanner, Sources, interfaces};
 
 /// The most descriptors of one guest that are followed: QEMU takes 256 queues for an interface.
 const MOST: usize = 4096;
@@ -38,18 +39,22 @@ pub(super) fn glance(process: ProcessId) -> io::Result<Glance> {
     Ok(all)
 }
 
-/// Looks at all of it.
-pub(super) fn look(scanner: &mut Scanner, process: ProcessId) -> io::Result<Vec<Sighted>> {
-    Ok(scanner.look(process)?.map(sighted).unwrap_or_default())
+/// Looks at all of it. `libvirt` is where that keeps its state of guests, and `name` this one's.
+pub(super) fn look(process: ProcessId, libvirt: &Path, name: &str) -> io::Result<Vec<Sighted>> {
+    // One of its own each time: a driver may have been loaded since.
+    let mut all = Scanner::new(Sources::default()).look(process)?.map(sighted).unwrap_or_default();
+    if all.iter().any(|sighted| sighted.device.kind == DeviceKind::Tun) {
+        let interfaces = interfaces(libvirt, name, process.pid);
+        for sighted in &mut all {
+            let is = |named: &&Named| Some(named.ifname.as_str()) == sighted.device.dev.as_deref();
+            sighted.named = interfaces.iter().find(is).map(|named| named.mac);
+        }
+    }
+    Ok(all)
 }
 
 /// What a process that was looked at holds.
 pub(super) fn sighted(holder: Holder) -> Vec<Sighted> {
-    let interfaces = holder.guest.map(|guest| guest.interfaces).unwrap_or_default();
-    let named = |held: &Held| {
-        let of = interfaces.iter().find(|named| Some(&named.ifname) == held.ifname.as_ref());
-        of.map(|named| named.mac)
-    };
     let mut all: Vec<Sighted> = Vec::new();
     for held in holder.devices {
         let HeldKind::Raw(_) = held.kind else { continue };
@@ -65,13 +70,12 @@ pub(super) fn sighted(holder: Holder) -> Vec<Sighted> {
                 None => files.push((descriptor.file, vec![fd])),
             }
         }
-        let named = named(&held);
         all.extend(files.into_iter().map(|(_, fds)| Sighted {
             fds,
             device: device.clone(),
             index,
             address,
-            named,
+            named: None,
         }));
     }
     all.sort_by_key(|sighted| sighted.fds.first().copied());
