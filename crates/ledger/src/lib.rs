@@ -42,9 +42,9 @@ pub use write::{
 use std::fs::{DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 /// The steps from an empty file to the schema that this program writes. A ledger's version is how many of them it has
 /// taken: a newer one is refused, an older one takes the rest. A step that was released never changes.
@@ -128,9 +128,10 @@ impl Ledger {
         )
         .map_err(failed)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+        write_ahead(&connection).map_err(failed)?;
         connection
             .execute_batch(
-                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
+                "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
                  PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;",
             )
             .map_err(failed)?;
@@ -165,5 +166,20 @@ impl Ledger {
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(|source| LedgerError::Write { source })?;
         Ok(Tx::new(tx))
+    }
+}
+
+/// Sets the mode, which changes a new ledger's file: that has to be done alone, and there SQLite itself waits for nobody.
+fn write_ahead(connection: &Connection) -> Result<(), rusqlite::Error> {
+    let end = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        match connection.execute_batch("PRAGMA journal_mode = WAL") {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < end =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            set => return set,
+        }
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Barrier;
 
 use jiff::Timestamp;
 use taptrail_ledger::{
@@ -331,6 +332,23 @@ fn pruning_forgets_what_has_ended_and_never_what_is_open() {
     assert_eq!((ledger.open_devices().unwrap(), ledger.open_steps().unwrap()), (1, 1));
     assert!(ledger.faults().unwrap().is_empty());
     assert_eq!(ledger.into_records().count(), 1);
+}
+
+/// SQLite waits for nobody when a file is made a ledger.
+#[test]
+fn a_new_ledger_is_opened_by_many_at_once() {
+    for _ in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let begin = Barrier::new(4);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    begin.wait();
+                    Ledger::open(dir.path()).unwrap();
+                });
+            }
+        });
+    }
 }
 
 #[test]
