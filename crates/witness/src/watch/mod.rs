@@ -191,19 +191,9 @@ impl Watcher {
                 self.trail.feed(entry);
                 self.told(entry, record);
             }
-            Content::Gap(_) => {
-                self.trail.feed(entry);
-                // What happened meanwhile shows in what is held now.
-                let now = Instant::now();
-                self.guests.values_mut().for_each(|guest| guest.due = now);
-            }
             content => {
                 self.trail.feed(entry);
-                if let Content::KernelOpen(open) = content
-                    && let Some(guest) = self.pids.get(&open.pid).and_then(|slot| self.guests.get_mut(slot))
-                {
-                    guest.due = Instant::now();
-                }
+                self.hinted(content);
             }
         }
         self.gather();
@@ -297,6 +287,25 @@ impl Watcher {
         self.books.copy(slot, entry, record, open);
         if let Some(guest) = self.guests.get_mut(&slot) {
             guest.tell(record, entry.time, number, now);
+        }
+    }
+
+    /// What is told besides records may be a reason to look.
+    fn hinted(&mut self, content: &Content) {
+        let now = Instant::now();
+        match content {
+            Content::KernelOpen(open) => {
+                let slot = self.pids.get(&open.pid);
+                if let Some(guest) = slot.and_then(|slot| self.guests.get_mut(slot)) {
+                    guest.due = now;
+                }
+            }
+            // Whatever was told there, it can be seen what became of it.
+            Content::Gap(_) => {
+                self.strangers = true;
+                self.guests.values_mut().for_each(|guest| guest.due = now);
+            }
+            _ => {}
         }
     }
 
@@ -431,7 +440,7 @@ impl Watcher {
         }
     }
 
-    /// At the first look of all: the guests of libvirt's that run since before the log begins.
+    /// At the first look of all, and after a gap in the log: the guests of libvirt's of which it has not told.
     fn meet_strangers(&mut self) {
         if !std::mem::take(&mut self.strangers) {
             return;

@@ -137,6 +137,21 @@ impl Lab {
         self.says(&domain.id, detach(mac));
     }
 
+    /// Writes down the state of a guest that runs, as libvirt does.
+    pub(crate) fn knows(&self, domain: &Domain, interfaces: &[(MacAddr, &str)]) {
+        let interface = |(mac, dev): &(MacAddr, &str)| {
+            format!("<interface type='bridge'><mac address='{mac}'/><target dev='{dev}'/></interface>")
+        };
+        let interfaces: String = interfaces.iter().map(interface).collect();
+        let (pid, uuid) = (domain.qemu.pid(), domain.id.uuid);
+        let state = format!(
+            "<domstatus pid='{pid}'><domain><name>web1</name><uuid>{uuid}</uuid><devices>{interfaces}</devices></domain>\
+             </domstatus>"
+        );
+        std::fs::create_dir(self.libvirt()).unwrap();
+        std::fs::write(self.libvirt().join("web1.xml"), state).unwrap();
+    }
+
     /// Sees that QEMU has ended, and says so.
     pub(crate) fn stops(&mut self, domain: &Domain, reason: &str) {
         self.says(&domain.id, op_stop(reason));

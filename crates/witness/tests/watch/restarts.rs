@@ -1,6 +1,7 @@
 //! Watchers that end and begin, and ledgers that take nothing.
 
 use taptrail_ledger::Ledger;
+use taptrail_trail::{Content, Gap, Lost};
 use taptrail_witness::watch::{WatchError, WatchOptions, Watcher};
 
 use crate::lab::{HOST, lab, mac};
@@ -86,15 +87,7 @@ fn a_guest_that_runs_when_watching_begins_is_known_by_libvirts_state_of_it() {
     lab(|mut lab| {
         let mut domain = lab.boots(vec![tap("vnet0", mac(1), 2), macvtap(mac(2), 1)]);
         lab.log.clear();
-        let state = format!(
-            "<domstatus pid='{}'><domain><name>web1</name><uuid>{}</uuid><devices><interface type='bridge'>
-             <mac address='{}'/><target dev='vnet0'/></interface></devices></domain></domstatus>",
-            domain.qemu.pid(),
-            domain.id.uuid,
-            mac(1)
-        );
-        std::fs::create_dir(lab.libvirt()).unwrap();
-        std::fs::write(lab.libvirt().join("web1.xml"), state).unwrap();
+        lab.knows(&domain, &[(mac(1), "vnet0")]);
         lab.until("all of it", |lab| lab.on_record().len() == 3);
         lab.assert_true(domain.qemu.pid());
         assert_eq!(
@@ -110,6 +103,21 @@ fn a_guest_that_runs_when_watching_begins_is_known_by_libvirts_state_of_it() {
         lab.round();
         assert_eq!(lab.findings(), [""; 0]);
         assert_eq!(lab.guests()[0].ended.as_ref().unwrap().1, "shutdown");
+    });
+}
+
+#[test]
+fn a_guest_whose_start_is_lost_with_a_stretch_of_the_log_is_found() {
+    lab(|mut lab| {
+        lab.round();
+        let domain = lab.boots(vec![macvtap(mac(1), 1)]);
+        lab.log.clear();
+        let gap = Gap { since: None, serials: None, why: Lost::Unwritten };
+        lab.writes(Content::Gap(gap), LIBVIRTD);
+        lab.knows(&domain, &[]);
+        lab.until("its device", |lab| lab.on_record().len() == 1);
+        lab.assert_true(domain.qemu.pid());
+        assert_eq!(lab.holdings(), ["macvtap macvtap0 01 x1 held - definitive"]);
     });
 }
 
