@@ -3,7 +3,8 @@
 //! The kernel tells what a descriptor is of, and the manager's records what was opened for which interface.
 //! Between the two stand, strongest first: the interface's name in the record of a macvtap; the address of the
 //! interface on the host, which a manager makes from the guest's own; its name in libvirt's state of the guest; what
-//! QEMU was started with; and that there is only one that it can be. None of these makes a device accounted for:
+//! QEMU was started with; that there is only one that it can be; and of a vhost-net, which says nothing of itself, its
+//! neighbours. None of these makes a device accounted for:
 //! they only say to whom it is.
 
 use std::collections::HashMap;
@@ -28,12 +29,25 @@ pub(super) struct Wanting {
     pub(super) mac: MacAddr,
     /// What was opened for it and not seen yet.
     pub(super) opened: Vec<Device>,
-    /// What was seen of it before, with how many descriptors.
-    pub(super) seen: Vec<(Device, usize)>,
+    /// What was seen of it before, with the descriptors' numbers.
+    pub(super) seen: Vec<(Device, Vec<u32>)>,
     /// Whether QEMU is told to have it.
     pub(super) granted: bool,
+    /// Whether it may be told to be given up: then others come first.
+    pub(super) leaving: bool,
     /// What QEMU was started with for it, if it was: the descriptors' numbers.
     pub(super) started_with: Vec<u32>,
+}
+
+impl Loose {
+    /// Whether the address of the interface behind it shows that it was made for another interface of a guest: of taps
+    /// nobody but a guest's manager gives one that begins with FE.
+    fn is_of_another_than(&self, mac: MacAddr) -> bool {
+        self.address.is_some_and(|address| match self.device.kind {
+            DeviceKind::Macvtap => address != mac,
+            _ => address.0[0] == 0xFE && address.0[1..] != mac.0[1..],
+        })
+    }
 }
 
 impl Wanting {
@@ -67,7 +81,7 @@ pub(super) fn bind(wanting: &[Wanting], loose: &[Loose], before: &Before) -> Vec
         binding.accelerator(at, &loose[at]);
     }
     binding.the_only_one(&accelerators, loose);
-    binding.in_order(&accelerators, &backends, loose);
+    binding.beside_their_backends(&accelerators, loose);
     binding.bound
 }
 
@@ -107,7 +121,7 @@ impl Binding<'_> {
                     && self.taken[*one].is_empty()
                     && self.wants(*one, &loose.device)
             };
-            all().filter(wants).min_by_key(|one| !self.wanting[*one].granted)
+            all().filter(wants).min_by_key(|one| (self.wanting[*one].leaving, !self.wanting[*one].granted))
         };
         match more.or_else(by_name).or_else(|| by_mac(mac?)) {
             Some(one) => self.give(at, one),
@@ -152,42 +166,62 @@ impl Binding<'_> {
                 let has = self.taken[*one].iter().any(|at| loose[*at].device.kind == kind);
                 !has && self.wants(*one, &loose[*first].device)
             };
-            let waiting: Vec<usize> = (0..self.wanting.len()).filter(waits).collect();
+            let waiting = self.first(waits);
             // All vhost-nets look alike; of other kinds only one device can be meant.
             if let [one] = waiting[..]
                 && (these.len() == 1 || kind == DeviceKind::VhostNet)
+                && !loose[*first].is_of_another_than(self.wanting[one].mac)
             {
                 these.iter().for_each(|at| self.give(*at, one));
             }
         }
     }
 
-    /// A manager opens one interface's devices after the other's, and their numbers rise: where the vhost-nets are as
-    /// many as the queues, each is its neighbours'.
-    fn in_order(&mut self, accelerators: &[usize], backends: &[usize], loose: &[Loose]) {
-        let left: Vec<usize> =
-            accelerators.iter().copied().filter(|at| self.bound[*at] == Bound::default()).collect();
-        let vhost = Device::new("/dev/vhost-net", None, None);
-        let queues = |one: usize| {
-            let fresh =
-                self.taken[one].iter().filter(|at| backends.contains(at)).map(|at| loose[*at].fds.len());
-            let seen =
-                self.wanting[one].seen.iter().filter(|(device, _)| device.kind != DeviceKind::VhostNet);
-            fresh.chain(seen.map(|(_, count)| *count)).sum::<usize>()
-        };
-        let waiting: Vec<(usize, usize)> = (0..self.wanting.len())
-            .filter(|one| self.wants(*one, &vhost))
-            .map(|one| (one, queues(one)))
-            .collect();
-        if waiting.iter().map(|(_, queues)| queues).sum::<usize>() != left.len() {
-            return;
+    /// The interfaces of which something is so; those that are leaving only where there is no other.
+    fn first(&self, is: impl Fn(&usize) -> bool) -> Vec<usize> {
+        let (leaving, mut staying): (Vec<usize>, Vec<usize>) =
+            (0..self.wanting.len()).filter(is).partition(|one| self.wanting[*one].leaving);
+        if staying.is_empty() {
+            staying = leaving;
         }
-        let mut left = left.into_iter();
-        for (one, queues) in waiting {
-            for at in left.by_ref().take(queues) {
+        staying
+    }
+
+    /// A manager opens one interface's devices after the other's, and QEMU gives each the lowest free number: so a
+    /// vhost-net is mostly of whose backend comes last before it, and each backend's queue has one.
+    fn beside_their_backends(&mut self, accelerators: &[usize], loose: &[Loose]) {
+        let vhost = Device::new("/dev/vhost-net", None, None);
+        let waiting = self.first(|one| self.wants(*one, &vhost));
+        for &at in accelerators {
+            if self.bound[at] != Bound::default() {
+                continue;
+            }
+            let number = loose[at].fds.first().copied().unwrap_or_default();
+            let nearest = waiting.iter().filter_map(|one| {
+                let (backends, accelerators) = self.numbers(*one, loose);
+                let before = backends.iter().copied().filter(|fd| *fd < number).max()?;
+                Some((accelerators < backends.len(), before, *one))
+            });
+            if let Some((.., one)) = nearest.max() {
                 self.give(at, one);
             }
         }
+    }
+
+    /// The numbers of an interface's backend, and how many accelerators it has.
+    fn numbers(&self, one: usize, loose: &[Loose]) -> (Vec<u32>, usize) {
+        let is_backend = |device: &Device| device.kind != DeviceKind::VhostNet;
+        let seen = self.wanting[one].seen.iter().map(|(device, fds)| (device, fds));
+        let taken = self.taken[one].iter().map(|at| (&loose[*at].device, &loose[*at].fds));
+        let (mut backends, mut accelerators) = (Vec::new(), 0);
+        for (device, fds) in seen.chain(taken) {
+            if is_backend(device) {
+                backends.extend(fds);
+            } else {
+                accelerators += fds.len();
+            }
+        }
+        (backends, accelerators)
     }
 }
 
@@ -237,7 +271,8 @@ mod tests {
     /// As libvirt opens: without the interface's name.
     fn wanting(last: u8, opened: &[Device]) -> Wanting {
         let opened = opened.iter().map(|device| Device { dev: None, ..device.clone() }).collect();
-        Wanting { mac: mac(last), opened, seen: Vec::new(), granted: true, started_with: Vec::new() }
+        let (granted, leaving) = (true, false);
+        Wanting { mac: mac(last), opened, seen: Vec::new(), granted, leaving, started_with: Vec::new() }
     }
 
     fn told(wanting: &[Wanting], loose: &[Loose]) -> Vec<Option<usize>> {
@@ -308,7 +343,11 @@ mod tests {
             loose(vhost(), &[35]),
         ];
         assert_eq!(told(&both, &held), [Some(0), Some(0), Some(0), Some(1), Some(1)]);
-        assert_eq!(told(&both, &held[..4])[1..3], [None, None], "one is missing, and nobody knows whose");
+        assert_eq!(
+            told(&both, &held[..4])[1..3],
+            [Some(0), Some(0)],
+            "one is missing, and these are the neighbours"
+        );
     }
 
     #[test]
@@ -316,7 +355,7 @@ mod tests {
         let twins = [wanting(1, &[tun(0)]), wanting(1, &[tun(0)])];
         let at = |number| Loose { named: Some(mac(1)), ..loose(tun(number), &[30 + number]) };
         assert_eq!(told(&twins, &[at(0), at(1), at(2)]), [Some(0), Some(1), None]);
-        let known = Wanting { seen: vec![(tun(0), 1)], ..wanting(1, &[]) };
+        let known = Wanting { seen: vec![(tun(0), vec![34])], ..wanting(1, &[]) };
         assert_eq!(told(&[known], &[loose(tun(0), &[35])]), [Some(0)]);
     }
 

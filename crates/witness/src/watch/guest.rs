@@ -9,7 +9,7 @@ use taptrail_record::{Descriptor, Device, DeviceKind, Event, GuestId, MacAddr, O
 
 use super::bind::{self, Loose, Wanting};
 use super::known::{self, Known, holds};
-use super::plugs::{Opened, Plug, Plugs};
+use super::plugs::{Detached, Opened, Plug, Plugs};
 use super::sight::{Glance, Sighted};
 
 /// How long after a record that should have been at once what it tells counts as seen in time.
@@ -157,7 +157,8 @@ impl Guest {
             (Event::Detach { mac, .. }, true) => {
                 self.running = true;
                 let held = &self.held;
-                self.plugs.detached(*mac, time, |plug| holds(held, plug));
+                let detached = Detached { number, mac: *mac, at: time };
+                self.plugs.detached(detached, |plug| holds(held, plug));
             }
             (Event::Detach { .. }, false) => self.running = true,
             (Event::GuestStart { vm_pid, .. }, true) => {
@@ -266,6 +267,7 @@ impl Guest {
         let held = &self.held;
         self.plugs.settle(|plug| holds(held, plug));
         self.bind(pid, loose, now, waited, next, acts);
+        self.plugs.settle_unseen();
         self.tell_still(now, waited, acts);
         self.tell_granted(pid, waited >= now.patience, acts);
         self.looked = Some(now.time);
@@ -339,7 +341,9 @@ impl Guest {
                 }
             }
         }
-        let wanting: Vec<Wanting> = self.plugs.all.iter().map(|plug| self.wanting(plug)).collect();
+        let leaving = self.plugs.leaving();
+        let wanting: Vec<Wanting> =
+            self.plugs.all.iter().map(|plug| self.wanting(plug, leaving.contains(&plug.number))).collect();
         let loose: Vec<Loose> = devices.iter().map(|(loose, _)| loose.clone()).collect();
         let none = bind::Before::new();
         let bound = bind::bind(&wanting, &loose, if self.from_start { &none } else { &self.started_with });
@@ -398,12 +402,12 @@ impl Guest {
         Known { number: *next, descriptor, fds: sighted.fds, index: sighted.index, plug }
     }
 
-    fn wanting(&self, plug: &Plug) -> Wanting {
-        let mut seen: Vec<(Device, usize)> = Vec::new();
+    fn wanting(&self, plug: &Plug, leaving: bool) -> Wanting {
+        let mut seen: Vec<(Device, Vec<u32>)> = Vec::new();
         for known in self.held.iter().filter(|known| known.plug == Some(plug.number)) {
             match seen.iter_mut().find(|(device, _)| *device == known.descriptor.device) {
-                Some((_, count)) => *count += 1,
-                None => seen.push((known.descriptor.device.clone(), 1)),
+                Some((_, fds)) => fds.push(known.descriptor.fd),
+                None => seen.push((known.descriptor.device.clone(), vec![known.descriptor.fd])),
             }
         }
         let unseen = |opened: &&Opened| !plug.has_seen(opened.device.kind);
@@ -415,7 +419,7 @@ impl Guest {
             true => self.started_with.get(&plug.mac).cloned().unwrap_or_default(),
             false => Vec::new(),
         };
-        Wanting { mac: plug.mac, opened, seen, granted: plug.granted, started_with }
+        Wanting { mac: plug.mac, opened, seen, granted: plug.granted, leaving, started_with }
     }
 
     /// What should be gone, and is not, is told once.

@@ -59,7 +59,7 @@ pub(super) fn give_up_reused(
     loose: &mut Vec<Sighted>,
 ) {
     let replaced = replaced(plugs, held, loose);
-    let left = accelerators_left(plugs, held, loose);
+    let left = accelerators_left(plugs, held);
     let is_over = |known: &mut Known| {
         known.plug.is_some_and(|plug| Some(plug) == replaced || (known.is_vhost() && left.contains(&plug)))
     };
@@ -73,18 +73,18 @@ pub(super) fn give_up_reused(
 /// A tap that outlives its descriptors may be opened again for the same interface: where one was given up, another given,
 /// and nothing else is there, that is the new one.
 fn replaced(plugs: &Plugs, held: &[Known], loose: &[Sighted]) -> Option<u64> {
-    let is_given_up = |plug: &&Plug| {
-        plug.granted
-            && holds(held, plug.number)
-            && plugs.detached.iter().any(|detached| detached.mac == plug.mac)
-    };
+    let is_given_up = |plug: &&Plug| plug.granted && holds(held, plug.number);
     let is_replaced = |old: &&Plug| {
-        plugs.all.iter().any(|new| {
-            let is_there = |opened: &Opened| loose.iter().any(|one| one.device.kind == opened.device.kind);
-            (new.mac, new.granted, new.is_seen()) == (old.mac, true, false)
-                && new.number > old.number
-                && !new.opened.is_empty()
-                && !new.opened.iter().any(is_there)
+        let mut detached = plugs.detached.iter().filter(|detached| detached.mac == old.mac);
+        detached.any(|detached| {
+            plugs.all.iter().any(|new| {
+                let is_there =
+                    |opened: &Opened| loose.iter().any(|one| one.device.kind == opened.device.kind);
+                (new.mac, new.granted, new.is_seen()) == (old.mac, true, false)
+                    && (old.number..new.number).contains(&detached.number)
+                    && !new.opened.is_empty()
+                    && !new.opened.iter().any(is_there)
+            })
         })
     };
     plugs.all.iter().filter(is_given_up).find(is_replaced).map(|plug| plug.number)
@@ -92,7 +92,7 @@ fn replaced(plugs: &Plugs, held: &[Known], loose: &[Sighted]) -> Option<u64> {
 
 /// A vhost-net goes with its tap, and nothing tells one from another. Those whose tap is gone are another interface's,
 /// where one waits for some.
-fn accelerators_left(plugs: &Plugs, held: &[Known], loose: &[Sighted]) -> Vec<u64> {
+fn accelerators_left(plugs: &Plugs, held: &[Known]) -> Vec<u64> {
     let has = |plug: &Plug, vhost: bool| {
         held.iter().any(|known| known.plug == Some(plug.number) && known.is_vhost() == vhost)
     };
@@ -100,8 +100,7 @@ fn accelerators_left(plugs: &Plugs, held: &[Known], loose: &[Sighted]) -> Vec<u6
         let opened = plug.opened.iter().any(|opened| opened.device.kind == DeviceKind::VhostNet);
         plug.granted && !plug.over && opened && !plug.accelerated
     };
-    let there = loose.iter().any(|sighted| sighted.device.kind == DeviceKind::VhostNet);
-    if there || !plugs.all.iter().any(waits) {
+    if !plugs.all.iter().any(waits) {
         return Vec::new();
     }
     let left = plugs.all.iter().filter(|plug| plug.backed && has(plug, true) && !has(plug, false));

@@ -44,6 +44,8 @@ mod guest;
 mod happening;
 mod known;
 mod plugs;
+#[cfg(test)]
+mod properties;
 mod recall;
 mod sight;
 #[cfg(test)]

@@ -39,6 +39,7 @@ pub(super) struct Opened {
 /// A detach of which it is not seen yet what it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Detached {
+    pub(super) number: u64,
     pub(super) mac: MacAddr,
     pub(super) at: Timestamp,
 }
@@ -164,17 +165,40 @@ impl Plugs {
     }
 
     /// QEMU is told to have given an interface up. `holds`: whether descriptors of a plug are known.
-    pub(super) fn detached(&mut self, mac: MacAddr, at: Timestamp, holds: impl Fn(u64) -> bool) {
+    pub(super) fn detached(&mut self, detached: Detached, holds: impl Fn(u64) -> bool) {
+        let mac = detached.mac;
         let is_meant = |plug: &Plug| plug.mac == mac && plug.granted && !plug.over;
-        // What was seen to go is what is meant; then what was never seen.
+        // What was seen to go is what is meant.
         let gone = self.all.iter().position(|plug| is_meant(plug) && !holds(plug.number) && plug.is_seen());
-        let held = self.all.iter().any(|plug| is_meant(plug) && holds(plug.number));
-        let unseen = || self.all.iter().position(|plug| is_meant(plug) && !holds(plug.number));
-        match gone.or_else(|| if held { None } else { unseen() }) {
+        match gone {
             Some(at) => drop(self.all.remove(at)),
-            None if held && self.detached.len() < MOST => self.detached.push(Detached { mac, at }),
+            // Else a look will tell, or an attach that takes it back.
+            None if self.all.iter().any(is_meant) && self.detached.len() < MOST => {
+                self.detached.push(detached);
+            }
             None => {}
         }
+    }
+
+    /// Interfaces that were never seen, as many as may be meant by the detaches that wait.
+    pub(super) fn leaving(&self) -> Vec<u64> {
+        let mut leaving = Vec::new();
+        for detached in &self.detached {
+            let is_meant = |plug: &&Plug| {
+                plug.mac == detached.mac && plug.granted && !plug.is_seen() && !leaving.contains(&plug.number)
+            };
+            leaving.extend(self.all.iter().find(is_meant).map(|plug| plug.number));
+        }
+        leaving
+    }
+
+    /// All that is there was given to who it is of: what has no backend by now, and is told to be given up, is over.
+    pub(super) fn settle_unseen(&mut self) {
+        self.detached.retain(|detached| {
+            let is_meant = |plug: &Plug| plug.mac == detached.mac && plug.granted && !plug.backed;
+            let at = self.all.iter().position(is_meant);
+            at.map(|at| self.all.remove(at)).is_none()
+        });
     }
 
     /// The guest runs: what its start did not give it, nobody will.
