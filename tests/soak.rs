@@ -22,11 +22,11 @@ fn spec(last: u8, queues: usize) -> String {
     format!("bridge=br0,mac={},queues={queues},vhost=off", mac(last))
 }
 
-/// What a supervisor takes: descriptors, and resident memory in KiB.
+/// What a supervisor takes: descriptors, and memory of its own in KiB. (Code is given back when it rests.)
 fn takes(world: &World, name: &str) -> (usize, u64) {
     let pid = world.supervisor(name).pid;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
     let resident = resident.trim().trim_end_matches(" kB").parse().unwrap();
     (std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(), resident)
 }
@@ -59,7 +59,7 @@ fn rounds_of_attaching_and_detaching_leave_nothing_behind() {
         times[times.len() / 2]
     };
     eprintln!(
-        "{rounds} rounds: {descriptors} descriptors and {resident} KiB, then {last:?}; a round takes {:?}, of the first \
+        "{rounds} rounds: {descriptors} descriptors and {resident} KiB of its own, then {last:?}; a round takes {:?}, of the first \
          fifth {:?}, of the last {:?}, at most {:?}",
         median(&times),
         median(&times[..rounds / 5]),
@@ -67,8 +67,8 @@ fn rounds_of_attaching_and_detaching_leave_nothing_behind() {
         times.iter().max()
     );
     assert_eq!(descriptors, last.0);
-    // A few pages may come and go.
-    assert!(last.1 < resident + 1024, "{resident} KiB became {} KiB", last.1);
+    // SQLite's cache may fill up yet (2 MiB), and a few pages come and go.
+    assert!(last.1 < resident + 3072, "{resident} KiB became {} KiB", last.1);
     world.stop(&guest);
     assert_eq!(world.records().len(), 2 + 6 * rounds);
     world.assert_clean();
