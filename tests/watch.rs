@@ -652,3 +652,45 @@ fn auditing_is_heard_from_the_kernel_itself_and_an_overrun_is_a_gap() {
     );
     watch.stop();
 }
+
+#[test]
+fn a_ledger_that_takes_nothing_is_waited_for_and_nothing_is_told_before() {
+    let world = World::new();
+    let mut log = Log::new(&world);
+    let mut watch = Watch::start(&world, &[]);
+    log.opened(MAC);
+    watch.tells(&world, &[("kind", "opened")]);
+    // Somebody writes, and does not end.
+    let busy = rusqlite::Connection::open(world.state().join("ledger.sqlite")).unwrap();
+    busy.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let other = "52:54:00:0a:0f:02";
+    log.opened(other);
+    world.until("it says so", || watch.errors().contains("tried again in 1 s"));
+    log.rotate();
+    log.opened("52:54:00:0a:0f:03");
+    assert_eq!(watch.all().len(), 1, "{:#?}", watch.all());
+    busy.execute_batch("ROLLBACK").unwrap();
+    watch.tells(&world, &[("mac", "52:54:00:0a:0f:03")]);
+    watch.stop();
+    let told: Vec<_> =
+        watch.all().iter().map(|line| line["mac"].as_str().unwrap_or("?").to_owned()).collect();
+    assert_eq!(told, [MAC, other, "52:54:00:0a:0f:03"]);
+}
+
+#[test]
+fn a_log_that_can_not_be_read_is_tried_again() {
+    let world = World::new();
+    let mut log = Log::new(&world);
+    let mut watch = Watch::start(&world, &[]);
+    log.opened(MAC);
+    watch.tells(&world, &[("kind", "opened")]);
+    // A directory stands where the log should be.
+    fs::rename(&log.path, world.path("audit.log.1")).unwrap();
+    fs::create_dir(&log.path).unwrap();
+    world.until("it says so", || watch.errors().contains("tried again in 1 s"));
+    fs::remove_dir(&log.path).unwrap();
+    log.file = File::options().create(true).append(true).open(&log.path).unwrap();
+    log.opened("52:54:00:0a:0f:02");
+    watch.tells(&world, &[("mac", "52:54:00:0a:0f:02")]);
+    watch.stop();
+}

@@ -93,8 +93,36 @@ struct Watching {
     /// There is more of it at once.
     more: bool,
     ended: bool,
-    /// The ledger, or the log, can't be used until then; and how long that is.
-    stuck: Option<(Instant, Duration)>,
+    /// Whether the log, and the ledger, can be used.
+    log: Trouble,
+    ledger: Trouble,
+}
+
+/// What can't be used is left alone for a while.
+#[derive(Default)]
+struct Trouble(Option<(Instant, Duration)>);
+
+impl Trouble {
+    /// It failed.
+    fn again(&mut self, why: &str, manager: &mut ServiceManager) {
+        let pause = self.0.map_or(RETRY, |(_, pause)| (pause * 2).min(RETRY_MAX));
+        warn!("{why}; tried again in {} s", pause.as_secs());
+        manager.status(format!("Waits: {why}"));
+        self.0 = Some((Instant::now() + pause, pause));
+    }
+
+    fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Whether it may be tried, again or at all.
+    fn is_over(&self) -> bool {
+        self.0.is_none_or(|(until, _)| until <= Instant::now())
+    }
+
+    fn until(&self) -> Option<Instant> {
+        self.0.map(|(until, _)| until)
+    }
 }
 
 impl Watching {
@@ -150,7 +178,8 @@ impl Watching {
             hold: now,
             more: false,
             ended: false,
-            stuck: None,
+            log: Trouble::default(),
+            ledger: Trouble::default(),
         })
     }
 
@@ -159,8 +188,12 @@ impl Watching {
         loop {
             self.manager.ping();
             let stop = self.signals.stop();
-            if self.stuck.is_none_or(|(until, _)| until <= Instant::now()) {
-                if at_once || stop || self.hold <= Instant::now() {
+            if self.ledger.is_there() && (stop || self.ledger.is_over()) {
+                // What is owed to the ledger comes before anything new.
+                self.commit(stop)?;
+            }
+            if !self.ledger.is_there() {
+                if (at_once || stop || self.hold <= Instant::now()) && self.log.is_over() {
                     self.read();
                 }
                 if !self.more {
@@ -170,8 +203,6 @@ impl Watching {
                 if last || !self.more || self.entries >= ENTRIES || self.bytes >= BYTES {
                     self.commit(last)?;
                 }
-            } else if stop {
-                self.commit(true)?;
             }
             self.answer();
             if stop || self.ended || self.tellers.is_for_nobody() {
@@ -185,10 +216,16 @@ impl Watching {
     /// Takes what the log has now.
     fn read(&mut self) {
         let mut told = Told::default();
-        let looked = self.source.look(&mut told);
-        if let Err(error) = looked {
-            self.is_stuck(&chain(&error));
-            told.more = false;
+        match self.source.look(&mut told) {
+            Ok(()) if self.log.is_there() => {
+                self.log = Trouble::default();
+                self.manager.status(status(&self.name, &self.watcher));
+            }
+            Ok(()) => {}
+            Err(error) => {
+                self.log.again(&chain(&error), &mut self.manager);
+                told.more = false;
+            }
         }
         for line in &told.located {
             self.unreadable += 1;
@@ -219,8 +256,8 @@ impl Watching {
                 if far {
                     (self.entries, self.bytes) = (0, 0);
                 }
-                self.stuck = None;
-                if far || !happenings.is_empty() {
+                let again = std::mem::take(&mut self.ledger).is_there();
+                if far || again || !happenings.is_empty() {
                     self.metrics.committed(&happenings);
                     self.changed();
                     self.manager.status(status(&self.name, &self.watcher));
@@ -234,18 +271,10 @@ impl Watching {
             }
             Err(error) => {
                 self.metrics.commit_failed();
-                self.is_stuck(&chain(&error));
+                self.ledger.again(&chain(&error), &mut self.manager);
                 Ok(())
             }
         }
-    }
-
-    /// Nothing is done for a while.
-    fn is_stuck(&mut self, why: &str) {
-        let pause = self.stuck.map_or(RETRY, |(_, pause)| (pause * 2).min(RETRY_MAX));
-        warn!("{why}; tried again in {} s", pause.as_secs());
-        self.manager.status(format!("Waits: {why}"));
-        self.stuck = Some((Instant::now() + pause, pause));
     }
 
     fn changed(&mut self) {
@@ -278,22 +307,23 @@ impl Watching {
 
     /// Waits for something to do. Whether it is to be done at once: whoever ended has said why in the log.
     fn wait(&self) -> Result<bool, Errno> {
-        if self.more && self.stuck.is_none() {
+        if self.more && !self.ledger.is_there() {
             return Ok(true);
         }
         let now = Instant::now();
         let until = |instant: Instant| instant.saturating_duration_since(now);
-        let held = self.stuck.map(|(until, _)| until).or((self.hold > now).then_some(self.hold));
+        let hold = (self.hold > now).then_some(self.hold);
+        let held = self.ledger.until().or(self.log.until()).or(hold);
         let mut fds = vec![PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN)];
         let source = self.source.awaited().filter(|_| held.is_none());
         fds.extend(source.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let awaited = self.server.iter().flat_map(Server::awaited);
         fds.extend(awaited.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
         let others = fds.len();
-        if self.stuck.is_none() {
+        if !self.ledger.is_there() {
             fds.extend(self.watcher.awaited().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         }
-        let looks = self.stuck.is_none().then(|| self.watcher.next_look()).flatten();
+        let looks = (!self.ledger.is_there()).then(|| self.watcher.next_look()).flatten();
         let timeout = [
             held.map(until),
             looks.map(until),

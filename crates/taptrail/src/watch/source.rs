@@ -41,7 +41,13 @@ pub(super) struct Followed {
 pub(super) fn open(arguments: &Watch, about: About, left: Option<&Checkpoint>) -> Result<Followed, Failure> {
     let log = taptrail_source::host_log(arguments.log.as_deref());
     let begin = Begin::from(arguments.begin);
-    let open = || Follower::open(&log, about.clone(), begin, left).map_err(Failure::input);
+    let open = || {
+        let follower = Follower::open(&log, about.clone(), begin, left);
+        follower.map_err(|error| {
+            let text = "The audit log can't be followed (on a host without auditd, --kernel follows the kernel itself)";
+            Failure::input(anyhow::Error::new(error).context(text))
+        })
+    };
     let from = match (arguments.kernel, arguments.stdin) {
         (false, false) => {
             return Ok(Followed { source: Box::new(open()?), name: log.display().to_string() });
