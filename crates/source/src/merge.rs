@@ -13,7 +13,7 @@ use crate::found::Clock;
 use crate::input::rotation;
 use crate::open::Opened;
 use crate::reading::Reading;
-use crate::track::{Origin, Placed, Track};
+use crate::track::{Origin, Place, Placed, Track};
 use crate::{Input, SourceError, Take, shape};
 
 /// An input that is not yet told.
@@ -47,7 +47,7 @@ fn wait(id: u32, input: Input, clock: &Clock, reading: &mut Reading<'_>) -> Resu
             reading.input.bytes += bytes;
             let mut track = Track::rows(id, name, rows);
             track.head = track.read(reading);
-            let begins = track.order().unwrap_or(Timestamp::MAX);
+            let begins = track.place().map_or(Timestamp::MAX, |place| place.time);
             return Ok(Waiting { begins, rotation: 0, track: Pending::Rows(track) });
         }
     };
@@ -112,16 +112,16 @@ impl Merge {
     /// Tells all of them.
     pub(crate) fn run(&mut self, reading: &mut Reading<'_>, take: &mut Take<'_>) -> ControlFlow<()> {
         loop {
-            let earliest = (0..self.active.len()).min_by_key(|&at| self.active[at].order());
-            let order = earliest.and_then(|at| self.active[at].order());
-            let begins = self.waiting.front().map(|next| next.begins);
+            let earliest = (0..self.active.len()).min_by_key(|&at| self.active[at].place());
+            let place = earliest.and_then(|at| self.active[at].place());
+            let begins = self.waiting.front().map(|next| Place::first_of(next.begins));
             match (earliest, begins) {
                 (None, None) => return self.duplicates.forget(Timestamp::MAX, take),
-                (_, Some(begins)) if order.is_none_or(|order| begins <= order) => self.activate(reading),
+                (_, Some(begins)) if place.is_none_or(|place| begins <= place) => self.activate(reading),
                 (Some(at), _) => {
                     // It is the earliest until another's turn comes.
                     let others = self.active.iter().enumerate().filter(|(other, _)| *other != at);
-                    let other = others.filter_map(|(_, track)| track.order()).min();
+                    let other = others.filter_map(|(_, track)| track.place()).min();
                     let until = other.into_iter().chain(begins).min();
                     self.tell(at, until, reading, take)?;
                 }
@@ -134,13 +134,13 @@ impl Merge {
     fn tell(
         &mut self,
         at: usize,
-        until: Option<Timestamp>,
+        until: Option<Place>,
         reading: &mut Reading<'_>,
         take: &mut Take<'_>,
     ) -> ControlFlow<()> {
         let mut head = self.active[at].head.take();
         while let Some(placed) = head {
-            if until.is_some_and(|until| until < placed.order) {
+            if until.is_some_and(|until| until < placed.place()) {
                 self.active[at].head = Some(placed);
                 return ControlFlow::Continue(());
             }
@@ -164,7 +164,7 @@ impl Merge {
         &mut self,
         at: usize,
         placed: &Placed,
-        until: Option<Timestamp>,
+        until: Option<Place>,
         take: &mut Take<'_>,
     ) -> ControlFlow<(), bool> {
         if self.single {
@@ -176,7 +176,7 @@ impl Merge {
         }
         self.duplicates.cover(self.active[at].origin, &placed.entry);
         self.duplicates.forget(placed.order, take)?;
-        let alone = until.is_none_or(|until| until.duration_since(placed.order) > duplicates::KEPT);
+        let alone = until.is_none_or(|until| until.time.duration_since(placed.order) > duplicates::KEPT);
         ControlFlow::Continue(self.duplicates.is_new(self.active[at].origin, alone, placed))
     }
 

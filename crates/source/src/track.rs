@@ -30,6 +30,28 @@ pub(crate) struct Placed {
     pub(crate) order: Timestamp,
 }
 
+impl Placed {
+    pub(crate) fn place(&self) -> Place {
+        Place { time: self.order, unnumbered: self.entry.serial.is_none(), serial: self.entry.serial }
+    }
+}
+
+/// A place in the common order. Of one moment, which the clock's ticks make long, the serial numbers tell what came first;
+/// who has none knows less, and comes last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) time: Timestamp,
+    unnumbered: bool,
+    serial: Option<u32>,
+}
+
+impl Place {
+    /// Before all others of that time.
+    pub(crate) fn first_of(time: Timestamp) -> Self {
+        Self { time, unnumbered: false, serial: None }
+    }
+}
+
 /// Which input tells something, for [`crate::duplicates`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Origin {
@@ -110,9 +132,9 @@ impl Track {
         Self { origin, name, head: None, told: Told::Rows { rows, told: 0 } }
     }
 
-    /// When its next entry belongs, if it has one.
-    pub(crate) fn order(&self) -> Option<Timestamp> {
-        self.head.as_ref().map(|head| head.order)
+    /// Where its next entry belongs, if it has one.
+    pub(crate) fn place(&self) -> Option<Place> {
+        self.head.as_ref().map(Placed::place)
     }
 
     /// The entry after `head`.

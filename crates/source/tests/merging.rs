@@ -88,6 +88,20 @@ fn logs_are_merged_by_time_whatever_their_order_on_the_command_line() {
 }
 
 #[test]
+fn of_one_moment_the_serial_numbers_tell_the_order() {
+    let some = audit(1000, 11, 2) + &audit(1000, 14, 5) + &audit(2000, 15, 6);
+    let others = audit(1000, 10, 1) + &audit(1000, 12, 3) + &audit(1000, 13, 4);
+    for logs in [[some.clone(), others.clone()], [others, some]] {
+        let told = tell(&logs);
+        assert_eq!(told.entries.iter().map(|told| told.1).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+    }
+    // Who knows no number comes after who does.
+    for logs in [[libvirtd(1000, 1), audit(1000, 10, 1)], [audit(1000, 10, 1), libvirtd(1000, 1)]] {
+        assert_eq!(tell(&logs).entries, [(Some(10), 1, "")]);
+    }
+}
+
+#[test]
 fn a_serial_number_is_told_once_by_however_many_copies() {
     let log = audit(1000, 10, 1) + &audit(1000, 11, 1) + &audit(2000, 12, 1);
     let told = tell(&[log.clone(), log.clone(), log]);
