@@ -17,7 +17,8 @@ const LATEST: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Settling {
     patience: Duration,
-    begun: Instant,
+    /// The first look: reading a long trail comes before it.
+    begun: Option<Instant>,
     since: HashMap<Key, Instant>,
     looks: u32,
 }
@@ -57,7 +58,7 @@ impl Key {
 impl Settling {
     /// A difference has to last so long.
     pub fn new(patience: Duration) -> Self {
-        Self { patience, begun: Instant::now(), since: HashMap::new(), looks: 0 }
+        Self { patience, begun: None, since: HashMap::new(), looks: 0 }
     }
 
     /// Takes what is seen now.
@@ -65,6 +66,7 @@ impl Settling {
     /// Where new differences come all the time, it ends after twice the patience: those that did not
     /// last are not told then.
     pub fn look<'a>(&mut self, rows: impl Iterator<Item = &'a Row<'a>>, now: Instant) -> Next {
+        let begun = *self.begun.get_or_insert(now);
         let before = std::mem::take(&mut self.since);
         let keys = rows.filter(|row| row.verdict.is_difference()).map(Key::of);
         self.since = keys
@@ -74,7 +76,7 @@ impl Settling {
         self.looks += 1;
         let youngest = self.since.values().map(|since| now.saturating_duration_since(*since)).min();
         let Some(age) = youngest.filter(|age| *age < self.patience) else { return Next::Tell };
-        let end = self.begun + self.patience * 2;
+        let end = begun + self.patience * 2;
         if now >= end {
             return Next::Tell;
         }
@@ -139,7 +141,7 @@ mod tests {
         let holder = holder(1);
         let rows = [row(Verdict::Accounted, &holder), row(Verdict::Ignored, &holder)];
         let mut settling = Settling::new(PATIENCE);
-        let now = settling.begun;
+        let now = Instant::now();
         assert_eq!(settling.look(rows.iter(), now), Next::Tell);
         assert!(rows.iter().all(|row| settling.has_lasted(row, now)));
     }
@@ -149,13 +151,15 @@ mod tests {
         let holder = holder(1);
         let rows = [row(Verdict::Unaccounted, &holder)];
         let mut settling = Settling::new(PATIENCE);
-        let (mut now, mut looks) = (settling.begun, 0);
+        // However long it took to come to the first look.
+        let begun = Instant::now() + PATIENCE * 10;
+        let (mut now, mut looks) = (begun, 0);
         while let Next::LookAgain(later) = settling.look(rows.iter(), now) {
             assert!(!settling.has_lasted(&rows[0], now) && later <= LATEST);
             now += later;
             looks += 1;
         }
-        assert_eq!((now - settling.begun, looks), (PATIENCE, 6));
+        assert_eq!((now - begun, looks), (PATIENCE, 6));
         assert!(settling.has_lasted(&rows[0], now));
         // Without patience the first look is told.
         assert_eq!(Settling::new(Duration::ZERO).look(rows.iter(), now), Next::Tell);
@@ -166,7 +170,7 @@ mod tests {
         let holder = holder(1);
         let rows = [row(Verdict::Missing, &holder)];
         let mut settling = Settling::new(PATIENCE);
-        let begun = settling.begun;
+        let begun = Instant::now();
         assert!(matches!(settling.look(rows.iter(), begun), Next::LookAgain(_)));
         assert_eq!(settling.look([].iter(), begun + PATIENCE / 2), Next::Tell);
         assert!(matches!(settling.look(rows.iter(), begun + PATIENCE), Next::LookAgain(_)));
@@ -176,7 +180,8 @@ mod tests {
     fn where_new_ones_come_all_the_time_it_ends_and_the_young_are_not_told() {
         let holders: Vec<_> = (1..1000).map(holder).collect();
         let mut settling = Settling::new(PATIENCE);
-        let mut now = settling.begun;
+        let begun = Instant::now();
+        let mut now = begun;
         let mut last = None;
         for later in &holders[1..] {
             let rows = [row(Verdict::Unaccounted, &holders[0]), row(Verdict::Unaccounted, later)];
@@ -187,7 +192,7 @@ mod tests {
                 Next::LookAgain(pause) => now += pause,
             }
         }
-        assert_eq!(now - settling.begun, PATIENCE * 2);
+        assert_eq!(now - begun, PATIENCE * 2);
         let [old, young] = last.unwrap();
         assert!(settling.has_lasted(&old, now) && !settling.has_lasted(&young, now));
     }
