@@ -12,6 +12,11 @@ fn mac(last: u8) -> String {
     format!("52:54:00:0a:1b:{last:02x}")
 }
 
+/// For qemu.conf: without it the `/dev` that libvirt gives each QEMU has no tun.
+const OWN_TUN: &str = r#"cgroup_device_acl = ["/dev/null", "/dev/full", "/dev/zero", "/dev/random", "/dev/urandom",
+    "/dev/ptmx", "/dev/kvm", "/dev/net/tun"]
+"#;
+
 /// A device on a line; of what is not known there is `-`.
 fn line(mac: &Value, device: &Value, queues: &Value) -> String {
     let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
@@ -48,13 +53,41 @@ fn sorted(lines: impl Iterator<Item = String>) -> Vec<String> {
     lines
 }
 
-/// What QEMU holds, so many devices, is what the trail tells, and all is accounted for.
+/// What QEMU holds, so many devices, is what the log alone tells as far as it can, and what the watcher's ledger comes
+/// to tell, alone and with the log, definitively. All is accounted for.
 #[track_caller]
 fn agree(libvirt: &Libvirt, domain: &Domain, devices: usize) {
     let held = seen(domain, true);
     assert_eq!(held.len(), devices, "{held:?}");
-    assert_eq!(told(&libvirt.trail(&domain.uuid)), seen(domain, false));
+    assert_eq!(told(&libvirt.log(&domain.uuid)), seen(domain, false));
+    assert_eq!(judged(&libvirt.verify_log(0), domain, "accounted"), held);
+    watched(libvirt, domain, devices);
+}
+
+/// The watcher's part of it: where a log alone can't tell.
+#[track_caller]
+fn watched(libvirt: &Libvirt, domain: &Domain, devices: usize) {
+    let held = seen(domain, true);
+    assert_eq!(held.len(), devices, "{held:?}");
+    libvirt.world.until("the watcher sees it", || told(&libvirt.ledger(&domain.uuid)) == held);
+    for trail in [libvirt.ledger(&domain.uuid), libvirt.trail(&domain.uuid)] {
+        assert_eq!(told(&trail), held);
+        for holding in trail["holdings"].as_array().unwrap() {
+            let granted = holding["state"] == "held" || holding["state"] == "released";
+            assert!(!granted || holding["certainty"] == "definitive", "{holding:#}");
+        }
+    }
     assert_eq!(judged(&libvirt.verify(0), domain, "accounted"), held);
+}
+
+/// What a guest had and has no more: each device, and what ended it.
+fn released(trail: &Value) -> Vec<String> {
+    let over = trail["holdings"].as_array().unwrap().iter().filter(|holding| holding["state"] == "released");
+    let text = |holding: &Value| {
+        let (mac, device) = (&holding["mac"], &holding["device"]);
+        format!("{} {}", line(mac, device, &holding["queues"]), holding["ended_by"].as_str().unwrap())
+    };
+    sorted(over.map(text))
 }
 
 /// The kinds of finding about a guest.
@@ -62,16 +95,23 @@ fn findings(trail: &Value) -> Vec<&str> {
     trail["findings"].as_array().unwrap().iter().map(|finding| finding["kind"].as_str().unwrap()).collect()
 }
 
-/// What became of a device, and how certain that is.
-fn state(holding: &Value) -> String {
-    format!("{} {}", holding["state"].as_str().unwrap(), holding["certainty"].as_str().unwrap())
+/// What became of each device, and how certain that is.
+fn states(trail: &Value) -> Vec<String> {
+    let text =
+        |of: &Value| format!("{} {}", of["state"].as_str().unwrap(), of["certainty"].as_str().unwrap());
+    trail["holdings"].as_array().unwrap().iter().map(text).collect()
+}
+
+fn ended(libvirt: &Libvirt, domain: &Domain) {
+    libvirt.world.until("libvirt knows", || !virsh(&["domstate", &domain.uuid]).success());
 }
 
 #[test]
 fn auditing_tells_a_guests_devices_through_its_whole_life() {
     let Some(libvirt) = Libvirt::start() else { return };
+    let _watch = libvirt.watch();
     let first = Nic::on("br0", &mac(1)).queues(2);
-    let guest = libvirt.create("whole-life", 1, &[first.clone(), Nic::on("lower", &mac(2))]);
+    let guest = libvirt.create("whole-life", 1, &[first, Nic::on("lower", &mac(2))]);
     agree(&libvirt, &guest, 2);
     let (tap, macvtap) = (Nic::on("br0", &mac(3)).queues(2), Nic::on("lower", &mac(4)));
     libvirt.attach(&guest, &tap);
@@ -79,60 +119,72 @@ fn auditing_tells_a_guests_devices_through_its_whole_life() {
     agree(&libvirt, &guest, 4);
     // The records of another bridge are those of a detach and an attach.
     libvirt.update(&guest, &Nic::on("br1", &mac(1)).queues(2));
+    libvirt.world.until("both are read", || !findings(&libvirt.ledger(&guest.uuid)).is_empty());
     agree(&libvirt, &guest, 4);
+    let before = seen(&guest, true);
     libvirt.detach(&guest, &tap);
     agree(&libvirt, &guest, 3);
     libvirt.detach(&guest, &macvtap);
     agree(&libvirt, &guest, 2);
     libvirt.attach(&guest, &tap);
     agree(&libvirt, &guest, 3);
+    let last = seen(&guest, true);
     libvirt.destroy(&guest);
     agree(&libvirt, &guest, 0);
-    assert_eq!(findings(&libvirt.trail(&guest.uuid)), ["reattached-without-open"]);
+    let detached = before.iter().filter(|line| line.starts_with(&mac(3)) || line.starts_with(&mac(4)));
+    let detached = detached.map(|line| format!("{line} detach"));
+    let stopped = last.iter().map(|line| format!("{line} stop"));
+    assert_eq!(released(&libvirt.ledger(&guest.uuid)), sorted(detached.chain(stopped)));
+    for trail in [libvirt.log(&guest.uuid), libvirt.trail(&guest.uuid)] {
+        assert_eq!(findings(&trail), ["reattached-without-open"]);
+    }
 }
 
 #[test]
-fn auditing_can_not_tell_which_of_two_interfaces_with_one_mac_went() {
+fn auditing_alone_can_not_tell_which_of_two_interfaces_with_one_mac_went_and_a_watcher_does() {
     let Some(libvirt) = Libvirt::start() else { return };
+    let _watch = libvirt.watch();
     let guest = libvirt.create("same-mac", 2, &[Nic::on("br0", &mac(1)), Nic::on("br1", &mac(1))]);
     agree(&libvirt, &guest, 2);
+    let two = seen(&guest, true);
     let third = Nic::on("br0", &mac(1)).alias("ua-third");
     libvirt.attach(&guest, &third);
     agree(&libvirt, &guest, 3);
+    let went: Vec<_> = seen(&guest, true).into_iter().filter(|line| !two.contains(line)).collect();
     libvirt.device("detach-device", &guest, &Nic::on("br0", &mac(1))).fails(1, "multiple devices matching");
     agree(&libvirt, &guest, 3);
     libvirt.detach(&guest, &third);
-    let left = seen(&guest, true);
-    assert_eq!(left.len(), 2);
-    assert_eq!(judged(&libvirt.verify(0), &guest, "accounted"), left);
+    assert_eq!(seen(&guest, true), two);
+    let log = libvirt.log(&guest.uuid);
+    assert_eq!(states(&log), ["held ambiguous"; 3]);
+    assert_eq!(findings(&log), ["duplicate-mac", "ambiguous-release"]);
+    assert_eq!(judged(&libvirt.verify_log(0), &guest, "accounted"), two, "two of the three are enough");
+    watched(&libvirt, &guest, 2);
     let trail = libvirt.trail(&guest.uuid);
-    let held: Vec<_> = trail["holdings"].as_array().unwrap().iter().map(state).collect();
-    assert_eq!(held, ["held ambiguous", "held ambiguous", "held ambiguous"]);
-    assert_eq!(findings(&trail), ["duplicate-mac", "ambiguous-release"]);
+    assert_eq!(released(&trail), [format!("{} detach", went[0])]);
+    assert_eq!(findings(&trail), ["duplicate-mac"]);
     libvirt.destroy(&guest);
     agree(&libvirt, &guest, 0);
 }
 
 #[test]
-fn auditing_tells_nothing_as_held_of_a_guest_that_failed_to_boot() {
+fn auditing_tells_of_what_fails_is_saved_and_crashes() {
     let Some(libvirt) = Libvirt::start() else { return };
-    let nics = [Nic::on("br0", &mac(1)).queues(2).rom("/no-such.rom"), Nic::on("lower", &mac(2))];
-    libvirt.try_create("boot-fails", 3, &nics).fails(1, "Failed to create domain");
-    let trail = libvirt.trail(&uuid(3));
-    let nothing: Vec<_> = trail["holdings"].as_array().unwrap().iter().map(state).collect();
-    assert_eq!(nothing, ["never-granted inferred", "never-granted inferred"]);
-    let each = ["false-start", "open-without-grant"];
-    assert_eq!(findings(&trail), [each, each].concat(), "libvirt's records tell of a start");
+    let _watch = libvirt.watch();
+    let fails = [Nic::on("br0", &mac(3)).queues(2).rom("/no-such.rom"), Nic::on("lower", &mac(4))];
+    libvirt.try_create("boot-fails", 3, &fails).fails(1, "Failed to create domain");
+    for trail in [libvirt.log(&uuid(3)), libvirt.trail(&uuid(3))] {
+        assert_eq!(states(&trail), ["never-granted inferred"; 2]);
+        let each = ["false-start", "open-without-grant"];
+        assert_eq!(findings(&trail), [each, each].concat(), "libvirt's records tell of a start");
+    }
     assert_eq!(libvirt.world.links(), ["br1"]);
     assert_eq!(libvirt.verify(0)["devices"], Value::Array(vec![]));
-}
 
-#[test]
-fn auditing_tells_of_plugging_that_fails_of_saving_and_of_a_crash() {
-    let Some(libvirt) = Libvirt::start() else { return };
-    let guest = libvirt.create("saved", 7, &[Nic::on("br0", &mac(1)), Nic::on("lower", &mac(2)).queues(2)]);
+    let nics = [Nic::on("br0", &mac(1)), Nic::on("lower", &mac(2)).queues(2)];
+    let guest = libvirt.create("saved", 4, &nics);
     agree(&libvirt, &guest, 2);
-    for nic in [Nic::on("br0", &mac(3)), Nic::on("lower", &mac(4))] {
+    for nic in fails {
         libvirt.device("attach-device", &guest, &nic.rom("/no-such.rom")).fails(1, "no-such.rom");
         libvirt.world.until("all is taken back", || guest.holds().len() == 2);
     }
@@ -140,59 +192,108 @@ fn auditing_tells_of_plugging_that_fails_of_saving_and_of_a_crash() {
     let restored = libvirt.save_and_restore("saved", &guest);
     agree(&libvirt, &restored, 2);
     restored.kill();
-    libvirt.world.until("libvirt knows", || !virsh(&["domstate", &restored.uuid]).success());
+    ended(&libvirt, &restored);
     agree(&libvirt, &restored, 0);
+    let trail = libvirt.trail(&restored.uuid);
+    let (had, failed) = (["released definitive"; 2], ["never-granted inferred"; 2]);
+    assert_eq!(states(&trail), [had, failed, had].concat());
     let each = ["attach-failed", "open-without-grant"];
-    assert_eq!(findings(&libvirt.trail(&restored.uuid)), [each, each].concat());
+    assert_eq!(findings(&trail), [each, each].concat());
 }
 
 #[test]
-fn auditing_never_hears_of_a_qemu_that_ended_while_no_libvirtd_ran() {
+fn auditing_alone_never_hears_of_a_qemu_that_ended_while_no_libvirtd_ran_and_a_watcher_does_at_once() {
     let Some(mut libvirt) = Libvirt::start() else { return };
+    let _watch = libvirt.watch();
     let nics = [Nic::on("br0", &mac(1)), Nic::on("lower", &mac(2))];
-    let (killed, other) =
-        (libvirt.create("killed", 4, &nics), libvirt.create("other", 5, &[Nic::on("br0", &mac(3))]));
-    libvirt.kill_daemon();
+    let killed = libvirt.create("killed", 5, &nics);
+    let other = libvirt.create("other", 6, &[Nic::on("br0", &mac(3))]);
     agree(&libvirt, &killed, 2);
+    libvirt.kill_daemon();
     killed.kill();
-    assert_eq!(killed.holds(), []);
+    watched(&libvirt, &killed, 0);
+    agree_while_another_is_missing(&libvirt, &other);
     libvirt.start_daemon();
-    virsh(&["domstate", &killed.uuid]).fails(1, "failed to get domain");
-    assert_eq!(told(&libvirt.trail(&killed.uuid)).len(), 2, "no record tells that they are gone");
-    let verified = libvirt.verify(1);
-    let verdicts: Vec<_> =
-        verified["devices"].as_array().unwrap().iter().map(|row| row["verdict"].as_str().unwrap()).collect();
-    assert_eq!(verdicts, ["accounted", "missing", "missing"]);
-    assert_eq!(judged(&verified, &other, "accounted"), seen(&other, true));
-    // What it held is over for the trail once it starts anew.
-    let again = libvirt.create("killed", 4, &nics);
+    ended(&libvirt, &killed);
+    agree_while_another_is_missing(&libvirt, &other);
+    assert_eq!(told(&libvirt.log(&killed.uuid)).len(), 2, "no record of libvirt's tells that they are gone");
+    let again = libvirt.create("killed", 5, &nics);
     agree(&libvirt, &again, 2);
     libvirt.destroy(&again);
     agree(&libvirt, &again, 0);
-    assert_eq!(findings(&libvirt.trail(&killed.uuid)), ["release-by-restart", "release-by-restart"]);
+    assert_eq!(findings(&libvirt.log(&again.uuid)), ["release-by-restart"; 2]);
+    let trail = libvirt.trail(&again.uuid);
+    assert_eq!(states(&trail), ["released definitive"; 4]);
+    assert_eq!(findings(&trail), Vec::<&str>::new());
     libvirt.destroy(&other);
     agree(&libvirt, &other, 0);
 }
 
+/// Without the watcher's word, what the QEMU that is gone held is missing.
+fn agree_while_another_is_missing(libvirt: &Libvirt, other: &Domain) {
+    let verified = libvirt.verify_log(1);
+    let rows = verified["devices"].as_array().unwrap().iter();
+    let verdicts: Vec<_> = rows.map(|row| row["verdict"].as_str().unwrap()).collect();
+    assert_eq!(verdicts, ["accounted", "missing", "missing"]);
+    assert_eq!(judged(&verified, other, "accounted"), seen(other, true));
+    watched(libvirt, other, 1);
+}
+
 #[test]
-fn auditing_shows_a_tap_that_qemu_opened_by_itself() {
-    // Otherwise QEMU's own `/dev` has no tun.
-    let acl = r#"cgroup_device_acl = ["/dev/null", "/dev/full", "/dev/zero", "/dev/random", "/dev/urandom",
-        "/dev/ptmx", "/dev/kvm", "/dev/net/tun"]"#;
-    let Some(libvirt) = Libvirt::start_with(acl) else { return };
-    let guest = libvirt.create("opens-itself", 6, &[Nic::on("br0", &mac(1))]);
+fn auditing_and_a_watcher_that_was_away_tell_what_is_held_and_what_ended() {
+    let Some(libvirt) = Libvirt::start() else { return };
+    // One runs before the first watcher does.
+    let first = libvirt.create("before", 7, &[Nic::on("br0", &mac(1)).queues(2)]);
+    libvirt.attach(&first, &Nic::on("lower", &mac(2)));
+    let watch = libvirt.watch();
+    agree(&libvirt, &first, 2);
+    let second = libvirt.create("ends", 8, &[Nic::on("br0", &mac(3))]);
+    agree(&libvirt, &second, 1);
+    watch.stop();
+    second.kill();
+    ended(&libvirt, &second);
+    libvirt.detach(&first, &Nic::on("lower", &mac(2)));
+    libvirt.attach(&first, &Nic::on("br1", &mac(4)));
+    let third = libvirt.create("meanwhile", 9, &[Nic::on("lower", &mac(5))]);
+    let _watch = libvirt.watch();
+    agree(&libvirt, &first, 2);
+    agree(&libvirt, &second, 0);
+    agree(&libvirt, &third, 1);
+    libvirt.destroy(&first);
+    libvirt.destroy(&third);
+    agree(&libvirt, &first, 0);
+    agree(&libvirt, &third, 0);
+    for domain in [&first, &second, &third] {
+        assert_eq!(findings(&libvirt.trail(&domain.uuid)), Vec::<&str>::new());
+    }
+    // A QEMU that ended unseen ended at some moment of a span of time.
+    assert!(libvirt.ledger(&second.uuid)["holdings"][0]["last_seen"].is_string());
+    assert!(libvirt.ledger(&third.uuid)["holdings"][0]["last_seen"].is_null());
+}
+
+#[test]
+fn auditing_and_a_watcher_find_a_tap_that_qemu_opened_by_itself() {
+    let Some(libvirt) = Libvirt::start_with(OWN_TUN) else { return };
+    let _watch = libvirt.watch_with(&["--every", "1s"]);
+    let guest = libvirt.create("opens-itself", 10, &[Nic::on("br0", &mac(1))]);
     agree(&libvirt, &guest, 1);
     libvirt.monitor(&guest, "netdev_add tap,id=own,ifname=own0,script=no,downscript=no");
     let (own, given): (Vec<_>, Vec<_>) =
         seen(&guest, true).into_iter().partition(|line| line.contains(" own0 "));
     assert_eq!((own.len(), given.len()), (1, 1), "{own:?} {given:?}");
-    let trail = libvirt.trail(&guest.uuid);
-    assert_eq!(told(&trail).len(), 1, "libvirt knows nothing of it");
-    assert_eq!(findings(&trail), ["unaudited-open"], "the kernel does");
-    let verified = libvirt.verify(1);
-    assert_eq!(judged(&verified, &guest, "accounted"), given);
-    assert_eq!(judged(&verified, &guest, "unaccounted"), ["- tun /dev/net/tun 0A:C8 own0 x1"]);
+    let log = libvirt.log(&guest.uuid);
+    assert_eq!(told(&log).len(), 1, "libvirt knows nothing of it");
+    assert_eq!(findings(&log), ["unaudited-open"], "the kernel does");
+    let story = || libvirt.world.story();
+    libvirt.world.until("it is seen", || story().contains(&"seen tun own0 q0".to_owned()));
+    assert_eq!(findings(&libvirt.ledger(&guest.uuid)), ["unaccounted-device"]);
+    for verified in [libvirt.verify_log(1), libvirt.verify(1)] {
+        assert_eq!(judged(&verified, &guest, "accounted"), given);
+        assert_eq!(judged(&verified, &guest, "unaccounted"), ["- tun /dev/net/tun 0A:C8 own0 x1"]);
+    }
     libvirt.monitor(&guest, "netdev_del own");
+    libvirt.world.until("it is gone", || story().contains(&"gone tun own0 q0".to_owned()));
     agree(&libvirt, &guest, 1);
     libvirt.destroy(&guest);
+    agree(&libvirt, &guest, 0);
 }

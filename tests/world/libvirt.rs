@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use nix::sys::stat::{major, minor};
 use serde_json::Value;
 use taptrail_kernel::proc::{PidFd, ProcessId, Signal};
+use taptrail_ledger::Ledger;
 
 use super::auditing::{self, Auditing};
 use super::{Done, World, sh};
@@ -80,7 +82,7 @@ auth_unix_ro = \"none\"
 auth_unix_rw = \"none\"
 ";
 
-/// See the module. With a real auditd, too, and the kernel's own records beside libvirt's.
+/// See the module. With a real auditd, too.
 pub(crate) struct Libvirt {
     // In this order all goes; the keeper ends what is left in the world.
     daemon: Daemon,
@@ -92,7 +94,8 @@ pub(crate) struct Libvirt {
 }
 
 impl Libvirt {
-    /// A host with bridges `br0` and `br1` and a link `lower` for macvtaps. None where tests may not turn auditing.
+    /// A host with bridges `br0` and `br1`, a link `lower` for macvtaps and the packaged audit rules. None where tests
+    /// may not turn auditing.
     pub(crate) fn start() -> Option<Self> {
         Self::start_with("")
     }
@@ -142,7 +145,7 @@ impl Libvirt {
         let (world, daemon) = (&self.world, &mut self.daemon.0);
         world.until("libvirtd answers", || {
             let ended = daemon.try_wait().unwrap();
-            assert!(ended.is_none(), "libvirtd ended: {ended:?}: {}", log());
+            assert!(ended.is_none(), "libvirtd ended: {ended:?}: {}", output());
             virsh(&["list"]).success()
         });
     }
@@ -198,20 +201,72 @@ impl Libvirt {
         assert_eq!(done.stdout.trim(), "", "{command}");
     }
 
-    /// What the audit log tells of a guest up to now.
+    /// What audit log and ledger tell of a guest up to now.
     pub(crate) fn trail(&self, uuid: &str) -> Value {
+        self.told(uuid, None)
+    }
+
+    /// What the audit log alone tells: libvirt and the kernel.
+    pub(crate) fn log(&self, uuid: &str) -> Value {
+        self.told(uuid, Some(&self.audit_log))
+    }
+
+    /// What the ledger alone tells.
+    pub(crate) fn ledger(&self, uuid: &str) -> Value {
+        self.told(uuid, Some(&self.world.state().join("ledger.sqlite")))
+    }
+
+    fn told(&self, uuid: &str, file: Option<&Path>) -> Value {
         auditing::settle(&self.audit_log);
-        self.world.json(["trail", "--format", "json", "--uuid", uuid])
+        let words = ["trail", "--format", "json", "--uuid", uuid].into_iter().map(OsStr::new);
+        self.world.json(words.chain(file.map(Path::as_os_str)))
+    }
+
+    /// A watcher beside libvirtd, from now on.
+    pub(crate) fn watch(&self) -> Watch {
+        self.watch_with(&[])
+    }
+
+    pub(crate) fn watch_with(&self, options: &[&str]) -> Watch {
+        let output = self.world.path("watch");
+        let open = || File::options().create(true).append(true).open(&output).unwrap();
+        let watcher = self
+            .world
+            .command(["watch", "--json"].iter().chain(options))
+            .stdin(Stdio::null())
+            .stdout(open())
+            .stderr(open())
+            .spawn()
+            .unwrap();
+        let mut watch = Watch { watcher: Daemon(watcher), output };
+        self.world.until("the watcher has begun", || {
+            let ended = watch.watcher.0.try_wait().unwrap();
+            assert!(ended.is_none(), "the watcher ended: {ended:?}: {}", watch.said());
+            Ledger::open_to_read(&self.world.state()).is_ok()
+        });
+        watch
     }
 
     /// What `taptrail verify` says of what is held here now, after it ended with this code. (Guests of other tests run on
     /// the same machine. In some machines even root may not look into the first process.)
     #[track_caller]
     pub(crate) fn verify(&self, code: i32) -> Value {
+        self.verified(code, None)
+    }
+
+    /// What it says with the audit log alone.
+    #[track_caller]
+    pub(crate) fn verify_log(&self, code: i32) -> Value {
+        self.verified(code, Some(&self.audit_log))
+    }
+
+    #[track_caller]
+    fn verified(&self, code: i32, file: Option<&Path>) -> Value {
         auditing::settle(&self.audit_log);
         let here =
             ["--netns", "/proc/self/ns/net", "--ignore-pid", "1", "--settle", "500ms", "--format", "json"];
-        let done = self.world.taptrail(["verify"].iter().chain(&here));
+        let words = ["verify"].iter().chain(&here).map(OsStr::new);
+        let done = self.world.taptrail(words.chain(file.map(Path::as_os_str)));
         assert_eq!(done.code(), code, "{}{}", done.stdout, done.stderr);
         serde_json::from_str(&done.stdout).unwrap()
     }
@@ -230,6 +285,27 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// A running `taptrail watch`.
+pub(crate) struct Watch {
+    watcher: Daemon,
+    output: PathBuf,
+}
+
+impl Watch {
+    /// Ends it as a service manager does.
+    pub(crate) fn stop(mut self) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.watcher.0.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        let ended = self.watcher.0.wait().unwrap();
+        assert!(ended.success(), "{ended}: {}", self.said());
+    }
+
+    /// All that it and its forerunners said.
+    pub(crate) fn said(&self) -> String {
+        fs::read_to_string(&self.output).unwrap()
     }
 }
 
@@ -433,7 +509,7 @@ pub(crate) fn virsh(arguments: &[&str]) -> Done {
 }
 
 /// All that libvirtd said.
-fn log() -> String {
+fn output() -> String {
     ["/var/log/libvirtd.output", "/var/log/libvirtd.log"]
         .map(|file| fs::read_to_string(file).unwrap_or_default())
         .concat()
