@@ -251,6 +251,9 @@ impl Watching {
         // A log that tells nothing is not worth a write: it is read again.
         let far = self.entries > 0 || self.bytes >= BYTES || last;
         let checkpoint = far.then(|| self.source.checkpoint().to_string());
+        if last {
+            self.watcher.leave();
+        }
         match self.watcher.commit(checkpoint.as_deref()) {
             Ok(happenings) => {
                 if far {
