@@ -2,7 +2,7 @@
 //!
 //! What the ledger can't take now is kept, in order, and goes with the next commit; the kernel is not told again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -13,15 +13,13 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use taptrail_kernel::audit::{Audit, LogTime, Proof};
 use taptrail_kernel::proc::{ProcessId, boot_id};
-use taptrail_ledger::{
-    Checkpoint, DeviceKey, GuestKey, Ledger, LedgerError, Logged, NewDevice, NewRecord, NewWatched, Process,
-    RecordKey, Tx,
-};
-use taptrail_record::{Descriptor, Event, GuestId, Notice, Reason, Record};
+use taptrail_ledger::{Checkpoint, DeviceKey, GuestKey, Ledger, Logged, Process, RecordKey};
+use taptrail_record::{GuestId, Notice, Reason, Record};
 use taptrail_trail::{Content, Entry, Finding};
 use tracing::warn;
 
 use super::WatchError;
+use super::change::{Change, Effect, Keys, Own, Row, Writing};
 
 /// The program of a record that was copied: its text does not keep it.
 const UNKNOWN: &str = "?";
@@ -31,83 +29,6 @@ const LOCK: &str = "watch.lock";
 
 /// One life of a guest.
 pub(super) type Slot = u64;
-
-/// What changes in the ledger.
-#[derive(Debug)]
-enum Change {
-    Begins {
-        id: GuestId,
-        begun: Timestamp,
-    },
-    Adopted,
-    Runs(Process),
-    Copy {
-        row: Row,
-        writer: Option<u32>,
-        open: Option<u64>,
-    },
-    /// One that came after the account's end.
-    Late {
-        row: Row,
-        writer: Option<u32>,
-    },
-    Own(Box<Own>),
-    Seen(Timestamp),
-    Ends(Reason),
-}
-
-/// A record of our own.
-#[derive(Debug)]
-struct Own {
-    record: Record,
-    row: Row,
-    effect: Effect,
-}
-
-/// What a record of our own says of a device.
-#[derive(Debug, Clone, Copy)]
-enum Effect {
-    None,
-    Seen { number: u64, open: Option<u64> },
-    Gone { number: u64 },
-}
-
-/// A record on its way into the ledger.
-#[derive(Debug)]
-struct Row {
-    time: Timestamp,
-    kind: u16,
-    text: String,
-    /// None as long as the kernel was not told.
-    logged: Option<Logged>,
-}
-
-/// Rows of the ledger by our own numbers.
-#[derive(Debug, Default)]
-struct Keys {
-    guests: HashMap<Slot, GuestKey>,
-    /// Of each guest the records of its last opens, by their numbers.
-    opens: HashMap<Slot, BTreeMap<u64, RecordKey>>,
-    /// By the number of a descriptor.
-    devices: HashMap<u64, DeviceKey>,
-}
-
-/// How many opens of one guest are remembered until their descriptors are seen.
-const OPENS: usize = 256;
-
-impl Keys {
-    fn opened(&mut self, slot: Slot, number: u64, key: RecordKey) {
-        let opens = self.opens.entry(slot).or_default();
-        opens.insert(number, key);
-        while opens.len() > OPENS {
-            opens.pop_first();
-        }
-    }
-
-    fn open(&self, slot: Slot, number: u64) -> Option<RecordKey> {
-        self.opens.get(&slot)?.get(&number).copied()
-    }
-}
 
 #[derive(Debug)]
 pub(super) struct Books {
@@ -123,6 +44,8 @@ pub(super) struct Books {
     keys: Keys,
     pending: Vec<(Slot, Change)>,
     checkpoint: Option<Checkpoint>,
+    /// Why the kernel's audit did not take something, each reason once.
+    complaints: HashSet<String>,
 }
 
 impl Books {
@@ -144,6 +67,7 @@ impl Books {
             keys: Keys::default(),
             pending: Vec::new(),
             checkpoint,
+            complaints: HashSet::new(),
         })
     }
 
@@ -289,7 +213,7 @@ impl Books {
         let kernel =
             |text: String| audit.log(Notice::RECORD_TYPE.number(), &text).map_err(|why| why.to_string());
         if let Err(reason) = text.and_then(kernel) {
-            warn!("{reason}: finding {kind} of guest '{}' is not in the kernel's audit", guest.name);
+            complain(&mut self.complaints, reason);
         }
     }
 
@@ -323,105 +247,23 @@ impl Books {
                     Logged { how: how.to_owned(), serial: logged.serial }
                 }
                 Err(reason) => {
-                    warn!("{reason}; the ledger has the record all the same");
-                    Logged { how: reason.to_string(), serial: None }
+                    let how = reason.to_string();
+                    complain(&mut self.complaints, how.clone());
+                    Logged { how, serial: None }
                 }
             });
         }
     }
 }
 
-/// One transaction, with the rows that it makes.
-struct Writing<'a> {
-    keys: &'a Keys,
-    new: Keys,
-    /// The row of each of our own records, by its place among the changes.
-    rows: Vec<(usize, RecordKey)>,
-}
+/// How many reasons are remembered.
+const COMPLAINTS: usize = 64;
 
-impl Writing<'_> {
-    fn apply(
-        &mut self,
-        tx: &Tx<'_>,
-        slot: Slot,
-        change: &Change,
-        at: usize,
-        (boot, own): (&str, Process),
-    ) -> Result<(), LedgerError> {
-        if let Change::Begins { id, begun } = change {
-            let guest = NewWatched { id, boot_id: boot, watcher: own, begun: *begun };
-            let key = tx.watched_begins(&guest)?;
-            self.new.guests.insert(slot, key);
-            return Ok(());
-        }
-        let Some(guest) = self.new.guests.get(&slot).or_else(|| self.keys.guests.get(&slot)).copied() else {
-            return Ok(());
-        };
-        match change {
-            Change::Begins { .. } => {}
-            Change::Adopted => tx.guest_adopted(guest, own)?,
-            Change::Runs(process) => tx.guest_runs(guest, *process)?,
-            Change::Copy { row, writer, open } => {
-                let key = tx.copy(guest, &row.new_record(), *writer)?;
-                if let Some(open) = open {
-                    self.new.opened(slot, *open, key);
-                }
-            }
-            Change::Late { row, writer } => {
-                // It may be forgotten by now.
-                if tx.has_guest(guest)? {
-                    tx.copy(guest, &row.new_record(), *writer)?;
-                }
-            }
-            Change::Own(said) => {
-                let key = tx.watched(guest, &said.row.new_record(), own.pid)?;
-                self.rows.push((at, key));
-                self.apply_effect(tx, (slot, guest), key, said)?;
-            }
-            Change::Seen(at) => tx.guest_seen(guest, *at)?,
-            Change::Ends(reason) => tx.guest_ends(guest, reason.as_str())?,
-        }
-        Ok(())
-    }
-
-    fn apply_effect(
-        &mut self,
-        tx: &Tx<'_>,
-        (slot, guest): (Slot, GuestKey),
-        record: RecordKey,
-        said: &Own,
-    ) -> Result<(), LedgerError> {
-        match said.effect {
-            Effect::None => {}
-            Effect::Seen { number, open } => {
-                let Event::Seen(descriptor) = &said.record.event else { return Ok(()) };
-                // Whose it is nobody knows: its record alone tells of it.
-                let Some(mac) = descriptor.mac else { return Ok(()) };
-                let Descriptor { device, queue, fd, .. } = descriptor;
-                let open =
-                    open.and_then(|open| self.new.open(slot, open).or_else(|| self.keys.open(slot, open)));
-                let (path, dev) = (&*device.path, device.dev.as_deref());
-                let queue = queue.unwrap_or(0);
-                let new = NewDevice { mac, kind: device.kind, path, rdev: device.rdev, dev, queue };
-                let key = tx.device_opened(guest, &new, open.unwrap_or(record))?;
-                tx.device_granted(key, record, i32::try_from(*fd).ok())?;
-                self.new.devices.insert(number, key);
-            }
-            Effect::Gone { number } => {
-                let device = self.new.devices.get(&number).or_else(|| self.keys.devices.get(&number));
-                if let Some(device) = device {
-                    tx.device_closed(*device, record)?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Row {
-    fn new_record(&self) -> NewRecord<'_> {
-        let logged = self.logged.clone().unwrap_or(Logged { how: "off".to_owned(), serial: None });
-        NewRecord { time: self.time, kind: self.kind, text: &self.text, logged }
+/// Says a reason once: each record would repeat it.
+fn complain(said: &mut HashSet<String>, reason: String) {
+    if said.len() < COMPLAINTS && !said.contains(&reason) {
+        warn!("{reason}: the kernel's audit lacks what is seen or found; the ledger has it all the same");
+        said.insert(reason);
     }
 }
 

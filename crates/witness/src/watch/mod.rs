@@ -37,12 +37,14 @@
 
 mod bind;
 mod books;
+mod change;
 mod command_line;
 mod error;
 mod find;
 mod guest;
 mod happening;
 mod known;
+mod look;
 mod plugs;
 #[cfg(test)]
 mod properties;
@@ -50,6 +52,7 @@ mod recall;
 mod sight;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -58,17 +61,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
-use rustix::event::{PollFd, PollFlags, Timespec};
-use taptrail_kernel::proc::{ProcessId, boot_time};
 use taptrail_ledger::Checkpoint;
-use taptrail_record::{Event, GuestId, MacAddr, Outcome, Record};
-use taptrail_trail::{Content, Entry, State, Trail};
-use tracing::warn;
+use taptrail_trail::{Content, Entry, Holding, State, Trail};
 use uuid::Uuid;
 
 use self::books::{Books, Slot};
-use self::find::Found;
-use self::guest::{Act, Guest, Now, Qemu};
+use self::guest::{Guest, Now, Qemu};
 use crate::scan::{Scanner, Sources};
 
 pub use error::WatchError;
@@ -141,8 +139,8 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Takes up what the ledger in `state` has as live. One watcher at a time has a ledger. What has ended meanwhile is ended by the first
-    /// [`look`](Self::look), with the time span in which it did.
+    /// Takes up what the ledger in `state` has as live. What has ended meanwhile is ended by the first
+    /// [`look`](Self::look), with the time span in which it did. One watcher at a time has a ledger.
     ///
     /// # Errors
     /// When the ledger can't be used, or the kernel's audit is to be told and can't be reached.
@@ -266,7 +264,7 @@ impl Watcher {
     }
 
     /// The devices that guests hold, as far as the trail tells: those of taptrail's own guests, too.
-    pub fn held(&self) -> impl Iterator<Item = &taptrail_trail::Holding> {
+    pub fn held(&self) -> impl Iterator<Item = &Holding> {
         self.trail.held()
     }
 
@@ -278,308 +276,6 @@ impl Watcher {
     fn next(&mut self) -> u64 {
         self.number += 1;
         self.number
-    }
-
-    /// A record of a guest's manager.
-    fn told(&mut self, entry: &Entry, record: &Record) {
-        self.tell(entry.time, record);
-        let Some(slot) = self.slot(entry, record) else { return self.told_late(entry, record) };
-        let (number, now) = (self.next(), Instant::now());
-        let open = matches!(record.event, Event::Open { .. }).then_some(number);
-        self.books.copy(slot, entry, record, open);
-        if let Some(guest) = self.guests.get_mut(&slot) {
-            guest.tell(record, entry.time, number, now);
-        }
-    }
-
-    /// What is told besides records may be a reason to look.
-    fn hinted(&mut self, content: &Content) {
-        let now = Instant::now();
-        match content {
-            Content::KernelOpen(open) => {
-                let slot = self.pids.get(&open.pid);
-                if let Some(guest) = slot.and_then(|slot| self.guests.get_mut(slot)) {
-                    guest.due = now;
-                }
-            }
-            // Whatever was told there, it can be seen what became of it.
-            Content::Gap(_) => {
-                self.strangers = true;
-                self.guests.values_mut().for_each(|guest| guest.due = now);
-            }
-            _ => {}
-        }
-    }
-
-    /// Tells who listens what a record says.
-    fn tell(&mut self, time: Timestamp, record: &Record) {
-        let (guest, done) = (record.guest.clone(), record.outcome == Outcome::Success);
-        let what = match &record.event {
-            Event::Open { mac, device, .. } => {
-                What::Opened { guest, mac: *mac, device: device.clone(), outcome: record.outcome }
-            }
-            // Only a supervisor of ours tells QEMU's process there; of others it is told when it was seen.
-            Event::Start { mac, vm_pid: pid @ Some(_), .. }
-            | Event::Attach { mac, vm_pid: pid @ Some(_), .. }
-                if done =>
-            {
-                What::Granted { guest, mac: *mac, vm_pid: *pid, descriptors: Vec::new() }
-            }
-            Event::GuestStart { vm_pid, .. } if done => {
-                What::Guest { guest, state: GuestState::Started { vm_pid: *vm_pid } }
-            }
-            Event::GuestStart { .. } => What::Guest { guest, state: GuestState::Failed },
-            Event::GuestStop { reason, .. } if done => {
-                What::Guest { guest, state: GuestState::Stopped { reason: reason.clone() } }
-            }
-            _ => return,
-        };
-        self.happened.push(Happening { time, what });
-    }
-
-    /// The life of a guest that a record of its manager's is of; a new one where it begins one.
-    fn slot(&mut self, entry: &Entry, record: &Record) -> Option<Slot> {
-        let uuid = record.guest.uuid;
-        let begins =
-            matches!(record.event, Event::Open { .. } | Event::Start { .. } | Event::GuestStart { .. });
-        if let Some(slot) = self.current.get(&uuid)
-            && self.guests.get(slot).is_some_and(|guest| !(begins && guest.is_over()))
-        {
-            return Some(*slot);
-        }
-        if matches!(record.event, Event::GuestStop { .. }) {
-            self.ours.remove(&uuid);
-            return None;
-        }
-        let booted = Timestamp::try_from(boot_time()).unwrap_or(Timestamp::MIN);
-        let of_this_boot = entry.time.duration_since(booted) > SignedDuration::from_secs(-1);
-        if !of_this_boot || self.guests.len() >= GUESTS || self.is_ours(entry, record) {
-            return None;
-        }
-        Some(self.begin(&record.guest, entry.time))
-    }
-
-    /// The last word of a guest that has ended is kept with it.
-    fn told_late(&mut self, entry: &Entry, record: &Record) {
-        let ended = self.ended.iter().rev().find(|(of, _)| *of == record.guest.uuid);
-        if let (Event::GuestStop { .. }, Some((_, slot))) = (&record.event, ended) {
-            self.books.copy_late(*slot, entry, record);
-        }
-    }
-
-    fn begin(&mut self, id: &GuestId, begun: Timestamp) -> Slot {
-        let slot = self.next();
-        self.guests.insert(slot, Guest::new(id.clone(), Instant::now()));
-        self.current.insert(id.uuid, slot);
-        self.books.begins(slot, id.clone(), begun);
-        slot
-    }
-
-    /// Whether a record is of a guest of taptrail's own.
-    fn is_ours(&mut self, entry: &Entry, record: &Record) -> bool {
-        let uuid = record.guest.uuid;
-        if self.ours.contains(&uuid) {
-            return true;
-        }
-        // What only our supervisors tell.
-        let marked = match &record.event {
-            Event::Open { queue, .. } => queue.is_some(),
-            Event::Start { vm_pid, .. } | Event::Attach { vm_pid, .. } | Event::Detach { vm_pid, .. } => {
-                vm_pid.is_some()
-            }
-            Event::Close { .. } | Event::Keep { .. } => true,
-            _ => false,
-        };
-        let supervised = marked
-            || self.books.ledger.is_supervised(uuid, entry.time).unwrap_or_else(|error| {
-                warn!("{error}: guest '{}' is taken for another manager's", record.guest.name);
-                false
-            });
-        if supervised && self.ours.len() < GUESTS {
-            self.ours.insert(uuid);
-        }
-        supervised
-    }
-
-    /// The guests whose QEMU has ended.
-    fn gone(&self) -> Vec<Slot> {
-        let running = self.guests.iter().filter_map(|(slot, guest)| match &guest.qemu {
-            Qemu::Runs { pidfd, .. } => Some((*slot, pidfd)),
-            _ => None,
-        });
-        let (slots, mut polled): (Vec<Slot>, Vec<PollFd<'_>>) =
-            running.map(|(slot, pidfd)| (slot, PollFd::new(pidfd, PollFlags::IN))).unzip();
-        if polled.is_empty() || rustix::event::poll(&mut polled, Some(&Timespec::default())).is_err() {
-            return Vec::new();
-        }
-        let gone = slots.into_iter().zip(polled).filter(|(_, polled)| !polled.revents().is_empty());
-        gone.map(|(slot, _)| slot).collect()
-    }
-
-    /// Finds the QEMUs of guests that are told to run, and no record tells as which process.
-    fn search(&mut self, due: &[Slot]) {
-        let unknown = |slot: &&Slot| {
-            let guest = self.guests.get(slot);
-            guest.is_some_and(|guest| {
-                guest.running && !guest.is_stopped() && matches!(guest.qemu, Qemu::Unknown)
-            })
-        };
-        let unknown: Vec<Slot> = due.iter().filter(unknown).copied().collect();
-        if unknown.is_empty() {
-            return;
-        }
-        let Ok(scan) = self.scanner.scan().inspect_err(|error| warn!("Processes can't be seen: {error}"))
-        else {
-            return;
-        };
-        for slot in unknown {
-            let Some(guest) = self.guests.get(&slot) else { continue };
-            let is_told = |sighted: &sight::Sighted| guest.plugs.tell_of(sighted);
-            let Some(process) = find::by_uuid(&scan.holders, guest.id.uuid, is_told) else { continue };
-            if let Ok(Some(found)) = find::open(process, guest.id.uuid) {
-                self.has_found(slot, found);
-            }
-        }
-    }
-
-    /// At the first look of all, and after a gap in the log: the guests of libvirt's of which it has not told.
-    fn meet_strangers(&mut self) {
-        if !std::mem::take(&mut self.strangers) {
-            return;
-        }
-        let Ok(scan) = self.scanner.scan().inspect_err(|error| warn!("Processes can't be seen: {error}"))
-        else {
-            return;
-        };
-        for holder in scan.holders {
-            let Some(guest) = holder.guest.filter(|guest| guest.by == crate::scan::KnownBy::Libvirt) else {
-                continue;
-            };
-            let (Some(name), Some(uuid)) = (guest.name, guest.uuid) else { continue };
-            if self.current.contains_key(&uuid) || self.guests.len() >= GUESTS {
-                continue;
-            }
-            let begun = Timestamp::try_from(holder.process.started()).unwrap_or_else(|_| Timestamp::now());
-            let slot = self.begin(&GuestId { name, uuid }, begun);
-            if let Some(guest) = self.guests.get_mut(&slot) {
-                guest.running = true;
-            }
-            if let Ok(Some(found)) = find::open(holder.process, uuid) {
-                self.has_found(slot, found);
-            }
-        }
-    }
-
-    fn has_found(&mut self, slot: Slot, found: Found) {
-        let Some(guest) = self.guests.get_mut(&slot) else { return };
-        let Found { process, pidfd, arguments } = found;
-        guest.started_with = command_line::descriptors(&arguments);
-        guest.qemu = Qemu::Runs { process, pidfd, attended: false };
-        self.pids.insert(process.pid, slot);
-        self.books.runs(slot, process);
-    }
-
-    fn look_at(&mut self, slot: Slot, gone: bool, awake: bool, now: Now, acts: &mut Vec<Act>) {
-        if let Some((pid, at)) = self.guests.get(&slot).and_then(|guest| match guest.qemu {
-            Qemu::Told { pid, at } => Some((pid, at)),
-            _ => None,
-        }) {
-            let Some(uuid) = self.guests.get(&slot).map(|guest| guest.id.uuid) else { return };
-            match find::told(pid, at, uuid) {
-                Ok(Some(found)) => self.has_found(slot, found),
-                Ok(None) => {
-                    if let Some(guest) = self.guests.get_mut(&slot) {
-                        guest.looked = Some(at);
-                        guest.ended(pid, false, now, acts);
-                    }
-                }
-                Err(error) => warn!("Process {pid} can't be looked at: {error}"),
-            }
-        }
-        let Some(guest) = self.guests.get_mut(&slot) else { return };
-        match &mut guest.qemu {
-            Qemu::Runs { process, attended, .. } if gone => {
-                let (pid, attended) = (process.pid, *attended && awake);
-                self.pids.remove(&pid);
-                guest.ended(pid, attended, now, acts);
-            }
-            Qemu::Lost { pid } => {
-                let pid = *pid;
-                guest.ended(pid, false, now, acts);
-            }
-            Qemu::Runs { process, attended, .. } => {
-                let process = *process;
-                *attended = true;
-                match see(guest, &self.options.libvirt, process) {
-                    Ok(None) => guest.is_seen(now),
-                    Ok(Some(seen)) => guest.look(process.pid, seen, now, &mut self.number, acts),
-                    // Its pidfd will tell.
-                    Err(error) if find::is_gone(&error) => guest.later(now),
-                    Err(error) => {
-                        warn!("QEMU of guest '{}' can't be looked into: {error}", guest.id.name);
-                        guest.later(now);
-                    }
-                }
-            }
-            _ => guest.later(now),
-        }
-        if let Some(guest) = self.guests.get_mut(&slot) {
-            guest.settle_end(now, acts);
-        }
-    }
-
-    /// Puts on record what a look brought to light.
-    fn act(&mut self, slot: Slot, acts: Vec<Act>) {
-        let Some(id) = self.guests.get(&slot).map(|guest| guest.id.clone()) else { return };
-        let record = |event, last_seen: Option<Timestamp>| {
-            let last_seen = last_seen.and_then(|at| u64::try_from(at.as_millisecond()).ok());
-            Record { last_seen, ..Record::success(id.clone(), event) }
-        };
-        for act in acts {
-            match act {
-                Act::Seen { number, descriptor, open } => {
-                    let record = record(Event::Seen(descriptor), None);
-                    self.books.seen(slot, record, number, open);
-                }
-                Act::Still(descriptor) => self.books.says(slot, record(Event::Seen(descriptor), None)),
-                Act::Gone { number, descriptor, last_seen } => {
-                    self.books.gone(slot, record(Event::Gone(descriptor), last_seen), number);
-                }
-                Act::GuestGone { pid, last_seen } => {
-                    self.books.says(slot, record(Event::GuestGone { vm_pid: pid }, last_seen));
-                    let what = What::Guest { guest: id.clone(), state: GuestState::Gone { vm_pid: pid } };
-                    self.happened.push(Happening { time: Timestamp::now(), what });
-                }
-                Act::Granted { mac, pid, descriptors } => self.granted(&id, mac, pid, descriptors),
-                Act::Ends(reason) => {
-                    self.books.ends(slot, reason);
-                    self.guests.remove(&slot);
-                    if self.current.get(&id.uuid) == Some(&slot) {
-                        self.current.remove(&id.uuid);
-                    }
-                    self.ended.push_back((id.uuid, slot));
-                }
-            }
-        }
-    }
-
-    fn granted(
-        &mut self,
-        guest: &GuestId,
-        mac: MacAddr,
-        pid: u32,
-        descriptors: Vec<taptrail_record::Descriptor>,
-    ) {
-        let what = What::Granted { guest: guest.clone(), mac, vm_pid: Some(pid), descriptors };
-        self.happened.push(Happening { time: Timestamp::now(), what });
-    }
-
-    /// Lets the ledger know now and then up to when all was there.
-    fn note(&mut self, now: Now) {
-        if now.time.duration_since(self.noted) >= NOTED {
-            self.noted = now.time;
-            self.leave();
-        }
     }
 
     /// To be called before the last commit of all: the ledger is to know up to when all was there that is known to be
@@ -607,12 +303,4 @@ impl Watcher {
                 .map(|finding| Happening { time: finding.time, what: What::Found(Box::new(finding)) }),
         );
     }
-}
-
-/// Looks into a QEMU: none when all is as it is known.
-fn see(guest: &Guest, libvirt: &Path, process: ProcessId) -> std::io::Result<Option<Vec<sight::Sighted>>> {
-    if guest.looked.is_some() && guest.is_as_known(&sight::glance(process)?) {
-        return Ok(None);
-    }
-    sight::look(process, libvirt, &guest.id.name).map(Some)
 }

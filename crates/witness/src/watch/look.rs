@@ -1,0 +1,200 @@
+//! What is looked at: which guests, where their QEMUs are, and what comes of it.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use taptrail_kernel::proc::ProcessId;
+use taptrail_record::{Descriptor, Event, GuestId, MacAddr, Record};
+use tracing::warn;
+
+use super::books::Slot;
+use super::find::{self, Found};
+use super::guest::{Act, Guest, Now, Qemu};
+use super::{GUESTS, GuestState, Happening, NOTED, Watcher, What, command_line, sight};
+use crate::scan::KnownBy;
+
+impl Watcher {
+    /// The guests whose QEMU has ended.
+    pub(super) fn gone(&self) -> Vec<Slot> {
+        let running = self.guests.iter().filter_map(|(slot, guest)| match &guest.qemu {
+            Qemu::Runs { pidfd, .. } => Some((*slot, pidfd)),
+            _ => None,
+        });
+        let (slots, mut polled): (Vec<Slot>, Vec<PollFd<'_>>) =
+            running.map(|(slot, pidfd)| (slot, PollFd::new(pidfd, PollFlags::IN))).unzip();
+        if polled.is_empty() || rustix::event::poll(&mut polled, Some(&Timespec::default())).is_err() {
+            return Vec::new();
+        }
+        let gone = slots.into_iter().zip(polled).filter(|(_, polled)| !polled.revents().is_empty());
+        gone.map(|(slot, _)| slot).collect()
+    }
+
+    /// Finds the QEMUs of guests that are told to run, and no record tells as which process.
+    pub(super) fn search(&mut self, due: &[Slot]) {
+        let unknown = |slot: &&Slot| {
+            let guest = self.guests.get(slot);
+            guest.is_some_and(|guest| {
+                guest.running && !guest.is_stopped() && matches!(guest.qemu, Qemu::Unknown)
+            })
+        };
+        let unknown: Vec<Slot> = due.iter().filter(unknown).copied().collect();
+        if unknown.is_empty() {
+            return;
+        }
+        let Ok(scan) = self.scanner.scan().inspect_err(|error| warn!("Processes can't be seen: {error}"))
+        else {
+            return;
+        };
+        for slot in unknown {
+            let Some(guest) = self.guests.get(&slot) else { continue };
+            let is_told = |sighted: &sight::Sighted| guest.plugs.tell_of(sighted);
+            let Some(process) = find::by_uuid(&scan.holders, guest.id.uuid, is_told) else { continue };
+            if let Ok(Some(found)) = find::open(process, guest.id.uuid) {
+                self.has_found(slot, found);
+            }
+        }
+    }
+
+    /// At the first look of all, and after a gap in the log: the guests of libvirt's of which it has not told.
+    pub(super) fn meet_strangers(&mut self) {
+        if !std::mem::take(&mut self.strangers) {
+            return;
+        }
+        let Ok(scan) = self.scanner.scan().inspect_err(|error| warn!("Processes can't be seen: {error}"))
+        else {
+            return;
+        };
+        for holder in scan.holders {
+            let Some(guest) = holder.guest.filter(|guest| guest.by == KnownBy::Libvirt) else {
+                continue;
+            };
+            let (Some(name), Some(uuid)) = (guest.name, guest.uuid) else { continue };
+            if self.current.contains_key(&uuid) || self.guests.len() >= GUESTS {
+                continue;
+            }
+            let begun = Timestamp::try_from(holder.process.started()).unwrap_or_else(|_| Timestamp::now());
+            let slot = self.begin(&GuestId { name, uuid }, begun);
+            if let Some(guest) = self.guests.get_mut(&slot) {
+                guest.running = true;
+            }
+            if let Ok(Some(found)) = find::open(holder.process, uuid) {
+                self.has_found(slot, found);
+            }
+        }
+    }
+
+    fn has_found(&mut self, slot: Slot, found: Found) {
+        let Some(guest) = self.guests.get_mut(&slot) else { return };
+        let Found { process, pidfd, arguments } = found;
+        guest.started_with = command_line::descriptors(&arguments);
+        guest.qemu = Qemu::Runs { process, pidfd, attended: false };
+        self.pids.insert(process.pid, slot);
+        self.books.runs(slot, process);
+    }
+
+    pub(super) fn look_at(&mut self, slot: Slot, gone: bool, awake: bool, now: Now, acts: &mut Vec<Act>) {
+        if let Some((pid, at)) = self.guests.get(&slot).and_then(|guest| match guest.qemu {
+            Qemu::Told { pid, at } => Some((pid, at)),
+            _ => None,
+        }) {
+            let Some(uuid) = self.guests.get(&slot).map(|guest| guest.id.uuid) else { return };
+            match find::told(pid, at, uuid) {
+                Ok(Some(found)) => self.has_found(slot, found),
+                Ok(None) => {
+                    if let Some(guest) = self.guests.get_mut(&slot) {
+                        guest.looked = Some(at);
+                        guest.ended(pid, false, now, acts);
+                    }
+                }
+                Err(error) => warn!("Process {pid} can't be looked at: {error}"),
+            }
+        }
+        let Some(guest) = self.guests.get_mut(&slot) else { return };
+        match &mut guest.qemu {
+            Qemu::Runs { process, attended, .. } if gone => {
+                let (pid, attended) = (process.pid, *attended && awake);
+                self.pids.remove(&pid);
+                guest.ended(pid, attended, now, acts);
+            }
+            Qemu::Lost { pid } => {
+                let pid = *pid;
+                guest.ended(pid, false, now, acts);
+            }
+            Qemu::Runs { process, attended, .. } => {
+                let process = *process;
+                *attended = true;
+                match see(guest, &self.options.libvirt, process) {
+                    Ok(None) => guest.is_seen(now),
+                    Ok(Some(seen)) => guest.look(process.pid, seen, now, &mut self.number, acts),
+                    // Its pidfd will tell.
+                    Err(error) if find::is_gone(&error) => guest.later(now),
+                    Err(error) => {
+                        warn!("QEMU of guest '{}' can't be looked into: {error}", guest.id.name);
+                        guest.later(now);
+                    }
+                }
+            }
+            _ => guest.later(now),
+        }
+        if let Some(guest) = self.guests.get_mut(&slot) {
+            guest.settle_end(now, acts);
+        }
+    }
+
+    /// Puts on record what a look brought to light.
+    pub(super) fn act(&mut self, slot: Slot, acts: Vec<Act>) {
+        let Some(id) = self.guests.get(&slot).map(|guest| guest.id.clone()) else { return };
+        let record = |event, last_seen: Option<Timestamp>| {
+            let last_seen = last_seen.and_then(|at| u64::try_from(at.as_millisecond()).ok());
+            Record { last_seen, ..Record::success(id.clone(), event) }
+        };
+        for act in acts {
+            match act {
+                Act::Seen { number, descriptor, open } => {
+                    let record = record(Event::Seen(descriptor), None);
+                    self.books.seen(slot, record, number, open);
+                }
+                Act::Still(descriptor) => self.books.says(slot, record(Event::Seen(descriptor), None)),
+                Act::Gone { number, descriptor, last_seen } => {
+                    self.books.gone(slot, record(Event::Gone(descriptor), last_seen), number);
+                }
+                Act::GuestGone { pid, last_seen } => {
+                    self.books.says(slot, record(Event::GuestGone { vm_pid: pid }, last_seen));
+                    let what = What::Guest { guest: id.clone(), state: GuestState::Gone { vm_pid: pid } };
+                    self.happened.push(Happening { time: Timestamp::now(), what });
+                }
+                Act::Granted { mac, pid, descriptors } => self.granted(&id, mac, pid, descriptors),
+                Act::Ends(reason) => {
+                    self.books.ends(slot, reason);
+                    self.guests.remove(&slot);
+                    if self.current.get(&id.uuid) == Some(&slot) {
+                        self.current.remove(&id.uuid);
+                    }
+                    self.ended.push_back((id.uuid, slot));
+                }
+            }
+        }
+    }
+
+    fn granted(&mut self, guest: &GuestId, mac: MacAddr, pid: u32, descriptors: Vec<Descriptor>) {
+        let what = What::Granted { guest: guest.clone(), mac, vm_pid: Some(pid), descriptors };
+        self.happened.push(Happening { time: Timestamp::now(), what });
+    }
+
+    /// Lets the ledger know now and then up to when all was there.
+    pub(super) fn note(&mut self, now: Now) {
+        if now.time.duration_since(self.noted) >= NOTED {
+            self.noted = now.time;
+            self.leave();
+        }
+    }
+}
+
+/// Looks into a QEMU: none when all is as it is known.
+fn see(guest: &Guest, libvirt: &Path, process: ProcessId) -> std::io::Result<Option<Vec<sight::Sighted>>> {
+    if guest.looked.is_some() && guest.is_as_known(&sight::glance(process)?) {
+        return Ok(None);
+    }
+    sight::look(process, libvirt, &guest.id.name).map(Some)
+}
