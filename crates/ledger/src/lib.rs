@@ -104,7 +104,8 @@ impl Ledger {
             return Err(LedgerError::File { path, source });
         }
         // Reading a WAL database takes the right to write its index; its tables are left as they are.
-        let ledger = Self::connect(path)?;
+        let mut ledger = Self::connect(path)?;
+        ledger.await_maker()?;
         let found = ledger.version;
         // Reading takes of a version only what that has.
         if !(1..=SCHEMA_VERSION).contains(&found) {
@@ -135,8 +136,25 @@ impl Ledger {
                  PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;",
             )
             .map_err(failed)?;
-        let version = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+        let version = version(&connection).map_err(failed)?;
         Ok(Self { connection, path, version })
+    }
+
+    /// Whoever makes a ledger makes an empty file first, and all of its schema at once a moment later.
+    fn await_maker(&mut self) -> Result<(), LedgerError> {
+        let failed = |source| LedgerError::Open { path: self.path.clone(), source };
+        let end = Instant::now() + BUSY_TIMEOUT;
+        let empty = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)";
+        while self.version == 0 {
+            // Asked first: where there is a schema, its version is there.
+            let empty: bool = self.connection.query_row(empty, [], |row| row.get(0)).map_err(failed)?;
+            self.version = version(&self.connection).map_err(failed)?;
+            if !empty || Instant::now() >= end {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     fn migrate(&mut self) -> Result<(), LedgerError> {
@@ -146,7 +164,7 @@ impl Ledger {
         }
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
         // Asked again inside: another supervisor may have done it meanwhile.
-        let found: i64 = tx.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+        let found = version(&tx).map_err(failed)?;
         let Some(steps) = usize::try_from(found).ok().and_then(|taken| SCHEMA.get(taken..)) else {
             return Err(LedgerError::Version { path: self.path.clone(), found, known: SCHEMA_VERSION });
         };
@@ -167,6 +185,10 @@ impl Ledger {
             .map_err(|source| LedgerError::Write { source })?;
         Ok(Tx::new(tx))
     }
+}
+
+fn version(connection: &Connection) -> Result<i64, rusqlite::Error> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
 /// Sets the mode, which changes a new ledger's file: that has to be done alone, and there SQLite itself waits for nobody.

@@ -339,12 +339,21 @@ fn pruning_forgets_what_has_ended_and_never_what_is_open() {
 fn a_new_ledger_is_opened_by_many_at_once() {
     for _ in 0..20 {
         let dir = tempfile::tempdir().unwrap();
-        let begin = Barrier::new(4);
+        let begin = Barrier::new(6);
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     begin.wait();
                     Ledger::open(dir.path()).unwrap();
+                });
+            }
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    begin.wait();
+                    while !Ledger::file(dir.path()).exists() {
+                        std::hint::spin_loop();
+                    }
+                    assert!(Ledger::open_to_read(dir.path()).unwrap().guests().unwrap().is_empty());
                 });
             }
         });
