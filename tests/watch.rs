@@ -243,7 +243,7 @@ fn what_a_manager_says_and_what_its_qemu_holds_is_told_as_it_happens() {
     watch.stop();
     assert_eq!(
         kinds(&watch.all()),
-        ["opened", "guest started", "granted", "guest gone", "released"],
+        ["opened", "guest started", "granted", "guest ended", "guest gone", "released"],
         "{}",
         watch.errors()
     );
@@ -273,7 +273,11 @@ fn a_watcher_that_comes_back_goes_on_where_it_was_across_rotations() {
     log.granted("detach", other);
     let mut watch = Watch::start(&world, &[]);
     watch.tells(&world, &[("kind", "opened"), ("mac", other)]);
+    // Nobody saw it, and no record follows: but it is over.
+    let released = watch.tells(&world, &[("kind", "released"), ("mac", other)]);
+    assert_eq!((&released["reason"], &released["certainty"]), (&"detach".into(), &"inferred".into()));
     qemu.kill();
+    watch.tells(&world, &[("kind", "guest"), ("state", "ended")]);
     watch.tells(&world, &[("kind", "released"), ("mac", MAC)]);
     watch.stop();
     let told = watch.all();

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{Device, GuestId, MacAddr};
 
 use crate::draft::{self, Draft, Opened};
@@ -9,6 +9,7 @@ use crate::interface::Interface;
 use crate::interfaces::Interfaces;
 use crate::operation::{Operation, Phase};
 use crate::out::{Out, Whose, named, whose, why};
+use crate::time::after;
 use crate::{Certainty, EndedBy, FindingKind, Proof};
 
 /// One guest on one host under one daemon, as far as it is alive. What is told of its interfaces is
@@ -308,6 +309,11 @@ impl Guest {
     /// Nothing about the guest's interfaces is left to wait for.
     pub(crate) fn is_idle(&self) -> bool {
         self.interfaces.is_empty() && self.unplugged.is_none() && !self.running
+    }
+
+    /// Until when what was unplugged may be plugged in again as another half of a change of bridge.
+    pub(crate) fn due(&self) -> Option<Timestamp> {
+        self.unplugged.as_ref().map(|unplugged| after(unplugged.at.time, ONE_CHANGE))
     }
 
     /// What was unplugged did end: no attach followed at once.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use taptrail_record::{Event, Fragment, GuestId, KernelOpen, Outcome, Record};
 use uuid::Uuid;
 
@@ -67,9 +68,7 @@ impl Host {
         if entry.serial.is_some_and(|serial| self.serials.restarted(serial, entry.time)) {
             self.rebooted(&entry.proof(), out);
         }
-        while let Some(waiting) = self.opens.overdue(entry.time) {
-            self.unaudited(waiting, out);
-        }
+        self.open_overdue(entry.time, out);
         match &entry.content {
             Content::Record(record) => self.claim(&Claim { entry, record }, out),
             Content::KernelOpen(open) => self.kernel_opened(entry, open, out),
@@ -249,6 +248,39 @@ impl Host {
         self.pids.clear();
         self.daemons = Daemons::default();
         for waiting in self.opens.rest() {
+            self.unaudited(waiting, out);
+        }
+    }
+
+    /// It is `now`, and what was written before then has been told.
+    pub(crate) fn pass(&mut self, now: Timestamp, out: &mut Out) {
+        self.open_overdue(now, out);
+        let due = |lives: &Lives| lives.iter().any(|guest| guest.due().is_some_and(|due| due < now));
+        let mut due: Vec<Uuid> =
+            self.guests.iter().filter(|(_, lives)| due(lives)).map(|(uuid, _)| *uuid).collect();
+        // In an order that does not depend on chance.
+        due.sort_unstable();
+        for uuid in due {
+            let hash_map::Entry::Occupied(mut lives) = self.guests.entry(uuid) else { continue };
+            let unplugged =
+                lives.get_mut().iter_mut().filter(|guest| guest.due().is_some_and(|due| due < now));
+            unplugged.for_each(|guest| guest.settle_unplugged(out));
+            if lives.get_mut().forget_idle() {
+                lives.remove();
+            }
+            // What is unplugged joins nothing.
+            out.shifts.drain(..).for_each(|(mac, _)| self.macs.leave(mac, uuid));
+        }
+    }
+
+    /// When the next [`pass`](Self::pass) has something to tell.
+    pub(crate) fn due(&self) -> Option<Timestamp> {
+        let unplugged = self.guests.values().flat_map(Lives::iter).filter_map(Guest::due);
+        unplugged.chain(self.opens.due()).min()
+    }
+
+    fn open_overdue(&mut self, now: Timestamp, out: &mut Out) {
+        while let Some(waiting) = self.opens.overdue(now) {
             self.unaudited(waiting, out);
         }
     }

@@ -10,6 +10,7 @@ use taptrail_record::{Device, DeviceKind, KernelOpen, MacAddr};
 use uuid::Uuid;
 
 use crate::entry::Claim;
+use crate::time::after;
 use crate::{Entry, Proof};
 
 /// How long after the kernel's event the record of the same open may come: a script or a filter that
@@ -165,7 +166,12 @@ impl KernelOpens {
 
     /// Takes an open that has waited for too long.
     pub(crate) fn overdue(&mut self, now: Timestamp) -> Option<Waiting> {
-        self.waiting.pop_front_if(|oldest| now.duration_since(oldest.proof.time) > TOLD_AFTER)
+        self.waiting.pop_front_if(|oldest| after(oldest.proof.time, TOLD_AFTER) < now)
+    }
+
+    /// Until when a record may still admit the oldest.
+    pub(crate) fn due(&self) -> Option<Timestamp> {
+        self.waiting.front().map(|oldest| after(oldest.proof.time, TOLD_AFTER))
     }
 
     /// Takes the opens of a process that is told to be a guest's QEMU, and of its children.

@@ -1,7 +1,12 @@
-//! Times in JSON: RFC 3339, UTC, milliseconds (`2026-11-23T20:31:05.017Z`).
+//! Times in JSON: RFC 3339, UTC, milliseconds (`2026-11-23T20:31:05.017Z`). And sums of what a log tells, which may be
+//! beyond all calendars.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serializer;
+
+pub(crate) fn after(at: Timestamp, within: SignedDuration) -> Timestamp {
+    at.checked_add(within).unwrap_or(Timestamp::MAX)
+}
 
 pub(crate) mod exact {
     use super::*;

@@ -1,10 +1,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::host::Host;
 use crate::out::Out;
+use crate::time::after;
 use crate::unnumbered::Unnumbered;
 use crate::{Content, Entry, Finding, Holding, Input, Proof, Report};
 
@@ -42,12 +43,33 @@ impl Trail {
         let host = self.host(&entry.host);
         self.hosts[host].feed(entry, &mut self.out);
         self.unnumbered.extend(self.out.unnumbered.drain(..));
-        while let Some(overdue) = self.unnumbered.pop_front_if(|oldest| oldest.is_overdue(entry.time)) {
-            self.tell_unnumbered(&overdue);
-        }
+        self.number_overdue(entry.time);
         while self.unnumbered.len() > UNNUMBERED {
             let Some(oldest) = self.unnumbered.pop_front() else { break };
             self.tell_unnumbered(&oldest);
+        }
+    }
+
+    /// Tells what nothing more is to be waited for, where a trail is followed as it is written: it is `now`, and all
+    /// that was written before then has been fed. Of what is read afterwards the next entry's time shows that.
+    pub fn pass(&mut self, now: Timestamp) {
+        for host in &mut self.hosts {
+            host.pass(now, &mut self.out);
+        }
+        self.number_overdue(now);
+    }
+
+    /// When the next [`pass`](Self::pass) has something to tell, if no entry does before.
+    pub fn due(&self) -> Option<Timestamp> {
+        let unnumbered = self.unnumbered.front().map(Unnumbered::due);
+        let due = self.hosts.iter().filter_map(Host::due).chain(unnumbered).min()?;
+        // What is due has to be past.
+        Some(after(due, SignedDuration::from_millis(1)))
+    }
+
+    fn number_overdue(&mut self, now: Timestamp) {
+        while let Some(overdue) = self.unnumbered.pop_front_if(|oldest| oldest.due() < now) {
+            self.tell_unnumbered(&overdue);
         }
     }
 

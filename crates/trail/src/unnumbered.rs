@@ -7,6 +7,7 @@ use taptrail_record::MacAddr;
 use uuid::Uuid;
 
 use crate::entry::Claim;
+use crate::time::after;
 
 /// How long after a grant a number may still be told.
 const TOLD_WITHIN: SignedDuration = SignedDuration::from_secs(5);
@@ -25,7 +26,8 @@ impl Unnumbered {
         Self { host: Arc::clone(&entry.host), guest: entry.record.guest.uuid, mac, at: entry.time }
     }
 
-    pub(crate) fn is_overdue(&self, now: Timestamp) -> bool {
-        now.duration_since(self.at) > TOLD_WITHIN
+    /// Until when it may still be told.
+    pub(crate) fn due(&self) -> Timestamp {
+        after(self.at, TOLD_WITHIN)
     }
 }

@@ -142,6 +142,7 @@ impl<'a> Event<'a> {
                     GuestState::Started { vm_pid } => ("started", *vm_pid, None),
                     GuestState::Failed => ("failed", None, None),
                     GuestState::Stopped { reason } => ("stopped", None, Some(reason.as_str())),
+                    GuestState::Ended { vm_pid } => ("ended", Some(*vm_pid), None),
                     GuestState::Gone { vm_pid } => ("gone", Some(*vm_pid), None),
                 };
                 Self { guest: Some(guest), state: Some(state), pid, reason, ..new("guest") }
@@ -175,6 +176,7 @@ impl<'a> Event<'a> {
                 let _ = write!(line, "finding {}: {text}", finding.as_str());
                 return line;
             }
+            (_, Some("ended")) => line += "all it held has ended",
             (_, Some(state)) => {
                 let _ = write!(line, "the guest is {state}");
             }

@@ -2,8 +2,9 @@
 
 use crate::scene::*;
 use crate::telling::{findings, macvtap, tun, vhost};
+use jiff::SignedDuration;
 use taptrail_record::{Descriptor, Device, Event, MacAddr, Rdev, Record};
-use taptrail_trail::{Content, EndedBy, Trail};
+use taptrail_trail::{Content, EndedBy, FindingKind, Trail};
 
 const WATCHER: u32 = 77;
 const QEMU: u32 = 40;
@@ -355,4 +356,28 @@ fn more_ends_than_may_wait_are_told_at_once() {
     scene.ok(1, op_stop("shutdown")).entries.iter().for_each(|entry| trail.feed(entry));
     assert_eq!(trail.drain_ended().count(), 1);
     assert_eq!(trail.finish().holdings.len(), 4096);
+}
+
+#[test]
+fn a_trail_that_is_followed_waits_no_longer_than_it_must() {
+    let mut trail = Trail::new();
+    let scene = Scene::watched().ok(1, open(mac(2), &vhost())).ok(1, attach(mac(2))).ok(1, detach(mac(2)));
+    let scene = scene.kernel(70, "/usr/bin/vpn", &tun());
+    scene.entries.iter().for_each(|entry| trail.feed(entry));
+    let detached = scene.entries[scene.entries.len() - 2].time;
+    assert!(trail.due().unwrap() > detached);
+    trail.pass(detached + SignedDuration::from_secs(5));
+    assert_eq!((trail.drain_ended().count(), trail.held().count()), (0, 2), "it may be a change of bridge");
+    trail.pass(trail.due().unwrap());
+    let ended: Vec<_> = trail.drain_ended().map(|holding| (holding.mac, holding.released)).collect();
+    assert_eq!(ended, [(mac(2), Some(detached))]);
+    assert_eq!((trail.held().count(), trail.drain_findings().count()), (1, 0));
+    trail.pass(trail.due().unwrap());
+    let found: Vec<_> = trail.drain_findings().map(|finding| finding.kind).collect();
+    assert_eq!((found, trail.due()), (vec![FindingKind::UnauditedOpen], None));
+    // What is told later is taken all the same.
+    let fed = scene.entries.len();
+    let scene = scene.gone(&tun(), 25).ok(1, op_stop("shutdown"));
+    scene.entries[fed..].iter().for_each(|entry| trail.feed(entry));
+    assert_eq!(trail.drain_ended().count(), 1);
 }

@@ -81,7 +81,9 @@ pub(super) enum Act {
     Still(Descriptor),
     /// A descriptor is gone; nobody looked since the time given.
     Gone { number: u64, descriptor: Descriptor, last_seen: Option<Timestamp> },
-    /// QEMU has ended and nobody else said so.
+    /// QEMU has ended, and what it held was told to be gone.
+    Ended { pid: u32 },
+    /// Nobody else said that QEMU has ended.
     GuestGone { pid: u32, last_seen: Option<Timestamp> },
     /// QEMU has an interface, with these descriptors.
     Granted { mac: MacAddr, pid: u32, descriptors: Vec<Descriptor> },
@@ -457,6 +459,7 @@ impl Guest {
         for known in self.held.drain(..) {
             acts.push(Act::Gone { number: known.number, descriptor: known.descriptor, last_seen });
         }
+        acts.push(Act::Ended { pid });
         self.loose.clear();
         self.plugs = Plugs::default();
         self.qemu = Qemu::Gone { pid, last_seen };

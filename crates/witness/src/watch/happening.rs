@@ -65,6 +65,11 @@ pub enum GuestState {
         /// Why.
         reason: Reason,
     },
+    /// Its QEMU has ended, and all it held with it. Why, its manager may say yet.
+    Ended {
+        /// QEMU.
+        vm_pid: u32,
+    },
     /// Its QEMU has ended, and its manager has not said so.
     Gone {
         /// QEMU.

@@ -5,7 +5,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use taptrail_kernel::proc::ProcessId;
-use taptrail_record::{Descriptor, Event, GuestId, MacAddr, Record};
+use taptrail_record::{Event, GuestId, Record};
 use tracing::warn;
 
 use super::books::Slot;
@@ -159,12 +159,14 @@ impl Watcher {
                 Act::Gone { number, descriptor, last_seen } => {
                     self.books.gone(slot, record(Event::Gone(descriptor), last_seen), number);
                 }
+                Act::Ended { pid } => self.became(&id, GuestState::Ended { vm_pid: pid }),
                 Act::GuestGone { pid, last_seen } => {
                     self.books.says(slot, record(Event::GuestGone { vm_pid: pid }, last_seen));
-                    let what = What::Guest { guest: id.clone(), state: GuestState::Gone { vm_pid: pid } };
-                    self.happened.push(Happening { time: Timestamp::now(), what });
+                    self.became(&id, GuestState::Gone { vm_pid: pid });
                 }
-                Act::Granted { mac, pid, descriptors } => self.granted(&id, mac, pid, descriptors),
+                Act::Granted { mac, pid, descriptors } => {
+                    self.happens(What::Granted { guest: id.clone(), mac, vm_pid: Some(pid), descriptors });
+                }
                 Act::Ends(reason) => {
                     self.books.ends(slot, reason);
                     self.guests.remove(&slot);
@@ -177,8 +179,11 @@ impl Watcher {
         }
     }
 
-    fn granted(&mut self, guest: &GuestId, mac: MacAddr, pid: u32, descriptors: Vec<Descriptor>) {
-        let what = What::Granted { guest: guest.clone(), mac, vm_pid: Some(pid), descriptors };
+    fn became(&mut self, guest: &GuestId, state: GuestState) {
+        self.happens(What::Guest { guest: guest.clone(), state });
+    }
+
+    fn happens(&mut self, what: What) {
         self.happened.push(Happening { time: Timestamp::now(), what });
     }
 

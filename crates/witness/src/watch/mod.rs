@@ -209,7 +209,12 @@ impl Watcher {
 
     /// When it is time to [`look`](Self::look) even if nothing has come.
     pub fn next_look(&self) -> Option<Instant> {
-        self.guests.values().map(|guest| guest.due).min()
+        let trail = self.trail.due().map(|due| {
+            let left = due.duration_since(self.passed()).max(SignedDuration::ZERO).unsigned_abs();
+            // Clocks are set.
+            Instant::now() + left.min(self.options.every)
+        });
+        self.guests.values().map(|guest| guest.due).chain(trail).min()
     }
 
     /// Looks at the guests of which something was told, whose QEMU has ended, or whose time has come. To be called
@@ -233,6 +238,8 @@ impl Watcher {
             self.look_at(slot, gone.contains(&slot), awake, now, &mut acts);
             self.act(slot, acts);
         }
+        self.trail.pass(self.passed());
+        self.gather();
         self.note(now);
     }
 
@@ -266,6 +273,12 @@ impl Watcher {
     /// The devices that guests hold, as far as the trail tells: those of taptrail's own guests, too.
     pub fn held(&self) -> impl Iterator<Item = &Holding> {
         self.trail.held()
+    }
+
+    /// Up to when a log that is read to its end has told all: its writer may be as late as we are patient.
+    fn passed(&self) -> Timestamp {
+        let patience = SignedDuration::try_from(self.options.patience).unwrap_or(SignedDuration::MAX);
+        Timestamp::now().checked_sub(patience).unwrap_or(Timestamp::MIN)
     }
 
     fn now(&self) -> Now {

@@ -58,6 +58,7 @@ fn a_life_is_told_definitively_from_its_opens_to_its_closes() {
                 "opened 03",
                 "granted 03 2",
                 "released 02",
+                "ended",
                 "stopped destroyed",
                 "released 01",
                 "released 03",
@@ -76,6 +77,7 @@ fn brief(what: &What) -> String {
             GuestState::Started { .. } => "started".to_owned(),
             GuestState::Failed => "failed".to_owned(),
             GuestState::Stopped { reason } => format!("stopped {reason}"),
+            GuestState::Ended { .. } => "ended".to_owned(),
             GuestState::Gone { .. } => "gone".to_owned(),
         },
     }
