@@ -2,17 +2,21 @@
 //!
 //! ```text
 //! make_log BYTES [--mix N] [--guests N] [--seed N] [--stop-in-order] > audit.log
+//! make_log LINES --rate LINES-A-SECOND [--mix N] … >> audit.log
 //! ```
 //!
 //! `--mix 75`: one line in 75 is libvirt's, the others are what else such a host logs; `--mix 1`: all
 //! are. `--guests 200`: how many guests are alive at once. `--stop-in-order`: all guests start, then all
-//! stop in that order, over and over.
+//! stop in that order, over and over. `--rate 10000`: the lines are written as they would be now, so many a second,
+//! in steps of 5 ms.
 
 #[path = "../benches/host/mod.rs"]
 mod host;
 
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use host::{Host, Options};
 
@@ -27,8 +31,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn options() -> io::Result<(u64, Options)> {
-    let mut options = Options::default();
+/// What the arguments ask for.
+struct Asked {
+    /// Bytes, or lines where there is a rate.
+    size: u64,
+    rate: Option<u64>,
+    options: Options,
+}
+
+/// How often lines are written that come at a rate.
+const STEP: Duration = Duration::from_millis(5);
+
+fn asked() -> io::Result<Asked> {
+    let (mut options, mut rate) = (Options::default(), None);
     let mut size = 0;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -40,6 +55,7 @@ fn options() -> io::Result<(u64, Options)> {
             "--mix" => options.mix = value()?.max(1),
             "--guests" => options.guests = usize::try_from(value()?.max(1)).unwrap_or(usize::MAX),
             "--seed" => options.seed = value()?,
+            "--rate" => rate = Some(value()?.max(1)),
             "--stop-in-order" => options.in_order = true,
             bytes => {
                 let bad = |_| io::Error::other(format!("'{bytes}' is not a number of bytes"));
@@ -50,12 +66,37 @@ fn options() -> io::Result<(u64, Options)> {
     if size == 0 {
         return Err(io::Error::other("how many bytes?"));
     }
-    Ok((size, options))
+    Ok(Asked { size, rate, options })
 }
 
 fn run() -> io::Result<()> {
-    let (bytes, options) = options()?;
+    let Asked { size, rate, options } = asked()?;
     let mut host = Host::new(options);
+    match rate {
+        Some(rate) => at_a_rate(size, rate, &mut host),
+        None => at_once(size, &mut host),
+    }
+}
+
+fn at_a_rate(lines: u64, rate: u64, host: &mut Host) -> io::Result<()> {
+    let (begun, mut out) = (Instant::now(), io::stdout().lock());
+    let (mut written, mut step) = (0, String::new());
+    while written < lines {
+        let due = u128::from(rate) * begun.elapsed().as_micros() / 1_000_000;
+        let due = u64::try_from(due).unwrap_or(lines).min(lines);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
+        step.clear();
+        for _ in written..due {
+            host.line_at(u64::try_from(now.as_millis()).unwrap_or_default(), &mut step);
+        }
+        out.write_all(step.as_bytes())?;
+        written = due;
+        thread::sleep(STEP);
+    }
+    Ok(())
+}
+
+fn at_once(bytes: u64, host: &mut Host) -> io::Result<()> {
     let mut out = BufWriter::with_capacity(1 << 20, io::stdout().lock());
     let mut written = 0;
     let mut line = String::new();

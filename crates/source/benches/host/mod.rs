@@ -86,7 +86,13 @@ impl Host {
     /// Appends its next line.
     pub(crate) fn line(&mut self, line: &mut String) {
         // Some lines share one clock tick, as real ones do.
-        self.millis += [0, 0, 4, 40][(self.dice.next() & 3) as usize];
+        let millis = self.millis + [0, 0, 4, 40][(self.dice.next() & 3) as usize];
+        self.line_at(millis, line);
+    }
+
+    /// Appends its next line, of this time: milliseconds since 1970.
+    pub(crate) fn line_at(&mut self, millis: u64, line: &mut String) {
+        self.millis = millis;
         self.serial = self.serial.wrapping_add(1);
         let stamp = format!("msg=audit({}.{:03}:{}):", self.millis / 1000, self.millis % 1000, self.serial);
         if self.options.mix > 1 && self.dice.below(self.options.mix) != 0 {
@@ -144,7 +150,9 @@ impl Host {
         self.started += 1;
         let number = self.started;
         let uuid = (self.dice.next(), self.dice.next());
-        let guest = Guest { number, uuid, pid: 2000 + number % 4_000_000, plugged: false };
+        // No process has such a number (PID_MAX_LIMIT, linux/threads.h): where such a log is watched these are nobody.
+        let pid = 4_194_304 + number % 4_000_000;
+        let guest = Guest { number, uuid, pid, plugged: false };
         let name = guest.name();
         self.waiting
             .push_back(("VIRT_MACHINE_ID", format!("{name} vm-ctx=+107:+107 img-ctx=+107:+107 model=dac")));
