@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use taptrail_guest::Dirs;
 use taptrail_kernel::netns::NetNs;
 use taptrail_report::{blind, left_out, verify_table};
-use taptrail_witness::scan::{Scan, Scanner, Sources};
+use taptrail_witness::scan::{Scanner, Sources};
 use taptrail_witness::verify::{Ignore, Interest, Next, Scope, Settling, verify as held_against};
 use tracing::debug;
 
@@ -43,17 +43,12 @@ fn look(arguments: &Verify, dirs: &Dirs) -> Done {
     let mut scanner = Scanner::new(Sources::of_host(&dirs.state));
     let mut trail = Trail::new(arguments, dirs);
     let mut settling = Settling::new(arguments.settle);
-    let mut scan = scan_with(&mut scanner)?;
     loop {
-        // Read after a first look, which says what of a trail is worth keeping; looked again after that, for
-        // reading takes its time.
-        match trail.read(&Interest::of(&scan)) {
-            Ok(true) => scan = scan_with(&mut scanner)?,
-            Ok(false) => {}
-            Err(failure) => {
-                say(&blind(&rows::blind(&scan, arguments)));
-                return Err(failure);
-            }
+        let scan = scanner.scan().context("/proc can't be read")?;
+        // Read after that, for it says what of a trail is worth keeping.
+        if let Err(failure) = trail.read(&Interest::of(&scan)) {
+            say(&blind(&rows::blind(&scan, arguments)));
+            return Err(failure);
         }
         let account = held_against(&scan, trail.told(), &ignore);
         let asked = || account.rows.iter().filter(|row| scope.has(row));
@@ -62,7 +57,6 @@ fn look(arguments: &Verify, dirs: &Dirs) -> Done {
             Next::LookAgain(later) => {
                 debug!("Something differs, and may not in a moment: looking again in {later:?}");
                 thread::sleep(later);
-                scan = scan_with(&mut scanner)?;
             }
             Next::Tell => {
                 let lasts: Vec<_> = asked().filter(|row| settling.has_lasted(row, now)).collect();
@@ -75,10 +69,6 @@ fn look(arguments: &Verify, dirs: &Dirs) -> Done {
             }
         }
     }
-}
-
-fn scan_with(scanner: &mut Scanner) -> anyhow::Result<Scan> {
-    scanner.scan().context("/proc can't be read")
 }
 
 fn tell(arguments: &Verify, trail: &Trail<'_>, verified: &taptrail_report::Verified) -> Done {

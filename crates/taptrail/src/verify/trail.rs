@@ -40,14 +40,14 @@ impl<'a> Trail<'a> {
     }
 
     /// Reads it, unless nothing has come since, and what is of interest was kept.
-    pub(super) fn read(&mut self, interest: &Interest) -> Result<bool, Failure> {
+    pub(super) fn read(&mut self, interest: &Interest) -> Result<(), Failure> {
         let sources = &self.arguments.sources;
         // Taken before it is read: what comes meanwhile is read again.
         let extent = Extent::of(sources, self.dirs);
         match &self.read {
             // Standard input is read but once.
-            Some(_) if sources.files.iter().any(|file| file.as_os_str() == "-") => return Ok(false),
-            Some((before, kept)) if *before == extent && kept.covers(interest) => return Ok(false),
+            Some(_) if sources.files.iter().any(|file| file.as_os_str() == "-") => return Ok(()),
+            Some((before, kept)) if *before == extent && kept.covers(interest) => return Ok(()),
             _ => {}
         }
         let begun = Instant::now();
@@ -62,7 +62,7 @@ impl<'a> Trail<'a> {
         let stats = Stats { input: outcome.input, used, foreign: 0, took: begun.elapsed() };
         self.whole = Some(Whole::of(outcome, stats));
         self.read = Some((extent, interest.clone()));
-        Ok(true)
+        Ok(())
     }
 
     /// Says what of it could not be read; the exit code is that of the reading.
