@@ -11,20 +11,26 @@ use super::{Page, Sources};
 const ASKED: &str = "What is asked for";
 const SHOWN: &str = "How it is shown";
 
+/// What stands below the examples.
+const NOTES: &str = "\
+All processes of this host are looked at, whatever they run: who holds a tap, macvtap or vhost-net, and does a record \
+grant it?\n\n  accounted           a record grants it to the process that holds it\n  unaccounted         it is held, and no \
+record grants it\n  missing             it is told as held, and nobody holds it\n  held-after-release  it is told as \
+released, and is held\n  held-by-another     it is granted to one process, and another has it: a leaked copy, a forked \
+child, a container\n  not-audited         a device of which no trail tells: vhost-vsock, vhost-vdpa, vfio, ipvtap\n  \
+ignored             nobody accounts for it, and --ignore names its program\n\nWithout FILE this host's audit log, its \
+rotations and the ledger are read. Log and processes are not read at one moment: what differs is looked at again, and \
+told when it lasts.\n\nExit codes: 0 all is accounted for; 1 there are differences; 2 something could not be seen or \
+read, or unusable arguments.";
+
 /// Hold the trail against what processes really hold.
-///
-/// All processes of this host are looked at, whatever they run: who holds a tap, macvtap or vhost-net, and does a record
-/// grant it? Each device is `accounted`; `unaccounted` (held, and no record grants it); `missing` (told as held, and
-/// nobody holds it); `held-after-release`; or `held-by-another` (a leaked copy in a daemon, a forked child, a
-/// container). Devices that no trail tells of, such as vhost-vdpa and vfio, are shown as `not-audited`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: is every device of this host accounted for?\n  taptrail verify --ignore /usr/sbin/openvpn",
-    after_long_help = "Examples:\n  taptrail verify\n  taptrail verify --guest web1 --format json\n  taptrail verify \
-                       --ignore /usr/sbin/openvpn --ignore /usr/bin/passt\n\nWithout FILE this host's audit log, its \
-                       rotations and the ledger are read. Log and processes are not read at one moment: what differs is \
-                       looked at again, and told when it lasts.\n\nExit codes: 0 all is accounted for; 1 there are \
-                       differences; 2 something could not be seen or read, or unusable arguments."
+    after_long_help = format!(
+        "Examples:\n  taptrail verify\n  taptrail verify --guest web1 --format json\n  taptrail verify --ignore \
+         /usr/sbin/openvpn --ignore /usr/bin/passt\n\n{NOTES}"
+    )
 )]
 pub(crate) struct Verify {
     #[command(flatten)]
