@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 use serde_json::Value;
 use taptrail_kernel::proc::{PidFd, ProcessId, raw_devices};
-use world::{Done, EMPTY, Guest, World, mac};
+use world::{Done, EMPTY, World, mac};
 
 const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
 const MACVTAP: &str = "macvtap=lower,mac=52:54:00:00:00:02,vhost=off";
@@ -67,16 +67,25 @@ fn the<'a>(told: &'a Value, verdict: &str) -> &'a Value {
 struct Sleeper(Child);
 
 impl Sleeper {
-    fn with(copy: OwnedFd) -> Self {
-        let mut sleep = Command::new("/bin/sleep");
-        Self(sleep.arg("1000").stdin(Stdio::from(copy)).spawn().unwrap())
+    /// One that took another process's first device.
+    fn robbing(pid: u32) -> Self {
+        Self::as_by(pid, &["/bin/sleep", "1000"])
     }
 
-    /// One that took a guest's first device.
-    fn robbing(guest: &Guest) -> Self {
-        let qemu = PidFd::open(ProcessId::of(guest.pid).unwrap()).unwrap();
-        let device = raw_devices(guest.pid).unwrap().remove(0);
-        Self::with(pidfd_getfd(&qemu, device.fd, PidfdGetfdFlags::empty()).unwrap())
+    /// One by this command, which becomes the sleeper.
+    fn as_by(pid: u32, command: &[&str]) -> Self {
+        let robbed = PidFd::open(ProcessId::of(pid).unwrap()).unwrap();
+        let device = raw_devices(pid).unwrap().remove(0);
+        let copy: OwnedFd = pidfd_getfd(&robbed, device.fd, PidfdGetfdFlags::empty()).unwrap();
+        let mut sleep = Command::new(command[0]);
+        Self(sleep.args(&command[1..]).stdin(Stdio::from(copy)).spawn().unwrap())
+    }
+
+    /// Waits until it is what it becomes.
+    fn runs(self, world: &World, exe: &Path) -> Self {
+        let link = format!("/proc/{}/exe", self.0.id());
+        world.until("the sleeper sleeps", || fs::read_link(&link).is_ok_and(|now| now == exe));
+        self
     }
 }
 
@@ -147,7 +156,7 @@ fn our_own_guests_are_accounted_for_all_their_lives() {
 fn a_leaked_copy_is_found_while_the_guest_runs_and_after_its_end() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
-    let sleeper = Sleeper::robbing(&guest);
+    let sleeper = Sleeper::robbing(guest.pid);
     let seen = told(&world, &[], 1);
     assert_eq!(lines(&seen), ["accounted tun vnet0 x1", "held-by-another tun vnet0 x1"]);
     let row = the(&seen, "held-by-another");
@@ -206,10 +215,61 @@ fn a_device_opened_by_hand_is_found_and_may_be_known() {
 fn a_known_program_with_a_guests_device_is_told_all_the_same() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
-    let _sleeper = Sleeper::robbing(&guest);
+    let _sleeper = Sleeper::robbing(guest.pid);
     let seen = told(&world, &["--ignore", "/bin/sleep"], 1);
     assert_eq!(lines(&seen), ["accounted tun vnet0 x1", "held-by-another tun vnet0 x1"]);
     world.stop(&guest);
+}
+
+#[test]
+fn a_copy_in_a_container_is_found() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    let sleep = fs::canonicalize("/bin/sleep").unwrap();
+    let container = ["/usr/bin/unshare", "--net", "--mount", "--ipc", "--uts", "/bin/sleep", "1000"];
+    let _sleeper = Sleeper::as_by(guest.pid, &container).runs(&world, &sleep);
+    let seen = told(&world, &[], 1);
+    let row = the(&seen, "held-by-another");
+    // The tap is where it was; only who holds it is elsewhere.
+    assert_eq!(row["device"]["netns"], the(&seen, "accounted")["device"]["netns"]);
+    assert_ne!(row["device"]["netns"], row["process"]["netns"]);
+    assert_eq!((&row["device"]["dev"], &row["device"]["bridge"]), (&"vnet0".into(), &"br0".into()));
+    world.stop(&guest);
+}
+
+#[test]
+fn a_program_is_known_by_its_file_and_not_by_its_name() {
+    let world = World::new();
+    world.start("web1", &[]);
+    let qemu = by_hand(&world, "byhand0");
+    let (known, other) = (world.path("cloud-hypervisor"), world.path("other"));
+    fs::copy("/bin/sleep", &known).unwrap();
+    fs::copy("/bin/sleep", &other).unwrap();
+    let ignore = ["--ignore", known.to_str().unwrap()];
+
+    let first = Sleeper::as_by(qemu.0.id(), &[ignore[1], "1000"]).runs(&world, &known);
+    drop(qemu);
+    let seen = told(&world, &[], 1);
+    let row = the(&seen, "unaccounted");
+    assert_eq!(
+        (&row["process"]["program"], &row["device"]["dev"]),
+        (&"hypervisor".into(), &"byhand0".into())
+    );
+    assert_eq!(told(&world, &ignore, 0)["counts"]["ignored"], 1);
+    // An update replaces its file, and it runs on.
+    fs::rename(&other, &known).unwrap();
+    assert_eq!(told(&world, &ignore, 0)["counts"]["ignored"], 1);
+
+    // Another file under its name, in a mount namespace: what a container has.
+    fs::copy("/bin/sleep", &other).unwrap();
+    let script =
+        format!("mount --bind {} {} && exec {} 1000", other.display(), known.display(), known.display());
+    let container = ["/usr/bin/unshare", "--mount", "/bin/sh", "-c", &script];
+    let second = Sleeper::as_by(first.0.id(), &container).runs(&world, &known);
+    drop(first);
+    let seen = told(&world, &ignore, 1);
+    assert_eq!(the(&seen, "unaccounted")["process"]["exe"], known.to_str().unwrap());
+    drop(second);
 }
 
 #[test]

@@ -491,3 +491,44 @@ impl Drop for DeviceCgroup {
         let _ = Command::new("/bin/umount").arg(&self.root).status();
     }
 }
+
+#[test]
+fn verify_accounts_for_vhost_nets_by_their_number_and_finds_a_copy() {
+    let world = World::new();
+    let second = "bridge=br0,mac=52:54:00:00:00:02,vhost=on";
+    let guest = world.start("web1", &["--nic", TWO_QUEUES, "--nic", second]);
+    let verify = |code: i32| {
+        let scope = ["verify", "--netns", "/proc/self/ns/net", "--ignore-pid", "1", "--settle", "300ms"];
+        let done = world.taptrail(scope.iter().chain(&["--format", "json"]));
+        assert_eq!(done.code(), code, "{}{}", done.stdout, done.stderr);
+        let told: Value = serde_json::from_str(&done.stdout).unwrap();
+        let line = |row: &Value| {
+            let (verdict, kind) = (row["verdict"].as_str().unwrap(), row["device"]["kind"].as_str().unwrap());
+            format!("{verdict} {kind} x{} {}", row["queues"], row["holding"]["mac"].as_str().unwrap())
+        };
+        let mut lines: Vec<_> = told["devices"].as_array().unwrap().iter().map(line).collect();
+        lines.sort();
+        lines
+    };
+    let accounted = [
+        "accounted tun x1 52:54:00:00:00:02",
+        "accounted tun x2 52:54:00:00:00:01",
+        "accounted vhost-net x1 52:54:00:00:00:02",
+        "accounted vhost-net x2 52:54:00:00:00:01",
+    ];
+    assert_eq!(verify(0), accounted);
+
+    let vhost = descriptors(guest.pid).into_iter().find(|held| held.link == "/dev/vhost-net").unwrap();
+    let qemu = pidfd_open(Pid::from_raw(guest.pid.cast_signed()).unwrap(), PidfdFlags::empty()).unwrap();
+    let copy = pidfd_getfd(&qemu, vhost.fd, PidfdGetfdFlags::empty()).unwrap();
+    let mut sleeper = Command::new("/bin/sleep").arg("1000").stdin(copy).spawn().unwrap();
+    let seen = verify(1);
+    assert_eq!((&seen[..4], seen.len()), (&accounted.map(str::to_owned)[..], 5));
+    assert!(seen[4].starts_with("held-by-another vhost-net x1 "), "{seen:?}");
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+
+    world.detach(&guest, 1, &["--force"]).ok();
+    assert_eq!(verify(0), [accounted[0], accounted[2]]);
+    world.stop(&guest);
+}
