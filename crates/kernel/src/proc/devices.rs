@@ -64,9 +64,10 @@ pub fn held_devices(pid: u32, numbers: &mut DeviceNumbers) -> io::Result<Vec<Hel
                 let ifname = if kind == HeldKind::Raw(DeviceKind::Tun) { tap_name(pid, fd) } else { None };
                 held.push(HeldDevice { fd, kind, path, rdev, ifname });
             }
-            // Closed between the listing and the look, or all of them by the process's exit. What its
-            // file system can't tell of is no node of a device.
-            Ok(None) | Err(Errno::NOENT | Errno::SRCH | Errno::STALE | Errno::IO) => {}
+            // Closed between the listing and the look, or all of them by the process's exit.
+            Ok(None) | Err(Errno::NOENT | Errno::SRCH) => {}
+            // A file of a server that does not answer.
+            Err(Errno::STALE | Errno::IO | Errno::NOTCONN | Errno::TIMEDOUT | Errno::HOSTDOWN) => {}
             Err(errno) => return Err(errno.into()),
         }
     }
@@ -81,8 +82,10 @@ fn device(
     numbers: &mut DeviceNumbers,
 ) -> Result<Option<(HeldKind, PathBuf, Rdev)>, Errno> {
     // The link is followed to the open file itself, whatever its path: a node of any name, in any
-    // mount namespace, deleted or not, is found. No server is asked for what is known of a file.
-    let about = rustix::fs::statx(descriptors, name, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE)?;
+    // mount namespace, deleted or not, is found. No server is asked: type and number are told without. A
+    // user's FUSE file system, which refuses root whatever is asked for, has nothing to refuse (fs/fuse/dir.c,
+    // `fuse_getattr()`).
+    let about = rustix::fs::statx(descriptors, name, AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
     if FileType::from_raw_mode(about.stx_mode.into()) != FileType::CharacterDevice {
         return Ok(None);
     }

@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
+use rustix::fs::{AtFlags, CWD, StatxFlags, makedev};
+
 use super::same_table;
 
 /// The processes of our pid namespace, in the order of their numbers. Some may be gone by now.
@@ -28,6 +30,16 @@ pub fn processes() -> io::Result<Vec<u32>> {
 /// ENOENT when the process is gone or a thread of the kernel's, EACCES without the right to look into it.
 pub fn exe(pid: u32) -> io::Result<PathBuf> {
     std::fs::read_link(format!("/proc/{pid}/exe"))
+}
+
+/// Device and inode of the file that a process runs, wherever it is mounted. No server is asked for it.
+///
+/// # Errors
+/// As those of [`exe`].
+pub fn exe_file(pid: u32) -> io::Result<(u64, u64)> {
+    let link = format!("/proc/{pid}/exe");
+    let about = rustix::fs::statx(CWD, link, AtFlags::STATX_DONT_SYNC, StatxFlags::INO)?;
+    Ok((makedev(about.stx_dev_major, about.stx_dev_minor), about.stx_ino))
 }
 
 /// The arguments of a process as it shows them now, which it may have changed; of them the first `most`
@@ -95,6 +107,8 @@ mod tests {
             std::thread::yield_now();
         }
         assert_eq!(exe(pid).unwrap(), std::fs::canonicalize("/bin/sh").unwrap());
+        let file = std::fs::metadata("/bin/sh").unwrap();
+        assert_eq!(exe_file(pid).unwrap(), (file.dev(), file.ino()));
         assert_eq!(command_line(pid, 4096).unwrap(), ["/bin/sh", "-c", "read line", ""]);
         assert_eq!(command_line(pid, 7).unwrap(), ["/bin/sh"]);
         assert_eq!(parent(pid).unwrap(), std::process::id());

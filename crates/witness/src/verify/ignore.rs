@@ -1,8 +1,11 @@
 use std::collections::HashSet;
+use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+
+use taptrail_kernel::proc::exe_file;
 
 use crate::scan::Holder;
 
@@ -28,7 +31,7 @@ impl Ignore {
         Self {
             files: paths.iter().filter_map(file).collect(),
             paths: paths.iter().map(real).collect(),
-            mounts: mounts("self").ok(),
+            mounts: mounts(&"self").ok(),
             pids: pids.iter().copied().collect(),
         }
     }
@@ -41,9 +44,8 @@ impl Ignore {
         if self.paths.is_empty() {
             return false;
         }
-        let pid = holder.process.pid.to_string();
-        let same = fs::metadata(format!("/proc/{pid}/exe"))
-            .is_ok_and(|about| self.files.contains(&(about.dev(), about.ino())));
+        let pid = holder.process.pid;
+        let same = exe_file(pid).is_ok_and(|file| self.files.contains(&file));
         let shown = || {
             let exe = holder.exe.as_ref()?.to_str()?;
             let exe = exe.strip_suffix(" (deleted)").unwrap_or(exe);
@@ -58,6 +60,6 @@ impl Ignore {
 }
 
 /// The mount namespace of a process.
-fn mounts(pid: &str) -> io::Result<u64> {
+fn mounts(pid: &dyn Display) -> io::Result<u64> {
     Ok(fs::metadata(format!("/proc/{pid}/ns/mnt"))?.ino())
 }
