@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use taptrail_kernel::link::{Link, Links};
 use taptrail_kernel::netns::NetNs;
 use taptrail_kernel::proc::{HeldDevice, HeldKind, ProcessId};
-use taptrail_record::{DeviceKind, IfName, MacAddr, Rdev};
+use taptrail_record::{DeviceKind, MacAddr, Rdev};
 
 use super::{Held, Holder};
 
@@ -38,7 +38,8 @@ pub(super) struct Places {
 /// The links of one network namespace.
 #[derive(Debug)]
 struct Space {
-    links: Vec<Link>,
+    links: HashMap<u32, Link>,
+    taps: HashMap<String, u32>,
     macvtaps: HashMap<Rdev, u32>,
 }
 
@@ -90,9 +91,10 @@ impl Places {
         // Where the kernel does not tell, most are where their process is.
         let Some(netns) = held.netns.or(process) else { return false };
         let Some(space) = self.space(netns) else { return false };
-        let name = held.ifname.as_ref().map(IfName::as_str);
-        let is = |link: &&Link| link.kind.as_deref() == Some("tun") && Some(link.name.as_str()) == name;
-        let Some(link) = space.links.iter().find(is) else { return held.netns.is_some() };
+        let index = held.ifname.as_ref().and_then(|name| space.taps.get(name.as_str()));
+        let Some(link) = index.and_then(|index| space.links.get(index)) else {
+            return held.netns.is_some();
+        };
         held.netns = Some(netns);
         held.behind = Some(space.behind(link));
         true
@@ -109,7 +111,7 @@ impl Places {
                 continue;
             };
             let Some(index) = space.macvtaps.get(&held.rdev) else { continue };
-            let Some(link) = space.links.iter().find(|link| link.index == *index) else { continue };
+            let Some(link) = space.links.get(index) else { continue };
             held.ifname = link.name.parse().ok();
             held.netns = Some(netns);
             held.behind = Some(space.behind(link));
@@ -143,12 +145,15 @@ impl Space {
         let number =
             |link: &Link| Some((rtnetlink.macvtap_rdev(&link.name.parse().ok()?, link.index)?, link.index));
         let macvtaps = links.iter().filter(is_macvtap).filter_map(number).collect();
-        Some(Self { links, macvtaps })
+        let taps = links.iter().filter(|link| link.kind.as_deref() == Some("tun"));
+        let taps = taps.map(|link| (link.name.clone(), link.index)).collect();
+        let links = links.into_iter().map(|link| (link.index, link)).collect();
+        Some(Self { links, taps, macvtaps })
     }
 
     fn behind(&self, link: &Link) -> Behind {
         let name = |index: u32| {
-            let found = self.links.iter().find(|other| other.index == index);
+            let found = self.links.get(&index);
             found.map_or_else(|| format!("number {index}"), |other| other.name.clone())
         };
         Behind {
