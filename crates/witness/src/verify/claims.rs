@@ -3,9 +3,9 @@
 use jiff::SignedDuration;
 use taptrail_trail::Holding;
 
-use crate::scan::Holder;
+use crate::scan::{Holder, KnownBy};
 
-/// How much later than its grant was recorded a process may seem to have started: clocks are set.
+/// How much later than its grant was recorded a process may seem to have started.
 const SLACK: SignedDuration = SignedDuration::from_secs(30);
 
 /// The holder that a holding means, by its place among `holders`.
@@ -26,13 +26,20 @@ pub(super) fn claimant(holders: &[Holder], holding: &Holding) -> Option<usize> {
     Some(place)
 }
 
-/// Whether a process with the right pid is the right one: it may be a later one's, and another guest's.
+/// Whether a process with the right pid is the right one: the pid may be another's by now.
+///
+/// The ledger or libvirt tells by the guest that it runs. What it says of itself speaks against it only: then,
+/// as where nothing names its guest, it must not have started later, though clocks are set.
 fn may_be(holder: &Holder, holding: &Holding) -> bool {
-    let in_time = match (holder.started, holding.granted) {
+    let in_time = || match (holder.started, holding.granted) {
         (Some(started), Some(granted)) => started.duration_since(granted) <= SLACK,
         _ => true,
     };
-    in_time && uuid(holder).is_none_or(|uuid| uuid == holding.guest.uuid)
+    let by_itself = holder.guest.as_ref().is_none_or(|guest| guest.by == KnownBy::CommandLine);
+    match uuid(holder) {
+        Some(uuid) => uuid == holding.guest.uuid && (!by_itself || in_time()),
+        None => in_time(),
+    }
 }
 
 /// Whether a process runs the guest of a holding, as far as is told.

@@ -6,7 +6,7 @@
 //!   Told ───┘            device       └─ missing: told as held, and nobody holds it
 //! ```
 //!
-//! A process is the one that a record means by its pid, unless it started later or runs another guest; where
+//! A process is the one that a record means by its pid, unless it runs another guest or started later; where
 //! no record tells a pid, by the guest that it runs. A device of that process is the one that a record means by
 //! its name or number, by the name that libvirt has written down for its address, by that address, or, where
 //! its link is out of sight, because no other is left. vhost-nets say nothing of themselves and are counted.

@@ -243,12 +243,22 @@ fn what_nobody_holds_is_missing() {
 #[test]
 fn a_pid_that_is_another_guests_by_now_holds_nothing_for_this_one() {
     let told = || vec![exact(1, tun(Some("vnet0")), 1)];
-    let mut later = qemu(vec![tap("vnet0", 3, &[0])]);
+    let mut later = process(QEMU, vec![tap("vnet0", 3, &[0])]);
+    assert_eq!(lines(vec![later.clone()], told()), ["accounted vnet0 x1 by name"]);
     later.started = Some(time(100));
-    assert_eq!(lines(vec![later.clone()], told()), ["unaccounted vnet0 x1", "missing tun 1 x1"]);
-    later.started = Some(time(0));
-    later.guest.as_mut().unwrap().uuid = Some(Uuid::from_u128(2));
     assert_eq!(lines(vec![later], told()), ["unaccounted vnet0 x1", "missing tun 1 x1"]);
+    let mut other = qemu(vec![tap("vnet0", 3, &[0])]);
+    other.started = Some(time(100));
+    // It may say so of itself.
+    assert_eq!(lines(vec![other.clone()], told()), ["unaccounted vnet0 x1", "missing tun 1 x1"]);
+    // Whatever became of the clock, it is the guest.
+    other.guest.as_mut().unwrap().by = KnownBy::Ledger;
+    assert_eq!(lines(vec![other.clone()], told()), ["accounted vnet0 x1 by name"]);
+    other.guest.as_mut().unwrap().uuid = Some(Uuid::from_u128(2));
+    assert_eq!(lines(vec![other.clone()], told()), ["unaccounted vnet0 x1", "missing tun 1 x1"]);
+    other.started = Some(time(0));
+    other.guest.as_mut().unwrap().by = KnownBy::CommandLine;
+    assert_eq!(lines(vec![other], told()), ["unaccounted vnet0 x1", "missing tun 1 x1"]);
 }
 
 #[test]
