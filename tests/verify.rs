@@ -411,6 +411,20 @@ fn what_others_may_not_see_is_said() {
 }
 
 #[test]
+fn a_container_says_that_it_does_not_see_all() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    let (log, trail) = exported(&world);
+    write(&log, &trail[..0]);
+    let mut container = Command::new("/usr/bin/unshare");
+    container.args(["--pid", "--fork", "--mount-proc", env!("CARGO_BIN_EXE_taptrail"), "verify"]).args(HERE);
+    let done = Done::from(container.arg(&log).stdin(Stdio::null()).output().unwrap()).ok();
+    assert!(done.stdout.starts_with("No devices\n"), "{}", done.stdout);
+    assert!(done.stderr.contains("Processes outside of this container (its pid namespace) are not seen"));
+    world.stop(&guest);
+}
+
+#[test]
 fn arguments_that_mean_nothing_are_refused() {
     let world = World::new();
     let done = world.taptrail(["verify", "--netns", "no-such-name"]);

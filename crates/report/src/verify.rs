@@ -41,8 +41,12 @@ pub struct Verified {
 pub struct Blind {
     /// Processes whose descriptors may not be looked at.
     pub processes: u64,
+    /// Processes that hold more devices than are looked at.
+    pub crowded: u64,
     /// Devices whose interface is in a network namespace that may not be looked into.
     pub places: u64,
+    /// Processes outside of this pid namespace, a container's.
+    pub outside: bool,
     /// Descriptors that could not be compared with those of other processes.
     pub copies: u64,
 }
@@ -300,11 +304,18 @@ pub fn blind(blind: &Blind) -> Vec<String> {
         let of = plural(blind.processes, "process", "processes");
         lines.push(format!("What {of} may hold could not be seen: root, or CAP_SYS_PTRACE, is needed"));
     }
+    if blind.crowded > 0 {
+        let of = plural(blind.crowded, "process holds", "processes hold");
+        lines.push(format!("{of} more devices than were looked at"));
+    }
     if blind.places > 0 {
         let of = plural(blind.places, "device", "devices");
         lines.push(format!(
             "The interfaces of {of} are in network namespaces that could not be looked into: CAP_SYS_ADMIN is needed"
         ));
+    }
+    if blind.outside {
+        lines.push("Processes outside of this container (its pid namespace) are not seen".to_owned());
     }
     if blind.copies > 0 {
         let of = plural(blind.copies, "descriptor is a copy", "descriptors are copies");

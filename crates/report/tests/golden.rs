@@ -277,7 +277,7 @@ fn verified() -> Verified {
         devices,
         in_motion: 1,
         processes: 212,
-        unseen: Blind { processes: 1, places: 2, copies: 3 },
+        unseen: Blind { processes: 1, crowded: 1, places: 2, outside: true, copies: 3 },
         trail: TrailRead {
             begins: "2026-11-23T20:31:05.017Z".parse().ok(),
             records: 14,

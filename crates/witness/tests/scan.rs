@@ -266,3 +266,21 @@ fn a_device_that_is_given_up_meanwhile_is_not_held_and_nothing_unseen() {
         });
     });
 }
+
+#[test]
+fn whoever_opens_tun_thousands_of_times_holds_nothing_up() {
+    // Anybody may, as often as a limit allows.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+    let open = || std::fs::OpenOptions::new().read(true).write(true).open(DEV_NET_TUN).unwrap();
+    let opened: Vec<_> = (0..8300).map(|_| open()).collect();
+    let own = std::process::id();
+    let crowded = scan(&[own]);
+    assert_eq!((&crowded.unseen.crowded, crowded.unseen.copies), (&vec![own], 0));
+    let devices = &crowded.holders[0].devices;
+    assert_eq!(devices.iter().map(|held| held.descriptors.len()).sum::<usize>(), 8192);
+    assert_eq!(devices.iter().filter(|held| held.ifname.is_none()).count(), 1);
+    drop(opened);
+    assert_eq!(scan(&[own]).unseen, Default::default());
+}

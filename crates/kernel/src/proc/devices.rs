@@ -36,22 +36,30 @@ pub struct HeldDevice<K = DeviceKind> {
 /// # Errors
 /// ENOENT when the process is gone, EACCES without the right to look into it.
 pub fn raw_devices(pid: u32) -> io::Result<Vec<HeldDevice>> {
-    let held = held_devices(pid, &mut DeviceNumbers::default())?;
+    let held = held_devices(pid, &mut DeviceNumbers::default(), usize::MAX)?;
     let raw = held.into_iter().filter_map(|HeldDevice { fd, kind, path, rdev, ifname }| {
         Some(HeldDevice { fd, kind: kind.raw()?, path, rdev, ifname })
     });
     Ok(raw.collect())
 }
 
-/// As [`raw_devices`], with devices of later kinds, too; `numbers` serves many processes.
+/// As [`raw_devices`], with devices of later kinds, too, and `most` of them: anybody may open `/dev/net/tun`
+/// as often as a limit allows. `numbers` serves many processes.
 ///
 /// # Errors
 /// As there.
-pub fn held_devices(pid: u32, numbers: &mut DeviceNumbers) -> io::Result<Vec<HeldDevice<HeldKind>>> {
+pub fn held_devices(
+    pid: u32,
+    numbers: &mut DeviceNumbers,
+    most: usize,
+) -> io::Result<Vec<HeldDevice<HeldKind>>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let descriptors: OwnedFd = rustix::fs::open(format!("/proc/{pid}/fd"), flags, Mode::empty())?;
     let mut held = Vec::new();
     for entry in Dir::read_from(&descriptors)? {
+        if held.len() >= most {
+            break;
+        }
         let entry = match entry {
             Ok(entry) => entry,
             // The process exited while its descriptors were read: it holds nothing now.

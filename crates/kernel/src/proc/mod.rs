@@ -118,6 +118,17 @@ pub fn network_namespace() -> io::Result<u64> {
     Ok(std::fs::metadata("/proc/thread-self/ns/net")?.ino())
 }
 
+/// Whether all processes of this system are seen from here: those outside of our pid namespace and the ones
+/// in it are not.
+///
+/// # Errors
+/// When /proc is not there.
+pub fn sees_all_processes() -> io::Result<bool> {
+    /// `PROC_PID_INIT_INO` of linux/proc_ns.h.
+    const FIRST: u64 = 0xEFFF_FFFC;
+    Ok(std::fs::metadata("/proc/self/ns/pid")?.ino() == FIRST)
+}
+
 fn pid_t(pid: u32) -> io::Result<libc::pid_t> {
     libc::pid_t::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))
 }

@@ -41,7 +41,9 @@ pub(super) fn blind(scan: &Scan, arguments: &Verify) -> Blind {
     let asked = |pid: &&u32| (pids.is_empty() || pids.contains(pid)) && !known.contains(pid);
     Blind {
         processes: scan.unseen.processes.iter().filter(asked).count() as u64,
+        crowded: scan.unseen.crowded.iter().filter(asked).count() as u64,
         places: scan.unseen.places as u64,
+        outside: scan.unseen.outside,
         copies: scan.unseen.copies as u64,
     }
 }

@@ -7,23 +7,36 @@ use std::os::fd::RawFd;
 
 use rustix::io::Errno;
 use taptrail_kernel::proc::{HeldKind, compare_files};
-use taptrail_record::Rdev;
+use taptrail_record::{DeviceKind, Rdev};
 
 use super::Holder;
 
 /// A descriptor's place: its thread and its number there.
 type Place = (u32, RawFd);
 
+/// The most open files of one kind and number that are told apart.
+const MOST: usize = 32 * 1024;
+
 /// Numbers the open files behind all descriptors; tells how many could not be compared.
+///
+/// Those of `/dev/net/tun` that no interface is behind are left out: they are of no use to anybody, and
+/// anybody may have thousands.
 pub(super) fn number(holders: &mut [Holder]) -> usize {
     // Only what is of one kind and number can be one file.
     let mut files: HashMap<(HeldKind, Rdev), Vec<(Place, u32)>> = HashMap::new();
     let (mut next, mut unknown) = (0, 0);
     for holder in holders {
         for held in &mut holder.devices {
+            if held.kind == HeldKind::Raw(DeviceKind::Tun) && held.ifname.is_none() {
+                continue;
+            }
             let known = files.entry((held.kind, held.rdev)).or_default();
             for descriptor in &mut held.descriptors {
                 let place = (descriptor.thread, descriptor.fd);
+                if known.len() >= MOST {
+                    unknown += 1;
+                    continue;
+                }
                 descriptor.file = match search(known, place) {
                     Ok(Ok(at)) => Some(known[at].1),
                     Ok(Err(at)) => {

@@ -22,9 +22,9 @@ use jiff::Timestamp;
 use rustix::io::Errno;
 use taptrail_kernel::proc::{
     DeviceNumbers, HeldDevice, HeldKind, ProcessId, command_line as arguments, descriptor_tables,
-    effective_uid, exe, held_devices, parent, processes,
+    effective_uid, exe, held_devices, parent, processes, sees_all_processes,
 };
-use taptrail_record::{DeviceKind, IfName, Rdev};
+use taptrail_record::{IfName, Rdev};
 
 pub(crate) use self::command_line::identity;
 pub use self::guests::LIBVIRT;
@@ -38,6 +38,9 @@ use self::places::Places;
 
 /// The most bytes of a command line that are read: libvirt's for a guest of 100 disks has 60 KiB.
 pub(crate) const COMMAND_LINE: u64 = 256 * 1024;
+
+/// The most devices of one process that are looked at: QEMU takes 256 queues for an interface.
+const MOST: usize = 8192;
 
 /// What the processes of this host hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -55,8 +58,12 @@ pub struct Scan {
 pub struct Unseen {
     /// The pids of processes whose descriptors we may not look at.
     pub processes: Vec<u32>,
+    /// The pids of processes that hold more devices than are looked at.
+    pub crowded: Vec<u32>,
     /// Devices whose interface is in a network namespace that we may not look into.
     pub places: usize,
+    /// This is a pid namespace of its own, and processes outside of it are not seen at all.
+    pub outside: bool,
     /// Devices that may be open in two processes: the kernel does not compare them for us.
     pub copies: usize,
 }
@@ -144,7 +151,9 @@ impl Scanner {
     /// # Errors
     /// When /proc can't be read.
     pub fn scan(&mut self) -> io::Result<Scan> {
-        self.scan_of(processes()?)
+        let mut scan = self.scan_of(processes()?)?;
+        scan.unseen.outside = !sees_all_processes()?;
+        Ok(scan)
     }
 
     /// Looks at these processes.
@@ -167,6 +176,7 @@ impl Scanner {
         }
         scan.unseen.places = looking.places.find(&mut scan.holders);
         scan.unseen.copies = copies::number(&mut scan.holders);
+        scan.unseen.crowded = looking.crowded;
         Ok(scan)
     }
 
@@ -191,11 +201,12 @@ impl Scanner {
 struct Looking {
     guests: Guests,
     places: Places,
+    crowded: Vec<u32>,
 }
 
 impl Looking {
     fn new(sources: &Sources) -> Self {
-        Self { guests: Guests::read(sources), places: Places::default() }
+        Self { guests: Guests::read(sources), places: Places::default(), crowded: Vec::new() }
     }
 
     /// What a process holds, by itself.
@@ -203,7 +214,7 @@ impl Looking {
         let mut all = |pid| -> io::Result<Vec<(u32, HeldDevice<HeldKind>)>> {
             let mut all = Vec::new();
             for thread in descriptor_tables(pid)? {
-                match held_devices(thread, numbers) {
+                match held_devices(thread, numbers, MOST + 1 - all.len()) {
                     Ok(held) => all.extend(held.into_iter().map(|held| (thread, held))),
                     // One of its threads may end before it.
                     Err(error) if thread != pid && is_gone(&error) => {}
@@ -218,7 +229,11 @@ impl Looking {
         // Looked at again with its start time known: most processes hold nothing, and need not be asked
         // for theirs.
         let process = ProcessId::of(pid)?;
-        let held = all(pid)?;
+        let mut held = all(pid)?;
+        if held.len() > MOST {
+            held.truncate(MOST);
+            self.crowded.push(pid);
+        }
         let Some((thread, _)) = held.first() else { return Ok(None) };
         // The first thread may have ended, and with it what it shows of the process.
         let thread = *thread;
@@ -264,12 +279,8 @@ fn grouped(devices: Vec<(Option<u64>, u32, HeldDevice<HeldKind>)>) -> Vec<Held> 
     let mut groups: Vec<Held> = Vec::new();
     for (netns, thread, HeldDevice { fd, kind, path, rdev, ifname }) in devices {
         let descriptor = Descriptor { fd, thread, file: None };
-        let same = |of: &&mut Held| {
-            (of.kind, of.rdev, of.netns) == (kind, rdev, netns)
-                && of.ifname == ifname
-                // Taps that are not configured yet are nothing in common.
-                && (kind != HeldKind::Raw(DeviceKind::Tun) || ifname.is_some())
-        };
+        let same =
+            |of: &&mut Held| (of.kind, of.rdev, of.netns) == (kind, rdev, netns) && of.ifname == ifname;
         match groups.iter_mut().find(same) {
             Some(group) => group.descriptors.push(descriptor),
             None => {
