@@ -3,14 +3,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::convert::Infallible;
+use std::io::{Read as _, Write as _};
 use std::num::NonZeroU16;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use taptrail_kernel::device::{
     Admitted, Books, DEV_NET_TUN, MacvtapRequest, OpenFacts, Opening, TapName, TapRequest, open_macvtap,
     open_tap,
@@ -283,4 +287,51 @@ fn whoever_opens_tun_thousands_of_times_holds_nothing_up() {
     assert_eq!(devices.iter().filter(|held| held.ifname.is_none()).count(), 1);
     drop(opened);
     assert_eq!(scan(&[own]).unseen, Default::default());
+}
+
+/// A FUSE server that begins (linux/fuse.h, 7.31), and then answers ENOSYS to all until it is unmounted.
+fn know_nothing(mut server: std::fs::File) {
+    const FORGET: u32 = 2;
+    const INIT: u32 = 26;
+    const BEGUN: [u32; 16] = [7, 31, 0, 0, 0, 4096, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut request = [0; 8192];
+    while server.read(&mut request).is_ok() {
+        let opcode = u32::from_ne_bytes(request[4..8].try_into().unwrap());
+        let (error, answer) = match opcode {
+            FORGET => continue,
+            INIT => (0, BEGUN.map(u32::to_ne_bytes).concat()),
+            _ => (-Errno::NOSYS.raw_os_error(), Vec::new()),
+        };
+        let length = u32::try_from(16 + answer.len()).unwrap().to_ne_bytes();
+        let header = [&length[..], &error.to_ne_bytes(), &request[8..16]].concat();
+        server.write_all(&[header, answer].concat()).unwrap();
+    }
+}
+
+#[test]
+fn a_users_file_system_that_refuses_root_hides_no_device() {
+    in_own_network(|| {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        rustix::mount::mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
+            .unwrap();
+        let place = tempfile::tempdir().unwrap();
+        // User 1's. Opening it may ask the server something, where the kernel's audit has rules.
+        let server = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").unwrap();
+        let options = format!("fd={},rootmode=40000,user_id=1,group_id=1", server.as_raw_fd());
+        let options = std::ffi::CString::new(options).unwrap();
+        let flags = MountFlags::NODEV | MountFlags::NOSUID;
+        rustix::mount::mount("none", place.path(), "fuse", flags, Some(options.as_c_str())).unwrap();
+        std::thread::spawn(|| know_nothing(server));
+        let theirs = rustix::fs::open(place.path(), OFlags::PATH, Mode::empty()).unwrap();
+        let refused = rustix::fs::statx(&theirs, "", AtFlags::EMPTY_PATH, StatxFlags::TYPE);
+        assert_eq!(refused.unwrap_err(), Errno::ACCESS);
+
+        // Looked at before and after it, in the order of their numbers.
+        let queues = tap("vnet0", 2);
+        let last = fcntl_dupfd_cloexec(&queues[1], theirs.as_raw_fd() + 100).unwrap();
+        let own = scan(&[std::process::id()]);
+        assert_eq!((own.holders[0].devices[0].descriptors.len(), own.unseen), (3, Default::default()));
+        drop((last, theirs));
+        rustix::mount::unmount(place.path(), UnmountFlags::DETACH).unwrap();
+    });
 }

@@ -90,9 +90,9 @@ fn device(
     numbers: &mut DeviceNumbers,
 ) -> Result<Option<(HeldKind, PathBuf, Rdev)>, Errno> {
     // The link is followed to the open file itself, whatever its path: a node of any name, in any
-    // mount namespace, deleted or not, is found. No server is asked: type and number are told without. A
-    // user's FUSE file system, which refuses root whatever is asked for, has nothing to refuse (fs/fuse/dir.c,
-    // `fuse_getattr()`).
+    // mount namespace, deleted or not, is found. We ask no server: type and number are told without. A user's
+    // FUSE file system, which refuses root whatever is asked for, has nothing to refuse (fs/fuse/dir.c,
+    // `fuse_getattr()`). The kernel's audit, where it has rules, asks of its own (`audit_copy_fcaps()`).
     let about = rustix::fs::statx(descriptors, name, AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
     if FileType::from_raw_mode(about.stx_mode.into()) != FileType::CharacterDevice {
         return Ok(None);
