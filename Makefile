@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help build demo test test-kernels soak test-linux-guest lint bench bench-reading setup clean
+.PHONY: help build demo test test-kernels soak test-linux-guest lint bench bench-reading bench-verify setup clean
 
 help: ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -44,6 +44,10 @@ bench: setup ## The figures of docs/performance.md, measured on this machine
 bench-reading: setup ## How fast logs are read, against wc, ausearch and auvirt
 	$(CARGO) build --release --locked -p taptrail
 	@scripts/bench-reading target/release/taptrail
+
+bench-verify: setup ## How fast a host with 200 guests is verified, against lsof and fuser
+	$(CARGO) build --release --locked -p taptrail
+	@scripts/bench-verify target/release/taptrail
 
 clean: ## Remove what was built
 	$(CARGO) clean
