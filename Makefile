@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help build demo test test-kernels soak test-linux-guest lint bench bench-reading bench-verify setup clean
+.PHONY: help build demo test test-kernels soak test-linux-guest lint bench bench-reading bench-verify bench-watch setup clean
 
 help: ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -48,6 +48,10 @@ bench-reading: setup ## How fast logs are read, against wc, ausearch and auvirt
 bench-verify: setup ## How fast a host with 200 guests is verified, against lsof and fuser
 	$(CARGO) build --release --locked -p taptrail
 	@scripts/bench-verify target/release/taptrail
+
+bench-watch: setup ## What it costs to watch, beside tail and grep
+	$(CARGO) build --release --locked -p taptrail
+	@scripts/bench-watch target/release/taptrail
 
 clean: ## Remove what was built
 	$(CARGO) clean
