@@ -92,6 +92,8 @@ struct Watching {
     hold: Instant,
     /// There is more of it at once.
     more: bool,
+    /// It was read to its end once.
+    abreast: bool,
     ended: bool,
     /// Whether the log, and the ledger, can be used.
     log: Trouble,
@@ -177,6 +179,7 @@ impl Watching {
             unreadable: 0,
             hold: now,
             more: false,
+            abreast: false,
             ended: false,
             log: Trouble::default(),
             ledger: Trouble::default(),
@@ -240,6 +243,10 @@ impl Watching {
         self.entries += told.entries.len();
         self.bytes += told.bytes;
         (self.more, self.ended) = (told.more, told.ended);
+        if !self.more && !self.log.is_there() && !std::mem::replace(&mut self.abreast, true) {
+            // What was known before is held, whether anything new is told or not.
+            self.manager.status(status(&self.name, &self.watcher));
+        }
         if told.lines > 0 {
             self.hold = Instant::now() + HOLD_OFF;
             self.changed();
