@@ -20,6 +20,7 @@ mod questions;
 mod reading;
 mod recover;
 mod run;
+mod stderr;
 mod verify;
 mod watch;
 

@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::Done;
 use crate::cli::{Cli, Command};
+use crate::stderr;
 
 /// The exit code of a guest that did not answer in time.
 const TIMED_OUT: u8 = 3;
@@ -62,7 +63,7 @@ impl Failure {
             None => format!("taptrail: {}", self.line()),
         };
         // Nobody is left to tell when this fails.
-        let _ = writeln!(io::stderr(), "{text}");
+        let _ = stderr::say_error(&text);
         ExitCode::from(self.code)
     }
 }
@@ -121,8 +122,10 @@ pub(crate) fn start_log(cli: &Cli) {
     let filter = EnvFilter::try_from_env("TAPTRAIL_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(stderr::Log)
         .with_ansi(colors(&io::stderr()))
+        // journald has it as a number.
+        .with_level(!stderr::is_journal())
         .with_target(false)
         .without_time()
         // A log that can't be written must not end the supervisor: it would be told by a panic.

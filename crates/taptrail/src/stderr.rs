@@ -1,0 +1,111 @@
+//! Standard error, where journald may be the one who reads: it takes how grave a line is from `<N>` before it
+//! (sd-daemon(3)), so that `journalctl -p warning` finds what we warn of.
+
+use std::env;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::LazyLock;
+
+use rustix::fs::fstat;
+use tracing::{Level, Metadata};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Whether standard error goes to journald, line by line.
+pub(crate) fn is_journal() -> bool {
+    static JOURNAL: LazyLock<bool> =
+        LazyLock::new(|| env::var("JOURNAL_STREAM").is_ok_and(|name| is_named(io::stderr(), &name)));
+    *JOURNAL
+}
+
+/// Whether it is the stream that JOURNAL_STREAM names by device and inode (systemd.exec(5)). It is inherited by whoever
+/// we are started by, who may have led standard error elsewhere.
+fn is_named(stream: impl AsFd, name: &str) -> bool {
+    fstat(stream).is_ok_and(|stat| name == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+/// Says an error.
+pub(crate) fn say_error(text: &str) -> io::Result<()> {
+    Line { priority: Level::ERROR.into() }.write_all(format!("{text}\n").as_bytes())
+}
+
+/// The log's way to standard error.
+pub(crate) struct Log;
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line { priority: Level::INFO.into() }
+    }
+
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Line {
+        Line { priority: (*metadata.level()).into() }
+    }
+}
+
+/// What is written to it at once is of one gravity.
+pub(crate) struct Line {
+    priority: Priority,
+}
+
+impl Write for Line {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        let mut stderr = io::stderr().lock();
+        if is_journal() {
+            stderr.write_all(&self.priority.before_each_line(text))?;
+        } else {
+            stderr.write_all(text)?;
+        }
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// As syslog(3) has them: 3 error, 4 warning, 6 informational, 7 debug.
+#[derive(Clone, Copy)]
+struct Priority(u8);
+
+impl From<Level> for Priority {
+    fn from(level: Level) -> Self {
+        Self(match level {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            _ => 7,
+        })
+    }
+}
+
+impl Priority {
+    fn before_each_line(self, text: &[u8]) -> Vec<u8> {
+        let line = |line: &[u8]| [format!("<{}>", self.0).as_bytes(), line].concat();
+        text.split_inclusive(|byte| *byte == b'\n').flat_map(line).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn each_line_has_its_priority() {
+        let warning = Priority::from(Level::WARN);
+        assert_eq!(warning.before_each_line(b"first\n  second\n"), b"<4>first\n<4>  second\n");
+        assert_eq!(warning.before_each_line(b""), b"");
+    }
+
+    #[test]
+    fn only_the_stream_that_is_named_is_journalds() {
+        let (stream, other) = UnixStream::pair().unwrap();
+        let stat = fstat(&stream).unwrap();
+        let name = format!("{}:{}", stat.st_dev, stat.st_ino);
+        assert!(is_named(&stream, &name));
+        assert!(!is_named(&other, &name));
+        assert!(!is_named(&stream, ""));
+    }
+}
