@@ -9,6 +9,7 @@ pub(crate) mod dhcp;
 pub(crate) mod libvirt;
 pub(crate) mod qmp;
 pub(crate) mod seen;
+pub(crate) mod systemd;
 
 use std::ffi::OsStr;
 use std::fs::File;

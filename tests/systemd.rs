@@ -1,0 +1,290 @@
+//! The packaged units under a real systemd, with its journald.
+
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use std::fs::{self, File, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+
+use serde_json::{Value, json};
+use world::EMPTY;
+use world::systemd::Host;
+
+const UUID: &str = "f3607ac8-f517-4952-b61c-b19b40f99661";
+const OTHER: &str = "f3607ac8-f517-4952-b61c-b19b40f99662";
+const MAC: &str = "52:54:00:0a:0f:01";
+
+/// What a manager writes, as auditd has it.
+struct Log {
+    file: File,
+    serial: u32,
+}
+
+impl Log {
+    fn of(host: &Host) -> Self {
+        let path = host.file("/var/log/audit/audit.log");
+        Self { file: File::options().append(true).open(path).unwrap(), serial: 1000 }
+    }
+
+    fn line(&mut self, kind: &str, text: &str) {
+        self.line_with(kind, text, "success");
+    }
+
+    fn line_with(&mut self, kind: &str, text: &str, outcome: &str) {
+        self.serial += 1;
+        let now = jiff::Timestamp::now();
+        let (seconds, millis, serial) = (now.as_second(), now.subsec_millisecond(), self.serial);
+        writeln!(
+            self.file,
+            "type={kind} msg=audit({seconds}.{millis:03}:{serial}): pid=812 uid=0 auid=4294967295 ses=4294967295 \
+             msg='virt=kvm {text} exe=\"/usr/sbin/libvirtd\" hostname=? addr=? terminal=? res={outcome}'"
+        )
+        .unwrap();
+    }
+
+    fn opened(&mut self) {
+        let device = "path=\"/dev/net/tun\" rdev=0A:C8";
+        self.line(
+            "VIRT_RESOURCE",
+            &format!("resrc=net reason=open vm=\"web1\" uuid={UUID} net={MAC} {device}"),
+        );
+    }
+
+    fn granted(&mut self) {
+        let net = format!("old-net=\"?\" new-net=\"{MAC}\"");
+        self.line("VIRT_RESOURCE", &format!("resrc=net reason=start vm=\"web1\" uuid={UUID} {net}"));
+    }
+
+    fn control(&mut self, what: &str) {
+        self.line("VIRT_CONTROL", &format!("{what} vm=\"web1\" uuid={UUID}"));
+    }
+}
+
+/// A QEMU with a tap of its own, started as some manager would: in a network namespace of its own, and as nobody once
+/// it has its devices. What it is seen to be here.
+fn qemu(host: &Host) -> String {
+    let start = "systemd-run --quiet --unit=web1 --property=PrivateNetwork=yes qemu-system-x86_64 -machine none \
+                 -nodefaults -display none -name web1 -runas nobody -netdev \
+                 tap,id=n0,ifname=watched0,script=no,downscript=no,vhost=off -uuid";
+    host.run(start.split_whitespace().chain([UUID])).ok();
+    let pid = host.property("web1", "MainPID");
+    let name = ["nsenter", "--net", "--target", &pid, "ip", "link", "set", "watched0"];
+    host.world.until("QEMU has its tap", || {
+        host.run(name.iter().chain(&["address", "fe:54:00:0a:0f:01"])).success()
+    });
+    pid
+}
+
+#[test]
+fn the_watchers_unit_looks_into_a_foreign_qemu_tells_journald_and_goes_on_where_it_was() {
+    let host = Host::boot();
+    let hook = host.file("/etc/hook");
+    fs::write(&hook, "#!/bin/sh\ncat >/var/lib/taptrail/told\n").unwrap();
+    fs::set_permissions(&hook, Permissions::from_mode(0o755)).unwrap();
+    let options = "TAPTRAIL_WATCH_OPTIONS=\"--every=200ms --on-finding=any=/etc/hook\"\n";
+    fs::write(host.file("/etc/default/taptrail-watch"), options).unwrap();
+    let mut log = Log::of(&host);
+    host.systemctl("enable --now taptrail-watch");
+    let pid = qemu(&host);
+    log.opened();
+    log.granted();
+    log.control(&format!("op=start reason=booted vm-pid={pid}"));
+    let granted = host.told(&["TAPTRAIL_GUEST=web1", "TAPTRAIL_EVENT=granted"]);
+    let has = |entry: &Value, fields: &[(&str, &str)]| {
+        for (name, value) in fields {
+            assert_eq!(entry[*name], *value, "{name} in {entry:#}");
+        }
+    };
+    has(
+        &granted,
+        &[
+            ("MESSAGE", &format!("web1  {MAC}  granted /dev/net/tun 'watched0' as fd 3, QEMU {pid}")),
+            ("PRIORITY", "6"),
+            ("SYSLOG_IDENTIFIER", "taptrail"),
+            ("TAPTRAIL_INTERFACE", "watched0"),
+            ("TAPTRAIL_QEMU", &pid),
+            ("TAPTRAIL_RDEV", "0A:C8"),
+            ("TAPTRAIL_UUID", UUID),
+            ("_SYSTEMD_UNIT", "taptrail-watch.service"),
+        ],
+    );
+    let holds = "Follows /var/log/audit/audit.log: 1 guest holds 1 device";
+    host.until("taptrail-watch", "StatusText", holds);
+
+    // Its end, by itself and by order: who comes next knows what is held, and is told nothing twice.
+    let first = host.property("taptrail-watch", "MainPID");
+    host.systemctl("kill --signal=KILL --kill-who=main taptrail-watch");
+    host.until("taptrail-watch", "NRestarts", "1");
+    host.until("taptrail-watch", "StatusText", holds);
+    assert_ne!(host.property("taptrail-watch", "MainPID"), first);
+    host.systemctl("restart taptrail-watch");
+    host.until("taptrail-watch", "StatusText", holds);
+    host.systemctl("stop taptrail-watch");
+    assert_eq!(host.property("taptrail-watch", "Result"), "success");
+    // Meanwhile: a line that can't be read, a guest that did not start, and the end of the one that did.
+    log.line("VIRT_CONTROL", "op=start reason=booted vm=\"web2\" uuid=none");
+    log.line_with("VIRT_CONTROL", &format!("op=start reason=booted vm=\"web2\" uuid={OTHER}"), "failed");
+    log.control("op=stop reason=destroyed");
+    host.systemctl("kill --signal=KILL web1");
+    host.systemctl("start taptrail-watch");
+    let released = host.told(&["TAPTRAIL_GUEST=web1", "TAPTRAIL_EVENT=released"]);
+    has(&released, &[("TAPTRAIL_CERTAINTY", "definitive"), ("TAPTRAIL_INTERFACE", "watched0")]);
+    for event in ["opened", "granted", "released"] {
+        let event = format!("TAPTRAIL_EVENT={event}");
+        assert_eq!(host.journal(&["TAPTRAIL_GUEST=web1", &event]).len(), 1, "{event}");
+    }
+    // A program is run within all that the unit forbids.
+    host.told(&["TAPTRAIL_FINDING=start-failed", "TAPTRAIL_GUEST=web2"]);
+    host.world.until("the program is told", || {
+        let told = fs::read_to_string(host.file("/var/lib/taptrail/told")).unwrap_or_default();
+        told.contains(r#""finding":"start-failed""#)
+    });
+    let warning = host.told(&["_SYSTEMD_UNIT=taptrail-watch.service", "PRIORITY=4", "_TRANSPORT=stdout"]);
+    let warned = warning["MESSAGE"].as_str().unwrap();
+    assert!(warned.starts_with("/var/log/audit/audit.log:4 can't be read: "), "{warned}");
+}
+
+#[test]
+fn a_watcher_that_hangs_is_followed_by_another() {
+    let host = Host::boot();
+    host.drop_in("taptrail-watch.service", "[Service]\nWatchdogSec=2s\nTimeoutAbortSec=1s\n");
+    host.systemctl("start taptrail-watch");
+    let first = host.property("taptrail-watch", "MainPID");
+    host.systemctl("kill --signal=STOP --kill-who=main taptrail-watch");
+    host.until("taptrail-watch", "NRestarts", "1");
+    host.until("taptrail-watch", "SubState", "running");
+    assert_ne!(host.property("taptrail-watch", "MainPID"), first);
+}
+
+/// Gives the host the file of a guest with one interface, which is nobody's.
+fn guest_file(host: &Host, more: &str) {
+    host.world.ip("link set br0 up");
+    let dir = host.file("/etc/taptrail/guests");
+    fs::create_dir_all(&dir).unwrap();
+    let text = format!(
+        "nics = [\"bridge=br0,mac=52:54:00:00:00:01,vhost=off,filter=no-mac-spoofing\"]\nuser = \"nobody\"\n\
+         stop-timeout = \"1s\"\ncommand = {}\n{more}",
+        json!(EMPTY)
+    );
+    fs::write(dir.join("web1.toml"), text).unwrap();
+    fs::set_permissions(dir.join("web1.toml"), Permissions::from_mode(0o644)).unwrap();
+}
+
+/// The pid of the guest's QEMU, which its service has told of.
+fn qemu_of(host: &Host) -> String {
+    let status = host.property("taptrail@web1", "StatusText");
+    let pid = status.strip_prefix("web1 runs, QEMU has pid ").and_then(|rest| rest.split(':').next());
+    pid.unwrap_or_else(|| panic!("{status}")).to_owned()
+}
+
+fn is_alive(host: &Host, pid: &str) -> bool {
+    host.run(["kill", "-0", pid]).success()
+}
+
+#[test]
+fn a_guests_unit_starts_it_checks_its_file_stops_it_and_starts_what_crashed() {
+    let host = Host::boot();
+    guest_file(&host, "");
+    host.systemctl("enable --now taptrail-recover taptrail@web1");
+    let qemu = qemu_of(&host);
+    assert_eq!(
+        host.property("taptrail@web1", "StatusText"),
+        format!("web1 runs, QEMU has pid {qemu}: 1 interface, 1 descriptor held")
+    );
+    assert_eq!(host.world.links(), ["vnet0"]);
+    host.systemctl("reload taptrail@web1");
+    guest_file(&host, "nonsense = 1\n");
+    assert!(!host.run(["systemctl", "reload", "taptrail@web1"]).success());
+    assert_eq!(qemu_of(&host), qemu, "a file that can't be used harms no guest");
+
+    // One more interface, within what the unit allows.
+    let spec = "macvtap=lower,mac=52:54:00:00:00:02,vhost=off";
+    host.run(["taptrail", "attach", "web1", "--nic", spec]).ok();
+    let verdict = host.json(&["verify", "--format", "json"]);
+    assert_eq!(verdict["devices"].as_array().unwrap().len(), 2, "{verdict:#}");
+    host.run(["taptrail", "detach", "web1", "52:54:00:00:00:02"]).ok();
+
+    // QEMU crashes: with a file that can't be used it is not tried again and again.
+    host.run(["kill", "-KILL", &qemu]).ok();
+    host.until("taptrail@web1", "ActiveState", "failed");
+    assert_eq!(
+        (host.property("taptrail@web1", "ExecMainStatus"), host.property("taptrail@web1", "NRestarts")),
+        ("2".to_owned(), "1".to_owned())
+    );
+    host.told(&[
+        "_SYSTEMD_UNIT=taptrail@web1.service",
+        "PRIORITY=3",
+        "MESSAGE=error: Key 'nonsense' is unknown",
+    ]);
+    guest_file(&host, "");
+    host.systemctl("start taptrail@web1");
+    let qemu = qemu_of(&host);
+    host.run(["kill", "-KILL", &qemu]).ok();
+    host.until("taptrail@web1", "NRestarts", "1");
+    host.until("taptrail@web1", "SubState", "running");
+    let qemu = qemu_of(&host);
+
+    host.systemctl("stop taptrail@web1");
+    assert!(!is_alive(&host, &qemu));
+    assert_eq!(host.property("taptrail@web1", "Result"), "success");
+    assert_eq!((host.world.links(), host.world.tables()), (Vec::new(), String::new()));
+}
+
+#[test]
+fn a_guests_unit_leaves_qemu_be_when_its_supervisor_is_killed_or_hangs() {
+    let host = Host::boot();
+    guest_file(&host, "");
+    host.drop_in("taptrail@.service", "[Service]\nWatchdogSec=2s\nTimeoutAbortSec=1s\n");
+    host.systemctl("start taptrail@web1");
+    let qemu = qemu_of(&host);
+    let mut supervisor = host.property("taptrail@web1", "MainPID");
+    for (signal, restarts) in [("KILL", "1"), ("STOP", "2")] {
+        host.systemctl(&format!("kill --signal={signal} --kill-who=main taptrail@web1"));
+        host.until("taptrail@web1", "NRestarts", restarts);
+        host.until("taptrail@web1", "SubState", "running");
+        assert_eq!(qemu_of(&host), qemu);
+        let next = host.property("taptrail@web1", "MainPID");
+        assert_ne!(std::mem::replace(&mut supervisor, next), supervisor);
+    }
+    // Only one ever had it, and it is still on record as it is.
+    assert!(is_alive(&host, &qemu));
+    let nics = host.json(&["nics", "web1", "--json"]);
+    assert_eq!((&nics[0]["state"], &nics[1]), (&json!("held"), &Value::Null), "{nics:#}");
+    host.systemctl("stop taptrail@web1");
+    assert!(!is_alive(&host, &qemu));
+    assert_eq!((host.world.links(), host.world.tables()), (Vec::new(), String::new()));
+}
+
+/// What became of each device on record.
+fn holdings(host: &Host) -> Vec<(String, String)> {
+    let trail = host.json(&["trail", "--format", "json"]);
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let holdings = trail["holdings"].as_array().unwrap();
+    holdings.iter().map(|holding| (word(&holding["state"]), word(&holding["certainty"]))).collect()
+}
+
+#[test]
+fn the_recovering_unit_settles_what_the_last_boot_and_a_cut_off_start_left() {
+    let mut host = Host::boot();
+    guest_file(&host, "");
+    host.systemctl("enable taptrail-recover");
+    host.systemctl("start taptrail@web1");
+    assert_eq!(holdings(&host), [("held".to_owned(), "definitive".to_owned())]);
+    host.reboot();
+    assert_eq!(host.property("taptrail-recover", "Result"), "success");
+    assert_eq!(host.property("taptrail-recover", "ConditionResult"), "yes");
+    host.until("taptrail-recover", "ActiveState", "inactive");
+    assert_eq!(holdings(&host), [("released".to_owned(), "definitive".to_owned())]);
+
+    // A supervisor ends as by SIGKILL, after its QEMU was started and before that ran.
+    let cut = "[Service]\nRestart=no\nEnvironment=FAILPOINTS=start::on-record=return\n";
+    host.drop_in("taptrail@.service", cut);
+    assert!(!host.run(["systemctl", "start", "taptrail@web1"]).success());
+    assert_eq!(host.world.links(), ["vnet0"]);
+    host.systemctl("start taptrail-recover");
+    assert_eq!((host.world.links(), host.world.tables()), (Vec::new(), String::new()));
+    assert!(!host.run(["pgrep", "qemu"]).success(), "QEMU was ended");
+    assert_eq!(holdings(&host)[1].0, "never-granted");
+}
