@@ -83,7 +83,11 @@ fn the_watchers_unit_looks_into_a_foreign_qemu_tells_journald_and_goes_on_where_
     let hook = host.file("/etc/hook");
     fs::write(&hook, "#!/bin/sh\ncat >/var/lib/taptrail/told\n").unwrap();
     fs::set_permissions(&hook, Permissions::from_mode(0o755)).unwrap();
-    let options = "TAPTRAIL_WATCH_OPTIONS=\"--every=200ms --on-finding=any=/etc/hook\"\n";
+    let numbers = "/var/lib/collector/taptrail.prom";
+    fs::create_dir(host.file("/var/lib/collector")).unwrap();
+    host.drop_in("taptrail-watch.service", "[Service]\nReadWritePaths=/var/lib/collector\n");
+    let options = format!("--every=200ms --on-finding=any=/etc/hook --metrics-file={numbers}");
+    let options = format!("TAPTRAIL_WATCH_OPTIONS=\"{options}\"\n");
     fs::write(host.file("/etc/default/taptrail-watch"), options).unwrap();
     let mut log = Log::of(&host);
     host.systemctl("enable --now taptrail-watch");
@@ -110,6 +114,8 @@ fn the_watchers_unit_looks_into_a_foreign_qemu_tells_journald_and_goes_on_where_
             ("_SYSTEMD_UNIT", "taptrail-watch.service"),
         ],
     );
+    let mode = fs::metadata(host.file(numbers)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o644, "node_exporter is somebody else");
     let holds = "Follows /var/log/audit/audit.log: 1 guest holds 1 device";
     host.until("taptrail-watch", "StatusText", holds);
 

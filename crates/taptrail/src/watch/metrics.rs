@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -247,8 +247,9 @@ impl Textfile {
         // The collector reads what ends in .prom.
         name.push(".new");
         let new = self.path.with_file_name(name);
-        // Read by the collector, who is somebody else.
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&new)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&new)?;
+        // Read by the collector, who is somebody else, whatever our umask.
+        file.set_permissions(Permissions::from_mode(0o644))?;
         file.write_all(text.as_bytes())?;
         fs::rename(&new, &self.path)
     }
