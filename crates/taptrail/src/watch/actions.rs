@@ -133,6 +133,11 @@ impl Workers {
         !self.kinds.is_empty()
     }
 
+    /// Whether some wait, or are under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.counts.open.load(Ordering::Acquire) > 0
+    }
+
     pub(super) fn counts(&self) -> &Counts {
         &self.counts
     }
@@ -142,7 +147,7 @@ impl Drop for Workers {
     fn drop(&mut self) {
         drop(self.jobs.take());
         let deadline = Instant::now() + ENDING;
-        while self.counts.open.load(Ordering::Acquire) > 0 {
+        while self.is_busy() {
             if Instant::now() > deadline {
                 warn!("What was found last was not done about in time");
                 break;

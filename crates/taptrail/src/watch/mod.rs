@@ -40,7 +40,7 @@ pub(crate) use self::journal::SOCKET as JOURNAL;
 use self::metrics::{Metrics, Now, Textfile};
 use self::signals::Signals;
 use self::source::Followed;
-use self::tellers::Tellers;
+use self::tellers::{Counts, Tellers};
 use crate::Done;
 use crate::cli::Watch;
 use crate::output::Failure;
@@ -58,6 +58,9 @@ const HOLD_OFF: Duration = Duration::from_millis(10);
 /// How long the ledger, or the log, is left alone when it can't be used; it is twice as long each time.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(32);
+
+/// How soon a file of numbers is to know that somebody was told, or was not.
+const TOLD: Duration = Duration::from_secs(1);
 
 /// How many lines that can't be read are told of.
 const UNREADABLE: u64 = 20;
@@ -80,6 +83,8 @@ struct Watching {
     tellers: Tellers,
     metrics: Metrics,
     textfile: Option<Textfile>,
+    /// Who was told how often when that was last looked at, and whether somebody is being told still.
+    told: (Counts, bool),
     server: Option<Server>,
     /// The kernel's audit, to ask how much it has lost.
     audit: Option<Audit>,
@@ -171,6 +176,7 @@ impl Watching {
             tellers: Tellers::new(arguments)?,
             metrics: Metrics::default(),
             textfile: arguments.metrics_file.as_deref().map(Textfile::new),
+            told: Default::default(),
             server,
             audit: if measured { Audit::with_readlog(None).ok() } else { None },
             manager: ServiceManager::of_environment(),
@@ -295,6 +301,15 @@ impl Watching {
 
     /// Gives the numbers to who wants them.
     fn answer(&mut self) {
+        if let Some(file) = &mut self.textfile {
+            // In this order: what is told by then is counted.
+            let busy = self.tellers.is_busy();
+            let told = (self.tellers.counts(), busy);
+            if told.0 != self.told.0 {
+                file.changed();
+            }
+            self.told = told;
+        }
         let Self { watcher, metrics, tellers, audit, .. } = self;
         let mut text = || {
             let kernel = audit.as_mut().and_then(|audit| audit.status().ok());
@@ -340,6 +355,7 @@ impl Watching {
             self.source.look_within().filter(|_| held.is_none()),
             self.server.as_ref().and_then(Server::next).map(until),
             self.textfile.as_ref().and_then(Textfile::next),
+            self.told.1.then_some(TOLD),
             self.manager.next_ping(),
         ];
         let timeout = timeout.into_iter().flatten().min().map(|left| Timespec {

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use taptrail_witness::watch::Happening;
 use tracing::warn;
 
-use super::actions::{Counts, Workers};
+use super::actions::{self, Workers};
 use super::event::Event;
 use super::journal::Journal;
 use super::stdout::Lines;
@@ -23,6 +23,9 @@ pub(super) struct Tellers {
     measured: bool,
     told: Told,
 }
+
+/// Where, how it went, how often.
+pub(super) type Counts = Vec<(&'static str, &'static str, u64)>;
 
 /// How often it was told, and was not.
 #[derive(Debug, Default)]
@@ -83,8 +86,12 @@ impl Tellers {
         !others && self.lines.as_ref().is_some_and(Lines::is_gone)
     }
 
-    /// Where, how it went, how often.
-    pub(super) fn counts(&self) -> Vec<(&'static str, &'static str, u64)> {
+    /// Whether programs or webhooks are under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.programs.is_busy() || self.webhooks.is_busy()
+    }
+
+    pub(super) fn counts(&self) -> Counts {
         let mut all = Vec::new();
         if self.lines.is_some() {
             all.extend([("stdout", "done", self.told.lines), ("stdout", "missed", self.told.lines_missed)]);
@@ -96,7 +103,7 @@ impl Tellers {
             ]);
         }
         for (name, workers) in [("program", &self.programs), ("webhook", &self.webhooks)] {
-            let Counts { done, failed, missed, .. } = workers.counts();
+            let actions::Counts { done, failed, missed, .. } = workers.counts();
             if workers.is_any() {
                 let each = [("done", done), ("failed", failed), ("missed", missed)];
                 all.extend(each.map(|(outcome, count)| (name, outcome, count.load(Ordering::Relaxed))));
