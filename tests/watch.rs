@@ -20,6 +20,7 @@ use taptrail_kernel::audit::{Audit, VIRT_CONTROL, VIRT_RESOURCE};
 use taptrail_kernel::proc::{PidFd, ProcessId, Signal};
 use world::World;
 use world::auditing::Auditing;
+use world::tls::{Certificate, Server};
 
 const UUID: &str = "f3607ac8-f517-4952-b61c-b19b40f99661";
 const MAC: &str = "52:54:00:0a:0f:01";
@@ -38,13 +39,23 @@ impl Log {
         Self { path, file, serial: 1000 }
     }
 
+    /// A guest that does not start, which is a finding.
+    fn fails(&mut self, name: &str) {
+        let text = format!("op=start reason=booted vm=\"{name}\" uuid={UUID}");
+        self.line_with("VIRT_CONTROL", &text, "failed");
+    }
+
     fn line(&mut self, kind: &str, text: &str) {
+        self.line_with(kind, text, "success");
+    }
+
+    fn line_with(&mut self, kind: &str, text: &str, outcome: &str) {
         self.serial += 1;
         let now = jiff::Timestamp::now();
         let (seconds, millis, serial) = (now.as_second(), now.subsec_millisecond(), self.serial);
         let line = format!(
             "type={kind} msg=audit({seconds}.{millis:03}:{serial}): pid=812 uid=0 auid=4294967295 ses=4294967295 \
-             msg='virt=kvm {text} exe=\"/usr/sbin/libvirtd\" hostname=? addr=? terminal=? res=success'\x1dUID=\"root\" \
+             msg='virt=kvm {text} exe=\"/usr/sbin/libvirtd\" hostname=? addr=? terminal=? res={outcome}'\x1dUID=\"root\" \
              AUID=\"unset\"\n"
         );
         self.file.write_all(line.as_bytes()).unwrap();
@@ -449,6 +460,58 @@ fn a_finding_runs_a_program_calls_a_webhook_and_is_in_the_journal() {
             break;
         }
     }
+    watch.stop();
+}
+
+#[test]
+fn a_webhook_over_tls_goes_to_whom_the_hosts_authorities_vouch_for_and_to_nobody_else() {
+    let mut world = World::new();
+    let (ours, others) = (Certificate::authority(&world, "ours"), Certificate::authority(&world, "others"));
+    let server = |name, subject, authority| {
+        Server::start(&world, &Certificate::server(&world, name, subject, authority))
+    };
+    let mut known = server("known", "IP:127.0.0.1", &ours);
+    let misnamed = server("misnamed", "DNS:example.org", &ours);
+    let mut stranger = server("stranger", "IP:127.0.0.1", &others);
+    let authorities = world.path("authorities");
+    fs::copy(&ours.file, &authorities).unwrap();
+    world.extra.push(("SSL_CERT_FILE".to_owned(), authorities.to_str().unwrap().to_owned()));
+    let numbers = world.path("taptrail.prom");
+    let mut options = vec![format!("--metrics-file={}", numbers.display())];
+    options.extend(
+        [&known, &misnamed, &stranger].map(|to| format!("--webhook=any=https://{}/hook", to.address)),
+    );
+    let mut log = Log::new(&world);
+    let mut watch = Watch::start(&world, &options.iter().map(String::as_str).collect::<Vec<_>>());
+    let count = |outcome: &str| {
+        let told = format!("taptrail_told_total{{to=\"webhook\",outcome=\"{outcome}\"}} ");
+        let numbers = fs::read_to_string(&numbers).unwrap_or_default();
+        numbers.lines().find_map(|line| line.strip_prefix(&told)).unwrap_or_default().to_owned()
+    };
+
+    log.fails("web1");
+    world.until("it is sent", || known.said().contains(r#""name":"web1""#));
+    assert!(known.said().contains("POST /hook HTTP/1.1"), "{}", known.said());
+    known.answer("204 No Content");
+    watch.tells(&world, &[("finding", "start-failed")]);
+    world.until("the others are given up", || watch.errors().matches("failed: https://").count() == 2);
+    for to in [&misnamed, &stranger] {
+        let said = to.said();
+        assert!(!said.contains("POST"), "{said}");
+        let failed = format!("The webhook for a finding 'start-failed' failed: https://{}/…: ", to.address);
+        assert!(watch.errors().contains(&failed), "{failed} is not in: {}", watch.errors());
+    }
+
+    // The host gets another authority, which counts from the next finding on.
+    fs::write(&authorities, [fs::read(&ours.file).unwrap(), fs::read(&others.file).unwrap()].concat())
+        .unwrap();
+    log.fails("web2");
+    for to in [&mut known, &mut stranger] {
+        world.until("it is sent", || to.said().contains(r#""name":"web2""#));
+        to.answer("200 OK");
+    }
+    world.until("it is counted", || (count("done"), count("failed")) == ("3".to_owned(), "3".to_owned()));
+    assert!(!misnamed.said().contains("POST"), "{}", misnamed.said());
     watch.stop();
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod libvirt;
 pub(crate) mod qmp;
 pub(crate) mod seen;
 pub(crate) mod systemd;
+pub(crate) mod tls;
 
 use std::ffi::OsStr;
 use std::fs::File;

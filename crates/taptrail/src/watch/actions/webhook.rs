@@ -53,28 +53,35 @@ impl FromStr for Url {
         if host.as_str().contains('@') {
             return Err("names and passwords in an address are not used".to_owned());
         }
-        let agent = Agent::config_builder()
-            .timeout_global(Some(LIMIT))
-            // Who is to hear it is said here, and by nobody else.
-            .max_redirects(0)
-            .proxy(None)
-            .user_agent(concat!("taptrail/", env!("CARGO_PKG_VERSION")))
-            .tls_config(TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build())
-            .build()
-            .new_agent();
-        Ok(Self { uri: uri.to_string(), shown: format!("{scheme}://{host}/…"), agent, pause: PAUSE })
+        let shown = format!("{scheme}://{host}/…");
+        Ok(Self { uri: uri.to_string(), shown, agent: agent(), pause: PAUSE })
     }
+}
+
+/// One that checks certificates against the host's authorities, as they are when it first calls.
+fn agent() -> Agent {
+    Agent::config_builder()
+        .timeout_global(Some(LIMIT))
+        // Who is to hear it is said here, and by nobody else.
+        .max_redirects(0)
+        .proxy(None)
+        .user_agent(concat!("taptrail/", env!("CARGO_PKG_VERSION")))
+        .tls_config(TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build())
+        .build()
+        .new_agent()
 }
 
 impl Action for Url {
     fn run(&mut self, _: FindingKind, json: &str) -> Result<(), String> {
         let mut pause = self.pause;
         for left in (0..TRIES).rev() {
-            match self.call(json) {
-                Ok(()) => return Ok(()),
-                Err(error) if left == 0 => return Err(format!("{}: {error}", self.shown)),
-                Err(_) => std::thread::sleep(pause),
+            let Err(error) = self.call(json) else { return Ok(()) };
+            // A host gets other authorities while we run for months.
+            self.agent = agent();
+            if left == 0 {
+                return Err(format!("{}: {error}", self.shown));
             }
+            std::thread::sleep(pause);
             pause *= 4;
         }
         Ok(())
