@@ -70,6 +70,8 @@ pub enum Lost {
     Unwritten,
     /// The place up to which it was read is gone from the log and its rotations.
     Place,
+    /// A packed rotation of the log is damaged: what it has from there on can't be had.
+    Damaged,
     /// It was sent while nobody listened, and can't be had again.
     Unheard,
     /// It was sent faster than it was taken.

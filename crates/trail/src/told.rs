@@ -120,6 +120,7 @@ pub(crate) fn gap(entry: &Entry, gap: &Gap) -> Finding {
     let what = match gap.why {
         Lost::Unwritten => "The log lacks a stretch",
         Lost::Place => "The log was cut or rotated away before it was read to its end",
+        Lost::Damaged => "A packed rotation of the log is damaged and can't be read to its end",
         Lost::Unheard => "What the kernel told while nobody listened can't be had again",
         Lost::Overrun => "The kernel told more than was taken in time",
     };

@@ -218,6 +218,12 @@ impl Follower {
             };
             match read {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // It is so for ever, and what comes after it is not to wait for that.
+                Err(error) if current.log.is_packed() && rotations::is_damage(&error) => {
+                    current.bytes = Bytes::Packed(Box::new(io::empty()));
+                    self.lines.damaged(&error, told);
+                    return Ok(0);
+                }
                 Err(source) => return Err(failed(&current.log, current.at, source)),
                 Ok(read) => break read,
             }

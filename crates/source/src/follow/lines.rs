@@ -1,5 +1,6 @@
 //! Bytes as they come into entries.
 
+use std::io;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -171,6 +172,13 @@ impl Lines {
     pub(super) fn drop_held(&mut self) {
         self.bytes.truncate(self.begin);
         self.thrown = 0;
+    }
+
+    /// What this file has from here on can't be had: it is packed, and damaged.
+    pub(super) fn damaged(&mut self, why: &io::Error, told: &mut Told) {
+        self.drop_held();
+        self.unreadable(self.line + 1, format!("File is damaged, and the rest of it is lost: {why}"), told);
+        self.lost(Lost::Damaged);
     }
 
     /// Nothing more comes of this file: a line without its newline is told as it stands.

@@ -9,7 +9,7 @@ use taptrail_record::Stamp;
 
 use super::checkpoint::{Checkpoint, Digest, FilePlace, LastLine, moment};
 use super::lines::stamped;
-use super::rotations::LogFile;
+use super::rotations::{LogFile, is_damage};
 
 /// How much is read of a file at once.
 const PIECE: usize = 64 * 1024;
@@ -50,8 +50,15 @@ pub(super) fn find(files: &[LogFile], left: &Checkpoint) -> io::Result<Option<Pl
     Ok(searched.or(same.map(here)))
 }
 
-/// Whether a file begins as it did, and has the same line before the place.
+/// Whether a file begins as it did, and has the same line before the place. One that is damaged before it does not.
 fn holds(file: &LogFile, place: &FilePlace, last: Option<&LastLine>) -> io::Result<bool> {
+    match reads_alike(file, place, last) {
+        Err(error) if file.is_packed() && is_damage(&error) => Ok(false),
+        read => read,
+    }
+}
+
+fn reads_alike(file: &LogFile, place: &FilePlace, last: Option<&LastLine>) -> io::Result<bool> {
     let tail = last.map_or(0, |last| last.digest.len());
     if file.is_packed() {
         let mut bytes = file.reader()?;
@@ -147,6 +154,7 @@ fn search_in(
         buffer.resize(filled + PIECE, 0);
         let read = match bytes.read(&mut buffer[filled..]) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            Err(error) if file.is_packed() && is_damage(&error) => return Ok(found),
             Err(error) => return Err(error),
             Ok(0) => return Ok(found),
             Ok(read) => read,

@@ -66,8 +66,15 @@ impl LogFile {
         self.packing.open(Box::new(At { file: self.file.try_clone()?, at: 0 }))
     }
 
-    /// The first stamp in it.
+    /// The first stamp in it; none where it is too damaged for one.
     pub(super) fn first_stamp(&self) -> io::Result<Option<Stamp>> {
+        match self.read_first_stamp() {
+            Err(error) if self.is_packed() && is_damage(&error) => Ok(None),
+            read => read,
+        }
+    }
+
+    fn read_first_stamp(&self) -> io::Result<Option<Stamp>> {
         let mut bytes = BufReader::new(self.reader()?);
         let mut line = Vec::new();
         for _ in 0..FRONT {
@@ -97,6 +104,11 @@ impl Read for At {
     }
 }
 
+/// Whether what is packed can't be unpacked, now or ever: errors of reading it have the system's number.
+pub(super) fn is_damage(error: &io::Error) -> bool {
+    error.raw_os_error().is_none()
+}
+
 pub(super) fn id(about: &fs::Metadata) -> FileId {
     FileId { dev: about.dev(), ino: about.ino() }
 }
@@ -116,12 +128,13 @@ pub(super) fn all(log: &Path) -> Result<Vec<LogFile>, SourceError> {
     let mut before = None;
     for _ in 0..TRIES {
         let names = names(log)?;
-        let opened: Result<Vec<_>, _> = names.values().map(|path| LogFile::open(path)).collect();
+        let opened: Result<Vec<_>, _> =
+            names.values().map(|path| LogFile::open(path).map_err(|error| (path, error))).collect();
         let files = match opened {
             Ok(files) => files,
             // It was renamed, or removed, since its name was read.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(source) => return Err(SourceError::Open { path: log.to_owned(), source }),
+            Err((_, error)) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err((path, source)) => return Err(SourceError::Open { path: path.clone(), source }),
         };
         let ids: Vec<_> = files.iter().map(|file| (file.path.clone(), file.id)).collect();
         // Twice the same: nothing was renamed between the first name and the last file.
@@ -162,11 +175,23 @@ fn names(log: &Path) -> Result<BTreeMap<Age, PathBuf>, SourceError> {
             continue;
         }
         let Some((age, packed)) = age(&file, name) else { continue };
+        if age != Age::Live && !may_be_file(&entry) {
+            continue;
+        }
         if !packed || !names.contains_key(&age) {
             names.insert(age, entry.path());
         }
     }
     Ok(names)
+}
+
+/// Whether a name is a file's: a directory, or a link that leads nowhere, is no rotation, whatever it is called.
+fn may_be_file(entry: &fs::DirEntry) -> bool {
+    match entry.file_type() {
+        Ok(kind) if kind.is_symlink() => fs::metadata(entry.path()).is_ok_and(|about| about.is_file()),
+        // One that is gone by now shows when it is opened.
+        kind => kind.map_or(true, |kind| kind.is_file()),
+    }
 }
 
 /// The age of a file by its name, and whether that says that it is packed. Others beside a log, an

@@ -623,3 +623,74 @@ fn what_the_kernel_sends_is_read_like_lines_and_an_overrun_is_a_gap() {
     let mut messages = Messages::new(about(), "kernel".into(), Some(&left), true);
     assert_eq!(take(&mut messages, &[20, 25]), [Ok(25)], "caught up by another source");
 }
+
+/// Cuts a file to half its bytes: its packer was ended, or its disk was full.
+fn halve(path: &Path) {
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+}
+
+#[test]
+fn a_damaged_rotation_is_read_as_far_as_it_goes_and_the_rest_is_a_gap() {
+    let mut log = Log::new(5);
+    log.write(6000);
+    log.rotate(true);
+    log.write(30);
+    log.rotate(true);
+    log.write(30);
+    halve(&log.dir.path().join("audit.log.2.gz"));
+    let mut follower = Follower::open(&log.path(), about(), Begin::Rotations, None).unwrap();
+    let mut told = Told { more: true, ..Told::default() };
+    while told.more {
+        follower.look(&mut told).unwrap();
+    }
+    let of = |entry: &Entry| match &entry.content {
+        Content::Gap(gap) => Err(gap.clone()),
+        _ => Ok(entry.serial.unwrap()),
+    };
+    let all: Vec<_> = told.entries.iter().map(of).collect();
+    let last = all.iter().map_while(|one| one.as_ref().ok()).last().copied().unwrap();
+    assert!((300..5900).contains(&last), "{last}");
+    let at = all.iter().position(Result::is_err).unwrap();
+    assert_eq!(all[at + 1..], self::told(6001..=6060).into_iter().map(Ok).collect::<Vec<_>>());
+    let Err(Gap { serials: Some((first, 6000)), why: Lost::Damaged, .. }) = all[at] else {
+        panic!("{:?}", all[at])
+    };
+    assert!((last + 1..last + 4).contains(&first), "{first}");
+    assert_eq!(told.located.len(), 1);
+    assert!(told.located[0].source.ends_with("audit.log.2.gz"), "{:?}", told.located);
+}
+
+#[test]
+fn a_damaged_rotation_hides_no_place_that_is_elsewhere() {
+    const JUNK: [&[u8]; 3] = [b"\x1F\x8B\x08\x00junk", b"\x28\xB5\x2F\xFDjunk", b"\xFD7zXZ\x00junk"];
+    let (mut log, kept) = left(5);
+    log.rotate(false);
+    log.write(30);
+    for (number, junk) in (2..).zip(JUNK) {
+        fs::write(log.dir.path().join(format!("audit.log.{number}.gz")), junk).unwrap();
+    }
+    // Restored from a copy: it has another inode.
+    let restored = fs::read(log.rotation(1)).unwrap();
+    fs::write(log.rotation(5), restored).unwrap();
+    fs::rename(log.rotation(5), log.rotation(1)).unwrap();
+    assert_eq!(resumed(&log, &kept), (told(31..=60), Vec::new()));
+    // It is gone, and nobody knows what the damaged ones had.
+    fs::remove_file(log.rotation(1)).unwrap();
+    let mut follower =
+        Follower::open(&log.path(), about(), Begin::Rotations, Some(&kept.parse().unwrap())).unwrap();
+    let mut heard = Told::default();
+    follower.look(&mut heard).unwrap();
+    assert_eq!((heard.unreadable, heard.lines), (3, 30));
+    follower.look(&mut heard).unwrap();
+    assert_eq!((heard.unreadable, heard.lines), (3, 30), "told once");
+}
+
+#[test]
+fn what_is_no_file_is_no_rotation() {
+    let (mut log, kept) = left(5);
+    fs::create_dir(log.rotation(3)).unwrap();
+    std::os::unix::fs::symlink("/nowhere", log.rotation(2)).unwrap();
+    log.write(30);
+    assert_eq!(resumed(&log, &kept), (told(31..=60), Vec::new()));
+}
