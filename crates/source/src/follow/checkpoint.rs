@@ -133,6 +133,11 @@ pub(super) fn is_after(one: Stamp, other: Stamp) -> bool {
     }
 }
 
+/// Whether a stamp is of a time that the clock, as it is set now, has yet to come to.
+pub(super) fn is_to_come(stamp: Stamp) -> bool {
+    moment(stamp).is_none_or(|at| at.duration_since(Timestamp::now()) > DISORDER)
+}
+
 impl fmt::Display for Checkpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.file {

@@ -8,7 +8,7 @@ use memchr::{memchr, memchr_iter, memrchr};
 use taptrail_record::{Line, Stamp};
 use taptrail_trail::{Content, Entry, Gap, Lost, Unreadable};
 
-use super::checkpoint::{Checkpoint, Digest, LastLine, is_after, moment};
+use super::checkpoint::{Checkpoint, Digest, LastLine, is_after, is_to_come, moment};
 use super::serials::Serials;
 use super::{About, Told};
 use crate::feed::{CONTEXT, MAX_LINE};
@@ -109,9 +109,10 @@ impl Lines {
         self.lost.is_some()
     }
 
-    /// What is not after the last stamp was told before.
+    /// What is not after the last stamp was told before: unless that is of a time yet to come, because the clock was
+    /// set back. Then all that comes would seem to be before it.
     pub(super) fn skip_told(&mut self) {
-        self.skip = self.stamp;
+        self.skip = self.stamp.filter(|stamp| !is_to_come(*stamp));
     }
 
     /// The last of the kernel's stamps in a line told.

@@ -694,3 +694,28 @@ fn what_is_no_file_is_no_rotation() {
     log.write(30);
     assert_eq!(resumed(&log, &kept), (told(31..=60), Vec::new()));
 }
+
+#[test]
+fn a_clock_that_was_set_back_hides_nothing_that_comes() {
+    // What was told last is of a time that has not come yet.
+    let ahead = |serial: u32| record(serial).replace("audit(17954600", "audit(39954600");
+    let (records, _, kept) = piped(&ahead(5), None);
+    assert_eq!(records, [5]);
+    let (records, gaps, _) = piped(&(6..=9).map(record).collect::<String>(), Some(&kept));
+    assert_eq!((records, gaps), ((6..=9).collect(), Vec::new()));
+    let mut messages = Messages::new(about(), "kernel".into(), Some(&kept.parse().unwrap()), true);
+    let mut told = Told::default();
+    messages.take(2500, record(6).split_once("msg=").unwrap().1.as_bytes(), &mut told);
+    assert_eq!(told.entries.len(), 1);
+    // Of a log the file where it was left is gone.
+    let mut log = Log::new(1);
+    log.file.write_all(ahead(30).as_bytes()).unwrap();
+    let mut hearer = Hearer::new(&log.path(), Begin::Rotations);
+    hearer.look();
+    hearer.commit();
+    log.rotate(false);
+    log.rotate(false);
+    log.serial = 30;
+    log.write(30);
+    assert_eq!(resumed(&log, &hearer.kept), (self::told(31..=60), Vec::new()));
+}
