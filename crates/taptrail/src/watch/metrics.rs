@@ -247,7 +247,12 @@ impl Textfile {
         // The collector reads what ends in .prom.
         name.push(".new");
         let new = self.path.with_file_name(name);
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&new)?;
+        // The directory may be the collector's, who is not root: a file is made, and no link of theirs gone through.
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).open(&new)?;
         // Read by the collector, who is somebody else, whatever our umask.
         file.set_permissions(Permissions::from_mode(0o644))?;
         file.write_all(text.as_bytes())?;
@@ -330,5 +335,24 @@ mod tests {
         file.write("two\n").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "two\n");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn whoever_may_write_to_the_files_directory_has_no_other_file_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, new) = (dir.path().join("taptrail.prom"), dir.path().join("taptrail.prom.new"));
+        let secret = dir.path().join("secret");
+        fs::write(&secret, "root's\n").unwrap();
+        fs::set_permissions(&secret, Permissions::from_mode(0o600)).unwrap();
+        for link in [
+            |to: &Path, from: &Path| std::os::unix::fs::symlink(to, from),
+            |to: &Path, from: &Path| fs::hard_link(to, from),
+        ] {
+            link(&secret, &new).unwrap();
+            Textfile::new(&path).write("one\n").unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), "one\n");
+            assert_eq!(fs::read_to_string(&secret).unwrap(), "root's\n");
+            assert_eq!(fs::metadata(&secret).unwrap().permissions().mode() & 0o777, 0o600);
+        }
     }
 }
