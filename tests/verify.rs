@@ -411,6 +411,56 @@ fn what_others_may_not_see_is_said() {
 }
 
 #[test]
+fn a_qemu_in_a_container_is_known_by_its_number_there() {
+    let world = World::new();
+    // Its manager is in the container, too, and knows it by that number: the first of its pid namespace.
+    let uuid = uuid::Uuid::new_v4();
+    let netdev = "tap,id=t,ifname=box0,script=no,downscript=no";
+    let mut container = Command::new("/usr/bin/unshare");
+    container.args(["--pid", "--fork", "--kill-child"]).args(EMPTY);
+    container.args(["-S", "-name", "guest=box1", "-uuid", &uuid.to_string(), "-netdev", netdev]);
+    let container = Sleeper(container.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
+    let parent = container.0.id();
+    let child =
+        || fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?.trim().parse().ok();
+    world.until("QEMU has its tap", || {
+        let held = child().and_then(|pid| raw_devices(pid).ok());
+        held.is_some_and(|held| held.iter().any(|held| held.ifname.is_some()))
+    });
+    let address = mac(7).replacen("52", "fe", 1);
+    let set = Command::new("/sbin/ip").args(["link", "set", "box0", "address", &address]).status().unwrap();
+    assert!(set.success());
+    let now = jiff::Timestamp::now().as_second();
+    let line = |serial: u32, kind: &str, text: &str| {
+        format!(
+            "type={kind} msg=audit({now}.000:{serial}): pid=812 uid=0 auid=4294967295 ses=4294967295 msg='virt=kvm {text} \
+             exe=\"/usr/sbin/libvirtd\" hostname=? addr=? terminal=? res=success'"
+        )
+    };
+    let of = format!("vm=\"box1\" uuid={uuid}");
+    let net = mac(7);
+    let trail = [
+        line(
+            7,
+            "VIRT_RESOURCE",
+            &format!("resrc=net reason=open {of} net={net} path=\"/dev/net/tun\" rdev=0A:C8"),
+        ),
+        line(8, "VIRT_RESOURCE", &format!("resrc=net reason=start {of} old-net=\"?\" new-net=\"{net}\"")),
+        line(9, "VIRT_CONTROL", &format!("op=start reason=booted {of} vm-pid=1")),
+    ];
+    let log = world.path("audit-of-container.log");
+    write(&log, &trail);
+    let seen = told(&world, &[log.to_str().unwrap()], 0);
+    assert_eq!(lines(&seen), ["accounted tun box0 x1"]);
+    let row = the(&seen, "accounted");
+    assert_eq!((&row["process"]["pid"], &row["holding"]["pid"]), (&child().unwrap().into(), &1.into()));
+    // By another number of its own it is not the one that is meant.
+    write(&log, &trail.map(|line| line.replace("vm-pid=1 ", "vm-pid=2 ")));
+    let seen = told(&world, &[log.to_str().unwrap()], 1);
+    assert_eq!(the(&seen, "held-by-another")["process"]["pid"], child().unwrap());
+}
+
+#[test]
 fn a_container_says_that_it_does_not_see_all() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);

@@ -18,7 +18,7 @@ pub use identity::{ProcessId, boot_time};
 pub(crate) use numbers::raw_kind;
 pub use numbers::{DeviceNumbers, HeldKind};
 pub use pidfd::{PidFd, Signal};
-pub use process::{command_line, descriptor_tables, exe, exe_file, parent, processes};
+pub use process::{command_line, descriptor_tables, exe, exe_file, numbers_within, parent, processes};
 
 /// `KCMP_FILE` (linux/kcmp.h).
 const KCMP_FILE: libc::c_int = 0;

@@ -67,6 +67,18 @@ pub fn parent(pid: u32) -> io::Result<u32> {
     parent.and_then(|pid| pid.trim().parse().ok()).ok_or_else(|| super::malformed("status"))
 }
 
+/// The numbers of a process in the pid namespaces below ours, ours left out, the innermost last (`NStgid` of
+/// `/proc/PID/status`, proc(5)): none where it is in ours.
+///
+/// # Errors
+/// When the process is gone.
+pub fn numbers_within(pid: u32) -> io::Result<Vec<u32>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let all = text.lines().find_map(|line| line.strip_prefix("NStgid:"));
+    let all = all.ok_or_else(|| super::malformed("status"))?;
+    Ok(all.split_ascii_whitespace().skip(1).filter_map(|number| number.parse().ok()).collect())
+}
+
 /// The threads of a process by which all its descriptors are found: the first is the process itself, others
 /// have descriptors of their own (clone(2) without `CLONE_FILES`, or unshare(2)).
 ///
@@ -115,6 +127,24 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(exe(pid).is_err() && command_line(pid, 9).is_err() && parent(pid).is_err());
+    }
+
+    #[test]
+    fn a_process_in_a_container_has_another_number_there() {
+        assert_eq!(numbers_within(std::process::id()).unwrap(), [0; 0]);
+        let mut container = Command::new("/usr/bin/unshare");
+        container.args(["--pid", "--fork", "--kill-child", "/bin/sleep", "1000"]);
+        let mut container = container.stdin(Stdio::null()).spawn().unwrap();
+        let children = format!("/proc/{pid}/task/{pid}/children", pid = container.id());
+        let child: u32 = loop {
+            match std::fs::read_to_string(&children).unwrap().trim().parse() {
+                Ok(child) => break child,
+                Err(_) => std::thread::yield_now(),
+            }
+        };
+        assert_eq!(numbers_within(child).unwrap(), [1]);
+        container.kill().unwrap();
+        container.wait().unwrap();
     }
 
     #[test]

@@ -104,6 +104,7 @@ mod tests {
         };
         Holder {
             process: ProcessId::of(std::process::id()).unwrap(),
+            within: Vec::new(),
             started: None,
             parent: None,
             uid: None,

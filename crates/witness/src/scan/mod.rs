@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use rustix::io::Errno;
 use taptrail_kernel::proc::{
     DeviceNumbers, HeldDevice, HeldKind, ProcessId, command_line as arguments, descriptor_tables,
-    effective_uid, exe, held_devices, parent, processes, sees_all_processes,
+    effective_uid, exe, held_devices, numbers_within, parent, processes, sees_all_processes,
 };
 use taptrail_record::{IfName, Rdev};
 
@@ -73,6 +73,8 @@ pub struct Unseen {
 pub struct Holder {
     /// Which process.
     pub process: ProcessId,
+    /// Its numbers in pid namespaces below ours, the innermost last: a container's manager knows it by one of them.
+    pub within: Vec<u32>,
     /// When it started, by this host's clock.
     pub started: Option<Timestamp>,
     /// The process that it is a child of.
@@ -257,6 +259,7 @@ impl Looking {
         }
         let holder = Holder {
             process,
+            within: numbers_within(thread).unwrap_or_default(),
             started: Timestamp::try_from(process.started()).ok(),
             parent: parent(pid).ok(),
             uid: effective_uid(thread).ok(),

@@ -11,7 +11,14 @@ const SLACK: SignedDuration = SignedDuration::from_secs(30);
 /// The holder that a holding means, by its place among `holders`.
 pub(super) fn claimant(holders: &[Holder], holding: &Holding) -> Option<usize> {
     if let Some(pid) = holding.pid {
-        return holders.iter().position(|holder| holder.process.pid == pid && may_be(holder, holding));
+        let of = |is: &dyn Fn(&Holder) -> bool| {
+            holders.iter().position(|holder| is(holder) && may_be(holder, holding))
+        };
+        let runs_it = |holder: &Holder| uuid(holder) == Some(holding.guest.uuid);
+        // A manager in a container has told QEMU's number there, which is another process's here, or nobody's.
+        return of(&|holder| holder.process.pid == pid && runs_it(holder))
+            .or_else(|| of(&|holder| holder.within.contains(&pid) && runs_it(holder)))
+            .or_else(|| of(&|holder| holder.process.pid == pid));
     }
     // Where no record tells a pid. A child of QEMU's shows the same command line.
     let named = |holder: &Holder| uuid(holder) == Some(holding.guest.uuid) && may_be(holder, holding);

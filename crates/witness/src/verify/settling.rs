@@ -111,6 +111,7 @@ mod tests {
         };
         Holder {
             process: ProcessId { pid, start_time: 1 },
+            within: Vec::new(),
             started: None,
             parent: None,
             uid: None,

@@ -68,6 +68,7 @@ fn vhosts(numbers: &[u32]) -> Held {
 fn process(pid: u32, devices: Vec<Held>) -> Holder {
     Holder {
         process: ProcessId { pid, start_time: u64::from(pid) },
+        within: Vec::new(),
         started: Some(time(0)),
         parent: Some(1),
         uid: Some(0),
