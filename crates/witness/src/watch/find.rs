@@ -21,6 +21,8 @@ pub(super) struct Found {
     pub(super) process: ProcessId,
     pub(super) pidfd: PidFd,
     pub(super) arguments: Vec<std::ffi::OsString>,
+    /// Whether it says that it runs the guest.
+    pub(super) is_named: bool,
 }
 
 /// The process that a record of this time told; none when it is gone, or another has its pid by now.
@@ -44,19 +46,24 @@ pub(super) fn open(process: ProcessId, uuid: Uuid) -> io::Result<Option<Found>> 
     };
     let arguments = command_line(process.pid, COMMAND_LINE).unwrap_or_default();
     let (_, named) = identity(&arguments);
-    Ok(named.is_none_or(|named| named == uuid).then_some(Found { process, pidfd, arguments }))
+    let is_named = named == Some(uuid);
+    Ok(named.is_none_or(|named| named == uuid).then_some(Found { process, pidfd, arguments, is_named }))
 }
 
-/// The one process that runs the guest with this uuid.
+/// The one process that runs the guest with this uuid; `within`: and has this number in a container.
 ///
 /// What a process says of itself proves nothing, so something else has to agree: libvirt's own state of the guest, or
 /// that it runs a program that only root can have put there and holds a device of an interface that `is_told`.
 pub(super) fn by_uuid(
     holders: &[Holder],
     uuid: Uuid,
+    within: Option<u32>,
     is_told: impl Fn(&Sighted) -> bool,
 ) -> Option<ProcessId> {
     let agrees = |holder: &&Holder| {
+        if within.is_some_and(|number| !holder.within.contains(&number)) {
+            return false;
+        }
         let Some(guest) = holder.guest.as_ref().filter(|guest| guest.uuid == Some(uuid)) else {
             return false;
         };

@@ -32,6 +32,8 @@ pub(super) struct Guest {
     /// Descriptors that belong to nothing told, by number and device, and since when they are there.
     loose: Vec<(u32, Device, Instant)>,
     pub(super) qemu: Qemu,
+    /// QEMU's pid as its manager tells it: in a container that is another one than here.
+    told_pid: Option<u32>,
     /// Whether its manager's records show that it runs.
     pub(super) running: bool,
     stop: Option<Stop>,
@@ -108,6 +110,7 @@ impl Guest {
             held: Vec::new(),
             loose: Vec::new(),
             qemu: Qemu::Unknown,
+            told_pid: None,
             running: false,
             stop: None,
             failed: false,
@@ -134,6 +137,11 @@ impl Guest {
     /// Whether its manager has told its end.
     pub(super) fn is_stopped(&self) -> bool {
         self.stop.is_some() || self.failed
+    }
+
+    /// What a process that is its QEMU is called on record: as its manager calls it, so that both tell of one.
+    pub(super) fn on_record(&self, pid: u32) -> u32 {
+        self.told_pid.unwrap_or(pid)
     }
 
     /// Takes a record of its manager's; `number` is new.
@@ -167,6 +175,7 @@ impl Guest {
                 (self.running, self.from_start) = (true, true);
                 self.plugs.ran();
                 if let (Some(pid), Qemu::Unknown) = (*vm_pid, &self.qemu) {
+                    self.told_pid = Some(pid);
                     self.qemu = Qemu::Told { pid, at: time };
                 }
             }

@@ -30,12 +30,22 @@ impl Watcher {
         gone.map(|(slot, _)| slot).collect()
     }
 
-    /// Finds the QEMUs of guests that are told to run, and no record tells as which process.
+    /// Finds the QEMUs of guests that are told to run, and no record tells as which process: none, or by a number that it
+    /// has in a container.
     pub(super) fn search(&mut self, due: &[Slot]) {
         let unknown = |slot: &&Slot| {
             let guest = self.guests.get(slot);
             guest.is_some_and(|guest| {
-                guest.running && !guest.is_stopped() && matches!(guest.qemu, Qemu::Unknown)
+                let is_unknown = match guest.qemu {
+                    Qemu::Unknown => true,
+                    // Who has that pid here does not say that it runs the guest: the pid may be a container's.
+                    Qemu::Told { pid, at } => !matches!(
+                        find::told(pid, at, guest.id.uuid),
+                        Ok(Some(Found { is_named: true, .. })) | Err(_)
+                    ),
+                    _ => false,
+                };
+                guest.running && !guest.is_stopped() && is_unknown
             })
         };
         let unknown: Vec<Slot> = due.iter().filter(unknown).copied().collect();
@@ -49,7 +59,12 @@ impl Watcher {
         for slot in unknown {
             let Some(guest) = self.guests.get(&slot) else { continue };
             let is_told = |sighted: &sight::Sighted| guest.plugs.tell_of(sighted);
-            let Some(process) = find::by_uuid(&scan.holders, guest.id.uuid, is_told) else { continue };
+            let within = match guest.qemu {
+                Qemu::Told { pid, .. } => Some(pid),
+                _ => None,
+            };
+            let found = find::by_uuid(&scan.holders, guest.id.uuid, within, is_told);
+            let Some(process) = found else { continue };
             if let Ok(Some(found)) = find::open(process, guest.id.uuid) {
                 self.has_found(slot, found);
             }
@@ -86,7 +101,7 @@ impl Watcher {
 
     fn has_found(&mut self, slot: Slot, found: Found) {
         let Some(guest) = self.guests.get_mut(&slot) else { return };
-        let Found { process, pidfd, arguments } = found;
+        let Found { process, pidfd, arguments, .. } = found;
         guest.started_with = command_line::descriptors(&arguments);
         guest.qemu = Qemu::Runs { process, pidfd, attended: false };
         self.pids.insert(process.pid, slot);
@@ -115,18 +130,21 @@ impl Watcher {
             Qemu::Runs { process, attended, .. } if gone => {
                 let (pid, attended) = (process.pid, *attended && awake);
                 self.pids.remove(&pid);
-                guest.ended(pid, attended, now, acts);
+                guest.ended(guest.on_record(pid), attended, now, acts);
             }
             Qemu::Lost { pid } => {
                 let pid = *pid;
-                guest.ended(pid, false, now, acts);
+                guest.ended(guest.on_record(pid), false, now, acts);
             }
             Qemu::Runs { process, attended, .. } => {
                 let process = *process;
                 *attended = true;
                 match see(guest, &self.options.libvirt, process) {
                     Ok(None) => guest.is_seen(now),
-                    Ok(Some(seen)) => guest.look(process.pid, seen, now, &mut self.number, acts),
+                    Ok(Some(seen)) => {
+                        let pid = guest.on_record(process.pid);
+                        guest.look(pid, seen, now, &mut self.number, acts);
+                    }
                     // Its pidfd will tell.
                     Err(error) if find::is_gone(&error) => guest.later(now),
                     Err(error) => {

@@ -3,7 +3,8 @@
 use taptrail_witness::watch::{GuestState, What};
 
 use crate::lab::{holdings, ip, lab, mac};
-use crate::manager::{attach, detach, lasting_tap, macvtap, tap};
+use crate::manager::{Domain, attach, detach, id, lasting_tap, macvtap, op_start, start, tap};
+use crate::qemu::Qemu;
 
 #[test]
 fn a_life_is_told_definitively_from_its_opens_to_its_closes() {
@@ -203,5 +204,44 @@ fn a_link_that_vanishes_is_no_release_either() {
         lab.round();
         assert_eq!(lab.released(), ["macvtap macvtap0 01 x1 released detach definitive"]);
         assert_eq!(lab.findings(), [""; 0]);
+    });
+}
+
+#[test]
+fn a_guest_in_a_container_is_found_by_its_number_there() {
+    lab(|mut lab| {
+        let id = id();
+        let opened = tap("vnet0", mac(1), 2);
+        lab.opens(&id, &opened);
+        let mut qemu = Qemu::in_container(id.uuid);
+        qemu.give("net0", &opened.devices);
+        drop(opened);
+        lab.says(&id, start(mac(1)));
+        // Its manager is in the container, too: outside, that is the number of the first process of all.
+        lab.says(&id, op_start(1));
+        let mut domain = Domain { id, qemu };
+        lab.until("its devices", |lab| lab.on_record().len() == 2);
+        lab.assert_true(domain.qemu.pid());
+        assert_eq!(lab.guests()[0].qemu.unwrap().pid, domain.qemu.pid());
+        lab.attaches(&mut domain, "net1", tap("vnet1", mac(2), 1));
+        lab.round();
+        lab.assert_true(domain.qemu.pid());
+        // The next watcher finds it as well.
+        lab.watcher = None;
+        lab.watch();
+        lab.detaches(&mut domain, "net1", mac(2));
+        lab.round();
+        lab.assert_true(domain.qemu.pid());
+        domain.qemu.kill();
+        lab.until("its end", |lab| lab.on_record().is_empty());
+        lab.stops(&domain, "shutdown");
+        lab.round();
+        assert_eq!(
+            lab.holdings(),
+            ["tun vnet0 01 x2 released stop definitive", "tun vnet1 02 x1 released detach definitive"]
+        );
+        assert_eq!(lab.findings(), [""; 0]);
+        assert_eq!(lab.guests().len(), 1);
+        assert_eq!(lab.guests()[0].ended.as_ref().unwrap().1, "shutdown");
     });
 }

@@ -13,16 +13,31 @@ const LONG: Duration = Duration::from_secs(20);
 /// A paused machine with free ports, whose unplugging needs no guest system.
 pub(crate) struct Qemu {
     child: Child,
+    pid: u32,
     pub(crate) monitor: Monitor,
     _place: tempfile::TempDir,
 }
 
 impl Qemu {
     pub(crate) fn start(uuid: Uuid) -> Self {
+        Self::started(Command::new("qemu-system-x86_64"), uuid)
+    }
+
+    /// One in a pid namespace of its own, where it is the first.
+    pub(crate) fn in_container(uuid: Uuid) -> Self {
+        let mut container = Command::new("/usr/bin/unshare");
+        container.args(["--pid", "--fork", "--kill-child", "qemu-system-x86_64"]);
+        let mut qemu = Self::started(container, uuid);
+        let parent = qemu.pid;
+        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
+        qemu.pid = children.trim().parse().unwrap();
+        qemu
+    }
+
+    fn started(mut command: Command, uuid: Uuid) -> Self {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("monitor");
         let socket = format!("unix:{},server=on,wait=off", path.display());
-        let mut command = Command::new("qemu-system-x86_64");
         command
             .args(["-machine", "q35", "-accel", "tcg", "-m", "32", "-nodefaults", "-display", "none", "-S"])
             .args(["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"])
@@ -39,11 +54,11 @@ impl Qemu {
                 Err(error) => panic!("{error}"),
             }
         };
-        Self { child, monitor, _place: place }
+        Self { pid: child.id(), child, monitor, _place: place }
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.pid
     }
 
     /// Gives it devices as the backend of a new interface, and plugs that in where a port is given.
