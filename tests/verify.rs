@@ -411,6 +411,29 @@ fn what_others_may_not_see_is_said() {
 }
 
 #[test]
+fn what_is_missing_is_not_where_another_process_with_its_pid_is() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    // Elsewhere, and started an hour after the grant of which the trail tells.
+    let mut elsewhere = Command::new("/usr/bin/unshare");
+    let elsewhere = Sleeper(elsewhere.args(["--net", "/bin/sleep", "1000"]).spawn().unwrap());
+    let sleep = fs::canonicalize("/bin/sleep").unwrap();
+    let elsewhere = elsewhere.runs(&world, &sleep);
+    let (log, trail) = exported(&world);
+    let (own, other) = (format!("vm-pid={} ", guest.pid), format!("vm-pid={} ", elsewhere.0.id()));
+    let earlier = |line: &String| {
+        let (before, rest) = line.split_once("msg=audit(").unwrap();
+        let (seconds, after) = rest.split_once('.').unwrap();
+        let seconds = seconds.parse::<u64>().unwrap() - 3600;
+        format!("{before}msg=audit({seconds}.{}", after.replace(&own, &other))
+    };
+    write(&log, &trail.iter().map(earlier).collect::<Vec<_>>());
+    world.stop(&guest);
+    let seen = told(&world, &[log.to_str().unwrap()], 1);
+    assert_eq!(lines(&seen), ["missing tun vnet0 x1"]);
+}
+
+#[test]
 fn a_qemu_in_a_container_is_known_by_its_number_there() {
     let world = World::new();
     // Its manager is in the container, too, and knows it by that number: the first of its pid namespace.

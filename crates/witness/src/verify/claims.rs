@@ -1,6 +1,6 @@
 //! Which process is the one that a holding means.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use taptrail_trail::Holding;
 
 use crate::scan::{Holder, KnownBy};
@@ -38,14 +38,19 @@ pub(super) fn claimant(holders: &[Holder], holding: &Holding) -> Option<usize> {
 /// The ledger or libvirt tells by the guest that it runs. What it says of itself speaks against it only: then,
 /// as where nothing names its guest, it must not have started later, though clocks are set.
 fn may_be(holder: &Holder, holding: &Holding) -> bool {
-    let in_time = || match (holder.started, holding.granted) {
-        (Some(started), Some(granted)) => started.duration_since(granted) <= SLACK,
-        _ => true,
-    };
+    let in_time = || is_in_time(holder.started, holding);
     let by_itself = holder.guest.as_ref().is_none_or(|guest| guest.by == KnownBy::CommandLine);
     match uuid(holder) {
         Some(uuid) => uuid == holding.guest.uuid && (!by_itself || in_time()),
         None => in_time(),
+    }
+}
+
+/// Whether a process that started then, by this host's clock, was there when it was given what is held.
+pub(super) fn is_in_time(started: Option<Timestamp>, holding: &Holding) -> bool {
+    match (started, holding.granted) {
+        (Some(started), Some(granted)) => started.duration_since(granted) <= SLACK,
+        _ => true,
     }
 }
 

@@ -1,9 +1,13 @@
 use std::os::unix::fs::MetadataExt as _;
 
+use jiff::Timestamp;
+use taptrail_kernel::proc::ProcessId;
 use taptrail_record::GuestId;
+use taptrail_trail::Holding;
 use uuid::Uuid;
 
 use super::Row;
+use super::claims::is_in_time;
 
 /// Which of a host's devices are asked about. All are held against each other; the others are not told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,12 +49,16 @@ impl Scope {
         let Some(wanted) = self.netns else { return true };
         let place = match (row.holder, row.held) {
             (Some(holder), Some(held)) => held.netns.or(holder.netns),
-            _ => row.holding.and_then(|holding| holding.pid).and_then(netns),
+            _ => row.holding.and_then(netns),
         };
         place.is_none_or(|place| place == wanted)
     }
 }
 
-fn netns(pid: u32) -> Option<u64> {
-    std::fs::metadata(format!("/proc/{pid}/ns/net")).ok().map(|about| about.ino())
+/// Where the process of a holding is: not where another is that has its pid by now.
+fn netns(holding: &Holding) -> Option<u64> {
+    let process = ProcessId::of(holding.pid?).ok()?;
+    let started = Timestamp::try_from(process.started()).ok();
+    let place = std::fs::metadata(format!("/proc/{}/ns/net", process.pid)).ok()?;
+    is_in_time(started, holding).then(|| place.ino())
 }
