@@ -211,7 +211,7 @@ impl Guest {
             plug.number
         });
         let fds = vec![descriptor.fd];
-        self.held.push(Known { number, descriptor, fds, index: None, plug });
+        self.held.push(Known { number, descriptor, fds, link: None, plug });
     }
 
     /// Takes back that a descriptor was seen to go. Tells which it was.
@@ -301,7 +301,7 @@ impl Guest {
             match found {
                 Some(sighted) => {
                     known.fds = sighted.fds;
-                    known.index = sighted.index.or(known.index);
+                    known.link = sighted.link.or(known.link);
                     true
                 }
                 None => {
@@ -410,7 +410,7 @@ impl Guest {
         let fd = sighted.fds.first().copied().unwrap_or_default();
         let descriptor = Descriptor { mac, device: sighted.device, queue, vm_pid: pid, fd };
         *next += 1;
-        Known { number: *next, descriptor, fds: sighted.fds, index: sighted.index, plug }
+        Known { number: *next, descriptor, fds: sighted.fds, link: sighted.link, plug }
     }
 
     fn wanting(&self, plug: &Plug, leaving: bool) -> Wanting {

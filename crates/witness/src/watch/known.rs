@@ -3,7 +3,7 @@
 use taptrail_record::{Descriptor, DeviceKind};
 
 use super::plugs::{Opened, Plug, Plugs};
-use super::sight::Sighted;
+use super::sight::{Place, Sighted};
 
 /// A descriptor that was seen.
 #[derive(Debug, Clone)]
@@ -13,8 +13,8 @@ pub(super) struct Known {
     pub(super) descriptor: Descriptor,
     /// All its numbers in QEMU.
     pub(super) fds: Vec<u32>,
-    /// The number of the interface behind it, once it was found.
-    pub(super) index: Option<u32>,
+    /// The interface behind it, once it was found.
+    pub(super) link: Option<Place>,
     /// The interface of the guest that it serves, where that is told.
     pub(super) plug: Option<u64>,
 }
@@ -23,9 +23,11 @@ impl Known {
     /// Whether it is what was sighted, under one of its numbers.
     pub(super) fn is(&self, sighted: &Sighted) -> bool {
         let (before, now) = (&self.descriptor.device, &sighted.device);
-        let behind = match (self.index, sighted.index) {
+        let behind = match (self.link, sighted.link) {
             // A tap may have another name by now.
-            (Some(before), Some(now)) => before == now,
+            (Some(link), Some(now)) if link.netns == now.netns => link.index == now.index,
+            // In another network namespace it may have another number, and in the end another name.
+            (Some(link), Some(now)) if link.index == now.index => true,
             _ => before.dev == now.dev || now.dev.is_none(),
         };
         self.fds.iter().any(|fd| sighted.fds.contains(fd))
@@ -41,7 +43,7 @@ impl Known {
     fn forgotten(&self) -> Sighted {
         let (fds, device, named) = (self.fds.clone(), self.descriptor.device.clone(), self.descriptor.mac);
         let named = named.filter(|_| !self.is_vhost());
-        Sighted { fds, device, index: self.index, address: None, named }
+        Sighted { fds, device, link: self.link, address: None, named }
     }
 }
 

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
 
 use super::guest::{Act, Guest, Now};
-use super::sight::Sighted;
+use super::sight::{Place, Sighted};
 
 const PID: u32 = 40;
 
@@ -163,19 +163,13 @@ impl World {
                 may_look(self);
                 let address = if *macvtap { mac(*last) } else { mac(*last).host_side() };
                 for _ in 0..*queues {
-                    let (address, index) = (Some(address), Some(number));
-                    self.gives(Sighted {
-                        fds: Vec::new(),
-                        device: held.clone(),
-                        index,
-                        address,
-                        named: None,
-                    });
+                    let (address, link) = (Some(address), Some(Place { netns: None, index: number }));
+                    self.gives(Sighted { fds: Vec::new(), device: held.clone(), link, address, named: None });
                     may_look(self);
                 }
                 for _ in 0..if *vhost { *queues } else { 0 } {
                     let device = accelerator.clone();
-                    self.gives(Sighted { fds: Vec::new(), device, index: None, address: None, named: None });
+                    self.gives(Sighted { fds: Vec::new(), device, link: None, address: None, named: None });
                 }
                 self.plugged.push((self.plugs, *last));
                 may_look(self);

@@ -17,12 +17,19 @@ pub(super) struct Sighted {
     /// Its numbers there, lowest first: it may have been duplicated.
     pub(super) fds: Vec<u32>,
     pub(super) device: Device,
-    /// The number of the interface behind it, which outlives a new name.
-    pub(super) index: Option<u32>,
+    /// The interface behind it, where it was found.
+    pub(super) link: Option<Place>,
     /// That interface's address.
     pub(super) address: Option<MacAddr>,
     /// The guest's address in libvirt's state of that interface.
     pub(super) named: Option<MacAddr>,
+}
+
+/// Where an interface is, which outlives a new name: its network namespace, by inode, and its number there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) netns: Option<u64>,
+    pub(super) index: u32,
 }
 
 /// What can be told at a glance: number, kind and device number, and a tap's interface.
@@ -60,7 +67,9 @@ pub(super) fn sighted(holder: Holder) -> Vec<Sighted> {
         let HeldKind::Raw(_) = held.kind else { continue };
         let dev = held.ifname.as_ref().map(|name| name.as_str().into());
         let device = Device::new(held.path.to_string_lossy(), Some(held.rdev), dev);
-        let (index, address) = held.behind.as_ref().map_or((None, None), |link| (Some(link.index), link.mac));
+        let netns = held.netns;
+        let link = held.behind.as_ref().map(|link| Place { netns, index: link.index });
+        let address = held.behind.as_ref().and_then(|link| link.mac);
         // Of one held device, equal files are one.
         let mut files: Vec<(Option<u32>, Vec<u32>)> = Vec::new();
         for descriptor in &held.descriptors {
@@ -73,7 +82,7 @@ pub(super) fn sighted(holder: Holder) -> Vec<Sighted> {
         all.extend(files.into_iter().map(|(_, fds)| Sighted {
             fds,
             device: device.clone(),
-            index,
+            link,
             address,
             named: None,
         }));

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
 
 use super::guest::{Act, Guest, Now};
-use super::sight::Sighted;
+use super::sight::{Place, Sighted};
 
 const PID: u32 = 40;
 
@@ -20,12 +20,18 @@ fn id() -> GuestId {
 
 fn tun(fd: u32, number: u32) -> Sighted {
     let device = Device::new("/dev/net/tun", Some(Rdev::TUN), Some(format!("vnet{number}").into()));
-    Sighted { fds: vec![fd], device, index: Some(number), address: None, named: None }
+    Sighted {
+        fds: vec![fd],
+        device,
+        link: Some(Place { netns: None, index: number }),
+        address: None,
+        named: None,
+    }
 }
 
 fn vhost(fd: u32) -> Sighted {
     let device = Device::new("/dev/vhost-net", Some(Rdev::VHOST_NET), None);
-    Sighted { fds: vec![fd], device, index: None, address: None, named: None }
+    Sighted { fds: vec![fd], device, link: None, address: None, named: None }
 }
 
 /// A guest in time.
