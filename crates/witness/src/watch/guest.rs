@@ -59,8 +59,8 @@ pub(super) enum Qemu {
     Unknown,
     /// Told by the record of this time, and not looked at yet.
     Told { pid: u32, at: Timestamp },
-    /// It runs. `attended`: it was seen to run before, since we watch.
-    Runs { process: ProcessId, pidfd: PidFd, attended: bool },
+    /// It runs. `attended`: it was seen to run before, since we watch. `named`: it says that it runs this guest.
+    Runs { process: ProcessId, pidfd: PidFd, attended: bool, named: bool },
     /// It ran when the ledger last heard of it, and has ended since.
     Lost { pid: u32 },
     /// It has ended. Nobody saw it since the time given, if there is one.
@@ -482,6 +482,12 @@ impl Guest {
         match (&self.qemu, &self.stop) {
             (Qemu::Gone { .. } | Qemu::Unknown, Some(stop)) => acts.push(Act::Ends(stop.reason.clone())),
             (Qemu::Gone { .. } | Qemu::Unknown, None) if self.failed => acts.push(Act::Ends(Reason::FAILED)),
+            // Its pid may be a container's, and this another process: what holds nothing, nobody has to wait for.
+            (Qemu::Runs { named: false, .. }, Some(stop))
+                if waited >= now.patience && self.held.is_empty() && self.loose.is_empty() =>
+            {
+                acts.push(Act::Ends(stop.reason.clone()));
+            }
             (Qemu::Gone { pid, last_seen }, None) if waited >= now.patience => {
                 acts.push(Act::GuestGone { pid: *pid, last_seen: *last_seen });
                 acts.push(Act::Ends(Reason::EXITED));

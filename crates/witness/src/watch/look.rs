@@ -101,9 +101,9 @@ impl Watcher {
 
     fn has_found(&mut self, slot: Slot, found: Found) {
         let Some(guest) = self.guests.get_mut(&slot) else { return };
-        let Found { process, pidfd, arguments, .. } = found;
+        let Found { process, pidfd, arguments, is_named: named } = found;
         guest.started_with = command_line::descriptors(&arguments);
-        guest.qemu = Qemu::Runs { process, pidfd, attended: false };
+        guest.qemu = Qemu::Runs { process, pidfd, attended: false, named };
         self.pids.insert(process.pid, slot);
         self.books.runs(slot, process);
     }
@@ -187,7 +187,11 @@ impl Watcher {
                 }
                 Act::Ends(reason) => {
                     self.books.ends(slot, reason);
-                    self.guests.remove(&slot);
+                    if let Some(Guest { qemu: Qemu::Runs { process, .. }, .. }) = self.guests.remove(&slot)
+                        && self.pids.get(&process.pid) == Some(&slot)
+                    {
+                        self.pids.remove(&process.pid);
+                    }
                     if self.current.get(&id.uuid) == Some(&slot) {
                         self.current.remove(&id.uuid);
                     }

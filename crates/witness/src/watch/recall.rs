@@ -101,7 +101,8 @@ impl Watcher {
             match if here { find::open(process, row.id.uuid) } else { Ok(None) } {
                 Ok(Some(found)) => {
                     guest.started_with = super::command_line::descriptors(&found.arguments);
-                    guest.qemu = Qemu::Runs { process, pidfd: found.pidfd, attended: false };
+                    let (pidfd, named) = (found.pidfd, found.is_named);
+                    guest.qemu = Qemu::Runs { process, pidfd, attended: false, named };
                     self.pids.insert(pid, slot);
                 }
                 _ => guest.qemu = Qemu::Lost { pid },

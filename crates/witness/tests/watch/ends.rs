@@ -115,3 +115,17 @@ fn guests_of_our_own_are_left_to_their_supervisors() {
         assert_eq!(lab.watcher.as_ref().unwrap().held().count(), 0);
     });
 }
+
+#[test]
+fn a_guest_of_a_container_that_came_and_went_unseen_is_over() {
+    lab(|mut lab| {
+        let id = crate::manager::id();
+        lab.says(&id, start(mac(1)));
+        // A number of the container's: outside, that of the first process of all, which stays.
+        lab.says(&id, crate::manager::op_start(1));
+        lab.says(&id, op_stop("shutdown"));
+        lab.until("its end", |lab| lab.guests()[0].ended.is_some());
+        assert_eq!(lab.guests()[0].ended.as_ref().unwrap().1, "shutdown");
+        assert_eq!(lab.watcher.as_ref().unwrap().awaited().count(), 0);
+    });
+}
