@@ -179,7 +179,8 @@ fn names(log: &Path) -> Result<BTreeMap<Age, PathBuf>, SourceError> {
             continue;
         }
         if !packed || !names.contains_key(&age) {
-            names.insert(age, entry.path());
+            // As the log is named, with a directory or without: paths are compared.
+            names.insert(age, log.with_file_name(&file));
         }
     }
     Ok(names)

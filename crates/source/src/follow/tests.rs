@@ -719,3 +719,12 @@ fn a_clock_that_was_set_back_hides_nothing_that_comes() {
     log.write(30);
     assert_eq!(resumed(&log, &hearer.kept), (self::told(31..=60), Vec::new()));
 }
+
+#[test]
+fn a_log_may_be_named_without_its_directory() {
+    // Tests run in the directory of their package.
+    let mut follower = Follower::open(Path::new("Cargo.toml"), about(), Begin::Log, None).unwrap();
+    let mut told = Told::default();
+    follower.look(&mut told).unwrap();
+    assert_eq!(told.bytes, fs::metadata("Cargo.toml").unwrap().len());
+}
