@@ -728,3 +728,22 @@ fn a_log_may_be_named_without_its_directory() {
     follower.look(&mut told).unwrap();
     assert_eq!(told.bytes, fs::metadata("Cargo.toml").unwrap().len());
 }
+
+#[test]
+fn a_log_behind_a_link_is_followed_across_its_rotations() {
+    let mut log = Log::new(2);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let link = elsewhere.path().join("audit.log");
+    std::os::unix::fs::symlink(log.path(), &link).unwrap();
+    let mut follower = Follower::open(&link, about(), Begin::Log, None).unwrap();
+    log.write(3);
+    let mut told = Told::default();
+    follower.look(&mut told).unwrap();
+    log.rotate(false);
+    log.write(3);
+    let mut polled = [PollFd::from_borrowed_fd(follower.awaited().unwrap(), PollFlags::IN)];
+    let is_told = rustix::event::poll(&mut polled, Some(&Timespec::default())).unwrap() > 0;
+    assert!(is_told || follower.look_within().is_some(), "nobody would look");
+    follower.look(&mut told).unwrap();
+    assert_eq!((told.lines, told.entries.len()), (6, 2), "{:?}", told.entries);
+}

@@ -25,7 +25,8 @@ pub(super) struct Wake {
     inotify: Option<OwnedFd>,
     of_dir: Option<i32>,
     of_files: Vec<i32>,
-    remote: bool,
+    /// Whether others write, or rename, where nothing tells us.
+    unseen: bool,
 }
 
 impl Wake {
@@ -36,7 +37,9 @@ impl Wake {
         };
         let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).ok();
         let remote = rustix::fs::statfs(&dir).is_ok_and(|about| REMOTE.contains(&about.f_type));
-        let mut wake = Self { dir, inotify, of_dir: None, of_files: Vec::new(), remote };
+        // What it leads to is rotated in another directory, and it may lead elsewhere by and by.
+        let unseen = remote || log.is_symlink();
+        let mut wake = Self { dir, inotify, of_dir: None, of_files: Vec::new(), unseen };
         wake.watch_dir();
         wake
     }
@@ -79,7 +82,7 @@ impl Wake {
 
     /// Where that is not enough.
     pub(super) fn look_within(&self) -> Option<Duration> {
-        (self.inotify.is_none() || self.of_dir.is_none() || self.remote).then_some(SLOW)
+        (self.inotify.is_none() || self.of_dir.is_none() || self.unseen).then_some(SLOW)
     }
 
     /// Takes what was told: a look follows, which sees for itself. Whether it told of names.
