@@ -264,7 +264,7 @@ impl Watching {
         // A log that tells nothing is not worth a write: it is read again.
         let far = self.entries > 0 || self.bytes >= BYTES || last;
         let checkpoint = far.then(|| self.source.checkpoint().to_string());
-        if last {
+        if last && !self.more {
             self.watcher.leave();
         }
         match self.watcher.commit(checkpoint.as_deref()) {

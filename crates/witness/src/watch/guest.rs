@@ -465,10 +465,13 @@ impl Guest {
     /// QEMU has ended. All it held went with it.
     pub(super) fn ended(&mut self, pid: u32, attended: bool, now: Now, acts: &mut Vec<Act>) {
         let last_seen = if attended { None } else { self.looked };
+        // What a watcher before us told, it is not told again.
+        if attended || !self.held.is_empty() {
+            acts.push(Act::Ended { pid });
+        }
         for known in self.held.drain(..) {
             acts.push(Act::Gone { number: known.number, descriptor: known.descriptor, last_seen });
         }
-        acts.push(Act::Ended { pid });
         self.loose.clear();
         self.plugs = Plugs::default();
         self.qemu = Qemu::Gone { pid, last_seen };

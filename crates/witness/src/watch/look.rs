@@ -213,7 +213,7 @@ impl Watcher {
     pub(super) fn note(&mut self, now: Now) {
         if now.time.duration_since(self.noted) >= NOTED {
             self.noted = now.time;
-            self.leave();
+            self.note_looked();
         }
     }
 }

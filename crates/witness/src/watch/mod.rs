@@ -210,7 +210,8 @@ impl Watcher {
     /// When it is time to [`look`](Self::look) even if nothing has come.
     pub fn next_look(&self) -> Option<Instant> {
         let trail = self.trail.due().map(|due| {
-            let left = due.duration_since(self.passed()).max(SignedDuration::ZERO).unsigned_abs();
+            let left =
+                due.duration_since(self.passed(Timestamp::now())).max(SignedDuration::ZERO).unsigned_abs();
             // Clocks are set.
             Instant::now() + left.min(self.options.every)
         });
@@ -238,7 +239,7 @@ impl Watcher {
             self.look_at(slot, gone.contains(&slot), awake, now, &mut acts);
             self.act(slot, acts);
         }
-        self.trail.pass(self.passed());
+        self.trail.pass(self.passed(now.time));
         self.gather();
         self.note(now);
     }
@@ -275,10 +276,10 @@ impl Watcher {
         self.trail.held()
     }
 
-    /// Up to when a log that is read to its end has told all: its writer may be as late as we are patient.
-    fn passed(&self) -> Timestamp {
+    /// Up to when a log that is read to its end has told all by a time: its writer may be as late as we are patient.
+    fn passed(&self, now: Timestamp) -> Timestamp {
         let patience = SignedDuration::try_from(self.options.patience).unwrap_or(SignedDuration::MAX);
-        Timestamp::now().checked_sub(patience).unwrap_or(Timestamp::MIN)
+        now.checked_sub(patience).unwrap_or(Timestamp::MIN)
     }
 
     fn now(&self) -> Now {
@@ -291,9 +292,17 @@ impl Watcher {
         self.number
     }
 
-    /// To be called before the last commit of all: the ledger is to know up to when all was there that is known to be
-    /// held. What ends from then on has ended after that.
+    /// Looks a last time, before the last commit of all, when the log is read to its end: the ledger is to know up to
+    /// when all was there that is known to be held. What ends from then on has ended after that.
     pub fn leave(&mut self) {
+        let now = Instant::now();
+        self.guests.values_mut().for_each(|guest| guest.due = now);
+        self.look();
+        self.note_looked();
+    }
+
+    /// Lets the ledger know when each guest was looked at last.
+    fn note_looked(&mut self) {
         for (slot, guest) in &self.guests {
             if let (Qemu::Runs { .. }, Some(looked)) = (&guest.qemu, guest.looked) {
                 self.books.looked(*slot, looked);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use jiff::Timestamp;
 use taptrail_kernel::proc::ProcessId;
 use taptrail_ledger::{Guest as Row, LiveDevice, StoredRecord};
 use taptrail_record::{Event, Record, RecordType, parse_text};
@@ -16,6 +17,8 @@ use super::{WatchError, Watcher};
 impl Watcher {
     pub(super) fn recall(&mut self) -> Result<(), WatchError> {
         let mut entries = Vec::new();
+        // Until when a watcher was here, as far as is known.
+        let mut watched = self.last.map(|(time, _)| time);
         for row in self.books.ledger.live_guests()? {
             let here = row.boot_id == self.books.boot();
             let mut records = Vec::new();
@@ -24,7 +27,7 @@ impl Watcher {
                 records.extend(read.ok().flatten().map(|record| (stored, record)));
             })?;
             if row.watched {
-                self.recall_guest(&row, &records, here)?;
+                watched = watched.max(Some(self.recall_guest(&row, &records, here)?));
             }
             if here {
                 let known = records.into_iter().filter(|(stored, _)| row.watched || self.was_taken(stored));
@@ -37,6 +40,9 @@ impl Watcher {
         entries.sort_by_key(|entry| (entry.time, entry.serial));
         for entry in &entries {
             self.trail.feed(entry);
+        }
+        if let Some(watched) = watched {
+            self.trail.pass(self.passed(watched));
         }
         self.trail.drain_ended().for_each(drop);
         self.trail.drain_findings().for_each(drop);
@@ -54,12 +60,13 @@ impl Watcher {
             })
     }
 
+    /// Takes up a guest. Returns when it was last heard of.
     fn recall_guest(
         &mut self,
         row: &Row,
         records: &[(StoredRecord, Record)],
         here: bool,
-    ) -> Result<(), WatchError> {
+    ) -> Result<Timestamp, WatchError> {
         let slot: Slot = self.next();
         self.books.recall(slot, row.key);
         let mut devices = self.books.ledger.live_devices(row.key)?;
@@ -114,7 +121,7 @@ impl Watcher {
         if here {
             self.current.insert(row.id.uuid, slot);
         }
-        Ok(())
+        Ok(looked)
     }
 }
 
