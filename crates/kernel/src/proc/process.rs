@@ -134,7 +134,8 @@ mod tests {
         assert_eq!(numbers_within(std::process::id()).unwrap(), [0; 0]);
         let mut container = Command::new("/usr/bin/unshare");
         container.args(["--pid", "--fork", "--kill-child", "/bin/sleep", "1000"]);
-        let mut container = container.stdin(Stdio::null()).spawn().unwrap();
+        let mut container =
+            container.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let children = format!("/proc/{pid}/task/{pid}/children", pid = container.id());
         let child: u32 = loop {
             match std::fs::read_to_string(&children).unwrap().trim().parse() {

@@ -117,7 +117,8 @@ impl<'a> Page<'a> {
             let _ = writeln!(self.text, "    {}", place(proof));
             let new = self.shown.insert((&proof.source, proof.line));
             if let Some(raw) = new.then(|| (self.lines)(proof)).flatten() {
-                let _ = writeln!(self.text, "      {}", cut(&raw, LONGEST));
+                // auditd parts what it adds for people by a character that shows nowhere.
+                let _ = writeln!(self.text, "      {}", cut(&raw.replace('\u{1d}', " "), LONGEST));
             }
         }
     }

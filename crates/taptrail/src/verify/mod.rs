@@ -7,7 +7,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use taptrail_guest::Dirs;
@@ -28,6 +28,10 @@ const DIFFERS: u8 = 1;
 /// Where `ip netns` keeps namespaces by name.
 const NAMED: &str = "/run/netns";
 
+/// How often it is looked again when something can't be seen that may be gone in a moment, and how long that is.
+const BLURRED: u32 = 3;
+const MOMENT: Duration = Duration::from_millis(100);
+
 pub(crate) fn verify(arguments: &Verify, dirs: &Dirs) -> Done {
     // Whatever failed, it must not pass for a difference.
     look(arguments, dirs).map_err(|failure| failure.with_code(Failure::INPUT))
@@ -43,6 +47,7 @@ fn look(arguments: &Verify, dirs: &Dirs) -> Done {
     let mut scanner = Scanner::new(Sources::of_host(&dirs.state));
     let mut trail = Trail::new(arguments, dirs);
     let mut settling = Settling::new(arguments.settle);
+    let mut blurred = 0;
     loop {
         let scan = scanner.scan().context("/proc can't be read")?;
         // Read after that, for it says what of a trail is worth keeping.
@@ -57,6 +62,11 @@ fn look(arguments: &Verify, dirs: &Dirs) -> Done {
             Next::LookAgain(later) => {
                 debug!("Something differs, and may not in a moment: looking again in {later:?}");
                 thread::sleep(later);
+            }
+            // Where a device's interface is can't be seen of a process that is just ending, either.
+            Next::Tell if scan.unseen.places > 0 && blurred < BLURRED => {
+                blurred += 1;
+                thread::sleep(MOMENT);
             }
             Next::Tell => {
                 let lasts: Vec<_> = asked().filter(|row| settling.has_lasted(row, now)).collect();
