@@ -255,15 +255,14 @@ impl Host {
     /// It is `now`, and what was written before then has been told.
     pub(crate) fn pass(&mut self, now: Timestamp, out: &mut Out) {
         self.open_overdue(now, out);
-        let due = |lives: &Lives| lives.iter().any(|guest| guest.due().is_some_and(|due| due < now));
-        let mut due: Vec<Uuid> =
-            self.guests.iter().filter(|(_, lives)| due(lives)).map(|(uuid, _)| *uuid).collect();
+        let is_due = |guest: &Guest| guest.due().is_some_and(|due| due < now);
+        let due = self.guests.iter().filter(|(_, lives)| lives.iter().any(is_due));
+        let mut due: Vec<Uuid> = due.map(|(uuid, _)| *uuid).collect();
         // In an order that does not depend on chance.
         due.sort_unstable();
         for uuid in due {
             let hash_map::Entry::Occupied(mut lives) = self.guests.entry(uuid) else { continue };
-            let unplugged =
-                lives.get_mut().iter_mut().filter(|guest| guest.due().is_some_and(|due| due < now));
+            let unplugged = lives.get_mut().iter_mut().filter(|guest| is_due(guest));
             unplugged.for_each(|guest| guest.settle_unplugged(out));
             if lives.get_mut().forget_idle() {
                 lives.remove();

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use taptrail_kernel::link::LinkError;
-use taptrail_kernel::proc::{PidFd, ProcessId, boot_id, effective_uid, network_namespace};
+use taptrail_kernel::proc::{PidFd, ProcessId, Status, boot_id, network_namespace};
 use taptrail_kernel::process::restrain;
 use taptrail_ledger::{Guest, LedgerError, LiveInterface, LiveStep, Step, StepKey};
 use taptrail_qmp::{Monitor, QmpError};
@@ -123,7 +123,7 @@ pub(crate) fn orphan(dirs: &Dirs, name: &str) -> Result<Option<(Guest, ProcessId
 
 /// Refuses to let QEMU's own user call.
 pub(crate) fn check_callers(options: &AdoptOptions, qemu: ProcessId) -> Result<(), AdoptError> {
-    let uid = effective_uid(qemu.pid).map_err(AdoptError::Look)?;
+    let uid = Status::of(qemu.pid).map_err(AdoptError::Look)?.uid;
     if uid != 0 && options.allow.contains(&uid) { Err(AdoptError::Caller(uid)) } else { Ok(()) }
 }
 

@@ -18,7 +18,7 @@ pub use identity::{ProcessId, boot_time};
 pub(crate) use numbers::raw_kind;
 pub use numbers::{DeviceNumbers, HeldKind};
 pub use pidfd::{PidFd, Signal};
-pub use process::{command_line, descriptor_tables, exe, exe_file, numbers_within, parent, processes};
+pub use process::{Status, command_line, descriptor_tables, exe, exe_file, processes};
 
 /// `KCMP_FILE` (linux/kcmp.h).
 const KCMP_FILE: libc::c_int = 0;
@@ -72,18 +72,6 @@ pub fn login_uid(pid: u32) -> io::Result<Option<u32>> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/loginuid"))?;
     let uid = text.trim_end().parse().map_err(|_| malformed("loginuid"))?;
     Ok(Some(uid).filter(|uid| *uid != u32::MAX))
-}
-
-/// The user a process acts as (`Uid:` of `/proc/PID/status`, proc(5)).
-///
-/// # Errors
-/// When the process is gone.
-pub fn effective_uid(pid: u32) -> io::Result<u32> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let ids = text.lines().find_map(|line| line.strip_prefix("Uid:"));
-    // Real, effective, saved, of the file system.
-    let effective = ids.and_then(|ids| ids.split_ascii_whitespace().nth(1));
-    effective.and_then(|uid| uid.parse().ok()).ok_or_else(|| malformed("status"))
 }
 
 /// The children of a process, of all its threads (`/proc/PID/task/TID/children`, proc(5)). None are
@@ -171,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_process_acts_as_its_user() {
-        assert_eq!(effective_uid(std::process::id()).unwrap(), rustix::process::geteuid().as_raw());
+        assert_eq!(Status::of(std::process::id()).unwrap().uid, rustix::process::geteuid().as_raw());
     }
 
     #[test]

@@ -57,26 +57,34 @@ pub fn command_line(pid: u32, most: u64) -> io::Result<Vec<OsString>> {
     Ok(bytes.split(|byte| *byte == 0).map(|argument| OsString::from_vec(argument.to_vec())).collect())
 }
 
-/// The process that a process is a child of (field 4 of `/proc/PID/stat`, proc(5)).
-///
-/// # Errors
-/// When the process is gone.
-pub fn parent(pid: u32) -> io::Result<u32> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let parent = text.lines().find_map(|line| line.strip_prefix("PPid:"));
-    parent.and_then(|pid| pid.trim().parse().ok()).ok_or_else(|| super::malformed("status"))
+/// What `/proc/PID/status` (proc(5)) tells of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The process that it is a child of.
+    pub parent: u32,
+    /// The user that it acts as: the effective one.
+    pub uid: u32,
+    /// Its numbers in the pid namespaces below ours, ours left out, the innermost last: none where it is in ours.
+    pub within: Vec<u32>,
 }
 
-/// The numbers of a process in the pid namespaces below ours, ours left out, the innermost last (`NStgid` of
-/// `/proc/PID/status`, proc(5)): none where it is in ours.
-///
-/// # Errors
-/// When the process is gone.
-pub fn numbers_within(pid: u32) -> io::Result<Vec<u32>> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let all = text.lines().find_map(|line| line.strip_prefix("NStgid:"));
-    let all = all.ok_or_else(|| super::malformed("status"))?;
-    Ok(all.split_ascii_whitespace().skip(1).filter_map(|number| number.parse().ok()).collect())
+impl Status {
+    /// That of a process, or of a thread.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn of(pid: u32) -> io::Result<Self> {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let numbers = |name| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            line.split_ascii_whitespace().filter_map(|number| number.parse().ok())
+        };
+        let (parent, uid) = (numbers("PPid:").next(), numbers("Uid:").nth(1));
+        // A kernel without pid namespaces has no such line.
+        let within = numbers("NStgid:").skip(1).collect();
+        let (parent, uid) = parent.zip(uid).ok_or_else(|| super::malformed("status"))?;
+        Ok(Self { parent, uid, within })
+    }
 }
 
 /// The threads of a process by which all its descriptors are found: the first is the process itself, others
@@ -123,15 +131,15 @@ mod tests {
         assert_eq!(exe_file(pid).unwrap(), (file.dev(), file.ino()));
         assert_eq!(command_line(pid, 4096).unwrap(), ["/bin/sh", "-c", "read line", ""]);
         assert_eq!(command_line(pid, 7).unwrap(), ["/bin/sh"]);
-        assert_eq!(parent(pid).unwrap(), std::process::id());
+        assert_eq!(Status::of(pid).unwrap().parent, std::process::id());
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(exe(pid).is_err() && command_line(pid, 9).is_err() && parent(pid).is_err());
+        assert!(exe(pid).is_err() && command_line(pid, 9).is_err() && Status::of(pid).is_err());
     }
 
     #[test]
     fn a_process_in_a_container_has_another_number_there() {
-        assert_eq!(numbers_within(std::process::id()).unwrap(), [0; 0]);
+        assert_eq!(Status::of(std::process::id()).unwrap().within, [0; 0]);
         let mut container = Command::new("/usr/bin/unshare");
         container.args(["--pid", "--fork", "--kill-child", "/bin/sleep", "1000"]);
         let mut container =
@@ -143,7 +151,7 @@ mod tests {
                 Err(_) => std::thread::yield_now(),
             }
         };
-        assert_eq!(numbers_within(child).unwrap(), [1]);
+        assert_eq!(Status::of(child).unwrap().within, [1]);
         container.kill().unwrap();
         container.wait().unwrap();
     }

@@ -21,8 +21,8 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use rustix::io::Errno;
 use taptrail_kernel::proc::{
-    DeviceNumbers, HeldDevice, HeldKind, ProcessId, command_line as arguments, descriptor_tables,
-    effective_uid, exe, held_devices, numbers_within, parent, processes, sees_all_processes,
+    DeviceNumbers, HeldDevice, HeldKind, ProcessId, Status, command_line as arguments, descriptor_tables,
+    exe, held_devices, processes, sees_all_processes,
 };
 use taptrail_record::{IfName, Rdev};
 
@@ -257,12 +257,13 @@ impl Looking {
         if devices.is_empty() {
             return Ok(None);
         }
+        let status = Status::of(thread).ok();
         let holder = Holder {
             process,
-            within: numbers_within(thread).unwrap_or_default(),
             started: Timestamp::try_from(process.started()).ok(),
-            parent: parent(pid).ok(),
-            uid: effective_uid(thread).ok(),
+            parent: status.as_ref().map(|status| status.parent),
+            uid: status.as_ref().map(|status| status.uid),
+            within: status.map(|status| status.within).unwrap_or_default(),
             program: Program::of(exe.as_deref()),
             guest: self.guests.of(process, &arguments),
             exe,
