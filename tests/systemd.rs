@@ -4,63 +4,15 @@
 
 mod world;
 
-use std::fs::{self, File, Permissions};
-use std::io::Write as _;
+use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::{Value, json};
 use world::EMPTY;
+use world::log::{Log, MAC, UUID};
 use world::systemd::Host;
 
-const UUID: &str = "f3607ac8-f517-4952-b61c-b19b40f99661";
 const OTHER: &str = "f3607ac8-f517-4952-b61c-b19b40f99662";
-const MAC: &str = "52:54:00:0a:0f:01";
-
-/// What a manager writes, as auditd has it.
-struct Log {
-    file: File,
-    serial: u32,
-}
-
-impl Log {
-    fn of(host: &Host) -> Self {
-        let path = host.file("/var/log/audit/audit.log");
-        Self { file: File::options().append(true).open(path).unwrap(), serial: 1000 }
-    }
-
-    fn line(&mut self, kind: &str, text: &str) {
-        self.line_with(kind, text, "success");
-    }
-
-    fn line_with(&mut self, kind: &str, text: &str, outcome: &str) {
-        self.serial += 1;
-        let now = jiff::Timestamp::now();
-        let (seconds, millis, serial) = (now.as_second(), now.subsec_millisecond(), self.serial);
-        writeln!(
-            self.file,
-            "type={kind} msg=audit({seconds}.{millis:03}:{serial}): pid=812 uid=0 auid=4294967295 ses=4294967295 \
-             msg='virt=kvm {text} exe=\"/usr/sbin/libvirtd\" hostname=? addr=? terminal=? res={outcome}'"
-        )
-        .unwrap();
-    }
-
-    fn opened(&mut self) {
-        let device = "path=\"/dev/net/tun\" rdev=0A:C8";
-        self.line(
-            "VIRT_RESOURCE",
-            &format!("resrc=net reason=open vm=\"web1\" uuid={UUID} net={MAC} {device}"),
-        );
-    }
-
-    fn granted(&mut self) {
-        let net = format!("old-net=\"?\" new-net=\"{MAC}\"");
-        self.line("VIRT_RESOURCE", &format!("resrc=net reason=start vm=\"web1\" uuid={UUID} {net}"));
-    }
-
-    fn control(&mut self, what: &str) {
-        self.line("VIRT_CONTROL", &format!("{what} vm=\"web1\" uuid={UUID}"));
-    }
-}
 
 /// A QEMU with a tap of its own, started as some manager would: in a network namespace of its own, and as nobody once
 /// it has its devices. What it is seen to be here.
@@ -89,11 +41,11 @@ fn the_watchers_unit_looks_into_a_foreign_qemu_tells_journald_and_goes_on_where_
     let options = format!("--every=200ms --on-finding=any=/etc/hook --metrics-file={numbers}");
     let options = format!("TAPTRAIL_WATCH_OPTIONS=\"{options}\"\n");
     fs::write(host.file("/etc/default/taptrail-watch"), options).unwrap();
-    let mut log = Log::of(&host);
+    let mut log = Log::at(host.file("/var/log/audit/audit.log"));
     host.systemctl("enable --now taptrail-watch");
     let pid = qemu(&host);
-    log.opened();
-    log.granted();
+    log.opened(MAC);
+    log.granted("start", MAC);
     log.control(&format!("op=start reason=booted vm-pid={pid}"));
     let granted = host.told(&["TAPTRAIL_GUEST=web1", "TAPTRAIL_EVENT=granted"]);
     let has = |entry: &Value, fields: &[(&str, &str)]| {

@@ -4,7 +4,6 @@
 
 mod world;
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -20,100 +19,8 @@ use taptrail_kernel::audit::{Audit, VIRT_CONTROL, VIRT_RESOURCE};
 use taptrail_kernel::proc::{PidFd, ProcessId, Signal};
 use world::World;
 use world::auditing::Auditing;
+use world::log::{Log, MAC, UUID};
 use world::tls::{Certificate, Server};
-
-const UUID: &str = "f3607ac8-f517-4952-b61c-b19b40f99661";
-const MAC: &str = "52:54:00:0a:0f:01";
-
-/// An audit log that a manager's records are written to, as auditd writes it.
-struct Log {
-    path: PathBuf,
-    file: File,
-    serial: u32,
-}
-
-impl Log {
-    fn new(world: &World) -> Self {
-        let path = world.path("audit.log");
-        let file = File::options().create(true).append(true).open(&path).unwrap();
-        Self { path, file, serial: 1000 }
-    }
-
-    /// A guest that does not start, which is a finding.
-    fn fails(&mut self, name: &str) {
-        let text = format!("op=start reason=booted vm=\"{name}\" uuid={UUID}");
-        self.line_with("VIRT_CONTROL", &text, "failed");
-    }
-
-    fn line(&mut self, kind: &str, text: &str) {
-        self.line_with(kind, text, "success");
-    }
-
-    fn line_with(&mut self, kind: &str, text: &str, outcome: &str) {
-        self.serial += 1;
-        let now = jiff::Timestamp::now();
-        let (seconds, millis, serial) = (now.as_second(), now.subsec_millisecond(), self.serial);
-        let line = format!(
-            "type={kind} msg=audit({seconds}.{millis:03}:{serial}): pid=812 uid=0 auid=4294967295 ses=4294967295 \
-             msg='virt=kvm {text} exe=\"/usr/sbin/libvirtd\" hostname=? addr=? terminal=? res={outcome}'\x1dUID=\"root\" \
-             AUID=\"unset\"\n"
-        );
-        self.file.write_all(line.as_bytes()).unwrap();
-    }
-
-    fn noise(&mut self, lines: u32) {
-        let (mut text, now) = (String::new(), jiff::Timestamp::now());
-        for _ in 0..lines {
-            self.serial += 1;
-            let _ = writeln!(
-                text,
-                "type=USER_ACCT msg=audit({}.{:03}:{}): pid=1 uid=0 auid=0 ses=1 msg='op=PAM:accounting res=success'",
-                now.as_second(),
-                now.subsec_millisecond(),
-                self.serial
-            );
-        }
-        self.file.write_all(text.as_bytes()).unwrap();
-    }
-
-    fn opened(&mut self, mac: &str) {
-        self.line(
-            "VIRT_RESOURCE",
-            &format!(
-                "resrc=net reason=open vm=\"web1\" uuid={UUID} net={mac} path=\"/dev/net/tun\" rdev=0A:C8"
-            ),
-        );
-    }
-
-    fn granted(&mut self, reason: &str, mac: &str) {
-        let net = if reason == "detach" {
-            format!("old-net=\"{mac}\" new-net=\"?\"")
-        } else {
-            format!("old-net=\"?\" new-net=\"{mac}\"")
-        };
-        self.line("VIRT_RESOURCE", &format!("resrc=net reason={reason} vm=\"web1\" uuid={UUID} {net}"));
-    }
-
-    fn boots(&mut self, qemu: &Qemu) {
-        self.opened(MAC);
-        self.granted("start", MAC);
-        self.line(
-            "VIRT_CONTROL",
-            &format!("op=start reason=booted vm=\"web1\" uuid={UUID} vm-pid={}", qemu.0.id()),
-        );
-    }
-
-    fn rotate(&mut self) {
-        let rotated = |number: u32| PathBuf::from(format!("{}.{number}", self.path.display()));
-        for number in (1..5).rev() {
-            if rotated(number).exists() {
-                fs::rename(rotated(number), rotated(number + 1)).unwrap();
-            }
-        }
-        fs::rename(&self.path, rotated(1)).unwrap();
-        self.file = File::options().create(true).append(true).open(&self.path).unwrap();
-    }
-}
 
 /// A real QEMU with one tap, which has the address that libvirt gives a guest's.
 struct Qemu(Child);
@@ -239,7 +146,7 @@ fn what_a_manager_says_and_what_its_qemu_holds_is_told_as_it_happens() {
     let world = World::new();
     let (mut log, mut qemu) = (Log::new(&world), Qemu::start(&world));
     let mut watch = Watch::start(&world, &[]);
-    log.boots(&qemu);
+    log.boots(qemu.0.id());
     let granted = watch.tells(&world, &[("kind", "granted")]);
     assert_eq!((&granted["guest"]["name"], &granted["mac"]), (&"web1".into(), &MAC.into()));
     assert_eq!(granted["pid"], qemu.0.id());
@@ -271,7 +178,7 @@ fn a_watcher_that_comes_back_goes_on_where_it_was_across_rotations() {
     let world = World::new();
     let (mut log, mut qemu) = (Log::new(&world), Qemu::start(&world));
     log.noise(200);
-    log.boots(&qemu);
+    log.boots(qemu.0.id());
     let mut watch = Watch::start(&world, &[]);
     watch.tells(&world, &[("kind", "granted")]);
     watch.stop();
@@ -342,7 +249,7 @@ fn a_watcher_that_is_killed_again_and_again_loses_nothing() {
 fn a_gap_is_told_and_what_is_held_is_looked_at() {
     let world = World::new();
     let (mut log, qemu) = (Log::new(&world), Qemu::start(&world));
-    log.boots(&qemu);
+    log.boots(qemu.0.id());
     let mut watch = Watch::start(&world, &[]);
     watch.tells(&world, &[("kind", "granted")]);
     watch.stop();
@@ -374,7 +281,7 @@ fn the_numbers_are_scraped_and_in_a_file() {
     let file = world.path("taptrail.prom");
     let options = ["--metrics-listen", "127.0.0.1:9108", "--metrics-file", file.to_str().unwrap()];
     let mut watch = Watch::start(&world, &options);
-    log.boots(&qemu);
+    log.boots(qemu.0.id());
     watch.tells(&world, &[("kind", "granted")]);
     let holds = format!("taptrail_holdings{{guest=\"web1\",uuid=\"{UUID}\",kind=\"tun\"}} 1\n");
     let scraped = get("127.0.0.1:9108", "/metrics");
@@ -542,7 +449,7 @@ fn a_service_manager_hears_what_is_followed_and_a_reload_harms_nothing() {
         }
     };
     told("READY=1");
-    log.boots(&qemu);
+    log.boots(qemu.0.id());
     told(": 1 guest holds 1 device");
     watch.signal(Signal::HUP);
     for _ in 0..3 {

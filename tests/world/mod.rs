@@ -7,6 +7,7 @@
 pub(crate) mod auditing;
 pub(crate) mod dhcp;
 pub(crate) mod libvirt;
+pub(crate) mod log;
 pub(crate) mod qmp;
 pub(crate) mod seen;
 pub(crate) mod systemd;
