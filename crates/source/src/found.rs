@@ -14,7 +14,34 @@ pub(crate) struct Found {
     pub(crate) host: Option<CompactString>,
     /// The process that sent the record, as the kernel saw it.
     pub(crate) writer: Option<u32>,
+    /// Which program wrote the line.
+    pub(crate) voice: Voice,
+    /// The boot of the host, where a journal names it.
+    pub(crate) boot: Option<u128>,
     pub(crate) content: Content,
+}
+
+impl Found {
+    /// What a line tells that names neither serial number, host, writer nor boot.
+    pub(crate) fn new(when: When, voice: Voice, content: Content) -> Self {
+        Self { when, serial: None, host: None, writer: None, voice, boot: None, content }
+    }
+}
+
+/// Which program wrote a line. One input may have each event once by each of them, as where a journal
+/// has an audit record both from the kernel's audit and from the kernel's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Voice {
+    /// auditd, or a program that prints its log.
+    Auditd,
+    /// A dispatcher of auditd's, such as audisp-syslog.
+    Dispatcher,
+    /// journald, which reads the kernel's audit itself.
+    Journald,
+    /// The kernel's log.
+    Kernel,
+    /// A guest manager's own log.
+    Manager,
 }
 
 /// When a line says it happened.
@@ -28,6 +55,8 @@ pub(crate) enum When {
     Slashed { first: i8, second: i8, year: i16, time: Time },
     /// A wall clock's time without its year (which is 0 here).
     Yearless(DateTime),
+    /// The time of the line before, as far as one is known.
+    Unknown,
 }
 
 impl When {
@@ -38,6 +67,7 @@ impl When {
             Self::Civil(civil) => clock.moment(civil),
             Self::Slashed { first, second, year, time } => clock.slashed(first, second, year, time),
             Self::Yearless(civil) => clock.yearless(civil),
+            Self::Unknown => return clock.last.unwrap_or(Timestamp::MIN),
         };
         clock.last = Some(moment);
         moment

@@ -6,7 +6,7 @@ use taptrail_record::{KernelOpen, Line, PathRecord, Syscall};
 use taptrail_trail::Content;
 
 use crate::feed::CONTEXT;
-use crate::found::Found;
+use crate::found::{Found, Voice};
 use crate::shape;
 
 /// The open that the `PATH` record `bytes[start..end]` is a part of. The `SYSCALL` record comes before
@@ -29,6 +29,8 @@ pub(crate) fn open(bytes: &[u8], start: usize, end: usize) -> Option<Found> {
                 serial: Some(line.stamp.serial),
                 host: line.node.map(|node| node.to_str_lossy().into()),
                 writer: None,
+                voice: Voice::Auditd,
+                boot: None,
                 content: Content::KernelOpen(KernelOpen::join(&syscall, &path)?),
             });
         }

@@ -40,8 +40,12 @@ pub enum Content {
     /// Another source shows this record with its serial number, and the audit log of its host, which
     /// covers its time, lacks it.
     Missing(Fragment),
-    /// A stretch of a log that is followed is lost.
+    /// A stretch of a log is lost: records of that time may be missing.
     Gap(Gap),
+    /// Nothing is recorded from here on, until [`RecordingResumed`](Self::RecordingResumed).
+    RecordingStopped(Lost),
+    /// Records are written again.
+    RecordingResumed(Lost),
     /// The host started anew.
     Boot,
     /// A `VIRT_CONTROL` of a program that knows no uuids: a container run-time.
@@ -76,6 +80,18 @@ pub enum Lost {
     Unheard,
     /// It was sent faster than it was taken.
     Overrun,
+    /// The kernel log's rate limit dropped lines (`callbacks suppressed`).
+    RateLimited,
+    /// The kernel dropped records (`audit_lost`, `backlog limit exceeded`).
+    Backlog,
+    /// auditd or one of its dispatchers dropped records because its queue was full.
+    QueueFull,
+    /// Auditing was switched off (`audit_enabled=0`).
+    AuditingOff,
+    /// auditd did not run.
+    AuditdStopped,
+    /// auditd stopped writing, because the disk was full or failed.
+    Suspended,
 }
 
 impl Entry {

@@ -77,7 +77,7 @@ impl Host {
             Content::Missing(fragment) => self.fragment(FindingKind::SerialGap, entry, fragment, out),
             Content::Gap(gap) => out.findings.push(told::gap(entry, gap)),
             Content::Foreign { exe } => self.foreign.count(entry, exe),
-            Content::Boot => {}
+            Content::Boot | Content::RecordingStopped(_) | Content::RecordingResumed(_) => {}
         }
     }
 

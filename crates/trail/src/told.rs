@@ -123,6 +123,12 @@ pub(crate) fn gap(entry: &Entry, gap: &Gap) -> Finding {
         Lost::Damaged => "A packed rotation of the log is damaged and can't be read to its end",
         Lost::Unheard => "What the kernel told while nobody listened can't be had again",
         Lost::Overrun => "The kernel told more than was taken in time",
+        Lost::RateLimited => "The kernel's log dropped lines by its rate limit",
+        Lost::Backlog => "The kernel dropped audit records",
+        Lost::QueueFull => "The queue of auditd or of a dispatcher was full, and dropped records",
+        Lost::AuditingOff => "Auditing was switched off",
+        Lost::AuditdStopped => "auditd did not run",
+        Lost::Suspended => "auditd stopped writing, because its disk was full or failed",
     };
     let which = match gap.serials {
         Some((first, last)) if first == last => format!("audit event {first} is"),

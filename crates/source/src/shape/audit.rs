@@ -7,7 +7,7 @@ use taptrail_record::{Line, ParseError, RecordType, Stamp, parse_interpreted, pa
 use taptrail_trail::Content;
 
 use super::{Unreadable, content, stamp};
-use crate::found::{Found, When};
+use crate::found::{Found, Voice, When};
 
 /// Stands between a record and the names that auditd resolved for it.
 const ENRICHED: u8 = 0x1D;
@@ -86,6 +86,8 @@ fn found(line: &Line<'_>, content: Content) -> Result<Found, Unreadable> {
         serial: Some(line.stamp.serial),
         host: line.node.and_then(|node| content::host(node)),
         writer: line.pid,
+        voice: Voice::Auditd,
+        boot: None,
         content,
     })
 }
@@ -130,7 +132,12 @@ fn interpreted(line: &[u8]) -> Result<Option<Found>, Unreadable> {
         Text::Cut(text) => content::of_cut(record_type, text).map(content::nameless),
     };
     let host = node.and_then(content::host);
-    Ok(content.map(|content| Found { when, serial: Some(serial), host, writer, content }))
+    Ok(content.map(|content| Found {
+        serial: Some(serial),
+        host,
+        writer,
+        ..Found::new(when, Voice::Auditd, content)
+    }))
 }
 
 /// A date and a time as a locale writes them, and the serial number.

@@ -7,12 +7,12 @@ use taptrail_record::{Fragment, Outcome, ParseError, parse_claim};
 use taptrail_trail::Content;
 
 use super::{Unreadable, content, stamp};
-use crate::found::{Found, When};
+use crate::found::{Found, Voice, When};
 
 /// A line of its log, from after the time on. The number there is a thread's, not the daemon's.
 pub(super) fn line(when: When, rest: &[u8]) -> Result<Option<Found>, Unreadable> {
     let content = header(rest).map_or(Ok(None), message)?;
-    Ok(content.map(|content| Found { when, serial: None, host: None, writer: None, content }))
+    Ok(content.map(|content| Found::new(when, Voice::Manager, content)))
 }
 
 /// What it gave syslog or a journal: the bare message, or as in its log, with a time or without.

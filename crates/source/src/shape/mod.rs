@@ -29,7 +29,7 @@ pub(crate) use journal::Export;
 use bstr::ByteSlice as _;
 use taptrail_record::ParseError;
 
-use crate::found::{Found, When};
+use crate::found::{Found, Voice, When};
 
 /// Why a line that should tell something can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -72,7 +72,10 @@ fn other(line: &[u8]) -> Result<Option<Found>, Unreadable> {
     }
     match line.first() {
         Some(b't' | b'n') => audit::line(line),
-        Some(b'a') => audit::dispatched(line).map_or(Ok(None), audit::line),
+        Some(b'a') => {
+            let found = audit::dispatched(line).map_or(Ok(None), audit::line)?;
+            Ok(found.map(|found| Found { voice: Voice::Dispatcher, ..found }))
+        }
         Some(b'[') => syslog::kernel_ring(line),
         _ => match stamp::front(line) {
             None => Ok(None),

@@ -195,7 +195,7 @@ mod tests {
         let when = match when {
             When::Exact(moment) => moment.to_string(),
             When::Civil(civil) | When::Yearless(civil) => civil.to_string(),
-            When::Slashed { .. } => unreachable!(),
+            When::Slashed { .. } | When::Unknown => unreachable!(),
         };
         Some((when, rest.to_str_lossy().into_owned()))
     }

@@ -6,7 +6,7 @@
 use bstr::ByteSlice as _;
 
 use super::{Unreadable, audit, content, libvirt, stamp};
-use crate::found::{Found, When};
+use crate::found::{Found, Voice, When};
 
 /// Who wrote a line, and what.
 struct Written<'a> {
@@ -26,19 +26,19 @@ impl Written<'_> {
 /// A line from after its time on.
 pub(super) fn line(when: When, rest: &[u8]) -> Result<Option<Found>, Unreadable> {
     let Some(written) = rest.strip_prefix(b" ").and_then(|rest| written(when, rest)) else { return Ok(None) };
-    let found =
-        match written.program {
-            b"audit" if !written.text.starts_with(b"type=") => message(when, written.text)?,
-            b"kernel" => kernel(written.text)?,
-            b"audit" => audit::line(audit::without_escaped_names(written.text))?,
-            program if audit::is_dispatcher(program) => {
-                audit::line(audit::without_escaped_names(written.text))?
-            }
-            program if libvirt::is_daemon(program) => libvirt::body(written.text)?.map(|(own, content)| {
-                Found { when: own.unwrap_or(when), serial: None, host: None, writer: written.pid, content }
-            }),
-            _ => None,
-        };
+    let found = match written.program {
+        b"audit" if !written.text.starts_with(b"type=") => message(when, written.text)?,
+        b"kernel" => kernel(written.text)?,
+        program if program == b"audit" || audit::is_dispatcher(program) => {
+            audit::line(audit::without_escaped_names(written.text))?
+                .map(|found| Found { voice: Voice::Dispatcher, ..found })
+        }
+        program if libvirt::is_daemon(program) => libvirt::body(written.text)?.map(|(own, content)| Found {
+            writer: written.pid,
+            ..Found::new(own.unwrap_or(when), Voice::Manager, content)
+        }),
+        _ => None,
+    };
     Ok(written.named(found))
 }
 
@@ -46,7 +46,7 @@ pub(super) fn line(when: When, rest: &[u8]) -> Result<Option<Found>, Unreadable>
 /// since boot, which tell none.
 pub(super) fn kernel_ring(line: &[u8]) -> Result<Option<Found>, Unreadable> {
     if let Some(record) = kernel_ring_record(line) {
-        return audit::line(record);
+        return Ok(audit::line(record)?.map(|found| Found { voice: Voice::Kernel, ..found }));
     }
     let Some(written) = uptime(line).and_then(tagged) else { return Ok(None) };
     match written.program {
@@ -69,13 +69,14 @@ pub(super) fn kernel_ring_record(line: &[u8]) -> Option<&[u8]> {
 /// What the kernel printed: no auditd took it.
 pub(super) fn kernel(text: &[u8]) -> Result<Option<Found>, Unreadable> {
     let text = uptime(text).unwrap_or(text);
-    audit::line(audit::without_escaped_names(text.strip_prefix(b"audit: ").unwrap_or(text)))
+    let found = audit::line(audit::without_escaped_names(text.strip_prefix(b"audit: ").unwrap_or(text)))?;
+    Ok(found.map(|found| Found { voice: Voice::Kernel, ..found }))
 }
 
 fn message(when: When, text: &[u8]) -> Result<Option<Found>, Unreadable> {
     let Some(message) = audit::message(text) else { return Ok(None) };
     let (writer, content) = message.content()?;
-    Ok(content.map(|content| Found { when, serial: None, host: None, writer, content }))
+    Ok(content.map(|content| Found { writer, ..Found::new(when, Voice::Journald, content) }))
 }
 
 /// What follows `[  123.456789] `.

@@ -17,7 +17,7 @@ use taptrail_trail::Content;
 
 use self::field::{Field, Value};
 use super::{Unreadable, audit, content, libvirt, stamp, syslog};
-use crate::found::{Found, When};
+use crate::found::{Found, Voice, When};
 
 /// The fields of one entry that tell something.
 #[derive(Debug, Default)]
@@ -124,7 +124,7 @@ impl<'a> Journal<'a> {
         }
         let Some((own, content)) = libvirt::body(message)? else { return Ok(None) };
         let found = self.told(Some(content), None, None)?;
-        Ok(found.map(|found| Found { when: own.unwrap_or(found.when), ..found }))
+        Ok(found.map(|found| Found { when: own.unwrap_or(found.when), voice: Voice::Manager, ..found }))
     }
 
     fn told(
@@ -136,7 +136,7 @@ impl<'a> Journal<'a> {
         let Some(content) = content else { return Ok(None) };
         let when = self.when().ok_or(Unreadable::Time)?;
         let writer = writer.or_else(|| self.get(Field::Pid).and_then(stamp::number));
-        Ok(Some(Found { when, serial, host: None, writer, content }))
+        Ok(Some(Found { serial, writer, ..Found::new(when, Voice::Journald, content) }))
     }
 }
 
