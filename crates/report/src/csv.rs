@@ -14,7 +14,7 @@ use std::io::{self, Write};
 use csv::{ErrorKind, Terminator, Writer, WriterBuilder};
 use jiff::Timestamp;
 use taptrail_record::Device;
-use taptrail_trail::{Finding, Holding, Proof};
+use taptrail_trail::{Finding, Holding, PossiblyHeld, Proof};
 
 use crate::findings::place;
 use crate::text::whole;
@@ -39,6 +39,8 @@ impl<W: Write> HoldingRows<W> {
             "granted",
             "released",
             "last_seen",
+            "uncertain_since",
+            "possibly_held",
             "state",
             "ended_by",
             "certainty",
@@ -55,11 +57,13 @@ impl<W: Write> HoldingRows<W> {
         row.told(Some(holding.guest.uuid))?;
         row.told(Some(holding.mac))?;
         row.device(Some(&holding.device))?;
-        row.told(Some(holding.queues))?;
+        row.told(holding.queues)?;
         row.time(holding.opened)?;
         row.time(holding.granted)?;
         row.time(holding.released)?;
         row.time(holding.last_seen)?;
+        row.time(holding.uncertain_since)?;
+        row.possibly_held(&holding.possibly_held)?;
         row.word(holding.state.as_str())?;
         row.word(holding.ended_by.map_or("", |by| by.as_str()))?;
         row.word(holding.certainty.as_str())?;
@@ -149,6 +153,18 @@ impl<W: Write> Rows<W> {
         self.outside(device.map_or("", |device| &device.path))?;
         self.outside(device.and_then(|device| device.dev.as_deref()).unwrap_or_default())?;
         self.told(device.and_then(|device| device.rdev))
+    }
+
+    /// From when to when and why, one after the other: `FROM/UNTIL WHY`, an end that is not told empty.
+    fn possibly_held(&mut self, stretches: &[PossiblyHeld]) -> io::Result<()> {
+        self.made.clear();
+        for (at, PossiblyHeld { from, until, why }) in stretches.iter().enumerate() {
+            let time = |time: &Option<Timestamp>| time.map_or(String::new(), |time| format!("{time:.3}"));
+            let gap = if at == 0 { "" } else { "; " };
+            // As above.
+            let _ = write!(self.made, "{gap}{}/{} {}", time(from), time(until), why.as_str());
+        }
+        self.writer.write_field(&self.made).map_err(plain)
     }
 
     /// Where the records are, one after the other.

@@ -74,7 +74,7 @@ fn stacked(holdings: &[Holding], hosts: bool, clock: &Clock, style: &Style) -> S
         let parts = [
             device.dev.as_deref().map(shown),
             device.rdev.map(|rdev| format_compact!("{rdev}")),
-            (holding.queues > 0).then(|| format_compact!("x{}", holding.queues)),
+            holding.queues.map(|queues| format_compact!("x{queues}")),
         ];
         let parts: Vec<_> = parts.into_iter().flatten().collect();
         let ended_by = holding.ended_by.map_or(NONE, |by| by.as_str());
@@ -94,15 +94,15 @@ fn stacked(holdings: &[Holding], hosts: bool, clock: &Clock, style: &Style) -> S
     table.folded(style).text()
 }
 
-/// None where the trail tells no open.
-fn queues(queues: u32) -> Cell {
-    if queues == 0 { number(NONE) } else { number(queues) }
+/// `?` where the records don't tell.
+fn queues(queues: Option<u32>) -> Cell {
+    queues.map_or_else(|| number("?"), number)
 }
 
 fn state(state: State, text: &str) -> Cell {
     match state {
         State::Held => good(text),
-        State::OpenFailed | State::NeverGranted => warning(text),
+        State::OpenFailed | State::NeverGranted | State::Unknown => warning(text),
         State::Released => cell(text),
     }
 }
@@ -110,7 +110,7 @@ fn state(state: State, text: &str) -> Cell {
 fn certainty(certainty: Certainty) -> Cell {
     match certainty {
         Certainty::Definitive => cell(certainty.as_str()),
-        Certainty::Inferred | Certainty::Ambiguous => warning(certainty.as_str()),
+        Certainty::Inferred | Certainty::Ambiguous | Certainty::Incomplete => warning(certainty.as_str()),
         Certainty::Doubtful => bad(certainty.as_str()),
     }
 }

@@ -6,7 +6,7 @@ use taptrail_record::{Descriptor, Device, DeviceKind, MacAddr};
 use crate::entry::Claim;
 use crate::kernel_opens::Seen;
 use crate::queues::{Open, Queues};
-use crate::{Certainty, EndedBy, Holding, Proof, State};
+use crate::{Certainty, Doubt, EndedBy, Holding, Proof, State};
 
 /// A holding in the making: one device of one operation, whose end is not yet told.
 #[derive(Debug)]
@@ -20,6 +20,12 @@ pub(crate) struct Draft {
     seen: u32,
     /// Whether QEMU got it and no record has told its number yet.
     pub(crate) unnumbered: bool,
+    /// Whether records may be missing that tell of its grant or its end.
+    lost: bool,
+    /// Why its grant is not certain, where that is known before it is over.
+    doubt: Option<Doubt>,
+    /// When QEMU did not have it any more, whether or not it ever had it.
+    over: Option<Timestamp>,
 }
 
 impl Draft {
@@ -29,27 +35,28 @@ impl Draft {
     /// A device just opened.
     pub(crate) fn opened(entry: &Claim<'_>, opened: &Opened<'_>) -> Self {
         let mut holding = holding(entry, opened.mac, opened.device, State::NeverGranted, opened.seen);
-        if let (None, Some(seen)) = (opened.queue, opened.seen) {
-            holding.queues = seen.opens.max(1);
-        }
+        holding.queues = match (opened.queue, opened.seen) {
+            (Some(_), _) => Some(1),
+            (None, seen) => seen.map(|seen| seen.opens).filter(|opens| *opens > 0),
+        };
         Self::new(holding, Queues::one(opened.queue))
     }
 
     fn new(holding: Holding, open: Queues) -> Self {
-        Self { holding, open, closed: None, seen: 0, unnumbered: false }
+        Self { holding, open, closed: None, seen: 0, unnumbered: false, lost: false, doubt: None, over: None }
     }
 
     /// What a guest has had since before the trail begins: of it only the interface is known.
     pub(crate) fn from_before(entry: &Claim<'_>, mac: MacAddr) -> Self {
         let mut holding = holding(entry, mac, &Device::new("?", None, None), State::Held, None);
-        (holding.queues, holding.opened, holding.certainty) = (0, None, Certainty::Inferred);
+        (holding.queues, holding.opened, holding.certainty) = (None, None, Certainty::Inferred);
         Self::new(holding, Queues::one(None))
     }
 
     /// What QEMU was seen to hold, and no record tells how it got it.
     pub(crate) fn sighted(entry: &Claim<'_>, mac: MacAddr, descriptor: &Descriptor) -> Self {
         let mut holding = holding(entry, mac, &descriptor.device, State::Held, None);
-        (holding.queues, holding.opened) = (0, None);
+        (holding.queues, holding.opened) = (None, None);
         let mut draft = Self::new(holding, Queues::none());
         draft.see(entry, descriptor);
         draft
@@ -89,12 +96,13 @@ impl Draft {
         queue.is_some()
             && self.open.len() < Self::MOST_QUEUES
             && !self.open.contains(queue)
+            && self.open.iter().all(|open| open.queue.is_some())
             && same(&self.holding.device, device)
     }
 
     pub(crate) fn add(&mut self, entry: &Claim<'_>, opened: &Opened<'_>) {
         self.open.push(opened.queue);
-        self.holding.queues += 1;
+        self.holding.queues = self.holding.queues.map(|queues| queues + 1);
         if let Some(seen) = opened.seen {
             seen.proof.iter().for_each(|proof| self.prove(proof));
         }
@@ -111,7 +119,7 @@ impl Draft {
 
     /// How many open(2)s the kernel saw for it can't be told after all.
     pub(crate) fn uncount(&mut self) {
-        self.holding.queues = u32::try_from(self.open.len()).unwrap_or(u32::MAX).max(1);
+        self.holding.queues = None;
     }
 
     pub(crate) fn is_told(&self, path: &str, queue: Option<u32>) -> bool {
@@ -176,7 +184,7 @@ impl Draft {
         self.holding.pid = Some(descriptor.vm_pid);
         self.open.see(Open { queue: descriptor.queue, fd: Some(descriptor.fd) });
         self.seen += 1;
-        self.holding.queues = self.holding.queues.max(self.seen);
+        self.holding.queues = self.holding.queues.max(Some(self.seen));
         if self.holding.certainty == Certainty::Inferred {
             self.holding.certainty = Certainty::Definitive;
         }
@@ -231,16 +239,23 @@ impl Draft {
         let queue = self.open.take(queue).and_then(|open| open.queue);
         // libvirt's one record may stand for several queues.
         let all = queue.is_none() && self.open.is_empty() && self.closed.is_none();
-        let queues = if all { self.holding.queues } else { 1 };
-        self.holding.queues -= queues;
+        let queues = if all { self.holding.queues } else { Some(1) };
+        self.holding.queues = self.holding.queues.zip(queues).map(|(all, taken)| all - taken);
         let mut holding = self.holding.clone();
         holding.queues = queues;
         Self::new(holding, Queues::one(queue))
     }
 
+    /// Whether [`split`](Self::split) left nothing of it.
+    pub(crate) fn is_spent(&self) -> bool {
+        !self.is_open()
+            && self.closed.is_none_or(|_| self.holding.queues == Some(0))
+            && self.holding.queues.is_none_or(|left| left == 0)
+    }
+
     /// Takes another part of the same device back in.
     pub(crate) fn join(&mut self, other: Self) {
-        self.holding.queues += other.holding.queues;
+        self.holding.queues = self.holding.queues.zip(other.holding.queues).map(|(one, more)| one + more);
         self.open.extend(other.open);
         for proof in other.holding.proof {
             self.prove(&proof);
@@ -255,10 +270,81 @@ impl Draft {
         self.holding.certainty = certainty;
     }
 
+    /// Records from `since` on may be missing: its grant or its end may be among them.
+    pub(crate) fn lose(&mut self, since: Timestamp) {
+        self.lost = true;
+        self.is_uncertain_since(since);
+    }
+
+    /// Whether records may be missing that tell of its grant or its end.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// From then on it is not certain that QEMU holds it.
+    pub(crate) fn is_uncertain_since(&mut self, time: Timestamp) {
+        let before = self.holding.uncertain_since;
+        self.holding.uncertain_since = Some(before.map_or(time, |before| before.min(time)));
+    }
+
+    /// It ends unseen; up to `time` it had not ended.
+    pub(crate) fn ends_unseen(&mut self, last_seen: Option<Timestamp>) {
+        let granted = self.holding.granted;
+        self.holding.last_seen = self.holding.last_seen.or(last_seen.max(granted));
+    }
+
+    /// Why it is not certain whether QEMU got it.
+    pub(crate) fn doubt_grant(&mut self, why: Doubt) {
+        self.doubt.get_or_insert(why);
+    }
+
+    /// QEMU does not have it any more, whether or not it ever had it.
+    pub(crate) fn is_over_by(&mut self, time: Timestamp) {
+        self.over.get_or_insert(time);
+    }
+
+    /// It is told as it stands: whether QEMU has it still.
+    pub(crate) fn as_it_stands(mut self) -> Holding {
+        self.find_doubts(false);
+        self.holding
+    }
+
+    /// What the records leave open of it.
+    fn find_doubts(&mut self, closed: bool) {
+        let holding = &mut self.holding;
+        let mut doubt = self.doubt;
+        match holding.state {
+            State::NeverGranted if closed || holding.certainty == Certainty::Doubtful => {}
+            State::NeverGranted if self.lost => {
+                doubt = Some(Doubt::RecordsLost);
+                (holding.state, holding.certainty) = (State::Unknown, Certainty::Incomplete);
+            }
+            State::NeverGranted => {
+                let unknown = [Doubt::NoGrantsRecorded, Doubt::TrailEnds, Doubt::RecordsLost];
+                if doubt.is_some_and(|doubt| unknown.contains(&doubt)) {
+                    (holding.state, holding.certainty) = (State::Unknown, Certainty::Incomplete);
+                }
+            }
+            State::Held | State::Released => {
+                doubt = None;
+                if holding.certainty == Certainty::Ambiguous {
+                    doubt = Some(Doubt::Ambiguous);
+                }
+                if self.lost {
+                    doubt = Some(Doubt::RecordsLost);
+                    holding.certainty = Certainty::Incomplete;
+                }
+            }
+            State::OpenFailed | State::Unknown => {}
+        }
+        holding.find_doubts(doubt, self.over.or(self.closed));
+    }
+
     /// It is over: by its own close records, else by what `at` tells of its interface or guest.
     pub(crate) fn end(mut self, cause: EndedBy, at: Option<&Proof>) -> Holding {
         if let Some(at) = at {
             self.prove(at);
+            self.is_over_by(at.time);
         }
         let closed = !self.is_open();
         let holding = &mut self.holding;
@@ -280,6 +366,7 @@ impl Draft {
             holding.state = State::Released;
             holding.released = holding.released.or(at.map(|at| at.time));
         }
+        self.find_doubts(closed);
         self.holding
     }
 }
@@ -304,7 +391,8 @@ impl Opened<'_> {
 
 /// The holding of an open(2) that failed: over as soon as it is told.
 pub(crate) fn failed(entry: &Claim<'_>, opened: &Opened<'_>) -> Holding {
-    holding(entry, opened.mac, opened.device, State::OpenFailed, opened.seen)
+    let holding = holding(entry, opened.mac, opened.device, State::OpenFailed, opened.seen);
+    Holding { queues: opened.queue.map(|_| 1), ..holding }
 }
 
 fn holding(entry: &Claim<'_>, mac: MacAddr, device: &Device, state: State, seen: Option<&Seen>) -> Holding {
@@ -317,11 +405,14 @@ fn holding(entry: &Claim<'_>, mac: MacAddr, device: &Device, state: State, seen:
         guest: entry.record.guest.clone(),
         mac,
         device: seen.and_then(|seen| seen.device.as_ref()).unwrap_or(device).clone(),
-        queues: 1,
+        // libvirt writes one record whatever the queues.
+        queues: None,
         opened: Some(entry.time),
         granted: None,
         released: None,
         last_seen: None,
+        uncertain_since: None,
+        possibly_held: Vec::new(),
         state,
         ended_by: None,
         certainty: Certainty::Definitive,

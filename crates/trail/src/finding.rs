@@ -64,6 +64,8 @@ kinds! {
     OpenFailed = "open-failed",
     /// A device was opened, and QEMU never got it.
     OpenWithoutGrant = "open-without-grant",
+    /// A device was opened, and the records do not tell whether QEMU got it.
+    GrantUnknown = "grant-unknown",
     /// One open is told both as failed and as done.
     ContradictoryOpen = "contradictory-open",
     /// QEMU got an interface, and no open of a device is told for it.

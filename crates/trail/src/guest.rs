@@ -7,10 +7,10 @@ use crate::draft::{self, Draft, Opened};
 use crate::entry::Claim;
 use crate::interface::Interface;
 use crate::interfaces::Interfaces;
-use crate::operation::{Operation, Phase};
+use crate::operation::{ONE_TRY, Operation, Phase};
 use crate::out::{Out, Whose, named, whose, why};
 use crate::time::after;
-use crate::{Certainty, EndedBy, FindingKind, Proof};
+use crate::{Certainty, Doubt, EndedBy, Finding, FindingKind, Proof};
 
 /// One guest on one host under one daemon, as far as it is alive. What is told of its interfaces is
 /// here, what is told of it as a whole in [`crate::life`].
@@ -30,7 +30,23 @@ pub(crate) struct Guest {
     pub(crate) pid: Option<u32>,
     pub(crate) interfaces: Interfaces,
     pub(crate) unplugged: Option<Unplugged>,
+    /// When its manager last told of it.
+    pub(crate) last: Timestamp,
+    /// Whether its manager recorded more of it than opens: some record no grants at all.
+    pub(crate) grants_told: bool,
+    /// Whether a watcher looks at what its QEMU holds.
+    pub(crate) watched: bool,
+    /// Until when records of it may be missing.
+    pub(crate) lost_until: Option<Timestamp>,
+    /// Grants without an open. A watcher that looks and sees nothing shows that there was none.
+    bare: Vec<Finding>,
 }
+
+/// How long a watcher may take to see what QEMU got.
+const SEEN_WITHIN: SignedDuration = SignedDuration::from_secs(5);
+
+/// An open comes before its grant, within the time that a guest takes to start.
+const OPENED_WITHIN: SignedDuration = SignedDuration::from_mins(2);
 
 /// libvirt's detach record, as long as the very next may be an attach of the same: a change of bridge is
 /// told so, and nothing ended at all.
@@ -40,6 +56,8 @@ pub(crate) struct Unplugged {
     at: Proof,
     /// Whether that attach failed: QEMU still has what it had, with no bridge behind it.
     pub(crate) refused: bool,
+    /// Whether that attach may be among records that are missing.
+    lost: bool,
 }
 
 /// The two records of a change of bridge come at once; an attach farther apart is another interface.
@@ -74,7 +92,42 @@ impl Guest {
             pid: None,
             interfaces: Interfaces::default(),
             unplugged: None,
+            last: entry.time,
+            grants_told: false,
+            watched: false,
+            lost_until: None,
+            bare: Vec::new(),
         }
+    }
+
+    /// Records from `since` to `until` may be missing.
+    pub(crate) fn lose(&mut self, since: Timestamp, until: Timestamp) {
+        for (_, interface) in self.interfaces.iter_mut() {
+            interface.operations.iter_mut().for_each(|operation| operation.lose(since));
+        }
+        if let Some(unplugged) = &mut self.unplugged {
+            unplugged.lost = true;
+        }
+        // What it is told to give up from now on it may have got meanwhile.
+        self.from_start = false;
+        self.lost_until = Some(until);
+    }
+
+    /// Whether an open that is not told may be among records that are missing.
+    fn may_have_lost_open(&self, grant: Timestamp) -> bool {
+        self.lost_until.is_some_and(|until| grant.duration_since(until) <= OPENED_WITHIN)
+    }
+
+    /// Tells of grants without an open for which nothing more is to be waited for.
+    pub(crate) fn judge_bare(&mut self, now: Option<Timestamp>, out: &mut Out) {
+        let due = |finding: &mut Finding| now.is_none_or(|now| after(finding.time, SEEN_WITHIN) < now);
+        // Whoever looks into QEMU and sees no device of an interface shows that it has none.
+        out.findings.extend(self.bare.extract_if(.., due).filter(|_| !self.watched));
+    }
+
+    /// A watcher saw a device of this interface, of which no open is told.
+    pub(crate) fn confirm_bare(&mut self, mac: MacAddr, out: &mut Out) {
+        out.findings.extend(self.bare.extract_if(.., |finding| finding.mac == Some(mac)));
     }
 
     /// One that was seen to run, and of which no manager has told.
@@ -95,14 +148,28 @@ impl Guest {
         self.interfaces.get_or_new(mac)
     }
 
-    pub(crate) fn opened(&mut self, entry: &Claim<'_>, opened: &Opened<'_>, out: &mut Out) {
+    /// `lost` is the last stretch of which records may be missing.
+    pub(crate) fn opened(
+        &mut self,
+        entry: &Claim<'_>,
+        opened: &Opened<'_>,
+        lost: Option<(Timestamp, Timestamp)>,
+        out: &mut Out,
+    ) {
         self.settle_unplugged(out);
         let interface = self.interface(opened.mac, out);
         // Nobody said why these were closed, and now the interface's next life begins.
         interface.end_closed(EndedBy::Close, None, out);
         interface
-            .current(|operation| operation.takes(opened.device, opened.queue), out)
+            .current(entry.time, |operation| operation.takes(opened.device, opened.queue), out)
             .opened(entry, opened, out);
+        // The failure that contradicts it comes just before it: it may be missing.
+        if let Some((since, until)) = lost
+            && opened.may_be_told_twice()
+            && entry.time.duration_since(until) <= ONE_TRY
+        {
+            interface.operations.iter_mut().rev().take(1).for_each(|newest| newest.lose(since));
+        }
     }
 
     pub(crate) fn open_failed(&mut self, entry: &Claim<'_>, opened: &Opened<'_>, out: &mut Out) {
@@ -120,7 +187,9 @@ impl Guest {
             None => out.say(FindingKind::OpenFailed, entry, text),
         }
         out.holdings.push(holding);
-        self.interface(mac, out).current(Operation::takes_failed, out).open_failed(entry, opened, out);
+        self.interface(mac, out)
+            .current(entry.time, Operation::takes_failed, out)
+            .open_failed(entry, opened, out);
     }
 
     /// QEMU got an interface. `told` is QEMU's pid in the record itself, which only a writer gives that
@@ -144,6 +213,7 @@ impl Guest {
             }
             By::Attach => {
                 self.running = true;
+                self.boot_is_told(entry, out);
                 self.pid = told.or(self.pid);
                 (Phase::Granted, self.pid)
             }
@@ -151,7 +221,7 @@ impl Guest {
         let certainty = if told.is_some() { Certainty::Definitive } else { Certainty::Inferred };
         if self.interface(mac, out).opening(by).is_none()
             && by == By::Attach
-            && let Some(unplugged) = self.unplugged.take_if(|unplugged| unplugged.is_changed_by(entry, mac))
+            && let Some(unplugged) = self.unplugged.take_if(|one| one.is_changed_by(entry, mac) && !one.lost)
         {
             return self.reattached(entry, mac, &unplugged.at, out);
         }
@@ -159,18 +229,39 @@ impl Guest {
         let interface = self.interface(mac, out);
         let Some(at) = interface.opening(by) else {
             if by == By::Start || interface.plugged() == 0 {
-                interface.granted_bare(phase, out);
+                interface.granted_bare(phase, entry.time, out);
             }
-            let text = format!("QEMU got {mac}, and no open of a device is told for it");
-            return out.say(FindingKind::GrantWithoutOpen, entry, text);
+            if !self.may_have_lost_open(entry.time) {
+                let text = format!("QEMU got {mac}, and no open of a device is told for it");
+                self.bare.push(out.finding(FindingKind::GrantWithoutOpen, entry, text));
+            }
+            return;
         };
         interface.operations[at].grant(phase, entry, pid, certainty);
         if by == By::Attach {
             interface.operations[at].await_numbers(entry, out);
             // Tries before it, of which no record tells the end.
             let given_up = |operation: &mut Operation| operation.phase == Phase::Opening;
-            for given_up in interface.operations.extract_if(..at, given_up) {
+            interface.operations[at].end_contradicted(&entry.proof(), out);
+            for mut given_up in interface.operations.extract_if(..at, given_up) {
+                given_up.is_over_by(entry.time);
                 given_up.end(EndedBy::Close, None, out);
+            }
+        }
+    }
+
+    /// The guest runs, so what it was given at its start it has.
+    pub(crate) fn boot_is_told(&mut self, entry: &Claim<'_>, out: &mut Out) {
+        let pid = self.pid;
+        for (_, interface) in self.interfaces.iter_mut() {
+            let booted = |operation: &&mut Operation| operation.phase == Phase::Booted;
+            for operation in interface.operations.iter_mut().filter(booted) {
+                operation.phase = Phase::Granted;
+                for draft in &mut operation.drafts {
+                    draft.holding.pid = draft.holding.pid.or(pid);
+                }
+                operation.await_numbers(entry, out);
+                operation.end_contradicted(&entry.proof(), out);
             }
         }
     }
@@ -210,13 +301,16 @@ impl Guest {
             operations[at].phase = Phase::Refused;
             operations[at].prove(&entry.proof());
         } else {
-            operations.remove(at).end(EndedBy::Close, Some(&entry.proof()), out);
+            let mut refused = operations.remove(at);
+            refused.doubt_grant(Doubt::Failed);
+            refused.end(EndedBy::Close, Some(&entry.proof()), out);
         }
     }
 
     pub(crate) fn detached(&mut self, entry: &Claim<'_>, mac: MacAddr, forced: bool, out: &mut Out) {
         self.settle_unplugged(out);
         self.running = true;
+        self.boot_is_told(entry, out);
         let cause = if forced { EndedBy::Revoke } else { EndedBy::Detach };
         let proof = entry.proof();
         let from_start = self.from_start;
@@ -235,7 +329,7 @@ impl Guest {
             interface.operations.push(Operation::from_before(Draft::from_before(entry, mac)));
         }
         if !forced {
-            self.unplugged = Some(Unplugged { mac, at: proof, refused: false });
+            self.unplugged = Some(Unplugged { mac, at: proof, refused: false, lost: false });
         } else if let Some(interface) = self.interfaces.get_mut(mac) {
             let whose = Whose { host: &self.host, guest: &self.id };
             interface.release(whose, mac, cause, &proof, out);
@@ -270,7 +364,7 @@ impl Guest {
         let mut kept = drafts[draft].split(queue);
         if !drafts[draft].is_open() {
             let rest = drafts.remove(draft);
-            if rest.holding.queues > 0 {
+            if !rest.is_spent() {
                 out.end(rest, EndedBy::Close, None);
             }
         }
@@ -313,18 +407,31 @@ impl Guest {
 
     /// Until when what was unplugged may be plugged in again as another half of a change of bridge.
     pub(crate) fn due(&self) -> Option<Timestamp> {
-        self.unplugged.as_ref().map(|unplugged| after(unplugged.at.time, ONE_CHANGE))
+        let unplugged = self.unplugged.as_ref().map(|unplugged| after(unplugged.at.time, ONE_CHANGE));
+        let bare = self.bare.first().map(|finding| after(finding.time, SEEN_WITHIN));
+        unplugged.into_iter().chain(bare).min()
+    }
+
+    /// Nothing more is told: a change of bridge whose second half would come now may be one.
+    pub(crate) fn doubt_unplugged(&mut self, until: Timestamp) {
+        if let Some(unplugged) = &mut self.unplugged {
+            unplugged.lost |= until.duration_since(unplugged.at.time) <= ONE_CHANGE;
+        }
     }
 
     /// What was unplugged did end: no attach followed at once.
     pub(crate) fn settle_unplugged(&mut self, out: &mut Out) {
-        let Some(Unplugged { mac, at, refused }) = self.unplugged.take() else { return };
+        let Some(Unplugged { mac, at, refused, lost }) = self.unplugged.take() else { return };
         let Some(interface) = self.interfaces.get_mut(mac) else { return };
         if refused {
             let held = interface.operations.iter_mut().filter(|operation| operation.is_held());
             return held.for_each(|operation| operation.prove(&at));
         }
         let whose = Whose { host: &self.host, guest: &self.id };
+        if lost {
+            // A change of bridge is told as an unplug and a plug: the second may be missing.
+            interface.operations.iter_mut().for_each(|operation| operation.lose(at.time));
+        }
         interface.release(whose, mac, EndedBy::Detach, &at, out);
         self.tidy(mac, &|| at.clone(), out);
     }

@@ -19,10 +19,11 @@ pub struct Holding {
     pub mac: MacAddr,
     /// What.
     pub device: Device,
-    /// How many open(2)s of it are told. libvirt's records tell of one, whatever the queues; where
-    /// audit rules let the kernel tell of each, they are counted. 0 for what was opened before the
-    /// trail begins.
-    pub queues: u32,
+    /// How many open(2)s of it there were: one for each queue. None where the records don't tell:
+    /// libvirt writes one record whatever the queues, and what was opened before the trail begins has
+    /// none. Known from taptrail's own records, from a watcher's, and where audit rules let the kernel
+    /// record each open.
+    pub queues: Option<u32>,
     /// When it was opened, or the open failed; none when that was before the trail begins.
     #[serde(with = "crate::time::maybe")]
     pub opened: Option<Timestamp>,
@@ -37,6 +38,12 @@ pub struct Holding {
     /// moment from here to `released`.
     #[serde(with = "crate::time::maybe")]
     pub last_seen: Option<Timestamp>,
+    /// From when on it is not certain that QEMU held it: records of that time may be missing, or one of
+    /// several interfaces with its MAC was unplugged.
+    #[serde(with = "crate::time::maybe")]
+    pub uncertain_since: Option<Timestamp>,
+    /// When QEMU may have held it, though no record says so, the earliest first.
+    pub possibly_held: Vec<PossiblyHeld>,
     /// What became of it.
     pub state: State,
     /// What ended it, if it is over.
@@ -55,8 +62,10 @@ pub struct Holding {
 pub enum State {
     /// The open(2) failed.
     OpenFailed,
-    /// It was opened, and QEMU never got it.
+    /// It was opened, and QEMU never got it, as far as its manager's records go.
     NeverGranted,
+    /// It was opened, and whether QEMU got it is not known.
+    Unknown,
     /// QEMU has it.
     Held,
     /// QEMU had it.
@@ -69,6 +78,7 @@ impl State {
         match self {
             Self::OpenFailed => "open-failed",
             Self::NeverGranted => "never-granted",
+            Self::Unknown => "unknown",
             Self::Held => "held",
             Self::Released => "released",
         }
@@ -123,6 +133,8 @@ pub enum Certainty {
     Ambiguous,
     /// The records contradict each other.
     Doubtful,
+    /// Records that would tell more are missing, or may be.
+    Incomplete,
 }
 
 impl Certainty {
@@ -133,6 +145,114 @@ impl Certainty {
             Self::Inferred => "inferred",
             Self::Ambiguous => "ambiguous",
             Self::Doubtful => "doubtful",
+            Self::Incomplete => "incomplete",
         }
+    }
+}
+
+/// A stretch of time in which QEMU may have held a device, though no record says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PossiblyHeld {
+    /// From when on; none when that is before the trail begins.
+    #[serde(with = "crate::time::maybe")]
+    pub from: Option<Timestamp>,
+    /// Until when, this time excluded; none when no record tells an end.
+    #[serde(with = "crate::time::maybe")]
+    pub until: Option<Timestamp>,
+    /// Why that can't be excluded.
+    pub why: Doubt,
+}
+
+/// Why QEMU may have held a device without a record that says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Doubt {
+    /// A manager records a grant only after QEMU has the descriptors.
+    BeforeGrant,
+    /// The start or hot-plug failed: QEMU may have had the descriptors until then.
+    Failed,
+    /// Nothing was recorded of what followed the open, though its manager records grants.
+    NothingFollowed,
+    /// Its manager recorded the open and no grant of anything.
+    NoGrantsRecorded,
+    /// The trail ends before it tells what followed.
+    TrailEnds,
+    /// Records of that time may be missing.
+    RecordsLost,
+    /// It ended unseen at some time in this stretch.
+    EndUnseen,
+    /// It was held as the trail began, and since when is not known.
+    BeforeTrail,
+    /// One of several interfaces with one MAC was unplugged, and no record tells which.
+    Ambiguous,
+    /// The records of its open contradict each other.
+    Contradicted,
+}
+
+impl Doubt {
+    /// The word in JSON and tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BeforeGrant => "before-grant",
+            Self::Failed => "failed",
+            Self::NothingFollowed => "nothing-followed",
+            Self::NoGrantsRecorded => "no-grants-recorded",
+            Self::TrailEnds => "trail-ends",
+            Self::RecordsLost => "records-lost",
+            Self::EndUnseen => "end-unseen",
+            Self::BeforeTrail => "before-trail",
+            Self::Ambiguous => "ambiguous",
+            Self::Contradicted => "contradicted",
+        }
+    }
+}
+
+impl Holding {
+    /// From when to when QEMU held it for certain, the end excluded; none when that is at no time, or
+    /// not known of any.
+    pub fn certainly_held(&self) -> Option<(Timestamp, Timestamp)> {
+        if !matches!(self.state, State::Held | State::Released) {
+            return None;
+        }
+        let from = self.granted.or_else(|| {
+            // What was held as the trail began is certain from the record that shows it.
+            self.proof.first().map(|proof| proof.time).filter(|_| self.opened.is_none())
+        })?;
+        let ends = [self.released, self.last_seen, self.uncertain_since];
+        let until = ends.into_iter().flatten().min().unwrap_or(Timestamp::MAX);
+        (from < until).then_some((from, until))
+    }
+
+    /// Fills [`possibly_held`](Self::possibly_held): `doubt` is why its grant or end is not certain, and
+    /// `over` the time by which QEMU did not have it any more, where these are told.
+    pub(crate) fn find_doubts(&mut self, doubt: Option<Doubt>, over: Option<Timestamp>) {
+        let over = over.or(self.released);
+        let mut stretches = Vec::new();
+        let mut add = |from: Option<Timestamp>, until: Option<Timestamp>, why| {
+            if from.zip(until).is_none_or(|(from, until)| from < until) {
+                stretches.push(PossiblyHeld { from, until, why });
+            }
+        };
+        match self.state {
+            State::OpenFailed => {}
+            State::NeverGranted | State::Unknown => {
+                add(self.opened, over, doubt.unwrap_or(Doubt::NothingFollowed));
+            }
+            State::Held | State::Released => {
+                let before = if self.opened.is_some() { Doubt::BeforeGrant } else { Doubt::BeforeTrail };
+                let end = over.filter(|_| self.state == State::Released);
+                let tail = doubt.unwrap_or(Doubt::EndUnseen);
+                match self.certainly_held() {
+                    Some((from, until)) => {
+                        add(self.opened, Some(from), before);
+                        if until != Timestamp::MAX && end.is_none_or(|end| until < end) {
+                            add(Some(until), end, tail);
+                        }
+                    }
+                    None => add(self.opened, end, doubt.unwrap_or(before)),
+                }
+            }
+        }
+        self.possibly_held = stretches;
     }
 }

@@ -33,6 +33,10 @@ pub(crate) struct Host {
     daemons: Daemons,
     foreign: Foreign,
     serials: Serials,
+    /// When it was last told of.
+    last: Option<Timestamp>,
+    /// The last stretch of which records may be missing.
+    lost: Option<(Timestamp, Timestamp)>,
 }
 
 impl Host {
@@ -46,6 +50,8 @@ impl Host {
             daemons: Daemons::default(),
             foreign: Foreign::default(),
             serials: Serials::default(),
+            last: None,
+            lost: None,
         }
     }
 
@@ -63,22 +69,37 @@ impl Host {
     pub(crate) fn feed(&mut self, entry: &Entry, out: &mut Out) {
         if let Content::Boot = entry.content {
             self.serials.restart(entry.serial, entry.time);
-            return self.rebooted(&entry.proof(), out);
+            self.rebooted(&entry.proof(), out);
+            self.last = Some(entry.time);
+            return;
         }
         if entry.serial.is_some_and(|serial| self.serials.restarted(serial, entry.time)) {
             self.rebooted(&entry.proof(), out);
         }
         self.open_overdue(entry.time, out);
+        let last = self.last.replace(entry.time);
         match &entry.content {
             Content::Record(record) => self.claim(&Claim { entry, record }, out),
             Content::KernelOpen(open) => self.kernel_opened(entry, open, out),
             Content::Truncated(fragment) => self.fragment(FindingKind::TruncatedRecord, entry, fragment, out),
             Content::Unsent(fragment) => self.fragment(FindingKind::RecordNotSent, entry, fragment, out),
             Content::Missing(fragment) => self.fragment(FindingKind::SerialGap, entry, fragment, out),
-            Content::Gap(gap) => out.findings.push(told::gap(entry, gap)),
+            Content::Gap(gap) => {
+                self.lose(gap.since.or(last).unwrap_or(entry.time), entry.time);
+                out.findings.push(told::gap(entry, gap));
+            }
             Content::Foreign { exe } => self.foreign.count(entry, exe),
             Content::Boot | Content::RecordingStopped(_) | Content::RecordingResumed(_) => {}
         }
+    }
+
+    /// Records from `since` to `until` may be missing: what is alive is not certain from then on.
+    fn lose(&mut self, since: Timestamp, until: Timestamp) {
+        for guest in self.guests.values_mut().flat_map(Lives::iter_mut) {
+            guest.lose(since, until);
+        }
+        self.opens.lose(until);
+        self.lost = Some((since, until));
     }
 
     fn claim(&mut self, entry: &Claim<'_>, out: &mut Out) {
@@ -95,19 +116,22 @@ impl Host {
         };
         let at = lives.get_mut().of(entry, &mut self.daemons, out);
         let guest = lives.get_mut().get(at);
+        guest.judge_bare(Some(entry.time), out);
+        guest.grants_told |= !matches!(event, Event::Open { .. });
         let pid = guest.pid;
         let (mut ended, mut uncertain) = (Vec::new(), None);
         let pid_now = if stops {
             lives.get_mut().remove(at).stopped(entry, out);
             None
         } else {
-            uncertain = tell(guest, entry, done, &mut self.opens, out);
+            uncertain = tell(guest, entry, done, self.lost, &mut self.opens, out);
+            guest.last = entry.time;
             let idle = guest.is_idle();
             let now = if idle { None } else { guest.pid };
             if done && matches!(event, Event::GuestStart { .. }) {
                 ended = lives.get_mut().ran(at, entry);
             } else if idle {
-                lives.get_mut().remove(at);
+                lives.get_mut().remove(at).judge_bare(None, out);
             }
             now
         };
@@ -116,7 +140,7 @@ impl Host {
         }
         for guest in ended {
             self.forget_pid(guest.pid, uuid);
-            guest.lost(EndedBy::Restart, &entry.proof(), out);
+            guest.lost(EndedBy::Restart, None, &entry.proof(), out);
         }
         if let Some(draft) = uncertain.and_then(|earlier| opened_by(&mut self.guests, &earlier)) {
             draft.uncount();
@@ -151,7 +175,7 @@ impl Host {
                 self.guests.remove(&other);
             }
             let own = std::mem::take(&mut out.shifts);
-            gone.lost(EndedBy::PidReused, &entry.proof(), out);
+            gone.lost(EndedBy::PidReused, None, &entry.proof(), out);
             self.index(entry, other, out);
             out.shifts.extend(own);
         }
@@ -241,7 +265,7 @@ impl Host {
     /// The host started anew: all that its guests held is over.
     fn rebooted(&mut self, at: &Proof, out: &mut Out) {
         for guest in self.take_guests() {
-            guest.lost(EndedBy::Reboot, at, out);
+            guest.lost(EndedBy::Reboot, self.last, at, out);
         }
         out.shifts.clear();
         self.macs.clear();
@@ -263,7 +287,10 @@ impl Host {
         for uuid in due {
             let hash_map::Entry::Occupied(mut lives) = self.guests.entry(uuid) else { continue };
             let unplugged = lives.get_mut().iter_mut().filter(|guest| is_due(guest));
-            unplugged.for_each(|guest| guest.settle_unplugged(out));
+            unplugged.for_each(|guest| {
+                guest.settle_unplugged(out);
+                guest.judge_bare(Some(now), out);
+            });
             if lives.get_mut().forget_idle() {
                 lives.remove();
             }
@@ -284,10 +311,11 @@ impl Host {
         }
     }
 
-    /// Nothing more is told.
-    pub(crate) fn finish(mut self, out: &mut Out) {
+    /// Nothing more is told. `covered` is until when its log goes on, where that is known.
+    pub(crate) fn finish(mut self, covered: Option<Timestamp>, out: &mut Out) {
+        let until = covered.max(self.last).unwrap_or(Timestamp::MIN);
         for guest in self.take_guests() {
-            guest.finish(out);
+            guest.finish(until, out);
         }
         for waiting in self.opens.rest() {
             self.unaudited(waiting, out);

@@ -1,5 +1,6 @@
 //! One interface of a guest: what was tried and given for one MAC, oldest first.
 
+use jiff::Timestamp;
 use taptrail_record::{Descriptor, Device, MacAddr};
 
 use crate::draft::Draft;
@@ -28,9 +29,14 @@ pub(crate) struct Interface {
 
 impl Interface {
     /// The operation that an open belongs to: the newest, or a new one.
-    pub(crate) fn current(&mut self, takes: impl Fn(&Operation) -> bool, out: &mut Out) -> &mut Operation {
+    pub(crate) fn current(
+        &mut self,
+        now: Timestamp,
+        takes: impl Fn(&Operation) -> bool,
+        out: &mut Out,
+    ) -> &mut Operation {
         if !self.operations.last().is_some_and(takes) {
-            self.make_room(out);
+            self.make_room(now, out);
             if self.operations.is_empty() {
                 self.operations.reserve_exact(1);
             }
@@ -41,30 +47,31 @@ impl Interface {
     }
 
     /// QEMU got it, and no open of a device is told.
-    pub(crate) fn granted_bare(&mut self, phase: Phase, out: &mut Out) {
-        self.add(Operation::bare(phase), out);
+    pub(crate) fn granted_bare(&mut self, phase: Phase, now: Timestamp, out: &mut Out) {
+        self.add(Operation::bare(phase), now, out);
     }
 
     /// Takes an operation that no open began.
-    pub(crate) fn add(&mut self, operation: Operation, out: &mut Out) {
-        self.make_room(out);
+    pub(crate) fn add(&mut self, operation: Operation, now: Timestamp, out: &mut Out) {
+        self.make_room(now, out);
         self.operations.push(operation);
     }
 
     /// Tells the oldest as they stand where no real guest could have as many.
-    fn make_room(&mut self, out: &mut Out) {
+    fn make_room(&mut self, now: Timestamp, out: &mut Out) {
         if self.operations.len() < MOST_TRIES {
             return;
         }
         let opening = |operation: &mut Operation| operation.phase == Phase::Opening;
         let tries = self.operations.iter().filter(|operation| operation.phase == Phase::Opening).count();
         let surplus = (tries + 1).saturating_sub(MOST_TRIES);
-        for oldest in self.operations.extract_if(.., opening).take(surplus) {
+        for mut oldest in self.operations.extract_if(.., opening).take(surplus) {
+            oldest.is_over_by(now);
             oldest.end(EndedBy::Close, None, out);
         }
         let surplus = (self.operations.len() + 1).saturating_sub(MOST_ALIKE + MOST_TRIES);
         for mut oldest in self.operations.drain(..surplus) {
-            oldest.perhaps_over = true;
+            oldest.perhaps_over.get_or_insert(now);
             oldest.into_drafts().into_iter().for_each(|draft| out.as_it_stands(draft));
         }
     }
@@ -120,7 +127,7 @@ impl Interface {
         }
         if alike > 1 && self.detached.len() + 1 < alike {
             for operation in self.operations.iter_mut().filter(|operation| detachable(operation)) {
-                operation.perhaps_over = true;
+                operation.perhaps_over.get_or_insert(at.time);
                 operation.prove(at);
             }
             self.owed += 1;
@@ -148,7 +155,8 @@ impl Interface {
             return;
         }
         let alike = self.operations.iter_mut().filter(|operation| detachable(operation));
-        alike.for_each(|operation| operation.perhaps_over = true);
+        let since = detached.first().map_or(Timestamp::MAX, |(_, at)| at.time);
+        alike.for_each(|operation| _ = operation.perhaps_over.get_or_insert(since));
         for (_, at) in detached {
             let text = format!(
                 "Guest '{}' gave up one of several interfaces with the MAC {mac}: nothing tells which",
@@ -176,10 +184,11 @@ impl Interface {
         self.operations.retain(|operation| !operation.is_over());
         self.detached.truncate(self.operations.len().saturating_sub(1));
         if self.owed > 0 {
-            let doubtful = self.operations.iter().filter(|operation| operation.perhaps_over).count();
+            let doubtful =
+                self.operations.iter().filter(|operation| operation.perhaps_over.is_some()).count();
             self.owed = self.owed.min(doubtful.saturating_sub(1));
             if self.owed == 0 {
-                self.operations.iter_mut().for_each(|operation| operation.perhaps_over = false);
+                self.operations.iter_mut().for_each(|operation| operation.perhaps_over = None);
             }
         }
     }

@@ -31,6 +31,8 @@ const PROVEN: usize = 4;
 pub(crate) struct KernelOpens {
     waiting: VecDeque<Waiting>,
     recent: VecDeque<Recent>,
+    /// Until when records may be missing: what the kernel saw then is not all that there was.
+    lost_until: Option<Timestamp>,
 }
 
 /// An open that the kernel saw.
@@ -68,6 +70,12 @@ pub(crate) struct Seen {
 }
 
 impl KernelOpens {
+    /// Records up to `until` may be missing: which opens a record means, and how many, can't be told.
+    pub(crate) fn lose(&mut self, until: Timestamp) {
+        self.waiting.iter_mut().for_each(|waiting| waiting.mingled = true);
+        self.lost_until = Some(until);
+    }
+
     /// Takes what the kernel saw of the open that a record, or what is left of one, tells: of one
     /// open(2) when the record names its queue, else of all that its writer made of the kind.
     pub(crate) fn admit(&mut self, entry: &Entry, device: &Device, queue: Option<u32>) -> Option<Seen> {
@@ -86,7 +94,8 @@ impl KernelOpens {
             self.waiting.iter_mut().filter(|other| fits(other)).for_each(|other| other.mingled = true);
         }
         let mut seen = Seen::default();
-        let mut mingled = false;
+        let just = |until: Timestamp| entry.time.duration_since(until) <= ADMITTED_WITHIN;
+        let mut mingled = self.lost_until.is_some_and(just);
         let mut at = first;
         while at < self.waiting.len() {
             let waiting = &self.waiting[at];

@@ -114,7 +114,7 @@ mod watched;
 
 pub use entry::{Content, Entry, Gap, Lost};
 pub use finding::{Finding, FindingKind};
-pub use holding::{Certainty, EndedBy, Holding, State};
+pub use holding::{Certainty, Doubt, EndedBy, Holding, PossiblyHeld, State};
 pub use proof::Proof;
 pub use report::{Input, Report, Unreadable};
 pub use trail::Trail;

@@ -1,10 +1,12 @@
 //! What is told of a guest as a whole: it starts, stops, or its host does.
 
+use jiff::{SignedDuration, Timestamp};
+
 use crate::entry::Claim;
 use crate::guest::Guest;
 use crate::operation::{Operation, Phase};
 use crate::out::{Out, Whose, named, reason, whose, why};
-use crate::{EndedBy, FindingKind, Proof};
+use crate::{Doubt, EndedBy, FindingKind, Proof};
 
 impl Guest {
     /// The guest runs.
@@ -17,21 +19,16 @@ impl Guest {
         self.pid = pid;
         let proof = entry.proof();
         for (_, interface) in self.interfaces.iter_mut() {
-            // Before a guest runs there is no hot-plug: what its start did not give it, nobody will.
-            let missed =
-                |operation: &mut Operation| operation.phase == Phase::Opening && !operation.closes_follow();
+            // Before a guest runs there is no hot-plug: what its start did not give it, nobody will. But the
+            // record that gave it may be missing.
+            let missed = |operation: &mut Operation| {
+                operation.phase == Phase::Opening && !operation.closes_follow() && !operation.is_lost()
+            };
             for missed in interface.operations.extract_if(.., missed) {
                 missed.end(EndedBy::Close, Some(&proof), out);
             }
-            let booted = |operation: &&mut Operation| operation.phase == Phase::Booted;
-            for operation in interface.operations.iter_mut().filter(booted) {
-                operation.phase = Phase::Granted;
-                for draft in &mut operation.drafts {
-                    draft.holding.pid = draft.holding.pid.or(pid);
-                }
-                operation.await_numbers(entry, out);
-            }
         }
+        self.boot_is_told(entry, out);
         self.tidy_all(&|| entry.proof(), out);
     }
 
@@ -50,6 +47,7 @@ impl Guest {
                     out.say_for(FindingKind::FalseStart, entry, Some(mac), text);
                     operation.drafts.iter_mut().for_each(|draft| draft.withdraw());
                 }
+                operation.doubt_grant(Doubt::Failed);
                 operation.end(EndedBy::Stop, Some(&proof), out);
             }
             // It ran for a moment, and its devices are closed: that is why.
@@ -70,10 +68,15 @@ impl Guest {
     /// The guest is gone, and all it held with it.
     pub(crate) fn stopped(mut self, entry: &Claim<'_>, out: &mut Out) {
         self.settle_unplugged(out);
+        self.judge_bare(None, out);
         let proof = entry.proof();
         for (mac, interface) in self.interfaces {
             out.unlist(mac, interface.listed);
-            for operation in interface.operations {
+            for mut operation in interface.operations {
+                // A stop that no start preceded is of a QEMU that came up all the same, for a moment.
+                if !self.grants_told {
+                    operation.doubt_grant(Doubt::NoGrantsRecorded);
+                }
                 operation.end(EndedBy::Stop, Some(&proof), out);
             }
         }
@@ -93,36 +96,59 @@ impl Guest {
         let proof = entry.proof();
         for (_, interface) in self.interfaces.iter_mut() {
             let old = |operation: &mut Operation| matches!(operation.phase, Phase::Granted | Phase::Refused);
-            for operation in interface.operations.extract_if(.., old) {
+            for mut operation in interface.operations.extract_if(.., old) {
+                operation.ends_unseen(Some(self.last));
                 lost(operation, EndedBy::Restart, &proof, out);
             }
         }
         self.tidy_all(&|| entry.proof(), out);
     }
 
-    /// It is over, and no record told its end: something else shows that it must be.
-    pub(crate) fn lost(mut self, cause: EndedBy, at: &Proof, out: &mut Out) {
+    /// It is over, and no record told its end: something else shows that it must be. Up to `last_seen` its
+    /// host was told of and it had not ended.
+    pub(crate) fn lost(mut self, cause: EndedBy, last_seen: Option<Timestamp>, at: &Proof, out: &mut Out) {
         self.settle_unplugged(out);
+        self.judge_bare(None, out);
         for (mac, interface) in self.interfaces {
             out.unlist(mac, interface.listed);
-            for operation in interface.operations {
+            for mut operation in interface.operations {
+                operation.ends_unseen(last_seen.or(Some(self.last)));
+                if !self.grants_told {
+                    operation.doubt_grant(Doubt::NoGrantsRecorded);
+                }
                 lost(operation, cause, at, out);
             }
         }
     }
 
-    /// Nothing more is told: what QEMU has it still has.
-    pub(crate) fn finish(mut self, out: &mut Out) {
+    /// Nothing more is told from `until` on: what QEMU has it still has.
+    pub(crate) fn finish(mut self, until: Timestamp, out: &mut Out) {
+        self.doubt_unplugged(until);
         self.settle_unplugged(out);
+        self.judge_bare(None, out);
+        let (grants_told, last) = (self.grants_told, self.last);
         for (mac, mut interface) in self.interfaces {
             let whose = Whose { host: &self.host, guest: &self.id };
             interface.doubt(whose, mac, out);
             out.unlist(mac, interface.listed);
-            let drafts = interface.operations.into_iter().flat_map(Operation::into_drafts);
-            drafts.for_each(|draft| out.as_it_stands(draft));
+            for mut operation in interface.operations {
+                if operation.phase == Phase::Booted && !operation.was_seen() {
+                    // A manager tells of a start before it knows whether the guest came up.
+                    operation.drafts.iter_mut().for_each(|draft| draft.withdraw());
+                    operation.doubt_grant(Doubt::TrailEnds);
+                } else if !grants_told {
+                    operation.doubt_grant(Doubt::NoGrantsRecorded);
+                } else if until.duration_since(last) <= FOLLOWED_WITHIN {
+                    operation.doubt_grant(Doubt::TrailEnds);
+                }
+                operation.into_drafts().into_iter().for_each(|draft| out.as_it_stands(draft));
+            }
         }
     }
 }
+
+/// A manager that gives a device to QEMU records that within this time: a hot-plug waits for QEMU's answer.
+const FOLLOWED_WITHIN: SignedDuration = SignedDuration::from_mins(2);
 
 /// An operation ended unseen.
 fn lost(operation: Operation, cause: EndedBy, at: &Proof, out: &mut Out) {

@@ -108,7 +108,7 @@ impl Lives {
         let known = self.position_of(pid).or_else(|| self.guests.iter().rposition(unknown));
         let at = known.unwrap_or_else(|| {
             if self.guests.len() == MOST {
-                self.remove(0).finish(out);
+                self.remove(0).finish(entry.time, out);
             }
             self.guests.push(Guest::seen(entry));
             self.guests.len() - 1
@@ -150,7 +150,7 @@ impl Lives {
                 }
                 if !takes_over(entry, None) {
                     if self.guests.len() == MOST {
-                        self.remove(0).finish(out);
+                        self.remove(0).finish(entry.time, out);
                     }
                     self.guests.push(Guest::new(entry, true));
                     return self.guests.len() - 1;

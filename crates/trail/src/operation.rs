@@ -1,12 +1,12 @@
 use compact_str::CompactString;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use taptrail_record::Device;
 
 use crate::draft::{Draft, Opened};
 use crate::entry::Claim;
 use crate::out::{Out, named};
 use crate::unnumbered::Unnumbered;
-use crate::{Certainty, EndedBy, FindingKind, Proof};
+use crate::{Certainty, Doubt, EndedBy, FindingKind, Proof};
 
 /// One try to give one interface its devices: its opens, and what became of them.
 #[derive(Debug)]
@@ -15,8 +15,10 @@ pub(crate) struct Operation {
     pub(crate) drafts: Vec<Draft>,
     /// Whether QEMU is told to have got it with no device: it ends unseen, and in order.
     bare: bool,
-    /// Whether a release is told that may have been this one's or another's.
-    pub(crate) perhaps_over: bool,
+    /// When a release was told that may have been this one's or another's.
+    pub(crate) perhaps_over: Option<Timestamp>,
+    /// One open told as failed and as done: QEMU is not believed to hold it, and may for a moment.
+    contradicted: Vec<Draft>,
     /// Paths whose open(2) failed, without a queue told, and the record of it.
     failed: Vec<(CompactString, Proof)>,
 }
@@ -35,7 +37,7 @@ pub(crate) enum Phase {
 }
 
 /// Two records of one open come at once; farther apart they are two tries.
-const ONE_TRY: SignedDuration = SignedDuration::from_secs(1);
+pub(crate) const ONE_TRY: SignedDuration = SignedDuration::from_secs(1);
 
 /// An interface has a backend and an accelerator.
 const USUAL_DEVICES: usize = 2;
@@ -44,7 +46,8 @@ const MOST_DEVICES: usize = 8;
 
 impl Operation {
     pub(crate) fn new(phase: Phase) -> Self {
-        Self { phase, drafts: Vec::new(), bare: false, perhaps_over: false, failed: Vec::new() }
+        let (drafts, contradicted, failed) = (Vec::new(), Vec::new(), Vec::new());
+        Self { phase, drafts, bare: false, perhaps_over: None, contradicted, failed }
     }
 
     /// One of which no open is told, though QEMU got the interface.
@@ -85,7 +88,8 @@ impl Operation {
         if opened.may_be_told_twice()
             && let Some((_, failed)) = self.failed.iter().find(same)
         {
-            return contradicted(draft, failed, out);
+            let draft = contradicted(draft, failed, out);
+            return self.contradicted.push(draft);
         }
         if self.drafts.is_empty() {
             self.drafts.reserve_exact(USUAL_DEVICES);
@@ -104,7 +108,8 @@ impl Operation {
         if opened.may_be_told_twice()
             && let Some(at) = self.drafts.iter().position(|draft| draft.is_told(path, None) && just(draft))
         {
-            contradicted(self.drafts.remove(at), &entry.proof(), out);
+            let draft = contradicted(self.drafts.remove(at), &entry.proof(), out);
+            self.contradicted.push(draft);
         }
         self.failed.retain(|(of, _)| of != path);
         self.failed.push((path.clone(), entry.proof()));
@@ -143,7 +148,7 @@ impl Operation {
             Phase::Booted => true,
             Phase::Granted => self.bare,
         };
-        self.drafts.is_empty() && !waits
+        self.drafts.is_empty() && self.contradicted.is_empty() && !waits
     }
 
     pub(crate) fn grant(&mut self, phase: Phase, entry: &Claim<'_>, pid: Option<u32>, certainty: Certainty) {
@@ -187,13 +192,51 @@ impl Operation {
         }
     }
 
+    /// Records from `since` on may be missing: what is told of it is not certain any more.
+    pub(crate) fn lose(&mut self, since: Timestamp) {
+        for draft in self.drafts.iter_mut().chain(&mut self.contradicted) {
+            draft.lose(since);
+        }
+    }
+
+    /// Whether records may be missing that tell of it.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.drafts.iter().any(Draft::is_lost)
+    }
+
+    /// QEMU has what it got, and its guest runs: the opens that contradicted themselves gave it nothing.
+    pub(crate) fn end_contradicted(&mut self, at: &Proof, out: &mut Out) {
+        for mut draft in self.contradicted.drain(..) {
+            draft.is_over_by(at.time);
+            out.close(draft, EndedBy::Close, None);
+        }
+    }
+
+    /// Why its grant is not certain, as far as it is not told.
+    pub(crate) fn doubt_grant(&mut self, why: Doubt) {
+        let ungranted = self.drafts.iter_mut().filter(|draft| !draft.is_granted());
+        ungranted.chain(&mut self.contradicted).for_each(|draft| draft.doubt_grant(why));
+    }
+
+    /// It ends unseen; up to `time` it had not ended.
+    pub(crate) fn ends_unseen(&mut self, time: Option<Timestamp>) {
+        self.drafts.iter_mut().filter(|draft| draft.is_granted()).for_each(|draft| draft.ends_unseen(time));
+    }
+
+    /// It is over by then, whether or not QEMU ever had it.
+    pub(crate) fn is_over_by(&mut self, time: Timestamp) {
+        self.drafts.iter_mut().chain(&mut self.contradicted).for_each(|draft| draft.is_over_by(time));
+    }
+
     /// Its devices, with what is doubtful about them all.
     pub(crate) fn into_drafts(mut self) -> Vec<Draft> {
-        if self.perhaps_over {
+        if let Some(since) = self.perhaps_over {
             for draft in self.drafts.iter_mut().filter(|draft| draft.is_granted() && draft.is_open()) {
                 draft.doubt(Certainty::Ambiguous);
+                draft.is_uncertain_since(since);
             }
         }
+        self.drafts.append(&mut self.contradicted);
         self.drafts
     }
 
@@ -213,8 +256,9 @@ impl Operation {
 }
 
 /// One open told as failed and as done: QEMU is not believed to hold it.
-fn contradicted(mut draft: Draft, other: &Proof, out: &mut Out) {
+fn contradicted(mut draft: Draft, other: &Proof, out: &mut Out) -> Draft {
     draft.doubt(Certainty::Doubtful);
+    draft.doubt_grant(Doubt::Contradicted);
     draft.prove(other);
     draft.holding.proof.sort_by_key(Proof::order);
     let text = format!(
@@ -222,7 +266,6 @@ fn contradicted(mut draft: Draft, other: &Proof, out: &mut Out) {
         named(&draft.holding.device),
         draft.holding.mac
     );
-    let holding = draft.end(EndedBy::Close, None);
-    out.of(FindingKind::ContradictoryOpen, &holding, text);
-    out.holdings.push(holding);
+    out.of(FindingKind::ContradictoryOpen, &draft.holding, text);
+    draft
 }

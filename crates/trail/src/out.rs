@@ -7,7 +7,7 @@ use crate::draft::Draft;
 use crate::entry::Claim;
 use crate::late::{Ending, Late};
 use crate::unnumbered::Unnumbered;
-use crate::{Certainty, EndedBy, Finding, FindingKind, Holding, Proof, State};
+use crate::{Certainty, Doubt, EndedBy, Finding, FindingKind, Holding, Proof, State};
 
 /// What the trail has told so far and nobody has fetched.
 #[derive(Debug, Default)]
@@ -48,22 +48,41 @@ impl Out {
         self.tell_unnumbered(&draft);
         let unclosed = draft.is_granted() && draft.is_open() && draft.closes_follow();
         let holding = draft.end(cause, at);
-        if holding.state == State::NeverGranted && holding.certainty != Certainty::Doubtful {
-            let text =
-                format!("{} was opened for {} and never given to QEMU", named(&holding.device), holding.mac);
-            self.of(FindingKind::OpenWithoutGrant, &holding, text);
-        }
+        self.judge_grant(&holding);
         if unclosed && matches!(cause, EndedBy::Detach | EndedBy::Stop | EndedBy::Revoke) {
             let text = format!(
                 "{} gave up {} ({}), and the close of {} is not told",
                 holding.mac,
                 named(&holding.device),
                 cause.as_str(),
-                if holding.queues == 1 { "it" } else { "all its queues" },
+                if holding.queues.is_none_or(|queues| queues == 1) { "it" } else { "all its queues" },
             );
             self.of(FindingKind::NeverReleased, &holding, text);
         }
         self.holdings.push(holding);
+    }
+
+    /// Tells of a device that was opened and that QEMU never got, or perhaps did not get.
+    fn judge_grant(&mut self, holding: &Holding) {
+        let (device, mac) = (named(&holding.device), holding.mac);
+        match (holding.state, holding.certainty) {
+            (State::NeverGranted, Certainty::Doubtful) => {}
+            (State::NeverGranted, _) => {
+                let text = format!("{device} was opened for {mac} and never given to QEMU");
+                self.of(FindingKind::OpenWithoutGrant, holding, text);
+            }
+            (State::Unknown, _) => {
+                let why = match holding.possibly_held.first().map(|possibly| possibly.why) {
+                    Some(Doubt::NoGrantsRecorded) => "its manager has recorded no grant of anything",
+                    Some(Doubt::TrailEnds) => "the trail ends before it tells",
+                    _ => "records of that time may be missing",
+                };
+                let text =
+                    format!("{device} was opened for {mac}, and whether QEMU got it is not known: {why}");
+                self.of(FindingKind::GrantUnknown, holding, text);
+            }
+            _ => {}
+        }
     }
 
     /// A draft is over, and nothing more is told: its watcher may just not have told yet.
@@ -80,7 +99,7 @@ impl Out {
     pub(crate) fn as_it_stands(&mut self, draft: Draft) {
         if draft.is_granted() && draft.is_open() {
             self.tell_unnumbered(&draft);
-            self.holdings.push(draft.holding);
+            self.holdings.push(draft.as_it_stands());
         } else {
             self.end(draft, EndedBy::Close, None);
         }
@@ -113,6 +132,20 @@ impl Out {
         self.say_for(kind, entry, entry.record.event.mac(), text);
     }
 
+    /// The same, to be told later or not at all.
+    pub(crate) fn finding(&self, kind: FindingKind, entry: &Claim<'_>, text: String) -> Finding {
+        Finding {
+            kind,
+            host: Arc::clone(&entry.host),
+            guest: Some(entry.record.guest.clone()),
+            mac: entry.record.event.mac(),
+            device: entry.record.event.device().cloned(),
+            time: entry.time,
+            text,
+            proof: vec![entry.proof()],
+        }
+    }
+
     /// A finding about what one record says of an interface that it does not name.
     pub(crate) fn say_for(
         &mut self,
@@ -121,16 +154,8 @@ impl Out {
         mac: Option<MacAddr>,
         text: String,
     ) {
-        self.findings.push(Finding {
-            kind,
-            host: Arc::clone(&entry.host),
-            guest: Some(entry.record.guest.clone()),
-            mac,
-            device: entry.record.event.device().cloned(),
-            time: entry.time,
-            text,
-            proof: vec![entry.proof()],
-        });
+        let finding = self.finding(kind, entry, text);
+        self.findings.push(Finding { mac, ..finding });
     }
 
     /// A finding about a guest, shown by one record.

@@ -11,6 +11,7 @@ use crate::guest::{By, Guest};
 use crate::kernel_opens::{KernelOpens, Recent};
 use crate::out::{Out, named, whose, why};
 use crate::{Entry, Finding, FindingKind, Gap, Lost};
+use jiff::Timestamp;
 
 /// Tells a guest what a record says of it; all but the stop that ends it.
 ///
@@ -19,6 +20,7 @@ pub(crate) fn tell(
     guest: &mut Guest,
     entry: &Claim<'_>,
     done: bool,
+    lost: Option<(Timestamp, Timestamp)>,
     opens: &mut KernelOpens,
     out: &mut Out,
 ) -> Option<Recent> {
@@ -29,7 +31,7 @@ pub(crate) fn tell(
             let seen = opens.admit(entry, &device, queue);
             let opened = Opened { mac, device: &device, queue, seen: seen.as_ref() };
             if done {
-                guest.opened(entry, &opened, out);
+                guest.opened(entry, &opened, lost, out);
                 uncertain = opens.remember(entry, mac, &device, seen.as_ref());
             } else {
                 guest.open_failed(entry, &opened, out);

@@ -25,6 +25,8 @@ pub struct Trail {
     out: Out,
     /// What some guests got and no record has told the number of so far.
     unnumbered: VecDeque<Unnumbered>,
+    /// Until when the logs of hosts go on.
+    covered: HashMap<Arc<str>, Timestamp>,
     /// When the last entry was.
     now: Timestamp,
     records: u64,
@@ -116,10 +118,17 @@ impl Trail {
         self.out.findings.drain(..)
     }
 
+    /// The log of this host goes on until then at least, whatever it tells.
+    pub fn cover(&mut self, host: &Arc<str>, until: Timestamp) {
+        let until = self.covered.get(host).map_or(until, |before| until.max(*before));
+        self.covered.insert(Arc::clone(host), until);
+    }
+
     /// Tells the rest: what is held still, and what was not drained. Newest last.
     pub fn finish(mut self) -> Report {
         for host in self.hosts {
-            host.finish(&mut self.out);
+            let covered = self.covered.get(&host.name).copied();
+            host.finish(covered, &mut self.out);
         }
         for ending in self.out.late.rest() {
             self.out.leave(ending, self.now);

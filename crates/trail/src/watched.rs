@@ -47,7 +47,7 @@ impl Host {
                 };
                 let guest = lives.seen(entry, descriptor.vm_pid, late.is_some(), out);
                 let before = guest.pid.replace(descriptor.vm_pid);
-                guest.running = true;
+                (guest.running, guest.watched) = (true, true);
                 match late {
                     // It is told to be given up, and is not.
                     Some(ending) => guest.still_held(entry, mac, ending.draft, out),
@@ -131,6 +131,8 @@ impl Guest {
             }
             drafts[draft].see(entry, descriptor);
         } else {
+            self.confirm_bare(mac, out);
+            let interface = self.interface(mac, out);
             let draft = Draft::sighted(entry, mac, descriptor);
             match interface.operations.iter_mut().rev().find(|operation| operation.takes_sighted()) {
                 Some(operation) => operation.sighted(draft),
@@ -138,9 +140,9 @@ impl Guest {
                     let what = holds(&entry.record.guest, descriptor);
                     let text = format!("{what} for {mac}, and no record admits it");
                     out.say(FindingKind::UnaccountedDevice, entry, text);
-                    interface.add(Operation::kept(draft), out);
+                    interface.add(Operation::kept(draft), entry.time, out);
                 }
-                None => interface.add(Operation::from_before(draft), out),
+                None => interface.add(Operation::from_before(draft), entry.time, out),
             }
         }
     }
@@ -152,7 +154,7 @@ impl Guest {
         let text =
             format!("QEMU of guest '{guest}' holds {device}, though {mac} is told to have given it up");
         out.say(FindingKind::HeldAfterRelease, entry, text);
-        self.interface(mac, out).add(Operation::kept(draft), out);
+        self.interface(mac, out).add(Operation::kept(draft), entry.time, out);
     }
 
     /// One of its descriptors is gone. Whether it was known.

@@ -1,4 +1,4 @@
-use taptrail_trail::{Certainty, EndedBy, Holding, State};
+use taptrail_trail::{Certainty, Doubt, EndedBy, Holding, PossiblyHeld, State};
 
 use crate::style::Clock;
 
@@ -10,6 +10,7 @@ pub(super) fn of(holding: &Holding, clock: &Clock) -> Vec<String> {
     }
     told.push(granted(holding, clock));
     told.extend(ended(holding, clock));
+    told.extend(holding.possibly_held.iter().map(|stretch| possibly(stretch, holding, clock)));
     told.push(certainty(holding.certainty).to_owned());
     told
 }
@@ -18,8 +19,8 @@ fn opened(holding: &Holding, clock: &Clock) -> String {
     match (holding.state, holding.opened, holding.queues) {
         (State::OpenFailed, at, _) => format!("The open failed at {}: nobody got it.", clock.maybe(at)),
         (_, None, _) => "No open of it is told: the trail begins later, or the record was lost.".to_owned(),
-        (_, Some(at), 0 | 1) => format!("Opened at {}.", clock.full(at)),
-        (_, Some(at), queues) => {
+        (_, Some(at), None | Some(0 | 1)) => format!("Opened at {}.", clock.full(at)),
+        (_, Some(at), Some(queues)) => {
             format!("Opened {queues} times from {} on, once for each queue.", clock.full(at))
         }
     }
@@ -32,6 +33,7 @@ fn granted(holding: &Holding, clock: &Clock) -> String {
     };
     match (holding.state, holding.granted) {
         (State::OpenFailed | State::NeverGranted, _) => format!("{qemu} never got it."),
+        (State::Unknown, _) => format!("Whether {qemu} got it is not known."),
         (_, Some(at)) => format!("{qemu} got it at {}.", clock.after(holding.opened, Some(at))),
         (_, None) => format!("{qemu} had it already as the trail begins."),
     }
@@ -67,6 +69,31 @@ fn ended(holding: &Holding, clock: &Clock) -> Option<String> {
     }
 }
 
+/// When QEMU may have held it, and why that is not certain.
+fn possibly(stretch: &PossiblyHeld, holding: &Holding, clock: &Clock) -> String {
+    let from = match stretch.from {
+        Some(from) => format!("from {}", clock.after(holding.opened, Some(from))),
+        None => "from some time before the trail".to_owned(),
+    };
+    let until = match stretch.until {
+        Some(until) => format!(" to {}", clock.after(holding.opened, Some(until))),
+        None => " on".to_owned(),
+    };
+    let why = match stretch.why {
+        Doubt::BeforeGrant => "a grant is recorded only after QEMU has the descriptors",
+        Doubt::Failed => "the start or hot-plug failed, and QEMU may have had the descriptors until then",
+        Doubt::NothingFollowed => "no record tells what followed the open",
+        Doubt::NoGrantsRecorded => "its manager has recorded no grant of anything",
+        Doubt::TrailEnds => "the trail ends before it tells what followed",
+        Doubt::RecordsLost => "records of that time may be missing",
+        Doubt::EndUnseen => "it ended unseen in that time",
+        Doubt::BeforeTrail => "it was held as the trail began",
+        Doubt::Ambiguous => "one of several interfaces with its MAC was unplugged",
+        Doubt::Contradicted => "the records of its open contradict each other",
+    };
+    format!("Possibly held {from}{until}: {why}.")
+}
+
 fn certainty(certainty: Certainty) -> &'static str {
     match certainty {
         Certainty::Definitive => "Definitive: records name the device at every step.",
@@ -76,5 +103,6 @@ fn certainty(certainty: Certainty) -> &'static str {
         }
         Certainty::Ambiguous => "Ambiguous: another holding fits the same records as well.",
         Certainty::Doubtful => "Doubtful: the records contradict each other.",
+        Certainty::Incomplete => "Incomplete: records that would tell more are missing, or may be.",
     }
 }

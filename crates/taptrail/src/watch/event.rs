@@ -124,7 +124,7 @@ impl<'a> Event<'a> {
                 certainty: Some(holding.certainty),
                 granted: holding.granted.map(rfc3339),
                 last_seen: holding.last_seen.map(rfc3339),
-                queues: Some(holding.queues),
+                queues: holding.queues,
                 proof: &holding.proof,
                 ..new("released")
             },

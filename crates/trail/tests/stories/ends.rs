@@ -12,9 +12,9 @@ fn a_serial_that_restarts_is_a_reboot() {
     assert_eq!(
         lines(&report),
         [
-            "g1 tun x1 released reboot inferred 60",
-            "g2 tun x1 released reboot inferred 60",
-            "g1 tun x1 held - inferred -"
+            "g1 tun x? released reboot inferred 60",
+            "g2 tun x? released reboot inferred 60",
+            "g1 tun x? held - inferred -"
         ]
     );
     assert_eq!(findings(&report), ["release-by-reboot", "release-by-reboot"]);
@@ -24,7 +24,7 @@ fn a_serial_that_restarts_is_a_reboot() {
 #[test]
 fn a_reboot_that_is_told_is_one_reboot() {
     let scene = Scene::new().boots(1, &tun(), 40).after(60).serial(3).tells(Content::Boot).after(10);
-    assert_eq!(lines(&scene.boots(2, &tun(), 40).told())[1], "g2 tun x1 held - inferred -");
+    assert_eq!(lines(&scene.boots(2, &tun(), 40).told())[1], "g2 tun x? held - inferred -");
 }
 
 #[test]
@@ -40,9 +40,9 @@ fn a_process_id_that_another_guest_has_ends_the_first() {
     assert_eq!(
         lines(&report),
         [
-            "g1 tun x1 released pid-reused inferred 10",
-            "g1 vhost-net x1 released pid-reused inferred 10",
-            "g2 tun x1 held - inferred -"
+            "g1 tun x? released pid-reused inferred 10",
+            "g1 vhost-net x? released pid-reused inferred 10",
+            "g2 tun x? held - inferred -"
         ]
     );
     assert_eq!(findings(&report), ["never-released", "never-released"]);
@@ -84,12 +84,12 @@ fn more_of_one_mac_than_a_guest_can_have_is_told_as_it_stands() {
     let report = scene.told();
     assert_eq!(report.holdings.len(), 400);
     assert!(lines(&report).iter().all(|line| line.contains("held")));
-    assert_eq!(lines(&report)[0], "g1 tun x1 held - ambiguous -");
+    assert_eq!(lines(&report)[0], "g1 tun x? held - ambiguous -");
     let mut scene = Scene::new();
     for _ in 0..400 {
         scene = scene.ok(1, open(mac(1), &tun())).ok(1, open(mac(1), &Device::new("/dev/tap9", None, None)));
     }
     let report = scene.told();
     assert_eq!(report.holdings.len(), 800);
-    assert!(lines(&report).iter().all(|line| line.contains("never-granted")));
+    assert!(lines(&report).iter().all(|line| line.contains("never-granted") || line.contains("unknown")));
 }

@@ -115,6 +115,10 @@ impl Scene {
     pub(crate) fn told(&self) -> Report {
         let mut trail = Trail::new();
         self.entries.iter().for_each(|entry| trail.feed(entry));
+        // Its log goes on, and tells nothing more.
+        if let Some(last) = self.entries.last() {
+            trail.cover(&last.host, last.time + SignedDuration::from_mins(10));
+        }
         trail.finish()
     }
 }
@@ -125,7 +129,8 @@ pub(crate) fn lines(report: &Report) -> Vec<String> {
     let line = |h: &Holding| {
         let ended = h.ended_by.map_or("-", |by| by.as_str());
         let released = h.released.map_or("-".to_owned(), |at| at.duration_since(begin).as_secs().to_string());
-        let (guest, kind, queues) = (&h.guest.name, h.device.kind, h.queues);
+        let (guest, kind) = (&h.guest.name, h.device.kind);
+        let queues = h.queues.map_or("?".to_owned(), |queues| queues.to_string());
         format!("{guest} {kind} x{queues} {} {ended} {} {released}", h.state.as_str(), h.certainty.as_str())
     };
     report.holdings.iter().map(line).collect()

@@ -128,6 +128,8 @@ pub(crate) fn tell(records: &[Record]) -> Report {
     let mut trail = Trail::new();
     for entry in entries(records) {
         trail.feed(&entry);
+        // Its log goes on, and tells nothing more.
+        trail.cover(&entry.host, entry.time + SignedDuration::from_mins(10));
     }
     trail.finish()
 }
@@ -138,6 +140,7 @@ pub(crate) fn at_once(records: &[Record]) -> Report {
     for entry in entries(records) {
         trail.feed(&Entry { time: Timestamp::UNIX_EPOCH, ..entry });
     }
+    trail.cover(&"h1".into(), Timestamp::UNIX_EPOCH + SignedDuration::from_mins(10));
     trail.finish()
 }
 
@@ -145,7 +148,8 @@ pub(crate) fn at_once(records: &[Record]) -> Report {
 pub(crate) fn holdings(report: &Report) -> Vec<String> {
     let line = |h: &taptrail_trail::Holding| {
         let ended = h.ended_by.map_or("-", |by| by.as_str());
-        format!("{} x{} {} {} {}", h.device.kind, h.queues, h.state.as_str(), ended, h.certainty.as_str())
+        let queues = h.queues.map_or("?".to_owned(), |queues| queues.to_string());
+        format!("{} x{queues} {} {} {}", h.device.kind, h.state.as_str(), ended, h.certainty.as_str())
     };
     report.holdings.iter().map(line).collect()
 }

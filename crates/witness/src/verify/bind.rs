@@ -62,9 +62,9 @@ pub(super) fn bind<'a>(holder: &'a Holder, holdings: &[&'a Holding]) -> Bound<'a
             let fits =
                 |part: &&mut Part<'_>| !part.files.is_empty() && means(holder, part.held, holding, matched);
             let Some(part) = parts.iter_mut().find(fits) else { return true };
-            let most = if is_exact(holding) { holding.queues } else { u32::MAX };
+            let most = exactly(holding).unwrap_or(u32::MAX);
             let Some(taken) = part.take(most) else { return true };
-            let lacking = if is_exact(holding) { holding.queues.saturating_sub(taken.queues()) } else { 0 };
+            let lacking = exactly(holding).map_or(0, |queues| queues.saturating_sub(taken.queues()));
             if lacking > 0 {
                 bound.lacking.push((holding, lacking));
             }
@@ -72,7 +72,7 @@ pub(super) fn bind<'a>(holder: &'a Holder, holdings: &[&'a Holding]) -> Bound<'a
             false
         });
     }
-    bound.lacking.extend(backends.into_iter().map(|holding| (holding, holding.queues.max(1))));
+    bound.lacking.extend(backends.into_iter().map(|holding| (holding, holding.queues.unwrap_or(1))));
     bind_vhosts(&vhosts, &mut parts, &mut bound);
     bound.left = parts.into_iter().filter(|part| !part.files.is_empty()).collect();
     bound
@@ -85,19 +85,16 @@ fn bind_vhosts<'a>(vhosts: &[&'a Holding], parts: &mut [Part<'a>], bound: &mut B
     for (place, holding) in vhosts.iter().enumerate() {
         let queues = |(part, of, _): &(Part<'_>, &Holding, _)| (of.mac == holding.mac).then(|| part.queues());
         // libvirt's one record is of as many as the interface has queues.
-        let most = match is_exact(holding) {
-            true => holding.queues,
-            false => bound.accounted.iter().find_map(queues).unwrap_or(u32::MAX),
-        };
+        let told = exactly(holding).or_else(|| bound.accounted.iter().find_map(queues));
+        let most = told.unwrap_or(u32::MAX);
         // Each after it is to have one.
         let after = u32::try_from(vhosts.len() - place - 1).unwrap_or(u32::MAX);
         let there = part.as_ref().map_or(0, |part| part.queues());
         let most = most.min(there.saturating_sub(after).max(1));
         let taken = part.as_mut().and_then(|part| part.take(most));
         let lacking = match &taken {
-            Some(taken) if is_exact(holding) => holding.queues.saturating_sub(taken.queues()),
-            Some(_) => 0,
-            None => holding.queues.max(1),
+            Some(taken) => exactly(holding).map_or(0, |queues| queues.saturating_sub(taken.queues())),
+            None => holding.queues.unwrap_or(1),
         };
         if lacking > 0 {
             bound.lacking.push((holding, lacking));
@@ -106,9 +103,9 @@ fn bind_vhosts<'a>(vhosts: &[&'a Holding], parts: &mut [Part<'a>], bound: &mut B
     }
 }
 
-/// Whether the trail tells each queue: taptrail's own does.
-fn is_exact(holding: &Holding) -> bool {
-    holding.certainty == Certainty::Definitive
+/// How many queues there are, where the trail has a record of each: taptrail's own does.
+fn exactly(holding: &Holding) -> Option<u32> {
+    holding.queues.filter(|_| holding.certainty == Certainty::Definitive)
 }
 
 /// Whether a device that is held is the one that a holding means, by this sign.

@@ -157,7 +157,7 @@ pub fn verify<'a>(scan: &'a Scan, told: &'a Told, ignore: &Ignore) -> Account<'a
     for holding in told.holdings.iter().filter(|holding| holding.state == State::Held) {
         match claimant(&scan.holders, holding) {
             Some(place) => claimed.entry(place).or_default().push(holding),
-            None => missing.push((holding, holding.queues.max(1))),
+            None => missing.push((holding, holding.queues.unwrap_or(1))),
         }
     }
     let shared = Shared::of(scan);
