@@ -12,8 +12,13 @@ use uuid::Uuid;
 fn holding(number: u32) -> Holding {
     let begin: Timestamp = "2026-11-23T20:31:05.017Z".parse().unwrap();
     let opened = begin + SignedDuration::from_millis(i64::from(number) * 1733);
-    let proof =
-        |line| Proof { serial: Some(number), time: opened, source: "/var/log/audit/audit.log".into(), line };
+    let proof = |line| Proof {
+        serial: Some(number),
+        time: opened,
+        source: "/var/log/audit/audit.log".into(),
+        line,
+        copies: Vec::new(),
+    };
     let [_, a, b, c] = number.to_be_bytes();
     Holding {
         host: "h1".into(),

@@ -11,7 +11,13 @@ pub(crate) fn at(seconds: i64) -> Timestamp {
 }
 
 fn proof(time: Timestamp) -> Proof {
-    Proof { serial: Some(7), time, source: "audit.log".into(), line: time.as_second().unsigned_abs() }
+    Proof {
+        serial: Some(7),
+        time,
+        source: "audit.log".into(),
+        line: time.as_second().unsigned_abs(),
+        copies: Vec::new(),
+    }
 }
 
 fn guest(name: &str) -> GuestId {

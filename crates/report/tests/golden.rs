@@ -64,6 +64,7 @@ fn trail(hosts: [&str; 2]) -> Report {
             line: line as u64,
             writer: None,
             content: Content::Record(record),
+            copies: Vec::new(),
         });
     }
     let mut report = trail.finish();
@@ -194,7 +195,7 @@ fn rows_read_back_from_their_json() {
 fn verified() -> Verified {
     let report = trail(["h1", "h1"]);
     let holding = report.holdings.iter().find(|holding| holding.state == State::Held).cloned();
-    let lost = holding.clone().map(|holding| Holding { device: macvtap(), queues: 1, ..holding });
+    let lost = holding.clone().map(|holding| Holding { device: macvtap(), queues: Some(1), ..holding });
     let process = |pid, exe: &str, program| ProcessRow {
         pid,
         start_time: 778_899,

@@ -228,7 +228,10 @@ mod tests {
         let (host, source) = (Arc::from("h1"), Arc::from("a.log"));
         let content = Content::Record(Record::success(guest, event));
         let time = Timestamp::from_millisecond(millis).unwrap();
-        Placed { order: time, entry: Entry { host, time, serial, writer: None, source, line: 1, content } }
+        Placed {
+            order: time,
+            entry: Entry { host, time, serial, writer: None, source, line: 1, content, copies: Vec::new() },
+        }
     }
 
     /// Which entries are new, by input, time and serial number.

@@ -69,7 +69,16 @@ fn clock() -> Clock {
 fn entry(line: u64, found: Found, clock: &mut Clock) -> Entry {
     let Found { when, serial, host, writer, content, .. } = found;
     let host: Arc<str> = host.map_or("?".into(), |host| host.as_str().into());
-    Entry { host, time: when.resolve(clock), serial, writer, source: "fuzz".into(), line, content }
+    Entry {
+        host,
+        time: when.resolve(clock),
+        serial,
+        writer,
+        source: "fuzz".into(),
+        line,
+        content,
+        copies: Vec::new(),
+    }
 }
 
 fn tell(entries: &[Entry]) {

@@ -242,6 +242,7 @@ impl Lines {
             source: Arc::clone(name),
             line,
             content: found.content,
+            copies: Vec::new(),
         };
         Placed { entry, order }
     }

@@ -194,6 +194,7 @@ fn rows_are_merged_with_logs_and_what_the_log_lacks_is_missing() {
             source: "rows".into(),
             line: 1,
             content: Content::Record(record.unwrap().unwrap()),
+            copies: Vec::new(),
         })
     };
     let rows = vec![row(1004, 10, 1), row(3000, 11, 2), Err("row 3 is none".to_owned()), row(9003, 12, 3)];

@@ -68,6 +68,7 @@ fn entries(alive: usize, life: fn(u32) -> Vec<Event>) -> Vec<Entry> {
                 source: source.clone(),
                 line,
                 content: Content::Record(Record::success(guest, event.clone())),
+                copies: Vec::new(),
             });
         }
     };

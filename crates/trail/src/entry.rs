@@ -4,7 +4,7 @@ use compact_str::CompactString;
 use jiff::Timestamp;
 use taptrail_record::{Fragment, KernelOpen, Record};
 
-use crate::Proof;
+use crate::{LineRef, Proof};
 
 /// One thing told, with its place in the world: what a [`Trail`](crate::Trail) is fed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct Entry {
     pub source: Arc<str>,
     /// Which line or row of the source it is, from 1.
     pub line: u64,
+    /// Where else the same event was read.
+    pub copies: Vec<LineRef>,
     /// What is told.
     pub content: Content,
 }
@@ -96,7 +98,13 @@ pub enum Lost {
 
 impl Entry {
     pub(crate) fn proof(&self) -> Proof {
-        Proof { serial: self.serial, time: self.time, source: Arc::clone(&self.source), line: self.line }
+        Proof {
+            serial: self.serial,
+            time: self.time,
+            source: Arc::clone(&self.source),
+            line: self.line,
+            copies: self.copies.clone(),
+        }
     }
 }
 

@@ -74,7 +74,7 @@
 //!     let time = "2026-11-23T20:31:05.017Z".parse()?;
 //!     let content = Content::Record(record);
 //!     let (host, source) = ("h1".into(), "ledger".into());
-//!     trail.feed(&Entry { host, time, serial: None, writer: None, source, line, content });
+//!     trail.feed(&Entry { host, time, serial: None, writer: None, source, line, content, copies: Vec::new() });
 //! }
 //! let report = trail.finish();
 //! assert_eq!(report.holdings[0].state, State::Held);
@@ -115,6 +115,6 @@ mod watched;
 pub use entry::{Content, Entry, Gap, Lost};
 pub use finding::{Finding, FindingKind};
 pub use holding::{Certainty, Doubt, EndedBy, Holding, PossiblyHeld, State};
-pub use proof::Proof;
+pub use proof::{LineRef, Proof};
 pub use report::{Input, Report, Unreadable};
 pub use trail::Trail;

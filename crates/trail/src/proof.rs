@@ -15,6 +15,18 @@ pub struct Proof {
     pub source: Arc<str>,
     /// The line or row in it, from 1.
     pub line: u64,
+    /// Where else the same event was read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<LineRef>,
+}
+
+/// Another line that tells the same event.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct LineRef {
+    /// The file, journal or ledger that has it.
+    pub source: Arc<str>,
+    /// The line or row in it, from 1.
+    pub line: u64,
 }
 
 impl Proof {

@@ -93,7 +93,16 @@ fn log(others: bool) -> impl Strategy<Value = Vec<Entry>> {
         let entry = |(line, (content, writer, pause))| {
             millis += pause;
             let time = jiff::Timestamp::from_millisecond(millis).unwrap();
-            Entry { host: "h".into(), time, serial: None, source: "log".into(), line, writer, content }
+            Entry {
+                host: "h".into(),
+                time,
+                serial: None,
+                source: "log".into(),
+                line,
+                writer,
+                content,
+                copies: Vec::new(),
+            }
         };
         (1..).zip(all).map(entry).collect()
     })
@@ -206,7 +215,7 @@ proptest! {
             let event = Event::GuestStop { reason: Reason::SHUTDOWN, vm_pid: None };
             let content = Content::Record(Record::success(guest, event));
             let (host, source) = ("h".into(), "log".into());
-            entries.push(Entry { host, time: last, serial: None, source, line: 1000, writer: None, content });
+            entries.push(Entry { host, time: last, serial: None, source, line: 1000, writer: None, content, copies: Vec::new() });
         }
         let mut trail = Trail::new();
         entries.iter().for_each(|entry| trail.feed(entry));

@@ -30,6 +30,7 @@ impl Findings {
             source: Arc::clone(&self.here),
             line: self.line,
             content: Content::Record(record.clone()),
+            copies: Vec::new(),
         });
         // Who held what is for readers of the ledger.
         self.trail.drain_ended().for_each(drop);

@@ -321,6 +321,7 @@ impl Lines {
             source: Arc::clone(&self.source),
             line,
             content: Content::Gap(gap),
+            copies: Vec::new(),
         }
     }
 
@@ -343,6 +344,7 @@ impl Lines {
             source: Arc::clone(&self.source),
             line,
             content: found.content,
+            copies: Vec::new(),
         }
     }
 }

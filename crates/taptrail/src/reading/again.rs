@@ -65,7 +65,13 @@ mod tests {
     fn a_line_that_is_another_by_now_is_not_shown() {
         let line = b"type=VIRT_CONTROL msg=audit(1.000:7): pid=1 msg='x'\r".to_vec();
         let raw = Raw(HashMap::from([("a.log".into(), BTreeMap::from([(3, Some(line))]))]));
-        let at = |serial| Proof { serial, time: Timestamp::UNIX_EPOCH, source: "a.log".into(), line: 3 };
+        let at = |serial| Proof {
+            serial,
+            time: Timestamp::UNIX_EPOCH,
+            source: "a.log".into(),
+            line: 3,
+            copies: Vec::new(),
+        };
         assert!(raw.get(&at(Some(7))).is_some_and(|line| line.ends_with("msg='x'")));
         assert!(raw.get(&at(None)).is_some());
         assert_eq!(raw.get(&at(Some(8))), None);
@@ -73,7 +79,13 @@ mod tests {
 
     #[test]
     fn a_file_named_like_standard_input_is_not_read() {
-        let proof = Proof { serial: None, time: Timestamp::UNIX_EPOCH, source: "-".into(), line: 1 };
+        let proof = Proof {
+            serial: None,
+            time: Timestamp::UNIX_EPOCH,
+            source: "-".into(),
+            line: 1,
+            copies: Vec::new(),
+        };
         assert!(again([&proof].into_iter()).0.is_empty());
     }
 }

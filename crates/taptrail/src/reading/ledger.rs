@@ -49,6 +49,7 @@ impl Rows {
             source: Arc::clone(&self.source),
             line: u64::try_from(stored.id).unwrap_or_default(),
             content: Content::Record(record),
+            copies: Vec::new(),
         };
         // The ledger knows of which boot each guest is. What was closed late is of a boot before.
         if self.past.contains(&stored.boot_id) || self.boot.as_ref() == Some(&stored.boot_id) {

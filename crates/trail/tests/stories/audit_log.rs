@@ -34,6 +34,7 @@ pub(crate) fn entries(log: &Path) -> Vec<Entry> {
             source: "audit.log".into(),
             line: number,
             content,
+            copies: Vec::new(),
         });
     }
     entries

@@ -51,7 +51,10 @@ impl Scene {
         let time = "2026-11-23T20:31:00.017Z".parse().unwrap();
         let (host, source) = ("h1".into(), "audit.log".into());
         let (serial, writer, content) = (Some(100), Some(LIBVIRTD), Content::Boot);
-        Self { entries: Vec::new(), next: Entry { host, time, serial, writer, source, line: 1, content } }
+        Self {
+            entries: Vec::new(),
+            next: Entry { host, time, serial, writer, source, line: 1, content, copies: Vec::new() },
+        }
     }
 
     /// From now on records are sent by this process.

@@ -119,6 +119,7 @@ pub(crate) fn entries(records: &[Record]) -> Vec<Entry> {
             line,
             writer: None,
             content: Content::Record(read),
+            copies: Vec::new(),
         }
     };
     (1..).zip(records).map(entry).collect()

@@ -97,11 +97,13 @@ fn exact(last: u8, device: Device, queues: u32) -> Holding {
         guest: GuestId { name: "web1".into(), uuid: uuid() },
         mac: mac(last),
         device,
-        queues,
+        queues: Some(queues),
         opened: Some(time(1)),
         granted: Some(time(2)),
         released: None,
         last_seen: None,
+        uncertain_since: None,
+        possibly_held: Vec::new(),
         state: State::Held,
         ended_by: None,
         certainty: Certainty::Definitive,
@@ -112,7 +114,7 @@ fn exact(last: u8, device: Device, queues: u32) -> Holding {
 
 /// As libvirt's records tell it: a tap has no name, and queues no number.
 fn inferred(last: u8, device: Device) -> Holding {
-    Holding { certainty: Certainty::Inferred, ..exact(last, device, 1) }
+    Holding { certainty: Certainty::Inferred, queues: None, ..exact(last, device, 1) }
 }
 
 fn tun(name: Option<&str>) -> Device {

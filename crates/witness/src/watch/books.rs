@@ -198,7 +198,16 @@ impl Books {
                 let serial = row.logged.and_then(|logged| logged.serial);
                 let (host, source) = (Arc::clone(&self.host), Arc::clone(&self.source));
                 let (writer, content) = (Some(self.own.pid), Content::Record(record));
-                entries.push(Entry { host, time: row.time, serial, writer, source, line, content });
+                entries.push(Entry {
+                    host,
+                    time: row.time,
+                    serial,
+                    writer,
+                    source,
+                    line,
+                    content,
+                    copies: Vec::new(),
+                });
             }
         }
         entries

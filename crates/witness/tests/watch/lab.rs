@@ -151,6 +151,7 @@ impl Lab {
                 source: "ledger".into(),
                 line: u64::try_from(stored.id).unwrap(),
                 content: Content::Record(record),
+                copies: Vec::new(),
             });
         }
         trail.finish()
@@ -164,7 +165,7 @@ impl Lab {
             let (host, source) = (HOST.into(), "ledger".into());
             let (line, content) = (u64::try_from(stored.id).unwrap(), Content::Record(record));
             let (time, serial, writer) = (stored.time, stored.serial, stored.writer);
-            entries.push(Entry { host, time, serial, writer, source, line, content });
+            entries.push(Entry { host, time, serial, writer, source, line, content, copies: Vec::new() });
         }
         entries.sort_by_key(|entry| entry.time);
         let mut trail = Trail::new();
@@ -204,7 +205,16 @@ impl Lab {
         let line = self.log.len() as u64 + 1;
         let (host, source): (Arc<str>, Arc<str>) = (HOST.into(), "audit.log".into());
         let serial = u32::try_from(line).ok().map(|line| 100 + line);
-        self.log.push(Entry { host, time, serial, writer: Some(writer), source, line, content });
+        self.log.push(Entry {
+            host,
+            time,
+            serial,
+            writer: Some(writer),
+            source,
+            line,
+            content,
+            copies: Vec::new(),
+        });
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -221,5 +231,6 @@ fn line(holding: &taptrail_trail::Holding) -> String {
     let dev = holding.device.dev.as_deref().unwrap_or("-");
     let (kind, queues) = (holding.device.kind, holding.queues);
     let (state, certainty) = (holding.state.as_str(), holding.certainty.as_str());
+    let queues = queues.map_or("?".to_owned(), |queues| queues.to_string());
     format!("{kind} {dev} {:02x} x{queues} {state} {ended} {certainty}", holding.mac.0[5])
 }
