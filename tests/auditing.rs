@@ -328,7 +328,7 @@ impl Drop for Elsewhere {
 fn watch(watcher: &mut Watcher, log: &Path, taken: &mut usize) -> Vec<What> {
     auditing::settle(log);
     let mut entries = Vec::new();
-    let options = Options { host: "h1".into(), ..Options::default() };
+    let options = Options { hosts: taptrail_source::Hosts::one("h1"), ..Options::default() };
     let outcome = read(vec![Input::File(log.to_owned())], options, &mut |entry| {
         entries.push(entry.clone());
         ControlFlow::Continue(())

@@ -6,7 +6,7 @@ use taptrail_record::{Device, DeviceKind, GuestId, IfName, MacAddr, Rdev};
 use taptrail_trail::{Finding, FindingKind, Holding, State};
 use uuid::Uuid;
 
-use crate::span::Span;
+use crate::span::{Holds, Span, holds};
 
 /// What is asked for. All that is set must be so; nothing set asks for everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,8 +25,8 @@ pub struct Filter {
     pub start: Option<Timestamp>,
     /// Begun before, this time itself excluded.
     pub end: Option<Timestamp>,
-    /// Held by QEMU at this time.
-    pub at: Option<Timestamp>,
+    /// Held, or possibly held, by QEMU at some moment of this stretch of time.
+    pub at: Option<Span>,
     /// Held by QEMU as the trail ends.
     pub held: bool,
     /// Held by QEMU at any time.
@@ -38,11 +38,12 @@ pub struct Filter {
 impl Filter {
     /// Whether a holding is asked for.
     pub fn keeps_holding(&self, holding: &Holding) -> bool {
-        let had = matches!(holding.state, State::Held | State::Released);
+        let had =
+            matches!(holding.state, State::Held | State::Released | State::Unknown) || self.at.is_some();
         let Holding { host, guest, mac, device, .. } = holding;
         self.is_about(host, Some(guest), Some(*mac), Some(device), false)
             && self.is_within(Span::of(holding))
-            && self.at.is_none_or(|at| Span::held(holding).is_some_and(|span| span.contains(at)))
+            && self.at.is_none_or(|at| holds(holding, at) != Holds::No)
             && (!self.held || holding.state == State::Held)
             && (!self.granted || had)
     }
@@ -183,6 +184,8 @@ impl Subject {
 
 #[cfg(test)]
 mod tests {
+    use taptrail_trail::{Doubt, PossiblyHeld};
+
     use super::*;
     use crate::sample::{at, finding, holding};
 
@@ -200,19 +203,20 @@ mod tests {
     fn a_holding_is_held_from_its_grant_until_its_release() {
         let over = holding("web1", 1, 10, Some(20));
         let held = |time, holding: &Holding| {
-            let asked = Filter { at: Some(at(time)), ..Filter::default() };
+            let asked = Filter { at: Some(Span::at(at(time))), ..Filter::default() };
             asked.keeps_holding(holding)
         };
         let at_times: Vec<i64> = (8..24).filter(|time| held(*time, &over)).collect();
         assert_eq!(at_times, Vec::from_iter(11..20));
         let lasting = holding("web1", 1, 10, None);
         assert!(!held(10, &lasting) && held(11, &lasting) && held(1_000_000, &lasting));
-        let before = Holding { opened: None, granted: None, ..lasting };
-        assert!(held(-1_000_000, &before));
+        let possibly = PossiblyHeld { from: None, until: Some(at(10)), why: Doubt::BeforeTrail };
+        let before = Holding { opened: None, granted: None, possibly_held: vec![possibly], ..lasting };
+        assert!(held(-1_000_000, &before), "possibly");
         let failed = Holding { state: State::OpenFailed, granted: None, ..over.clone() };
         assert!(!held(15, &failed));
         // Nobody tells when it was over: no later than what shows that it was.
-        let unseen = Holding { released: None, ..over };
+        let unseen = Holding { released: None, last_seen: Some(at(20)), ..over };
         assert!(held(19, &unseen) && !held(20, &unseen));
     }
 

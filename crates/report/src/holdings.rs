@@ -4,6 +4,7 @@ use compact_str::format_compact;
 use taptrail_trail::{Certainty, Holding, State};
 
 use crate::Style;
+use crate::span::{Holds, holds};
 use crate::style::Clock;
 use crate::table::{Cell, Plain, bad, cell, good, number, told, warning};
 use crate::text::{NONE, shown};
@@ -45,7 +46,7 @@ pub(crate) fn holdings(holdings: &[Holding], hosts: bool, clock: &Clock, style: 
             cell(clock.maybe(holding.opened)),
             cell(clock.after(holding.opened, holding.granted)),
             cell(clock.after(holding.opened, holding.released)),
-            state(holding.state, holding.state.as_str()),
+            state(holding, style, state_word(holding, style)),
             cell(holding.ended_by.map_or(NONE, |by| by.as_str())),
             certainty(holding.certainty),
         ]));
@@ -78,7 +79,8 @@ fn stacked(holdings: &[Holding], hosts: bool, clock: &Clock, style: &Style) -> S
         ];
         let parts: Vec<_> = parts.into_iter().flatten().collect();
         let ended_by = holding.ended_by.map_or(NONE, |by| by.as_str());
-        let end = format!("{}\n{ended_by}\n{}", holding.state.as_str(), holding.certainty.as_str());
+        let word = state_word(holding, style);
+        let end = format!("{word}\n{ended_by}\n{}", holding.certainty.as_str());
         table.block([
             cell(format_compact!("{}\n{}\n{host}", shown(&holding.guest.name), holding.mac)),
             cell(format_compact!("{}\n{}\n{}", device.kind, shown(&device.path), parts.join(" "))),
@@ -88,7 +90,7 @@ fn stacked(holdings: &[Holding], hosts: bool, clock: &Clock, style: &Style) -> S
                 clock.after(holding.opened, holding.granted),
                 clock.after(holding.opened, holding.released)
             )),
-            state(holding.state, &end),
+            state(holding, style, &end),
         ]);
     }
     table.folded(style).text()
@@ -99,11 +101,20 @@ fn queues(queues: Option<u32>) -> Cell {
     queues.map_or_else(|| number("?"), number)
 }
 
-fn state(state: State, text: &str) -> Cell {
-    match state {
-        State::Held => good(text),
-        State::OpenFailed | State::NeverGranted | State::Unknown => warning(text),
-        State::Released => cell(text),
+/// What became of it; or that it was only possibly held at the time that is asked for.
+fn state_word(holding: &Holding, style: &Style) -> &'static str {
+    match style.at.map(|at| holds(holding, at)) {
+        Some(Holds::Possibly) => "possibly-held",
+        _ => holding.state.as_str(),
+    }
+}
+
+fn state(holding: &Holding, style: &Style, text: &str) -> Cell {
+    match (style.at.map(|at| holds(holding, at)), holding.state) {
+        (Some(Holds::Possibly), _) => warning(text),
+        (_, State::Held) => good(text),
+        (_, State::OpenFailed | State::NeverGranted | State::Unknown) => warning(text),
+        (_, State::Released) => cell(text),
     }
 }
 

@@ -43,6 +43,7 @@ pub use guests::{GuestRow, guest_table};
 pub use json::json;
 pub use nics::{DeviceRow, NicRow, nic_table};
 pub use sink::{Count, Format, Sink, Take, Told};
+pub use span::Span;
 pub use stats::Stats;
 pub use style::Style;
 pub use text::{shown, whole};

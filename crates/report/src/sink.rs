@@ -105,7 +105,7 @@ impl<W: Write> Sink<W> {
     /// What the output says.
     pub fn new(told: Told, filter: Filter, format: Format, out: W) -> io::Result<Self> {
         let way = match (format, told) {
-            (Format::Table(style), _) => Way::Table(out, style),
+            (Format::Table(style), _) => Way::Table(out, Style { at: filter.at, ..style }),
             (Format::Json, _) => Way::Json(out),
             (Format::Jsonl, _) => Way::Jsonl(out),
             (Format::Csv, Told::Trail) => Way::Holdings(HoldingRows::new(out)?),
@@ -283,8 +283,11 @@ mod tests {
 
     #[test]
     fn what_was_held_at_a_time_brings_the_findings_that_concern_it() {
-        let filter =
-            Filter { at: Some(at(23)), mac: Some("52:54:00:00:00:02".parse().unwrap()), ..Filter::default() };
+        let filter = Filter {
+            at: Some(Span::at(at(23))),
+            mac: Some("52:54:00:00:00:02".parse().unwrap()),
+            ..Filter::default()
+        };
         for format in [Format::Table(Style::default()), Format::Json, Format::Jsonl] {
             let (text, count) = told(Told::Trail, filter.clone(), format);
             // One about the guest as a whole concerns its interfaces.

@@ -1,16 +1,18 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use taptrail_record::MacAddr;
-use taptrail_trail::{Finding, Holding, State};
+use taptrail_trail::{Finding, Holding, PossiblyHeld, State};
 use uuid::Uuid;
 
 /// A stretch of time; an end that is not told is as far away as can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Span {
-    pub(crate) from: Timestamp,
-    pub(crate) to: Timestamp,
+pub struct Span {
+    /// Its first moment.
+    pub from: Timestamp,
+    /// The first moment after it; the same as `from` where one moment is meant.
+    pub to: Timestamp,
 }
 
 impl Span {
@@ -20,16 +22,38 @@ impl Span {
         Self { from, to: end(holding).max(from) }
     }
 
-    /// From its grant to its end, if QEMU ever had it.
-    pub(crate) fn held(holding: &Holding) -> Option<Self> {
-        let had = matches!(holding.state, State::Held | State::Released);
-        had.then(|| Self { from: holding.granted.unwrap_or(Timestamp::MIN), to: end(holding) })
+    /// One moment.
+    pub fn at(time: Timestamp) -> Self {
+        Self { from: time, to: time }
     }
 
-    /// Its end excluded: then it is over.
-    pub(crate) fn contains(self, time: Timestamp) -> bool {
-        self.from <= time && time < self.to
+    /// Whether some moment of it is from `from` to before `until`.
+    fn touches(self, from: Timestamp, until: Timestamp) -> bool {
+        let last = if self.to > self.from { self.to - SignedDuration::from_nanos(1) } else { self.from };
+        from <= last && self.from < until
     }
+}
+
+/// Whether QEMU held a device at some moment of a stretch of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holds {
+    /// It did.
+    Yes,
+    /// It may have, and no record says so.
+    Possibly,
+    /// It did not.
+    No,
+}
+
+/// Whether QEMU held a device at some moment of `at`.
+pub(crate) fn holds(holding: &Holding, at: Span) -> Holds {
+    if holding.certainly_held().is_some_and(|(from, until)| at.touches(from, until)) {
+        return Holds::Yes;
+    }
+    let possibly = |PossiblyHeld { from, until, .. }: &PossiblyHeld| {
+        at.touches(from.unwrap_or(Timestamp::MIN), until.unwrap_or(Timestamp::MAX))
+    };
+    if holding.possibly_held.iter().any(possibly) { Holds::Possibly } else { Holds::No }
 }
 
 /// When it was over at the latest: the last that is told of it shows that, where nothing tells the end.

@@ -7,7 +7,7 @@ use crate::Style;
 use crate::table::{Plain, cell, number};
 
 /// What reading took.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
     /// What was read.
     pub input: Input,
@@ -22,8 +22,10 @@ pub struct Stats {
 impl Stats {
     /// Lines of label, amount and rate.
     pub fn text(&self) -> String {
-        let Input { files, bytes, lines, records, unreadable, duplicates } = self.input;
-        let others = lines.saturating_sub(self.used).saturating_sub(unreadable).saturating_sub(duplicates);
+        let Input { bytes, lines, records, unreadable, unread, duplicates, .. } = self.input;
+        let files = self.input.files.len() as u64;
+        let known = self.used.saturating_add(unreadable).saturating_add(unread).saturating_add(duplicates);
+        let others = lines.saturating_sub(known);
         let mut table = Plain::bare(&Style::default(), 3);
         let mut row = |name: &str, amount: u64, rate: CompactString| {
             table.row([cell(name), number(amount), number(rate)]);
@@ -34,6 +36,7 @@ impl Stats {
         row("lines", lines, rate(lines, seconds, ""));
         row("records", records, rate(records, seconds, ""));
         row("unreadable", unreadable, "".into());
+        row("unread", unread, "".into());
         row("duplicates", duplicates, "".into());
         row("foreign", self.foreign, "".into());
         row("not used", others, "".into());
@@ -64,6 +67,8 @@ fn rate(amount: u64, seconds: f64, unit: &str) -> CompactString {
 
 #[cfg(test)]
 mod tests {
+    use taptrail_trail::InputFile;
+
     use super::*;
 
     #[test]
@@ -78,7 +83,15 @@ mod tests {
 
     #[test]
     fn what_is_not_used_is_the_rest() {
-        let input = Input { files: 2, bytes: 900, lines: 100, records: 20, unreadable: 3, duplicates: 7 };
+        let input = Input {
+            files: vec![InputFile::default(); 2],
+            bytes: 900,
+            lines: 100,
+            records: 20,
+            unreadable: 3,
+            duplicates: 7,
+            ..Input::default()
+        };
         let stats = Stats { input, used: 30, foreign: 4, took: Duration::from_millis(500) };
         assert_eq!(
             stats
@@ -92,6 +105,7 @@ mod tests {
                 "lines 100 200 /s",
                 "records 20 40.0 /s",
                 "unreadable 3",
+                "unread 0",
                 "duplicates 7",
                 "foreign 4",
                 "not used 60",

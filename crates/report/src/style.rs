@@ -3,6 +3,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
+use crate::span::Span;
 use crate::text::NONE;
 
 /// How long the day and the blank after it are.
@@ -18,6 +19,8 @@ pub struct Style {
     pub color: bool,
     /// Times in UTC, else in the system's zone.
     pub utc: bool,
+    /// The time that is asked for: what was held then only possibly is marked.
+    pub at: Option<Span>,
 }
 
 /// Times of one table, in its zone.

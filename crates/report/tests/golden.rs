@@ -11,7 +11,7 @@ use taptrail_report::{
 use taptrail_trail::{Content, Entry, Holding, Report, State, Trail};
 use uuid::Uuid;
 
-const STYLE: Style = Style { width: None, color: false, utc: true };
+const STYLE: Style = Style { width: None, color: false, utc: true, at: None };
 
 fn tun() -> Device {
     Device::new("/dev/net/tun", Some(Rdev::TUN), Some("vnet0".into()))

@@ -10,7 +10,7 @@ use taptrail_record::Line;
 use taptrail_report::{DeviceFilter, Explainer, Filter, Format, Sink, Style, Subject, Take, Told};
 use taptrail_trail::{Content, Entry, Input, Proof, Trail};
 
-const STYLE: Style = Style { width: None, color: false, utc: true };
+const STYLE: Style = Style { width: None, color: false, utc: true, at: None };
 
 const HOTPLUG: &str = "libvirt-9.0/06-hotplug";
 const SAME_MAC: &str = "libvirt-9.0/16-same-mac";
@@ -25,7 +25,10 @@ fn lines(folder: &str) -> Vec<Vec<u8>> {
 /// Gives what a folder's log tells to `to`, as it comes.
 fn tell(folder: &str, to: &mut impl Take) -> Input {
     let mut trail = Trail::new();
-    let mut input = Input { files: 1, ..Input::default() };
+    let mut input = Input {
+        files: vec![taptrail_trail::InputFile { path: "audit.log".into(), ..Default::default() }],
+        ..Input::default()
+    };
     for (number, bytes) in (1..).zip(lines(folder)) {
         if bytes.is_empty() {
             continue;
@@ -124,6 +127,6 @@ fn explanations() {
 #[test]
 fn who_held_it_at_a_time() {
     let at = "2026-11-23T18:54:08Z".parse().ok();
-    let filter = Filter { at, granted: true, ..Filter::default() };
+    let filter = Filter { at: at.map(taptrail_report::Span::at), granted: true, ..Filter::default() };
     insta::assert_snapshot!(answer(HOTPLUG, Told::Trail, filter, Format::Table(STYLE)));
 }

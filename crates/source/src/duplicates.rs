@@ -2,8 +2,9 @@
 //!
 //! A rotation may be there twice; a host's ledger, its audit log and libvirtd's own log tell the same
 //! in three ways. What two inputs tell is one event when the kernel's serial number is the same, or,
-//! where one of them kept none, when they say the same within a moment. Within one input nothing is
-//! taken for told twice unless its serial number says so: an interface may well have two opens alike.
+//! where one of them kept none, when they say the same within a moment. What one program writes to one input
+//! is taken for told twice only where the serial number says so: an interface may well have two opens alike.
+//! But a journal may have each event from the kernel's audit and from the kernel's log.
 //!
 //! The same comparison shows what an audit log that covers a time lacks.
 
@@ -37,6 +38,18 @@ pub(crate) struct Duplicates {
     hasher: RandomState,
     pub(crate) coverage: Coverage,
 }
+
+/// Whether an event was told before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// It was not. Its number, where others may tell it still.
+    New(Option<u64>),
+    /// It was, by the event of this number.
+    Same(u64),
+}
+
+/// How many programs write to one input ([`crate::found::Voice`]).
+const VOICES: u32 = 8;
 
 /// A hash of what an event says of its host, and whether it has a serial number.
 type Claim = (u64, bool);
@@ -76,19 +89,21 @@ impl Duplicates {
     }
 
     /// Whether this is the first to tell the event. `alone`: no other input tells of this time.
-    pub(crate) fn is_new(&mut self, origin: Origin, alone: bool, placed: &Placed) -> bool {
+    pub(crate) fn look(&mut self, origin: Origin, alone: bool, placed: &Placed) -> Look {
         let entry = &placed.entry;
-        let Origin { id: track, is_rows, .. } = origin;
+        let Origin { id, is_rows, .. } = origin;
+        // One input may have each event once by each program that writes to it.
+        let track = id * VOICES + placed.voice as u32;
         let logged = is_logged(is_rows, entry);
         if alone && self.seen.is_empty() {
-            return true;
+            return Look::New(None);
         }
         let claim = (self.hasher.hash_one((&entry.host, &entry.content)), entry.serial.is_some());
         if let Some(at) = self.find(track, claim, entry) {
             let seen = &mut self.seen[at];
             seen.tracks.push(track);
             seen.logged |= logged;
-            return false;
+            return Look::Same(self.first + at as u64);
         }
         let number = self.first + self.seen.len() as u64;
         if let Some(serial) = entry.serial {
@@ -105,7 +120,7 @@ impl Duplicates {
             logged,
             lacking: if logged { None } else { lacking(entry, is_rows).map(Box::new) },
         });
-        true
+        Look::New(Some(number))
     }
 
     fn find(&mut self, track: u32, claim: Claim, entry: &Entry) -> Option<usize> {
@@ -187,7 +202,7 @@ impl Seen {
 }
 
 /// Whether an audit log has it.
-fn is_logged(is_rows: bool, entry: &Entry) -> bool {
+pub(crate) fn is_logged(is_rows: bool, entry: &Entry) -> bool {
     !is_rows && entry.serial.is_some()
 }
 
@@ -220,6 +235,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::found::Voice;
 
     /// An entry at this millisecond; all say the same.
     fn placed(millis: i64, serial: Option<u32>) -> Placed {
@@ -228,10 +244,8 @@ mod tests {
         let (host, source) = (Arc::from("h1"), Arc::from("a.log"));
         let content = Content::Record(Record::success(guest, event));
         let time = Timestamp::from_millisecond(millis).unwrap();
-        Placed {
-            order: time,
-            entry: Entry { host, time, serial, writer: None, source, line: 1, content, copies: Vec::new() },
-        }
+        let entry = Entry { host, time, serial, writer: None, source, line: 1, content, copies: Vec::new() };
+        Placed { order: time, entry, voice: Voice::Auditd, boot: None }
     }
 
     /// Which entries are new, by input, time and serial number.
@@ -241,7 +255,7 @@ mod tests {
             let origin = Origin { id, is_rows: false, rotation: 0 };
             let placed = placed(millis, serial);
             assert!(duplicates.forget(placed.order, &mut |_| ControlFlow::Continue(())).is_continue());
-            duplicates.is_new(origin, false, &placed)
+            matches!(duplicates.look(origin, false, &placed), Look::New(_))
         };
         entries.into_iter().map(&mut is_new).collect()
     }

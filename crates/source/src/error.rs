@@ -37,6 +37,46 @@ pub enum SourceError {
         /// Why.
         source: io::Error,
     },
+    /// The input's lines are too far out of order to be put in order.
+    #[error(
+        "{name}:{line} is older than what was read thousands of records before, so the rest of {name} is not read: \
+         give logs that were joined as the files that they were, or sort them by time"
+    )]
+    Disorder {
+        /// The input.
+        name: String,
+        /// The first line that can't be put in order.
+        line: u64,
+    },
+    /// Records that seem to be of one host are of two.
+    #[error(
+        "{first} and {second} can't be of one host '{host}': their serial numbers contradict each other. Give the logs of \
+         each host as files of their own, and name the hosts by --assume-host NAME=PATH; or have auditd write node= \
+         (name_format in auditd.conf)"
+    )]
+    TwoHosts {
+        /// What both are said to be of.
+        host: String,
+        /// An earlier line, as FILE:LINE.
+        first: String,
+        /// The line that can't be of the same host.
+        second: String,
+    },
+    /// Two directories, each taken for a host, have the same records.
+    #[error(
+        "{first} and {second} are the same record, so directories '{one}' and '{other}' are of one host: say so by \
+         --assume-host NAME=PATH for both, or by --host NAME"
+    )]
+    OneHost {
+        /// The first directory's host.
+        one: String,
+        /// The second's.
+        other: String,
+        /// A line of the first, as FILE:LINE.
+        first: String,
+        /// The same record in the second.
+        second: String,
+    },
     /// systemd's binary journal, which only its own library reads.
     #[error(
         "{name} is a binary journal: read it by 'journalctl --file {name} -o export _TRANSPORT=audit | taptrail trail -'"

@@ -29,10 +29,11 @@ pub enum Input {
     },
 }
 
-/// The files that `path` means: itself, or a directory's logs.
+/// The files that `path` means: itself, or a directory's logs and those of all directories in it.
 ///
-/// Of a directory these are the regular files named as logs are: `NAME.log`, with `.N` or `-DATE` of a
-/// rotation and the suffix of a compression. Others are left alone.
+/// These are the regular files named as logs are: `NAME.log`, `syslog` or `messages`, with `.N` or
+/// `-DATE` of a rotation and the suffix of a compression. Others are left alone, and so are hidden ones
+/// and links to directories.
 ///
 /// # Errors
 ///
@@ -44,20 +45,34 @@ pub fn expand(path: &Path) -> Result<Vec<Input>, SourceError> {
     if !path.is_dir() {
         return Ok(vec![Input::File(path.to_owned())]);
     }
-    let failed = |source| SourceError::Directory { path: path.to_owned(), source };
     let mut files = Vec::new();
-    for entry in fs::read_dir(path).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let file = entry.path();
-        if is_log(&entry.file_name()) && file.is_file() {
-            files.push(file);
-        }
-    }
+    collect(path, 0, &mut files)?;
     if files.is_empty() {
         return Err(SourceError::NoLogs { path: path.to_owned() });
     }
     files.sort();
     Ok(files.into_iter().map(Input::File).collect())
+}
+
+/// How deep directories are gone into.
+const MAX_DEPTH: usize = 64;
+
+fn collect(directory: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), SourceError> {
+    let failed = |source| SourceError::Directory { path: directory.to_owned(), source };
+    for entry in fs::read_dir(directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let (name, path) = (entry.file_name(), entry.path());
+        let hidden = name.as_encoded_bytes().starts_with(b".");
+        // A link to a directory may lead in a circle.
+        if entry.file_type().map_err(failed)?.is_dir() {
+            if !hidden && depth < MAX_DEPTH {
+                collect(&path, depth + 1, files)?;
+            }
+        } else if is_log(&name) && path.is_file() {
+            files.push(path);
+        }
+    }
+    Ok(())
 }
 
 /// Where auditd's log on this host is: `log`, if given, else what auditd.conf(5) says.
@@ -110,8 +125,11 @@ pub(crate) fn is_rotation(file: &OsStr, log: &OsStr) -> bool {
 
 fn is_log(name: &OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
-    let end = |at: usize| name.as_bytes().get(at + 4).is_none_or(|next| matches!(next, b'.' | b'-'));
-    !name.starts_with('.') && name.match_indices(".log").any(|(at, _)| end(at))
+    let ends = |at: usize| name.as_bytes().get(at).is_none_or(|next| matches!(next, b'.' | b'-'));
+    let is_named = |log: &&str| name.starts_with(*log) && ends(log.len());
+    !name.starts_with('.')
+        && (name.match_indices(".log").any(|(at, log)| ends(at + log.len()))
+            || ["syslog", "messages"].iter().any(is_named))
 }
 
 /// The number of a rotation, `audit.log.2.gz`: the higher, the older. 0 for what is no rotation.
@@ -126,10 +144,18 @@ mod tests {
 
     #[test]
     fn a_directorys_logs_are_told_by_their_names() {
-        for name in ["audit.log", "audit.log.1", "audit.log.2.gz", "libvirtd.log-20261123", "audit.log.xz"] {
+        for name in [
+            "audit.log",
+            "audit.log.1",
+            "audit.log.2.gz",
+            "libvirtd.log-20261123",
+            "audit.log.xz",
+            "syslog.1",
+            "messages-20261123",
+        ] {
             assert!(is_log(OsStr::new(name)), "{name}");
         }
-        for name in ["README", "truth.json", ".audit.log", "audit.logic", "log", "auditd.conf"] {
+        for name in ["README", "truth.json", ".audit.log", "audit.logic", "log", "auditd.conf", "messages2"] {
             assert!(!is_log(OsStr::new(name)), "{name}");
         }
         assert!(is_rotation(OsStr::new("audit.log.1"), OsStr::new("audit.log")));

@@ -39,6 +39,7 @@
 #![forbid(unsafe_code)]
 
 mod coverage;
+mod covered;
 mod duplicates;
 mod error;
 mod feed;
@@ -46,18 +47,26 @@ pub mod follow;
 mod found;
 #[doc(hidden)]
 pub mod fuzzing;
+mod hosts;
 mod input;
 mod kernel;
+mod lines;
+mod losses;
 mod merge;
+mod numbers;
 mod open;
 mod outcome;
 mod reading;
+mod runs;
 mod scan;
+mod sequence;
 mod shape;
 mod stream;
 mod track;
+mod window;
 
 pub use error::SourceError;
+pub use hosts::Hosts;
 pub use input::{Input, Rows, expand, host_log, host_logs};
 pub use open::read_again;
 pub use outcome::{About, Note, Outcome};

@@ -1,19 +1,25 @@
 //! Several inputs, in one order.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::num::NonZero;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use taptrail_trail::Entry;
+use taptrail_trail::{Content, Entry, Gap, Lost};
 
-use crate::duplicates::{self, Duplicates};
-use crate::found::Clock;
+use crate::duplicates::{self, Duplicates, Look};
+use crate::found::{Clock, Voice};
+use crate::hosts::Hosts;
 use crate::input::rotation;
+use crate::lines::{Begun, Lines};
+use crate::numbers::Missing;
 use crate::open::Opened;
 use crate::reading::Reading;
+use crate::sequence::{At, Sequence};
 use crate::track::{Origin, Place, Placed, Track};
+use crate::window::Window;
 use crate::{Input, SourceError, Take, shape};
 
 /// An input that is not yet told.
@@ -31,19 +37,34 @@ enum Pending {
         name: Arc<str>,
         opened: Opened,
         clock: Clock,
+        host: Arc<str>,
     },
     /// Rows are asked for their first at once.
     Rows(Track),
 }
 
-fn wait(id: u32, input: Input, clock: &Clock, reading: &mut Reading<'_>) -> Result<Waiting, SourceError> {
-    let (mut opened, name, rotation) = match input {
+fn wait(
+    id: u32,
+    input: Input,
+    hosts: &Hosts,
+    clock: &Clock,
+    reading: &mut Reading<'_>,
+) -> Result<Waiting, SourceError> {
+    let (mut opened, name, rotation, host) = match input {
         Input::File(path) => {
-            let opened = Opened::file(&path)?;
-            (opened, Arc::<str>::from(path.display().to_string()), rotation(&path))
+            let name = Arc::<str>::from(path.display().to_string());
+            reading.add(Arc::clone(&name));
+            let (rotation, host) = (rotation(&path), hosts.of_path(&path));
+            reading.covered.log(id, family(&path), rotation);
+            (Opened::file(&path)?, name, rotation, host)
         }
-        Input::Stdin => (Opened::pipe(Box::new(std::io::stdin()), "-")?, Arc::from("-"), 0),
+        Input::Stdin => {
+            reading.add("-".into());
+            reading.covered.log(id, "-".into(), 0);
+            (Opened::pipe(Box::new(std::io::stdin()), "-")?, Arc::from("-"), 0, hosts.of_stdin())
+        }
         Input::Rows { name, bytes, rows } => {
+            reading.add(Arc::clone(&name));
             reading.input.bytes += bytes;
             let mut track = Track::rows(id, name, rows);
             track.head = track.read(reading);
@@ -58,13 +79,29 @@ fn wait(id: u32, input: Input, clock: &Clock, reading: &mut Reading<'_>) -> Resu
     let clock = limit.map_or_else(|| clock.clone(), |limit| clock.until(limit));
     // There may be many inputs: none keeps this while it waits.
     let head = std::mem::take(&mut opened.head);
-    let first = head.split(|&byte| byte == b'\n').find_map(shape::first_time);
-    let begins = first.map_or(Timestamp::MIN, |when| when.resolve(&mut clock.clone()));
-    Ok(Waiting { begins, rotation, track: Pending::Log { id, name, opened, clock } })
+    let times = head.split(|&byte| byte == b'\n').filter_map(shape::first_time);
+    // Its first lines may be a little out of order.
+    let first = times.map(|when| when.resolve(&mut clock.clone())).min();
+    let begins = first.unwrap_or(Timestamp::MIN);
+    Ok(Waiting { begins, rotation, track: Pending::Log { id, name, opened, clock, host } })
+}
+
+/// What a log and its rotations have in common.
+fn family(path: &Path) -> Arc<str> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let stem = name.split_once(".log").map_or(&*name, |(stem, _)| stem);
+    let parent = path.parent().unwrap_or(Path::new("")).display().to_string();
+    format!("{parent}/{stem}").into()
 }
 
 /// An event's host, time and serial number, which name it.
 type Last = (Arc<str>, Timestamp, u32);
+
+/// Two sources tell of one boot within this time.
+const ONE_BOOT: SignedDuration = SignedDuration::from_mins(5);
+
+/// When a host was last told to have started anew: which boot that was, and who told.
+type Boot = (Option<u128>, Timestamp, Arc<str>);
 
 /// Inputs on their way into one order.
 pub(crate) struct Merge {
@@ -72,28 +109,41 @@ pub(crate) struct Merge {
     waiting: VecDeque<Waiting>,
     active: Vec<Track>,
     duplicates: Duplicates,
-    /// Whether there is but one input at all.
-    single: bool,
-    host: Arc<str>,
+    window: Window,
+    /// Whether there is but one input at all, and it has shown no second way to tell an event.
+    plain: bool,
     threads: usize,
     /// Of a single input the last event.
     last: Option<Last>,
+    boots: HashMap<Arc<str>, Boot>,
+    sequences: HashMap<Arc<str>, Sequence>,
+    /// The host of the last record: most come from the same.
+    of: Option<Arc<str>>,
+    /// Where each directory is taken for a host: the records of the last moments, of whichever host.
+    anyones: Option<Anyones>,
+}
+
+/// The records of the last moments by what they say, with a host and a line of each.
+#[derive(Debug, Default)]
+struct Anyones {
+    by_record: HashMap<(Timestamp, u32, Content), (Arc<str>, String)>,
+    order: VecDeque<(Timestamp, u32, Content)>,
 }
 
 impl Merge {
     /// Looks at the beginning of each input.
     pub(crate) fn new(
         inputs: Vec<Input>,
+        hosts: &Hosts,
         threads: NonZero<usize>,
         clock: &Clock,
         reading: &mut Reading<'_>,
     ) -> Self {
         let mut duplicates = Duplicates::default();
-        let single = inputs.len() == 1;
+        let plain = inputs.len() == 1;
         let mut waiting = Vec::with_capacity(inputs.len());
         for (id, input) in (0..).zip(inputs) {
-            reading.input.files += 1;
-            match wait(id, input, clock, reading) {
+            match wait(id, input, hosts, clock, reading) {
                 Ok(next) => waiting.push(next),
                 Err(error) => reading.failed.push(error),
             }
@@ -104,9 +154,19 @@ impl Merge {
             }
         }
         waiting.sort_by_key(|next| (next.begins, std::cmp::Reverse(next.rotation)));
-        let host = Arc::clone(&reading.own);
-        let threads = threads.get();
-        Self { waiting: waiting.into(), active: Vec::new(), duplicates, single, host, threads, last: None }
+        Self {
+            waiting: waiting.into(),
+            active: Vec::new(),
+            duplicates,
+            window: Window::default(),
+            plain,
+            threads: threads.get(),
+            last: None,
+            boots: HashMap::new(),
+            sequences: HashMap::new(),
+            of: None,
+            anyones: hosts.are_directories().then(Anyones::default),
+        }
     }
 
     /// Tells all of them.
@@ -116,7 +176,15 @@ impl Merge {
             let place = earliest.and_then(|at| self.active[at].place());
             let begins = self.waiting.front().map(|next| Place::first_of(next.begins));
             match (earliest, begins) {
-                (None, None) => return self.duplicates.forget(Timestamp::MAX, take),
+                (None, None) => {
+                    self.window.release(Timestamp::MAX, take)?;
+                    self.duplicates.forget(Timestamp::MAX, take)?;
+                    for (host, missing) in reading.missing_rest() {
+                        let source = reading.source_of(&host);
+                        take(&gap_of(host, source, missing))?;
+                    }
+                    return ControlFlow::Continue(());
+                }
                 (_, Some(begins)) if place.is_none_or(|place| begins <= place) => self.activate(reading),
                 (Some(at), _) => {
                     // It is the earliest until another's turn comes.
@@ -144,11 +212,9 @@ impl Merge {
                 self.active[at].head = Some(placed);
                 return ControlFlow::Continue(());
             }
-            if self.is_new(at, &placed, until, take)? {
-                reading.input.records += 1;
-                take(&placed.entry)?;
-            } else {
-                reading.input.duplicates += 1;
+            let origin = self.active[at].origin;
+            if self.is_of_interest(origin, &placed, reading)? {
+                self.compare(origin, placed, until, reading, take)?;
             }
             let failed = reading.failed.len();
             head = self.active[at].read(reading);
@@ -160,24 +226,153 @@ impl Merge {
         ControlFlow::Continue(())
     }
 
-    fn is_new(
+    /// Whether an entry tells something beside what others have told. Breaks off where it can't be of the host
+    /// that it is said to be of.
+    fn is_of_interest(
         &mut self,
-        at: usize,
+        origin: Origin,
         placed: &Placed,
-        until: Option<Place>,
-        take: &mut Take<'_>,
+        reading: &mut Reading<'_>,
     ) -> ControlFlow<(), bool> {
-        if self.single {
-            let Entry { host, time, serial, .. } = &placed.entry;
-            let this = serial.map(|serial| (Arc::clone(host), *time, serial));
-            let again = this.is_some() && this == self.last;
-            self.last = this;
-            return ControlFlow::Continue(!again);
+        let entry = &placed.entry;
+        match &entry.content {
+            Content::Boot => {
+                if !self.is_new_boot(placed) {
+                    return ControlFlow::Continue(false);
+                }
+                if let Some(sequence) = self.sequences.get_mut(&entry.host) {
+                    sequence.restart();
+                }
+            }
+            Content::Gap(gap) => {
+                let since = gap.since.unwrap_or(entry.time);
+                let covered = is_of_one_log(gap.why)
+                    && reading.is_covered_elsewhere(origin.id, &entry.host, since, entry.time);
+                if !covered {
+                    reading.covered.gap(&entry.host, since, entry.time);
+                }
+                return ControlFlow::Continue(!covered);
+            }
+            Content::Record(_) if !origin.is_rows => {
+                if let Some(conflict) = self.conflict(entry) {
+                    reading.refused = Some(conflict);
+                    return ControlFlow::Break(());
+                }
+            }
+            _ => {}
         }
-        self.duplicates.cover(self.active[at].origin, &placed.entry);
+        ControlFlow::Continue(true)
+    }
+
+    fn is_new_boot(&mut self, placed: &Placed) -> bool {
+        let Entry { host, time, source, .. } = &placed.entry;
+        let known = self.boots.get(host).is_some_and(|(id, at, by)| match (id, placed.boot) {
+            (Some(before), Some(id)) => *before == id,
+            _ => by != source && time.duration_since(*at).abs() <= ONE_BOOT,
+        });
+        if !known {
+            self.boots.insert(Arc::clone(host), (placed.boot, *time, Arc::clone(source)));
+        }
+        !known
+    }
+
+    /// Why a record can't be of the host that it is said to be of.
+    fn conflict(&mut self, entry: &Entry) -> Option<SourceError> {
+        let serial = entry.serial?;
+        let line = |source: &str, line: u64| format!("{source}:{line}");
+        if let Some(anyones) = &mut self.anyones
+            && let Some((one, first)) = anyones.other(entry, serial)
+        {
+            let (other, second) = (entry.host.to_string(), line(&entry.source, entry.line));
+            return Some(SourceError::OneHost { one, other, first, second });
+        }
+        let host = match &self.of {
+            Some(host) if *host == entry.host => host,
+            _ => self.of.insert(Arc::clone(&entry.host)),
+        };
+        let sequence = match self.sequences.get_mut(host) {
+            Some(sequence) => sequence,
+            None => self.sequences.entry(Arc::clone(host)).or_default(),
+        };
+        let at = At { serial, time: entry.time, source: Arc::clone(&entry.source), line: entry.line };
+        let earlier = sequence.take(at)?;
+        Some(SourceError::TwoHosts {
+            host: entry.host.to_string(),
+            first: line(&earlier.source, earlier.line),
+            second: line(&entry.source, entry.line),
+        })
+    }
+
+    /// Tells an entry, unless another has told the same.
+    fn compare(
+        &mut self,
+        origin: Origin,
+        placed: Placed,
+        until: Option<Place>,
+        reading: &mut Reading<'_>,
+        take: &mut Take<'_>,
+    ) -> ControlFlow<()> {
+        let missing = placed
+            .entry
+            .serial
+            .filter(|_| !origin.is_rows)
+            .and_then(|serial| reading.missing_before(&placed.entry.host, serial))
+            .map(|missing| {
+                let Entry { host, source, line, .. } = &placed.entry;
+                Entry { line: *line, ..gap_of(Arc::clone(host), Arc::clone(source), missing) }
+            });
+        if self.plain {
+            if let Some(missing) = &missing {
+                take(missing)?;
+            }
+            let Entry { host, time, serial, .. } = &placed.entry;
+            // Whoever has all numbers can tell an event twice by its number alone.
+            let is_plain = placed.voice == Voice::Auditd && (serial.is_some() || !is_record(&placed));
+            if is_plain {
+                let this = serial.map(|serial| (Arc::clone(host), *time, serial));
+                let again = this.is_some() && this == self.last;
+                self.last = this.or(self.last.take());
+                if again {
+                    reading.input.duplicates += 1;
+                    return ControlFlow::Continue(());
+                }
+                reading.input.records += u64::from(is_record(&placed));
+                return take(&placed.entry);
+            }
+            self.plain = false;
+        }
+        let is_rows = origin.is_rows;
+        if let Some(entry) = missing {
+            // Told at once, or behind what may be told better still.
+            if self.window.is_empty() {
+                take(&entry)?;
+            } else {
+                let gap = Placed { entry, order: placed.order, voice: placed.voice, boot: None };
+                self.window.push(UNCOMPARED, gap, is_rows);
+            }
+        }
+        self.duplicates.cover(origin, &placed.entry);
+        self.window.release(placed.order, take)?;
         self.duplicates.forget(placed.order, take)?;
-        let alone = until.is_none_or(|until| until.time.duration_since(placed.order) > duplicates::KEPT);
-        ControlFlow::Continue(self.duplicates.is_new(self.active[at].origin, alone, placed))
+        let alone = until.is_none_or(|until| until.time.duration_since(placed.order) > duplicates::KEPT)
+            && self.window.is_empty()
+            && placed.voice == Voice::Auditd;
+        match self.duplicates.look(origin, alone, &placed) {
+            Look::New(None) => {
+                reading.input.records += u64::from(is_record(&placed));
+                take(&placed.entry)
+            }
+            Look::New(Some(number)) => {
+                reading.input.records += u64::from(is_record(&placed));
+                self.window.push(number, placed, is_rows);
+                ControlFlow::Continue(())
+            }
+            Look::Same(number) => {
+                reading.input.duplicates += 1;
+                self.window.copy(number, &placed.entry, is_rows);
+                ControlFlow::Continue(())
+            }
+        }
     }
 
     /// Begins to read the first of those that wait.
@@ -195,13 +390,14 @@ impl Merge {
     fn begin(&self, pending: Pending, rotation: u32, reading: &mut Reading<'_>) -> Option<Track> {
         let mut track = match pending {
             Pending::Rows(track) => track,
-            Pending::Log { id, name, opened, clock } => {
+            Pending::Log { id, name, opened, clock, host } => {
                 let expected = opened.expected();
                 match opened.start(self.threads) {
                     Ok((stream, stored)) => {
                         let origin = Origin { id, is_rows: false, rotation };
-                        let host = Arc::clone(&self.host);
-                        Track::lines(origin, name, stream, stored, expected, clock, host)
+                        let of = Arc::clone(&name);
+                        let begun = Begun { id, name: of, stream, stored, expected, clock, host };
+                        Track::lines(origin, name, Lines::new(begun))
                     }
                     Err(source) => {
                         reading.failed.push(SourceError::Read { name: name.to_string(), at: 0, source });
@@ -214,5 +410,48 @@ impl Merge {
             track.head = track.read(reading);
         }
         track.head.is_some().then_some(track)
+    }
+}
+
+/// What is missing, as an entry.
+fn gap_of(host: Arc<str>, source: Arc<str>, missing: Missing) -> Entry {
+    let Missing { since, until, serials } = missing;
+    let gap = Gap { since: Some(since), serials: Some(serials), why: Lost::Unwritten };
+    let (time, content) = (until, Content::Gap(gap));
+    Entry { host, time, serial: None, writer: None, source, line: 1, copies: Vec::new(), content }
+}
+
+/// Whether a loss is of the log that tells of it alone, and not of what all logs are written from.
+fn is_of_one_log(why: Lost) -> bool {
+    !matches!(why, Lost::Backlog | Lost::AuditingOff)
+}
+
+/// The number of what is not compared with other events.
+const UNCOMPARED: u64 = u64::MAX;
+
+fn is_record(placed: &Placed) -> bool {
+    matches!(placed.entry.content, Content::Record(_))
+}
+
+impl Anyones {
+    /// Another host of which the same record was told.
+    fn other(&mut self, entry: &Entry, serial: u32) -> Option<(String, String)> {
+        while self
+            .order
+            .pop_front_if(|(time, ..)| entry.time.duration_since(*time) > duplicates::KEPT)
+            .map(|key| self.by_record.remove(&key))
+            .is_some()
+        {}
+        let key = (entry.time, serial, entry.content.clone());
+        match self.by_record.get(&key) {
+            Some((host, line)) if *host != entry.host => Some((host.to_string(), line.clone())),
+            Some(_) => None,
+            None => {
+                let line = format!("{}:{}", entry.source, entry.line);
+                self.order.push_back(key.clone());
+                self.by_record.insert(key, (Arc::clone(&entry.host), line));
+                None
+            }
+        }
     }
 }

@@ -19,6 +19,8 @@ pub struct Outcome {
     pub notes: Vec<Note>,
     /// The inputs that could not be read, or not to their end.
     pub failed: Vec<SourceError>,
+    /// Why there is no answer: whose records these are can't be told.
+    pub refused: Option<SourceError>,
 }
 
 impl Outcome {
@@ -51,6 +53,15 @@ pub enum About {
     HostUnknown,
     /// It has lines, and none tells of a guest.
     Nothing,
+    /// It has records without the kernel's serial numbers, or not all numbers: a lost record does not show.
+    Unnumbered,
+    /// It has lines that look like records, and are in no shape that is read.
+    Unread {
+        /// How many.
+        lines: u64,
+        /// The first of them.
+        first: u64,
+    },
 }
 
 impl fmt::Display for Note {
@@ -66,11 +77,20 @@ impl fmt::Display for Note {
             ),
             About::BackInTime { line } => write!(
                 f,
-                "{source}:{line}: goes back in time by more than a minute: give joined logs one by one, and they are put in order"
+                "{source}:{line}: goes back in time by more than a minute: its lines are put in order by their times"
             ),
             About::HostUnknown => write!(
                 f,
-                "{source}: its lines name no host as others do: --host says whose they are, and what both tell is told once"
+                "{source}: its lines name no host as others do: --assume-host NAME=PATH says whose they are, and what both tell is told once"
+            ),
+            About::Unnumbered => write!(
+                f,
+                "{source}: it does not have all the kernel's serial numbers, so a record that it lost does not show"
+            ),
+            About::Unread { lines, first } => write!(
+                f,
+                "{source}: {lines} line{} like records, in a shape that is not read; the first is line {first}",
+                if lines == 1 { " looks" } else { "s look" },
             ),
             About::Nothing => write!(f, "{source}: no line of it tells of a guest"),
         }

@@ -8,37 +8,42 @@ use std::sync::Arc;
 use compact_str::CompactString;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use taptrail_trail::{Entry, Unreadable};
+use taptrail_trail::{Entry, HostSpan, InputFile, Unreadable};
 
+use crate::covered::Covered;
 use crate::found::Clock;
+use crate::hosts::{Hosts, UNKNOWN};
 use crate::merge::Merge;
+use crate::numbers::{Missing, Numbers};
+use crate::runs::Run;
 use crate::{About, Input, Note, Outcome, SourceError};
-
-/// The host of lines that name none, where nobody says whose they are.
-const UNKNOWN: &str = "?";
 
 /// How to read.
 pub struct Options<'a> {
-    /// The host of lines that name none.
-    pub host: Arc<str>,
+    /// The hosts of lines that name none.
+    pub hosts: Hosts,
     /// The zone of times that name none.
     pub zone: TimeZone,
     /// The time that no line is after: what has no year is of the last one that fits.
     pub now: Timestamp,
     /// How many threads read a log.
     pub threads: NonZero<usize>,
+    /// Whether inputs were selected by the type of their records: then a serial number that is not there is
+    /// that of another record, and not of one that is lost.
+    pub extract: bool,
     /// Told now and then how many bytes were read of how many there are (0 where that is not known).
     pub progress: Box<dyn FnMut(u64, u64) + 'a>,
 }
 
 impl Default for Options<'_> {
-    /// A host unknown (`?`), this system's zone, clock and cores, and nobody told.
+    /// A host unknown (`?`), this system's zone, clock and cores, and no progress reported.
     fn default() -> Self {
         Self {
-            host: UNKNOWN.into(),
+            hosts: Hosts::default(),
             zone: TimeZone::system(),
             now: Timestamp::now(),
             threads: std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN),
+            extract: false,
             progress: Box::new(|_, _| {}),
         }
     }
@@ -50,21 +55,129 @@ pub(crate) struct Reading<'a> {
     unreadable: Vec<Unreadable>,
     notes: Vec<Note>,
     pub(crate) failed: Vec<SourceError>,
-    hosts: HashMap<CompactString, Arc<str>>,
+    pub(crate) refused: Option<SourceError>,
+    names: HashMap<CompactString, Arc<str>>,
     /// The inputs with lines that name no host.
     pub(crate) unnamed: Vec<Arc<str>>,
-    /// The host of lines that name none.
-    pub(crate) own: Arc<str>,
+    /// The one name that is given for lines without a host's.
+    own: Option<Arc<str>>,
+    pub(crate) covered: Covered,
+    numbers: HashMap<Arc<str>, Numbers>,
+    extract: bool,
     pub(crate) total: u64,
     progress: Box<dyn FnMut(u64, u64) + 'a>,
 }
 
 impl Reading<'_> {
-    pub(crate) fn unreadable(&mut self, line: Unreadable) {
+    /// The next input has this name.
+    pub(crate) fn add(&mut self, name: Arc<str>) {
+        self.input.files.push(InputFile { path: name, ..InputFile::default() });
+    }
+
+    fn file(&mut self, id: u32) -> Option<&mut InputFile> {
+        self.input.files.get_mut(usize::try_from(id).ok()?)
+    }
+
+    pub(crate) fn unreadable(&mut self, id: u32, line: Unreadable) {
         self.input.unreadable += 1;
+        if let Some(file) = self.file(id) {
+            file.unreadable += 1;
+        }
         if self.unreadable.len() < Outcome::KEPT {
             self.unreadable.push(line);
         }
+    }
+
+    /// So many lines of an input look like records and were not read.
+    pub(crate) fn unread(&mut self, id: u32, lines: u64) {
+        self.input.unread += lines;
+        if let Some(file) = self.file(id) {
+            file.unread += lines;
+        }
+    }
+
+    pub(crate) fn count_lines(&mut self, id: u32, lines: u64) {
+        self.input.lines += lines;
+        if let Some(file) = self.file(id) {
+            file.lines += lines;
+        }
+    }
+
+    /// An input tells of a host from `from` to `until`, by so many records.
+    pub(crate) fn cover(
+        &mut self,
+        id: u32,
+        host: &Arc<str>,
+        from: Timestamp,
+        until: Timestamp,
+        records: u64,
+    ) {
+        let Some(file) = self.file(id) else { return };
+        match file.hosts.iter_mut().rfind(|span| span.host == *host) {
+            Some(span) => {
+                span.from = span.from.min(from);
+                span.until = span.until.max(until);
+                span.records += records;
+            }
+            None => file.hosts.push(HostSpan { host: Arc::clone(host), from, until, records }),
+        }
+    }
+
+    /// An input has these serial numbers of a host.
+    pub(crate) fn numbers(&mut self, id: u32, host: &Arc<str>, run: &Run) {
+        self.covered.numbered(id);
+        match self.numbers.get_mut(host) {
+            Some(numbers) => numbers.take(run),
+            None => self.numbers.entry(Arc::clone(host)).or_default().take(run),
+        }
+    }
+
+    /// A record that is no log's has this serial number: no log needs to have it.
+    pub(crate) fn has(&mut self, entry: &Entry) {
+        if let Some(serial) = entry.serial {
+            let run = Run::of(serial, serial, entry.time.as_millisecond());
+            self.numbers.entry(Arc::clone(&entry.host)).or_default().take(&run);
+        }
+    }
+
+    /// Whether an input has all of a host's serial numbers, as far as is read.
+    pub(crate) fn is_whole(&self, id: u32, host: &Arc<str>) -> bool {
+        self.covered.is_numbered(id) && self.numbers.get(host).is_some_and(Numbers::is_whole)
+    }
+
+    /// What all inputs together lack of a host before this serial number.
+    pub(crate) fn missing_before(&mut self, host: &Arc<str>, serial: u32) -> Option<Missing> {
+        let missing = self.numbers.get_mut(host)?.missing_before(serial).filter(|_| !self.extract)?;
+        self.covered.gap(host, missing.since, missing.until);
+        Some(missing)
+    }
+
+    /// What all inputs together lack of each host behind its last record.
+    pub(crate) fn missing_rest(&mut self) -> Vec<(Arc<str>, Missing)> {
+        let rest = self.numbers.iter_mut().filter_map(|(host, of)| Some((Arc::clone(host), of.rest()?)));
+        let mut rest: Vec<_> = rest.filter(|_| !self.extract).collect();
+        rest.sort_by(|(a, one), (b, other)| (one.until, a).cmp(&(other.until, b)));
+        for (host, missing) in &rest {
+            self.covered.gap(host, missing.since, missing.until);
+        }
+        rest
+    }
+
+    /// The input that tells of a host.
+    pub(crate) fn source_of(&self, host: &Arc<str>) -> Arc<str> {
+        let tells = |file: &&InputFile| file.hosts.iter().any(|span| span.host == *host);
+        self.input.files.iter().rfind(tells).map_or_else(|| Arc::from(UNKNOWN), |file| Arc::clone(&file.path))
+    }
+
+    /// Whether another audit log tells of a host from `since` to `until`.
+    pub(crate) fn is_covered_elsewhere(
+        &self,
+        id: u32,
+        host: &Arc<str>,
+        since: Timestamp,
+        until: Timestamp,
+    ) -> bool {
+        self.covered.is_covered_elsewhere(&self.input.files, id, host, since, until)
     }
 
     pub(crate) fn note(&mut self, source: &Arc<str>, about: About) {
@@ -84,9 +197,13 @@ impl Reading<'_> {
 
     /// The one name of a host: entries share it.
     pub(crate) fn host(&mut self, name: &CompactString) -> Arc<str> {
-        let own = &self.own;
-        let named = || if is_same(name, own) { Arc::clone(own) } else { Arc::from(name.as_str()) };
-        Arc::clone(self.hosts.entry(name.clone()).or_insert_with(named))
+        if let Some(known) = self.names.get(name) {
+            return Arc::clone(known);
+        }
+        let own = self.own.as_ref().filter(|own| is_same(name, own));
+        let host = own.map_or_else(|| Arc::from(name.as_str()), Arc::clone);
+        self.names.insert(name.clone(), Arc::clone(&host));
+        host
     }
 }
 
@@ -100,35 +217,42 @@ pub(crate) fn is_same(a: &str, b: &str) -> bool {
 pub type Take<'a> = dyn FnMut(&Entry) -> ControlFlow<()> + 'a;
 
 /// Reads all inputs and gives each event once to `take`, in the order of their times; of one input in
-/// the order of its lines.
+/// the order of its lines, as far as those are in order.
 ///
-/// An input that can't be read is named in the outcome, and the others are told.
+/// An input that can't be read is named in the outcome, and the others are told. Where the records of two
+/// hosts can't be told apart, reading ends, and the outcome says so: what was given to `take` is no answer.
 pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut Take<'_>) -> Outcome {
     let mut reading = Reading {
         input: taptrail_trail::Input::default(),
         unreadable: Vec::new(),
         notes: Vec::new(),
         failed: Vec::new(),
-        hosts: HashMap::new(),
+        refused: None,
+        names: HashMap::new(),
         unnamed: Vec::new(),
-        own: Arc::clone(&options.host),
+        own: options.hosts.all().cloned(),
+        covered: Covered::default(),
+        numbers: HashMap::new(),
+        extract: options.extract,
         total: 0,
         progress: options.progress,
     };
     let clock = Clock::new(options.zone, options.now);
-    let mut merge = Merge::new(inputs, options.threads, &clock, &mut reading);
+    let mut merge = Merge::new(inputs, &options.hosts, options.threads, &clock, &mut reading);
     // Whoever breaks off knows why.
     let _ = merge.run(&mut reading, take);
-    if *reading.own == *UNKNOWN && reading.hosts.values().any(|host| *host != reading.own) {
+    if reading.own.is_none() && !reading.names.is_empty() {
         for source in std::mem::take(&mut reading.unnamed) {
             reading.note(&source, About::HostUnknown);
         }
     }
+    reading.input.coverage = reading.covered.of(&reading.input.files);
     Outcome {
         input: reading.input,
         unreadable: reading.unreadable,
         notes: reading.notes,
         failed: reading.failed,
+        refused: reading.refused,
     }
 }
 
@@ -144,7 +268,7 @@ mod tests {
             ("web1.example.org", "web1", true),
             ("web1", "web10", false),
             ("web1.example.org", "web1.example.com", false),
-            ("?", "web1", false),
+            (UNKNOWN, "web1", false),
         ] {
             assert_eq!(is_same(a, b), same, "{a} {b}");
         }

@@ -7,6 +7,7 @@ use memchr::{memchr_iter, memmem};
 use crate::feed::{MAX_LINE, Piece};
 use crate::found::Found;
 use crate::kernel;
+use crate::runs::{Run, Runs};
 use crate::shape::{self, Unreadable};
 
 /// What one piece tells.
@@ -16,6 +17,8 @@ pub(crate) struct Batch {
     pub(crate) found: Vec<(u64, Found)>,
     /// Lines that should have been records and can't be believed, likewise.
     pub(crate) unreadable: Vec<(u64, Unreadable)>,
+    /// The kernel's numbers in the lines of an audit log.
+    pub(crate) runs: Vec<Run>,
     /// How many lines begin in the piece.
     pub(crate) lines: u64,
     /// How many lines come before those counted in `found`, where not all that were read.
@@ -77,23 +80,28 @@ impl Scanner {
     /// Reads all lines of `bytes` from `begin` on; what is before may be needed to understand them.
     pub(crate) fn lines(&self, bytes: &[u8], begin: usize) -> Batch {
         let mut batch = Batch::default();
+        let mut runs = Runs::default();
         let mut start = begin;
         for newline in memchr_iter(b'\n', &bytes[begin..]) {
             let end = begin + newline;
-            self.line(bytes, start, end, &mut batch);
+            self.line(bytes, start, end, &mut runs, &mut batch);
             start = end + 1;
         }
         if start < bytes.len() {
-            self.line(bytes, start, bytes.len(), &mut batch);
+            self.line(bytes, start, bytes.len(), &mut runs, &mut batch);
         }
+        batch.runs = runs.finish();
         batch
     }
 
     /// `bytes[start..end]` is a line; what is before it may be needed to understand it.
-    fn line(&self, bytes: &[u8], start: usize, end: usize, batch: &mut Batch) {
+    fn line(&self, bytes: &[u8], start: usize, end: usize, runs: &mut Runs, batch: &mut Batch) {
         let number = batch.lines;
         batch.lines += 1;
         let line = &bytes[start..end];
+        if line.starts_with(b"type=") || line.starts_with(b"node=") {
+            runs.take(line, number);
+        }
         let told = match self.interest(line) {
             _ if line.len() >= MAX_LINE => Err(Unreadable::TooLong { max: MAX_LINE }),
             Interest::None => return,

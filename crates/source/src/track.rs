@@ -1,25 +1,15 @@
 //! One input on its way into the common order.
 
-use std::io;
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use taptrail_trail::{Entry, Unreadable};
 
-use crate::found::{Clock, Found};
-use crate::open::Stored;
+use crate::Rows;
+use crate::found::Voice;
+use crate::lines::Lines;
 use crate::reading::Reading;
-use crate::scan::Batch;
-use crate::stream::Stream;
-use crate::{About, Rows};
-
-/// How far time may go back within a log that is in order: records wait for each other in queues, and
-/// clocks are set.
-const DISORDER: SignedDuration = SignedDuration::from_mins(1);
-
-/// How late within its second something may have been.
-const ALMOST: SignedDuration = SignedDuration::from_millis(999);
 
 /// An entry, and where it belongs in the common order.
 #[derive(Debug)]
@@ -28,6 +18,10 @@ pub(crate) struct Placed {
     /// Its time, or the last moment it may have been, where its shape tells whole seconds only: who
     /// knows better comes first.
     pub(crate) order: Timestamp,
+    /// Which program wrote its line.
+    pub(crate) voice: Voice,
+    /// The boot of its host, where a journal names it.
+    pub(crate) boot: Option<u128>,
 }
 
 impl Placed {
@@ -68,68 +62,22 @@ pub(crate) struct Track {
     pub(crate) name: Arc<str>,
     /// Its next entry, if it has one.
     pub(crate) head: Option<Placed>,
-    told: Told,
+    from: From,
 }
 
-enum Told {
+enum From {
     Lines(Box<Lines>),
     Rows { rows: Rows, told: u64 },
 }
 
-/// A log's lines, by the batch.
-struct Lines {
-    stream: Stream,
-    batch: std::vec::IntoIter<(u64, Found)>,
-    /// How many lines come before the batch, and before the one after it.
-    before: u64,
-    after: u64,
-    clock: Clock,
-    /// The host of lines that name none, and the last one named.
-    own: Arc<str>,
-    host: Arc<str>,
-    last: Timestamp,
-    /// Whether anything was found, and whether some of it names no host.
-    told: bool,
-    unnamed: bool,
-    stored: Stored,
-    /// How much of what is stored there was when the reading began.
-    expected: u64,
-    counted: u64,
-    bytes: u64,
-}
-
 impl Track {
-    pub(crate) fn lines(
-        origin: Origin,
-        name: Arc<str>,
-        stream: Stream,
-        stored: Stored,
-        expected: u64,
-        clock: Clock,
-        host: Arc<str>,
-    ) -> Self {
-        let lines = Lines {
-            stream,
-            batch: Vec::new().into_iter(),
-            before: 0,
-            after: 0,
-            clock,
-            own: Arc::clone(&host),
-            host,
-            last: Timestamp::MIN,
-            told: false,
-            unnamed: false,
-            stored,
-            expected,
-            counted: 0,
-            bytes: 0,
-        };
-        Self { origin, name, head: None, told: Told::Lines(Box::new(lines)) }
+    pub(crate) fn lines(origin: Origin, name: Arc<str>, lines: Lines) -> Self {
+        Self { origin, name, head: None, from: From::Lines(Box::new(lines)) }
     }
 
     pub(crate) fn rows(id: u32, name: Arc<str>, rows: Rows) -> Self {
         let origin = Origin { id, is_rows: true, rotation: 0 };
-        Self { origin, name, head: None, told: Told::Rows { rows, told: 0 } }
+        Self { origin, name, head: None, from: From::Rows { rows, told: 0 } }
     }
 
     /// Where its next entry belongs, if it has one.
@@ -139,17 +87,21 @@ impl Track {
 
     /// The entry after `head`.
     pub(crate) fn read(&mut self, reading: &mut Reading<'_>) -> Option<Placed> {
-        match &mut self.told {
-            Told::Lines(lines) => lines.next(&self.name, reading),
-            Told::Rows { rows, told } => loop {
+        match &mut self.from {
+            From::Lines(lines) => lines.next(reading),
+            From::Rows { rows, told } => loop {
                 let row = rows.next()?;
                 *told += 1;
-                reading.input.lines += 1;
+                reading.count_lines(self.origin.id, 1);
                 match row {
-                    Ok(entry) => break Some(Placed { order: entry.time, entry }),
+                    Ok(entry) => {
+                        reading.cover(self.origin.id, &entry.host, entry.time, entry.time, 1);
+                        reading.has(&entry);
+                        break Some(Placed { order: entry.time, entry, voice: Voice::Auditd, boot: None });
+                    }
                     Err(reason) => {
                         let (source, line) = (Arc::clone(&self.name), *told);
-                        reading.unreadable(Unreadable { source, line, reason });
+                        reading.unreadable(self.origin.id, Unreadable { source, line, reason });
                     }
                 }
             },
@@ -157,93 +109,16 @@ impl Track {
     }
 }
 
-impl Lines {
-    fn next(&mut self, name: &Arc<str>, reading: &mut Reading<'_>) -> Option<Placed> {
-        loop {
-            if let Some((line, found)) = self.batch.next() {
-                return Some(self.place(name, line, found, reading));
-            }
-            let batch = self.stream.next();
-            let counted = self.stored.load(Ordering::Relaxed);
-            reading.read_on(counted - self.counted);
-            self.counted = counted;
-            match batch {
-                None => {
-                    if self.clock.inferred {
-                        reading.note(name, About::YearInferred);
-                    }
-                    if self.clock.guessed {
-                        reading.note(name, About::DateGuessed);
-                    }
-                    if self.unnamed {
-                        reading.unnamed.push(Arc::clone(name));
-                    }
-                    if !self.told && self.after > 0 {
-                        reading.note(name, About::Nothing);
-                    }
-                    if self.counted < self.expected {
-                        let source = io::Error::new(io::ErrorKind::UnexpectedEof, "it was cut meanwhile");
-                        let (name, at) = (name.to_string(), self.bytes);
-                        reading.failed.push(crate::SourceError::Read { name, at, source });
-                    }
-                    return None;
-                }
-                Some(Err(source)) => {
-                    let name = name.to_string();
-                    reading.failed.push(crate::SourceError::Read { name, at: self.bytes, source });
-                    return None;
-                }
-                Some(Ok(batch)) => self.begin(name, batch, reading),
-            }
-        }
+/// Entries that wait to be told, in their order.
+#[derive(Debug, Default)]
+pub(crate) struct Ready(VecDeque<Placed>);
+
+impl Ready {
+    pub(crate) fn push(&mut self, placed: Placed) {
+        self.0.push_back(placed);
     }
 
-    fn begin(&mut self, name: &Arc<str>, batch: Batch, reading: &mut Reading<'_>) {
-        self.before = batch.before.unwrap_or(self.after);
-        self.after += batch.lines;
-        self.bytes += batch.bytes;
-        reading.input.lines += batch.lines;
-        for (line, reason) in batch.unreadable {
-            let line = self.before + line + 1;
-            reading.unreadable(Unreadable { source: Arc::clone(name), line, reason: reason.to_string() });
-        }
-        self.told |= !batch.found.is_empty();
-        self.batch = batch.found.into_iter();
-    }
-
-    fn place(&mut self, name: &Arc<str>, line: u64, found: Found, reading: &mut Reading<'_>) -> Placed {
-        let time = found.when.resolve(&mut self.clock);
-        let line = self.before + line + 1;
-        if time < self.last && self.last.duration_since(time) > DISORDER {
-            reading.note(name, About::BackInTime { line });
-        }
-        self.last = time;
-        let host = match found.host {
-            None => {
-                self.unnamed = true;
-                Arc::clone(&self.own)
-            }
-            Some(host) => {
-                if *host != *self.host {
-                    self.host = reading.host(&host);
-                }
-                Arc::clone(&self.host)
-            }
-        };
-        // syslog knows who sent a record, and neither its number nor the part of its second.
-        let heard = found.serial.is_none() && found.writer.is_some();
-        let whole = heard && time.subsec_nanosecond() == 0;
-        let order = if whole { time.saturating_add(ALMOST).unwrap_or(time) } else { time };
-        let entry = Entry {
-            host,
-            time,
-            serial: found.serial,
-            writer: found.writer,
-            source: Arc::clone(name),
-            line,
-            content: found.content,
-            copies: Vec::new(),
-        };
-        Placed { entry, order }
+    pub(crate) fn pop(&mut self) -> Option<Placed> {
+        self.0.pop_front()
     }
 }

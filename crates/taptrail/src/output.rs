@@ -105,7 +105,7 @@ pub(crate) fn style(utc: bool) -> Style {
     let out = io::stdout();
     let width = out.is_terminal().then(|| rustix::termios::tcgetwinsize(&out).ok()).flatten();
     let width = width.map(|size| size.ws_col).filter(|columns| *columns > 0);
-    Style { width, color: colors(&out), utc }
+    Style { width, color: colors(&out), utc, at: None }
 }
 
 /// Starts the log on standard error.

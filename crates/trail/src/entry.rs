@@ -94,6 +94,8 @@ pub enum Lost {
     AuditdStopped,
     /// auditd stopped writing, because the disk was full or failed.
     Suspended,
+    /// The log goes back in time: its lines are not in order, or the clock was set.
+    Disordered,
 }
 
 impl Entry {

@@ -116,5 +116,5 @@ pub use entry::{Content, Entry, Gap, Lost};
 pub use finding::{Finding, FindingKind};
 pub use holding::{Certainty, Doubt, EndedBy, Holding, PossiblyHeld, State};
 pub use proof::{LineRef, Proof};
-pub use report::{Input, Report, Unreadable};
+pub use report::{Asked, Coverage, HostSpan, Input, InputFile, Report, Span, Unreadable};
 pub use trail::Trail;

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{Finding, Holding};
@@ -16,10 +17,8 @@ pub struct Report {
 }
 
 /// How much was read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Input {
-    /// Files, journals and ledgers.
-    pub files: u64,
     /// Bytes, as stored.
     pub bytes: u64,
     /// Lines or rows.
@@ -28,8 +27,97 @@ pub struct Input {
     pub records: u64,
     /// Lines that should have been records and could not be believed.
     pub unreadable: u64,
+    /// Lines that look like records and are in no shape that is read.
+    pub unread: u64,
     /// Records that were read before, in a copy of their log.
     pub duplicates: u64,
+    /// Each file, journal and ledger, in the order in which they were given.
+    pub files: Vec<InputFile>,
+    /// Which times of which host all inputs together cover, by host.
+    pub coverage: Vec<Coverage>,
+    /// The time that was asked for, and whether it is covered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Asked>,
+}
+
+/// A time that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Asked {
+    /// Its first moment.
+    #[serde(with = "crate::time::maybe")]
+    pub from: Option<Timestamp>,
+    /// The first moment after it.
+    #[serde(with = "crate::time::maybe")]
+    pub until: Option<Timestamp>,
+    /// The hosts of which the inputs do not cover all of it: what was held there then is not known.
+    pub unknown_on: Vec<Arc<str>>,
+}
+
+/// One input, as far as it was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct InputFile {
+    /// Its path; `-` for standard input.
+    pub path: Arc<str>,
+    /// The hosts that it tells of.
+    pub hosts: Vec<HostSpan>,
+    /// Its lines or rows.
+    pub lines: u64,
+    /// Lines that should have been records and could not be believed.
+    pub unreadable: u64,
+    /// Lines that look like records and are in no shape that is read.
+    pub unread: u64,
+}
+
+/// What one input has of one host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HostSpan {
+    /// The host.
+    pub host: Arc<str>,
+    /// The time of its first line.
+    #[serde(with = "crate::time::exact")]
+    pub from: Timestamp,
+    /// The time of its last line.
+    #[serde(with = "crate::time::exact")]
+    pub until: Timestamp,
+    /// Records of guests and their network devices.
+    pub records: u64,
+}
+
+/// Which times of a host are covered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Coverage {
+    /// The host.
+    pub host: Arc<str>,
+    /// Stretches of time that the inputs tell of, the earliest first.
+    pub spans: Vec<Span>,
+    /// Stretches within them of which records may be missing, the earliest first;
+    /// [`MAX_GAPS`](Self::MAX_GAPS) at most.
+    pub gaps: Vec<Span>,
+}
+
+impl Coverage {
+    /// How many gaps are kept.
+    pub const MAX_GAPS: usize = 1000;
+
+    /// Whether all times from `from` to before `until` are covered, without a gap; of one moment where both are
+    /// the same.
+    pub fn covers(&self, from: Timestamp, until: Timestamp) -> bool {
+        let last = if until > from { until - jiff::SignedDuration::from_nanos(1) } else { from };
+        let within = |span: &Span| span.from <= from && last <= span.until;
+        let touches = |gap: &Span| gap.from <= last && from < gap.until.max(gap.from);
+        self.spans.iter().any(within) && !self.gaps.iter().any(touches)
+    }
+}
+
+/// A stretch of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Span {
+    /// Its first moment.
+    #[serde(with = "crate::time::exact")]
+    pub from: Timestamp,
+    /// Its last moment.
+    #[serde(with = "crate::time::exact")]
+    pub until: Timestamp,
 }
 
 /// A line or row that should have been a record and can't be believed: one of those that

@@ -8,7 +8,7 @@ use crate::style::Clock;
 #[derive(Serialize)]
 struct Told<'a> {
     interfaces: Vec<ToldInterface<'a>>,
-    input: Input,
+    input: &'a Input,
 }
 
 #[derive(Serialize)]
@@ -48,7 +48,7 @@ pub(super) fn json(
     lines: &Lines<'_>,
 ) -> Result<String, serde_json::Error> {
     let interfaces = explanation.interfaces.iter().map(|one| interface(one, clock, lines)).collect();
-    crate::json(&Told { interfaces, input: explanation.input })
+    crate::json(&Told { interfaces, input: &explanation.input })
 }
 
 fn interface<'a>(interface: &'a Interface, clock: &Clock, lines: &Lines<'_>) -> ToldInterface<'a> {

@@ -116,6 +116,11 @@ impl Explanation {
         })
     }
 
+    /// Whether nothing is told.
+    pub fn is_empty(&self) -> bool {
+        self.interfaces.is_empty()
+    }
+
     /// Told in sentences, interface by interface, each with its lines.
     pub fn text(&self, style: &Style, lines: &Lines<'_>) -> String {
         text::text(self, style, lines)

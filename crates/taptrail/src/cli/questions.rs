@@ -19,12 +19,12 @@ macro_rules! with_notes {
     ($examples:literal) => {
         concat!(
             $examples,
-            "\n\nFILE is an audit log, raw or packed, or a directory with one and its rotations; - reads standard \
-             input. Without FILE this host's audit log, its rotations and the ledger are read.\n\nTimes: as \
+            "\n\nFILE is an audit log, raw or packed, or a directory of logs, which is searched with all directories in it; - reads \
+             standard input. Logs in several directories are those of several hosts. Without FILE this host's audit log, its rotations and the ledger are read.\n\nTimes: as \
              ausearch takes them (now, recent, today, yesterday, this-hour, this-week, week-ago, this-month, \
              this-year, boot; 11/23/2026, '11/23/2026 20:31:05'), 2026-11-23, '2026-11-23 20:31:05', 20:31, \
              2026-11-23T20:31:05Z, 1795460022.944 (seconds since 1970), '2 hours ago', '90m ago'. A day, minute \
-             or second that --end names is included. Without a zone they are this host's, with --utc UTC."
+             or second that --at or --end names is meant as a whole. Without a zone they are this host's, with --utc UTC."
         )
     };
 }
@@ -35,7 +35,7 @@ macro_rules! with_notes {
     after_long_help = with_notes!(
         "Examples:\n  taptrail trail --vm web1 --start this-week\n  taptrail trail --at '2026-11-23 20:31' --device \
          macvtap /var/log/audit\n  taptrail trail --format csv saved.log.xz > holdings.csv\n\nExit codes: 0 done; \
-         2 unusable arguments, or some input can't be read."
+         2 unusable arguments, or some input can't be read; 4 not known: the logs do not cover the time asked for."
     )
 )]
 pub(crate) struct Trail {
@@ -48,7 +48,7 @@ pub(crate) struct Trail {
     #[command(flatten)]
     pub(crate) times: Times,
 
-    /// Only what was held at this time, and the findings that concern it
+    /// Only what was held, or possibly held, at this time, and the findings that concern it
     #[arg(long, value_name = "TIME", help_heading = ASKED)]
     pub(crate) at: Option<String>,
 
@@ -67,7 +67,8 @@ pub(crate) struct Trail {
         "Examples:\n  taptrail who /dev/tap198 --at 20:30\n  taptrail who 52:54:00:12:34:56 /var/log/audit\n  \
          taptrail who vnet0 --format json\n\nlibvirt names a macvtap by its interface (macvtap4), which records \
          of the kernel's or of taptrail tell together with its /dev/tapN. Of a tap it tells no interface.\n\nExit \
-         codes: 0 done; 2 unusable arguments, or some input can't be read."
+         codes: 0 done; 2 unusable arguments, or some input can't be read; 4 not known: the logs do not cover the time \
+         asked for."
     )
 )]
 pub(crate) struct Who {
@@ -79,7 +80,7 @@ pub(crate) struct Who {
     #[command(flatten)]
     pub(crate) sources: Sources,
 
-    /// Who held it at this time; without, all that ever did
+    /// Who held it, or possibly held it, at this time; without, all that ever did
     #[arg(long, value_name = "TIME", help_heading = ASKED)]
     pub(crate) at: Option<String>,
 
@@ -99,7 +100,7 @@ pub(crate) struct Who {
         "Examples:\n  taptrail explain 52:54:00:12:34:56\n  taptrail explain web1 --at yesterday \
          /var/log/audit\n  taptrail explain 2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e --format json\n\nLines are read \
          again where they were found; what came by standard input can't be.\n\nExit codes: 0 done; 2 unusable \
-         arguments, or some input can't be read."
+         arguments, or some input can't be read; 4 not known: the logs do not cover the time asked for."
     )
 )]
 pub(crate) struct Explain {
@@ -110,7 +111,7 @@ pub(crate) struct Explain {
     #[command(flatten)]
     pub(crate) sources: Sources,
 
-    /// Only what was held at this time
+    /// Only what was held, or possibly held, at this time
     #[arg(long, value_name = "TIME", help_heading = ASKED)]
     pub(crate) at: Option<String>,
 
@@ -133,7 +134,8 @@ pub(crate) struct Explain {
     after_long_help = with_notes!(
         "Examples:\n  taptrail findings --start '6 hours ago'\n  taptrail findings --kind open-failed --kind \
          unaudited-open /var/log/audit\n  taptrail findings --vm web1 --format jsonl\n\nExit codes: 0 there are \
-         none; 1 there are some; 2 unusable arguments, or some input can't be read."
+         none; 1 there are some; 2 unusable arguments, or some input can't be read; 4 the logs do not cover the time \
+         asked for."
     )
 )]
 pub(crate) struct Findings {
@@ -162,9 +164,19 @@ pub(crate) struct Sources {
     #[arg(value_name = "FILE", help_heading = None::<&'static str>)]
     pub(crate) files: Vec<PathBuf>,
 
-    /// The host of lines that name none; without, '?' for files and this one for its own
+    /// Host name for lines without one [default: '?' for files, or their directory's name where there are
+    /// several; this host for its own logs]
     #[arg(long, value_name = "NAME")]
     pub(crate) host: Option<String>,
+
+    /// Host name for lines without one in this file, or in all files of this directory; may be given several times
+    #[arg(long, value_name = "NAME=PATH", value_parser = assumed_host)]
+    pub(crate) assume_host: Vec<(String, PathBuf)>,
+
+    /// The input was selected by record type (ausearch -m, grep VIRT_): serial numbers that it skips are those of
+    /// other records, not of lost ones
+    #[arg(long)]
+    pub(crate) extract: bool,
 
     /// This host's audit log, where auditd.conf does not say
     #[arg(long, value_name = "PATH", env = "TAPTRAIL_AUDIT_LOG", hide_env_values = true)]
@@ -272,6 +284,13 @@ impl std::str::FromStr for Target {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.parse().map(Self::Mac).or_else(|_| text.parse().map(Self::Device))
+    }
+}
+
+fn assumed_host(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => Ok((name.to_owned(), path.into())),
+        _ => Err("NAME=PATH is needed, such as web1=/srv/logs/web1".to_owned()),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ZonedDateTime};
-use taptrail_report::Filter;
+use taptrail_report::{Filter, Span};
 
 use super::clock::booted;
 use super::when::{When, parse};
@@ -51,7 +51,7 @@ impl Asked {
     }
 
     pub(super) fn at(&mut self, at: Option<&str>) -> Result<(), Failure> {
-        self.filter.at = self.time("--at", at)?.map(|when| when.from);
+        self.filter.at = self.time("--at", at)?.map(|When { from, to }| Span { from, to });
         Ok(())
     }
 

@@ -5,10 +5,11 @@ use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use jiff::Timestamp;
 use taptrail_guest::Dirs;
 use taptrail_report::{Stats, Take, warnings};
 use taptrail_source::{Outcome, SourceError};
-use taptrail_trail::{Content, Entry, Trail, Unreadable};
+use taptrail_trail::{Content, Coverage, Entry, Input, Trail, Unreadable};
 
 use crate::cli::Sources;
 use crate::output::Failure;
@@ -36,6 +37,7 @@ pub(crate) struct Whole {
     unreadable: Vec<Unreadable>,
     notes: Vec<String>,
     failed: Vec<SourceError>,
+    refused: Option<SourceError>,
 }
 
 impl<'a, T: Take> Teller<'a, T> {
@@ -53,13 +55,22 @@ impl<'a, T: Take> Teller<'a, T> {
                 ControlFlow::Break(())
             }
         })?;
+        if read.refused.is_some() {
+            let (used, foreign) = (self.used, self.foreign);
+            let stats = Stats { input: read.input.clone(), used, foreign, took: begun.elapsed() };
+            return Ok(Answer::Whole(Box::new(Whole::of(read, stats))));
+        }
+        for Coverage { host, spans, .. } in &read.input.coverage {
+            let until = spans.iter().map(|span| span.until).max();
+            self.trail.cover(host, until.unwrap_or(Timestamp::MIN));
+        }
         let done = unwritten.map_or(Ok(()), Err);
         match done.and_then(|()| self.finish()) {
             Err(error) if gone(&error) => return Ok(Answer::Cut),
             written => written.map_err(self::unwritten)?,
         }
         let (used, foreign) = (self.used, self.foreign);
-        let stats = Stats { input: read.input, used, foreign, took: begun.elapsed() };
+        let stats = Stats { input: read.input.clone(), used, foreign, took: begun.elapsed() };
         Ok(Answer::Whole(Box::new(Whole::of(read, stats))))
     }
 
@@ -84,21 +95,33 @@ impl<'a, T: Take> Teller<'a, T> {
 
 impl Whole {
     pub(crate) fn of(read: Outcome, stats: Stats) -> Self {
-        let Outcome { unreadable, notes, failed, .. } = read;
+        let Outcome { unreadable, notes, failed, refused, .. } = read;
         let notes = notes.iter().map(ToString::to_string).collect();
-        Self { stats, unreadable, notes, failed }
+        Self { stats, unreadable, notes, failed, refused }
     }
 
-    /// Whether there was nothing to read: an answer would look as if there had been.
+    /// Adds what the reader of the answer should know.
+    pub(super) fn note(&mut self, lines: impl IntoIterator<Item = String>) {
+        self.notes.extend(lines);
+    }
+
+    /// Whether there is no answer: nothing could be read, or it is not known whose records were. An answer
+    /// would look as if there had been one.
     pub(super) fn is_none(&self) -> bool {
-        self.stats.input.lines == 0 && !self.failed.is_empty()
+        self.refused.is_some() || self.is_unread()
+    }
+
+    /// Whether nothing of the input was read.
+    fn is_unread(&self) -> bool {
+        let Input { lines, coverage, .. } = &self.stats.input;
+        (*lines == 0 && !self.failed.is_empty()) || (*lines > 0 && coverage.is_empty())
     }
 
     /// Says on standard error what could not be read, and when asked what reading took. The exit code
     /// is that of the reading.
     pub(crate) fn say(&self, stats: bool) -> ExitCode {
         let mut text = String::new();
-        for failure in &self.failed {
+        for failure in self.failed.iter().chain(&self.refused) {
             text.push_str(&taptrail_guest::chain(failure));
             text.push('\n');
         }
@@ -107,7 +130,11 @@ impl Whole {
         let stats = if stats { self.stats.text() } else { String::new() };
         // Nobody is left to tell when this fails.
         let _ = write!(io::stderr(), "{text}{stats}");
-        if self.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(Failure::INPUT) }
+        if self.failed.is_empty() && !self.is_none() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(Failure::INPUT)
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use taptrail_guest::Dirs;
 use taptrail_ledger::Ledger;
-use taptrail_source::{Input, Options, Outcome, SourceError, Take};
+use taptrail_source::{Hosts, Input, Options, Outcome, SourceError, Take};
 
 pub(crate) use self::again::again;
 pub(crate) use self::extent::Extent;
@@ -30,32 +30,48 @@ const SQLITE: &[u8] = b"SQLite format 3\0";
 /// There is nothing to read. What of several sources can't be read is in the outcome.
 pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut Take<'_>) -> Result<Outcome, Failure> {
     let own = sources.files.is_empty();
-    let host: Arc<str> = match &sources.host {
-        // Who knows where files come from?
-        None if !own => Options::default().host,
-        _ => this_host(sources).into(),
-    };
     let mut failed = Vec::new();
-    let inputs = if own {
-        own_inputs(sources, dirs, &host, &mut failed)?
+    let (inputs, hosts) = if own {
+        let hosts = Hosts::one(this_host(sources));
+        (own_inputs(sources, dirs, &hosts, &mut failed)?, hosts)
     } else {
-        let mut inputs = Vec::new();
+        let mut paths = Vec::new();
         for file in &sources.files {
-            match given(file, &host) {
-                Ok(more) => inputs.extend(more),
+            match taptrail_source::expand(file) {
+                Ok(more) => paths.extend(more),
                 Err(error) => failed.push(error),
             }
         }
-        inputs
+        let hosts = hosts(sources, &paths);
+        let mut inputs = Vec::new();
+        for input in paths {
+            match given(input, &hosts) {
+                Ok(input) => inputs.push(input),
+                Err(error) => failed.push(error),
+            }
+        }
+        (inputs, hosts)
     };
     allow_many_files();
     let mut progress = progress::Progress::default();
     let progress = Box::new(|done, total| progress.show(done, total));
-    let options = Options { host, progress, ..Options::default() };
+    let options = Options { hosts, progress, extract: sources.extract, ..Options::default() };
     let mut outcome = taptrail_source::read(inputs, options, take);
     failed.append(&mut outcome.failed);
     outcome.failed = failed;
     Ok(outcome)
+}
+
+/// Whose lines those are that name no host.
+fn hosts(sources: &Sources, inputs: &[Input]) -> Hosts {
+    let assumed =
+        sources.assume_host.iter().map(|(name, path)| (path.clone(), name.as_str().into())).collect();
+    let paths = inputs.iter().filter_map(|input| match input {
+        Input::File(path) => Some(path.as_path()),
+        Input::Stdin => Some(Path::new("-")),
+        Input::Rows { .. } => None,
+    });
+    Hosts::of(paths, assumed, sources.host.as_deref().map(Arc::from))
 }
 
 /// What this host is called in records of its own that name none.
@@ -76,7 +92,7 @@ pub(crate) fn allow_many_files() {
 fn own_inputs(
     sources: &Sources,
     dirs: &Dirs,
-    host: &Arc<str>,
+    hosts: &Hosts,
     failed: &mut Vec<SourceError>,
 ) -> Result<Vec<Input>, Failure> {
     let mut inputs = match taptrail_source::host_logs(sources.audit_log.as_deref()) {
@@ -89,7 +105,10 @@ fn own_inputs(
     let ledger = Ledger::file(&dirs.state);
     match ledger.try_exists() {
         Ok(false) => {}
-        _ => inputs.push(ledger::input(ledger.clone(), host).map_err(Failure::input)?),
+        _ => {
+            let host = hosts.of_path(&ledger);
+            inputs.push(ledger::input(ledger.clone(), &host).map_err(Failure::input)?);
+        }
     }
     if inputs.is_empty() && failed.is_empty() {
         let log = taptrail_source::host_log(sources.audit_log.as_deref());
@@ -102,16 +121,16 @@ fn own_inputs(
     Ok(inputs)
 }
 
-/// What a FILE means: a ledger is told by its first bytes, all else is the source's to know.
-fn given(path: &Path, host: &Arc<str>) -> Result<Vec<Input>, SourceError> {
-    if is_ledger(path) {
-        let input = ledger::input(path.to_owned(), host);
-        return input.map(|input| vec![input]).map_err(|error| SourceError::Open {
-            path: path.to_owned(),
-            source: std::io::Error::other(error),
-        });
+/// What a file is: a ledger is known by its first bytes, all else is the source's to know.
+fn given(input: Input, hosts: &Hosts) -> Result<Input, SourceError> {
+    match input {
+        Input::File(path) if is_ledger(&path) => {
+            let host = hosts.of_path(&path);
+            ledger::input(path.clone(), &host)
+                .map_err(|error| SourceError::Open { path, source: std::io::Error::other(error) })
+        }
+        input => Ok(input),
     }
-    taptrail_source::expand(path)
 }
 
 fn is_ledger(path: &Path) -> bool {

@@ -59,7 +59,7 @@ impl<'a> Trail<'a> {
             ControlFlow::Continue(())
         })?;
         self.told = reader.finish();
-        let stats = Stats { input: outcome.input, used, foreign: 0, took: begun.elapsed() };
+        let stats = Stats { input: outcome.input.clone(), used, foreign: 0, took: begun.elapsed() };
         self.whole = Some(Whole::of(outcome, stats));
         self.read = Some((extent, interest.clone()));
         Ok(())

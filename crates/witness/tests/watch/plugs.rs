@@ -104,7 +104,7 @@ fn one_mac_comes_and_goes_and_each_time_is_a_holding() {
             lab.holdings(),
             [
                 "tun vnet0 01 x1 released detach definitive",
-                "tun - 01 x1 released detach inferred",
+                "tun - 01 x? released detach inferred",
                 "tun vnet2 01 x1 released detach definitive"
             ],
             "what was gone before anybody looked is inferred"

@@ -1,0 +1,172 @@
+//! Which times of which host the inputs cover, and what is missing within.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use taptrail_trail::{Coverage, InputFile, Span};
+
+/// The gaps of each host, and which inputs are logs.
+#[derive(Debug, Default)]
+pub(crate) struct Covered {
+    gaps: HashMap<Arc<str>, Vec<Span>>,
+    logs: HashMap<u32, Log>,
+    /// The inputs that are an audit log's own lines, which have all of the kernel's numbers.
+    numbered: HashSet<u32>,
+}
+
+/// An audit log, or a rotation of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Log {
+    family: Arc<str>,
+    rotation: u32,
+}
+
+impl Covered {
+    /// An input is a log, or a rotation of one, of this family.
+    pub(crate) fn log(&mut self, id: u32, family: Arc<str>, rotation: u32) {
+        self.logs.insert(id, Log { family, rotation });
+    }
+
+    /// An input is an audit log's own lines.
+    pub(crate) fn numbered(&mut self, id: u32) {
+        self.numbered.insert(id);
+    }
+
+    /// Whether an input is an audit log's own lines.
+    pub(crate) fn is_numbered(&self, id: u32) -> bool {
+        self.numbered.contains(&id)
+    }
+
+    /// Records of a host from `since` to `until` may be missing.
+    pub(crate) fn gap(&mut self, host: &Arc<str>, since: Timestamp, until: Timestamp) {
+        let gaps = self.gaps.entry(Arc::clone(host)).or_default();
+        let full = gaps.len() >= Coverage::MAX_GAPS;
+        match gaps.last_mut() {
+            Some(last) if since <= last.until && last.from <= until => {
+                *last = Span { from: last.from.min(since), until: last.until.max(until) };
+            }
+            // Of too many, the last two are taken for one.
+            Some(last) if full => last.until = last.until.max(until),
+            _ => gaps.push(Span { from: since, until }),
+        }
+    }
+
+    /// Whether another input is an audit log that tells of a host from `since` to `until`: what it lacks shows in
+    /// its numbers.
+    pub(crate) fn is_covered_elsewhere(
+        &self,
+        files: &[InputFile],
+        id: u32,
+        host: &Arc<str>,
+        since: Timestamp,
+        until: Timestamp,
+    ) -> bool {
+        (0..).zip(files).any(|(other, file)| {
+            let mut spans = file.hosts.iter().filter(|span| span.host == *host);
+            other != id
+                && self.numbered.contains(&other)
+                && spans.any(|span| span.from <= since && until <= span.until)
+        })
+    }
+
+    /// Which times of each host all inputs together cover.
+    pub(crate) fn of(&self, files: &[InputFile]) -> Vec<Coverage> {
+        let mut hosts: Vec<Coverage> = Vec::new();
+        let mut spans: HashMap<Arc<str>, Vec<(Span, Option<&Log>)>> = HashMap::new();
+        for (id, file) in (0..).zip(files) {
+            for host in &file.hosts {
+                let span = Span { from: host.from, until: host.until };
+                spans.entry(Arc::clone(&host.host)).or_default().push((span, self.logs.get(&id)));
+            }
+        }
+        for (host, mut spans) in spans {
+            spans.sort_by_key(|(span, _)| *span);
+            let mut joined: Vec<(Span, Option<&Log>)> = Vec::new();
+            for (span, log) in spans {
+                match joined.last_mut() {
+                    Some((last, before)) if span.from <= last.until || follows(*before, log) => {
+                        last.until = last.until.max(span.until);
+                        *before = log;
+                    }
+                    _ => joined.push((span, log)),
+                }
+            }
+            let gaps = self.gaps.get(&host).cloned().unwrap_or_default();
+            let spans = joined.into_iter().map(|(span, _)| span).collect();
+            hosts.push(Coverage { host, spans, gaps });
+        }
+        hosts.sort_by(|a, b| a.host.cmp(&b.host));
+        hosts
+    }
+}
+
+/// Whether one rotation of a log is the next older one than the other.
+fn follows(older: Option<&Log>, newer: Option<&Log>) -> bool {
+    older.zip(newer).is_some_and(|(older, newer)| {
+        older.family == newer.family && older.rotation.checked_sub(1) == Some(newer.rotation)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use taptrail_trail::HostSpan;
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn file(from: i64, until: i64) -> InputFile {
+        let host = HostSpan { host: "h".into(), from: at(from), until: at(until), records: 1 };
+        InputFile { hosts: vec![host], ..InputFile::default() }
+    }
+
+    fn span(from: i64, until: i64) -> Span {
+        Span { from: at(from), until: at(until) }
+    }
+
+    #[test]
+    fn rotations_that_follow_each_other_cover_what_is_between() {
+        let mut covered = Covered::default();
+        for (id, rotation) in [(0, 2), (1, 1), (2, 0)] {
+            covered.log(id, "audit.log".into(), rotation);
+        }
+        let files = [file(10, 20), file(30, 40), file(45, 50)];
+        assert_eq!(covered.of(&files)[0].spans, [span(10, 50)]);
+        covered.log(1, "audit.log".into(), 5);
+        assert_eq!(covered.of(&files)[0].spans, [span(10, 20), span(30, 40), span(45, 50)]);
+    }
+
+    #[test]
+    fn what_one_log_drops_an_audit_log_may_have() {
+        let mut covered = Covered::default();
+        let host = Arc::from("h");
+        let files = [file(10, 20), file(11, 30)];
+        let elsewhere =
+            |covered: &Covered, id| covered.is_covered_elsewhere(&files, id, &host, at(12), at(14));
+        assert!(!elsewhere(&covered, 0));
+        covered.numbered(1);
+        assert!(elsewhere(&covered, 0) && !elsewhere(&covered, 1));
+        covered.gap(&host, at(12), at(14));
+        covered.gap(&host, at(13), at(15));
+        assert_eq!(covered.of(&files)[0].gaps, [span(12, 15)]);
+    }
+
+    #[test]
+    fn a_question_is_covered_where_no_gap_is_touched() {
+        let coverage = Coverage { host: "h".into(), spans: vec![span(10, 20)], gaps: vec![span(12, 14)] };
+        let covers = |from, until| coverage.covers(at(from), at(until));
+        assert!(covers(10, 12) && covers(14, 20) && covers(15, 15) && covers(20, 20));
+        assert!(!covers(9, 9) && !covers(12, 13) && !covers(11, 13) && !covers(19, 22) && !covers(13, 13));
+    }
+
+    #[test]
+    fn no_number_of_gaps_takes_more_than_its_memory() {
+        let mut covered = Covered::default();
+        let host = Arc::from("h");
+        (0..100_000).for_each(|second| covered.gap(&host, at(second * 2), at(second * 2)));
+        assert_eq!(covered.gaps[&host].len(), Coverage::MAX_GAPS);
+    }
+}

@@ -1,0 +1,331 @@
+//! A log's lines as entries, put in order.
+//!
+//! Lines come nearly in order: records wait for each other in queues, logs are joined the wrong way round.
+//! So the last few thousand entries wait until it is certain that none comes before them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use jiff::{SignedDuration, Timestamp};
+use taptrail_trail::{Content, Entry, Gap, Lost, Unreadable};
+
+use crate::found::{Clock, Found, Voice};
+use crate::losses::{Losses, Told};
+use crate::open::Stored;
+use crate::reading::Reading;
+use crate::scan::Batch;
+use crate::stream::Stream;
+use crate::track::{Place, Placed, Ready};
+use crate::{About, SourceError};
+
+/// How far time may go back within a log that is in order.
+const DISORDER: SignedDuration = SignedDuration::from_mins(1);
+
+/// How late within its second something may have been.
+const ALMOST: SignedDuration = SignedDuration::from_millis(999);
+
+/// How many entries wait for others that belong before them.
+const MAX_WAITING: usize = 8192;
+
+/// A number so little above the one before goes on with it, whatever the clock says.
+const NEAR: u32 = 4096;
+
+/// A log's lines, by the batch.
+pub(crate) struct Lines {
+    id: u32,
+    name: Arc<str>,
+    stream: Stream,
+    batch: std::vec::IntoIter<(u64, Found)>,
+    /// How many lines come before the batch, and before the one after it.
+    before: u64,
+    after: u64,
+    clock: Clock,
+    /// The host of lines that name none, and the last one named.
+    own: Arc<str>,
+    host: Arc<str>,
+    last: Timestamp,
+    /// Whether anything was found, and whether some of it names no host, or has no serial number.
+    found: bool,
+    unnamed: bool,
+    unnumbered: bool,
+    stored: Stored,
+    /// How much of what is stored there was when the reading began.
+    expected: u64,
+    counted: u64,
+    bytes: u64,
+    /// What waits to be put in order, by its place and line.
+    waiting: BTreeMap<(Place, u64), Placed>,
+    ready: Ready,
+    ended: bool,
+    /// The place of the last entry that was told.
+    told: Option<Place>,
+    hosts: HashMap<Arc<str>, OfHost>,
+    losses: Losses,
+}
+
+/// What the input has of one host.
+#[derive(Debug, Default)]
+struct OfHost {
+    /// The highest number, and where it was put.
+    newest: Option<(u32, Timestamp)>,
+    /// When it was last told of.
+    last: Option<Timestamp>,
+    boot: Option<u128>,
+}
+
+/// Where an input comes from and how it is read.
+pub(crate) struct Begun {
+    pub(crate) id: u32,
+    pub(crate) name: Arc<str>,
+    pub(crate) stream: Stream,
+    pub(crate) stored: Stored,
+    pub(crate) expected: u64,
+    pub(crate) clock: Clock,
+    pub(crate) host: Arc<str>,
+}
+
+impl Lines {
+    pub(crate) fn new(begun: Begun) -> Self {
+        let Begun { id, name, stream, stored, expected, clock, host } = begun;
+        Self {
+            id,
+            name,
+            stream,
+            batch: Vec::new().into_iter(),
+            before: 0,
+            after: 0,
+            clock,
+            own: Arc::clone(&host),
+            host,
+            last: Timestamp::MIN,
+            found: false,
+            unnamed: false,
+            unnumbered: false,
+            stored,
+            expected,
+            counted: 0,
+            bytes: 0,
+            waiting: BTreeMap::new(),
+            ready: Ready::default(),
+            ended: false,
+            told: None,
+            hosts: HashMap::new(),
+            losses: Losses::default(),
+        }
+    }
+
+    pub(crate) fn next(&mut self, reading: &mut Reading<'_>) -> Option<Placed> {
+        loop {
+            if let Some(placed) = self.ready.pop() {
+                return Some(placed);
+            }
+            if self.waiting.len() > MAX_WAITING || self.ended {
+                match self.waiting.pop_first() {
+                    Some(((place, _), placed)) => self.release(place, placed, reading),
+                    None => return None,
+                }
+                continue;
+            }
+            match self.batch.next() {
+                Some((line, found)) => self.place(line, found, reading),
+                None => self.read_on(reading),
+            }
+        }
+    }
+
+    /// Takes the next batch, or notes the end.
+    fn read_on(&mut self, reading: &mut Reading<'_>) {
+        let batch = self.stream.next();
+        let counted = self.stored.load(Ordering::Relaxed);
+        reading.read_on(counted - self.counted);
+        self.counted = counted;
+        match batch {
+            None => {
+                self.ended = true;
+                self.note_all(reading);
+                if self.counted < self.expected {
+                    let source = io::Error::new(io::ErrorKind::UnexpectedEof, "it was cut meanwhile");
+                    self.fail(source, reading);
+                }
+            }
+            Some(Err(source)) => {
+                self.ended = true;
+                self.note_all(reading);
+                self.fail(source, reading);
+            }
+            Some(Ok(batch)) => self.begin(batch, reading),
+        }
+    }
+
+    fn fail(&mut self, source: io::Error, reading: &mut Reading<'_>) {
+        reading.failed.push(SourceError::Read { name: self.name.to_string(), at: self.bytes, source });
+    }
+
+    fn note_all(&mut self, reading: &mut Reading<'_>) {
+        if self.clock.inferred {
+            reading.note(&self.name, About::YearInferred);
+        }
+        if self.clock.guessed {
+            reading.note(&self.name, About::DateGuessed);
+        }
+        if self.unnamed {
+            reading.unnamed.push(Arc::clone(&self.name));
+        }
+        if self.unnumbered {
+            reading.note(&self.name, About::Unnumbered);
+        }
+        if !self.found && self.after > 0 {
+            reading.note(&self.name, About::Nothing);
+        }
+    }
+
+    fn begin(&mut self, batch: Batch, reading: &mut Reading<'_>) {
+        self.before = batch.before.unwrap_or(self.after);
+        self.after += batch.lines;
+        self.bytes += batch.bytes;
+        reading.count_lines(self.id, batch.lines);
+        for (line, reason) in batch.unreadable {
+            let line = self.before + line + 1;
+            let source = Arc::clone(&self.name);
+            reading.unreadable(self.id, Unreadable { source, line, reason: reason.to_string() });
+        }
+        for run in &batch.runs {
+            let host = if run.node.is_empty() {
+                Arc::clone(&self.own)
+            } else {
+                reading.host(&compact_str::CompactString::from_utf8_lossy(&run.node))
+            };
+            let moment = |millis| Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MIN);
+            reading.cover(self.id, &host, moment(run.since), moment(run.until), 0);
+            reading.numbers(self.id, &host, run);
+        }
+        self.found |= !batch.found.is_empty();
+        self.batch = batch.found.into_iter();
+    }
+
+    fn place(&mut self, line: u64, found: Found, reading: &mut Reading<'_>) {
+        let time = found.when.resolve(&mut self.clock);
+        let line = self.before + line + 1;
+        let host = match found.host {
+            None => {
+                self.unnamed = true;
+                Arc::clone(&self.own)
+            }
+            Some(host) => {
+                if *host != *self.host {
+                    self.host = reading.host(&host);
+                }
+                Arc::clone(&self.host)
+            }
+        };
+        let is_record = matches!(found.content, Content::Record(_));
+        reading.cover(self.id, &host, time, time, u64::from(is_record));
+        self.unnumbered |= is_record && (found.serial.is_none() || found.voice != Voice::Auditd);
+        // syslog knows who sent a record, and neither its number nor the part of its second.
+        let heard = found.serial.is_none() && found.writer.is_some();
+        let whole = heard && time.subsec_nanosecond() == 0;
+        let mut order = if whole { time.saturating_add(ALMOST).unwrap_or(time) } else { time };
+        let mut disordered = None;
+        let of = self.hosts.entry(Arc::clone(&host)).or_default();
+        match found.serial {
+            // A number that goes on is later, whatever the clock was set to.
+            Some(serial) => {
+                if let Some((newest, at)) = of.newest
+                    && serial > newest
+                    && serial - newest < NEAR
+                    && order < at
+                {
+                    order = at;
+                }
+                if of.newest.is_none_or(|(newest, at)| serial > newest || order > at) {
+                    of.newest = Some((serial, order));
+                }
+            }
+            None if time < self.last && self.last.duration_since(time) > DISORDER => {
+                reading.note(&self.name, About::BackInTime { line });
+                disordered = Some(Gap { since: Some(time), serials: None, why: Lost::Disordered });
+            }
+            None => {}
+        }
+        let latest = std::mem::replace(&mut self.last, time).max(time);
+        let entry = Entry {
+            host,
+            time,
+            serial: found.serial,
+            writer: found.writer,
+            source: Arc::clone(&self.name),
+            line,
+            copies: Vec::new(),
+            content: found.content,
+        };
+        let placed = Placed { entry, order, voice: found.voice, boot: found.boot };
+        let place = placed.place();
+        if self.told.is_some_and(|told| place < told) {
+            return self.refuse(line, reading);
+        }
+        if let Some(gap) = disordered {
+            // Which of its lines came first in that time is not known.
+            let gap = before(&placed, latest, Content::Gap(gap));
+            let gap = Placed { entry: Entry { time: latest, ..gap.entry }, ..gap };
+            self.waiting.insert((gap.place(), line), gap);
+        }
+        self.waiting.insert((place, line), placed);
+    }
+
+    /// What belongs before what was told can't be told any more.
+    fn refuse(&mut self, line: u64, reading: &mut Reading<'_>) {
+        if !self.ended {
+            self.ended = true;
+            self.note_all(reading);
+            reading.failed.push(SourceError::Disorder { name: self.name.to_string(), line });
+        }
+        self.batch = Vec::new().into_iter();
+    }
+
+    /// Tells an entry, and before it what its log says that it lost.
+    fn release(&mut self, place: Place, placed: Placed, reading: &mut Reading<'_>) {
+        self.told = Some(place);
+        let host = Arc::clone(&placed.entry.host);
+        let of = self.hosts.entry(Arc::clone(&host)).or_default();
+        let last = of.last.replace(placed.entry.time);
+        let restarted = match (placed.boot, &placed.entry.content) {
+            (Some(boot), Content::Boot) => {
+                of.boot = Some(boot);
+                false
+            }
+            (Some(boot), _) => of.boot.replace(boot).is_some_and(|before| before != boot),
+            (None, _) => false,
+        };
+        if restarted {
+            self.ready.push(before(&placed, placed.order, Content::Boot));
+        }
+        let is_whole = reading.is_whole(self.id, &host);
+        let told = self.losses.take(&host, placed.entry.time, &placed.entry.content, is_whole, last);
+        match told {
+            Told::Nothing => {}
+            Told::Same => {
+                let mut placed = placed;
+                if let Content::Gap(gap) = &mut placed.entry.content {
+                    gap.since = gap.since.or(last);
+                }
+                self.ready.push(placed);
+            }
+            Told::Only(gap) => {
+                let entry = Entry { content: Content::Gap(gap), serial: None, ..placed.entry };
+                self.ready.push(Placed { entry, ..placed });
+            }
+            Told::After(gap) => {
+                self.ready.push(before(&placed, placed.order, Content::Gap(gap)));
+                self.ready.push(placed);
+            }
+        }
+    }
+}
+
+/// Something that is told just before an entry, by the same line.
+fn before(of: &Placed, order: Timestamp, content: Content) -> Placed {
+    let entry = Entry { content, serial: None, writer: None, ..of.entry.clone() };
+    Placed { entry, order, voice: of.voice, boot: of.boot }
+}

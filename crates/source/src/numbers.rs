@@ -1,0 +1,203 @@
+//! Which of the kernel's serial numbers one input lacks of one host.
+//!
+//! Lines may come in any order, so nothing is taken for missing before its place in the order is told.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use crate::runs::Run;
+
+/// A number so far below the newest one is of another boot, when it is later.
+const BOOT: u32 = 4096;
+
+/// How many spans may be apart from each other at one time.
+const MAX_SPANS: usize = 4096;
+
+/// The serial numbers that one input has of one host in its current boot.
+#[derive(Debug, Default)]
+pub(crate) struct Numbers {
+    /// Numbers without a gap between, by the first of each span.
+    spans: BTreeMap<u32, Span>,
+    /// What lies below this number was told.
+    told: Option<u32>,
+    /// What is missing of boots before, or was told early because too many spans were apart.
+    earlier: Option<Missing>,
+    newest: i64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    last: u32,
+    since: i64,
+    until: i64,
+}
+
+/// Events that are missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Missing {
+    /// The last event before them, and the first one after them.
+    pub(crate) since: Timestamp,
+    pub(crate) until: Timestamp,
+    /// The numbers of the first and the last of them; others between may be there.
+    pub(crate) serials: (u32, u32),
+}
+
+impl Missing {
+    fn and(self, later: Self) -> Self {
+        let (since, until) = (self.since.min(later.since), self.until.max(later.until));
+        Self { since, until, serials: (self.serials.0, later.serials.1) }
+    }
+}
+
+impl Numbers {
+    /// Takes numbers that are there.
+    pub(crate) fn take(&mut self, run: &Run) {
+        let Run { first, last, since, until, .. } = *run;
+        let highest = self.spans.last_key_value().map(|(_, span)| span.last);
+        if highest.is_some_and(|highest| first.saturating_add(BOOT) < highest) && since > self.newest {
+            let missing = self.missing_below(u32::MAX);
+            self.keep(missing);
+            (self.spans, self.told) = (BTreeMap::new(), None);
+        }
+        self.newest = self.newest.max(until);
+        self.add(first, Span { last, since, until });
+        if self.spans.len() > MAX_SPANS {
+            let middle = self.spans.keys().nth(MAX_SPANS / 2).copied().unwrap_or_default();
+            let missing = self.missing_below(middle);
+            self.keep(missing);
+        }
+    }
+
+    fn keep(&mut self, missing: Option<Missing>) {
+        self.earlier = match (self.earlier.take(), missing) {
+            (Some(before), Some(missing)) => Some(before.and(missing)),
+            (before, missing) => before.or(missing),
+        };
+    }
+
+    fn add(&mut self, mut first: u32, mut span: Span) {
+        if let Some((&start, before)) = self.spans.range_mut(..=first).next_back()
+            && first <= before.last.saturating_add(1)
+        {
+            if span.last <= before.last {
+                return;
+            }
+            (first, span.since) = (start, before.since);
+            span.until = span.until.max(before.until);
+        }
+        // Those that it touches are one with it.
+        while let Some((&start, after)) = self.spans.range(first..).next()
+            && start <= span.last.saturating_add(1)
+        {
+            if after.last > span.last {
+                (span.last, span.until) = (after.last, span.until.max(after.until));
+            }
+            self.spans.remove(&start);
+        }
+        self.spans.insert(first, span);
+    }
+
+    /// Whether nothing is missing that was not told.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.spans.len() <= 1 && self.earlier.is_none()
+    }
+
+    /// What is missing before this number, which is told next, and was not told before.
+    pub(crate) fn missing_before(&mut self, serial: u32) -> Option<Missing> {
+        let missing = self.missing_below(serial);
+        self.keep(missing);
+        self.earlier.take()
+    }
+
+    /// What is missing and was not told: nothing more comes.
+    pub(crate) fn rest(&mut self) -> Option<Missing> {
+        self.missing_before(u32::MAX)
+    }
+
+    fn missing_below(&mut self, serial: u32) -> Option<Missing> {
+        if self.told.is_some_and(|told| serial <= told) {
+            return None;
+        }
+        self.told = Some(serial);
+        let mut missing: Option<Missing> = None;
+        while self.spans.len() > 1 {
+            let mut two = self.spans.iter();
+            let (Some((&first, before)), Some((&next, after))) = (two.next(), two.next()) else { break };
+            if next > serial {
+                break;
+            }
+            let moment = |millis| Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MIN);
+            let since = moment(before.until);
+            let gap = Missing {
+                since,
+                until: moment(after.since).max(since),
+                serials: (before.last.saturating_add(1), next.saturating_sub(1)),
+            };
+            missing = Some(missing.map_or(gap, |before| before.and(gap)));
+            self.spans.remove(&first);
+        }
+        missing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(runs: &[(u32, u32)]) -> Numbers {
+        let mut numbers = Numbers::default();
+        for &(first, last) in runs {
+            numbers.take(&run(first, last, i64::from(first)));
+        }
+        numbers
+    }
+
+    fn run(first: u32, last: u32, since: i64) -> Run {
+        Run::of(first, last, since)
+    }
+
+    #[test]
+    fn numbers_in_any_order_that_are_all_there_lack_nothing() {
+        let mut all = numbers(&[(5, 9), (20, 30), (12, 12), (10, 11), (13, 19), (7, 15)]);
+        assert!(all.is_whole());
+        assert_eq!(all.rest(), None);
+    }
+
+    #[test]
+    fn what_is_missing_is_told_once_before_what_comes_after_it() {
+        let mut some = numbers(&[(5, 9), (12, 15), (20, 30)]);
+        assert!(!some.is_whole());
+        assert_eq!(some.missing_before(9), None);
+        assert_eq!(some.missing_before(13).map(|missing| missing.serials), Some((10, 11)));
+        assert_eq!(some.missing_before(14), None);
+        let rest = some.rest().unwrap();
+        assert_eq!(
+            (rest.serials, rest.since.as_millisecond(), rest.until.as_millisecond()),
+            ((16, 19), 12, 20)
+        );
+        assert_eq!(some.rest(), None);
+    }
+
+    #[test]
+    fn several_stretches_at_once_are_told_as_one() {
+        let mut some = numbers(&[(5, 5), (7, 7), (9, 9)]);
+        assert_eq!(some.missing_before(9).map(|missing| missing.serials), Some((6, 8)));
+    }
+
+    #[test]
+    fn a_boot_begins_again_and_what_was_missing_before_it_is_told() {
+        let mut two = numbers(&[(90_000, 90_100), (90_105, 90_106)]);
+        two.take(&run(1, 50, 100_000));
+        assert_eq!(two.missing_before(1).map(|missing| missing.serials), Some((90_101, 90_104)));
+        assert_eq!(two.rest(), None);
+    }
+
+    #[test]
+    fn no_number_of_spans_takes_more_than_its_memory() {
+        let mut many = Numbers::default();
+        (0..100_000).for_each(|number| many.take(&run(number * 2, number * 2, i64::from(number))));
+        assert!(many.spans.len() <= MAX_SPANS);
+        assert_eq!(many.rest().map(|missing| missing.serials), Some((1, 199_997)));
+    }
+}

@@ -1,0 +1,164 @@
+//! The kernel's serial numbers in an audit log, as runs without a gap.
+//!
+//! The kernel numbers its audit events one by one from each boot. A log that has them all is one run,
+//! whatever its length; what is missing lies between two runs.
+
+use bstr::ByteSlice as _;
+
+/// Lines whose events have numbers without a gap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// The host that the lines name.
+    pub(crate) node: Box<[u8]>,
+    /// The number of its first and of its last event.
+    pub(crate) first: u32,
+    pub(crate) last: u32,
+    /// The time of its first and its last event, in milliseconds since 1970. That of a system call is
+    /// when it was entered, which may be long before: such a time is not taken where there is another.
+    pub(crate) since: i64,
+    pub(crate) until: i64,
+    /// The line of its first event in its piece, from 0.
+    pub(crate) line: u64,
+    /// Whether `since` is that of a system call.
+    entered: bool,
+}
+
+impl Run {
+    /// Numbers of a host that is not named.
+    pub(crate) fn of(first: u32, last: u32, since: i64) -> Self {
+        Self { node: Box::default(), first, last, since, until: since, line: 0, entered: false }
+    }
+}
+
+/// Collects the runs of a piece, line by line.
+#[derive(Debug, Default)]
+pub(crate) struct Runs {
+    runs: Vec<Run>,
+}
+
+/// The stamp is within so many bytes of a line, behind a host's name and a type.
+const HEAD: usize = 400;
+
+impl Runs {
+    /// Takes a line of an audit log, which begins with `type=` or `node=`.
+    #[inline]
+    pub(crate) fn take(&mut self, line: &[u8], number: u64) {
+        let head = &line[..line.len().min(HEAD)];
+        let (node, record) = match head.strip_prefix(b"node=") {
+            Some(rest) => match rest.split_once_str(b" ") {
+                Some((node, record)) => (node, record),
+                None => return,
+            },
+            None => (&b""[..], head),
+        };
+        // auditd numbers its own records by a counter of its own.
+        if record.starts_with(b"type=DAEMON_") {
+            return;
+        }
+        let Some((millis, serial)) = stamp(record) else { return };
+        let entered = record.starts_with(b"type=SYSCALL ");
+        if let Some(run) = self.runs.last_mut()
+            && *run.node == *node
+        {
+            if serial == run.last {
+                return;
+            }
+            if serial == run.last.wrapping_add(1) {
+                run.last = serial;
+                if !entered {
+                    run.until = run.until.max(millis);
+                }
+                if run.entered && !entered {
+                    (run.since, run.entered) = (millis, false);
+                }
+                return;
+            }
+        }
+        let (first, last, since, until) = (serial, serial, millis, millis);
+        self.runs.push(Run { node: node.into(), first, last, since, until, line: number, entered });
+    }
+
+    /// The runs, in the order of their lines.
+    pub(crate) fn finish(self) -> Vec<Run> {
+        self.runs
+    }
+}
+
+/// The time, in milliseconds since 1970, and the number in `… msg=audit(1795460022.944:2592): …`.
+#[inline]
+fn stamp(record: &[u8]) -> Option<(i64, u32)> {
+    let open = memchr::memchr(b'(', record)?;
+    if !record[..open].ends_with(b"audit") {
+        return None;
+    }
+    let (seconds, rest) = digits(&record[open + 1..])?;
+    let (millis, rest) = digits(rest.strip_prefix(b".")?)?;
+    let (serial, rest) = digits(rest.strip_prefix(b":")?)?;
+    if rest.first() != Some(&b')') || millis > 999 {
+        return None;
+    }
+    let time = i64::try_from(seconds).ok()?.checked_mul(1000)?.checked_add(i64::try_from(millis).ok()?)?;
+    Some((time, u32::try_from(serial).ok()?))
+}
+
+#[inline]
+fn digits(text: &[u8]) -> Option<(u64, &[u8])> {
+    let (mut number, mut at) = (0_u64, 0);
+    while let Some(digit @ b'0'..=b'9') = text.get(at) {
+        number = number.checked_mul(10)?.checked_add(u64::from(digit - b'0'))?;
+        at += 1;
+    }
+    (at > 0).then(|| (number, &text[at..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runs(lines: &[&str]) -> Vec<(u32, u32, i64, i64, u64)> {
+        let mut runs = Runs::default();
+        (0..).zip(lines).for_each(|(number, line)| runs.take(line.as_bytes(), number));
+        runs.finish().iter().map(|run| (run.first, run.last, run.since, run.until, run.line)).collect()
+    }
+
+    #[test]
+    fn lines_of_one_event_and_events_in_order_are_one_run() {
+        let lines = [
+            "type=SYSCALL msg=audit(1.000:5): arch=c000003e",
+            "type=PATH msg=audit(1.000:5): item=0",
+            "type=VIRT_CONTROL msg=audit(7.500:6): pid=1 msg='x'",
+            "type=DAEMON_START msg=audit(7.600:9999): op=start",
+            "no record",
+            "type=X msg=audit(7.700:7): a",
+        ];
+        assert_eq!(runs(&lines), [(5, 7, 7500, 7700, 0)], "a system call is as old as its beginning");
+    }
+
+    #[test]
+    fn a_number_that_is_missing_or_another_host_begins_a_run() {
+        let lines = [
+            "node=a type=X msg=audit(1.000:5): a",
+            "node=b type=X msg=audit(1.000:6): a",
+            "node=b type=X msg=audit(2.000:8): a",
+            "type=X msg=audit(3.000:9): a",
+        ];
+        let expect =
+            [(5, 5, 1000, 1000, 0), (6, 6, 1000, 1000, 1), (8, 8, 2000, 2000, 2), (9, 9, 3000, 3000, 3)];
+        assert_eq!(runs(&lines), expect);
+    }
+
+    #[test]
+    fn what_is_no_stamp_is_none() {
+        for line in [
+            "type=X",
+            "type=X msg=audit(",
+            "type=X msg=audit(1.1234:5): a",
+            "type=X msg=audit(1.000:4294967296): a",
+            "type=X msg=audit(99999999999999999999.000:5): a",
+            "type=X msg=audit(08/05/2014 17:01:05.891:6471) : a",
+            "node=a",
+        ] {
+            assert_eq!(runs(&[line]), [], "{line}");
+        }
+    }
+}
