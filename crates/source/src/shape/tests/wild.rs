@@ -190,6 +190,26 @@ fn a_journal_in_french_is_read() {
 }
 
 #[test]
+fn old_and_other_managers_are_read() {
+    assert_eq!(words(&all("libaudit-1.log")), LIFE);
+    assert_eq!(words(&all("libaudit-before-2.2.log")), ["open"]);
+    assert!(
+        matches!(&all("virtchd-opens-only.log")[0].content, Content::Record(record) if record.guest.name == "chvm")
+    );
+    for (name, guest) in
+        [("libvirtd-without-libaudit.log", "web1"), ("libvirtd-without-libaudit-hex-name.log", "CAFE")]
+    {
+        let found = all(name);
+        assert_eq!(words(&found), ["open", "start", "gueststart"], "{name}");
+        for found in found {
+            assert_eq!(found.voice, Voice::Manager);
+            let Content::Record(record) = found.content else { panic!("{name}") };
+            assert_eq!(record.guest.name, guest, "{name}");
+        }
+    }
+}
+
+#[test]
 fn what_looks_like_a_record_and_is_not_read_is_counted() {
     let open = "pid=7 uid=0 msg='virt=kvm resrc=net reason=open vm=\"w\" uuid=1 net=52:54:00:00:00:01'";
     for line in [
