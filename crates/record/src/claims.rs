@@ -34,7 +34,7 @@ pub(crate) enum Key {
 }
 
 /// Their names, in that order.
-const KEYS: [&str; 23] = [
+pub(crate) const KEYS: [&str; 23] = [
     "virt",
     "resrc",
     "op",
@@ -288,6 +288,12 @@ pub(crate) fn need<T>(key: Key, value: Option<T>) -> Result<T, ParseError> {
 #[cold]
 pub(crate) fn refused(key: Key, value: Value<'_>) -> ParseError {
     ParseError::value(key.name().as_bytes(), value.bytes())
+}
+
+/// The same for a value that another program decoded.
+#[cold]
+pub(crate) fn refused_field(key: &str, value: &str) -> ParseError {
+    ParseError::value(key.as_bytes(), value.as_bytes())
 }
 
 /// `SECONDS.mmm` as milliseconds.

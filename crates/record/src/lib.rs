@@ -3,7 +3,7 @@
 //! This room knows what an audit record of a guest's network device *says*: the words
 //! ([`MacAddr`], [`Rdev`], [`Device`], [`GuestId`]), the claim they make ([`Record`]) and the grammar
 //! that carries it ([`Record::text`], [`Line::parse`], [`parse_text`]); the other shapes of that text
-//! ([`parse_interpreted`], [`parse_claim`]), what claims nothing ([`Notice`]), what is left of a spoilt one ([`Fragment`]), who else writes
+//! ([`parse_interpreted`], [`parse_claim`], [`encode_fields`]), what claims nothing ([`Notice`]), what is left of a spoilt one ([`Fragment`]), who else writes
 //! such records ([`foreign`]), and what the kernel itself logs of an open(2) ([`KernelOpen`]). It does no
 //! I/O, holds no state and has no `unsafe`.
 //!
@@ -27,10 +27,12 @@
 
 #![forbid(unsafe_code)]
 
+mod claim;
 mod claims;
 mod device;
 mod encode;
 mod error;
+mod fields;
 mod foreign;
 mod fragment;
 mod guest;
@@ -41,6 +43,7 @@ mod line;
 mod mac;
 mod notice;
 mod number;
+mod old_tail;
 mod pairs;
 mod path_record;
 mod rdev;
@@ -52,8 +55,10 @@ mod scan;
 mod syscall;
 mod write;
 
+pub use claim::parse_claim;
 pub use device::{Device, DeviceKind};
 pub use error::ParseError;
+pub use fields::encode_fields;
 pub use foreign::foreign;
 pub use fragment::Fragment;
 pub use guest::GuestId;
@@ -65,7 +70,7 @@ pub use mac::{MacAddr, MacAddrError};
 pub use notice::Notice;
 pub use path_record::PathRecord;
 pub use rdev::{Rdev, RdevError};
-pub use read::{parse_claim, parse_text};
+pub use read::parse_text;
 pub use reason::{Reason, ReasonError};
 pub use record::{Descriptor, Event, Outcome, Record, Requester};
 pub use record_type::{RecordType, RecordTypeError};

@@ -1,4 +1,5 @@
 use crate::claims::{Claims, Key, need, refused};
+use crate::old_tail;
 use crate::pairs::{Pairs, Value};
 use crate::{Descriptor, Device, Event, GuestId, Outcome, ParseError, Record, RecordType, Requester};
 
@@ -13,6 +14,14 @@ use crate::{Descriptor, Device, Event, GuestId, Outcome, ParseError, Record, Rec
 /// with a value that is not of its kind.
 #[inline]
 pub fn parse_text(record_type: RecordType, text: &[u8]) -> Result<Option<Record>, ParseError> {
+    match claim(record_type, text) {
+        Err(error) => retry(record_type, text, error),
+        told => told,
+    }
+}
+
+#[inline]
+fn claim(record_type: RecordType, text: &[u8]) -> Result<Option<Record>, ParseError> {
     match record_type {
         RecordType::VIRT_CONTROL => control(text, None),
         RecordType::VIRT_RESOURCE => resource(text, None),
@@ -20,23 +29,17 @@ pub fn parse_text(record_type: RecordType, text: &[u8]) -> Result<Option<Record>
     }
 }
 
-/// What a text in a guest manager's own log says (libvirt's with `audit_logging=1`, between `success=yes`
-/// and the line's end), where the outcome stands apart.
-///
-/// ```
-/// use taptrail_record::{Event, Outcome, parse_claim};
-///
-/// let text = "virt=kvm op=stop reason=shutdown vm=\"w\" uuid=2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e vm-pid=0";
-/// let record = parse_claim(text.as_bytes(), Outcome::Success)?.ok_or("a guest's end")?;
-/// assert!(matches!(record.event, Event::GuestStop { vm_pid: None, .. }));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-///
-/// # Errors
-///
-/// As [`parse_text`], but that a cut behind the last quote can't be seen. A `res=` of another outcome is
-/// an invalid value.
-pub fn parse_claim(text: &[u8], outcome: Outcome) -> Result<Option<Record>, ParseError> {
+/// Reads the text once more, if its end is one that libaudit wrote long ago.
+#[cold]
+fn retry(record_type: RecordType, text: &[u8], error: ParseError) -> Result<Option<Record>, ParseError> {
+    match old_tail::modernised(text) {
+        Some(text) => claim(record_type, &text),
+        None => Err(error),
+    }
+}
+
+/// A text that is encoded as libaudit does it, where the outcome stands apart.
+pub(crate) fn encoded(text: &[u8], outcome: Outcome) -> Result<Option<Record>, ParseError> {
     for pair in Pairs::new(text) {
         match pair?.key {
             b"resrc" => return resource(text, Some(outcome)),
@@ -113,7 +116,9 @@ fn interface(claims: &Claims<'_>) -> Result<Event, ParseError> {
 
 #[inline(always)]
 fn record(claims: &Claims<'_>, event: Event, outcome: Outcome) -> Result<Option<Record>, ParseError> {
-    if claims.get(Key::Virt)?.is_some_and(|virt| !is_qemu(virt.bytes())) {
+    if let Some(virt) = claims.get(Key::Virt)?
+        && !Virt::of(virt.bytes()).tells(matches!(event, Event::Open { .. }))
+    {
         return Ok(None);
     }
     let name = need(Key::Vm, claims.string(Key::Vm)?)?;
@@ -134,9 +139,34 @@ fn record(claims: &Claims<'_>, event: Event, outcome: Outcome) -> Result<Option<
     Ok(Some(Record { guest: GuestId { name, uuid }, event, outcome, requester, errno, last_seen }))
 }
 
-/// Whether this is libvirt's word for a guest of QEMU's; a container has interfaces and none of the devices.
-pub(crate) fn is_qemu(virt: &[u8]) -> bool {
-    matches!(virt, b"kvm" | b"qemu" | b"kqemu" | b"hvf")
+/// What kind of guest `virt=` names, in libvirt's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Virt {
+    /// One whose life and devices libvirt records: QEMU's, and cloud-hypervisor's on Hyper-V.
+    Whole,
+    /// A guest of another hypervisor: what is opened for it counts, and nothing else is known of it.
+    OpensOnly,
+    /// A container, which has interfaces and none of the devices.
+    Container,
+}
+
+impl Virt {
+    pub(crate) fn of(word: &[u8]) -> Self {
+        match word {
+            b"kvm" | b"qemu" | b"kqemu" | b"hvf" | b"hyperv" => Self::Whole,
+            b"lxc" | b"openvz" => Self::Container,
+            _ => Self::OpensOnly,
+        }
+    }
+
+    /// Whether a record of such a guest tells anything.
+    pub(crate) fn tells(self, is_open: bool) -> bool {
+        match self {
+            Self::Whole => true,
+            Self::OpensOnly => is_open,
+            Self::Container => false,
+        }
+    }
 }
 
 /// libaudit writes `res=` last, so a text without it lost its end, unless the outcome was told apart.

@@ -9,7 +9,7 @@ use std::str::FromStr;
 pub struct RecordType(pub u16);
 
 /// The numbers whose names matter here; other types keep their number.
-const NAMES: [(RecordType, &str); 12] = [
+const NAMES: [(RecordType, &str); 18] = [
     (RecordType::VIRT_CONTROL, "VIRT_CONTROL"),
     (RecordType::VIRT_RESOURCE, "VIRT_RESOURCE"),
     (RecordType::VIRT_MACHINE_ID, "VIRT_MACHINE_ID"),
@@ -22,11 +22,27 @@ const NAMES: [(RecordType, &str); 12] = [
     (RecordType::PATH, "PATH"),
     (RecordType::SYSTEM_BOOT, "SYSTEM_BOOT"),
     (RecordType(1128), "SYSTEM_SHUTDOWN"),
+    (RecordType::CONFIG_CHANGE, "CONFIG_CHANGE"),
+    (RecordType::DAEMON_START, "DAEMON_START"),
+    (RecordType::DAEMON_END, "DAEMON_END"),
+    (RecordType::DAEMON_ABORT, "DAEMON_ABORT"),
+    (RecordType::DAEMON_RESUME, "DAEMON_RESUME"),
+    (RecordType(1209), "DAEMON_ERR"),
 ];
 
 impl RecordType {
     /// A host's boot, written by init.
     pub const SYSTEM_BOOT: Self = Self(1127);
+    /// auditd's own, with a serial number of its own: it starts to write.
+    pub const DAEMON_START: Self = Self(1200);
+    /// auditd's own: it was told to end.
+    pub const DAEMON_END: Self = Self(1201);
+    /// auditd's own: it ends because of an error.
+    pub const DAEMON_ABORT: Self = Self(1202);
+    /// auditd's own: it writes again after its disk was full or failed.
+    pub const DAEMON_RESUME: Self = Self(1206);
+    /// The kernel's own: its audit was configured, and perhaps switched off.
+    pub const CONFIG_CHANGE: Self = Self(1305);
     /// The kernel's own: a system call that an audit rule asked for.
     pub const SYSCALL: Self = Self(1300);
     /// The kernel's own: a file that the event's system call named.

@@ -5,43 +5,67 @@ use memchr::{memchr, memmem, memrchr};
 use taptrail_record::{KernelOpen, Line, PathRecord, Syscall};
 use taptrail_trail::Content;
 
-use crate::feed::CONTEXT;
-use crate::found::{Found, Voice};
+use crate::found::Found;
 use crate::shape;
 
-/// The open that the `PATH` record `bytes[start..end]` is a part of. The `SYSCALL` record comes before
-/// it, with no more than some records of other events between.
+/// How far before and behind a `PATH` record its `SYSCALL` record is looked for, in what is at hand.
+const REACH: usize = 128 * 1024;
+
+/// The open that the `PATH` record in the line `bytes[start..end]` is a part of. The kernel writes the
+/// `SYSCALL` record before it, with some records of other events between; others who pass them on may
+/// change the order.
 pub(crate) fn open(bytes: &[u8], start: usize, end: usize) -> Option<Found> {
-    let this = &bytes[start..end];
-    let line = Line::parse(this).ok()?;
+    let this = shape::carried(&bytes[start..end])?;
+    let line = Line::parse(this.line).ok()?;
     let path = PathRecord::of(&line)?;
-    let stamp = stamp(this)?;
-    let before = &bytes[start.saturating_sub(CONTEXT)..start];
+    let stamp = stamp(this.line)?;
+    let find = |other: &[u8]| {
+        let other = shape::carried(other)?;
+        let parsed = Line::parse(other.line).ok()?;
+        let is_same = parsed.stamp == line.stamp
+            && parsed.node == line.node
+            && (other.voice, other.host) == (this.voice, this.host);
+        let syscall = Syscall::of(&parsed).filter(|_| is_same)?;
+        KernelOpen::join(&syscall, &path)
+    };
+
+    let before = &bytes[start.saturating_sub(REACH)..start];
     let mut until = before.len();
-    while let Some(at) = memmem::rfind(&before[..until], stamp) {
-        let begin = memrchr(b'\n', &before[..at]).map_or(0, |newline| newline + 1);
-        let end = memchr(b'\n', &before[at..]).map_or(before.len(), |newline| at + newline);
-        let other = Line::parse(&before[begin..end]).ok();
-        let other = other.filter(|other| other.stamp == line.stamp && other.node == line.node);
-        if let Some(syscall) = other.as_ref().and_then(Syscall::of) {
-            return Some(Found {
-                when: shape::first_time(this)?,
-                serial: Some(line.stamp.serial),
-                host: line.node.map(|node| node.to_str_lossy().into()),
-                writer: None,
-                voice: Voice::Auditd,
-                boot: None,
-                content: Content::KernelOpen(KernelOpen::join(&syscall, &path)?),
-            });
-        }
+    let mut open = None;
+    while open.is_none()
+        && let Some(at) = memmem::rfind(&before[..until], stamp)
+    {
+        let (begin, end) = around(before, at);
+        open = find(&before[begin..end]);
         until = begin;
     }
-    None
+    let behind = &bytes[end..bytes.len().min(end.saturating_add(REACH))];
+    let mut from = 0;
+    while open.is_none()
+        && let Some(at) = memmem::find(&behind[from..], stamp)
+    {
+        let (begin, end) = around(behind, from + at);
+        open = find(&behind[begin..end]);
+        from = end;
+    }
+    let host = line.node.map(|node| node.to_str_lossy().into());
+    Some(Found {
+        serial: Some(line.stamp.serial),
+        host: host.or_else(|| shape::host(this.host)),
+        ..Found::new(shape::first_time(this.line)?, this.voice, Content::KernelOpen(open?))
+    })
 }
 
-/// `msg=audit(1795459763.120:1918):` of a line.
+/// The line around a place.
+fn around(bytes: &[u8], at: usize) -> (usize, usize) {
+    let begin = memrchr(b'\n', &bytes[..at]).map_or(0, |newline| newline + 1);
+    let end = memchr(b'\n', &bytes[at..]).map_or(bytes.len(), |newline| at + newline);
+    (begin, end)
+}
+
+/// `audit(1795459763.120:1918):` of a line.
 fn stamp(line: &[u8]) -> Option<&[u8]> {
-    let at = memmem::find(line, b"msg=audit(")?;
+    let at = memmem::find(line, b"audit(")?;
     let end = memchr(b')', &line[at..])?;
     Some(&line[at..=at + end])
 }
@@ -49,6 +73,7 @@ fn stamp(line: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::found::Voice;
 
     const LOG: &[u8] =
         include_bytes!("../../../tests/data/libvirt/libvirt-9.0-kernel-rules/02-macvtap/audit.log");
@@ -61,6 +86,61 @@ mod tests {
         assert_eq!(found.serial, Some(1918));
         let Content::KernelOpen(open) = found.content else { panic!("{found:?}") };
         assert_eq!((open.pid, open.fd, open.device.path.as_str()), (23941, Some(30), "/dev/tap198"));
-        assert_eq!(super::open(&LOG[start..], 0, end - start), None, "no system call before it");
+        assert_eq!(super::open(&LOG[start..=end], 0, end - start), None, "no system call beside it");
+    }
+
+    const SYSCALL: &str = "audit(1.000:1): arch=c000003e syscall=257 success=yes exit=3 a2=2 ppid=1 pid=7 \
+                           exe=\"/usr/sbin/libvirtd\"\n";
+    const PATH: &str =
+        "audit(1.000:1): item=0 name=\"/dev/net/tun\" mode=020666 rdev=0a:c8 nametype=NORMAL\n";
+
+    fn found(log: &str) -> Option<Found> {
+        let start = log.find("PATH").or_else(|| log.find("1302")).unwrap();
+        let start = log[..start].rfind('\n').map_or(0, |newline| newline + 1);
+        let end = start + log[start..].find('\n').unwrap();
+        open(log.as_bytes(), start, end)
+    }
+
+    #[test]
+    fn the_system_call_may_stand_behind_its_path_or_far_before_it() {
+        let (syscall, path) = (format!("type=SYSCALL msg={SYSCALL}"), format!("type=PATH msg={PATH}"));
+        assert!(found(&format!("{path}{syscall}")).is_some());
+        let others = "type=CWD msg=audit(1.000:2): cwd=/\n".repeat(2000);
+        assert!(found(&format!("{syscall}{others}{path}")).is_some());
+        assert!(found(&format!("{path}{others}{syscall}")).is_some());
+        assert_eq!(found(&format!("{path}{others}")), None);
+        assert_eq!(found(&format!("{path}node=h {syscall}")), None);
+    }
+
+    #[test]
+    fn syslog_and_the_kernels_log_have_them_too() {
+        for (syscall, path, voice, host) in [
+            (
+                "Nov 23 18:58:28 h1 kernel: audit: type=1300 ",
+                "Nov 23 18:58:28 h1 kernel: audit: type=1302 ",
+                Voice::Kernel,
+                Some("h1"),
+            ),
+            ("[    1.0] audit: type=1300 ", "[    1.0] audit: type=1302 ", Voice::Kernel, None),
+            (
+                "Nov 23 18:58:28 h1 audisp-syslog[2]: type=SYSCALL msg=",
+                "Nov 23 18:58:28 h1 audisp-syslog[2]: type=PATH msg=",
+                Voice::Dispatcher,
+                Some("h1"),
+            ),
+        ] {
+            let found = found(&format!("{syscall}{SYSCALL}{path}{PATH}")).unwrap();
+            assert_eq!((found.voice, found.host.as_deref(), found.serial), (voice, host, Some(1)));
+            let Content::KernelOpen(open) = found.content else { panic!("{found:?}") };
+            assert_eq!((open.pid, open.device.path.as_str()), (7, "/dev/net/tun"));
+        }
+        let mixed = format!(
+            "Nov 23 18:58:28 h1 kernel: audit: type=1300 {SYSCALL}Nov 23 18:58:28 h2 kernel: audit: type=1302 {PATH}"
+        );
+        assert_eq!(found(&mixed), None, "another host's");
+        let logger = format!(
+            "Nov 23 18:58:28 h1 logger: type=SYSCALL msg={SYSCALL}Nov 23 18:58:28 h1 logger: type=PATH msg={PATH}"
+        );
+        assert_eq!(found(&logger), None, "another program's");
     }
 }

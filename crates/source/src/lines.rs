@@ -50,6 +50,9 @@ pub(crate) struct Lines {
     found: bool,
     unnamed: bool,
     unnumbered: bool,
+    /// How many lines look like records and were not read, and the first of them.
+    unread: u64,
+    first_unread: Option<u64>,
     stored: Stored,
     /// How much of what is stored there was when the reading began.
     expected: u64,
@@ -103,6 +106,8 @@ impl Lines {
             found: false,
             unnamed: false,
             unnumbered: false,
+            unread: 0,
+            first_unread: None,
             stored,
             expected,
             counted: 0,
@@ -176,6 +181,9 @@ impl Lines {
         if self.unnumbered {
             reading.note(&self.name, About::Unnumbered);
         }
+        if let Some(first) = self.first_unread {
+            reading.note(&self.name, About::Unread { lines: self.unread, first });
+        }
         if !self.found && self.after > 0 {
             reading.note(&self.name, About::Nothing);
         }
@@ -190,6 +198,12 @@ impl Lines {
             let line = self.before + line + 1;
             let source = Arc::clone(&self.name);
             reading.unreadable(self.id, Unreadable { source, line, reason: reason.to_string() });
+        }
+        if batch.unread > 0 {
+            self.unread += batch.unread;
+            let first = batch.first_unread.map(|line| self.before + line + 1);
+            self.first_unread = self.first_unread.or(first);
+            reading.unread(self.id, batch.unread);
         }
         for run in &batch.runs {
             let host = if run.node.is_empty() {

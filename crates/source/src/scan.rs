@@ -3,9 +3,10 @@
 use aho_corasick::packed::Searcher;
 use bstr::ByteSlice as _;
 use memchr::{memchr_iter, memmem};
+use taptrail_trail::Content;
 
 use crate::feed::{MAX_LINE, Piece};
-use crate::found::Found;
+use crate::found::{Found, When};
 use crate::kernel;
 use crate::runs::{Run, Runs};
 use crate::shape::{self, Unreadable};
@@ -19,6 +20,11 @@ pub(crate) struct Batch {
     pub(crate) unreadable: Vec<(u64, Unreadable)>,
     /// The kernel's numbers in the lines of an audit log.
     pub(crate) runs: Vec<Run>,
+    /// How many lines look as if they held a guest's record, but have a form that is not known or a writer
+    /// that is not believed.
+    pub(crate) unread: u64,
+    /// The first of them, likewise.
+    pub(crate) first_unread: Option<u64>,
     /// How many lines begin in the piece.
     pub(crate) lines: u64,
     /// How many lines come before those counted in `found`, where not all that were read.
@@ -28,10 +34,15 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
+    /// Takes what a line told; an unknown one only where it looks like a record.
     pub(crate) fn push(&mut self, line: u64, told: Result<Option<Found>, Unreadable>) {
         match told {
             Ok(Some(found)) => self.found.push((line, found)),
             Ok(None) => {}
+            Err(Unreadable::Unknown) => {
+                self.unread += 1;
+                self.first_unread.get_or_insert(line);
+            }
             Err(error) => self.unreadable.push((line, error)),
         }
     }
@@ -53,6 +64,8 @@ impl Scanner {
             // Names of record types, in text and journals; and libvirt's own log.
             "VIRT_",
             "virt=",
+            "\"virt_",
+            "resrc=net",
             "SYSTEM_BOOT",
             // The same as numbers.
             "type=25",
@@ -67,6 +80,27 @@ impl Scanner {
             // A journal's JSON gives what is no UTF-8 byte by byte.
             "MESSAGE\":[",
             "MESSAGE\" : [",
+            // The kernel's own records of an open(2).
+            "rdev=0a:c8",
+            "rdev=0a:ee",
+            "name=\"/dev/tap",
+            // What was not written.
+            "callbacks supp",
+            "audit_lost=",
+            "audit_backlog=",
+            "limit exceeded",
+            "queue overflow",
+            "memory in audit_",
+            "audit_enabled=",
+            "DAEMON_",
+            "Audit daemon",
+            "dropping event",
+            "queue full",
+            "event lost",
+            // Another boot.
+            "Linux version ",
+            "-- Boot ",
+            "-- Reboot",
         ];
         Self { marks: Searcher::new(marks), rdev: memmem::Finder::new(b" rdev=") }
     }
@@ -108,7 +142,14 @@ impl Scanner {
             Interest::Record => shape::line(line),
             Interest::Path => Ok(kernel::open(bytes, start, end)),
         };
-        batch.push(number, told);
+        match told {
+            Err(Unreadable::Unknown) if !shape::resembles_record(line) => {}
+            Ok(Some(found)) if found.content == Content::Boot && found.when == When::Unknown => {
+                let when = bytes.get(end + 1..).map_or(When::Unknown, time_after);
+                batch.push(number, Ok(Some(Found { when, ..found })));
+            }
+            told => batch.push(number, told),
+        }
     }
 
     fn interest(&self, line: &[u8]) -> Interest {
@@ -116,21 +157,35 @@ impl Scanner {
             [b't', b'y', b'p', b'e', b'=', kind @ ..] => kind,
             [b'n', b'o', b'd', b'e', b'=', rest @ ..] => match rest.split_once_str(b" type=") {
                 Some((_, kind)) => kind,
-                None => return Interest::None,
+                None => return self.other(line),
             },
-            other => {
-                let marked = self.marks.as_ref().is_none_or(|marks| marks.find(other).is_some());
-                return if marked { Interest::Record } else { Interest::None };
-            }
+            _ => return self.other(line),
         };
         let begins = |name: &[u8]| kind.starts_with(name);
         match kind.first() {
             Some(b'V') if begins(b"VIRT_") => Interest::Record,
             Some(b'U') if begins(b"UNKNOWN[25") => Interest::Record,
             Some(b'S') if begins(b"SYSTEM_BOOT ") => Interest::Record,
+            Some(b'C') if begins(b"CONFIG_CHANGE ") => Interest::Record,
+            Some(b'D') if begins(b"DAEMON_") => Interest::Record,
+            Some(b'1') if begins(b"1302 ") => self.path_interest(kind),
             Some(b'1' | b'2') => Interest::Record,
             Some(b'P') if begins(b"PATH ") => self.path_interest(kind),
-            _ => Interest::None,
+            Some(byte) if byte.is_ascii_uppercase() => Interest::None,
+            // No type begins so.
+            _ => self.other(line),
+        }
+    }
+
+    /// A line of any shape but audit's own.
+    fn other(&self, line: &[u8]) -> Interest {
+        if self.marks.as_ref().is_some_and(|marks| marks.find(line).is_none()) {
+            return Interest::None;
+        }
+        let path = [&b"type=PATH "[..], b"type=1302 "].iter().find_map(|kind| memmem::find(line, kind));
+        match path.map(|at| self.path_interest(&line[at..])) {
+            Some(Interest::Path) => Interest::Path,
+            _ => Interest::Record,
         }
     }
 
@@ -149,6 +204,22 @@ impl Scanner {
     }
 }
 
+/// The time of the first line that names one, before another boot begins.
+fn time_after(bytes: &[u8]) -> When {
+    // The kernel's log has many lines before its first record, which alone is dated. What was looked at for
+    // one boot is not looked at for another, so that this never takes long.
+    let bytes = &bytes[..bytes.len().min(MAX_LINE)];
+    for line in bytes.split(|&byte| byte == b'\n') {
+        if let Some(when) = shape::first_time(line) {
+            return when;
+        }
+        if line.starts_with(b"-- ") || memmem::find(line, b"Linux version ").is_some() {
+            break;
+        }
+    }
+    When::Unknown
+}
+
 /// What a line is worth.
 #[derive(Debug, PartialEq, Eq)]
 enum Interest {
@@ -158,4 +229,14 @@ enum Interest {
     Record,
     /// It may be the part of a kernel's open record that names the device.
     Path,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_marks_are_looked_for_all_at_once() {
+        assert!(Scanner::new().marks.is_some(), "too many for this processor: all lines would be read");
+    }
 }

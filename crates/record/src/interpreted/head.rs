@@ -1,7 +1,7 @@
 use super::cursor::Cursor;
 use crate::claims::{Key, refused};
 use crate::pairs::Value;
-use crate::read::is_qemu;
+use crate::read::Virt;
 use crate::{ParseError, Reason, RecordType};
 
 /// What stands before a guest's name.
@@ -34,9 +34,7 @@ impl<'a> Head<'a> {
     pub(super) fn of(record_type: RecordType, text: &'a [u8]) -> Result<Option<Self>, ParseError> {
         let mut cursor = Cursor(text);
         let virt = cursor.pair(b"virt=");
-        if virt.is_some_and(|virt| !is_qemu(virt)) {
-            return Ok(None);
-        }
+        let guest = virt.map_or(Virt::Whole, Virt::of);
         let virt = virt.is_some();
         if virt {
             cursor.0 = cursor.0.strip_prefix(b" ").unwrap_or_default();
@@ -56,6 +54,10 @@ impl<'a> Head<'a> {
         };
         let may_be_foreign = record_type == RecordType::VIRT_CONTROL && !virt;
         let reason = cursor.pair(b" reason=");
+        let is_open = record_type == RecordType::VIRT_RESOURCE && reason == Some(b"open");
+        if !guest.tells(is_open) {
+            return Ok(None);
+        }
         if record_type == RecordType::VIRT_RESOURCE && reason == Some(b"finding") {
             return Ok(None);
         }

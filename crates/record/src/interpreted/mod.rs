@@ -21,6 +21,7 @@ use self::cursor::last_pair;
 use self::head::Head;
 use self::tail::{Last, Tail};
 use crate::claims::{Key, need};
+use crate::old_tail;
 use crate::pairs::shown;
 use crate::{GuestId, MAX_TEXT, Outcome, ParseError, Record, RecordType};
 
@@ -45,6 +46,16 @@ use crate::{GuestId, MAX_TEXT, Outcome, ParseError, Record, RecordType};
 /// A record that should tell something but can't be believed: cut off, with pairs that do not stand
 /// where they must, or one that can be read in more than one way.
 pub fn parse_interpreted(record_type: RecordType, text: &[u8]) -> Result<Option<Record>, ParseError> {
+    match read(record_type, text) {
+        Err(error) => match old_tail::modernised(text) {
+            Some(text) => read(record_type, &text),
+            None => Err(error),
+        },
+        told => told,
+    }
+}
+
+fn read(record_type: RecordType, text: &[u8]) -> Result<Option<Record>, ParseError> {
     let Some(head) = Head::of(record_type, text)? else { return Ok(None) };
     // What needs no quotes may have been hex, twice as long: the kernel may have cut it, and the ending
     // may be part of a name.

@@ -133,3 +133,34 @@ fn the_oldest_texts_are_read_as_well() {
     let record = parse_interpreted(RecordType::VIRT_CONTROL, text.as_bytes()).unwrap().unwrap();
     assert!(matches!(record.event, Event::GuestStop { vm_pid: None, .. }));
 }
+
+#[test]
+fn of_other_hypervisors_guests_only_opens_are_read() {
+    let text = |virt: &str, rest: &str| format!("virt={virt} {rest} {END}");
+    let open =
+        format!("resrc=net reason=open vm=w uuid={UUID} net=52:54:00:00:00:01 path=/dev/net/tun rdev=0A:C8");
+    let start = format!("resrc=net reason=start vm=w uuid={UUID} old-net=? new-net=52:54:00:00:00:01");
+    let stop = format!("op=stop reason=shutdown vm=w uuid={UUID} vm-pid=0");
+    for (virt, told) in [
+        ("kvm", [true, true, true]),
+        ("hyperv", [true, true, true]),
+        ("xen", [true, false, false]),
+        ("bhyve", [true, false, false]),
+        ("lxc", [false, false, false]),
+        ("openvz", [false, false, false]),
+    ] {
+        let read = |record_type, rest: &str| {
+            let text = text(virt, rest);
+            let raw = text.replace("vm=w", "vm=\"w\"").replace("path=/dev/net/tun", "path=\"/dev/net/tun\"");
+            let record = parse_interpreted(record_type, text.as_bytes()).unwrap();
+            assert_eq!(parse_text(record_type, raw.as_bytes()).unwrap(), record, "{raw}");
+            record.is_some()
+        };
+        let got = [
+            read(RecordType::VIRT_RESOURCE, &open),
+            read(RecordType::VIRT_RESOURCE, &start),
+            read(RecordType::VIRT_CONTROL, &stop),
+        ];
+        assert_eq!(got, told, "{virt}");
+    }
+}

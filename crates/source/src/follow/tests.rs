@@ -168,7 +168,8 @@ impl Hearer {
         for entry in &self.heard {
             match &entry.content {
                 Content::Gap(gap) => gaps.push(gap.clone()),
-                _ => records.push(entry.serial.unwrap()),
+                // auditd numbers what it says of itself with a counter of its own.
+                _ => records.extend(entry.serial),
             }
         }
         (records, gaps)
@@ -566,7 +567,8 @@ fn piped(text: &str, kept: Option<&str>) -> (Vec<u32>, Vec<Gap>, String) {
     for entry in told.entries {
         match entry.content {
             Content::Gap(gap) => gaps.push(gap),
-            _ => records.push(entry.serial.unwrap()),
+            // auditd numbers what it says of itself with a counter of its own.
+            _ => records.extend(entry.serial),
         }
     }
     (records, gaps, piped.checkpoint().to_string())

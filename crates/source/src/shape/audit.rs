@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use taptrail_record::{Line, ParseError, RecordType, Stamp, parse_interpreted, parse_text};
 use taptrail_trail::Content;
 
-use super::{Unreadable, content, stamp};
+use super::{Unreadable, content, date, stamp};
 use crate::found::{Found, Voice, When};
 
 /// Stands between a record and the names that auditd resolved for it.
@@ -17,12 +17,15 @@ const HEAD: usize = 512;
 
 /// One line from its `type=` or `node=` on.
 pub(super) fn line(line: &[u8]) -> Result<Option<Found>, Unreadable> {
-    if !may_tell(line) {
+    if !may_tell(line)? {
         return Ok(None);
     }
     match Line::parse(line) {
+        Ok(parsed) if is_kernels(line) => {
+            Ok(raw(&parsed)?.map(|found| Found { voice: Voice::Kernel, ..found }))
+        }
         Ok(line) => raw(&line),
-        Err(ParseError::NoType) => Ok(None),
+        Err(ParseError::NoType) => Err(Unreadable::Unknown),
         Err(ParseError::Stamp) => interpreted(line),
         Err(ParseError::Truncated) => cut(line),
         Err(error) => Err(error.into()),
@@ -53,18 +56,22 @@ pub(super) fn time(line: &[u8]) -> Option<When> {
 }
 
 /// A look at the type spares reading the many lines of others.
-fn may_tell(line: &[u8]) -> bool {
+fn may_tell(line: &[u8]) -> Result<bool, Unreadable> {
     let line = match line.strip_prefix(b"node=") {
         Some(rest) => rest.split_once_str(b" ").map_or(b"".as_slice(), |(_, rest)| rest),
         None => line,
     };
-    let Some(name) = line.strip_prefix(b"type=") else { return false };
+    let name = line.strip_prefix(b"type=").ok_or(Unreadable::Unknown)?;
     match name.first() {
-        Some(b'V') => name.starts_with(b"VIRT_RESOURCE ") || name.starts_with(b"VIRT_CONTROL "),
-        Some(b'S') => name.starts_with(b"SYSTEM_BOOT "),
-        Some(b'U') => name.starts_with(b"UNKNOWN["),
-        Some(byte) => byte.is_ascii_digit(),
-        None => false,
+        Some(b'V') => Ok(name.starts_with(b"VIRT_RESOURCE ") || name.starts_with(b"VIRT_CONTROL ")),
+        Some(b'S') => Ok(name.starts_with(b"SYSTEM_BOOT ")),
+        Some(b'C') => Ok(name.starts_with(b"CONFIG_CHANGE ")),
+        Some(b'D') => Ok(name.starts_with(b"DAEMON_")),
+        Some(b'U') => Ok(name.starts_with(b"UNKNOWN[")),
+        Some(byte) if byte.is_ascii_digit() => Ok(true),
+        // A type that is of no concern.
+        Some(byte) if byte.is_ascii_uppercase() => Ok(false),
+        _ => Err(Unreadable::Unknown),
     }
 }
 
@@ -74,6 +81,7 @@ fn raw(line: &Line<'_>) -> Result<Option<Found>, Unreadable> {
     };
     let content = match (record_type, line.text) {
         (RecordType::SYSTEM_BOOT, _) => Some(Content::Boot),
+        _ if content::is_of_recording(record_type) => content::of_recording(record_type, line.pairs),
         (_, Some(text)) => content::of_record(record_type, text, parse_text(record_type, text))?,
         (_, None) => content::of_cut(record_type, b""),
     };
@@ -81,15 +89,20 @@ fn raw(line: &Line<'_>) -> Result<Option<Found>, Unreadable> {
 }
 
 fn found(line: &Line<'_>, content: Content) -> Result<Found, Unreadable> {
+    let is = |of: fn(RecordType) -> bool| line.record_type.is_some_and(of);
     Ok(Found {
-        when: When::Exact(moment(line.stamp)?),
-        serial: Some(line.stamp.serial),
+        serial: (!is(content::is_daemons)).then_some(line.stamp.serial),
         host: line.node.and_then(|node| content::host(node)),
-        writer: line.pid,
-        voice: Voice::Auditd,
-        boot: None,
-        content,
+        // What these name is who asked for it.
+        writer: line.pid.filter(|_| !is(content::is_of_recording)),
+        ..Found::new(When::Exact(moment(line.stamp)?), Voice::Auditd, content)
     })
+}
+
+/// Whether a line has the form of the kernel's own log: `type=2501 audit(…): `. auditd writes `msg=audit(…)`.
+fn is_kernels(line: &[u8]) -> bool {
+    let rest = line.strip_prefix(b"type=").and_then(|rest| rest.split_once_str(b" "));
+    rest.is_some_and(|(_, rest)| rest.starts_with(b"audit("))
 }
 
 fn moment(stamp: Stamp) -> Result<Timestamp, Unreadable> {
@@ -124,7 +137,13 @@ fn interpreted(line: &[u8]) -> Result<Option<Found>, Unreadable> {
         return Ok(None);
     };
     let (when, serial) = stamp.ok_or(Unreadable::Time)?;
-    let (writer, text) = body(rest);
+    if content::is_of_recording(record_type) {
+        let content = content::of_recording(record_type, rest);
+        let serial = serial.filter(|_| !content::is_daemons(record_type));
+        let host = node.and_then(content::host);
+        return Ok(content.map(|content| Found { serial, host, ..Found::new(when, Voice::Auditd, content) }));
+    }
+    let (writer, text) = if rest.contains_str(b"msg='") { body(rest) } else { unquoted(rest) };
     let content = match text {
         _ if record_type == RecordType::SYSTEM_BOOT => Some(Content::Boot),
         Text::Whole(text) => content::of_record(record_type, text, parse_interpreted(record_type, text))?
@@ -132,27 +151,48 @@ fn interpreted(line: &[u8]) -> Result<Option<Found>, Unreadable> {
         Text::Cut(text) => content::of_cut(record_type, text).map(content::nameless),
     };
     let host = node.and_then(content::host);
-    Ok(content.map(|content| Found {
-        serial: Some(serial),
-        host,
-        writer,
-        ..Found::new(when, Voice::Auditd, content)
-    }))
+    Ok(content.map(|content| Found { serial, host, writer, ..Found::new(when, Voice::Auditd, content) }))
 }
 
-/// A date and a time as a locale writes them, and the serial number.
-fn local(inner: &[u8]) -> Option<(When, u32)> {
-    let (time, serial) = inner.rsplit_once_str(b":")?;
-    let (date, time) = time.rsplit_once_str(b" ")?;
-    Some((stamp::local(date, time)?, stamp::number(serial)?))
+/// A date and a time as a locale writes them, and the serial number, which `audisp-syslog` leaves out.
+fn local(inner: &[u8]) -> Option<(When, Option<u32>)> {
+    let moment = |text: &[u8]| {
+        let (day, time) = text.rsplit_once_str(b" ")?;
+        date::local(day, time)
+    };
+    let numbered = || {
+        let (time, serial) = inner.rsplit_once_str(b":")?;
+        Some((moment(time)?, Some(stamp::number(serial)?)))
+    };
+    numbered().or_else(|| Some((moment(inner)?, None)))
+}
+
+/// The writer and the text of a record that `audisp-syslog` interpreted: `pid=1265 uid=root … virt=kvm …`,
+/// without the quotes around the text. The kernel's pairs before it have names of their own.
+fn unquoted(body: &[u8]) -> (Option<u32>, Text<'_>) {
+    let begin = [&b" virt="[..], b" resrc=", b" op="].iter().filter_map(|key| body.find(key)).min();
+    let (head, text) = body.split_at(begin.unwrap_or(body.len()));
+    let pid = head.split_str(b" ").find_map(|word| stamp::number(word.strip_prefix(b"pid=")?));
+    (pid, if text.is_empty() { Text::Cut(text) } else { Text::Whole(text.trim_ascii()) })
 }
 
 /// `VIRT_RESOURCE pid=385946 uid=0 … msg='…'`: a record as a journal and syslog keep it. The type, the
 /// writer and what it tells.
 pub(super) fn message(message: &[u8]) -> Option<Message<'_>> {
     let (name, body) = message.split_once_str(b" ")?;
-    Some(Message { record_type: named(name)?, body })
+    let is_name = || {
+        name.len() > 2
+            && name.iter().all(|byte| {
+                byte.is_ascii_uppercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'[' | b']')
+            })
+    };
+    // Most types have names that are of no concern here.
+    let record_type = named(name).or_else(|| is_name().then_some(OTHER))?;
+    Some(Message { record_type, body })
 }
+
+/// No type has this number.
+const OTHER: RecordType = RecordType(0);
 
 /// A record without its stamp.
 pub(super) struct Message<'a> {
@@ -165,6 +205,9 @@ impl Message<'_> {
         let record_type = self.record_type;
         if !content::tells(record_type) {
             return Ok((None, None));
+        }
+        if content::is_of_recording(record_type) {
+            return Ok((None, content::of_recording(record_type, self.body)));
         }
         let (writer, text) = body(self.body);
         let content = match text {

@@ -1,13 +1,57 @@
 use bstr::ByteSlice as _;
 use compact_str::CompactString;
 use taptrail_record::{Fragment, ParseError, Record, RecordType, foreign};
-use taptrail_trail::Content;
+use taptrail_trail::{Content, Lost};
 
 use super::Unreadable;
 
 /// Whether a record of this type can tell anything.
 pub(super) fn tells(record_type: RecordType) -> bool {
     matches!(record_type, RecordType::VIRT_CONTROL | RecordType::VIRT_RESOURCE | RecordType::SYSTEM_BOOT)
+        || is_of_recording(record_type)
+}
+
+/// Whether a record of this type tells whether records are written at all. It has no text.
+pub(super) fn is_of_recording(record_type: RecordType) -> bool {
+    record_type == RecordType::CONFIG_CHANGE || is_daemons(record_type)
+}
+
+/// Whether a record of this type tells nothing unless it is known when it was written.
+pub(super) fn is_dated(record_type: RecordType) -> bool {
+    tells(record_type) && !is_of_recording(record_type)
+}
+
+/// Whether auditd makes up records of this type itself, and numbers them with a counter of its own.
+pub(super) fn is_daemons(record_type: RecordType) -> bool {
+    matches!(record_type.number(), 1200..1300)
+}
+
+/// What the pairs of such a record say: recording stopped, or it goes on.
+///
+/// `op=set audit_enabled=0 old=1 auid=0 …`; older kernels wrote no `op=` and `by auid=0`. They stand in
+/// front, where nobody else's words are. A change that failed (`res=0`) changed nothing.
+pub(super) fn of_recording(record_type: RecordType, pairs: &[u8]) -> Option<Content> {
+    match record_type {
+        RecordType::DAEMON_START => return Some(Content::RecordingResumed(Lost::AuditdStopped)),
+        RecordType::DAEMON_END | RecordType::DAEMON_ABORT => {
+            return Some(Content::RecordingStopped(Lost::AuditdStopped));
+        }
+        RecordType::DAEMON_RESUME => return Some(Content::RecordingResumed(Lost::Suspended)),
+        RecordType::CONFIG_CHANGE => {}
+        _ => return None,
+    }
+    let mut words = pairs.split_str(b" ").filter(|word| !word.is_empty()).peekable();
+    words.next_if(|word| *word == b"op=set");
+    let now = words.next()?.strip_prefix(b"audit_enabled=")?;
+    let before = words.next()?.strip_prefix(b"old=")?;
+    if words.any(|word| matches!(word, b"res=0" | b"res=no" | b"res=failed")) {
+        return None;
+    }
+    match (now, before) {
+        (b"0", _) => Some(Content::RecordingStopped(Lost::AuditingOff)),
+        (b"1" | b"2", b"0") => Some(Content::RecordingResumed(Lost::AuditingOff)),
+        _ => None,
+    }
 }
 
 /// What an audit record's text tells, once it was read as `claim`.
@@ -71,6 +115,6 @@ fn resource(text: &[u8]) -> Option<(&[u8], bool)> {
 }
 
 /// A host's name as a line gives it. No longer one is a name (RFC 1035, 2.3.4).
-pub(super) fn host(name: &[u8]) -> Option<CompactString> {
+pub(crate) fn host(name: &[u8]) -> Option<CompactString> {
     matches!(name.len(), 1..=255).then(|| CompactString::from_utf8_lossy(name))
 }

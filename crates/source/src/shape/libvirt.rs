@@ -11,7 +11,7 @@ use crate::found::{Found, Voice, When};
 
 /// A line of its log, from after the time on. The number there is a thread's, not the daemon's.
 pub(super) fn line(when: When, rest: &[u8]) -> Result<Option<Found>, Unreadable> {
-    let content = header(rest).map_or(Ok(None), message)?;
+    let content = message(header(rest).ok_or(Unreadable::Unknown)?)?;
     Ok(content.map(|content| Found::new(when, Voice::Manager, content)))
 }
 
@@ -24,7 +24,7 @@ pub(super) fn body(body: &[u8]) -> Result<Option<(Option<When>, Content)>, Unrea
     let text = match header(rest) {
         Some(text) => text,
         None if when.is_none() => rest,
-        None => return Ok(None),
+        None => return Err(Unreadable::Unknown),
     };
     Ok(message(text)?.map(|content| (when, content)))
 }
@@ -65,7 +65,7 @@ fn message(message: &[u8]) -> Result<Option<Content>, Unreadable> {
     } else if let Some(text) = message.strip_prefix(b"success=no ") {
         (text, Outcome::Failed)
     } else {
-        return Ok(None);
+        return Err(Unreadable::Unknown);
     };
     match parse_claim(text, outcome) {
         Ok(record) => Ok(record.map(Content::Record)),

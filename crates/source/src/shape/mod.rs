@@ -11,23 +11,33 @@
 //! | `audispd:` | the same, by its dispatcher | [`audit`] |
 //! | `{` | one entry of a journal, as JSON | [`journal`] |
 //! | a time, then a process id and a level | a line of libvirtd's log | [`libvirt`] |
+//! | `[`, `<5>[`, `kern  :`, `5,1234,` and the like | the kernel's own log | [`ring`] |
 //! | a time, then a host and a program | syslog's or a journal's text | [`syslog`] |
+//! | `-- Boot` | what journalctl prints between two boots | [`losses`] |
 //!
 //! A journal's export format is no shape of lines: its fields hold any bytes ([`Export`]).
 
 mod audit;
 mod content;
+mod date;
 mod journal;
 mod libvirt;
+mod look;
+mod losses;
+mod months;
+mod ring;
 mod stamp;
 mod syslog;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use content::host;
 pub(crate) use journal::Export;
+pub(crate) use look::resembles_record;
 
 use bstr::ByteSlice as _;
 use taptrail_record::ParseError;
+use taptrail_trail::Content;
 
 use crate::found::{Found, Voice, When};
 
@@ -49,16 +59,32 @@ pub(crate) enum Unreadable {
     /// The line is longer than any that holds a record.
     #[error("Line is too long: {max} bytes are taken at most")]
     TooLong { max: usize },
+    /// No shape reads it, or nobody says that who wrote it may be believed. Most lines of a log are such, and
+    /// of no concern: it counts where it [looks like a record](resembles_record).
+    #[error("Line has a form that is not known, or a writer that is not believed")]
+    Unknown,
     /// The journal's export format is broken here.
     #[error("Journal export is broken: a field does not end where it says")]
     Broken,
 }
 
+/// A line of audit's within a line of another shape.
+pub(crate) struct Carried<'a> {
+    /// From its `type=` or `node=` on.
+    pub(crate) line: &'a [u8],
+    pub(crate) voice: Voice,
+    /// The host that the outer line names; empty where it names none.
+    pub(crate) host: &'a [u8],
+}
+
 /// What one line tells of a guest or of a network device of its; most tell nothing.
+///
+/// A boot that has no time of its own ([`When::Unknown`]) is before the next line.
 ///
 /// # Errors
 ///
-/// A line that should tell something but can't be read.
+/// A line that should tell something but can't be read; [`Unreadable::Unknown`] where nobody knows what it
+/// is.
 pub(crate) fn line(line: &[u8]) -> Result<Option<Found>, Unreadable> {
     match line {
         [b't', b'y', b'p', b'e', b'=', ..] | [b'n', b'o', b'd', b'e', b'=', ..] => audit::line(line),
@@ -68,22 +94,53 @@ pub(crate) fn line(line: &[u8]) -> Result<Option<Found>, Unreadable> {
 
 fn other(line: &[u8]) -> Result<Option<Found>, Unreadable> {
     if let Some(object) = json(line) {
-        return journal::json::entry(object)?.found();
+        let entry = journal::json::entry(object)?;
+        return if entry.is_entry() { entry.found() } else { Err(Unreadable::Unknown) };
     }
     match line.first() {
-        Some(b't' | b'n') => audit::line(line),
-        Some(b'a') => {
-            let found = audit::dispatched(line).map_or(Ok(None), audit::line)?;
-            Ok(found.map(|found| Found { voice: Voice::Dispatcher, ..found }))
+        Some(b't' | b'n') if line.starts_with(b"type=") || line.starts_with(b"node=") => {
+            return audit::line(line);
         }
-        Some(b'[') => syslog::kernel_ring(line),
-        _ => match stamp::front(line) {
-            None => Ok(None),
-            Some((when, rest)) => match rest.strip_prefix(b": ") {
-                Some(rest) => libvirt::line(when, rest),
-                None => syslog::line(when, rest),
-            },
-        },
+        Some(b'a') if let Some(line) = audit::dispatched(line) => {
+            let found = audit::line(line)?;
+            return Ok(found.map(|found| Found { voice: Voice::Dispatcher, ..found }));
+        }
+        Some(b'-') if let Some(boot) = losses::boot(line) => {
+            let found = Found::new(When::Unknown, Voice::Journald, Content::Boot);
+            return Ok(Some(Found { boot, ..found }));
+        }
+        _ => {}
+    }
+    if let Some(message) = ring::message(line) {
+        return syslog::kernel_ring(&message);
+    }
+    let (when, rest) = stamp::front(line).ok_or(Unreadable::Unknown)?;
+    if let Some(rest) = rest.strip_prefix(b": ") {
+        return libvirt::line(when, rest);
+    }
+    // A console's collector may put its own time before the kernel's.
+    match rest.strip_prefix(b" ").and_then(ring::stamped) {
+        Some(message) => syslog::kernel(when, message.text),
+        None => syslog::line(when, rest),
+    }
+}
+
+/// The line of audit's that a line of text is or holds.
+pub(crate) fn carried(line: &[u8]) -> Option<Carried<'_>> {
+    let line = trim(line);
+    if line.starts_with(b"type=") || line.starts_with(b"node=") {
+        return Some(Carried { line, voice: Voice::Auditd, host: b"" });
+    }
+    if let Some(line) = audit::dispatched(line) {
+        return Some(Carried { line, voice: Voice::Dispatcher, host: b"" });
+    }
+    if let Some(message) = ring::message(line) {
+        return syslog::kernel_carried(&message);
+    }
+    let (when, rest) = stamp::front(line)?;
+    match rest.strip_prefix(b" ").and_then(ring::stamped) {
+        Some(message) => syslog::kernel_carried(&message),
+        None => syslog::carried(when, rest),
     }
 }
 
@@ -98,10 +155,16 @@ pub(crate) fn first_time(line: &[u8]) -> Option<When> {
     }
     match line {
         [b't', b'y', b'p', b'e', b'=', ..] | [b'n', b'o', b'd', b'e', b'=', ..] => audit::time(line),
-        _ => match audit::dispatched(line).or_else(|| syslog::kernel_ring_record(line)) {
-            Some(line) => audit::time(line),
-            None => stamp::front(line).map(|(when, _)| when),
-        },
+        _ => {
+            if let Some(line) = audit::dispatched(line) {
+                return audit::time(line);
+            }
+            if let Some(message) = ring::message(line) {
+                let record = syslog::kernel_carried(&message).and_then(|carried| audit::time(carried.line));
+                return record.or_else(|| Some(message.when).filter(|when| *when != When::Unknown));
+            }
+            stamp::front(line).map(|(when, _)| when)
+        }
     }
 }
 

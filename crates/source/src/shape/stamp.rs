@@ -5,12 +5,11 @@ use jiff::Timestamp;
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::Offset;
 
+use super::months;
 use crate::found::When;
 
 const MONTHS: [&[u8]; 12] =
     [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
-
-const WEEKDAYS: [&[u8]; 7] = [b"Mon", b"Tue", b"Wed", b"Thu", b"Fri", b"Sat", b"Sun"];
 
 /// A plain decimal number.
 pub(super) fn number<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
@@ -22,16 +21,26 @@ pub(super) fn number<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
 
 /// The time that a line begins with, and what follows it from the byte after on.
 ///
-/// `May 12 12:48:00`, with a fraction or without; `2026-05-12T12:48:00.123456+02:00`, with a blank for the
-/// T, a fraction and an offset or without; `Wed 2026-11-25 02:02:25 UTC`; `1795460308.832000`; each of them
-/// behind a `<PRI>` or without.
+/// `May 12 12:48:00`, with a fraction or without, with a year before the time or without, in any language
+/// of [`months`], and with the day first (`12 mai 12:48:00`); `2026-05-12T12:48:00.123456+02:00`, with a
+/// blank for the T, a fraction and an offset or without; `Wed 2026-11-25 02:02:25 UTC`; `Wed Nov 25 02:02:25
+/// 2026`; `1795460308.832000`; each of them behind a `<PRI>`, a severity's name or neither.
 pub(super) fn front(line: &[u8]) -> Option<(When, &[u8])> {
-    let line = priority(line).unwrap_or(line);
+    let line = priority(line).or_else(|| named_priority(line)).unwrap_or(line);
     let (when, rest) = match line.first()? {
-        b'0'..=b'9' => iso(line).or_else(|| seconds(line))?,
-        _ => month(line).or_else(|| weekday(line))?,
+        b'0'..=b'9' => {
+            iso(line).or_else(|| seconds(line)).or_else(|| day_first(line)).or_else(|| numbered(line))?
+        }
+        b' ' => numbered(&line[1..])?,
+        _ => month(line, false).or_else(|| weekday(line)).or_else(|| asctime(line))?,
     };
     matches!(rest.first(), Some(b' ' | b':')).then_some((when, rest))
+}
+
+/// A text that is `Mon Sep 19 18:16:45 2022` and no more.
+pub(super) fn whole(text: &[u8]) -> Option<When> {
+    let (when, rest) = asctime(text)?;
+    (rest.is_empty() && matches!(when, When::Civil(_))).then_some(when)
 }
 
 /// Seconds since 1970 with a fraction.
@@ -39,43 +48,6 @@ pub(super) fn unix(text: &[u8]) -> Option<Timestamp> {
     let (seconds, fraction) = text.split_once_str(b".")?;
     let (nanos, rest) = digits_of_second(fraction)?;
     rest.is_empty().then(|| Timestamp::new(number(seconds)?, nanos).ok()).flatten()
-}
-
-/// A date in a locale's own way, and a time of the day with a fraction.
-pub(super) fn local(date: &[u8], time: &[u8]) -> Option<When> {
-    let (time, rest) = time_of_day(time)?;
-    if !rest.is_empty() {
-        return None;
-    }
-    let date = date.trim_with(|c| c == ' ');
-    let separator = *date.iter().find(|byte| !byte.is_ascii_digit())?;
-    let mut parts = date.split(|byte| *byte == separator);
-    let (a, b, c) = (parts.next()?, parts.next()?, parts.next()?);
-    // "25.11.2026." and the like have an end of their own.
-    if parts.any(|rest| !rest.is_empty()) {
-        return None;
-    }
-    let civil = |year, month, day| Some(When::Civil(Date::new(year, month, day).ok()?.to_datetime(time)));
-    match (a.len(), separator) {
-        (4, _) => civil(number(a)?, number(b)?, number(c)?),
-        (1 | 2, b'.' | b'-') => civil(year(c)?, number(b)?, number(a)?),
-        (1 | 2, b'/') => {
-            let (first, second, year) = (number(a)?, number(b)?, year(c)?);
-            let is_date = Date::new(year, first, second).is_ok() || Date::new(year, second, first).is_ok();
-            is_date.then_some(When::Slashed { first, second, year, time })
-        }
-        _ => None,
-    }
-}
-
-/// A year of four digits, or of two as strptime(3) takes them.
-fn year(text: &[u8]) -> Option<i16> {
-    match (text.len(), number(text)?) {
-        (4, year) => Some(year),
-        (2, year @ 0..69) => Some(2000 + year),
-        (2, year) => Some(1900 + year),
-        _ => None,
-    }
 }
 
 /// `<134>`, and RFC 5424's version after it.
@@ -90,25 +62,116 @@ fn seconds(line: &[u8]) -> Option<(When, &[u8])> {
     Some((When::Exact(unix(&line[..end])?), &line[end..]))
 }
 
-/// `May 12 12:48:00`, `May  2 12:48:00.123456`
-fn month(line: &[u8]) -> Option<(When, &[u8])> {
-    let (name, rest) = line.split_at_checked(3)?;
-    let month = (1i8..).zip(MONTHS).find_map(|(month, known)| (known == name).then_some(month))?;
-    let rest = rest.strip_prefix(b" ")?;
+/// `kern.notice `, `info `: a severity's name before the time, as some templates of rsyslog's write it.
+fn named_priority(line: &[u8]) -> Option<&[u8]> {
+    let head = &line[..line.len().min(32)];
+    let (word, _) = head.split_once_str(b" ")?;
+    (is_severity(word) || is_priority(word)).then(|| &line[word.len() + 1..])
+}
+
+/// `kern.notice`
+pub(super) fn is_priority(word: &[u8]) -> bool {
+    let Some((facility, severity)) = word.split_once_str(b".") else { return false };
+    let is_local = || matches!(facility, [b'l', b'o', b'c', b'a', b'l', b'0'..=b'7']);
+    let named = [
+        "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp",
+    ];
+    is_severity(severity) && (named.iter().any(|name| name.as_bytes() == facility) || is_local())
+}
+
+/// The name of a severity (syslog(3)).
+pub(super) fn is_severity(word: &[u8]) -> bool {
+    matches!(
+        word,
+        b"emerg"
+            | b"panic"
+            | b"alert"
+            | b"crit"
+            | b"err"
+            | b"error"
+            | b"warning"
+            | b"warn"
+            | b"notice"
+            | b"info"
+            | b"debug"
+    )
+}
+
+/// The month of this name, in any language.
+pub(super) fn month_of(name: &[u8]) -> Option<i8> {
+    let english = (1i8..).zip(MONTHS).find_map(|(month, known)| (known == name).then_some(month));
+    english.or_else(|| months::month(name))
+}
+
+/// `May 12 12:48:00`, `May  2 12:48:00.123456`, `May 12 2026 12:48:00`; and behind a day of the week
+/// `May 12 12:48:00 2026`.
+fn month(line: &[u8], behind_weekday: bool) -> Option<(When, &[u8])> {
+    let (name, rest) = word(line)?;
+    let month = month_of(name)?;
     let rest = rest.strip_prefix(b" ").unwrap_or(rest);
     let (day, rest) = rest.split_once_str(b" ")?;
-    let (time, rest) = time_of_day(rest)?;
+    dated(month, day, rest, behind_weekday)
+}
+
+/// `12 mai 12:48:00`
+fn day_first(line: &[u8]) -> Option<(When, &[u8])> {
+    let (day, rest) = word(line)?;
+    let (name, rest) = word(rest)?;
+    dated(month_of(name)?, day, rest, false)
+}
+
+/// `5月 12 12:48:00`: months without names have numbers in Chinese, Japanese and Korean.
+fn numbered(line: &[u8]) -> Option<(When, &[u8])> {
+    let (name, rest) = word(line)?;
+    let number_of = name.strip_suffix("月".as_bytes()).or_else(|| name.strip_suffix("월".as_bytes()))?;
+    let rest = rest.strip_prefix(b" ").unwrap_or(rest);
+    let (day, rest) = rest.split_once_str(b" ")?;
+    let day = day.strip_suffix("日".as_bytes()).or_else(|| day.strip_suffix("일".as_bytes())).unwrap_or(day);
+    dated(number(number_of)?, day, rest, false)
+}
+
+/// A month and a day with what follows them: the time, and perhaps a year before or behind it.
+fn dated<'a>(month: i8, day: &[u8], rest: &'a [u8], year_last: bool) -> Option<(When, &'a [u8])> {
+    let year_of = |text: &[u8]| (text.len() == 4).then(|| number::<i16>(text))?;
+    let (mut year, rest) = match rest.split_once_str(b" ") {
+        Some((word, after)) if year_of(word).is_some() => (year_of(word), after),
+        _ => (None, rest),
+    };
+    let (time, mut rest) = time_of_day(rest)?;
+    if year_last
+        && year.is_none()
+        && let Some((after, tail)) = rest.strip_prefix(b" ").and_then(|rest| rest.split_at_checked(4))
+        && matches!(tail.first(), None | Some(b' ' | b':'))
+    {
+        (year, rest) = (Some(year_of(after)?), tail);
+    }
     let day = (day.len() <= 2).then(|| number(day))??;
-    Some((When::Yearless(Date::new(0, month, day).ok()?.to_datetime(time)), rest))
+    let date = Date::new(year.unwrap_or(0), month, day).ok()?.to_datetime(time);
+    Some((if year.is_some() { When::Civil(date) } else { When::Yearless(date) }, rest))
+}
+
+/// The first word of a line, which may be a name in any language, and what follows the blank behind it.
+fn word(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = line.iter().take(20).position(|&byte| byte == b' ')?;
+    Some((&line[..end], &line[end + 1..]))
+}
+
+/// Behind a day of the week, in any language.
+fn behind_weekday(line: &[u8]) -> Option<&[u8]> {
+    let (name, rest) = word(line)?;
+    let bare = name.strip_suffix(b".").or_else(|| name.strip_suffix(b",")).unwrap_or(name);
+    let is_name = |byte: &u8| byte.is_ascii_alphabetic() || !byte.is_ascii();
+    (!bare.is_empty() && bare.iter().all(is_name)).then_some(rest)
+}
+
+/// `Wed Nov 25 02:02:25 2026`
+fn asctime(line: &[u8]) -> Option<(When, &[u8])> {
+    month(behind_weekday(line)?, true)
 }
 
 /// `Wed 2026-11-25 02:02:25 UTC`
 fn weekday(line: &[u8]) -> Option<(When, &[u8])> {
-    let (name, rest) = line.split_at_checked(3)?;
-    if !WEEKDAYS.contains(&name) {
-        return None;
-    }
-    let (civil, rest) = civil(rest.strip_prefix(b" ")?)?;
+    let (civil, rest) = civil(behind_weekday(line)?)?;
     let rest = rest.strip_prefix(b" ")?;
     let end = rest.find_byte(b' ')?;
     let (zone, rest) = rest.split_at(end);
@@ -125,7 +188,7 @@ fn weekday(line: &[u8]) -> Option<(When, &[u8])> {
 }
 
 /// `2026-05-12T12:48:00.123456+02:00`
-fn iso(line: &[u8]) -> Option<(When, &[u8])> {
+pub(super) fn iso(line: &[u8]) -> Option<(When, &[u8])> {
     let (civil, rest) = civil(line)?;
     Some(match rest.first() {
         Some(b'Z') => (When::Exact(Offset::UTC.to_timestamp(civil).ok()?), &rest[1..]),
@@ -148,7 +211,7 @@ fn civil(text: &[u8]) -> Option<(DateTime, &[u8])> {
 }
 
 /// `12:48:00`, `12:48:00.123456`
-fn time_of_day(text: &[u8]) -> Option<(Time, &[u8])> {
+pub(super) fn time_of_day(text: &[u8]) -> Option<(Time, &[u8])> {
     let ([h1, h2, b':', m1, m2, b':', s1, s2], rest) = text.split_first_chunk()? else { return None };
     let (nanos, rest) = match rest.strip_prefix(b".").or_else(|| rest.strip_prefix(b",")) {
         Some(fraction) => digits_of_second(fraction)?,
@@ -217,6 +280,19 @@ mod tests {
             ("Wed 2026-11-25 02:02:25.000001 CET h", "2026-11-25T02:02:25.000001", " h"),
             ("Wed 2026-11-25 02:02:25 +03 h", "2026-11-24T23:02:25Z", " h"),
             ("1795460308.832000 host1 audit", "2026-11-23T18:58:28.832Z", " host1 audit"),
+            ("mai 12 12:48:00 h", "0000-05-12T12:48:00", " h"),
+            ("Mär  2 12:48:00 h", "0000-03-02T12:48:00", " h"),
+            ("сен 19 18:16:45 h", "0000-09-19T18:16:45", " h"),
+            (" 9月 19 18:16:45 h", "0000-09-19T18:16:45", " h"),
+            ("12月  9 18:16:45 h", "0000-12-09T18:16:45", " h"),
+            ("9월 19 18:16:45 h", "0000-09-19T18:16:45", " h"),
+            ("19 sept. 18:16:45 h", "0000-09-19T18:16:45", " h"),
+            ("Sep 19 2022 18:16:45 h", "2022-09-19T18:16:45", " h"),
+            ("Mon Sep 19 18:16:45 2022 h", "2022-09-19T18:16:45", " h"),
+            ("lun. 2022-09-19 18:16:45 CEST h", "2022-09-19T18:16:45", " h"),
+            ("kern.notice Sep 19 18:16:45 h", "0000-09-19T18:16:45", " h"),
+            ("local3.warning 2022-09-19T18:16:45 h", "2022-09-19T18:16:45", " h"),
+            ("info Sep 19 18:16:45 h", "0000-09-19T18:16:45", " h"),
         ] {
             assert_eq!(told(line), Some((when.to_owned(), rest.to_owned())), "{line}");
         }
@@ -231,7 +307,9 @@ mod tests {
             "May 12 12:48:00",
             "May 12 12:48:00x",
             "May 32 12:48:00 h",
-            "Mai 12 12:48:00 h",
+            "Mey 12 12:48:00 h",
+            "13月 12 12:48:00 h",
+            "kern.loud Sep 19 18:16:45 h",
             "Feb 30 12:48:00 h",
             "2026-02-29T12:48:00 h",
             "2026-05-12T24:48:00 h",
@@ -248,32 +326,6 @@ mod tests {
             "\u{e4}\u{f6}\u{fc} 12 12:48:00 h",
         ] {
             assert_eq!(told(line), None, "{line}");
-        }
-    }
-
-    #[test]
-    fn dates_are_read_as_locales_write_them() {
-        let civil = |date: &str| match local(date.as_bytes(), b"17:01:05.891") {
-            Some(When::Civil(civil)) => Some(civil.to_string()),
-            Some(When::Slashed { first, second, year, .. }) => Some(format!("{first}/{second}/{year}")),
-            _ => None,
-        };
-        for (date, told) in [
-            ("08/05/2014", "8/5/2014"),
-            ("25/11/26", "25/11/2026"),
-            ("11/25/69", "11/25/1969"),
-            ("25.11.2026", "2026-11-25T17:01:05.891"),
-            ("25.11.2026.", "2026-11-25T17:01:05.891"),
-            ("25-11-26", "2026-11-25T17:01:05.891"),
-            ("2026-11-25", "2026-11-25T17:01:05.891"),
-            ("2026/11/25", "2026-11-25T17:01:05.891"),
-        ] {
-            assert_eq!(civil(date).as_deref(), Some(told), "{date}");
-        }
-        for date in
-            ["", "/", "13/13/2014", "30/02/2014", "1/2", "08/05/2014/1", "08/05/201", "123/1/2014", "a/b/c"]
-        {
-            assert_eq!(civil(date), None, "{date}");
         }
     }
 }

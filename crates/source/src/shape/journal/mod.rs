@@ -16,7 +16,7 @@ use taptrail_record::RecordType;
 use taptrail_trail::Content;
 
 use self::field::{Field, Value};
-use super::{Unreadable, audit, content, libvirt, stamp, syslog};
+use super::{Unreadable, audit, content, libvirt, losses, resembles_record, stamp, syslog};
 use crate::found::{Found, Voice, When};
 
 /// The fields of one entry that tell something.
@@ -46,18 +46,40 @@ impl<'a> Journal<'a> {
         sent.or_else(|| self.get(Field::Time).and_then(moment))
     }
 
+    /// Whether this is an entry of a journal: it has fields that journald itself writes.
+    pub(super) fn is_entry(&self) -> bool {
+        [Field::Transport, Field::Time].iter().any(|field| self.values[*field as usize] != Value::Absent)
+    }
+
     /// What it tells.
     pub(super) fn found(&self) -> Result<Option<Found>, Unreadable> {
         let found = match self.get(Field::Transport) {
-            Some(b"audit") => self.record()?,
-            Some(b"kernel") if self.get(Field::Identifier) == Some(b"kernel") => {
-                self.get(Field::Message).map_or(Ok(None), syslog::kernel)?
-            }
-            Some(b"syslog" | b"journal" | b"stdout") => self.logged()?,
-            _ => None,
+            Some(b"audit") => self.record(),
+            Some(b"kernel") if self.get(Field::Identifier) == Some(b"kernel") => self.kernels(),
+            Some(b"syslog" | b"journal" | b"stdout") => self.logged(),
+            _ => Err(Unreadable::Unknown),
+        };
+        let found = match found {
+            // What other fields look like, such as a command line, is of no concern.
+            Err(Unreadable::Unknown) if !self.resembles_record() => return Ok(None),
+            found => found?,
         };
         let host = || self.get(Field::Host).and_then(content::host);
-        Ok(found.map(|found| Found { host: found.host.clone().or_else(host), ..found }))
+        let boot = self.get(Field::Boot).and_then(losses::boot_id);
+        Ok(found.map(|found| Found { host: found.host.clone().or_else(host), boot, ..found }))
+    }
+
+    fn resembles_record(&self) -> bool {
+        match &self.values[Field::Message as usize] {
+            Value::One(message) => resembles_record(message),
+            _ => false,
+        }
+    }
+
+    /// What journald had from the kernel's log.
+    fn kernels(&self) -> Result<Option<Found>, Unreadable> {
+        let Some(message) = self.get(Field::Message) else { return Ok(None) };
+        syslog::kernel(self.when().unwrap_or(When::Unknown), syslog::unstamped(message))
     }
 
     /// What journald had from the kernel's audit.
@@ -110,17 +132,17 @@ impl<'a> Journal<'a> {
     /// What a program logged.
     fn logged(&self) -> Result<Option<Found>, Unreadable> {
         let (Some(program), Some(message)) = (self.get(Field::Program), self.get(Field::Message)) else {
-            return Ok(None);
+            return Err(Unreadable::Unknown);
         };
         if self.get(Field::Uid).is_some_and(|uid| uid != b"0") {
-            return Ok(None);
+            return Err(Unreadable::Unknown);
         }
         if program == b"auditd" || audit::is_dispatcher(program) {
-            return audit::line(message);
+            return syslog::daemon(self.when().unwrap_or(When::Unknown), program, message);
         }
         let audits = self.get(Field::Function).is_none_or(libvirt::audits);
         if !libvirt::is_daemon(program) || !audits {
-            return Ok(None);
+            return Err(Unreadable::Unknown);
         }
         let Some((own, content)) = libvirt::body(message)? else { return Ok(None) };
         let found = self.told(Some(content), None, None)?;

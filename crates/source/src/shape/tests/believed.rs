@@ -3,8 +3,9 @@
 use taptrail_record::Event;
 use taptrail_trail::Content;
 
+use super::line;
 use crate::found::Found;
-use crate::shape::{Unreadable, line};
+use crate::shape::Unreadable;
 
 const UUID: &str = "2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e";
 

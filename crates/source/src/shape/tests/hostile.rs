@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::exported;
-use crate::shape::{Export, Unreadable, first_time, line};
+use super::{exported, line};
+use crate::shape::{Export, Unreadable, first_time};
 
 const MEGABYTES: usize = 10 << 20;
 

@@ -4,6 +4,7 @@ mod believed;
 mod hostile;
 mod real;
 mod same_facts;
+mod wild;
 
 use std::path::PathBuf;
 
@@ -31,9 +32,17 @@ fn lines(log: &[u8]) -> impl Iterator<Item = &[u8]> {
     log.split(|&byte| byte == b'\n').filter(|line| !line.is_empty())
 }
 
+/// What a line tells; nothing where nobody knows what it is.
+fn line(line: &[u8]) -> Result<Option<Found>, Unreadable> {
+    match super::line(line) {
+        Err(Unreadable::Unknown) => Ok(None),
+        told => told,
+    }
+}
+
 /// What a log tells, each line of which can be read.
 fn told(log: &[u8]) -> Vec<Found> {
-    let line = |line| super::line(line).unwrap_or_else(|error| panic!("{error}: {}", shown(line)));
+    let line = |text| line(text).unwrap_or_else(|error| panic!("{error}: {}", shown(text)));
     lines(log).filter_map(line).collect()
 }
 

@@ -1,0 +1,144 @@
+//! What the kernel's log and auditd's own messages say of records that were not written.
+
+use bstr::ByteSlice as _;
+use taptrail_trail::{Content, Gap, Lost};
+
+use super::stamp;
+
+/// What a message of the kernel's tells besides audit records: that it dropped some (kernel/audit.c), or
+/// that it has just started.
+pub(super) fn of_kernel(text: &[u8]) -> Option<Content> {
+    if text.starts_with(b"Linux version ") {
+        return Some(Content::Boot);
+    }
+    if let Some((function, rest)) = text.split_once_str(b": ")
+        && matches!(function, b"kauditd_printk_skb" | b"audit_printk_skb")
+    {
+        let count = rest.trim_ascii_end().strip_suffix(b" callbacks suppressed")?;
+        return stamp::number::<u64>(count).map(|_| gap(Lost::RateLimited));
+    }
+    let text = text.strip_prefix(b"audit: ")?.trim_ascii_end();
+    let dropped = text.starts_with(b"audit_lost=")
+        || text.starts_with(b"audit_backlog=")
+        || matches!(
+            text,
+            b"backlog limit exceeded"
+                | b"rate limit exceeded"
+                | b"kauditd hold queue overflow"
+                | b"kauditd retry queue overflow"
+                | b"out of memory in audit_log_start"
+        );
+    dropped.then(|| gap(Lost::Backlog))
+}
+
+/// What auditd or a dispatcher of its says of itself.
+///
+/// auditd says that it is *attempting* to resume; only newer ones say that it did. Where the attempt
+/// fails it says again that it suspends.
+pub(super) fn of_daemon(text: &[u8]) -> Option<Content> {
+    if text.starts_with(b"type=") || text.starts_with(b"node=") {
+        return None;
+    }
+    if text.starts_with(b"Audit daemon is suspending logging")
+        || text.starts_with(b"Audit daemon") && text.contains_str(b"logging suspended")
+    {
+        return Some(Content::RecordingStopped(Lost::Suspended));
+    }
+    if text.starts_with(b"Audit daemon resumed logging")
+        || text.starts_with(b"Audit daemon is attempting to resume logging")
+    {
+        return Some(Content::RecordingResumed(Lost::Suspended));
+    }
+    let full = text.contains_str(b"queue")
+        && (text.contains_str(b" full - dropping event") || text.contains_str(b"queue full"))
+        // "auditd queue full reporting limit reached": what went before said so.
+        && !text.contains_str(b"reporting limit reached");
+    let lost = text.starts_with(b"dispatch err") && text.contains_str(b"event lost");
+    (full || lost).then(|| gap(Lost::QueueFull))
+}
+
+fn gap(why: Lost) -> Content {
+    Content::Gap(Gap { since: None, serials: None, why })
+}
+
+/// `-- Boot 5f1a2b3c4d5e6f708192a3b4c5d6e7f8 --`, which journalctl prints between two boots, and the older
+/// `-- Reboot --`: the boot, where it is named.
+pub(super) fn boot(line: &[u8]) -> Option<Option<u128>> {
+    let text = line.strip_prefix(b"-- ")?.trim_ascii_end().strip_suffix(b" --")?;
+    match text.strip_prefix(b"Boot ") {
+        Some(id) => boot_id(id).map(Some),
+        None => (text == b"Reboot").then_some(None),
+    }
+}
+
+/// A boot's id: 32 hex digits, with dashes or without.
+pub(super) fn boot_id(id: &[u8]) -> Option<u128> {
+    matches!(id.len(), 32 | 36).then(|| uuid::Uuid::try_parse_ascii(id).ok())?.map(|id| id.as_u128())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_losses_are_told_apart() {
+        for (text, why) in [
+            ("kauditd_printk_skb: 7 callbacks suppressed", Lost::RateLimited),
+            ("audit_printk_skb: 24 callbacks suppressed", Lost::RateLimited),
+            ("audit: audit_lost=1 audit_rate_limit=0 audit_backlog_limit=64", Lost::Backlog),
+            ("audit: audit_backlog=65 > audit_backlog_limit=64", Lost::Backlog),
+            ("audit: backlog limit exceeded", Lost::Backlog),
+            ("audit: rate limit exceeded", Lost::Backlog),
+            ("audit: kauditd hold queue overflow", Lost::Backlog),
+            ("audit: kauditd retry queue overflow", Lost::Backlog),
+        ] {
+            assert_eq!(of_kernel(text.as_bytes()), Some(gap(why)), "{text}");
+        }
+        assert_eq!(of_kernel(b"Linux version 6.12.0 (x)"), Some(Content::Boot));
+        for text in [
+            "net_ratelimit: 7 callbacks suppressed",
+            "kauditd_printk_skb: many callbacks suppressed",
+            "audit: type=1404 audit(1.000:1): enforcing=1",
+            "backlog limit exceeded",
+            "usb: Linux version ",
+        ] {
+            assert_eq!(of_kernel(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn auditds_own_messages_are_told_apart() {
+        let stopped = Some(Content::RecordingStopped(Lost::Suspended));
+        let resumed = Some(Content::RecordingResumed(Lost::Suspended));
+        let full = Some(gap(Lost::QueueFull));
+        for (text, content) in [
+            ("Audit daemon is suspending logging due to low disk space.", &stopped),
+            ("Audit daemon is suspending logging due to no space left on logging partition.", &stopped),
+            ("Audit daemon is suspending logging due to previously mentioned write error", &stopped),
+            ("Audit daemon failed to exec max_log_file_action helper - logging suspended", &stopped),
+            ("Audit daemon is attempting to resume logging.", &resumed),
+            ("Audit daemon resumed logging.", &resumed),
+            ("queue to plugins is full - dropping event", &full),
+            ("queue is full - dropping event", &full),
+            ("queue to audisp-syslog is full - dropping event", &full),
+            ("dispatch err (pipe full) event lost", &full),
+            ("auditd queue full reporting limit reached - ending dropped event notifications", &None),
+            ("Audit daemon is low on disk space for logging", &None),
+            ("Init complete, auditd 3.0.9 listening for events (startup state enable)", &None),
+            ("type=X queue full - dropping event", &None),
+        ] {
+            assert_eq!(&of_daemon(text.as_bytes()), content, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_boot_between_two_lines_may_be_named() {
+        let id = 0x5f1a_2b3c_4d5e_6f70_8192_a3b4_c5d6_e7f8;
+        assert_eq!(boot(b"-- Boot 5f1a2b3c4d5e6f708192a3b4c5d6e7f8 --"), Some(Some(id)));
+        assert_eq!(boot(b"-- Boot 5f1a2b3c-4d5e-6f70-8192-a3b4c5d6e7f8 --\r"), Some(Some(id)));
+        assert_eq!(boot(b"-- Reboot --"), Some(None));
+        for line in ["-- Boot --", "-- Boot x --", "-- No entries --", "Reboot", "-- Reboot -- x"] {
+            assert_eq!(boot(line.as_bytes()), None, "{line}");
+        }
+    }
+}
