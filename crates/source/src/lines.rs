@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use jiff::{SignedDuration, Timestamp};
 use taptrail_trail::{Content, Entry, Gap, Lost, Unreadable};
 
-use crate::found::{Clock, Found, Voice};
+use crate::found::{Clock, Found};
 use crate::losses::{Losses, Told};
 use crate::open::Stored;
 use crate::reading::Reading;
@@ -46,10 +46,10 @@ pub(crate) struct Lines {
     own: Arc<str>,
     host: Arc<str>,
     last: Timestamp,
-    /// Whether anything was found, and whether some of it names no host, or has no serial number.
+    /// Whether anything was found, whether some of it names no host, and whether it has records.
     found: bool,
     unnamed: bool,
-    unnumbered: bool,
+    has_records: bool,
     /// How many lines look like records and were not read, and the first of them.
     unread: u64,
     first_unread: Option<u64>,
@@ -62,6 +62,8 @@ pub(crate) struct Lines {
     waiting: BTreeMap<(Place, u64), Placed>,
     ready: Ready,
     ended: bool,
+    /// The place of the last entry that was read.
+    latest: Option<Place>,
     /// The place of the last entry that was told.
     told: Option<Place>,
     hosts: HashMap<Arc<str>, OfHost>,
@@ -105,7 +107,7 @@ impl Lines {
             last: Timestamp::MIN,
             found: false,
             unnamed: false,
-            unnumbered: false,
+            has_records: false,
             unread: 0,
             first_unread: None,
             stored,
@@ -115,6 +117,7 @@ impl Lines {
             waiting: BTreeMap::new(),
             ready: Ready::default(),
             ended: false,
+            latest: None,
             told: None,
             hosts: HashMap::new(),
             losses: Losses::default(),
@@ -178,7 +181,7 @@ impl Lines {
         if self.unnamed {
             reading.unnamed.push(Arc::clone(&self.name));
         }
-        if self.unnumbered {
+        if self.has_records && !reading.covered.is_numbered(self.id) {
             reading.note(&self.name, About::Unnumbered);
         }
         if let Some(first) = self.first_unread {
@@ -222,9 +225,16 @@ impl Lines {
     fn place(&mut self, line: u64, found: Found, reading: &mut Reading<'_>) {
         let time = found.when.resolve(&mut self.clock);
         let line = self.before + line + 1;
+        let is_remark = matches!(
+            found.content,
+            Content::Gap(_) | Content::Boot | Content::RecordingStopped(_) | Content::RecordingResumed(_)
+        );
         let host = match found.host {
+            // What a log says of itself is of the host that it tells of.
+            None if is_remark && self.latest.is_some() => Arc::clone(&self.host),
             None => {
                 self.unnamed = true;
+                self.host = Arc::clone(&self.own);
                 Arc::clone(&self.own)
             }
             Some(host) => {
@@ -236,7 +246,7 @@ impl Lines {
         };
         let is_record = matches!(found.content, Content::Record(_));
         reading.cover(self.id, &host, time, time, u64::from(is_record));
-        self.unnumbered |= is_record && (found.serial.is_none() || found.voice != Voice::Auditd);
+        self.has_records |= is_record;
         // syslog knows who sent a record, and neither its number nor the part of its second.
         let heard = found.serial.is_none() && found.writer.is_some();
         let whole = heard && time.subsec_nanosecond() == 0;
@@ -274,8 +284,18 @@ impl Lines {
             copies: Vec::new(),
             content: found.content,
         };
-        let placed = Placed { entry, order, voice: found.voice, boot: found.boot };
-        let place = placed.place();
+        let mut placed = Placed { entry, order, voice: found.voice, boot: found.boot };
+        let mut place = placed.place();
+        // A remark of whole seconds belongs behind the line before it.
+        if is_remark
+            && let Some(latest) = self.latest
+            && place < latest
+            && latest.time.duration_since(time) <= ALMOST
+        {
+            place = latest;
+            (placed.order, placed.entry.time) = (latest.time, latest.time);
+        }
+        self.latest = Some(place);
         if self.told.is_some_and(|told| place < told) {
             return self.refuse(line, reading);
         }

@@ -58,11 +58,6 @@ impl Losses {
             },
         }
     }
-
-    /// The hosts of which nothing is recorded at the end, since when and why.
-    pub(crate) fn rest(self) -> impl Iterator<Item = (Arc<str>, Lost, Timestamp)> {
-        self.stopped.into_iter().map(|(host, (why, since))| (host, why, since))
-    }
 }
 
 /// What to tell.
@@ -122,7 +117,5 @@ mod tests {
         told(&mut losses, 5, &Content::RecordingStopped(Lost::Suspended), false);
         let record = Content::Foreign { exe: "x".into() };
         assert_eq!(told(&mut losses, 9, &record, false), Told::After(gap(5, Lost::Suspended)));
-        told(&mut losses, 15, &Content::RecordingStopped(Lost::AuditingOff), false);
-        assert_eq!(losses.rest().count(), 1);
     }
 }
