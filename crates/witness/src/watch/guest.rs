@@ -27,6 +27,8 @@ const SLOWEST: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Guest {
     pub(super) id: GuestId,
+    /// The manager's process that speaks for it, as far as is known.
+    pub(super) writer: Option<u32>,
     pub(super) plugs: Plugs,
     held: Vec<Known>,
     /// Descriptors that belong to nothing told, by number and device, and since when they are there.
@@ -106,6 +108,7 @@ impl Guest {
     pub(super) fn new(id: GuestId, now: Instant) -> Self {
         Self {
             id,
+            writer: None,
             plugs: Plugs::default(),
             held: Vec::new(),
             loose: Vec::new(),
@@ -144,12 +147,23 @@ impl Guest {
         self.told_pid.unwrap_or(pid)
     }
 
-    /// Takes a record of its manager's; `number` is new.
-    pub(super) fn tell(&mut self, record: &Record, time: Timestamp, number: u64, now: Instant) {
+    /// Takes a record that its manager's process `writer` wrote; `number` is new.
+    pub(super) fn tell(
+        &mut self,
+        record: &Record,
+        writer: Option<u32>,
+        time: Timestamp,
+        number: u64,
+        now: Instant,
+    ) {
         let done = record.outcome == Outcome::Success;
+        // Another process that opens something may be about to start a second life of this guest.
+        if self.writer.is_none() || !matches!(record.event, Event::Open { .. }) {
+            self.writer = writer.or(self.writer);
+        }
         match (&record.event, done) {
             (Event::Open { mac, device, .. }, true) => {
-                self.plugs.opened(*mac, Opened { number, device: device.clone() });
+                self.plugs.opened(*mac, Opened { number, device: device.clone(), writer });
             }
             (Event::Start { mac, .. }, true) => {
                 self.from_start = true;

@@ -11,7 +11,7 @@ use tracing::warn;
 use super::books::Slot;
 use super::find::{self, Found};
 use super::guest::{Act, Guest, Now, Qemu};
-use super::{GUESTS, GuestState, Happening, NOTED, Watcher, What, command_line, sight};
+use super::{EndedLife, GUESTS, GuestState, Happening, NOTED, Watcher, What, command_line, sight};
 use crate::scan::KnownBy;
 
 impl Watcher {
@@ -162,7 +162,9 @@ impl Watcher {
 
     /// Puts on record what a look brought to light.
     pub(super) fn act(&mut self, slot: Slot, acts: Vec<Act>) {
-        let Some(id) = self.guests.get(&slot).map(|guest| guest.id.clone()) else { return };
+        let Some((id, writer)) = self.guests.get(&slot).map(|guest| (guest.id.clone(), guest.writer)) else {
+            return;
+        };
         let record = |event, last_seen: Option<Timestamp>| {
             let last_seen = last_seen.and_then(|at| u64::try_from(at.as_millisecond()).ok());
             Record { last_seen, ..Record::success(id.clone(), event) }
@@ -192,10 +194,13 @@ impl Watcher {
                     {
                         self.pids.remove(&process.pid);
                     }
-                    if self.current.get(&id.uuid) == Some(&slot) {
-                        self.current.remove(&id.uuid);
+                    if let Some(lives) = self.current.get_mut(&id.uuid) {
+                        lives.retain(|life| *life != slot);
+                        if lives.is_empty() {
+                            self.current.remove(&id.uuid);
+                        }
                     }
-                    self.ended.push_back((id.uuid, slot));
+                    self.ended.push_back(EndedLife { uuid: id.uuid, slot, writer });
                 }
             }
         }

@@ -117,12 +117,13 @@ pub struct Watcher {
     trail: Trail,
     scanner: Scanner,
     guests: BTreeMap<Slot, Guest>,
-    /// The newest life of each guest.
-    current: HashMap<Uuid, Slot>,
+    /// The lives of each guest, oldest first: two while it migrates from one daemon of this host to
+    /// another.
+    current: HashMap<Uuid, Vec<Slot>>,
     /// The guests that have a supervisor of ours, as far as they are told of.
     ours: HashSet<Uuid>,
     /// Lives that have ended.
-    ended: VecDeque<(Uuid, Slot)>,
+    ended: VecDeque<EndedLife>,
     /// Their QEMUs.
     pids: HashMap<u32, Slot>,
     happened: Vec<Happening>,
@@ -136,6 +137,15 @@ pub struct Watcher {
     number: u64,
     /// Whether guests may run of which the log has never told.
     strangers: bool,
+}
+
+/// A life that has ended.
+#[derive(Debug)]
+struct EndedLife {
+    uuid: Uuid,
+    slot: Slot,
+    /// The manager's process that spoke for it.
+    writer: Option<u32>,
 }
 
 impl Watcher {
@@ -258,8 +268,8 @@ impl Watcher {
         }
         self.gather();
         while self.ended.len() > ENDED {
-            if let Some((_, slot)) = self.ended.pop_front() {
-                self.books.forget(slot);
+            if let Some(ended) = self.ended.pop_front() {
+                self.books.forget(ended.slot);
             }
         }
         let happened = std::mem::take(&mut self.happened);

@@ -92,7 +92,7 @@ impl World {
             let Some((time, event)) = self.unread.pop_front() else { break };
             self.number += 1;
             let record = Record::success(self.guest.id.clone(), event);
-            self.guest.tell(&record, time, self.number, self.now.instant);
+            self.guest.tell(&record, Some(812), time, self.number, self.now.instant);
         }
     }
 

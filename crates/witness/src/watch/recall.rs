@@ -87,7 +87,8 @@ impl Watcher {
                     if matches!(event, Event::Open { .. }) {
                         self.books.recall_open(slot, number, stored.key());
                     }
-                    guest.tell(record, stored.time, number, now);
+                    let writer = stored.writer.filter(|_| stored.copied);
+                    guest.tell(record, writer, stored.time, number, now);
                 }
             }
         }
@@ -119,7 +120,7 @@ impl Watcher {
         guest.failed |= !here && process.is_none();
         self.guests.insert(slot, guest);
         if here {
-            self.current.insert(row.id.uuid, slot);
+            self.current.entry(row.id.uuid).or_default().push(slot);
         }
         Ok(looked)
     }

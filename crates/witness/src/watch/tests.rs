@@ -53,7 +53,13 @@ impl Scene {
 
     fn says(&mut self, event: Event) {
         self.number += 1;
-        self.guest.tell(&Record::success(id(), event), self.now.time, self.number, self.now.instant);
+        self.guest.tell(
+            &Record::success(id(), event),
+            Some(812),
+            self.now.time,
+            self.number,
+            self.now.instant,
+        );
     }
 
     /// As libvirt hot-plugs a tap with its vhost-net.

@@ -9,5 +9,6 @@ mod qemu;
 
 mod ends;
 mod finds;
+mod migrates;
 mod plugs;
 mod restarts;
