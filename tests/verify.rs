@@ -482,7 +482,8 @@ fn what_others_may_not_see_is_said() {
     let all = run(&[asked[0]]);
     assert!(all.stderr.contains(" more\n"), "{}", all.stderr);
     guest.kill();
-    world.until("QEMU has ended", || !guest.is_alive());
+    let proc = Path::new("/proc").join(&pid);
+    world.until("QEMU has ended with all its threads", || !proc.exists());
     // That the processes of others could not be seen hides no difference.
     run(&[asked[0]]).fails(1, " more\n");
     run(&asked).fails(1, "");
