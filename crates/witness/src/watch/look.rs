@@ -1,6 +1,7 @@
 //! What is looked at: which guests, where their QEMUs are, and what comes of it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -13,6 +14,9 @@ use super::find::{self, Found};
 use super::guest::{Act, Guest, Now, Qemu};
 use super::{EndedLife, GUESTS, GuestState, Happening, NOTED, Watcher, What, command_line, sight};
 use crate::scan::KnownBy;
+
+/// How soon is looked again at what may not last.
+pub(super) const PENDING_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Watcher {
     /// The guests whose QEMU has ended.
@@ -103,6 +107,7 @@ impl Watcher {
         let Some(guest) = self.guests.get_mut(&slot) else { return };
         let Found { process, pidfd, arguments, is_named: named } = found;
         guest.started_with = command_line::descriptors(&arguments);
+        guest.netdevs = command_line::netdevs(&arguments);
         guest.qemu = Qemu::Runs { process, pidfd, attended: false, named };
         self.pids.insert(process.pid, slot);
         self.books.runs(slot, process);
@@ -210,7 +215,7 @@ impl Watcher {
         self.happens(What::Guest { guest: guest.clone(), state });
     }
 
-    fn happens(&mut self, what: What) {
+    pub(super) fn happens(&mut self, what: What) {
         self.happened.push(Happening { time: Timestamp::now(), what });
     }
 
@@ -224,7 +229,7 @@ impl Watcher {
 }
 
 /// Looks into a QEMU: none when all is as it is known.
-fn see(guest: &Guest, libvirt: &Path, process: ProcessId) -> std::io::Result<Option<Vec<sight::Sighted>>> {
+fn see(guest: &Guest, libvirt: &Path, process: ProcessId) -> std::io::Result<Option<sight::Sight>> {
     if guest.looked.is_some() && guest.is_as_known(&sight::glance(process)?) {
         return Ok(None);
     }

@@ -37,12 +37,14 @@
 
 mod bind;
 mod books;
+mod bridges;
 mod change;
 mod command_line;
 mod error;
 mod find;
 mod guest;
 mod happening;
+mod held_back;
 mod known;
 mod look;
 mod plugs;
@@ -67,6 +69,7 @@ use uuid::Uuid;
 
 use self::books::{Books, Slot};
 use self::guest::{Guest, Now, Qemu};
+use self::held_back::HeldBack;
 use crate::scan::{Scanner, Sources};
 
 pub use error::WatchError;
@@ -127,6 +130,10 @@ pub struct Watcher {
     /// Their QEMUs.
     pids: HashMap<u32, Slot>,
     happened: Vec<Happening>,
+    /// Findings that wait for a look into QEMU.
+    held_back: Vec<HeldBack>,
+    /// When to look at the bridges of guests' taps.
+    bridges_due: Instant,
     /// The time and serial of the last entry taken.
     last: Option<(Timestamp, Option<u32>)>,
     /// When we last looked.
@@ -171,6 +178,8 @@ impl Watcher {
             ended: VecDeque::new(),
             pids: HashMap::new(),
             happened: Vec::new(),
+            held_back: Vec::new(),
+            bridges_due: Instant::now(),
             awake: Timestamp::now(),
             noted: Timestamp::now(),
             number: 0,
@@ -225,7 +234,9 @@ impl Watcher {
             // Clocks are set.
             Instant::now() + left.min(self.options.every)
         });
-        self.guests.values().map(|guest| guest.due).chain(trail).min()
+        let held_back = self.held_back.iter().map(|held| held.until);
+        let guests = self.guests.values().map(|guest| guest.due);
+        guests.chain(trail).chain(held_back).chain(self.bridges_due()).min()
     }
 
     /// Looks at the guests of which something was told, whose QEMU has ended, or whose time has come. To be called
@@ -249,8 +260,10 @@ impl Watcher {
             self.look_at(slot, gone.contains(&slot), awake, now, &mut acts);
             self.act(slot, acts);
         }
+        self.look_at_bridges(now);
         self.trail.pass(self.passed(now.time));
         self.gather();
+        self.settle_held_back(now, false);
         self.note(now);
     }
 
@@ -308,6 +321,7 @@ impl Watcher {
         let now = Instant::now();
         self.guests.values_mut().for_each(|guest| guest.due = now);
         self.look();
+        self.settle_held_back(self.now(), true);
         self.note_looked();
     }
 
@@ -329,10 +343,11 @@ impl Watcher {
                 happened.push(Happening { time, what: What::Released(Box::new(holding)) });
             }
         }
-        happened.extend(
-            trail
-                .drain_findings()
-                .map(|finding| Happening { time: finding.time, what: What::Found(Box::new(finding)) }),
-        );
+        let findings: Vec<_> = trail.drain_findings().collect();
+        for finding in findings {
+            if let Some(finding) = self.hold_back(finding) {
+                self.happened.push(Happening { time: finding.time, what: What::Found(finding) });
+            }
+        }
     }
 }

@@ -7,6 +7,8 @@ mod lab;
 mod manager;
 mod qemu;
 
+mod bare;
+mod bridges;
 mod ends;
 mod finds;
 mod migrates;
