@@ -26,7 +26,9 @@ pub(super) struct HeldBack {
     finding: Box<Finding>,
     slot: Slot,
     mac: MacAddr,
-    pub(super) until: Instant,
+    /// Until when a look is waited for: counted from the first time that the log is read to its
+    /// end.
+    pub(super) until: Option<Instant>,
 }
 
 /// What is behind an interface that was granted without an open.
@@ -115,8 +117,7 @@ impl Watcher {
         if self.held_back.len() >= MAX_HELD_BACK {
             return Some(finding);
         }
-        let until = Instant::now() + self.options.patience * LOOK_TIMEOUT_PATIENCES;
-        self.held_back.push(HeldBack { finding, slot, mac, until });
+        self.held_back.push(HeldBack { finding, slot, mac, until: None });
         None
     }
 
@@ -124,9 +125,11 @@ impl Watcher {
     /// `at_last`: nobody looks any more.
     pub(super) fn settle_held_back(&mut self, now: Now, at_last: bool) {
         for mut held in std::mem::take(&mut self.held_back) {
+            let timeout = now.instant + now.patience * LOOK_TIMEOUT_PATIENCES;
+            let until = *held.until.get_or_insert(timeout);
             let guest = self.guests.get(&held.slot);
             match guest.map_or(Backing::Unknown, |guest| guest.backing(held.mac)) {
-                Backing::Pending if !at_last && held.until > now.instant => {
+                Backing::Pending if !at_last && until > now.instant => {
                     self.held_back.push(held);
                     continue;
                 }

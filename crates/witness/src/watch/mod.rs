@@ -234,7 +234,7 @@ impl Watcher {
             // Clocks are set.
             Instant::now() + left.min(self.options.every)
         });
-        let held_back = self.held_back.iter().map(|held| held.until);
+        let held_back = self.held_back.iter().filter_map(|held| held.until);
         let guests = self.guests.values().map(|guest| guest.due);
         guests.chain(trail).chain(held_back).chain(self.bridges_due()).min()
     }
