@@ -4,7 +4,10 @@
 
 mod world;
 
+use std::process::{Command, Stdio};
+
 use serde_json::Value;
+use taptrail_kernel::proc::raw_devices;
 use world::libvirt::{Domain, Held, Libvirt, Nic, uuid, virsh};
 
 /// An address of these tests alone: guests of other tests write to the same audit log.
@@ -296,4 +299,71 @@ fn auditing_and_a_watcher_find_a_tap_that_qemu_opened_by_itself() {
     agree(&libvirt, &guest, 1);
     libvirt.destroy(&guest);
     agree(&libvirt, &guest, 0);
+}
+
+#[test]
+fn auditing_and_a_watcher_tell_an_interface_without_a_device_from_a_lost_open() {
+    let Some(libvirt) = Libvirt::start() else { return };
+    let watch = libvirt.watch_with(&["--every", "1s"]);
+    let guest = libvirt.create("no-device", 11, &[Nic::on("br0", &mac(1))]);
+    agree(&libvirt, &guest, 1);
+    let xml = libvirt.world.path("user-nic.xml");
+    let nic = format!("<interface type='user'><mac address='{}'/><model type='virtio'/></interface>", mac(2));
+    std::fs::write(&xml, nic).unwrap();
+    virsh(&["attach-device", &guest.uuid, xml.to_str().unwrap(), "--live"]).ok();
+    libvirt.world.until("the grant", || {
+        let said = watch.said();
+        said.lines().any(|line| line.contains(r#""kind":"granted""#) && line.contains(&mac(2)))
+    });
+    // The log alone can't tell, and a watcher that has looked does not report it.
+    assert_eq!(findings(&libvirt.log(&guest.uuid)), ["grant-without-open"]);
+    agree(&libvirt, &guest, 1);
+    libvirt.destroy(&guest);
+    agree(&libvirt, &guest, 0);
+    assert!(!watch.said().contains("grant-without-open"), "{}", watch.said());
+    watch.stop();
+}
+
+#[test]
+fn auditing_hears_nothing_of_virt_qemu_run_and_verify_names_it() {
+    let Some(libvirt) = Libvirt::start() else { return };
+    let root = libvirt.world.path("root");
+    std::fs::create_dir_all(root.join("etc")).unwrap();
+    std::fs::copy("/etc/libvirt/qemu.conf", root.join("etc/qemu.conf")).unwrap();
+    let xml = libvirt.world.path("embedded.xml");
+    let nic = format!(
+        "<interface type='bridge'><mac address='{}'/><source bridge='br0'/><model type='virtio'/></interface>",
+        mac(1)
+    );
+    let guest = format!(
+        "<domain type='qemu'><name>embedded</name><uuid>{}</uuid><memory unit='MiB'>64</memory><os>\
+         <type arch='x86_64' machine='q35'>hvm</type></os><devices>\
+         <emulator>/usr/bin/qemu-system-x86_64</emulator>{nic}</devices></domain>",
+        uuid(12)
+    );
+    std::fs::write(&xml, guest).unwrap();
+    let mut runs = Command::new("/usr/bin/virt-qemu-run");
+    runs.arg("--root").arg(&root).arg(&xml).stdin(Stdio::null());
+    let mut runs = runs.spawn().unwrap();
+    let pid = || std::fs::read_to_string(root.join("run/qemu/embedded.pid")).ok()?.trim().parse().ok();
+    libvirt.world.until("QEMU runs", || {
+        let ended = runs.try_wait().unwrap();
+        assert!(ended.is_none(), "virt-qemu-run ended: {ended:?}");
+        pid().is_some_and(|pid: u32| raw_devices(pid).is_ok_and(|held| !held.is_empty()))
+    });
+    let verified = libvirt.verify(1);
+    let rows = verified["devices"].as_array().unwrap();
+    assert_eq!((rows.len(), &rows[0]["verdict"]), (1, &"unaccounted".into()));
+    assert_eq!(rows[0]["process"]["pid"], pid().unwrap());
+    let manager = &rows[0]["process"]["manager"];
+    assert_eq!(
+        (&manager["kind"], &manager["path"]),
+        (&"virt-qemu-run".into(), &root.to_str().unwrap().into())
+    );
+    let text = rows[0]["text"].as_str().unwrap();
+    assert!(text.ends_with("writes no audit records"), "{text}");
+    let trail = libvirt.log(&uuid(12));
+    assert_eq!(trail["holdings"], Value::Array(vec![]), "it wrote no record");
+    runs.kill().unwrap();
+    runs.wait().unwrap();
 }

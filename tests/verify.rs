@@ -98,9 +98,14 @@ impl Drop for Sleeper {
 
 /// A QEMU that opens a tap by itself.
 fn by_hand(world: &World, tap: &str) -> Sleeper {
+    by_hand_as(world, tap, &["-name", "by-hand"])
+}
+
+/// The same, with more arguments.
+fn by_hand_as(world: &World, tap: &str, arguments: &[&str]) -> Sleeper {
     let netdev = format!("tap,id=t,ifname={tap},script=no,downscript=no");
     let mut qemu = Command::new(EMPTY[0]);
-    qemu.args(&EMPTY[1..]).args(["-S", "-name", "by-hand", "-netdev", &netdev]);
+    qemu.args(&EMPTY[1..]).args(["-S", "-netdev", &netdev]).args(arguments);
     let qemu = Sleeper(qemu.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
     world.until("QEMU has its tap", || {
         raw_devices(qemu.0.id()).is_ok_and(|held| held.iter().any(|held| held.ifname.is_some()))
@@ -209,6 +214,60 @@ fn a_device_opened_by_hand_is_found_and_may_be_known() {
     verify(&world, &["--ignore", "qemu-system-x86_64"]).fails(2, "an absolute path is needed");
     drop(qemu);
     world.stop(&guest);
+}
+
+#[test]
+fn the_manager_of_an_unrecorded_guest_is_named() {
+    let world = World::new();
+    world.start("web1", &[]);
+    // As libvirt's QEMU driver writes it where virt-qemu-run has it embedded.
+    let files = world.path("root/lib/qemu/domain-1-job1");
+    fs::create_dir_all(&files).unwrap();
+    let key = files.join("master-key.aes");
+    fs::write(&key, [7; 32]).unwrap();
+    let secret =
+        format!(r#"{{"qom-type":"secret","id":"masterKey0","format":"raw","file":"{}"}}"#, key.display());
+    let qemu = by_hand_as(&world, "vnet7", &["-name", "guest=job1", "-object", &secret]);
+    let seen = told(&world, &[], 1);
+    let row = the(&seen, "unaccounted");
+    let manager = &row["process"]["manager"];
+    assert_eq!((&manager["kind"], &manager["known_by"]), (&"virt-qemu-run".into(), &"command-line".into()));
+    assert_eq!(manager["path"], world.path("root").to_str().unwrap());
+    let text = row["text"].as_str().unwrap();
+    let manager = format!("virt-qemu-run (its files are in {})", world.path("root").display());
+    let why = format!("and no record grants it: its manager, {manager}, writes no audit records");
+    assert!(text.ends_with(&why), "{text}");
+    drop(qemu);
+
+    // One that nobody manages is a child of who started it.
+    let _qemu = by_hand(&world, "byhand0");
+    let seen = told(&world, &[], 1);
+    let manager = &the(&seen, "unaccounted")["process"]["manager"];
+    assert_eq!((&manager["kind"], &manager["pid"]), (&"other".into(), &std::process::id().into()));
+    let text = the(&seen, "unaccounted")["text"].as_str().unwrap();
+    assert!(text.contains("; no known guest manager started it: its parent is "), "{text}");
+}
+
+#[test]
+fn another_guests_tap_with_the_same_mac_is_not_the_one_that_was_released() {
+    let world = World::new();
+    world.start("web1", &[]);
+    // Recorded with libvirt 12.9: A is older than the log, and B with A's MAC came and went.
+    let recorded = include_str!("data/libvirt/libvirt-12.9/47-verify-same-mac/audit.log");
+    let of_b: Vec<_> = recorded.lines().filter(|line| !line.contains("t47-a")).map(str::to_owned).collect();
+    let a = ["-name", "guest=t47-a", "-uuid", "4046b739-752c-42a9-b5a4-34ff59df2373"];
+    let _qemu = by_hand_as(&world, "vnet28", &a);
+    let set = ["link", "set", "vnet28", "address", "fe:54:00:00:47:01"];
+    assert!(Command::new("/sbin/ip").args(set).status().unwrap().success());
+    let log = world.path("t47.log");
+    // After B's end, and while B is told to run.
+    let stop = of_b.iter().position(|line| line.contains("op=stop")).unwrap();
+    write(&log, &of_b);
+    let seen = told(&world, &[log.to_str().unwrap()], 1);
+    assert_eq!(lines(&seen), ["unaccounted tun vnet28 x1"]);
+    write(&log, &of_b[..stop]);
+    let seen = told(&world, &[log.to_str().unwrap()], 1);
+    assert_eq!(lines(&seen), ["unaccounted tun vnet28 x1", "missing tun - x1"]);
 }
 
 #[test]
@@ -405,9 +464,29 @@ fn what_others_may_not_see_is_said() {
     run(&[])
         .fails(2, "ledger.sqlite")
         .fails(2, "processes may hold could not be seen: root, or CAP_SYS_PTRACE, is needed");
-    let done = run(&[log.to_str().unwrap(), "--pid", &guest.pid.to_string()]);
-    done.fails(2, "What 1 process may hold could not be seen: root, or CAP_SYS_PTRACE, is needed");
-    world.stop(&guest);
+    let pid = guest.pid.to_string();
+    let asked = [log.to_str().unwrap(), "--pid", &pid];
+    let named = format!("{pid} 'qemu-system-x86' (permission)");
+    run(&asked).fails(
+        2,
+        &format!("What 1 process may hold could not be seen: root, or CAP_SYS_PTRACE, is needed: {named}"),
+    );
+    let seen: Value =
+        serde_json::from_str(&run(&[asked[0], asked[1], asked[2], "--format", "json"]).stdout).unwrap();
+    // Nobody knows whether it has it, and so it is no difference.
+    assert_eq!(lines(&seen), ["unknown tun vnet0 x1"]);
+    let unseen = &seen["unseen"]["processes"][0];
+    assert_eq!((&unseen["pid"], &unseen["name"]), (&guest.pid.into(), &"qemu-system-x86".into()));
+    assert_eq!((&unseen["why"], &seen["unseen"]["crowded"]), (&"permission".into(), &Value::Array(vec![])));
+    // Of all processes eight are named.
+    let all = run(&[asked[0]]);
+    assert!(all.stderr.contains(" more\n"), "{}", all.stderr);
+    guest.kill();
+    let proc = Path::new("/proc").join(&pid);
+    world.until("QEMU has ended with all its threads", || !proc.exists());
+    // That the processes of others could not be seen hides no difference.
+    run(&[asked[0]]).fails(1, " more\n");
+    run(&asked).fails(1, "");
 }
 
 #[test]

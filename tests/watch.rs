@@ -212,6 +212,97 @@ fn a_watcher_that_comes_back_goes_on_where_it_was_across_rotations() {
 }
 
 #[test]
+fn a_watcher_says_what_it_follows_from_where_and_what_it_waits_for() {
+    let world = World::new();
+    let path = world.path("audit.log");
+    let said = |watch: &mut Watch, what: &str| {
+        world.until(what, || {
+            let said = watch.errors();
+            said.contains(what) || watch.child.try_wait().unwrap().is_some_and(|_| panic!("{said}"))
+        });
+    };
+    let following = format!("Following the audit log {}\n", path.display());
+    let waiting = format!("Waiting for {}, which does not exist yet\n", path.display());
+    let mut watch = Watch::start(&world, &[]);
+    said(&mut watch, &waiting);
+    assert!(watch.errors().contains(&following), "{}", watch.errors());
+    let mut log = Log::new(&world);
+    log.noise(4);
+    log.opened(MAC);
+    watch.tells(&world, &[("kind", "opened")]);
+    watch.stop();
+
+    fs::remove_file(&watch.errors).unwrap();
+    let mut watch = Watch::start(&world, &[]);
+    let place = format!(
+        "Going on from the checkpoint: {} at line 6; the last record that the previous watcher took is of ",
+        path.display()
+    );
+    said(&mut watch, &place);
+    watch.stop();
+    assert!(watch.errors().contains(&following) && !watch.errors().contains("Waiting for"));
+
+    // Of a log that is another one by now the place is gone.
+    fs::remove_file(&path).unwrap();
+    Log { serial: 2000, ..Log::new(&world) }.noise(1);
+    let mut watch = Watch::start(&world, &[]);
+    said(&mut watch, "Going on from the checkpoint, whose place in the log is gone: ");
+    watch.stop();
+
+    // The first watcher of all begins with the oldest rotation, or where it is told to.
+    let world = World::new();
+    let mut log = Log::new(&world);
+    log.noise(3);
+    log.rotate();
+    log.noise(2);
+    let oldest =
+        format!("No checkpoint: beginning with the oldest rotation, {}.1 at line 1\n", log.path.display());
+    let now = format!(
+        "No checkpoint: beginning with what is written from now on, {} at line 3\n",
+        log.path.display()
+    );
+    for (options, what) in [(&["--begin", "end"][..], &now), (&[], &oldest)] {
+        let mut watch = Watch::start(&world, options);
+        world.until(what, || watch.errors().contains(what));
+        watch.signal(Signal::KILL);
+        watch.wait();
+        fs::remove_dir_all(world.state()).unwrap();
+    }
+}
+
+#[test]
+fn a_change_of_bridge_that_no_record_tells_is_an_event_and_a_number() {
+    let world = World::new();
+    let (mut log, mut qemu) = (Log::new(&world), Qemu::start(&world));
+    for bridge in ["one", "two"] {
+        world.ip(&format!("link add {bridge} type bridge"));
+    }
+    world.ip("link set watched0 master one");
+    log.boots(qemu.0.id());
+    let numbers = world.path("taptrail.prom");
+    let mut watch = Watch::start(&world, &["--metrics-file", numbers.to_str().unwrap()]);
+    watch.tells(&world, &[("kind", "granted")]);
+    world.ip("link set watched0 master two");
+    let changed = watch.tells(&world, &[("kind", "bridge-changed")]);
+    assert_eq!((&changed["from"], &changed["to"]), (&"one".into(), &"two".into()));
+    assert_eq!((&changed["mac"], &changed["device"]["dev"]), (&MAC.into(), &"watched0".into()));
+    assert_eq!((&changed["guest"]["name"], &changed["pid"]), (&"web1".into(), &qemu.0.id().into()));
+    // What failed leaves it in none.
+    world.ip("link set watched0 nomaster");
+    let changed = watch.tells(&world, &[("kind", "bridge-changed"), ("from", "two")]);
+    assert_eq!(changed.get("to"), Some(&Value::Null));
+    world.until("the number", || {
+        fs::read_to_string(&numbers).is_ok_and(|text| text.contains("\ntaptrail_bridge_changes_total 2\n"))
+    });
+    qemu.kill();
+    watch.tells(&world, &[("kind", "released")]);
+    watch.stop();
+    let kinds = kinds(&watch.all());
+    assert_eq!(kinds.iter().filter(|kind| *kind == "bridge-changed").count(), 2, "{kinds:?}");
+    assert_eq!(kinds.last().unwrap(), "released");
+}
+
+#[test]
 fn a_watcher_that_is_killed_again_and_again_loses_nothing() {
     let world = World::new();
     let mut log = Log::new(&world);

@@ -49,6 +49,7 @@ pub use style::Style;
 pub use text::{shown, whole};
 pub use trail::{findings_table, trail_table};
 pub use verify::{
-    Blind, GuestSeen, HeldRow, ProcessRow, TrailRead, Verified, VerifiedRow, blind, left_out, verify_table,
+    GuestSeen, HeldRow, ManagerRow, ProcessRow, TrailRead, UnseenReport, UnseenRow, Verified, VerifiedRow,
+    left_out, unseen_lines, verify_table,
 };
 pub use warnings::warnings;

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::Style;
 use crate::findings::place;
 use crate::table::{Cell, Plain, bad, cell, good, number, warning};
-use crate::text::{NONE, cut, shown};
+use crate::text::{NONE, cut, shown, whole};
 use crate::trail::count;
 
 /// The longest sentence shown, in characters: it may have names in it.
@@ -31,24 +31,43 @@ pub struct Verified {
     /// How many processes were looked at.
     pub processes: u64,
     /// What could not be seen.
-    pub unseen: Blind,
+    pub unseen: UnseenReport,
     /// The trail that was read.
     pub trail: TrailRead,
 }
 
 /// What could not be seen of a host.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Blind {
-    /// Processes whose descriptors may not be looked at.
-    pub processes: u64,
-    /// Processes that hold more devices than are looked at.
-    pub crowded: u64,
-    /// Devices whose interface is in a network namespace that may not be looked into.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct UnseenReport {
+    /// Processes whose descriptors could not be read.
+    pub processes: Vec<UnseenRow>,
+    /// Processes that hold more devices than are read.
+    pub crowded: Vec<UnseenRow>,
+    /// Devices whose interface is in a network namespace that may not be entered.
     pub places: u64,
     /// Processes outside of this pid namespace, a container's.
     pub outside: bool,
     /// Descriptors that could not be compared with those of other processes.
     pub copies: u64,
+}
+
+/// A process that could not be seen, or not all of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UnseenRow {
+    /// Its number.
+    pub pid: u32,
+    /// Its name as the kernel shows it, which the process may have chosen.
+    pub name: Option<String>,
+    /// Why: `permission`, `other-pid-namespace`, `crowded`, `failed`.
+    pub why: &'static str,
+}
+
+impl UnseenReport {
+    /// Whether a device may be held that was not seen. Descriptors that can't be compared hide
+    /// copies, and no device.
+    pub fn hides_devices(&self) -> bool {
+        !self.processes.is_empty() || !self.crowded.is_empty() || self.places > 0
+    }
 }
 
 /// How much of a trail there was.
@@ -66,7 +85,8 @@ pub struct TrailRead {
 /// One device of one process, or some of its queues; or what a trail tells as held and nobody holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VerifiedRow {
-    /// `accounted`, `unaccounted`, `missing`, `held-after-release`, `held-by-another`, `not-audited`, `ignored`.
+    /// `accounted`, `unaccounted`, `missing`, `unknown`, `held-after-release`, `held-by-another`,
+    /// `not-audited`, `ignored`.
     pub verdict: &'static str,
     /// One sentence for people, of what is not as it should be.
     pub text: Option<String>,
@@ -106,6 +126,24 @@ pub struct ProcessRow {
     pub program: &'static str,
     /// The inode of its network namespace.
     pub netns: Option<u64>,
+    /// What manages the guest that it runs, as far as it can be seen.
+    pub manager: Option<ManagerRow>,
+}
+
+/// What manages a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ManagerRow {
+    /// `taptrail`, `libvirt`, `libvirt-session`, `virt-qemu-run`, `other`, or `none`: a child of
+    /// the first process.
+    pub kind: &'static str,
+    /// Its process, where that is known.
+    pub pid: Option<u32>,
+    /// Its program's file, or the directory with its files.
+    pub path: Option<String>,
+    /// The user whose session it belongs to.
+    pub uid: Option<u32>,
+    /// What shows it: `ledger`, `libvirt`, `command-line` (which may say anything), `parent`.
+    pub known_by: &'static str,
 }
 
 /// The guest that a process runs.
@@ -268,7 +306,7 @@ fn verdict(row: &VerifiedRow, text: &str) -> Cell {
     match row.verdict {
         "accounted" => good(text),
         _ if row.text.is_some() => bad(text),
-        "ignored" => warning(text),
+        "ignored" | "unknown" => warning(text),
         _ => cell(text),
     }
 }
@@ -276,9 +314,15 @@ fn verdict(row: &VerifiedRow, text: &str) -> Cell {
 fn summary(verified: &Verified) -> String {
     let number = |verdict: &str| verified.counts.get(verdict).copied().unwrap_or_default();
     let mut parts = vec![format!("{} accounted for", count(number("accounted"), "device"))];
-    for verdict in
-        ["unaccounted", "missing", "held-after-release", "held-by-another", "not-audited", "ignored"]
-    {
+    for verdict in [
+        "unaccounted",
+        "missing",
+        "unknown",
+        "held-after-release",
+        "held-by-another",
+        "not-audited",
+        "ignored",
+    ] {
         if number(verdict) > 0 {
             parts.push(format!("{} {verdict}", number(verdict)));
         }
@@ -295,33 +339,53 @@ fn summary(verified: &Verified) -> String {
     )
 }
 
+/// How many processes that could not be seen are named in one line.
+const MAX_NAMED_PROCESSES: usize = 8;
+
 /// Lines for people about what could not be seen.
-pub fn blind(blind: &Blind) -> Vec<String> {
+pub fn unseen_lines(unseen: &UnseenReport) -> Vec<String> {
     let mut lines = Vec::new();
     let plural =
         |number: u64, one: &str, many: &str| format!("{number} {}", if number == 1 { one } else { many });
-    if blind.processes > 0 {
-        let of = plural(blind.processes, "process", "processes");
-        lines.push(format!("What {of} may hold could not be seen: root, or CAP_SYS_PTRACE, is needed"));
+    if !unseen.processes.is_empty() {
+        let of = plural(unseen.processes.len() as u64, "process", "processes");
+        let need = match unseen.processes.iter().all(|process| process.why == "failed") {
+            true => "reading their descriptors failed",
+            false => "root, or CAP_SYS_PTRACE, is needed",
+        };
+        let named = named_processes(&unseen.processes);
+        lines.push(format!("What {of} may hold could not be seen: {need}: {named}"));
     }
-    if blind.crowded > 0 {
-        let of = plural(blind.crowded, "process holds", "processes hold");
-        lines.push(format!("{of} more devices than were looked at"));
+    if !unseen.crowded.is_empty() {
+        let of = plural(unseen.crowded.len() as u64, "process holds", "processes hold");
+        lines.push(format!("{of} more devices than were looked at: {}", named_processes(&unseen.crowded)));
     }
-    if blind.places > 0 {
-        let of = plural(blind.places, "device", "devices");
+    if unseen.places > 0 {
+        let of = plural(unseen.places, "device", "devices");
         lines.push(format!(
             "The interfaces of {of} are in network namespaces that could not be looked into: CAP_SYS_ADMIN is needed"
         ));
     }
-    if blind.outside {
+    if unseen.outside {
         lines.push("Processes outside of this container (its pid namespace) are not seen".to_owned());
     }
-    if blind.copies > 0 {
-        let of = plural(blind.copies, "descriptor is a copy", "descriptors are copies");
+    if unseen.copies > 0 {
+        let of = plural(unseen.copies, "descriptor is a copy", "descriptors are copies");
         lines.push(format!("Whether {of} could not be seen: root and a kernel with kcmp(2) are needed"));
     }
     lines
+}
+
+/// `1 'init' (permission), 812 'x' (permission) and 3 more`
+fn named_processes(processes: &[UnseenRow]) -> String {
+    let named = |process: &UnseenRow| {
+        let name = process.name.as_deref().map(|name| format!(" '{}'", whole(name))).unwrap_or_default();
+        format!("{}{name} ({})", process.pid, process.why)
+    };
+    let named: Vec<_> = processes.iter().take(MAX_NAMED_PROCESSES).map(named).collect();
+    let more = processes.len() - named.len();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", named.join(", "))
 }
 
 /// A line for people about what a trail tells of other hosts, if it does.

@@ -5,8 +5,9 @@
 use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
 use taptrail_report::{
-    Blind, DeviceRow, GuestRow, GuestSeen, HeldRow, NicRow, ProcessRow, Style, TrailRead, Verified,
-    VerifiedRow, blind, guest_table, json, left_out, nic_table, trail_table, verify_table,
+    DeviceRow, GuestRow, GuestSeen, HeldRow, ManagerRow, NicRow, ProcessRow, Style, TrailRead, UnseenReport,
+    UnseenRow, Verified, VerifiedRow, guest_table, json, left_out, nic_table, trail_table, unseen_lines,
+    verify_table,
 };
 use taptrail_trail::{Content, Entry, Holding, Report, State, Trail};
 use uuid::Uuid;
@@ -205,6 +206,7 @@ fn verified() -> Verified {
         exe: Some(exe.to_owned()),
         program,
         netns: Some(4_026_531_840),
+        manager: None,
     };
     let tap = |dev: &str, fds: &[i32]| HeldRow {
         kind: "tun",
@@ -230,7 +232,15 @@ fn verified() -> Verified {
         matched_by: None,
         holding: None,
     };
+    let manager = ManagerRow {
+        kind: "virt-qemu-run",
+        pid: None,
+        path: Some("/tmp/virt-qemu-run-X".to_owned()),
+        uid: None,
+        known_by: "command-line",
+    };
     let qemu = process(4711, "/usr/bin/qemu-system-x86_64", "qemu");
+    let qemu = ProcessRow { manager: Some(manager), ..qemu };
     let devices = vec![
         VerifiedRow {
             guest: Some(web1()),
@@ -278,13 +288,23 @@ fn verified() -> Verified {
         devices,
         in_motion: 1,
         processes: 212,
-        unseen: Blind { processes: 1, crowded: 1, places: 2, outside: true, copies: 3 },
+        unseen: UnseenReport {
+            processes: (1..=11).map(|pid| unseen(pid, "permission")).collect(),
+            crowded: vec![unseen(4800, "crowded")],
+            places: 2,
+            outside: true,
+            copies: 3,
+        },
         trail: TrailRead {
             begins: "2026-11-23T20:31:05.017Z".parse().ok(),
             records: 14,
             other_hosts: vec!["h2".to_owned(), "h\x1b3".to_owned()],
         },
     }
+}
+
+fn unseen(pid: u32, why: &'static str) -> UnseenRow {
+    UnseenRow { pid, name: (pid != 2).then(|| "a\x1b]".to_owned()), why }
 }
 
 /// A device that is nothing but open.
@@ -307,7 +327,10 @@ fn devices_beside_their_trail() {
     insta::assert_snapshot!(verify_table(&verified(), &STYLE));
     insta::assert_snapshot!(verify_table(&verified(), &Style { width: Some(80), ..STYLE }));
     insta::assert_snapshot!(json(&verified()).unwrap());
-    let said: Vec<_> = blind(&verified().unseen).into_iter().chain(left_out(&verified().trail)).collect();
+    let said: Vec<_> =
+        unseen_lines(&verified().unseen).into_iter().chain(left_out(&verified().trail)).collect();
     insta::assert_snapshot!(said.join("\n"));
-    assert_eq!(blind(&Blind::default()), Vec::<String>::new());
+    assert_eq!(unseen_lines(&UnseenReport::default()), Vec::<String>::new());
+    let failed = UnseenReport { processes: vec![unseen(7, "failed")], ..UnseenReport::default() };
+    assert!(failed.hides_devices() && unseen_lines(&failed)[0].contains("reading their descriptors failed"));
 }

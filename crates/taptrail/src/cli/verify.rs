@@ -8,22 +8,22 @@ use taptrail_guest::duration;
 
 use super::{Page, Sources};
 
-const ASKED: &str = "What is asked for";
-const SHOWN: &str = "How it is shown";
+const ASKED: &str = "Selection";
+const SHOWN: &str = "Output";
 
 /// What stands below the examples.
 const NOTES: &str = "\
-All processes of this host are looked at, whatever they run: who holds a tap, macvtap or vhost-net, and does a record \
-grant it?\n\n  accounted           a record grants it to the process that holds it\n  unaccounted         it is held, and no \
-record grants it\n  missing             it is told as held, and nobody holds it\n  held-after-release  it is told as \
-released, and is held\n  held-by-another     it is granted to one process, and another has it: a leaked copy, a forked \
-child, a container\n  not-audited         a device of which no trail tells: vhost-vsock, vhost-vdpa, vfio, ipvtap\n  \
-ignored             nobody accounts for it, and --ignore names its program\n\nWithout FILE this host's audit log, its \
-rotations and the ledger are read. Log and processes are not read at one moment: what differs is looked at again, and \
-told when it lasts.\n\nExit codes: 0 all is accounted for; 1 there are differences; 2 something could not be seen or \
-read, or unusable arguments.";
+Verdicts:\n  accounted           a record grants the device to the process that holds it\n  unaccounted         a process holds \
+the device, and no record grants it\n  missing             the trail says that a guest holds the device, and no process \
+does\n  unknown             the trail says that a guest holds the device, and the process that may hold it could not be seen\n  held-after-release  the trail says that the device was released, and a process holds it\n  held-by-another     the \
+device is granted to one process, and another one holds it: a leaked copy, a forked child, a container\n  not-audited         \
+a device that no manager audits: vhost-vsock, vhost-vdpa, vfio, ipvtap\n  ignored             no record grants the device, and \
+--ignore names its program\n\nWithout FILE, taptrail reads this host's audit log, its rotations and the ledger. The log and the \
+processes are not read at one moment, so taptrail looks at a difference again and reports it when it lasts.\n\nExit codes:\n  0  \
+every device is accounted for\n  1  there are differences, even if some processes could not be seen\n  2  no differences were \
+found, and something could not be seen; or the trail could not be read; or the arguments are wrong";
 
-/// Hold the trail against what processes really hold.
+/// Compare the audit trail with the devices that processes hold now
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: is every device of this host accounted for?\n  taptrail verify --ignore /usr/sbin/openvpn",
@@ -36,36 +36,37 @@ pub(crate) struct Verify {
     #[command(flatten)]
     pub(crate) sources: Sources,
 
-    /// Only of this guest, by its name or uuid; may be given several times
+    /// Only devices of this guest, by its name or uuid (repeatable)
     #[arg(long, value_name = "GUEST", help_heading = ASKED)]
     pub(crate) guest: Vec<String>,
 
-    /// Only of this process; may be given several times
+    /// Only devices of this process (repeatable)
     #[arg(long, value_name = "PID", help_heading = ASKED)]
     pub(crate) pid: Vec<u32>,
 
-    /// Only in this network namespace: a name as `ip netns` has it, or a path such as /proc/PID/ns/net
+    /// Only devices in this network namespace: a name as `ip netns` lists it, or a path such as
+    /// /proc/PID/ns/net
     #[arg(long, value_name = "NAME|PATH", help_heading = ASKED)]
     pub(crate) netns: Option<PathBuf>,
 
-    /// A program that is known to hold devices of its own, by its absolute path; may be given several times. A guest's
-    /// device in its hands is told all the same
+    /// Ignore devices of this program, by its absolute path (repeatable); a guest's device in its
+    /// hands is reported all the same
     #[arg(long, value_name = "EXE", help_heading = ASKED, value_parser = absolute)]
     pub(crate) ignore: Vec<PathBuf>,
 
-    /// A process that is known in the same way, or known as one that can't be looked into; may be given several times
+    /// Ignore devices of this process, and that it can't be seen (repeatable)
     #[arg(long, value_name = "PID", help_heading = ASKED)]
     pub(crate) ignore_pid: Vec<u32>,
 
-    /// What the trail calls this host, where that is not its name
+    /// Name of this host in the trail [default: its node name]
     #[arg(long, value_name = "HOST", help_heading = ASKED)]
     pub(crate) node: Option<String>,
 
-    /// How long a difference has to last before it is told
+    /// How long a difference must last to be reported
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = duration, help_heading = ASKED)]
     pub(crate) settle: Duration,
 
-    /// How to tell it
+    /// Output format
     #[arg(long, value_enum, default_value_t = Page::Table, help_heading = SHOWN)]
     pub(crate) format: Page,
 }

@@ -14,26 +14,28 @@ use taptrail_source::follow::Begin;
 use crate::output::Failure;
 use crate::watch::{JOURNAL, Program, Rule, Url};
 
-const FOLLOWED: &str = "What is followed";
-const TOLD: &str = "Who is told";
+const FOLLOWED: &str = "Audit records";
+const TOLD: &str = "Notifications";
 
-/// Watch the guests of another manager, libvirt's for one: hold what its records say against what their QEMUs
-/// hold, as it happens.
+/// Follow another manager's audit records (e.g. libvirt's) and compare them with the devices its
+/// guests hold
 ///
-/// The audit log is followed across its rotations, from where it was left. At each open, grant and release the
-/// guest's QEMU is looked into; what it holds and gives up goes into the ledger, and so becomes definitive what
-/// its manager's records only say in part. Taptrail's own guests are left to their supervisors.
+/// taptrail follows the audit log across its rotations and goes on where the previous watcher
+/// stopped. At each open, grant and release it looks at the descriptors of the guest's QEMU, and
+/// writes to the ledger what QEMU holds and gives up. So the ledger is definitive where the
+/// manager's records are not. taptrail's own guests are left to their supervisors. At its start it
+/// logs which file it follows, from where, and what it waits for.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example: a service beside libvirtd is packaged as taptrail-watch.service; by hand:\n  taptrail watch --json\n\nExit codes: 0 it was asked to end, or what it follows has ended; 1 it failed; 2 it could not begin."
+    after_help = "Example: a service beside libvirtd is packaged as taptrail-watch.service; by hand:\n  taptrail watch --json\n\nExit codes: 0 a signal ended it, or its input ended; 1 it failed; 2 it could not start."
 )]
 pub(crate) struct Watch {
-    /// The audit log, where auditd.conf does not say
+    /// Audit log to follow [default: as auditd.conf says]
     #[arg(long, value_name = "FILE", env = "TAPTRAIL_AUDIT_LOG", hide_env_values = true, help_heading = FOLLOWED)]
     pub(crate) log: Option<PathBuf>,
 
-    /// Follow the kernel's own broadcast, on a host without auditd: what is told while nobody listens is lost, and
-    /// told as a gap
+    /// Follow the kernel's own audit broadcast, on a host without auditd: records that are sent
+    /// while nobody listens are lost, and are reported as a gap
     #[arg(long, conflicts_with = "stdin", help_heading = FOLLOWED)]
     pub(crate) kernel: bool,
 
@@ -41,48 +43,50 @@ pub(crate) struct Watch {
     #[arg(long, help_heading = FOLLOWED)]
     pub(crate) stdin: bool,
 
-    /// Where to begin when no watcher was here before
+    /// Where to begin when the ledger has no checkpoint of a previous watcher
     #[arg(long, value_enum, default_value_t, value_name = "WHERE", help_heading = FOLLOWED)]
     pub(crate) begin: Where,
 
-    /// How often to look into a guest of which nothing is told
+    /// How often to look at a guest, and at the bridges of all guests' taps, without a record
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, help_heading = FOLLOWED)]
     pub(crate) every: Duration,
 
-    /// Write what is seen and found into the kernel's audit, too
+    /// Write observations and findings to the kernel's audit log, too
     #[arg(long, help_heading = TOLD)]
     pub(crate) emit_audit: bool,
 
-    /// Tell what happens as lines of JSON
+    /// Print events as lines of JSON
     #[arg(long, conflicts_with = "silent", help_heading = TOLD)]
     pub(crate) json: bool,
 
-    /// Tell nothing on standard output
+    /// Print no events
     #[arg(long, help_heading = TOLD)]
     pub(crate) silent: bool,
 
-    /// Tell journald, each fact as a field (journalctl TAPTRAIL_GUEST=web1)
+    /// Send events to journald, with a field for each fact (journalctl TAPTRAIL_GUEST=web1)
     #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true, default_missing_value = JOURNAL, help_heading = TOLD)]
     pub(crate) journald: Option<PathBuf>,
 
-    /// Run this program, by its absolute path, for each finding of this kind, or 'any'; the finding is on its
-    /// standard input as JSON (repeatable)
+    /// Run this program, by its absolute path, for each finding of this kind, or 'any'; it gets the
+    /// finding as JSON on standard input (repeatable)
     #[arg(long, value_name = "KIND=PROGRAM", help_heading = TOLD)]
     pub(crate) on_finding: Vec<Rule<Program>>,
 
-    /// Send each finding of this kind, or 'any', to this address as JSON; @FILE has one in its first line (repeatable)
+    /// Send each finding of this kind, or 'any', to this URL as JSON; @FILE reads the URL from the
+    /// first line of FILE (repeatable)
     #[arg(long, value_name = "KIND=URL", help_heading = TOLD)]
     pub(crate) webhook: Vec<Rule<Url>>,
 
-    /// Write the numbers for Prometheus to this file, for node_exporter's textfile collector
+    /// Write Prometheus metrics to this file, for node_exporter's textfile collector
     #[arg(long, value_name = "FILE", help_heading = TOLD)]
     pub(crate) metrics_file: Option<PathBuf>,
 
-    /// Serve them at http://ADDRESS/metrics
+    /// Serve Prometheus metrics at http://ADDRESS/metrics
     #[arg(long, value_name = "ADDRESS:PORT", help_heading = TOLD)]
     pub(crate) metrics_listen: Option<SocketAddr>,
 
-    /// Serve them on an address that other hosts reach: they have the guests' names
+    /// Allow --metrics-listen on an address that other hosts reach: the metrics have the guests'
+    /// names
     #[arg(long, requires = "metrics_listen", help_heading = TOLD)]
     pub(crate) metrics_for_all: bool,
 
@@ -119,12 +123,12 @@ pub(crate) fn arguments(given: impl IntoIterator<Item = OsString>) -> Result<Vec
 /// Where to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum Where {
-    /// With the oldest rotation: so that guests are known that run already
+    /// With the oldest rotation, to know guests that run already
     #[default]
     Rotations,
-    /// With the log as it is now, without its rotations
+    /// With the log itself, without its rotations
     Log,
-    /// With what is written from now on
+    /// With records that are written from now on
     End,
 }
 

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use taptrail_report::{Blind, GuestSeen, HeldRow, ProcessRow, TrailRead, Verified, VerifiedRow};
-use taptrail_witness::scan::{Held, Holder, Identity, Scan};
+use taptrail_report::{
+    GuestSeen, HeldRow, ManagerRow, ProcessRow, TrailRead, UnseenReport, UnseenRow, Verified, VerifiedRow,
+};
+use taptrail_witness::scan::{Held, Holder, Identity, Manager, Scan, UnseenProcess};
 use taptrail_witness::verify::{Matched, Row, Told, Verdict};
 
 use crate::cli::Verify;
@@ -26,7 +28,7 @@ pub(super) fn verified(
         counts,
         in_motion: in_motion as u64,
         processes: scan.processes as u64,
-        unseen: blind(scan, arguments),
+        unseen: unseen(scan, arguments),
         trail: TrailRead {
             begins: told.begins,
             records: told.records,
@@ -36,12 +38,13 @@ pub(super) fn verified(
 }
 
 /// What could not be seen, as far as it is asked about.
-pub(super) fn blind(scan: &Scan, arguments: &Verify) -> Blind {
+pub(super) fn unseen(scan: &Scan, arguments: &Verify) -> UnseenReport {
     let Verify { pid: pids, ignore_pid: known, .. } = arguments;
-    let asked = |pid: &&u32| (pids.is_empty() || pids.contains(pid)) && !known.contains(pid);
-    Blind {
-        processes: scan.unseen.processes.iter().filter(asked).count() as u64,
-        crowded: scan.unseen.crowded.iter().filter(asked).count() as u64,
+    let asked = |of: &&UnseenProcess| (pids.is_empty() || pids.contains(&of.pid)) && !known.contains(&of.pid);
+    let row = |of: &UnseenProcess| UnseenRow { pid: of.pid, name: of.name.clone(), why: of.why.as_str() };
+    UnseenReport {
+        processes: scan.unseen.processes.iter().filter(asked).map(row).collect(),
+        crowded: scan.unseen.crowded.iter().filter(asked).map(row).collect(),
         places: scan.unseen.places as u64,
         outside: scan.unseen.outside,
         copies: scan.unseen.copies as u64,
@@ -72,6 +75,17 @@ fn process(holder: &Holder) -> ProcessRow {
         exe: holder.exe.as_ref().map(|exe| exe.display().to_string()),
         program: holder.program.as_str(),
         netns: holder.netns,
+        manager: holder.manager.as_ref().map(manager),
+    }
+}
+
+fn manager(manager: &Manager) -> ManagerRow {
+    ManagerRow {
+        kind: manager.kind.as_str(),
+        pid: manager.pid,
+        path: manager.path.as_ref().map(|path| path.display().to_string()),
+        uid: manager.uid,
+        known_by: manager.by.as_str(),
     }
 }
 

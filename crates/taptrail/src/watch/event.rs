@@ -16,7 +16,7 @@ use taptrail_witness::watch::{GuestState, Happening, What};
 pub(super) struct Event<'a> {
     /// RFC 3339, UTC, milliseconds.
     time: String,
-    /// `opened`, `granted`, `released`, `finding` or `guest`.
+    /// `opened`, `granted`, `released`, `bridge-changed`, `finding` or `guest`.
     pub(super) kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) guest: Option<&'a GuestId>,
@@ -49,6 +49,11 @@ pub(super) struct Event<'a> {
     last_seen: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     queues: Option<u32>,
+    /// Of a tap: the bridge that it was in, and is in; null for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) from: Option<Option<&'a str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) to: Option<Option<&'a str>>,
     /// What sort of finding, as `taptrail findings` calls it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) finding: Option<FindingKind>,
@@ -92,6 +97,8 @@ impl<'a> Event<'a> {
             granted: None,
             last_seen: None,
             queues: None,
+            from: None,
+            to: None,
             finding: None,
             text: None,
             proof: &[],
@@ -127,6 +134,15 @@ impl<'a> Event<'a> {
                 queues: holding.queues,
                 proof: &holding.proof,
                 ..new("released")
+            },
+            What::BridgeChanged { guest, mac, device, vm_pid, from, to } => Self {
+                guest: Some(guest),
+                mac: *mac,
+                device: Some(device),
+                pid: Some(*vm_pid),
+                from: Some(from.as_deref()),
+                to: Some(to.as_deref()),
+                ..new("bridge-changed")
             },
             What::Found(finding) => Self {
                 guest: finding.guest.as_ref(),
@@ -185,6 +201,9 @@ impl<'a> Event<'a> {
         if let Some(of) = self.device {
             line += &device(of);
         }
+        if let (Some(from), Some(to)) = (self.from, self.to) {
+            let _ = write!(line, " from {} to {}", bridge(from), bridge(to));
+        }
         for (number, held) in self.descriptors.iter().enumerate() {
             line += if number == 0 { "" } else { "," };
             let _ = write!(line, "{} as fd {}", device(held.device), held.fd);
@@ -206,6 +225,10 @@ impl<'a> Event<'a> {
         }
         line
     }
+}
+
+fn bridge(name: Option<&str>) -> String {
+    name.map_or_else(|| "no bridge".to_owned(), |name| shown(name).into())
 }
 
 fn device(device: &Device) -> String {

@@ -77,6 +77,8 @@ fn entry(event: &Event<'_>) -> Vec<u8> {
     some("TAPTRAIL_STATE", event.state);
     some("TAPTRAIL_OUTCOME", event.outcome);
     some("TAPTRAIL_REASON", event.reason);
+    some("TAPTRAIL_BRIDGE_FROM", event.from.flatten());
+    some("TAPTRAIL_BRIDGE_TO", event.to.flatten());
     some("TAPTRAIL_CERTAINTY", event.certainty.map(|certainty| certainty.as_str()));
     let devices = event.device.into_iter().chain(event.descriptors.iter().map(|held| held.device));
     for device in devices {
@@ -178,6 +180,33 @@ mod tests {
         }
         let json: serde_json::Value = serde_json::from_str(value(&fields, "TAPTRAIL_JSON").unwrap()).unwrap();
         assert_eq!((&json["kind"], &json["device"]["dev"]), (&"opened".into(), &"vnet0".into()));
+    }
+
+    #[test]
+    fn a_change_of_bridge_has_both_bridges_and_none_is_no_field() {
+        let changed = |to: Option<&str>| What::BridgeChanged {
+            guest: guest("web1"),
+            mac: "52:54:00:00:00:01".parse().ok(),
+            device: Device::new("/dev/net/tun", Some(Rdev::TUN), Some("vnet0".into())),
+            vm_pid: 4711,
+            from: Some("br0".to_owned()),
+            to: to.map(str::to_owned),
+        };
+        let fields = told(&Happening { time: Timestamp::UNIX_EPOCH, what: changed(Some("br1")) });
+        for (name, expect) in [
+            ("TAPTRAIL_EVENT", "bridge-changed"),
+            ("TAPTRAIL_BRIDGE_FROM", "br0"),
+            ("TAPTRAIL_BRIDGE_TO", "br1"),
+            ("TAPTRAIL_INTERFACE", "vnet0"),
+        ] {
+            assert_eq!(value(&fields, name), Some(expect), "{name} in {fields:?}");
+        }
+        let fields = told(&Happening { time: Timestamp::UNIX_EPOCH, what: changed(None) });
+        assert_eq!(value(&fields, "TAPTRAIL_BRIDGE_TO"), None);
+        let message = value(&fields, "MESSAGE").unwrap();
+        assert!(message.ends_with("/dev/net/tun 'vnet0' from br0 to no bridge, QEMU 4711"), "{message}");
+        let json: serde_json::Value = serde_json::from_str(value(&fields, "TAPTRAIL_JSON").unwrap()).unwrap();
+        assert_eq!((&json["from"], json.get("to")), (&"br0".into(), Some(&serde_json::Value::Null)));
     }
 
     fn finding(kind: FindingKind, name: &str, text: &str) -> Happening {

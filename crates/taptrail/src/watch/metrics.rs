@@ -24,6 +24,7 @@ pub(super) struct Metrics {
     open_failed: u64,
     granted: u64,
     released: BTreeMap<&'static str, u64>,
+    bridge_changes: u64,
     findings: BTreeMap<FindingKind, u64>,
     lines: u64,
     unreadable: u64,
@@ -74,6 +75,7 @@ impl Metrics {
                 What::Released(holding) => {
                     *self.released.entry(holding.certainty.as_str()).or_default() += 1;
                 }
+                What::BridgeChanged { .. } => self.bridge_changes += 1,
                 What::Found(finding) => *self.findings.entry(finding.kind).or_default() += 1,
                 What::Guest { .. } => {}
             }
@@ -117,6 +119,11 @@ impl Metrics {
             let count = self.released.get(word).copied().unwrap_or_default();
             text.value("taptrail_releases_total", &[("certainty", word)], count);
         }
+        text.counter(
+            "taptrail_bridge_changes_total",
+            "Taps that were moved to another bridge, or to none, while QEMU held them",
+        );
+        text.value("taptrail_bridge_changes_total", &[], self.bridge_changes);
         text.counter(
             "taptrail_findings_total",
             "Places where the trail is wrong, incomplete or worth a look",

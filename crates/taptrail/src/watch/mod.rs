@@ -19,6 +19,7 @@ mod source;
 mod stdout;
 mod tellers;
 
+use std::collections::HashSet;
 use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -157,7 +158,12 @@ impl Watching {
         let watcher = Watcher::open(&dirs.state, options).map_err(Failure::input)?;
         let left = watcher.checkpoint().map(str::parse::<Checkpoint>).transpose().map_err(Failure::input)?;
         let about = About { host, zone: TimeZone::system() };
-        let Followed { source, name } = source::open(arguments, about, left.as_ref())?;
+        let Followed { source, name, plan } = source::open(arguments, about, left.as_ref())?;
+        plan.iter().for_each(|line| info!("{line}"));
+        let held: HashSet<_> = watcher.held().map(|holding| holding.guest.uuid).collect();
+        if !held.is_empty() {
+            info!("Guests that hold devices, as the ledger knows them: {}", held.len());
+        }
         let server = arguments.metrics_listen.map(Server::new).transpose();
         let server = server.with_context(|| match arguments.metrics_listen {
             Some(address) => format!("{address} can't be listened at"),
@@ -372,7 +378,7 @@ impl Watching {
 
 /// `Follows /var/log/audit/audit.log: 2 guests hold 5 devices`
 fn status(name: &str, watcher: &Watcher) -> String {
-    let (mut guests, mut devices) = (std::collections::HashSet::new(), 0);
+    let (mut guests, mut devices) = (HashSet::new(), 0);
     for holding in watcher.held() {
         guests.insert(holding.guest.uuid);
         devices += 1;

@@ -2,11 +2,13 @@
 
 use std::io::{self, Stdin};
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use taptrail_kernel::audit::{Broadcast, Said};
-use taptrail_source::SourceError;
 use taptrail_source::follow::{About, Begin, Checkpoint, Follower, Messages, Piped, Source, Told};
+use taptrail_source::{Input, SourceError};
 
 use crate::cli::Watch;
 use crate::output::Failure;
@@ -35,6 +37,21 @@ enum From {
 pub(super) struct Followed {
     pub(super) source: Box<dyn Source>,
     pub(super) name: String,
+    /// For the log: what is followed, from where it goes on, and what it waits for.
+    pub(super) plan: Vec<String>,
+}
+
+/// What [`plan`] needs to know.
+struct Start<'a> {
+    log: &'a Path,
+    /// The name of what can be heard but once, where that is followed after the log.
+    heard: Option<&'static str>,
+    begin: Begin,
+    left: Option<&'a Checkpoint>,
+    /// The place in the log that is read next; none where no log is read.
+    next: Option<Checkpoint>,
+    /// Whether the log still has the place that the checkpoint names.
+    is_whole: bool,
 }
 
 /// Opens what the arguments ask for, to go on where `left` says.
@@ -50,7 +67,11 @@ pub(super) fn open(arguments: &Watch, about: About, left: Option<&Checkpoint>) -
     };
     let from = match (arguments.kernel, arguments.stdin) {
         (false, false) => {
-            return Ok(Followed { source: Box::new(open()?), name: log.display().to_string() });
+            let source = open()?;
+            let (next, is_whole) = (Some(source.checkpoint()), source.is_whole());
+            let start = Start { log: &log, heard: None, begin, left, next, is_whole };
+            let name = log.display().to_string();
+            return Ok(Followed { plan: plan(&start), source: Box::new(source), name });
         }
         // From here on nothing is missed.
         (true, _) => From::Kernel(Broadcast::open().map_err(Failure::input)?, None),
@@ -59,13 +80,77 @@ pub(super) fn open(arguments: &Watch, about: About, left: Option<&Checkpoint>) -
     let name = from.name().to_owned();
     let is_there = taptrail_source::host_logs(Some(&log)).is_ok_and(|files| !files.is_empty());
     let asked_for = left.is_some() || begin != Begin::End;
+    let heard_name = from.name();
     let mut heard = Heard { about: about.clone(), before: None, from };
+    let (mut next, mut is_whole) = (None, true);
     if is_there && asked_for {
-        heard.before = Some((open()?, Instant::now() + LATE));
+        let log = open()?;
+        (next, is_whole) = (Some(log.checkpoint()), log.is_whole());
+        heard.before = Some((log, Instant::now() + LATE));
     } else {
         heard.listen(left, false);
     }
-    Ok(Followed { source: Box::new(heard), name })
+    let plan = plan(&Start { log: &log, heard: Some(heard_name), begin, left, next, is_whole });
+    Ok(Followed { source: Box::new(heard), name, plan })
+}
+
+/// What is followed, from where it goes on, and what it waits for.
+fn plan(start: &Start<'_>) -> Vec<String> {
+    let Start { log, heard, begin, left, next, is_whole } = start;
+    let shown = log.display();
+    let mut lines = vec![match (heard, next) {
+        (None, _) => format!("Following the audit log {shown}"),
+        (Some(heard), Some(_)) => {
+            format!("Following {heard}, after the audit log {shown} is read to its end")
+        }
+        (Some(heard), None) => format!("Following {heard}, without an audit log"),
+    }];
+    let place = next.as_ref().and_then(|next| place_of(next, log));
+    let read = |(file, line): (PathBuf, u64)| format!("{} at line {}", file.display(), line + 1);
+    match (left, place, begin) {
+        (Some(left), place, _) => {
+            let last = match left.time() {
+                Some(time) => format!("; the last record that the previous watcher took is of {time:.3}"),
+                None => String::new(),
+            };
+            let place = place.map_or_else(|| "where the previous watcher stopped".to_owned(), read);
+            let gone = if *is_whole { "" } else { ", whose place in the log is gone" };
+            lines.push(format!("Going on from the checkpoint{gone}: {place}{last}"));
+        }
+        (None, Some(place), Begin::Rotations) => {
+            lines.push(format!("No checkpoint: beginning with the oldest rotation, {}", read(place)));
+        }
+        (None, Some(place), Begin::Log) => {
+            lines.push(format!(
+                "No checkpoint: beginning with the log without its rotations, {}",
+                read(place)
+            ));
+        }
+        (None, Some(place), Begin::End) => {
+            lines.push(format!("No checkpoint: beginning with what is written from now on, {}", read(place)));
+        }
+        (None, None, _) if heard.is_some() => {
+            lines.push("No checkpoint: beginning with what is heard from now on".to_owned());
+        }
+        (None, None, _) => {}
+    }
+    if heard.is_none() && !log.exists() {
+        lines.push(format!("Waiting for {shown}, which does not exist yet"));
+    }
+    lines
+}
+
+/// The file that a checkpoint is in, and how many of its lines were read.
+fn place_of(checkpoint: &Checkpoint, log: &Path) -> Option<(PathBuf, u64)> {
+    let text = checkpoint.to_string();
+    let number = |name: &str| -> Option<u64> {
+        text.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
+    };
+    let (dev, ino, line) = (number("dev")?, number("ino")?, number("line")?);
+    let path = |input| if let Input::File(path) = input { Some(path) } else { None };
+    let is = |file: &PathBuf| file.metadata().is_ok_and(|about| (about.dev(), about.ino()) == (dev, ino));
+    let file = taptrail_source::host_logs(Some(log)).ok()?.into_iter().filter_map(path).find(is)?;
+    Some((file, line))
 }
 
 impl From {

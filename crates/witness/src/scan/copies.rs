@@ -111,6 +111,7 @@ mod tests {
             exe: None,
             program: Program::Other,
             guest: None,
+            manager: None,
             netns: None,
             devices: vec![held],
         }

@@ -5,14 +5,17 @@
 //!                     └─▶ process: start time, uid, program, guest (ledger, libvirt, command line)
 //! ```
 //!
-//! A process that ends meanwhile holds nothing. One that can't be looked into is counted.
+//! A process that ends meanwhile holds nothing. One that can't be looked into is named, with the
+//! reason.
 
 mod command_line;
 mod copies;
 mod guests;
 mod libvirt;
+mod manager;
 mod places;
 mod program;
+mod unseen;
 
 use std::io;
 use std::os::fd::RawFd;
@@ -30,10 +33,13 @@ pub(crate) use self::command_line::identity;
 pub use self::guests::LIBVIRT;
 pub use self::guests::{Identity, KnownBy, Named, Sources};
 pub(crate) use self::libvirt::interfaces;
+pub use self::manager::{Manager, ManagerBy, ManagerKind};
 pub use self::places::Behind;
 pub use self::program::Program;
+pub use self::unseen::{Unseen, UnseenProcess, UnseenReason};
 
 use self::guests::Guests;
+use self::manager::Managed;
 use self::places::Places;
 
 /// The most bytes of a command line that are read: libvirt's for a guest of 100 disks has 60 KiB.
@@ -51,21 +57,6 @@ pub struct Scan {
     pub processes: usize,
     /// What could not be seen.
     pub unseen: Unseen,
-}
-
-/// What could not be seen of a host.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Unseen {
-    /// The pids of processes whose descriptors we may not look at.
-    pub processes: Vec<u32>,
-    /// The pids of processes that hold more devices than are looked at.
-    pub crowded: Vec<u32>,
-    /// Devices whose interface is in a network namespace that we may not look into.
-    pub places: usize,
-    /// This is a pid namespace of its own, and processes outside of it are not seen at all.
-    pub outside: bool,
-    /// Devices that may be open in two processes: the kernel does not compare them for us.
-    pub copies: usize,
 }
 
 /// A process that holds a device.
@@ -87,6 +78,8 @@ pub struct Holder {
     pub program: Program,
     /// The guest that it runs, where that is told.
     pub guest: Option<Identity>,
+    /// What manages that guest, as far as it can be seen; none of a process that runs no guest.
+    pub manager: Option<Manager>,
     /// Its network namespace's inode; its devices may be in others.
     pub netns: Option<u64>,
     /// What it holds, each interface once.
@@ -173,7 +166,7 @@ impl Scanner {
                 Ok(Some(holder)) => scan.holders.push(holder),
                 Ok(None) => {}
                 Err(error) if is_gone(&error) => {}
-                Err(_) => scan.unseen.processes.push(pid),
+                Err(error) => scan.unseen.processes.extend(UnseenProcess::refused(pid, &error)),
             }
         }
         scan.unseen.places = looking.places.find(&mut scan.holders);
@@ -203,7 +196,7 @@ impl Scanner {
 struct Looking {
     guests: Guests,
     places: Places,
-    crowded: Vec<u32>,
+    crowded: Vec<UnseenProcess>,
 }
 
 impl Looking {
@@ -234,7 +227,7 @@ impl Looking {
         let mut held = all(pid)?;
         if held.len() > MOST {
             held.truncate(MOST);
-            self.crowded.push(pid);
+            self.crowded.push(UnseenProcess::crowded(pid));
         }
         let Some((thread, _)) = held.first() else { return Ok(None) };
         // The first thread may have ended, and with it what it shows of the process.
@@ -258,14 +251,20 @@ impl Looking {
             return Ok(None);
         }
         let status = Status::of(thread).ok();
+        let program = Program::of(exe.as_deref());
+        let guest = self.guests.of(process, &arguments);
+        let (parent, uid) = (status.as_ref().map(|of| of.parent), status.as_ref().map(|of| of.uid));
+        let managed = Managed { program, guest: guest.as_ref(), arguments: &arguments, parent, uid };
+        let manager = managed.manager();
         let holder = Holder {
             process,
             started: Timestamp::try_from(process.started()).ok(),
-            parent: status.as_ref().map(|status| status.parent),
-            uid: status.as_ref().map(|status| status.uid),
+            parent,
+            uid,
             within: status.map(|status| status.within).unwrap_or_default(),
-            program: Program::of(exe.as_deref()),
-            guest: self.guests.of(process, &arguments),
+            program,
+            guest,
+            manager,
             exe,
             netns,
             devices: grouped(devices),

@@ -60,6 +60,17 @@ pub(super) fn runs_guest_of(holder: &Holder, holding: &Holding) -> bool {
     known && may_be(holder, holding)
 }
 
+/// Whether a process runs another guest than a holding's. Its command line alone is enough for
+/// that: who claims to be another guest can only lose devices by it.
+pub(super) fn runs_another_guest(holder: &Holder, holding: &Holding) -> bool {
+    let Some(guest) = &holder.guest else { return false };
+    match (guest.uuid, &guest.name) {
+        (Some(uuid), _) => uuid != holding.guest.uuid,
+        (None, Some(name)) => *name != holding.guest.name,
+        (None, None) => false,
+    }
+}
+
 fn uuid(holder: &Holder) -> Option<uuid::Uuid> {
     holder.guest.as_ref().and_then(|guest| guest.uuid)
 }

@@ -3,7 +3,8 @@
 //! ```text
 //!   Scan ───┐                         ┌─ accounted: a record grants it to this process
 //!           ├─▶ verify ─▶ Row for each┼─ unaccounted, held after its release, held by another
-//!   Told ───┘            device       └─ missing: told as held, and nobody holds it
+//!   Told ───┘            device       ├─ missing: told as held, and nobody holds it
+//!                                     └─ unknown: told as held, by a process that could not be seen
 //! ```
 //!
 //! A process is the one that a record means by its pid, unless it runs another guest or started later; where
@@ -15,6 +16,7 @@
 
 mod bind;
 mod claims;
+mod doubtful;
 mod ignore;
 mod scope;
 mod settling;
@@ -24,12 +26,11 @@ mod tests;
 mod text;
 mod told;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use taptrail_kernel::proc::HeldKind;
-use taptrail_record::{DeviceKind, MacAddr};
-use taptrail_trail::{Certainty, FindingKind, Holding, State};
-use uuid::Uuid;
+use taptrail_record::DeviceKind;
+use taptrail_trail::{FindingKind, Holding, State};
 
 use crate::scan::{Descriptor, Held, Holder, Scan};
 
@@ -39,7 +40,8 @@ pub use self::settling::{Next, Settling};
 pub use self::told::{Hosts, Interest, Reader, Told};
 
 use self::bind::{Bound, Part, bind, means};
-use self::claims::{claimant, runs_guest_of};
+use self::claims::{claimant, runs_another_guest, runs_guest_of};
+use self::doubtful::without_doubtful;
 use self::shared::{Common, Shared, commons};
 
 /// What came of holding the two against each other.
@@ -81,6 +83,8 @@ pub enum Verdict {
     Unaccounted,
     /// The trail tells it as held, and the process that it names does not hold it.
     Missing,
+    /// The trail tells it as held, and the process that may hold it could not be seen.
+    Unknown,
     /// The trail tells its release, and it is held.
     AfterRelease,
     /// It is granted to one process, and another has it, too, or instead.
@@ -93,10 +97,11 @@ pub enum Verdict {
 
 impl Verdict {
     /// All, in the order in which they are told.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Accounted,
         Self::Unaccounted,
         Self::Missing,
+        Self::Unknown,
         Self::AfterRelease,
         Self::HeldByAnother,
         Self::Untold,
@@ -109,6 +114,7 @@ impl Verdict {
             Self::Accounted => "accounted",
             Self::Unaccounted => "unaccounted",
             Self::Missing => "missing",
+            Self::Unknown => "unknown",
             Self::AfterRelease => "held-after-release",
             Self::HeldByAnother => "held-by-another",
             Self::Untold => "not-audited",
@@ -185,8 +191,8 @@ pub fn verify<'a>(scan: &'a Scan, told: &'a Told, ignore: &Ignore) -> Account<'a
         left.extend(unexplained.into_iter().map(|part| (holder, part)));
     }
     let owners = Owners::of(&rows);
-    let missing = without_doubtful(missing, &rows);
-    let judge = Judge { told, owners: &owners, missing: &missing, ignore };
+    let missing = without_doubtful(missing, &told.holdings, &rows);
+    let judge = Judge { told, owners: &owners, missing: &missing, ignore, scan };
     let mut unexplained: Vec<Row<'_>> =
         left.iter().map(|(holder, part)| judge.judged(holder, part, row(holder, part, &shared))).collect();
     rows.append(&mut unexplained);
@@ -210,8 +216,10 @@ fn row<'a>(holder: &'a Holder, part: &Part<'a>, shared: &Shared) -> Row<'a> {
 }
 
 fn absent<'a>(holding: &'a Holding, queues: u32, scan: &Scan) -> Row<'a> {
+    // A process that could not be seen may hold it: then nobody knows.
+    let unknown = scan.unseen.may_have(holding.pid);
     Row {
-        verdict: Verdict::Missing,
+        verdict: if unknown { Verdict::Unknown } else { Verdict::Missing },
         holder: None,
         held: None,
         descriptors: Vec::new(),
@@ -219,18 +227,8 @@ fn absent<'a>(holding: &'a Holding, queues: u32, scan: &Scan) -> Row<'a> {
         holding: Some(holding),
         matched: None,
         shared: Vec::new(),
-        text: Some(text::missing(holding, scan)),
+        text: (!unknown).then(|| text::missing(holding, scan)),
     }
-}
-
-/// Of interfaces with one MAC a trail does not tell which was released: those that are gone are no
-/// difference, as long as one is there.
-fn without_doubtful<'a>(missing: Vec<(&'a Holding, u32)>, rows: &[Row<'_>]) -> Vec<(&'a Holding, u32)> {
-    type Alike = (Uuid, MacAddr, DeviceKind);
-    let alike = |holding: &Holding| -> Alike { (holding.guest.uuid, holding.mac, holding.device.kind) };
-    let mut there: HashSet<Alike> = rows.iter().filter_map(|row| row.holding).map(alike).collect();
-    let certain = |holding: &Holding| holding.certainty != Certainty::Ambiguous;
-    missing.into_iter().filter(|(holding, _)| certain(holding) || there.insert(alike(holding))).collect()
 }
 
 /// Who is granted what can be known in another process.
@@ -272,6 +270,7 @@ struct Judge<'a, 'b> {
     owners: &'b Owners<'a>,
     missing: &'b [(&'a Holding, u32)],
     ignore: &'b Ignore,
+    scan: &'a Scan,
 }
 
 impl<'a> Judge<'a, '_> {
@@ -284,7 +283,7 @@ impl<'a> Judge<'a, '_> {
         if let Some(holding) =
             self.missing.iter().map(|(holding, _)| *holding).find(|of| is_of(holder, part, of))
         {
-            let text = Some(text::instead(holder, part, holding));
+            let text = Some(text::instead(holder, part, holding, self.scan));
             return Row { verdict: Verdict::HeldByAnother, holding: Some(holding), text, ..row };
         }
         let latest = |state| self.told.holdings.iter().rev().filter(move |of| of.state == state);
@@ -311,8 +310,11 @@ impl<'a> Judge<'a, '_> {
 
 /// Whether a part is of what a holding means, whoever holds it.
 ///
-/// Names are given anew: in another process than the guest's it has to have the guest's address, too.
+/// The guest decides first: what a process of another guest holds is that guest's, whatever its MAC
+/// or name, for both are given twice. In a process of no known guest the interface must have the
+/// guest's address.
 fn is_of(holder: &Holder, part: &Part<'_>, holding: &Holding) -> bool {
     let by = |matched| means(holder, part.held, holding, matched);
-    by(Matched::Mac) || by(Matched::Libvirt) || runs_guest_of(holder, holding) && by(Matched::Name)
+    !runs_another_guest(holder, holding)
+        && (by(Matched::Mac) || by(Matched::Libvirt) || runs_guest_of(holder, holding) && by(Matched::Name))
 }

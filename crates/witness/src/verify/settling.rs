@@ -118,6 +118,7 @@ mod tests {
             exe: None,
             program: Program::Other,
             guest: None,
+            manager: None,
             netns: None,
             devices: vec![held],
         }

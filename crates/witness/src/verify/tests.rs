@@ -7,7 +7,10 @@ use taptrail_trail::{Certainty, EndedBy, Finding, FindingKind, Holding, State};
 use uuid::Uuid;
 
 use super::*;
-use crate::scan::{Behind, Identity, KnownBy, Named, Program};
+use crate::scan::{
+    Behind, Identity, KnownBy, Manager, ManagerBy, ManagerKind, Named, Program, Unseen, UnseenProcess,
+    UnseenReason,
+};
 
 /// Pids that no process has: the kernel's highest is 4,194,304.
 const QEMU: u32 = 1_000_000_001;
@@ -75,6 +78,7 @@ fn process(pid: u32, devices: Vec<Held>) -> Holder {
         exe: Some("/usr/bin/x".into()),
         program: Program::Other,
         guest: None,
+        manager: None,
         netns: Some(NETNS),
         devices,
     }
@@ -324,6 +328,143 @@ fn of_interfaces_with_one_mac_one_is_enough() {
     let found = lines(vec![two], vec![ambiguous(), ambiguous()]);
     assert_eq!(found, ["accounted vnet0 x1 by mac", "accounted vnet1 x1 by mac"]);
     assert_eq!(lines(vec![], vec![ambiguous(), ambiguous()]), ["missing tun 1 x1"]);
+}
+
+#[test]
+fn a_tap_and_a_macvtap_with_one_mac_count_together_and_their_vhost_nets_with_them() {
+    let doubtful = |holding| Holding { certainty: Certainty::Ambiguous, ..holding };
+    let told = |vhosts: usize| {
+        let macvtap = Device::new("macvtap4", None, None);
+        let backends = [inferred(1, tun(None)), inferred(1, macvtap)];
+        let vhosts = std::iter::repeat_with(|| inferred(1, vhost())).take(vhosts);
+        backends.into_iter().chain(vhosts).map(doubtful).collect::<Vec<_>>()
+    };
+    // Whichever was unplugged, with the one vhost-net or without it.
+    let tap = || tap("vnet0", 1, &[0]);
+    let macvtap = || macvtap("macvtap4", 1, 1);
+    assert_eq!(lines(vec![qemu(vec![macvtap()])], told(1)), ["accounted macvtap4 x1 by name"]);
+    assert_eq!(lines(vec![qemu(vec![tap()])], told(1)), ["accounted vnet0 x1 by mac"]);
+    let found = lines(vec![qemu(vec![tap(), vhosts(&[2])])], told(2));
+    assert_eq!(found, ["accounted vnet0 x1 by mac", "accounted vhost-net x1 by count"]);
+    // With both backends there no vhost-net may be gone.
+    let found = lines(vec![qemu(vec![tap(), macvtap()])], told(1));
+    assert_eq!(found[2..], ["missing vhost-net 1 x1"]);
+    // One of them has to be there.
+    assert_eq!(lines(vec![], told(2)), ["missing macvtap 1 x1", "missing vhost-net 1 x1"]);
+}
+
+#[test]
+fn one_that_came_after_the_doubtful_ones_may_be_taken_for_one_of_them() {
+    let doubtful = || Holding { certainty: Certainty::Ambiguous, ..inferred(1, tun(None)) };
+    let told = || vec![doubtful(), doubtful(), inferred(1, tun(None))];
+    let two = qemu(vec![tap("vnet0", 1, &[0]), tap("vnet2", 1, &[1])]);
+    assert_eq!(lines(vec![two], told()), ["accounted vnet0 x1 by mac", "accounted vnet2 x1 by mac"]);
+    // Of three of which one was given up two are there.
+    let one = qemu(vec![tap("vnet0", 1, &[0])]);
+    assert_eq!(lines(vec![one], told()), ["accounted vnet0 x1 by mac", "missing tun 1 x1"]);
+}
+
+#[test]
+fn the_guest_of_a_process_decides_before_a_mac_does() {
+    // Another guest's tap has the same address, and its process started before the trail.
+    let other = |by| {
+        let (name, uuid) = (Some("a".into()), Some(Uuid::from_u128(2)));
+        let named = Named { mac: mac(1), ifname: "vnet0".parse().unwrap() };
+        let guest = Some(Identity { name, uuid, by, interfaces: vec![named] });
+        Holder { guest, ..process(OTHER, vec![tap("vnet0", 1, &[0])]) }
+    };
+    for by in [KnownBy::Ledger, KnownBy::Libvirt, KnownBy::CommandLine] {
+        let found = lines(vec![other(by)], vec![released(inferred(1, tun(None)))]);
+        assert_eq!(found, ["unaccounted vnet0 x1"], "{by:?}");
+        let found = lines(vec![other(by)], vec![inferred(1, tun(None))]);
+        assert_eq!(found, ["unaccounted vnet0 x1", "missing tun 1 x1"], "{by:?}");
+        let opened =
+            Holding { state: State::NeverGranted, granted: None, pid: None, ..inferred(1, tun(None)) };
+        assert_eq!(lines(vec![other(by)], vec![opened]), ["unaccounted vnet0 x1"], "{by:?}");
+    }
+    let mut named = other(KnownBy::CommandLine);
+    named.guest.as_mut().unwrap().uuid = None;
+    let told = || vec![released(inferred(1, tun(None)))];
+    assert_eq!(lines(vec![named.clone()], told()), ["unaccounted vnet0 x1"]);
+    named.guest.as_mut().unwrap().name = Some("web1".into());
+    assert_eq!(lines(vec![named], told()), ["held-after-release vnet0 x1"]);
+    // One open file proves it, whoever it says that it is.
+    let mut copy = other(KnownBy::CommandLine);
+    copy.devices = vec![tap("vnet0", 1, &[0])];
+    let found = lines(vec![qemu(vec![tap("vnet0", 1, &[0])]), copy], vec![inferred(1, tun(None))]);
+    assert_eq!(found, ["accounted vnet0 x1 by mac", "held-by-another vnet0 x1"]);
+}
+
+#[test]
+fn a_manager_that_writes_no_records_is_named() {
+    let managed = |kind, pid: Option<u32>, path: &str, uid| {
+        let path = (!path.is_empty()).then(|| path.into());
+        let by = ManagerBy::CommandLine;
+        let manager = Some(Manager { kind, pid, path, uid, by });
+        let holder = Holder { manager, ..process(QEMU, vec![tap("vnet0", 1, &[0])]) };
+        let (scan, told) = (scan(vec![holder]), Told { begins: Some(time(1)), ..Told::default() });
+        let text = verify(&scan, &told, &Ignore::default()).rows[0].text.clone().unwrap();
+        text.split_once("no record grants it").unwrap().1.to_owned()
+    };
+    let older = format!("; the process is older than the trail, which begins at {:.0}", time(1));
+    for (kind, pid, path, uid, told) in [
+        (
+            ManagerKind::VirtQemuRun,
+            None,
+            "/tmp/r",
+            None,
+            ": its manager, virt-qemu-run (its files are in /tmp/r), writes no audit records".to_owned(),
+        ),
+        (
+            ManagerKind::LibvirtSession,
+            Some(7),
+            "/usr/sbin/virtqemud",
+            Some(1000),
+            ": its manager, libvirt's session daemon of user 1000 (pid 7), writes no audit records"
+                .to_owned(),
+        ),
+        (
+            ManagerKind::Other,
+            Some(7),
+            "/bin/sh",
+            None,
+            format!("; no known guest manager started it: its parent is /bin/sh (pid 7){older}"),
+        ),
+        (
+            ManagerKind::None,
+            None,
+            "",
+            None,
+            format!("; no known guest manager started it: its parent is process 1{older}"),
+        ),
+        (ManagerKind::Libvirt, None, "/var/lib/libvirt/qemu", None, older.clone()),
+    ] {
+        assert_eq!(managed(kind, pid, path, uid), told);
+    }
+}
+
+#[test]
+fn what_a_process_may_hold_that_was_not_seen_is_unknown_and_not_missing() {
+    let verdicts = |pid: Option<u32>, unseen: Unseen, holders: Vec<Holder>| {
+        let holding = Holding { pid, ..exact(1, tun(Some("vnet0")), 2) };
+        let told = Told { holdings: vec![holding], ..Told::default() };
+        let scan = Scan { unseen, ..scan(holders) };
+        let rows = verify(&scan, &told, &Ignore::default()).rows;
+        assert!(rows.iter().all(|row| row.text.is_some() == row.verdict.is_difference()));
+        rows.iter().map(|row| row.verdict).collect::<Vec<_>>()
+    };
+    let process = |pid| UnseenProcess { pid, name: None, within: Vec::new(), why: UnseenReason::Permission };
+    let unseen = |pid| Unseen { processes: vec![process(pid)], ..Unseen::default() };
+    assert_eq!(verdicts(Some(QEMU), unseen(QEMU), vec![]), [Verdict::Unknown]);
+    assert_eq!(verdicts(Some(QEMU), unseen(OTHER), vec![]), [Verdict::Missing]);
+    assert_eq!(verdicts(None, unseen(OTHER), vec![]), [Verdict::Unknown]);
+    // A process that holds more than is read may hold the second queue, too.
+    let crowded = Unseen { crowded: vec![process(QEMU)], ..Unseen::default() };
+    let seen = verdicts(Some(QEMU), crowded, vec![qemu(vec![tap("vnet0", 1, &[0])])]);
+    assert_eq!(seen, [Verdict::Accounted, Verdict::Unknown]);
+    // Who has it instead is seen, whatever its owner does.
+    let other = super::tests::process(OTHER, vec![tap("vnet0", 1, &[0])]);
+    assert_eq!(verdicts(Some(QEMU), unseen(QEMU), vec![other]), [Verdict::HeldByAnother, Verdict::Unknown]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use taptrail_record::DeviceKind;
 use taptrail_trail::Holding;
 
 use super::bind::Part;
-use crate::scan::{Held, Holder, Scan};
+use crate::scan::{Held, Holder, Manager, ManagerKind, Scan};
 
 pub(super) fn unaccounted(
     holder: &Holder,
@@ -18,13 +18,54 @@ pub(super) fn unaccounted(
 ) -> String {
     let mut text = format!("{} holds {}, and no record grants it", process(holder), device(part));
     if let Some(opened) = opened {
+        // Writing to a String can't fail.
         let _ = write!(text, ": it was opened for {} and never given to QEMU", whose(opened));
-    } else if let (Some(started), Some(begins)) = (holder.started, begins)
+        return text;
+    }
+    match &holder.manager {
+        Some(manager) if writes_no_records(manager.kind) => {
+            let _ = write!(text, ": its manager, {}, writes no audit records", named_manager(manager));
+            return text;
+        }
+        Some(manager) if matches!(manager.kind, ManagerKind::Other | ManagerKind::None) => {
+            let _ = write!(text, "; no known guest manager started it: its parent is {}", parent(manager));
+        }
+        _ => {}
+    }
+    if let (Some(started), Some(begins)) = (holder.started, begins)
         && started < begins
     {
         let _ = write!(text, "; the process is older than the trail, which begins at {begins:.0}");
     }
     text
+}
+
+/// Whether no record can be expected of a manager's guests.
+fn writes_no_records(kind: ManagerKind) -> bool {
+    matches!(kind, ManagerKind::VirtQemuRun | ManagerKind::LibvirtSession)
+}
+
+fn named_manager(manager: &Manager) -> String {
+    let mut text = match (manager.kind, manager.uid) {
+        (ManagerKind::LibvirtSession, Some(uid)) => format!("libvirt's session daemon of user {uid}"),
+        (ManagerKind::LibvirtSession, None) => "libvirt's session daemon".to_owned(),
+        (kind, _) => kind.as_str().to_owned(),
+    };
+    // Writing to a String can't fail.
+    let _ = match (manager.pid, &manager.path) {
+        (Some(pid), _) => write!(text, " (pid {pid})"),
+        (None, Some(path)) => write!(text, " (its files are in {})", path.display()),
+        (None, None) => Ok(()),
+    };
+    text
+}
+
+fn parent(manager: &Manager) -> String {
+    match (manager.pid, &manager.path) {
+        (Some(pid), Some(path)) => format!("{} (pid {pid})", path.display()),
+        (Some(pid), None) => format!("process {pid}"),
+        (None, _) => "process 1".to_owned(),
+    }
 }
 
 pub(super) fn missing(holding: &Holding, scan: &Scan) -> String {
@@ -53,13 +94,14 @@ pub(super) fn of_another(
     format!("{process} has {what} of {device}, which is granted to {} (pid {pid})", whose(holding))
 }
 
-pub(super) fn instead(holder: &Holder, part: &Part<'_>, holding: &Holding) -> String {
+pub(super) fn instead(holder: &Holder, part: &Part<'_>, holding: &Holding, scan: &Scan) -> String {
     let pid = holding.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
     format!(
-        "{} holds {}, which is granted to {}{pid}, who does not hold it",
+        "{} holds {}, which is granted to {}{pid}, {}",
         process(holder),
         device(part),
-        whose(holding)
+        whose(holding),
+        if scan.unseen.may_have(holding.pid) { "which could not be seen" } else { "which does not hold it" }
     )
 }
 

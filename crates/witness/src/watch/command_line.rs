@@ -12,24 +12,65 @@ use taptrail_record::MacAddr;
 /// The most options that are looked at: a machine has not as many slots.
 const MOST: usize = 1024;
 
+/// A network backend that a QEMU was started with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Netdev {
+    /// `tap`, `user`, `stream`, `vhost-user`, and others.
+    pub(super) kind: String,
+    /// Of a vhost-vdpa its device.
+    pub(super) path: Option<String>,
+}
+
+impl Netdev {
+    /// Whether it has a raw network device.
+    pub(super) fn is_raw(&self) -> bool {
+        matches!(&*self.kind, "tap" | "bridge")
+    }
+
+    /// Whether it is a vDPA device.
+    pub(super) fn is_vdpa(&self) -> bool {
+        self.kind == "vhost-vdpa"
+    }
+}
+
+/// For each interface's address the backends that it was started with.
+pub(super) fn netdevs(arguments: &[OsString]) -> HashMap<MacAddr, Vec<Netdev>> {
+    let mut backends = HashMap::new();
+    for netdev in values(arguments, "netdev") {
+        let (Some(id), Some(kind)) = (netdev.get("id"), netdev.get("type")) else { continue };
+        let path = netdev.get("vhostdev").map(str::to_owned);
+        backends.insert(id.to_owned(), Netdev { kind: kind.to_owned(), path });
+    }
+    let mut all: HashMap<MacAddr, Vec<Netdev>> = HashMap::new();
+    for device in values(arguments, "device") {
+        let mac = device.get("mac").and_then(|mac| mac.parse().ok());
+        let netdev = device.get("netdev").and_then(|id| backends.get(id));
+        if let (Some(mac), Some(netdev)) = (mac, netdev) {
+            all.entry(mac).or_default().push(netdev.clone());
+        }
+    }
+    all
+}
+
+/// The values of an option, the first [`MOST`].
+fn values<'a>(arguments: &'a [OsString], option: &'static str) -> impl Iterator<Item = Options> + 'a {
+    let is =
+        move |text: &str| text.strip_prefix('-').is_some_and(|text| text.trim_start_matches('-') == option);
+    let pairs = arguments.windows(2).filter_map(|pair| Some((pair[0].to_str()?, pair[1].to_str()?)));
+    pairs.filter(move |(text, _)| is(text)).map(|(_, value)| Options::of(value)).take(MOST)
+}
+
 /// For each interface's address the descriptors that it was started with.
 pub(super) fn descriptors(arguments: &[OsString]) -> HashMap<MacAddr, Vec<u32>> {
-    let values = |option: &'static str| {
-        let is = move |text: &str| {
-            text.strip_prefix('-').is_some_and(|text| text.trim_start_matches('-') == option)
-        };
-        let pairs = arguments.windows(2).filter_map(|pair| Some((pair[0].to_str()?, pair[1].to_str()?)));
-        pairs.filter(move |(text, _)| is(text)).map(|(_, value)| Options::of(value)).take(MOST)
-    };
     let mut backends = HashMap::new();
-    for netdev in values("netdev") {
+    for netdev in values(arguments, "netdev") {
         let Some(id) = netdev.get("id").map(str::to_owned) else { continue };
         let keys = ["fd", "fds", "vhostfd", "vhostfds"];
         let numbers = keys.iter().filter_map(|key| netdev.get(key)).flat_map(|list| list.split(':'));
         backends.insert(id, numbers.filter_map(|number| number.parse().ok()).collect::<Vec<u32>>());
     }
     let mut all: HashMap<MacAddr, Vec<u32>> = HashMap::new();
-    for device in values("device") {
+    for device in values(arguments, "device") {
         let mac = device.get("mac").and_then(|mac| mac.parse().ok());
         let fds = device.get("netdev").and_then(|id| backends.get(id));
         if let (Some(mac), Some(fds)) = (mac, fds) {
@@ -50,7 +91,9 @@ impl Options {
             return Self { json: serde_json::from_str(value).unwrap_or_default() };
         }
         // No value that matters here holds a comma, which would be doubled.
-        let pairs = value.split(',').filter_map(|pair| pair.split_once('='));
+        let (kind, rest) = value.split_once(',').unwrap_or((value, ""));
+        let kind = if kind.contains('=') { value } else { &*format!("type={kind},{rest}") };
+        let pairs = kind.split(',').filter_map(|pair| pair.split_once('='));
         Self { json: pairs.map(|(key, value)| (key.to_owned(), Value::from(value))).collect() }
     }
 
@@ -82,6 +125,34 @@ mod tests {
         ]);
         assert_eq!(all[&MacAddr::kvm([0, 0, 1])], [31, 32, 33, 34]);
         assert_eq!(all[&MacAddr::kvm([0, 0, 2])], [35, 36]);
+    }
+
+    #[test]
+    fn what_an_interface_was_started_with_shows_whether_it_has_a_raw_device() {
+        let mac = |last| format!("52:54:00:00:00:{last:02}");
+        let device = |id: &str, last| format!("virtio-net-pci,netdev={id},mac={}", mac(last));
+        let given = [
+            r#"{"type":"stream","addr":{"type":"unix","path":"/p"},"server":false,"id":"hostnet0"}"#,
+            r#"{"type":"vhost-vdpa","vhostdev":"/dev/fdset/0","id":"hostnet1"}"#,
+            "user,id=hostnet2",
+            r#"{"type":"tap","fd":"31","id":"hostnet3"}"#,
+        ];
+        let mut arguments = Vec::new();
+        for (number, netdev) in (0..).zip(given) {
+            arguments.extend(["-netdev".to_owned(), netdev.to_owned(), "-device".to_owned()]);
+            arguments.push(device(&format!("hostnet{number}"), number));
+        }
+        let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
+        let found = netdevs(&arguments);
+        let told = |last| {
+            let netdev = &found[&MacAddr::kvm([0, 0, last])][0];
+            (&*netdev.kind, netdev.is_raw(), netdev.path.as_deref())
+        };
+        assert_eq!(told(0), ("stream", false, None));
+        assert_eq!(told(1), ("vhost-vdpa", false, Some("/dev/fdset/0")));
+        assert_eq!(told(2), ("user", false, None));
+        assert_eq!(told(3), ("tap", true, None));
+        assert_eq!(netdevs(&[]), HashMap::new());
     }
 
     #[test]

@@ -8,9 +8,10 @@ use taptrail_kernel::proc::{PidFd, ProcessId};
 use taptrail_record::{Descriptor, Device, DeviceKind, Event, GuestId, MacAddr, Outcome, Reason, Record};
 
 use super::bind::{self, Loose, Wanting};
+use super::command_line::Netdev;
 use super::known::{self, Known, holds};
 use super::plugs::{Detached, Opened, Plug, Plugs};
-use super::sight::{Glance, Sighted};
+use super::sight::{Glance, Sight, Sighted};
 
 /// How long after a record that should have been at once what it tells counts as seen in time.
 const AT_ONCE: SignedDuration = SignedDuration::from_secs(2);
@@ -27,8 +28,10 @@ const SLOWEST: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Guest {
     pub(super) id: GuestId,
+    /// The manager's process that speaks for it, as far as is known.
+    pub(super) writer: Option<u32>,
     pub(super) plugs: Plugs,
-    held: Vec<Known>,
+    pub(super) held: Vec<Known>,
     /// Descriptors that belong to nothing told, by number and device, and since when they are there.
     loose: Vec<(u32, Device, Instant)>,
     pub(super) qemu: Qemu,
@@ -43,6 +46,12 @@ pub(super) struct Guest {
     from_start: bool,
     /// Which descriptors QEMU was started with, by interface.
     pub(super) started_with: HashMap<MacAddr, Vec<u32>>,
+    /// Which backends QEMU was started with, by interface.
+    pub(super) netdevs: HashMap<MacAddr, Vec<Netdev>>,
+    /// The vhost-vdpa devices that QEMU was last seen to hold.
+    pub(super) vdpa: Vec<String>,
+    /// Whether a glance is not enough: what is behind its devices was not seen yet.
+    pub(super) needs_full_look: bool,
     /// When all that is known to be held was last seen to be.
     pub(super) looked: Option<Timestamp>,
     /// When to look again.
@@ -106,6 +115,7 @@ impl Guest {
     pub(super) fn new(id: GuestId, now: Instant) -> Self {
         Self {
             id,
+            writer: None,
             plugs: Plugs::default(),
             held: Vec::new(),
             loose: Vec::new(),
@@ -116,6 +126,9 @@ impl Guest {
             failed: false,
             from_start: false,
             started_with: HashMap::new(),
+            netdevs: HashMap::new(),
+            vdpa: Vec::new(),
+            needs_full_look: false,
             looked: None,
             due: now,
             wait: SOON,
@@ -144,12 +157,23 @@ impl Guest {
         self.told_pid.unwrap_or(pid)
     }
 
-    /// Takes a record of its manager's; `number` is new.
-    pub(super) fn tell(&mut self, record: &Record, time: Timestamp, number: u64, now: Instant) {
+    /// Takes a record that its manager's process `writer` wrote; `number` is new.
+    pub(super) fn tell(
+        &mut self,
+        record: &Record,
+        writer: Option<u32>,
+        time: Timestamp,
+        number: u64,
+        now: Instant,
+    ) {
         let done = record.outcome == Outcome::Success;
+        // Another process that opens something may be about to start a second life of this guest.
+        if self.writer.is_none() || !matches!(record.event, Event::Open { .. }) {
+            self.writer = writer.or(self.writer);
+        }
         match (&record.event, done) {
             (Event::Open { mac, device, .. }, true) => {
-                self.plugs.opened(*mac, Opened { number, device: device.clone() });
+                self.plugs.opened(*mac, Opened { number, device: device.clone(), writer });
             }
             (Event::Start { mac, .. }, true) => {
                 self.from_start = true;
@@ -188,44 +212,6 @@ impl Guest {
         (self.due, self.wait, self.since) = (now, SOON, None);
     }
 
-    /// Takes back what was seen before, as the ledger has it.
-    pub(super) fn recall(&mut self, number: u64, descriptor: Descriptor) {
-        let kind = descriptor.device.kind;
-        let wants = |plug: &&mut Plug| Some(plug.mac) == descriptor.mac && plug.granted;
-        let held = &self.held;
-        let continues = |plug: &&mut Plug| {
-            held.iter()
-                .any(|known| known.plug == Some(plug.number) && known.descriptor.device == descriptor.device)
-        };
-        let lacks = |plug: &&mut Plug| {
-            !held.iter().any(|known| known.plug == Some(plug.number) && known.descriptor.device.kind == kind)
-        };
-        let first = descriptor.queue.unwrap_or(0) == 0;
-        let plug = {
-            let mut all = self.plugs.all.iter_mut().filter(wants);
-            if first { all.find(lacks) } else { all.rfind(continues) }
-        };
-        let plug = plug.map(|plug| {
-            plug.see(kind);
-            plug.told = true;
-            plug.number
-        });
-        let fds = vec![descriptor.fd];
-        self.held.push(Known { number, descriptor, fds, link: None, plug });
-    }
-
-    /// Takes back that a descriptor was seen to go. Tells which it was.
-    pub(super) fn recall_gone(&mut self, descriptor: &Descriptor) -> Option<u64> {
-        let is = |known: &Known| {
-            known.descriptor.fd == descriptor.fd && known.descriptor.device == descriptor.device
-        };
-        let at = self.held.iter().position(is)?;
-        let known = self.held.remove(at);
-        let held = &self.held;
-        self.plugs.settle(|plug| holds(held, plug));
-        Some(known.number)
-    }
-
     /// The descriptors that are known to be held.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = &Descriptor> {
         self.held.iter().map(|known| &known.descriptor)
@@ -238,7 +224,8 @@ impl Guest {
 
     /// Whether a glance shows what is known, and nothing is awaited.
     pub(super) fn is_as_known(&self, glance: &Glance) -> bool {
-        let settled = self.loose.is_empty()
+        let settled = !self.needs_full_look
+            && self.loose.is_empty()
             && self.plugs.detached.is_empty()
             && self.stop.is_none()
             && self.plugs.all.iter().all(|plug| plug.told || !plug.granted);
@@ -264,14 +251,9 @@ impl Guest {
     }
 
     /// QEMU was looked into.
-    pub(super) fn look(
-        &mut self,
-        pid: u32,
-        seen: Vec<Sighted>,
-        now: Now,
-        next: &mut u64,
-        acts: &mut Vec<Act>,
-    ) {
+    pub(super) fn look(&mut self, pid: u32, seen: Sight, now: Now, next: &mut u64, acts: &mut Vec<Act>) {
+        let Sight { descriptors: seen, vdpa } = seen;
+        (self.vdpa, self.needs_full_look) = (vdpa, false);
         let since = *self.since.get_or_insert(now.instant);
         let waited = now.instant.duration_since(since);
         let loose = self.match_known(seen, now, acts);
@@ -302,6 +284,8 @@ impl Guest {
                 Some(sighted) => {
                     known.fds = sighted.fds;
                     known.link = sighted.link.or(known.link);
+                    // A change is seen where all bridges are looked at.
+                    known.port = known.port.take().or(sighted.port);
                     true
                 }
                 None => {
@@ -410,7 +394,8 @@ impl Guest {
         let fd = sighted.fds.first().copied().unwrap_or_default();
         let descriptor = Descriptor { mac, device: sighted.device, queue, vm_pid: pid, fd };
         *next += 1;
-        Known { number: *next, descriptor, fds: sighted.fds, link: sighted.link, plug }
+        let Sighted { fds, link, port, .. } = sighted;
+        Known { number: *next, descriptor, fds, link, port, plug }
     }
 
     fn wanting(&self, plug: &Plug, leaving: bool) -> Wanting {
@@ -452,7 +437,12 @@ impl Guest {
     /// Tells of each interface that QEMU has it, once that was seen or is not to be seen.
     fn tell_granted(&mut self, pid: u32, at_last: bool, acts: &mut Vec<Act>) {
         for plug in &mut self.plugs.all {
-            if plug.told || !plug.granted || !(plug.is_seen() || at_last) {
+            // An interface that needs no raw device has not to be waited for.
+            let needs_none = || {
+                let netdevs = self.netdevs.get(&plug.mac).filter(|_| plug.by_start && plug.opened.is_empty());
+                netdevs.is_some_and(|netdevs| netdevs.iter().all(|netdev| !netdev.is_raw()))
+            };
+            if plug.told || !plug.granted || !(plug.is_seen() || at_last || needs_none()) {
                 continue;
             }
             plug.told = true;
@@ -460,6 +450,11 @@ impl Guest {
             let descriptors = of.map(|known| known.descriptor.clone()).collect();
             acts.push(Act::Granted { mac: plug.mac, pid, descriptors });
         }
+    }
+
+    /// Whether QEMU holds a device that belongs to no known interface.
+    pub(super) fn has_unbound(&self) -> bool {
+        !self.loose.is_empty() || self.held.iter().any(|known| known.descriptor.mac.is_none())
     }
 
     /// QEMU has ended. All it held went with it.

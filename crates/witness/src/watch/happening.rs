@@ -39,6 +39,22 @@ pub enum What {
     },
     /// QEMU has a device no more.
     Released(Box<Holding>),
+    /// A tap that QEMU holds is a port of another bridge than before, or of none. Nothing was
+    /// released.
+    BridgeChanged {
+        /// Whose.
+        guest: GuestId,
+        /// Which interface, where it is known.
+        mac: Option<MacAddr>,
+        /// The tap.
+        device: Device,
+        /// QEMU.
+        vm_pid: u32,
+        /// The bridge that it was a port of, if any.
+        from: Option<String>,
+        /// The bridge that it is a port of now, if any.
+        to: Option<String>,
+    },
     /// The trail is wrong, incomplete or worth a look.
     Found(Box<Finding>),
     /// A guest runs, or is gone.

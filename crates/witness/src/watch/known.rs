@@ -2,6 +2,7 @@
 
 use taptrail_record::{Descriptor, DeviceKind};
 
+use super::bridges::SeenPort;
 use super::plugs::{Opened, Plug, Plugs};
 use super::sight::{Place, Sighted};
 
@@ -15,6 +16,8 @@ pub(super) struct Known {
     pub(super) fds: Vec<u32>,
     /// The interface behind it, once it was found.
     pub(super) link: Option<Place>,
+    /// What that interface was a port of when it was last seen.
+    pub(super) port: Option<SeenPort>,
     /// The interface of the guest that it serves, where that is told.
     pub(super) plug: Option<u64>,
 }
@@ -43,7 +46,7 @@ impl Known {
     fn forgotten(&self) -> Sighted {
         let (fds, device, named) = (self.fds.clone(), self.descriptor.device.clone(), self.descriptor.mac);
         let named = named.filter(|_| !self.is_vhost());
-        Sighted { fds, device, link: self.link, address: None, named }
+        Sighted { fds, device, link: self.link, address: None, named, port: self.port.clone() }
     }
 }
 

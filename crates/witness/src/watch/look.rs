@@ -1,6 +1,7 @@
 //! What is looked at: which guests, where their QEMUs are, and what comes of it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -11,8 +12,11 @@ use tracing::warn;
 use super::books::Slot;
 use super::find::{self, Found};
 use super::guest::{Act, Guest, Now, Qemu};
-use super::{GUESTS, GuestState, Happening, NOTED, Watcher, What, command_line, sight};
+use super::{EndedLife, GUESTS, GuestState, Happening, NOTED, Watcher, What, command_line, sight};
 use crate::scan::KnownBy;
+
+/// How soon is looked again at what may not last.
+pub(super) const PENDING_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Watcher {
     /// The guests whose QEMU has ended.
@@ -103,6 +107,7 @@ impl Watcher {
         let Some(guest) = self.guests.get_mut(&slot) else { return };
         let Found { process, pidfd, arguments, is_named: named } = found;
         guest.started_with = command_line::descriptors(&arguments);
+        guest.netdevs = command_line::netdevs(&arguments);
         guest.qemu = Qemu::Runs { process, pidfd, attended: false, named };
         self.pids.insert(process.pid, slot);
         self.books.runs(slot, process);
@@ -162,7 +167,9 @@ impl Watcher {
 
     /// Puts on record what a look brought to light.
     pub(super) fn act(&mut self, slot: Slot, acts: Vec<Act>) {
-        let Some(id) = self.guests.get(&slot).map(|guest| guest.id.clone()) else { return };
+        let Some((id, writer)) = self.guests.get(&slot).map(|guest| (guest.id.clone(), guest.writer)) else {
+            return;
+        };
         let record = |event, last_seen: Option<Timestamp>| {
             let last_seen = last_seen.and_then(|at| u64::try_from(at.as_millisecond()).ok());
             Record { last_seen, ..Record::success(id.clone(), event) }
@@ -192,10 +199,13 @@ impl Watcher {
                     {
                         self.pids.remove(&process.pid);
                     }
-                    if self.current.get(&id.uuid) == Some(&slot) {
-                        self.current.remove(&id.uuid);
+                    if let Some(lives) = self.current.get_mut(&id.uuid) {
+                        lives.retain(|life| *life != slot);
+                        if lives.is_empty() {
+                            self.current.remove(&id.uuid);
+                        }
                     }
-                    self.ended.push_back((id.uuid, slot));
+                    self.ended.push_back(EndedLife { uuid: id.uuid, slot, writer });
                 }
             }
         }
@@ -205,7 +215,7 @@ impl Watcher {
         self.happens(What::Guest { guest: guest.clone(), state });
     }
 
-    fn happens(&mut self, what: What) {
+    pub(super) fn happens(&mut self, what: What) {
         self.happened.push(Happening { time: Timestamp::now(), what });
     }
 
@@ -219,7 +229,7 @@ impl Watcher {
 }
 
 /// Looks into a QEMU: none when all is as it is known.
-fn see(guest: &Guest, libvirt: &Path, process: ProcessId) -> std::io::Result<Option<Vec<sight::Sighted>>> {
+fn see(guest: &Guest, libvirt: &Path, process: ProcessId) -> std::io::Result<Option<sight::Sight>> {
     if guest.looked.is_some() && guest.is_as_known(&sight::glance(process)?) {
         return Ok(None);
     }

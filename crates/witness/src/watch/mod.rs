@@ -37,12 +37,14 @@
 
 mod bind;
 mod books;
+mod bridges;
 mod change;
 mod command_line;
 mod error;
 mod find;
 mod guest;
 mod happening;
+mod held_back;
 mod known;
 mod look;
 mod plugs;
@@ -67,6 +69,7 @@ use uuid::Uuid;
 
 use self::books::{Books, Slot};
 use self::guest::{Guest, Now, Qemu};
+use self::held_back::HeldBack;
 use crate::scan::{Scanner, Sources};
 
 pub use error::WatchError;
@@ -117,15 +120,20 @@ pub struct Watcher {
     trail: Trail,
     scanner: Scanner,
     guests: BTreeMap<Slot, Guest>,
-    /// The newest life of each guest.
-    current: HashMap<Uuid, Slot>,
+    /// The lives of each guest, oldest first: two while it migrates from one daemon of this host to
+    /// another.
+    current: HashMap<Uuid, Vec<Slot>>,
     /// The guests that have a supervisor of ours, as far as they are told of.
     ours: HashSet<Uuid>,
     /// Lives that have ended.
-    ended: VecDeque<(Uuid, Slot)>,
+    ended: VecDeque<EndedLife>,
     /// Their QEMUs.
     pids: HashMap<u32, Slot>,
     happened: Vec<Happening>,
+    /// Findings that wait for a look into QEMU.
+    held_back: Vec<HeldBack>,
+    /// When to look at the bridges of guests' taps.
+    bridges_due: Instant,
     /// The time and serial of the last entry taken.
     last: Option<(Timestamp, Option<u32>)>,
     /// When we last looked.
@@ -136,6 +144,15 @@ pub struct Watcher {
     number: u64,
     /// Whether guests may run of which the log has never told.
     strangers: bool,
+}
+
+/// A life that has ended.
+#[derive(Debug)]
+struct EndedLife {
+    uuid: Uuid,
+    slot: Slot,
+    /// The manager's process that spoke for it.
+    writer: Option<u32>,
 }
 
 impl Watcher {
@@ -161,6 +178,8 @@ impl Watcher {
             ended: VecDeque::new(),
             pids: HashMap::new(),
             happened: Vec::new(),
+            held_back: Vec::new(),
+            bridges_due: Instant::now(),
             awake: Timestamp::now(),
             noted: Timestamp::now(),
             number: 0,
@@ -215,7 +234,9 @@ impl Watcher {
             // Clocks are set.
             Instant::now() + left.min(self.options.every)
         });
-        self.guests.values().map(|guest| guest.due).chain(trail).min()
+        let held_back = self.held_back.iter().filter_map(|held| held.until);
+        let guests = self.guests.values().map(|guest| guest.due);
+        guests.chain(trail).chain(held_back).chain(self.bridges_due()).min()
     }
 
     /// Looks at the guests of which something was told, whose QEMU has ended, or whose time has come. To be called
@@ -239,8 +260,10 @@ impl Watcher {
             self.look_at(slot, gone.contains(&slot), awake, now, &mut acts);
             self.act(slot, acts);
         }
+        self.look_at_bridges(now);
         self.trail.pass(self.passed(now.time));
         self.gather();
+        self.settle_held_back(now, false);
         self.note(now);
     }
 
@@ -258,8 +281,8 @@ impl Watcher {
         }
         self.gather();
         while self.ended.len() > ENDED {
-            if let Some((_, slot)) = self.ended.pop_front() {
-                self.books.forget(slot);
+            if let Some(ended) = self.ended.pop_front() {
+                self.books.forget(ended.slot);
             }
         }
         let happened = std::mem::take(&mut self.happened);
@@ -298,6 +321,7 @@ impl Watcher {
         let now = Instant::now();
         self.guests.values_mut().for_each(|guest| guest.due = now);
         self.look();
+        self.settle_held_back(self.now(), true);
         self.note_looked();
     }
 
@@ -319,10 +343,11 @@ impl Watcher {
                 happened.push(Happening { time, what: What::Released(Box::new(holding)) });
             }
         }
-        happened.extend(
-            trail
-                .drain_findings()
-                .map(|finding| Happening { time: finding.time, what: What::Found(Box::new(finding)) }),
-        );
+        let findings: Vec<_> = trail.drain_findings().collect();
+        for finding in findings {
+            if let Some(finding) = self.hold_back(finding) {
+                self.happened.push(Happening { time: finding.time, what: What::Found(finding) });
+            }
+        }
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct Plug {
 pub(super) struct Opened {
     pub(super) number: u64,
     pub(super) device: Device,
+    /// The process that wrote the record.
+    pub(super) writer: Option<u32>,
 }
 
 /// A detach of which it is not seen yet what it ended.
@@ -78,12 +80,26 @@ impl Plugs {
         let backend = opened.device.kind != DeviceKind::VhostNet;
         let takes = |plug: &Plug| {
             let has = |opened: &Opened| opened.device.kind != DeviceKind::VhostNet;
-            !plug.granted && plug.opened.len() < MOST_OPENED && !(backend && plug.opened.iter().any(has))
+            !plug.granted
+                && plug.opened.len() < MOST_OPENED
+                && !(backend && plug.opened.iter().any(has))
+                && plug.opened.iter().all(|before| before.writer == opened.writer)
         };
         match self.all.iter_mut().rev().find(|plug| plug.mac == mac) {
             Some(newest) if takes(newest) => newest.opened.push(opened),
             _ => self.add(mac, opened.number, vec![opened]),
         }
+    }
+
+    /// Takes out what a process opened and QEMU was not told to have.
+    pub(super) fn take_opened_by(&mut self, writer: u32) -> Vec<(MacAddr, Opened)> {
+        let is_by =
+            |plug: &mut Plug| !plug.granted && plug.opened.iter().any(|opened| opened.writer == Some(writer));
+        let taken: Vec<Plug> = self.all.extract_if(.., is_by).collect();
+        taken
+            .into_iter()
+            .flat_map(|plug| plug.opened.into_iter().map(move |opened| (plug.mac, opened)))
+            .collect()
     }
 
     fn add(&mut self, mac: MacAddr, number: u64, opened: Vec<Opened>) {

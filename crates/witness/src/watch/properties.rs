@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
 
 use super::guest::{Act, Guest, Now};
-use super::sight::{Place, Sighted};
+use super::sight::{Place, Sight, Sighted};
 
 const PID: u32 = 40;
 
@@ -92,12 +92,13 @@ impl World {
             let Some((time, event)) = self.unread.pop_front() else { break };
             self.number += 1;
             let record = Record::success(self.guest.id.clone(), event);
-            self.guest.tell(&record, time, self.number, self.now.instant);
+            self.guest.tell(&record, Some(812), time, self.number, self.now.instant);
         }
     }
 
     fn looks(&mut self) {
-        let all = self.fds.values().map(|(sighted, _)| sighted.clone()).collect();
+        let descriptors = self.fds.values().map(|(sighted, _)| sighted.clone()).collect();
+        let all = Sight { descriptors, vdpa: Vec::new() };
         let mut acts = Vec::new();
         self.guest.look(PID, all, self.now, &mut self.number, &mut acts);
         for act in acts {
@@ -164,12 +165,26 @@ impl World {
                 let address = if *macvtap { mac(*last) } else { mac(*last).host_side() };
                 for _ in 0..*queues {
                     let (address, link) = (Some(address), Some(Place { netns: None, index: number }));
-                    self.gives(Sighted { fds: Vec::new(), device: held.clone(), link, address, named: None });
+                    self.gives(Sighted {
+                        fds: Vec::new(),
+                        device: held.clone(),
+                        link,
+                        address,
+                        named: None,
+                        port: None,
+                    });
                     may_look(self);
                 }
                 for _ in 0..if *vhost { *queues } else { 0 } {
                     let device = accelerator.clone();
-                    self.gives(Sighted { fds: Vec::new(), device, link: None, address: None, named: None });
+                    self.gives(Sighted {
+                        fds: Vec::new(),
+                        device,
+                        link: None,
+                        address: None,
+                        named: None,
+                        port: None,
+                    });
                 }
                 self.plugged.push((self.plugs, *last));
                 may_look(self);

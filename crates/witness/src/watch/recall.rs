@@ -6,12 +6,14 @@ use std::time::Instant;
 use jiff::Timestamp;
 use taptrail_kernel::proc::ProcessId;
 use taptrail_ledger::{Guest as Row, LiveDevice, StoredRecord};
-use taptrail_record::{Event, Record, RecordType, parse_text};
+use taptrail_record::{Descriptor, Event, Record, RecordType, parse_text};
 use taptrail_trail::{Content, Entry};
 
 use super::books::Slot;
 use super::find;
 use super::guest::{Guest, Qemu};
+use super::known::{Known, holds};
+use super::plugs::Plug;
 use super::{WatchError, Watcher};
 
 impl Watcher {
@@ -87,7 +89,8 @@ impl Watcher {
                     if matches!(event, Event::Open { .. }) {
                         self.books.recall_open(slot, number, stored.key());
                     }
-                    guest.tell(record, stored.time, number, now);
+                    let writer = stored.writer.filter(|_| stored.copied);
+                    guest.tell(record, writer, stored.time, number, now);
                 }
             }
         }
@@ -108,6 +111,7 @@ impl Watcher {
             match if here { find::open(process, row.id.uuid) } else { Ok(None) } {
                 Ok(Some(found)) => {
                     guest.started_with = super::command_line::descriptors(&found.arguments);
+                    guest.netdevs = super::command_line::netdevs(&found.arguments);
                     let (pidfd, named) = (found.pidfd, found.is_named);
                     guest.qemu = Qemu::Runs { process, pidfd, attended: false, named };
                     self.pids.insert(pid, slot);
@@ -119,9 +123,50 @@ impl Watcher {
         guest.failed |= !here && process.is_none();
         self.guests.insert(slot, guest);
         if here {
-            self.current.insert(row.id.uuid, slot);
+            self.current.entry(row.id.uuid).or_default().push(slot);
         }
         Ok(looked)
+    }
+}
+
+impl Guest {
+    /// Takes back what was seen before, as the ledger has it.
+    pub(super) fn recall(&mut self, number: u64, descriptor: Descriptor) {
+        let kind = descriptor.device.kind;
+        let wants = |plug: &&mut Plug| Some(plug.mac) == descriptor.mac && plug.granted;
+        let held = &self.held;
+        let continues = |plug: &&mut Plug| {
+            held.iter()
+                .any(|known| known.plug == Some(plug.number) && known.descriptor.device == descriptor.device)
+        };
+        let lacks = |plug: &&mut Plug| {
+            !held.iter().any(|known| known.plug == Some(plug.number) && known.descriptor.device.kind == kind)
+        };
+        let first = descriptor.queue.unwrap_or(0) == 0;
+        let plug = {
+            let mut all = self.plugs.all.iter_mut().filter(wants);
+            if first { all.find(lacks) } else { all.rfind(continues) }
+        };
+        let plug = plug.map(|plug| {
+            plug.see(kind);
+            plug.told = true;
+            plug.number
+        });
+        let fds = vec![descriptor.fd];
+        self.held.push(Known { number, descriptor, fds, link: None, port: None, plug });
+        self.needs_full_look = true;
+    }
+
+    /// Takes back that a descriptor was seen to go. Tells which it was.
+    pub(super) fn recall_gone(&mut self, descriptor: &Descriptor) -> Option<u64> {
+        let is = |known: &Known| {
+            known.descriptor.fd == descriptor.fd && known.descriptor.device == descriptor.device
+        };
+        let at = self.held.iter().position(is)?;
+        let known = self.held.remove(at);
+        let held = &self.held;
+        self.plugs.settle(|plug| holds(held, plug));
+        Some(known.number)
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use taptrail_kernel::proc::{HeldKind, ProcessId, raw_devices};
 use taptrail_record::{Device, DeviceKind, MacAddr, Rdev};
 
+use super::bridges::SeenPort;
 use crate::scan::{Holder, Named, Scanner, Sources, interfaces};
 
 /// The most descriptors of one guest that are followed: QEMU takes 256 queues for an interface.
@@ -23,7 +24,20 @@ pub(super) struct Sighted {
     pub(super) address: Option<MacAddr>,
     /// The guest's address in libvirt's state of that interface.
     pub(super) named: Option<MacAddr>,
+    /// What that interface is a port of, where it was found.
+    pub(super) port: Option<SeenPort>,
 }
+
+/// What a QEMU holds.
+#[derive(Debug, Default)]
+pub(super) struct Sight {
+    pub(super) descriptors: Vec<Sighted>,
+    /// The paths of the vhost-vdpa devices that it holds: no manager records them.
+    pub(super) vdpa: Vec<String>,
+}
+
+/// How many vhost-vdpa devices of one guest are named.
+const MAX_VDPA: usize = 16;
 
 /// Where an interface is, which outlives a new name: its network namespace, by inode, and its number there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,9 +61,12 @@ pub(super) fn glance(process: ProcessId) -> io::Result<Glance> {
 }
 
 /// Looks at all of it. `libvirt` is where that keeps its state of guests, and `name` this one's.
-pub(super) fn look(process: ProcessId, libvirt: &Path, name: &str) -> io::Result<Vec<Sighted>> {
+pub(super) fn look(process: ProcessId, libvirt: &Path, name: &str) -> io::Result<Sight> {
     // One of its own each time: a driver may have been loaded since.
-    let mut all = Scanner::new(Sources::default()).look(process)?.map(sighted).unwrap_or_default();
+    let Some(holder) = Scanner::new(Sources::default()).look(process)? else { return Ok(Sight::default()) };
+    let vdpa = holder.devices.iter().filter(|held| held.kind == HeldKind::VhostVdpa).take(MAX_VDPA);
+    let vdpa = vdpa.map(|held| held.path.display().to_string()).collect();
+    let mut all = sighted(holder);
     if all.iter().any(|sighted| sighted.device.kind == DeviceKind::Tun) {
         let interfaces = interfaces(libvirt, name, process.pid);
         for sighted in &mut all {
@@ -57,7 +74,7 @@ pub(super) fn look(process: ProcessId, libvirt: &Path, name: &str) -> io::Result
             sighted.named = interfaces.iter().find(is).map(|named| named.mac);
         }
     }
-    Ok(all)
+    Ok(Sight { descriptors: all, vdpa })
 }
 
 /// What a process that was looked at holds.
@@ -69,6 +86,7 @@ pub(super) fn sighted(holder: Holder) -> Vec<Sighted> {
         let device = Device::new(held.path.to_string_lossy(), Some(held.rdev), dev);
         let netns = held.netns;
         let link = held.behind.as_ref().map(|link| Place { netns, index: link.index });
+        let port = held.behind.as_ref().map(|link| SeenPort::of(link.master.clone()));
         let address = held.behind.as_ref().and_then(|link| link.mac);
         // Of one held device, equal files are one.
         let mut files: Vec<(Option<u32>, Vec<u32>)> = Vec::new();
@@ -85,6 +103,7 @@ pub(super) fn sighted(holder: Holder) -> Vec<Sighted> {
             link,
             address,
             named: None,
+            port: port.clone(),
         }));
     }
     all.sort_by_key(|sighted| sighted.fds.first().copied());

@@ -3,10 +3,13 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use taptrail_kernel::proc::{PidFd, ProcessId};
 use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
 
-use super::guest::{Act, Guest, Now};
-use super::sight::{Place, Sighted};
+use super::command_line::Netdev;
+use super::guest::{Act, Guest, Now, Qemu};
+use super::held_back::Backing;
+use super::sight::{Place, Sight, Sighted};
 
 const PID: u32 = 40;
 
@@ -26,12 +29,13 @@ fn tun(fd: u32, number: u32) -> Sighted {
         link: Some(Place { netns: None, index: number }),
         address: None,
         named: None,
+        port: None,
     }
 }
 
 fn vhost(fd: u32) -> Sighted {
     let device = Device::new("/dev/vhost-net", Some(Rdev::VHOST_NET), None);
-    Sighted { fds: vec![fd], device, link: None, address: None, named: None }
+    Sighted { fds: vec![fd], device, link: None, address: None, named: None, port: None }
 }
 
 /// A guest in time.
@@ -39,21 +43,29 @@ struct Scene {
     guest: Guest,
     now: Now,
     number: u64,
+    /// The vhost-vdpa devices that QEMU holds.
+    vdpa: Vec<String>,
 }
 
 impl Scene {
     fn new() -> Self {
         let (patience, every) = (Duration::from_secs(5), Duration::from_secs(30));
         let (instant, time) = (Instant::now(), Timestamp::now());
-        let mut scene =
-            Self { guest: Guest::new(id(), instant), now: Now { instant, time, patience, every }, number: 0 };
+        let (guest, now) = (Guest::new(id(), instant), Now { instant, time, patience, every });
+        let mut scene = Self { guest, now, number: 0, vdpa: Vec::new() };
         scene.says(Event::GuestStart { reason: Reason::BOOTED, vm_pid: Some(PID) });
         scene
     }
 
     fn says(&mut self, event: Event) {
         self.number += 1;
-        self.guest.tell(&Record::success(id(), event), self.now.time, self.number, self.now.instant);
+        self.guest.tell(
+            &Record::success(id(), event),
+            Some(812),
+            self.now.time,
+            self.number,
+            self.now.instant,
+        );
     }
 
     /// As libvirt hot-plugs a tap with its vhost-net.
@@ -76,7 +88,8 @@ impl Scene {
     /// A look, and what it brings to light: what happened to which descriptor of which interface.
     fn looks(&mut self, seen: &[Sighted]) -> Vec<String> {
         let mut acts = Vec::new();
-        self.guest.look(PID, seen.to_vec(), self.now, &mut self.number, &mut acts);
+        let seen = Sight { descriptors: seen.to_vec(), vdpa: self.vdpa.clone() };
+        self.guest.look(PID, seen, self.now, &mut self.number, &mut acts);
         let line = |what: &str, of: &taptrail_record::Descriptor| {
             let mac = of.mac.map_or("-".to_owned(), |mac| format!("{:02x}", mac.0[5]));
             let dev = of.device.dev.as_deref().unwrap_or("vhost");
@@ -192,4 +205,40 @@ fn queues_and_vhost_nets_of_several_interfaces_find_theirs() {
             "seen 02 vhost q0 fd35"
         ]
     );
+}
+
+#[test]
+fn a_vdpa_device_is_named_and_what_is_nobodys_leaves_a_grant_in_doubt() {
+    let own = ProcessId::of(std::process::id()).unwrap();
+    let runs = || {
+        let pidfd = PidFd::open(own).unwrap();
+        Qemu::Runs { process: own, pidfd, attended: true, named: true }
+    };
+    let mut scene = Scene::new();
+    assert_eq!(scene.guest.backing(mac(1)), Backing::Pending, "QEMU was not found yet");
+    scene.guest.qemu = runs();
+    let netdev = |kind: &str, path: Option<&str>| Netdev { kind: kind.into(), path: path.map(Into::into) };
+    let vdpa = netdev("vhost-vdpa", Some("/dev/fdset/0"));
+    scene.guest.netdevs.insert(mac(1), vec![vdpa]);
+    scene.guest.netdevs.insert(mac(2), vec![netdev("stream", None)]);
+    for last in [1, 2] {
+        scene.says(Event::Start { mac: mac(last), vm_pid: None, fds: None });
+    }
+    assert_eq!(scene.guest.backing(mac(2)), Backing::Pending, "QEMU was not looked into yet");
+    scene.vdpa = vec!["/dev/vhost-vdpa-0".into()];
+    scene.looks(&[]);
+    assert_eq!(scene.guest.backing(mac(1)), Backing::Vdpa(vec!["/dev/vhost-vdpa-0".into()]));
+    assert_eq!(scene.guest.backing(mac(2)), Backing::None);
+    // Of a hot-plug no command line tells: it may be one.
+    scene.says(Event::Attach { mac: mac(3), vm_pid: None, fds: None });
+    scene.looks(&[]);
+    assert_eq!(scene.guest.backing(mac(3)), Backing::Pending);
+    scene.after(6);
+    scene.looks(&[]);
+    assert_eq!(scene.guest.backing(mac(3)), Backing::Vdpa(vec!["/dev/vhost-vdpa-0".into()]));
+    // So may a tap that belongs to no interface.
+    scene.looks(&[Sighted { address: Some(mac(9).host_side()), ..tun(30, 0) }]);
+    assert_eq!(scene.guest.backing(mac(3)), Backing::Unknown);
+    assert_eq!(scene.guest.backing(mac(2)), Backing::None, "the command line shows that it has none");
+    assert_eq!(scene.guest.backing(mac(4)), Backing::Unknown, "there is no such interface");
 }

@@ -7,10 +7,23 @@ use taptrail_kernel::proc::boot_time;
 use taptrail_record::{Event, GuestId, Outcome, Record};
 use taptrail_trail::{Content, Entry};
 use tracing::warn;
+use uuid::Uuid;
 
 use super::books::Slot;
 use super::guest::Guest;
-use super::{GUESTS, GuestState, Happening, Watcher, What};
+use super::{EndedLife, GUESTS, GuestState, Happening, Watcher, What};
+
+/// The life of a guest that a record is of.
+enum LifeOf {
+    /// This one.
+    Known(Slot),
+    /// A second one that begins beside `first`: `writer` starts it.
+    Second { first: Slot, writer: u32 },
+    /// One that has ended.
+    Ended,
+    /// None is known.
+    None,
+}
 
 impl Watcher {
     /// A record of a guest's manager.
@@ -21,7 +34,7 @@ impl Watcher {
         let open = matches!(record.event, Event::Open { .. }).then_some(number);
         self.books.copy(slot, entry, record, open);
         if let Some(guest) = self.guests.get_mut(&slot) {
-            guest.tell(record, entry.time, number, now);
+            guest.tell(record, entry.writer, entry.time, number, now);
         }
     }
 
@@ -75,10 +88,24 @@ impl Watcher {
         let uuid = record.guest.uuid;
         let begins =
             matches!(record.event, Event::Open { .. } | Event::Start { .. } | Event::GuestStart { .. });
-        if let Some(slot) = self.current.get(&uuid)
-            && self.guests.get(slot).is_some_and(|guest| !(begins && guest.is_over()))
-        {
-            return Some(*slot);
+        match self.life_of(entry.writer, record, begins) {
+            LifeOf::Known(slot) => return Some(slot),
+            LifeOf::Ended => return None,
+            LifeOf::Second { first, writer } => {
+                if self.guests.len() >= GUESTS {
+                    return Some(first);
+                }
+                // What its daemon has opened so far may have been a hot-plug for the first: now it
+                // is known.
+                let first = self.guests.get_mut(&first);
+                let opened = first.map(|first| first.plugs.take_opened_by(writer)).unwrap_or_default();
+                let slot = self.begin(&record.guest, entry.time);
+                if let Some(second) = self.guests.get_mut(&slot) {
+                    opened.into_iter().for_each(|(mac, opened)| second.plugs.opened(mac, opened));
+                }
+                return Some(slot);
+            }
+            LifeOf::None => {}
         }
         if matches!(record.event, Event::GuestStop { .. }) {
             self.ours.remove(&uuid);
@@ -92,18 +119,54 @@ impl Watcher {
         Some(self.begin(&record.guest, entry.time))
     }
 
+    /// Which life of its guest a record is of. A guest that migrates from one daemon of this host
+    /// to another runs twice, and its two lives are told apart by which daemon speaks. A daemon
+    /// that started anew speaks for the running one, so a writer that nobody knows begins a second
+    /// life only by a start.
+    fn life_of(&self, writer: Option<u32>, record: &Record, begins: bool) -> LifeOf {
+        let uuid = record.guest.uuid;
+        let lives = self.current.get(&uuid).into_iter().flatten().filter_map(|slot| {
+            let guest = self.guests.get(slot)?;
+            (!(begins && guest.is_over())).then_some((*slot, guest))
+        });
+        let lives: Vec<(Slot, &Guest)> = lives.collect();
+        let Some((newest, _)) = lives.last().copied() else { return LifeOf::None };
+        let Some(writer) = writer else { return LifeOf::Known(newest) };
+        let find = |is: &dyn Fn(&Guest) -> bool| {
+            lives.iter().rev().find(|(_, guest)| is(guest)).map(|(slot, _)| *slot)
+        };
+        let own =
+            find(&|guest| guest.writer == Some(writer)).or_else(|| find(&|guest| guest.writer.is_none()));
+        if let Some(own) = own {
+            return LifeOf::Known(own);
+        }
+        let first = find(&|guest| guest.running).unwrap_or(newest);
+        match record.event {
+            Event::Start { .. } | Event::GuestStart { .. } => LifeOf::Second { first, writer },
+            Event::GuestStop { .. } if self.ended_life(uuid, Some(writer)).is_some() => LifeOf::Ended,
+            _ => LifeOf::Known(first),
+        }
+    }
+
+    /// The last life of a guest that has ended, and for which this process spoke, if one is given.
+    fn ended_life(&self, uuid: Uuid, writer: Option<u32>) -> Option<Slot> {
+        let is = |ended: &&EndedLife| ended.uuid == uuid && (writer.is_none() || ended.writer == writer);
+        self.ended.iter().rev().find(is).map(|ended| ended.slot)
+    }
+
     /// The last word of a guest that has ended is kept with it.
     fn told_late(&mut self, entry: &Entry, record: &Record) {
-        let ended = self.ended.iter().rev().find(|(of, _)| *of == record.guest.uuid);
-        if let (Event::GuestStop { .. }, Some((_, slot))) = (&record.event, ended) {
-            self.books.copy_late(*slot, entry, record);
+        let uuid = record.guest.uuid;
+        let ended = self.ended_life(uuid, entry.writer).or_else(|| self.ended_life(uuid, None));
+        if let (Event::GuestStop { .. }, Some(slot)) = (&record.event, ended) {
+            self.books.copy_late(slot, entry, record);
         }
     }
 
     pub(super) fn begin(&mut self, id: &GuestId, begun: Timestamp) -> Slot {
         let slot = self.next();
         self.guests.insert(slot, Guest::new(id.clone(), Instant::now()));
-        self.current.insert(id.uuid, slot);
+        self.current.entry(id.uuid).or_default().push(slot);
         self.books.begins(slot, id.clone(), begun);
         slot
     }

@@ -7,7 +7,10 @@ mod lab;
 mod manager;
 mod qemu;
 
+mod bare;
+mod bridges;
 mod ends;
 mod finds;
+mod migrates;
 mod plugs;
 mod restarts;

@@ -73,6 +73,7 @@ fn brief(what: &What) -> String {
         What::Opened { mac, .. } => format!("opened {:02x}", mac.0[5]),
         What::Granted { mac, descriptors, .. } => format!("granted {:02x} {}", mac.0[5], descriptors.len()),
         What::Released(holding) => format!("released {:02x}", holding.mac.0[5]),
+        What::BridgeChanged { from, to, .. } => format!("bridge {from:?} {to:?}"),
         What::Found(finding) => finding.kind.as_str().to_owned(),
         What::Guest { state, .. } => match state {
             GuestState::Started { .. } => "started".to_owned(),

@@ -20,21 +20,26 @@ pub(crate) struct Qemu {
 
 impl Qemu {
     pub(crate) fn start(uuid: Uuid) -> Self {
-        Self::started(Command::new("qemu-system-x86_64"), uuid)
+        Self::start_with(uuid, &[])
+    }
+
+    /// One with more arguments.
+    pub(crate) fn start_with(uuid: Uuid, arguments: &[&str]) -> Self {
+        Self::started(Command::new("qemu-system-x86_64"), uuid, arguments)
     }
 
     /// One in a pid namespace of its own, where it is the first.
     pub(crate) fn in_container(uuid: Uuid) -> Self {
         let mut container = Command::new("/usr/bin/unshare");
         container.args(["--pid", "--fork", "--kill-child", "qemu-system-x86_64"]);
-        let mut qemu = Self::started(container, uuid);
+        let mut qemu = Self::started(container, uuid, &[]);
         let parent = qemu.pid;
         let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
         qemu.pid = children.trim().parse().unwrap();
         qemu
     }
 
-    fn started(mut command: Command, uuid: Uuid) -> Self {
+    fn started(mut command: Command, uuid: Uuid, arguments: &[&str]) -> Self {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("monitor");
         let socket = format!("unix:{},server=on,wait=off", path.display());
@@ -45,7 +50,7 @@ impl Qemu {
         for port in 0..6 {
             command.args(["-device", &format!("pcie-root-port,id=port{port},chassis={port},slot={port}")]);
         }
-        let child = command.spawn().expect("qemu-system-x86_64 is needed");
+        let child = command.args(arguments).spawn().expect("qemu-system-x86_64 is needed");
         let deadline = Instant::now() + LONG;
         let monitor = loop {
             match Monitor::connect(&path, deadline) {
