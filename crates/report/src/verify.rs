@@ -203,12 +203,14 @@ pub fn verify_table(verified: &Verified, style: &Style) -> String {
     text
 }
 
-/// Differences first, what is accounted for after them, and last what is nobody's business.
+/// Differences first, then what is unknown, then what is accounted for, and last what no trail is
+/// about.
 fn rank(row: &VerifiedRow) -> u8 {
     match (row.text.is_some(), row.verdict) {
         (true, _) => 0,
-        (false, "accounted") => 1,
-        _ => 2,
+        (false, "unknown") => 1,
+        (false, "accounted") => 2,
+        _ => 3,
     }
 }
 

@@ -13,15 +13,27 @@ const SHOWN: &str = "Output";
 
 /// What stands below the examples.
 const NOTES: &str = "\
-Verdicts:\n  accounted           a record grants the device to the process that holds it\n  unaccounted         a process holds \
-the device, and no record grants it\n  missing             the trail says that a guest holds the device, and no process \
-does\n  unknown             the trail says that a guest holds the device, and the process that may hold it could not be seen\n  held-after-release  the trail says that the device was released, and a process holds it\n  held-by-another     the \
-device is granted to one process, and another one holds it: a leaked copy, a forked child, a container\n  not-audited         \
-a device that no manager audits: vhost-vsock, vhost-vdpa, vfio, ipvtap\n  ignored             no record grants the device, and \
---ignore names its program\n\nWithout FILE, taptrail reads this host's audit log, its rotations and the ledger. The log and the \
-processes are not read at one moment, so taptrail looks at a difference again and reports it when it lasts.\n\nExit codes:\n  0  \
-every device is accounted for\n  1  there are differences, even if some processes could not be seen\n  2  no differences were \
-found, and something could not be seen; or the trail could not be read; or the arguments are wrong";
+Verdicts:
+  accounted           a record grants the device to the process that holds it
+  unaccounted         a process holds the device, and no record grants it
+  missing             the trail says that a guest holds it, and no process does
+  unknown             the same, and the guest's process could not be seen
+  held-after-release  the trail says that it was released, and a process holds it
+  held-by-another     granted to one process, held by another: a leaked copy, a
+                      forked child, a container
+  not-audited         a kind that no manager audits: vhost-vsock, vhost-vdpa,
+                      vfio, ipvtap
+  ignored             no record grants it, and --ignore names its program
+
+Without FILE, taptrail reads this host's audit log, its rotations and the ledger. The log and the \
+processes are not read at one moment, so taptrail looks at a difference again, and reports it when it \
+lasts.
+
+Exit codes:
+  0  every device is accounted for
+  1  there are differences, even if something could not be seen
+  2  no differences, but something could not be seen; or the trail could not be
+     read; or wrong arguments";
 
 /// Compare the audit trail with the devices that processes hold now
 #[derive(Debug, Args)]

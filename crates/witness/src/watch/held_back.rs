@@ -42,9 +42,9 @@ pub(super) enum Backing {
     Device,
     /// QEMU holds none.
     None,
-    /// QEMU holds vhost-vdpa devices, which no manager records: this one is its device, or one of
-    /// these may be.
-    Vdpa(Vec<String>),
+    /// QEMU holds vhost-vdpa devices, which no manager records. `is_its`: the one that there is belongs to
+    /// this interface; else one of them may.
+    Vdpa { paths: Vec<String>, is_its: bool },
 }
 
 impl Guest {
@@ -78,11 +78,14 @@ impl Guest {
                     vdpa.flat_map(|netdev| self.vdpa_of(netdev.path.as_deref())).collect();
                 let mut paths: Vec<String> = paths.into_iter().collect();
                 paths.sort();
-                if paths.is_empty() { Backing::None } else { Backing::Vdpa(paths) }
+                let is_its = paths.len() == 1;
+                if paths.is_empty() { Backing::None } else { Backing::Vdpa { paths, is_its } }
             }
             // A device that belongs to no interface may be this one's.
             None if self.has_unbound() => Backing::Unknown,
-            None if !self.vdpa.is_empty() && netdevs.is_none() => Backing::Vdpa(self.vdpa.clone()),
+            None if !self.vdpa.is_empty() && netdevs.is_none() => {
+                Backing::Vdpa { paths: self.vdpa.clone(), is_its: false }
+            }
             None => Backing::None,
         }
     }
@@ -134,11 +137,11 @@ impl Watcher {
                     continue;
                 }
                 Backing::None => continue,
-                Backing::Vdpa(paths) => {
-                    let is = if paths.len() == 1 { "is its device, or may be" } else { "may be its device" };
+                Backing::Vdpa { paths, is_its } => {
+                    let what = if is_its { "is its device" } else { "may be its device" };
+                    let paths = paths.join(", ");
                     held.finding.text += &format!(
-                        ". QEMU holds {}, which {is}: managers open vDPA devices without a record",
-                        paths.join(", ")
+                        ". QEMU holds {paths}, which {what}: managers open vDPA devices without a record"
                     );
                 }
                 Backing::Pending | Backing::Unknown | Backing::Device => {}

@@ -218,8 +218,7 @@ fn a_vdpa_device_is_named_and_what_is_nobodys_leaves_a_grant_in_doubt() {
     assert_eq!(scene.guest.backing(mac(1)), Backing::Pending, "QEMU was not found yet");
     scene.guest.qemu = runs();
     let netdev = |kind: &str, path: Option<&str>| Netdev { kind: kind.into(), path: path.map(Into::into) };
-    let vdpa = netdev("vhost-vdpa", Some("/dev/fdset/0"));
-    scene.guest.netdevs.insert(mac(1), vec![vdpa]);
+    scene.guest.netdevs.insert(mac(1), vec![netdev("vhost-vdpa", Some("/dev/fdset/0"))]);
     scene.guest.netdevs.insert(mac(2), vec![netdev("stream", None)]);
     for last in [1, 2] {
         scene.says(Event::Start { mac: mac(last), vm_pid: None, fds: None });
@@ -227,7 +226,8 @@ fn a_vdpa_device_is_named_and_what_is_nobodys_leaves_a_grant_in_doubt() {
     assert_eq!(scene.guest.backing(mac(2)), Backing::Pending, "QEMU was not looked into yet");
     scene.vdpa = vec!["/dev/vhost-vdpa-0".into()];
     scene.looks(&[]);
-    assert_eq!(scene.guest.backing(mac(1)), Backing::Vdpa(vec!["/dev/vhost-vdpa-0".into()]));
+    let vdpa = |is_its| Backing::Vdpa { paths: vec!["/dev/vhost-vdpa-0".into()], is_its };
+    assert_eq!(scene.guest.backing(mac(1)), vdpa(true));
     assert_eq!(scene.guest.backing(mac(2)), Backing::None);
     // Of a hot-plug no command line tells: it may be one.
     scene.says(Event::Attach { mac: mac(3), vm_pid: None, fds: None });
@@ -235,7 +235,7 @@ fn a_vdpa_device_is_named_and_what_is_nobodys_leaves_a_grant_in_doubt() {
     assert_eq!(scene.guest.backing(mac(3)), Backing::Pending);
     scene.after(6);
     scene.looks(&[]);
-    assert_eq!(scene.guest.backing(mac(3)), Backing::Vdpa(vec!["/dev/vhost-vdpa-0".into()]));
+    assert_eq!(scene.guest.backing(mac(3)), vdpa(false));
     // So may a tap that belongs to no interface.
     scene.looks(&[Sighted { address: Some(mac(9).host_side()), ..tun(30, 0) }]);
     assert_eq!(scene.guest.backing(mac(3)), Backing::Unknown);
