@@ -1,0 +1,278 @@
+//! Whatever of a real log is lost, doubled or out of order: no claim about it is false.
+//!
+//! Each log of a real libvirt has the truth beside it: which descriptors each QEMU held, and when. Lines are
+//! left out, repeated and put elsewhere at random, and what is claimed of the rest, *definitive* or
+//! *inferred*, has to agree with the truth. What is unknown, ambiguous or possibly held claims nothing.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde_json::Value;
+use taptrail_record::MacAddr;
+use taptrail_source::{Input, Options, read};
+use taptrail_trail::{Certainty, EndedBy, Holding, State, Trail};
+
+/// How many variants of each log are tried.
+const VARIANTS: u64 = 60;
+
+/// A record of a grant comes so many seconds after QEMU has the device, and one of an end so many after it has it
+/// no more: libvirt notices a QEMU's end within two seconds, on a slow machine later.
+const LATE_END: f64 = 3.0;
+const LATE_STOP: f64 = 10.0;
+const EARLY_START: f64 = 0.2;
+
+#[test]
+fn no_claim_about_a_spoilt_log_is_false() {
+    let mut claims = 0;
+    for folder in folders() {
+        let log = std::fs::read(folder.join("audit.log")).unwrap();
+        let lines: Vec<&[u8]> = log.split_inclusive(|byte| *byte == b'\n').collect();
+        let truth = Truth::of(&folder);
+        for seed in 0..VARIANTS {
+            let spoilt = spoil(&lines, seed);
+            for holding in tell(&spoilt) {
+                if let Err(why) = truth.agrees(&holding) {
+                    let text = String::from_utf8_lossy(&spoilt).into_owned();
+                    panic!("{}, variant {seed}: {why}\n{holding:#?}\n{text}", folder.display());
+                }
+                claims += u64::from(claims_something(&holding));
+            }
+        }
+    }
+    assert!(claims > 1000, "what claims nothing can't be wrong: {claims}");
+}
+
+#[test]
+fn whole_logs_are_told_with_certainty() {
+    for folder in folders() {
+        let log = std::fs::read(folder.join("audit.log")).unwrap();
+        let truth = Truth::of(&folder);
+        for holding in tell(&log) {
+            truth.agrees(&holding).unwrap_or_else(|why| panic!("{}: {why}\n{holding:#?}", folder.display()));
+        }
+    }
+}
+
+/// Numbers that look random, the same for each seed.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) % sides
+    }
+}
+
+/// Leaves lines out, repeats some and puts some elsewhere.
+fn spoil(lines: &[&[u8]], seed: u64) -> Vec<u8> {
+    let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    // From a few lines lost to a few kept; each third variant has only what is of guests.
+    let kept = [995, 990, 950, 900, 700, 400, 100][usize::try_from(seed % 7).unwrap()];
+    let guests_alone = seed % 3 == 2;
+    let mut some: Vec<&[u8]> = lines
+        .iter()
+        .filter(|line| !guests_alone || line.starts_with(b"type=VIRT_"))
+        .filter(|_| dice.roll(1000) < kept)
+        .copied()
+        .collect();
+    match seed % 4 {
+        0 => {}
+        1 => {
+            let all = some.clone();
+            for line in all {
+                if dice.roll(5) == 0 {
+                    let at = usize::try_from(dice.roll(some.len() as u64 + 1)).unwrap();
+                    some.insert(at, line);
+                }
+            }
+        }
+        2 => {
+            for at in 1..some.len() {
+                let back = usize::try_from(dice.roll(8)).unwrap().min(at);
+                some.swap(at, at - back);
+            }
+        }
+        _ => {
+            for at in (1..some.len()).rev() {
+                some.swap(at, usize::try_from(dice.roll(at as u64 + 1)).unwrap());
+            }
+        }
+    }
+    some.concat()
+}
+
+fn tell(log: &[u8]) -> Vec<Holding> {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(log).unwrap();
+    let mut trail = Trail::new();
+    let options = Options { zone: TimeZone::UTC, ..Options::default() };
+    let outcome = read(vec![Input::File(file.path().to_owned())], options, &mut |entry| {
+        trail.feed(entry);
+        ControlFlow::Continue(())
+    });
+    assert!(outcome.refused.is_none() && outcome.failed.is_empty(), "{:?} {:?}", outcome.refused, outcome.failed);
+    for coverage in &outcome.input.coverage {
+        trail.cover(&coverage.host, coverage.spans.last().unwrap().until);
+    }
+    let mut holdings: Vec<Holding> = trail.drain_ended().collect();
+    holdings.extend(trail.finish().holdings);
+    holdings
+}
+
+fn is_certain(holding: &Holding) -> bool {
+    matches!(holding.certainty, Certainty::Definitive | Certainty::Inferred)
+}
+
+fn claims_something(holding: &Holding) -> bool {
+    is_certain(holding) && (holding.state == State::NeverGranted || holding.certainly_held().is_some())
+}
+
+struct Truth {
+    /// What QEMUs held: uuid, MAC where it is known, kind; from and to, seconds since 1970.
+    held: Vec<Seen>,
+    /// From when to when no daemon ran.
+    downs: Vec<(f64, f64)>,
+    /// When the last of all was seen.
+    end: f64,
+}
+
+#[derive(Debug)]
+struct Seen {
+    uuid: String,
+    mac: Option<MacAddr>,
+    kind: String,
+    from: f64,
+    to: f64,
+    /// When the command had ended that took it.
+    done: f64,
+}
+
+impl Truth {
+    fn of(folder: &Path) -> Self {
+        let text = std::fs::read_to_string(folder.join("truth.json")).unwrap();
+        let truth: Value = serde_json::from_str(&text).unwrap();
+        let number = |value: &Value| value.as_f64();
+        let ends = |cmd: &str| -> Vec<f64> {
+            let steps = truth["steps"].as_array().unwrap().iter();
+            steps.filter(|step| step["cmd"] == cmd).filter_map(|step| number(&step["t_end"])).collect()
+        };
+        let downs = ends("kill -9 of libvirtd").into_iter().zip(ends("libvirtd started")).collect();
+        let mut devices: BTreeMap<(u64, String, String), Seen> = BTreeMap::new();
+        for seen in truth["fd_intervals"].as_array().unwrap() {
+            let text = |key: &str| seen[key].as_str().unwrap_or_default().to_owned();
+            let (from, to) = (number(&seen["first"]).unwrap(), number(&seen["last"]).unwrap());
+            let name = text("ifname") + &text("netdev") + &text("guest_mac");
+            let key = (seen["pid"].as_u64().unwrap(), text("link"), name);
+            let one = Seen {
+                uuid: text("uuid"),
+                mac: seen["guest_mac"].as_str().and_then(|mac| mac.parse().ok()),
+                kind: kind(&text("link"), &text("rdev")).to_owned(),
+                from,
+                to,
+                done: to,
+            };
+            match devices.get_mut(&key).filter(|device| from <= device.to) {
+                Some(device) => {
+                    device.to = device.to.max(to);
+                }
+                None => {
+                    let key = (key.0, key.1, format!("{} {from}", key.2));
+                    devices.insert(key, one);
+                }
+            }
+        }
+        let mut held: Vec<Seen> = devices.into_values().collect();
+        // A command that was under way then ended later, on a slow machine by many seconds.
+        for seen in &mut held {
+            let steps = truth["steps"].as_array().unwrap().iter();
+            let ends = steps.filter_map(|step| Some((number(&step["t"])?, number(&step["t_end"])?)));
+            let during = ends.filter(|(begin, end)| (*begin..=*end).contains(&seen.to));
+            seen.done = during.map(|(_, end)| end).fold(seen.to, f64::max);
+        }
+        let end = held.iter().map(|seen| seen.to).fold(0.0, f64::max);
+        Self { held, downs, end }
+    }
+
+    fn of_interface<'a>(&'a self, holding: &'a Holding) -> impl Iterator<Item = &'a Seen> {
+        self.held.iter().filter(move |seen| {
+            seen.uuid == holding.guest.uuid.to_string()
+                && seen.mac.is_none_or(|mac| mac == holding.mac)
+                && (seen.kind == holding.device.kind.as_str() || holding.device.kind.as_str() == "unknown")
+        })
+    }
+
+    /// Whether what is claimed of a holding is so.
+    fn agrees(&self, holding: &Holding) -> Result<(), String> {
+        if !is_certain(holding) {
+            return Ok(());
+        }
+        if let Some((from, until)) = holding.certainly_held() {
+            let from = seconds(from) + EARLY_START;
+            // What is held as the log ends was seen to the end, if it was looked at so long.
+            let late = if holding.ended_by == Some(EndedBy::Stop) { LATE_STOP } else { LATE_END };
+            let until = if until == Timestamp::MAX { self.end } else { seconds(until) } - late;
+            let unseen = |seen: &Seen| self.downs.iter().any(|(down, up)| (*down..*up).contains(&seen.to));
+            let covers = |seen: &Seen| seen.from <= from && (until <= seen.done || unseen(seen));
+            if from < until && !self.of_interface(holding).any(covers) {
+                return Err(format!("it was not held from {from:.3} to {until:.3}"));
+            }
+        }
+        if holding.state == State::NeverGranted
+            && let Some(opened) = holding.opened.map(seconds)
+        {
+            let possibly = |at: f64| {
+                holding.possibly_held.iter().any(|stretch| {
+                    let from = stretch.from.map_or(f64::MIN, seconds) - 0.5;
+                    let until = stretch.until.map_or(f64::MAX, seconds) + LATE_END;
+                    (from..until).contains(&at)
+                })
+            };
+            // What was opened for this try, and not for the next.
+            let own = self.of_interface(holding).filter(|seen| (opened - 0.5..opened + 0.6).contains(&seen.from));
+            let mut others = own.filter(|seen| !possibly(seen.from) || !possibly(seen.to));
+            if let Some(seen) = others.next()
+                && !self.is_told_apart(holding)
+            {
+                return Err(format!("it was given to QEMU: {seen:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the MAC has several devices of one kind: then what was seen may be another's.
+    fn is_told_apart(&self, holding: &Holding) -> bool {
+        self.of_interface(holding).count() > 1
+    }
+}
+
+fn kind(link: &str, rdev: &str) -> &'static str {
+    match rdev {
+        "0A:C8" => "tun",
+        "0A:EE" => "vhost-net",
+        _ if link.starts_with("/dev/tap") => "macvtap",
+        _ => "?",
+    }
+}
+
+fn seconds(time: Timestamp) -> f64 {
+    time.as_duration().as_secs_f64()
+}
+
+fn folders() -> Vec<PathBuf> {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/libvirt");
+    let inside = |folder: &Path| {
+        let all = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        all.filter(|path| path.is_dir()).collect::<Vec<_>>()
+    };
+    let mut folders: Vec<_> = inside(&data).iter().flat_map(|set| inside(set)).collect();
+    folders.sort();
+    folders
+}
