@@ -1,0 +1,340 @@
+//! Logs that others kept: public bug reports, other tools' output, the logs of many hosts in one heap.
+//!
+//! What is known of them is told, what is not known is said to be unknown, and what is not read is said to be
+//! unread.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+fn data(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data").join(path).canonicalize().unwrap()
+}
+
+fn wild(name: &str) -> PathBuf {
+    data("wild").join(name)
+}
+
+fn taptrail(arguments: &[&str], files: &[&Path]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_taptrail"))
+        .args(arguments)
+        .args(files)
+        .env("TZ", "UTC")
+        .env("TAPTRAIL_STATE_DIR", "/nonexistent")
+        .env("TAPTRAIL_AUDIT_LOG", "/nonexistent/audit.log")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// What is told, what is said on standard error, and the exit code.
+struct Told {
+    json: Value,
+    said: String,
+    code: Option<i32>,
+}
+
+fn tell(arguments: &[&str], files: &[&Path]) -> Told {
+    let done = taptrail(arguments, files);
+    let said = String::from_utf8(done.stderr).unwrap();
+    let json = serde_json::from_slice(&done.stdout).unwrap_or(Value::Null);
+    Told { json, said, code: done.status.code() }
+}
+
+fn trail(files: &[&Path]) -> Told {
+    tell(&["trail", "--format=json"], files)
+}
+
+impl Told {
+    /// Each holding in one line.
+    fn holdings(&self) -> Vec<String> {
+        let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+        let line = |holding: &Value| {
+            let (guest, kind) = (word(&holding["guest"]["name"]), word(&holding["device"]["kind"]));
+            let (state, by) = (word(&holding["state"]), word(&holding["ended_by"]));
+            format!("{guest} {kind} {state} {by} {}", word(&holding["certainty"]))
+        };
+        self.json["holdings"].as_array().unwrap().iter().map(line).collect()
+    }
+
+    fn findings(&self) -> Vec<&str> {
+        self.json["findings"].as_array().unwrap().iter().map(|one| one["kind"].as_str().unwrap()).collect()
+    }
+}
+
+#[test]
+fn each_log_from_outside_has_its_right_answer() {
+    let stopped = ["web1 tun released stop inferred"];
+    let held = ["web1 tun held - inferred"];
+    let none: [&str; 0] = [];
+    for (name, holdings, findings) in [
+        ("twice-in-one-input.log", &held[..], &none[..]),
+        ("auditing-off-for-a-day.log", &["web1 tun held - incomplete"], &["log-gap"]),
+        ("two-boots-in-one-journal.log", &["web1 tun released reboot inferred"], &["release-by-reboot"]),
+        ("kernel-lost-records.log", &["web1 tun unknown - incomplete"], &["grant-unknown", "log-gap"]),
+        ("printk-suppressed.log", &["web1 tun unknown - incomplete"], &["grant-unknown", "log-gap"]),
+        ("libaudit-before-2.2.log", &["web1 tun unknown - incomplete"], &["grant-unknown"]),
+        ("libaudit-1.log", &stopped, &none),
+        ("dmesg-T.log", &stopped, &none),
+        ("dmesg-r.log", &stopped, &none),
+        ("kmsg.log", &stopped, &none),
+        ("libvirtd-without-libaudit.log", &held, &none),
+        ("libvirtd-without-libaudit-hex-name.log", &["CAFE tun held - inferred"], &none),
+        ("virtchd-opens-only.log", &["chvm tun unknown - incomplete"], &["grant-unknown"]),
+        ("ausearch-i-zh_CN.log", &stopped, &none),
+        ("journal-fr_FR.log", &["rhel-10-beta tun held - inferred"], &none),
+        ("audisp-syslog-interpret.log", &stopped, &none),
+        ("relay-with-address.log", &stopped, &none),
+        ("cri.log", &stopped, &none),
+        ("virt-launcher-json.log", &none, &["record-not-sent"]),
+    ] {
+        let told = trail(&[&wild(name)]);
+        assert_eq!(told.code, Some(0), "{name}: {}", told.said);
+        assert_eq!(told.holdings(), holdings, "{name}");
+        let mut kinds = told.findings();
+        kinds.sort_unstable();
+        assert_eq!(kinds, findings, "{name}");
+    }
+    let relay = trail(&[&wild("relay-with-address.log")]);
+    assert_eq!(relay.json["holdings"][0]["host"], "hostname_xxxx");
+    let times = &trail(&[&wild("audisp-syslog-interpret.log")]).json["holdings"][0];
+    assert_eq!((&times["opened"], &times["proof"][0]["serial"]), (&"2022-09-19T18:16:45.000Z".into(), &Value::Null));
+}
+
+#[test]
+fn a_containers_records_are_foreign_and_no_guests() {
+    let told = trail(&[&wild("docker-virt-control.log")]);
+    assert_eq!(told.holdings(), [""; 0]);
+    assert!(told.findings().contains(&"foreign-control"));
+}
+
+#[test]
+fn a_line_that_lost_its_end_is_unreadable_and_the_others_are_read() {
+    // The first line of what a user pasted lacks its last brace.
+    let told = trail(&[&wild("go-audit.log")]);
+    assert_eq!(told.json["input"]["unreadable"], 1, "{}", told.said);
+    assert!(told.said.contains("go-audit.log:1:"), "{}", told.said);
+    assert_eq!(told.holdings(), [""; 0], "a grant without its open names no device");
+    let lines = fs::read_to_string(wild("go-audit.log")).unwrap();
+    let (first, rest) = lines.split_once('\n').unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), format!("{first}}}\n{rest}")).unwrap();
+    assert_eq!(trail(&[file.path()]).holdings(), ["web1 tun released stop inferred"]);
+}
+
+#[test]
+fn what_is_in_no_known_shape_is_said_and_never_passes_for_clean() {
+    let dir = tempfile::tempdir().unwrap();
+    let unread = dir.path().join("strange.log");
+    let line = r#"<row action="VIRT_RESOURCE" virt=kvm resrc=net reason=open vm="web1" uuid=8d7a4ace-3751-438c-b7e9-4c4370630cf9/>"#;
+    fs::write(&unread, format!("{line}\n{line}\n")).unwrap();
+    for command in ["trail", "findings"] {
+        let done = taptrail(&[command], &[&unread]);
+        let said = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(2), "{said}");
+        assert_eq!(String::from_utf8(done.stdout).unwrap(), "", "nothing was read, and nothing is answered");
+        assert!(said.contains("strange.log: 2 lines look like records"), "{said}");
+    }
+    // Beside what is read it is said, too.
+    let both = trail(&[&unread, &wild("libaudit-1.log")]);
+    assert_eq!((both.code, &both.json["input"]["unread"]), (Some(0), &2.into()), "{}", both.said);
+    assert!(both.said.contains("the first is line 1"), "{}", both.said);
+    // What has no line that could be one is not answered either.
+    let prose = dir.path().join("prose.log");
+    fs::write(&prose, "It was a dark night.\n").unwrap();
+    assert_eq!(taptrail(&["findings"], &[&prose]).status.code(), Some(2));
+}
+
+/// The logs of real runs, each as that of another host, and none names its host.
+fn heap(dir: &Path) -> Vec<(String, PathBuf)> {
+    let mut runs: Vec<PathBuf> = ["libvirt-9.0", "libvirt-9.0-vhost-plug"]
+        .iter()
+        .flat_map(|set| fs::read_dir(data("libvirt").join(set)).unwrap().map(|run| run.unwrap().path()))
+        .collect();
+    runs.sort();
+    let hosts = runs.iter().take(20).enumerate().map(|(number, run)| {
+        let host = format!("host{number:02}");
+        let logs = dir.join(&host).join("audit");
+        fs::create_dir_all(&logs).unwrap();
+        fs::copy(run.join("audit.log"), logs.join("audit.log")).unwrap();
+        (host, logs.join("audit.log"))
+    });
+    hosts.collect()
+}
+
+/// What is told of a host, without its name and where it was read.
+fn of_host(told: &Value, host: &str) -> Vec<String> {
+    let lists = ["holdings", "findings"].map(|list| told[list].as_array().unwrap().clone());
+    let own = lists.into_iter().flatten().filter(|one| one["host"] == host);
+    let mut all: Vec<String> = own
+        .map(|mut one| {
+            one["host"].take();
+            for proof in one["proof"].as_array_mut().unwrap() {
+                proof["source"].take();
+            }
+            one.to_string()
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn the_logs_of_twenty_hosts_in_one_heap_are_told_as_each_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let hosts = heap(dir.path());
+    let all = trail(&[dir.path()]);
+    assert_eq!(all.code, Some(0), "{}", all.said);
+    for (host, log) in &hosts {
+        let alone = trail(&[log]);
+        let (together, alone) = (of_host(&all.json, host), of_host(&alone.json, "?"));
+        assert!(!alone.is_empty());
+        assert_eq!(together, alone, "{host}");
+    }
+    let covered: Vec<&Value> =
+        all.json["input"]["coverage"].as_array().unwrap().iter().map(|one| &one["host"]).collect();
+    assert_eq!(covered.len(), hosts.len(), "{covered:?}");
+}
+
+#[test]
+fn directories_that_are_one_hosts_are_named_or_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = fs::read(data("libvirt/libvirt-9.0/06-hotplug/audit.log")).unwrap();
+    for name in ["a", "b"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+        fs::write(dir.path().join(name).join("audit.log"), &log).unwrap();
+    }
+    let refused = taptrail(&["trail"], &[dir.path()]);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert_eq!(String::from_utf8(refused.stdout).unwrap(), "");
+    assert!(said.contains("are the same record") && said.contains("--assume-host"), "{said}");
+    let one = tell(&["trail", "--format=json", "--host", "web1"], &[dir.path()]);
+    let alone = trail(&[&data("libvirt/libvirt-9.0/06-hotplug/audit.log")]);
+    assert_eq!(of_host(&one.json, "web1").len(), of_host(&alone.json, "?").len());
+    let assumed = format!("web2={}", dir.path().join("b").display());
+    let first = dir.path().join("a");
+    let both = tell(&["trail", "--format=json", "--assume-host", &assumed, "--held"], &[&first, &first]);
+    assert_eq!(both.code, Some(0), "{}", both.said);
+}
+
+#[test]
+fn what_a_host_keeps_in_several_places_is_of_one_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = data("libvirt/libvirt-9.0/06-hotplug");
+    for (to, from) in [("var/log/audit", "audit.log"), ("var/log/libvirt", "libvirtd.log")] {
+        let to = dir.path().join("h1").join(to);
+        fs::create_dir_all(&to).unwrap();
+        fs::copy(run.join(from), to.join(from)).unwrap();
+    }
+    let alone = trail(&[&run.join("audit.log")]);
+    let both = trail(&[dir.path()]);
+    assert_eq!(both.holdings(), alone.holdings(), "{}", both.said);
+    // The audit log's line is cited, and libvirtd's stands beside it.
+    let proof = &both.json["holdings"][0]["proof"][0];
+    assert!(proof["source"].as_str().unwrap().ends_with("audit.log") && proof["serial"].is_u64(), "{proof}");
+    assert!(proof["copies"][0]["source"].as_str().unwrap().ends_with("libvirtd.log"), "{proof}");
+}
+
+#[test]
+fn two_hosts_in_one_stream_are_refused_with_the_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = |second: u32, serial: u32, guest: u32| {
+        format!(
+            "type=VIRT_CONTROL msg=audit(17954600{second:02}.000:{serial}): pid=9 uid=0 auid=1 ses=1 msg='virt=kvm \
+             op=start reason=booted vm=\"g{guest}\" uuid=8d7a4ace-3751-438c-b7e9-4c4370630c{guest:02} vm-pid={guest} \
+             exe=\"/x\" hostname=? addr=? terminal=? res=success'\n"
+        )
+    };
+    let stream: String =
+        (0..4).map(|n| record(n * 20, 50_000 + n, n) + &record(n * 20 + 10, 700 + n, 10 + n)).collect();
+    let path = dir.path().join("stream.log");
+    fs::write(&path, &stream).unwrap();
+    let refused = taptrail(&["trail"], &[&path]);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!((refused.status.code(), refused.stdout.len()), (Some(2), 0), "{said}");
+    assert!(said.contains("stream.log:") && said.contains("--assume-host") && said.contains("node="), "{said}");
+    // Each line with its host is no riddle.
+    let named: String = (0..)
+        .zip(stream.lines())
+        .map(|(number, line)| format!("node=h{} {line}\n", number % 2))
+        .collect();
+    fs::write(&path, named).unwrap();
+    assert_eq!(trail(&[&path]).code, Some(0));
+}
+
+#[test]
+fn a_question_beyond_the_log_is_not_answered_with_nobody() {
+    let log = data("libvirt/libvirt-9.0/06-hotplug/audit.log");
+    let who = |at: &str| tell(&["who", "52:54:00:00:06:01", "--format=json", "--at", at], &[&log]);
+    for at in ["2026-11-20", "2026-11-23 18:53:00", "2026-11-24 20:00"] {
+        let told = who(at);
+        assert_eq!(told.code, Some(4), "{at}: {}", told.said);
+        assert_eq!(told.json["input"]["asked"]["unknown_on"][0], "?", "{at}");
+        assert!(told.said.contains("is not known: its records are from 2026-11-23T18:53:"), "{}", told.said);
+    }
+    // Within it nobody is nobody.
+    let told = tell(&["who", "52:54:00:00:06:77", "--format=json", "--at", "2026-11-23 18:54:00"], &[&log]);
+    assert_eq!((told.code, told.holdings().len()), (Some(0), 0), "{}", told.said);
+    let table = taptrail(&["trail", "--at", "2026-11-20"], &[&log]);
+    assert_eq!(table.status.code(), Some(4));
+}
+
+#[test]
+fn a_question_within_a_gap_is_not_answered_with_nobody() {
+    let log = wild("auditing-off-for-a-day.log");
+    let told = tell(&["who", "52:54:00:aa:cc:77", "--format=json", "--at", "2026-11-21 06:00"], &[&log]);
+    assert_eq!(told.code, Some(4), "{}", told.said);
+    assert!(told.said.contains("with one gap"), "{}", told.said);
+    let told = tell(&["who", "52:54:00:aa:cc:01", "--format=json", "--at", "2026-11-21 06:00"], &[&log]);
+    assert_eq!(told.holdings(), ["web1 tun held - incomplete"]);
+    let possibly = &told.json["holdings"][0]["possibly_held"][0];
+    assert_eq!((&possibly["why"], &possibly["until"]), (&"records-lost".into(), &Value::Null));
+}
+
+#[test]
+fn what_may_have_been_held_is_told_as_possibly_held() {
+    // libvirt records a start seconds after QEMU has the devices, and one that failed all the same.
+    let log = data("libvirt/libvirt-9.0/08-fail-qemu/audit.log");
+    let at = "2026-11-23T18:55:09.150Z";
+    let told = tell(&["who", "52:54:00:00:08:01", "--format=json", "--at", at], &[&log]);
+    assert_eq!(told.code, Some(0), "{}", told.said);
+    assert!(told.holdings().contains(&"t8-badarg tun never-granted - inferred".to_owned()), "{:?}", told.holdings());
+    let table = taptrail(&["who", "52:54:00:00:08:01", "--at", at], &[&log]);
+    assert!(String::from_utf8(table.stdout).unwrap().contains("possibly-held"));
+    let holding = &told.json["holdings"][0];
+    assert_eq!(holding["possibly_held"][0]["why"], "failed", "{holding}");
+    // A minute that is named is meant as a whole.
+    let told = tell(&["who", "52:54:00:00:08:01", "--format=json", "--at", "2026-11-23 18:55"], &[&log]);
+    assert!(!told.holdings().is_empty());
+}
+
+#[test]
+fn an_extract_is_taken_for_whole_where_its_user_says_so() {
+    let log = fs::read_to_string(data("libvirt/libvirt-9.0/06-hotplug/audit.log")).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let guests: String = log.split_inclusive('\n').filter(|line| line.starts_with("type=VIRT_")).collect();
+    fs::write(file.path(), guests).unwrap();
+    let whole = trail(&[&data("libvirt/libvirt-9.0/06-hotplug/audit.log")]);
+    let extract = tell(&["trail", "--format=json", "--extract"], &[file.path()]);
+    assert_eq!(extract.holdings(), whole.holdings());
+    let unsaid = trail(&[file.path()]);
+    assert!(unsaid.holdings().iter().any(|line| line.ends_with("incomplete")), "{:?}", unsaid.holdings());
+    assert!(unsaid.findings().contains(&"log-gap"));
+}
+
+#[test]
+fn each_input_says_which_times_it_has() {
+    let log = data("libvirt/libvirt-9.0/06-hotplug/audit.log");
+    let told = trail(&[&log]);
+    let file = &told.json["input"]["files"][0];
+    assert_eq!(file["path"], log.to_str().unwrap());
+    assert_eq!(file["hosts"][0]["host"], "?");
+    let from = file["hosts"][0]["from"].as_str().unwrap();
+    assert!(from.starts_with("2026-11-23T18:53:"), "{file}");
+    assert!(file["lines"].as_u64().unwrap() > file["hosts"][0]["records"].as_u64().unwrap());
+}
