@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::cache::Kept;
 use super::cpio::Archive;
@@ -17,8 +18,8 @@ const TOOLS: [&str; 8] = ["sh", "cat", "insmod", "mkdir", "mount", "switch_root"
 /// What it loads: the root over 9p, the overlay on it, and the port to the host.
 const MODULES: [&str; 6] = ["virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_console", "virtio_rng"];
 
-/// Makes it for this kernel.
-pub(super) fn build(kernel: &Kept) -> Result<Vec<u8>> {
+/// Makes it for this kernel, and for a root file system in this directory instead of this machine's own.
+pub(super) fn build(kernel: &Kept, root: Option<&Path>) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for directory in ["dev", "host", "memory", "root"] {
         archive.directory(directory);
@@ -27,8 +28,17 @@ pub(super) fn build(kernel: &Kept) -> Result<Vec<u8>> {
     add_modules(&mut archive, kernel, &MODULES)?;
     let agent = std::env::current_exe().context("This program's own path is not known")?;
     archive.file("agent", agent.as_os_str().as_bytes());
+    archive.file("other-root", other_root(root)?);
     archive.program("init", INIT.as_bytes());
     Ok(archive.finish())
+}
+
+/// The other root's path, or nothing. init.sh gives it to overlayfs, whose options have commas and colons between them.
+fn other_root(root: Option<&Path>) -> Result<&[u8]> {
+    let path = root.map(|root| root.as_os_str().as_bytes()).unwrap_or_default();
+    let is_plain = path.iter().all(|byte| byte.is_ascii_graphic() && !b",:\\".contains(byte));
+    ensure!(is_plain, "The cache's path has a character that an overlay's options can't have");
+    Ok(path)
 }
 
 /// Puts busybox into `/bin`, under these programs' names.
@@ -53,4 +63,18 @@ pub(super) fn add_modules(archive: &mut Archive, kernel: &Kept, names: &[&str]) 
     }
     archive.file("modules/order", order.as_bytes());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_overlayfs_would_take_apart_is_refused() {
+        assert_eq!(other_root(None).unwrap(), b"");
+        assert_eq!(other_root(Some(Path::new("/t/vm/root-sid/files"))).unwrap(), b"/t/vm/root-sid/files");
+        for wrong in ["/a,b", "/a:b", "/a b", "/a\\b", "/a\nb"] {
+            assert!(other_root(Some(Path::new(wrong))).is_err(), "{wrong}");
+        }
+    }
 }
