@@ -53,6 +53,10 @@ pub(crate) struct VmArguments {
     #[arg(long, value_name = "SUITE", value_parser = suite_names())]
     pub(crate) suite: Option<String>,
 
+    /// Directory whose files lie over the suite's, such as the DESTDIR of a program that was built for it
+    #[arg(long, value_name = "DIR", requires = "suite")]
+    pub(crate) over: Option<PathBuf>,
+
     /// Look for a newer version of the kernel first
     #[arg(long)]
     pub(crate) update: bool,
@@ -106,6 +110,11 @@ pub(crate) struct RecordArguments {
     /// Debian release whose libvirt is recorded (the list is in xtask/src/suites.rs) [default: this machine's libvirt]
     #[arg(long, value_name = "SUITE", value_parser = suite_names())]
     pub(crate) suite: Option<String>,
+
+    /// Directory whose files lie over the suite's: the DESTDIR of a libvirt that was built for it. If it has virtqemud,
+    /// the modular daemons are recorded
+    #[arg(long, value_name = "DIR", requires = "suite")]
+    pub(crate) over: Option<PathBuf>,
 
     /// Record only this scenario [repeatable]
     #[arg(long, value_name = "SCENARIO", value_parser = scenario_names())]
@@ -258,6 +267,8 @@ mod tests {
         let said = vm(&["--suite", "potato", "--", "true"]).unwrap_err();
         assert!(said.contains("bookworm") && said.contains("trixie"), "{said}");
         assert!(Cli::try_parse_from(["xtask", "record-libvirt", "--suite", "potato", "/tmp/r"]).is_err());
+        let said = vm(&["--over", "/tmp/out", "--", "true"]).unwrap_err();
+        assert!(said.contains("--suite"), "{said}");
     }
 
     #[test]

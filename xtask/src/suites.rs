@@ -7,18 +7,18 @@ pub(crate) struct Suite {
     pub(crate) name: &'static str,
     /// Suites of Debian's archives. Of each package, the newest version in them is taken.
     pub(crate) archives: &'static [&'static str],
-    pub(crate) libvirt: &'static Libvirt,
+    libvirt: &'static Libvirt,
 }
 
-/// How a release packages libvirt, and which of its daemons have to run.
+/// How a release packages libvirt, and which daemons it may have.
 #[derive(Debug)]
 pub(crate) struct Libvirt {
     packages: &'static [&'static str],
-    pub(crate) daemons: Daemons,
+    /// The first of them whose main daemon is installed is used.
+    daemons: &'static [Daemons],
 }
 
-/// Debian builds only the monolithic libvirtd. Where libvirt is modular, virtqemud is the main daemon, and virtlogd,
-/// virtnwfilterd and virtnetworkd are started before it.
+/// A set of daemons that together are one libvirt.
 #[derive(Debug)]
 pub(crate) struct Daemons {
     /// The daemon that starts QEMU, opens its devices and writes the audit records.
@@ -43,16 +43,27 @@ pub(crate) struct Helper {
     pub(crate) socket: &'static str,
 }
 
-const MONOLITHIC: Daemons = Daemons {
-    main: "/usr/sbin/libvirtd",
-    helpers: &[Helper { program: "/usr/sbin/virtlogd", socket: "/run/libvirt/virtlogd-sock" }],
-    uri: "qemu:///system",
+const VIRTLOGD: Helper = Helper { program: "/usr/sbin/virtlogd", socket: "/run/libvirt/virtlogd-sock" };
+
+/// What Debian packages, though it builds the others, too.
+const MONOLITHIC: Daemons =
+    Daemons { main: "/usr/sbin/libvirtd", helpers: &[VIRTLOGD], uri: "qemu:///system" };
+
+/// What other distributions package, and libvirt's own build makes.
+const MODULAR: Daemons = Daemons {
+    main: "/usr/sbin/virtqemud",
+    helpers: &[
+        VIRTLOGD,
+        Helper { program: "/usr/sbin/virtnwfilterd", socket: "/run/libvirt/virtnwfilterd-sock" },
+        Helper { program: "/usr/sbin/virtnetworkd", socket: "/run/libvirt/virtnetworkd-sock" },
+    ],
+    uri: "qemu:///system?mode=direct",
 };
 
 /// Up to Debian 12: nearly everything is in one package.
 const IN_ONE_PACKAGE: Libvirt = Libvirt {
     packages: &["libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients"],
-    daemons: MONOLITHIC,
+    daemons: &[MODULAR, MONOLITHIC],
 };
 
 /// Since Debian 13: a package for each driver.
@@ -65,7 +76,7 @@ const IN_PACKAGES: Libvirt = Libvirt {
         "libvirt-daemon-log",
         "libvirt-clients",
     ],
-    daemons: MONOLITHIC,
+    daemons: &[MODULAR, MONOLITHIC],
 };
 
 pub(crate) const SUITES: &[Suite] = &[
@@ -100,6 +111,11 @@ const SYSTEM: &[&str] = &[
 ];
 
 impl Suite {
+    /// The daemons that are installed, as `exists` says of their paths.
+    pub(crate) fn daemons(&self, exists: impl Fn(&str) -> bool) -> Option<&'static Daemons> {
+        self.libvirt.daemons.iter().find(|daemons| exists(daemons.main))
+    }
+
     /// All packages that the root file system is made of, without those that they depend on.
     pub(crate) fn packages(&self) -> Vec<&'static str> {
         [SYSTEM, self.libvirt.packages].concat()
@@ -140,12 +156,25 @@ mod tests {
 
     #[test]
     fn daemons_are_named_by_absolute_paths() {
-        for daemons in SUITES.iter().map(|suite| &suite.libvirt.daemons).chain([INSTALLED]) {
+        let all = SUITES.iter().flat_map(|suite| suite.libvirt.daemons);
+        for daemons in all.chain([INSTALLED]) {
             assert!(daemons.main.starts_with("/usr/sbin/"), "{daemons:?}");
-            assert!(daemons.uri.starts_with("qemu") && daemons.uri.contains("/system"), "{daemons:?}");
+            assert!(daemons.uri.starts_with("qemu:///system"), "{daemons:?}");
             for helper in daemons.helpers {
                 assert!(helper.program.starts_with('/') && helper.socket.starts_with("/run/"), "{helper:?}");
             }
+        }
+    }
+
+    #[test]
+    fn modular_daemons_are_used_where_they_are_installed() {
+        let name = |suite: &Suite, installed: &[&str]| {
+            suite.daemons(|path| installed.contains(&path)).map(Daemons::name)
+        };
+        for suite in SUITES {
+            assert_eq!(name(suite, &["/usr/sbin/libvirtd"]), Some("libvirtd"));
+            assert_eq!(name(suite, &["/usr/sbin/libvirtd", "/usr/sbin/virtqemud"]), Some("virtqemud"));
+            assert_eq!(name(suite, &[]), None);
         }
     }
 }

@@ -59,6 +59,7 @@ pub(crate) fn record(arguments: &RecordArguments) -> Result<ExitCode> {
     let vm = VmArguments {
         kernel: arguments.kernel.clone(),
         suite: arguments.suite.clone(),
+        over: arguments.over.clone(),
         update: false,
         timeout: arguments.timeout,
         variables: Vec::new(),
@@ -131,7 +132,8 @@ fn daemons(suite: Option<&str>) -> Result<&'static Daemons> {
     match suite {
         None => Ok(suites::INSTALLED),
         Some(name) => {
-            suites::named(name).map(|suite| &suite.libvirt.daemons).context("No suite of this name")
+            let suite = suites::named(name).context("No suite of this name")?;
+            suite.daemons(|path| Path::new(path).exists()).context("None of libvirt's daemons is installed")
         }
     }
 }

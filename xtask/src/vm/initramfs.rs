@@ -18,8 +18,9 @@ const TOOLS: [&str; 8] = ["sh", "cat", "insmod", "mkdir", "mount", "switch_root"
 /// What it loads: the root over 9p, the overlay on it, and the port to the host.
 const MODULES: [&str; 6] = ["virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_console", "virtio_rng"];
 
-/// Makes it for this kernel, and for a root file system in this directory instead of this machine's own.
-pub(super) fn build(kernel: &Kept, root: Option<&Path>) -> Result<Vec<u8>> {
+/// Makes it for this kernel. The virtual machine's root has these directories' files instead of this machine's, unless
+/// there are none; the first one's are above the others'.
+pub(super) fn build(kernel: &Kept, layers: &[&Path]) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for directory in ["dev", "host", "memory", "root"] {
         archive.directory(directory);
@@ -28,17 +29,23 @@ pub(super) fn build(kernel: &Kept, root: Option<&Path>) -> Result<Vec<u8>> {
     add_modules(&mut archive, kernel, &MODULES)?;
     let agent = std::env::current_exe().context("This program's own path is not known")?;
     archive.file("agent", agent.as_os_str().as_bytes());
-    archive.file("other-root", other_root(root)?);
+    archive.file("lower", &lower(layers)?);
     archive.program("init", INIT.as_bytes());
     Ok(archive.finish())
 }
 
-/// The other root's path, or nothing. init.sh gives it to overlayfs, whose options have commas and colons between them.
-fn other_root(root: Option<&Path>) -> Result<&[u8]> {
-    let path = root.map(|root| root.as_os_str().as_bytes()).unwrap_or_default();
-    let is_plain = path.iter().all(|byte| byte.is_ascii_graphic() && !b",:\\".contains(byte));
-    ensure!(is_plain, "The cache's path has a character that an overlay's options can't have");
-    Ok(path)
+/// The overlay's lower layers, as init.sh gives them to overlayfs: colons are between them, and a comma ends them.
+fn lower(layers: &[&Path]) -> Result<Vec<u8>> {
+    const HOST: &[u8] = b"/host";
+    if layers.is_empty() {
+        return Ok(HOST.to_owned());
+    }
+    let paths: Vec<_> = layers.iter().map(|layer| [HOST, layer.as_os_str().as_bytes()].concat()).collect();
+    for (path, layer) in paths.iter().zip(layers) {
+        let is_plain = path.iter().all(|byte| byte.is_ascii_graphic() && !b",:\\".contains(byte));
+        ensure!(is_plain, "{} has a character that overlayfs would misread", layer.display());
+    }
+    Ok(paths.join(&b':'))
 }
 
 /// Puts busybox into `/bin`, under these programs' names.
@@ -70,11 +77,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn layers_are_seen_below_host_and_without_any_the_host_is_the_only_one() {
+        let (root, over) = (Path::new("/t/vm/root-sid/files"), Path::new("/t/out"));
+        assert_eq!(lower(&[]).unwrap(), b"/host");
+        assert_eq!(lower(&[root]).unwrap(), b"/host/t/vm/root-sid/files");
+        assert_eq!(lower(&[over, root]).unwrap(), b"/host/t/out:/host/t/vm/root-sid/files");
+    }
+
+    #[test]
     fn a_path_that_overlayfs_would_take_apart_is_refused() {
-        assert_eq!(other_root(None).unwrap(), b"");
-        assert_eq!(other_root(Some(Path::new("/t/vm/root-sid/files"))).unwrap(), b"/t/vm/root-sid/files");
         for wrong in ["/a,b", "/a:b", "/a b", "/a\\b", "/a\nb"] {
-            assert!(other_root(Some(Path::new(wrong))).is_err(), "{wrong}");
+            assert!(lower(&[Path::new(wrong)]).is_err(), "{wrong}");
         }
     }
 }

@@ -34,7 +34,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use self::console::Console;
 use self::qemu::Qemu;
@@ -63,7 +63,10 @@ pub(crate) fn run_into(arguments: &VmArguments, stdout: &mut dyn Write) -> Resul
         .as_deref()
         .map(|name| root::of(suites::named(name).context("No suite of this name")?));
     let root = root.transpose()?;
-    let initramfs = initramfs::build(&kernel, root.as_ref().map(root::Root::files))?;
+    let over = arguments.over.as_deref().map(over).transpose()?;
+    let layers: Vec<&Path> =
+        over.as_deref().into_iter().chain(root.as_ref().map(root::Root::files)).collect();
+    let initramfs = initramfs::build(&kernel, &layers)?;
     let order = Order {
         frames: frames(arguments, kernel.modules())?,
         timeout: arguments.timeout,
@@ -103,6 +106,13 @@ pub(crate) fn seen_inside(suite: Option<&str>, path: &Path) -> PathBuf {
         Some(_) => Path::new(HOST).join(path.strip_prefix("/").unwrap_or(path)),
         None => path.to_owned(),
     }
+}
+
+/// The whole path of a directory whose files go over the suite's.
+fn over(dir: &Path) -> Result<PathBuf> {
+    let whole = std::fs::canonicalize(dir).with_context(|| format!("Can't use {}", dir.display()))?;
+    ensure!(whole.is_dir(), "{} is no directory", dir.display());
+    Ok(whole)
 }
 
 /// What the agent is told.
