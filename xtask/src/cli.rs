@@ -8,6 +8,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 
 use crate::libvirt;
+use crate::suites::SUITES;
 use crate::vm::KERNELS;
 
 /// Chores of this repository.
@@ -47,6 +48,15 @@ pub(crate) struct VmArguments {
     #[arg(long, value_name = "NAME", default_value = KERNELS[0].name, value_parser = kernel_names())]
     pub(crate) kernel: String,
 
+    /// Run the command in a minimal Debian of this release instead of on this machine's files, which are at /host then
+    /// (the list is in xtask/src/suites.rs)
+    #[arg(long, value_name = "SUITE", value_parser = suite_names())]
+    pub(crate) suite: Option<String>,
+
+    /// Directory whose files lie over the suite's, such as the DESTDIR of a program that was built for it
+    #[arg(long, value_name = "DIR", requires = "suite")]
+    pub(crate) over: Option<PathBuf>,
+
     /// Look for a newer version of the kernel first
     #[arg(long)]
     pub(crate) update: bool,
@@ -84,50 +94,64 @@ pub(crate) struct VmArguments {
     pub(crate) command: Vec<OsString>,
 }
 
-/// Record what a real libvirt logs of guests with a real vhost-net, and what their QEMUs held meanwhile.
+/// Record what libvirt logs about guests with vhost-net, and which devices their QEMUs held meanwhile.
 ///
-/// An unmodified libvirtd, a real auditd and QEMU run in the virtual machine of `vm`. Scenarios are played there, and
-/// DIR gets a folder for each: its audit log, libvirtd's own log, and the truth as /proc showed it every 20 ms. It takes
-/// half a minute to one and a half for each scenario. A scenario that fails is told, and the others are recorded all the same; so
-/// is what came before, should the virtual machine die.
+/// An unmodified libvirt, auditd and QEMU run in the virtual machine of `vm`: this machine's, or those of another Debian
+/// release. DIR/libvirt-VERSION gets a folder for each scenario: the audit log, libvirt's own log, and the truth, which
+/// is what /proc showed every 20 ms. A scenario takes half a minute to a minute and a half. When one fails, the command
+/// says so and records the others. When the virtual machine dies, the scenarios recorded before are kept.
 #[derive(Debug, Args)]
 #[command(after_long_help = RECORD_AFTER)]
 pub(crate) struct RecordArguments {
-    /// Where the folders go; files of the same names are written over
+    /// Directory for the recordings; files of the same names are overwritten
     #[arg(value_name = "DIR")]
     pub(crate) dir: PathBuf,
 
-    /// Only this scenario [repeatable]
+    /// Debian release whose libvirt is recorded (the list is in xtask/src/suites.rs) [default: this machine's libvirt]
+    #[arg(long, value_name = "SUITE", value_parser = suite_names())]
+    pub(crate) suite: Option<String>,
+
+    /// Directory whose files lie over the suite's: the DESTDIR of a libvirt that was built for it. If it has virtqemud,
+    /// the modular daemons are recorded
+    #[arg(long, value_name = "DIR", requires = "suite")]
+    pub(crate) over: Option<PathBuf>,
+
+    /// Record only this scenario [repeatable]
     #[arg(long, value_name = "SCENARIO", value_parser = scenario_names())]
     pub(crate) only: Vec<String>,
 
-    /// Which of Debian's kernels
+    /// Debian kernel to boot (the list is in xtask/src/vm/kernels.rs)
     #[arg(long, value_name = "NAME", default_value = KERNELS[0].name, value_parser = kernel_names())]
     pub(crate) kernel: String,
 
-    /// How long all may take: 90, 90s, 5m, 1h
+    /// Time limit for the whole recording: 90, 90s, 5m, 1h
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
     pub(crate) timeout: Duration,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ScenariosArguments {
+    #[arg(long, value_parser = suite_names())]
+    pub(crate) suite: Option<String>,
+
     #[arg(value_parser = scenario_names())]
     pub(crate) names: Vec<String>,
 }
 
 const RECORD_AFTER: &str = "\
-What is needed:
-  scripts/setup test installs libvirt's daemons; none of them is started here.
+Requirements:
+  Without --suite, the libvirt that `scripts/setup test` installs. It is not started on this machine.
+  With --suite, network access for the first recording: packages are fetched and unpacked into target/vm.
 
 Exit status:
   0         all scenarios were recorded
-  1         some were not
+  1         at least one scenario failed
   124, 125, 128 + N
             as of `cargo xtask vm`
 
-Example:
-  cargo xtask record-libvirt /tmp/recorded --only 01-three-nics";
+Examples:
+  cargo xtask record-libvirt /tmp/recorded --only 01-three-nics
+  cargo xtask record-libvirt --suite trixie /tmp/recorded";
 
 /// Write a Linux system for guests: a kernel and the archive that it begins with, for QEMU's -kernel and -initrd.
 ///
@@ -176,10 +200,15 @@ Exit status:
 
 Examples:
   cargo xtask vm -- sh -c 'uname -r; ls -l /dev/vhost-net'
-  cargo xtask vm --kernel backports --timeout 2m -- target/debug/taptrail --version";
+  cargo xtask vm --kernel backports --timeout 2m -- target/debug/taptrail --version
+  cargo xtask vm --suite trixie -- libvirtd --version";
 
 fn kernel_names() -> PossibleValuesParser {
     KERNELS.iter().map(|kernel| kernel.name).collect::<Vec<_>>().into()
+}
+
+fn suite_names() -> PossibleValuesParser {
+    SUITES.iter().map(|suite| suite.name).collect::<Vec<_>>().into()
 }
 
 fn scenario_names() -> PossibleValuesParser {
@@ -230,6 +259,16 @@ mod tests {
     fn a_kernel_that_is_not_in_the_list_is_refused_with_the_list() {
         let said = vm(&["--kernel", "hurd", "--", "true"]).unwrap_err();
         assert!(said.contains("stable") && said.contains("backports"), "{said}");
+    }
+
+    #[test]
+    fn a_suite_that_is_not_in_the_table_is_refused_with_the_table() {
+        assert_eq!(vm(&["--suite", "trixie", "--", "true"]).unwrap().suite.as_deref(), Some("trixie"));
+        let said = vm(&["--suite", "potato", "--", "true"]).unwrap_err();
+        assert!(said.contains("bookworm") && said.contains("trixie"), "{said}");
+        assert!(Cli::try_parse_from(["xtask", "record-libvirt", "--suite", "potato", "/tmp/r"]).is_err());
+        let said = vm(&["--over", "/tmp/out", "--", "true"]).unwrap_err();
+        assert!(said.contains("--suite"), "{said}");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod agent;
 mod cli;
 mod libvirt;
+mod suites;
 mod vm;
 mod wire;
 

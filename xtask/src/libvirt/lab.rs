@@ -1,4 +1,4 @@
-//! The virtual machine made into a host of libvirt's: links, auditd, virtlogd, libvirtd.
+//! The virtual machine made into a host for libvirt: links, auditd, libvirt's daemons.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -8,7 +8,9 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use rustix::system::sethostname;
 
-use super::programs::{AUDITCTL, AUDITD, IP, LIBVIRTD, MODPROBE, VIRSH, VIRTLOGD, must, run, wait_for};
+use super::programs::{AUDITCTL, AUDITD, Done, IP, MODPROBE, VIRSH, must, run, wait_for};
+use super::versions::Versions;
+use crate::suites::Daemons;
 
 /// Where everything is; records name some of it.
 const LAB: &str = "/lab";
@@ -55,7 +57,8 @@ security_driver = \"none\"
 cgroup_controllers = []
 ";
 
-const LIBVIRTD_CONF: &str = "\
+/// For the daemon that has QEMU's driver, whatever its name.
+const DAEMON_CONF: &str = "\
 audit_level = 2
 audit_logging = 1
 log_level = 3
@@ -66,7 +69,7 @@ auth_unix_ro = \"none\"
 auth_unix_rw = \"none\"
 ";
 
-/// What libvirtd looks for: users and groups, which the package of its service would have made, and the host.
+/// What libvirt looks up: users and groups, which the package of its service would have made, and the host.
 const LINES: [(&str, &str, &str); 4] = [
     ("/etc/passwd", "libvirt-qemu:", "libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin\n"),
     ("/etc/group", "libvirt-qemu:", "libvirt-qemu:x:64055:\n"),
@@ -77,13 +80,15 @@ const LINES: [(&str, &str, &str); 4] = [
 /// The host.
 #[derive(Debug)]
 pub(super) struct Lab {
-    libvirtd: Child,
+    daemons: &'static Daemons,
+    versions: Versions,
+    main: Child,
     _auditd: Child,
-    _virtlogd: Child,
+    _helpers: Vec<Child>,
 }
 
 impl Lab {
-    pub(super) fn set_up() -> Result<Self> {
+    pub(super) fn set_up(daemons: &'static Daemons) -> Result<Self> {
         sethostname(b"lab").context("Can't name the host")?;
         for dir in ["audit/plugins.d", "xml", "run"] {
             fs::create_dir_all(Path::new(LAB).join(dir)).context("Can't make the lab's directories")?;
@@ -94,31 +99,48 @@ impl Lab {
         }
         fs::create_dir_all("/etc/libvirt")?;
         fs::write("/etc/libvirt/qemu.conf", QEMU_CONF).context("Can't set QEMU's driver up")?;
-        fs::write("/lab/libvirtd.conf", LIBVIRTD_CONF)?;
+        fs::write("/lab/libvirtd.conf", DAEMON_CONF)?;
         for (file, begin, line) in LINES {
             add_line(file, begin, line)?;
         }
         let auditd = start_auditd()?;
-        let virtlogd = start(VIRTLOGD, &[], "virtlogd")?;
-        wait_for("virtlogd", || Ok(Path::new("/run/libvirt/virtlogd-sock").exists()))?;
-        let libvirtd = start_libvirtd()?;
-        Ok(Self { libvirtd, _auditd: auditd, _virtlogd: virtlogd })
+        let mut helpers = Vec::new();
+        for helper in daemons.helpers {
+            helpers.push(start(helper.program, &[])?);
+            wait_for(helper.program, || Ok(Path::new(helper.socket).exists()))?;
+        }
+        let main = start_main(daemons)?;
+        let versions = Versions::ask(daemons.uri)?;
+        Ok(Self { daemons, versions, main, _auditd: auditd, _helpers: helpers })
     }
 
-    /// Kills libvirtd as a crash would.
-    pub(super) fn kill_libvirtd(&mut self) -> Result<()> {
-        self.libvirtd.kill().context("Can't kill libvirtd")?;
-        self.libvirtd.wait()?;
+    pub(super) fn daemons(&self) -> &'static Daemons {
+        self.daemons
+    }
+
+    pub(super) fn versions(&self) -> &Versions {
+        &self.versions
+    }
+
+    /// Runs virsh against the main daemon.
+    pub(super) fn virsh(&self, arguments: &[&str]) -> Result<Done> {
+        run(VIRSH, &[&["-c", self.daemons.uri], arguments].concat())
+    }
+
+    /// Kills libvirt's main daemon as a crash would.
+    pub(super) fn kill_daemon(&mut self) -> Result<()> {
+        self.main.kill().with_context(|| format!("Can't kill {}", self.daemons.main))?;
+        self.main.wait()?;
         Ok(())
     }
 
-    pub(super) fn start_libvirtd(&mut self) -> Result<()> {
-        self.libvirtd = start_libvirtd()?;
+    pub(super) fn start_daemon(&mut self) -> Result<()> {
+        self.main = start_main(self.daemons)?;
         Ok(())
     }
 }
 
-/// Adds a line to a file that has none which begins so.
+/// Adds a line to a file in which no line begins like it.
 fn add_line(file: &str, begin: &str, line: &str) -> Result<()> {
     let mut text = fs::read_to_string(file).with_context(|| format!("Can't read {file}"))?;
     if !text.lines().any(|known| known.starts_with(begin)) {
@@ -133,7 +155,7 @@ fn start_auditd() -> Result<Child> {
     for (place, mode) in [("", 0o700), ("/plugins.d", 0o750), ("/auditd.conf", 0o600)] {
         fs::set_permissions(format!("/lab/audit{place}"), fs::Permissions::from_mode(mode))?;
     }
-    let auditd = start(AUDITD, &["-n", "-s", "enable", "-c", "/lab/audit"], "auditd")?;
+    let auditd = start(AUDITD, &["-n", "-s", "enable", "-c", "/lab/audit"])?;
     let registered = format!("pid {}", auditd.id());
     wait_for("auditd", || Ok(run(AUDITCTL, &["-s"])?.said.lines().any(|line| line == registered)))?;
     // Enough for a burst, and a machine that is slow.
@@ -141,23 +163,28 @@ fn start_auditd() -> Result<Child> {
     Ok(auditd)
 }
 
-fn start_libvirtd() -> Result<Child> {
-    let mut libvirtd = start(LIBVIRTD, &["--config", "/lab/libvirtd.conf"], "libvirtd")?;
-    wait_for("libvirtd", || {
+fn start_main(daemons: &Daemons) -> Result<Child> {
+    let program = daemons.main;
+    let mut main = start(program, &["--config", "/lab/libvirtd.conf"])?;
+    let mut answer = String::new();
+    let answered = wait_for(program, || {
         ensure!(
-            libvirtd.try_wait()?.is_none(),
-            "libvirtd ended: {}{}",
-            output_of("libvirtd"),
-            libvirtd_log()?
+            main.try_wait()?.is_none(),
+            "{program} ended: {}{}",
+            fs::read_to_string(output(program)).unwrap_or_default(),
+            daemon_log().unwrap_or_default()
         );
-        Ok(run(VIRSH, &["-c", "qemu:///system", "list"])?.status == 0)
-    })?;
-    Ok(libvirtd)
+        let done = run(VIRSH, &["-c", daemons.uri, "list"])?;
+        answer = done.said;
+        Ok(done.status == 0)
+    });
+    answered.with_context(|| format!("virsh can't reach {program}: {answer}"))?;
+    Ok(main)
 }
 
 /// Starts a daemon in the directory `/`, where a service would be.
-fn start(program: &str, arguments: &[&str], name: &str) -> Result<Child> {
-    let output = File::options().create(true).append(true).open(output(name))?;
+fn start(program: &str, arguments: &[&str]) -> Result<Child> {
+    let output = File::options().create(true).append(true).open(output(program))?;
     let spawned = Command::new(program)
         .args(arguments)
         .current_dir("/")
@@ -168,15 +195,12 @@ fn start(program: &str, arguments: &[&str], name: &str) -> Result<Child> {
     spawned.with_context(|| format!("Can't start {program}"))
 }
 
-fn output(name: &str) -> PathBuf {
-    Path::new(LAB).join("run").join(name)
+/// The file for a daemon's standard output and error.
+fn output(program: &str) -> PathBuf {
+    Path::new(LAB).join("run").join(program.rsplit('/').next().unwrap_or(program))
 }
 
-fn output_of(name: &str) -> String {
-    fs::read_to_string(output(name)).unwrap_or_default()
-}
-
-/// Tells the audit log this word, and waits until it is there: auditd has written all from before, then.
+/// Writes this word to the audit log, and waits until it is there: auditd has then written everything from before.
 pub(super) fn mark(word: &str) -> Result<()> {
     must(AUDITCTL, &["-m", word])?;
     wait_for("the audit log", || Ok(audit_log()?.lines().any(|line| line.contains(word))))
@@ -187,8 +211,8 @@ pub(super) fn audit_log() -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// What libvirtd has logged by itself.
-pub(super) fn libvirtd_log() -> Result<String> {
-    let bytes = fs::read("/lab/libvirtd.log").context("Can't read libvirtd's log")?;
+/// The main daemon's own log.
+pub(super) fn daemon_log() -> Result<String> {
+    let bytes = fs::read("/lab/libvirtd.log").context("Can't read libvirt's log")?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -1,12 +1,13 @@
-//! Real libvirt in the virtual machine, recorded: what it logs of guests with a real vhost-net, and the truth beside it.
+//! A real libvirt in the virtual machine, recorded: what it logs about guests with a real vhost-net, and the truth beside
+//! it. `crate::suites` lists the versions.
 //! tests/data/libvirt/README.md says what a recording consists of.
 //!
 //! | File | What |
 //! |---|---|
 //! | `scenarios`, `guest` | what is done, to which guests |
 //! | `stage` | one scenario under way |
-//! | `lab`, `programs` | the host that libvirt finds |
-//! | `poller`, `descriptors`, `command_line`, `intervals` | the witness: who holds which descriptor when |
+//! | `lab`, `programs`, `versions` | the host that libvirt runs on |
+//! | `poller`, `descriptors`, `command_line`, `intervals` | the witness: which process holds which descriptor when |
 //! | `truth`, `window` | what is written down |
 //!
 //! This machine starts the virtual machine and unpacks what comes out of it; all else happens inside.
@@ -21,6 +22,7 @@ mod programs;
 mod scenarios;
 mod stage;
 mod truth;
+mod versions;
 mod window;
 
 use std::ffi::OsString;
@@ -35,6 +37,7 @@ use self::poller::Poller;
 use self::scenarios::Scenario;
 use self::stage::{Recorded, Stage};
 use crate::cli::{RecordArguments, ScenariosArguments, VmArguments};
+use crate::suites::{self, Daemons};
 use crate::vm;
 
 pub(crate) use self::scenarios::ALL;
@@ -44,13 +47,19 @@ pub(crate) const INSIDE: &str = "libvirt-scenarios";
 
 /// Records all scenarios, or those that were asked for, into a directory.
 pub(crate) fn record(arguments: &RecordArguments) -> Result<ExitCode> {
-    for program in programs::ALL {
-        ensure!(Path::new(program).exists(), "{program} is missing: run scripts/setup test");
+    let suite = arguments.suite.as_deref();
+    if suite.is_none() {
+        for program in programs::required(suites::INSTALLED) {
+            ensure!(Path::new(program).exists(), "{program} is missing: run scripts/setup test");
+        }
     }
-    let mut command = vec![std::env::current_exe()?.into_os_string(), INSIDE.into()];
+    let mut command = vec![vm::seen_inside(suite, &std::env::current_exe()?).into(), INSIDE.into()];
+    command.extend(suite.into_iter().flat_map(|name| ["--suite".into(), OsString::from(name)]));
     command.extend(arguments.only.iter().map(OsString::from));
     let vm = VmArguments {
         kernel: arguments.kernel.clone(),
+        suite: arguments.suite.clone(),
+        over: arguments.over.clone(),
         update: false,
         timeout: arguments.timeout,
         variables: Vec::new(),
@@ -81,7 +90,8 @@ pub(crate) fn play(arguments: &ScenariosArguments) -> Result<ExitCode> {
         first == std::env::current_exe()?,
         "The scenarios are for the virtual machine: cargo xtask record-libvirt"
     );
-    let mut lab = Lab::set_up()?;
+    let mut lab = Lab::set_up(daemons(arguments.suite.as_deref())?)?;
+    let folder = lab.versions().folder();
     let poller = Poller::start(std::process::id());
     let mut archive = tar::Builder::new(std::io::stdout());
     let mut stderr = std::io::stderr();
@@ -93,7 +103,7 @@ pub(crate) fn play(arguments: &ScenariosArguments) -> Result<ExitCode> {
         let recorded = play_one(scenario, &mut lab, &poller);
         let said = match recorded {
             Ok(recorded) => {
-                append(&mut archive, scenario, &recorded)?;
+                append(&mut archive, &format!("{folder}/{}", scenario.name), &recorded)?;
                 "recorded".to_owned()
             }
             Err(error) => {
@@ -117,14 +127,25 @@ fn play_one(scenario: &Scenario, lab: &mut Lab, poller: &Poller) -> Result<Recor
     played.map(|()| recorded)
 }
 
-/// The recording's files, in a directory of the scenario's name.
-fn append(archive: &mut tar::Builder<impl Write>, scenario: &Scenario, recorded: &Recorded) -> Result<()> {
-    let readme = format!("{}\n{}\n", scenario.what, recorded.truth.notes.join("\n"));
+/// The daemons of the suite, or of this machine's own libvirt.
+fn daemons(suite: Option<&str>) -> Result<&'static Daemons> {
+    match suite {
+        None => Ok(suites::INSTALLED),
+        Some(name) => {
+            let suite = suites::named(name).context("No suite of this name")?;
+            suite.daemons(|path| Path::new(path).exists()).context("None of libvirt's daemons is installed")
+        }
+    }
+}
+
+/// The recording's files, in this directory.
+fn append(archive: &mut tar::Builder<impl Write>, directory: &str, recorded: &Recorded) -> Result<()> {
+    let readme = format!("{}\n{}\n", recorded.truth.what, recorded.truth.notes.join("\n"));
     let truth = format!("{:#}\n", serde_json::to_value(&recorded.truth)?);
     let files = [
         ("README", &readme),
         ("audit.log", &recorded.audit_log),
-        ("libvirtd.log", &recorded.libvirtd_log),
+        ("libvirtd.log", &recorded.daemon_log),
         ("truth.json", &truth),
     ];
     for (name, text) in files {
@@ -132,7 +153,7 @@ fn append(archive: &mut tar::Builder<impl Write>, scenario: &Scenario, recorded:
         header.set_size(u64::try_from(text.len())?);
         header.set_mode(0o644);
         header.set_cksum();
-        archive.append_data(&mut header, format!("{}/{name}", scenario.name), text.as_bytes())?;
+        archive.append_data(&mut header, format!("{directory}/{name}"), text.as_bytes())?;
     }
     archive.get_mut().flush()?;
     Ok(())

@@ -157,7 +157,7 @@ fn guest(pid: u32, known: &mut Known) -> Option<CommandLine> {
     if let Some(known) = known.get(&pid) {
         return known.clone();
     }
-    // Before execve(2) it is a child of libvirtd.
+    // Before execve(2) it is a child of libvirt's daemon.
     let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
     if !name.starts_with(b"qemu-system") {
         return None;

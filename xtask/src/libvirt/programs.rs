@@ -6,21 +6,26 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::suites::Daemons;
+
 pub(super) const AUDITCTL: &str = "/sbin/auditctl";
 pub(super) const AUDITD: &str = "/sbin/auditd";
 /// libvirt runs it, for filters.
 const EBTABLES: &str = "/usr/sbin/ebtables";
 pub(super) const IP: &str = "/sbin/ip";
-pub(super) const LIBVIRTD: &str = "/usr/sbin/libvirtd";
 pub(super) const MODPROBE: &str = "/sbin/modprobe";
 pub(super) const NFT: &str = "/usr/sbin/nft";
 pub(super) const RMMOD: &str = "/sbin/rmmod";
 pub(super) const VIRSH: &str = "/usr/bin/virsh";
-pub(super) const VIRTLOGD: &str = "/usr/sbin/virtlogd";
 
-/// All that a recording needs; `scripts/setup test` installs it.
-pub(super) const ALL: [&str; 10] =
-    [AUDITCTL, AUDITD, EBTABLES, IP, LIBVIRTD, MODPROBE, NFT, RMMOD, VIRSH, VIRTLOGD];
+/// What a recording needs beside libvirt's daemons.
+const TOOLS: [&str; 8] = [AUDITCTL, AUDITD, EBTABLES, IP, MODPROBE, NFT, RMMOD, VIRSH];
+
+/// All programs that a recording needs.
+pub(super) fn required(daemons: &Daemons) -> impl Iterator<Item = &'static str> + use<> {
+    let helpers = daemons.helpers.iter().map(|helper| helper.program);
+    TOOLS.into_iter().chain([daemons.main]).chain(helpers)
+}
 
 /// How a command ended: its status, and all that it said.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! One scenario under way: its commands are noted, the witness looks on.
+//! One scenario under way: runs its commands, records them, and has the witness look after each.
 
 use std::fs;
 use std::path::Path;
@@ -9,9 +9,10 @@ use rustix::system::uname;
 use super::guest::{Guest, Nic};
 use super::lab::{self, Lab};
 use super::poller::{self, Poller};
-use super::programs::{Done, IP, NFT, VIRSH, run, wait_for};
+use super::programs::{Done, IP, NFT, run, wait_for};
 use super::truth::{self, Held, Snapshot, Step, Truth};
 use super::window;
+use crate::suites::Daemons;
 
 /// Looks after each step, so that each state is seen.
 const LOOKS: u64 = 5;
@@ -22,8 +23,8 @@ pub(super) struct Stage<'a> {
     lab: &'a mut Lab,
     poller: &'a Poller,
     t0: f64,
-    /// Where libvirtd's log was at the beginning.
-    libvirtd_log: usize,
+    /// The length of libvirt's own log at the beginning.
+    daemon_log: usize,
     steps: Vec<Step>,
     snapshots: Vec<Snapshot>,
     notes: Vec<String>,
@@ -34,25 +35,27 @@ pub(super) struct Stage<'a> {
 #[derive(Debug)]
 pub(super) struct Recorded {
     pub(super) audit_log: String,
-    pub(super) libvirtd_log: String,
+    /// libvirt's own log, of its main daemon.
+    pub(super) daemon_log: String,
     pub(super) truth: Truth,
 }
 
 impl<'a> Stage<'a> {
     pub(super) fn begin(name: &'a str, lab: &'a mut Lab, poller: &'a Poller) -> Result<Self> {
         lab::mark(&format!("begin-{name}"))?;
-        let libvirtd_log = lab::libvirtd_log()?.len();
+        let daemon_log = lab::daemon_log()?.len();
         poller.take();
         let t0 = poller::now();
-        let notes = vec![format!("Linux {}", uname().release().to_string_lossy())];
+        let linux = format!("Linux {}", uname().release().to_string_lossy());
+        let notes = vec![linux, lab.versions().note()];
         let (steps, snapshots) = (Vec::new(), Vec::new());
-        Ok(Self { name, lab, poller, t0, libvirtd_log, steps, snapshots, notes, files: 0 })
+        Ok(Self { name, lab, poller, t0, daemon_log, steps, snapshots, notes, files: 0 })
     }
 
     /// After a failure: ends all guests, so that the next scenario finds none.
     pub(super) fn clear_away(&mut self) {
         for (process, _) in self.poller.now() {
-            let _ = run(VIRSH, &["destroy", &process.uuid]);
+            let _ = self.lab.virsh(&["destroy", &process.uuid]);
         }
     }
 
@@ -61,8 +64,8 @@ impl<'a> Stage<'a> {
         let (begin, end) = (format!("begin-{}", self.name), format!("end-{}", self.name));
         let audit_log = window::between(&lab::audit_log()?, &begin, &end);
         let audit_log = audit_log.context("The audit log lost a mark")?;
-        let libvirtd_log = lab::libvirtd_log()?;
-        let libvirtd_log = window::audited(libvirtd_log.get(self.libvirtd_log..).unwrap_or_default());
+        let daemon_log = lab::daemon_log()?;
+        let daemon_log = window::audited(daemon_log.get(self.daemon_log..).unwrap_or_default());
         let t1 = poller::now();
         let seen = self.poller.take();
         self.notes.push(format!(
@@ -82,11 +85,15 @@ impl<'a> Stage<'a> {
             snapshots: self.snapshots,
             notes: self.notes,
         };
-        Ok(Recorded { audit_log, libvirtd_log, truth })
+        Ok(Recorded { audit_log, daemon_log, truth })
     }
 
     pub(super) fn name(&self) -> &'a str {
         self.name
+    }
+
+    pub(super) fn daemons(&self) -> &'static Daemons {
+        self.lab.daemons()
     }
 
     /// Starts a guest; its processors run.
@@ -152,48 +159,50 @@ impl<'a> Stage<'a> {
     }
 
     fn virsh(&mut self, arguments: &[&str], works: bool, plugs: Option<(String, String)>) -> Result<()> {
-        let done = self.step(VIRSH, arguments, plugs)?;
+        let t = poller::now();
+        let done = self.lab.virsh(arguments)?;
+        self.record_step(t, format!("virsh {}", arguments.join(" ")), &done, plugs);
         let (status, said) = (done.status, done.said);
         let (expected, asked) = (if works { "work" } else { "fail" }, arguments.join(" "));
-        ensure!((status == 0) == works, "virsh {asked} was to {expected}: status {status}, {said}");
+        ensure!((status == 0) == works, "virsh {asked} had to {expected}: status {status}, {said}");
         Ok(())
     }
 
-    /// Runs a program and notes it.
-    fn step(&mut self, program: &str, arguments: &[&str], plugs: Option<(String, String)>) -> Result<Done> {
+    /// Runs another program than virsh, and records its output.
+    fn show(&mut self, program: &str, arguments: &[&str]) -> Result<()> {
         let t = poller::now();
         let done = run(program, arguments)?;
-        let t_end = poller::now();
         let name = program.rsplit('/').next().unwrap_or(program);
-        let cmd = format!("{name} {}", arguments.join(" "));
-        self.steps.push(Step { t, t_end, cmd, rc: done.status, out: done.said.clone(), plugs });
-        self.look_on();
-        Ok(done)
+        self.record_step(t, format!("{name} {}", arguments.join(" ")), &done, None);
+        Ok(())
     }
 
-    /// Notes something that is done without a program, and does it.
+    /// Does something that no program does, and records it.
     pub(super) fn act(&mut self, cmd: &str, act: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
         let t = poller::now();
         act(self.lab)?;
-        let t_end = poller::now();
-        let step = Step { t, t_end, cmd: cmd.to_owned(), rc: 0, out: String::new(), plugs: None };
-        self.steps.push(step);
-        self.look_on();
+        self.record_step(t, cmd.to_owned(), &Done { status: 0, said: String::new() }, None);
         Ok(())
     }
 
-    /// Notes which links a bridge has.
+    fn record_step(&mut self, t: f64, cmd: String, done: &Done, plugs: Option<(String, String)>) {
+        let t_end = poller::now();
+        self.steps.push(Step { t, t_end, cmd, rc: done.status, out: done.said.clone(), plugs });
+        self.take_snapshot();
+    }
+
+    /// Records which links a bridge has.
     pub(super) fn show_ports(&mut self, bridge: &str) -> Result<()> {
-        self.step(IP, &["-br", "link", "show", "master", bridge], None).map(drop)
+        self.show(IP, &["-br", "link", "show", "master", bridge])
     }
 
-    /// Notes which rules of nftables there are for a bridge's frames.
+    /// Records nftables' rules for the frames of bridges.
     pub(super) fn show_rules(&mut self) -> Result<()> {
-        self.step(NFT, &["list", "ruleset", "bridge"], None).map(drop)
+        self.show(NFT, &["list", "ruleset", "bridge"])
     }
 
-    /// Lets the witness look, and notes what the guests have.
-    fn look_on(&mut self) {
+    /// Waits until the witness has looked, and records what the guests hold.
+    fn take_snapshot(&mut self) {
         self.poller.wait_looks(LOOKS);
         let after = self.steps.last().map(|step| step.cmd.clone()).unwrap_or_default();
         let held = |(process, descriptors): (poller::Process, Vec<_>)| {
@@ -233,7 +242,8 @@ impl<'a> Stage<'a> {
 
     /// Waits until libvirt says this of a guest.
     pub(super) fn wait_for_state(&mut self, guest: &Guest, state: &str) -> Result<()> {
-        wait_for("the guest's state", || Ok(run(VIRSH, &["domstate", &guest.uuid])?.said == state))
+        let lab = &*self.lab;
+        wait_for("the guest's state", || Ok(lab.virsh(&["domstate", &guest.uuid])?.said == state))
     }
 
     pub(super) fn file(&mut self, name: &str, text: &str) -> Result<String> {

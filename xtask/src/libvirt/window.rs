@@ -20,7 +20,7 @@ fn has(line: &str, mark: &str) -> bool {
     line.split([' ', '=', '\'', '"']).any(|word| word == mark)
 }
 
-/// The lines of libvirtd's own log that tell what it audited, and what it warned of.
+/// The lines of libvirt's own log that say what it audited, its warnings and its errors.
 pub(super) fn audited(log: &str) -> String {
     let marks = [" : virDomainAudit", ": warning : ", ": error : "];
     let wanted = |line: &&str| marks.iter().any(|mark| line.contains(mark));
@@ -42,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn of_libvirtds_log_audits_and_warnings_are_kept() {
+    fn of_libvirts_log_audits_and_warnings_are_kept() {
         let log = "\
 2026-11-25 20:00:00.000+0000: 9: info : libvirt version: 9.0.0
 2026-11-25 20:00:01.000+0000: 9: info : virDomainAuditNetDevice:318 : success=yes virt=kvm

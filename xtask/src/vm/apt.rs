@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -29,6 +29,7 @@ impl Apt {
             fs::create_dir_all(dir.join(below))?;
         }
         fs::write(dir.join("sources.list"), sources(suites))?;
+        fs::write(dir.join("preferences"), PREFERENCES)?;
         let apt = Self { dir: dir.to_owned() };
         run(apt.tool("apt-get").args(["-qq", "update"]))?;
         Ok(apt)
@@ -54,12 +55,15 @@ impl Apt {
         }
         let packages = self.dir.join("packages");
         run(self.tool("apt-get").args(["-qq", "download"]).args(&known).current_dir(&packages))?;
-        for file in fs::read_dir(&packages)? {
-            let file = file?.path();
-            run(Command::new("dpkg-deb").arg("-x").args([&file, into]))?;
-            fs::remove_file(file)?;
-        }
-        Ok(())
+        unpack_all(&packages, into)
+    }
+
+    /// Fetches these packages with everything that they depend on, and unpacks them all into a directory. None is
+    /// configured: what their scripts would have done is left to the caller.
+    pub(super) fn unpack_system(&self, packages: &[&str], into: &Path) -> Result<()> {
+        let options = ["-qq", "install", "--yes", "--download-only", "--no-install-recommends"];
+        run(self.tool("apt-get").args(options).args(packages))?;
+        unpack_all(&self.dir.join("cache/archives"), into)
     }
 
     /// What is said of the package's newest version.
@@ -79,12 +83,17 @@ impl Apt {
         for setting in [
             setting("Dir::Etc::SourceList", &self.dir.join("sources.list")),
             setting("Dir::Etc::SourceParts", &"/dev/null"),
+            setting("Dir::Etc::Preferences", &self.dir.join("preferences")),
+            setting("Dir::Etc::PreferencesParts", &"/dev/null"),
+            setting("Dir::State", &self.dir),
             setting("Dir::State::Lists", &self.dir.join("lists")),
             setting("Dir::State::status", &"/dev/null"),
             setting("Dir::Cache", &self.dir.join("cache")),
             // The user `_apt` may not be able to write here.
             setting("APT::Sandbox::User", &"root"),
             setting("APT::Architecture", &"amd64"),
+            // There is no package database that another process could change.
+            setting("Debug::NoLocking", &"true"),
             setting("Acquire::Languages", &"none"),
             // Without it, an archive that can't be reached is no error to `apt-get update`.
             setting("APT::Update::Error-Mode", &"any"),
@@ -94,6 +103,38 @@ impl Apt {
         command
     }
 }
+
+/// Unpacks all packages of a directory into another one, and removes them.
+fn unpack_all(packages: &Path, into: &Path) -> Result<()> {
+    for file in fs::read_dir(packages)? {
+        let file = file?.path();
+        if file.extension().is_some_and(|extension| extension == "deb") {
+            unpack(&file, into).with_context(|| format!("Can't unpack {}", file.display()))?;
+            fs::remove_file(file)?;
+        }
+    }
+    Ok(())
+}
+
+/// Unpacks one package. `dpkg-deb -x` would replace a link to a directory, such as `/bin`, by a directory of the package.
+fn unpack(package: &Path, into: &Path) -> Result<()> {
+    let mut opened = Command::new("dpkg-deb")
+        .arg("--fsys-tarfile")
+        .arg(package)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("Can't run dpkg-deb")?;
+    let files = opened.stdout.take().context("dpkg-deb has no output")?;
+    let options = ["--extract", "--keep-directory-symlink", "--preserve-permissions", "--directory"];
+    let unpacked = run(Command::new("tar").args(options).arg(into).stdin(files));
+    let status = opened.wait()?;
+    unpacked?;
+    ensure!(status.success(), "dpkg-deb ended with {status}");
+    Ok(())
+}
+
+/// apt_preferences(5) by which the newest version of all suites is taken. apt would take none from backports by itself.
+const PREFERENCES: &str = "Package: *\nPin: release o=Debian*\nPin-Priority: 500\n";
 
 /// sources.list(5) of these suites.
 fn sources(suites: &[&str]) -> String {

@@ -1,4 +1,4 @@
-//! Kernels fetched once and kept, each in a directory of its own:
+//! Kernels fetched once and kept, each in a directory of its own (`root` has what stands beside them):
 //!
 //! ```text
 //! target/vm/stable/busybox              the first steps in the virtual machine
@@ -51,25 +51,38 @@ impl Kept {
 
 /// The kernel, fetched if it is not here or a newer one is wanted.
 pub(super) fn kernel(kernel: &Kernel, update: bool) -> Result<Kept> {
-    let cache = directory();
-    fs::create_dir_all(&cache).with_context(|| format!("Can't make {}", cache.display()))?;
-    let dir = cache.join(kernel.name);
-    let lock = lock_file(&cache.join(format!("{}.lock", kernel.name)))?;
-    flock(&lock, FlockOperation::LockShared)?;
-    if update || !dir.exists() {
-        flock(&lock, FlockOperation::LockExclusive)?;
-        // Another process may have fetched it while this one waited.
-        if update || !dir.exists() {
-            fetch(kernel, &cache, &dir)
-                .with_context(|| format!("Can't fetch Debian's kernel '{}'", kernel.name))?;
-        }
-        flock(&lock, FlockOperation::LockShared)?;
-    }
+    let is_wanted = |dir: &Path| update || !dir.exists();
+    let (dir, lock) = keep(kernel.name, is_wanted, |cache, dir| {
+        fetch(kernel, cache, dir).with_context(|| format!("Can't fetch Debian's kernel '{}'", kernel.name))
+    })?;
     let modules = only_entry(&dir.join("lib/modules"))?;
     Ok(Kept { dir, modules, _lock: lock })
 }
 
-/// Where kernels are kept: out of the way in what Cargo builds, so that `cargo clean` removes them too.
+/// A directory of the cache, made first if `is_wanted` says so of its path; and the lock that keeps it from being
+/// replaced. `make` gets the cache's directory and the path to put it at.
+pub(super) fn keep(
+    name: &str,
+    is_wanted: impl Fn(&Path) -> bool,
+    make: impl FnOnce(&Path, &Path) -> Result<()>,
+) -> Result<(PathBuf, File)> {
+    let cache = directory();
+    fs::create_dir_all(&cache).with_context(|| format!("Can't make {}", cache.display()))?;
+    let dir = cache.join(name);
+    let lock = lock_file(&cache.join(format!("{name}.lock")))?;
+    flock(&lock, FlockOperation::LockShared)?;
+    if is_wanted(&dir) {
+        flock(&lock, FlockOperation::LockExclusive)?;
+        // Another process may have made it while this one waited.
+        if is_wanted(&dir) {
+            make(&cache, &dir)?;
+        }
+        flock(&lock, FlockOperation::LockShared)?;
+    }
+    Ok((dir, lock))
+}
+
+/// Where it all is kept: out of the way in what Cargo builds, so that `cargo clean` removes them too.
 fn directory() -> PathBuf {
     match std::env::var_os("TAPTRAIL_VM_CACHE") {
         Some(chosen) if !chosen.is_empty() => PathBuf::from(chosen),
@@ -154,7 +167,7 @@ fn only_entry(dir: &Path) -> Result<PathBuf> {
     Ok(first.path())
 }
 
-fn remove(dir: &Path) -> Result<()> {
+pub(super) fn remove(dir: &Path) -> Result<()> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).with_context(|| format!("Can't remove {}", dir.display()))

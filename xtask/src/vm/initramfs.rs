@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::cache::Kept;
 use super::cpio::Archive;
@@ -17,8 +18,9 @@ const TOOLS: [&str; 8] = ["sh", "cat", "insmod", "mkdir", "mount", "switch_root"
 /// What it loads: the root over 9p, the overlay on it, and the port to the host.
 const MODULES: [&str; 6] = ["virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_console", "virtio_rng"];
 
-/// Makes it for this kernel.
-pub(super) fn build(kernel: &Kept) -> Result<Vec<u8>> {
+/// Makes it for this kernel. The virtual machine's root has these directories' files instead of this machine's, unless
+/// there are none; the first one's are above the others'.
+pub(super) fn build(kernel: &Kept, layers: &[&Path]) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for directory in ["dev", "host", "memory", "root"] {
         archive.directory(directory);
@@ -27,8 +29,23 @@ pub(super) fn build(kernel: &Kept) -> Result<Vec<u8>> {
     add_modules(&mut archive, kernel, &MODULES)?;
     let agent = std::env::current_exe().context("This program's own path is not known")?;
     archive.file("agent", agent.as_os_str().as_bytes());
+    archive.file("lower", &lower(layers)?);
     archive.program("init", INIT.as_bytes());
     Ok(archive.finish())
+}
+
+/// The overlay's lower layers, as init.sh gives them to overlayfs: colons are between them, and a comma ends them.
+fn lower(layers: &[&Path]) -> Result<Vec<u8>> {
+    const HOST: &[u8] = b"/host";
+    if layers.is_empty() {
+        return Ok(HOST.to_owned());
+    }
+    let paths: Vec<_> = layers.iter().map(|layer| [HOST, layer.as_os_str().as_bytes()].concat()).collect();
+    for (path, layer) in paths.iter().zip(layers) {
+        let is_plain = path.iter().all(|byte| byte.is_ascii_graphic() && !b",:\\".contains(byte));
+        ensure!(is_plain, "{} has a character that overlayfs would misread", layer.display());
+    }
+    Ok(paths.join(&b':'))
 }
 
 /// Puts busybox into `/bin`, under these programs' names.
@@ -53,4 +70,24 @@ pub(super) fn add_modules(archive: &mut Archive, kernel: &Kept, names: &[&str]) 
     }
     archive.file("modules/order", order.as_bytes());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_seen_below_host_and_without_any_the_host_is_the_only_one() {
+        let (root, over) = (Path::new("/t/vm/root-sid/files"), Path::new("/t/out"));
+        assert_eq!(lower(&[]).unwrap(), b"/host");
+        assert_eq!(lower(&[root]).unwrap(), b"/host/t/vm/root-sid/files");
+        assert_eq!(lower(&[over, root]).unwrap(), b"/host/t/out:/host/t/vm/root-sid/files");
+    }
+
+    #[test]
+    fn a_path_that_overlayfs_would_take_apart_is_refused() {
+        for wrong in ["/a,b", "/a:b", "/a b", "/a\\b", "/a\nb"] {
+            assert!(lower(&[Path::new(wrong)]).is_err(), "{wrong}");
+        }
+    }
 }

@@ -1,27 +1,27 @@
-//! libvirtd dies, and guests live on or die meanwhile.
+//! libvirt's daemon dies, and guests live on or die meanwhile.
 
 use anyhow::Result;
 
 use super::super::lab::Lab;
 use super::super::stage::Stage;
 
-fn kill_libvirtd(stage: &mut Stage<'_>) -> Result<()> {
-    stage.act("kill -9 of libvirtd", Lab::kill_libvirtd)
+fn kill_daemon(stage: &mut Stage<'_>) -> Result<()> {
+    stage.act(&format!("kill -9 of {}", stage.daemons().name()), Lab::kill_daemon)
 }
 
-fn start_libvirtd(stage: &mut Stage<'_>) -> Result<()> {
-    stage.act("libvirtd started", Lab::start_libvirtd)
+fn start_daemon(stage: &mut Stage<'_>) -> Result<()> {
+    stage.act(&format!("{} started", stage.daemons().name()), Lab::start_daemon)
 }
 
 pub(super) fn daemon_restart(stage: &mut Stage<'_>) -> Result<()> {
     let guest = stage.guest(1, &[stage.on_bridge(1).queues(2), stage.on_macvtap(2)]);
     let nic = stage.on_bridge(3);
     stage.boot_paused(&guest)?;
-    kill_libvirtd(stage)?;
-    start_libvirtd(stage)?;
+    kill_daemon(stage)?;
+    start_daemon(stage)?;
     stage.attach(&guest, &nic)?;
-    kill_libvirtd(stage)?;
-    start_libvirtd(stage)?;
+    kill_daemon(stage)?;
+    start_daemon(stage)?;
     stage.detach(&guest, &nic)?;
     stage.destroy(&guest)
 }
@@ -34,10 +34,10 @@ pub(super) fn killed_unseen(stage: &mut Stage<'_>) -> Result<()> {
     stage.define(&defined)?;
     stage.works(&["start", &defined.uuid, "--paused"])?;
     stage.boot_paused(&third)?;
-    kill_libvirtd(stage)?;
+    kill_daemon(stage)?;
     stage.kill_qemu(&killed)?;
     stage.kill_qemu(&defined)?;
-    start_libvirtd(stage)?;
+    start_daemon(stage)?;
     stage.wait_for_state(&defined, "shut off")?;
     stage.works(&["list", "--all"])?;
     stage.destroy(&third)?;

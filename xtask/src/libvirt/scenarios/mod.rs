@@ -45,14 +45,14 @@ pub(crate) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "05-daemon-restart",
-        what: "libvirtd killed and started again while a guest with vhost runs; then a hot-plug, a hot-unplug of it, \
+        what: "the daemon killed and started again while a guest with vhost runs; then a hot-plug, a hot-unplug of it, \
                destroy",
         play: daemon::daemon_restart,
     },
     Scenario {
         name: "06-killed-unseen",
-        what: "three guests with vhost, one of them defined; libvirtd killed, the QEMUs of the defined one and of one \
-               other killed meanwhile, libvirtd started again; the third destroyed",
+        what: "three guests with vhost, one of them defined; the daemon killed, the QEMUs of the defined one and of one \
+               other killed meanwhile, the daemon started again; the third destroyed",
         play: daemon::killed_unseen,
     },
     Scenario {

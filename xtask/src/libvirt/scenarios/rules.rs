@@ -22,21 +22,24 @@ pub(super) fn filter(stage: &mut Stage<'_>) -> Result<()> {
     stage.works(&["nwfilter-undefine", "lab-own-mac"])
 }
 
-/// What packaging/taptrail.rules has for libvirtd and QEMU.
-const RULES: [&[&str]; 4] = [
-    &["-F", "devmajor=10", "-F", "devminor=200"],
-    &["-F", "devmajor=10", "-F", "devminor=238"],
-    &["-F", "filetype=character", "-F", "exe=/usr/sbin/libvirtd"],
-    &["-F", "filetype=character", "-F", "exe=/usr/bin/qemu-system-x86_64"],
-];
+/// What packaging/taptrail.rules has for this daemon of libvirt's and QEMU.
+fn rules(daemon: &str) -> [Vec<String>; 4] {
+    let device = |minor: u32| ["devmajor=10".to_owned(), format!("devminor={minor}")];
+    let program = |path: &str| ["filetype=character".to_owned(), format!("exe={path}")];
+    let rules = [device(200), device(238), program(daemon), program("/usr/bin/qemu-system-x86_64")];
+    rules.map(|fields| fields.into_iter().flat_map(|field| ["-F".to_owned(), field]).collect())
+}
+
 const OPENS: [&str; 4] = ["-F", "arch=b64", "-S", "open,openat,openat2,creat"];
 
 pub(super) fn kernel_rules(stage: &mut Stage<'_>) -> Result<()> {
     let guest = stage.guest(1, &[stage.on_bridge(1).queues(2), stage.on_macvtap(2)]);
     let nic = stage.on_bridge(3).queues(2);
+    let rules = rules(stage.daemons().main);
     stage.act("audit rules on open(2) added", |_| {
-        RULES.iter().try_for_each(|rule| {
-            let words = [&["-a", "always,exit"], &OPENS[..], rule, &["-F", "key=taptrail"]].concat();
+        rules.iter().try_for_each(|rule| {
+            let rule: Vec<_> = rule.iter().map(String::as_str).collect();
+            let words = [&["-a", "always,exit"], &OPENS[..], &rule, &["-F", "key=taptrail"]].concat();
             must(AUDITCTL, &words).map(drop)
         })
     })?;
