@@ -197,6 +197,148 @@ fn a_journals_json_keeps_all() {
 }
 
 #[test]
+fn what_other_tools_make_of_records_keeps_all() {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let stamp = |of: &Parts<'_>| {
+        let millis = of.time.as_millisecond();
+        format!("{}.{:03}", millis / 1000, millis % 1000)
+    };
+    let unnamed = Keeps { host: false, ..ALL };
+    same("go-audit", unnamed, |of, out| {
+        let object = serde_json::json!({
+            "sequence": of.serial.parse::<u32>().unwrap(), "timestamp": stamp(of),
+            "messages": [{"type": of.number, "data": text(of.body)}], "uid_map": {"0": "root"},
+        });
+        put(out, object.to_string(), b"");
+    });
+    same("laurel", ALL, |of, out| {
+        let mut fields = fields(of);
+        fields.insert("res".to_owned(), of.outcome.into());
+        let object = serde_json::json!({
+            "ID": format!("{}:{}", stamp(of), of.serial), "NODE": "host1", of.record_type: fields,
+        });
+        put(out, object.to_string(), b"");
+    });
+    same("auditbeat", ALL, |of, out| {
+        let result = if of.outcome == "success" { "success" } else { "fail" };
+        let object = serde_json::json!({
+            "@timestamp": of.time.to_string(), "host": {"name": "host1"}, "process": {"pid": of.pid},
+            "auditd": {
+                "sequence": of.serial.parse::<u32>().unwrap(), "result": result,
+                "message_type": of.record_type.to_lowercase(), "data": fields(of),
+            },
+        });
+        put(out, object.to_string(), b"");
+    });
+    same("CRI", unnamed, |of, out| put(out, format!("{} stdout F ", of.time), &raw_line(of)));
+    same("Docker", unnamed, |of, out| {
+        let log = text(&[&raw_line(of), b"\n".as_slice()].concat());
+        let object = serde_json::json!({"log": log, "stream": "stdout", "time": of.time.to_string()});
+        put(out, object.to_string(), b"");
+    });
+    same("grep", unnamed, |of, out| put(out, "./log/audit.log.1:17:".to_owned(), &raw_line(of)));
+}
+
+/// A record's pairs, decoded.
+fn fields(of: &Parts<'_>) -> serde_json::Map<String, serde_json::Value> {
+    let mut fields = serde_json::Map::new();
+    for pair in of.text.split_str(b" ") {
+        let Some((key, value)) = pair.split_once_str(b"=") else { continue };
+        let (key, value) = (String::from_utf8_lossy(key), String::from_utf8_lossy(value));
+        let is_string = matches!(&*key, "vm" | "path");
+        let value = match value.strip_prefix('"').and_then(|value| value.strip_suffix('"')) {
+            Some(value) => value.to_owned(),
+            None if is_string => {
+                let digits = value.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+                let bytes: Vec<_> = digits.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect();
+                String::from_utf8(bytes).unwrap()
+            }
+            None => value.into_owned(),
+        };
+        fields.insert(key.into_owned(), value.into());
+    }
+    let pid: u32 = of.pid.parse().unwrap();
+    fields.insert("pid".to_owned(), pid.into());
+    fields
+}
+
+#[test]
+fn every_form_of_the_kernels_log_keeps_all_but_the_host() {
+    let keeps = Keeps { host: false, ..ALL };
+    let kernels = |of: &Parts<'_>| {
+        raw_line(of).replace(format!("type={} msg=", of.record_type), format!("type={} ", of.number))
+    };
+    for front in [
+        "[   71.6][  T123] ",
+        "[Mon Sep 19 18:16:45 2022] ",
+        "[Sep19 18:16] ",
+        "[  +0.000000] ",
+        "<5>[71.692026] ",
+        "kern  :notice: [   71.6] ",
+        "5,1234,71692026,-;",
+        "2022-09-19T18:16:45,645184+00:00 ",
+        "[console] [   71.6] ",
+        "",
+    ] {
+        same(front, keeps, |of, out| put(out, format!("{front}audit: "), &kernels(of)));
+    }
+    for (front, host) in [
+        ("%b %e %T 127.0.0.1 host1 kernel: [68883272.061562] ", true),
+        ("kern.notice %b %e %T host1 kernel: ", true),
+        ("%a %b %e %T %Y kern.notice kernel: [    1.0] ", false),
+        ("<5>1 %FT%TZ host1 kernel - - [x@1 a=\"b \\\"] c\"][y] ", true),
+        ("%d mai %T host1 kernel: ", true),
+    ] {
+        same(front, Keeps { host, ..keeps }, |of, out| {
+            put(out, format!("{}audit: ", of.time.strftime(front)), &kernels(of));
+        });
+    }
+}
+
+#[test]
+fn what_audisp_syslog_interprets_keeps_whole_seconds() {
+    let keeps = Keeps { serial: false, resolution: 1_000_000, ..ALL };
+    for format in ["%m/%d/%y", "%d.%m.%Y", "%Y年%m月%d日", "%Y-%m-%d"] {
+        same(format, keeps, |of, out| {
+            let fields = fields(of);
+            // In the record's order.
+            let words = of.text.split_str(b" ").filter_map(|pair| {
+                let key = String::from_utf8_lossy(pair.split_once_str(b"=")?.0).into_owned();
+                Some(format!("{key}={} ", fields.get(&key)?.as_str().unwrap()))
+            });
+            let time = of.time.strftime(format!("{format} %T").as_str()).to_string();
+            let syslog = of.time.strftime("%b %e %T host1 audisp-syslog[812]: ");
+            let text: String = words.collect();
+            let line = format!(
+                "{syslog}type={} msg=audit({time}) : pid={} uid=root auid=unset ses=unset subj=libvirtd (enforce) {text}\
+                 exe=/usr/sbin/libvirtd hostname=? addr=? terminal=? res={} ",
+                of.record_type, of.pid, of.outcome
+            );
+            put(out, line, b"");
+        });
+    }
+}
+
+#[test]
+fn the_ends_that_libaudit_wrote_long_ago_change_nothing() {
+    let unnamed = Keeps { host: false, ..ALL };
+    for (open, close) in
+        [("hostname=?, addr=?, terminal=? res=", ")"), ("hostname=? addr=? terminal=? res=", "")]
+    {
+        same(open, unnamed, |of, out| {
+            let head = String::from_utf8_lossy(&raw_line(of)).replace("): pid=", "): user pid=");
+            let (head, _) = head.rsplit_once(" exe=").unwrap();
+            let bracket = if close.is_empty() { "" } else { "(" };
+            put(
+                out,
+                format!("{head}: exe=\"/usr/sbin/libvirtd\" {bracket}{open}{}{close}'", of.outcome),
+                b"",
+            );
+        });
+    }
+}
+
+#[test]
 fn a_journals_export_keeps_all_in_pieces_of_any_size() {
     for (path, log) in logs("audit.log") {
         let export = convert(&log, |of, out| {
