@@ -50,6 +50,7 @@ mod input;
 mod kernel;
 mod merge;
 mod open;
+mod order;
 mod outcome;
 mod reading;
 mod scan;

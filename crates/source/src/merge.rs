@@ -56,6 +56,7 @@ fn wait(id: u32, input: Input, clock: &Clock, reading: &mut Reading<'_>) -> Resu
     let day = SignedDuration::from_hours(24);
     let limit = opened.modified.and_then(|time| time.saturating_add(day).ok());
     let clock = limit.map_or_else(|| clock.clone(), |limit| clock.until(limit));
+    let clock = opened.clock(clock);
     // There may be many inputs: none keeps this while it waits.
     let head = std::mem::take(&mut opened.head);
     let first = head.split(|&byte| byte == b'\n').find_map(shape::first_time);

@@ -16,7 +16,8 @@
 //! | the same, then `stdout F` | a line that the kubelet kept | [`tools`] |
 //! | `-- Boot` | what journalctl prints between two boots | [`losses`] |
 //!
-//! A journal's export format is no shape of lines: its fields hold any bytes ([`Export`]).
+//! A journal's export format is no shape of lines, because its fields hold any bytes; neither are objects and
+//! entries of which each has several lines ([`Entries`]).
 
 mod audit;
 mod content;
@@ -34,6 +35,8 @@ mod tests;
 mod tools;
 
 pub(crate) use content::host;
+pub(crate) use journal::Entries;
+#[cfg(test)]
 pub(crate) use journal::Export;
 pub(crate) use look::resembles_record;
 

@@ -8,7 +8,7 @@ use taptrail_trail::Content;
 
 use super::{exported, lines, logs, moment, shown, told};
 use crate::found::Found;
-use crate::shape::first_time;
+use crate::shape::{Entries, first_time};
 
 /// A record of an audit log, taken apart for another shape.
 struct Parts<'a> {
@@ -414,4 +414,61 @@ fn the_real_libvirtds_own_log_tells_what_the_audit_log_tells() {
         compared += own.len();
     }
     assert!(compared > 300, "{compared}");
+}
+
+/// What entries tell that come in pieces of this size.
+fn entries(bytes: &[u8], piece: usize) -> Vec<(u64, Found)> {
+    let mut entries = Entries::begun_by(bytes).unwrap();
+    let mut told = Vec::new();
+    for piece in bytes.chunks(piece) {
+        entries.push(piece, &mut |line, found| told.push((line, found.unwrap())));
+    }
+    assert_eq!(entries.lines(), bytes.iter().filter(|byte| **byte == b'\n').count() as u64);
+    entries.finish(&mut |line, found| told.push((line, found.unwrap())));
+    told
+}
+
+/// Compares every log with itself in a shape whose entries have several lines, of which this is the first.
+fn same_entries(shape: &str, first: &[u8], write: impl Fn(&Parts<'_>, &mut Vec<u8>)) {
+    for (path, log) in logs("audit.log") {
+        let text = convert(&log, &write);
+        if text.is_empty() {
+            continue;
+        }
+        for piece in [7, 4096, 1 << 20] {
+            let told = entries(&text, piece);
+            for (line, _) in &told {
+                let begin =
+                    text.split(|&byte| byte == b'\n').nth(usize::try_from(line - 1).unwrap()).unwrap();
+                assert!(begin.starts_with(first), "{shape}: {line}");
+            }
+            let found: Vec<_> = told.into_iter().map(|(_, found)| found).collect();
+            compare(shape, &path, &super::told(&log), &found, ALL);
+        }
+    }
+}
+
+#[test]
+fn a_journals_entries_of_several_lines_keep_all() {
+    same_entries("json-pretty", b"{", |of, out| {
+        let message = [of.record_type.as_bytes(), b" ", of.body].concat();
+        let object = serde_json::json!({
+            "__REALTIME_TIMESTAMP": of.time.as_microsecond().to_string(), "_TRANSPORT": "audit",
+            "_AUDIT_TYPE": of.number.to_string(), "_AUDIT_ID": of.serial, "_PID": of.pid, "_HOSTNAME": "host1",
+            "MESSAGE": String::from_utf8(message).unwrap(),
+        });
+        put(out, serde_json::to_string_pretty(&object).unwrap(), b"");
+    });
+    same_entries("verbose", b"Mon 2026-11", |of, out| {
+        let time = of.time.as_microsecond();
+        let head = of.time.strftime("Mon %F %T%.6f UTC").to_string();
+        let message = [of.record_type.as_bytes(), b" ", of.body].concat();
+        put(out, format!("{head} [s=1f;i=2;b=3;m=4;t={time:x};x=5]"), b"");
+        put(
+            out,
+            format!("    _TRANSPORT=audit\n    _AUDIT_TYPE={}\n    _AUDIT_ID={}", of.number, of.serial),
+            b"",
+        );
+        put(out, format!("    _HOSTNAME=host1\n    _PID={}\n    MESSAGE=", of.pid), &message);
+    });
 }
