@@ -105,6 +105,11 @@ impl Clock {
         Self { zone, limit, last: None, day_first: None, inferred: false, guessed: false }
     }
 
+    /// A date elsewhere in the source shows whether 08/05 is the 8th of May.
+    pub(crate) fn know_day_first(&mut self, day_first: bool) {
+        self.day_first = Some(day_first);
+    }
+
     /// Time goes on: lines may be as young as `limit` from now on.
     pub(crate) fn set_limit(&mut self, limit: Timestamp) {
         self.limit = limit;

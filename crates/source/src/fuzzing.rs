@@ -10,7 +10,7 @@ use crate::feed::{Feed, MAX_LINE, Piece};
 use crate::follow::Checkpoint;
 use crate::found::{Clock, Found};
 use crate::scan::{Batch, Scanner};
-use crate::shape::{self, Export, first_time};
+use crate::shape::{self, Entries, first_time};
 
 /// Reads a log's bytes as [`read`](crate::read) does, and tells a trail of what they say.
 pub fn log(bytes: &[u8]) -> Vec<Entry> {
@@ -40,16 +40,18 @@ pub fn log(bytes: &[u8]) -> Vec<Entry> {
     entries
 }
 
-/// Reads a journal's export that comes in pieces of `cut` bytes.
+/// Reads a journal's entries that are no lines, in pieces of `cut` bytes: an export, JSON over several lines or
+/// `journalctl -o verbose`, by how they begin.
 pub fn journal(bytes: &[u8], cut: usize) -> Vec<Entry> {
-    let (mut export, mut clock, mut entries) = (Export::default(), clock(), Vec::new());
+    let Some(mut journal) = Entries::begun_by(bytes) else { return Vec::new() };
+    let (mut clock, mut entries) = (clock(), Vec::new());
     let mut take = |line, found: Result<Found, _>| {
         entries.extend(found.ok().map(|found| entry(line, found, &mut clock)))
     };
     for piece in bytes.chunks(cut.max(1)) {
-        export.push(piece, &mut take);
+        journal.push(piece, &mut take);
     }
-    export.finish(&mut take);
+    journal.finish(&mut take);
     tell(&entries);
     entries
 }

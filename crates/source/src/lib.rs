@@ -55,6 +55,7 @@ mod losses;
 mod merge;
 mod numbers;
 mod open;
+mod order;
 mod outcome;
 mod reading;
 mod runs;

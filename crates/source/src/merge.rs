@@ -77,6 +77,7 @@ fn wait(
     let day = SignedDuration::from_hours(24);
     let limit = opened.modified.and_then(|time| time.saturating_add(day).ok());
     let clock = limit.map_or_else(|| clock.clone(), |limit| clock.until(limit));
+    let clock = opened.clock(clock);
     // There may be many inputs: none keeps this while it waits.
     let head = std::mem::take(&mut opened.head);
     let times = head.split(|&byte| byte == b'\n').filter_map(shape::first_time);

@@ -13,7 +13,9 @@ use jiff::Timestamp;
 
 use crate::SourceError;
 use crate::feed::{Feed, MAX_LINE};
-use crate::shape::Export;
+use crate::found::Clock;
+use crate::order;
+use crate::shape::Entries;
 use crate::stream::Stream;
 
 /// How many bytes of an input are looked at before it is read: enough for some lines.
@@ -29,8 +31,8 @@ pub(crate) struct Opened {
     packing: Packing,
     /// Its first bytes, decompressed; not needed to read it.
     pub(crate) head: Vec<u8>,
-    /// Whether it is a journal's export.
-    export: bool,
+    /// The reader of its entries, where they are no lines.
+    entries: Option<Box<Entries>>,
     /// How many bytes it has as stored, where that is known.
     pub(crate) size: Option<u64>,
     /// When it was last written to.
@@ -67,8 +69,8 @@ impl Opened {
             _ => packing.open(Box::new(&file)).and_then(|mut bytes| head(&mut bytes)).map_err(failed)?,
         };
         let modified = about.modified().ok().and_then(|time| Timestamp::try_from(time).ok());
-        let export = Export::is_begun_by(&head);
-        Ok(Self { bytes: Bytes::File(file), packing, head, export, size: Some(about.len()), modified })
+        let entries = Entries::begun_by(&head).map(Box::new);
+        Ok(Self { bytes: Bytes::File(file), packing, head, entries, size: Some(about.len()), modified })
     }
 
     /// Takes bytes that come one after the other, compressed or not.
@@ -81,8 +83,8 @@ impl Opened {
         let mut bytes = packing.open(bytes).map_err(failed)?;
         let head = head(&mut bytes).map_err(failed)?;
         let bytes = Bytes::Pipe(Box::new(Cursor::new(head.clone()).chain(bytes)));
-        let export = Export::is_begun_by(&head);
-        Ok(Self { bytes, packing: Packing::None, head, export, size: None, modified: None })
+        let entries = Entries::begun_by(&head).map(Box::new);
+        Ok(Self { bytes, packing: Packing::None, head, entries, size: None, modified: None })
     }
 
     /// How many bytes will be read of what is stored, unless it is cut meanwhile; 0 where that is not
@@ -92,13 +94,32 @@ impl Opened {
         self.size.filter(|_| self.packing == Packing::None).unwrap_or(0)
     }
 
+    /// The clock for its lines: where its first date is one like 08/05, all of it is searched for one that shows
+    /// whether the day comes first. What is read but once can't be.
+    pub(crate) fn clock(&self, mut clock: Clock) -> Clock {
+        let Bytes::File(file) = &self.bytes else { return clock };
+        if !order::is_open(&self.head) {
+            return clock;
+        }
+        let search = || {
+            let mut file = file;
+            file.rewind()?;
+            order::day_first(self.packing.open(Box::new(file))?)
+        };
+        // What can't be read is said when it is read.
+        if let Ok(Some(day_first)) = search() {
+            clock.know_day_first(day_first);
+        }
+        clock
+    }
+
     /// Begins to read it from its first byte, by so many threads.
     pub(crate) fn start(self, threads: usize) -> io::Result<(Stream, Stored)> {
         let stored = Stored::default();
         let counted = |bytes| Counted { bytes, stored: Arc::clone(&stored) };
-        let export = self.export;
+        let entries = self.entries;
         let bytes: Box<dyn Read + Send> = match self.bytes {
-            Bytes::File(file) if self.packing == Packing::None && !export => {
+            Bytes::File(file) if self.packing == Packing::None && entries.is_none() => {
                 return Ok((Stream::of_lines(Feed::file(file, Arc::clone(&stored)), threads)?, stored));
             }
             Bytes::File(mut file) => {
@@ -107,8 +128,10 @@ impl Opened {
             }
             Bytes::Pipe(bytes) => Box::new(counted(bytes)),
         };
-        let stream =
-            if export { Stream::of_export(bytes) } else { Stream::of_lines(Feed::stream(bytes), threads) };
+        let stream = match entries {
+            Some(entries) => Stream::of_entries(bytes, *entries),
+            None => Stream::of_lines(Feed::stream(bytes), threads),
+        };
         Ok((stream?, stored))
     }
 }

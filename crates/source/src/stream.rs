@@ -6,12 +6,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::feed::{Feed, Piece};
 use crate::scan::{Batch, Scanner};
-use crate::shape::Export;
+use crate::shape::Entries;
 
 /// How many batches may be read and not yet told.
 const AHEAD: u64 = 8;
 
-/// How many bytes of a journal's export are read at once.
+/// How many bytes of entries that are no lines are read at once.
 const READ: usize = 128 * 1024;
 
 /// An input's batches, in the order of its lines. Reading goes on in threads of its own until it is
@@ -41,10 +41,9 @@ impl Stream {
         })
     }
 
-    /// Begins to read a journal's export, whose entries are no lines.
-    pub(crate) fn of_export(mut bytes: Box<dyn Read + Send>) -> io::Result<Self> {
+    /// Begins to read entries that are no lines.
+    pub(crate) fn of_entries(mut bytes: Box<dyn Read + Send>, mut entries: Entries) -> io::Result<Self> {
         let mut read = Some(move |shared: &Shared| {
-            let mut export = Export::default();
             let (mut buffer, mut lines) = (vec![0; READ], 0);
             for number in 0.. {
                 let read = match bytes.read(&mut buffer) {
@@ -52,18 +51,18 @@ impl Stream {
                     Err(error) => return Err(error),
                     Ok(0) => {
                         let mut batch = Batch { before: Some(0), ..Batch::default() };
-                        export.finish(&mut |line, told| batch.push(line.saturating_sub(1), told.map(Some)));
+                        entries.finish(&mut |line, told| batch.push(line.saturating_sub(1), told.map(Some)));
                         shared.put(number, batch);
                         break;
                     }
                     Ok(read) => read,
                 };
                 let mut batch = Batch { before: Some(0), bytes: read as u64, ..Batch::default() };
-                export.push(&buffer[..read], &mut |line, told| {
+                entries.push(&buffer[..read], &mut |line, told| {
                     batch.push(line.saturating_sub(1), told.map(Some))
                 });
-                batch.lines = export.lines() - lines;
-                lines = export.lines();
+                batch.lines = entries.lines() - lines;
+                lines = entries.lines();
                 if !shared.put(number, batch) {
                     break;
                 }
@@ -72,7 +71,7 @@ impl Stream {
         });
         Self::start(1, move || {
             let read = read.take();
-            move |shared: &Shared| read.map_or(Ok(()), |mut read| read(shared))
+            move |shared: &Shared| read.map_or(Ok(()), |read| read(shared))
         })
     }
 

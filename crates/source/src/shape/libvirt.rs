@@ -54,7 +54,8 @@ pub(super) fn audits(function: &[u8]) -> bool {
     function.contains_str(b"Audit") && function.iter().all(u8::is_ascii_alphanumeric)
 }
 
-fn message(message: &[u8]) -> Result<Option<Content>, Unreadable> {
+/// A message of a function that audits.
+pub(super) fn message(message: &[u8]) -> Result<Option<Content>, Unreadable> {
     if let Some(text) = message.strip_prefix(b"Failed to send audit message ") {
         // The reason comes last: "…: Operation not permitted".
         let text = text.rsplit_once_str(b": ").map_or(text, |(text, _)| text);

@@ -9,13 +9,15 @@
 //! |---|---|---|
 //! | `type=`, `node=` | audit's own, raw, ENRICHED or interpreted | [`audit`] |
 //! | `audispd:` | the same, by its dispatcher | [`audit`] |
-//! | `{` | one entry of a journal, as JSON | [`journal`] |
+//! | `{` | one entry of a journal, as JSON; or what another tool makes of records | [`journal`], [`tools`] |
 //! | a time, then a process id and a level | a line of libvirtd's log | [`libvirt`] |
 //! | `[`, `<5>[`, `kern  :`, `5,1234,` and the like | the kernel's own log | [`ring`] |
 //! | a time, then a host and a program | syslog's or a journal's text | [`syslog`] |
+//! | the same, then `stdout F` | a line that the kubelet kept | [`tools`] |
 //! | `-- Boot` | what journalctl prints between two boots | [`losses`] |
 //!
-//! A journal's export format is no shape of lines: its fields hold any bytes ([`Export`]).
+//! A journal's export format is no shape of lines, because its fields hold any bytes; neither are objects and
+//! entries of which each has several lines ([`Entries`]).
 
 mod audit;
 mod content;
@@ -30,8 +32,11 @@ mod stamp;
 mod syslog;
 #[cfg(test)]
 mod tests;
+mod tools;
 
 pub(crate) use content::host;
+pub(crate) use journal::Entries;
+#[cfg(test)]
 pub(crate) use journal::Export;
 pub(crate) use look::resembles_record;
 
@@ -93,30 +98,38 @@ pub(crate) fn line(line: &[u8]) -> Result<Option<Found>, Unreadable> {
 }
 
 fn other(line: &[u8]) -> Result<Option<Found>, Unreadable> {
-    if let Some(object) = json(line) {
-        let entry = journal::json::entry(object)?;
-        return if entry.is_entry() { entry.found() } else { Err(Unreadable::Unknown) };
+    match shaped(line) {
+        Err(Unreadable::Unknown) => shaped(behind_file_name(line).ok_or(Unreadable::Unknown)?),
+        told => told,
     }
-    match line.first() {
-        Some(b't' | b'n') if line.starts_with(b"type=") || line.starts_with(b"node=") => {
-            return audit::line(line);
-        }
-        Some(b'a') if let Some(line) = audit::dispatched(line) => {
-            let found = audit::line(line)?;
-            return Ok(found.map(|found| Found { voice: Voice::Dispatcher, ..found }));
-        }
-        Some(b'-') if let Some(boot) = losses::boot(line) => {
-            let found = Found::new(When::Unknown, Voice::Journald, Content::Boot);
-            return Ok(Some(Found { boot, ..found }));
-        }
-        _ => {}
+}
+
+fn shaped(line: &[u8]) -> Result<Option<Found>, Unreadable> {
+    if let Some(object) = json(line) {
+        return self::object(object);
+    }
+    if is_audits(line) {
+        return audit::line(line);
+    }
+    if let Some(line) = audit::dispatched(line) {
+        return Ok(audit::line(line)?.map(|found| Found { voice: Voice::Dispatcher, ..found }));
+    }
+    if let Some(boot) = losses::boot(line) {
+        let found = Found::new(When::Unknown, Voice::Journald, Content::Boot);
+        return Ok(Some(Found { boot, ..found }));
     }
     if let Some(message) = ring::message(line) {
         return syslog::kernel_ring(&message);
     }
-    let (when, rest) = stamp::front(line).ok_or(Unreadable::Unknown)?;
+    let Some((when, rest)) = stamp::front(line) else {
+        return tools::launcher_line(line).unwrap_or(Err(Unreadable::Unknown));
+    };
     if let Some(rest) = rest.strip_prefix(b": ") {
         return libvirt::line(when, rest);
+    }
+    // The kubelet's: who printed the line, and whether it is whole.
+    if let Some(rest) = rest.strip_prefix(b" stdout ").or_else(|| rest.strip_prefix(b" stderr ")) {
+        return tools::wrapped(rest.strip_prefix(b"F ").ok_or(Unreadable::Unknown)?);
     }
     // A console's collector may put its own time before the kernel's.
     match rest.strip_prefix(b" ").and_then(ring::stamped) {
@@ -125,10 +138,47 @@ fn other(line: &[u8]) -> Result<Option<Found>, Unreadable> {
     }
 }
 
+/// What an object of JSON tells.
+fn object(object: &[u8]) -> Result<Option<Found>, Unreadable> {
+    let entry = journal::json::entry(object)?;
+    if entry.is_entry() { entry.found() } else { tools::object(object) }
+}
+
+/// Whether a line begins as audit's own do.
+fn is_audits(line: &[u8]) -> bool {
+    line.starts_with(b"type=") || line.starts_with(b"node=")
+}
+
+/// A line behind what grep puts before it: `audit.log:`, `./a/audit.log.1:17:`, `17:`. No blank stands there, and
+/// no program names itself so.
+fn behind_file_name(line: &[u8]) -> Option<&[u8]> {
+    let end = line.iter().take(MAX_PATH).position(|byte| matches!(byte, b':' | b' '))?;
+    let (name, rest) = (&line[..end], line[end..].strip_prefix(b":")?);
+    let is_number = |text: &[u8]| stamp::number::<u64>(text).is_some();
+    if is_number(name) {
+        return Some(rest);
+    }
+    let known: [&[u8]; 5] = [b"audit", b"dmesg", b"journal", b"messages", b"syslog"];
+    if !(name.contains(&b'/') || name.contains(&b'.') || known.contains(&name)) {
+        return None;
+    }
+    match rest.split_once_str(b":") {
+        Some((number, rest)) if is_number(number) => Some(rest),
+        _ => Some(rest),
+    }
+}
+
+/// A path is no longer (`PATH_MAX`, linux/limits.h).
+const MAX_PATH: usize = 4096;
+
 /// The line of audit's that a line of text is or holds.
 pub(crate) fn carried(line: &[u8]) -> Option<Carried<'_>> {
     let line = trim(line);
-    if line.starts_with(b"type=") || line.starts_with(b"node=") {
+    carried_in(line).or_else(|| carried_in(behind_file_name(line)?))
+}
+
+fn carried_in(line: &[u8]) -> Option<Carried<'_>> {
+    if is_audits(line) {
         return Some(Carried { line, voice: Voice::Auditd, host: b"" });
     }
     if let Some(line) = audit::dispatched(line) {
@@ -138,6 +188,9 @@ pub(crate) fn carried(line: &[u8]) -> Option<Carried<'_>> {
         return syslog::kernel_carried(&message);
     }
     let (when, rest) = stamp::front(line)?;
+    if let Some(line) = rest.strip_prefix(b" stdout F ").or_else(|| rest.strip_prefix(b" stderr F ")) {
+        return is_audits(line).then_some(Carried { line, voice: Voice::Auditd, host: b"" });
+    }
     match rest.strip_prefix(b" ").and_then(ring::stamped) {
         Some(message) => syslog::kernel_carried(&message),
         None => syslog::carried(when, rest),
@@ -147,25 +200,27 @@ pub(crate) fn carried(line: &[u8]) -> Option<Carried<'_>> {
 /// The time that a line of any kind names at its front, whatever else it says.
 pub(crate) fn first_time(line: &[u8]) -> Option<When> {
     let line = trim(line);
+    time_of(line).or_else(|| time_of(behind_file_name(line)?))
+}
+
+fn time_of(line: &[u8]) -> Option<When> {
     if let Some(object) = json(line) {
-        return journal::json::entry(object).ok()?.when();
+        return journal::json::entry(object).ok()?.when().or_else(|| tools::when(object));
     }
     if let Some(value) = line.strip_prefix(b"__REALTIME_TIMESTAMP=") {
         return journal::moment(value);
     }
-    match line {
-        [b't', b'y', b'p', b'e', b'=', ..] | [b'n', b'o', b'd', b'e', b'=', ..] => audit::time(line),
-        _ => {
-            if let Some(line) = audit::dispatched(line) {
-                return audit::time(line);
-            }
-            if let Some(message) = ring::message(line) {
-                let record = syslog::kernel_carried(&message).and_then(|carried| audit::time(carried.line));
-                return record.or_else(|| Some(message.when).filter(|when| *when != When::Unknown));
-            }
-            stamp::front(line).map(|(when, _)| when)
-        }
+    if is_audits(line) {
+        return audit::time(line);
     }
+    if let Some(line) = audit::dispatched(line) {
+        return audit::time(line);
+    }
+    if let Some(message) = ring::message(line) {
+        let record = syslog::kernel_carried(&message).and_then(|carried| audit::time(carried.line));
+        return record.or_else(|| Some(message.when).filter(|when| *when != When::Unknown));
+    }
+    stamp::front(line).map(|(when, _)| when)
 }
 
 /// One object of `journalctl -o json`, `json-seq` or `json-sse`.

@@ -5,10 +5,16 @@
 //! message where `_COMM` says who sent it and `_UID` that root did: the name that a program gives itself
 //! is anybody's (systemd.journal-fields(7)).
 
+mod entries;
 mod export;
 mod field;
 pub(super) mod json;
+mod lines;
+mod pretty;
+mod verbose;
 
+pub(crate) use entries::Entries;
+#[cfg(test)]
 pub(crate) use export::Export;
 
 use jiff::Timestamp;

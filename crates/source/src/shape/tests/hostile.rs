@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::{exported, line};
-use crate::shape::{Export, Unreadable, first_time};
+use crate::shape::{Entries, Export, Unreadable, first_time};
 
 const MEGABYTES: usize = 10 << 20;
 
@@ -34,6 +34,24 @@ fn lines_of_ten_megabytes_are_read_to_their_end_at_most_once() {
         ("{\"MESSAGE\":[", "1,"),
         ("{\"MESSAGE\":\"", "\\u0000"),
         ("{\"_AUDIT_ID\":", "9"),
+        ("[", " "),
+        ("[    1.0][", "T1"),
+        ("5,1,", "1"),
+        ("", "é "),
+        ("19 ", "mai "),
+        ("Sep 19 18:16:45 ", "10.0.0.1 "),
+        ("<1>1 2022-09-19T18:16:45Z h kernel - - ", "[a b=\"\\\"\"]"),
+        ("type=VIRT_CONTROL msg=audit(", "年"),
+        ("component=virt-launcher ", "a=\"\\\" \" "),
+        ("component=virt-launcher ", "a=b "),
+        ("a/", "b:"),
+        ("{\"log\":\"", "{\\\""),
+        ("{\"ID\":\"1.000:1\",\"VIRT_RESOURCE\":{\"vm\":\"", "x "),
+        ("type=VIRT_RESOURCE msg=audit(1.000:1): pid=1 msg='resrc=net vm=\"x\": exe=", " (hostname=, ), "),
+        (
+            "2026-11-23 18:58:28.829+0000: 1: info : virDomainAuditX:1 : success=yes virt=kvm op=start vm=",
+            " uuid=",
+        ),
         ("", "\0"),
         ("", "{"),
     ] {
@@ -140,6 +158,9 @@ proptest! {
         let bytes = [FRONTS[front].as_bytes(), &rest].concat();
         read(&bytes);
         exported(&bytes, piece);
+        if Entries::begun_by(&bytes).is_some() {
+            told(&bytes);
+        }
     }
 
     #[test]
@@ -148,10 +169,13 @@ proptest! {
         text.extend(words.iter().map(|word| WORDS[*word]));
         read(text.as_bytes());
         exported(text.as_bytes(), 7);
+        if Entries::begun_by(text.as_bytes()).is_some() {
+            told(text.as_bytes());
+        }
     }
 }
 
-const FRONTS: [&str; 12] = [
+const FRONTS: [&str; 36] = [
     "",
     "type=VIRT_RESOURCE msg=audit(1.000:1): ",
     "type=VIRT_CONTROL msg=audit(11/23/26 18:58:28.832:1) : ",
@@ -164,6 +188,30 @@ const FRONTS: [&str; 12] = [
     "{\"_TRANSPORT\":\"audit\",\"_AUDIT_TYPE\":\"2501\",\"__REALTIME_TIMESTAMP\":\"1\",\"MESSAGE\":",
     "__REALTIME_TIMESTAMP=1\n_TRANSPORT=audit\n_AUDIT_TYPE=2501\nMESSAGE=",
     "__REALTIME_TIMESTAMP=1\nMESSAGE\n",
+    "[    1.0][  T1] audit: ",
+    "[Mon Sep 19 18:16:45 2022 <    0.000012>] ",
+    "[Sep19 18:16] ",
+    "<5>[1.0] ",
+    "kern  :notice: [    1.0] ",
+    "5,1,2,-;audit: ",
+    "2022-09-19T18:16:45,645184+00:00 audit: ",
+    "2022-09-19T18:16:45Z stdout F ",
+    "{\"log\":\"",
+    "{\"line\":\"x\",\"labels\":{},\"timestamp\":\"",
+    "{\"ID\":\"1.000:1\",\"VIRT_RESOURCE\":{\"vm\":\"",
+    "{\"sequence\":1,\"timestamp\":\"1.000\",\"messages\":[{\"type\":2501,\"data\":\"",
+    "{\"@timestamp\":\"2022-09-19T18:16:45Z\",\"auditd\":{\"message_type\":\"virt_resource\",\"data\":{\"vm\":\"",
+    "component=virt-launcher subcomponent=libvirt pos=virAuditSend:1 msg=\"",
+    "audit.log:17:",
+    " 9月 19 18:16:45 h kernel: audit: ",
+    "19 sept. 18:16:45 10.0.0.1 h audit[1]: ",
+    "type=VIRT_CONTROL msg=audit(2022年09月19日 18:16:45) : pid=1 ",
+    "type=VIRT_CONTROL msg=audit(۲۲/۰۹/۱۹ (",
+    "type=CONFIG_CHANGE msg=audit(1.000:1): op=set audit_enabled=",
+    "-- Boot ",
+    "{\n\"_TRANSPORT\":\"audit\",\n",
+    "Mon 2026-11-23 18:58:28 UTC [s=1;t=1]\n    ",
+    "<1>1 2022-09-19T18:16:45Z h kernel - - [a b=\"",
 ];
 
 const WORDS: [&str; 24] = [
@@ -192,3 +240,49 @@ const WORDS: [&str; 24] = [
     "success=yes ",
     "Failed to send audit message ",
 ];
+
+fn told(bytes: &[u8]) -> Vec<(u64, Result<taptrail_trail::Content, Unreadable>)> {
+    let read = |piece: usize| {
+        let mut entries = Entries::begun_by(bytes).unwrap();
+        let mut told = Vec::new();
+        for piece in bytes.chunks(piece) {
+            entries.push(piece, &mut |line, found| told.push((line, found.map(|found| found.content))));
+        }
+        entries.finish(&mut |line, found| told.push((line, found.map(|found| found.content))));
+        told
+    };
+    let told = read(3);
+    assert_eq!(told, read(1 << 20), "the pieces make no difference");
+    told
+}
+
+#[test]
+fn what_a_message_has_behind_a_newline_is_no_field() {
+    let head = "Mon 2026-11-23 18:58:28.000000 UTC [s=1f;i=2;b=3;m=4;t=641c1d5a4b000;x=5]\n";
+    let boot =
+        format!("{head}    _TRANSPORT=audit\n    _AUDIT_TYPE=1127\n    MESSAGE=SYSTEM_BOOT pid=1 msg=''\n");
+    let forged = format!(
+        "{head}    _TRANSPORT=syslog\n    _COMM=logger\n    MESSAGE=a\n            _TRANSPORT=audit\n            \
+         MESSAGE=SYSTEM_BOOT pid=1 msg=''\n"
+    );
+    let twice = format!("{boot}    _TRANSPORT=audit\n");
+    let log = format!("{forged}{twice}{boot}-- No entries --\n");
+    assert_eq!(told(log.as_bytes()), [(12, Ok(taptrail_trail::Content::Boot))]);
+}
+
+#[test]
+fn a_broken_object_of_several_lines_costs_no_other() {
+    let boot = "{\n\t\"_TRANSPORT\" : \"audit\",\n\t\"_AUDIT_TYPE\" : \"1127\",\n\t\"__REALTIME_TIMESTAMP\" : \"1\",\n\
+                \t\"MESSAGE\" : \"SYSTEM_BOOT pid=1 msg=''\"\n}\n";
+    let broken = "{\n\t\"MESSAGE\" : \"VIRT_CONTROL\n}\n";
+    let other = "{\n\t\"x\" : {\n\t}\n}\nwhat is this\nVIRT_CONTROL\n\n";
+    let log = format!("{broken}{boot}{other}{}", &boot[..boot.len() - 2]);
+    let boots: Vec<_> = told(log.as_bytes());
+    assert_eq!(boots.len(), 3, "{boots:?}");
+    assert!(matches!(boots[0], (1, Err(Unreadable::Json { .. }))));
+    assert_eq!(boots[1], (4, Ok(taptrail_trail::Content::Boot)));
+    assert_eq!(boots[2], (15, Err(Unreadable::Unknown)), "{boots:?}");
+    let long = format!("{{\n{}\n}}\n{boot}", "\t\"x\" : 1,\n".repeat(200_000));
+    let long = told(long.as_bytes());
+    assert!(matches!(long[..], [(1, Err(Unreadable::TooLong { .. })), (_, Ok(_))]), "{long:?}");
+}

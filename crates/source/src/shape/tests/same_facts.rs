@@ -8,7 +8,7 @@ use taptrail_trail::Content;
 
 use super::{exported, lines, logs, moment, shown, told};
 use crate::found::Found;
-use crate::shape::first_time;
+use crate::shape::{Entries, first_time};
 
 /// A record of an audit log, taken apart for another shape.
 struct Parts<'a> {
@@ -197,6 +197,148 @@ fn a_journals_json_keeps_all() {
 }
 
 #[test]
+fn what_other_tools_make_of_records_keeps_all() {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let stamp = |of: &Parts<'_>| {
+        let millis = of.time.as_millisecond();
+        format!("{}.{:03}", millis / 1000, millis % 1000)
+    };
+    let unnamed = Keeps { host: false, ..ALL };
+    same("go-audit", unnamed, |of, out| {
+        let object = serde_json::json!({
+            "sequence": of.serial.parse::<u32>().unwrap(), "timestamp": stamp(of),
+            "messages": [{"type": of.number, "data": text(of.body)}], "uid_map": {"0": "root"},
+        });
+        put(out, object.to_string(), b"");
+    });
+    same("laurel", ALL, |of, out| {
+        let mut fields = fields(of);
+        fields.insert("res".to_owned(), of.outcome.into());
+        let object = serde_json::json!({
+            "ID": format!("{}:{}", stamp(of), of.serial), "NODE": "host1", of.record_type: fields,
+        });
+        put(out, object.to_string(), b"");
+    });
+    same("auditbeat", ALL, |of, out| {
+        let result = if of.outcome == "success" { "success" } else { "fail" };
+        let object = serde_json::json!({
+            "@timestamp": of.time.to_string(), "host": {"name": "host1"}, "process": {"pid": of.pid},
+            "auditd": {
+                "sequence": of.serial.parse::<u32>().unwrap(), "result": result,
+                "message_type": of.record_type.to_lowercase(), "data": fields(of),
+            },
+        });
+        put(out, object.to_string(), b"");
+    });
+    same("CRI", unnamed, |of, out| put(out, format!("{} stdout F ", of.time), &raw_line(of)));
+    same("Docker", unnamed, |of, out| {
+        let log = text(&[&raw_line(of), b"\n".as_slice()].concat());
+        let object = serde_json::json!({"log": log, "stream": "stdout", "time": of.time.to_string()});
+        put(out, object.to_string(), b"");
+    });
+    same("grep", unnamed, |of, out| put(out, "./log/audit.log.1:17:".to_owned(), &raw_line(of)));
+}
+
+/// A record's pairs, decoded.
+fn fields(of: &Parts<'_>) -> serde_json::Map<String, serde_json::Value> {
+    let mut fields = serde_json::Map::new();
+    for pair in of.text.split_str(b" ") {
+        let Some((key, value)) = pair.split_once_str(b"=") else { continue };
+        let (key, value) = (String::from_utf8_lossy(key), String::from_utf8_lossy(value));
+        let is_string = matches!(&*key, "vm" | "path");
+        let value = match value.strip_prefix('"').and_then(|value| value.strip_suffix('"')) {
+            Some(value) => value.to_owned(),
+            None if is_string => {
+                let digits = value.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+                let bytes: Vec<_> = digits.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect();
+                String::from_utf8(bytes).unwrap()
+            }
+            None => value.into_owned(),
+        };
+        fields.insert(key.into_owned(), value.into());
+    }
+    let pid: u32 = of.pid.parse().unwrap();
+    fields.insert("pid".to_owned(), pid.into());
+    fields
+}
+
+#[test]
+fn every_form_of_the_kernels_log_keeps_all_but_the_host() {
+    let keeps = Keeps { host: false, ..ALL };
+    let kernels = |of: &Parts<'_>| {
+        raw_line(of).replace(format!("type={} msg=", of.record_type), format!("type={} ", of.number))
+    };
+    for front in [
+        "[   71.6][  T123] ",
+        "[Mon Sep 19 18:16:45 2022] ",
+        "[Sep19 18:16] ",
+        "[  +0.000000] ",
+        "<5>[71.692026] ",
+        "kern  :notice: [   71.6] ",
+        "5,1234,71692026,-;",
+        "2022-09-19T18:16:45,645184+00:00 ",
+        "[console] [   71.6] ",
+        "",
+    ] {
+        same(front, keeps, |of, out| put(out, format!("{front}audit: "), &kernels(of)));
+    }
+    for (front, host) in [
+        ("%b %e %T 127.0.0.1 host1 kernel: [68883272.061562] ", true),
+        ("kern.notice %b %e %T host1 kernel: ", true),
+        ("%a %b %e %T %Y kern.notice kernel: [    1.0] ", false),
+        ("<5>1 %FT%TZ host1 kernel - - [x@1 a=\"b \\\"] c\"][y] ", true),
+        ("%d mai %T host1 kernel: ", true),
+    ] {
+        same(front, Keeps { host, ..keeps }, |of, out| {
+            put(out, format!("{}audit: ", of.time.strftime(front)), &kernels(of));
+        });
+    }
+}
+
+#[test]
+fn what_audisp_syslog_interprets_keeps_whole_seconds() {
+    let keeps = Keeps { serial: false, resolution: 1_000_000, ..ALL };
+    for format in ["%m/%d/%y", "%d.%m.%Y", "%Y年%m月%d日", "%Y-%m-%d"] {
+        same(format, keeps, |of, out| {
+            let fields = fields(of);
+            // In the record's order.
+            let words = of.text.split_str(b" ").filter_map(|pair| {
+                let key = String::from_utf8_lossy(pair.split_once_str(b"=")?.0).into_owned();
+                Some(format!("{key}={} ", fields.get(&key)?.as_str().unwrap()))
+            });
+            let time = of.time.strftime(format!("{format} %T").as_str()).to_string();
+            let syslog = of.time.strftime("%b %e %T host1 audisp-syslog[812]: ");
+            let text: String = words.collect();
+            let line = format!(
+                "{syslog}type={} msg=audit({time}) : pid={} uid=root auid=unset ses=unset subj=libvirtd (enforce) {text}\
+                 exe=/usr/sbin/libvirtd hostname=? addr=? terminal=? res={} ",
+                of.record_type, of.pid, of.outcome
+            );
+            put(out, line, b"");
+        });
+    }
+}
+
+#[test]
+fn the_ends_that_libaudit_wrote_long_ago_change_nothing() {
+    let unnamed = Keeps { host: false, ..ALL };
+    for (open, close) in
+        [("hostname=?, addr=?, terminal=? res=", ")"), ("hostname=? addr=? terminal=? res=", "")]
+    {
+        same(open, unnamed, |of, out| {
+            let head = String::from_utf8_lossy(&raw_line(of)).replace("): pid=", "): user pid=");
+            let (head, _) = head.rsplit_once(" exe=").unwrap();
+            let bracket = if close.is_empty() { "" } else { "(" };
+            put(
+                out,
+                format!("{head}: exe=\"/usr/sbin/libvirtd\" {bracket}{open}{}{close}'", of.outcome),
+                b"",
+            );
+        });
+    }
+}
+
+#[test]
 fn a_journals_export_keeps_all_in_pieces_of_any_size() {
     for (path, log) in logs("audit.log") {
         let export = convert(&log, |of, out| {
@@ -272,4 +414,61 @@ fn the_real_libvirtds_own_log_tells_what_the_audit_log_tells() {
         compared += own.len();
     }
     assert!(compared > 300, "{compared}");
+}
+
+/// What entries tell that come in pieces of this size.
+fn entries(bytes: &[u8], piece: usize) -> Vec<(u64, Found)> {
+    let mut entries = Entries::begun_by(bytes).unwrap();
+    let mut told = Vec::new();
+    for piece in bytes.chunks(piece) {
+        entries.push(piece, &mut |line, found| told.push((line, found.unwrap())));
+    }
+    assert_eq!(entries.lines(), bytes.iter().filter(|byte| **byte == b'\n').count() as u64);
+    entries.finish(&mut |line, found| told.push((line, found.unwrap())));
+    told
+}
+
+/// Compares every log with itself in a shape whose entries have several lines, of which this is the first.
+fn same_entries(shape: &str, first: &[u8], write: impl Fn(&Parts<'_>, &mut Vec<u8>)) {
+    for (path, log) in logs("audit.log") {
+        let text = convert(&log, &write);
+        if text.is_empty() {
+            continue;
+        }
+        for piece in [7, 4096, 1 << 20] {
+            let told = entries(&text, piece);
+            for (line, _) in &told {
+                let begin =
+                    text.split(|&byte| byte == b'\n').nth(usize::try_from(line - 1).unwrap()).unwrap();
+                assert!(begin.starts_with(first), "{shape}: {line}");
+            }
+            let found: Vec<_> = told.into_iter().map(|(_, found)| found).collect();
+            compare(shape, &path, &super::told(&log), &found, ALL);
+        }
+    }
+}
+
+#[test]
+fn a_journals_entries_of_several_lines_keep_all() {
+    same_entries("json-pretty", b"{", |of, out| {
+        let message = [of.record_type.as_bytes(), b" ", of.body].concat();
+        let object = serde_json::json!({
+            "__REALTIME_TIMESTAMP": of.time.as_microsecond().to_string(), "_TRANSPORT": "audit",
+            "_AUDIT_TYPE": of.number.to_string(), "_AUDIT_ID": of.serial, "_PID": of.pid, "_HOSTNAME": "host1",
+            "MESSAGE": String::from_utf8(message).unwrap(),
+        });
+        put(out, serde_json::to_string_pretty(&object).unwrap(), b"");
+    });
+    same_entries("verbose", b"Mon 2026-11", |of, out| {
+        let time = of.time.as_microsecond();
+        let head = of.time.strftime("Mon %F %T%.6f UTC").to_string();
+        let message = [of.record_type.as_bytes(), b" ", of.body].concat();
+        put(out, format!("{head} [s=1f;i=2;b=3;m=4;t={time:x};x=5]"), b"");
+        put(
+            out,
+            format!("    _TRANSPORT=audit\n    _AUDIT_TYPE={}\n    _AUDIT_ID={}", of.number, of.serial),
+            b"",
+        );
+        put(out, format!("    _HOSTNAME=host1\n    _PID={}\n    MESSAGE=", of.pid), &message);
+    });
 }

@@ -168,6 +168,8 @@ fn who_wrote_a_line_is_told() {
         ("relay-with-address.log", Voice::Kernel),
         ("ausearch-i-zh_CN.log", Voice::Auditd),
         ("audisp-syslog-interpret.log", Voice::Dispatcher),
+        ("cri.log", Voice::Auditd),
+        ("go-audit.log", Voice::Auditd),
     ] {
         let found = all(name);
         assert_eq!(words(&found), LIFE, "{name}");
@@ -206,6 +208,71 @@ fn old_and_other_managers_are_read() {
             let Content::Record(record) = found.content else { panic!("{name}") };
             assert_eq!(record.guest.name, guest, "{name}");
         }
+    }
+}
+
+#[test]
+fn a_record_not_sent_in_a_pod_is_told() {
+    let found = all("virt-launcher-json.log");
+    let Content::Unsent(fragment) = &found[0].content else { panic!("{found:?}") };
+    assert_eq!(fragment.uuid.unwrap().to_string(), UUID);
+    assert_eq!(moment(found[0].when).to_string(), "2019-09-23T03:53:50.738Z");
+    assert_eq!(found[0].voice, Voice::Manager);
+}
+
+#[test]
+fn what_a_wrapper_does_not_vouch_for_is_unread() {
+    let raw = format!(
+        "type=VIRT_RESOURCE msg=audit(1663611405.645:184): pid=1 msg='virt=kvm resrc=net reason=open vm=\"w\" \
+         uuid={UUID} net=52:54:00:aa:cc:01 path=\"/dev/net/tun\" rdev=0A:C8 exe=\"/x\" hostname=? addr=? terminal=? \
+         res=success'"
+    );
+    let text = |line: &str| serde_json::Value::from(line).to_string();
+    let docker = |line: &str| {
+        format!("{{\"log\":{},\"stream\":\"stdout\",\"time\":\"2022-09-19T18:16:45.6Z\"}}", text(line))
+    };
+    let loki = |line: &str| {
+        format!("{{\"labels\":{{}},\"line\":{},\"timestamp\":\"2022-09-19T18:16:45.6Z\"}}", text(line))
+    };
+    let cri = |line: &str, tag: &str| format!("2022-09-19T18:16:45.645184000+00:00 stdout {tag} {line}");
+    let message = "virt=kvm resrc=net reason=open vm=\\\"w\\\" uuid=x";
+    let launcher = |component: &str, pos: &str| {
+        format!(
+            "component={component} level=warning msg=\"Failed to send audit message {message}: Permission denied\" \
+                 pos=\"{pos}\" subcomponent=libvirt timestamp=2019-09-23T03:53:50.738000Z"
+        )
+    };
+    for line in [
+        docker(&format!("{raw}\n")),
+        loki(&raw),
+        cri(&raw, "F"),
+        format!("audit.log:{raw}"),
+        format!("./a/audit.log.1:17:node=h {raw}"),
+        format!("17:{raw}"),
+        launcher("virt-launcher", "virAuditSend:141"),
+        docker(&format!("{}\n", launcher("virt-launcher", "virAuditSend:141"))),
+    ] {
+        let batch = scan(line.as_bytes());
+        assert_eq!((batch.found.len(), batch.unreadable, batch.unread), (1, Vec::new(), 0), "{line}");
+    }
+    let syslog = format!("Nov 23 18:58:28 h audispd: {raw}");
+    for line in [
+        docker(&raw),
+        docker(&format!("{syslog}\n")),
+        loki(&syslog),
+        cri(&raw, "P"),
+        cri(&syslog, "F"),
+        format!("{{\"log\":{}}}", text(&raw)),
+        format!("{{\"name\":\"process_events\",\"columns\":{{\"cmdline\":{}}}}}", text(&raw)),
+        format!("logger:{raw}"),
+        format!("my file.log:{raw}"),
+        launcher("virt-api", "virAuditSend:141"),
+        launcher("virt-launcher", "qemuX:141"),
+        "{\"sequence\":1,\"data\":\"VIRT_RESOURCE\"}".to_owned(),
+        "{\"VIRT_RESOURCE\":{\"virt\":\"kvm\"}}".to_owned(),
+    ] {
+        let batch = scan(line.as_bytes());
+        assert_eq!((batch.found, batch.unreadable, batch.unread), (Vec::new(), Vec::new(), 1), "{line}");
     }
 }
 
