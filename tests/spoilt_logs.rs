@@ -118,7 +118,12 @@ fn tell(log: &[u8]) -> Vec<Holding> {
         trail.feed(entry);
         ControlFlow::Continue(())
     });
-    assert!(outcome.refused.is_none() && outcome.failed.is_empty(), "{:?} {:?}", outcome.refused, outcome.failed);
+    assert!(
+        outcome.refused.is_none() && outcome.failed.is_empty(),
+        "{:?} {:?}",
+        outcome.refused,
+        outcome.failed
+    );
     for coverage in &outcome.input.coverage {
         trail.cover(&coverage.host, coverage.spans.last().unwrap().until);
     }
@@ -236,7 +241,8 @@ impl Truth {
                 })
             };
             // What was opened for this try, and not for the next.
-            let own = self.of_interface(holding).filter(|seen| (opened - 0.5..opened + 0.6).contains(&seen.from));
+            let own =
+                self.of_interface(holding).filter(|seen| (opened - 0.5..opened + 0.6).contains(&seen.from));
             let mut others = own.filter(|seen| !possibly(seen.from) || !possibly(seen.to));
             if let Some(seen) = others.next()
                 && !self.is_told_apart(holding)
