@@ -35,12 +35,12 @@ enum Pending {
     Log {
         id: u32,
         name: Arc<str>,
-        opened: Opened,
-        clock: Clock,
+        opened: Box<Opened>,
+        clock: Box<Clock>,
         host: Arc<str>,
     },
     /// Rows are asked for their first at once.
-    Rows(Track),
+    Rows(Box<Track>),
 }
 
 fn wait(
@@ -69,7 +69,7 @@ fn wait(
             let mut track = Track::rows(id, name, rows);
             track.head = track.read(reading);
             let begins = track.place().map_or(Timestamp::MAX, |place| place.time);
-            return Ok(Waiting { begins, rotation: 0, track: Pending::Rows(track) });
+            return Ok(Waiting { begins, rotation: 0, track: Pending::Rows(Box::new(track)) });
         }
     };
     reading.total += opened.size.unwrap_or(0);
@@ -84,7 +84,11 @@ fn wait(
     // Its first lines may be a little out of order.
     let first = times.map(|when| when.resolve(&mut clock.clone())).min();
     let begins = first.unwrap_or(Timestamp::MIN);
-    Ok(Waiting { begins, rotation, track: Pending::Log { id, name, opened, clock, host } })
+    Ok(Waiting {
+        begins,
+        rotation,
+        track: Pending::Log { id, name, opened: Box::new(opened), clock: Box::new(clock), host },
+    })
 }
 
 /// What a log and its rotations have in common.
@@ -390,14 +394,14 @@ impl Merge {
     /// The track of an input, if it has an entry.
     fn begin(&self, pending: Pending, rotation: u32, reading: &mut Reading<'_>) -> Option<Track> {
         let mut track = match pending {
-            Pending::Rows(track) => track,
+            Pending::Rows(track) => *track,
             Pending::Log { id, name, opened, clock, host } => {
                 let expected = opened.expected();
                 match opened.start(self.threads) {
                     Ok((stream, stored)) => {
                         let origin = Origin { id, is_rows: false, rotation };
                         let of = Arc::clone(&name);
-                        let begun = Begun { id, name: of, stream, stored, expected, clock, host };
+                        let begun = Begun { id, name: of, stream, stored, expected, clock: *clock, host };
                         Track::lines(origin, name, Lines::new(begun))
                     }
                     Err(source) => {

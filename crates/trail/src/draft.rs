@@ -304,7 +304,7 @@ impl Draft {
     }
 
     /// It is told as it stands: whether QEMU has it still.
-    pub(crate) fn as_it_stands(mut self) -> Holding {
+    pub(crate) fn into_unended(mut self) -> Holding {
         self.find_doubts(false);
         self.holding
     }

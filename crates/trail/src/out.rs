@@ -99,7 +99,7 @@ impl Out {
     pub(crate) fn as_it_stands(&mut self, draft: Draft) {
         if draft.is_granted() && draft.is_open() {
             self.tell_unnumbered(&draft);
-            self.holdings.push(draft.as_it_stands());
+            self.holdings.push(draft.into_unended());
         } else {
             self.end(draft, EndedBy::Close, None);
         }
