@@ -68,8 +68,14 @@ impl Scanner {
             "type=25",
             "TYPE\":\"25",
             "TYPE=25",
+            "AUDIT25",
+            "audit-25",
+            "UNKNOWN[25",
             "=1127",
             "\"1127\"",
+            "AUDIT1127",
+            "audit-1127",
+            "[1127",
             // libvirt's own log of its first years, which had no `virt=`.
             "success=yes",
             "success=no",
@@ -156,7 +162,7 @@ impl Scanner {
         let begins = |name: &[u8]| kind.starts_with(name);
         match kind.first() {
             Some(b'V') if begins(b"VIRT_") => Interest::Record,
-            Some(b'U') if begins(b"UNKNOWN[25") => Interest::Record,
+            Some(b'U') if begins(b"UNKNOWN[") => Interest::Record,
             Some(b'S') if begins(b"SYSTEM_BOOT ") => Interest::Record,
             Some(b'C') if begins(b"CONFIG_CHANGE ") => Interest::Record,
             Some(b'D') if begins(b"DAEMON_") => Interest::Record,
