@@ -138,7 +138,10 @@ impl Scanner {
             _ if line.len() >= MAX_LINE => Err(Unreadable::TooLong { max: MAX_LINE }),
             Interest::None => return,
             Interest::Record => shape::line(line),
-            Interest::Path => Ok(kernel::open(bytes, start, end)),
+            // A guest may be named so that its record looks like one.
+            Interest::Path => {
+                kernel::open(bytes, start, end).map_or_else(|| shape::line(line), |open| Ok(Some(open)))
+            }
         };
         match told {
             Err(Unreadable::Unknown) if !shape::resembles_record(line) => {}
