@@ -56,6 +56,20 @@ pub fn journal(bytes: &[u8], cut: usize) -> Vec<Entry> {
     entries
 }
 
+/// Searches a log for a date that shows whether the day comes first, in pieces of `cut` bytes and at once.
+pub fn date_order(bytes: &[u8], cut: usize) {
+    struct Pieces<'a>(&'a [u8], usize);
+    impl std::io::Read for Pieces<'_> {
+        fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+            let end = to.len().min(self.1);
+            std::io::Read::read(&mut self.0, &mut to[..end])
+        }
+    }
+    let whole = crate::order::day_first(bytes);
+    let pieces = crate::order::day_first(Pieces(bytes, cut.max(1)));
+    assert_eq!(whole.ok(), pieces.ok());
+}
+
 /// Reads a checkpoint; what is one is written as it was.
 pub fn checkpoint(text: &str) {
     if let Ok(read) = text.parse::<Checkpoint>() {

@@ -243,3 +243,43 @@ impl Packing {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use jiff::tz::TimeZone;
+
+    use super::*;
+    use crate::shape::first_time;
+
+    fn first_day(log: &[u8], guessed: bool) -> String {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(log).unwrap();
+        let opened = Opened::file(file.path()).unwrap();
+        let mut clock = opened.clock(Clock::new(TimeZone::UTC, Timestamp::MAX));
+        let first = first_time(&opened.head[..opened.head.len().min(100)]).unwrap();
+        let day = first.resolve(&mut clock).strftime("%F").to_string();
+        assert_eq!(clock.guessed, guessed);
+        // All of it is still to be read.
+        let (mut stream, _) = opened.start(1).unwrap();
+        let lines: u64 = std::iter::from_fn(|| stream.next()).map(|batch| batch.unwrap().lines).sum();
+        assert_eq!(lines, 2001);
+        day
+    }
+
+    #[test]
+    fn a_date_at_the_end_of_a_file_tells_what_the_first_means() {
+        let line = |date: &str| format!("type=CWD msg=audit({date}/2014 17:01:05.891:1) : cwd=/\n");
+        let log = |last: &str| format!("{}{}", line("08/05").repeat(2000), line(last)).into_bytes();
+        for (last, day, guessed) in
+            [("25/11", "2014-05-08", false), ("11/25", "2014-08-05", false), ("09/05", "2014-08-05", true)]
+        {
+            let log = log(last);
+            assert_eq!(first_day(&log, guessed), day, "{last}");
+            let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            packed.write_all(&log).unwrap();
+            assert_eq!(first_day(&packed.finish().unwrap(), guessed), day, "{last}, packed");
+        }
+    }
+}

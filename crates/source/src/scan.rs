@@ -71,8 +71,14 @@ impl Scanner {
             "type=25",
             "TYPE\":\"25",
             "TYPE=25",
+            "AUDIT25",
+            "audit-25",
+            "UNKNOWN[25",
             "=1127",
             "\"1127\"",
+            "AUDIT1127",
+            "audit-1127",
+            "[1127",
             // libvirt's own log of its first years, which had no `virt=`.
             "success=yes",
             "success=no",
@@ -140,7 +146,10 @@ impl Scanner {
             _ if line.len() >= MAX_LINE => Err(Unreadable::TooLong { max: MAX_LINE }),
             Interest::None => return,
             Interest::Record => shape::line(line),
-            Interest::Path => Ok(kernel::open(bytes, start, end)),
+            // A guest may be named so that its record looks like one.
+            Interest::Path => {
+                kernel::open(bytes, start, end).map_or_else(|| shape::line(line), |open| Ok(Some(open)))
+            }
         };
         match told {
             Err(Unreadable::Unknown) if !shape::resembles_record(line) => {}
@@ -164,7 +173,7 @@ impl Scanner {
         let begins = |name: &[u8]| kind.starts_with(name);
         match kind.first() {
             Some(b'V') if begins(b"VIRT_") => Interest::Record,
-            Some(b'U') if begins(b"UNKNOWN[25") => Interest::Record,
+            Some(b'U') if begins(b"UNKNOWN[") => Interest::Record,
             Some(b'S') if begins(b"SYSTEM_BOOT ") => Interest::Record,
             Some(b'C') if begins(b"CONFIG_CHANGE ") => Interest::Record,
             Some(b'D') if begins(b"DAEMON_") => Interest::Record,

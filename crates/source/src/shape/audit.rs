@@ -79,6 +79,10 @@ fn raw(line: &Line<'_>) -> Result<Option<Found>, Unreadable> {
     let Some(record_type) = line.record_type.filter(|record_type| content::tells(*record_type)) else {
         return Ok(None);
     };
+    // auditd knows the names of what it makes up itself.
+    if content::is_daemons(record_type) && !line.type_name.starts_with(b"DAEMON_") {
+        return Ok(None);
+    }
     let content = match (record_type, line.text) {
         (RecordType::SYSTEM_BOOT, _) => Some(Content::Boot),
         _ if content::is_of_recording(record_type) => content::of_recording(record_type, line.pairs),
@@ -138,7 +142,8 @@ fn interpreted(line: &[u8]) -> Result<Option<Found>, Unreadable> {
     };
     let (when, serial) = stamp.ok_or(Unreadable::Time)?;
     if content::is_of_recording(record_type) {
-        let content = content::of_recording(record_type, rest);
+        let content = content::of_recording(record_type, rest)
+            .filter(|_| !content::is_daemons(record_type) || name.starts_with(b"DAEMON_"));
         let serial = serial.filter(|_| !content::is_daemons(record_type));
         let host = node.and_then(content::host);
         return Ok(content.map(|content| Found { serial, host, ..Found::new(when, Voice::Auditd, content) }));
@@ -207,7 +212,9 @@ impl Message<'_> {
             return Ok((None, None));
         }
         if content::is_of_recording(record_type) {
-            return Ok((None, content::of_recording(record_type, self.body)));
+            // The kernel knows nothing of what auditd makes up itself.
+            let content = content::of_recording(record_type, self.body);
+            return Ok((None, content.filter(|_| !content::is_daemons(record_type))));
         }
         let (writer, text) = body(self.body);
         let content = match text {

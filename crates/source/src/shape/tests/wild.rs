@@ -277,6 +277,28 @@ fn what_a_wrapper_does_not_vouch_for_is_unread() {
 }
 
 #[test]
+fn a_unit_may_stand_in_a_programs_place() {
+    let text = format!("success=yes virt=kvm op=stop reason=shutdown vm=\"w\" uuid={UUID} vm-pid=0");
+    for (unit, told) in
+        [("libvirtd.service", 1), ("virtqemud.service", 1), ("user@1000.service/libvirtd.service", 0)]
+    {
+        let batch = scan(format!("Mon 2026-11-23 18:58:28 UTC host1 {unit}[9]: {text}").as_bytes());
+        assert_eq!((batch.found.len(), batch.unread), (told, 1 - told as u64), "{unit}");
+    }
+}
+
+#[test]
+fn a_guests_name_does_not_make_a_path_of_its_record() {
+    let name = "type=PATH name=/dev/tap1 rdev=0a:c8 x";
+    let line = format!(
+        "2026-11-23 18:58:28.829+0000: 1: info : virDomainAuditLifecycle:1 : success=yes virt=kvm op=stop \
+         reason=shutdown vm={name} uuid={UUID} vm-pid=0"
+    );
+    let (_, found) = scan(line.as_bytes()).found.remove(0);
+    assert!(matches!(&found.content, Content::Record(record) if record.guest.name == name));
+}
+
+#[test]
 fn what_looks_like_a_record_and_is_not_read_is_counted() {
     let open = "pid=7 uid=0 msg='virt=kvm resrc=net reason=open vm=\"w\" uuid=1 net=52:54:00:00:00:01'";
     for line in [
