@@ -40,7 +40,8 @@ pub(crate) enum Chore {
 /// built here runs there. What is written there stays in the virtual machine's memory and goes with it; nothing here
 /// changes. Its devices, modules, network, processes and kernel audit are its own.
 ///
-/// The kernel is fetched from Debian once and kept in target/vm; nothing is installed.
+/// The kernel, and with --suite a root file system, are fetched from Debian once and kept in target/vm; nothing is
+/// installed.
 #[derive(Debug, Args)]
 #[command(after_long_help = AFTER)]
 pub(crate) struct VmArguments {
@@ -188,7 +189,7 @@ const AFTER: &str = "\
 Environment:
   Passed are PATH, HOME, LANG, TERM, TZ, some names of Rust and CI, and what starts
   with LC_, TAPTRAIL_, NEXTEST_, INSTA_ or PROPTEST_. Standard input is empty.
-  TAPTRAIL_VM_CACHE    where fetched kernels are kept, instead of target/vm
+  TAPTRAIL_VM_CACHE    directory for fetched kernels and root file systems, instead of target/vm
 
 Exit status:
   the command's own, or

@@ -36,7 +36,7 @@ fn record(options: &[&str]) -> String {
         assert_eq!((of(kind, "52:54:00:77:15:01"), of(kind, "52:54:00:77:15:02")), (2, 1), "{kind}");
     }
     assert!(read("README").contains("type='ethernet'"));
-    // `libvirt 11.3.0, QEMU 10.0.13, auditd 4.0.2`
+    // `libvirt 11.3.0 (libvirtd), QEMU 10.0.13, auditd 4.0.2`
     assert!(read("README").contains(&format!("\n{}.", folder.replace('-', " "))), "{}", read("README"));
     folder
 }

@@ -110,7 +110,7 @@ impl Lab {
             wait_for(helper.program, || Ok(Path::new(helper.socket).exists()))?;
         }
         let main = start_main(daemons)?;
-        let versions = Versions::ask(daemons.uri)?;
+        let versions = Versions::ask(daemons)?;
         Ok(Self { daemons, versions, main, _auditd: auditd, _helpers: helpers })
     }
 
