@@ -16,7 +16,15 @@ use taptrail_record::{
 fn folders() -> Vec<PathBuf> {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/libvirt");
     let mut folders = Vec::new();
-    for set in ["libvirt-9.0", "libvirt-9.0-kernel-rules", "libvirt-9.0-vhost", "libvirt-9.0-vhost-plug"] {
+    for set in [
+        "libvirt-11.3",
+        "libvirt-11.3-virtqemud",
+        "libvirt-12.9",
+        "libvirt-9.0",
+        "libvirt-9.0-kernel-rules",
+        "libvirt-9.0-vhost",
+        "libvirt-9.0-vhost-plug",
+    ] {
         folders.extend(fs::read_dir(data.join(set)).unwrap().map(|entry| entry.unwrap().path()));
     }
     assert!(folders.len() > 20, "{folders:?}");

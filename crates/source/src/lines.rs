@@ -245,7 +245,9 @@ impl Lines {
             }
         };
         let is_record = matches!(found.content, Content::Record(_));
-        reading.cover(self.id, &host, time, time, u64::from(is_record));
+        if time > Timestamp::MIN {
+            reading.cover(self.id, &host, time, time, u64::from(is_record));
+        }
         self.has_records |= is_record;
         // syslog knows who sent a record, and neither its number nor the part of its second.
         let heard = found.serial.is_none() && found.writer.is_some();

@@ -15,6 +15,28 @@ const NO_VHOST: [&str; 2] = ["open-failed", "contradictory-open"];
 
 /// The findings of each folder, besides so many times [`NO_VHOST`].
 const EXPECTED: &[(&str, usize, &[&str])] = &[
+    ("libvirt-11.3/04-update-bridge", 0, &[]),
+    ("libvirt-11.3/05-daemon-restart", 0, &["daemon-restarted", "daemon-restarted", "unknown-device-number"]),
+    (
+        "libvirt-11.3/11-hotplug-fails",
+        0,
+        &[
+            "attach-failed",
+            "attach-failed",
+            "open-without-grant",
+            "open-without-grant",
+            "open-without-grant",
+            "open-without-grant",
+            "open-without-grant",
+        ],
+    ),
+    ("libvirt-11.3-virtqemud/02-hotplug-queues", 0, &[]),
+    (
+        "libvirt-11.3-virtqemud/05-daemon-restart",
+        0,
+        &["daemon-restarted", "daemon-restarted", "unknown-device-number"],
+    ),
+    ("libvirt-11.3-virtqemud/16-kernel-rules", 0, &[]),
     ("libvirt-12.9/01-bridge-tap", 1, &[]),
     ("libvirt-12.9/02-macvtap", 3, &["unaudited-open"]),
     ("libvirt-12.9/04-multiqueue", 2, &["unaudited-open"]),

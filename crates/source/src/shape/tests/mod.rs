@@ -18,7 +18,14 @@ use crate::found::{Clock, Found, When};
 fn logs(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let data = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/libvirt");
     let mut files = Vec::new();
-    for set in ["libvirt-9.0", "libvirt-9.0-kernel-rules", "libvirt-9.0-vhost", "libvirt-9.0-vhost-plug"] {
+    for set in [
+        "libvirt-11.3",
+        "libvirt-11.3-virtqemud",
+        "libvirt-9.0",
+        "libvirt-9.0-kernel-rules",
+        "libvirt-9.0-vhost",
+        "libvirt-9.0-vhost-plug",
+    ] {
         for case in std::fs::read_dir(data.join(set)).unwrap() {
             let path = case.unwrap().path().join(name);
             files.extend(std::fs::read(&path).ok().map(|bytes| (path, bytes)));
