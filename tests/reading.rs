@@ -71,8 +71,9 @@ fn claims(trail: &Value) -> Value {
     for list in ["holdings", "findings"] {
         for item in claims[list].as_array_mut().unwrap() {
             for proof in item["proof"].as_array_mut().unwrap() {
-                proof["source"].take();
-                proof["line"].take();
+                for place in ["source", "line", "copies"] {
+                    proof[place].take();
+                }
             }
         }
     }
@@ -235,7 +236,8 @@ fn more_logs_than_a_shell_allows_are_read() {
     let done = Command::new("sh").args(["-c", script, program]).arg(dir.path()).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     let told: Value = serde_json::from_slice(&done.stdout).unwrap();
-    assert_eq!((&told["input"]["files"], &told["input"]["records"]), (&200.into(), &6.into()));
+    assert_eq!(told["input"]["files"].as_array().unwrap().len(), 200);
+    assert_eq!(told["input"]["records"], 6);
 }
 
 #[test]

@@ -362,12 +362,19 @@ fn a_device_that_its_guest_holds_after_its_release_is_found() {
     let log = log.to_str().unwrap();
     assert_eq!(lines(&told(&world, &[log], 0)), ["accounted tun vnet0 x1"]);
     let line = |reason: &str| trail.iter().find(|line| line.contains(reason)).unwrap();
-    let close = line("reason=open").replace("reason=open", "reason=close");
+    let later = |line: &str, serial: u32| {
+        let (head, stamped) = line.split_once("audit(").unwrap();
+        let (stamp, tail) = stamped.split_once(')').unwrap();
+        let second: u64 = stamp.split('.').next().unwrap().parse().unwrap();
+        format!("{head}audit({}.000:{serial}){tail}", second + 1)
+    };
+    let close = later(&line("reason=open").replace("reason=open", "reason=close"), 3);
     let none_before = format!("old-net=\"?\" new-net=\"{}\"", mac(1));
     let none_after = format!("old-net=\"{}\" new-net=\"?\"", mac(1));
     let detach =
         line("reason=start").replace("reason=start", "reason=detach").replace(&none_before, &none_after);
     assert!(detach.contains(&none_after), "{detach}");
+    let detach = later(&detach, 4);
     trail.extend([close, detach]);
     write(Path::new(log), &trail);
     let seen = told(&world, &[log], 1);

@@ -182,7 +182,7 @@ impl Lines {
             reading.unnamed.push(Arc::clone(&self.name));
         }
         if self.has_records && !reading.covered.is_numbered(self.id) {
-            reading.note(&self.name, About::Unnumbered);
+            reading.unnumbered.push(self.id);
         }
         if let Some(first) = self.first_unread {
             reading.note(&self.name, About::Unread { lines: self.unread, first });

@@ -16,6 +16,7 @@ use crate::hosts::{Hosts, UNKNOWN};
 use crate::merge::Merge;
 use crate::numbers::{Missing, Numbers};
 use crate::runs::Run;
+use crate::window::APART;
 use crate::{About, Input, Note, Outcome, SourceError};
 
 /// How to read.
@@ -59,6 +60,8 @@ pub(crate) struct Reading<'a> {
     names: HashMap<CompactString, Arc<str>>,
     /// The inputs with lines that name no host.
     pub(crate) unnamed: Vec<Arc<str>>,
+    /// The inputs with records that are not an audit log's own lines.
+    pub(crate) unnumbered: Vec<u32>,
     /// The one name that is given for lines without a host's.
     own: Option<Arc<str>>,
     pub(crate) covered: Covered,
@@ -180,6 +183,21 @@ impl Reading<'_> {
         self.covered.is_covered_elsewhere(&self.input.files, id, host, since, until)
     }
 
+    /// Names the inputs of which a lost record shows neither in their numbers nor in another input's.
+    fn note_unnumbered(&mut self) {
+        for id in std::mem::take(&mut self.unnumbered) {
+            let Some(file) = self.input.files.get(id as usize) else { continue };
+            // What is told twice has times that differ by a little.
+            let shows = |span: &HostSpan| {
+                let (from, until) = (span.from + APART, span.until - APART);
+                self.is_covered_elsewhere(id, &span.host, from.min(until), from.max(until))
+            };
+            if !file.hosts.iter().all(shows) {
+                self.note(&Arc::clone(&file.path), About::Unnumbered);
+            }
+        }
+    }
+
     pub(crate) fn note(&mut self, source: &Arc<str>, about: About) {
         let same = |note: &Note| {
             note.source == *source && std::mem::discriminant(&note.about) == std::mem::discriminant(&about)
@@ -230,6 +248,7 @@ pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut Take<'_>) -> Ou
         refused: None,
         names: HashMap::new(),
         unnamed: Vec::new(),
+        unnumbered: Vec::new(),
         own: options.hosts.all().cloned(),
         covered: Covered::default(),
         numbers: HashMap::new(),
@@ -246,6 +265,7 @@ pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut Take<'_>) -> Ou
             reading.note(&source, About::HostUnknown);
         }
     }
+    reading.note_unnumbered();
     reading.input.coverage = reading.covered.of(&reading.input.files);
     Outcome {
         input: reading.input,

@@ -24,7 +24,7 @@ struct Waiting {
 }
 
 /// How long another input may take to tell the same.
-const APART: SignedDuration = SignedDuration::from_secs(2);
+pub(crate) const APART: SignedDuration = SignedDuration::from_secs(2);
 
 impl Window {
     /// Keeps an event until others had their time to tell it.

@@ -233,7 +233,9 @@ impl Guest {
             }
             if !self.may_have_lost_open(entry.time) {
                 let text = format!("QEMU got {mac}, and no open of a device is told for it");
-                self.bare.push(out.finding(FindingKind::GrantWithoutOpen, entry, text));
+                let finding = out.finding(FindingKind::GrantWithoutOpen, entry, text);
+                let found = if out.looks_itself { &mut out.findings } else { &mut self.bare };
+                found.push(finding);
             }
             return;
         };

@@ -20,6 +20,8 @@ pub(crate) struct Out {
     pub(crate) unnumbered: Vec<Unnumbered>,
     /// The MACs that the guest now looked at began (`true`) or ceased to have.
     pub(crate) shifts: Vec<(MacAddr, bool)>,
+    /// Whether a grant without an open is reported before a watcher can have looked.
+    pub(crate) looks_itself: bool,
 }
 
 /// The guest that a finding is about.

@@ -30,7 +30,7 @@ use std::collections::HashMap;
 
 use taptrail_kernel::proc::HeldKind;
 use taptrail_record::DeviceKind;
-use taptrail_trail::{FindingKind, Holding, State};
+use taptrail_trail::{Certainty, FindingKind, Holding, State};
 
 use crate::scan::{Descriptor, Held, Holder, Scan};
 
@@ -83,7 +83,7 @@ pub enum Verdict {
     Unaccounted,
     /// The trail tells it as held, and the process that it names does not hold it.
     Missing,
-    /// The trail tells it as held, and the process that may hold it could not be seen.
+    /// Nobody knows: the process that may hold it could not be seen, or the records that would tell may be missing.
     Unknown,
     /// The trail tells its release, and it is held.
     AfterRelease,
@@ -216,8 +216,8 @@ fn row<'a>(holder: &'a Holder, part: &Part<'a>, shared: &Shared) -> Row<'a> {
 }
 
 fn absent<'a>(holding: &'a Holding, queues: u32, scan: &Scan) -> Row<'a> {
-    // A process that could not be seen may hold it: then nobody knows.
-    let unknown = scan.unseen.may_have(holding.pid);
+    // A process that could not be seen may hold it, and a record that is missing may end it.
+    let unknown = scan.unseen.may_have(holding.pid) || holding.certainty == Certainty::Incomplete;
     Row {
         verdict: if unknown { Verdict::Unknown } else { Verdict::Missing },
         holder: None,
@@ -287,14 +287,14 @@ impl<'a> Judge<'a, '_> {
             return Row { verdict: Verdict::HeldByAnother, holding: Some(holding), text, ..row };
         }
         let latest = |state| self.told.holdings.iter().rev().filter(move |of| of.state == state);
-        let released = |holding: &&Holding| {
+        let is_its = |holding: &&Holding| {
             is_of(holder, part, holding)
                 || kind == DeviceKind::VhostNet
                     && holding.device.kind == kind
                     && runs_guest_of(holder, holding)
         };
         if !self.owners.is_own(holder, part)
-            && let Some(holding) = latest(State::Released).find(released)
+            && let Some(holding) = latest(State::Released).find(is_its)
         {
             let text = Some(text::after_release(holder, part, holding));
             return Row { verdict: Verdict::AfterRelease, holding: Some(holding), text, ..row };
@@ -302,8 +302,15 @@ impl<'a> Judge<'a, '_> {
         if self.ignore.has(holder) {
             return Row { verdict: Verdict::Ignored, ..row };
         }
+        let unsure = |holding: &&Holding| {
+            is_its(holding)
+                || runs_guest_of(holder, holding) && means(holder, part.held, holding, Matched::Elimination)
+        };
+        if let Some(holding) = latest(State::Unknown).find(unsure) {
+            return Row { verdict: Verdict::Unknown, holding: Some(holding), ..row };
+        }
         let opened = latest(State::NeverGranted).find(|holding| is_of(holder, part, holding));
-        let text = Some(text::unaccounted(holder, part, opened, self.told.begins));
+        let text = Some(text::unaccounted(holder, part, opened, self.told));
         Row { holding: opened, text, ..row }
     }
 }

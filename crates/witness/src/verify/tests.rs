@@ -468,6 +468,32 @@ fn what_a_process_may_hold_that_was_not_seen_is_unknown_and_not_missing() {
 }
 
 #[test]
+fn what_records_that_are_missing_would_tell_is_unknown() {
+    let opened = Holding {
+        state: State::Unknown,
+        granted: None,
+        pid: None,
+        certainty: Certainty::Incomplete,
+        ..exact(1, tun(None), 1)
+    };
+    let verdicts = |holding: &Holding, holders: Vec<Holder>| {
+        let told = Told { holdings: vec![holding.clone()], ..Told::default() };
+        let scan = scan(holders);
+        verify(&scan, &told, &Ignore::default()).rows.iter().map(|row| row.verdict).collect::<Vec<_>>()
+    };
+    let held = || vec![qemu(vec![tap("vnet0", 1, &[0])])];
+    // Whether QEMU got what was opened.
+    assert_eq!(verdicts(&opened, held()), [Verdict::Unknown]);
+    assert_eq!(verdicts(&opened, vec![]), []);
+    let another = process(OTHER, vec![tap("tap0", 9, &[0])]);
+    assert_eq!(verdicts(&opened, vec![another]), [Verdict::Unaccounted]);
+    // Whether it has let go of what it got.
+    let lost = Holding { certainty: Certainty::Incomplete, ..inferred(1, tun(None)) };
+    assert_eq!(verdicts(&lost, held()), [Verdict::Accounted]);
+    assert_eq!(verdicts(&lost, vec![]), [Verdict::Unknown]);
+}
+
+#[test]
 fn what_was_opened_and_not_granted_is_unaccounted_with_its_record() {
     let opened =
         Holding { state: State::NeverGranted, granted: None, pid: None, ..exact(1, tun(Some("vnet0")), 1) };

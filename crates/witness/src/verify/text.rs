@@ -2,20 +2,15 @@
 
 use std::fmt::Write as _;
 
-use jiff::Timestamp;
 use taptrail_kernel::proc::{HeldKind, ProcessId};
 use taptrail_record::DeviceKind;
 use taptrail_trail::Holding;
 
+use super::Told;
 use super::bind::Part;
 use crate::scan::{Held, Holder, Manager, ManagerKind, Scan};
 
-pub(super) fn unaccounted(
-    holder: &Holder,
-    part: &Part<'_>,
-    opened: Option<&Holding>,
-    begins: Option<Timestamp>,
-) -> String {
+pub(super) fn unaccounted(holder: &Holder, part: &Part<'_>, opened: Option<&Holding>, told: &Told) -> String {
     let mut text = format!("{} holds {}, and no record grants it", process(holder), device(part));
     if let Some(opened) = opened {
         // Writing to a String can't fail.
@@ -32,10 +27,15 @@ pub(super) fn unaccounted(
         }
         _ => {}
     }
-    if let (Some(started), Some(begins)) = (holder.started, begins)
+    if let (Some(started), Some(begins)) = (holder.started, told.begins)
         && started < begins
     {
         let _ = write!(text, "; the process is older than the trail, which begins at {begins:.0}");
+    }
+    if let Some(lacks) = told.lacks
+        && holder.started.is_none_or(|started| started < lacks)
+    {
+        let _ = write!(text, "; the trail lacks records, the last of them before {lacks:.0}");
     }
     text
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use taptrail_record::{Device, DeviceKind, MacAddr};
-use taptrail_trail::{Entry, Finding, FindingKind, Holding, State, Trail};
+use taptrail_trail::{Content, Entry, Finding, FindingKind, Holding, State, Trail};
 use uuid::Uuid;
 
 use crate::scan::Scan;
@@ -24,6 +24,8 @@ pub struct Told {
     pub objections: Vec<Finding>,
     /// The time of its first record.
     pub begins: Option<Timestamp>,
+    /// Up to when it lacks a stretch of records: the last one.
+    pub lacks: Option<Timestamp>,
     /// Other hosts that it tells of, the first few.
     pub others: BTreeSet<Arc<str>>,
     /// Of how many records.
@@ -105,6 +107,7 @@ pub struct Reader {
     interest: Interest,
     trail: Trail,
     begins: Option<Timestamp>,
+    lacks: Option<Timestamp>,
     released: HashMap<(Uuid, MacAddr, DeviceKind), Holding>,
     objections: HashMap<(Uuid, MacAddr, Device), Finding>,
     others: BTreeSet<Arc<str>>,
@@ -118,6 +121,7 @@ impl Reader {
             interest,
             trail: Trail::new(),
             begins: None,
+            lacks: None,
             released: HashMap::new(),
             objections: HashMap::new(),
             others: BTreeSet::new(),
@@ -133,6 +137,9 @@ impl Reader {
             return;
         }
         self.begins.get_or_insert(entry.time);
+        if matches!(entry.content, Content::Gap(_)) {
+            self.lacks = Some(entry.time);
+        }
         self.trail.feed(entry);
         for ended in self.trail.drain_ended() {
             if ended.state == State::Released && self.interest.has(&ended) {
@@ -158,10 +165,12 @@ impl Reader {
         let mut holdings: Vec<_> = self.released.into_values().collect();
         holdings.sort_by_key(|holding| (holding.released, holding.mac));
         holdings.extend(rest.holdings.into_iter().filter(|holding| {
-            holding.state == State::Held || holding.state == State::NeverGranted && holding.ended_by.is_none()
+            matches!(holding.state, State::Held | State::Unknown)
+                || holding.state == State::NeverGranted && holding.ended_by.is_none()
         }));
         let objections = self.objections.into_values().collect();
-        Told { holdings, objections, begins: self.begins, others: self.others, records: rest.input.records }
+        let (begins, lacks, others) = (self.begins, self.lacks, self.others);
+        Told { holdings, objections, begins, lacks, others, records: rest.input.records }
     }
 }
 

@@ -170,7 +170,7 @@ impl Watcher {
             last: books.checkpoint().map(|checkpoint| (checkpoint.time, checkpoint.serial)),
             options,
             books,
-            trail: Trail::new(),
+            trail: Trail::of_watcher(),
             scanner: Scanner::new(sources),
             guests: BTreeMap::new(),
             current: HashMap::new(),
