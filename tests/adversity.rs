@@ -208,13 +208,10 @@ fn a_record_that_cannot_be_read_is_counted_and_stops_no_trail() {
     connection.execute("UPDATE record SET time = 9223372036854775807 WHERE id = 2", []).unwrap();
     connection.execute("UPDATE record SET text = substr(text, 1, 60) WHERE id = 3", []).unwrap();
     let trail = world.trail();
-    assert_eq!(
-        trail["input"],
-        json!({
-            "files": 1, "bytes": trail["input"]["bytes"], "lines": 5, "records": 3, "unreadable": 2,
-            "duplicates": 0
-        })
-    );
+    let counts = |of: &serde_json::Value| ["lines", "records", "unreadable"].map(|key| of[key].clone());
+    assert_eq!(counts(&trail["input"]), [json!(5), json!(3), json!(2)]);
+    let files = trail["input"]["files"].as_array().unwrap();
+    assert_eq!((files.len(), &files[0]["lines"], &files[0]["unreadable"]), (1, &json!(5), &json!(2)));
     assert!(trail["input"]["bytes"].as_u64().unwrap() > 0);
     assert_eq!(trail["holdings"][0]["device"]["dev"], "vnet0");
 }

@@ -275,5 +275,5 @@ fn libvirts_log_and_the_ledger_of_who_watched_it_are_one_trail() {
     fs::write(&changed, cut.join("\n") + "\n").unwrap();
     let (holdings, findings, _) = told(&[&changed, &ledger]);
     assert_eq!(holdings, both.0);
-    assert_eq!(findings, ["open-failed", "contradictory-open"]);
+    assert_eq!(findings, ["open-failed", "contradictory-open", "serial-gap"]);
 }

@@ -276,11 +276,6 @@ impl Draft {
         self.is_uncertain_since(since);
     }
 
-    /// Whether records may be missing that tell of its grant or its end.
-    pub(crate) fn is_lost(&self) -> bool {
-        self.lost
-    }
-
     /// From then on it is not certain that QEMU holds it.
     pub(crate) fn is_uncertain_since(&mut self, time: Timestamp) {
         let before = self.holding.uncertain_since;

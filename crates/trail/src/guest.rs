@@ -446,6 +446,11 @@ impl Guest {
         self.interfaces.get(mac).is_some_and(|interface| interface.plugged() > usize::from(gone))
     }
 
+    /// The same, where no record of its end may be missing.
+    pub(crate) fn surely_has(&self, mac: MacAddr) -> bool {
+        self.has(mac) && self.interfaces.get(mac).is_some_and(|interface| interface.surely_plugged() > 0)
+    }
+
     /// Forgets what is over of an interface, and tells the host's index of MACs what changed.
     pub(crate) fn tidy(&mut self, mac: MacAddr, at: &dyn Fn() -> Proof, out: &mut Out) {
         let Some(interface) = self.interfaces.get_mut(mac) else { return };

@@ -199,7 +199,9 @@ impl Host {
             let Some((some, others)) = self.macs.join(mac, uuid) else { continue };
             // Who unplugged it just before may plug it in again, and until then does not have it.
             let mut has = some.iter().filter_map(|other| self.guests.get(other));
-            let Some(other) = has.find(|other| other.iter().any(|guest| guest.has(mac))) else { continue };
+            let Some(other) = has.find(|other| other.iter().any(|guest| guest.surely_has(mac))) else {
+                continue;
+            };
             let name = other.newest().map_or("?", |other| &other.name);
             let more = if others > 1 { format!(" and {} more", others - 1) } else { String::new() };
             let text = format!(

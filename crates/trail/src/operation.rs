@@ -15,6 +15,8 @@ pub(crate) struct Operation {
     pub(crate) drafts: Vec<Draft>,
     /// Whether QEMU is told to have got it with no device: it ends unseen, and in order.
     bare: bool,
+    /// Whether records may be missing that tell of it.
+    lost: bool,
     /// When a release was told that may have been this one's or another's.
     pub(crate) perhaps_over: Option<Timestamp>,
     /// One open told as failed and as done: QEMU is not believed to hold it, and may for a moment.
@@ -47,7 +49,7 @@ const MOST_DEVICES: usize = 8;
 impl Operation {
     pub(crate) fn new(phase: Phase) -> Self {
         let (drafts, contradicted, failed) = (Vec::new(), Vec::new(), Vec::new());
-        Self { phase, drafts, bare: false, perhaps_over: None, contradicted, failed }
+        Self { phase, drafts, bare: false, lost: false, perhaps_over: None, contradicted, failed }
     }
 
     /// One of which no open is told, though QEMU got the interface.
@@ -194,6 +196,7 @@ impl Operation {
 
     /// Records from `since` on may be missing: what is told of it is not certain any more.
     pub(crate) fn lose(&mut self, since: Timestamp) {
+        self.lost = true;
         for draft in self.drafts.iter_mut().chain(&mut self.contradicted) {
             draft.lose(since);
         }
@@ -201,7 +204,7 @@ impl Operation {
 
     /// Whether records may be missing that tell of it.
     pub(crate) fn is_lost(&self) -> bool {
-        self.drafts.iter().any(Draft::is_lost)
+        self.lost
     }
 
     /// QEMU has what it got, and its guest runs: the opens that contradicted themselves gave it nothing.

@@ -131,6 +131,13 @@ impl Trail {
         self.covered.insert(Arc::clone(host), until);
     }
 
+    /// The logs of all hosts told of so far go on until then at least.
+    pub fn cover_all(&mut self, until: Timestamp) {
+        for name in self.hosts.iter().map(|host| Arc::clone(&host.name)).collect::<Vec<_>>() {
+            self.cover(&name, until);
+        }
+    }
+
     /// Tells the rest: what is held still, and what was not drained. Newest last.
     pub fn finish(mut self) -> Report {
         for host in self.hosts {

@@ -58,7 +58,7 @@ impl<'a> Trail<'a> {
             reader.feed(entry);
             ControlFlow::Continue(())
         })?;
-        self.told = reader.finish();
+        self.told = reader.finish(jiff::Timestamp::now());
         let stats = Stats { input: outcome.input.clone(), used, foreign: 0, took: begun.elapsed() };
         self.whole = Some(Whole::of(outcome, stats));
         self.read = Some((extent, interest.clone()));

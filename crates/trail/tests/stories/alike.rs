@@ -3,6 +3,7 @@
 use crate::scene::*;
 use crate::telling::{findings, macvtap, tun, vhost};
 use taptrail_record::Device;
+use taptrail_trail::{Content, Gap, Lost};
 
 fn by_interface() -> Device {
     Device::new("macvtap0", None, None)
@@ -19,6 +20,21 @@ fn they_are_told_apart_at_their_start() {
     let report = twins().told();
     assert_eq!(lines(&report), ["g1 tun x? held - inferred -", "g1 macvtap x? held - inferred -"]);
     assert_eq!(findings(&report), ["duplicate-mac", "unknown-device-number"]);
+}
+
+#[test]
+fn a_mac_that_may_be_free_again_is_not_said_to_be_used_twice() {
+    let lost = || Content::Gap(Gap { since: None, serials: Some((7, 9)), why: Lost::Unwritten });
+    let again = |scene: Scene, guest: u8| {
+        let scene = if guest == 1 { scene } else { scene.ok(guest, op_start("booted", 41)) };
+        scene.ok(guest, open(mac(1), &tun())).ok(guest, attach(mac(1)))
+    };
+    for guest in [1, 2] {
+        let whole = again(Scene::new().boots(1, &tun(), 40), guest).told();
+        assert!(findings(&whole).contains(&"duplicate-mac"), "{guest}: {whole:?}");
+        let lost = again(Scene::new().boots(1, &tun(), 40).tells(lost()), guest).told();
+        assert!(!findings(&lost).contains(&"duplicate-mac"), "{guest}: {lost:?}");
+    }
 }
 
 #[test]

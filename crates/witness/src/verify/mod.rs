@@ -74,6 +74,14 @@ pub struct Row<'a> {
     pub text: Option<String>,
 }
 
+impl Row<'_> {
+    /// Whether it may be otherwise soon: records come a little late.
+    fn may_pass(&self) -> bool {
+        let unsure = |holding: &Holding| holding.certainty == Certainty::Incomplete;
+        self.verdict.is_difference() || self.verdict == Verdict::Unknown && self.holding.is_some_and(unsure)
+    }
+}
+
 /// What is to be said of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Verdict {

@@ -68,7 +68,7 @@ impl Settling {
     pub fn look<'a>(&mut self, rows: impl Iterator<Item = &'a Row<'a>>, now: Instant) -> Next {
         let begun = *self.begun.get_or_insert(now);
         let before = std::mem::take(&mut self.since);
-        let keys = rows.filter(|row| row.verdict.is_difference()).map(Key::of);
+        let keys = rows.filter(|row| row.may_pass()).map(Key::of);
         self.since = keys
             .map(|key| (before.get(&key).copied().unwrap_or(now), key))
             .map(|(since, key)| (key, since))

@@ -159,8 +159,9 @@ impl Reader {
         }
     }
 
-    /// What it tells.
-    pub fn finish(self) -> Told {
+    /// What it tells. `now`: the records until then were read.
+    pub fn finish(mut self, now: Timestamp) -> Told {
+        self.trail.cover_all(now);
         let rest = self.trail.finish();
         let mut holdings: Vec<_> = self.released.into_values().collect();
         holdings.sort_by_key(|holding| (holding.released, holding.mac));
