@@ -3,7 +3,7 @@
 //! A rotation may be there twice; a host's ledger, its audit log and libvirtd's own log tell the same
 //! in three ways. What two inputs tell is one event when the kernel's serial number is the same, or,
 //! where one of them kept none, when they say the same within a moment. What one program writes to one input
-//! is taken for told twice only where the serial number says so: an interface may well have two opens alike.
+//! is here taken for told twice only where the serial number says so ([`crate::repeats`] has seen to the rest).
 //! But a journal may have each event from the kernel's audit and from the kernel's log.
 //!
 //! The same comparison shows what an audit log that covers a time lacks.

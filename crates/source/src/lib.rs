@@ -58,6 +58,7 @@ mod open;
 mod order;
 mod outcome;
 mod reading;
+mod repeats;
 mod runs;
 mod scan;
 mod sequence;

@@ -15,6 +15,7 @@ use crate::found::{Clock, Found};
 use crate::losses::{Losses, Told};
 use crate::open::Stored;
 use crate::reading::Reading;
+use crate::repeats::Repeats;
 use crate::scan::Batch;
 use crate::stream::Stream;
 use crate::track::{Place, Placed, Ready};
@@ -67,6 +68,7 @@ pub(crate) struct Lines {
     /// The place of the last entry that was told.
     told: Option<Place>,
     hosts: HashMap<Arc<str>, OfHost>,
+    repeats: Repeats,
     losses: Losses,
 }
 
@@ -121,6 +123,7 @@ impl Lines {
             told: None,
             hosts: HashMap::new(),
             losses: Losses::default(),
+            repeats: Repeats::default(),
         }
     }
 
@@ -323,6 +326,10 @@ impl Lines {
     /// Tells an entry, and before it what its log says that it lost.
     fn release(&mut self, place: Place, placed: Placed, reading: &mut Reading<'_>) {
         self.told = Some(place);
+        if self.repeats.is_copy(&placed, self.waiting.values()) {
+            reading.input.duplicates += 1;
+            return;
+        }
         let host = Arc::clone(&placed.entry.host);
         let of = self.hosts.entry(Arc::clone(&host)).or_default();
         let last = of.last.replace(placed.entry.time);

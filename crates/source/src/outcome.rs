@@ -85,7 +85,7 @@ impl fmt::Display for Note {
             ),
             About::Unnumbered => write!(
                 f,
-                "{source}: it does not have all the kernel's serial numbers, so a record that it lost does not show"
+                "{source}: it does not have all the kernel's serial numbers, so a record that it lost, or has in the wrong order, does not show"
             ),
             About::Unread { lines, first } => write!(
                 f,

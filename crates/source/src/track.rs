@@ -12,7 +12,7 @@ use crate::lines::Lines;
 use crate::reading::Reading;
 
 /// An entry, and where it belongs in the common order.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Placed {
     pub(crate) entry: Entry,
     /// Its time, or the last moment it may have been, where its shape tells whole seconds only: who

@@ -4,6 +4,7 @@ mod believed;
 mod hostile;
 mod real;
 mod same_facts;
+mod same_trail;
 mod wild;
 
 use std::path::PathBuf;

@@ -6,7 +6,7 @@ use bstr::ByteSlice as _;
 use jiff::{Timestamp, ToSpan as _};
 use taptrail_trail::Content;
 
-use super::{exported, lines, logs, moment, shown, told};
+use super::{exported, lines, logs, moment, same_trail, shown, told};
 use crate::found::Found;
 use crate::shape::{Entries, first_time};
 
@@ -109,6 +109,7 @@ fn same(shape: &str, keeps: Keeps, write: impl Fn(&Parts<'_>, &mut Vec<u8>)) {
         for line in lines(&text) {
             assert!(first_time(line).is_some(), "{shape}: {}", shown(line));
         }
+        same_trail::check(shape, &path, &text, keeps.serial);
     }
 }
 
