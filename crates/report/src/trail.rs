@@ -1,10 +1,11 @@
 use std::fmt::Write as _;
 
-use taptrail_trail::{Report, State};
+use taptrail_trail::{Holding, Report, State};
 
 use crate::Style;
 use crate::findings::findings;
 use crate::holdings::holdings;
+use crate::span::{Holds, holds};
 use crate::style::Clock;
 
 /// A trail: its holdings, its findings below them, and a line that sums up.
@@ -22,9 +23,17 @@ pub fn trail_table(report: &Report, style: &Style) -> String {
         text.push_str("\nFindings\n");
         text.push_str(&findings(&report.findings, hosts, &clock, style));
     }
-    let held = report.holdings.iter().filter(|holding| holding.state == State::Held).count();
+    let all = count(report.holdings.len() as u64, "holding");
+    let number = |held: &dyn Fn(&Holding) -> bool| report.holdings.iter().filter(|of| held(of)).count();
     // Writing to a String can't fail.
-    let _ = write!(text, "\n{}, {held} held; ", count(report.holdings.len() as u64, "holding"));
+    let _ = match style.at {
+        None => write!(text, "\n{all}, {} held; ", number(&|of| of.state == State::Held)),
+        Some(at) => {
+            let (held, possibly) =
+                (number(&|of| holds(of, at) == Holds::Yes), number(&|of| holds(of, at) == Holds::Possibly));
+            write!(text, "\n{all}, {held} held then, {possibly} possibly; ")
+        }
+    };
     text.push_str(&summary(report));
     text
 }

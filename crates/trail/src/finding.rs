@@ -114,7 +114,7 @@ kinds! {
     TruncatedRecord = "truncated-record",
     /// The audit log lacks a record that another source has.
     SerialGap = "serial-gap",
-    /// A stretch of a log that is followed is lost: what it told is not known.
+    /// A stretch of a log is missing: what it told is not known.
     LogGap = "log-gap",
     /// Another process than before speaks for a running guest: its manager started anew.
     DaemonRestarted = "daemon-restarted",

@@ -249,7 +249,11 @@ impl Holding {
                             add(Some(until), end, tail);
                         }
                     }
-                    None => add(self.opened, end, doubt.unwrap_or(before)),
+                    None => {
+                        add(self.opened, self.granted, before);
+                        let why = if self.granted.is_some() { tail } else { doubt.unwrap_or(before) };
+                        add(self.granted.or(self.opened), end, why);
+                    }
                 }
             }
         }

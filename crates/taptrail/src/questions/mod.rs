@@ -137,7 +137,7 @@ fn not_covered(coverage: &Coverage) -> String {
         1 => ", with one gap".to_owned(),
         gaps => format!(", with {gaps} gaps"),
     };
-    format!("Host {host}: what was held at the time asked for is not known: {covered}{gaps}")
+    format!("Host {host}: what was held is not known of all the time asked for: {covered}{gaps}")
 }
 
 pub(crate) fn explain(arguments: &Explain, dirs: &Dirs) -> Done {

@@ -108,7 +108,12 @@ impl Whole {
     /// Whether there is no answer: nothing could be read, or it is not known whose records were. An answer
     /// would look as if there had been one.
     pub(super) fn is_none(&self) -> bool {
-        self.refused.is_some() || self.is_unread()
+        self.is_refused() || self.is_unread()
+    }
+
+    /// Whether it is not known whose records were read.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused.is_some()
     }
 
     /// Whether nothing of the input was read.

@@ -82,6 +82,9 @@ fn look(arguments: &Verify, dirs: &Dirs) -> Done {
 }
 
 fn tell(arguments: &Verify, trail: &Trail<'_>, verified: &taptrail_report::Verified) -> Done {
+    if trail.is_refused() {
+        return Ok(trail.say(arguments.sources.stats));
+    }
     match arguments.format {
         Page::Table => print(&verify_table(verified, &style(false)))?,
         Page::Json => print_json(verified)?,

@@ -65,6 +65,11 @@ impl<'a> Trail<'a> {
         Ok(())
     }
 
+    /// Whether it is not known whose records it has: then it can't be held against anything.
+    pub(super) fn is_refused(&self) -> bool {
+        self.whole.as_ref().is_some_and(Whole::is_refused)
+    }
+
     /// Says what of it could not be read; the exit code is that of the reading.
     pub(super) fn say(&self, stats: bool) -> ExitCode {
         self.whole.as_ref().map_or(ExitCode::SUCCESS, |whole| whole.say(stats))
