@@ -267,7 +267,12 @@ fn a_question_beyond_the_log_is_not_answered_with_nobody() {
         let told = who(at);
         assert_eq!(told.code, Some(4), "{at}: {}", told.said);
         assert_eq!(told.json["input"]["asked"]["unknown_on"][0], "?", "{at}");
-        assert!(told.said.contains("is not known of all the time asked for: its records are from 2026-11-23T18:53:"), "{}", told.said);
+        assert!(
+            told.said
+                .contains("is not known of all the time asked for: its records are from 2026-11-23T18:53:"),
+            "{}",
+            told.said
+        );
     }
     // Within it nobody is nobody.
     let told = tell(&["who", "52:54:00:00:06:77", "--format=json", "--at", "2026-11-23 18:54:00"], &[&log]);

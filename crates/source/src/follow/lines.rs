@@ -13,6 +13,7 @@ use super::serials::Serials;
 use super::{About, Told};
 use crate::feed::{CONTEXT, MAX_LINE};
 use crate::found::{Clock, Found};
+use crate::losses::{self, Losses};
 use crate::reading;
 use crate::scan::{Batch, Scanner};
 
@@ -49,6 +50,9 @@ pub(super) struct Lines {
     skip: Option<Stamp>,
     /// Something may be missing before the next line.
     lost: Option<Lost>,
+    losses: Losses,
+    /// The time of the last entry.
+    placed: Option<Timestamp>,
 }
 
 impl Lines {
@@ -74,6 +78,8 @@ impl Lines {
             daemon_ended: before.daemon_ended,
             skip: None,
             lost: None,
+            losses: Losses::default(),
+            placed: None,
         }
     }
 
@@ -225,7 +231,7 @@ impl Lines {
                 told.entries.push(gap);
             }
             let entry = self.place(self.line + line + 1, found);
-            told.entries.push(entry);
+            self.put(entry, told);
         }
         told.entries.extend(gaps.map(|(_, gap)| gap));
         told.lines += lines;
@@ -233,6 +239,25 @@ impl Lines {
         self.own = (self.own + end - self.begin).min(CONTEXT).min(end);
         self.bytes.drain(..end.saturating_sub(CONTEXT));
         self.begin = end.min(CONTEXT);
+    }
+
+    /// Tells an entry, or what it says that its log lost.
+    fn put(&mut self, entry: Entry, told: &mut Told) {
+        let last = self.placed.replace(entry.time);
+        let is_whole = self.serials.is_some();
+        let gap = |gap| {
+            let content = Content::Gap(gap);
+            Entry { content, serial: None, writer: None, ..entry.clone() }
+        };
+        match self.losses.take(&entry.host, entry.time, &entry.content, is_whole, last) {
+            losses::Told::Nothing => {}
+            losses::Told::Same => told.entries.push(entry),
+            losses::Told::Only(lost) => told.entries.push(gap(lost)),
+            losses::Told::After(lost) => {
+                let lost = gap(lost);
+                told.entries.extend([lost, entry]);
+            }
+        }
     }
 
     /// Takes the stamps of the lines up to `end`. Where the first line begins that was not told before;

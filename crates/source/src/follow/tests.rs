@@ -317,6 +317,27 @@ fn two_rotations_between_two_looks_are_read_in_order() {
 }
 
 #[test]
+fn a_time_without_auditing_is_a_gap_though_no_number_is_missing() {
+    let mut log = Log::new(0);
+    let switch = |serial, enabled, old| {
+        format!(
+            "type=CONFIG_CHANGE msg=audit({}): op=set audit_enabled={enabled} old={old} auid=4294967295 \
+             ses=4294967295 res=1\n",
+            stamp(serial)
+        )
+    };
+    let mut hearer = Hearer::new(&log.path(), Begin::Rotations);
+    log.file.write_all((record(1) + &switch(2, 0, 1)).as_bytes()).unwrap();
+    hearer.look();
+    log.file.write_all((switch(3, 1, 0) + &record(4)).as_bytes()).unwrap();
+    hearer.look();
+    hearer.commit();
+    let since = "2026-11-23T18:53:20.02Z".parse().ok();
+    let off = Gap { since, serials: None, why: Lost::AuditingOff };
+    assert_eq!(hearer.numbers(), (vec![1, 4], vec![off]));
+}
+
+#[test]
 fn where_to_begin_is_a_choice() {
     let mut log = Log::new(5);
     log.write(30);
