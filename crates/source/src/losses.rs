@@ -45,9 +45,13 @@ impl Losses {
                 }
             }
             Content::Boot => {
-                // What was not recorded while the host was down did not happen.
-                self.stopped.remove(host);
-                Told::Same
+                // What was not recorded while the host was down did not happen, but it was off before.
+                match self.stopped.remove(host) {
+                    Some((why @ Lost::AuditingOff, since)) => {
+                        Told::After(Gap { since: Some(since), serials: None, why })
+                    }
+                    _ => Told::Same,
+                }
             }
             _ => match self.stopped.remove(host) {
                 // It goes on without a word.

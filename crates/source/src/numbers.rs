@@ -8,8 +8,9 @@ use jiff::Timestamp;
 
 use crate::runs::Run;
 
-/// A number so far below the newest one is of another boot, when it is later.
-const BOOT: u32 = 4096;
+/// A number below the newest one is of another boot when it is so much later, in milliseconds: the lines of one
+/// boot are less out of order.
+const DISORDER: i64 = 2000;
 
 /// How many spans may be apart from each other at one time.
 const MAX_SPANS: usize = 4096;
@@ -55,7 +56,8 @@ impl Numbers {
     pub(crate) fn take(&mut self, run: &Run) {
         let Run { first, last, since, until, .. } = *run;
         let highest = self.spans.last_key_value().map(|(_, span)| span.last);
-        if highest.is_some_and(|highest| first.saturating_add(BOOT) < highest) && since > self.newest {
+        let is_later = since.saturating_sub(self.newest) > DISORDER;
+        if highest.is_some_and(|highest| first <= highest) && is_later {
             let missing = self.missing_below(u32::MAX);
             self.keep(missing);
             (self.spans, self.told) = (BTreeMap::new(), None);

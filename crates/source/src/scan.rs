@@ -139,18 +139,20 @@ impl Scanner {
         let number = batch.lines;
         batch.lines += 1;
         let line = &bytes[start..end];
-        if line.starts_with(b"type=") || line.starts_with(b"node=") {
-            runs.take(line, number);
-        }
         let told = match self.interest(line) {
             _ if line.len() >= MAX_LINE => Err(Unreadable::TooLong { max: MAX_LINE }),
-            Interest::None => return,
+            Interest::None => Ok(None),
             Interest::Record => shape::line(line),
             // A guest may be named so that its record looks like one.
             Interest::Path => {
                 kernel::open(bytes, start, end).map_or_else(|| shape::line(line), |open| Ok(Some(open)))
             }
         };
+        // The number of a record that can't be read is missing.
+        let is_numbered = line.starts_with(b"type=") || line.starts_with(b"node=");
+        if is_numbered && matches!(told, Ok(_) | Err(Unreadable::Unknown)) {
+            runs.take(line, number);
+        }
         match told {
             Err(Unreadable::Unknown) if !shape::resembles_record(line) => {}
             Ok(Some(found)) if found.content == Content::Boot && found.when == When::Unknown => {

@@ -24,7 +24,7 @@ pub(crate) use self::watch::{Watch, arguments as watch_arguments};
 #[derive(Debug, Parser)]
 #[command(name = "taptrail", version, propagate_version = true, arg_required_else_help = true)]
 #[command(
-    after_help = "Exit codes: 0 done; 1 not done, or of `findings` and `verify`, that there are some; 2 unusable arguments or input; 3 the guest did not answer in time.\n`taptrail run` in the foreground ends with QEMU's own exit code."
+    after_help = "Exit codes: 0 done; 1 not done, or of `findings` and `verify`, that there are some; 2 unusable arguments or input; 3 the guest did not answer in time; 4 the logs do not tell of the time or host asked for.\n`taptrail run` in the foreground ends with QEMU's own exit code."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]

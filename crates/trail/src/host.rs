@@ -117,7 +117,12 @@ impl Host {
         let at = lives.get_mut().of(entry, &mut self.daemons, out);
         let guest = lives.get_mut().get(at);
         guest.judge_bare(Some(entry.time), out);
-        guest.grants_told |= !matches!(event, Event::Open { .. });
+        // That it runs or has stopped tells nothing of its interfaces.
+        guest.grants_told |= match event {
+            Event::Open { .. } => false,
+            Event::GuestStart { .. } | Event::GuestStop { .. } => !done,
+            _ => true,
+        };
         let pid = guest.pid;
         let (mut ended, mut uncertain) = (Vec::new(), None);
         let pid_now = if stops {
@@ -262,6 +267,17 @@ impl Host {
         }
         let lives = fragment.uuid.and_then(|uuid| self.guests.get(&uuid));
         out.findings.push(told::fragment(kind, entry, fragment, lives.and_then(Lives::newest)));
+        // What a log lacks and another source has is told by that one; of others nobody knows what they said.
+        if kind == FindingKind::SerialGap {
+            return;
+        }
+        match fragment.uuid.map(|uuid| self.guests.get_mut(&uuid)) {
+            Some(lives) => {
+                let lives = lives.into_iter().flat_map(Lives::iter_mut);
+                lives.for_each(|guest| guest.lose(entry.time, entry.time));
+            }
+            None => self.lose(entry.time, entry.time),
+        }
     }
 
     /// The host started anew: all that its guests held is over.

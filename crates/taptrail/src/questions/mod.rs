@@ -93,6 +93,16 @@ fn code<W: std::io::Write>(told: Told, sink: &Sink<W>, done: ExitCode) -> ExitCo
 
 /// Notes the time that is asked for and the hosts of which it is not covered, if there are any. Whether so.
 fn cover(answer: &mut Whole, asked: &Filter) -> bool {
+    let hosts = &answer.stats.input.coverage;
+    if let Some(host) = asked.host.clone().filter(|host| !hosts.iter().any(|of| *of.host == **host)) {
+        answer.note([format!("No input tells of a host '{host}'")]);
+        cover_time(answer, asked);
+        return true;
+    }
+    cover_time(answer, asked)
+}
+
+fn cover_time(answer: &mut Whole, asked: &Filter) -> bool {
     let (from, until) = match (asked.at, asked.start, asked.end) {
         (Some(at), ..) => (Some(at.from), Some(at.to)),
         (None, None, None) => return false,

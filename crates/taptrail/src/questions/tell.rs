@@ -118,8 +118,9 @@ impl Whole {
 
     /// Whether nothing of the input was read.
     fn is_unread(&self) -> bool {
-        let Input { lines, coverage, .. } = &self.stats.input;
-        (*lines == 0 && !self.failed.is_empty()) || (*lines > 0 && coverage.is_empty())
+        let Input { lines, records, coverage, unread, unreadable, .. } = &self.stats.input;
+        let none_of_records = *records == 0 && unread + unreadable > 0;
+        none_of_records || (*lines == 0 && !self.failed.is_empty()) || (*lines > 0 && coverage.is_empty())
     }
 
     /// Says on standard error what could not be read, and when asked what reading took. The exit code
