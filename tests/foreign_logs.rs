@@ -339,3 +339,105 @@ fn each_input_says_which_times_it_has() {
     assert!(from.starts_with("2026-11-23T18:53:"), "{file}");
     assert!(file["lines"].as_u64().unwrap() > file["hosts"][0]["records"].as_u64().unwrap());
 }
+
+/// A record of an audit log, of second `at`.
+fn record(serial: u32, at: u32, record_type: &str, exe: &str, text: &str) -> String {
+    format!(
+        "type={record_type} msg=audit({}.000:{serial}): pid=812 uid=0 auid=4294967295 ses=4294967295 \
+         msg='virt=kvm {text} exe=\"{exe}\" hostname=? addr=? terminal=? res=success'\n",
+        1_795_460_000 + at
+    )
+}
+
+const VM: &str = "vm=\"web1\" uuid=8d7a4ace-3751-438c-b7e9-4c4370630cf9";
+const LIBVIRTD: &str = "/usr/sbin/libvirtd";
+
+fn open(serial: u32, at: u32) -> String {
+    let text = format!("resrc=net reason=open {VM} net=52:54:00:aa:cc:01 path=\"/dev/net/tun\" rdev=0A:C8");
+    record(serial, at, "VIRT_RESOURCE", LIBVIRTD, &text)
+}
+
+fn start(serial: u32, at: u32) -> String {
+    let text = format!("resrc=net reason=start {VM} old-net=\"?\" new-net=\"52:54:00:aa:cc:01\"");
+    record(serial, at, "VIRT_RESOURCE", LIBVIRTD, &text)
+}
+
+fn booted(serial: u32, at: u32) -> String {
+    record(serial, at, "VIRT_CONTROL", LIBVIRTD, &format!("op=start reason=booted {VM} vm-pid=7"))
+}
+
+fn stop(serial: u32, at: u32) -> String {
+    record(serial, at, "VIRT_CONTROL", LIBVIRTD, &format!("op=stop reason=shutdown {VM} vm-pid=-1"))
+}
+
+fn noise(serial: u32, at: u32) -> String {
+    format!(
+        "type=USER_ACCT msg=audit({}.000:{serial}): pid=1 uid=0 msg='op=x res=success'\n",
+        1_795_460_000 + at
+    )
+}
+
+fn told_of(text: &str) -> Told {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), text).unwrap();
+    trail(&[file.path()])
+}
+
+#[test]
+fn what_a_record_said_that_is_cut_off_or_unreadable_is_unknown() {
+    let cut = |record: String| format!("{}\n", &record[..record.find(" exe=").unwrap() - 30]);
+    let garbled = |record: String| record.replace("reason=start", "reason=handover");
+    let boot = |start: String| open(1, 0) + &start + &booted(3, 1) + &noise(4, 900);
+    for log in [boot(cut(start(2, 1))), boot(garbled(start(2, 1)))] {
+        assert_eq!(told_of(&log).holdings(), ["web1 tun unknown - incomplete"], "{log}");
+    }
+    let log = open(1, 0) + &start(2, 1) + &booted(3, 1) + &cut(stop(4, 60)) + &noise(5, 900);
+    assert_eq!(told_of(&log).holdings(), ["web1 tun held - incomplete"]);
+}
+
+#[test]
+fn the_numbers_of_one_boot_hide_no_loss_of_the_next() {
+    let first: String = (1..200).map(|serial| noise(serial, serial)).collect();
+    let boot = "type=SYSTEM_BOOT msg=audit(1795460400.000:2): pid=1 uid=0 msg='res=success'\n";
+    let next = noise(1, 400) + boot + &open(3, 410) + &start(4, 411) + &booted(5, 411) + &noise(90, 500);
+    let told = told_of(&(first + &next));
+    assert_eq!(told.holdings(), ["web1 tun held - incomplete"]);
+    assert_eq!(told.findings(), ["log-gap"]);
+}
+
+#[test]
+fn a_manager_that_records_boots_and_no_grants_tells_nothing_of_them() {
+    let log = (open(1, 0) + &booted(2, 1) + &noise(3, 900)).replace(LIBVIRTD, "/usr/sbin/virtchd");
+    assert_eq!(told_of(&log).holdings(), ["web1 tun unknown - incomplete"]);
+}
+
+#[test]
+fn an_input_of_which_no_record_can_be_read_is_no_clean_one() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), noise(1, 0) + &start(2, 1).replace("reason=start", "reason=handover")).unwrap();
+    let done = taptrail(&["findings"], &[file.path()]);
+    assert_eq!((done.status.code(), done.stdout.as_slice()), (Some(2), &b""[..]));
+}
+
+#[test]
+fn a_host_of_which_no_input_tells_has_no_answer() {
+    let log = data("libvirt/libvirt-9.0/06-hotplug/audit.log");
+    let told = tell(&["trail", "--node", "elsewhere", "--format=json"], &[&log]);
+    assert_eq!(told.code, Some(4), "{}", told.said);
+    assert!(told.said.contains("No input tells of a host 'elsewhere'"), "{}", told.said);
+}
+
+#[test]
+fn lines_that_a_relay_has_twice_are_told_once() {
+    let log = open(1, 0) + &start(2, 1) + &booted(3, 1);
+    let line = |line: &str| {
+        let (head, text) = line.split_once("): ").unwrap();
+        let record_type = head.split_once(' ').unwrap().0.trim_start_matches("type=");
+        format!("Nov 23 18:53:20 h audit[812]: {record_type} {text}\n")
+    };
+    let once: String = log.lines().map(line).collect();
+    let twice: String = once.split_inclusive('\n').flat_map(|line| [line, line]).collect();
+    assert_eq!(told_of(&once).holdings(), ["web1 tun held - inferred"]);
+    assert_eq!(told_of(&twice).holdings(), ["web1 tun held - inferred"]);
+    assert_eq!(told_of(&(once.clone() + &once)).holdings(), ["web1 tun held - inferred"]);
+}

@@ -3,7 +3,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use taptrail_record::{Device, DeviceKind, GuestId, IfName, MacAddr, Rdev};
-use taptrail_trail::{Finding, FindingKind, Holding, State};
+use taptrail_trail::{Doubt, Finding, FindingKind, Holding, State};
 use uuid::Uuid;
 
 use crate::span::{Holds, Span, holds};
@@ -38,8 +38,11 @@ pub struct Filter {
 impl Filter {
     /// Whether a holding is asked for.
     pub fn keeps_holding(&self, holding: &Holding) -> bool {
-        let had =
-            matches!(holding.state, State::Held | State::Released | State::Unknown) || self.at.is_some();
+        // QEMU may have had what a start that failed was to give it.
+        let failed = holding.possibly_held.iter().any(|possibly| possibly.why == Doubt::Failed);
+        let had = matches!(holding.state, State::Held | State::Released | State::Unknown)
+            || failed
+            || self.at.is_some();
         let Holding { host, guest, mac, device, .. } = holding;
         self.is_about(host, Some(guest), Some(*mac), Some(device), false)
             && self.is_within(Span::of(holding))

@@ -20,9 +20,12 @@ impl Guest {
         let proof = entry.proof();
         for (_, interface) in self.interfaces.iter_mut() {
             // Before a guest runs there is no hot-plug: what its start did not give it, nobody will. But the
-            // record that gave it may be missing.
+            // record that gave it may be missing, and some managers write none.
             let missed = |operation: &mut Operation| {
-                operation.phase == Phase::Opening && !operation.closes_follow() && !operation.is_lost()
+                operation.phase == Phase::Opening
+                    && self.grants_told
+                    && !operation.closes_follow()
+                    && !operation.is_lost()
             };
             for missed in interface.operations.extract_if(.., missed) {
                 missed.end(EndedBy::Close, Some(&proof), out);

@@ -70,7 +70,12 @@ impl Out {
         match (holding.state, holding.certainty) {
             (State::NeverGranted, Certainty::Doubtful) => {}
             (State::NeverGranted, _) => {
-                let text = format!("{device} was opened for {mac} and never given to QEMU");
+                let failed = holding.possibly_held.iter().any(|possibly| possibly.why == Doubt::Failed);
+                let text = if failed {
+                    format!("{device} was opened for {mac}, which failed: QEMU may have had it until then")
+                } else {
+                    format!("{device} was opened for {mac} and never given to QEMU")
+                };
                 self.of(FindingKind::OpenWithoutGrant, holding, text);
             }
             (State::Unknown, _) => {
