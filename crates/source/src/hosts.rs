@@ -61,6 +61,9 @@ impl Hosts {
             hosts.roots = roots
                 .into_iter()
                 .map(|root| {
+                    if root == Path::new(STDIN) {
+                        return (root, Arc::from(STDIN));
+                    }
                     let own = root.components().filter(|part| matches!(part, Component::Normal(_)));
                     let name: PathBuf = own.skip(shared).collect();
                     let name = Arc::from(name.display().to_string().as_str());
@@ -151,6 +154,7 @@ mod tests {
         assert_eq!(named(&["/l/r1/h1/audit.log", "/l/r2/h1/audit.log"]), ["r1/h1", "r2/h1"]);
         assert_eq!(named(&["/l/audit.log", "/l/h1/audit.log"]), ["l", "l/h1"]);
         assert_eq!(named(&["/l/audit.log", "-"]), ["l", "-"]);
+        assert_eq!(named(&["/l/h1/audit.log", "-"]), ["h1", "-"]);
     }
 
     #[test]
