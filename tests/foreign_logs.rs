@@ -425,6 +425,9 @@ fn a_host_of_which_no_input_tells_has_no_answer() {
     let told = tell(&["trail", "--node", "elsewhere", "--format=json"], &[&log]);
     assert_eq!(told.code, Some(4), "{}", told.said);
     assert!(told.said.contains("No input tells of a host 'elsewhere'"), "{}", told.said);
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    let told = tell(&["who", "52:54:00:aa:cc:01", "--at", "2026-11-23"], &[empty.path()]);
+    assert_eq!(told.code, Some(4), "{}", told.said);
 }
 
 #[test]
@@ -440,4 +443,29 @@ fn lines_that_a_relay_has_twice_are_told_once() {
     assert_eq!(told_of(&once).holdings(), ["web1 tun held - inferred"]);
     assert_eq!(told_of(&twice).holdings(), ["web1 tun held - inferred"]);
     assert_eq!(told_of(&(once.clone() + &once)).holdings(), ["web1 tun held - inferred"]);
+}
+
+#[test]
+fn what_comes_after_auditing_is_off_is_unknown() {
+    let off =
+        "type=CONFIG_CHANGE msg=audit(1795460060.000:4): op=set audit_enabled=0 old=1 auid=0 ses=1 res=1\n";
+    let log = open(1, 0) + &start(2, 1) + &booted(3, 1) + off;
+    let boot = "type=SYSTEM_BOOT msg=audit(1795461000.000:5): pid=1 uid=0 msg='res=success'\n";
+    for (log, expect) in [
+        (log.clone(), "web1 tun held - incomplete"),
+        (log.clone() + &noise(5, 900), "web1 tun held - incomplete"),
+        (log + boot, "web1 tun released reboot incomplete"),
+    ] {
+        let told = told_of(&log);
+        assert_eq!(told.holdings(), [expect], "{log}");
+        assert!(told.findings().contains(&"log-gap"), "{log}");
+    }
+}
+
+#[test]
+fn a_clock_that_was_set_back_leaves_what_is_alive_uncertain() {
+    let log = open(1, 4000) + &start(2, 4001) + &booted(3, 4001) + &stop(4, 500) + &noise(5, 600);
+    let told = told_of(&log);
+    assert_eq!(told.holdings(), ["web1 tun released stop incomplete"]);
+    assert_eq!(told.findings(), ["log-gap"]);
 }

@@ -80,8 +80,10 @@ impl Hosts {
             return Arc::clone(name);
         }
         let root = root(path);
-        let named = self.roots.iter().find(|(of, _)| *of == root);
-        named.map_or_else(|| Arc::from(UNKNOWN), |(_, name)| Arc::clone(name))
+        match self.roots.binary_search_by(|(of, _)| of.cmp(&root)) {
+            Ok(at) => Arc::clone(&self.roots[at].1),
+            Err(_) => Arc::from(UNKNOWN),
+        }
     }
 
     /// The one name that was given for all.

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use jiff::{SignedDuration, Timestamp};
 use taptrail_trail::{Content, Entry, Gap, Lost, Unreadable};
 
-use crate::found::{Clock, Found};
+use crate::found::{Clock, Found, Voice};
 use crate::losses::{Losses, Told};
 use crate::open::Stored;
 use crate::reading::Reading;
@@ -23,6 +23,8 @@ use crate::{About, SourceError};
 
 /// How far time may go back within a log that is in order.
 const DISORDER: SignedDuration = SignedDuration::from_mins(1);
+/// A later number whose time is so much earlier shows that the clock was set back.
+const CLOCK_STEP: SignedDuration = SignedDuration::from_secs(2);
 
 /// How late within its second something may have been.
 const ALMOST: SignedDuration = SignedDuration::from_millis(999);
@@ -135,7 +137,10 @@ impl Lines {
             if self.waiting.len() > MAX_WAITING || self.ended {
                 match self.waiting.pop_first() {
                     Some(((place, _), placed)) => self.release(place, placed, reading),
-                    None => return None,
+                    None => match self.unrecorded_end(reading) {
+                        Some(gap) => self.ready.push(gap),
+                        None => return None,
+                    },
                 }
                 continue;
             }
@@ -144,6 +149,24 @@ impl Lines {
                 None => self.read_on(reading),
             }
         }
+    }
+
+    /// Auditing was off as the input ended: what it would have told since is missing.
+    fn unrecorded_end(&mut self, reading: &Reading<'_>) -> Option<Placed> {
+        let (host, gap) = self.losses.rest()?;
+        let since = gap.since.unwrap_or(Timestamp::MIN);
+        let time = reading.until(self.id, &host).map_or(since, |until| until.max(since));
+        let entry = Entry {
+            host,
+            time,
+            serial: None,
+            writer: None,
+            source: Arc::clone(&self.name),
+            line: self.after,
+            copies: Vec::new(),
+            content: Content::Gap(gap),
+        };
+        Some(Placed { entry, order: time, voice: Voice::Auditd, boot: None })
     }
 
     /// Takes the next batch, or notes the end.
@@ -266,6 +289,9 @@ impl Lines {
                     && serial - newest < NEAR
                     && order < at
                 {
+                    if at.duration_since(order) > CLOCK_STEP {
+                        disordered = Some(Gap { since: Some(time), serials: None, why: Lost::Disordered });
+                    }
                     order = at;
                 }
                 if of.newest.is_none_or(|(newest, at)| serial > newest || order > at) {

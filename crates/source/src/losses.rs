@@ -62,6 +62,14 @@ impl Losses {
             },
         }
     }
+
+    /// A host whose auditing was off as the log ended, and what is missing since; each is given once.
+    pub(crate) fn rest(&mut self) -> Option<(Arc<str>, Gap)> {
+        let off = |(_, (why, _)): &(&Arc<str>, &(Lost, Timestamp))| *why == Lost::AuditingOff;
+        let host = Arc::clone(self.stopped.iter().find(off)?.0);
+        let (why, since) = self.stopped.remove(&host)?;
+        Some((host, Gap { since: Some(since), serials: None, why }))
+    }
 }
 
 /// What to tell.

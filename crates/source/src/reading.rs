@@ -65,6 +65,8 @@ pub(crate) struct Reading<'a> {
     /// The one name that is given for lines without a host's.
     own: Option<Arc<str>>,
     pub(crate) covered: Covered,
+    /// Where each input has each host's span of time.
+    spans: HashMap<(u32, Arc<str>), usize>,
     numbers: HashMap<Arc<str>, Numbers>,
     extract: bool,
     pub(crate) total: u64,
@@ -115,15 +117,26 @@ impl Reading<'_> {
         until: Timestamp,
         records: u64,
     ) {
+        let at = self.spans.get(&(id, Arc::clone(host))).copied();
         let Some(file) = self.file(id) else { return };
-        match file.hosts.iter_mut().rfind(|span| span.host == *host) {
+        match at.and_then(|at| file.hosts.get_mut(at)) {
             Some(span) => {
                 span.from = span.from.min(from);
                 span.until = span.until.max(until);
                 span.records += records;
             }
-            None => file.hosts.push(HostSpan { host: Arc::clone(host), from, until, records }),
+            None => {
+                file.hosts.push(HostSpan { host: Arc::clone(host), from, until, records });
+                let at = file.hosts.len() - 1;
+                self.spans.insert((id, Arc::clone(host)), at);
+            }
         }
+    }
+
+    /// Until when an input tells of a host.
+    pub(crate) fn until(&self, id: u32, host: &Arc<str>) -> Option<Timestamp> {
+        let at = *self.spans.get(&(id, Arc::clone(host)))?;
+        Some(self.input.files.get(id as usize)?.hosts.get(at)?.until)
     }
 
     /// An input has these serial numbers of a host.
@@ -251,6 +264,7 @@ pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut Take<'_>) -> Ou
         unnumbered: Vec::new(),
         own: options.hosts.all().cloned(),
         covered: Covered::default(),
+        spans: HashMap::new(),
         numbers: HashMap::new(),
         extract: options.extract,
         total: 0,

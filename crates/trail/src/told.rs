@@ -130,7 +130,7 @@ pub(crate) fn gap(entry: &Entry, gap: &Gap) -> Finding {
         Lost::QueueFull => "The queue of auditd or of a dispatcher was full, and dropped records",
         Lost::AuditingOff => "Auditing was switched off",
         Lost::AuditdStopped => "auditd did not run",
-        Lost::Disordered => "The log goes back in time",
+        Lost::Disordered => "The log goes back in time, as after its clock was set",
         Lost::Suspended => "auditd stopped writing, because its disk was full or failed",
     };
     let which = match gap.serials {

@@ -124,9 +124,13 @@ fn cover_time(answer: &mut Whole, asked: &Filter) -> bool {
     let lines: Vec<String> = unknown.iter().take(SHOWN).map(|coverage| not_covered(coverage)).collect();
     let more = unknown.len().saturating_sub(SHOWN);
     let unknown_on: Vec<Arc<str>> = unknown.iter().map(|coverage| Arc::clone(&coverage.host)).collect();
-    let any = !unknown_on.is_empty();
+    let is_empty = input.coverage.is_empty();
+    let any = !unknown_on.is_empty() || is_empty;
     input.asked = Some(taptrail_trail::Asked { from, until, unknown_on });
     answer.note(lines);
+    if is_empty {
+        answer.note(["No input tells of any time".to_owned()]);
+    }
     if more > 0 {
         answer.note([format!("Of {more} more hosts the time asked for is not covered")]);
     }
