@@ -469,3 +469,17 @@ fn a_clock_that_was_set_back_leaves_what_is_alive_uncertain() {
     assert_eq!(told.holdings(), ["web1 tun released stop incomplete"]);
     assert_eq!(told.findings(), ["log-gap"]);
 }
+
+#[test]
+fn a_try_before_a_gap_takes_nothing_from_the_next() {
+    let vhost = |serial, at| {
+        let path = "path=\"/dev/vhost-net\" rdev=0A:EE";
+        let text = format!("resrc=net reason=open {VM} net=52:54:00:aa:cc:01 {path}");
+        record(serial, at, "VIRT_RESOURCE", LIBVIRTD, &text)
+    };
+    let attach = start(23, 31).replace("reason=start", "reason=attach");
+    let log = booted(1, 0) + &vhost(2, 10) + &open(21, 30) + &vhost(22, 30) + &attach + &noise(24, 900);
+    let told = told_of(&log);
+    let expect = ["vhost-net unknown - incomplete", "tun held - inferred", "vhost-net held - inferred"];
+    assert_eq!(told.holdings(), expect.map(|holding| format!("web1 {holding}")));
+}

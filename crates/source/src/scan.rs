@@ -103,6 +103,10 @@ impl Scanner {
             "dropping event",
             "queue full",
             "event lost",
+            "kernel messages",
+            "messages from ",
+            "to rate-limiting",
+            "messages dropped",
             // Another boot.
             "Linux version ",
             "-- Boot ",

@@ -67,9 +67,10 @@ impl Operation {
         Self { drafts: vec![draft], ..Self::new(Phase::Refused) }
     }
 
-    /// Whether another open can belong to it.
+    /// Whether another open can belong to it. What became of an older try may be among records that are missing.
     pub(crate) fn takes(&self, device: &Device, queue: Option<u32>) -> bool {
         self.phase == Phase::Opening
+            && !self.lost
             && self.drafts.len() < MOST_DEVICES
             && !self.drafts.iter().any(|draft| draft.excludes(device, queue))
     }

@@ -17,6 +17,11 @@ pub(super) fn of_kernel(text: &[u8]) -> Option<Content> {
         let count = rest.trim_ascii_end().strip_suffix(b" callbacks suppressed")?;
         return stamp::number::<u64>(count).map(|_| gap(Lost::RateLimited));
     }
+    if let Some(count) =
+        text.strip_prefix(b"** ").and_then(|text| text.strip_suffix(b" printk messages dropped **"))
+    {
+        return stamp::number::<u64>(count).map(|_| gap(Lost::RateLimited));
+    }
     let text = text.strip_prefix(b"audit: ")?.trim_ascii_end();
     let dropped = text.starts_with(b"audit_lost=")
         || text.starts_with(b"audit_backlog=")
@@ -55,6 +60,24 @@ pub(super) fn of_daemon(text: &[u8]) -> Option<Content> {
         && !text.contains_str(b"reporting limit reached");
     let lost = text.starts_with(b"dispatch err") && text.contains_str(b"event lost");
     (full || lost).then(|| gap(Lost::QueueFull))
+}
+
+/// What journald or rsyslogd says of messages that it did not get or did not keep: of the kernel's, which may be
+/// audit's, or of any program's.
+pub(super) fn of_logger(text: &[u8]) -> Option<Content> {
+    let counted = |before: &[u8], after: &str| {
+        let rest = text.strip_prefix(before)?;
+        let count = &rest[..rest.find(after)?];
+        stamp::number::<u64>(count)
+    };
+    let lost = counted(b"Missed ", " kernel messages").is_some()
+        // Of a program that writes nothing of guests no record is lost.
+        || counted(b"Suppressed ", " messages from ").is_some()
+            && (text.contains_str(b"virt") || text.contains_str(b"audit"))
+        || counted(b"imjournal: ", " messages lost due to rate-limiting").is_some()
+        || text.starts_with(b"imuxsock") && text.contains_str(b"due to rate-limiting")
+        || text.starts_with(b"imjournal: begin to drop messages due to rate-limiting");
+    lost.then(|| gap(Lost::RateLimited))
 }
 
 fn gap(why: Lost) -> Content {
@@ -104,6 +127,24 @@ mod tests {
         ] {
             assert_eq!(of_kernel(text.as_bytes()), None, "{text}");
         }
+    }
+
+    #[test]
+    fn what_loggers_say_that_they_lost_is_a_gap() {
+        for text in [
+            "Missed 13 kernel messages",
+            "Suppressed 27 messages from libvirtd.service",
+            "imjournal: 4711 messages lost due to rate-limiting (20000 allowed within 600 seconds)",
+            "imjournal: begin to drop messages due to rate-limiting",
+            "imuxsock[pid 812]: begin to drop messages due to rate-limiting",
+            "imuxsock lost 12 messages from pid 812 due to rate-limiting",
+        ] {
+            assert_eq!(of_logger(text.as_bytes()), Some(gap(Lost::RateLimited)), "{text}");
+        }
+        for text in ["Missed many kernel messages", "Suppressed 27 messages from ssh.service"] {
+            assert_eq!(of_logger(text.as_bytes()), None, "{text}");
+        }
+        assert_eq!(of_kernel(b"** 12 printk messages dropped **"), Some(gap(Lost::RateLimited)));
     }
 
     #[test]

@@ -45,6 +45,9 @@ pub(super) fn line(when: When, rest: &[u8]) -> Result<Option<Found>, Unreadable>
         b"audit" if !written.text.starts_with(b"type=") => message(when, written.text)?,
         b"kernel" => kernel(when, unstamped(written.text))?,
         program if is_audits(program) => daemon(when, program, written.text)?,
+        b"systemd-journald" | b"rsyslogd" => losses::of_logger(written.text)
+            .map(|content| Some(Found::new(when, Voice::Journald, content)))
+            .ok_or(Unreadable::Unknown)?,
         program if libvirt::is_daemon(program) => libvirt::body(written.text)?.map(|(own, content)| Found {
             writer: written.pid,
             ..Found::new(own.unwrap_or(when), Voice::Manager, content)
