@@ -334,7 +334,9 @@ impl Lines {
             // Which of its lines came first in that time is not known.
             let gap = before(&placed, latest, Content::Gap(gap));
             let gap = Placed { entry: Entry { time: latest, ..gap.entry }, ..gap };
-            self.waiting.insert((gap.place(), line), gap);
+            // A number has its place in the order: the gap's is just before it.
+            let before = if placed.entry.serial.is_some() { (place, line - 1) } else { (gap.place(), line) };
+            self.waiting.insert(before, gap);
         }
         self.waiting.insert((place, line), placed);
     }
