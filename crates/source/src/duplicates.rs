@@ -20,9 +20,7 @@ use taptrail_trail::{Content, Entry};
 use crate::Take;
 use crate::coverage::Coverage;
 use crate::track::{Origin, Placed};
-
-/// How far apart two inputs may see one event: syslog tells whole seconds, and late.
-const APART: SignedDuration = SignedDuration::from_secs(2);
+use crate::window::APART;
 
 /// How long an event is remembered, so that others may tell it too.
 pub(crate) const KEPT: SignedDuration = SignedDuration::from_secs(5);

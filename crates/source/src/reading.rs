@@ -117,7 +117,10 @@ impl Reading<'_> {
         until: Timestamp,
         records: u64,
     ) {
-        let at = self.spans.get(&(id, Arc::clone(host))).copied();
+        let newest = self.input.files.get(id as usize).and_then(|file| file.hosts.len().checked_sub(1));
+        // Most inputs tell of one host, and need no look at the others.
+        let is_newest = |at: &usize| self.input.files[id as usize].hosts[*at].host == *host;
+        let at = newest.filter(is_newest).or_else(|| self.spans.get(&(id, Arc::clone(host))).copied());
         let Some(file) = self.file(id) else { return };
         match at.and_then(|at| file.hosts.get_mut(at)) {
             Some(span) => {

@@ -23,7 +23,7 @@ struct Waiting {
     is_rows: bool,
 }
 
-/// How long another input may take to tell the same.
+/// How far apart two inputs may see one event: syslog tells whole seconds, and late.
 pub(crate) const APART: SignedDuration = SignedDuration::from_secs(2);
 
 impl Window {
