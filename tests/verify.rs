@@ -476,6 +476,8 @@ fn what_others_may_not_see_is_said() {
     const NOBODY: u32 = 65534;
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
+    let mut others: Vec<Child> =
+        (0..9).map(|_| Command::new("/bin/sleep").arg("600").spawn().unwrap()).collect();
     let (log, trail) = exported(&world);
     write(&log, &trail);
     fs::set_permissions(world.path("."), PermissionsExt::from_mode(0o711)).unwrap();
@@ -514,6 +516,10 @@ fn what_others_may_not_see_is_said() {
     // That the processes of others could not be seen hides no difference.
     run(&[asked[0]]).fails(1, " more\n");
     run(&asked).fails(1, "");
+    for other in &mut others {
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
 }
 
 #[test]

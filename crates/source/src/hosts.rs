@@ -96,8 +96,8 @@ impl Hosts {
         self.of_path(Path::new(STDIN))
     }
 
-    /// Whether each directory is taken for a host.
-    pub(crate) fn are_directories(&self) -> bool {
+    /// Whether there are several directories, each taken for a host.
+    pub fn are_directories(&self) -> bool {
         !self.roots.is_empty()
     }
 

@@ -258,8 +258,8 @@ impl Merge {
                 }
                 return ControlFlow::Continue(!covered);
             }
-            Content::Record(_) if !origin.is_rows => {
-                if let Some(conflict) = self.conflict(entry) {
+            Content::Record(_) => {
+                if let Some(conflict) = self.conflict(origin, entry) {
                     reading.refused = Some(conflict);
                     return ControlFlow::Break(());
                 }
@@ -282,7 +282,7 @@ impl Merge {
     }
 
     /// Why a record can't be of the host that it is said to be of.
-    fn conflict(&mut self, entry: &Entry) -> Option<SourceError> {
+    fn conflict(&mut self, origin: Origin, entry: &Entry) -> Option<SourceError> {
         let serial = entry.serial?;
         let line = |source: &str, line: u64| format!("{source}:{line}");
         if let Some(anyones) = &mut self.anyones
@@ -290,6 +290,10 @@ impl Merge {
         {
             let (other, second) = (entry.host.to_string(), line(&entry.source, entry.line));
             return Some(SourceError::OneHost { one, other, first, second });
+        }
+        // A ledger's clock and order are its own.
+        if origin.is_rows {
+            return None;
         }
         let host = match &self.of {
             Some(host) if *host == entry.host => host,

@@ -2,7 +2,7 @@
 //!
 //! Lines may come in any order, so nothing is taken for missing before its place in the order is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use jiff::Timestamp;
 
@@ -15,6 +15,9 @@ const DISORDER: i64 = 2000;
 /// How many spans may be apart from each other at one time.
 const MAX_SPANS: usize = 4096;
 
+/// How many numbers of records that are in no log are remembered.
+const MAX_ELSEWHERE: usize = 4096;
+
 /// The serial numbers that one input has of one host in its current boot.
 #[derive(Debug, Default)]
 pub(crate) struct Numbers {
@@ -25,6 +28,9 @@ pub(crate) struct Numbers {
     /// What is missing of boots before, or was told early because too many spans were apart.
     earlier: Option<Missing>,
     newest: i64,
+    /// The latest records that are in no log, by number and time in milliseconds: a log need not have them, and
+    /// they show nothing of what else it lacks.
+    elsewhere: VecDeque<(u32, i64)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +75,30 @@ impl Numbers {
             let missing = self.missing_below(middle);
             self.keep(missing);
         }
+    }
+
+    /// Takes the number of a record that is in no log.
+    pub(crate) fn take_elsewhere(&mut self, serial: u32, millis: i64) {
+        if self.elsewhere.len() == MAX_ELSEWHERE {
+            self.elsewhere.pop_front();
+        }
+        self.elsewhere.push_back((serial, millis));
+    }
+
+    /// Whether all of these numbers are those of records in no log.
+    fn are_elsewhere(&self, first: u32, last: u32, since: i64, until: i64) -> bool {
+        let mut found: Vec<u32> = self
+            .elsewhere
+            .iter()
+            .filter(|(serial, millis)| {
+                (first..=last).contains(serial)
+                    && (since.saturating_sub(DISORDER)..=until.saturating_add(DISORDER)).contains(millis)
+            })
+            .map(|(serial, _)| *serial)
+            .collect();
+        found.sort_unstable();
+        found.dedup();
+        found.len() as u64 == u64::from(last - first) + 1
     }
 
     fn keep(&mut self, missing: Option<Missing>) {
@@ -129,13 +159,14 @@ impl Numbers {
             if next > serial {
                 break;
             }
+            let serials = (before.last.saturating_add(1), next.saturating_sub(1));
+            if self.are_elsewhere(serials.0, serials.1, before.until, after.since) {
+                self.spans.remove(&first);
+                continue;
+            }
             let moment = |millis| Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MIN);
             let since = moment(before.until);
-            let gap = Missing {
-                since,
-                until: moment(after.since).max(since),
-                serials: (before.last.saturating_add(1), next.saturating_sub(1)),
-            };
+            let gap = Missing { since, until: moment(after.since).max(since), serials };
             missing = Some(missing.map_or(gap, |before| before.and(gap)));
             self.spans.remove(&first);
         }
@@ -193,6 +224,20 @@ mod tests {
         two.take(&run(1, 50, 100_000));
         assert_eq!(two.missing_before(1).map(|missing| missing.serials), Some((90_101, 90_104)));
         assert_eq!(two.rest(), None);
+    }
+
+    #[test]
+    fn a_record_elsewhere_shows_nothing_but_itself() {
+        let mut none = Numbers::default();
+        [5, 90, 300].map(|serial| none.take_elsewhere(serial, i64::from(serial)));
+        assert_eq!(none.rest(), None);
+        let mut log = numbers(&[(5, 9), (12, 15), (18, 20), (23, 30)]);
+        [10, 11, 11, 17, 400].map(|serial| log.take_elsewhere(serial, i64::from(serial)));
+        // Of another boot.
+        [21, 22].map(|serial| log.take_elsewhere(serial, 900_000));
+        assert_eq!(log.missing_before(13), None);
+        assert_eq!(log.missing_before(18).map(|missing| missing.serials), Some((16, 17)));
+        assert_eq!(log.rest().map(|missing| missing.serials), Some((21, 22)));
     }
 
     #[test]

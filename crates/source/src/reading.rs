@@ -154,8 +154,8 @@ impl Reading<'_> {
     /// A record that is no log's has this serial number: no log needs to have it.
     pub(crate) fn has(&mut self, entry: &Entry) {
         if let Some(serial) = entry.serial {
-            let run = Run::of(serial, serial, entry.time.as_millisecond());
-            self.numbers.entry(Arc::clone(&entry.host)).or_default().take(&run);
+            let numbers = self.numbers.entry(Arc::clone(&entry.host)).or_default();
+            numbers.take_elsewhere(serial, entry.time.as_millisecond());
         }
     }
 

@@ -218,6 +218,33 @@ fn rows_are_merged_with_logs_and_what_the_log_lacks_is_missing() {
 }
 
 #[test]
+fn rows_alone_lack_nothing_between_their_numbers() {
+    let row = |serial: u32| {
+        let text = text(1);
+        let record = taptrail_record::parse_text(taptrail_record::RecordType::VIRT_RESOURCE, text.as_bytes());
+        Ok(Entry {
+            host: "?".into(),
+            time: Timestamp::from_second(i64::from(serial)).unwrap(),
+            serial: Some(serial),
+            writer: None,
+            source: "rows".into(),
+            line: 1,
+            content: Content::Record(record.unwrap().unwrap()),
+            copies: Vec::new(),
+        })
+    };
+    let rows =
+        Input::Rows { name: "rows".into(), bytes: 0, rows: Box::new([5, 90, 300].map(row).into_iter()) };
+    let mut entries = Vec::new();
+    let outcome = read(vec![rows], Options::default(), &mut |entry| {
+        entries.push(told(entry));
+        ControlFlow::Continue(())
+    });
+    assert_eq!(entries.iter().map(|told| told.0).collect::<Vec<_>>(), [Some(5), Some(90), Some(300)]);
+    assert!(outcome.input.coverage[0].gaps.is_empty());
+}
+
+#[test]
 fn hosts_named_by_some_inputs_only_are_noted() {
     let log = audit(1000, 10, 1);
     let told = tell(&[log.clone(), log.replace("type=", "node=h1 type=")]);

@@ -7,7 +7,7 @@ mod progress;
 
 use std::fs::File;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -42,10 +42,11 @@ pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut Take<'_>) -> Re
                 Err(error) => failed.push(error),
             }
         }
+        let paths: Vec<_> = paths.into_iter().map(Given::of).collect();
         let hosts = hosts(sources, &paths);
         let mut inputs = Vec::new();
-        for input in paths {
-            match given(input, &hosts) {
+        for given in paths {
+            match given.open(&hosts) {
                 Ok(input) => inputs.push(input),
                 Err(error) => failed.push(error),
             }
@@ -62,16 +63,17 @@ pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut Take<'_>) -> Re
     Ok(outcome)
 }
 
-/// Whose lines those are that name no host.
-fn hosts(sources: &Sources, inputs: &[Input]) -> Hosts {
-    let assumed =
-        sources.assume_host.iter().map(|(name, path)| (path.clone(), name.as_str().into())).collect();
-    let paths = inputs.iter().filter_map(|input| match input {
-        Input::File(path) => Some(path.as_path()),
-        Input::Stdin => Some(Path::new("-")),
-        Input::Rows { .. } => None,
-    });
-    Hosts::of(paths, assumed, sources.host.as_deref().map(Arc::from))
+/// Whose lines those are that name no host. A ledger in one directory and logs in another are taken for one host's;
+/// with more directories than these two, each is a host.
+fn hosts(sources: &Sources, inputs: &[Given]) -> Hosts {
+    let of = |is_meant: fn(&Given) -> bool| {
+        let assumed =
+            sources.assume_host.iter().map(|(name, path)| (path.clone(), name.as_str().into())).collect();
+        let paths = inputs.iter().filter(|given| is_meant(given)).map(Given::path);
+        Hosts::of(paths, assumed, sources.host.as_deref().map(Arc::from))
+    };
+    let (logs, ledgers) = (of(|given| !given.is_ledger()), of(Given::is_ledger));
+    if logs.are_directories() || ledgers.are_directories() { of(|_| true) } else { logs }
 }
 
 /// What this host is called in records of its own that name none.
@@ -121,15 +123,37 @@ fn own_inputs(
     Ok(inputs)
 }
 
-/// What a file is: a ledger is known by its first bytes, all else is the source's to know.
-fn given(input: Input, hosts: &Hosts) -> Result<Input, SourceError> {
-    match input {
-        Input::File(path) if is_ledger(&path) => {
-            let host = hosts.of_path(&path);
-            ledger::input(path.clone(), &host)
-                .map_err(|error| SourceError::Open { path, source: std::io::Error::other(error) })
+/// What was named to be read: a ledger is known by its first bytes, all else is the source's to know.
+enum Given {
+    Ledger(PathBuf),
+    Log(Input),
+}
+
+impl Given {
+    fn of(input: Input) -> Self {
+        match input {
+            Input::File(path) if is_ledger(&path) => Self::Ledger(path),
+            input => Self::Log(input),
         }
-        input => Ok(input),
+    }
+
+    fn is_ledger(&self) -> bool {
+        matches!(self, Self::Ledger(_))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Ledger(path) | Self::Log(Input::File(path)) => path,
+            Self::Log(Input::Stdin | Input::Rows { .. }) => Path::new("-"),
+        }
+    }
+
+    fn open(self, hosts: &Hosts) -> Result<Input, SourceError> {
+        match self {
+            Self::Ledger(path) => ledger::input(path.clone(), &hosts.of_path(&path))
+                .map_err(|error| SourceError::Open { path, source: std::io::Error::other(error) }),
+            Self::Log(input) => Ok(input),
+        }
     }
 }
 
