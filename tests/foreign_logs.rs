@@ -274,11 +274,46 @@ fn a_question_beyond_the_log_is_not_answered_with_nobody() {
             told.said
         );
     }
-    // Within it nobody is nobody.
-    let told = tell(&["who", "52:54:00:00:06:77", "--format=json", "--at", "2026-11-23 18:54:00"], &[&log]);
-    assert_eq!((told.code, told.holdings().len()), (Some(0), 0), "{}", told.said);
     let table = taptrail(&["trail", "--at", "2026-11-20"], &[&log]);
     assert_eq!(table.status.code(), Some(4));
+}
+
+#[test]
+fn nobody_is_nobody_from_a_boot_on_without_a_gap() {
+    let asked = |log: &str, at: &str| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), log).unwrap();
+        let told = tell(&["who", "52:54:00:aa:cc:77", "--format=json", "--at", at], &[file.path()]);
+        assert_eq!(told.holdings().len(), 0, "{}", told.said);
+        (told.code.unwrap(), told.json["input"]["asked"]["no_start_on"].as_array().map_or(0, Vec::len))
+    };
+    let (before, after) = ("2026-11-23T18:53:23Z", "2026-11-23T18:53:28Z");
+    let life = open(11, 5) + &start(12, 6) + &booted(13, 7) + &stop(14, 9);
+    // A guest may have run all along: nobody knows what it held.
+    for log in [noise(10, 1) + &life, noise(10, 1) + &stop(11, 9), noise(10, 1) + &noise(11, 9)] {
+        assert_eq!([asked(&log, before), asked(&log, after)], [(4, 1), (4, 1)]);
+    }
+    let boot = noise(10, 1).replace("USER_ACCT", "SYSTEM_BOOT");
+    assert_eq!(
+        [asked(&(boot.clone() + &life), before), asked(&(boot.clone() + &life), after)],
+        [(0, 0), (0, 0)]
+    );
+    // Two events are lost after it.
+    let life = open(13, 5) + &start(14, 6) + &booted(15, 7) + &stop(16, 9);
+    assert_eq!(asked(&(boot + &life), after), (4, 1));
+}
+
+#[test]
+fn what_was_held_as_the_log_ended_may_be_over_by_a_later_time() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), open(11, 5) + &start(12, 6) + &booted(13, 7) + &noise(14, 20)).unwrap();
+    for (at, count) in
+        [("2026-11-23T18:53:30Z", "1 held then, 0 possibly"), ("2026-11-24", "0 held then, 1 possibly")]
+    {
+        let told = taptrail(&["trail", "--at", at], &[file.path()]);
+        let text = String::from_utf8(told.stdout).unwrap();
+        assert!(text.contains(count), "{text}");
+    }
 }
 
 #[test]

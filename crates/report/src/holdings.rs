@@ -1,10 +1,10 @@
 //! Holdings as a table.
 
 use compact_str::format_compact;
-use taptrail_trail::{Certainty, Holding, State};
+use taptrail_trail::{Certainty, Holding, Report, State};
 
 use crate::Style;
-use crate::span::{Holds, holds};
+use crate::span::{Holds, holds_by};
 use crate::style::Clock;
 use crate::table::{Cell, Plain, bad, cell, good, number, told, warning};
 use crate::text::{NONE, shown};
@@ -27,13 +27,15 @@ const HEADER: [&str; 14] = [
 ];
 
 /// A row for each holding, or where those are wider than the style, a block of three lines.
-pub(crate) fn holdings(holdings: &[Holding], hosts: bool, clock: &Clock, style: &Style) -> String {
+pub(crate) fn holdings(report: &Report, hosts: bool, clock: &Clock, style: &Style) -> String {
+    let holdings = &report.holdings;
     let mut table = Plain::new(style, &HEADER[usize::from(!hosts)..]);
     if style.width.is_none() {
         table.expect(holdings.len());
     }
     for holding in holdings {
         let device = &holding.device;
+        let then = style.at.map(|at| holds_by(holding, at, &report.input));
         let host = hosts.then(|| cell(shown(&holding.host)));
         table.row(host.into_iter().chain([
             cell(shown(&holding.guest.name)),
@@ -46,7 +48,7 @@ pub(crate) fn holdings(holdings: &[Holding], hosts: bool, clock: &Clock, style: 
             cell(clock.maybe(holding.opened)),
             cell(clock.after(holding.opened, holding.granted)),
             cell(clock.after(holding.opened, holding.released)),
-            state(holding, style, state_word(holding, style)),
+            state(holding, then, state_word(holding, then)),
             cell(holding.ended_by.map_or(NONE, |by| by.as_str())),
             certainty(holding.certainty),
         ]));
@@ -54,14 +56,14 @@ pub(crate) fn holdings(holdings: &[Holding], hosts: bool, clock: &Clock, style: 
             break;
         }
     }
-    if table.fits(style) { table.text() } else { stacked(holdings, hosts, clock, style) }
+    if table.fits(style) { table.text() } else { stacked(report, hosts, clock, style) }
 }
 
 /// From how many holdings on it pays to look, row by row, whether the table fits still.
 const FEW: usize = 100;
 
 /// The same in four columns of three lines each, for 80 columns.
-fn stacked(holdings: &[Holding], hosts: bool, clock: &Clock, style: &Style) -> String {
+fn stacked(report: &Report, hosts: bool, clock: &Clock, style: &Style) -> String {
     let header = [
         if hosts { "GUEST\nMAC\nHOST" } else { "GUEST\nMAC" },
         "DEVICE\nPATH\nDEV RDEV QUEUES",
@@ -69,8 +71,9 @@ fn stacked(holdings: &[Holding], hosts: bool, clock: &Clock, style: &Style) -> S
         "STATE\nENDED BY\nCERTAINTY",
     ];
     let mut table = Plain::new(style, &header);
-    for holding in holdings {
+    for holding in &report.holdings {
         let device = &holding.device;
+        let then = style.at.map(|at| holds_by(holding, at, &report.input));
         let host = if hosts { shown(&holding.host) } else { "".into() };
         let parts = [
             device.dev.as_deref().map(shown),
@@ -79,7 +82,7 @@ fn stacked(holdings: &[Holding], hosts: bool, clock: &Clock, style: &Style) -> S
         ];
         let parts: Vec<_> = parts.into_iter().flatten().collect();
         let ended_by = holding.ended_by.map_or(NONE, |by| by.as_str());
-        let word = state_word(holding, style);
+        let word = state_word(holding, then);
         let end = format!("{word}\n{ended_by}\n{}", holding.certainty.as_str());
         table.block([
             cell(format_compact!("{}\n{}\n{host}", shown(&holding.guest.name), holding.mac)),
@@ -90,7 +93,7 @@ fn stacked(holdings: &[Holding], hosts: bool, clock: &Clock, style: &Style) -> S
                 clock.after(holding.opened, holding.granted),
                 clock.after(holding.opened, holding.released)
             )),
-            state(holding, style, &end),
+            state(holding, then, &end),
         ]);
     }
     table.folded(style).text()
@@ -102,15 +105,15 @@ fn queues(queues: Option<u32>) -> Cell {
 }
 
 /// What became of it; or that it was only possibly held at the time that is asked for.
-fn state_word(holding: &Holding, style: &Style) -> &'static str {
-    match style.at.map(|at| holds(holding, at)) {
+fn state_word(holding: &Holding, then: Option<Holds>) -> &'static str {
+    match then {
         Some(Holds::Possibly) => "possibly-held",
         _ => holding.state.as_str(),
     }
 }
 
-fn state(holding: &Holding, style: &Style, text: &str) -> Cell {
-    match (style.at.map(|at| holds(holding, at)), holding.state) {
+fn state(holding: &Holding, then: Option<Holds>, text: &str) -> Cell {
+    match (then, holding.state) {
         (Some(Holds::Possibly), _) => warning(text),
         (_, State::Held) => good(text),
         (_, State::OpenFailed | State::NeverGranted | State::Unknown) => warning(text),

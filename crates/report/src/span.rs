@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use taptrail_record::MacAddr;
-use taptrail_trail::{Finding, Holding, PossiblyHeld, State};
+use taptrail_trail::{Finding, Holding, Input, PossiblyHeld, State};
 use uuid::Uuid;
 
 /// A stretch of time; an end that is not told is as far away as can be.
@@ -54,6 +54,18 @@ pub(crate) fn holds(holding: &Holding, at: Span) -> Holds {
         at.touches(from.unwrap_or(Timestamp::MIN), until.unwrap_or(Timestamp::MAX))
     };
     if holding.possibly_held.iter().any(possibly) { Holds::Possibly } else { Holds::No }
+}
+
+/// The same, as far as the log goes: what was held as it ended may be over by a later time.
+pub(crate) fn holds_by(holding: &Holding, at: Span, input: &Input) -> Holds {
+    let covered = input.coverage.binary_search_by(|of| of.host.cmp(&holding.host)).ok();
+    let last = covered.and_then(|of| input.coverage[of].spans.last());
+    match holds(holding, at) {
+        Holds::Yes if holding.state == State::Held && last.is_some_and(|last| last.until < at.from) => {
+            Holds::Possibly
+        }
+        holds => holds,
+    }
 }
 
 /// When it was over at the latest: the last that is told of it shows that, where nothing tells the end.

@@ -5,7 +5,7 @@ use taptrail_trail::{Holding, Report, State};
 use crate::Style;
 use crate::findings::findings;
 use crate::holdings::holdings;
-use crate::span::{Holds, holds};
+use crate::span::{Holds, holds_by};
 use crate::style::Clock;
 
 /// A trail: its holdings, its findings below them, and a line that sums up.
@@ -17,7 +17,7 @@ pub fn trail_table(report: &Report, style: &Style) -> String {
     let mut text = if report.holdings.is_empty() {
         "No holdings\n".to_owned()
     } else {
-        holdings(&report.holdings, hosts, &clock, style)
+        holdings(report, hosts, &clock, style)
     };
     if !report.findings.is_empty() {
         text.push_str("\nFindings\n");
@@ -29,8 +29,8 @@ pub fn trail_table(report: &Report, style: &Style) -> String {
     let _ = match style.at {
         None => write!(text, "\n{all}, {} held; ", number(&|of| of.state == State::Held)),
         Some(at) => {
-            let (held, possibly) =
-                (number(&|of| holds(of, at) == Holds::Yes), number(&|of| holds(of, at) == Holds::Possibly));
+            let then = |what: Holds| number(&|of| holds_by(of, at, &report.input) == what);
+            let (held, possibly) = (then(Holds::Yes), then(Holds::Possibly));
             write!(text, "\n{all}, {held} held then, {possibly} possibly; ")
         }
     };

@@ -1,6 +1,6 @@
 //! Which times of which host the inputs cover, and what is missing within.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -10,6 +10,9 @@ use taptrail_trail::{Coverage, InputFile, Span};
 #[derive(Debug, Default)]
 pub(crate) struct Covered {
     gaps: HashMap<Arc<str>, Vec<Span>>,
+    starts: HashMap<Arc<str>, VecDeque<Timestamp>>,
+    /// Where the earliest ledger of each host begins.
+    ledgers: HashMap<Arc<str>, Timestamp>,
     logs: HashMap<u32, Log>,
     /// The inputs that are an audit log's own lines, which have all of the kernel's numbers.
     numbered: HashSet<u32>,
@@ -52,6 +55,21 @@ impl Covered {
         }
     }
 
+    /// A ledger of a host begins.
+    pub(crate) fn ledger(&mut self, host: &Arc<str>, time: Timestamp) {
+        let begins = self.ledgers.entry(Arc::clone(host)).or_insert(time);
+        *begins = time.min(*begins);
+    }
+
+    /// Nothing is held of a host at this time that is not told: it boots, or is watched from then on.
+    pub(crate) fn start(&mut self, host: &Arc<str>, time: Timestamp) {
+        let starts = self.starts.entry(Arc::clone(host)).or_default();
+        if starts.len() == Coverage::MAX_STARTS {
+            starts.pop_front();
+        }
+        starts.push_back(time);
+    }
+
     /// Whether another input is an audit log that tells of a host from `since` to `until`: what it lacks shows in
     /// its numbers.
     pub(crate) fn is_covered_elsewhere(
@@ -74,7 +92,11 @@ impl Covered {
     pub(crate) fn of(&self, files: &[InputFile]) -> Vec<Coverage> {
         let mut hosts: Vec<Coverage> = Vec::new();
         let mut spans: HashMap<Arc<str>, Vec<(Span, Option<&Log>)>> = HashMap::new();
+        let mut logged: HashSet<Arc<str>> = HashSet::new();
         for (id, file) in (0..).zip(files) {
+            if self.logs.contains_key(&id) {
+                logged.extend(file.hosts.iter().map(|span| Arc::clone(&span.host)));
+            }
             for host in &file.hosts {
                 let span = Span { from: host.from, until: host.until };
                 spans.entry(Arc::clone(&host.host)).or_default().push((span, self.logs.get(&id)));
@@ -93,8 +115,13 @@ impl Covered {
                 }
             }
             let gaps = self.gaps.get(&host).cloned().unwrap_or_default();
+            let mut starts: Vec<_> = self.starts.get(&host).into_iter().flatten().copied().collect();
+            if !logged.contains(&host) {
+                starts.extend(self.ledgers.get(&host));
+            }
+            starts.sort_unstable();
             let spans = joined.into_iter().map(|(span, _)| span).collect();
-            hosts.push(Coverage { host, spans, gaps });
+            hosts.push(Coverage { host, spans, gaps, starts });
         }
         hosts.sort_by(|a, b| a.host.cmp(&b.host));
         hosts
@@ -156,10 +183,21 @@ mod tests {
 
     #[test]
     fn a_question_is_covered_where_no_gap_is_touched() {
-        let coverage = Coverage { host: "h".into(), spans: vec![span(10, 20)], gaps: vec![span(12, 14)] };
+        let (spans, gaps, starts) = (vec![span(10, 20)], vec![span(12, 14)], vec![at(15)]);
+        let coverage = Coverage { host: "h".into(), spans, gaps, starts };
         let covers = |from, until| coverage.covers(at(from), at(until));
         assert!(covers(10, 12) && covers(14, 20) && covers(15, 15) && covers(20, 20));
         assert!(!covers(9, 9) && !covers(12, 13) && !covers(11, 13) && !covers(19, 22) && !covers(13, 13));
+    }
+
+    #[test]
+    fn what_began_before_the_first_start_or_in_a_gap_is_not_known() {
+        let (spans, gaps) = (vec![span(10, 20), span(30, 40)], vec![span(14, 14)]);
+        let coverage = Coverage { host: "h".into(), spans, gaps, starts: vec![at(12), at(16)] };
+        let known: Vec<i64> = (0..50).filter(|second| coverage.knows_all(at(*second), at(*second))).collect();
+        assert_eq!(known, [12, 13, 16, 17, 18, 19, 20]);
+        assert!(coverage.knows_all(at(16), at(20)) && !coverage.knows_all(at(13), at(15)));
+        assert!(!Coverage { starts: Vec::new(), ..coverage }.knows_all(at(17), at(17)));
     }
 
     #[test]

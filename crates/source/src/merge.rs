@@ -248,6 +248,7 @@ impl Merge {
                 if let Some(sequence) = self.sequences.get_mut(&entry.host) {
                     sequence.restart();
                 }
+                reading.covered.start(&entry.host, entry.time);
             }
             Content::Gap(gap) => {
                 let since = gap.since.unwrap_or(entry.time);

@@ -25,6 +25,7 @@ pub(crate) struct Run {
 
 impl Run {
     /// Numbers of a host that is not named.
+    #[cfg(test)]
     pub(crate) fn of(first: u32, last: u32, since: i64) -> Self {
         Self { node: Box::default(), first, last, since, until: since, line: 0, entered: false }
     }

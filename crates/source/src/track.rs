@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use taptrail_trail::{Entry, Unreadable};
+use taptrail_trail::{Content, Entry, Unreadable};
 
 use crate::Rows;
+use crate::covered::Covered;
 use crate::found::Voice;
 use crate::lines::Lines;
 use crate::reading::Reading;
@@ -67,7 +68,28 @@ pub(crate) struct Track {
 
 enum From {
     Lines(Box<Lines>),
-    Rows { rows: Rows, told: u64 },
+    Rows { rows: Rows, told: u64, begun: Begun },
+}
+
+/// Since when a ledger tells all that is held.
+#[derive(Debug, Default)]
+struct Begun {
+    written: bool,
+    watched: bool,
+}
+
+impl Begun {
+    fn note(&mut self, entry: &Entry, covered: &mut Covered) {
+        // Whoever runs guests begins with none. Beside a log of others' guests that tells little.
+        if !std::mem::replace(&mut self.written, true) {
+            covered.ledger(&entry.host, entry.time);
+        }
+        // Whoever watches looks at all that is held first.
+        let watched = matches!(&entry.content, Content::Record(record) if record.event.is_watched());
+        if watched && !std::mem::replace(&mut self.watched, true) {
+            covered.start(&entry.host, entry.time);
+        }
+    }
 }
 
 impl Track {
@@ -77,7 +99,7 @@ impl Track {
 
     pub(crate) fn rows(id: u32, name: Arc<str>, rows: Rows) -> Self {
         let origin = Origin { id, is_rows: true, rotation: 0 };
-        Self { origin, name, head: None, from: From::Rows { rows, told: 0 } }
+        Self { origin, name, head: None, from: From::Rows { rows, told: 0, begun: Begun::default() } }
     }
 
     /// Where its next entry belongs, if it has one.
@@ -89,12 +111,13 @@ impl Track {
     pub(crate) fn read(&mut self, reading: &mut Reading<'_>) -> Option<Placed> {
         match &mut self.from {
             From::Lines(lines) => lines.next(reading),
-            From::Rows { rows, told } => loop {
+            From::Rows { rows, told, begun } => loop {
                 let row = rows.next()?;
                 *told += 1;
                 reading.count_lines(self.origin.id, 1);
                 match row {
                     Ok(entry) => {
+                        begun.note(&entry, &mut reading.covered);
                         reading.cover(self.origin.id, &entry.host, entry.time, entry.time, 1);
                         reading.has(&entry);
                         break Some(Placed { order: entry.time, entry, voice: Voice::Auditd, boot: None });

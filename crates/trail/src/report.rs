@@ -51,6 +51,10 @@ pub struct Asked {
     pub until: Option<Timestamp>,
     /// The hosts of which the inputs do not cover all of it: what was held there then is not known.
     pub unknown_on: Vec<Arc<str>>,
+    /// Where no holding is told of a time that is covered: the hosts of which it is not known either, because
+    /// guests may have run since before their records begin, or since a gap.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub no_start_on: Vec<Arc<str>>,
 }
 
 /// One input, as far as it was read.
@@ -93,20 +97,44 @@ pub struct Coverage {
     /// Stretches within them of which records may be missing, the earliest first;
     /// [`MAX_GAPS`](Self::MAX_GAPS) at most.
     pub gaps: Vec<Span>,
+    /// Times at which nothing was held that is not told, the earliest first: boots of the host, and where a watcher
+    /// or, without any log, a ledger begins; the last [`MAX_STARTS`](Self::MAX_STARTS) at most. A guest that started
+    /// before the first may have been running all along.
+    #[serde(serialize_with = "crate::time::each")]
+    pub starts: Vec<Timestamp>,
 }
 
 impl Coverage {
     /// How many gaps are kept.
     pub const MAX_GAPS: usize = 1000;
 
+    /// How many starts are kept.
+    pub const MAX_STARTS: usize = 1000;
+
+    /// Whether all that was held at some time from `from` to before `until` is told: without a gap since one of
+    /// the [`starts`](Self::starts).
+    pub fn knows_all(&self, from: Timestamp, until: Timestamp) -> bool {
+        let before = self.starts.partition_point(|start| *start <= from);
+        before.checked_sub(1).is_some_and(|last| self.has(self.starts[last], last_of(from, until)))
+    }
+
     /// Whether all times from `from` to before `until` are covered, without a gap; of one moment where both are
     /// the same.
     pub fn covers(&self, from: Timestamp, until: Timestamp) -> bool {
-        let last = if until > from { until - jiff::SignedDuration::from_nanos(1) } else { from };
-        let within = |span: &Span| span.from <= from && last <= span.until;
-        let touches = |gap: &Span| gap.from <= last && from < gap.until.max(gap.from);
+        self.has(from, last_of(from, until))
+    }
+
+    /// Whether all times from the first to the last are covered, without a gap.
+    fn has(&self, first: Timestamp, last: Timestamp) -> bool {
+        let within = |span: &Span| span.from <= first && last <= span.until;
+        let touches = |gap: &Span| gap.from <= last && first < gap.until.max(gap.from);
         self.spans.iter().any(within) && !self.gaps.iter().any(touches)
     }
+}
+
+/// The last moment from `from` to before `until`; `from` where both are the same.
+fn last_of(from: Timestamp, until: Timestamp) -> Timestamp {
+    if until > from { until - jiff::SignedDuration::from_nanos(1) } else { from }
 }
 
 /// A stretch of time.

@@ -26,3 +26,7 @@ pub(crate) mod maybe {
         }
     }
 }
+
+pub(crate) fn each<S: Serializer>(times: &[Timestamp], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(times.iter().map(|time| format!("{time:.3}")))
+}

@@ -37,6 +37,11 @@ impl Explainer {
         Self { filter, ..Self::default() }
     }
 
+    /// Whether no holding that is asked for was told.
+    pub fn is_empty(&self) -> bool {
+        self.kept.holdings.is_empty()
+    }
+
     /// All that was asked for, by interface.
     pub fn finish(mut self, input: Input) -> Explanation {
         for finding in std::mem::take(&mut self.beside) {
