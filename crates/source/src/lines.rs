@@ -16,7 +16,9 @@ use crate::losses::{Losses, Told};
 use crate::open::Stored;
 use crate::reading::Reading;
 use crate::repeats::Repeats;
+use crate::runs::Run;
 use crate::scan::Batch;
+use crate::sequence::At;
 use crate::stream::Stream;
 use crate::track::{Place, Placed, Ready};
 use crate::{About, SourceError};
@@ -70,9 +72,14 @@ pub(crate) struct Lines {
     /// The place of the last entry that was told.
     told: Option<Place>,
     hosts: HashMap<Arc<str>, OfHost>,
+    /// Those that are not compared yet with those before them.
+    runs: Waiting,
     repeats: Repeats,
     losses: Losses,
 }
+
+/// Serial numbers of hosts, by their time and line.
+type Waiting = BTreeMap<(i64, u64), (Arc<str>, Run, At)>;
 
 /// What the input has of one host.
 #[derive(Debug, Default)]
@@ -124,6 +131,7 @@ impl Lines {
             latest: None,
             told: None,
             hosts: HashMap::new(),
+            runs: BTreeMap::new(),
             losses: Losses::default(),
             repeats: Repeats::default(),
         }
@@ -137,6 +145,7 @@ impl Lines {
             if self.waiting.len() > MAX_WAITING || self.ended {
                 match self.waiting.pop_first() {
                     Some(((place, _), placed)) => self.release(place, placed, reading),
+                    None if !self.runs.is_empty() => self.compare_runs(i64::MAX, 0, reading),
                     None => match self.unrecorded_end(reading) {
                         Some(gap) => self.ready.push(gap),
                         None => return None,
@@ -243,9 +252,16 @@ impl Lines {
             let moment = |millis| Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MIN);
             reading.cover(self.id, &host, moment(run.since), moment(run.until), 0);
             reading.numbers(self.id, &host, run);
+            let at = self.at(self.before + run.line + 1);
+            self.runs.insert((run.since, at.line), (host, run.clone(), at));
         }
+        self.compare_runs(i64::MIN, MAX_WAITING, reading);
         self.found |= !batch.found.is_empty();
         self.batch = batch.found.into_iter();
+    }
+
+    fn at(&self, line: u64) -> At {
+        At { input: self.id, source: Arc::clone(&self.name), line }
     }
 
     fn place(&mut self, line: u64, found: Found, reading: &mut Reading<'_>) {
@@ -275,6 +291,11 @@ impl Lines {
             reading.cover(self.id, &host, time, time, u64::from(is_record));
         }
         self.has_records |= is_record;
+        // Of an audit log's own lines all numbers were taken.
+        if let Some(serial) = found.serial.filter(|_| is_record && !reading.covered.is_numbered(self.id)) {
+            let run = Run::of(serial, serial, time.as_millisecond());
+            self.runs.insert((run.since, line), (Arc::clone(&host), run, self.at(line)));
+        }
         // syslog knows who sent a record, and neither its number nor the part of its second.
         let heard = found.serial.is_none() && found.writer.is_some();
         let whole = heard && time.subsec_nanosecond() == 0;
@@ -351,9 +372,22 @@ impl Lines {
         self.batch = Vec::new().into_iter();
     }
 
+    /// Compares the serial numbers that came up to a moment, in milliseconds, with those before them.
+    fn compare_runs(&mut self, until: i64, most: usize, reading: &mut Reading<'_>) {
+        let is_due = |runs: &Waiting| {
+            runs.len() > most || runs.first_key_value().is_some_and(|((since, _), _)| *since <= until)
+        };
+        while is_due(&self.runs)
+            && let Some((_, (host, run, at))) = self.runs.pop_first()
+        {
+            reading.sequence(&host, &run, at);
+        }
+    }
+
     /// Tells an entry, and before it what its log says that it lost.
     fn release(&mut self, place: Place, placed: Placed, reading: &mut Reading<'_>) {
         self.told = Some(place);
+        self.compare_runs(place.time.as_millisecond(), usize::MAX, reading);
         if self.repeats.is_copy(&placed, self.waiting.values()) {
             reading.input.duplicates += 1;
             return;

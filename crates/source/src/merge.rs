@@ -17,7 +17,6 @@ use crate::lines::{Begun, Lines};
 use crate::numbers::Missing;
 use crate::open::Opened;
 use crate::reading::Reading;
-use crate::sequence::{At, Sequence};
 use crate::track::{Origin, Place, Placed, Track};
 use crate::window::Window;
 use crate::{Input, SourceError, Take, shape};
@@ -121,9 +120,6 @@ pub(crate) struct Merge {
     /// Of a single input the last event.
     last: Option<Last>,
     boots: HashMap<Arc<str>, Boot>,
-    sequences: HashMap<Arc<str>, Sequence>,
-    /// The host of the last record: most come from the same.
-    of: Option<Arc<str>>,
     /// Where each directory is taken for a host: the records of the last moments, of whichever host.
     anyones: Option<Anyones>,
 }
@@ -168,8 +164,6 @@ impl Merge {
             threads: threads.get(),
             last: None,
             boots: HashMap::new(),
-            sequences: HashMap::new(),
-            of: None,
             anyones: hosts.are_directories().then(Anyones::default),
         }
     }
@@ -223,6 +217,9 @@ impl Merge {
             }
             let failed = reading.failed.len();
             head = self.active[at].read(reading);
+            if reading.refused.is_some() {
+                return ControlFlow::Break(());
+            }
             if reading.failed.len() > failed {
                 self.duplicates.coverage.lost(self.active[at].origin.rotation);
             }
@@ -245,9 +242,6 @@ impl Merge {
                 if !self.is_new_boot(placed) {
                     return ControlFlow::Continue(false);
                 }
-                if let Some(sequence) = self.sequences.get_mut(&entry.host) {
-                    sequence.restart();
-                }
                 reading.covered.start(&entry.host, entry.time);
             }
             Content::Gap(gap) => {
@@ -260,7 +254,7 @@ impl Merge {
                 return ControlFlow::Continue(!covered);
             }
             Content::Record(_) => {
-                if let Some(conflict) = self.conflict(origin, entry) {
+                if let Some(conflict) = self.conflict(entry) {
                     reading.refused = Some(conflict);
                     return ControlFlow::Break(());
                 }
@@ -282,35 +276,12 @@ impl Merge {
         !known
     }
 
-    /// Why a record can't be of the host that it is said to be of.
-    fn conflict(&mut self, origin: Origin, entry: &Entry) -> Option<SourceError> {
+    /// Why a record can't be of the host that it is said to be of: that of its directory.
+    fn conflict(&mut self, entry: &Entry) -> Option<SourceError> {
         let serial = entry.serial?;
-        let line = |source: &str, line: u64| format!("{source}:{line}");
-        if let Some(anyones) = &mut self.anyones
-            && let Some((one, first)) = anyones.other(entry, serial)
-        {
-            let (other, second) = (entry.host.to_string(), line(&entry.source, entry.line));
-            return Some(SourceError::OneHost { one, other, first, second });
-        }
-        // A ledger's clock and order are its own.
-        if origin.is_rows {
-            return None;
-        }
-        let host = match &self.of {
-            Some(host) if *host == entry.host => host,
-            _ => self.of.insert(Arc::clone(&entry.host)),
-        };
-        let sequence = match self.sequences.get_mut(host) {
-            Some(sequence) => sequence,
-            None => self.sequences.entry(Arc::clone(host)).or_default(),
-        };
-        let at = At { serial, time: entry.time, source: Arc::clone(&entry.source), line: entry.line };
-        let earlier = sequence.take(at)?;
-        Some(SourceError::TwoHosts {
-            host: entry.host.to_string(),
-            first: line(&earlier.source, earlier.line),
-            second: line(&entry.source, entry.line),
-        })
+        let (one, first) = self.anyones.as_mut()?.other(entry, serial)?;
+        let (other, second) = (entry.host.to_string(), format!("{}:{}", entry.source, entry.line));
+        Some(SourceError::OneHost { one, other, first, second })
     }
 
     /// Tells an entry, unless another has told the same.

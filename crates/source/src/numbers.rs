@@ -12,6 +12,12 @@ use crate::runs::Run;
 /// boot are less out of order.
 const DISORDER: i64 = 2000;
 
+/// The number of the first event that a whole log has of a boot is not above this.
+const EARLY: u32 = 64;
+
+/// A boot that told fewer events than this looks, with the next one, like two hosts.
+const SHORT: u32 = 1024;
+
 /// How many spans may be apart from each other at one time.
 const MAX_SPANS: usize = 4096;
 
@@ -66,6 +72,7 @@ impl Numbers {
         if highest.is_some_and(|highest| first <= highest) && is_later {
             let missing = self.missing_below(u32::MAX);
             self.keep(missing);
+            self.keep(self.missing_beginning(highest, run));
             (self.spans, self.told) = (BTreeMap::new(), None);
         }
         self.newest = self.newest.max(until);
@@ -75,6 +82,14 @@ impl Numbers {
             let missing = self.missing_below(middle);
             self.keep(missing);
         }
+    }
+
+    /// What is missing where numbers fall, and not as after a boot.
+    fn missing_beginning(&self, highest: Option<u32>, run: &Run) -> Option<Missing> {
+        let moment = |millis| Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MIN);
+        let (since, until) = (moment(self.newest), moment(run.since));
+        let is_boot = run.first <= EARLY && highest.is_some_and(|highest| SHORT < highest);
+        (!is_boot && run.first > 1).then(|| Missing { since, until, serials: (1, run.first - 1) })
     }
 
     /// Takes the number of a record that is in no log.
@@ -229,12 +244,12 @@ mod tests {
     #[test]
     fn a_record_elsewhere_shows_nothing_but_itself() {
         let mut none = Numbers::default();
-        [5, 90, 300].map(|serial| none.take_elsewhere(serial, i64::from(serial)));
+        [5, 90, 300].iter().for_each(|&serial| none.take_elsewhere(serial, i64::from(serial)));
         assert_eq!(none.rest(), None);
         let mut log = numbers(&[(5, 9), (12, 15), (18, 20), (23, 30)]);
-        [10, 11, 11, 17, 400].map(|serial| log.take_elsewhere(serial, i64::from(serial)));
+        [10, 11, 11, 17, 400].iter().for_each(|&serial| log.take_elsewhere(serial, i64::from(serial)));
         // Of another boot.
-        [21, 22].map(|serial| log.take_elsewhere(serial, 900_000));
+        [21, 22].iter().for_each(|&serial| log.take_elsewhere(serial, 900_000));
         assert_eq!(log.missing_before(13), None);
         assert_eq!(log.missing_before(18).map(|missing| missing.serials), Some((16, 17)));
         assert_eq!(log.rest().map(|missing| missing.serials), Some((21, 22)));

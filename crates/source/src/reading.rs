@@ -16,6 +16,7 @@ use crate::hosts::{Hosts, UNKNOWN};
 use crate::merge::Merge;
 use crate::numbers::{Missing, Numbers};
 use crate::runs::Run;
+use crate::sequence::{At, Sequence};
 use crate::window::APART;
 use crate::{About, Input, Note, Outcome, SourceError};
 
@@ -68,6 +69,7 @@ pub(crate) struct Reading<'a> {
     /// Where each input has each host's span of time.
     spans: HashMap<(u32, Arc<str>), usize>,
     numbers: HashMap<Arc<str>, Numbers>,
+    sequences: HashMap<Arc<str>, Sequence>,
     extract: bool,
     pub(crate) total: u64,
     progress: Box<dyn FnMut(u64, u64) + 'a>,
@@ -148,6 +150,21 @@ impl Reading<'_> {
         match self.numbers.get_mut(host) {
             Some(numbers) => numbers.take(run),
             None => self.numbers.entry(Arc::clone(host)).or_default().take(run),
+        }
+    }
+
+    /// The next numbers of a host that an input has; with them it may show that they are of two hosts.
+    pub(crate) fn sequence(&mut self, host: &Arc<str>, run: &Run, at: At) {
+        let (source, line) = (Arc::clone(&at.source), at.line);
+        let sequence = match self.sequences.get_mut(host) {
+            Some(sequence) => sequence,
+            None => self.sequences.entry(Arc::clone(host)).or_default(),
+        };
+        if let Some(earlier) = sequence.take(run, at)
+            && self.refused.is_none()
+        {
+            let (host, first) = (host.to_string(), format!("{}:{}", earlier.source, earlier.line));
+            self.refused = Some(SourceError::TwoHosts { host, first, second: format!("{source}:{line}") });
         }
     }
 
@@ -269,6 +286,7 @@ pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut Take<'_>) -> Ou
         covered: Covered::default(),
         spans: HashMap::new(),
         numbers: HashMap::new(),
+        sequences: HashMap::new(),
         extract: options.extract,
         total: 0,
         progress: options.progress,

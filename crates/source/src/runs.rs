@@ -20,12 +20,11 @@ pub(crate) struct Run {
     /// The line of its first event in its piece, from 0.
     pub(crate) line: u64,
     /// Whether `since` is that of a system call.
-    entered: bool,
+    pub(crate) entered: bool,
 }
 
 impl Run {
     /// Numbers of a host that is not named.
-    #[cfg(test)]
     pub(crate) fn of(first: u32, last: u32, since: i64) -> Self {
         Self { node: Box::default(), first, last, since, until: since, line: 0, entered: false }
     }

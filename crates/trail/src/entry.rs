@@ -96,6 +96,9 @@ pub enum Lost {
     Suspended,
     /// The log goes back in time: its lines are not in order, or the clock was set.
     Disordered,
+    /// Its serial numbers fall, and not to those of a boot: the host started anew and the beginning is missing, or
+    /// these are another host's.
+    Fell,
 }
 
 impl Entry {

@@ -16,10 +16,10 @@ use crate::kernel_opens::{self, KernelOpens, Recent, Seen, Waiting};
 use crate::lives::{Daemons, Lives};
 use crate::macs::Macs;
 use crate::out::{Out, Whose, named};
-use crate::serials::Serials;
+use crate::serials::{Before, Serials};
 use crate::told::{self, recorded, tell};
 use crate::unnumbered::Unnumbered;
-use crate::{Content, EndedBy, Entry, Finding, FindingKind, Holding, Proof};
+use crate::{Content, EndedBy, Entry, Finding, FindingKind, Gap, Holding, Lost, Proof};
 
 /// What is alive on one host.
 #[derive(Debug)]
@@ -73,8 +73,10 @@ impl Host {
             self.last = Some(entry.time);
             return;
         }
-        if entry.serial.is_some_and(|serial| self.serials.restarted(serial, entry.time)) {
-            self.rebooted(&entry.proof(), out);
+        match entry.serial.map(|serial| self.serials.take(serial, entry.time)) {
+            Some(Before::Boot) => self.rebooted(&entry.proof(), out),
+            Some(Before::Unknown) => self.fell(entry, out),
+            Some(Before::Same) | None => {}
         }
         self.open_overdue(entry.time, out);
         let last = self.last.replace(entry.time);
@@ -100,6 +102,17 @@ impl Host {
         }
         self.opens.lose(until);
         self.lost = Some((since, until));
+    }
+
+    /// The serial numbers fell, and not to those of a boot.
+    fn fell(&mut self, entry: &Entry, out: &mut Out) {
+        let since = self.last.unwrap_or(entry.time);
+        // The log's own numbers may have told.
+        if self.lost.is_none_or(|(_, until)| until < since) {
+            let gap = Gap { since: Some(since), serials: None, why: Lost::Fell };
+            out.findings.push(told::gap(entry, &gap));
+        }
+        self.lose(since, entry.time);
     }
 
     fn claim(&mut self, entry: &Claim<'_>, out: &mut Out) {

@@ -10,19 +10,40 @@ pub(crate) struct Serials {
 /// takes longer.
 const DISORDER: SignedDuration = SignedDuration::from_secs(5);
 
+/// The number of the first event that a whole log has of a boot is not above this.
+const EARLY: u32 = 64;
+
+/// A boot that told fewer events than this looks, with the next one, like two hosts.
+const SHORT: u32 = 1024;
+
+/// What a serial number tells of the time before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// The host may have run all along.
+    Same,
+    /// It started anew.
+    Boot,
+    /// It started anew and much of that is missing, or another host tells this.
+    Unknown,
+}
+
 impl Serials {
-    /// Takes the next entry's serial; whether the host must have started anew before it.
-    pub(crate) fn restarted(&mut self, serial: u32, time: Timestamp) -> bool {
+    /// Takes the next entry's serial.
+    pub(crate) fn take(&mut self, serial: u32, time: Timestamp) -> Before {
         let Some((newest, at)) = self.newest else {
             self.newest = Some((serial, time));
-            return false;
+            return Before::Same;
         };
         let wrapped = newest > u32::MAX / 4 * 3 && serial < u32::MAX / 4;
         let later = time.duration_since(at) > DISORDER;
         if serial >= newest || wrapped || later {
             self.newest = Some((serial, time));
         }
-        serial < newest && !wrapped && later
+        match serial < newest && !wrapped && later {
+            false => Before::Same,
+            true if serial <= EARLY && SHORT < newest => Before::Boot,
+            true => Before::Unknown,
+        }
     }
 
     /// The host is told to have started anew.
@@ -35,24 +56,27 @@ impl Serials {
 mod tests {
     use super::*;
 
-    fn restarts(entries: &[(u32, i64)]) -> Vec<bool> {
+    fn restarts(entries: &[(u32, i64)]) -> Vec<Before> {
         let mut serials = Serials::default();
         let at = |seconds| Timestamp::from_second(seconds).unwrap();
-        entries.iter().map(|&(serial, seconds)| serials.restarted(serial, at(seconds))).collect()
+        entries.iter().map(|&(serial, seconds)| serials.take(serial, at(seconds))).collect()
     }
 
     #[test]
     fn a_serial_that_falls_while_time_passes_is_a_boot() {
-        assert_eq!(restarts(&[(900, 0), (901, 1), (5, 60), (6, 61)]), [false, false, true, false]);
+        let same = Before::Same;
+        assert_eq!(restarts(&[(9000, 0), (9001, 1), (5, 60), (6, 61)]), [same, same, Before::Boot, same]);
+        assert_eq!(restarts(&[(60, 0), (50, 60)]), [same, Before::Unknown]);
+        assert_eq!(restarts(&[(9000, 0), (700, 60), (701, 61)]), [same, Before::Unknown, same]);
     }
 
     #[test]
     fn a_little_disorder_is_none() {
-        assert_eq!(restarts(&[(900, 10), (899, 12), (898, 9), (901, 12), (900, 17)]), [false; 5]);
+        assert_eq!(restarts(&[(900, 10), (899, 12), (898, 9), (901, 12), (900, 17)]), [Before::Same; 5]);
     }
 
     #[test]
     fn a_serial_that_wraps_is_none() {
-        assert_eq!(restarts(&[(u32::MAX - 1, 0), (3, 60), (u32::MAX, 61), (4, 62)]), [false; 4]);
+        assert_eq!(restarts(&[(u32::MAX - 1, 0), (3, 60), (u32::MAX, 61), (4, 62)]), [Before::Same; 4]);
     }
 }

@@ -7,8 +7,8 @@ use taptrail_trail::Content;
 
 #[test]
 fn a_serial_that_restarts_is_a_reboot() {
-    let scene = Scene::new().boots(1, &tun(), 40).boots(2, &tun(), 41).after(60).serial(7);
-    let report = scene.boots(1, &tun(), 40).told();
+    let scene = Scene::new().serial(9000).boots(1, &tun(), 40).boots(2, &tun(), 41).after(60);
+    let report = scene.serial(7).boots(1, &tun(), 40).told();
     assert_eq!(
         lines(&report),
         [
@@ -19,6 +19,17 @@ fn a_serial_that_restarts_is_a_reboot() {
     );
     assert_eq!(findings(&report), ["release-by-reboot", "release-by-reboot"]);
     assert_eq!(report.findings[0].proof.last().unwrap().serial, Some(7));
+}
+
+#[test]
+fn serials_that_fall_and_not_to_those_of_a_boot_leave_all_unknown() {
+    let scene = Scene::new().serial(9000).boots(1, &tun(), 40).boots(2, &tun(), 41).after(60);
+    let report = scene.serial(700).boots(3, &tun(), 42).told();
+    assert_eq!(
+        lines(&report),
+        ["g1 tun x? held - incomplete -", "g2 tun x? held - incomplete -", "g3 tun x? held - inferred -"]
+    );
+    assert_eq!(findings(&report), ["log-gap"]);
 }
 
 #[test]
