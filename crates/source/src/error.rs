@@ -77,6 +77,19 @@ pub enum SourceError {
         /// The same record in the second.
         second: String,
     },
+    /// An input's lines name no host, and those of other inputs in its directory name several.
+    #[error(
+        "The lines of {name} name no host, and other logs in its directory tell of '{one}' and '{other}': say whose they \
+         are by --assume-host NAME=PATH"
+    )]
+    SeveralNames {
+        /// The input.
+        name: String,
+        /// The host that its lines were taken for.
+        one: String,
+        /// Another.
+        other: String,
+    },
     /// systemd's binary journal, which only its own library reads.
     #[error(
         "{name} is a binary journal: read it by 'journalctl --file {name} -o export _TRANSPORT=audit | taptrail trail -'"

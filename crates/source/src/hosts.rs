@@ -5,8 +5,11 @@
 //! several places of its `/var` is one host's all the same: `h1/var/log/audit/audit.log` and
 //! `h1/var/log/syslog`.
 
+use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+
+use compact_str::CompactString;
 
 /// The host of lines that name none, where nobody says whose they are.
 pub(crate) const UNKNOWN: &str = "?";
@@ -86,6 +89,11 @@ impl Hosts {
         }
     }
 
+    /// Whether the host of a file's lines that name none was given.
+    pub(crate) fn is_given(&self, path: &Path) -> bool {
+        self.assumed(path).or(self.all.as_ref()).is_some()
+    }
+
     /// The one name that was given for all.
     pub(crate) fn all(&self) -> Option<&Arc<str>> {
         self.all.as_ref()
@@ -105,6 +113,45 @@ impl Hosts {
         let named = self.assumed.iter().filter(|(of, _)| path.starts_with(of));
         named.max_by_key(|(of, _)| of.components().count()).map(|(_, name)| name)
     }
+}
+
+/// How hosts are called whose lines name none, by other lines of the same directory: `audit.log` has no name, and
+/// `syslog` beside it has one.
+#[derive(Debug, Default)]
+pub(crate) struct OwnNames {
+    /// The name that the first lines tell; none where they tell several.
+    told: HashMap<Arc<str>, Option<Arc<str>>>,
+}
+
+impl OwnNames {
+    /// A line among those of a host without a name names this one.
+    pub(crate) fn tells(&mut self, host: &Arc<str>, name: CompactString) {
+        if name.starts_with("localhost") {
+            return;
+        }
+        match self.told.get_mut(host) {
+            None => {
+                self.told.insert(Arc::clone(host), Some(name.as_str().into()));
+            }
+            Some(told) => *told = told.take().filter(|told| is_same(told, &name)),
+        }
+    }
+
+    /// What a host without a name is called.
+    pub(crate) fn of(&self, host: &Arc<str>) -> Arc<str> {
+        Arc::clone(self.told.get(host).and_then(Option::as_ref).unwrap_or(host))
+    }
+
+    /// Whether a host is called so by other lines than its own.
+    pub(crate) fn has(&self, name: &Arc<str>) -> bool {
+        self.told.values().flatten().any(|told| told == name)
+    }
+}
+
+/// Whether two names are of one host: auditd may write `web1.example.org` where syslog writes `web1`.
+pub(crate) fn is_same(a: &str, b: &str) -> bool {
+    let (long, short) = if a.len() > b.len() { (a, b) } else { (b, a) };
+    long.strip_prefix(short).is_some_and(|domain| domain.is_empty() || domain.starts_with('.'))
 }
 
 /// The directory that holds all that one host keeps of logs.
@@ -175,5 +222,19 @@ mod tests {
         assert_eq!(paths.map(|path| hosts.of_path(path).to_string()), ["?", "web2", "web3"]);
         let hosts = Hosts::of(paths, assumed, Some("web1".into()));
         assert_eq!(paths.map(|path| hosts.of_path(path).to_string()), ["web1", "web2", "web3"]);
+    }
+
+    #[test]
+    fn a_hosts_name_may_have_its_domain() {
+        for (a, b, same) in [
+            ("web1", "web1", true),
+            ("web1", "web1.example.org", true),
+            ("web1.example.org", "web1", true),
+            ("web1", "web10", false),
+            ("web1.example.org", "web1.example.com", false),
+            (UNKNOWN, "web1", false),
+        ] {
+            assert_eq!(is_same(a, b), same, "{a} {b}");
+        }
     }
 }

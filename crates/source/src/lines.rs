@@ -8,10 +8,12 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use compact_str::CompactString;
 use jiff::{SignedDuration, Timestamp};
 use taptrail_trail::{Content, Entry, Gap, Lost, Unreadable};
 
 use crate::found::{Clock, Found, Voice};
+use crate::hosts::is_same;
 use crate::losses::{Losses, Told};
 use crate::open::Stored;
 use crate::reading::Reading;
@@ -214,7 +216,7 @@ impl Lines {
             reading.note(&self.name, About::DateGuessed);
         }
         if self.unnamed {
-            reading.unnamed.push(Arc::clone(&self.name));
+            reading.unnamed.push((Arc::clone(&self.name), Arc::clone(&self.own)));
         }
         if self.has_records && !reading.covered.is_numbered(self.id) {
             reading.unnumbered.push(self.id);
@@ -247,7 +249,7 @@ impl Lines {
             let host = if run.node.is_empty() {
                 Arc::clone(&self.own)
             } else {
-                reading.host(&compact_str::CompactString::from_utf8_lossy(&run.node))
+                self.named(&CompactString::from_utf8_lossy(&run.node), reading)
             };
             let moment = |millis| Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MIN);
             reading.cover(self.id, &host, moment(run.since), moment(run.until), 0);
@@ -258,6 +260,16 @@ impl Lines {
         self.compare_runs(i64::MIN, MAX_WAITING, reading);
         self.found |= !batch.found.is_empty();
         self.batch = batch.found.into_iter();
+    }
+
+    /// The host of lines that name this one.
+    fn named(&self, name: &CompactString, reading: &mut Reading<'_>) -> Arc<str> {
+        if is_same(name, &self.own) {
+            return Arc::clone(&self.own);
+        }
+        let host = reading.host(name);
+        reading.beside(&self.own, &host);
+        host
     }
 
     fn at(&self, line: u64) -> At {
@@ -281,7 +293,7 @@ impl Lines {
             }
             Some(host) => {
                 if *host != *self.host {
-                    self.host = reading.host(&host);
+                    self.host = self.named(&host, reading);
                 }
                 Arc::clone(&self.host)
             }

@@ -49,18 +49,19 @@ fn wait(
     clock: &Clock,
     reading: &mut Reading<'_>,
 ) -> Result<Waiting, SourceError> {
-    let (mut opened, name, rotation, host) = match input {
+    let (mut opened, name, rotation, host, is_given) = match input {
         Input::File(path) => {
             let name = Arc::<str>::from(path.display().to_string());
             reading.add(Arc::clone(&name));
             let (rotation, host) = (rotation(&path), hosts.of_path(&path));
             reading.covered.log(id, family(&path), rotation);
-            (Opened::file(&path)?, name, rotation, host)
+            (Opened::file(&path)?, name, rotation, host, hosts.is_given(&path))
         }
         Input::Stdin => {
             reading.add("-".into());
             reading.covered.log(id, "-".into(), 0);
-            (Opened::pipe(Box::new(std::io::stdin()), "-")?, Arc::from("-"), 0, hosts.of_stdin())
+            let opened = Opened::pipe(Box::new(std::io::stdin()), "-")?;
+            (opened, Arc::from("-"), 0, hosts.of_stdin(), hosts.is_given(Path::new("-")))
         }
         Input::Rows { name, bytes, rows } => {
             reading.add(Arc::clone(&name));
@@ -83,6 +84,11 @@ fn wait(
     // Its first lines may be a little out of order.
     let first = times.map(|when| when.resolve(&mut clock.clone())).min();
     let begins = first.unwrap_or(Timestamp::MIN);
+    if !is_given {
+        for name in head.split(|&byte| byte == b'\n').filter_map(shape::first_host) {
+            reading.own_names.tells(&host, name);
+        }
+    }
     Ok(Waiting {
         begins,
         rotation,
@@ -149,9 +155,10 @@ impl Merge {
                 Err(error) => reading.failed.push(error),
             }
         }
-        for next in &waiting {
-            if let Pending::Log { .. } = next.track {
+        for next in &mut waiting {
+            if let Pending::Log { host, .. } = &mut next.track {
                 duplicates.coverage.has(next.rotation);
+                *host = reading.own_names.of(host);
             }
         }
         waiting.sort_by_key(|next| (next.begins, std::cmp::Reverse(next.rotation)));

@@ -12,7 +12,7 @@ use taptrail_trail::{Entry, HostSpan, InputFile, Unreadable};
 
 use crate::covered::Covered;
 use crate::found::Clock;
-use crate::hosts::{Hosts, UNKNOWN};
+use crate::hosts::{Hosts, OwnNames, UNKNOWN, is_same};
 use crate::merge::Merge;
 use crate::numbers::{Missing, Numbers};
 use crate::runs::Run;
@@ -59,8 +59,11 @@ pub(crate) struct Reading<'a> {
     pub(crate) failed: Vec<SourceError>,
     pub(crate) refused: Option<SourceError>,
     names: HashMap<CompactString, Arc<str>>,
-    /// The inputs with lines that name no host.
-    pub(crate) unnamed: Vec<Arc<str>>,
+    pub(crate) own_names: OwnNames,
+    /// Of a host that is called by what other lines name: another that they name.
+    beside: HashMap<Arc<str>, Arc<str>>,
+    /// The inputs with lines that name no host, and the host whose they are taken for.
+    pub(crate) unnamed: Vec<(Arc<str>, Arc<str>)>,
     /// The inputs with records that are not an audit log's own lines.
     pub(crate) unnumbered: Vec<u32>,
     /// The one name that is given for lines without a host's.
@@ -216,6 +219,26 @@ impl Reading<'_> {
         self.covered.is_covered_elsewhere(&self.input.files, id, host, since, until)
     }
 
+    /// A log whose lines that name no host are `own`'s has lines of another.
+    pub(crate) fn beside(&mut self, own: &Arc<str>, other: &Arc<str>) {
+        if !self.beside.contains_key(own) && self.own_names.has(own) {
+            self.beside.insert(Arc::clone(own), Arc::clone(other));
+        }
+    }
+
+    /// Names the inputs whose lines name no host; there is no answer where they were taken for one of several.
+    fn judge_unnamed(&mut self) {
+        for (source, own) in std::mem::take(&mut self.unnamed) {
+            if let Some(other) = self.beside.get(&own) {
+                let (one, other) = (own.to_string(), other.to_string());
+                let refused = SourceError::SeveralNames { name: source.to_string(), one, other };
+                self.refused.get_or_insert(refused);
+            } else if self.own.is_none() && !self.names.is_empty() && !self.own_names.has(&own) {
+                self.note(&source, About::HostUnknown);
+            }
+        }
+    }
+
     /// Names the inputs of which a lost record shows neither in their numbers nor in another input's.
     fn note_unnumbered(&mut self) {
         for id in std::mem::take(&mut self.unnumbered) {
@@ -258,12 +281,6 @@ impl Reading<'_> {
     }
 }
 
-/// Whether two names are of one host: auditd may write `web1.example.org` where syslog writes `web1`.
-pub(crate) fn is_same(a: &str, b: &str) -> bool {
-    let (long, short) = if a.len() > b.len() { (a, b) } else { (b, a) };
-    long.strip_prefix(short).is_some_and(|domain| domain.is_empty() || domain.starts_with('.'))
-}
-
 /// Takes entries, one at a time, until it breaks off.
 pub type Take<'a> = dyn FnMut(&Entry) -> ControlFlow<()> + 'a;
 
@@ -280,6 +297,8 @@ pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut Take<'_>) -> Ou
         failed: Vec::new(),
         refused: None,
         names: HashMap::new(),
+        own_names: OwnNames::default(),
+        beside: HashMap::new(),
         unnamed: Vec::new(),
         unnumbered: Vec::new(),
         own: options.hosts.all().cloned(),
@@ -295,11 +314,7 @@ pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut Take<'_>) -> Ou
     let mut merge = Merge::new(inputs, &options.hosts, options.threads, &clock, &mut reading);
     // Whoever breaks off knows why.
     let _ = merge.run(&mut reading, take);
-    if reading.own.is_none() && !reading.names.is_empty() {
-        for source in std::mem::take(&mut reading.unnamed) {
-            reading.note(&source, About::HostUnknown);
-        }
-    }
+    reading.judge_unnamed();
     reading.note_unnumbered();
     reading.input.coverage = reading.covered.of(&reading.input.files);
     Outcome {
@@ -308,24 +323,5 @@ pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut Take<'_>) -> Ou
         notes: reading.notes,
         failed: reading.failed,
         refused: reading.refused,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_hosts_name_may_have_its_domain() {
-        for (a, b, same) in [
-            ("web1", "web1", true),
-            ("web1", "web1.example.org", true),
-            ("web1.example.org", "web1", true),
-            ("web1", "web10", false),
-            ("web1.example.org", "web1.example.com", false),
-            (UNKNOWN, "web1", false),
-        ] {
-            assert_eq!(is_same(a, b), same, "{a} {b}");
-        }
     }
 }

@@ -116,7 +116,8 @@ impl Track {
                 *told += 1;
                 reading.count_lines(self.origin.id, 1);
                 match row {
-                    Ok(entry) => {
+                    Ok(mut entry) => {
+                        entry.host = reading.own_names.of(&entry.host);
                         begun.note(&entry, &mut reading.covered);
                         reading.cover(self.origin.id, &entry.host, entry.time, entry.time, 1);
                         reading.has(&entry);

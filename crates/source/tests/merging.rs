@@ -245,11 +245,23 @@ fn rows_alone_lack_nothing_between_their_numbers() {
 }
 
 #[test]
-fn hosts_named_by_some_inputs_only_are_noted() {
+fn lines_without_a_host_are_of_the_one_that_others_of_their_directory_name() {
     let log = audit(1000, 10, 1);
-    let told = tell(&[log.clone(), log.replace("type=", "node=h1 type=")]);
-    assert_eq!(told.entries.len(), 2, "nobody knows whether these are one host's");
+    let named = |host: &str| log.replace("type=", &format!("node={host} type="));
+    let told = tell(&[log.clone(), named("h1")]);
+    assert_eq!((told.entries.len(), told.outcome.input.duplicates), (1, 1));
+    assert_eq!(told.outcome.input.coverage.iter().map(|of| &*of.host).collect::<Vec<_>>(), ["h1"]);
+    assert!(told.outcome.notes.is_empty());
+    let told = tell(&[syslog(0, 1) + &syslog(1, 2).replace("audit[1]", "kernel"), log.clone()]);
+    assert_eq!(told.outcome.input.coverage.len(), 1);
+    // Of several nobody knows which.
+    let told = tell(&[log.clone(), named("h1"), named("h2")]);
+    assert_eq!(told.entries.len(), 3);
     assert_eq!(told.outcome.notes.iter().map(|note| note.about).collect::<Vec<_>>(), [About::HostUnknown]);
+    // Where the second shows too late to know, there is no answer.
+    let late = named("h1").repeat(1000) + &named("h2");
+    let told = tell(&[log, late]);
+    assert!(matches!(told.outcome.refused, Some(taptrail_source::SourceError::SeveralNames { .. })));
 }
 
 #[test]

@@ -13,8 +13,8 @@ use super::serials::Serials;
 use super::{About, Told};
 use crate::feed::{CONTEXT, MAX_LINE};
 use crate::found::{Clock, Found};
+use crate::hosts::is_same;
 use crate::losses::{self, Losses};
-use crate::reading;
 use crate::scan::{Batch, Scanner};
 
 /// What a line is read with: its stamp is within so many bytes, behind a host's name and a type.
@@ -353,7 +353,7 @@ impl Lines {
     fn place(&mut self, line: u64, found: Found) -> Entry {
         let host = match found.host {
             None => Arc::clone(&self.about.host),
-            Some(name) if reading::is_same(&name, &self.about.host) => Arc::clone(&self.about.host),
+            Some(name) if is_same(&name, &self.about.host) => Arc::clone(&self.about.host),
             Some(name) => {
                 if *name != *self.named {
                     self.named = name.as_str().into();

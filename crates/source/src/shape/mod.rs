@@ -41,6 +41,7 @@ pub(crate) use journal::Export;
 pub(crate) use look::resembles_record;
 
 use bstr::ByteSlice as _;
+use compact_str::CompactString;
 use taptrail_record::ParseError;
 use taptrail_trail::Content;
 
@@ -221,6 +222,23 @@ fn time_of(line: &[u8]) -> Option<When> {
         return record.or_else(|| Some(message.when).filter(|when| *when != When::Unknown));
     }
     stamp::front(line).map(|(when, _)| when)
+}
+
+/// The host that a line of any kind names, whatever else it says.
+pub(crate) fn first_host(line: &[u8]) -> Option<CompactString> {
+    let line = trim(line);
+    if let Some(object) = json(line) {
+        return content::host(journal::json::entry(object).ok()?.host()?);
+    }
+    if let Some(host) = line.strip_prefix(b"_HOSTNAME=") {
+        return content::host(host);
+    }
+    let audits = line.strip_prefix(b"node=").or_else(|| audit::dispatched(line)?.strip_prefix(b"node="));
+    if let Some((host, _)) = audits.and_then(|rest| rest.split_once_str(b" ")) {
+        return content::host(host);
+    }
+    let (when, rest) = stamp::front(line)?;
+    content::host(syslog::host(when, rest)?)
 }
 
 /// One object of `journalctl -o json`, `json-seq` or `json-sse`.

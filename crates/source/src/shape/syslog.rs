@@ -57,6 +57,13 @@ pub(super) fn line(when: When, rest: &[u8]) -> Result<Option<Found>, Unreadable>
     Ok(written.named(found))
 }
 
+/// The host that a line of the kernel or of a process names, from after its time on. Programs that keep logs of their
+/// own may have any words there.
+pub(super) fn host(when: When, rest: &[u8]) -> Option<&[u8]> {
+    let written = written(when, rest.strip_prefix(b" ")?)?;
+    (written.program == b"kernel" || written.pid.is_some()).then_some(written.host)
+}
+
 /// The line of audit's that a line of syslog holds, from after its time on.
 pub(super) fn carried<'a>(when: When, rest: &'a [u8]) -> Option<Carried<'a>> {
     written(when, rest.strip_prefix(b" ")?)?.carried()

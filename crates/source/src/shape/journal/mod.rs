@@ -52,6 +52,11 @@ impl<'a> Journal<'a> {
         sent.or_else(|| self.get(Field::Time).and_then(moment))
     }
 
+    /// The host that it names.
+    pub(super) fn host(&self) -> Option<&[u8]> {
+        self.get(Field::Host)
+    }
+
     /// Whether this is an entry of a journal: it has fields that journald itself writes.
     pub(super) fn is_entry(&self) -> bool {
         [Field::Transport, Field::Time].iter().any(|field| self.values[*field as usize] != Value::Absent)
@@ -70,7 +75,7 @@ impl<'a> Journal<'a> {
             Err(Unreadable::Unknown) if !self.resembles_record() => return Ok(None),
             found => found?,
         };
-        let host = || self.get(Field::Host).and_then(content::host);
+        let host = || self.host().and_then(content::host);
         let boot = self.get(Field::Boot).and_then(losses::boot_id);
         Ok(found.map(|found| Found { host: found.host.clone().or_else(host), boot, ..found }))
     }
