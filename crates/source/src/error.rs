@@ -50,7 +50,7 @@ pub enum SourceError {
     },
     /// Records that seem to be of one host are of two.
     #[error(
-        "{first} and {second} can't be of one host '{host}': their serial numbers contradict each other. Give the logs of \
+        "{first} and {second} can't be of one host '{host}': {why}. Give the logs of \
          each host as files of their own, and name the hosts by --assume-host NAME=PATH; or have auditd write node= \
          (name_format in auditd.conf)"
     )]
@@ -61,6 +61,8 @@ pub enum SourceError {
         first: String,
         /// The line that can't be of the same host.
         second: String,
+        /// What shows that.
+        why: &'static str,
     },
     /// Two directories, each taken for a host, have the same records.
     #[error(

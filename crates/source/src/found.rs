@@ -18,13 +18,15 @@ pub(crate) struct Found {
     pub(crate) voice: Voice,
     /// The boot of the host, where a journal names it.
     pub(crate) boot: Option<u128>,
+    /// The machine id of the host, where a journal names it.
+    pub(crate) machine: Option<u128>,
     pub(crate) content: Content,
 }
 
 impl Found {
-    /// What a line tells that names neither serial number, host, writer nor boot.
+    /// What a line tells that names neither serial number, host, writer, boot nor machine.
     pub(crate) fn new(when: When, voice: Voice, content: Content) -> Self {
-        Self { when, serial: None, host: None, writer: None, voice, boot: None, content }
+        Self { when, serial: None, host: None, writer: None, voice, boot: None, machine: None, content }
     }
 }
 

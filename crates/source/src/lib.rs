@@ -48,6 +48,7 @@ mod found;
 #[doc(hidden)]
 pub mod fuzzing;
 mod hosts;
+mod identity;
 mod input;
 mod kernel;
 mod lines;

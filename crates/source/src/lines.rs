@@ -303,6 +303,9 @@ impl Lines {
             reading.cover(self.id, &host, time, time, u64::from(is_record));
         }
         self.has_records |= is_record;
+        if found.machine.is_some() || found.boot.is_some() {
+            reading.identity(&host, found.machine, found.boot, time, &self.at(line));
+        }
         // Of an audit log's own lines all numbers were taken.
         if let Some(serial) = found.serial.filter(|_| is_record && !reading.covered.is_numbered(self.id)) {
             let run = Run::of(serial, serial, time.as_millisecond());

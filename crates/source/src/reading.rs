@@ -13,6 +13,7 @@ use taptrail_trail::{Entry, HostSpan, InputFile, Unreadable};
 use crate::covered::Covered;
 use crate::found::Clock;
 use crate::hosts::{Hosts, OwnNames, UNKNOWN, is_same};
+use crate::identity::{Identity, Other};
 use crate::merge::Merge;
 use crate::numbers::{Missing, Numbers};
 use crate::runs::Run;
@@ -73,6 +74,7 @@ pub(crate) struct Reading<'a> {
     spans: HashMap<(u32, Arc<str>), usize>,
     numbers: HashMap<Arc<str>, Numbers>,
     sequences: HashMap<Arc<str>, Sequence>,
+    identities: HashMap<Arc<str>, Identity>,
     extract: bool,
     pub(crate) total: u64,
     progress: Box<dyn FnMut(u64, u64) + 'a>,
@@ -158,17 +160,41 @@ impl Reading<'_> {
 
     /// The next numbers of a host that an input has; with them it may show that they are of two hosts.
     pub(crate) fn sequence(&mut self, host: &Arc<str>, run: &Run, at: At) {
-        let (source, line) = (Arc::clone(&at.source), at.line);
+        let second = at.clone();
         let sequence = match self.sequences.get_mut(host) {
             Some(sequence) => sequence,
             None => self.sequences.entry(Arc::clone(host)).or_default(),
         };
-        if let Some(earlier) = sequence.take(run, at)
-            && self.refused.is_none()
-        {
-            let (host, first) = (host.to_string(), format!("{}:{}", earlier.source, earlier.line));
-            self.refused = Some(SourceError::TwoHosts { host, first, second: format!("{source}:{line}") });
+        if let Some(earlier) = sequence.take(run, at) {
+            self.refuse(host, &earlier, &second, "their serial numbers contradict each other");
         }
+    }
+
+    /// A line of a host tells its machine id and its boot, which may show that there are two.
+    pub(crate) fn identity(
+        &mut self,
+        host: &Arc<str>,
+        machine: Option<u128>,
+        boot: Option<u128>,
+        time: Timestamp,
+        at: &At,
+    ) {
+        let identity = match self.identities.get_mut(host) {
+            Some(identity) => identity,
+            None => self.identities.entry(Arc::clone(host)).or_default(),
+        };
+        match identity.take(machine, boot, time, at) {
+            Some(Other::Machine(earlier)) => self.refuse(host, &earlier, at, "their machine ids differ"),
+            Some(Other::Boot(earlier)) => {
+                self.refuse(host, &earlier, at, "they are of two boots at one time")
+            }
+            None => {}
+        }
+    }
+
+    fn refuse(&mut self, host: &Arc<str>, first: &At, second: &At, why: &'static str) {
+        let (host, first, second) = (host.to_string(), first.to_string(), second.to_string());
+        self.refused.get_or_insert(SourceError::TwoHosts { host, first, second, why });
     }
 
     /// A record that is no log's has this serial number: no log needs to have it.
@@ -306,6 +332,7 @@ pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut Take<'_>) -> Ou
         spans: HashMap::new(),
         numbers: HashMap::new(),
         sequences: HashMap::new(),
+        identities: HashMap::new(),
         extract: options.extract,
         total: 0,
         progress: options.progress,

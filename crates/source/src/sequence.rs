@@ -5,6 +5,7 @@
 //! host's, they fall and go on again where they stood before, or two logs tell of the same time by other numbers.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 
 use crate::runs::Run;
@@ -57,6 +58,12 @@ pub(crate) struct At {
     pub(crate) input: u32,
     pub(crate) source: Arc<str>,
     pub(crate) line: u64,
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.source, self.line)
+    }
 }
 
 impl Sequence {

@@ -89,13 +89,13 @@ fn gap(why: Lost) -> Content {
 pub(super) fn boot(line: &[u8]) -> Option<Option<u128>> {
     let text = line.strip_prefix(b"-- ")?.trim_ascii_end().strip_suffix(b" --")?;
     match text.strip_prefix(b"Boot ") {
-        Some(id) => boot_id(id).map(Some),
+        Some(id) => id128(id).map(Some),
         None => (text == b"Reboot").then_some(None),
     }
 }
 
 /// A boot's id: 32 hex digits, with dashes or without.
-pub(super) fn boot_id(id: &[u8]) -> Option<u128> {
+pub(super) fn id128(id: &[u8]) -> Option<u128> {
     matches!(id.len(), 32 | 36).then(|| uuid::Uuid::try_parse_ascii(id).ok())?.map(|id| id.as_u128())
 }
 

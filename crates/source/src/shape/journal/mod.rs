@@ -76,8 +76,9 @@ impl<'a> Journal<'a> {
             found => found?,
         };
         let host = || self.host().and_then(content::host);
-        let boot = self.get(Field::Boot).and_then(losses::boot_id);
-        Ok(found.map(|found| Found { host: found.host.clone().or_else(host), boot, ..found }))
+        let id = |field| self.get(field).and_then(losses::id128);
+        let (boot, machine) = (id(Field::Boot), id(Field::Machine));
+        Ok(found.map(|found| Found { host: found.host.clone().or_else(host), boot, machine, ..found }))
     }
 
     fn resembles_record(&self) -> bool {
