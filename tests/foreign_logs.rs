@@ -208,8 +208,8 @@ fn directories_that_are_one_hosts_are_named_or_refused() {
     let alone = trail(&[&data("libvirt/libvirt-9.0/06-hotplug/audit.log")]);
     assert_eq!(of_host(&one.json, "web1").len(), of_host(&alone.json, "?").len());
     let assumed = format!("web2={}", dir.path().join("b").display());
-    let first = dir.path().join("a");
-    let both = tell(&["trail", "--format=json", "--assume-host", &assumed, "--held"], &[&first, &first]);
+    let (first, second) = (dir.path().join("a"), dir.path().join("b"));
+    let both = tell(&["trail", "--format=json", "--assume-host", &assumed, "--held"], &[&first, &second]);
     assert_eq!(both.code, Some(0), "{}", both.said);
 }
 
@@ -257,6 +257,67 @@ fn two_hosts_in_one_stream_are_refused_with_the_way_out() {
         (0..).zip(stream.lines()).map(|(number, line)| format!("node=h{} {line}\n", number % 2)).collect();
     fs::write(&path, named).unwrap();
     assert_eq!(trail(&[&path]).code, Some(0));
+}
+
+#[test]
+fn directories_of_one_hosts_months_are_named_with_the_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |month: &str, text: &str| {
+        fs::create_dir(dir.path().join(month)).unwrap();
+        fs::write(dir.path().join(month).join("audit.log"), text).unwrap();
+    };
+    file("october", &(open(801, 1) + &start(802, 2) + &booted(803, 3)));
+    file("november", &(stop(804, 9) + &noise(805, 20)));
+    let done = taptrail(&["trail"], &[dir.path()]);
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(
+        done.status.code() == Some(0) && said.contains("go on in the log of another directory"),
+        "{said}"
+    );
+    let done = taptrail(&["trail", "--host", "h", "--format", "csv"], &[dir.path()]);
+    assert!(String::from_utf8(done.stdout).unwrap().contains("released"));
+    // A path that no input has is named.
+    let done = taptrail(&["trail", "--assume-host", "h=/nonexistent"], &[dir.path()]);
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.code() == Some(2) && said.contains("--assume-host names /nonexistent"), "{said}");
+}
+
+#[test]
+fn a_log_of_selected_records_hints_at_the_option_that_says_so() {
+    let log = open(11, 5) + &start(15, 6) + &booted(19, 7);
+    let told = told_of(&log);
+    assert!(told.said.contains("--extract says so"), "{}", told.said);
+    assert!(told.json["input"]["notes"][0].as_str().unwrap().contains("--extract"));
+    assert!(!told_of(&(log + &noise(30, 8))).said.contains("--extract"));
+}
+
+#[test]
+fn a_name_that_records_do_not_tell_is_not_nobodys() {
+    let log = noise(1, 0).replace("USER_ACCT", "SYSTEM_BOOT")
+        + &open(2, 1)
+        + &start(3, 2)
+        + &booted(4, 3)
+        + &noise(5, 9);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), &log).unwrap();
+    for (what, code) in
+        [("vnet0", 4), ("macvtap0", 4), ("52:54:00:aa:cc:99", 0), ("/dev/tap7", 0), ("0A:C9", 0)]
+    {
+        let done = taptrail(&["who", what, "--at", "2026-11-23T18:53:25Z"], &[file.path()]);
+        assert_eq!(done.status.code(), Some(code), "{what}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+}
+
+#[test]
+fn nothing_that_was_read_is_no_answer() {
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    for question in ["trail", "findings"] {
+        let done = taptrail(&[question], &[empty.path()]);
+        assert_eq!(done.status.code(), Some(4), "{question}");
+    }
+    let log = data("libvirt/libvirt-9.0/06-hotplug/audit.log");
+    let done = taptrail(&["trail", "--start", "2026-11-24", "--end", "2026-11-22"], &[&log]);
+    assert_eq!(done.status.code(), Some(2));
 }
 
 #[test]

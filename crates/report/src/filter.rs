@@ -51,6 +51,12 @@ impl Filter {
             && (!self.granted || had)
     }
 
+    /// Whether a holding may be asked for: its records don't tell the interface, number or path that is.
+    pub fn may_mean(&self, holding: &Holding) -> bool {
+        let untold = self.device.as_ref().is_some_and(|asked| asked.is_untold(&holding.device));
+        untold && Self { device: None, ..self.clone() }.keeps_holding(holding)
+    }
+
     /// Whether a finding is asked for. One that names no guest, interface or device is about none.
     pub fn keeps_finding(&self, finding: &Finding) -> bool {
         self.takes(finding, false)
@@ -108,6 +114,18 @@ pub enum DeviceFilter {
 }
 
 impl DeviceFilter {
+    /// Whether what is asked for is not told of this device: libvirt's records of a tap have no interface's name.
+    fn is_untold(&self, device: &Device) -> bool {
+        match self {
+            Self::Kind(_) => device.kind == DeviceKind::Unknown,
+            Self::Path(_) => device.kind == DeviceKind::Unknown && device.path.is_empty(),
+            Self::Number(_) => device.rdev.is_none(),
+            Self::Interface(_) => {
+                device.dev.is_none() && matches!(device.kind, DeviceKind::Tun | DeviceKind::Unknown)
+            }
+        }
+    }
+
     /// Whether this device is asked for.
     pub fn matches(&self, device: &Device) -> bool {
         match self {

@@ -54,6 +54,8 @@ pub struct Count {
     pub holdings: u64,
     /// Findings.
     pub findings: u64,
+    /// Holdings that may be asked for, of which the records don't tell: these are not among the holdings.
+    pub perhaps: u64,
 }
 
 /// What is asked for of a trail, written in a format.
@@ -179,6 +181,7 @@ impl<W: Write> Sink<W> {
 impl<W: Write> Take for Sink<W> {
     fn holding(&mut self, holding: Holding) -> io::Result<()> {
         if self.told != Told::Trail || !self.filter.keeps_holding(&holding) {
+            self.count.perhaps += u64::from(self.filter.may_mean(&holding));
             return Ok(());
         }
         self.count.holdings += 1;
@@ -241,12 +244,12 @@ mod tests {
         for format in [Format::Table(Style::default()), Format::Json] {
             let (text, count) = told(Told::Trail, Filter::default(), format);
             assert!(text.find(":10.000").unwrap() < text.find(":20.000").unwrap(), "{text}");
-            assert_eq!(count, Count { holdings: 2, findings: 3 });
+            assert_eq!(count, Count { holdings: 2, findings: 3, perhaps: 0 });
         }
         for format in [Format::Jsonl, Format::Csv] {
             let (text, count) = told(Told::Trail, Filter::default(), format);
             assert!(text.find(":20.000").unwrap() < text.find(":10.000").unwrap(), "{text}");
-            assert_eq!(count, Count { holdings: 2, findings: 3 });
+            assert_eq!(count, Count { holdings: 2, findings: 3, perhaps: 0 });
         }
     }
 
@@ -277,7 +280,7 @@ mod tests {
         for format in [Format::Table(Style::default()), Format::Json, Format::Jsonl, Format::Csv] {
             let (text, count) = told(Told::Findings, Filter::default(), format);
             assert!(!text.contains("released"), "{text}");
-            assert_eq!(count, Count { holdings: 0, findings: 3 });
+            assert_eq!(count, Count { holdings: 0, findings: 3, perhaps: 0 });
         }
     }
 
@@ -292,7 +295,7 @@ mod tests {
             let (text, count) = told(Told::Trail, filter.clone(), format);
             // One about the guest as a whole concerns its interfaces.
             assert!(text.contains("At 22") && text.contains("At 24") && !text.contains("At 40"), "{text}");
-            assert_eq!(count, Count { holdings: 1, findings: 2 });
+            assert_eq!(count, Count { holdings: 1, findings: 2, perhaps: 0 });
         }
         let granted = Filter { granted: true, ..Filter::default() };
         let (text, _) = told(Told::Trail, granted, Format::Jsonl);

@@ -55,6 +55,11 @@ impl Covered {
         }
     }
 
+    /// Whether records of a host may be missing somewhere.
+    pub(crate) fn has_gaps(&self, host: &Arc<str>) -> bool {
+        self.gaps.contains_key(host)
+    }
+
     /// A ledger of a host begins.
     pub(crate) fn ledger(&mut self, host: &Arc<str>, time: Timestamp) {
         let begins = self.ledgers.entry(Arc::clone(host)).or_insert(time);

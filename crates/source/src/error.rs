@@ -79,6 +79,16 @@ pub enum SourceError {
         /// The same record in the second.
         second: String,
     },
+    /// An input is packed or encoded in a way that is not read.
+    #[error("{name} is {what}, which is not read: give it by '{way} {name} | taptrail … -'")]
+    Packed {
+        /// The input.
+        name: String,
+        /// How.
+        what: &'static str,
+        /// The command that unpacks it.
+        way: &'static str,
+    },
     /// An input's lines name no host, and those of other inputs in its directory name several.
     #[error(
         "The lines of {name} name no host, and other logs in its directory tell of '{one}' and '{other}': say whose they \

@@ -51,6 +51,7 @@ impl Hosts {
         assumed: Vec<(PathBuf, Arc<str>)>,
         all: Option<Arc<str>>,
     ) -> Self {
+        let assumed = assumed.into_iter().map(|(path, name)| (absolute(&path), name)).collect();
         let mut hosts = Self { assumed, all, roots: Vec::new() };
         if hosts.all.is_some() {
             return hosts;
@@ -89,6 +90,13 @@ impl Hosts {
         }
     }
 
+    /// A path whose host was given, and that is none of these or a directory of one.
+    pub fn unused<'a>(&self, paths: impl Iterator<Item = &'a Path>) -> Option<&Path> {
+        let paths: Vec<_> = paths.map(absolute).collect();
+        let is_used = |of: &Path| paths.iter().any(|path| path.starts_with(of));
+        self.assumed.iter().map(|(of, _)| of.as_path()).find(|of| !is_used(of))
+    }
+
     /// Whether the host of a file's lines that name none was given.
     pub(crate) fn is_given(&self, path: &Path) -> bool {
         self.assumed(path).or(self.all.as_ref()).is_some()
@@ -110,6 +118,10 @@ impl Hosts {
     }
 
     fn assumed(&self, path: &Path) -> Option<&Arc<str>> {
+        if self.assumed.is_empty() {
+            return None;
+        }
+        let path = absolute(path);
         let named = self.assumed.iter().filter(|(of, _)| path.starts_with(of));
         named.max_by_key(|(of, _)| of.components().count()).map(|(_, name)| name)
     }
@@ -159,7 +171,7 @@ fn root(path: &Path) -> PathBuf {
     if path == Path::new(STDIN) {
         return path.to_owned();
     }
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let path = absolute(path);
     let mut root = path.parent().map(Path::to_owned).unwrap_or_default();
     while let Some(Component::Normal(name)) = root.components().next_back()
         && PLACES.iter().any(|place| *place == name)
@@ -167,6 +179,13 @@ fn root(path: &Path) -> PathBuf {
         root.pop();
     }
     root
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    match path == Path::new(STDIN) {
+        true => path.to_owned(),
+        false => std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+    }
 }
 
 /// How many names all directories begin with; the last of each is always told.

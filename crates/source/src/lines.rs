@@ -57,6 +57,8 @@ pub(crate) struct Lines {
     found: bool,
     unnamed: bool,
     has_records: bool,
+    /// Whether there are lines of an audit log that are not `VIRT_…`.
+    others: bool,
     /// How many lines look like records and were not read, and the first of them.
     unread: u64,
     first_unread: Option<u64>,
@@ -121,6 +123,7 @@ impl Lines {
             found: false,
             unnamed: false,
             has_records: false,
+            others: false,
             unread: 0,
             first_unread: None,
             stored,
@@ -218,8 +221,10 @@ impl Lines {
         if self.unnamed {
             reading.unnamed.push((Arc::clone(&self.name), Arc::clone(&self.own)));
         }
-        if self.has_records && !reading.covered.is_numbered(self.id) {
-            reading.unnumbered.push(self.id);
+        match reading.covered.is_numbered(self.id) {
+            false if self.has_records => reading.unnumbered.push(self.id),
+            true if !self.others => reading.selected.push(self.id),
+            _ => {}
         }
         if let Some(first) = self.first_unread {
             reading.note(&self.name, About::Unread { lines: self.unread, first });
@@ -233,6 +238,7 @@ impl Lines {
         self.before = batch.before.unwrap_or(self.after);
         self.after += batch.lines;
         self.bytes += batch.bytes;
+        self.others |= batch.others;
         reading.count_lines(self.id, batch.lines);
         for (line, reason) in batch.unreadable {
             let line = self.before + line + 1;

@@ -213,9 +213,16 @@ pub(crate) enum Packing {
 
 impl Packing {
     /// By the first bytes (RFC 1952, section 2.3.1; the .xz file format, section 2.1.1.1; RFC 8878,
-    /// section 3.1.1; systemd's JOURNAL_FILE_FORMAT).
+    /// section 3.1.1; systemd's JOURNAL_FILE_FORMAT; and of what is not read the magic numbers of each).
     pub(crate) fn of(head: &[u8], name: &str) -> Result<Self, SourceError> {
+        let not_read = |what, way| Err(SourceError::Packed { name: name.to_owned(), what, way });
         Ok(match head {
+            [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, ..] => {
+                return not_read("packed by bzip2", "bzip2 -dc");
+            }
+            [0x04, 0x22, 0x4D, 0x18, ..] => return not_read("packed by lz4", "lz4 -dc"),
+            [b'P', b'K', 3, 4, ..] => return not_read("a ZIP archive", "unzip -p"),
+            [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => return not_read("text in UTF-16", "iconv -f UTF-16"),
             [0x1F, 0x8B, ..] => Self::Gzip,
             [0xFD, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
             [0x28, 0xB5, 0x2F, 0xFD, ..] => Self::Zstd,
@@ -252,6 +259,19 @@ mod tests {
 
     use super::*;
     use crate::shape::first_time;
+
+    #[test]
+    fn what_is_packed_otherwise_is_said_with_the_way_out() {
+        for (head, what) in [
+            (&b"BZh91AY&SY"[..], "bzip2 -dc a"),
+            (b"\x04\x22\x4d\x18", "lz4 -dc a"),
+            (b"PK\x03\x04", "unzip -p a"),
+            (b"\xff\xfet\0", "iconv -f UTF-16 a"),
+        ] {
+            let error = Packing::of(head, "a").unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+        }
+    }
 
     fn first_day(log: &[u8], guessed: bool) -> String {
         let mut file = tempfile::NamedTempFile::new().unwrap();

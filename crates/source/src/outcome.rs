@@ -55,6 +55,10 @@ pub enum About {
     Nothing,
     /// It has records without the kernel's serial numbers, or not all numbers: a lost record does not show.
     Unnumbered,
+    /// It is taken for a host of its own, and its serial numbers go on in another directory's log.
+    GoesOn,
+    /// It has records of guests alone, and lacks serial numbers.
+    Selected,
     /// It has lines that look like records, and are in no shape that is read.
     Unread {
         /// How many.
@@ -86,6 +90,16 @@ impl fmt::Display for Note {
             About::Unnumbered => write!(
                 f,
                 "{source}: it does not have all the kernel's serial numbers, so a record that it lost, or has in the wrong order, does not show"
+            ),
+            About::GoesOn => write!(
+                f,
+                "{source}: its serial numbers go on in the log of another directory, which is taken for another host's: if \
+                 both are of one, --assume-host NAME=PATH for both, or --host NAME, says so"
+            ),
+            About::Selected => write!(
+                f,
+                "{source}: it has guests' records alone, and serial numbers are missing: if they were selected by their \
+                 type (ausearch -m, grep VIRT_), --extract says so"
             ),
             About::Unread { lines, first } => write!(
                 f,

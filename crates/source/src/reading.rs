@@ -67,6 +67,8 @@ pub(crate) struct Reading<'a> {
     pub(crate) unnamed: Vec<(Arc<str>, Arc<str>)>,
     /// The inputs with records that are not an audit log's own lines.
     pub(crate) unnumbered: Vec<u32>,
+    /// The inputs that are audit logs of guests' records alone.
+    pub(crate) selected: Vec<u32>,
     /// The one name that is given for lines without a host's.
     own: Option<Arc<str>>,
     pub(crate) covered: Covered,
@@ -192,6 +194,19 @@ impl Reading<'_> {
         }
     }
 
+    /// Directories are taken for hosts: names those whose numbers go on in another's.
+    fn note_directories(&mut self) {
+        let unnamed = || self.sequences.iter().filter(|(host, _)| !self.names.contains_key(&***host));
+        let begins: HashMap<u32, &Sequence> =
+            unnamed().filter_map(|(_, of)| Some((of.first()?, of))).collect();
+        let on = |(_, of): (_, &Sequence)| of.goes_on_in(begins.get(&of.next()?)?);
+        let mut sources: Vec<Arc<str>> = unnamed().filter_map(on).collect();
+        sources.sort_unstable();
+        for source in sources {
+            self.note(&source, About::GoesOn);
+        }
+    }
+
     fn refuse(&mut self, host: &Arc<str>, first: &At, second: &At, why: &'static str) {
         let (host, first, second) = (host.to_string(), first.to_string(), second.to_string());
         self.refused.get_or_insert(SourceError::TwoHosts { host, first, second, why });
@@ -280,6 +295,16 @@ impl Reading<'_> {
         }
     }
 
+    /// Names the inputs that lack serial numbers because somebody selected their records, as it seems.
+    fn note_selected(&mut self) {
+        for id in std::mem::take(&mut self.selected) {
+            let Some(file) = self.input.files.get(id as usize) else { continue };
+            if file.hosts.iter().any(|span| self.covered.has_gaps(&span.host)) {
+                self.note(&Arc::clone(&file.path), About::Selected);
+            }
+        }
+    }
+
     pub(crate) fn note(&mut self, source: &Arc<str>, about: About) {
         let same = |note: &Note| {
             note.source == *source && std::mem::discriminant(&note.about) == std::mem::discriminant(&about)
@@ -327,6 +352,7 @@ pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut Take<'_>) -> Ou
         beside: HashMap::new(),
         unnamed: Vec::new(),
         unnumbered: Vec::new(),
+        selected: Vec::new(),
         own: options.hosts.all().cloned(),
         covered: Covered::default(),
         spans: HashMap::new(),
@@ -337,12 +363,17 @@ pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut Take<'_>) -> Ou
         total: 0,
         progress: options.progress,
     };
+    let are_directories = options.hosts.are_directories();
     let clock = Clock::new(options.zone, options.now);
     let mut merge = Merge::new(inputs, &options.hosts, options.threads, &clock, &mut reading);
     // Whoever breaks off knows why.
     let _ = merge.run(&mut reading, take);
     reading.judge_unnamed();
+    if are_directories {
+        reading.note_directories();
+    }
     reading.note_unnumbered();
+    reading.note_selected();
     reading.input.coverage = reading.covered.of(&reading.input.files);
     Outcome {
         input: reading.input,

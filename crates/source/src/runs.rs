@@ -34,6 +34,8 @@ impl Run {
 #[derive(Debug, Default)]
 pub(crate) struct Runs {
     runs: Vec<Run>,
+    /// Whether there are lines of another kind than `VIRT_…`.
+    others: bool,
 }
 
 /// The stamp is within so many bytes of a line, behind a host's name and a type.
@@ -56,6 +58,7 @@ impl Runs {
             return;
         }
         let Some((millis, serial)) = stamp(record) else { return };
+        self.others |= !record.starts_with(b"type=VIRT_");
         let entered = record.starts_with(b"type=SYSCALL ");
         if let Some(run) = self.runs.last_mut()
             && *run.node == *node
@@ -78,9 +81,9 @@ impl Runs {
         self.runs.push(Run { node: node.into(), first, last, since, until, line: number, entered });
     }
 
-    /// The runs, in the order of their lines.
-    pub(crate) fn finish(self) -> Vec<Run> {
-        self.runs
+    /// The runs, in the order of their lines, and whether there are lines of another kind than `VIRT_…`.
+    pub(crate) fn finish(self) -> (Vec<Run>, bool) {
+        (self.runs, self.others)
     }
 }
 
@@ -118,7 +121,7 @@ mod tests {
     fn runs(lines: &[&str]) -> Vec<(u32, u32, i64, i64, u64)> {
         let mut runs = Runs::default();
         (0..).zip(lines).for_each(|(number, line)| runs.take(line.as_bytes(), number));
-        runs.finish().iter().map(|run| (run.first, run.last, run.since, run.until, run.line)).collect()
+        runs.finish().0.iter().map(|run| (run.first, run.last, run.since, run.until, run.line)).collect()
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(crate) struct Batch {
     pub(crate) unreadable: Vec<(u64, Unreadable)>,
     /// The kernel's numbers in the lines of an audit log.
     pub(crate) runs: Vec<Run>,
+    /// Whether an audit log has lines of another kind than `VIRT_…`.
+    pub(crate) others: bool,
     /// How many lines look as if they held a guest's record, but have a form that is not known or a writer
     /// that is not believed.
     pub(crate) unread: u64,
@@ -134,7 +136,7 @@ impl Scanner {
         if start < bytes.len() {
             self.line(bytes, start, bytes.len(), &mut runs, &mut batch);
         }
-        batch.runs = runs.finish();
+        (batch.runs, batch.others) = runs.finish();
         batch
     }
 

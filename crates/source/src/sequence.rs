@@ -16,6 +16,9 @@ const SKEW: i64 = 5000;
 /// A number this little above another goes on with it, unless thousands of events are missing.
 const NEAR: u32 = 4096;
 
+/// One log goes on in the next within so many milliseconds.
+const ONE_ROTATION: i64 = 60_000;
+
 /// How many stretches of numbers are remembered.
 const REMEMBERED: usize = 16;
 
@@ -35,6 +38,8 @@ pub(crate) struct Sequence {
     /// Stretches of numbers that go on with each other; the one that went on last is the last.
     stretches: VecDeque<Stretch>,
     shown: u8,
+    /// The number and time of the earliest event.
+    earliest: Option<(u32, i64)>,
 }
 
 #[derive(Debug)]
@@ -73,6 +78,9 @@ impl Sequence {
         // When a system call was entered tells nothing of where its number belongs.
         if run.entered {
             return None;
+        }
+        if self.earliest.is_none_or(|(_, earliest)| since < earliest) {
+            self.earliest = Some((first, since));
         }
         if let Some(same) = self.stretches.iter().rposition(|stretch| stretch.has(run)) {
             let stretch = &mut self.stretches[same];
@@ -121,6 +129,25 @@ impl Sequence {
             self.shown = self.shown.saturating_add(if exact { EXACT } else { CLOSE });
         }
         (comes_back && self.shown >= ENOUGH).then_some(before)
+    }
+}
+
+impl Sequence {
+    /// The number of the earliest event.
+    pub(crate) fn first(&self) -> Option<u32> {
+        self.earliest.map(|(first, _)| first)
+    }
+
+    /// The number that would come next.
+    pub(crate) fn next(&self) -> Option<u32> {
+        self.stretches.back().map(|last| last.last.wrapping_add(1))
+    }
+
+    /// The input that has the last line of this, if another goes on at once with the next number.
+    pub(crate) fn goes_on_in(&self, later: &Self) -> Option<Arc<str>> {
+        let (last, (first, since)) = (self.stretches.back()?, later.earliest?);
+        let at_once = (0..=ONE_ROTATION).contains(&since.saturating_sub(last.until));
+        (self.next() == Some(first) && first > NEXT && at_once).then(|| Arc::clone(&last.at.source))
     }
 }
 
@@ -222,6 +249,20 @@ mod tests {
         assert_eq!(single(two(4200)), Some(2), "also where their numbers are near");
         let sparse = (0..100_u32).map(|n| (n / 2 * 700 + (n % 2) * 900_000 + 100, i64::from(n) * 10));
         assert!(single(sparse).is_some(), "of records that were selected");
+    }
+
+    #[test]
+    fn a_log_goes_on_in_another_with_the_next_number() {
+        let sequence = |first, last, since| {
+            let mut sequence = Sequence::default();
+            sequence.take(&Run::of(first, last, since), At { input: 0, source: "a".into(), line: 1 });
+            sequence
+        };
+        let log = sequence(1000, 2000, 5000);
+        assert!(log.goes_on_in(&sequence(2001, 3000, 6000)).is_some());
+        assert!(log.goes_on_in(&sequence(2002, 3000, 6000)).is_none());
+        assert!(log.goes_on_in(&sequence(2001, 3000, 600_000)).is_none());
+        assert!(sequence(2001, 3000, 6000).goes_on_in(&log).is_none());
     }
 
     #[test]

@@ -35,6 +35,9 @@ pub struct Input {
     pub files: Vec<InputFile>,
     /// Which times of which host all inputs together cover, by host.
     pub coverage: Vec<Coverage>,
+    /// What had to be taken for granted to read it, and what is not known, a sentence each: as on standard error.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// The time that was asked for, and whether it is covered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub asked: Option<Asked>,

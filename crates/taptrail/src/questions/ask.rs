@@ -47,6 +47,13 @@ impl Asked {
     pub(super) fn times(&mut self, times: &Times) -> Result<(), Failure> {
         self.filter.start = self.time("--start", times.start.as_deref())?.map(|when| when.from);
         self.filter.end = self.time("--end", times.end.as_deref())?.map(|when| when.to);
+        if let Some((start, end)) = self.filter.start.zip(self.filter.end)
+            && end < start
+        {
+            return Err(Failure::input(anyhow::anyhow!(
+                "--end is before --start: {end:.3} is before {start:.3}"
+            )));
+        }
         Ok(())
     }
 

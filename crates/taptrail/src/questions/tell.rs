@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use taptrail_guest::Dirs;
-use taptrail_report::{Stats, Take, warnings};
+use taptrail_report::{Stats, Take, warnings, whole};
 use taptrail_source::{Outcome, SourceError};
 use taptrail_trail::{Content, Coverage, Entry, Input, Trail, Unreadable};
 
@@ -105,6 +105,11 @@ impl Whole {
         self.notes.extend(lines);
     }
 
+    /// What was read, with all that its reader should know.
+    pub(super) fn input(&self) -> Input {
+        Input { notes: self.notes.clone(), ..self.stats.input.clone() }
+    }
+
     /// Whether there is no answer: nothing could be read, or it is not known whose records were. An answer
     /// would look as if there had been one.
     pub(super) fn is_none(&self) -> bool {
@@ -128,7 +133,7 @@ impl Whole {
     pub(crate) fn say(&self, stats: bool) -> ExitCode {
         let mut text = String::new();
         for failure in self.failed.iter().chain(&self.refused) {
-            text.push_str(&taptrail_guest::chain(failure));
+            text.push_str(&whole(&taptrail_guest::chain(failure)));
             text.push('\n');
         }
         text.push_str(&warnings(&self.unreadable, self.stats.input.unreadable, &self.notes));

@@ -44,6 +44,12 @@ pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut Take<'_>) -> Re
         }
         let paths: Vec<_> = paths.into_iter().map(Given::of).collect();
         let hosts = hosts(sources, &paths);
+        if let Some(unused) = hosts.unused(paths.iter().map(Given::path)) {
+            return Err(Failure::input(anyhow::anyhow!(
+                "--assume-host names {}, and no input is it or in it",
+                unused.display()
+            )));
+        }
         let mut inputs = Vec::new();
         for given in paths {
             match given.open(&hosts) {
