@@ -239,6 +239,7 @@ impl Guest {
             }
             return;
         };
+        interface.doubt_others(at, entry.time);
         interface.operations[at].grant(phase, entry, pid, certainty);
         if by == By::Attach {
             interface.operations[at].await_numbers(entry, out);
@@ -298,6 +299,7 @@ impl Guest {
         }
         out.say(kind, entry, format!("{mac} could not be {what}{}", why(entry)));
         let Some((interface, at)) = self.interfaces.get_mut(mac).zip(opening) else { return };
+        interface.doubt_others(at, entry.time);
         let operations = &mut interface.operations;
         if operations[at].closes_follow() {
             operations[at].phase = Phase::Refused;

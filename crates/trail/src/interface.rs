@@ -86,6 +86,16 @@ impl Interface {
         }
     }
 
+    /// What becomes of `operations[at]` may be meant for another that opens, where records of one are missing.
+    pub(crate) fn doubt_others(&mut self, at: usize, time: Timestamp) {
+        let opens = |operation: &Operation| operation.phase == Phase::Opening;
+        if !self.operations.iter().any(|operation| opens(operation) && operation.is_lost()) {
+            return;
+        }
+        let others = self.operations.iter_mut().enumerate().filter(|(other, _)| *other != at);
+        others.filter(|(_, other)| opens(other)).for_each(|(_, other)| other.lose(time));
+    }
+
     /// Those that a detach may mean which names no device.
     fn detachable(&self) -> impl Fn(&Operation) -> bool + use<> {
         let plugged = self.operations.iter().any(Operation::is_plugged);
