@@ -325,7 +325,7 @@ fn two_machines_or_boots_at_once_under_one_name_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let entry = |machine: u32, boot: u32, second: u32, guest: u32| {
         format!(
-            "{{\"__REALTIME_TIMESTAMP\":\"17954600{second:02}000000\",\"_TRANSPORT\":\"audit\",\"_AUDIT_TYPE\":\"2500\",\
+            "{{\"__REALTIME_TIMESTAMP\":\"1795460{second:03}000000\",\"_TRANSPORT\":\"audit\",\"_AUDIT_TYPE\":\"2500\",\
              \"_AUDIT_ID\":\"{guest}\",\"_HOSTNAME\":\"kvm\",\"_MACHINE_ID\":\"{machine:032x}\",\"_BOOT_ID\":\"{boot:032x}\",\
              \"MESSAGE\":\"VIRT_CONTROL pid=9 uid=0 auid=1 ses=1 msg='virt=kvm op=start reason=booted vm=\\\"g{guest}\\\" \
              uuid=8d7a4ace-3751-438c-b7e9-4c4370630c{guest:02} vm-pid={guest} exe=\\\"/x\\\" hostname=? addr=? terminal=? \
@@ -340,7 +340,7 @@ fn two_machines_or_boots_at_once_under_one_name_are_refused() {
     };
     let (code, said) = told(&[entry(1, 5, 0, 1), entry(2, 6, 10, 2)]);
     assert!(code == Some(2) && said.contains("their machine ids differ"), "{said}");
-    let alternating = [entry(1, 5, 0, 1), entry(1, 6, 5, 2), entry(1, 5, 80, 3), entry(1, 6, 90, 4)];
+    let alternating = [entry(1, 5, 0, 1), entry(1, 6, 5, 2), entry(1, 5, 80, 3), entry(1, 6, 160, 4)];
     let (code, said) = told(&alternating);
     assert!(code == Some(2) && said.contains("they are of two boots at one time"), "{said}");
     assert_eq!(told(&[entry(1, 5, 0, 1), entry(1, 6, 50, 2), entry(1, 6, 80, 3)]).0, Some(0));

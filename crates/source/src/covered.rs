@@ -14,6 +14,8 @@ pub(crate) struct Covered {
     /// Where the earliest ledger of each host begins.
     ledgers: HashMap<Arc<str>, Timestamp>,
     logs: HashMap<u32, Log>,
+    /// How many rotations each log has.
+    families: HashMap<Arc<str>, u32>,
     /// The inputs that are an audit log's own lines, which have all of the kernel's numbers.
     numbered: HashSet<u32>,
 }
@@ -28,7 +30,14 @@ struct Log {
 impl Covered {
     /// An input is a log, or a rotation of one, of this family.
     pub(crate) fn log(&mut self, id: u32, family: Arc<str>, rotation: u32) {
+        *self.families.entry(Arc::clone(&family)).or_default() += 1;
         self.logs.insert(id, Log { family, rotation });
+    }
+
+    /// The family of an input that is one of several rotations.
+    pub(crate) fn rotated(&self, id: u32) -> Option<Arc<str>> {
+        let family = &self.logs.get(&id)?.family;
+        (self.families.get(family).is_some_and(|rotations| *rotations > 1)).then(|| Arc::clone(family))
     }
 
     /// An input is an audit log's own lines.

@@ -138,6 +138,19 @@ pub(crate) fn rotation(path: &Path) -> u32 {
     name.rsplit('.').find_map(|part| part.parse().ok()).unwrap_or(0)
 }
 
+/// What a log and its rotations have in common: the path of the newest.
+pub(crate) fn family(path: &Path) -> Arc<str> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let is_rotations = |part: &str| part.parse::<u32>().is_ok() || ["gz", "xz", "zst"].contains(&part);
+    let mut newest = &*name;
+    while let Some((before, last)) = newest.rsplit_once('.')
+        && is_rotations(last)
+    {
+        newest = before;
+    }
+    path.with_file_name(newest).display().to_string().into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,6 +173,15 @@ mod tests {
         }
         assert!(is_rotation(OsStr::new("audit.log.1"), OsStr::new("audit.log")));
         assert!(!is_rotation(OsStr::new("audit.logs"), OsStr::new("audit.log")));
+    }
+
+    #[test]
+    fn a_log_has_its_name_in_common_with_its_rotations_and_not_with_copies() {
+        let families =
+            ["d/audit.log", "d/audit.log.1", "d/audit.log.12.gz", "d/audit.log.copy", "d/syslog.1"]
+                .map(|name| family(Path::new(name)));
+        let expect = ["d/audit.log", "d/audit.log", "d/audit.log", "d/audit.log.copy", "d/syslog"];
+        assert_eq!(families.each_ref().map(|family| &**family), expect);
     }
 
     #[test]

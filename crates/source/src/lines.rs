@@ -3,7 +3,7 @@
 //! Lines come nearly in order: records wait for each other in queues, logs are joined the wrong way round.
 //! So the last few thousand entries wait until it is certain that none comes before them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,6 +30,11 @@ const DISORDER: SignedDuration = SignedDuration::from_mins(1);
 /// A later number whose time is so much earlier shows that the clock was set back.
 const CLOCK_STEP: SignedDuration = SignedDuration::from_secs(2);
 
+/// Lines whose numbers are no later ones are out of order by less than this.
+const FALL: SignedDuration = SignedDuration::from_secs(5);
+/// A late number is below the newest one by less than this.
+const LATE: u32 = 16_384;
+
 /// How late within its second something may have been.
 const ALMOST: SignedDuration = SignedDuration::from_millis(999);
 
@@ -43,6 +48,8 @@ const NEAR: u32 = 4096;
 pub(crate) struct Lines {
     id: u32,
     name: Arc<str>,
+    /// What it has in common with its rotations.
+    family: Arc<str>,
     stream: Stream,
     batch: std::vec::IntoIter<(u64, Found)>,
     /// How many lines come before the batch, and before the one after it.
@@ -71,19 +78,16 @@ pub(crate) struct Lines {
     waiting: BTreeMap<(Place, u64), Placed>,
     ready: Ready,
     ended: bool,
+    /// Lines that could not be read and are not told yet, where their numbers don't tell.
+    doubtful: VecDeque<u64>,
     /// The place of the last entry that was read.
     latest: Option<Place>,
     /// The place of the last entry that was told.
     told: Option<Place>,
     hosts: HashMap<Arc<str>, OfHost>,
-    /// Those that are not compared yet with those before them.
-    runs: Waiting,
     repeats: Repeats,
     losses: Losses,
 }
-
-/// Serial numbers of hosts, by their time and line.
-type Waiting = BTreeMap<(i64, u64), (Arc<str>, Run, At)>;
 
 /// What the input has of one host.
 #[derive(Debug, Default)]
@@ -99,6 +103,7 @@ struct OfHost {
 pub(crate) struct Begun {
     pub(crate) id: u32,
     pub(crate) name: Arc<str>,
+    pub(crate) family: Arc<str>,
     pub(crate) stream: Stream,
     pub(crate) stored: Stored,
     pub(crate) expected: u64,
@@ -108,10 +113,11 @@ pub(crate) struct Begun {
 
 impl Lines {
     pub(crate) fn new(begun: Begun) -> Self {
-        let Begun { id, name, stream, stored, expected, clock, host } = begun;
+        let Begun { id, name, family, stream, stored, expected, clock, host } = begun;
         Self {
             id,
             name,
+            family,
             stream,
             batch: Vec::new().into_iter(),
             before: 0,
@@ -133,10 +139,10 @@ impl Lines {
             waiting: BTreeMap::new(),
             ready: Ready::default(),
             ended: false,
+            doubtful: VecDeque::new(),
             latest: None,
             told: None,
             hosts: HashMap::new(),
-            runs: BTreeMap::new(),
             losses: Losses::default(),
             repeats: Repeats::default(),
         }
@@ -150,8 +156,7 @@ impl Lines {
             if self.waiting.len() > MAX_WAITING || self.ended {
                 match self.waiting.pop_first() {
                     Some(((place, _), placed)) => self.release(place, placed, reading),
-                    None if !self.runs.is_empty() => self.compare_runs(i64::MAX, 0, reading),
-                    None => match self.unrecorded_end(reading) {
+                    None => match self.unread_end(reading).or_else(|| self.unrecorded_end(reading)) {
                         Some(gap) => self.ready.push(gap),
                         None => return None,
                     },
@@ -165,22 +170,30 @@ impl Lines {
         }
     }
 
+    /// What could not be read behind the last entry.
+    fn unread_end(&mut self, reading: &Reading<'_>) -> Option<Placed> {
+        self.doubtful.pop_back()?;
+        self.doubtful.clear();
+        let since = Some(self.last).filter(|last| *last > Timestamp::MIN);
+        let host = Arc::clone(&self.host);
+        let time = reading.until(self.id, &host).max(since).unwrap_or(Timestamp::MIN);
+        let content = Content::Gap(Gap { since, serials: None, why: Lost::Unread });
+        Some(self.at_the_end(host, time, content))
+    }
+
+    fn at_the_end(&self, host: Arc<str>, time: Timestamp, content: Content) -> Placed {
+        let (source, line) = (Arc::clone(&self.name), self.after);
+        let entry =
+            Entry { host, time, serial: None, writer: None, source, line, copies: Vec::new(), content };
+        Placed { entry, order: time, voice: Voice::Auditd, boot: None }
+    }
+
     /// Auditing was off as the input ended: what it would have told since is missing.
     fn unrecorded_end(&mut self, reading: &Reading<'_>) -> Option<Placed> {
         let (host, gap) = self.losses.rest()?;
         let since = gap.since.unwrap_or(Timestamp::MIN);
         let time = reading.until(self.id, &host).map_or(since, |until| until.max(since));
-        let entry = Entry {
-            host,
-            time,
-            serial: None,
-            writer: None,
-            source: Arc::clone(&self.name),
-            line: self.after,
-            copies: Vec::new(),
-            content: Content::Gap(gap),
-        };
-        Some(Placed { entry, order: time, voice: Voice::Auditd, boot: None })
+        Some(self.at_the_end(host, time, Content::Gap(gap)))
     }
 
     /// Takes the next batch, or notes the end.
@@ -245,6 +258,9 @@ impl Lines {
             let source = Arc::clone(&self.name);
             reading.unreadable(self.id, Unreadable { source, line, reason: reason.to_string() });
         }
+        if !reading.counts_numbers(self.id) {
+            self.doubtful.extend(batch.doubtful.iter().map(|line| self.before + line + 1));
+        }
         if batch.unread > 0 {
             self.unread += batch.unread;
             let first = batch.first_unread.map(|line| self.before + line + 1);
@@ -261,9 +277,8 @@ impl Lines {
             reading.cover(self.id, &host, moment(run.since), moment(run.until), 0);
             reading.numbers(self.id, &host, run);
             let at = self.at(self.before + run.line + 1);
-            self.runs.insert((run.since, at.line), (host, run.clone(), at));
+            reading.sequence(&host, run, at, self.others);
         }
-        self.compare_runs(i64::MIN, MAX_WAITING, reading);
         self.found |= !batch.found.is_empty();
         self.batch = batch.found.into_iter();
     }
@@ -279,7 +294,7 @@ impl Lines {
     }
 
     fn at(&self, line: u64) -> At {
-        At { input: self.id, source: Arc::clone(&self.name), line }
+        At { input: self.id, family: Arc::clone(&self.family), source: Arc::clone(&self.name), line }
     }
 
     fn place(&mut self, line: u64, found: Found, reading: &mut Reading<'_>) {
@@ -309,13 +324,16 @@ impl Lines {
             reading.cover(self.id, &host, time, time, u64::from(is_record));
         }
         self.has_records |= is_record;
+        if found.content == Content::Boot {
+            reading.boots(&host, self.id);
+        }
         if found.machine.is_some() || found.boot.is_some() {
             reading.identity(&host, found.machine, found.boot, time, &self.at(line));
         }
         // Of an audit log's own lines all numbers were taken.
         if let Some(serial) = found.serial.filter(|_| is_record && !reading.covered.is_numbered(self.id)) {
             let run = Run::of(serial, serial, time.as_millisecond());
-            self.runs.insert((run.since, line), (Arc::clone(&host), run, self.at(line)));
+            reading.sequence(&host, &run, self.at(line), false);
         }
         // syslog knows who sent a record, and neither its number nor the part of its second.
         let heard = found.serial.is_none() && found.writer.is_some();
@@ -336,6 +354,11 @@ impl Lines {
                     }
                     order = at;
                 }
+                // Numbers and times fall: a boot with its clock behind, or logs in the wrong order.
+                let is_late = of.newest.is_some_and(|(newest, _)| serial < newest && newest - serial < LATE);
+                if !is_late && self.latest.is_some_and(|latest| latest.time.duration_since(order) > FALL) {
+                    disordered = Some(Gap { since: Some(time), serials: None, why: Lost::Disordered });
+                }
                 if of.newest.is_none_or(|(newest, at)| serial > newest || order > at) {
                     of.newest = Some((serial, order));
                 }
@@ -346,6 +369,7 @@ impl Lines {
             }
             None => {}
         }
+        let before_it = Some(self.last).filter(|last| *last > Timestamp::MIN);
         let latest = std::mem::replace(&mut self.last, time).max(time);
         let entry = Entry {
             host,
@@ -372,6 +396,13 @@ impl Lines {
         if self.told.is_some_and(|told| place < told) {
             return self.refuse(line, reading);
         }
+        if self.doubtful.front().is_some_and(|front| *front < line) {
+            while self.doubtful.pop_front_if(|front| *front < line).is_some() {}
+            let since = before_it.filter(|before| *before < time);
+            let gap =
+                before(&placed, placed.order, Content::Gap(Gap { since, serials: None, why: Lost::Unread }));
+            self.waiting.insert((place, line - 1), gap);
+        }
         if let Some(gap) = disordered {
             // Which of its lines came first in that time is not known.
             let gap = before(&placed, latest, Content::Gap(gap));
@@ -393,22 +424,9 @@ impl Lines {
         self.batch = Vec::new().into_iter();
     }
 
-    /// Compares the serial numbers that came up to a moment, in milliseconds, with those before them.
-    fn compare_runs(&mut self, until: i64, most: usize, reading: &mut Reading<'_>) {
-        let is_due = |runs: &Waiting| {
-            runs.len() > most || runs.first_key_value().is_some_and(|((since, _), _)| *since <= until)
-        };
-        while is_due(&self.runs)
-            && let Some((_, (host, run, at))) = self.runs.pop_first()
-        {
-            reading.sequence(&host, &run, at);
-        }
-    }
-
     /// Tells an entry, and before it what its log says that it lost.
     fn release(&mut self, place: Place, placed: Placed, reading: &mut Reading<'_>) {
         self.told = Some(place);
-        self.compare_runs(place.time.as_millisecond(), usize::MAX, reading);
         if self.repeats.is_copy(&placed, self.waiting.values()) {
             reading.input.duplicates += 1;
             return;

@@ -1,6 +1,6 @@
 //! Several inputs, in one order.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::num::NonZero;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -12,7 +12,7 @@ use taptrail_trail::{Content, Entry, Gap, Lost};
 use crate::duplicates::{self, Duplicates, Look};
 use crate::found::{Clock, Voice};
 use crate::hosts::Hosts;
-use crate::input::rotation;
+use crate::input::{family, rotation};
 use crate::lines::{Begun, Lines};
 use crate::numbers::Missing;
 use crate::open::Opened;
@@ -37,6 +37,7 @@ enum Pending {
         opened: Box<Opened>,
         clock: Box<Clock>,
         host: Arc<str>,
+        family: Arc<str>,
     },
     /// Rows are asked for their first at once.
     Rows(Box<Track>),
@@ -49,19 +50,20 @@ fn wait(
     clock: &Clock,
     reading: &mut Reading<'_>,
 ) -> Result<Waiting, SourceError> {
-    let (mut opened, name, rotation, host, is_given) = match input {
+    let (mut opened, name, family, rotation, host, is_given) = match input {
         Input::File(path) => {
             let name = Arc::<str>::from(path.display().to_string());
             reading.add(Arc::clone(&name));
             let (rotation, host) = (rotation(&path), hosts.of_path(&path));
-            reading.covered.log(id, family(&path), rotation);
-            (Opened::file(&path)?, name, rotation, host, hosts.is_given(&path))
+            let family = family(&path);
+            reading.covered.log(id, Arc::clone(&family), rotation);
+            (Opened::file(&path)?, name, family, rotation, host, hosts.is_given(&path))
         }
         Input::Stdin => {
             reading.add("-".into());
             reading.covered.log(id, "-".into(), 0);
             let opened = Opened::pipe(Box::new(std::io::stdin()), "-")?;
-            (opened, Arc::from("-"), 0, hosts.of_stdin(), hosts.is_given(Path::new("-")))
+            (opened, Arc::from("-"), Arc::from("-"), 0, hosts.of_stdin(), hosts.is_given(Path::new("-")))
         }
         Input::Rows { name, bytes, rows } => {
             reading.add(Arc::clone(&name));
@@ -92,20 +94,15 @@ fn wait(
     Ok(Waiting {
         begins,
         rotation,
-        track: Pending::Log { id, name, opened: Box::new(opened), clock: Box::new(clock), host },
+        track: Pending::Log { id, name, opened: Box::new(opened), clock: Box::new(clock), host, family },
     })
-}
-
-/// What a log and its rotations have in common.
-fn family(path: &Path) -> Arc<str> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let stem = name.split_once(".log").map_or(&*name, |(stem, _)| stem);
-    let parent = path.parent().unwrap_or(Path::new("")).display().to_string();
-    format!("{parent}/{stem}").into()
 }
 
 /// An event's host, time and serial number, which name it.
 type Last = (Arc<str>, Timestamp, u32);
+
+/// The lines of a rotation and of the next are out of order by less than this.
+const OUT_OF_TURN: SignedDuration = SignedDuration::from_secs(5);
 
 /// Two sources tell of one boot within this time.
 const ONE_BOOT: SignedDuration = SignedDuration::from_mins(5);
@@ -126,6 +123,8 @@ pub(crate) struct Merge {
     /// Of a single input the last event.
     last: Option<Last>,
     boots: HashMap<Arc<str>, Boot>,
+    /// When each rotation of a log first told of a host.
+    rotations: HashMap<(Arc<str>, Arc<str>), BTreeMap<u32, Timestamp>>,
     /// Where each directory is taken for a host: the records of the last moments, of whichever host.
     anyones: Option<Anyones>,
 }
@@ -171,6 +170,7 @@ impl Merge {
             threads: threads.get(),
             last: None,
             boots: HashMap::new(),
+            rotations: HashMap::new(),
             anyones: hosts.are_directories().then(Anyones::default),
         }
     }
@@ -260,6 +260,9 @@ impl Merge {
                 }
                 return ControlFlow::Continue(!covered);
             }
+            Content::Truncated(_) | Content::Unsent(_) => {
+                reading.covered.gap(&entry.host, entry.time, entry.time);
+            }
             Content::Record(_) => {
                 if let Some(conflict) = self.conflict(entry) {
                     reading.refused = Some(conflict);
@@ -291,6 +294,33 @@ impl Merge {
         Some(SourceError::OneHost { one, other, first, second })
     }
 
+    /// A rotation goes on after a newer one has begun: the clock was set back, and which of their lines came first is
+    /// not known.
+    fn out_of_turn(&mut self, origin: Origin, placed: &Placed, reading: &mut Reading<'_>) -> Option<Entry> {
+        let family = reading.covered.rotated(origin.id)?;
+        let Entry { host, source, line, .. } = &placed.entry;
+        let begun = self.rotations.entry((family, Arc::clone(host))).or_default();
+        let own = *begun.entry(origin.rotation).or_insert(placed.order);
+        // Some call the newer one the older.
+        let newer =
+            begun.range(..origin.rotation).map(|(_, begun)| *begun).filter(|begun| own < *begun).min()?;
+        if placed.order.duration_since(newer) <= OUT_OF_TURN {
+            return None;
+        }
+        reading.covered.gap(host, newer, placed.order);
+        let gap = Gap { since: Some(newer), serials: None, why: Lost::Disordered };
+        Some(Entry {
+            host: Arc::clone(host),
+            time: placed.order,
+            serial: None,
+            writer: None,
+            source: Arc::clone(source),
+            line: *line,
+            copies: Vec::new(),
+            content: Content::Gap(gap),
+        })
+    }
+
     /// Tells an entry, unless another has told the same.
     fn compare(
         &mut self,
@@ -300,6 +330,7 @@ impl Merge {
         reading: &mut Reading<'_>,
         take: &mut Take<'_>,
     ) -> ControlFlow<()> {
+        let out_of_turn = self.out_of_turn(origin, &placed, reading);
         let missing = placed
             .entry
             .serial
@@ -309,9 +340,10 @@ impl Merge {
                 let Entry { host, source, line, .. } = &placed.entry;
                 Entry { line: *line, ..gap_of(Arc::clone(host), Arc::clone(source), missing) }
             });
+        let gaps = out_of_turn.into_iter().chain(missing);
         if self.plain {
-            if let Some(missing) = &missing {
-                take(missing)?;
+            for gap in gaps {
+                take(&gap)?;
             }
             let Entry { host, time, serial, .. } = &placed.entry;
             // Whoever has all numbers can tell an event twice by its number alone.
@@ -328,17 +360,29 @@ impl Merge {
                 return take(&placed.entry);
             }
             self.plain = false;
+            return self.compare_with_others(origin, placed, until, reading, take);
         }
-        let is_rows = origin.is_rows;
-        if let Some(entry) = missing {
+        for entry in gaps {
             // Told at once, or behind what may be told better still.
             if self.window.is_empty() {
                 take(&entry)?;
             } else {
                 let gap = Placed { entry, order: placed.order, voice: placed.voice, boot: None };
-                self.window.push(UNCOMPARED, gap, is_rows);
+                self.window.push(UNCOMPARED, gap, origin.is_rows);
             }
         }
+        self.compare_with_others(origin, placed, until, reading, take)
+    }
+
+    fn compare_with_others(
+        &mut self,
+        origin: Origin,
+        placed: Placed,
+        until: Option<Place>,
+        reading: &mut Reading<'_>,
+        take: &mut Take<'_>,
+    ) -> ControlFlow<()> {
+        let is_rows = origin.is_rows;
         self.duplicates.cover(origin, &placed.entry);
         self.window.release(placed.order, take)?;
         self.duplicates.forget(placed.order, take)?;
@@ -378,13 +422,14 @@ impl Merge {
     fn begin(&self, pending: Pending, rotation: u32, reading: &mut Reading<'_>) -> Option<Track> {
         let mut track = match pending {
             Pending::Rows(track) => *track,
-            Pending::Log { id, name, opened, clock, host } => {
+            Pending::Log { id, name, opened, clock, host, family } => {
                 let expected = opened.expected();
                 match opened.start(self.threads) {
                     Ok((stream, stored)) => {
                         let origin = Origin { id, is_rows: false, rotation };
                         let of = Arc::clone(&name);
-                        let begun = Begun { id, name: of, stream, stored, expected, clock: *clock, host };
+                        let begun =
+                            Begun { id, name: of, family, stream, stored, expected, clock: *clock, host };
                         Track::lines(origin, name, Lines::new(begun))
                     }
                     Err(source) => {

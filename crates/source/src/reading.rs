@@ -160,16 +160,24 @@ impl Reading<'_> {
         }
     }
 
-    /// The next numbers of a host that an input has; with them it may show that they are of two hosts.
-    pub(crate) fn sequence(&mut self, host: &Arc<str>, run: &Run, at: At) {
+    /// The next numbers of a host that an input has; with them it may show that they are of two hosts. `others`: it
+    /// has lines of others than guests, too.
+    pub(crate) fn sequence(&mut self, host: &Arc<str>, run: &Run, at: At, others: bool) {
         let second = at.clone();
-        let sequence = match self.sequences.get_mut(host) {
-            Some(sequence) => sequence,
-            None => self.sequences.entry(Arc::clone(host)).or_default(),
-        };
-        if let Some(earlier) = sequence.take(run, at) {
+        let is_whole = others && !self.extract;
+        let earlier = self.sequence_of(host).take(run, at, is_whole);
+        if let Some(earlier) = earlier {
             self.refuse(host, &earlier, &second, "their serial numbers contradict each other");
         }
+    }
+
+    /// A host starts anew, as an input tells.
+    pub(crate) fn boots(&mut self, host: &Arc<str>, input: u32) {
+        self.sequence_of(host).boots(input);
+    }
+
+    fn sequence_of(&mut self, host: &Arc<str>) -> &mut Sequence {
+        self.sequences.entry(Arc::clone(host)).or_default()
     }
 
     /// A line of a host tells its machine id and its boot, which may show that there are two.
@@ -218,6 +226,11 @@ impl Reading<'_> {
             let numbers = self.numbers.entry(Arc::clone(&entry.host)).or_default();
             numbers.take_elsewhere(serial, entry.time.as_millisecond());
         }
+    }
+
+    /// Whether a record of an input that is not read shows by its number.
+    pub(crate) fn counts_numbers(&self, id: u32) -> bool {
+        self.covered.is_numbered(id) && !self.extract
     }
 
     /// Whether an input has all of a host's serial numbers, as far as is read.

@@ -1,11 +1,17 @@
-//! The kernel's serial numbers in an audit log, as runs without a gap.
+//! The kernel's serial numbers in an audit log, as runs without a gap, a minute long at most.
 //!
-//! The kernel numbers its audit events one by one from each boot. A log that has them all is one run,
-//! whatever its length; what is missing lies between two runs.
+//! The kernel numbers its audit events one by one from each boot. A log that has them all is one run
+//! a minute after the other; what is missing lies between two runs.
 
 use bstr::ByteSlice as _;
 
-/// Lines whose events have numbers without a gap.
+/// A run tells of no longer time, in milliseconds.
+const SPAN: i64 = 60_000;
+
+/// A clock that is set back by more begins another run, in milliseconds.
+const JUMP: i64 = 2000;
+
+/// Lines whose events have numbers without a gap, within a minute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Run {
     /// The host that the lines name.
@@ -27,6 +33,11 @@ impl Run {
     /// Numbers of a host that is not named.
     pub(crate) fn of(first: u32, last: u32, since: i64) -> Self {
         Self { node: Box::default(), first, last, since, until: since, line: 0, entered: false }
+    }
+
+    /// Whether an event at this time may belong to it: it tells of a short time, without a jump of the clock.
+    fn is_near(&self, millis: i64) -> bool {
+        self.entered || (millis - self.until >= -JUMP && millis - self.since <= SPAN)
     }
 }
 
@@ -66,7 +77,7 @@ impl Runs {
             if serial == run.last {
                 return;
             }
-            if serial == run.last.wrapping_add(1) {
+            if serial == run.last.wrapping_add(1) && (entered || run.is_near(millis)) {
                 run.last = serial;
                 if !entered {
                     run.until = run.until.max(millis);

@@ -27,6 +27,8 @@ pub(crate) struct Batch {
     pub(crate) unread: u64,
     /// The first of them, likewise.
     pub(crate) first_unread: Option<u64>,
+    /// The lines of both kinds, likewise; of many, the first ones and the last.
+    pub(crate) doubtful: Vec<u64>,
     /// How many lines begin in the piece.
     pub(crate) lines: u64,
     /// How many lines come before those counted in `found`, where not all that were read.
@@ -35,9 +37,16 @@ pub(crate) struct Batch {
     pub(crate) bytes: u64,
 }
 
+/// How many lines that could not be read are told apart.
+const MAX_DOUBTFUL: usize = 256;
+
 impl Batch {
     /// Takes what a line told; an unknown one only where it looks like a record.
     pub(crate) fn push(&mut self, line: u64, told: Result<Option<Found>, Unreadable>) {
+        if told.is_err() {
+            self.doubtful.truncate(MAX_DOUBTFUL - 1);
+            self.doubtful.push(line);
+        }
         match told {
             Ok(Some(found)) => self.found.push((line, found)),
             Ok(None) => {}
@@ -156,11 +165,12 @@ impl Scanner {
         };
         // The number of a record that can't be read is missing.
         let is_numbered = line.starts_with(b"type=") || line.starts_with(b"node=");
-        if is_numbered && matches!(told, Ok(_) | Err(Unreadable::Unknown)) {
+        let is_none = matches!(told, Err(Unreadable::Unknown)) && !shape::resembles_record(line);
+        if is_numbered && (is_none || told.is_ok()) {
             runs.take(line, number);
         }
         match told {
-            Err(Unreadable::Unknown) if !shape::resembles_record(line) => {}
+            _ if is_none => {}
             Ok(Some(found)) if found.content == Content::Boot && found.when == When::Unknown => {
                 let when = bytes.get(end + 1..).map_or(When::Unknown, time_after);
                 batch.push(number, Ok(Some(Found { when, ..found })));

@@ -94,6 +94,8 @@ pub enum Lost {
     AuditdStopped,
     /// auditd stopped writing, because the disk was full or failed.
     Suspended,
+    /// Lines that look like records could not be read.
+    Unread,
     /// The log goes back in time: its lines are not in order, or the clock was set.
     Disordered,
     /// Its serial numbers fall, and not to those of a boot: the host started anew and the beginning is missing, or

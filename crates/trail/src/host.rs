@@ -37,6 +37,8 @@ pub(crate) struct Host {
     last: Option<Timestamp>,
     /// The last stretch of which records may be missing.
     lost: Option<(Timestamp, Timestamp)>,
+    /// Until when its lines are known not to be in order.
+    disordered: Option<Timestamp>,
 }
 
 impl Host {
@@ -52,6 +54,7 @@ impl Host {
             serials: Serials::default(),
             last: None,
             lost: None,
+            disordered: None,
         }
     }
 
@@ -87,8 +90,16 @@ impl Host {
             Content::Unsent(fragment) => self.fragment(FindingKind::RecordNotSent, entry, fragment, out),
             Content::Missing(fragment) => self.fragment(FindingKind::SerialGap, entry, fragment, out),
             Content::Gap(gap) => {
-                self.lose(gap.since.or(last).unwrap_or(entry.time), entry.time);
-                out.findings.push(told::gap(entry, gap));
+                let since = gap.since.or(last).unwrap_or(entry.time);
+                // Of one stretch many lines may show that they are not in order.
+                let known = self.disordered.is_some_and(|until| since <= until);
+                if gap.why == Lost::Disordered {
+                    self.disordered = self.disordered.max(Some(entry.time));
+                }
+                self.lose(since, entry.time);
+                if !(known && gap.why == Lost::Disordered) {
+                    out.findings.push(told::gap(entry, gap));
+                }
             }
             Content::Foreign { exe } => self.foreign.count(entry, exe),
             Content::Boot | Content::RecordingStopped(_) | Content::RecordingResumed(_) => {}
@@ -128,6 +139,11 @@ impl Host {
             hash_map::Entry::Vacant(none) => none.insert_entry(Lives::default()),
         };
         let at = lives.get_mut().of(entry, &mut self.daemons, out);
+        // Where lines are not in order, what comes next may have come before.
+        let disordered = self.lost.filter(|(_, until)| entry.time < *until);
+        if let Some((since, until)) = disordered {
+            lives.get_mut().iter_mut().for_each(|guest| guest.lose(since, until));
+        }
         let guest = lives.get_mut().get(at);
         guest.judge_bare(Some(entry.time), out);
         // That it runs or has stopped tells nothing of its interfaces.
@@ -143,6 +159,9 @@ impl Host {
             None
         } else {
             uncertain = tell(guest, entry, done, self.lost, &mut self.opens, out);
+            if let Some((since, until)) = disordered {
+                guest.lose(since, until);
+            }
             guest.last = entry.time;
             let idle = guest.is_idle();
             let now = if idle { None } else { guest.pid };

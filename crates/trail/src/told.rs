@@ -131,6 +131,7 @@ pub(crate) fn gap(entry: &Entry, gap: &Gap) -> Finding {
         Lost::AuditingOff => "Auditing was switched off",
         Lost::AuditdStopped => "auditd did not run",
         Lost::Disordered => "The log goes back in time, as after its clock was set",
+        Lost::Unread => "Lines that look like records could not be read",
         Lost::Fell => {
             "The serial numbers fall, as after a boot whose beginning is missing or in another host's log"
         }
