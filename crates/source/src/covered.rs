@@ -40,6 +40,11 @@ impl Covered {
         (self.families.get(family).is_some_and(|rotations| *rotations > 1)).then(|| Arc::clone(family))
     }
 
+    /// Whether an input is of this family.
+    pub(crate) fn is_of(&self, id: u32, family: &str) -> bool {
+        self.logs.get(&id).is_some_and(|log| *log.family == *family)
+    }
+
     /// An input is an audit log's own lines.
     pub(crate) fn numbered(&mut self, id: u32) {
         self.numbered.insert(id);

@@ -101,7 +101,7 @@ mod tests {
     fn other(lines: &[(u128, u128, i64)]) -> Option<usize> {
         let mut identity = Identity::default();
         lines.iter().position(|&(machine, boot, second)| {
-            let at = At { input: 0, family: "a".into(), source: "a".into(), line: 1 };
+            let at = At { input: 0, is_raw: false, family: "a".into(), source: "a".into(), line: 1 };
             let time = Timestamp::from_second(second).unwrap();
             identity.take(Some(machine), Some(boot), time, &at).is_some()
         })

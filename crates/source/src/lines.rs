@@ -35,6 +35,9 @@ const FALL: SignedDuration = SignedDuration::from_secs(5);
 /// A late number is below the newest one by less than this.
 const LATE: u32 = 16_384;
 
+/// The number of the first event that a whole log has of a boot is not above this.
+const EARLY: u32 = 64;
+
 /// How late within its second something may have been.
 const ALMOST: SignedDuration = SignedDuration::from_millis(999);
 
@@ -97,6 +100,11 @@ struct OfHost {
     /// When it was last told of.
     last: Option<Timestamp>,
     boot: Option<u128>,
+    /// The last serial number of its lines, whatever they tell.
+    last_number: u32,
+    /// The lines at which its numbers fall to those of a boot, and the boot of the last line.
+    restarts: VecDeque<u64>,
+    boot_read: Option<u128>,
 }
 
 /// Where an input comes from and how it is read.
@@ -276,7 +284,12 @@ impl Lines {
             let moment = |millis| Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MIN);
             reading.cover(self.id, &host, moment(run.since), moment(run.until), 0);
             reading.numbers(self.id, &host, run);
-            let at = self.at(self.before + run.line + 1);
+            let at = self.at(self.before + run.line + 1, true);
+            let of = self.hosts.entry(Arc::clone(&host)).or_default();
+            if run.first <= EARLY && run.last < of.last_number {
+                of.restarts.push_back(at.line);
+            }
+            of.last_number = run.last;
             reading.sequence(&host, run, at, self.others);
         }
         self.found |= !batch.found.is_empty();
@@ -293,8 +306,9 @@ impl Lines {
         host
     }
 
-    fn at(&self, line: u64) -> At {
-        At { input: self.id, family: Arc::clone(&self.family), source: Arc::clone(&self.name), line }
+    fn at(&self, line: u64, is_raw: bool) -> At {
+        let (family, source) = (Arc::clone(&self.family), Arc::clone(&self.name));
+        At { input: self.id, is_raw, family, source, line }
     }
 
     fn place(&mut self, line: u64, found: Found, reading: &mut Reading<'_>) {
@@ -328,12 +342,12 @@ impl Lines {
             reading.boots(&host, self.id);
         }
         if found.machine.is_some() || found.boot.is_some() {
-            reading.identity(&host, found.machine, found.boot, time, &self.at(line));
+            reading.identity(&host, found.machine, found.boot, time, &self.at(line, false));
         }
         // Of an audit log's own lines all numbers were taken.
         if let Some(serial) = found.serial.filter(|_| is_record && !reading.covered.is_numbered(self.id)) {
             let run = Run::of(serial, serial, time.as_millisecond());
-            reading.sequence(&host, &run, self.at(line), false);
+            reading.sequence(&host, &run, self.at(line, false), false);
         }
         // syslog knows who sent a record, and neither its number nor the part of its second.
         let heard = found.serial.is_none() && found.writer.is_some();
@@ -341,6 +355,14 @@ impl Lines {
         let mut order = if whole { time.saturating_add(ALMOST).unwrap_or(time) } else { time };
         let mut disordered = None;
         let of = self.hosts.entry(Arc::clone(&host)).or_default();
+        let restarted = of.restarts.front().is_some_and(|restart| *restart <= line)
+            || (found.boot.is_some() && of.boot_read.is_some() && of.boot_read != found.boot)
+            || found.content == Content::Boot;
+        if restarted {
+            while of.restarts.pop_front_if(|restart| *restart <= line).is_some() {}
+            of.newest = None;
+        }
+        of.boot_read = found.boot.or(of.boot_read);
         match found.serial {
             // A number that goes on is later, whatever the clock was set to.
             Some(serial) => {
@@ -362,6 +384,11 @@ impl Lines {
                 if of.newest.is_none_or(|(newest, at)| serial > newest || order > at) {
                     of.newest = Some((serial, order));
                 }
+            }
+            None if restarted
+                && self.latest.is_some_and(|latest| latest.time.duration_since(order) > FALL) =>
+            {
+                disordered = Some(Gap { since: Some(time), serials: None, why: Lost::Disordered });
             }
             None if time < self.last && self.last.duration_since(time) > DISORDER => {
                 reading.note(&self.name, About::BackInTime { line });

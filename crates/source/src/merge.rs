@@ -299,19 +299,32 @@ impl Merge {
     fn out_of_turn(&mut self, origin: Origin, placed: &Placed, reading: &mut Reading<'_>) -> Option<Entry> {
         let family = reading.covered.rotated(origin.id)?;
         let Entry { host, source, line, .. } = &placed.entry;
-        let begun = self.rotations.entry((family, Arc::clone(host))).or_default();
+        let key = (Arc::clone(&family), Arc::clone(host));
+        let begun = self.rotations.entry(key).or_default();
         let own = *begun.entry(origin.rotation).or_insert(placed.order);
         // Some call the newer one the older.
         let newer =
-            begun.range(..origin.rotation).map(|(_, begun)| *begun).filter(|begun| own < *begun).min()?;
-        if placed.order.duration_since(newer) <= OUT_OF_TURN {
-            return None;
-        }
-        reading.covered.gap(host, newer, placed.order);
-        let gap = Gap { since: Some(newer), serials: None, why: Lost::Disordered };
+            begun.range(..origin.rotation).map(|(_, begun)| *begun).filter(|begun| own < *begun).min();
+        let late = |order: Timestamp, since: Timestamp| order.duration_since(since) > OUT_OF_TURN;
+        let (since, until) = if newer.is_some_and(|newer| late(placed.order, newer)) {
+            (newer?, placed.order)
+        } else {
+            // An older rotation goes on behind this, or a newer one that has begun before.
+            let has_begun = |rotation: u32| begun.get(&rotation).is_some_and(|begun| *begun < placed.order);
+            let is_other = |track: &&Track| {
+                let Origin { id, rotation, .. } = track.origin;
+                (rotation > origin.rotation || (rotation < origin.rotation && has_begun(rotation)))
+                    && reading.covered.is_of(id, &family)
+            };
+            let heads = self.active.iter().filter(is_other).filter_map(|track| track.head.as_ref());
+            let other = heads.filter(|head| head.entry.host == *host).map(|head| head.order).max()?;
+            late(other, placed.order).then_some((placed.order, other))?
+        };
+        reading.covered.gap(host, since, until);
+        let gap = Gap { since: Some(since), serials: None, why: Lost::Disordered };
         Some(Entry {
             host: Arc::clone(host),
-            time: placed.order,
+            time: until,
             serial: None,
             writer: None,
             source: Arc::clone(source),

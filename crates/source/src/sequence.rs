@@ -55,6 +55,8 @@ pub(crate) struct Sequence {
 #[derive(Debug, Clone)]
 pub(crate) struct At {
     pub(crate) input: u32,
+    /// Whether it is an audit log's own line, with the very time of the event.
+    pub(crate) is_raw: bool,
     /// What the input has in common with its rotations.
     pub(crate) family: Arc<str>,
     pub(crate) source: Arc<str>,
@@ -98,12 +100,13 @@ impl Sequence {
         if self.clock_was_set {
             return None;
         }
+        let is_raw = at.is_raw;
         let others = self.logs.iter().filter(|(family, _)| **family != at.family);
         let earlier = others
             .flat_map(|(_, runs)| {
                 runs.range((run.since.saturating_sub(ONE_ROTATION), 0)..=(run.until, u32::MAX))
             })
-            .find(|(_, (other, _))| contradict(run, other))
+            .find(|(_, (other, at))| contradict(run, other, is_raw && at.is_raw))
             .map(|(_, (_, at))| at.clone());
         let runs = self.logs.entry(Arc::clone(&at.family)).or_default();
         if runs.len() == RUNS {
@@ -133,7 +136,12 @@ impl Sequence {
 }
 
 /// Whether two runs can't be of one host: one of them tells of the time of the other by numbers of its own.
-fn contradict(one: &Run, other: &Run) -> bool {
+fn contradict(one: &Run, other: &Run, are_exact: bool) -> bool {
+    // The kernel gives an event one time.
+    let of_one_time = (one.since - other.since).abs() <= SKEW * 2;
+    if are_exact && one.first == other.first && one.since != other.since && of_one_time {
+        return true;
+    }
     let apart = one.last < other.first || other.last < one.first;
     let within = |inner: &Run, outer: &Run| {
         outer.since.saturating_add(SKEW) < inner.since && inner.until < outer.until.saturating_sub(SKEW)
@@ -279,7 +287,8 @@ mod tests {
         runs.into_iter().position(|(first, last, since, until, input)| {
             let mut run = Run::of(first, last, since * 1000);
             run.until = until * 1000;
-            let at = At { input, family: input.to_string().into(), source: "a.log".into(), line: 1 };
+            let at =
+                At { input, is_raw: true, family: input.to_string().into(), source: "a.log".into(), line: 1 };
             sequence.take(&run, at, is_whole).is_some()
         })
     }
@@ -397,7 +406,7 @@ mod tests {
     fn a_log_goes_on_in_another_with_the_next_number() {
         let sequence = |first, last, since| {
             let mut sequence = Sequence::default();
-            let at = At { input: 0, family: "a".into(), source: "a".into(), line: 1 };
+            let at = At { input: 0, is_raw: true, family: "a".into(), source: "a".into(), line: 1 };
             sequence.take(&Run::of(first, last, since), at, true);
             sequence
         };
@@ -406,6 +415,17 @@ mod tests {
         assert!(log.goes_on_in(&sequence(2002, 3000, 6000)).is_none());
         assert!(log.goes_on_in(&sequence(2001, 3000, 600_000)).is_none());
         assert!(sequence(2001, 3000, 6000).goes_on_in(&log).is_none());
+    }
+
+    #[test]
+    fn one_number_has_one_time() {
+        let log = |input: u32| {
+            move |n: u32| {
+                (n * 50, n * 50 + 49, i64::from(n) * 50 + i64::from(input), i64::from(n) * 50 + 49, input)
+            }
+        };
+        assert!(conflict((1..10).flat_map(|n| [log(0)(n), log(1)(n)]), true).is_some());
+        assert!(conflict((1..10).flat_map(|n| [log(0)(n), log(0)(n)]), true).is_none());
     }
 
     #[test]
