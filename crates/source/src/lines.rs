@@ -102,8 +102,11 @@ struct OfHost {
     boot: Option<u128>,
     /// The last serial number of its lines, whatever they tell.
     last_number: u32,
-    /// The lines at which its numbers fall to those of a boot, and the boot of the last line.
-    restarts: VecDeque<u64>,
+    /// The latest time of its lines, whatever they tell.
+    latest: Timestamp,
+    /// The lines at which its numbers fall to those of a boot, and the latest time before.
+    restarts: VecDeque<(u64, Timestamp)>,
+    /// The boot of the last line.
     boot_read: Option<u128>,
 }
 
@@ -286,10 +289,11 @@ impl Lines {
             reading.numbers(self.id, &host, run);
             let at = self.at(self.before + run.line + 1, true);
             let of = self.hosts.entry(Arc::clone(&host)).or_default();
-            if run.first <= EARLY && run.last < of.last_number {
-                of.restarts.push_back(at.line);
+            if run.first <= EARLY && run.first < of.last_number {
+                of.restarts.push_back((at.line, of.latest));
             }
             of.last_number = run.last;
+            of.latest = of.latest.max(moment(run.until));
             reading.sequence(&host, run, at, self.others);
         }
         self.found |= !batch.found.is_empty();
@@ -355,12 +359,16 @@ impl Lines {
         let mut order = if whole { time.saturating_add(ALMOST).unwrap_or(time) } else { time };
         let mut disordered = None;
         let of = self.hosts.entry(Arc::clone(&host)).or_default();
-        let restarted = of.restarts.front().is_some_and(|restart| *restart <= line)
+        let mut before_boot = None;
+        while let Some((_, before)) = of.restarts.pop_front_if(|(restart, _)| *restart <= line) {
+            before_boot = before_boot.max(Some(before));
+        }
+        let restarted = before_boot.is_some()
             || (found.boot.is_some() && of.boot_read.is_some() && of.boot_read != found.boot)
             || found.content == Content::Boot;
         if restarted {
-            while of.restarts.pop_front_if(|restart| *restart <= line).is_some() {}
             of.newest = None;
+            before_boot = before_boot.max(self.latest.map(|latest| latest.time));
         }
         of.boot_read = found.boot.or(of.boot_read);
         match found.serial {
@@ -396,8 +404,12 @@ impl Lines {
             }
             None => {}
         }
+        // The host's clock was behind as it started anew, or logs are in the wrong order.
+        if before_boot.is_some_and(|before| before.duration_since(order) > FALL) {
+            disordered = Some(Gap { since: Some(time), serials: None, why: Lost::Disordered });
+        }
         let before_it = Some(self.last).filter(|last| *last > Timestamp::MIN);
-        let latest = std::mem::replace(&mut self.last, time).max(time);
+        let latest = std::mem::replace(&mut self.last, time).max(time).max(before_boot.unwrap_or(time));
         let entry = Entry {
             host,
             time,

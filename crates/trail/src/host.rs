@@ -37,8 +37,8 @@ pub(crate) struct Host {
     last: Option<Timestamp>,
     /// The last stretch of which records may be missing.
     lost: Option<(Timestamp, Timestamp)>,
-    /// Until when its lines are known not to be in order.
-    disordered: Option<Timestamp>,
+    /// The last stretch of which the lines are not in order.
+    disordered: Option<(Timestamp, Timestamp)>,
 }
 
 impl Host {
@@ -92,12 +92,14 @@ impl Host {
             Content::Gap(gap) => {
                 let since = gap.since.or(last).unwrap_or(entry.time);
                 // Of one stretch many lines may show that they are not in order.
-                let known = self.disordered.is_some_and(|until| since <= until);
+                let known =
+                    self.disordered.filter(|(_, until)| gap.why == Lost::Disordered && since <= *until);
                 if gap.why == Lost::Disordered {
-                    self.disordered = self.disordered.max(Some(entry.time));
+                    let (from, until) = known.unwrap_or((since, entry.time));
+                    self.disordered = Some((from.min(since), until.max(entry.time)));
                 }
                 self.lose(since, entry.time);
-                if !(known && gap.why == Lost::Disordered) {
+                if known.is_none() {
                     out.findings.push(told::gap(entry, gap));
                 }
             }
@@ -140,7 +142,7 @@ impl Host {
         };
         let at = lives.get_mut().of(entry, &mut self.daemons, out);
         // Where lines are not in order, what comes next may have come before.
-        let disordered = self.lost.filter(|(_, until)| entry.time < *until);
+        let disordered = self.disordered.filter(|(_, until)| entry.time < *until);
         if let Some((since, until)) = disordered {
             lives.get_mut().iter_mut().for_each(|guest| guest.lose(since, until));
         }
