@@ -37,12 +37,15 @@ const CONTRADICTIONS: u32 = 2;
 /// One log goes on in the next within so many milliseconds.
 const ONE_ROTATION: i64 = 60_000;
 
+/// Runs by the time and number of their first event.
+type ByTime = BTreeMap<(i64, u32), (Run, At)>;
+
 /// The serial numbers of one host, in the order of the lines of each input.
 #[derive(Debug, Default)]
 pub(crate) struct Sequence {
     inputs: HashMap<u32, InOrder>,
     /// What each log and its rotations tell, by time.
-    logs: HashMap<Arc<str>, BTreeMap<(i64, u32), (Run, At)>>,
+    logs: HashMap<Arc<str>, ByTime>,
     contradictions: u32,
     /// Whether the host's clock was set back: then times tell nothing of whose numbers they are.
     clock_was_set: bool,
