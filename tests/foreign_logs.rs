@@ -425,6 +425,20 @@ fn a_boot_with_its_clock_behind_leaves_the_order_unknown() {
 }
 
 #[test]
+fn hosts_whose_clocks_differ_are_each_in_order() {
+    let life = open(2, 10) + &start(3, 11) + &booted(4, 12) + &noise(5, 20) + &noise(6, 30);
+    let here: Vec<String> = life.lines().map(|line| format!("node=h1 {line}\n")).collect();
+    let behind = life
+        .replace("web1", "web2")
+        .replace("8d7a4ace", "8d7a4acf")
+        .replace("audit(17954600", "audit(17954500");
+    let there: Vec<String> = behind.lines().map(|line| format!("node=h2 {line}\n")).collect();
+    let both: String =
+        here.iter().zip(&there).flat_map(|(one, other)| [one.clone(), other.clone()]).collect();
+    assert_eq!(told_of(&both).holdings(), ["web2 tun held - inferred", "web1 tun held - inferred"]);
+}
+
+#[test]
 fn rotations_that_overlap_leave_the_order_unknown() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();

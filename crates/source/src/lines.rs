@@ -97,6 +97,8 @@ pub(crate) struct Lines {
 struct OfHost {
     /// The highest number, and where it was put.
     newest: Option<(u32, Timestamp)>,
+    /// The latest place of all.
+    placed: Option<Timestamp>,
     /// When it was last told of.
     last: Option<Timestamp>,
     boot: Option<u128>,
@@ -108,6 +110,50 @@ struct OfHost {
     restarts: VecDeque<(u64, Timestamp)>,
     /// The boot of the last line.
     boot_read: Option<u128>,
+}
+
+impl OfHost {
+    /// Where what a line tells is put, and whether the order of what was told before and this is not known. `order` is
+    /// its time. Where the host starts anew at this line, also the latest time before.
+    fn order(
+        &mut self,
+        line: u64,
+        found: &Found,
+        mut order: Timestamp,
+    ) -> (Timestamp, Option<Timestamp>, bool) {
+        let mut before_boot = None;
+        while let Some((_, before)) = self.restarts.pop_front_if(|(restart, _)| *restart <= line) {
+            before_boot = before_boot.max(Some(before));
+        }
+        let is_other_boot = found.boot.is_some() && self.boot_read.is_some() && self.boot_read != found.boot;
+        if before_boot.is_some() || is_other_boot || found.content == Content::Boot {
+            self.newest = None;
+            before_boot = before_boot.max(self.placed);
+        }
+        self.boot_read = found.boot.or(self.boot_read);
+        // The host's clock was behind as it started anew, or logs are in the wrong order.
+        let mut is_disordered = before_boot.is_some_and(|before| before.duration_since(order) > FALL);
+        if let Some(serial) = found.serial {
+            // A number that goes on is later, whatever the clock was set to.
+            if let Some((newest, at)) = self.newest
+                && serial > newest
+                && serial - newest < NEAR
+                && order < at
+            {
+                is_disordered |= at.duration_since(order) > CLOCK_STEP;
+                order = at;
+            }
+            // Numbers and times fall, and not as those of late records.
+            let is_late = self.newest.is_some_and(|(newest, _)| serial < newest && newest - serial < LATE);
+            is_disordered |=
+                !is_late && self.placed.is_some_and(|placed| placed.duration_since(order) > FALL);
+            if self.newest.is_none_or(|(newest, at)| serial > newest || order > at) {
+                self.newest = Some((serial, order));
+            }
+        }
+        self.placed = self.placed.max(Some(order));
+        (order, before_boot, is_disordered)
+    }
 }
 
 /// Where an input comes from and how it is read.
@@ -356,57 +402,12 @@ impl Lines {
         // syslog knows who sent a record, and neither its number nor the part of its second.
         let heard = found.serial.is_none() && found.writer.is_some();
         let whole = heard && time.subsec_nanosecond() == 0;
-        let mut order = if whole { time.saturating_add(ALMOST).unwrap_or(time) } else { time };
-        let mut disordered = None;
+        let order = if whole { time.saturating_add(ALMOST).unwrap_or(time) } else { time };
         let of = self.hosts.entry(Arc::clone(&host)).or_default();
-        let mut before_boot = None;
-        while let Some((_, before)) = of.restarts.pop_front_if(|(restart, _)| *restart <= line) {
-            before_boot = before_boot.max(Some(before));
-        }
-        let restarted = before_boot.is_some()
-            || (found.boot.is_some() && of.boot_read.is_some() && of.boot_read != found.boot)
-            || found.content == Content::Boot;
-        if restarted {
-            of.newest = None;
-            before_boot = before_boot.max(self.latest.map(|latest| latest.time));
-        }
-        of.boot_read = found.boot.or(of.boot_read);
-        match found.serial {
-            // A number that goes on is later, whatever the clock was set to.
-            Some(serial) => {
-                if let Some((newest, at)) = of.newest
-                    && serial > newest
-                    && serial - newest < NEAR
-                    && order < at
-                {
-                    if at.duration_since(order) > CLOCK_STEP {
-                        disordered = Some(Gap { since: Some(time), serials: None, why: Lost::Disordered });
-                    }
-                    order = at;
-                }
-                // Numbers and times fall: a boot with its clock behind, or logs in the wrong order.
-                let is_late = of.newest.is_some_and(|(newest, _)| serial < newest && newest - serial < LATE);
-                if !is_late && self.latest.is_some_and(|latest| latest.time.duration_since(order) > FALL) {
-                    disordered = Some(Gap { since: Some(time), serials: None, why: Lost::Disordered });
-                }
-                if of.newest.is_none_or(|(newest, at)| serial > newest || order > at) {
-                    of.newest = Some((serial, order));
-                }
-            }
-            None if restarted
-                && self.latest.is_some_and(|latest| latest.time.duration_since(order) > FALL) =>
-            {
-                disordered = Some(Gap { since: Some(time), serials: None, why: Lost::Disordered });
-            }
-            None if time < self.last && self.last.duration_since(time) > DISORDER => {
-                reading.note(&self.name, About::BackInTime { line });
-                disordered = Some(Gap { since: Some(time), serials: None, why: Lost::Disordered });
-            }
-            None => {}
-        }
-        // The host's clock was behind as it started anew, or logs are in the wrong order.
-        if before_boot.is_some_and(|before| before.duration_since(order) > FALL) {
-            disordered = Some(Gap { since: Some(time), serials: None, why: Lost::Disordered });
+        let (order, before_boot, mut is_disordered) = of.order(line, &found, order);
+        if found.serial.is_none() && time < self.last && self.last.duration_since(time) > DISORDER {
+            reading.note(&self.name, About::BackInTime { line });
+            is_disordered = true;
         }
         let before_it = Some(self.last).filter(|last| *last > Timestamp::MIN);
         let latest = std::mem::replace(&mut self.last, time).max(time).max(before_boot.unwrap_or(time));
@@ -420,6 +421,8 @@ impl Lines {
             copies: Vec::new(),
             content: found.content,
         };
+        let disordered =
+            is_disordered.then_some(Gap { since: Some(time), serials: None, why: Lost::Disordered });
         let mut placed = Placed { entry, order, voice: found.voice, boot: found.boot };
         let mut place = placed.place();
         // A remark of whole seconds belongs behind the line before it.

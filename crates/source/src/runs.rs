@@ -47,6 +47,8 @@ pub(crate) struct Runs {
     runs: Vec<Run>,
     /// Whether there are lines of another kind than `VIRT_…`.
     others: bool,
+    /// Time and number of the last line, as they stand there.
+    stamp: Vec<u8>,
 }
 
 /// The stamp is within so many bytes of a line, behind a host's name and a type.
@@ -68,8 +70,16 @@ impl Runs {
         if record.starts_with(b"type=DAEMON_") {
             return;
         }
-        let Some((millis, serial)) = stamp(record) else { return };
         self.others |= !record.starts_with(b"type=VIRT_");
+        let Some(stamp) = stamp(record) else { return };
+        // Most lines are of the event of the line before.
+        let is_same = !self.stamp.is_empty() && stamp.starts_with(&self.stamp);
+        if is_same && self.runs.last().is_some_and(|run| *run.node == *node) {
+            return;
+        }
+        let Some((millis, serial, length)) = moment(stamp) else { return };
+        self.stamp.clear();
+        self.stamp.extend_from_slice(&stamp[..length]);
         let entered = record.starts_with(b"type=SYSCALL ");
         if let Some(run) = self.runs.last_mut()
             && *run.node == *node
@@ -98,32 +108,36 @@ impl Runs {
     }
 }
 
-/// The time, in milliseconds since 1970, and the number in `… msg=audit(1795460022.944:2592): …`.
+/// What follows in `… msg=audit(1795460022.944:2592): …`.
 #[inline]
-fn stamp(record: &[u8]) -> Option<(i64, u32)> {
+fn stamp(record: &[u8]) -> Option<&[u8]> {
     let open = memchr::memchr(b'(', record)?;
-    if !record[..open].ends_with(b"audit") {
-        return None;
-    }
-    let (seconds, rest) = digits(&record[open + 1..])?;
+    record[..open].ends_with(b"audit").then(|| &record[open + 1..])
+}
+
+/// The time, in milliseconds since 1970, and the number in `1795460022.944:2592)`, and how long that is.
+#[inline]
+fn moment(stamp: &[u8]) -> Option<(i64, u32, usize)> {
+    let (seconds, rest) = digits(stamp)?;
     let (millis, rest) = digits(rest.strip_prefix(b".")?)?;
     let (serial, rest) = digits(rest.strip_prefix(b":")?)?;
-    if rest.first() != Some(&b')') || millis > 999 {
+    let rest = rest.strip_prefix(b")")?;
+    if millis > 999 {
         return None;
     }
     let time = i64::try_from(seconds).ok()?.checked_mul(1000)?.checked_add(i64::try_from(millis).ok()?)?;
-    Some((time, u32::try_from(serial).ok()?))
+    Some((time, u32::try_from(serial).ok()?, stamp.len() - rest.len()))
 }
 
 #[inline]
 fn digits(text: &[u8]) -> Option<(u64, &[u8])> {
-    let (mut number, mut at) = (0_u64, 0);
-    while let Some(digit @ b'0'..=b'9') = text.get(at) {
-        number = number.checked_mul(10)?.checked_add(u64::from(digit - b'0'))?;
-        at += 1;
-    }
-    (at > 0).then(|| (number, &text[at..]))
+    let end = text.iter().take(MAX_DIGITS + 1).position(|byte| !byte.is_ascii_digit())?;
+    let number = text[..end].iter().fold(0_u64, |number, digit| number * 10 + u64::from(digit - b'0'));
+    (end > 0).then(|| (number, &text[end..]))
 }
+
+/// A number with more digits is none of audit's; one with so many can't overflow.
+const MAX_DIGITS: usize = 18;
 
 #[cfg(test)]
 mod tests {
