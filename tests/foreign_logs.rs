@@ -471,7 +471,9 @@ fn records_that_can_not_be_read_are_nobodys_answer() {
     let cut: fn(&str) -> String = |line| format!("{}\n", line.split(" exe=").next().unwrap());
     let lower: fn(&str) -> String = |line| line.replace("VIRT_", "virt_");
     let prefixed: fn(&str) -> String = |line| format!("[kvm1] {line}");
-    for spoil in [cut, lower, prefixed] {
+    let no_json: fn(&str) -> String =
+        |_| "{\"_TRANSPORT\": \"audit\", \"_AUDIT_TYPE\": \"2501\", \"MESS\n".to_owned();
+    for spoil in [cut, lower, prefixed, no_json] {
         let lines: String = guest.iter().map(|line| spoil(line)).collect();
         fs::write(file.path(), known.clone() + &lines + &noise(5, 100) + &noise(6, 140)).unwrap();
         for more in [&[][..], &["--extract"]] {

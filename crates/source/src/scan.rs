@@ -81,6 +81,8 @@ impl Scanner {
             // The same as numbers.
             "type=25",
             "TYPE\":\"25",
+            "TYPE\": \"25",
+            "TYPE\" : \"25",
             "TYPE=25",
             "AUDIT25",
             "audit-25",
