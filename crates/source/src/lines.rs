@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use compact_str::CompactString;
 use jiff::{SignedDuration, Timestamp};
-use taptrail_trail::{Content, Entry, Gap, Lost, Unreadable};
+use taptrail_trail::{Content, Entry, Gap, Lost, MAX_FIRST_SERIAL, Unreadable};
 
 use crate::found::{Clock, Found, Voice};
 use crate::hosts::is_same;
@@ -20,7 +20,7 @@ use crate::reading::Reading;
 use crate::repeats::Repeats;
 use crate::runs::Run;
 use crate::scan::Batch;
-use crate::sequence::At;
+use crate::sequence::{At, LATE};
 use crate::stream::Stream;
 use crate::track::{Place, Placed, Ready};
 use crate::{About, SourceError};
@@ -32,11 +32,6 @@ const CLOCK_STEP: SignedDuration = SignedDuration::from_secs(2);
 
 /// Lines whose numbers are no later ones are out of order by less than this.
 const FALL: SignedDuration = SignedDuration::from_secs(5);
-/// A late number is below the newest one by less than this.
-const LATE: u32 = 16_384;
-
-/// The number of the first event that a whole log has of a boot is not above this.
-const EARLY: u32 = 64;
 
 /// How late within its second something may have been.
 const ALMOST: SignedDuration = SignedDuration::from_millis(999);
@@ -335,7 +330,7 @@ impl Lines {
             reading.numbers(self.id, &host, run);
             let at = self.at(self.before + run.line + 1, true);
             let of = self.hosts.entry(Arc::clone(&host)).or_default();
-            if run.first <= EARLY && run.first < of.last_number {
+            if run.first <= MAX_FIRST_SERIAL && run.first < of.last_number {
                 of.restarts.push_back((at.line, of.latest));
             }
             of.last_number = run.last;

@@ -5,18 +5,13 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use jiff::Timestamp;
+use taptrail_trail::shows_boot;
 
 use crate::runs::Run;
 
 /// A number below the newest one is of another boot when it is so much later, in milliseconds: the lines of one
 /// boot are less out of order.
 const DISORDER: i64 = 2000;
-
-/// The number of the first event that a whole log has of a boot is not above this.
-const EARLY: u32 = 64;
-
-/// A boot that told fewer events than this looks, with the next one, like two hosts.
-const SHORT: u32 = 1024;
 
 /// How many spans may be apart from each other at one time.
 const MAX_SPANS: usize = 4096;
@@ -88,7 +83,7 @@ impl Numbers {
     fn missing_beginning(&self, highest: Option<u32>, run: &Run) -> Option<Missing> {
         let moment = |millis| Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MIN);
         let (since, until) = (moment(self.newest), moment(run.since));
-        let is_boot = run.first <= EARLY && highest.is_some_and(|highest| SHORT < highest);
+        let is_boot = highest.is_some_and(|highest| shows_boot(highest, run.first));
         (!is_boot && run.first > 1).then(|| Missing { since, until, serials: (1, run.first - 1) })
     }
 

@@ -11,6 +11,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
+use taptrail_trail::MAX_FIRST_SERIAL;
+
 use crate::runs::Run;
 
 /// Events of one host are out of order by less than this, in milliseconds.
@@ -20,10 +22,7 @@ const SKEW: i64 = 5000;
 const NEXT: u32 = 64;
 
 /// A late number is below the newest one by less than this: as many records wait for auditd.
-const LATE: u32 = 16_384;
-
-/// The number of the first event that a whole log has of a boot is not above this.
-const EARLY: u32 = 64;
+pub(crate) const LATE: u32 = 16_384;
 
 /// How many stretches of numbers of one input are remembered, and how many runs of each log.
 const STRETCHES: usize = 16;
@@ -200,7 +199,7 @@ impl InOrder {
         }
         let falls = run.last < newest.last;
         if falls {
-            if run.first <= EARLY {
+            if run.first <= MAX_FIRST_SERIAL {
                 self.stretches.clear();
                 self.push(run, at);
                 return None;

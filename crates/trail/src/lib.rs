@@ -117,4 +117,5 @@ pub use finding::{Finding, FindingKind};
 pub use holding::{Certainty, Doubt, EndedBy, Holding, PossiblyHeld, State};
 pub use proof::{LineRef, Proof};
 pub use report::{Asked, Coverage, HostSpan, Input, InputFile, Report, Span, Unreadable};
+pub use serials::{MAX_FIRST_SERIAL, shows_boot};
 pub use trail::Trail;

@@ -10,11 +10,16 @@ pub(crate) struct Serials {
 /// takes longer.
 const DISORDER: SignedDuration = SignedDuration::from_secs(5);
 
-/// The number of the first event that a whole log has of a boot is not above this.
-const EARLY: u32 = 64;
+/// The highest serial number with which a complete log of a boot may begin: the kernel counts from 1, and the first
+/// events are before auditd.
+pub const MAX_FIRST_SERIAL: u32 = 64;
 
-/// A boot that told fewer events than this looks, with the next one, like two hosts.
-const SHORT: u32 = 1024;
+/// Whether a serial number that falls, while time passes, shows a boot of the host. After a boot of few events it may
+/// as well be another host's.
+pub fn shows_boot(newest: u32, next: u32) -> bool {
+    const FEW_EVENTS: u32 = 1024;
+    next <= MAX_FIRST_SERIAL && newest > FEW_EVENTS
+}
 
 /// What a serial number tells of the time before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +46,7 @@ impl Serials {
         }
         match serial < newest && !wrapped && later {
             false => Before::Same,
-            true if serial <= EARLY && SHORT < newest => Before::Boot,
+            true if shows_boot(newest, serial) => Before::Boot,
             true => Before::Unknown,
         }
     }
