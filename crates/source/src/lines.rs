@@ -363,7 +363,7 @@ impl Lines {
             found.content,
             Content::Gap(_) | Content::Boot | Content::RecordingStopped(_) | Content::RecordingResumed(_)
         );
-        let host = match found.host {
+        let host = match &found.host {
             // What a log says of itself is of the host that it tells of.
             None if is_remark && self.latest.is_some() => Arc::clone(&self.host),
             None => {
@@ -372,8 +372,8 @@ impl Lines {
                 Arc::clone(&self.own)
             }
             Some(host) => {
-                if *host != *self.host {
-                    self.host = self.named(&host, reading);
+                if **host != *self.host {
+                    self.host = self.named(host, reading);
                 }
                 Arc::clone(&self.host)
             }

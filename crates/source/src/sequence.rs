@@ -199,7 +199,9 @@ impl InOrder {
         }
         let falls = run.last < newest.last;
         if falls {
-            if run.first <= MAX_FIRST_SERIAL {
+            // A host that has just booted may have numbers like those of a boot still.
+            let is_next = |old: &Stretch| old.last.checked_add(1) == Some(run.first);
+            if run.first <= MAX_FIRST_SERIAL && !self.stretches.iter().any(is_next) {
                 self.stretches.clear();
                 self.push(run, at);
                 return None;
@@ -402,6 +404,8 @@ mod tests {
         assert_eq!(single(two(900)), Some(2), "also where their numbers are near");
         assert!(single(two(5)).is_some(), "or nearer");
         assert!(selected(two(50_000)).is_some());
+        let booted = [(5, 0), (6, 10), (50_000, 11), (50_001, 15), (7, 30), (50_002, 31)];
+        assert_eq!(single(booted), Some(4), "one has just booted");
     }
 
     #[test]
