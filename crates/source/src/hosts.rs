@@ -5,7 +5,7 @@
 //! several places of its `/var` is one host's all the same: `h1/var/log/audit/audit.log` and
 //! `h1/var/log/syslog`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -133,6 +133,8 @@ impl Hosts {
 pub(crate) struct OwnNames {
     /// The name that the first lines tell; none where they tell several.
     told: HashMap<Arc<str>, Option<Arc<str>>>,
+    /// The names that were given.
+    given: HashSet<Arc<str>>,
 }
 
 impl OwnNames {
@@ -150,13 +152,17 @@ impl OwnNames {
     }
 
     /// What a host without a name is called.
-    pub(crate) fn of(&self, host: &Arc<str>) -> Arc<str> {
-        Arc::clone(self.told.get(host).and_then(Option::as_ref).unwrap_or(host))
+    pub(crate) fn of(&mut self, host: &Arc<str>) -> Arc<str> {
+        let Some(name) = self.told.get(host).and_then(Option::as_ref) else { return Arc::clone(host) };
+        if !self.given.contains(name) {
+            self.given.insert(Arc::clone(name));
+        }
+        Arc::clone(name)
     }
 
     /// Whether a host is called so by other lines than its own.
     pub(crate) fn has(&self, name: &Arc<str>) -> bool {
-        self.told.values().flatten().any(|told| told == name)
+        self.given.contains(name)
     }
 }
 
