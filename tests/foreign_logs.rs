@@ -282,6 +282,56 @@ fn directories_of_one_hosts_months_are_named_with_the_way_out() {
     assert!(done.status.code() == Some(2) && said.contains("--assume-host names /nonexistent"), "{said}");
 }
 
+/// However a log of events with several lines each is cut into pieces, files and packages, it is whole.
+#[test]
+fn events_of_several_lines_are_whole_wherever_a_log_is_cut() {
+    let event = |serial: u32, at: u32| {
+        let stamp = format!("msg=audit({}.000:{serial}):", 1_795_460_000 + at);
+        format!(
+            "type=SYSCALL {stamp} arch=c000003e syscall=46 success=yes\ntype=NETFILTER_CFG {stamp} table=t\n\
+             type=PROCTITLE {stamp} proctitle=61\n"
+        )
+    };
+    let life = boot(1, 0) + &open(2, 1) + &start(3, 2) + &booted(4, 3);
+    let log: String = (5..9000).map(|serial| event(serial, serial)).collect();
+    let log = life + &log + &stop(9000, 9000) + &event(9001, 9001) + &event(9002, 9500);
+    let dir = tempfile::tempdir().unwrap();
+    let plain = dir.path().join("audit.log");
+    fs::write(&plain, &log).unwrap();
+    let packed = dir.path().join("audit.log.gz");
+    let pack = || {
+        let gzip = Command::new("/bin/gzip").args(["--keep", "--force"]).arg(&plain).status().unwrap();
+        assert!(gzip.success());
+    };
+    pack();
+    let split = dir.path().join("split");
+    fs::create_dir(&split).unwrap();
+    let lines: Vec<&str> = log.split_inclusive('\n').collect();
+    // Each cut is within an event.
+    for (name, from, to) in
+        [("audit.log.2", 0, 5001), ("audit.log.1", 5001, 9002), ("audit.log", 9002, lines.len())]
+    {
+        fs::write(split.join(name), lines[from..to].concat()).unwrap();
+    }
+    for input in [&plain, &packed, &split] {
+        let told = trail(&[input]);
+        assert_eq!(told.holdings(), ["web1 tun released stop inferred"], "{input:?}: {}", told.said);
+        assert_eq!(told.findings(), [""; 0], "{input:?}");
+        let coverage = &told.json["input"]["coverage"][0];
+        assert_eq!(coverage["spans"][0]["until"], "2026-11-23T21:31:40.000Z", "{input:?}");
+    }
+    // What is missing is missing in each of them.
+    let lossy: String = log
+        .split_inclusive('\n')
+        .filter(|line| !line.contains(":4000)") && !line.contains(":9000)"))
+        .collect();
+    fs::write(&plain, &lossy).unwrap();
+    pack();
+    for input in [&plain, &packed] {
+        assert_eq!(trail(&[input]).holdings(), ["web1 tun held - incomplete"], "{input:?}");
+    }
+}
+
 #[test]
 fn a_log_of_selected_records_hints_at_the_option_that_says_so() {
     let log = open(11, 5) + &start(15, 6) + &booted(19, 7);

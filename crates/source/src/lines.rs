@@ -482,6 +482,12 @@ impl Lines {
         if restarted {
             self.ready.push(before(&placed, placed.order, Content::Boot));
         }
+        // Auditing begins some events after a boot: before it was on, no guest ran.
+        let begins = matches!(placed.entry.content, Content::RecordingResumed(Lost::AuditingOff))
+            && placed.entry.serial.is_some_and(|serial| serial <= MAX_FIRST_SERIAL);
+        if begins && !self.losses.is_stopped(&host) {
+            return;
+        }
         let is_whole = reading.is_whole(self.id, &host);
         let told = self.losses.take(&host, placed.entry.time, &placed.entry.content, is_whole, last);
         match told {

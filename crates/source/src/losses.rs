@@ -63,6 +63,11 @@ impl Losses {
         }
     }
 
+    /// Whether nothing is recorded of a host, as far as its log says.
+    pub(crate) fn is_stopped(&self, host: &Arc<str>) -> bool {
+        self.stopped.contains_key(host)
+    }
+
     /// A host whose auditing was off as the log ended, and what is missing since; each is given once.
     pub(crate) fn rest(&mut self) -> Option<(Arc<str>, Gap)> {
         let off = |(_, (why, _)): &(&Arc<str>, &(Lost, Timestamp))| *why == Lost::AuditingOff;

@@ -18,7 +18,7 @@ use crate::numbers::Missing;
 use crate::open::Opened;
 use crate::reading::Reading;
 use crate::track::{Origin, Place, Placed, Track};
-use crate::window::Window;
+use crate::window::{APART, Window};
 use crate::{Input, SourceError, Take, shape};
 
 /// An input that is not yet told.
@@ -107,8 +107,8 @@ const OUT_OF_TURN: SignedDuration = SignedDuration::from_secs(5);
 /// Two sources tell of one boot within this time.
 const ONE_BOOT: SignedDuration = SignedDuration::from_mins(5);
 
-/// When a host was last told to have started anew: which boot that was, and who told.
-type Boot = (Option<u128>, Timestamp, Arc<str>);
+/// When a host was last told to have started anew: which boot that was, the number of that event, and who told.
+type Boot = (Option<u128>, Option<u32>, Timestamp, Arc<str>);
 
 /// Inputs on their way into one order.
 pub(crate) struct Merge {
@@ -275,13 +275,17 @@ impl Merge {
     }
 
     fn is_new_boot(&mut self, placed: &Placed) -> bool {
-        let Entry { host, time, source, .. } = &placed.entry;
-        let known = self.boots.get(host).is_some_and(|(id, at, by)| match (id, placed.boot) {
-            (Some(before), Some(id)) => *before == id,
-            _ => by != source && time.duration_since(*at).abs() <= ONE_BOOT,
+        let Entry { host, time, source, serial, .. } = &placed.entry;
+        let known = self.boots.get(host).is_some_and(|(id, number, at, by)| {
+            let apart = time.duration_since(*at).abs();
+            match (id, placed.boot, number, serial) {
+                (Some(before), Some(id), ..) => *before == id,
+                (.., Some(before), Some(serial)) => before == serial && apart <= APART,
+                _ => by != source && apart <= ONE_BOOT,
+            }
         });
         if !known {
-            self.boots.insert(Arc::clone(host), (placed.boot, *time, Arc::clone(source)));
+            self.boots.insert(Arc::clone(host), (placed.boot, *serial, *time, Arc::clone(source)));
         }
         !known
     }

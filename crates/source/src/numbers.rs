@@ -64,7 +64,8 @@ impl Numbers {
         let Run { first, last, since, until, .. } = *run;
         let highest = self.spans.last_key_value().map(|(_, span)| span.last);
         let is_later = since.saturating_sub(self.newest) > DISORDER;
-        if highest.is_some_and(|highest| first <= highest) && is_later {
+        // The lines of one event may be in two pieces, and in two files.
+        if highest.is_some_and(|highest| first < highest) && is_later {
             let missing = self.missing_below(u32::MAX);
             self.keep(missing);
             self.keep(self.missing_beginning(highest, run));
@@ -248,6 +249,14 @@ mod tests {
         assert_eq!(log.missing_before(13), None);
         assert_eq!(log.missing_before(18).map(|missing| missing.serials), Some((16, 17)));
         assert_eq!(log.rest().map(|missing| missing.serials), Some((21, 22)));
+    }
+
+    #[test]
+    fn an_event_in_two_pieces_is_no_boot() {
+        let mut two = numbers(&[(90_000, 90_100)]);
+        two.take(&run(90_100, 90_200, 900_000));
+        assert!(two.is_whole());
+        assert_eq!(two.rest(), None);
     }
 
     #[test]

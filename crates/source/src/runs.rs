@@ -20,7 +20,7 @@ pub(crate) struct Run {
     pub(crate) first: u32,
     pub(crate) last: u32,
     /// The time of its first and its last event, in milliseconds since 1970. That of a system call is
-    /// when it was entered, which may be long before: such a time is not taken where there is another.
+    /// when it was entered, which may be long before: for `since` it is not taken where there is another.
     pub(crate) since: i64,
     pub(crate) until: i64,
     /// The line of its first event in its piece, from 0.
@@ -89,9 +89,8 @@ impl Runs {
             }
             if serial == run.last.wrapping_add(1) && (entered || run.is_near(millis)) {
                 run.last = serial;
-                if !entered {
-                    run.until = run.until.max(millis);
-                }
+                // A system call ends after it was entered, whatever its length.
+                run.until = run.until.max(millis);
                 if run.entered && !entered {
                     (run.since, run.entered) = (millis, false);
                 }
@@ -160,6 +159,13 @@ mod tests {
             "type=X msg=audit(7.700:7): a",
         ];
         assert_eq!(runs(&lines), [(5, 7, 7500, 7700, 0)], "a system call is as old as its beginning");
+    }
+
+    #[test]
+    fn system_calls_alone_go_on_in_time() {
+        let lines = ["type=SYSCALL msg=audit(1.000:5): a", "type=PATH msg=audit(1.000:5): a"];
+        let more = ["type=SYSCALL msg=audit(31.000:6): a", "type=PROCTITLE msg=audit(31.000:6): a"];
+        assert_eq!(runs(&[lines, more].concat()), [(5, 6, 1000, 31_000, 0)]);
     }
 
     #[test]

@@ -61,7 +61,8 @@ pub(super) fn line(when: When, rest: &[u8]) -> Result<Option<Found>, Unreadable>
 /// own may have any words there.
 pub(super) fn host(when: When, rest: &[u8]) -> Option<&[u8]> {
     let written = written(when, rest.strip_prefix(b" ")?)?;
-    (written.program == b"kernel" || written.pid.is_some()).then_some(written.host)
+    let is_known = written.program == b"kernel" || is_audits(written.program) || written.pid.is_some();
+    is_known.then_some(written.host)
 }
 
 /// The line of audit's that a line of syslog holds, from after its time on.

@@ -1,6 +1,7 @@
 //! Entries into holdings and findings, as they come.
 
 use std::io::{self, Write as _};
+use std::mem::{Discriminant, discriminant};
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -8,7 +9,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use taptrail_guest::Dirs;
 use taptrail_report::{Stats, Take, warnings, whole};
-use taptrail_source::{Outcome, SourceError};
+use taptrail_source::{About, Note, Outcome, SourceError};
 use taptrail_trail::{Content, Coverage, Entry, Input, Trail, Unreadable};
 
 use crate::cli::Sources;
@@ -96,8 +97,7 @@ impl<'a, T: Take> Teller<'a, T> {
 impl Whole {
     pub(crate) fn of(read: Outcome, stats: Stats) -> Self {
         let Outcome { unreadable, notes, failed, refused, .. } = read;
-        let notes = notes.iter().map(ToString::to_string).collect();
-        Self { stats, unreadable, notes, failed, refused }
+        Self { stats, unreadable, notes: some_of_each(&notes), failed, refused }
     }
 
     /// Adds what the reader of the answer should know.
@@ -147,6 +147,30 @@ impl Whole {
             ExitCode::from(Failure::INPUT)
         }
     }
+}
+
+/// How many notes of one kind are shown: there may be thousands of inputs.
+const MAX_NOTES_OF_A_KIND: usize = 8;
+
+fn some_of_each(notes: &[Note]) -> Vec<String> {
+    let mut counts: Vec<(Discriminant<About>, usize)> = Vec::new();
+    let mut shown = Vec::new();
+    for note in notes {
+        let kind = discriminant(&note.about);
+        let at = counts.iter().position(|(known, _)| *known == kind).unwrap_or_else(|| {
+            counts.push((kind, 0));
+            counts.len() - 1
+        });
+        counts[at].1 += 1;
+        if counts[at].1 <= MAX_NOTES_OF_A_KIND {
+            shown.push(note.to_string());
+        }
+    }
+    let more: usize = counts.iter().map(|(_, count)| count.saturating_sub(MAX_NOTES_OF_A_KIND)).sum();
+    if more > 0 {
+        shown.push(format!("{more} more notes like these, about other inputs"));
+    }
+    shown
 }
 
 /// Whether the answer's reader went away: it has read enough.
