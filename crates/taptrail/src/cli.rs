@@ -19,18 +19,18 @@ pub(crate) use self::questions::{
 pub(crate) use self::verify::Verify;
 pub(crate) use self::watch::{Watch, arguments as watch_arguments};
 
-/// Opens raw network devices for QEMU guests, hands them over, takes them back, and keeps an
-/// audit trail that says definitively which device was opened, granted and released.
+/// Read which QEMU guest held which tap, macvtap and vhost-net from audit logs, and run guests with
+/// an audit trail that says definitively which device was opened, granted and released
 #[derive(Debug, Parser)]
 #[command(name = "taptrail", version, propagate_version = true, arg_required_else_help = true)]
 #[command(
-    after_help = "Exit codes: 0 done; 1 not done, or of `findings` and `verify`, that there are some; 2 unusable arguments or input; 3 the guest did not answer in time; 4 the logs do not tell of the time or host asked for.\n`taptrail run` in the foreground ends with QEMU's own exit code."
+    after_help = "Exit codes:\n  0  success\n  1  the command failed, or `findings` or `verify` reported at least one problem\n  2  wrong arguments, or input that can't be read\n  3  the guest did not answer in time\n  4  not known: the logs do not cover the time or host in question\n\n`taptrail run` in the foreground returns QEMU's exit code."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
 
-    /// Where the ledger lies
+    /// Directory of the ledger
     #[arg(
         long,
         global = true,
@@ -41,7 +41,7 @@ pub(crate) struct Cli {
     )]
     pub(crate) state_dir: PathBuf,
 
-    /// Where sockets and locks lie, a directory for each guest
+    /// Directory of sockets and locks, with a directory for each guest
     #[arg(
         long,
         global = true,
@@ -52,11 +52,11 @@ pub(crate) struct Cli {
     )]
     pub(crate) run_dir: PathBuf,
 
-    /// Say more on standard error (twice: everything)
+    /// Log more to standard error (-vv: everything)
     #[arg(short, long, global = true, help_heading = "General", action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 
-    /// Say only warnings and errors on standard error
+    /// Log only warnings and errors to standard error
     #[arg(short, long, global = true, help_heading = "General", conflicts_with = "verbose")]
     pub(crate) quiet: bool,
 }
@@ -71,65 +71,65 @@ impl Cli {
 pub(crate) enum Command {
     /// Start a guest and supervise it until it ends
     Run(Run),
-    /// Look whether guest files can be used, and start nothing
+    /// Validate guest files without starting anything
     Check(Check),
-    /// Take up a guest whose supervisor ended before it
+    /// Supervise a running guest whose supervisor has ended
     Adopt(Adopt),
-    /// Settle what ended supervisors left behind, for the whole host
+    /// Clean up after supervisors that have ended, on the whole host
     Recover(Recover),
     /// Hot-plug an interface into a running guest
     Attach(Attach),
     /// Hot-unplug an interface, or revoke its devices
     Detach(Detach),
-    /// Shut a guest down, or end it
+    /// Shut down or kill a guest
     Stop(Stop),
     /// List the guests of this host
     List(List),
     /// Show a guest's interfaces and the devices that QEMU holds for them
     Nics(Nics),
-    /// Show what happens to a guest, as it happens
+    /// Print the events of a guest as they happen
     Events(Events),
     /// Show which guest held which device when
     Trail(Trail),
     /// Show who held a device, or the devices of a MAC
     Who(Who),
-    /// Explain what is told of an interface or guest, line by line
+    /// Explain the records of an interface or guest, line by line
     Explain(Explain),
-    /// Show where a trail is wrong, incomplete or worth a look
+    /// List errors, gaps and suspicious entries in a trail
     Findings(Findings),
-    /// Hold the trail against what processes really hold
+    /// Compare the audit trail with the devices that processes hold now
     Verify(Verify),
-    /// Watch the guests of another manager: what it says against what they hold, as it happens
+    /// Follow another manager's audit records (e.g. libvirt's) and compare them with the devices its guests hold
     Watch(Box<Watch>),
-    /// Look after the ledger
+    /// Check, export or prune the ledger
     #[command(subcommand)]
     Ledger(LedgerCommand),
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum LedgerCommand {
-    /// Say whether the ledger is sound: its pages, its references, its accounts (exit code 1 when not)
+    /// Check the ledger's integrity (exit code 1: it is damaged)
     Check(CheckLedger),
-    /// Write all records as lines of an audit log, for any tool that reads one
+    /// Print all records as an audit log, for tools that read one
     Export,
-    /// Forget guests that ended before a time, with all their records; what is open stays
+    /// Delete ended guests and their records, up to a time
     Prune(Prune),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckLedger {
-    /// Answer with JSON
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Prune {
-    /// A time as `trail --start` takes it: 2026-01-31, '90 days ago', this-year
+    /// Guests that ended before this time: 2026-01-31, '90 days ago', this-year
     #[arg(long, value_name = "TIME")]
     pub(crate) before: String,
 
-    /// Answer with JSON
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -160,68 +160,68 @@ const IN_FILE: [&str; 14] = [
     after_help = "Example:\n  taptrail run --name web1 --nic bridge=br0,filter=no-mac-spoofing -- qemu-system-x86_64 -m 512 -nographic disk.qcow2"
 )]
 pub(crate) struct Run {
-    /// Take all of this from a guest file (see `taptrail check`); the guest is called like the file unless it says otherwise
+    /// Read all settings from this guest file [default name: the file's]
     #[arg(long, value_name = "FILE", conflicts_with_all = IN_FILE)]
     pub(crate) file: Option<PathBuf>,
 
-    /// The guest's name, unique on this host
+    /// Name of the guest, unique on this host
     #[arg(long, required_unless_present = "file")]
     pub(crate) name: Option<String>,
 
-    /// The guest's uuid; made when left out
+    /// UUID of the guest [default: a random one]
     #[arg(long)]
     pub(crate) uuid: Option<Uuid>,
 
     #[arg(long, value_name = "SPEC", help = SPEC_HELP)]
     pub(crate) nic: Vec<String>,
 
-    /// Run QEMU as this user; without capabilities it runs always
+    /// Run QEMU as this user (QEMU never has capabilities)
     #[arg(long)]
     pub(crate) user: Option<String>,
 
-    /// Allow QEMU this device of the host's /dev, a disk or /dev/vfio/12 (repeatable). Of itself it has null, zero,
-    /// full, random, urandom, ptmx, kvm, and the host's pseudo terminals and shared memory
+    /// Give QEMU this device of the host's /dev, such as a disk or /dev/vfio/12 (repeatable). It always has null,
+    /// zero, full, random, urandom, ptmx, kvm, and the host's pseudo terminals and shared memory
     #[arg(long, value_name = "PATH", conflicts_with = "no_private_dev")]
     pub(crate) device: Vec<PathBuf>,
 
-    /// Leave QEMU the host's whole /dev and mounts
+    /// Give QEMU the host's whole /dev and mounts
     #[arg(long)]
     pub(crate) no_private_dev: bool,
 
-    /// Give QEMU a variable of our environment, or one with this value (repeatable). Of itself it has HOME, LANG,
-    /// LANGUAGE, LC_*, PATH, TERM, TMPDIR and TZ
+    /// Pass this environment variable to QEMU, or set it (repeatable). QEMU always has HOME, LANG, LANGUAGE, LC_*,
+    /// PATH, TERM, TMPDIR and TZ
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub(crate) env: Vec<OsString>,
 
-    /// Limit QEMU: core=, memlock=, nofile= or nproc= a number or 'unlimited' (repeatable); core is 0 when left out
+    /// Resource limit of QEMU: core=, memlock=, nofile= or nproc= a number or 'unlimited' (repeatable) [default: core=0]
     #[arg(long, value_name = "NAME=N")]
     pub(crate) limit: Vec<String>,
 
-    /// What the kernel's audit is asked for; the ledger is written always
+    /// Whether to log to the kernel's audit, too (the ledger is always written)
     #[arg(long, value_enum, default_value_t = Audit::Auto)]
     pub(crate) audit: Audit,
 
-    /// Let this user, by name or number, call the guest's API (repeatable). Of itself root may, and who runs this
+    /// Allow this user, by name or number, to call the guest's API (repeatable). Root and the user who runs this always may
     #[arg(long, value_name = "USER")]
     pub(crate) allow: Vec<String>,
 
-    /// Return once the guest runs; its output goes to RUN_DIR/NAME/log
+    /// Return as soon as the guest runs; its output goes to RUN_DIR/NAME/log
     #[arg(long)]
     pub(crate) background: bool,
 
-    /// Don't add QEMU's -sandbox
+    /// Do not add -sandbox to QEMU's command line
     #[arg(long)]
     pub(crate) no_sandbox: bool,
 
-    /// Free ports for later hot-plug, on machines that need them (q35, virt)
+    /// Number of free PCIe ports for hot-plug, on machines that need them (q35, virt)
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(0..=32))]
     pub(crate) hotplug_ports: u8,
 
-    /// The nft program that sets filters; looked for in /usr/sbin and /sbin when left out
+    /// Path of the nft program, which sets filters [default: /usr/sbin/nft or /sbin/nft]
     #[arg(long, value_name = "PATH", env = "TAPTRAIL_NFT")]
     pub(crate) nft: Option<PathBuf>,
 
-    /// How long Ctrl-C lets the guest shut down before QEMU is ended
+    /// How long the guest may take to shut down after Ctrl-C, before QEMU is killed
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(crate) stop_timeout: Duration,
 
@@ -229,53 +229,56 @@ pub(crate) struct Run {
     #[arg(long, hide = true, value_name = "FD", conflicts_with = "background")]
     pub(crate) ready_fd: Option<i32>,
 
-    /// QEMU's program and its own arguments
+    /// Path of QEMU, and its arguments
     #[arg(last = true, required_unless_present = "file", value_name = "QEMU")]
     pub(crate) command: Vec<OsString>,
 }
 
-/// Look whether guest files can be used, and start nothing.
+/// Validate guest files without starting anything
 ///
-/// Looked at are keys and values, every SPEC, QEMU's command line, its program, user and devices: all that `taptrail run
-/// --file` looks at before it begins. Whether a bridge is there shows when the guest starts.
+/// taptrail checks keys and values, every SPEC, and QEMU's command line, program, user and devices, as `taptrail run
+/// --file` does before it starts. It does not check that a bridge exists.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit codes: 0 all can be used; 2 one can't.")]
+#[command(
+    after_help = "Exit codes:\n  0  all files are valid\n  2  at least one is not\n\nExample:\n  taptrail check /etc/taptrail/guests/*.toml"
+)]
 pub(crate) struct Check {
     /// Guest files
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
 
-    /// Answer with JSON
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// Take up a guest whose supervisor ended before it.
+/// Supervise a running guest whose supervisor has ended
 ///
-/// What QEMU holds is looked up and held against the ledger; what was cut off is finished or taken back, what went
-/// meanwhile is closed. Then the guest is supervised as before. `taptrail run` with the guest's name does the same.
+/// taptrail compares the devices that QEMU holds with the ledger. It finishes or takes back a hot-plug that was
+/// interrupted, and closes the account of devices that QEMU has released. Then it supervises the guest as before.
+/// `taptrail run` with the guest's name does the same.
 #[derive(Debug, Args)]
 pub(crate) struct Adopt {
-    /// The guest's name
+    /// Name of the guest
     pub(crate) guest: String,
 
-    /// What the kernel's audit is asked for; the ledger is written always
+    /// Whether to log to the kernel's audit, too (the ledger is always written)
     #[arg(long, value_enum, default_value_t = Audit::Auto)]
     pub(crate) audit: Audit,
 
-    /// Let this user, by name or number, call the guest's API (repeatable): whom `run` allowed is forgotten
+    /// Allow this user, by name or number, to call the guest's API (repeatable); this replaces the users that `run` allowed
     #[arg(long, value_name = "USER")]
     pub(crate) allow: Vec<String>,
 
-    /// Return once the guest is taken up; the output goes to RUN_DIR/NAME/log
+    /// Return as soon as the guest is supervised; the output goes to RUN_DIR/NAME/log
     #[arg(long)]
     pub(crate) background: bool,
 
-    /// The nft program that sets filters; looked for in /usr/sbin and /sbin when left out
+    /// Path of the nft program, which sets filters [default: /usr/sbin/nft or /sbin/nft]
     #[arg(long, value_name = "PATH", env = "TAPTRAIL_NFT")]
     pub(crate) nft: Option<PathBuf>,
 
-    /// How long Ctrl-C lets the guest shut down before QEMU is ended
+    /// How long the guest may take to shut down after Ctrl-C, before QEMU is killed
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(crate) stop_timeout: Duration,
 
@@ -284,15 +287,17 @@ pub(crate) struct Adopt {
     pub(crate) ready_fd: Option<i32>,
 }
 
-/// Settle what ended supervisors left behind, for the whole host.
+/// Clean up after supervisors that have ended, on the whole host
 ///
-/// Of a guest that has ended, the account is closed, with the time span in which it ended; its links and filters are
-/// removed. A start that was cut off is taken back. A guest that runs is left alone, and named: `taptrail adopt` gives
-/// it a supervisor. Run twice it changes nothing.
+/// For a guest that has ended, taptrail closes the account with the time range in which it ended, and removes its links
+/// and filters. It takes back a start that was interrupted. It leaves running guests alone and names them: `taptrail
+/// adopt` supervises them again. A second run changes nothing.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit codes: 0 all is settled, or to be adopted; 1 something could not be settled.")]
+#[command(
+    after_help = "Exit codes:\n  0  everything is clean, or waits for `taptrail adopt`\n  1  something could not be cleaned up\n\nExample:\n  taptrail recover"
+)]
 pub(crate) struct Recover {
-    /// What the kernel's audit is asked for; the ledger is written always
+    /// Whether to log to the kernel's audit, too (the ledger is always written)
     #[arg(long, value_enum, default_value_t = Audit::Auto)]
     pub(crate) audit: Audit,
 
@@ -300,18 +305,18 @@ pub(crate) struct Recover {
     #[arg(long, value_name = "PATH", env = "TAPTRAIL_NFT")]
     pub(crate) nft: Option<PathBuf>,
 
-    /// Answer with JSON
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Audit {
-    /// Hand nothing over unless the kernel has logged it
+    /// Pass no device to QEMU unless the kernel has logged its open
     Required,
-    /// Use the kernel when it can, and say when not
+    /// Log to the kernel's audit if it is on, and warn if it is not
     Auto,
-    /// Use the ledger alone
+    /// Write to the ledger only
     Off,
 }
 
@@ -337,92 +342,95 @@ impl From<Audit> for AuditMode {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  taptrail attach web1 --nic bridge=br0,queues=2")]
 pub(crate) struct Attach {
-    /// The guest's name
+    /// Name of the guest
     pub(crate) guest: String,
 
     #[arg(long, value_name = "SPEC", help = SPEC_HELP, required_unless_present = "xml")]
     pub(crate) nic: Option<String>,
 
-    /// The interface as libvirt's <interface> element; - reads standard input
+    /// File with libvirt's <interface> element, or - for standard input
     #[arg(long, value_name = "FILE", conflicts_with = "nic")]
     pub(crate) xml: Option<PathBuf>,
 
-    /// Answer with JSON
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  taptrail detach web1 52:54:00:12:34:56")]
 pub(crate) struct Detach {
-    /// The guest's name
+    /// Name of the guest
     pub(crate) guest: String,
 
-    /// The interface's MAC
+    /// MAC of the interface
     pub(crate) mac: MacAddr,
 
-    /// How long the guest may take to let go
+    /// How long the guest may take to release the NIC
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(crate) timeout: Duration,
 
-    /// Revoke: take the devices at once, with the NIC still plugged
+    /// Revoke the devices at once, with the NIC still plugged
     #[arg(long, conflicts_with = "timeout")]
     pub(crate) force: bool,
 
-    /// Answer with JSON
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  taptrail stop web1 --timeout 2m")]
 pub(crate) struct Stop {
-    /// The guest's name
+    /// Name of the guest
     pub(crate) guest: String,
 
     /// How long the guest may take to shut down
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(crate) timeout: Duration,
 
-    /// End QEMU at once
+    /// Kill QEMU at once
     #[arg(long, conflicts_with = "timeout")]
     pub(crate) force: bool,
 }
 
-/// List the guests of this host.
+/// List the guests of this host
 ///
-/// Beside those that run with a supervisor, those that lost theirs: `orphaned`, which run on (`taptrail adopt` gives
-/// them one), and `unsettled`, which have ended (`taptrail recover` closes their accounts). And those of another
-/// manager, libvirt's for one, which `taptrail watch` has seen to run: `watched`.
+/// States beside those of supervised guests: `orphaned`, the guest runs without a supervisor (see `taptrail adopt`);
+/// `unsettled`, the guest has ended and its account is open (see `taptrail recover`); `watched`, another manager such as
+/// libvirt runs the guest, and `taptrail watch` has seen it.
 #[derive(Debug, Args)]
 pub(crate) struct List {
-    /// Answer with JSON
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Nics {
-    /// The guest's name
+    /// Name of the guest
     pub(crate) guest: String,
 
-    /// Answer with JSON
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// Show what happens to a guest, as it happens.
+/// Print the events of a guest as they happen
 ///
-/// Each device opened, granted, released, kept and closed, as it goes on record, and each change of the guest's and its
-/// interfaces' state; first of all the state as it is. Ends with the guest.
+/// The first event is the current state. Then follow each open, grant, release, keep and close as it is recorded, and
+/// each change of state of the guest and its interfaces. The command ends with the guest.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit codes: 0 the guest has ended, or nobody reads on; 1 it can't be asked, or this reader was too slow."
+    after_help = "Exit codes:\n  0  the guest has ended, or the reader has closed the pipe\n  1  the guest does not answer, or this command read too slowly\n\nExample:\n  taptrail events web1 --json"
 )]
 pub(crate) struct Events {
-    /// The guest's name
+    /// Name of the guest
     pub(crate) guest: String,
 
-    /// Answer with JSON, one line for each event
+    /// Print JSON, one event on each line
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -11,20 +11,21 @@ use taptrail_trail::FindingKind;
 use uuid::Uuid;
 
 const INPUT: &str = "Input";
-const ASKED: &str = "What is asked for";
-const SHOWN: &str = "How it is shown";
+const ASKED: &str = "Selection";
+const SHOWN: &str = "Output";
 
 /// What stands below each question's own examples.
 macro_rules! with_notes {
     ($examples:literal) => {
         concat!(
             $examples,
-            "\n\nFILE is an audit log, raw or packed, or a directory of logs, which is searched with all directories in it; - reads \
-             standard input. Logs in several directories are those of several hosts. Without FILE this host's audit log, its rotations and the ledger are read.\n\nTimes: as \
-             ausearch takes them (now, recent, today, yesterday, this-hour, this-week, week-ago, this-month, \
-             this-year, boot; 11/23/2026, '11/23/2026 20:31:05'), 2026-11-23, '2026-11-23 20:31:05', 20:31, \
-             2026-11-23T20:31:05Z, 1795460022.944 (seconds since 1970), '2 hours ago', '90m ago'. A day, minute \
-             or second that --at or --end names is meant as a whole. Without a zone they are this host's, with --utc UTC."
+            "\n\nFILE is a log, compressed or not, or a directory that is searched recursively; - is standard input. \
+             Logs in several directories belong to several hosts. Without FILE, taptrail reads this host's audit log, its \
+             rotations and the ledger.\n\nTIME is a time as ausearch takes it (now, recent, today, yesterday, this-hour, \
+             this-week, week-ago, this-month, this-year, boot; 11/23/2026, '11/23/2026 20:31:05'), or 2026-11-23, \
+             '2026-11-23 20:31:05', 20:31, 2026-11-23T20:31:05Z, 1795460022.944 (seconds since 1970), '2 hours ago', \
+             '90m ago'. A day, minute or second in --at or --end means all of it. Times without a zone are in this host's \
+             zone, or in UTC with --utc."
         )
     };
 }
@@ -34,8 +35,8 @@ macro_rules! with_notes {
     after_help = "Example: what web1 held this week\n  taptrail trail --vm web1 --start this-week",
     after_long_help = with_notes!(
         "Examples:\n  taptrail trail --vm web1 --start this-week\n  taptrail trail --at '2026-11-23 20:31' --device \
-         macvtap /var/log/audit\n  taptrail trail --format csv saved.log.xz > holdings.csv\n\nExit codes: 0 done; \
-         2 unusable arguments, or some input can't be read; 4 not known: the logs do not cover the time asked for."
+         macvtap /var/log/audit\n  taptrail trail --format csv saved.log.xz > holdings.csv\n\nExit codes: 0 success; \
+         2 wrong arguments, or input that can't be read; 4 not known: the logs do not cover the time in question."
     )
 )]
 pub(crate) struct Trail {
@@ -48,11 +49,11 @@ pub(crate) struct Trail {
     #[command(flatten)]
     pub(crate) times: Times,
 
-    /// Only what was held, or possibly held, at this time, and the findings that concern it
+    /// Only holdings that were held, or possibly held, at this time, and their findings
     #[arg(long, value_name = "TIME", help_heading = ASKED)]
     pub(crate) at: Option<String>,
 
-    /// Only what is held as the trail ends, and the findings that concern it
+    /// Only holdings that are held at the end of the trail, and their findings
     #[arg(long, help_heading = ASKED)]
     pub(crate) held: bool,
 
@@ -65,22 +66,22 @@ pub(crate) struct Trail {
     after_help = "Example: who held /dev/tap198 at half past eight\n  taptrail who /dev/tap198 --at 20:30",
     after_long_help = with_notes!(
         "Examples:\n  taptrail who /dev/tap198 --at 20:30\n  taptrail who 52:54:00:12:34:56 /var/log/audit\n  \
-         taptrail who vnet0 --format json\n\nlibvirt names a macvtap by its interface (macvtap4), which records \
-         of the kernel's or of taptrail tell together with its /dev/tapN. Of a tap it tells no interface.\n\nExit \
-         codes: 0 done; 2 unusable arguments, or some input can't be read; 4 not known: the logs do not cover the time \
-         asked for."
+         taptrail who vnet0 --format json\n\nlibvirt records a macvtap by its interface (macvtap4); records of the \
+         kernel and of taptrail add its /dev/tapN. libvirt does not record the interface of a tap.\n\nExit \
+         codes: 0 success; 2 wrong arguments, or input that can't be read; 4 not known: the logs do not cover the time \
+         in question."
     )
 )]
 pub(crate) struct Who {
-    /// A path (/dev/tap198), the host's interface (vnet0, macvtap4), a device number (0A:C8), a kind (tun,
-    /// macvtap, vhost-net), or a guest's MAC
+    /// Path (/dev/tap198), host interface (vnet0, macvtap4), device number (0A:C8), kind (tun, macvtap,
+    /// vhost-net), or MAC of a guest's interface
     #[arg(value_name = "DEVICE|MAC", help_heading = None::<&'static str>)]
     pub(crate) what: Target,
 
     #[command(flatten)]
     pub(crate) sources: Sources,
 
-    /// Who held it, or possibly held it, at this time; without, all that ever did
+    /// Only holdings that were held, or possibly held, at this time [default: at any time]
     #[arg(long, value_name = "TIME", help_heading = ASKED)]
     pub(crate) at: Option<String>,
 
@@ -98,20 +99,20 @@ pub(crate) struct Who {
                   explain 52:54:00:12:34:56",
     after_long_help = with_notes!(
         "Examples:\n  taptrail explain 52:54:00:12:34:56\n  taptrail explain web1 --at yesterday \
-         /var/log/audit\n  taptrail explain 2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e --format json\n\nLines are read \
-         again where they were found; what came by standard input can't be.\n\nExit codes: 0 done; 2 unusable \
-         arguments, or some input can't be read; 4 not known: the logs do not cover the time asked for."
+         /var/log/audit\n  taptrail explain 2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e --format json\n\ntaptrail reads \
+         the lines from their files again; lines from standard input are not shown.\n\nExit codes: 0 success; 2 wrong \
+         arguments, or input that can't be read; 4 not known: the logs do not cover the time in question."
     )
 )]
 pub(crate) struct Explain {
-    /// An interface's MAC, or a guest's name or uuid
+    /// MAC of an interface, or name or UUID of a guest
     #[arg(value_name = "MAC|GUEST", help_heading = None::<&'static str>, value_parser = subject)]
     pub(crate) what: Subject,
 
     #[command(flatten)]
     pub(crate) sources: Sources,
 
-    /// Only what was held, or possibly held, at this time
+    /// Only holdings that were held, or possibly held, at this time
     #[arg(long, value_name = "TIME", help_heading = ASKED)]
     pub(crate) at: Option<String>,
 
@@ -119,30 +120,30 @@ pub(crate) struct Explain {
     #[arg(long, value_name = "HOST", help_heading = ASKED)]
     pub(crate) node: Option<String>,
 
-    /// How to tell it
+    /// Output format
     #[arg(long, value_enum, default_value_t = Page::Table, help_heading = SHOWN)]
     pub(crate) format: Page,
 
-    /// Times in UTC, those shown and those given without a zone
+    /// Use UTC for the times in the output, and for TIME without a zone
     #[arg(long, help_heading = SHOWN)]
     pub(crate) utc: bool,
 }
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example: exit code 1 when the last hours' trail has any\n  taptrail findings --start '6 hours ago'",
+    after_help = "Example: exit with 1 if the last six hours have findings\n  taptrail findings --start '6 hours ago'",
     after_long_help = with_notes!(
         "Examples:\n  taptrail findings --start '6 hours ago'\n  taptrail findings --kind open-failed --kind \
-         unaudited-open /var/log/audit\n  taptrail findings --vm web1 --format jsonl\n\nExit codes: 0 there are \
-         none; 1 there are some; 2 unusable arguments, or some input can't be read; 4 the logs do not cover the time \
-         asked for."
+         unaudited-open /var/log/audit\n  taptrail findings --vm web1 --format jsonl\n\nExit codes: 0 no \
+         findings; 1 findings; 2 wrong arguments, or input that can't be read; 4 not known: the logs do not cover the \
+         time in question."
     )
 )]
 pub(crate) struct Findings {
     #[command(flatten)]
     pub(crate) sources: Sources,
 
-    /// Only of this kind; may be given several times
+    /// Only findings of this kind (repeatable)
     #[arg(long, value_name = "KIND", help_heading = ASKED, value_parser = kinds())]
     pub(crate) kind: Vec<FindingKind>,
 
@@ -160,7 +161,7 @@ pub(crate) struct Findings {
 #[derive(Debug, Args)]
 #[command(next_help_heading = INPUT)]
 pub(crate) struct Sources {
-    /// Audit logs, directories of them, or - for standard input; without, this host's own
+    /// Logs, directories of logs, or - for standard input [default: this host's audit log and ledger]
     #[arg(value_name = "FILE", help_heading = None::<&'static str>)]
     pub(crate) files: Vec<PathBuf>,
 
@@ -169,20 +170,19 @@ pub(crate) struct Sources {
     #[arg(long, value_name = "NAME")]
     pub(crate) host: Option<String>,
 
-    /// Host name for lines without one in this file, or in all files of this directory; may be given several times
+    /// Host name for lines without one in this file, or in all files of this directory (repeatable)
     #[arg(long, value_name = "NAME=PATH", value_parser = assumed_host)]
     pub(crate) assume_host: Vec<(String, PathBuf)>,
 
-    /// The input was selected by record type (ausearch -m, grep VIRT_): serial numbers that it skips are those of
-    /// other records, not of lost ones
+    /// The input has only some record types (ausearch -m, grep VIRT_): its missing serial numbers are no lost records
     #[arg(long)]
     pub(crate) extract: bool,
 
-    /// This host's audit log, where auditd.conf does not say
+    /// Path of this host's audit log [default: as auditd.conf says]
     #[arg(long, value_name = "PATH", env = "TAPTRAIL_AUDIT_LOG", hide_env_values = true)]
     pub(crate) audit_log: Option<PathBuf>,
 
-    /// Say on standard error how much was read, and how fast
+    /// Print how much was read, and how fast, to standard error
     #[arg(long)]
     pub(crate) stats: bool,
 }
@@ -191,19 +191,19 @@ pub(crate) struct Sources {
 #[derive(Debug, Args)]
 #[command(next_help_heading = ASKED)]
 pub(crate) struct Selection {
-    /// Only of the guest of exactly this name
+    /// Only guests of this name
     #[arg(long, value_name = "NAME")]
     pub(crate) vm: Option<String>,
 
-    /// Only of the guest of this uuid
+    /// Only the guest with this UUID
     #[arg(long)]
     pub(crate) uuid: Option<Uuid>,
 
-    /// Only of the interface with this MAC
+    /// Only interfaces with this MAC
     #[arg(long)]
     pub(crate) mac: Option<MacAddr>,
 
-    /// Only of such a device: a path, the host's interface, a number (0A:C8), tun, macvtap or vhost-net
+    /// Only devices with this path, host interface, number (0A:C8), or kind (tun, macvtap, vhost-net)
     #[arg(long, value_name = "DEVICE")]
     pub(crate) device: Option<DeviceFilter>,
 
@@ -216,11 +216,11 @@ pub(crate) struct Selection {
 #[derive(Debug, Args)]
 #[command(next_help_heading = ASKED)]
 pub(crate) struct Times {
-    /// Only what was not over before
+    /// Only holdings that had not ended before this time
     #[arg(long, value_name = "TIME")]
     pub(crate) start: Option<String>,
 
-    /// Only what had begun by then; a day, minute or second that is named is included
+    /// Only holdings that had begun by this time
     #[arg(long, value_name = "TIME")]
     pub(crate) end: Option<String>,
 }
@@ -229,26 +229,25 @@ pub(crate) struct Times {
 #[derive(Debug, Clone, Copy, Args)]
 #[command(next_help_heading = SHOWN)]
 pub(crate) struct Output {
-    /// How to show it
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub(crate) format: Format,
 
-    /// Times in UTC, those shown and those given without a zone
+    /// Use UTC for the times in the output, and for TIME without a zone
     #[arg(long)]
     pub(crate) utc: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// For people
+    /// A table for people
     Table,
-    /// For programs: one object with holdings (not of `findings`), findings and input
+    /// One object with `holdings` (not for `findings`), `findings` and `input`
     Json,
-    /// For programs: an object on each line, {"holding": …}, {"finding": …} and last {"input": …}; a holding
-    /// as soon as it is over
+    /// One object on each line: {"holding": …} as soon as it ends, {"finding": …}, and at the end {"input": …}
     Jsonl,
-    /// For spreadsheets: a row for each holding, or of `findings` for each finding; a name that begins with
-    /// = + - @ or ' gets a ' before it
+    /// One row for each holding, or for each finding with `findings`; a ' is put before a name that begins with
+    /// = + - @ or '
     Csv,
 }
 
@@ -266,9 +265,9 @@ impl Format {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Page {
-    /// For people: sentences, and the lines that prove them
+    /// Sentences for people, with the lines that prove them
     Table,
-    /// For programs: one object
+    /// One object
     Json,
 }
 
