@@ -6,7 +6,7 @@ use taptrail_record::{Device, GuestId, MacAddr};
 
 use crate::Proof;
 
-/// A place where the trail is wrong, incomplete or worth a look.
+/// An error, a gap or a suspicious entry in a trail.
 ///
 /// Serialised as one of a trail's `findings`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -64,17 +64,17 @@ kinds! {
     OpenFailed = "open-failed",
     /// A device was opened, and QEMU never got it.
     OpenWithoutGrant = "open-without-grant",
-    /// A device was opened, and the records do not tell whether QEMU got it.
+    /// A device was opened, and it is not known whether QEMU got it.
     GrantUnknown = "grant-unknown",
-    /// One open is told both as failed and as done.
+    /// One open is recorded both as failed and as successful.
     ContradictoryOpen = "contradictory-open",
-    /// QEMU got an interface, and no open of a device is told for it.
+    /// QEMU got an interface, and no open of a device is recorded for it.
     GrantWithoutOpen = "grant-without-open",
     /// An interface was unplugged and plugged in again with no open between: the same descriptors.
     ReattachedWithoutOpen = "reattached-without-open",
     /// An interface could not be handed to QEMU as it started, or QEMU did not start.
     StartFailed = "start-failed",
-    /// An interface is told as started in a guest that never ran.
+    /// An interface is recorded as started in a guest that never ran.
     FalseStart = "false-start",
     /// A hot-plug failed; if the finding names a device, QEMU still holds that.
     AttachFailed = "attach-failed",
@@ -86,38 +86,38 @@ kinds! {
     StopFailed = "stop-failed",
     /// A device could not be closed.
     CloseFailed = "close-failed",
-    /// A device was closed, or kept by QEMU, whose open is not told.
+    /// A device was closed, or kept by QEMU, and no record shows its open.
     CloseWithoutOpen = "close-without-open",
-    /// A guest started twice with no stop between: what it held before ended unseen.
+    /// A guest started twice without a stop between: its earlier holdings ended unobserved.
     ReleaseByRestart = "release-by-restart",
-    /// A host started anew with no stop of its guests: what they held ended unseen.
+    /// A host rebooted without a stop of its guests: their holdings ended unobserved.
     ReleaseByReboot = "release-by-reboot",
-    /// A device must be given up, and no record tells its end.
+    /// A device must have been released, and no record shows it.
     NeverReleased = "never-released",
-    /// QEMU was seen to hold a device that it is told to have given up.
+    /// QEMU was observed to hold a device after the record of its release.
     HeldAfterRelease = "held-after-release",
-    /// One of a guest's interfaces with one MAC was unplugged, and nothing tells which.
+    /// One of several interfaces with the same MAC was unplugged, and no record shows which.
     AmbiguousRelease = "ambiguous-release",
-    /// Two running interfaces of one host have one MAC.
+    /// Two interfaces on one host have the same MAC at once.
     DuplicateMac = "duplicate-mac",
-    /// QEMU got a device whose number no record tells.
+    /// QEMU got a device, and no record shows its number.
     UnknownDeviceNumber = "unknown-device-number",
-    /// The kernel saw a device opened, and no record admits it.
+    /// The kernel logged an open of a device, and no manager recorded it.
     UnauditedOpen = "unaudited-open",
-    /// QEMU was seen to hold a device that no record admits.
+    /// QEMU was observed to hold a device that no record grants.
     UnaccountedDevice = "unaccounted-device",
-    /// A guest's QEMU tried to open a device by itself, and was refused.
+    /// A guest's QEMU tried to open a device itself, and was refused.
     RefusedOpen = "refused-open",
-    /// A guest's manager could not send a record: the audit never saw it.
+    /// A guest's manager could not send a record to the audit.
     RecordNotSent = "record-not-sent",
-    /// A record lost its end: how its operation ended is unknown.
+    /// A record is cut off: the outcome of its operation is unknown.
     TruncatedRecord = "truncated-record",
     /// The audit log lacks a record that another source has.
     SerialGap = "serial-gap",
-    /// A stretch of a log is missing: what it told is not known.
+    /// Records of a time range are missing, or may be.
     LogGap = "log-gap",
-    /// Another process than before speaks for a running guest: its manager started anew.
+    /// The manager of a running guest restarted.
     DaemonRestarted = "daemon-restarted",
-    /// A program that knows no guests writes `VIRT_CONTROL` records.
+    /// A program other than a guest manager writes `VIRT_CONTROL` records.
     ForeignControl = "foreign-control",
 }

@@ -89,7 +89,7 @@ impl Metrics {
     /// The text that a scrape gets.
     pub(super) fn text(&self, now: &Now<'_>) -> String {
         let mut text = Text::default();
-        text.info("taptrail_build_info", "Which taptrail this is");
+        text.info("taptrail_build_info", "Version of taptrail");
         text.value("taptrail_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
 
         let mut held: BTreeMap<(&str, String, &str), u64> = BTreeMap::new();
@@ -106,12 +106,12 @@ impl Metrics {
         text.gauge("taptrail_guests", "Guests that hold a device");
         text.value("taptrail_guests", &[], guests.len());
 
-        text.counter("taptrail_opens_total", "Devices that were opened for guests, or could not be");
+        text.counter("taptrail_opens_total", "Opens of devices for guests, by outcome");
         text.value("taptrail_opens_total", &[("outcome", "success")], self.opened);
         text.value("taptrail_opens_total", &[("outcome", "failed")], self.open_failed);
-        text.counter("taptrail_grants_total", "Interfaces that QEMU got");
+        text.counter("taptrail_grants_total", "Interfaces granted to QEMU");
         text.value("taptrail_grants_total", &[], self.granted);
-        text.counter("taptrail_releases_total", "Devices that QEMU gave up, by how certain that is");
+        text.counter("taptrail_releases_total", "Devices released by QEMU, by certainty");
         for certainty in
             [Certainty::Definitive, Certainty::Inferred, Certainty::Ambiguous, Certainty::Doubtful]
         {
@@ -121,59 +121,59 @@ impl Metrics {
         }
         text.counter(
             "taptrail_bridge_changes_total",
-            "Taps that were moved to another bridge, or to none, while QEMU held them",
+            "Changes of bridge of taps that QEMU held",
         );
         text.value("taptrail_bridge_changes_total", &[], self.bridge_changes);
         text.counter(
             "taptrail_findings_total",
-            "Places where the trail is wrong, incomplete or worth a look",
+            "Findings, by kind",
         );
         for kind in FindingKind::ALL {
             let count = self.findings.get(kind).copied().unwrap_or_default();
             text.value("taptrail_findings_total", &[("finding", kind.as_str())], count);
         }
 
-        text.gauge("taptrail_log_lag_bytes", "How much of the log is not read yet");
+        text.gauge("taptrail_log_lag_bytes", "Unread bytes of the log");
         text.value("taptrail_log_lag_bytes", &[], self.behind);
-        text.gauge("taptrail_log_lag_seconds", "How old the last line read is, while there are more");
+        text.gauge("taptrail_log_lag_seconds", "Age of the last line read, while there are unread lines");
         let age = self
             .last
             .filter(|_| self.behind > 0)
             .map_or(0.0, |last| Timestamp::now().duration_since(last).as_secs_f64().max(0.0));
         text.value("taptrail_log_lag_seconds", &[], format_args!("{age:.3}"));
-        text.counter("taptrail_log_lines_total", "Lines of the log that were read");
+        text.counter("taptrail_log_lines_total", "Lines of the log read");
         text.value("taptrail_log_lines_total", &[], self.lines);
         text.counter(
             "taptrail_log_unreadable_total",
-            "Lines that should have been records and can't be believed",
+            "Damaged or invalid records in the log",
         );
         text.value("taptrail_log_unreadable_total", &[], self.unreadable);
-        text.counter("taptrail_log_gaps_total", "Stretches of the log that are lost");
+        text.counter("taptrail_log_gaps_total", "Gaps in the log");
         text.value("taptrail_log_gaps_total", &[], self.gaps);
         text.counter(
             "taptrail_records_lost_total",
-            "Audit events in those, where their numbers tell how many",
+            "Audit events missing in gaps, where serial numbers show how many",
         );
         text.value("taptrail_records_lost_total", &[], self.lost);
         if let Some((lost, waiting)) = now.kernel {
             text.counter(
                 "taptrail_kernel_records_lost_total",
-                "Audit records that the kernel has lost since boot",
+                "Audit records lost by the kernel since boot",
             );
             text.value("taptrail_kernel_records_lost_total", &[], lost);
-            text.gauge("taptrail_kernel_records_waiting", "Audit records that wait in the kernel for auditd");
+            text.gauge("taptrail_kernel_records_waiting", "Audit records in the kernel's queue for auditd");
             text.value("taptrail_kernel_records_waiting", &[], waiting);
         }
 
-        text.counter("taptrail_commits_total", "What was seen made to last in the ledger");
+        text.counter("taptrail_commits_total", "Transactions written to the ledger, by outcome");
         text.value("taptrail_commits_total", &[("outcome", "success")], self.commits);
         text.value("taptrail_commits_total", &[("outcome", "failed")], self.commits_failed);
-        text.gauge("taptrail_last_commit_timestamp_seconds", "When that was last done");
+        text.gauge("taptrail_last_commit_timestamp_seconds", "Time of the last transaction written to the ledger");
         let at = self.committed.map_or(0.0, |at| at.as_duration().as_secs_f64());
         text.value("taptrail_last_commit_timestamp_seconds", &[], format_args!("{at:.3}"));
         text.counter(
             "taptrail_told_total",
-            "What was told of what happened, or done about it, by where and outcome",
+            "Event deliveries and actions, by destination and outcome",
         );
         for (to, outcome, count) in &now.told {
             text.value("taptrail_told_total", &[("to", to), ("outcome", outcome)], count);
