@@ -119,15 +119,9 @@ impl Metrics {
             let count = self.released.get(word).copied().unwrap_or_default();
             text.value("taptrail_releases_total", &[("certainty", word)], count);
         }
-        text.counter(
-            "taptrail_bridge_changes_total",
-            "Changes of bridge of taps that QEMU held",
-        );
+        text.counter("taptrail_bridge_changes_total", "Changes of bridge of taps that QEMU held");
         text.value("taptrail_bridge_changes_total", &[], self.bridge_changes);
-        text.counter(
-            "taptrail_findings_total",
-            "Findings, by kind",
-        );
+        text.counter("taptrail_findings_total", "Findings, by kind");
         for kind in FindingKind::ALL {
             let count = self.findings.get(kind).copied().unwrap_or_default();
             text.value("taptrail_findings_total", &[("finding", kind.as_str())], count);
@@ -143,10 +137,7 @@ impl Metrics {
         text.value("taptrail_log_lag_seconds", &[], format_args!("{age:.3}"));
         text.counter("taptrail_log_lines_total", "Lines of the log read");
         text.value("taptrail_log_lines_total", &[], self.lines);
-        text.counter(
-            "taptrail_log_unreadable_total",
-            "Damaged or invalid records in the log",
-        );
+        text.counter("taptrail_log_unreadable_total", "Damaged or invalid records in the log");
         text.value("taptrail_log_unreadable_total", &[], self.unreadable);
         text.counter("taptrail_log_gaps_total", "Gaps in the log");
         text.value("taptrail_log_gaps_total", &[], self.gaps);
@@ -156,10 +147,7 @@ impl Metrics {
         );
         text.value("taptrail_records_lost_total", &[], self.lost);
         if let Some((lost, waiting)) = now.kernel {
-            text.counter(
-                "taptrail_kernel_records_lost_total",
-                "Audit records lost by the kernel since boot",
-            );
+            text.counter("taptrail_kernel_records_lost_total", "Audit records lost by the kernel since boot");
             text.value("taptrail_kernel_records_lost_total", &[], lost);
             text.gauge("taptrail_kernel_records_waiting", "Audit records in the kernel's queue for auditd");
             text.value("taptrail_kernel_records_waiting", &[], waiting);
@@ -168,13 +156,13 @@ impl Metrics {
         text.counter("taptrail_commits_total", "Transactions written to the ledger, by outcome");
         text.value("taptrail_commits_total", &[("outcome", "success")], self.commits);
         text.value("taptrail_commits_total", &[("outcome", "failed")], self.commits_failed);
-        text.gauge("taptrail_last_commit_timestamp_seconds", "Time of the last transaction written to the ledger");
+        text.gauge(
+            "taptrail_last_commit_timestamp_seconds",
+            "Time of the last transaction written to the ledger",
+        );
         let at = self.committed.map_or(0.0, |at| at.as_duration().as_secs_f64());
         text.value("taptrail_last_commit_timestamp_seconds", &[], format_args!("{at:.3}"));
-        text.counter(
-            "taptrail_told_total",
-            "Event deliveries and actions, by destination and outcome",
-        );
+        text.counter("taptrail_told_total", "Event deliveries and actions, by destination and outcome");
         for (to, outcome, count) in &now.told {
             text.value("taptrail_told_total", &[("to", to), ("outcome", outcome)], count);
         }
