@@ -141,9 +141,10 @@ mod tests {
     fn a_process_in_a_container_has_another_number_there() {
         assert_eq!(Status::of(std::process::id()).unwrap().within, [0; 0]);
         let mut container = Command::new("/usr/bin/unshare");
-        container.args(["--pid", "--fork", "--kill-child", "/bin/sleep", "1000"]);
+        // It ends with its input, at the latest when this test does.
+        container.args(["--pid", "--fork", "/bin/cat"]);
         let mut container =
-            container.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            container.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let children = format!("/proc/{pid}/task/{pid}/children", pid = container.id());
         let child: u32 = loop {
             match std::fs::read_to_string(&children).unwrap().trim().parse() {
