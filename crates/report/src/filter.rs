@@ -38,13 +38,18 @@ pub struct Filter {
 impl Filter {
     /// Whether a holding is asked for.
     pub fn keeps_holding(&self, holding: &Holding) -> bool {
+        self.keeps(holding, Some(&holding.device))
+    }
+
+    /// The same; without a device, whatever device is asked for.
+    fn keeps(&self, holding: &Holding, device: Option<&Device>) -> bool {
         // QEMU may have had what a start that failed was to give it.
         let failed = holding.possibly_held.iter().any(|possibly| possibly.why == Doubt::Failed);
         let had = matches!(holding.state, State::Held | State::Released | State::Unknown)
             || failed
             || self.at.is_some();
-        let Holding { host, guest, mac, device, .. } = holding;
-        self.is_about(host, Some(guest), Some(*mac), Some(device), false)
+        let Holding { host, guest, mac, .. } = holding;
+        self.is_about(host, Some(guest), Some(*mac), device, true)
             && self.is_within(Span::of(holding))
             && self.at.is_none_or(|at| holds(holding, at) != Holds::No)
             && (!self.held || holding.state == State::Held)
@@ -54,7 +59,7 @@ impl Filter {
     /// Whether a holding may be asked for: its records don't tell the interface, number or path that is.
     pub fn may_mean(&self, holding: &Holding) -> bool {
         let untold = self.device.as_ref().is_some_and(|asked| asked.is_untold(&holding.device));
-        untold && Self { device: None, ..self.clone() }.keeps_holding(holding)
+        untold && self.keeps(holding, None)
     }
 
     /// Whether a finding is asked for. One that names no guest, interface or device is about none.
