@@ -186,27 +186,34 @@ fn a_log_that_goes_back_in_time_is_put_in_order() {
     );
 }
 
+/// A row of a ledger.
+fn row(millis: i64, serial: u32, mac: u8) -> Entry {
+    let text = text(mac);
+    let record = taptrail_record::parse_text(taptrail_record::RecordType::VIRT_RESOURCE, text.as_bytes());
+    let begin: Timestamp = "2026-11-23T18:53:20Z".parse().unwrap();
+    Entry {
+        host: "?".into(),
+        time: begin + SignedDuration::from_millis(millis),
+        serial: Some(serial),
+        writer: None,
+        source: "rows".into(),
+        line: 1,
+        content: Content::Record(record.unwrap().unwrap()),
+        copies: Vec::new(),
+    }
+}
+
 #[test]
 fn rows_are_merged_with_logs_and_what_the_log_lacks_is_missing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("audit.log");
     std::fs::write(&path, audit(1000, 10, 1) + &audit(9000, 12, 3)).unwrap();
-    let row = |millis: i64, serial: u32, mac: u8| {
-        let record =
-            taptrail_record::parse_text(taptrail_record::RecordType::VIRT_RESOURCE, text(mac).as_bytes());
-        let begin: Timestamp = "2026-11-23T18:53:20Z".parse().unwrap();
-        Ok(Entry {
-            host: "?".into(),
-            time: begin + SignedDuration::from_millis(millis),
-            serial: Some(serial),
-            writer: None,
-            source: "rows".into(),
-            line: 1,
-            content: Content::Record(record.unwrap().unwrap()),
-            copies: Vec::new(),
-        })
-    };
-    let rows = vec![row(1004, 10, 1), row(3000, 11, 2), Err("row 3 is none".to_owned()), row(9003, 12, 3)];
+    let rows = vec![
+        Ok(row(1004, 10, 1)),
+        Ok(row(3000, 11, 2)),
+        Err("row 3 is none".to_owned()),
+        Ok(row(9003, 12, 3)),
+    ];
     let rows = Input::Rows { name: "rows".into(), bytes: 0, rows: Box::new(rows.into_iter()) };
     let mut entries = Vec::new();
     let outcome = read(vec![rows, Input::File(path)], Options::default(), &mut |entry| {
@@ -219,22 +226,11 @@ fn rows_are_merged_with_logs_and_what_the_log_lacks_is_missing() {
 
 #[test]
 fn rows_alone_lack_nothing_between_their_numbers() {
-    let row = |serial: u32| {
-        let text = text(1);
-        let record = taptrail_record::parse_text(taptrail_record::RecordType::VIRT_RESOURCE, text.as_bytes());
-        Ok(Entry {
-            host: "?".into(),
-            time: Timestamp::from_second(i64::from(serial)).unwrap(),
-            serial: Some(serial),
-            writer: None,
-            source: "rows".into(),
-            line: 1,
-            content: Content::Record(record.unwrap().unwrap()),
-            copies: Vec::new(),
-        })
+    let rows = Input::Rows {
+        name: "rows".into(),
+        bytes: 0,
+        rows: Box::new([5, 90, 300].map(|serial| Ok(row(i64::from(serial) * 1000, serial, 1))).into_iter()),
     };
-    let rows =
-        Input::Rows { name: "rows".into(), bytes: 0, rows: Box::new([5, 90, 300].map(row).into_iter()) };
     let mut entries = Vec::new();
     let outcome = read(vec![rows], Options::default(), &mut |entry| {
         entries.push(told(entry));
