@@ -30,8 +30,8 @@ const DISORDER: SignedDuration = SignedDuration::from_mins(1);
 /// A later number whose time is so much earlier shows that the clock was set back.
 const CLOCK_STEP: SignedDuration = SignedDuration::from_secs(2);
 
-/// Lines whose numbers are no later ones are out of order by less than this.
-const FALL: SignedDuration = SignedDuration::from_secs(5);
+/// Lines whose numbers are no later ones, and those of a rotation and the next, are out of order by less than this.
+pub(crate) const FALL: SignedDuration = SignedDuration::from_secs(5);
 
 /// How late within its second something may have been.
 const ALMOST: SignedDuration = SignedDuration::from_millis(999);
@@ -416,8 +416,6 @@ impl Lines {
             copies: Vec::new(),
             content: found.content,
         };
-        let disordered =
-            is_disordered.then_some(Gap { since: Some(time), serials: None, why: Lost::Disordered });
         let mut placed = Placed { entry, order, voice: found.voice, boot: found.boot };
         let mut place = placed.place();
         // A remark of whole seconds belongs behind the line before it.
@@ -440,8 +438,9 @@ impl Lines {
                 before(&placed, placed.order, Content::Gap(Gap { since, serials: None, why: Lost::Unread }));
             self.waiting.insert((place, line - 1), gap);
         }
-        if let Some(gap) = disordered {
+        if is_disordered {
             // Which of its lines came first in that time is not known.
+            let gap = Gap { since: Some(time), serials: None, why: Lost::Disordered };
             let gap = before(&placed, latest, Content::Gap(gap));
             let gap = Placed { entry: Entry { time: latest, ..gap.entry }, ..gap };
             // A number has its place in the order: the gap's is just before it.

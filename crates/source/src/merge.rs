@@ -13,7 +13,7 @@ use crate::duplicates::{self, Duplicates, Look};
 use crate::found::{Clock, Voice};
 use crate::hosts::Hosts;
 use crate::input::{family, rotation};
-use crate::lines::{Begun, Lines};
+use crate::lines::{Begun, FALL, Lines};
 use crate::numbers::Missing;
 use crate::open::Opened;
 use crate::reading::Reading;
@@ -100,9 +100,6 @@ fn wait(
 
 /// An event's host, time and serial number, which name it.
 type Last = (Arc<str>, Timestamp, u32);
-
-/// The lines of a rotation and of the next are out of order by less than this.
-const OUT_OF_TURN: SignedDuration = SignedDuration::from_secs(5);
 
 /// Two sources tell of one boot within this time.
 const ONE_BOOT: SignedDuration = SignedDuration::from_mins(5);
@@ -309,7 +306,7 @@ impl Merge {
         // Some call the newer one the older.
         let newer =
             begun.range(..origin.rotation).map(|(_, begun)| *begun).filter(|begun| own < *begun).min();
-        let late = |order: Timestamp, since: Timestamp| order.duration_since(since) > OUT_OF_TURN;
+        let late = |order: Timestamp, since: Timestamp| order.duration_since(since) > FALL;
         let (since, until) = if newer.is_some_and(|newer| late(placed.order, newer)) {
             (newer?, placed.order)
         } else {
@@ -357,11 +354,16 @@ impl Merge {
                 let Entry { host, source, line, .. } = &placed.entry;
                 Entry { line: *line, ..gap_of(Arc::clone(host), Arc::clone(source), missing) }
             });
-        let gaps = out_of_turn.into_iter().chain(missing);
-        if self.plain {
-            for gap in gaps {
-                take(&gap)?;
+        for entry in out_of_turn.into_iter().chain(missing) {
+            // Told at once, or behind what may be told better still.
+            if self.window.is_empty() {
+                take(&entry)?;
+            } else {
+                let gap = Placed { entry, order: placed.order, voice: placed.voice, boot: None };
+                self.window.push(UNCOMPARED, gap, origin.is_rows);
             }
+        }
+        if self.plain {
             let Entry { host, time, serial, .. } = &placed.entry;
             // Whoever has all numbers can tell an event twice by its number alone.
             let is_plain = placed.voice == Voice::Auditd && (serial.is_some() || !is_record(&placed));
@@ -377,28 +379,7 @@ impl Merge {
                 return take(&placed.entry);
             }
             self.plain = false;
-            return self.compare_with_others(origin, placed, until, reading, take);
         }
-        for entry in gaps {
-            // Told at once, or behind what may be told better still.
-            if self.window.is_empty() {
-                take(&entry)?;
-            } else {
-                let gap = Placed { entry, order: placed.order, voice: placed.voice, boot: None };
-                self.window.push(UNCOMPARED, gap, origin.is_rows);
-            }
-        }
-        self.compare_with_others(origin, placed, until, reading, take)
-    }
-
-    fn compare_with_others(
-        &mut self,
-        origin: Origin,
-        placed: Placed,
-        until: Option<Place>,
-        reading: &mut Reading<'_>,
-        take: &mut Take<'_>,
-    ) -> ControlFlow<()> {
         let is_rows = origin.is_rows;
         self.duplicates.cover(origin, &placed.entry);
         self.window.release(placed.order, take)?;

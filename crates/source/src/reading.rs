@@ -189,10 +189,7 @@ impl Reading<'_> {
         time: Timestamp,
         at: &At,
     ) {
-        let identity = match self.identities.get_mut(host) {
-            Some(identity) => identity,
-            None => self.identities.entry(Arc::clone(host)).or_default(),
-        };
+        let identity = self.identities.entry(Arc::clone(host)).or_default();
         match identity.take(machine, boot, time, at) {
             Some(Other::Machine(earlier)) => self.refuse(host, &earlier, at, "their machine ids differ"),
             Some(Other::Boot(earlier)) => {

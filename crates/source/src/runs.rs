@@ -9,7 +9,7 @@ use bstr::ByteSlice as _;
 const SPAN: i64 = 60_000;
 
 /// A clock that is set back by more begins another run, in milliseconds.
-const JUMP: i64 = 2000;
+pub(crate) const JUMP: i64 = 2000;
 
 /// Lines whose events have numbers without a gap, within a minute.
 #[derive(Debug, Clone, PartialEq, Eq)]

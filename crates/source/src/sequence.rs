@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use taptrail_trail::MAX_FIRST_SERIAL;
 
-use crate::runs::Run;
+use crate::runs::{JUMP, Run};
 
 /// Events of one host are out of order by less than this, in milliseconds.
 const SKEW: i64 = 5000;
@@ -181,7 +181,7 @@ impl InOrder {
     fn sets_clock(&mut self, run: &Run) -> bool {
         let before = self.last.replace((run.last, run.until));
         before.is_some_and(|(last, until)| {
-            (1..=NEXT).contains(&run.first.wrapping_sub(last)) && run.since < until.saturating_sub(2000)
+            (1..=NEXT).contains(&run.first.wrapping_sub(last)) && run.since < until.saturating_sub(JUMP)
         })
     }
 
