@@ -537,6 +537,21 @@ fn records_that_can_not_be_read_are_nobodys_answer() {
 }
 
 #[test]
+fn a_last_record_that_can_not_be_read_leaves_things_unknown_however_long_the_log_is() {
+    let bad = stop(12_000, 12_000).replace("uuid=", "uuid=zz");
+    for lines in [20, 11_000] {
+        let noises: String = (12_000 - lines..12_000).map(|serial| noise(serial, serial)).collect();
+        let first = 12_000 - lines - 3;
+        let life = open(first, 1) + &start(first + 1, 2) + &booted(first + 2, 3);
+        assert_eq!(told_of(&(life + &noises + &bad)).holdings(), ["web1 tun held - incomplete"], "{lines}");
+    }
+    // In the middle its number is missing, and that is one finding.
+    let life = open(1, 1) + &start(2, 2) + &booted(3, 3);
+    let told = told_of(&(life + &bad.replace(":12000)", ":4)") + &noise(5, 12_001) + &stop(6, 12_002)));
+    assert_eq!(told.findings(), ["log-gap"]);
+}
+
+#[test]
 fn what_was_held_as_the_log_ended_may_be_over_by_a_later_time() {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), open(11, 5) + &start(12, 6) + &booted(13, 7) + &noise(14, 20)).unwrap();

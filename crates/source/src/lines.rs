@@ -76,7 +76,7 @@ pub(crate) struct Lines {
     waiting: BTreeMap<(Place, u64), Placed>,
     ready: Ready,
     ended: bool,
-    /// Lines that could not be read and are not told yet, where their numbers don't tell.
+    /// Lines that could not be read, behind the last one that was placed.
     doubtful: VecDeque<u64>,
     /// The place of the last entry that was read.
     latest: Option<Place>,
@@ -310,9 +310,7 @@ impl Lines {
             let source = Arc::clone(&self.name);
             reading.unreadable(self.id, Unreadable { source, line, reason: reason.to_string() });
         }
-        if !reading.counts_numbers(self.id) {
-            self.doubtful.extend(batch.doubtful.iter().map(|line| self.before + line + 1));
-        }
+        self.doubtful.extend(batch.doubtful.iter().map(|line| self.before + line + 1));
         if batch.unread > 0 {
             self.unread += batch.unread;
             let first = batch.first_unread.map(|line| self.before + line + 1);
@@ -433,10 +431,12 @@ impl Lines {
         }
         if self.doubtful.front().is_some_and(|front| *front < line) {
             while self.doubtful.pop_front_if(|front| *front < line).is_some() {}
-            let since = before_it.filter(|before| *before < time);
-            let gap =
-                before(&placed, placed.order, Content::Gap(Gap { since, serials: None, why: Lost::Unread }));
-            self.waiting.insert((place, line - 1), gap);
+            // The number of this shows what is missing before it.
+            if !(placed.entry.serial.is_some() && reading.counts_numbers(self.id)) {
+                let since = before_it.filter(|before| *before < time);
+                let gap = Content::Gap(Gap { since, serials: None, why: Lost::Unread });
+                self.waiting.insert((place, line - 1), before(&placed, placed.order, gap));
+            }
         }
         if is_disordered {
             // Which of its lines came first in that time is not known.
