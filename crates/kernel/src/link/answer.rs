@@ -20,6 +20,7 @@ const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_BR_VLAN_FILTERING: u16 = 7;
@@ -27,6 +28,8 @@ const IFLA_BR_VLAN_PROTOCOL: u16 = 8;
 const IFLA_TUN_TYPE: u16 = 3;
 const IFLA_TUN_PERSIST: u16 = 6;
 const IFLA_TUN_MULTI_QUEUE: u16 = 7;
+const IFLA_TUN_NUM_QUEUES: u16 = 8;
+const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
 const IFF_TAP: u8 = 2;
 
 /// Reads the payload of an `RTM_NEWLINK`.
@@ -35,6 +38,7 @@ pub(super) fn read(payload: &[u8]) -> Result<Link, LinkError> {
     let mut link = Link {
         index: u32_at(payload, 4).ok_or_else(short)?,
         name: String::new(),
+        alias: None,
         kind: None,
         mac: None,
         mtu: 0,
@@ -48,6 +52,7 @@ pub(super) fn read(payload: &[u8]) -> Result<Link, LinkError> {
         match kind {
             IFLA_ADDRESS => link.mac = value.try_into().ok().map(MacAddr),
             IFLA_IFNAME => link.name = text(value),
+            IFLA_IFALIAS => link.alias = Some(text(value)).filter(|alias| !alias.is_empty()),
             IFLA_MTU => link.mtu = u32_at(value, 0).ok_or_else(short)?,
             IFLA_LINK => link.lower = u32_at(value, 0),
             IFLA_MASTER => link.master = u32_at(value, 0),
@@ -84,14 +89,17 @@ fn vlan_filtering(data: &[u8]) -> Option<bool> {
 
 fn tun(data: &[u8]) -> TunInfo {
     let byte = |kind| attribute(data, kind).and_then(|value| value.first().copied());
+    let count = |kind| attribute(data, kind).and_then(|value| u32_at(value, 0));
     TunInfo {
         tap: byte(IFLA_TUN_TYPE) == Some(IFF_TAP),
         multi_queue: byte(IFLA_TUN_MULTI_QUEUE) == Some(1),
         persistent: byte(IFLA_TUN_PERSIST) == Some(1),
+        queues: count(IFLA_TUN_NUM_QUEUES)
+            .map(|queues| queues.saturating_add(count(IFLA_TUN_NUM_DISABLED_QUEUES).unwrap_or(0))),
     }
 }
 
-fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(super) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
 }
 
@@ -119,7 +127,13 @@ mod tests {
     }
 
     fn message() -> Vec<u8> {
-        let data = [attribute(IFLA_TUN_TYPE, &[IFF_TAP]), attribute(IFLA_TUN_MULTI_QUEUE, &[1])].concat();
+        let data = [
+            attribute(IFLA_TUN_TYPE, &[IFF_TAP]),
+            attribute(IFLA_TUN_MULTI_QUEUE, &[1]),
+            attribute(IFLA_TUN_NUM_QUEUES, &3_u32.to_ne_bytes()),
+            attribute(IFLA_TUN_NUM_DISABLED_QUEUES, &1_u32.to_ne_bytes()),
+        ]
+        .concat();
         let info = [attribute(IFLA_INFO_KIND, b"tun\0"), attribute(IFLA_INFO_DATA, &data)].concat();
         let mut bytes = vec![0; IFINFOMSG];
         bytes[4] = 7;
@@ -127,6 +141,7 @@ mod tests {
         bytes.extend(attribute(IFLA_IFNAME, b"vnet0\0"));
         bytes.extend(attribute(0x3FFF, b"of a later kernel"));
         bytes.extend(attribute(IFLA_MTU, &1500_u32.to_ne_bytes()));
+        bytes.extend(attribute(IFLA_IFALIAS, b"a note\0"));
         bytes.extend(attribute(IFLA_ADDRESS, &[0xfe, 0x54, 0, 0, 0, 1]));
         bytes.extend(attribute(IFLA_LINKINFO, &info));
         bytes
@@ -138,7 +153,8 @@ mod tests {
         let link = read(&message()).unwrap();
         assert_eq!((link.index, link.name.as_str(), link.mtu, link.up), (7, "vnet0", 1500, true));
         assert_eq!(link.mac.map(|mac| mac.to_string()).as_deref(), Some("fe:54:00:00:00:01"));
-        assert_eq!(link.tun, Some(TunInfo { tap: true, multi_queue: true, persistent: false }));
+        let tun = TunInfo { tap: true, multi_queue: true, persistent: false, queues: Some(4) };
+        assert_eq!((link.tun, link.alias.as_deref()), (Some(tun), Some("a note")));
     }
 
     #[test]

@@ -15,6 +15,7 @@
 
 mod answer;
 mod error;
+mod identity;
 mod macvtap;
 mod port;
 mod socket;
@@ -26,6 +27,7 @@ use rustix::io::Errno;
 use taptrail_record::{IfName, MacAddr};
 
 pub use error::LinkError;
+pub use identity::PlacedLink;
 pub use macvtap::{MacvtapMode, MacvtapName, NewMacvtap};
 use socket::{Failed, RouteSocket};
 
@@ -38,6 +40,9 @@ pub struct Link {
     pub index: u32,
     /// Its name; asked for by another of its names, it is the first one all the same.
     pub name: String,
+    /// What somebody noted of it: at most 255 bytes that mean nothing to the kernel (`ip link set … alias`).
+    /// It stays with the link when that is renamed or moved.
+    pub alias: Option<String>,
     /// The driver's kind: `bridge`, `tun` (a tap, too), `macvtap`, `veth`; hardware has none.
     pub kind: Option<String>,
     /// Its Ethernet address, where it has one of six bytes.
@@ -65,6 +70,11 @@ pub struct TunInfo {
     pub multi_queue: bool,
     /// It stays without descriptors.
     pub persistent: bool,
+    /// How many open files are attached to it, wherever their descriptors are: also those that no process
+    /// shows, in flight on a socket or registered with io_uring. The ones that their holder set aside
+    /// (`TUNSETQUEUE`) count, too. None of a tap with one queue, which the kernel does not count: see
+    /// [`Links::tap_is_attached`].
+    pub queues: Option<u32>,
 }
 
 /// Settings of a link to change together; `None` leaves one as it is.
@@ -180,6 +190,47 @@ impl Links {
     /// Makes a link the port of a bridge; bridge 0 takes it from its bridge.
     pub fn set_master(&mut self, index: u32, bridge: u32) -> Result<(), LinkError> {
         self.configure(index, &Change { master: Some(bridge), ..Change::default() })
+    }
+
+    /// Whether an open file is attached to a tap, wherever its descriptors are; none when the link is
+    /// not there, or no tap.
+    ///
+    /// Of a tap with several queues the kernel tells how many are attached. Of one with a single queue
+    /// it tells by refusing to switch the carrier on while none is (`tun_net_change_carrier()` in
+    /// drivers/net/tun.c): a holder who switched the carrier off has it on again after this.
+    ///
+    /// # Errors
+    /// When the kernel refuses for another reason.
+    pub fn tap_is_attached(&mut self, index: u32) -> Result<Option<bool>, LinkError> {
+        let Some(tun) = self.by_index(index)?.and_then(|link| link.tun) else { return Ok(None) };
+        if let Some(queues) = tun.queues {
+            return Ok(Some(queues > 0));
+        }
+        let mut message = numbered(index);
+        message.attributes.push(LinkAttribute::Carrier(1));
+        match self.socket.request(RouteNetlinkMessage::SetLink(message), 0) {
+            Ok(_) => Ok(Some(true)),
+            Err(Failed::Refused(refusal)) if refusal.errno == Errno::PERM => {
+                // Without CAP_NET_ADMIN all is refused so. What changes nothing tells the two apart.
+                match self.socket.request(RouteNetlinkMessage::SetLink(numbered(index)), 0) {
+                    Ok(_) => Ok(Some(false)),
+                    Err(Failed::Refused(refusal)) if refusal.errno == Errno::NODEV => Ok(None),
+                    Err(failed) => Err(failure(failed, "ask whether it is attached", number(index))),
+                }
+            }
+            Err(Failed::Refused(refusal)) if refusal.errno == Errno::NODEV => Ok(None),
+            Err(failed) => Err(failure(failed, "ask whether it is attached", number(index))),
+        }
+    }
+
+    /// Notes something of a link (its alias), for whoever looks at it; the empty note removes it.
+    ///
+    /// # Errors
+    /// When there is no such link, or the kernel refuses: at most 255 bytes are kept.
+    pub fn set_alias(&mut self, index: u32, alias: &str) -> Result<(), LinkError> {
+        let mut message = numbered(index);
+        message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
+        self.change(index, RouteNetlinkMessage::SetLink(message), "set its alias")
     }
 
     /// Deletes a link, even one whose device is open. One that is gone already is

@@ -1,6 +1,8 @@
 //! What the kernel says of processes: who lives, what it holds, and whether two hold the same.
 
 mod devices;
+mod hidden;
+mod holders;
 mod identity;
 mod numbers;
 mod pidfd;
@@ -14,6 +16,8 @@ use std::os::unix::fs::MetadataExt;
 use uuid::Uuid;
 
 pub use devices::{HeldDevice, held_devices, raw_devices};
+pub use hidden::{HiddenFiles, driver_open_files};
+pub use holders::Holders;
 pub use identity::{ProcessId, boot_time};
 pub(crate) use numbers::raw_kind;
 pub use numbers::{DeviceNumbers, HeldKind};

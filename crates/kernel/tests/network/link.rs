@@ -1,8 +1,12 @@
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
 use rustix::io::Errno;
+use taptrail_kernel::device::{DEV_NET_TUN, TapName, TapRequest, open_tap};
 use taptrail_kernel::link::{Change, LinkError, Links};
 use taptrail_record::MacAddr;
 
-use crate::lab::{details, find, in_own_network, index, ip, name};
+use crate::lab::{details, find, in_own_network, index, ip, name, opened, queues};
 
 const MAC: MacAddr = MacAddr([0xfe, 0x54, 0, 0, 0, 1]);
 
@@ -154,5 +158,76 @@ fn a_vlan_is_set_or_its_lack_is_named() {
         assert_eq!(vlans.len(), 1, "{shown}");
         assert_eq!(vlans[0]["vlan"], 7);
         assert_eq!(vlans[0]["flags"], serde_json::json!(["PVID", "Egress Untagged"]));
+    });
+}
+
+#[test]
+fn a_tap_is_attached_as_long_as_an_open_file_is_whatever_it_does_to_its_carrier() {
+    in_own_network(|| {
+        ip("tuntap add dev tap1 mode tap");
+        ip("tuntap add dev tap2 mode tap multi_queue");
+        let mut links = Links::open().unwrap();
+        for (name, number) in [("tap1", 1), ("tap2", 2)] {
+            let index = index(name);
+            assert_eq!(links.tap_is_attached(index).unwrap(), Some(false), "{name}");
+            let mut devices = opened(open_tap(&TapRequest {
+                path: Path::new(DEV_NET_TUN),
+                name: TapName::Existing(&name.parse().unwrap()),
+                queues: queues(number),
+                vnet_hdr: true,
+            }));
+            assert_eq!(links.tap_is_attached(index).unwrap(), Some(true), "{name}");
+            // A holder who hides: a copy of the last descriptor, and no carrier.
+            let copy = devices.pop().unwrap().as_fd().try_clone_to_owned().unwrap();
+            drop(devices);
+            ip(&format!("link set dev {name} up"));
+            ip(&format!("link set dev {name} carrier off"));
+            assert_eq!(links.tap_is_attached(index).unwrap(), Some(true), "{name}");
+            drop(copy);
+            assert_eq!(links.tap_is_attached(index).unwrap(), Some(false), "{name}");
+            ip(&format!("link delete dev {name}"));
+            assert_eq!(links.tap_is_attached(index).unwrap(), None, "{name}");
+        }
+        ip("link add br0 type bridge");
+        assert_eq!(links.tap_is_attached(index("br0")).unwrap(), None);
+    });
+}
+
+#[test]
+fn a_link_is_found_by_its_alias_renamed_and_in_another_namespace() {
+    in_own_network(|| {
+        let mut links = Links::open().unwrap();
+        ip("link add one type bridge");
+        links.set_alias(index("one"), "of guest 7").unwrap();
+        assert_eq!(find("one").unwrap().alias.as_deref(), Some("of guest 7"));
+        ip("link set dev one name two");
+        let found = links.find_alias("of guest 7").unwrap().unwrap();
+        assert_eq!((found.link.name.as_str(), found.namespace), ("two", None));
+        assert_eq!(links.find_alias("of guest 8").unwrap(), None);
+        links.set_alias(index("two"), "").unwrap();
+        assert_eq!(find("two").unwrap().alias, None);
+
+        let (there, stay) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
+        let (send, leave) = (there.0, stay.1);
+        let other = std::thread::spawn(move || {
+            in_own_network(move || {
+                let thread = rustix::thread::gettid().as_raw_nonzero().get();
+                send.send(thread).unwrap();
+                let _ = leave.recv();
+                ip("-json link show")
+            })
+        });
+        let thread = there.1.recv().unwrap();
+        ip("link add mover type veth peer name stayer");
+        links.set_alias(index("mover"), "of guest 9").unwrap();
+        ip(&format!("link set dev mover netns /proc/{thread}/ns/net"));
+        let found = links.find_alias("of guest 9").unwrap().unwrap();
+        assert_eq!(found.link.name, "mover");
+        assert!(found.namespace.is_some());
+        links.delete_placed(&found).unwrap();
+        assert_eq!(links.find_alias("of guest 9").unwrap(), None);
+        assert!(links.delete_placed(&found).unwrap_err().is_missing());
+        drop(stay.0);
+        assert!(!other.join().unwrap().contains("mover"));
     });
 }

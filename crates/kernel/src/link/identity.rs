@@ -1,0 +1,90 @@
+//! A link known again: by a note on it that stays with it when it is renamed, or moved to another
+//! network namespace.
+
+use netlink_packet_core::NLM_F_DUMP;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
+use netlink_packet_route::nsid::NsidMessage;
+use rustix::io::Errno;
+
+use super::socket::{Failed, u32_at};
+use super::{Link, LinkError, Links, answer, failure, number, numbered};
+
+/// `NETNSA_NSID` (linux/net_namespace.h).
+const NETNSA_NSID: u16 = 1;
+/// Bytes of `struct rtgenmsg` with its padding.
+const RTGENMSG: usize = 4;
+
+/// A link, and the network namespace that it is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlacedLink {
+    /// The link, with the name and number that it has there.
+    pub link: Link,
+    /// The number by which our network namespace knows that one; none for our own.
+    pub namespace: Option<i32>,
+}
+
+impl Links {
+    /// The link with this alias: in our network namespace, or in one that ours has a number for, as it
+    /// has for each to which a link of ours was moved (`dev_change_net_namespace()` in net/core/dev.c).
+    ///
+    /// A namespace that we may not look into is passed over.
+    ///
+    /// # Errors
+    /// When the links of our own namespace, or the numbers of others, can't be listed.
+    pub fn find_alias(&mut self, alias: &str) -> Result<Option<PlacedLink>, LinkError> {
+        let with = |links: Vec<Link>| links.into_iter().find(|link| link.alias.as_deref() == Some(alias));
+        if let Some(link) = with(self.all()?) {
+            return Ok(Some(PlacedLink { link, namespace: None }));
+        }
+        for namespace in self.known_namespaces()? {
+            let Ok(links) = self.all_in(namespace) else { continue };
+            if let Some(link) = with(links) {
+                return Ok(Some(PlacedLink { link, namespace: Some(namespace) }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Deletes a link where it is.
+    ///
+    /// # Errors
+    /// As those of [`delete`](Self::delete).
+    pub fn delete_placed(&mut self, placed: &PlacedLink) -> Result<(), LinkError> {
+        let Some(namespace) = placed.namespace else { return self.delete(placed.link.index) };
+        let mut message = numbered(placed.link.index);
+        message.attributes.push(LinkAttribute::IfNetnsId(namespace));
+        match self.socket.request(RouteNetlinkMessage::DelLink(message), 0) {
+            Ok(_) => Ok(()),
+            Err(Failed::Refused(refusal)) if refusal.errno == Errno::NODEV => {
+                Err(LinkError::Missing { link: number(placed.link.index), operation: "delete it" })
+            }
+            Err(failed) => Err(failure(failed, "delete it", format!("'{}'", placed.link.name))),
+        }
+    }
+
+    /// The numbers that our network namespace has for others.
+    fn known_namespaces(&mut self) -> Result<Vec<i32>, LinkError> {
+        let request = RouteNetlinkMessage::GetNsId(NsidMessage::default());
+        let answers = self
+            .socket
+            .request(request, NLM_F_DUMP)
+            .map_err(|failed| failure(failed, "list network namespaces", "of any name".to_owned()))?;
+        let number = |payload: &Vec<u8>| {
+            let attributes = payload.get(RTGENMSG..)?;
+            let value = answer::attribute(attributes, NETNSA_NSID)?;
+            u32_at(value, 0).map(u32::cast_signed).filter(|number| *number >= 0)
+        };
+        Ok(answers.iter().filter_map(number).collect())
+    }
+
+    fn all_in(&mut self, namespace: i32) -> Result<Vec<Link>, LinkError> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfNetnsId(namespace));
+        message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        match self.socket.request(RouteNetlinkMessage::GetLink(message), NLM_F_DUMP) {
+            Ok(answers) => answers.iter().map(|payload| answer::read(payload)).collect(),
+            Err(failed) => Err(failure(failed, "list them", format!("in namespace {namespace}"))),
+        }
+    }
+}
