@@ -27,6 +27,7 @@ pub(crate) enum Key {
     Forced,
     Errno,
     LastSeen,
+    Doubt,
     ReqUid,
     ReqAuid,
     ReqPid,
@@ -34,7 +35,7 @@ pub(crate) enum Key {
 }
 
 /// Their names, in that order.
-pub(crate) const KEYS: [&str; 23] = [
+pub(crate) const KEYS: [&str; 24] = [
     "virt",
     "resrc",
     "op",
@@ -54,6 +55,7 @@ pub(crate) const KEYS: [&str; 23] = [
     "forced",
     "errno",
     "last-seen",
+    "doubt",
     "req-uid",
     "req-auid",
     "req-pid",
@@ -83,6 +85,7 @@ impl Key {
             b"forced" => Self::Forced,
             b"errno" => Self::Errno,
             b"last-seen" => Self::LastSeen,
+            b"doubt" => Self::Doubt,
             b"req-uid" => Self::ReqUid,
             b"req-auid" => Self::ReqAuid,
             b"req-pid" => Self::ReqPid,

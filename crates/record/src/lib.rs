@@ -29,6 +29,7 @@
 
 mod claim;
 mod claims;
+mod close_doubt;
 mod device;
 mod encode;
 mod error;
@@ -56,6 +57,7 @@ mod syscall;
 mod write;
 
 pub use claim::parse_claim;
+pub use close_doubt::CloseDoubt;
 pub use device::{Device, DeviceKind};
 pub use error::ParseError;
 pub use fields::encode_fields;

@@ -1,7 +1,9 @@
 use crate::claims::{Claims, Key, need, refused};
 use crate::old_tail;
 use crate::pairs::{Pairs, Value};
-use crate::{Descriptor, Device, Event, GuestId, Outcome, ParseError, Record, RecordType, Requester};
+use crate::{
+    CloseDoubt, Descriptor, Device, Event, GuestId, Outcome, ParseError, Record, RecordType, Requester,
+};
 
 /// What a text between `msg='` and `'` says, in the grammar of any of libvirt's three generations or ours.
 ///
@@ -136,7 +138,13 @@ fn record(claims: &Claims<'_>, event: Event, outcome: Outcome) -> Result<Option<
     };
     let errno = claims.number(Key::Errno)?;
     let last_seen = claims.time(Key::LastSeen)?;
-    Ok(Some(Record { guest: GuestId { name, uuid }, event, outcome, requester, errno, last_seen }))
+    let doubt = match claims.word(Key::Doubt)? {
+        None => None,
+        Some(word) => {
+            Some(CloseDoubt::from_word(word).ok_or_else(|| refused(Key::Doubt, Value::Bare(word)))?)
+        }
+    };
+    Ok(Some(Record { guest: GuestId { name, uuid }, event, outcome, requester, errno, last_seen, doubt }))
 }
 
 /// What kind of guest `virt=` names, in libvirt's words.

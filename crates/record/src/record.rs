@@ -1,4 +1,4 @@
-use crate::{Device, GuestId, MacAddr, Reason, RecordType};
+use crate::{CloseDoubt, Device, GuestId, MacAddr, Reason, RecordType};
 
 /// What one audit record says of a guest or of a network device of its.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -17,17 +17,27 @@ pub struct Record {
     /// happened yet, and the record's own the earliest at which it had. Written by who takes up the
     /// account of a supervisor that ended before its guest.
     pub last_seen: Option<u64>,
+    /// Of a close: why it is no proof that nobody holds the device any more.
+    pub doubt: Option<CloseDoubt>,
 }
 
 impl Record {
     /// A record of a success on the writer's own account.
     pub fn success(guest: GuestId, event: Event) -> Self {
-        Self { guest, event, outcome: Outcome::Success, requester: None, errno: None, last_seen: None }
+        Self {
+            guest,
+            event,
+            outcome: Outcome::Success,
+            requester: None,
+            errno: None,
+            last_seen: None,
+            doubt: None,
+        }
     }
 
     /// A record of a failure on the writer's own account.
     pub fn failed(guest: GuestId, event: Event, errno: Option<i32>) -> Self {
-        Self { guest, event, outcome: Outcome::Failed, requester: None, errno, last_seen: None }
+        Self { guest, event, outcome: Outcome::Failed, requester: None, errno, last_seen: None, doubt: None }
     }
 
     /// The type under which it goes to the kernel.

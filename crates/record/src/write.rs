@@ -49,6 +49,7 @@ impl Record {
         if let Some(time) = self.last_seen {
             text.pair("last-seen", format_args!("{}.{:03}", time / 1000, time % 1000));
         }
+        text.maybe("doubt", self.doubt);
         if let Some(requester) = self.requester {
             text.pair("req-uid", requester.uid);
             text.pair("req-auid", requester.auid);

@@ -102,6 +102,7 @@ fn interpreted(record: &Record) -> String {
         record.guest.uuid,
         maybe("errno", record.errno)
             + &maybe("last-seen", record.last_seen.map(|time| format!("{}.{:03}", time / 1000, time % 1000)))
+            + &maybe("doubt", record.doubt)
     )
     .unwrap();
     if let Some(by) = record.requester {

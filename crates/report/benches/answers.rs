@@ -32,6 +32,7 @@ fn holding(number: u32) -> Holding {
         opened: Some(opened),
         granted: Some(opened + SignedDuration::from_millis(210)),
         last_seen: None,
+        end_doubt: None,
         uncertain_since: None,
         possibly_held: Vec::new(),
         released: Some(opened + SignedDuration::from_hours(31)),

@@ -46,6 +46,7 @@ impl<W: Write> HoldingRows<W> {
             "certainty",
             "pid",
             "proof",
+            "end_doubt",
         ];
         Rows::new(out, &header).map(Self)
     }
@@ -69,6 +70,7 @@ impl<W: Write> HoldingRows<W> {
         row.word(holding.certainty.as_str())?;
         row.told(holding.pid)?;
         row.proof(&holding.proof)?;
+        row.word(holding.end_doubt.map_or("", |doubt| doubt.as_str()))?;
         row.end()
     }
 

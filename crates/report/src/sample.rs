@@ -36,6 +36,7 @@ pub(crate) fn holding(name: &str, mac: u8, opened: i64, released: Option<i64>) -
         granted: Some(at(opened + 1)),
         released: released.map(at),
         last_seen: None,
+        end_doubt: None,
         uncertain_since: None,
         possibly_held: Vec::new(),
         state: if released.is_some() { State::Released } else { State::Held },

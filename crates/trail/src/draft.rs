@@ -228,10 +228,18 @@ impl Draft {
         self.prove(&entry.proof());
     }
 
-    /// Takes over how long a record says that nobody looked.
+    /// Takes over what a close says of itself: how long nobody looked, and why it is no proof.
     fn unseen(&mut self, entry: &Claim<'_>) {
         let at = entry.record.last_seen.and_then(|time| i64::try_from(time).ok());
         self.holding.last_seen = at.and_then(|time| Timestamp::from_millisecond(time).ok());
+        if let Some(doubt) = entry.record.doubt {
+            // Of several queues the worst: the words are in that order.
+            let known = self.holding.end_doubt.get_or_insert(doubt);
+            *known = doubt.min(*known);
+            if self.holding.certainty == Certainty::Definitive {
+                self.holding.certainty = Certainty::Inferred;
+            }
+        }
     }
 
     /// Parts one queue from the others; none when it was the only one.
@@ -406,6 +414,7 @@ fn holding(entry: &Claim<'_>, mac: MacAddr, device: &Device, state: State, seen:
         granted: None,
         released: None,
         last_seen: None,
+        end_doubt: None,
         uncertain_since: None,
         possibly_held: Vec::new(),
         state,

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use taptrail_record::{Device, GuestId, MacAddr};
+use taptrail_record::{CloseDoubt, Device, GuestId, MacAddr};
 
 use crate::Proof;
 
@@ -38,6 +38,9 @@ pub struct Holding {
     /// moment from here to `released`.
     #[serde(with = "crate::time::maybe")]
     pub last_seen: Option<Timestamp>,
+    /// Why its end is no proof that nobody holds it any more, as the writer of its close says.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "close_doubt")]
+    pub end_doubt: Option<CloseDoubt>,
     /// From when on it is not certain that QEMU held it: records of that time may be missing, or one of
     /// several interfaces with its MAC was unplugged.
     #[serde(with = "crate::time::maybe")]
@@ -187,6 +190,8 @@ pub enum Doubt {
     Ambiguous,
     /// The records of its open contradict each other.
     Contradicted,
+    /// It was closed, and what the kernel shows says that somebody may hold it still.
+    CloseDoubted,
 }
 
 impl Doubt {
@@ -203,8 +208,13 @@ impl Doubt {
             Self::BeforeTrail => "before-trail",
             Self::Ambiguous => "ambiguous",
             Self::Contradicted => "contradicted",
+            Self::CloseDoubted => "close-doubted",
         }
     }
+}
+
+fn close_doubt<S: serde::Serializer>(doubt: &Option<CloseDoubt>, to: S) -> Result<S::Ok, S::Error> {
+    doubt.map(CloseDoubt::as_str).serialize(to)
 }
 
 impl Holding {
@@ -256,6 +266,11 @@ impl Holding {
                     }
                 }
             }
+        }
+        if let Some(CloseDoubt::HeldElsewhere | CloseDoubt::Attached | CloseDoubt::Hidden) = self.end_doubt
+            && self.released.is_some()
+        {
+            stretches.push(PossiblyHeld { from: self.released, until: None, why: Doubt::CloseDoubted });
         }
         self.possibly_held = stretches;
     }

@@ -81,7 +81,15 @@ fn log(others: bool) -> impl Strategy<Value = Vec<Entry>> {
     let record = (0..2_u128, event, prop::bool::weighted(0.8)).prop_map(|(number, event, done)| {
         let guest = GuestId { name: format!("g{number}").into(), uuid: Uuid::from_u128(number) };
         let outcome = if done { Outcome::Success } else { Outcome::Failed };
-        Content::Record(Record { guest, event, outcome, requester: None, errno: None, last_seen: None })
+        Content::Record(Record {
+            guest,
+            event,
+            outcome,
+            requester: None,
+            errno: None,
+            last_seen: None,
+            doubt: None,
+        })
     });
     let content = match others {
         true => prop_oneof![4 => record, 1 => content()].boxed(),

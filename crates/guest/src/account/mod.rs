@@ -370,7 +370,15 @@ impl Account {
 
     /// A record of this guest.
     pub(crate) fn record(&self, event: Event, outcome: Outcome, requester: Option<Requester>) -> Record {
-        Record { guest: self.guest.clone(), event, outcome, requester, errno: None, last_seen: None }
+        Record {
+            guest: self.guest.clone(),
+            event,
+            outcome,
+            requester,
+            errno: None,
+            last_seen: None,
+            doubt: None,
+        }
     }
 
     /// Sends texts to the kernel; tells for each when and whether it was logged, and the first

@@ -74,8 +74,8 @@ fn read(record_type: RecordType, text: &[u8]) -> Result<Option<Record>, ParseErr
     }
     let Tail { uuid, event, last } = tail;
     let guest = GuestId { name: shown(&body[..found]), uuid };
-    let Last { errno, last_seen, requester } = last;
-    Ok(Some(Record { guest, event, outcome, requester, errno, last_seen }))
+    let Last { errno, last_seen, doubt, requester } = last;
+    Ok(Some(Record { guest, event, outcome, requester, errno, last_seen, doubt }))
 }
 
 const UUID: &[u8] = b" uuid=";

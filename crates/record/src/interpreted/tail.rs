@@ -7,7 +7,7 @@ use crate::claims;
 use crate::encode::{from_hex, needs_hex};
 use crate::number::decimal;
 use crate::pairs::{Value, shown};
-use crate::{Descriptor, Device, Event, MacAddr, ParseError, Rdev, Requester};
+use crate::{CloseDoubt, Descriptor, Device, Event, MacAddr, ParseError, Rdev, Requester};
 
 /// What stands behind a guest's name, up to libaudit's last pairs.
 pub(super) struct Tail {
@@ -20,6 +20,7 @@ pub(super) struct Tail {
 pub(super) struct Last {
     pub(super) errno: Option<i32>,
     pub(super) last_seen: Option<u64>,
+    pub(super) doubt: Option<CloseDoubt>,
     pub(super) requester: Option<Requester>,
 }
 
@@ -159,6 +160,10 @@ fn last(cursor: &mut Cursor<'_>) -> Option<Last> {
         None => None,
         Some(word) => Some(claims::time(word)?),
     };
+    let doubt = match cursor.pair(b" doubt=") {
+        None => None,
+        Some(word) => Some(CloseDoubt::from_word(word)?),
+    };
     let requester = match cursor.pair(b" req-uid=") {
         None => None,
         Some(uid) => {
@@ -168,7 +173,7 @@ fn last(cursor: &mut Cursor<'_>) -> Option<Last> {
         }
     };
     let exe = cursor.0.strip_prefix(b" exe=")?;
-    (!exe.is_empty()).then_some(Last { errno, last_seen, requester })
+    (!exe.is_empty()).then_some(Last { errno, last_seen, doubt, requester })
 }
 
 /// A user as a number, or one of the two names that are the same everywhere.

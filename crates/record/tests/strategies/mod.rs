@@ -4,7 +4,7 @@
 
 use proptest::prelude::*;
 use taptrail_record::{
-    Descriptor, Device, Event, GuestId, MacAddr, Outcome, Rdev, Reason, Record, Requester,
+    CloseDoubt, Descriptor, Device, Event, GuestId, MacAddr, Outcome, Rdev, Reason, Record, Requester,
 };
 
 /// Names of every sort: plain, hex-like, imitating pairs and quotes, non-ASCII, with control bytes.
@@ -78,14 +78,16 @@ pub(crate) fn record() -> impl Strategy<Value = Record> {
     }));
     let errno = proptest::option::of(0..4096_i32);
     let last_seen = proptest::option::of(any::<u64>());
-    (name(), any::<u128>(), event(), any::<bool>(), requester, errno, last_seen).prop_map(
-        |(name, uuid, event, success, requester, errno, last_seen)| Record {
+    let doubt = proptest::option::of(proptest::sample::select(CloseDoubt::ALL.to_vec()));
+    (name(), any::<u128>(), event(), any::<bool>(), requester, errno, last_seen, doubt).prop_map(
+        |(name, uuid, event, success, requester, errno, last_seen, doubt)| Record {
             guest: GuestId { name: name.into(), uuid: uuid::Uuid::from_u128(uuid) },
             event,
             outcome: if success { Outcome::Success } else { Outcome::Failed },
             requester,
             errno,
             last_seen,
+            doubt,
         },
     )
 }

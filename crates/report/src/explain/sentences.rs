@@ -11,7 +11,7 @@ pub(super) fn of(holding: &Holding, clock: &Clock) -> Vec<String> {
     told.push(granted(holding, clock));
     told.extend(ended(holding, clock));
     told.extend(holding.possibly_held.iter().map(|stretch| possibly(stretch, holding, clock)));
-    told.push(certainty(holding.certainty).to_owned());
+    told.push(certainty(holding).to_owned());
     told
 }
 
@@ -62,7 +62,11 @@ fn ended(holding: &Holding, clock: &Clock) -> Option<String> {
         (State::Held, ..) => Some("It is held still: no record tells of an end.".to_owned()),
         (State::Released, at, by) => {
             let at = at.unwrap_or_else(|| "at a time that is not told".to_owned());
-            Some(format!("Released {at}{}{}.", if by.is_some() { ": " } else { "" }, by.unwrap_or_default()))
+            let doubt = holding.end_doubt.map_or_else(String::new, |doubt| {
+                format!(" That nobody holds it any more is not shown: {}.", doubt.sentence())
+            });
+            let colon = if by.is_some() { ": " } else { "" };
+            Some(format!("Released {at}{colon}{}.{doubt}", by.unwrap_or_default()))
         }
         (_, Some(at), _) => Some(format!("Closed {at}.")),
         (_, None, _) => None,
@@ -90,13 +94,17 @@ fn possibly(stretch: &PossiblyHeld, holding: &Holding, clock: &Clock) -> String 
         Doubt::BeforeTrail => "it was held as the trail began",
         Doubt::Ambiguous => "one of several interfaces with its MAC was unplugged",
         Doubt::Contradicted => "the records of its open contradict each other",
+        Doubt::CloseDoubted => "somebody may hold it still, as its close says",
     };
     format!("Possibly held {from}{until}: {why}.")
 }
 
-fn certainty(certainty: Certainty) -> &'static str {
-    match certainty {
+fn certainty(holding: &Holding) -> &'static str {
+    match holding.certainty {
         Certainty::Definitive => "Definitive: records name the device at every step.",
+        Certainty::Inferred if holding.end_doubt.is_some() => {
+            "Inferred: its close is no proof that nobody holds it any more."
+        }
         Certainty::Inferred => {
             "Inferred: a record names only the interface or the guest, and looking back shows that it means this \
              device."

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use taptrail_record::{Descriptor, Device, GuestId, MacAddr, Outcome};
+use taptrail_record::{CloseDoubt, Descriptor, Device, GuestId, MacAddr, Outcome};
 use taptrail_report::{shown, whole};
 use taptrail_trail::{Certainty, FindingKind, Proof};
 use taptrail_witness::watch::{GuestState, Happening, What};
@@ -47,6 +47,9 @@ pub(super) struct Event<'a> {
     /// Nobody saw the end: the latest time at which it had not come yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_seen: Option<String>,
+    /// Of a release: why its end is no proof that nobody holds the device any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_doubt: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     queues: Option<u32>,
     /// Of a tap: the bridge that it was in, and is in; null for none.
@@ -96,6 +99,7 @@ impl<'a> Event<'a> {
             certainty: None,
             granted: None,
             last_seen: None,
+            end_doubt: None,
             queues: None,
             from: None,
             to: None,
@@ -131,6 +135,7 @@ impl<'a> Event<'a> {
                 certainty: Some(holding.certainty),
                 granted: holding.granted.map(rfc3339),
                 last_seen: holding.last_seen.map(rfc3339),
+                end_doubt: holding.end_doubt.map(CloseDoubt::as_str),
                 queues: holding.queues,
                 proof: &holding.proof,
                 ..new("released")
@@ -222,6 +227,9 @@ impl<'a> Event<'a> {
         }
         if let Some(time) = &self.last_seen {
             let _ = write!(line, ", unseen since {time}");
+        }
+        if let Some(doubt) = self.end_doubt {
+            let _ = write!(line, ", doubt: {doubt}");
         }
         line
     }

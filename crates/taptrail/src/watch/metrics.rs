@@ -274,6 +274,7 @@ mod tests {
             granted: None,
             released: None,
             last_seen: None,
+            end_doubt: None,
             uncertain_since: None,
             possibly_held: Vec::new(),
             state: State::Held,

@@ -1,7 +1,7 @@
 //! Stories as this project's own records tell them: every end is definitive.
 
 use crate::telling::*;
-use taptrail_record::{Device, Record};
+use taptrail_record::{CloseDoubt, Device, Record};
 
 #[test]
 fn a_whole_life_in_json() {
@@ -236,4 +236,30 @@ fn what_is_closed_late_after_a_reboot_is_no_finding() {
     let report =
         tell(&[unseen(ok(close(tun(), 0))), unseen(ok(close(vhost(), 0))), unseen(ok(stopped("unknown")))]);
     assert_eq!((holdings(&report), findings(&report)), (Vec::<String>::new(), Vec::new()));
+}
+
+/// Closed, and not shown to be.
+fn doubted(mut record: Record, doubt: CloseDoubt) -> Record {
+    record.doubt = Some(doubt);
+    record
+}
+
+#[test]
+fn a_close_with_a_doubt_is_inferred_and_says_which() {
+    for doubt in CloseDoubt::ALL {
+        let report = tell(&[
+            ok(open(tun(), 0)),
+            ok(open(tun(), 1)),
+            ok(attach()),
+            doubted(ok(close(tun(), 0)), doubt),
+            ok(close(tun(), 1)),
+            ok(detach(false)),
+        ]);
+        assert_eq!(holdings(&report), ["tun x2 released detach inferred"], "{doubt}");
+        assert_eq!(report.holdings[0].end_doubt, Some(doubt));
+        let held_after = report.holdings[0].possibly_held.last().filter(|of| of.until.is_none());
+        // What nothing counts need not be held; what was seen or counted is.
+        let shown = !matches!(doubt, CloseDoubt::Uncounted | CloseDoubt::Unseen);
+        assert_eq!(held_after.is_some(), shown, "{doubt}");
+    }
 }

@@ -106,6 +106,7 @@ fn exact(last: u8, device: Device, queues: u32) -> Holding {
         granted: Some(time(2)),
         released: None,
         last_seen: None,
+        end_doubt: None,
         uncertain_since: None,
         possibly_held: Vec::new(),
         state: State::Held,

@@ -1,0 +1,62 @@
+use std::fmt;
+
+/// Why a close is no proof that nobody holds the device any more: `doubt=` of its record.
+///
+/// A close without a doubt is the kernel's word. One with a doubt says what the writer looked for and
+/// could not exclude.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CloseDoubt {
+    /// Another process was seen to hold a copy of the descriptor.
+    HeldElsewhere,
+    /// The kernel counts a queue of the interface that no visible descriptor accounts for.
+    Attached,
+    /// QEMU holds descriptors where they can't be looked at: in flight on a unix socket, or
+    /// registered with io_uring.
+    Hidden,
+    /// The kernel's count of the driver's open files does not show that all of them were seen, or the
+    /// kernel keeps no such count.
+    Uncounted,
+    /// Some processes could not be looked into.
+    Unseen,
+}
+
+impl CloseDoubt {
+    /// All of them, the most certain that the device is held first.
+    pub const ALL: [Self; 5] =
+        [Self::HeldElsewhere, Self::Attached, Self::Hidden, Self::Uncounted, Self::Unseen];
+
+    /// The word in records and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::HeldElsewhere => "held-elsewhere",
+            Self::Attached => "attached",
+            Self::Hidden => "hidden",
+            Self::Uncounted => "uncounted",
+            Self::Unseen => "unseen",
+        }
+    }
+
+    /// The doubt of this word.
+    pub fn from_word(word: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|doubt| doubt.as_str().as_bytes() == word)
+    }
+
+    /// What it means, as the rest of a sentence that begins with "The close is inferred:".
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::HeldElsewhere => "another process was seen to hold a copy of the descriptor",
+            Self::Attached => "the kernel counts a queue that no visible descriptor accounts for",
+            Self::Hidden => {
+                "QEMU holds descriptors that can't be looked at, in flight on a socket or registered with io_uring"
+            }
+            Self::Uncounted => "the kernel's count of open files does not show that all of them were seen",
+            Self::Unseen => "some processes could not be looked into",
+        }
+    }
+}
+
+impl fmt::Display for CloseDoubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
