@@ -1,8 +1,20 @@
-//! What QEMU holds, seen and not assumed.
+//! What QEMU holds, and what it has given up: shown by the kernel, never taken from QEMU.
 //!
-//! While we hold a descriptor too, kcmp(2) proves that QEMU's is the same open file. Afterwards
-//! QEMU's descriptor is known by its number and its device's: QEMU gets descriptors from us alone,
-//! one operation at a time, so the two together don't change hands unseen.
+//! While we hold a descriptor too, kcmp(2) proves that QEMU's is the same open file.
+//!
+//! Afterwards two things are looked at. `/proc` shows the descriptors of QEMU, in the tables of all its
+//! threads: what is there is held. What is not there need not be given up: a copy may have another
+//! number, be in flight on a socket, be registered with io_uring, or be another process's. So a release
+//! is definitive only by the kernel's own account of the device:
+//!
+//! | device | shown by |
+//! |---|---|
+//! | tap of ours | its link, which is gone with the last open file |
+//! | tap of others | its queues, none of which is attached |
+//! | macvtap of ours | its link, which we delete: a copy that is left has nothing behind it |
+//! | macvtap of others, vhost-net | the driver's count of open files, all of which are seen in processes |
+//!
+//! Where the kernel keeps no account the release has a doubt ([`CloseDoubt`]).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -10,13 +22,58 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use taptrail_kernel::device::Admitted;
-use taptrail_kernel::proc::{HeldDevice, ProcessId, raw_devices, same_file};
+use taptrail_kernel::proc::{HeldDevice, HiddenFiles, Holders, ProcessId, driver_open_files, same_file};
+use taptrail_record::{CloseDoubt, DeviceKind, MacAddr};
+use tracing::warn;
 
 use crate::account::OpenDevice;
+use crate::host_link::{HostLink, TapState};
+use crate::interface::Host;
 
-/// QEMU closes a netdev's descriptors before it answers `netdev_del`; this much grace covers one
-/// whose last reference falls a moment later.
-const GRACE: Duration = Duration::from_millis(500);
+/// QEMU closes a netdev's descriptors before it answers `netdev_del`, and the kernel closes what a
+/// process held before its parent hears of its end; but an io_uring is taken down by a thread of the
+/// kernel's, and a program that is being started holds copies until its exec.
+pub(crate) const RELEASE_GRACE: Duration = Duration::from_millis(500);
+
+/// How often open files are counted, when others open or close devices meanwhile.
+const COUNT_ATTEMPTS: u32 = 5;
+
+/// What the kernel shows of a device that should have been given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// Nobody holds it.
+    GivenUp,
+    /// No descriptor of it is seen in QEMU, which is no proof, and why.
+    Doubted(CloseDoubt),
+    /// It is held; under this number, where it is seen in QEMU.
+    Held(Option<RawFd>),
+}
+
+impl Shown {
+    pub(crate) fn is_held(self) -> bool {
+        matches!(self, Self::Held(_))
+    }
+}
+
+/// Parts devices into those that are held, with their numbers in QEMU, and those that are over, with the doubt that
+/// their close is to have.
+pub(crate) fn part(devices: Vec<OpenDevice>, shown: Vec<Shown>) -> (Vec<OpenDevice>, Vec<OpenDevice>) {
+    let (mut held, mut over) = (Vec::new(), Vec::new());
+    for (mut device, shown) in devices.into_iter().zip(shown) {
+        match shown {
+            Shown::Held(fd) => {
+                device.qemu_fd = fd.or(device.qemu_fd);
+                held.push(device);
+            }
+            Shown::GivenUp => over.push(device),
+            Shown::Doubted(doubt) => {
+                device.doubt = Some(doubt);
+                over.push(device);
+            }
+        }
+    }
+    (held, over)
+}
 
 /// The numbers under which `qemu` holds each of `ours`; `None` where it does not.
 pub(crate) fn find(qemu: &ProcessId, ours: &[Admitted]) -> io::Result<Vec<Option<RawFd>>> {
@@ -25,8 +82,8 @@ pub(crate) fn find(qemu: &ProcessId, ours: &[Admitted]) -> io::Result<Vec<Option
     ours.iter()
         .map(|device| {
             let facts = device.facts();
-            for candidate in held.iter().filter(|held| Some(held.rdev) == facts.rdev) {
-                if same_file(own, device.as_fd().as_raw_fd(), qemu.pid, candidate.fd)? {
+            for (thread, candidate) in held.iter().filter(|(_, held)| Some(held.rdev) == facts.rdev) {
+                if same_file(own, device.as_fd().as_raw_fd(), *thread, candidate.fd)? {
                     return Ok(Some(candidate.fd));
                 }
             }
@@ -35,29 +92,10 @@ pub(crate) fn find(qemu: &ProcessId, ours: &[Admitted]) -> io::Result<Vec<Option
         .collect()
 }
 
-/// Which of `devices` QEMU still holds, in the same order.
-pub(crate) fn still_held(qemu: &ProcessId, devices: &[OpenDevice]) -> io::Result<Vec<bool>> {
-    let held = devices_of(qemu)?;
-    Ok(devices.iter().map(|device| held.iter().any(|held| is(held, device))).collect())
-}
-
-/// Waits a moment for all of `devices` to go; tells which are still held at its end.
-pub(crate) fn gone(qemu: &ProcessId, devices: &[OpenDevice]) -> io::Result<Vec<bool>> {
-    let end = Instant::now() + GRACE;
-    loop {
-        let held = still_held(qemu, devices)?;
-        if !held.contains(&true) || Instant::now() >= end {
-            return Ok(held);
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
 /// The raw network devices that QEMU holds and that are none of `known`.
 pub(crate) fn strangers(qemu: &ProcessId, known: &[OpenDevice]) -> io::Result<Vec<HeldDevice>> {
-    let mut held = devices_of(qemu)?;
-    held.retain(|held| !known.iter().any(|device| is(held, device)));
-    Ok(held)
+    let held = devices_of(qemu)?.into_iter().map(|(_, held)| held);
+    Ok(held.filter(|held| !known.iter().any(|device| is(held, device))).collect())
 }
 
 /// Which of `unseen`, whose numbers in QEMU were never seen, QEMU holds beside what is `known`, and under which number.
@@ -91,11 +129,260 @@ fn is(held: &HeldDevice, device: &OpenDevice) -> bool {
     }
 }
 
-/// A process that is gone holds nothing.
-fn devices_of(process: &ProcessId) -> io::Result<Vec<HeldDevice>> {
-    match raw_devices(process.pid) {
+/// The devices in all of a process's descriptor tables, each with the thread whose table it is. A process that is gone
+/// holds nothing.
+fn devices_of(process: &ProcessId) -> io::Result<Vec<(u32, HeldDevice)>> {
+    match Holders::in_process(process.pid) {
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => Ok(Vec::new()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        other => other,
+        other => Ok(other?.found.into_iter().map(|(_, thread, held)| (thread, held)).collect()),
     }
+}
+
+/// A look at what one interface should have given up.
+pub(crate) struct Release<'a> {
+    /// QEMU; none when it has ended.
+    pub(crate) qemu: Option<&'a ProcessId>,
+    /// The interface's devices.
+    pub(crate) devices: &'a [OpenDevice],
+    /// The link behind them.
+    pub(crate) link: Option<&'a HostLink>,
+    /// Whether that link's being gone shows the release. It does not where somebody deleted the link before.
+    pub(crate) link_shows: bool,
+    /// The devices of the guest's other interfaces.
+    pub(crate) others: &'a [OpenDevice],
+    /// How long to wait for what is held to be given up.
+    pub(crate) grace: Duration,
+}
+
+impl Release<'_> {
+    /// Looks what is shown of each device, in their order.
+    ///
+    /// Deletes the link of a macvtap of ours that no descriptor of is seen: that is what takes it from
+    /// whoever holds a hidden one.
+    pub(crate) fn look(&self, host: &mut Host, counts: &mut Counts) -> Vec<Shown> {
+        let end = Instant::now() + self.grace;
+        let (seen, tap) = loop {
+            let (seen, tap) = (self.seen(host), self.tap(host));
+            let none_seen = seen.as_ref().is_some_and(|seen| seen.iter().all(Option::is_none));
+            let attached = matches!(tap, Some(TapState::Attached(_)));
+            if (none_seen && !attached) || Instant::now() >= end {
+                break (seen, tap);
+            }
+            thread::sleep(Duration::from_millis(1));
+        };
+        let fd = |index: usize| seen.as_ref().and_then(|seen| seen.get(index).copied().flatten());
+        // Of several queues those that the kernel counts may all be seen: the others are given up.
+        let seen_queues = (0..self.devices.len())
+            .filter(|index| self.devices[*index].device.kind == DeviceKind::Tun && fd(*index).is_some())
+            .count();
+        let accounted = |queues: Option<u32>| queues.is_some_and(|queues| queues as usize <= seen_queues);
+        let mut shown: Vec<_> = self
+            .devices
+            .iter()
+            .enumerate()
+            .map(|(index, device)| match (fd(index), device.device.kind) {
+                (Some(fd), _) => Some(Shown::Held(Some(fd))),
+                (None, DeviceKind::Tun) => match tap {
+                    Some(TapState::Gone | TapState::Idle) => Some(Shown::GivenUp),
+                    Some(TapState::Attached(queues)) if accounted(queues) => Some(Shown::GivenUp),
+                    Some(TapState::Attached(_)) => Some(Shown::Held(None)),
+                    None if seen.is_none() => Some(Shown::Held(None)),
+                    None => Some(Shown::Doubted(hidden_or(self.qemu, CloseDoubt::Uncounted))),
+                },
+                (None, _) if seen.is_none() => Some(Shown::Held(None)),
+                (None, DeviceKind::Macvtap) if self.link_is_gone() => Some(Shown::GivenUp),
+                (None, _) => None,
+            })
+            .collect();
+        if let Some(link) = self.link.filter(|link| link.is_own_macvtap())
+            && !shown.iter().flatten().any(|shown| shown.is_held())
+        {
+            let shows = match host.delete_link(link) {
+                Ok(()) => Shown::GivenUp,
+                Err(error) => {
+                    warn!("link '{}' can't be deleted: {}", link.name(), crate::chain(&error));
+                    Shown::Doubted(CloseDoubt::Attached)
+                }
+            };
+            for (shown, device) in shown.iter_mut().zip(self.devices) {
+                if device.device.kind == DeviceKind::Macvtap {
+                    shown.get_or_insert(shows);
+                }
+            }
+        }
+        let mut counted = |device: &OpenDevice| match counts.doubt(device, self.qemu) {
+            None => Shown::GivenUp,
+            Some(doubt) => Shown::Doubted(doubt),
+        };
+        shown
+            .into_iter()
+            .zip(self.devices)
+            .map(|(shown, device)| shown.unwrap_or_else(|| counted(device)))
+            .collect()
+    }
+
+    /// What the kernel says of the tap; none where that shows nothing.
+    fn tap(&self, host: &mut Host) -> Option<TapState> {
+        if self.link_is_gone() {
+            return Some(TapState::Gone);
+        }
+        let link = self.link.filter(|link| self.link_shows && link.is_tap())?;
+        match host.tap_state(link) {
+            Ok(state) => Some(state),
+            Err(error) => {
+                warn!("whether '{}' is attached can't be seen: {}", link.name(), crate::chain(&error));
+                None
+            }
+        }
+    }
+
+    fn link_is_gone(&self) -> bool {
+        self.link_shows && self.link.is_none()
+    }
+
+    /// The number of each device in QEMU, where a descriptor of it is seen; none when QEMU can't be looked into.
+    ///
+    /// A descriptor need not have the number that it had: it is known by its interface, a vhost-net's by being none of
+    /// the others'.
+    fn seen(&self, host: &mut Host) -> Option<Vec<Option<RawFd>>> {
+        let Some(qemu) = self.qemu else { return Some(vec![None; self.devices.len()]) };
+        let mut held = match devices_of(qemu) {
+            Ok(held) => held,
+            Err(error) => {
+                warn!("what QEMU holds can't be seen: {error}");
+                return None;
+            }
+        };
+        for other in self.others {
+            if let Some(at) = held.iter().position(|(_, held)| is(held, other)) {
+                held.remove(at);
+            }
+        }
+        // It may have been renamed since.
+        let name = self.link.and_then(|link| host.name_of(link));
+        let matches = |held: &HeldDevice, device: &OpenDevice| {
+            Some(held.rdev) == device.device.rdev
+                && match (&held.ifname, device.device.kind) {
+                    (Some(ifname), DeviceKind::Tun) => {
+                        Some(ifname.as_str()) == name.as_deref().or(device.device.dev.as_deref())
+                    }
+                    _ => true,
+                }
+        };
+        let mut seen = vec![None; self.devices.len()];
+        // First those that are where they were.
+        for exact in [true, false] {
+            for (seen, device) in seen.iter_mut().zip(self.devices).filter(|(seen, _)| seen.is_none()) {
+                let fits = |(_, held): &(u32, HeldDevice)| {
+                    matches(held, device) && (!exact || device.qemu_fd == Some(held.fd))
+                };
+                if let Some(at) = held.iter().position(fits) {
+                    *seen = Some(held.remove(at).1.fd);
+                }
+            }
+        }
+        Some(seen)
+    }
+}
+
+/// The doubt that QEMU hides something, where it may; else the one given.
+fn hidden_or(qemu: Option<&ProcessId>, doubt: CloseDoubt) -> CloseDoubt {
+    match qemu.map(|qemu| HiddenFiles::of(qemu.pid)) {
+        Some(Ok(files)) if files.any() => CloseDoubt::Hidden,
+        _ => doubt,
+    }
+}
+
+/// Drivers' counts of their open files held against what is seen in processes, each at most once for one look.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    known: Vec<(DeviceKind, Option<CloseDoubt>)>,
+}
+
+impl Counts {
+    /// Why nothing shows that a device is given up that is not seen in QEMU; none when the driver's count does.
+    fn doubt(&mut self, device: &OpenDevice, qemu: Option<&ProcessId>) -> Option<CloseDoubt> {
+        let kind = device.device.kind;
+        if kind == DeviceKind::Macvtap && held_elsewhere(device, qemu) {
+            return Some(CloseDoubt::HeldElsewhere);
+        }
+        if let Some((_, doubt)) = self.known.iter().find(|(known, _)| *known == kind) {
+            return *doubt;
+        }
+        let doubt = uncounted(kind).map(|doubt| match doubt {
+            CloseDoubt::Uncounted => hidden_or(qemu, doubt),
+            doubt => doubt,
+        });
+        self.known.push((kind, doubt));
+        doubt
+    }
+}
+
+/// Whether another process than QEMU shows a descriptor of this very device.
+fn held_elsewhere(device: &OpenDevice, qemu: Option<&ProcessId>) -> bool {
+    let Ok(holders) = Holders::of(device.device.kind) else { return false };
+    let qemu = qemu.map(|qemu| qemu.pid);
+    holders.found.iter().any(|(pid, _, held)| Some(*pid) != qemu && Some(held.rdev) == device.device.rdev)
+}
+
+/// Why the driver's count of its open files does not show that all of them are seen; none when it does.
+fn uncounted(kind: DeviceKind) -> Option<CloseDoubt> {
+    for _ in 0..COUNT_ATTEMPTS {
+        let Some(before) = driver_open_files(kind) else { return Some(CloseDoubt::Uncounted) };
+        if before == 0 {
+            return None;
+        }
+        let Ok(holders) = Holders::of(kind) else { return Some(CloseDoubt::Unseen) };
+        let Ok(seen) = holders.open_files() else { return Some(CloseDoubt::Unseen) };
+        if driver_open_files(kind) == Some(before) {
+            if u32::try_from(seen) == Ok(before) {
+                return None;
+            }
+            if holders.unseen > 0 {
+                return Some(CloseDoubt::Unseen);
+            }
+        }
+        // A supervisor hands another one over, or a descriptor is on its way from one to another.
+        thread::sleep(Duration::from_millis(2));
+    }
+    Some(CloseDoubt::Uncounted)
+}
+
+/// What of an interface's devices is over with their QEMU, which has ended: all of them for the account, and with a doubt
+/// what somebody else holds, or may hold.
+///
+/// To be called before the interface's link is deleted: a tap of ours must have gone by itself.
+pub(crate) fn at_end(
+    mac: MacAddr,
+    devices: Vec<OpenDevice>,
+    (link, link_shows): (Option<&HostLink>, bool),
+    host: &mut Host,
+    counts: &mut Counts,
+) -> Vec<OpenDevice> {
+    let release =
+        Release { qemu: None, devices: &devices, link, link_shows, others: &[], grace: RELEASE_GRACE };
+    let shown = release.look(host, counts);
+    let (held, mut over) = part(devices, shown);
+    if held.is_empty() {
+        return over;
+    }
+    let holder = link.and_then(|link| tap_holder(link, host));
+    match holder {
+        Some(pid) => warn!("{mac}: QEMU has ended, and process {pid} holds its devices"),
+        None => {
+            warn!("{mac}: QEMU has ended, and its tap is attached still: nobody who can be seen holds it")
+        }
+    }
+    let doubt = if holder.is_some() { CloseDoubt::HeldElsewhere } else { CloseDoubt::Attached };
+    over.extend(held.into_iter().map(|device| OpenDevice { doubt: Some(doubt), ..device }));
+    over
+}
+
+/// The process that holds the tap behind a link, where one shows it.
+fn tap_holder(link: &HostLink, host: &mut Host) -> Option<u32> {
+    let name = host.name_of(link)?;
+    let holders = Holders::of(DeviceKind::Tun).ok()?;
+    let is_it = |held: &HeldDevice| held.ifname.as_ref().is_some_and(|ifname| ifname.as_str() == name);
+    holders.found.iter().find(|(_, _, held)| is_it(held)).map(|(pid, _, _)| *pid)
 }

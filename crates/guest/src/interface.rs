@@ -18,12 +18,15 @@ use taptrail_kernel::device::{
     open_macvtap, open_tap, open_vhost_net,
 };
 use taptrail_kernel::filter::{FilterError, Hook, MacFilter, Nft};
-use taptrail_kernel::link::{Change, Link, LinkError, Links, MacvtapMode, MacvtapName, NewMacvtap};
+use taptrail_kernel::link::{
+    Change, Link, LinkError, Links, MacvtapMode, MacvtapName, NewMacvtap, PlacedLink,
+};
 use taptrail_ledger::{InterfaceKey, StepKey};
-use taptrail_record::{IfName, MacAddr, Requester};
+use taptrail_record::{GuestId, IfName, MacAddr, Requester};
 use tracing::{debug, warn};
 
 use crate::account::{Account, AccountError, OpenDevice, Opens, Posting};
+use crate::host_link::{HostLink, LinkKind, TapState, mark};
 use crate::spec::{Backend, Filter, NicSpec, Vhost};
 
 /// How long a macvtap's node may take to appear: udev is asynchronous.
@@ -110,9 +113,8 @@ pub enum LeftOverError {
 /// What of an interface lasts on the host beyond its descriptors.
 #[derive(Debug, Default)]
 pub(crate) struct Lasting {
-    /// A link that we made. A macvtap stays until it is deleted; a tap goes with its last
-    /// descriptor, unless QEMU keeps that, and then it is all that can be taken from QEMU.
-    link: Option<(IfName, u32)>,
+    /// The link behind it.
+    pub(crate) link: Option<HostLink>,
     /// The link whose filter we set: it outlives the link.
     filter: Option<u32>,
 }
@@ -231,26 +233,96 @@ impl Host {
         {
             warn!("{mac}: filter is left over: {}", crate::chain(&error));
         }
-        if let Some((name, index)) = lasting.link.take()
-            && let Err(error) = self.links.delete(index)
-            && !error.is_missing()
+        if let Some(link) = lasting.link.take().filter(HostLink::is_ours)
+            && let Err(error) = self.delete_link(&link)
         {
-            warn!("{mac}: link '{name}' is left over: {}", crate::chain(&error));
+            warn!("{mac}: link '{}' is left over: {}", link.name(), crate::chain(&error));
         }
+    }
+
+    /// Deletes a link that we made, wherever it is by now and whatever it is called. One that is not there is as good
+    /// as deleted, and another one in its place is left alone.
+    pub(crate) fn delete_link(&mut self, link: &HostLink) -> Result<(), LinkError> {
+        let deleted = match self.find_link(link)? {
+            None => return Ok(()),
+            Some(found) => {
+                if let Some(namespace) = found.namespace {
+                    warn!(
+                        "link '{}' was moved to another network namespace (number {namespace} here) as '{}': it is deleted there",
+                        link.name(),
+                        found.link.name
+                    );
+                }
+                self.links.delete_placed(&found)
+            }
+        };
+        match deleted {
+            Err(error) if !error.is_missing() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The link as it is now: by its number, and by our mark where we made it.
+    fn find_link(&mut self, link: &HostLink) -> Result<Option<PlacedLink>, LinkError> {
+        if let Some(found) = self.links.by_index(link.index())?.filter(|found| link.is(found)) {
+            return Ok(Some(PlacedLink { link: found, namespace: None }));
+        }
+        // A move may give it another number, and another one back home.
+        match link.mark() {
+            Some(mark) => self.links.find_moved(mark),
+            None => Ok(None),
+        }
+    }
+
+    /// What the kernel says of the tap behind an interface, wherever it is by now.
+    pub(crate) fn tap_state(&mut self, link: &HostLink) -> Result<TapState, LinkError> {
+        let Some(PlacedLink { link: found, namespace }) = self.find_link(link)? else {
+            return Ok(TapState::Gone);
+        };
+        let tun = found.tun;
+        if tun.is_none_or(|tun| !tun.persistent) {
+            // It is there as long as an open file is attached to it.
+            return Ok(TapState::Attached(tun.and_then(|tun| tun.queues)));
+        }
+        Ok(match (tun.and_then(|tun| tun.queues), namespace) {
+            (Some(0), _) => TapState::Idle,
+            (queues @ Some(_), _) => TapState::Attached(queues),
+            (None, None) => match self.links.tap_is_attached(found.index)? {
+                None => TapState::Gone,
+                Some(false) => TapState::Idle,
+                Some(true) => TapState::Attached(None),
+            },
+            // Not to be asked from here.
+            (None, Some(_)) => TapState::Attached(None),
+        })
+    }
+
+    /// The name of the link behind an interface now.
+    pub(crate) fn name_of(&mut self, link: &HostLink) -> Option<String> {
+        Some(self.find_link(link).ok().flatten()?.link.name)
     }
 
     /// What is left on the host of an interface that another supervisor made: its link and its filter.
     ///
-    /// `ifname` is what its devices were on record with, if they came that far. A tap goes with its last descriptor, and
-    /// its name may be another's by then: it counts only while QEMU is known to `hold` it.
+    /// A link that we made is known by our mark, wherever it is and whatever it is called. Without one, as of a start
+    /// that was cut off before the link had it: `ifname` is what its devices were on record with, if they came that far.
+    /// A tap goes with its last descriptor, and its name may be another's by then: it counts only while QEMU is known
+    /// to `hold` it.
     pub(crate) fn left_over(
         &mut self,
+        guest: &GuestId,
         spec: &NicSpec,
         mac: MacAddr,
         ifname: Option<&str>,
         holds: bool,
     ) -> Result<Lasting, LinkError> {
-        let links = self.links.all()?;
+        let mark = mark(guest, mac);
+        if let Some(PlacedLink { link, .. }) = self.links.find_alias(&mark)? {
+            return Ok(self.lasting(spec, &link, Some(mark)));
+        }
+        let mut links = self.links.all()?;
+        // Another interface's, or somebody's who says so.
+        links.retain(|link| link.alias.is_none() || matches!(spec.backend, Backend::Tap(_)));
         let named = |link: &&Link| ifname.is_none_or(|name| link.name == name);
         let (found, ours) = match &spec.backend {
             Backend::Bridge(_) => {
@@ -270,11 +342,16 @@ impl Host {
             }
             Backend::Tap(name) => (links.iter().find(|link| link.name == name.as_str()), false),
         };
-        let Some(link) = found else { return Ok(Lasting::default()) };
-        Ok(Lasting {
-            link: link.name.parse().ok().filter(|_| ours).map(|name| (name, link.index)),
-            filter: spec.filter.map(|_| link.index),
-        })
+        let Some(link) = found.cloned() else { return Ok(Lasting::default()) };
+        if ours {
+            // So that it is known from here on.
+            self.links.set_alias(link.index, &mark)?;
+        }
+        Ok(self.lasting(spec, &link, ours.then_some(mark)))
+    }
+
+    fn lasting(&self, spec: &NicSpec, link: &Link, mark: Option<String>) -> Lasting {
+        Lasting { link: HostLink::new(link, mark), filter: spec.filter.map(|_| link.index) }
     }
 
     /// Removes filters of ours whose interface is there no more; how many there were.
@@ -364,9 +441,14 @@ impl Host {
             Place::NewMacvtap { lower, mode } => {
                 let (name, index) = self.make_macvtap(spec, mac, (lower, *mode))?;
                 crash_point!("open::macvtap-made");
-                let node = self.open_macvtap(spec, &name, index);
-                lasting.link = Some((name, index));
-                node
+                let mark = mark(opens.account.guest(), mac);
+                lasting.link = Some(HostLink::made(LinkKind::Macvtap, name.clone(), index, mark.clone()));
+                if let Err(source) = self.links.set_alias(index, &mark) {
+                    // Without its mark it would not be known again.
+                    let _ = self.links.delete(index);
+                    return Err(failed(source));
+                }
+                self.open_macvtap(spec, &name, index)
             }
             Place::OldMacvtap { name, index } => self.open_macvtap(spec, name, *index),
         };
@@ -396,8 +478,17 @@ impl Host {
         }
         crash_point!("open::on-record");
         let (name, index) = self.tap_link(&admitted, mac)?;
-        if let Place::NewTap { .. } = place {
-            lasting.link = Some((name.clone(), index));
+        match place {
+            Place::NewTap { .. } => {
+                let mark = mark(opens.account.guest(), mac);
+                self.links.set_alias(index, &mark).map_err(failed)?;
+                lasting.link = Some(HostLink::made(LinkKind::Tap, name.clone(), index, mark));
+            }
+            Place::OldTap(_) => lasting.link = Some(HostLink::found(LinkKind::Tap, name.clone(), index)),
+            Place::OldMacvtap { .. } => {
+                lasting.link = Some(HostLink::found(LinkKind::Macvtap, name.clone(), index));
+            }
+            Place::NewMacvtap { .. } => {}
         }
         self.configure(spec, mac, place, index).map_err(failed)?;
         if spec.filter == Some(Filter::NoMacSpoofing) {

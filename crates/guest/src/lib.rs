@@ -10,7 +10,8 @@
 //! - `account`: the two books, the kernel's audit and the ledger.
 //! - `interface`: from a SPEC to open, configured, filtered devices, and back.
 //! - `environment`: what of our environment QEMU gets.
-//! - `handover`: what QEMU holds, seen in `/proc`.
+//! - `handover`: what QEMU holds, and what shows that it has given something up.
+//! - `host_link`: the host's link behind an interface, and by what it is known again.
 //! - `driver`: the state machine, the only thing that acts on the guest.
 //! - `recovery`: what an ended supervisor left behind.
 //! - `request`, `server`, `service`, `callers`, `socket`, [`api`], `client`: how others ask it to.
@@ -37,6 +38,7 @@ mod environment;
 mod events;
 pub mod file;
 mod handover;
+mod host_link;
 mod interface;
 mod monitor;
 pub mod qemu;

@@ -18,11 +18,14 @@ use taptrail_kernel::filter::FilterError;
 use taptrail_kernel::link::LinkError;
 use taptrail_kernel::proc::{ProcessId, boot_id, network_namespace};
 use taptrail_ledger::{Guest, LedgerError, Process, Step, StepKey};
-use taptrail_record::{Event, GuestId, MacAddr, Outcome, Reason};
+use taptrail_record::{CloseDoubt, DeviceKind, Event, GuestId, MacAddr, Outcome, Reason};
 use tracing::warn;
 
-use crate::account::{Account, AccountError, AuditMode, Live, Posting, ledger_if_any, live_guests};
+use crate::account::{
+    Account, AccountError, AuditMode, Live, OpenDevice, Posting, ledger_if_any, live_guests,
+};
 use crate::driver::end_process;
+use crate::handover::{self, Counts};
 use crate::interface::{Host, LeftOverError};
 use crate::run_dir::{Claim, Dirs, RunDirError};
 use crate::spec::NicSpec;
@@ -217,36 +220,43 @@ impl Recovery<'_> {
         }
         claim.leave(false);
         claim.keep_log();
-        if here {
-            self.undo(guest, &live)?;
-        }
-        let devices = live.devices().count();
+        let over = if here { self.undo(guest, &live)? } else { live.devices().cloned().collect() };
+        let devices = over.len();
         let pid = guest.qemu.map(|qemu| qemu.pid);
-        let (posting, reason) = ending(&account, &live, pid, unstarted, seen);
+        let (posting, reason) = ending(&account, &live, &over, pid, unstarted, seen);
         account.end(posting.done(&keys(&live), "cut off").ends(&reason))?;
         Ok(RecoveredState::Closed { devices, unstarted })
     }
 
-    /// Removes what is left of a guest's interfaces on the host.
-    fn undo(&mut self, guest: &Guest, live: &Live) -> Result<(), RecoverError> {
+    /// Removes what is left of a guest's interfaces on the host. Its devices are over then, some perhaps with a doubt.
+    fn undo(&mut self, guest: &Guest, live: &Live) -> Result<Vec<OpenDevice>, RecoverError> {
+        let mut devices: Vec<_> = live.devices().cloned().collect();
         if live.netns.is_some_and(|netns| netns != self.netns) {
             warn!(
                 "'{}': what may be left of its links and filters is in another network namespace ({})",
                 guest.id.name,
                 live.netns.unwrap_or_default()
             );
-            return Ok(());
+            for device in devices.iter_mut().filter(|device| device.device.kind != DeviceKind::VhostNet) {
+                device.doubt = Some(CloseDoubt::Unseen);
+            }
+            return Ok(devices);
         }
+        let (mut over, mut counts) = (Vec::new(), Counts::default());
         for row in &live.interfaces {
             let Ok(spec) = row.spec.parse::<NicSpec>() else {
                 warn!("{}: its SPEC on record can't be read: {}", row.mac, row.spec);
                 continue;
             };
             *self.filtered |= spec.filter.is_some();
-            let mut lasting = self.host.left_over(&spec, row.mac, row.ifname.as_deref(), false)?;
+            let mut lasting = self.host.left_over(&guest.id, &spec, row.mac, row.ifname.as_deref(), false)?;
+            let link = (lasting.link.as_ref(), lasting.link.is_some() || spec.makes_link());
+            let held = devices.extract_if(.., |device| device.mac == row.mac).collect();
+            over.extend(handover::at_end(row.mac, held, link, self.host, &mut counts));
             self.host.undo(row.mac, &mut lasting);
         }
-        Ok(())
+        over.append(&mut devices);
+        Ok(over)
     }
 }
 
@@ -254,6 +264,7 @@ impl Recovery<'_> {
 fn ending(
     account: &Account,
     live: &Live,
+    over: &[OpenDevice],
     pid: Option<u32>,
     unstarted: bool,
     seen: bool,
@@ -275,9 +286,9 @@ fn ending(
         }));
     }
     posting = if seen {
-        posting.closes(account, live.devices())
+        posting.closes(account, over)
     } else {
-        posting.closes_unseen(account, live.devices(), live.last_heard)
+        posting.closes_unseen(account, over, live.last_heard)
     };
     if unstarted {
         let posting = posting.says(failed(Event::GuestStart { reason: Reason::BOOTED, vm_pid: pid }));

@@ -67,6 +67,7 @@ impl Account {
                 device: live.device,
                 queue: live.queue,
                 qemu_fd: live.qemu_fd,
+                doubt: None,
             };
             if live.granted { granted.push(device) } else { opened.push(device) }
         }

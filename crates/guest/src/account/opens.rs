@@ -2,7 +2,7 @@ use std::os::fd::RawFd;
 
 use taptrail_kernel::device::{Books, OpenFacts};
 use taptrail_ledger::{DeviceKey, NewDevice, Step, StepKey};
-use taptrail_record::{Device, Event, MacAddr, Outcome, Requester};
+use taptrail_record::{CloseDoubt, Device, Event, MacAddr, Outcome, Requester};
 
 use super::{Account, AccountError, Posting};
 
@@ -15,6 +15,8 @@ pub(crate) struct OpenDevice {
     pub(crate) queue: u32,
     /// Its number in QEMU, once it was seen there.
     pub(crate) qemu_fd: Option<RawFd>,
+    /// Why its end is no proof that nobody holds it, once it is over.
+    pub(crate) doubt: Option<CloseDoubt>,
 }
 
 impl OpenDevice {
@@ -78,7 +80,14 @@ impl Books for Opens<'_> {
                     };
                     let key = tx.device_opened(guest, &new, opened)?;
                     let device = device.clone();
-                    open.push(OpenDevice { key, mac, device, queue: facts.queue, qemu_fd: None });
+                    open.push(OpenDevice {
+                        key,
+                        mac,
+                        device,
+                        queue: facts.queue,
+                        qemu_fd: None,
+                        doubt: None,
+                    });
                 }
             }
             // In the same commit: each one costs a write to the disk.

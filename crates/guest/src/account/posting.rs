@@ -49,10 +49,16 @@ impl Posting {
         devices: impl IntoIterator<Item = &'a OpenDevice>,
     ) -> Self {
         for device in devices {
-            let record = account.record(device.close(), Outcome::Success, None);
-            self.records.push((record, Some(Change::Closed(device.key))));
+            self.close(account, device, None);
         }
         self
+    }
+
+    fn close(&mut self, account: &Account, device: &OpenDevice, last_seen: Option<Timestamp>) {
+        let mut record = account.record(device.close(), Outcome::Success, None);
+        record.doubt = device.doubt;
+        record.last_seen = last_seen.and_then(|at| u64::try_from(at.as_millisecond()).ok());
+        self.records.push((record, Some(Change::Closed(device.key))));
     }
 
     /// The close records of devices whose end nobody saw: they were there at `last_seen` and are gone now.
@@ -63,9 +69,7 @@ impl Posting {
         last_seen: Timestamp,
     ) -> Self {
         for device in devices {
-            let mut record = account.record(device.close(), Outcome::Success, None);
-            record.last_seen = u64::try_from(last_seen.as_millisecond()).ok();
-            self.records.push((record, Some(Change::Closed(device.key))));
+            self.close(account, device, Some(last_seen));
         }
         self
     }

@@ -22,12 +22,12 @@ use taptrail_qmp::{Monitor, QmpError};
 use taptrail_record::{Event, MacAddr, Outcome};
 use tracing::{info, warn};
 
-use super::attach::{TAKE_BACK, descriptor_name};
+use super::attach::descriptor_name;
 use super::qemu::Qemu;
 use super::start::netdev_id;
 use super::{ANSWER, Driver, PlugState, Plugged, Port, said};
 use crate::account::{Account, AccountError, AuditMode, Live, OpenDevice, Posting, live_guests};
-use crate::handover;
+use crate::handover::{self, Counts, Release};
 use crate::interface::{Host, Interface};
 use crate::qemu::Ports;
 use crate::request::Inbox;
@@ -242,7 +242,7 @@ impl Driver {
             if cut_off || !record.opened.is_empty() {
                 self.take_back_cut_off(record, &known, &live)?;
             } else {
-                self.take_over(record, &live)?;
+                self.take_over(record, &known, &live)?;
             }
         }
         // What is left was asked of the guest as a whole, and of nobody any more.
@@ -289,7 +289,9 @@ impl Driver {
             device.qemu_fd = fd;
             if fd.is_some() { kept.push(device) } else { gone.push(device) }
         }
-        let mut lasting = self.host.left_over(spec, mac, row.ifname.as_deref(), !kept.is_empty())?;
+        let guest = self.account.guest().clone();
+        let ifname = row.ifname.as_deref();
+        let mut lasting = self.host.left_over(&guest, spec, mac, ifname, !kept.is_empty())?;
         // Of a link that is ours, a kept descriptor is left with nothing behind it.
         self.host.undo(mac, &mut lasting);
         let pid = self.qemu.id.pid;
@@ -316,7 +318,7 @@ impl Driver {
         known: &[OpenDevice],
         devices: &[OpenDevice],
     ) -> Result<Vec<Option<i32>>, AdoptError> {
-        let end = Instant::now() + TAKE_BACK;
+        let end = Instant::now() + handover::RELEASE_GRACE;
         loop {
             let held = handover::among_strangers(&self.qemu.id, known, devices).map_err(AdoptError::Look)?;
             if held.iter().all(Option::is_none) || Instant::now() >= end {
@@ -327,21 +329,28 @@ impl Driver {
     }
 
     /// Takes over an interface that was granted, or finishes its release.
-    fn take_over(&mut self, record: Record, live: &Live) -> Result<(), AdoptError> {
+    fn take_over(&mut self, record: Record, known: &[OpenDevice], live: &Live) -> Result<(), AdoptError> {
         let mac = record.row.mac;
-        let held = handover::still_held(&self.qemu.id, &record.granted).map_err(AdoptError::Look)?;
-        let (mut kept, mut gone) = (Vec::new(), Vec::new());
-        for (device, held) in record.granted.iter().cloned().zip(held) {
-            if held { kept.push(device) } else { gone.push(device) }
-        }
+        let guest = self.account.guest().clone();
+        let ifname = record.row.ifname.as_deref();
+        let mut lasting = self.host.left_over(&guest, &record.spec, mac, ifname, true)?;
+        let others: Vec<_> = known.iter().filter(|device| device.mac != mac).cloned().collect();
+        let release = Release {
+            qemu: Some(&self.qemu.id),
+            devices: &record.granted,
+            link: lasting.link.as_ref(),
+            link_shows: lasting.link.is_some() || record.spec.makes_link(),
+            others: &others,
+            grace: Duration::ZERO,
+        };
+        let shown = release.look(&mut self.host, &mut Counts::default());
+        let (kept, gone) = handover::part(record.granted.clone(), shown);
         let over = (kept.is_empty() && !record.nic).then_some(record.row.key);
         let mut posting = Posting::default().closes_unseen(&self.account, &gone, live.last_heard).over(over);
         if !gone.is_empty() {
             warn!("{mac}: {} released while nobody looked", crate::descriptors(gone.len()));
         }
         if kept.is_empty() {
-            let ifname = record.row.ifname.as_deref();
-            let mut lasting = self.host.left_over(&record.spec, mac, ifname, false)?;
             self.host.undo(mac, &mut lasting);
             if let Some(step) = record.release().filter(|_| !gone.is_empty()) {
                 let forced = step.detail == "revoke";
@@ -390,7 +399,8 @@ impl Driver {
         let lasting = if devices.is_empty() {
             Default::default()
         } else {
-            self.host.left_over(spec, row.mac, Some(name), true)?
+            let guest = self.account.guest().clone();
+            self.host.left_over(&guest, spec, row.mac, Some(name), true)?
         };
         let port = match self.qemu.monitor.port_of(&row.nic, ANSWER) {
             Ok(port) => port,

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::start::{free_id, free_mac, granted, netdev_id};
 use super::{ANSWER, Driver, PlugState, Plugged, said};
 use crate::account::{AccountError, Posting};
-use crate::handover;
+use crate::handover::{self, Counts, Release, Shown};
 use crate::interface::{Interface, Opened};
 use crate::qemu::device_properties;
 use crate::request::{Failure, InterfaceInfo};
@@ -20,9 +20,6 @@ use crate::spec::NicSpec;
 
 /// How long a QEMU that has not answered may take to answer the next command.
 const BRIEF: Duration = Duration::from_millis(100);
-
-/// How long to look for what QEMU may still hold after it was told to let go.
-pub(super) const TAKE_BACK: Duration = Duration::from_millis(500);
 
 /// A hand-over failed.
 #[derive(Debug, thiserror::Error)]
@@ -245,21 +242,10 @@ impl Driver {
         }
         // A QEMU that has ended answers nothing more, and holds nothing either.
         let in_flight = !answered && self.qemu.id.is_alive();
-        let held = self.look_until_gone(admitted, in_flight);
+        let shown = self.look_until_gone(&interface, admitted, in_flight);
         let mac = interface.mac;
         let pid = self.qemu.id.pid;
-        let (mut kept, mut gone) = (Vec::new(), Vec::new());
-        for (mut device, held) in std::mem::take(&mut interface.devices).into_iter().zip(held) {
-            match held {
-                Look::Gone => gone.push(device),
-                Look::Held(fd) => {
-                    device.qemu_fd = Some(fd);
-                    kept.push(device);
-                }
-                // What can't be seen is not claimed to be released.
-                Look::Unseen => kept.push(device),
-            }
-        }
+        let (kept, gone) = handover::part(std::mem::take(&mut interface.devices), shown);
         // Of a link that is ours, a kept descriptor is left with nothing behind it.
         self.host.undo(mac, &mut interface.lasting);
         let failed = Event::Attach { mac, vm_pid: Some(pid), fds: u32::try_from(kept.len()).ok() };
@@ -293,47 +279,50 @@ impl Driver {
         text
     }
 
-    /// What QEMU still holds of `admitted`, after a moment's patience; our own copies are closed by then.
-    fn look_until_gone(&self, admitted: Vec<Admitted>, in_flight: bool) -> Vec<Look> {
-        // A descriptor on its way to QEMU is in no process's table.
-        let absent = if in_flight { Look::Unseen } else { Look::Gone };
-        let end = Instant::now() + TAKE_BACK;
-        let error = loop {
+    /// What is shown of an interface's devices after a moment's patience. Our own copies of them are closed by this,
+    /// and the kernel's account of the devices counts them until then.
+    fn look_until_gone(
+        &mut self,
+        interface: &Interface,
+        admitted: Vec<Admitted>,
+        in_flight: bool,
+    ) -> Vec<Shown> {
+        let end = Instant::now() + handover::RELEASE_GRACE;
+        // While we hold copies, QEMU's descriptors are known by kcmp(2), whatever numbers they have.
+        let found = loop {
             match handover::find(&self.qemu.id, &admitted) {
-                Ok(held) if Instant::now() >= end || held.iter().all(Option::is_none) => {
-                    return held.into_iter().map(|fd| fd.map_or(absent, Look::Held)).collect();
-                }
+                Ok(found) if Instant::now() >= end || found.iter().all(Option::is_none) => break found,
                 Ok(_) => std::thread::sleep(Duration::from_millis(1)),
-                Err(error) => break error,
+                // We may have run out of descriptors, and have some again without our copies.
+                Err(error) => {
+                    warn!("what QEMU holds can't be compared: {error}");
+                    break vec![None; admitted.len()];
+                }
             }
         };
-        // We may have run out of descriptors, and have some again without our copies. None can be told from another
-        // then; but a QEMU that holds nothing unknown holds none of them.
-        let count = admitted.len();
         drop(admitted);
-        let known: Vec<_> =
+        let others: Vec<_> =
             self.interfaces.iter().flat_map(|plugged| plugged.interface.devices.clone()).collect();
-        loop {
-            match handover::strangers(&self.qemu.id, &known) {
-                Ok(strangers) if strangers.is_empty() => return vec![absent; count],
-                Ok(_) if Instant::now() < end => std::thread::sleep(Duration::from_millis(1)),
-                _ => break,
-            }
-        }
-        warn!("what QEMU holds can't be seen: {error}");
-        vec![Look::Unseen; count]
+        let release = Release {
+            qemu: Some(&self.qemu.id),
+            devices: &interface.devices,
+            link: interface.lasting.link.as_ref(),
+            link_shows: true,
+            others: &others,
+            grace: end.saturating_duration_since(Instant::now()),
+        };
+        let shown = release.look(&mut self.host, &mut Counts::default());
+        let worst = |(shown, found): (Shown, Option<i32>)| match (shown, found) {
+            (Shown::Held(None) | Shown::Doubted(_), Some(fd)) => Shown::Held(Some(fd)),
+            // On its way to QEMU: what nothing shows is not claimed to be released.
+            (Shown::Doubted(_), None) if in_flight => Shown::Held(None),
+            (shown, _) => shown,
+        };
+        shown.into_iter().zip(found).map(worst).collect()
     }
 }
 
 /// The name under which a descriptor waits in QEMU for its netdev.
 pub(super) fn descriptor_name(id: &str, index: usize) -> String {
     format!("taptrail-{id}-{index}")
-}
-
-/// What a look at QEMU said of one descriptor.
-#[derive(Debug, Clone, Copy)]
-enum Look {
-    Gone,
-    Held(i32),
-    Unseen,
 }

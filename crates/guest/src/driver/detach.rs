@@ -15,7 +15,7 @@ use super::attach::descriptor_name;
 use super::start::netdev_id;
 use super::{ANSWER, Driver, Pending, PlugState, Unanswered, answered, said};
 use crate::account::Posting;
-use crate::handover;
+use crate::handover::{self, Counts, Release, Shown};
 use crate::request::{Failure, InterfaceInfo, Reply};
 
 impl Driver {
@@ -253,23 +253,16 @@ impl Driver {
             }
         };
         crash_point!("release::intended");
+        let link_shows = self.link_shows(index);
         let refused = self.let_go(index);
         crash_point!("release::let-go");
-        let held = match handover::gone(&self.qemu.id, &self.interfaces[index].interface.devices) {
-            Ok(held) => held,
-            Err(error) => {
-                warn!("{mac}: what QEMU holds can't be seen: {error}");
-                vec![true; self.interfaces[index].interface.devices.len()]
-            }
-        };
+        let shown = self.look(index, link_shows, handover::RELEASE_GRACE);
         let plugged = &mut self.interfaces[index];
         let info = plugged.info();
-        let (mut kept, mut gone) = (Vec::new(), Vec::new());
-        for (device, held) in std::mem::take(&mut plugged.interface.devices).into_iter().zip(held) {
-            if held { kept.push(device) } else { gone.push(device) }
-        }
+        let (kept, gone) = handover::part(std::mem::take(&mut plugged.interface.devices), shown);
         let outcome = if kept.is_empty() { Outcome::Success } else { Outcome::Failed };
-        if kept.is_empty() {
+        // A revocation does not wait for QEMU: without the link a kept descriptor has nothing behind it.
+        if kept.is_empty() || forced {
             self.host.undo(mac, &mut plugged.interface.lasting);
         }
         crash_point!("release::undone");
@@ -285,7 +278,13 @@ impl Driver {
             plugged.interface.devices = kept;
             plugged.state = PlugState::Kept;
             let why = refused.map(|error| format!(": {}", crate::chain(&error))).unwrap_or_default();
-            return Err(Failure::Failed(format!("QEMU still holds {count} of the devices of {mac}{why}")));
+            let cut = match plugged.interface.lasting.link {
+                None => "; their link is deleted, so that no frame passes",
+                Some(_) => "",
+            };
+            return Err(Failure::Failed(format!(
+                "QEMU still holds {count} of the devices of {mac}{why}{cut}"
+            )));
         }
         info!("{mac}: '{}' released, {} closed", info.ifname, crate::descriptors(gone.len()));
         if plugged.nic {
@@ -303,6 +302,29 @@ impl Driver {
             self.remove(index);
         }
         Ok(info)
+    }
+
+    /// Whether the going of an interface's link will show that its devices are given up: it is there now.
+    fn link_shows(&mut self, index: usize) -> bool {
+        let link = self.interfaces[index].interface.lasting.link.clone();
+        link.is_some_and(|link| self.host.name_of(&link).is_some())
+    }
+
+    /// Looks what is shown of an interface's devices that QEMU should have given up.
+    pub(super) fn look(&mut self, index: usize, link_shows: bool, grace: Duration) -> Vec<Shown> {
+        let (before, rest) = self.interfaces.split_at(index);
+        let Some((plugged, after)) = rest.split_first() else { return Vec::new() };
+        let others: Vec<_> =
+            before.iter().chain(after).flat_map(|other| other.interface.devices.clone()).collect();
+        let release = Release {
+            qemu: Some(&self.qemu.id),
+            devices: &plugged.interface.devices,
+            link: plugged.interface.lasting.link.as_ref(),
+            link_shows,
+            others: &others,
+            grace,
+        };
+        release.look(&mut self.host, &mut Counts::default())
     }
 
     /// Has QEMU close an interface's devices; the reason why not, if it says one.

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use super::qemu::{Booting, Greeting, Qemu};
 use super::{ANSWER, Driver, Options, Place, Plugged, Port};
 use crate::account::{Account, AccountError, OpenDevice, Posting};
-use crate::handover;
+use crate::handover::{self, Counts};
 use crate::interface::{Host, Interface, OpenError, Opened};
 use crate::qemu::{Additions, NicOnCommandLine, Ports};
 use crate::request::{Inbox, Reply, Request};
@@ -454,9 +454,17 @@ impl Attempt {
         }
         self.admitted.clear();
         let mut devices = std::mem::take(&mut self.closed);
+        let mut counts = Counts::default();
         for interface in &mut self.interfaces {
+            let over = handover::at_end(
+                interface.mac,
+                std::mem::take(&mut interface.devices),
+                (interface.lasting.link.as_ref(), true),
+                &mut self.host,
+                &mut counts,
+            );
             self.host.undo(interface.mac, &mut interface.lasting);
-            devices.append(&mut interface.devices);
+            devices.extend(over);
         }
         let account = &mut self.account;
         let failed = |event| account.record(event, Outcome::Failed, None);

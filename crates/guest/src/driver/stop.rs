@@ -12,6 +12,7 @@ use super::{
     ANSWER, Driver, Ended, Pending, PlugState, QUIT, Shutdown, StopWait, Unanswered, answered, said,
 };
 use crate::account::Posting;
+use crate::handover::{self, Counts};
 use crate::request::{Failure, OnTimeout, Reply};
 
 impl Driver {
@@ -131,9 +132,18 @@ impl Driver {
         let reason = self.reason(exit);
         let mut devices = Vec::new();
         let mut steps: Vec<_> = self.stop.take().into_iter().collect();
+        let mut counts = Counts::default();
         for plugged in &mut self.interfaces {
-            self.host.undo(plugged.interface.mac, &mut plugged.interface.lasting);
-            devices.append(&mut plugged.interface.devices);
+            let interface = &mut plugged.interface;
+            let over = handover::at_end(
+                interface.mac,
+                std::mem::take(&mut interface.devices),
+                (interface.lasting.link.as_ref(), true),
+                &mut self.host,
+                &mut counts,
+            );
+            self.host.undo(interface.mac, &mut interface.lasting);
+            devices.extend(over);
             if let PlugState::Unplugging { step: Some(step) } = plugged.state {
                 steps.push(step);
             }

@@ -105,6 +105,11 @@ impl NicSpec {
             vhost_path: None,
         }
     }
+
+    /// Whether the link behind the interface is made for it, and not somebody else's.
+    pub(crate) fn makes_link(&self) -> bool {
+        !matches!(self.backend, Backend::Tap(_))
+    }
 }
 
 /// Where an interface's frames go on the host.

@@ -25,21 +25,28 @@ pub struct PlacedLink {
 }
 
 impl Links {
-    /// The link with this alias: in our network namespace, or in one that ours has a number for, as it
-    /// has for each to which a link of ours was moved (`dev_change_net_namespace()` in net/core/dev.c).
-    ///
-    /// A namespace that we may not look into is passed over.
+    /// The link with this alias: in our network namespace, or where it was moved to.
     ///
     /// # Errors
     /// When the links of our own namespace, or the numbers of others, can't be listed.
     pub fn find_alias(&mut self, alias: &str) -> Result<Option<PlacedLink>, LinkError> {
-        let with = |links: Vec<Link>| links.into_iter().find(|link| link.alias.as_deref() == Some(alias));
-        if let Some(link) = with(self.all()?) {
-            return Ok(Some(PlacedLink { link, namespace: None }));
+        match with(alias, self.all()?) {
+            Some(link) => Ok(Some(PlacedLink { link, namespace: None })),
+            None => self.find_moved(alias),
         }
+    }
+
+    /// The link with this alias in another network namespace that ours has a number for, as it has for
+    /// each to which a link of ours was moved (`dev_change_net_namespace()` in net/core/dev.c).
+    ///
+    /// A namespace that we may not look into is passed over.
+    ///
+    /// # Errors
+    /// When the numbers of others can't be listed.
+    pub fn find_moved(&mut self, alias: &str) -> Result<Option<PlacedLink>, LinkError> {
         for namespace in self.known_namespaces()? {
             let Ok(links) = self.all_in(namespace) else { continue };
-            if let Some(link) = with(links) {
+            if let Some(link) = with(alias, links) {
                 return Ok(Some(PlacedLink { link, namespace: Some(namespace) }));
             }
         }
@@ -87,4 +94,8 @@ impl Links {
             Err(failed) => Err(failure(failed, "list them", format!("in namespace {namespace}"))),
         }
     }
+}
+
+fn with(alias: &str, links: Vec<Link>) -> Option<Link> {
+    links.into_iter().find(|link| link.alias.as_deref() == Some(alias))
 }

@@ -7,12 +7,12 @@ use std::os::fd::RawFd;
 use rustix::io::Errno;
 use taptrail_record::DeviceKind;
 
-use super::{DeviceNumbers, HeldDevice, HeldKind, compare_files, descriptor_tables, held_devices, processes};
+use super::{DeviceNumbers, HeldDevice, compare_files, descriptor_tables, held_devices, processes};
 
 /// The most descriptors that are taken from one process, and compared in all.
 const MAX_DESCRIPTORS: usize = 32 * 1024;
 
-/// All descriptors of one kind of device that the processes of this host show.
+/// Descriptors of raw network devices that processes show, in all their threads' tables.
 #[derive(Debug, Default)]
 pub struct Holders {
     /// The process, the thread whose table it is in, and the descriptor.
@@ -22,7 +22,7 @@ pub struct Holders {
 }
 
 impl Holders {
-    /// Looks through all processes that are seen from here. Takes about 30 µs for each.
+    /// Those of one kind of device, of all processes that are seen from here. Takes about 30 µs for each.
     ///
     /// # Errors
     /// When `/proc` can't be read.
@@ -30,7 +30,7 @@ impl Holders {
         let mut all = Self::default();
         let mut numbers = DeviceNumbers::default();
         for pid in processes()? {
-            match all.process(pid, kind, &mut numbers) {
+            match all.process(pid, Some(kind), &mut numbers) {
                 Err(error) if is_gone(&error) => {}
                 Err(_) => all.unseen += 1,
                 Ok(()) => {}
@@ -39,17 +39,22 @@ impl Holders {
         Ok(all)
     }
 
-    /// Those of one process, in all its threads' tables.
+    /// All that one process holds.
     ///
     /// # Errors
     /// ENOENT or ESRCH when it is gone, EACCES without the right to look into it.
-    pub fn in_process(pid: u32, kind: DeviceKind) -> io::Result<Self> {
+    pub fn in_process(pid: u32) -> io::Result<Self> {
         let mut all = Self::default();
-        all.process(pid, kind, &mut DeviceNumbers::default())?;
+        all.process(pid, None, &mut DeviceNumbers::default())?;
         Ok(all)
     }
 
-    fn process(&mut self, pid: u32, kind: DeviceKind, numbers: &mut DeviceNumbers) -> io::Result<()> {
+    fn process(
+        &mut self,
+        pid: u32,
+        wanted: Option<DeviceKind>,
+        numbers: &mut DeviceNumbers,
+    ) -> io::Result<()> {
         for thread in descriptor_tables(pid)? {
             let room = MAX_DESCRIPTORS.saturating_sub(self.found.len());
             if room == 0 {
@@ -62,9 +67,9 @@ impl Holders {
                 held => held?,
             };
             self.unseen += usize::from(held.len() >= room);
-            let of_kind = held.into_iter().filter(|held| held.kind == HeldKind::Raw(kind));
-            self.found.extend(of_kind.map(|HeldDevice { fd, path, rdev, ifname, .. }| {
-                (pid, thread, HeldDevice { fd, kind, path, rdev, ifname })
+            self.found.extend(held.into_iter().filter_map(|HeldDevice { fd, kind, path, rdev, ifname }| {
+                let kind = kind.raw().filter(|kind| wanted.is_none_or(|wanted| wanted == *kind))?;
+                Some((pid, thread, HeldDevice { fd, kind, path, rdev, ifname }))
             }));
         }
         Ok(())

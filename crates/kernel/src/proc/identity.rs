@@ -21,8 +21,8 @@ impl ProcessId {
     /// ENOENT or ESRCH when there is none.
     pub fn of(pid: u32) -> io::Result<Self> {
         let stat = std::fs::read(format!("/proc/{pid}/stat"))?;
-        let (_, start_time) = parse_stat(&stat).ok_or_else(|| malformed("stat"))?;
-        Ok(Self { pid, start_time })
+        let stat = parse_stat(&stat).ok_or_else(|| malformed("stat"))?;
+        Ok(Self { pid, start_time: stat.start_time })
     }
 
     /// When it started, by the clock as it is set now; to a hundredth of a second.
@@ -34,11 +34,12 @@ impl ProcessId {
     }
 
     /// Whether this very process runs still. One that exited and was not waited for yet (a zombie)
-    /// doesn't: it holds nothing any more.
+    /// doesn't: it holds nothing any more. One whose first thread has exited runs on in its others.
     pub fn is_alive(&self) -> bool {
         std::fs::read(format!("/proc/{}/stat", self.pid)).is_ok_and(|stat| {
-            parse_stat(&stat).is_some_and(|(state, start_time)| {
-                start_time == self.start_time && !matches!(state, b'Z' | b'X' | b'x')
+            parse_stat(&stat).is_some_and(|stat| {
+                stat.start_time == self.start_time
+                    && (stat.threads > 1 || !matches!(stat.state, b'Z' | b'X' | b'x'))
             })
         })
     }
@@ -51,15 +52,26 @@ pub fn boot_time() -> SystemTime {
     SystemTime::now().checked_sub(up).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// State and start time, fields 3 and 22. The name before them may hold anything, `)` too: the last
-/// one ends it.
-fn parse_stat(stat: &[u8]) -> Option<(u8, u64)> {
+/// What is read of `/proc/PID/stat` (proc(5)).
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    /// Field 3: the first thread's.
+    state: u8,
+    /// Field 20: the first thread counts until all others have ended.
+    threads: u32,
+    /// Field 22, in clock ticks since boot.
+    start_time: u64,
+}
+
+/// The name in front may hold anything, `)` too: the last one ends it.
+fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let name_end = stat.iter().rposition(|byte| *byte == b')')?;
     let text = std::str::from_utf8(&stat[name_end + 1..]).ok()?;
     let mut fields = text.split_ascii_whitespace();
     let state = *fields.next()?.as_bytes().first()?;
-    let start_time = fields.nth(18)?.parse().ok()?;
-    Some((state, start_time))
+    let threads = fields.nth(16)?.parse().ok()?;
+    let start_time = fields.nth(1)?.parse().ok()?;
+    Some(Stat { state, threads, start_time })
 }
 
 #[cfg(test)]
@@ -74,11 +86,15 @@ mod tests {
     fn a_name_may_hold_brackets_spaces_and_any_bytes() {
         for name in ["qemu", "a) R 1 (b", "))", ") Z 9 9", ""] {
             let stat = format!("4711 ({name}) {FIELDS}\n");
-            assert_eq!(parse_stat(stat.as_bytes()), Some((b'S', 778_899)), "{name}");
+            assert_eq!(
+                parse_stat(stat.as_bytes()),
+                Some(Stat { state: b'S', threads: 1, start_time: 778_899 }),
+                "{name}"
+            );
         }
         let mut stat = b"4711 (\xff\xfe) ".to_vec();
         stat.extend_from_slice(FIELDS.as_bytes());
-        assert_eq!(parse_stat(&stat), Some((b'S', 778_899)));
+        assert_eq!(parse_stat(&stat), Some(Stat { state: b'S', threads: 1, start_time: 778_899 }));
     }
 
     #[test]
@@ -95,7 +111,7 @@ mod tests {
         assert!(id.is_alive());
         drop(child.stdin.take());
         while std::fs::read(format!("/proc/{}/stat", id.pid))
-            .is_ok_and(|stat| parse_stat(&stat).is_some_and(|(state, _)| state != b'Z'))
+            .is_ok_and(|stat| parse_stat(&stat).is_some_and(|stat| stat.state != b'Z'))
         {
             std::thread::yield_now();
         }
@@ -103,6 +119,24 @@ mod tests {
         child.wait().unwrap();
         assert!(!id.is_alive());
         assert!(ProcessId::of(id.pid).is_err());
+    }
+
+    #[test]
+    fn a_process_lives_on_when_its_first_thread_has_exited() {
+        const SCRIPT: &str = "import ctypes, threading, sys\n\
+            threading.Thread(target=sys.stdin.read).start()\n\
+            ctypes.CDLL(None).syscall(60, 0)";
+        let mut child =
+            Command::new("/usr/bin/python3").args(["-c", SCRIPT]).stdin(Stdio::piped()).spawn().unwrap();
+        let id = ProcessId::of(child.id()).unwrap();
+        let state = || parse_stat(&std::fs::read(format!("/proc/{}/stat", id.pid)).unwrap()).unwrap();
+        while state().state != b'Z' {
+            std::thread::yield_now();
+        }
+        assert!(id.is_alive(), "{:?}", state());
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(!id.is_alive());
     }
 
     #[test]
