@@ -487,3 +487,39 @@ fn two_guests_have_accounts_of_their_own() {
     world.stop(&second);
     world.assert_clean();
 }
+
+#[test]
+fn a_link_that_somebody_holds_or_that_was_made_for_a_guest_is_nobody_elses() {
+    let world = World::new();
+    world.ip("tuntap add dev many mode tap multi_queue");
+    let owner = world.start(
+        "owner",
+        &[
+            "--nic",
+            "bridge=br0,mac=52:54:00:00:00:01,vhost=off,queues=2,filter=no-mac-spoofing",
+            "--nic",
+            "macvtap=lower,mac=52:54:00:00:00:02,vhost=off",
+            "--nic",
+            "tap=many,mac=52:54:00:00:00:03,vhost=off,queues=2",
+        ],
+    );
+    let other = world.start("other", &[]);
+    let filters = world.ruleset();
+    for (spec, why) in [
+        ("tap=vnet0,queues=2,vhost=off,filter=no-mac-spoofing", "belongs to another interface of a guest"),
+        ("tap=macvtap0,vhost=off", "belongs to another interface of a guest"),
+        ("tap=many,queues=2,vhost=off", "is held already by process"),
+    ] {
+        world.attach(&other, spec).fails(1, why);
+    }
+    // A program's own tap, which goes with the program.
+    let own = world::a_programs_tap("theirs");
+    world.attach(&other, "tap=theirs,vhost=off").fails(1, "is not persistent");
+    drop(own);
+    assert_eq!(world.nics(&other).as_array().map(Vec::len), Some(0));
+    assert_eq!(world.ruleset(), filters, "the owner's filter stands");
+    world.stop(&owner);
+    world.attach(&other, "tap=many,queues=2,vhost=off").ok();
+    world.stop(&other);
+    assert_eq!(world.links(), ["many"]);
+}

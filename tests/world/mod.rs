@@ -20,9 +20,29 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use taptrail_kernel::device::{Admitted, Books, DEV_NET_TUN, OpenFacts, TapName, TapRequest, open_tap};
 use taptrail_kernel::proc::{PidFd, ProcessId, Signal, raw_devices};
 use taptrail_ledger::{Ledger, LedgerError, StoredRecord};
 use taptrail_record::{Event, Outcome, Record, RecordType, parse_text};
+
+/// A tap that goes with this test's descriptor.
+pub(crate) fn a_programs_tap(name: &str) -> Vec<Admitted> {
+    struct NoBooks;
+    impl Books for NoBooks {
+        type Error = std::convert::Infallible;
+        fn enter(&mut self, _: &[OpenFacts]) -> Result<(), Self::Error> {
+            Ok(())
+        }
+    }
+    let name = name.parse().expect("a name");
+    let request = TapRequest {
+        path: Path::new(DEV_NET_TUN),
+        name: TapName::New(&name),
+        queues: std::num::NonZeroU16::MIN,
+        vnet_hdr: true,
+    };
+    open_tap(&request).admit(&mut NoBooks).expect("books that take all").0
+}
 
 /// The MAC that ends in `last`.
 pub(crate) fn mac(last: u8) -> String {
@@ -113,6 +133,11 @@ impl World {
     /// All nftables of this world.
     pub(crate) fn tables(&self) -> String {
         sh("/usr/sbin/nft", ["list", "tables"])
+    }
+
+    /// All nftables of this world, with what is in them.
+    pub(crate) fn ruleset(&self) -> String {
+        sh("/usr/sbin/nft", ["list", "ruleset"])
     }
 
     /// taptrail with these arguments, in this world.

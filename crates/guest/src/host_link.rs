@@ -3,6 +3,9 @@
 use taptrail_kernel::link::Link;
 use taptrail_record::{GuestId, IfName, MacAddr};
 
+/// The first word of our marks.
+const MARK: &str = "taptrail";
+
 /// A link behind an interface of a guest.
 ///
 /// Numbers and names are given again: another link may have both by the time that this one is to be deleted. A link
@@ -36,7 +39,12 @@ pub(crate) enum TapState {
 
 /// The alias of a link that was made for a guest's interface.
 pub(crate) fn mark(guest: &GuestId, mac: MacAddr) -> String {
-    format!("taptrail {} {mac}", guest.uuid)
+    format!("{MARK} {} {mac}", guest.uuid)
+}
+
+/// Whether a link with this alias was made for some guest's interface.
+pub(crate) fn is_mark(alias: &str) -> bool {
+    alias.split(' ').next() == Some(MARK)
 }
 
 impl LinkKind {

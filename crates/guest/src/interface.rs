@@ -21,12 +21,13 @@ use taptrail_kernel::filter::{FilterError, Hook, MacFilter, Nft};
 use taptrail_kernel::link::{
     Change, Link, LinkError, Links, MacvtapMode, MacvtapName, NewMacvtap, PlacedLink,
 };
+use taptrail_kernel::proc::Holders;
 use taptrail_ledger::{InterfaceKey, StepKey};
-use taptrail_record::{GuestId, IfName, MacAddr, Requester};
+use taptrail_record::{DeviceKind, GuestId, IfName, MacAddr, Requester};
 use tracing::{debug, warn};
 
 use crate::account::{Account, AccountError, OpenDevice, Opens, Posting};
-use crate::host_link::{HostLink, LinkKind, TapState, mark};
+use crate::host_link::{HostLink, LinkKind, TapState, is_mark, mark};
 use crate::spec::{Backend, Filter, NicSpec, Vhost};
 
 /// How long a macvtap's node may take to appear: udev is asynchronous.
@@ -64,6 +65,40 @@ pub enum OpenError {
         has: MacAddr,
         /// The SPEC's.
         asked: MacAddr,
+    },
+    /// The link was made for a guest's interface: `ip link show` has its mark.
+    #[error(
+        "Link '{name}' belongs to another interface of a guest ({mark}): name a link of your own; `taptrail recover` removes what ended guests left"
+    )]
+    GuestsOwn {
+        /// The link.
+        name: IfName,
+        /// Its mark: the guest's uuid and the interface's MAC.
+        mark: String,
+    },
+    /// The tap goes with the open file that it belongs to.
+    #[error(
+        "Tap '{name}' is not persistent: it belongs to the program that holds it; make one that stays (`ip tuntap add dev NAME mode tap user root`)"
+    )]
+    NotPersistent {
+        /// The tap.
+        name: IfName,
+    },
+    /// Somebody has it open, and would get a part of the guest's frames.
+    #[error("Link '{name}' is held already{}", .pid.map(|pid| format!(" by process {pid}")).unwrap_or_default())]
+    Held {
+        /// The link.
+        name: IfName,
+        /// Who holds it, where a process shows it.
+        pid: Option<u32>,
+    },
+    /// Who holds the link can't be seen.
+    #[error("Whether link '{name}' is held already can't be seen")]
+    Holders {
+        /// The link.
+        name: IfName,
+        /// Why.
+        source: std::io::Error,
     },
     /// A device can't be opened.
     #[error("Device of interface {mac} can't be opened")]
@@ -394,16 +429,60 @@ impl Host {
             Backend::Tap(name) => {
                 let link = find("Tap", name)?;
                 match link.kind.as_deref() {
-                    Some("tun") => Ok(Place::OldTap(name.clone())),
+                    Some("tun") => self.free_tap(name, &link, mac),
                     Some("macvtap") => match link.mac {
                         Some(has) if has != mac => {
                             Err(OpenError::OtherMac { name: name.clone(), has, asked: mac })
                         }
-                        _ => Ok(Place::OldMacvtap { name: name.clone(), index: link.index }),
+                        _ => self.free_macvtap(name, &link),
                     },
                     _ => wrong("tap or macvtap", &link),
                 }
             }
+        }
+    }
+
+    /// An existing tap, if it is nobody's.
+    fn free_tap(&mut self, name: &IfName, link: &Link, mac: MacAddr) -> Result<Place, OpenError> {
+        not_marked(name, link)?;
+        if link.tun.is_some_and(|tun| !tun.persistent) {
+            return Err(OpenError::NotPersistent { name: name.clone() });
+        }
+        let attached = self.links.tap_is_attached(link.index);
+        if attached.map_err(|source| OpenError::Link { mac, source })? != Some(true) {
+            return Ok(Place::OldTap(name.clone()));
+        }
+        let holders = Holders::of(DeviceKind::Tun).map(|all| all.found).unwrap_or_default();
+        let held = holders.into_iter().find(|(_, _, held)| held.ifname.as_ref() == Some(name));
+        Err(OpenError::Held { name: name.clone(), pid: held.map(|(pid, ..)| pid) })
+    }
+
+    /// An existing macvtap, if it is nobody's. The kernel keeps no count of its queues.
+    fn free_macvtap(&mut self, name: &IfName, link: &Link) -> Result<Place, OpenError> {
+        not_marked(name, link)?;
+        self.macvtap_is_free(name, link.index)?;
+        Ok(Place::OldMacvtap { name: name.clone(), index: link.index })
+    }
+
+    /// Refuses a macvtap that another process than this one holds.
+    fn macvtap_is_free(&self, name: &IfName, index: u32) -> Result<(), OpenError> {
+        let rdev = self.links.macvtap_rdev(name, index);
+        let holders = Holders::of(DeviceKind::Macvtap)
+            .map_err(|source| OpenError::Holders { name: name.clone(), source })?;
+        let own = std::process::id();
+        let other = holders.found.iter().find(|(pid, _, held)| *pid != own && Some(held.rdev) == rdev);
+        match other {
+            Some((pid, ..)) => Err(OpenError::Held { name: name.clone(), pid: Some(*pid) }),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a tap of somebody else's to which others attached queues while ours were.
+    fn only_ours(&mut self, name: &IfName, index: u32, ours: u32, mac: MacAddr) -> Result<(), OpenError> {
+        let link = self.links.by_index(index).map_err(|source| OpenError::Link { mac, source })?;
+        match link.and_then(|link| link.tun?.queues) {
+            Some(queues) if queues > ours => Err(OpenError::Held { name: name.clone(), pid: None }),
+            _ => Ok(()),
         }
     }
 
@@ -484,8 +563,12 @@ impl Host {
                 self.links.set_alias(index, &mark).map_err(failed)?;
                 lasting.link = Some(HostLink::made(LinkKind::Tap, name.clone(), index, mark));
             }
-            Place::OldTap(_) => lasting.link = Some(HostLink::found(LinkKind::Tap, name.clone(), index)),
+            Place::OldTap(_) => {
+                self.only_ours(&name, index, spec.queues.get().into(), mac)?;
+                lasting.link = Some(HostLink::found(LinkKind::Tap, name.clone(), index));
+            }
             Place::OldMacvtap { .. } => {
+                self.macvtap_is_free(&name, index)?;
                 lasting.link = Some(HostLink::found(LinkKind::Macvtap, name.clone(), index));
             }
             Place::NewMacvtap { .. } => {}
@@ -573,6 +656,16 @@ impl Host {
             },
             Place::NewMacvtap { .. } => Ok(()),
         }
+    }
+}
+
+/// Refuses a link that was made for an interface of a guest: its filter, its end and its account are that one's.
+fn not_marked(name: &IfName, link: &Link) -> Result<(), OpenError> {
+    match &link.alias {
+        Some(alias) if is_mark(alias) => {
+            Err(OpenError::GuestsOwn { name: name.clone(), mark: alias.chars().take(80).collect() })
+        }
+        _ => Ok(()),
     }
 }
 
