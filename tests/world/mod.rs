@@ -140,6 +140,11 @@ impl World {
         sh("/usr/sbin/nft", ["list", "ruleset"])
     }
 
+    /// Runs nft(8) in this world.
+    pub(crate) fn nft(&self, arguments: &str) {
+        sh("/usr/sbin/nft", arguments.split(' '));
+    }
+
     /// taptrail with these arguments, in this world.
     pub(crate) fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_taptrail"));
@@ -466,6 +471,7 @@ fn tell(record: &Record) -> String {
         Event::Open { device: of, queue, .. } => ("open", device(of, queue)),
         Event::Close { device: of, queue, .. } => ("close", device(of, queue)),
         Event::Keep { device: of, queue, .. } => ("keep", device(of, queue)),
+        Event::Filter { device: of, .. } => ("filter", device(of, &None)),
         Event::Start { .. } => ("start", String::new()),
         Event::Attach { .. } => ("attach", String::new()),
         Event::Detach { forced: false, .. } => ("detach", String::new()),

@@ -280,6 +280,7 @@ impl Event {
             Said::Detach { .. } => "released",
             Said::Keep { .. } => "kept",
             Said::Close { .. } => "closed",
+            Said::Filter { .. } => "filter",
             Said::GuestStart { .. } => "started",
             Said::GuestStop { .. } => "ended",
             // A watcher's words, which no supervisor writes.
@@ -295,6 +296,7 @@ impl Event {
             | Said::Keep { device: of, queue, .. } => {
                 self.device = Some(device(of.clone(), queue.unwrap_or(0), None));
             }
+            Said::Filter { device: of, .. } => self.device = Some(device(of.clone(), 0, None)),
             Said::Start { fds, .. } => self.handed("start", *fds),
             Said::Attach { fds, .. } => self.handed("attach", *fds),
             Said::Detach { fds, forced, .. } => {

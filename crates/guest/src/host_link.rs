@@ -95,6 +95,15 @@ impl HostLink {
         self.mark.is_some()
     }
 
+    pub(crate) fn kind(&self) -> LinkKind {
+        self.kind
+    }
+
+    /// It has been renamed.
+    pub(crate) fn is_called(&mut self, name: IfName) {
+        self.name = name;
+    }
+
     pub(crate) fn is_tap(&self) -> bool {
         self.kind == LinkKind::Tap
     }

@@ -17,7 +17,7 @@ use taptrail_kernel::device::{
     Admitted, DEV_NET_TUN, DEV_VHOST_NET, DeviceError, MacvtapRequest, Opening, TapName, TapRequest, admit,
     open_macvtap, open_tap, open_vhost_net,
 };
-use taptrail_kernel::filter::{FilterError, Hook, MacFilter, Nft};
+use taptrail_kernel::filter::{FilterError, Hook, MacFilter, Nft, filtered_interfaces};
 use taptrail_kernel::link::{
     Change, Link, LinkError, Links, MacvtapMode, MacvtapName, NewMacvtap, PlacedLink,
 };
@@ -140,7 +140,10 @@ pub enum LeftOverError {
     /// The links can't be listed.
     #[error("Links can't be listed")]
     Links(#[from] LinkError),
-    /// The filters can't be listed or removed.
+    /// The kernel can't be asked which filters there are.
+    #[error("Filters can't be listed")]
+    Tables(#[source] std::io::Error),
+    /// The filters can't be removed.
     #[error("Filters without an interface can't be removed")]
     Filters(#[from] FilterError),
 }
@@ -150,8 +153,8 @@ pub enum LeftOverError {
 pub(crate) struct Lasting {
     /// The link behind it.
     pub(crate) link: Option<HostLink>,
-    /// The link whose filter we set: it outlives the link.
-    filter: Option<u32>,
+    /// The filter that we set: it outlives the link.
+    pub(crate) filter: Option<MacFilter>,
 }
 
 /// An interface whose devices are open or granted.
@@ -188,6 +191,16 @@ pub(crate) struct OpenFailed {
     pub(crate) closed: Vec<OpenDevice>,
     /// Its intents, to be ended with those records.
     pub(crate) steps: Vec<StepKey>,
+}
+
+/// What became of the link behind an interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LinkChange {
+    None,
+    Renamed(IfName),
+    /// It is in the network namespace that ours has this number for, under this name.
+    Moved(i32, String),
+    Gone,
 }
 
 /// What interfaces need of the host.
@@ -231,6 +244,9 @@ impl Host {
         let (step, key) =
             account.begin_interface(mac, &id, &spec.to_string()).map_err(|source| refused(failed(source)))?;
         crash_point!("open::intended");
+        if let Err(error) = self.sweep_filters() {
+            warn!("{mac}: filters of links that are gone may be left over: {}", crate::chain(&error));
+        }
 
         let mut lasting = Lasting::default();
         let mut opens = Opens::new(account, mac, requester);
@@ -264,7 +280,7 @@ impl Host {
     /// error; what can't be removed is said.
     pub(crate) fn undo(&mut self, mac: MacAddr, lasting: &mut Lasting) {
         if let Some(filter) = lasting.filter.take()
-            && let Err(error) = self.nft().and_then(|nft| nft.remove(filter))
+            && let Err(error) = self.nft().and_then(|nft| nft.remove(filter.ifindex))
         {
             warn!("{mac}: filter is left over: {}", crate::chain(&error));
         }
@@ -353,7 +369,7 @@ impl Host {
     ) -> Result<Lasting, LinkError> {
         let mark = mark(guest, mac);
         if let Some(PlacedLink { link, .. }) = self.links.find_alias(&mark)? {
-            return Ok(self.lasting(spec, &link, Some(mark)));
+            return Ok(lasting(spec, &link, mac, Some(mark)));
         }
         let mut links = self.links.all()?;
         // Another interface's, or somebody's who says so.
@@ -382,26 +398,55 @@ impl Host {
             // So that it is known from here on.
             self.links.set_alias(link.index, &mark)?;
         }
-        Ok(self.lasting(spec, &link, ours.then_some(mark)))
+        Ok(lasting(spec, &link, mac, ours.then_some(mark)))
     }
 
-    fn lasting(&self, spec: &NicSpec, link: &Link, mark: Option<String>) -> Lasting {
-        Lasting { link: HostLink::new(link, mark), filter: spec.filter.map(|_| link.index) }
-    }
-
-    /// Removes filters of ours whose interface is there no more; how many there were.
-    pub(crate) fn sweep_filters(&mut self) -> Result<usize, LeftOverError> {
-        let nft = self.nft()?;
-        let filters = nft.applied()?;
+    /// Removes filters of ours whose interface does not exist any more: from Linux 6.16 on they take hold of the next
+    /// interface of its name.
+    pub(crate) fn sweep_filters(&mut self) -> Result<(), LeftOverError> {
+        let filters = filtered_interfaces().map_err(LeftOverError::Tables)?;
+        if filters.is_empty() {
+            return Ok(());
+        }
         // Listed after them: an interface that is being made has its link before its filter.
         let links = self.links.all()?;
-        let left_over = filters.into_iter().filter(|filter| links.iter().all(|link| link.index != *filter));
-        let mut swept = 0;
-        for filter in left_over {
-            nft.remove(filter)?;
-            swept += 1;
+        for filter in filters {
+            if links.iter().all(|link| link.index != filter) {
+                self.nft()?.remove(filter)?;
+            }
         }
-        Ok(swept)
+        Ok(())
+    }
+
+    /// What became of the link behind an interface; its new name is taken over, and its filter's with it.
+    pub(crate) fn look_at_link(&mut self, lasting: &mut Lasting) -> Result<LinkChange, LinkError> {
+        let Some(link) = &mut lasting.link else { return Ok(LinkChange::None) };
+        match self.find_link(link)? {
+            None => Ok(LinkChange::Gone),
+            Some(PlacedLink { namespace: Some(number), link }) => Ok(LinkChange::Moved(number, link.name)),
+            Some(PlacedLink { namespace: None, link: found }) => match found.name.parse::<IfName>() {
+                Ok(name) if name != *link.name() => {
+                    link.is_called(name.clone());
+                    if let Some(filter) = &mut lasting.filter {
+                        filter.ifname = name.clone();
+                    }
+                    Ok(LinkChange::Renamed(name))
+                }
+                _ => Ok(LinkChange::None),
+            },
+        }
+    }
+
+    /// Shows that a filter is in force.
+    pub(crate) fn filter_is_in_force(&self, filter: &MacFilter) -> Result<(), FilterError> {
+        let nft = self.nft()?;
+        nft.verify(filter)?;
+        nft.verify_hook(filter)
+    }
+
+    /// Sets a filter again.
+    pub(crate) fn set_filter(&self, filter: &MacFilter) -> Result<(), FilterError> {
+        self.nft()?.apply(filter)
     }
 
     fn resolve(&mut self, spec: &NicSpec, mac: MacAddr) -> Result<Place, OpenError> {
@@ -575,14 +620,11 @@ impl Host {
         }
         self.configure(spec, mac, place, index).map_err(failed)?;
         if spec.filter == Some(Filter::NoMacSpoofing) {
-            let hook = match place {
-                Place::NewTap { .. } | Place::OldTap(_) => Hook::Ingress,
-                Place::NewMacvtap { .. } | Place::OldMacvtap { .. } => Hook::Egress,
-            };
-            let filter = MacFilter { ifindex: index, ifname: name.clone(), hook, mac };
+            let kind = lasting.link.as_ref().map_or(LinkKind::Tap, HostLink::kind);
+            let filter = mac_filter(kind, name.clone(), index, mac);
             let nft = self.nft().map_err(|source| OpenError::Filter { mac, source })?;
             nft.apply(&filter).map_err(|source| OpenError::Filter { mac, source })?;
-            lasting.filter = Some(index);
+            lasting.filter = Some(filter);
         }
         crash_point!("open::filtered");
         if let Place::NewTap { .. } | Place::NewMacvtap { .. } = place {
@@ -657,6 +699,23 @@ impl Host {
             Place::NewMacvtap { .. } => Ok(()),
         }
     }
+}
+
+fn lasting(spec: &NicSpec, link: &Link, mac: MacAddr, mark: Option<String>) -> Lasting {
+    let link = HostLink::new(link, mark);
+    let filter = link.as_ref().filter(|_| spec.filter.is_some());
+    Lasting {
+        filter: filter.map(|link| mac_filter(link.kind(), link.name().clone(), link.index(), mac)),
+        link,
+    }
+}
+
+fn mac_filter(kind: LinkKind, ifname: IfName, ifindex: u32, mac: MacAddr) -> MacFilter {
+    let hook = match kind {
+        LinkKind::Tap => Hook::Ingress,
+        LinkKind::Macvtap => Hook::Egress,
+    };
+    MacFilter { ifindex, ifname, hook, mac }
 }
 
 /// Refuses a link that was made for an interface of a guest: its filter, its end and its account are that one's.

@@ -14,7 +14,6 @@ use std::io;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
-use taptrail_kernel::filter::FilterError;
 use taptrail_kernel::link::LinkError;
 use taptrail_kernel::proc::{ProcessId, boot_id, network_namespace};
 use taptrail_ledger::{Guest, LedgerError, Process, Step, StepKey};
@@ -161,24 +160,17 @@ pub fn recover(options: &RecoverOptions) -> Result<Vec<Recovered>, RecoverError>
     let boot = boot_id().map_err(RecoverError::Look)?.to_string();
     let netns = network_namespace().map_err(RecoverError::Look)?;
     let mut host = Host::open(options.nft.clone())?;
-    let mut filtered = false;
     let mut all = Vec::new();
     for guest in guests {
         if options.name.as_ref().is_some_and(|name| guest.id.name != name.as_str()) {
             continue;
         }
-        let mut recovery = Recovery { options, boot: &boot, netns, host: &mut host, filtered: &mut filtered };
+        let mut recovery = Recovery { options, boot: &boot, netns, host: &mut host };
         let state = recovery.settle(&guest);
         all.push(Recovered { guest: guest.id, state });
     }
     // A tap is gone with its last descriptor, and its filter is known by its number alone.
-    if filtered || options.name.is_none() {
-        match host.sweep_filters() {
-            // Who sets no filters needs no nft.
-            Err(LeftOverError::Filters(FilterError::NoProgram { .. })) if !filtered => {}
-            swept => drop(swept?),
-        }
-    }
+    host.sweep_filters()?;
     Ok(all)
 }
 
@@ -188,8 +180,6 @@ struct Recovery<'a> {
     boot: &'a str,
     netns: u64,
     host: &'a mut Host,
-    /// Some interface that ended had a filter.
-    filtered: &'a mut bool,
 }
 
 impl Recovery<'_> {
@@ -248,7 +238,6 @@ impl Recovery<'_> {
                 warn!("{}: its SPEC on record can't be read: {}", row.mac, row.spec);
                 continue;
             };
-            *self.filtered |= spec.filter.is_some();
             let mut lasting = self.host.left_over(&guest.id, &spec, row.mac, row.ifname.as_deref(), false)?;
             let link = (lasting.link.as_ref(), lasting.link.is_some() || spec.makes_link());
             let held = devices.extract_if(.., |device| device.mac == row.mac).collect();

@@ -12,13 +12,16 @@
 //! - [`process`]: QEMU started with the intended descriptors, and nothing else.
 //! - [`proc`]: what processes really hold.
 //! - [`netns`]: network namespaces.
+//! - [`changes`]: what others change of links and filters.
 
 #![allow(unsafe_code)]
 
 pub mod audit;
+pub mod changes;
 pub mod device;
 pub mod filter;
 pub mod link;
+mod netlink;
 pub mod netns;
 pub mod proc;
 pub mod process;

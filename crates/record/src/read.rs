@@ -102,13 +102,14 @@ fn interface(claims: &Claims<'_>) -> Result<Event, ParseError> {
         b"seen" => Event::Seen(descriptor(claims)?),
         // A manager knows what it closes itself, and by which descriptor of QEMU's it does not say.
         b"close" if claims.has(Key::VmPid) => Event::Gone(descriptor(claims)?),
-        b"open" | b"close" | b"keep" => {
+        b"open" | b"close" | b"keep" | b"filter" => {
             let mac = claims.mac(Key::Net)?;
             let device = device(claims)?;
             let queue = claims.number(Key::Queue)?;
             match reason {
                 b"open" => Event::Open { mac, device, queue },
                 b"close" => Event::Close { mac, device, queue },
+                b"filter" => Event::Filter { mac, device },
                 _ => Event::Keep { mac, device, queue, vm_pid },
             }
         }

@@ -116,6 +116,13 @@ pub enum Event {
         /// As in its open record.
         queue: Option<u32>,
     },
+    /// The filter of the guest's interface is in force again (success), or is not any more (failed).
+    Filter {
+        /// The guest's interface.
+        mac: MacAddr,
+        /// The device whose link the filter is of.
+        device: Device,
+    },
     /// QEMU was seen to hold this descriptor.
     Seen(Descriptor),
     /// QEMU was seen to hold this descriptor no more: the definitive end of one open(2).
@@ -165,7 +172,8 @@ impl Event {
             | Self::Attach { mac, .. }
             | Self::Detach { mac, .. }
             | Self::Keep { mac, .. }
-            | Self::Close { mac, .. } => Some(*mac),
+            | Self::Close { mac, .. }
+            | Self::Filter { mac, .. } => Some(*mac),
             Self::Seen(descriptor) | Self::Gone(descriptor) => descriptor.mac,
             Self::GuestStart { .. } | Self::GuestStop { .. } | Self::GuestGone { .. } => None,
         }
@@ -174,9 +182,10 @@ impl Event {
     /// The device it names, if it names one.
     pub fn device(&self) -> Option<&Device> {
         match self {
-            Self::Open { device, .. } | Self::Keep { device, .. } | Self::Close { device, .. } => {
-                Some(device)
-            }
+            Self::Open { device, .. }
+            | Self::Keep { device, .. }
+            | Self::Close { device, .. }
+            | Self::Filter { device, .. } => Some(device),
             Self::Seen(descriptor) | Self::Gone(descriptor) => Some(&descriptor.device),
             _ => None,
         }

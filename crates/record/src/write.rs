@@ -92,6 +92,10 @@ impl Text {
                 self.device(*mac, device, *queue);
                 self.maybe("vm-pid", *vm_pid);
             }
+            Event::Filter { mac, device } => {
+                self.net("filter", &record.guest);
+                self.device(*mac, device, None);
+            }
             Event::Seen(descriptor) => {
                 self.net("seen", &record.guest);
                 self.descriptor(descriptor);

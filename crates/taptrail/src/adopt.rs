@@ -20,6 +20,7 @@ pub(crate) fn adopt(cli: &Cli, arguments: &Adopt, dirs: Dirs) -> Done {
         dirs,
         nft: arguments.nft.clone(),
         allow,
+        revoke_unfiltered: arguments.revoke_unfiltered,
     };
     supervised(arguments.ready_fd, |ready| {
         Ok(taptrail_guest::adopt(&options, arguments.stop_timeout, ready)?)

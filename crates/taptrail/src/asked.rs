@@ -109,6 +109,7 @@ fn of_arguments(arguments: &Run) -> Result<Asked, Failure> {
         private_dev: !arguments.no_private_dev,
         env: arguments.env.clone(),
         allow: arguments.allow.clone(),
+        revoke_unfiltered: arguments.revoke_unfiltered,
         limits: limits.map_err(Failure::input)?,
         audit: arguments.audit.into(),
         hotplug_ports: arguments.hotplug_ports,
@@ -157,6 +158,7 @@ fn options(asked: &Asked, dirs: Dirs) -> Result<Options, (Part, anyhow::Error)> 
         sandbox: asked.sandbox,
         hotplug_ports: asked.hotplug_ports,
         allow,
+        revoke_unfiltered: asked.revoke_unfiltered,
     })
 }
 

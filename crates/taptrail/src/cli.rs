@@ -138,7 +138,7 @@ const SPEC_HELP: &str = "An interface: bridge=BR | tap=NAME | macvtap=LOWER[,mod
 mac= model= queues= vhost=on|off|auto mtu= ifname= filter=no-mac-spoofing isolated=on vlan= id= tun-path= vhost-path=";
 
 /// What a guest file says itself. Not `nft`: an environment may name it for all guests.
-const IN_FILE: [&str; 14] = [
+const IN_FILE: [&str; 15] = [
     "name",
     "uuid",
     "nic",
@@ -149,6 +149,7 @@ const IN_FILE: [&str; 14] = [
     "limit",
     "audit",
     "allow",
+    "revoke_unfiltered",
     "no_sandbox",
     "hotplug_ports",
     "stop_timeout",
@@ -204,6 +205,10 @@ pub(crate) struct Run {
     /// Allow this user, by name or number, to call the guest's API (repeatable). Root and the user who runs this always may
     #[arg(long, value_name = "USER")]
     pub(crate) allow: Vec<String>,
+
+    /// Revoke an interface's devices when its filter was removed by somebody else and can't be set again
+    #[arg(long)]
+    pub(crate) revoke_unfiltered: bool,
 
     /// Return as soon as the guest runs; its output goes to RUN_DIR/NAME/log
     #[arg(long)]
@@ -269,6 +274,10 @@ pub(crate) struct Adopt {
     /// Allow this user, by name or number, to call the guest's API (repeatable); this replaces the users that `run` allowed
     #[arg(long, value_name = "USER")]
     pub(crate) allow: Vec<String>,
+
+    /// Revoke an interface's devices when its filter was removed by somebody else and can't be set again
+    #[arg(long)]
+    pub(crate) revoke_unfiltered: bool,
 
     /// Return as soon as the guest is supervised; the output goes to RUN_DIR/NAME/log
     #[arg(long)]

@@ -84,6 +84,8 @@ kinds! {
     DetachWithoutGrant = "detach-without-grant",
     /// A guest could not be stopped.
     StopFailed = "stop-failed",
+    /// The filter of an interface was not in force: somebody else changed or removed it.
+    FilterLost = "filter-lost",
     /// A device could not be closed.
     CloseFailed = "close-failed",
     /// A device was closed, or kept by QEMU, and no record shows its open.

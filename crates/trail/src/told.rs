@@ -54,6 +54,12 @@ pub(crate) fn tell(
             let text = format!("{} of {} could not be closed{}", named(device), whose(entry), why(entry));
             out.say(FindingKind::CloseFailed, entry, text);
         }
+        // One that is in force again says nothing of the time before.
+        (Event::Filter { .. }, true) => {}
+        (Event::Filter { device, .. }, false) => {
+            let text = format!("The filter of {} for {} was not in force", named(device), whose(entry));
+            out.say(FindingKind::FilterLost, entry, text);
+        }
         (Event::GuestStart { vm_pid, .. }, true) => guest.started(entry, *vm_pid, out),
         (Event::GuestStart { .. }, false) => guest.start_failed(entry, out),
         (Event::GuestStop { .. }, _) => Guest::stop_failed(entry, out),

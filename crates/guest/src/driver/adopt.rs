@@ -47,6 +47,8 @@ pub struct AdoptOptions {
     pub nft: Option<PathBuf>,
     /// Users who may call the API, besides root and our own.
     pub allow: Vec<u32>,
+    /// Revoke an interface whose filter is not in force any more and can't be set again.
+    pub revoke_unfiltered: bool,
 }
 
 /// A guest can't be taken up; it is as it was.
@@ -167,6 +169,8 @@ pub(super) fn adopt(options: &AdoptOptions, monitor: &Path, inbox: &Inbox) -> Re
         stop: None,
         stopped_by: None,
         shutdown: None,
+        changes: super::guard::subscribe(),
+        revoke_unfiltered: options.revoke_unfiltered,
     };
     let unstarted = status.status == "prelaunch" && !live.paused;
     let mut driver = driver.take_up(live, &nics)?;
@@ -219,11 +223,9 @@ impl Driver {
     fn take_up(mut self, mut live: Live, nics: &[String]) -> Result<Self, AdoptError> {
         let known = live.granted.clone();
         let rows = std::mem::take(&mut live.interfaces);
-        let mut filtered = false;
         for (number, row) in rows.iter().enumerate() {
             let spec: NicSpec =
                 row.spec.parse().map_err(|source| AdoptError::Spec { mac: row.mac, source })?;
-            filtered |= spec.filter.is_some();
             // A revoked interface's MAC may have come back: then all is the later one's.
             let later = rows[number + 1..].iter().any(|other| other.mac == row.mac);
             let mac = (!later).then_some(row.mac);
@@ -251,7 +253,7 @@ impl Driver {
             said(self.account.post(Posting::default().done(&rest, "cut off")));
         }
         // A tap is gone with its last descriptor, and its filter is known by its number alone.
-        if filtered && let Err(error) = self.host.sweep_filters() {
+        if let Err(error) = self.host.sweep_filters() {
             warn!("{}", crate::chain(&error));
         }
         Ok(self)

@@ -22,6 +22,7 @@
 mod adopt;
 mod attach;
 mod detach;
+mod guard;
 mod manager;
 mod qemu;
 mod start;
@@ -35,6 +36,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use taptrail_kernel::changes::Changes;
 use taptrail_kernel::process::{Credentials, Limit, PrivateDev, shed_code};
 use taptrail_ledger::StepKey;
 use taptrail_qmp::Event;
@@ -96,6 +98,8 @@ pub struct Options {
     pub hotplug_ports: u8,
     /// Users who may call the API, besides root and our own.
     pub allow: Vec<u32>,
+    /// Revoke an interface whose filter is not in force any more and can't be set again.
+    pub revoke_unfiltered: bool,
 }
 
 /// How a guest ended.
@@ -212,6 +216,10 @@ pub(crate) struct Driver {
     stopped_by: Option<Requester>,
     /// QEMU's own word for its end.
     shutdown: Option<Shutdown>,
+    /// What others change of links and filters, as far as it is announced.
+    changes: Option<Changes>,
+    /// Take an interface's devices when its filter can't be set again.
+    revoke_unfiltered: bool,
 }
 
 /// A pcie-root-port that we put there.
@@ -279,6 +287,7 @@ impl Driver {
         let mut manager = manager::Manager::new();
         loop {
             manager.ping();
+            self.look_at_changes();
             let more = self.take_events(EVENTS);
             self.expire();
             if let Some(exit) = self.qemu.ended() {
@@ -406,6 +415,7 @@ impl Driver {
         if self.qemu.monitor.poisoned().is_none() {
             fds.push(self.qemu.monitor.as_fd());
         }
+        fds.extend(self.changes.iter().flat_map(Changes::descriptors));
         fds
     }
 

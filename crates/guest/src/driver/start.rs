@@ -159,7 +159,7 @@ pub(super) fn start(options: Options, place: Place, inbox: &Inbox) -> Result<Dri
         attempt.bring_up(&options, nics, place, inbox)
     });
     match up {
-        Ok(ports) => Ok(attempt.into_driver(inbox, ports)?),
+        Ok(ports) => Ok(attempt.into_driver(inbox, ports, options.revoke_unfiltered)?),
         Err(error) => {
             let stopped = attempt.stopped.take();
             attempt.roll_back();
@@ -412,7 +412,12 @@ impl Attempt {
         self.interfaces.iter().flat_map(|interface| &interface.devices)
     }
 
-    fn into_driver(self, inbox: &Inbox, ports: Vec<Port>) -> Result<Driver, StartError> {
+    fn into_driver(
+        self,
+        inbox: &Inbox,
+        ports: Vec<Port>,
+        revoke_unfiltered: bool,
+    ) -> Result<Driver, StartError> {
         let Some(qemu) = self.qemu else { return Err(QmpError::Closed.into()) };
         for interface in &self.interfaces {
             info!("{}", granted(interface, qemu.id.pid));
@@ -436,6 +441,8 @@ impl Attempt {
             stop: None,
             stopped_by: None,
             shutdown: None,
+            changes: super::guard::subscribe(),
+            revoke_unfiltered,
         };
         driver.publish();
         Ok(driver)

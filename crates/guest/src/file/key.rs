@@ -18,13 +18,14 @@ pub enum FileKey {
     HotplugPorts,
     Audit,
     Allow,
+    RevokeUnfiltered,
     Nft,
     StopTimeout,
 }
 
 impl FileKey {
     /// Every key.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Name,
         Self::Uuid,
         Self::Command,
@@ -38,6 +39,7 @@ impl FileKey {
         Self::HotplugPorts,
         Self::Audit,
         Self::Allow,
+        Self::RevokeUnfiltered,
         Self::Nft,
         Self::StopTimeout,
     ];
@@ -58,6 +60,7 @@ impl FileKey {
             Self::HotplugPorts => "hotplug-ports",
             Self::Audit => "audit",
             Self::Allow => "allow",
+            Self::RevokeUnfiltered => "revoke-unfiltered",
             Self::Nft => "nft",
             Self::StopTimeout => "stop-timeout",
         }

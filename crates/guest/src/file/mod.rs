@@ -57,6 +57,8 @@ pub struct Asked {
     pub audit: AuditMode,
     /// Who else may call the guest's API, by name or number.
     pub allow: Vec<String>,
+    /// Revoke an interface whose filter was removed and can't be set again.
+    pub revoke_unfiltered: bool,
     /// Free ports for later hot-plug.
     pub hotplug_ports: u8,
     /// Add QEMU's sandbox.

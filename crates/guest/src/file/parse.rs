@@ -72,6 +72,7 @@ fn unasked() -> Asked {
         limits: Vec::new(),
         audit: AuditMode::Auto,
         allow: Vec::new(),
+        revoke_unfiltered: false,
         hotplug_ports: 4,
         sandbox: true,
         nft: None,
@@ -107,6 +108,7 @@ impl Draft<'_> {
             }
             FileKey::User => self.asked.user = Some(filled(key, word(key, value)?)?.to_owned()),
             FileKey::PrivateDev => self.asked.private_dev = truth(key, value)?,
+            FileKey::RevokeUnfiltered => self.asked.revoke_unfiltered = truth(key, value)?,
             FileKey::Sandbox => self.asked.sandbox = truth(key, value)?,
             FileKey::HotplugPorts => self.asked.hotplug_ports = number(key, value, PORTS_LIMIT)?,
             FileKey::Audit => self.asked.audit = audit(word(key, value)?)?,

@@ -34,6 +34,7 @@ env = ["DISPLAY", "A=b=c"]
 limits = ["memlock=unlimited"]
 audit = "required"
 allow = ["operator", "1000"]
+revoke-unfiltered = true
 hotplug-ports = 0x8
 sandbox = false
 nft = "/opt/nft"
@@ -56,6 +57,7 @@ fn every_key_is_taken() {
             limits: vec!["memlock=unlimited".parse().unwrap()],
             audit: AuditMode::Required,
             allow: vec!["operator".to_owned(), "1000".to_owned()],
+            revoke_unfiltered: true,
             hotplug_ports: 8,
             sandbox: false,
             nft: Some("/opt/nft".into()),
@@ -167,7 +169,7 @@ fn what_is_wrong_is_told_on_one_line() {
         ("stop-timeout = '30'", "1:16: '30' is not a time: write 30s, 500ms or 2m"),
         (
             "\"\\u001b\" = 1",
-            "1:1: Key '\\u{1b}' is unknown; the keys are name, uuid, command, nics, user, private-dev, devices, env, limits, sandbox, hotplug-ports, audit, allow, nft, stop-timeout",
+            "1:1: Key '\\u{1b}' is unknown; the keys are name, uuid, command, nics, user, private-dev, devices, env, limits, sandbox, hotplug-ports, audit, allow, revoke-unfiltered, nft, stop-timeout",
         ),
         ("user = 'a'\nuser = 'b'", "2:1: The file is not valid TOML: duplicate key"),
     ] {
@@ -183,8 +185,8 @@ fn what_the_host_shows_is_shown_in_place_too() {
         (Part::Device(0), "9:12"),
         (Part::Variable(1), "11:19"),
         (Part::Caller(1), "14:22"),
-        (Part::Command, "19:11"),
-        (Part::Word(2), "19:40"),
+        (Part::Command, "20:11"),
+        (Part::Word(2), "20:40"),
     ] {
         let error = file.wrong(part, "No", Some("so".to_owned()));
         assert_eq!(error.to_string(), format!("web1.toml:{place}: No; so"));

@@ -21,8 +21,8 @@
 mod error;
 mod program;
 mod ruleset;
+mod tables;
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ use taptrail_record::{IfName, MacAddr};
 
 use crate::link::Links;
 pub use error::FilterError;
+pub use tables::filtered_interfaces;
+pub(crate) use tables::{interface_of_message, is_table_message};
 
 /// Where `nft` is looked for.
 const PLACES: [&str; 3] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"];
@@ -127,7 +129,11 @@ impl Nft {
         }
     }
 
-    fn verify(&self, filter: &MacFilter) -> Result<(), FilterError> {
+    /// Shows that a filter is in force, as it was set.
+    ///
+    /// # Errors
+    /// When it is not, or that can't be seen.
+    pub fn verify(&self, filter: &MacFilter) -> Result<(), FilterError> {
         let table = ruleset::table_name(filter.ifindex);
         let listing = program::run(self, &["-j", "list", "table", "netdev", &table], &[])?;
         ruleset::compare(filter, &listing)?;
@@ -142,13 +148,20 @@ impl Nft {
         }
     }
 
+    /// Shows that a filter's chain is hooked to its interface, by the name that it has now: since Linux 6.16
+    /// a chain is hooked to a name, and loses an interface that is renamed. `nft` before 1.0.8 tells no
+    /// name in JSON.
+    ///
+    /// # Errors
+    /// When it is not, or that can't be seen.
+    pub fn verify_hook(&self, filter: &MacFilter) -> Result<(), FilterError> {
+        let table = ruleset::table_name(filter.ifindex);
+        let listing = program::run(self, &["list", "table", "netdev", &table], &[])?;
+        ruleset::check_hook(filter, &String::from_utf8_lossy(&listing))
+    }
+
     /// Removes an interface's filter; one that is not there is as good as removed.
     pub fn remove(&self, ifindex: u32) -> Result<(), FilterError> {
         program::run(self, SET, &ruleset::removal(ifindex)?).map(drop)
-    }
-
-    /// The interfaces that have a filter of ours, by number; they need not exist any more.
-    pub fn applied(&self) -> Result<BTreeSet<u32>, FilterError> {
-        ruleset::numbers(&program::run(self, &["-j", "list", "tables", "netdev"], &[])?)
     }
 }

@@ -1,7 +1,6 @@
 //! The rules as `libnftables-json(5)` has them.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 
 use nftables::batch::Batch;
 use nftables::expr::{Expression, NamedExpression, Payload, PayloadField};
@@ -134,15 +133,28 @@ pub(super) fn compare(filter: &MacFilter, listing: &[u8]) -> Result<(), FilterEr
     }
 }
 
-/// The interfaces, by number, that have a table of ours in a listing of tables.
-pub(super) fn numbers(listing: &[u8]) -> Result<BTreeSet<u32>, FilterError> {
-    let number = |object: &NfObject<'_>| match object {
-        NfObject::ListObject(NfListObject::Table(table)) if table.family == NfFamily::NetDev => {
-            table.name.strip_prefix(TABLE)?.parse().ok()
-        }
-        _ => None,
+/// Looks for the interface in the line of a listing that tells what the chain is hooked to:
+/// `type filter hook ingress device "vnet0" priority filter; policy accept;`, or `devices = { vnet0 }`.
+pub(super) fn check_hook(filter: &MacFilter, listing: &str) -> Result<(), FilterError> {
+    let name = filter.ifname.as_str();
+    let hook = listing.lines().find(|line| line.trim_start().starts_with("type filter hook "));
+    let hooked = hook.is_some_and(|hook| {
+        let mut words = hook.split([' ', ',', '{', '}', '"']).filter(|word| !word.is_empty());
+        words.any(|word| word == name)
+    });
+    if hooked {
+        return Ok(());
+    }
+    let what = match hook {
+        Some(hook) => format!("its chain is not hooked to '{name}': {}", hook.trim()),
+        None => "it has no chain that is hooked to anything".to_owned(),
     };
-    Ok(objects(TABLE, listing)?.iter().filter_map(number).collect())
+    Err(FilterError::Differs { table: table_name(filter.ifindex), what })
+}
+
+/// The interface whose filter a table of this name is.
+pub(super) fn interface_of_table(name: &str) -> Option<u32> {
+    name.strip_prefix(TABLE)?.parse().ok()
 }
 
 fn objects(table: &str, listing: &[u8]) -> Result<Cow<'static, [NfObject<'static>]>, FilterError> {

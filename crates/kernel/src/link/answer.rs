@@ -6,8 +6,8 @@
 use netlink_packet_core::{NLA_HEADER_SIZE, NlasIterator};
 use taptrail_record::MacAddr;
 
-use super::socket::u32_at;
 use super::{Link, LinkError, TunInfo};
+use crate::netlink::u32_at;
 
 /// Bytes of `struct ifinfomsg`: family, type, index, flags, change.
 const IFINFOMSG: usize = 16;
@@ -99,7 +99,7 @@ fn tun(data: &[u8]) -> TunInfo {
     }
 }
 
-pub(super) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(crate) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
 }
 

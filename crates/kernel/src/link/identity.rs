@@ -7,8 +7,9 @@ use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::nsid::NsidMessage;
 use rustix::io::Errno;
 
-use super::socket::{Failed, u32_at};
+use super::socket::Failed;
 use super::{Link, LinkError, Links, answer, failure, number, numbered};
+use crate::netlink::u32_at;
 
 /// `NETNSA_NSID` (linux/net_namespace.h).
 const NETNSA_NSID: u16 = 1;

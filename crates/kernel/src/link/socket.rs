@@ -8,9 +8,8 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::io::Errno;
 
 use super::LinkError;
+use crate::netlink::{HEADER, Message, split, u32_at};
 
-/// Bytes of `struct nlmsghdr`.
-const HEADER: usize = 16;
 /// `NLMSGERR_ATTR_MSG` (linux/netlink.h): the kernel's words, a C string.
 const NLMSGERR_ATTR_MSG: u16 = 1;
 /// `NLM_F_ACK_TLVS`: attributes stand behind the acknowledged header.
@@ -80,7 +79,7 @@ impl RouteSocket {
         loop {
             self.receive()?;
             let mut rest = self.buffer.as_slice();
-            while let Some((message, after)) = split(rest)? {
+            while let Some((message, after)) = first(rest)? {
                 rest = after;
                 // An answer to a request given up earlier (an interrupted receive) is not ours.
                 if message.sequence != self.sequence {
@@ -114,29 +113,13 @@ impl RouteSocket {
     }
 }
 
-struct Message<'a> {
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    payload: &'a [u8],
-}
-
-/// Splits the first message off (`struct nlmsghdr`: length, type, flags, sequence, port).
-fn split(bytes: &[u8]) -> Result<Option<(Message<'_>, &[u8])>, LinkError> {
+/// Splits the first message off a datagram.
+fn first(bytes: &[u8]) -> Result<Option<(Message<'_>, &[u8])>, LinkError> {
     if bytes.is_empty() {
         return Ok(None);
     }
     let short = || LinkError::Answer { what: format!("a message of {} bytes is cut short", bytes.len()) };
-    let length = u32_at(bytes, 0).ok_or_else(short)? as usize;
-    let payload = bytes.get(HEADER..length).ok_or_else(short)?;
-    let message = Message {
-        kind: u16_at(bytes, 4).ok_or_else(short)?,
-        flags: u16_at(bytes, 6).ok_or_else(short)?,
-        sequence: u32_at(bytes, 8).ok_or_else(short)?,
-        payload,
-    };
-    let aligned = length.next_multiple_of(4).min(bytes.len());
-    Ok(Some((message, &bytes[aligned..])))
+    split(bytes).map(Some).ok_or_else(short)
 }
 
 /// Reads an `NLMSG_ERROR`: error 0 is the acknowledgement.
@@ -155,14 +138,6 @@ fn refusal(message: &Message<'_>) -> Result<Option<Refusal>, LinkError> {
         .find(|nla| nla.kind() == NLMSGERR_ATTR_MSG)
         .map(|nla| String::from_utf8_lossy(nla.value()).trim_end_matches('\0').to_owned());
     Ok(Some(Refusal { errno: Errno::from_raw_os_error(code.saturating_neg()), reason }))
-}
-
-pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
-}
-
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
 #[cfg(test)]
@@ -189,7 +164,7 @@ mod tests {
     #[test]
     fn a_refusal_carries_the_kernels_words() {
         let bytes = nack(b"mtu greater than device maximum\0");
-        let (message, rest) = split(&bytes).unwrap().unwrap();
+        let (message, rest) = first(&bytes).unwrap().unwrap();
         assert_eq!((message.kind, message.sequence, rest.len()), (NLMSG_ERROR, 5, 0));
         let refusal = refusal(&message).unwrap().unwrap();
         assert_eq!(refusal.errno, Errno::INVAL);
@@ -200,9 +175,9 @@ mod tests {
     fn a_message_cut_short_is_an_error_and_no_panic() {
         let bytes = nack(b"no\0");
         for length in 1..bytes.len() {
-            assert!(split(&bytes[..length]).is_err(), "{length}");
+            assert!(first(&bytes[..length]).is_err(), "{length}");
         }
-        assert!(split(&[]).unwrap().is_none());
+        assert!(first(&[]).unwrap().is_none());
         let empty = Message { kind: NLMSG_ERROR, flags: 0, sequence: 1, payload: &[] };
         assert!(refusal(&empty).is_err());
     }

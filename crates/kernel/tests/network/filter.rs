@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use taptrail_kernel::device::{
     Admitted, DEV_NET_TUN, MacvtapRequest, TapName, TapRequest, open_macvtap, open_tap,
 };
-use taptrail_kernel::filter::{FilterError, Hook, MacFilter, Nft};
+use taptrail_kernel::filter::{FilterError, Hook, MacFilter, Nft, filtered_interfaces};
 use taptrail_kernel::link::{Change, Links, MacvtapMode, MacvtapName, NewMacvtap};
 use taptrail_record::MacAddr;
 
@@ -118,11 +118,11 @@ fn a_filter_is_replaced_as_a_whole_and_removed_as_often_as_one_likes() {
     in_own_network(|| {
         let (_device, _ear, filter) = tap();
         let nft = nft();
-        assert!(nft.applied().unwrap().is_empty());
+        assert!(filtered_interfaces().unwrap().is_empty());
         nft.remove(filter.ifindex).unwrap();
         nft.apply(&filter).unwrap();
         nft.apply(&MacFilter { mac: OTHER, ..filter.clone() }).unwrap();
-        assert_eq!(nft.applied().unwrap(), [filter.ifindex].into());
+        assert_eq!(filtered_interfaces().unwrap(), [filter.ifindex].into());
         let rules = ruleset();
         assert!(rules.contains(&OTHER.to_string()) && !rules.contains(&GUEST.to_string()), "{rules}");
         for _ in 0..2 {
@@ -140,7 +140,7 @@ fn a_filter_outlives_its_interface_and_is_removed_all_the_same() {
         nft.apply(&filter).unwrap();
         drop(device);
         assert!(gone("vnet0"));
-        assert_eq!(nft.applied().unwrap(), [filter.ifindex].into());
+        assert_eq!(filtered_interfaces().unwrap(), [filter.ifindex].into());
         nft.remove(filter.ifindex).unwrap();
         assert_eq!(ruleset(), "");
     });

@@ -25,6 +25,7 @@ pub(super) enum Shape {
     Open,
     Close,
     Keep,
+    Filter,
     Seen,
     GuestGone,
 }
@@ -85,6 +86,7 @@ impl Shape {
                 b"open" => Ok(Self::Open),
                 b"close" => Ok(Self::Close),
                 b"keep" => Ok(Self::Keep),
+                b"filter" => Ok(Self::Filter),
                 b"seen" => Ok(Self::Seen),
                 _ => Err(refuse()),
             },
@@ -93,6 +95,6 @@ impl Shape {
 
     /// Whether it names a device.
     pub(super) fn names_device(&self) -> bool {
-        matches!(self, Self::Open | Self::Close | Self::Keep | Self::Seen)
+        matches!(self, Self::Open | Self::Close | Self::Keep | Self::Filter | Self::Seen)
     }
 }

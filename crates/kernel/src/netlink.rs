@@ -1,0 +1,40 @@
+//! The frame of netlink messages, which all families share (netlink(7)).
+
+/// Bytes of `struct nlmsghdr`.
+pub(crate) const HEADER: usize = 16;
+
+/// One message of a datagram.
+pub(crate) struct Message<'a> {
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) sequence: u32,
+    pub(crate) payload: &'a [u8],
+}
+
+/// Splits the first message off (`struct nlmsghdr`: length, type, flags, sequence, port); none when it is
+/// cut short.
+pub(crate) fn split(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {
+    let length = u32_at(bytes, 0)? as usize;
+    let payload = bytes.get(HEADER..length)?;
+    let message =
+        Message { kind: u16_at(bytes, 4)?, flags: u16_at(bytes, 6)?, sequence: u32_at(bytes, 8)?, payload };
+    let aligned = length.next_multiple_of(4).min(bytes.len());
+    Some((message, &bytes[aligned..]))
+}
+
+/// The messages of a datagram, up to one that is cut short.
+pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    std::iter::from_fn(move || {
+        let (message, rest) = split(bytes)?;
+        bytes = rest;
+        Some(message)
+    })
+}
+
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
+}
+
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
+}
