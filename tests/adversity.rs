@@ -284,3 +284,52 @@ fn a_filter_that_cannot_be_removed_is_told_and_holds_nothing_up() {
     world.taptrail(["recover"]).ok();
     world.assert_clean();
 }
+
+/// A QEMU with a monitor of its user's own.
+fn with_own_monitor(world: &World, nics: &[&str]) -> (world::Guest, world::qmp::Qmp) {
+    let socket = world.path("own-monitor");
+    let option = world::qmp::option(&socket);
+    let qemu: Vec<&str> = EMPTY.iter().copied().chain(["-qmp", &option]).collect();
+    let nics: Vec<&str> = nics.iter().flat_map(|nic| ["--nic", nic]).collect();
+    let guest = world.start_with("web1", &nics, &qemu);
+    (guest, world::qmp::Qmp::connect(socket))
+}
+
+#[test]
+fn a_device_that_the_user_takes_by_a_monitor_of_his_own_is_closed() {
+    let world = World::new();
+    let (guest, mut monitor) = with_own_monitor(&world, &[ONE]);
+    monitor.execute("netdev_del", json!({"id": "host-nic0"}));
+    world.until("its account is closed", || world.story().iter().any(|line| line == "close 01 tun vnet0 q0"));
+    assert_eq!(world.nics(&guest)[0]["state"], "revoked");
+    let holding = &world.trail()["holdings"][0];
+    assert_eq!((&holding["state"], &holding["ended_by"]), (&json!("released"), &json!("close")));
+    assert!(holding["last_seen"].is_string(), "nobody saw it go: {holding}");
+
+    // The next one gets the same number and name, and is not taken for it.
+    world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:02,vhost=off").ok();
+    assert_eq!(guest.holds(), ["tun vnet0"]);
+    world.detach(&guest, 1, &["--force"]).fails(1, "taken already");
+    assert_eq!(guest.holds(), ["tun vnet0"]);
+    world.detach(&guest, 2, &["--force"]).ok();
+    assert_eq!(guest.holds(), Vec::<String>::new());
+    world.stop(&guest);
+    assert_eq!(world.story().iter().filter(|line| line.starts_with("close")).count(), 2);
+    world.assert_clean();
+}
+
+#[test]
+fn a_macvtap_that_the_user_takes_by_a_monitor_of_his_own_is_closed_soon() {
+    let world = World::new();
+    let (guest, mut monitor) =
+        with_own_monitor(&world, &["macvtap=lower,mac=52:54:00:00:00:01,vhost=off,filter=no-mac-spoofing"]);
+    monitor.execute("netdev_del", json!({"id": "host-nic0"}));
+    // The kernel announces nothing: it is looked at before the next hot-plug, and now and then.
+    world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:02,vhost=off").ok();
+    assert!(world.story().iter().any(|line| line == "close 01 macvtap macvtap0 q0"), "{:?}", world.story());
+    assert_eq!(world.links(), ["vnet0"]);
+    monitor.execute("quit", json!({}));
+    world.until("the guest has ended", || world.story().last().is_some_and(|line| line == "guest destroyed"));
+    world.until("all is removed", || world.links().is_empty());
+    world.assert_clean();
+}

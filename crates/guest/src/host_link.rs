@@ -108,6 +108,10 @@ impl HostLink {
         self.kind == LinkKind::Tap
     }
 
+    pub(crate) fn is_own_tap(&self) -> bool {
+        self.is_tap() && self.is_ours()
+    }
+
     pub(crate) fn is_own_macvtap(&self) -> bool {
         self.kind == LinkKind::Macvtap && self.is_ours()
     }

@@ -14,6 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use taptrail_kernel::link::LinkError;
 use taptrail_kernel::proc::{PidFd, ProcessId, Status, boot_id, network_namespace};
 use taptrail_kernel::process::restrain;
@@ -170,6 +171,8 @@ pub(super) fn adopt(options: &AdoptOptions, monitor: &Path, inbox: &Inbox) -> Re
         stopped_by: None,
         shutdown: None,
         changes: super::guard::subscribe(),
+        looked_at: Instant::now(),
+        looked: Timestamp::now(),
         revoke_unfiltered: options.revoke_unfiltered,
     };
     let unstarted = status.status == "prelaunch" && !live.paused;

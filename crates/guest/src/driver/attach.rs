@@ -50,6 +50,8 @@ impl Driver {
         spec: NicSpec,
         requester: Option<Requester>,
     ) -> Result<InterfaceInfo, Failure> {
+        // What is gone must not be taken for what comes: numbers and names are given again.
+        self.look_at_devices();
         let (spec, mac, id) = self.acceptable(spec)?;
         let port = self.port()?;
         self.account.ready().map_err(|error| Failure::Refused(crate::chain(&error)))?;

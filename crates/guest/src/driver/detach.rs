@@ -351,7 +351,7 @@ impl Driver {
     }
 
     /// Forgets an interface of which QEMU has nothing more.
-    fn remove(&mut self, index: usize) {
+    pub(super) fn remove(&mut self, index: usize) {
         let gone = self.interfaces.remove(index);
         self.free_port(gone.interface.port.as_deref());
     }

@@ -1,12 +1,20 @@
-//! What others change of the guest's links and filters while it runs.
+//! What others change while the guest runs: its links, its filters, and what QEMU holds.
 
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
 use taptrail_kernel::changes::Changes;
 use taptrail_record::{Event, Outcome};
 use tracing::{info, warn};
 
-use super::{Driver, said};
+use super::{Driver, PlugState, said};
 use crate::account::Posting;
+use crate::handover;
 use crate::interface::LinkChange;
+
+/// How often what QEMU holds is looked at where the kernel does not announce that it is given up: a macvtap and a
+/// tap of somebody else's stay without descriptors.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Subscribes to what the kernel announces. Without it nothing else is lost.
 pub(super) fn subscribe() -> Option<Changes> {
@@ -25,13 +33,14 @@ impl Driver {
                 return;
             }
         };
-        for index in 0..self.interfaces.len() {
+        // Backwards: one that is over is taken from the list.
+        for index in (0..self.interfaces.len()).rev() {
             let lasting = &self.interfaces[index].interface.lasting;
             let Some(number) = lasting.link.as_ref().map(|link| link.index()) else { continue };
             let link = changed.lost || changed.links.contains(&number);
             let renamed = link && self.link_changed(index);
             let filter = changed.lost || changed.filters.contains(&number);
-            if filter || renamed {
+            if (filter || renamed) && index < self.interfaces.len() {
                 self.filter_changed(index);
             }
         }
@@ -57,7 +66,11 @@ impl Driver {
                 false
             }
             Ok(LinkChange::Gone) => {
-                warn!("{mac}: link '{}' was deleted: no frame passes any more", interface.ifname);
+                // A tap of ours goes with the last descriptor, which the user's own monitor may have closed.
+                let ifname = interface.ifname.clone();
+                if !self.given_up_unasked(index) {
+                    warn!("{mac}: link '{ifname}' was deleted: no frame passes any more");
+                }
                 false
             }
             Err(error) => {
@@ -91,6 +104,61 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// When to look at what QEMU holds though nothing is announced; none where all is announced.
+    pub(super) fn next_look(&self) -> Option<Duration> {
+        let unannounced = |plugged: &super::Plugged| {
+            let link = plugged.interface.lasting.link.as_ref();
+            !plugged.interface.devices.is_empty() && link.is_none_or(|link| !link.is_own_tap())
+        };
+        let left = LOOK_INTERVAL.saturating_sub(self.looked_at.elapsed());
+        self.interfaces.iter().any(unannounced).then_some(left)
+    }
+
+    /// Closes the account of devices that QEMU gave up without us: its user has a monitor, too, and may delete a netdev
+    /// there.
+    pub(super) fn look_at_devices(&mut self) {
+        for index in (0..self.interfaces.len()).rev() {
+            self.given_up_unasked(index);
+        }
+        (self.looked_at, self.looked) = (Instant::now(), Timestamp::now());
+    }
+
+    /// The same of one interface; whether all of its devices are given up.
+    fn given_up_unasked(&mut self, index: usize) -> bool {
+        let plugged = &self.interfaces[index];
+        if plugged.interface.devices.is_empty() || !self.qemu.id.is_alive() {
+            return false;
+        }
+        let shown = self.look(index, true, Duration::ZERO);
+        if shown.iter().all(|shown| shown.is_held()) {
+            return false;
+        }
+        let plugged = &mut self.interfaces[index];
+        let interface = &mut plugged.interface;
+        let mac = interface.mac;
+        let (kept, over) = handover::part(std::mem::take(&mut interface.devices), shown);
+        interface.devices = kept;
+        warn!("{mac}: QEMU gave {} up without being asked to by taptrail", crate::descriptors(over.len()));
+        let all = interface.devices.is_empty();
+        if all {
+            self.host.undo(mac, &mut interface.lasting);
+        }
+        let ended = (all && !plugged.nic).then_some(interface.key);
+        let posting = Posting::default().closes_unseen(&self.account, &over, self.looked).over(ended);
+        said(self.account.post(posting));
+        if all {
+            if let PlugState::Unplugging { .. } = plugged.state {
+                // Whoever asked the guest hears of it when the NIC goes.
+            } else if plugged.nic {
+                plugged.state = PlugState::Revoked;
+            } else {
+                self.remove(index);
+            }
+            self.publish();
+        }
+        all
     }
 
     fn post_filter(&mut self, index: usize, outcome: Outcome) {

@@ -218,6 +218,9 @@ pub(crate) struct Driver {
     shutdown: Option<Shutdown>,
     /// What others change of links and filters, as far as it is announced.
     changes: Option<Changes>,
+    /// When what QEMU holds was looked at, by the clock that never jumps and by the one that records have.
+    looked_at: Instant,
+    looked: Timestamp,
     /// Take an interface's devices when its filter can't be set again.
     revoke_unfiltered: bool,
 }
@@ -288,6 +291,9 @@ impl Driver {
         loop {
             manager.ping();
             self.look_at_changes();
+            if self.next_look().is_some_and(|left| left.is_zero()) {
+                self.look_at_devices();
+            }
             let more = self.take_events(EVENTS);
             self.expire();
             if let Some(exit) = self.qemu.ended() {
@@ -302,7 +308,8 @@ impl Driver {
             self.publish();
             manager.look_at(&self);
             let at_most = if shed { None } else { Some(REST) };
-            let quiet = self.wait(manager.next_ping().into_iter().chain(at_most).min());
+            let at_most = manager.next_ping().into_iter().chain(at_most).chain(self.next_look()).min();
+            let quiet = self.wait(at_most);
             if quiet
                 && !shed
                 && let Err(error) = shed_code()

@@ -442,6 +442,8 @@ impl Attempt {
             stopped_by: None,
             shutdown: None,
             changes: super::guard::subscribe(),
+            looked_at: Instant::now(),
+            looked: Timestamp::now(),
             revoke_unfiltered,
         };
         driver.publish();
