@@ -333,3 +333,68 @@ fn a_macvtap_that_the_user_takes_by_a_monitor_of_his_own_is_closed_soon() {
     world.until("all is removed", || world.links().is_empty());
     world.assert_clean();
 }
+
+/// Removes the ledger's files, as an administrator in a hurry might.
+fn remove_ledger(world: &World) {
+    let file = Ledger::file(&world.state());
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = file.clone().into_os_string();
+        name.push(suffix);
+        let _ = fs::remove_file(name);
+    }
+}
+
+#[test]
+fn without_its_ledger_a_guest_gets_nothing_and_a_new_one_takes_its_account() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    remove_ledger(&world);
+    world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:02,vhost=off").fails(1, "was removed");
+    assert_eq!(guest.holds(), ["tun vnet0"]);
+    assert!(!world::exists(&Ledger::file(&world.state())), "nobody made another one");
+
+    // Another guest's start makes one, and this one's account goes into it with the next change.
+    let other = world.start("web2", &["--nic", "bridge=br0,mac=52:54:00:00:00:03,vhost=off"]);
+    world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:02,vhost=off").ok();
+    let holdings = world.trail()["holdings"].as_array().unwrap().clone();
+    let held = holdings.iter().filter(|holding| holding["state"] == "held").count();
+    assert_eq!((holdings.len(), held), (3, 3), "{holdings:?}");
+    world.detach(&guest, 1, &["--force"]).ok();
+    world.stop(&guest);
+    world.stop(&other);
+    world.taptrail(["ledger", "check"]).ok();
+    world.assert_clean();
+}
+
+#[test]
+fn a_guest_that_ends_without_a_ledger_makes_one_for_its_end() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    remove_ledger(&world);
+    world.stop(&guest);
+    assert_eq!(
+        world.story(),
+        ["open 01 tun vnet0 q0", "start 01", "guest booted", "close 01 tun vnet0 q0", "guest destroyed"]
+    );
+    world.assert_clean();
+}
+
+#[test]
+fn what_runs_without_an_account_is_found_by_what_it_holds() {
+    let world = World::new();
+    let guest =
+        world.start("web1", &["--nic", ONE, "--nic", "macvtap=lower,mac=52:54:00:00:00:02,vhost=off"]);
+    world.kill_supervisor("web1");
+    remove_ledger(&world);
+    let done = world.taptrail(["recover"]);
+    assert_eq!(done.code(), 1);
+    let held = format!("process {} holds it", guest.pid);
+    assert_eq!(done.stdout.matches(&held).count(), 2, "{}", done.stdout);
+    guest.kill();
+    world.until("QEMU is gone", || !guest.is_alive());
+    let done = world.taptrail(["recover"]);
+    assert!(done.success());
+    assert!(done.stdout.contains("was left over: it is deleted"), "{}", done.stdout);
+    assert_eq!(world.links(), Vec::<String>::new());
+    assert!(world.taptrail(["recover"]).stdout.contains("Nothing was left behind"));
+}

@@ -2,6 +2,7 @@
 
 use taptrail_kernel::link::Link;
 use taptrail_record::{GuestId, IfName, MacAddr};
+use uuid::Uuid;
 
 /// The first word of our marks.
 const MARK: &str = "taptrail";
@@ -40,6 +41,12 @@ pub(crate) enum TapState {
 /// The alias of a link that was made for a guest's interface.
 pub(crate) fn mark(guest: &GuestId, mac: MacAddr) -> String {
     format!("{MARK} {} {mac}", guest.uuid)
+}
+
+/// The guest's uuid and the interface's MAC in a mark.
+pub(crate) fn read_mark(alias: &str) -> Option<(Uuid, MacAddr)> {
+    let (uuid, mac) = alias.strip_prefix(MARK)?.strip_prefix(' ')?.split_once(' ')?;
+    Some((uuid.parse().ok()?, mac.parse().ok()?))
 }
 
 /// Whether a link with this alias was made for some guest's interface.
@@ -155,6 +162,8 @@ mod tests {
         let theirs = HostLink::found(LinkKind::Tap, "vnet0".parse().unwrap(), 7);
         assert!(theirs.is(&link("tun", Some("anything"))) && !theirs.is(&link("bridge", None)));
         assert!(!theirs.is_ours() && ours.is_ours());
+        assert_eq!(read_mark(&mark), Some((guest.uuid, MacAddr::kvm([0, 0, 1]))));
+        assert_eq!(read_mark("taptrail web1"), None);
         assert_eq!(HostLink::new(&link("bridge", None), None), None);
     }
 }

@@ -50,6 +50,7 @@ mod service;
 mod service_manager;
 mod socket;
 pub mod spec;
+mod stray;
 mod supervisor;
 pub mod xml;
 
@@ -65,6 +66,7 @@ pub use recovery::{
 };
 pub use run_dir::{Dirs, NOFOLLOW, RunDirError, api_socket, check_name, guests, log_file, make};
 pub use service_manager::ServiceManager;
+pub use stray::{Stray, StrayState, strays};
 pub use supervisor::{Running, SuperviseError, adopt, supervise};
 
 /// An error and its sources on one line.

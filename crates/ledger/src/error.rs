@@ -37,6 +37,26 @@ pub enum LedgerError {
         /// Ours.
         known: i64,
     },
+    /// The file, or its directory, is somebody else's, or others can write to it.
+    #[error("Ledger path {path} is refused, because {why}: give it to root with mode 0700 (a directory) or 0600 (the ledger), or use another --state-dir", path = .path.display())]
+    NotOurs {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// The file was removed while it was open.
+    #[error("Ledger {path} was removed: nothing is given to a guest without a ledger; the next `taptrail run` makes a new one, into which running guests are taken", path = .path.display())]
+    Removed {
+        /// Where it was.
+        path: PathBuf,
+    },
+    /// Another file stands where the one that is open was.
+    #[error("Ledger {path} was replaced by another file", path = .path.display())]
+    Replaced {
+        /// Where it was.
+        path: PathBuf,
+    },
     /// The file is damaged.
     #[error("Ledger {path} is damaged ({fault}): `taptrail ledger check` tells more", path = path.display())]
     Damaged {

@@ -24,6 +24,8 @@
 
 mod error;
 mod live;
+mod moved;
+mod owner;
 mod read;
 mod upkeep;
 mod watch;
@@ -31,6 +33,7 @@ mod write;
 
 pub use error::LedgerError;
 pub use live::{LiveDevice, LiveInterface, LiveStep};
+pub use moved::Moved;
 pub use read::{Guest, Records, StoredRecord};
 pub use upkeep::Pruned;
 pub use watch::{Checkpoint, NewWatched};
@@ -63,6 +66,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Ledger {
     connection: Connection,
     path: PathBuf,
+    /// The file that was opened.
+    file_id: Option<moved::FileId>,
     /// Of its schema, when it was opened.
     version: i64,
 }
@@ -77,6 +82,7 @@ impl Ledger {
             .mode(0o700)
             .create(state_dir)
             .map_err(|source| LedgerError::Directory { path: state_dir.to_owned(), source })?;
+        owner::check_directory(state_dir)?;
         let path = Self::file(state_dir);
         // SQLite makes its file with the umask's mode; made beforehand it gets ours, and its
         // -wal and -shm files follow the main file's.
@@ -85,8 +91,11 @@ impl Ledger {
             .append(true)
             .create(true)
             .mode(0o600)
+            // A link there would lead somewhere else.
+            .custom_flags(owner::NOFOLLOW)
             .open(&path)
-            .map_err(|source| LedgerError::File { path: path.clone(), source })?;
+            .map_err(|source| LedgerError::File { path: path.clone(), source })
+            .and_then(|file| owner::check_file(&path, &file))?;
         let mut ledger = Self::connect(path)?;
         ledger.migrate()?;
         ledger.refuse_damage()?;
@@ -137,7 +146,8 @@ impl Ledger {
             )
             .map_err(failed)?;
         let version = version(&connection).map_err(failed)?;
-        Ok(Self { connection, path, version })
+        let file_id = moved::file_id(&path);
+        Ok(Self { connection, path, file_id, version })
     }
 
     /// Whoever makes a ledger makes an empty file first, and all of its schema at once a moment later.
@@ -178,7 +188,11 @@ impl Ledger {
     }
 
     /// Begins a transaction; nothing of it lasts until [`Tx::commit`].
+    ///
+    /// # Errors
+    /// [`LedgerError::Removed`] and [`LedgerError::Replaced`] when the file at its path is not the one that is open.
     pub fn begin(&mut self) -> Result<Tx<'_>, LedgerError> {
+        self.is_in_place()?;
         let tx = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)

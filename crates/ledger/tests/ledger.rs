@@ -139,7 +139,7 @@ fn a_newer_ledger_a_foreign_file_and_a_symbolic_link_are_refused_by_name() {
 
     let linked = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(&file, Ledger::file(linked.path())).unwrap();
-    assert!(matches!(Ledger::open(linked.path()), Err(LedgerError::Open { .. })));
+    assert!(matches!(Ledger::open(linked.path()), Err(LedgerError::File { .. })));
 }
 
 #[test]
@@ -393,4 +393,77 @@ fn what_is_wrong_with_a_ledger_is_told() {
     std::fs::write(&file, bytes).unwrap();
     let told = Ledger::open_to_read(dir.path()).and_then(|ledger| ledger.faults());
     assert!(told.is_err() || !told.unwrap().is_empty());
+}
+
+#[test]
+fn an_account_is_carried_over_into_the_ledger_that_took_its_place() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut ledger = Ledger::open(dir.path()).unwrap();
+    let tx = ledger.begin().unwrap();
+    let key = begin(&tx).unwrap();
+    let opened = tx.record(key, &record("open")).unwrap();
+    let device = tx.device_opened(key, &tun(), opened).unwrap();
+    let interface = tx.interface_begins(key, MAC, "nic0", "bridge=br0").unwrap();
+    let step = tx.intend(key, Step::Release, Some(MAC), "unplug").unwrap();
+    tx.commit().unwrap();
+
+    // Another one takes its place, and another guest is in it by then.
+    let mut another = Ledger::open(other.path()).unwrap();
+    let tx = another.begin().unwrap();
+    for _ in 0..3 {
+        begin(&tx).unwrap();
+    }
+    tx.commit().unwrap();
+    drop(another);
+    for file in ["ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm"] {
+        let _ = std::fs::remove_file(dir.path().join(file));
+    }
+    assert!(matches!(ledger.begin(), Err(LedgerError::Removed { .. })));
+    std::fs::copy(Ledger::file(other.path()), Ledger::file(dir.path())).unwrap();
+    assert!(ledger.is_replaced());
+    assert!(matches!(ledger.begin(), Err(LedgerError::Replaced { .. })));
+
+    let mut new = Ledger::open(dir.path()).unwrap();
+    let moved = ledger.carry_over(key, &mut new).unwrap();
+    assert_eq!(new.guests().unwrap().len(), 4);
+    let tx = new.begin().unwrap();
+    let closed = tx.record(moved.guest(key), &record("close")).unwrap();
+    tx.device_closed(moved.device(device), closed).unwrap();
+    tx.done(moved.step(step), "success").unwrap();
+    tx.interface_ends(moved.interface(interface)).unwrap();
+    // What is made from then on keeps its number.
+    let later = tx.intend(moved.guest(key), Step::Stop, None, "").unwrap();
+    assert_eq!(moved.step(later), later);
+    tx.done(later, "success").unwrap();
+    tx.commit().unwrap();
+    let again = ledger.carry_over(key, &mut new).unwrap();
+    assert_eq!(new.guests().unwrap().len(), 4, "an older state of the same account gives way");
+    assert_eq!(new.live_devices(again.guest(key)).unwrap().len(), 1);
+    assert_eq!(new.faults().unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn a_ledger_that_others_can_write_to_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |mode: u32, path: &std::path::Path| {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        let error = Ledger::open(dir.path()).unwrap_err();
+        assert!(matches!(error, LedgerError::NotOurs { .. }), "{error}");
+        assert!(error.to_string().contains(&format!("{mode:04o}")), "{error}");
+    };
+    drop(Ledger::open(dir.path()).unwrap());
+    let file = Ledger::file(dir.path());
+    refused(0o666, &file);
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+    refused(0o777, dir.path());
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o700)).unwrap();
+    std::os::unix::fs::chown(&file, Some(65_534), None).unwrap();
+    let error = Ledger::open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("belongs to user 65534"), "{error}");
+    // A link that leads nowhere makes no ledger there.
+    std::fs::remove_file(&file).unwrap();
+    let elsewhere = dir.path().join("elsewhere");
+    std::os::unix::fs::symlink(&elsewhere, &file).unwrap();
+    assert!(matches!(Ledger::open(dir.path()), Err(LedgerError::File { .. })));
+    assert!(!elsewhere.exists());
 }

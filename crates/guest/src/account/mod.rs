@@ -25,7 +25,7 @@ use jiff::Timestamp;
 use taptrail_kernel::audit::{Audit, AuditError, LogTime, NotLogged, Proof};
 use taptrail_kernel::proc::{ProcessId, boot_id, network_namespace};
 use taptrail_ledger::{
-    GuestKey, InterfaceKey, Ledger, LedgerError, Logged, NewGuest, Process, Step, StepKey, Tx,
+    GuestKey, InterfaceKey, Ledger, LedgerError, Logged, Moved, NewGuest, Process, Step, StepKey, Tx,
 };
 use taptrail_record::{Event, GuestId, MacAddr, Outcome, Record, RecordType, Requester, TooLong, parse_text};
 use tracing::warn;
@@ -96,6 +96,10 @@ pub enum AccountError {
 #[derive(Debug)]
 pub(crate) struct Account {
     ledger: Ledger,
+    /// Where the ledger lies.
+    state: PathBuf,
+    /// Where the account was carried over to, when its ledger was replaced, the oldest first.
+    moves: Vec<Moved>,
     audit: Option<Audit>,
     mode: AuditMode,
     guest: GuestId,
@@ -172,6 +176,8 @@ impl Account {
         let key = find(&mut ledger, &guest)?;
         Ok(Self {
             ledger,
+            state: state.to_owned(),
+            moves: Vec::new(),
             audit,
             mode,
             guest,
@@ -234,7 +240,7 @@ impl Account {
                 self.commit(written.without_changes())?;
                 Err(refusal)
             }
-            None => match self.transact(|tx, guest| written.apply(tx, guest)) {
+            None => match self.transact(|tx, guest, moves| written.apply(tx, guest, moves)) {
                 Ok(()) => {
                     self.tell(&written);
                     Ok(())
@@ -251,6 +257,11 @@ impl Account {
     pub(crate) fn end(&mut self, posting: Posting) -> Result<(), AccountError> {
         let deadline = Instant::now() + LAST_PATIENCE;
         let mut posted = self.post(posting);
+        if let Err(AccountError::Ledger(LedgerError::Removed { .. })) = &posted {
+            // Nothing is given any more, and what is on record has to be somewhere.
+            Ledger::open(&self.state)?;
+            posted = self.note(|_, _| Ok(()));
+        }
         while let Err(AccountError::Ledger(error)) = &posted
             && !self.owed.is_empty()
             && Instant::now() < deadline
@@ -283,7 +294,7 @@ impl Account {
     }
 
     fn commit(&mut self, written: Written) -> Result<(), AccountError> {
-        match self.transact(|tx, guest| written.apply(tx, guest)) {
+        match self.transact(|tx, guest, moves| written.apply(tx, guest, moves)) {
             Ok(()) => {
                 self.tell(&written);
                 Ok(())
@@ -309,7 +320,10 @@ impl Account {
 
     /// Keeps for later what the ledger could not take now. What it would never take is not kept.
     fn owe(&mut self, written: Written, error: &LedgerError) {
-        if matches!(error, LedgerError::Write { .. }) {
+        if matches!(
+            error,
+            LedgerError::Write { .. } | LedgerError::Removed { .. } | LedgerError::Replaced { .. }
+        ) {
             self.owed.push(written);
         }
     }
@@ -317,13 +331,14 @@ impl Account {
     /// One transaction of the ledger, with what is owed to it first.
     fn transact<T>(
         &mut self,
-        change: impl FnOnce(&Tx<'_>, GuestKey) -> Result<T, LedgerError>,
+        change: impl FnOnce(&Tx<'_>, GuestKey, &[Moved]) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {
+        self.follow_ledger()?;
         let tx = self.ledger.begin()?;
         for written in &self.owed {
-            written.apply(&tx, self.key)?;
+            written.apply(&tx, self.key, &self.moves)?;
         }
-        let changed = change(&tx, self.key)?;
+        let changed = change(&tx, self.key, &self.moves)?;
         tx.commit()?;
         for written in std::mem::take(&mut self.owed) {
             self.tell(&written);
@@ -331,12 +346,26 @@ impl Account {
         Ok(changed)
     }
 
+    /// Carries the account over into the ledger that stands at the path now, if that is another one. Where none stands
+    /// there, the account is kept for one.
+    fn follow_ledger(&mut self) -> Result<(), LedgerError> {
+        if !self.ledger.is_replaced() {
+            return Ok(());
+        }
+        let mut ledger = Ledger::open(&self.state)?;
+        let moved = self.ledger.carry_over(self.key, &mut ledger)?;
+        warn!("the ledger was replaced by another one: the guest's account was carried over into it");
+        (self.ledger, self.key) = (ledger, moved.guest(self.key));
+        self.moves.push(moved);
+        Ok(())
+    }
+
     /// Notes in the ledger alone.
     pub(crate) fn note<T>(
         &mut self,
         change: impl FnOnce(&Tx<'_>, GuestKey) -> Result<T, LedgerError>,
     ) -> Result<T, AccountError> {
-        Ok(self.transact(change)?)
+        Ok(self.transact(|tx, guest, _| change(tx, guest))?)
     }
 
     /// Notes that a step is about to be done.

@@ -65,7 +65,7 @@ impl Books for Opens<'_> {
             posting = posting.says(record);
         }
         let (written, refusal) = self.account.send(posting)?;
-        let entered = self.account.transact(|tx, guest| {
+        let entered = self.account.transact(|tx, guest, _| {
             let mut open = Vec::new();
             for ((device, facts), (row, _)) in described.iter().zip(&written.rows) {
                 let opened = tx.record(guest, &row.new_record())?;

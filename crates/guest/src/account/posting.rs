@@ -1,7 +1,9 @@
 use jiff::Timestamp;
 use std::os::fd::RawFd;
 
-use taptrail_ledger::{DeviceKey, GuestKey, InterfaceKey, LedgerError, Logged, NewRecord, StepKey, Tx};
+use taptrail_ledger::{
+    DeviceKey, GuestKey, InterfaceKey, LedgerError, Logged, Moved, NewRecord, StepKey, Tx,
+};
 use taptrail_record::{Outcome, Reason, Record};
 
 use super::{Account, OpenDevice};
@@ -125,24 +127,31 @@ impl Written {
         Self { rows, done: Vec::new(), over: Vec::new(), ends: None }
     }
 
-    pub(super) fn apply(&self, tx: &Tx<'_>, guest: GuestKey) -> Result<(), LedgerError> {
+    /// Writes it; `moves` say where the account was carried over to since its rows were made.
+    pub(super) fn apply(&self, tx: &Tx<'_>, guest: GuestKey, moves: &[Moved]) -> Result<(), LedgerError> {
         for (row, change) in &self.rows {
             let key = tx.record(guest, &row.new_record())?;
             match change {
                 Some(Change::Granted(devices)) => {
                     for (device, fd) in devices {
-                        tx.device_granted(*device, key, *fd)?;
+                        tx.device_granted(
+                            moves.iter().fold(*device, |key, moved| moved.device(key)),
+                            key,
+                            *fd,
+                        )?;
                     }
                 }
-                Some(Change::Closed(device)) => tx.device_closed(*device, key)?,
+                Some(Change::Closed(device)) => {
+                    tx.device_closed(moves.iter().fold(*device, |key, moved| moved.device(key)), key)?;
+                }
                 None => {}
             }
         }
         for (step, outcome) in &self.done {
-            tx.done(*step, outcome)?;
+            tx.done(moves.iter().fold(*step, |key, moved| moved.step(key)), outcome)?;
         }
         for interface in &self.over {
-            tx.interface_ends(*interface)?;
+            tx.interface_ends(moves.iter().fold(*interface, |key, moved| moved.interface(key)))?;
         }
         match &self.ends {
             Some(reason) => tx.guest_ends(guest, reason.as_str()),
