@@ -222,7 +222,7 @@ fn a_tap_of_somebody_elses_is_used_and_left_as_it_was() {
     let world = World::new();
     world.ip("tuntap add dev mine mode tap");
     world.ip("link set mine address 02:00:00:00:00:07 up");
-    world.ip("link add link lower name theirs type macvtap mode bridge");
+    world.ip("link add link lower name theirs index 650 type macvtap mode bridge");
     world.ip("link set theirs address 52:54:00:00:00:02 up");
     let guest = world.start(
         "web1",

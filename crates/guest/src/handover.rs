@@ -9,7 +9,7 @@
 //!
 //! | device | shown by |
 //! |---|---|
-//! | tap of ours | its link, which is gone with the last open file |
+//! | tap of ours | its link, which is gone with the last open file, or was deleted: a copy has nothing behind it |
 //! | tap of others | its queues, none of which is attached |
 //! | macvtap of ours | its link, which we delete: a copy that is left has nothing behind it |
 //! | macvtap of others, vhost-net | the driver's count of open files, all of which are seen in processes |
@@ -147,7 +147,7 @@ pub(crate) struct Release<'a> {
     pub(crate) devices: &'a [OpenDevice],
     /// The link behind them.
     pub(crate) link: Option<&'a HostLink>,
-    /// Whether that link's being gone shows the release. It does not where somebody deleted the link before.
+    /// Whether that link's being gone shows the release: it does, unless the link is one of others that was not found.
     pub(crate) link_shows: bool,
     /// The devices of the guest's other interfaces.
     pub(crate) others: &'a [OpenDevice],
@@ -321,7 +321,7 @@ impl Counts {
 
 /// Whether another process than QEMU shows a descriptor of this very device.
 fn held_elsewhere(device: &OpenDevice, qemu: Option<&ProcessId>) -> bool {
-    let Ok(holders) = Holders::of(device.device.kind) else { return false };
+    let Ok(holders) = Holders::of(device.device.kind).and_then(Holders::of_our_network) else { return false };
     let qemu = qemu.map(|qemu| qemu.pid);
     holders.found.iter().any(|(pid, _, held)| Some(*pid) != qemu && Some(held.rdev) == device.device.rdev)
 }
@@ -382,7 +382,7 @@ pub(crate) fn at_end(
 /// The process that holds the tap behind a link, where one shows it.
 fn tap_holder(link: &HostLink, host: &mut Host) -> Option<u32> {
     let name = host.name_of(link)?;
-    let holders = Holders::of(DeviceKind::Tun).ok()?;
+    let holders = Holders::of(DeviceKind::Tun).and_then(Holders::of_our_network).ok()?;
     let is_it = |held: &HeldDevice| held.ifname.as_ref().is_some_and(|ifname| ifname.as_str() == name);
     holders.found.iter().find(|(_, _, held)| is_it(held)).map(|(pid, _, _)| *pid)
 }

@@ -497,8 +497,8 @@ impl Host {
         if attached.map_err(|source| OpenError::Link { mac, source })? != Some(true) {
             return Ok(Place::OldTap(name.clone()));
         }
-        let holders = Holders::of(DeviceKind::Tun).map(|all| all.found).unwrap_or_default();
-        let held = holders.into_iter().find(|(_, _, held)| held.ifname.as_ref() == Some(name));
+        let holders = Holders::of(DeviceKind::Tun).and_then(Holders::of_our_network).unwrap_or_default();
+        let held = holders.found.into_iter().find(|(_, _, held)| held.ifname.as_ref() == Some(name));
         Err(OpenError::Held { name: name.clone(), pid: held.map(|(pid, ..)| pid) })
     }
 
@@ -513,6 +513,7 @@ impl Host {
     fn macvtap_is_free(&self, name: &IfName, index: u32) -> Result<(), OpenError> {
         let rdev = self.links.macvtap_rdev(name, index);
         let holders = Holders::of(DeviceKind::Macvtap)
+            .and_then(Holders::of_our_network)
             .map_err(|source| OpenError::Holders { name: name.clone(), source })?;
         let own = std::process::id();
         let other = holders.found.iter().find(|(pid, _, held)| *pid != own && Some(held.rdev) == rdev);

@@ -78,7 +78,7 @@ pub fn strays(options: &RecoverOptions) -> Result<Vec<Stray>, RecoverError> {
 /// The process that holds the device of a link, where one shows it.
 fn holder(links: &Links, known: &HostLink, link: &Link) -> Result<Option<u32>, RecoverError> {
     let kind = if known.is_tap() { DeviceKind::Tun } else { DeviceKind::Macvtap };
-    let holders = Holders::of(kind).map_err(RecoverError::Look)?;
+    let holders = Holders::of(kind).and_then(Holders::of_our_network).map_err(RecoverError::Look)?;
     let rdev = links.macvtap_rdev(known.name(), link.index);
     let found = holders.found.iter().find(|(_, _, held)| match kind {
         DeviceKind::Tun => held.ifname.as_ref() == Some(known.name()),

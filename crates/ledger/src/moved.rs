@@ -124,7 +124,7 @@ impl Ledger {
         let column = if table == "guest" { "id" } else { "guest" };
         let sql = format!("SELECT * FROM {table} WHERE {column} = ?1 ORDER BY id");
         let mut statement = self.connection.prepare(&sql).map_err(read)?;
-        let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+        let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
         let row = |row: &rusqlite::Row<'_>| {
             names.iter().enumerate().map(|(at, name)| Ok((name.clone(), row.get(at)?))).collect()
         };

@@ -253,10 +253,9 @@ impl Driver {
             }
         };
         crash_point!("release::intended");
-        let link_shows = self.link_shows(index);
         let refused = self.let_go(index);
         crash_point!("release::let-go");
-        let shown = self.look(index, link_shows, handover::RELEASE_GRACE);
+        let shown = self.look(index, handover::RELEASE_GRACE);
         let plugged = &mut self.interfaces[index];
         let info = plugged.info();
         let (kept, gone) = handover::part(std::mem::take(&mut plugged.interface.devices), shown);
@@ -304,14 +303,8 @@ impl Driver {
         Ok(info)
     }
 
-    /// Whether the going of an interface's link will show that its devices are given up: it is there now.
-    fn link_shows(&mut self, index: usize) -> bool {
-        let link = self.interfaces[index].interface.lasting.link.clone();
-        link.is_some_and(|link| self.host.name_of(&link).is_some())
-    }
-
     /// Looks what is shown of an interface's devices that QEMU should have given up.
-    pub(super) fn look(&mut self, index: usize, link_shows: bool, grace: Duration) -> Vec<Shown> {
+    pub(super) fn look(&mut self, index: usize, grace: Duration) -> Vec<Shown> {
         let (before, rest) = self.interfaces.split_at(index);
         let Some((plugged, after)) = rest.split_first() else { return Vec::new() };
         let others: Vec<_> =
@@ -320,7 +313,7 @@ impl Driver {
             qemu: Some(&self.qemu.id),
             devices: &plugged.interface.devices,
             link: plugged.interface.lasting.link.as_ref(),
-            link_shows,
+            link_shows: true,
             others: &others,
             grace,
         };

@@ -131,7 +131,7 @@ impl Driver {
         if plugged.interface.devices.is_empty() || !self.qemu.id.is_alive() {
             return false;
         }
-        let shown = self.look(index, true, Duration::ZERO);
+        let shown = self.look(index, Duration::ZERO);
         if shown.iter().all(|shown| shown.is_held()) {
             return false;
         }

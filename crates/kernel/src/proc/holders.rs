@@ -7,7 +7,10 @@ use std::os::fd::RawFd;
 use rustix::io::Errno;
 use taptrail_record::DeviceKind;
 
-use super::{DeviceNumbers, HeldDevice, compare_files, descriptor_tables, held_devices, processes};
+use super::{
+    DeviceNumbers, HeldDevice, compare_files, descriptor_tables, held_devices, network_namespace,
+    network_namespace_of, processes,
+};
 
 /// The most descriptors that are taken from one process, and compared in all.
 const MAX_DESCRIPTORS: usize = 32 * 1024;
@@ -73,6 +76,17 @@ impl Holders {
             }));
         }
         Ok(())
+    }
+
+    /// Leaves only what processes of the calling thread's network namespace hold: the interfaces of others may have
+    /// the same names, and what a deleted macvtap left open may have the number of a new one.
+    ///
+    /// # Errors
+    /// When the calling thread's own namespace can't be told.
+    pub fn of_our_network(mut self) -> io::Result<Self> {
+        let ours = network_namespace()?;
+        self.found.retain(|(pid, ..)| network_namespace_of(*pid).is_ok_and(|theirs| theirs == ours));
+        Ok(self)
     }
 
     /// How many open files are behind these descriptors: a file that was handed over, inherited or

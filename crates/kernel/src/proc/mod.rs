@@ -110,6 +110,14 @@ pub fn network_namespace() -> io::Result<u64> {
     Ok(std::fs::metadata("/proc/thread-self/ns/net")?.ino())
 }
 
+/// The network namespace of a process: the inode of its file in /proc.
+///
+/// # Errors
+/// ENOENT when the process is gone, EACCES without the right to look into it.
+pub fn network_namespace_of(pid: u32) -> io::Result<u64> {
+    Ok(std::fs::metadata(format!("/proc/{pid}/ns/net"))?.ino())
+}
+
 /// Whether all processes of this system are seen from here: those outside of our pid namespace and the ones
 /// in it are not.
 ///

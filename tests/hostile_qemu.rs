@@ -1,0 +1,298 @@
+//! A QEMU that was taken over keeps descriptors by every way that a process without capabilities has
+//! (`examples/hostile_qemu.rs`): nothing that is held is told as definitively released, nothing of
+//! another guest's is touched, and no filter is lost.
+
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use taptrail_record::{CloseDoubt, Event, Record};
+use world::{Guest, World, mac};
+
+/// The ways to keep a descriptor when asked to give it up.
+const WAYS: [&str; 6] = ["lie", "dup", "thread", "flight", "ring", "child"];
+
+/// The hostile peer's program.
+fn program() -> PathBuf {
+    let taptrail = Path::new(env!("CARGO_BIN_EXE_taptrail"));
+    taptrail.parent().unwrap().join("examples/hostile_qemu")
+}
+
+/// A guest whose QEMU is the hostile peer.
+struct Hostile<'a> {
+    world: &'a World,
+    guest: Guest,
+    directory: PathBuf,
+}
+
+impl<'a> Hostile<'a> {
+    fn start(world: &'a World, name: &str) -> Self {
+        let directory = world.path(&format!("{name}-hostile"));
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("mode"), "").unwrap();
+        let (program, path) = (program().display().to_string(), directory.display().to_string());
+        let guest = world.start_with(name, &[], &[&program, &path]);
+        Self { world, guest, directory }
+    }
+
+    /// What it does from now on.
+    fn does(&self, mode: &str) {
+        fs::write(self.directory.join("mode"), mode).unwrap();
+    }
+
+    /// Which descriptors it really holds, by the name under which it got each, and how.
+    fn truth(&self) -> BTreeMap<String, String> {
+        serde_json::from_slice(&fs::read(self.directory.join("truth")).unwrap()).unwrap()
+    }
+
+    /// Makes it give up what it hides, by any command.
+    fn free(&self) {
+        self.does("free deleted");
+        let _ = self.world.detach(&self.guest, 0xEE, &["--force"]);
+        let spec = "bridge=br0,mac=52:54:00:00:00:ee,id=free,vhost=off";
+        let _ = self.world.attach(&self.guest, spec);
+        // What is gone by now is looked at before the next hot-plug.
+        let _ = self.world.detach(&self.guest, 0xEE, &["--force"]);
+        let _ = self.world.attach(&self.guest, spec);
+        let _ = self.world.detach(&self.guest, 0xEE, &["--force"]);
+    }
+}
+
+fn closes(world: &World) -> Vec<Record> {
+    let mut records = world.records();
+    records.retain(|record| matches!(record.event, Event::Close { .. }));
+    records
+}
+
+/// The one close of an interface; none while it is held.
+fn close_of(world: &World, last: u8) -> Option<Option<CloseDoubt>> {
+    let of = |record: &&Record| record.event.mac().is_some_and(|mac| mac.0[5] == last);
+    closes(world).iter().find(of).map(|record| record.doubt)
+}
+
+#[test]
+fn no_way_of_hiding_makes_a_tap_definitively_released() {
+    for own in [true, false] {
+        for (number, way) in WAYS.into_iter().enumerate() {
+            let world = World::new();
+            let hostile = Hostile::start(&world, "web1");
+            world.ip("tuntap add dev mine mode tap");
+            let backend = if own { "bridge=br0" } else { "tap=mine" };
+            let last = u8::try_from(number + 1).unwrap();
+            hostile.does("deleted");
+            let spec = format!("{backend},mac={},id=n1,vhost=off", mac(last));
+            world.attach(&hostile.guest, &spec).ok();
+            hostile.does(&format!("{way} deleted no-carrier"));
+            world.detach(&hostile.guest, last, &[]).fails(1, "still holds");
+            let truth = hostile.truth();
+            assert_eq!(truth.len(), 1, "{way}: {truth:?}");
+            assert_eq!(close_of(&world, last), None, "{way}, own {own}");
+            assert_eq!(world.trail()["holdings"][0]["state"], "held", "{way}");
+            // It lets go: then it is definitive.
+            if matches!(way, "lie" | "dup") {
+                continue;
+            }
+            hostile.free();
+            assert_eq!(close_of(&world, last), Some(None), "{way}, own {own}");
+        }
+    }
+}
+
+#[test]
+fn a_macvtap_is_taken_with_its_link_whatever_is_hidden() {
+    for way in ["thread", "flight", "ring", "child"] {
+        let world = World::new();
+        let hostile = Hostile::start(&world, "web1");
+        hostile.does("deleted");
+        world.attach(&hostile.guest, "macvtap=lower,mac=52:54:00:00:00:01,id=n1,vhost=off").ok();
+        hostile.does(&format!("{way} deleted"));
+        let done = world.detach(&hostile.guest, 1, &[]);
+        if way == "thread" {
+            // Another thread's table is seen.
+            assert_eq!((done.code(), close_of(&world, 1)), (1, None), "{way}");
+            world.detach(&hostile.guest, 1, &["--force"]).fails(1, "their link is deleted");
+        } else {
+            assert_eq!((done.code(), close_of(&world, 1)), (0, Some(None)), "{way}: {}", done.stderr);
+        }
+        assert_eq!(world.links(), Vec::<String>::new(), "{way}");
+    }
+}
+
+#[test]
+fn a_macvtap_of_somebody_elses_is_released_with_a_doubt() {
+    let ways = [
+        ("", CloseDoubt::Uncounted),
+        ("flight", CloseDoubt::Hidden),
+        ("ring", CloseDoubt::Hidden),
+        ("child", CloseDoubt::HeldElsewhere),
+    ];
+    for (number, (way, doubt)) in ways.into_iter().enumerate() {
+        if way.is_empty() && Path::new("/sys/module/macvtap/refcnt").exists() {
+            // A module counts its open files, and shows it.
+            continue;
+        }
+        let world = World::new();
+        let hostile = Hostile::start(&world, "web1");
+        // Another number each time: that of a namespace before may be taken still.
+        world.ip(&format!("link add link lower name theirs index {} type macvtap mode bridge", 700 + number));
+        world.ip("link set theirs address 52:54:00:00:00:01 up");
+        hostile.does("deleted");
+        world.attach(&hostile.guest, "tap=theirs,mac=52:54:00:00:00:01,id=n1,vhost=off").ok();
+        hostile.does(&format!("{way} deleted"));
+        world.detach(&hostile.guest, 1, &[]).ok();
+        assert_eq!(close_of(&world, 1), Some(Some(doubt)), "{way}");
+        let holding = &world.trail()["holdings"][0];
+        assert_eq!(
+            (&holding["certainty"], &holding["end_doubt"]),
+            (&"inferred".into(), &doubt.as_str().into())
+        );
+    }
+}
+
+#[test]
+fn the_end_of_qemu_is_no_proof_by_itself() {
+    for (spec, doubt) in [
+        ("bridge=br0,mac=52:54:00:00:00:01,id=n1,vhost=off", Some(CloseDoubt::HeldElsewhere)),
+        ("tap=mine,mac=52:54:00:00:00:01,id=n1,vhost=off", Some(CloseDoubt::HeldElsewhere)),
+        // Its link is deleted: whoever has a copy has nothing.
+        ("macvtap=lower,mac=52:54:00:00:00:01,id=n1,vhost=off", None),
+    ] {
+        let world = World::new();
+        world.ip("tuntap add dev mine mode tap");
+        let hostile = Hostile::start(&world, "web1");
+        world.attach(&hostile.guest, spec).ok();
+        hostile.does("child deleted");
+        let _ = world.detach(&hostile.guest, 1, &[]);
+        world.stop(&hostile.guest);
+        assert_eq!(close_of(&world, 1), Some(doubt), "{spec}");
+        world.taptrail(["ledger", "check"]).ok();
+        assert_eq!(world.links(), ["mine"], "{spec}");
+    }
+}
+
+#[test]
+fn a_tap_that_qemu_made_stay_goes_with_its_guest() {
+    let world = World::new();
+    let hostile = Hostile::start(&world, "web1");
+    world.attach(&hostile.guest, "bridge=br0,mac=52:54:00:00:00:01,id=n1,vhost=off").ok();
+    hostile.does("persist deleted");
+    world.detach(&hostile.guest, 1, &[]).ok();
+    assert_eq!(close_of(&world, 1), Some(None));
+    assert_eq!(world.links(), Vec::<String>::new());
+    // And when both end, by `recover`.
+    hostile.does("");
+    world.attach(&hostile.guest, "bridge=br0,mac=52:54:00:00:00:02,id=n2,vhost=off").ok();
+    world.kill_supervisor("web1");
+    // QEMU makes it stay, and ends.
+    fs::write(hostile.directory.join("mode"), "persist").unwrap();
+    let socket = world.run_dir().join("web1/monitor");
+    let mut monitor = world::qmp::Qmp::connect(socket);
+    monitor.execute("netdev_del", serde_json::json!({"id": "host-n2"}));
+    hostile.guest.kill();
+    world.until("QEMU is gone", || !hostile.guest.is_alive());
+    assert_eq!(world.links(), ["vnet0"]);
+    world.taptrail(["recover"]).ok();
+    world.assert_clean();
+}
+
+/// A generator of which a test can tell the seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        // xorshift64*, https://www.jstatsoft.org/article/view/v008i14
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % limit
+    }
+
+    fn of<'a>(&mut self, words: &[&'a str]) -> &'a str {
+        words[usize::try_from(self.below(words.len() as u64)).unwrap()]
+    }
+}
+
+/// Whatever a hostile QEMU does at random, held against what it really holds.
+#[test]
+fn whatever_a_hostile_qemu_does_nothing_held_is_told_as_released() {
+    let number = |name, otherwise| {
+        std::env::var(name).ok().and_then(|number| number.parse().ok()).unwrap_or(otherwise)
+    };
+    let (steps, seed) = (number("TAPTRAIL_HOSTILE_STEPS", 60), number("TAPTRAIL_HOSTILE_SEED", 20_261_129));
+    let mut random = Random(seed);
+    let world = World::new();
+    world.ip("tuntap add dev mine mode tap");
+    // Another guest, whose device and filter nothing may touch.
+    let victim = world
+        .start("victim", &["--nic", "bridge=br0,mac=52:54:00:00:00:aa,vhost=off,filter=no-mac-spoofing"]);
+    let (victims_tap, victims_filter) = (world.link("vnet0")["ifindex"].clone(), world.ruleset());
+    let hostile = Hostile::start(&world, "web1");
+    let mut told = closes(&world).len();
+    // The NIC that each MAC was given last: a MAC is not given again while anything of it is held.
+    let mut ids = BTreeMap::new();
+    for step in 0..steps {
+        let last = u8::try_from(1 + random.below(3)).unwrap();
+        let mode = [
+            random.of(&["", "deleted", "deleted", "deleted-twice"]),
+            random.of(&["", "", "lie", "dup", "thread", "flight", "ring", "child"]),
+            random.of(&["", "", "", "free", "refuse-getfd", "refuse-netdev", "refuse-device"]),
+            random.of(&["", "", "", "persist", "no-carrier", "hide-closefd"]),
+        ]
+        .join(" ");
+        hostile.does(&mode);
+        let does = match random.below(4) {
+            0 | 1 => {
+                let backend = random.of(&["bridge=br0", "macvtap=lower", "tap=mine", "tap=vnet0"]);
+                let filter = random.of(&["", ",filter=no-mac-spoofing"]);
+                let spec = format!("{backend},mac={},id=s{step},vhost=off{filter}", mac(last));
+                let held = world.nics(&hostile.guest);
+                let held = held
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .any(|nic| nic["mac"] == mac(last).as_str() && nic["state"] != "revoked");
+                if !held {
+                    ids.insert(last, format!("s{step}"));
+                }
+                let _ = world.attach(&hostile.guest, &spec);
+                spec
+            }
+            2 => {
+                let _ = world.detach(&hostile.guest, last, &["--timeout", "1s"]);
+                format!("detach {last}")
+            }
+            _ => {
+                let _ = world.detach(&hostile.guest, last, &["--force"]);
+                format!("detach {last} --force")
+            }
+        };
+        let context = format!("seed {seed}, step {step}: {does} ({mode})");
+        // What was told as definitively closed is not held; a macvtap's link is gone, and with it the device.
+        let truth = hostile.truth();
+        let all = closes(&world);
+        for close in &all[told..] {
+            let Event::Close { mac, device, .. } = &close.event else { unreachable!() };
+            let id = &ids[&mac.0[5]];
+            // Without its link nothing is behind a descriptor.
+            let dead = !world.links().contains(&device.dev.clone().unwrap().into());
+            let held = truth.contains_key(&format!("taptrail-{id}-0")) && !dead;
+            assert!(close.doubt.is_some() || !held, "{context}: {close:?} with {truth:?}");
+        }
+        told = all.len();
+        assert_eq!(victim.holds(), ["tun vnet0"], "{context}");
+        assert_eq!(world.link("vnet0")["ifindex"], victims_tap, "{context}");
+        let filters = world.ruleset();
+        let table = victims_filter.lines().next().unwrap();
+        assert!(filters.contains(table) && filters.contains("52:54:00:00:00:aa"), "{context}: {filters}");
+    }
+    world.stop(&hostile.guest);
+    world.stop(&victim);
+    world.taptrail(["ledger", "check"]).ok();
+    assert_eq!(world.links(), ["mine"]);
+    assert_eq!(world.ruleset(), "");
+    assert_eq!(world.open_accounts(), (0, 0));
+}
