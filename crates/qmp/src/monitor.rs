@@ -12,13 +12,16 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::error::{QmpError, excerpt};
+use crate::error::{ErrorClass, QmpError, excerpt};
 use crate::event::EventQueue;
 use crate::message::{Answer, Message};
 use crate::wire::{Filled, SendError, Wire};
 
 /// Commands that may go unanswered before the peer is taken for dead.
 const MAX_ABANDONED: usize = 64;
+
+/// The command that ends the negotiation with which every connection begins.
+const NEGOTIATED: &str = "qmp_capabilities";
 
 /// QEMU's version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +54,8 @@ pub struct Monitor {
     /// Commands whose caller stopped waiting, oldest first: a late reply to one is no offence.
     abandoned: VecDeque<u64>,
     poison: Option<String>,
+    /// A second greeting came.
+    greeted_twice: bool,
 }
 
 impl Monitor {
@@ -80,6 +85,7 @@ impl Monitor {
             next_id: 1,
             abandoned: VecDeque::new(),
             poison: None,
+            greeted_twice: false,
         };
         let timed_out = || QmpError::TimedOut {
             awaited: "the greeting".to_owned(),
@@ -91,8 +97,19 @@ impl Monitor {
                 return Err(QmpError::Unexpected { expected: "a greeting".to_owned(), excerpt });
             }
         };
-        let left = deadline.saturating_duration_since(Instant::now());
-        monitor.execute("qmp_capabilities", Value::Null, left)?;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        monitor.execute(NEGOTIATED, Value::Null, left())?;
+        if monitor.greeted_twice {
+            // With the second greeting the negotiation begins anew, unless what ends it came later.
+            match monitor.execute(NEGOTIATED, Value::Null, left()) {
+                Err(error)
+                    if !matches!(error, QmpError::Refused { class: ErrorClass::CommandNotFound, .. }) =>
+                {
+                    return Err(error);
+                }
+                _ => {}
+            }
+        }
         Ok(monitor)
     }
 
@@ -178,6 +195,10 @@ impl Monitor {
                 }
                 Message::Reply { id: Some(got), .. } if self.forgive(got) => {
                     tracing::debug!(id = got, "QEMU answered a command given up on");
+                }
+                // QEMU may take a client with one thread while another still prepares its monitor, and then both greet.
+                Message::Greeting(_) if command == NEGOTIATED && !self.greeted_twice => {
+                    self.greeted_twice = true
                 }
                 _ => {
                     let expected = format!("a reply to {command} (id {id})");

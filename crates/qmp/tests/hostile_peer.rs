@@ -89,6 +89,55 @@ fn a_greeting_in_good_order_tells_the_version() {
 }
 
 #[test]
+fn a_second_greeting_begins_the_negotiation_anew() {
+    const REFUSED: &str =
+        r#"{"class": "CommandNotFound", "desc": "Capabilities negotiation is already complete"}"#;
+    for (before, refused) in [(true, true), (true, false), (false, false)] {
+        let (stream, _) = scripted(move |mut peer| {
+            peer.say(GREETING);
+            if before {
+                peer.say(GREETING);
+            }
+            let first = peer.hear();
+            assert_eq!(first["execute"], "qmp_capabilities");
+            if !before {
+                peer.say(GREETING);
+            }
+            peer.say(&json!({ "return": {}, "id": first["id"] }).to_string());
+            let second = peer.hear();
+            assert_eq!(second["execute"], "qmp_capabilities");
+            if refused {
+                peer.say(&format!(r#"{{"error": {REFUSED}, "id": {}}}"#, second["id"]));
+            } else {
+                peer.say(&json!({ "return": {}, "id": second["id"] }).to_string());
+            }
+            assert_eq!(peer.obey()["execute"], "cont");
+            peer.fall_silent();
+        });
+        let mut monitor = Monitor::over(stream, later()).unwrap();
+        monitor.cont(LONG).unwrap();
+    }
+}
+
+#[test]
+fn a_third_greeting_and_one_between_commands_break_the_protocol() {
+    let (stream, _) = scripted(|mut peer| {
+        for _ in 0..3 {
+            peer.say(GREETING);
+        }
+        peer.fall_silent();
+    });
+    assert!(matches!(Monitor::over(stream, later()), Err(QmpError::Unexpected { .. })));
+    let mut monitor = greeted(|mut peer| {
+        peer.hear();
+        peer.say(GREETING);
+        peer.fall_silent();
+    });
+    assert!(matches!(monitor.cont(LONG), Err(QmpError::Unexpected { .. })));
+    assert!(monitor.poisoned().is_some());
+}
+
+#[test]
 fn what_is_not_a_greeting_is_refused() {
     for (line, unexpected) in [
         (r#"{"return": {}}"#, true),
