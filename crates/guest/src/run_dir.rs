@@ -28,8 +28,9 @@ impl Default for Dirs {
 /// For files in directories that are ours: a symbolic link there is somebody's trap.
 pub const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
 
-/// How long a dead supervisor's threads may take to be gone.
-const LAST_THREADS: Duration = Duration::from_secs(1);
+/// How long who claims a guest waits for one who is about to let go of it: a dead supervisor's last threads, a
+/// supervisor that removes what was its own, or who settles what an earlier one left behind.
+const PASSING: Duration = Duration::from_secs(5);
 
 /// A unix socket's path has 108 bytes with its NUL (unix(7)).
 const SUN_PATH: usize = 108;
@@ -49,7 +50,7 @@ pub enum RunDirError {
     #[error("Run directory {path} is not a directory that only its owner, us, can write to: remove it", path = .0.display())]
     NotOurs(PathBuf),
     /// Another supervisor has the guest.
-    #[error("Guest '{name}' is already running{}", .supervisor.as_ref().map(|pid| format!(": its supervisor has pid {pid}")).unwrap_or_default())]
+    #[error("Guest '{name}' is {}", .supervisor.as_ref().map_or("being started, ended or recovered by another process: try again".to_owned(), |pid| format!("already running: its supervisor has pid {pid}")))]
     Taken {
         /// The guest's name.
         name: String,
@@ -119,60 +120,75 @@ pub fn guests(run: &Path) -> io::Result<Vec<String>> {
 }
 
 /// A guest's directory, ours as long as this lives; emptied and removed on drop.
+///
+/// ```text
+///   who comes:  directory made ─▶ lock opened ─▶ flock ─▶ is the path still this file? ─▶ ours
+///                    ▲  not there │      │ taken, but passing     │ no
+///                    └────────────┴──────┴────────────────────────┘
+///   who goes:   all that was ours removed ─▶ lock removed ─▶ directory removed, if nobody has made another lock in it
+/// ```
+///
+/// The lock's file is removed last, and by who has it alone: until then nothing in the directory is another's, and after
+/// that nothing in it is touched. What is removed between two of these steps is looked for again by who comes; what a
+/// crash between them leaves is the next one's.
 #[derive(Debug)]
 pub(crate) struct Claim {
     path: PathBuf,
     // Locked; the lock goes with the descriptor, however the process ends.
-    _lock: File,
+    lock: File,
     keep_log: bool,
     keep_monitor: bool,
 }
 
+/// Why a lock is not ours.
+enum Missed {
+    /// What we looked at has been removed, or will be: look again.
+    Passing,
+    /// Somebody has it who lives.
+    Taken,
+    Failed(RunDirError),
+}
+
 impl Claim {
-    /// Claims the directory, or says who has it.
+    /// Claims the directory as the guest's supervisor, or says who has it.
     pub(crate) fn take(run: &Path, guest: &str) -> Result<Self, RunDirError> {
-        let path = make(run, guest)?;
+        let mut claim = Self::take_for_a_moment(run, guest)?;
+        // It may be a dead supervisor's, who let others pass.
+        set_mode(&claim.path, |mode| mode & 0o700)?;
+        let path = claim.path.join("lock");
+        writeln!(claim.lock, "{}", std::process::id()).map_err(|source| RunDirError::Io {
+            what: "Writing",
+            path,
+            source,
+        })?;
+        Ok(claim)
+    }
+
+    /// Claims the directory for as long as it takes to settle what was left in it: who wants it meanwhile waits.
+    pub(crate) fn take_for_a_moment(run: &Path, guest: &str) -> Result<Self, RunDirError> {
+        check_name(guest)?;
+        let path = run.join(guest);
         let longest = path.join("monitor");
         if longest.as_os_str().len() >= SUN_PATH {
             return Err(RunDirError::TooDeep(longest));
         }
         let lock_path = path.join("lock");
-        let failed = |what, path: &Path| {
-            let path = path.to_owned();
-            move |source| RunDirError::Io { what, path, source }
-        };
-        let mut lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(NOFOLLOW)
-            .open(&lock_path)
-            .map_err(failed("Opening", &lock_path))?;
-        if let Err(error) = lock_of_the_living(&lock, &lock_path) {
-            if error != rustix::io::Errno::WOULDBLOCK {
-                return Err(failed("Locking", &lock_path)(error.into()));
+        let end = Instant::now() + PASSING;
+        loop {
+            match make(run, guest).map_err(Missed::of).and_then(|_| try_lock(&lock_path)) {
+                Ok(lock) => return Ok(Self { path, lock, keep_log: false, keep_monitor: false }),
+                Err(Missed::Failed(error)) => return Err(error),
+                Err(Missed::Passing) if Instant::now() < end => {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Err(_) => {
+                    let supervisor = std::fs::read_to_string(&lock_path).ok();
+                    let supervisor =
+                        supervisor.map(|pid| pid.trim().to_owned()).filter(|pid| !pid.is_empty());
+                    return Err(RunDirError::Taken { name: guest.to_owned(), supervisor });
+                }
             }
-            let supervisor = std::fs::read_to_string(&lock_path).ok().map(|pid| pid.trim().to_owned());
-            return Err(RunDirError::Taken {
-                name: guest.to_owned(),
-                supervisor: supervisor.filter(|pid| !pid.is_empty()),
-            });
         }
-        // Who had it before may have removed the file between our open and our lock.
-        let same = |a: std::fs::Metadata, b: std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
-        let is_there =
-            lock.metadata().and_then(|ours| Ok(same(ours, std::fs::symlink_metadata(&lock_path)?)));
-        if !is_there.unwrap_or(false) {
-            return Err(RunDirError::Taken { name: guest.to_owned(), supervisor: None });
-        }
-        // It may be a dead supervisor's, who let others pass.
-        set_mode(&path, |mode| mode & 0o700)?;
-        lock.set_len(0)
-            .and_then(|()| writeln!(lock, "{}", std::process::id()))
-            .map_err(failed("Writing", &lock_path))?;
-        Ok(Self { path, _lock: lock, keep_log: false, keep_monitor: false })
     }
 
     /// A listening socket of this name in the directory, which only root and the owner reach. What a dead supervisor
@@ -230,31 +246,63 @@ fn set_mode(path: &Path, change: impl FnOnce(u32) -> u32) -> Result<(), RunDirEr
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(wanted)).map_err(failed)
 }
 
-/// Locks the file unless somebody lives who has. The last threads of who has just died may have it a moment longer.
-fn lock_of_the_living(lock: &File, path: &Path) -> Result<(), rustix::io::Errno> {
-    let end = Instant::now() + LAST_THREADS;
-    loop {
-        match flock(lock, FlockOperation::NonBlockingLockExclusive) {
-            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < end && holder_is_dead(path) => {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            done => return done,
+impl Missed {
+    /// What is not there any more has been removed between two looks.
+    fn of(error: RunDirError) -> Self {
+        match &error {
+            RunDirError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Self::Passing,
+            _ => Self::Failed(error),
         }
     }
 }
 
-/// Who wrote its pid into the lock file runs no more.
-fn holder_is_dead(path: &Path) -> bool {
+/// The lock's file, locked, empty, and there.
+fn try_lock(path: &Path) -> Result<File, Missed> {
+    let failed = |what| {
+        let path = path.to_owned();
+        move |source| Missed::of(RunDirError::Io { what, path, source })
+    };
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(NOFOLLOW)
+        .open(path)
+        .map_err(failed("Opening"))?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            return Err(if holder_stays(path) { Missed::Taken } else { Missed::Passing });
+        }
+        Err(error) => return Err(failed("Locking")(error.into())),
+    }
+    // Who had it before may have removed the file between our open and our lock.
+    let ours = lock.metadata().map_err(failed("Looking at"))?;
+    let there = std::fs::symlink_metadata(path).map_err(failed("Looking at"))?;
+    if (ours.dev(), ours.ino()) != (there.dev(), there.ino()) {
+        return Err(Missed::Passing);
+    }
+    lock.set_len(0).map_err(failed("Writing"))?;
+    Ok(lock)
+}
+
+/// Who has the lock has written its pid into it, as supervisors do, and runs. The last threads of one that has just
+/// died may have it a moment longer; who will let go of it soon has it empty.
+fn holder_stays(path: &Path) -> bool {
     let pid = std::fs::read_to_string(path).ok().and_then(|pid| pid.trim().parse().ok());
-    pid.is_some_and(|pid| !ProcessId::of(pid).is_ok_and(|process| process.is_alive()))
+    pid.is_some_and(|pid| ProcessId::of(pid).is_ok_and(|process| process.is_alive()))
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
+        // Nothing depends on any of it: the next claim cleans up too.
+        let _ = self.lock.set_len(0);
         let log = (!self.keep_log).then_some("log");
         let monitor = (!self.keep_monitor).then_some("monitor");
-        for name in ["api", "lock"].into_iter().chain(log).chain(monitor) {
-            // Nothing depends on it: the next claim cleans up too.
+        // The lock is the last: with it goes the right to what is there.
+        for name in ["api"].into_iter().chain(log).chain(monitor).chain(["lock"]) {
             let _ = std::fs::remove_file(self.path.join(name));
         }
         let _ = std::fs::remove_dir(&self.path);
