@@ -166,8 +166,9 @@ pub fn recover(options: &RecoverOptions) -> Result<Vec<Recovered>, RecoverError>
             continue;
         }
         let mut recovery = Recovery { options, boot: &boot, netns, host: &mut host };
-        let state = recovery.settle(&guest);
-        all.push(Recovered { guest: guest.id, state });
+        if let Some(state) = recovery.settle(&guest).transpose() {
+            all.push(Recovered { guest: guest.id, state });
+        }
     }
     // A tap is gone with its last descriptor, and its filter is known by its number alone.
     host.sweep_filters()?;
@@ -183,26 +184,33 @@ struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
-    fn settle(&mut self, guest: &Guest) -> Result<RecoveredState, RecoverError> {
+    /// `None`: its supervisor has closed the account meanwhile.
+    fn settle(&mut self, guest: &Guest) -> Result<Option<RecoveredState>, RecoverError> {
         let here = guest.boot_id == self.boot;
         if here && process(guest.supervisor).is_alive() {
-            return Ok(RecoveredState::Supervised);
+            return Ok(Some(RecoveredState::Supervised));
         }
-        let mut claim = match Claim::take(&self.options.dirs.run, &guest.id.name) {
+        let mut claim = match Claim::take_for_a_moment(&self.options.dirs.run, &guest.id.name) {
             Ok(claim) => claim,
             // Somebody has just taken it up, or started it anew.
-            Err(RunDirError::Taken { .. }) => return Ok(RecoveredState::Supervised),
+            Err(RunDirError::Taken { .. }) => return Ok(Some(RecoveredState::Supervised)),
             Err(error) => return Err(error.into()),
         };
         // What its supervisor said last is all there is of why it ended.
         claim.leave(true);
+        // It may have closed the account, or another one taken it up, before the claim was ours.
+        let now = live_guests(&self.options.dirs)?.into_iter().find(|now| now.key == guest.key);
+        let Some(guest) = &now else { return Ok(None) };
+        if here && process(guest.supervisor).is_alive() {
+            return Ok(Some(RecoveredState::Supervised));
+        }
         let mut account = Account::take_up(&self.options.dirs.state, self.options.audit, guest)?;
         let live = account.live()?;
         let unstarted = live.steps.iter().any(|step| step.step == Step::Start);
         let mut seen = false;
         if here && let Some(qemu) = find(guest).map_err(RecoverError::Look)? {
             if !unstarted {
-                return Ok(RecoveredState::Orphaned { pid: qemu.pid });
+                return Ok(Some(RecoveredState::Orphaned { pid: qemu.pid }));
             }
             // It never ran its guest: it was started paused, and nobody let it run.
             end_process(qemu).map_err(|source| RecoverError::Kill { pid: qemu.pid, source })?;
@@ -215,7 +223,7 @@ impl Recovery<'_> {
         let pid = guest.qemu.map(|qemu| qemu.pid);
         let (posting, reason) = ending(&account, &live, &over, pid, unstarted, seen);
         account.end(posting.done(&keys(&live), "cut off").ends(&reason))?;
-        Ok(RecoveredState::Closed { devices, unstarted })
+        Ok(Some(RecoveredState::Closed { devices, unstarted }))
     }
 
     /// Removes what is left of a guest's interfaces on the host. Its devices are over then, some perhaps with a doubt.
