@@ -268,6 +268,9 @@ impl Attempt {
 
     /// Runs QEMU, paused, with the descriptors, and talks to its monitor.
     fn run_qemu(&mut self, options: &Options, place: Place, inbox: &Inbox) -> Result<Vec<Port>, StartError> {
+        // Before QEMU is there, which waits for its monitor's client.
+        let monitor = |source| QmpError::Connect { path: place.monitor_path.clone(), source };
+        let stream = UnixStream::connect(&place.monitor_path).map_err(monitor)?;
         let (ports, arguments) = self.arguments(options, place.monitor.as_fd().as_raw_fd());
         let program = options.command.program.clone();
         let devices: Vec<&Admitted> = self.admitted.iter().collect();
@@ -288,8 +291,6 @@ impl Attempt {
         self.account.note(|tx, guest| tx.guest_runs(guest, process))?;
         crash_point!("start::on-record");
 
-        let monitor = |source| QmpError::Connect { path: place.monitor_path.clone(), source };
-        let stream = UnixStream::connect(&place.monitor_path).map_err(monitor)?;
         // QEMU's copy is the only one now: when QEMU ends, the stream does too.
         drop(place.monitor);
         let deadline = Instant::now() + BOOT;

@@ -219,7 +219,7 @@ fn what_is_added_stands_behind_what_the_user_wrote() {
             "-uuid",
             "00000000-0000-0000-0000-000000000000",
             "-chardev",
-            "socket,id=taptrail-monitor,fd=5,server=on,wait=off",
+            "socket,id=taptrail-monitor,fd=5,server=on,wait=on",
             "-mon",
             "chardev=taptrail-monitor,mode=control",
             "-device",
