@@ -29,8 +29,8 @@ test-linux-guest: ## A Linux guest that lets go of its NICs, in a virtual machin
 	@scripts/setup test
 	@scripts/test-vm --profile linux-guest
 
-soak: setup ## 10,000 rounds of hot-plugging, 200 guests at once, 1,000 random requests (half an hour)
-	TAPTRAIL_SOAK_ROUNDS=10000 TAPTRAIL_SOAK_GUESTS=200 TAPTRAIL_SOAK_REQUESTS=1000 \
+soak: setup ## 10,000 rounds of hot-plugging, 200 guests at once, 1,000 random requests, 100,000 starts (two hours)
+	TAPTRAIL_SOAK_ROUNDS=10000 TAPTRAIL_SOAK_GUESTS=200 TAPTRAIL_SOAK_REQUESTS=1000 TAPTRAIL_SOAK_STARTS=100000 \
 		$(CARGO) nextest run --profile soak --cargo-profile release -p taptrail --features failpoints --no-capture
 
 lint: ## Format and lints alone

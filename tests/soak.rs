@@ -6,6 +6,8 @@ mod world;
 
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -102,6 +104,58 @@ fn many_guests_side_by_side_have_accounts_of_their_own() {
     for guest in &all {
         world.stop(guest);
     }
+    world.assert_clean();
+}
+
+#[test]
+fn names_that_come_and_go_from_several_shells_are_started_and_stopped_without_a_failure() {
+    const NAMES: usize = 8;
+    const SHELLS: usize = 4;
+    const QEMU: [&str; 7] =
+        ["qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none", "-S"];
+    let starts = amount("TAPTRAIL_SOAK_STARTS", 60);
+    let world = World::new();
+    let left = AtomicUsize::new(starts);
+    // How many shells have begun, and ended, a turn with each name.
+    let turns: [(AtomicUsize, AtomicUsize); NAMES] = Default::default();
+    let (done, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let turn = |number: usize| {
+        let (begun, ended) = &turns[number];
+        let name = format!("web{number}");
+        let before = (ended.load(SeqCst), begun.fetch_add(1, SeqCst));
+        let start = world.try_start(&name, &["--audit", "off"], &QEMU);
+        if start.success() {
+            assert!(world.run_dir().join(&name).join("monitor").exists(), "{name} has lost its monitor");
+            world.taptrail(["stop", &name, "--force"]).ok();
+            done.fetch_add(1, SeqCst);
+        } else {
+            let alone = before.0 == before.1 && begun.load(SeqCst) == before.1 + 1;
+            assert!(!alone, "{name}, which nobody else had, did not start: {}", start.stderr);
+            let taken = ["already running", "by another process: try again"];
+            assert!(taken.iter().any(|why| start.stderr.contains(why)), "{}", start.stderr);
+            refused.fetch_add(1, SeqCst);
+        }
+        ended.fetch_add(1, SeqCst);
+    };
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        for shell in 0..SHELLS {
+            let (left, turn) = (&left, &turn);
+            scope.spawn(move || {
+                let mut number = shell;
+                while left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
+                    // Each goes round in steps of its own, and so they meet.
+                    number = (number + 2 * shell + 1) % NAMES;
+                    turn(number);
+                }
+            });
+        }
+    });
+    eprintln!(
+        "{starts} starts by {SHELLS} shells in {:?}: {done:?} guests, {refused:?} names taken",
+        begin.elapsed()
+    );
+    assert_eq!(std::fs::read_dir(world.run_dir()).unwrap().count(), 0, "directories are left over");
     world.assert_clean();
 }
 
