@@ -1,50 +1,16 @@
 //! `Monitor`: the events of a guest as a stream of answers to one client.
 
-use std::io;
-use std::os::fd::BorrowedFd;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream::unfold;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tokio::io::Interest;
-use tokio::net::UnixStream;
 use tokio::sync::broadcast::error::RecvError;
 use zlink::Reply;
 
 use crate::api::{ApiError, Event, OneEvent};
 use crate::events::{Happened, Listener, What};
 use crate::request::Inbox;
-
-/// How often a client that has no more to say is looked after.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// Whether a client has gone. While answers go to a client nothing is read from it, and without events none would be
-/// written: it would hold its place for ever.
-#[derive(Debug)]
-pub(crate) struct HungUp(UnixStream);
-
-impl HungUp {
-    /// Of the client at the other end of this socket.
-    pub(crate) fn of(stream: BorrowedFd<'_>) -> io::Result<Self> {
-        Ok(Self(UnixStream::from_std(stream.try_clone_to_owned()?.into())?))
-    }
-
-    async fn wait(&self) {
-        // Of what comes from the client nothing wakes us, only its end.
-        while self.0.ready(Interest::PRIORITY).await.is_ok() && !self.is_so() {
-            // It has no more to say, and may still listen: of a later end there is no word.
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    fn is_so(&self) -> bool {
-        let mut fds = [PollFd::new(&self.0, PollFlags::empty())];
-        poll(&mut fds, Some(&Timespec::default())).is_err() || fds[0].revents().contains(PollFlags::HUP)
-    }
-}
+use crate::socket::HungUp;
 
 enum Next {
     First(Inbox),
@@ -59,16 +25,16 @@ type Told = Result<Reply<OneEvent>, ApiError>;
 pub(crate) fn stream(
     inbox: Result<&Inbox, ApiError>,
     more: bool,
-    hung_up: Rc<HungUp>,
+    hung_up: Arc<HungUp>,
 ) -> impl Stream<Item = Told> + Unpin + use<> {
     let first = match inbox {
         Ok(inbox) => Next::First(inbox.clone()),
         Err(error) => Next::Refused(error),
     };
-    Box::pin(unfold(first, move |next| step(next, more, Rc::clone(&hung_up))))
+    Box::pin(unfold(first, move |next| step(next, more, Arc::clone(&hung_up))))
 }
 
-async fn step(next: Next, more: bool, hung_up: Rc<HungUp>) -> Option<(Told, Next)> {
+async fn step(next: Next, more: bool, hung_up: Arc<HungUp>) -> Option<(Told, Next)> {
     match next {
         Next::First(inbox) => {
             let (snapshot, last, listener) = inbox.listen();
@@ -106,42 +72,20 @@ fn told(happened: &Happened, more: bool) -> Reply<OneEvent> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Shutdown;
     use std::os::fd::AsFd;
-    use std::os::unix::net::UnixStream as Plain;
+    use std::os::unix::net::UnixStream;
 
     use futures_util::StreamExt;
-    use tokio::time::timeout;
 
     use super::*;
     use crate::events::WAITING;
-
-    const SOON: Duration = Duration::from_millis(100);
-
-    #[test]
-    fn a_client_that_has_gone_is_noticed_and_one_that_only_listens_is_not_taken_for_gone() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let (theirs, ours) = Plain::pair().unwrap();
-            ours.set_nonblocking(true).unwrap();
-            let hung_up = HungUp::of(ours.as_fd()).unwrap();
-            assert!(timeout(SOON, hung_up.wait()).await.is_err());
-            std::io::Write::write_all(&mut &theirs, b"more").unwrap();
-            assert!(timeout(SOON, hung_up.wait()).await.is_err());
-            theirs.shutdown(Shutdown::Write).unwrap();
-            assert!(timeout(SOON, hung_up.wait()).await.is_err());
-            drop(theirs);
-            timeout(Duration::from_secs(10), hung_up.wait()).await.unwrap();
-        });
-    }
 
     #[test]
     fn who_is_too_slow_is_told_so_and_no_more() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let (_theirs, ours) = Plain::pair().unwrap();
-            ours.set_nonblocking(true).unwrap();
-            let hung_up = Rc::new(HungUp::of(ours.as_fd()).unwrap());
+            let (_theirs, ours) = UnixStream::pair().unwrap();
+            let hung_up = Arc::new(HungUp::of(ours.as_fd()).unwrap());
             let inbox = Inbox::new().unwrap();
             let mut told = stream(Ok(&inbox), true, hung_up);
             assert!(told.next().await.unwrap().is_ok());

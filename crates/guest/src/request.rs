@@ -12,8 +12,10 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, eventfd};
 use taptrail_record::{MacAddr, Reason, Requester};
 use tokio::sync::oneshot;
+use tracing::info;
 
 use crate::events::{Events, Listener};
+use crate::socket::HungUp;
 use crate::spec::NicSpec;
 
 /// How a request ended when not well.
@@ -31,7 +33,29 @@ pub(crate) enum Failure {
 }
 
 /// Where an answer goes.
-pub(crate) type Reply<T> = oneshot::Sender<Result<T, Failure>>;
+#[derive(Debug)]
+pub(crate) struct Reply<T> {
+    answer: oneshot::Sender<Result<T, Failure>>,
+    client: Arc<HungUp>,
+}
+
+impl<T> Reply<T> {
+    /// The way to this client, and where its answer comes.
+    pub(crate) fn to(client: Arc<HungUp>) -> (Self, oneshot::Receiver<Result<T, Failure>>) {
+        let (answer, receiver) = oneshot::channel();
+        (Self { answer, client }, receiver)
+    }
+
+    /// Answers; gives the answer back when nobody waits for it any more.
+    pub(crate) fn send(self, answer: Result<T, Failure>) -> Result<(), Result<T, Failure>> {
+        self.answer.send(answer)
+    }
+
+    /// Does anybody wait for it? The connection itself is asked: who serves it may have been asleep as we were.
+    fn is_awaited(&self) -> bool {
+        !self.answer.is_closed() && !self.client.is_so()
+    }
+}
 
 /// What to do when a guest does not answer a stop in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +121,25 @@ impl Request {
     pub(crate) fn is_revocation(&self) -> bool {
         matches!(self, Self::Revoke { .. })
     }
+
+    /// Does who asked still wait for it? Who has given up has been told that nothing was done.
+    fn is_awaited(&self) -> bool {
+        match self {
+            Self::Attach { reply, .. } | Self::Detach { reply, .. } | Self::Revoke { reply, .. } => {
+                reply.is_awaited()
+            }
+            Self::Stop { reply, .. } => reply.as_ref().is_none_or(Reply::is_awaited),
+        }
+    }
+
+    /// Is it root's, or our own?
+    fn is_roots(&self) -> bool {
+        let (Self::Attach { requester, .. }
+        | Self::Detach { requester, .. }
+        | Self::Revoke { requester, .. }
+        | Self::Stop { requester, .. }) = self;
+        requester.is_none_or(|requester| requester.uid == 0)
+    }
 }
 
 /// An interface of a guest, as clients see it.
@@ -152,6 +195,9 @@ pub(crate) struct Snapshot {
 /// Requests beyond this many are refused: the driver is stuck, or somebody floods it.
 const QUEUE_LIMIT: usize = 64;
 
+/// So many of them are kept for root.
+const KEPT: usize = 16;
+
 #[derive(Debug)]
 struct Queue {
     requests: VecDeque<Request>,
@@ -182,9 +228,10 @@ impl Inbox {
         if queue.closed {
             return Err(Failure::Refused("The guest has stopped".to_owned()));
         }
-        if queue.requests.len() >= QUEUE_LIMIT {
+        let limit = if request.is_roots() { QUEUE_LIMIT } else { QUEUE_LIMIT - KEPT };
+        if queue.requests.len() >= limit {
             return Err(Failure::Refused(format!(
-                "{QUEUE_LIMIT} requests wait already: try again when some are done"
+                "{limit} requests wait already: try again when some are done"
             )));
         }
         queue.requests.push_back(request);
@@ -225,16 +272,23 @@ impl Inbox {
     }
 
     /// The next request, if `may_take` says that it may be taken now; a stop comes before all, then
-    /// a revocation.
+    /// a revocation. What nobody waits for any more is not taken.
     pub(crate) fn next(&self, may_take: impl Fn(&Request) -> bool) -> Option<Request> {
         let _ = rustix::io::read(&self.shared.1, &mut [0; 8]);
         let mut queue = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = |urgent: fn(&Request) -> bool| queue.requests.iter().position(urgent);
-        let index = first(Request::is_stop).or_else(|| first(Request::is_revocation)).unwrap_or(0);
-        if !may_take(queue.requests.get(index)?) {
-            return None;
+        loop {
+            let first = |urgent: fn(&Request) -> bool| queue.requests.iter().position(urgent);
+            let index = first(Request::is_stop).or_else(|| first(Request::is_revocation)).unwrap_or(0);
+            let request = queue.requests.get(index)?;
+            if !request.is_awaited() {
+                info!("a client left before its request was begun: it is not carried out");
+                queue.requests.remove(index);
+            } else if may_take(request) {
+                return queue.requests.remove(index);
+            } else {
+                return None;
+            }
         }
-        queue.requests.remove(index)
     }
 
     /// Does nobody take requests any more?
@@ -253,22 +307,30 @@ impl Inbox {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     fn stop(then: OnTimeout) -> Request {
         Request::Stop { patience: Duration::ZERO, then, requester: None, reply: None }
     }
 
-    fn detach() -> (Request, oneshot::Receiver<Result<InterfaceInfo, Failure>>) {
-        let (reply, answer) = oneshot::channel();
+    type Answer = oneshot::Receiver<Result<InterfaceInfo, Failure>>;
+
+    /// A request of this user's, and what the user has of it: where the answer comes, and a connection.
+    fn detach(uid: u32) -> (Request, Answer, UnixStream) {
+        let (theirs, ours) = UnixStream::pair().unwrap();
+        let (reply, answer) = Reply::to(Arc::new(HungUp::of(ours.as_fd()).unwrap()));
         let mac = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
-        (Request::Detach { mac, patience: Duration::ZERO, requester: None, reply }, answer)
+        let requester = Some(Requester { uid, auid: Requester::UNSET, pid: 1 });
+        (Request::Detach { mac, patience: Duration::ZERO, requester, reply }, answer, theirs)
     }
 
     #[test]
     fn a_stop_is_taken_before_what_waited_longer() {
         let inbox = Inbox::new().unwrap();
-        inbox.send(detach().0).unwrap();
+        let (request, _answer, _client) = detach(0);
+        inbox.send(request).unwrap();
         inbox.send(stop(OnTimeout::Force)).unwrap();
         assert!(matches!(inbox.next(|_| true), Some(Request::Stop { .. })));
         assert!(matches!(inbox.next(|_| true), Some(Request::Detach { .. })));
@@ -278,7 +340,7 @@ mod tests {
     #[test]
     fn what_waits_when_the_guest_ends_is_answered_by_the_end_of_its_reply() {
         let inbox = Inbox::new().unwrap();
-        let (request, mut answer) = detach();
+        let (request, mut answer, _client) = detach(0);
         inbox.send(request).unwrap();
         inbox.close();
         assert!(answer.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Closed));
@@ -286,11 +348,32 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_is_refused() {
+    fn what_nobody_waits_for_any_more_is_not_taken() {
         let inbox = Inbox::new().unwrap();
-        for _ in 0..QUEUE_LIMIT {
-            inbox.send(stop(OnTimeout::Force)).unwrap();
-        }
-        assert!(inbox.send(stop(OnTimeout::Force)).is_err());
+        let (unheard, answer, _stays) = detach(0);
+        inbox.send(unheard).unwrap();
+        let (gone, _unread, client) = detach(0);
+        inbox.send(gone).unwrap();
+        let (awaited, _answer, _client) = detach(7);
+        inbox.send(awaited).unwrap();
+        drop((answer, client));
+        let Some(Request::Detach { requester, .. }) = inbox.next(|_| true) else { panic!("none is taken") };
+        assert_eq!(requester.map(|requester| requester.uid), Some(7));
+        assert!(inbox.next(|_| true).is_none());
+    }
+
+    #[test]
+    fn a_flood_is_refused_and_leaves_room_for_root() {
+        let inbox = Inbox::new().unwrap();
+        let mut clients = Vec::new();
+        let mut send = |uid| {
+            let (request, answer, client) = detach(uid);
+            clients.push((answer, client));
+            inbox.send(request)
+        };
+        let taken = (0..QUEUE_LIMIT).take_while(|_| send(7).is_ok()).count();
+        assert_eq!(taken, QUEUE_LIMIT - KEPT);
+        assert!((0..KEPT).all(|_| send(0).is_ok()));
+        assert!(send(0).is_err());
     }
 }

@@ -4,8 +4,8 @@
 //! another's unplug but in the driver's queue. The thread turns the process's signals into
 //! requests, too: the first asks the guest to shut down, the second ends it.
 //!
-//! Where others may reach the socket, those who may not call are told so, and keep nobody out: they are few at a time
-//! and have little time.
+//! Where others may reach the socket, nobody keeps anybody out. Each user has so many places, and root its own. Who asks
+//! for nothing makes room for who comes; those who may not call are told so, are few at a time and have little time.
 
 use std::cell::Cell;
 use std::io;
@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use taptrail_kernel::process::{peer_credentials, renounce};
 use taptrail_record::{GuestId, Requester};
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -27,12 +28,16 @@ use zlink::{ReadyListener, Server};
 use crate::callers::Callers;
 use crate::request::{Inbox, OnTimeout, Request};
 use crate::service::GuestService;
-use crate::socket::Bounded;
+use crate::socket::{Bounded, Place};
 
-/// Clients at once; more are turned away.
-const CLIENTS: usize = 64;
+/// Clients of one user at once; root has more, and they are kept for it.
+const ROOTS: usize = 64;
+const EACH: usize = 16;
 
-/// As many at once who may not call, and for how long; it takes no longer to be told so.
+/// Clients of all users but root.
+const OTHERS: usize = 64;
+
+/// So many at once who may not call, and for how long; it takes no longer to be told so.
 const STRANGERS: usize = 8;
 const STRANGERS_TIME: Duration = Duration::from_secs(5);
 
@@ -131,13 +136,14 @@ struct Shared {
 async fn serve(listener: tokio::net::UnixListener, shared: Shared, mut stopped: oneshot::Receiver<()>) {
     let shared = Rc::new(shared);
     let (mut clients, mut strangers) = (JoinSet::new(), JoinSet::new());
+    let mut places = Places::default();
     loop {
         tokio::select! {
             _ = &mut stopped => break,
             Some(_) = clients.join_next() => {}
             Some(_) = strangers.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => admit(stream, &shared, &mut clients, &mut strangers),
+                Ok((stream, _)) => admit(stream, &shared, &mut places, &mut clients, &mut strangers),
                 Err(error) => {
                     // Out of descriptors, say: it may pass.
                     warn!("a client could not connect: {error}");
@@ -154,8 +160,46 @@ async fn serve(listener: tokio::net::UnixListener, shared: Shared, mut stopped: 
     }
 }
 
+/// Who is connected, of those who may call.
+#[derive(Debug, Default)]
+struct Places(Vec<(u32, Rc<Place>)>);
+
+impl Places {
+    /// A place for one more client of this user; none where all are taken by clients whose calls are being served.
+    fn take(&mut self, uid: u32) -> Option<Rc<Place>> {
+        // Whose client has gone is held by us alone.
+        self.0.retain(|(_, place)| Rc::strong_count(place) > 1);
+        let count = |mine: &dyn Fn(u32) -> bool| self.0.iter().filter(|(user, _)| mine(*user)).count();
+        let own = |user: u32| user == uid;
+        let other = |user: u32| user != 0;
+        if count(&own) >= if uid == 0 { ROOTS } else { EACH } {
+            self.vacate(own)?;
+        } else if uid != 0 && count(&other) >= OTHERS {
+            self.vacate(other)?;
+        }
+        let place = Rc::new(Place::new());
+        self.0.push((uid, Rc::clone(&place)));
+        Some(place)
+    }
+
+    /// Who of these users has asked for nothing for the longest time has to go.
+    fn vacate(&mut self, whose: impl Fn(u32) -> bool) -> Option<()> {
+        let idle = self.0.iter().enumerate().filter(|(_, (user, _))| whose(*user));
+        let idle = idle.filter_map(|(index, (_, place))| Some((place.waiting()?, index)));
+        let (_, index) = idle.min()?;
+        self.0.swap_remove(index).1.vacate();
+        Some(())
+    }
+}
+
 /// Serves who has connected, unless there are too many of its kind.
-fn admit(stream: UnixStream, shared: &Rc<Shared>, clients: &mut JoinSet<()>, strangers: &mut JoinSet<()>) {
+fn admit(
+    stream: UnixStream,
+    shared: &Rc<Shared>,
+    places: &mut Places,
+    clients: &mut JoinSet<()>,
+    strangers: &mut JoinSet<()>,
+) {
     let requester = match peer_credentials(stream.as_fd()) {
         Ok(peer) => {
             Requester { uid: peer.uid, auid: peer.login_uid.unwrap_or(Requester::UNSET), pid: peer.pid }
@@ -163,20 +207,43 @@ fn admit(stream: UnixStream, shared: &Rc<Shared>, clients: &mut JoinSet<()>, str
         Err(error) => return warn!("a client can't be identified: {error}"),
     };
     if shared.callers.may(requester.uid) {
-        if clients.len() >= CLIENTS {
-            return warn!("{CLIENTS} clients are connected already: one more was turned away");
+        match places.take(requester.uid) {
+            Some(place) => drop(clients.spawn_local(client(stream, place, Rc::clone(shared), requester))),
+            None => briefly(strangers, turn_away(stream, requester.uid)),
         }
-        clients.spawn_local(client(stream, Rc::clone(shared), requester));
-    } else if strangers.len() < STRANGERS {
+    } else {
         debug!("user {} may not call", requester.uid);
-        let client = client(stream, Rc::clone(shared), requester);
+        briefly(strangers, client(stream, Rc::new(Place::new()), Rc::clone(shared), requester));
+    }
+}
+
+/// Serves who gets nothing, for a short time, and unless there are too many of them.
+fn briefly(strangers: &mut JoinSet<()>, served: impl Future<Output = ()> + 'static) {
+    if strangers.len() < STRANGERS {
         strangers.spawn_local(async {
-            let _ = tokio::time::timeout(STRANGERS_TIME, client).await;
+            let _ = tokio::time::timeout(STRANGERS_TIME, served).await;
         });
     }
 }
 
-async fn client(stream: UnixStream, shared: Rc<Shared>, requester: Requester) {
+/// Says that there is no place, to whatever will be asked.
+async fn turn_away(mut stream: UnixStream, uid: u32) {
+    debug!("all places of user {uid}'s clients are taken: one more is turned away");
+    let reason = format!("Too many clients of user {uid} are being served: try again when one is done");
+    let mut answer = serde_json::json!({
+        "error": "org.taptrail.Guest.Refused",
+        "parameters": { "reason": reason },
+    })
+    .to_string()
+    .into_bytes();
+    answer.push(0);
+    // A call that finds nobody to read it would be all that the client hears of.
+    if stream.write_all(&answer).await.is_ok() {
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    }
+}
+
+async fn client(stream: UnixStream, place: Rc<Place>, shared: Rc<Shared>, requester: Requester) {
     let served = async {
         let service = GuestService::new(
             shared.guest.clone(),
@@ -185,10 +252,47 @@ async fn client(stream: UnixStream, shared: Rc<Shared>, requester: Requester) {
             requester,
             stream.as_fd(),
         )?;
-        let stream = Bounded::new(zlink::tokio::unix::Stream::try_from(stream)?);
+        let stream = Bounded::new(zlink::tokio::unix::Stream::try_from(stream)?, place);
         Server::new(ReadyListener::new(stream), service).run().await
     };
     if let Err(error) = served.await {
         debug!("a client's connection ended: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Clients of this user's, as many as there are places for, whose calls are all being served.
+    fn busy(places: &mut Places, uid: u32) -> Vec<Rc<Place>> {
+        let call = |place: Rc<Place>| {
+            place.called();
+            place
+        };
+        std::iter::from_fn(|| places.take(uid).map(call)).collect()
+    }
+
+    #[test]
+    fn nobody_but_root_has_roots_places() {
+        let mut places = Places::default();
+        let mut others: Vec<_> = (1..=4).map(|uid| busy(&mut places, uid)).collect();
+        assert!(others.iter().all(|taken| taken.len() == EACH));
+        assert!(places.take(5).is_none(), "{OTHERS} are taken");
+        assert_eq!(busy(&mut places, 0).len(), ROOTS);
+        others.pop();
+        assert_eq!(busy(&mut places, 5).len(), EACH, "who has gone keeps no place");
+    }
+
+    #[test]
+    fn who_asks_for_nothing_makes_room_for_who_comes() {
+        let mut places = Places::default();
+        let mut served = busy(&mut places, 1);
+        drop(served.pop());
+        let _idle = places.take(1).unwrap();
+        let comes = places.take(1).unwrap();
+        comes.called();
+        assert!(places.take(1).is_none());
+        assert_eq!(places.0.len(), EACH);
     }
 }

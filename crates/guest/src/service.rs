@@ -2,18 +2,17 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
 use taptrail_record::{GuestId, MacAddr, MacAddrError, Requester};
-use tokio::sync::oneshot;
-use zlink::Reply;
 
 use crate::api::{self, ApiError, Device, Event, Nic, Nics, OneEvent, OneNic, Status, time};
 use crate::callers::Callers;
-use crate::monitor::{self, HungUp};
-use crate::request::{self, Failure, Inbox, OnTimeout, Request};
+use crate::monitor;
+use crate::request::{Inbox, OnTimeout, Reply, Request};
+use crate::socket::HungUp;
 use crate::spec::NicSpec;
 
 /// Longest time-out that a client may ask for.
@@ -26,7 +25,7 @@ pub(crate) struct GuestService {
     inbox: Inbox,
     callers: Callers,
     requester: Requester,
-    hung_up: Rc<HungUp>,
+    hung_up: Arc<HungUp>,
 }
 
 #[zlink::service(
@@ -99,8 +98,8 @@ impl GuestService {
     async fn monitor(
         &self,
         more: bool,
-    ) -> impl Stream<Item = Result<Reply<OneEvent>, ApiError>> + Unpin + use<> {
-        monitor::stream(self.permit().map(|()| &self.inbox), more, Rc::clone(&self.hung_up))
+    ) -> impl Stream<Item = Result<zlink::Reply<OneEvent>, ApiError>> + Unpin + use<> {
+        monitor::stream(self.permit().map(|()| &self.inbox), more, Arc::clone(&self.hung_up))
     }
 }
 
@@ -113,7 +112,7 @@ impl GuestService {
         requester: Requester,
         stream: BorrowedFd<'_>,
     ) -> io::Result<Self> {
-        Ok(Self { guest, inbox, callers, requester, hung_up: Rc::new(HungUp::of(stream)?) })
+        Ok(Self { guest, inbox, callers, requester, hung_up: Arc::new(HungUp::of(stream)?) })
     }
 
     fn permit(&self) -> Result<(), ApiError> {
@@ -121,12 +120,18 @@ impl GuestService {
         if self.callers.may(uid) { Ok(()) } else { Err(ApiError::Forbidden { uid: i64::from(uid) }) }
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(request::Reply<T>) -> Request) -> Result<T, ApiError> {
-        let (reply, answer) = oneshot::channel::<Result<T, Failure>>();
+    /// Has the driver do it. A client that leaves takes with it what it asked for and was not begun.
+    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, ApiError> {
+        let (reply, answer) = Reply::to(Arc::clone(&self.hung_up));
         self.inbox.send(request(reply))?;
-        match answer.await {
-            Ok(answer) => Ok(answer?),
-            Err(_) => Err(ApiError::Ended),
+        tokio::select! {
+            biased;
+            answer = answer => match answer {
+                Ok(answer) => Ok(answer?),
+                Err(_) => Err(ApiError::Ended),
+            },
+            // Nobody hears this.
+            () = self.hung_up.wait() => Err(ApiError::Ended),
         }
     }
 }

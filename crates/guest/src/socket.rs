@@ -1,13 +1,17 @@
-//! A client's connection with bounds: how long a message may be, and how long a client may take for one.
+//! A client's connection with bounds: how long a message may be, and how long a client may take for one, or for none.
 //!
 //! The varlink server reads a message of up to 100 MiB, and waits without end for the rest of one and for a client that
 //! does not read. Calls are short, and clients may be strangers. Descriptors that come along are closed at once: no
 //! call takes any, and each is one less for devices.
 
+use std::cell::Cell;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 use zlink::connection::PassedCredentials;
 use zlink::connection::socket::{ReadHalf, ReadResult, Socket, WriteHalf};
@@ -16,19 +20,67 @@ use zlink::tokio::unix::Stream;
 /// The longest call that is read; a SPEC has 4096 bytes at most.
 const LONGEST: usize = 64 * 1024;
 
-/// How long a client may take to send one message, once begun, and to read one.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a client may take.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    /// To send one message, once begun, and to read one.
+    message: Duration,
+    /// Until its first call has come.
+    first: Duration,
+    /// Between two calls.
+    between: Duration,
+}
+
+const TIMES: Times = Times {
+    message: Duration::from_secs(10),
+    first: Duration::from_secs(5),
+    between: Duration::from_secs(600),
+};
+
+/// How often a client that has no more to say is looked after.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A client's place among the others, seen from both sides: who wants it, and who serves the client.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// Since when the client has asked for nothing.
+    waiting: Cell<Option<Instant>>,
+    wanted: Notify,
+}
+
+impl Place {
+    /// Of a client that has just come.
+    pub(crate) fn new() -> Self {
+        Self { waiting: Cell::new(Some(Instant::now())), wanted: Notify::new() }
+    }
+
+    /// A call has come.
+    pub(crate) fn called(&self) {
+        self.waiting.set(None);
+    }
+
+    /// Since when the client has asked for nothing; `None` while a call of its is served.
+    pub(crate) fn waiting(&self) -> Option<Instant> {
+        self.waiting.get()
+    }
+
+    /// Ends the connection, which waits for a call.
+    pub(crate) fn vacate(&self) {
+        self.wanted.notify_one();
+    }
+}
 
 /// A client's socket.
 #[derive(Debug)]
 pub(crate) struct Bounded {
     stream: Stream,
-    patience: Duration,
+    times: Times,
+    place: Rc<Place>,
 }
 
 impl Bounded {
-    pub(crate) fn new(stream: Stream) -> Self {
-        Self { stream, patience: PATIENCE }
+    pub(crate) fn new(stream: Stream, place: Rc<Place>) -> Self {
+        Self { stream, times: TIMES, place }
     }
 }
 
@@ -37,9 +89,10 @@ impl Socket for Bounded {
     type WriteHalf = Writer;
 
     fn split(self) -> (Reader, Writer) {
-        let patience = self.patience;
-        let (read, write) = self.stream.split();
-        (Reader { half: read, patience, unfinished: 0, begun: None }, Writer { half: write, patience })
+        let Self { stream, times, place } = self;
+        let (read, write) = stream.split();
+        let reader = Reader { half: read, times, place, unfinished: 0, begun: None, called: false };
+        (reader, Writer { half: write, patience: times.message })
     }
 }
 
@@ -47,24 +100,42 @@ impl Socket for Bounded {
 #[derive(Debug)]
 pub(crate) struct Reader {
     half: <Stream as Socket>::ReadHalf,
-    patience: Duration,
+    times: Times,
+    place: Rc<Place>,
     /// How much there is of a message whose end has not come.
     unfinished: usize,
     /// Since when.
     begun: Option<Instant>,
+    /// A call has come.
+    called: bool,
+}
+
+impl Reader {
+    /// When we have waited long enough for what comes next.
+    fn patience_ends(&self, waiting: Instant) -> Instant {
+        let first = (!self.called).then_some(waiting + self.times.first);
+        let message = self.begun.map(|begun| begun + self.times.message);
+        first.into_iter().chain(message).min().unwrap_or(waiting + self.times.between)
+    }
 }
 
 impl ReadHalf for Reader {
     async fn read(&mut self, buffer: &mut [u8]) -> zlink::Result<ReadResult> {
-        let reading = self.half.read(buffer);
-        let mut read = match self.begun {
-            Some(begun) => timeout_at(begun + self.patience, reading).await.map_err(too_slow)??,
-            None => reading.await?,
+        let waiting = self.place.waiting.get().unwrap_or_else(Instant::now);
+        self.place.waiting.set(Some(waiting));
+        let end = self.patience_ends(waiting);
+        let mut read = tokio::select! {
+            biased;
+            read = timeout_at(end, self.half.read(buffer)) => read.map_err(too_slow)??,
+            () = self.place.wanted.notified() => return Err(failed("another client has its place now")),
         };
         drop(read.take_fds());
         let new = &buffer[..read.bytes_read()];
         match new.iter().rposition(|byte| *byte == 0) {
-            Some(end) => (self.unfinished, self.begun) = (new.len() - end - 1, None),
+            Some(end) => {
+                (self.unfinished, self.begun, self.called) = (new.len() - end - 1, None, true);
+                self.place.called();
+            }
             None => self.unfinished += new.len(),
         }
         if self.unfinished > LONGEST {
@@ -74,6 +145,31 @@ impl ReadHalf for Reader {
             self.begun.get_or_insert_with(Instant::now);
         }
         Ok(read)
+    }
+}
+
+/// Whether a client has gone. While it is answered nothing is read from it, and what waits for something else would
+/// wait for it for ever.
+#[derive(Debug)]
+pub(crate) struct HungUp(OwnedFd);
+
+impl HungUp {
+    /// Of the client at the other end of this socket.
+    pub(crate) fn of(stream: BorrowedFd<'_>) -> io::Result<Self> {
+        Ok(Self(stream.try_clone_to_owned()?))
+    }
+
+    /// Is it so now?
+    pub(crate) fn is_so(&self) -> bool {
+        let mut fds = [PollFd::new(&self.0, PollFlags::empty())];
+        poll(&mut fds, Some(&Timespec::default())).is_err() || fds[0].revents().contains(PollFlags::HUP)
+    }
+
+    /// Waits until it is, within a second.
+    pub(crate) async fn wait(&self) {
+        while !self.is_so() {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 }
 
@@ -96,7 +192,11 @@ impl WriteHalf for Writer {
 }
 
 fn too_slow(_: tokio::time::error::Elapsed) -> zlink::Error {
-    zlink::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "the client was too slow"))
+    failed("the client was too slow")
+}
+
+fn failed(why: &'static str) -> zlink::Error {
+    zlink::Error::Io(io::Error::new(io::ErrorKind::TimedOut, why))
 }
 
 #[cfg(test)]
@@ -112,11 +212,20 @@ mod tests {
         runtime.block_on(test)
     }
 
+    /// For what must not be waited for.
+    const NEVER: Duration = Duration::from_secs(3600);
+    const SOON: Duration = Duration::from_millis(50);
+    const MESSAGES: Times = Times { message: SOON, first: NEVER, between: NEVER };
+
     fn pair() -> (UnixStream, Reader, Writer) {
-        let (theirs, ours) = UnixStream::pair().unwrap();
-        let stream = Stream::try_from(ours).unwrap();
-        let (reader, writer) = Bounded { stream, patience: Duration::from_millis(50) }.split();
+        let (theirs, (reader, writer), _) = timed(MESSAGES);
         (theirs, reader, writer)
+    }
+
+    fn timed(times: Times) -> (UnixStream, (Reader, Writer), Rc<Place>) {
+        let (theirs, ours) = UnixStream::pair().unwrap();
+        let (stream, place) = (Stream::try_from(ours).unwrap(), Rc::new(Place::new()));
+        (theirs, Bounded { stream, times, place: Rc::clone(&place) }.split(), place)
     }
 
     #[test]
@@ -156,15 +265,67 @@ mod tests {
     }
 
     #[test]
-    fn who_begins_a_message_ends_it_in_time_and_who_begins_none_may_wait() {
+    fn who_begins_a_message_ends_it_in_time() {
         run(async {
             let (mut theirs, mut reader, _writer) = pair();
-            let waited = timeout(Duration::from_millis(200), reader.read(&mut [0; 8])).await;
-            assert!(waited.is_err(), "an idle client is not cut off");
             theirs.write_all(b"x").unwrap();
             reader.read(&mut [0; 8]).await.unwrap();
             let error = reader.read(&mut [0; 8]).await.unwrap_err();
             assert!(error.to_string().contains("too slow"), "{error}");
+        });
+    }
+
+    #[test]
+    fn who_calls_nobody_is_cut_off_soon_and_who_has_called_later() {
+        run(async {
+            let times = Times { message: NEVER, first: SOON, between: NEVER };
+            let (mut theirs, (mut reader, _writer), _) = timed(times);
+            let error = reader.read(&mut [0; 8]).await.unwrap_err();
+            assert!(error.to_string().contains("too slow"), "{error}");
+            // Bytes of a message do not put it off.
+            theirs.write_all(b"x").unwrap();
+            let (mut theirs, (mut reader, _writer), _) = timed(times);
+            theirs.write_all(b"x").unwrap();
+            reader.read(&mut [0; 8]).await.unwrap();
+            assert!(reader.read(&mut [0; 8]).await.is_err());
+
+            let times = Times { first: NEVER, between: SOON, ..times };
+            let (mut theirs, (mut reader, _writer), place) = timed(times);
+            theirs.write_all(b"x\0").unwrap();
+            reader.read(&mut [0; 8]).await.unwrap();
+            assert!(place.waiting().is_none(), "its call is served");
+            let error = reader.read(&mut [0; 8]).await.unwrap_err();
+            assert!(error.to_string().contains("too slow"), "{error}");
+        });
+    }
+
+    #[test]
+    fn who_asks_for_nothing_makes_room() {
+        run(async {
+            let (mut theirs, (mut reader, _writer), place) =
+                timed(Times { message: NEVER, first: NEVER, between: NEVER });
+            assert!(place.waiting().is_some());
+            theirs.write_all(b"x\0").unwrap();
+            reader.read(&mut [0; 8]).await.unwrap();
+            assert!(place.waiting().is_none());
+            place.vacate();
+            let error = reader.read(&mut [0; 8]).await.unwrap_err();
+            assert!(error.to_string().contains("another client"), "{error}");
+        });
+    }
+
+    #[test]
+    fn a_client_that_has_gone_is_noticed_and_one_that_only_listens_is_not_taken_for_gone() {
+        run(async {
+            let (mut theirs, ours) = UnixStream::pair().unwrap();
+            let hung_up = HungUp::of(ours.as_fd()).unwrap();
+            assert!(!hung_up.is_so());
+            theirs.write_all(b"more").unwrap();
+            assert!(!hung_up.is_so());
+            theirs.shutdown(std::net::Shutdown::Write).unwrap();
+            assert!(!hung_up.is_so());
+            drop(theirs);
+            timeout(NEVER, hung_up.wait()).await.unwrap();
         });
     }
 
