@@ -5,7 +5,7 @@
 mod world;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -162,16 +162,72 @@ fn strangers_keep_nobody_out() {
     let open = Open::new();
     let world = &open.world;
     let guest = world.start("web1", &["--allow", "nobody"]);
-    let api = world.run_dir().join("web1/api");
-    let strangers = std::thread::spawn(move || {
-        // Of this thread alone (Linux has credentials for each).
-        rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(DAEMON)).unwrap();
-        (0..200).map(|_| UnixStream::connect(&api).unwrap()).collect::<Vec<_>>()
-    });
-    let held = strangers.join().unwrap();
+    let held = connections(DAEMON, world.run_dir().join("web1/api"), 200);
     open.taptrail_as(NOBODY, &["nics", "web1"]).ok();
     drop(held);
     world.stop(&guest);
+}
+
+#[test]
+fn who_is_allowed_keeps_neither_root_nor_itself_out_by_asking_nothing() {
+    let open = Open::new();
+    let world = &open.world;
+    let guest = world.start("web1", &["--allow", "nobody", "--nic", ONE]);
+    let mut held = connections(NOBODY, world.run_dir().join("web1/api"), 70);
+    open.taptrail_as(NOBODY, &["nics", "web1"]).ok();
+    world.taptrail(["nics", "web1"]).ok();
+    // Those that came first have made room for those that came later.
+    assert_eq!(held[0].read(&mut [0]).unwrap(), 0);
+    world.detach(&guest, 1, &["--force"]).ok();
+    world.stop(&guest);
+    world.assert_clean();
+}
+
+#[test]
+fn who_is_allowed_keeps_root_not_out_by_asking_for_much() {
+    let open = Open::new();
+    let world = &open.world;
+    let guest = world.start("web1", &["--allow", "nobody", "--nic", ONE]);
+    let mut held = connections(NOBODY, world.run_dir().join("web1/api"), 16);
+    for stream in &mut held {
+        stream.write_all(b"{\"method\":\"org.taptrail.Guest.Monitor\",\"more\":true}\0").unwrap();
+        assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
+    }
+    open.taptrail_as(NOBODY, &["nics", "web1"]).fails(1, "Too many clients of user 65534");
+    world.taptrail(["nics", "web1"]).ok();
+    world.stop(&guest);
+    world.assert_clean();
+}
+
+/// So many connections of this user's, without a call.
+fn connections(uid: u32, api: PathBuf, count: usize) -> Vec<UnixStream> {
+    let user = std::thread::spawn(move || {
+        // Of this thread alone (Linux has credentials for each).
+        rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(uid)).unwrap();
+        (0..count).map(|_| UnixStream::connect(&api).unwrap()).collect()
+    });
+    user.join().unwrap()
+}
+
+#[test]
+fn what_a_client_asked_for_that_has_left_is_not_begun() {
+    let world = World::new();
+    // A machine whose ports wait for a guest system that is not there.
+    let guest = world.start_with("web1", &["--nic", ONE], &EMPTY[..8]);
+    let address = mac(1);
+    let detach =
+        world.command(["detach", "web1", &address, "--timeout", "1h"]).stderr(Stdio::null()).spawn().unwrap();
+    world.until("the detach waits", || world.nics(&guest)[0]["state"] == "unplugging");
+    let mut raw = Raw::connect(&world, "web1");
+    raw.send(&json!({"method": "org.taptrail.Guest.Attach", "parameters": {"nic": TWO}}));
+    drop(raw);
+    world.detach(&guest, 1, &["--force"]).ok();
+    assert_eq!(detach.wait_with_output().unwrap().status.code(), Some(1));
+    // Done after all that had been asked before.
+    world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:03,vhost=off").ok();
+    assert_eq!(guest.holds(), ["tun vnet0"]);
+    world.stop(&guest);
+    world.assert_clean();
 }
 
 #[test]
@@ -314,5 +370,155 @@ fn a_request_that_waits_when_the_guest_ends_is_told_so() {
     assert_eq!(raw.answer()["error"], "org.taptrail.Guest.Ended");
     assert_eq!(detach.wait_with_output().unwrap().status.code(), Some(1));
     assert!(!world.records().iter().any(|record| matches!(record.event, Event::Attach { .. })));
+    world.assert_clean();
+}
+
+/// A supervisor that is stopped, as one that hangs is to who asks it.
+struct Hung(PidFd);
+
+impl Hung {
+    fn supervisor(world: &World, guest: &str) -> Self {
+        let pidfd = PidFd::open(world.supervisor(guest)).unwrap();
+        pidfd.send_signal(Signal::STOP).unwrap();
+        Self(pidfd)
+    }
+
+    fn goes_on(&self) {
+        self.0.send_signal(Signal::CONT).unwrap();
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        // For a test that fails: what is left is ended by asking for it.
+        let _ = self.0.send_signal(Signal::CONT);
+    }
+}
+
+#[test]
+fn what_is_asked_of_a_supervisor_that_hangs_is_told_as_not_done_and_is_not_done_later() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    let other = world.start("web2", &[]);
+    let hung = Hung::supervisor(&world, "web1");
+    let pid = world.supervisor("web1").pid;
+    // By hand, too: who sends it anyway and leaves.
+    let mut raw = Raw::connect(&world, "web1");
+    raw.send(&json!({"method": "org.taptrail.Guest.Revoke", "parameters": {"mac": mac(1)}}));
+    drop(raw);
+
+    let address = mac(1);
+    let asked: [&[&str]; 8] = [
+        &["attach", "web1", "--nic", TWO],
+        &["detach", "web1", &address],
+        &["detach", "web1", &address, "--force"],
+        &["stop", "web1"],
+        &["nics", "web1"],
+        &["events", "web1"],
+        &["adopt", "web1", "--background"],
+        &["recover", "--json"],
+    ];
+    let children: Vec<_> = asked
+        .iter()
+        .map(|words| world.command(*words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+        .collect();
+    let all = world.taptrail(["list", "--json"]).ok();
+    let rows: Value = serde_json::from_str(&all.stdout).unwrap();
+    assert_eq!((&rows[0]["name"], &rows[0]["state"]), (&json!("web1"), &json!("unresponsive")));
+    assert_eq!((&rows[0]["pid"], &rows[0]["supervisor"]), (&json!(guest.pid), &json!(pid)));
+    assert_eq!((&rows[1]["name"], &rows[1]["state"]), (&json!("web2"), &json!("running")));
+    assert!(all.stderr.contains(&format!("kill -KILL {pid}")), "{}", all.stderr);
+    for (words, child) in asked.iter().zip(children) {
+        let done = Done::from(child.wait_with_output().unwrap());
+        if words[0] == "recover" {
+            let told: Value = serde_json::from_str(&done.ok().stdout).unwrap();
+            assert_eq!(told[0]["state"], "unresponsive");
+            continue;
+        }
+        assert_eq!(done.code(), 3, "{words:?}: {}", done.stderr);
+        assert!(done.stderr.contains("does not answer"), "{words:?}: {}", done.stderr);
+        assert!(done.stderr.contains(&format!("kill -KILL {pid}")), "{words:?}: {}", done.stderr);
+        let cuts = words.contains(&"--force");
+        assert_eq!(done.stderr.contains("ip link set dev vnet0 down"), cuts, "{words:?}: {}", done.stderr);
+    }
+
+    let before = world.records().len();
+    hung.goes_on();
+    // Taken after all that was there before.
+    world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:03,vhost=off").ok();
+    assert_eq!(guest.holds(), ["tun vnet0", "tun vnet1"]);
+    assert_eq!(world.records().len(), before + 2, "{:?}", world.story());
+    world.stop(&guest);
+    world.stop(&other);
+    world.assert_clean();
+}
+
+#[test]
+fn a_guest_is_ended_without_its_supervisor_and_its_account_is_closed_by_the_supervisor_or_by_recovery() {
+    for goes_on in [true, false] {
+        let world = World::new();
+        let guest = world.start("web1", &["--nic", ONE]);
+        let hung = Hung::supervisor(&world, "web1");
+        let done = world.taptrail(["stop", "web1", "--force"]).ok();
+        assert!(done.stderr.contains("was ended without it"), "{}", done.stderr);
+        assert!(!guest.is_alive());
+        assert_eq!(world.open_accounts().0, 1);
+        if goes_on {
+            hung.goes_on();
+            world.until("its account is closed", || world.open_accounts() == (0, 0));
+            assert_eq!(world.story().last().unwrap(), "guest crashed");
+        } else {
+            world.kill_supervisor("web1");
+            world.taptrail(["recover"]).ok();
+            assert_eq!(world.story().last().unwrap(), "guest unknown");
+        }
+        world.until("its claim is gone", || !world.run_dir().join("web1/lock").exists());
+        world.assert_clean();
+    }
+}
+
+#[test]
+fn a_guest_whose_supervisor_hangs_is_had_back_by_the_way_that_is_told() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    let _hung = Hung::supervisor(&world, "web1");
+    world.kill_supervisor("web1");
+    world.taptrail(["nics", "web1"]).fails(1, "`taptrail adopt web1`");
+    world.taptrail(["adopt", "web1", "--background"]).ok();
+    world.detach(&guest, 1, &["--force"]).ok();
+    assert_eq!(guest.holds(), Vec::<String>::new());
+    world.kill_supervisor("web1");
+    let done = world.taptrail(["stop", "web1", "--force"]).ok();
+    assert!(done.stderr.contains("had no supervisor"), "{}", done.stderr);
+    assert!(!guest.is_alive());
+    world.taptrail(["recover"]).ok();
+    world.assert_clean();
+}
+
+#[test]
+fn a_guest_of_another_run_directory_is_listed_with_where_it_is() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    let other = world.path("other");
+    let elsewhere = |words: &[&str]| {
+        let mut command = world.command(words);
+        Done::from(command.env("TAPTRAIL_RUN_DIR", &other).output().unwrap())
+    };
+    let here = format!("--run-dir={}", world.run_dir().display());
+    let listed = elsewhere(&["list", "--json"]).ok();
+    let rows: Value = serde_json::from_str(&listed.stdout).unwrap();
+    assert_eq!((&rows[0]["name"], &rows[0]["state"]), (&json!("web1"), &json!("elsewhere")));
+    assert_eq!(rows[0]["run_dir"], world.run_dir().to_str().unwrap());
+    assert_eq!(rows[0]["pid"], guest.pid);
+    assert!(listed.stderr.contains(&here), "{}", listed.stderr);
+    elsewhere(&["nics", "web1"]).fails(1, &here);
+    assert!(guest.is_alive());
+    // By another name it is the same one.
+    let alias = world.path("alias");
+    std::os::unix::fs::symlink(world.run_dir(), &alias).unwrap();
+    let mut command = world.command(["list", "--json"]);
+    let listed = Done::from(command.env("TAPTRAIL_RUN_DIR", &alias).output().unwrap()).ok();
+    assert_eq!(serde_json::from_str::<Value>(&listed.stdout).unwrap()[0]["state"], "running");
+    world.stop(&guest);
     world.assert_clean();
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::{Stream, StreamExt};
 use tokio::signal::unix::{SignalKind, signal};
 use zlink::tokio::unix;
@@ -14,6 +15,13 @@ use crate::run_dir::{self, RunDirError};
 
 /// How long a supervisor may take to answer what needs no work.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// How long it may take for what needs some, beyond the time that the guest is given: other requests come first, and a
+/// ledger that can't be written is waited for.
+const WORK: Duration = Duration::from_secs(120);
+
+/// How often a supervisor of which nothing is heard is asked whether it is there.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// A guest could not be asked, or did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -48,10 +56,22 @@ pub enum ClientError {
         source: zlink::Error,
     },
     /// The supervisor is silent.
-    #[error("Supervisor of guest '{guest}' did not answer within {} s", ANSWER.as_secs())]
+    #[error("Supervisor of guest '{guest}'{} does not answer within {} s: nothing was asked of it", pid(.supervisor), ANSWER.as_secs())]
     Silent {
         /// The guest.
         guest: String,
+        /// Its pid, where it can be seen.
+        supervisor: Option<u32>,
+    },
+    /// The supervisor does not come to an end.
+    #[error("Supervisor of guest '{guest}'{} has not answered within {} s: what it had not begun is withdrawn, and what it had is not known", pid(.supervisor), .limit.as_secs())]
+    Unfinished {
+        /// The guest.
+        guest: String,
+        /// Its pid, where it can be seen.
+        supervisor: Option<u32>,
+        /// How long it was waited for.
+        limit: Duration,
     },
     /// The supervisor's own answer.
     #[error("{}", reason(.0))]
@@ -59,6 +79,10 @@ pub enum ClientError {
     /// No runtime, no client.
     #[error("Client can't be started")]
     Runtime(#[source] io::Error),
+}
+
+fn pid(supervisor: &Option<u32>) -> String {
+    supervisor.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
 }
 
 fn reason(error: &ApiError) -> String {
@@ -79,9 +103,19 @@ fn reason(error: &ApiError) -> String {
 }
 
 impl ClientError {
-    /// Did the guest not do in time what it was asked for?
+    /// Did the guest, or its supervisor, not do in time what it was asked for?
     pub fn is_time_out(&self) -> bool {
-        matches!(self, Self::Answer(ApiError::TimedOut { .. }))
+        matches!(self, Self::Answer(ApiError::TimedOut { .. })) || self.is_silence()
+    }
+
+    /// Is there nobody to ask?
+    pub fn is_nobody(&self) -> bool {
+        matches!(self, Self::NotRunning { .. })
+    }
+
+    /// Did the supervisor say nothing?
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::Silent { .. } | Self::Unfinished { .. })
     }
 }
 
@@ -103,6 +137,7 @@ trait GuestProxy {
 #[derive(Debug)]
 pub struct Client {
     guest: String,
+    run: PathBuf,
     runtime: tokio::runtime::Runtime,
     connection: unix::Connection,
 }
@@ -111,76 +146,88 @@ impl Client {
     /// Connects to the guest's supervisor.
     pub fn connect(run: &Path, guest: &str) -> Result<Self, ClientError> {
         run_dir::check_name(guest)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(ClientError::Runtime)?;
-        let socket = run_dir::api_socket(run, guest);
-        let connection = runtime.block_on(unix::connect(&socket)).map_err(|source| {
-            let guest = guest.to_owned();
-            let nobody = |error: &io::Error| {
-                matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
-            };
-            match &source {
-                zlink::Error::Io(error) if nobody(error) => ClientError::NotRunning { guest, socket },
-                _ => ClientError::Unreachable { guest, socket, source },
-            }
-        })?;
-        Ok(Self { guest: guest.to_owned(), runtime, connection })
+        let runtime = runtime()?;
+        let connection = runtime.block_on(connect(run, guest))?;
+        Ok(Self { guest: guest.to_owned(), run: run.to_owned(), runtime, connection })
     }
 
     /// Hot-plugs an interface.
     pub fn attach(&mut self, spec: &str) -> Result<OneNic, ClientError> {
-        let answer = self.runtime.block_on(self.connection.attach(spec.to_owned()));
-        self.answer(answer)
+        self.work(Duration::ZERO, async |connection| connection.attach(spec.to_owned()).await)
     }
 
     /// Hot-unplugs an interface.
     pub fn detach(&mut self, mac: &str, patience: Duration) -> Result<OneNic, ClientError> {
-        let answer = self.runtime.block_on(self.connection.detach(mac.to_owned(), milliseconds(patience)));
-        self.answer(answer)
+        let timeout = milliseconds(patience);
+        self.work(patience, async |connection| connection.detach(mac.to_owned(), timeout).await)
     }
 
     /// Takes an interface's devices at once, with the NIC still plugged.
     pub fn revoke(&mut self, mac: &str) -> Result<OneNic, ClientError> {
-        let answer = self.runtime.block_on(self.connection.revoke(mac.to_owned()));
-        self.answer(answer)
+        self.work(Duration::ZERO, async |connection| connection.revoke(mac.to_owned()).await)
     }
 
     /// Stops the guest; returns when it has ended.
     pub fn stop(&mut self, patience: Duration, force: bool) -> Result<(), ClientError> {
-        let answer = self.runtime.block_on(self.connection.stop(milliseconds(patience), force));
-        self.answer(answer)
+        let timeout = milliseconds(patience);
+        self.work(patience, async |connection| connection.stop(timeout, force).await)
     }
 
     /// What the guest is doing.
     pub fn status(&mut self) -> Result<Status, ClientError> {
-        let connection = &mut self.connection;
-        let answer = self.runtime.block_on(async { tokio::time::timeout(ANSWER, connection.status()).await });
-        let answer = answer.map_err(|_| ClientError::Silent { guest: self.guest.clone() })?;
-        self.answer(answer)
+        let Self { guest, run, runtime, connection } = self;
+        runtime.block_on(status(run, guest, connection))
     }
 
     /// What interfaces the guest has.
     pub fn nics(&mut self) -> Result<Nics, ClientError> {
-        let connection = &mut self.connection;
-        let answer = self.runtime.block_on(async { tokio::time::timeout(ANSWER, connection.nics()).await });
-        let answer = answer.map_err(|_| ClientError::Silent { guest: self.guest.clone() })?;
-        self.answer(answer)
+        let Self { guest, run, runtime, connection } = self;
+        runtime.block_on(async {
+            let answer = tokio::time::timeout(ANSWER, connection.nics()).await;
+            answered(guest, answer.map_err(|_| silent(run, guest))?)
+        })
+    }
+
+    /// Has the supervisor do something that takes its time. One that does not say how it is at once is asked for
+    /// nothing: it might do it when nobody wants it any more.
+    fn work<T>(
+        &mut self,
+        patience: Duration,
+        call: impl AsyncFnOnce(&mut unix::Connection) -> zlink::Result<Result<T, ApiError>>,
+    ) -> Result<T, ClientError> {
+        self.status()?;
+        let limit = patience.saturating_add(WORK);
+        let Self { guest, run, runtime, connection } = self;
+        let answer = runtime.block_on(async { tokio::time::timeout(limit, call(connection)).await });
+        let unfinished = |_| ClientError::Unfinished {
+            guest: guest.clone(),
+            supervisor: run_dir::supervisor(run, guest),
+            limit,
+        };
+        answered(guest, answer.map_err(unfinished)?)
     }
 
     /// Gives `take` the guest's state and then all that happens to it, until the guest ends, `take` says that it is
     /// enough, or Ctrl-C comes.
     pub fn events(&mut self, mut take: impl FnMut(Event) -> bool) -> Result<(), ClientError> {
-        let connection = &mut self.connection;
-        let broken = |source| ClientError::Broken { guest: self.guest.clone(), source };
-        self.runtime.block_on(async {
+        self.status()?;
+        let Self { guest, run, runtime, connection } = self;
+        let broken = |source| ClientError::Broken { guest: guest.clone(), source };
+        runtime.block_on(async {
             let mut interrupted = signal(SignalKind::interrupt()).map_err(ClientError::Runtime)?;
             let mut events = pin!(connection.monitor().await.map_err(broken)?);
             loop {
                 let event = tokio::select! {
                     event = events.next() => event,
                     _ = interrupted.recv() => return Ok(()),
+                    () = tokio::time::sleep(LOOK) => {
+                        // That nothing happens, and that nobody is there to tell, are two things.
+                        let asked = async { status(run, guest, &mut connect(run, guest).await?).await };
+                        match asked.await {
+                            Err(error) if error.is_silence() => return Err(error),
+                            _ => continue,
+                        }
+                    }
                 };
                 match event {
                     Some(Ok(Ok(told))) => {
@@ -195,13 +242,57 @@ impl Client {
             }
         })
     }
+}
 
-    fn answer<T>(&self, answer: zlink::Result<Result<T, ApiError>>) -> Result<T, ClientError> {
-        match answer {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(ClientError::Answer(error)),
-            Err(source) => Err(ClientError::Broken { guest: self.guest.clone(), source }),
+/// How each of these guests is, asked all at once.
+///
+/// # Errors
+/// When none can be asked.
+pub fn statuses(run: &Path, guests: &[String]) -> Result<Vec<Result<Status, ClientError>>, ClientError> {
+    let ask = async |guest: &String| {
+        let mut connection = connect(run, guest).await?;
+        status(run, guest, &mut connection).await
+    };
+    Ok(runtime()?.block_on(join_all(guests.iter().map(ask))))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, ClientError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ClientError::Runtime)
+}
+
+async fn connect(run: &Path, guest: &str) -> Result<unix::Connection, ClientError> {
+    let socket = run_dir::api_socket(run, guest);
+    unix::connect(&socket).await.map_err(|source| {
+        let kind = match &source {
+            zlink::Error::Io(error) => error.kind(),
+            _ => io::ErrorKind::Other,
+        };
+        let guest = guest.to_owned();
+        match kind {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ClientError::NotRunning { guest, socket }
+            }
+            // As many wait to be heard as can.
+            io::ErrorKind::WouldBlock => silent(run, &guest),
+            _ => ClientError::Unreachable { guest, socket, source },
         }
+    })
+}
+
+async fn status(run: &Path, guest: &str, connection: &mut unix::Connection) -> Result<Status, ClientError> {
+    let answer = tokio::time::timeout(ANSWER, connection.status()).await;
+    answered(guest, answer.map_err(|_| silent(run, guest))?)
+}
+
+fn silent(run: &Path, guest: &str) -> ClientError {
+    ClientError::Silent { guest: guest.to_owned(), supervisor: run_dir::supervisor(run, guest) }
+}
+
+fn answered<T>(guest: &str, answer: zlink::Result<Result<T, ApiError>>) -> Result<T, ClientError> {
+    match answer {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(ClientError::Answer(error)),
+        Err(source) => Err(ClientError::Broken { guest: guest.to_owned(), source }),
     }
 }
 

@@ -14,6 +14,7 @@
 //! - `host_link`: the host's link behind an interface, and by what it is known again.
 //! - `driver`: the state machine, the only thing that acts on the guest.
 //! - `recovery`: what an ended supervisor left behind.
+//! - `silent`: what can be done of one that does not answer.
 //! - `request`, `server`, `service`, `callers`, `socket`, [`api`], `client`: how others ask it to.
 //! - `events`, `monitor`: what happens, told to who listens.
 //!
@@ -48,6 +49,7 @@ mod run_dir;
 mod server;
 mod service;
 mod service_manager;
+mod silent;
 mod socket;
 pub mod spec;
 mod stray;
@@ -56,7 +58,7 @@ pub mod xml;
 
 pub use account::{AccountError, AuditMode};
 pub use callers::{CallerError, caller};
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, statuses};
 pub use driver::{AdoptError, AdoptOptions, Ended, Options, StartError};
 pub use duration::{DurationError, duration};
 pub use environment::{EnvironmentError, environment};
@@ -66,6 +68,7 @@ pub use recovery::{
 };
 pub use run_dir::{Dirs, NOFOLLOW, RunDirError, api_socket, check_name, guests, log_file, make};
 pub use service_manager::ServiceManager;
+pub use silent::{EndedAlone, SilentError, Supervised, end_alone, interface_behind, supervised};
 pub use stray::{Stray, StrayState, strays};
 pub use supervisor::{Running, SuperviseError, adopt, supervise};
 

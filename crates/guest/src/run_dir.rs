@@ -28,6 +28,9 @@ impl Default for Dirs {
 /// For files in directories that are ours: a symbolic link there is somebody's trap.
 pub const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
 
+/// The file by whose lock a guest is claimed.
+pub(crate) const LOCK: &str = "lock";
+
 /// How long who claims a guest waits for one who is about to let go of it: a dead supervisor's last threads, a
 /// supervisor that removes what was its own, or who settles what an earlier one left behind.
 const PASSING: Duration = Duration::from_secs(5);
@@ -55,7 +58,7 @@ pub enum RunDirError {
         /// The guest's name.
         name: String,
         /// What its lock file says.
-        supervisor: Option<String>,
+        supervisor: Option<u32>,
     },
     /// The system refused.
     #[error("{what} {path} failed", path = path.display())]
@@ -119,6 +122,15 @@ pub fn guests(run: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
+/// The pid of who has the guest, by its own word in the lock's file.
+pub(crate) fn supervisor(run: &Path, guest: &str) -> Option<u32> {
+    holder(&run.join(guest).join(LOCK))
+}
+
+fn holder(lock: &Path) -> Option<u32> {
+    std::fs::read_to_string(lock).ok()?.trim().parse().ok()
+}
+
 /// A guest's directory, ours as long as this lives; emptied and removed on drop.
 ///
 /// ```text
@@ -155,7 +167,7 @@ impl Claim {
         let mut claim = Self::take_for_a_moment(run, guest)?;
         // It may be a dead supervisor's, who let others pass.
         set_mode(&claim.path, |mode| mode & 0o700)?;
-        let path = claim.path.join("lock");
+        let path = claim.path.join(LOCK);
         writeln!(claim.lock, "{}", std::process::id()).map_err(|source| RunDirError::Io {
             what: "Writing",
             path,
@@ -172,7 +184,7 @@ impl Claim {
         if longest.as_os_str().len() >= SUN_PATH {
             return Err(RunDirError::TooDeep(longest));
         }
-        let lock_path = path.join("lock");
+        let lock_path = path.join(LOCK);
         let end = Instant::now() + PASSING;
         loop {
             match make(run, guest).map_err(Missed::of).and_then(|_| try_lock(&lock_path)) {
@@ -182,9 +194,7 @@ impl Claim {
                     std::thread::sleep(Duration::from_millis(2));
                 }
                 Err(_) => {
-                    let supervisor = std::fs::read_to_string(&lock_path).ok();
-                    let supervisor =
-                        supervisor.map(|pid| pid.trim().to_owned()).filter(|pid| !pid.is_empty());
+                    let supervisor = holder(&lock_path);
                     return Err(RunDirError::Taken { name: guest.to_owned(), supervisor });
                 }
             }
@@ -291,8 +301,7 @@ fn try_lock(path: &Path) -> Result<File, Missed> {
 /// Who has the lock has written its pid into it, as supervisors do, and runs. The last threads of one that has just
 /// died may have it a moment longer; who will let go of it soon has it empty.
 fn holder_stays(path: &Path) -> bool {
-    let pid = std::fs::read_to_string(path).ok().and_then(|pid| pid.trim().parse().ok());
-    pid.is_some_and(|pid| ProcessId::of(pid).is_ok_and(|process| process.is_alive()))
+    holder(path).is_some_and(|pid| ProcessId::of(pid).is_ok_and(|process| process.is_alive()))
 }
 
 impl Drop for Claim {
@@ -302,7 +311,7 @@ impl Drop for Claim {
         let log = (!self.keep_log).then_some("log");
         let monitor = (!self.keep_monitor).then_some("monitor");
         // The lock is the last: with it goes the right to what is there.
-        for name in ["api"].into_iter().chain(log).chain(monitor).chain(["lock"]) {
+        for name in ["api"].into_iter().chain(log).chain(monitor).chain([LOCK]) {
             let _ = std::fs::remove_file(self.path.join(name));
         }
         let _ = std::fs::remove_dir(&self.path);

@@ -23,6 +23,12 @@ pub struct GuestRow {
     pub since: Option<Timestamp>,
     /// How many interfaces it has.
     pub nics: u32,
+    /// Its supervisor's process, of one that does not answer here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supervisor: Option<u32>,
+    /// The run directory of that supervisor, where it is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_dir: Option<String>,
 }
 
 /// A table of guests.

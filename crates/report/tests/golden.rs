@@ -82,6 +82,8 @@ fn guests() -> Vec<GuestRow> {
         state: "running".into(),
         since,
         nics: 2,
+        supervisor: None,
+        run_dir: None,
     };
     let other = GuestRow {
         name: "db é 名".into(),

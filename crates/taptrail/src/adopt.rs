@@ -5,6 +5,7 @@ use taptrail_guest::{AdoptOptions, Dirs, caller, check_name};
 use crate::cli::{Adopt, Cli};
 use crate::output::Failure;
 use crate::run::supervised;
+use crate::silent::not_supervised;
 use crate::{Done, background};
 
 pub(crate) fn adopt(cli: &Cli, arguments: &Adopt, dirs: Dirs) -> Done {
@@ -23,6 +24,7 @@ pub(crate) fn adopt(cli: &Cli, arguments: &Adopt, dirs: Dirs) -> Done {
         revoke_unfiltered: arguments.revoke_unfiltered,
     };
     supervised(arguments.ready_fd, |ready| {
-        Ok(taptrail_guest::adopt(&options, arguments.stop_timeout, ready)?)
+        taptrail_guest::adopt(&options, arguments.stop_timeout, ready)
+            .map_err(|error| not_supervised(error, &options.name, &options.dirs))
     })
 }

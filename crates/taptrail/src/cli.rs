@@ -24,7 +24,7 @@ pub(crate) use self::watch::{Watch, arguments as watch_arguments};
 #[derive(Debug, Parser)]
 #[command(name = "taptrail", version, propagate_version = true, arg_required_else_help = true)]
 #[command(
-    after_help = "Exit codes:\n  0  success\n  1  the command failed, or `findings` or `verify` reported at least one problem\n  2  wrong arguments, or input that can't be read\n  3  the guest did not answer in time\n  4  not known: the logs do not cover the time or host in question\n\n`taptrail run` in the foreground returns QEMU's exit code."
+    after_help = "Exit codes:\n  0  success\n  1  the command failed, or `findings` or `verify` reported at least one problem\n  2  wrong arguments, or input that can't be read\n  3  the guest, or its supervisor, did not answer in time\n  4  not known: the logs do not cover the time or host in question\n\n`taptrail run` in the foreground returns QEMU's exit code."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -407,7 +407,8 @@ pub(crate) struct Stop {
 
 /// List the guests of this host
 ///
-/// States beside those of supervised guests: `orphaned`, the guest runs without a supervisor (see `taptrail adopt`);
+/// States beside those of supervised guests: `unresponsive`, the guest's supervisor runs and does not answer; `elsewhere`,
+/// it serves the guest in another run directory; `orphaned`, the guest runs without a supervisor (see `taptrail adopt`);
 /// `unsettled`, the guest has ended and its account is open (see `taptrail recover`); `watched`, another manager such as
 /// libvirt runs the guest, and `taptrail watch` has seen it.
 #[derive(Debug, Args)]
@@ -433,7 +434,7 @@ pub(crate) struct Nics {
 /// each change of state of the guest and its interfaces. The command ends with the guest.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit codes:\n  0  the guest has ended, or the reader has closed the pipe\n  1  the guest does not answer, or this command read too slowly\n\nExample:\n  taptrail events web1 --json"
+    after_help = "Exit codes:\n  0  the guest has ended, or the reader has closed the pipe\n  1  nobody serves the guest, or this command read too slowly\n  3  its supervisor does not answer\n\nExample:\n  taptrail events web1 --json"
 )]
 pub(crate) struct Events {
     /// Name of the guest

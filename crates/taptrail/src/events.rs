@@ -10,15 +10,18 @@ use taptrail_guest::{Client, Dirs, descriptors};
 
 use crate::Done;
 use crate::cli::Events;
+use crate::silent::failure;
 
 pub(crate) fn events(arguments: &Events, dirs: &Dirs) -> Done {
-    let mut client = Client::connect(&dirs.run, &arguments.guest)?;
     let mut written = Ok(());
-    client.events(|event| {
-        let shown = if arguments.json { json(&event) } else { Ok(line(&event)) };
-        written = shown.and_then(|line| say(&line));
-        written.is_ok()
-    })?;
+    let told = Client::connect(&dirs.run, &arguments.guest).and_then(|mut client| {
+        client.events(|event| {
+            let shown = if arguments.json { json(&event) } else { Ok(line(&event)) };
+            written = shown.and_then(|line| say(&line));
+            written.is_ok()
+        })
+    });
+    told.map_err(|error| failure(error, &arguments.guest, dirs))?;
     match written {
         // A reader that has gone has read enough.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

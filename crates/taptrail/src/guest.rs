@@ -6,17 +6,20 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use taptrail_guest::spec::{NicSpec, SpecError};
-use taptrail_guest::{Client, ClientError, Dirs, api, descriptors, xml};
+use taptrail_guest::{Client, Dirs, api, descriptors, xml};
 use taptrail_report::{DeviceRow, NicRow, nic_table};
 
 use crate::Done;
 use crate::cli::{Attach, Detach, Nics, Stop};
 use crate::output::{Failure, colors, print, print_json, style};
+use crate::silent::{end, failure, not_revoked};
 
 pub(crate) fn attach(arguments: &Attach, dirs: &Dirs) -> Done {
     let spec = spec(arguments)?;
-    let mut client = Client::connect(&dirs.run, &arguments.guest)?;
-    let nic = client.attach(&spec.to_string()).map_err(answer)?.nic;
+    let attached = Client::connect(&dirs.run, &arguments.guest)
+        .and_then(|mut client| client.attach(&spec.to_string()))
+        .map_err(|error| failure(error, &arguments.guest, dirs))?;
+    let nic = attached.nic;
     if arguments.json {
         return print_json(&row(nic)?);
     }
@@ -30,10 +33,17 @@ pub(crate) fn attach(arguments: &Attach, dirs: &Dirs) -> Done {
 }
 
 pub(crate) fn detach(arguments: &Detach, dirs: &Dirs) -> Done {
-    let mut client = Client::connect(&dirs.run, &arguments.guest)?;
     let mac = arguments.mac.to_string();
-    let gone = if arguments.force { client.revoke(&mac) } else { client.detach(&mac, arguments.timeout) };
-    let nic = gone.map_err(answer)?.nic;
+    let gone = Client::connect(&dirs.run, &arguments.guest).and_then(|mut client| {
+        if arguments.force { client.revoke(&mac) } else { client.detach(&mac, arguments.timeout) }
+    });
+    let nic = match gone {
+        Ok(gone) => gone.nic,
+        Err(error) if arguments.force => {
+            return Err(not_revoked(error, &arguments.guest, arguments.mac, dirs));
+        }
+        Err(error) => return Err(failure(error, &arguments.guest, dirs)),
+    };
     if arguments.json {
         return print_json(&row(nic)?);
     }
@@ -42,15 +52,22 @@ pub(crate) fn detach(arguments: &Detach, dirs: &Dirs) -> Done {
 }
 
 pub(crate) fn stop(arguments: &Stop, dirs: &Dirs) -> Done {
-    let mut client = Client::connect(&dirs.run, &arguments.guest)?;
-    client.stop(arguments.timeout, arguments.force).map_err(answer)?;
-    Ok(ExitCode::SUCCESS)
+    let asked = Client::connect(&dirs.run, &arguments.guest)
+        .and_then(|mut client| client.stop(arguments.timeout, arguments.force));
+    match asked {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) if arguments.force && (error.is_silence() || error.is_nobody()) => {
+            end(error, &arguments.guest, dirs)
+        }
+        Err(error) => Err(failure(error, &arguments.guest, dirs)),
+    }
 }
 
 pub(crate) fn nics(arguments: &Nics, dirs: &Dirs) -> Done {
-    let mut client = Client::connect(&dirs.run, &arguments.guest)?;
-    let nics = client.nics().map_err(answer)?.nics;
-    let rows = nics.into_iter().map(row).collect::<Result<Vec<_>, _>>()?;
+    let nics = Client::connect(&dirs.run, &arguments.guest)
+        .and_then(|mut client| client.nics())
+        .map_err(|error| failure(error, &arguments.guest, dirs))?;
+    let rows = nics.nics.into_iter().map(row).collect::<Result<Vec<_>, _>>()?;
     if arguments.json { print_json(&rows) } else { print(&nic_table(&rows, &style(false))) }
 }
 
@@ -87,10 +104,6 @@ fn read(file: &Path) -> anyhow::Result<String> {
             .with_context(failed)?;
     }
     Ok(text)
-}
-
-fn answer(error: ClientError) -> Failure {
-    if error.is_time_out() { Failure::timed_out(error) } else { error.into() }
 }
 
 fn row(nic: api::Nic) -> anyhow::Result<NicRow> {

@@ -1,20 +1,28 @@
 //! `taptrail list`: the guests of this host.
 
 use anyhow::Context;
-use taptrail_guest::{Client, ClientError, Dirs, Unsupervised, guests, unsupervised};
+use taptrail_guest::{
+    ClientError, Dirs, Supervised, Unsupervised, guests, statuses, supervised, unsupervised,
+};
 use taptrail_report::{GuestRow, guest_table};
 use tracing::warn;
 
 use crate::Done;
 use crate::cli::List;
 use crate::output::{print, print_json, style};
+use crate::silent::{hint, way_out};
 
 pub(crate) fn list(arguments: &List, dirs: &Dirs) -> Done {
-    let names =
+    let known = on_record(dirs);
+    let mut names =
         guests(&dirs.run).with_context(|| format!("Run directory {} can't be read", dirs.run.display()))?;
+    names.extend(known.iter().filter(|one| one.elsewhere.is_none()).map(|one| one.guest.name.to_string()));
+    names.sort();
+    names.dedup();
     let mut rows = Vec::with_capacity(names.len());
-    for name in names {
-        match Client::connect(&dirs.run, &name).and_then(|mut client| client.status()) {
+    let mut silent = Vec::new();
+    for (name, status) in names.iter().zip(statuses(&dirs.run, &names)?) {
+        match status {
             Ok(status) => rows.push(GuestRow {
                 name: status.name,
                 uuid: status.uuid.parse()?,
@@ -22,21 +30,76 @@ pub(crate) fn list(arguments: &List, dirs: &Dirs) -> Done {
                 pid: status.pid.map(u32::try_from).transpose()?,
                 since: status.since.map(|since| since.parse()).transpose()?,
                 nics: u32::try_from(status.nics)?,
+                supervisor: None,
+                run_dir: None,
             }),
             // Its directory is left over, or it has ended just now.
             Err(ClientError::NotRunning { .. }) => {}
-            Err(error) => warn!("{}", taptrail_guest::chain(&error)),
+            Err(error) => silent.push((name, error)),
+        }
+    }
+    let answered: Vec<_> = rows.iter().map(|row| row.uuid).collect();
+    let missing: Vec<_> =
+        known.into_iter().map(|one| one.guest.uuid).filter(|uuid| !answered.contains(uuid)).collect();
+    if !missing.is_empty() {
+        // One that has ended just now does not answer either.
+        rows.extend(
+            on_record(dirs).into_iter().filter(|one| missing.contains(&one.guest.uuid)).map(unanswered),
+        );
+    }
+    for (name, error) in silent {
+        // Where the ledger knows it, it has been told.
+        if !rows.iter().any(|row| row.name == *name && row.supervisor.is_some()) {
+            warn!("{}{}", taptrail_guest::chain(&error), way_out(&error, name));
         }
     }
     match unsupervised(dirs) {
         // One that has just been taken up has answered above.
         Ok(lost) => {
-            let answered: Vec<_> = rows.iter().map(|row| row.uuid).collect();
             rows.extend(lost.into_iter().filter(|guest| !answered.contains(&guest.guest.uuid)).map(row));
         }
         Err(error) => warn!("{}", taptrail_guest::chain(&error)),
     }
+    rows.sort_by(|a, b| a.name.cmp(&b.name));
     if arguments.json { print_json(&rows) } else { print(&guest_table(&rows, &style(false))) }
+}
+
+/// The guests on record with a supervisor that runs.
+fn on_record(dirs: &Dirs) -> Vec<Supervised> {
+    supervised(dirs).unwrap_or_else(|error| {
+        warn!("{}", taptrail_guest::chain(&error));
+        Vec::new()
+    })
+}
+
+/// A guest whose supervisor runs and does not answer, or answers in another run directory.
+fn unanswered(one: Supervised) -> GuestRow {
+    let Supervised { guest, pid, begun, nics, supervisor, elsewhere } = one;
+    let name = guest.name.escape_debug();
+    match &elsewhere {
+        Some(run) => warn!(
+            "'{name}' is supervised in another run directory (by pid {supervisor}): --run-dir={} reaches it",
+            run.display()
+        ),
+        None if pid.is_some() => warn!(
+            "Supervisor of '{name}' (pid {supervisor}) does not answer{}",
+            hint(&guest.name, Some(supervisor))
+        ),
+        None => warn!(
+            "Supervisor of '{name}' (pid {supervisor}) does not answer, and no QEMU of its runs: `kill -KILL {supervisor}` ends \
+             it, and `taptrail recover` closes the account"
+        ),
+    }
+    GuestRow {
+        name: guest.name.into(),
+        uuid: guest.uuid,
+        state: if elsewhere.is_some() { "elsewhere" } else { "unresponsive" }.to_owned(),
+        pid,
+        since: Some(begun),
+        nics: u32::try_from(nics).unwrap_or(u32::MAX),
+        supervisor: Some(supervisor),
+        run_dir: elsewhere.map(|run| run.display().to_string()),
+    }
 }
 
 /// A guest whose supervisor has ended: it runs on, or its account has yet to be closed; or one that is watched.
@@ -53,5 +116,7 @@ fn row(lost: Unsupervised) -> GuestRow {
         pid: lost.pid,
         since: Some(lost.begun),
         nics: u32::try_from(lost.nics).unwrap_or(u32::MAX),
+        supervisor: None,
+        run_dir: None,
     }
 }

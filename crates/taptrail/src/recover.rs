@@ -1,31 +1,45 @@
 //! `taptrail recover`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use serde::Serialize;
 use taptrail_guest::{
-    Dirs, RecoverOptions, Recovered, RecoveredState, Stray, StrayState, chain, descriptors,
+    ClientError, Dirs, RecoverOptions, Recovered, RecoveredState, Stray, StrayState, chain, descriptors,
+    statuses,
 };
 use uuid::Uuid;
 
 use crate::Done;
 use crate::cli::Recover;
 use crate::output::{print, print_json};
+use crate::silent::way_out;
 
 pub(crate) fn recover(arguments: &Recover, dirs: Dirs) -> Done {
     let options =
         RecoverOptions { name: None, audit: arguments.audit.into(), dirs, nft: arguments.nft.clone() };
     let all = taptrail_guest::recover(&options)?;
+    let silent = silent(&all, &options.dirs)?;
     let strays = taptrail_guest::strays(&options)?;
     if arguments.json {
-        print_json(&all.iter().map(Row::of).chain(strays.iter().map(Row::of_stray)).collect::<Vec<_>>())?;
+        let rows = all.iter().map(|one| Row::of(one, &silent));
+        print_json(&rows.chain(strays.iter().map(Row::of_stray)).collect::<Vec<_>>())?;
     } else {
-        print(&text(&all, &strays))?;
+        print(&text(&all, &silent, &strays))?;
     }
     let failed = all.iter().any(|one| one.state.is_err())
         || strays.iter().any(|stray| stray.state != StrayState::Deleted);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// The names of the supervised guests whose supervisors do not answer, and why it is said so.
+fn silent(all: &[Recovered], dirs: &Dirs) -> Result<BTreeMap<String, ClientError>, ClientError> {
+    let supervised = all.iter().filter(|one| matches!(one.state, Ok(RecoveredState::Supervised)));
+    let names: Vec<String> = supervised.map(|one| one.guest.name.to_string()).collect();
+    let answers = names.iter().cloned().zip(statuses(&dirs.run, &names)?);
+    let silent = answers.filter_map(|(name, answer)| Some((name, answer.err()?)));
+    Ok(silent.filter(|(_, error)| error.is_silence()).collect())
 }
 
 /// One guest, as it stands in JSON.
@@ -34,8 +48,8 @@ struct Row<'a> {
     /// None of a stray link, of whose guest only the uuid is known.
     guest: Option<&'a str>,
     uuid: Uuid,
-    /// `supervised`, `orphaned`, `closed`, `start-taken-back` or `failed`; of a link whose guest has no account
-    /// `stray-held`, `stray-attached` or `stray-deleted`.
+    /// `supervised`, `unresponsive`, `orphaned`, `closed`, `start-taken-back` or `failed`; of a link whose guest
+    /// has no account `stray-held`, `stray-attached` or `stray-deleted`.
     state: &'static str,
     /// QEMU's, of an orphaned guest; the holder's, of a stray link.
     pid: Option<u32>,
@@ -48,8 +62,11 @@ struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    fn of(one: &'a Recovered) -> Self {
+    fn of(one: &'a Recovered, silent: &BTreeMap<String, ClientError>) -> Self {
         let (state, pid, devices, error) = match &one.state {
+            Ok(RecoveredState::Supervised) if silent.contains_key(one.guest.name.as_str()) => {
+                ("unresponsive", None, None, None)
+            }
             Ok(RecoveredState::Supervised) => ("supervised", None, None, None),
             Ok(RecoveredState::Orphaned { pid }) => ("orphaned", Some(*pid), None, None),
             Ok(RecoveredState::Closed { devices, unstarted: false }) => {
@@ -75,13 +92,16 @@ impl<'a> Row<'a> {
 }
 
 /// A line for each guest of which there is something to say.
-fn text(all: &[Recovered], strays: &[Stray]) -> String {
+fn text(all: &[Recovered], silent: &BTreeMap<String, ClientError>, strays: &[Stray]) -> String {
     let mut text = String::new();
     for one in all {
         let name = one.guest.name.escape_debug();
         // Writing to a String can't fail.
         let _ = match &one.state {
-            Ok(RecoveredState::Supervised) => Ok(()),
+            Ok(RecoveredState::Supervised) => match silent.get(one.guest.name.as_str()) {
+                Some(error) => writeln!(text, "{}{}", chain(error), way_out(error, &one.guest.name)),
+                None => Ok(()),
+            },
             Ok(RecoveredState::Orphaned { pid }) => writeln!(
                 text,
                 "{name} runs without a supervisor, as pid {pid}: `taptrail adopt {name}` gives it one"

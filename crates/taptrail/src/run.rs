@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::asked::Request;
 use crate::cli::{Cli, Run};
 use crate::output::Failure;
+use crate::silent::not_supervised;
 use crate::{Done, background};
 
 pub(crate) fn run(cli: &Cli, arguments: &Run, dirs: Dirs) -> Done {
@@ -49,7 +50,8 @@ pub(crate) fn run(cli: &Cli, arguments: &Run, dirs: Dirs) -> Done {
             return Ok(taptrail_guest::adopt(&adopt, asked.stop_timeout, ready)?);
         }
         match options {
-            Some(options) => supervise(options, asked.stop_timeout, ready).map_err(failed),
+            Some(options) => supervise(options, asked.stop_timeout, ready)
+                .map_err(|error| failed(error, &asked.name, &dirs)),
             // It ended between two looks.
             None => {
                 Err(request.options(dirs).err().unwrap_or_else(|| anyhow!("Guest has just ended").into()))
@@ -109,12 +111,12 @@ pub(crate) fn supervised(
     }
 }
 
-fn failed(error: SuperviseError) -> Failure {
+fn failed(error: SuperviseError, name: &str, dirs: &Dirs) -> Failure {
     match &error {
         SuperviseError::Start { source, .. } if let StartError::Refused(status) = **source => {
             Failure::from(error_text(status)).with_code(exit_number(status).max(1))
         }
-        _ => error.into(),
+        _ => not_supervised(error, name, dirs),
     }
 }
 

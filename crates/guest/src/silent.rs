@@ -1,0 +1,138 @@
+//! Guests whose supervisors say nothing: found on record and in `/proc`, and ended without them.
+//!
+//! A supervisor that is stopped, or hangs, keeps its guest's name, its monitor and its account. What it holds can't be
+//! taken from it; what can be done is to see the guest, and to end its QEMU. The account is closed by the supervisor, if
+//! it goes on, or by recovery, when it has ended.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use taptrail_kernel::proc::{ProcessId, boot_id};
+use taptrail_ledger::{Guest, LedgerError, Process};
+use taptrail_record::{GuestId, MacAddr};
+
+use crate::account::{ledger_if_any, live_guests};
+use crate::driver::end_process;
+use crate::run_dir::{self, Dirs};
+
+/// A guest with an open account whose supervisor runs, whether it answers or not.
+#[derive(Debug, Clone)]
+pub struct Supervised {
+    /// Who.
+    pub guest: GuestId,
+    /// Its QEMU's, if that runs.
+    pub pid: Option<u32>,
+    /// When it began.
+    pub begun: Timestamp,
+    /// How many interfaces it has on record.
+    pub nics: usize,
+    /// The supervisor's.
+    pub supervisor: u32,
+    /// The run directory in which it has the guest's name, where that is another one; `None` as well where it can't be
+    /// seen.
+    pub elsewhere: Option<PathBuf>,
+}
+
+/// What is on record, or who runs, can't be seen; or a QEMU can't be ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SilentError {
+    /// The ledger can't be used.
+    #[error("What is on record can't be read")]
+    Ledger(#[from] LedgerError),
+    /// /proc can't be read.
+    #[error("Processes can't be seen")]
+    Look(#[source] io::Error),
+    /// QEMU does not end, or is not ours to end.
+    #[error("QEMU (pid {pid}) can't be ended")]
+    Kill {
+        /// Its.
+        pid: u32,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A QEMU that was ended without its supervisor.
+#[derive(Debug, Clone, Copy)]
+pub struct EndedAlone {
+    /// Its.
+    pub pid: u32,
+    /// Its supervisor's, if that runs.
+    pub supervisor: Option<u32>,
+}
+
+/// The host's guests that are on record with a supervisor that runs. Nothing is changed.
+///
+/// # Errors
+/// When what is on record can't be read.
+pub fn supervised(dirs: &Dirs) -> Result<Vec<Supervised>, SilentError> {
+    let mut all = Vec::new();
+    for guest in live(dirs)? {
+        let supervisor = process(guest.supervisor);
+        if !supervisor.is_alive() {
+            continue;
+        }
+        let Some(ledger) = ledger_if_any(dirs)? else { continue };
+        let nics = ledger.live_interfaces(guest.key)?.len();
+        let elsewhere = claimed_in(supervisor.pid, &guest.id.name).filter(|run| !is_same(run, &dirs.run));
+        let pid = guest.qemu.map(process).filter(ProcessId::is_alive).map(|qemu| qemu.pid);
+        let supervisor = supervisor.pid;
+        all.push(Supervised { guest: guest.id, pid, begun: guest.begun, nics, supervisor, elsewhere });
+    }
+    Ok(all)
+}
+
+/// Ends the QEMU of a guest by SIGKILL, without asking its supervisor: the one that is on record, known by pid and start
+/// time. `None` where none runs.
+///
+/// # Errors
+/// See [`SilentError`].
+pub fn end_alone(dirs: &Dirs, name: &str) -> Result<Option<EndedAlone>, SilentError> {
+    let Some(guest) = live(dirs)?.into_iter().rfind(|guest| guest.id.name == name) else { return Ok(None) };
+    let Some(qemu) = guest.qemu.map(process).filter(ProcessId::is_alive) else { return Ok(None) };
+    end_process(qemu).map_err(|source| SilentError::Kill { pid: qemu.pid, source })?;
+    let supervisor = process(guest.supervisor);
+    Ok(Some(EndedAlone { pid: qemu.pid, supervisor: supervisor.is_alive().then_some(supervisor.pid) }))
+}
+
+/// The host interface behind a guest's interface, as it is on record.
+///
+/// # Errors
+/// When what is on record can't be read.
+pub fn interface_behind(dirs: &Dirs, name: &str, mac: MacAddr) -> Result<Option<String>, SilentError> {
+    let (Some(ledger), Some(guest)) =
+        (ledger_if_any(dirs)?, live(dirs)?.into_iter().rfind(|guest| guest.id.name == name))
+    else {
+        return Ok(None);
+    };
+    let interfaces = ledger.live_interfaces(guest.key)?;
+    Ok(interfaces.into_iter().rfind(|row| row.mac == mac).and_then(|row| row.ifname))
+}
+
+/// Our guests of this boot whose accounts are open.
+fn live(dirs: &Dirs) -> Result<Vec<Guest>, SilentError> {
+    let boot = boot_id().map_err(SilentError::Look)?.to_string();
+    let mut guests = live_guests(dirs)?;
+    guests.retain(|guest| guest.boot_id == boot);
+    Ok(guests)
+}
+
+/// The run directory in which this process has the guest's lock open.
+fn claimed_in(supervisor: u32, guest: &str) -> Option<PathBuf> {
+    let lock = Path::new(guest).join(run_dir::LOCK);
+    let files = std::fs::read_dir(format!("/proc/{supervisor}/fd")).ok()?.flatten();
+    let paths = files.filter_map(|file| std::fs::read_link(file.path()).ok());
+    let claim = paths.into_iter().find(|path| path.is_absolute() && path.ends_with(&lock))?;
+    claim.parent()?.parent().map(Path::to_owned)
+}
+
+fn is_same(a: &Path, b: &Path) -> bool {
+    let identity = |path| std::fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    matches!((identity(a), identity(b)), (Ok(a), Ok(b)) if a == b)
+}
+
+fn process(process: Process) -> ProcessId {
+    ProcessId { pid: process.pid, start_time: process.start }
+}
