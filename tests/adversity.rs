@@ -165,10 +165,12 @@ fn a_guest_that_lost_its_supervisor_is_not_started_beside_itself() {
     assert_eq!(guest.holds(), ["tun vnet0"], "QEMU outlives its supervisor");
     assert_eq!(world.trail()["holdings"][0]["state"], "held", "and the ledger knows");
     // Asked to start it, taptrail takes it up.
-    let again = world.start("web1", &["--nic", ONE]);
-    assert_eq!((again.pid, again.holds()), (guest.pid, vec!["tun vnet0".to_owned()]));
-    assert!(world.log("web1").contains("is taken up as it is"), "{}", world.log("web1"));
-    world.stop(&again);
+    let again = world.try_start("web1", &["--nic", ONE], &EMPTY).ok();
+    assert!(again.stderr.contains("is taken up as it is"), "{}", again.stderr);
+    let listed = world.json(["list", "--json"]);
+    assert_eq!((&listed[0]["pid"], &listed[0]["state"]), (&json!(guest.pid), &json!("running")));
+    assert_eq!(guest.holds(), ["tun vnet0"]);
+    world.stop(&guest);
     assert_eq!(world.story().iter().filter(|line| line.starts_with("open")).count(), 1);
     world.assert_clean();
 }

@@ -5,6 +5,7 @@
 mod world;
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::Command;
 
@@ -522,4 +523,73 @@ fn a_link_that_somebody_holds_or_that_was_made_for_a_guest_is_nobody_elses() {
     world.attach(&other, "tap=many,queues=2,vhost=off").ok();
     world.stop(&other);
     assert_eq!(world.links(), ["many"]);
+}
+
+/// A program that says what `script` has it say, and is QEMU then.
+fn talkative(world: &World, script: &str) -> Vec<String> {
+    let program = world.path("talkative");
+    std::fs::write(&program, format!("#!/bin/bash\n{script}\nexec qemu-system-x86_64 \"$@\"\n")).unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    let program = program.to_str().unwrap().to_owned();
+    std::iter::once(program).chain(EMPTY[1..].iter().map(ToString::to_string)).collect()
+}
+
+#[test]
+fn a_guests_log_has_the_words_of_its_supervisor_and_of_qemu_with_their_times() {
+    let world = World::new();
+    let qemu = talkative(&world, r"printf 'a word \e[31m in red\n' >&2; echo and another");
+    let qemu: Vec<&str> = qemu.iter().map(String::as_str).collect();
+    let started = world.try_start("web1", &["--nic", &format!("{ONE},model=e1000")], &qemu).ok();
+    let log = world.log("web1");
+    for line in log.lines() {
+        let (time, _) = line.split_once("  ").unwrap();
+        time.parse::<jiff::Timestamp>().unwrap();
+    }
+    assert!(log.contains(r"  qemu: a word \u{1b}[31m in red"), "{log}");
+    assert!(log.contains("  qemu: and another"), "{log}");
+    assert!(log.contains(" INFO 52:54:00:00:00:01: 'vnet0' granted"), "{log}");
+    // Who starts it hears what is grave, and what QEMU says; and waits for no more.
+    assert!(started.stderr.contains("a word") && !started.stderr.contains("granted"), "{}", started.stderr);
+    let guest = world.last_guest().unwrap();
+    world.stop(&guest);
+    assert!(!world.run_dir().join("web1").exists());
+
+    // Why it does not start stands where it was to be started.
+    let refused = world.try_start("web1", &[], &["qemu-system-x86_64", "-device", "no-such-device"]);
+    let refused = refused.fails(1, "is not a valid device model name");
+    let path = world.run_dir().join("web1/log");
+    assert!(refused.stderr.contains(path.to_str().unwrap()), "{}", refused.stderr);
+    assert!(world.log("web1").contains("is not a valid device model name"));
+    // A refusal by somebody else's guest is in nobody's log.
+    let guest = world.start("web2", &[]);
+    let before = world.log("web2");
+    let taken = world.try_start("web2", &[], &EMPTY).fails(1, "already running");
+    assert_eq!(taken.stderr.lines().count(), 1, "{}", taken.stderr);
+    assert_eq!(world.log("web2"), before);
+    world.stop(&guest);
+    world.assert_clean();
+}
+
+#[test]
+fn a_qemu_that_says_too_much_fills_no_run_directory_and_waits_for_nobody() {
+    let world = World::new();
+    // Each instruction of its firmware's, with all registers.
+    let mut qemu = EMPTY.to_vec();
+    qemu.extend(["-d", "cpu,exec,nochain"]);
+    let guest = world.start_with("web1", &["--nic", ONE], &qemu);
+    let size =
+        |name: &str| std::fs::metadata(world.run_dir().join("web1").join(name)).map_or(0, |file| file.len());
+    world.until("it is told what is dropped", || world.log("web1").contains("bytes were dropped here"));
+    assert!(size("log") <= 1 << 20 && size("log.1") <= 1 << 20);
+    // With nobody to read it QEMU runs all the same, and the next supervisor reads on.
+    world.kill_supervisor("web1");
+    let before = size("log");
+    let mut qmp = Qmp::connect(world.run_dir().join("web1/monitor"));
+    assert_eq!(qmp.execute("query-status", json!({}))["status"], "running");
+    drop(qmp);
+    world.taptrail(["adopt", "web1", "--background"]).ok();
+    world.until("it is read on", || size("log.1") > 0 || size("log") > before + 4096);
+    world.stop(&guest);
+    assert!(!world.run_dir().join("web1").exists());
+    world.assert_clean();
 }

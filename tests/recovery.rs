@@ -347,7 +347,7 @@ fn an_adopted_guest_is_supervised_to_its_end() {
     let guest = world.start("web1", &["--nic", ONE, "--nic", BOTH[1]]);
     let before = world.nics(&guest);
     world.kill_supervisor("web1");
-    world.taptrail(["nics", "web1"]).fails(1, "isn't running");
+    world.taptrail(["nics", "web1"]).fails(1, "runs on without a supervisor");
     let listed = world.json(["list", "--json"]);
     assert_eq!((&listed[0]["state"], &listed[0]["pid"]), (&json!("orphaned"), &json!(guest.pid)));
     assert_eq!(listed[0]["nics"], 2);

@@ -66,11 +66,11 @@ pub use interface::{LeftOverError, OpenError};
 pub use recovery::{
     RecoverError, RecoverOptions, Recovered, RecoveredState, Unsupervised, recover, unsupervised,
 };
-pub use run_dir::{Dirs, NOFOLLOW, RunDirError, api_socket, check_name, guests, log_file, make};
+pub use run_dir::{Dirs, NOFOLLOW, RunDirError, api_socket, check_name, guests, log_file};
 pub use service_manager::ServiceManager;
 pub use silent::{EndedAlone, SilentError, Supervised, end_alone, interface_behind, supervised};
 pub use stray::{Stray, StrayState, strays};
-pub use supervisor::{Running, SuperviseError, adopt, supervise};
+pub use supervisor::{Attendant, Running, SuperviseError, adopt, supervise};
 
 /// An error and its sources on one line.
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -86,13 +86,13 @@ pub fn api_socket(run: &Path, guest: &str) -> PathBuf {
     run.join(guest).join("api")
 }
 
-/// The file that takes the supervisor's and QEMU's output under `--background`.
+/// The file that has the supervisor's and QEMU's words under `--background`.
 pub fn log_file(run: &Path, guest: &str) -> PathBuf {
     run.join(guest).join("log")
 }
 
 /// Makes the guest's directory (mode 0700) where it is missing.
-pub fn make(run: &Path, guest: &str) -> Result<PathBuf, RunDirError> {
+fn make(run: &Path, guest: &str) -> Result<PathBuf, RunDirError> {
     check_name(guest)?;
     let path = run.join(guest);
     let failed = |what| {
@@ -227,6 +227,11 @@ impl Claim {
         Ok(())
     }
 
+    /// The directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The path of a socket in the directory.
     pub(crate) fn socket(&self, name: &str) -> PathBuf {
         self.path.join(name)
@@ -238,7 +243,8 @@ impl Claim {
         self.keep_log = true;
     }
 
-    /// Leaves the monitor's socket and the log where they are, or not: QEMU runs on, for another supervisor to take up.
+    /// Leaves the monitor's socket, QEMU's output and the log where they are, or not: QEMU runs on, for another supervisor
+    /// to take up.
     pub(crate) fn leave(&mut self, leave: bool) {
         self.keep_monitor = leave;
         self.keep_log = leave;
@@ -308,10 +314,10 @@ impl Drop for Claim {
     fn drop(&mut self) {
         // Nothing depends on any of it: the next claim cleans up too.
         let _ = self.lock.set_len(0);
-        let log = (!self.keep_log).then_some("log");
-        let monitor = (!self.keep_monitor).then_some("monitor");
+        let log: &[&str] = if self.keep_log { &[] } else { &["log", "log.1"] };
+        let qemus: &[&str] = if self.keep_monitor { &[] } else { &["monitor", "output"] };
         // The lock is the last: with it goes the right to what is there.
-        for name in ["api"].into_iter().chain(log).chain(monitor).chain([LOCK]) {
+        for name in ["api"].iter().chain(log).chain(qemus).chain(&[LOCK]) {
             let _ = std::fs::remove_file(self.path.join(name));
         }
         let _ = std::fs::remove_dir(&self.path);

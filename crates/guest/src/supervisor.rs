@@ -1,5 +1,6 @@
 //! A guest's supervisor: claims the guest, serves its API, drives it, and tells how it ended.
 
+use std::path::Path;
 use std::time::Duration;
 
 use taptrail_record::GuestId;
@@ -18,6 +19,9 @@ pub enum SuperviseError {
     /// The guest can't be claimed.
     #[error(transparent)]
     Claim(#[from] RunDirError),
+    /// What is said can't be taken where it is to go.
+    #[error("Log of the guest can't be begun")]
+    Log(#[source] std::io::Error),
     /// The API can't be served.
     #[error("API of the guest can't be served")]
     Api(#[source] std::io::Error),
@@ -48,7 +52,19 @@ pub struct Running {
     pub uuid: Uuid,
 }
 
-/// Starts the guest and supervises it until it ends. `ready` is called once QEMU runs it;
+/// Who has a guest supervised, and hears of it.
+pub trait Attendant {
+    /// The guest's directory is ours. Nothing was started yet.
+    ///
+    /// # Errors
+    /// Nothing is then.
+    fn claimed(&mut self, directory: &Path) -> std::io::Result<()>;
+
+    /// QEMU runs the guest.
+    fn running(&mut self, running: Running);
+}
+
+/// Starts the guest and supervises it until it ends, and lets the attendant hear of it.
 /// SIGINT, SIGTERM and SIGHUP ask the guest to shut down and give it `patience`.
 ///
 /// # Errors
@@ -56,13 +72,14 @@ pub struct Running {
 pub fn supervise(
     options: Options,
     patience: Duration,
-    ready: impl FnOnce(Running),
+    attendant: &mut dyn Attendant,
 ) -> Result<Ended, SuperviseError> {
     let mut claim = Claim::take(&options.dirs.run, &options.guest.name)?;
+    attendant.claimed(claim.path()).map_err(SuperviseError::Log)?;
     let place = Place { monitor: claim.listen("monitor")?, monitor_path: claim.socket("monitor") };
     let (inbox, server) = serve(&claim, &options.guest, &options.allow, patience)?;
     let name = options.guest.name.clone();
-    let ended = driver::run(options, place, &inbox, |driver: &Driver| say_ready(&name, driver, ready));
+    let ended = driver::run(options, place, &inbox, |driver: &Driver| say_ready(&name, driver, attendant));
     if !ended.as_ref().is_ok_and(ended_well) {
         claim.keep_log();
     }
@@ -70,14 +87,14 @@ pub fn supervise(
         .map_err(|source| SuperviseError::Start { name: name.into(), source: Box::new(source) })
 }
 
-/// Takes up a guest whose supervisor ended before it, and supervises it until it ends.
+/// Takes up a guest whose supervisor ended before it, and supervises it until it ends; else as [`supervise`].
 ///
 /// # Errors
 /// When it can't be taken up; it runs on as before then.
 pub fn adopt(
     options: &AdoptOptions,
     patience: Duration,
-    ready: impl FnOnce(Running),
+    attendant: &mut dyn Attendant,
 ) -> Result<Ended, SuperviseError> {
     let failed = |source| SuperviseError::Adopt { name: options.name.clone(), source: Box::new(source) };
     let mut claim = Claim::take(&options.dirs.run, &options.name)?;
@@ -86,10 +103,11 @@ pub fn adopt(
         return Err(failed(AdoptError::Unknown(options.name.clone())));
     };
     driver::check_callers(options, qemu).map_err(failed)?;
+    attendant.claimed(claim.path()).map_err(SuperviseError::Log)?;
     let (inbox, server) = serve(&claim, &guest.id, &options.allow, patience)?;
     let monitor = claim.socket("monitor");
     let ended = driver::adopt(options, &monitor, &inbox, |driver: &Driver| {
-        say_ready(&options.name, driver, ready);
+        say_ready(&options.name, driver, attendant);
     });
     if let Ok(ended) = &ended {
         claim.leave(false);
@@ -118,14 +136,14 @@ fn serve(
     Ok((inbox, server))
 }
 
-fn say_ready(name: &str, driver: &Driver, ready: impl FnOnce(Running)) {
+fn say_ready(name: &str, driver: &Driver, attendant: &mut dyn Attendant) {
     let pid = driver.qemu_pid();
     // Best effort: not every supervisor has a service manager above it.
     let _ = sd_notify::notify(&[
         sd_notify::NotifyState::Ready,
         sd_notify::NotifyState::Status(&format!("{name} runs, QEMU has pid {pid}")),
     ]);
-    ready(Running { pid, uuid: driver.uuid() });
+    attendant.running(Running { pid, uuid: driver.uuid() });
 }
 
 fn ended_well(ended: &Ended) -> bool {

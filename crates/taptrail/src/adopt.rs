@@ -23,8 +23,8 @@ pub(crate) fn adopt(cli: &Cli, arguments: &Adopt, dirs: Dirs) -> Done {
         allow,
         revoke_unfiltered: arguments.revoke_unfiltered,
     };
-    supervised(arguments.ready_fd, |ready| {
-        taptrail_guest::adopt(&options, arguments.stop_timeout, ready)
+    supervised(arguments.ready_fd, |caller| {
+        taptrail_guest::adopt(&options, arguments.stop_timeout, caller)
             .map_err(|error| not_supervised(error, &options.name, &options.dirs))
     })
 }

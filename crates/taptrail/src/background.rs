@@ -1,22 +1,22 @@
 //! `--background` of `run` and `adopt`: the supervisor in a session of its own, and its first news.
 //!
 //! The parent starts its own program again with a pipe, and waits for one line: `ready PID`, or an
-//! exit code and why.
+//! exit code and why. What the supervisor warns of meanwhile is passed on by another pipe; the rest is in its log.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::thread;
 
 use anyhow::{Context, anyhow};
 use rustix::pipe::{PipeFlags, pipe_with};
-use taptrail_guest::{NOFOLLOW, Running, log_file, make};
+use taptrail_guest::{Running, log_file};
 use taptrail_kernel::process::{BackgroundRequest, spawn_background};
 
-use crate::Done;
 use crate::cli::{Adopt, Cli, Run};
 use crate::output::{Failure, print};
+use crate::{Done, log};
 
 /// A guest's name and an error chain fit; more is not news.
 const NEWS: u64 = 64 * 1024;
@@ -33,15 +33,7 @@ pub(crate) fn adopt(cli: &Cli, adopt: &Adopt) -> Done {
 
 /// Starts this program again with these words, and waits for its news.
 fn start(cli: &Cli, name: &str, words: Vec<OsString>) -> Done {
-    make(&cli.run_dir, name)?;
-    let log_path = log_file(&cli.run_dir, name);
-    let log = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .custom_flags(NOFOLLOW)
-        .open(&log_path)
-        .with_context(|| format!("Log {} can't be opened", log_path.display()))?;
+    let (said, output) = pipe_with(PipeFlags::CLOEXEC).context("Pipe can't be made")?;
     let (news, ready) = pipe_with(PipeFlags::CLOEXEC).context("Pipe can't be made")?;
     let mut arguments = general_words(cli);
     let mut words = words.into_iter();
@@ -49,23 +41,26 @@ fn start(cli: &Cli, name: &str, words: Vec<OsString>) -> Done {
     arguments.extend(words.next());
     arguments.push(option("--ready-fd", ready.as_raw_fd().to_string()));
     arguments.extend(words);
-    let request = BackgroundRequest { args: &arguments, output: log, ready: ready.as_fd() };
+    let request = BackgroundRequest { args: &arguments, output: output.into(), ready: ready.as_fd() };
     let child = spawn_background(request).context("Supervisor can't be started in the background")?;
     drop(ready);
+    // What it warns of until it has its news, and why QEMU does not start.
+    let said = thread::spawn(move || io::copy(&mut File::from(said), &mut io::stderr()));
     let mut line = String::new();
     File::from(news).take(NEWS).read_to_string(&mut line).context("Supervisor's news can't be read")?;
     let line = line.trim_end();
+    // Standard error that can't be written to is no reason to fail.
+    let _ = said.join();
+    let log_path = log_file(&cli.run_dir, name);
     match line.split_once(' ') {
         Some(("ready", news)) => {
             let (pid, uuid) = news.split_once(' ').unwrap_or((news, "?"));
             print(&format!("{name} {uuid} runs: QEMU has pid {pid}, its supervisor {}\n", child.id()))
         }
-        Some((code, why)) => {
-            let failure = Failure::from(anyhow!("{why}; more is in {}", log_path.display()));
-            Err(failure.with_code(code.parse().unwrap_or(1)))
-        }
+        Some((code, why)) => Err(Failure::from(anyhow!("{why}")).with_code(code.parse().unwrap_or(1))),
         None => {
-            Err(anyhow!("Supervisor ended without a word; what it said is in {}", log_path.display()).into())
+            Err(anyhow!("Supervisor ended without a word; what it said may be in {}", log_path.display())
+                .into())
         }
     }
 }
@@ -77,7 +72,8 @@ pub(crate) fn tell_ready(news: &mut File, running: Running) -> io::Result<()> {
 
 /// Tells the parent why it does not.
 pub(crate) fn tell_failure(news: &mut File, failure: &Failure) -> io::Result<()> {
-    writeln!(news, "{} {}", failure.code(), failure.line())
+    let more = log::current().map(|log| format!("; more is in {}", log.path().display())).unwrap_or_default();
+    writeln!(news, "{} {}{more}", failure.code(), failure.line())
 }
 
 /// What all commands take, resolved.

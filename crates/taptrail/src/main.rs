@@ -16,6 +16,7 @@ mod events;
 mod guest;
 mod ledger;
 mod list;
+mod log;
 mod output;
 mod questions;
 mod reading;

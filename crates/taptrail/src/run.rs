@@ -1,12 +1,16 @@
 //! `taptrail run`.
 
+use std::fs::File;
+use std::io;
 use std::os::fd::RawFd;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 
 use anyhow::{Context, anyhow};
 use taptrail_guest::{
-    AdoptOptions, Dirs, Ended, RecoverOptions, RecoveredState, Running, StartError, SuperviseError, supervise,
+    AdoptOptions, Attendant, Dirs, Ended, RecoverOptions, RecoveredState, Running, StartError,
+    SuperviseError, supervise,
 };
 use taptrail_kernel::process::take_inherited;
 use tracing::warn;
@@ -16,7 +20,7 @@ use crate::asked::Request;
 use crate::cli::{Cli, Run};
 use crate::output::Failure;
 use crate::silent::not_supervised;
-use crate::{Done, background};
+use crate::{Done, background, log};
 
 pub(crate) fn run(cli: &Cli, arguments: &Run, dirs: Dirs) -> Done {
     let request = Request::new(arguments)?;
@@ -33,7 +37,7 @@ pub(crate) fn run(cli: &Cli, arguments: &Run, dirs: Dirs) -> Done {
     if arguments.background {
         return background::run(cli, arguments, &asked.name);
     }
-    supervised(arguments.ready_fd, |ready| {
+    supervised(arguments.ready_fd, |caller| {
         let adopt = AdoptOptions {
             name: asked.name.clone(),
             audit: asked.audit,
@@ -47,10 +51,10 @@ pub(crate) fn run(cli: &Cli, arguments: &Run, dirs: Dirs) -> Done {
                 return Err(anyhow!("Guest '{}' runs on with another uuid: {uuid}", asked.name).into());
             }
             warn!("'{}' runs still, and is taken up as it is: what is asked for is not used", asked.name);
-            return Ok(taptrail_guest::adopt(&adopt, asked.stop_timeout, ready)?);
+            return Ok(taptrail_guest::adopt(&adopt, asked.stop_timeout, caller)?);
         }
         match options {
-            Some(options) => supervise(options, asked.stop_timeout, ready)
+            Some(options) => supervise(options, asked.stop_timeout, caller)
                 .map_err(|error| failed(error, &asked.name, &dirs)),
             // It ended between two looks.
             None => {
@@ -86,27 +90,53 @@ fn orphan(adopt: &AdoptOptions) -> Result<Option<Uuid>, Failure> {
 /// Supervises a guest in this process, and tells its news where they are waited for.
 pub(crate) fn supervised(
     ready_fd: Option<RawFd>,
-    supervise: impl FnOnce(&mut dyn FnMut(Running)) -> Result<Ended, Failure>,
+    supervise: impl FnOnce(&mut dyn Attendant) -> Result<Ended, Failure>,
 ) -> Done {
     if ready_fd.is_some() {
         // The kernel named this process after /proc/self/exe. Only its name in lists depends on it.
         let _ = rustix::thread::set_name(c"taptrail");
     }
     let news = ready_fd.map(take_inherited).transpose();
-    let mut news = news.context("News can't be given to the background's parent")?.map(std::fs::File::from);
-    let ended = supervise(&mut |running| {
-        if let Some(mut news) = news.take() {
+    let news = news.context("News can't be given to the background's parent")?.map(File::from);
+    let mut caller = Caller { background: news.is_some(), news };
+    let ended = supervise(&mut caller);
+    if let Some(log) = log::current() {
+        log.catch_up();
+        log.caller_goes();
+    }
+    let failure = match ended {
+        Ok(ended) => return Ok(exit_code(&ended)),
+        Err(failure) => failure,
+    };
+    if let Some(mut news) = caller.news {
+        let _ = background::tell_failure(&mut news, &failure);
+        if log::current().is_none() {
+            // Standard error is the caller's, who says it.
+            return Ok(ExitCode::from(failure.code()));
+        }
+    }
+    Err(failure)
+}
+
+/// Who started the supervisor.
+struct Caller {
+    background: bool,
+    /// Where it waits for news, until it has them.
+    news: Option<File>,
+}
+
+impl Attendant for Caller {
+    fn claimed(&mut self, directory: &Path) -> io::Result<()> {
+        if self.background { log::begin(directory) } else { log::pass_on(directory) }
+    }
+
+    fn running(&mut self, running: Running) {
+        if let Some(mut news) = self.news.take() {
             // The parent may have been ended: the guest runs all the same.
             let _ = background::tell_ready(&mut news, running);
         }
-    });
-    match ended {
-        Ok(ended) => Ok(exit_code(&ended)),
-        Err(failure) => {
-            if let Some(mut news) = news {
-                let _ = background::tell_failure(&mut news, &failure);
-            }
-            Err(failure)
+        if let Some(log) = log::current() {
+            log.caller_goes();
         }
     }
 }

@@ -10,6 +10,8 @@ use rustix::fs::fstat;
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::log;
+
 /// Whether standard error goes to journald, line by line.
 pub(crate) fn is_journal() -> bool {
     static JOURNAL: LazyLock<bool> =
@@ -28,7 +30,12 @@ pub(crate) fn say_error(text: &str) -> io::Result<()> {
     Line { priority: Level::ERROR.into() }.write_all(format!("{text}\n").as_bytes())
 }
 
-/// The log's way to standard error.
+/// Says a line of QEMU's, whose standard error was not ours.
+pub(crate) fn say_qemus(text: &str) -> io::Result<()> {
+    Line { priority: Level::INFO.into() }.write_all(format!("{text}\n").as_bytes())
+}
+
+/// The log's way to standard error; in the background, to the guest's log.
 pub(crate) struct Log;
 
 impl<'a> MakeWriter<'a> for Log {
@@ -50,6 +57,10 @@ pub(crate) struct Line {
 
 impl Write for Line {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        if let Some(log) = log::current() {
+            log.own(text, self.priority.is_grave());
+            return Ok(text.len());
+        }
         let mut stderr = io::stderr().lock();
         if is_journal() {
             stderr.write_all(&self.priority.before_each_line(text))?;
@@ -80,6 +91,11 @@ impl From<Level> for Priority {
 }
 
 impl Priority {
+    /// A warning, or worse?
+    fn is_grave(self) -> bool {
+        self.0 <= 4
+    }
+
     fn before_each_line(self, text: &[u8]) -> Vec<u8> {
         let line = |line: &[u8]| [format!("<{}>", self.0).as_bytes(), line].concat();
         text.split_inclusive(|byte| *byte == b'\n').flat_map(line).collect()

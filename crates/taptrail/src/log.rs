@@ -1,0 +1,423 @@
+//! The log of a guest in the background: what its supervisor and its QEMU say, with times, and within bounds.
+//!
+//! ```text
+//!   QEMU's stdout and stderr ──▶ output (a FIFO) ──▶ a thread of its own ──▶ log ──▶ log.1, when it is full
+//!   the supervisor's own words ───────────────────────────────────────────────┘
+//!                     until the guest runs, what is grave of it goes to who started it, too
+//! ```
+//!
+//! QEMU is a stranger, and the run directory is memory. So QEMU has no file of ours: what it writes is taken line by line,
+//! as much of it as is sensible, and what is too much is counted. Nor does it ever wait for us: a FIFO that nobody empties
+//! takes what fits and refuses the rest, whether its supervisor hangs or has ended. Who takes the guest up reads on.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_getfl, fcntl_setfl, mknodat};
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::stdio::{dup2_stderr, dup2_stdout};
+use taptrail_guest::NOFOLLOW;
+use taptrail_kernel::process::renounce;
+use tracing::warn;
+
+use crate::stderr::say_qemus;
+
+/// A log of so many bytes is put aside, and the one that was put aside before is gone.
+const FULL: u64 = 1 << 20;
+
+/// Longer lines of QEMU's are cut.
+const LINE: usize = 4096;
+
+/// How much QEMU may say at once, and in a second on average.
+const BURST: u64 = 256 << 10;
+const RATE: u64 = 16 << 10;
+
+/// How much is read at once, and how much a pipe holds.
+const CHUNK: usize = 16 << 10;
+const PIPE: usize = 64 << 10;
+
+/// How long we look away from a QEMU that says more.
+const REST: Duration = Duration::from_millis(20);
+
+static LOG: OnceLock<Log> = OnceLock::new();
+
+/// The log of the guest that this process supervises in the background, once it has one.
+pub(crate) fn current() -> Option<&'static Log> {
+    LOG.get()
+}
+
+/// Begins the log in a guest's directory: from here on standard output and error are QEMU's, by way of the log.
+pub(crate) fn begin(dir: &Path) -> io::Result<()> {
+    // Who started us hears through it; it must not hold us up.
+    let caller = File::from(fcntl_dupfd_cloexec(io::stderr(), 3)?);
+    fcntl_setfl(&caller, fcntl_getfl(&caller)? | OFlags::NONBLOCK)?;
+    let path = dir.join("output");
+    match mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0) {
+        // One that an earlier supervisor's QEMU has open is read on.
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    // Opened anew: the flags of what QEMU has are QEMU's to change.
+    let output = Output::of(&path)?;
+    let fifo = open_fifo(&path, true)?;
+    let book = Book::open(dir.join("log"))?;
+    dup2_stdout(&fifo)?;
+    dup2_stderr(&fifo)?;
+    let log = Log { book: Mutex::new(book), caller: Mutex::new(Some(caller)), output: Mutex::new(output) };
+    let log = LOG.get_or_init(|| log);
+    follow(&log.output, |line| log.qemus(line))
+}
+
+/// Passes on to standard error what a QEMU says that was started in the background, where this process has taken it up in
+/// the foreground.
+pub(crate) fn pass_on(dir: &Path) -> io::Result<()> {
+    let output = match Output::of(&dir.join("output")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        output => &*Box::leak(Box::new(Mutex::new(output?))),
+    };
+    follow(output, |line| {
+        // Nobody is left to tell when this fails.
+        let _ = say_qemus(&harmless(line));
+    })
+}
+
+/// Reads what QEMU says, in a thread of its own, as long as this process lives.
+fn follow(output: &'static Mutex<Output>, say: impl Fn(&[u8]) + Send + 'static) -> io::Result<()> {
+    let fifo = locked(output).fifo.try_clone()?;
+    let read = move || {
+        // What QEMU says is read without any right.
+        if let Err(error) = renounce() {
+            return warn!("QEMU's output is not read: {error}");
+        }
+        loop {
+            let mut fds = [PollFd::new(&fifo, PollFlags::IN)];
+            match poll(&mut fds, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return warn!("QEMU's output is not read any more: {error}"),
+            }
+            match locked(output).read(&say) {
+                Taken::Some => {}
+                // Nobody writes any more, or more than is taken.
+                Taken::Nothing | Taken::TooMuch => thread::sleep(REST),
+            }
+        }
+    };
+    thread::Builder::new().name("log".to_owned()).spawn(read).map(drop)
+}
+
+/// The guest's log. A lock that a panic left is as good as any.
+#[derive(Debug)]
+pub(crate) struct Log {
+    book: Mutex<Book>,
+    /// Who started us, as long as it waits.
+    caller: Mutex<Option<File>>,
+    output: Mutex<Output>,
+}
+
+impl Log {
+    /// Writes what the supervisor says itself; to who started it, too, if that is grave.
+    pub(crate) fn own(&self, text: &[u8], grave: bool) {
+        for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            locked(&self.book).write(b"", line);
+        }
+        if grave {
+            self.tell_caller(text);
+        }
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> PathBuf {
+        locked(&self.book).path.clone()
+    }
+
+    /// The guest runs, or never will: who started us goes.
+    pub(crate) fn caller_goes(&self) {
+        locked(&self.caller).take();
+    }
+
+    /// Takes what QEMU has said last and nobody has read yet.
+    pub(crate) fn catch_up(&self) {
+        let mut output = locked(&self.output);
+        // A QEMU that runs on may say more and more.
+        for _ in 0..PIPE / CHUNK {
+            if output.read(|line| self.qemus(line)) != Taken::Some {
+                break;
+            }
+        }
+        output.finish(|line| self.qemus(line));
+        output.tell_dropped(|line| self.qemus(line));
+    }
+
+    fn qemus(&self, line: &[u8]) {
+        // As it says when its monitor waits for us, who are there already.
+        if line.ends_with(b",server=on") && contains(line, b"info: QEMU waiting for connection on: ") {
+            return;
+        }
+        locked(&self.book).write(b"qemu: ", line);
+        self.tell_caller(line);
+    }
+
+    fn tell_caller(&self, text: &[u8]) {
+        if let Some(caller) = &mut *locked(&self.caller) {
+            // One that does not read misses it, and finds it in the log.
+            let _ = caller.write(&[text.trim_ascii_end(), b"\n"].concat());
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn contains(text: &[u8], words: &[u8]) -> bool {
+    text.windows(words.len()).any(|window| window == words)
+}
+
+/// Opens a FIFO in a way in which nobody waits for anybody.
+fn open_fifo(path: &Path, write: bool) -> io::Result<File> {
+    let flags = NOFOLLOW | OFlags::NONBLOCK.bits().cast_signed();
+    let fifo = OpenOptions::new().read(true).write(write).custom_flags(flags).open(path)?;
+    if fifo.metadata()?.file_type().is_fifo() {
+        Ok(fifo)
+    } else {
+        Err(io::Error::other(format!("{} is no FIFO", path.display())))
+    }
+}
+
+/// How much of QEMU's output was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    Nothing,
+    Some,
+    /// More than QEMU may say: it is not kept.
+    TooMuch,
+}
+
+/// What QEMU says, line by line.
+#[derive(Debug)]
+struct Output {
+    fifo: File,
+    /// A line without its end.
+    begun: Vec<u8>,
+    /// How much it may say now.
+    allowed: u64,
+    since: Instant,
+    /// How much it has said in excess, and has not been told.
+    dropped: u64,
+}
+
+impl Output {
+    fn of(path: &Path) -> io::Result<Self> {
+        let fifo = open_fifo(path, false)?;
+        Ok(Self { fifo, begun: Vec::new(), allowed: BURST, since: Instant::now(), dropped: 0 })
+    }
+
+    /// Reads once, without waiting.
+    fn read(&mut self, say: impl FnMut(&[u8])) -> Taken {
+        let mut chunk = [0; CHUNK];
+        match self.fifo.read(&mut chunk) {
+            Ok(0) | Err(_) => Taken::Nothing,
+            Ok(count) => self.take(&chunk[..count], self.since.elapsed(), say),
+        }
+    }
+
+    /// Takes what QEMU said; `elapsed` since the last time that something was allowed.
+    fn take(&mut self, text: &[u8], elapsed: Duration, mut say: impl FnMut(&[u8])) -> Taken {
+        if elapsed >= Duration::from_secs(1) {
+            self.allowed = self.allowed.saturating_add(RATE.saturating_mul(elapsed.as_secs())).min(BURST);
+            self.since = Instant::now();
+        }
+        let count = u64::try_from(text.len()).unwrap_or(u64::MAX);
+        if count > self.allowed {
+            self.dropped = self.dropped.saturating_add(count);
+            return Taken::TooMuch;
+        }
+        self.allowed -= count;
+        self.tell_dropped(&mut say);
+        for piece in text.split_inclusive(|byte| *byte == b'\n') {
+            let (piece, ends) = piece.strip_suffix(b"\n").map_or((piece, false), |piece| (piece, true));
+            let room = LINE - self.begun.len();
+            self.begun.extend_from_slice(&piece[..piece.len().min(room)]);
+            if ends {
+                self.finish(&mut say);
+            }
+        }
+        Taken::Some
+    }
+
+    /// Says how much was dropped, and with it the line that was begun before.
+    fn tell_dropped(&mut self, say: impl FnOnce(&[u8])) {
+        let dropped = std::mem::take(&mut self.dropped);
+        if dropped > 0 {
+            self.begun.clear();
+            say(format!("({dropped} bytes were dropped here: QEMU says too much)").as_bytes());
+        }
+    }
+
+    /// Says a line that has no end.
+    fn finish(&mut self, mut say: impl FnMut(&[u8])) {
+        if !self.begun.is_empty() {
+            say(&std::mem::take(&mut self.begun));
+        }
+    }
+}
+
+/// The file, and the one before it.
+#[derive(Debug)]
+struct Book {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    /// How much has gone with logs that were put aside.
+    gone: u64,
+}
+
+impl Book {
+    fn open(path: PathBuf) -> io::Result<Self> {
+        let file = Self::file(&path)?;
+        let size = file.metadata()?.len();
+        Ok(Self { path, file, size, gone: 0 })
+    }
+
+    fn file(path: &Path) -> io::Result<File> {
+        OpenOptions::new().create(true).append(true).mode(0o600).custom_flags(NOFOLLOW).open(path)
+    }
+
+    /// Writes a line, whatever bytes it has. What can't be written is lost: the supervisor goes on without its log.
+    fn write(&mut self, whose: &[u8], line: &[u8]) {
+        let mut whole = format!("{:.3}  ", Timestamp::now()).into_bytes();
+        whole.extend_from_slice(whose);
+        whole.extend_from_slice(harmless(line).as_bytes());
+        whole.push(b'\n');
+        if self.size.saturating_add(len(&whole)) > FULL {
+            self.put_aside();
+        }
+        if self.file.write_all(&whole).is_ok() {
+            self.size = self.size.saturating_add(len(&whole));
+        }
+    }
+
+    /// Begins a new file, and keeps this one in place of the one before.
+    fn put_aside(&mut self) {
+        let mut before = self.path.clone();
+        before.as_mut_os_string().push(".1");
+        let gone = std::fs::symlink_metadata(&before).map_or(0, |file| file.len());
+        let anew = std::fs::rename(&self.path, &before).and_then(|()| Self::file(&self.path));
+        match anew {
+            Ok(file) => (self.file, self.size) = (file, 0),
+            // Better no older lines than no bound.
+            Err(_) if self.file.set_len(0).is_ok() => self.size = 0,
+            Err(_) => {}
+        }
+        self.gone = self.gone.saturating_add(gone);
+        if self.gone > 0 {
+            let line = format!("{:.3}  {} bytes from before log.1 are gone\n", Timestamp::now(), self.gone);
+            if self.file.write_all(line.as_bytes()).is_ok() {
+                self.size = self.size.saturating_add(len(line.as_bytes()));
+            }
+        }
+    }
+}
+
+fn len(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+}
+
+/// A line for a terminal: control characters are escaped, and what is no text is replaced.
+fn harmless(line: &[u8]) -> String {
+    let mut text = String::with_capacity(line.len());
+    for one in String::from_utf8_lossy(line).chars() {
+        if one.is_control() && one != '\t' { text.extend(one.escape_debug()) } else { text.push(one) }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NONE: Duration = Duration::ZERO;
+
+    fn output(dir: &Path) -> Output {
+        let path = dir.join("output");
+        mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        Output::of(&path).unwrap()
+    }
+
+    fn lines(output: &mut Output, text: &[u8]) -> Vec<String> {
+        let mut said = Vec::new();
+        output.take(text, NONE, |line| said.push(String::from_utf8_lossy(line).into_owned()));
+        said
+    }
+
+    #[test]
+    fn a_line_is_told_when_it_ends_and_a_long_one_is_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut output = output(dir.path());
+        assert_eq!(lines(&mut output, b"one\ntw"), ["one"]);
+        assert_eq!(lines(&mut output, b"o\n\n"), ["two"]);
+        for _ in 0..3 {
+            assert!(lines(&mut output, &[b'x'; LINE]).is_empty());
+        }
+        assert_eq!(lines(&mut output, b"y\nz\n"), ["x".repeat(LINE), "z".to_owned()]);
+    }
+
+    #[test]
+    fn what_is_too_much_is_counted_and_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut output = output(dir.path());
+        let mut told = 0;
+        let chunk = [b"line\n".repeat(100), b"half".to_vec()].concat();
+        let mut taken = 0;
+        while output.take(&chunk, NONE, |_| told += 1) == Taken::Some {
+            taken += 1;
+        }
+        assert_eq!(taken, BURST / len(&chunk));
+        assert_eq!(output.take(&chunk, NONE, |_| told += 1), Taken::TooMuch);
+        let before = told;
+        let mut said = Vec::new();
+        output.take(b"on\n", Duration::from_secs(1), |line| said.push(line.to_vec()));
+        assert_eq!(told, before);
+        let dropped = format!("({} bytes were dropped here: QEMU says too much)", 2 * chunk.len());
+        assert_eq!(said, [dropped.into_bytes(), b"on".to_vec()]);
+    }
+
+    #[test]
+    fn two_files_of_a_bounded_size_are_kept_and_what_is_gone_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut book = Book::open(path.clone()).unwrap();
+        let line = [b'x'; LINE];
+        let size = |name: &str| std::fs::metadata(dir.path().join(name)).map_or(0, |file| file.len());
+        for _ in 0..4 * FULL / len(&line) {
+            book.write(b"qemu: ", &line);
+            assert!(size("log") <= FULL && size("log.1") <= FULL);
+        }
+        let first = std::fs::read_to_string(&path).unwrap().lines().next().unwrap().to_owned();
+        assert!(first.ends_with("bytes from before log.1 are gone"), "{first}");
+        // Who comes later goes on with it.
+        let before = size("log");
+        Book::open(path).unwrap().write(b"", b"on");
+        assert!(size("log") > before);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_line_does_nothing_to_a_terminal() {
+        assert_eq!(harmless(b"a\tb\x1b]0;x\x07\r\xff\0"), "a\tb\\u{1b}]0;x\\u{7}\\r\u{fffd}\\0");
+    }
+
+    #[test]
+    fn what_is_no_fifo_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("output"), "").unwrap();
+        assert!(Output::of(&dir.path().join("output")).is_err());
+    }
+}
