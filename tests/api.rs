@@ -378,8 +378,17 @@ struct Hung(PidFd);
 
 impl Hung {
     fn supervisor(world: &World, guest: &str) -> Self {
-        let pidfd = PidFd::open(world.supervisor(guest)).unwrap();
+        let id = world.supervisor(guest);
+        let pidfd = PidFd::open(id).unwrap();
         pidfd.send_signal(Signal::STOP).unwrap();
+        // One of its threads hears of it, and then the others.
+        world.until("all its threads are stopped", || {
+            let mut threads = fs::read_dir(format!("/proc/{}/task", id.pid)).unwrap();
+            threads.all(|thread| {
+                let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap_or_default();
+                status.contains("State:\tT")
+            })
+        });
         Self(pidfd)
     }
 

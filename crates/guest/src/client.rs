@@ -20,6 +20,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// ledger that can't be written is waited for.
 const WORK: Duration = Duration::from_secs(120);
 
+/// How long it may take to end QEMU by force: some seconds until that is killed, and the patience with a ledger then.
+const FORCE: Duration = Duration::from_secs(30);
+
 /// How often a supervisor of which nothing is heard is asked whether it is there.
 const LOOK: Duration = Duration::from_secs(30);
 
@@ -153,24 +156,27 @@ impl Client {
 
     /// Hot-plugs an interface.
     pub fn attach(&mut self, spec: &str) -> Result<OneNic, ClientError> {
-        self.work(Duration::ZERO, async |connection| connection.attach(spec.to_owned()).await)
+        self.work(WORK, async |connection| connection.attach(spec.to_owned()).await)
     }
 
     /// Hot-unplugs an interface.
     pub fn detach(&mut self, mac: &str, patience: Duration) -> Result<OneNic, ClientError> {
         let timeout = milliseconds(patience);
-        self.work(patience, async |connection| connection.detach(mac.to_owned(), timeout).await)
+        self.work(patience.saturating_add(WORK), async |connection| {
+            connection.detach(mac.to_owned(), timeout).await
+        })
     }
 
     /// Takes an interface's devices at once, with the NIC still plugged.
     pub fn revoke(&mut self, mac: &str) -> Result<OneNic, ClientError> {
-        self.work(Duration::ZERO, async |connection| connection.revoke(mac.to_owned()).await)
+        self.work(WORK, async |connection| connection.revoke(mac.to_owned()).await)
     }
 
     /// Stops the guest; returns when it has ended.
     pub fn stop(&mut self, patience: Duration, force: bool) -> Result<(), ClientError> {
         let timeout = milliseconds(patience);
-        self.work(patience, async |connection| connection.stop(timeout, force).await)
+        let limit = if force { FORCE } else { patience.saturating_add(WORK) };
+        self.work(limit, async |connection| connection.stop(timeout, force).await)
     }
 
     /// What the guest is doing.
@@ -192,11 +198,10 @@ impl Client {
     /// nothing: it might do it when nobody wants it any more.
     fn work<T>(
         &mut self,
-        patience: Duration,
+        limit: Duration,
         call: impl AsyncFnOnce(&mut unix::Connection) -> zlink::Result<Result<T, ApiError>>,
     ) -> Result<T, ClientError> {
         self.status()?;
-        let limit = patience.saturating_add(WORK);
         let Self { guest, run, runtime, connection } = self;
         let answer = runtime.block_on(async { tokio::time::timeout(limit, call(connection)).await });
         let unfinished = |_| ClientError::Unfinished {

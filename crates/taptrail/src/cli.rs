@@ -210,7 +210,7 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) revoke_unfiltered: bool,
 
-    /// Return as soon as the guest runs; its output goes to RUN_DIR/NAME/log
+    /// Return as soon as the guest runs; its output goes to RUN_DIR/NAME/log, of which 2 MiB are kept
     #[arg(long)]
     pub(crate) background: bool,
 
@@ -279,7 +279,7 @@ pub(crate) struct Adopt {
     #[arg(long)]
     pub(crate) revoke_unfiltered: bool,
 
-    /// Return as soon as the guest is supervised; the output goes to RUN_DIR/NAME/log
+    /// Return as soon as the guest is supervised; the output goes to RUN_DIR/NAME/log, of which 2 MiB are kept
     #[arg(long)]
     pub(crate) background: bool,
 
