@@ -82,6 +82,14 @@ pub enum AccountError {
         /// Its QEMU's.
         pid: u32,
     },
+    /// A guest of this name or uuid is there, in another run directory.
+    #[error("Guest '{name}' is already running: its supervisor has pid {pid}")]
+    Supervised {
+        /// The guest.
+        name: String,
+        /// Its supervisor's.
+        pid: u32,
+    },
     /// The host can't be described.
     #[error("{what} can't be read")]
     Proc {
@@ -452,11 +460,15 @@ fn this_process() -> Result<Process, AccountError> {
     Ok(Process { pid: own.pid, start: own.start_time })
 }
 
-/// Refuses a guest whose QEMU is still there from a supervisor that ended before it.
+/// Refuses a guest whose QEMU is there already: from a supervisor that ended before it, or with one that is elsewhere.
 fn orphan(ledger: &Ledger, guest: &GuestId, boot: &str) -> Result<(), AccountError> {
     let same = |other: &GuestId| other.name == guest.name || other.uuid == guest.uuid;
     for other in own_guests(ledger)?.into_iter().filter(|other| other.boot_id == boot) {
         let Some(qemu) = other.qemu.filter(|_| same(&other.id)) else { continue };
+        let Process { pid, start } = other.supervisor;
+        if (ProcessId { pid, start_time: start }).is_alive() {
+            return Err(AccountError::Supervised { name: other.id.name.into(), pid });
+        }
         if (ProcessId { pid: qemu.pid, start_time: qemu.start }).is_alive() {
             return Err(AccountError::Orphan { name: other.id.name.into(), pid: qemu.pid });
         }
