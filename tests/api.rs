@@ -521,6 +521,12 @@ fn a_guest_of_another_run_directory_is_listed_with_where_it_is() {
     assert_eq!(rows[0]["pid"], guest.pid);
     assert!(listed.stderr.contains(&here), "{}", listed.stderr);
     elsewhere(&["nics", "web1"]).fails(1, &here);
+    // Nor is it taken from there, or started beside itself.
+    let supervisor = format!("its supervisor has pid {}", world.supervisor("web1").pid);
+    elsewhere(&["adopt", "web1", "--background"]).fails(1, &supervisor);
+    let mut again = vec!["run", "--background", "--name", "web1", "--"];
+    again.extend(EMPTY);
+    elsewhere(&again).fails(1, &supervisor);
     assert!(guest.is_alive());
     // By another name it is the same one.
     let alias = world.path("alias");
@@ -528,6 +534,22 @@ fn a_guest_of_another_run_directory_is_listed_with_where_it_is() {
     let mut command = world.command(["list", "--json"]);
     let listed = Done::from(command.env("TAPTRAIL_RUN_DIR", &alias).output().unwrap()).ok();
     assert_eq!(serde_json::from_str::<Value>(&listed.stdout).unwrap()[0]["state"], "running");
+    world.stop(&guest);
+    world.assert_clean();
+}
+
+#[test]
+fn a_guest_of_another_state_directory_keeps_its_monitor() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    world.kill_supervisor("web1");
+    let mut again = vec!["run", "--background", "--name", "web1", "--"];
+    again.extend(EMPTY);
+    let mut command = world.command(&again);
+    let done = Done::from(command.env("TAPTRAIL_STATE_DIR", world.path("other")).output().unwrap());
+    done.fails(1, "this state directory has it not on record");
+    world.taptrail(["adopt", "web1", "--background"]).ok();
+    assert_eq!(guest.holds(), ["tun vnet0"]);
     world.stop(&guest);
     world.assert_clean();
 }

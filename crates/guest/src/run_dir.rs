@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use taptrail_kernel::proc::ProcessId;
 
 /// Where things lie: overridden by options or by `TAPTRAIL_STATE_DIR` and `TAPTRAIL_RUN_DIR`.
@@ -59,6 +61,14 @@ pub enum RunDirError {
         name: String,
         /// What its lock file says.
         supervisor: Option<u32>,
+    },
+    /// A QEMU is there that another state directory has on record.
+    #[error("Guest '{name}' runs on: its QEMU serves {monitor}, and this state directory has it not on record; `taptrail adopt` takes it up with the --state-dir that has, or end QEMU and try again", monitor = monitor.display())]
+    Unknown {
+        /// The guest's name.
+        name: String,
+        /// Its monitor.
+        monitor: PathBuf,
     },
     /// The system refused.
     #[error("{what} {path} failed", path = path.display())]
@@ -201,6 +211,23 @@ impl Claim {
         }
     }
 
+    /// Refuses to take its monitor from a QEMU that runs.
+    pub(crate) fn check_abandoned(&mut self, guest: &str) -> Result<(), RunDirError> {
+        let monitor = self.path.join("monitor");
+        let Ok(address) = SocketAddrUnix::new(&monitor) else { return Ok(()) };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let connected = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+            .and_then(|socket| connect(&socket, &address));
+        match connected {
+            // So many have connected that it takes no more.
+            Ok(()) | Err(Errno::AGAIN) => {
+                self.leave(true);
+                Err(RunDirError::Unknown { name: guest.to_owned(), monitor })
+            }
+            Err(_) => Ok(()),
+        }
+    }
+
     /// A listening socket of this name in the directory, which only root and the owner reach. What a dead supervisor
     /// left under this name is removed.
     pub(crate) fn listen(&self, name: &str) -> Result<UnixListener, RunDirError> {
@@ -289,7 +316,7 @@ fn try_lock(path: &Path) -> Result<File, Missed> {
         .map_err(failed("Opening"))?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
+        Err(Errno::WOULDBLOCK) => {
             return Err(if holder_stays(path) { Missed::Taken } else { Missed::Passing });
         }
         Err(error) => return Err(failed("Locking")(error.into())),

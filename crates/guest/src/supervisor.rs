@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use taptrail_kernel::proc::ProcessId;
+use taptrail_ledger::Process;
 use taptrail_record::GuestId;
 use tracing::warn;
 use uuid::Uuid;
@@ -75,6 +77,7 @@ pub fn supervise(
     attendant: &mut dyn Attendant,
 ) -> Result<Ended, SuperviseError> {
     let mut claim = Claim::take(&options.dirs.run, &options.guest.name)?;
+    claim.check_abandoned(&options.guest.name)?;
     attendant.claimed(claim.path()).map_err(SuperviseError::Log)?;
     let place = Place { monitor: claim.listen("monitor")?, monitor_path: claim.socket("monitor") };
     let (inbox, server) = serve(&claim, &options.guest, &options.allow, patience)?;
@@ -102,6 +105,11 @@ pub fn adopt(
     let Some((guest, qemu)) = driver::orphan(&options.dirs, &options.name).map_err(failed)? else {
         return Err(failed(AdoptError::Unknown(options.name.clone())));
     };
+    let Process { pid, start } = guest.supervisor;
+    if (ProcessId { pid, start_time: start }).is_alive() {
+        // It has the guest in another run directory.
+        return Err(RunDirError::Taken { name: options.name.clone(), supervisor: Some(pid) }.into());
+    }
     driver::check_callers(options, qemu).map_err(failed)?;
     attendant.claimed(claim.path()).map_err(SuperviseError::Log)?;
     let (inbox, server) = serve(&claim, &guest.id, &options.allow, patience)?;
