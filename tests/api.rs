@@ -521,6 +521,7 @@ fn a_guest_of_another_run_directory_is_listed_with_where_it_is() {
     assert_eq!(rows[0]["pid"], guest.pid);
     assert!(listed.stderr.contains(&here), "{}", listed.stderr);
     elsewhere(&["nics", "web1"]).fails(1, &here);
+    elsewhere(&["stop", "web1", "--force"]).fails(1, &here);
     // Nor is it taken from there, or started beside itself.
     let supervisor = format!("its supervisor has pid {}", world.supervisor("web1").pid);
     elsewhere(&["adopt", "web1", "--background"]).fails(1, &supervisor);

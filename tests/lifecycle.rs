@@ -579,7 +579,8 @@ fn a_qemu_that_says_too_much_fills_no_run_directory_and_waits_for_nobody() {
     let guest = world.start_with("web1", &["--nic", ONE], &qemu);
     let size =
         |name: &str| std::fs::metadata(world.run_dir().join("web1").join(name)).map_or(0, |file| file.len());
-    world.until("it is told what is dropped", || world.log("web1").contains("bytes were dropped here"));
+    world
+        .until("it is told what is dropped", || world.log("web1").contains("bytes of QEMU's output dropped"));
     assert!(size("log") <= 1 << 20 && size("log.1") <= 1 << 20);
     // With nobody to read it QEMU runs all the same, and the next supervisor reads on.
     world.kill_supervisor("web1");

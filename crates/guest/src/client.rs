@@ -14,17 +14,18 @@ use crate::api::{ApiError, Event, Nics, OneEvent, OneNic, Status};
 use crate::run_dir::{self, RunDirError};
 
 /// How long a supervisor may take to answer what needs no work.
-const ANSWER: Duration = Duration::from_secs(5);
+const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long it may take for what needs some, beyond the time that the guest is given: other requests come first, and a
-/// ledger that can't be written is waited for.
-const WORK: Duration = Duration::from_secs(120);
+/// How long it may take for what needs some, beyond the time that the guest is given: other
+/// requests come first, and a ledger that can't be written is waited for.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long it may take to end QEMU by force: some seconds until that is killed, and the patience with a ledger then.
-const FORCE: Duration = Duration::from_secs(30);
+/// How long it may take to end QEMU by force: some seconds until that is killed, and the patience
+/// with a ledger then.
+const FORCED_STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often a supervisor of which nothing is heard is asked whether it is there.
-const LOOK: Duration = Duration::from_secs(30);
+const LIVENESS_INTERVAL: Duration = Duration::from_secs(30);
 
 /// A guest could not be asked, or did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -59,8 +60,8 @@ pub enum ClientError {
         source: zlink::Error,
     },
     /// The supervisor is silent.
-    #[error("Supervisor of guest '{guest}'{} does not answer within {} s: nothing was asked of it", pid(.supervisor), ANSWER.as_secs())]
-    Silent {
+    #[error("Supervisor of guest '{guest}'{} does not answer within {} s: nothing was asked of it", pid(.supervisor), STATUS_TIMEOUT.as_secs())]
+    Unresponsive {
         /// The guest.
         guest: String,
         /// Its pid, where it can be seen.
@@ -68,7 +69,7 @@ pub enum ClientError {
     },
     /// The supervisor does not come to an end.
     #[error("Supervisor of guest '{guest}'{} has not answered within {} s: what it had not begun is withdrawn, and what it had is not known", pid(.supervisor), .limit.as_secs())]
-    Unfinished {
+    TimedOut {
         /// The guest.
         guest: String,
         /// Its pid, where it can be seen.
@@ -108,17 +109,17 @@ fn reason(error: &ApiError) -> String {
 impl ClientError {
     /// Did the guest, or its supervisor, not do in time what it was asked for?
     pub fn is_time_out(&self) -> bool {
-        matches!(self, Self::Answer(ApiError::TimedOut { .. })) || self.is_silence()
+        matches!(self, Self::Answer(ApiError::TimedOut { .. })) || self.is_unresponsive()
     }
 
     /// Is there nobody to ask?
-    pub fn is_nobody(&self) -> bool {
+    pub fn is_not_running(&self) -> bool {
         matches!(self, Self::NotRunning { .. })
     }
 
     /// Did the supervisor say nothing?
-    pub fn is_silence(&self) -> bool {
-        matches!(self, Self::Silent { .. } | Self::Unfinished { .. })
+    pub fn is_unresponsive(&self) -> bool {
+        matches!(self, Self::Unresponsive { .. } | Self::TimedOut { .. })
     }
 }
 
@@ -156,26 +157,26 @@ impl Client {
 
     /// Hot-plugs an interface.
     pub fn attach(&mut self, spec: &str) -> Result<OneNic, ClientError> {
-        self.work(WORK, async |connection| connection.attach(spec.to_owned()).await)
+        self.work(REQUEST_TIMEOUT, async |connection| connection.attach(spec.to_owned()).await)
     }
 
     /// Hot-unplugs an interface.
     pub fn detach(&mut self, mac: &str, patience: Duration) -> Result<OneNic, ClientError> {
         let timeout = milliseconds(patience);
-        self.work(patience.saturating_add(WORK), async |connection| {
+        self.work(patience.saturating_add(REQUEST_TIMEOUT), async |connection| {
             connection.detach(mac.to_owned(), timeout).await
         })
     }
 
     /// Takes an interface's devices at once, with the NIC still plugged.
     pub fn revoke(&mut self, mac: &str) -> Result<OneNic, ClientError> {
-        self.work(WORK, async |connection| connection.revoke(mac.to_owned()).await)
+        self.work(REQUEST_TIMEOUT, async |connection| connection.revoke(mac.to_owned()).await)
     }
 
     /// Stops the guest; returns when it has ended.
     pub fn stop(&mut self, patience: Duration, force: bool) -> Result<(), ClientError> {
         let timeout = milliseconds(patience);
-        let limit = if force { FORCE } else { patience.saturating_add(WORK) };
+        let limit = if force { FORCED_STOP_TIMEOUT } else { patience.saturating_add(REQUEST_TIMEOUT) };
         self.work(limit, async |connection| connection.stop(timeout, force).await)
     }
 
@@ -189,13 +190,13 @@ impl Client {
     pub fn nics(&mut self) -> Result<Nics, ClientError> {
         let Self { guest, run, runtime, connection } = self;
         runtime.block_on(async {
-            let answer = tokio::time::timeout(ANSWER, connection.nics()).await;
+            let answer = tokio::time::timeout(STATUS_TIMEOUT, connection.nics()).await;
             answered(guest, answer.map_err(|_| silent(run, guest))?)
         })
     }
 
-    /// Has the supervisor do something that takes its time. One that does not say how it is at once is asked for
-    /// nothing: it might do it when nobody wants it any more.
+    /// Has the supervisor do something that takes its time. One that does not say how it is at once
+    /// is asked for nothing: it might do it when nobody wants it any more.
     fn work<T>(
         &mut self,
         limit: Duration,
@@ -204,7 +205,7 @@ impl Client {
         self.status()?;
         let Self { guest, run, runtime, connection } = self;
         let answer = runtime.block_on(async { tokio::time::timeout(limit, call(connection)).await });
-        let unfinished = |_| ClientError::Unfinished {
+        let unfinished = |_| ClientError::TimedOut {
             guest: guest.clone(),
             supervisor: run_dir::supervisor(run, guest),
             limit,
@@ -225,11 +226,11 @@ impl Client {
                 let event = tokio::select! {
                     event = events.next() => event,
                     _ = interrupted.recv() => return Ok(()),
-                    () = tokio::time::sleep(LOOK) => {
+                    () = tokio::time::sleep(LIVENESS_INTERVAL) => {
                         // That nothing happens, and that nobody is there to tell, are two things.
                         let asked = async { status(run, guest, &mut connect(run, guest).await?).await };
                         match asked.await {
-                            Err(error) if error.is_silence() => return Err(error),
+                            Err(error) if error.is_unresponsive() => return Err(error),
                             _ => continue,
                         }
                     }
@@ -285,12 +286,12 @@ async fn connect(run: &Path, guest: &str) -> Result<unix::Connection, ClientErro
 }
 
 async fn status(run: &Path, guest: &str, connection: &mut unix::Connection) -> Result<Status, ClientError> {
-    let answer = tokio::time::timeout(ANSWER, connection.status()).await;
+    let answer = tokio::time::timeout(STATUS_TIMEOUT, connection.status()).await;
     answered(guest, answer.map_err(|_| silent(run, guest))?)
 }
 
 fn silent(run: &Path, guest: &str) -> ClientError {
-    ClientError::Silent { guest: guest.to_owned(), supervisor: run_dir::supervisor(run, guest) }
+    ClientError::Unresponsive { guest: guest.to_owned(), supervisor: run_dir::supervisor(run, guest) }
 }
 
 fn answered<T>(guest: &str, answer: zlink::Result<Result<T, ApiError>>) -> Result<T, ClientError> {

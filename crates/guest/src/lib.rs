@@ -14,7 +14,7 @@
 //! - `host_link`: the host's link behind an interface, and by what it is known again.
 //! - `driver`: the state machine, the only thing that acts on the guest.
 //! - `recovery`: what an ended supervisor left behind.
-//! - `silent`: what can be done of one that does not answer.
+//! - `unresponsive`: what can be done of one that does not answer.
 //! - `request`, `server`, `service`, `callers`, `socket`, [`api`], `client`: how others ask it to.
 //! - `events`, `monitor`: what happens, told to who listens.
 //!
@@ -49,11 +49,11 @@ mod run_dir;
 mod server;
 mod service;
 mod service_manager;
-mod silent;
 mod socket;
 pub mod spec;
 mod stray;
 mod supervisor;
+mod unresponsive;
 pub mod xml;
 
 pub use account::{AccountError, AuditMode};
@@ -68,9 +68,9 @@ pub use recovery::{
 };
 pub use run_dir::{Dirs, NOFOLLOW, RunDirError, api_socket, check_name, guests, log_file};
 pub use service_manager::ServiceManager;
-pub use silent::{EndedAlone, SilentError, Supervised, end_alone, interface_behind, supervised};
 pub use stray::{Stray, StrayState, strays};
-pub use supervisor::{Attendant, Running, SuperviseError, adopt, supervise};
+pub use supervisor::{Observer, Running, SuperviseError, adopt, supervise};
+pub use unresponsive::{KilledQemu, Supervised, UnresponsiveError, host_interface, kill_qemu, supervised};
 
 /// An error and its sources on one line.
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -190,7 +190,7 @@ impl Recovery<'_> {
         if here && process(guest.supervisor).is_alive() {
             return Ok(Some(RecoveredState::Supervised));
         }
-        let mut claim = match Claim::take_for_a_moment(&self.options.dirs.run, &guest.id.name) {
+        let mut claim = match Claim::take_for_recovery(&self.options.dirs.run, &guest.id.name) {
             Ok(claim) => claim,
             // Somebody has just taken it up, or started it anew.
             Err(RunDirError::Taken { .. }) => return Ok(Some(RecoveredState::Supervised)),

@@ -41,7 +41,7 @@ pub(crate) struct Reply<T> {
 
 impl<T> Reply<T> {
     /// The way to this client, and where its answer comes.
-    pub(crate) fn to(client: Arc<HungUp>) -> (Self, oneshot::Receiver<Result<T, Failure>>) {
+    pub(crate) fn new(client: Arc<HungUp>) -> (Self, oneshot::Receiver<Result<T, Failure>>) {
         let (answer, receiver) = oneshot::channel();
         (Self { answer, client }, receiver)
     }
@@ -51,8 +51,9 @@ impl<T> Reply<T> {
         self.answer.send(answer)
     }
 
-    /// Does anybody wait for it? The connection itself is asked: who serves it may have been asleep as we were.
-    fn is_awaited(&self) -> bool {
+    /// Does anybody wait for it? The connection itself is asked: who serves it may have been asleep
+    /// as we were.
+    fn has_waiting_client(&self) -> bool {
         !self.answer.is_closed() && !self.client.is_so()
     }
 }
@@ -123,17 +124,17 @@ impl Request {
     }
 
     /// Does who asked still wait for it? Who has given up has been told that nothing was done.
-    fn is_awaited(&self) -> bool {
+    fn has_waiting_client(&self) -> bool {
         match self {
             Self::Attach { reply, .. } | Self::Detach { reply, .. } | Self::Revoke { reply, .. } => {
-                reply.is_awaited()
+                reply.has_waiting_client()
             }
-            Self::Stop { reply, .. } => reply.as_ref().is_none_or(Reply::is_awaited),
+            Self::Stop { reply, .. } => reply.as_ref().is_none_or(Reply::has_waiting_client),
         }
     }
 
     /// Is it root's, or our own?
-    fn is_roots(&self) -> bool {
+    fn is_from_root(&self) -> bool {
         let (Self::Attach { requester, .. }
         | Self::Detach { requester, .. }
         | Self::Revoke { requester, .. }
@@ -196,7 +197,7 @@ pub(crate) struct Snapshot {
 const QUEUE_LIMIT: usize = 64;
 
 /// So many of them are kept for root.
-const KEPT: usize = 16;
+const ROOT_RESERVED: usize = 16;
 
 #[derive(Debug)]
 struct Queue {
@@ -228,7 +229,7 @@ impl Inbox {
         if queue.closed {
             return Err(Failure::Refused("The guest has stopped".to_owned()));
         }
-        let limit = if request.is_roots() { QUEUE_LIMIT } else { QUEUE_LIMIT - KEPT };
+        let limit = if request.is_from_root() { QUEUE_LIMIT } else { QUEUE_LIMIT - ROOT_RESERVED };
         if queue.requests.len() >= limit {
             return Err(Failure::Refused(format!(
                 "{limit} requests wait already: try again when some are done"
@@ -280,7 +281,7 @@ impl Inbox {
             let first = |urgent: fn(&Request) -> bool| queue.requests.iter().position(urgent);
             let index = first(Request::is_stop).or_else(|| first(Request::is_revocation)).unwrap_or(0);
             let request = queue.requests.get(index)?;
-            if !request.is_awaited() {
+            if !request.has_waiting_client() {
                 info!("a client left before its request was begun: it is not carried out");
                 queue.requests.remove(index);
             } else if may_take(request) {
@@ -317,10 +318,11 @@ mod tests {
 
     type Answer = oneshot::Receiver<Result<InterfaceInfo, Failure>>;
 
-    /// A request of this user's, and what the user has of it: where the answer comes, and a connection.
+    /// A request of this user's, and what the user has of it: where the answer comes, and a
+    /// connection.
     fn detach(uid: u32) -> (Request, Answer, UnixStream) {
         let (theirs, ours) = UnixStream::pair().unwrap();
-        let (reply, answer) = Reply::to(Arc::new(HungUp::of(ours.as_fd()).unwrap()));
+        let (reply, answer) = Reply::new(Arc::new(HungUp::of(ours.as_fd()).unwrap()));
         let mac = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
         let requester = Some(Requester { uid, auid: Requester::UNSET, pid: 1 });
         (Request::Detach { mac, patience: Duration::ZERO, requester, reply }, answer, theirs)
@@ -372,8 +374,8 @@ mod tests {
             inbox.send(request)
         };
         let taken = (0..QUEUE_LIMIT).take_while(|_| send(7).is_ok()).count();
-        assert_eq!(taken, QUEUE_LIMIT - KEPT);
-        assert!((0..KEPT).all(|_| send(0).is_ok()));
+        assert_eq!(taken, QUEUE_LIMIT - ROOT_RESERVED);
+        assert!((0..ROOT_RESERVED).all(|_| send(0).is_ok()));
         assert!(send(0).is_err());
     }
 }

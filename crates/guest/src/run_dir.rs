@@ -31,11 +31,12 @@ impl Default for Dirs {
 pub const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
 
 /// The file by whose lock a guest is claimed.
-pub(crate) const LOCK: &str = "lock";
+pub(crate) const LOCK_FILE: &str = "lock";
 
-/// How long who claims a guest waits for one who is about to let go of it: a dead supervisor's last threads, a
-/// supervisor that removes what was its own, or who settles what an earlier one left behind.
-const PASSING: Duration = Duration::from_secs(5);
+/// How long who claims a guest waits for one who is about to let go of it: a dead supervisor's last
+/// threads, a supervisor that removes what was its own, or who settles what an earlier one left
+/// behind.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A unix socket's path has 108 bytes with its NUL (unix(7)).
 const SUN_PATH: usize = 108;
@@ -64,7 +65,7 @@ pub enum RunDirError {
     },
     /// A QEMU is there that another state directory has on record.
     #[error("Guest '{name}' runs on: its QEMU serves {monitor}, and this state directory has it not on record; `taptrail adopt` takes it up with the --state-dir that has, or end QEMU and try again", monitor = monitor.display())]
-    Unknown {
+    MonitorInUse {
         /// The guest's name.
         name: String,
         /// Its monitor.
@@ -134,7 +135,7 @@ pub fn guests(run: &Path) -> io::Result<Vec<String>> {
 
 /// The pid of who has the guest, by its own word in the lock's file.
 pub(crate) fn supervisor(run: &Path, guest: &str) -> Option<u32> {
-    holder(&run.join(guest).join(LOCK))
+    holder(&run.join(guest).join(LOCK_FILE))
 }
 
 fn holder(lock: &Path) -> Option<u32> {
@@ -144,15 +145,15 @@ fn holder(lock: &Path) -> Option<u32> {
 /// A guest's directory, ours as long as this lives; emptied and removed on drop.
 ///
 /// ```text
-///   who comes:  directory made ─▶ lock opened ─▶ flock ─▶ is the path still this file? ─▶ ours
-///                    ▲  not there │      │ taken, but passing     │ no
-///                    └────────────┴──────┴────────────────────────┘
-///   who goes:   all that was ours removed ─▶ lock removed ─▶ directory removed, if nobody has made another lock in it
+///   who comes:  make directory ─▶ open lock ─▶ flock ─▶ is the path still this file? ─▶ ours
+///                    ▲ not there │    │ held, but not for long   │ no
+///                    └───────────┴────┴──────────────────────────┘
+///   who goes:   remove all that was ours ─▶ remove lock ─▶ remove directory, if it is empty
 /// ```
 ///
-/// The lock's file is removed last, and by who has it alone: until then nothing in the directory is another's, and after
-/// that nothing in it is touched. What is removed between two of these steps is looked for again by who comes; what a
-/// crash between them leaves is the next one's.
+/// The lock's file is removed last, and by who has it alone: until then nothing in the directory is
+/// another's, and after that nothing in it is touched. What is removed between two of these steps
+/// is looked for again by who comes; what a crash between them leaves is the next one's.
 #[derive(Debug)]
 pub(crate) struct Claim {
     path: PathBuf,
@@ -163,21 +164,21 @@ pub(crate) struct Claim {
 }
 
 /// Why a lock is not ours.
-enum Missed {
+enum LockError {
     /// What we looked at has been removed, or will be: look again.
-    Passing,
+    Retry,
     /// Somebody has it who lives.
-    Taken,
+    Held,
     Failed(RunDirError),
 }
 
 impl Claim {
     /// Claims the directory as the guest's supervisor, or says who has it.
     pub(crate) fn take(run: &Path, guest: &str) -> Result<Self, RunDirError> {
-        let mut claim = Self::take_for_a_moment(run, guest)?;
+        let mut claim = Self::take_for_recovery(run, guest)?;
         // It may be a dead supervisor's, who let others pass.
         set_mode(&claim.path, |mode| mode & 0o700)?;
-        let path = claim.path.join(LOCK);
+        let path = claim.path.join(LOCK_FILE);
         writeln!(claim.lock, "{}", std::process::id()).map_err(|source| RunDirError::Io {
             what: "Writing",
             path,
@@ -186,21 +187,22 @@ impl Claim {
         Ok(claim)
     }
 
-    /// Claims the directory for as long as it takes to settle what was left in it: who wants it meanwhile waits.
-    pub(crate) fn take_for_a_moment(run: &Path, guest: &str) -> Result<Self, RunDirError> {
+    /// Claims the directory for as long as it takes to settle what was left in it: who wants it
+    /// meanwhile waits.
+    pub(crate) fn take_for_recovery(run: &Path, guest: &str) -> Result<Self, RunDirError> {
         check_name(guest)?;
         let path = run.join(guest);
         let longest = path.join("monitor");
         if longest.as_os_str().len() >= SUN_PATH {
             return Err(RunDirError::TooDeep(longest));
         }
-        let lock_path = path.join(LOCK);
-        let end = Instant::now() + PASSING;
+        let lock_path = path.join(LOCK_FILE);
+        let end = Instant::now() + CLAIM_TIMEOUT;
         loop {
-            match make(run, guest).map_err(Missed::of).and_then(|_| try_lock(&lock_path)) {
+            match make(run, guest).map_err(LockError::of).and_then(|_| try_lock(&lock_path)) {
                 Ok(lock) => return Ok(Self { path, lock, keep_log: false, keep_monitor: false }),
-                Err(Missed::Failed(error)) => return Err(error),
-                Err(Missed::Passing) if Instant::now() < end => {
+                Err(LockError::Failed(error)) => return Err(error),
+                Err(LockError::Retry) if Instant::now() < end => {
                     std::thread::sleep(Duration::from_millis(2));
                 }
                 Err(_) => {
@@ -212,7 +214,7 @@ impl Claim {
     }
 
     /// Refuses to take its monitor from a QEMU that runs.
-    pub(crate) fn check_abandoned(&mut self, guest: &str) -> Result<(), RunDirError> {
+    pub(crate) fn check_monitor_unused(&mut self, guest: &str) -> Result<(), RunDirError> {
         let monitor = self.path.join("monitor");
         let Ok(address) = SocketAddrUnix::new(&monitor) else { return Ok(()) };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -222,7 +224,7 @@ impl Claim {
             // So many have connected that it takes no more.
             Ok(()) | Err(Errno::AGAIN) => {
                 self.leave(true);
-                Err(RunDirError::Unknown { name: guest.to_owned(), monitor })
+                Err(RunDirError::MonitorInUse { name: guest.to_owned(), monitor })
             }
             Err(_) => Ok(()),
         }
@@ -270,8 +272,8 @@ impl Claim {
         self.keep_log = true;
     }
 
-    /// Leaves the monitor's socket, QEMU's output and the log where they are, or not: QEMU runs on, for another supervisor
-    /// to take up.
+    /// Leaves the monitor's socket, QEMU's output and the log where they are, or not: QEMU runs on,
+    /// for another supervisor to take up.
     pub(crate) fn leave(&mut self, leave: bool) {
         self.keep_monitor = leave;
         self.keep_log = leave;
@@ -289,21 +291,21 @@ fn set_mode(path: &Path, change: impl FnOnce(u32) -> u32) -> Result<(), RunDirEr
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(wanted)).map_err(failed)
 }
 
-impl Missed {
+impl LockError {
     /// What is not there any more has been removed between two looks.
     fn of(error: RunDirError) -> Self {
         match &error {
-            RunDirError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Self::Passing,
+            RunDirError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Self::Retry,
             _ => Self::Failed(error),
         }
     }
 }
 
 /// The lock's file, locked, empty, and there.
-fn try_lock(path: &Path) -> Result<File, Missed> {
+fn try_lock(path: &Path) -> Result<File, LockError> {
     let failed = |what| {
         let path = path.to_owned();
-        move |source| Missed::of(RunDirError::Io { what, path, source })
+        move |source| LockError::of(RunDirError::Io { what, path, source })
     };
     let lock = OpenOptions::new()
         .create(true)
@@ -317,7 +319,7 @@ fn try_lock(path: &Path) -> Result<File, Missed> {
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
-            return Err(if holder_stays(path) { Missed::Taken } else { Missed::Passing });
+            return Err(if is_holder_alive(path) { LockError::Held } else { LockError::Retry });
         }
         Err(error) => return Err(failed("Locking")(error.into())),
     }
@@ -325,15 +327,15 @@ fn try_lock(path: &Path) -> Result<File, Missed> {
     let ours = lock.metadata().map_err(failed("Looking at"))?;
     let there = std::fs::symlink_metadata(path).map_err(failed("Looking at"))?;
     if (ours.dev(), ours.ino()) != (there.dev(), there.ino()) {
-        return Err(Missed::Passing);
+        return Err(LockError::Retry);
     }
     lock.set_len(0).map_err(failed("Writing"))?;
     Ok(lock)
 }
 
-/// Who has the lock has written its pid into it, as supervisors do, and runs. The last threads of one that has just
-/// died may have it a moment longer; who will let go of it soon has it empty.
-fn holder_stays(path: &Path) -> bool {
+/// Who has the lock has written its pid into it, as supervisors do, and runs. The last threads of
+/// one that has just died may have it a moment longer; who will let go of it soon has it empty.
+fn is_holder_alive(path: &Path) -> bool {
     holder(path).is_some_and(|pid| ProcessId::of(pid).is_ok_and(|process| process.is_alive()))
 }
 
@@ -344,7 +346,7 @@ impl Drop for Claim {
         let log: &[&str] = if self.keep_log { &[] } else { &["log", "log.1"] };
         let qemus: &[&str] = if self.keep_monitor { &[] } else { &["monitor", "output"] };
         // The lock is the last: with it goes the right to what is there.
-        for name in ["api"].iter().chain(log).chain(qemus).chain(&[LOCK]) {
+        for name in ["api"].iter().chain(log).chain(qemus).chain(&[LOCK_FILE]) {
             let _ = std::fs::remove_file(self.path.join(name));
         }
         let _ = std::fs::remove_dir(&self.path);

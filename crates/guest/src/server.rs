@@ -4,8 +4,9 @@
 //! another's unplug but in the driver's queue. The thread turns the process's signals into
 //! requests, too: the first asks the guest to shut down, the second ends it.
 //!
-//! Where others may reach the socket, nobody keeps anybody out. Each user has so many places, and root its own. Who asks
-//! for nothing makes room for who comes; those who may not call are told so, are few at a time and have little time.
+//! Where others may reach the socket, nobody keeps anybody out. Each user has so many slots, and
+//! root its own. Who asks for nothing makes room for who comes; those who may not call are told so,
+//! are few at a time and have little time.
 
 use std::cell::Cell;
 use std::io;
@@ -28,21 +29,22 @@ use zlink::{ReadyListener, Server};
 use crate::callers::Callers;
 use crate::request::{Inbox, OnTimeout, Request};
 use crate::service::GuestService;
-use crate::socket::{Bounded, Place};
+use crate::socket::{Bounded, ConnectionSlot};
 
-/// Clients of one user at once; root has more, and they are kept for it.
-const ROOTS: usize = 64;
-const EACH: usize = 16;
+/// Connections of one user at once; root's are reserved for it.
+const MAX_ROOT_CLIENTS: usize = 64;
+const MAX_CLIENTS_PER_USER: usize = 16;
 
-/// Clients of all users but root.
-const OTHERS: usize = 64;
+/// Connections of all users but root.
+const MAX_OTHER_CLIENTS: usize = 64;
 
-/// So many at once who may not call, and for how long; it takes no longer to be told so.
-const STRANGERS: usize = 8;
-const STRANGERS_TIME: Duration = Duration::from_secs(5);
+/// Connections at once that are told that they may not call, or that there is no slot, and how long
+/// each may take for it.
+const MAX_REJECTED_CLIENTS: usize = 8;
+const REJECTED_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long clients may take to fetch their last answer when the guest has ended.
-const FAREWELL: Duration = Duration::from_secs(1);
+const LAST_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The running server; stopped and waited for on [`end`](Self::end).
 #[derive(Debug)]
@@ -135,15 +137,15 @@ struct Shared {
 
 async fn serve(listener: tokio::net::UnixListener, shared: Shared, mut stopped: oneshot::Receiver<()>) {
     let shared = Rc::new(shared);
-    let (mut clients, mut strangers) = (JoinSet::new(), JoinSet::new());
-    let mut places = Places::default();
+    let (mut clients, mut rejected) = (JoinSet::new(), JoinSet::new());
+    let mut slots = ConnectionSlots::default();
     loop {
         tokio::select! {
             _ = &mut stopped => break,
             Some(_) = clients.join_next() => {}
-            Some(_) = strangers.join_next() => {}
+            Some(_) = rejected.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => admit(stream, &shared, &mut places, &mut clients, &mut strangers),
+                Ok((stream, _)) => admit(stream, &shared, &mut slots, &mut clients, &mut rejected),
                 Err(error) => {
                     // Out of descriptors, say: it may pass.
                     warn!("a client could not connect: {error}");
@@ -153,41 +155,42 @@ async fn serve(listener: tokio::net::UnixListener, shared: Shared, mut stopped: 
         }
     }
     drop(listener);
-    drop(strangers);
+    drop(rejected);
     let all = async { while clients.join_next().await.is_some() {} };
-    if tokio::time::timeout(FAREWELL, all).await.is_err() {
+    if tokio::time::timeout(LAST_ANSWER_TIMEOUT, all).await.is_err() {
         debug!("a client stayed connected after the guest's end");
     }
 }
 
-/// Who is connected, of those who may call.
+/// The connections of those who may call, by user.
 #[derive(Debug, Default)]
-struct Places(Vec<(u32, Rc<Place>)>);
+struct ConnectionSlots(Vec<(u32, Rc<ConnectionSlot>)>);
 
-impl Places {
-    /// A place for one more client of this user; none where all are taken by clients whose calls are being served.
-    fn take(&mut self, uid: u32) -> Option<Rc<Place>> {
+impl ConnectionSlots {
+    /// Allocates a slot to one more client of this user, by eviction of an idle one if need be;
+    /// `None` where all clients are being served.
+    fn allocate(&mut self, uid: u32) -> Option<Rc<ConnectionSlot>> {
         // Whose client has gone is held by us alone.
-        self.0.retain(|(_, place)| Rc::strong_count(place) > 1);
+        self.0.retain(|(_, slot)| Rc::strong_count(slot) > 1);
         let count = |mine: &dyn Fn(u32) -> bool| self.0.iter().filter(|(user, _)| mine(*user)).count();
         let own = |user: u32| user == uid;
         let other = |user: u32| user != 0;
-        if count(&own) >= if uid == 0 { ROOTS } else { EACH } {
-            self.vacate(own)?;
-        } else if uid != 0 && count(&other) >= OTHERS {
-            self.vacate(other)?;
+        if count(&own) >= if uid == 0 { MAX_ROOT_CLIENTS } else { MAX_CLIENTS_PER_USER } {
+            self.evict_longest_idle(own)?;
+        } else if uid != 0 && count(&other) >= MAX_OTHER_CLIENTS {
+            self.evict_longest_idle(other)?;
         }
-        let place = Rc::new(Place::new());
-        self.0.push((uid, Rc::clone(&place)));
-        Some(place)
+        let slot = Rc::new(ConnectionSlot::new());
+        self.0.push((uid, Rc::clone(&slot)));
+        Some(slot)
     }
 
-    /// Who of these users has asked for nothing for the longest time has to go.
-    fn vacate(&mut self, whose: impl Fn(u32) -> bool) -> Option<()> {
+    /// Closes the connection of these users' that has been idle for the longest time.
+    fn evict_longest_idle(&mut self, whose: impl Fn(u32) -> bool) -> Option<()> {
         let idle = self.0.iter().enumerate().filter(|(_, (user, _))| whose(*user));
-        let idle = idle.filter_map(|(index, (_, place))| Some((place.waiting()?, index)));
+        let idle = idle.filter_map(|(index, (_, slot))| Some((slot.idle_since()?, index)));
         let (_, index) = idle.min()?;
-        self.0.swap_remove(index).1.vacate();
+        self.0.swap_remove(index).1.evict();
         Some(())
     }
 }
@@ -196,9 +199,9 @@ impl Places {
 fn admit(
     stream: UnixStream,
     shared: &Rc<Shared>,
-    places: &mut Places,
+    slots: &mut ConnectionSlots,
     clients: &mut JoinSet<()>,
-    strangers: &mut JoinSet<()>,
+    rejected: &mut JoinSet<()>,
 ) {
     let requester = match peer_credentials(stream.as_fd()) {
         Ok(peer) => {
@@ -207,28 +210,28 @@ fn admit(
         Err(error) => return warn!("a client can't be identified: {error}"),
     };
     if shared.callers.may(requester.uid) {
-        match places.take(requester.uid) {
-            Some(place) => drop(clients.spawn_local(client(stream, place, Rc::clone(shared), requester))),
-            None => briefly(strangers, turn_away(stream, requester.uid)),
+        match slots.allocate(requester.uid) {
+            Some(slot) => drop(clients.spawn_local(client(stream, slot, Rc::clone(shared), requester))),
+            None => serve_briefly(rejected, reject(stream, requester.uid)),
         }
     } else {
         debug!("user {} may not call", requester.uid);
-        briefly(strangers, client(stream, Rc::new(Place::new()), Rc::clone(shared), requester));
+        serve_briefly(rejected, client(stream, Rc::new(ConnectionSlot::new()), Rc::clone(shared), requester));
     }
 }
 
 /// Serves who gets nothing, for a short time, and unless there are too many of them.
-fn briefly(strangers: &mut JoinSet<()>, served: impl Future<Output = ()> + 'static) {
-    if strangers.len() < STRANGERS {
-        strangers.spawn_local(async {
-            let _ = tokio::time::timeout(STRANGERS_TIME, served).await;
+fn serve_briefly(rejected: &mut JoinSet<()>, served: impl Future<Output = ()> + 'static) {
+    if rejected.len() < MAX_REJECTED_CLIENTS {
+        rejected.spawn_local(async {
+            let _ = tokio::time::timeout(REJECTED_TIMEOUT, served).await;
         });
     }
 }
 
-/// Says that there is no place, to whatever will be asked.
-async fn turn_away(mut stream: UnixStream, uid: u32) {
-    debug!("all places of user {uid}'s clients are taken: one more is turned away");
+/// Answers whatever will be asked: there is no slot.
+async fn reject(mut stream: UnixStream, uid: u32) {
+    debug!("all connection slots of user {uid} are taken: one more client is rejected");
     let reason = format!("Too many clients of user {uid} are being served: try again when one is done");
     let mut answer = serde_json::json!({
         "error": "org.taptrail.Guest.Refused",
@@ -243,7 +246,7 @@ async fn turn_away(mut stream: UnixStream, uid: u32) {
     }
 }
 
-async fn client(stream: UnixStream, place: Rc<Place>, shared: Rc<Shared>, requester: Requester) {
+async fn client(stream: UnixStream, slot: Rc<ConnectionSlot>, shared: Rc<Shared>, requester: Requester) {
     let served = async {
         let service = GuestService::new(
             shared.guest.clone(),
@@ -252,7 +255,7 @@ async fn client(stream: UnixStream, place: Rc<Place>, shared: Rc<Shared>, reques
             requester,
             stream.as_fd(),
         )?;
-        let stream = Bounded::new(zlink::tokio::unix::Stream::try_from(stream)?, place);
+        let stream = Bounded::new(zlink::tokio::unix::Stream::try_from(stream)?, slot);
         Server::new(ReadyListener::new(stream), service).run().await
     };
     if let Err(error) = served.await {
@@ -264,35 +267,35 @@ async fn client(stream: UnixStream, place: Rc<Place>, shared: Rc<Shared>, reques
 mod tests {
     use super::*;
 
-    /// Clients of this user's, as many as there are places for, whose calls are all being served.
-    fn busy(places: &mut Places, uid: u32) -> Vec<Rc<Place>> {
-        let call = |place: Rc<Place>| {
-            place.called();
-            place
+    /// Clients of this user's, as many as there are slots for, whose calls are all being served.
+    fn busy(slots: &mut ConnectionSlots, uid: u32) -> Vec<Rc<ConnectionSlot>> {
+        let call = |slot: Rc<ConnectionSlot>| {
+            slot.mark_busy();
+            slot
         };
-        std::iter::from_fn(|| places.take(uid).map(call)).collect()
+        std::iter::from_fn(|| slots.allocate(uid).map(call)).collect()
     }
 
     #[test]
     fn nobody_but_root_has_roots_places() {
-        let mut places = Places::default();
-        let mut others: Vec<_> = (1..=4).map(|uid| busy(&mut places, uid)).collect();
-        assert!(others.iter().all(|taken| taken.len() == EACH));
-        assert!(places.take(5).is_none(), "{OTHERS} are taken");
-        assert_eq!(busy(&mut places, 0).len(), ROOTS);
+        let mut slots = ConnectionSlots::default();
+        let mut others: Vec<_> = (1..=4).map(|uid| busy(&mut slots, uid)).collect();
+        assert!(others.iter().all(|taken| taken.len() == MAX_CLIENTS_PER_USER));
+        assert!(slots.allocate(5).is_none(), "{MAX_OTHER_CLIENTS} are taken");
+        assert_eq!(busy(&mut slots, 0).len(), MAX_ROOT_CLIENTS);
         others.pop();
-        assert_eq!(busy(&mut places, 5).len(), EACH, "who has gone keeps no place");
+        assert_eq!(busy(&mut slots, 5).len(), MAX_CLIENTS_PER_USER, "who has gone keeps no slot");
     }
 
     #[test]
     fn who_asks_for_nothing_makes_room_for_who_comes() {
-        let mut places = Places::default();
-        let mut served = busy(&mut places, 1);
+        let mut slots = ConnectionSlots::default();
+        let mut served = busy(&mut slots, 1);
         drop(served.pop());
-        let _idle = places.take(1).unwrap();
-        let comes = places.take(1).unwrap();
-        comes.called();
-        assert!(places.take(1).is_none());
-        assert_eq!(places.0.len(), EACH);
+        let _idle = slots.allocate(1).unwrap();
+        let comes = slots.allocate(1).unwrap();
+        comes.mark_busy();
+        assert!(slots.allocate(1).is_none());
+        assert_eq!(slots.0.len(), MAX_CLIENTS_PER_USER);
     }
 }

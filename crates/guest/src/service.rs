@@ -120,9 +120,10 @@ impl GuestService {
         if self.callers.may(uid) { Ok(()) } else { Err(ApiError::Forbidden { uid: i64::from(uid) }) }
     }
 
-    /// Has the driver do it. A client that leaves takes with it what it asked for and was not begun.
+    /// Has the driver do it. A client that leaves takes with it what it asked for and was not
+    /// begun.
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, ApiError> {
-        let (reply, answer) = Reply::to(Arc::clone(&self.hung_up));
+        let (reply, answer) = Reply::new(Arc::clone(&self.hung_up));
         self.inbox.send(request(reply))?;
         tokio::select! {
             biased;

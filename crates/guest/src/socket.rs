@@ -1,4 +1,5 @@
-//! A client's connection with bounds: how long a message may be, and how long a client may take for one, or for none.
+//! A client's connection with bounds: how long a message may be, and how long a client may take for
+//! one, or for none.
 //!
 //! The varlink server reads a message of up to 100 MiB, and waits without end for the rest of one and for a client that
 //! does not read. Calls are short, and clients may be strangers. Descriptors that come along are closed at once: no
@@ -18,55 +19,56 @@ use zlink::connection::socket::{ReadHalf, ReadResult, Socket, WriteHalf};
 use zlink::tokio::unix::Stream;
 
 /// The longest call that is read; a SPEC has 4096 bytes at most.
-const LONGEST: usize = 64 * 1024;
+const MAX_CALL_BYTES: usize = 64 * 1024;
 
 /// How long a client may take.
 #[derive(Debug, Clone, Copy)]
-struct Times {
+struct Timeouts {
     /// To send one message, once begun, and to read one.
     message: Duration,
     /// Until its first call has come.
-    first: Duration,
+    first_call: Duration,
     /// Between two calls.
-    between: Duration,
+    idle: Duration,
 }
 
-const TIMES: Times = Times {
+const TIMEOUTS: Timeouts = Timeouts {
     message: Duration::from_secs(10),
-    first: Duration::from_secs(5),
-    between: Duration::from_secs(600),
+    first_call: Duration::from_secs(5),
+    idle: Duration::from_secs(600),
 };
 
 /// How often a client that has no more to say is looked after.
-const LOOK: Duration = Duration::from_secs(1);
+const HANGUP_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A client's place among the others, seen from both sides: who wants it, and who serves the client.
+/// One of the connections that there may be: the listener's side of it, and that of who serves the
+/// client.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct ConnectionSlot {
     /// Since when the client has asked for nothing.
-    waiting: Cell<Option<Instant>>,
-    wanted: Notify,
+    idle_since: Cell<Option<Instant>>,
+    evicted: Notify,
 }
 
-impl Place {
+impl ConnectionSlot {
     /// Of a client that has just come.
     pub(crate) fn new() -> Self {
-        Self { waiting: Cell::new(Some(Instant::now())), wanted: Notify::new() }
+        Self { idle_since: Cell::new(Some(Instant::now())), evicted: Notify::new() }
     }
 
     /// A call has come.
-    pub(crate) fn called(&self) {
-        self.waiting.set(None);
+    pub(crate) fn mark_busy(&self) {
+        self.idle_since.set(None);
     }
 
     /// Since when the client has asked for nothing; `None` while a call of its is served.
-    pub(crate) fn waiting(&self) -> Option<Instant> {
-        self.waiting.get()
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        self.idle_since.get()
     }
 
-    /// Ends the connection, which waits for a call.
-    pub(crate) fn vacate(&self) {
-        self.wanted.notify_one();
+    /// Closes the connection, which waits for a call.
+    pub(crate) fn evict(&self) {
+        self.evicted.notify_one();
     }
 }
 
@@ -74,13 +76,13 @@ impl Place {
 #[derive(Debug)]
 pub(crate) struct Bounded {
     stream: Stream,
-    times: Times,
-    place: Rc<Place>,
+    timeouts: Timeouts,
+    slot: Rc<ConnectionSlot>,
 }
 
 impl Bounded {
-    pub(crate) fn new(stream: Stream, place: Rc<Place>) -> Self {
-        Self { stream, times: TIMES, place }
+    pub(crate) fn new(stream: Stream, slot: Rc<ConnectionSlot>) -> Self {
+        Self { stream, timeouts: TIMEOUTS, slot }
     }
 }
 
@@ -89,10 +91,10 @@ impl Socket for Bounded {
     type WriteHalf = Writer;
 
     fn split(self) -> (Reader, Writer) {
-        let Self { stream, times, place } = self;
+        let Self { stream, timeouts, slot } = self;
         let (read, write) = stream.split();
-        let reader = Reader { half: read, times, place, unfinished: 0, begun: None, called: false };
-        (reader, Writer { half: write, patience: times.message })
+        let reader = Reader { half: read, timeouts, slot, unfinished: 0, begun: None, called: false };
+        (reader, Writer { half: write, patience: timeouts.message })
     }
 }
 
@@ -100,8 +102,8 @@ impl Socket for Bounded {
 #[derive(Debug)]
 pub(crate) struct Reader {
     half: <Stream as Socket>::ReadHalf,
-    times: Times,
-    place: Rc<Place>,
+    timeouts: Timeouts,
+    slot: Rc<ConnectionSlot>,
     /// How much there is of a message whose end has not come.
     unfinished: usize,
     /// Since when.
@@ -111,34 +113,34 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// When we have waited long enough for what comes next.
-    fn patience_ends(&self, waiting: Instant) -> Instant {
-        let first = (!self.called).then_some(waiting + self.times.first);
-        let message = self.begun.map(|begun| begun + self.times.message);
-        first.into_iter().chain(message).min().unwrap_or(waiting + self.times.between)
+    /// Until when the next bytes have to come, of a client that has been `waiting` since.
+    fn read_deadline(&self, waiting: Instant) -> Instant {
+        let first = (!self.called).then_some(waiting + self.timeouts.first_call);
+        let message = self.begun.map(|begun| begun + self.timeouts.message);
+        first.into_iter().chain(message).min().unwrap_or(waiting + self.timeouts.idle)
     }
 }
 
 impl ReadHalf for Reader {
     async fn read(&mut self, buffer: &mut [u8]) -> zlink::Result<ReadResult> {
-        let waiting = self.place.waiting.get().unwrap_or_else(Instant::now);
-        self.place.waiting.set(Some(waiting));
-        let end = self.patience_ends(waiting);
+        let waiting = self.slot.idle_since.get().unwrap_or_else(Instant::now);
+        self.slot.idle_since.set(Some(waiting));
+        let end = self.read_deadline(waiting);
         let mut read = tokio::select! {
             biased;
             read = timeout_at(end, self.half.read(buffer)) => read.map_err(too_slow)??,
-            () = self.place.wanted.notified() => return Err(failed("another client has its place now")),
+            () = self.slot.evicted.notified() => return Err(failed("another client has its slot now")),
         };
         drop(read.take_fds());
         let new = &buffer[..read.bytes_read()];
         match new.iter().rposition(|byte| *byte == 0) {
             Some(end) => {
                 (self.unfinished, self.begun, self.called) = (new.len() - end - 1, None, true);
-                self.place.called();
+                self.slot.mark_busy();
             }
             None => self.unfinished += new.len(),
         }
-        if self.unfinished > LONGEST {
+        if self.unfinished > MAX_CALL_BYTES {
             return Err(zlink::Error::BufferOverflow);
         }
         if self.unfinished > 0 {
@@ -148,8 +150,8 @@ impl ReadHalf for Reader {
     }
 }
 
-/// Whether a client has gone. While it is answered nothing is read from it, and what waits for something else would
-/// wait for it for ever.
+/// Whether a client has gone. While it is answered nothing is read from it, and what waits for
+/// something else would wait for it for ever.
 #[derive(Debug)]
 pub(crate) struct HungUp(OwnedFd);
 
@@ -168,7 +170,7 @@ impl HungUp {
     /// Waits until it is, within a second.
     pub(crate) async fn wait(&self) {
         while !self.is_so() {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(HANGUP_POLL_INTERVAL).await;
         }
     }
 }
@@ -215,17 +217,17 @@ mod tests {
     /// For what must not be waited for.
     const NEVER: Duration = Duration::from_secs(3600);
     const SOON: Duration = Duration::from_millis(50);
-    const MESSAGES: Times = Times { message: SOON, first: NEVER, between: NEVER };
+    const MESSAGES: Timeouts = Timeouts { message: SOON, first_call: NEVER, idle: NEVER };
 
     fn pair() -> (UnixStream, Reader, Writer) {
         let (theirs, (reader, writer), _) = timed(MESSAGES);
         (theirs, reader, writer)
     }
 
-    fn timed(times: Times) -> (UnixStream, (Reader, Writer), Rc<Place>) {
+    fn timed(timeouts: Timeouts) -> (UnixStream, (Reader, Writer), Rc<ConnectionSlot>) {
         let (theirs, ours) = UnixStream::pair().unwrap();
-        let (stream, place) = (Stream::try_from(ours).unwrap(), Rc::new(Place::new()));
-        (theirs, Bounded { stream, times, place: Rc::clone(&place) }.split(), place)
+        let (stream, slot) = (Stream::try_from(ours).unwrap(), Rc::new(ConnectionSlot::new()));
+        (theirs, Bounded { stream, timeouts, slot: Rc::clone(&slot) }.split(), slot)
     }
 
     #[test]
@@ -242,7 +244,7 @@ mod tests {
                 }
             };
             assert!(matches!(error, zlink::Error::BufferOverflow), "{error}");
-            assert!(all <= LONGEST);
+            assert!(all <= MAX_CALL_BYTES);
             drop((reader, writer));
             sender.join().unwrap();
         });
@@ -253,7 +255,7 @@ mod tests {
         run(async {
             let (mut theirs, mut reader, _writer) = pair();
             let mut buffer = [0; 4096];
-            for _ in 0..2 * LONGEST / 4096 {
+            for _ in 0..2 * MAX_CALL_BYTES / 4096 {
                 theirs.write_all(&[b'x'; 4095]).unwrap();
                 theirs.write_all(&[0]).unwrap();
                 let mut all = 0;
@@ -278,22 +280,22 @@ mod tests {
     #[test]
     fn who_calls_nobody_is_cut_off_soon_and_who_has_called_later() {
         run(async {
-            let times = Times { message: NEVER, first: SOON, between: NEVER };
-            let (mut theirs, (mut reader, _writer), _) = timed(times);
+            let timeouts = Timeouts { message: NEVER, first_call: SOON, idle: NEVER };
+            let (mut theirs, (mut reader, _writer), _) = timed(timeouts);
             let error = reader.read(&mut [0; 8]).await.unwrap_err();
             assert!(error.to_string().contains("too slow"), "{error}");
             // Bytes of a message do not put it off.
             theirs.write_all(b"x").unwrap();
-            let (mut theirs, (mut reader, _writer), _) = timed(times);
+            let (mut theirs, (mut reader, _writer), _) = timed(timeouts);
             theirs.write_all(b"x").unwrap();
             reader.read(&mut [0; 8]).await.unwrap();
             assert!(reader.read(&mut [0; 8]).await.is_err());
 
-            let times = Times { first: NEVER, between: SOON, ..times };
-            let (mut theirs, (mut reader, _writer), place) = timed(times);
+            let timeouts = Timeouts { first_call: NEVER, idle: SOON, ..timeouts };
+            let (mut theirs, (mut reader, _writer), slot) = timed(timeouts);
             theirs.write_all(b"x\0").unwrap();
             reader.read(&mut [0; 8]).await.unwrap();
-            assert!(place.waiting().is_none(), "its call is served");
+            assert!(slot.idle_since().is_none(), "its call is served");
             let error = reader.read(&mut [0; 8]).await.unwrap_err();
             assert!(error.to_string().contains("too slow"), "{error}");
         });
@@ -302,13 +304,13 @@ mod tests {
     #[test]
     fn who_asks_for_nothing_makes_room() {
         run(async {
-            let (mut theirs, (mut reader, _writer), place) =
-                timed(Times { message: NEVER, first: NEVER, between: NEVER });
-            assert!(place.waiting().is_some());
+            let (mut theirs, (mut reader, _writer), slot) =
+                timed(Timeouts { message: NEVER, first_call: NEVER, idle: NEVER });
+            assert!(slot.idle_since().is_some());
             theirs.write_all(b"x\0").unwrap();
             reader.read(&mut [0; 8]).await.unwrap();
-            assert!(place.waiting().is_none());
-            place.vacate();
+            assert!(slot.idle_since().is_none());
+            slot.evict();
             let error = reader.read(&mut [0; 8]).await.unwrap_err();
             assert!(error.to_string().contains("another client"), "{error}");
         });

@@ -55,7 +55,7 @@ pub struct Running {
 }
 
 /// Who has a guest supervised, and hears of it.
-pub trait Attendant {
+pub trait Observer {
     /// The guest's directory is ours. Nothing was started yet.
     ///
     /// # Errors
@@ -66,7 +66,7 @@ pub trait Attendant {
     fn running(&mut self, running: Running);
 }
 
-/// Starts the guest and supervises it until it ends, and lets the attendant hear of it.
+/// Starts the guest and supervises it until it ends, and lets the observer hear of it.
 /// SIGINT, SIGTERM and SIGHUP ask the guest to shut down and give it `patience`.
 ///
 /// # Errors
@@ -74,15 +74,15 @@ pub trait Attendant {
 pub fn supervise(
     options: Options,
     patience: Duration,
-    attendant: &mut dyn Attendant,
+    observer: &mut dyn Observer,
 ) -> Result<Ended, SuperviseError> {
     let mut claim = Claim::take(&options.dirs.run, &options.guest.name)?;
-    claim.check_abandoned(&options.guest.name)?;
-    attendant.claimed(claim.path()).map_err(SuperviseError::Log)?;
+    claim.check_monitor_unused(&options.guest.name)?;
+    observer.claimed(claim.path()).map_err(SuperviseError::Log)?;
     let place = Place { monitor: claim.listen("monitor")?, monitor_path: claim.socket("monitor") };
     let (inbox, server) = serve(&claim, &options.guest, &options.allow, patience)?;
     let name = options.guest.name.clone();
-    let ended = driver::run(options, place, &inbox, |driver: &Driver| say_ready(&name, driver, attendant));
+    let ended = driver::run(options, place, &inbox, |driver: &Driver| say_ready(&name, driver, observer));
     if !ended.as_ref().is_ok_and(ended_well) {
         claim.keep_log();
     }
@@ -90,14 +90,15 @@ pub fn supervise(
         .map_err(|source| SuperviseError::Start { name: name.into(), source: Box::new(source) })
 }
 
-/// Takes up a guest whose supervisor ended before it, and supervises it until it ends; else as [`supervise`].
+/// Takes up a guest whose supervisor ended before it, and supervises it until it ends; else as
+/// [`supervise`].
 ///
 /// # Errors
 /// When it can't be taken up; it runs on as before then.
 pub fn adopt(
     options: &AdoptOptions,
     patience: Duration,
-    attendant: &mut dyn Attendant,
+    observer: &mut dyn Observer,
 ) -> Result<Ended, SuperviseError> {
     let failed = |source| SuperviseError::Adopt { name: options.name.clone(), source: Box::new(source) };
     let mut claim = Claim::take(&options.dirs.run, &options.name)?;
@@ -111,11 +112,11 @@ pub fn adopt(
         return Err(RunDirError::Taken { name: options.name.clone(), supervisor: Some(pid) }.into());
     }
     driver::check_callers(options, qemu).map_err(failed)?;
-    attendant.claimed(claim.path()).map_err(SuperviseError::Log)?;
+    observer.claimed(claim.path()).map_err(SuperviseError::Log)?;
     let (inbox, server) = serve(&claim, &guest.id, &options.allow, patience)?;
     let monitor = claim.socket("monitor");
     let ended = driver::adopt(options, &monitor, &inbox, |driver: &Driver| {
-        say_ready(&options.name, driver, attendant);
+        say_ready(&options.name, driver, observer);
     });
     if let Ok(ended) = &ended {
         claim.leave(false);
@@ -144,14 +145,14 @@ fn serve(
     Ok((inbox, server))
 }
 
-fn say_ready(name: &str, driver: &Driver, attendant: &mut dyn Attendant) {
+fn say_ready(name: &str, driver: &Driver, observer: &mut dyn Observer) {
     let pid = driver.qemu_pid();
     // Best effort: not every supervisor has a service manager above it.
     let _ = sd_notify::notify(&[
         sd_notify::NotifyState::Ready,
         sd_notify::NotifyState::Status(&format!("{name} runs, QEMU has pid {pid}")),
     ]);
-    attendant.running(Running { pid, uuid: driver.uuid() });
+    observer.running(Running { pid, uuid: driver.uuid() });
 }
 
 fn ended_well(ended: &Ended) -> bool {

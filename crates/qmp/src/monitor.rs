@@ -196,7 +196,8 @@ impl Monitor {
                 Message::Reply { id: Some(got), .. } if self.forgive(got) => {
                     tracing::debug!(id = got, "QEMU answered a command given up on");
                 }
-                // QEMU may take a client with one thread while another still prepares its monitor, and then both greet.
+                // QEMU may take a client with one thread while another still prepares its monitor,
+                // and then both greet.
                 Message::Greeting(_) if command == NEGOTIATED && !self.greeted_twice => {
                     self.greeted_twice = true
                 }

@@ -5,7 +5,7 @@ use taptrail_guest::{AdoptOptions, Dirs, caller, check_name};
 use crate::cli::{Adopt, Cli};
 use crate::output::Failure;
 use crate::run::supervised;
-use crate::silent::not_supervised;
+use crate::unresponsive::claim_failure;
 use crate::{Done, background};
 
 pub(crate) fn adopt(cli: &Cli, arguments: &Adopt, dirs: Dirs) -> Done {
@@ -25,6 +25,6 @@ pub(crate) fn adopt(cli: &Cli, arguments: &Adopt, dirs: Dirs) -> Done {
     };
     supervised(arguments.ready_fd, |caller| {
         taptrail_guest::adopt(&options, arguments.stop_timeout, caller)
-            .map_err(|error| not_supervised(error, &options.name, &options.dirs))
+            .map_err(|error| claim_failure(error, &options.name, &options.dirs))
     })
 }

@@ -1,7 +1,8 @@
 //! `--background` of `run` and `adopt`: the supervisor in a session of its own, and its first news.
 //!
 //! The parent starts its own program again with a pipe, and waits for one line: `ready PID`, or an
-//! exit code and why. What the supervisor warns of meanwhile is passed on by another pipe; the rest is in its log.
+//! exit code and why. What the supervisor warns of meanwhile is passed on by another pipe; the rest
+//! is in its log.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;

@@ -210,7 +210,7 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) revoke_unfiltered: bool,
 
-    /// Return as soon as the guest runs; its output goes to RUN_DIR/NAME/log, of which 2 MiB are kept
+    /// Return as soon as the guest runs; its output goes to RUN_DIR/NAME/log, 2 MiB of it
     #[arg(long)]
     pub(crate) background: bool,
 
@@ -279,7 +279,7 @@ pub(crate) struct Adopt {
     #[arg(long)]
     pub(crate) revoke_unfiltered: bool,
 
-    /// Return as soon as the guest is supervised; the output goes to RUN_DIR/NAME/log, of which 2 MiB are kept
+    /// Return as soon as the guest is supervised; the output goes to RUN_DIR/NAME/log, 2 MiB of it
     #[arg(long)]
     pub(crate) background: bool,
 
@@ -407,10 +407,11 @@ pub(crate) struct Stop {
 
 /// List the guests of this host
 ///
-/// States beside those of supervised guests: `unresponsive`, the guest's supervisor runs and does not answer; `elsewhere`,
-/// it serves the guest in another run directory; `orphaned`, the guest runs without a supervisor (see `taptrail adopt`);
-/// `unsettled`, the guest has ended and its account is open (see `taptrail recover`); `watched`, another manager such as
-/// libvirt runs the guest, and `taptrail watch` has seen it.
+/// States beside those of supervised guests: `unresponsive`, the guest's supervisor runs and does
+/// not answer; `elsewhere`, it serves the guest in another run directory; `orphaned`, the guest
+/// runs without a supervisor (see `taptrail adopt`); `unsettled`, the guest has ended and its
+/// account is open (see `taptrail recover`); `watched`, another manager such as libvirt runs the
+/// guest, and `taptrail watch` has seen it.
 #[derive(Debug, Args)]
 pub(crate) struct List {
     /// Print JSON

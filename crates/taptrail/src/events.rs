@@ -10,7 +10,7 @@ use taptrail_guest::{Client, Dirs, descriptors};
 
 use crate::Done;
 use crate::cli::Events;
-use crate::silent::failure;
+use crate::unresponsive::client_failure;
 
 pub(crate) fn events(arguments: &Events, dirs: &Dirs) -> Done {
     let mut written = Ok(());
@@ -21,7 +21,7 @@ pub(crate) fn events(arguments: &Events, dirs: &Dirs) -> Done {
             written.is_ok()
         })
     });
-    told.map_err(|error| failure(error, &arguments.guest, dirs))?;
+    told.map_err(|error| client_failure(error, &arguments.guest, dirs))?;
     match written {
         // A reader that has gone has read enough.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

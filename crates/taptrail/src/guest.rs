@@ -12,13 +12,13 @@ use taptrail_report::{DeviceRow, NicRow, nic_table};
 use crate::Done;
 use crate::cli::{Attach, Detach, Nics, Stop};
 use crate::output::{Failure, colors, print, print_json, style};
-use crate::silent::{end, failure, not_revoked};
+use crate::unresponsive::{client_failure, kill, revoke_failure};
 
 pub(crate) fn attach(arguments: &Attach, dirs: &Dirs) -> Done {
     let spec = spec(arguments)?;
     let attached = Client::connect(&dirs.run, &arguments.guest)
         .and_then(|mut client| client.attach(&spec.to_string()))
-        .map_err(|error| failure(error, &arguments.guest, dirs))?;
+        .map_err(|error| client_failure(error, &arguments.guest, dirs))?;
     let nic = attached.nic;
     if arguments.json {
         return print_json(&row(nic)?);
@@ -40,9 +40,9 @@ pub(crate) fn detach(arguments: &Detach, dirs: &Dirs) -> Done {
     let nic = match gone {
         Ok(gone) => gone.nic,
         Err(error) if arguments.force => {
-            return Err(not_revoked(error, &arguments.guest, arguments.mac, dirs));
+            return Err(revoke_failure(error, &arguments.guest, arguments.mac, dirs));
         }
-        Err(error) => return Err(failure(error, &arguments.guest, dirs)),
+        Err(error) => return Err(client_failure(error, &arguments.guest, dirs)),
     };
     if arguments.json {
         return print_json(&row(nic)?);
@@ -56,17 +56,17 @@ pub(crate) fn stop(arguments: &Stop, dirs: &Dirs) -> Done {
         .and_then(|mut client| client.stop(arguments.timeout, arguments.force));
     match asked {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) if arguments.force && (error.is_silence() || error.is_nobody()) => {
-            end(error, &arguments.guest, dirs)
+        Err(error) if arguments.force && (error.is_unresponsive() || error.is_not_running()) => {
+            kill(error, &arguments.guest, dirs)
         }
-        Err(error) => Err(failure(error, &arguments.guest, dirs)),
+        Err(error) => Err(client_failure(error, &arguments.guest, dirs)),
     }
 }
 
 pub(crate) fn nics(arguments: &Nics, dirs: &Dirs) -> Done {
     let nics = Client::connect(&dirs.run, &arguments.guest)
         .and_then(|mut client| client.nics())
-        .map_err(|error| failure(error, &arguments.guest, dirs))?;
+        .map_err(|error| client_failure(error, &arguments.guest, dirs))?;
     let rows = nics.nics.into_iter().map(row).collect::<Result<Vec<_>, _>>()?;
     if arguments.json { print_json(&rows) } else { print(&nic_table(&rows, &style(false))) }
 }

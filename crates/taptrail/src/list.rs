@@ -10,7 +10,7 @@ use tracing::warn;
 use crate::Done;
 use crate::cli::List;
 use crate::output::{print, print_json, style};
-use crate::silent::{hint, way_out};
+use crate::unresponsive::{hint, way_out};
 
 pub(crate) fn list(arguments: &List, dirs: &Dirs) -> Done {
     let known = on_record(dirs);

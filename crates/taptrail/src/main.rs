@@ -1,9 +1,9 @@
 //! The command line of taptrail: arguments in, exit code out, and nothing else.
 //!
-//! Exit codes: 0 done; 1 not done, or of `findings` and `verify`, that there are some; 2 the arguments or the input can't
-//! be used; 3 the guest, or its supervisor, did not answer in time; 4 the logs do not tell of the time or host asked for.
-//! `taptrail run` in the foreground ends with QEMU's own code (128 + N when
-//! signal N ended it).
+//! Exit codes: 0 done; 1 not done, or of `findings` and `verify`, that there are some; 2 the
+//! arguments or the input can't be used; 3 the guest, or its supervisor, did not answer in time; 4
+//! the logs do not tell of the time or host asked for. `taptrail run` in the foreground ends with
+//! QEMU's own code (128 + N when signal N ended it).
 
 #![forbid(unsafe_code)]
 
@@ -22,8 +22,8 @@ mod questions;
 mod reading;
 mod recover;
 mod run;
-mod silent;
 mod stderr;
+mod unresponsive;
 mod verify;
 mod watch;
 

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::Done;
 use crate::cli::Recover;
 use crate::output::{print, print_json};
-use crate::silent::way_out;
+use crate::unresponsive::way_out;
 
 pub(crate) fn recover(arguments: &Recover, dirs: Dirs) -> Done {
     let options =
@@ -39,7 +39,7 @@ fn silent(all: &[Recovered], dirs: &Dirs) -> Result<BTreeMap<String, ClientError
     let names: Vec<String> = supervised.map(|one| one.guest.name.to_string()).collect();
     let answers = names.iter().cloned().zip(statuses(&dirs.run, &names)?);
     let silent = answers.filter_map(|(name, answer)| Some((name, answer.err()?)));
-    Ok(silent.filter(|(_, error)| error.is_silence()).collect())
+    Ok(silent.filter(|(_, error)| error.is_unresponsive()).collect())
 }
 
 /// One guest, as it stands in JSON.

@@ -9,8 +9,8 @@ use std::process::{ExitCode, ExitStatus};
 
 use anyhow::{Context, anyhow};
 use taptrail_guest::{
-    AdoptOptions, Attendant, Dirs, Ended, RecoverOptions, RecoveredState, Running, StartError,
-    SuperviseError, supervise,
+    AdoptOptions, Dirs, Ended, Observer, RecoverOptions, RecoveredState, Running, StartError, SuperviseError,
+    supervise,
 };
 use taptrail_kernel::process::take_inherited;
 use tracing::warn;
@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::asked::Request;
 use crate::cli::{Cli, Run};
 use crate::output::Failure;
-use crate::silent::not_supervised;
+use crate::unresponsive::claim_failure;
 use crate::{Done, background, log};
 
 pub(crate) fn run(cli: &Cli, arguments: &Run, dirs: Dirs) -> Done {
@@ -90,7 +90,7 @@ fn orphan(adopt: &AdoptOptions) -> Result<Option<Uuid>, Failure> {
 /// Supervises a guest in this process, and tells its news where they are waited for.
 pub(crate) fn supervised(
     ready_fd: Option<RawFd>,
-    supervise: impl FnOnce(&mut dyn Attendant) -> Result<Ended, Failure>,
+    supervise: impl FnOnce(&mut dyn Observer) -> Result<Ended, Failure>,
 ) -> Done {
     if ready_fd.is_some() {
         // The kernel named this process after /proc/self/exe. Only its name in lists depends on it.
@@ -101,8 +101,8 @@ pub(crate) fn supervised(
     let mut caller = Caller { background: news.is_some(), news };
     let ended = supervise(&mut caller);
     if let Some(log) = log::current() {
-        log.catch_up();
-        log.caller_goes();
+        log.drain();
+        log.close_caller();
     }
     let failure = match ended {
         Ok(ended) => return Ok(exit_code(&ended)),
@@ -125,9 +125,9 @@ struct Caller {
     news: Option<File>,
 }
 
-impl Attendant for Caller {
+impl Observer for Caller {
     fn claimed(&mut self, directory: &Path) -> io::Result<()> {
-        if self.background { log::begin(directory) } else { log::pass_on(directory) }
+        if self.background { log::start(directory) } else { log::forward_to_stderr(directory) }
     }
 
     fn running(&mut self, running: Running) {
@@ -136,7 +136,7 @@ impl Attendant for Caller {
             let _ = background::tell_ready(&mut news, running);
         }
         if let Some(log) = log::current() {
-            log.caller_goes();
+            log.close_caller();
         }
     }
 }
@@ -146,7 +146,7 @@ fn failed(error: SuperviseError, name: &str, dirs: &Dirs) -> Failure {
         SuperviseError::Start { source, .. } if let StartError::Refused(status) = **source => {
             Failure::from(error_text(status)).with_code(exit_number(status).max(1))
         }
-        _ => not_supervised(error, name, dirs),
+        _ => claim_failure(error, name, dirs),
     }
 }
 

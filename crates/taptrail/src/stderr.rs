@@ -31,7 +31,7 @@ pub(crate) fn say_error(text: &str) -> io::Result<()> {
 }
 
 /// Says a line of QEMU's, whose standard error was not ours.
-pub(crate) fn say_qemus(text: &str) -> io::Result<()> {
+pub(crate) fn say_qemu(text: &str) -> io::Result<()> {
     Line { priority: Level::INFO.into() }.write_all(format!("{text}\n").as_bytes())
 }
 
@@ -58,7 +58,7 @@ pub(crate) struct Line {
 impl Write for Line {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         if let Some(log) = log::current() {
-            log.own(text, self.priority.is_grave());
+            log.write_own(text, self.priority.is_grave());
             return Ok(text.len());
         }
         let mut stderr = io::stderr().lock();

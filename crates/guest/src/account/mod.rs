@@ -460,7 +460,8 @@ fn this_process() -> Result<Process, AccountError> {
     Ok(Process { pid: own.pid, start: own.start_time })
 }
 
-/// Refuses a guest whose QEMU is there already: from a supervisor that ended before it, or with one that is elsewhere.
+/// Refuses a guest whose QEMU is there already: from a supervisor that ended before it, or with one
+/// that is elsewhere.
 fn orphan(ledger: &Ledger, guest: &GuestId, boot: &str) -> Result<(), AccountError> {
     let same = |other: &GuestId| other.name == guest.name || other.uuid == guest.uuid;
     for other in own_guests(ledger)?.into_iter().filter(|other| other.boot_id == boot) {

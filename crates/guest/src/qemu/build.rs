@@ -78,8 +78,8 @@ impl CommandLine {
         let Additions { guest, monitor_fd, nics, ports, sandbox } = *additions;
         add("-name", format!("guest={}", doubled(&guest.name)));
         add("-uuid", guest.uuid.to_string());
-        // A client is there before QEMU is. Without the wait one thread takes it while another prepares the monitor, which
-        // then greets twice, or never answers.
+        // A client is there before QEMU is. Without the wait one thread takes it while another
+        // prepares the monitor, which then greets twice, or never answers.
         add("-chardev", format!("socket,id={MONITOR},fd={monitor_fd},server=on,wait=on"));
         add("-mon", format!("chardev={MONITOR},mode=control"));
         for (index, port) in ports.names.iter().enumerate() {

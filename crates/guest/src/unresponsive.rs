@@ -37,7 +37,7 @@ pub struct Supervised {
 
 /// What is on record, or who runs, can't be seen; or a QEMU can't be ended.
 #[derive(Debug, thiserror::Error)]
-pub enum SilentError {
+pub enum UnresponsiveError {
     /// The ledger can't be used.
     #[error("What is on record can't be read")]
     Ledger(#[from] LedgerError),
@@ -56,7 +56,7 @@ pub enum SilentError {
 
 /// A QEMU that was ended without its supervisor.
 #[derive(Debug, Clone, Copy)]
-pub struct EndedAlone {
+pub struct KilledQemu {
     /// Its.
     pub pid: u32,
     /// Its supervisor's, if that runs.
@@ -67,7 +67,7 @@ pub struct EndedAlone {
 ///
 /// # Errors
 /// When what is on record can't be read.
-pub fn supervised(dirs: &Dirs) -> Result<Vec<Supervised>, SilentError> {
+pub fn supervised(dirs: &Dirs) -> Result<Vec<Supervised>, UnresponsiveError> {
     let mut all = Vec::new();
     for guest in live(dirs)? {
         let supervisor = process(guest.supervisor);
@@ -76,7 +76,7 @@ pub fn supervised(dirs: &Dirs) -> Result<Vec<Supervised>, SilentError> {
         }
         let Some(ledger) = ledger_if_any(dirs)? else { continue };
         let nics = ledger.live_interfaces(guest.key)?.len();
-        let elsewhere = claimed_in(supervisor.pid, &guest.id.name).filter(|run| !is_same(run, &dirs.run));
+        let elsewhere = run_dir_of(supervisor.pid, &guest.id.name).filter(|run| !is_same(run, &dirs.run));
         let pid = guest.qemu.map(process).filter(ProcessId::is_alive).map(|qemu| qemu.pid);
         let supervisor = supervisor.pid;
         all.push(Supervised { guest: guest.id, pid, begun: guest.begun, nics, supervisor, elsewhere });
@@ -88,20 +88,20 @@ pub fn supervised(dirs: &Dirs) -> Result<Vec<Supervised>, SilentError> {
 /// time. `None` where none runs.
 ///
 /// # Errors
-/// See [`SilentError`].
-pub fn end_alone(dirs: &Dirs, name: &str) -> Result<Option<EndedAlone>, SilentError> {
+/// See [`UnresponsiveError`].
+pub fn kill_qemu(dirs: &Dirs, name: &str) -> Result<Option<KilledQemu>, UnresponsiveError> {
     let Some(guest) = live(dirs)?.into_iter().rfind(|guest| guest.id.name == name) else { return Ok(None) };
     let Some(qemu) = guest.qemu.map(process).filter(ProcessId::is_alive) else { return Ok(None) };
-    end_process(qemu).map_err(|source| SilentError::Kill { pid: qemu.pid, source })?;
+    end_process(qemu).map_err(|source| UnresponsiveError::Kill { pid: qemu.pid, source })?;
     let supervisor = process(guest.supervisor);
-    Ok(Some(EndedAlone { pid: qemu.pid, supervisor: supervisor.is_alive().then_some(supervisor.pid) }))
+    Ok(Some(KilledQemu { pid: qemu.pid, supervisor: supervisor.is_alive().then_some(supervisor.pid) }))
 }
 
 /// The host interface behind a guest's interface, as it is on record.
 ///
 /// # Errors
 /// When what is on record can't be read.
-pub fn interface_behind(dirs: &Dirs, name: &str, mac: MacAddr) -> Result<Option<String>, SilentError> {
+pub fn host_interface(dirs: &Dirs, name: &str, mac: MacAddr) -> Result<Option<String>, UnresponsiveError> {
     let (Some(ledger), Some(guest)) =
         (ledger_if_any(dirs)?, live(dirs)?.into_iter().rfind(|guest| guest.id.name == name))
     else {
@@ -112,16 +112,16 @@ pub fn interface_behind(dirs: &Dirs, name: &str, mac: MacAddr) -> Result<Option<
 }
 
 /// Our guests of this boot whose accounts are open.
-fn live(dirs: &Dirs) -> Result<Vec<Guest>, SilentError> {
-    let boot = boot_id().map_err(SilentError::Look)?.to_string();
+fn live(dirs: &Dirs) -> Result<Vec<Guest>, UnresponsiveError> {
+    let boot = boot_id().map_err(UnresponsiveError::Look)?.to_string();
     let mut guests = live_guests(dirs)?;
     guests.retain(|guest| guest.boot_id == boot);
     Ok(guests)
 }
 
 /// The run directory in which this process has the guest's lock open.
-fn claimed_in(supervisor: u32, guest: &str) -> Option<PathBuf> {
-    let lock = Path::new(guest).join(run_dir::LOCK);
+fn run_dir_of(supervisor: u32, guest: &str) -> Option<PathBuf> {
+    let lock = Path::new(guest).join(run_dir::LOCK_FILE);
     let files = std::fs::read_dir(format!("/proc/{supervisor}/fd")).ok()?.flatten();
     let paths = files.filter_map(|file| std::fs::read_link(file.path()).ok());
     let claim = paths.into_iter().find(|path| path.is_absolute() && path.ends_with(&lock))?;

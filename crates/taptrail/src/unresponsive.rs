@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use taptrail_guest::{
-    ClientError, Dirs, RunDirError, SuperviseError, chain, end_alone, interface_behind, statuses, supervised,
+    ClientError, Dirs, RunDirError, SuperviseError, chain, host_interface, kill_qemu, statuses, supervised,
     unsupervised,
 };
 use taptrail_record::MacAddr;
@@ -26,7 +26,7 @@ pub(crate) fn hint(name: &str, supervisor: Option<u32>) -> String {
 /// The same, where the error is of that kind.
 pub(crate) fn way_out(error: &ClientError, name: &str) -> String {
     match error {
-        ClientError::Silent { supervisor, .. } | ClientError::Unfinished { supervisor, .. } => {
+        ClientError::Unresponsive { supervisor, .. } | ClientError::TimedOut { supervisor, .. } => {
             hint(name, *supervisor)
         }
         _ => String::new(),
@@ -34,13 +34,13 @@ pub(crate) fn way_out(error: &ClientError, name: &str) -> String {
 }
 
 /// A client's failure, with what is known of the guest otherwise.
-pub(crate) fn failure(error: ClientError, name: &str, dirs: &Dirs) -> Failure {
-    if error.is_nobody()
+pub(crate) fn client_failure(error: ClientError, name: &str, dirs: &Dirs) -> Failure {
+    if error.is_not_running()
         && let Some(whereabouts) = whereabouts(name, dirs)
     {
         return anyhow!(whereabouts).into();
     }
-    if error.is_silence() {
+    if error.is_unresponsive() {
         return Failure::timed_out(anyhow!("{}{}", chain(&error), way_out(&error, name)));
     }
     if error.is_time_out() { Failure::timed_out(error) } else { error.into() }
@@ -69,11 +69,15 @@ fn whereabouts(name: &str, dirs: &Dirs) -> Option<String> {
 }
 
 /// Ends a guest without its supervisor, which can't be asked for it.
-pub(crate) fn end(error: ClientError, name: &str, dirs: &Dirs) -> Done {
+pub(crate) fn kill(error: ClientError, name: &str, dirs: &Dirs) -> Done {
     let shown = name.escape_debug();
-    let Some(ended) = end_alone(dirs, name)? else { return Err(failure(error, name, dirs)) };
-    let pid = ended.pid;
-    match ended.supervisor {
+    if error.is_not_running() && supervised(dirs)?.iter().any(|one| one.guest.name == name) {
+        // Its supervisor can be asked, in another run directory.
+        return Err(client_failure(error, name, dirs));
+    }
+    let Some(killed) = kill_qemu(dirs, name)? else { return Err(client_failure(error, name, dirs)) };
+    let pid = killed.pid;
+    match killed.supervisor {
         Some(supervisor) => warn!(
             "Supervisor of '{shown}' (pid {supervisor}) does not answer: QEMU (pid {pid}) was ended without it. The account is \
              open until the supervisor goes on; or `kill -KILL {supervisor}` ends it, and `taptrail recover` closes the account"
@@ -87,11 +91,11 @@ pub(crate) fn end(error: ClientError, name: &str, dirs: &Dirs) -> Done {
 
 /// A revocation that can't be asked for. QEMU closes a device when its monitor is told to, and only the supervisor has
 /// that: nothing else takes a descriptor from a process that runs.
-pub(crate) fn not_revoked(error: ClientError, name: &str, mac: MacAddr, dirs: &Dirs) -> Failure {
-    if !error.is_silence() {
-        return failure(error, name, dirs);
+pub(crate) fn revoke_failure(error: ClientError, name: &str, mac: MacAddr, dirs: &Dirs) -> Failure {
+    if !error.is_unresponsive() {
+        return client_failure(error, name, dirs);
     }
-    let cut = match interface_behind(dirs, name, mac) {
+    let cut = match host_interface(dirs, name, mac) {
         Ok(Some(ifname)) => {
             format!(
                 ". Its traffic is cut off at once by `ip link set dev {ifname} down`, until that is taken back"
@@ -107,10 +111,10 @@ pub(crate) fn not_revoked(error: ClientError, name: &str, mac: MacAddr, dirs: &D
 }
 
 /// A guest that can't be supervised because it is; by one that does not answer, perhaps.
-pub(crate) fn not_supervised(error: SuperviseError, name: &str, dirs: &Dirs) -> Failure {
+pub(crate) fn claim_failure(error: SuperviseError, name: &str, dirs: &Dirs) -> Failure {
     if let SuperviseError::Claim(RunDirError::Taken { supervisor: Some(pid), .. }) = &error
         && let Ok(answers) = statuses(&dirs.run, &[name.to_owned()])
-        && answers.iter().any(|answer| matches!(answer, Err(error) if error.is_silence()))
+        && answers.iter().any(|answer| matches!(answer, Err(error) if error.is_unresponsive()))
     {
         let hint = hint(name, Some(*pid));
         return Failure::timed_out(anyhow!("{}, and does not answer{hint}", chain(&error)));
