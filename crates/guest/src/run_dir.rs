@@ -110,7 +110,11 @@ fn make(run: &Path, guest: &str) -> Result<PathBuf, RunDirError> {
         let path = path.clone();
         move |source| RunDirError::Io { what, path, source }
     };
-    DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed("Making"))?;
+    match DirBuilder::new().recursive(true).mode(0o700).create(&path) {
+        // It was there, and whose it was may have removed it since: the look below tells.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made.map_err(failed("Making"))?,
+    }
     let found = std::fs::symlink_metadata(&path).map_err(failed("Looking at"))?;
     let ours = found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o022 == 0;
     if found.is_dir() && ours { Ok(path) } else { Err(RunDirError::NotOurs(path)) }
@@ -367,6 +371,37 @@ mod tests {
         drop(claim);
         assert!(guests(run.path()).unwrap().is_empty());
         Claim::take(run.path(), "it's web1").unwrap();
+    }
+
+    #[test]
+    fn claims_that_come_and_go_at_once_succeed_or_find_the_guest_claimed() {
+        const ROUNDS: usize = 2000;
+        let run = tempfile::tempdir().unwrap();
+        let claims = || {
+            for _ in 0..ROUNDS {
+                match Claim::take(run.path(), "web1") {
+                    Ok(claim) => {
+                        let listener = claim.listen("monitor").unwrap();
+                        assert!(claim.socket("monitor").exists() && claim.socket(LOCK_FILE).exists());
+                        drop((listener, claim));
+                    }
+                    Err(error) => assert!(matches!(error, RunDirError::Taken { .. }), "{error}"),
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(claims);
+            }
+        });
+        assert!(guests(run.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_no_directory_is_refused() {
+        let run = tempfile::tempdir().unwrap();
+        std::fs::write(run.path().join("web1"), "").unwrap();
+        assert!(matches!(Claim::take(run.path(), "web1"), Err(RunDirError::NotOurs(_))));
     }
 
     #[test]

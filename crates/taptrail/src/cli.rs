@@ -400,7 +400,7 @@ pub(crate) struct Stop {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(crate) timeout: Duration,
 
-    /// Kill QEMU at once
+    /// Kill QEMU at once, also where the supervisor does not answer
     #[arg(long, conflicts_with = "timeout")]
     pub(crate) force: bool,
 }

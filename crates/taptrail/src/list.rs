@@ -13,9 +13,12 @@ use crate::output::{print, print_json, style};
 use crate::unresponsive::{hint, way_out};
 
 pub(crate) fn list(arguments: &List, dirs: &Dirs) -> Done {
-    let known = on_record(dirs);
     let mut names =
         guests(&dirs.run).with_context(|| format!("Run directory {} can't be read", dirs.run.display()))?;
+    let known = supervised(dirs).unwrap_or_else(|error| {
+        warn!("{}", taptrail_guest::chain(&error));
+        Vec::new()
+    });
     names.extend(known.iter().filter(|one| one.elsewhere.is_none()).map(|one| one.guest.name.to_string()));
     names.sort();
     names.dedup();
@@ -43,9 +46,8 @@ pub(crate) fn list(arguments: &List, dirs: &Dirs) -> Done {
         known.into_iter().map(|one| one.guest.uuid).filter(|uuid| !answered.contains(uuid)).collect();
     if !missing.is_empty() {
         // One that has ended just now does not answer either.
-        rows.extend(
-            on_record(dirs).into_iter().filter(|one| missing.contains(&one.guest.uuid)).map(unanswered),
-        );
+        let still = supervised(dirs)?.into_iter().filter(|one| missing.contains(&one.guest.uuid));
+        rows.extend(still.map(unanswered));
     }
     for (name, error) in silent {
         // Where the ledger knows it, it has been told.
@@ -54,22 +56,15 @@ pub(crate) fn list(arguments: &List, dirs: &Dirs) -> Done {
         }
     }
     match unsupervised(dirs) {
-        // One that has just been taken up has answered above.
+        // One that has just been taken up, or lost its supervisor, is there already.
         Ok(lost) => {
-            rows.extend(lost.into_iter().filter(|guest| !answered.contains(&guest.guest.uuid)).map(row));
+            let listed: Vec<_> = rows.iter().map(|row| row.uuid).collect();
+            rows.extend(lost.into_iter().filter(|one| !listed.contains(&one.guest.uuid)).map(row));
         }
         Err(error) => warn!("{}", taptrail_guest::chain(&error)),
     }
     rows.sort_by(|a, b| a.name.cmp(&b.name));
     if arguments.json { print_json(&rows) } else { print(&guest_table(&rows, &style(false))) }
-}
-
-/// The guests on record with a supervisor that runs.
-fn on_record(dirs: &Dirs) -> Vec<Supervised> {
-    supervised(dirs).unwrap_or_else(|error| {
-        warn!("{}", taptrail_guest::chain(&error));
-        Vec::new()
-    })
 }
 
 /// A guest whose supervisor runs and does not answer, or answers in another run directory.

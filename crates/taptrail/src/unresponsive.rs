@@ -89,8 +89,8 @@ pub(crate) fn kill(error: ClientError, name: &str, dirs: &Dirs) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A revocation that can't be asked for. QEMU closes a device when its monitor is told to, and only the supervisor has
-/// that: nothing else takes a descriptor from a process that runs.
+/// A revocation that could not be requested. No process closes another one's descriptor: QEMU closes
+/// it when its monitor is told to, and only the supervisor has that.
 pub(crate) fn revoke_failure(error: ClientError, name: &str, mac: MacAddr, dirs: &Dirs) -> Failure {
     if !error.is_unresponsive() {
         return client_failure(error, name, dirs);
