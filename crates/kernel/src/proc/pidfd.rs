@@ -18,16 +18,13 @@ impl PidFd {
     /// Names this very process, not a later one with its pid.
     ///
     /// # Errors
-    /// ESRCH when the process is gone.
+    /// ENOENT or ESRCH when the process is gone.
     pub fn open(process: ProcessId) -> io::Result<Self> {
         let gone = || io::Error::from_raw_os_error(libc::ESRCH);
         let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw).ok_or_else(gone)?;
         let fd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
         // Looked at after the open: from here on the pid can't pass to another unnoticed.
-        match ProcessId::of(process.pid) {
-            Ok(now) if now == process => Ok(Self(fd)),
-            _ => Err(gone()),
-        }
+        if ProcessId::of(process.pid)? == process { Ok(Self(fd)) } else { Err(gone()) }
     }
 
     /// Sends a signal.
