@@ -47,7 +47,7 @@ pub struct Identity {
 pub enum KnownBy {
     /// The ledger, by pid and start time.
     Ledger,
-    /// libvirt's state of it, by pid, and the process's command line agrees.
+    /// libvirt's state of it, by pid; the process is older than what is written there, or its command line agrees.
     Libvirt,
     /// The process's command line alone, which may say anything.
     CommandLine,
@@ -97,8 +97,11 @@ impl Guests {
             return Some(Identity { name: Some(name), uuid: Some(uuid), by, interfaces: Vec::new() });
         }
         let (name, uuid) = command_line::identity(arguments);
-        // A pid alone may be another process's by now: libvirt starts no QEMU without -uuid.
-        let domain = self.libvirt.get(&process.pid).filter(|domain| Some(domain.uuid) == uuid);
+        // A pid alone may be another process's by now. One that was there when libvirt wrote it is libvirt's QEMU,
+        // whatever its command line shows since; else that has to agree: libvirt starts no QEMU without -uuid.
+        let domain = self.libvirt.get(&process.pid).filter(|domain| {
+            domain.written.is_some_and(|written| process.started() < written) || Some(domain.uuid) == uuid
+        });
         if let Some(libvirt::Domain { name, uuid, interfaces, .. }) = domain.cloned() {
             let by = KnownBy::Libvirt;
             return Some(Identity { name: Some(name.into()), uuid: Some(uuid), by, interfaces });
@@ -141,10 +144,15 @@ mod tests {
         let mut guests = Guests::default();
         assert_eq!(told("shown", &shown, &guests, process), KnownBy::CommandLine);
 
-        let domain = libvirt::Domain { pid: 7, name: "libvirt's".into(), uuid, interfaces: Vec::new() };
+        let written = Some(process.started());
+        let interfaces = Vec::new();
+        let domain = libvirt::Domain { pid: 7, name: "libvirt's".into(), uuid, interfaces, written };
         guests.libvirt.insert(7, domain);
         assert_eq!(told("libvirt's", &shown, &guests, process), KnownBy::Libvirt);
-        assert_eq!(told("shown", &shown[..3], &guests, process), KnownBy::CommandLine);
+        let earlier = ProcessId { start_time: 1, ..process };
+        assert_eq!(told("libvirt's", &shown[..3], &guests, earlier), KnownBy::Libvirt);
+        let later = ProcessId { start_time: 7000, ..process };
+        assert_eq!(told("shown", &shown[..3], &guests, later), KnownBy::CommandLine);
 
         guests.ledger.insert(process, GuestId { name: "ledger's".into(), uuid });
         assert_eq!(told("ledger's", &[], &guests, process), KnownBy::Ledger);

@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::Path;
+use std::time::SystemTime;
 
 use roxmltree::{Document, Node, ParsingOptions};
 use taptrail_record::MacAddr;
@@ -24,6 +25,8 @@ pub(super) struct Domain {
     pub(super) name: String,
     pub(super) uuid: Uuid,
     pub(super) interfaces: Vec<Named>,
+    /// When that was written last: the process ran then.
+    pub(super) written: Option<SystemTime>,
 }
 
 /// The guests in a directory of libvirt's. What can't be read tells nothing.
@@ -48,12 +51,13 @@ pub(crate) fn interfaces(directory: &Path, name: &str, pid: u32) -> Vec<Named> {
 
 fn read(file: &Path) -> Option<Domain> {
     let file = File::open(file).ok()?;
-    if !file.metadata().ok()?.is_file() {
+    let about = file.metadata().ok()?;
+    if !about.is_file() {
         return None;
     }
     let mut text = String::new();
     file.take(LONGEST).read_to_string(&mut text).ok()?;
-    parse(&text)
+    Some(Domain { written: about.modified().ok(), ..parse(&text)? })
 }
 
 fn parse(text: &str) -> Option<Domain> {
@@ -70,6 +74,7 @@ fn parse(text: &str) -> Option<Domain> {
         name: text("name")?.to_owned(),
         uuid: text("uuid")?.trim().parse().ok()?,
         interfaces: interfaces.filter(|node| node.has_tag_name("interface")).filter_map(interface).collect(),
+        written: None,
     })
 }
 

@@ -7,8 +7,8 @@
 //!                                     └─ unknown: told as held, by a process that could not be seen
 //! ```
 //!
-//! A process is the one that a record means by its pid, unless it runs another guest or started later; where
-//! no record tells a pid, by the guest that it runs. A device of that process is the one that a record means by
+//! A process is the one that a record means by its pid, unless it started later, or the ledger or libvirt knows it as
+//! another guest's; where no record tells a pid, by the guest that it runs. A device of that process is the one that a record means by
 //! its name or number, by the name that libvirt has written down for its address, by that address, or, where
 //! its link is out of sight, because no other is left. vhost-nets say nothing of themselves and are counted.
 //!
@@ -169,7 +169,7 @@ pub fn verify<'a>(scan: &'a Scan, told: &'a Told, ignore: &Ignore) -> Account<'a
     let mut claimed: HashMap<usize, Vec<&Holding>> = HashMap::new();
     let mut missing = Vec::new();
     for holding in told.holdings.iter().filter(|holding| holding.state == State::Held) {
-        match claimant(&scan.holders, holding) {
+        match claimant(&scan.holders, told, holding) {
             Some(place) => claimed.entry(place).or_default().push(holding),
             None => missing.push((holding, holding.queues.unwrap_or(1))),
         }
@@ -289,17 +289,17 @@ impl<'a> Judge<'a, '_> {
         }
         let HeldKind::Raw(kind) = part.held.kind else { return Row { verdict: Verdict::Untold, ..row } };
         if let Some(holding) =
-            self.missing.iter().map(|(holding, _)| *holding).find(|of| is_of(holder, part, of))
+            self.missing.iter().map(|(holding, _)| *holding).find(|of| self.is_of(holder, part, of))
         {
             let text = Some(text::instead(holder, part, holding, self.scan));
             return Row { verdict: Verdict::HeldByAnother, holding: Some(holding), text, ..row };
         }
         let latest = |state| self.told.holdings.iter().rev().filter(move |of| of.state == state);
         let is_its = |holding: &&Holding| {
-            is_of(holder, part, holding)
+            self.is_of(holder, part, holding)
                 || kind == DeviceKind::VhostNet
                     && holding.device.kind == kind
-                    && runs_guest_of(holder, holding)
+                    && runs_guest_of(holder, self.told, holding)
         };
         if !self.owners.is_own(holder, part)
             && let Some(holding) = latest(State::Released).find(is_its)
@@ -312,24 +312,27 @@ impl<'a> Judge<'a, '_> {
         }
         let unsure = |holding: &&Holding| {
             is_its(holding)
-                || runs_guest_of(holder, holding) && means(holder, part.held, holding, Matched::Elimination)
+                || runs_guest_of(holder, self.told, holding)
+                    && means(holder, part.held, holding, Matched::Elimination)
         };
         if let Some(holding) = latest(State::Unknown).find(unsure) {
             return Row { verdict: Verdict::Unknown, holding: Some(holding), ..row };
         }
-        let opened = latest(State::NeverGranted).find(|holding| is_of(holder, part, holding));
+        let opened = latest(State::NeverGranted).find(|holding| self.is_of(holder, part, holding));
         let text = Some(text::unaccounted(holder, part, opened, self.told));
         Row { holding: opened, text, ..row }
     }
-}
 
-/// Whether a part is of what a holding means, whoever holds it.
-///
-/// The guest decides first: what a process of another guest holds is that guest's, whatever its MAC
-/// or name, for both are given twice. In a process of no known guest the interface must have the
-/// guest's address.
-fn is_of(holder: &Holder, part: &Part<'_>, holding: &Holding) -> bool {
-    let by = |matched| means(holder, part.held, holding, matched);
-    !runs_another_guest(holder, holding)
-        && (by(Matched::Mac) || by(Matched::Libvirt) || runs_guest_of(holder, holding) && by(Matched::Name))
+    /// Whether a part is of what a holding means, whoever holds it.
+    ///
+    /// The guest decides first: what a process of another guest holds is that guest's, whatever its MAC
+    /// or name, for both are given twice. In a process of no known guest the interface must have the
+    /// guest's address.
+    fn is_of(&self, holder: &Holder, part: &Part<'_>, holding: &Holding) -> bool {
+        let by = |matched| means(holder, part.held, holding, matched);
+        !runs_another_guest(holder, self.told, holding)
+            && (by(Matched::Mac)
+                || by(Matched::Libvirt)
+                || runs_guest_of(holder, self.told, holding) && by(Matched::Name))
+    }
 }

@@ -37,6 +37,8 @@ pub(super) struct Guest {
     pub(super) qemu: Qemu,
     /// QEMU's pid as its manager tells it: in a container that is another one than here.
     told_pid: Option<u32>,
+    /// Whether it was said that the process of that number is not known.
+    complained: bool,
     /// Whether its manager's records show that it runs.
     pub(super) running: bool,
     stop: Option<Stop>,
@@ -66,7 +68,7 @@ pub(super) struct Guest {
 pub(super) enum Qemu {
     /// No record has told its process.
     Unknown,
-    /// Told by the record of this time, and not looked at yet.
+    /// Told by the record of this time, and not found yet.
     Told { pid: u32, at: Timestamp },
     /// It runs. `attended`: it was seen to run before, since we watch. `named`: it says that it runs this guest.
     Runs { process: ProcessId, pidfd: PidFd, attended: bool, named: bool },
@@ -121,6 +123,7 @@ impl Guest {
             loose: Vec::new(),
             qemu: Qemu::Unknown,
             told_pid: None,
+            complained: false,
             running: false,
             stop: None,
             failed: false,
@@ -134,6 +137,20 @@ impl Guest {
             wait: SOON,
             since: None,
         }
+    }
+
+    /// The process that its manager told is not there any more: it has ended since.
+    pub(super) fn is_lost(&mut self) {
+        if let Qemu::Told { pid, at } = self.qemu {
+            self.looked = Some(at);
+            self.qemu = Qemu::Lost { pid };
+        }
+    }
+
+    /// The pid that its manager told, the first time that it is asked for.
+    pub(super) fn complain(&mut self) -> Option<u32> {
+        let Qemu::Told { pid, .. } = self.qemu else { return None };
+        (!std::mem::replace(&mut self.complained, true)).then_some(pid)
     }
 
     /// Nothing is to be looked at: it is to be seen later whether something has changed.
@@ -480,6 +497,10 @@ impl Guest {
         match (&self.qemu, &self.stop) {
             (Qemu::Gone { .. } | Qemu::Unknown, Some(stop)) => acts.push(Act::Ends(stop.reason.clone())),
             (Qemu::Gone { .. } | Qemu::Unknown, None) if self.failed => acts.push(Act::Ends(Reason::FAILED)),
+            // Which process it was is not known, and its manager says that it is over.
+            (Qemu::Told { .. }, Some(stop)) if waited >= now.patience => {
+                acts.push(Act::Ends(stop.reason.clone()));
+            }
             // Its pid may be a container's, and this another process: what holds nothing, nobody has to wait for.
             (Qemu::Runs { named: false, .. }, Some(stop))
                 if waited >= now.patience && self.held.is_empty() && self.loose.is_empty() =>

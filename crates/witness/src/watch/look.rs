@@ -1,6 +1,7 @@
 //! What is looked at: which guests, where their QEMUs are, and what comes of it.
 
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,10 +11,10 @@ use taptrail_record::{Event, GuestId, Record};
 use tracing::warn;
 
 use super::books::Slot;
-use super::find::{self, Found};
+use super::find::{self, Found, ToldProcess};
 use super::guest::{Act, Guest, Now, Qemu};
 use super::{EndedLife, GUESTS, GuestState, Happening, NOTED, Watcher, What, command_line, sight};
-use crate::scan::KnownBy;
+use crate::scan::{KnownBy, Scan};
 
 /// How soon is looked again at what may not last.
 pub(super) const PENDING_LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -34,43 +35,45 @@ impl Watcher {
         gone.map(|(slot, _)| slot).collect()
     }
 
-    /// Finds the QEMUs of guests that are told to run, and no record tells as which process: none, or by a number that it
-    /// has in a container.
+    /// Finds the QEMUs of guests that are told to run: by the pid that a record tells, or where none does, by the
+    /// guest's uuid.
     pub(super) fn search(&mut self, due: &[Slot]) {
-        let unknown = |slot: &&Slot| {
-            let guest = self.guests.get(slot);
-            guest.is_some_and(|guest| {
-                let is_unknown = match guest.qemu {
-                    Qemu::Unknown => true,
-                    // Who has that pid here does not say that it runs the guest: the pid may be a container's.
-                    Qemu::Told { pid, at } => !matches!(
-                        find::told(pid, at, guest.id.uuid),
-                        Ok(Some(Found { is_named: true, .. })) | Err(_)
-                    ),
-                    _ => false,
-                };
-                guest.running && !guest.is_stopped() && is_unknown
-            })
-        };
-        let unknown: Vec<Slot> = due.iter().filter(unknown).copied().collect();
-        if unknown.is_empty() {
-            return;
-        }
-        let Ok(scan) = self.scanner.scan().inspect_err(|error| warn!("Processes can't be seen: {error}"))
-        else {
-            return;
-        };
-        for slot in unknown {
+        let mut scanned: Option<Rc<Scan>> = None;
+        for &slot in due {
             let Some(guest) = self.guests.get(&slot) else { continue };
+            let (id, writer) = (guest.id.clone(), guest.writer);
             let is_told = |sighted: &sight::Sighted| guest.plugs.tell_of(sighted);
-            let within = match guest.qemu {
-                Qemu::Told { pid, .. } => Some(pid),
-                _ => None,
+            let scanner = &mut self.scanner;
+            let mut scan = || match &scanned {
+                Some(scan) => Ok(Rc::clone(scan)),
+                None => scanner.scan().map(|scan| Rc::clone(scanned.insert(Rc::new(scan)))),
             };
-            let found = find::by_uuid(&scan.holders, guest.id.uuid, within, is_told);
-            let Some(process) = found else { continue };
-            if let Ok(Some(found)) = find::open(process, guest.id.uuid) {
-                self.has_found(slot, found);
+            let found = match guest.qemu {
+                Qemu::Told { pid, at } => find::told((pid, at), id.uuid, writer, is_told, scan),
+                Qemu::Unknown if guest.running && !guest.is_stopped() => scan().and_then(|scan| {
+                    let process = find::by_uuid(&scan.holders, id.uuid, None, is_told);
+                    let found = process.map_or(Ok(None), find::open)?;
+                    Ok(found.map_or(ToldProcess::Unsure, ToldProcess::Runs))
+                }),
+                _ => continue,
+            };
+            match found {
+                Ok(ToldProcess::Runs(found)) => self.has_found(slot, found),
+                Ok(ToldProcess::Ended) => {
+                    if let Some(guest) = self.guests.get_mut(&slot) {
+                        guest.is_lost();
+                    }
+                }
+                Ok(ToldProcess::Unsure) => {
+                    if let Some(pid) = self.guests.get_mut(&slot).and_then(Guest::complain) {
+                        warn!(
+                            "QEMU of guest '{}' is not known: its manager calls it process {pid}, maybe by a \
+                             container's number, and no process shows that it is the one",
+                            id.name
+                        );
+                    }
+                }
+                Err(error) => warn!("QEMU of guest '{}' can't be looked for: {error}", id.name),
             }
         }
     }
@@ -97,7 +100,7 @@ impl Watcher {
             if let Some(guest) = self.guests.get_mut(&slot) {
                 guest.running = true;
             }
-            if let Ok(Some(found)) = find::open(holder.process, uuid) {
+            if let Ok(Some(found)) = find::open(holder.process) {
                 self.has_found(slot, found);
             }
         }
@@ -105,7 +108,8 @@ impl Watcher {
 
     fn has_found(&mut self, slot: Slot, found: Found) {
         let Some(guest) = self.guests.get_mut(&slot) else { return };
-        let Found { process, pidfd, arguments, is_named: named } = found;
+        let named = found.is_named(guest.id.uuid);
+        let Found { process, pidfd, arguments } = found;
         guest.started_with = command_line::descriptors(&arguments);
         guest.netdevs = command_line::netdevs(&arguments);
         guest.qemu = Qemu::Runs { process, pidfd, attended: false, named };
@@ -114,22 +118,6 @@ impl Watcher {
     }
 
     pub(super) fn look_at(&mut self, slot: Slot, gone: bool, awake: bool, now: Now, acts: &mut Vec<Act>) {
-        if let Some((pid, at)) = self.guests.get(&slot).and_then(|guest| match guest.qemu {
-            Qemu::Told { pid, at } => Some((pid, at)),
-            _ => None,
-        }) {
-            let Some(uuid) = self.guests.get(&slot).map(|guest| guest.id.uuid) else { return };
-            match find::told(pid, at, uuid) {
-                Ok(Some(found)) => self.has_found(slot, found),
-                Ok(None) => {
-                    if let Some(guest) = self.guests.get_mut(&slot) {
-                        guest.looked = Some(at);
-                        guest.ended(pid, false, now, acts);
-                    }
-                }
-                Err(error) => warn!("Process {pid} can't be looked at: {error}"),
-            }
-        }
         let Some(guest) = self.guests.get_mut(&slot) else { return };
         match &mut guest.qemu {
             Qemu::Runs { process, attended, .. } if gone => {

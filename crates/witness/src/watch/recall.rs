@@ -108,15 +108,18 @@ impl Watcher {
         let process = row.qemu.map(|qemu| ProcessId { pid: qemu.pid, start_time: qemu.start });
         if let Some(process) = process {
             let pid = process.pid;
-            match if here { find::open(process, row.id.uuid) } else { Ok(None) } {
-                Ok(Some(found)) => {
+            // The ledger knows it by pid and start time. What it says of itself by now is no matter.
+            let found = if here { find::open(process) } else { Ok(None) };
+            match found.map_err(|source| WatchError::Proc { what: "A watched guest's QEMU", source })? {
+                Some(found) => {
+                    let named = found.is_named(row.id.uuid);
                     guest.started_with = super::command_line::descriptors(&found.arguments);
                     guest.netdevs = super::command_line::netdevs(&found.arguments);
-                    let (pidfd, named) = (found.pidfd, found.is_named);
+                    let pidfd = found.pidfd;
                     guest.qemu = Qemu::Runs { process, pidfd, attended: false, named };
                     self.pids.insert(pid, slot);
                 }
-                _ => guest.qemu = Qemu::Lost { pid },
+                None => guest.qemu = Qemu::Lost { pid },
             }
         }
         // Of an earlier boot nothing more is told, and what never ran never will.

@@ -1,5 +1,7 @@
 //! A QEMU under its manager's monitor.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -93,6 +95,22 @@ impl Qemu {
 
     pub(crate) fn close_by_itself(&mut self) {
         self.monitor.execute("netdev_del", Map::from_iter([("id".to_owned(), "own".into())]), LONG).unwrap();
+    }
+
+    /// What any process can do: from now on its command line shows another uuid.
+    pub(crate) fn calls_itself(&self, own: Uuid, other: Uuid) {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap();
+        let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        // arg_start and arg_end (proc(5), fields 48 and 49).
+        let [from, to] = [45, 46].map(|at: usize| fields[at].parse::<u64>().unwrap());
+        let memory = File::options().read(true).write(true).open(format!("/proc/{}/mem", self.pid)).unwrap();
+        let mut arguments = vec![0; usize::try_from(to - from).unwrap()];
+        memory.read_exact_at(&mut arguments, from).unwrap();
+        let own = own.to_string();
+        let at = arguments.windows(own.len()).position(|part| part == own.as_bytes()).unwrap();
+        memory.write_all_at(other.to_string().as_bytes(), from + u64::try_from(at).unwrap()).unwrap();
+        let shown = std::fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap();
+        assert!(!shown.windows(own.len()).any(|part| part == own.as_bytes()));
     }
 
     /// Kills it, and waits for its end.

@@ -3,6 +3,7 @@
 use taptrail_ledger::Ledger;
 use taptrail_trail::{Content, Gap, Lost};
 use taptrail_witness::watch::{WatchError, WatchOptions, Watcher};
+use uuid::Uuid;
 
 use crate::lab::{HOST, lab, mac};
 use crate::manager::{LIBVIRTD, attach, macvtap, op_start, tap};
@@ -61,6 +62,51 @@ fn what_ended_while_nobody_watched_has_its_time_span() {
         assert_eq!(lab.findings(), [""; 0]);
         assert_eq!(report.findings, []);
     });
+}
+
+#[test]
+fn a_qemu_that_calls_itself_otherwise_is_watched_again_until_it_ends() {
+    lab(|mut lab| {
+        let mut domain = lab.boots(vec![tap("vnet0", mac(1), 1), macvtap(mac(2), 1)]);
+        lab.round();
+        for other in [0, 7] {
+            lab.watcher = None;
+            domain.qemu.calls_itself(if other == 0 { domain.id.uuid } else { uuid(0) }, uuid(other));
+            lab.watch();
+            lab.patiently();
+            assert_eq!(lab.watcher.as_ref().unwrap().awaited().count(), 1);
+            lab.assert_true(domain.qemu.pid());
+            assert_eq!((lab.released().len(), lab.findings().len()), (0, 0), "{:#?}", lab.happened);
+        }
+        assert_eq!(
+            lab.holdings(),
+            ["tun vnet0 01 x1 held - definitive", "macvtap macvtap0 02 x1 held - definitive"]
+        );
+        lab.detaches(&mut domain, "net0", mac(1));
+        lab.until("its release", |lab| lab.released() == ["tun vnet0 01 x1 released detach definitive"]);
+        domain.qemu.kill();
+        lab.until("its end", |lab| lab.guests()[0].ended.is_some());
+        assert_eq!(lab.on_record(), [""; 0]);
+    });
+}
+
+#[test]
+fn a_qemu_that_calls_itself_otherwise_before_it_is_found_is_told_by_its_pid() {
+    // The manager is there to be asked, as this process is; or is gone, and a device of the guest's tells.
+    for writer in [std::process::id(), u32::MAX] {
+        lab(|mut lab| {
+            let domain = lab.boots(vec![tap("vnet0", mac(1), 1)]);
+            domain.qemu.calls_itself(domain.id.uuid, uuid(7));
+            lab.log.iter_mut().for_each(|entry| entry.writer = Some(writer));
+            lab.until("its device", |lab| lab.on_record().len() == 1);
+            lab.assert_true(domain.qemu.pid());
+            assert_eq!(lab.findings(), [""; 0]);
+        });
+    }
+}
+
+fn uuid(number: u128) -> Uuid {
+    Uuid::from_u128(number)
 }
 
 #[test]
