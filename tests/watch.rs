@@ -222,9 +222,8 @@ fn a_watcher_says_what_it_follows_from_where_and_what_it_waits_for() {
         });
     };
     let following = format!("Following the audit log {}\n", path.display());
-    let waiting = format!("Waiting for {}, which does not exist yet\n", path.display());
     let mut watch = Watch::start(&world, &[]);
-    said(&mut watch, &waiting);
+    said(&mut watch, &format!("WARN {} does not exist: no guest is watched until it does", path.display()));
     assert!(watch.errors().contains(&following), "{}", watch.errors());
     let mut log = Log::new(&world);
     log.noise(4);
@@ -240,7 +239,7 @@ fn a_watcher_says_what_it_follows_from_where_and_what_it_waits_for() {
     );
     said(&mut watch, &place);
     watch.stop();
-    assert!(watch.errors().contains(&following) && !watch.errors().contains("Waiting for"));
+    assert!(watch.errors().contains(&following) && !watch.errors().contains("does not exist"));
 
     // Of a log that is another one by now the place is gone.
     fs::remove_file(&path).unwrap();
@@ -394,10 +393,11 @@ fn the_numbers_are_scraped_and_in_a_file() {
             && !scraped.contains(&holds),
         "{scraped}"
     );
-    // A scraper that says nothing keeps nobody waiting.
-    let silent = TcpStream::connect("127.0.0.1:9108").unwrap();
+    // Scrapers that say nothing keep nobody waiting, and nobody out.
+    let silent: Vec<_> = (0..1000).map(|_| TcpStream::connect("127.0.0.1:9108").unwrap()).collect();
     log.opened("52:54:00:0a:0f:07");
     watch.tells(&world, &[("kind", "opened"), ("mac", "52:54:00:0a:0f:07")]);
+    assert!(get("127.0.0.1:9108", "/metrics").starts_with("HTTP/1.1 200 OK\r\n"));
     drop(silent);
     watch.stop();
 }
@@ -407,7 +407,14 @@ fn a_finding_runs_a_program_calls_a_webhook_and_is_in_the_journal() {
     let world = World::new();
     let mut log = Log::new(&world);
     let (out, program) = (world.path("out"), world.path("program"));
-    fs::write(&program, format!("#!/bin/sh\ncat >{0}.new && mv {0}.new {0}\n", out.display())).unwrap();
+    let left = world.path("left");
+    let script = format!(
+        "#!/bin/sh\n(setsid sh -c 'echo $$ >{1}; sleep 1000' &)\nuntil [ -s {1} ]; do sleep 0.01; done\n\
+         cat >{0}.new && mv {0}.new {0}\n",
+        out.display(),
+        left.display()
+    );
+    fs::write(&program, script).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let journald = UnixDatagram::bind(world.path("journal")).unwrap();
     journald.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -453,6 +460,9 @@ fn a_finding_runs_a_program_calls_a_webhook_and_is_in_the_journal() {
     let finding = watch.tells(&world, &[("finding", "open-failed")]);
     world.until("the program has run", || out.exists());
     assert_eq!(serde_json::from_str::<Value>(&fs::read_to_string(&out).unwrap()).unwrap(), finding);
+    // What it left behind in a session of its own is ended, too.
+    let left = PathBuf::from(format!("/proc/{}", fs::read_to_string(&left).unwrap().trim()));
+    world.until("it is ended", || !left.exists());
     let request = hook.join().unwrap();
     let (head, body) = request.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("POST /hook HTTP/1.1\r\n"), "{head}");
@@ -554,6 +564,38 @@ fn a_service_manager_hears_what_is_followed_and_a_reload_harms_nothing() {
 }
 
 #[test]
+fn a_log_that_is_not_there_is_told_to_everybody_until_it_is() {
+    let mut world = World::new();
+    let socket = UnixDatagram::bind(world.path("notify")).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    world.extra.push(("NOTIFY_SOCKET".to_owned(), world.path("notify").display().to_string()));
+    let mut watch = Watch::start(&world, &["--metrics-listen", "127.0.0.1:9108"]);
+    let told = || {
+        let mut text = [0; 1024];
+        let length = socket.recv(&mut text).unwrap();
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    };
+    let path = world.path("audit.log").display().to_string();
+    let waits = format!("STATUS=Waits for {path}, which does not exist");
+    assert_eq!(told(), format!("READY=1\n{waits}"));
+    let numbers = get("127.0.0.1:9108", "/metrics");
+    assert!(numbers.contains("\ntaptrail_log_present 0\n"), "{numbers}");
+    Log::new(&world).opened(MAC);
+    watch.tells(&world, &[("kind", "opened")]);
+    let numbers = get("127.0.0.1:9108", "/metrics");
+    assert!(numbers.contains("\ntaptrail_log_present 1\n"), "{numbers}");
+    let follows = format!("STATUS=Follows {path}: ");
+    loop {
+        let told = told();
+        if told.starts_with(&follows) {
+            break;
+        }
+        assert!(told.starts_with(&waits), "{told}");
+    }
+    watch.stop();
+}
+
+#[test]
 fn a_watcher_that_can_not_begin_says_why() {
     let world = World::new();
     let fails = |options: &[&str], says: &str| {
@@ -561,6 +603,8 @@ fn a_watcher_that_can_not_begin_says_why() {
     };
     fails(&["--metrics-listen", "0.0.0.0:9108"], "--metrics-for-all");
     fails(&["--on-finding", "any=true"], "no absolute path");
+    fails(&["--on-finding", "any=/no/such/program"], "/no/such/program: No such file");
+    fails(&["--on-finding", "any=/etc/passwd"], "/etc/passwd may not be run: chmod +x");
     fails(&["--on-finding", "gap=/bin/true"], "no kind of finding 'gap'");
     fails(&["--webhook", "any=ftp://example.org"], "no address");
     fails(&["--log", "/no/such/dir/audit.log"], "/no/such/dir");

@@ -1,9 +1,10 @@
 //! The arguments of `watch`.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -16,6 +17,9 @@ use crate::watch::{JOURNAL, Program, Rule, Url};
 
 const FOLLOWED: &str = "Audit records";
 const TOLD: &str = "Notifications";
+
+/// The longest file of arguments.
+const MAX_ARGUMENTS_BYTES: u64 = 64 * 1024;
 
 /// Follow another manager's audit records (e.g. libvirt's) and compare them with the devices its
 /// guests hold
@@ -103,7 +107,7 @@ pub(crate) fn arguments(given: impl IntoIterator<Item = OsString>) -> Result<Vec
         match argument.as_encoded_bytes().strip_prefix(b"@") {
             Some(_) if watch => {
                 let file = PathBuf::from(argument.to_string_lossy().split_at(1).1);
-                let text = fs::read_to_string(&file)
+                let text = read(&file)
                     .with_context(|| format!("File {} of arguments can't be read", file.display()))
                     .map_err(Failure::input)?;
                 let lines = text.lines().map(str::trim);
@@ -118,6 +122,16 @@ pub(crate) fn arguments(given: impl IntoIterator<Item = OsString>) -> Result<Vec
         }
     }
     Ok(all)
+}
+
+/// The text of a file of arguments.
+fn read(file: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(file)?.take(MAX_ARGUMENTS_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_ARGUMENTS_BYTES {
+        return Err(io::Error::other(format!("it has more than {MAX_ARGUMENTS_BYTES} bytes")));
+    }
+    Ok(text)
 }
 
 /// Where to begin.
@@ -149,7 +163,7 @@ mod tests {
     #[test]
     fn a_file_has_arguments_of_watch_and_of_nothing_else() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), "# as a plugin\n--stdin\n\n  --on-finding=any=/opt/my tool\n").unwrap();
+        std::fs::write(file.path(), "# as a plugin\n--stdin\n\n  --on-finding=any=/opt/my tool\n").unwrap();
         let at = format!("@{}", file.path().display());
         let told = |given: &[&str]| {
             arguments(given.iter().map(OsString::from)).map(|all| {
@@ -160,5 +174,7 @@ mod tests {
         assert_eq!(read, ["taptrail", "watch", "--stdin", "--on-finding=any=/opt/my tool", "--json"]);
         assert_eq!(told(&["taptrail", "trail", &at]).unwrap()[2], at);
         assert!(told(&["taptrail", "watch", "@/no/file"]).unwrap_err().line().contains("/no/file"));
+        let endless = told(&["taptrail", "watch", "@/dev/zero"]).unwrap_err();
+        assert!(endless.line().contains("it has more than 65536 bytes"), "{}", endless.line());
     }
 }

@@ -4,6 +4,7 @@
 //! keep up with is not done, and counted.
 
 mod command;
+mod leftovers;
 mod webhook;
 
 use std::io;
@@ -105,6 +106,11 @@ impl Workers {
 
     /// Programs, four at a time.
     pub(super) fn programs(rules: Vec<Rule<Program>>) -> io::Result<Self> {
+        if !rules.is_empty()
+            && let Err(error) = leftovers::adopt()
+        {
+            warn!("What programs for findings leave behind in sessions of their own is not ended: {error}");
+        }
         Self::new("program", 4, rules)
     }
 

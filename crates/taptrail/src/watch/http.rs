@@ -1,8 +1,10 @@
 //! The numbers over HTTP, for who scrapes them: GET /metrics and nothing else.
 //!
-//! Part of the one loop, so that an answer is made of what is now: a few connections at a time, each with
-//! a bounded request and a bounded time, none of them waited for.
+//! Part of the one loop, so that an answer is made of what is now: a bounded number of connections, each with
+//! a bounded request and a bounded time, none of them waited for. Where there are more, the one that has waited
+//! longest is closed for the newest: whoever holds connections open keeps no scraper out.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -10,19 +12,23 @@ use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 
-/// How many at a time; others wait in the kernel's queue.
-const CONNECTIONS: usize = 8;
+/// How many at a time.
+const MAX_CONNECTIONS: usize = 256;
+
+/// How many answers wait for their readers at a time: each is a text of its own.
+const MAX_ANSWERS: usize = 8;
 
 /// The longest request that is read.
 const REQUEST: usize = 8 * 1024;
 
-/// How long one may take.
-const LIMIT: Duration = Duration::from_secs(5);
+/// How long one may take to ask, and to be answered.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Who listens.
 pub(super) struct Server {
     listener: TcpListener,
-    connections: Vec<Connection>,
+    /// The oldest first.
+    connections: VecDeque<Connection>,
 }
 
 struct Connection {
@@ -37,7 +43,7 @@ impl Server {
     pub(super) fn new(address: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, connections: Vec::new() })
+        Ok(Self { listener, connections: VecDeque::new() })
     }
 
     pub(super) fn address(&self) -> io::Result<SocketAddr> {
@@ -46,13 +52,12 @@ impl Server {
 
     /// What to wait for.
     pub(super) fn awaited(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
-        let room = self.connections.len() < CONNECTIONS;
-        let listener = room.then(|| (self.listener.as_fd(), PollFlags::IN));
+        let listener = (self.listener.as_fd(), PollFlags::IN);
         let connections = self.connections.iter().map(|connection| {
             let reads = connection.answer.is_none();
             (connection.stream.as_fd(), if reads { PollFlags::IN } else { PollFlags::OUT })
         });
-        listener.into_iter().chain(connections)
+        std::iter::once(listener).chain(connections)
     }
 
     /// When the oldest connection has had its time.
@@ -62,22 +67,29 @@ impl Server {
 
     /// Goes on with all of them, as far as nobody is waited for. `text` makes the answer.
     pub(super) fn go_on(&mut self, mut text: impl FnMut() -> String) {
-        while self.connections.len() < CONNECTIONS
-            && let Ok((stream, _)) = self.listener.accept()
-        {
-            if stream.set_nonblocking(true).is_ok() {
-                let deadline = Instant::now() + LIMIT;
-                self.connections.push(Connection {
-                    stream,
-                    request: Vec::new(),
-                    answer: None,
-                    written: 0,
-                    deadline,
-                });
+        // No more in one turn: there is a log to follow.
+        for _ in 0..MAX_CONNECTIONS {
+            let Ok((stream, _)) = self.listener.accept() else { break };
+            if stream.set_nonblocking(true).is_err() {
+                continue;
             }
+            if self.connections.len() >= MAX_CONNECTIONS {
+                let asks = self.connections.iter().position(|connection| connection.answer.is_none());
+                self.connections.remove(asks.unwrap_or(0));
+            }
+            let deadline = Instant::now() + TIMEOUT;
+            let (request, answer) = (Vec::new(), None);
+            self.connections.push_back(Connection { stream, request, answer, written: 0, deadline });
         }
         let now = Instant::now();
         self.connections.retain_mut(|connection| connection.deadline > now && connection.go_on(&mut text));
+        let answered = |connection: &&Connection| connection.answer.is_some();
+        let mut over = self.connections.iter().filter(answered).count().saturating_sub(MAX_ANSWERS);
+        self.connections.retain(|connection| {
+            let is_over = connection.answer.is_some() && over > 0;
+            over -= usize::from(is_over);
+            !is_over
+        });
     }
 }
 
@@ -197,24 +209,64 @@ mod tests {
         }
     }
 
-    #[test]
-    fn who_is_slow_keeps_nobody_waiting_and_too_many_wait_outside() {
-        let mut server = Server::new("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = server.address().unwrap();
-        let slow: Vec<_> = (0..CONNECTIONS + 3).map(|_| TcpStream::connect(address).unwrap()).collect();
-        while server.connections.len() < CONNECTIONS {
+    /// Goes on until so many connections are known.
+    fn until(server: &mut Server, count: usize) {
+        while server.connections.len() != count {
             server.go_on(String::new);
         }
-        server.go_on(String::new);
-        assert_eq!(server.connections.len(), CONNECTIONS);
-        assert_eq!(server.awaited().count(), CONNECTIONS, "nobody else is let in");
-        let deadline = server.next().unwrap();
-        assert!(deadline <= Instant::now() + LIMIT);
-        // When their time is over the others' comes.
+    }
+
+    #[test]
+    fn who_is_silent_keeps_nobody_out() {
+        let mut server = Server::new("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = server.address().unwrap();
+        let mut silent = Vec::new();
+        for count in 1..=MAX_CONNECTIONS {
+            silent.push(TcpStream::connect(address).unwrap());
+            until(&mut server, count);
+        }
+        // The newest is let in, and asks, and the one that has waited longest is closed for it.
+        let mut scraper = TcpStream::connect(address).unwrap();
+        scraper.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+        scraper.set_nonblocking(true).unwrap();
+        let mut told = Vec::new();
+        while told.is_empty() {
+            server.go_on(|| "taptrail_guests 3\n".to_owned());
+            let _ = scraper.read_to_end(&mut told);
+        }
+        assert!(told.starts_with(b"HTTP/1.1 200 OK\r\n"));
+        assert_eq!(silent[0].read(&mut [0]).unwrap(), 0, "it is closed");
+        silent[1].set_nonblocking(true).unwrap();
+        assert_eq!(silent[1].read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        // They have their time, and no more.
+        assert!(server.next().unwrap() <= Instant::now() + TIMEOUT);
         server.connections.iter_mut().for_each(|connection| connection.deadline = Instant::now());
         server.go_on(String::new);
-        server.go_on(String::new);
-        assert_eq!(server.connections.len(), 3);
-        drop(slow);
+        assert!(server.connections.is_empty());
+    }
+
+    #[test]
+    fn who_asks_and_does_not_read_holds_a_few_answers() {
+        let mut server = Server::new("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = server.address().unwrap();
+        // More than the kernel takes for one connection.
+        let text = || "x".repeat(16 << 20);
+        let mut askers = Vec::new();
+        for _ in 0..MAX_ANSWERS + 3 {
+            let mut asker = TcpStream::connect(address).unwrap();
+            asker.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+            askers.push(asker);
+            let last = askers.last().unwrap().local_addr().unwrap();
+            let is_answered = |server: &Server| {
+                server.connections.back().is_some_and(|of| {
+                    of.answer.is_some() && of.stream.peer_addr().is_ok_and(|peer| peer == last)
+                })
+            };
+            while !is_answered(&server) {
+                server.go_on(text);
+            }
+            assert!(server.connections.len() <= MAX_ANSWERS);
+        }
+        assert_eq!(server.connections.len(), MAX_ANSWERS);
     }
 }

@@ -42,6 +42,8 @@ pub(super) struct Metrics {
 pub(super) struct Now<'a> {
     /// What guests hold.
     pub(super) held: Vec<&'a Holding>,
+    /// Whether the log is there, where one is followed.
+    pub(super) present: Option<bool>,
     /// What was told to nobody, and what was done and not done about findings: name, label, count.
     pub(super) told: Vec<(&'static str, &'static str, u64)>,
     /// What the kernel has lost of its audit records since boot, and has waiting, where it says so.
@@ -127,6 +129,10 @@ impl Metrics {
             text.value("taptrail_findings_total", &[("finding", kind.as_str())], count);
         }
 
+        if let Some(present) = now.present {
+            text.gauge("taptrail_log_present", "Whether the log that is followed exists");
+            text.value("taptrail_log_present", &[], u8::from(present));
+        }
         text.gauge("taptrail_log_lag_bytes", "Unread bytes of the log");
         text.value("taptrail_log_lag_bytes", &[], self.behind);
         text.gauge("taptrail_log_lag_seconds", "Age of the last line read, while there are unread lines");
@@ -312,7 +318,8 @@ mod tests {
             holding("a\"b\\\n", "/dev/tap7"),
         ];
         let told = vec![("stdout", "missed", 3)];
-        let text = metrics.text(&Now { held: held.iter().collect(), told, kernel: Some((2, 0)) });
+        let present = Some(true);
+        let text = metrics.text(&Now { held: held.iter().collect(), present, told, kernel: Some((2, 0)) });
         let text = text.replace(env!("CARGO_PKG_VERSION"), "VERSION");
         let each = |line: &&str| line.starts_with("taptrail_findings_total{") && line.ends_with(" 0");
         assert_eq!(text.lines().filter(each).count(), FindingKind::ALL.len() - 1);

@@ -21,6 +21,7 @@ mod tellers;
 
 use std::collections::HashSet;
 use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -68,8 +69,19 @@ const UNREADABLE: u64 = 20;
 
 pub(crate) fn watch(arguments: &Watch, dirs: &Dirs) -> Done {
     let mut watching = Watching::begin(arguments, dirs)?;
+    let status = match watching.missing() {
+        Some(path) => {
+            let path = path.display();
+            warn!(
+                "{path} does not exist: no guest is watched until it does. If another file is meant, name it by --log; \
+                 on a host without auditd, --kernel follows the kernel itself"
+            );
+            waits_for(&path)
+        }
+        None => format!("Reads {}", watching.name),
+    };
     // A manager that does not read is not waited for.
-    let _ = watching.manager.tell(&format!("READY=1\nSTATUS=Reads {}", watching.name));
+    let _ = watching.manager.tell(&format!("READY=1\nSTATUS={status}"));
     watching.run()?;
     Ok(ExitCode::SUCCESS)
 }
@@ -80,6 +92,8 @@ struct Watching {
     source: Box<dyn Source>,
     /// What that is, for people.
     name: String,
+    /// The log, where one is followed.
+    path: Option<PathBuf>,
     signals: Signals,
     tellers: Tellers,
     metrics: Metrics,
@@ -146,6 +160,13 @@ impl Watching {
                 address.port()
             )));
         }
+        for rule in &arguments.on_finding {
+            rule.does.check().map_err(|error| {
+                Failure::input(anyhow::anyhow!(
+                    "{error}; --on-finding takes a program that is there, or leave it out"
+                ))
+            })?;
+        }
         // First of all: who ends us from now on finds all in order.
         let signals = Signals::new().context("Signals can't be heard")?;
         let host: Arc<str> = rustix::system::uname().nodename().to_string_lossy().into();
@@ -158,7 +179,7 @@ impl Watching {
         let watcher = Watcher::open(&dirs.state, options).map_err(Failure::input)?;
         let left = watcher.checkpoint().map(str::parse::<Checkpoint>).transpose().map_err(Failure::input)?;
         let about = About { host, zone: TimeZone::system() };
-        let Followed { source, name, plan } = source::open(arguments, about, left.as_ref())?;
+        let Followed { source, name, log: path, plan } = source::open(arguments, about, left.as_ref())?;
         plan.iter().for_each(|line| info!("{line}"));
         let held: HashSet<_> = watcher.held().map(|holding| holding.guest.uuid).collect();
         if !held.is_empty() {
@@ -178,6 +199,7 @@ impl Watching {
             watcher,
             source,
             name,
+            path,
             signals,
             tellers: Tellers::new(arguments)?,
             metrics: Metrics::default(),
@@ -196,6 +218,28 @@ impl Watching {
             log: Trouble::default(),
             ledger: Trouble::default(),
         })
+    }
+
+    /// The log, where it is not there.
+    fn missing(&self) -> Option<&Path> {
+        self.path.as_deref().filter(|path| matches!(path.try_exists(), Ok(false)))
+    }
+
+    /// `Follows /var/log/audit/audit.log: 2 guests hold 5 devices`
+    fn status(&self) -> String {
+        let (mut guests, mut devices) = (HashSet::new(), 0);
+        for holding in self.watcher.held() {
+            guests.insert(holding.guest.uuid);
+            devices += 1;
+        }
+        let plural = |count: usize| if count == 1 { "" } else { "s" };
+        let guests = guests.len();
+        let hold = if guests == 1 { "holds" } else { "hold" };
+        let follows = match self.missing() {
+            Some(path) => waits_for(&path.display()),
+            None => format!("Follows {}", self.name),
+        };
+        format!("{follows}: {guests} guest{} {hold} {devices} device{}", plural(guests), plural(devices))
     }
 
     fn run(&mut self) -> Result<(), Failure> {
@@ -234,7 +278,8 @@ impl Watching {
         match self.source.look(&mut told) {
             Ok(()) if self.log.is_there() => {
                 self.log = Trouble::default();
-                self.manager.status(status(&self.name, &self.watcher));
+                let status = self.status();
+                self.manager.status(status);
             }
             Ok(()) => {}
             Err(error) => {
@@ -257,7 +302,8 @@ impl Watching {
         (self.more, self.ended) = (told.more, told.ended);
         if !self.more && !self.log.is_there() && !std::mem::replace(&mut self.abreast, true) {
             // What was known before is held, whether anything new is told or not.
-            self.manager.status(status(&self.name, &self.watcher));
+            let status = self.status();
+            self.manager.status(status);
         }
         if told.lines > 0 {
             self.hold = Instant::now() + HOLD_OFF;
@@ -282,7 +328,8 @@ impl Watching {
                 if far || again || !happenings.is_empty() {
                     self.metrics.committed(&happenings);
                     self.changed();
-                    self.manager.status(status(&self.name, &self.watcher));
+                    let status = self.status();
+                    self.manager.status(status);
                 }
                 happenings.iter().for_each(|happening| self.tellers.tell(happening));
                 Ok(())
@@ -316,11 +363,13 @@ impl Watching {
             }
             self.told = told;
         }
+        let present = self.path.is_some().then(|| self.missing().is_none());
         let Self { watcher, metrics, tellers, audit, .. } = self;
         let mut text = || {
             let kernel = audit.as_mut().and_then(|audit| audit.status().ok());
             metrics.text(&Now {
                 held: watcher.held().collect(),
+                present,
                 told: tellers.counts(),
                 kernel: kernel.map(|status| (status.lost, status.backlog)),
             })
@@ -376,15 +425,7 @@ impl Watching {
     }
 }
 
-/// `Follows /var/log/audit/audit.log: 2 guests hold 5 devices`
-fn status(name: &str, watcher: &Watcher) -> String {
-    let (mut guests, mut devices) = (HashSet::new(), 0);
-    for holding in watcher.held() {
-        guests.insert(holding.guest.uuid);
-        devices += 1;
-    }
-    let plural = |count: usize| if count == 1 { "" } else { "s" };
-    let guests = guests.len();
-    let hold = if guests == 1 { "holds" } else { "hold" };
-    format!("Follows {name}: {guests} guest{} {hold} {devices} device{}", plural(guests), plural(devices))
+/// What is told of a log that is not there.
+fn waits_for(path: &std::path::Display<'_>) -> String {
+    format!("Waits for {path}, which does not exist")
 }

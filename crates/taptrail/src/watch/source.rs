@@ -37,7 +37,9 @@ enum From {
 pub(super) struct Followed {
     pub(super) source: Box<dyn Source>,
     pub(super) name: String,
-    /// For the log: what is followed, from where it goes on, and what it waits for.
+    /// The log's file, where that is what is followed.
+    pub(super) log: Option<PathBuf>,
+    /// To be logged: what is followed, and from where it goes on.
     pub(super) plan: Vec<String>,
 }
 
@@ -71,7 +73,8 @@ pub(super) fn open(arguments: &Watch, about: About, left: Option<&Checkpoint>) -
             let (next, is_whole) = (Some(source.checkpoint()), source.is_whole());
             let start = Start { log: &log, heard: None, begin, left, next, is_whole };
             let name = log.display().to_string();
-            return Ok(Followed { plan: plan(&start), source: Box::new(source), name });
+            let plan = plan(&start);
+            return Ok(Followed { source: Box::new(source), name, log: Some(log), plan });
         }
         // From here on nothing is missed.
         (true, _) => From::Kernel(Broadcast::open().map_err(Failure::input)?, None),
@@ -91,10 +94,10 @@ pub(super) fn open(arguments: &Watch, about: About, left: Option<&Checkpoint>) -
         heard.listen(left, false);
     }
     let plan = plan(&Start { log: &log, heard: Some(heard_name), begin, left, next, is_whole });
-    Ok(Followed { source: Box::new(heard), name, plan })
+    Ok(Followed { source: Box::new(heard), name, log: None, plan })
 }
 
-/// What is followed, from where it goes on, and what it waits for.
+/// What is followed, and from where it goes on.
 fn plan(start: &Start<'_>) -> Vec<String> {
     let Start { log, heard, begin, left, next, is_whole } = start;
     let shown = log.display();
@@ -133,9 +136,6 @@ fn plan(start: &Start<'_>) -> Vec<String> {
             lines.push("No checkpoint: beginning with what is heard from now on".to_owned());
         }
         (None, None, _) => {}
-    }
-    if heard.is_none() && !log.exists() {
-        lines.push(format!("Waiting for {shown}, which does not exist yet"));
     }
     lines
 }

@@ -10,11 +10,11 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::MemfdFlags;
+use rustix::fs::{Access, MemfdFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use taptrail_trail::FindingKind;
 
-use super::Action;
+use super::{Action, leftovers};
 
 /// How long a program may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -40,11 +40,28 @@ impl FromStr for Program {
     }
 }
 
+impl Program {
+    /// Whether there is such a program, that we may run. One that comes later is not waited for: more likely its path
+    /// is misspelt.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let path = self.path.display();
+        let about = std::fs::metadata(&self.path).map_err(|error| format!("{path}: {error}"))?;
+        if !about.is_file() {
+            return Err(format!("{path} is no file"));
+        }
+        match rustix::fs::access(&self.path, Access::EXEC_OK) {
+            Ok(()) => Ok(()),
+            Err(_) => Err(format!("{path} may not be run: chmod +x makes a file a program")),
+        }
+    }
+}
+
 impl Action for Program {
     fn run(&mut self, finding: FindingKind, json: &str) -> Result<(), String> {
         let failed = |error: std::io::Error| format!("{}: {error}", self.path.display());
         let input = input(json).map_err(failed)?;
-        let mut child = Command::new(&self.path)
+        let mut command = Command::new(&self.path);
+        command
             .stdin(input)
             // Our own standard output is a list of events.
             .stdout(Stdio::null())
@@ -53,18 +70,21 @@ impl Action for Program {
             .env("LANG", "C.UTF-8")
             .env("TAPTRAIL_FINDING", finding.as_str())
             .current_dir("/")
-            .process_group(0)
-            .spawn()
-            .map_err(failed)?;
-        if !ends_within(&child, self.limit) {
-            end(&mut child);
-            let seconds = self.limit.as_secs();
-            return Err(format!("{} took more than {seconds} s, and was ended", self.path.display()));
-        }
+            .process_group(0);
+        let mut child = leftovers::spawn(&mut command).map_err(failed)?;
+        let in_time = ends_within(&child, self.limit);
         // What it has left behind in its group goes with it: before it is seen off, so that the group's
         // number is still its own.
         kill_group(&child);
-        let status = child.wait().map_err(failed)?;
+        let _ = child.kill();
+        let status = child.wait();
+        // And what has left the group.
+        leftovers::end(child.id());
+        if !in_time {
+            let seconds = self.limit.as_secs();
+            return Err(format!("{} took more than {seconds} s, and was ended", self.path.display()));
+        }
+        let status = status.map_err(failed)?;
         if status.success() { Ok(()) } else { Err(format!("{}: {status}", self.path.display())) }
     }
 }
@@ -92,13 +112,6 @@ fn ends_within(child: &Child, limit: Duration) -> bool {
             Err(_) => return false,
         }
     }
-}
-
-fn end(child: &mut Child) {
-    kill_group(child);
-    // It is gone, or has been ended by somebody else.
-    let _ = child.kill();
-    let _ = child.wait();
 }
 
 fn kill_group(child: &Child) {
@@ -159,17 +172,70 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_takes_too_long_is_ended_with_all_that_it_started() {
+    fn a_program_that_is_ended_is_ended_with_all_that_it_started_wherever_that_went() {
+        leftovers::adopt().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let pids = dir.path().join("pids");
-        let text = format!("sleep 1000 &\necho $! $$ >{0}.new && mv {0}.new {0}\nwait", pids.display());
-        let mut program = Program { limit: Duration::from_secs(3), ..script(dir.path(), &text) };
-        let error = program.run(FindingKind::LogGap, "x").unwrap_err();
-        assert!(error.contains("took more than"), "{error}");
-        for pid in std::fs::read_to_string(&pids).unwrap().split_whitespace() {
-            // Whoever its parent is now takes a moment to see it off.
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+        // One in its group, one in a session of its own, one whose parents are gone, and one of each of those.
+        let sleep = |how: &str| {
+            format!("{how} sh -c 'echo $$ >>{0}; sleep 1000 & echo $! >>{0}; wait'", pids.display())
+        };
+        let all = [sleep("") + " &", sleep("setsid") + " &", format!("({} &)", sleep("setsid"))];
+        let until = format!("until [ $(wc -l <{}) = 6 ]; do sleep 0.01; done", pids.display());
+        for (after, limit, fails) in
+            [("", LIMIT, false), ("\nwait; sleep 1000", Duration::from_secs(3), true)]
+        {
+            std::fs::write(&pids, "").unwrap();
+            let text = format!("{}\n{until}{after}", all.join("\n"));
+            let mut program = Program { limit, ..script(dir.path(), &text) };
+            let ran = program.run(FindingKind::LogGap, "x");
+            assert_eq!(ran.is_err_and(|error| error.contains("took more than")), fails);
+            let pids = std::fs::read_to_string(&pids).unwrap();
+            assert_eq!(pids.lines().count(), 6);
+            for pid in pids.lines() {
+                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+                assert_eq!(stat, "", "it is ended, and seen off");
+            }
         }
+    }
+
+    #[test]
+    fn what_a_program_leaves_is_not_taken_for_what_another_still_runs() {
+        leftovers::adopt().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (pid, go) = (dir.path().join("pid"), dir.path().join("go"));
+        // The older one has put a process into a session of its own, and waits for it.
+        let text = format!(
+            "(setsid sh -c 'echo $$ >{0}.new; mv {0}.new {0}; while [ ! -e {1} ]; do sleep 0.01; done' &)\n\
+             while [ ! -e {1} ]; do sleep 0.01; done",
+            pid.display(),
+            go.display()
+        );
+        let mut older = script(dir.path(), &text);
+        let older = std::thread::spawn(move || older.run(FindingKind::LogGap, "x"));
+        while !pid.exists() {
+            std::thread::yield_now();
+        }
+        let other = tempfile::tempdir().unwrap();
+        script(other.path(), "exit 0").run(FindingKind::LogGap, "x").unwrap();
+        let pid = std::fs::read_to_string(&pid).unwrap();
+        assert!(std::fs::exists(format!("/proc/{}", pid.trim())).unwrap());
+        std::fs::write(&go, "").unwrap();
+        older.join().unwrap().unwrap();
+        assert!(!std::fs::exists(format!("/proc/{}", pid.trim())).unwrap());
+    }
+
+    #[test]
+    fn a_program_that_can_not_be_run_is_told_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = script(dir.path(), "exit 0");
+        assert_eq!(program.check(), Ok(()));
+        std::fs::set_permissions(&program.path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(
+            program.check().unwrap_err().ends_with("/script may not be run: chmod +x makes a file a program")
+        );
+        let check = |path: &str| path.parse::<Program>().unwrap().check().unwrap_err();
+        assert!(check("/no/program").starts_with("/no/program: No such file"));
+        assert_eq!(check("/usr"), "/usr is no file");
     }
 }
