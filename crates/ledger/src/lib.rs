@@ -51,8 +51,12 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 /// The steps from an empty file to the schema that this program writes. A ledger's version is how many of them it has
 /// taken: a newer one is refused, an older one takes the rest. A step that was released never changes.
-const SCHEMA: [&str; 3] =
-    [include_str!("schema/1.sql"), include_str!("schema/2.sql"), include_str!("schema/3.sql")];
+const SCHEMA: [&str; 4] = [
+    include_str!("schema/1.sql"),
+    include_str!("schema/2.sql"),
+    include_str!("schema/3.sql"),
+    include_str!("schema/4.sql"),
+];
 
 /// The version of the whole.
 #[allow(clippy::cast_possible_wrap)] // A handful.

@@ -37,6 +37,8 @@ pub struct LiveDevice {
     pub granted: bool,
     /// Its number in QEMU, where that was seen.
     pub qemu_fd: Option<i32>,
+    /// Where a watcher saw the interface behind it last: the inode of its network namespace, and its number there.
+    pub place: Option<(u64, u32)>,
 }
 
 /// A step without an outcome.
@@ -87,9 +89,14 @@ impl Ledger {
 
     /// The devices of a guest that have no close, in the order opened.
     pub fn live_devices(&self, guest: GuestKey) -> Result<Vec<LiveDevice>, LedgerError> {
-        let sql = "SELECT id, mac, path, rdev, dev, queue, granted IS NOT NULL, qemu_fd
-                   FROM device WHERE guest = ?1 AND closed IS NULL ORDER BY id";
-        self.rows(sql, guest, |row, id| {
+        let place = if self.version < 4 { "NULL, NULL" } else { "netns, ifindex" };
+        let sql = format!(
+            "SELECT id, mac, path, rdev, dev, queue, granted IS NOT NULL, qemu_fd, {place}
+             FROM device WHERE guest = ?1 AND closed IS NULL ORDER BY id"
+        );
+        self.rows(&sql, guest, |row, id| {
+            let netns: Option<i64> = row.get(8).map_err(read)?;
+            let ifindex: Option<u32> = row.get(9).map_err(read)?;
             let rdev: Option<String> = row.get(3).map_err(read)?;
             let number = |rdev: String| rdev.parse().map_err(|_| bad("device", id, &rdev, "device number"));
             let dev: Option<String> = row.get(4).map_err(read)?;
@@ -100,6 +107,7 @@ impl Ledger {
                 queue: row.get(5).map_err(read)?,
                 granted: row.get(6).map_err(read)?,
                 qemu_fd: row.get(7).map_err(read)?,
+                place: netns.map(i64::cast_unsigned).zip(ifindex),
             })
         })
     }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::read::time;
 use crate::write::integer;
-use crate::{GuestKey, Ledger, LedgerError, NewRecord, Process, RecordKey, Tx};
+use crate::{DeviceKey, GuestKey, Ledger, LedgerError, NewRecord, Process, RecordKey, Tx};
 
 /// How far a record's time may be from that of an account, in milliseconds.
 const TOLERANCE: i64 = 10_000;
@@ -98,6 +98,17 @@ impl Tx<'_> {
             guest.0,
             "UPDATE guest SET seen = ?2 WHERE id = ?1 AND ended IS NULL",
             params![guest.0, at.as_millisecond()],
+        )
+    }
+
+    /// The interface behind a device was seen there: its network namespace, by inode, and its number in it.
+    pub fn device_placed(&self, device: DeviceKey, (netns, ifindex): (u64, u32)) -> Result<(), LedgerError> {
+        self.once(
+            "note the place of",
+            "device",
+            device.0,
+            "UPDATE device SET netns = ?2, ifindex = ?3 WHERE id = ?1 AND closed IS NULL",
+            params![device.0, netns.cast_signed(), ifindex],
         )
     }
 

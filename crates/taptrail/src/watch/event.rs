@@ -197,7 +197,7 @@ impl<'a> Event<'a> {
                 let _ = write!(line, "finding {}: {text}", finding.as_str());
                 return line;
             }
-            (_, Some("ended")) => line += "all it held has ended",
+            (_, Some("ended")) => line += "its process has ended",
             (_, Some(state)) => {
                 let _ = write!(line, "the guest is {state}");
             }

@@ -20,6 +20,7 @@ use tracing::warn;
 
 use super::WatchError;
 use super::change::{Change, Effect, Keys, Own, Row, Writing};
+use super::sight::Place;
 
 /// The program of a record that was copied: its text does not keep it.
 const UNKNOWN: &str = "?";
@@ -123,6 +124,13 @@ impl Books {
 
     pub(super) fn seen(&mut self, slot: Slot, record: Record, number: u64, open: Option<u64>) {
         self.say(slot, record, Effect::Seen { number, open });
+    }
+
+    /// The interface behind a descriptor was seen there.
+    pub(super) fn placed(&mut self, slot: Slot, number: u64, link: Place) {
+        if let Some(netns) = link.netns {
+            self.pending.push((slot, Change::Placed { number, at: (netns, link.index) }));
+        }
     }
 
     pub(super) fn gone(&mut self, slot: Slot, record: Record, number: u64) {

@@ -30,6 +30,11 @@ pub(super) enum Change {
         writer: Option<u32>,
     },
     Own(Box<Own>),
+    /// The interface behind a descriptor was seen there: its network namespace, and its number in it.
+    Placed {
+        number: u64,
+        at: (u64, u32),
+    },
     Seen(Timestamp),
     Ends(Reason),
 }
@@ -134,10 +139,20 @@ impl Writing<'_> {
                 self.rows.push((at, key));
                 self.apply_effect(tx, (slot, guest), key, said)?;
             }
+            Change::Placed { number, at } => {
+                // What belongs to no interface has no device in the ledger.
+                if let Some(device) = self.device(*number) {
+                    tx.device_placed(device, *at)?;
+                }
+            }
             Change::Seen(at) => tx.guest_seen(guest, *at)?,
             Change::Ends(reason) => tx.guest_ends(guest, reason.as_str())?,
         }
         Ok(())
+    }
+
+    fn device(&self, number: u64) -> Option<DeviceKey> {
+        self.new.devices.get(&number).or_else(|| self.keys.devices.get(&number)).copied()
     }
 
     fn apply_effect(
@@ -164,9 +179,8 @@ impl Writing<'_> {
                 self.new.devices.insert(number, key);
             }
             Effect::Gone { number } => {
-                let device = self.new.devices.get(&number).or_else(|| self.keys.devices.get(&number));
-                if let Some(device) = device {
-                    tx.device_closed(*device, record)?;
+                if let Some(device) = self.device(number) {
+                    tx.device_closed(device, record)?;
                 }
             }
         }

@@ -5,13 +5,17 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use taptrail_kernel::proc::{PidFd, ProcessId};
-use taptrail_record::{Descriptor, Device, DeviceKind, Event, GuestId, MacAddr, Outcome, Reason, Record};
+use taptrail_record::{
+    CloseDoubt, Descriptor, Device, DeviceKind, Event, GuestId, MacAddr, Outcome, Reason, Record,
+};
+use tracing::warn;
 
 use super::bind::{self, Loose, Wanting};
 use super::command_line::Netdev;
 use super::known::{self, Known, holds};
 use super::plugs::{Detached, Opened, Plug, Plugs};
-use super::sight::{Glance, Sight, Sighted};
+use super::release::{Doubt, ShownEnd};
+use super::sight::{Glance, Place, Sight, Sighted};
 
 /// How long after a record that should have been at once what it tells counts as seen in time.
 const AT_ONCE: SignedDuration = SignedDuration::from_secs(2);
@@ -32,6 +36,8 @@ pub(super) struct Guest {
     pub(super) writer: Option<u32>,
     pub(super) plugs: Plugs,
     pub(super) held: Vec<Known>,
+    /// Those that QEMU shows no more, and of which the kernel does not show yet that nobody holds them.
+    vanished: Vec<Vanished>,
     /// Descriptors that belong to nothing told, by number and device, and since when they are there.
     loose: Vec<(u32, Device, Instant)>,
     pub(super) qemu: Qemu,
@@ -78,6 +84,19 @@ pub(super) enum Qemu {
     Gone { pid: u32, last_seen: Option<Timestamp> },
 }
 
+/// A descriptor that QEMU shows no more.
+#[derive(Debug)]
+struct Vanished {
+    known: Known,
+    /// When it was missed first.
+    at: Timestamp,
+    since: Instant,
+    /// When it was last seen; none where that was just before.
+    last_seen: Option<Timestamp>,
+    /// When QEMU was last looked into before, or when all was told.
+    looked: Option<Timestamp>,
+}
+
 #[derive(Debug)]
 struct Stop {
     reason: Reason,
@@ -89,11 +108,14 @@ struct Stop {
 #[derive(Debug)]
 pub(super) enum Act {
     /// A descriptor was seen for the first time; of the open with this number.
-    Seen { number: u64, descriptor: Descriptor, open: Option<u64> },
+    Seen { number: u64, descriptor: Descriptor, open: Option<u64>, link: Option<Place> },
+    /// The interface behind a descriptor was seen somewhere else than before.
+    Placed { number: u64, link: Place },
     /// One that should be gone is not.
     Still(Descriptor),
-    /// A descriptor is gone; nobody looked since the time given.
-    Gone { number: u64, descriptor: Descriptor, last_seen: Option<Timestamp> },
+    /// A descriptor is gone; nobody looked since the time given. With a doubt where the kernel does not show that nobody
+    /// holds the device any more.
+    Gone { number: u64, descriptor: Descriptor, last_seen: Option<Timestamp>, doubt: Option<Doubt> },
     /// QEMU has ended, and what it held was told to be gone.
     Ended { pid: u32 },
     /// Nobody else said that QEMU has ended.
@@ -120,6 +142,7 @@ impl Guest {
             writer: None,
             plugs: Plugs::default(),
             held: Vec::new(),
+            vanished: Vec::new(),
             loose: Vec::new(),
             qemu: Qemu::Unknown,
             told_pid: None,
@@ -242,6 +265,7 @@ impl Guest {
     /// Whether a glance shows what is known, and nothing is awaited.
     pub(super) fn is_as_known(&self, glance: &Glance) -> bool {
         let settled = !self.needs_full_look
+            && self.vanished.is_empty()
             && self.loose.is_empty()
             && self.plugs.detached.is_empty()
             && self.stop.is_none()
@@ -255,6 +279,7 @@ impl Guest {
             })
             .collect();
         known.sort_unstable();
+        known.dedup();
         let mut seen: Vec<_> =
             glance.iter().map(|(fd, kind, rdev, name)| (*fd, *kind, Some(*rdev), name.as_deref())).collect();
         seen.sort_unstable();
@@ -268,20 +293,32 @@ impl Guest {
     }
 
     /// QEMU was looked into.
-    pub(super) fn look(&mut self, pid: u32, seen: Sight, now: Now, next: &mut u64, acts: &mut Vec<Act>) {
+    pub(super) fn look(
+        &mut self,
+        pid: u32,
+        seen: Sight,
+        now: Now,
+        end: &mut ShownEnd<'_>,
+        next: &mut u64,
+        acts: &mut Vec<Act>,
+    ) {
         let Sight { descriptors: seen, vdpa } = seen;
         (self.vdpa, self.needs_full_look) = (vdpa, false);
         let since = *self.since.get_or_insert(now.instant);
         let waited = now.instant.duration_since(since);
         let loose = self.match_known(seen, now, acts);
+        self.settle_vanished(now, end, acts);
         let held = &self.held;
         self.plugs.settle(|plug| holds(held, plug));
         self.bind(pid, loose, now, waited, next, acts);
         self.plugs.settle_unseen();
         self.tell_still(now, waited, acts);
         self.tell_granted(pid, waited >= now.patience, acts);
-        self.looked = Some(now.time);
+        if self.vanished.is_empty() {
+            self.looked = Some(now.time);
+        }
         let awaits = !self.loose.is_empty()
+            || !self.vanished.is_empty()
             || !self.plugs.detached.is_empty()
             || self.stop.as_ref().is_some_and(|stop| !stop.told)
             || self.plugs.all.iter().any(|plug| plug.granted && !plug.told)
@@ -300,7 +337,7 @@ impl Guest {
             match found {
                 Some(sighted) => {
                     known.fds = sighted.fds;
-                    known.link = sighted.link.or(known.link);
+                    place(known, sighted.link, acts);
                     // A change is seen where all bridges are looked at.
                     known.port = known.port.take().or(sighted.port);
                     true
@@ -312,18 +349,86 @@ impl Guest {
             }
         });
         let mut loose: Vec<Sighted> = loose.into_iter().flatten().collect();
+        self.match_moved(&mut gone, &mut loose, now, acts);
         known::give_up_reused(&self.plugs, &mut self.held, &mut gone, &mut loose);
-        let in_time = |known: &Known| {
-            let at_once = |at: Timestamp| now.time.duration_since(at).abs() <= AT_ONCE;
-            let detached =
-                self.plugs.detached.iter().filter(|detached| Some(detached.mac) == known.descriptor.mac);
-            self.looked.is_some_and(at_once) || detached.map(|detached| detached.at).any(at_once)
-        };
+        let looked = self.looked;
         for known in gone {
-            let last_seen = if in_time(&known) { None } else { self.looked };
-            acts.push(Act::Gone { number: known.number, descriptor: known.descriptor, last_seen });
+            let at_once = |at: Timestamp| now.time.duration_since(at).abs() <= AT_ONCE;
+            let mut detached =
+                self.plugs.detached.iter().filter(|detached| Some(detached.mac) == known.descriptor.mac);
+            let in_time = looked.is_some_and(at_once) || detached.any(|detached| at_once(detached.at));
+            let last_seen = if in_time { None } else { looked };
+            self.vanished.push(Vanished { known, at: now.time, since: now.instant, last_seen, looked });
         }
         loose
+    }
+
+    /// Knows again what is there under another number, at once or later: QEMU may duplicate a descriptor before it
+    /// closes the one that is known.
+    fn match_moved(
+        &mut self,
+        gone: &mut Vec<Known>,
+        loose: &mut Vec<Sighted>,
+        now: Now,
+        acts: &mut Vec<Act>,
+    ) {
+        let is_backed = |held: &[Known], plug: Option<u64>| {
+            held.iter().any(|known| {
+                known.plug.is_some()
+                    && known.plug == plug
+                    && known.descriptor.device.kind != DeviceKind::VhostNet
+            })
+        };
+        let held = &self.held;
+        let mut back: Vec<Known> = gone
+            .extract_if(.., |known| {
+                let is_backed = is_backed(held, known.plug);
+                take_moved(known, is_backed, loose, acts)
+            })
+            .collect();
+        for Vanished { mut known, at, since, last_seen, looked } in std::mem::take(&mut self.vanished) {
+            let is_backed = is_backed(&self.held, known.plug);
+            let again = loose.iter().position(|sighted| known.is(sighted));
+            let is_back = match again.map(|at| loose.remove(at)) {
+                Some(sighted) => {
+                    known.fds = sighted.fds;
+                    place(&mut known, sighted.link, acts);
+                    true
+                }
+                None => take_moved(&mut known, is_backed, loose, acts),
+            };
+            if !is_back {
+                self.vanished.push(Vanished { known, at, since, last_seen, looked });
+                continue;
+            }
+            // It was told to be given up, and that was believed.
+            if now.time > at && !self.plugs.all.iter().any(|plug| Some(plug.number) == known.plug) {
+                acts.push(Act::Still(known.descriptor.clone()));
+            }
+            back.push(known);
+        }
+        self.held.append(&mut back);
+    }
+
+    /// Ends what the kernel shows to be given up, and after some patience the others, with the doubt that is left.
+    fn settle_vanished(&mut self, now: Now, end: &mut ShownEnd<'_>, acts: &mut Vec<Act>) {
+        for vanished in std::mem::take(&mut self.vanished) {
+            match end(&vanished.known) {
+                Err(_) if now.instant.duration_since(vanished.since) < now.patience => {
+                    self.vanished.push(vanished);
+                }
+                shown => acts.push(vanished.ends(now, shown.err())),
+            }
+        }
+    }
+
+    /// Looks again for what vanished: QEMU can't be asked any more.
+    pub(super) fn look_for_vanished(&mut self, now: Now, end: &mut ShownEnd<'_>, acts: &mut Vec<Act>) {
+        self.settle_vanished(now, end, acts);
+        if !self.vanished.is_empty() {
+            self.due = now.instant + self.wait;
+            self.wait = (self.wait * GROWTH).min(SLOWEST);
+        }
     }
 
     /// Gives what is loose to the interfaces that it serves, and tells of what serves none.
@@ -390,7 +495,16 @@ impl Guest {
             });
             for sighted in all.drain(..) {
                 let known = self.known_from(pid, sighted, number, bound[at].mac, next);
-                acts.push(Act::Seen { number: known.number, descriptor: known.descriptor.clone(), open });
+                // A reader takes them for one where the first has no end.
+                let is_same = |vanished: &mut Vanished| {
+                    let before = &vanished.known.descriptor;
+                    before.fd == known.descriptor.fd && before.device == known.descriptor.device
+                };
+                for vanished in self.vanished.extract_if(.., is_same) {
+                    acts.push(vanished.ends(now, Some(Doubt { why: CloseDoubt::Uncounted, holder: None })));
+                }
+                let (descriptor, link) = (known.descriptor.clone(), known.link);
+                acts.push(Act::Seen { number: known.number, descriptor, open, link });
                 self.held.push(known);
             }
         }
@@ -474,20 +588,31 @@ impl Guest {
         !self.loose.is_empty() || self.held.iter().any(|known| known.descriptor.mac.is_none())
     }
 
-    /// QEMU has ended. All it held went with it.
-    pub(super) fn ended(&mut self, pid: u32, attended: bool, now: Now, acts: &mut Vec<Act>) {
-        let last_seen = if attended { None } else { self.looked };
+    /// QEMU has ended: what it held itself went with it. Whether somebody else holds it is looked for.
+    pub(super) fn ended(
+        &mut self,
+        pid: u32,
+        attended: bool,
+        now: Now,
+        end: &mut ShownEnd<'_>,
+        acts: &mut Vec<Act>,
+    ) {
+        let looked = self.looked;
+        let last_seen = if attended { None } else { looked };
         // What a watcher before us told, it is not told again.
-        if attended || !self.held.is_empty() {
+        if attended || !self.held.is_empty() || !self.vanished.is_empty() {
             acts.push(Act::Ended { pid });
         }
-        for known in self.held.drain(..) {
-            acts.push(Act::Gone { number: known.number, descriptor: known.descriptor, last_seen });
-        }
+        let vanished = self.held.drain(..).map(|known| {
+            let looked = if attended { Some(now.time) } else { looked };
+            Vanished { known, at: now.time, since: now.instant, last_seen, looked }
+        });
+        self.vanished.extend(vanished);
         self.loose.clear();
         self.plugs = Plugs::default();
         self.qemu = Qemu::Gone { pid, last_seen };
-        (self.since, self.due) = (Some(now.instant), now.instant + now.patience);
+        (self.since, self.wait, self.due) = (Some(now.instant), SOON, now.instant + now.patience);
+        self.look_for_vanished(now, end, acts);
     }
 
     /// Whether the account is over, and by whose word.
@@ -495,6 +620,8 @@ impl Guest {
         let since = *self.since.get_or_insert(now.instant);
         let waited = now.instant.duration_since(since);
         match (&self.qemu, &self.stop) {
+            // First what it held has its end.
+            _ if !self.vanished.is_empty() => return false,
             (Qemu::Gone { .. } | Qemu::Unknown, Some(stop)) => acts.push(Act::Ends(stop.reason.clone())),
             (Qemu::Gone { .. } | Qemu::Unknown, None) if self.failed => acts.push(Act::Ends(Reason::FAILED)),
             // Which process it was is not known, and its manager says that it is over.
@@ -519,6 +646,38 @@ impl Guest {
         }
         true
     }
+}
+
+impl Vanished {
+    /// Its end, as it is seen now; with a doubt where the kernel does not show it.
+    fn ends(self, now: Now, doubt: Option<Doubt>) -> Act {
+        // What took long to be shown ended at some time since it was last seen.
+        let is_late = now.time.duration_since(self.at) > AT_ONCE;
+        let last_seen = if is_late { self.last_seen.or(self.looked) } else { self.last_seen };
+        let Known { number, descriptor, .. } = self.known;
+        Act::Gone { number, descriptor, last_seen, doubt }
+    }
+}
+
+/// Takes over where the interface behind a descriptor is by now.
+fn place(known: &mut Known, link: Option<Place>, acts: &mut Vec<Act>) {
+    if let Some(link) = link.filter(|link| Some(*link) != known.link) {
+        known.link = Some(link);
+        acts.push(Act::Placed { number: known.number, link });
+    }
+}
+
+/// Takes out of what is loose what a descriptor has become under another number.
+fn take_moved(known: &mut Known, is_backed: bool, loose: &mut Vec<Sighted>, acts: &mut Vec<Act>) -> bool {
+    let at = loose.iter().position(|sighted| known.has_moved_to(sighted, is_backed));
+    let Some(sighted) = at.map(|at| loose.remove(at)) else { return false };
+    warn!(
+        "Process {} has its descriptor of {} under other numbers than before: {:?} for {:?}",
+        known.descriptor.vm_pid, known.descriptor.device.path, sighted.fds, known.fds
+    );
+    known.fds = sighted.fds;
+    place(known, sighted.link, acts);
+    true
 }
 
 /// What a glance tells of a device's interface.

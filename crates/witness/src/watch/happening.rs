@@ -81,7 +81,7 @@ pub enum GuestState {
         /// Why.
         reason: Reason,
     },
-    /// Its QEMU has ended, and all it held with it. Why, its manager may say yet.
+    /// Its QEMU has ended. Whether somebody else holds what it held is looked for; why it ended, its manager may say yet.
     Ended {
         /// QEMU.
         vm_pid: u32,

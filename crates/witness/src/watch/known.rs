@@ -38,6 +38,21 @@ impl Known {
             && behind
     }
 
+    /// Whether it is what was sighted under other numbers only: who holds it has moved it. `is_backed`: the interface
+    /// that it serves has its tap still.
+    pub(super) fn has_moved_to(&self, sighted: &Sighted, is_backed: bool) -> bool {
+        let (before, now) = (&self.descriptor.device, &sighted.device);
+        (before.kind, before.rdev) == (now.kind, now.rdev)
+            && match before.kind {
+                // A vhost-net says nothing of itself, and goes with its tap.
+                DeviceKind::VhostNet => is_backed,
+                _ => match (self.link, sighted.link) {
+                    (Some(link), Some(now)) => link == now,
+                    _ => before.dev.is_some() && before.dev == now.dev,
+                },
+            }
+    }
+
     fn is_vhost(&self) -> bool {
         self.descriptor.device.kind == DeviceKind::VhostNet
     }

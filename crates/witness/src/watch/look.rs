@@ -13,6 +13,8 @@ use tracing::warn;
 use super::books::Slot;
 use super::find::{self, Found, ToldProcess};
 use super::guest::{Act, Guest, Now, Qemu};
+use super::known::Known;
+use super::release::{Doubt, Evidence};
 use super::{EndedLife, GUESTS, GuestState, Happening, NOTED, Watcher, What, command_line, sight};
 use crate::scan::{KnownBy, Scan};
 
@@ -117,17 +119,26 @@ impl Watcher {
         self.books.runs(slot, process);
     }
 
-    pub(super) fn look_at(&mut self, slot: Slot, gone: bool, awake: bool, now: Now, acts: &mut Vec<Act>) {
+    pub(super) fn look_at(
+        &mut self,
+        slot: Slot,
+        gone: bool,
+        awake: bool,
+        now: Now,
+        evidence: &mut Evidence,
+        acts: &mut Vec<Act>,
+    ) {
+        let mut at_end = |known: &Known| evidence.of_end(known, None);
         let Some(guest) = self.guests.get_mut(&slot) else { return };
         match &mut guest.qemu {
             Qemu::Runs { process, attended, .. } if gone => {
                 let (pid, attended) = (process.pid, *attended && awake);
                 self.pids.remove(&pid);
-                guest.ended(guest.on_record(pid), attended, now, acts);
+                guest.ended(guest.on_record(pid), attended, now, &mut at_end, acts);
             }
             Qemu::Lost { pid } => {
                 let pid = *pid;
-                guest.ended(guest.on_record(pid), false, now, acts);
+                guest.ended(guest.on_record(pid), false, now, &mut at_end, acts);
             }
             Qemu::Runs { process, attended, .. } => {
                 let process = *process;
@@ -136,7 +147,8 @@ impl Watcher {
                     Ok(None) => guest.is_seen(now),
                     Ok(Some(seen)) => {
                         let pid = guest.on_record(process.pid);
-                        guest.look(pid, seen, now, &mut self.number, acts);
+                        let mut end = |known: &Known| evidence.of_end(known, Some(process.pid));
+                        guest.look(pid, seen, now, &mut end, &mut self.number, acts);
                     }
                     // Its pidfd will tell.
                     Err(error) if find::is_gone(&error) => guest.later(now),
@@ -146,7 +158,10 @@ impl Watcher {
                     }
                 }
             }
-            _ => guest.later(now),
+            _ => {
+                guest.later(now);
+                guest.look_for_vanished(now, &mut at_end, acts);
+            }
         }
         if let Some(guest) = self.guests.get_mut(&slot) {
             guest.settle_end(now, acts);
@@ -164,13 +179,27 @@ impl Watcher {
         };
         for act in acts {
             match act {
-                Act::Seen { number, descriptor, open } => {
+                Act::Seen { number, descriptor, open, link } => {
                     let record = record(Event::Seen(descriptor), None);
                     self.books.seen(slot, record, number, open);
+                    if let Some(link) = link {
+                        self.books.placed(slot, number, link);
+                    }
                 }
+                Act::Placed { number, link } => self.books.placed(slot, number, link),
                 Act::Still(descriptor) => self.books.says(slot, record(Event::Seen(descriptor), None)),
-                Act::Gone { number, descriptor, last_seen } => {
-                    self.books.gone(slot, record(Event::Gone(descriptor), last_seen), number);
+                Act::Gone { number, descriptor, last_seen, doubt } => {
+                    if let Some(Doubt { why, holder }) = doubt {
+                        let holder =
+                            holder.map(|pid| format!(": process {pid} holds one")).unwrap_or_default();
+                        warn!(
+                            "QEMU of guest '{}' shows {} no more, and that nobody holds it is not certain ({why}){holder}",
+                            id.name, descriptor.device.path
+                        );
+                    }
+                    let doubt = doubt.map(|doubt| doubt.why);
+                    let record = Record { doubt, ..record(Event::Gone(descriptor), last_seen) };
+                    self.books.gone(slot, record, number);
                 }
                 Act::Ended { pid } => self.became(&id, GuestState::Ended { vm_pid: pid }),
                 Act::GuestGone { pid, last_seen } => {

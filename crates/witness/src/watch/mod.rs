@@ -51,6 +51,7 @@ mod plugs;
 #[cfg(test)]
 mod properties;
 mod recall;
+mod release;
 mod sight;
 #[cfg(test)]
 mod tests;
@@ -70,6 +71,7 @@ use uuid::Uuid;
 use self::books::{Books, Slot};
 use self::guest::{Guest, Now, Qemu};
 use self::held_back::HeldBack;
+use self::release::Evidence;
 use crate::scan::{Scanner, Sources};
 
 pub use error::WatchError;
@@ -116,6 +118,7 @@ impl WatchOptions {
 #[derive(Debug)]
 pub struct Watcher {
     options: WatchOptions,
+    state: PathBuf,
     books: Books,
     trail: Trail,
     scanner: Scanner,
@@ -169,6 +172,7 @@ impl Watcher {
             strangers: books.checkpoint().is_none(),
             last: books.checkpoint().map(|checkpoint| (checkpoint.time, checkpoint.serial)),
             options,
+            state: state.to_owned(),
             books,
             trail: Trail::of_watcher(),
             scanner: Scanner::new(sources),
@@ -255,9 +259,10 @@ impl Watcher {
             .map(|(slot, _)| *slot)
             .collect();
         self.search(&due);
+        let mut evidence = Evidence::new(self.pids.keys().copied().collect(), self.state.clone());
         for slot in due {
             let mut acts = Vec::new();
-            self.look_at(slot, gone.contains(&slot), awake, now, &mut acts);
+            self.look_at(slot, gone.contains(&slot), awake, now, &mut evidence, &mut acts);
             self.act(slot, acts);
         }
         self.look_at_bridges(now);

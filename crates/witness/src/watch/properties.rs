@@ -100,7 +100,7 @@ impl World {
         let descriptors = self.fds.values().map(|(sighted, _)| sighted.clone()).collect();
         let all = Sight { descriptors, vdpa: Vec::new() };
         let mut acts = Vec::new();
-        self.guest.look(PID, all, self.now, &mut self.number, &mut acts);
+        self.guest.look(PID, all, self.now, &mut |_| Ok(()), &mut self.number, &mut acts);
         for act in acts {
             match act {
                 Act::Seen { number, descriptor, .. } => {

@@ -14,6 +14,7 @@ use super::find;
 use super::guest::{Guest, Qemu};
 use super::known::{Known, holds};
 use super::plugs::Plug;
+use super::sight::Place;
 use super::{WatchError, Watcher};
 
 impl Watcher {
@@ -94,6 +95,7 @@ impl Watcher {
                 }
             }
         }
+        let mut places = Vec::new();
         for (number, descriptor) in guest.known() {
             let is = |device: &LiveDevice| {
                 Some(device.mac) == descriptor.mac
@@ -101,9 +103,13 @@ impl Watcher {
                     && device.device == descriptor.device
             };
             if let Some(at) = devices.iter().position(is) {
-                self.books.recall_device(number, devices.remove(at).key);
+                let device = devices.remove(at);
+                self.books.recall_device(number, device.key);
+                let place = device.place.map(|(netns, index)| Place { netns: Some(netns), index });
+                places.extend(place.map(|place| (number, place)));
             }
         }
+        guest.recall_places(&places);
         guest.looked = Some(looked);
         let process = row.qemu.map(|qemu| ProcessId { pid: qemu.pid, start_time: qemu.start });
         if let Some(process) = process {
@@ -158,6 +164,13 @@ impl Guest {
         let fds = vec![descriptor.fd];
         self.held.push(Known { number, descriptor, fds, link: None, port: None, plug });
         self.needs_full_look = true;
+    }
+
+    /// Takes back where the interfaces behind these descriptors were seen last.
+    fn recall_places(&mut self, places: &[(u64, Place)]) {
+        for known in &mut self.held {
+            known.link = places.iter().find(|(number, _)| *number == known.number).map(|(_, place)| *place);
+        }
     }
 
     /// Takes back that a descriptor was seen to go. Tells which it was.

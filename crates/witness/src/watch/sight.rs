@@ -3,10 +3,11 @@
 use std::io;
 use std::path::Path;
 
-use taptrail_kernel::proc::{HeldKind, ProcessId, raw_devices};
+use taptrail_kernel::proc::{HeldKind, ProcessId, descriptor_tables, raw_devices};
 use taptrail_record::{Device, DeviceKind, MacAddr, Rdev};
 
 use super::bridges::SeenPort;
+use super::find::is_gone;
 use crate::scan::{Holder, Named, Scanner, Sources, interfaces};
 
 /// The most descriptors of one guest that are followed: QEMU takes 256 queues for an interface.
@@ -15,7 +16,7 @@ const MOST: usize = 4096;
 /// One open file of a raw network device in a QEMU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sighted {
-    /// Its numbers there, lowest first: it may have been duplicated.
+    /// Its numbers there, in any thread's table: it may have been duplicated.
     pub(super) fds: Vec<u32>,
     pub(super) device: Device,
     /// The interface behind it, where it was found.
@@ -52,10 +53,20 @@ pub(super) type Glance = Vec<(u32, DeviceKind, Rdev, Option<String>)>;
 /// Looks without asking what is behind the devices.
 pub(super) fn glance(process: ProcessId) -> io::Result<Glance> {
     let mut all = Vec::new();
-    for held in raw_devices(process.pid)? {
-        let Ok(fd) = u32::try_from(held.fd) else { continue };
-        all.push((fd, held.kind, held.rdev, held.ifname.map(|name| name.to_string())));
+    for thread in descriptor_tables(process.pid)? {
+        let held = match raw_devices(thread) {
+            // One of its threads may end before it.
+            Err(error) if thread != process.pid && is_gone(&error) => continue,
+            held => held?,
+        };
+        for held in held {
+            let Ok(fd) = u32::try_from(held.fd) else { continue };
+            all.push((fd, held.kind, held.rdev, held.ifname.map(|name| name.to_string())));
+        }
     }
+    // A table of a thread's own begins as a copy.
+    all.sort_unstable();
+    all.dedup();
     all.truncate(MOST);
     Ok(all)
 }
@@ -93,6 +104,7 @@ pub(super) fn sighted(holder: Holder) -> Vec<Sighted> {
         for descriptor in &held.descriptors {
             let Ok(fd) = u32::try_from(descriptor.fd) else { continue };
             match files.iter_mut().find(|(file, _)| file.is_some() && *file == descriptor.file) {
+                Some((_, fds)) if fds.contains(&fd) => {}
                 Some((_, fds)) => fds.push(fd),
                 None => files.push((descriptor.file, vec![fd])),
             }
@@ -106,6 +118,7 @@ pub(super) fn sighted(holder: Holder) -> Vec<Sighted> {
             port: port.clone(),
         }));
     }
+    all.iter_mut().for_each(|sighted| sighted.fds.sort_unstable());
     all.sort_by_key(|sighted| sighted.fds.first().copied());
     all.truncate(MOST);
     all

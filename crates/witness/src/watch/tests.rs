@@ -4,11 +4,13 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use taptrail_kernel::proc::{PidFd, ProcessId};
-use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
+use taptrail_record::{CloseDoubt, Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
 
 use super::command_line::Netdev;
 use super::guest::{Act, Guest, Now, Qemu};
 use super::held_back::Backing;
+use super::known::Known;
+use super::release::Doubt;
 use super::sight::{Place, Sight, Sighted};
 
 const PID: u32 = 40;
@@ -45,6 +47,8 @@ struct Scene {
     number: u64,
     /// The vhost-vdpa devices that QEMU holds.
     vdpa: Vec<String>,
+    /// What the kernel shows of what QEMU shows no more.
+    shown: Result<(), Doubt>,
 }
 
 impl Scene {
@@ -52,7 +56,7 @@ impl Scene {
         let (patience, every) = (Duration::from_secs(5), Duration::from_secs(30));
         let (instant, time) = (Instant::now(), Timestamp::now());
         let (guest, now) = (Guest::new(id(), instant), Now { instant, time, patience, every });
-        let mut scene = Self { guest, now, number: 0, vdpa: Vec::new() };
+        let mut scene = Self { guest, now, number: 0, vdpa: Vec::new(), shown: Ok(()) };
         scene.says(Event::GuestStart { reason: Reason::BOOTED, vm_pid: Some(PID) });
         scene
     }
@@ -89,7 +93,7 @@ impl Scene {
     fn looks(&mut self, seen: &[Sighted]) -> Vec<String> {
         let mut acts = Vec::new();
         let seen = Sight { descriptors: seen.to_vec(), vdpa: self.vdpa.clone() };
-        self.guest.look(PID, seen, self.now, &mut self.number, &mut acts);
+        self.guest.look(PID, seen, self.now, &mut |_| self.shown, &mut self.number, &mut acts);
         let line = |what: &str, of: &taptrail_record::Descriptor| {
             let mac = of.mac.map_or("-".to_owned(), |mac| format!("{:02x}", mac.0[5]));
             let dev = of.device.dev.as_deref().unwrap_or("vhost");
@@ -98,7 +102,10 @@ impl Scene {
         let told = acts.iter().filter_map(|act| match act {
             Act::Seen { descriptor, .. } => Some(line("seen", descriptor)),
             Act::Still(descriptor) => Some(line("still", descriptor)),
-            Act::Gone { descriptor, .. } => Some(line("gone", descriptor)),
+            Act::Gone { descriptor, doubt: None, .. } => Some(line("gone", descriptor)),
+            Act::Gone { descriptor, doubt: Some(doubt), .. } => {
+                Some(format!("{} {}", line("gone", descriptor), doubt.why))
+            }
             _ => None,
         });
         told.collect()
@@ -159,6 +166,71 @@ fn a_duplicated_descriptor_is_one_and_is_held_as_long_as_any_of_it() {
     assert_eq!(scene.looks(&[both]), ["seen 01 vnet5 q0 fd25"]);
     assert_eq!(scene.looks(&[tun(40, 5)]), [""; 0]);
     assert_eq!(scene.looks(&[]), ["gone 01 vnet5 q0 fd25"]);
+}
+
+#[test]
+fn what_vanishes_is_gone_when_the_kernel_shows_it_and_else_in_doubt() {
+    let doubt = |why| Doubt { why, holder: None };
+    let vanishes = || {
+        let mut scene = Scene::new();
+        scene.attaches(mac(1));
+        scene.looks(&[tun(25, 5), vhost(27)]);
+        scene.shown = Err(doubt(CloseDoubt::Attached));
+        assert_eq!(scene.looks(&[vhost(27)]), [""; 0]);
+        scene.after(4);
+        assert_eq!(scene.looks(&[vhost(27)]), [""; 0], "it is looked for again");
+        scene
+    };
+    let mut scene = vanishes();
+    scene.shown = Ok(());
+    assert_eq!(scene.looks(&[vhost(27)]), ["gone 01 vnet5 q0 fd25"]);
+
+    let mut scene = vanishes();
+    scene.after(1);
+    assert_eq!(scene.looks(&[vhost(27)]), ["gone 01 vnet5 q0 fd25 attached"]);
+    // It comes back: by now it is another one.
+    scene.after(60);
+    scene.looks(&[tun(25, 5), vhost(27)]);
+    scene.after(60);
+    assert_eq!(scene.looks(&[tun(25, 5), vhost(27)]), ["seen - vnet5 q0 fd25"]);
+
+    // Under another number it is the same; and what was told to be given up is told to be there.
+    let mut scene = vanishes();
+    assert_eq!(scene.looks(&[vhost(27), tun(200, 5)]), [""; 0]);
+    assert_eq!(scene.looks(&[tun(200, 5), vhost(300)]), [""; 0]);
+    scene.detaches(mac(1));
+    assert_eq!(scene.looks(&[]), [""; 0]);
+    scene.after(1);
+    assert_eq!(scene.looks(&[tun(25, 5)]), ["still 01 vnet5 q0 fd25"]);
+    scene.after(5);
+    assert_eq!(scene.looks(&[tun(25, 5)]), ["gone 01 vhost q0 fd27 attached"]);
+}
+
+#[test]
+fn the_exit_of_qemu_ends_nothing_that_the_kernel_shows_as_held() {
+    for (shown, doubt) in [(Ok(()), None), (Err(CloseDoubt::HeldElsewhere), Some(CloseDoubt::HeldElsewhere))]
+    {
+        let mut scene = Scene::new();
+        scene.attaches(mac(1));
+        scene.looks(&[tun(25, 5)]);
+        let mut acts = Vec::new();
+        let mut end = |_: &Known| shown.map_err(Doubt::from);
+        scene.guest.ended(PID, true, scene.now, &mut end, &mut acts);
+        scene.says(Event::GuestStop { reason: Reason::SHUTDOWN, vm_pid: None });
+        let ends = |scene: &mut Scene| scene.guest.settle_end(scene.now, &mut Vec::new());
+        assert_eq!(ends(&mut scene), doubt.is_none(), "the account waits for it");
+        scene.after(5);
+        scene.guest.look_for_vanished(scene.now, &mut end, &mut acts);
+        assert!(ends(&mut scene));
+        let gone: Vec<_> = acts
+            .iter()
+            .filter_map(|act| match act {
+                Act::Gone { doubt, .. } => Some(doubt.map(|doubt| doubt.why)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(gone, [doubt]);
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod bare;
 mod bridges;
 mod ends;
 mod finds;
+mod hides;
 mod migrates;
 mod plugs;
 mod restarts;

@@ -26,6 +26,8 @@ fn a_life_is_told_definitively_from_its_opens_to_its_closes() {
         lab.round();
         lab.assert_true(pid);
         lab.detaches(&mut domain, "net1", mac(2));
+        // As libvirt does.
+        ip("link delete macvtap0");
         lab.round();
         lab.assert_true(pid);
         assert_eq!(lab.released(), ["macvtap macvtap0 02 x2 released detach definitive"]);

@@ -5,7 +5,7 @@ use taptrail_trail::{Content, Gap, Lost};
 use taptrail_witness::watch::{WatchError, WatchOptions, Watcher};
 use uuid::Uuid;
 
-use crate::lab::{HOST, lab, mac};
+use crate::lab::{HOST, ip, lab, mac};
 use crate::manager::{LIBVIRTD, attach, macvtap, op_start, tap};
 
 #[test]
@@ -144,6 +144,7 @@ fn a_guest_that_runs_when_watching_begins_is_known_by_libvirts_state_of_it() {
         lab.round();
         assert_eq!(lab.released(), ["tun vnet0 01 x2 released detach definitive"]);
         domain.qemu.kill();
+        ip("link delete macvtap0");
         lab.round();
         lab.stops(&domain, "shutdown");
         lab.round();
