@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 use serde_json::Value;
-use taptrail_kernel::proc::{PidFd, ProcessId, raw_devices};
+use taptrail_kernel::proc::{PidFd, ProcessId, Signal, raw_devices};
+use taptrail_record::Event;
 use world::{Done, EMPTY, World, mac};
 
 const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
@@ -309,6 +310,59 @@ fn a_copy_in_a_container_is_found() {
     assert_eq!(row["device"]["netns"], the(&seen, "accounted")["device"]["netns"]);
     assert_ne!(row["device"]["netns"], row["process"]["netns"]);
     assert_eq!((&row["device"]["dev"], &row["device"]["bridge"]), (&"vnet0".into(), &"br0".into()));
+    world.stop(&guest);
+}
+
+#[test]
+fn a_tap_that_no_process_shows_is_hidden() {
+    let world = World::new();
+    world.start("web1", &[]);
+    let script = r#"
+        open(my $tap, "+<", "/dev/net/tun") or die;
+        my $request = pack("a16Sx22", "hidden0", 0x1002);
+        ioctl($tap, 0x400454ca, $request) or die;
+        my $parameters = "\0" x 120;
+        my $ring = syscall(425, 4, $parameters);
+        $ring >= 0 && syscall(427, $ring, 2, pack("i", fileno $tap), 1) == 0 or die "$!";
+        close $tap;
+        $| = 1;
+        print "hidden\n";
+        sleep 1000;"#;
+    let mut hider = Command::new("/usr/bin/perl");
+    let mut hider = Sleeper(hider.args(["-e", script]).stdout(Stdio::piped()).spawn().unwrap());
+    let mut said = String::new();
+    BufReader::new(hider.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    assert_eq!(said, "hidden\n");
+    let seen = told(&world, &[], 1);
+    assert_eq!(lines(&seen), ["hidden tun hidden0 x1"]);
+    let text = the(&seen, "hidden")["text"].as_str().unwrap();
+    let keeper = format!("process {} (1 registered with io_uring)", hider.0.id());
+    assert!(text.starts_with("The kernel counts an open file of hidden0 that no process shows"), "{text}");
+    assert!(text.contains(&keeper), "{text}");
+    drop(hider);
+    assert_eq!(lines(&told(&world, &[], 0)), [""; 0]);
+    // Persistent ones that nobody has open are nobody's.
+    world.ip("tuntap add dev idle0 mode tap");
+    world.ip("tuntap add dev idle1 mode tap multi_queue");
+    assert_eq!(lines(&told(&world, &[], 0)), [""; 0]);
+}
+
+#[test]
+fn what_a_supervisor_is_about_to_hand_over_is_opening() {
+    let world = World::new();
+    let guest = world.start("web1", &[]);
+    guest.signal(Signal::STOP);
+    let mut attach = world.command(["attach", "web1", "--nic", ONE]);
+    let mut attach = attach.stdout(Stdio::null()).spawn().unwrap();
+    world.until("its open is on record", || {
+        world.records().iter().any(|record| matches!(record.event, Event::Open { .. }))
+    });
+    let seen = told(&world, &[], 0);
+    assert_eq!(lines(&seen), ["opening tun vnet0 x1"]);
+    assert_eq!(the(&seen, "opening")["process"]["pid"], world.supervisor("web1").pid);
+    guest.signal(Signal::CONT);
+    assert!(attach.wait().unwrap().success());
+    assert_eq!(lines(&told(&world, &[], 0)), ["accounted tun vnet0 x1"]);
     world.stop(&guest);
 }
 

@@ -322,6 +322,8 @@ fn summary(verified: &Verified) -> String {
         "unknown",
         "held-after-release",
         "held-by-another",
+        "hidden",
+        "opening",
         "not-audited",
         "ignored",
     ] {

@@ -49,7 +49,8 @@ fn look(arguments: &Verify, dirs: &Dirs) -> Done {
     let mut settling = Settling::new(arguments.settle);
     let mut blurred = 0;
     loop {
-        let scan = scanner.scan().context("/proc can't be read")?;
+        let mut scan = scanner.scan().context("/proc can't be read")?;
+        scanner.look_for_unshown(&mut scan);
         // Read after that, for it says what of a trail is worth keeping.
         if let Err(failure) = trail.read(&Interest::of(&scan)) {
             say(&unseen_lines(&rows::unseen(&scan, arguments)));

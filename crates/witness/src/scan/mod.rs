@@ -8,6 +8,7 @@
 //! A process that ends meanwhile holds nothing. One that can't be looked into is named, with the
 //! reason.
 
+mod attached;
 mod command_line;
 mod copies;
 mod guests;
@@ -15,6 +16,7 @@ mod libvirt;
 mod manager;
 mod places;
 mod program;
+mod under_way;
 mod unseen;
 
 use std::io;
@@ -29,6 +31,8 @@ use taptrail_kernel::proc::{
 };
 use taptrail_record::{IfName, Rdev};
 
+pub(crate) use self::attached::Attached;
+pub use self::attached::{Keeper, Unshown};
 pub(crate) use self::command_line::identity;
 pub use self::guests::LIBVIRT;
 pub use self::guests::{Identity, KnownBy, Named, Sources};
@@ -36,6 +40,7 @@ pub(crate) use self::libvirt::interfaces;
 pub use self::manager::{Manager, ManagerBy, ManagerKind};
 pub use self::places::Behind;
 pub use self::program::Program;
+pub use self::under_way::UnderWay;
 pub use self::unseen::{Unseen, UnseenProcess, UnseenReason};
 
 use self::guests::Guests;
@@ -55,6 +60,12 @@ pub struct Scan {
     pub holders: Vec<Holder>,
     /// How many processes were looked at.
     pub processes: usize,
+    /// Taps with open files that no process shows: one that could not be seen may have them.
+    pub unshown: Vec<Unshown>,
+    /// Where there are such: the processes that keep files where they can't be looked at.
+    pub keepers: Vec<Keeper>,
+    /// What supervisors are about.
+    pub under_way: Vec<UnderWay>,
     /// What could not be seen.
     pub unseen: Unseen,
 }
@@ -146,9 +157,26 @@ impl Scanner {
     /// # Errors
     /// When /proc can't be read.
     pub fn scan(&mut self) -> io::Result<Scan> {
-        let mut scan = self.scan_of(processes()?)?;
+        let pids = processes()?;
+        let mut scan = self.scan_of(pids.iter().copied())?;
         scan.unseen.outside = !sees_all_processes()?;
+        // Read after that: what was over by then is in the trail.
+        scan.under_way = under_way::read(&self.sources);
         Ok(scan)
+    }
+
+    /// Adds to a scan of all processes what they hold and don't show. Takes a few µs more for each, and a question to the
+    /// kernel for each network namespace.
+    pub fn look_for_unshown(&self, scan: &mut Scan) {
+        // A container's taps are mostly those of processes outside.
+        if scan.unseen.outside {
+            return;
+        }
+        let Ok(pids) = processes() else { return };
+        scan.unshown = attached::find(&pids, &scan.holders);
+        if !scan.unshown.is_empty() {
+            scan.keepers = attached::keepers(&pids);
+        }
     }
 
     /// Looks at these processes.

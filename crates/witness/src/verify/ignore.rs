@@ -36,6 +36,11 @@ impl Ignore {
         }
     }
 
+    /// Whether this process is one of them.
+    pub(super) fn has_pid(&self, pid: u32) -> bool {
+        self.pids.contains(&pid)
+    }
+
     /// Whether a process runs one of them.
     pub(super) fn has(&self, holder: &Holder) -> bool {
         if self.pids.contains(&holder.process.pid) {

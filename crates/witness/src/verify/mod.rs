@@ -4,6 +4,8 @@
 //!   Scan ───┐                         ┌─ accounted: a record grants it to this process
 //!           ├─▶ verify ─▶ Row for each┼─ unaccounted, held after its release, held by another
 //!   Told ───┘            device       ├─ missing: told as held, and nobody holds it
+//!                                     ├─ hidden: the kernel counts open files that no process shows
+//!                                     ├─ opening: a supervisor is about to give it to its guest
 //!                                     └─ unknown: told as held, by a process that could not be seen
 //! ```
 //!
@@ -29,10 +31,10 @@ mod told;
 use std::collections::HashMap;
 
 use taptrail_kernel::proc::HeldKind;
-use taptrail_record::DeviceKind;
+use taptrail_record::{DeviceKind, MacAddr};
 use taptrail_trail::{Certainty, FindingKind, Holding, State};
 
-use crate::scan::{Descriptor, Held, Holder, Scan};
+use crate::scan::{Descriptor, Held, Holder, Scan, Unshown};
 
 pub use self::ignore::Ignore;
 pub use self::scope::Scope;
@@ -56,7 +58,7 @@ pub struct Account<'a> {
 pub struct Row<'a> {
     /// What is to be said of it.
     pub verdict: Verdict,
-    /// The process that holds it; none for what is missing.
+    /// The process that holds it; none for what is missing, or hidden.
     pub holder: Option<&'a Holder>,
     /// What it holds.
     pub held: Option<&'a Held>,
@@ -97,6 +99,10 @@ pub enum Verdict {
     AfterRelease,
     /// It is granted to one process, and another has it, too, or instead.
     HeldByAnother,
+    /// The kernel counts open files of it that no process shows.
+    Hidden,
+    /// A supervisor is about to give it to its guest: the step has no outcome yet.
+    Opening,
     /// No trail tells of devices of its kind.
     Untold,
     /// Nobody accounts for it, and its program is one that is known to.
@@ -105,13 +111,15 @@ pub enum Verdict {
 
 impl Verdict {
     /// All, in the order in which they are told.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Accounted,
         Self::Unaccounted,
         Self::Missing,
         Self::Unknown,
         Self::AfterRelease,
         Self::HeldByAnother,
+        Self::Hidden,
+        Self::Opening,
         Self::Untold,
         Self::Ignored,
     ];
@@ -125,6 +133,8 @@ impl Verdict {
             Self::Unknown => "unknown",
             Self::AfterRelease => "held-after-release",
             Self::HeldByAnother => "held-by-another",
+            Self::Hidden => "hidden",
+            Self::Opening => "opening",
             Self::Untold => "not-audited",
             Self::Ignored => "ignored",
         }
@@ -132,7 +142,10 @@ impl Verdict {
 
     /// Whether trail and reality differ.
     pub fn is_difference(self) -> bool {
-        matches!(self, Self::Unaccounted | Self::Missing | Self::AfterRelease | Self::HeldByAnother)
+        matches!(
+            self,
+            Self::Unaccounted | Self::Missing | Self::AfterRelease | Self::HeldByAnother | Self::Hidden
+        )
     }
 }
 
@@ -199,12 +212,16 @@ pub fn verify<'a>(scan: &'a Scan, told: &'a Told, ignore: &Ignore) -> Account<'a
         left.extend(unexplained.into_iter().map(|part| (holder, part)));
     }
     let owners = Owners::of(&rows);
+    let mut hidden: Vec<Row<'_>> = scan.unshown.iter().map(|of| unshown(of, told, ignore, scan)).collect();
+    // What is told as held is, though its process does not show it.
+    missing.retain(|(holding, _)| !hidden.iter().any(|row| row.holding == Some(*holding)));
     let missing = without_doubtful(missing, &told.holdings, &rows);
     let judge = Judge { told, owners: &owners, missing: &missing, ignore, scan };
     let mut unexplained: Vec<Row<'_>> =
         left.iter().map(|(holder, part)| judge.judged(holder, part, row(holder, part, &shared))).collect();
     rows.append(&mut unexplained);
     rows.sort_by_key(|row| row.holder.map(|holder| holder.process.pid));
+    rows.append(&mut hidden);
     rows.extend(missing.into_iter().map(|(holding, queues)| absent(holding, queues, scan)));
     Account { rows }
 }
@@ -236,6 +253,34 @@ fn absent<'a>(holding: &'a Holding, queues: u32, scan: &Scan) -> Row<'a> {
         matched: None,
         shared: Vec::new(),
         text: (!unknown).then(|| text::missing(holding, scan)),
+    }
+}
+
+/// A tap with open files that no process shows.
+fn unshown<'a>(of: &'a Unshown, told: &'a Told, ignore: &Ignore, scan: &Scan) -> Row<'a> {
+    let Unshown { held, queues } = of;
+    let address = held.behind.as_ref().and_then(|behind| behind.mac).map(MacAddr::host_side);
+    let is_its = |holding: &&Holding| {
+        holding.device.kind == DeviceKind::Tun
+            && match &holding.device.dev {
+                Some(dev) => held.ifname.as_ref().is_some_and(|ifname| ifname.as_str() == &**dev),
+                None => address == Some(holding.mac.host_side()),
+            }
+    };
+    let latest = |state| told.holdings.iter().rev().filter(move |of| of.state == state).find(is_its);
+    let holding = latest(State::Held).or_else(|| latest(State::Released));
+    let mut unseen = scan.unseen.processes.iter().chain(&scan.unseen.crowded);
+    let unseen = unseen.any(|of| !ignore.has_pid(of.pid));
+    Row {
+        verdict: if unseen { Verdict::Unknown } else { Verdict::Hidden },
+        holder: None,
+        held: Some(held),
+        descriptors: Vec::new(),
+        queues: *queues,
+        holding,
+        matched: None,
+        shared: Vec::new(),
+        text: (!unseen).then(|| text::hidden(of, holding, &scan.keepers)),
     }
 }
 
@@ -283,6 +328,9 @@ struct Judge<'a, 'b> {
 
 impl<'a> Judge<'a, '_> {
     fn judged(&self, holder: &'a Holder, part: &Part<'a>, row: Row<'a>) -> Row<'a> {
+        if self.scan.under_way.iter().any(|of| of.explains(holder, part.held)) {
+            return Row { verdict: Verdict::Opening, ..row };
+        }
         if let Some((owner, holding, copy)) = self.owners.of_part(holder, part) {
             let text = Some(text::of_another(holder, part, owner, holding, copy));
             return Row { verdict: Verdict::HeldByAnother, holding: Some(holding), text, ..row };

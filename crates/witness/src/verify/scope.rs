@@ -49,6 +49,7 @@ impl Scope {
         let Some(wanted) = self.netns else { return true };
         let place = match (row.holder, row.held) {
             (Some(holder), Some(held)) => held.netns.or(holder.netns),
+            (None, Some(held)) => held.netns,
             _ => row.holding.and_then(netns),
         };
         place.is_none_or(|place| place == wanted)

@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use super::*;
 use crate::scan::{
-    Behind, Identity, KnownBy, Manager, ManagerBy, ManagerKind, Named, Program, Unseen, UnseenProcess,
-    UnseenReason,
+    Behind, Identity, Keeper, KnownBy, Manager, ManagerBy, ManagerKind, Named, Program, UnderWay, Unseen,
+    UnseenProcess, UnseenReason,
 };
 
 /// Pids that no process has: the kernel's highest is 4,194,304.
@@ -137,9 +137,12 @@ fn released(holding: Holding) -> Holding {
 
 /// The rows, a short line each.
 fn lines(holders: Vec<Holder>, holdings: Vec<Holding>) -> Vec<String> {
+    lines_of(&scan(holders), holdings)
+}
+
+fn lines_of(scan: &Scan, holdings: Vec<Holding>) -> Vec<String> {
     let told = Told { holdings, ..Told::default() };
-    let scan = scan(holders);
-    let account = verify(&scan, &told, &Ignore::default());
+    let account = verify(scan, &told, &Ignore::default());
     let line = |row: &Row<'_>| {
         let device = row.held.map_or_else(
             || row.holding.map(|holding| format!("{} {}", holding.device.kind, holding.mac.0[5])),
@@ -149,6 +152,67 @@ fn lines(holders: Vec<Holder>, holdings: Vec<Holding>) -> Vec<String> {
         format!("{} {} x{}{matched}", row.verdict.as_str(), device.unwrap(), row.queues)
     };
     account.rows.iter().map(line).collect()
+}
+
+#[test]
+fn what_the_kernel_counts_and_nobody_shows_is_hidden() {
+    let unshown = |name, last| {
+        vec![Unshown { held: Held { descriptors: Vec::new(), ..tap(name, last, &[]) }, queues: 2 }]
+    };
+    let files = taptrail_kernel::proc::HiddenFiles { in_flight: 2, registered: 1 };
+    let seen = |holders, name, last| Scan {
+        unshown: unshown(name, last),
+        keepers: vec![Keeper { pid: OTHER, files }],
+        ..scan(holders)
+    };
+    // It is held, though the process that it is granted to does not show it.
+    let hidden = seen(vec![], "vnet0", 9);
+    assert_eq!(lines_of(&hidden, vec![exact(1, tun(Some("vnet0")), 2)]), ["hidden vnet0 x2"]);
+    let told = Told { holdings: vec![exact(1, tun(Some("vnet0")), 2)], ..Told::default() };
+    let account = verify(&hidden, &told, &Ignore::default());
+    let text = account.rows[0].text.as_deref().unwrap();
+    assert_eq!(
+        text,
+        "The kernel counts open files of vnet0 that no process shows; it is told as held by 52:54:00:00:00:01 of guest \
+         'web1'. Open files that can't be looked at are kept by process 1000000002 (2 in flight on its sockets and 1 \
+         registered with io_uring)"
+    );
+    // libvirt's records tell no name.
+    assert_eq!(lines_of(&hidden, vec![inferred(1, tun(None))]), ["hidden vnet0 x2", "missing tun 1 x1"]);
+    assert_eq!(lines_of(&seen(vec![], "vnet0", 1), vec![inferred(1, tun(None))]), ["hidden vnet0 x2"]);
+    assert_eq!(lines_of(&hidden, vec![released(exact(1, tun(Some("vnet0")), 2))]), ["hidden vnet0 x2"]);
+    let beside = seen(vec![qemu(vec![tap("vnet0", 1, &[0])])], "vnet0", 1);
+    let found = lines_of(&beside, vec![exact(1, tun(Some("vnet0")), 1)]);
+    assert_eq!(found, ["accounted vnet0 x1 by name", "hidden vnet0 x2"]);
+}
+
+#[test]
+fn what_a_supervisor_is_about_to_give_is_no_difference() {
+    let under_way = |opened| UnderWay {
+        supervisor: process(OTHER, vec![]).process,
+        qemu: Some(qemu(vec![]).process),
+        opened,
+    };
+    let both = || {
+        let supervisor = process(OTHER, vec![tap("vnet1", 1, &[1]), vhosts(&[2])]);
+        let qemu = qemu(vec![tap("vnet0", 1, &[0]), tap("vnet1", 1, &[1]), tap("vnet7", 1, &[3])]);
+        vec![qemu, supervisor]
+    };
+    let seen = Scan { under_way: vec![under_way(vec![tun(Some("vnet1"))])], ..scan(both()) };
+    let told = || vec![exact(1, tun(Some("vnet0")), 1)];
+    assert_eq!(
+        lines_of(&seen, told()),
+        [
+            "accounted vnet0 x1 by name",
+            "opening vnet1 x1",
+            "unaccounted vnet7 x1",
+            "opening vnet1 x1",
+            "opening vhost-net x1"
+        ]
+    );
+    let seen = Scan { under_way: vec![under_way(vec![])], ..scan(both()) };
+    assert_eq!(lines_of(&seen, told())[1], "unaccounted vnet1 x1", "no open of it is on record");
+    assert!(!Verdict::Opening.is_difference() && Verdict::Hidden.is_difference());
 }
 
 #[test]

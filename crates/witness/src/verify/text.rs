@@ -4,11 +4,14 @@ use std::fmt::Write as _;
 
 use taptrail_kernel::proc::{HeldKind, ProcessId};
 use taptrail_record::DeviceKind;
-use taptrail_trail::Holding;
+use taptrail_trail::{Holding, State};
 
 use super::Told;
 use super::bind::Part;
-use crate::scan::{Held, Holder, Manager, ManagerKind, Scan};
+use crate::scan::{Held, Holder, Keeper, Manager, ManagerKind, Scan, Unshown};
+
+/// How many processes are named that keep files where they can't be looked at.
+const MAX_KEEPERS: usize = 8;
 
 pub(super) fn unaccounted(holder: &Holder, part: &Part<'_>, opened: Option<&Holding>, told: &Told) -> String {
     let mut text = format!("{} holds {}, and no record grants it", process(holder), device(part));
@@ -110,6 +113,33 @@ pub(super) fn after_release(holder: &Holder, part: &Part<'_>, holding: &Holding)
     let why = holding.ended_by.map(|by| format!(" ({})", by.as_str())).unwrap_or_default();
     let (process, device) = (process(holder), device(part));
     format!("{process} holds {device}, which is told as released{when} by {}{why}", whose(holding))
+}
+
+pub(super) fn hidden(of: &Unshown, holding: Option<&Holding>, keepers: &[Keeper]) -> String {
+    let name = of.held.ifname.as_ref().map_or("a tap", |name| name.as_str());
+    let files = if of.queues == 1 { "an open file" } else { "open files" };
+    let mut text = format!("The kernel counts {files} of {name} that no process shows");
+    if let Some(holding) = holding {
+        let told = if holding.state == State::Released { "released" } else { "held" };
+        // Writing to a String can't fail.
+        let _ = write!(text, "; it is told as {told} by {}", whose(holding));
+    }
+    let kept = |of: &Keeper| {
+        let how = match (of.files.in_flight, of.files.registered) {
+            (flying, 0) => format!("{flying} in flight on its sockets"),
+            (0, registered) => format!("{registered} registered with io_uring"),
+            (flying, registered) => {
+                format!("{flying} in flight on its sockets and {registered} registered with io_uring")
+            }
+        };
+        format!("process {} ({how})", of.pid)
+    };
+    if !keepers.is_empty() {
+        let named: Vec<_> = keepers.iter().take(MAX_KEEPERS).map(kept).collect();
+        let more = if keepers.len() > MAX_KEEPERS { ", and others" } else { "" };
+        let _ = write!(text, ". Open files that can't be looked at are kept by {}{more}", named.join(", "));
+    }
+    text
 }
 
 fn process(holder: &Holder) -> String {

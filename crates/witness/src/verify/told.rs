@@ -83,6 +83,8 @@ impl Interest {
             let behind = holder.devices.iter().filter_map(|held| held.behind.as_ref());
             interest.macs.extend(behind.filter_map(|behind| behind.mac).map(MacAddr::host_side));
         }
+        let hidden = scan.unshown.iter().filter_map(|of| of.held.behind.as_ref()?.mac);
+        interest.macs.extend(hidden.map(MacAddr::host_side));
         interest
     }
 

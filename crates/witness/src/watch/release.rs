@@ -13,14 +13,15 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
-use taptrail_kernel::link::{Link, LinkError, Links};
+use taptrail_kernel::link::{LinkError, Links};
 use taptrail_kernel::netns::NetNs;
-use taptrail_kernel::proc::{HeldDevice, HiddenFiles, Holders, ProcessId, driver_open_files, processes};
+use taptrail_kernel::proc::{HeldDevice, HiddenFiles, Holders, driver_open_files, processes};
 use taptrail_ledger::Ledger;
 use taptrail_record::{CloseDoubt, DeviceKind, Rdev};
 
 use super::known::Known;
 use super::sight::Place;
+use crate::scan::Attached;
 
 /// Whether the kernel shows the end of a descriptor; if not, what doubt is left.
 pub(super) type ShownEnd<'a> = dyn FnMut(&Known) -> Result<(), Doubt> + 'a;
@@ -59,13 +60,6 @@ struct Visible {
     is_all: bool,
 }
 
-/// The link behind a tap, and how many open files are attached to it.
-#[derive(Debug)]
-struct Tap {
-    name: String,
-    queues: usize,
-}
-
 impl Evidence {
     pub(super) fn new(watched: HashSet<u32>, state: PathBuf) -> Self {
         Self { watched, state, supervised: None, spaces: HashMap::new(), visible: HashMap::new() }
@@ -89,21 +83,17 @@ impl Evidence {
         let Some(Place { netns: Some(netns), index }) = place else {
             return Err(CloseDoubt::Uncounted.into());
         };
-        let tap = self.there(netns, |links| Tap::of(links, index));
+        let tap = self.there(netns, |links| Attached::of(links, index));
         let Some(Ok(tap)) = tap else { return Err(CloseDoubt::Uncounted.into()) };
-        let Some(Tap { name, queues }) = tap.filter(|tap| tap.queues > 0) else { return Ok(()) };
-        let is_its = |(pid, thread, held): &&(u32, u32, HeldDevice)| {
-            held.ifname.as_ref().is_some_and(|ifname| ifname.as_str() == name)
-                && namespace(*pid, *thread, held) == Some(netns)
-        };
+        let Some(tap) = tap.filter(|tap| tap.queues > 0) else { return Ok(()) };
         let Some(visible) = self.visible(DeviceKind::Tun) else { return Err(CloseDoubt::Attached.into()) };
-        let found: Vec<_> = visible.holders.found.iter().filter(is_its).cloned().collect();
-        if let Some((pid, ..)) = found.iter().find(|(pid, ..)| Some(*pid) != qemu) {
+        let shown = tap.shown(netns, &visible.holders);
+        if let Some((pid, ..)) = shown.found.iter().find(|(pid, ..)| Some(*pid) != qemu) {
             return Err(Doubt { why: CloseDoubt::HeldElsewhere, holder: Some(*pid) });
         }
-        let files = Holders { found, unseen: 0 }.open_files().unwrap_or(0);
+        let files = shown.open_files().unwrap_or(0);
         // The others are QEMU's other queues.
-        if files >= queues { Ok(()) } else { Err(CloseDoubt::Attached.into()) }
+        if files >= tap.queues { Ok(()) } else { Err(CloseDoubt::Attached.into()) }
     }
 
     fn macvtap(&mut self, place: Option<Place>, rdev: Rdev, qemu: Option<u32>) -> Result<(), Doubt> {
@@ -191,25 +181,6 @@ impl Visible {
             _ => CloseDoubt::Uncounted.into(),
         })
     }
-}
-
-impl Tap {
-    fn of(links: &mut Links, index: u32) -> Result<Option<Self>, LinkError> {
-        let is_tap = |link: &Link| link.tun.is_some();
-        let Some(link) = links.by_index(index)?.filter(is_tap) else { return Ok(None) };
-        let attached = links.tap_is_attached(index)?.unwrap_or(false);
-        let queues = link.tun.and_then(|tun| tun.queues).unwrap_or(1);
-        let queues = if attached { usize::try_from(queues).unwrap_or(usize::MAX) } else { 0 };
-        Ok(Some(Self { name: link.name, queues }))
-    }
-}
-
-/// The network namespace of a tap's link, as far as its descriptor or its process tells.
-fn namespace(pid: u32, thread: u32, held: &HeldDevice) -> Option<u64> {
-    let told = || NetNs::of_tap(ProcessId::of(pid)?, held.fd);
-    // A pidfd means the first thread's descriptors.
-    let tap = if thread == pid { told().ok() } else { None };
-    tap.or_else(|| NetNs::of(thread).ok()).map(|netns| netns.inode())
 }
 
 /// A network namespace that a process is in.

@@ -1,0 +1,189 @@
+//! Taps that have more open files attached than processes show.
+//!
+//! The kernel counts what is attached to a tap, wherever its descriptors are. A file in flight on a socket, or
+//! registered with io_uring, is in no process's table.
+
+use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::MetadataExt as _;
+
+use taptrail_kernel::link::{Link, LinkError, Links};
+use taptrail_kernel::netns::NetNs;
+use taptrail_kernel::proc::{HeldDevice, HeldKind, HiddenFiles, Holders, ProcessId};
+use taptrail_record::{DeviceKind, Rdev};
+
+use super::places::Behind;
+use super::{Held, Holder};
+
+/// The path of a tap's node, where no process shows by which it was opened.
+const DEV_NET_TUN: &str = "/dev/net/tun";
+
+/// A tap with open files that no process shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unshown {
+    /// The tap, without a descriptor.
+    pub held: Held,
+    /// How many open files there are more than processes show.
+    pub queues: u32,
+}
+
+/// A process that keeps open files where they can't be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keeper {
+    /// Which process.
+    pub pid: u32,
+    /// How many, and how.
+    pub files: HiddenFiles,
+}
+
+/// A tap as the kernel counts it.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    pub(crate) name: String,
+    /// How many open files are attached to it.
+    pub(crate) queues: usize,
+}
+
+impl Attached {
+    /// What is attached to a tap now; none where there is no such tap.
+    pub(crate) fn of(links: &mut Links, index: u32) -> Result<Option<Self>, LinkError> {
+        let is_tap = |link: &Link| link.tun.is_some();
+        let Some(link) = links.by_index(index)?.filter(is_tap) else { return Ok(None) };
+        let is_attached = links.tap_is_attached(index)?.unwrap_or(false);
+        let queues = link.tun.and_then(|tun| tun.queues).unwrap_or(1);
+        let queues = if is_attached { usize::try_from(queues).unwrap_or(usize::MAX) } else { 0 };
+        Ok(Some(Self { name: link.name, queues }))
+    }
+
+    /// The descriptors of it among these.
+    pub(crate) fn shown(&self, netns: u64, holders: &Holders) -> Holders {
+        let is_its = |(pid, thread, held): &&(u32, u32, HeldDevice)| {
+            held.ifname.as_ref().is_some_and(|ifname| ifname.as_str() == self.name)
+                && namespace(*pid, *thread, held) == Some(netns)
+        };
+        Holders { found: holders.found.iter().filter(is_its).cloned().collect(), unseen: 0 }
+    }
+}
+
+/// The network namespace of a tap's link, as far as its descriptor or its process tells.
+fn namespace(pid: u32, thread: u32, held: &HeldDevice) -> Option<u64> {
+    let told = || NetNs::of_tap(ProcessId::of(pid)?, held.fd);
+    // A pidfd means the first thread's descriptors.
+    let tap = if thread == pid { told().ok() } else { None };
+    tap.or_else(|| NetNs::of(thread).ok()).map(|netns| netns.inode())
+}
+
+/// Looks for them in the network namespaces of these processes, which are all, and our own.
+pub(super) fn find(pids: &[u32], holders: &[Holder]) -> Vec<Unshown> {
+    let mut suspected = Vec::new();
+    for space in spaces(pids) {
+        let netns = space.inode();
+        let look = || Links::open().and_then(|mut links| links.all()).unwrap_or_default();
+        let Some(links) = within(&space, look) else { continue };
+        let is_suspected = |link: &Link| {
+            link.tun.is_some_and(|tun| {
+                let shown = shown(netns, &link.name, holders);
+                match tun.queues {
+                    Some(queues) => queues > shown,
+                    // A persistent one may have none.
+                    None => shown == 0,
+                }
+            })
+        };
+        let found = links.iter().filter(|link| is_suspected(link));
+        suspected.extend(found.map(|link| (netns, link.index, behind(link, &links))));
+    }
+    confirm(pids, suspected)
+}
+
+/// What is so still when it is looked at again: a tap may have come or gone meanwhile.
+fn confirm(pids: &[u32], suspected: Vec<(u64, u32, Behind)>) -> Vec<Unshown> {
+    if suspected.is_empty() {
+        return Vec::new();
+    }
+    let spaces: HashMap<u64, NetNs> = spaces(pids).map(|space| (space.inode(), space)).collect();
+    let ask = |netns: &u64, index: u32| {
+        let space = spaces.get(netns)?;
+        let ask = || Links::open().and_then(|mut links| Attached::of(&mut links, index)).ok().flatten();
+        within(space, ask).flatten()
+    };
+    let before: Vec<_> = suspected.iter().map(|(netns, index, _)| ask(netns, *index)).collect();
+    let Ok(holders) = Holders::of(DeviceKind::Tun) else { return Vec::new() };
+    let mut all = Vec::new();
+    for ((netns, index, behind), before) in suspected.into_iter().zip(before) {
+        let (Some(before), Some(after)) = (before, ask(&netns, index)) else { continue };
+        let Ok(files) = after.shown(netns, &holders).open_files() else { continue };
+        let queues = before.queues.min(after.queues).saturating_sub(files);
+        let Some(queues) = u32::try_from(queues).ok().filter(|queues| *queues > 0) else { continue };
+        let held = Held {
+            kind: HeldKind::Raw(DeviceKind::Tun),
+            path: DEV_NET_TUN.into(),
+            rdev: Rdev::TUN,
+            ifname: after.name.parse().ok(),
+            netns: Some(netns),
+            behind: Some(behind),
+            descriptors: Vec::new(),
+        };
+        all.push(Unshown { held, queues });
+    }
+    all
+}
+
+/// The processes that keep open files where they can't be looked at.
+pub(super) fn keepers(pids: &[u32]) -> Vec<Keeper> {
+    let files = |pid: &u32| HiddenFiles::of(*pid).ok().filter(|files| files.any());
+    pids.iter().filter_map(|pid| Some(Keeper { pid: *pid, files: files(pid)? })).collect()
+}
+
+/// How many open files of a tap these show.
+fn shown(netns: u64, name: &str, holders: &[Holder]) -> u32 {
+    let (mut files, mut others) = (HashSet::new(), 0);
+    for holder in holders {
+        for held in &holder.devices {
+            let is_its = held.kind == HeldKind::Raw(DeviceKind::Tun)
+                && held.ifname.as_ref().is_some_and(|ifname| ifname.as_str() == name)
+                && held.netns.or(holder.netns) == Some(netns);
+            for descriptor in held.descriptors.iter().filter(|_| is_its) {
+                match descriptor.file {
+                    Some(file) => {
+                        files.insert(file);
+                    }
+                    None => others += 1,
+                }
+            }
+        }
+    }
+    u32::try_from(files.len() + others).unwrap_or(u32::MAX)
+}
+
+/// The network namespaces of these processes, and our own, each once.
+fn spaces(pids: &[u32]) -> impl Iterator<Item = NetNs> {
+    let mut known = HashSet::new();
+    let own = NetNs::own().ok();
+    known.extend(own.as_ref().map(NetNs::inode));
+    let others = pids.iter().filter_map(move |pid| {
+        let inode = std::fs::metadata(format!("/proc/{pid}/ns/net")).ok()?.ino();
+        known.insert(inode).then(|| NetNs::of(*pid).ok()).flatten()
+    });
+    own.into_iter().chain(others)
+}
+
+/// Asks in a network namespace; none where there is no way into it.
+fn within<T: Send>(space: &NetNs, ask: impl FnOnce() -> T + Send) -> Option<T> {
+    let is_own = NetNs::own().is_ok_and(|own| own.inode() == space.inode());
+    if is_own { Some(ask()) } else { space.enter(ask).ok() }
+}
+
+fn behind(link: &Link, links: &[Link]) -> Behind {
+    let name = |index: u32| {
+        let found = links.iter().find(|link| link.index == index);
+        found.map_or_else(|| format!("number {index}"), |link| link.name.clone())
+    };
+    Behind {
+        index: link.index,
+        mac: link.mac,
+        up: link.up,
+        master: link.master.map(name),
+        lower: link.lower.map(name),
+        ethernet: link.tun.is_none_or(|tun| tun.tap),
+    }
+}
