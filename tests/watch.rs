@@ -7,7 +7,7 @@ mod world;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -209,6 +209,46 @@ fn a_watcher_that_comes_back_goes_on_where_it_was_across_rotations() {
     let kinds = kinds(&told);
     assert_eq!(kinds, ["opened", "released", "guest ended", "guest gone", "released"], "{told:#?}");
     assert!(!told.iter().any(|line| line["finding"] == "log-gap"), "{told:#?}");
+}
+
+/// Has a process show another text in its arguments, as any process can for itself.
+fn rewrite_arguments(pid: u32, from: &str, to: &str) {
+    assert_eq!(from.len(), to.len());
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    // arg_start and arg_end (proc(5), fields 48 and 49).
+    let [start, end] = [45, 46].map(|at: usize| fields[at].parse::<u64>().unwrap());
+    let memory = File::options().read(true).write(true).open(format!("/proc/{pid}/mem")).unwrap();
+    let mut arguments = vec![0; usize::try_from(end - start).unwrap()];
+    memory.read_exact_at(&mut arguments, start).unwrap();
+    let at = arguments.windows(from.len()).position(|part| part == from.as_bytes()).unwrap();
+    memory.write_all_at(to.as_bytes(), start + u64::try_from(at).unwrap()).unwrap();
+}
+
+#[test]
+fn a_qemu_that_rewrites_its_arguments_is_watched_by_the_next_watcher_and_accounted_for() {
+    let world = World::new();
+    let (mut log, mut qemu) = (Log::new(&world), Qemu::start(&world));
+    log.boots(qemu.0.id());
+    let mut watch = Watch::start(&world, &[]);
+    watch.tells(&world, &[("kind", "granted")]);
+    watch.stop();
+    rewrite_arguments(qemu.0.id(), UUID, "ffffffff-ffff-4fff-8fff-ffffffffffff");
+    let mut watch = Watch::start(&world, &[]);
+    log.opened("52:54:00:0a:0f:02");
+    watch.tells(&world, &[("kind", "opened"), ("mac", "52:54:00:0a:0f:02")]);
+    let log_path = log.path.to_str().unwrap().to_owned();
+    let options = ["verify", "--netns", "/proc/self/ns/net", "--ignore-pid", "1", "--format", "json"];
+    let seen = world.json(options.into_iter().chain(["--audit-log", &log_path]));
+    assert_eq!(
+        (&seen["counts"]["accounted"], &seen["devices"][0]["process"]["pid"]),
+        (&1.into(), &qemu.0.id().into())
+    );
+    qemu.kill();
+    let released = watch.tells(&world, &[("kind", "released"), ("mac", MAC)]);
+    assert_eq!((&released["certainty"], &released["end_doubt"]), (&"definitive".into(), &Value::Null));
+    watch.stop();
+    assert_eq!(kinds(&watch.all())[..2], ["opened", "guest ended"], "{:#?}", watch.all());
 }
 
 #[test]

@@ -428,6 +428,9 @@ impl Guest {
         if !self.vanished.is_empty() {
             self.due = now.instant + self.wait;
             self.wait = (self.wait * GROWTH).min(SLOWEST);
+        } else if let (Qemu::Gone { .. }, Some(since)) = (&self.qemu, self.since) {
+            // Its manager has so long to say why.
+            self.due = self.due.min(since + now.patience);
         }
     }
 

@@ -234,6 +234,21 @@ fn the_exit_of_qemu_ends_nothing_that_the_kernel_shows_as_held() {
 }
 
 #[test]
+fn a_manager_has_as_long_to_tell_the_end_as_before_whatever_the_kernel_took_to_show_it() {
+    let mut scene = Scene::new();
+    scene.attaches(mac(1));
+    scene.looks(&[tun(25, 5)]);
+    let at_last = scene.now.instant + scene.now.patience;
+    let mut doubt = |_: &Known| Err(Doubt::from(CloseDoubt::Attached));
+    scene.guest.ended(PID, true, scene.now, &mut doubt, &mut Vec::new());
+    assert!(scene.guest.due < at_last, "it is looked for soon");
+    scene.after(1);
+    scene.guest.later(scene.now);
+    scene.guest.look_for_vanished(scene.now, &mut |_| Ok(()), &mut Vec::new());
+    assert_eq!(scene.guest.due, at_last);
+}
+
+#[test]
 fn a_hot_plug_under_way_has_more_patience_than_what_nobody_opened() {
     let mut scene = Scene::new();
     let device = Device { dev: None, ..tun(0, 0).device };
