@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_ended_is_ended_with_all_that_it_started_wherever_that_went() {
+    fn a_program_that_takes_too_long_is_ended_with_all_that_it_started() {
         leftovers::adopt().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let pids = dir.path().join("pids");
