@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help build demo test test-kernels soak test-linux-guest lint bench bench-reading bench-verify bench-watch setup clean
+.PHONY: help build demo test test-kernels soak test-linux-guest lint bench bench-reading bench-verify bench-watch bpf setup clean
 
 help: ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -52,6 +52,9 @@ bench-verify: setup ## How fast a host with 200 guests is verified, against lsof
 bench-watch: setup ## What it costs to watch, beside tail and grep
 	$(CARGO) build --release --locked -p taptrail
 	@scripts/bench-watch target/release/taptrail
+
+bpf: ## The program of crates/bpf compiled anew, after a change (needs Debian 12's clang, llvm, libbpf-dev)
+	@$(MAKE) -C crates/bpf
 
 clean: ## Remove what was built
 	$(CARGO) clean

@@ -1,0 +1,273 @@
+//! What the program writes, read from its bytes: `struct event` and `struct held` of
+//! `program/witness.bpf.c`, in the order of bytes of this machine.
+
+use std::num::NonZeroU64;
+use std::time::{Duration, SystemTime};
+
+use rustix::time::{ClockId, clock_gettime};
+use taptrail_kernel::proc::ProcessId;
+use taptrail_record::{DeviceKind, Rdev};
+
+/// The size of `struct event`.
+pub(crate) const EVENT_SIZE: usize = 80;
+
+/// The size of `struct held`.
+pub(crate) const HELD_SIZE: usize = 40;
+
+/// One open file, from its open(2) to its last close, whoever has it meanwhile. No two have the same
+/// as long as one [`crate::Kernel`] is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileId(NonZeroU64);
+
+impl FileId {
+    /// The number: 1 for the first file.
+    pub fn number(self) -> u64 {
+        self.0.get()
+    }
+}
+
+/// A file of a raw network device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct File {
+    /// None for a file that was open before the program was loaded and that nothing told of since:
+    /// only a close can have none.
+    pub id: Option<FileId>,
+    /// Tun, macvtap (ipvtap is one, too) or vhost-net.
+    pub kind: DeviceKind,
+    /// The device's number. All taps have that of `/dev/net/tun`.
+    pub rdev: Rdev,
+}
+
+/// Who did it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actor {
+    /// None for a thread of the kernel's own, which closes what the last holder left to it. The pid is
+    /// that of the initial pid namespace.
+    pub process: Option<ProcessId>,
+    /// The thread's number.
+    pub thread: u32,
+    /// What the thread calls itself: at most 15 bytes, and whatever it likes.
+    pub name: String,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// open(2) of the device succeeded.
+    Opened(File),
+    /// The process was given the file: by SCM_RIGHTS, pidfd_getfd(2) or a seccomp notification.
+    Received {
+        /// The file.
+        file: File,
+        /// Its number there.
+        fd: u32,
+    },
+    /// The last reference is gone, and the driver has let go of the device. The process is the one
+    /// that dropped the last reference.
+    Closed {
+        /// The file.
+        file: File,
+        /// When the last reference went: before the driver's release, which took until the event's
+        /// time. Nanoseconds since boot.
+        dropped: u64,
+    },
+    /// A process that has or had such a file made another, which has the same descriptors.
+    Forked {
+        /// The new process.
+        child: u32,
+    },
+    /// A process that has or had such a file runs another program.
+    Executed,
+    /// A process that has or had such a file has ended, with all of its threads. Its descriptors are
+    /// closed after that.
+    Exited,
+}
+
+/// Something that the kernel did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// When: nanoseconds since boot, suspends included (CLOCK_BOOTTIME).
+    pub since_boot: u64,
+    /// The same by the clock as it was set when the event was read.
+    pub time: SystemTime,
+    /// Who.
+    pub by: Actor,
+    /// What.
+    pub what: What,
+}
+
+/// A descriptor of such a file in a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Held {
+    /// The file.
+    pub file: File,
+    /// Who has it.
+    pub process: ProcessId,
+    /// The thread whose table it is in: the process's first, or one with a table of its own.
+    pub thread: u32,
+    /// The number there.
+    pub fd: u32,
+}
+
+/// Two clocks at one moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    since_boot: u64,
+    time: SystemTime,
+}
+
+impl Clock {
+    pub(crate) fn now() -> Self {
+        let up = clock_gettime(ClockId::Boottime);
+        let up = Duration::new(up.tv_sec.try_into().unwrap_or(0), up.tv_nsec.try_into().unwrap_or(0));
+        Self { since_boot: up.as_nanos().try_into().unwrap_or(u64::MAX), time: SystemTime::now() }
+    }
+
+    /// The time of what happened so many nanoseconds after the boot.
+    fn time_of(self, since_boot: u64) -> SystemTime {
+        let apart = Duration::from_nanos(since_boot.abs_diff(self.since_boot));
+        let time = if since_boot > self.since_boot {
+            self.time.checked_add(apart)
+        } else {
+            self.time.checked_sub(apart)
+        };
+        time.unwrap_or(self.time)
+    }
+}
+
+/// The bytes of a C structure, from its first field on.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn bytes<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (bytes, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.bytes().map(u64::from_ne_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.bytes().map(u32::from_ne_bytes)
+    }
+
+    fn i32(&mut self) -> Option<i32> {
+        self.bytes().map(i32::from_ne_bytes)
+    }
+}
+
+/// A file; none where the event is of no file.
+fn file(id: u64, driver: u32, rdev: u32) -> Option<File> {
+    let kind = match driver {
+        1 => DeviceKind::Tun,
+        2 => DeviceKind::Macvtap,
+        3 => DeviceKind::VhostNet,
+        _ => return None,
+    };
+    // The kernel's own form of a number: include/linux/kdev_t.h.
+    let rdev = Rdev { major: rdev >> 20, minor: rdev & 0xF_FFFF };
+    Some(File { id: NonZeroU64::new(id).map(FileId), kind, rdev })
+}
+
+/// A process; none of a pid 0.
+fn process(pid: u32, started: u64) -> Option<ProcessId> {
+    // As field 22 of /proc/PID/stat counts.
+    let tick = 1_000_000_000 / rustix::param::clock_ticks_per_second().clamp(1, 1_000_000_000);
+    (pid != 0).then_some(ProcessId { pid, start_time: started / tick })
+}
+
+impl Event {
+    /// None for what this crate's program does not write.
+    pub(crate) fn parse(bytes: &[u8; EVENT_SIZE], clock: Clock) -> Option<Self> {
+        let mut fields = Fields(bytes);
+        let (since_boot, dropped, id, started) = (fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?);
+        let (kind, driver, rdev, pid) = (fields.u32()?, fields.u32()?, fields.u32()?, fields.u32()?);
+        let (thread, child, fd, _padding) = (fields.u32()?, fields.u32()?, fields.i32()?, fields.u32()?);
+        let name: [u8; 16] = fields.bytes()?;
+        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+        let file = file(id, driver, rdev);
+        let what = match kind {
+            1 => What::Opened(file?),
+            2 => What::Received { file: file?, fd: fd.try_into().ok()? },
+            3 => What::Closed { file: file?, dropped },
+            4 => What::Forked { child },
+            5 => What::Executed,
+            6 => What::Exited,
+            _ => return None,
+        };
+        let name = String::from_utf8_lossy(name).into_owned();
+        let by = Actor { process: process(pid, started), thread, name };
+        Some(Self { since_boot, time: clock.time_of(since_boot), by, what })
+    }
+}
+
+impl Held {
+    /// None for what this crate's program does not write.
+    pub(crate) fn parse(bytes: &[u8; HELD_SIZE]) -> Option<Self> {
+        let mut fields = Fields(bytes);
+        let (id, started, driver, rdev) = (fields.u64()?, fields.u64()?, fields.u32()?, fields.u32()?);
+        let (pid, thread, fd) = (fields.u32()?, fields.u32()?, fields.u32()?);
+        Some(Self { file: file(id, driver, rdev)?, process: process(pid, started)?, thread, fd })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An event of this kind and driver, as C lays it out.
+    fn event(kind: u32, driver: u32, fd: i32) -> [u8; EVENT_SIZE] {
+        let mut bytes = Vec::new();
+        let times: [u64; 4] = [7_000_000_000, 6_999_999_000, 42, 5_129_999_999];
+        times.iter().for_each(|field| bytes.extend(field.to_ne_bytes()));
+        let numbers = [kind, driver, 10 << 20 | 200, 4711, 4712, 4720];
+        numbers.iter().for_each(|field| bytes.extend(field.to_ne_bytes()));
+        bytes.extend(fd.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(*b"qemu-system-x86\0");
+        bytes.try_into().unwrap()
+    }
+
+    fn parse(bytes: [u8; EVENT_SIZE]) -> Option<Event> {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        Event::parse(&bytes, Clock { since_boot: 8_000_000_001, time })
+    }
+
+    #[test]
+    fn an_event_is_read_field_by_field() {
+        let file = File {
+            id: NonZeroU64::new(42).map(FileId),
+            kind: DeviceKind::Tun,
+            rdev: Rdev { major: 10, minor: 200 },
+        };
+        let closed = parse(event(3, 1, 0)).unwrap();
+        assert_eq!(closed.what, What::Closed { file, dropped: 6_999_999_000 });
+        assert_eq!(closed.since_boot, 7_000_000_000);
+        let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(998_999_999_999);
+        assert_eq!(closed.time, time);
+        let process = Some(ProcessId { pid: 4711, start_time: 512 });
+        assert_eq!(closed.by, Actor { process, thread: 4712, name: "qemu-system-x86".to_owned() });
+        assert_eq!(parse(event(1, 1, 0)).unwrap().what, What::Opened(file));
+        assert_eq!(parse(event(2, 1, 9)).unwrap().what, What::Received { file, fd: 9 });
+        assert_eq!(parse(event(4, 0, 0)).unwrap().what, What::Forked { child: 4720 });
+        assert_eq!(parse(event(5, 0, 0)).unwrap().what, What::Executed);
+        assert_eq!(parse(event(6, 0, 0)).unwrap().what, What::Exited);
+    }
+
+    #[test]
+    fn what_the_program_does_not_write_is_no_event() {
+        for (kind, driver, fd) in [(0, 1, 0), (7, 1, 0), (1, 0, 0), (3, 4, 0), (2, 1, -1)] {
+            assert_eq!(parse(event(kind, driver, fd)), None, "{kind} {driver} {fd}");
+        }
+    }
+
+    #[test]
+    fn a_thread_of_the_kernels_is_no_process() {
+        let mut bytes = event(3, 2, 0);
+        bytes[44..48].fill(0);
+        let event = parse(bytes).unwrap();
+        assert_eq!((event.by.process, event.by.thread), (None, 4712));
+    }
+}
