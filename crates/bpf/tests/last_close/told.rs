@@ -1,0 +1,103 @@
+//! What the kernel told, kept in order.
+
+use rustix::event::{PollFd, PollFlags, poll};
+use taptrail_bpf::{Event, File, Held, Kernel, What};
+use taptrail_kernel::proc::ProcessId;
+use taptrail_record::DeviceKind;
+
+use crate::own;
+
+pub(crate) struct Told {
+    kernel: Kernel,
+    events: Vec<Event>,
+}
+
+impl Told {
+    pub(crate) fn new() -> Self {
+        Self { kernel: Kernel::load().unwrap(), events: Vec::new() }
+    }
+
+    /// The events so far. A system call's are there when it returns.
+    fn events(&mut self) -> &[Event] {
+        loop {
+            let events = self.kernel.poll();
+            if events.is_empty() {
+                return &self.events;
+            }
+            self.events.extend(events);
+        }
+    }
+
+    /// What this process did last that is so.
+    fn last(&mut self, is: impl Fn(&Event) -> bool) -> Option<Event> {
+        self.events().iter().rev().find(|event| is(event)).cloned()
+    }
+
+    pub(crate) fn of(&mut self, process: ProcessId, is: impl Fn(&What) -> bool) -> Option<Event> {
+        self.last(|event| event.by.process == Some(process) && is(&event.what))
+    }
+
+    /// This process's last open, which is of this kind.
+    pub(crate) fn opened(&mut self, kind: DeviceKind) -> Event {
+        let opened = self.of(own(), |what| matches!(what, What::Opened(_))).expect("an open was told");
+        assert!(matches!(opened.what, What::Opened(file) if file.kind == kind), "{opened:?}");
+        opened
+    }
+
+    pub(crate) fn opened_file(&mut self, kind: DeviceKind) -> File {
+        match self.opened(kind).what {
+            What::Opened(file) => file,
+            _ => unreachable!(),
+        }
+    }
+
+    /// The last time at which anybody was given this file, and its number there.
+    pub(crate) fn received(&mut self, file: File) -> (Event, u32) {
+        let event = self
+            .last(|event| matches!(event.what, What::Received { file: of, .. } if of == file))
+            .expect("a hand-over was told");
+        let What::Received { fd, .. } = event.what else { unreachable!() };
+        (event, fd)
+    }
+
+    /// The close of this file, if it has come; there is one at most.
+    pub(crate) fn closed(&mut self, file: File) -> Option<Event> {
+        assert!(file.id.is_some());
+        let is = |event: &&Event| matches!(event.what, What::Closed { file: of, .. } if of == file);
+        let mut closes = self.events().iter().filter(is);
+        let close = closes.next().cloned();
+        assert!(closes.next().is_none(), "two last closes of {file:?}");
+        close
+    }
+
+    /// Waits until this file is closed.
+    pub(crate) fn wait_for_close(&mut self, file: File) {
+        while self.closed(file).is_none() {
+            poll(&mut [PollFd::new(&self.kernel, PollFlags::IN)], None).unwrap();
+        }
+    }
+
+    /// What of this process's was closed without ever having been seen.
+    pub(crate) fn own_closes_without_an_id(&mut self) -> Vec<DeviceKind> {
+        let closes = self.events().iter().filter_map(|event| match event.what {
+            What::Closed { file, .. } if file.id.is_none() && event.by.process == Some(own()) => {
+                Some(file.kind)
+            }
+            _ => None,
+        });
+        closes.collect()
+    }
+
+    pub(crate) fn descriptors(&mut self) -> Vec<Held> {
+        self.kernel.descriptors().unwrap()
+    }
+
+    pub(crate) fn holders(&mut self, file: File) -> Vec<Held> {
+        self.descriptors().into_iter().filter(|held| held.file == file).collect()
+    }
+
+    pub(crate) fn assert_nothing_lost(&self) {
+        let lost = self.kernel.lost().unwrap();
+        assert!(lost.is_none(), "{lost:?}");
+    }
+}
