@@ -166,6 +166,15 @@ struct {
 	__type(value, struct known);
 } FILES SEC(".maps");
 
+// The ids of files that are open, or whose release is under way: what an event was lost of can be
+// asked for here.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, __u8);
+} OPEN SEC(".maps");
+
 // Files whose release is under way, by the thread that does it.
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -223,6 +232,19 @@ static __u32 driver_of(struct file *file, struct inode *inode)
 	return DRIVER_NONE;
 }
 
+// Gives a file that is not known an id.
+static void remember_file(struct file *file, struct known *known, __u64 flags)
+{
+	__u64 key = (__u64)file;
+	__u8 one = 1;
+
+	known->rdev = file->f_inode->i_rdev;
+	known->id = __sync_fetch_and_add(&last_id, 1) + 1;
+	if (bpf_map_update_elem(&OPEN, &known->id, &one, BPF_ANY) ||
+	    bpf_map_update_elem(&FILES, &key, known, flags))
+		count(COUNT_FILES_FULL);
+}
+
 static void remember_process(__u32 pid)
 {
 	__u8 one = 1;
@@ -271,12 +293,9 @@ int BPF_PROG(opened, struct inode *inode, struct file *file, int error)
 	known.driver = driver_of(file, inode);
 	if (known.driver == DRIVER_NONE)
 		return 0;
-	known.rdev = inode->i_rdev;
-	known.id = __sync_fetch_and_add(&last_id, 1) + 1;
 	if (bpf_map_lookup_elem(&FILES, &key))
 		count(COUNT_STALE);
-	if (bpf_map_update_elem(&FILES, &key, &known, BPF_ANY))
-		count(COUNT_FILES_FULL);
+	remember_file(file, &known, BPF_ANY);
 	remember_process(task->tgid);
 	event = event_of(KIND_OPEN, task);
 	if (event) {
@@ -300,16 +319,11 @@ static int receive(struct file *file, int fd)
 	if (found) {
 		known = *found;
 	} else {
-		struct inode *inode = file->f_inode;
-
-		known.driver = driver_of(file, inode);
+		known.driver = driver_of(file, file->f_inode);
 		if (known.driver == DRIVER_NONE)
 			return 0;
-		// Open before we were, and held nowhere but in flight.
-		known.rdev = inode->i_rdev;
-		known.id = __sync_fetch_and_add(&last_id, 1) + 1;
-		if (bpf_map_update_elem(&FILES, &key, &known, BPF_NOEXIST))
-			count(COUNT_FILES_FULL);
+		// Open before we were.
+		remember_file(file, &known, BPF_NOEXIST);
 	}
 	remember_process(task->tgid);
 	event = event_of(KIND_RECEIVE, task);
@@ -386,6 +400,7 @@ int BPF_PROG(released, void *cdev)
 		event->dropped = closing->dropped;
 		bpf_ringbuf_submit(event, 0);
 	}
+	bpf_map_delete_elem(&OPEN, &closing->file.id);
 	bpf_map_delete_elem(&CLOSING, &thread);
 	return 0;
 }
@@ -447,23 +462,17 @@ int descriptors(struct bpf_iter__task_file *context)
 	struct held held = {};
 	struct known known = {}, *found;
 	__u64 key = (__u64)file;
-	struct inode *inode;
 
 	if (!task || !file)
 		return 0;
-	inode = file->f_inode;
-	known.driver = driver_of(file, inode);
+	known.driver = driver_of(file, file->f_inode);
 	if (known.driver == DRIVER_NONE)
 		return 0;
 	found = bpf_map_lookup_elem(&FILES, &key);
-	if (found) {
+	if (found)
 		known = *found;
-	} else {
-		known.rdev = inode->i_rdev;
-		known.id = __sync_fetch_and_add(&last_id, 1) + 1;
-		if (bpf_map_update_elem(&FILES, &key, &known, BPF_NOEXIST))
-			count(COUNT_FILES_FULL);
-	}
+	else
+		remember_file(file, &known, BPF_NOEXIST);
 	remember_process(task->tgid);
 	held.file = known.id;
 	held.driver = known.driver;

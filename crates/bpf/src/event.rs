@@ -19,6 +19,12 @@ pub(crate) const HELD_SIZE: usize = 40;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(NonZeroU64);
 
+impl From<NonZeroU64> for FileId {
+    fn from(number: NonZeroU64) -> Self {
+        Self(number)
+    }
+}
+
 impl FileId {
     /// The number: 1 for the first file.
     pub fn number(self) -> u64 {

@@ -21,7 +21,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::Ebpf;
-use aya::maps::{Array, MapData, RingBuf};
+use aya::maps::{Array, HashMap, MapData, MapError, RingBuf};
 use aya::programs::Iter;
 
 pub use self::event::{Actor, Event, File, FileId, Held, What};
@@ -40,6 +40,7 @@ pub struct Kernel {
     programs: Ebpf,
     events: RingBuf<MapData>,
     lost: Array<MapData, u64>,
+    open: HashMap<MapData, u64, u8>,
     /// Events of a shape that is not known: another program's than this crate was built with.
     unreadable: u64,
 }
@@ -84,6 +85,19 @@ impl Kernel {
     /// Those of reading the program's counts from the kernel.
     pub fn lost(&self) -> io::Result<Lost> {
         Lost::read(&self.lost, &self.programs, self.unreadable)
+    }
+
+    /// Whether a file is open, or its driver has not let go of it yet: also where its events were lost
+    /// ([`Lost::events`]), or are not read yet.
+    ///
+    /// # Errors
+    /// Those of reading the program's map.
+    pub fn is_open(&self, file: FileId) -> io::Result<bool> {
+        match self.open.get(&file.number(), 0) {
+            Ok(_) => Ok(true),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(error) => Err(io::Error::other(error)),
+        }
     }
 
     /// Each descriptor of such a file in each process of the host, threads with a table of their own

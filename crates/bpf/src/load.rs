@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use aya::maps::{Array, RingBuf};
+use aya::maps::{Array, HashMap, RingBuf};
 use aya::programs::{Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use rustix::io::Errno;
@@ -139,7 +139,8 @@ pub(crate) fn load() -> Result<Kernel, LoadError> {
     };
     let events = RingBuf::try_from(map(&mut programs, "EVENTS")?).map_err(|error| refusal(&error))?;
     let lost = Array::try_from(map(&mut programs, "LOST")?).map_err(|error| refusal(&error))?;
-    Ok(Kernel { programs, events, lost, unreadable: 0 })
+    let open = HashMap::try_from(map(&mut programs, "OPEN")?).map_err(|error| refusal(&error))?;
+    Ok(Kernel { programs, events, lost, open, unreadable: 0 })
 }
 
 /// Without the rights the kernel's own answers tell little.

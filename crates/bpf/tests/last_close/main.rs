@@ -221,20 +221,32 @@ fn what_does_not_fit_is_counted() {
         drop(File::open("/dev/net/tun").unwrap());
     }
     // Others may do something meanwhile: they take room from ours.
-    let mut told = 0;
+    let (mut told, mut files) = (0, Vec::new());
     loop {
         let events = kernel.poll();
         if events.is_empty() {
             break;
         }
+        files.extend(events.iter().filter_map(|event| match event.what {
+            What::Opened(file) if event.by.process == Some(own()) => file.id,
+            _ => None,
+        }));
         told += events.iter().filter(|event| event.by.process == Some(own())).count() as u64;
     }
     let lost = kernel.lost().unwrap();
     assert!(told > 0 && told < 2 * OPENS, "{told}");
     assert!(told + lost.events >= 2 * OPENS, "{told} {lost:?}");
     assert_eq!((lost.files, lost.processes, lost.stale, lost.unreadable), (0, 0, 0, 0));
+    // Of what was lost the kernel can still be asked.
+    assert!(files.iter().all(|file| !kernel.is_open(*file).unwrap()));
     // And it goes on.
     let device = File::open("/dev/net/tun").unwrap();
-    assert!(kernel.poll().iter().any(|event| event.by.process == Some(own())));
+    let opened = kernel.poll().into_iter().find_map(|event| match event.what {
+        What::Opened(file) if event.by.process == Some(own()) => file.id,
+        _ => None,
+    });
+    let opened = opened.expect("an open is told again");
+    assert!(kernel.is_open(opened).unwrap());
     drop(device);
+    assert!(!kernel.is_open(opened).unwrap());
 }

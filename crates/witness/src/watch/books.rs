@@ -123,7 +123,7 @@ impl Books {
     }
 
     pub(super) fn seen(&mut self, slot: Slot, record: Record, number: u64, open: Option<u64>) {
-        self.say(slot, record, Effect::Seen { number, open });
+        self.say(slot, record, Effect::Seen { number, open }, None);
     }
 
     /// The interface behind a descriptor was seen there.
@@ -133,17 +133,19 @@ impl Books {
         }
     }
 
-    pub(super) fn gone(&mut self, slot: Slot, record: Record, number: u64) {
-        self.say(slot, record, Effect::Gone { number });
+    /// `at`: when, where the kernel told.
+    pub(super) fn gone(&mut self, slot: Slot, record: Record, number: u64, at: Option<Timestamp>) {
+        self.say(slot, record, Effect::Gone { number }, at);
     }
 
     pub(super) fn says(&mut self, slot: Slot, record: Record) {
-        self.say(slot, record, Effect::None);
+        self.say(slot, record, Effect::None, None);
     }
 
-    fn say(&mut self, slot: Slot, record: Record, effect: Effect) {
+    fn say(&mut self, slot: Slot, record: Record, effect: Effect, at: Option<Timestamp>) {
         let Some(text) = text(&record, &self.exe) else { return };
-        let row = Row { time: Timestamp::now(), kind: record.record_type().number(), text, logged: None };
+        let time = at.unwrap_or_else(Timestamp::now);
+        let row = Row { time, kind: record.record_type().number(), text, logged: None };
         self.pending.push((slot, Change::Own(Box::new(Own { record, row, effect }))));
     }
 

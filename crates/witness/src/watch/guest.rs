@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::bind::{self, Loose, Wanting};
 use super::command_line::Netdev;
-use super::known::{self, Known, holds};
+use super::known::{self, Known, Word, holds};
 use super::plugs::{Detached, Opened, Plug, Plugs};
 use super::release::{Doubt, ShownEnd};
 use super::sight::{Glance, Place, Sight, Sighted};
@@ -48,6 +48,8 @@ pub(super) struct Guest {
     /// Whether its manager's records show that it runs.
     pub(super) running: bool,
     stop: Option<Stop>,
+    /// Whether QEMU's end was told, which its manager had not.
+    gone_told: bool,
     /// Whether its start failed.
     pub(super) failed: bool,
     /// Whether its records begin with its start.
@@ -113,9 +115,15 @@ pub(super) enum Act {
     Placed { number: u64, link: Place },
     /// One that should be gone is not.
     Still(Descriptor),
-    /// A descriptor is gone; nobody looked since the time given. With a doubt where the kernel does not show that nobody
+    /// A descriptor is gone, `at` a time that the kernel told; nobody looked since the time given. With a doubt where the kernel does not show that nobody
     /// holds the device any more.
-    Gone { number: u64, descriptor: Descriptor, last_seen: Option<Timestamp>, doubt: Option<Doubt> },
+    Gone {
+        number: u64,
+        descriptor: Descriptor,
+        at: Option<Timestamp>,
+        last_seen: Option<Timestamp>,
+        doubt: Option<Doubt>,
+    },
     /// QEMU has ended, and what it held was told to be gone.
     Ended { pid: u32 },
     /// Nobody else said that QEMU has ended.
@@ -149,6 +157,7 @@ impl Guest {
             complained: false,
             running: false,
             stop: None,
+            gone_told: false,
             failed: false,
             from_start: false,
             started_with: HashMap::new(),
@@ -266,6 +275,7 @@ impl Guest {
     pub(super) fn is_as_known(&self, glance: &Glance) -> bool {
         let settled = !self.needs_full_look
             && self.vanished.is_empty()
+            && !self.held.iter().any(Known::is_closed)
             && self.loose.is_empty()
             && self.plugs.detached.is_empty()
             && self.stop.is_none()
@@ -314,11 +324,11 @@ impl Guest {
         self.plugs.settle_unseen();
         self.tell_still(now, waited, acts);
         self.tell_granted(pid, waited >= now.patience, acts);
-        if self.vanished.is_empty() {
+        if !self.awaits_vanished() {
             self.looked = Some(now.time);
         }
         let awaits = !self.loose.is_empty()
-            || !self.vanished.is_empty()
+            || self.awaits_vanished()
             || !self.plugs.detached.is_empty()
             || self.stop.as_ref().is_some_and(|stop| !stop.told)
             || self.plugs.all.iter().any(|plug| plug.granted && !plug.told)
@@ -333,8 +343,8 @@ impl Guest {
         let mut gone = Vec::new();
         self.held.retain_mut(|known| {
             let is = |sighted: &Option<Sighted>| sighted.as_ref().is_some_and(|sighted| known.is(sighted));
-            let found = loose.iter().position(is).and_then(|at| loose[at].take());
-            match found {
+            let found = if known.is_closed() { None } else { loose.iter().position(is) };
+            match found.and_then(|at| loose[at].take()) {
                 Some(sighted) => {
                     known.fds = sighted.fds;
                     place(known, sighted.link, acts);
@@ -388,7 +398,7 @@ impl Guest {
             .collect();
         for Vanished { mut known, at, since, last_seen, looked } in std::mem::take(&mut self.vanished) {
             let is_backed = is_backed(&self.held, known.plug);
-            let again = loose.iter().position(|sighted| known.is(sighted));
+            let again = loose.iter().position(|sighted| !known.is_closed() && known.is(sighted));
             let is_back = match again.map(|at| loose.remove(at)) {
                 Some(sighted) => {
                     known.fds = sighted.fds;
@@ -413,7 +423,16 @@ impl Guest {
     /// Ends what the kernel shows to be given up, and after some patience the others, with the doubt that is left.
     fn settle_vanished(&mut self, now: Now, end: &mut ShownEnd<'_>, acts: &mut Vec<Act>) {
         for vanished in std::mem::take(&mut self.vanished) {
-            match end(&vanished.known) {
+            let shown = match vanished.known.word {
+                // Somebody else has it. Its end is the last close, whoever has it meanwhile.
+                Word::Open { .. } => {
+                    self.vanished.push(vanished);
+                    continue;
+                }
+                Word::Closed(_) | Word::ClosedUnheard(_) => Ok(()),
+                Word::None | Word::Lost => end(&vanished.known),
+            };
+            match shown {
                 Err(_) if now.instant.duration_since(vanished.since) < now.patience => {
                     self.vanished.push(vanished);
                 }
@@ -425,7 +444,7 @@ impl Guest {
     /// Looks again for what vanished: QEMU can't be asked any more.
     pub(super) fn look_for_vanished(&mut self, now: Now, end: &mut ShownEnd<'_>, acts: &mut Vec<Act>) {
         self.settle_vanished(now, end, acts);
-        if !self.vanished.is_empty() {
+        if self.awaits_vanished() {
             self.due = now.instant + self.wait;
             self.wait = (self.wait * GROWTH).min(SLOWEST);
         } else if let (Qemu::Gone { .. }, Some(since)) = (&self.qemu, self.since) {
@@ -529,7 +548,7 @@ impl Guest {
         let descriptor = Descriptor { mac, device: sighted.device, queue, vm_pid: pid, fd };
         *next += 1;
         let Sighted { fds, link, port, .. } = sighted;
-        Known { number: *next, descriptor, fds, link, port, plug }
+        Known { number: *next, descriptor, fds, link, port, plug, word: Word::None }
     }
 
     fn wanting(&self, plug: &Plug, leaving: bool) -> Wanting {
@@ -616,12 +635,43 @@ impl Guest {
         self.qemu = Qemu::Gone { pid, last_seen };
         (self.since, self.wait, self.due) = (Some(now.instant), SOON, now.instant + now.patience);
         self.look_for_vanished(now, end, acts);
+        for Vanished { known, .. } in self.vanished.iter().filter(|vanished| vanished.known.is_open()) {
+            warn!(
+                "QEMU of guest '{}' has ended, and its descriptor {} of {} is open still: somebody else has it",
+                self.id.name, known.descriptor.fd, known.descriptor.device.path
+            );
+        }
+    }
+
+    /// All that is known, QEMU may show it or not.
+    pub(super) fn all_known(&mut self) -> impl Iterator<Item = &mut Known> {
+        let vanished = self.vanished.iter_mut().map(|vanished| &mut vanished.known);
+        self.held.iter_mut().chain(vanished)
+    }
+
+    /// Whether the kernel says that somebody has what QEMU shows no more.
+    pub(super) fn has_open_vanished(&self) -> bool {
+        self.vanished.iter().any(|vanished| vanished.known.is_open())
+    }
+
+    /// Whether it is to be looked for what QEMU shows no more. What is open the kernel tells the end of.
+    fn awaits_vanished(&self) -> bool {
+        self.vanished.iter().any(|vanished| !vanished.known.is_open())
     }
 
     /// Whether the account is over, and by whose word.
     pub(super) fn settle_end(&mut self, now: Now, acts: &mut Vec<Act>) -> bool {
         let since = *self.since.get_or_insert(now.instant);
         let waited = now.instant.duration_since(since);
+        if let Qemu::Gone { pid, last_seen } = self.qemu
+            && self.stop.is_none()
+            && !self.failed
+            && waited >= now.patience
+            && !self.awaits_vanished()
+            && !std::mem::replace(&mut self.gone_told, true)
+        {
+            acts.push(Act::GuestGone { pid, last_seen });
+        }
         match (&self.qemu, &self.stop) {
             // First what it held has its end.
             _ if !self.vanished.is_empty() => return false,
@@ -637,10 +687,7 @@ impl Guest {
             {
                 acts.push(Act::Ends(stop.reason.clone()));
             }
-            (Qemu::Gone { pid, last_seen }, None) if waited >= now.patience => {
-                acts.push(Act::GuestGone { pid: *pid, last_seen: *last_seen });
-                acts.push(Act::Ends(Reason::EXITED));
-            }
+            (Qemu::Gone { .. }, None) if self.gone_told => acts.push(Act::Ends(Reason::EXITED)),
             // Its start was never finished, and its manager says no more.
             (Qemu::Unknown, None) if !self.running && waited >= ABANDONED => {
                 acts.push(Act::Ends(Reason::UNKNOWN));
@@ -657,8 +704,13 @@ impl Vanished {
         // What took long to be shown ended at some time since it was last seen.
         let is_late = now.time.duration_since(self.at) > AT_ONCE;
         let last_seen = if is_late { self.last_seen.or(self.looked) } else { self.last_seen };
-        let Known { number, descriptor, .. } = self.known;
-        Act::Gone { number, descriptor, last_seen, doubt }
+        let Known { number, descriptor, word, .. } = self.known;
+        let (at, last_seen) = match word {
+            Word::Closed(at) => (Some(at), None),
+            Word::ClosedUnheard(open) => (None, Some(open)),
+            Word::None | Word::Open { .. } | Word::Lost => (None, last_seen),
+        };
+        Act::Gone { number, descriptor, at, last_seen, doubt }
     }
 }
 
@@ -672,6 +724,9 @@ fn place(known: &mut Known, link: Option<Place>, acts: &mut Vec<Act>) {
 
 /// Takes out of what is loose what a descriptor has become under another number.
 fn take_moved(known: &mut Known, is_backed: bool, loose: &mut Vec<Sighted>, acts: &mut Vec<Act>) -> bool {
+    if known.is_closed() {
+        return false;
+    }
     let at = loose.iter().position(|sighted| known.has_moved_to(sighted, is_backed));
     let Some(sighted) = at.map(|at| loose.remove(at)) else { return false };
     warn!(
@@ -684,6 +739,6 @@ fn take_moved(known: &mut Known, is_backed: bool, loose: &mut Vec<Sighted>, acts
 }
 
 /// What a glance tells of a device's interface.
-fn tap_name(device: &Device) -> Option<&str> {
+pub(super) fn tap_name(device: &Device) -> Option<&str> {
     device.dev.as_deref().filter(|_| device.kind == DeviceKind::Tun)
 }

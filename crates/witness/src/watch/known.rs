@@ -1,5 +1,7 @@
 //! Descriptors that were seen before, and how they are known again.
 
+use jiff::Timestamp;
+use taptrail_bpf::FileId;
 use taptrail_record::{Descriptor, DeviceKind};
 
 use super::bridges::SeenPort;
@@ -20,6 +22,23 @@ pub(super) struct Known {
     pub(super) port: Option<SeenPort>,
     /// The interface of the guest that it serves, where that is told.
     pub(super) plug: Option<u64>,
+    pub(super) word: Word,
+}
+
+/// What the kernel says of the file behind a descriptor, where it is asked (`closes.rs`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Word {
+    /// Nothing: it is not asked, or not yet.
+    #[default]
+    None,
+    /// It is open; it was known to be this file at the time given.
+    Open { file: FileId, since: Timestamp },
+    /// Nobody has it any more, since this time.
+    Closed(Timestamp),
+    /// Nobody has it any more: that was lost, and it was known to be open up to this time.
+    ClosedUnheard(Timestamp),
+    /// It was open, and what came then was lost.
+    Lost,
 }
 
 impl Known {
@@ -53,6 +72,16 @@ impl Known {
             }
     }
 
+    /// Whether the kernel says that somebody has it.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.word, Word::Open { .. })
+    }
+
+    /// Whether the kernel says that nobody has it.
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self.word, Word::Closed(_) | Word::ClosedUnheard(_))
+    }
+
     fn is_vhost(&self) -> bool {
         self.descriptor.device.kind == DeviceKind::VhostNet
     }
@@ -81,7 +110,8 @@ pub(super) fn give_up_reused(
     let replaced = replaced(plugs, held, loose);
     let left = accelerators_left(plugs, held);
     let is_over = |known: &mut Known| {
-        known.plug.is_some_and(|plug| Some(plug) == replaced || (known.is_vhost() && left.contains(&plug)))
+        let by_records = |plug| Some(plug) == replaced || (known.is_vhost() && left.contains(&plug));
+        !known.is_open() && known.plug.is_some_and(by_records)
     };
     for known in held.extract_if(.., is_over) {
         loose.push(known.forgotten());

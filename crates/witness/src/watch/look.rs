@@ -188,7 +188,7 @@ impl Watcher {
                 }
                 Act::Placed { number, link } => self.books.placed(slot, number, link),
                 Act::Still(descriptor) => self.books.says(slot, record(Event::Seen(descriptor), None)),
-                Act::Gone { number, descriptor, last_seen, doubt } => {
+                Act::Gone { number, descriptor, at, last_seen, doubt } => {
                     if let Some(Doubt { why, holder }) = doubt {
                         let holder =
                             holder.map(|pid| format!(": process {pid} holds one")).unwrap_or_default();
@@ -199,7 +199,7 @@ impl Watcher {
                     }
                     let doubt = doubt.map(|doubt| doubt.why);
                     let record = Record { doubt, ..record(Event::Gone(descriptor), last_seen) };
-                    self.books.gone(slot, record, number);
+                    self.books.gone(slot, record, number, at);
                 }
                 Act::Ended { pid } => self.became(&id, GuestState::Ended { vm_pid: pid }),
                 Act::GuestGone { pid, last_seen } => {

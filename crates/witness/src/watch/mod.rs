@@ -39,6 +39,7 @@ mod bind;
 mod books;
 mod bridges;
 mod change;
+mod closes;
 mod command_line;
 mod error;
 mod find;
@@ -69,6 +70,7 @@ use taptrail_trail::{Content, Entry, Holding, State, Trail};
 use uuid::Uuid;
 
 use self::books::{Books, Slot};
+use self::closes::Closes;
 use self::guest::{Guest, Now, Qemu};
 use self::held_back::HeldBack;
 use self::release::Evidence;
@@ -147,6 +149,8 @@ pub struct Watcher {
     number: u64,
     /// Whether guests may run of which the log has never told.
     strangers: bool,
+    /// What the kernel tells, where it is asked.
+    closes: Option<Closes>,
 }
 
 /// A life that has ended.
@@ -187,6 +191,7 @@ impl Watcher {
             awake: Timestamp::now(),
             noted: Timestamp::now(),
             number: 0,
+            closes: None,
         };
         watcher.recall()?;
         Ok(watcher)
@@ -222,12 +227,14 @@ impl Watcher {
         self.gather();
     }
 
-    /// The descriptors that are readable when a QEMU has ended: then it is time to [`look`](Self::look).
+    /// The descriptors that are readable when a QEMU has ended, or the kernel tells something: then it is time to
+    /// [`look`](Self::look).
     pub fn awaited(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.guests.values().filter_map(|guest| match &guest.qemu {
+        let qemus = self.guests.values().filter_map(|guest| match &guest.qemu {
             Qemu::Runs { pidfd, .. } => Some(pidfd.as_fd()),
             _ => None,
-        })
+        });
+        qemus.chain(self.closes.iter().map(Closes::awaited))
     }
 
     /// When it is time to [`look`](Self::look) even if nothing has come.
@@ -248,6 +255,8 @@ impl Watcher {
     pub fn look(&mut self) {
         self.meet_strangers();
         let gone = self.gone();
+        // After that: whoever has ended has closed by then all that nobody else has.
+        self.hear();
         let now = self.now();
         // Who slept for longer than a look takes to come saw nothing meanwhile.
         let slept = now.time.duration_since(std::mem::replace(&mut self.awake, now.time));
@@ -260,11 +269,13 @@ impl Watcher {
             .collect();
         self.search(&due);
         let mut evidence = Evidence::new(self.pids.keys().copied().collect(), self.state.clone());
-        for slot in due {
+        self.find_numbers(&due);
+        for &slot in &due {
             let mut acts = Vec::new();
             self.look_at(slot, gone.contains(&slot), awake, now, &mut evidence, &mut acts);
             self.act(slot, acts);
         }
+        self.identify(&due);
         self.look_at_bridges(now);
         self.trail.pass(self.passed(now.time));
         self.gather();

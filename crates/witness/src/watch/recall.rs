@@ -12,7 +12,7 @@ use taptrail_trail::{Content, Entry};
 use super::books::Slot;
 use super::find;
 use super::guest::{Guest, Qemu};
-use super::known::{Known, holds};
+use super::known::{Known, Word, holds};
 use super::plugs::Plug;
 use super::sight::Place;
 use super::{WatchError, Watcher};
@@ -162,7 +162,7 @@ impl Guest {
             plug.number
         });
         let fds = vec![descriptor.fd];
-        self.held.push(Known { number, descriptor, fds, link: None, port: None, plug });
+        self.held.push(Known { number, descriptor, fds, link: None, port: None, plug, word: Word::None });
         self.needs_full_look = true;
     }
 

@@ -1,15 +1,19 @@
 //! One guest, told things and looked at: what this machine has no devices for.
 
+use std::collections::HashMap;
+use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use taptrail_bpf::{File, FileId, Held};
 use taptrail_kernel::proc::{PidFd, ProcessId};
 use taptrail_record::{CloseDoubt, Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
 
+use super::closes::{Rest, Told};
 use super::command_line::Netdev;
 use super::guest::{Act, Guest, Now, Qemu};
 use super::held_back::Backing;
-use super::known::Known;
+use super::known::{Known, Word};
 use super::release::Doubt;
 use super::sight::{Place, Sight, Sighted};
 
@@ -262,6 +266,150 @@ fn a_hot_plug_under_way_has_more_patience_than_what_nobody_opened() {
     assert_eq!(scene.looks(&all), ["seen 01 vnet5 q0 fd25"]);
 }
 
+/// This process plays QEMU.
+fn runs() -> Qemu {
+    let process = ProcessId::of(std::process::id()).unwrap();
+    Qemu::Runs { process, pidfd: PidFd::open(process).unwrap(), attended: true, named: true }
+}
+
+fn file(number: u64) -> FileId {
+    NonZeroU64::new(number).unwrap().into()
+}
+
+/// A scene in which QEMU has a tap as 25 and its vhost-net as 27, which the kernel calls files 1 and 2.
+fn identified() -> Scene {
+    let mut scene = Scene::new();
+    scene.guest.qemu = runs();
+    scene.attaches(mac(1));
+    scene.looks(&[tun(25, 5), vhost(27)]);
+    scene.identifies(&[(25, tun(25, 5), 1), (27, vhost(27), 2)]);
+    scene
+}
+
+impl Scene {
+    fn held(fd: u32, sighted: &Sighted, number: u64) -> Held {
+        let process = ProcessId::of(std::process::id()).unwrap();
+        let Device { kind, rdev, .. } = sighted.device;
+        let file = File { id: Some(file(number)), kind, rdev: rdev.unwrap() };
+        Held { file, process, thread: process.pid, fd }
+    }
+
+    fn identifies(&mut self, files: &[(u32, Sighted, u64)]) {
+        let held: Vec<_> =
+            files.iter().map(|(fd, sighted, number)| Self::held(*fd, sighted, *number)).collect();
+        let glance: Vec<_> = files
+            .iter()
+            .map(|(fd, Sighted { device, .. }, _)| {
+                (*fd, device.kind, device.rdev.unwrap(), device.dev.as_ref().map(ToString::to_string))
+            })
+            .collect();
+        self.guest.identify(&held, &glance, self.now.time);
+    }
+
+    /// The kernel tells that a file was closed just now.
+    fn closes(&mut self, number: u64) -> Timestamp {
+        let closed = HashMap::from([(file(number), self.now.time)]);
+        assert!(self.guest.hear(&Told { closed, rest: Rest::Open }, &|_, _| None));
+        self.now.time
+    }
+
+    /// A look, and what is gone by it: when by the kernel's word, and since when nobody looked.
+    fn loses(&mut self, seen: &[Sighted]) -> Vec<(u32, Option<Timestamp>, Option<Timestamp>)> {
+        let mut acts = Vec::new();
+        let seen = Sight { descriptors: seen.to_vec(), vdpa: Vec::new() };
+        self.guest.look(PID, seen, self.now, &mut |_| self.shown, &mut self.number, &mut acts);
+        gone(acts)
+    }
+}
+
+fn gone(acts: Vec<Act>) -> Vec<(u32, Option<Timestamp>, Option<Timestamp>)> {
+    let gone = acts.into_iter().filter_map(|act| match act {
+        Act::Gone { descriptor, at, last_seen, .. } => Some((descriptor.fd, at, last_seen)),
+        _ => None,
+    });
+    gone.collect()
+}
+
+#[test]
+fn what_somebody_else_has_is_not_gone_until_the_kernel_says_so() {
+    let mut scene = identified();
+    scene.detaches(mac(1));
+    assert_eq!(scene.loses(&[]), []);
+    scene.after(60);
+    assert_eq!(scene.looks(&[]), [""; 0], "neither gone, nor in QEMU still");
+    let (tap, _) = (scene.closes(1), scene.after(1));
+    assert_eq!(scene.loses(&[]), [(25, Some(tap), None)]);
+    let vhost = scene.closes(2);
+    scene.after(40);
+    assert_eq!(scene.loses(&[]), [(27, Some(vhost), None)], "however late anybody looks");
+    assert_eq!(scene.guest.descriptors().count(), 0);
+}
+
+#[test]
+fn the_same_tap_under_the_same_number_may_be_another_file() {
+    let mut scene = identified();
+    let at = scene.closes(1);
+    scene.after(1);
+    assert_eq!(scene.loses(&[tun(25, 5), vhost(27)]), [(25, Some(at), None)]);
+    scene.after(6);
+    assert_eq!(scene.looks(&[tun(25, 5), vhost(27)]), ["seen - vnet5 q0 fd25"]);
+}
+
+#[test]
+fn a_file_is_known_under_its_new_number() {
+    let mut scene = identified();
+    scene.guest.renumber(&[Scene::held(60, &tun(60, 5), 1), Scene::held(27, &vhost(27), 2)]);
+    assert_eq!(scene.looks(&[vhost(27), tun(60, 5)]), [""; 0]);
+}
+
+#[test]
+fn what_qemus_end_leaves_open_is_not_released_and_neither_is_its_account() {
+    let mut scene = identified();
+    let at = scene.closes(2);
+    let mut acts = Vec::new();
+    scene.guest.ended(PID, true, scene.now, &mut |_| Ok(()), &mut acts);
+    assert_eq!(gone(std::mem::take(&mut acts)), [(27, Some(at), None)]);
+    scene.after(6);
+    assert!(!scene.guest.settle_end(scene.now, &mut acts));
+    assert!(matches!(acts[..], [Act::GuestGone { pid: PID, .. }]), "once: {acts:?}");
+    scene.says(Event::GuestStop { reason: Reason::DESTROYED, vm_pid: None });
+    scene.after(60);
+    acts.clear();
+    assert!(!scene.guest.settle_end(scene.now, &mut acts));
+    assert!(acts.is_empty(), "{acts:?}");
+    let at = scene.closes(1);
+    scene.guest.look_for_vanished(scene.now, &mut |_| Ok(()), &mut acts);
+    assert!(scene.guest.settle_end(scene.now, &mut acts));
+    assert!(
+        matches!(&acts[..], [Act::Gone { .. }, Act::Ends(reason)] if *reason == Reason::DESTROYED),
+        "{acts:?}"
+    );
+    assert_eq!(gone(acts), [(25, Some(at), None)]);
+}
+
+#[test]
+fn what_was_lost_is_asked_for() {
+    let mut scene = identified();
+    let heard = scene.now.time;
+    scene.after(1);
+    let told = Told { closed: HashMap::new(), rest: Rest::Ask(heard) };
+    let ask = |asked: FileId, heard| (asked == file(1)).then_some(Word::ClosedUnheard(heard));
+    assert!(scene.guest.hear(&told, &ask));
+    // What has that number now is another file.
+    assert_eq!(scene.loses(&[tun(25, 5)]), [(25, None, Some(heard))], "the vhost-net is open elsewhere");
+}
+
+#[test]
+fn what_was_lost_and_can_not_be_asked_for_is_as_without_the_kernels_word() {
+    let mut scene = identified();
+    let told = Told { closed: HashMap::new(), rest: Rest::Lost };
+    assert!(!scene.guest.hear(&told, &|_, _| None), "nobody says that it was closed");
+    scene.identifies(&[(25, tun(25, 5), 1)]);
+    scene.after(1);
+    // The tap is known to be open elsewhere; of the other it counts what is shown without BPF.
+    assert_eq!(scene.loses(&[]), [(27, None, None)]);
+}
+
 fn macvtap() -> Device {
     Device::new("/dev/tap9", Some(Rdev { major: 246, minor: 9 }), Some("macvtap9".into()))
 }
@@ -296,11 +444,6 @@ fn queues_and_vhost_nets_of_several_interfaces_find_theirs() {
 
 #[test]
 fn a_vdpa_device_is_named_and_what_is_nobodys_leaves_a_grant_in_doubt() {
-    let own = ProcessId::of(std::process::id()).unwrap();
-    let runs = || {
-        let pidfd = PidFd::open(own).unwrap();
-        Qemu::Runs { process: own, pidfd, attended: true, named: true }
-    };
     let mut scene = Scene::new();
     assert_eq!(scene.guest.backing(mac(1)), Backing::Pending, "QEMU was not found yet");
     scene.guest.qemu = runs();

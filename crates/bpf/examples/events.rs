@@ -1,0 +1,58 @@
+//! Prints what the kernel tells, one event a line, until it is ended: `cargo run -p taptrail-bpf --example events`,
+//! as root.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::process::ExitCode;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use taptrail_bpf::{Event, Kernel, What};
+
+fn main() -> ExitCode {
+    let mut kernel = match Kernel::load() {
+        Ok(kernel) => kernel,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    for held in kernel.descriptors().unwrap_or_default() {
+        println!("process {} has {:?} as descriptor {}", held.process.pid, held.file, held.fd);
+    }
+    let mut lost = 0;
+    loop {
+        for event in kernel.poll() {
+            println!("{}", line(&event));
+        }
+        let now = kernel.lost().map_or(0, |lost| lost.total());
+        if now != lost {
+            eprintln!("{} events were lost", now - lost);
+            lost = now;
+        }
+        if let Err(error) = poll(&mut [PollFd::new(&kernel, PollFlags::IN)], None) {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    }
+}
+
+fn line(event: &Event) -> String {
+    let who = match event.by.process {
+        Some(process) => format!("process {} '{}'", process.pid, event.by.name.escape_default()),
+        None => "the kernel".to_owned(),
+    };
+    let what = match &event.what {
+        What::Opened(file) => format!("opened {file:?}"),
+        What::Received { file, fd } => format!("was given {file:?} as descriptor {fd}"),
+        What::Closed { file, dropped } => {
+            format!(
+                "closed {file:?} for good, {} ns after its last reference",
+                event.since_boot.saturating_sub(*dropped)
+            )
+        }
+        What::Forked { child } => format!("made process {child}"),
+        What::Executed => "runs another program".to_owned(),
+        What::Exited => "has ended".to_owned(),
+    };
+    format!("{} ns: {who} {what}", event.since_boot)
+}
