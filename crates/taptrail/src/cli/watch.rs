@@ -55,6 +55,11 @@ pub(crate) struct Watch {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, help_heading = FOLLOWED)]
     pub(crate) every: Duration,
 
+    /// Have the kernel tell each last close by a BPF program: a descriptor ends when nobody has its
+    /// file any more (Linux 6.1, CAP_BPF and CAP_PERFMON; without them, the watcher goes on without)
+    #[arg(long, help_heading = FOLLOWED)]
+    pub(crate) bpf: bool,
+
     /// Write observations and findings to the kernel's audit log, too
     #[arg(long, help_heading = TOLD)]
     pub(crate) emit_audit: bool,

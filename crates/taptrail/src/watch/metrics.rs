@@ -38,6 +38,17 @@ pub(super) struct Metrics {
     committed: Option<Timestamp>,
 }
 
+/// The kernel's program that tells last closes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bpf {
+    /// --bpf was not given.
+    NotAsked,
+    /// The kernel does not take it.
+    NotLoaded,
+    /// It runs, and so many events of it were lost.
+    Loaded { lost: u64 },
+}
+
 /// What is asked for when the numbers are.
 pub(super) struct Now<'a> {
     /// What guests hold.
@@ -48,6 +59,7 @@ pub(super) struct Now<'a> {
     pub(super) told: Vec<(&'static str, &'static str, u64)>,
     /// What the kernel has lost of its audit records since boot, and has waiting, where it says so.
     pub(super) kernel: Option<(u32, u32)>,
+    pub(super) bpf: Bpf,
 }
 
 impl Metrics {
@@ -157,6 +169,20 @@ impl Metrics {
             text.value("taptrail_kernel_records_lost_total", &[], lost);
             text.gauge("taptrail_kernel_records_waiting", "Audit records in the kernel's queue for auditd");
             text.value("taptrail_kernel_records_waiting", &[], waiting);
+        }
+
+        if now.bpf != Bpf::NotAsked {
+            let lost = match now.bpf {
+                Bpf::Loaded { lost } => Some(lost),
+                Bpf::NotAsked | Bpf::NotLoaded => None,
+            };
+            text.gauge("taptrail_bpf_loaded", "Whether the kernel tells last closes by BPF");
+            text.value("taptrail_bpf_loaded", &[], u8::from(lost.is_some()));
+            text.counter(
+                "taptrail_bpf_events_lost_total",
+                "Events of the kernel's BPF program that were lost",
+            );
+            text.value("taptrail_bpf_events_lost_total", &[], lost.unwrap_or_default());
         }
 
         text.counter("taptrail_commits_total", "Transactions written to the ledger, by outcome");
@@ -319,7 +345,13 @@ mod tests {
         ];
         let told = vec![("stdout", "missed", 3)];
         let present = Some(true);
-        let text = metrics.text(&Now { held: held.iter().collect(), present, told, kernel: Some((2, 0)) });
+        let text = metrics.text(&Now {
+            held: held.iter().collect(),
+            present,
+            told,
+            kernel: Some((2, 0)),
+            bpf: Bpf::Loaded { lost: 0 },
+        });
         let text = text.replace(env!("CARGO_PKG_VERSION"), "VERSION");
         let each = |line: &&str| line.starts_with("taptrail_findings_total{") && line.ends_with(" 0");
         assert_eq!(text.lines().filter(each).count(), FindingKind::ALL.len() - 1);

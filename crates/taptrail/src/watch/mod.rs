@@ -39,7 +39,7 @@ use tracing::{info, warn};
 pub(crate) use self::actions::{Program, Rule, Url};
 use self::http::Server;
 pub(crate) use self::journal::SOCKET as JOURNAL;
-use self::metrics::{Metrics, Now, Textfile};
+use self::metrics::{Bpf, Metrics, Now, Textfile};
 use self::signals::Signals;
 use self::source::Followed;
 use self::tellers::{Counts, Tellers};
@@ -103,6 +103,8 @@ struct Watching {
     server: Option<Server>,
     /// The kernel's audit, to ask how much it has lost.
     audit: Option<Audit>,
+    /// Whether the kernel was to tell last closes.
+    bpf: bool,
     manager: ServiceManager,
     /// How many entries were taken, and bytes read, since the last commit.
     entries: usize,
@@ -176,7 +178,15 @@ impl Watching {
             every: arguments.every,
             ..WatchOptions::of_host(Arc::clone(&host))
         };
-        let watcher = Watcher::open(&dirs.state, options).map_err(Failure::input)?;
+        let mut watcher = Watcher::open(&dirs.state, options).map_err(Failure::input)?;
+        if arguments.bpf {
+            match taptrail_bpf::Kernel::load() {
+                Ok(kernel) => watcher.ask(kernel),
+                Err(error) => {
+                    warn!("--bpf does nothing, and descriptors are looked at as without it: {error}")
+                }
+            }
+        }
         let left = watcher.checkpoint().map(str::parse::<Checkpoint>).transpose().map_err(Failure::input)?;
         let about = About { host, zone: TimeZone::system() };
         let Followed { source, name, log: path, plan } = source::open(arguments, about, left.as_ref())?;
@@ -207,6 +217,7 @@ impl Watching {
             told: Default::default(),
             server,
             audit: if measured { Audit::with_readlog(None).ok() } else { None },
+            bpf: arguments.bpf,
             manager: ServiceManager::of_environment(),
             entries: 0,
             bytes: 0,
@@ -364,7 +375,7 @@ impl Watching {
             self.told = told;
         }
         let present = self.path.is_some().then(|| self.missing().is_none());
-        let Self { watcher, metrics, tellers, audit, .. } = self;
+        let Self { watcher, metrics, tellers, audit, bpf, .. } = self;
         let mut text = || {
             let kernel = audit.as_mut().and_then(|audit| audit.status().ok());
             metrics.text(&Now {
@@ -372,6 +383,11 @@ impl Watching {
                 present,
                 told: tellers.counts(),
                 kernel: kernel.map(|status| (status.lost, status.backlog)),
+                bpf: match (*bpf, watcher.lost_events()) {
+                    (false, _) => Bpf::NotAsked,
+                    (true, None) => Bpf::NotLoaded,
+                    (true, Some(lost)) => Bpf::Loaded { lost },
+                },
             })
         };
         if let Some(server) = &mut self.server {
