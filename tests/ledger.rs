@@ -277,3 +277,36 @@ fn libvirts_log_and_the_ledger_of_who_watched_it_are_one_trail() {
     assert_eq!(holdings, both.0);
     assert_eq!(findings, ["open-failed", "contradictory-open", "serial-gap"]);
 }
+
+#[test]
+fn what_a_supervisor_has_in_hand_is_told_as_under_way() {
+    let world = World::new();
+    let guest = world.start("web1", &[]);
+    // It does not answer: the hand-over waits for it.
+    guest.signal(Signal::STOP);
+    let mut attach = world.command(["attach", "web1", "--nic", ONE]).stderr(Stdio::null()).spawn().unwrap();
+    let state = || world.trail()["holdings"][0]["state"].clone();
+    world.until("the open is on record", || !state().is_null());
+    assert_eq!(state(), "opening");
+    let trail = world.trail();
+    assert_eq!(trail["holdings"][0]["certainty"], "definitive");
+    assert_eq!(trail["holdings"][0]["possibly_held"][0]["why"], "trail-ends");
+    world.taptrail(["findings"]).ok();
+    let told = world.taptrail(["explain", "web1"]).ok().stdout;
+    assert!(told.contains("QEMU is about to get it"), "{told}");
+    // Of a copy of the ledger its supervisor is still this host's.
+    let copy = world.path("copy.sqlite");
+    rusqlite::Connection::open(Ledger::file(&world.state()))
+        .unwrap()
+        .execute("VACUUM INTO ?1", [copy.to_str().unwrap()])
+        .unwrap();
+    guest.signal(Signal::CONT);
+    assert!(attach.wait().unwrap().success());
+    assert_eq!(state(), "held");
+    // Nobody can finish what its supervisor left.
+    world.kill_supervisor("web1");
+    let left = world.json(["trail".as_ref(), "--format=json".as_ref(), copy.as_os_str()]);
+    assert_eq!(left["holdings"][0]["state"], "unknown", "{left}");
+    assert_eq!(left["findings"][0]["kind"], "grant-unknown");
+    world.taptrail(["recover"]).ok();
+}

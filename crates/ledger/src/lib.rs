@@ -34,7 +34,7 @@ mod write;
 pub use error::LedgerError;
 pub use live::{LiveDevice, LiveInterface, LiveStep};
 pub use moved::Moved;
-pub use read::{Guest, Records, StoredRecord};
+pub use read::{Guest, OpenStep, Records, StoredRecord};
 pub use upkeep::Pruned;
 pub use watch::{Checkpoint, NewWatched};
 pub use write::{

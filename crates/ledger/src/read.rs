@@ -2,7 +2,8 @@ use std::collections::VecDeque;
 
 use jiff::Timestamp;
 use rusqlite::Row;
-use taptrail_record::GuestId;
+use taptrail_record::{GuestId, MacAddr};
+use uuid::Uuid;
 
 use crate::{GuestKey, Ledger, LedgerError, Process, RecordKey};
 
@@ -61,12 +62,49 @@ impl StoredRecord {
     }
 }
 
+/// A step without an outcome, of a guest whose account is open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenStep {
+    /// Whose.
+    pub guest: Uuid,
+    /// The boot of its account.
+    pub boot_id: String,
+    /// Who has it in hand, if that process still runs.
+    pub supervisor: Process,
+    /// For which interface, if for one.
+    pub mac: Option<MacAddr>,
+}
+
 /// All records, in their order; see [`Ledger::into_records`].
 #[derive(Debug)]
 pub struct Records {
     ledger: Ledger,
     own: Pages,
     copies: Pages,
+    steps: Vec<OpenStep>,
+}
+
+impl Records {
+    /// The steps to open and hand over devices that had no outcome at the moment when the last record was read; empty
+    /// before that.
+    pub fn open_steps(&self) -> &[OpenStep] {
+        &self.steps
+    }
+
+    /// Reads on. Which steps are open is asked in the transaction in which the ledger has no more records: a grant
+    /// comes with its step's outcome.
+    fn fill(&mut self) -> Result<(), LedgerError> {
+        let Self { ledger, own, copies, steps } = self;
+        let failed = |source| LedgerError::Read { source };
+        let reading = ledger.connection.unchecked_transaction().map_err(failed)?;
+        let ends = own.last.is_some();
+        own.fill(ledger)?;
+        if ends && own.last.is_none() {
+            *steps = ledger.open_hand_overs()?;
+        }
+        copies.fill(ledger)?;
+        reading.finish().map_err(failed)
+    }
 }
 
 /// The rows of one sort, some at a time.
@@ -106,10 +144,11 @@ impl Iterator for Records {
     type Item = Result<StoredRecord, LedgerError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        for pages in [&mut self.own, &mut self.copies] {
-            if let Err(error) = pages.fill(&self.ledger) {
-                return Some(Err(error));
-            }
+        let reads = |pages: &Pages| pages.page.is_empty() && pages.last.is_some();
+        if (reads(&self.own) || reads(&self.copies))
+            && let Err(error) = self.fill()
+        {
+            return Some(Err(error));
         }
         // A copy may have been made long after its record was written.
         let first = match (self.own.head(), self.copies.head()) {
@@ -155,7 +194,7 @@ impl Ledger {
     /// that holds no record is given as its error, and the next follows.
     pub fn into_records(self) -> Records {
         let copies = if self.version < 3 { Pages { last: None, ..Pages::of(true) } } else { Pages::of(true) };
-        Records { ledger: self, own: Pages::of(false), copies }
+        Records { ledger: self, own: Pages::of(false), copies, steps: Vec::new() }
     }
 
     /// The rows of one sort after `last`, and the last of them, if there were any.
@@ -191,6 +230,36 @@ impl Ledger {
     /// A column that version 3 brought, in which 0 is what was before.
     fn since_3(&self, column: &'static str) -> &'static str {
         if self.version < 3 { "0" } else { column }
+    }
+
+    /// Steps towards a grant that have no outcome, of guests whose account is open; the first few thousand.
+    fn open_hand_overs(&self) -> Result<Vec<OpenStep>, LedgerError> {
+        let failed = |source| LedgerError::Read { source };
+        let sql = "SELECT uuid, boot_id, supervisor_pid, supervisor_start, mac, step.id
+                   FROM step JOIN guest ON guest.id = step.guest
+                   WHERE done IS NULL AND ended IS NULL AND kind IN ('start', 'open', 'hand-over')
+                   ORDER BY step.id LIMIT 4096";
+        let mut statement = self.connection.prepare(sql).map_err(failed)?;
+        let mut rows = statement.query([]).map_err(failed)?;
+        let mut steps = Vec::new();
+        while let Some(row) = rows.next().map_err(failed)? {
+            let id = row.get(5).map_err(failed)?;
+            let (uuid, mac): (String, Option<String>) =
+                (row.get(0).map_err(failed)?, row.get(4).map_err(failed)?);
+            let start: i64 = row.get(3).map_err(failed)?;
+            steps.push(OpenStep {
+                guest: uuid.parse().map_err(|_| bad("step", id, &uuid, "uuid"))?,
+                boot_id: row.get(1).map_err(failed)?,
+                supervisor: Process {
+                    pid: row.get(2).map_err(failed)?,
+                    start: u64::try_from(start).unwrap_or_default(),
+                },
+                mac: mac
+                    .map(|mac| mac.parse().map_err(|_| bad("step", id, &mac, "MAC address")))
+                    .transpose()?,
+            });
+        }
+        Ok(steps)
     }
 
     /// How many bytes the ledger's file has, its log not counted.

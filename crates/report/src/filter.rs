@@ -45,7 +45,7 @@ impl Filter {
     fn keeps(&self, holding: &Holding, device: Option<&Device>) -> bool {
         // QEMU may have had what a start that failed was to give it.
         let failed = holding.possibly_held.iter().any(|possibly| possibly.why == Doubt::Failed);
-        let had = matches!(holding.state, State::Held | State::Released | State::Unknown)
+        let had = matches!(holding.state, State::Held | State::Released | State::Opening | State::Unknown)
             || failed
             || self.at.is_some();
         let Holding { host, guest, mac, .. } = holding;

@@ -117,7 +117,7 @@ fn state(holding: &Holding, then: Option<Holds>, text: &str) -> Cell {
         (Some(Holds::Possibly), _) => warning(text),
         (_, State::Held) => good(text),
         (_, State::OpenFailed | State::NeverGranted | State::Unknown) => warning(text),
-        (_, State::Released) => cell(text),
+        (_, State::Opening | State::Released) => cell(text),
     }
 }
 

@@ -22,6 +22,8 @@ pub(crate) struct Draft {
     pub(crate) unnumbered: bool,
     /// Whether records may be missing that tell of its grant or its end.
     lost: bool,
+    /// What follows its open is under way: whether a ledger tells so, or only that the trail ends soon after it.
+    under_way: Option<bool>,
     /// Why its grant is not certain, where that is known before it is over.
     doubt: Option<Doubt>,
     /// When QEMU did not have it any more, whether or not it ever had it.
@@ -43,7 +45,17 @@ impl Draft {
     }
 
     fn new(holding: Holding, open: Queues) -> Self {
-        Self { holding, open, closed: None, seen: 0, unnumbered: false, lost: false, doubt: None, over: None }
+        Self {
+            holding,
+            open,
+            closed: None,
+            seen: 0,
+            unnumbered: false,
+            lost: false,
+            under_way: None,
+            doubt: None,
+            over: None,
+        }
     }
 
     /// What a guest has had since before the trail begins: of it only the interface is known.
@@ -296,6 +308,12 @@ impl Draft {
         self.holding.last_seen = self.holding.last_seen.or(last_seen.max(granted));
     }
 
+    /// What follows its open is under way, as a ledger tells, or as far as the trail goes.
+    pub(crate) fn is_under_way(&mut self, told: bool) {
+        self.under_way = Some(told);
+        self.doubt_grant(Doubt::TrailEnds);
+    }
+
     /// Why it is not certain whether QEMU got it.
     pub(crate) fn doubt_grant(&mut self, why: Doubt) {
         self.doubt.get_or_insert(why);
@@ -322,6 +340,10 @@ impl Draft {
                 doubt = Some(Doubt::RecordsLost);
                 (holding.state, holding.certainty) = (State::Unknown, Certainty::Incomplete);
             }
+            State::NeverGranted if let Some(told) = self.under_way => {
+                holding.state = State::Opening;
+                holding.certainty = if told { Certainty::Definitive } else { Certainty::Incomplete };
+            }
             State::NeverGranted => {
                 let unknown = [Doubt::NoGrantsRecorded, Doubt::TrailEnds, Doubt::RecordsLost];
                 if doubt.is_some_and(|doubt| unknown.contains(&doubt)) {
@@ -338,7 +360,7 @@ impl Draft {
                     holding.certainty = Certainty::Incomplete;
                 }
             }
-            State::OpenFailed | State::Unknown => {}
+            State::OpenFailed | State::Opening | State::Unknown => {}
         }
         holding.find_doubts(doubt, self.over.or(self.closed));
     }

@@ -2,7 +2,8 @@ use std::sync::Arc;
 
 use compact_str::CompactString;
 use jiff::Timestamp;
-use taptrail_record::{Fragment, KernelOpen, Record};
+use taptrail_record::{Fragment, KernelOpen, MacAddr, Record};
+use uuid::Uuid;
 
 use crate::{LineRef, Proof};
 
@@ -55,6 +56,18 @@ pub enum Content {
         /// The program, where told.
         exe: CompactString,
     },
+}
+
+/// The interfaces that live supervisors of a host were opening devices for, or handing them to QEMU, as its ledger was
+/// read. Whatever else in that ledger is open and not granted, nobody is about to grant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InHand {
+    /// The host.
+    pub host: Arc<str>,
+    /// The ledger: the [`source`](Entry::source) of its entries.
+    pub ledger: Arc<str>,
+    /// Guests, and of which interface of theirs; all of a guest's, without one.
+    pub steps: Vec<(Uuid, Option<MacAddr>)>,
 }
 
 /// What can't be read any more, as far as the kernel's serial numbers tell: all between two events that

@@ -65,6 +65,9 @@ pub struct Holding {
 pub enum State {
     /// The open(2) failed.
     OpenFailed,
+    /// It was opened, and what follows is under way: its supervisor has it in hand, or the trail ends too soon
+    /// after the open to tell.
+    Opening,
     /// It was opened, and QEMU never got it, as far as its manager's records go.
     NeverGranted,
     /// It was opened, and whether QEMU got it is not known.
@@ -80,6 +83,7 @@ impl State {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::OpenFailed => "open-failed",
+            Self::Opening => "opening",
             Self::NeverGranted => "never-granted",
             Self::Unknown => "unknown",
             Self::Held => "held",
@@ -245,7 +249,7 @@ impl Holding {
         };
         match self.state {
             State::OpenFailed => {}
-            State::NeverGranted | State::Unknown => {
+            State::Opening | State::NeverGranted | State::Unknown => {
                 add(self.opened, over, doubt.unwrap_or(Doubt::NothingFollowed));
             }
             State::Held | State::Released => {

@@ -19,7 +19,7 @@ use crate::out::{Out, Whose, named};
 use crate::serials::{Before, Serials};
 use crate::told::{self, recorded, tell};
 use crate::unnumbered::Unnumbered;
-use crate::{Content, EndedBy, Entry, Finding, FindingKind, Gap, Holding, Lost, Proof};
+use crate::{Content, EndedBy, Entry, Finding, FindingKind, Gap, Holding, InHand, Lost, Proof};
 
 /// What is alive on one host.
 #[derive(Debug)]
@@ -360,6 +360,14 @@ impl Host {
     fn open_overdue(&mut self, now: Timestamp, out: &mut Out) {
         while let Some(waiting) = self.opens.overdue(now) {
             self.unaudited(waiting, out);
+        }
+    }
+
+    /// Its ledger tells which steps are in hand.
+    pub(crate) fn in_hand(&mut self, steps: &InHand) {
+        for (uuid, lives) in &mut self.guests {
+            let listed = |mac| steps.steps.iter().any(|(of, for_mac)| of == uuid && for_mac.is_none_or(|of| of == mac));
+            lives.iter_mut().for_each(|guest| guest.in_hand(&steps.ledger, listed));
         }
     }
 

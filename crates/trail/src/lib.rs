@@ -112,7 +112,7 @@ mod trail;
 mod unnumbered;
 mod watched;
 
-pub use entry::{Content, Entry, Gap, Lost};
+pub use entry::{Content, Entry, Gap, InHand, Lost};
 pub use finding::{Finding, FindingKind};
 pub use holding::{Certainty, Doubt, EndedBy, Holding, PossiblyHeld, State};
 pub use proof::{LineRef, Proof};

@@ -1,6 +1,8 @@
 //! What is told of a guest as a whole: it starts, stops, or its host does.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
+
+use taptrail_record::MacAddr;
 
 use crate::entry::Claim;
 use crate::guest::Guest;
@@ -124,12 +126,26 @@ impl Guest {
         }
     }
 
-    /// Nothing more is told from `until` on: what QEMU has it still has.
+    /// A ledger tells which of its interfaces a supervisor has in hand.
+    pub(crate) fn in_hand(&mut self, ledger: &str, listed: impl Fn(MacAddr) -> bool) {
+        for (mac, interface) in self.interfaces.iter_mut() {
+            interface.operations.iter_mut().for_each(|operation| operation.is_in_hand(ledger, listed(mac)));
+        }
+    }
+
+    /// The trail ends, at `until`: what QEMU has it still has, and what it is about to get is under way.
     pub(crate) fn finish(mut self, until: Timestamp, out: &mut Out) {
+        let operations = self.interfaces.iter_mut().flat_map(|(_, interface)| &mut interface.operations);
+        operations.for_each(|operation| operation.trail_ends(until));
+        self.forget(until, out);
+    }
+
+    /// It is followed no further from `until` on: what QEMU has it still has.
+    pub(crate) fn forget(mut self, until: Timestamp, out: &mut Out) {
         self.doubt_unplugged(until);
         self.settle_unplugged(out);
         self.judge_bare(None, out);
-        let (grants_told, last) = (self.grants_told, self.last);
+        let grants_told = self.grants_told;
         for (mac, mut interface) in self.interfaces {
             let whose = Whose { host: &self.host, guest: &self.id };
             interface.doubt(whose, mac, out);
@@ -141,17 +157,12 @@ impl Guest {
                     operation.doubt_grant(Doubt::TrailEnds);
                 } else if !grants_told {
                     operation.doubt_grant(Doubt::NoGrantsRecorded);
-                } else if until.duration_since(last) <= FOLLOWED_WITHIN {
-                    operation.doubt_grant(Doubt::TrailEnds);
                 }
                 operation.into_drafts().into_iter().for_each(|draft| out.as_it_stands(draft));
             }
         }
     }
 }
-
-/// A manager that gives a device to QEMU records that within this time: a hot-plug waits for QEMU's answer.
-const FOLLOWED_WITHIN: SignedDuration = SignedDuration::from_mins(2);
 
 /// An operation ended unseen.
 fn lost(operation: Operation, cause: EndedBy, at: &Proof, out: &mut Out) {

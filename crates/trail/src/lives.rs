@@ -108,7 +108,7 @@ impl Lives {
         let known = self.position_of(pid).or_else(|| self.guests.iter().rposition(unknown));
         let at = known.unwrap_or_else(|| {
             if self.guests.len() == MOST {
-                self.remove(0).finish(entry.time, out);
+                self.remove(0).forget(entry.time, out);
             }
             self.guests.push(Guest::seen(entry));
             self.guests.len() - 1

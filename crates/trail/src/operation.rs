@@ -17,6 +17,8 @@ pub(crate) struct Operation {
     bare: bool,
     /// Whether records may be missing that tell of it.
     lost: bool,
+    /// Whether its supervisor has it in hand, where a ledger knows.
+    in_hand: Option<bool>,
     /// When a release was told that may have been this one's or another's.
     pub(crate) perhaps_over: Option<Timestamp>,
     /// One open told as failed and as done: QEMU is not believed to hold it, and may for a moment.
@@ -41,6 +43,9 @@ pub(crate) enum Phase {
 /// Two records of one open come at once; farther apart they are two tries.
 pub(crate) const ONE_TRY: SignedDuration = SignedDuration::from_secs(1);
 
+/// A manager that gives a device to QEMU records that within this time: a hot-plug waits for QEMU's answer.
+const FOLLOWED_WITHIN: SignedDuration = SignedDuration::from_mins(2);
+
 /// An interface has a backend and an accelerator.
 const USUAL_DEVICES: usize = 2;
 /// What is beyond this is another try.
@@ -49,7 +54,16 @@ const MOST_DEVICES: usize = 8;
 impl Operation {
     pub(crate) fn new(phase: Phase) -> Self {
         let (drafts, contradicted, failed) = (Vec::new(), Vec::new(), Vec::new());
-        Self { phase, drafts, bare: false, lost: false, perhaps_over: None, contradicted, failed }
+        Self {
+            phase,
+            drafts,
+            bare: false,
+            lost: false,
+            in_hand: None,
+            perhaps_over: None,
+            contradicted,
+            failed,
+        }
     }
 
     /// One of which no open is told, though QEMU got the interface.
@@ -213,6 +227,30 @@ impl Operation {
         for mut draft in self.contradicted.drain(..) {
             draft.is_over_by(at.time);
             out.close(draft, EndedBy::Close, None);
+        }
+    }
+
+    /// A ledger knows of what is in it whether a supervisor has it in hand: it does if it is `listed`.
+    pub(crate) fn is_in_hand(&mut self, ledger: &str, listed: bool) {
+        let is_in = |draft: &Draft| draft.holding.proof.iter().any(|proof| proof.is_in(ledger));
+        if self.closes_follow() && self.drafts.iter().any(is_in) {
+            self.in_hand = Some(listed);
+        }
+    }
+
+    /// When something of it was told last.
+    fn last_told(&self) -> Option<Timestamp> {
+        self.drafts.iter().filter_map(|draft| draft.holding.proof.last()).map(|proof| proof.time).max()
+    }
+
+    /// The trail ends, and QEMU is not known to have it. Whether it is on its way to it, or nothing came of it: its
+    /// ledger tells, else how long ago it was opened.
+    pub(crate) fn trail_ends(&mut self, until: Timestamp) {
+        let recent = |last: Timestamp| until.duration_since(last) <= FOLLOWED_WITHIN;
+        let under_way = self.in_hand.unwrap_or_else(|| self.last_told().is_some_and(recent));
+        if under_way && matches!(self.phase, Phase::Opening | Phase::Booted) {
+            let told = self.in_hand.is_some();
+            self.drafts.iter_mut().for_each(|draft| draft.is_under_way(told));
         }
     }
 

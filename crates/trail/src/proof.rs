@@ -40,6 +40,11 @@ impl Proof {
         (self.time, self.serial, self.line)
     }
 
+    /// Whether this source has it, too.
+    pub(crate) fn is_in(&self, source: &str) -> bool {
+        *self.source == *source || self.copies.iter().any(|copy| *copy.source == *source)
+    }
+
     pub(crate) fn add(self, to: &mut Vec<Self>) {
         if to.last() == Some(&self) {
             return;

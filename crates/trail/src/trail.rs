@@ -7,7 +7,7 @@ use crate::host::Host;
 use crate::out::Out;
 use crate::time::after;
 use crate::unnumbered::Unnumbered;
-use crate::{Content, Entry, Finding, Holding, Input, Proof, Report};
+use crate::{Content, Entry, Finding, Holding, InHand, Input, Proof, Report};
 
 /// How many devices may wait for a record that tells their numbers.
 const UNNUMBERED: usize = 1024;
@@ -135,6 +135,13 @@ impl Trail {
     pub fn cover_all(&mut self, until: Timestamp) {
         for name in self.hosts.iter().map(|host| Arc::clone(&host.name)).collect::<Vec<_>>() {
             self.cover(&name, until);
+        }
+    }
+
+    /// A ledger of a host tells what its supervisors have in hand, once all of it has been fed.
+    pub fn in_hand(&mut self, steps: &InHand) {
+        if let Some(host) = self.names.get(&steps.host) {
+            self.hosts[*host].in_hand(steps);
         }
     }
 

@@ -14,7 +14,7 @@ use taptrail_trail::{Content, Coverage, Entry, Input, Trail, Unreadable};
 
 use crate::cli::Sources;
 use crate::output::Failure;
-use crate::reading;
+use crate::reading::{self, Read};
 
 /// Reads a trail and gives what it tells away at once, so that memory does not grow with it.
 pub(super) struct Teller<'a, T: Take> {
@@ -49,7 +49,7 @@ impl<'a, T: Take> Teller<'a, T> {
     pub(super) fn read(mut self, sources: &Sources, dirs: &Dirs) -> Result<Answer, Failure> {
         let begun = Instant::now();
         let mut unwritten = None;
-        let read = reading::entries(sources, dirs, &mut |entry| match self.feed(entry) {
+        let Read { outcome: read, in_hand } = reading::entries(sources, dirs, &mut |entry| match self.feed(entry) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
                 unwritten = Some(error);
@@ -65,6 +65,11 @@ impl<'a, T: Take> Teller<'a, T> {
             let until = spans.iter().map(|span| span.until).max();
             self.trail.cover(host, until.unwrap_or(Timestamp::MIN));
         }
+        if sources.files.is_empty() {
+            // This host's own logs go on until now, whatever they tell.
+            self.trail.cover_all(Timestamp::now());
+        }
+        in_hand.iter().for_each(|steps| self.trail.in_hand(steps));
         let done = unwritten.map_or(Ok(()), Err);
         match done.and_then(|()| self.finish()) {
             Err(error) if gone(&error) => return Ok(Answer::Cut),

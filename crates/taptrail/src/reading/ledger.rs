@@ -1,14 +1,18 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use taptrail_ledger::{Ledger, LedgerError, Records, StoredRecord};
+use taptrail_kernel::proc::{ProcessId, boot_id};
+use taptrail_ledger::{Ledger, LedgerError, OpenStep, Records, StoredRecord};
 use taptrail_record::{RecordType, parse_text};
 use taptrail_source::Input;
-use taptrail_trail::{Content, Entry};
+use taptrail_trail::{Content, Entry, InHand};
+
+/// What ledgers tell to be in hand, once they have been read.
+pub(super) type AllInHand = Arc<Mutex<Vec<InHand>>>;
 
 /// A ledger to be read.
-pub(super) fn input(path: PathBuf, host: &Arc<str>) -> Result<Input, LedgerError> {
+pub(super) fn input(path: PathBuf, host: &Arc<str>, in_hand: &AllInHand) -> Result<Input, LedgerError> {
     let name: Arc<str> = path.display().to_string().into();
     let ledger = Ledger::open_file_to_read(path)?;
     let bytes = ledger.bytes();
@@ -20,6 +24,7 @@ pub(super) fn input(path: PathBuf, host: &Arc<str>) -> Result<Input, LedgerError
         boot: None,
         past: HashSet::new(),
         next: None,
+        in_hand: Arc::clone(in_hand),
     };
     Ok(Input::Rows { name, bytes, rows: Box::new(rows) })
 }
@@ -35,9 +40,25 @@ struct Rows {
     past: HashSet<String>,
     /// What comes after the boot that was told instead of it.
     next: Option<Entry>,
+    in_hand: AllInHand,
+}
+
+/// Whether a step's supervisor is a process that runs on this host: of a ledger from elsewhere none is.
+fn is_in_hand(step: &OpenStep, boot: &str) -> bool {
+    let supervisor = ProcessId { pid: step.supervisor.pid, start_time: step.supervisor.start };
+    step.boot_id == boot && supervisor.is_alive()
 }
 
 impl Rows {
+    /// All has been read.
+    fn end(&self) {
+        let boot = boot_id().map(|boot| boot.to_string()).unwrap_or_default();
+        let steps = self.records.open_steps().iter().filter(|step| is_in_hand(step, &boot));
+        let steps = steps.map(|step| (step.guest, step.mac)).collect();
+        let (host, ledger) = (Arc::clone(&self.host), Arc::clone(&self.source));
+        self.in_hand.lock().unwrap_or_else(PoisonError::into_inner).push(InHand { host, ledger, steps });
+    }
+
     fn entry(&mut self, stored: StoredRecord) -> Result<Option<Entry>, String> {
         let read = parse_text(RecordType(stored.kind), stored.text.as_bytes());
         let Some(record) = read.map_err(|error| error.to_string())? else { return Ok(None) };
@@ -74,9 +95,13 @@ impl Iterator for Rows {
             return Some(Ok(entry));
         }
         loop {
-            let stored = match self.records.next()? {
-                Ok(stored) => stored,
-                Err(error) => return Some(Err(taptrail_guest::chain(&error))),
+            let stored = match self.records.next() {
+                Some(Ok(stored)) => stored,
+                Some(Err(error)) => return Some(Err(taptrail_guest::chain(&error))),
+                None => {
+                    self.end();
+                    return None;
+                }
             };
             match self.entry(stored) {
                 Ok(Some(entry)) => return Some(Ok(entry)),

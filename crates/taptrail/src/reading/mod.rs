@@ -8,32 +8,42 @@ mod progress;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use taptrail_guest::Dirs;
 use taptrail_ledger::Ledger;
 use taptrail_source::{Hosts, Input, Options, Outcome, SourceError, Take};
+use taptrail_trail::InHand;
 
 pub(crate) use self::again::again;
 pub(crate) use self::extent::Extent;
+use self::ledger::AllInHand;
 use crate::cli::Sources;
 use crate::output::Failure;
 
 /// What every SQLite database begins with (its file format, section 1.3).
 const SQLITE: &[u8] = b"SQLite format 3\0";
 
+/// What came of reading.
+pub(crate) struct Read {
+    pub(crate) outcome: Outcome,
+    /// What supervisors had in hand as their ledgers were read.
+    pub(crate) in_hand: Vec<InHand>,
+}
+
 /// Gives each entry of the sources to `take`, in the order of their times.
 ///
 /// # Errors
 ///
 /// There is nothing to read. What of several sources can't be read is in the outcome.
-pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut Take<'_>) -> Result<Outcome, Failure> {
+pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut Take<'_>) -> Result<Read, Failure> {
+    let in_hand = AllInHand::default();
     let own = sources.files.is_empty();
     let mut failed = Vec::new();
     let (inputs, hosts) = if own {
         let hosts = Hosts::one(this_host(sources));
-        (own_inputs(sources, dirs, &hosts, &mut failed)?, hosts)
+        (own_inputs(sources, dirs, &hosts, &in_hand, &mut failed)?, hosts)
     } else {
         let mut paths = Vec::new();
         for file in &sources.files {
@@ -52,7 +62,7 @@ pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut Take<'_>) -> Re
         }
         let mut inputs = Vec::new();
         for given in paths {
-            match given.open(&hosts) {
+            match given.open(&hosts, &in_hand) {
                 Ok(input) => inputs.push(input),
                 Err(error) => failed.push(error),
             }
@@ -66,7 +76,8 @@ pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut Take<'_>) -> Re
     let mut outcome = taptrail_source::read(inputs, options, take);
     failed.append(&mut outcome.failed);
     outcome.failed = failed;
-    Ok(outcome)
+    let in_hand = std::mem::take(&mut *in_hand.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(Read { outcome, in_hand })
 }
 
 /// Whose lines those are that name no host. A ledger in one directory and logs in another are taken for one host's;
@@ -101,6 +112,7 @@ fn own_inputs(
     sources: &Sources,
     dirs: &Dirs,
     hosts: &Hosts,
+    in_hand: &AllInHand,
     failed: &mut Vec<SourceError>,
 ) -> Result<Vec<Input>, Failure> {
     let mut inputs = match taptrail_source::host_logs(sources.audit_log.as_deref()) {
@@ -115,7 +127,7 @@ fn own_inputs(
         Ok(false) => {}
         _ => {
             let host = hosts.of_path(&ledger);
-            inputs.push(ledger::input(ledger.clone(), &host).map_err(Failure::input)?);
+            inputs.push(ledger::input(ledger.clone(), &host, in_hand).map_err(Failure::input)?);
         }
     }
     if inputs.is_empty() && failed.is_empty() {
@@ -154,9 +166,9 @@ impl Given {
         }
     }
 
-    fn open(self, hosts: &Hosts) -> Result<Input, SourceError> {
+    fn open(self, hosts: &Hosts, in_hand: &AllInHand) -> Result<Input, SourceError> {
         match self {
-            Self::Ledger(path) => ledger::input(path.clone(), &hosts.of_path(&path))
+            Self::Ledger(path) => ledger::input(path.clone(), &hosts.of_path(&path), in_hand)
                 .map_err(|error| SourceError::Open { path, source: std::io::Error::other(error) }),
             Self::Log(input) => Ok(input),
         }

@@ -11,7 +11,7 @@ use taptrail_witness::verify::{Hosts, Interest, Reader, Told};
 use crate::cli::Verify;
 use crate::output::Failure;
 use crate::questions::Whole;
-use crate::reading::{self, Extent};
+use crate::reading::{self, Extent, Read};
 
 /// A trail as far as it was read.
 pub(super) struct Trail<'a> {
@@ -53,11 +53,12 @@ impl<'a> Trail<'a> {
         let begun = Instant::now();
         let mut reader = Reader::new(self.hosts.clone(), interest.clone());
         let mut used = 0;
-        let outcome = reading::entries(sources, self.dirs, &mut |entry| {
+        let Read { outcome, in_hand } = reading::entries(sources, self.dirs, &mut |entry| {
             used += 1;
             reader.feed(entry);
             ControlFlow::Continue(())
         })?;
+        in_hand.iter().for_each(|steps| reader.in_hand(steps));
         self.told = reader.finish(jiff::Timestamp::now());
         let stats = Stats { input: outcome.input.clone(), used, foreign: 0, took: begun.elapsed() };
         self.whole = Some(Whole::of(outcome, stats));

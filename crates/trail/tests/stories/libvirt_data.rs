@@ -151,7 +151,8 @@ const EXPECTED: &[(&str, usize, &[&str])] = &[
         ],
     ),
     ("libvirt-9.0-kernel-rules/08c-fail-hook", 1, &["false-start", "open-without-grant"]),
-    ("libvirt-9.0-kernel-rules/08d-daemon-killed-mid-start", 1, &["grant-unknown"]),
+    // Its log ends a moment after the open: the trail can't know that nothing follows.
+    ("libvirt-9.0-kernel-rules/08d-daemon-killed-mid-start", 1, &[]),
     ("libvirt-9.0-vhost/v1-tap-vhost", 0, &[]),
     ("libvirt-9.0-vhost/v2-mq2", 0, &[]),
     ("libvirt-9.0-vhost/v3-macvtap-vhost", 0, &["unknown-device-number"]),

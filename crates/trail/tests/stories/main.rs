@@ -15,4 +15,5 @@ mod oddities;
 mod own_records;
 mod scene;
 mod telling;
+mod under_way;
 mod watched;

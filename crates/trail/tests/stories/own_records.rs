@@ -205,7 +205,7 @@ fn what_is_over_can_be_fetched_before_the_end() {
     assert_eq!(trail.drain_ended().count(), 1);
     assert_eq!(trail.drain_ended().count(), 0);
     let report = trail.finish();
-    assert_eq!(holdings(&report), ["tun x1 unknown - incomplete"]);
+    assert_eq!(holdings(&report), ["tun x1 opening - incomplete"]);
     assert_eq!(report.input.records, 5);
 }
 

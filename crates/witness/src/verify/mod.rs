@@ -79,7 +79,9 @@ pub struct Row<'a> {
 impl Row<'_> {
     /// Whether it may be otherwise soon: records come a little late.
     fn may_pass(&self) -> bool {
-        let unsure = |holding: &Holding| holding.certainty == Certainty::Incomplete;
+        let unsure = |holding: &Holding| {
+            holding.state == State::Opening || holding.certainty == Certainty::Incomplete
+        };
         self.verdict.is_difference() || self.verdict == Verdict::Unknown && self.holding.is_some_and(unsure)
     }
 }
@@ -363,7 +365,7 @@ impl<'a> Judge<'a, '_> {
                 || runs_guest_of(holder, self.told, holding)
                     && means(holder, part.held, holding, Matched::Elimination)
         };
-        if let Some(holding) = latest(State::Unknown).find(unsure) {
+        if let Some(holding) = latest(State::Opening).chain(latest(State::Unknown)).find(unsure) {
             return Row { verdict: Verdict::Unknown, holding: Some(holding), ..row };
         }
         let opened = latest(State::NeverGranted).find(|holding| self.is_of(holder, part, holding));

@@ -567,6 +567,14 @@ fn what_records_that_are_missing_would_tell_is_unknown() {
     assert_eq!(verdicts(&opened, vec![]), []);
     let another = process(OTHER, vec![tap("tap0", 9, &[0])]);
     assert_eq!(verdicts(&opened, vec![another]), [Verdict::Unaccounted]);
+    // Whether QEMU is about to get it, who opens it and who gets it hold it in turn.
+    let opening = Holding { state: State::Opening, ..opened };
+    let supervisor = process(OTHER, vec![tap("vnet0", 1, &[0])]);
+    assert_eq!(verdicts(&opening, held()), [Verdict::Unknown]);
+    assert_eq!(verdicts(&opening, vec![]), []);
+    assert_eq!(verdicts(&opening, vec![process(OTHER, vec![tap("tap0", 9, &[0])])]), [Verdict::Unaccounted]);
+    let seen = verdicts(&opening, vec![supervisor]);
+    assert_eq!(seen, [Verdict::Unknown]);
     // Whether it has let go of what it got.
     let lost = Holding { certainty: Certainty::Incomplete, ..inferred(1, tun(None)) };
     assert_eq!(verdicts(&lost, held()), [Verdict::Accounted]);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use taptrail_record::{Device, DeviceKind, MacAddr};
-use taptrail_trail::{Content, Entry, Finding, FindingKind, Holding, State, Trail};
+use taptrail_trail::{Content, Entry, Finding, FindingKind, Holding, InHand, State, Trail};
 use uuid::Uuid;
 
 use crate::scan::Scan;
@@ -161,6 +161,11 @@ impl Reader {
         }
     }
 
+    /// A ledger tells what its supervisors have in hand, once all of it has been fed.
+    pub fn in_hand(&mut self, steps: &InHand) {
+        self.trail.in_hand(steps);
+    }
+
     /// What it tells. `now`: the records until then were read.
     pub fn finish(mut self, now: Timestamp) -> Told {
         self.trail.cover_all(now);
@@ -168,7 +173,7 @@ impl Reader {
         let mut holdings: Vec<_> = self.released.into_values().collect();
         holdings.sort_by_key(|holding| (holding.released, holding.mac));
         holdings.extend(rest.holdings.into_iter().filter(|holding| {
-            matches!(holding.state, State::Held | State::Unknown)
+            matches!(holding.state, State::Held | State::Opening | State::Unknown)
                 || holding.state == State::NeverGranted && holding.ended_by.is_none()
         }));
         let objections = self.objections.into_values().collect();
