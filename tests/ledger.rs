@@ -8,11 +8,12 @@ use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use std::ops::ControlFlow;
 
 use serde_json::json;
+use taptrail_kernel::proc::Signal;
 use taptrail_ledger::{Ledger, Logged, NewRecord, NewWatched, Process};
 use taptrail_record::{Descriptor, Device, Event, Rdev, Record};
 use taptrail_source::{Input, Options, read};

@@ -27,6 +27,22 @@ pub enum LedgerError {
         /// SQLite's reason.
         source: rusqlite::Error,
     },
+    /// It can be read in a copy alone, and that can't be made.
+    #[error("Ledger {path} can't be copied to {dir}, where it would be read (TMPDIR names another directory)", path = path.display(), dir = std::env::temp_dir().display())]
+    Copy {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The database is not what a taptrail makes.
+    #[error("Ledger {path} is not as taptrail makes it, and nothing of it is believed: {what}", path = path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// In what it differs.
+        what: String,
+    },
     /// The ledger was written by another version of taptrail.
     #[error("Ledger {path} has schema version {found}, but this taptrail knows {known}: {}", if found > known { "a newer taptrail wrote it" } else { "it is not a ledger that was ever written to" }, path = path.display())]
     Version {

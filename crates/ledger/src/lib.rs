@@ -8,6 +8,9 @@
 //! The guests of another manager have an account, too, kept by a watcher: copies of that manager's
 //! records, what the watcher itself saw, and up to where it has read (see [`Ledger::checkpoint`]).
 //!
+//! A ledger that is not this host's own, or that can't be written to, is read in a private copy: nothing is changed or
+//! left beside it. Whatever is not exactly as a taptrail makes it (a view, a trigger, another table) is refused.
+//!
 //! This room never opens a device, never talks to the kernel's audit and never decides anything:
 //! it remembers, and it refuses to forget twice (a device is closed exactly once).
 //!
@@ -22,11 +25,13 @@
 
 #![forbid(unsafe_code)]
 
+mod copy;
 mod error;
 mod live;
 mod moved;
 mod owner;
 mod read;
+mod schema;
 mod upkeep;
 mod watch;
 mod write;
@@ -47,20 +52,11 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
+use rusqlite::limits::Limit;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
-/// The steps from an empty file to the schema that this program writes. A ledger's version is how many of them it has
-/// taken: a newer one is refused, an older one takes the rest. A step that was released never changes.
-const SCHEMA: [&str; 4] = [
-    include_str!("schema/1.sql"),
-    include_str!("schema/2.sql"),
-    include_str!("schema/3.sql"),
-    include_str!("schema/4.sql"),
-];
-
-/// The version of the whole.
-#[allow(clippy::cast_possible_wrap)] // A handful.
-const SCHEMA_VERSION: i64 = SCHEMA.len() as i64;
+use crate::copy::{CopyError, PrivateCopy};
 
 /// How long a supervisor waits for another one's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -101,30 +97,67 @@ impl Ledger {
             .map_err(|source| LedgerError::File { path: path.clone(), source })
             .and_then(|file| owner::check_file(&path, &file))?;
         let mut ledger = Self::connect(path)?;
+        write_ahead(&ledger.connection)
+            .map_err(|source| LedgerError::Open { path: ledger.path.clone(), source })?;
         ledger.migrate()?;
         ledger.refuse_damage()?;
         Ok(ledger)
     }
 
-    /// Opens an existing ledger of a state directory for reading.
+    /// Opens this host's ledger for reading, as supervisors and watchers write to it. One that can't be written to
+    /// (read-only media, another user's) is read as [`open_file_to_read`](Self::open_file_to_read) does.
     pub fn open_to_read(state_dir: &Path) -> Result<Self, LedgerError> {
-        Self::open_file_to_read(Self::file(state_dir))
-    }
-
-    /// Opens an existing ledger's file for reading.
-    pub fn open_file_to_read(path: PathBuf) -> Result<Self, LedgerError> {
+        let path = Self::file(state_dir);
         if let Err(source) = std::fs::metadata(&path) {
             return Err(LedgerError::File { path, source });
         }
-        // Reading a WAL database takes the right to write its index; its tables are left as they are.
-        let mut ledger = Self::connect(path)?;
-        ledger.await_maker()?;
-        let found = ledger.version;
-        // Reading takes of a version only what that has.
-        if !(1..=SCHEMA_VERSION).contains(&found) {
-            return Err(LedgerError::Version { path: ledger.path, found, known: SCHEMA_VERSION });
+        let opened = Self::connect(path.clone()).and_then(|mut ledger| {
+            ledger.await_maker()?;
+            Ok(ledger)
+        });
+        match opened {
+            Ok(ledger) => ledger.checked(),
+            Err(LedgerError::Open { source, .. }) if needs_to_write(&source) => Self::open_file_to_read(path),
+            Err(error) => Err(error),
         }
-        Ok(ledger)
+    }
+
+    /// Reads a ledger's file as it is now, with what its write-ahead log has, and without touching either: in a private
+    /// copy, which is gone from its directory before this returns.
+    pub fn open_file_to_read(path: PathBuf) -> Result<Self, LedgerError> {
+        let copy = match PrivateCopy::of(&path) {
+            Ok(copy) => copy,
+            Err(CopyError::Original(source)) => return Err(LedgerError::File { path, source }),
+            Err(CopyError::Copy(source)) => return Err(LedgerError::Copy { path, source }),
+        };
+        let failed = |source| LedgerError::Open { path: path.clone(), source };
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(copy.path(), flags).map_err(failed)?;
+        harden(&connection).map_err(failed)?;
+        // Alone, SQLite keeps the index of its log in memory: the copy needs no third file.
+        connection.execute_batch("PRAGMA locking_mode = EXCLUSIVE").map_err(failed)?;
+        let version = version(&connection).map_err(failed)?;
+        connection.execute_batch("PRAGMA query_only = ON").map_err(failed)?;
+        drop(copy);
+        Self { connection, path, file_id: None, version }.checked()
+    }
+
+    /// This ledger, if it is one that can be read.
+    fn checked(mut self) -> Result<Self, LedgerError> {
+        let failed = |source| LedgerError::Open { path: self.path.clone(), source };
+        // At one moment: another process may be bringing it up to a newer version.
+        let moment = self.connection.unchecked_transaction().map_err(failed)?;
+        let found = version(&moment).map_err(failed)?;
+        // Reading takes of a version only what that has.
+        let Some(steps) = schema::steps(found).filter(|steps| !steps.is_empty()) else {
+            return Err(LedgerError::Version { path: self.path.clone(), found, known: schema::VERSION });
+        };
+        if let Some(what) = schema::differs(&moment, steps).map_err(failed)? {
+            return Err(LedgerError::Foreign { path: self.path.clone(), what });
+        }
+        moment.finish().map_err(failed)?;
+        self.version = found;
+        Ok(self)
     }
 
     /// Where the ledger of `state_dir` lies.
@@ -142,13 +175,8 @@ impl Ledger {
         )
         .map_err(failed)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
-        write_ahead(&connection).map_err(failed)?;
-        connection
-            .execute_batch(
-                "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
-                 PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;",
-            )
-            .map_err(failed)?;
+        harden(&connection).map_err(failed)?;
+        connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;").map_err(failed)?;
         let version = version(&connection).map_err(failed)?;
         let file_id = moved::file_id(&path);
         Ok(Self { connection, path, file_id, version })
@@ -173,21 +201,23 @@ impl Ledger {
 
     fn migrate(&mut self) -> Result<(), LedgerError> {
         let failed = |source| LedgerError::Open { path: self.path.clone(), source };
-        if self.version == SCHEMA_VERSION {
-            return Ok(());
-        }
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
         // Asked again inside: another supervisor may have done it meanwhile.
         let found = version(&tx).map_err(failed)?;
-        let Some(steps) = usize::try_from(found).ok().and_then(|taken| SCHEMA.get(taken..)) else {
-            return Err(LedgerError::Version { path: self.path.clone(), found, known: SCHEMA_VERSION });
+        let Some(taken) = schema::steps(found) else {
+            return Err(LedgerError::Version { path: self.path.clone(), found, known: schema::VERSION });
         };
-        for step in steps {
-            tx.execute_batch(step).map_err(failed)?;
+        if let Some(what) = schema::differs(&tx, taken).map_err(failed)? {
+            return Err(LedgerError::Foreign { path: self.path.clone(), what });
         }
-        tx.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(failed)?;
+        if found < schema::VERSION {
+            for step in &schema::STEPS[taken.len()..] {
+                tx.execute_batch(step).map_err(failed)?;
+            }
+            tx.pragma_update(None, "user_version", schema::VERSION).map_err(failed)?;
+        }
         tx.commit().map_err(failed)?;
-        self.version = SCHEMA_VERSION;
+        self.version = schema::VERSION;
         Ok(())
     }
 
@@ -203,6 +233,24 @@ impl Ledger {
             .map_err(|source| LedgerError::Write { source })?;
         Ok(Tx::new(tx))
     }
+}
+
+/// The longest value that a ledger has, by far, in bytes.
+const MAX_VALUE: i32 = 16 << 20;
+
+/// A file may be anybody's: nothing that stands in its schema is trusted or run, and no value takes all memory.
+fn harden(connection: &Connection) -> Result<(), rusqlite::Error> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_VALUE)?;
+    connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+    connection.execute_batch("PRAGMA cell_size_check = ON")
+}
+
+/// Whether SQLite could not open a database because reading one takes the right to write beside it.
+fn needs_to_write(error: &rusqlite::Error) -> bool {
+    let writes = [ErrorCode::CannotOpen, ErrorCode::ReadOnly, ErrorCode::PermissionDenied];
+    error.sqlite_error_code().is_some_and(|code| writes.contains(&code))
 }
 
 fn version(connection: &Connection) -> Result<i64, rusqlite::Error> {

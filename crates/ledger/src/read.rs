@@ -176,8 +176,12 @@ impl Ledger {
         let mut statement = self
             .connection
             .prepare(&format!(
-                "SELECT id, name, uuid, boot_id, supervisor_pid, supervisor_start, pid, pid_start,
-                        begun, ended, end_reason, {watched} FROM guest WHERE {condition} ORDER BY id",
+                "SELECT id, {name}, {uuid}, {boot_id}, supervisor_pid, supervisor_start, pid, pid_start,
+                        begun, ended, {end_reason}, {watched} FROM guest WHERE {condition} ORDER BY id",
+                name = bounded("name"),
+                uuid = bounded("uuid"),
+                boot_id = bounded("boot_id"),
+                end_reason = bounded("end_reason"),
                 watched = self.since_3("watched"),
             ))
             .map_err(failed)?;
@@ -211,7 +215,12 @@ impl Ledger {
         let mut rows = statement.query((last, i64::try_from(rows).unwrap_or(i64::MAX))).map_err(failed)?;
         let (mut page, mut last) = (VecDeque::new(), None);
         while let Some(row) = rows.next().map_err(failed)? {
-            last = Some(row.get(0).map_err(failed)?);
+            let id: i64 = row.get(0).map_err(failed)?;
+            // A damaged or made-up table can lead in a circle.
+            if last.is_some_and(|last| id <= last) {
+                return Err(bad("record", id, &id.to_string(), "row behind the one before it"));
+            }
+            last = Some(id);
             page.push_back(stored(row));
         }
         Ok((page, last))
@@ -224,7 +233,13 @@ impl Ledger {
             // Who wrote what was copied is not always told.
             _ => "CASE WHEN copied THEN writer ELSE coalesce(writer, supervisor_pid) END",
         };
-        format!("record.id, time, type, text, logged, serial, {writer}, boot_id, {}", self.since_3("copied"))
+        format!(
+            "record.id, time, type, {text}, {logged}, serial, {writer}, {boot_id}, {copied}",
+            text = bounded("text"),
+            logged = bounded("logged"),
+            boot_id = bounded("boot_id"),
+            copied = self.since_3("copied"),
+        )
     }
 
     /// A column that version 3 brought, in which 0 is what was before.
@@ -235,21 +250,26 @@ impl Ledger {
     /// Steps towards a grant that have no outcome, of guests whose account is open; the first few thousand.
     fn open_hand_overs(&self) -> Result<Vec<OpenStep>, LedgerError> {
         let failed = |source| LedgerError::Read { source };
-        let sql = "SELECT uuid, boot_id, supervisor_pid, supervisor_start, mac, step.id
-                   FROM step JOIN guest ON guest.id = step.guest
-                   WHERE done IS NULL AND ended IS NULL AND kind IN ('start', 'open', 'hand-over')
-                   ORDER BY step.id LIMIT 4096";
-        let mut statement = self.connection.prepare(sql).map_err(failed)?;
+        let sql = format!(
+            "SELECT {uuid}, {boot_id}, supervisor_pid, supervisor_start, {mac}, step.id
+             FROM step JOIN guest ON guest.id = step.guest
+             WHERE done IS NULL AND ended IS NULL AND kind IN ('start', 'open', 'hand-over')
+             ORDER BY step.id LIMIT 4096",
+            uuid = bounded("uuid"),
+            boot_id = bounded("boot_id"),
+            mac = bounded("mac"),
+        );
+        let mut statement = self.connection.prepare(&sql).map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;
         let mut steps = Vec::new();
         while let Some(row) = rows.next().map_err(failed)? {
             let id = row.get(5).map_err(failed)?;
-            let (uuid, mac): (String, Option<String>) =
-                (row.get(0).map_err(failed)?, row.get(4).map_err(failed)?);
+            let uuid = text_of(row, 0, "step", id)?;
+            let mac: Option<String> = row.get(4).map_err(failed)?;
             let start: i64 = row.get(3).map_err(failed)?;
             steps.push(OpenStep {
                 guest: uuid.parse().map_err(|_| bad("step", id, &uuid, "uuid"))?,
-                boot_id: row.get(1).map_err(failed)?,
+                boot_id: text_of(row, 1, "step", id)?,
                 supervisor: Process {
                     pid: row.get(2).map_err(failed)?,
                     start: u64::try_from(start).unwrap_or_default(),
@@ -282,10 +302,22 @@ impl Ledger {
     }
 }
 
+/// A column of text, or nothing where it is longer than anything that a taptrail writes: an audit record has 8970 bytes
+/// at most (`MAX_AUDIT_MESSAGE_LENGTH`, linux/audit.h). Its length is known without reading it.
+fn bounded(column: &str) -> String {
+    format!("iif(octet_length({column}) <= 65536, {column}, NULL)")
+}
+
+/// What [`bounded`] gave of a column that is never empty.
+fn text_of(row: &Row<'_>, column: usize, table: &'static str, id: i64) -> Result<String, LedgerError> {
+    let text: Option<String> = row.get(column).map_err(|source| LedgerError::Read { source })?;
+    text.ok_or_else(|| bad(table, id, "…", "text of up to 64 KiB"))
+}
+
 fn guest(row: &Row<'_>) -> Result<Guest, LedgerError> {
     let failed = |source| LedgerError::Read { source };
     let id: i64 = row.get(0).map_err(failed)?;
-    let uuid: String = row.get(2).map_err(failed)?;
+    let uuid = text_of(row, 2, "guest", id)?;
     let process = |pid: Option<u32>, start: Option<i64>| {
         Some(Process { pid: pid?, start: u64::try_from(start?).unwrap_or_default() })
     };
@@ -295,10 +327,10 @@ fn guest(row: &Row<'_>) -> Result<Guest, LedgerError> {
     Ok(Guest {
         key: GuestKey(id),
         id: GuestId {
-            name: row.get::<_, String>(1).map_err(failed)?.into(),
+            name: text_of(row, 1, "guest", id)?.into(),
             uuid: uuid.parse().map_err(|_| bad("guest", id, &uuid, "uuid"))?,
         },
-        boot_id: row.get(3).map_err(failed)?,
+        boot_id: text_of(row, 3, "guest", id)?,
         supervisor: supervisor.ok_or_else(|| bad("guest", id, "NULL", "process"))?,
         watched: row.get(11).map_err(failed)?,
         qemu: process(row.get(6).map_err(failed)?, row.get(7).map_err(failed)?),
@@ -317,11 +349,11 @@ pub(crate) fn stored(row: &Row<'_>) -> Result<StoredRecord, LedgerError> {
         id,
         time: time("record", id, row.get(1).map_err(failed)?)?,
         kind: row.get(2).map_err(failed)?,
-        text: row.get(3).map_err(failed)?,
-        logged: row.get(4).map_err(failed)?,
+        text: text_of(row, 3, "record", id)?,
+        logged: text_of(row, 4, "record", id)?,
         serial: row.get(5).map_err(failed)?,
         writer: row.get(6).map_err(failed)?,
-        boot_id: row.get(7).map_err(failed)?,
+        boot_id: text_of(row, 7, "record", id)?,
         copied: row.get(8).map_err(failed)?,
     })
 }

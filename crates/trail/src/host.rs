@@ -366,7 +366,9 @@ impl Host {
     /// Its ledger tells which steps are in hand.
     pub(crate) fn in_hand(&mut self, steps: &InHand) {
         for (uuid, lives) in &mut self.guests {
-            let listed = |mac| steps.steps.iter().any(|(of, for_mac)| of == uuid && for_mac.is_none_or(|of| of == mac));
+            let listed = |mac| {
+                steps.steps.iter().any(|(of, for_mac)| of == uuid && for_mac.is_none_or(|of| of == mac))
+            };
             lives.iter_mut().for_each(|guest| guest.in_hand(&steps.ledger, listed));
         }
     }

@@ -33,7 +33,9 @@ fn granted(holding: &Holding, clock: &Clock) -> String {
     };
     match (holding.state, holding.granted) {
         (State::OpenFailed | State::NeverGranted, _) => format!("{qemu} never got it."),
-        (State::Opening, _) => format!("{qemu} is about to get it: that was under way as the trail was read."),
+        (State::Opening, _) => {
+            format!("{qemu} is about to get it: that was under way as the trail was read.")
+        }
         (State::Unknown, _) => format!("Whether {qemu} got it is not known."),
         (_, Some(at)) => format!("{qemu} got it at {}.", clock.after(holding.opened, Some(at))),
         (_, None) => format!("{qemu} had it already as the trail begins."),

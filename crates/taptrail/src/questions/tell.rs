@@ -49,13 +49,14 @@ impl<'a, T: Take> Teller<'a, T> {
     pub(super) fn read(mut self, sources: &Sources, dirs: &Dirs) -> Result<Answer, Failure> {
         let begun = Instant::now();
         let mut unwritten = None;
-        let Read { outcome: read, in_hand } = reading::entries(sources, dirs, &mut |entry| match self.feed(entry) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                unwritten = Some(error);
-                ControlFlow::Break(())
-            }
-        })?;
+        let Read { outcome: read, in_hand } =
+            reading::entries(sources, dirs, &mut |entry| match self.feed(entry) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    unwritten = Some(error);
+                    ControlFlow::Break(())
+                }
+            })?;
         if read.refused.is_some() {
             let (used, foreign) = (self.used, self.foreign);
             let stats = Stats { input: read.input.clone(), used, foreign, took: begun.elapsed() };

@@ -1,9 +1,9 @@
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use taptrail_kernel::proc::{ProcessId, boot_id};
-use taptrail_ledger::{Ledger, LedgerError, OpenStep, Records, StoredRecord};
+use taptrail_ledger::{Ledger, OpenStep, Records, StoredRecord};
 use taptrail_record::{RecordType, parse_text};
 use taptrail_source::Input;
 use taptrail_trail::{Content, Entry, InHand};
@@ -12,9 +12,8 @@ use taptrail_trail::{Content, Entry, InHand};
 pub(super) type AllInHand = Arc<Mutex<Vec<InHand>>>;
 
 /// A ledger to be read.
-pub(super) fn input(path: PathBuf, host: &Arc<str>, in_hand: &AllInHand) -> Result<Input, LedgerError> {
+pub(super) fn input(ledger: Ledger, path: &Path, host: &Arc<str>, in_hand: &AllInHand) -> Input {
     let name: Arc<str> = path.display().to_string().into();
-    let ledger = Ledger::open_file_to_read(path)?;
     let bytes = ledger.bytes();
     let records = ledger.into_records();
     let rows = Rows {
@@ -26,7 +25,7 @@ pub(super) fn input(path: PathBuf, host: &Arc<str>, in_hand: &AllInHand) -> Resu
         next: None,
         in_hand: Arc::clone(in_hand),
     };
-    Ok(Input::Rows { name, bytes, rows: Box::new(rows) })
+    Input::Rows { name, bytes, rows: Box::new(rows) }
 }
 
 /// A ledger's rows as entries.

@@ -127,7 +127,8 @@ fn own_inputs(
         Ok(false) => {}
         _ => {
             let host = hosts.of_path(&ledger);
-            inputs.push(ledger::input(ledger.clone(), &host, in_hand).map_err(Failure::input)?);
+            let opened = Ledger::open_to_read(&dirs.state).map_err(Failure::input)?;
+            inputs.push(ledger::input(opened, &ledger, &host, in_hand));
         }
     }
     if inputs.is_empty() && failed.is_empty() {
@@ -168,8 +169,10 @@ impl Given {
 
     fn open(self, hosts: &Hosts, in_hand: &AllInHand) -> Result<Input, SourceError> {
         match self {
-            Self::Ledger(path) => ledger::input(path.clone(), &hosts.of_path(&path), in_hand)
-                .map_err(|error| SourceError::Open { path, source: std::io::Error::other(error) }),
+            Self::Ledger(path) => match Ledger::open_file_to_read(path.clone()) {
+                Ok(ledger) => Ok(ledger::input(ledger, &path, &hosts.of_path(&path), in_hand)),
+                Err(error) => Err(SourceError::Open { path, source: std::io::Error::other(error) }),
+            },
             Self::Log(input) => Ok(input),
         }
     }

@@ -79,9 +79,8 @@ pub struct Row<'a> {
 impl Row<'_> {
     /// Whether it may be otherwise soon: records come a little late.
     fn may_pass(&self) -> bool {
-        let unsure = |holding: &Holding| {
-            holding.state == State::Opening || holding.certainty == Certainty::Incomplete
-        };
+        let unsure =
+            |holding: &Holding| holding.state == State::Opening || holding.certainty == Certainty::Incomplete;
         self.verdict.is_difference() || self.verdict == Verdict::Unknown && self.holding.is_some_and(unsure)
     }
 }

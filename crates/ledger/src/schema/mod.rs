@@ -1,0 +1,49 @@
+//! What a ledger's database is made of, and whether it is made of that alone.
+
+use std::collections::BTreeMap;
+
+use rusqlite::Connection;
+
+/// The steps from an empty file to the schema that this program writes. A ledger's version is how many of them it has
+/// taken: a newer one is refused, an older one takes the rest. A step that was released never changes.
+pub(crate) const STEPS: [&str; 4] =
+    [include_str!("1.sql"), include_str!("2.sql"), include_str!("3.sql"), include_str!("4.sql")];
+
+/// The version of the whole.
+#[allow(clippy::cast_possible_wrap)] // A handful.
+pub(crate) const VERSION: i64 = STEPS.len() as i64;
+
+/// The steps that a ledger of this version has taken; none where it is not known.
+pub(crate) fn steps(version: i64) -> Option<&'static [&'static str]> {
+    usize::try_from(version).ok().and_then(|taken| STEPS.get(..taken))
+}
+
+/// The first thing in which a database differs from one that these steps make. SQLite runs what stands there: a view in
+/// the place of a table gives what its maker likes, and a trigger writes it.
+pub(crate) fn differs(connection: &Connection, steps: &[&str]) -> Result<Option<String>, rusqlite::Error> {
+    let made = Connection::open_in_memory()?;
+    steps.iter().try_for_each(|step| made.execute_batch(step))?;
+    let (mut expected, found) = (objects(&made)?, objects(connection)?);
+    for ((sort, name), sql) in found {
+        let shown = |name: &str| name.chars().take(64).flat_map(char::escape_debug).collect::<String>();
+        match expected.remove(&(sort.clone(), name.clone())) {
+            Some(made) if made == sql => {}
+            Some(_) => return Ok(Some(format!("{} '{}' is another", shown(&sort), shown(&name)))),
+            None => return Ok(Some(format!("{} '{}' is none of a ledger's", shown(&sort), shown(&name)))),
+        }
+    }
+    Ok(expected.into_keys().next().map(|(sort, name)| format!("{sort} '{name}' is missing")))
+}
+
+/// Tables, indices, views and triggers, by sort and name, with the statements that made them.
+type Objects = BTreeMap<(String, String), Option<String>>;
+
+/// More of them than any ledger has are not read.
+fn objects(connection: &Connection) -> Result<Objects, rusqlite::Error> {
+    // ANALYZE makes its own, and SQLite lets nobody else write there.
+    let sql = "SELECT type, name, sql FROM sqlite_schema
+               WHERE NOT (type = 'table' AND name IN ('sqlite_stat1', 'sqlite_stat4')) LIMIT 64";
+    let mut statement = connection.prepare(sql)?;
+    let rows = statement.query_map([], |row| Ok(((row.get(0)?, row.get(1)?), row.get(2)?)))?;
+    rows.collect()
+}
