@@ -2,9 +2,12 @@
 //!
 //! A text names a stretch of time: a day, a minute, a second, or what is said below. As `--start` and
 //! `--at` it means the stretch's beginning, as `--end` its end, so that what is named is included.
+//!
+//! A time of day that clocks show twice, or never, as they are put back and forward, names no stretch: it is refused with
+//! the moments that may be meant.
 
 use jiff::civil::{Date, DateTime, Time};
-use jiff::tz::TimeZone;
+use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{SignedDuration, Span, Timestamp, ToSpan as _, ZonedDateTime};
 
 /// What [`parse`] takes, for help and errors.
@@ -31,6 +34,32 @@ pub(crate) enum TimeError {
     /// It is written as a time is, and there is none such.
     #[error("There is no such time as '{0}'")]
     Impossible(String),
+    /// Clocks were put back, and showed it twice.
+    #[error("'{text}' was twice in zone {zone}: write {first} for the first, or {second}")]
+    Repeated {
+        /// As it was written.
+        text: String,
+        /// The zone it is taken to be in.
+        zone: String,
+        /// It with the offset before the change.
+        first: String,
+        /// It with the offset after it.
+        second: String,
+    },
+    /// Clocks were put forward, and left it out.
+    #[error(
+        "'{text}' never was in zone {zone}, where clocks were put forward over it: write {first}, or {second}"
+    )]
+    Skipped {
+        /// As it was written.
+        text: String,
+        /// The zone it is taken to be in.
+        zone: String,
+        /// The moment that it is by the clock as it was before the change, with the offset after it.
+        first: String,
+        /// The moment that it is by the clock as it was after the change, with the offset before it.
+        second: String,
+    },
     /// `boot`, where the system does not tell.
     #[error("When this system booted can't be told")]
     Boot,
@@ -57,7 +86,7 @@ pub(crate) fn parse(text: &str, now: &ZonedDateTime, boot: Option<Timestamp>) ->
         return found.map_err(impossible);
     }
     if let Some(found) = clock(text, now) {
-        return found.map_err(impossible);
+        return found;
     }
     Err(TimeError::Unknown(text.chars().take(64).collect()))
 }
@@ -131,14 +160,15 @@ fn ago(text: &str, now: &ZonedDateTime) -> Found {
 }
 
 /// A day, a time of day, or both, with a zone or without.
-fn clock(text: &str, now: &ZonedDateTime) -> Found {
+fn clock(text: &str, now: &ZonedDateTime) -> Option<Result<When, TimeError>> {
+    let impossible = |_| TimeError::Impossible(text.chars().take(64).collect());
     let (date, time) = match text.split_once([' ', 'T', 't']) {
         Some((date, time)) => (Some(date), Some(time.trim_start())),
         None if text.contains(':') => (None, Some(text)),
         None => (Some(text), None),
     };
     let date = date.map_or(Some(now.date()), civil_date)?;
-    let Some(time) = time else { return Some(day(date, now.time_zone())) };
+    let Some(time) = time else { return Some(day(date, now.time_zone()).map_err(impossible)) };
     let zone_at = time.find(['Z', 'z', '+', '-']);
     let (time, zone) = time.split_at(zone_at.unwrap_or(time.len()));
     let long = match (time.contains('.'), time.bytes().filter(|b| *b == b':').count()) {
@@ -150,13 +180,34 @@ fn clock(text: &str, now: &ZonedDateTime) -> Found {
     let time: Time = time.parse().ok()?;
     let then = DateTime::from_parts(date, time);
     let from = if zone.is_empty() {
-        now.time_zone().to_timestamp(then)
+        moment_of(text, then, now.time_zone())
     } else {
         // A zone is read as RFC 3339 has it, and all else is known to be right.
         let text = format!("{then}{}", zone.to_ascii_uppercase());
         Ok(text.parse().ok()?)
     };
-    Some(from.and_then(|from| lasting(from, long)))
+    Some(from.and_then(|from| lasting(from, long).map_err(impossible)))
+}
+
+/// The one moment at which clocks of a zone show a time.
+fn moment_of(text: &str, then: DateTime, zone: &TimeZone) -> Result<Timestamp, TimeError> {
+    let text: String = text.chars().take(64).collect();
+    let ambiguous = zone.to_ambiguous_timestamp(then);
+    let named = zone.iana_name().unwrap_or("of this host").to_owned();
+    // With its offset, as it can be written.
+    let at = |moment: Result<Timestamp, jiff::Error>| {
+        moment.map(|moment| moment.display_with_offset(zone.to_offset(moment)).to_string())
+    };
+    let (earlier, later) = (at(ambiguous.earlier()), at(ambiguous.later()));
+    match (ambiguous.offset(), earlier, later) {
+        (AmbiguousOffset::Fold { .. }, Ok(first), Ok(second)) => {
+            Err(TimeError::Repeated { text, zone: named, first, second })
+        }
+        (AmbiguousOffset::Gap { .. }, Ok(first), Ok(second)) => {
+            Err(TimeError::Skipped { text, zone: named, first, second })
+        }
+        _ => ambiguous.unambiguous().map_err(|_| TimeError::Impossible(text)),
+    }
 }
 
 /// `2026-11-23`, or as ausearch takes it in most places, `11/23/2026` or `11/23/26`.
@@ -269,10 +320,42 @@ mod tests {
     fn days_with_a_changed_clock_have_their_own_length() {
         names("2026-10-25", "2026-10-24T22:00:00Z", "2026-10-25T23:00:00Z");
         names("2026-03-29", "2026-03-28T23:00:00Z", "2026-03-29T22:00:00Z");
-        // The hour that is not there: as if the clock had not been changed yet.
-        names("2026-03-29 02:30", "2026-03-29T01:30:00Z", "2026-03-29T01:31:00Z");
-        // The hour that is there twice: the first.
-        names("2026-10-25 02:30", "2026-10-25T00:30:00Z", "2026-10-25T00:31:00Z");
+        // On both sides of the hours that are there never, and twice.
+        names("2026-03-29 01:59", "2026-03-29T00:59:00Z", "2026-03-29T01:00:00Z");
+        names("2026-03-29 03:00", "2026-03-29T01:00:00Z", "2026-03-29T01:01:00Z");
+        names("2026-10-25 01:59:59", "2026-10-24T23:59:59Z", "2026-10-25T00:00:00Z");
+        names("2026-10-25 03:00", "2026-10-25T02:00:00Z", "2026-10-25T02:01:00Z");
+    }
+
+    #[test]
+    fn a_time_that_clocks_show_twice_or_never_is_refused_with_what_may_be_meant() {
+        for (text, what, moments) in [
+            ("2026-10-25 02:30", "was twice", ["2026-10-25T02:30:00+02:00", "2026-10-25T02:30:00+01:00"]),
+            ("10/25/2026 02:00:00", "was twice", ["2026-10-25T02:00:00+02:00", "2026-10-25T02:00:00+01:00"]),
+            (
+                "2026-10-25 02:59:59.9",
+                "was twice",
+                ["2026-10-25T02:59:59.9+02:00", "2026-10-25T02:59:59.9+01:00"],
+            ),
+            ("2026-03-29 02:30", "never was", ["2026-03-29T01:30:00+01:00", "2026-03-29T03:30:00+02:00"]),
+            ("2026-03-29T02:00:00", "never was", ["2026-03-29T01:00:00+01:00", "2026-03-29T03:00:00+02:00"]),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(
+                error.contains(text) && error.contains(what) && error.contains("Europe/Berlin"),
+                "{error}"
+            );
+            for moment in moments {
+                assert!(error.contains(moment), "{error}");
+                // What is offered is taken.
+                let when = read(moment).unwrap();
+                assert_eq!(when.from, at(moment), "{moment}");
+            }
+        }
+        // In a day of the change alone.
+        let late: ZonedDateTime = "2026-10-25T04:00:00+01:00[Europe/Berlin]".parse().unwrap();
+        assert!(matches!(parse("02:30", &late, None), Err(TimeError::Repeated { .. })));
+        names("02:30", "2026-11-23T01:30:00Z", "2026-11-23T01:31:00Z");
     }
 
     #[test]
