@@ -72,7 +72,7 @@ pub use stray::{Stray, StrayState, strays};
 pub use supervisor::{Observer, Running, SuperviseError, adopt, supervise};
 pub use unresponsive::{KilledQemu, Supervised, UnresponsiveError, host_interface, kill_qemu, supervised};
 
-/// An error and its sources on one line.
+/// An error and its sources on one line, whatever the names in it are.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -81,7 +81,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         text.push_str(&error.to_string());
         source = error.source();
     }
-    text
+    taptrail_record::visible(&text).into_owned()
 }
 
 /// `1 descriptor`, `2 descriptors`.

@@ -1,5 +1,7 @@
 use bstr::ByteSlice as _;
 
+use crate::visible::is_visible;
+
 /// Why a line or a text is no record that can be believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
@@ -59,5 +61,5 @@ impl ParseError {
 /// Enough of outside bytes to recognise them, safe to show.
 fn excerpt(bytes: &[u8]) -> String {
     let cut = &bytes[..bytes.len().min(64)];
-    cut.to_str_lossy().chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    cut.to_str_lossy().chars().map(|c| if is_visible(c) { c } else { '\u{fffd}' }).collect()
 }

@@ -54,6 +54,7 @@ mod record;
 mod record_type;
 mod scan;
 mod syscall;
+mod visible;
 mod write;
 
 pub use claim::parse_claim;
@@ -77,4 +78,5 @@ pub use reason::{Reason, ReasonError};
 pub use record::{Descriptor, Event, Outcome, Record, Requester};
 pub use record_type::{RecordType, RecordTypeError};
 pub use syscall::Syscall;
+pub use visible::{is_visible, visible};
 pub use write::{MAX_TEXT, TooLong};

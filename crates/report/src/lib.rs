@@ -40,7 +40,7 @@ pub use explain::{Explainer, Explanation, Lines};
 pub use filter::{DeviceFilter, DeviceFilterError, Filter, Subject};
 pub use findings::is_grave;
 pub use guests::{GuestRow, guest_table};
-pub use json::json;
+pub use json::{json, json_line};
 pub use nics::{DeviceRow, NicRow, nic_table};
 pub use sink::{Count, Format, Sink, Take, Told};
 pub use span::Span;

@@ -150,8 +150,8 @@ impl<W: Write> Sink<W> {
             Way::Json(out) => {
                 let Report { findings, input, .. } = &report;
                 match self.told {
-                    Told::Trail => serde_json::to_writer_pretty(&mut *out, &report)?,
-                    Told::Findings => serde_json::to_writer_pretty(&mut *out, &Findings { findings, input })?,
+                    Told::Trail => crate::json::write_pretty(&mut *out, &report)?,
+                    Told::Findings => crate::json::write_pretty(&mut *out, &Findings { findings, input })?,
                 }
                 out.write_all(b"\n")?;
                 out.flush()
@@ -209,7 +209,7 @@ impl<W: Write> Take for Sink<W> {
 }
 
 fn line(out: &mut impl Write, item: &Item<'_>) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, item)?;
+    crate::json::write_line(&mut *out, item)?;
     out.write_all(b"\n")
 }
 

@@ -1,4 +1,5 @@
 use compact_str::CompactString;
+use taptrail_record::is_visible;
 
 /// What stands for nothing.
 pub(crate) const NONE: &str = "-";
@@ -6,8 +7,7 @@ pub(crate) const NONE: &str = "-";
 /// The longest text of a cell, in characters; libvirt's names may have thousands.
 const LONGEST: usize = 120;
 
-/// A name from outside as a terminal may get it: what would move the cursor, change colours or turn
-/// the writing direction is shown by its number. Cut where it is longer than names should be.
+/// A name from outside as a terminal may get it: what can't be [seen](is_visible) is shown by its number. Cut where it is longer than names should be.
 pub fn shown(text: &str) -> CompactString {
     if text.is_empty() { "''".into() } else { cut(text, LONGEST) }
 }
@@ -33,18 +33,8 @@ pub fn whole(text: &str) -> CompactString {
 
 fn escape(text: impl Iterator<Item = char>, safe: &mut CompactString) {
     for c in text {
-        if c.is_control() || is_invisible(c) {
-            safe.extend(c.escape_default());
-        } else {
-            safe.push(c);
-        }
+        if is_visible(c) { safe.push(c) } else { safe.extend(c.escape_default()) }
     }
-}
-
-/// Zero-width and direction characters, line and paragraph separators (Unicode, general category Cf
-/// of the block General Punctuation, and U+2028, U+2029), and the byte order mark.
-fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}' | '\u{061C}')
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ fn say(line: &str) -> io::Result<()> {
 }
 
 fn json(event: &Event) -> io::Result<String> {
-    Ok(serde_json::to_string(event)?)
+    Ok(taptrail_report::json_line(event)?)
 }
 
 /// `2026-11-23T22:04:15.600Z  52:54:00:12:34:56  opened /dev/net/tun 'vnet0' queue 0`

@@ -43,7 +43,7 @@ impl Failure {
 
     /// The failure on one line, as a background's parent is told.
     pub(crate) fn line(&self) -> String {
-        format!("{:#}", self.error)
+        taptrail_record::visible(&format!("{:#}", self.error)).into_owned()
     }
 
     /// Its exit code.

@@ -9,6 +9,7 @@ use taptrail_guest::{
     ClientError, Dirs, RecoverOptions, Recovered, RecoveredState, Stray, StrayState, chain, descriptors,
     statuses,
 };
+use taptrail_record::visible;
 use uuid::Uuid;
 
 use crate::Done;
@@ -95,7 +96,7 @@ impl<'a> Row<'a> {
 fn text(all: &[Recovered], silent: &BTreeMap<String, ClientError>, strays: &[Stray]) -> String {
     let mut text = String::new();
     for one in all {
-        let name = one.guest.name.escape_debug();
+        let name = visible(&one.guest.name);
         // Writing to a String can't fail.
         let _ = match &one.state {
             Ok(RecoveredState::Supervised) => match silent.get(one.guest.name.as_str()) {

@@ -2,6 +2,8 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use taptrail_record::is_visible;
+
 use super::config::{self, ConfigError};
 use super::fields::Fields;
 use super::machine;
@@ -328,7 +330,7 @@ pub(super) fn shown(words: &[&OsStr]) -> String {
             text.push('…');
             break;
         }
-        if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
+        if is_visible(c) { text.push(c) } else { text.extend(c.escape_default()) }
     }
     text
 }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use taptrail_record::is_visible;
 
 /// One problem and its place.
 pub(crate) struct Pointer<'a> {
@@ -57,11 +58,11 @@ pub(crate) fn characters_before(text: &str, offset: usize) -> usize {
     text[..text.floor_char_boundary(offset)].chars().count()
 }
 
-/// `text` with its control characters escaped: what strangers wrote must not move the cursor.
+/// `text` with what can't be seen escaped: what strangers wrote must not move the cursor.
 pub(crate) fn printable(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+        if is_visible(c) { line.push(c) } else { line.extend(c.escape_default()) }
     }
     line
 }
