@@ -286,3 +286,138 @@ fn names_that_imitate_a_record_change_nothing() {
         assert_eq!(told, uuids, "{folder}");
     }
 }
+
+/// A command under a hard limit of open files.
+fn limited(files: u32, arguments: &[&std::ffi::OsStr]) -> Output {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "ulimit -n \"$1\"; shift; exec \"$@\"", "sh", &files.to_string()]);
+    command.arg(env!("CARGO_BIN_EXE_taptrail")).args(arguments);
+    command.env("TZ", "UTC").env("TAPTRAIL_STATE_DIR", "/nonexistent");
+    command.env("TAPTRAIL_AUDIT_LOG", "/nonexistent/audit.log").stdin(Stdio::null());
+    command.output().unwrap()
+}
+
+/// The line of one open, of the `number`th minute.
+fn open_line(number: u32) -> String {
+    let [.., high, low] = number.to_be_bytes();
+    format!(
+        "type=VIRT_RESOURCE msg=audit({}.000:{number}): pid=812 uid=0 auid=4294967295 ses=4294967295 \
+         msg='virt=kvm resrc=net reason=open vm=\"g{number}\" uuid=00000000-0000-4000-8000-{number:012x} \
+         net=52:54:00:00:{high:02x}:{low:02x} path=\"/dev/net/tun\" rdev=0A:C8 exe=\"/usr/sbin/libvirtd\" hostname=? \
+         addr=? terminal=? res=failed'\n",
+        1_795_460_000 + 60 * number,
+    )
+}
+
+#[test]
+fn more_rotations_than_files_may_be_open_are_read() {
+    const MANY: u32 = 400;
+    for packed in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        for number in 1..=MANY {
+            let (name, line) = (format!("audit.log.{}", MANY - number + 1), open_line(number).into_bytes());
+            if packed {
+                fs::write(dir.path().join(name + ".gz"), filter("/bin/gzip", &["-c"], &line)).unwrap();
+            } else {
+                fs::write(dir.path().join(name), line).unwrap();
+            }
+        }
+        let arguments = ["trail", "--format=json", dir.path().to_str().unwrap()].map(std::ffi::OsStr::new);
+        let done = limited(200, &arguments);
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let trail: Value = serde_json::from_slice(&done.stdout).unwrap();
+        let names: Vec<_> =
+            trail["holdings"].as_array().unwrap().iter().map(|one| &one["guest"]["name"]).collect();
+        let expect: Vec<_> = (1..=MANY).map(|number| format!("g{number}")).collect();
+        assert_eq!(names, expect.iter().collect::<Vec<_>>(), "packed: {packed}");
+    }
+}
+
+#[test]
+fn an_answer_that_can_not_be_written_is_an_error_and_one_that_nobody_reads_is_none() {
+    let log = data("libvirt-9.0/06-hotplug").join("audit.log");
+    let log = log.to_str().unwrap();
+    for arguments in [
+        &["trail", log][..],
+        &["trail", "--format=json", log],
+        &["trail", "--format=jsonl", log],
+        &["trail", "--format=csv", log],
+        &["findings", log],
+        &["findings", "--format=json", log],
+        &["who", "tun", log],
+        &["explain", "52:54:00:00:06:01", log],
+        &["explain", "--format=json", "52:54:00:00:06:01", log],
+        &["verify", log],
+        &["--help"],
+        &["trail", "--help"],
+        &["--version"],
+    ] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let done = command(arguments).stdout(full).stderr(Stdio::piped()).output().unwrap();
+        let said = String::from_utf8(done.stderr).unwrap();
+        assert!(matches!(done.status.code(), Some(1 | 2)), "{arguments:?}: {:?} {said}", done.status);
+        assert!(said.contains("Standard output can't be written: No space left"), "{arguments:?}: {said}");
+
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let done = command(arguments).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        assert!(!String::from_utf8(done.stderr).unwrap().contains("pipe"), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_files_name_writes_no_line_of_its_own_into_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let name = "a\ntaptrail: all is well\u{1b}[2J\u{202e}.log";
+    fs::write(
+        dir.path().join(name),
+        "type=VIRT_RESOURCE msg=audit(1.000:1): pid=1 msg='virt=kvm resrc=net'\n",
+    )
+    .unwrap();
+    fs::write(dir.path().join("b\n.sqlite"), "SQLite format 3\0").unwrap();
+    let missing = dir.path().join(format!("missing{name}"));
+    for path in [dir.path().join(name), dir.path().join("b\n.sqlite"), missing] {
+        for question in [&["trail"][..], &["findings"], &["who", "tun"], &["explain", "web1"], &["verify"]] {
+            let done = run(question.iter().map(std::ffi::OsStr::new).chain([path.as_os_str()]));
+            for said in [&done.stdout, &done.stderr] {
+                let said = String::from_utf8(said.clone()).unwrap();
+                let is_ours = |line: &str| !line.starts_with("taptrail: all is well");
+                assert!(said.lines().all(is_ours) && !said.contains(['\u{1b}', '\u{202e}']), "{said}");
+            }
+            assert!(!done.stderr.is_empty(), "{question:?}");
+        }
+    }
+}
+
+#[test]
+fn guests_whose_names_look_alike_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit.log");
+    let invisible =
+        ['\u{ad}', '\u{115f}', '\u{200b}', '\u{202e}', '\u{2800}', '\u{3164}', '\u{a0}', '\u{e0041}'];
+    let names: Vec<String> =
+        invisible.iter().map(|c| format!("web1{c}")).chain(["web1".to_owned()]).collect();
+    let hex = |name: &str| name.bytes().map(|byte| format!("{byte:02X}")).collect::<String>();
+    let lines = (1..).zip(&names).map(|(number, name)| {
+        open_line(number).replace(&format!("vm=\"g{number}\""), &format!("vm={}", hex(name)))
+    });
+    fs::write(&log, lines.collect::<String>()).unwrap();
+    let log = log.to_str().unwrap();
+    for question in [
+        &["trail", log][..],
+        &["trail", "--format=csv", log],
+        &["trail", "--format=json", log],
+        &["trail", "--format=jsonl", log],
+        &["findings", log],
+        &["findings", "--format=csv", log],
+        &["who", "tun", log],
+        &["explain", "web1", log],
+    ] {
+        let told = String::from_utf8(run(question).stdout).unwrap();
+        assert!(!told.contains(&invisible[..]), "{question:?}: {told}");
+    }
+    let trail = trail(&[log]);
+    let told: Vec<_> =
+        trail["holdings"].as_array().unwrap().iter().map(|one| &one["guest"]["name"]).collect();
+    assert_eq!(told, names.iter().collect::<Vec<_>>(), "JSON has the names as they are");
+}

@@ -50,6 +50,7 @@ pub mod fuzzing;
 mod hosts;
 mod identity;
 mod input;
+mod kept;
 mod kernel;
 mod lines;
 mod losses;

@@ -19,7 +19,7 @@ use crate::open::Opened;
 use crate::reading::Reading;
 use crate::track::{Origin, Place, Placed, Track};
 use crate::window::{APART, Window};
-use crate::{Input, SourceError, Take, shape};
+use crate::{Input, SourceError, Take, kept, shape};
 
 /// An input that is not yet told.
 struct Waiting {
@@ -48,8 +48,10 @@ fn wait(
     input: Input,
     hosts: &Hosts,
     clock: &Clock,
+    stays_open: bool,
     reading: &mut Reading<'_>,
 ) -> Result<Waiting, SourceError> {
+    let mut named = None;
     let (mut opened, name, family, rotation, host, is_given) = match input {
         Input::File(path) => {
             let name = Arc::<str>::from(path.display().to_string());
@@ -57,7 +59,9 @@ fn wait(
             let (rotation, host) = (rotation(&path), hosts.of_path(&path));
             let family = family(&path);
             reading.covered.log(id, Arc::clone(&family), rotation);
-            (Opened::file(&path)?, name, family, rotation, host, hosts.is_given(&path))
+            let (opened, is_given) = (Opened::file(&path)?, hosts.is_given(&path));
+            named = Some(path);
+            (opened, name, family, rotation, host, is_given)
         }
         Input::Stdin => {
             reading.add("-".into());
@@ -86,6 +90,9 @@ fn wait(
     // Its first lines may be a little out of order.
     let first = times.map(|when| when.resolve(&mut clock.clone())).min();
     let begins = first.unwrap_or(Timestamp::MIN);
+    if let Some(path) = named.filter(|_| !stays_open) {
+        opened.close(&path).map_err(|source| SourceError::Open { path, source })?;
+    }
     if !is_given {
         for name in head.split(|&byte| byte == b'\n').filter_map(shape::first_host) {
             reading.own_names.tells(&host, name);
@@ -146,7 +153,7 @@ impl Merge {
         let plain = inputs.len() == 1;
         let mut waiting = Vec::with_capacity(inputs.len());
         for (id, input) in (0..).zip(inputs) {
-            match wait(id, input, hosts, clock, reading) {
+            match wait(id, input, hosts, clock, waiting.len() < kept::MAX_OPEN, reading) {
                 Ok(next) => waiting.push(next),
                 Err(error) => reading.failed.push(error),
             }

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use crate::SourceError;
 use crate::feed::{Feed, MAX_LINE};
 use crate::found::Clock;
+use crate::kept::Kept;
 use crate::order;
 use crate::shape::Entries;
 use crate::stream::Stream;
@@ -40,7 +41,7 @@ pub(crate) struct Opened {
 }
 
 enum Bytes {
-    File(File),
+    File(Kept),
     Pipe(Box<dyn Read + Send>),
 }
 
@@ -70,7 +71,14 @@ impl Opened {
         };
         let modified = about.modified().ok().and_then(|time| Timestamp::try_from(time).ok());
         let entries = Entries::begun_by(&head).map(Box::new);
-        Ok(Self { bytes: Bytes::File(file), packing, head, entries, size: Some(about.len()), modified })
+        Ok(Self {
+            bytes: Bytes::File(Kept::Open(file)),
+            packing,
+            head,
+            entries,
+            size: Some(about.len()),
+            modified,
+        })
     }
 
     /// Takes bytes that come one after the other, compressed or not.
@@ -102,15 +110,23 @@ impl Opened {
             return clock;
         }
         let search = || {
-            let mut file = file;
-            file.rewind()?;
-            order::day_first(self.packing.open(Box::new(file))?)
+            let file = file.get()?;
+            (&*file).rewind()?;
+            order::day_first(self.packing.open(Box::new(&*file))?)
         };
         // What can't be read is said when it is read.
         if let Ok(Some(day_first)) = search() {
             clock.know_day_first(day_first);
         }
         clock
+    }
+
+    /// Lets go of its descriptor until it is read, where it has one that can be got again.
+    pub(crate) fn close(&mut self, path: &Path) -> io::Result<()> {
+        match &mut self.bytes {
+            Bytes::File(file) => file.close(path),
+            Bytes::Pipe(_) => Ok(()),
+        }
     }
 
     /// Begins to read it from its first byte, by so many threads.
@@ -120,9 +136,11 @@ impl Opened {
         let entries = self.entries;
         let bytes: Box<dyn Read + Send> = match self.bytes {
             Bytes::File(file) if self.packing == Packing::None && entries.is_none() => {
+                let file = file.into_file()?;
                 return Ok((Stream::of_lines(Feed::file(file, Arc::clone(&stored)), threads)?, stored));
             }
-            Bytes::File(mut file) => {
+            Bytes::File(file) => {
+                let mut file = file.into_file()?;
                 file.rewind()?;
                 self.packing.open(Box::new(counted(Box::new(file))))?
             }

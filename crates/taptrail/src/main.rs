@@ -36,8 +36,12 @@ use crate::output::Failure;
 
 fn main() -> ExitCode {
     let cli = match cli::watch_arguments(std::env::args_os()) {
-        Ok(arguments) => Cli::parse_from(arguments),
+        Ok(arguments) => Cli::try_parse_from(arguments),
         Err(failure) => return failure.report(),
+    };
+    let cli = match cli {
+        Ok(cli) => cli,
+        Err(message) => return output::parsed(&message),
     };
     output::start_log(&cli);
     #[cfg(feature = "failpoints")]

@@ -90,6 +90,16 @@ pub(crate) fn print(text: &str) -> Done {
     }
 }
 
+/// Shows what arguments come to that are no command: help on standard output, or an error.
+pub(crate) fn parsed(message: &clap::Error) -> ExitCode {
+    match message.print() {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe && !message.use_stderr() => {
+            Failure::from(anyhow::Error::new(error).context("Standard output can't be written")).report()
+        }
+        _ => ExitCode::from(u8::try_from(message.exit_code()).unwrap_or(Failure::INPUT)),
+    }
+}
+
 /// As [`print`], JSON with a newline.
 pub(crate) fn print_json(value: &impl serde::Serialize) -> Done {
     print(&taptrail_report::json(value)?)

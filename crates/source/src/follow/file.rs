@@ -187,8 +187,8 @@ impl Follower {
 
     /// Begins with the next file.
     fn advance(&mut self, told: &mut Told) -> Result<(), SourceError> {
-        let Some(Next { log, at, line, again }) = self.next.front() else { return Ok(()) };
-        let begun = begin(log, *at);
+        let Some(Next { log, at, line, again }) = self.next.front_mut() else { return Ok(()) };
+        let begun = log.hold().and_then(|()| begin(log, *at));
         let (bytes, head, context) = begun.map_err(|source| failed(log, *at, source))?;
         // Nothing more comes of the one before.
         self.lines.finish(told);
@@ -204,8 +204,11 @@ impl Follower {
     }
 
     fn watch(&mut self) {
-        let newest = self.next.back().map(|next| &next.log.file);
-        self.wake.watch(self.current.iter().map(|current| &current.log.file).chain(newest));
+        let newest = self.next.back().map(|next| &next.log);
+        let logs = self.current.iter().map(|current| &current.log).chain(newest);
+        // One that is gone is read no further.
+        let files: Vec<_> = logs.filter_map(|log| log.file().ok()).collect();
+        self.wake.watch(files.iter().map(|file| &**file));
     }
 
     /// Reads on in the file that is read; how many bytes there were.
@@ -213,7 +216,9 @@ impl Follower {
         let Some(current) = &mut self.current else { return Ok(0) };
         let read = loop {
             let read = match &mut current.bytes {
-                Bytes::Plain => current.log.file.read_at(&mut self.buffer, current.at),
+                Bytes::Plain => {
+                    current.log.file().and_then(|file| file.read_at(&mut self.buffer, current.at))
+                }
                 Bytes::Packed(bytes) => bytes.read(&mut self.buffer),
             };
             match read {
@@ -364,7 +369,7 @@ impl Follower {
         let guard = &came[came.len().saturating_sub(GUARD)..];
         let end = current.at - after;
         let mut now = vec![0; guard.len()];
-        let read = current.log.file.read_exact_at(&mut now, end - guard.len() as u64);
+        let read = current.log.file().and_then(|file| file.read_exact_at(&mut now, end - guard.len() as u64));
         match read {
             Ok(()) => Ok(now != guard),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(true),
@@ -485,8 +490,9 @@ fn begin(log: &LogFile, at: u64) -> io::Result<(Bytes, Vec<u8>, Vec<u8>)> {
     let mut context = vec![0; within.min(CONTEXT)];
     let before = at - context.len() as u64;
     if !log.is_packed() {
-        log.file.read_exact_at(&mut head, 0)?;
-        log.file.read_exact_at(&mut context, before)?;
+        let file = log.file()?;
+        file.read_exact_at(&mut head, 0)?;
+        file.read_exact_at(&mut context, before)?;
         return Ok((Bytes::Plain, head, context));
     }
     let mut front = log.reader()?;

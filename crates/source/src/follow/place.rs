@@ -90,7 +90,8 @@ fn reads_alike(file: &LogFile, place: &FilePlace, last: Option<&LastLine>) -> io
     let mut head = vec![0; place.head.len()];
     let mut end = vec![0; tail];
     let from = place.at.saturating_sub(tail as u64);
-    let read = file.file.read_exact_at(&mut head, 0).and_then(|()| file.file.read_exact_at(&mut end, from));
+    let open = file.file()?;
+    let read = open.read_exact_at(&mut head, 0).and_then(|()| open.read_exact_at(&mut end, from));
     match read {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),

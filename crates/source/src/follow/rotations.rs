@@ -16,6 +16,7 @@ use super::lines::stamped;
 use crate::SourceError;
 use crate::feed::MAX_LINE;
 use crate::input::is_rotation;
+use crate::kept::{Handle, Kept, MAX_OPEN};
 use crate::open::Packing;
 
 /// How often the names are read anew when a rotation changes them meanwhile.
@@ -28,7 +29,7 @@ const FRONT: usize = 16;
 #[derive(Debug)]
 pub(super) struct LogFile {
     pub(super) path: PathBuf,
-    pub(super) file: File,
+    file: Kept,
     pub(super) id: FileId,
     packing: Packing,
 }
@@ -45,7 +46,7 @@ impl LogFile {
         let mut front = [0; 16];
         let read = file.read_at(&mut front, 0)?;
         let packing = Packing::of(&front[..read], "").map_err(io::Error::other)?;
-        Ok(Self { path: path.to_owned(), file, id: id(&about), packing })
+        Ok(Self { path: path.to_owned(), file: Kept::Open(file), id: id(&about), packing })
     }
 
     pub(super) fn is_packed(&self) -> bool {
@@ -54,7 +55,17 @@ impl LogFile {
 
     /// How many bytes it has, as stored.
     pub(super) fn size(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+        self.file.size()
+    }
+
+    /// It, open.
+    pub(super) fn file(&self) -> io::Result<Handle<'_>> {
+        self.file.get()
+    }
+
+    /// It is to be read now, and stays open.
+    pub(super) fn hold(&mut self) -> io::Result<()> {
+        self.file.hold().map(|_| ())
     }
 
     pub(super) fn name(&self) -> Arc<str> {
@@ -63,7 +74,7 @@ impl LogFile {
 
     /// Its bytes from the first on, unpacked. The position of `file` is not used and not changed.
     pub(super) fn reader(&self) -> io::Result<Box<dyn Read + Send>> {
-        self.packing.open(Box::new(At { file: self.file.try_clone()?, at: 0 }))
+        self.packing.open(Box::new(At { file: self.file.get()?.try_clone()?, at: 0 }))
     }
 
     /// The first stamp in it; none where it is too damaged for one.
@@ -128,8 +139,20 @@ pub(super) fn all(log: &Path) -> Result<Vec<LogFile>, SourceError> {
     let mut before = None;
     for _ in 0..TRIES {
         let names = names(log)?;
-        let opened: Result<Vec<_>, _> =
-            names.values().map(|path| LogFile::open(path).map_err(|error| (path, error))).collect();
+        // The newest are written to and renamed: they are kept open.
+        let surplus = names.len().saturating_sub(MAX_OPEN);
+        let open = |(place, path)| {
+            let mut log = LogFile::open(path)?;
+            if place < surplus {
+                log.file.close(path)?;
+            }
+            Ok(log)
+        };
+        let opened: Result<Vec<_>, _> = names
+            .values()
+            .enumerate()
+            .map(|(place, path)| open((place, path)).map_err(|error: io::Error| (path, error)))
+            .collect();
         let files = match opened {
             Ok(files) => files,
             // It was renamed, or removed, since its name was read.
