@@ -4,9 +4,10 @@
 
 mod world;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -310,4 +311,101 @@ fn what_a_supervisor_has_in_hand_is_told_as_under_way() {
     assert_eq!(left["holdings"][0]["state"], "unknown", "{left}");
     assert_eq!(left["findings"][0]["kind"], "grant-unknown");
     world.taptrail(["recover"]).ok();
+}
+
+/// A ledger with what one guest was given, its supervisor gone, and part of it in its log only.
+fn evidence(world: &World, to: &Path) {
+    let guest = world.start("web1", &["--nic", ONE]);
+    // What is open keeps its log from being carried over at the end.
+    let reader = rusqlite::Connection::open(Ledger::file(&world.state())).unwrap();
+    let _: i64 = reader.query_row("SELECT count(*) FROM record", [], |row| row.get(0)).unwrap();
+    world.stop(&guest);
+    for name in ["ledger.sqlite", "ledger.sqlite-wal"] {
+        fs::copy(world.state().join(name), to.join(name)).unwrap();
+    }
+    assert!(fs::metadata(to.join("ledger.sqlite-wal")).unwrap().len() > 0);
+}
+
+#[test]
+fn a_ledger_on_read_only_media_is_read() {
+    let world = World::new();
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    mount(&["--make-rprivate", "/"]);
+    let media = world.path("media");
+    fs::create_dir(&media).unwrap();
+    mount(&["-t", "tmpfs", "media", media.to_str().unwrap()]);
+    evidence(&world, &media);
+    mount(&["-o", "remount,ro", media.to_str().unwrap()]);
+    let file = media.join("ledger.sqlite");
+    let file = file.to_str().unwrap();
+    for arguments in [
+        &["--state-dir", media.to_str().unwrap(), "trail", "--format", "json"][..],
+        &["trail", "--format", "json", file],
+    ] {
+        let trail = world.json(arguments);
+        assert_eq!(trail["holdings"][0]["state"], "released", "{trail}");
+        assert_eq!(trail["holdings"][0]["certainty"], "definitive");
+    }
+    let of = |command: &[&str]| {
+        let arguments = [&["--state-dir", media.to_str().unwrap()], command].concat();
+        world.taptrail(arguments).ok().stdout
+    };
+    assert!(of(&["ledger", "check"]).contains("is sound"));
+    assert_eq!(of(&["ledger", "export"]).lines().count(), 5);
+    assert!(of(&["list"]).contains("No guests"));
+    assert!(of(&["explain", ONE.split(['=', ',']).nth(3).unwrap()]).contains("Definitive"));
+}
+
+#[test]
+fn who_may_only_read_a_ledger_reads_it_and_leaves_it_as_it_is() {
+    let world = World::new();
+    let dir = tempfile::tempdir().unwrap();
+    evidence(&world, dir.path());
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let files = || {
+        let entries = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        entries.map(|path| (path.clone(), fs::read(path).unwrap())).collect::<BTreeMap<_, _>>()
+    };
+    let before = files();
+    mode(dir.path(), 0o755);
+    before.keys().for_each(|path| mode(path, 0o644));
+    let program = dir.path().parent().unwrap().join(format!("taptrail-{}", std::process::id()));
+    fs::copy(env!("CARGO_BIN_EXE_taptrail"), &program).unwrap();
+    mode(&program, 0o755);
+    let read = |user: &str| {
+        let done = Command::new("/usr/bin/setpriv")
+            .args(["--reuid", user, "--clear-groups"])
+            .arg(&program)
+            .args(["trail", "--format", "json"])
+            .arg(dir.path().join("ledger.sqlite"))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        serde_json::from_slice::<serde_json::Value>(&done.stdout).map_err(|_| said)
+    };
+    let told = ["65534", "0"].map(read);
+    fs::remove_file(&program).unwrap();
+    for trail in told {
+        assert_eq!(trail.unwrap()["holdings"][0]["state"], "released");
+    }
+    assert_eq!(files(), before);
+}
+
+#[test]
+fn a_ledger_with_a_trigger_is_refused_by_its_name_and_nothing_is_opened() {
+    let world = World::new();
+    world.stop(&world.start("web1", &["--nic", ONE]));
+    let file = Ledger::file(&world.state());
+    let raw = rusqlite::Connection::open(&file).unwrap();
+    raw.execute_batch("CREATE TRIGGER x AFTER INSERT ON record BEGIN DELETE FROM record; END").unwrap();
+    drop(raw);
+    let says =
+        format!("{} is not as taptrail makes it, and nothing of it is believed: trigger 'x'", file.display());
+    let copy = world.path("copy.sqlite");
+    fs::copy(&file, &copy).unwrap();
+    world.taptrail(["trail"]).fails(2, &says);
+    world.taptrail(["ledger", "check"]).fails(2, &says);
+    world.taptrail(["trail".as_ref(), copy.as_os_str()]).fails(2, "trigger 'x' is none of a ledger's");
+    world.try_start("web2", &["--nic", ONE], &EMPTY).fails(1, "trigger 'x'");
+    assert_eq!(world.links(), [""; 0]);
 }
