@@ -18,9 +18,9 @@ pub struct KernelOpen {
     pub exe: CompactString,
     /// What was opened: the path as given to the system call, and the true device number.
     pub device: Device,
-    /// The descriptor; none when the open failed.
+    /// The descriptor; none when the open failed, or was asked of `io_uring`.
     pub fd: Option<i32>,
-    /// Why it failed (`errno(3)`).
+    /// Why it failed (`errno(3)`); none when it succeeded, or where that is not told.
     pub errno: Option<i32>,
 }
 

@@ -9,7 +9,7 @@ use std::str::FromStr;
 pub struct RecordType(pub u16);
 
 /// The numbers whose names matter here; other types keep their number.
-const NAMES: [(RecordType, &str); 18] = [
+const NAMES: [(RecordType, &str); 19] = [
     (RecordType::VIRT_CONTROL, "VIRT_CONTROL"),
     (RecordType::VIRT_RESOURCE, "VIRT_RESOURCE"),
     (RecordType::VIRT_MACHINE_ID, "VIRT_MACHINE_ID"),
@@ -19,6 +19,7 @@ const NAMES: [(RecordType, &str); 18] = [
     (RecordType(2506), "VIRT_MIGRATE_IN"),
     (RecordType(2507), "VIRT_MIGRATE_OUT"),
     (RecordType::SYSCALL, "SYSCALL"),
+    (RecordType::URINGOP, "URINGOP"),
     (RecordType::PATH, "PATH"),
     (RecordType::SYSTEM_BOOT, "SYSTEM_BOOT"),
     (RecordType(1128), "SYSTEM_SHUTDOWN"),
@@ -45,6 +46,8 @@ impl RecordType {
     pub const CONFIG_CHANGE: Self = Self(1305);
     /// The kernel's own: a system call that an audit rule asked for.
     pub const SYSCALL: Self = Self(1300);
+    /// An operation of `io_uring`, as the kernel logged it.
+    pub const URINGOP: Self = Self(1336);
     /// The kernel's own: a file that the event's system call named.
     pub const PATH: Self = Self(1302);
     /// A guest starts or stops.

@@ -1,16 +1,16 @@
 use crate::number::decimal;
-use crate::pairs::{Pairs, Value};
+use crate::pairs::{Pair, Pairs, Value};
 use crate::{Line, RecordType};
 
-/// An open(2) by any of its names, as the kernel's `SYSCALL` record tells it. The file it opened stands in
-/// the [`PathRecord`](crate::PathRecord)s with the same stamp.
+/// An open(2) by any of its names, as the kernel's `SYSCALL` record tells it, or its `URINGOP` record where `io_uring`
+/// was asked. The file it opened stands in the [`PathRecord`](crate::PathRecord)s with the same stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Syscall<'a> {
     /// The process that asked.
     pub pid: u32,
     /// Its parent.
     pub ppid: Option<u32>,
-    /// The descriptor; none when it failed.
+    /// The descriptor; none when it failed, and none of an open by `io_uring`, of which the kernel does not log it.
     pub fd: Option<i32>,
     /// Why it failed (`errno(3)`).
     pub errno: Option<i32>,
@@ -30,30 +30,71 @@ enum Call {
     /// Its flags stand behind a pointer, where the kernel's audit does not look.
     OpenAt2,
     Creat,
+    /// A file by its handle: its flags are the third argument, as openat's.
+    ByHandle,
+    /// Operations of `io_uring` are submitted, among them an open: how that ends is not told.
+    Uring,
 }
 
-/// `AUDIT_ARCH_X86_64` and `AUDIT_ARCH_AARCH64` (linux/audit.h); the calls' numbers of their unistd.h.
-const ARCHES: [Arch; 2] = [
+/// `AUDIT_ARCH_X86_64`, `…_I386`, `…_AARCH64` and `…_ARM` (linux/audit.h); the calls' numbers of their unistd.h.
+const ARCHES: [Arch; 4] = [
     Arch {
         name: b"c000003e",
-        calls: &[(257, Call::OpenAt), (2, Call::Open), (437, Call::OpenAt2), (85, Call::Creat)],
+        calls: &[
+            (257, Call::OpenAt),
+            (2, Call::Open),
+            (437, Call::OpenAt2),
+            (85, Call::Creat),
+            (304, Call::ByHandle),
+            (426, Call::Uring),
+        ],
     },
-    Arch { name: b"c00000b7", calls: &[(56, Call::OpenAt), (437, Call::OpenAt2)] },
+    Arch {
+        name: b"40000003",
+        calls: &[
+            (295, Call::OpenAt),
+            (5, Call::Open),
+            (437, Call::OpenAt2),
+            (8, Call::Creat),
+            (342, Call::ByHandle),
+            (426, Call::Uring),
+        ],
+    },
+    Arch {
+        name: b"c00000b7",
+        calls: &[(56, Call::OpenAt), (437, Call::OpenAt2), (265, Call::ByHandle), (426, Call::Uring)],
+    },
+    Arch {
+        name: b"40000028",
+        calls: &[
+            (322, Call::OpenAt),
+            (5, Call::Open),
+            (437, Call::OpenAt2),
+            (8, Call::Creat),
+            (371, Call::ByHandle),
+            (426, Call::Uring),
+        ],
+    },
 ];
+
+/// `IORING_OP_OPENAT` and `IORING_OP_OPENAT2` (linux/io_uring.h).
+const URING_OPENS: [&[u8]; 2] = [b"18", b"28"];
 
 /// A descriptor that names a file and opens nothing (`O_PATH`, asm-generic/fcntl.h).
 const O_PATH: u64 = 0o10_000_000;
 
 impl<'a> Syscall<'a> {
-    /// Reads a line of type `SYSCALL`; none when it is another call, or its outcome is not told.
+    /// Reads a line of type `SYSCALL` or `URINGOP`; none when it is another call, or its outcome is not told.
     ///
-    /// Of an architecture that is not known here (x86-64 and aarch64 are), the ENRICHED format's name
+    /// Of an architecture that is not known here (x86-64 and aarch64 are, and their 32-bit calls), the ENRICHED format's name
     /// of the call counts. An open with `O_PATH` is none: no driver hears of it.
     pub fn of(line: &Line<'a>) -> Option<Self> {
-        if line.record_type != Some(RecordType::SYSCALL) {
-            return None;
-        }
         let mut pairs = Pairs::new(line.pairs).map_while(Result::ok);
+        match line.record_type {
+            Some(RecordType::SYSCALL) => {}
+            Some(RecordType::URINGOP) => return Self::of_uring(line.pid?, pairs),
+            _ => return None,
+        }
         // The kernel puts them first and in this order; most lines are done with here.
         let arch = pairs.next().filter(|pair| pair.key == b"arch")?.value.bytes();
         let number = pairs.find(|pair| pair.key == b"syscall")?.value.bytes();
@@ -66,7 +107,7 @@ impl<'a> Syscall<'a> {
             match (pair.key, call) {
                 (b"success", _) => success = Some(value == b"yes"),
                 (b"exit", _) => exit = Some(value),
-                (b"a1", Call::Open) | (b"a2", Call::OpenAt) => flags = hex(value)?,
+                (b"a1", Call::Open) | (b"a2", Call::OpenAt | Call::ByHandle) => flags = hex(value)?,
                 (b"ppid", _) => ppid = decimal(value),
                 (b"exe", _) => {
                     exe = Some(pair.value);
@@ -79,12 +120,37 @@ impl<'a> Syscall<'a> {
         if flags & O_PATH != 0 && known(arch).is_some() {
             return None;
         }
-        let (fd, errno) = match (success?, exit?) {
-            (true, fd) => (Some(decimal(fd)?), None),
-            (false, errno) => (None, Some(decimal(errno.strip_prefix(b"-")?)?)),
+        let (fd, errno) = match (success?, exit?, call) {
+            (_, _, Call::Uring) => (None, None),
+            (true, fd, _) => (Some(decimal(fd)?), None),
+            (false, errno, _) => (None, Some(error(errno)?)),
         };
         Some(Self { pid: line.pid?, ppid, fd, errno, exe })
     }
+
+    /// `uring_op=18 success=yes exit=0 items=1 ppid=1 pid=7 …` (`audit_log_uring()`, kernel/auditsc.c): no program.
+    fn of_uring(pid: u32, mut pairs: impl Iterator<Item = Pair<'a>>) -> Option<Self> {
+        let op = pairs.next().filter(|pair| pair.key == b"uring_op")?;
+        if !URING_OPENS.contains(&op.value.bytes()) {
+            return None;
+        }
+        let (mut success, mut exit, mut ppid) = (None, None, None);
+        for pair in pairs {
+            match pair.key {
+                b"success" => success = Some(pair.value.bytes() == b"yes"),
+                b"exit" => exit = Some(pair.value.bytes()),
+                b"ppid" => ppid = decimal(pair.value.bytes()),
+                _ => {}
+            }
+        }
+        let errno = if success? { None } else { Some(error(exit?)?) };
+        Some(Self { pid, ppid, fd: None, errno, exe: None })
+    }
+}
+
+/// `-13`
+fn error(exit: &[u8]) -> Option<i32> {
+    decimal(exit.strip_prefix(b"-")?)
 }
 
 fn known(arch: &[u8]) -> Option<&'static Arch> {
@@ -102,6 +168,8 @@ fn call(arch: &[u8], number: &[u8], names: Option<&[u8]>) -> Option<Call> {
         b"openat" => Some(Call::OpenAt),
         b"openat2" => Some(Call::OpenAt2),
         b"creat" => Some(Call::Creat),
+        b"open_by_handle_at" => Some(Call::ByHandle),
+        b"io_uring_enter" => Some(Call::Uring),
         _ => None,
     }
 }
@@ -140,15 +208,24 @@ mod tests {
             ("c000003e", 85),
             ("c00000b7", 56),
             ("c00000b7", 437),
+            ("c000003e", 304),
+            ("c00000b7", 265),
+            ("40000003", 5),
+            ("40000003", 295),
+            ("40000003", 437),
+            ("40000003", 8),
+            ("40000003", 342),
+            ("40000028", 5),
+            ("40000028", 322),
         ] {
             assert_eq!(parse(&format!("arch={arch} syscall={number} {args}"), ""), done, "{arch} {number}");
         }
-        for (arch, number) in [("c000003e", 56), ("c00000b7", 257), ("40000003", 5), ("c000003e", 16)] {
+        for (arch, number) in [("c000003e", 56), ("c00000b7", 257), ("40000003", 257), ("c000003e", 16)] {
             assert_eq!(parse(&format!("arch={arch} syscall={number} {args}"), ""), None, "{arch} {number}");
         }
         for (name, known) in [("open", true), ("openat2", true), ("ioctl", false)] {
-            let names = format!("ARCH=i386 SYSCALL={name} AUID=\"unset\"");
-            assert_eq!(parse(&format!("arch=40000003 syscall=5 {args}"), &names).is_some(), known, "{name}");
+            let names = format!("ARCH=ppc64le SYSCALL={name} AUID=\"unset\"");
+            assert_eq!(parse(&format!("arch=c0000015 syscall=5 {args}"), &names).is_some(), known, "{name}");
         }
     }
 
@@ -158,6 +235,30 @@ mod tests {
         assert_eq!(parse(&format!("{open} success=no exit=-13 a2=2"), ""), Some((Some(1), None, Some(13))));
         for end in ["", "success=yes", "success=no exit=13", "success=yes exit=-13", "exit=3"] {
             assert_eq!(parse(&format!("{open} {end} a2=2"), ""), None, "{end}");
+        }
+    }
+
+    #[test]
+    fn an_open_by_io_uring_has_no_descriptor_and_no_program() {
+        let enter = "arch=c000003e syscall=426 success=yes exit=1 a0=3 a1=1 a2=200000 a3=1";
+        assert_eq!(parse(enter, ""), Some((Some(1), None, None)));
+        let uring = |pairs: &str| {
+            let line = format!(
+                "type=URINGOP msg=audit(1795942765.125:60215): {pairs} items=1 ppid=4950 pid=5045 uid=0 gid=0 \
+                 euid=0 suid=0 fsuid=0 egid=0 sgid=0 fsgid=0 key=\"taptrail\""
+            );
+            let line = Line::parse(line.as_bytes()).unwrap();
+            Syscall::of(&line).map(|call| (call.pid, call.ppid, call.fd, call.errno, call.exe.is_some()))
+        };
+        assert_eq!(uring("uring_op=18 success=yes exit=0"), Some((5045, Some(4950), None, None, false)));
+        assert_eq!(uring("uring_op=28 success=no exit=-13"), Some((5045, Some(4950), None, Some(13), false)));
+        for other in [
+            "uring_op=22 success=yes exit=0",
+            "success=yes exit=0",
+            "uring_op=18",
+            "uring_op=18 success=no exit=1",
+        ] {
+            assert_eq!(uring(other), None, "{other}");
         }
     }
 

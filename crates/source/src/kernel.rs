@@ -101,6 +101,42 @@ mod tests {
         open(log.as_bytes(), start, end)
     }
 
+    /// As Linux 6.18 logged them with the packaged rules.
+    #[test]
+    fn other_ways_to_open_are_put_together_too() {
+        let by_uring = concat!(
+            "type=URINGOP msg=audit(1795942765.125:60215): uring_op=18 success=yes exit=0 items=1 ppid=4950 pid=5045 uid=0 ",
+            "gid=0 euid=0 suid=0 fsuid=0 egid=0 sgid=0 fsgid=0 key=\"taptrail\"\n",
+        );
+        let enter = concat!(
+            "type=SYSCALL msg=audit(1795942765.125:60215): arch=c000003e syscall=426 success=yes exit=1 a0=3 a1=1 a2=1 ",
+            "a3=1 items=1 ppid=4950 pid=5045 auid=4294967295 uid=0 gid=0 euid=0 suid=0 fsuid=0 egid=0 sgid=0 fsgid=0 ",
+            "tty=(none) ses=4294967295 comm=\"opens\" exe=\"/tmp/opens\" key=\"taptrail\"\n",
+        );
+        let path = concat!(
+            "type=CWD msg=audit(1795942765.125:60215): cwd=\"/root\"\n",
+            "type=PATH msg=audit(1795942765.125:60215): item=0 name=\"/dev/net/tun\" inode=105 dev=00:06 mode=020600 ",
+            "ouid=0 ogid=0 rdev=0a:c8 nametype=NORMAL cap_fp=0 cap_fi=0 cap_fe=0 cap_fver=0 cap_frootid=0\n",
+        );
+        let told = |log: &str| match found(log)?.content {
+            Content::KernelOpen(open) => {
+                Some((open.pid, open.exe.to_string(), open.fd, open.errno, open.device.path))
+            }
+            other => panic!("{other:?}"),
+        };
+        let expect = |exe: &str| Some((5045, exe.to_owned(), None, None, "/dev/net/tun".into()));
+        // By the call that submitted it, with the operation's own record or without; by a thread of the kernel's.
+        assert_eq!(told(&format!("{by_uring}{enter}{path}")), expect("/tmp/opens"));
+        assert_eq!(told(&format!("{enter}{path}")), expect("/tmp/opens"));
+        assert_eq!(told(&format!("{by_uring}{path}")), expect(""));
+        let by_handle = enter.replace("syscall=426", "syscall=304").replace("exit=1", "exit=4");
+        let unnamed = path.replace("\"/dev/net/tun\"", "\"\"");
+        let open = told(&format!("{by_handle}{unnamed}"));
+        assert_eq!(open, Some((5045, "/tmp/opens".to_owned(), Some(4), None, "".into())));
+        let in_32_bits = by_handle.replace("c000003e syscall=304", "40000003 syscall=5");
+        assert_eq!(told(&format!("{in_32_bits}{path}")).map(|open| open.2), Some(Some(4)));
+    }
+
     #[test]
     fn the_system_call_may_stand_behind_its_path_or_far_before_it() {
         let (syscall, path) = (format!("type=SYSCALL msg={SYSCALL}"), format!("type=PATH msg={PATH}"));

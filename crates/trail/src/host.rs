@@ -261,7 +261,7 @@ impl Host {
         if !kernel_opens::matters(open) {
             return;
         }
-        if open.fd.is_some()
+        if open.errno.is_none()
             && let Some(record) = self.opens.told_before(entry, open)
             && let Some(draft) = opened_by(&mut self.guests, &record)
         {
@@ -413,8 +413,10 @@ fn by_itself(host: &Arc<str>, guest: Option<&GuestId>, waiting: Waiting) -> Find
     };
     let of = guest
         .map_or(String::new(), |guest| format!(", the QEMU of guest '{}' or a child of it,", guest.name));
-    let text = if done {
+    let text = if open.fd.is_some() {
         format!("{opener}{of} opened {device}, and no record admits it")
+    } else if done {
+        format!("{opener}{of} asked io_uring to open {device}, and no record admits it")
     } else {
         let why = open
             .errno

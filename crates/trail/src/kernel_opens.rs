@@ -207,7 +207,7 @@ impl Waiting {
 
     /// A failed open gave nobody anything: it matters only when its opener proves to be a guest's QEMU.
     pub(crate) fn succeeded(&self) -> bool {
-        self.open.fd.is_some()
+        self.open.errno.is_none()
     }
 }
 

@@ -204,6 +204,8 @@ impl Out {
 /// A device as a sentence names it.
 pub(crate) fn named(device: &Device) -> String {
     match &device.dev {
+        // Opened by its handle (open_by_handle_at(2)).
+        None if device.path.is_empty() => format!("a {} without naming it", device.kind),
         Some(dev) => format!("{} ({dev})", device.path),
         None => device.path.to_string(),
     }

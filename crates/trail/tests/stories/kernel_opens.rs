@@ -3,7 +3,7 @@
 use crate::scene::*;
 use crate::telling::{findings, macvtap, tun, vhost};
 use taptrail_record::{Device, DeviceKind, Event, KernelOpen, Rdev};
-use taptrail_trail::Content;
+use taptrail_trail::{Content, FindingKind};
 
 const DAEMON: &str = "/usr/sbin/libvirtd";
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
@@ -179,4 +179,20 @@ fn a_failed_record_of_an_open_that_worked_says_so() {
     assert_eq!(findings(&report), ["open-failed"]);
     assert!(report.findings[0].text.contains("the kernel had opened it"), "{}", report.findings[0].text);
     assert_eq!(report.findings[0].proof.len(), 2);
+}
+
+#[test]
+fn what_was_asked_of_io_uring_or_had_no_name_is_told_so() {
+    let open = |path: &str, fd: Option<i32>| {
+        let device = Device { path: path.into(), dev: None, ..tun() };
+        let open = KernelOpen { pid: 77, ppid: Some(1), exe: "/tmp/opens".into(), device, fd, errno: None };
+        let report = Scene::new().tells(Content::KernelOpen(open)).told();
+        assert_eq!(report.findings.len(), 1);
+        assert_eq!(report.findings[0].kind, FindingKind::UnauditedOpen);
+        report.findings[0].text.clone()
+    };
+    let asked = "/tmp/opens (process 77) asked io_uring to open /dev/net/tun, and no record admits it";
+    assert_eq!(open("/dev/net/tun", None), asked);
+    let unnamed = "/tmp/opens (process 77) opened a tun without naming it, and no record admits it";
+    assert_eq!(open("", Some(4)), unnamed);
 }
