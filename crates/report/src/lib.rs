@@ -15,6 +15,7 @@
 
 #![forbid(unsafe_code)]
 
+mod claims;
 mod csv;
 mod explain;
 mod filter;

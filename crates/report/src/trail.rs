@@ -3,6 +3,7 @@ use std::fmt::Write as _;
 use taptrail_trail::{Holding, Report, State};
 
 use crate::Style;
+use crate::claims::{Claims, FOOTNOTE};
 use crate::findings::findings;
 use crate::holdings::holdings;
 use crate::span::{Holds, holds_by};
@@ -21,7 +22,7 @@ pub fn trail_table(report: &Report, style: &Style) -> String {
     };
     if !report.findings.is_empty() {
         text.push_str("\nFindings\n");
-        text.push_str(&findings(&report.findings, hosts, &clock, style));
+        text.push_str(&findings(report, hosts, &clock, style));
     }
     let all = count(report.holdings.len() as u64, "holding");
     let number = |held: &dyn Fn(&Holding) -> bool| report.holdings.iter().filter(|of| held(of)).count();
@@ -43,7 +44,7 @@ pub fn findings_table(report: &Report, style: &Style) -> String {
     let mut text = if report.findings.is_empty() {
         "No findings\n".to_owned()
     } else {
-        findings(&report.findings, hosts(report), &Clock::new(style), style)
+        findings(report, hosts(report), &Clock::new(style), style)
     };
     text.push('\n');
     text.push_str(&summary(report));
@@ -72,6 +73,12 @@ fn summary(report: &Report) -> String {
         let _ = write!(text, ", {} unreadable", count(report.input.unreadable, "line"));
     }
     text.push('\n');
+    let claims = Claims::of(&report.input);
+    let marked = report.holdings.iter().any(|holding| claims.any(&holding.proof))
+        || report.findings.iter().any(|finding| claims.any(&finding.proof));
+    if marked {
+        text.push_str(FOOTNOTE);
+    }
     text
 }
 

@@ -16,6 +16,8 @@ pub(crate) struct Found {
     pub(crate) writer: Option<u32>,
     /// Which program wrote the line.
     pub(crate) voice: Voice,
+    /// Whether the line only says who wrote it: of a log's text any local user can write that.
+    pub(crate) is_claimed: bool,
     /// The boot of the host, where a journal names it.
     pub(crate) boot: Option<u128>,
     /// The machine id of the host, where a journal names it.
@@ -26,7 +28,17 @@ pub(crate) struct Found {
 impl Found {
     /// What a line tells that names neither serial number, host, writer, boot nor machine.
     pub(crate) fn new(when: When, voice: Voice, content: Content) -> Self {
-        Self { when, serial: None, host: None, writer: None, voice, boot: None, machine: None, content }
+        Self {
+            when,
+            serial: None,
+            host: None,
+            writer: None,
+            voice,
+            is_claimed: false,
+            boot: None,
+            machine: None,
+            content,
+        }
     }
 }
 

@@ -52,6 +52,7 @@ pub(crate) fn open(bytes: &[u8], start: usize, end: usize) -> Option<Found> {
     Some(Found {
         serial: Some(line.stamp.serial),
         host: host.or_else(|| shape::host(this.host)),
+        is_claimed: this.is_claimed,
         ..Found::new(shape::first_time(this.line)?, this.voice, Content::KernelOpen(open?))
     })
 }

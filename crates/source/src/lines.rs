@@ -380,6 +380,9 @@ impl Lines {
         if time > Timestamp::MIN {
             reading.cover(self.id, &host, time, time, u64::from(is_record));
         }
+        if found.is_claimed {
+            reading.claimed(self.id);
+        }
         self.has_records |= is_record;
         if found.content == Content::Boot {
             reading.boots(&host, self.id);

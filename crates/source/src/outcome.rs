@@ -59,6 +59,8 @@ pub enum About {
     GoesOn,
     /// It has records of guests alone, and lacks serial numbers.
     Selected,
+    /// It has lines that only say who wrote them: any local user can write such.
+    Claimed,
     /// It has lines that look like records, and are in no shape that is read.
     Unread {
         /// How many.
@@ -90,6 +92,11 @@ impl fmt::Display for Note {
             About::Unnumbered => write!(
                 f,
                 "{source}: it does not have all the kernel's serial numbers, so a record that it lost, or has in the wrong order, does not show"
+            ),
+            About::Claimed => write!(
+                f,
+                "{source}: not authenticated: it is a log's text, and any local user can write lines like the kernel's or \
+                 auditd's there (logger -t kernel)"
             ),
             About::GoesOn => write!(
                 f,

@@ -110,6 +110,16 @@ impl Reading<'_> {
         }
     }
 
+    /// A line of an input tells something, and only says who wrote it.
+    pub(crate) fn claimed(&mut self, id: u32) {
+        let Some(file) = self.file(id) else { return };
+        file.unauthenticated += 1;
+        if file.unauthenticated == 1 {
+            let source = Arc::clone(&file.path);
+            self.note(&source, About::Claimed);
+        }
+    }
+
     pub(crate) fn count_lines(&mut self, id: u32, lines: u64) {
         self.input.lines += lines;
         if let Some(file) = self.file(id) {

@@ -182,7 +182,7 @@ fn a_log_that_goes_back_in_time_is_put_in_order() {
     assert_eq!(told.entries, [(None, 2, ""), (None, 1, "")]);
     assert_eq!(
         told.outcome.notes.iter().map(|note| note.about).collect::<Vec<_>>(),
-        [About::BackInTime { line: 2 }, About::Unnumbered]
+        [About::Claimed, About::BackInTime { line: 2 }, About::Unnumbered]
     );
 }
 

@@ -73,6 +73,14 @@ pub struct InputFile {
     pub unreadable: u64,
     /// Lines that look like records and are in no shape that is read.
     pub unread: u64,
+    /// Lines that were believed though they only say who wrote them: of a log's text any local user can write that.
+    #[serde(skip_serializing_if = "is_none")]
+    pub unauthenticated: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // As serde calls it.
+fn is_none(lines: &u64) -> bool {
+    *lines == 0
 }
 
 /// What one input has of one host.

@@ -3,6 +3,7 @@ use taptrail_record::{GuestId, MacAddr};
 use taptrail_trail::{Finding, Holding, Input, Proof};
 
 use super::{Explanation, Interface, Lines, sentences};
+use crate::claims::Claims;
 use crate::style::Clock;
 
 #[derive(Serialize)]
@@ -38,6 +39,9 @@ struct ToldLine<'a> {
     source: &'a str,
     line: u64,
     serial: Option<u32>,
+    /// Nobody vouches for who wrote it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    unauthenticated: bool,
     /// As it stands in its source; null when it could not be read again.
     raw: Option<String>,
 }
@@ -47,17 +51,23 @@ pub(super) fn json(
     clock: &Clock,
     lines: &Lines<'_>,
 ) -> Result<String, serde_json::Error> {
-    let interfaces = explanation.interfaces.iter().map(|one| interface(one, clock, lines)).collect();
+    let claims = Claims::of(&explanation.input);
+    let interfaces = explanation.interfaces.iter().map(|one| interface(one, clock, lines, &claims)).collect();
     crate::json(&Told { interfaces, input: &explanation.input })
 }
 
-fn interface<'a>(interface: &'a Interface, clock: &Clock, lines: &Lines<'_>) -> ToldInterface<'a> {
+fn interface<'a>(
+    interface: &'a Interface,
+    clock: &Clock,
+    lines: &Lines<'_>,
+    claims: &Claims<'_>,
+) -> ToldInterface<'a> {
     let holding = |holding: &'a Holding| ToldHolding {
         holding,
         told: sentences::of(holding, clock),
-        lines: shown(&holding.proof, lines),
+        lines: shown(&holding.proof, lines, claims),
     };
-    let finding = |finding: &'a Finding| ToldFinding { finding, lines: shown(&finding.proof, lines) };
+    let finding = |finding: &'a Finding| ToldFinding { finding, lines: shown(&finding.proof, lines, claims) };
     ToldInterface {
         host: &interface.host,
         guest: interface.guest.as_ref(),
@@ -67,11 +77,12 @@ fn interface<'a>(interface: &'a Interface, clock: &Clock, lines: &Lines<'_>) -> 
     }
 }
 
-fn shown<'a>(proof: &'a [Proof], lines: &Lines<'_>) -> Vec<ToldLine<'a>> {
+fn shown<'a>(proof: &'a [Proof], lines: &Lines<'_>, claims: &Claims<'_>) -> Vec<ToldLine<'a>> {
     let line = |proof: &'a Proof| ToldLine {
         source: &proof.source,
         line: proof.line,
         serial: proof.serial,
+        unauthenticated: claims.has(proof),
         raw: lines(proof),
     };
     proof.iter().map(line).collect()

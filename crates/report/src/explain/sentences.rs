@@ -34,7 +34,7 @@ fn granted(holding: &Holding, clock: &Clock) -> String {
     match (holding.state, holding.granted) {
         (State::OpenFailed | State::NeverGranted, _) => format!("{qemu} never got it."),
         (State::Opening, _) => {
-            format!("{qemu} is about to get it: that was under way as the trail was read.")
+            format!("Whether {qemu} gets it was not told yet as the trail was read.")
         }
         (State::Unknown, _) => format!("Whether {qemu} got it is not known."),
         (_, Some(at)) => format!("{qemu} got it at {}.", clock.after(holding.opened, Some(at))),

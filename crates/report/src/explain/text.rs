@@ -5,6 +5,7 @@ use taptrail_trail::{Finding, Holding, Proof};
 
 use super::{Explanation, Interface, Lines, sentences};
 use crate::Style;
+use crate::claims::Claims;
 use crate::findings::{place, sentence};
 use crate::fold::fold;
 use crate::style::Clock;
@@ -14,9 +15,15 @@ use crate::trail::count;
 /// The longest line shown, in characters: twice what auditd writes at most.
 const LONGEST: usize = 16 * 1024;
 
-pub(super) fn text(explanation: &Explanation, style: &Style, lines: &Lines<'_>) -> String {
-    let mut page =
-        Page { text: String::new(), clock: Clock::new(style), style, lines, shown: HashSet::new() };
+pub(super) fn text<'a>(explanation: &'a Explanation, style: &'a Style, lines: &'a Lines<'a>) -> String {
+    let mut page = Page {
+        text: String::new(),
+        clock: Clock::new(style),
+        style,
+        lines,
+        claims: Claims::of(&explanation.input),
+        shown: HashSet::new(),
+    };
     for interface in &explanation.interfaces {
         page.interface(interface);
     }
@@ -35,11 +42,15 @@ pub(super) fn text(explanation: &Explanation, style: &Style, lines: &Lines<'_>) 
     page.text
 }
 
+/// Of a holding that rests on lines that only say who wrote them.
+const NOT_AUTHENTICATED: &str = "Not authenticated: a log's text shows it, and any local user can write lines like the kernel's or auditd's there.";
+
 struct Page<'a> {
     text: String,
     clock: Clock,
     style: &'a Style,
     lines: &'a Lines<'a>,
+    claims: Claims<'a>,
     /// The lines shown of this interface already.
     shown: HashSet<Place<'a>>,
 }
@@ -95,6 +106,9 @@ impl<'a> Page<'a> {
         for told in sentences::of(holding, &self.clock) {
             self.line(4, &told, false);
         }
+        if self.claims.any(&holding.proof) {
+            self.line(4, NOT_AUTHENTICATED, false);
+        }
         for finding in findings {
             self.finding(4, finding);
         }
@@ -114,7 +128,8 @@ impl<'a> Page<'a> {
     fn proof(&mut self, proof: impl IntoIterator<Item = &'a Proof>) {
         for proof in proof {
             // Writing to a String can't fail.
-            let _ = writeln!(self.text, "    {}", place(proof));
+            let mark = if self.claims.has(proof) { " (not authenticated)" } else { "" };
+            let _ = writeln!(self.text, "    {}{mark}", place(proof));
             let new = self.shown.insert((&proof.source, proof.line));
             if let Some(raw) = new.then(|| (self.lines)(proof)).flatten() {
                 // auditd parts what it adds for people by a character that shows nowhere.

@@ -81,6 +81,8 @@ pub(crate) struct Carried<'a> {
     pub(crate) voice: Voice,
     /// The host that the outer line names; empty where it names none.
     pub(crate) host: &'a [u8],
+    /// See [`Found::is_claimed`].
+    pub(crate) is_claimed: bool,
 }
 
 /// What one line tells of a guest or of a network device of its; most tell nothing.
@@ -180,17 +182,22 @@ pub(crate) fn carried(line: &[u8]) -> Option<Carried<'_>> {
 
 fn carried_in(line: &[u8]) -> Option<Carried<'_>> {
     if is_audits(line) {
-        return Some(Carried { line, voice: Voice::Auditd, host: b"" });
+        return Some(Carried { line, voice: Voice::Auditd, host: b"", is_claimed: false });
     }
     if let Some(line) = audit::dispatched(line) {
-        return Some(Carried { line, voice: Voice::Dispatcher, host: b"" });
+        return Some(Carried { line, voice: Voice::Dispatcher, host: b"", is_claimed: false });
     }
     if let Some(message) = ring::message(line) {
         return syslog::kernel_carried(&message);
     }
     let (when, rest) = stamp::front(line)?;
     if let Some(line) = rest.strip_prefix(b" stdout F ").or_else(|| rest.strip_prefix(b" stderr F ")) {
-        return is_audits(line).then_some(Carried { line, voice: Voice::Auditd, host: b"" });
+        return is_audits(line).then_some(Carried {
+            line,
+            voice: Voice::Auditd,
+            host: b"",
+            is_claimed: false,
+        });
     }
     match rest.strip_prefix(b" ").and_then(ring::stamped) {
         Some(message) => syslog::kernel_carried(&message),

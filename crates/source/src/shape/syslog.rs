@@ -1,8 +1,9 @@
 //! Lines of syslog, and a journal's text: `May 12 12:48:00 host1 audit[385946]: VIRT_RESOURCE pid=…`; and the
 //! kernel's own log.
 //!
-//! Anybody may give a log any text, and here also any program's name: what is believed of these lines
-//! is no better than whoever kept them. A journal's JSON and export formats tell who wrote what.
+//! Any local user may give a log any text, and here also any program's name (`logger -t kernel`): what these lines tell is
+//! marked as claimed. Only a process id behind the kernel's name shows that it is not the kernel's. A journal's JSON and
+//! export formats tell who wrote what.
 
 use bstr::ByteSlice as _;
 
@@ -20,7 +21,11 @@ struct Written<'a> {
 impl<'a> Written<'a> {
     /// The host of a line counts where its record names none.
     fn named(&self, found: Option<Found>) -> Option<Found> {
-        found.map(|found| Found { host: found.host.or_else(|| content::host(self.host)), ..found })
+        found.map(|found| Found {
+            host: found.host.or_else(|| content::host(self.host)),
+            is_claimed: true,
+            ..found
+        })
     }
 
     /// The line of audit's that it holds.
@@ -34,6 +39,7 @@ impl<'a> Written<'a> {
             line: audit::without_escaped_names(line),
             voice,
             host: self.host,
+            is_claimed: true,
         })
     }
 }
@@ -111,7 +117,12 @@ pub(super) fn kernel_carried<'a>(message: &ring::Message<'a>) -> Option<Carried<
         return written.carried();
     }
     let line = record_of(message.text).filter(|line| line.starts_with(b"type="))?;
-    Some(Carried { line: audit::without_escaped_names(line), voice: Voice::Kernel, host: b"" })
+    Some(Carried {
+        line: audit::without_escaped_names(line),
+        voice: Voice::Kernel,
+        host: b"",
+        is_claimed: false,
+    })
 }
 
 /// `journalctl -o short-monotonic` names a host and a program behind the time, the kernel's log does not.
@@ -224,5 +235,11 @@ fn tag(word: &[u8]) -> Option<(&[u8], Option<u32>)> {
         Some((program, pid)) => (program, stamp::number(pid)),
         None => (word, None),
     };
-    Some((program.strip_suffix(b".service").unwrap_or(program), pid))
+    match program {
+        // The kernel has none, and no unit is it.
+        b"kernel" | b"kernel.service" if program.len() < word.len() || program != b"kernel" => {
+            Some((word, None))
+        }
+        _ => Some((program.strip_suffix(b".service").unwrap_or(program), pid)),
+    }
 }
