@@ -851,3 +851,17 @@ fn a_log_that_can_not_be_read_is_tried_again() {
     watch.tells(&world, &[("mac", "52:54:00:0a:0f:02")]);
     watch.stop();
 }
+
+#[test]
+fn a_watcher_whose_ledger_is_removed_ends_for_the_next_to_begin() {
+    let world = World::new();
+    let mut watch = Watch::start(&world, &[]);
+    let mut log = Log::new(&world);
+    log.opened(MAC);
+    watch.tells(&world, &[("kind", "opened")]);
+    for file in ["ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm"] {
+        let _ = fs::remove_file(world.state().join(file));
+    }
+    log.granted("attach", MAC);
+    assert_eq!(watch.wait().code(), Some(1));
+}

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use super::{Driver, PlugState, said};
 use crate::account::Posting;
 use crate::handover;
+use crate::host_link::HostLink;
 use crate::interface::LinkChange;
 
 /// How often what QEMU holds is looked at where the kernel does not announce that it is given up: a macvtap and a
@@ -108,19 +109,26 @@ impl Driver {
 
     /// When to look at what QEMU holds though nothing is announced; none where all is announced.
     pub(super) fn next_look(&self) -> Option<Duration> {
-        let unannounced = |plugged: &super::Plugged| {
-            let link = plugged.interface.lasting.link.as_ref();
-            !plugged.interface.devices.is_empty() && link.is_none_or(|link| !link.is_own_tap())
-        };
         let left = LOOK_INTERVAL.saturating_sub(self.looked_at.elapsed());
-        self.interfaces.iter().any(unannounced).then_some(left)
+        (0..self.interfaces.len()).any(|index| self.is_unannounced(index)).then_some(left)
+    }
+
+    /// Whether the kernel does not announce that an interface's devices are given up: only a tap of ours goes with them.
+    fn is_unannounced(&self, index: usize) -> bool {
+        let interface = &self.interfaces[index].interface;
+        let announced =
+            self.changes.is_some() && interface.lasting.link.as_ref().is_some_and(HostLink::is_own_tap);
+        !interface.devices.is_empty() && !announced
     }
 
     /// Closes the account of devices that QEMU gave up without us: its user has a monitor, too, and may delete a netdev
     /// there.
     pub(super) fn look_at_devices(&mut self) {
+        self.look_at_changes();
         for index in (0..self.interfaces.len()).rev() {
-            self.given_up_unasked(index);
+            if self.is_unannounced(index) {
+                self.given_up_unasked(index);
+            }
         }
         (self.looked_at, self.looked) = (Instant::now(), Timestamp::now());
     }

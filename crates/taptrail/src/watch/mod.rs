@@ -32,8 +32,9 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use taptrail_guest::{Dirs, ServiceManager, chain};
 use taptrail_kernel::audit::Audit;
+use taptrail_ledger::LedgerError;
 use taptrail_source::follow::{About, Checkpoint, Source, Told};
-use taptrail_witness::watch::{WatchOptions, Watcher};
+use taptrail_witness::watch::{WatchError, WatchOptions, Watcher};
 use tracing::{info, warn};
 
 pub(crate) use self::actions::{Program, Rule, Url};
@@ -347,6 +348,11 @@ impl Watching {
             }
             Err(error) if last => {
                 let text = "What was seen last is not in the ledger: it is read again by the next watcher";
+                Err(anyhow::Error::new(error).context(text).into())
+            }
+            // It does not come good: what is written into it goes with us.
+            Err(error @ WatchError::Ledger(LedgerError::Removed { .. } | LedgerError::Replaced { .. })) => {
+                let text = "The next watcher begins anew, with the ledger that stands there by then";
                 Err(anyhow::Error::new(error).context(text).into())
             }
             Err(error) => {
