@@ -137,8 +137,9 @@ fn a_macvtap_of_somebody_elses_is_released_with_a_doubt() {
         }
         let world = World::new();
         let hostile = Hostile::start(&world, "web1");
-        // Another number each time: that of a namespace before may be taken still.
-        world.ip(&format!("link add link lower name theirs index {} type macvtap mode bridge", 700 + number));
+        // A number of its own each time: one of a namespace before may be taken still.
+        let index = 100_000 + 4 * std::process::id() + u32::try_from(number).unwrap();
+        world.ip(&format!("link add link lower name theirs index {index} type macvtap mode bridge"));
         world.ip("link set theirs address 52:54:00:00:00:01 up");
         hostile.does("deleted");
         world.attach(&hostile.guest, "tap=theirs,mac=52:54:00:00:00:01,id=n1,vhost=off").ok();

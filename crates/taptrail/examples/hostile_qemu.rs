@@ -8,12 +8,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::fs;
 use std::io::{IoSlice, IoSliceMut, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use rustix::net::{
@@ -201,7 +203,7 @@ impl Hostile {
             } else if does("ring") {
                 in_a_ring(&fd)
             } else if does("child") {
-                Some(in_a_child(&fd))
+                Some(in_a_child(&fd, &self.directory))
             } else {
                 None
             };
@@ -306,8 +308,9 @@ fn in_a_ring(fd: &OwnedFd) -> Option<Kept> {
     (registered == 0).then_some(Kept::Ring(ring))
 }
 
-fn in_a_child(fd: &OwnedFd) -> Kept {
+fn in_a_child(fd: &OwnedFd, directory: &Path) -> Kept {
     let number = fd.as_raw_fd();
+    let directory = CString::new(directory.as_os_str().as_bytes()).unwrap();
     // SAFETY: between fork and its end the child calls nothing but the kernel.
     let pid = unsafe {
         match libc::fork() {
@@ -316,11 +319,11 @@ fn in_a_child(fd: &OwnedFd) -> Kept {
                     libc::close_range(0, number.unsigned_abs() - 1, 0);
                 }
                 libc::close_range(number.unsigned_abs() + 1, u32::MAX, 0);
-                // Nobody waits for it, whatever becomes of the test.
-                libc::alarm(600);
-                loop {
-                    libc::pause();
+                // It outlives its parent, and ends with the test, whatever becomes of that.
+                while libc::access(directory.as_ptr(), libc::F_OK) == 0 {
+                    libc::usleep(20_000);
                 }
+                libc::_exit(0)
             }
             pid => pid,
         }

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_slow_keeps_nobody_waiting_and_too_many_wait_outside() {
+    fn who_is_silent_keeps_nobody_out() {
         let mut server = Server::new("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = server.address().unwrap();
         let mut silent = Vec::new();
