@@ -266,6 +266,12 @@ impl Guest {
         self.held.iter().map(|known| &known.descriptor)
     }
 
+    /// The network namespaces that the links behind its devices are in.
+    pub(super) fn namespaces(&self) -> impl Iterator<Item = u64> {
+        let vanished = self.vanished.iter().map(|vanished| &vanished.known);
+        self.held.iter().chain(vanished).filter_map(|known| known.link?.netns)
+    }
+
     /// The numbers under which these are known.
     pub(super) fn known(&self) -> impl Iterator<Item = (u64, &Descriptor)> {
         self.held.iter().map(|known| (known.number, &known.descriptor))

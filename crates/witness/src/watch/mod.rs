@@ -73,7 +73,7 @@ use self::books::{Books, Slot};
 use self::closes::Closes;
 use self::guest::{Guest, Now, Qemu};
 use self::held_back::HeldBack;
-use self::release::Evidence;
+use self::release::{Evidence, Namespaces};
 use crate::scan::{Scanner, Sources};
 
 pub use error::WatchError;
@@ -149,6 +149,9 @@ pub struct Watcher {
     number: u64,
     /// Whether guests may run of which the log has never told.
     strangers: bool,
+    /// The network namespaces of guests' links. Kept as long as one is watched there: a namespace goes with its last
+    /// process, and what is in it can't be asked for then. It keeps no device.
+    namespaces: Namespaces,
     /// What the kernel tells, where it is asked.
     closes: Option<Closes>,
 }
@@ -191,6 +194,7 @@ impl Watcher {
             awake: Timestamp::now(),
             noted: Timestamp::now(),
             number: 0,
+            namespaces: Namespaces::default(),
             closes: None,
         };
         watcher.recall()?;
@@ -268,13 +272,16 @@ impl Watcher {
             .map(|(slot, _)| *slot)
             .collect();
         self.search(&due);
-        let mut evidence = Evidence::new(self.pids.keys().copied().collect(), self.state.clone());
+        let watched = self.pids.keys().copied().collect();
+        let mut evidence = Evidence::new(watched, self.state.clone(), std::mem::take(&mut self.namespaces));
         self.find_numbers(&due);
         for &slot in &due {
             let mut acts = Vec::new();
             self.look_at(slot, gone.contains(&slot), awake, now, &mut evidence, &mut acts);
             self.act(slot, acts);
         }
+        self.namespaces = evidence.namespaces();
+        self.namespaces.keep(self.guests.values().flat_map(Guest::namespaces));
         self.identify(&due);
         self.look_at_bridges(now);
         self.trail.pass(self.passed(now.time));

@@ -10,6 +10,7 @@
 //!
 //! Else a doubt is left, and named.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
@@ -48,7 +49,7 @@ pub(super) struct Evidence {
     /// Where the ledger is, which knows the other guests.
     state: PathBuf,
     supervised: Option<HashSet<u32>>,
-    spaces: HashMap<u64, Option<NetNs>>,
+    namespaces: Namespaces,
     visible: HashMap<DeviceKind, Option<Visible>>,
 }
 
@@ -61,8 +62,13 @@ struct Visible {
 }
 
 impl Evidence {
-    pub(super) fn new(watched: HashSet<u32>, state: PathBuf) -> Self {
-        Self { watched, state, supervised: None, spaces: HashMap::new(), visible: HashMap::new() }
+    pub(super) fn new(watched: HashSet<u32>, state: PathBuf, namespaces: Namespaces) -> Self {
+        Self { watched, state, supervised: None, namespaces, visible: HashMap::new() }
+    }
+
+    /// The namespaces that were met, for the next round.
+    pub(super) fn namespaces(self) -> Namespaces {
+        self.namespaces
     }
 
     /// Whether it is shown that nobody holds it. `qemu` showed it last, and runs still if it is given.
@@ -154,8 +160,7 @@ impl Evidence {
         if NetNs::own().is_ok_and(|own| own.inode() == netns) {
             return Some(ask());
         }
-        let space = self.spaces.entry(netns).or_insert_with(|| find(netns)).as_ref()?;
-        space.enter(ask).ok()
+        self.namespaces.meet(netns)?.enter(ask).ok()
     }
 }
 
@@ -180,6 +185,30 @@ impl Visible {
             _ if self.holders.unseen > 0 => CloseDoubt::Unseen.into(),
             _ => CloseDoubt::Uncounted.into(),
         })
+    }
+}
+
+/// Network namespaces by their inodes.
+#[derive(Debug, Default)]
+pub(super) struct Namespaces(HashMap<u64, NetNs>);
+
+impl Namespaces {
+    /// The one with this inode; none where no process is in it.
+    fn meet(&mut self, inode: u64) -> Option<&NetNs> {
+        match self.0.entry(inode) {
+            Entry::Occupied(known) => Some(known.into_mut()),
+            Entry::Vacant(unknown) => Some(unknown.insert(find(inode)?)),
+        }
+    }
+
+    /// Keeps these, and no others; our own needs not be kept.
+    pub(super) fn keep(&mut self, wanted: impl Iterator<Item = u64>) {
+        let own = NetNs::own().ok().map(|own| own.inode());
+        let wanted: HashSet<u64> = wanted.filter(|inode| Some(*inode) != own).collect();
+        self.0.retain(|inode, _| wanted.contains(inode));
+        for inode in wanted {
+            self.meet(inode);
+        }
     }
 }
 
