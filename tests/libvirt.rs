@@ -4,6 +4,7 @@
 
 mod world;
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -77,10 +78,19 @@ fn watched(libvirt: &Libvirt, domain: &Domain, devices: usize) {
         assert_eq!(told(&trail), held);
         for holding in trail["holdings"].as_array().unwrap() {
             let granted = holding["state"] == "held" || holding["state"] == "released";
-            assert!(!granted || holding["certainty"] == "definitive", "{holding:#}");
+            assert!(!granted || is_definitive(holding), "{holding:#}");
         }
     }
     assert_eq!(judged(&libvirt.verify(0), domain, "accounted"), held);
+}
+
+/// Whether a holding is definitive, or as much so as this kernel can show: of a macvtap whose link libvirt did not delete,
+/// only a driver that is a module counts the open files; and in a container pid 1 can't be looked into.
+fn is_definitive(holding: &Value) -> bool {
+    let uncounted = !Path::new("/sys/module/macvtap/refcnt").exists()
+        && holding["device"]["kind"] == "macvtap"
+        && (holding["end_doubt"] == "uncounted" || holding["end_doubt"] == "unseen");
+    holding["certainty"] == if uncounted { "inferred" } else { "definitive" }
 }
 
 /// What a guest had and has no more: each device, and what ended it.
@@ -227,7 +237,11 @@ fn auditing_alone_never_hears_of_a_qemu_that_ended_while_no_libvirtd_ran_and_a_w
     agree(&libvirt, &again, 0);
     assert_eq!(findings(&libvirt.log(&again.uuid)), ["release-by-restart"; 2]);
     let trail = libvirt.trail(&again.uuid);
-    assert_eq!(states(&trail), ["released definitive"; 4]);
+    let holdings = trail["holdings"].as_array().unwrap();
+    assert_eq!(holdings.len(), 4);
+    for holding in holdings {
+        assert!(holding["state"] == "released" && is_definitive(holding), "{holding:#}");
+    }
     assert_eq!(findings(&trail), Vec::<&str>::new());
     libvirt.destroy(&other);
     agree(&libvirt, &other, 0);
@@ -272,7 +286,10 @@ fn auditing_and_a_watcher_that_was_away_tell_what_is_held_and_what_ended() {
     }
     // A QEMU that ended unseen ended at some moment of a span of time.
     assert!(libvirt.ledger(&second.uuid)["holdings"][0]["last_seen"].is_string());
-    assert!(libvirt.ledger(&third.uuid)["holdings"][0]["last_seen"].is_null());
+    // One whose end was seen did not. (Of a macvtap that is shown when libvirt has deleted its link, a moment later.)
+    let holdings = libvirt.ledger(&first.uuid)["holdings"].as_array().unwrap().clone();
+    let seen = holdings.iter().find(|holding| holding["mac"] == mac(1).as_str()).unwrap();
+    assert!(seen["last_seen"].is_null(), "{seen:#}");
 }
 
 #[test]
