@@ -118,6 +118,8 @@ pub struct Event {
     /// Nobody saw it: the latest time at which it had not happened yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<String>,
+    /// Of a close: why it is no proof that nobody holds the device any more.
+    pub doubt: Option<String>,
     /// Who asked, where it was not the supervisor itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requester: Option<Requester>,
@@ -242,6 +244,7 @@ impl From<&Happened> for Event {
             fds: None,
             forced: None,
             last_seen: None,
+            doubt: None,
             requester: None,
             finding: None,
             text: None,
@@ -313,6 +316,7 @@ impl Event {
         }
         self.outcome = Some(record.outcome.as_str().to_owned());
         self.errno = record.errno.map(i64::from);
+        self.doubt = record.doubt.map(|doubt| doubt.as_str().to_owned());
         self.last_seen = record
             .last_seen
             .and_then(|millis| i64::try_from(millis).ok())

@@ -79,6 +79,9 @@ fn line(event: &Event) -> String {
     if let Some(time) = &event.last_seen {
         let _ = write!(line, ", unseen since {time}");
     }
+    if let Some(doubt) = &event.doubt {
+        let _ = write!(line, ", not shown to be over ({doubt})");
+    }
     if let Some(text) = &event.text {
         let _ = write!(line, ": {text}");
     }
