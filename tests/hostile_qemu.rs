@@ -8,59 +8,14 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use taptrail_record::{CloseDoubt, Event, Record};
-use world::{Guest, World, mac};
+use world::hostile::Hostile;
+use world::{World, mac};
 
 /// The ways to keep a descriptor when asked to give it up.
 const WAYS: [&str; 6] = ["lie", "dup", "thread", "flight", "ring", "child"];
-
-/// The hostile peer's program.
-fn program() -> PathBuf {
-    let taptrail = Path::new(env!("CARGO_BIN_EXE_taptrail"));
-    taptrail.parent().unwrap().join("examples/hostile_qemu")
-}
-
-/// A guest whose QEMU is the hostile peer.
-struct Hostile<'a> {
-    world: &'a World,
-    guest: Guest,
-    directory: PathBuf,
-}
-
-impl<'a> Hostile<'a> {
-    fn start(world: &'a World, name: &str) -> Self {
-        let directory = world.path(&format!("{name}-hostile"));
-        fs::create_dir(&directory).unwrap();
-        fs::write(directory.join("mode"), "").unwrap();
-        let (program, path) = (program().display().to_string(), directory.display().to_string());
-        let guest = world.start_with(name, &[], &[&program, &path]);
-        Self { world, guest, directory }
-    }
-
-    /// What it does from now on.
-    fn does(&self, mode: &str) {
-        fs::write(self.directory.join("mode"), mode).unwrap();
-    }
-
-    /// Which descriptors it really holds, by the name under which it got each, and how.
-    fn truth(&self) -> BTreeMap<String, String> {
-        serde_json::from_slice(&fs::read(self.directory.join("truth")).unwrap()).unwrap()
-    }
-
-    /// Makes it give up what it hides, by any command.
-    fn free(&self) {
-        self.does("free deleted");
-        let _ = self.world.detach(&self.guest, 0xEE, &["--force"]);
-        let spec = "bridge=br0,mac=52:54:00:00:00:ee,id=free,vhost=off";
-        let _ = self.world.attach(&self.guest, spec);
-        // What is gone by now is looked at before the next hot-plug.
-        let _ = self.world.detach(&self.guest, 0xEE, &["--force"]);
-        let _ = self.world.attach(&self.guest, spec);
-        let _ = self.world.detach(&self.guest, 0xEE, &["--force"]);
-    }
-}
 
 fn closes(world: &World) -> Vec<Record> {
     let mut records = world.records();

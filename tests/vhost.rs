@@ -16,9 +16,10 @@ use rustix::process::{
 };
 use serde_json::{Value, json};
 use taptrail_kernel::proc::{Signal, same_file};
-use taptrail_record::{Event, Outcome};
+use taptrail_record::{CloseDoubt, Event, Outcome};
 use world::auditing::{Auditing, logged};
 use world::dhcp::{DhcpServer, Ear};
+use world::hostile::Hostile;
 use world::qmp::{self, Qmp};
 use world::seen::descriptors;
 use world::{EMPTY, Guest, World, mac};
@@ -531,4 +532,23 @@ fn verify_accounts_for_vhost_nets_by_their_number_and_finds_a_copy() {
     world.detach(&guest, 1, &["--force"]).ok();
     assert_eq!(verify(0), [accounted[0], accounted[2]]);
     world.stop(&guest);
+}
+
+#[test]
+fn a_vhost_net_that_is_hidden_is_not_definitively_released() {
+    for (way, doubt) in [("", None), ("flight", Some(CloseDoubt::Hidden)), ("ring", Some(CloseDoubt::Hidden))]
+    {
+        let world = World::new();
+        let hostile = Hostile::start(&world, "web1");
+        hostile.does("deleted");
+        world.attach(&hostile.guest, "bridge=br0,mac=52:54:00:00:00:01,id=n1,vhost=on").ok();
+        hostile.does(&format!("{way} deleted only-vhost"));
+        world.detach(&hostile.guest, 1, &[]).ok();
+        assert_eq!(hostile.truth().len(), usize::from(doubt.is_some()), "{way}");
+        let mut closes = world.records();
+        closes.retain(|record| matches!(record.event, Event::Close { .. }));
+        let doubts: Vec<_> = closes.iter().map(|record| record.doubt).collect();
+        // The tap is gone with its link. All open vhost-nets that the driver counts are seen, or are not.
+        assert_eq!(doubts, [None, doubt], "{way}");
+    }
 }

@@ -6,6 +6,7 @@
 
 pub(crate) mod auditing;
 pub(crate) mod dhcp;
+pub(crate) mod hostile;
 pub(crate) mod libvirt;
 pub(crate) mod log;
 pub(crate) mod qmp;

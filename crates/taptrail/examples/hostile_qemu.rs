@@ -191,6 +191,10 @@ impl Hostile {
                 continue;
             }
             let Some(Kept::Here(fd)) = self.kept.remove(&name) else { continue };
+            // The backend comes first.
+            if does("only-vhost") && name.ends_with("-0") {
+                continue;
+            }
             if does("persist") {
                 tap_ioctl(fd.as_fd(), libc::TUNSETPERSIST, 1);
             }

@@ -1,0 +1,54 @@
+//! A QEMU that was taken over: `examples/hostile_qemu.rs`, and what it really holds.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{Guest, World};
+
+/// The hostile peer's program.
+fn program() -> PathBuf {
+    let taptrail = Path::new(env!("CARGO_BIN_EXE_taptrail"));
+    taptrail.parent().expect("the hostile peer").join("examples/hostile_qemu")
+}
+
+/// A guest whose QEMU is the hostile peer.
+pub(crate) struct Hostile<'a> {
+    world: &'a World,
+    pub(crate) guest: Guest,
+    pub(crate) directory: PathBuf,
+}
+
+impl<'a> Hostile<'a> {
+    pub(crate) fn start(world: &'a World, name: &str) -> Self {
+        let directory = world.path(&format!("{name}-hostile"));
+        fs::create_dir(&directory).expect("the hostile peer");
+        fs::write(directory.join("mode"), "").expect("the hostile peer");
+        let (program, path) = (program().display().to_string(), directory.display().to_string());
+        let guest = world.start_with(name, &[], &[&program, &path]);
+        Self { world, guest, directory }
+    }
+
+    /// What it does from now on.
+    pub(crate) fn does(&self, mode: &str) {
+        fs::write(self.directory.join("mode"), mode).expect("the hostile peer");
+    }
+
+    /// Which descriptors it really holds, by the name under which it got each, and how.
+    pub(crate) fn truth(&self) -> BTreeMap<String, String> {
+        serde_json::from_slice(&fs::read(self.directory.join("truth")).expect("the hostile peer"))
+            .expect("the hostile peer")
+    }
+
+    /// Makes it give up what it hides, by any command.
+    pub(crate) fn free(&self) {
+        self.does("free deleted");
+        let _ = self.world.detach(&self.guest, 0xEE, &["--force"]);
+        let spec = "bridge=br0,mac=52:54:00:00:00:ee,id=free,vhost=off";
+        let _ = self.world.attach(&self.guest, spec);
+        // What is gone by now is looked at before the next hot-plug.
+        let _ = self.world.detach(&self.guest, 0xEE, &["--force"]);
+        let _ = self.world.attach(&self.guest, spec);
+        let _ = self.world.detach(&self.guest, 0xEE, &["--force"]);
+    }
+}
