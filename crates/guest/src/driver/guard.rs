@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use taptrail_kernel::changes::Changes;
+use taptrail_kernel::proc::is_exiting;
 use taptrail_record::{Event, Outcome};
 use tracing::{info, warn};
 
@@ -69,7 +70,7 @@ impl Driver {
             Ok(LinkChange::Gone) => {
                 // A tap of ours goes with the last descriptor, which the user's own monitor may have closed.
                 let ifname = interface.ifname.clone();
-                if !self.given_up_unasked(index) {
+                if !self.given_up_unasked(index) && !is_exiting(self.qemu.id) {
                     warn!("{mac}: link '{ifname}' was deleted: no frame passes any more");
                 }
                 false
@@ -140,7 +141,8 @@ impl Driver {
             return false;
         }
         let shown = self.look(index, Duration::ZERO);
-        if shown.iter().all(|shown| shown.is_held()) {
+        // At its end it closes one after the other, and all of it is accounted for together.
+        if shown.iter().all(|shown| shown.is_held()) || is_exiting(self.qemu.id) {
             return false;
         }
         let plugged = &mut self.interfaces[index];

@@ -45,6 +45,20 @@ impl ProcessId {
     }
 }
 
+/// `PF_EXITING` (linux/sched.h).
+const PF_EXITING: u32 = 0x4;
+
+/// Whether a process is about to end, or has ended: all of its threads are. By then it may have closed some of what it
+/// held, and is not waited for yet.
+pub fn is_exiting(process: ProcessId) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", process.pid)) else { return true };
+    threads.flatten().all(|thread| {
+        // One that is gone has ended.
+        std::fs::read(thread.path().join("stat"))
+            .map_or(true, |stat| parse_stat(&stat).is_none_or(|stat| stat.flags & PF_EXITING != 0))
+    })
+}
+
 /// When this machine was booted, by the clock as it is set now.
 pub fn boot_time() -> SystemTime {
     let up = clock_gettime(ClockId::Boottime);
@@ -57,6 +71,8 @@ pub fn boot_time() -> SystemTime {
 struct Stat {
     /// Field 3: the first thread's.
     state: u8,
+    /// Field 9: `PF_*` of linux/sched.h.
+    flags: u32,
     /// Field 20: the first thread counts until all others have ended.
     threads: u32,
     /// Field 22, in clock ticks since boot.
@@ -69,9 +85,10 @@ fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let text = std::str::from_utf8(&stat[name_end + 1..]).ok()?;
     let mut fields = text.split_ascii_whitespace();
     let state = *fields.next()?.as_bytes().first()?;
-    let threads = fields.nth(16)?.parse().ok()?;
+    let flags = fields.nth(5)?.parse().ok()?;
+    let threads = fields.nth(10)?.parse().ok()?;
     let start_time = fields.nth(1)?.parse().ok()?;
-    Some(Stat { state, threads, start_time })
+    Some(Stat { state, flags, threads, start_time })
 }
 
 #[cfg(test)]
@@ -88,13 +105,16 @@ mod tests {
             let stat = format!("4711 ({name}) {FIELDS}\n");
             assert_eq!(
                 parse_stat(stat.as_bytes()),
-                Some(Stat { state: b'S', threads: 1, start_time: 778_899 }),
+                Some(Stat { state: b'S', flags: 4_194_560, threads: 1, start_time: 778_899 }),
                 "{name}"
             );
         }
         let mut stat = b"4711 (\xff\xfe) ".to_vec();
         stat.extend_from_slice(FIELDS.as_bytes());
-        assert_eq!(parse_stat(&stat), Some(Stat { state: b'S', threads: 1, start_time: 778_899 }));
+        assert_eq!(
+            parse_stat(&stat),
+            Some(Stat { state: b'S', flags: 4_194_560, threads: 1, start_time: 778_899 })
+        );
     }
 
     #[test]
@@ -133,10 +153,10 @@ mod tests {
         while state().state != b'Z' {
             std::thread::yield_now();
         }
-        assert!(id.is_alive(), "{:?}", state());
+        assert!(id.is_alive() && !is_exiting(id), "{:?}", state());
         drop(child.stdin.take());
         child.wait().unwrap();
-        assert!(!id.is_alive());
+        assert!(!id.is_alive() && is_exiting(id));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use uuid::Uuid;
 pub use devices::{HeldDevice, held_devices, raw_devices};
 pub use hidden::{HiddenFiles, driver_open_files};
 pub use holders::Holders;
-pub use identity::{ProcessId, boot_time};
+pub use identity::{ProcessId, boot_time, is_exiting};
 pub(crate) use numbers::raw_kind;
 pub use numbers::{DeviceNumbers, HeldKind};
 pub use pidfd::{PidFd, Signal};
