@@ -155,6 +155,8 @@ pub(crate) struct Lasting {
     pub(crate) link: Option<HostLink>,
     /// The filter that we set: it outlives the link.
     pub(crate) filter: Option<MacFilter>,
+    /// The generation of nftables at which the filter was read back.
+    pub(crate) filter_seen: Option<u32>,
 }
 
 /// An interface whose devices are open or granted.
@@ -445,7 +447,7 @@ impl Host {
     }
 
     /// Sets a filter again.
-    pub(crate) fn set_filter(&self, filter: &MacFilter) -> Result<(), FilterError> {
+    pub(crate) fn set_filter(&self, filter: &MacFilter) -> Result<Option<u32>, FilterError> {
         self.nft()?.apply(filter)
     }
 
@@ -624,7 +626,7 @@ impl Host {
             let kind = lasting.link.as_ref().map_or(LinkKind::Tap, HostLink::kind);
             let filter = mac_filter(kind, name.clone(), index, mac);
             let nft = self.nft().map_err(|source| OpenError::Filter { mac, source })?;
-            nft.apply(&filter).map_err(|source| OpenError::Filter { mac, source })?;
+            lasting.filter_seen = nft.apply(&filter).map_err(|source| OpenError::Filter { mac, source })?;
             lasting.filter = Some(filter);
         }
         crash_point!("open::filtered");
@@ -706,6 +708,7 @@ fn lasting(spec: &NicSpec, link: &Link, mac: MacAddr, mark: Option<String>) -> L
     let link = HostLink::new(link, mark);
     let filter = link.as_ref().filter(|_| spec.filter.is_some());
     Lasting {
+        filter_seen: None,
         filter: filter.map(|link| mac_filter(link.kind(), link.name().clone(), link.index(), mac)),
         link,
     }

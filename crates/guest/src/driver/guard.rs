@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use taptrail_kernel::changes::Changes;
+use taptrail_kernel::filter::generation;
 use taptrail_kernel::proc::is_exiting;
 use taptrail_record::{Event, Outcome};
 use tracing::{info, warn};
@@ -43,7 +44,7 @@ impl Driver {
             let renamed = link && self.link_changed(index);
             let filter = changed.lost || changed.filters.contains(&number);
             if (filter || renamed) && index < self.interfaces.len() {
-                self.filter_changed(index);
+                self.filter_changed(index, renamed);
             }
         }
     }
@@ -83,15 +84,24 @@ impl Driver {
     }
 
     /// Sets an interface's filter again if it is not in force any more.
-    fn filter_changed(&mut self, index: usize) {
+    fn filter_changed(&mut self, index: usize, renamed: bool) {
         let interface = &self.interfaces[index].interface;
         let mac = interface.mac;
         let Some(filter) = interface.lasting.filter.clone() else { return };
-        let Err(lost) = self.host.filter_is_in_force(&filter) else { return };
+        let now = generation();
+        if !renamed && now.is_some() && now == interface.lasting.filter_seen {
+            // What was announced is what we did ourselves.
+            return;
+        }
+        let Err(lost) = self.host.filter_is_in_force(&filter) else {
+            self.interfaces[index].interface.lasting.filter_seen = now;
+            return;
+        };
         warn!("{mac}: its filter is not in force: {}", crate::chain(&lost));
         self.post_filter(index, Outcome::Failed);
         match self.host.set_filter(&filter) {
-            Ok(()) => {
+            Ok(seen) => {
+                self.interfaces[index].interface.lasting.filter_seen = seen;
                 warn!("{mac}: its filter is set again; frames may have passed without it");
                 self.post_filter(index, Outcome::Success);
             }

@@ -30,7 +30,7 @@ use taptrail_record::{IfName, MacAddr};
 
 use crate::link::Links;
 pub use error::FilterError;
-pub use tables::filtered_interfaces;
+pub use tables::{filtered_interfaces, generation};
 pub(crate) use tables::{interface_of_message, is_table_message};
 
 /// Where `nft` is looked for.
@@ -104,9 +104,11 @@ impl Nft {
     /// A filter stays when its interface vanishes, and since Linux 6.16 takes hold of the next one
     /// of that name: [`Nft::remove`] is a must.
     ///
+    /// Returns the [`generation`] at which it was read back, where the kernel tells one.
+    ///
     /// # Errors
     /// Nothing of the filter is left then, or [`FilterError::Left`] says that something may be.
-    pub fn apply(&self, filter: &MacFilter) -> Result<(), FilterError> {
+    pub fn apply(&self, filter: &MacFilter) -> Result<Option<u32>, FilterError> {
         ruleset::check(filter)?;
         let set = match program::run(self, SET, &ruleset::creation(filter)?) {
             // A replacement costs the kernel an RCU grace period, some 10 ms: only when there is
@@ -118,7 +120,9 @@ impl Nft {
         if let Err(cause @ FilterError::Start { .. }) = set {
             return Err(cause);
         }
-        let Err(cause) = set.and_then(|_| self.verify(filter)) else { return Ok(()) };
+        // Before it is read back: what changes after that has another number.
+        let at = generation();
+        let Err(cause) = set.and_then(|_| self.verify(filter)) else { return Ok(at) };
         match self.remove(filter.ifindex) {
             Ok(()) => Err(cause),
             Err(removal) => Err(FilterError::Left {

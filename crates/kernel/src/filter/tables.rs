@@ -16,6 +16,9 @@ use crate::netlink::{HEADER, messages, u32_at};
 // linux/netfilter/nfnetlink.h and linux/netfilter/nf_tables.h
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFT_MSG_GETTABLE: u16 = 1;
+const NFT_MSG_NEWGEN: u16 = 15;
+const NFT_MSG_GETGEN: u16 = 16;
+const NFTA_GEN_ID: u16 = 1;
 /// `NFT_MSG_NEWTABLE` to `NFT_MSG_DELRULE`: tables, chains and rules.
 const TABLE_MESSAGES: std::ops::RangeInclusive<u16> = 0..=8;
 const NFPROTO_NETDEV: u8 = 5;
@@ -62,11 +65,26 @@ pub fn filtered_interfaces() -> io::Result<BTreeSet<u32>> {
     }
 }
 
+/// The number of nftables' last change in this network namespace: where it is the same, nothing has changed. None where
+/// the kernel does not tell.
+pub fn generation() -> Option<u32> {
+    let mut socket = Socket::new(NETLINK_NETFILTER).ok()?;
+    socket.bind_auto().ok()?;
+    socket.connect(&SocketAddr::new(0, 0)).ok()?;
+    socket.send(&request(NFT_MSG_GETGEN, NLM_F_REQUEST, 0), 0).ok()?;
+    let mut buffer = Vec::with_capacity(MAX_ANSWER);
+    socket.recv(&mut buffer, 0).ok()?;
+    let answer =
+        messages(&buffer).find(|message| message.kind == NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWGEN)?;
+    let value = attribute(answer.payload.get(NFGENMSG..)?, NFTA_GEN_ID)?;
+    Some(u32::from_be_bytes(value.try_into().ok()?))
+}
+
 fn dump() -> io::Result<BTreeSet<u32>> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
-    socket.send(&request(), 0)?;
+    socket.send(&request(NFT_MSG_GETTABLE, NLM_F_REQUEST | NLM_F_DUMP, NFPROTO_NETDEV), 0)?;
     let mut found = BTreeSet::new();
     let mut buffer = Vec::with_capacity(MAX_ANSWER);
     loop {
@@ -91,12 +109,12 @@ fn dump() -> io::Result<BTreeSet<u32>> {
 }
 
 /// `struct nlmsghdr` and `struct nfgenmsg`.
-fn request() -> Vec<u8> {
+fn request(message: u16, flags: u16, family: u8) -> Vec<u8> {
     let length = u32::try_from(HEADER + NFGENMSG).unwrap_or_default();
     let mut bytes = length.to_ne_bytes().to_vec();
-    bytes.extend((NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE).to_ne_bytes());
-    bytes.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+    bytes.extend((NFNL_SUBSYS_NFTABLES << 8 | message).to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
     bytes.extend([0; 8]);
-    bytes.extend([NFPROTO_NETDEV, 0, 0, 0]);
+    bytes.extend([family, 0, 0, 0]);
     bytes
 }

@@ -1,6 +1,7 @@
 //! What a ledger's database is made of, and whether it is made of that alone.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use rusqlite::Connection;
 
@@ -21,9 +22,7 @@ pub(crate) fn steps(version: i64) -> Option<&'static [&'static str]> {
 /// The first thing in which a database differs from one that these steps make. SQLite runs what stands there: a view in
 /// the place of a table gives what its maker likes, and a trigger writes it.
 pub(crate) fn differs(connection: &Connection, steps: &[&str]) -> Result<Option<String>, rusqlite::Error> {
-    let made = Connection::open_in_memory()?;
-    steps.iter().try_for_each(|step| made.execute_batch(step))?;
-    let (mut expected, found) = (objects(&made)?, objects(connection)?);
+    let (mut expected, found) = (expected(steps)?, objects(connection)?);
     for ((sort, name), sql) in found {
         let shown = |name: &str| name.chars().take(64).flat_map(char::escape_debug).collect::<String>();
         match expected.remove(&(sort.clone(), name.clone())) {
@@ -33,6 +32,19 @@ pub(crate) fn differs(connection: &Connection, steps: &[&str]) -> Result<Option<
         }
     }
     Ok(expected.into_keys().next().map(|(sort, name)| format!("{sort} '{name}' is missing")))
+}
+
+/// What these steps make. Made once for each version: it takes some milliseconds, and a start opens the ledger some times.
+fn expected(steps: &[&str]) -> Result<Objects, rusqlite::Error> {
+    static KNOWN: [OnceLock<Objects>; STEPS.len()] = [const { OnceLock::new() }; STEPS.len()];
+    let known = steps.len().checked_sub(1).and_then(|last| KNOWN.get(last));
+    if let Some(objects) = known.and_then(OnceLock::get) {
+        return Ok(objects.clone());
+    }
+    let made = Connection::open_in_memory()?;
+    steps.iter().try_for_each(|step| made.execute_batch(step))?;
+    let objects = objects(&made)?;
+    Ok(known.map_or_else(|| objects.clone(), |known| known.get_or_init(|| objects.clone()).clone()))
 }
 
 /// Tables, indices, views and triggers, by sort and name, with the statements that made them.
