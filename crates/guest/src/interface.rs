@@ -286,7 +286,8 @@ impl Host {
         {
             warn!("{mac}: filter is left over: {}", crate::chain(&error));
         }
-        if let Some(link) = lasting.link.take().filter(HostLink::is_ours)
+        // One of others stays, and shows as long as QEMU keeps its device whether that is given up.
+        if let Some(link) = lasting.link.take_if(|link| link.is_ours())
             && let Err(error) = self.delete_link(&link)
         {
             warn!("{mac}: link '{}' is left over: {}", link.name(), crate::chain(&error));
