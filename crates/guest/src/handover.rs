@@ -28,7 +28,7 @@ use tracing::warn;
 
 use crate::account::OpenDevice;
 use crate::host_link::{HostLink, TapState};
-use crate::interface::Host;
+use crate::interface::{Host, Lasting};
 
 /// QEMU closes a netdev's descriptors before it answers `netdev_del`, and the kernel closes what a
 /// process held before its parent hears of its end; but an io_uring is taken down by a thread of the
@@ -349,33 +349,36 @@ fn uncounted(kind: DeviceKind) -> Option<CloseDoubt> {
     Some(CloseDoubt::Uncounted)
 }
 
-/// What of an interface's devices is over with their QEMU, which has ended: all of them for the account, and with a doubt
-/// what somebody else holds, or may hold.
+/// Ends an interface whose QEMU has ended: removes its link and filter, and returns its devices. All of them are over for
+/// the account, with a doubt those that somebody else holds, or may hold.
 ///
-/// To be called before the interface's link is deleted: a tap of ours must have gone by itself.
-pub(crate) fn at_end(
+/// `link_shows` as in [`Release`].
+pub(crate) fn end(
     mac: MacAddr,
     devices: Vec<OpenDevice>,
-    (link, link_shows): (Option<&HostLink>, bool),
+    lasting: &mut Lasting,
+    link_shows: bool,
     host: &mut Host,
     counts: &mut Counts,
 ) -> Vec<OpenDevice> {
+    // Before its link is deleted: a tap of ours must have gone by itself.
+    let link = lasting.link.as_ref();
     let release =
         Release { qemu: None, devices: &devices, link, link_shows, others: &[], grace: RELEASE_GRACE };
     let shown = release.look(host, counts);
     let (held, mut over) = part(devices, shown);
-    if held.is_empty() {
-        return over;
-    }
-    let holder = link.and_then(|link| tap_holder(link, host));
-    match holder {
-        Some(pid) => warn!("{mac}: QEMU has ended, and process {pid} holds its devices"),
-        None => {
-            warn!("{mac}: QEMU has ended, and its tap is attached still: nobody who can be seen holds it")
+    if !held.is_empty() {
+        let holder = link.and_then(|link| tap_holder(link, host));
+        match holder {
+            Some(pid) => warn!("{mac}: QEMU has ended, and process {pid} holds its devices"),
+            None => {
+                warn!("{mac}: QEMU has ended, and its tap is attached still: nobody who can be seen holds it")
+            }
         }
+        let doubt = if holder.is_some() { CloseDoubt::HeldElsewhere } else { CloseDoubt::Attached };
+        over.extend(held.into_iter().map(|device| OpenDevice { doubt: Some(doubt), ..device }));
     }
-    let doubt = if holder.is_some() { CloseDoubt::HeldElsewhere } else { CloseDoubt::Attached };
-    over.extend(held.into_iter().map(|device| OpenDevice { doubt: Some(doubt), ..device }));
+    host.undo(mac, lasting);
     over
 }
 

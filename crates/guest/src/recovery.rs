@@ -247,10 +247,9 @@ impl Recovery<'_> {
                 continue;
             };
             let mut lasting = self.host.left_over(&guest.id, &spec, row.mac, row.ifname.as_deref(), false)?;
-            let link = (lasting.link.as_ref(), lasting.link.is_some() || spec.makes_link());
+            let link_shows = lasting.link.is_some() || spec.makes_link();
             let held = devices.extract_if(.., |device| device.mac == row.mac).collect();
-            over.extend(handover::at_end(row.mac, held, link, self.host, &mut counts));
-            self.host.undo(row.mac, &mut lasting);
+            over.extend(handover::end(row.mac, held, &mut lasting, link_shows, self.host, &mut counts));
         }
         over.append(&mut devices);
         Ok(over)

@@ -43,7 +43,11 @@ impl Driver {
             let link = changed.lost || changed.links.contains(&number);
             let renamed = link && self.link_changed(index);
             let filter = changed.lost || changed.filters.contains(&number);
-            if (filter || renamed) && index < self.interfaces.len() {
+            // It may be over, and taken from the list.
+            let is_there = |plugged: &super::Plugged| {
+                plugged.interface.lasting.link.as_ref().is_some_and(|link| link.index() == number)
+            };
+            if (filter || renamed) && self.interfaces.get(index).is_some_and(is_there) {
                 self.filter_changed(index, renamed);
             }
         }
@@ -169,12 +173,11 @@ impl Driver {
         let posting = Posting::default().closes_unseen(&self.account, &over, self.looked).over(ended);
         said(self.account.post(posting));
         if all {
-            if let PlugState::Unplugging { .. } = plugged.state {
+            match plugged.state {
                 // Whoever asked the guest hears of it when the NIC goes.
-            } else if plugged.nic {
-                plugged.state = PlugState::Revoked;
-            } else {
-                self.remove(index);
+                PlugState::Unplugging { .. } => {}
+                _ if plugged.nic => plugged.state = PlugState::Revoked,
+                _ => self.remove(index),
             }
             self.publish();
         }

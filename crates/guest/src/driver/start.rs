@@ -466,15 +466,9 @@ impl Attempt {
         let mut devices = std::mem::take(&mut self.closed);
         let mut counts = Counts::default();
         for interface in &mut self.interfaces {
-            let over = handover::at_end(
-                interface.mac,
-                std::mem::take(&mut interface.devices),
-                (interface.lasting.link.as_ref(), true),
-                &mut self.host,
-                &mut counts,
-            );
-            self.host.undo(interface.mac, &mut interface.lasting);
-            devices.extend(over);
+            let held = std::mem::take(&mut interface.devices);
+            let lasting = &mut interface.lasting;
+            devices.extend(handover::end(interface.mac, held, lasting, true, &mut self.host, &mut counts));
         }
         let account = &mut self.account;
         let failed = |event| account.record(event, Outcome::Failed, None);

@@ -135,15 +135,9 @@ impl Driver {
         let mut counts = Counts::default();
         for plugged in &mut self.interfaces {
             let interface = &mut plugged.interface;
-            let over = handover::at_end(
-                interface.mac,
-                std::mem::take(&mut interface.devices),
-                (interface.lasting.link.as_ref(), true),
-                &mut self.host,
-                &mut counts,
-            );
-            self.host.undo(interface.mac, &mut interface.lasting);
-            devices.extend(over);
+            let held = std::mem::take(&mut interface.devices);
+            let lasting = &mut interface.lasting;
+            devices.extend(handover::end(interface.mac, held, lasting, true, &mut self.host, &mut counts));
             if let PlugState::Unplugging { step: Some(step) } = plugged.state {
                 steps.push(step);
             }

@@ -90,7 +90,9 @@ pub(super) fn find(pids: &[u32], holders: &[Holder]) -> Vec<Unshown> {
             })
         };
         let found = links.iter().filter(|link| is_suspected(link));
-        suspected.extend(found.map(|link| (netns, link.index, behind(link, &links))));
+        suspected.extend(found.map(|link| {
+            (netns, link.index, Behind::of(link, |index| links.iter().find(|link| link.index == index)))
+        }));
     }
     confirm(pids, suspected)
 }
@@ -171,19 +173,4 @@ fn spaces(pids: &[u32]) -> impl Iterator<Item = NetNs> {
 fn within<T: Send>(space: &NetNs, ask: impl FnOnce() -> T + Send) -> Option<T> {
     let is_own = NetNs::own().is_ok_and(|own| own.inode() == space.inode());
     if is_own { Some(ask()) } else { space.enter(ask).ok() }
-}
-
-fn behind(link: &Link, links: &[Link]) -> Behind {
-    let name = |index: u32| {
-        let found = links.iter().find(|link| link.index == index);
-        found.map_or_else(|| format!("number {index}"), |link| link.name.clone())
-    };
-    Behind {
-        index: link.index,
-        mac: link.mac,
-        up: link.up,
-        master: link.master.map(name),
-        lower: link.lower.map(name),
-        ethernet: link.tun.is_none_or(|tun| tun.tap),
-    }
 }

@@ -27,6 +27,22 @@ pub struct Behind {
     pub ethernet: bool,
 }
 
+impl Behind {
+    /// A link, and those of its namespace by their numbers.
+    pub(super) fn of<'a>(link: &Link, by_index: impl Fn(u32) -> Option<&'a Link>) -> Self {
+        let name =
+            |index| by_index(index).map_or_else(|| format!("number {index}"), |other| other.name.clone());
+        Self {
+            index: link.index,
+            mac: link.mac,
+            up: link.up,
+            master: link.master.map(name),
+            lower: link.lower.map(name),
+            ethernet: link.tun.is_none_or(|tun| tun.tap),
+        }
+    }
+}
+
 /// The network namespaces that one scan meets, each looked into once.
 #[derive(Debug, Default)]
 pub(super) struct Places {
@@ -96,7 +112,7 @@ impl Places {
             return held.netns.is_some();
         };
         held.netns = Some(netns);
-        held.behind = Some(space.behind(link));
+        held.behind = Some(Behind::of(link, |index| space.links.get(&index)));
         true
     }
 
@@ -114,7 +130,7 @@ impl Places {
             let Some(link) = space.links.get(index) else { continue };
             held.ifname = link.name.parse().ok();
             held.netns = Some(netns);
-            held.behind = Some(space.behind(link));
+            held.behind = Some(Behind::of(link, |index| space.links.get(&index)));
             return true;
         }
         all
@@ -149,20 +165,5 @@ impl Space {
         let taps = taps.map(|link| (link.name.clone(), link.index)).collect();
         let links = links.into_iter().map(|link| (link.index, link)).collect();
         Some(Self { links, taps, macvtaps })
-    }
-
-    fn behind(&self, link: &Link) -> Behind {
-        let name = |index: u32| {
-            let found = self.links.get(&index);
-            found.map_or_else(|| format!("number {index}"), |other| other.name.clone())
-        };
-        Behind {
-            index: link.index,
-            mac: link.mac,
-            up: link.up,
-            master: link.master.map(name),
-            lower: link.lower.map(name),
-            ethernet: link.tun.is_none_or(|tun| tun.tap),
-        }
     }
 }
