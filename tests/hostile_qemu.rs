@@ -188,8 +188,9 @@ fn whatever_a_hostile_qemu_does_nothing_held_is_told_as_released() {
     let (victims_tap, victims_filter) = (world.link("vnet0")["ifindex"].clone(), world.ruleset());
     let hostile = Hostile::start(&world, "web1");
     let mut told = closes(&world).len();
-    // The NIC that each MAC was given last: a MAC is not given again while anything of it is held.
-    let mut ids = BTreeMap::new();
+    // The NIC that each MAC was given last, and its link: a MAC is not given again while anything of it is held.
+    let mut given = BTreeMap::new();
+    let mut links = link_indexes(&world);
     for step in 0..steps {
         let last = u8::try_from(1 + random.below(3)).unwrap();
         let mode = [
@@ -211,10 +212,15 @@ fn whatever_a_hostile_qemu_does_nothing_held_is_told_as_released() {
                     .unwrap()
                     .iter()
                     .any(|nic| nic["mac"] == mac(last).as_str() && nic["state"] != "revoked");
-                if !held {
-                    ids.insert((last, class(backend)), format!("s{step}"));
-                }
                 let _ = world.attach(&hostile.guest, &spec);
+                if !held {
+                    let now = link_indexes(&world);
+                    let made = now
+                        .iter()
+                        .find(|link| !links.contains(link))
+                        .or_else(|| now.iter().find(|(name, _)| class(backend) == "mine" && name == "mine"));
+                    given.insert((last, class(backend)), (format!("s{step}"), made.cloned()));
+                }
                 spec
             }
             2 => {
@@ -229,14 +235,15 @@ fn whatever_a_hostile_qemu_does_nothing_held_is_told_as_released() {
         let context = format!("seed {seed}, step {step}: {does} ({mode})");
         // What was told as definitively closed is not held; a macvtap's link is gone, and with it the device.
         let truth = hostile.truth();
+        links = link_indexes(&world);
         let all = closes(&world);
         for close in &all[told..] {
             let Event::Close { mac, device, .. } = &close.event else { unreachable!() };
             let dev = device.dev.as_deref().unwrap_or_default();
-            let id = &ids[&(mac.0[5], class(dev))];
-            // Without its link nothing is behind a descriptor.
-            let dead = !world.links().contains(&device.dev.clone().unwrap().into());
-            let held = truth.contains_key(&format!("taptrail-{id}-0")) && !dead;
+            let (id, link) = &given[&(mac.0[5], class(dev))];
+            // Without its link nothing is behind a descriptor; another may have its name by now.
+            let is_there = link.as_ref().is_some_and(|link| links.contains(link));
+            let held = truth.contains_key(&format!("taptrail-{id}-0")) && is_there;
             assert!(close.doubt.is_some() || !held, "{context}: {close:?} with {truth:?}");
         }
         told = all.len();
@@ -252,6 +259,15 @@ fn whatever_a_hostile_qemu_does_nothing_held_is_told_as_released() {
     assert_eq!(world.links(), ["mine"]);
     assert_eq!(world.ruleset(), "");
     assert_eq!(world.open_accounts(), (0, 0));
+}
+
+/// The links of a world, by name and index: a name is used again, an index is not.
+fn link_indexes(world: &World) -> Vec<(String, u64)> {
+    let index = |name: String| {
+        let index = world.link(&name)["ifindex"].as_u64()?;
+        Some((name, index))
+    };
+    world.links().into_iter().filter_map(index).collect()
 }
 
 /// Which sort of device it is, by its backend or by its interface: of one MAC another may follow within one step.
