@@ -211,7 +211,7 @@ fn auditing_the_log_the_ledger_and_both_together_tell_one_trail() {
     let ledger = Ledger::file(&world.state());
     let read = |files: &[&Path]| {
         let files = files.iter().map(|file| file.to_str().unwrap());
-        world.json(["trail", "--format", "json", "--uuid", &uuid].into_iter().chain(files))
+        world.json(["trail", "--format", "json", "--guest", &uuid].into_iter().chain(files))
     };
     let (logged, remembered, both) = (read(&[&log]), read(&[&ledger]), read(&[&log, &ledger]));
     assert_eq!(said(&logged), said(&remembered));
@@ -256,7 +256,7 @@ fn auditing_by_the_kernels_own_rules_shows_the_opens_that_nobody_admits() {
         .as_array()
         .unwrap()
         .iter()
-        .filter(|finding| finding["kind"] == "unaudited-open")
+        .filter(|finding| finding["kind"] == "unmanaged-open")
         .map(|finding| finding["text"].as_str().unwrap())
         .collect();
     // Other programs of this machine may open taps meanwhile.
@@ -404,7 +404,7 @@ fn auditing_has_what_a_watcher_saw_and_found() {
     let ledger = Ledger::file(&world.state());
     let read = |files: &[&Path]| {
         let files = files.iter().map(|file| file.to_str().unwrap());
-        world.json(["trail", "--format", "json", "--uuid", &uuid].into_iter().chain(files))
+        world.json(["trail", "--format", "json", "--guest", &uuid].into_iter().chain(files))
     };
     let (logged, both) = (read(&[&log]), read(&[&log, &ledger]));
     assert_eq!(said(&logged), said(&both));

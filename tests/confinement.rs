@@ -167,7 +167,7 @@ fn qemus_environment_and_limits_are_the_ones_meant_for_it() {
     world
         .try_start("web2", &["--env", "NO_SUCH_VARIABLE"], &EMPTY)
         .fails(2, "NO_SUCH_VARIABLE is not set here");
-    world.try_start("web2", &["--limit", "nofile=many"], &EMPTY).fails(2, "'nofile=many' is no limit");
+    world.try_start("web2", &["--limit", "nofile=many"], &EMPTY).fails(2, "'nofile=many' is not a limit");
 }
 
 #[test]
@@ -397,7 +397,7 @@ fn auditing_tells_of_a_qemu_that_tried_to_open_a_tap() {
     assert!(text.contains("tried to open /dev/net/tun") && text.contains("Permission denied"), "{text}");
     assert_eq!(refused[0]["device"]["rdev"], "0A:C8");
     let told = |finding: &&serde_json::Value| {
-        finding["kind"] == "unaudited-open" && finding["device"]["path"] == again.as_str()
+        finding["kind"] == "unmanaged-open" && finding["device"]["path"] == again.as_str()
     };
     assert_eq!(trail["findings"].as_array().unwrap().iter().filter(told).count(), 1, "{trail:#}");
 }

@@ -204,7 +204,7 @@ fn directories_that_are_one_hosts_are_named_or_refused() {
     assert_eq!(refused.status.code(), Some(2));
     assert_eq!(String::from_utf8(refused.stdout).unwrap(), "");
     assert!(said.contains("are the same record") && said.contains("--assume-host"), "{said}");
-    let one = tell(&["trail", "--format=json", "--host", "web1"], &[dir.path()]);
+    let one = tell(&["trail", "--format=json", "--assume-host", "web1"], &[dir.path()]);
     let alone = trail(&[&data("libvirt/libvirt-9.0/06-hotplug/audit.log")]);
     assert_eq!(of_host(&one.json, "web1").len(), of_host(&alone.json, "?").len());
     let assumed = format!("web2={}", dir.path().join("b").display());
@@ -274,7 +274,7 @@ fn directories_of_one_hosts_months_are_named_with_the_way_out() {
         done.status.code() == Some(0) && said.contains("go on in the log of another directory"),
         "{said}"
     );
-    let done = taptrail(&["trail", "--host", "h", "--format", "csv"], &[dir.path()]);
+    let done = taptrail(&["trail", "--assume-host", "h", "--format", "csv"], &[dir.path()]);
     assert!(String::from_utf8(done.stdout).unwrap().contains("released"));
     // A path that no input has is named.
     let done = taptrail(&["trail", "--assume-host", "h=/nonexistent"], &[dir.path()]);
@@ -705,9 +705,9 @@ fn an_input_of_which_no_record_can_be_read_is_no_clean_one() {
 #[test]
 fn a_host_of_which_no_input_tells_has_no_answer() {
     let log = data("libvirt/libvirt-9.0/06-hotplug/audit.log");
-    let told = tell(&["trail", "--node", "elsewhere", "--format=json"], &[&log]);
+    let told = tell(&["trail", "--host", "elsewhere", "--format=json"], &[&log]);
     assert_eq!(told.code, Some(4), "{}", told.said);
-    assert!(told.said.contains("No input tells of a host 'elsewhere'"), "{}", told.said);
+    assert!(told.said.contains("No input has records of host 'elsewhere'"), "{}", told.said);
     let empty = tempfile::NamedTempFile::new().unwrap();
     let told = tell(&["who", "52:54:00:aa:cc:01", "--at", "2026-11-23"], &[empty.path()]);
     assert_eq!(told.code, Some(4), "{}", told.said);

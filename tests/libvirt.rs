@@ -304,7 +304,7 @@ fn auditing_and_a_watcher_find_a_tap_that_qemu_opened_by_itself() {
     assert_eq!((own.len(), given.len()), (1, 1), "{own:?} {given:?}");
     let log = libvirt.log(&guest.uuid);
     assert_eq!(told(&log).len(), 1, "libvirt knows nothing of it");
-    assert_eq!(findings(&log), ["unaudited-open"], "the kernel does");
+    assert_eq!(findings(&log), ["unmanaged-open"], "the kernel does");
     let story = || libvirt.world.story();
     libvirt.world.until("it is seen", || story().contains(&"seen tun own0 q0".to_owned()));
     assert_eq!(findings(&libvirt.ledger(&guest.uuid)), ["unaccounted-device"]);

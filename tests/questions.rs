@@ -64,8 +64,8 @@ fn what_is_asked_for_narrows_the_answer() {
         parsed(&ask(arguments, HOTPLUG))["holdings"].as_array().unwrap().len()
     };
     let all = count(&[]);
-    assert_eq!(count(&["--vm", "t6-hotplug"]), all);
-    assert_eq!(count(&["--vm", "t6"]), 0);
+    assert_eq!(count(&["--guest", "t6-hotplug"]), all);
+    assert_eq!(count(&["--guest", "t6"]), 0);
     assert_eq!(count(&["--held"]), 0);
     assert_eq!(count(&["--device", "macvtap"]), 1);
     assert_eq!(count(&["--device", "macvtap", "--end", "2026-11-23 18:54:06"]), 0);
@@ -118,7 +118,7 @@ fn an_explanation_shows_the_lines_that_prove_it() {
     }
     assert!(!output.contains('\x1d'));
     let nothing = text(&ask(["explain", "no such guest"], HOTPLUG));
-    assert!(nothing.starts_with("Nothing is told of it"));
+    assert!(nothing.starts_with("No record is about it"));
 }
 
 #[test]

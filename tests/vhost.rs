@@ -456,7 +456,7 @@ fn auditing_tells_of_vhost_nets_what_the_ledger_tells() {
     auditing.end_daemon();
     let uuid = world.records()[0].guest.uuid.to_string();
     assert_eq!(logged(&log, &uuid), world.records());
-    let of_log = world.json(["trail", "--format", "json", "--uuid", &uuid, log.to_str().unwrap()]);
+    let of_log = world.json(["trail", "--format", "json", "--guest", &uuid, log.to_str().unwrap()]);
     let tell = |trail: &Value| -> Vec<String> {
         let keys = ["mac", "device", "queues", "state", "ended_by", "certainty"];
         let holdings = trail["holdings"].as_array().unwrap().iter();

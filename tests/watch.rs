@@ -239,7 +239,7 @@ fn a_qemu_that_rewrites_its_arguments_is_watched_by_the_next_watcher_and_account
     watch.tells(&world, &[("kind", "opened"), ("mac", "52:54:00:0a:0f:02")]);
     let log_path = log.path.to_str().unwrap().to_owned();
     let options = ["verify", "--netns", "/proc/self/ns/net", "--ignore-pid", "1", "--format", "json"];
-    let seen = world.json(options.into_iter().chain(["--audit-log", &log_path]));
+    let seen = world.json(options.into_iter().chain(["--log", &log_path]));
     assert_eq!(
         (&seen["counts"]["accounted"], &seen["devices"][0]["process"]["pid"]),
         (&1.into(), &qemu.0.id().into())
@@ -540,7 +540,7 @@ fn a_webhook_over_tls_goes_to_whom_the_hosts_authorities_vouch_for_and_to_nobody
     let mut log = Log::new(&world);
     let mut watch = Watch::start(&world, &options.iter().map(String::as_str).collect::<Vec<_>>());
     let count = |outcome: &str| {
-        let told = format!("taptrail_told_total{{to=\"webhook\",outcome=\"{outcome}\"}} ");
+        let told = format!("taptrail_deliveries_total{{to=\"webhook\",outcome=\"{outcome}\"}} ");
         let numbers = fs::read_to_string(&numbers).unwrap_or_default();
         numbers.lines().find_map(|line| line.strip_prefix(&told)).unwrap_or_default().to_owned()
     };
@@ -789,7 +789,8 @@ fn auditing_is_heard_from_the_kernel_itself_and_an_overrun_is_a_gap() {
     });
     let gap = watch.tells(&world, &[("finding", "log-gap")]);
     let text = gap["text"].as_str().unwrap();
-    let numbers = text.strip_prefix("The kernel told more than was taken in time: audit events ").unwrap();
+    let numbers =
+        text.strip_prefix("The kernel sent records faster than they were read: audit events ").unwrap();
     let (first, rest) = numbers.split_once(" to ").unwrap();
     let number = |text: &str| text.parse::<u32>().unwrap();
     // Most of what was told, as that fits nowhere.

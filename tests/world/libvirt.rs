@@ -218,7 +218,7 @@ impl Libvirt {
 
     fn told(&self, uuid: &str, file: Option<&Path>) -> Value {
         auditing::settle(&self.audit_log);
-        let words = ["trail", "--format", "json", "--uuid", uuid].into_iter().map(OsStr::new);
+        let words = ["trail", "--format", "json", "--guest", uuid].into_iter().map(OsStr::new);
         self.world.json(words.chain(file.map(Path::as_os_str)))
     }
 

@@ -48,7 +48,7 @@ pub enum LoadError {
     Refused(String),
     /// Pids here are not the kernel's.
     #[error(
-        "this process is in a pid namespace of its own, where pids are not those that the kernel tells: run it on the host, outside of containers"
+        "this process is in a pid namespace of its own, where pids are not the kernel's: run it on the host, outside of containers"
     )]
     PidNamespace,
     /// A function of the kernel is not there.

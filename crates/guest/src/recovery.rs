@@ -74,25 +74,25 @@ pub enum RecoveredState {
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
     /// The ledger can't be used.
-    #[error("What is on record can't be read")]
+    #[error("The ledger's records can't be read")]
     Ledger(#[from] LedgerError),
     /// Its directory can't be claimed.
     #[error(transparent)]
     Claim(#[from] RunDirError),
     /// The account can't be closed.
-    #[error("Account of the guest can't be closed")]
+    #[error("The guest's account can't be closed")]
     Account(#[from] AccountError),
     /// The host's links can't be asked for.
-    #[error("Host's links can't be reached")]
+    #[error("The host's network links can't be reached")]
     Links(#[from] LinkError),
     /// What is left over can't be removed.
     #[error(transparent)]
     LeftOver(#[from] LeftOverError),
     /// What processes there are can't be seen.
-    #[error("Processes can't be seen")]
+    #[error("Processes can't be listed")]
     Look(#[source] io::Error),
     /// A QEMU whose start was cut off does not end.
-    #[error("QEMU (pid {pid}), whose start was cut off, can't be ended")]
+    #[error("QEMU (pid {pid}), whose start was interrupted, can't be killed")]
     Kill {
         /// Its.
         pid: u32,

@@ -22,10 +22,10 @@ pub enum SuperviseError {
     #[error(transparent)]
     Claim(#[from] RunDirError),
     /// What is said can't be taken where it is to go.
-    #[error("Log of the guest can't be begun")]
+    #[error("The guest's log can't be created")]
     Log(#[source] std::io::Error),
     /// The API can't be served.
-    #[error("API of the guest can't be served")]
+    #[error("The guest's API can't be served")]
     Api(#[source] std::io::Error),
     /// The guest did not start.
     #[error("Guest '{name}' did not start")]

@@ -39,10 +39,10 @@ pub struct Supervised {
 #[derive(Debug, thiserror::Error)]
 pub enum UnresponsiveError {
     /// The ledger can't be used.
-    #[error("What is on record can't be read")]
+    #[error("The ledger's records can't be read")]
     Ledger(#[from] LedgerError),
     /// /proc can't be read.
-    #[error("Processes can't be seen")]
+    #[error("Processes can't be listed")]
     Look(#[source] io::Error),
     /// QEMU does not end, or is not ours to end.
     #[error("QEMU (pid {pid}) can't be ended")]

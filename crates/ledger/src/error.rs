@@ -4,7 +4,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The state directory cannot be made.
-    #[error("State directory {path} cannot be made", path = path.display())]
+    #[error("State directory {path} can't be created", path = path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
@@ -12,7 +12,7 @@ pub enum LedgerError {
         source: std::io::Error,
     },
     /// The file cannot be opened or made.
-    #[error("Ledger {path} cannot be opened", path = path.display())]
+    #[error("Ledger {path} can't be opened", path = path.display())]
     File {
         /// The file.
         path: PathBuf,
@@ -20,7 +20,7 @@ pub enum LedgerError {
         source: std::io::Error,
     },
     /// SQLite cannot open the file, or it is not a ledger.
-    #[error("Ledger {path} cannot be opened as a database", path = path.display())]
+    #[error("Ledger {path} can't be opened as a database", path = path.display())]
     Open {
         /// The file.
         path: PathBuf,
@@ -74,7 +74,7 @@ pub enum LedgerError {
         path: PathBuf,
     },
     /// The file is damaged.
-    #[error("Ledger {path} is damaged ({fault}): `taptrail ledger check` tells more", path = path.display())]
+    #[error("Ledger {path} is damaged ({fault}): `taptrail ledger check` lists the faults", path = path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -82,13 +82,13 @@ pub enum LedgerError {
         fault: String,
     },
     /// A transaction failed; nothing of it was written.
-    #[error("Ledger cannot be written")]
+    #[error("Ledger can't be written")]
     Write {
         /// SQLite's reason.
         source: rusqlite::Error,
     },
     /// A query failed.
-    #[error("Ledger cannot be read")]
+    #[error("Ledger can't be read")]
     Read {
         /// SQLite's reason.
         source: rusqlite::Error,

@@ -20,7 +20,10 @@ pub(crate) fn check_directory(path: &Path) -> Result<(), LedgerError> {
 pub(crate) fn check_file(path: &Path, file: &File) -> Result<(), LedgerError> {
     let about = file.metadata().map_err(|source| LedgerError::File { path: path.to_owned(), source })?;
     if !about.is_file() {
-        return Err(LedgerError::NotOurs { path: path.to_owned(), why: "it is no regular file".to_owned() });
+        return Err(LedgerError::NotOurs {
+            path: path.to_owned(),
+            why: "it is not a regular file".to_owned(),
+        });
     }
     check(path, &about)
 }

@@ -44,7 +44,7 @@ pub enum QmpError {
         limit: usize,
     },
     /// A line that is not JSON.
-    #[error("QEMU's monitor sent what is not JSON: '{excerpt}'")]
+    #[error("QEMU's monitor sent invalid JSON: '{excerpt}'")]
     Garbage {
         /// The line's beginning, with all but printable ASCII escaped.
         excerpt: String,
@@ -88,7 +88,7 @@ pub enum QmpError {
         why: String,
     },
     /// An earlier error left the connection useless.
-    #[error("The connection to QEMU's monitor is useless since an earlier error: {reason}")]
+    #[error("The connection to QEMU's monitor can't be used after an earlier error: {reason}")]
     Poisoned {
         /// That error.
         reason: String,

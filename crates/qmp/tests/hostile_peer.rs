@@ -197,7 +197,7 @@ fn garbage_poisons_and_is_shown_harmless() {
         peer.fall_silent();
     });
     let error = monitor.cont(LONG).unwrap_err();
-    assert_eq!(error.to_string(), r"QEMU's monitor sent what is not JSON: '\x1b[31mSegmentation fault\r'");
+    assert_eq!(error.to_string(), r"QEMU's monitor sent invalid JSON: '\x1b[31mSegmentation fault\r'");
     assert!(monitor.poisoned().is_some());
 }
 

@@ -13,10 +13,8 @@ use crate::span::{Holds, Span, holds};
 pub struct Filter {
     /// On this host.
     pub host: Option<String>,
-    /// Of the guest of this name.
-    pub guest: Option<String>,
-    /// Of the guest of this uuid.
-    pub uuid: Option<Uuid>,
+    /// Of one of these guests; of all when empty.
+    pub guests: Vec<GuestFilter>,
     /// Of this interface.
     pub mac: Option<MacAddr>,
     /// Of such a device.
@@ -94,14 +92,41 @@ impl Filter {
         unnamed: bool,
     ) -> bool {
         self.host.as_ref().is_none_or(|asked| asked == host)
-            && self.guest.as_ref().is_none_or(|asked| guest.map_or(unnamed, |guest| guest.name == *asked))
-            && self.uuid.is_none_or(|asked| guest.map_or(unnamed, |guest| guest.uuid == asked))
+            && (self.guests.is_empty()
+                || guest.map_or(unnamed, |guest| self.guests.iter().any(|asked| asked.matches(guest))))
             && self.mac.is_none_or(|asked| mac.map_or(unnamed, |mac| mac == asked))
             && self.device.as_ref().is_none_or(|asked| device.map_or(unnamed, |device| asked.matches(device)))
     }
 
     fn is_within(&self, span: Span) -> bool {
         self.start.is_none_or(|start| span.to >= start) && self.end.is_none_or(|end| span.from < end)
+    }
+}
+
+/// A guest, as `--guest` names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GuestFilter {
+    /// By its name.
+    Name(String),
+    /// By its uuid; a guest whose name is this uuid is meant, too.
+    Uuid(Uuid),
+}
+
+impl GuestFilter {
+    /// Whether this guest is meant.
+    pub fn matches(&self, guest: &GuestId) -> bool {
+        match self {
+            Self::Name(name) => guest.name == *name,
+            Self::Uuid(uuid) => guest.uuid == *uuid || guest.name.parse() == Ok(*uuid),
+        }
+    }
+}
+
+impl FromStr for GuestFilter {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(text.parse().map_or_else(|_| Self::Name(text.to_owned()), Self::Uuid))
     }
 }
 
@@ -177,23 +202,15 @@ impl FromStr for DeviceFilter {
 pub enum Subject {
     /// The interface with this MAC, of whatever guest.
     Interface(MacAddr),
-    /// The guest of this uuid.
-    Uuid(Uuid),
-    /// The guests of this name.
-    Name(String),
+    /// The guests of this name or uuid.
+    Guest(GuestFilter),
 }
 
 impl FromStr for Subject {
     type Err = Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(if let Ok(mac) = text.parse() {
-            Self::Interface(mac)
-        } else if let Ok(uuid) = text.parse() {
-            Self::Uuid(uuid)
-        } else {
-            Self::Name(text.to_owned())
-        })
+        text.parse().map_or_else(|_| text.parse().map(Self::Guest), |mac| Ok(Self::Interface(mac)))
     }
 }
 
@@ -202,8 +219,7 @@ impl Subject {
     pub fn narrow(self, filter: Filter) -> Filter {
         match self {
             Self::Interface(mac) => Filter { mac: Some(mac), ..filter },
-            Self::Uuid(uuid) => Filter { uuid: Some(uuid), ..filter },
-            Self::Name(name) => Filter { guest: Some(name), ..filter },
+            Self::Guest(guest) => Filter { guests: vec![guest], ..filter },
         }
     }
 }
@@ -272,7 +288,7 @@ mod tests {
     #[test]
     fn names_are_whole_and_macs_exact() {
         let holding = holding("web1", 1, 10, None);
-        let guest = |name: &str| Filter { guest: Some(name.to_owned()), ..Filter::default() };
+        let guest = |name: &str| Filter { guests: vec![name.parse().unwrap()], ..Filter::default() };
         assert!(keeps(guest("web1"), &holding));
         assert!(!keeps(guest("web"), &holding));
         let mac = |last| Filter { mac: Some(MacAddr::kvm([0, 0, last])), ..Filter::default() };
@@ -309,7 +325,20 @@ mod tests {
     fn a_subject_is_a_mac_a_uuid_or_a_name() {
         let filter = |text: &str| text.parse::<Subject>().map(|it| it.narrow(Filter::default())).unwrap();
         assert!(filter("52:54:00:00:00:01").mac.is_some());
-        assert!(filter("2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e").uuid.is_some());
-        assert_eq!(filter("web1").guest.as_deref(), Some("web1"));
+        let uuid = "2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e";
+        assert_eq!(filter(uuid).guests, [GuestFilter::Uuid(uuid.parse().unwrap())]);
+        assert_eq!(filter("web1").guests, [GuestFilter::Name("web1".to_owned())]);
+    }
+
+    #[test]
+    fn a_guest_is_meant_by_its_name_or_its_uuid() {
+        let uuid = "2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e";
+        let guest = |name: &str, uuid: Uuid| GuestId { name: name.into(), uuid };
+        let asked: GuestFilter = uuid.parse().unwrap();
+        assert!(asked.matches(&guest("web1", uuid.parse().unwrap())));
+        assert!(asked.matches(&guest(uuid, Uuid::nil())));
+        assert!(!asked.matches(&guest("web1", Uuid::nil())));
+        let named: GuestFilter = "web1".parse().unwrap();
+        assert!(named.matches(&guest("web1", Uuid::nil())) && !named.matches(&guest("web2", Uuid::nil())));
     }
 }

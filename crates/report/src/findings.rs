@@ -85,6 +85,6 @@ pub fn is_grave(kind: FindingKind) -> bool {
             | FindingKind::RecordNotSent
             | FindingKind::SerialGap
             | FindingKind::TruncatedRecord
-            | FindingKind::UnauditedOpen
+            | FindingKind::UnmanagedOpen
     )
 }

@@ -38,7 +38,7 @@ mod verify;
 mod warnings;
 
 pub use explain::{Explainer, Explanation, Lines};
-pub use filter::{DeviceFilter, DeviceFilterError, Filter, Subject};
+pub use filter::{DeviceFilter, DeviceFilterError, Filter, GuestFilter, Subject};
 pub use findings::is_grave;
 pub use guests::{GuestRow, guest_table};
 pub use json::{json, json_line};

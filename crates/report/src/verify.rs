@@ -86,7 +86,7 @@ pub struct TrailRead {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VerifiedRow {
     /// `accounted`, `unaccounted`, `missing`, `unknown`, `held-after-release`, `held-by-another`,
-    /// `not-audited`, `ignored`.
+    /// `unaudited-kind`, `ignored`.
     pub verdict: &'static str,
     /// One sentence for people, of what is not as it should be.
     pub text: Option<String>,
@@ -324,7 +324,7 @@ fn summary(verified: &Verified) -> String {
         "held-by-another",
         "hidden",
         "opening",
-        "not-audited",
+        "unaudited-kind",
         "ignored",
     ] {
         if number(verdict) > 0 {
@@ -395,6 +395,6 @@ fn named_processes(processes: &[UnseenRow]) -> String {
 /// A line for people about what a trail tells of other hosts, if it does.
 pub fn left_out(trail: &TrailRead) -> Option<String> {
     let others: Vec<_> = trail.other_hosts.iter().map(|host| shown(host)).collect();
-    let line = "What the trail tells of other hosts is left out; --node HOST says if one of them is this one";
+    let line = "Records of other hosts are left out; --host HOST says if one of them is this one";
     (!others.is_empty()).then(|| format!("{line}: {}", others.join(", ")))
 }

@@ -254,7 +254,7 @@ fn verified() -> Verified {
         },
         VerifiedRow {
             guest: Some(web1()),
-            ..row("not-audited", qemu, HeldRow { kind: "vfio", path: "/dev/vfio/12".to_owned(), ..bare() })
+            ..row("unaudited-kind", qemu, HeldRow { kind: "vfio", path: "/dev/vfio/12".to_owned(), ..bare() })
         },
         VerifiedRow {
             text: Some("Process 4800 (/tmp/\x1b[31mx) has a copy of /dev/net/tun (vnet0)".to_owned()),
@@ -293,7 +293,7 @@ fn verified() -> Verified {
         "unknown",
         "held-after-release",
         "held-by-another",
-        "not-audited",
+        "unaudited-kind",
         "ignored",
     ];
     let count = |verdict: &&'static str| devices.iter().filter(|row| row.verdict == *verdict).count() as u64;

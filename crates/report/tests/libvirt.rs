@@ -93,7 +93,7 @@ fn json() {
     let macvtaps: DeviceFilter = "macvtap".parse().unwrap();
     let macvtaps = Filter { device: Some(macvtaps), ..Filter::default() };
     insta::assert_snapshot!(answer(HOTPLUG, Told::Trail, macvtaps, Format::Json));
-    let other = Filter { guest: Some("t16-b".to_owned()), ..Filter::default() };
+    let other = Filter { guests: vec!["t16-b".parse().unwrap()], ..Filter::default() };
     insta::assert_snapshot!(answer(SAME_MAC, Told::Trail, other, Format::Json));
     insta::assert_snapshot!(answer(MACVTAP, Told::Trail, Filter::default(), Format::Json));
     insta::assert_snapshot!(answer(MACVTAP, Told::Findings, Filter::default(), Format::Json));

@@ -67,7 +67,7 @@ pub enum SourceError {
     /// Two directories, each taken for a host, have the same records.
     #[error(
         "{first} and {second} are the same record, so directories '{one}' and '{other}' are of one host: say so by \
-         --assume-host NAME=PATH for both, or by --host NAME"
+         --assume-host NAME=PATH for both, or by --assume-host NAME"
     )]
     OneHost {
         /// The first directory's host.

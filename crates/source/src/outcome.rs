@@ -87,7 +87,7 @@ impl fmt::Display for Note {
             ),
             About::HostUnknown => write!(
                 f,
-                "{source}: its lines name no host as others do: --assume-host NAME=PATH says whose they are, and what both tell is told once"
+                "{source}: its lines name no host as others do: --assume-host NAME=PATH says whose they are, and records in both are then read once"
             ),
             About::Unnumbered => write!(
                 f,
@@ -101,7 +101,7 @@ impl fmt::Display for Note {
             About::GoesOn => write!(
                 f,
                 "{source}: its serial numbers go on in the log of another directory, which is taken for another host's: if \
-                 both are of one, --assume-host NAME=PATH for both, or --host NAME, says so"
+                 both are of one, --assume-host NAME=PATH for both, or --assume-host NAME, says so"
             ),
             About::Selected => write!(
                 f,
@@ -113,7 +113,7 @@ impl fmt::Display for Note {
                 "{source}: {lines} line{} like records, in a shape that is not read; the first is line {first}",
                 if lines == 1 { " looks" } else { "s look" },
             ),
-            About::Nothing => write!(f, "{source}: no line of it tells of a guest"),
+            About::Nothing => write!(f, "{source}: no line in it is about a guest"),
         }
     }
 }

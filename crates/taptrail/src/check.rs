@@ -17,7 +17,7 @@ pub(crate) fn check(arguments: &Check, dirs: &Dirs) -> Done {
     let all: Vec<_> = arguments.files.iter().map(|path| (path, check_one(path, dirs))).collect();
     let code =
         if all.iter().all(|(_, done)| done.is_ok()) { ExitCode::SUCCESS } else { Failure::INPUT.into() };
-    if arguments.json {
+    if arguments.output.is_json() {
         print_json(&all.iter().map(|(path, done)| Row::of(path, done)).collect::<Vec<_>>())?;
         return Ok(code);
     }

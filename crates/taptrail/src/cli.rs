@@ -1,5 +1,7 @@
 //! The arguments, as clap reads them.
 
+mod format;
+mod groups;
 mod questions;
 mod verify;
 mod watch;
@@ -13,8 +15,10 @@ use taptrail_guest::{AuditMode, Dirs, duration};
 use taptrail_record::MacAddr;
 use uuid::Uuid;
 
+use self::format::{OutputFormat, StreamFormat};
+pub(crate) use self::groups::command;
 pub(crate) use self::questions::{
-    Explain, Findings, Output, Page, Selection, Sources, Target, Times, Trail, Who,
+    AssumedHost, Explain, Findings, Output, Selection, Sources, Target, Times, Trail, Who,
 };
 pub(crate) use self::verify::Verify;
 pub(crate) use self::watch::{Watch, arguments as watch_arguments};
@@ -23,6 +27,7 @@ pub(crate) use self::watch::{Watch, arguments as watch_arguments};
 /// an audit trail that says definitively which device was opened, granted and released
 #[derive(Debug, Parser)]
 #[command(name = "taptrail", version, propagate_version = true, arg_required_else_help = true)]
+#[command(disable_help_flag = true, disable_version_flag = true)]
 #[command(
     after_help = "Exit codes:\n  0  success\n  1  the command failed, or `findings` or `verify` reported at least one problem\n  2  wrong arguments, or input that can't be read\n  3  the guest, or its supervisor, did not answer in time\n  4  not known: the logs do not cover the time or host in question\n\n`taptrail run` in the foreground returns QEMU's exit code."
 )]
@@ -59,6 +64,14 @@ pub(crate) struct Cli {
     /// Log only warnings and errors to standard error
     #[arg(short, long, global = true, help_heading = "General", conflicts_with = "verbose")]
     pub(crate) quiet: bool,
+
+    /// Print help; -h is a summary
+    #[arg(short, long, global = true, help_heading = "General", action = clap::ArgAction::Help)]
+    help: Option<bool>,
+
+    /// Print the version
+    #[arg(short = 'V', long, global = true, help_heading = "General", action = clap::ArgAction::Version)]
+    version: Option<bool>,
 }
 
 impl Cli {
@@ -99,7 +112,7 @@ pub(crate) enum Command {
     Findings(Findings),
     /// Compare the audit trail with the devices that processes hold now
     Verify(Verify),
-    /// Follow another manager's audit records (e.g. libvirt's) and compare them with the devices its guests hold
+    /// Follow libvirt's audit records and compare them with the devices its guests hold
     Watch(Box<Watch>),
     /// Check, export or prune the ledger
     #[command(subcommand)]
@@ -118,9 +131,8 @@ pub(crate) enum LedgerCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckLedger {
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputFormat,
 }
 
 #[derive(Debug, Args)]
@@ -129,9 +141,8 @@ pub(crate) struct Prune {
     #[arg(long, value_name = "TIME")]
     pub(crate) before: String,
 
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputFormat,
 }
 
 const SPEC_HELP: &str = "An interface: bridge=BR | tap=NAME | macvtap=LOWER[,mode=bridge|vepa|private|passthru], and \
@@ -252,9 +263,8 @@ pub(crate) struct Check {
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
 
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputFormat,
 }
 
 /// Supervise a running guest whose supervisor has ended
@@ -314,9 +324,8 @@ pub(crate) struct Recover {
     #[arg(long, value_name = "PATH", env = "TAPTRAIL_NFT")]
     pub(crate) nft: Option<PathBuf>,
 
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputFormat,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -363,9 +372,8 @@ pub(crate) struct Attach {
     #[arg(long, value_name = "FILE", conflicts_with = "nic")]
     pub(crate) xml: Option<PathBuf>,
 
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputFormat,
 }
 
 #[derive(Debug, Args)]
@@ -385,9 +393,8 @@ pub(crate) struct Detach {
     #[arg(long, conflicts_with = "timeout")]
     pub(crate) force: bool,
 
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputFormat,
 }
 
 #[derive(Debug, Args)]
@@ -414,9 +421,8 @@ pub(crate) struct Stop {
 /// guest, and `taptrail watch` has seen it.
 #[derive(Debug, Args)]
 pub(crate) struct List {
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputFormat,
 }
 
 #[derive(Debug, Args)]
@@ -424,9 +430,8 @@ pub(crate) struct Nics {
     /// Name of the guest
     pub(crate) guest: String,
 
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputFormat,
 }
 
 /// Print the events of a guest as they happen
@@ -441,19 +446,6 @@ pub(crate) struct Events {
     /// Name of the guest
     pub(crate) guest: String,
 
-    /// Print JSON, one event on each line
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    #[test]
-    fn the_arguments_contradict_nothing() {
-        Cli::command().debug_assert();
-    }
+    #[command(flatten)]
+    pub(crate) output: StreamFormat,
 }

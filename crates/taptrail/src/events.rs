@@ -16,7 +16,7 @@ pub(crate) fn events(arguments: &Events, dirs: &Dirs) -> Done {
     let mut written = Ok(());
     let told = Client::connect(&dirs.run, &arguments.guest).and_then(|mut client| {
         client.events(|event| {
-            let shown = if arguments.json { json(&event) } else { Ok(line(&event)) };
+            let shown = if arguments.output.is_json() { json(&event) } else { Ok(line(&event)) };
             written = shown.and_then(|line| say(&line));
             written.is_ok()
         })

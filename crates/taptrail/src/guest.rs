@@ -20,7 +20,7 @@ pub(crate) fn attach(arguments: &Attach, dirs: &Dirs) -> Done {
         .and_then(|mut client| client.attach(&spec.to_string()))
         .map_err(|error| client_failure(error, &arguments.guest, dirs))?;
     let nic = attached.nic;
-    if arguments.json {
+    if arguments.output.is_json() {
         return print_json(&row(nic)?);
     }
     let vhost = if nic.vhost { " with vhost-net" } else { "" };
@@ -44,7 +44,7 @@ pub(crate) fn detach(arguments: &Detach, dirs: &Dirs) -> Done {
         }
         Err(error) => return Err(client_failure(error, &arguments.guest, dirs)),
     };
-    if arguments.json {
+    if arguments.output.is_json() {
         return print_json(&row(nic)?);
     }
     let how = if arguments.force { "revoked" } else { "detached" };
@@ -68,7 +68,7 @@ pub(crate) fn nics(arguments: &Nics, dirs: &Dirs) -> Done {
         .and_then(|mut client| client.nics())
         .map_err(|error| client_failure(error, &arguments.guest, dirs))?;
     let rows = nics.nics.into_iter().map(row).collect::<Result<Vec<_>, _>>()?;
-    if arguments.json { print_json(&rows) } else { print(&nic_table(&rows, &style(false))) }
+    if arguments.output.is_json() { print_json(&rows) } else { print(&nic_table(&rows, &style(false))) }
 }
 
 /// The interface asked for, from its SPEC or its XML.

@@ -17,7 +17,7 @@ use crate::questions::moment;
 
 pub(crate) fn ledger(command: &LedgerCommand, dirs: &Dirs) -> Done {
     match command {
-        LedgerCommand::Check(arguments) => check(dirs, arguments.json),
+        LedgerCommand::Check(arguments) => check(dirs, arguments.output.is_json()),
         LedgerCommand::Export => export(dirs),
         LedgerCommand::Prune(arguments) => prune(dirs, arguments),
     }
@@ -90,7 +90,7 @@ fn prune(dirs: &Dirs, arguments: &Prune) -> Done {
     let before = moment("--before", &arguments.before)?;
     let mut ledger = Ledger::open(&dirs.state)?;
     let pruned = ledger.prune(before).context("Not all of it is forgotten")?;
-    if arguments.json {
+    if arguments.output.is_json() {
         return print_json(&Forgotten { guests: pruned.guests, records: pruned.records });
     }
     print(&format!("{} guests and {} records are forgotten\n", pruned.guests, pruned.records))

@@ -64,7 +64,7 @@ pub(crate) fn list(arguments: &List, dirs: &Dirs) -> Done {
         Err(error) => warn!("{}", taptrail_guest::chain(&error)),
     }
     rows.sort_by(|a, b| a.name.cmp(&b.name));
-    if arguments.json { print_json(&rows) } else { print(&guest_table(&rows, &style(false))) }
+    if arguments.output.is_json() { print_json(&rows) } else { print(&guest_table(&rows, &style(false))) }
 }
 
 /// A guest whose supervisor runs and does not answer, or answers in another run directory.

@@ -1,9 +1,7 @@
 //! The command line of taptrail: arguments in, exit code out, and nothing else.
 //!
-//! Exit codes: 0 done; 1 not done, or of `findings` and `verify`, that there are some; 2 the
-//! arguments or the input can't be used; 3 the guest, or its supervisor, did not answer in time; 4
-//! the logs do not tell of the time or host asked for. `taptrail run` in the foreground ends with
-//! QEMU's own code (128 + N when signal N ended it).
+//! `taptrail --help` lists the exit codes. `taptrail run` in the foreground ends with QEMU's own
+//! code (128 + N when signal N ended it).
 
 #![forbid(unsafe_code)]
 
@@ -29,14 +27,17 @@ mod watch;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::FromArgMatches as _;
 
 use crate::cli::{Cli, Command};
 use crate::output::Failure;
 
 fn main() -> ExitCode {
     let cli = match cli::watch_arguments(std::env::args_os()) {
-        Ok(arguments) => Cli::try_parse_from(arguments),
+        Ok(arguments) => {
+            let matches = cli::command().try_get_matches_from(arguments);
+            matches.and_then(|matches| Cli::from_arg_matches(&matches))
+        }
         Err(failure) => return failure.report(),
     };
     let cli = match cli {

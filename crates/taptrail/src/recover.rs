@@ -23,7 +23,7 @@ pub(crate) fn recover(arguments: &Recover, dirs: Dirs) -> Done {
     let all = taptrail_guest::recover(&options)?;
     let silent = silent(&all, &options.dirs)?;
     let strays = taptrail_guest::strays(&options)?;
-    if arguments.json {
+    if arguments.output.is_json() {
         let rows = all.iter().map(|one| Row::of(one, &silent));
         print_json(&rows.chain(strays.iter().map(Row::of_stray)).collect::<Vec<_>>())?;
     } else {

@@ -36,7 +36,7 @@ pub enum Content {
     Record(Record),
     /// The kernel saw an open(2) of a raw network device.
     KernelOpen(KernelOpen),
-    /// A record lost its end: how its operation ended is unknown.
+    /// A record is cut off: the outcome of its operation is unknown.
     Truncated(Fragment),
     /// The guest's manager could not send this record: no audit log has it.
     Unsent(Fragment),

@@ -30,6 +30,9 @@ pub struct Finding {
     pub proof: Vec<Proof>,
 }
 
+/// Words that filters and rules may still use: a kind has a new one where it was taken for another.
+const FORMER_WORDS: [(&str, FindingKind); 1] = [("unaudited-open", FindingKind::UnmanagedOpen)];
+
 macro_rules! kinds {
     ($($(#[doc = $doc:literal])+ $kind:ident = $word:literal,)+) => {
         /// What sort of place a [`Finding`] is.
@@ -47,6 +50,18 @@ macro_rules! kinds {
                 match self {
                     $(Self::$kind => $word,)+
                 }
+            }
+
+            /// The kind of this word, or of one that it had before.
+            pub fn from_word(word: &str) -> Option<Self> {
+                let of = |word: &str| Self::ALL.iter().copied().find(|kind| kind.as_str() == word);
+                let former = || FORMER_WORDS.iter().find(|(former, _)| *former == word);
+                of(word).or_else(|| former().map(|(_, kind)| *kind))
+            }
+
+            /// The words that it had before.
+            pub fn former_words(self) -> impl Iterator<Item = &'static str> {
+                FORMER_WORDS.iter().filter(move |(_, kind)| *kind == self).map(|(word, _)| *word)
             }
 
             /// One sentence that says what it is.
@@ -105,7 +120,7 @@ kinds! {
     /// QEMU got a device, and no record shows its number.
     UnknownDeviceNumber = "unknown-device-number",
     /// The kernel logged an open of a device, and no manager recorded it.
-    UnauditedOpen = "unaudited-open",
+    UnmanagedOpen = "unmanaged-open",
     /// QEMU was observed to hold a device that no record grants.
     UnaccountedDevice = "unaccounted-device",
     /// A guest's QEMU tried to open a device itself, and was refused.

@@ -232,7 +232,7 @@ impl Guest {
                 interface.granted_bare(phase, entry.time, out);
             }
             if !self.may_have_lost_open(entry.time) {
-                let text = format!("QEMU got {mac}, and no open of a device is told for it");
+                let text = format!("QEMU got {mac}, and no record shows an open of a device for it");
                 let finding = out.finding(FindingKind::GrantWithoutOpen, entry, text);
                 let found = if out.looks_itself { &mut out.findings } else { &mut self.bare };
                 found.push(finding);
@@ -481,6 +481,7 @@ pub(crate) fn unmatched(entry: &Claim<'_>, out: &mut Out) {
         return;
     }
     let device = entry.record.event.device().map(named).unwrap_or_default();
-    let text = format!("The end or keeping of {device} is told for {}, and no open of it", whose(entry));
+    let text =
+        format!("A record shows the close or keep of {device} for {}, and none its open", whose(entry));
     out.say(FindingKind::CloseWithoutOpen, entry, text);
 }

@@ -414,9 +414,9 @@ fn by_itself(host: &Arc<str>, guest: Option<&GuestId>, waiting: Waiting) -> Find
     let of = guest
         .map_or(String::new(), |guest| format!(", the QEMU of guest '{}' or a child of it,", guest.name));
     let text = if open.fd.is_some() {
-        format!("{opener}{of} opened {device}, and no record admits it")
+        format!("{opener}{of} opened {device}, and no record grants it")
     } else if done {
-        format!("{opener}{of} asked io_uring to open {device}, and no record admits it")
+        format!("{opener}{of} asked io_uring to open {device}, and no record grants it")
     } else {
         let why = open
             .errno
@@ -424,7 +424,7 @@ fn by_itself(host: &Arc<str>, guest: Option<&GuestId>, waiting: Waiting) -> Find
         format!("{opener}{of} tried to open {device} by itself, and was refused{why}")
     };
     Finding {
-        kind: if done { FindingKind::UnauditedOpen } else { FindingKind::RefusedOpen },
+        kind: if done { FindingKind::UnmanagedOpen } else { FindingKind::RefusedOpen },
         host: Arc::clone(host),
         guest: guest.cloned(),
         mac: None,

@@ -150,7 +150,7 @@ impl Interface {
             if self.owed < alike {
                 let left = alike - self.owed;
                 let text = format!(
-                    "Guest '{}' gave up one of {alike} interfaces with the MAC {mac}: nothing tells which {left} it still has",
+                    "Guest '{}' gave up one of {alike} interfaces with the MAC {mac}: no record shows which {left} it still has",
                     whose.guest.name
                 );
                 return out.tell(FindingKind::AmbiguousRelease, whose, Some(mac), at, text);
@@ -175,7 +175,7 @@ impl Interface {
         alike.for_each(|operation| _ = operation.perhaps_over.get_or_insert(since));
         for (_, at) in detached {
             let text = format!(
-                "Guest '{}' gave up one of several interfaces with the MAC {mac}: nothing tells which",
+                "Guest '{}' gave up one of several interfaces with the MAC {mac}: no record shows which",
                 whose.guest.name
             );
             out.tell(FindingKind::AmbiguousRelease, whose, Some(mac), &at, text);

@@ -48,7 +48,7 @@ impl Guest {
                 if operation.phase == Phase::Booted && !operation.was_seen() {
                     cancelled = true;
                     let name = &entry.record.guest.name;
-                    let text = format!("{mac} is told as started, but guest '{name}' did not start");
+                    let text = format!("{mac} is recorded as started, but guest '{name}' did not start");
                     out.say_for(FindingKind::FalseStart, entry, Some(mac), text);
                     operation.drafts.iter_mut().for_each(|draft| draft.withdraw());
                 }
@@ -172,15 +172,17 @@ fn lost(operation: Operation, cause: EndedBy, at: &Proof, out: &mut Out) {
             let device = named(&draft.holding.device);
             let (kind, text) = match cause {
                 EndedBy::Reboot => {
-                    (FindingKind::ReleaseByReboot, format!("The host started anew while {mac} held {device}"))
+                    (FindingKind::ReleaseByReboot, format!("The host rebooted while {mac} held {device}"))
                 }
                 EndedBy::PidReused => (
                     FindingKind::NeverReleased,
-                    format!("{mac} held {device}, and the process of guest '{guest}' is another's by now"),
+                    format!(
+                        "{mac} held {device}, and the process id of guest '{guest}' is another guest's by now"
+                    ),
                 ),
                 _ => (
                     FindingKind::ReleaseByRestart,
-                    format!("Guest '{guest}' started anew while {mac} held {device}"),
+                    format!("Guest '{guest}' started again while {mac} held {device}"),
                 ),
             };
             draft.prove(at);

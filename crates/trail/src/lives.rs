@@ -38,7 +38,7 @@ impl Daemons {
         let whose = Whose { host: &guest.host, guest: &guest.id };
         let before = guest.writer.map_or(String::new(), |before| format!(" as process {before} did before"));
         let text = format!(
-            "Process {writer} speaks for the running guest '{}'{before}: its manager started anew",
+            "Process {writer} speaks for the running guest '{}'{before}: its manager restarted",
             guest.id.name
         );
         out.tell(FindingKind::DaemonRestarted, whose, None, &entry.proof(), text);

@@ -304,7 +304,7 @@ fn contradicted(mut draft: Draft, other: &Proof, out: &mut Out) -> Draft {
     draft.prove(other);
     draft.holding.proof.sort_by_key(Proof::order);
     let text = format!(
-        "The open of {} for {} is told both as failed and as done",
+        "The open of {} for {} is recorded both as failed and as successful",
         named(&draft.holding.device),
         draft.holding.mac
     );

@@ -53,7 +53,7 @@ impl Out {
         self.judge_grant(&holding);
         if unclosed && matches!(cause, EndedBy::Detach | EndedBy::Stop | EndedBy::Revoke) {
             let text = format!(
-                "{} gave up {} ({}), and the close of {} is not told",
+                "{} gave up {} ({}), and no record shows the close of {}",
                 holding.mac,
                 named(&holding.device),
                 cause.as_str(),
@@ -81,7 +81,7 @@ impl Out {
             (State::Unknown, _) => {
                 let why = match holding.possibly_held.first().map(|possibly| possibly.why) {
                     Some(Doubt::NoGrantsRecorded) => "its manager has recorded no grant of anything",
-                    Some(Doubt::TrailEnds) => "the trail ends before it tells",
+                    Some(Doubt::TrailEnds) => "the trail ends before the outcome",
                     _ => "records of that time may be missing",
                 };
                 let text =

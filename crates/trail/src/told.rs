@@ -109,7 +109,7 @@ pub(crate) fn fragment(
     let text = match kind {
         FindingKind::RecordNotSent => format!("A record{of} could not be sent: no audit log has it"),
         FindingKind::SerialGap => format!("A record{of} was sent, and the audit log of its host lacks it"),
-        _ => format!("A record{of} lost its end: how its operation ended is unknown"),
+        _ => format!("A record{of} is cut off: the outcome of its operation is unknown"),
     };
     Finding {
         kind,
@@ -129,8 +129,8 @@ pub(crate) fn gap(entry: &Entry, gap: &Gap) -> Finding {
         Lost::Unwritten => "The log lacks a stretch",
         Lost::Place => "The log was cut or rotated away before it was read to its end",
         Lost::Damaged => "A packed rotation of the log is damaged and can't be read to its end",
-        Lost::Unheard => "What the kernel told while nobody listened can't be had again",
-        Lost::Overrun => "The kernel told more than was taken in time",
+        Lost::Unheard => "Records that the kernel sent while nobody listened are lost",
+        Lost::Overrun => "The kernel sent records faster than they were read",
         Lost::RateLimited => "The kernel's log dropped lines by its rate limit",
         Lost::Backlog => "The kernel dropped audit records",
         Lost::QueueFull => "The queue of auditd or of a dispatcher was full, and dropped records",

@@ -57,7 +57,7 @@ impl Host {
                 before
             }
             None => {
-                let text = format!("{}, and no record admits it", holds(guest, descriptor));
+                let text = format!("{}, and no record grants it", holds(guest, descriptor));
                 return out.say(FindingKind::UnaccountedDevice, entry, text);
             }
         };
@@ -104,7 +104,7 @@ impl Guest {
             // Who has seen it before says so again only because it should be gone.
             if unplugged || interface.take_detached().is_some() {
                 let what = holds(&entry.record.guest, descriptor);
-                let text = format!("{what}, though {mac} is told to have given it up");
+                let text = format!("{what}, although a record shows that {mac} released it");
                 out.say(FindingKind::HeldAfterRelease, entry, text);
             }
             interface.operations[operation].drafts[draft].prove(&entry.proof());
@@ -122,10 +122,8 @@ impl Guest {
             let Operation { phase, drafts, .. } = &mut interface.operations[operation];
             if !drafts[draft].is_granted() {
                 *phase = Phase::Granted;
-                let text = format!(
-                    "{} for {mac}, and no record tells that it was given",
-                    holds(&entry.record.guest, descriptor)
-                );
+                let text =
+                    format!("{} for {mac}, and no record grants it", holds(&entry.record.guest, descriptor));
                 out.say(FindingKind::AttachFailed, entry, text);
                 drafts[draft].grant(entry, Some(descriptor.vm_pid), Certainty::Definitive);
             }
@@ -138,7 +136,7 @@ impl Guest {
                 Some(operation) => operation.sighted(draft),
                 None if from_start => {
                     let what = holds(&entry.record.guest, descriptor);
-                    let text = format!("{what} for {mac}, and no record admits it");
+                    let text = format!("{what} for {mac}, and no record grants it");
                     out.say(FindingKind::UnaccountedDevice, entry, text);
                     interface.add(Operation::kept(draft), entry.time, out);
                 }
@@ -152,7 +150,7 @@ impl Guest {
         draft.prove(&entry.proof());
         let (guest, device) = (&draft.holding.guest.name, named(&draft.holding.device));
         let text =
-            format!("QEMU of guest '{guest}' holds {device}, though {mac} is told to have given it up");
+            format!("QEMU of guest '{guest}' holds {device}, although a record shows that {mac} released it");
         out.say(FindingKind::HeldAfterRelease, entry, text);
         self.interface(mac, out).add(Operation::kept(draft), entry.time, out);
     }

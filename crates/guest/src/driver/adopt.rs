@@ -56,7 +56,7 @@ pub struct AdoptOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
     /// The ledger can't be read.
-    #[error("What is on record of the guest can't be read")]
+    #[error("The guest's records can't be read")]
     Ledger(#[from] LedgerError),
     /// No guest of this name has an open account.
     #[error("No guest '{0}' is on record as running: `taptrail list` shows those that are")]
@@ -65,7 +65,7 @@ pub enum AdoptError {
     #[error("QEMU of guest '{0}' has ended: `taptrail recover` closes its account")]
     Ended(String),
     /// Its start was cut off.
-    #[error("Start of guest '{0}' was cut off: `taptrail recover` takes it back")]
+    #[error("The start of guest '{0}' was interrupted: `taptrail recover` takes it back")]
     Unfinished(String),
     /// What has taken QEMU over would attach what it likes.
     #[error("User {0} can't be allowed to call: QEMU runs as this user, and would call too")]
@@ -79,22 +79,22 @@ pub enum AdoptError {
         netns: u64,
     },
     /// The account can't be kept.
-    #[error("Account of the guest can't be kept")]
+    #[error("The guest's account can't be written")]
     Account(#[from] AccountError),
     /// The host's links can't be asked for.
-    #[error("Host's links can't be reached")]
+    #[error("The host's network links can't be reached")]
     Links(#[from] LinkError),
     /// Its monitor can't be used.
     #[error("QEMU's monitor can't be used")]
     Monitor(#[from] QmpError),
     /// What QEMU is and holds can't be seen.
-    #[error("What QEMU holds can't be seen")]
+    #[error("QEMU's descriptors can't be read")]
     Look(#[source] io::Error),
     /// Rights can't be given up.
-    #[error("Rights that are needed no more can't be given up")]
+    #[error("Privileges can't be dropped")]
     Restrain(#[source] io::Error),
     /// An interface on record is not one.
-    #[error("Interface {mac} is on record as what it can't be")]
+    #[error("The record of interface {mac} is invalid")]
     Spec {
         /// The interface.
         mac: MacAddr,

@@ -24,11 +24,11 @@ const BRIEF: Duration = Duration::from_millis(100);
 /// A hand-over failed.
 #[derive(Debug, thiserror::Error)]
 enum HandOverError {
-    #[error("QEMU did not take interface")]
+    #[error("QEMU refused the interface")]
     Monitor(#[from] QmpError),
-    #[error("What QEMU holds can't be seen")]
+    #[error("QEMU's descriptors can't be read")]
     Look(#[source] std::io::Error),
-    #[error("QEMU said that it took the interface, but doesn't hold {path}")]
+    #[error("QEMU reported the interface as added, but doesn't hold {path}")]
     NotHeld { path: String },
     #[error("Grant can't be recorded")]
     Account(#[from] AccountError),
@@ -100,7 +100,7 @@ impl Driver {
         let mac = match spec.mac.or_else(|| self.host.mac_of(&spec)) {
             Some(mac) => mac,
             None => free_mac(|mac| self.interfaces.iter().any(|plugged| plugged.interface.mac == mac))
-                .map_err(|error| Failure::Failed(format!("MAC address can't be made: {error}")))?,
+                .map_err(|error| Failure::Failed(format!("A random MAC address can't be made: {error}")))?,
         };
         // A revoked NIC holds nothing: its MAC may come back.
         if let Some(index) = self.holder(mac) {

@@ -35,16 +35,16 @@ pub enum StartError {
     #[error("Interfaces can't be started together")]
     Spec(#[from] SpecError),
     /// The host's links can't be asked for.
-    #[error("Host's links can't be reached")]
+    #[error("The host's network links can't be reached")]
     Links(#[from] LinkError),
     /// The account can't be opened, or not as it must be.
-    #[error("Account of the guest can't be kept")]
+    #[error("The guest's account can't be written")]
     Account(#[from] AccountError),
     /// An interface can't be opened.
     #[error("Interface can't be opened")]
     Open(#[from] OpenError),
     /// No random number, no MAC.
-    #[error("MAC address can't be made")]
+    #[error("A random MAC address can't be made")]
     Random(#[source] io::Error),
     /// The program can't be run.
     #[error("QEMU can't be run as {program}", program = program.display())]
@@ -66,8 +66,8 @@ pub enum StartError {
     /// The monitor fails.
     #[error("QEMU's monitor can't be used")]
     Monitor(#[from] QmpError),
-    /// What QEMU holds can't be seen.
-    #[error("What QEMU holds can't be seen")]
+    /// QEMU's descriptors can't be read.
+    #[error("QEMU's descriptors can't be read")]
     Look(#[source] io::Error),
     /// QEMU does not hold what it was given.
     #[error("QEMU doesn't hold {path} of interface {mac}")]
@@ -96,7 +96,7 @@ pub enum StartError {
         most: usize,
     },
     /// Rights can't be given up.
-    #[error("Rights that are needed no more can't be given up")]
+    #[error("Privileges can't be dropped")]
     Restrain(#[source] io::Error),
     /// QEMU holds what it was not given.
     #[error(

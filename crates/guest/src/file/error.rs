@@ -43,7 +43,7 @@ pub enum FileProblem {
         limit: usize,
     },
     /// No program, path or variable can have it.
-    #[error("A NUL character has no place here")]
+    #[error("NUL characters are not allowed here")]
     Nul,
     /// Not a guest's name.
     #[error(transparent)]

@@ -23,7 +23,7 @@ pub enum ReadError {
         source: io::Error,
     },
     /// A directory, a pipe, a device.
-    #[error("Guest file {path} is no regular file", path = .0.display())]
+    #[error("Guest file {path} is not a regular file", path = .0.display())]
     NoFile(PathBuf),
     /// Somebody else's: what it says is run as root.
     #[error("Guest file {path} belongs to uid {owner}, not to root or to us (uid {us})", path = .path.display())]
@@ -47,7 +47,7 @@ pub enum ReadError {
     #[error("Guest file {path} is longer than {FILE_LIMIT} bytes", path = .0.display())]
     TooLong(PathBuf),
     /// Not UTF-8.
-    #[error("Guest file {path} is no UTF-8 text, in line {line}", path = .path.display())]
+    #[error("Guest file {path} is not UTF-8 text in line {line}", path = .path.display())]
     NoText {
         /// The file.
         path: PathBuf,

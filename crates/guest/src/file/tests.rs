@@ -143,7 +143,7 @@ fn what_is_wrong_is_told_on_one_line() {
         ("command = ['']", "1:12: 'command' is empty"),
         ("command = 'q'", "1:11: 'command' can't be a string: a list of strings is needed"),
         ("command = ['q', 1]", "1:17: 'command' can't be a number: a list of strings is needed"),
-        ("command = [\"q\", \"a\\u0000b\"]", "1:17: A NUL character has no place here"),
+        ("command = [\"q\", \"a\\u0000b\"]", "1:17: NUL characters are not allowed here"),
         ("[command]\na = 1", "1:1: 'command' can't be a table: a list of strings is needed"),
         (
             "name = 'a/b'",
@@ -223,13 +223,13 @@ fn a_file_is_read_only_if_nobody_else_can_have_written_it() {
     }
     mode(0o644);
     std::fs::write(&path, b"a = 1\nb = '\xff'\n").unwrap();
-    assert_eq!(says(&path), "Guest file /web1.toml is no UTF-8 text, in line 2");
+    assert_eq!(says(&path), "Guest file /web1.toml is not UTF-8 text in line 2");
     std::fs::write(&path, vec![b'#'; 1024 * 1024 + 1]).unwrap();
     assert_eq!(says(&path), "Guest file /web1.toml is longer than 1048576 bytes");
-    assert_eq!(says(dir.path()), "Guest file  is no regular file");
+    assert_eq!(says(dir.path()), "Guest file  is not a regular file");
     let pipe = dir.path().join("pipe.toml");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::from_bits_truncate(0o644)).unwrap();
-    assert_eq!(says(&pipe), "Guest file /pipe.toml is no regular file");
+    assert_eq!(says(&pipe), "Guest file /pipe.toml is not a regular file");
     if rustix::process::geteuid().is_root() {
         std::os::unix::fs::chown(&path, Some(12345), None).unwrap();
         assert_eq!(says(&path), "Guest file /web1.toml belongs to uid 12345, not to root or to us (uid 0)");

@@ -20,7 +20,7 @@ pub enum Problem {
     #[error("The SPEC is empty")]
     Empty,
     /// A line break, an escape or the like: it could forge what is shown and logged.
-    #[error("A control character has no place here")]
+    #[error("Control characters are not allowed here")]
     ControlCharacter,
     /// A comma with nothing before or after it.
     #[error("A key=value pair is missing here")]

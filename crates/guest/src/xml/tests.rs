@@ -148,7 +148,7 @@ fn what_is_wrong_with_the_xml_itself_is_the_errors_source() {
 #[test]
 fn a_control_character_by_reference_is_refused() {
     let error = refused("<interface type='bridge'><source bridge='b&#10;r'/></interface>");
-    assert_eq!(error.to_string(), "nic.xml:1:42: A control character has no place here");
+    assert_eq!(error.to_string(), "nic.xml:1:42: Control characters are not allowed here");
 }
 
 #[test]

@@ -56,7 +56,7 @@ pub enum NotLogged {
     },
     /// Acknowledged but not seen in the log, and the status that would tell why can't be read.
     #[error(
-        "The kernel acknowledged the record of type {kind} but it never showed in the log: auditing may be off, or a rule may filter it; with CAP_AUDIT_CONTROL the cause can be told"
+        "The kernel acknowledged the record of type {kind} but it never showed in the log: auditing may be off, or a rule may filter it; with CAP_AUDIT_CONTROL the cause can be found"
     )]
     Unseen {
         /// The record's type.

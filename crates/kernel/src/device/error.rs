@@ -129,7 +129,7 @@ pub enum DeviceError {
         source: Errno,
     },
     /// The kernel won't tell which interface the open device is (`TUNGETIFF`).
-    #[error("{path} doesn't tell which interface it is (queue {queue})")]
+    #[error("{path} doesn't report its interface (queue {queue})")]
     Identify {
         /// The path.
         path: PathBuf,
@@ -151,7 +151,7 @@ pub enum DeviceError {
         found: String,
     },
     /// The links can't be looked at.
-    #[error("Links can't be looked at")]
+    #[error("Network links can't be read")]
     Link(#[from] LinkError),
 }
 

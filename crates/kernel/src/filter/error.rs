@@ -88,7 +88,7 @@ pub enum FilterError {
         ifindex: u32,
     },
     /// The links can't be looked at.
-    #[error("Links can't be looked at")]
+    #[error("Network links can't be read")]
     Link(#[from] LinkError),
     /// nftables would read the interface's name as something else.
     #[error(

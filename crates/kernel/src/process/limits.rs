@@ -23,7 +23,7 @@ const NAMES: [(&str, libc::__rlimit_resource_t); 4] = [
 
 /// A limit can't be understood.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no limit: write core=N, memlock=N, nofile=N or nproc=N, where N may be 'unlimited'")]
+#[error("'{0}' is not a limit: write core=N, memlock=N, nofile=N or nproc=N, where N may be 'unlimited'")]
 pub struct LimitError(String);
 
 /// `nofile=4096`, `memlock=unlimited`.

@@ -18,7 +18,9 @@ pub(super) fn of(holding: &Holding, clock: &Clock) -> Vec<String> {
 fn opened(holding: &Holding, clock: &Clock) -> String {
     match (holding.state, holding.opened, holding.queues) {
         (State::OpenFailed, at, _) => format!("The open failed at {}: nobody got it.", clock.maybe(at)),
-        (_, None, _) => "No open of it is told: the trail begins later, or the record was lost.".to_owned(),
+        (_, None, _) => {
+            "No record shows its open: the trail begins later, or the record was lost.".to_owned()
+        }
         (_, Some(at), None | Some(0 | 1)) => format!("Opened at {}.", clock.full(at)),
         (_, Some(at), Some(queues)) => {
             format!("Opened {queues} times from {} on, once for each queue.", clock.full(at))
@@ -34,7 +36,7 @@ fn granted(holding: &Holding, clock: &Clock) -> String {
     match (holding.state, holding.granted) {
         (State::OpenFailed | State::NeverGranted, _) => format!("{qemu} never got it."),
         (State::Opening, _) => {
-            format!("Whether {qemu} gets it was not told yet as the trail was read.")
+            format!("When the trail was read, no record showed yet whether {qemu} gets it.")
         }
         (State::Unknown, _) => format!("Whether {qemu} got it is not known."),
         (_, Some(at)) => format!("{qemu} got it at {}.", clock.after(holding.opened, Some(at))),
@@ -48,9 +50,9 @@ fn ended(holding: &Holding, clock: &Clock) -> Option<String> {
         EndedBy::Stop => "the guest ended",
         EndedBy::Close => "it was closed, and no record says why",
         EndedBy::Revoke => "it was taken away with the interface still plugged in",
-        EndedBy::Restart => "the guest started anew, and no record tells its end before",
-        EndedBy::Reboot => "the host started anew, and no record tells the guest's end before",
-        EndedBy::PidReused => "its process id is another guest's by then, and no record tells its end",
+        EndedBy::Restart => "the guest started again, and no record shows its end before that",
+        EndedBy::Reboot => "the host rebooted, and no record shows the guest's end before that",
+        EndedBy::PidReused => "its process id had become another guest's, and no record shows its end",
     });
     let at = holding.released.map(|at| match (holding.certainty, holding.last_seen) {
         (_, Some(last)) => format!(
@@ -62,11 +64,11 @@ fn ended(holding: &Holding, clock: &Clock) -> Option<String> {
         (_, None) => format!("at {}", clock.after(holding.opened, Some(at))),
     });
     match (holding.state, at, by) {
-        (State::Held, ..) => Some("It is held still: no record tells of an end.".to_owned()),
+        (State::Held, ..) => Some("It is still held: no record shows an end.".to_owned()),
         (State::Released, at, by) => {
-            let at = at.unwrap_or_else(|| "at a time that is not told".to_owned());
+            let at = at.unwrap_or_else(|| "at an unknown time".to_owned());
             let doubt = holding.end_doubt.map_or_else(String::new, |doubt| {
-                format!(" That nobody holds it any more is not shown: {}.", doubt.sentence())
+                format!(" It is not proven that nobody holds it any more: {}.", doubt.sentence())
             });
             let colon = if by.is_some() { ": " } else { "" };
             Some(format!("Released {at}{colon}{}.{doubt}", by.unwrap_or_default()))
@@ -89,15 +91,15 @@ fn possibly(stretch: &PossiblyHeld, holding: &Holding, clock: &Clock) -> String 
     let why = match stretch.why {
         Doubt::BeforeGrant => "a grant is recorded only after QEMU has the descriptors",
         Doubt::Failed => "the start or hot-plug failed, and QEMU may have had the descriptors until then",
-        Doubt::NothingFollowed => "no record tells what followed the open",
+        Doubt::NothingFollowed => "no record shows what followed the open",
         Doubt::NoGrantsRecorded => "its manager has recorded no grant of anything",
-        Doubt::TrailEnds => "the trail ends before it tells what followed",
+        Doubt::TrailEnds => "the trail ends before the outcome",
         Doubt::RecordsLost => "records of that time may be missing",
         Doubt::EndUnseen => "it ended unseen in that time",
         Doubt::BeforeTrail => "it was held as the trail began",
         Doubt::Ambiguous => "one of several interfaces with its MAC was unplugged",
         Doubt::Contradicted => "the records of its open contradict each other",
-        Doubt::CloseDoubted => "somebody may hold it still, as its close says",
+        Doubt::CloseDoubted => "somebody may still hold it, as the record of its close says",
     };
     format!("Possibly held {from}{until}: {why}.")
 }
@@ -114,6 +116,6 @@ fn certainty(holding: &Holding) -> &'static str {
         }
         Certainty::Ambiguous => "Ambiguous: another holding fits the same records as well.",
         Certainty::Doubtful => "Doubtful: the records contradict each other.",
-        Certainty::Incomplete => "Incomplete: records that would tell more are missing, or may be.",
+        Certainty::Incomplete => "Incomplete: further records are missing, or may be.",
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn text<'a>(explanation: &'a Explanation, style: &'a Style, lines: &'
         findings += interface.findings.len() as u64;
     }
     if explanation.interfaces.is_empty() {
-        page.text.push_str("Nothing is told of it\n\n");
+        page.text.push_str("No record is about it\n\n");
     }
     let (holdings, findings) = (count(holdings, "holding"), count(findings, "finding"));
     // Writing to a String can't fail.

@@ -41,7 +41,7 @@ impl LogFile {
         let file = File::options().read(true).custom_flags(flags).open(path)?;
         let about = file.metadata()?;
         if !about.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
         }
         let mut front = [0; 16];
         let read = file.read_at(&mut front, 0)?;

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use taptrail_record::MacAddr;
-use taptrail_report::{DeviceFilter, Style, Subject};
+use taptrail_report::{DeviceFilter, GuestFilter, Style, Subject};
 use taptrail_trail::FindingKind;
-use uuid::Uuid;
+
+use super::format::OutputFormat;
 
 const INPUT: &str = "Input";
 const ASKED: &str = "Selection";
@@ -32,9 +33,9 @@ macro_rules! with_notes {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example: what web1 held this week\n  taptrail trail --vm web1 --start this-week",
+    after_help = "Example: what web1 held this week\n  taptrail trail --guest web1 --start this-week",
     after_long_help = with_notes!(
-        "Examples:\n  taptrail trail --vm web1 --start this-week\n  taptrail trail --at '2026-11-23 20:31' --device \
+        "Examples:\n  taptrail trail --guest web1 --start this-week\n  taptrail trail --at '2026-11-23 20:31' --device \
          macvtap /var/log/audit\n  taptrail trail --format csv saved.log.xz > holdings.csv\n\nExit codes: 0 success; \
          2 wrong arguments, or input that can't be read; 4 not known: the logs do not cover the time in question."
     )
@@ -86,8 +87,8 @@ pub(crate) struct Who {
     pub(crate) at: Option<String>,
 
     /// Only on this host
-    #[arg(long, value_name = "HOST", help_heading = ASKED)]
-    pub(crate) node: Option<String>,
+    #[arg(long, value_name = "HOST", visible_alias = "node", help_heading = ASKED)]
+    pub(crate) host: Option<String>,
 
     #[command(flatten)]
     pub(crate) output: Output,
@@ -117,12 +118,11 @@ pub(crate) struct Explain {
     pub(crate) at: Option<String>,
 
     /// Only on this host
-    #[arg(long, value_name = "HOST", help_heading = ASKED)]
-    pub(crate) node: Option<String>,
+    #[arg(long, value_name = "HOST", visible_alias = "node", help_heading = ASKED)]
+    pub(crate) host: Option<String>,
 
-    /// Output format
-    #[arg(long, value_enum, default_value_t = Page::Table, help_heading = SHOWN)]
-    pub(crate) format: Page,
+    #[command(flatten, next_help_heading = SHOWN)]
+    pub(crate) output: OutputFormat,
 
     /// Use UTC for the times in the output, and for TIME without a zone
     #[arg(long, help_heading = SHOWN)]
@@ -134,7 +134,7 @@ pub(crate) struct Explain {
     after_help = "Example: exit with 1 if the last six hours have findings\n  taptrail findings --start '6 hours ago'",
     after_long_help = with_notes!(
         "Examples:\n  taptrail findings --start '6 hours ago'\n  taptrail findings --kind open-failed --kind \
-         unaudited-open /var/log/audit\n  taptrail findings --vm web1 --format jsonl\n\nExit codes: 0 no \
+         unmanaged-open /var/log/audit\n  taptrail findings --guest web1 --format jsonl\n\nExit codes: 0 no \
          findings; 1 findings; 2 wrong arguments, or input that can't be read; 4 not known: the logs do not cover the \
          time in question."
     )
@@ -165,22 +165,25 @@ pub(crate) struct Sources {
     #[arg(value_name = "FILE", help_heading = None::<&'static str>)]
     pub(crate) files: Vec<PathBuf>,
 
-    /// Host name for lines without one [default: '?' for files, or their directory's name where there are
+    /// Host name for lines without one; with =PATH, only for those of this file, or of all files of
+    /// this directory (repeatable) [default: '?' for files, or their directory's name where there are
     /// several; this host for its own logs]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) host: Option<String>,
-
-    /// Host name for lines without one in this file, or in all files of this directory (repeatable)
-    #[arg(long, value_name = "NAME=PATH", value_parser = assumed_host)]
-    pub(crate) assume_host: Vec<(String, PathBuf)>,
+    #[arg(long, value_name = "NAME[=PATH]")]
+    pub(crate) assume_host: Vec<AssumedHost>,
 
     /// The input has only some record types (ausearch -m, grep VIRT_): its missing serial numbers are no lost records
     #[arg(long)]
     pub(crate) extract: bool,
 
     /// Path of this host's audit log [default: as auditd.conf says]
-    #[arg(long, value_name = "PATH", env = "TAPTRAIL_AUDIT_LOG", hide_env_values = true)]
-    pub(crate) audit_log: Option<PathBuf>,
+    #[arg(
+        long,
+        alias = "audit-log",
+        value_name = "FILE",
+        env = "TAPTRAIL_AUDIT_LOG",
+        hide_env_values = true
+    )]
+    pub(crate) log: Option<PathBuf>,
 
     /// Print how much was read, and how fast, to standard error
     #[arg(long)]
@@ -191,13 +194,9 @@ pub(crate) struct Sources {
 #[derive(Debug, Args)]
 #[command(next_help_heading = ASKED)]
 pub(crate) struct Selection {
-    /// Only guests of this name
-    #[arg(long, value_name = "NAME")]
-    pub(crate) vm: Option<String>,
-
-    /// Only the guest with this UUID
-    #[arg(long)]
-    pub(crate) uuid: Option<Uuid>,
+    /// Only guests with this name or UUID (repeatable)
+    #[arg(long, visible_aliases = ["vm", "uuid"], value_name = "NAME|UUID", value_parser = guest)]
+    pub(crate) guest: Vec<GuestFilter>,
 
     /// Only interfaces with this MAC
     #[arg(long)]
@@ -208,8 +207,8 @@ pub(crate) struct Selection {
     pub(crate) device: Option<DeviceFilter>,
 
     /// Only on this host
-    #[arg(long, value_name = "HOST")]
-    pub(crate) node: Option<String>,
+    #[arg(long, value_name = "HOST", visible_alias = "node")]
+    pub(crate) host: Option<String>,
 }
 
 /// From when to when.
@@ -231,7 +230,11 @@ pub(crate) struct Times {
 pub(crate) struct Output {
     /// Output format
     #[arg(long, value_enum, default_value_t = Format::Table)]
-    pub(crate) format: Format,
+    format: Format,
+
+    /// The same as --format json
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
 
     /// Use UTC for the times in the output, and for TIME without a zone
     #[arg(long)]
@@ -239,7 +242,7 @@ pub(crate) struct Output {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
+enum Format {
     /// A table for people
     Table,
     /// One object with `holdings` (not for `findings`), `findings` and `input`
@@ -251,24 +254,17 @@ pub(crate) enum Format {
     Csv,
 }
 
-impl Format {
+impl Output {
     /// The format, its tables in this style.
-    pub(crate) fn of(self, style: Style) -> taptrail_report::Format {
-        match self {
-            Self::Table => taptrail_report::Format::Table(style),
-            Self::Json => taptrail_report::Format::Json,
-            Self::Jsonl => taptrail_report::Format::Jsonl,
-            Self::Csv => taptrail_report::Format::Csv,
+    pub(crate) fn format(self, style: Style) -> taptrail_report::Format {
+        match self.format {
+            _ if self.json => taptrail_report::Format::Json,
+            Format::Table => taptrail_report::Format::Table(style),
+            Format::Json => taptrail_report::Format::Json,
+            Format::Jsonl => taptrail_report::Format::Jsonl,
+            Format::Csv => taptrail_report::Format::Csv,
         }
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Page {
-    /// Sentences for people, with the lines that prove them
-    Table,
-    /// One object
-    Json,
 }
 
 /// What `who` asks about.
@@ -286,11 +282,31 @@ impl std::str::FromStr for Target {
     }
 }
 
-fn assumed_host(text: &str) -> Result<(String, PathBuf), String> {
-    match text.split_once('=') {
-        Some((name, path)) if !name.is_empty() && !path.is_empty() => Ok((name.to_owned(), path.into())),
-        _ => Err("NAME=PATH is needed, such as web1=/srv/logs/web1".to_owned()),
+/// A value of --assume-host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AssumedHost {
+    pub(crate) name: String,
+    /// Where its lines are; without, wherever nothing else is said.
+    pub(crate) path: Option<PathBuf>,
+}
+
+impl std::str::FromStr for AssumedHost {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, path) = match text.split_once('=') {
+            Some((name, path)) => (name, Some(path)),
+            None => (text, None),
+        };
+        if name.is_empty() || path.is_some_and(str::is_empty) {
+            return Err("give a host's name, or NAME=PATH, such as web1=/srv/logs/web1");
+        }
+        Ok(Self { name: name.to_owned(), path: path.map(PathBuf::from) })
     }
+}
+
+fn guest(text: &str) -> Result<GuestFilter, Infallible> {
+    text.parse()
 }
 
 fn subject(text: &str) -> Result<Subject, Infallible> {
@@ -299,11 +315,13 @@ fn subject(text: &str) -> Result<Subject, Infallible> {
 
 /// Each kind with what it means, for `--help`.
 fn kinds() -> impl TypedValueParser<Value = FindingKind> {
-    let named = |kind: &FindingKind| PossibleValue::new(kind.as_str()).help(kind.summary());
+    let named = |kind: &FindingKind| {
+        let value = PossibleValue::new(kind.as_str()).help(kind.summary());
+        value.aliases(kind.former_words())
+    };
     PossibleValuesParser::new(FindingKind::ALL.iter().map(named)).map(|word| {
-        let kind = FindingKind::ALL.iter().find(|kind| kind.as_str() == word);
-        // Only words of ALL come here.
-        kind.copied().unwrap_or(FindingKind::ALL[0])
+        // Only words of ALL, or former ones, come here.
+        FindingKind::from_word(&word).unwrap_or(FindingKind::ALL[0])
     })
 }
 
@@ -323,9 +341,12 @@ mod tests {
 
     #[test]
     fn questions_take_files_anywhere_between_options() {
-        let asked = trail(&["a.log", "--vm", "it's", "-", "--held", "--format", "csv"]);
+        let asked = trail(&["a.log", "--guest", "it's", "-", "--held", "--format", "csv"]);
         assert_eq!(asked.sources.files, [PathBuf::from("a.log"), PathBuf::from("-")]);
-        assert_eq!((asked.selection.vm.as_deref(), asked.held), (Some("it's"), true));
+        assert_eq!(
+            (&asked.selection.guest[..], asked.held),
+            (&[GuestFilter::Name("it's".to_owned())][..], true)
+        );
         assert_eq!(asked.output.format, Format::Csv);
     }
 
@@ -339,6 +360,13 @@ mod tests {
             let first = kind.summary().split_whitespace().take(3).collect::<Vec<_>>().join(" ");
             assert!(help.contains(&first), "{kind:?}");
         }
+    }
+
+    #[test]
+    fn a_kind_is_known_by_the_word_that_it_had_before() {
+        let words = ["taptrail", "findings", "--kind", "unaudited-open", "--kind", "serial-gap"];
+        let Command::Findings(asked) = Cli::try_parse_from(words).unwrap().command else { panic!() };
+        assert_eq!(asked.kind, [FindingKind::UnmanagedOpen, FindingKind::SerialGap]);
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::Args;
 use taptrail_guest::duration;
 
-use super::{Page, Sources};
+use super::Sources;
+use super::format::OutputFormat;
 
 const ASKED: &str = "Selection";
 const SHOWN: &str = "Output";
@@ -21,7 +22,7 @@ Verdicts:
   held-after-release  the trail says that it was released, and a process holds it
   held-by-another     granted to one process, held by another: a leaked copy, a
                       forked child, a container
-  not-audited         a kind that no manager audits: vhost-vsock, vhost-vdpa,
+  unaudited-kind      a kind that no manager audits: vhost-vsock, vhost-vdpa,
                       vfio, ipvtap
   ignored             no record grants it, and --ignore names its program
 
@@ -71,16 +72,15 @@ pub(crate) struct Verify {
     pub(crate) ignore_pid: Vec<u32>,
 
     /// Name of this host in the trail [default: its node name]
-    #[arg(long, value_name = "HOST", help_heading = ASKED)]
-    pub(crate) node: Option<String>,
+    #[arg(long, value_name = "HOST", visible_alias = "node", help_heading = ASKED)]
+    pub(crate) host: Option<String>,
 
     /// How long a difference must last to be reported
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = duration, help_heading = ASKED)]
     pub(crate) settle: Duration,
 
-    /// Output format
-    #[arg(long, value_enum, default_value_t = Page::Table, help_heading = SHOWN)]
-    pub(crate) format: Page,
+    #[command(flatten, next_help_heading = SHOWN)]
+    pub(crate) output: OutputFormat,
 }
 
 fn absolute(text: &str) -> Result<PathBuf, String> {

@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 use taptrail_guest::duration;
 use taptrail_source::follow::Begin;
 
+use super::format::StreamFormat;
 use crate::output::Failure;
 use crate::watch::{JOURNAL, Program, Rule, Url};
 
@@ -64,12 +65,11 @@ pub(crate) struct Watch {
     #[arg(long, help_heading = TOLD)]
     pub(crate) emit_audit: bool,
 
-    /// Print events as lines of JSON
-    #[arg(long, conflicts_with = "silent", help_heading = TOLD)]
-    pub(crate) json: bool,
+    #[command(flatten, next_help_heading = TOLD)]
+    pub(crate) output: StreamFormat,
 
     /// Print no events
-    #[arg(long, help_heading = TOLD)]
+    #[arg(long, conflicts_with_all = ["format", "json"], help_heading = TOLD)]
     pub(crate) silent: bool,
 
     /// Send events to journald, with a field for each fact (journalctl TAPTRAIL_GUEST=web1)

@@ -29,12 +29,11 @@ impl Asked {
     }
 
     pub(super) fn about(&mut self, selection: &Selection) {
-        let Selection { vm, uuid, mac, device, node } = selection;
-        self.filter.guest.clone_from(vm);
-        self.filter.uuid = *uuid;
+        let Selection { guest, mac, device, host } = selection;
+        self.filter.guests.clone_from(guest);
         self.filter.mac = *mac;
         self.filter.device.clone_from(device);
-        self.filter.host.clone_from(node);
+        self.filter.host.clone_from(host);
     }
 
     pub(super) fn target(&mut self, target: &Target) {

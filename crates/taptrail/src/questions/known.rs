@@ -15,9 +15,9 @@ pub(super) fn note_unknown(answer: &mut Whole, asked: &Filter, none: Option<u64>
     let is_empty = coverage.is_empty();
     let host = asked.host.as_ref().filter(|host| !coverage.iter().any(|of| *of.host == ***host));
     let mut lines: Vec<String> =
-        host.iter().map(|host| format!("No input tells of a host '{host}'")).collect();
+        host.iter().map(|host| format!("No input has records of host '{host}'; if its lines name no host, --assume-host {host} says whose they are")).collect();
     if is_empty {
-        lines.push("No input tells of any time".to_owned());
+        lines.push("No input has a record with a time".to_owned());
     }
     if let Some(perhaps @ 1..) = none {
         let devices = if perhaps == 1 {
@@ -26,7 +26,7 @@ pub(super) fn note_unknown(answer: &mut Whole, asked: &Filter, none: Option<u64>
             format!("{perhaps} devices that were")
         };
         lines.push(format!(
-            "{devices} held may be what is asked for: the records don't tell its interface, number or path. Ask for its \
+            "{devices} held may be what is asked for: the records don't have its interface, number or path. Ask for its \
              kind (tun), or a MAC"
         ));
     }

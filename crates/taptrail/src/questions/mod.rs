@@ -16,7 +16,7 @@ pub(crate) use self::ask::moment;
 pub(crate) use self::tell::Whole;
 use self::tell::{Answer, Teller, gone};
 use crate::Done;
-use crate::cli::{Explain, Findings, Output, Page, Sources, Trail, Who};
+use crate::cli::{Explain, Findings, Output, Sources, Trail, Who};
 use crate::output::{Failure, print, stdout, style};
 
 /// The exit code of `findings` when there are any.
@@ -38,7 +38,7 @@ pub(crate) fn who(arguments: &Who, dirs: &Dirs) -> Done {
     let mut asked = Asked::new(arguments.output.utc);
     asked.target(&arguments.what);
     asked.at(arguments.at.as_deref())?;
-    asked.filter.host = arguments.node.clone();
+    asked.filter.host = arguments.host.clone();
     asked.filter.granted = true;
     sink(Told::Trail, asked.filter, arguments.output, &arguments.sources, dirs)
 }
@@ -56,7 +56,7 @@ pub(crate) fn findings(arguments: &Findings, dirs: &Dirs) -> Done {
 /// Reads, and writes what is asked for as it comes.
 fn sink(told: Told, filter: Filter, output: Output, sources: &Sources, dirs: &Dirs) -> Done {
     let asked_for = filter.clone();
-    let mut sink = match Sink::new(told, filter, output.format.of(style(output.utc)), stdout()) {
+    let mut sink = match Sink::new(told, filter, output.format(style(output.utc)), stdout()) {
         Err(error) if gone(&error) => return Ok(ExitCode::SUCCESS),
         sink => sink.map_err(tell::unwritten)?,
     };
@@ -95,7 +95,7 @@ fn code<W: std::io::Write>(told: Told, sink: &Sink<W>, done: ExitCode) -> ExitCo
 pub(crate) fn explain(arguments: &Explain, dirs: &Dirs) -> Done {
     let mut asked = Asked::new(arguments.utc);
     asked.at(arguments.at.as_deref())?;
-    asked.filter.host = arguments.node.clone();
+    asked.filter.host = arguments.host.clone();
     let filter = arguments.what.clone().narrow(asked.filter);
     let asked_for = filter.clone();
     let mut explainer = Explainer::new(filter);
@@ -111,9 +111,10 @@ pub(crate) fn explain(arguments: &Explain, dirs: &Dirs) -> Done {
     let lines = crate::reading::again(explanation.proofs());
     let line = |proof: &taptrail_trail::Proof| lines.get(proof);
     let style = style(arguments.utc);
-    print(&match arguments.format {
-        Page::Table => explanation.text(&style, &line),
-        Page::Json => explanation.json(&style, &line)?,
+    print(&if arguments.output.is_json() {
+        explanation.json(&style, &line)?
+    } else {
+        explanation.text(&style, &line)
     })?;
     let done = answer.say(arguments.sources.stats);
     let nothing = explanation.is_empty() && done == ExitCode::SUCCESS;

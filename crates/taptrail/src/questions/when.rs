@@ -32,7 +32,7 @@ pub(crate) enum TimeError {
     #[error("'{0}' is no time; one of these is needed: {ACCEPTED}")]
     Unknown(String),
     /// It is written as a time is, and there is none such.
-    #[error("There is no such time as '{0}'")]
+    #[error("'{0}' is not a valid time")]
     Impossible(String),
     /// Clocks were put back, and showed it twice.
     #[error("'{text}' was twice in zone {zone}: write {first} for the first, or {second}")]
@@ -61,7 +61,7 @@ pub(crate) enum TimeError {
         second: String,
     },
     /// `boot`, where the system does not tell.
-    #[error("When this system booted can't be told")]
+    #[error("The time of this system's boot can't be read")]
     Boot,
 }
 

@@ -20,7 +20,7 @@ impl Extent {
     pub(crate) fn of(sources: &Sources, dirs: &Dirs) -> Self {
         let mut files = Vec::new();
         if sources.files.is_empty() {
-            files.extend(taptrail_source::host_logs(sources.audit_log.as_deref()).into_iter().flatten());
+            files.extend(taptrail_source::host_logs(sources.log.as_deref()).into_iter().flatten());
         }
         for file in &sources.files {
             files.extend(taptrail_source::expand(file).into_iter().flatten());

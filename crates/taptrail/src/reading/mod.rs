@@ -19,7 +19,7 @@ use taptrail_trail::InHand;
 pub(crate) use self::again::again;
 pub(crate) use self::extent::Extent;
 use self::ledger::AllInHand;
-use crate::cli::Sources;
+use crate::cli::{AssumedHost, Sources};
 use crate::output::Failure;
 
 /// What every SQLite database begins with (its file format, section 1.3).
@@ -42,7 +42,7 @@ pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut Take<'_>) -> Re
     let own = sources.files.is_empty();
     let mut failed = Vec::new();
     let (inputs, hosts) = if own {
-        let hosts = Hosts::one(this_host(sources));
+        let hosts = Hosts::one(this_host(sources)?);
         (own_inputs(sources, dirs, &hosts, &in_hand, &mut failed)?, hosts)
     } else {
         let mut paths = Vec::new();
@@ -53,7 +53,7 @@ pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut Take<'_>) -> Re
             }
         }
         let paths: Vec<_> = paths.into_iter().map(Given::of).collect();
-        let hosts = hosts(sources, &paths);
+        let hosts = hosts(sources, &paths)?;
         if let Some(unused) = hosts.unused(paths.iter().map(Given::path)) {
             return Err(Failure::input(anyhow::anyhow!(
                 "--assume-host names {}, and no input is it or in it",
@@ -82,21 +82,35 @@ pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut Take<'_>) -> Re
 
 /// Whose lines those are that name no host. A ledger in one directory and logs in another are taken for one host's;
 /// with more directories than these two, each is a host.
-fn hosts(sources: &Sources, inputs: &[Given]) -> Hosts {
+fn hosts(sources: &Sources, inputs: &[Given]) -> Result<Hosts, Failure> {
+    let all = assumed_for_all(sources)?;
+    let by_path = |AssumedHost { name, path }: &AssumedHost| Some((path.clone()?, name.as_str().into()));
     let of = |is_meant: fn(&Given) -> bool| {
-        let assumed =
-            sources.assume_host.iter().map(|(name, path)| (path.clone(), name.as_str().into())).collect();
+        let assumed = sources.assume_host.iter().filter_map(by_path).collect();
         let paths = inputs.iter().filter(|given| is_meant(given)).map(Given::path);
-        Hosts::of(paths, assumed, sources.host.as_deref().map(Arc::from))
+        Hosts::of(paths, assumed, all.map(Arc::from))
     };
     let (logs, ledgers) = (of(|given| !given.is_ledger()), of(Given::is_ledger));
-    if logs.are_directories() || ledgers.are_directories() { of(|_| true) } else { logs }
+    Ok(if logs.are_directories() || ledgers.are_directories() { of(|_| true) } else { logs })
+}
+
+/// The host of all lines without one, if the arguments name it.
+fn assumed_for_all(sources: &Sources) -> Result<Option<&str>, Failure> {
+    let mut names = sources.assume_host.iter().filter(|of| of.path.is_none()).map(|of| of.name.as_str());
+    let first = names.next();
+    match names.find(|name| Some(*name) != first) {
+        Some(other) => Err(Failure::input(anyhow::anyhow!(
+            "--assume-host names two hosts for all lines, '{}' and '{other}': give one, or NAME=PATH for each",
+            first.unwrap_or_default()
+        ))),
+        None => Ok(first),
+    }
 }
 
 /// What this host is called in records of its own that name none.
-pub(crate) fn this_host(sources: &Sources) -> String {
-    let named = || rustix::system::uname().nodename().to_string_lossy().into_owned();
-    sources.host.clone().unwrap_or_else(named)
+pub(crate) fn this_host(sources: &Sources) -> Result<String, Failure> {
+    let node_name = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    Ok(assumed_for_all(sources)?.map_or_else(node_name, str::to_owned))
 }
 
 /// Each input is opened before the first is read, so that no rotation meanwhile takes one away: there may
@@ -115,7 +129,7 @@ fn own_inputs(
     in_hand: &AllInHand,
     failed: &mut Vec<SourceError>,
 ) -> Result<Vec<Input>, Failure> {
-    let mut inputs = match taptrail_source::host_logs(sources.audit_log.as_deref()) {
+    let mut inputs = match taptrail_source::host_logs(sources.log.as_deref()) {
         Ok(logs) => logs,
         Err(error) => {
             failed.push(error);
@@ -132,7 +146,7 @@ fn own_inputs(
         }
     }
     if inputs.is_empty() && failed.is_empty() {
-        let log = taptrail_source::host_log(sources.audit_log.as_deref());
+        let log = taptrail_source::host_log(sources.log.as_deref());
         return Err(Failure::input(anyhow::anyhow!(
             "There is no trail on this host: neither {} nor the ledger {} is there; name a FILE to read",
             log.display(),

@@ -19,7 +19,7 @@ use tracing::debug;
 
 use self::trail::Trail;
 use crate::Done;
-use crate::cli::{Page, Verify};
+use crate::cli::Verify;
 use crate::output::{Failure, print, print_json, style};
 
 /// The exit code when trail and reality differ.
@@ -45,7 +45,7 @@ fn look(arguments: &Verify, dirs: &Dirs) -> Done {
     };
     let ignore = Ignore::of(&arguments.ignore, &arguments.ignore_pid);
     let mut scanner = Scanner::new(Sources::of_host(&dirs.state));
-    let mut trail = Trail::new(arguments, dirs);
+    let mut trail = Trail::new(arguments, dirs)?;
     let mut settling = Settling::new(arguments.settle);
     let mut blurred = 0;
     loop {
@@ -86,10 +86,11 @@ fn tell(arguments: &Verify, trail: &Trail<'_>, verified: &taptrail_report::Verif
     if trail.is_refused() {
         return Ok(trail.say(arguments.sources.stats));
     }
-    match arguments.format {
-        Page::Table => print(&verify_table(verified, &style(false)))?,
-        Page::Json => print_json(verified)?,
-    };
+    if arguments.output.is_json() {
+        print_json(verified)?;
+    } else {
+        print(&verify_table(verified, &style(false)))?;
+    }
     let mut unseen = unseen_lines(&verified.unseen);
     unseen.extend(left_out(&verified.trail));
     say(&unseen);

@@ -25,14 +25,14 @@ pub(super) struct Trail<'a> {
 }
 
 impl<'a> Trail<'a> {
-    pub(super) fn new(arguments: &'a Verify, dirs: &'a Dirs) -> Self {
+    pub(super) fn new(arguments: &'a Verify, dirs: &'a Dirs) -> Result<Self, Failure> {
         let own = arguments.sources.files.is_empty();
-        let hosts = match &arguments.node {
+        let hosts = match &arguments.host {
             Some(name) => Hosts::Named(name.clone()),
-            None if own => Hosts::Named(reading::this_host(&arguments.sources)),
+            None if own => Hosts::Named(reading::this_host(&arguments.sources)?),
             None => Hosts::Any,
         };
-        Self { arguments, dirs, hosts, read: None, told: Told::default(), whole: None }
+        Ok(Self { arguments, dirs, hosts, read: None, told: Told::default(), whole: None })
     }
 
     pub(super) fn told(&self) -> &Told {

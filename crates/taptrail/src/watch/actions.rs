@@ -46,12 +46,9 @@ where
         let (kind, does) = text.split_once('=').ok_or("it is not KIND=…: a kind of finding, or 'any'")?;
         let kind = match kind {
             "any" => None,
-            kind => {
-                let known = FindingKind::ALL.iter().find(|known| known.as_str() == kind);
-                Some(*known.ok_or_else(|| {
-                    format!("there is no kind of finding '{kind}': docs/findings.md has them, 'any' is all")
-                })?)
-            }
+            kind => Some(FindingKind::from_word(kind).ok_or_else(|| {
+                format!("there is no kind of finding '{kind}': docs/findings.md has them, 'any' is all")
+            })?),
         };
         Ok(Self { kind, does: does.parse().map_err(|error: T::Err| error.to_string())? })
     }

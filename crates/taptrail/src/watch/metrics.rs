@@ -176,7 +176,7 @@ impl Metrics {
                 Bpf::Loaded { lost } => Some(lost),
                 Bpf::NotAsked | Bpf::NotLoaded => None,
             };
-            text.gauge("taptrail_bpf_loaded", "Whether the kernel tells last closes by BPF");
+            text.gauge("taptrail_bpf_loaded", "Whether the BPF program reports last closes");
             text.value("taptrail_bpf_loaded", &[], u8::from(lost.is_some()));
             text.counter(
                 "taptrail_bpf_events_lost_total",
@@ -194,9 +194,9 @@ impl Metrics {
         );
         let at = self.committed.map_or(0.0, |at| at.as_duration().as_secs_f64());
         text.value("taptrail_last_commit_timestamp_seconds", &[], format_args!("{at:.3}"));
-        text.counter("taptrail_told_total", "Event deliveries and actions, by destination and outcome");
+        text.counter("taptrail_deliveries_total", "Event deliveries and actions, by destination and outcome");
         for (to, outcome, count) in &now.told {
-            text.value("taptrail_told_total", &[("to", to), ("outcome", outcome)], count);
+            text.value("taptrail_deliveries_total", &[("to", to), ("outcome", outcome)], count);
         }
         text.0
     }

@@ -101,7 +101,7 @@ fn write(mut out: impl Write, lines: &Receiver<String>, state: &State, json: boo
         if missed > 0 && json {
             writeln!(out, "{{\"kind\":\"missed\",\"count\":{missed}}}")?;
         } else if missed > 0 {
-            writeln!(out, "{missed} lines were not told: this reader was too slow")?;
+            writeln!(out, "{missed} lines were dropped: this reader was too slow")?;
         }
         writeln!(out, "{line}")?;
         out.flush()?;

@@ -40,7 +40,7 @@ struct Told {
 
 impl Tellers {
     pub(super) fn new(arguments: &Watch) -> anyhow::Result<Self> {
-        let lines = if arguments.silent { None } else { Some(Lines::new(arguments.json)?) };
+        let lines = if arguments.silent { None } else { Some(Lines::new(arguments.output.is_json())?) };
         let journal = arguments.journald.as_deref().map(Journal::new).transpose();
         Ok(Self {
             lines,
@@ -68,7 +68,7 @@ impl Tellers {
                 Err(error) => {
                     self.told.journal_missed += 1;
                     if !std::mem::replace(&mut self.told.journal_fails, true) {
-                        warn!("journald is not told what happens: {error}");
+                        warn!("Events can't be sent to journald: {error}");
                     }
                 }
             }

@@ -81,7 +81,7 @@ fn a_record_of_one_queue_admits_one_open() {
     let queue = |queue| Event::Open { mac: mac(1), device: tun(), queue: Some(queue) };
     let scene = Scene::new().kernel(LIBVIRTD, "taptrail", &tun()).kernel(LIBVIRTD, "taptrail", &tun());
     let scene = scene.ok(1, queue(0));
-    assert_eq!(findings(&scene.told()), ["grant-unknown", "unaudited-open"]);
+    assert_eq!(findings(&scene.told()), ["grant-unknown", "unmanaged-open"]);
     let report = scene.ok(1, queue(1)).told();
     assert_eq!(lines(&report), ["g1 tun x2 unknown - incomplete -"]);
     assert_eq!(findings(&report), ["grant-unknown"]);
@@ -91,7 +91,7 @@ fn a_record_of_one_queue_admits_one_open() {
 fn a_tap_that_qemu_opens_by_itself_is_told_with_its_guest() {
     let scene = Scene::new().kernel(40, QEMU, &vhost()).boots(1, &tun(), 40).kernel(40, QEMU, &tun());
     let report = scene.told();
-    assert_eq!(findings(&report), ["unaudited-open", "unaudited-open"]);
+    assert_eq!(findings(&report), ["unmanaged-open", "unmanaged-open"]);
     assert!(report.findings.iter().all(|finding| finding.guest == Some(guest(1))));
     assert_eq!(report.findings[0].device.as_ref().unwrap().kind, DeviceKind::VhostNet);
     assert!(report.findings[0].text.contains(QEMU), "{}", report.findings[0].text);
@@ -131,7 +131,7 @@ fn a_helper_that_qemu_runs_opens_for_its_guest() {
 #[test]
 fn an_open_that_nobody_admits_is_told_when_it_has_waited() {
     let scene = Scene::new().kernel(77, "/usr/sbin/openvpn", &tun()).boots(1, &vhost(), 40);
-    assert_eq!(findings(&scene.told()), ["unaudited-open"]);
+    assert_eq!(findings(&scene.told()), ["unmanaged-open"]);
     let mut trail = taptrail_trail::Trail::new();
     let scene = scene.after(61).ok(1, op_stop("shutdown"));
     scene.entries.iter().for_each(|entry| trail.feed(entry));
@@ -143,7 +143,7 @@ fn an_open_that_nobody_admits_is_told_when_it_has_waited() {
 #[test]
 fn a_guest_managers_own_open_without_a_record_is_told() {
     let scene = Scene::new().kernel(LIBVIRTD, DAEMON, &tun()).after(30).boots(1, &tun(), 40);
-    assert_eq!(findings(&scene.told()), ["unaudited-open"], "30 s are too long for one open");
+    assert_eq!(findings(&scene.told()), ["unmanaged-open"], "30 s are too long for one open");
 }
 
 #[test]
@@ -188,11 +188,11 @@ fn what_was_asked_of_io_uring_or_had_no_name_is_told_so() {
         let open = KernelOpen { pid: 77, ppid: Some(1), exe: "/tmp/opens".into(), device, fd, errno: None };
         let report = Scene::new().tells(Content::KernelOpen(open)).told();
         assert_eq!(report.findings.len(), 1);
-        assert_eq!(report.findings[0].kind, FindingKind::UnauditedOpen);
+        assert_eq!(report.findings[0].kind, FindingKind::UnmanagedOpen);
         report.findings[0].text.clone()
     };
-    let asked = "/tmp/opens (process 77) asked io_uring to open /dev/net/tun, and no record admits it";
+    let asked = "/tmp/opens (process 77) asked io_uring to open /dev/net/tun, and no record grants it";
     assert_eq!(open("/dev/net/tun", None), asked);
-    let unnamed = "/tmp/opens (process 77) opened a tun without naming it, and no record admits it";
+    let unnamed = "/tmp/opens (process 77) opened a tun without naming it, and no record grants it";
     assert_eq!(open("", Some(4)), unnamed);
 }

@@ -46,7 +46,7 @@ fn a_stretch_of_a_log_that_is_lost_is_told_and_changes_nothing() {
     );
     assert_eq!(
         told(None, Lost::Unheard),
-        "What the kernel told while nobody listened can't be had again: what it said is not known, from \
+        "Records that the kernel sent while nobody listened are lost: what it said is not known, from \
          2026-11-23T20:31:05.017Z on"
     );
 }
@@ -60,7 +60,7 @@ fn a_fragment_without_a_name_has_that_of_its_running_guest() {
     assert_eq!(lost(Scene::new().boots(2, &tun(), 40)).guest, None);
     assert_eq!(
         lost(Scene::new().tells(Content::Truncated(Fragment::default()))).text,
-        "A record lost its end: how its operation ended is unknown"
+        "A record is cut off: the outcome of its operation is unknown"
     );
 }
 

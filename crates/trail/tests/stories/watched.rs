@@ -374,7 +374,7 @@ fn a_trail_that_is_followed_waits_no_longer_than_it_must() {
     assert_eq!((trail.held().count(), trail.drain_findings().count()), (1, 0));
     trail.pass(trail.due().unwrap());
     let found: Vec<_> = trail.drain_findings().map(|finding| finding.kind).collect();
-    assert_eq!((found, trail.due()), (vec![FindingKind::UnauditedOpen], None));
+    assert_eq!((found, trail.due()), (vec![FindingKind::UnmanagedOpen], None));
     // What is told later is taken all the same.
     let fed = scene.entries.len();
     let scene = scene.gone(&tun(), 25).ok(1, op_stop("shutdown"));

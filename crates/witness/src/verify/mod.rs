@@ -105,7 +105,7 @@ pub enum Verdict {
     /// A supervisor is about to give it to its guest: the step has no outcome yet.
     Opening,
     /// No trail tells of devices of its kind.
-    Untold,
+    UnauditedKind,
     /// Nobody accounts for it, and its program is one that is known to.
     Ignored,
 }
@@ -121,7 +121,7 @@ impl Verdict {
         Self::HeldByAnother,
         Self::Hidden,
         Self::Opening,
-        Self::Untold,
+        Self::UnauditedKind,
         Self::Ignored,
     ];
 
@@ -136,7 +136,7 @@ impl Verdict {
             Self::HeldByAnother => "held-by-another",
             Self::Hidden => "hidden",
             Self::Opening => "opening",
-            Self::Untold => "not-audited",
+            Self::UnauditedKind => "unaudited-kind",
             Self::Ignored => "ignored",
         }
     }
@@ -336,7 +336,9 @@ impl<'a> Judge<'a, '_> {
             let text = Some(text::of_another(holder, part, owner, holding, copy));
             return Row { verdict: Verdict::HeldByAnother, holding: Some(holding), text, ..row };
         }
-        let HeldKind::Raw(kind) = part.held.kind else { return Row { verdict: Verdict::Untold, ..row } };
+        let HeldKind::Raw(kind) = part.held.kind else {
+            return Row { verdict: Verdict::UnauditedKind, ..row };
+        };
         if let Some(holding) =
             self.missing.iter().map(|(holding, _)| *holding).find(|of| self.is_of(holder, part, of))
         {

@@ -632,7 +632,7 @@ fn kinds_that_no_trail_tells_of_are_no_difference() {
     let found = lines(vec![qemu(held)], vec![]);
     assert_eq!(
         found,
-        ["vfio", "vhost-vdpa", "vhost-vsock", "ipvtap"].map(|kind| format!("not-audited {kind} x1"))
+        ["vfio", "vhost-vdpa", "vhost-vsock", "ipvtap"].map(|kind| format!("unaudited-kind {kind} x1"))
     );
 }
 

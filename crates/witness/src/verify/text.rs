@@ -82,7 +82,7 @@ pub(super) fn missing(holding: &Holding, scan: &Scan) -> String {
         Some(pid) => format!("its process {pid} is gone"),
         None => "no process of that guest does".to_owned(),
     };
-    format!("{} is told to hold {}, and {who}", whose(holding), named(holding))
+    format!("{} should hold {}, and {who}", whose(holding), named(holding))
 }
 
 pub(super) fn of_another(
@@ -112,7 +112,7 @@ pub(super) fn after_release(holder: &Holder, part: &Part<'_>, holding: &Holding)
     let when = holding.released.map(|time| format!(" at {time:.3}")).unwrap_or_default();
     let why = holding.ended_by.map(|by| format!(" ({})", by.as_str())).unwrap_or_default();
     let (process, device) = (process(holder), device(part));
-    format!("{process} holds {device}, which is told as released{when} by {}{why}", whose(holding))
+    format!("{process} holds {device}, which, by the trail, was released{when} by {}{why}", whose(holding))
 }
 
 pub(super) fn hidden(of: &Unshown, holding: Option<&Holding>, keepers: &[Keeper]) -> String {
@@ -122,7 +122,7 @@ pub(super) fn hidden(of: &Unshown, holding: Option<&Holding>, keepers: &[Keeper]
     if let Some(holding) = holding {
         let told = if holding.state == State::Released { "released" } else { "held" };
         // Writing to a String can't fail.
-        let _ = write!(text, "; it is told as {told} by {}", whose(holding));
+        let _ = write!(text, "; by the trail, it is {told} by {}", whose(holding));
     }
     let kept = |of: &Keeper| {
         let how = match (of.files.in_flight, of.files.registered) {

@@ -91,7 +91,7 @@ impl Closes {
         told.rest = if is_known { Rest::Ask(self.heard) } else { Rest::Lost };
         if lost != before && !std::mem::replace(&mut self.complained, true) {
             warn!(
-                "The kernel told more by BPF than was read in time, or could be told: the numbers say how much is lost"
+                "The BPF program sent events faster than they were read: taptrail_bpf_events_lost_total counts the lost ones"
             );
         }
         told

@@ -8,16 +8,16 @@ use taptrail_ledger::LedgerError;
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// The ledger can't be used. What was seen is kept, and written with the next commit.
-    #[error("What was seen is not in the ledger")]
+    #[error("Observations can't be written to the ledger")]
     Ledger(#[from] LedgerError),
     /// Another watcher has the ledger.
-    #[error("Another watcher is at work: it holds {path}", path = path.display())]
+    #[error("Another watcher is running: it holds {path}", path = path.display())]
     Taken {
         /// The locked file.
         path: PathBuf,
     },
     /// It can't be seen whether another watcher has the ledger.
-    #[error("Lock {path} can't be had", path = path.display())]
+    #[error("Lock {path} can't be taken", path = path.display())]
     Lock {
         /// The file.
         path: PathBuf,
@@ -25,7 +25,7 @@ pub enum WatchError {
         source: io::Error,
     },
     /// The kernel's audit is to be told, and can't be reached.
-    #[error("What is seen can't go into the kernel's audit")]
+    #[error("Observations can't be written to the kernel's audit log")]
     Audit(#[from] AuditError),
     /// The host can't be described.
     #[error("{what} can't be read")]

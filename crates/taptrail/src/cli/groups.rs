@@ -1,0 +1,71 @@
+//! The commands by what they are for, as `taptrail --help` lists them.
+
+use std::fmt::Write as _;
+
+use clap::CommandFactory as _;
+
+use super::Cli;
+
+/// Each group's heading, and its commands in the order shown.
+const GROUPS: [(&str, &[&str]); 4] = [
+    ("Read logs", &["trail", "who", "findings", "explain"]),
+    ("Check this host", &["verify", "watch"]),
+    ("Run guests", &["run", "check", "attach", "detach", "nics", "list", "events", "stop"]),
+    ("Look after it", &["adopt", "recover", "ledger", "help"]),
+];
+
+/// Columns between the left edge and a command's text.
+const INDENT: usize = 12;
+
+/// The command line, with its commands in groups.
+pub(crate) fn command() -> clap::Command {
+    let mut command = Cli::command();
+    // Only a built command has `help`.
+    command.build();
+    let groups = groups(&command);
+    // The template's tags are in braces, and no text of a command has any.
+    command.help_template(format!(
+        "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n{groups}\n{{options}}{{after-help}}"
+    ))
+}
+
+fn groups(command: &clap::Command) -> String {
+    let heading = command.get_styles().get_header();
+    let name = command.get_styles().get_literal();
+    let mut text = String::new();
+    for (group, commands) in GROUPS {
+        let _ = writeln!(text, "\n{heading}{group}:{heading:#}");
+        for command in commands.iter().filter_map(|name| command.find_subcommand(name)) {
+            let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+            let _ = writeln!(text, "  {name}{:1$}{name:#}{about}", command.get_name(), INDENT - 2);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_command_is_in_one_group() {
+        let mut grouped: Vec<&str> =
+            GROUPS.iter().flat_map(|(_, commands)| commands.iter().copied()).collect();
+        grouped.sort_unstable();
+        let mut command = Cli::command();
+        command.build();
+        let mut all: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+        all.sort_unstable();
+        assert_eq!(grouped, all);
+        for command in command.get_subcommands() {
+            let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+            let is_fit = about.len() <= 100 - INDENT && !about.contains(['{', '}', '\n']);
+            assert!(is_fit, "{}: {about}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn the_arguments_contradict_nothing() {
+        command().debug_assert();
+    }
+}
