@@ -21,17 +21,19 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use taptrail_kernel::device::{Admitted, Books, DEV_NET_TUN, OpenFacts, TapName, TapRequest, open_tap};
+use taptrail_kernel::device::{
+    Admitted, DEV_NET_TUN, OpenFacts, OpenRecorder, TapName, TapRequest, open_tap,
+};
 use taptrail_kernel::proc::{PidFd, ProcessId, Signal, raw_devices};
 use taptrail_ledger::{Ledger, LedgerError, StoredRecord};
 use taptrail_record::{Event, Outcome, Record, RecordType, parse_text};
 
 /// A tap that goes with this test's descriptor.
 pub(crate) fn a_programs_tap(name: &str) -> Vec<Admitted> {
-    struct NoBooks;
-    impl Books for NoBooks {
+    struct FakeRecorder;
+    impl OpenRecorder for FakeRecorder {
         type Error = std::convert::Infallible;
-        fn enter(&mut self, _: &[OpenFacts]) -> Result<(), Self::Error> {
+        fn record(&mut self, _: &[OpenFacts]) -> Result<(), Self::Error> {
             Ok(())
         }
     }
@@ -42,7 +44,7 @@ pub(crate) fn a_programs_tap(name: &str) -> Vec<Admitted> {
         queues: std::num::NonZeroU16::MIN,
         vnet_hdr: true,
     };
-    open_tap(&request).admit(&mut NoBooks).expect("books that take all").0
+    open_tap(&request).admit(&mut FakeRecorder).expect("a recorder that accepts all").0
 }
 
 /// The MAC that ends in `last`.

@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use taptrail_guest::qemu::model::Model;
 use taptrail_guest::qemu::{Additions, CommandLine, NicOnCommandLine, Ports, device_properties};
-use taptrail_kernel::device::{Admitted, Books, DEV_NET_TUN, OpenFacts, TapName, TapRequest, open_tap};
+use taptrail_kernel::device::{
+    Admitted, DEV_NET_TUN, OpenFacts, OpenRecorder, TapName, TapRequest, open_tap,
+};
 use taptrail_kernel::proc::raw_devices;
 use taptrail_kernel::process::{SpawnRequest, spawn};
 use taptrail_qmp::{Monitor, NetdevTap, Waited};
@@ -29,12 +31,12 @@ fn later() -> Instant {
     Instant::now() + LONG
 }
 
-struct Anything;
+struct FakeRecorder;
 
-impl Books for Anything {
+impl OpenRecorder for FakeRecorder {
     type Error = Infallible;
 
-    fn enter(&mut self, _: &[OpenFacts]) -> Result<(), Infallible> {
+    fn record(&mut self, _: &[OpenFacts]) -> Result<(), Infallible> {
         Ok(())
     }
 }
@@ -47,7 +49,7 @@ fn taps(name: &str, queues: u16) -> Vec<Admitted> {
         queues: NonZeroU16::new(queues).unwrap(),
         vnet_hdr: true,
     };
-    let (devices, error) = open_tap(&request).admit(&mut Anything).unwrap();
+    let (devices, error) = open_tap(&request).admit(&mut FakeRecorder).unwrap();
     assert!(error.is_none(), "{error:?}");
     devices
 }

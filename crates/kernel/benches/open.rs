@@ -2,9 +2,9 @@
 //!
 //! - `bare`: open(2) and `TUNSETIFF`, by plain code.
 //! - `gated`: the same by [`open_tap`](taptrail_kernel::device::open_tap) and
-//!   [`admit`](taptrail_kernel::device::admit), into books that do nothing: what the types and the
+//!   [`admit`](taptrail_kernel::device::admit), with a recorder that does nothing: what the types and the
 //!   checks cost.
-//! - `ledger`: into books like a guest's account, which commit the record and the device to the disk.
+//! - `ledger`: with a recorder like a guest's account, which commits the record and the device to the disk.
 //! - `audited`: the same, with the record logged by the kernel's audit and read back. It turns
 //!   auditing on, so it needs `CI=true` or `TAPTRAIL_TEST_AUDIT=1`.
 //!
@@ -24,7 +24,7 @@ use criterion::Criterion;
 use jiff::Timestamp;
 use rustix::fs::{Mode, OFlags};
 use taptrail_kernel::audit::{Audit, Proof};
-use taptrail_kernel::device::{Books, OpenFacts};
+use taptrail_kernel::device::{OpenFacts, OpenRecorder};
 use taptrail_ledger::{GuestKey, Ledger, LedgerError, Logged, NewDevice, NewRecord, Step};
 use taptrail_record::{Device, Event, Record};
 
@@ -82,7 +82,7 @@ fn bare() -> OwnedFd {
     fd
 }
 
-/// Books as a guest's account keeps them.
+/// A recorder as a guest's account is one.
 struct Account {
     ledger: Ledger,
     guest: GuestKey,
@@ -90,10 +90,10 @@ struct Account {
     exe: PathBuf,
 }
 
-impl Books for Account {
+impl OpenRecorder for Account {
     type Error = LedgerError;
 
-    fn enter(&mut self, opens: &[OpenFacts]) -> Result<(), LedgerError> {
+    fn record(&mut self, opens: &[OpenFacts]) -> Result<(), LedgerError> {
         let mac = lab::MAC;
         let devices: Vec<_> = opens
             .iter()

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use taptrail_kernel::device::{
-    Admitted, Books, DEV_NET_TUN, MacvtapRequest, OpenFacts, Opening, TapName, TapRequest, open_macvtap,
-    open_tap,
+    Admitted, DEV_NET_TUN, MacvtapRequest, OpenFacts, OpenRecorder, Opening, TapName, TapRequest,
+    open_macvtap, open_tap,
 };
 use taptrail_kernel::link::Links;
 use taptrail_kernel::proc::{HeldDevice, raw_devices, same_file};
@@ -23,19 +23,19 @@ use taptrail_record::{DeviceKind, Rdev};
 
 const TWO: NonZeroU16 = NonZeroU16::new(2).unwrap();
 
-/// Books that take everything.
-struct Paper;
+/// A recorder that accepts everything.
+struct FakeRecorder;
 
-impl Books for Paper {
+impl OpenRecorder for FakeRecorder {
     type Error = Infallible;
 
-    fn enter(&mut self, _: &[OpenFacts]) -> Result<(), Infallible> {
+    fn record(&mut self, _: &[OpenFacts]) -> Result<(), Infallible> {
         Ok(())
     }
 }
 
 fn admitted(opening: Opening) -> Vec<Admitted> {
-    let Ok((devices, error)) = opening.admit(&mut Paper);
+    let Ok((devices, error)) = opening.admit(&mut FakeRecorder);
     assert!(error.is_none(), "{error:?}");
     devices
 }

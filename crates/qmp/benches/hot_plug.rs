@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, SamplingMode};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Map, Value, json};
-use taptrail_kernel::device::{Admitted, Books, DEV_NET_TUN, OpenFacts, TapName, TapRequest, open_tap};
+use taptrail_kernel::device::{
+    Admitted, DEV_NET_TUN, OpenFacts, OpenRecorder, TapName, TapRequest, open_tap,
+};
 use taptrail_kernel::link::{Change, Links};
 use taptrail_qmp::{Monitor, NetdevTap, QmpError, Waited};
 
@@ -93,10 +95,10 @@ impl HotPlug {
 
 /// A new tap, up on the bridge.
 fn tap(links: &mut Links) -> Admitted {
-    struct Anything;
-    impl Books for Anything {
+    struct FakeRecorder;
+    impl OpenRecorder for FakeRecorder {
         type Error = Infallible;
-        fn enter(&mut self, _: &[OpenFacts]) -> Result<(), Infallible> {
+        fn record(&mut self, _: &[OpenFacts]) -> Result<(), Infallible> {
             Ok(())
         }
     }
@@ -106,7 +108,7 @@ fn tap(links: &mut Links) -> Admitted {
         queues: NonZeroU16::MIN,
         vnet_hdr: true,
     };
-    let (mut devices, error) = open_tap(&request).admit(&mut Anything).unwrap();
+    let (mut devices, error) = open_tap(&request).admit(&mut FakeRecorder).unwrap();
     assert!(error.is_none(), "{error:?}");
     let tap = devices.pop().unwrap();
     let bridge = links.find(&"br0".parse().unwrap()).unwrap().unwrap();

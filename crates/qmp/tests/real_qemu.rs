@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::{Map, Value, json};
-use taptrail_kernel::device::{Admitted, Books, DEV_NET_TUN, OpenFacts, TapName, TapRequest, open_tap};
+use taptrail_kernel::device::{
+    Admitted, DEV_NET_TUN, OpenFacts, OpenRecorder, TapName, TapRequest, open_tap,
+};
 use taptrail_kernel::link::Links;
 use taptrail_kernel::proc::{HeldDevice, raw_devices, same_file};
 use taptrail_qmp::{ErrorClass, Monitor, NetdevTap, QmpError, Version, Waited};
@@ -78,13 +80,13 @@ impl Drop for Qemu {
     }
 }
 
-/// Books that take everything: this room's tests are not about records.
-struct Anything;
+/// A recorder that accepts everything: these tests are not about records.
+struct FakeRecorder;
 
-impl Books for Anything {
+impl OpenRecorder for FakeRecorder {
     type Error = Infallible;
 
-    fn enter(&mut self, _: &[OpenFacts]) -> Result<(), Infallible> {
+    fn record(&mut self, _: &[OpenFacts]) -> Result<(), Infallible> {
         Ok(())
     }
 }
@@ -98,7 +100,7 @@ fn taps(name: &str, queues: u16, vnet_hdr: bool) -> Vec<Admitted> {
         queues: NonZeroU16::new(queues).unwrap(),
         vnet_hdr,
     };
-    let (devices, error) = open_tap(&request).admit(&mut Anything).unwrap();
+    let (devices, error) = open_tap(&request).admit(&mut FakeRecorder).unwrap();
     assert!(error.is_none(), "{error:?}");
     devices
 }

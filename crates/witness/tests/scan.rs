@@ -16,8 +16,8 @@ use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use taptrail_kernel::device::{
-    Admitted, Books, DEV_NET_TUN, MacvtapRequest, OpenFacts, Opening, TapName, TapRequest, open_macvtap,
-    open_tap,
+    Admitted, DEV_NET_TUN, MacvtapRequest, OpenFacts, OpenRecorder, Opening, TapName, TapRequest,
+    open_macvtap, open_tap,
 };
 use taptrail_kernel::link::{Links, MacvtapMode, MacvtapName, NewMacvtap};
 use taptrail_kernel::netns::NetNs;
@@ -47,19 +47,19 @@ fn ip(arguments: &str) {
     );
 }
 
-/// Books that take everything.
-struct Paper;
+/// A recorder that accepts everything.
+struct FakeRecorder;
 
-impl Books for Paper {
+impl OpenRecorder for FakeRecorder {
     type Error = Infallible;
 
-    fn enter(&mut self, _: &[OpenFacts]) -> Result<(), Infallible> {
+    fn record(&mut self, _: &[OpenFacts]) -> Result<(), Infallible> {
         Ok(())
     }
 }
 
 fn opened(opening: Opening) -> Vec<Admitted> {
-    let Ok((devices, error)) = opening.admit(&mut Paper);
+    let Ok((devices, error)) = opening.admit(&mut FakeRecorder);
     assert!(error.is_none(), "{error:?}");
     devices
 }

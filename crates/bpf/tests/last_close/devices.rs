@@ -9,18 +9,18 @@ use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
-use taptrail_kernel::device::{Books, DEV_NET_TUN, OpenFacts, TapName, TapRequest, open_tap};
+use taptrail_kernel::device::{DEV_NET_TUN, OpenFacts, OpenRecorder, TapName, TapRequest, open_tap};
 use taptrail_kernel::link::Links;
 use taptrail_record::{DeviceKind, IfName, Rdev};
 use tempfile::TempDir;
 
-/// Books that take everything.
-struct Paper;
+/// A recorder that accepts everything.
+struct FakeRecorder;
 
-impl Books for Paper {
+impl OpenRecorder for FakeRecorder {
     type Error = Infallible;
 
-    fn enter(&mut self, _: &[OpenFacts]) -> Result<(), Infallible> {
+    fn record(&mut self, _: &[OpenFacts]) -> Result<(), Infallible> {
         Ok(())
     }
 }
@@ -65,7 +65,7 @@ impl Devices {
                 let queues = NonZeroU16::MIN;
                 let name = TapName::Pattern("vnet%d");
                 let request = TapRequest { path: Path::new(DEV_NET_TUN), name, queues, vnet_hdr: true };
-                let (devices, error) = open_tap(&request).admit(&mut Paper).unwrap();
+                let (devices, error) = open_tap(&request).admit(&mut FakeRecorder).unwrap();
                 assert!(error.is_none(), "{error:?}");
                 devices[0].as_fd().try_clone_to_owned().unwrap()
             }

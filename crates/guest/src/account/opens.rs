@@ -1,6 +1,6 @@
 use std::os::fd::RawFd;
 
-use taptrail_kernel::device::{Books, OpenFacts};
+use taptrail_kernel::device::{OpenFacts, OpenRecorder};
 use taptrail_ledger::{DeviceKey, NewDevice, Step, StepKey};
 use taptrail_record::{CloseDoubt, Device, Event, MacAddr, Outcome, Requester};
 
@@ -32,7 +32,7 @@ impl OpenDevice {
     }
 }
 
-/// The books into which the opens of one interface are entered.
+/// The recorder of the opens of one interface.
 #[derive(Debug)]
 pub(crate) struct Opens<'a> {
     pub(crate) account: &'a mut Account,
@@ -50,10 +50,10 @@ impl<'a> Opens<'a> {
     }
 }
 
-impl Books for Opens<'_> {
+impl OpenRecorder for Opens<'_> {
     type Error = AccountError;
 
-    fn enter(&mut self, opens: &[OpenFacts]) -> Result<(), AccountError> {
+    fn record(&mut self, opens: &[OpenFacts]) -> Result<(), AccountError> {
         let (mac, requester) = (self.mac, self.requester);
         let described: Vec<_> = opens.iter().map(|facts| (device(facts), facts)).collect();
         let mut posting = Posting::default();

@@ -15,7 +15,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, SamplingMode};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use taptrail_kernel::device::{
-    Admitted, Books, DEV_NET_TUN, OpenFacts, Opening, TapName, TapRequest, open_tap,
+    Admitted, DEV_NET_TUN, OpenFacts, OpenRecorder, Opening, TapName, TapRequest, open_tap,
 };
 use taptrail_ledger::{GuestKey, Ledger, NewGuest, Process, Step};
 use taptrail_record::{GuestId, MacAddr};
@@ -87,19 +87,19 @@ pub(crate) fn new_tap() -> Opening {
 }
 
 /// The device of an opening that has to work.
-pub(crate) fn one<B: Books<Error: std::fmt::Debug>>(opening: Opening, books: &mut B) -> Admitted {
-    let (mut devices, error) = opening.admit(books).expect("the books take it");
+pub(crate) fn one<B: OpenRecorder<Error: std::fmt::Debug>>(opening: Opening, recorder: &mut B) -> Admitted {
+    let (mut devices, error) = opening.admit(recorder).expect("the recorder accepts it");
     assert!(error.is_none(), "{error:?}");
     devices.pop().expect("one device")
 }
 
-/// Books that do nothing.
+/// A recorder that does nothing.
 pub(crate) struct Nothing;
 
-impl Books for Nothing {
+impl OpenRecorder for Nothing {
     type Error = Infallible;
 
-    fn enter(&mut self, _: &[OpenFacts]) -> Result<(), Infallible> {
+    fn record(&mut self, _: &[OpenFacts]) -> Result<(), Infallible> {
         Ok(())
     }
 }

@@ -29,7 +29,7 @@ pub struct OpenFacts {
 ///
 /// There is no way to the descriptor but [`admit`]. Dropping an attempt closes it, and leaves an
 /// open without a record.
-#[must_use = "an open(2) has to be entered in the books, by way of admit()"]
+#[must_use = "an open(2) has to be recorded, by way of admit()"]
 pub struct Attempt {
     facts: OpenFacts,
     fd: Option<OwnedFd>,
@@ -61,7 +61,7 @@ impl fmt::Debug for Attempt {
 
 /// Every open(2) made for one request, and what stopped it.
 #[derive(Debug)]
-#[must_use = "each open(2) has to be entered in the books, by way of admit()"]
+#[must_use = "each open(2) has to be recorded, by way of admit()"]
 pub struct Opening {
     /// The opens in their order, failed ones too.
     pub attempts: Vec<Attempt>,
@@ -77,24 +77,30 @@ impl Opening {
         Self { attempts, error }
     }
 
-    /// Enters all opens in the books; what stopped the opening comes out beside the devices, which
+    /// Records all opens. The error that stopped the opening is returned beside the devices, which
     /// then are of use only to be closed.
-    pub fn admit<B: Books>(self, books: &mut B) -> Result<(Vec<Admitted>, Option<DeviceError>), B::Error> {
-        Ok((admit(self.attempts, books)?, self.error))
+    ///
+    /// # Errors
+    /// The recorder's own. Every descriptor is closed then.
+    pub fn admit<B: OpenRecorder>(
+        self,
+        recorder: &mut B,
+    ) -> Result<(Vec<Admitted>, Option<DeviceError>), B::Error> {
+        Ok((admit(self.attempts, recorder)?, self.error))
     }
 }
 
-/// Where opens are put on record.
-pub trait Books {
+/// Writes the audit records of opens.
+pub trait OpenRecorder {
     /// Why they can't be.
     type Error;
 
-    /// Puts these opens on record, successes and failures; called once with all of them. `Ok` says
-    /// that each of them is.
+    /// Records these opens, successes and failures; called once with all of them. `Ok` says that
+    /// each of them is on record.
     ///
     /// # Errors
     /// When any of them is not on record. The devices are closed then, and never handed over.
-    fn enter(&mut self, opens: &[OpenFacts]) -> Result<(), Self::Error>;
+    fn record(&mut self, opens: &[OpenFacts]) -> Result<(), Self::Error>;
 }
 
 /// An open device whose record is accepted: what may be handed to a QEMU.
@@ -122,15 +128,15 @@ impl fmt::Debug for Admitted {
     }
 }
 
-/// Enters opens in the books, and lets the devices among them out.
+/// Records opens, and returns the devices among them.
 ///
 /// # Errors
-/// The books' own. Every descriptor is closed then.
-pub fn admit<B: Books>(attempts: Vec<Attempt>, books: &mut B) -> Result<Vec<Admitted>, B::Error> {
+/// The recorder's own. Every descriptor is closed then.
+pub fn admit<B: OpenRecorder>(attempts: Vec<Attempt>, recorder: &mut B) -> Result<Vec<Admitted>, B::Error> {
     let (opens, fds): (Vec<OpenFacts>, Vec<Option<OwnedFd>>) =
         attempts.into_iter().map(|attempt| (attempt.facts, attempt.fd)).unzip();
     if !opens.is_empty() {
-        books.enter(&opens)?;
+        recorder.record(&opens)?;
     }
     Ok(opens.into_iter().zip(fds).filter_map(|(facts, fd)| Some(Admitted { facts, fd: fd? })).collect())
 }
@@ -139,15 +145,15 @@ pub fn admit<B: Books>(attempts: Vec<Attempt>, books: &mut B) -> Result<Vec<Admi
 mod tests {
     use super::*;
 
-    struct Paper {
+    struct FakeRecorder {
         pages: Vec<Vec<OpenFacts>>,
         accepts: bool,
     }
 
-    impl Books for Paper {
+    impl OpenRecorder for FakeRecorder {
         type Error = &'static str;
 
-        fn enter(&mut self, opens: &[OpenFacts]) -> Result<(), Self::Error> {
+        fn record(&mut self, opens: &[OpenFacts]) -> Result<(), Self::Error> {
             self.pages.push(opens.to_vec());
             if self.accepts { Ok(()) } else { Err("out of ink") }
         }
@@ -174,7 +180,7 @@ mod tests {
 
     #[test]
     fn only_successes_come_out_but_failures_are_entered_too() {
-        let mut paper = Paper { pages: Vec::new(), accepts: true };
+        let mut paper = FakeRecorder { pages: Vec::new(), accepts: true };
         let (attempts, _reader) = two_attempts();
         let admitted = admit(attempts, &mut paper).unwrap();
         assert_eq!(paper.pages, [[facts(0, Ok(())), facts(1, Err(Errno::NOENT))]]);
@@ -182,16 +188,16 @@ mod tests {
     }
 
     #[test]
-    fn every_descriptor_is_closed_when_the_books_refuse() {
-        let mut paper = Paper { pages: Vec::new(), accepts: false };
+    fn every_descriptor_is_closed_when_the_recorder_refuses() {
+        let mut paper = FakeRecorder { pages: Vec::new(), accepts: false };
         let (attempts, reader) = two_attempts();
         assert_eq!(admit(attempts, &mut paper).unwrap_err(), "out of ink");
         assert_eq!(rustix::io::read(&reader, &mut [0; 1]), Ok(0), "the writing end is still open");
     }
 
     #[test]
-    fn nothing_opened_needs_no_books() {
-        let mut paper = Paper { pages: Vec::new(), accepts: false };
+    fn nothing_opened_needs_no_recorder() {
+        let mut paper = FakeRecorder { pages: Vec::new(), accepts: false };
         assert!(admit(Vec::new(), &mut paper).unwrap().is_empty());
         assert!(paper.pages.is_empty());
     }

@@ -4,7 +4,7 @@
 //!   open_tap, open_macvtap, open_vhost_net
 //!        │ one Attempt for each open(2), its descriptor locked inside
 //!        ▼
-//!      admit(attempts, books) ── books refuse ──▶ every descriptor is closed
+//!      admit(attempts, recorder) ── it refuses ──▶ every descriptor is closed
 //!        │ each open is on record
 //!        ▼
 //!     Admitted: AsFd, and the only thing that reaches a QEMU
@@ -12,19 +12,19 @@
 //!
 //! **A device that is not on record can't be handed over: code that tries does not compile.** An
 //! [`Attempt`] shows what was opened ([`OpenFacts`]) but not its descriptor; only [`admit`] turns it
-//! into an [`Admitted`], after the [`Books`] took the record.
+//! into an [`Admitted`], after the [`OpenRecorder`] took the record.
 //!
 //! Opening stops at the first failure, and says so beside all that was opened until then: a step
 //! that fails after an open(2) does not undo that the device was open.
 //!
 //! ```no_run
-//! use taptrail_kernel::device::{Books, DEV_NET_TUN, OpenFacts, TapName, TapRequest, open_tap};
+//! use taptrail_kernel::device::{OpenRecorder, DEV_NET_TUN, OpenFacts, TapName, TapRequest, open_tap};
 //!
-//! struct Paper(Vec<OpenFacts>);
+//! struct FakeRecorder(Vec<OpenFacts>);
 //!
-//! impl Books for Paper {
+//! impl OpenRecorder for FakeRecorder {
 //!     type Error = std::convert::Infallible;
-//!     fn enter(&mut self, opens: &[OpenFacts]) -> Result<(), Self::Error> {
+//!     fn record(&mut self, opens: &[OpenFacts]) -> Result<(), Self::Error> {
 //!         self.0.extend_from_slice(opens);
 //!         Ok(())
 //!     }
@@ -33,7 +33,7 @@
 //! let one = std::num::NonZeroU16::MIN;
 //! let request =
 //!     TapRequest { path: DEV_NET_TUN.as_ref(), name: TapName::Pattern("vnet%d"), queues: one, vnet_hdr: true };
-//! let (devices, error) = open_tap(&request).admit(&mut Paper(Vec::new()))?;
+//! let (devices, error) = open_tap(&request).admit(&mut FakeRecorder(Vec::new()))?;
 //! # Ok::<(), std::convert::Infallible>(())
 //! ```
 
@@ -46,7 +46,7 @@ mod tun;
 mod vhost;
 
 pub use error::DeviceError;
-pub use gate::{Admitted, Attempt, Books, OpenFacts, Opening, admit};
+pub use gate::{Admitted, Attempt, OpenFacts, OpenRecorder, Opening, admit};
 pub use macvtap::{MacvtapRequest, open_macvtap};
 pub use node::NodeType;
 pub use tun::{DEV_NET_TUN, TapName, TapRequest, open_tap};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
-use taptrail_kernel::device::{Admitted, Books, DeviceError, OpenFacts, Opening};
+use taptrail_kernel::device::{Admitted, DeviceError, OpenFacts, OpenRecorder, Opening};
 use taptrail_kernel::link::{Link, Links};
 use taptrail_record::IfName;
 
@@ -69,14 +69,14 @@ pub(crate) fn gone(text: &str) -> bool {
     true
 }
 
-/// Books that take everything.
+/// A recorder that accepts everything.
 #[derive(Default)]
-pub(crate) struct Paper(pub(crate) Vec<OpenFacts>);
+pub(crate) struct FakeRecorder(pub(crate) Vec<OpenFacts>);
 
-impl Books for Paper {
+impl OpenRecorder for FakeRecorder {
     type Error = Infallible;
 
-    fn enter(&mut self, opens: &[OpenFacts]) -> Result<(), Infallible> {
+    fn record(&mut self, opens: &[OpenFacts]) -> Result<(), Infallible> {
         self.0.extend_from_slice(opens);
         Ok(())
     }
@@ -84,7 +84,7 @@ impl Books for Paper {
 
 /// Admits an opening that is to have worked.
 pub(crate) fn opened(opening: Opening) -> Vec<Admitted> {
-    let mut paper = Paper::default();
+    let mut paper = FakeRecorder::default();
     let (devices, error) = opening.admit(&mut paper).unwrap();
     assert!(error.is_none(), "{error:?}");
     assert_eq!(devices.len(), paper.0.len());
@@ -93,7 +93,7 @@ pub(crate) fn opened(opening: Opening) -> Vec<Admitted> {
 
 /// Admits an opening that is to have failed; what it opened until then is closed.
 pub(crate) fn failed(opening: Opening) -> (Vec<OpenFacts>, DeviceError) {
-    let mut paper = Paper::default();
+    let mut paper = FakeRecorder::default();
     let (_, error) = opening.admit(&mut paper).unwrap();
     (paper.0, error.expect("it failed"))
 }

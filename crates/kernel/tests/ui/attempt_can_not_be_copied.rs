@@ -1,4 +1,4 @@
-//! One open, one record: an attempt can't be entered in two books.
+//! One open, one record: an attempt can't be recorded twice.
 
 use taptrail_kernel::device::Attempt;
 

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use taptrail_kernel::device::{
-    Admitted, Books, DEV_NET_TUN, MacvtapRequest, OpenFacts, Opening, TapName, TapRequest, open_macvtap,
-    open_tap,
+    Admitted, DEV_NET_TUN, MacvtapRequest, OpenFacts, OpenRecorder, Opening, TapName, TapRequest,
+    open_macvtap, open_tap,
 };
 use taptrail_kernel::link::{Change, Links, MacvtapMode, MacvtapName, NewMacvtap};
 use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
@@ -32,19 +32,19 @@ pub(crate) struct Opened {
     pub(crate) mac: MacAddr,
 }
 
-/// Books that take everything.
-struct Paper;
+/// A recorder that accepts everything.
+struct FakeRecorder;
 
-impl Books for Paper {
+impl OpenRecorder for FakeRecorder {
     type Error = Infallible;
 
-    fn enter(&mut self, _: &[OpenFacts]) -> Result<(), Infallible> {
+    fn record(&mut self, _: &[OpenFacts]) -> Result<(), Infallible> {
         Ok(())
     }
 }
 
 fn admitted(opening: Opening) -> Vec<Admitted> {
-    let Ok((devices, error)) = opening.admit(&mut Paper);
+    let Ok((devices, error)) = opening.admit(&mut FakeRecorder);
     assert!(error.is_none(), "{error:?}");
     devices
 }
