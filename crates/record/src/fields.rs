@@ -1,8 +1,8 @@
 //! A record whose pairs were taken apart and decoded by another program.
 
 use crate::ParseError;
-use crate::claims::{KEYS, refused_field};
 use crate::encode::push_string;
+use crate::field_reader::{KEYS, refused_field};
 
 /// The text of a record whose pairs another program, such as a log shipper, took apart and decoded: as
 /// libaudit would encode it, for [`parse_text`](crate::parse_text).

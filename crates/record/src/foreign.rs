@@ -2,8 +2,8 @@ use bstr::ByteSlice as _;
 use compact_str::CompactString;
 
 use crate::RecordType;
-use crate::claims::{Claims, Key};
 use crate::encode::from_hex;
+use crate::field_reader::{FieldReader, Key};
 use crate::pairs::shown;
 
 /// The program behind a `VIRT_CONTROL` that speaks of no guest: container run-times write them too.
@@ -22,10 +22,10 @@ pub fn foreign(record_type: RecordType, text: &[u8]) -> Option<CompactString> {
     if record_type != RecordType::VIRT_CONTROL {
         return None;
     }
-    let mut claims = Claims::new(text);
+    let mut fields = FieldReader::new(text);
     // Nobody promises that a container's command line has its quotes in pairs.
-    let _ = claims.take_all();
-    if claims.has(Key::Virt) || claims.names_guest() {
+    let _ = fields.take_all();
+    if fields.has(Key::Virt) || fields.names_guest() {
         return None;
     }
     Some(exe(text))

@@ -1,7 +1,7 @@
 use compact_str::CompactString;
 use uuid::Uuid;
 
-use crate::claims::{mac, uuid};
+use crate::field_reader::{mac, uuid};
 use crate::pairs::{Pair, Pairs, Value, shown};
 use crate::{Device, MacAddr, Rdev};
 

@@ -28,11 +28,11 @@
 #![forbid(unsafe_code)]
 
 mod claim;
-mod claims;
 mod close_doubt;
 mod device;
 mod encode;
 mod error;
+mod field_reader;
 mod fields;
 mod foreign;
 mod fragment;

@@ -1,4 +1,4 @@
-use crate::claims::{Claims, Key, need, refused};
+use crate::field_reader::{FieldReader, Key, need, refused};
 use crate::old_tail;
 use crate::pairs::{Pairs, Value};
 use crate::{
@@ -55,57 +55,57 @@ pub(crate) fn encoded(text: &[u8], outcome: Outcome) -> Result<Option<Record>, P
 }
 
 fn control(text: &[u8], told: Option<Outcome>) -> Result<Option<Record>, ParseError> {
-    let mut claims = Claims::new(text);
-    let whole = claims.take_all();
-    if !claims.has(Key::Virt) && !claims.names_guest() {
+    let mut fields = FieldReader::new(text);
+    let whole = fields.take_all();
+    if !fields.has(Key::Virt) && !fields.names_guest() {
         return Ok(None);
     }
     whole?;
-    let outcome = outcome(&claims, told)?;
-    let op = need(Key::Op, claims.word(Key::Op)?)?;
+    let outcome = outcome(&fields, told)?;
+    let op = need(Key::Op, fields.word(Key::Op)?)?;
     if !matches!(op, b"start" | b"stop" | b"gone") {
         return Ok(None);
     }
-    let reason = claims.reason()?;
+    let reason = fields.reason()?;
     let event = match op {
-        b"start" => Event::GuestStart { reason, vm_pid: claims.pid(Key::VmPid)? },
-        b"stop" => Event::GuestStop { reason, vm_pid: claims.pid(Key::VmPid)? },
-        _ => Event::GuestGone { vm_pid: claims.process()? },
+        b"start" => Event::GuestStart { reason, vm_pid: fields.pid(Key::VmPid)? },
+        b"stop" => Event::GuestStop { reason, vm_pid: fields.pid(Key::VmPid)? },
+        _ => Event::GuestGone { vm_pid: fields.process()? },
     };
-    record(&claims, event, outcome)
+    record(&fields, event, outcome)
 }
 
 fn resource(text: &[u8], told: Option<Outcome>) -> Result<Option<Record>, ParseError> {
-    let mut claims = Claims::new(text);
+    let mut fields = FieldReader::new(text);
     // Most resources are no network devices, which stands in front and spares reading the rest.
-    if !claims.take(|key, value| key == Key::Resrc && value != Value::Bare(b"net"))? {
+    if !fields.take(|key, value| key == Key::Resrc && value != Value::Bare(b"net"))? {
         return Ok(None);
     }
-    if claims.word(Key::Reason)? == Some(b"finding") {
+    if fields.word(Key::Reason)? == Some(b"finding") {
         return Ok(None);
     }
-    let outcome = outcome(&claims, told)?;
-    need(Key::Resrc, claims.get(Key::Resrc)?)?;
-    let event = interface(&claims)?;
-    record(&claims, event, outcome)
+    let outcome = outcome(&fields, told)?;
+    need(Key::Resrc, fields.get(Key::Resrc)?)?;
+    let event = interface(&fields)?;
+    record(&fields, event, outcome)
 }
 
 #[inline(always)]
-fn interface(claims: &Claims<'_>) -> Result<Event, ParseError> {
-    let reason = need(Key::Reason, claims.word(Key::Reason)?)?;
-    let vm_pid = claims.pid(Key::VmPid)?;
-    let fds = claims.number(Key::Fds)?;
+fn interface(fields: &FieldReader<'_>) -> Result<Event, ParseError> {
+    let reason = need(Key::Reason, fields.word(Key::Reason)?)?;
+    let vm_pid = fields.pid(Key::VmPid)?;
+    let fds = fields.number(Key::Fds)?;
     Ok(match reason {
-        b"start" => Event::Start { mac: claims.mac(Key::NewNet)?, vm_pid, fds },
-        b"attach" => Event::Attach { mac: claims.mac(Key::NewNet)?, vm_pid, fds },
-        b"detach" => Event::Detach { mac: claims.mac(Key::OldNet)?, vm_pid, fds, forced: forced(claims)? },
-        b"seen" => Event::Seen(descriptor(claims)?),
+        b"start" => Event::Start { mac: fields.mac(Key::NewNet)?, vm_pid, fds },
+        b"attach" => Event::Attach { mac: fields.mac(Key::NewNet)?, vm_pid, fds },
+        b"detach" => Event::Detach { mac: fields.mac(Key::OldNet)?, vm_pid, fds, forced: forced(fields)? },
+        b"seen" => Event::Seen(descriptor(fields)?),
         // A manager knows what it closes itself, and by which descriptor of QEMU's it does not say.
-        b"close" if claims.has(Key::VmPid) => Event::Gone(descriptor(claims)?),
+        b"close" if fields.has(Key::VmPid) => Event::Gone(descriptor(fields)?),
         b"open" | b"close" | b"keep" | b"filter" => {
-            let mac = claims.mac(Key::Net)?;
-            let device = device(claims)?;
-            let queue = claims.number(Key::Queue)?;
+            let mac = fields.mac(Key::Net)?;
+            let device = device(fields)?;
+            let queue = fields.number(Key::Queue)?;
             match reason {
                 b"open" => Event::Open { mac, device, queue },
                 b"close" => Event::Close { mac, device, queue },
@@ -118,28 +118,28 @@ fn interface(claims: &Claims<'_>) -> Result<Event, ParseError> {
 }
 
 #[inline(always)]
-fn record(claims: &Claims<'_>, event: Event, outcome: Outcome) -> Result<Option<Record>, ParseError> {
-    if let Some(virt) = claims.get(Key::Virt)?
+fn record(fields: &FieldReader<'_>, event: Event, outcome: Outcome) -> Result<Option<Record>, ParseError> {
+    if let Some(virt) = fields.get(Key::Virt)?
         && !Virt::of(virt.bytes()).tells(matches!(event, Event::Open { .. }))
     {
         return Ok(None);
     }
-    let name = need(Key::Vm, claims.string(Key::Vm)?)?;
-    let uuid = claims.uuid()?;
-    if !claims.names_guest() {
+    let name = need(Key::Vm, fields.string(Key::Vm)?)?;
+    let uuid = fields.uuid()?;
+    if !fields.names_guest() {
         return Err(ParseError::Order);
     }
-    let requester = match claims.number(Key::ReqUid)? {
+    let requester = match fields.number(Key::ReqUid)? {
         None => None,
         Some(uid) => Some(Requester {
             uid,
-            auid: need(Key::ReqAuid, claims.number(Key::ReqAuid)?)?,
-            pid: need(Key::ReqPid, claims.number(Key::ReqPid)?)?,
+            auid: need(Key::ReqAuid, fields.number(Key::ReqAuid)?)?,
+            pid: need(Key::ReqPid, fields.number(Key::ReqPid)?)?,
         }),
     };
-    let errno = claims.number(Key::Errno)?;
-    let last_seen = claims.time(Key::LastSeen)?;
-    let doubt = match claims.word(Key::Doubt)? {
+    let errno = fields.number(Key::Errno)?;
+    let last_seen = fields.time(Key::LastSeen)?;
+    let doubt = match fields.word(Key::Doubt)? {
         None => None,
         Some(word) => {
             Some(CloseDoubt::from_word(word).ok_or_else(|| refused(Key::Doubt, Value::Bare(word)))?)
@@ -179,8 +179,8 @@ impl Virt {
 }
 
 /// libaudit writes `res=` last, so a text without it lost its end, unless the outcome was told apart.
-fn outcome(claims: &Claims<'_>, told: Option<Outcome>) -> Result<Outcome, ParseError> {
-    let Some(word) = claims.word(Key::Res)? else { return told.ok_or(ParseError::Truncated) };
+fn outcome(fields: &FieldReader<'_>, told: Option<Outcome>) -> Result<Outcome, ParseError> {
+    let Some(word) = fields.word(Key::Res)? else { return told.ok_or(ParseError::Truncated) };
     let outcome = match word {
         b"success" => Outcome::Success,
         b"failed" => Outcome::Failed,
@@ -195,25 +195,25 @@ fn outcome(claims: &Claims<'_>, told: Option<Outcome>) -> Result<Outcome, ParseE
     }
 }
 
-fn forced(claims: &Claims<'_>) -> Result<bool, ParseError> {
-    match claims.word(Key::Forced)? {
+fn forced(fields: &FieldReader<'_>) -> Result<bool, ParseError> {
+    match fields.word(Key::Forced)? {
         None | Some(b"no") => Ok(false),
         Some(b"yes") => Ok(true),
         Some(word) => Err(refused(Key::Forced, Value::Bare(word))),
     }
 }
 
-fn descriptor(claims: &Claims<'_>) -> Result<Descriptor, ParseError> {
+fn descriptor(fields: &FieldReader<'_>) -> Result<Descriptor, ParseError> {
     Ok(Descriptor {
-        mac: claims.maybe_mac(Key::Net)?,
-        device: device(claims)?,
-        queue: claims.number(Key::Queue)?,
-        vm_pid: claims.process()?,
-        fd: need(Key::Fd, claims.number(Key::Fd)?)?,
+        mac: fields.maybe_mac(Key::Net)?,
+        device: device(fields)?,
+        queue: fields.number(Key::Queue)?,
+        vm_pid: fields.process()?,
+        fd: need(Key::Fd, fields.number(Key::Fd)?)?,
     })
 }
 
-fn device(claims: &Claims<'_>) -> Result<Device, ParseError> {
-    let path = need(Key::Path, claims.string(Key::Path)?)?;
-    Ok(Device::new(path, claims.rdev(Key::Rdev)?, claims.string(Key::Dev)?))
+fn device(fields: &FieldReader<'_>) -> Result<Device, ParseError> {
+    let path = need(Key::Path, fields.string(Key::Path)?)?;
+    Ok(Device::new(path, fields.rdev(Key::Rdev)?, fields.string(Key::Dev)?))
 }

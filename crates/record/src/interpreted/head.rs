@@ -1,5 +1,5 @@
 use super::cursor::Cursor;
-use crate::claims::{Key, refused};
+use crate::field_reader::{Key, refused};
 use crate::pairs::Value;
 use crate::read::Virt;
 use crate::{ParseError, Reason, RecordType};

@@ -20,7 +20,7 @@ use memchr::memmem;
 use self::cursor::last_pair;
 use self::head::Head;
 use self::tail::{Last, Tail};
-use crate::claims::{Key, need};
+use crate::field_reader::{Key, need};
 use crate::old_tail;
 use crate::pairs::shown;
 use crate::{GuestId, MAX_TEXT, Outcome, ParseError, Record, RecordType};

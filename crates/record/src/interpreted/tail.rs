@@ -3,8 +3,8 @@ use uuid::Uuid;
 
 use super::cursor::Cursor;
 use super::head::Shape;
-use crate::claims;
 use crate::encode::{from_hex, needs_hex};
+use crate::field_reader;
 use crate::number::decimal;
 use crate::pairs::{Value, shown};
 use crate::{CloseDoubt, Descriptor, Device, Event, MacAddr, ParseError, Rdev, Requester};
@@ -47,7 +47,7 @@ impl Tail {
         let mut cursor = Cursor(text);
         let cursor = &mut cursor;
         let mut parse = || {
-            let uuid = claims::uuid(cursor.pair(b" uuid=")?)?;
+            let uuid = field_reader::uuid(cursor.pair(b" uuid=")?)?;
             let event = match shape {
                 Shape::GuestStart(reason) => {
                     Event::GuestStart { reason: reason.clone(), vm_pid: cursor.vm_pid()? }
@@ -94,7 +94,7 @@ impl Tail {
 
 /// `uuid=U net=M path=`, and then the path.
 fn before_path(cursor: &mut Cursor<'_>) -> Option<(Uuid, Option<MacAddr>)> {
-    let uuid = claims::uuid(cursor.pair(b" uuid=")?)?;
+    let uuid = field_reader::uuid(cursor.pair(b" uuid=")?)?;
     let mac = match cursor.pair(b" net=")? {
         b"?" => None,
         word => Some(mac(word)?),
@@ -159,7 +159,7 @@ fn last(cursor: &mut Cursor<'_>) -> Option<Last> {
     let errno = cursor.number(b" errno=")?;
     let last_seen = match cursor.pair(b" last-seen=") {
         None => None,
-        Some(word) => Some(claims::time(word)?),
+        Some(word) => Some(field_reader::time(word)?),
     };
     let doubt = match cursor.pair(b" doubt=") {
         None => None,
@@ -187,7 +187,7 @@ fn user(word: &[u8]) -> Option<u32> {
 }
 
 fn mac(word: &[u8]) -> Option<MacAddr> {
-    claims::mac(Value::Bare(word))
+    field_reader::mac(Value::Bare(word))
 }
 
 /// An address, or `?` for none, in whatever quotes.

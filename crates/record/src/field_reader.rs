@@ -103,8 +103,8 @@ impl Key {
     }
 }
 
-/// A record's pairs, to be asked by key.
-pub(crate) struct Claims<'a> {
+/// Reads the values of a record's known keys.
+pub(crate) struct FieldReader<'a> {
     text: &'a [u8],
     /// Where each value stands, without its quotes.
     spans: [(u16, u16); KEYS.len()],
@@ -115,7 +115,7 @@ pub(crate) struct Claims<'a> {
     named: bool,
 }
 
-impl<'a> Claims<'a> {
+impl<'a> FieldReader<'a> {
     pub(crate) fn new(text: &'a [u8]) -> Self {
         Self { text, spans: [(0, 0); KEYS.len()], seen: 0, twice: 0, quoted: 0, nested: 0, named: false }
     }
@@ -355,9 +355,9 @@ mod tests {
             ("uuid=1 vm=\"w\"", false),
             ("uuid=1", false),
         ] {
-            let mut claims = Claims::new(text.as_bytes());
-            claims.take_all().unwrap();
-            assert_eq!(claims.names_guest(), named, "{text}");
+            let mut fields = FieldReader::new(text.as_bytes());
+            fields.take_all().unwrap();
+            assert_eq!(fields.names_guest(), named, "{text}");
         }
     }
 }
