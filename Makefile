@@ -33,8 +33,10 @@ soak: setup ## 10,000 rounds of hot-plugging, 200 guests at once, 1,000 random r
 	TAPTRAIL_SOAK_ROUNDS=10000 TAPTRAIL_SOAK_GUESTS=200 TAPTRAIL_SOAK_REQUESTS=1000 TAPTRAIL_SOAK_STARTS=100000 \
 		$(CARGO) nextest run --profile soak --cargo-profile release -p taptrail --features failpoints --no-capture
 
-lint: ## Format and lints alone
+lint: ## Format and lints alone, as `make test` runs them first
 	$(CARGO) fmt --all --check
+	@# The fuzz targets are a workspace of their own, whose lock file must know what the crates depend on.
+	$(CARGO) metadata --manifest-path fuzz/Cargo.toml --locked --format-version 1 >/dev/null
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
 
 bench: setup ## The figures of docs/performance.md, measured on this machine

@@ -18,11 +18,23 @@ const LOCK: &str = "/run/lock/taptrail-audit.lock";
 /// Whether tests may turn auditing on.
 pub(crate) fn may_enable() -> bool {
     let set = |name: &str, value: &str| std::env::var(name).is_ok_and(|found| found == value);
-    let may = set("CI", "true") || set("TAPTRAIL_TEST_AUDIT", "1");
-    if !may {
+    if !set("CI", "true") && !set("TAPTRAIL_TEST_AUDIT", "1") {
         eprintln!("not run: this test turns auditing on, which needs CI=true or TAPTRAIL_TEST_AUDIT=1");
+        return false;
     }
-    may
+    // A test's own auditd has ended once its lock is ours.
+    let _lock = lock();
+    let daemon = Audit::with_readlog(None).unwrap().status().unwrap().daemon;
+    if daemon.is_some() {
+        eprintln!("not run: this test turns auditing, which is that of an auditd that runs already");
+    }
+    daemon.is_none()
+}
+
+fn lock() -> File {
+    let lock = File::options().create(true).append(true).open(LOCK).unwrap();
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive).unwrap();
+    lock
 }
 
 /// The machine's auditing, ours until dropped, and then as it was.
@@ -35,8 +47,7 @@ pub(crate) struct Machine {
 impl Machine {
     /// Waits for the machine and turns auditing on or off.
     pub(crate) fn with_auditing(on: bool) -> Self {
-        let lock = File::options().create(true).append(true).open(LOCK).unwrap();
-        rustix::fs::flock(&lock, FlockOperation::LockExclusive).unwrap();
+        let lock = lock();
         let before = Audit::with_readlog(None).unwrap().status().unwrap();
         assert!(!before.locked || before.enabled == on, "auditing is locked (auditctl -e 2)");
         let machine = Self { before, rules: Vec::new(), _lock: lock };
