@@ -23,6 +23,8 @@ pub(crate) fn mac(last: u8) -> MacAddr {
 pub(crate) struct Lab {
     pub(crate) state: tempfile::TempDir,
     pub(crate) watcher: Option<Watcher>,
+    /// Of the watcher.
+    pub(crate) patience: Duration,
     /// What the log has, and how much of it the watcher has taken.
     pub(crate) log: Vec<Entry>,
     taken: usize,
@@ -37,7 +39,9 @@ pub(crate) fn lab(test: impl FnOnce(Lab) + Send) {
             ip("link add br0 type bridge");
             ip("link add lower type veth peer name upper");
             let state = tempfile::tempdir().unwrap();
-            let mut lab = Lab { state, watcher: None, log: Vec::new(), taken: 0, happened: Vec::new() };
+            let patience = Duration::from_millis(300);
+            let (log, happened) = (Vec::new(), Vec::new());
+            let mut lab = Lab { state, watcher: None, patience, log, taken: 0, happened };
             lab.watch();
             test(lab);
         });
@@ -54,8 +58,8 @@ impl Lab {
     /// Begins to watch, or goes on where the last watcher was.
     pub(crate) fn watch(&mut self) {
         let options = WatchOptions {
-            patience: Duration::from_millis(300),
-            every: Duration::from_millis(100),
+            patience: self.patience,
+            every: self.patience / 3,
             libvirt: self.libvirt(),
             ..WatchOptions::of_host(HOST)
         };
@@ -93,7 +97,7 @@ impl Lab {
 
     /// Rounds for longer than the watcher's patience.
     pub(crate) fn patiently(&mut self) {
-        let end = Instant::now() + Duration::from_millis(700);
+        let end = Instant::now() + self.patience * 2 + Duration::from_millis(100);
         while Instant::now() < end {
             self.round();
             std::thread::sleep(Duration::from_millis(10));

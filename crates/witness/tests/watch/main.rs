@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic, its helpers too")]
 
+mod hidden;
 mod lab;
 mod manager;
 mod qemu;
@@ -14,4 +15,5 @@ mod finds;
 mod hides;
 mod migrates;
 mod plugs;
+mod random;
 mod restarts;

@@ -10,7 +10,7 @@ use taptrail_kernel::device::{
     open_macvtap, open_tap,
 };
 use taptrail_kernel::link::{Change, Links, MacvtapMode, MacvtapName, NewMacvtap};
-use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
+use taptrail_record::{Device, Event, GuestId, IfName, MacAddr, Rdev, Reason, Record};
 use taptrail_trail::Content;
 use uuid::Uuid;
 
@@ -55,18 +55,23 @@ pub(crate) fn tap(name: &str, mac: MacAddr, queues: u16) -> Opened {
     let queues = NonZeroU16::new(queues).unwrap();
     let (path, name) = (Path::new(DEV_NET_TUN), TapName::New(&ifname));
     let devices = admitted(open_tap(&TapRequest { path, name, queues, vnet_hdr: true }));
-    let mut links = Links::open().unwrap();
-    let index = links.find(&ifname).unwrap().unwrap().index;
-    links.configure(index, &Change { mac: Some(mac.host_side()), ..Change::default() }).unwrap();
-    // libvirt's record does not tell the interface.
-    Opened { devices, recorded: Device::new(DEV_NET_TUN, Some(Rdev::TUN), None), mac }
+    opened_tap(devices, &ifname, mac)
 }
 
 /// A tap that stays without descriptors, and was made by somebody else.
-pub(crate) fn lasting_tap(name: &str, mac: MacAddr) -> Opened {
+pub(crate) fn lasting_tap(name: &str, mac: MacAddr, queues: u16) -> Opened {
     let ifname = name.parse().unwrap();
-    let (path, name, queues) = (Path::new(DEV_NET_TUN), TapName::Existing(&ifname), NonZeroU16::MIN);
+    let queues = NonZeroU16::new(queues).unwrap();
+    let (path, name) = (Path::new(DEV_NET_TUN), TapName::Existing(&ifname));
     let devices = admitted(open_tap(&TapRequest { path, name, queues, vnet_hdr: true }));
+    opened_tap(devices, &ifname, mac)
+}
+
+fn opened_tap(devices: Vec<Admitted>, ifname: &IfName, mac: MacAddr) -> Opened {
+    let mut links = Links::open().unwrap();
+    let index = links.find(ifname).unwrap().unwrap().index;
+    links.configure(index, &Change { mac: Some(mac.host_side()), ..Change::default() }).unwrap();
+    // libvirt's record does not tell the interface.
     Opened { devices, recorded: Device::new(DEV_NET_TUN, Some(Rdev::TUN), None), mac }
 }
 

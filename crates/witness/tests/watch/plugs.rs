@@ -139,12 +139,12 @@ fn the_descriptor_that_went_tells_which_of_two_with_one_mac_was_unplugged() {
 fn a_tap_that_is_given_anew_under_its_old_number_was_given_up_before() {
     lab(|mut lab| {
         ip("tuntap add dev own0 mode tap vnet_hdr");
-        let mut domain = lab.boots(vec![lasting_tap("own0", mac(1))]);
+        let mut domain = lab.boots(vec![lasting_tap("own0", mac(1), 1)]);
         lab.round();
         let before = lab.on_record();
         // All of this before the watcher looks again.
         lab.detaches(&mut domain, "net0", mac(1));
-        lab.attaches(&mut domain, "net1", lasting_tap("own0", mac(1)));
+        lab.attaches(&mut domain, "net1", lasting_tap("own0", mac(1), 1));
         lab.patiently();
         assert_eq!(lab.on_record(), before, "the same number and interface");
         assert_eq!(
