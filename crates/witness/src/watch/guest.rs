@@ -102,6 +102,7 @@ struct Vanished {
 #[derive(Debug)]
 struct Stop {
     reason: Reason,
+    at: Timestamp,
     /// Whether that QEMU lives on is told.
     told: bool,
 }
@@ -254,7 +255,7 @@ impl Guest {
             }
             (Event::GuestStart { .. }, false) => self.failed |= !self.running,
             (Event::GuestStop { reason, .. }, true) => {
-                self.stop = Some(Stop { reason: reason.clone(), told: false });
+                self.stop = Some(Stop { reason: reason.clone(), at: time, told: false });
             }
             _ => {}
         }
@@ -579,17 +580,21 @@ impl Guest {
 
     /// What should be gone, and is not, is told once.
     fn tell_still(&mut self, now: Now, waited: Duration, acts: &mut Vec<Act>) {
-        let late = |at: Timestamp| now.time.duration_since(at).unsigned_abs() >= now.patience;
-        let detached = self.plugs.detached.iter().filter(|detached| late(detached.at));
-        let macs: Vec<MacAddr> = detached.map(|detached| detached.mac).collect();
-        for mac in macs {
-            let of = self.held.iter().filter(|known| known.descriptor.mac == Some(mac));
-            acts.extend(of.map(|known| Act::Still(known.descriptor.clone())));
-            self.plugs.stays(mac);
-        }
+        let meant = self.plugs.stays(|at| now.time.duration_since(at).unsigned_abs() >= now.patience);
+        let is_meant = |known: &&Known| known.plug.is_some_and(|plug| meant.contains(&plug));
+        acts.extend(self.held.iter().filter(is_meant).map(|known| Act::Still(known.descriptor.clone())));
         if let Some(stop) = self.stop.as_mut().filter(|stop| !stop.told && waited >= now.patience) {
             stop.told = true;
             acts.extend(self.held.iter().map(|known| Act::Still(known.descriptor.clone())));
+        }
+    }
+
+    /// Takes back that what should have been gone by then was told to be there.
+    pub(super) fn recall_still(&mut self, then: Timestamp, patience: Duration) {
+        let is_late = |at: Timestamp| then.duration_since(at).unsigned_abs() >= patience;
+        self.plugs.stays(is_late);
+        if let Some(stop) = &mut self.stop {
+            stop.told |= is_late(stop.at);
         }
     }
 

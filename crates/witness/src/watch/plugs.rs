@@ -183,7 +183,9 @@ impl Plugs {
     /// QEMU is told to have given an interface up. `holds`: whether descriptors of a plug are known.
     pub(super) fn detached(&mut self, detached: Detached, holds: impl Fn(u64) -> bool) {
         let mac = detached.mac;
-        let is_meant = |plug: &Plug| plug.mac == mac && plug.granted && !plug.over;
+        // What was told to be given up and was not may be told so again.
+        let is_told_before = !self.all.iter().any(|plug| plug.mac == mac && plug.granted && !plug.over);
+        let is_meant = |plug: &Plug| plug.mac == mac && plug.granted && plug.over == is_told_before;
         // What was seen to go is what is meant.
         let gone = self.all.iter().position(|plug| is_meant(plug) && !holds(plug.number) && plug.is_seen());
         match gone {
@@ -234,12 +236,23 @@ impl Plugs {
         });
     }
 
-    /// Nobody gave up what should have been: the detaches of this address wait no longer.
-    pub(super) fn stays(&mut self, mac: MacAddr) {
-        self.detached.retain(|detached| detached.mac != mac);
-        self.all
-            .iter_mut()
-            .filter(|plug| plug.mac == mac && plug.is_seen())
-            .for_each(|plug| plug.over = true);
+    /// Nobody gave up what these detaches tell: they wait no longer. Returns the interfaces that they may mean.
+    pub(super) fn stays(&mut self, is_late: impl Fn(Timestamp) -> bool) -> Vec<u64> {
+        let mut meant = Vec::new();
+        for detached in self.detached.extract_if(.., |detached| is_late(detached.at)) {
+            // What was opened later is another.
+            let is_its = |plug: &Plug| {
+                plug.mac == detached.mac && plug.granted && plug.is_seen() && plug.number < detached.number
+            };
+            let is_told_before = !self.all.iter().any(|plug| is_its(plug) && !plug.over);
+            let is_meant = |plug: &&mut Plug| is_its(plug) && plug.over == is_told_before;
+            let mut plugs = self.all.iter_mut().filter(is_meant);
+            if let Some(first) = plugs.next() {
+                first.over = true;
+                meant.push(first.number);
+            }
+            meant.extend(plugs.map(|plug| plug.number));
+        }
+        meant
     }
 }

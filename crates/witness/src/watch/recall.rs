@@ -80,8 +80,10 @@ impl Watcher {
             let number = self.next();
             match &record.event {
                 Event::Seen(descriptor) => {
-                    // What is not gone when told again was known before.
-                    if !guest.descriptors().any(|known| known == descriptor) {
+                    // What is known and told again should have been gone.
+                    if guest.descriptors().any(|known| known == descriptor) {
+                        guest.recall_still(stored.time, self.options.patience);
+                    } else {
                         guest.recall(number, descriptor.clone());
                     }
                 }

@@ -133,8 +133,11 @@ struct World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() || std::env::var("STORY").is_ok() {
             eprintln!("{}", self.story.join("\n"));
+            for stored in self.lab.ledger().into_records().map(Result::unwrap) {
+                eprintln!("{} {} {}", stored.time, stored.kind, stored.text);
+            }
             eprintln!("{:#?}", self.lab.report().holdings.iter().map(brief).collect::<Vec<_>>());
         }
     }
@@ -217,21 +220,21 @@ impl World {
     /// Whether there is anything that is shown and not on record, or should be found and is not.
     fn complaints(&self) -> Vec<String> {
         let ledger = self.lab.ledger();
-        let mut recorded: BTreeMap<(Uuid, MacAddr, String), usize> = BTreeMap::new();
+        let mut recorded: BTreeMap<(Uuid, String), usize> = BTreeMap::new();
         for guest in ledger.live_guests().unwrap() {
             for device in ledger.live_devices(guest.key).unwrap() {
                 let dev = device.device.dev.unwrap_or_default().to_string();
-                *recorded.entry((guest.id.uuid, device.mac, dev)).or_default() += 1;
+                *recorded.entry((guest.id.uuid, dev)).or_default() += 1;
             }
         }
-        let mut shown: BTreeMap<(Uuid, MacAddr, String), usize> = BTreeMap::new();
+        let mut shown: BTreeMap<(Uuid, String), usize> = BTreeMap::new();
         let mut all = Vec::new();
         for plug in self.plugs.iter().filter(|plug| plug.is_granted && Self::is_linked(plug)) {
             let guest = &self.guests[plug.guest].id;
             if plug.shown() == 0 || plug.is_back {
                 continue;
             }
-            *shown.entry((guest.uuid, plug.mac, plug.dev.clone())).or_default() += plug.shown();
+            *shown.entry((guest.uuid, plug.dev.clone())).or_default() += plug.shown();
             let Some(since) = plug.told_gone else { continue };
             let is_found = self.lab.happened[since..].iter().any(|happening| match &happening.what {
                 What::Found(finding) => {
@@ -585,12 +588,19 @@ impl World {
         if !self.guests[guest].runs && self.random.is(3) {
             return self.boots(guest);
         }
+        let (is_running, puppet) = (self.guests[guest].runs, self.guests[guest].puppet);
         let runs = |plug: &Plug| plug.guest == guest && plug.is_plugged();
         let here = |plug: &Plug| runs(plug) && plug.files.iter().any(Kept::is_plain);
         match self.random.below(24) {
             0..=7 if self.guests[guest].runs && !self.guests[guest].has_ended => self.plugs_in(guest),
             8..=12 => {
-                if let Some(at) = self.random.of(&self.plugs, runs) {
+                // Or once more.
+                let is_again = self.random.is(8);
+                let is_its = |plug: &Plug| match is_again {
+                    true => plug.guest == guest && plug.is_granted && plug.puppet == puppet,
+                    false => runs(plug),
+                };
+                if let Some(at) = self.random.of(&self.plugs, is_its).filter(|_| is_running) {
                     self.unplugs(at);
                 }
             }

@@ -6,7 +6,7 @@ use taptrail_witness::watch::{WatchError, WatchOptions, Watcher};
 use uuid::Uuid;
 
 use crate::lab::{HOST, ip, lab, mac};
-use crate::manager::{LIBVIRTD, attach, macvtap, op_start, tap};
+use crate::manager::{LIBVIRTD, attach, detach, macvtap, op_start, tap};
 
 #[test]
 fn the_next_watcher_goes_on_where_the_last_one_was() {
@@ -224,5 +224,38 @@ fn what_is_of_another_host_is_passed_over() {
         lab.log[0].host = "h2".into();
         lab.round();
         assert_eq!((lab.guests().len(), lab.happened.len()), (0, 0));
+    });
+}
+
+#[test]
+fn what_one_watcher_told_to_be_held_the_next_one_tells_again_only_when_it_is_told_again() {
+    lab(|mut lab| {
+        let mut domain = lab.boots(vec![tap("vnet0", mac(1), 1)]);
+        lab.round();
+        lab.says(&domain.id, detach(mac(1)));
+        lab.until("the finding", |lab| lab.findings() == ["held-after-release"]);
+        lab.attaches(&mut domain, "net1", tap("vnet1", mac(1), 1));
+        lab.until("both", |lab| lab.on_record().len() == 2);
+        let seen = |lab: &crate::lab::Lab| {
+            lab.ledger().into_records().filter(|stored| stored.as_ref().unwrap().text.contains("reason=seen")).count()
+        };
+        lab.watcher = None;
+        lab.watch();
+        lab.patiently();
+        assert_eq!(seen(&lab), 3, "two, and the first once more");
+        // The second stays, too, and then the first once more.
+        for told in 2..4 {
+            lab.says(&domain.id, detach(mac(1)));
+            lab.until("another", |lab| lab.findings().len() > told);
+            lab.patiently();
+            let mut expected = vec!["held-after-release"; told];
+            expected.insert(1, "duplicate-mac");
+            assert_eq!(lab.findings(), expected);
+        }
+        assert_eq!(
+            lab.holdings(),
+            ["tun vnet0 01 x1 held - definitive", "tun vnet1 01 x1 held - definitive"]
+        );
+        lab.assert_true(domain.qemu.pid());
     });
 }
