@@ -181,7 +181,8 @@ const PUPPET: &str = r#"
 impl Puppet {
     pub(crate) fn start() -> Self {
         let mut puppet = Command::new("/usr/bin/perl");
-        let mut child = puppet.args(["-e", PUPPET]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            puppet.args(["-e", PUPPET]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (tells, says) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         let pidfd = pidfd_of(child.id());
         Self { child, tells, says: BufReader::new(says).lines(), pidfd }

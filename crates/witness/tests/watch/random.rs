@@ -90,12 +90,15 @@ struct Plug {
     puppet: Option<usize>,
     mac: MacAddr,
     dev: String,
-    index: u32,
     files: Vec<Kept>,
+    /// Whether its link is deleted: there is nothing behind its files.
+    is_dead: bool,
     /// Whether its manager has told that QEMU has it.
     is_granted: bool,
     /// How much had happened when its manager told that QEMU gave it up.
     told_gone: Option<usize>,
+    /// Whether a watcher has looked since then.
+    was_seen: bool,
     /// Whether it was out of sight and is back: it may be closed on record.
     is_back: bool,
 }
@@ -133,7 +136,7 @@ struct World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        if std::thread::panicking() || std::env::var("STORY").is_ok() {
+        if std::thread::panicking() {
             eprintln!("{}", self.story.join("\n"));
             for stored in self.lab.ledger().into_records().map(Result::unwrap) {
                 eprintln!("{} {} {}", stored.time, stored.kind, stored.text);
@@ -161,8 +164,10 @@ impl World {
         }
         let guest = |number: u128| {
             let GuestId { uuid, .. } = id();
-            let id =
-                GuestId { name: format!("web{number}").into(), uuid: Uuid::from_u128(uuid.as_u128() + (number << 64)) };
+            let id = GuestId {
+                name: format!("web{number}").into(),
+                uuid: Uuid::from_u128(uuid.as_u128() + (number << 64)),
+            };
             Guest { id, is_own: number == 1, puppet: None, runs: false, has_ended: true }
         };
         let guests = vec![guest(1), guest(2), guest(3)];
@@ -177,6 +182,8 @@ impl World {
     fn round(&mut self) {
         if self.lab.watcher.is_some() {
             self.lab.round();
+            let seen = self.plugs.iter_mut().filter(|plug| plug.is_plugged() && plug.shown() > 0);
+            seen.for_each(|plug| plug.was_seen = true);
             self.assert_nothing_held_is_over();
         }
     }
@@ -189,11 +196,6 @@ impl World {
         }
     }
 
-    /// Whether the link behind a device is there still.
-    fn is_linked(plug: &Plug) -> bool {
-        Links::open().unwrap().by_index(plug.index).unwrap().is_some()
-    }
-
     /// Each device that is held has a holding of its own that is not told as definitively released.
     fn assert_nothing_held_is_over(&self) {
         let report = self.lab.report();
@@ -203,7 +205,7 @@ impl World {
         };
         let left: Vec<&Holding> = report.holdings.iter().filter(|holding| !is_over(holding)).collect();
         let held: Vec<&Plug> =
-            self.plugs.iter().filter(|plug| !plug.files.is_empty() && Self::is_linked(plug)).collect();
+            self.plugs.iter().filter(|plug| !plug.files.is_empty() && !plug.is_dead).collect();
         let fits = |plug: &Plug, holding: &Holding| {
             (&holding.guest, holding.mac) == (&self.guests[plug.guest].id, plug.mac)
                 && holding.device.dev.as_ref().is_none_or(|dev| *dev == *plug.dev)
@@ -229,13 +231,13 @@ impl World {
         }
         let mut shown: BTreeMap<(Uuid, String), usize> = BTreeMap::new();
         let mut all = Vec::new();
-        for plug in self.plugs.iter().filter(|plug| plug.is_granted && Self::is_linked(plug)) {
+        for plug in self.plugs.iter().filter(|plug| plug.is_granted && !plug.is_dead) {
             let guest = &self.guests[plug.guest].id;
             if plug.shown() == 0 || plug.is_back {
                 continue;
             }
             *shown.entry((guest.uuid, plug.dev.clone())).or_default() += plug.shown();
-            let Some(since) = plug.told_gone else { continue };
+            let Some(since) = plug.told_gone.filter(|_| plug.was_seen) else { continue };
             let is_found = self.lab.happened[since..].iter().any(|happening| match &happening.what {
                 What::Found(finding) => {
                     (finding.kind, finding.mac) == (FindingKind::HeldAfterRelease, Some(plug.mac))
@@ -298,8 +300,7 @@ impl World {
     /// A device that may be opened for an interface now.
     fn opens(&mut self, guest: usize, mac: MacAddr) -> Option<Plug> {
         let exists = |name: &str| Links::open().unwrap().find(&name.parse().unwrap()).unwrap().is_some();
-        let is_held =
-            |name: &str| self.plugs.iter().any(|plug| plug.dev == name && !plug.files.is_empty());
+        let is_held = |name: &str| self.plugs.iter().any(|plug| plug.dev == name && !plug.files.is_empty());
         let kinds = if self.guests[guest].is_own { 4 } else { 6 };
         let (opened, dev) = match self.random.below(kinds) {
             0..=2 => {
@@ -319,17 +320,22 @@ impl World {
                 (opened, dev)
             }
         };
-        let index = Links::open().unwrap().find(&dev.parse().unwrap()).unwrap().unwrap().index;
         self.lab.opens(&self.guests[guest].id.clone(), &opened);
         let puppet = self.guests[guest].puppet;
-        self.tells(format!(
-            "web{} opens {dev} x{} for {mac}",
-            guest + 1,
-            opened.devices.len()
-        ));
+        self.tells(format!("web{} opens {dev} x{} for {mac}", guest + 1, opened.devices.len()));
         let files = self.gives(puppet, opened);
-        let (is_granted, told_gone, is_back) = (false, None, false);
-        Some(Plug { guest, puppet, mac, dev, index, files, is_granted, told_gone, is_back })
+        Some(Plug {
+            guest,
+            puppet,
+            mac,
+            dev,
+            files,
+            is_dead: false,
+            is_granted: false,
+            told_gone: None,
+            was_seen: false,
+            is_back: false,
+        })
     }
 
     /// QEMU has it now, and its manager no more.
@@ -477,15 +483,12 @@ impl World {
             self.may_round();
             self.tells_gone(at, &id);
         }
-        let dev = self.plugs[at].dev.clone();
-        if dev.starts_with("macvtap") && self.random.is(2) && Self::is_linked(&self.plugs[at]) {
-            self.deletes(&dev);
+        let plug = &mut self.plugs[at];
+        if plug.dev.starts_with("macvtap") && !plug.is_dead && self.random.is(2) {
+            self.story.push(format!("  {} is deleted", plug.dev));
+            ip(&format!("link delete {}", plug.dev));
+            plug.is_dead = true;
         }
-    }
-
-    fn deletes(&mut self, dev: &str) {
-        self.tells(format!("  {dev} is deleted"));
-        ip(&format!("link delete {dev}"));
     }
 
     fn tells_gone(&mut self, at: usize, id: &GuestId) {
@@ -519,15 +522,11 @@ impl World {
                 self.puppet(puppet.unwrap()).sets_aside(fd, false);
                 Kept::Theirs(fd, Theirs::Descriptor)
             }
-            Kept::Theirs(fd, Theirs::Descriptor)
-                if is_many && !self.plugs[at].dev.starts_with("macvtap") && Self::is_linked(&self.plugs[at]) =>
-            {
+            Kept::Theirs(fd, Theirs::Descriptor) if is_many && !self.plugs[at].dev.starts_with("macvtap") => {
                 self.puppet(puppet.unwrap()).sets_aside(fd, true);
                 Kept::Theirs(fd, Theirs::Aside)
             }
-            Kept::Theirs(fd, Theirs::Descriptor)
-                if self.plugs[at].dev.starts_with("vnet") && Self::is_linked(&self.plugs[at]) =>
-            {
+            Kept::Theirs(fd, Theirs::Descriptor) if self.plugs[at].dev.starts_with("vnet") => {
                 self.puppet(puppet.unwrap()).makes_stay(fd);
                 is_back = false;
                 self.tells("stays:".into());
@@ -546,7 +545,8 @@ impl World {
     /// A guest's end, as its manager tells it or as it is.
     fn ends(&mut self, guest: usize) {
         let id = self.guests[guest].id.clone();
-        let (is_told_first, is_killed) = (self.random.is(2), !self.guests[guest].is_own && !self.random.is(4));
+        let (is_told_first, is_killed) =
+            (self.random.is(2), !self.guests[guest].is_own && !self.random.is(4));
         if is_told_first {
             self.stops(guest, &id);
             self.may_round();

@@ -237,7 +237,10 @@ fn what_one_watcher_told_to_be_held_the_next_one_tells_again_only_when_it_is_tol
         lab.attaches(&mut domain, "net1", tap("vnet1", mac(1), 1));
         lab.until("both", |lab| lab.on_record().len() == 2);
         let seen = |lab: &crate::lab::Lab| {
-            lab.ledger().into_records().filter(|stored| stored.as_ref().unwrap().text.contains("reason=seen")).count()
+            lab.ledger()
+                .into_records()
+                .filter(|stored| stored.as_ref().unwrap().text.contains("reason=seen"))
+                .count()
         };
         lab.watcher = None;
         lab.watch();
