@@ -97,6 +97,8 @@ struct Vanished {
     last_seen: Option<Timestamp>,
     /// When QEMU was last looked into before, or when all was told.
     looked: Option<Timestamp>,
+    /// Whether records alone show it: what is there may be another under its number, or itself.
+    by_records: bool,
 }
 
 #[derive(Debug)]
@@ -367,15 +369,22 @@ impl Guest {
         });
         let mut loose: Vec<Sighted> = loose.into_iter().flatten().collect();
         self.match_moved(&mut gone, &mut loose, now, acts);
-        known::give_up_reused(&self.plugs, &mut self.held, &mut gone, &mut loose);
+        let reused = known::give_up_reused(&self.plugs, &mut self.held, &mut loose);
         let looked = self.looked;
-        for known in gone {
+        let gone = gone.into_iter().map(|known| (known, false));
+        // All vhost-nets are alike, and counted: whichever it is, there is one less than before.
+        let reused = reused.into_iter().map(|known| {
+            let is_counted = known.descriptor.device.kind == DeviceKind::VhostNet;
+            (known, !is_counted)
+        });
+        for (known, by_records) in gone.chain(reused) {
             let at_once = |at: Timestamp| now.time.duration_since(at).abs() <= AT_ONCE;
             let mut detached =
                 self.plugs.detached.iter().filter(|detached| Some(detached.mac) == known.descriptor.mac);
             let in_time = looked.is_some_and(at_once) || detached.any(|detached| at_once(detached.at));
             let last_seen = if in_time { None } else { looked };
-            self.vanished.push(Vanished { known, at: now.time, since: now.instant, last_seen, looked });
+            let (at, since) = (now.time, now.instant);
+            self.vanished.push(Vanished { known, at, since, last_seen, looked, by_records });
         }
         loose
     }
@@ -403,7 +412,9 @@ impl Guest {
                 take_moved(known, is_backed, loose, acts)
             })
             .collect();
-        for Vanished { mut known, at, since, last_seen, looked } in std::mem::take(&mut self.vanished) {
+        for Vanished { mut known, at, since, last_seen, looked, by_records } in
+            std::mem::take(&mut self.vanished)
+        {
             let is_backed = is_backed(&self.held, known.plug);
             let again = loose.iter().position(|sighted| !known.is_closed() && known.is(sighted));
             let is_back = match again.map(|at| loose.remove(at)) {
@@ -415,7 +426,7 @@ impl Guest {
                 None => take_moved(&mut known, is_backed, loose, acts),
             };
             if !is_back {
-                self.vanished.push(Vanished { known, at, since, last_seen, looked });
+                self.vanished.push(Vanished { known, at, since, last_seen, looked, by_records });
                 continue;
             }
             // It was told to be given up, and that was believed.
@@ -437,6 +448,7 @@ impl Guest {
                     continue;
                 }
                 Word::Closed(_) | Word::ClosedUnheard(_) => Ok(()),
+                Word::None | Word::Lost if vanished.by_records => Err(CloseDoubt::Uncounted.into()),
                 Word::None | Word::Lost => end(&vanished.known),
             };
             match shown {
@@ -638,7 +650,8 @@ impl Guest {
         }
         let vanished = self.held.drain(..).map(|known| {
             let looked = if attended { Some(now.time) } else { looked };
-            Vanished { known, at: now.time, since: now.instant, last_seen, looked }
+            let (at, since, by_records) = (now.time, now.instant, false);
+            Vanished { known, at, since, last_seen, looked, by_records }
         });
         self.vanished.extend(vanished);
         self.loose.clear();

@@ -100,42 +100,41 @@ pub(super) fn holds(held: &[Known], plug: u64) -> bool {
 }
 
 /// QEMU gives a new descriptor the lowest free number, which is mostly that of the one that went before: where nothing
-/// but the records shows that it is another, they do.
-pub(super) fn give_up_reused(
-    plugs: &Plugs,
-    held: &mut Vec<Known>,
-    gone: &mut Vec<Known>,
-    loose: &mut Vec<Sighted>,
-) {
+/// but the records shows that it is another, they do. Returns what is given up by them alone: QEMU may have kept that,
+/// and hidden the new one.
+pub(super) fn give_up_reused(plugs: &Plugs, held: &mut Vec<Known>, loose: &mut Vec<Sighted>) -> Vec<Known> {
     let replaced = replaced(plugs, held, loose);
     let left = accelerators_left(plugs, held);
     let is_over = |known: &mut Known| {
         let by_records = |plug| Some(plug) == replaced || (known.is_vhost() && left.contains(&plug));
         !known.is_open() && known.plug.is_some_and(by_records)
     };
-    for known in held.extract_if(.., is_over) {
-        loose.push(known.forgotten());
-        gone.push(known);
-    }
+    let reused: Vec<Known> = held.extract_if(.., is_over).collect();
+    loose.extend(reused.iter().map(Known::forgotten));
     loose.sort_by_key(|sighted| sighted.fds.first().copied());
+    reused
 }
 
 /// A tap that outlives its descriptors may be opened again for the same interface: where one was given up, another given,
 /// and nothing else is there, that is the new one.
 fn replaced(plugs: &Plugs, held: &[Known], loose: &[Sighted]) -> Option<u64> {
-    let is_given_up = |plug: &&Plug| plug.granted && holds(held, plug.number);
+    let is_given_up = |plug: &&Plug| plug.granted && !plug.over && holds(held, plug.number);
+    // What is seen to be gone is what was given up.
+    let is_gone = |plug: &Plug| plug.granted && plug.is_seen() && !holds(held, plug.number);
     let is_replaced = |old: &&Plug| {
         let mut detached = plugs.detached.iter().filter(|detached| detached.mac == old.mac);
-        detached.any(|detached| {
-            plugs.all.iter().any(|new| {
-                let is_there =
-                    |opened: &Opened| loose.iter().any(|one| one.device.kind == opened.device.kind);
-                (new.mac, new.granted, new.is_seen()) == (old.mac, true, false)
-                    && (old.number..new.number).contains(&detached.number)
-                    && !new.opened.is_empty()
-                    && !new.opened.iter().any(is_there)
+        let is_told_of_another = plugs.all.iter().any(|plug| plug.mac == old.mac && is_gone(plug));
+        !is_told_of_another
+            && detached.any(|detached| {
+                plugs.all.iter().any(|new| {
+                    let is_there =
+                        |opened: &Opened| loose.iter().any(|one| one.device.kind == opened.device.kind);
+                    (new.mac, new.granted, new.is_seen()) == (old.mac, true, false)
+                        && (old.number..new.number).contains(&detached.number)
+                        && !new.opened.is_empty()
+                        && !new.opened.iter().any(is_there)
+                })
             })
-        })
     };
     plugs.all.iter().filter(is_given_up).find(is_replaced).map(|plug| plug.number)
 }

@@ -2,11 +2,11 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use taptrail_trail::Holding;
+use taptrail_trail::{Certainty, Holding, State};
 
 use crate::hidden::{Puppet, Way};
 use crate::lab::{Lab, ip, lab, mac};
-use crate::manager::{Opened, detach, id, lasting_tap, macvtap, op_start, op_stop, start, tap};
+use crate::manager::{Opened, attach, detach, id, lasting_tap, macvtap, op_start, op_stop, start, tap};
 
 /// A device, by the name of its link.
 type Named = (&'static str, fn() -> Opened);
@@ -184,4 +184,56 @@ fn doubted(
     macvtap: &'static str,
 ) -> [(&'static str, &'static str, Option<&'static str>); 3] {
     [tap, tap, macvtap].map(|doubt| ("released", "inferred", Some(doubt)))
+}
+
+#[test]
+fn what_is_kept_under_its_number_while_what_follows_it_is_hidden_is_not_given_up_for_certain() {
+    for (name, device) in TAPS {
+        lab(|mut lab| {
+            let _kept = lab.boots_here(device);
+            // All before the watcher looks again: as if the first were given up, and the second had its number.
+            lab.says(&id(), detach(mac(1)));
+            let mut second = tap("vnet1", mac(1), 1);
+            lab.opens(&id(), &second);
+            let _hidden = Way::Flight.hides(only(&mut second));
+            lab.says(&id(), attach(mac(1)));
+            lab.patiently();
+            let is_certain = |holding: &Holding| {
+                holding.state == State::Released && holding.certainty == Certainty::Definitive
+            };
+            assert!(!lab.report().holdings.iter().any(is_certain), "{name}: {:?}", lab.holdings());
+            assert_eq!(lab.on_record().len(), 1, "{name}");
+        });
+    }
+}
+
+#[test]
+fn what_is_kept_after_a_detach_is_not_taken_for_what_follows_another() {
+    lab(|mut lab| {
+        let _kept = lab.boots_here(TAPS[0].1);
+        lab.says(&id(), detach(mac(1)));
+        lab.until("the finding", |lab| lab.findings() == ["held-after-release"]);
+        let attaches = |lab: &mut Lab| {
+            let mut opened = tap("vnet1", mac(1), 1);
+            lab.opens(&id(), &opened);
+            let file = only(&mut opened);
+            lab.says(&id(), attach(mac(1)));
+            file
+        };
+        let second = attaches(&mut lab);
+        lab.until("both", |lab| lab.on_record().len() == 2);
+        drop(second);
+        lab.says(&id(), detach(mac(1)));
+        let _hidden = Way::Flight.hides(attaches(&mut lab));
+        lab.patiently();
+        assert_eq!(lab.on_record().len(), 1);
+        assert_eq!(
+            lab.holdings(),
+            [
+                "tun vnet0 01 x1 held - definitive",
+                "tun vnet1 01 x1 released detach definitive",
+                "tun - 01 x? held - inferred"
+            ]
+        );
+    });
 }

@@ -149,7 +149,7 @@ fn a_tap_that_is_given_anew_under_its_old_number_was_given_up_before() {
         assert_eq!(lab.on_record(), before, "the same number and interface");
         assert_eq!(
             lab.holdings(),
-            ["tun own0 01 x1 released detach definitive", "tun own0 01 x1 held - definitive"]
+            ["tun own0 01 x1 released detach inferred", "tun own0 01 x1 held - definitive"]
         );
         assert_eq!(lab.findings(), [""; 0]);
     });
