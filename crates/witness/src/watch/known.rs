@@ -129,7 +129,10 @@ fn replaced(plugs: &Plugs, held: &[Known], loose: &[Sighted]) -> Option<u64> {
                 plugs.all.iter().any(|new| {
                     let is_there =
                         |opened: &Opened| loose.iter().any(|one| one.device.kind == opened.device.kind);
-                    (new.mac, new.granted, new.is_seen()) == (old.mac, true, false)
+                    // What is told to be given up as well shows nothing.
+                    let is_leaving =
+                        plugs.detached.iter().any(|later| later.mac == new.mac && later.number > new.number);
+                    (new.mac, new.granted, new.is_seen(), is_leaving) == (old.mac, true, false, false)
                         && (old.number..new.number).contains(&detached.number)
                         && !new.opened.is_empty()
                         && !new.opened.iter().any(is_there)

@@ -237,3 +237,20 @@ fn what_is_kept_after_a_detach_is_not_taken_for_what_follows_another() {
         );
     });
 }
+
+#[test]
+fn what_is_kept_is_not_taken_for_what_followed_and_is_told_to_be_gone_as_well() {
+    lab(|mut lab| {
+        let _hidden = Way::Number.hides(lab.boots_here(TAPS[0].1));
+        lab.says(&id(), detach(mac(1)));
+        let second = tap("vnet1", mac(1), 1);
+        lab.opens(&id(), &second);
+        drop(second);
+        lab.says(&id(), attach(mac(1)));
+        lab.says(&id(), detach(mac(1)));
+        lab.until("the finding", |lab| lab.findings() == ["held-after-release"]);
+        lab.patiently();
+        assert_eq!(lab.on_record().len(), 1);
+        assert!(lab.holdings()[0].starts_with("tun vnet0 01 x1 held"), "{:?}", lab.holdings());
+    });
+}

@@ -270,7 +270,7 @@ fn a_guest_in_a_container_is_found_by_its_number_there() {
         domain.qemu.kill();
         lab.until("its end", |lab| lab.on_record().is_empty());
         lab.stops(&domain, "shutdown");
-        lab.round();
+        lab.until("the account's end", |lab| lab.guests()[0].ended.is_some());
         assert_eq!(
             lab.holdings(),
             ["tun vnet0 01 x2 released stop definitive", "tun vnet1 02 x1 released detach definitive"]

@@ -300,7 +300,11 @@ impl World {
     /// A device that may be opened for an interface now.
     fn opens(&mut self, guest: usize, mac: MacAddr) -> Option<Plug> {
         let exists = |name: &str| Links::open().unwrap().find(&name.parse().unwrap()).unwrap().is_some();
-        let is_held = |name: &str| self.plugs.iter().any(|plug| plug.dev == name && !plug.files.is_empty());
+        // A device is one interface's at a time, whatever QEMU keeps.
+        let may_open = |name: &str, queues: u16| {
+            let mut held = self.plugs.iter().filter(|plug| plug.dev == name && !plug.files.is_empty());
+            held.all(|plug| queues > 1 && (plug.guest, plug.mac) == (guest, mac))
+        };
         let kinds = if self.guests[guest].is_own { 4 } else { 6 };
         let (opened, dev) = match self.random.below(kinds) {
             0..=2 => {
@@ -309,7 +313,7 @@ impl World {
             }
             3 => {
                 let (dev, queues) = LASTING[self.random.below(LASTING.len())];
-                if queues == 1 && is_held(dev) {
+                if !may_open(dev, queues) {
                     return None;
                 }
                 (lasting_tap(dev, mac, queues), dev.to_owned())
