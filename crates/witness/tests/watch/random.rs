@@ -97,8 +97,10 @@ struct Plug {
     is_granted: bool,
     /// How much had happened when its manager told that QEMU gave it up.
     told_gone: Option<usize>,
-    /// Whether a watcher has looked since then.
+    /// Whether the watcher that is there now has looked since then.
     was_seen: bool,
+    /// Whether a watcher has ended since then.
+    is_recalled: bool,
     /// Whether it was out of sight and is back: it may be closed on record.
     is_back: bool,
 }
@@ -237,7 +239,7 @@ impl World {
                 continue;
             }
             *shown.entry((guest.uuid, plug.dev.clone())).or_default() += plug.shown();
-            let Some(since) = plug.told_gone.filter(|_| plug.was_seen) else { continue };
+            let Some(since) = plug.told_gone.filter(|_| plug.was_seen && !plug.is_recalled) else { continue };
             let is_found = self.lab.happened[since..].iter().any(|happening| match &happening.what {
                 What::Found(finding) => {
                     (finding.kind, finding.mac) == (FindingKind::HeldAfterRelease, Some(plug.mac))
@@ -295,6 +297,7 @@ impl World {
             self.lab.happened.extend(watcher.commit(None).unwrap());
         }
         self.lab.watcher = None;
+        self.plugs.iter_mut().for_each(|plug| plug.is_recalled = true);
     }
 
     /// A device that may be opened for an interface now.
@@ -338,6 +341,7 @@ impl World {
             is_granted: false,
             told_gone: None,
             was_seen: false,
+            is_recalled: false,
             is_back: false,
         })
     }
