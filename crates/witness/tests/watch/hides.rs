@@ -148,7 +148,8 @@ fn the_exit_of_qemu_is_no_proof_while_a_child_has_its_device() {
 
 #[test]
 fn another_program_hides_as_little() {
-    let ways: [(&str, fn(&mut Puppet, i32) -> i32, _); 3] = [
+    type Hides = fn(&mut Puppet, i32) -> i32;
+    let ways: [(&str, Hides, _); 3] = [
         ("number", Puppet::moves, [("held", "definitive", None); 3]),
         ("ring", Puppet::registers, doubted("attached", "hidden")),
         ("flight", Puppet::sends, doubted("attached", "hidden")),

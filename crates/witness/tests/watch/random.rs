@@ -3,6 +3,8 @@
 //!
 //! `TAPTRAIL_HOSTILE_STEPS` and `TAPTRAIL_HOSTILE_SEED` say how much and what.
 
+#![allow(clippy::print_stderr, reason = "a run that fails says what it did")]
+
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
