@@ -21,11 +21,16 @@ pub(crate) struct Hostile<'a> {
 
 impl<'a> Hostile<'a> {
     pub(crate) fn start(world: &'a World, name: &str) -> Self {
+        Self::start_with(world, name, &[])
+    }
+
+    /// With these options of `run`.
+    pub(crate) fn start_with(world: &'a World, name: &str, options: &[&str]) -> Self {
         let directory = world.path(&format!("{name}-hostile"));
         fs::create_dir(&directory).expect("the hostile peer");
         fs::write(directory.join("mode"), "").expect("the hostile peer");
         let (program, path) = (program().display().to_string(), directory.display().to_string());
-        let guest = world.start_with(name, &[], &[&program, &path]);
+        let guest = world.start_with(name, options, &[&program, &path]);
         Self { world, guest, directory }
     }
 

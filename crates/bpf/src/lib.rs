@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+mod closes;
 mod event;
 mod load;
 mod lost;
@@ -24,6 +25,7 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, RingBuf};
 use aya::programs::Iter;
 
+pub use self::closes::{FileState, Heard, LastCloses, OpenedFile, Rest};
 pub use self::event::{Actor, Event, File, FileId, Held, What};
 use self::event::{EVENT_SIZE, HELD_SIZE};
 pub use self::load::LoadError;

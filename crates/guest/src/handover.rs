@@ -15,12 +15,17 @@
 //! | macvtap of others, vhost-net | the driver's count of open files, all of which are seen in processes |
 //!
 //! Where the kernel keeps no account the release has a doubt ([`CloseDoubt`]).
+//!
+//! Where the kernel tells last closes (`open_files.rs`), they come before all of that: what is open is held, whatever is
+//! seen, and what is closed is given up, at the time of its last close. A descriptor whose link is gone has nothing
+//! behind it all the same, and a tap that somebody else has attached to is held.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use taptrail_kernel::device::Admitted;
 use taptrail_kernel::proc::{HeldDevice, HiddenFiles, Holders, ProcessId, driver_open_files, same_file};
 use taptrail_record::{CloseDoubt, DeviceKind, MacAddr};
@@ -29,6 +34,7 @@ use tracing::warn;
 use crate::account::OpenDevice;
 use crate::host_link::{HostLink, TapState};
 use crate::interface::{Host, Lasting};
+use crate::open_files::LastClose;
 
 /// QEMU closes a netdev's descriptors before it answers `netdev_del`, and the kernel closes what a
 /// process held before its parent hears of its end; but an io_uring is taken down by a thread of the
@@ -41,8 +47,8 @@ const COUNT_ATTEMPTS: u32 = 5;
 /// What the kernel shows of a device that should have been given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shown {
-    /// Nobody holds it.
-    GivenUp,
+    /// Nobody holds it; since this time, where the kernel told it.
+    GivenUp(Option<Timestamp>),
     /// No descriptor of it is seen in QEMU, which is no proof, and why.
     Doubted(CloseDoubt),
     /// It is held; under this number, where it is seen in QEMU.
@@ -65,7 +71,10 @@ pub(crate) fn part(devices: Vec<OpenDevice>, shown: Vec<Shown>) -> (Vec<OpenDevi
                 device.qemu_fd = fd.or(device.qemu_fd);
                 held.push(device);
             }
-            Shown::GivenUp => over.push(device),
+            Shown::GivenUp(at) => {
+                device.closed_at = at;
+                over.push(device);
+            }
             Shown::Doubted(doubt) => {
                 device.doubt = Some(doubt);
                 over.push(device);
@@ -114,7 +123,7 @@ pub(crate) fn among_strangers(
     Ok(unseen.iter().map(&mut find).collect())
 }
 
-fn is(held: &HeldDevice, device: &OpenDevice) -> bool {
+pub(crate) fn is(held: &HeldDevice, device: &OpenDevice) -> bool {
     if Some(held.rdev) != device.device.rdev {
         return false;
     }
@@ -131,7 +140,7 @@ fn is(held: &HeldDevice, device: &OpenDevice) -> bool {
 
 /// The devices in all of a process's descriptor tables, each with the thread whose table it is. A process that is gone
 /// holds nothing.
-fn devices_of(process: &ProcessId) -> io::Result<Vec<(u32, HeldDevice)>> {
+pub(crate) fn devices_of(process: &ProcessId) -> io::Result<Vec<(u32, HeldDevice)>> {
     match Holders::in_process(process.pid) {
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => Ok(Vec::new()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -162,44 +171,60 @@ impl Release<'_> {
     /// whoever holds a hidden one.
     pub(crate) fn look(&self, host: &mut Host, counts: &mut Counts) -> Vec<Shown> {
         let end = Instant::now() + self.grace;
-        let (seen, tap) = loop {
-            let (seen, tap) = (self.seen(host), self.tap(host));
-            let none_seen = seen.as_ref().is_some_and(|seen| seen.iter().all(Option::is_none));
+        let (told, seen, tap) = loop {
+            let (told, seen, tap) = (self.told(host), self.seen(host), self.tap(host));
+            let holds = |(index, told): (usize, &Option<LastClose>)| match told {
+                Some(told) => *told == LastClose::Awaited,
+                None => seen.as_ref().is_none_or(|seen| seen.get(index).is_some_and(Option::is_some)),
+            };
+            let held = told.iter().enumerate().any(holds);
             let attached = matches!(tap, Some(TapState::Attached(_)));
-            if (none_seen && !attached) || Instant::now() >= end {
-                break (seen, tap);
+            if (!held && !attached) || Instant::now() >= end {
+                break (told, seen, tap);
             }
             thread::sleep(Duration::from_millis(1));
         };
         let fd = |index: usize| seen.as_ref().and_then(|seen| seen.get(index).copied().flatten());
-        // Of several queues those that the kernel counts may all be seen: the others are given up.
-        let seen_queues = (0..self.devices.len())
-            .filter(|index| self.devices[*index].device.kind == DeviceKind::Tun && fd(*index).is_some())
+        // Of several queues those that the kernel counts may all be known: the others are given up.
+        let is_known = |index: usize| match told[index] {
+            Some(told) => told == LastClose::Awaited,
+            None => fd(index).is_some(),
+        };
+        let known_queues = (0..self.devices.len())
+            .filter(|index| self.devices[*index].device.kind == DeviceKind::Tun && is_known(*index))
             .count();
-        let accounted = |queues: Option<u32>| queues.is_some_and(|queues| queues as usize <= seen_queues);
+        let accounted = |queues: Option<u32>| queues.is_some_and(|queues| queues as usize <= known_queues);
         let mut shown: Vec<_> = self
             .devices
             .iter()
             .enumerate()
-            .map(|(index, device)| match (fd(index), device.device.kind) {
-                (Some(fd), _) => Some(Shown::Held(Some(fd))),
-                (None, DeviceKind::Tun) => match tap {
-                    Some(TapState::Gone | TapState::Idle) => Some(Shown::GivenUp),
-                    Some(TapState::Attached(queues)) if accounted(queues) => Some(Shown::GivenUp),
+            .map(|(index, device)| match (told[index], fd(index), device.device.kind) {
+                (Some(LastClose::Awaited), fd, _) => Some(Shown::Held(fd)),
+                (Some(LastClose::Seen(at)), _, DeviceKind::Tun) => match tap {
+                    Some(TapState::Attached(queues)) if !accounted(queues) => Some(Shown::Held(None)),
+                    Some(_) => Some(Shown::GivenUp(at)),
+                    // Whether somebody attached another file to it is not known.
+                    None => Some(Shown::Doubted(CloseDoubt::Uncounted)),
+                },
+                (Some(LastClose::Seen(at)), ..) => Some(Shown::GivenUp(at)),
+                (None, Some(fd), _) => Some(Shown::Held(Some(fd))),
+                (None, None, DeviceKind::Tun) => match tap {
+                    Some(TapState::Gone | TapState::Idle) => Some(Shown::GivenUp(None)),
+                    Some(TapState::Attached(queues)) if accounted(queues) => Some(Shown::GivenUp(None)),
                     Some(TapState::Attached(_)) => Some(Shown::Held(None)),
                     None if seen.is_none() => Some(Shown::Held(None)),
                     None => Some(Shown::Doubted(hidden_or(self.qemu, CloseDoubt::Uncounted))),
                 },
-                (None, _) if seen.is_none() => Some(Shown::Held(None)),
-                (None, DeviceKind::Macvtap) if self.link_is_gone() => Some(Shown::GivenUp),
-                (None, _) => None,
+                (None, None, _) if seen.is_none() => Some(Shown::Held(None)),
+                (None, None, DeviceKind::Macvtap) if self.link_is_gone() => Some(Shown::GivenUp(None)),
+                (None, None, _) => None,
             })
             .collect();
         if let Some(link) = self.link.filter(|link| link.is_own_macvtap())
             && !shown.iter().flatten().any(|shown| shown.is_held())
         {
             let shows = match host.delete_link(link) {
-                Ok(()) => Shown::GivenUp,
+                Ok(()) => Shown::GivenUp(None),
                 Err(error) => {
                     warn!("link '{}' can't be deleted: {}", link.name(), crate::chain(&error));
                     Shown::Doubted(CloseDoubt::Attached)
@@ -212,7 +237,7 @@ impl Release<'_> {
             }
         }
         let mut counted = |device: &OpenDevice| match counts.doubt(device, self.qemu) {
-            None => Shown::GivenUp,
+            None => Shown::GivenUp(None),
             Some(doubt) => Shown::Doubted(doubt),
         };
         shown
@@ -220,6 +245,25 @@ impl Release<'_> {
             .zip(self.devices)
             .map(|(shown, device)| shown.unwrap_or_else(|| counted(device)))
             .collect()
+    }
+
+    /// What the kernel tells of each device's last close; none where that shows nothing.
+    fn told(&self, host: &mut Host) -> Vec<Option<LastClose>> {
+        host.hear();
+        // Without its link nothing is behind a descriptor; and one of ours is deleted once QEMU has ended.
+        let is_dead = |device: &OpenDevice| match device.device.kind {
+            DeviceKind::Tun => self.link_is_gone(),
+            DeviceKind::Macvtap => {
+                let is_deleted = self.qemu.is_none() && self.link.is_some_and(HostLink::is_own_macvtap);
+                self.link_is_gone() || is_deleted
+            }
+            _ => false,
+        };
+        let told = |device: &OpenDevice| match host.last_close(device) {
+            Some(LastClose::Awaited) if is_dead(device) => None,
+            told => told,
+        };
+        self.devices.iter().map(told).collect()
     }
 
     /// What the kernel says of the tap; none where that shows nothing.
@@ -372,11 +416,19 @@ pub(crate) fn end(
         match holder {
             Some(pid) => warn!("{mac}: QEMU has ended, and process {pid} holds its devices"),
             None => {
-                warn!("{mac}: QEMU has ended, and its tap is attached still: nobody who can be seen holds it")
+                warn!(
+                    "{mac}: QEMU has ended, and its devices are open still: nobody who can be seen holds them"
+                )
             }
         }
-        let doubt = if holder.is_some() { CloseDoubt::HeldElsewhere } else { CloseDoubt::Attached };
-        over.extend(held.into_iter().map(|device| OpenDevice { doubt: Some(doubt), ..device }));
+        let doubt = |device: &OpenDevice| match device.device.kind {
+            DeviceKind::Tun if holder.is_some() => CloseDoubt::HeldElsewhere,
+            DeviceKind::Tun => CloseDoubt::Attached,
+            DeviceKind::Macvtap if held_elsewhere(device, None) => CloseDoubt::HeldElsewhere,
+            // The kernel tells that it is open, and nobody is seen to hold it.
+            _ => CloseDoubt::Uncounted,
+        };
+        over.extend(held.into_iter().map(|device| OpenDevice { doubt: Some(doubt(&device)), ..device }));
     }
     host.undo(mac, lasting);
     over

@@ -10,6 +10,7 @@
 //! What was opened stays on record whatever fails after it; its close is the caller's to post,
 //! beside the record of what failed.
 
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,13 +22,15 @@ use taptrail_kernel::filter::{FilterError, Hook, MacFilter, Nft, filtered_interf
 use taptrail_kernel::link::{
     Change, Link, LinkError, Links, MacvtapMode, MacvtapName, NewMacvtap, PlacedLink,
 };
-use taptrail_kernel::proc::Holders;
+use taptrail_kernel::proc::{Holders, ProcessId};
+use taptrail_kernel::process::BpfLeft;
 use taptrail_ledger::{InterfaceKey, StepKey};
 use taptrail_record::{DeviceKind, GuestId, IfName, MacAddr, Requester};
 use tracing::{debug, warn};
 
 use crate::account::{Account, AccountError, OpenDevice, Opens, Posting};
 use crate::host_link::{HostLink, LinkKind, TapState, is_mark, mark};
+use crate::open_files::{LastClose, OpenFiles};
 use crate::spec::{Backend, Filter, NicSpec, Vhost};
 
 /// How long a macvtap's node may take to appear: udev is asynchronous.
@@ -211,6 +214,8 @@ pub(crate) struct Host {
     links: Links,
     /// The nft program, where it is not the system's.
     nft: Option<PathBuf>,
+    /// What the kernel tells of our open files, where it is asked.
+    open_files: Option<OpenFiles>,
 }
 
 /// Where an interface's frames go, found before anything is touched.
@@ -223,7 +228,52 @@ enum Place {
 
 impl Host {
     pub(crate) fn open(nft: Option<PathBuf>) -> Result<Self, LinkError> {
-        Ok(Self { links: Links::open()?, nft })
+        Ok(Self { links: Links::open()?, nft, open_files: None })
+    }
+
+    /// Has the kernel tell last closes, where it may be asked. To be called before anything is opened, and before rights
+    /// are given up.
+    pub(crate) fn ask_for_last_closes(&mut self) {
+        self.open_files = OpenFiles::ask();
+    }
+
+    /// What of bpf(2) is needed from then on.
+    pub(crate) fn needs_bpf(&self) -> BpfLeft {
+        if self.open_files.is_some() { BpfLeft::MapLookups } else { BpfLeft::Nothing }
+    }
+
+    /// Takes what the kernel tells of open files.
+    pub(crate) fn hear(&mut self) {
+        if let Some(files) = &mut self.open_files {
+            files.hear();
+        }
+    }
+
+    /// Readable when the kernel has told something of open files.
+    pub(crate) fn awaited(&self) -> Option<BorrowedFd<'_>> {
+        self.open_files.as_ref().map(OpenFiles::as_fd)
+    }
+
+    /// Whether the kernel told a last close since this was asked last.
+    pub(crate) fn hears_last_close(&mut self) -> bool {
+        self.open_files.as_mut().is_some_and(|files| {
+            files.hear();
+            files.take_news()
+        })
+    }
+
+    /// What the kernel has told of a device's open file; none where it shows nothing.
+    pub(crate) fn last_close(&self, device: &OpenDevice) -> Option<LastClose> {
+        self.open_files.as_ref()?.last_close(device)
+    }
+
+    /// Finds the open files of devices that QEMU holds already.
+    pub(crate) fn find_files(&mut self, qemu: ProcessId, devices: &mut [OpenDevice]) {
+        if let Some(files) = &mut self.open_files
+            && let Err(error) = files.find(qemu, devices)
+        {
+            warn!("which files QEMU has open can't be seen: {error}");
+        }
     }
 
     fn nft(&self) -> Result<Nft, FilterError> {
@@ -252,8 +302,13 @@ impl Host {
 
         let mut lasting = Lasting::default();
         let mut opens = Opens::new(account, mac, requester);
+        // Opens that are told after this are those that follow.
+        self.hear();
         let built = self.build(&spec, mac, &place, &mut opens, &mut lasting);
         let Opens { account, open: mut devices, hand_over, .. } = opens;
+        if let Some(files) = &mut self.open_files {
+            files.follow(&mut devices);
+        }
         let steps: Vec<_> = [Some(step), hand_over].into_iter().flatten().collect();
         let closed = built.and_then(|(ifname, admitted, unused)| {
             let unused: Vec<_> = unused.iter().map(|index| devices[*index].clone()).collect();

@@ -10,6 +10,7 @@
 //! - `account`: the two books, the kernel's audit and the ledger.
 //! - `interface`: from a SPEC to open, configured, filtered devices, and back.
 //! - `environment`: what of our environment QEMU gets.
+//! - `open_files`: what the kernel tells of their last closes, where it is asked.
 //! - `handover`: what QEMU holds, and what shows that it has given something up.
 //! - `host_link`: the host's link behind an interface, and by what it is known again.
 //! - `driver`: the state machine, the only thing that acts on the guest.
@@ -42,6 +43,7 @@ mod handover;
 mod host_link;
 mod interface;
 mod monitor;
+mod open_files;
 pub mod qemu;
 mod recovery;
 mod request;

@@ -206,6 +206,8 @@ impl Hostile {
                 Some(in_flight(&fd))
             } else if does("ring") {
                 in_a_ring(&fd)
+            } else if does("reopen") {
+                Some(in_flight(&reopened(&fd)))
             } else if does("child") {
                 Some(in_a_child(&fd, &self.directory))
             } else {
@@ -293,6 +295,12 @@ fn in_flight(fd: &OwnedFd) -> Kept {
     assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
     sendmsg(&one, &[IoSlice::new(b"x")], &mut ancillary, SendFlags::empty()).unwrap();
     Kept::Flight(one, other)
+}
+
+/// Another open file of the same node.
+fn reopened(fd: &OwnedFd) -> OwnedFd {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    fs::File::options().read(true).write(true).open(path).unwrap().into()
 }
 
 /// None where the kernel has no io_uring for us.

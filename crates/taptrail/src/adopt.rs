@@ -22,6 +22,7 @@ pub(crate) fn adopt(cli: &Cli, arguments: &Adopt, dirs: Dirs) -> Done {
         nft: arguments.nft.clone(),
         allow,
         revoke_unfiltered: arguments.revoke_unfiltered,
+        bpf: arguments.bpf,
     };
     supervised(arguments.ready_fd, |caller| {
         taptrail_guest::adopt(&options, arguments.stop_timeout, caller)

@@ -110,6 +110,7 @@ fn of_arguments(arguments: &Run) -> Result<Asked, Failure> {
         env: arguments.env.clone(),
         allow: arguments.allow.clone(),
         revoke_unfiltered: arguments.revoke_unfiltered,
+        bpf: arguments.bpf,
         limits: limits.map_err(Failure::input)?,
         audit: arguments.audit.into(),
         hotplug_ports: arguments.hotplug_ports,
@@ -159,6 +160,7 @@ fn options(asked: &Asked, dirs: Dirs) -> Result<Options, (Part, anyhow::Error)> 
         hotplug_ports: asked.hotplug_ports,
         allow,
         revoke_unfiltered: asked.revoke_unfiltered,
+        bpf: asked.bpf,
     })
 }
 

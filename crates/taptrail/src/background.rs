@@ -108,6 +108,7 @@ fn run_words(run: &Run) -> Vec<OsString> {
     words.extend(run.allow.iter().map(|user| option("--allow", user)));
     words.extend(run.nft.iter().map(|nft| option("--nft", nft)));
     words.extend(run.revoke_unfiltered.then(|| "--revoke-unfiltered".into()));
+    words.extend(run.bpf.then(|| "--bpf".into()));
     words.extend(run.no_sandbox.then(|| "--no-sandbox".into()));
     words.push("--".into());
     words.extend(run.command.iter().cloned());
@@ -122,6 +123,7 @@ fn adopt_words(adopt: &Adopt) -> Vec<OsString> {
     ];
     words.extend(adopt.allow.iter().map(|user| option("--allow", user)));
     words.extend(adopt.revoke_unfiltered.then(|| "--revoke-unfiltered".into()));
+    words.extend(adopt.bpf.then(|| "--bpf".into()));
     words.extend(adopt.nft.iter().map(|nft| option("--nft", nft)));
     words.extend(["--".into(), adopt.guest.clone().into()]);
     words

@@ -149,7 +149,7 @@ const SPEC_HELP: &str = "An interface: bridge=BR | tap=NAME | macvtap=LOWER[,mod
 mac= model= queues= vhost=on|off|auto mtu= ifname= filter=no-mac-spoofing isolated=on vlan= id= tun-path= vhost-path=";
 
 /// What a guest file says itself. Not `nft`: an environment may name it for all guests.
-const IN_FILE: [&str; 15] = [
+const IN_FILE: [&str; 16] = [
     "name",
     "uuid",
     "nic",
@@ -161,6 +161,7 @@ const IN_FILE: [&str; 15] = [
     "audit",
     "allow",
     "revoke_unfiltered",
+    "bpf",
     "no_sandbox",
     "hotplug_ports",
     "stop_timeout",
@@ -220,6 +221,11 @@ pub(crate) struct Run {
     /// Revoke an interface's devices when its filter was removed by somebody else and can't be set again
     #[arg(long)]
     pub(crate) revoke_unfiltered: bool,
+
+    /// Have the kernel tell each last close by a BPF program: a device is given up when nobody has its
+    /// file any more (Linux 6.1, CAP_BPF and CAP_PERFMON; without them, the guest is supervised without)
+    #[arg(long)]
+    pub(crate) bpf: bool,
 
     /// Return as soon as the guest runs; its output goes to RUN_DIR/NAME/log, 2 MiB of it
     #[arg(long)]
@@ -288,6 +294,11 @@ pub(crate) struct Adopt {
     /// Revoke an interface's devices when its filter was removed by somebody else and can't be set again
     #[arg(long)]
     pub(crate) revoke_unfiltered: bool,
+
+    /// Have the kernel tell each last close by a BPF program: a device is given up when nobody has its
+    /// file any more (Linux 6.1, CAP_BPF and CAP_PERFMON; without them, the guest is supervised without)
+    #[arg(long)]
+    pub(crate) bpf: bool,
 
     /// Return as soon as the guest is supervised; the output goes to RUN_DIR/NAME/log, 2 MiB of it
     #[arg(long)]

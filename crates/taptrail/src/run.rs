@@ -45,6 +45,7 @@ pub(crate) fn run(cli: &Cli, arguments: &Run, dirs: Dirs) -> Done {
             nft: asked.nft.clone(),
             allow: request.allowed()?,
             revoke_unfiltered: asked.revoke_unfiltered,
+            bpf: asked.bpf,
         };
         if let Some(uuid) = orphan(&adopt)? {
             if asked.uuid.is_some_and(|asked| asked != uuid) {

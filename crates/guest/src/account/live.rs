@@ -67,6 +67,8 @@ impl Account {
                 device: live.device,
                 queue: live.queue,
                 qemu_fd: live.qemu_fd,
+                file: None,
+                closed_at: None,
                 doubt: None,
             };
             if live.granted { granted.push(device) } else { opened.push(device) }

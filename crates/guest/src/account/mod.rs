@@ -37,7 +37,7 @@ use live::own_guests;
 pub(crate) use live::{Live, ledger_if_any, live_guests};
 pub(crate) use opens::{OpenDevice, Opens};
 pub(crate) use posting::Posting;
-use posting::{Row, Written};
+use posting::{Change, Row, Written};
 
 /// How long a guest's end waits for a ledger that can't be written.
 const LAST_PATIENCE: Duration = Duration::from_secs(20);
@@ -114,6 +114,8 @@ pub(crate) struct Account {
     key: GuestKey,
     exe: PathBuf,
     complaints: BTreeSet<String>,
+    /// The latest time that one of this supervisor's records has.
+    latest: Timestamp,
     /// What the kernel was told and the ledger could not take, in order.
     owed: Vec<Written>,
     /// Where each record is told, once the ledger has it.
@@ -192,6 +194,7 @@ impl Account {
             key,
             exe,
             complaints,
+            latest: Timestamp::UNIX_EPOCH,
             owed: Vec::new(),
             events: None,
             findings: Findings::new(),
@@ -290,14 +293,17 @@ impl Account {
         }
         let (logged, refusal) = self.log(&texts);
         let refusal = refusal.filter(|_| self.mode == AuditMode::Required);
-        let rows = texts
-            .into_iter()
-            .zip(logged)
-            .zip(posting.records)
-            .map(|(((kind, text), (time, logged)), (record, change))| {
-                (Row { record, kind, text, time, logged }, change)
-            })
-            .collect();
+        let now = Timestamp::now();
+        let mut rows = Vec::with_capacity(texts.len());
+        for (((kind, text), (logged_at, logged)), (record, change)) in
+            texts.into_iter().zip(logged).zip(posting.records)
+        {
+            // Records have the times of the kernel's audit, where it took them. No time is before one on record.
+            let seen_at = change.as_ref().and_then(Change::seen_at).map(|at| at.max(self.latest));
+            let time = logged_at.or(seen_at).unwrap_or(now);
+            self.latest = self.latest.max(time);
+            rows.push((Row { record, kind, text, time, logged }, change));
+        }
         Ok((Written { rows, done: posting.done, over: posting.over, ends: posting.ends }, refusal))
     }
 
@@ -420,11 +426,10 @@ impl Account {
 
     /// Sends texts to the kernel; tells for each when and whether it was logged, and the first
     /// reason why one was not.
-    fn log(&mut self, texts: &[(u16, String)]) -> (Vec<(Timestamp, Logged)>, Option<AccountError>) {
-        let now = Timestamp::now();
+    fn log(&mut self, texts: &[(u16, String)]) -> (Vec<(Option<Timestamp>, Logged)>, Option<AccountError>) {
         let Some(audit) = &mut self.audit else {
             let off = Logged { how: "off".to_owned(), serial: None };
-            return (vec![(now, off); texts.len()], None);
+            return (vec![(None, off); texts.len()], None);
         };
         let mut refusal = None;
         let mut all = Vec::with_capacity(texts.len());
@@ -439,14 +444,14 @@ impl Account {
                         Proof::Counters => "counters",
                         Proof::AckOnly => "ack",
                     };
-                    let time = logged.time.and_then(kernel_time).unwrap_or(now);
+                    let time = logged.time.and_then(kernel_time);
                     (time, Logged { how: how.to_owned(), serial: logged.serial })
                 }
                 Err(reason) => {
                     complain(&mut self.complaints, &reason);
                     let how = crate::chain(&reason);
                     refusal.get_or_insert(AccountError::NotLogged(reason));
-                    (now, Logged { how, serial: None })
+                    (None, Logged { how, serial: None })
                 }
             });
         }

@@ -1,5 +1,7 @@
 use std::os::fd::RawFd;
 
+use jiff::Timestamp;
+use taptrail_bpf::FileId;
 use taptrail_kernel::device::{OpenFacts, OpenRecorder};
 use taptrail_ledger::{DeviceKey, NewDevice, Step, StepKey};
 use taptrail_record::{CloseDoubt, Device, Event, MacAddr, Outcome, Requester};
@@ -15,6 +17,10 @@ pub(crate) struct OpenDevice {
     pub(crate) queue: u32,
     /// Its number in QEMU, once it was seen there.
     pub(crate) qemu_fd: Option<RawFd>,
+    /// Its open file, where the kernel tells of that.
+    pub(crate) file: Option<FileId>,
+    /// When the kernel saw its last close, once it is over.
+    pub(crate) closed_at: Option<Timestamp>,
     /// Why its end is no proof that nobody holds it, once it is over.
     pub(crate) doubt: Option<CloseDoubt>,
 }
@@ -86,6 +92,8 @@ impl OpenRecorder for Opens<'_> {
                         device,
                         queue: facts.queue,
                         qemu_fd: None,
+                        file: None,
+                        closed_at: None,
                         doubt: None,
                     });
                 }

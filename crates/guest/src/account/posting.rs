@@ -13,8 +13,18 @@ use super::{Account, OpenDevice};
 pub(super) enum Change {
     /// QEMU was seen to hold these devices, under these numbers.
     Granted(Vec<(DeviceKey, Option<RawFd>)>),
-    /// The device is over.
-    Closed(DeviceKey),
+    /// The device is over; at this time, where the kernel told it.
+    Closed(DeviceKey, Option<Timestamp>),
+}
+
+impl Change {
+    /// When the kernel saw it, where it told.
+    pub(super) fn seen_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Closed(_, at) => *at,
+            Self::Granted(_) => None,
+        }
+    }
 }
 
 /// Records to be posted together, and what they change in the ledger.
@@ -59,11 +69,14 @@ impl Posting {
     fn close(&mut self, account: &Account, device: &OpenDevice, last_seen: Option<Timestamp>) {
         let mut record = account.record(device.close(), Outcome::Success, None);
         record.doubt = device.doubt;
+        // What the kernel saw end has no span of time.
+        let last_seen = last_seen.filter(|_| device.closed_at.is_none());
         record.last_seen = last_seen.and_then(|at| u64::try_from(at.as_millisecond()).ok());
-        self.records.push((record, Some(Change::Closed(device.key))));
+        self.records.push((record, Some(Change::Closed(device.key, device.closed_at))));
     }
 
-    /// The close records of devices whose end nobody saw: they were there at `last_seen` and are gone now.
+    /// The close records of devices whose end nobody but the kernel saw, if it did: they were there at `last_seen` and
+    /// are gone now.
     pub(crate) fn closes_unseen<'a>(
         mut self,
         account: &Account,
@@ -141,7 +154,7 @@ impl Written {
                         )?;
                     }
                 }
-                Some(Change::Closed(device)) => {
+                Some(Change::Closed(device, _)) => {
                     tx.device_closed(moves.iter().fold(*device, |key, moved| moved.device(key)), key)?;
                 }
                 None => {}

@@ -50,6 +50,8 @@ pub struct AdoptOptions {
     pub allow: Vec<u32>,
     /// Revoke an interface whose filter is not in force any more and can't be set again.
     pub revoke_unfiltered: bool,
+    /// Have the kernel tell last closes by BPF, where it may be asked.
+    pub bpf: bool,
 }
 
 /// A guest can't be taken up; it is as it was.
@@ -138,7 +140,7 @@ pub(super) fn adopt(options: &AdoptOptions, monitor: &Path, inbox: &Inbox) -> Re
     let pidfd = PidFd::open(id).map_err(|_| AdoptError::Ended(name()))?;
     let mut account = Account::take_up(&options.dirs.state, options.audit, &guest)?;
     account.tell_to(inbox.events());
-    let live = account.live()?;
+    let mut live = account.live()?;
     if live.steps.iter().any(|step| step.step == Step::Start) {
         return Err(AdoptError::Unfinished(name()));
     }
@@ -146,11 +148,15 @@ pub(super) fn adopt(options: &AdoptOptions, monitor: &Path, inbox: &Inbox) -> Re
     if let Some(netns) = live.netns.filter(|netns| *netns != here) {
         return Err(AdoptError::Elsewhere { name: name(), netns });
     }
-    let host = Host::open(options.nft.clone())?;
+    let mut host = Host::open(options.nft.clone())?;
+    if options.bpf {
+        host.ask_for_last_closes();
+    }
     let mut monitor = Monitor::connect(monitor, Instant::now() + ANSWER)?;
     let status = monitor.query_status(ANSWER)?;
     let nics = monitor.device_ids(ANSWER)?;
-    restrain().map_err(AdoptError::Restrain)?;
+    host.find_files(id, &mut live.granted);
+    restrain(host.needs_bpf()).map_err(AdoptError::Restrain)?;
     account.adopt()?;
     inbox.publish(|snapshot| {
         snapshot.state = "running";

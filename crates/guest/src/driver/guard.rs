@@ -14,6 +14,7 @@ use crate::account::Posting;
 use crate::handover;
 use crate::host_link::HostLink;
 use crate::interface::LinkChange;
+use crate::open_files::LastClose;
 
 /// How often what QEMU holds is looked at where the kernel does not announce that it is given up: a macvtap and a
 /// tap of somebody else's stay without descriptors.
@@ -146,18 +147,34 @@ impl Driver {
         (0..self.interfaces.len()).any(|index| self.is_unannounced(index)).then_some(left)
     }
 
-    /// Whether the kernel does not announce that an interface's devices are given up: only a tap of ours goes with them.
+    /// Whether the kernel does not announce that an interface's devices are given up: a tap of ours goes with them.
     fn is_unannounced(&self, index: usize) -> bool {
         let interface = &self.interfaces[index].interface;
         let announced =
             self.changes.is_some() && interface.lasting.link.as_ref().is_some_and(HostLink::is_own_tap);
-        !interface.devices.is_empty() && !announced
+        // So is the last close of each, where the kernel tells last closes.
+        let is_told = |device| self.host.last_close(device) == Some(LastClose::Awaited);
+        !interface.devices.is_empty() && !announced && !interface.devices.iter().all(is_told)
+    }
+
+    /// Closes the account of devices that the kernel has told the last closes of, and that nobody was asked for.
+    pub(super) fn look_at_last_closes(&mut self) {
+        if !self.host.hears_last_close() {
+            return;
+        }
+        for index in (0..self.interfaces.len()).rev() {
+            let is_closed = |device| matches!(self.host.last_close(device), Some(LastClose::Seen(_)));
+            if self.interfaces[index].interface.devices.iter().any(is_closed) {
+                self.given_up_unasked(index);
+            }
+        }
     }
 
     /// Closes the account of devices that QEMU gave up without us: its user has a monitor, too, and may delete a netdev
     /// there.
     pub(super) fn look_at_devices(&mut self) {
         self.look_at_changes();
+        self.look_at_last_closes();
         for index in (0..self.interfaces.len()).rev() {
             if self.is_unannounced(index) {
                 self.given_up_unasked(index);

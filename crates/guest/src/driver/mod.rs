@@ -100,6 +100,8 @@ pub struct Options {
     pub allow: Vec<u32>,
     /// Revoke an interface whose filter is not in force any more and can't be set again.
     pub revoke_unfiltered: bool,
+    /// Have the kernel tell last closes by BPF, where it may be asked.
+    pub bpf: bool,
 }
 
 /// How a guest ended.
@@ -291,6 +293,7 @@ impl Driver {
         loop {
             manager.ping();
             self.look_at_changes();
+            self.look_at_last_closes();
             if self.next_look().is_some_and(|left| left.is_zero()) {
                 self.look_at_devices();
             }
@@ -423,6 +426,7 @@ impl Driver {
             fds.push(self.qemu.monitor.as_fd());
         }
         fds.extend(self.changes.iter().flat_map(Changes::descriptors));
+        fds.extend(self.host.awaited());
         fds
     }
 

@@ -135,6 +135,9 @@ pub(super) fn start(options: Options, place: Place, inbox: &Inbox) -> Result<Dri
         return Err(StartError::Ports { wanted, most: Ports::LIMIT });
     }
     let mut host = Host::open(options.nft.clone())?;
+    if options.bpf {
+        host.ask_for_last_closes();
+    }
     let nics = complete(&options.nics, &mut host)?;
     let paused = options.command.paused;
     let mut account = Account::begin(&options.dirs.state, options.audit, options.guest.clone(), paused)?;
@@ -256,7 +259,7 @@ impl Attempt {
         crash_point!("start::granted");
         // Only QEMU keeps a granted device alive.
         self.admitted.clear();
-        restrain().map_err(StartError::Restrain)?;
+        restrain(self.host.needs_bpf()).map_err(StartError::Restrain)?;
         self.paused = options.command.paused;
         if let Some(qemu) = &mut self.qemu
             && !self.paused

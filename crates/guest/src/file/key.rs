@@ -19,13 +19,14 @@ pub enum FileKey {
     Audit,
     Allow,
     RevokeUnfiltered,
+    Bpf,
     Nft,
     StopTimeout,
 }
 
 impl FileKey {
     /// Every key.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Name,
         Self::Uuid,
         Self::Command,
@@ -40,6 +41,7 @@ impl FileKey {
         Self::Audit,
         Self::Allow,
         Self::RevokeUnfiltered,
+        Self::Bpf,
         Self::Nft,
         Self::StopTimeout,
     ];
@@ -61,6 +63,7 @@ impl FileKey {
             Self::Audit => "audit",
             Self::Allow => "allow",
             Self::RevokeUnfiltered => "revoke-unfiltered",
+            Self::Bpf => "bpf",
             Self::Nft => "nft",
             Self::StopTimeout => "stop-timeout",
         }

@@ -59,6 +59,8 @@ pub struct Asked {
     pub allow: Vec<String>,
     /// Revoke an interface whose filter was removed and can't be set again.
     pub revoke_unfiltered: bool,
+    /// Have the kernel tell last closes by BPF, where it may be asked.
+    pub bpf: bool,
     /// Free ports for later hot-plug.
     pub hotplug_ports: u8,
     /// Add QEMU's sandbox.

@@ -35,6 +35,7 @@ limits = ["memlock=unlimited"]
 audit = "required"
 allow = ["operator", "1000"]
 revoke-unfiltered = true
+bpf = true
 hotplug-ports = 0x8
 sandbox = false
 nft = "/opt/nft"
@@ -58,6 +59,7 @@ fn every_key_is_taken() {
             audit: AuditMode::Required,
             allow: vec!["operator".to_owned(), "1000".to_owned()],
             revoke_unfiltered: true,
+            bpf: true,
             hotplug_ports: 8,
             sandbox: false,
             nft: Some("/opt/nft".into()),
@@ -169,7 +171,7 @@ fn what_is_wrong_is_told_on_one_line() {
         ("stop-timeout = '30'", "1:16: '30' is not a time: write 30s, 500ms or 2m"),
         (
             "\"\\u001b\" = 1",
-            "1:1: Key '\\u{1b}' is unknown; the keys are name, uuid, command, nics, user, private-dev, devices, env, limits, sandbox, hotplug-ports, audit, allow, revoke-unfiltered, nft, stop-timeout",
+            "1:1: Key '\\u{1b}' is unknown; the keys are name, uuid, command, nics, user, private-dev, devices, env, limits, sandbox, hotplug-ports, audit, allow, revoke-unfiltered, bpf, nft, stop-timeout",
         ),
         ("user = 'a'\nuser = 'b'", "2:1: The file is not valid TOML: duplicate key"),
     ] {

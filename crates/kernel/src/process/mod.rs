@@ -21,5 +21,5 @@ pub use dev::{PrivateDev, PrivateDevError};
 pub use limits::{Limit, LimitError};
 pub use memory::shed_code;
 pub use peer::{Peer, peer_credentials};
-pub use restrain::{renounce, restrain};
+pub use restrain::{BpfLeft, renounce, restrain};
 pub use spawn::{SpawnRequest, spawn};

@@ -10,7 +10,10 @@ use std::collections::BTreeMap;
 use std::io;
 
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter_all_threads};
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch, apply_filter_all_threads,
+};
 
 use super::lower::drop_bounding_set;
 
@@ -59,8 +62,7 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_process_vm_writev,
     libc::SYS_pidfd_getfd,
     libc::SYS_perf_event_open,
-    // The kernel.
-    libc::SYS_bpf,
+    // The kernel; bpf(2) is beside this list.
     libc::SYS_userfaultfd,
     libc::SYS_io_uring_setup,
     libc::SYS_init_module,
@@ -85,6 +87,19 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_clock_adjtime,
 ];
 
+/// `BPF_MAP_LOOKUP_ELEM` of include/uapi/linux/bpf.h.
+const BPF_MAP_LOOKUP_ELEM: u64 = 1;
+
+/// What of bpf(2) is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BpfLeft {
+    /// Nothing.
+    Nothing,
+    /// To read elements of maps that are open already, which takes no capability: what a program that was loaded
+    /// before counts.
+    MapLookups,
+}
+
 /// Keeps what a supervisor needs for the rest of its guest's life; `no_new_privs` keeps an exec from giving any of the
 /// rest back. The calling thread's capabilities, and the system calls of all threads.
 ///
@@ -92,10 +107,10 @@ const REFUSED: &[libc::c_long] = &[
 ///
 /// # Errors
 /// When the kernel refuses, as one without seccomp does.
-pub fn restrain() -> io::Result<()> {
+pub fn restrain(bpf: BpfLeft) -> io::Result<()> {
     drop_bounding_set(KEPT)?;
     keep(KEPT)?;
-    let program = filter().map_err(io::Error::other)?;
+    let program = filter(bpf).map_err(io::Error::other)?;
     // Sets no_new_privs first, without which the kernel takes no filter.
     apply_filter_all_threads(&program).map_err(io::Error::other)
 }
@@ -118,8 +133,18 @@ fn keep(kept: CapabilitySet) -> io::Result<()> {
     Ok(set_capabilities(None, sets)?)
 }
 
-fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
-    let rules: BTreeMap<i64, _> = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
+fn filter(bpf: BpfLeft) -> Result<BpfProgram, BackendError> {
+    let mut rules: BTreeMap<i64, _> = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
+    // Without a rule of its own a call is refused whatever its arguments are.
+    let refused_bpf = match bpf {
+        BpfLeft::Nothing => Vec::new(),
+        BpfLeft::MapLookups => {
+            let (size, other) = (SeccompCmpArgLen::Dword, SeccompCmpOp::Ne);
+            let command = SeccompCondition::new(0, size, other, BPF_MAP_LOOKUP_ELEM)?;
+            vec![SeccompRule::new(vec![command])?]
+        }
+    };
+    rules.insert(libc::SYS_bpf, refused_bpf);
     let refused = SeccompAction::Errno(libc::EPERM.cast_unsigned());
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
     SeccompFilter::new(rules, SeccompAction::Allow, refused, arch)?.try_into()
@@ -154,7 +179,7 @@ mod tests {
     fn what_is_kept_is_all_there_is() {
         let mut other = std::process::Command::new("/bin/sleep").arg("60").uid(65_534).spawn().unwrap();
         in_a_child(|| {
-            restrain().unwrap();
+            restrain(BpfLeft::Nothing).unwrap();
             let sets = capabilities(None).unwrap();
             assert_eq!((sets.effective, sets.permitted), (KEPT, KEPT));
             assert_eq!(raw_devices(other.id()).unwrap(), [], "processes of others can be looked into");
@@ -164,9 +189,28 @@ mod tests {
             // SAFETY: it is refused.
             assert_eq!(unsafe { unshare_unsafe(UnshareFlags::NEWUSER) }, Err(rustix::io::Errno::PERM));
             assert!(std::process::Command::new("/bin/true").status().unwrap().success());
+            assert_eq!((bpf(0), bpf(BPF_MAP_LOOKUP_ELEM)), (libc::EPERM, libc::EPERM));
         });
         other.kill().unwrap();
         other.wait().unwrap();
+    }
+
+    /// How bpf(2) fails without an attribute.
+    fn bpf(command: u64) -> i32 {
+        // SAFETY: the kernel refuses a size that no command has, and reads nothing.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::null::<u8>(), 0) }, -1);
+        io::Error::last_os_error().raw_os_error().unwrap()
+    }
+
+    #[test]
+    fn maps_that_are_open_can_be_read_and_nothing_else_of_bpf_is_left() {
+        in_a_child(|| {
+            restrain(BpfLeft::MapLookups).unwrap();
+            // No descriptor, no map: it came as far as that.
+            assert_ne!(bpf(BPF_MAP_LOOKUP_ELEM), libc::EPERM);
+            let others = (0..64).filter(|command| *command != BPF_MAP_LOOKUP_ELEM);
+            assert!(others.into_iter().all(|command| bpf(command) == libc::EPERM));
+        });
     }
 
     #[test]

@@ -30,6 +30,7 @@ use anyhow::Context as _;
 use jiff::tz::TimeZone;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
+use taptrail_bpf::LastCloses;
 use taptrail_guest::{Dirs, ServiceManager, chain};
 use taptrail_kernel::audit::Audit;
 use taptrail_ledger::LedgerError;
@@ -180,13 +181,10 @@ impl Watching {
             ..WatchOptions::of_host(Arc::clone(&host))
         };
         let mut watcher = Watcher::open(&dirs.state, options).map_err(Failure::input)?;
-        if arguments.bpf {
-            match taptrail_bpf::Kernel::load() {
-                Ok(kernel) => watcher.ask(kernel),
-                Err(error) => {
-                    warn!("--bpf does nothing, and descriptors are looked at as without it: {error}")
-                }
-            }
+        if arguments.bpf
+            && let Some(closes) = LastCloses::load_or_warn()
+        {
+            watcher.hear_from(closes);
         }
         let left = watcher.checkpoint().map(str::parse::<Checkpoint>).transpose().map_err(Failure::input)?;
         let about = About { host, zone: TimeZone::system() };

@@ -4,125 +4,29 @@
 //! that file any more, whoever had it meanwhile. Where it tells, that is the end of a descriptor; where it does
 //! not, or something of it got lost, all is as it is without.
 
-use std::collections::{HashMap, HashSet};
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::collections::HashSet;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use taptrail_bpf::{FileId, Held, Kernel, Lost, What};
+use taptrail_bpf::{FileId, FileState, Heard, Held, LastCloses, Rest};
 use taptrail_kernel::proc::ProcessId;
 use tracing::warn;
 
 use super::Watcher;
 use super::books::Slot;
 use super::guest::{Guest, Qemu, tap_name};
-use super::known::{Known, Word};
+use super::known::Known;
 use super::sight::{self, Glance};
-
-/// How often the kernel is asked for more at once: the events of one call after the other that it can hold.
-const MAX_POLLS: usize = 4;
-
-/// The kernel, and up to when it was heard.
-#[derive(Debug)]
-pub(super) struct Closes {
-    kernel: Kernel,
-    /// What was lost up to now.
-    lost: Lost,
-    /// When all was last heard that it told.
-    heard: Timestamp,
-    complained: bool,
-}
-
-/// What the kernel told.
-#[derive(Debug, Default)]
-pub(super) struct Told {
-    /// Which files were closed, and when.
-    pub(super) closed: HashMap<FileId, Timestamp>,
-    pub(super) rest: Rest,
-}
-
-/// What is known of files that are not told to be closed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Rest {
-    /// They are open.
-    #[default]
-    Open,
-    /// They have to be asked for: events were lost. All were heard up to this time.
-    Ask(Timestamp),
-    /// Nothing.
-    Lost,
-}
-
-impl Closes {
-    pub(super) fn awaited(&self) -> BorrowedFd<'_> {
-        self.kernel.as_fd()
-    }
-
-    /// What the kernel told since the last call.
-    fn take(&mut self) -> Told {
-        let now = Timestamp::now();
-        let mut told = Told::default();
-        let mut is_all = false;
-        for _ in 0..MAX_POLLS {
-            let events = self.kernel.poll();
-            is_all = events.is_empty();
-            if is_all {
-                break;
-            }
-            for event in events {
-                if let (What::Closed { file, .. }, Ok(at)) = (event.what, Timestamp::try_from(event.time))
-                    && let Some(id) = file.id
-                {
-                    told.closed.insert(id, at);
-                }
-            }
-        }
-        let Ok(lost) = self.kernel.lost() else {
-            told.rest = Rest::Lost;
-            return told;
-        };
-        let before = std::mem::replace(&mut self.lost, lost);
-        if is_all && lost == before {
-            self.heard = now;
-            return told;
-        }
-        // What is lost of other kinds leaves doubts of what the kernel can be asked for.
-        let is_known = lost == Lost { events: lost.events, ..before };
-        told.rest = if is_known { Rest::Ask(self.heard) } else { Rest::Lost };
-        if lost != before && !std::mem::replace(&mut self.complained, true) {
-            warn!(
-                "The BPF program sent events faster than they were read: taptrail_bpf_events_lost_total counts the lost ones"
-            );
-        }
-        told
-    }
-
-    /// What the kernel says of a file when it is asked.
-    fn ask(&self, file: FileId, heard: Timestamp) -> Option<Word> {
-        match self.kernel.is_open(file) {
-            Ok(true) => None,
-            Ok(false) => Some(Word::ClosedUnheard(heard)),
-            Err(_) => Some(Word::Lost),
-        }
-    }
-
-    fn descriptors(&mut self) -> Option<Vec<Held>> {
-        let failed =
-            |error: &std::io::Error| warn!("The kernel's list of descriptors can't be read: {error}");
-        self.kernel.descriptors().inspect_err(failed).ok()
-    }
-}
 
 impl Watcher {
     /// From now on a descriptor ends with the last close of its file, by the kernel's word and at its time.
-    pub fn ask(&mut self, kernel: Kernel) {
-        let lost = kernel.lost().unwrap_or_default();
-        self.closes = Some(Closes { kernel, lost, heard: Timestamp::now(), complained: false });
+    pub fn hear_from(&mut self, closes: LastCloses) {
+        self.closes = Some(closes);
     }
 
     /// How much of what the kernel told was lost; none where it is not asked.
     pub fn lost_events(&self) -> Option<u64> {
-        self.closes.as_ref().map(|closes| closes.lost.total())
+        self.closes.as_ref().map(LastCloses::lost)
     }
 
     /// Takes what the kernel tells.
@@ -145,7 +49,7 @@ impl Watcher {
         let is_asked = |slot: &Slot| self.guests.get(slot).is_some_and(Guest::has_moved);
         let asked: Vec<Slot> = due.iter().copied().filter(is_asked).collect();
         let Some(closes) = self.closes.as_mut().filter(|_| !asked.is_empty()) else { return };
-        let Some(held) = closes.descriptors() else { return };
+        let Some(held) = descriptors(closes) else { return };
         for slot in asked {
             if let Some(guest) = self.guests.get_mut(&slot) {
                 guest.renumber(&held);
@@ -159,9 +63,9 @@ impl Watcher {
         let asked: Vec<Slot> = due.iter().copied().filter(is_asked).collect();
         let Some(closes) = self.closes.as_mut().filter(|_| !asked.is_empty()) else { return };
         // What was the same before and after is the same between.
-        let Some(before) = closes.descriptors() else { return };
+        let Some(before) = descriptors(closes) else { return };
         let glances: Vec<_> = asked.iter().filter_map(|slot| glance(*slot, self.guests.get(slot)?)).collect();
-        let Some(after) = closes.descriptors() else { return };
+        let Some(after) = descriptors(closes) else { return };
         let before: HashSet<Held> = before.into_iter().collect();
         let same: Vec<Held> = after.into_iter().filter(|held| before.contains(held)).collect();
         for (slot, glance) in glances {
@@ -170,6 +74,11 @@ impl Watcher {
             }
         }
     }
+}
+
+fn descriptors(closes: &mut LastCloses) -> Option<Vec<Held>> {
+    let failed = |error: &std::io::Error| warn!("The kernel's list of descriptors can't be read: {error}");
+    closes.descriptors().inspect_err(failed).ok()
 }
 
 /// What a guest's QEMU shows.
@@ -186,19 +95,16 @@ impl Guest {
     }
 
     /// Takes what the kernel told, with `ask` for what it did not. Whether a file of this guest's was closed.
-    pub(super) fn hear(&mut self, told: &Told, ask: &dyn Fn(FileId, Timestamp) -> Option<Word>) -> bool {
+    pub(super) fn hear(
+        &mut self,
+        told: &Heard,
+        ask: &dyn Fn(FileId, Timestamp) -> Option<FileState>,
+    ) -> bool {
         let (mut is_any, mut is_changed) = (false, false);
         for known in self.all_known() {
-            let Word::Open { file, since } = known.word else { continue };
-            let word = match (told.closed.get(&file), told.rest) {
-                // Clocks are set: it was open when it was seen.
-                (Some(at), _) => Some(Word::Closed((*at).max(since))),
-                (None, Rest::Open) => None,
-                (None, Rest::Ask(heard)) => ask(file, heard.max(since)),
-                (None, Rest::Lost) => Some(Word::Lost),
-            };
-            let Some(word) = word else { continue };
-            known.word = word;
+            if !known.file.hear(told, ask) {
+                continue;
+            }
             is_any |= known.is_closed();
             is_changed = true;
         }
@@ -220,7 +126,7 @@ impl Guest {
     pub(super) fn renumber(&mut self, held: &[Held]) {
         let Some(process) = self.process() else { return };
         for known in self.all_known() {
-            let Word::Open { file, .. } = known.word else { continue };
+            let FileState::Open { file, .. } = known.file else { continue };
             let of = held.iter().filter(|held| held.process == process && held.thread == process.pid);
             let numbers: Vec<u32> =
                 of.filter(|held| held.file.id == Some(file)).map(|held| held.fd).collect();
@@ -231,14 +137,14 @@ impl Guest {
     }
 
     fn has_unidentified(&self) -> bool {
-        let is = |word| matches!(word, Word::None | Word::Lost);
-        self.process().is_some() && self.held.iter().any(|known| is(known.word))
+        let is = |file| matches!(file, FileState::Unknown | FileState::Lost);
+        self.process().is_some() && self.held.iter().any(|known| is(known.file))
     }
 
     pub(super) fn identify(&mut self, held: &[Held], glance: &Glance, since: Timestamp) {
         let Some(process) = self.process() else { return };
         for known in &mut self.held {
-            if !matches!(known.word, Word::None | Word::Lost) {
+            if !matches!(known.file, FileState::Unknown | FileState::Lost) {
                 continue;
             }
             let device = &known.descriptor.device;
@@ -254,7 +160,7 @@ impl Guest {
                     && glance.iter().any(shows)
             };
             if let Some(file) = held.iter().find(is_it).and_then(|held| held.file.id) {
-                known.word = Word::Open { file, since };
+                known.file = FileState::Open { file, since };
             }
         }
     }

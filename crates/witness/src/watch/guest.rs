@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
+use taptrail_bpf::FileState;
 use taptrail_kernel::proc::{PidFd, ProcessId};
 use taptrail_record::{
     CloseDoubt, Descriptor, Device, DeviceKind, Event, GuestId, MacAddr, Outcome, Reason, Record,
@@ -12,7 +13,7 @@ use tracing::warn;
 
 use super::bind::{self, Loose, Wanting};
 use super::command_line::Netdev;
-use super::known::{self, Known, Word, holds};
+use super::known::{self, Known, holds};
 use super::plugs::{Detached, Opened, Plug, Plugs};
 use super::release::{Doubt, ShownEnd};
 use super::sight::{Glance, Place, Sight, Sighted};
@@ -441,15 +442,17 @@ impl Guest {
     /// Ends what the kernel shows to be given up, and after some patience the others, with the doubt that is left.
     fn settle_vanished(&mut self, now: Now, end: &mut ShownEnd<'_>, acts: &mut Vec<Act>) {
         for vanished in std::mem::take(&mut self.vanished) {
-            let shown = match vanished.known.word {
+            let shown = match vanished.known.file {
                 // Somebody else has it. Its end is the last close, whoever has it meanwhile.
-                Word::Open { .. } => {
+                FileState::Open { .. } => {
                     self.vanished.push(vanished);
                     continue;
                 }
-                Word::Closed(_) | Word::ClosedUnheard(_) => Ok(()),
-                Word::None | Word::Lost if vanished.by_records => Err(CloseDoubt::Uncounted.into()),
-                Word::None | Word::Lost => end(&vanished.known),
+                FileState::Closed(_) | FileState::ClosedUnheard(_) => Ok(()),
+                FileState::Unknown | FileState::Lost if vanished.by_records => {
+                    Err(CloseDoubt::Uncounted.into())
+                }
+                FileState::Unknown | FileState::Lost => end(&vanished.known),
             };
             match shown {
                 Err(_) if now.instant.duration_since(vanished.since) < now.patience => {
@@ -567,7 +570,7 @@ impl Guest {
         let descriptor = Descriptor { mac, device: sighted.device, queue, vm_pid: pid, fd };
         *next += 1;
         let Sighted { fds, link, port, .. } = sighted;
-        Known { number: *next, descriptor, fds, link, port, plug, word: Word::None }
+        Known { number: *next, descriptor, fds, link, port, plug, file: FileState::Unknown }
     }
 
     fn wanting(&self, plug: &Plug, leaving: bool) -> Wanting {
@@ -728,11 +731,11 @@ impl Vanished {
         // What took long to be shown ended at some time since it was last seen.
         let is_late = now.time.duration_since(self.at) > AT_ONCE;
         let last_seen = if is_late { self.last_seen.or(self.looked) } else { self.last_seen };
-        let Known { number, descriptor, word, .. } = self.known;
-        let (at, last_seen) = match word {
-            Word::Closed(at) => (Some(at), None),
-            Word::ClosedUnheard(open) => (None, Some(open)),
-            Word::None | Word::Open { .. } | Word::Lost => (None, last_seen),
+        let Known { number, descriptor, file, .. } = self.known;
+        let (at, last_seen) = match file {
+            FileState::Closed(at) => (Some(at), None),
+            FileState::ClosedUnheard(open) => (None, Some(open)),
+            FileState::Unknown | FileState::Open { .. } | FileState::Lost => (None, last_seen),
         };
         Act::Gone { number, descriptor, at, last_seen, doubt }
     }

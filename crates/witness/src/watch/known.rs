@@ -1,7 +1,6 @@
 //! Descriptors that were seen before, and how they are known again.
 
-use jiff::Timestamp;
-use taptrail_bpf::FileId;
+use taptrail_bpf::FileState;
 use taptrail_record::{Descriptor, DeviceKind};
 
 use super::bridges::SeenPort;
@@ -22,23 +21,8 @@ pub(super) struct Known {
     pub(super) port: Option<SeenPort>,
     /// The interface of the guest that it serves, where that is told.
     pub(super) plug: Option<u64>,
-    pub(super) word: Word,
-}
-
-/// What the kernel says of the file behind a descriptor, where it is asked (`closes.rs`).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Word {
-    /// Nothing: it is not asked, or not yet.
-    #[default]
-    None,
-    /// It is open; it was known to be this file at the time given.
-    Open { file: FileId, since: Timestamp },
-    /// Nobody has it any more, since this time.
-    Closed(Timestamp),
-    /// Nobody has it any more: that was lost, and it was known to be open up to this time.
-    ClosedUnheard(Timestamp),
-    /// It was open, and what came then was lost.
-    Lost,
+    /// What the kernel says of the file behind it, where it is asked (`closes.rs`).
+    pub(super) file: FileState,
 }
 
 impl Known {
@@ -74,12 +58,12 @@ impl Known {
 
     /// Whether the kernel says that somebody has it.
     pub(super) fn is_open(&self) -> bool {
-        matches!(self.word, Word::Open { .. })
+        self.file.is_open()
     }
 
     /// Whether the kernel says that nobody has it.
     pub(super) fn is_closed(&self) -> bool {
-        matches!(self.word, Word::Closed(_) | Word::ClosedUnheard(_))
+        self.file.is_closed()
     }
 
     fn is_vhost(&self) -> bool {

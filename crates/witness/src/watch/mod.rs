@@ -65,12 +65,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
+use taptrail_bpf::LastCloses;
 use taptrail_ledger::Checkpoint;
 use taptrail_trail::{Content, Entry, Holding, State, Trail};
 use uuid::Uuid;
 
 use self::books::{Books, Slot};
-use self::closes::Closes;
 use self::guest::{Guest, Now, Qemu};
 use self::held_back::HeldBack;
 use self::release::{Evidence, Namespaces};
@@ -153,7 +153,7 @@ pub struct Watcher {
     /// process, and what is in it can't be asked for then. It keeps no device.
     namespaces: Namespaces,
     /// What the kernel tells, where it is asked.
-    closes: Option<Closes>,
+    closes: Option<LastCloses>,
 }
 
 /// A life that has ended.
@@ -238,7 +238,7 @@ impl Watcher {
             Qemu::Runs { pidfd, .. } => Some(pidfd.as_fd()),
             _ => None,
         });
-        qemus.chain(self.closes.iter().map(Closes::awaited))
+        qemus.chain(self.closes.iter().map(AsFd::as_fd))
     }
 
     /// When it is time to [`look`](Self::look) even if nothing has come.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
+use taptrail_bpf::FileState;
 use taptrail_kernel::proc::ProcessId;
 use taptrail_ledger::{Guest as Row, LiveDevice, StoredRecord};
 use taptrail_record::{Descriptor, Event, Record, RecordType, parse_text};
@@ -12,7 +13,7 @@ use taptrail_trail::{Content, Entry};
 use super::books::Slot;
 use super::find;
 use super::guest::{Guest, Qemu};
-use super::known::{Known, Word, holds};
+use super::known::{Known, holds};
 use super::plugs::Plug;
 use super::sight::Place;
 use super::{WatchError, Watcher};
@@ -164,7 +165,15 @@ impl Guest {
             plug.number
         });
         let fds = vec![descriptor.fd];
-        self.held.push(Known { number, descriptor, fds, link: None, port: None, plug, word: Word::None });
+        self.held.push(Known {
+            number,
+            descriptor,
+            fds,
+            link: None,
+            port: None,
+            plug,
+            file: FileState::Unknown,
+        });
         self.needs_full_look = true;
     }
 

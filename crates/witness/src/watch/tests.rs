@@ -5,15 +5,14 @@ use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use taptrail_bpf::{File, FileId, Held};
+use taptrail_bpf::{File, FileId, FileState, Heard, Held, Rest};
 use taptrail_kernel::proc::{PidFd, ProcessId};
 use taptrail_record::{CloseDoubt, Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
 
-use super::closes::{Rest, Told};
 use super::command_line::Netdev;
 use super::guest::{Act, Guest, Now, Qemu};
 use super::held_back::Backing;
-use super::known::{Known, Word};
+use super::known::Known;
 use super::release::Doubt;
 use super::sight::{Place, Sight, Sighted};
 
@@ -309,7 +308,7 @@ impl Scene {
     /// The kernel tells that a file was closed just now.
     fn closes(&mut self, number: u64) -> Timestamp {
         let closed = HashMap::from([(file(number), self.now.time)]);
-        assert!(self.guest.hear(&Told { closed, rest: Rest::Open }, &|_, _| None));
+        assert!(self.guest.hear(&Heard { closed, ..Heard::default() }, &|_, _| None));
         self.now.time
     }
 
@@ -392,8 +391,8 @@ fn what_was_lost_is_asked_for() {
     let mut scene = identified();
     let heard = scene.now.time;
     scene.after(1);
-    let told = Told { closed: HashMap::new(), rest: Rest::Ask(heard) };
-    let ask = |asked: FileId, heard| (asked == file(1)).then_some(Word::ClosedUnheard(heard));
+    let told = Heard { rest: Rest::Ask(heard), ..Heard::default() };
+    let ask = |asked: FileId, heard| (asked == file(1)).then_some(FileState::ClosedUnheard(heard));
     assert!(scene.guest.hear(&told, &ask));
     // What has that number now is another file.
     assert_eq!(scene.loses(&[tun(25, 5)]), [(25, None, Some(heard))], "the vhost-net is open elsewhere");
@@ -402,7 +401,7 @@ fn what_was_lost_is_asked_for() {
 #[test]
 fn what_was_lost_and_can_not_be_asked_for_is_as_without_the_kernels_word() {
     let mut scene = identified();
-    let told = Told { closed: HashMap::new(), rest: Rest::Lost };
+    let told = Heard { rest: Rest::Lost, ..Heard::default() };
     assert!(!scene.guest.hear(&told, &|_, _| None), "nobody says that it was closed");
     scene.identifies(&[(25, tun(25, 5), 1)]);
     scene.after(1);
