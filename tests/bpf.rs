@@ -273,138 +273,190 @@ fn watching_goes_on_without_the_kernels_word_where_there_is_none() {
     assert!(fs::read_to_string(&numbers).unwrap().contains(&loaded));
 }
 
-/// The kinds of device that a hostile QEMU is given: what is attached, and what of it is hidden.
-const HIDDEN: [(&str, &str); 4] = [
-    ("bridge=br0,vhost=off", ""),
-    ("tap=mine,vhost=off", ""),
-    ("macvtap=lower,vhost=off", ""),
-    ("bridge=br0,vhost=on", "only-vhost"),
-];
-
-/// The closes on record, of one kind.
-fn closes(world: &World, kind: DeviceKind) -> Vec<Record> {
-    let mut records = world.records();
-    let is = |record: &Record| matches!(&record.event, Event::Close { device, .. } if device.kind == kind);
-    records.retain(is);
-    records
+/// A device that a hostile QEMU is given and does not give up.
+#[derive(Debug, Clone, Copy)]
+struct Hidden {
+    spec: &'static str,
+    /// What of it is hidden.
+    mode: &'static str,
+    kind: DeviceKind,
 }
 
-/// Which kind is hidden.
-fn kind((spec, mode): (&str, &str)) -> DeviceKind {
-    match (spec, mode) {
-        (_, "only-vhost") => DeviceKind::VhostNet,
-        (spec, _) if spec.starts_with("macvtap") => DeviceKind::Macvtap,
-        _ => DeviceKind::Tun,
+const TAP: Hidden = Hidden { spec: "bridge=br0,vhost=off", mode: "", kind: DeviceKind::Tun };
+const THEIR_TAP: Hidden = Hidden { spec: "tap=mine,vhost=off", ..TAP };
+const MACVTAP: Hidden = Hidden { spec: "macvtap=lower,vhost=off", mode: "", kind: DeviceKind::Macvtap };
+const THEIR_MACVTAP: Hidden = Hidden { spec: "tap=theirs,vhost=off", ..MACVTAP };
+const VHOST_NET: Hidden =
+    Hidden { spec: "bridge=br0,vhost=on", mode: "only-vhost", kind: DeviceKind::VhostNet };
+
+impl Hidden {
+    /// A hostile QEMU of a supervisor with `--bpf` has it.
+    fn give(self, world: &World) -> Hostile<'_> {
+        if self.spec.contains("mine") {
+            world.ip("tuntap add dev mine mode tap");
+        }
+        if self.spec.contains("theirs") {
+            world.ip("link add link lower name theirs type macvtap mode bridge");
+            world.ip(&format!("link set theirs address {} up", mac(1)));
+        }
+        let hostile = Hostile::start_with(world, "web1", &["--bpf", "--audit", "off"]);
+        self.attach(world, &hostile);
+        hostile
     }
-}
 
-/// The holding of the device of this kind.
-fn holding(world: &World, kind: DeviceKind) -> Value {
-    let trail = world.trail();
-    let of = |holding: &&Value| holding["device"]["kind"] == kind.as_str();
-    trail["holdings"].as_array().unwrap().iter().rfind(of).unwrap_or_else(|| panic!("{trail:#}")).clone()
+    fn attach(self, world: &World, hostile: &Hostile<'_>) {
+        hostile.does("deleted");
+        world.attach(&hostile.guest, &format!("{},mac={},id=n1", self.spec, mac(1))).ok();
+    }
+
+    /// It is told to give it up, and does not.
+    fn hide(self, way: &str, world: &World, hostile: &Hostile<'_>) {
+        let closes = self.closes(world);
+        hostile.does(&format!("{way} {} deleted", self.mode));
+        let done = world.detach(&hostile.guest, 1, &[]);
+        done.fails(1, "still holds 1 of the devices");
+        assert_eq!(self.closes(world), closes, "{self:?} {way}");
+        self.is_hidden(world, hostile);
+    }
+
+    /// It is on record as held, and nothing is in doubt.
+    fn is_hidden(self, world: &World, hostile: &Hostile<'_>) {
+        let truth = hostile.truth();
+        assert_eq!(truth.len(), 1, "{self:?}: {truth:?}");
+        let held = self.holding(world);
+        let is = (&held["state"], held.get("end_doubt"));
+        assert_eq!(is, (&"held".into(), None), "{self:?} {truth:?}: {held:#}");
+    }
+
+    fn closes(self, world: &World) -> Vec<Record> {
+        let mut records = world.records();
+        let is = |record: &Record| {
+            let Event::Close { mac, device, .. } = &record.event else { return false };
+            device.kind == self.kind && mac.0[5] == 1
+        };
+        records.retain(is);
+        records
+    }
+
+    fn holding(self, world: &World) -> Value {
+        let all = world.trail();
+        let is = |holding: &&Value| {
+            holding["device"]["kind"] == self.kind.as_str() && holding["mac"] == mac(1).as_str()
+        };
+        all["holdings"].as_array().unwrap().iter().rfind(is).unwrap_or_else(|| panic!("{all:#}")).clone()
+    }
+
+    /// It is released for good, as the close of this number, without anything that anybody asks for.
+    fn is_released(self, world: &World, number: usize) -> Value {
+        world.until(&format!("{self:?}: the close"), || self.closes(world).len() > number);
+        let close = &self.closes(world)[number];
+        assert_eq!((close.doubt, close.last_seen), (None, None), "{self:?}");
+        let holding = self.holding(world);
+        let is = (&holding["state"], &holding["certainty"]);
+        assert_eq!(is, (&"released".into(), &"definitive".into()), "{self:?}: {holding:#}");
+        holding
+    }
+
+    fn is_held_until_it_is_let_go(self) {
+        let world = World::new();
+        let hostile = self.give(&world);
+        for (number, way) in ["thread", "flight", "ring", "child"].into_iter().enumerate() {
+            self.hide(way, &world, &hostile);
+            // It lets go when it is told to take another one.
+            hostile.does("free deleted");
+            world.attach(&hostile.guest, &format!("bridge=br0,vhost=off,mac={},id=n2", mac(2))).ok();
+            self.is_released(&world, number);
+            assert_eq!(hostile.truth().len(), 1, "{self:?} {way}: the other one");
+            world.detach(&hostile.guest, 2, &["--force"]).ok();
+            self.attach(&world, &hostile);
+        }
+    }
+
+    /// What the close at QEMU's end says.
+    fn doubt_at_the_end(self, way: &str) -> Option<CloseDoubt> {
+        let world = World::new();
+        let hostile = self.give(&world);
+        if !way.is_empty() {
+            self.hide(way, &world, &hostile);
+        }
+        world.stop(&hostile.guest);
+        world.taptrail(["ledger", "check"]).ok();
+        let closes = self.closes(&world);
+        assert_eq!(closes.len(), 1, "{self:?} {way}");
+        closes[0].doubt
+    }
 }
 
 fn signal(process: ProcessId, signal: Signal) {
     PidFd::open(process).unwrap().send_signal(signal).unwrap();
 }
 
-#[test]
-fn what_qemu_hides_is_held_without_a_doubt_and_released_at_its_last_close() {
-    for hidden in HIDDEN {
-        for way in ["thread", "flight", "ring", "child"] {
-            let world = World::new();
-            world.ip("tuntap add dev mine mode tap");
-            let hostile = Hostile::start_with(&world, "web1", &["--bpf"]);
-            let ((spec, mode), kind) = (hidden, kind(hidden));
-            let case = format!("{spec} {way}");
-            hostile.does("deleted");
-            world.attach(&hostile.guest, &format!("{spec},mac={},id=n1", mac(1))).ok();
-            hostile.does(&format!("{way} {mode} deleted"));
-            world.detach(&hostile.guest, 1, &[]).fails(1, "still holds 1 of the devices");
-            assert_eq!(hostile.truth().len(), 1, "{case}");
-            assert_eq!(closes(&world, kind), [], "{case}");
-            let held = holding(&world, kind);
-            assert_eq!(
-                (&held["state"], &held["end_doubt"]),
-                (&"held".into(), &Value::Null),
-                "{case}: {held:#}"
-            );
-
-            // It lets go when it is told to take another one; nobody asks the supervisor for this one.
-            hostile.does("free deleted");
-            world.attach(&hostile.guest, &format!("bridge=br0,vhost=off,mac={},id=n2", mac(2))).ok();
-            assert_released(&world, kind, &case);
-            assert_eq!(hostile.truth().len(), 1, "{case}: the other one");
-        }
-    }
+fn child_of(hostile: &Hostile<'_>) -> ProcessId {
+    ProcessId::of(children(hostile.guest.pid).unwrap()[0]).unwrap()
 }
 
-/// The device of this kind is released, for good, without anything that anybody has to ask for.
-fn assert_released(world: &World, kind: DeviceKind, case: &str) -> Value {
-    world.until(&format!("{case}: the close"), || closes(world, kind).len() == 1);
-    let close = &closes(world, kind)[0];
-    assert_eq!((close.doubt, close.last_seen), (None, None), "{case}");
-    let all = world.trail();
-    let of =
-        |holding: &&Value| holding["device"]["kind"] == kind.as_str() && holding["mac"] == mac(1).as_str();
-    let holding = all["holdings"].as_array().unwrap().iter().find(of).unwrap_or_else(|| panic!("{all:#}"));
-    let is = (&holding["state"], &holding["certainty"]);
-    assert_eq!(is, (&"released".into(), &"definitive".into()), "{case}: {holding:#}");
-    holding.clone()
+#[test]
+fn a_tap_that_qemu_hides_is_held_until_its_last_close() {
+    TAP.is_held_until_it_is_let_go();
+}
+
+#[test]
+fn a_persistent_tap_that_qemu_hides_is_held_until_its_last_close() {
+    THEIR_TAP.is_held_until_it_is_let_go();
+}
+
+#[test]
+fn a_macvtap_that_qemu_hides_is_held_until_its_last_close() {
+    MACVTAP.is_held_until_it_is_let_go();
+}
+
+#[test]
+fn a_macvtap_of_others_that_qemu_hides_is_held_until_its_last_close() {
+    THEIR_MACVTAP.is_held_until_it_is_let_go();
+}
+
+#[test]
+fn a_vhost_net_that_qemu_hides_is_held_until_its_last_close() {
+    VHOST_NET.is_held_until_it_is_let_go();
 }
 
 #[test]
 fn a_last_close_has_the_kernels_time_however_late_the_supervisor_looks() {
     let world = World::new();
-    let hostile = Hostile::start_with(&world, "web1", &["--bpf", "--audit", "off"]);
-    hostile.does("deleted");
-    world.attach(&hostile.guest, &format!("bridge=br0,vhost=off,mac={},id=n1", mac(1))).ok();
-    hostile.does("child deleted");
-    world.detach(&hostile.guest, 1, &[]).fails(1, "still holds 1 of the devices");
-    let child = ProcessId::of(children(hostile.guest.pid).unwrap()[0]).unwrap();
-    let supervisor = world.supervisor("web1");
+    let hostile = TAP.give(&world);
+    TAP.hide("child", &world, &hostile);
+    let (child, supervisor) = (child_of(&hostile), world.supervisor("web1"));
     signal(supervisor, Signal::STOP);
     let before = Timestamp::now();
     signal(child, Signal::KILL);
     world.until("the tap goes with its last open file", || world.links().is_empty());
     let after = Timestamp::now();
-    // A tick of every clock there is.
-    std::thread::sleep(std::time::Duration::from_millis(20));
+    // Times on record are in milliseconds.
+    world.until("a later millisecond", || Timestamp::now().as_millisecond() > after.as_millisecond() + 1);
     signal(supervisor, Signal::CONT);
-    let holding = assert_released(&world, DeviceKind::Tun, "child");
-    let end: Timestamp = holding["end"]["time"].as_str().unwrap().parse().unwrap();
+    let holding = TAP.is_released(&world, 0);
+    let end: Timestamp = holding["released"].as_str().unwrap().parse().unwrap();
     assert!(before.as_millisecond() <= end.as_millisecond() && end <= after, "{before} {holding:#} {after}");
 }
 
 #[test]
 fn the_end_of_a_supervised_qemu_is_no_proof_while_somebody_else_has_what_it_had() {
     for (hidden, doubt) in [
-        (HIDDEN[0], Some(CloseDoubt::HeldElsewhere)),
-        (HIDDEN[1], Some(CloseDoubt::HeldElsewhere)),
+        (TAP, Some(CloseDoubt::HeldElsewhere)),
+        (THEIR_TAP, Some(CloseDoubt::HeldElsewhere)),
         // Its link is deleted: whoever has a copy has nothing.
-        (HIDDEN[2], None),
-        (("tap=theirs,vhost=off", ""), Some(CloseDoubt::HeldElsewhere)),
-        (HIDDEN[3], Some(CloseDoubt::Uncounted)),
+        (MACVTAP, None),
+        (THEIR_MACVTAP, Some(CloseDoubt::HeldElsewhere)),
+        (VHOST_NET, Some(CloseDoubt::Uncounted)),
     ] {
-        for (way, doubt) in [("child", doubt), ("", None)] {
-            let world = World::new();
-            world.ip("tuntap add dev mine mode tap");
-            world.ip("link add link lower name theirs type macvtap mode bridge");
-            world.ip(&format!("link set theirs address {} up", mac(1)));
-            let hostile = Hostile::start_with(&world, "web1", &["--bpf"]);
-            let ((spec, mode), case) = (hidden, format!("{hidden:?} {way}"));
-            let kind = if spec.starts_with("tap=theirs") { DeviceKind::Macvtap } else { kind(hidden) };
-            hostile.does("deleted");
-            world.attach(&hostile.guest, &format!("{spec},mac={},id=n1", mac(1))).ok();
-            hostile.does(&format!("{way} {mode} deleted"));
-            let done = world.detach(&hostile.guest, 1, &[]);
-            assert_eq!(done.code(), i32::from(!way.is_empty()), "{case}: {}", done.stderr);
-            world.stop(&hostile.guest);
-            let closes = closes(&world, kind);
-            assert_eq!(closes.iter().map(|close| close.doubt).collect::<Vec<_>>(), [doubt], "{case}");
-            world.taptrail(["ledger", "check"]).ok();
-        }
+        assert_eq!(hidden.doubt_at_the_end("child"), doubt, "{hidden:?}");
+    }
+}
+
+#[test]
+fn the_end_of_a_supervised_qemu_is_definitive_when_nobody_else_has_what_it_had() {
+    for hidden in [TAP, THEIR_TAP, MACVTAP, THEIR_MACVTAP, VHOST_NET] {
+        assert_eq!(hidden.doubt_at_the_end(""), None, "{hidden:?}");
     }
 }
 
@@ -412,52 +464,39 @@ fn the_end_of_a_supervised_qemu_is_no_proof_while_somebody_else_has_what_it_had(
 #[test]
 fn a_macvtap_that_was_opened_again_is_not_released_with_the_first_file() {
     let world = World::new();
-    world.ip("link add link lower name theirs type macvtap mode bridge");
-    world.ip(&format!("link set theirs address {} up", mac(1)));
-    let hostile = Hostile::start_with(&world, "web1", &["--bpf"]);
-    hostile.does("deleted");
-    world.attach(&hostile.guest, &format!("tap=theirs,vhost=off,mac={},id=n1", mac(1))).ok();
+    let hostile = THEIR_MACVTAP.give(&world);
     hostile.does("reopen deleted");
     world.detach(&hostile.guest, 1, &[]).ok();
     assert_eq!(hostile.truth().len(), 1, "in flight");
-    let doubts: Vec<_> = closes(&world, DeviceKind::Macvtap).iter().map(|close| close.doubt).collect();
+    let doubts: Vec<_> = THEIR_MACVTAP.closes(&world).iter().map(|close| close.doubt).collect();
     assert_eq!(doubts, [Some(CloseDoubt::Hidden)]);
 }
 
 #[test]
 fn what_qemu_holds_when_it_is_taken_up_is_held_until_its_last_close() {
-    for hidden in HIDDEN {
+    for hidden in [TAP, THEIR_MACVTAP, VHOST_NET] {
         let world = World::new();
-        world.ip("tuntap add dev mine mode tap");
-        let hostile = Hostile::start_with(&world, "web1", &["--bpf"]);
-        let ((spec, mode), kind, case) = (hidden, kind(hidden), format!("{hidden:?}"));
-        hostile.does("deleted");
-        world.attach(&hostile.guest, &format!("{spec},mac={},id=n1", mac(1))).ok();
+        let hostile = hidden.give(&world);
         world.kill_supervisor("web1");
-        world.taptrail(["adopt", "--bpf", "--background", "web1"]).ok();
-        assert!(!world.log("web1").contains("--bpf does nothing"), "{}", world.log("web1"));
-        hostile.does(&format!("flight {mode} deleted"));
-        world.detach(&hostile.guest, 1, &["--force"]).fails(1, "still holds 1 of the devices");
-        assert_eq!(closes(&world, kind), [], "{case}");
+        // It tells of no NIC, so that it is told to give up what is left of one.
+        hostile.does(&format!("flight {} deleted", hidden.mode));
+        world.taptrail(["adopt", "--bpf", "--audit", "off", "--background", "web1"]).ok();
+        assert_eq!(hidden.closes(&world), [], "{hidden:?}");
+        hidden.is_hidden(&world, &hostile);
         hostile.does("free deleted");
         world.attach(&hostile.guest, &format!("bridge=br0,vhost=off,mac={},id=n2", mac(2))).ok();
-        world.detach(&hostile.guest, 1, &["--force"]);
-        // What was there before is shown by the kernel's accounts, as without its word.
-        world.until(&format!("{case}: the close"), || closes(&world, kind).len() == 1);
-        assert_eq!(closes(&world, kind)[0].doubt, None, "{case}");
+        // What was there before is shown by the kernel's account of the device, as without its word.
+        world.until(&format!("{hidden:?}: the close"), || hidden.closes(&world).len() == 1);
+        assert_eq!(hidden.closes(&world)[0].doubt, None, "{hidden:?}");
     }
 }
 
 #[test]
 fn a_flood_of_events_hides_no_last_close_from_the_supervisor_and_makes_none_up() {
     let world = World::new();
-    let hostile = Hostile::start_with(&world, "web1", &["--bpf"]);
-    hostile.does("deleted");
-    world.attach(&hostile.guest, &format!("bridge=br0,vhost=on,mac={},id=n1", mac(1))).ok();
-    hostile.does("child only-vhost deleted");
-    world.detach(&hostile.guest, 1, &[]).fails(1, "still holds 1 of the devices");
-    let child = ProcessId::of(children(hostile.guest.pid).unwrap()[0]).unwrap();
-    let supervisor = world.supervisor("web1");
+    let hostile = VHOST_NET.give(&world);
+    VHOST_NET.hide("child", &world, &hostile);
+    let (child, supervisor) = (child_of(&hostile), world.supervisor("web1"));
     let flood = || {
         // More than the kernel keeps for one who does not read.
         signal(supervisor, Signal::STOP);
@@ -471,13 +510,13 @@ fn a_flood_of_events_hides_no_last_close_from_the_supervisor_and_makes_none_up()
         world.log("web1").contains("The kernel told more by BPF than was read")
     });
     world.detach(&hostile.guest, 1, &[]).fails(1, "still holds 1 of the devices");
-    assert_eq!(closes(&world, DeviceKind::VhostNet), []);
+    assert_eq!(VHOST_NET.closes(&world), []);
     flood();
     signal(child, Signal::KILL);
     world.until("the child is gone", || !child.is_alive());
     signal(supervisor, Signal::CONT);
-    world.until("the close", || closes(&world, DeviceKind::VhostNet).len() == 1);
-    assert_eq!(closes(&world, DeviceKind::VhostNet)[0].doubt, None);
+    world.until("the close", || VHOST_NET.closes(&world).len() == 1);
+    assert_eq!(VHOST_NET.closes(&world)[0].doubt, None);
 }
 
 /// On any kernel: of one that may not be traced, it is said once.
@@ -485,19 +524,18 @@ fn a_flood_of_events_hides_no_last_close_from_the_supervisor_and_makes_none_up()
 fn supervising_goes_on_without_the_kernels_word_where_there_is_none() {
     let world = World::new();
     let file = world.path("web2.toml");
-    let command = format!("bpf = true\ncommand = {:?}\n", world::EMPTY);
-    fs::write(&file, command).unwrap();
+    fs::write(&file, format!("bpf = true\ncommand = {:?}\n", world::EMPTY)).unwrap();
     let guest = world.start("web1", &["--bpf"]);
-    world.attach(&guest, &format!("bridge=br0,vhost=off,mac={}", mac(1))).ok();
+    world.attach(&guest, &format!("{},mac={}", TAP.spec, mac(1))).ok();
     world.detach(&guest, 1, &["--force"]).ok();
-    assert_eq!(closes(&world, DeviceKind::Tun)[0].doubt, None);
+    assert_eq!(TAP.closes(&world)[0].doubt, None);
     world.taptrail(["run", "--background", "--file", file.to_str().unwrap()]).ok();
-    world.kill_supervisor("web1");
     let said = || ["web1", "web2"].map(|name| world.log(name).matches("--bpf does nothing").count());
-    let is_told = taptrail_bpf::Kernel::load().is_ok();
-    assert_eq!(said(), [usize::from(!is_told); 2], "{}", world.log("web1"));
+    let once = usize::from(taptrail_bpf::Kernel::load().is_err());
+    assert_eq!(said(), [once; 2], "{}", world.log("web1"));
+    world.kill_supervisor("web1");
     world.taptrail(["adopt", "--bpf", "--background", "web1"]).ok();
-    assert_eq!(said()[0], 2 * usize::from(!is_told), "{}", world.log("web1"));
+    assert_eq!(said(), [2 * once, once], "{}", world.log("web1"));
     world.taptrail(["stop", "web2", "--force"]).ok();
     world.stop(&guest);
     world.assert_clean();

@@ -223,7 +223,7 @@ pub(crate) struct Run {
     pub(crate) revoke_unfiltered: bool,
 
     /// Have the kernel tell each last close by a BPF program: a device is given up when nobody has its
-    /// file any more (Linux 6.1, CAP_BPF and CAP_PERFMON; without them, the guest is supervised without)
+    /// file any more (Linux 6.1, CAP_BPF and CAP_PERFMON; without them, the supervisor goes on without)
     #[arg(long)]
     pub(crate) bpf: bool,
 
@@ -296,7 +296,7 @@ pub(crate) struct Adopt {
     pub(crate) revoke_unfiltered: bool,
 
     /// Have the kernel tell each last close by a BPF program: a device is given up when nobody has its
-    /// file any more (Linux 6.1, CAP_BPF and CAP_PERFMON; without them, the guest is supervised without)
+    /// file any more (Linux 6.1, CAP_BPF and CAP_PERFMON; without them, the supervisor goes on without)
     #[arg(long)]
     pub(crate) bpf: bool,
 

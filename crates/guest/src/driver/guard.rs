@@ -10,7 +10,7 @@ use taptrail_record::{Event, Outcome};
 use tracing::{info, warn};
 
 use super::{Driver, PlugState, said};
-use crate::account::Posting;
+use crate::account::{OpenDevice, Posting};
 use crate::handover;
 use crate::host_link::HostLink;
 use crate::interface::LinkChange;
@@ -157,13 +157,15 @@ impl Driver {
         !interface.devices.is_empty() && !announced && !interface.devices.iter().all(is_told)
     }
 
-    /// Closes the account of devices that the kernel has told the last closes of, and that nobody was asked for.
+    /// Looks at the interfaces of which the kernel has told a last close that nobody waited for.
     pub(super) fn look_at_last_closes(&mut self) {
         if !self.host.hears_last_close() {
             return;
         }
         for index in (0..self.interfaces.len()).rev() {
-            let is_closed = |device| matches!(self.host.last_close(device), Some(LastClose::Seen(_)));
+            let is_closed = |device: &OpenDevice| {
+                device.file.is_some() && self.host.last_close(device) != Some(LastClose::Awaited)
+            };
             if self.interfaces[index].interface.devices.iter().any(is_closed) {
                 self.given_up_unasked(index);
             }
