@@ -474,7 +474,7 @@ fn a_macvtap_that_was_opened_again_is_not_released_with_the_first_file() {
 
 #[test]
 fn what_qemu_holds_when_it_is_taken_up_is_held_until_its_last_close() {
-    for hidden in [TAP, THEIR_MACVTAP, VHOST_NET] {
+    for hidden in [THEIR_MACVTAP, VHOST_NET] {
         let world = World::new();
         let hostile = hidden.give(&world);
         world.kill_supervisor("web1");

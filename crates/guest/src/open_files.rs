@@ -11,9 +11,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use jiff::Timestamp;
-use taptrail_bpf::{FileId, FileState, Heard, Held, LastCloses, Rest};
+use taptrail_bpf::{File, FileId, FileState, Heard, Held, LastCloses, OpenedFile, Rest};
 use taptrail_kernel::proc::{HeldDevice, ProcessId};
-use taptrail_record::{DeviceKind, Rdev};
+use taptrail_record::{Device, DeviceKind, Rdev};
 
 use crate::account::OpenDevice;
 use crate::handover;
@@ -88,17 +88,11 @@ impl OpenFiles {
         // What was closed before is accounted for by now.
         self.followed.retain(|_, file| !file.state.is_closed());
         let heard = self.closes.take();
-        let ours: Vec<_> = heard.opened.iter().filter(|opened| opened.by == Some(self.own)).collect();
-        let is = |(opened, device): (&&taptrail_bpf::OpenedFile, &OpenDevice)| {
-            (opened.file.kind, Some(opened.file.rdev)) == (device.device.kind, device.device.rdev)
-        };
-        if ours.len() == devices.len() && ours.iter().zip(devices.iter()).all(is) {
-            let since = Timestamp::now();
-            for (opened, device) in ours.iter().zip(devices) {
-                let Some(file) = opened.file.id else { continue };
-                device.file = Some(file);
-                self.followed.insert(file, Followed::new(device, FileState::Open { file, since }, true));
-            }
+        let since = Timestamp::now();
+        let files = own_files(&heard, self.own, devices.iter().map(|device| &device.device));
+        for (device, file) in devices.iter_mut().zip(files) {
+            device.file = Some(file);
+            self.followed.insert(file, Followed::new(&device.device, FileState::Open { file, since }, true));
         }
         self.apply(&heard);
     }
@@ -121,7 +115,7 @@ impl OpenFiles {
             let Some(found) = after.iter().find(is).filter(|found| before.contains(found)) else { continue };
             let Some(file) = found.file.id else { continue };
             device.file = Some(file);
-            self.followed.insert(file, Followed::new(device, FileState::Open { file, since }, false));
+            self.followed.insert(file, Followed::new(&device.device, FileState::Open { file, since }, false));
         }
         Ok(())
     }
@@ -132,6 +126,22 @@ impl OpenFiles {
     }
 }
 
+/// The files behind devices that a process has opened, where what was heard of its opens is just that.
+fn own_files<'a>(
+    heard: &Heard,
+    own: ProcessId,
+    devices: impl ExactSizeIterator<Item = &'a Device>,
+) -> Vec<FileId> {
+    let ours: Vec<File> =
+        heard.opened.iter().filter(|opened| opened.by == Some(own)).map(|opened| opened.file).collect();
+    let is = |(file, device): (&File, &Device)| (file.kind, Some(file.rdev)) == (device.kind, device.rdev);
+    if ours.len() != devices.len() || !ours.iter().zip(devices).all(is) {
+        return Vec::new();
+    }
+    let files: Option<Vec<_>> = ours.iter().map(|file| file.id).collect();
+    files.unwrap_or_default()
+}
+
 fn is_descriptor(of: &Held, thread: u32, held: &HeldDevice) -> bool {
     of.thread == thread
         && i64::from(of.fd) == i64::from(held.fd)
@@ -140,8 +150,8 @@ fn is_descriptor(of: &Held, thread: u32, held: &HeldDevice) -> bool {
 }
 
 impl Followed {
-    fn new(device: &OpenDevice, state: FileState, is_alone: bool) -> Self {
-        Self { kind: device.device.kind, rdev: device.device.rdev, state, is_alone }
+    fn new(device: &Device, state: FileState, is_alone: bool) -> Self {
+        Self { kind: device.kind, rdev: device.rdev, state, is_alone }
     }
 
     /// Whether it was closed by what was heard.
@@ -153,9 +163,7 @@ impl Followed {
     ) -> bool {
         let is_closed = self.state.hear(heard, ask) && self.state.is_closed();
         if self.kind == DeviceKind::Macvtap {
-            let again = |opened: &taptrail_bpf::OpenedFile| {
-                opened.by != Some(own) && Some(opened.file.rdev) == self.rdev
-            };
+            let again = |opened: &OpenedFile| opened.by != Some(own) && Some(opened.file.rdev) == self.rdev;
             // Where something was lost, an open may be.
             self.is_alone &= heard.rest == Rest::Open && !heard.opened.iter().any(again);
         }
@@ -169,5 +177,77 @@ impl Followed {
             FileState::ClosedUnheard(_) if self.is_alone => Some(LastClose::Seen(None)),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use super::*;
+
+    const OURS: ProcessId = ProcessId { pid: 40, start_time: 1 };
+    const OTHERS: ProcessId = ProcessId { pid: 41, start_time: 1 };
+    const TAP9: Rdev = Rdev { major: 246, minor: 9 };
+
+    fn id(number: u64) -> FileId {
+        NonZeroU64::new(number).unwrap().into()
+    }
+
+    fn opened(number: u64, kind: DeviceKind, rdev: Rdev, by: ProcessId) -> OpenedFile {
+        OpenedFile { file: File { id: Some(id(number)), kind, rdev }, by: Some(by) }
+    }
+
+    fn device(kind: DeviceKind, rdev: Rdev) -> Device {
+        Device { kind, path: "/dev/it".into(), rdev: Some(rdev), dev: None }
+    }
+
+    fn followed(kind: DeviceKind, rdev: Rdev) -> Followed {
+        let state = FileState::Open { file: id(1), since: Timestamp::UNIX_EPOCH };
+        Followed::new(&device(kind, rdev), state, true)
+    }
+
+    /// The file is closed, after this was heard.
+    fn last_close(mut file: Followed, heard: &Heard) -> Option<LastClose> {
+        file.hear(heard, OURS, &|_, _| None);
+        let at = Timestamp::from_millisecond(5).unwrap();
+        let closed = Heard { closed: HashMap::from([(id(1), at)]), ..Heard::default() };
+        let is_closed = file.hear(&closed, OURS, &|_, _| None);
+        assert!(is_closed || heard.rest == Rest::Lost);
+        file.last_close()
+    }
+
+    #[test]
+    fn files_are_ours_only_if_all_that_we_opened_was_heard() {
+        let devices = [device(DeviceKind::Tun, Rdev::TUN), device(DeviceKind::VhostNet, Rdev::VHOST_NET)];
+        let tun = |number, by| opened(number, DeviceKind::Tun, Rdev::TUN, by);
+        let vhost = |number, by| opened(number, DeviceKind::VhostNet, Rdev::VHOST_NET, by);
+        let found = |opened: &[OpenedFile]| {
+            own_files(&Heard { opened: opened.to_vec(), ..Heard::default() }, OURS, devices.iter())
+        };
+        let all = [tun(6, OTHERS), tun(7, OURS), vhost(8, OTHERS), vhost(9, OURS)];
+        assert_eq!(found(&all), [id(7), id(9)]);
+        assert_eq!(found(&all[..3]), []);
+        assert_eq!(found(&[vhost(7, OURS), tun(9, OURS)]), []);
+        assert_eq!(found(&[tun(7, OURS), vhost(8, OURS), vhost(9, OURS)]), []);
+    }
+
+    #[test]
+    fn the_last_close_of_a_macvtap_shows_nothing_of_what_others_opened_of_it() {
+        let again =
+            |rdev, by| Heard { opened: vec![opened(2, DeviceKind::Macvtap, rdev, by)], ..Heard::default() };
+        let closed = |heard: &Heard| last_close(followed(DeviceKind::Macvtap, TAP9), heard);
+        let seen = Some(LastClose::Seen(Timestamp::from_millisecond(5).ok()));
+        assert_eq!(closed(&Heard::default()), seen);
+        assert_eq!(closed(&again(TAP9, OURS)), seen);
+        assert_eq!(closed(&again(Rdev { minor: 8, ..TAP9 }, OTHERS)), seen);
+        assert_eq!(closed(&again(TAP9, OTHERS)), None);
+        // An open may be among what was lost.
+        let lost = Heard { rest: Rest::Ask(Timestamp::UNIX_EPOCH), ..Heard::default() };
+        assert_eq!(closed(&lost), None);
+        // Of a tap the kernel counts the queues, and a vhost-net has nothing to do with another one.
+        assert_eq!(last_close(followed(DeviceKind::VhostNet, Rdev::VHOST_NET), &lost), seen);
+        let lost = Heard { rest: Rest::Lost, ..Heard::default() };
+        assert_eq!(last_close(followed(DeviceKind::Tun, Rdev::TUN), &lost), None);
     }
 }

@@ -187,8 +187,8 @@ fn what_the_host_shows_is_shown_in_place_too() {
         (Part::Device(0), "9:12"),
         (Part::Variable(1), "11:19"),
         (Part::Caller(1), "14:22"),
-        (Part::Command, "20:11"),
-        (Part::Word(2), "20:40"),
+        (Part::Command, "21:11"),
+        (Part::Word(2), "21:40"),
     ] {
         let error = file.wrong(part, "No", Some("so".to_owned()));
         assert_eq!(error.to_string(), format!("web1.toml:{place}: No; so"));
