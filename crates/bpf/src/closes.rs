@@ -161,7 +161,7 @@ impl LastCloses {
         if lost != before && !std::mem::replace(&mut self.complained, true) {
             let lost = lost.total();
             warn!(
-                "The kernel told more by BPF than was read in time, or could be told: {lost} events are lost"
+                "The BPF program sent events faster than they were read: {lost} events are lost"
             );
         }
         told
