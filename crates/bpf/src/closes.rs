@@ -160,9 +160,7 @@ impl LastCloses {
         told.rest = if is_known { Rest::Ask(self.heard) } else { Rest::Lost };
         if lost != before && !std::mem::replace(&mut self.complained, true) {
             let lost = lost.total();
-            warn!(
-                "The BPF program sent events faster than they were read: {lost} events are lost"
-            );
+            warn!("The BPF program sent events faster than they were read: {lost} events are lost");
         }
         told
     }
