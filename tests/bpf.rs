@@ -507,7 +507,7 @@ fn a_flood_of_events_hides_no_last_close_from_the_supervisor_and_makes_none_up()
     flood();
     signal(supervisor, Signal::CONT);
     world.until("the loss is told", || {
-        world.log("web1").contains("The kernel told more by BPF than was read")
+        world.log("web1").contains("The BPF program sent events faster than they were read")
     });
     world.detach(&hostile.guest, 1, &[]).fails(1, "still holds 1 of the devices");
     assert_eq!(VHOST_NET.closes(&world), []);
