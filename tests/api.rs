@@ -550,6 +550,11 @@ fn a_guest_of_another_state_directory_keeps_its_monitor() {
     let done = Done::from(command.env("TAPTRAIL_STATE_DIR", world.path("other")).output().unwrap());
     done.fails(1, "this state directory has it not on record");
     world.taptrail(["adopt", "web1", "--background"]).ok();
+    // Nor is one of its uuid started beside it.
+    let listed = world.json(["list", "--json"]);
+    let uuid = listed[0]["uuid"].as_str().unwrap();
+    let done = world.try_start("web2", &["--uuid", uuid], &EMPTY);
+    done.fails(1, &format!("Guest 'web1' has uuid {uuid}, too, and is already running"));
     assert_eq!(guest.holds(), ["tun vnet0"]);
     world.stop(&guest);
     world.assert_clean();

@@ -29,6 +29,7 @@ use taptrail_ledger::{
 };
 use taptrail_record::{Event, GuestId, MacAddr, Outcome, Record, RecordType, Requester, TooLong, parse_text};
 use tracing::warn;
+use uuid::Uuid;
 
 use crate::events::{Events, What};
 
@@ -75,18 +76,22 @@ pub enum AccountError {
     #[error("Record can't be written")]
     TooLong(#[from] TooLong),
     /// A guest of this name or uuid has lost its supervisor and runs on.
-    #[error("Guest '{name}' runs on without a supervisor, as pid {pid}: `taptrail adopt` gives it one")]
+    #[error("Guest '{name}'{} runs on without a supervisor, as pid {pid}: `taptrail adopt` gives it one", with_uuid(.uuid))]
     Orphan {
         /// The guest.
         name: String,
+        /// Its uuid, where that is what it has in common with the one that was asked for.
+        uuid: Option<Uuid>,
         /// Its QEMU's.
         pid: u32,
     },
-    /// A guest of this name or uuid is there, in another run directory.
-    #[error("Guest '{name}' is already running: its supervisor has pid {pid}")]
+    /// A guest of this uuid is there, or one of this name in another run directory.
+    #[error("Guest '{name}'{} is already running: its supervisor has pid {pid}", with_uuid(.uuid))]
     Supervised {
         /// The guest.
         name: String,
+        /// Its uuid, where that is what it has in common with the one that was asked for.
+        uuid: Option<Uuid>,
         /// Its supervisor's.
         pid: u32,
     },
@@ -472,14 +477,19 @@ fn orphan(ledger: &Ledger, guest: &GuestId, boot: &str) -> Result<(), AccountErr
     for other in own_guests(ledger)?.into_iter().filter(|other| other.boot_id == boot) {
         let Some(qemu) = other.qemu.filter(|_| same(&other.id)) else { continue };
         let Process { pid, start } = other.supervisor;
+        let uuid = (other.id.name != guest.name).then_some(guest.uuid);
         if (ProcessId { pid, start_time: start }).is_alive() {
-            return Err(AccountError::Supervised { name: other.id.name.into(), pid });
+            return Err(AccountError::Supervised { name: other.id.name.into(), uuid, pid });
         }
         if (ProcessId { pid: qemu.pid, start_time: qemu.start }).is_alive() {
-            return Err(AccountError::Orphan { name: other.id.name.into(), pid: qemu.pid });
+            return Err(AccountError::Orphan { name: other.id.name.into(), uuid, pid: qemu.pid });
         }
     }
     Ok(())
+}
+
+fn with_uuid(uuid: &Option<Uuid>) -> String {
+    uuid.map(|uuid| format!(" has uuid {uuid}, too, and")).unwrap_or_default()
 }
 
 /// The kernel's own time of a record, as it stands in the log.
