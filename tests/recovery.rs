@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use taptrail_kernel::proc::{ProcessId, boot_id};
 use taptrail_ledger::{Ledger, NewWatched, Process};
 use taptrail_record::{Event, GuestId, Outcome};
+use world::hostile::Hostile;
 use world::seen::descriptors;
 use world::{EMPTY, Guest, World};
 
@@ -410,4 +411,165 @@ fn a_guest_of_another_manager_is_shown_and_left_alone() {
     assert_eq!(ledger.live_guests().unwrap().len(), 2);
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+/// Removes a ledger's files.
+fn remove_ledger(world: &World) {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = Ledger::file(&world.state()).into_os_string();
+        name.push(suffix);
+        let _ = std::fs::remove_file(name);
+    }
+}
+
+#[test]
+fn a_guest_on_no_record_is_listed_by_what_it_holds_and_ended_by_its_name() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", BOTH[0], "--nic", BOTH[1]]);
+    let bare = world.start("bare", &[]);
+    for name in ["web1", "bare"] {
+        world.kill_supervisor(name);
+    }
+    remove_ledger(&world);
+    let listed = world.taptrail(["list", "--json"]).ok();
+    let rows: Value = serde_json::from_str(&listed.stdout).unwrap();
+    for (row, (guest, nics)) in rows.as_array().unwrap().iter().zip([(&bare, 0), (&guest, 2)]) {
+        assert_eq!((&row["name"], &row["state"]), (&json!(guest.name), &json!("unrecorded")));
+        assert_eq!((&row["pid"], &row["nics"]), (&json!(guest.pid), &json!(nics)));
+    }
+    assert_eq!(rows.as_array().unwrap().len(), 2);
+    assert!(listed.stderr.contains("`taptrail stop web1 --force` ends it"), "{}", listed.stderr);
+    world.taptrail(["nics", "web1"]).fails(1, "is not on record here");
+
+    // Nothing else gets its address meanwhile.
+    world.try_start("web2", &["--nic", ONE], &EMPTY).fails(1, "52:54:00:00:00:01 runs already");
+    let other = world.start("web2", &[]);
+    world.attach(&other, ONE).fails(1, "52:54:00:00:00:01 runs already");
+    world.attach(&other, "bridge=br0,mac=52:54:00:00:00:03,vhost=off").ok();
+    let done = world.taptrail(["recover"]);
+    assert_eq!((done.code(), done.stdout.matches("runs as process").count()), (1, 2), "{}", done.stdout);
+
+    world.taptrail(["stop", "web1", "--force"]).ok();
+    world.taptrail(["stop", "bare", "--force"]).ok();
+    assert!(!guest.is_alive() && !bare.is_alive());
+    world.taptrail(["recover"]).ok();
+    assert_eq!(world.links(), ["vnet1"]);
+    world.attach(&other, ONE).ok();
+    world.stop(&other);
+    assert_eq!(world.json(["list", "--json"]), json!([]));
+    world.assert_clean();
+}
+
+#[test]
+fn a_guest_of_removed_directories_is_listed_with_its_supervisor_and_not_started_twice() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    let supervisor = world.supervisor("web1");
+    std::fs::remove_dir_all(world.run_dir()).unwrap();
+    std::fs::remove_dir_all(world.state()).unwrap();
+    let row = &world.json(["list", "--json"])[0];
+    assert_eq!((&row["name"], &row["state"]), (&json!("web1"), &json!("unrecorded")));
+    assert_eq!((&row["pid"], &row["supervisor"]), (&json!(guest.pid), &json!(supervisor.pid)));
+    world.try_start("web1", &[], &EMPTY).fails(1, "Guest 'web1' runs already");
+    world.taptrail(["stop", "web1", "--force"]).ok();
+    assert!(!guest.is_alive());
+    world.until("its supervisor ends", || !supervisor.is_alive());
+    // It has made itself a ledger for its end.
+    world.assert_clean();
+    assert_eq!(world.story().last().unwrap(), "guest crashed");
+}
+
+/// taptrail in another network namespace, which ends with it.
+fn elsewhere(world: &World, words: &[&str]) -> world::Done {
+    std::thread::scope(|scope| {
+        let there = scope.spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            world.taptrail(words)
+        });
+        there.join().unwrap()
+    })
+}
+
+#[test]
+fn what_another_network_namespace_has_is_recovered_from_there_alone() {
+    let mut world = World::new();
+    let guest = world.start("web1", &["--nic", BOTH[0], "--nic", BOTH[1]]);
+    world.kill_supervisor("web1");
+    guest.kill();
+    world.until("QEMU is gone", || !guest.is_alive());
+    let records = world.records().len();
+    for _ in 0..2 {
+        let done = elsewhere(&world, &["recover"]);
+        assert_eq!(done.code(), 1, "{}", done.stdout);
+        assert!(done.stdout.contains("are in another network namespace"), "{}", done.stdout);
+    }
+    let done = elsewhere(&world, &["recover", "--json"]);
+    let told: Value = serde_json::from_str(&done.stdout).unwrap();
+    let here = taptrail_kernel::proc::network_namespace().unwrap();
+    assert_eq!((&told[0]["state"], &told[0]["netns"]), (&json!("elsewhere"), &json!(here)));
+    let mut again = vec!["run", "--background", "--name", "web1", "--"];
+    again.extend(EMPTY);
+    elsewhere(&world, &again).fails(1, "is in another network namespace");
+    assert_eq!((world.records().len(), world.open_accounts().0), (records, 4));
+    assert_eq!(recover(&world)[0]["state"], "closed");
+    assert_true(&world, None);
+    world.assert_clean();
+
+    // A start that was cut off, too: neither its QEMU nor its links are touched from elsewhere.
+    world.extra.push(("FAILPOINTS".to_owned(), "start::spawned=return".to_owned()));
+    assert!(!world.try_start("web1", &["--nic", ONE], &EMPTY).success());
+    world.extra.clear();
+    world.supervisor_is_gone("web1");
+    assert_eq!(elsewhere(&world, &["recover"]).code(), 1);
+    assert_eq!(world.links(), ["vnet0"]);
+    assert_eq!(recover(&world)[0]["state"], "start-taken-back");
+    world.assert_clean();
+}
+
+#[test]
+fn a_network_namespace_that_is_gone_keeps_no_account_open() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    world.kill_supervisor("web1");
+    guest.kill();
+    world.until("QEMU is gone", || !guest.is_alive());
+    // This thread was the last one in it.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+    let told = world.json(["recover", "--json"]);
+    assert_eq!(told[0]["state"], "closed", "{told:#}");
+    assert_eq!(world.trail()["holdings"][0]["end_doubt"], "unseen");
+    assert_eq!(world.open_accounts(), (0, 0));
+}
+
+#[test]
+fn a_guest_of_another_state_directory_is_left_to_it() {
+    let world = World::new();
+    let hostile = Hostile::start(&world, "web1");
+    world.attach(&hostile.guest, "macvtap=lower,mac=52:54:00:00:00:01,id=n1,vhost=off").ok();
+    world.attach(&hostile.guest, "bridge=br0,mac=52:54:00:00:00:02,id=n2,vhost=off").ok();
+    let other = |words: &[&str]| {
+        let mut command = world.command(words);
+        world::Done::from(command.env("TAPTRAIL_STATE_DIR", world.path("other")).output().unwrap())
+    };
+    let links = ["macvtap0", "vnet0"];
+    let done = other(&["recover"]);
+    let reached = format!("--state-dir={} reaches it", world.state().display());
+    assert_eq!(done.stdout.matches(&reached).count(), 2, "{}", done.stdout);
+    assert_eq!(done.code(), 0, "nothing is wrong with it");
+    assert_eq!(world.links(), links);
+    // Without a supervisor, and with a macvtap of which no descriptor is seen: its QEMU runs.
+    world.kill_supervisor("web1");
+    hostile.does("flight deleted");
+    let mut monitor = world::qmp::Qmp::connect(world.run_dir().join("web1/monitor"));
+    monitor.execute("netdev_del", json!({"id": "host-n1"}));
+    assert_eq!(hostile.guest.holds(), ["tun vnet0"]);
+    let done = other(&["recover"]);
+    let runs = format!("runs as process {}", hostile.guest.pid);
+    assert_eq!(done.stdout.matches(&runs).count(), 2, "{}", done.stdout);
+    assert_eq!((done.code(), world.links()), (1, links.map(str::to_owned).to_vec()));
+    // Once that has ended they are nobody's.
+    hostile.guest.kill();
+    world.until("QEMU is gone", || !hostile.guest.is_alive());
+    assert!(other(&["recover"]).success());
+    assert_eq!(world.links(), Vec::<String>::new());
 }

@@ -27,10 +27,12 @@ use taptrail_kernel::process::BpfLeft;
 use taptrail_ledger::{InterfaceKey, StepKey};
 use taptrail_record::{DeviceKind, GuestId, IfName, MacAddr, Requester};
 use tracing::{debug, warn};
+use uuid::Uuid;
 
 use crate::account::{Account, AccountError, OpenDevice, Opens, Posting};
 use crate::host_link::{HostLink, LinkKind, TapState, is_mark, mark};
 use crate::open_files::{LastClose, OpenFiles};
+use crate::marked::{Marked, MarkedError};
 use crate::spec::{Backend, Filter, NicSpec, Vhost};
 
 /// How long a macvtap's node may take to appear: udev is asynchronous.
@@ -79,6 +81,28 @@ pub enum OpenError {
         /// Its mark: the guest's uuid and the interface's MAC.
         mark: String,
     },
+    /// A guest without an open account has the address.
+    #[error(
+        "Interface {mac} runs already: link '{link}' was made for it, and guest {guest}, which is not on record here, holds it{}; `taptrail list` and `taptrail recover` tell what to do with that one", held_by(.pid)
+    )]
+    RunsUnrecorded {
+        /// The interface.
+        mac: MacAddr,
+        /// The link.
+        link: IfName,
+        /// The guest.
+        guest: Uuid,
+        /// Who holds it, where a process shows it.
+        pid: Option<u32>,
+    },
+    /// Whether the address is free can't be seen.
+    #[error("Whether another guest has {mac} already can't be seen")]
+    Marked {
+        /// The interface.
+        mac: MacAddr,
+        /// Why.
+        source: MarkedError,
+    },
     /// The tap goes with the open file that it belongs to.
     #[error(
         "Tap '{name}' is not persistent: it belongs to the program that holds it; make one that stays (`ip tuntap add dev NAME mode tap user root`)"
@@ -88,7 +112,7 @@ pub enum OpenError {
         name: IfName,
     },
     /// Somebody has it open, and would get a part of the guest's frames.
-    #[error("Link '{name}' is held already{}", .pid.map(|pid| format!(" by process {pid}")).unwrap_or_default())]
+    #[error("Link '{name}' is held already{}", held_by(.pid))]
     Held {
         /// The link.
         name: IfName,
@@ -135,6 +159,10 @@ pub enum OpenError {
         /// Why.
         source: AccountError,
     },
+}
+
+fn held_by(pid: &Option<u32>) -> String {
+    pid.map(|pid| format!(" by process {pid}")).unwrap_or_default()
 }
 
 /// What is left over of ended guests can't be removed.
@@ -293,6 +321,7 @@ impl Host {
             |error| Box::new(OpenFailed { error, key: None, closed: Vec::new(), steps: Vec::new() });
         let failed = |source| OpenError::Account { mac, source };
         let place = self.resolve(&spec, mac).map_err(refused)?;
+        is_free(mac, account).map_err(refused)?;
         let (step, key) =
             account.begin_interface(mac, &id, &spec.to_string()).map_err(|source| refused(failed(source)))?;
         crash_point!("open::intended");
@@ -381,6 +410,12 @@ impl Host {
             Some(mark) => self.links.find_moved(mark),
             None => Ok(None),
         }
+    }
+
+    /// The link with this mark, in our network namespace or where it was moved to.
+    pub(crate) fn marked(&mut self, mark: String) -> Result<Option<HostLink>, LinkError> {
+        let found = self.links.find_alias(&mark)?;
+        Ok(found.and_then(|found| HostLink::new(&found.link, Some(mark))))
     }
 
     /// What the kernel says of the tap behind an interface, wherever it is by now.
@@ -776,6 +811,26 @@ fn mac_filter(kind: LinkKind, ifname: IfName, ifindex: u32, mac: MacAddr) -> Mac
         LinkKind::Macvtap => Hook::Egress,
     };
     MacFilter { ifindex, ifname, hook, mac }
+}
+
+/// Refuses the address of an interface of a guest that runs without an open account.
+fn is_free(mac: MacAddr, account: &Account) -> Result<(), OpenError> {
+    let held = || -> Result<Vec<Marked>, OpenError> {
+        let mut all = Marked::all(|of| of == mac).map_err(|source| OpenError::Marked { mac, source })?;
+        all.retain(Marked::is_held);
+        Ok(all)
+    };
+    for marked in held()? {
+        let on_record =
+            account.is_on_record(marked.guest).map_err(|source| OpenError::Account { mac, source })?;
+        // Looked at again: one that ended with its account is over.
+        if !on_record && let Some(still) = held()?.into_iter().find(|of| of.guest == marked.guest) {
+            let (link, guest) = (still.link.name().clone(), still.guest);
+            let pid = still.holder.map(|holder| holder.pid);
+            return Err(OpenError::RunsUnrecorded { mac, link, guest, pid });
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a link that was made for an interface of a guest: its filter, its end and its account are that one's.

@@ -15,6 +15,7 @@
 //! - `host_link`: the host's link behind an interface, and by what it is known again.
 //! - `driver`: the state machine, the only thing that acts on the guest.
 //! - `recovery`: what an ended supervisor left behind.
+//! - `unrecorded`: who runs and is on no record.
 //! - `unresponsive`: what can be done of one that does not answer.
 //! - `request`, `server`, `service`, `callers`, `socket`, [`api`], `client`: how others ask it to.
 //! - `events`, `monitor`: what happens, told to who listens.
@@ -42,8 +43,10 @@ pub mod file;
 mod handover;
 mod host_link;
 mod interface;
+mod marked;
 mod monitor;
 mod open_files;
+mod process;
 pub mod qemu;
 mod recovery;
 mod request;
@@ -55,6 +58,7 @@ mod socket;
 pub mod spec;
 mod stray;
 mod supervisor;
+mod unrecorded;
 mod unresponsive;
 pub mod xml;
 
@@ -65,6 +69,7 @@ pub use driver::{AdoptError, AdoptOptions, Ended, Options, StartError};
 pub use duration::{DurationError, duration};
 pub use environment::{EnvironmentError, environment};
 pub use interface::{LeftOverError, OpenError};
+pub use marked::MarkedError;
 pub use recovery::{
     RecoverError, RecoverOptions, Recovered, RecoveredState, Unsupervised, recover, unsupervised,
 };
@@ -72,7 +77,10 @@ pub use run_dir::{Dirs, NOFOLLOW, RunDirError, api_socket, check_name, guests, l
 pub use service_manager::ServiceManager;
 pub use stray::{Stray, StrayState, strays};
 pub use supervisor::{Observer, Running, SuperviseError, adopt, supervise};
-pub use unresponsive::{KilledQemu, Supervised, UnresponsiveError, host_interface, kill_qemu, supervised};
+pub use unrecorded::{Unrecorded, UnrecordedError, kill_unrecorded, unrecorded};
+pub use unresponsive::{
+    CutLink, KilledQemu, Supervised, UnresponsiveError, cut_link, host_interface, kill_qemu, supervised,
+};
 
 /// An error and its sources on one line, whatever the names in it are.
 pub fn chain(error: &dyn std::error::Error) -> String {

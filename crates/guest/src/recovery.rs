@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use taptrail_kernel::link::LinkError;
-use taptrail_kernel::proc::{ProcessId, boot_id, network_namespace};
+use taptrail_kernel::proc::{ProcessId, boot_id, network_namespace, network_namespace_exists, processes};
 use taptrail_ledger::{Guest, LedgerError, Process, Step, StepKey};
 use taptrail_record::{CloseDoubt, DeviceKind, Event, GuestId, MacAddr, Outcome, Reason};
 use tracing::warn;
@@ -26,6 +26,8 @@ use crate::account::{
 use crate::driver::end_process;
 use crate::handover::{self, Counts};
 use crate::interface::{Host, LeftOverError};
+use crate::marked::MarkedError;
+use crate::process::QemuProcess;
 use crate::run_dir::{Claim, Dirs, RunDirError};
 use crate::spec::NicSpec;
 
@@ -61,6 +63,12 @@ pub enum RecoveredState {
         /// QEMU's.
         pid: u32,
     },
+    /// It has ended, and what may be left of its links and filters is in another network namespace: its account stays
+    /// open until it is recovered from there.
+    Elsewhere {
+        /// The inode of that namespace.
+        netns: u64,
+    },
     /// The account is closed.
     Closed {
         /// How many devices were closed with it.
@@ -85,6 +93,9 @@ pub enum RecoverError {
     /// The host's links can't be asked for.
     #[error("The host's network links can't be reached")]
     Links(#[from] LinkError),
+    /// The host's links can't be looked at.
+    #[error(transparent)]
+    Marked(#[from] MarkedError),
     /// What is left over can't be removed.
     #[error(transparent)]
     LeftOver(#[from] LeftOverError),
@@ -207,14 +218,21 @@ impl Recovery<'_> {
         let mut account = Account::take_up(&self.options.dirs.state, self.options.audit, guest)?;
         let live = account.live()?;
         let unstarted = live.steps.iter().any(|step| step.step == Step::Start);
+        let elsewhere = if here { self.elsewhere(&live).map_err(RecoverError::Look)? } else { None };
         let mut seen = false;
         if here && let Some(qemu) = find(guest).map_err(RecoverError::Look)? {
             if !unstarted {
                 return Ok(Some(RecoveredState::Orphaned { pid: qemu.pid }));
             }
+            if let Some(netns) = elsewhere {
+                return Ok(Some(RecoveredState::Elsewhere { netns }));
+            }
             // It never ran its guest: it was started paused, and nobody let it run.
             end_process(qemu).map_err(|source| RecoverError::Kill { pid: qemu.pid, source })?;
             seen = true;
+        }
+        if let Some(netns) = elsewhere {
+            return Ok(Some(RecoveredState::Elsewhere { netns }));
         }
         claim.leave(false);
         claim.keep_log();
@@ -226,12 +244,21 @@ impl Recovery<'_> {
         Ok(Some(RecoveredState::Closed { devices, unstarted }))
     }
 
+    /// The network namespace of a guest's links, where that is another one that exists. One that is gone has taken its
+    /// links along.
+    fn elsewhere(&self, live: &Live) -> io::Result<Option<u64>> {
+        match live.netns.filter(|netns| *netns != self.netns) {
+            Some(netns) if !live.interfaces.is_empty() && network_namespace_exists(netns)? => Ok(Some(netns)),
+            _ => Ok(None),
+        }
+    }
+
     /// Removes what is left of a guest's interfaces on the host. Its devices are over then, some perhaps with a doubt.
     fn undo(&mut self, guest: &Guest, live: &Live) -> Result<Vec<OpenDevice>, RecoverError> {
         let mut devices: Vec<_> = live.devices().cloned().collect();
         if live.netns.is_some_and(|netns| netns != self.netns) {
             warn!(
-                "'{}': what may be left of its links and filters is in another network namespace ({})",
+                "'{}': its links and filters were in another network namespace ({}), which is gone",
                 guest.id.name,
                 live.netns.unwrap_or_default()
             );
@@ -310,23 +337,8 @@ fn find(guest: &Guest) -> io::Result<Option<ProcessId>> {
     if let Some(qemu) = guest.qemu.map(process) {
         return Ok(qemu.is_alive().then_some(qemu));
     }
-    let uuid = guest.id.uuid.to_string();
-    for entry in std::fs::read_dir("/proc")? {
-        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // A process may end meanwhile.
-        let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else { continue };
-        let Ok(id) = ProcessId::of(pid) else { continue };
-        let words: Vec<&[u8]> = line.split(|&byte| byte == 0).collect();
-        let named = words.windows(2).any(|pair| pair[0] == b"-uuid" && pair[1] == uuid.as_bytes());
-        let ours = named && words.windows(2).any(|pair| pair[0] == b"-chardev" && is_monitor(pair[1]));
-        if ours && id.start_time >= guest.supervisor.start {
-            return Ok(Some(id));
-        }
-    }
-    Ok(None)
-}
-
-fn is_monitor(word: &[u8]) -> bool {
-    let option = format!("socket,id={},", crate::qemu::MONITOR);
-    word.starts_with(option.as_bytes())
+    let qemus = processes()?.into_iter().filter_map(QemuProcess::of);
+    let ours =
+        |qemu: &QemuProcess| qemu.guest.uuid == guest.id.uuid && qemu.id.start_time >= guest.supervisor.start;
+    Ok(qemus.into_iter().find(ours).map(|qemu| qemu.id))
 }

@@ -1,16 +1,16 @@
 //! Links that carry the mark of a guest of which the ledger knows nothing: its file was removed, or is
-//! another host's.
+//! another host's, or another state directory has the guest.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
-use taptrail_kernel::link::{Link, Links};
-use taptrail_kernel::proc::Holders;
-use taptrail_record::{DeviceKind, IfName, MacAddr};
+use taptrail_record::{IfName, MacAddr};
 use uuid::Uuid;
 
 use crate::account::live_guests;
-use crate::host_link::{HostLink, read_mark};
 use crate::interface::Host;
+use crate::marked::Marked;
+use crate::process::{QemuProcess, SupervisorProcess};
 use crate::recovery::{RecoverError, RecoverOptions};
 
 /// A link that was made for a guest's interface, and no account of that guest is open.
@@ -27,12 +27,21 @@ pub struct Stray {
 }
 
 /// What became of a stray link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StrayState {
-    /// A process holds its device.
+    /// Its guest has a supervisor, and an account with another state directory: it is in good hands.
+    Elsewhere {
+        /// The supervisor's.
+        supervisor: u32,
+        /// That state directory.
+        state: PathBuf,
+    },
+    /// A process holds its device, or runs the guest.
     Held {
         /// Which.
         pid: u32,
+        /// The guest's name, where that process is its QEMU.
+        guest: Option<String>,
     },
     /// The kernel says that it is held, and no process shows it.
     Attached,
@@ -40,49 +49,40 @@ pub enum StrayState {
     Deleted,
 }
 
-/// Looks for links of guests without an account; deletes those that nobody holds.
+/// Looks for links of guests without an account; deletes those that nobody holds and whose guest does not run.
 ///
 /// # Errors
 /// When links or processes can't be looked at, or the ledger can't be read.
 pub fn strays(options: &RecoverOptions) -> Result<Vec<Stray>, RecoverError> {
-    let mut links = Links::open()?;
-    let marked: Vec<_> = links
-        .all()?
-        .into_iter()
-        .filter_map(|link| Some((read_mark(link.alias.as_deref()?)?, link)))
-        .collect();
+    let mut marked = Marked::all(|_| true)?;
+    // Read after the links: a guest's account is there before its first link.
+    let known: BTreeSet<Uuid> = live_guests(&options.dirs)?.into_iter().map(|guest| guest.id.uuid).collect();
+    marked.retain(|link| !known.contains(&link.guest));
     if marked.is_empty() {
         return Ok(Vec::new());
     }
-    // Read after the links: a guest's account is there before its first link.
-    let known: BTreeSet<Uuid> = live_guests(&options.dirs)?.into_iter().map(|guest| guest.id.uuid).collect();
+    let supervisors = SupervisorProcess::all().map_err(RecoverError::Look)?;
+    let qemus = QemuProcess::all().map_err(RecoverError::Look)?;
     let mut host = Host::open(options.nft.clone())?;
     let mut strays = Vec::new();
-    for ((uuid, mac), link) in marked.into_iter().filter(|((uuid, _), _)| !known.contains(uuid)) {
-        let Some(known) = HostLink::new(&link, link.alias.clone()) else { continue };
-        let state = match holder(&links, &known, &link)? {
-            Some(pid) => StrayState::Held { pid },
-            None if known.is_tap() && links.tap_is_attached(link.index)? == Some(true) => {
+    for marked in marked {
+        let uuid = marked.guest;
+        // A macvtap need not be seen to be held: while its guest runs, it stays.
+        let qemu = qemus.iter().find(|qemu| qemu.guest.uuid == uuid && qemu.id.is_alive());
+        let holder = marked.holder.filter(|holder| holder.is_alive());
+        let elsewhere = supervisors.iter().find(|of| of.has_on_record(uuid));
+        let state =
+            if let Some((supervisor, state)) = elsewhere.and_then(|of| Some((of.pid, of.state.clone()?))) {
+                StrayState::Elsewhere { supervisor, state }
+            } else if let Some(pid) = qemu.map(|qemu| qemu.id).or(holder).map(|process| process.pid) {
+                StrayState::Held { pid, guest: qemu.map(|qemu| qemu.guest.name.to_string()) }
+            } else if marked.is_held() {
                 StrayState::Attached
-            }
-            None => {
-                host.delete_link(&known)?;
+            } else {
+                host.delete_link(&marked.link)?;
                 StrayState::Deleted
-            }
-        };
-        strays.push(Stray { link: known.name().clone(), uuid, mac, state });
+            };
+        strays.push(Stray { link: marked.link.name().clone(), uuid, mac: marked.mac, state });
     }
     Ok(strays)
-}
-
-/// The process that holds the device of a link, where one shows it.
-fn holder(links: &Links, known: &HostLink, link: &Link) -> Result<Option<u32>, RecoverError> {
-    let kind = if known.is_tap() { DeviceKind::Tun } else { DeviceKind::Macvtap };
-    let holders = Holders::of(kind).and_then(Holders::of_our_network).map_err(RecoverError::Look)?;
-    let rdev = links.macvtap_rdev(known.name(), link.index);
-    let found = holders.found.iter().find(|(_, _, held)| match kind {
-        DeviceKind::Tun => held.ifname.as_ref() == Some(known.name()),
-        _ => Some(held.rdev) == rdev,
-    });
-    Ok(found.map(|(pid, ..)| *pid))
 }

@@ -14,6 +14,7 @@ use crate::driver::{self, AdoptError, AdoptOptions, Driver, Ended, Options, Plac
 use crate::request::Inbox;
 use crate::run_dir::{Claim, RunDirError};
 use crate::server::ApiServer;
+use crate::unrecorded::{UnrecordedError, in_the_way};
 
 /// A guest could not be supervised.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,19 @@ pub enum SuperviseError {
     /// The guest can't be claimed.
     #[error(transparent)]
     Claim(#[from] RunDirError),
+    /// A guest of this name or uuid runs on no record.
+    #[error(
+        "Guest '{name}' runs already, as pid {pid}, and is not on record here: `taptrail list` tells what to do with it"
+    )]
+    Unrecorded {
+        /// Its name, or uuid.
+        name: String,
+        /// Its QEMU's, or its supervisor's.
+        pid: u32,
+    },
+    /// Whether one does can't be seen.
+    #[error("Whether the guest runs already can't be seen")]
+    Look(#[from] UnrecordedError),
     /// What is said can't be taken where it is to go.
     #[error("The guest's log can't be created")]
     Log(#[source] std::io::Error),
@@ -78,6 +92,11 @@ pub fn supervise(
 ) -> Result<Ended, SuperviseError> {
     let mut claim = Claim::take(&options.dirs.run, &options.guest.name)?;
     claim.check_monitor_unused(&options.guest.name)?;
+    if let Some(other) = in_the_way(&options.dirs, &options.guest)? {
+        let pid = other.pid().or(other.supervisor).unwrap_or_default();
+        let name = other.name.unwrap_or_else(|| other.uuid.to_string());
+        return Err(SuperviseError::Unrecorded { name, pid });
+    }
     observer.claimed(claim.path()).map_err(SuperviseError::Log)?;
     let place = Place { monitor: claim.listen("monitor")?, monitor_path: claim.socket("monitor") };
     let (inbox, server) = serve(&claim, &options.guest, &options.allow, patience)?;

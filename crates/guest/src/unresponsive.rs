@@ -1,20 +1,23 @@
 //! Guests whose supervisors say nothing: found on record and in `/proc`, and ended without them.
 //!
 //! A supervisor that is stopped, or hangs, keeps its guest's name, its monitor and its account. What it holds can't be
-//! taken from it; what can be done is to see the guest, and to end its QEMU. The account is closed by the supervisor, if
-//! it goes on, or by recovery, when it has ended.
+//! taken from it; what can be done is to see the guest, to delete a link that was made for it, and to end its QEMU. The
+//! account is closed by the supervisor, if it goes on, or by recovery, when it has ended.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use taptrail_kernel::proc::{ProcessId, boot_id};
-use taptrail_ledger::{Guest, LedgerError, Process};
+use taptrail_kernel::link::LinkError;
+use taptrail_kernel::proc::{ProcessId, boot_id, network_namespace};
+use taptrail_ledger::{Guest, Ledger, LedgerError, Process, Step};
 use taptrail_record::{GuestId, MacAddr};
 
 use crate::account::{ledger_if_any, live_guests};
-use crate::driver::end_process;
+use crate::driver::{REVOKE, end_process};
+use crate::host_link::mark;
+use crate::interface::Host;
 use crate::run_dir::{self, Dirs};
 
 /// A guest with an open account whose supervisor runs, whether it answers or not.
@@ -44,6 +47,9 @@ pub enum UnresponsiveError {
     /// /proc can't be read.
     #[error("Processes can't be listed")]
     Look(#[source] io::Error),
+    /// A link can't be found or deleted.
+    #[error("The interface's link can't be deleted")]
+    Link(#[from] LinkError),
     /// QEMU does not end, or is not ours to end.
     #[error("QEMU (pid {pid}) can't be ended")]
     Kill {
@@ -61,6 +67,17 @@ pub struct KilledQemu {
     pub pid: u32,
     /// Its supervisor's, if that runs.
     pub supervisor: Option<u32>,
+}
+
+/// A link that was deleted without the guest's supervisor. QEMU has its descriptors still, with nothing behind them.
+#[derive(Debug)]
+pub struct CutLink {
+    /// Its name.
+    pub ifname: String,
+    /// The supervisor's, if that runs.
+    pub supervisor: Option<u32>,
+    /// Whether the ledger has the revocation as begun: who takes the guest up finishes it.
+    pub recorded: Result<(), LedgerError>,
 }
 
 /// The host's guests that are on record with a supervisor that runs. Nothing is changed.
@@ -95,6 +112,44 @@ pub fn kill_qemu(dirs: &Dirs, name: &str) -> Result<Option<KilledQemu>, Unrespon
     end_process(qemu).map_err(|source| UnresponsiveError::Kill { pid: qemu.pid, source })?;
     let supervisor = process(guest.supervisor);
     Ok(Some(KilledQemu { pid: qemu.pid, supervisor: supervisor.is_alive().then_some(supervisor.pid) }))
+}
+
+/// Takes the link from under an interface, without asking the guest's supervisor: one that was made for the interface,
+/// known by its mark. The revocation is on record as begun before that. `None` where there is no such link.
+///
+/// # Errors
+/// When what is on record or the links can't be read, or the link can't be deleted.
+pub fn cut_link(dirs: &Dirs, name: &str, mac: MacAddr) -> Result<Option<CutLink>, UnresponsiveError> {
+    let (Some(ledger), Some(guest)) =
+        (ledger_if_any(dirs)?, live(dirs)?.into_iter().rfind(|guest| guest.id.name == name))
+    else {
+        return Ok(None);
+    };
+    let here = network_namespace().map_err(UnresponsiveError::Look)?;
+    let elsewhere = ledger.place(guest.key)?.0.is_some_and(|netns| netns != here);
+    if elsewhere || !ledger.live_interfaces(guest.key)?.iter().any(|row| row.mac == mac) {
+        return Ok(None);
+    }
+    let mark = mark(&guest.id, mac);
+    let mut host = Host::open(None)?;
+    let Some(link) = host.marked(mark)? else { return Ok(None) };
+    let under_way = ledger
+        .live_steps(guest.key)?
+        .iter()
+        .any(|step| step.mac == Some(mac) && step.step == Step::Release && step.detail == REVOKE);
+    drop(ledger);
+    let recorded = if under_way { Ok(()) } else { intend_to_revoke(dirs, &guest, mac) };
+    host.delete_link(&link)?;
+    let supervisor = process(guest.supervisor);
+    let supervisor = supervisor.is_alive().then_some(supervisor.pid);
+    Ok(Some(CutLink { ifname: link.name().to_string(), supervisor, recorded }))
+}
+
+fn intend_to_revoke(dirs: &Dirs, guest: &Guest, mac: MacAddr) -> Result<(), LedgerError> {
+    let mut ledger = Ledger::open(&dirs.state)?;
+    let tx = ledger.begin()?;
+    tx.intend(guest.key, Step::Release, Some(mac), REVOKE)?;
+    tx.commit()
 }
 
 /// The host interface behind a guest's interface, as it is on record.

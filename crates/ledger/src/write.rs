@@ -177,8 +177,13 @@ impl<'a> Tx<'a> {
         )
     }
 
-    /// The guest's account is closed, and those of its interfaces with it.
+    /// The guest's account is closed, and those of its interfaces with it. Steps that others than its supervisor began are
+    /// over.
     pub fn guest_ends(&self, guest: GuestKey, reason: &str) -> Result<(), LedgerError> {
+        self.execute(
+            "UPDATE step SET done = ?2, outcome = 'guest ended' WHERE guest = ?1 AND done IS NULL",
+            params![guest.0, self.now.as_millisecond()],
+        )?;
         self.execute(
             "UPDATE interface SET ended = ?2 WHERE guest = ?1 AND ended IS NULL",
             params![guest.0, self.now.as_millisecond()],
@@ -201,6 +206,12 @@ impl<'a> Tx<'a> {
         nic: &str,
         spec: &str,
     ) -> Result<InterfaceKey, LedgerError> {
+        // The release of an earlier interface with this address, which somebody else than the supervisor began.
+        self.execute(
+            "UPDATE step SET done = ?4, outcome = 'superseded'
+             WHERE guest = ?1 AND mac = ?2 AND kind = ?3 AND done IS NULL",
+            params![guest.0, mac.to_string(), Step::Release.as_str(), self.now.as_millisecond()],
+        )?;
         self.insert(
             "INSERT INTO interface (guest, mac, nic, spec, begun) VALUES (?1, ?2, ?3, ?4, ?5)",
             params![guest.0, mac.to_string(), nic, spec, self.now.as_millisecond()],

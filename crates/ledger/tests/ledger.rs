@@ -169,7 +169,11 @@ fn what_is_open_of_an_account_is_told_until_it_is_over() {
     tx.device_closed(device, opened).unwrap();
     tx.interface_ends(interface).unwrap();
     assert!(matches!(tx.interface_ends(interface), Err(LedgerError::Twice { .. })));
+    // Begun by somebody who will not end it.
+    let release = tx.intend(key, Step::Release, Some(MAC), "revoke").unwrap();
     tx.interface_begins(key, MAC, "nic1", "bridge=br0").unwrap();
+    assert!(matches!(tx.done(release, "success"), Err(LedgerError::Twice { .. })), "superseded");
+    tx.intend(key, Step::Release, Some(MAC), "revoke").unwrap();
     tx.done(step, "success").unwrap();
     tx.guest_ends(key, "destroyed").unwrap();
     tx.commit().unwrap();

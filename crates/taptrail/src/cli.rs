@@ -321,10 +321,11 @@ pub(crate) struct Adopt {
 ///
 /// For a guest that has ended, taptrail closes the account with the time range in which it ended, and removes its links
 /// and filters. It takes back a start that was interrupted. It leaves running guests alone and names them: `taptrail
-/// adopt` supervises them again. A second run changes nothing.
+/// adopt` supervises them again. A guest whose links are in another network namespace is named, and its account stays open
+/// until it is recovered from there. A second run changes nothing.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit codes:\n  0  everything is clean, or waits for `taptrail adopt`\n  1  something could not be cleaned up\n\nExample:\n  taptrail recover"
+    after_help = "Exit codes:\n  0  everything is clean, or waits for `taptrail adopt`\n  1  something could not be cleaned up, or not from here\n\nExample:\n  taptrail recover"
 )]
 pub(crate) struct Recover {
     /// Whether to log to the kernel's audit, too (the ledger is always written)
@@ -400,7 +401,8 @@ pub(crate) struct Detach {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(crate) timeout: Duration,
 
-    /// Revoke the devices at once, with the NIC still plugged
+    /// Revoke the devices at once, with the NIC still plugged; where the supervisor does not answer, delete the link
+    /// that was made for them
     #[arg(long, conflicts_with = "timeout")]
     pub(crate) force: bool,
 
@@ -429,7 +431,8 @@ pub(crate) struct Stop {
 /// not answer; `elsewhere`, it serves the guest in another run directory; `orphaned`, the guest
 /// runs without a supervisor (see `taptrail adopt`); `unsettled`, the guest has ended and its
 /// account is open (see `taptrail recover`); `watched`, another manager such as libvirt runs the
-/// guest, and `taptrail watch` has seen it.
+/// guest, and `taptrail watch` has seen it; `unrecorded`, the guest runs and is not on record,
+/// because its ledger was removed: it is known by the links that it holds or by its command line.
 #[derive(Debug, Args)]
 pub(crate) struct List {
     #[command(flatten)]

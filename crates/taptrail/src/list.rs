@@ -1,8 +1,11 @@
 //! `taptrail list`: the guests of this host.
 
+use std::collections::BTreeSet;
+
 use anyhow::Context;
 use taptrail_guest::{
-    ClientError, Dirs, Supervised, Unsupervised, guests, statuses, supervised, unsupervised,
+    ClientError, Dirs, Supervised, Unrecorded, Unsupervised, guests, statuses, supervised, unrecorded,
+    unsupervised,
 };
 use taptrail_report::{GuestRow, guest_table};
 use tracing::warn;
@@ -10,7 +13,7 @@ use tracing::warn;
 use crate::Done;
 use crate::cli::List;
 use crate::output::{print, print_json, style};
-use crate::unresponsive::{hint, way_out};
+use crate::unresponsive::{unreachable_hint, unrecorded_hint, unrecorded_name, way_out};
 
 pub(crate) fn list(arguments: &List, dirs: &Dirs) -> Done {
     let mut names =
@@ -47,7 +50,7 @@ pub(crate) fn list(arguments: &List, dirs: &Dirs) -> Done {
     if !missing.is_empty() {
         // One that has ended just now does not answer either.
         let still = supervised(dirs)?.into_iter().filter(|one| missing.contains(&one.guest.uuid));
-        rows.extend(still.map(unanswered));
+        rows.extend(still.map(|one| unanswered(one, dirs)));
     }
     for (name, error) in silent {
         // Where the ledger knows it, it has been told.
@@ -63,12 +66,21 @@ pub(crate) fn list(arguments: &List, dirs: &Dirs) -> Done {
         }
         Err(error) => warn!("{}", taptrail_guest::chain(&error)),
     }
+    match unrecorded(dirs) {
+        Ok(found) => {
+            let listed: Vec<_> = rows.iter().map(|row| row.uuid).collect();
+            // One of another state directory is that one's to list.
+            let ours = |one: &Unrecorded| !listed.contains(&one.uuid) && one.recorded_in.is_none();
+            rows.extend(found.into_iter().filter(ours).map(unrecorded_row));
+        }
+        Err(error) => warn!("{}", taptrail_guest::chain(&error)),
+    }
     rows.sort_by(|a, b| a.name.cmp(&b.name));
     if arguments.output.is_json() { print_json(&rows) } else { print(&guest_table(&rows, &style(false))) }
 }
 
 /// A guest whose supervisor runs and does not answer, or answers in another run directory.
-fn unanswered(one: Supervised) -> GuestRow {
+fn unanswered(one: Supervised, dirs: &Dirs) -> GuestRow {
     let Supervised { guest, pid, begun, nics, supervisor, elsewhere } = one;
     let name = guest.name.escape_debug();
     match &elsewhere {
@@ -78,7 +90,7 @@ fn unanswered(one: Supervised) -> GuestRow {
         ),
         None if pid.is_some() => warn!(
             "Supervisor of '{name}' (pid {supervisor}) does not answer{}",
-            hint(&guest.name, Some(supervisor))
+            unreachable_hint(&guest.name, supervisor, dirs)
         ),
         None => warn!(
             "Supervisor of '{name}' (pid {supervisor}) does not answer, and no QEMU of its runs: `kill -KILL {supervisor}` ends \
@@ -94,6 +106,23 @@ fn unanswered(one: Supervised) -> GuestRow {
         nics: u32::try_from(nics).unwrap_or(u32::MAX),
         supervisor: Some(supervisor),
         run_dir: elsewhere.map(|run| run.display().to_string()),
+    }
+}
+
+/// A guest that runs on no record.
+fn unrecorded_row(one: Unrecorded) -> GuestRow {
+    let name = unrecorded_name(&one);
+    warn!("'{}' {}", name.escape_debug(), unrecorded_hint(&one));
+    let macs: BTreeSet<_> = one.links.iter().map(|(_, mac)| mac).collect();
+    GuestRow {
+        name,
+        uuid: one.uuid,
+        state: "unrecorded".to_owned(),
+        pid: one.pid(),
+        since: one.began(),
+        nics: u32::try_from(macs.len()).unwrap_or(u32::MAX),
+        supervisor: one.supervisor,
+        run_dir: None,
     }
 }
 

@@ -29,8 +29,9 @@ pub(crate) fn recover(arguments: &Recover, dirs: Dirs) -> Done {
     } else {
         print(&text(&all, &silent, &strays))?;
     }
-    let failed = all.iter().any(|one| one.state.is_err())
-        || strays.iter().any(|stray| stray.state != StrayState::Deleted);
+    let open = |one: &Recovered| matches!(one.state, Err(_) | Ok(RecoveredState::Elsewhere { .. }));
+    let held = |stray: &Stray| matches!(stray.state, StrayState::Held { .. } | StrayState::Attached);
+    let failed = all.iter().any(open) || strays.iter().any(held);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -46,14 +47,20 @@ fn silent(all: &[Recovered], dirs: &Dirs) -> Result<BTreeMap<String, ClientError
 /// One guest, as it stands in JSON.
 #[derive(Debug, Serialize)]
 struct Row<'a> {
-    /// None of a stray link, of whose guest only the uuid is known.
+    /// None of a stray link of whose guest only the uuid is known.
     guest: Option<&'a str>,
     uuid: Uuid,
-    /// `supervised`, `unresponsive`, `orphaned`, `closed`, `start-taken-back` or `failed`; of a link whose guest
-    /// has no account `stray-held`, `stray-attached` or `stray-deleted`.
+    /// `supervised`, `unresponsive`, `orphaned`, `elsewhere`, `closed`, `start-taken-back` or `failed`; of a link whose
+    /// guest has no account `stray-elsewhere`, `stray-held`, `stray-attached` or `stray-deleted`.
     state: &'static str,
-    /// QEMU's, of an orphaned guest; the holder's, of a stray link.
+    /// QEMU's, of an orphaned guest; of a stray link its holder's, or the supervisor's who has its guest elsewhere.
     pid: Option<u32>,
+    /// The inode of the network namespace that a guest is to be recovered from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    netns: Option<u64>,
+    /// The state directory that has a stray link's guest on record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_dir: Option<String>,
     /// The stray link.
     link: Option<&'a str>,
     /// How many devices were closed.
@@ -70,6 +77,7 @@ impl<'a> Row<'a> {
             }
             Ok(RecoveredState::Supervised) => ("supervised", None, None, None),
             Ok(RecoveredState::Orphaned { pid }) => ("orphaned", Some(*pid), None, None),
+            Ok(RecoveredState::Elsewhere { .. }) => ("elsewhere", None, None, None),
             Ok(RecoveredState::Closed { devices, unstarted: false }) => {
                 ("closed", None, Some(*devices), None)
             }
@@ -78,17 +86,25 @@ impl<'a> Row<'a> {
             }
             Err(error) => ("failed", None, None, Some(chain(error))),
         };
-        Self { guest: Some(&one.guest.name), uuid: one.guest.uuid, state, pid, link: None, devices, error }
+        let netns = match one.state {
+            Ok(RecoveredState::Elsewhere { netns }) => Some(netns),
+            _ => None,
+        };
+        let (guest, uuid) = (Some(one.guest.name.as_str()), one.guest.uuid);
+        Self { guest, uuid, state, pid, netns, state_dir: None, link: None, devices, error }
     }
 
     fn of_stray(stray: &'a Stray) -> Self {
-        let (state, pid) = match stray.state {
-            StrayState::Held { pid } => ("stray-held", Some(pid)),
-            StrayState::Attached => ("stray-attached", None),
-            StrayState::Deleted => ("stray-deleted", None),
+        let (state, pid, guest, state_dir) = match &stray.state {
+            StrayState::Elsewhere { supervisor, state } => {
+                ("stray-elsewhere", Some(*supervisor), None, Some(state.display().to_string()))
+            }
+            StrayState::Held { pid, guest } => ("stray-held", Some(*pid), guest.as_deref(), None),
+            StrayState::Attached => ("stray-attached", None, None, None),
+            StrayState::Deleted => ("stray-deleted", None, None, None),
         };
         let link = Some(stray.link.as_str());
-        Self { guest: None, uuid: stray.uuid, state, pid, link, devices: None, error: None }
+        Self { guest, uuid: stray.uuid, state, pid, netns: None, state_dir, link, devices: None, error: None }
     }
 }
 
@@ -107,6 +123,11 @@ fn text(all: &[Recovered], silent: &BTreeMap<String, ClientError>, strays: &[Str
                 text,
                 "{name} runs without a supervisor, as pid {pid}: `taptrail adopt {name}` gives it one"
             ),
+            Ok(RecoveredState::Elsewhere { netns }) => writeln!(
+                text,
+                "{name} has ended, and its links are in another network namespace (net:[{netns}]): recover it from there \
+                 (`ip netns exec` or `nsenter --net`)"
+            ),
             Ok(RecoveredState::Closed { devices, unstarted: false }) => {
                 writeln!(
                     text,
@@ -121,14 +142,28 @@ fn text(all: &[Recovered], silent: &BTreeMap<String, ClientError>, strays: &[Str
         };
     }
     for Stray { link, uuid, mac, state } in strays {
+        let made = format!("Link '{link}' was made for interface {mac} of guest {uuid}");
         let _ = match state {
-            StrayState::Held { pid } => writeln!(
+            StrayState::Elsewhere { supervisor, state } => writeln!(
                 text,
-                "Link '{link}' was made for interface {mac} of guest {uuid}, of which no account is open, and process {pid} holds it: end that process, and recover again"
+                "{made}, which another state directory has on record, and pid {supervisor} supervises: --state-dir={} \
+                 reaches it",
+                visible(&state.display().to_string())
+            ),
+            StrayState::Held { pid, guest: Some(name) } => writeln!(
+                text,
+                "{made} ('{name}'), which runs as process {pid} and is not on record here: `taptrail adopt {name}` takes it \
+                 up with the --state-dir that has it; `taptrail stop {name} --force` ends it, and then recover again",
+                name = visible(name)
+            ),
+            StrayState::Held { pid, guest: None } => writeln!(
+                text,
+                "{made}, of which no account is open, and process {pid} holds it: end that process, and recover again"
             ),
             StrayState::Attached => writeln!(
                 text,
-                "Link '{link}' was made for interface {mac} of guest {uuid}, of which no account is open, and is held by nobody who can be seen: `ip link delete {link}` takes it away"
+                "{made}, of which no account is open, and is held by nobody who can be seen: `ip link delete {link}` takes \
+                 it away"
             ),
             StrayState::Deleted => {
                 writeln!(text, "Link '{link}' of guest {uuid}, which is gone, was left over: it is deleted")

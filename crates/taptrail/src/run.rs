@@ -81,8 +81,17 @@ fn orphan(adopt: &AdoptOptions) -> Result<Option<Uuid>, Failure> {
     };
     let mut orphan = None;
     for recovered in taptrail_guest::recover(&recover)? {
-        if let RecoveredState::Orphaned { .. } = recovered.state? {
-            orphan = Some(recovered.guest.uuid);
+        match recovered.state? {
+            RecoveredState::Orphaned { .. } => orphan = Some(recovered.guest.uuid),
+            RecoveredState::Elsewhere { netns } => {
+                return Err(anyhow!(
+                    "Guest '{}' has ended, and what is left of it is in another network namespace (net:[{netns}]): \
+                     `taptrail recover` from there closes its account",
+                    adopt.name
+                )
+                .into());
+            }
+            RecoveredState::Supervised | RecoveredState::Closed { .. } => {}
         }
     }
     Ok(orphan)

@@ -216,6 +216,11 @@ impl Account {
         &self.guest
     }
 
+    /// Whether another guest than this one has an open account in the ledger.
+    pub(crate) fn is_on_record(&self, guest: Uuid) -> Result<bool, AccountError> {
+        Ok(guest != self.guest.uuid && own_guests(&self.ledger)?.iter().any(|other| other.id.uuid == guest))
+    }
+
     /// Refuses, in mode `required`, while the kernel would not log: asked before anything is opened.
     pub(crate) fn ready(&mut self) -> Result<(), AccountError> {
         match (self.mode, &mut self.audit) {

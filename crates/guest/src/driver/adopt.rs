@@ -26,10 +26,10 @@ use tracing::{info, warn};
 use super::attach::descriptor_name;
 use super::qemu::Qemu;
 use super::start::netdev_id;
-use super::{ANSWER, Driver, PlugState, Plugged, Port, said};
+use super::{ANSWER, Driver, PlugState, Plugged, Port, REVOKE, said};
 use crate::account::{Account, AccountError, AuditMode, Live, OpenDevice, Posting, live_guests};
 use crate::handover::{self, Counts, Release};
-use crate::interface::{Host, Interface};
+use crate::interface::{Host, Interface, Lasting};
 use crate::qemu::Ports;
 use crate::request::Inbox;
 use crate::run_dir::Dirs;
@@ -215,6 +215,8 @@ struct Record {
     steps: Vec<LiveStep>,
     /// The NIC is there in QEMU.
     nic: bool,
+    /// Its MAC has come back, and with it a link that is the later one's.
+    superseded: bool,
 }
 
 impl Record {
@@ -248,6 +250,7 @@ impl Driver {
                 steps: live.steps.extract_if(.., |step| step.mac.is_some() && step.mac == mac).collect(),
                 nic: nics.contains(&row.nic) && self.is_ours(&row.nic)?,
                 row: row.clone(),
+                superseded: later,
             };
             let cut_off = record.steps.iter().any(|step| matches!(step.step, Step::Open | Step::HandOver));
             if cut_off || !record.opened.is_empty() {
@@ -344,7 +347,10 @@ impl Driver {
         let mac = record.row.mac;
         let guest = self.account.guest().clone();
         let ifname = record.row.ifname.as_deref();
-        let mut lasting = self.host.left_over(&guest, &record.spec, mac, ifname, true)?;
+        let mut lasting = match record.superseded {
+            true => Lasting::default(),
+            false => self.host.left_over(&guest, &record.spec, mac, ifname, true)?,
+        };
         let others: Vec<_> = known.iter().filter(|device| device.mac != mac).cloned().collect();
         let release = Release {
             qemu: Some(&self.qemu.id),
@@ -364,7 +370,7 @@ impl Driver {
         if kept.is_empty() {
             self.host.undo(mac, &mut lasting);
             if let Some(step) = record.release().filter(|_| !gone.is_empty()) {
-                let forced = step.detail == "revoke";
+                let forced = step.detail == REVOKE;
                 let fds = u32::try_from(gone.len()).ok();
                 let event = Event::Detach { mac, vm_pid: Some(self.qemu.id.pid), fds, forced };
                 posting = posting.says(self.account.record(event, Outcome::Success, None));
@@ -383,7 +389,7 @@ impl Driver {
         let index = self.interfaces.len() - 1;
         if !record.nic || release.is_some_and(|step| step.detail != "unplug") {
             // The guest has let go of the NIC, or was not to be asked: what is left is QEMU's to give up.
-            self.finish(index, release.is_some_and(|step| step.detail == "revoke"));
+            self.finish(index, release.is_some_and(|step| step.detail == REVOKE));
         } else if step.is_some() {
             // Whoever asked the guest does not wait any more; if it lets go, the release follows then.
             self.unplug_is_over(index, "cut off");

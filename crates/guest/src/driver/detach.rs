@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::attach::descriptor_name;
 use super::start::netdev_id;
-use super::{ANSWER, Driver, Pending, PlugState, Unanswered, answered, said};
+use super::{ANSWER, Driver, Pending, PlugState, REVOKE, Unanswered, answered, said};
 use crate::account::Posting;
 use crate::handover::{self, Counts, Release, Shown};
 use crate::request::{Failure, InterfaceInfo, Reply};
@@ -247,7 +247,7 @@ impl Driver {
             PlugState::Unplugging { step } => step,
             // Without a ledger nothing new is given; but what is to be taken is taken even so.
             _ => {
-                let detail = if forced { "revoke" } else { "release" };
+                let detail = if forced { REVOKE } else { "release" };
                 let step = self.account.intend(Step::Release, Some(mac), detail);
                 step.inspect_err(|error| warn!("{}", crate::chain(error))).ok()
             }

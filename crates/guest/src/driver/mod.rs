@@ -59,6 +59,9 @@ pub use start::StartError;
 /// How long QEMU may take to answer one command of its monitor.
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// What the step of a revocation has noted: a release with the NIC still plugged.
+pub(crate) const REVOKE: &str = "revoke";
+
 /// How long QEMU may take to end after `quit`, before it is killed.
 const QUIT: Duration = Duration::from_secs(5);
 

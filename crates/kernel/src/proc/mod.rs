@@ -9,9 +9,11 @@ mod pidfd;
 mod process;
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
@@ -118,6 +120,36 @@ pub fn network_namespace_of(pid: u32) -> io::Result<u64> {
     Ok(std::fs::metadata(format!("/proc/{pid}/ns/net"))?.ino())
 }
 
+/// Whether a network namespace is known to exist: a thread is in it, or a process has a descriptor of it or sees it
+/// mounted, as `ip netns add` leaves it. One that only a socket or a device keeps is not found.
+///
+/// # Errors
+/// When /proc can't be read.
+pub fn network_namespace_exists(netns: u64) -> io::Result<bool> {
+    let name = format!("net:[{netns}]");
+    let is_it = |link: &Path| std::fs::read_link(link).is_ok_and(|to| to.as_os_str() == name.as_str());
+    // What ends meanwhile has nothing.
+    let within = |path: PathBuf| std::fs::read_dir(path).into_iter().flatten().flatten();
+    let mut mounts = BTreeSet::new();
+    for pid in processes()? {
+        let process = Path::new("/proc").join(pid.to_string());
+        if within(process.join("task")).any(|thread| is_it(&thread.path().join("ns/net")))
+            || within(process.join("fd")).any(|file| is_it(&file.path()))
+        {
+            return Ok(true);
+        }
+        let Ok(namespace) = std::fs::read_link(process.join("ns/mnt")) else { continue };
+        if mounts.insert(namespace)
+            && let Ok(table) = std::fs::read_to_string(process.join("mountinfo"))
+            // The mount's root (proc_pid_mountinfo(5)).
+            && table.lines().any(|line| line.split(' ').nth(3) == Some(name.as_str()))
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Whether all processes of this system are seen from here: those outside of our pid namespace and the ones
 /// in it are not.
 ///
@@ -167,6 +199,21 @@ mod tests {
     #[test]
     fn the_boot_has_one_identity() {
         assert_eq!(boot_id().unwrap(), boot_id().unwrap());
+    }
+
+    #[test]
+    fn a_network_namespace_exists_as_long_as_something_shows_it() {
+        assert!(network_namespace_exists(network_namespace().unwrap()).unwrap());
+        let file = std::thread::spawn(|| {
+            // SAFETY: only this thread, which ends at once, is in another network namespace.
+            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
+            File::open("/proc/thread-self/ns/net").unwrap()
+        });
+        let file = file.join().unwrap();
+        let netns = file.metadata().unwrap().ino();
+        assert!(network_namespace_exists(netns).unwrap(), "a descriptor shows it");
+        drop(file);
+        assert!(!network_namespace_exists(netns).unwrap());
     }
 
     #[test]

@@ -1,0 +1,184 @@
+//! Guests that run and have no open account: their ledger was removed, or another state directory has it.
+//!
+//! ```text
+//!   links with our mark, and who holds them ─┐
+//!   processes that look like our QEMUs ──────┼─▶ by uuid, less those with an open account here
+//!   supervisors, by what they have open ─────┘
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use taptrail_kernel::proc::ProcessId;
+use taptrail_ledger::LedgerError;
+use taptrail_record::{GuestId, IfName, MacAddr};
+use uuid::Uuid;
+
+use crate::account::live_guests;
+use crate::driver::end_process;
+use crate::marked::{Marked, MarkedError};
+use crate::process::{QemuProcess, SupervisorProcess};
+use crate::run_dir::Dirs;
+
+/// A guest that runs, and of which this state directory has no open account.
+#[derive(Debug, Clone)]
+pub struct Unrecorded {
+    /// Who, by the marks of its links or its QEMU's command line.
+    pub uuid: Uuid,
+    /// What its QEMU's command line calls it, where one is seen.
+    pub name: Option<String>,
+    /// Its processes: those that look like its QEMU, the eldest first, and those that hold its links.
+    pub processes: Vec<ProcessId>,
+    /// The links that were made for its interfaces and are held.
+    pub links: Vec<(IfName, MacAddr)>,
+    /// Its supervisor's, if one runs.
+    pub supervisor: Option<u32>,
+    /// The state directory in which that supervisor has its account open.
+    pub recorded_in: Option<PathBuf>,
+}
+
+/// What runs on no record can't be seen, or not be ended.
+#[derive(Debug, thiserror::Error)]
+pub enum UnrecordedError {
+    /// The links can't be listed, or who holds them.
+    #[error(transparent)]
+    Links(#[from] MarkedError),
+    /// The ledger can't be used.
+    #[error("The ledger's records can't be read")]
+    Ledger(#[from] LedgerError),
+    /// /proc can't be read.
+    #[error("Processes can't be listed")]
+    Look(#[source] io::Error),
+    /// Which one is meant is not known.
+    #[error("Guests of this name run on no record, as pids {}: end the one that you mean by `kill -KILL PID`", list(.0))]
+    Several(Vec<u32>),
+    /// A process does not end, or is not ours to end.
+    #[error("Process {pid} can't be ended")]
+    Kill {
+        /// Its.
+        pid: u32,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn list(pids: &[u32]) -> String {
+    pids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl Unrecorded {
+    /// QEMU's, or that of another process that holds a link of the guest's.
+    pub fn pid(&self) -> Option<u32> {
+        self.processes.first().map(|process| process.pid)
+    }
+
+    /// When that process began.
+    pub fn began(&self) -> Option<Timestamp> {
+        Timestamp::try_from(self.processes.first()?.started()).ok()
+    }
+}
+
+/// The guests that run and have no open account in this state directory, in our network namespace. Nothing is changed.
+///
+/// # Errors
+/// When links, processes or the ledger can't be read.
+pub fn unrecorded(dirs: &Dirs) -> Result<Vec<Unrecorded>, UnrecordedError> {
+    let qemus = QemuProcess::all().map_err(UnrecordedError::Look)?;
+    let marked = Marked::all(|_| true)?;
+    if qemus.is_empty() && marked.is_empty() {
+        return Ok(Vec::new());
+    }
+    // Read after them: an account is there before the first link and QEMU.
+    let guests = live_guests(dirs)?;
+    let known: BTreeSet<Uuid> = guests.iter().map(|guest| guest.id.uuid).collect();
+    let mut found: BTreeMap<Uuid, Unrecorded> = BTreeMap::new();
+    let mut entry = |uuid: Uuid, process: Option<ProcessId>, link, name: Option<&str>| {
+        let one = found.entry(uuid).or_insert_with(|| Unrecorded {
+            uuid,
+            name: None,
+            processes: Vec::new(),
+            links: Vec::new(),
+            supervisor: None,
+            recorded_in: None,
+        });
+        one.processes.extend(process.filter(|process| !one.processes.contains(process)));
+        one.links.extend(link);
+        if one.name.is_none() {
+            one.name = name.map(str::to_owned);
+        }
+    };
+    for QemuProcess { id, guest } in &qemus {
+        // One that ended with its account is over.
+        if !known.contains(&guest.uuid) && id.is_alive() {
+            entry(guest.uuid, Some(*id), None, Some(&guest.name));
+        }
+    }
+    let unknown = |link: &Marked| !known.contains(&link.guest) && link.is_held();
+    // Looked at again: one that ended with its account is over.
+    let marked = if marked.iter().any(unknown) { Marked::all(|_| true)? } else { Vec::new() };
+    for link in marked.into_iter().filter(unknown) {
+        entry(link.guest, link.holder, Some((link.link.name().clone(), link.mac)), None);
+    }
+    let mut found: Vec<_> = found.into_values().collect();
+    if found.is_empty() {
+        return Ok(found);
+    }
+    let supervisors = SupervisorProcess::all().map_err(UnrecordedError::Look)?;
+    for one in &mut found {
+        let supervisor = supervisor_of(one.uuid, one.name.as_deref(), &supervisors, dirs);
+        one.supervisor = supervisor.map(|of| of.pid);
+        one.recorded_in = supervisor.filter(|of| of.has_on_record(one.uuid)).and_then(|of| of.state.clone());
+    }
+    Ok(found)
+}
+
+/// The supervisor that has this guest on record; where none has, the one in this run directory that has the name.
+pub(crate) fn supervisor_of<'a>(
+    guest: Uuid,
+    name: Option<&str>,
+    supervisors: &'a [SupervisorProcess],
+    dirs: &Dirs,
+) -> Option<&'a SupervisorProcess> {
+    let run = absolute(&dirs.run);
+    supervisors
+        .iter()
+        .find(|of| of.has_on_record(guest))
+        .or_else(|| supervisors.iter().find(|of| Some(of.guest.as_str()) == name && of.run == run))
+}
+
+/// As the kernel shows it, whether it is there or not.
+fn absolute(path: &Path) -> PathBuf {
+    path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned())
+}
+
+/// The guest that runs without an open account, and keeps another one from being started as `guest`: its supervisor
+/// has the name, or it has the uuid.
+pub(crate) fn in_the_way(dirs: &Dirs, guest: &GuestId) -> Result<Option<Unrecorded>, UnrecordedError> {
+    let mut found = unrecorded(dirs)?.into_iter();
+    Ok(found.find(|one| {
+        let same_name = one.name.as_deref() == Some(&guest.name) && one.recorded_in.is_none();
+        // A command line alone is anybody's word.
+        (same_name && one.supervisor.is_some())
+            || (one.uuid == guest.uuid && (one.supervisor.is_some() || !one.links.is_empty()))
+    }))
+}
+
+/// Ends the processes of a guest that runs without an open account; those that there were. None where no such guest has
+/// the name.
+///
+/// # Errors
+/// See [`UnrecordedError`].
+pub fn kill_unrecorded(dirs: &Dirs, name: &str) -> Result<Option<Unrecorded>, UnrecordedError> {
+    let mut found = unrecorded(dirs)?;
+    found.retain(|one| one.name.as_deref() == Some(name) && one.recorded_in.is_none());
+    if found.len() > 1 {
+        return Err(UnrecordedError::Several(found.iter().filter_map(Unrecorded::pid).collect()));
+    }
+    let Some(one) = found.pop() else { return Ok(None) };
+    for process in &one.processes {
+        end_process(*process).map_err(|source| UnrecordedError::Kill { pid: process.pid, source })?;
+    }
+    Ok(Some(one))
+}
