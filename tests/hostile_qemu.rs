@@ -29,6 +29,14 @@ fn close_of(world: &World, last: u8) -> Option<Option<CloseDoubt>> {
     closes(world).iter().find(of).map(|record| record.doubt)
 }
 
+/// How many devices the findings tell of that somebody may hold after their release.
+fn doubtful(world: &World) -> usize {
+    // Its exit code says whether there are any.
+    let done = world.taptrail(["findings", "--format", "json", "--kind", "doubtful-release"]);
+    let found: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    found["findings"].as_array().unwrap().len()
+}
+
 #[test]
 fn no_way_of_hiding_makes_a_tap_definitively_released() {
     for own in [true, false] {
@@ -99,8 +107,14 @@ fn a_macvtap_of_somebody_elses_is_released_with_a_doubt() {
         hostile.does("deleted");
         world.attach(&hostile.guest, "tap=theirs,mac=52:54:00:00:00:01,id=n1,vhost=off").ok();
         hostile.does(&format!("{way} deleted"));
-        world.detach(&hostile.guest, 1, &[]).ok();
+        let done = world.detach(&hostile.guest, 1, &["--json"]).ok();
         assert_eq!(close_of(&world, 1), Some(Some(doubt)), "{way}");
+        let told: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+        assert_eq!(told["devices"][0]["doubt"], doubt.as_str());
+        // That the kernel keeps no count is said in the record, and is nothing to look for.
+        let somebody = doubt != CloseDoubt::Uncounted;
+        assert_eq!(done.stderr.contains("may be held still"), somebody, "{way}: {}", done.stderr);
+        assert_eq!(doubtful(&world), usize::from(somebody), "{way}");
         let holding = &world.trail()["holdings"][0];
         assert_eq!(
             (&holding["certainty"], &holding["end_doubt"]),
@@ -123,8 +137,10 @@ fn the_end_of_qemu_is_no_proof_by_itself() {
         world.attach(&hostile.guest, spec).ok();
         hostile.does("child deleted");
         let _ = world.detach(&hostile.guest, 1, &[]);
-        world.stop(&hostile.guest);
+        let done = world.taptrail(["stop", "web1", "--force"]).ok();
         assert_eq!(close_of(&world, 1), Some(doubt), "{spec}");
+        assert_eq!(done.stderr.contains("may be held still"), doubt.is_some(), "{spec}: {}", done.stderr);
+        assert_eq!(doubtful(&world), usize::from(doubt.is_some()), "{spec}");
         world.taptrail(["ledger", "check"]).ok();
         assert_eq!(world.links(), ["mine"], "{spec}");
     }

@@ -26,6 +26,9 @@ pub struct Device {
     pub queue: i64,
     /// Its descriptor's number in QEMU.
     pub qemu_fd: Option<i64>,
+    /// Of a released one: why that is no proof that nobody holds it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<String>,
 }
 
 /// One interface of a guest.
@@ -215,7 +218,10 @@ impl From<InterfaceInfo> for Nic {
             devices: info
                 .devices
                 .into_iter()
-                .map(|held| device(held.device, held.queue, held.qemu_fd))
+                .map(|held| Device {
+                    doubt: held.doubt.map(|doubt| doubt.as_str().to_owned()),
+                    ..device(held.device, held.queue, held.qemu_fd)
+                })
                 .collect(),
             spec,
         }
@@ -344,6 +350,7 @@ fn device(device: taptrail_record::Device, queue: u32, qemu_fd: Option<i32>) -> 
         dev: device.dev.map(Into::into),
         queue: i64::from(queue),
         qemu_fd: qemu_fd.map(i64::from),
+        doubt: None,
     }
 }
 

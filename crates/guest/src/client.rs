@@ -1,5 +1,6 @@
 //! The API's client: what `taptrail attach`, `detach`, `stop`, `list`, `nics` and `events` call.
 
+use std::future::pending;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::{Stream, StreamExt};
+use taptrail_trail::FindingKind;
 use tokio::signal::unix::{SignalKind, signal};
 use zlink::tokio::unix;
 
@@ -23,6 +25,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long it may take to end QEMU by force: some seconds until that is killed, and the patience
 /// with a ledger then.
 const FORCED_STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the last events of a guest that has stopped may take.
+const LAST_EVENT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often a supervisor of which nothing is heard is asked whether it is there.
 const LIVENESS_INTERVAL: Duration = Duration::from_secs(30);
@@ -173,11 +178,56 @@ impl Client {
         self.work(REQUEST_TIMEOUT, async |connection| connection.revoke(mac.to_owned()).await)
     }
 
-    /// Stops the guest; returns when it has ended.
-    pub fn stop(&mut self, patience: Duration, force: bool) -> Result<(), ClientError> {
+    /// Stops the guest; returns when it has ended, with what its supervisor found of devices that somebody may hold
+    /// still, in a sentence each.
+    pub fn stop(&mut self, patience: Duration, force: bool) -> Result<Vec<String>, ClientError> {
         let timeout = milliseconds(patience);
         let limit = if force { FORCED_STOP_TIMEOUT } else { patience.saturating_add(REQUEST_TIMEOUT) };
-        self.work(limit, async |connection| connection.stop(timeout, force).await)
+        let (run, guest) = (self.run.clone(), self.guest.clone());
+        self.work(limit, async |connection| {
+            let mut listening = connect(&run, &guest).await.ok();
+            let mut events = match &mut listening {
+                Some(listening) => listening.monitor().await.ok().map(Box::pin),
+                None => None,
+            };
+            if let Some(events) = &mut events {
+                // The first is the state as it is: from there on all is told.
+                let _ = events.next().await;
+            }
+            let mut stop = pin!(connection.stop(timeout, force));
+            let mut doubtful = Vec::new();
+            loop {
+                let next = async {
+                    match &mut events {
+                        Some(events) => events.next().await,
+                        None => pending().await,
+                    }
+                };
+                tokio::select! {
+                    // The answer comes after the last event.
+                    biased;
+                    event = next => match event {
+                        Some(Ok(Ok(OneEvent { event }))) => doubtful.extend(doubtful_release(event)),
+                        _ => events = None,
+                    },
+                    answer = &mut stop => {
+                        let last = async {
+                            while let Some(Some(Ok(Ok(OneEvent { event })))) = match &mut events {
+                                Some(events) => Some(events.next().await),
+                                None => None,
+                            } {
+                                doubtful.extend(doubtful_release(event));
+                            }
+                        };
+                        // Those that are on their way.
+                        if matches!(answer, Ok(Ok(()))) {
+                            let _ = tokio::time::timeout(LAST_EVENT_TIMEOUT, last).await;
+                        }
+                        return answer.map(|answer| answer.map(|()| doubtful));
+                    }
+                }
+            }
+        })
     }
 
     /// What the guest is doing.
@@ -283,6 +333,11 @@ async fn connect(run: &Path, guest: &str) -> Result<unix::Connection, ClientErro
             _ => ClientError::Unreachable { guest, socket, source },
         }
     })
+}
+
+fn doubtful_release(event: Event) -> Option<String> {
+    let is_one = event.finding.as_deref() == Some(FindingKind::DoubtfulRelease.as_str());
+    event.text.filter(|_| is_one)
 }
 
 async fn status(run: &Path, guest: &str, connection: &mut unix::Connection) -> Result<Status, ClientError> {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
-use taptrail_record::{MacAddr, Reason, Requester};
+use taptrail_record::{CloseDoubt, MacAddr, Reason, Requester};
 use tokio::sync::oneshot;
 use tracing::info;
 
@@ -176,6 +176,8 @@ pub(crate) struct HeldDevice {
     pub(crate) queue: u32,
     /// Its descriptor's number in QEMU.
     pub(crate) qemu_fd: Option<i32>,
+    /// Of a released one: why that is no proof.
+    pub(crate) doubt: Option<CloseDoubt>,
 }
 
 /// What anybody may know of a guest without asking its driver.

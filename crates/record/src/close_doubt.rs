@@ -41,6 +41,11 @@ impl CloseDoubt {
         Self::ALL.into_iter().find(|doubt| doubt.as_str().as_bytes() == word)
     }
 
+    /// Whether somebody is known, or counted, to hold the device. Otherwise it is only not shown that nobody does.
+    pub fn is_of_a_holder(self) -> bool {
+        matches!(self, Self::HeldElsewhere | Self::Attached | Self::Hidden)
+    }
+
     /// What it means, as the rest of a sentence that begins with "The close is inferred:".
     pub fn sentence(self) -> &'static str {
         match self {

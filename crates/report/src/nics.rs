@@ -42,6 +42,9 @@ pub struct DeviceRow {
     pub queue: u32,
     /// The descriptor's number in QEMU, once it was seen there.
     pub qemu_fd: Option<i32>,
+    /// Of a released one: why that is no proof that nobody holds it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<String>,
 }
 
 /// A table of a guest's interfaces, a row for each kind of device.

@@ -97,7 +97,7 @@ fn guests() -> Vec<GuestRow> {
 }
 
 fn nics() -> Vec<NicRow> {
-    let row = |device: Device, queue, qemu_fd| DeviceRow { device, queue, qemu_fd };
+    let row = |device: Device, queue, qemu_fd| DeviceRow { device, queue, qemu_fd, doubt: None };
     let tap = NicRow {
         mac: MacAddr::kvm([0, 0, 1]),
         backend: "bridge=br0".into(),

@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use taptrail_guest::spec::{NicSpec, SpecError};
 use taptrail_guest::{Client, Dirs, api, descriptors, xml};
+use taptrail_record::{CloseDoubt, visible};
 use taptrail_report::{DeviceRow, NicRow, nic_table};
+use tracing::warn;
 
 use crate::Done;
 use crate::cli::{Attach, Detach, Nics, Stop};
@@ -44,6 +46,18 @@ pub(crate) fn detach(arguments: &Detach, dirs: &Dirs) -> Done {
         }
         Err(error) => return Err(client_failure(error, &arguments.guest, dirs)),
     };
+    for device in &nic.devices {
+        let doubt = device.doubt.as_ref().and_then(|doubt| CloseDoubt::from_word(doubt.as_bytes()));
+        if let Some(doubt) = doubt.filter(|doubt| doubt.is_of_a_holder()) {
+            let path = visible(&device.path);
+            warn!(
+                "{} gave up {path} ('{}'), and it may be held still: {}",
+                nic.mac,
+                nic.ifname,
+                doubt.sentence()
+            );
+        }
+    }
     if arguments.output.is_json() {
         return print_json(&row(nic)?);
     }
@@ -55,7 +69,10 @@ pub(crate) fn stop(arguments: &Stop, dirs: &Dirs) -> Done {
     let asked = Client::connect(&dirs.run, &arguments.guest)
         .and_then(|mut client| client.stop(arguments.timeout, arguments.force));
     match asked {
-        Ok(()) => Ok(ExitCode::SUCCESS),
+        Ok(doubtful) => {
+            doubtful.iter().for_each(|text| warn!("{}", visible(text)));
+            Ok(ExitCode::SUCCESS)
+        }
         Err(error) if arguments.force && (error.is_unresponsive() || error.is_not_running()) => {
             kill(error, &arguments.guest, dirs)
         }
@@ -127,5 +144,6 @@ fn device(device: api::Device) -> anyhow::Result<DeviceRow> {
         device: taptrail_record::Device::new(device.path, rdev, device.dev.map(Into::into)),
         queue: u32::try_from(device.queue)?,
         qemu_fd: device.qemu_fd.map(i32::try_from).transpose()?,
+        doubt: device.doubt,
     })
 }

@@ -113,6 +113,8 @@ kinds! {
     NeverReleased = "never-released",
     /// QEMU was observed to hold a device after the record of its release.
     HeldAfterRelease = "held-after-release",
+    /// A device was released, and somebody may hold it still: the writer of its close saw a holder, or could not exclude one.
+    DoubtfulRelease = "doubtful-release",
     /// One of several interfaces with the same MAC was unplugged, and no record shows which.
     AmbiguousRelease = "ambiguous-release",
     /// Two interfaces on one host have the same MAC at once.

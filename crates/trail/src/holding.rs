@@ -271,9 +271,7 @@ impl Holding {
                 }
             }
         }
-        if let Some(CloseDoubt::HeldElsewhere | CloseDoubt::Attached | CloseDoubt::Hidden) = self.end_doubt
-            && self.released.is_some()
-        {
+        if self.end_doubt.is_some_and(CloseDoubt::is_of_a_holder) && self.released.is_some() {
             stretches.push(PossiblyHeld { from: self.released, until: None, why: Doubt::CloseDoubted });
         }
         self.possibly_held = stretches;

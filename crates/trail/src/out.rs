@@ -61,7 +61,17 @@ impl Out {
             );
             self.of(FindingKind::NeverReleased, &holding, text);
         }
+        self.judge_end(&holding);
         self.holdings.push(holding);
+    }
+
+    /// Tells of a device that somebody may hold after its close.
+    fn judge_end(&mut self, holding: &Holding) {
+        if let Some(doubt) = holding.end_doubt.filter(|doubt| doubt.is_of_a_holder()) {
+            let (device, mac) = (named(&holding.device), holding.mac);
+            let text = format!("{mac} gave up {device}, and it may be held still: {}", doubt.sentence());
+            self.of(FindingKind::DoubtfulRelease, holding, text);
+        }
     }
 
     /// Tells of a device that was opened and that QEMU never got, or perhaps did not get.

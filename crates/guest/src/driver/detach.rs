@@ -257,8 +257,13 @@ impl Driver {
         crash_point!("release::let-go");
         let shown = self.look(index, handover::RELEASE_GRACE);
         let plugged = &mut self.interfaces[index];
-        let info = plugged.info();
+        let mut info = plugged.info();
         let (kept, gone) = handover::part(std::mem::take(&mut plugged.interface.devices), shown);
+        for (device, queue, doubt) in gone.iter().map(|gone| (&gone.device, gone.queue, gone.doubt)) {
+            let released =
+                info.devices.iter_mut().filter(|told| told.device == *device && told.queue == queue);
+            released.for_each(|told| told.doubt = doubt);
+        }
         let outcome = if kept.is_empty() { Outcome::Success } else { Outcome::Failed };
         // A revocation does not wait for QEMU: without the link a kept descriptor has nothing behind it.
         if kept.is_empty() || forced {

@@ -494,6 +494,7 @@ impl Plugged {
                     device: held.device.clone(),
                     queue: held.queue,
                     qemu_fd: held.qemu_fd,
+                    doubt: held.doubt,
                 })
                 .collect(),
         }

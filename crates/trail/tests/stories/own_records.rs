@@ -261,5 +261,9 @@ fn a_close_with_a_doubt_is_inferred_and_says_which() {
         // What nothing counts need not be held; what was seen or counted is.
         let shown = !matches!(doubt, CloseDoubt::Uncounted | CloseDoubt::Unseen);
         assert_eq!(held_after.is_some(), shown, "{doubt}");
+        // And that is to be looked for, once for all of its queues.
+        assert_eq!(findings(&report), ["doubtful-release"][..usize::from(shown)], "{doubt}");
+        let said = report.findings.iter().all(|finding| finding.text.ends_with(doubt.sentence()));
+        assert!(said, "{:?}", report.findings);
     }
 }
