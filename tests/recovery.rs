@@ -413,6 +413,27 @@ fn a_guest_of_another_manager_is_shown_and_left_alone() {
     child.wait().unwrap();
 }
 
+/// A process that looks like a guest's QEMU.
+struct Liar(std::process::Child);
+
+impl Liar {
+    fn start(name: &str) -> Self {
+        let words = ["-name", &format!("guest={name}"), "-uuid", "00000000-0000-4000-8000-000000000001"];
+        let monitor = ["-chardev", "socket,id=taptrail-monitor,fd=3"];
+        // A shell shows all of its arguments as long as it waits.
+        let mut shell = std::process::Command::new("/bin/sh");
+        let shell = shell.args(["-c", "read line; exit 0", "sh"]).args(words).args(monitor);
+        Self(shell.stdin(std::process::Stdio::piped()).spawn().unwrap())
+    }
+}
+
+impl Drop for Liar {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Removes a ledger's files.
 fn remove_ledger(world: &World) {
     for suffix in ["", "-wal", "-shm"] {
@@ -440,6 +461,26 @@ fn a_guest_on_no_record_is_listed_by_what_it_holds_and_ended_by_its_name() {
     assert_eq!(rows.as_array().unwrap().len(), 2);
     assert!(listed.stderr.contains("`taptrail stop web1 --force` ends it"), "{}", listed.stderr);
     world.taptrail(["nics", "web1"]).fails(1, "is not on record here");
+
+    // Who only says so is not listed as a supervisor's, and keeps nobody from a name.
+    let mut liar = Liar::start("web2");
+    let rows = world.json(["list", "--json"]);
+    let row = rows.as_array().unwrap().iter().find(|row| row["name"] == "web2").unwrap();
+    assert_eq!((&row["pid"], &row["nics"]), (&json!(liar.0.id()), &json!(0)));
+    assert_eq!(row.get("supervisor"), None);
+    let named = world.start("web2", &[]);
+    let rows = world.json(["list", "--json"]);
+    let states: Vec<_> = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|row| row["name"] == "web2")
+        .map(|row| &row["state"])
+        .collect();
+    assert!(states.contains(&&json!("running")) && states.len() == 2, "{rows:#}");
+    world.stop(&named);
+    world.taptrail(["stop", "web2", "--force"]).ok();
+    assert!(!liar.0.wait().unwrap().success());
 
     // Nothing else gets its address meanwhile.
     world.try_start("web2", &["--nic", ONE], &EMPTY).fails(1, "52:54:00:00:00:01 runs already");

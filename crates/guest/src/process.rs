@@ -72,6 +72,8 @@ pub(crate) struct SupervisorProcess {
     pub(crate) run: PathBuf,
     /// The state directory, likewise.
     pub(crate) state: Option<PathBuf>,
+    /// The guests whose open accounts there are its own.
+    pub(crate) accounts: Vec<Uuid>,
 }
 
 impl SupervisorProcess {
@@ -90,16 +92,18 @@ impl SupervisorProcess {
         let ledger = Ledger::file(Path::new(""));
         let state = files.iter().find(|file| file.file_name() == ledger.file_name());
         let state = state.and_then(|file| file.parent()).map(Path::to_owned);
-        Some(Self { pid, guest, run, state })
+        let accounts = state.as_deref().map(|state| accounts(pid, state)).unwrap_or_default();
+        Some(Self { pid, guest, run, state, accounts })
     }
+}
 
-    /// Whether its ledger has an account of this guest open that is its own.
-    pub(crate) fn has_on_record(&self, guest: Uuid) -> bool {
-        let Some(state) = self.state.clone() else { return false };
-        let dirs = Dirs { state, run: self.run.clone() };
-        let guests = live_guests(&dirs).unwrap_or_default();
-        guests.iter().any(|one| one.id.uuid == guest && one.supervisor.pid == self.pid)
-    }
+/// The guests whose open accounts in a ledger have this process as their supervisor.
+fn accounts(pid: u32, state: &Path) -> Vec<Uuid> {
+    let Ok(id) = ProcessId::of(pid) else { return Vec::new() };
+    let dirs = Dirs { state: state.to_owned(), run: PathBuf::new() };
+    let mut guests = live_guests(&dirs).unwrap_or_default();
+    guests.retain(|guest| (guest.supervisor.pid, guest.supervisor.start) == (id.pid, id.start_time));
+    guests.into_iter().map(|guest| guest.id.uuid).collect()
 }
 
 /// The run directory and the guest's name in the path of a lock's file, removed or not.
@@ -113,7 +117,7 @@ fn lock(file: &Path) -> Option<(PathBuf, String)> {
 }
 
 /// The paths of the files that a process has open, also of those that were removed.
-pub(crate) fn open_files(pid: u32) -> io::Result<Vec<PathBuf>> {
+fn open_files(pid: u32) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
         // Sockets and the like have no path.

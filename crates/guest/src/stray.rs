@@ -70,7 +70,7 @@ pub fn strays(options: &RecoverOptions) -> Result<Vec<Stray>, RecoverError> {
         // A macvtap need not be seen to be held: while its guest runs, it stays.
         let qemu = qemus.iter().find(|qemu| qemu.guest.uuid == uuid && qemu.id.is_alive());
         let holder = marked.holder.filter(|holder| holder.is_alive());
-        let elsewhere = supervisors.iter().find(|of| of.has_on_record(uuid));
+        let elsewhere = supervisors.iter().find(|of| of.accounts.contains(&uuid));
         let state =
             if let Some((supervisor, state)) = elsewhere.and_then(|of| Some((of.pid, of.state.clone()?))) {
                 StrayState::Elsewhere { supervisor, state }

@@ -29,8 +29,10 @@ pub struct Unrecorded {
     pub uuid: Uuid,
     /// What its QEMU's command line calls it, where one is seen.
     pub name: Option<String>,
-    /// Its processes: those that look like its QEMU, the eldest first, and those that hold its links.
+    /// Those that look like its QEMU, by their command lines, the eldest first.
     pub processes: Vec<ProcessId>,
+    /// Those that hold its links, whatever they are.
+    pub holders: Vec<ProcessId>,
     /// The links that were made for its interfaces and are held.
     pub links: Vec<(IfName, MacAddr)>,
     /// Its supervisor's, if one runs.
@@ -71,12 +73,16 @@ fn list(pids: &[u32]) -> String {
 impl Unrecorded {
     /// QEMU's, or that of another process that holds a link of the guest's.
     pub fn pid(&self) -> Option<u32> {
-        self.processes.first().map(|process| process.pid)
+        Some(self.process()?.pid)
     }
 
     /// When that process began.
     pub fn began(&self) -> Option<Timestamp> {
-        Timestamp::try_from(self.processes.first()?.started()).ok()
+        Timestamp::try_from(self.process()?.started()).ok()
+    }
+
+    fn process(&self) -> Option<&ProcessId> {
+        self.processes.first().or(self.holders.first())
     }
 }
 
@@ -94,32 +100,30 @@ pub fn unrecorded(dirs: &Dirs) -> Result<Vec<Unrecorded>, UnrecordedError> {
     let guests = live_guests(dirs)?;
     let known: BTreeSet<Uuid> = guests.iter().map(|guest| guest.id.uuid).collect();
     let mut found: BTreeMap<Uuid, Unrecorded> = BTreeMap::new();
-    let mut entry = |uuid: Uuid, process: Option<ProcessId>, link, name: Option<&str>| {
-        let one = found.entry(uuid).or_insert_with(|| Unrecorded {
-            uuid,
-            name: None,
-            processes: Vec::new(),
-            links: Vec::new(),
-            supervisor: None,
-            recorded_in: None,
-        });
-        one.processes.extend(process.filter(|process| !one.processes.contains(process)));
-        one.links.extend(link);
-        if one.name.is_none() {
-            one.name = name.map(str::to_owned);
-        }
+    let new = |uuid| Unrecorded {
+        uuid,
+        name: None,
+        processes: Vec::new(),
+        holders: Vec::new(),
+        links: Vec::new(),
+        supervisor: None,
+        recorded_in: None,
     };
-    for QemuProcess { id, guest } in &qemus {
+    for QemuProcess { id, guest } in qemus {
         // One that ended with its account is over.
         if !known.contains(&guest.uuid) && id.is_alive() {
-            entry(guest.uuid, Some(*id), None, Some(&guest.name));
+            let one = found.entry(guest.uuid).or_insert_with(|| new(guest.uuid));
+            one.processes.push(id);
+            one.name.get_or_insert_with(|| guest.name.into());
         }
     }
     let unknown = |link: &Marked| !known.contains(&link.guest) && link.is_held();
     // Looked at again: one that ended with its account is over.
     let marked = if marked.iter().any(unknown) { Marked::all(|_| true)? } else { Vec::new() };
-    for link in marked.into_iter().filter(unknown) {
-        entry(link.guest, link.holder, Some((link.link.name().clone(), link.mac)), None);
+    for Marked { link, guest, mac, holder, .. } in marked.into_iter().filter(unknown) {
+        let one = found.entry(guest).or_insert_with(|| new(guest));
+        one.holders.extend(holder);
+        one.links.push((link.name().clone(), mac));
     }
     let mut found: Vec<_> = found.into_values().collect();
     if found.is_empty() {
@@ -129,23 +133,25 @@ pub fn unrecorded(dirs: &Dirs) -> Result<Vec<Unrecorded>, UnrecordedError> {
     for one in &mut found {
         let supervisor = supervisor_of(one.uuid, one.name.as_deref(), &supervisors, dirs);
         one.supervisor = supervisor.map(|of| of.pid);
-        one.recorded_in = supervisor.filter(|of| of.has_on_record(one.uuid)).and_then(|of| of.state.clone());
+        one.recorded_in =
+            supervisor.filter(|of| of.accounts.contains(&one.uuid)).and_then(|of| of.state.clone());
     }
     Ok(found)
 }
 
-/// The supervisor that has this guest on record; where none has, the one in this run directory that has the name.
-pub(crate) fn supervisor_of<'a>(
+/// The supervisor that has this guest on record; else the one in this run directory that has its name, and no guest on
+/// record.
+fn supervisor_of<'a>(
     guest: Uuid,
     name: Option<&str>,
     supervisors: &'a [SupervisorProcess],
     dirs: &Dirs,
 ) -> Option<&'a SupervisorProcess> {
     let run = absolute(&dirs.run);
-    supervisors
-        .iter()
-        .find(|of| of.has_on_record(guest))
-        .or_else(|| supervisors.iter().find(|of| Some(of.guest.as_str()) == name && of.run == run))
+    let has_lost_it =
+        |of: &&SupervisorProcess| of.accounts.is_empty() && Some(of.guest.as_str()) == name && of.run == run;
+    let on_record = supervisors.iter().find(|of| of.accounts.contains(&guest));
+    on_record.or_else(|| supervisors.iter().find(has_lost_it))
 }
 
 /// As the kernel shows it, whether it is there or not.
@@ -165,8 +171,7 @@ pub(crate) fn in_the_way(dirs: &Dirs, guest: &GuestId) -> Result<Option<Unrecord
     }))
 }
 
-/// Ends the processes of a guest that runs without an open account; those that there were. None where no such guest has
-/// the name.
+/// Ends the QEMU of a guest that runs without an open account. None where no such guest has the name.
 ///
 /// # Errors
 /// See [`UnrecordedError`].
