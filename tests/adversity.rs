@@ -390,7 +390,7 @@ fn what_runs_without_an_account_is_found_by_what_it_holds() {
     remove_ledger(&world);
     let done = world.taptrail(["recover"]);
     assert_eq!(done.code(), 1);
-    let held = format!("process {} holds it", guest.pid);
+    let held = format!("runs as process {}", guest.pid);
     assert_eq!(done.stdout.matches(&held).count(), 2, "{}", done.stdout);
     guest.kill();
     world.until("QEMU is gone", || !guest.is_alive());
