@@ -31,8 +31,8 @@ use uuid::Uuid;
 
 use crate::account::{Account, AccountError, OpenDevice, Opens, Posting};
 use crate::host_link::{HostLink, LinkKind, TapState, is_mark, mark};
-use crate::open_files::{LastClose, OpenFiles};
 use crate::marked::{Marked, MarkedError};
+use crate::open_files::{LastClose, OpenFiles};
 use crate::spec::{Backend, Filter, NicSpec, Vhost};
 
 /// How long a macvtap's node may take to appear: udev is asynchronous.
