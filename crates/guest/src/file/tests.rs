@@ -161,7 +161,7 @@ fn what_is_wrong_is_told_on_one_line() {
         ("devices = ['sda']", "1:12: 'sda' is not an absolute path"),
         (
             "limits = ['files=1']",
-            "1:11: 'files=1' is no limit: write core=N, memlock=N, nofile=N or nproc=N, where N may be 'unlimited'",
+            "1:11: 'files=1' is not a limit: write core=N, memlock=N, nofile=N or nproc=N, where N may be 'unlimited'",
         ),
         ("audit = 'on'", "1:9: 'on' can't be 'audit': required, auto or off is needed"),
         ("hotplug-ports = 33", "1:17: '33' can't be 'hotplug-ports': a number from 0 to 32 is needed"),
