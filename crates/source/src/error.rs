@@ -27,6 +27,15 @@ pub enum SourceError {
         /// The directory.
         path: PathBuf,
     },
+    /// The names of a log's files change faster than they can be opened, or one of them has another name by now.
+    #[error(
+        "{path} was rotated while being read, so what it had is not read: read again, and name the directory for all \
+         rotations"
+    )]
+    Rotated {
+        /// The name.
+        path: PathBuf,
+    },
     /// The input stopped giving bytes, or they can't be decompressed.
     #[error("{name} can't be read on from byte {at}")]
     Read {

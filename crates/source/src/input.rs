@@ -8,6 +8,8 @@ use std::sync::Arc;
 use taptrail_trail::Entry;
 
 use crate::SourceError;
+use crate::kept::max_open;
+use crate::snapshot::{self, KeptFile};
 
 /// Entries that are no log's, oldest first; what can't be believed is an error's text.
 pub type Rows = Box<dyn Iterator<Item = Result<Entry, String>> + Send>;
@@ -16,6 +18,8 @@ pub type Rows = Box<dyn Iterator<Item = Result<Entry, String>> + Send>;
 pub enum Input {
     /// A file of any shape, compressed or not, or a named pipe.
     File(PathBuf),
+    /// A file that is open already.
+    Kept(KeptFile),
     /// Standard input.
     Stdin,
     /// Entries of another origin: a ledger's.
@@ -29,50 +33,126 @@ pub enum Input {
     },
 }
 
-/// The files that `path` means: itself, or a directory's logs and those of all directories in it.
+impl Input {
+    /// Its path; `-` for what has none.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::File(path) => path,
+            Self::Kept(file) => file.path(),
+            Self::Stdin | Self::Rows { .. } => Path::new("-"),
+        }
+    }
+}
+
+/// The inputs that these paths mean: files, and the logs of directories and of all directories in them, each opened as it
+/// was called at one moment. With them, what of it can't be read.
 ///
-/// These are the regular files named as logs are: `NAME.log`, `syslog` or `messages`, with `.N` or
-/// `-DATE` of a rotation and the suffix of a compression. Others are left alone, and so are hidden ones
-/// and links to directories.
+/// A directory's logs are the regular files named as logs are: `NAME.log`, `syslog` or `messages`, with `.N` or `-DATE`
+/// of a rotation and the suffix of a compression. Others are left alone, and so are hidden ones and links to
+/// directories.
+pub fn expand(paths: &[PathBuf]) -> (Vec<Input>, Vec<SourceError>) {
+    let (mut room, mut failed) = (max_open(), Vec::new());
+    // A pipe is opened but once, when it is read.
+    let is_file = |path: &&PathBuf| !is_stdin(path) && path.is_file();
+    let named: Vec<PathBuf> = paths.iter().filter(is_file).cloned().collect();
+    let mut files = snapshot::files(&named, &mut room, &mut failed).into_iter().peekable();
+    let mut inputs = Vec::new();
+    for path in paths {
+        if let Some(file) = files.next_if(|file| file.path() == *path) {
+            inputs.push(file);
+        } else if is_stdin(path) {
+            inputs.push(Input::Stdin);
+        } else if path.is_dir() {
+            match directory(path, &mut room) {
+                Ok(logs) => inputs.extend(logs),
+                Err(error) => failed.push(error),
+            }
+        } else if !named.contains(path) {
+            inputs.push(Input::File(path.clone()));
+        }
+    }
+    (inputs, failed)
+}
+
+fn is_stdin(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+fn directory(path: &Path, room: &mut usize) -> Result<Vec<Input>, SourceError> {
+    let mut logs = Vec::new();
+    each_directory(path, 0, &mut |directory| {
+        logs.append(&mut snapshot::directory(directory, &|| Ok(list(directory)?.0), room)?);
+        Ok(())
+    })?;
+    if logs.is_empty() {
+        return Err(SourceError::NoLogs { path: path.to_owned() });
+    }
+    logs.sort_by_cached_key(|log| age(log.path()));
+    Ok(logs)
+}
+
+/// The files that a path means, by their names as they are now; of standard input there is none.
 ///
 /// # Errors
 ///
-/// The directory can't be read or has no logs.
-pub fn expand(path: &Path) -> Result<Vec<Input>, SourceError> {
-    if path == Path::new("-") {
-        return Ok(vec![Input::Stdin]);
+/// A directory can't be read.
+pub fn names(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
+    if is_stdin(path) {
+        return Ok(Vec::new());
     }
     if !path.is_dir() {
-        return Ok(vec![Input::File(path.to_owned())]);
+        return Ok(vec![path.to_owned()]);
     }
-    let mut files = Vec::new();
-    collect(path, 0, &mut files)?;
-    if files.is_empty() {
-        return Err(SourceError::NoLogs { path: path.to_owned() });
-    }
-    files.sort();
-    Ok(files.into_iter().map(Input::File).collect())
+    let mut names = Vec::new();
+    each_directory(path, 0, &mut |directory| {
+        names.append(&mut list(directory)?.0);
+        Ok(())
+    })?;
+    Ok(names)
 }
 
 /// How deep directories are gone into.
 const MAX_DEPTH: usize = 64;
 
-fn collect(directory: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), SourceError> {
+/// A directory and all in it.
+fn each_directory(
+    directory: &Path,
+    depth: usize,
+    visit: &mut dyn FnMut(&Path) -> Result<(), SourceError>,
+) -> Result<(), SourceError> {
+    visit(directory)?;
+    if depth < MAX_DEPTH {
+        for within in list(directory)?.1 {
+            each_directory(&within, depth + 1, visit)?;
+        }
+    }
+    Ok(())
+}
+
+/// The logs in a directory, the newest of each first, and its directories.
+fn list(directory: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), SourceError> {
     let failed = |source| SourceError::Directory { path: directory.to_owned(), source };
+    let (mut logs, mut directories) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(directory).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let (name, path) = (entry.file_name(), entry.path());
         let hidden = name.as_encoded_bytes().starts_with(b".");
         // A link to a directory may lead in a circle.
         if entry.file_type().map_err(failed)?.is_dir() {
-            if !hidden && depth < MAX_DEPTH {
-                collect(&path, depth + 1, files)?;
+            if !hidden {
+                directories.push(path);
             }
         } else if is_log(&name) && path.is_file() {
-            files.push(path);
+            logs.push(path);
         }
     }
-    Ok(())
+    logs.sort_by_cached_key(|log| age(log));
+    Ok((logs, directories))
+}
+
+/// The order of logs: the rotations of each together, the newest first.
+fn age(path: &Path) -> (PathBuf, u32, PathBuf) {
+    (PathBuf::from(&*family(path)), rotation(path), path.to_owned())
 }
 
 /// Where auditd's log on this host is: `log`, if given, else what auditd.conf(5) says.
@@ -84,14 +164,28 @@ pub fn host_log(log: Option<&Path>) -> PathBuf {
     PathBuf::from(log_file(&conf).unwrap_or("/var/log/audit/audit.log"))
 }
 
-/// That log with its rotations; empty when there is none.
+/// That log with its rotations, each opened as it was called at one moment; empty when there is none.
 ///
 /// # Errors
 ///
 /// Its directory can't be read.
 pub fn host_logs(log: Option<&Path>) -> Result<Vec<Input>, SourceError> {
     let log = host_log(log);
-    let (Some(dir), Some(name)) = (log.parent(), log.file_name()) else { return Ok(Vec::new()) };
+    snapshot::directory(&log, &|| rotations(&log), &mut max_open())
+}
+
+/// Their names as they are now.
+///
+/// # Errors
+///
+/// The log's directory can't be read.
+pub fn host_log_names(log: Option<&Path>) -> Result<Vec<PathBuf>, SourceError> {
+    rotations(&host_log(log))
+}
+
+fn rotations(log: &Path) -> Result<Vec<PathBuf>, SourceError> {
+    let Some(name) = log.file_name() else { return Ok(Vec::new()) };
+    let dir = log.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let failed = |source| SourceError::Directory { path: dir.to_owned(), source };
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -100,12 +194,13 @@ pub fn host_logs(log: Option<&Path>) -> Result<Vec<Input>, SourceError> {
     let mut files = Vec::new();
     for entry in entries {
         let entry = entry.map_err(failed)?;
-        if is_rotation(&entry.file_name(), name) && entry.path().is_file() {
-            files.push(entry.path());
+        let file = log.with_file_name(entry.file_name());
+        if is_rotation(&entry.file_name(), name) && file.is_file() {
+            files.push(file);
         }
     }
-    files.sort();
-    Ok(files.into_iter().map(Input::File).collect())
+    files.sort_by_cached_key(|file| age(file));
+    Ok(files)
 }
 
 /// `log_file` of an auditd.conf(5).
@@ -188,6 +283,18 @@ mod tests {
     fn an_older_rotation_has_a_higher_number() {
         let numbers = ["audit.log", "audit.log.1", "audit.log.12.gz"].map(|name| rotation(Path::new(name)));
         assert_eq!(numbers, [0, 1, 12]);
+    }
+
+    #[test]
+    fn rotations_are_in_the_order_of_their_numbers() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let of_log = ["audit.log", "audit.log.1", "audit.log.2.gz", "audit.log.10", "audit.log.11"];
+        let all = [&of_log[..], &["syslog.2", "syslog.10"]].concat();
+        all.iter().rev().for_each(|name| fs::write(path(name), "").unwrap());
+        fs::write(path("audit.logs"), "").unwrap();
+        assert_eq!(host_log_names(Some(&path("audit.log"))).unwrap(), of_log.map(path));
+        assert_eq!(names(dir.path()).unwrap(), all.into_iter().map(path).collect::<Vec<_>>());
     }
 
     #[test]

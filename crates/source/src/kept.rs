@@ -1,13 +1,39 @@
 //! Files that wait to be read, though there may be more of them than a process may have open.
 
+use std::borrow::Borrow;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::ops::Deref;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-/// How many of the files that wait are kept open. What is open can be read whatever becomes of its name.
-pub(crate) const MAX_OPEN: usize = 96;
+use rustix::process::{Resource, getrlimit};
+
+/// The most files that wait and are kept open, however many a process may have.
+const MAX_OPEN: usize = 4096;
+
+/// How many of the files that wait are kept open: what is open can be read whatever becomes of its name. The other
+/// half of what this process may have is for all else.
+pub(crate) fn max_open() -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    limit.and_then(|limit| usize::try_from(limit / 2).ok()).map_or(MAX_OPEN, |half| half.min(MAX_OPEN))
+}
+
+/// Which file it is, whatever it is called. An inode's number may be given anew as soon as its file is gone: the time
+/// of birth tells the two apart, where the file system has it (statx(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct FileIdentity {
+    dev: u64,
+    ino: u64,
+    born: Option<SystemTime>,
+}
+
+impl FileIdentity {
+    pub(crate) fn of(about: &fs::Metadata) -> Self {
+        Self { dev: about.dev(), ino: about.ino(), born: about.created().ok() }
+    }
+}
 
 /// A file that is read later: open, or to be opened again.
 #[derive(Debug)]
@@ -20,7 +46,7 @@ pub(crate) enum Kept {
 #[derive(Debug)]
 pub(crate) struct Named {
     path: PathBuf,
-    id: (u64, u64),
+    id: FileIdentity,
     size: u64,
 }
 
@@ -35,7 +61,7 @@ impl Kept {
     pub(crate) fn close(&mut self, path: &Path) -> io::Result<()> {
         if let Self::Open(file) = self {
             let about = file.metadata()?;
-            let named = Named { path: path.to_owned(), id: id(&about), size: about.len() };
+            let named = Named { path: path.to_owned(), id: FileIdentity::of(&about), size: about.len() };
             *self = Self::Named(named);
         }
         Ok(())
@@ -68,6 +94,11 @@ impl Kept {
         }
     }
 
+    /// Whether it is open now.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self, Self::Open(_))
+    }
+
     /// How many bytes it has; of one that is not open, how many it had.
     pub(crate) fn size(&self) -> io::Result<u64> {
         match self {
@@ -89,28 +120,44 @@ impl Named {
         };
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
-            if entry.metadata().is_ok_and(|about| id(&about) == self.id)
+            if entry.metadata().is_ok_and(|about| FileIdentity::of(&about) == self.id)
                 && let Some(file) = self.open_if_same(&entry.path())?
             {
                 return Ok(file);
             }
         }
-        let gone =
-            "it was removed before its turn to be read came: there are more inputs than can be kept open";
+        let gone = "it was rotated while being read, and removed before its turn came: there are more inputs than can be \
+                    kept open";
         Err(io::Error::new(io::ErrorKind::NotFound, gone))
     }
 
     fn open_if_same(&self, path: &Path) -> io::Result<Option<File>> {
         match File::open(path) {
-            Ok(file) => Ok((id(&file.metadata()?) == self.id).then_some(file)),
+            Ok(file) => Ok((FileIdentity::of(&file.metadata()?) == self.id).then_some(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 }
 
-fn id(about: &fs::Metadata) -> (u64, u64) {
-    (about.dev(), about.ino())
+/// Reads a file from its first byte on, without its position, which is not ours alone.
+pub(crate) struct FromStart<F> {
+    file: F,
+    at: u64,
+}
+
+impl<F: Borrow<File>> FromStart<F> {
+    pub(crate) fn of(file: F) -> Self {
+        Self { file, at: 0 }
+    }
+}
+
+impl<F: Borrow<File>> Read for FromStart<F> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.borrow().read_at(to, self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
 }
 
 impl Deref for Handle<'_> {
@@ -126,8 +173,6 @@ impl Deref for Handle<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
-
     use super::*;
 
     fn text(kept: &Kept) -> io::Result<String> {
@@ -156,6 +201,6 @@ mod tests {
         let mut gone = Kept::Open(File::open(path("a.log.1")).unwrap());
         gone.close(&path("a.log.1")).unwrap();
         fs::remove_file(path("a.log.1")).unwrap();
-        assert!(text(&gone).unwrap_err().to_string().contains("removed before its turn"));
+        assert!(text(&gone).unwrap_err().to_string().contains("rotated while being read"));
     }
 }

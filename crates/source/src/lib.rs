@@ -65,13 +65,15 @@ mod runs;
 mod scan;
 mod sequence;
 mod shape;
+mod snapshot;
 mod stream;
 mod track;
 mod window;
 
 pub use error::SourceError;
 pub use hosts::Hosts;
-pub use input::{Input, Rows, expand, host_log, host_logs};
+pub use input::{Input, Rows, expand, host_log, host_log_names, host_logs, names};
 pub use open::read_again;
 pub use outcome::{About, Note, Outcome};
 pub use reading::{Options, Take, read};
+pub use snapshot::KeptFile;

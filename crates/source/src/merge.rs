@@ -43,24 +43,33 @@ enum Pending {
     Rows(Box<Track>),
 }
 
+/// Looks at the beginning of an input. `room` is how many files more may be kept open until they are read.
 fn wait(
     id: u32,
     input: Input,
     hosts: &Hosts,
     clock: &Clock,
-    stays_open: bool,
+    room: &mut usize,
     reading: &mut Reading<'_>,
 ) -> Result<Waiting, SourceError> {
     let mut named = None;
     let (mut opened, name, family, rotation, host, is_given) = match input {
-        Input::File(path) => {
+        Input::File(_) | Input::Kept(_) => {
+            let path = input.path().to_owned();
             let name = Arc::<str>::from(path.display().to_string());
             reading.add(Arc::clone(&name));
             let (rotation, host) = (rotation(&path), hosts.of_path(&path));
             let family = family(&path);
             reading.covered.log(id, Arc::clone(&family), rotation);
-            let (opened, is_given) = (Opened::file(&path)?, hosts.is_given(&path));
-            named = Some(path);
+            let is_given = hosts.is_given(&path);
+            let opened = match input {
+                Input::Kept(file) => Opened::kept(file.kept, &path)?,
+                _ => {
+                    let opened = Opened::file(&path)?;
+                    named = Some(path);
+                    opened
+                }
+            };
             (opened, name, family, rotation, host, is_given)
         }
         Input::Stdin => {
@@ -90,8 +99,11 @@ fn wait(
     // Its first lines may be a little out of order.
     let first = times.map(|when| when.resolve(&mut clock.clone())).min();
     let begins = first.unwrap_or(Timestamp::MIN);
-    if let Some(path) = named.filter(|_| !stays_open) {
-        opened.close(&path).map_err(|source| SourceError::Open { path, source })?;
+    if let Some(path) = named {
+        match room.checked_sub(1) {
+            Some(left) => *room = left,
+            None => opened.close(&path).map_err(|source| SourceError::Open { path, source })?,
+        }
     }
     if !is_given {
         for name in head.split(|&byte| byte == b'\n').filter_map(shape::first_host) {
@@ -152,8 +164,10 @@ impl Merge {
         let mut duplicates = Duplicates::default();
         let plain = inputs.len() == 1;
         let mut waiting = Vec::with_capacity(inputs.len());
+        let is_open = |input: &&Input| matches!(input, Input::Kept(file) if file.kept.is_open());
+        let mut room = kept::max_open().saturating_sub(inputs.iter().filter(is_open).count());
         for (id, input) in (0..).zip(inputs) {
-            match wait(id, input, hosts, clock, waiting.len() < kept::MAX_OPEN, reading) {
+            match wait(id, input, hosts, clock, &mut room, reading) {
                 Ok(next) => waiting.push(next),
                 Err(error) => reading.failed.push(error),
             }

@@ -57,28 +57,29 @@ impl Opened {
         if about.is_dir() {
             return Err(failed(io::Error::from(io::ErrorKind::IsADirectory)));
         }
-        let name = path.display().to_string();
         if !about.is_file() {
-            return Self::pipe(Box::new(file), &name);
+            return Self::pipe(Box::new(file), &path.display().to_string());
         }
+        Self::kept(Kept::Open(file), path)
+    }
+
+    /// A file that was opened before, by this name.
+    pub(crate) fn kept(kept: Kept, path: &Path) -> Result<Self, SourceError> {
+        let failed = |source| SourceError::Open { path: path.to_owned(), source };
+        let file = kept.get().map_err(failed)?;
+        let about = file.metadata().map_err(failed)?;
         let mut front = vec![0; HEAD];
         let read = file.read_at(&mut front, 0).map_err(failed)?;
         front.truncate(read);
-        let packing = Packing::of(&front, &name)?;
+        let packing = Packing::of(&front, &path.display().to_string())?;
         let head = match packing {
             Packing::None => front,
-            _ => packing.open(Box::new(&file)).and_then(|mut bytes| head(&mut bytes)).map_err(failed)?,
+            _ => packing.open(Box::new(&*file)).and_then(|mut bytes| head(&mut bytes)).map_err(failed)?,
         };
+        drop(file);
         let modified = about.modified().ok().and_then(|time| Timestamp::try_from(time).ok());
         let entries = Entries::begun_by(&head).map(Box::new);
-        Ok(Self {
-            bytes: Bytes::File(Kept::Open(file)),
-            packing,
-            head,
-            entries,
-            size: Some(about.len()),
-            modified,
-        })
+        Ok(Self { bytes: Bytes::File(kept), packing, head, entries, size: Some(about.len()), modified })
     }
 
     /// Takes bytes that come one after the other, compressed or not.

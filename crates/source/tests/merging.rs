@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use jiff::{SignedDuration, Timestamp};
-use taptrail_source::{About, Input, Options, Outcome, read};
+use taptrail_source::{About, Input, Options, Outcome, expand, host_logs, read};
 use taptrail_trail::{Content, Entry};
 
 const UUID: &str = "f3607ac8-f517-4952-b61c-b19b40f99661";
@@ -299,4 +299,49 @@ fn a_taker_that_has_enough_ends_the_reading() {
         ControlFlow::Break(())
     });
     assert_eq!(taken, 1);
+}
+
+/// Reads what was opened before the log was rotated: the last numbers of the MACs, and what failed.
+fn read_rotated(name: &str, line: fn(u32) -> String, packed: bool) -> (Vec<u8>, Outcome) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |rotation: u32| match rotation {
+        0 => dir.path().join(name),
+        _ => dir.path().join(format!("{name}.{rotation}")),
+    };
+    for rotation in 0..=12 {
+        std::fs::write(path(rotation), line(12 - rotation)).unwrap();
+    }
+    let inputs = match name {
+        "audit.log" => host_logs(Some(&path(0))).unwrap(),
+        _ => expand(&[dir.path().to_owned()]).0,
+    };
+    for rotation in (0..=12).rev() {
+        std::fs::rename(path(rotation), path(rotation + 1)).unwrap();
+    }
+    std::fs::write(path(0), line(13)).unwrap();
+    if packed {
+        // Nothing has the name or the inode of what it was packed from.
+        std::fs::rename(path(1), dir.path().join("packed")).unwrap();
+        std::fs::write(dir.path().join(format!("{name}.1.gz")), "").unwrap();
+        std::fs::remove_file(dir.path().join("packed")).unwrap();
+    }
+    let (mut macs, options) = (Vec::new(), Options::default());
+    let outcome = read(inputs, options, &mut |entry| {
+        macs.push(told(entry).1);
+        ControlFlow::Continue(())
+    });
+    (macs, outcome)
+}
+
+#[test]
+fn a_log_that_is_rotated_once_its_files_are_opened_is_read_whole() {
+    let audit = |number: u32| audit(number * 1000, number + 1, u8::try_from(number).unwrap());
+    let syslog = |number: u32| syslog(number, u8::try_from(number).unwrap());
+    for packed in [false, true] {
+        for (name, line) in [("audit.log", audit as fn(u32) -> String), ("syslog", syslog)] {
+            let (macs, outcome) = read_rotated(name, line, packed);
+            assert_eq!(macs, Vec::from_iter(0..=12), "{name} {packed}");
+            assert!(outcome.failed.is_empty() && outcome.input.duplicates == 0, "{name} {packed}");
+        }
+    }
 }

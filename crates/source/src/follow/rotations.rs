@@ -16,7 +16,7 @@ use super::lines::stamped;
 use crate::SourceError;
 use crate::feed::MAX_LINE;
 use crate::input::is_rotation;
-use crate::kept::{Handle, Kept, MAX_OPEN};
+use crate::kept::{FromStart, Handle, Kept, max_open};
 use crate::open::Packing;
 
 /// How often the names are read anew when a rotation changes them meanwhile.
@@ -74,7 +74,7 @@ impl LogFile {
 
     /// Its bytes from the first on, unpacked. The position of `file` is not used and not changed.
     pub(super) fn reader(&self) -> io::Result<Box<dyn Read + Send>> {
-        self.packing.open(Box::new(At { file: self.file.get()?.try_clone()?, at: 0 }))
+        self.packing.open(Box::new(FromStart::of(self.file.get()?.try_clone()?)))
     }
 
     /// The first stamp in it; none where it is too damaged for one.
@@ -98,20 +98,6 @@ impl LogFile {
             }
         }
         Ok(None)
-    }
-}
-
-/// Reads a file without its position, which is not ours alone.
-struct At {
-    file: File,
-    at: u64,
-}
-
-impl Read for At {
-    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(to, self.at)?;
-        self.at += read as u64;
-        Ok(read)
     }
 }
 
@@ -140,7 +126,7 @@ pub(super) fn all(log: &Path) -> Result<Vec<LogFile>, SourceError> {
     for _ in 0..TRIES {
         let names = names(log)?;
         // The newest are written to and renamed: they are kept open.
-        let surplus = names.len().saturating_sub(MAX_OPEN);
+        let surplus = names.len().saturating_sub(max_open());
         let open = |(place, path)| {
             let mut log = LogFile::open(path)?;
             if place < surplus {

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use taptrail_guest::Dirs;
 use taptrail_ledger::Ledger;
-use taptrail_source::Input;
 
 use crate::cli::Sources;
 
@@ -18,14 +17,13 @@ type Mark = (u64, u64, u64, (i64, i64));
 impl Extent {
     /// What there is now.
     pub(crate) fn of(sources: &Sources, dirs: &Dirs) -> Self {
-        let mut files = Vec::new();
+        let mut paths = Vec::new();
         if sources.files.is_empty() {
-            files.extend(taptrail_source::host_logs(sources.log.as_deref()).into_iter().flatten());
+            paths.extend(taptrail_source::host_log_names(sources.log.as_deref()).into_iter().flatten());
         }
         for file in &sources.files {
-            files.extend(taptrail_source::expand(file).into_iter().flatten());
+            paths.extend(taptrail_source::names(file).into_iter().flatten());
         }
-        let mut paths: Vec<PathBuf> = files.into_iter().filter_map(path).collect();
         if sources.files.is_empty() {
             paths.push(Ledger::file(&dirs.state));
         }
@@ -41,13 +39,6 @@ fn beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push("-wal");
     name.into()
-}
-
-fn path(input: Input) -> Option<PathBuf> {
-    match input {
-        Input::File(path) => Some(path),
-        Input::Stdin | Input::Rows { .. } => None,
-    }
 }
 
 fn mark(path: &Path) -> Option<Mark> {

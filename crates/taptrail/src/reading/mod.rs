@@ -40,18 +40,14 @@ pub(crate) struct Read {
 pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut Take<'_>) -> Result<Read, Failure> {
     let in_hand = AllInHand::default();
     let own = sources.files.is_empty();
+    allow_many_files();
     let mut failed = Vec::new();
     let (inputs, hosts) = if own {
         let hosts = Hosts::one(this_host(sources)?);
         (own_inputs(sources, dirs, &hosts, &in_hand, &mut failed)?, hosts)
     } else {
-        let mut paths = Vec::new();
-        for file in &sources.files {
-            match taptrail_source::expand(file) {
-                Ok(more) => paths.extend(more),
-                Err(error) => failed.push(error),
-            }
-        }
+        let (paths, mut unread) = taptrail_source::expand(&sources.files);
+        failed.append(&mut unread);
         let paths: Vec<_> = paths.into_iter().map(Given::of).collect();
         let hosts = hosts(sources, &paths)?;
         if let Some(unused) = hosts.unused(paths.iter().map(Given::path)) {
@@ -69,7 +65,6 @@ pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut Take<'_>) -> Re
         }
         (inputs, hosts)
     };
-    allow_many_files();
     let mut progress = progress::Progress::default();
     let progress = Box::new(|done, total| progress.show(done, total));
     let options = Options { hosts, progress, extract: sources.extract, ..Options::default() };
@@ -113,8 +108,8 @@ pub(crate) fn this_host(sources: &Sources) -> Result<String, Failure> {
     Ok(assumed_for_all(sources)?.map_or_else(node_name, str::to_owned))
 }
 
-/// Each input is opened before the first is read, so that no rotation meanwhile takes one away: there may
-/// be more than a shell allows at first.
+/// All inputs are opened before the first is read, so that no rotation meanwhile takes one away: there may be more
+/// than a shell allows at first.
 pub(crate) fn allow_many_files() {
     let limit = getrlimit(Resource::Nofile);
     // Where that fails, the inputs that can't be opened are told.
@@ -165,7 +160,7 @@ enum Given {
 impl Given {
     fn of(input: Input) -> Self {
         match input {
-            Input::File(path) if is_ledger(&path) => Self::Ledger(path),
+            Input::Kept(file) if file.begins_with(SQLITE) => Self::Ledger(file.path().to_owned()),
             input => Self::Log(input),
         }
     }
@@ -176,8 +171,8 @@ impl Given {
 
     fn path(&self) -> &Path {
         match self {
-            Self::Ledger(path) | Self::Log(Input::File(path)) => path,
-            Self::Log(Input::Stdin | Input::Rows { .. }) => Path::new("-"),
+            Self::Ledger(path) => path,
+            Self::Log(input) => input.path(),
         }
     }
 

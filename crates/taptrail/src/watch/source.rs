@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use taptrail_kernel::audit::{Broadcast, Said};
+use taptrail_source::SourceError;
 use taptrail_source::follow::{About, Begin, Checkpoint, Follower, Messages, Piped, Source, Told};
-use taptrail_source::{Input, SourceError};
 
 use crate::cli::Watch;
 use crate::output::Failure;
@@ -81,7 +81,7 @@ pub(super) fn open(arguments: &Watch, about: About, left: Option<&Checkpoint>) -
         (_, true) => From::Stdin(None),
     };
     let name = from.name().to_owned();
-    let is_there = taptrail_source::host_logs(Some(&log)).is_ok_and(|files| !files.is_empty());
+    let is_there = taptrail_source::host_log_names(Some(&log)).is_ok_and(|files| !files.is_empty());
     let asked_for = left.is_some() || begin != Begin::End;
     let heard_name = from.name();
     let mut heard = Heard { about: about.clone(), before: None, from };
@@ -147,9 +147,8 @@ fn place_of(checkpoint: &Checkpoint, log: &Path) -> Option<(PathBuf, u64)> {
         text.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
     };
     let (dev, ino, line) = (number("dev")?, number("ino")?, number("line")?);
-    let path = |input| if let Input::File(path) = input { Some(path) } else { None };
     let is = |file: &PathBuf| file.metadata().is_ok_and(|about| (about.dev(), about.ino()) == (dev, ino));
-    let file = taptrail_source::host_logs(Some(log)).ok()?.into_iter().filter_map(path).find(is)?;
+    let file = taptrail_source::host_log_names(Some(log)).ok()?.into_iter().find(is)?;
     Some((file, line))
 }
 
