@@ -333,7 +333,7 @@ fn a_ledger_on_read_only_media_is_read() {
     mount(&["--make-rprivate", "/"]);
     let media = world.path("media");
     fs::create_dir(&media).unwrap();
-    mount(&["-t", "tmpfs", "media", media.to_str().unwrap()]);
+    mount(&["-t", "tmpfs", "-o", "mode=755", "media", media.to_str().unwrap()]);
     evidence(&world, &media);
     mount(&["-o", "remount,ro", media.to_str().unwrap()]);
     let file = media.join("ledger.sqlite");
@@ -354,6 +354,50 @@ fn a_ledger_on_read_only_media_is_read() {
     assert_eq!(of(&["ledger", "export"]).lines().count(), 5);
     assert!(of(&["list"]).contains("No guests"));
     assert!(of(&["explain", ONE.split(['=', ',']).nth(3).unwrap()]).contains("Definitive"));
+}
+
+#[test]
+fn a_state_directory_that_others_can_write_to_is_believed_by_no_command() {
+    let world = World::new();
+    let dir = tempfile::tempdir().unwrap();
+    evidence(&world, dir.path());
+    let state = dir.path().to_str().unwrap();
+    let (file, log) = (dir.path().join("ledger.sqlite"), dir.path().join("ledger.sqlite-wal"));
+    let before = (fs::read(&file).unwrap(), fs::read(&log).unwrap());
+    let in_it = |command: &[&str]| world.taptrail([&["--state-dir", state], command].concat());
+    assert!(in_it(&["trail"]).ok().stdout.contains("web1"));
+    let commands = [&["trail"][..], &["who", "tun"], &["explain", "web1"], &["findings"], &["verify"]];
+    let check = [&["ledger", "check"][..], &["ledger", "export"]];
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let refused = |why: &str| {
+        for command in commands.iter().chain(&check) {
+            let done = in_it(command);
+            assert!(!done.success() && done.stdout.is_empty(), "{command:?}: {}", done.stdout);
+            assert!(
+                done.stderr.contains(&format!("is refused, because {why}")),
+                "{command:?}: {}",
+                done.stderr
+            );
+        }
+        // What answers by itself is listed.
+        let listed = in_it(&["list"]);
+        assert!(listed.stderr.contains(&format!("is refused, because {why}")), "{}", listed.stderr);
+        // Named, it is evidence of whoever it belongs to.
+        assert!(world.taptrail(["trail".as_ref(), file.as_os_str()]).ok().stdout.contains("web1"));
+    };
+    mode(dir.path(), 0o777);
+    refused("others may write to it");
+    mode(dir.path(), 0o700);
+    mode(&file, 0o666);
+    refused("others may write to it");
+    mode(&file, 0o600);
+    std::os::unix::fs::chown(&file, Some(65_534), None).unwrap();
+    refused("it belongs to user 65534");
+    std::os::unix::fs::chown(&file, Some(0), None).unwrap();
+    std::os::unix::fs::chown(dir.path(), Some(65_534), None).unwrap();
+    refused("it belongs to user 65534");
+    assert!((fs::read(&file).unwrap(), fs::read(&log).unwrap()) == before);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
 }
 
 #[test]

@@ -54,7 +54,7 @@ pub enum LedgerError {
         known: i64,
     },
     /// The file, or its directory, is somebody else's, or others can write to it.
-    #[error("Ledger path {path} is refused, because {why}: give it to root with mode 0700 (a directory) or 0600 (the ledger), or use another --state-dir", path = .path.display())]
+    #[error("Ledger path {path} is refused, because {why}: give it to root with mode 0700 (a directory) or 0600 (the ledger), or use another --state-dir; named as a FILE, it is read as anybody's", path = .path.display())]
     NotOurs {
         /// The file or directory.
         path: PathBuf,

@@ -104,27 +104,74 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Opens this host's ledger for reading, as supervisors and watchers write to it. One that can't be written to
-    /// (read-only media, another user's) is read as [`open_file_to_read`](Self::open_file_to_read) does.
+    /// Opens this host's ledger for reading, as supervisors and watchers write to it, and leaves it as it is. One that
+    /// nobody has open, or that can't be read in place (read-only media), is read as
+    /// [`open_file_to_read`](Self::open_file_to_read) does.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotOurs`] where others can write to the directory or the file: what it says may be theirs.
     pub fn open_to_read(state_dir: &Path) -> Result<Self, LedgerError> {
         let path = Self::file(state_dir);
-        if let Err(source) = std::fs::metadata(&path) {
-            return Err(LedgerError::File { path, source });
-        }
-        let opened = Self::connect(path.clone()).and_then(|mut ledger| {
-            ledger.await_maker()?;
-            Ok(ledger)
-        });
-        match opened {
-            Ok(ledger) => ledger.checked(),
-            Err(LedgerError::Open { source, .. }) if needs_to_write(&source) => Self::open_file_to_read(path),
-            Err(error) => Err(error),
+        // Not opened for that: to close a file gives up the locks that SQLite has on it in this process (fcntl(2)).
+        let about = std::fs::symlink_metadata(&path)
+            .map_err(|source| LedgerError::File { path: path.clone(), source })?;
+        owner::check_directory(state_dir)?;
+        owner::check_ledger(&path, &about)?;
+        // Whoever makes a ledger makes an empty file first, and all of its schema at once a moment later.
+        let end = Instant::now() + BUSY_TIMEOUT;
+        loop {
+            let ledger = match Self::connect_to_read(&path) {
+                Err(LedgerError::Open { source, .. }) if needs_to_write(&source) => {
+                    Self::copy_of(path.clone())?
+                }
+                opened => opened?,
+            };
+            if !ledger.is_being_made()? || Instant::now() >= end {
+                return match ledger.checked() {
+                    Err(LedgerError::Open { source, .. }) if needs_to_write(&source) => {
+                        Self::open_file_to_read(path)
+                    }
+                    checked => checked,
+                };
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 
+    /// Opens a ledger that a writer has open, and whose write-ahead log and the index of that are there. Only what of
+    /// the index is locks, or is out of date since a writer died, is changed.
+    fn connect_to_read(path: &Path) -> Result<Self, LedgerError> {
+        let failed = |source| LedgerError::Open { path: path.to_owned(), source };
+        let beside = |suffix: &str| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(suffix);
+            Path::new(&name).exists()
+        };
+        // Where one is missing SQLite would make it, or can't open the other.
+        if !beside("-wal") || !beside("-shm") {
+            return Err(failed(rusqlite::Error::SqliteFailure(
+                rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),
+                None,
+            )));
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+        connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+        harden(&connection).map_err(failed)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed)?;
+        let version = version(&connection).map_err(failed)?;
+        Ok(Self { connection, path: path.to_owned(), file_id: None, version })
+    }
+
     /// Reads a ledger's file as it is now, with what its write-ahead log has, and without touching either: in a private
-    /// copy, which is gone from its directory before this returns.
+    /// copy, which is gone from its directory before this returns. It may be anybody's.
     pub fn open_file_to_read(path: PathBuf) -> Result<Self, LedgerError> {
+        Self::copy_of(path)?.checked()
+    }
+
+    fn copy_of(path: PathBuf) -> Result<Self, LedgerError> {
         let copy = match PrivateCopy::of(&path) {
             Ok(copy) => copy,
             Err(CopyError::Original(source)) => return Err(LedgerError::File { path, source }),
@@ -139,7 +186,7 @@ impl Ledger {
         let version = version(&connection).map_err(failed)?;
         connection.execute_batch("PRAGMA query_only = ON").map_err(failed)?;
         drop(copy);
-        Self { connection, path, file_id: None, version }.checked()
+        Ok(Self { connection, path, file_id: None, version })
     }
 
     /// This ledger, if it is one that can be read.
@@ -182,21 +229,11 @@ impl Ledger {
         Ok(Self { connection, path, file_id, version })
     }
 
-    /// Whoever makes a ledger makes an empty file first, and all of its schema at once a moment later.
-    fn await_maker(&mut self) -> Result<(), LedgerError> {
+    /// Whether it has neither a schema nor a version yet.
+    fn is_being_made(&self) -> Result<bool, LedgerError> {
         let failed = |source| LedgerError::Open { path: self.path.clone(), source };
-        let end = Instant::now() + BUSY_TIMEOUT;
         let empty = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)";
-        while self.version == 0 {
-            // Asked first: where there is a schema, its version is there.
-            let empty: bool = self.connection.query_row(empty, [], |row| row.get(0)).map_err(failed)?;
-            self.version = version(&self.connection).map_err(failed)?;
-            if !empty || Instant::now() >= end {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(())
+        Ok(self.version == 0 && self.connection.query_row(empty, [], |row| row.get(0)).map_err(failed)?)
     }
 
     fn migrate(&mut self) -> Result<(), LedgerError> {

@@ -19,13 +19,18 @@ pub(crate) fn check_directory(path: &Path) -> Result<(), LedgerError> {
 /// Refuses a ledger that somebody else can write to.
 pub(crate) fn check_file(path: &Path, file: &File) -> Result<(), LedgerError> {
     let about = file.metadata().map_err(|source| LedgerError::File { path: path.to_owned(), source })?;
+    check_ledger(path, &about)
+}
+
+/// The same of what stands at its path.
+pub(crate) fn check_ledger(path: &Path, about: &Metadata) -> Result<(), LedgerError> {
     if !about.is_file() {
         return Err(LedgerError::NotOurs {
             path: path.to_owned(),
             why: "it is not a regular file".to_owned(),
         });
     }
-    check(path, &about)
+    check(path, about)
 }
 
 fn check(path: &Path, about: &Metadata) -> Result<(), LedgerError> {

@@ -76,6 +76,56 @@ fn reading_a_file_changes_nothing_and_leaves_nothing() {
     assert_eq!(files(dir.path()), before);
 }
 
+/// What a state directory says of its one guest's records.
+fn texts_in_place(state: &Path) -> Vec<String> {
+    let ledger = Ledger::open_to_read(state).unwrap();
+    assert_eq!(ledger.faults().unwrap(), [""; 0]);
+    ledger.into_records().map(|row| row.unwrap().text).collect()
+}
+
+/// The database and its log, without the index of that, which has the locks of whoever reads.
+fn database(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = files(dir);
+    files.retain(|path, _| !path.to_string_lossy().ends_with("-shm"));
+    files
+}
+
+#[test]
+fn reading_a_state_directory_leaves_the_database_and_its_log_as_they_are() {
+    // A writer died: with its log, and with that and the index that it had.
+    for with_index in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = cut_off(dir.path());
+        if with_index {
+            let state = tempfile::tempdir().unwrap();
+            let _alive = ledger(state.path());
+            fs::copy(state.path().join("ledger.sqlite-shm"), dir.path().join("ledger.sqlite-shm")).unwrap();
+        }
+        let before = (database(dir.path()), files(dir.path()).len());
+        assert_eq!(texts_in_place(dir.path()), ["one", "two"], "{with_index}");
+        assert!((database(dir.path()), files(dir.path()).len()) == before, "{with_index}");
+        // What comes after it writes as ever.
+        drop(Ledger::open(dir.path()).unwrap());
+        assert_eq!(files(dir.path()).keys().collect::<Vec<_>>(), [&path]);
+        // Nobody has it open: nothing is made beside it.
+        let before = files(dir.path());
+        assert_eq!(texts_in_place(dir.path()), ["one", "two"]);
+        assert!(files(dir.path()) == before);
+    }
+    // Whoever writes goes on meanwhile, and is read as far as it is.
+    let dir = tempfile::tempdir().unwrap();
+    let (mut ledger, guest) = ledger(dir.path());
+    let mut expect = Vec::new();
+    for text in ["one", "two", "three"] {
+        write(&mut ledger, guest, &[text]);
+        expect.push(text.to_owned());
+        let before = database(dir.path());
+        assert_eq!(before.len(), 2);
+        assert_eq!(texts_in_place(dir.path()), expect);
+        assert!(database(dir.path()) == before, "{text}");
+    }
+}
+
 #[test]
 fn a_copy_that_sqlite_made_stays_as_it_is() {
     let dir = tempfile::tempdir().unwrap();

@@ -451,9 +451,11 @@ fn a_ledger_that_others_can_write_to_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let refused = |mode: u32, path: &std::path::Path| {
         std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
-        let error = Ledger::open(dir.path()).unwrap_err();
-        assert!(matches!(error, LedgerError::NotOurs { .. }), "{error}");
-        assert!(error.to_string().contains(&format!("{mode:04o}")), "{error}");
+        for opened in [Ledger::open(dir.path()), Ledger::open_to_read(dir.path())] {
+            let error = opened.unwrap_err();
+            assert!(matches!(error, LedgerError::NotOurs { .. }), "{error}");
+            assert!(error.to_string().contains(&format!("{mode:04o}")), "{error}");
+        }
     };
     drop(Ledger::open(dir.path()).unwrap());
     let file = Ledger::file(dir.path());
@@ -462,8 +464,21 @@ fn a_ledger_that_others_can_write_to_is_refused() {
     refused(0o777, dir.path());
     std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o700)).unwrap();
     std::os::unix::fs::chown(&file, Some(65_534), None).unwrap();
-    let error = Ledger::open(dir.path()).unwrap_err().to_string();
+    for opened in [Ledger::open(dir.path()), Ledger::open_to_read(dir.path())] {
+        let error = opened.unwrap_err().to_string();
+        assert!(error.contains("belongs to user 65534"), "{error}");
+    }
+    Ledger::open_file_to_read(file.clone()).unwrap();
+    std::os::unix::fs::chown(&file, Some(0), None).unwrap();
+    std::os::unix::fs::chown(dir.path(), Some(65_534), None).unwrap();
+    let error = Ledger::open_to_read(dir.path()).unwrap_err().to_string();
     assert!(error.contains("belongs to user 65534"), "{error}");
+    std::os::unix::fs::chown(dir.path(), Some(0), None).unwrap();
+    // Nor is what a link leads to.
+    let real = dir.path().join("real");
+    std::fs::rename(&file, &real).unwrap();
+    std::os::unix::fs::symlink(&real, &file).unwrap();
+    assert!(matches!(Ledger::open_to_read(dir.path()), Err(LedgerError::NotOurs { .. })));
     // A link that leads nowhere makes no ledger there.
     std::fs::remove_file(&file).unwrap();
     let elsewhere = dir.path().join("elsewhere");
