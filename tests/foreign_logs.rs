@@ -826,6 +826,25 @@ fn a_logs_text_is_believed_and_marked_as_what_any_user_can_write() {
         marks(&["trail", "--format=json", file], "\"unauthenticated\": 3");
         marks(&["trail", "--format=jsonl", file], "\"unauthenticated\":3");
         marks(&["findings", "--format=json", file], "\"unauthenticated\": 3");
+        let source = "\"unauthenticated_source\"";
+        for command in ["trail", "who", "explain", "findings"] {
+            let what = match command {
+                "who" => vec!["who", "tun"],
+                "explain" => vec!["explain", "victim"],
+                of => vec![of],
+            };
+            // What of it has no open is a finding.
+            let found = dir.path().join("syslog");
+            fs::write(&found, forged(tag, kind).split_inclusive('\n').skip(1).collect::<String>()).unwrap();
+            let file = if command == "findings" { found.to_str().unwrap() } else { file };
+            let ask = |format| [&what[..], &[format, file]].concat();
+            marks(&ask("--format=json"), &format!("{source}: true"));
+            if command != "explain" {
+                marks(&ask("--format=jsonl"), &format!("{source}:true"));
+                marks(&ask("--format=csv"), ",true\r\n");
+            }
+            fs::remove_file(found).unwrap();
+        }
         let (code, _, said) = asked(&["verify", file]);
         assert!(code.is_some_and(|code| code > 0) && said.contains("not authenticated"), "{said}");
     }
@@ -861,7 +880,13 @@ fn what_an_audit_log_tells_too_is_not_marked() {
         line.split_once("auditd: ").map(|(_, line)| line.replace("type=", "node=host type=") + "\n")
     };
     fs::write(dir.path().join("audit.log"), audit.lines().filter_map(own).collect::<String>()).unwrap();
-    let (_, told, said) = asked(&["trail", dir.path().to_str().unwrap()]);
+    let path = dir.path().to_str().unwrap();
+    for format in ["json", "jsonl", "csv"] {
+        let (_, told, _) = asked(&["trail", "--format", format, path]);
+        let marked = told.contains("unauthenticated_source\"") || told.contains(",true\r\n");
+        assert!(told.contains("victim") && !marked, "{told}");
+    }
+    let (_, told, said) = asked(&["trail", path]);
     assert!(told.contains("victim") && !told.contains('*'), "{told}");
     assert!(said.contains("not authenticated"), "the input is, and what rests on it alone would be: {said}");
 }

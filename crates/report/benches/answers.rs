@@ -18,6 +18,7 @@ fn holding(number: u32) -> Holding {
         source: "/var/log/audit/audit.log".into(),
         line,
         copies: Vec::new(),
+        unauthenticated: false,
     };
     let [_, a, b, c] = number.to_be_bytes();
     Holding {

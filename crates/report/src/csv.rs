@@ -47,6 +47,7 @@ impl<W: Write> HoldingRows<W> {
             "pid",
             "proof",
             "end_doubt",
+            "unauthenticated_source",
         ];
         Rows::new(out, &header).map(Self)
     }
@@ -71,6 +72,7 @@ impl<W: Write> HoldingRows<W> {
         row.told(holding.pid)?;
         row.proof(&holding.proof)?;
         row.word(holding.end_doubt.map_or("", |doubt| doubt.as_str()))?;
+        row.source(&holding.proof)?;
         row.end()
     }
 
@@ -86,7 +88,19 @@ pub(crate) struct FindingRows<W: Write>(Rows<W>);
 impl<W: Write> FindingRows<W> {
     pub(crate) fn new(out: W) -> io::Result<Self> {
         let header = [
-            "time", "finding", "host", "guest", "uuid", "mac", "kind", "path", "dev", "rdev", "text", "proof",
+            "time",
+            "finding",
+            "host",
+            "guest",
+            "uuid",
+            "mac",
+            "kind",
+            "path",
+            "dev",
+            "rdev",
+            "text",
+            "proof",
+            "unauthenticated_source",
         ];
         Rows::new(out, &header).map(Self)
     }
@@ -103,6 +117,7 @@ impl<W: Write> FindingRows<W> {
         row.device(finding.device.as_ref())?;
         row.outside(&finding.text)?;
         row.proof(&finding.proof)?;
+        row.source(&finding.proof)?;
         row.end()
     }
 
@@ -177,6 +192,11 @@ impl<W: Write> Rows<W> {
             let _ = write!(self.made, "{}{}", if at == 0 { "" } else { "; " }, place(proof));
         }
         self.writer.write_field(&*outside(&self.made)).map_err(plain)
+    }
+
+    /// Whether one of the records is of a source that does not show who wrote it.
+    fn source(&mut self, proof: &[Proof]) -> io::Result<()> {
+        self.word(if Proof::rest_on_unauthenticated(proof) { "true" } else { "false" })
     }
 
     fn end(&mut self) -> io::Result<()> {

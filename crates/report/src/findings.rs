@@ -6,7 +6,7 @@ use compact_str::CompactString;
 use taptrail_trail::{Finding, FindingKind, Proof, Report};
 
 use crate::Style;
-use crate::claims::{Claims, MARK};
+use crate::claims::MARK;
 use crate::style::Clock;
 use crate::table::{Cell, Plain, bad, cell, warning};
 use crate::text::{NONE, cut, shown, whole};
@@ -17,8 +17,7 @@ const LONGEST: usize = 400;
 /// A row for each finding, or where those are wider than the style, its sentence and its last proof's
 /// place on lines of their own.
 pub(crate) fn findings(report: &Report, hosts: bool, clock: &Clock, style: &Style) -> String {
-    let (findings, claims) = (&report.findings, Claims::of(&report.input));
-    let last_place = |finding: &Finding| last_place(finding, &claims);
+    let findings = &report.findings;
     let rows = |all: bool| {
         let columns = 3 + usize::from(hosts) + if all { 2 } else { 0 };
         let mut table = Plain::bare(style, columns);
@@ -52,8 +51,8 @@ pub(crate) fn sentence(finding: &Finding) -> CompactString {
     cut(&finding.text, LONGEST)
 }
 
-fn last_place(finding: &Finding, claims: &Claims<'_>) -> String {
-    let mark = if claims.any(&finding.proof) { MARK } else { "" };
+fn last_place(finding: &Finding) -> String {
+    let mark = if Proof::rest_on_unauthenticated(&finding.proof) { MARK } else { "" };
     finding.proof.last().map_or(NONE.to_owned(), |proof| format!("{}{mark}", place(proof)))
 }
 

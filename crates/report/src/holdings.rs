@@ -1,10 +1,10 @@
 //! Holdings as a table.
 
 use compact_str::{CompactString, format_compact};
-use taptrail_trail::{Certainty, Holding, Report, State};
+use taptrail_trail::{Certainty, Holding, Proof, Report, State};
 
 use crate::Style;
-use crate::claims::{Claims, MARK};
+use crate::claims::MARK;
 use crate::span::{Holds, holds_by};
 use crate::style::Clock;
 use crate::table::{Cell, Plain, bad, cell, good, number, told, warning};
@@ -30,7 +30,6 @@ const HEADER: [&str; 14] = [
 /// A row for each holding, or where those are wider than the style, a block of three lines.
 pub(crate) fn holdings(report: &Report, hosts: bool, clock: &Clock, style: &Style) -> String {
     let holdings = &report.holdings;
-    let claims = Claims::of(&report.input);
     let mut table = Plain::new(style, &HEADER[usize::from(!hosts)..]);
     if style.width.is_none() {
         table.expect(holdings.len());
@@ -52,7 +51,7 @@ pub(crate) fn holdings(report: &Report, hosts: bool, clock: &Clock, style: &Styl
             cell(clock.after(holding.opened, holding.released)),
             state(holding, then, state_word(holding, then)),
             cell(holding.ended_by.map_or(NONE, |by| by.as_str())),
-            certainty(holding, &claims),
+            certainty(holding),
         ]));
         if holdings.len() > FEW && !table.fits(style) {
             break;
@@ -73,7 +72,6 @@ fn stacked(report: &Report, hosts: bool, clock: &Clock, style: &Style) -> String
         "STATE\nENDED BY\nCERTAINTY",
     ];
     let mut table = Plain::new(style, &header);
-    let claims = Claims::of(&report.input);
     for holding in &report.holdings {
         let device = &holding.device;
         let then = style.at.map(|at| holds_by(holding, at, &report.input));
@@ -86,7 +84,7 @@ fn stacked(report: &Report, hosts: bool, clock: &Clock, style: &Style) -> String
         let parts: Vec<_> = parts.into_iter().flatten().collect();
         let ended_by = holding.ended_by.map_or(NONE, |by| by.as_str());
         let word = state_word(holding, then);
-        let end = format!("{word}\n{ended_by}\n{}", certainty_word(holding, &claims));
+        let end = format!("{word}\n{ended_by}\n{}", certainty_word(holding));
         table.block([
             cell(format_compact!("{}\n{}\n{host}", shown(&holding.guest.name), holding.mac)),
             cell(format_compact!("{}\n{}\n{}", device.kind, shown(&device.path), parts.join(" "))),
@@ -125,13 +123,13 @@ fn state(holding: &Holding, then: Option<Holds>, text: &str) -> Cell {
 }
 
 /// How certain it is, marked where that rests on what is not authenticated.
-fn certainty_word(holding: &Holding, claims: &Claims<'_>) -> CompactString {
-    let mark = if claims.any(&holding.proof) { MARK } else { "" };
+fn certainty_word(holding: &Holding) -> CompactString {
+    let mark = if Proof::rest_on_unauthenticated(&holding.proof) { MARK } else { "" };
     format_compact!("{}{mark}", holding.certainty.as_str())
 }
 
-fn certainty(holding: &Holding, claims: &Claims<'_>) -> Cell {
-    let word = certainty_word(holding, claims);
+fn certainty(holding: &Holding) -> Cell {
+    let word = certainty_word(holding);
     match holding.certainty {
         Certainty::Definitive if word.ends_with(MARK) => warning(&word),
         Certainty::Definitive => cell(word),

@@ -17,6 +17,7 @@ fn proof(time: Timestamp) -> Proof {
         source: "audit.log".into(),
         line: time.as_second().unsigned_abs(),
         copies: Vec::new(),
+        unauthenticated: false,
     }
 }
 

@@ -1,9 +1,9 @@
 use std::fmt::Write as _;
 
-use taptrail_trail::{Holding, Report, State};
+use taptrail_trail::{Holding, Proof, Report, State};
 
 use crate::Style;
-use crate::claims::{Claims, FOOTNOTE};
+use crate::claims::FOOTNOTE;
 use crate::findings::findings;
 use crate::holdings::holdings;
 use crate::span::{Holds, holds_by};
@@ -73,9 +73,8 @@ fn summary(report: &Report) -> String {
         let _ = write!(text, ", {} unreadable", count(report.input.unreadable, "line"));
     }
     text.push('\n');
-    let claims = Claims::of(&report.input);
-    let marked = report.holdings.iter().any(|holding| claims.any(&holding.proof))
-        || report.findings.iter().any(|finding| claims.any(&finding.proof));
+    let marked = report.holdings.iter().any(|holding| Proof::rest_on_unauthenticated(&holding.proof))
+        || report.findings.iter().any(|finding| Proof::rest_on_unauthenticated(&finding.proof));
     if marked {
         text.push_str(FOOTNOTE);
     }

@@ -66,6 +66,7 @@ fn trail(hosts: [&str; 2]) -> Report {
             writer: None,
             content: Content::Record(record),
             copies: Vec::new(),
+            unauthenticated: false,
         });
     }
     let mut report = trail.finish();

@@ -47,6 +47,7 @@ fn tell(folder: &str, to: &mut impl Take) -> Input {
             line: number,
             content: Content::Record(record),
             copies: Vec::new(),
+            unauthenticated: false,
         });
         trail.drain_ended().for_each(|holding| to.holding(holding).unwrap());
         trail.drain_findings().for_each(|finding| to.finding(finding).unwrap());

@@ -242,7 +242,17 @@ mod tests {
         let (host, source) = (Arc::from("h1"), Arc::from("a.log"));
         let content = Content::Record(Record::success(guest, event));
         let time = Timestamp::from_millisecond(millis).unwrap();
-        let entry = Entry { host, time, serial, writer: None, source, line: 1, content, copies: Vec::new() };
+        let entry = Entry {
+            host,
+            time,
+            serial,
+            writer: None,
+            source,
+            line: 1,
+            content,
+            copies: Vec::new(),
+            unauthenticated: false,
+        };
         Placed { order: time, entry, voice: Voice::Auditd, boot: None }
     }
 

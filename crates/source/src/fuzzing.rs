@@ -83,7 +83,7 @@ fn clock() -> Clock {
 }
 
 fn entry(line: u64, found: Found, clock: &mut Clock) -> Entry {
-    let Found { when, serial, host, writer, content, .. } = found;
+    let Found { when, serial, host, writer, content, is_claimed, .. } = found;
     let host: Arc<str> = host.map_or("?".into(), |host| host.as_str().into());
     Entry {
         host,
@@ -94,6 +94,7 @@ fn entry(line: u64, found: Found, clock: &mut Clock) -> Entry {
         line,
         content,
         copies: Vec::new(),
+        unauthenticated: is_claimed,
     }
 }
 

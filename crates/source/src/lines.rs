@@ -235,8 +235,17 @@ impl Lines {
 
     fn at_the_end(&self, host: Arc<str>, time: Timestamp, content: Content) -> Placed {
         let (source, line) = (Arc::clone(&self.name), self.after);
-        let entry =
-            Entry { host, time, serial: None, writer: None, source, line, copies: Vec::new(), content };
+        let entry = Entry {
+            host,
+            time,
+            serial: None,
+            writer: None,
+            source,
+            line,
+            copies: Vec::new(),
+            unauthenticated: false,
+            content,
+        };
         Placed { entry, order: time, voice: Voice::Auditd, boot: None }
     }
 
@@ -415,6 +424,7 @@ impl Lines {
             source: Arc::clone(&self.name),
             line,
             copies: Vec::new(),
+            unauthenticated: found.is_claimed,
             content: found.content,
         };
         let mut placed = Placed { entry, order, voice: found.voice, boot: found.boot };

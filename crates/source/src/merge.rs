@@ -352,6 +352,7 @@ impl Merge {
             source: Arc::clone(source),
             line: *line,
             copies: Vec::new(),
+            unauthenticated: false,
             content: Content::Gap(gap),
         })
     }
@@ -470,7 +471,17 @@ fn gap_of(host: Arc<str>, source: Arc<str>, missing: Missing) -> Entry {
     let Missing { since, until, serials } = missing;
     let gap = Gap { since: Some(since), serials: Some(serials), why: Lost::Unwritten };
     let (time, content) = (until, Content::Gap(gap));
-    Entry { host, time, serial: None, writer: None, source, line: 1, copies: Vec::new(), content }
+    Entry {
+        host,
+        time,
+        serial: None,
+        writer: None,
+        source,
+        line: 1,
+        copies: Vec::new(),
+        unauthenticated: false,
+        content,
+    }
 }
 
 /// Whether a loss is of the log that tells of it alone, and not of what all logs are written from.

@@ -32,23 +32,31 @@ impl Window {
         self.waiting.push_back((number, Waiting { placed, is_rows }));
     }
 
-    /// The same event, told by another input: the line of an audit log is the one that is cited.
+    /// The same event, told by another input: the line of an audit log is the one that is cited, and what it says is
+    /// what is told.
     pub(crate) fn copy(&mut self, number: u64, copy: &Entry, is_rows: bool) {
         let Some((_, first)) = self.waiting.iter_mut().rev().find(|(of, _)| *of == number) else { return };
         let entry = &mut first.placed.entry;
         let own = |entry: &Entry| LineRef { source: entry.source.clone(), line: entry.line };
-        if entry.copies.len() >= MAX_COPIES {
-            return;
-        }
-        if is_logged(is_rows, copy) && !is_logged(first.is_rows, entry) {
+        // What anybody can write is not told in the place of what nobody else can.
+        let is_better = match (copy.unauthenticated, entry.unauthenticated) {
+            (false, true) => true,
+            (true, false) => false,
+            _ => is_logged(is_rows, copy) && !is_logged(first.is_rows, entry),
+        };
+        if is_better {
             let mut copies = std::mem::take(&mut entry.copies);
+            copies.truncate(MAX_COPIES - 1);
             copies.push(own(entry));
-            *entry = Entry { copies, writer: copy.writer.or(entry.writer), ..copy.clone() };
+            let (serial, writer) = (copy.serial.or(entry.serial), copy.writer.or(entry.writer));
+            *entry = Entry { copies, serial, writer, ..copy.clone() };
             first.is_rows = is_rows;
         } else {
             entry.serial = entry.serial.or(copy.serial);
             entry.writer = entry.writer.or(copy.writer);
-            entry.copies.push(own(copy));
+            if entry.copies.len() < MAX_COPIES {
+                entry.copies.push(own(copy));
+            }
         }
     }
 

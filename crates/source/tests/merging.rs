@@ -200,6 +200,7 @@ fn row(millis: i64, serial: u32, mac: u8) -> Entry {
         line: 1,
         content: Content::Record(record.unwrap().unwrap()),
         copies: Vec::new(),
+        unauthenticated: false,
     }
 }
 
@@ -299,6 +300,43 @@ fn a_taker_that_has_enough_ends_the_reading() {
         ControlFlow::Break(())
     });
     assert_eq!(taken, 1);
+}
+
+/// The same as the kernel's log has it in syslog's text, where any user can write such.
+fn kernel(seconds: u32, serial: u32, mac: u8) -> String {
+    format!(
+        "2026-11-23T18:53:{:02}Z h kernel: audit: type=2501 audit(1795460{seconds:03}.000:{serial}): pid=9 uid=0 auid=0 \
+         ses=0 msg='{}'\n",
+        20 + seconds,
+        text(mac)
+    )
+}
+
+#[test]
+fn what_any_user_can_write_is_not_told_in_the_place_of_an_audit_logs_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    // A moment earlier, and of another interface.
+    let forged = kernel(1, 11, 66) + &kernel(4, 14, 4);
+    for (syslog, expect) in
+        [(forged.as_str(), vec![(1, false), (2, false), (4, true)]), ("", vec![(1, false), (2, false)])]
+    {
+        std::fs::write(
+            path("audit.log"),
+            audit(1100, 11, 1).replace("type", "node=h type")
+                + &audit(2000, 12, 2).replace("type", "node=h type"),
+        )
+        .unwrap();
+        std::fs::write(path("syslog"), syslog).unwrap();
+        let mut entries = Vec::new();
+        read(expand(&[dir.path().to_owned()]).0, Options::default(), &mut |entry| {
+            if let Content::Record(record) = &entry.content {
+                entries.push((record.event.mac().unwrap().0[5], entry.unauthenticated));
+            }
+            ControlFlow::Continue(())
+        });
+        assert_eq!(entries, expect);
+    }
 }
 
 /// Reads what was opened before the log was rotated: the last numbers of the MACs, and what failed.

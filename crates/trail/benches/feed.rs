@@ -69,6 +69,7 @@ fn entries(alive: usize, life: fn(u32) -> Vec<Event>) -> Vec<Entry> {
                 line,
                 content: Content::Record(Record::success(guest, event.clone())),
                 copies: Vec::new(),
+                unauthenticated: false,
             });
         }
     };

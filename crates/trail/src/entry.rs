@@ -25,6 +25,8 @@ pub struct Entry {
     pub line: u64,
     /// Where else the same event was read.
     pub copies: Vec<LineRef>,
+    /// Whether no input that has it shows who wrote it.
+    pub unauthenticated: bool,
     /// What is told.
     pub content: Content,
 }
@@ -124,6 +126,7 @@ impl Entry {
             source: Arc::clone(&self.source),
             line: self.line,
             copies: self.copies.clone(),
+            unauthenticated: self.unauthenticated,
         }
     }
 }

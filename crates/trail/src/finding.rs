@@ -26,7 +26,9 @@ pub struct Finding {
     pub time: Timestamp,
     /// One sentence for people.
     pub text: String,
-    /// The records that show it, oldest first; [`Proof::KEPT`] at most.
+    /// The records that show it, oldest first; [`Proof::KEPT`] at most. Where one of them is not
+    /// authenticated, `unauthenticated_source` stands beside them in JSON.
+    #[serde(flatten, serialize_with = "Proof::serialize_all")]
     pub proof: Vec<Proof>,
 }
 

@@ -55,7 +55,9 @@ pub struct Holding {
     pub certainty: Certainty,
     /// The QEMU that got it, where told.
     pub pid: Option<u32>,
-    /// The records that show it, oldest first; [`Proof::KEPT`] at most.
+    /// The records that show it, oldest first; [`Proof::KEPT`] at most. Where one of them is not
+    /// authenticated, `unauthenticated_source` stands beside them in JSON.
+    #[serde(flatten, serialize_with = "Proof::serialize_all")]
     pub proof: Vec<Proof>,
 }
 

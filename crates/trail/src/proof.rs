@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// Where a record that shows something can be looked up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -18,6 +18,9 @@ pub struct Proof {
     /// Where else the same event was read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub copies: Vec<LineRef>,
+    /// Whether no line of the event shows who wrote it: any local user can write such.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unauthenticated: bool,
 }
 
 /// Another line that tells the same event.
@@ -50,8 +53,52 @@ impl Proof {
             return;
         }
         if to.len() == Self::KEPT {
-            to.pop();
+            // What it rests on that is not authenticated shows, however many records there are.
+            let last = to.iter().rposition(|proof| !proof.unauthenticated);
+            to.remove(last.unwrap_or(Self::KEPT - 1));
         }
         to.push(self);
+    }
+
+    /// Whether one of some proofs is not authenticated.
+    pub fn rest_on_unauthenticated(proofs: &[Self]) -> bool {
+        proofs.iter().any(|proof| proof.unauthenticated)
+    }
+
+    /// Proofs as fields of what they show.
+    pub(crate) fn serialize_all<S: Serializer>(proof: &[Self], to: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Fields<'a> {
+            proof: &'a [Proof],
+            #[serde(skip_serializing_if = "std::ops::Not::not")]
+            unauthenticated_source: bool,
+        }
+        Fields { proof, unauthenticated_source: Self::rest_on_unauthenticated(proof) }.serialize(to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_authenticated_shows_however_many_records_there_are() {
+        let proof = |line: u64, unauthenticated| Proof {
+            serial: None,
+            time: Timestamp::UNIX_EPOCH,
+            source: "syslog".into(),
+            line,
+            copies: Vec::new(),
+            unauthenticated,
+        };
+        let kept = |forged: &[u64]| {
+            let mut proofs = Vec::new();
+            (1..=40).for_each(|line| proof(line, forged.contains(&line)).add(&mut proofs));
+            assert_eq!((proofs.len(), proofs.last().map(|proof| proof.line)), (Proof::KEPT, Some(40)));
+            Proof::rest_on_unauthenticated(&proofs)
+        };
+        assert!(!kept(&[]));
+        assert!((1..=40).all(|line| kept(&[line])));
+        assert!(kept(&(20..40).collect::<Vec<_>>()));
     }
 }

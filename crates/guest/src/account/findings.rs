@@ -31,6 +31,7 @@ impl Findings {
             line: self.line,
             content: Content::Record(record.clone()),
             copies: Vec::new(),
+            unauthenticated: false,
         });
         // Who held what is for readers of the ledger.
         self.trail.drain_ended().for_each(drop);

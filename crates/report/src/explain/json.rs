@@ -3,7 +3,6 @@ use taptrail_record::{GuestId, MacAddr};
 use taptrail_trail::{Finding, Holding, Input, Proof};
 
 use super::{Explanation, Interface, Lines, sentences};
-use crate::claims::Claims;
 use crate::style::Clock;
 
 #[derive(Serialize)]
@@ -51,23 +50,17 @@ pub(super) fn json(
     clock: &Clock,
     lines: &Lines<'_>,
 ) -> Result<String, serde_json::Error> {
-    let claims = Claims::of(&explanation.input);
-    let interfaces = explanation.interfaces.iter().map(|one| interface(one, clock, lines, &claims)).collect();
+    let interfaces = explanation.interfaces.iter().map(|one| interface(one, clock, lines)).collect();
     crate::json(&Told { interfaces, input: &explanation.input })
 }
 
-fn interface<'a>(
-    interface: &'a Interface,
-    clock: &Clock,
-    lines: &Lines<'_>,
-    claims: &Claims<'_>,
-) -> ToldInterface<'a> {
+fn interface<'a>(interface: &'a Interface, clock: &Clock, lines: &Lines<'_>) -> ToldInterface<'a> {
     let holding = |holding: &'a Holding| ToldHolding {
         holding,
         told: sentences::of(holding, clock),
-        lines: shown(&holding.proof, lines, claims),
+        lines: shown(&holding.proof, lines),
     };
-    let finding = |finding: &'a Finding| ToldFinding { finding, lines: shown(&finding.proof, lines, claims) };
+    let finding = |finding: &'a Finding| ToldFinding { finding, lines: shown(&finding.proof, lines) };
     ToldInterface {
         host: &interface.host,
         guest: interface.guest.as_ref(),
@@ -77,12 +70,12 @@ fn interface<'a>(
     }
 }
 
-fn shown<'a>(proof: &'a [Proof], lines: &Lines<'_>, claims: &Claims<'_>) -> Vec<ToldLine<'a>> {
+fn shown<'a>(proof: &'a [Proof], lines: &Lines<'_>) -> Vec<ToldLine<'a>> {
     let line = |proof: &'a Proof| ToldLine {
         source: &proof.source,
         line: proof.line,
         serial: proof.serial,
-        unauthenticated: claims.has(proof),
+        unauthenticated: proof.unauthenticated,
         raw: lines(proof),
     };
     proof.iter().map(line).collect()

@@ -5,7 +5,6 @@ use taptrail_trail::{Finding, Holding, Proof};
 
 use super::{Explanation, Interface, Lines, sentences};
 use crate::Style;
-use crate::claims::Claims;
 use crate::findings::{place, sentence};
 use crate::fold::fold;
 use crate::style::Clock;
@@ -16,14 +15,8 @@ use crate::trail::count;
 const LONGEST: usize = 16 * 1024;
 
 pub(super) fn text<'a>(explanation: &'a Explanation, style: &'a Style, lines: &'a Lines<'a>) -> String {
-    let mut page = Page {
-        text: String::new(),
-        clock: Clock::new(style),
-        style,
-        lines,
-        claims: Claims::of(&explanation.input),
-        shown: HashSet::new(),
-    };
+    let mut page =
+        Page { text: String::new(), clock: Clock::new(style), style, lines, shown: HashSet::new() };
     for interface in &explanation.interfaces {
         page.interface(interface);
     }
@@ -50,7 +43,6 @@ struct Page<'a> {
     clock: Clock,
     style: &'a Style,
     lines: &'a Lines<'a>,
-    claims: Claims<'a>,
     /// The lines shown of this interface already.
     shown: HashSet<Place<'a>>,
 }
@@ -106,7 +98,7 @@ impl<'a> Page<'a> {
         for told in sentences::of(holding, &self.clock) {
             self.line(4, &told, false);
         }
-        if self.claims.any(&holding.proof) {
+        if Proof::rest_on_unauthenticated(&holding.proof) {
             self.line(4, NOT_AUTHENTICATED, false);
         }
         for finding in findings {
@@ -128,7 +120,7 @@ impl<'a> Page<'a> {
     fn proof(&mut self, proof: impl IntoIterator<Item = &'a Proof>) {
         for proof in proof {
             // Writing to a String can't fail.
-            let mark = if self.claims.has(proof) { " (not authenticated)" } else { "" };
+            let mark = if proof.unauthenticated { " (not authenticated)" } else { "" };
             let _ = writeln!(self.text, "    {}{mark}", place(proof));
             let new = self.shown.insert((&proof.source, proof.line));
             if let Some(raw) = new.then(|| (self.lines)(proof)).flatten() {

@@ -347,6 +347,7 @@ impl Lines {
             line,
             content: Content::Gap(gap),
             copies: Vec::new(),
+            unauthenticated: false,
         }
     }
 
@@ -370,6 +371,7 @@ impl Lines {
             line,
             content: found.content,
             copies: Vec::new(),
+            unauthenticated: found.is_claimed,
         }
     }
 }

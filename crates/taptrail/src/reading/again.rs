@@ -71,6 +71,7 @@ mod tests {
             source: "a.log".into(),
             line: 3,
             copies: Vec::new(),
+            unauthenticated: false,
         };
         assert!(raw.get(&at(Some(7))).is_some_and(|line| line.ends_with("msg='x'")));
         assert!(raw.get(&at(None)).is_some());
@@ -85,6 +86,7 @@ mod tests {
             source: "-".into(),
             line: 1,
             copies: Vec::new(),
+            unauthenticated: false,
         };
         assert!(again([&proof].into_iter()).0.is_empty());
     }

@@ -70,6 +70,7 @@ impl Rows {
             line: u64::try_from(stored.id).unwrap_or_default(),
             content: Content::Record(record),
             copies: Vec::new(),
+            unauthenticated: false,
         };
         // The ledger knows of which boot each guest is. What was closed late is of a boot before.
         if self.past.contains(&stored.boot_id) || self.boot.as_ref() == Some(&stored.boot_id) {

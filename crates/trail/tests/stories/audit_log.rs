@@ -35,6 +35,7 @@ pub(crate) fn entries(log: &Path) -> Vec<Entry> {
             line: number,
             content,
             copies: Vec::new(),
+            unauthenticated: false,
         });
     }
     entries

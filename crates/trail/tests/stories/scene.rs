@@ -53,7 +53,17 @@ impl Scene {
         let (serial, writer, content) = (Some(100), Some(LIBVIRTD), Content::Boot);
         Self {
             entries: Vec::new(),
-            next: Entry { host, time, serial, writer, source, line: 1, content, copies: Vec::new() },
+            next: Entry {
+                host,
+                time,
+                serial,
+                writer,
+                source,
+                line: 1,
+                content,
+                copies: Vec::new(),
+                unauthenticated: false,
+            },
         }
     }
 

@@ -120,6 +120,7 @@ pub(crate) fn entries(records: &[Record]) -> Vec<Entry> {
             writer: None,
             content: Content::Record(read),
             copies: Vec::new(),
+            unauthenticated: false,
         }
     };
     (1..).zip(records).map(entry).collect()

@@ -217,6 +217,7 @@ impl Books {
                     line,
                     content,
                     copies: Vec::new(),
+                    unauthenticated: false,
                 });
             }
         }

@@ -207,5 +207,6 @@ fn entry(host: &Arc<str>, source: &Arc<str>, stored: &StoredRecord, record: Reco
         line: u64::try_from(stored.id).unwrap_or_default(),
         content: Content::Record(record),
         copies: Vec::new(),
+        unauthenticated: false,
     }
 }

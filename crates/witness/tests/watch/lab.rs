@@ -156,6 +156,7 @@ impl Lab {
                 line: u64::try_from(stored.id).unwrap(),
                 content: Content::Record(record),
                 copies: Vec::new(),
+                unauthenticated: false,
             });
         }
         trail.finish()
@@ -169,7 +170,17 @@ impl Lab {
             let (host, source) = (HOST.into(), "ledger".into());
             let (line, content) = (u64::try_from(stored.id).unwrap(), Content::Record(record));
             let (time, serial, writer) = (stored.time, stored.serial, stored.writer);
-            entries.push(Entry { host, time, serial, writer, source, line, content, copies: Vec::new() });
+            entries.push(Entry {
+                host,
+                time,
+                serial,
+                writer,
+                source,
+                line,
+                content,
+                copies: Vec::new(),
+                unauthenticated: false,
+            });
         }
         entries.sort_by_key(|entry| entry.time);
         let mut trail = Trail::new();
@@ -218,6 +229,7 @@ impl Lab {
             line,
             content,
             copies: Vec::new(),
+            unauthenticated: false,
         });
     }
 
