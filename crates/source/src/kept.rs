@@ -23,7 +23,7 @@ pub(crate) fn max_open() -> usize {
 /// Which file it is, whatever it is called. An inode's number may be given anew as soon as its file is gone: the time
 /// of birth tells the two apart, where the file system has it (statx(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct FileIdentity {
+pub struct FileIdentity {
     dev: u64,
     ino: u64,
     born: Option<SystemTime>,
@@ -110,30 +110,39 @@ impl Kept {
 
 impl Named {
     fn open(&self) -> io::Result<File> {
-        if let Some(file) = self.open_if_same(&self.path)? {
-            return Ok(file);
+        self.id.open(&self.path)?.ok_or_else(|| {
+            let gone = "it was rotated while being read, and removed before its turn came: there are more inputs than \
+                        can be kept open";
+            io::Error::new(io::ErrorKind::NotFound, gone)
+        })
+    }
+}
+
+impl FileIdentity {
+    /// Opens the file that had this name, by whatever name in the same directory it has now; `None` where it is gone.
+    pub(crate) fn open(self, path: &Path) -> io::Result<Option<File>> {
+        if let Some(file) = self.open_if_same(path)? {
+            return Ok(Some(file));
         }
         // A rotation has renamed it since.
-        let dir = match self.path.parent() {
+        let dir = match path.parent() {
             Some(dir) if !dir.as_os_str().is_empty() => dir,
             _ => Path::new("."),
         };
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
-            if entry.metadata().is_ok_and(|about| FileIdentity::of(&about) == self.id)
+            if entry.metadata().is_ok_and(|about| Self::of(&about) == self)
                 && let Some(file) = self.open_if_same(&entry.path())?
             {
-                return Ok(file);
+                return Ok(Some(file));
             }
         }
-        let gone = "it was rotated while being read, and removed before its turn came: there are more inputs than can be \
-                    kept open";
-        Err(io::Error::new(io::ErrorKind::NotFound, gone))
+        Ok(None)
     }
 
-    fn open_if_same(&self, path: &Path) -> io::Result<Option<File>> {
+    fn open_if_same(self, path: &Path) -> io::Result<Option<File>> {
         match File::open(path) {
-            Ok(file) => Ok((FileIdentity::of(&file.metadata()?) == self.id).then_some(file)),
+            Ok(file) => Ok((Self::of(&file.metadata()?) == self).then_some(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }

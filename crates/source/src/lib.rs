@@ -73,6 +73,7 @@ mod window;
 pub use error::SourceError;
 pub use hosts::Hosts;
 pub use input::{Input, Rows, expand, host_log, host_log_names, host_logs, names};
+pub use kept::FileIdentity;
 pub use open::read_again;
 pub use outcome::{About, Note, Outcome};
 pub use reading::{Options, Take, read};

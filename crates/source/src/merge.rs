@@ -87,6 +87,9 @@ fn wait(
             return Ok(Waiting { begins, rotation: 0, track: Pending::Rows(Box::new(track)) });
         }
     };
+    if let Some(identity) = opened.identity {
+        reading.file_identities.insert(Arc::clone(&name), identity);
+    }
     reading.total += opened.size.unwrap_or(0);
     // A log written to until yesterday has no line of today.
     let day = SignedDuration::from_hours(24);

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use crate::SourceError;
 use crate::feed::{Feed, MAX_LINE};
 use crate::found::Clock;
-use crate::kept::Kept;
+use crate::kept::{FileIdentity, Kept};
 use crate::order;
 use crate::shape::Entries;
 use crate::stream::Stream;
@@ -36,6 +36,8 @@ pub(crate) struct Opened {
     entries: Option<Box<Entries>>,
     /// How many bytes it has as stored, where that is known.
     pub(crate) size: Option<u64>,
+    /// Which file it is, if it is one.
+    pub(crate) identity: Option<FileIdentity>,
     /// When it was last written to.
     pub(crate) modified: Option<Timestamp>,
 }
@@ -79,7 +81,15 @@ impl Opened {
         drop(file);
         let modified = about.modified().ok().and_then(|time| Timestamp::try_from(time).ok());
         let entries = Entries::begun_by(&head).map(Box::new);
-        Ok(Self { bytes: Bytes::File(kept), packing, head, entries, size: Some(about.len()), modified })
+        Ok(Self {
+            bytes: Bytes::File(kept),
+            packing,
+            head,
+            entries,
+            size: Some(about.len()),
+            identity: Some(FileIdentity::of(&about)),
+            modified,
+        })
     }
 
     /// Takes bytes that come one after the other, compressed or not.
@@ -93,7 +103,7 @@ impl Opened {
         let head = head(&mut bytes).map_err(failed)?;
         let bytes = Bytes::Pipe(Box::new(Cursor::new(head.clone()).chain(bytes)));
         let entries = Entries::begun_by(&head).map(Box::new);
-        Ok(Self { bytes, packing: Packing::None, head, entries, size: None, modified: None })
+        Ok(Self { bytes, packing: Packing::None, head, entries, size: None, identity: None, modified: None })
     }
 
     /// How many bytes will be read of what is stored, unless it is cut meanwhile; 0 where that is not
@@ -155,13 +165,21 @@ impl Opened {
     }
 }
 
-/// Reads some lines of a file again: those that `wanted` names, from 1, are put into it.
+/// Reads some lines of a file again: those that `wanted` names, from 1, are put into it. Where it is known which file it
+/// was, it is that one, whatever it is called since.
 ///
 /// # Errors
 ///
 /// The file can't be opened or read so far, or is no file any more.
-pub fn read_again(path: &Path, wanted: &mut BTreeMap<u64, Option<Vec<u8>>>) -> io::Result<()> {
-    let file = File::open(path)?;
+pub fn read_again(
+    path: &Path,
+    identity: Option<FileIdentity>,
+    wanted: &mut BTreeMap<u64, Option<Vec<u8>>>,
+) -> io::Result<()> {
+    let file = match identity {
+        Some(identity) => identity.open(path)?.ok_or(io::ErrorKind::NotFound)?,
+        None => File::open(path)?,
+    };
     if !file.metadata()?.is_file() {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }

@@ -1,11 +1,12 @@
 //! What reading came to, beside what it told.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
 use taptrail_trail::Unreadable;
 
-use crate::SourceError;
+use crate::{FileIdentity, SourceError};
 
 /// What reading came to.
 #[derive(Debug, Default)]
@@ -17,6 +18,8 @@ pub struct Outcome {
     pub unreadable: Vec<Unreadable>,
     /// What the reader of the answer should know.
     pub notes: Vec<Note>,
+    /// Which file each name was: a rotation may have given it to another since.
+    pub identities: HashMap<Arc<str>, FileIdentity>,
     /// The inputs that could not be read, or not to their end.
     pub failed: Vec<SourceError>,
     /// Why there is no answer: whose records these are can't be told.

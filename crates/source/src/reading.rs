@@ -19,7 +19,7 @@ use crate::numbers::{Missing, Numbers};
 use crate::runs::Run;
 use crate::sequence::{At, Sequence};
 use crate::window::APART;
-use crate::{About, Input, Note, Outcome, SourceError};
+use crate::{About, FileIdentity, Input, Note, Outcome, SourceError};
 
 /// How to read.
 pub struct Options<'a> {
@@ -57,6 +57,7 @@ pub(crate) struct Reading<'a> {
     pub(crate) input: taptrail_trail::Input,
     unreadable: Vec<Unreadable>,
     notes: Vec<Note>,
+    pub(crate) file_identities: HashMap<Arc<str>, FileIdentity>,
     pub(crate) failed: Vec<SourceError>,
     pub(crate) refused: Option<SourceError>,
     names: HashMap<CompactString, Arc<str>>,
@@ -365,6 +366,7 @@ pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut Take<'_>) -> Ou
         input: taptrail_trail::Input::default(),
         unreadable: Vec::new(),
         notes: Vec::new(),
+        file_identities: HashMap::new(),
         failed: Vec::new(),
         refused: None,
         names: HashMap::new(),
@@ -399,6 +401,7 @@ pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut Take<'_>) -> Ou
         input: reading.input,
         unreadable: reading.unreadable,
         notes: reading.notes,
+        identities: reading.file_identities,
         failed: reading.failed,
         refused: reading.refused,
     }

@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use jiff::{SignedDuration, Timestamp};
-use taptrail_source::{About, Input, Options, Outcome, expand, host_logs, read};
+use taptrail_source::{About, Input, Options, Outcome, expand, host_logs, read, read_again};
 use taptrail_trail::{Content, Entry};
 
 const UUID: &str = "f3607ac8-f517-4952-b61c-b19b40f99661";
@@ -368,6 +369,15 @@ fn read_rotated(name: &str, line: fn(u32) -> String, packed: bool) -> (Vec<u8>, 
         macs.push(told(entry).1);
         ControlFlow::Continue(())
     });
+    // What is shown of a name as proof is what was read by it.
+    let shown = |rotation| {
+        let name = path(rotation);
+        let identity = *outcome.identities.get(name.to_str().unwrap()).unwrap();
+        let mut lines = BTreeMap::from([(1, None)]);
+        read_again(&name, Some(identity), &mut lines).map(|()| lines.remove(&1).unwrap().unwrap())
+    };
+    assert_eq!(shown(4).unwrap(), line(8).trim_end().as_bytes());
+    assert_eq!(shown(0).is_err(), packed, "{:?}", shown(0));
     (macs, outcome)
 }
 

@@ -108,7 +108,7 @@ pub(crate) fn explain(arguments: &Explain, dirs: &Dirs) -> Done {
     let mut answer = answer;
     let unknown = known::note_unknown(&mut answer, &asked_for, explainer.is_empty().then_some(0));
     let explanation = explainer.finish(answer.input());
-    let lines = crate::reading::again(explanation.proofs());
+    let lines = crate::reading::again(explanation.proofs(), answer.identities());
     let line = |proof: &taptrail_trail::Proof| lines.get(proof);
     let style = style(arguments.utc);
     print(&if arguments.output.is_json() {

@@ -1,15 +1,17 @@
 //! Entries into holdings and findings, as they come.
 
+use std::collections::HashMap;
 use std::io::{self, Write as _};
 use std::mem::{Discriminant, discriminant};
 use std::ops::ControlFlow;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
 use taptrail_guest::Dirs;
 use taptrail_report::{Stats, Take, warnings, whole};
-use taptrail_source::{About, Note, Outcome, SourceError};
+use taptrail_source::{About, FileIdentity, Note, Outcome, SourceError};
 use taptrail_trail::{Content, Coverage, Entry, Input, Trail, Unreadable};
 
 use crate::cli::Sources;
@@ -37,6 +39,7 @@ pub(crate) struct Whole {
     pub(super) stats: Stats,
     unreadable: Vec<Unreadable>,
     notes: Vec<String>,
+    identities: HashMap<Arc<str>, FileIdentity>,
     failed: Vec<SourceError>,
     refused: Option<SourceError>,
 }
@@ -102,13 +105,18 @@ impl<'a, T: Take> Teller<'a, T> {
 
 impl Whole {
     pub(crate) fn of(read: Outcome, stats: Stats) -> Self {
-        let Outcome { unreadable, notes, failed, refused, .. } = read;
-        Self { stats, unreadable, notes: some_of_each(&notes), failed, refused }
+        let Outcome { unreadable, notes, identities, failed, refused, .. } = read;
+        Self { stats, unreadable, notes: some_of_each(&notes), identities, failed, refused }
     }
 
     /// Adds what the reader of the answer should know.
     pub(super) fn note(&mut self, lines: impl IntoIterator<Item = String>) {
         self.notes.extend(lines);
+    }
+
+    /// Which file each input was.
+    pub(super) fn identities(&self) -> &HashMap<Arc<str>, FileIdentity> {
+        &self.identities
     }
 
     /// What was read, with all that its reader should know.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use taptrail_ledger::Ledger;
+use taptrail_source::FileIdentity;
 use taptrail_trail::Proof;
 
 use super::is_ledger;
@@ -28,7 +29,10 @@ impl Raw {
 }
 
 /// Reads the lines of proofs again, each source once. What can't be is shown by its place alone.
-pub(crate) fn again<'a>(proofs: impl Iterator<Item = &'a Proof>) -> Raw {
+pub(crate) fn again<'a>(
+    proofs: impl Iterator<Item = &'a Proof>,
+    identities: &HashMap<Arc<str>, FileIdentity>,
+) -> Raw {
     let mut raw = Raw::default();
     // Standard input is no file, whatever is named like it.
     for proof in proofs.filter(|proof| &*proof.source != "-").take(MOST) {
@@ -40,7 +44,7 @@ pub(crate) fn again<'a>(proofs: impl Iterator<Item = &'a Proof>) -> Raw {
             from_ledger(path, wanted);
         } else {
             // As above.
-            let _ = taptrail_source::read_again(path, wanted);
+            let _ = taptrail_source::read_again(path, identities.get(source).copied(), wanted);
         }
     }
     raw
@@ -88,6 +92,6 @@ mod tests {
             copies: Vec::new(),
             unauthenticated: false,
         };
-        assert!(again([&proof].into_iter()).0.is_empty());
+        assert!(again([&proof].into_iter(), &HashMap::new()).0.is_empty());
     }
 }
