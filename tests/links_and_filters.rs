@@ -8,7 +8,9 @@ mod world;
 use std::process::Command;
 
 use serde_json::Value;
-use world::World;
+use taptrail_record::{CloseDoubt, Event};
+use world::hostile::Hostile;
+use world::{Guest, World};
 
 const TAP: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
 const FILTERED: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off,filter=no-mac-spoofing";
@@ -40,6 +42,45 @@ impl Drop for Elsewhere {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// A third network namespace in which no process is, and which only a file keeps.
+struct Nowhere(std::path::PathBuf);
+
+impl Nowhere {
+    fn new(world: &World) -> Self {
+        let path = world.path("nowhere");
+        std::fs::write(&path, "").unwrap();
+        let net = format!("--net={}", path.display());
+        let made = Command::new("/usr/bin/unshare").args([&net, "/bin/true"]).status().unwrap();
+        assert!(made.success());
+        Self(path)
+    }
+
+    fn links(&self) -> String {
+        let net = format!("--net={}", self.0.display());
+        let output =
+            Command::new("/usr/bin/nsenter").args([&net, "/sbin/ip", "-o", "link"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+impl Drop for Nowhere {
+    fn drop(&mut self) {
+        let _ = Command::new("/bin/umount").arg(&self.0).status();
+    }
+}
+
+/// How a device's close is told; none while it is held.
+fn closed(world: &World) -> Option<Option<CloseDoubt>> {
+    let mut records = world.records();
+    records.retain(|record| matches!(record.event, Event::Close { .. }));
+    records.first().map(|record| record.doubt)
+}
+
+/// Has a guest's supervisor look at what was changed.
+fn have_looked(world: &World, guest: &Guest) {
+    world.attach(guest, "bridge=no-such,vhost=off").fails(1, "no-such");
 }
 
 fn index(world: &World, name: &str) -> u64 {
@@ -158,4 +199,133 @@ fn what_is_stale_is_swept_before_a_tap_is_opened() {
     world.stop(&other);
     world.taptrail(["recover"]).ok();
     world.assert_clean();
+}
+
+#[test]
+fn a_tap_of_others_that_was_moved_and_renamed_is_held_still() {
+    let world = World::new();
+    let elsewhere = Elsewhere::new();
+    world.ip("tuntap add dev mine mode tap");
+    let guest = world.start("web1", &["--nic", "tap=mine,mac=52:54:00:00:00:01,vhost=off"]);
+    world.ip(&format!("link set mine netns {} name other0", elsewhere.0.id()));
+    have_looked(&world, &guest);
+    assert_eq!((guest.holds(), closed(&world)), (vec!["tun other0".to_owned()], None));
+    assert_eq!(world.nics(&guest)[0]["state"], "held");
+    // Nothing shows whether anybody has it when QEMU has no descriptor of it.
+    world.detach(&guest, 1, &["--force"]).ok();
+    assert_eq!(closed(&world), Some(Some(CloseDoubt::LinkUnknown)));
+    world.stop(&guest);
+}
+
+#[test]
+fn a_link_of_ours_with_another_alias_is_ours_still() {
+    for (backend, name) in [(FILTERED, "vnet0"), (&*format!("{MACVTAP},filter=no-mac-spoofing"), "macvtap0")]
+    {
+        let world = World::new();
+        let guest = world.start("web1", &["--nic", backend]);
+        let mark = world.link(name)["ifalias"].clone();
+        world.ip(&format!("link set {name} alias uplink"));
+        world.until("it has its mark again", || world.link(name)["ifalias"] == mark);
+        // Nobody looks in between.
+        std::fs::write(world.path("changes"), format!("link set {name} alias uplink\nlink set {name} down\nlink set {name} name other0\nlink set other0 up\n")).unwrap();
+        world.ip(&format!("-batch {}", world.path("changes").display()));
+        world.until("the filter is on the new name", || world.ruleset().contains("\"other0\""));
+        assert_eq!((closed(&world), &world.nics(&guest)[0]["state"]), (None, &"held".into()));
+        world.ip("link set other0 alias uplink");
+        world.stop(&guest);
+        assert_eq!(closed(&world), Some(None));
+        world.assert_clean();
+    }
+}
+
+#[test]
+fn a_link_of_which_nothing_tells_whose_it_is_keeps_its_filter_and_is_no_proof() {
+    let world = World::new();
+    let hostile = Hostile::start(&world, "web1");
+    world.attach(&hostile.guest, &format!("{FILTERED},id=n1")).ok();
+    hostile.does("flight deleted");
+    world.ip("link set vnet0 alias uplink address 02:00:00:00:00:09");
+    world.detach(&hostile.guest, 1, &[]).ok();
+    assert_eq!(closed(&world), Some(Some(CloseDoubt::LinkUnknown)));
+    assert_eq!(world.links(), ["vnet0"]);
+    assert!(world.ruleset().contains("drop"), "{}", world.ruleset());
+    world.stop(&hostile.guest);
+}
+
+#[test]
+fn a_link_that_was_moved_on_is_found_or_no_proof() {
+    for (found, backend, name) in [
+        (true, TAP, "vnet0"),
+        (false, TAP, "vnet0"),
+        (true, MACVTAP, "macvtap0"),
+        (false, MACVTAP, "macvtap0"),
+    ] {
+        let world = World::new();
+        let (first, second, nowhere) = (Elsewhere::new(), Elsewhere::new(), Nowhere::new(&world));
+        let hostile = Hostile::start(&world, "web1");
+        world.attach(&hostile.guest, &format!("{backend},id=n1")).ok();
+        hostile.does("flight deleted");
+        world.ip(&format!("link set {name} netns {}", first.0.id()));
+        let to = if found { second.0.id().to_string() } else { nowhere.0.display().to_string() };
+        let there = [
+            "--net",
+            "-t",
+            &first.0.id().to_string(),
+            "/sbin/ip",
+            "link",
+            "set",
+            name,
+            "netns",
+            &to,
+            "name",
+            "other0",
+        ]
+        .map(str::to_owned);
+        assert!(Command::new("/usr/bin/nsenter").args(there).status().unwrap().success());
+        let mac = if name == "vnet0" { 1 } else { 2 };
+        let done = world.detach(&hostile.guest, mac, &["--force"]);
+        match (found, name) {
+            (true, "vnet0") => {
+                done.fails(1, "their link is deleted");
+                assert_eq!(closed(&world), None);
+            }
+            // Deleted where it was.
+            (true, _) => assert_eq!((done.code(), closed(&world)), (0, Some(None))),
+            (false, _) => {
+                assert_eq!((done.code(), closed(&world)), (0, Some(Some(CloseDoubt::LinkUnknown))), "{name}");
+                assert!(nowhere.links().contains("other0"), "{}", nowhere.links());
+            }
+        }
+        assert!(!second.links().contains("other0"), "{}", second.links());
+        world.stop(&hostile.guest);
+    }
+}
+
+#[test]
+fn recover_names_what_an_ended_guest_left_in_another_namespace() {
+    let world = World::new();
+    let (first, second) = (Elsewhere::new(), Elsewhere::new());
+    let guest = world.start("web1", &["--nic", MACVTAP]);
+    world.kill_supervisor(&guest.name);
+    guest.kill();
+    world.until("QEMU is gone", || !guest.is_alive());
+    world.ip(&format!("link set macvtap0 netns {}", first.0.id()));
+    let to = second.0.id().to_string();
+    let there = [
+        "--net",
+        "-t",
+        &first.0.id().to_string(),
+        "/sbin/ip",
+        "link",
+        "set",
+        "macvtap0",
+        "netns",
+        &to,
+        "name",
+        "eth1",
+    ]
+    .map(str::to_owned);
+    assert!(Command::new("/usr/bin/nsenter").args(there).status().unwrap().success());
+    world.taptrail(["recover"]).ok();
+    assert!(!second.links().contains("eth1"), "{}", second.links());
 }

@@ -9,16 +9,17 @@
 //!
 //! | device | shown by |
 //! |---|---|
-//! | tap of ours | its link, which is gone with the last open file, or was deleted: a copy has nothing behind it |
+//! | tap of ours | its link, which is gone with the last open file |
 //! | tap of others | its queues, none of which is attached |
 //! | macvtap of ours | its link, which we delete: a copy that is left has nothing behind it |
 //! | macvtap of others, vhost-net | the driver's count of open files, all of which are seen in processes |
 //!
-//! Where the kernel keeps no account the release has a doubt ([`CloseDoubt`]).
+//! Where the kernel keeps no account the release has a doubt ([`CloseDoubt`]). So it does where a link can't be
+//! found, and where a tap's link was deleted with the open file still there: that can be attached to another tap.
 //!
 //! Where the kernel tells last closes (`open_files.rs`), they come before all of that: what is open is held, whatever is
-//! seen, and what is closed is given up, at the time of its last close. A descriptor whose link is gone has nothing
-//! behind it all the same, and a tap that somebody else has attached to is held.
+//! seen, and what is closed is given up, at the time of its last close. A tap that somebody else has attached to is
+//! held.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -158,6 +159,10 @@ pub(crate) struct Release<'a> {
     pub(crate) link: Option<&'a HostLink>,
     /// Whether that link's being gone shows the release: it does, unless the link is one of others that was not found.
     pub(crate) link_shows: bool,
+    /// The link was deleted while its devices were held.
+    pub(crate) cut: bool,
+    /// QEMU was told to close them just now, with the link there, or has ended.
+    pub(crate) asked: bool,
     /// The devices of the guest's other interfaces.
     pub(crate) others: &'a [OpenDevice],
     /// How long to wait for what is held to be given up.
@@ -209,7 +214,11 @@ impl Release<'_> {
                 (Some(LastClose::Seen(at)), ..) => Some(Shown::GivenUp(at)),
                 (None, Some(fd), _) => Some(Shown::Held(Some(fd))),
                 (None, None, DeviceKind::Tun) => match tap {
-                    Some(TapState::Gone | TapState::Idle) => Some(Shown::GivenUp(None)),
+                    // An open file outlives the link, and the kernel keeps no account of it.
+                    Some(TapState::Gone) if self.cut => None,
+                    Some(TapState::Gone) => Some(self.without_link(device)),
+                    Some(TapState::Idle) => Some(Shown::GivenUp(None)),
+                    Some(TapState::Unknown) => Some(Shown::Doubted(CloseDoubt::LinkUnknown)),
                     Some(TapState::Attached(queues)) if accounted(queues) => Some(Shown::GivenUp(None)),
                     Some(TapState::Attached(_)) => Some(Shown::Held(None)),
                     None if seen.is_none() => Some(Shown::Held(None)),
@@ -224,7 +233,8 @@ impl Release<'_> {
             && !shown.iter().flatten().any(|shown| shown.is_held())
         {
             let shows = match host.delete_link(link) {
-                Ok(()) => Shown::GivenUp(None),
+                Ok(true) => Shown::GivenUp(None),
+                Ok(false) => Shown::Doubted(CloseDoubt::LinkUnknown),
                 Err(error) => {
                     warn!("link '{}' can't be deleted: {}", link.name(), crate::chain(&error));
                     Shown::Doubted(CloseDoubt::Attached)
@@ -252,7 +262,8 @@ impl Release<'_> {
         host.hear();
         // Without its link nothing is behind a descriptor; and one of ours is deleted once QEMU has ended.
         let is_dead = |device: &OpenDevice| match device.device.kind {
-            DeviceKind::Tun => self.link_is_gone(),
+            // An open file of a tap's outlives the link, and can be attached to another.
+            DeviceKind::Tun => self.link_is_gone() && !self.cut,
             DeviceKind::Macvtap => {
                 let is_deleted = self.qemu.is_none() && self.link.is_some_and(HostLink::is_own_macvtap);
                 self.link_is_gone() || is_deleted
@@ -264,6 +275,18 @@ impl Release<'_> {
             told => told,
         };
         self.devices.iter().map(told).collect()
+    }
+
+    /// A tap whose link is not there, and nobody saw it deleted from under an open file.
+    fn without_link(&self, device: &OpenDevice) -> Shown {
+        let doubt = match self.qemu {
+            // It went with the last open file.
+            _ if self.asked => None,
+            // Others may have deleted it while QEMU hid that.
+            Some(qemu) => hidden(qemu).then_some(CloseDoubt::Hidden),
+            None => held_elsewhere(device, None).then_some(CloseDoubt::HeldElsewhere),
+        };
+        doubt.map_or(Shown::GivenUp(None), Shown::Doubted)
     }
 
     /// What the kernel says of the tap; none where that shows nothing.
@@ -303,16 +326,17 @@ impl Release<'_> {
                 held.remove(at);
             }
         }
-        // It may have been renamed since.
+        // It may have been renamed since; and one that was moved, too, has a name that nobody here knows.
         let name = self.link.and_then(|link| host.name_of(link));
+        let is_another = |ifname: &str| {
+            let ours =
+                name.as_deref().or(self.devices.first().and_then(|device| device.device.dev.as_deref()));
+            ours != Some(ifname)
+                && self.others.iter().any(|other| other.device.dev.as_deref() == Some(ifname))
+        };
         let matches = |held: &HeldDevice, device: &OpenDevice| {
             Some(held.rdev) == device.device.rdev
-                && match (&held.ifname, device.device.kind) {
-                    (Some(ifname), DeviceKind::Tun) => {
-                        Some(ifname.as_str()) == name.as_deref().or(device.device.dev.as_deref())
-                    }
-                    _ => true,
-                }
+                && !held.ifname.as_ref().is_some_and(|ifname| is_another(ifname.as_str()))
         };
         let mut seen = vec![None; self.devices.len()];
         // First those that are where they were.
@@ -332,10 +356,12 @@ impl Release<'_> {
 
 /// The doubt that QEMU hides something, where it may; else the one given.
 fn hidden_or(qemu: Option<&ProcessId>, doubt: CloseDoubt) -> CloseDoubt {
-    match qemu.map(|qemu| HiddenFiles::of(qemu.pid)) {
-        Some(Ok(files)) if files.any() => CloseDoubt::Hidden,
-        _ => doubt,
-    }
+    if qemu.is_some_and(hidden) { CloseDoubt::Hidden } else { doubt }
+}
+
+/// Whether QEMU keeps open files where they can't be looked at.
+fn hidden(qemu: &ProcessId) -> bool {
+    HiddenFiles::of(qemu.pid).is_ok_and(HiddenFiles::any)
 }
 
 /// Drivers' counts of their open files held against what is seen in processes, each at most once for one look.
@@ -348,7 +374,7 @@ impl Counts {
     /// Why nothing shows that a device is given up that is not seen in QEMU; none when the driver's count does.
     fn doubt(&mut self, device: &OpenDevice, qemu: Option<&ProcessId>) -> Option<CloseDoubt> {
         let kind = device.device.kind;
-        if kind == DeviceKind::Macvtap && held_elsewhere(device, qemu) {
+        if kind != DeviceKind::VhostNet && held_elsewhere(device, qemu) {
             return Some(CloseDoubt::HeldElsewhere);
         }
         if let Some((_, doubt)) = self.known.iter().find(|(known, _)| *known == kind) {
@@ -363,11 +389,16 @@ impl Counts {
     }
 }
 
-/// Whether another process than QEMU shows a descriptor of this very device.
+/// Whether another process than QEMU shows a descriptor of this very device; of a tap whose link is not there, one that
+/// is no interface's.
 fn held_elsewhere(device: &OpenDevice, qemu: Option<&ProcessId>) -> bool {
     let Ok(holders) = Holders::of(device.device.kind).and_then(Holders::of_our_network) else { return false };
-    let qemu = qemu.map(|qemu| qemu.pid);
-    holders.found.iter().any(|(pid, _, held)| Some(*pid) != qemu && Some(held.rdev) == device.device.rdev)
+    let (qemu, own) = (qemu.map(|qemu| qemu.pid), std::process::id());
+    holders.found.iter().any(|(pid, _, held)| {
+        ![qemu, Some(own)].contains(&Some(*pid))
+            && Some(held.rdev) == device.device.rdev
+            && held.ifname.is_none()
+    })
 }
 
 /// Why the driver's count of its open files does not show that all of them are seen; none when it does.
@@ -407,8 +438,17 @@ pub(crate) fn end(
 ) -> Vec<OpenDevice> {
     // Before its link is deleted: a tap of ours must have gone by itself.
     let link = lasting.link.as_ref();
-    let release =
-        Release { qemu: None, devices: &devices, link, link_shows, others: &[], grace: RELEASE_GRACE };
+    let release = Release {
+        qemu: None,
+        devices: &devices,
+        link,
+        link_shows,
+        cut: lasting.cut,
+        // A link that an earlier supervisor knew may have gone in any way.
+        asked: link.is_some(),
+        others: &[],
+        grace: RELEASE_GRACE,
+    };
     let shown = release.look(host, counts);
     let (held, mut over) = part(devices, shown);
     if !held.is_empty() {
@@ -429,6 +469,11 @@ pub(crate) fn end(
             _ => CloseDoubt::Uncounted,
         };
         over.extend(held.into_iter().map(|device| OpenDevice { doubt: Some(doubt(&device)), ..device }));
+        if link.is_some_and(|link| !link.is_ours()) && lasting.filter.take().is_some() {
+            warn!(
+                "{mac}: its filter stays, since its tap is held; the next guest that gets it replaces that"
+            );
+        }
     }
     host.undo(mac, lasting);
     over

@@ -1,6 +1,6 @@
 //! The host's link behind an interface, and by what it is known again.
 
-use taptrail_kernel::link::Link;
+use taptrail_kernel::link::{Link, PlacedLink};
 use taptrail_record::{GuestId, IfName, MacAddr};
 use uuid::Uuid;
 
@@ -10,7 +10,8 @@ const MARK: &str = "taptrail";
 /// A link behind an interface of a guest.
 ///
 /// Numbers and names are given again: another link may have both by the time that this one is to be deleted. A link
-/// that we made carries our mark as its alias, which it keeps when it is renamed or moved; only with that is it ours.
+/// that we made carries our mark as its alias, which it keeps when it is renamed or moved. Others may write another
+/// alias: then it is known by its number, kind and MAC together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HostLink {
     kind: LinkKind,
@@ -18,6 +19,41 @@ pub(crate) struct HostLink {
     index: u32,
     /// None of one that somebody else made.
     mark: Option<String>,
+    /// The MAC that it has, of one that we made.
+    mac: Option<MacAddr>,
+}
+
+/// How much a link is like the one that is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Likeness {
+    /// It is that link, with its mark where we made it.
+    Same,
+    /// It is that link, and somebody gave it another alias.
+    Unmarked,
+    /// It has its number and is of its kind, and nothing else tells.
+    Unclear,
+    /// It is another one.
+    Other,
+}
+
+/// Where a link is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// There.
+    Found(PlacedLink),
+    /// It was deleted.
+    Gone,
+    /// It can't be found, and nothing shows that it was deleted.
+    Unknown,
+}
+
+impl Sight {
+    pub(crate) fn found(self) -> Option<PlacedLink> {
+        match self {
+            Self::Found(placed) => Some(placed),
+            Self::Gone | Self::Unknown => None,
+        }
+    }
 }
 
 /// What kind of link it is.
@@ -36,6 +72,8 @@ pub(crate) enum TapState {
     Idle,
     /// Open files are, whoever holds them: so many, where the kernel counts them.
     Attached(Option<u32>),
+    /// It can't be found, and nothing shows that it was deleted.
+    Unknown,
 }
 
 /// The alias of a link that was made for a guest's interface.
@@ -66,13 +104,13 @@ impl LinkKind {
 
 impl HostLink {
     /// One that we made.
-    pub(crate) fn made(kind: LinkKind, name: IfName, index: u32, mark: String) -> Self {
-        Self { kind, name, index, mark: Some(mark) }
+    pub(crate) fn made(kind: LinkKind, name: IfName, index: u32, mark: String, mac: MacAddr) -> Self {
+        Self { kind, name, index, mark: Some(mark), mac: Some(mac) }
     }
 
     /// One that was there.
     pub(crate) fn found(kind: LinkKind, name: IfName, index: u32) -> Self {
-        Self { kind, name, index, mark: None }
+        Self { kind, name, index, mark: None, mac: None }
     }
 
     /// A link as the kernel describes it; none of another kind.
@@ -80,7 +118,8 @@ impl HostLink {
         let kind = [LinkKind::Tap, LinkKind::Macvtap]
             .into_iter()
             .find(|kind| link.kind.as_deref() == Some(kind.as_str()))?;
-        Some(Self { kind, name: link.name.parse().ok()?, index: link.index, mark })
+        let mac = link.mac.filter(|_| mark.is_some());
+        Some(Self { kind, name: link.name.parse().ok()?, index: link.index, mark, mac })
     }
 
     /// The name that it had when we met it.
@@ -124,9 +163,17 @@ impl HostLink {
     }
 
     /// Whether what has its number now is this link.
-    pub(crate) fn is(&self, found: &Link) -> bool {
-        let kind = found.kind.as_deref() == Some(self.kind.as_str());
-        kind && self.mark.as_ref().is_none_or(|mark| found.alias.as_ref() == Some(mark))
+    pub(crate) fn compare(&self, found: &Link) -> Likeness {
+        if found.kind.as_deref() != Some(self.kind.as_str()) {
+            return Likeness::Other;
+        }
+        match (&self.mark, &found.alias) {
+            (None, _) => Likeness::Same,
+            (Some(mark), Some(alias)) if mark == alias => Likeness::Same,
+            (Some(_), Some(alias)) if is_mark(alias) => Likeness::Other,
+            (Some(_), _) if self.mac.is_some() && self.mac == found.mac => Likeness::Unmarked,
+            (Some(_), _) => Likeness::Unclear,
+        }
     }
 }
 
@@ -151,18 +198,29 @@ mod tests {
     }
 
     #[test]
-    fn a_link_of_ours_is_known_by_its_mark_and_never_by_its_number_alone() {
+    fn a_link_of_ours_is_known_by_its_mark_or_its_mac_and_never_by_its_number_alone() {
         let guest = GuestId { name: "web1".into(), uuid: uuid::Uuid::from_u128(7) };
-        let mark = mark(&guest, MacAddr::kvm([0, 0, 1]));
-        let ours = HostLink::made(LinkKind::Tap, "vnet0".parse().unwrap(), 7, mark.clone());
-        assert!(ours.is(&link("tun", Some(&mark))));
-        for other in [link("tun", None), link("tun", Some("web1")), link("macvtap", Some(&mark))] {
-            assert!(!ours.is(&other), "{other:?}");
+        let mac = MacAddr::kvm([0, 0, 1]);
+        let mark = mark(&guest, mac);
+        let name = || "vnet0".parse().unwrap();
+        let ours = HostLink::made(LinkKind::Tap, name(), 7, mark.clone(), mac.host_side());
+        let with_mac = |alias: Option<&str>, mac| Link { mac: Some(mac), ..link("tun", alias) };
+        for (found, expected) in [
+            (link("tun", Some(&mark)), Likeness::Same),
+            (with_mac(None, mac.host_side()), Likeness::Unmarked),
+            (with_mac(Some("web1 uplink"), mac.host_side()), Likeness::Unmarked),
+            (with_mac(Some("web1 uplink"), mac), Likeness::Unclear),
+            (link("tun", None), Likeness::Unclear),
+            (with_mac(Some("taptrail another"), mac.host_side()), Likeness::Other),
+            (link("macvtap", Some(&mark)), Likeness::Other),
+        ] {
+            assert_eq!(ours.compare(&found), expected, "{found:?}");
         }
-        let theirs = HostLink::found(LinkKind::Tap, "vnet0".parse().unwrap(), 7);
-        assert!(theirs.is(&link("tun", Some("anything"))) && !theirs.is(&link("bridge", None)));
+        let theirs = HostLink::found(LinkKind::Tap, name(), 7);
+        assert_eq!(theirs.compare(&link("tun", Some("anything"))), Likeness::Same);
+        assert_eq!(theirs.compare(&link("bridge", None)), Likeness::Other);
         assert!(!theirs.is_ours() && ours.is_ours());
-        assert_eq!(read_mark(&mark), Some((guest.uuid, MacAddr::kvm([0, 0, 1]))));
+        assert_eq!(read_mark(&mark), Some((guest.uuid, mac)));
         assert_eq!(read_mark("taptrail web1"), None);
         assert_eq!(HostLink::new(&link("bridge", None), None), None);
     }

@@ -20,7 +20,7 @@ use taptrail_kernel::device::{
 };
 use taptrail_kernel::filter::{FilterError, Hook, MacFilter, Nft, filtered_interfaces};
 use taptrail_kernel::link::{
-    Change, Link, LinkError, Links, MacvtapMode, MacvtapName, NewMacvtap, PlacedLink,
+    Change, Link, LinkError, Links, MacvtapMode, MacvtapName, Moves, NewMacvtap, PlacedLink,
 };
 use taptrail_kernel::proc::{Holders, ProcessId};
 use taptrail_kernel::process::BpfLeft;
@@ -30,7 +30,7 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use crate::account::{Account, AccountError, OpenDevice, Opens, Posting};
-use crate::host_link::{HostLink, LinkKind, TapState, is_mark, mark};
+use crate::host_link::{HostLink, Likeness, LinkKind, Sight, TapState, is_mark, mark};
 use crate::marked::{Marked, MarkedError};
 use crate::open_files::{LastClose, OpenFiles};
 use crate::spec::{Backend, Filter, NicSpec, Vhost};
@@ -184,6 +184,8 @@ pub enum LeftOverError {
 pub(crate) struct Lasting {
     /// The link behind it.
     pub(crate) link: Option<HostLink>,
+    /// Its link was deleted from under devices that QEMU held: that it is not there shows nothing of them.
+    pub(crate) cut: bool,
     /// The filter that we set: it outlives the link.
     pub(crate) filter: Option<MacFilter>,
     /// The generation of nftables at which the filter was read back.
@@ -234,12 +236,16 @@ pub(crate) enum LinkChange {
     /// It is in the network namespace that ours has this number for, under this name.
     Moved(i32, String),
     Gone,
+    /// It can't be found, and nothing shows that it was deleted.
+    Unknown,
 }
 
 /// What interfaces need of the host.
 #[derive(Debug)]
 pub(crate) struct Host {
     links: Links,
+    /// Which links have left our network namespace; none where that is not announced.
+    moves: Option<Moves>,
     /// The nft program, where it is not the system's.
     nft: Option<PathBuf>,
     /// What the kernel tells of our open files, where it is asked.
@@ -256,7 +262,27 @@ enum Place {
 
 impl Host {
     pub(crate) fn open(nft: Option<PathBuf>) -> Result<Self, LinkError> {
-        Ok(Self { links: Links::open()?, nft, open_files: None })
+        let moves = Moves::subscribe()
+            .inspect_err(|error| {
+                warn!("links that are moved to other network namespaces are not heard of: {error}")
+            })
+            .ok();
+        Ok(Self { links: Links::open()?, moves, nft, open_files: None })
+    }
+
+    /// Hears which links were moved, so that no announcement is lost.
+    pub(crate) fn hear_moves(&mut self) {
+        if let Some(moves) = &mut self.moves {
+            moves.hear();
+        }
+    }
+
+    /// Follows a link of this network namespace, so that its move is not taken for its deletion.
+    fn follow(&mut self, link: HostLink) -> HostLink {
+        if let Some(moves) = &mut self.moves {
+            moves.follow(link.index());
+        }
+        link
     }
 
     /// Has the kernel tell last closes, where it may be asked. To be called before anything is opened, and before rights
@@ -363,53 +389,86 @@ impl Host {
     }
 
     /// Removes what of an interface lasts beyond its descriptors, never stopping at the first
-    /// error; what can't be removed is said.
+    /// error; what can't be removed is said, and stays in `lasting`.
     pub(crate) fn undo(&mut self, mac: MacAddr, lasting: &mut Lasting) {
+        // First its link: as long as that is there, its filter is needed. One of others stays, and shows as long as
+        // QEMU keeps its device whether that is given up.
+        if let Some(link) = lasting.link.take_if(|link| link.is_ours()) {
+            let why = match self.delete_link(&link) {
+                Ok(true) => None,
+                Ok(false) => Some(
+                    "it was moved to another network namespace or changed by others, and can't be found"
+                        .to_owned(),
+                ),
+                Err(error) => Some(crate::chain(&error)),
+            };
+            match why {
+                None => self.moves.iter_mut().for_each(|moves| moves.forget(link.index())),
+                Some(why) => {
+                    warn!("{mac}: link '{}' may be left over: {why}", link.name());
+                    lasting.link = Some(link);
+                }
+            }
+        }
+        let is_there = |link: &HostLink| {
+            let found = self.links.by_index(link.index());
+            found.is_ok_and(|found| found.is_some_and(|found| link.compare(&found) != Likeness::Other))
+        };
+        if lasting.filter.is_some()
+            && lasting.link.as_ref().filter(|link| link.is_ours()).is_some_and(is_there)
+        {
+            return warn!("{mac}: its filter stays, since its link may be there");
+        }
         if let Some(filter) = lasting.filter.take()
             && let Err(error) = self.nft().and_then(|nft| nft.remove(filter.ifindex))
         {
             warn!("{mac}: filter is left over: {}", crate::chain(&error));
         }
-        // One of others stays, and shows as long as QEMU keeps its device whether that is given up.
-        if let Some(link) = lasting.link.take_if(|link| link.is_ours())
-            && let Err(error) = self.delete_link(&link)
-        {
-            warn!("{mac}: link '{}' is left over: {}", link.name(), crate::chain(&error));
-        }
     }
 
-    /// Deletes a link that we made, wherever it is by now and whatever it is called. One that is not there is as good
-    /// as deleted, and another one in its place is left alone.
-    pub(crate) fn delete_link(&mut self, link: &HostLink) -> Result<(), LinkError> {
-        let deleted = match self.find_link(link)? {
-            None => return Ok(()),
-            Some(found) => {
-                if let Some(namespace) = found.namespace {
-                    warn!(
-                        "link '{}' was moved to another network namespace (number {namespace} here) as '{}': it is deleted there",
-                        link.name(),
-                        found.link.name
-                    );
-                }
-                self.links.delete_placed(&found)
-            }
+    /// Deletes a link that we made, wherever it is by now and whatever it is called, and tells whether it is gone: it is
+    /// not known to be where it can't be found. Another one in its place is left alone.
+    pub(crate) fn delete_link(&mut self, link: &HostLink) -> Result<bool, LinkError> {
+        let found = match self.find_link(link)? {
+            Sight::Gone => return Ok(true),
+            Sight::Unknown => return Ok(false),
+            Sight::Found(found) => found,
         };
-        match deleted {
-            Err(error) if !error.is_missing() => Err(error),
-            _ => Ok(()),
+        if let Some(namespace) = found.namespace {
+            warn!(
+                "link '{}' was moved to another network namespace (number {namespace} here) as '{}': it is deleted there",
+                link.name(),
+                found.link.name
+            );
         }
+        match self.links.delete_placed(&found) {
+            Err(error) if !error.is_missing() => return Err(error),
+            _ => self.moves.iter_mut().for_each(|moves| moves.settle(link.index())),
+        }
+        Ok(true)
     }
 
-    /// The link as it is now: by its number, and by our mark where we made it.
-    fn find_link(&mut self, link: &HostLink) -> Result<Option<PlacedLink>, LinkError> {
-        if let Some(found) = self.links.by_index(link.index())?.filter(|found| link.is(found)) {
-            return Ok(Some(PlacedLink { link: found, namespace: None }));
+    /// Where the link is now: by its number and by what it is, and by our mark where we made it.
+    pub(crate) fn find_link(&mut self, link: &HostLink) -> Result<Sight, LinkError> {
+        let here = self.links.by_index(link.index())?;
+        let likeness = here.as_ref().map_or(Likeness::Other, |found| link.compare(found));
+        if let (Some(found), Likeness::Same | Likeness::Unmarked) = (here, likeness) {
+            self.moves.iter_mut().for_each(|moves| moves.settle(link.index()));
+            return Ok(Sight::Found(PlacedLink { link: found, namespace: None }));
         }
+        // Asked for after it was not found here.
+        let left = self.moves.as_mut().is_none_or(|moves| moves.may_be_elsewhere(link.index()));
         // A move may give it another number, and another one back home.
-        match link.mark() {
-            Some(mark) => self.links.find_moved(mark),
-            None => Ok(None),
-        }
+        let elsewhere = match link.mark() {
+            Some(mark) if left => self.links.find_anywhere(mark)?,
+            Some(mark) => self.links.find_moved(mark)?,
+            None => None,
+        };
+        Ok(match elsewhere {
+            Some(placed) => Sight::Found(placed),
+            None if left || likeness == Likeness::Unclear => Sight::Unknown,
+            None => Sight::Gone,
+        })
     }
 
     /// The link with this mark, in our network namespace or where it was moved to.
@@ -420,8 +479,10 @@ impl Host {
 
     /// What the kernel says of the tap behind an interface, wherever it is by now.
     pub(crate) fn tap_state(&mut self, link: &HostLink) -> Result<TapState, LinkError> {
-        let Some(PlacedLink { link: found, namespace }) = self.find_link(link)? else {
-            return Ok(TapState::Gone);
+        let PlacedLink { link: found, namespace } = match self.find_link(link)? {
+            Sight::Found(placed) => placed,
+            Sight::Gone => return Ok(TapState::Gone),
+            Sight::Unknown => return Ok(TapState::Unknown),
         };
         let tun = found.tun;
         if tun.is_none_or(|tun| !tun.persistent) {
@@ -443,7 +504,7 @@ impl Host {
 
     /// The name of the link behind an interface now.
     pub(crate) fn name_of(&mut self, link: &HostLink) -> Option<String> {
-        Some(self.find_link(link).ok().flatten()?.link.name)
+        Some(self.find_link(link).ok()?.found()?.link.name)
     }
 
     /// What is left on the host of an interface that another supervisor made: its link and its filter.
@@ -461,16 +522,24 @@ impl Host {
         holds: bool,
     ) -> Result<Lasting, LinkError> {
         let mark = mark(guest, mac);
-        if let Some(PlacedLink { link, .. }) = self.links.find_alias(&mark)? {
-            return Ok(lasting(spec, &link, mac, Some(mark)));
+        if let Some(PlacedLink { link, namespace }) = self.links.find_anywhere(&mark)? {
+            let mut lasting = lasting(spec, &link, mac, Some(mark));
+            if namespace.is_none() {
+                lasting.link = lasting.link.map(|link| self.follow(link));
+            }
+            return Ok(lasting);
         }
         let mut links = self.links.all()?;
-        // Another interface's, or somebody's who says so.
-        links.retain(|link| link.alias.is_none() || matches!(spec.backend, Backend::Tap(_)));
+        // Another interface's of a guest, whatever it is called.
+        links.retain(|link| !link.alias.as_deref().is_some_and(is_mark));
         let named = |link: &&Link| ifname.is_none_or(|name| link.name == name);
         let (found, ours) = match &spec.backend {
             Backend::Bridge(_) => {
-                let tap = |link: &&Link| holds && ifname.is_some() && link.kind.as_deref() == Some("tun");
+                let tap = |link: &&Link| {
+                    // With another alias than none, its MAC tells that it is ours.
+                    let alias = link.alias.is_none() || link.mac == Some(mac.host_side());
+                    holds && ifname.is_some() && link.kind.as_deref() == Some("tun") && alias
+                };
                 (links.iter().filter(tap).find(named), true)
             }
             Backend::Macvtap { lower, .. } => {
@@ -491,7 +560,9 @@ impl Host {
             // So that it is known from here on.
             self.links.set_alias(link.index, &mark)?;
         }
-        Ok(lasting(spec, &link, mac, ours.then_some(mark)))
+        let mut lasting = lasting(spec, &link, mac, ours.then_some(mark));
+        lasting.link = lasting.link.map(|link| self.follow(link));
+        Ok(lasting)
     }
 
     /// Removes filters of ours whose interface does not exist any more: from Linux 6.16 on they take hold of the next
@@ -514,19 +585,29 @@ impl Host {
     /// What became of the link behind an interface; its new name is taken over, and its filter's with it.
     pub(crate) fn look_at_link(&mut self, lasting: &mut Lasting) -> Result<LinkChange, LinkError> {
         let Some(link) = &mut lasting.link else { return Ok(LinkChange::None) };
-        match self.find_link(link)? {
-            None => Ok(LinkChange::Gone),
-            Some(PlacedLink { namespace: Some(number), link }) => Ok(LinkChange::Moved(number, link.name)),
-            Some(PlacedLink { namespace: None, link: found }) => match found.name.parse::<IfName>() {
-                Ok(name) if name != *link.name() => {
-                    link.is_called(name.clone());
-                    if let Some(filter) = &mut lasting.filter {
-                        filter.ifname = name.clone();
-                    }
-                    Ok(LinkChange::Renamed(name))
+        let PlacedLink { link: found, namespace } = match self.find_link(link)? {
+            Sight::Found(placed) => placed,
+            Sight::Gone => return Ok(LinkChange::Gone),
+            Sight::Unknown => return Ok(LinkChange::Unknown),
+        };
+        if let Some(number) = namespace {
+            return Ok(LinkChange::Moved(number, found.name));
+        }
+        if let (Likeness::Unmarked, Some(mark)) = (link.compare(&found), link.mark()) {
+            // So that it is known whatever else is changed, and by `recover`.
+            self.links.set_alias(found.index, mark)?;
+            let alias: String = found.alias.unwrap_or_default().chars().take(64).collect();
+            warn!("link '{}' has its mark again as its alias, in place of {alias:?}", found.name);
+        }
+        match found.name.parse::<IfName>() {
+            Ok(name) if name != *link.name() => {
+                link.is_called(name.clone());
+                if let Some(filter) = &mut lasting.filter {
+                    filter.ifname = name.clone();
                 }
-                _ => Ok(LinkChange::None),
-            },
+                Ok(LinkChange::Renamed(name))
+            }
+            _ => Ok(LinkChange::None),
         }
     }
 
@@ -587,12 +668,10 @@ impl Host {
             return Err(OpenError::NotPersistent { name: name.clone() });
         }
         let attached = self.links.tap_is_attached(link.index);
-        if attached.map_err(|source| OpenError::Link { mac, source })? != Some(true) {
-            return Ok(Place::OldTap(name.clone()));
+        if attached.map_err(|source| OpenError::Link { mac, source })? == Some(true) {
+            return Err(held(name.clone()));
         }
-        let holders = Holders::of(DeviceKind::Tun).and_then(Holders::of_our_network).unwrap_or_default();
-        let held = holders.found.into_iter().find(|(_, _, held)| held.ifname.as_ref() == Some(name));
-        Err(OpenError::Held { name: name.clone(), pid: held.map(|(pid, ..)| pid) })
+        Ok(Place::OldTap(name.clone()))
     }
 
     /// An existing macvtap, if it is nobody's. The kernel keeps no count of its queues.
@@ -660,7 +739,8 @@ impl Host {
                 let (name, index) = self.make_macvtap(spec, mac, (lower, *mode))?;
                 crash_point!("open::macvtap-made");
                 let mark = mark(opens.account.guest(), mac);
-                lasting.link = Some(HostLink::made(LinkKind::Macvtap, name.clone(), index, mark.clone()));
+                let link = HostLink::made(LinkKind::Macvtap, name.clone(), index, mark.clone(), mac);
+                lasting.link = Some(self.follow(link));
                 if let Err(source) = self.links.set_alias(index, &mark) {
                     // Without its mark it would not be known again.
                     let _ = self.links.delete(index);
@@ -700,15 +780,18 @@ impl Host {
             Place::NewTap { .. } => {
                 let mark = mark(opens.account.guest(), mac);
                 self.links.set_alias(index, &mark).map_err(failed)?;
-                lasting.link = Some(HostLink::made(LinkKind::Tap, name.clone(), index, mark));
+                let link = HostLink::made(LinkKind::Tap, name.clone(), index, mark, mac.host_side());
+                lasting.link = Some(self.follow(link));
             }
             Place::OldTap(_) => {
                 self.only_ours(&name, index, spec.queues.get().into(), mac)?;
-                lasting.link = Some(HostLink::found(LinkKind::Tap, name.clone(), index));
+                let link = HostLink::found(LinkKind::Tap, name.clone(), index);
+                lasting.link = Some(self.follow(link));
             }
             Place::OldMacvtap { .. } => {
                 self.macvtap_is_free(&name, index)?;
-                lasting.link = Some(HostLink::found(LinkKind::Macvtap, name.clone(), index));
+                let link = HostLink::found(LinkKind::Macvtap, name.clone(), index);
+                lasting.link = Some(self.follow(link));
             }
             Place::NewMacvtap { .. } => {}
         }
@@ -719,6 +802,12 @@ impl Host {
             let nft = self.nft().map_err(|source| OpenError::Filter { mac, source })?;
             lasting.filter_seen = nft.apply(&filter).map_err(|source| OpenError::Filter { mac, source })?;
             lasting.filter = Some(filter);
+        } else if let Place::OldTap(_) | Place::OldMacvtap { .. } = place
+            && filtered_interfaces().is_ok_and(|filters| filters.contains(&index))
+        {
+            // Of an interface that it was another guest's before.
+            let removed = self.nft().and_then(|nft| nft.remove(index));
+            removed.map_err(|source| OpenError::Filter { mac, source })?;
         }
         crash_point!("open::filtered");
         if let Place::NewTap { .. } | Place::NewMacvtap { .. } = place {
@@ -799,6 +888,7 @@ fn lasting(spec: &NicSpec, link: &Link, mac: MacAddr, mark: Option<String>) -> L
     let link = HostLink::new(link, mark);
     let filter = link.as_ref().filter(|_| spec.filter.is_some());
     Lasting {
+        cut: false,
         filter_seen: None,
         filter: filter.map(|link| mac_filter(link.kind(), link.name().clone(), link.index(), mac)),
         link,
@@ -816,7 +906,7 @@ fn mac_filter(kind: LinkKind, ifname: IfName, ifindex: u32, mac: MacAddr) -> Mac
 /// Refuses the address of an interface of a guest that runs without an open account.
 fn is_free(mac: MacAddr, account: &Account) -> Result<(), OpenError> {
     let held = || -> Result<Vec<Marked>, OpenError> {
-        let mut all = Marked::all(|of| of == mac).map_err(|source| OpenError::Marked { mac, source })?;
+        let mut all = Marked::here(|of| of == mac).map_err(|source| OpenError::Marked { mac, source })?;
         all.retain(Marked::is_held);
         Ok(all)
     };
@@ -841,6 +931,13 @@ fn not_marked(name: &IfName, link: &Link) -> Result<(), OpenError> {
         }
         _ => Ok(()),
     }
+}
+
+/// A tap that is held, and by whom, where a process shows it.
+fn held(name: IfName) -> OpenError {
+    let holders = Holders::of(DeviceKind::Tun).and_then(Holders::of_our_network).unwrap_or_default();
+    let held = holders.found.into_iter().find(|(_, _, held)| held.ifname.as_ref() == Some(&name));
+    OpenError::Held { name, pid: held.map(|(pid, ..)| pid) }
 }
 
 fn open_tap_device(spec: &NicSpec, name: TapName<'_>) -> Opening {

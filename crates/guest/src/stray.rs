@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use taptrail_record::{IfName, MacAddr};
 use uuid::Uuid;
 
-use crate::account::live_guests;
+use crate::account::{ledger_if_any, live_guests};
+use crate::host_link::TapState;
 use crate::interface::Host;
 use crate::marked::Marked;
 use crate::process::{QemuProcess, SupervisorProcess};
@@ -18,6 +19,8 @@ use crate::recovery::{RecoverError, RecoverOptions};
 pub struct Stray {
     /// Its name.
     pub link: IfName,
+    /// It was moved to another network namespace, which ours has this number for.
+    pub namespace: Option<i32>,
     /// The guest.
     pub uuid: Uuid,
     /// The guest's interface.
@@ -54,10 +57,21 @@ pub enum StrayState {
 /// # Errors
 /// When links or processes can't be looked at, or the ledger can't be read.
 pub fn strays(options: &RecoverOptions) -> Result<Vec<Stray>, RecoverError> {
-    let mut marked = Marked::all(|_| true)?;
+    // Also where a link was moved to.
+    let mut marked = Marked::everywhere()?;
+    if marked.is_empty() {
+        return Ok(Vec::new());
+    }
     // Read after the links: a guest's account is there before its first link.
     let known: BTreeSet<Uuid> = live_guests(&options.dirs)?.into_iter().map(|guest| guest.id.uuid).collect();
-    marked.retain(|link| !known.contains(&link.guest));
+    let away = marked.iter().any(|link| link.namespace.is_some());
+    let ended =
+        ledger_if_any(&options.dirs)?.filter(|_| away).map_or(Ok(Vec::new()), |ledger| ledger.guests())?;
+    let ended: BTreeSet<Uuid> = ended.into_iter().map(|guest| guest.id.uuid).collect();
+    // What is in another network namespace may be another ledger's: a container has its own.
+    marked.retain(|link| {
+        !known.contains(&link.guest) && (link.namespace.is_none() || ended.contains(&link.guest))
+    });
     if marked.is_empty() {
         return Ok(Vec::new());
     }
@@ -71,18 +85,23 @@ pub fn strays(options: &RecoverOptions) -> Result<Vec<Stray>, RecoverError> {
         let qemu = qemus.iter().find(|qemu| qemu.guest.uuid == uuid && qemu.id.is_alive());
         let holder = marked.holder.filter(|holder| holder.is_alive());
         let elsewhere = supervisors.iter().find(|of| of.accounts.contains(&uuid));
+        // Of a tap in another network namespace the host asks there.
+        let mut is_attached_there = || -> Result<bool, RecoverError> {
+            let is_asked = marked.namespace.is_some() && marked.link.is_tap();
+            Ok(is_asked && matches!(host.tap_state(&marked.link)?, TapState::Attached(_)))
+        };
         let state =
             if let Some((supervisor, state)) = elsewhere.and_then(|of| Some((of.pid, of.state.clone()?))) {
                 StrayState::Elsewhere { supervisor, state }
             } else if let Some(pid) = qemu.map(|qemu| qemu.id).or(holder).map(|process| process.pid) {
                 StrayState::Held { pid, guest: qemu.map(|qemu| qemu.guest.name.to_string()) }
-            } else if marked.is_held() {
+            } else if marked.is_held() || is_attached_there()? || !host.delete_link(&marked.link)? {
                 StrayState::Attached
             } else {
-                host.delete_link(&marked.link)?;
                 StrayState::Deleted
             };
-        strays.push(Stray { link: marked.link.name().clone(), uuid, mac: marked.mac, state });
+        let (link, namespace) = (marked.link.name().clone(), marked.namespace);
+        strays.push(Stray { link, namespace, uuid, mac: marked.mac, state });
     }
     Ok(strays)
 }

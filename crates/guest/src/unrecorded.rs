@@ -92,7 +92,7 @@ impl Unrecorded {
 /// When links, processes or the ledger can't be read.
 pub fn unrecorded(dirs: &Dirs) -> Result<Vec<Unrecorded>, UnrecordedError> {
     let qemus = QemuProcess::all().map_err(UnrecordedError::Look)?;
-    let marked = Marked::all(|_| true)?;
+    let marked = Marked::here(|_| true)?;
     if qemus.is_empty() && marked.is_empty() {
         return Ok(Vec::new());
     }
@@ -119,7 +119,7 @@ pub fn unrecorded(dirs: &Dirs) -> Result<Vec<Unrecorded>, UnrecordedError> {
     }
     let unknown = |link: &Marked| !known.contains(&link.guest) && link.is_held();
     // Looked at again: one that ended with its account is over.
-    let marked = if marked.iter().any(unknown) { Marked::all(|_| true)? } else { Vec::new() };
+    let marked = if marked.iter().any(unknown) { Marked::here(|_| true)? } else { Vec::new() };
     for Marked { link, guest, mac, holder, .. } in marked.into_iter().filter(unknown) {
         let one = found.entry(guest).or_insert_with(|| new(guest));
         one.holders.extend(holder);

@@ -14,11 +14,11 @@ use crate::filter::{interface_of_message, is_table_message};
 use crate::netlink::{messages, u32_at};
 
 /// `RTNLGRP_LINK` (linux/rtnetlink.h).
-const RTNLGRP_LINK: u32 = 1;
+pub(crate) const RTNLGRP_LINK: u32 = 1;
 /// `NFNLGRP_NFTABLES` (linux/netfilter/nfnetlink.h).
 const NFNLGRP_NFTABLES: u32 = 7;
 const RTM_NEWLINK: u16 = 16;
-const RTM_DELLINK: u16 = 17;
+pub(crate) const RTM_DELLINK: u16 = 17;
 /// The most bytes of one datagram; the kernel announces links one by one, in less.
 const MAX_DATAGRAM: usize = 32 * 1024;
 /// How many datagrams are taken at once, so that a busy host keeps nobody from other work.
@@ -98,7 +98,7 @@ impl Changes {
     }
 }
 
-fn join(protocol: isize, group: u32) -> io::Result<Socket> {
+pub(crate) fn join(protocol: isize, group: u32) -> io::Result<Socket> {
     let mut socket = Socket::new(protocol)?;
     socket.bind_auto()?;
     socket.set_non_blocking(true)?;
@@ -107,7 +107,7 @@ fn join(protocol: isize, group: u32) -> io::Result<Socket> {
 }
 
 /// Gives each waiting message; tells whether some were lost.
-fn drain(socket: &Socket, mut each: impl FnMut(u16, &[u8])) -> io::Result<bool> {
+pub(crate) fn drain(socket: &Socket, mut each: impl FnMut(u16, &[u8])) -> io::Result<bool> {
     let mut lost = false;
     let mut buffer = Vec::with_capacity(MAX_DATAGRAM);
     for _ in 0..MAX_DATAGRAMS_PER_TURN {

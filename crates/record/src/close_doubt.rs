@@ -13,6 +13,9 @@ pub enum CloseDoubt {
     /// QEMU holds descriptors where they can't be looked at: in flight on a unix socket, or
     /// registered with io_uring.
     Hidden,
+    /// The interface was moved to another network namespace or changed by others, and can't be found: it
+    /// may be there, and held.
+    LinkUnknown,
     /// The kernel's count of the driver's open files does not show that all of them were seen, or the
     /// kernel keeps no such count.
     Uncounted,
@@ -22,8 +25,8 @@ pub enum CloseDoubt {
 
 impl CloseDoubt {
     /// All of them, the most certain that the device is held first.
-    pub const ALL: [Self; 5] =
-        [Self::HeldElsewhere, Self::Attached, Self::Hidden, Self::Uncounted, Self::Unseen];
+    pub const ALL: [Self; 6] =
+        [Self::HeldElsewhere, Self::Attached, Self::Hidden, Self::LinkUnknown, Self::Uncounted, Self::Unseen];
 
     /// The word in records and JSON.
     pub fn as_str(self) -> &'static str {
@@ -31,6 +34,7 @@ impl CloseDoubt {
             Self::HeldElsewhere => "held-elsewhere",
             Self::Attached => "attached",
             Self::Hidden => "hidden",
+            Self::LinkUnknown => "link-unknown",
             Self::Uncounted => "uncounted",
             Self::Unseen => "unseen",
         }
@@ -53,6 +57,9 @@ impl CloseDoubt {
             Self::Attached => "the kernel counts a queue that no visible descriptor accounts for",
             Self::Hidden => {
                 "QEMU holds descriptors that can't be looked at, in flight on a socket or registered with io_uring"
+            }
+            Self::LinkUnknown => {
+                "the interface was moved to another network namespace or changed by others, and can't be found"
             }
             Self::Uncounted => "the kernel's count of open files does not show that all of them were seen",
             Self::Unseen => "some processes could not be looked into",

@@ -141,8 +141,11 @@ fn text(all: &[Recovered], silent: &BTreeMap<String, ClientError>, strays: &[Str
             Err(error) => writeln!(text, "{name} could not be settled: {}", chain(error)),
         };
     }
-    for Stray { link, uuid, mac, state } in strays {
-        let made = format!("Link '{link}' was made for interface {mac} of guest {uuid}");
+    for Stray { link, namespace, uuid, mac, state } in strays {
+        let place = namespace
+            .map(|number| format!(" in the network namespace of number {number}"))
+            .unwrap_or_default();
+        let made = format!("Link '{link}'{place} was made for interface {mac} of guest {uuid}");
         let _ = match state {
             StrayState::Elsewhere { supervisor, state } => writeln!(
                 text,
@@ -162,11 +165,14 @@ fn text(all: &[Recovered], silent: &BTreeMap<String, ClientError>, strays: &[Str
             ),
             StrayState::Attached => writeln!(
                 text,
-                "{made}, of which no account is open, and is held by nobody who can be seen: `ip link delete {link}` takes \
+                "{made}, of which no account is open, and is held by nobody who can be seen: `ip link delete {link}` there takes \
                  it away"
             ),
             StrayState::Deleted => {
-                writeln!(text, "Link '{link}' of guest {uuid}, which is gone, was left over: it is deleted")
+                writeln!(
+                    text,
+                    "Link '{link}'{place} of guest {uuid}, which is gone, was left over: it is deleted"
+                )
             }
         };
     }

@@ -298,16 +298,25 @@ impl Driver {
         for number in 0..2 * usize::from(spec.queues.get()) {
             let _ = monitor.closefd(&descriptor_name(id, number), ANSWER);
         }
-        let (mut kept, mut gone) = (Vec::new(), Vec::new());
-        for (mut device, fd) in record.opened.iter().cloned().zip(self.look_again(known, &record.opened)?) {
-            device.qemu_fd = fd;
-            if fd.is_some() { kept.push(device) } else { gone.push(device) }
-        }
         let guest = self.account.guest().clone();
-        let ifname = row.ifname.as_deref();
-        let mut lasting = self.host.left_over(&guest, spec, mac, ifname, !kept.is_empty())?;
-        // Of a link that is ours, a kept descriptor is left with nothing behind it.
-        self.host.undo(mac, &mut lasting);
+        let seen = self.look_again(known, &record.opened)?.iter().any(Option::is_some);
+        let mut lasting = self.host.left_over(&guest, spec, mac, row.ifname.as_deref(), seen)?;
+        let release = Release {
+            qemu: Some(&self.qemu.id),
+            devices: &record.opened,
+            link: lasting.link.as_ref(),
+            link_shows: lasting.link.is_some() || spec.makes_link(),
+            cut: false,
+            asked: true,
+            others: known,
+            grace: Duration::ZERO,
+        };
+        let shown = release.look(&mut self.host, &mut Counts::default());
+        let (kept, gone) = handover::part(record.opened.clone(), shown);
+        // Of a link that is ours, a kept descriptor passes no frame; one of others keeps its filter.
+        if kept.is_empty() || spec.makes_link() {
+            self.host.undo(mac, &mut lasting);
+        }
         let pid = self.qemu.id.pid;
         let event = Event::Attach { mac, vm_pid: Some(pid), fds: u32::try_from(kept.len()).ok() };
         let mut posting = Posting::default().says(self.account.record(event, Outcome::Failed, None));
@@ -357,6 +366,8 @@ impl Driver {
             devices: &record.granted,
             link: lasting.link.as_ref(),
             link_shows: lasting.link.is_some() || record.spec.makes_link(),
+            cut: false,
+            asked: false,
             others: &others,
             grace: Duration::ZERO,
         };

@@ -13,6 +13,7 @@ use super::start::{free_id, free_mac, granted, netdev_id};
 use super::{ANSWER, Driver, PlugState, Plugged, said};
 use crate::account::{AccountError, Posting};
 use crate::handover::{self, Counts, Release, Shown};
+use crate::host_link::HostLink;
 use crate::interface::{Interface, Opened};
 use crate::qemu::device_properties;
 use crate::request::{Failure, InterfaceInfo};
@@ -248,8 +249,12 @@ impl Driver {
         let mac = interface.mac;
         let pid = self.qemu.id.pid;
         let (kept, gone) = handover::part(std::mem::take(&mut interface.devices), shown);
-        // Of a link that is ours, a kept descriptor is left with nothing behind it.
-        self.host.undo(mac, &mut interface.lasting);
+        // Of a link that is ours, a kept descriptor passes no frame; one of others keeps its filter.
+        let lasting = &mut interface.lasting;
+        if kept.is_empty() || lasting.link.as_ref().is_some_and(HostLink::is_ours) {
+            self.host.undo(mac, lasting);
+            lasting.cut |= !kept.is_empty() && lasting.link.is_none();
+        }
         let failed = Event::Attach { mac, vm_pid: Some(pid), fds: u32::try_from(kept.len()).ok() };
         let mut posting = Posting::default().says(self.account.record(failed, Outcome::Failed, requester));
         for device in &kept {
@@ -310,6 +315,8 @@ impl Driver {
             devices: &interface.devices,
             link: interface.lasting.link.as_ref(),
             link_shows: true,
+            cut: false,
+            asked: true,
             others: &others,
             grace: end.saturating_duration_since(Instant::now()),
         };

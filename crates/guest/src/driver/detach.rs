@@ -16,6 +16,7 @@ use super::start::netdev_id;
 use super::{ANSWER, Driver, Pending, PlugState, REVOKE, Unanswered, answered, said};
 use crate::account::Posting;
 use crate::handover::{self, Counts, Release, Shown};
+use crate::host_link::{HostLink, Sight};
 use crate::request::{Failure, InterfaceInfo, Reply};
 
 impl Driver {
@@ -253,9 +254,10 @@ impl Driver {
             }
         };
         crash_point!("release::intended");
+        self.note_cut(index);
         let refused = self.let_go(index);
         crash_point!("release::let-go");
-        let shown = self.look(index, handover::RELEASE_GRACE);
+        let shown = self.look(index, true, handover::RELEASE_GRACE);
         let plugged = &mut self.interfaces[index];
         let mut info = plugged.info();
         let (kept, gone) = handover::part(std::mem::take(&mut plugged.interface.devices), shown);
@@ -265,9 +267,12 @@ impl Driver {
             released.for_each(|told| told.doubt = doubt);
         }
         let outcome = if kept.is_empty() { Outcome::Success } else { Outcome::Failed };
-        // A revocation does not wait for QEMU: without the link a kept descriptor has nothing behind it.
-        if kept.is_empty() || forced {
-            self.host.undo(mac, &mut plugged.interface.lasting);
+        // A revocation does not wait for QEMU: without its link a kept descriptor passes no frame. A link of others stays,
+        // and with it its filter.
+        let lasting = &mut plugged.interface.lasting;
+        if kept.is_empty() || (forced && lasting.link.as_ref().is_some_and(HostLink::is_ours)) {
+            self.host.undo(mac, lasting);
+            lasting.cut |= !kept.is_empty() && lasting.link.is_none();
         }
         crash_point!("release::undone");
         let fds = u32::try_from(gone.len()).ok();
@@ -282,9 +287,9 @@ impl Driver {
             plugged.interface.devices = kept;
             plugged.state = PlugState::Kept;
             let why = refused.map(|error| format!(": {}", crate::chain(&error))).unwrap_or_default();
-            let cut = match plugged.interface.lasting.link {
-                None => "; their link is deleted, so that no frame passes",
-                Some(_) => "",
+            let cut = match plugged.interface.lasting.cut {
+                true => "; their link is deleted, so that no frame passes by it",
+                false => "",
             };
             return Err(Failure::Failed(format!(
                 "QEMU still holds {count} of the devices of {mac}{why}{cut}"
@@ -308,8 +313,15 @@ impl Driver {
         Ok(info)
     }
 
-    /// Looks what is shown of an interface's devices that QEMU should have given up.
-    pub(super) fn look(&mut self, index: usize, grace: Duration) -> Vec<Shown> {
+    /// Notes whether an interface's link was deleted though its devices are held.
+    pub(super) fn note_cut(&mut self, index: usize) {
+        let lasting = &mut self.interfaces[index].interface.lasting;
+        let gone = |link: &HostLink| matches!(self.host.find_link(link), Ok(Sight::Gone));
+        lasting.cut |= lasting.link.as_ref().is_some_and(gone);
+    }
+
+    /// Looks what is shown of an interface's devices that QEMU should have given up; `asked` as in [`Release`].
+    pub(super) fn look(&mut self, index: usize, asked: bool, grace: Duration) -> Vec<Shown> {
         let (before, rest) = self.interfaces.split_at(index);
         let Some((plugged, after)) = rest.split_first() else { return Vec::new() };
         let others: Vec<_> =
@@ -319,6 +331,8 @@ impl Driver {
             devices: &plugged.interface.devices,
             link: plugged.interface.lasting.link.as_ref(),
             link_shows: true,
+            cut: plugged.interface.lasting.cut,
+            asked,
             others: &others,
             grace,
         };

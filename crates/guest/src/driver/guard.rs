@@ -31,6 +31,7 @@ pub(super) fn subscribe() -> Option<Changes> {
 impl Driver {
     /// Looks at the links and filters of this guest that were changed.
     pub(super) fn look_at_changes(&mut self) {
+        self.host.hear_moves();
         let Some(changes) = &mut self.changes else { return };
         let changed = match changes.take() {
             Ok(changed) => changed,
@@ -81,7 +82,15 @@ impl Driver {
                 let ifname = interface.ifname.clone();
                 if !self.given_up_unasked(index) && !is_exiting(self.qemu.id) {
                     warn!("{mac}: link '{ifname}' was deleted: no frame passes any more");
+                    self.note_cut(index);
                 }
+                false
+            }
+            Ok(LinkChange::Unknown) => {
+                warn!(
+                    "{mac}: link '{}' can't be found: it was moved to another network namespace, or changed by others",
+                    interface.ifname
+                );
                 false
             }
             Err(error) => {
@@ -191,7 +200,7 @@ impl Driver {
         if plugged.interface.devices.is_empty() || !self.qemu.id.is_alive() {
             return false;
         }
-        let shown = self.look(index, Duration::ZERO);
+        let shown = self.look(index, false, Duration::ZERO);
         // At its end it closes one after the other, and all of it is accounted for together.
         if shown.iter().all(|shown| shown.is_held()) || is_exiting(self.qemu.id) {
             return false;
@@ -201,7 +210,11 @@ impl Driver {
         let mac = interface.mac;
         let (kept, over) = handover::part(std::mem::take(&mut interface.devices), shown);
         interface.devices = kept;
-        warn!("{mac}: QEMU gave {} up without being asked to by taptrail", crate::descriptors(over.len()));
+        let count = crate::descriptors(over.len());
+        match over.iter().find_map(|device| device.doubt) {
+            None => warn!("{mac}: QEMU gave {count} up without being asked to by taptrail"),
+            Some(doubt) => warn!("{mac}: {count} closed, though QEMU may have them: {}", doubt.sentence()),
+        }
         let all = interface.devices.is_empty();
         if all {
             self.host.undo(mac, &mut interface.lasting);

@@ -1,16 +1,24 @@
 //! A link known again: by a note on it that stays with it when it is renamed, or moved to another
 //! network namespace.
 
+use std::collections::BTreeSet;
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+
 use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
-use netlink_packet_route::nsid::NsidMessage;
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use rustix::io::Errno;
 
 use super::socket::Failed;
 use super::{Link, LinkError, Links, answer, failure, number, numbered};
 use crate::netlink::u32_at;
+use crate::netns::NetNs;
+use crate::proc::processes;
 
+/// Where ip-netns(8) keeps files of network namespaces.
+const RUN_NETNS: &str = "/run/netns";
 /// `NETNSA_NSID` (linux/net_namespace.h).
 const NETNSA_NSID: u16 = 1;
 /// Bytes of `struct rtgenmsg` with its padding.
@@ -52,6 +60,66 @@ impl Links {
             }
         }
         Ok(None)
+    }
+
+    /// The link with this alias, wherever it is: also in a network namespace that it was moved to from
+    /// another one, if a process is in it or a file of `/run/netns` keeps it.
+    ///
+    /// Gives each of these a number in ours.
+    ///
+    /// # Errors
+    /// As those of [`find_alias`](Self::find_alias).
+    pub fn find_anywhere(&mut self, alias: &str) -> Result<Option<PlacedLink>, LinkError> {
+        if let Some(found) = self.find_alias(alias)? {
+            return Ok(Some(found));
+        }
+        self.number_namespaces();
+        self.find_moved(alias)
+    }
+
+    /// All links with an alias for which `wanted` gives something: here, and in each network namespace that
+    /// a process is in or a file of `/run/netns` keeps. Gives each of these a number in ours.
+    ///
+    /// # Errors
+    /// As those of [`find_alias`](Self::find_alias).
+    pub fn all_with_alias<T>(
+        &mut self,
+        wanted: impl Fn(&str) -> Option<T>,
+    ) -> Result<Vec<(T, PlacedLink)>, LinkError> {
+        let mut places = vec![(None, self.all()?)];
+        self.number_namespaces();
+        for namespace in self.known_namespaces()? {
+            // Its last process may have ended meanwhile.
+            places.extend(self.all_in(namespace).ok().map(|links| (Some(namespace), links)));
+        }
+        let placed = places
+            .into_iter()
+            .flat_map(|(namespace, links)| links.into_iter().map(move |link| PlacedLink { link, namespace }));
+        Ok(placed.filter_map(|placed| Some((wanted(placed.link.alias.as_deref()?)?, placed))).collect())
+    }
+
+    /// Gives each network namespace that can be seen a number in ours, by which it can be asked. One that can't be
+    /// numbered is passed over.
+    fn number_namespaces(&mut self) {
+        let Ok(own) = NetNs::own() else { return };
+        let kept = std::fs::read_dir(Path::new(RUN_NETNS)).into_iter().flatten();
+        let kept = kept.filter_map(|entry| Some(entry.ok()?.path()));
+        let lived_in = processes().unwrap_or_default().into_iter();
+        let lived_in = lived_in.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")));
+        let mut done = BTreeSet::from([own.inode()]);
+        for path in kept.chain(lived_in) {
+            // One at a time: each is a descriptor. A process may have ended.
+            let Ok(namespace) = NetNs::at(&path) else { continue };
+            let Ok(number) = u32::try_from(namespace.as_fd().as_raw_fd()) else { continue };
+            if !done.insert(namespace.inode()) {
+                continue;
+            }
+            let mut message = NsidMessage::default();
+            // -1: the kernel chooses (`rtnl_net_newid()` in net/core/net_namespace.c).
+            message.attributes = vec![NsidAttribute::Id(-1), NsidAttribute::Fd(number)];
+            // It refuses one that has a number.
+            let _ = self.socket.request(RouteNetlinkMessage::NewNsId(message), 0);
+        }
     }
 
     /// Deletes a link where it is.

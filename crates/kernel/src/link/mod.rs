@@ -17,6 +17,7 @@ mod answer;
 mod error;
 mod identity;
 mod macvtap;
+mod moves;
 mod port;
 mod socket;
 
@@ -30,6 +31,7 @@ pub(crate) use answer::attribute;
 pub use error::LinkError;
 pub use identity::PlacedLink;
 pub use macvtap::{MacvtapMode, MacvtapName, NewMacvtap};
+pub use moves::Moves;
 use socket::{Failed, RouteSocket};
 
 use crate::sysfs::Sysfs;

@@ -3,7 +3,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 use taptrail_kernel::device::{DEV_NET_TUN, TapName, TapRequest, open_tap};
-use taptrail_kernel::link::{Change, LinkError, Links};
+use taptrail_kernel::link::{Change, LinkError, Links, Moves};
 use taptrail_record::MacAddr;
 
 use crate::lab::{details, find, in_own_network, index, ip, name, opened, queues};
@@ -229,5 +229,43 @@ fn a_link_is_found_by_its_alias_renamed_and_in_another_namespace() {
         assert!(links.delete_placed(&found).unwrap_err().is_missing());
         drop(stay.0);
         assert!(!other.join().unwrap().contains("mover"));
+    });
+}
+
+#[test]
+fn a_move_is_told_from_a_deletion() {
+    in_own_network(|| {
+        let (there, stay) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
+        let (send, leave) = (there.0, stay.1);
+        let other = std::thread::spawn(move || {
+            in_own_network(move || {
+                send.send(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
+                let _ = leave.recv();
+            });
+        });
+        let thread = there.1.recv().unwrap();
+        let mut moves = Moves::subscribe().unwrap();
+        for name in ["mover", "goner", "stayer"] {
+            ip(&format!("link add {name} type bridge"));
+        }
+        ip("link add free type veth peer name far");
+        let (goner, stayer, free) = (index("goner"), index("stayer"), index("free"));
+        for link in [goner, stayer, free] {
+            moves.follow(link);
+        }
+        ip("link delete goner");
+        ip(&format!("link set dev free netns /proc/{thread}/ns/net"));
+        assert!(moves.may_be_elsewhere(free) && !moves.may_be_elsewhere(goner));
+        assert!(!moves.may_be_elsewhere(stayer));
+        // Nobody hears of one that is not followed.
+        assert!(moves.may_be_elsewhere(index("mover")));
+        moves.settle(free);
+        assert!(!moves.may_be_elsewhere(free));
+        // More than fits: what is lost is not taken for nothing.
+        let mut links = Links::open().unwrap();
+        (0..1_000).for_each(|mtu| links.set_mtu(stayer, 1000 + mtu % 400).unwrap());
+        assert!(moves.may_be_elsewhere(stayer));
+        drop(stay.0);
+        other.join().unwrap();
     });
 }
