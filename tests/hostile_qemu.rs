@@ -203,6 +203,32 @@ fn what_was_deleted_by_others_while_qemu_held_it_is_released_with_a_doubt() {
     world.stop(&hostile.guest);
 }
 
+#[test]
+fn a_tap_to_which_another_qemu_could_attach_is_nobodys_device() {
+    let world = World::new();
+    let many =
+        |name: &str, whose: &str| world.ip(&format!("tuntap add dev {name} mode tap multi_queue{whose}"));
+    many("anybodys", "");
+    many("roots", " user 0");
+    many("groups", " group 0");
+    many("users", " user 4242");
+    many("closed", " user 0 group 65534");
+    let nobody = world.start("web1", &[]);
+    for name in ["anybodys", "roots", "groups"] {
+        let spec = format!("tap={name},mac=52:54:00:00:00:01,vhost=off,queues=2");
+        world.attach(&nobody, &spec).fails(1, "user 0 group 65534");
+    }
+    for name in ["users", "closed"] {
+        let spec = format!("tap={name},mac=52:54:00:00:00:01,vhost=off,queues=2");
+        world.attach(&nobody, &spec).ok();
+        world.detach(&nobody, 1, &["--force"]).ok();
+    }
+    // One queue takes no second one.
+    world.ip("tuntap add dev single mode tap");
+    world.attach(&nobody, "tap=single,mac=52:54:00:00:00:02,vhost=off").ok();
+    world.stop(&nobody);
+}
+
 /// A generator of which a test can tell the seed.
 struct Random(u64);
 

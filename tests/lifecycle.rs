@@ -492,7 +492,7 @@ fn two_guests_have_accounts_of_their_own() {
 #[test]
 fn a_link_that_somebody_holds_or_that_was_made_for_a_guest_is_nobody_elses() {
     let world = World::new();
-    world.ip("tuntap add dev many mode tap multi_queue");
+    world.ip("tuntap add dev many mode tap multi_queue user 0 group 65534");
     let owner = world.start(
         "owner",
         &[

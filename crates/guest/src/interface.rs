@@ -22,7 +22,7 @@ use taptrail_kernel::filter::{FilterError, Hook, MacFilter, Nft, filtered_interf
 use taptrail_kernel::link::{
     Change, Link, LinkError, Links, MacvtapMode, MacvtapName, Moves, NewMacvtap, PlacedLink,
 };
-use taptrail_kernel::proc::{Holders, ProcessId};
+use taptrail_kernel::proc::{Holders, ProcessId, Status};
 use taptrail_kernel::process::BpfLeft;
 use taptrail_ledger::{InterfaceKey, StepKey};
 use taptrail_record::{DeviceKind, GuestId, IfName, MacAddr, Requester};
@@ -105,11 +105,29 @@ pub enum OpenError {
     },
     /// The tap goes with the open file that it belongs to.
     #[error(
-        "Tap '{name}' is not persistent: it belongs to the program that holds it; make one that stays (`ip tuntap add dev NAME mode tap user root`)"
+        "Tap '{name}' is not persistent: it belongs to the program that holds it; make one that stays (`ip tuntap add dev NAME mode tap user 0 group 65534`)"
     )]
     NotPersistent {
         /// The tap.
         name: IfName,
+    },
+    /// Every QEMU that runs as root could attach a queue, and would get a part of the guest's frames.
+    #[error(
+        "Tap '{name}' takes queues from every QEMU that runs as root, which would get frames of this guest: give it an owner and a group that no QEMU has (`ip tuntap add dev {name} mode tap multi_queue user 0 group 65534`)"
+    )]
+    OpenToAll {
+        /// The tap.
+        name: IfName,
+    },
+    /// The same of another guest's QEMU.
+    #[error(
+        "Tap '{name}' takes queues from QEMU of guest '{guest}', which would get frames of this one: give it an owner and a group that no other guest's QEMU has (`ip tuntap add dev {name} mode tap multi_queue user 0 group 65534`)"
+    )]
+    OpenTo {
+        /// The tap.
+        name: IfName,
+        /// The other guest.
+        guest: String,
     },
     /// Somebody has it open, and would get a part of the guest's frames.
     #[error("Link '{name}' is held already{}", held_by(.pid))]
@@ -346,7 +364,7 @@ impl Host {
         let refused =
             |error| Box::new(OpenFailed { error, key: None, closed: Vec::new(), steps: Vec::new() });
         let failed = |source| OpenError::Account { mac, source };
-        let place = self.resolve(&spec, mac).map_err(refused)?;
+        let place = self.resolve(&spec, mac, account).map_err(refused)?;
         is_free(mac, account).map_err(refused)?;
         let (step, key) =
             account.begin_interface(mac, &id, &spec.to_string()).map_err(|source| refused(failed(source)))?;
@@ -623,7 +641,7 @@ impl Host {
         self.nft()?.apply(filter)
     }
 
-    fn resolve(&mut self, spec: &NicSpec, mac: MacAddr) -> Result<Place, OpenError> {
+    fn resolve(&mut self, spec: &NicSpec, mac: MacAddr, account: &Account) -> Result<Place, OpenError> {
         let mut find = |role, name: &IfName| {
             self.links
                 .find(name)
@@ -648,7 +666,7 @@ impl Host {
             Backend::Tap(name) => {
                 let link = find("Tap", name)?;
                 match link.kind.as_deref() {
-                    Some("tun") => self.free_tap(name, &link, mac),
+                    Some("tun") => self.free_tap(name, &link, mac, account),
                     Some("macvtap") => match link.mac {
                         Some(has) if has != mac => {
                             Err(OpenError::OtherMac { name: name.clone(), has, asked: mac })
@@ -662,7 +680,13 @@ impl Host {
     }
 
     /// An existing tap, if it is nobody's.
-    fn free_tap(&mut self, name: &IfName, link: &Link, mac: MacAddr) -> Result<Place, OpenError> {
+    fn free_tap(
+        &mut self,
+        name: &IfName,
+        link: &Link,
+        mac: MacAddr,
+        account: &Account,
+    ) -> Result<Place, OpenError> {
         not_marked(name, link)?;
         if link.tun.is_some_and(|tun| !tun.persistent) {
             return Err(OpenError::NotPersistent { name: name.clone() });
@@ -671,6 +695,7 @@ impl Host {
         if attached.map_err(|source| OpenError::Link { mac, source })? == Some(true) {
             return Err(held(name.clone()));
         }
+        closed_to_others(name, link, mac, account)?;
         Ok(Place::OldTap(name.clone()))
     }
 
@@ -931,6 +956,27 @@ fn not_marked(name: &IfName, link: &Link) -> Result<(), OpenError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses a tap to which another guest's QEMU could attach while this guest holds it.
+///
+/// An open file of the tun device can be attached to another tap once its own is deleted (`tun_set_iff()` in
+/// drivers/net/tun.c), and a QEMU may hide one. A tap for one queue takes no second one, from nobody.
+fn closed_to_others(name: &IfName, link: &Link, mac: MacAddr, account: &Account) -> Result<(), OpenError> {
+    let Some(tun) = link.tun.filter(|tun| tun.multi_queue) else { return Ok(()) };
+    // As every QEMU without a user of its own.
+    if tun.admits(0, &[0]) {
+        return Err(OpenError::OpenToAll { name: name.clone() });
+    }
+    for guest in account.others().map_err(|source| OpenError::Account { mac, source })? {
+        let Some(qemu) = guest.qemu else { continue };
+        // One that has ended attaches to nothing.
+        let Ok(status) = Status::of(qemu.pid) else { continue };
+        if tun.admits(status.uid, &status.groups) {
+            return Err(OpenError::OpenTo { name: name.clone(), guest: guest.id.name.to_string() });
+        }
+    }
+    Ok(())
 }
 
 /// A tap that is held, and by whom, where a process shows it.

@@ -384,6 +384,13 @@ impl Account {
         Ok(())
     }
 
+    /// The other guests of the host whose accounts are open.
+    pub(crate) fn others(&self) -> Result<Vec<taptrail_ledger::Guest>, AccountError> {
+        let mut guests = live::own_guests(&self.ledger)?;
+        guests.retain(|guest| guest.key != self.key);
+        Ok(guests)
+    }
+
     /// Notes in the ledger alone.
     pub(crate) fn note<T>(
         &mut self,

@@ -25,6 +25,8 @@ const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_BR_VLAN_FILTERING: u16 = 7;
 const IFLA_BR_VLAN_PROTOCOL: u16 = 8;
+const IFLA_TUN_OWNER: u16 = 1;
+const IFLA_TUN_GROUP: u16 = 2;
 const IFLA_TUN_TYPE: u16 = 3;
 const IFLA_TUN_PERSIST: u16 = 6;
 const IFLA_TUN_MULTI_QUEUE: u16 = 7;
@@ -93,6 +95,8 @@ fn tun(data: &[u8]) -> TunInfo {
     TunInfo {
         tap: byte(IFLA_TUN_TYPE) == Some(IFF_TAP),
         multi_queue: byte(IFLA_TUN_MULTI_QUEUE) == Some(1),
+        owner: count(IFLA_TUN_OWNER),
+        group: count(IFLA_TUN_GROUP),
         persistent: byte(IFLA_TUN_PERSIST) == Some(1),
         queues: count(IFLA_TUN_NUM_QUEUES)
             .map(|queues| queues.saturating_add(count(IFLA_TUN_NUM_DISABLED_QUEUES).unwrap_or(0))),
@@ -129,6 +133,7 @@ mod tests {
     fn message() -> Vec<u8> {
         let data = [
             attribute(IFLA_TUN_TYPE, &[IFF_TAP]),
+            attribute(IFLA_TUN_GROUP, &65_534_u32.to_ne_bytes()),
             attribute(IFLA_TUN_MULTI_QUEUE, &[1]),
             attribute(IFLA_TUN_NUM_QUEUES, &3_u32.to_ne_bytes()),
             attribute(IFLA_TUN_NUM_DISABLED_QUEUES, &1_u32.to_ne_bytes()),
@@ -153,7 +158,17 @@ mod tests {
         let link = read(&message()).unwrap();
         assert_eq!((link.index, link.name.as_str(), link.mtu, link.up), (7, "vnet0", 1500, true));
         assert_eq!(link.mac.map(|mac| mac.to_string()).as_deref(), Some("fe:54:00:00:00:01"));
-        let tun = TunInfo { tap: true, multi_queue: true, persistent: false, queues: Some(4) };
+        let tun = TunInfo {
+            tap: true,
+            multi_queue: true,
+            persistent: false,
+            owner: None,
+            group: Some(65_534),
+            queues: Some(4),
+        };
+        assert!(tun.admits(7, &[12, 65_534]) && !tun.admits(0, &[0]));
+        assert!(TunInfo { group: None, ..tun }.admits(7, &[]));
+        assert!(!TunInfo { owner: Some(0), ..tun }.admits(7, &[65_534]));
         assert_eq!((link.tun, link.alias.as_deref()), (Some(tun), Some("a note")));
     }
 

@@ -73,11 +73,23 @@ pub struct TunInfo {
     pub multi_queue: bool,
     /// It stays without descriptors.
     pub persistent: bool,
+    /// The user who may attach to it without `CAP_NET_ADMIN`; any, where neither this nor a group is set.
+    pub owner: Option<u32>,
+    /// The group that who attaches has to be in.
+    pub group: Option<u32>,
     /// How many open files are attached to it, wherever their descriptors are: also those that no process
     /// shows, in flight on a socket or registered with io_uring. The ones that their holder set aside
     /// (`TUNSETQUEUE`) count, too. None of a tap with one queue, which the kernel does not count: see
     /// [`Links::tap_is_attached`].
     pub queues: Option<u32>,
+}
+
+impl TunInfo {
+    /// Whether a process of this user and these groups can attach to it without `CAP_NET_ADMIN`
+    /// (`tun_not_capable()` in drivers/net/tun.c).
+    pub fn admits(&self, uid: u32, groups: &[u32]) -> bool {
+        self.owner.is_none_or(|owner| owner == uid) && self.group.is_none_or(|group| groups.contains(&group))
+    }
 }
 
 /// Settings of a link to change together; `None` leaves one as it is.

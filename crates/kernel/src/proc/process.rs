@@ -64,6 +64,8 @@ pub struct Status {
     pub parent: u32,
     /// The user that it acts as: the effective one.
     pub uid: u32,
+    /// Its groups: the effective one, and the supplementary ones.
+    pub groups: Vec<u32>,
     /// Its numbers in the pid namespaces below ours, ours left out, the innermost last: none where it is in ours.
     pub within: Vec<u32>,
 }
@@ -80,10 +82,11 @@ impl Status {
             line.split_ascii_whitespace().filter_map(|number| number.parse().ok())
         };
         let (parent, uid) = (numbers("PPid:").next(), numbers("Uid:").nth(1));
+        let groups = numbers("Gid:").skip(1).take(1).chain(numbers("Groups:")).collect();
         // A kernel without pid namespaces has no such line.
         let within = numbers("NStgid:").skip(1).collect();
         let (parent, uid) = parent.zip(uid).ok_or_else(|| super::malformed("status"))?;
-        Ok(Self { parent, uid, within })
+        Ok(Self { parent, uid, groups, within })
     }
 }
 
