@@ -329,3 +329,37 @@ fn recover_names_what_an_ended_guest_left_in_another_namespace() {
     world.taptrail(["recover"]).ok();
     assert!(!second.links().contains("eth1"), "{}", second.links());
 }
+
+#[test]
+fn a_macvtap_on_another_guests_device_is_refused() {
+    let world = World::new();
+    world.ip("tuntap add dev mine mode tap");
+    world.ip("tuntap add dev idle mode tap");
+    let owner = world.start(
+        "owner",
+        &[
+            "--nic",
+            "tap=mine,mac=52:54:00:00:00:01,vhost=off",
+            "--nic",
+            "bridge=br0,mac=52:54:00:00:00:03,vhost=off",
+        ],
+    );
+    world.ip("link add link mine name above type macvlan mode bridge");
+    let other = world.start("other", &[]);
+    for (lower, why) in [
+        ("mine", "is held already"),
+        ("above", "'mine' is held already"),
+        ("vnet0", "belongs to another interface"),
+    ] {
+        for mode in ["bridge", "passthru"] {
+            world
+                .attach(&other, &format!("macvtap={lower},mode={mode},mac=52:54:00:00:00:02,vhost=off"))
+                .fails(1, why);
+        }
+    }
+    // And the other way round: whoever opens it afterwards would give it frames.
+    world.attach(&other, "macvtap=idle,mac=52:54:00:00:00:02,vhost=off").ok();
+    world.attach(&owner, "tap=idle,mac=52:54:00:00:00:04,vhost=off").fails(1, "has macvtap 'macvtap0'");
+    world.stop(&other);
+    world.stop(&owner);
+}

@@ -38,6 +38,9 @@ use crate::spec::{Backend, Filter, NicSpec, Vhost};
 /// How long a macvtap's node may take to appear: udev is asynchronous.
 const NODE_WAIT: Duration = Duration::from_secs(5);
 
+/// How many links are looked at, each standing on the next.
+const MAX_LOWER_LINKS: usize = 8;
+
 /// An interface's devices can't be opened, configured or filtered.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -136,6 +139,16 @@ pub enum OpenError {
         name: IfName,
         /// Who holds it, where a process shows it.
         pid: Option<u32>,
+    },
+    /// A guest's macvtap stands on it, and would get its frames.
+    #[error(
+        "Tap '{name}' has macvtap '{macvtap}' of a guest on it, which would get its frames: detach that one first"
+    )]
+    Below {
+        /// The tap.
+        name: IfName,
+        /// What stands on it.
+        macvtap: String,
     },
     /// Who holds the link can't be seen.
     #[error("Whether link '{name}' is held already can't be seen")]
@@ -661,7 +674,9 @@ impl Host {
                 }
             }
             Backend::Macvtap { lower, mode } => {
-                Ok(Place::NewMacvtap { lower: find("Lower link", lower)?, mode: *mode })
+                let lower = find("Lower link", lower)?;
+                self.is_no_guests(&lower, mac)?;
+                Ok(Place::NewMacvtap { lower, mode: *mode })
             }
             Backend::Tap(name) => {
                 let link = find("Tap", name)?;
@@ -676,6 +691,47 @@ impl Host {
                     _ => wrong("tap or macvtap", &link),
                 }
             }
+        }
+    }
+
+    /// Refuses a lower link that is a guest's device, or stands on one: a macvtap on it would get that guest's frames.
+    fn is_no_guests(&mut self, lower: &Link, mac: MacAddr) -> Result<(), OpenError> {
+        let failed = |source| OpenError::Link { mac, source };
+        let mut link = lower.clone();
+        // What stands on a tap, a VLAN or a macvlan, gets its frames, too.
+        for _ in 0..MAX_LOWER_LINKS {
+            let name = link
+                .name
+                .parse()
+                .map_err(|_| OpenError::NoLink { role: "Lower link", name: link.name.clone() })?;
+            not_marked(&name, &link)?;
+            if link.tun.is_some() && self.links.tap_is_attached(link.index).map_err(failed)? == Some(true) {
+                return Err(held(name));
+            }
+            if link.kind.as_deref() == Some("macvtap") {
+                self.macvtap_is_free(&name, link.index)?;
+            }
+            // A veth's is its peer.
+            let below = link.lower.filter(|_| link.kind.as_deref() != Some("veth"));
+            match below.map(|index| self.links.by_index(index)).transpose().map_err(failed)?.flatten() {
+                Some(below) => link = below,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a link on which there is a macvtap of a guest's, which would get the frames.
+    fn has_no_macvtap(&mut self, name: &IfName, index: u32, mac: MacAddr) -> Result<(), OpenError> {
+        let links = self.links.all().map_err(|source| OpenError::Link { mac, source })?;
+        let on_it = links.into_iter().find(|link| {
+            link.lower == Some(index)
+                && link.kind.as_deref() == Some("macvtap")
+                && link.alias.as_deref().is_some_and(is_mark)
+        });
+        match on_it {
+            Some(link) => Err(OpenError::Below { name: name.clone(), macvtap: link.name }),
+            None => Ok(()),
         }
     }
 
@@ -695,6 +751,7 @@ impl Host {
         if attached.map_err(|source| OpenError::Link { mac, source })? == Some(true) {
             return Err(held(name.clone()));
         }
+        self.has_no_macvtap(name, link.index, mac)?;
         closed_to_others(name, link, mac, account)?;
         Ok(Place::OldTap(name.clone()))
     }
