@@ -229,6 +229,34 @@ fn a_tap_to_which_another_qemu_could_attach_is_nobodys_device() {
     world.stop(&nobody);
 }
 
+#[test]
+fn what_qemu_got_in_an_attach_that_failed_is_not_told_as_never_granted_for_certain() {
+    for how in ["exit-netdev", "refuse-netdev", "refuse-getfd"] {
+        let world = World::new();
+        let hostile = Hostile::start(&world, "web1");
+        hostile.does(how);
+        world.attach(&hostile.guest, "bridge=br0,mac=52:54:00:00:00:01,id=n1,vhost=off").fails(1, "QEMU");
+        let trail = world.trail();
+        let holding = &trail["holdings"][0];
+        assert_eq!(
+            (&holding["state"], &holding["certainty"]),
+            (&"never-granted".into(), &"inferred".into()),
+            "{how}"
+        );
+        assert_eq!(holding["possibly_held"][0]["why"], "failed", "{how}: {holding:#}");
+        if how != "exit-netdev" {
+            world.stop(&hostile.guest);
+        }
+    }
+    // Nothing was on its way to it.
+    let world = World::new();
+    let guest = world.start("web1", &[]);
+    let refused = "bridge=br0,mac=52:54:00:00:00:01,vhost=off,vlan=7";
+    world.attach(&guest, refused).fails(1, "VLAN");
+    assert_eq!(world.trail()["holdings"][0]["certainty"], "definitive");
+    world.stop(&guest);
+}
+
 /// A generator of which a test can tell the seed.
 struct Random(u64);
 

@@ -302,10 +302,12 @@ fn ending(
     };
     let mut posting = Posting::default();
     for mac in macs {
+        let handing = |step: &taptrail_ledger::LiveStep| step.step == Step::HandOver && step.mac == Some(mac);
+        let fds = live.steps.iter().any(handing).then_some(0);
         posting = posting.says(failed(if unstarted {
-            Event::Start { mac, vm_pid: pid, fds: None }
+            Event::Start { mac, vm_pid: pid, fds }
         } else {
-            Event::Attach { mac, vm_pid: pid, fds: None }
+            Event::Attach { mac, vm_pid: pid, fds }
         }));
     }
     posting = if seen {

@@ -146,6 +146,7 @@ impl Hostile {
                 }
                 refused("GenericError")
             }
+            "netdev_add" if does("exit-netdev") => std::process::exit(3),
             "netdev_add" if does("refuse-netdev") => refused("GenericError"),
             "device_add" if does("refuse-device") => refused("GenericError"),
             "netdev_del" => {

@@ -248,9 +248,14 @@ impl Draft {
             // Of several queues the worst: the words are in that order.
             let known = self.holding.end_doubt.get_or_insert(doubt);
             *known = doubt.min(*known);
-            if self.holding.certainty == Certainty::Definitive {
-                self.holding.certainty = Certainty::Inferred;
-            }
+            self.is_inferred();
+        }
+    }
+
+    /// No record shows all of it.
+    pub(crate) fn is_inferred(&mut self) {
+        if self.holding.certainty == Certainty::Definitive {
+            self.holding.certainty = Certainty::Inferred;
         }
     }
 

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use taptrail_record::{Device, GuestId, MacAddr};
+use taptrail_record::{Device, Event, GuestId, MacAddr};
 
 use crate::draft::{self, Draft, Opened};
 use crate::entry::Claim;
@@ -301,6 +301,10 @@ impl Guest {
         let Some((interface, at)) = self.interfaces.get_mut(mac).zip(opening) else { return };
         interface.doubt_others(at, entry.time);
         let operations = &mut interface.operations;
+        // Its writer tells how many QEMU still holds, from when on they are on their way to it.
+        if let Event::Start { fds: Some(_), .. } | Event::Attach { fds: Some(_), .. } = entry.record.event {
+            operations[at].was_on_its_way();
+        }
         if operations[at].closes_follow() {
             operations[at].phase = Phase::Refused;
             operations[at].prove(&entry.proof());

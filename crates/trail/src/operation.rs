@@ -260,6 +260,14 @@ impl Operation {
         ungranted.chain(&mut self.contradicted).for_each(|draft| draft.doubt_grant(why));
     }
 
+    /// QEMU may have had it, whatever became of the hand-over.
+    pub(crate) fn was_on_its_way(&mut self) {
+        for draft in self.drafts.iter_mut().filter(|draft| !draft.is_granted()) {
+            draft.doubt_grant(Doubt::Failed);
+            draft.is_inferred();
+        }
+    }
+
     /// It ends unseen; up to `time` it had not ended.
     pub(crate) fn ends_unseen(&mut self, time: Option<Timestamp>) {
         self.drafts.iter_mut().filter(|draft| draft.is_granted()).for_each(|draft| draft.ends_unseen(time));

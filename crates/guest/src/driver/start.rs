@@ -120,6 +120,8 @@ struct Attempt {
     closed: Vec<OpenDevice>,
     booting: Option<Booting>,
     qemu: Option<Qemu>,
+    /// QEMU was started, and inherited the devices.
+    spawned: bool,
     steps: Vec<StepKey>,
     /// The grants are on record.
     granted: bool,
@@ -152,6 +154,7 @@ pub(super) fn start(options: Options, place: Place, inbox: &Inbox) -> Result<Dri
         closed: Vec::new(),
         booting: None,
         qemu: None,
+        spawned: false,
         steps: Vec::new(),
         granted: false,
         paused: false,
@@ -287,6 +290,7 @@ impl Attempt {
             ..SpawnRequest::new(&program, &arguments)
         })
         .map_err(|source| StartError::Spawn { program, source })?;
+        self.spawned = true;
         crash_point!("start::spawned");
         let booting = Booting::of(child).map_err(StartError::Look)?;
         let process = Process { pid: booting.id.pid, start: booting.id.start_time };
@@ -457,6 +461,7 @@ impl Attempt {
     /// Undoes what stands, and leaves the record of it.
     fn roll_back(mut self) {
         let pid = self.qemu.as_ref().map(|qemu| qemu.id.pid);
+        let fds = self.spawned.then_some(0);
         let ended = match (self.qemu.take(), self.booting.take()) {
             (Some(qemu), _) => qemu.end(),
             (None, Some(booting)) => booting.end().map(drop),
@@ -478,7 +483,7 @@ impl Attempt {
         let mut posting = Posting::default();
         if !self.granted {
             for mac in &self.begun {
-                posting = posting.says(failed(Event::Start { mac: *mac, vm_pid: pid, fds: None }));
+                posting = posting.says(failed(Event::Start { mac: *mac, vm_pid: pid, fds }));
             }
         }
         posting = posting.closes(account, &devices);

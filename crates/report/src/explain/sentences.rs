@@ -34,6 +34,9 @@ fn granted(holding: &Holding, clock: &Clock) -> String {
         None => "QEMU".to_owned(),
     };
     match (holding.state, holding.granted) {
+        (State::NeverGranted, _) if hand_over_failed(holding) => {
+            format!("It was on its way to {qemu}, and the hand-over failed.")
+        }
         (State::OpenFailed | State::NeverGranted, _) => format!("{qemu} never got it."),
         (State::Opening, _) => {
             format!("When the trail was read, no record showed yet whether {qemu} gets it.")
@@ -42,6 +45,10 @@ fn granted(holding: &Holding, clock: &Clock) -> String {
         (_, Some(at)) => format!("{qemu} got it at {}.", clock.after(holding.opened, Some(at))),
         (_, None) => format!("{qemu} had it already as the trail begins."),
     }
+}
+
+fn hand_over_failed(holding: &Holding) -> bool {
+    holding.possibly_held.iter().any(|stretch| stretch.why == Doubt::Failed)
 }
 
 fn ended(holding: &Holding, clock: &Clock) -> Option<String> {
@@ -109,6 +116,9 @@ fn certainty(holding: &Holding) -> &'static str {
         Certainty::Definitive => "Definitive: records name the device at every step.",
         Certainty::Inferred if holding.end_doubt.is_some() => {
             "Inferred: its close is no proof that nobody holds it any more."
+        }
+        Certainty::Inferred if holding.state == State::NeverGranted && hand_over_failed(holding) => {
+            "Inferred: no record shows whether QEMU had it before the hand-over failed."
         }
         Certainty::Inferred => {
             "Inferred: a record names only the interface or the guest, and looking back shows that it means this \
