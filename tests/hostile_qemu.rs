@@ -257,6 +257,21 @@ fn what_qemu_got_in_an_attach_that_failed_is_not_told_as_never_granted_for_certa
     world.stop(&guest);
 }
 
+#[test]
+fn what_qemu_changed_of_a_tap_of_others_is_told() {
+    for (how, told) in [("own", "is not its owner's any more"), ("no-persist", "is not there any more")] {
+        let world = World::new();
+        world.ip("tuntap add dev mine mode tap user 0");
+        let hostile = Hostile::start(&world, "web1");
+        world.attach(&hostile.guest, "tap=mine,mac=52:54:00:00:00:01,id=n1,vhost=off").ok();
+        hostile.does(&format!("{how} deleted"));
+        world.detach(&hostile.guest, 1, &[]).ok();
+        let log = fs::read_to_string(world.run_dir().join("web1/log")).unwrap();
+        assert!(log.contains(told), "{how}: {log}");
+        world.stop(&hostile.guest);
+    }
+}
+
 /// A generator of which a test can tell the seed.
 struct Random(u64);
 

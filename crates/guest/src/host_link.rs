@@ -1,6 +1,6 @@
 //! The host's link behind an interface, and by what it is known again.
 
-use taptrail_kernel::link::{Link, PlacedLink};
+use taptrail_kernel::link::{Link, PlacedLink, TunInfo};
 use taptrail_record::{GuestId, IfName, MacAddr};
 use uuid::Uuid;
 
@@ -21,6 +21,8 @@ pub(crate) struct HostLink {
     mark: Option<String>,
     /// The MAC that it has, of one that we made.
     mac: Option<MacAddr>,
+    /// What a tap of others was when it was opened.
+    tun: Option<TunInfo>,
 }
 
 /// How much a link is like the one that is looked for.
@@ -105,12 +107,12 @@ impl LinkKind {
 impl HostLink {
     /// One that we made.
     pub(crate) fn made(kind: LinkKind, name: IfName, index: u32, mark: String, mac: MacAddr) -> Self {
-        Self { kind, name, index, mark: Some(mark), mac: Some(mac) }
+        Self { kind, name, index, mark: Some(mark), mac: Some(mac), tun: None }
     }
 
     /// One that was there.
-    pub(crate) fn found(kind: LinkKind, name: IfName, index: u32) -> Self {
-        Self { kind, name, index, mark: None, mac: None }
+    pub(crate) fn found(kind: LinkKind, name: IfName, index: u32, tun: Option<TunInfo>) -> Self {
+        Self { kind, name, index, mark: None, mac: None, tun }
     }
 
     /// A link as the kernel describes it; none of another kind.
@@ -119,7 +121,7 @@ impl HostLink {
             .into_iter()
             .find(|kind| link.kind.as_deref() == Some(kind.as_str()))?;
         let mac = link.mac.filter(|_| mark.is_some());
-        Some(Self { kind, name: link.name.parse().ok()?, index: link.index, mark, mac })
+        Some(Self { kind, name: link.name.parse().ok()?, index: link.index, mark, mac, tun: None })
     }
 
     /// The name that it had when we met it.
@@ -160,6 +162,19 @@ impl HostLink {
 
     pub(crate) fn is_own_macvtap(&self) -> bool {
         self.kind == LinkKind::Macvtap && self.is_ours()
+    }
+
+    /// What a tap of others was and is not any more: whoever holds it may change that (`TUNSETPERSIST` and the like).
+    /// `None` stands for one that is gone.
+    pub(crate) fn changed(&self, now: Option<&Link>) -> Vec<&'static str> {
+        let Some(before) = &self.tun else { return Vec::new() };
+        let Some(now) = now.and_then(|link| link.tun) else { return vec!["there"] };
+        let kept = [
+            (before.persistent == now.persistent, "persistent"),
+            (before.owner == now.owner, "its owner's"),
+            (before.group == now.group, "its group's"),
+        ];
+        kept.into_iter().filter(|(kept, _)| !kept).map(|(_, what)| what).collect()
     }
 
     /// Whether what has its number now is this link.
@@ -216,7 +231,7 @@ mod tests {
         ] {
             assert_eq!(ours.compare(&found), expected, "{found:?}");
         }
-        let theirs = HostLink::found(LinkKind::Tap, name(), 7);
+        let theirs = HostLink::found(LinkKind::Tap, name(), 7, None);
         assert_eq!(theirs.compare(&link("tun", Some("anything"))), Likeness::Same);
         assert_eq!(theirs.compare(&link("bridge", None)), Likeness::Other);
         assert!(!theirs.is_ours() && ours.is_ours());

@@ -20,7 +20,7 @@ use taptrail_kernel::device::{
 };
 use taptrail_kernel::filter::{FilterError, Hook, MacFilter, Nft, filtered_interfaces};
 use taptrail_kernel::link::{
-    Change, Link, LinkError, Links, MacvtapMode, MacvtapName, Moves, NewMacvtap, PlacedLink,
+    Change, Link, LinkError, Links, MacvtapMode, MacvtapName, Moves, NewMacvtap, PlacedLink, TunInfo,
 };
 use taptrail_kernel::proc::{Holders, ProcessId, Status};
 use taptrail_kernel::process::BpfLeft;
@@ -286,7 +286,7 @@ pub(crate) struct Host {
 /// Where an interface's frames go, found before anything is touched.
 enum Place {
     NewTap { bridge: Link },
-    OldTap(IfName),
+    OldTap { name: IfName, tun: Option<TunInfo> },
     NewMacvtap { lower: Link, mode: MacvtapMode },
     OldMacvtap { name: IfName, index: u32 },
 }
@@ -439,6 +439,18 @@ impl Host {
                     warn!("{mac}: link '{}' may be left over: {why}", link.name());
                     lasting.link = Some(link);
                 }
+            }
+        }
+        if let Some(link) = lasting.link.as_ref().filter(|link| !link.is_ours())
+            && let Ok(sight) = self.find_link(link)
+            && sight != Sight::Unknown
+        {
+            let now = sight.found().map(|placed| placed.link);
+            for what in link.changed(now.as_ref()) {
+                warn!(
+                    "{mac}: tap '{}' is not {what} any more, as it was when it was opened: who held it may have changed that",
+                    link.name()
+                );
             }
         }
         let is_there = |link: &HostLink| {
@@ -753,7 +765,7 @@ impl Host {
         }
         self.has_no_macvtap(name, link.index, mac)?;
         closed_to_others(name, link, mac, account)?;
-        Ok(Place::OldTap(name.clone()))
+        Ok(Place::OldTap { name: name.clone(), tun: link.tun })
     }
 
     /// An existing macvtap, if it is nobody's. The kernel keeps no count of its queues.
@@ -816,7 +828,7 @@ impl Host {
         let failed = |source| OpenError::Link { mac, source };
         let mut opening = match place {
             Place::NewTap { .. } => open_tap_device(spec, new_tap_name(spec)),
-            Place::OldTap(name) => open_tap_device(spec, TapName::Existing(name)),
+            Place::OldTap { name, .. } => open_tap_device(spec, TapName::Existing(name)),
             Place::NewMacvtap { lower, mode } => {
                 let (name, index) = self.make_macvtap(spec, mac, (lower, *mode))?;
                 crash_point!("open::macvtap-made");
@@ -865,14 +877,14 @@ impl Host {
                 let link = HostLink::made(LinkKind::Tap, name.clone(), index, mark, mac.host_side());
                 lasting.link = Some(self.follow(link));
             }
-            Place::OldTap(_) => {
+            Place::OldTap { tun, .. } => {
                 self.only_ours(&name, index, spec.queues.get().into(), mac)?;
-                let link = HostLink::found(LinkKind::Tap, name.clone(), index);
+                let link = HostLink::found(LinkKind::Tap, name.clone(), index, *tun);
                 lasting.link = Some(self.follow(link));
             }
             Place::OldMacvtap { .. } => {
                 self.macvtap_is_free(&name, index)?;
-                let link = HostLink::found(LinkKind::Macvtap, name.clone(), index);
+                let link = HostLink::found(LinkKind::Macvtap, name.clone(), index, None);
                 lasting.link = Some(self.follow(link));
             }
             Place::NewMacvtap { .. } => {}
@@ -884,7 +896,7 @@ impl Host {
             let nft = self.nft().map_err(|source| OpenError::Filter { mac, source })?;
             lasting.filter_seen = nft.apply(&filter).map_err(|source| OpenError::Filter { mac, source })?;
             lasting.filter = Some(filter);
-        } else if let Place::OldTap(_) | Place::OldMacvtap { .. } = place
+        } else if let Place::OldTap { .. } | Place::OldMacvtap { .. } = place
             && filtered_interfaces().is_ok_and(|filters| filters.contains(&index))
         {
             // Of an interface that it was another guest's before.
@@ -957,7 +969,7 @@ impl Host {
                 Ok(())
             }
             // What was there before us is its owner's: only what the SPEC asks for is changed.
-            Place::OldTap(_) | Place::OldMacvtap { .. } => match spec.mtu {
+            Place::OldTap { .. } | Place::OldMacvtap { .. } => match spec.mtu {
                 Some(mtu) => self.links.configure(index, &Change { mtu: Some(mtu), ..Change::default() }),
                 None => Ok(()),
             },

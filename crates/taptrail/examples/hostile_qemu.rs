@@ -199,6 +199,12 @@ impl Hostile {
             if does("persist") {
                 tap_ioctl(fd.as_fd(), libc::TUNSETPERSIST, 1);
             }
+            if does("own") {
+                tap_ioctl(fd.as_fd(), libc::TUNSETOWNER, 65_534);
+            }
+            if does("no-persist") {
+                tap_ioctl(fd.as_fd(), libc::TUNSETPERSIST, 0);
+            }
             let kept = if does("dup") {
                 Some(Kept::Here(rustix::io::fcntl_dupfd_cloexec(&fd, 300).unwrap()))
             } else if does("thread") {
