@@ -79,6 +79,9 @@ pub enum FilterError {
         /// What is other than it should be.
         what: String,
     },
+    /// The kernel can't be asked what filters are hooked to.
+    #[error("What filters are hooked to can't be read")]
+    Hooks(#[source] std::io::Error),
     /// The interface is not there (any more), or is another one by now.
     #[error("There is no interface '{ifname}' of number {ifindex} to filter")]
     NoInterface {

@@ -30,7 +30,7 @@ use taptrail_record::{IfName, MacAddr};
 
 use crate::link::Links;
 pub use error::FilterError;
-pub use tables::{filtered_interfaces, generation};
+pub use tables::{FilterHook, filter_hooks, generation};
 pub(crate) use tables::{interface_of_message, is_table_message};
 
 /// Where `nft` is looked for.
@@ -133,7 +133,9 @@ impl Nft {
         }
     }
 
-    /// Shows that a filter is in force, as it was set.
+    /// Shows that a filter is in force: that what stands is what was set, and nothing but that, and that its
+    /// chain is hooked to its interface, by the name that it has now. Since Linux 6.16 a chain is hooked to a
+    /// name, and loses an interface that is renamed.
     ///
     /// # Errors
     /// When it is not, or that can't be seen.
@@ -141,6 +143,8 @@ impl Nft {
         let table = ruleset::table_name(filter.ifindex);
         let listing = program::run(self, &["-j", "list", "table", "netdev", &table], &[])?;
         ruleset::compare(filter, &listing)?;
+        let hooks = filter_hooks().map_err(FilterError::Hooks)?;
+        ruleset::check_hook(filter, hooks.get(&filter.ifindex))?;
         // Since Linux 6.16 the kernel takes a chain for a device that is not there, and lets it
         // wait for one of that name.
         match Links::open()?.find(&filter.ifname)? {
@@ -150,18 +154,6 @@ impl Nft {
                 Err(FilterError::NoInterface { ifname, ifindex })
             }
         }
-    }
-
-    /// Shows that a filter's chain is hooked to its interface, by the name that it has now: since Linux 6.16
-    /// a chain is hooked to a name, and loses an interface that is renamed. `nft` before 1.0.8 tells no
-    /// name in JSON.
-    ///
-    /// # Errors
-    /// When it is not, or that can't be seen.
-    pub fn verify_hook(&self, filter: &MacFilter) -> Result<(), FilterError> {
-        let table = ruleset::table_name(filter.ifindex);
-        let listing = program::run(self, &["list", "table", "netdev", &table], &[])?;
-        ruleset::check_hook(filter, &String::from_utf8_lossy(&listing))
     }
 
     /// Removes an interface's filter; one that is not there is as good as removed.

@@ -9,7 +9,7 @@ use nftables::stmt::{Match, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 use taptrail_record::MacAddr;
 
-use super::{FilterError, Hook, MacFilter};
+use super::{FilterError, FilterHook, Hook, MacFilter};
 
 const TABLE: &str = "taptrail_if";
 const CHAIN: &str = "guest";
@@ -133,23 +133,24 @@ pub(super) fn compare(filter: &MacFilter, listing: &[u8]) -> Result<(), FilterEr
     }
 }
 
-/// Looks for the interface in the line of a listing that tells what the chain is hooked to:
-/// `type filter hook ingress device "vnet0" priority filter; policy accept;`, or `devices = { vnet0 }`.
-pub(super) fn check_hook(filter: &MacFilter, listing: &str) -> Result<(), FilterError> {
-    let name = filter.ifname.as_str();
-    let hook = listing.lines().find(|line| line.trim_start().starts_with("type filter hook "));
-    let hooked = hook.is_some_and(|hook| {
-        let mut words = hook.split([' ', ',', '{', '}', '"']).filter(|word| !word.is_empty());
-        words.any(|word| word == name)
-    });
-    if hooked {
-        return Ok(());
+/// Compares what the kernel says of the table and its chain with what was to be set: `nft` tells flags
+/// and, before 1.0.8, interfaces not in JSON.
+pub(super) fn check_hook(filter: &MacFilter, hook: Option<&FilterHook>) -> Result<(), FilterError> {
+    let refuse = |what| Err(FilterError::Differs { table: table_name(filter.ifindex), what });
+    match hook {
+        None => refuse("there is none".to_owned()),
+        Some(hook) if hook.has_flags => {
+            refuse("it or its chain has flags: it may be dormant, or offloaded".to_owned())
+        }
+        Some(hook) if hook.devices != [filter.ifname.as_str()] => {
+            let found = match hook.devices.join("', '") {
+                none if none.is_empty() => "to nothing".to_owned(),
+                names => format!("to '{names}'"),
+            };
+            refuse(format!("its chain is not hooked to '{}' alone, but {found}", filter.ifname))
+        }
+        Some(_) => Ok(()),
     }
-    let what = match hook {
-        Some(hook) => format!("its chain is not hooked to '{name}': {}", hook.trim()),
-        None => "it has no chain that is hooked to anything".to_owned(),
-    };
-    Err(FilterError::Differs { table: table_name(filter.ifindex), what })
 }
 
 /// The interface whose filter a table of this name is.

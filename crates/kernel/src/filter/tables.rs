@@ -1,21 +1,22 @@
-//! Which interfaces have a filter of ours, asked of the kernel without `nft`: each start and attach
-//! asks.
+//! Which interfaces have a filter of ours, and what each is hooked to, asked of the kernel without
+//! `nft`: each start and attach asks, and `nft` does not tell all of it in JSON.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 use rustix::io::Errno;
 
 use super::ruleset::interface_of_table;
-use crate::link::attribute;
+use crate::link::{attribute, attributes};
 use crate::netlink::{HEADER, messages, u32_at};
 
 // linux/netfilter/nfnetlink.h and linux/netfilter/nf_tables.h
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFT_MSG_GETTABLE: u16 = 1;
+const NFT_MSG_GETCHAIN: u16 = 4;
 const NFT_MSG_NEWGEN: u16 = 15;
 const NFT_MSG_GETGEN: u16 = 16;
 const NFTA_GEN_ID: u16 = 1;
@@ -24,10 +25,20 @@ const TABLE_MESSAGES: std::ops::RangeInclusive<u16> = 0..=8;
 const NFPROTO_NETDEV: u8 = 5;
 /// `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE` and `NFTA_RULE_TABLE`.
 const NFTA_TABLE: u16 = 1;
+const NFTA_TABLE_FLAGS: u16 = 2;
+const NFTA_CHAIN_HOOK: u16 = 4;
+const NFTA_CHAIN_FLAGS: u16 = 10;
+const NFTA_HOOK_DEV: u16 = 3;
+const NFTA_HOOK_DEVS: u16 = 4;
+const NFTA_DEVICE_NAME: u16 = 1;
+/// A chain that is hooked to something; other flags are for what we do not ask for.
+const NFT_CHAIN_BASE: u32 = 1;
 /// Bytes of `struct nfgenmsg`: family, version, resource.
 const NFGENMSG: usize = 4;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
+/// How often it is asked again while others change nftables.
+const MAX_DUMPS: u32 = 10;
 /// What the kernel allots for one answer at most (`netlink_dump()` stops at 32 KiB).
 const MAX_ANSWER: usize = 32 * 1024;
 
@@ -45,24 +56,72 @@ pub(crate) fn interface_of_message(payload: &[u8]) -> Option<u32> {
     interface_of_table(std::str::from_utf8(name).ok()?.trim_end_matches('\0'))
 }
 
-/// The interfaces of the calling thread's network namespace that have a filter of ours, by number;
-/// they need not exist any more. None where the kernel has no nftables.
+/// What the kernel says of the filter of one interface.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct FilterHook {
+    /// The names of the interfaces that its chains are hooked to.
+    pub devices: Vec<String>,
+    /// Its table or a chain of it has flags (`NFT_TABLE_F_*`, `NFT_CHAIN_*`), none of which we set: a dormant
+    /// table stands and catches nothing.
+    pub has_flags: bool,
+}
+
+/// The filters of ours in the calling thread's network namespace, by the numbers of their interfaces,
+/// which need not exist any more. None where the kernel has no nftables.
 ///
 /// # Errors
 /// When the kernel can't be asked.
-pub fn filtered_interfaces() -> io::Result<BTreeSet<u32>> {
-    match dump() {
-        // No nfnetlink, or no nftables in it.
-        Err(error)
-            if matches!(
-                Errno::from_io_error(&error),
-                Some(Errno::PROTONOSUPPORT | Errno::INVAL | Errno::OPNOTSUPP)
-            ) =>
-        {
-            Ok(BTreeSet::new())
+pub fn filter_hooks() -> io::Result<BTreeMap<u32, FilterHook>> {
+    for _ in 0..MAX_DUMPS {
+        match read_hooks() {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::INTR) => {}
+            found => return found,
         }
-        found => found,
     }
+    Err(Errno::INTR.into())
+}
+
+fn read_hooks() -> io::Result<BTreeMap<u32, FilterHook>> {
+    let mut found = BTreeMap::<u32, FilterHook>::new();
+    dump(NFT_MSG_GETTABLE, |payload| {
+        let Some(filter) = interface_of_message(payload) else { return };
+        let flags = u32_of(attributes_of(payload), NFTA_TABLE_FLAGS);
+        found.entry(filter).or_default().has_flags |= flags != 0;
+    })?;
+    dump(NFT_MSG_GETCHAIN, |payload| {
+        // A table that was made since, or one that has gone, is the next look's.
+        let Some(filter) = interface_of_message(payload).and_then(|number| found.get_mut(&number)) else {
+            return;
+        };
+        let chain = attributes_of(payload);
+        filter.has_flags |= u32_of(chain, NFTA_CHAIN_FLAGS) & !NFT_CHAIN_BASE != 0;
+        let hook = attribute(chain, NFTA_CHAIN_HOOK).unwrap_or_default();
+        match attribute(hook, NFTA_HOOK_DEVS) {
+            Some(devices) => {
+                // All of them: one that is no plain name, such as a prefix, is none of ours either.
+                filter.devices.extend(attributes(devices).map(|(kind, name)| match kind {
+                    NFTA_DEVICE_NAME => text(name),
+                    _ => format!("{}*", text(name)),
+                }));
+            }
+            None => filter.devices.extend(attribute(hook, NFTA_HOOK_DEV).map(text)),
+        }
+    })?;
+    Ok(found)
+}
+
+fn attributes_of(payload: &[u8]) -> &[u8] {
+    payload.get(NFGENMSG..).unwrap_or_default()
+}
+
+/// A number in network byte order; 0 where there is none.
+fn u32_of(attributes: &[u8], kind: u16) -> u32 {
+    let value = attribute(attributes, kind).and_then(|value| value.try_into().ok());
+    value.map_or(0, u32::from_be_bytes)
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
 }
 
 /// The number of nftables' last change in this network namespace: where it is the same, nothing has changed. None where
@@ -80,12 +139,27 @@ pub fn generation() -> Option<u32> {
     Some(u32::from_be_bytes(value.try_into().ok()?))
 }
 
-fn dump() -> io::Result<BTreeSet<u32>> {
+/// Gives all tables, or all chains, of the family `netdev`; none where the kernel has no nftables.
+fn dump(message: u16, each: impl FnMut(&[u8])) -> io::Result<()> {
+    match dump_all(message, each) {
+        // No nfnetlink, or no nftables in it.
+        Err(error)
+            if matches!(
+                Errno::from_io_error(&error),
+                Some(Errno::PROTONOSUPPORT | Errno::INVAL | Errno::OPNOTSUPP)
+            ) =>
+        {
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+fn dump_all(message: u16, mut each: impl FnMut(&[u8])) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
-    socket.send(&request(NFT_MSG_GETTABLE, NLM_F_REQUEST | NLM_F_DUMP, NFPROTO_NETDEV), 0)?;
-    let mut found = BTreeSet::new();
+    socket.send(&request(message, NLM_F_REQUEST | NLM_F_DUMP, NFPROTO_NETDEV), 0)?;
     let mut buffer = Vec::with_capacity(MAX_ANSWER);
     loop {
         buffer.clear();
@@ -95,13 +169,17 @@ fn dump() -> io::Result<BTreeSet<u32>> {
             Err(error) => return Err(error),
         }
         for message in messages(&buffer) {
+            if message.flags & NLM_F_DUMP_INTR != 0 {
+                // Others changed nftables meanwhile: something may be missing.
+                return Err(Errno::INTR.into());
+            }
             match message.kind {
-                NLMSG_DONE => return Ok(found),
+                NLMSG_DONE => return Ok(()),
                 NLMSG_ERROR => {
                     let code = u32_at(message.payload, 0).unwrap_or_default().cast_signed();
                     return Err(io::Error::from_raw_os_error(code.saturating_neg()));
                 }
-                kind if is_table_message(kind) => found.extend(interface_of_message(message.payload)),
+                kind if is_table_message(kind) => each(message.payload),
                 _ => {}
             }
         }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use taptrail_kernel::device::{
     Admitted, DEV_NET_TUN, MacvtapRequest, TapName, TapRequest, open_macvtap, open_tap,
 };
-use taptrail_kernel::filter::{FilterError, Hook, MacFilter, Nft, filtered_interfaces};
+use taptrail_kernel::filter::{FilterError, Hook, MacFilter, Nft, filter_hooks};
 use taptrail_kernel::link::{Change, Links, MacvtapMode, MacvtapName, NewMacvtap};
 use taptrail_record::MacAddr;
 
@@ -118,16 +118,51 @@ fn a_filter_is_replaced_as_a_whole_and_removed_as_often_as_one_likes() {
     in_own_network(|| {
         let (_device, _ear, filter) = tap();
         let nft = nft();
-        assert!(filtered_interfaces().unwrap().is_empty());
+        assert!(filter_hooks().unwrap().is_empty());
         nft.remove(filter.ifindex).unwrap();
         nft.apply(&filter).unwrap();
         nft.apply(&MacFilter { mac: OTHER, ..filter.clone() }).unwrap();
-        assert_eq!(filtered_interfaces().unwrap(), [filter.ifindex].into());
+        assert!(filter_hooks().unwrap().into_keys().eq([filter.ifindex]));
         let rules = ruleset();
         assert!(rules.contains(&OTHER.to_string()) && !rules.contains(&GUEST.to_string()), "{rules}");
         for _ in 0..2 {
             nft.remove(filter.ifindex).unwrap();
             assert_eq!(ruleset(), "");
+        }
+    });
+}
+
+#[test]
+fn what_stands_and_is_not_what_was_set_is_not_in_force() {
+    in_own_network(|| {
+        let (_device, _ear, filter) = tap();
+        let nft = nft();
+        nft.apply(&filter).unwrap();
+        let rules = ruleset();
+        let table = format!("taptrail_if{}", filter.ifindex);
+        let elsewhere = |devices| {
+            let hook = rules.replace("device \"vnet0\"", devices);
+            assert_ne!(hook, rules, "{rules}");
+            format!("delete table netdev {table}; {hook}")
+        };
+        let changes = [
+            format!("add table netdev {table} {{ flags dormant; }}"),
+            format!("flush chain netdev {table} guest"),
+            format!("insert rule netdev {table} guest accept"),
+            format!("add chain netdev {table} other"),
+            format!("add set netdev {table} macs {{ type ether_addr; }}"),
+            format!("add chain netdev {table} guest {{ policy drop; }}"),
+            elsewhere("device \"v0\""),
+            elsewhere("devices = { v0, vnet0 }"),
+            format!("delete table netdev {table}; {}", rules.replace("priority filter", "priority 7")),
+        ];
+        for change in changes {
+            nft.apply(&filter).unwrap();
+            nft.verify(&filter).unwrap();
+            let status = std::process::Command::new(nft.path()).arg(&change).status().unwrap();
+            assert!(status.success(), "{change}");
+            let error = nft.verify(&filter).unwrap_err();
+            assert!(matches!(error, FilterError::Differs { .. }), "{change}: {error:?}");
         }
     });
 }
@@ -140,7 +175,7 @@ fn a_filter_outlives_its_interface_and_is_removed_all_the_same() {
         nft.apply(&filter).unwrap();
         drop(device);
         assert!(gone("vnet0"));
-        assert_eq!(filtered_interfaces().unwrap(), [filter.ifindex].into());
+        assert!(filter_hooks().unwrap().into_keys().eq([filter.ifindex]));
         nft.remove(filter.ifindex).unwrap();
         assert_eq!(ruleset(), "");
     });
