@@ -594,3 +594,54 @@ fn a_qemu_that_says_too_much_fills_no_run_directory_and_waits_for_nobody() {
     assert!(!world.run_dir().join("web1").exists());
     world.assert_clean();
 }
+
+#[test]
+fn a_guest_that_ends_by_itself_held_its_devices_to_the_end() {
+    // QEMU closes its netdevs before its process ends.
+    let world = World::new();
+    let socket = world.path("qmp");
+    let monitor = qmp::option(&socket);
+    let program: Vec<_> = EMPTY.iter().copied().chain(["-qmp", &monitor]).collect();
+    let nics = ["--nic", ONE, "--nic", "macvtap=lower,mac=52:54:00:00:00:02,vhost=off"];
+    for end in ["quit", "SIGTERM", "SIGKILL"] {
+        let guest = world.start_with("web1", &nics, &program);
+        match end {
+            "quit" => {
+                Qmp::connect(socket.clone()).execute("quit", json!({}));
+            }
+            "SIGTERM" => guest.signal(Signal::TERM),
+            _ => guest.kill(),
+        }
+        world.until("its account is closed", || world.open_accounts() == (0, 0) && !guest.is_alive());
+        world.supervisor_is_gone("web1");
+        assert!(!world.log("web1").contains("without being asked"), "{end}: {}", world.log("web1"));
+    }
+    let trail = world.trail();
+    for holding in trail["holdings"].as_array().unwrap() {
+        assert_eq!(holding["ended_by"], "stop", "{holding}");
+        assert_eq!(holding["last_seen"], Value::Null, "{holding}");
+    }
+    assert_eq!(trail["holdings"].as_array().unwrap().len(), 6);
+    assert_eq!(trail["findings"], json!([]));
+    world.assert_clean();
+}
+
+#[test]
+fn a_tap_that_its_user_takes_away_was_held_until_then() {
+    let world = World::new();
+    let socket = world.path("qmp");
+    let monitor = qmp::option(&socket);
+    let program: Vec<_> = EMPTY.iter().copied().chain(["-qmp", &monitor]).collect();
+    let guest = world.start_with("web1", &["--nic", ONE], &program);
+    Qmp::connect(socket).execute("netdev_del", json!({"id": "host-nic0"}));
+    world.until("it is on record", || world.story().contains(&"close 01 tun vnet0 q0".to_owned()));
+    let holding = &world.trail()["holdings"][0];
+    assert_eq!(
+        (&holding["state"], &holding["certainty"]),
+        (&"released".into(), &"definitive".into()),
+        "{holding}"
+    );
+    assert_eq!(holding["last_seen"], Value::Null, "{holding}");
+    world.stop(&guest);
+    world.assert_clean();
+}

@@ -5,6 +5,7 @@
 
 mod world;
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use serde_json::Value;
@@ -30,10 +31,16 @@ impl Elsewhere {
         Self(child)
     }
 
-    fn links(&self) -> String {
-        let ip = ["--net", "-t", &self.0.id().to_string(), "/sbin/ip", "-o", "link"].map(str::to_owned);
-        let output = Command::new("/usr/bin/nsenter").args(ip).output().unwrap();
+    /// Runs ip(8) there.
+    fn ip(&self, arguments: &[&str]) -> String {
+        let there = ["--net", "-t", &self.0.id().to_string(), "/sbin/ip"].map(str::to_owned);
+        let output = Command::new("/usr/bin/nsenter").args(there).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn links(&self) -> String {
+        self.ip(&["-o", "link"])
     }
 }
 
@@ -165,6 +172,132 @@ fn a_filter_that_somebody_flushes_is_set_again_and_a_finding() {
     world.nft("delete table inet somebodys");
     world.stop(&guest);
     assert_eq!(kinds(&world.trail()), ["filter-lost", "filter-lost"]);
+    world.assert_clean();
+}
+
+#[test]
+fn what_is_done_to_a_link_or_filter_while_its_guest_starts_is_seen() {
+    for change in ["flush ruleset", "rename"] {
+        let world = World::new();
+        // A QEMU that takes its time, until its file is there.
+        let (script, go) = (world.path("slow-qemu"), world.path("go"));
+        let text = format!(
+            "#!/bin/sh\nuntil [ -e {} ]; do sleep 0.02; done\nexec {} \"$@\"\n",
+            go.display(),
+            world::EMPTY[0]
+        );
+        std::fs::write(&script, text).unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let script = script.display().to_string();
+        let mut arguments =
+            vec!["run", "--background", "--name", "web1", "--revoke-unfiltered", "--nic", FILTERED, "--"];
+        arguments.push(&script);
+        arguments.extend(&world::EMPTY[1..]);
+        let mut run = world.command(arguments).spawn().unwrap();
+        world.until("QEMU starts", || world.last_guest().is_some());
+        let filter = world.ruleset();
+        assert!(filter.contains("drop"), "{filter}");
+        let name = if change == "rename" {
+            world.ip("link set vnet0 name other0");
+            "other0"
+        } else {
+            world.nft(change);
+            "vnet0"
+        };
+        std::fs::write(go, "").unwrap();
+        assert!(run.wait().unwrap().success());
+        // As soon as the guest runs.
+        assert_eq!(world.ruleset(), filter.replace("vnet0", name));
+        let guest = world.last_guest().unwrap();
+        assert_eq!(world.nics(&guest)[0]["ifname"], name);
+        assert_eq!(guest.holds(), [format!("tun {name}")]);
+        if change != "rename" {
+            assert_eq!(kinds(&world.trail()), ["filter-lost"]);
+        }
+        world.stop(&guest);
+        world.assert_clean();
+    }
+}
+
+#[test]
+fn a_filter_that_was_lost_without_a_supervisor_is_set_again_by_the_next() {
+    for (nft, revoked) in [("/usr/sbin/nft", false), ("/nonexistent/nft", true)] {
+        let world = World::new();
+        let guest = world.start("web1", &["--nic", FILTERED]);
+        let filter = world.ruleset();
+        world.kill_supervisor(&guest.name);
+        world.nft("flush ruleset");
+        let adopt = ["adopt", "--background", "--revoke-unfiltered", "--nft", nft, "web1"];
+        world.taptrail(adopt).ok();
+        assert_eq!(kinds(&world.trail()), ["filter-lost"]);
+        if revoked {
+            assert_eq!(guest.holds(), Vec::<String>::new());
+            assert!(world.story().contains(&"revoke 01".to_owned()), "{:?}", world.story());
+        } else {
+            assert_eq!((world.ruleset(), guest.holds()), (filter, vec!["tun vnet0".to_owned()]));
+        }
+        world.stop(&guest);
+        world.assert_clean();
+    }
+}
+
+#[test]
+fn a_filter_that_is_put_out_of_force_is_set_again() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", FILTERED]);
+    let filter = world.ruleset();
+    let table = format!("taptrail_if{}", index(&world, "vnet0"));
+    for (done, change) in [
+        format!("add table netdev {table} {{ flags dormant; }}"),
+        format!("insert rule netdev {table} guest accept"),
+        format!("add chain netdev {table} guest {{ policy drop; }}"),
+        format!("add set netdev {table} macs {{ type ether_addr; }}"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        world.nft(change);
+        world.until("it is on record", || kinds(&world.trail()).len() == done + 1);
+        world.until("the filter stands again", || world.ruleset() == filter);
+    }
+    // And what was put out of force while there was no supervisor.
+    world.kill_supervisor(&guest.name);
+    world.nft(&format!("add table netdev {table} {{ flags dormant; }}"));
+    world.taptrail(["adopt", "--background", "web1"]).ok();
+    assert_eq!(world.ruleset(), filter);
+    world.stop(&guest);
+    assert_eq!(kinds(&world.trail()), ["filter-lost"; 5]);
+    world.assert_clean();
+}
+
+#[test]
+fn a_tap_that_is_moved_away_has_lost_its_filter() {
+    let world = World::new();
+    let elsewhere = Elsewhere::new();
+    let guest = world.start("web1", &["--nic", FILTERED]);
+    let filter = world.ruleset();
+    world.ip(&format!("link set vnet0 netns {}", elsewhere.0.id()));
+    world.until("it is a finding", || kinds(&world.trail()) == ["filter-lost"]);
+    assert_eq!(guest.holds(), ["tun vnet0"]);
+    // Back home it has it again, and may lose it once more.
+    let home = nix::unistd::gettid().to_string();
+    elsewhere.ip(&["link", "set", "vnet0", "netns", &home]);
+    let back = "filter 01 tun vnet0".to_owned();
+    world.until("it is in force again", || world.story().contains(&back));
+    world.until("the filter stands", || world.ruleset() == filter);
+    world.ip(&format!("link set vnet0 netns {}", elsewhere.0.id()));
+    world.until("it is a finding again", || kinds(&world.trail()) == ["filter-lost"; 2]);
+    world.stop(&guest);
+    world.assert_clean();
+
+    // By choice it is taken.
+    let guest = world.start("web2", &["--nic", FILTERED, "--revoke-unfiltered"]);
+    world.ip(&format!("link set vnet0 netns {}", elsewhere.0.id()));
+    world.until("QEMU has no device", || guest.holds().is_empty());
+    world.until("it is on record", || world.story().iter().any(|line| line == "revoke 01"));
+    assert!(!elsewhere.links().contains("vnet0"), "{}", elsewhere.links());
+    assert_eq!(kinds(&world.trail()), ["filter-lost"; 3]);
+    world.stop(&guest);
     world.assert_clean();
 }
 
@@ -362,4 +495,29 @@ fn a_macvtap_on_another_guests_device_is_refused() {
     world.attach(&owner, "tap=idle,mac=52:54:00:00:00:04,vhost=off").fails(1, "has macvtap 'macvtap0'");
     world.stop(&other);
     world.stop(&owner);
+}
+
+#[test]
+fn a_stale_filter_is_swept_though_another_link_has_its_number() {
+    let world = World::new();
+    world.ip("tuntap add dev mine mode tap");
+    let keeper =
+        world.start("web1", &["--nic", "tap=mine,mac=52:54:00:00:00:09,vhost=off,filter=no-mac-spoofing"]);
+    let kept = world.ruleset();
+    let guest = world.start("web2", &["--nic", FILTERED]);
+    let number = index(&world, "vnet0");
+    world.kill_supervisor(&guest.name);
+    guest.kill();
+    world.until("QEMU is gone", || !guest.is_alive());
+    world.ip(&format!("link add foreign1 index {number} type bridge"));
+    // It gets the name of the tap that is gone, and none of its filter.
+    let other = world.start("web3", &["--nic", "bridge=br0,mac=52:54:00:00:00:02,vhost=off"]);
+    assert_eq!(other.holds(), ["tun vnet0"]);
+    assert_eq!(world.ruleset(), kept);
+    world.stop(&other);
+    world.taptrail(["recover"]).ok();
+    assert_eq!(world.ruleset(), kept);
+    world.stop(&keeper);
+    assert_eq!(kinds(&world.trail()), Vec::<String>::new());
+    assert_eq!(world.links(), ["foreign1", "mine"]);
 }

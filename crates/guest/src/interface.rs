@@ -221,6 +221,8 @@ pub(crate) struct Lasting {
     pub(crate) filter: Option<MacFilter>,
     /// The generation of nftables at which the filter was read back.
     pub(crate) filter_seen: Option<u32>,
+    /// The filter is on record as lost, and was not set again.
+    pub(crate) filter_lost: bool,
 }
 
 /// An interface whose devices are open or granted.
@@ -900,7 +902,7 @@ impl Host {
             lasting.filter_seen = nft.apply(&filter).map_err(|source| OpenError::Filter { mac, source })?;
             lasting.filter = Some(filter);
         } else if let Place::OldTap { .. } | Place::OldMacvtap { .. } = place
-            && filtered_interfaces().is_ok_and(|filters| filters.contains(&index))
+            && filter_hooks().is_ok_and(|hooks| hooks.contains_key(&index))
         {
             // Of an interface that it was another guest's before.
             let removed = self.nft().and_then(|nft| nft.remove(index));
@@ -987,6 +989,7 @@ fn lasting(spec: &NicSpec, link: &Link, mac: MacAddr, mark: Option<String>) -> L
     Lasting {
         cut: false,
         filter_seen: None,
+        filter_lost: false,
         filter: filter.map(|link| mac_filter(link.kind(), link.name().clone(), link.index(), mac)),
         link,
     }

@@ -31,7 +31,7 @@ pub struct Changed {
     pub links: Vec<u32>,
     /// The numbers of links whose filters of ours were changed or removed.
     pub filters: Vec<u32>,
-    /// Announcements were lost: anything may have changed.
+    /// Announcements were lost, or more are waiting than are taken at once: anything may have changed.
     pub lost: bool,
 }
 
@@ -77,18 +77,20 @@ impl Changes {
     pub fn take(&mut self) -> io::Result<Changed> {
         let mut changed = Changed::default();
         let Changed { links, filters, lost } = &mut changed;
-        *lost |= drain(&self.links, |kind, payload| {
+        let drained = drain(&self.links, |kind, payload| {
             // `struct ifinfomsg`: family, type, index.
             if matches!(kind, RTM_NEWLINK | RTM_DELLINK) {
                 links.extend(u32_at(payload, 4));
             }
         })?;
+        *lost |= drained.lost || drained.more;
         if let Some(socket) = &self.filters {
-            *lost |= drain(socket, |kind, payload| {
+            let drained = drain(socket, |kind, payload| {
                 if is_table_message(kind) {
                     filters.extend(interface_of_message(payload));
                 }
             })?;
+            *lost |= drained.lost || drained.more;
         }
         for numbers in [links, filters] {
             numbers.sort_unstable();
@@ -106,21 +108,30 @@ pub(crate) fn join(protocol: isize, group: u32) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Gives each waiting message; tells whether some were lost.
-pub(crate) fn drain(socket: &Socket, mut each: impl FnMut(u16, &[u8])) -> io::Result<bool> {
-    let mut lost = false;
+/// What a turn of [`drain`] left behind.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Drained {
+    /// The kernel dropped messages.
+    pub(crate) lost: bool,
+    /// More are waiting than are taken in one turn.
+    pub(crate) more: bool,
+}
+
+/// Gives each waiting message, up to a bound.
+pub(crate) fn drain(socket: &Socket, mut each: impl FnMut(u16, &[u8])) -> io::Result<Drained> {
+    let mut drained = Drained::default();
     let mut buffer = Vec::with_capacity(MAX_DATAGRAM);
     for _ in 0..MAX_DATAGRAMS_PER_TURN {
         buffer.clear();
         match socket.recv(&mut buffer, 0) {
             Ok(_) => messages(&buffer).for_each(|message| each(message.kind, message.payload)),
             Err(error) => match Errno::from_io_error(&error) {
-                Some(Errno::AGAIN) => break,
+                Some(Errno::AGAIN) => return Ok(drained),
                 Some(Errno::INTR) => {}
-                Some(Errno::NOBUFS) => lost = true,
+                Some(Errno::NOBUFS) => drained.lost = true,
                 _ => return Err(error),
             },
         }
     }
-    Ok(lost)
+    Ok(Drained { more: true, ..drained })
 }

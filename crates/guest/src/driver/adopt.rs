@@ -179,6 +179,7 @@ pub(super) fn adopt(options: &AdoptOptions, monitor: &Path, inbox: &Inbox) -> Re
         changes: super::guard::subscribe(),
         looked_at: Instant::now(),
         looked: Timestamp::now(),
+        unheard_since: Some(Timestamp::now()),
         revoke_unfiltered: options.revoke_unfiltered,
     };
     let unstarted = status.status == "prelaunch" && !live.paused;

@@ -100,7 +100,7 @@ impl Driver {
     }
 
     /// Ends a detach of this NIC that waits: a revocation does not.
-    fn overtake(&mut self, id: &str) {
+    pub(super) fn overtake(&mut self, id: &str) {
         if let Some(Pending::Detach { requester, reply, .. }) =
             self.pending.take_if(|pending| pending.is_detach_of(id))
         {

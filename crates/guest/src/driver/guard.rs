@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use taptrail_kernel::changes::Changes;
+use taptrail_kernel::changes::{Changed, Changes};
 use taptrail_kernel::filter::generation;
 use taptrail_kernel::proc::is_exiting;
 use taptrail_record::{Event, Outcome};
 use tracing::{info, warn};
 
-use super::{Driver, PlugState, said};
+use super::{Driver, EVENTS, PlugState, Plugged, said};
 use crate::account::{OpenDevice, Posting};
 use crate::handover;
 use crate::host_link::HostLink;
@@ -23,16 +23,37 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// How often a filter is looked at again while others change nftables.
 const MAX_FILTER_LOOKS: u32 = 5;
 
+/// How long a QEMU that said SHUTDOWN and closed what it held is waited for.
+const END_GRACE: Duration = Duration::from_secs(2);
+
+/// What a look at an interface's link found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LinkLook {
+    /// It is where it was.
+    Same,
+    /// It has another name.
+    Renamed,
+    /// It is not here: it was moved, or is gone.
+    Away,
+}
+
 /// Subscribes to what the kernel announces. Without it nothing else is lost.
 pub(super) fn subscribe() -> Option<Changes> {
     Changes::subscribe().inspect_err(|error| warn!("changes of links and filters are not seen: {error}")).ok()
 }
 
 impl Driver {
+    /// Looks at all links and filters of this guest: before it begins, nobody did.
+    pub(super) fn look_at_all(&mut self) {
+        let since = Some(self.looked);
+        self.look_at_links(&Changed { lost: true, ..Changed::default() }, since);
+    }
+
     /// Looks at the links and filters of this guest that were changed.
     pub(super) fn look_at_changes(&mut self) {
         self.host.hear_moves();
         let Some(changes) = &mut self.changes else { return };
+        let now = Timestamp::now();
         let changed = match changes.take() {
             Ok(changed) => changed,
             Err(error) => {
@@ -41,61 +62,81 @@ impl Driver {
                 return;
             }
         };
+        // All that was announced until now is looked at here.
+        let since = self.unheard_since.replace(now);
+        if changed != Changed::default() {
+            // QEMU says that it ends before it closes what it holds.
+            self.take_events(EVENTS);
+            self.look_at_links(&changed, since);
+        }
+    }
+
+    /// Looks again where something was changed: at `since` all was as it should be, and without it the driver slept
+    /// until this was announced.
+    fn look_at_links(&mut self, changed: &Changed, since: Option<Timestamp>) {
         // Backwards: one that is over is taken from the list.
         for index in (0..self.interfaces.len()).rev() {
             let lasting = &self.interfaces[index].interface.lasting;
-            let Some(number) = lasting.link.as_ref().map(|link| link.index()) else { continue };
-            let link = changed.lost || changed.links.contains(&number);
-            let renamed = link && self.link_changed(index);
-            let filter = changed.lost || changed.filters.contains(&number);
-            // It may be over, and taken from the list.
-            let is_there = |plugged: &super::Plugged| {
-                plugged.interface.lasting.link.as_ref().is_some_and(|link| link.index() == number)
-            };
-            if (filter || renamed) && self.interfaces.get(index).is_some_and(is_there) {
+            let Some(number) = lasting.link.as_ref().map(HostLink::index) else { continue };
+            let looks = changed.lost || changed.links.contains(&number);
+            let look = if looks { self.link_changed(index, since) } else { LinkLook::Same };
+            if look == LinkLook::Away {
+                continue;
+            }
+            let renamed = look == LinkLook::Renamed;
+            // One that was lost may be set now, as when its link is back.
+            let lost = looks && self.interfaces[index].interface.lasting.filter_lost;
+            if renamed || lost || changed.lost || changed.filters.contains(&number) {
                 self.filter_changed(index, renamed);
             }
         }
     }
 
-    /// Tells what became of an interface's link, and whether it has another name.
-    fn link_changed(&mut self, index: usize) -> bool {
+    /// Tells what became of an interface's link.
+    fn link_changed(&mut self, index: usize, since: Option<Timestamp>) -> LinkLook {
         let interface = &mut self.interfaces[index].interface;
         let mac = interface.mac;
         match self.host.look_at_link(&mut interface.lasting) {
-            Ok(LinkChange::None) => false,
+            Ok(LinkChange::None) => LinkLook::Same,
             Ok(LinkChange::Renamed(name)) => {
                 info!("{mac}: link '{}' was renamed: it is '{name}' now", interface.ifname);
                 interface.ifname = name;
                 self.publish();
-                true
+                LinkLook::Renamed
             }
             Ok(LinkChange::Moved(namespace, name)) => {
-                warn!(
-                    "{mac}: link '{}' was moved to another network namespace (number {namespace} here), where it is '{name}': its filter stays here",
+                let why = format!(
+                    "link '{}' was moved to another network namespace (number {namespace} here), where it is '{name}'",
                     interface.ifname
                 );
-                false
+                if interface.lasting.filter.is_none() {
+                    warn!("{mac}: {why}");
+                } else if !interface.lasting.filter_lost {
+                    // It is one of our network namespace, and can't be set in another.
+                    self.filter_is_lost(index, &why);
+                    self.want_of_filter(index);
+                }
+                LinkLook::Away
             }
             Ok(LinkChange::Gone) => {
                 // A tap of ours goes with the last descriptor, which the user's own monitor may have closed.
                 let ifname = interface.ifname.clone();
-                if !self.given_up_unasked(index) && !is_exiting(self.qemu.id) {
+                if !self.given_up_unasked(index, since) && !is_exiting(self.qemu.id) {
                     warn!("{mac}: link '{ifname}' was deleted: no frame passes any more");
                     self.note_cut(index);
                 }
-                false
+                LinkLook::Away
             }
             Ok(LinkChange::Unknown) => {
                 warn!(
                     "{mac}: link '{}' can't be found: it was moved to another network namespace, or changed by others",
                     interface.ifname
                 );
-                false
+                LinkLook::Away
             }
             Err(error) => {
                 warn!("{mac}: its link can't be looked at: {}", crate::chain(&error));
-                false
+                LinkLook::Same
             }
         }
     }
@@ -121,7 +162,12 @@ impl Driver {
             (at, found) = (now, self.host.filter_is_in_force(&filter));
         }
         let Err(lost) = found else {
-            self.interfaces[index].interface.lasting.filter_seen = at;
+            let lasting = &mut self.interfaces[index].interface.lasting;
+            lasting.filter_seen = at;
+            if std::mem::take(&mut lasting.filter_lost) {
+                // Its link is back, and the kernel hooked the filter to it again.
+                self.post_filter(index, Outcome::Success);
+            }
             return;
         };
         // A chain goes with its interface, as at QEMU's end: nothing passes that it should have caught.
@@ -129,31 +175,53 @@ impl Driver {
         if link.is_none_or(|link| self.host.name_of(&link).is_none()) {
             return;
         }
-        warn!("{mac}: its filter is not in force: {}", crate::chain(&lost));
-        self.post_filter(index, Outcome::Failed);
+        self.filter_is_lost(index, &crate::chain(&lost));
         match self.host.set_filter(&filter) {
             Ok(seen) => {
-                self.interfaces[index].interface.lasting.filter_seen = seen;
+                let lasting = &mut self.interfaces[index].interface.lasting;
+                (lasting.filter_seen, lasting.filter_lost) = (seen, false);
                 warn!("{mac}: its filter is set again; frames may have passed without it");
                 self.post_filter(index, Outcome::Success);
             }
             Err(error) => {
                 warn!("{mac}: its filter can't be set again: {}", crate::chain(&error));
-                if self.revoke_unfiltered {
-                    match self.release(index, true, None) {
-                        Ok(_) => warn!("{mac}: revoked, for want of its filter"),
-                        Err(error) => warn!("{mac}: {error}"),
-                    }
-                    self.publish();
-                }
+                self.want_of_filter(index);
             }
         }
     }
 
-    /// When to look at what QEMU holds though nothing is announced; none where all is announced.
+    /// Tells that an interface's filter is not in force, once until it is set again.
+    fn filter_is_lost(&mut self, index: usize, why: &str) {
+        let interface = &mut self.interfaces[index].interface;
+        interface.lasting.filter_seen = None;
+        if !std::mem::replace(&mut interface.lasting.filter_lost, true) {
+            warn!("{}: its filter is not in force: {why}", interface.mac);
+            self.post_filter(index, Outcome::Failed);
+        }
+    }
+
+    /// Revokes an interface whose filter can't be set, where that is asked for.
+    fn want_of_filter(&mut self, index: usize) {
+        let interface = &self.interfaces[index].interface;
+        if !self.revoke_unfiltered || interface.devices.is_empty() {
+            return;
+        }
+        let (mac, id) = (interface.mac, interface.id.clone());
+        self.overtake(&id);
+        match self.release(index, true, None) {
+            Ok(_) => warn!("{mac}: revoked, for want of its filter"),
+            Err(error) => warn!("{mac}: {error}"),
+        }
+        self.publish();
+    }
+
+    /// When to look again though nothing is announced; none where all is announced, and all filters are in force.
     pub(super) fn next_look(&self) -> Option<Duration> {
         let left = LOOK_INTERVAL.saturating_sub(self.looked_at.elapsed());
-        (0..self.interfaces.len()).any(|index| self.is_unannounced(index)).then_some(left)
+        let lacks = |plugged: &Plugged| plugged.interface.lasting.filter_lost;
+        let wanted =
+            |index: usize| self.is_unannounced(index) || self.interfaces.get(index).is_some_and(lacks);
+        (0..self.interfaces.len()).any(wanted).then_some(left)
     }
 
     /// Whether the kernel does not announce that an interface's devices are given up: a tap of ours goes with them.
@@ -176,7 +244,7 @@ impl Driver {
                 device.file.is_some() && self.host.last_close(device) != Some(LastClose::Awaited)
             };
             if self.interfaces[index].interface.devices.iter().any(is_closed) {
-                self.given_up_unasked(index);
+                self.given_up_unasked(index, Some(self.looked));
             }
         }
     }
@@ -186,23 +254,32 @@ impl Driver {
     pub(super) fn look_at_devices(&mut self) {
         self.look_at_changes();
         self.look_at_last_closes();
+        self.take_events(EVENTS);
         for index in (0..self.interfaces.len()).rev() {
             if self.is_unannounced(index) {
-                self.given_up_unasked(index);
+                self.given_up_unasked(index, Some(self.looked));
             }
         }
+        // A filter that could not be set may be set by now.
+        let lacking = |plugged: &Plugged| {
+            let lasting = &plugged.interface.lasting;
+            lasting.link.as_ref().filter(|_| lasting.filter_lost).map(HostLink::index)
+        };
+        let links: Vec<_> = self.interfaces.iter().filter_map(lacking).collect();
+        self.look_at_links(&Changed { links, ..Changed::default() }, Some(self.looked));
         (self.looked_at, self.looked) = (Instant::now(), Timestamp::now());
     }
 
-    /// The same of one interface; whether all of its devices are given up.
-    fn given_up_unasked(&mut self, index: usize) -> bool {
+    /// The same of one interface; whether all of its devices are given up. They were held at `since`; without it they
+    /// are given up just now.
+    fn given_up_unasked(&mut self, index: usize, since: Option<Timestamp>) -> bool {
         let plugged = &self.interfaces[index];
         if plugged.interface.devices.is_empty() || !self.qemu.id.is_alive() {
             return false;
         }
         let shown = self.look(index, false, Duration::ZERO);
         // At its end it closes one after the other, and all of it is accounted for together.
-        if shown.iter().all(|shown| shown.is_held()) || is_exiting(self.qemu.id) {
+        if shown.iter().all(|shown| shown.is_held()) || self.is_ending() {
             return false;
         }
         let plugged = &mut self.interfaces[index];
@@ -220,8 +297,11 @@ impl Driver {
             self.host.undo(mac, &mut interface.lasting);
         }
         let ended = (all && !plugged.nic).then_some(interface.key);
-        let posting = Posting::default().closes_unseen(&self.account, &over, self.looked).over(ended);
-        said(self.account.post(posting));
+        let posting = match since {
+            None => Posting::default().closes(&self.account, &over),
+            Some(since) => Posting::default().closes_unseen(&self.account, &over, since),
+        };
+        said(self.account.post(posting.over(ended)));
         if all {
             match plugged.state {
                 // Whoever asked the guest hears of it when the NIC goes.
@@ -232,6 +312,13 @@ impl Driver {
             self.publish();
         }
         all
+    }
+
+    /// Whether QEMU is about to end: it closes its netdevs before its process exits.
+    fn is_ending(&self) -> bool {
+        // With the user's own -no-shutdown it says so, and stays.
+        is_exiting(self.qemu.id)
+            || (self.shutdown.is_some() && self.qemu.pidfd.wait_exit(END_GRACE).is_ok_and(|ended| ended))
     }
 
     fn post_filter(&mut self, index: usize, outcome: Outcome) {

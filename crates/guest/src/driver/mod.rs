@@ -226,6 +226,8 @@ pub(crate) struct Driver {
     /// When what QEMU holds was looked at, by the clock that never jumps and by the one that records have.
     looked_at: Instant,
     looked: Timestamp,
+    /// Since when the kernel's announcements may wait to be heard; none when one of them ended a sleep.
+    unheard_since: Option<Timestamp>,
     /// Take an interface's devices when its filter can't be set again.
     revoke_unfiltered: bool,
 }
@@ -261,7 +263,8 @@ pub(crate) fn run(
     inbox: &Inbox,
     ready: impl FnOnce(&Driver),
 ) -> Result<Ended, StartError> {
-    let driver = start::start(options, place, inbox)?;
+    let mut driver = start::start(options, place, inbox)?;
+    driver.look_at_all();
     ready(&driver);
     Ok(driver.serve())
 }
@@ -273,7 +276,8 @@ pub(crate) fn adopt(
     inbox: &Inbox,
     ready: impl FnOnce(&Driver),
 ) -> Result<Ended, AdoptError> {
-    let driver = adopt::adopt(options, monitor, inbox)?;
+    let mut driver = adopt::adopt(options, monitor, inbox)?;
+    driver.look_at_all();
     ready(&driver);
     Ok(driver.serve())
 }
@@ -408,6 +412,7 @@ impl Driver {
 
     /// Sleeps until there is something to do, or for so long: then it is true that nothing came.
     fn wait(&mut self, at_most: Option<Duration>) -> bool {
+        const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         let deadline = self.pending.as_ref().and_then(Pending::deadline);
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let timeout = left.into_iter().chain(at_most).min().map(|left| {
@@ -417,12 +422,21 @@ impl Driver {
                 tv_nsec: left.subsec_nanos().into(),
             }
         });
+        let announced_by = self.changes.iter().flat_map(Changes::descriptors).count();
         let mut fds: Vec<PollFd<'_>> =
             self.awaited().into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
         // EINTR and the like: the loop looks at everything again anyway.
-        poll(&mut fds, timeout.as_ref()) == Ok(0)
+        if poll(&mut fds, Some(&NOW)) != Ok(0) {
+            return false;
+        }
+        // What the kernel announces from here on ends the sleep, and is heard at once.
+        let quiet = poll(&mut fds, timeout.as_ref()) == Ok(0);
+        let announced = fds.iter().rev().take(announced_by).any(|fd| !fd.revents().is_empty());
+        self.unheard_since = (!announced).then(Timestamp::now);
+        quiet
     }
 
+    /// What ends a sleep; the kernel's announcements stand last.
     fn awaited(&self) -> Vec<BorrowedFd<'_>> {
         let mut fds = vec![self.inbox.wake_fd(), self.qemu.pidfd.as_fd()];
         if self.qemu.monitor.poisoned().is_none() {

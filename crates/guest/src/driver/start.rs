@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use taptrail_kernel::changes::Changes;
 use taptrail_kernel::device::Admitted;
 use taptrail_kernel::link::LinkError;
 use taptrail_kernel::proc::children;
@@ -111,6 +112,8 @@ pub enum StartError {
 /// What stands so far; rolled back as a whole.
 struct Attempt {
     account: Account,
+    /// What others change from before the first open on.
+    changes: Option<Changes>,
     host: Host,
     interfaces: Vec<Interface>,
     admitted: Vec<Admitted>,
@@ -136,6 +139,7 @@ pub(super) fn start(options: Options, place: Place, inbox: &Inbox) -> Result<Dri
     if wanted > Ports::LIMIT {
         return Err(StartError::Ports { wanted, most: Ports::LIMIT });
     }
+    let changes = super::guard::subscribe();
     let mut host = Host::open(options.nft.clone())?;
     if options.bpf {
         host.ask_for_last_closes();
@@ -147,6 +151,7 @@ pub(super) fn start(options: Options, place: Place, inbox: &Inbox) -> Result<Dri
     let step = account.intend(Step::Start, None, &options.command.to_string());
     let mut attempt = Attempt {
         account,
+        changes,
         host,
         interfaces: Vec::new(),
         admitted: Vec::new(),
@@ -449,9 +454,10 @@ impl Attempt {
             stop: None,
             stopped_by: None,
             shutdown: None,
-            changes: super::guard::subscribe(),
+            changes: self.changes,
             looked_at: Instant::now(),
             looked: Timestamp::now(),
+            unheard_since: Some(Timestamp::now()),
             revoke_unfiltered,
         };
         driver.publish();

@@ -17,6 +17,9 @@ const IFINFOMSG: usize = 16;
 /// net/core/rtnetlink.c).
 const IFLA_NEW_NETNSID: u16 = 45;
 
+/// How many turns of announcements are heard at once: more than a socket's buffer has.
+const MAX_TURNS: usize = 64;
+
 /// What is announced of the links that are followed.
 pub struct Moves {
     socket: Socket,
@@ -64,18 +67,29 @@ impl Moves {
     /// Hears what was announced, so that nothing is lost of what comes.
     pub fn hear(&mut self) {
         let left = &mut self.left;
-        let lost = drain(&self.socket, |kind, payload| {
-            let moved = kind == RTM_DELLINK
-                && payload
-                    .get(IFINFOMSG..)
-                    .is_some_and(|attributes| answer::attribute(attributes, IFLA_NEW_NETNSID).is_some());
-            if moved && let Some(left) = u32_at(payload, 4).and_then(|link| left.get_mut(&link)) {
-                *left = true;
+        let (mut is_heard, mut is_lost) = (false, false);
+        for _ in 0..MAX_TURNS {
+            let Ok(drained) = drain(&self.socket, |kind, payload| {
+                let moved = kind == RTM_DELLINK
+                    && payload
+                        .get(IFINFOMSG..)
+                        .is_some_and(|attributes| answer::attribute(attributes, IFLA_NEW_NETNSID).is_some());
+                if moved && let Some(left) = u32_at(payload, 4).and_then(|link| left.get_mut(&link)) {
+                    *left = true;
+                }
+            }) else {
+                is_heard = false;
+                break;
+            };
+            is_lost |= drained.lost;
+            is_heard = !is_lost && !drained.more;
+            if !drained.more {
+                break;
             }
-        });
+        }
         // Those that are here yet are seen here.
-        if !matches!(lost, Ok(false)) {
-            self.left.values_mut().for_each(|left| *left = true);
+        if !is_heard {
+            left.values_mut().for_each(|left| *left = true);
         }
     }
 }
