@@ -41,6 +41,9 @@ const NODE_WAIT: Duration = Duration::from_secs(5);
 /// How many links are looked at, each standing on the next.
 const MAX_LOWER_LINKS: usize = 8;
 
+/// How often a filter is set that is not read back as it was set.
+const MAX_FILTER_SETS: u32 = 5;
+
 /// An interface's devices can't be opened, configured or filtered.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -666,9 +669,17 @@ impl Host {
         self.nft()?.verify(filter)
     }
 
-    /// Sets a filter again.
+    /// Sets a filter again, also while others change nftables.
     pub(crate) fn set_filter(&self, filter: &MacFilter) -> Result<Option<u32>, FilterError> {
-        self.nft()?.apply(filter)
+        let nft = self.nft()?;
+        for _ in 1..MAX_FILTER_SETS {
+            match nft.apply(filter) {
+                // Somebody changed it before it was read back, and it is removed.
+                Err(FilterError::Differs { .. }) => {}
+                set => return set,
+            }
+        }
+        nft.apply(filter)
     }
 
     fn resolve(&mut self, spec: &NicSpec, mac: MacAddr, account: &Account) -> Result<Place, OpenError> {

@@ -20,10 +20,12 @@ const NFT_MSG_GETCHAIN: u16 = 4;
 const NFT_MSG_NEWGEN: u16 = 15;
 const NFT_MSG_GETGEN: u16 = 16;
 const NFTA_GEN_ID: u16 = 1;
-/// `NFT_MSG_NEWTABLE` to `NFT_MSG_DELRULE`: tables, chains and rules.
-const TABLE_MESSAGES: std::ops::RangeInclusive<u16> = 0..=8;
+/// `NFT_MSG_NEWTABLE` to `NFT_MSG_DELSETELEM`: tables, chains, rules and sets.
+const TABLE_MESSAGES: std::ops::RangeInclusive<u16> = 0..=14;
+/// `NFT_MSG_NEWOBJ` to `NFT_MSG_DELFLOWTABLE`.
+const OBJECT_MESSAGES: std::ops::RangeInclusive<u16> = 18..=24;
 const NFPROTO_NETDEV: u8 = 5;
-/// `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE` and `NFTA_RULE_TABLE`.
+/// `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE` and so on: of each it is the first.
 const NFTA_TABLE: u16 = 1;
 const NFTA_TABLE_FLAGS: u16 = 2;
 const NFTA_CHAIN_HOOK: u16 = 4;
@@ -42,9 +44,11 @@ const MAX_DUMPS: u32 = 10;
 /// What the kernel allots for one answer at most (`netlink_dump()` stops at 32 KiB).
 const MAX_ANSWER: usize = 32 * 1024;
 
-/// Whether a message of nfnetlink's is about a table of nftables, or a chain or rule in one.
+/// Whether a message of nfnetlink's is about a table of nftables, or something in one.
 pub(crate) fn is_table_message(kind: u16) -> bool {
-    kind >> 8 == NFNL_SUBSYS_NFTABLES && TABLE_MESSAGES.contains(&(kind & 0xFF))
+    let message = kind & 0xFF;
+    kind >> 8 == NFNL_SUBSYS_NFTABLES
+        && (TABLE_MESSAGES.contains(&message) || OBJECT_MESSAGES.contains(&message))
 }
 
 /// The interface whose filter of ours a table message is about.
