@@ -291,6 +291,7 @@ fn recorded(record: &taptrail_record::Record) -> String {
         Event::Keep { .. } => "kept",
         Event::Close { .. } => "closed",
         Event::Filter { .. } => "filter",
+        Event::Mac { .. } => "mac",
         Event::GuestStart { .. } => "started",
         Event::GuestStop { .. } => "ended",
         Event::Seen(_) | Event::Gone(_) | Event::GuestGone { .. } => unreachable!("a supervisor's record"),

@@ -319,6 +319,58 @@ fn an_interface_without_its_filter_can_be_revoked() {
 }
 
 #[test]
+fn a_mac_that_is_changed_is_set_back_and_a_finding() {
+    // As QEMU can by its own descriptor, without any capability.
+    let world = World::new();
+    world.ip("tuntap add dev mine mode tap");
+    world.ip("link set mine address 02:00:00:00:00:07");
+    world.ip("link add link lower name theirs type macvtap mode bridge");
+    let theirs = world.link("theirs")["address"].as_str().unwrap().to_owned();
+    let nics = ["--nic", TAP, "--nic", MACVTAP, "--nic", "tap=mine,mac=52:54:00:00:00:03,vhost=off"];
+    let guest = world.start("web1", &nics);
+    world.attach(&guest, "tap=theirs,vhost=off").ok();
+    let links = [
+        ("vnet0", "fe:54:00:00:00:01"),
+        ("macvtap0", "52:54:00:00:00:02"),
+        ("mine", "02:00:00:00:00:07"),
+        ("theirs", &theirs),
+    ];
+    for (done, (link, own)) in links.into_iter().enumerate() {
+        assert_eq!(world.link(link)["address"], own);
+        world.ip(&format!("link set {link} address 02:00:00:00:fe:fe"));
+        world.until("it is on record", || kinds(&world.trail()).len() == done + 1);
+        assert_eq!(world.link(link)["address"], own);
+    }
+    // And what was changed while there was no supervisor.
+    world.kill_supervisor(&guest.name);
+    world.ip("link set vnet0 address 02:00:00:00:fe:fe");
+    world.taptrail(["adopt", "--background", "web1"]).ok();
+    assert_eq!(world.link("vnet0")["address"], "fe:54:00:00:00:01");
+    assert_eq!(kinds(&world.trail()), ["mac-changed"; 5]);
+    assert!(world.story().contains(&"mac 02 macvtap macvtap0".to_owned()), "{:?}", world.story());
+    assert_eq!(world.nics(&guest).as_array().unwrap().len(), 4);
+    world.stop(&guest);
+}
+
+#[test]
+fn a_mac_that_is_changed_again_and_again_fills_no_ledger() {
+    for revokes in [false, true] {
+        let world = World::new();
+        let mut options = vec!["--nic", FILTERED];
+        options.extend(revokes.then_some("--revoke-unfiltered"));
+        let guest = world.start("web1", &options);
+        for _ in 0..if revokes { 9 } else { 12 } {
+            world.ip("link set vnet0 address 02:00:00:00:fe:fe");
+            world.until("it is set back, or revoked", || !world.ip("-o link").contains("02:00:00:00:fe:fe"));
+        }
+        world.until("it is revoked by choice", || guest.holds().is_empty() == revokes);
+        assert_eq!(kinds(&world.trail()), ["mac-changed"; 8]);
+        world.stop(&guest);
+        world.assert_clean();
+    }
+}
+
+#[test]
 fn what_is_stale_is_swept_before_a_tap_is_opened() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", FILTERED]);

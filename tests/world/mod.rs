@@ -475,6 +475,7 @@ fn tell(record: &Record) -> String {
         Event::Close { device: of, queue, .. } => ("close", device(of, queue)),
         Event::Keep { device: of, queue, .. } => ("keep", device(of, queue)),
         Event::Filter { device: of, .. } => ("filter", device(of, &None)),
+        Event::Mac { device: of, .. } => ("mac", device(of, &None)),
         Event::Start { .. } => ("start", String::new()),
         Event::Attach { .. } => ("attach", String::new()),
         Event::Detach { forced: false, .. } => ("detach", String::new()),

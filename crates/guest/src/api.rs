@@ -290,6 +290,7 @@ impl Event {
             Said::Keep { .. } => "kept",
             Said::Close { .. } => "closed",
             Said::Filter { .. } => "filter",
+            Said::Mac { .. } => "mac",
             Said::GuestStart { .. } => "started",
             Said::GuestStop { .. } => "ended",
             // A watcher's words, which no supervisor writes.
@@ -305,7 +306,9 @@ impl Event {
             | Said::Keep { device: of, queue, .. } => {
                 self.device = Some(device(of.clone(), queue.unwrap_or(0), None));
             }
-            Said::Filter { device: of, .. } => self.device = Some(device(of.clone(), 0, None)),
+            Said::Filter { device: of, .. } | Said::Mac { device: of, .. } => {
+                self.device = Some(device(of.clone(), 0, None))
+            }
             Said::Start { fds, .. } => self.handed("start", *fds),
             Said::Attach { fds, .. } => self.handed("attach", *fds),
             Said::Detach { fds, forced, .. } => {

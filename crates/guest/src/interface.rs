@@ -224,6 +224,8 @@ pub(crate) struct Lasting {
     pub(crate) filter: Option<MacFilter>,
     /// The generation of nftables at which the filter was read back.
     pub(crate) filter_seen: Option<u32>,
+    /// The MAC that the link is to keep; none where that is not ours to say.
+    pub(crate) mac: Option<MacAddr>,
     /// The filter is on record as lost, and was not set again.
     pub(crate) filter_lost: bool,
 }
@@ -664,6 +666,17 @@ impl Host {
         }
     }
 
+    /// Sets the MAC of an interface's link back to what it was given; tells which it had, if it had another.
+    pub(crate) fn set_mac_back(&mut self, lasting: &Lasting) -> Result<Option<MacAddr>, LinkError> {
+        let (Some(link), Some(mac)) = (&lasting.link, lasting.mac) else { return Ok(None) };
+        let found = self.links.by_index(link.index())?.filter(|found| link.is(found));
+        let Some(other) = found.and_then(|found| found.mac).filter(|found| *found != mac) else {
+            return Ok(None);
+        };
+        self.links.set_mac(link.index(), mac)?;
+        Ok(Some(other))
+    }
+
     /// Shows that a filter is in force.
     pub(crate) fn filter_is_in_force(&self, filter: &MacFilter) -> Result<(), FilterError> {
         self.nft()?.verify(filter)
@@ -885,7 +898,8 @@ impl Host {
             admitted.truncate(taps);
         }
         crash_point!("open::on-record");
-        let (name, index) = self.tap_link(&admitted, mac)?;
+        let (name, link) = self.tap_link(&admitted, mac)?;
+        let index = link.index;
         match place {
             Place::NewTap { .. } => {
                 let mark = mark(opens.account.guest(), mac);
@@ -906,6 +920,7 @@ impl Host {
             Place::NewMacvtap { .. } => {}
         }
         self.configure(spec, mac, place, index).map_err(failed)?;
+        lasting.mac = pinned_mac(spec, &link, mac);
         if spec.filter == Some(Filter::NoMacSpoofing) {
             let kind = lasting.link.as_ref().map_or(LinkKind::Tap, HostLink::kind);
             let filter = mac_filter(kind, name.clone(), index, mac);
@@ -947,13 +962,13 @@ impl Host {
     }
 
     /// The link behind the first descriptor.
-    fn tap_link(&mut self, admitted: &[Admitted], mac: MacAddr) -> Result<(IfName, u32), OpenError> {
+    fn tap_link(&mut self, admitted: &[Admitted], mac: MacAddr) -> Result<(IfName, Link), OpenError> {
         let name = admitted.first().and_then(|device| device.facts().dev.clone());
         let Some(name) = name else {
             return Err(OpenError::NoLink { role: "Tap", name: "?".to_owned() });
         };
         match self.links.find(&name).map_err(|source| OpenError::Link { mac, source })? {
-            Some(link) => Ok((name, link.index)),
+            Some(link) => Ok((name, link)),
             None => Err(OpenError::NoLink { role: "Tap", name: name.to_string() }),
         }
     }
@@ -995,14 +1010,29 @@ impl Host {
 }
 
 fn lasting(spec: &NicSpec, link: &Link, mac: MacAddr, mark: Option<String>) -> Lasting {
+    let pinned = pinned_mac(spec, link, mac);
     let link = HostLink::new(link, mark);
     let filter = link.as_ref().filter(|_| spec.filter.is_some());
     Lasting {
         cut: false,
         filter_seen: None,
+        mac: pinned,
         filter_lost: false,
         filter: filter.map(|link| mac_filter(link.kind(), link.name().clone(), link.index(), mac)),
         link,
+    }
+}
+
+/// The MAC that the link behind an interface is to keep: who holds its device can change it, and would get frames of
+/// others.
+fn pinned_mac(spec: &NicSpec, link: &Link, mac: MacAddr) -> Option<MacAddr> {
+    match &spec.backend {
+        Backend::Bridge(_) => Some(mac.host_side()),
+        // It has its lower link's, and that link to itself.
+        Backend::Macvtap { mode: MacvtapMode::Passthru, .. } => None,
+        Backend::Macvtap { .. } => Some(mac),
+        // One of others keeps what it had: of a macvtap that is the guest's.
+        Backend::Tap(_) => link.mac,
     }
 }
 

@@ -102,7 +102,7 @@ fn interface(fields: &FieldReader<'_>) -> Result<Event, ParseError> {
         b"seen" => Event::Seen(descriptor(fields)?),
         // A manager knows what it closes itself, and by which descriptor of QEMU's it does not say.
         b"close" if fields.has(Key::VmPid) => Event::Gone(descriptor(fields)?),
-        b"open" | b"close" | b"keep" | b"filter" => {
+        b"open" | b"close" | b"keep" | b"filter" | b"mac" => {
             let mac = fields.mac(Key::Net)?;
             let device = device(fields)?;
             let queue = fields.number(Key::Queue)?;
@@ -110,6 +110,7 @@ fn interface(fields: &FieldReader<'_>) -> Result<Event, ParseError> {
                 b"open" => Event::Open { mac, device, queue },
                 b"close" => Event::Close { mac, device, queue },
                 b"filter" => Event::Filter { mac, device },
+                b"mac" => Event::Mac { mac, device },
                 _ => Event::Keep { mac, device, queue, vm_pid },
             }
         }

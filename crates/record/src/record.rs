@@ -123,6 +123,13 @@ pub enum Event {
         /// The device whose link the filter is of.
         device: Device,
     },
+    /// The link of the guest's interface has the MAC again that it is to have (success), or had another (failed).
+    Mac {
+        /// The guest's interface.
+        mac: MacAddr,
+        /// The device whose link it is.
+        device: Device,
+    },
     /// QEMU was seen to hold this descriptor.
     Seen(Descriptor),
     /// QEMU was seen to hold this descriptor no more: the definitive end of one open(2).
@@ -173,7 +180,8 @@ impl Event {
             | Self::Detach { mac, .. }
             | Self::Keep { mac, .. }
             | Self::Close { mac, .. }
-            | Self::Filter { mac, .. } => Some(*mac),
+            | Self::Filter { mac, .. }
+            | Self::Mac { mac, .. } => Some(*mac),
             Self::Seen(descriptor) | Self::Gone(descriptor) => descriptor.mac,
             Self::GuestStart { .. } | Self::GuestStop { .. } | Self::GuestGone { .. } => None,
         }
@@ -185,7 +193,8 @@ impl Event {
             Self::Open { device, .. }
             | Self::Keep { device, .. }
             | Self::Close { device, .. }
-            | Self::Filter { device, .. } => Some(device),
+            | Self::Filter { device, .. }
+            | Self::Mac { device, .. } => Some(device),
             Self::Seen(descriptor) | Self::Gone(descriptor) => Some(&descriptor.device),
             _ => None,
         }

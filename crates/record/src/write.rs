@@ -96,6 +96,10 @@ impl Text {
                 self.net("filter", &record.guest);
                 self.device(*mac, device, None);
             }
+            Event::Mac { mac, device } => {
+                self.net("mac", &record.guest);
+                self.device(*mac, device, None);
+            }
             Event::Seen(descriptor) => {
                 self.net("seen", &record.guest);
                 self.descriptor(descriptor);

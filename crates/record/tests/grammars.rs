@@ -80,6 +80,7 @@ fn interpreted(record: &Record) -> String {
             (net("keep"), opened(*mac, device, *queue) + &maybe("vm-pid", *vm_pid))
         }
         Event::Filter { mac, device } => (net("filter"), opened(*mac, device, None)),
+        Event::Mac { mac, device } => (net("mac"), opened(*mac, device, None)),
         Event::Start { mac, vm_pid, fds } => (net("start"), changed("?", mac, *vm_pid, *fds)),
         Event::Attach { mac, vm_pid, fds } => (net("attach"), changed("?", mac, *vm_pid, *fds)),
         Event::Detach { mac, vm_pid, fds, forced } => {

@@ -218,7 +218,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "USER")]
     pub(crate) allow: Vec<String>,
 
-    /// Revoke an interface's devices when its filter was removed by somebody else and can't be set again
+    /// Revoke an interface's devices when its filter was lost and can't be set again, or the MAC of its link is changed on and on
     #[arg(long)]
     pub(crate) revoke_unfiltered: bool,
 
@@ -291,7 +291,7 @@ pub(crate) struct Adopt {
     #[arg(long, value_name = "USER")]
     pub(crate) allow: Vec<String>,
 
-    /// Revoke an interface's devices when its filter was removed by somebody else and can't be set again
+    /// Revoke an interface's devices when its filter was lost and can't be set again, or the MAC of its link is changed on and on
     #[arg(long)]
     pub(crate) revoke_unfiltered: bool,
 

@@ -103,6 +103,8 @@ kinds! {
     StopFailed = "stop-failed",
     /// The filter of an interface was not in force: somebody else changed or removed it.
     FilterLost = "filter-lost",
+    /// The link behind an interface had another MAC than it was given: it may have got frames of others.
+    MacChanged = "mac-changed",
     /// A device could not be closed.
     CloseFailed = "close-failed",
     /// A device was closed, or kept by QEMU, and no record shows its open.

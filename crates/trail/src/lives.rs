@@ -189,7 +189,8 @@ impl Lives {
 /// about to start and has told of so far as `own`.
 fn takes_over(entry: &Claim<'_>, own: Option<&Guest>) -> bool {
     match &entry.record.event {
-        Event::Attach { .. } | Event::Detach { .. } | Event::Filter { .. } | Event::GuestStop { .. } => true,
+        Event::Attach { .. } | Event::Detach { .. } | Event::Filter { .. } | Event::Mac { .. } => true,
+        Event::GuestStop { .. } => true,
         Event::Keep { mac, device, queue, .. } | Event::Close { mac, device, queue } => {
             !own.is_some_and(|own| own.knows(*mac, device, *queue))
         }

@@ -55,10 +55,15 @@ pub(crate) fn tell(
             out.say(FindingKind::CloseFailed, entry, text);
         }
         // One that is in force again says nothing of the time before.
-        (Event::Filter { .. }, true) => {}
+        (Event::Filter { .. } | Event::Mac { .. }, true) => {}
         (Event::Filter { device, .. }, false) => {
             let text = format!("The filter of {} for {} was not in force", named(device), whose(entry));
             out.say(FindingKind::FilterLost, entry, text);
+        }
+        (Event::Mac { device, .. }, false) => {
+            let text =
+                format!("The MAC of the link behind {} for {} was changed", named(device), whose(entry));
+            out.say(FindingKind::MacChanged, entry, text);
         }
         (Event::GuestStart { vm_pid, .. }, true) => guest.started(entry, *vm_pid, out),
         (Event::GuestStart { .. }, false) => guest.start_failed(entry, out),

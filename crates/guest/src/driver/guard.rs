@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use taptrail_kernel::changes::{Changed, Changes};
 use taptrail_kernel::filter::generation;
 use taptrail_kernel::proc::is_exiting;
-use taptrail_record::{Event, Outcome};
+use taptrail_record::{Device, Event, MacAddr, Outcome};
 use tracing::{info, warn};
 
 use super::{Driver, EVENTS, PlugState, Plugged, said};
@@ -25,6 +25,28 @@ const MAX_FILTER_LOOKS: u32 = 5;
 
 /// How long a QEMU that said SHUTDOWN and closed what it held is waited for.
 const END_GRACE: Duration = Duration::from_secs(2);
+
+/// Of changes of an interface's MAC so many are told within this time: its QEMU can go on and on.
+const MAX_MAC_CHANGES: u32 = 8;
+const MAC_CHANGES_WITHIN: Duration = Duration::from_secs(60);
+
+/// How often the MAC of an interface's link was changed of late.
+#[derive(Debug, Default)]
+pub(super) struct MacChanges {
+    since: Option<Instant>,
+    count: u32,
+}
+
+impl MacChanges {
+    /// One more; how many that makes.
+    fn another(&mut self) -> u32 {
+        if self.since.is_none_or(|since| since.elapsed() > MAC_CHANGES_WITHIN) {
+            *self = Self { since: Some(Instant::now()), count: 0 };
+        }
+        self.count = self.count.saturating_add(1);
+        self.count
+    }
+}
 
 /// What a look at an interface's link found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +102,7 @@ impl Driver {
             let Some(number) = lasting.link.as_ref().map(HostLink::index) else { continue };
             let looks = changed.lost || changed.links.contains(&number);
             let look = if looks { self.link_changed(index, since) } else { LinkLook::Same };
-            if look == LinkLook::Away {
+            if look == LinkLook::Away || (looks && self.mac_changed(index)) {
                 continue;
             }
             let renamed = look == LinkLook::Renamed;
@@ -139,6 +161,38 @@ impl Driver {
                 LinkLook::Same
             }
         }
+    }
+
+    /// Sets the MAC of an interface's link back if it was changed; whether the interface is revoked for it.
+    fn mac_changed(&mut self, index: usize) -> bool {
+        let interface = &self.interfaces[index].interface;
+        let mac = interface.mac;
+        let (other, outcome) = match self.host.set_mac_back(&interface.lasting) {
+            Ok(None) => return false,
+            Ok(Some(other)) => (format!("it was {other}, and is set back"), Outcome::Success),
+            Err(error) => (format!("it can't be set back: {}", crate::chain(&error)), Outcome::Failed),
+        };
+        let plugged = &mut self.interfaces[index];
+        let count = plugged.mac_changes.another();
+        if count <= MAX_MAC_CHANGES {
+            warn!("{mac}: the MAC of link '{}' was changed: {other}", plugged.interface.ifname);
+            self.post_mac(index, Outcome::Failed);
+            if outcome == Outcome::Success {
+                self.post_mac(index, Outcome::Success);
+            }
+            return false;
+        }
+        if count == MAX_MAC_CHANGES + 1 {
+            warn!(
+                "{mac}: the MAC of its link is changed again and again: no more of it is told for a minute"
+            );
+        }
+        // Without a filter it may send what it likes anyway.
+        let revokes = self.revoke_unfiltered && self.interfaces[index].interface.lasting.filter.is_some();
+        if revokes {
+            self.revoke_for(index, "the MAC of its link is changed again and again");
+        }
+        revokes
     }
 
     /// Sets an interface's filter again if it is not in force any more.
@@ -202,14 +256,20 @@ impl Driver {
 
     /// Revokes an interface whose filter can't be set, where that is asked for.
     fn want_of_filter(&mut self, index: usize) {
+        if self.revoke_unfiltered {
+            self.revoke_for(index, "its filter can't be set");
+        }
+    }
+
+    fn revoke_for(&mut self, index: usize, why: &str) {
         let interface = &self.interfaces[index].interface;
-        if !self.revoke_unfiltered || interface.devices.is_empty() {
+        if interface.devices.is_empty() {
             return;
         }
         let (mac, id) = (interface.mac, interface.id.clone());
         self.overtake(&id);
         match self.release(index, true, None) {
-            Ok(_) => warn!("{mac}: revoked, for want of its filter"),
+            Ok(_) => warn!("{mac}: revoked: {why}"),
             Err(error) => warn!("{mac}: {error}"),
         }
         self.publish();
@@ -322,10 +382,17 @@ impl Driver {
     }
 
     fn post_filter(&mut self, index: usize, outcome: Outcome) {
+        self.post(index, outcome, |mac, device| Event::Filter { mac, device });
+    }
+
+    fn post_mac(&mut self, index: usize, outcome: Outcome) {
+        self.post(index, outcome, |mac, device| Event::Mac { mac, device });
+    }
+
+    fn post(&mut self, index: usize, outcome: Outcome, event: impl Fn(MacAddr, Device) -> Event) {
         let interface = &self.interfaces[index].interface;
         let Some(device) = interface.devices.first() else { return };
-        let event = Event::Filter { mac: interface.mac, device: device.device.clone() };
-        let record = self.account.record(event, outcome, None);
+        let record = self.account.record(event(interface.mac, device.device.clone()), outcome, None);
         said(self.account.post(Posting::default().says(record)));
     }
 }

@@ -143,6 +143,7 @@ struct Plugged {
     /// The NIC is there in QEMU, with or without its devices.
     nic: bool,
     since: Timestamp,
+    mac_changes: guard::MacChanges,
 }
 
 /// How an interface stands with QEMU.
@@ -490,7 +491,13 @@ enum Unanswered {
 
 impl Plugged {
     fn new(interface: Interface) -> Self {
-        Self { interface, state: PlugState::Held, nic: true, since: Timestamp::now() }
+        Self {
+            interface,
+            state: PlugState::Held,
+            nic: true,
+            since: Timestamp::now(),
+            mac_changes: guard::MacChanges::default(),
+        }
     }
 
     fn info(&self) -> InterfaceInfo {

@@ -26,6 +26,7 @@ pub(super) enum Shape {
     Close,
     Keep,
     Filter,
+    Mac,
     Seen,
     GuestGone,
 }
@@ -87,6 +88,7 @@ impl Shape {
                 b"close" => Ok(Self::Close),
                 b"keep" => Ok(Self::Keep),
                 b"filter" => Ok(Self::Filter),
+                b"mac" => Ok(Self::Mac),
                 b"seen" => Ok(Self::Seen),
                 _ => Err(refuse()),
             },
@@ -95,6 +97,6 @@ impl Shape {
 
     /// Whether it names a device.
     pub(super) fn names_device(&self) -> bool {
-        matches!(self, Self::Open | Self::Close | Self::Keep | Self::Filter | Self::Seen)
+        matches!(self, Self::Open | Self::Close | Self::Keep | Self::Filter | Self::Mac | Self::Seen)
     }
 }

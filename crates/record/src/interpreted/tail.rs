@@ -85,6 +85,7 @@ impl Tail {
             (Shape::Open, .., Some(mac)) => Event::Open { mac, device, queue },
             (Shape::Close, None, None, Some(mac)) => Event::Close { mac, device, queue },
             (Shape::Filter, None, None, Some(mac)) => Event::Filter { mac, device },
+            (Shape::Mac, None, None, Some(mac)) => Event::Mac { mac, device },
             (Shape::Keep, .., Some(mac)) => Event::Keep { mac, device, queue, vm_pid },
             _ => return Err(ParseError::Order),
         };

@@ -50,7 +50,7 @@ fn event() -> impl Strategy<Value = Event> {
     let number = proptest::option::of(any::<u32>());
     let pid = proptest::option::of(1..=u32::MAX);
     let reason = "[a-z0-9_-]{1,20}".prop_map(|word| word.parse::<Reason>().unwrap());
-    (0..12, mac, device(), number.clone(), number, pid, (reason, any::<bool>()), descriptor).prop_map(
+    (0..13, mac, device(), number.clone(), number, pid, (reason, any::<bool>()), descriptor).prop_map(
         |(which, mac, device, queue, fds, vm_pid, (reason, forced), (known, qemu, fd))| match which {
             0 => Event::Open { mac, device, queue },
             1 => Event::Close { mac, device, queue },
@@ -65,6 +65,7 @@ fn event() -> impl Strategy<Value = Event> {
                 if which == 7 { Event::Seen(descriptor) } else { Event::Gone(descriptor) }
             }
             10 => Event::Filter { mac, device },
+            11 => Event::Mac { mac, device },
             9 => Event::GuestGone { vm_pid: qemu },
             _ => Event::GuestStop { reason, vm_pid },
         },

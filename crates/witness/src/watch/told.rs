@@ -183,7 +183,7 @@ impl Watcher {
             Event::Start { vm_pid, .. } | Event::Attach { vm_pid, .. } | Event::Detach { vm_pid, .. } => {
                 vm_pid.is_some()
             }
-            Event::Close { .. } | Event::Keep { .. } | Event::Filter { .. } => true,
+            Event::Close { .. } | Event::Keep { .. } | Event::Filter { .. } | Event::Mac { .. } => true,
             _ => false,
         };
         let supervised = marked
