@@ -9,7 +9,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Stdio;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use taptrail_kernel::proc::Signal;
 use taptrail_ledger::Ledger;
 use world::{EMPTY, World, mac};
@@ -301,12 +301,19 @@ fn with_own_monitor(world: &World, nics: &[&str]) -> (world::Guest, world::qmp::
 fn a_device_that_the_user_takes_by_a_monitor_of_his_own_is_closed() {
     let world = World::new();
     let (guest, mut monitor) = with_own_monitor(&world, &[ONE]);
+    // A supervisor that sleeps is woken by the kernel's announcement, which tells when it went.
+    let asleep = format!("/proc/{}/wchan", world.supervisor("web1").pid);
+    world.until("the supervisor sleeps", || fs::read_to_string(&asleep).unwrap().contains("poll"));
     monitor.execute("netdev_del", json!({"id": "host-nic0"}));
     world.until("its account is closed", || world.story().iter().any(|line| line == "close 01 tun vnet0 q0"));
     assert_eq!(world.nics(&guest)[0]["state"], "revoked");
     let holding = &world.trail()["holdings"][0];
     assert_eq!((&holding["state"], &holding["ended_by"]), (&json!("released"), &json!("close")));
-    assert!(holding["last_seen"].is_string(), "nobody saw it go: {holding}");
+    assert_eq!(
+        (&holding["certainty"], &holding["last_seen"]),
+        (&json!("definitive"), &Value::Null),
+        "{holding}"
+    );
 
     // The next one gets the same number and name, and is not taken for it.
     world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:02,vhost=off").ok();

@@ -625,23 +625,3 @@ fn a_guest_that_ends_by_itself_held_its_devices_to_the_end() {
     assert_eq!(trail["findings"], json!([]));
     world.assert_clean();
 }
-
-#[test]
-fn a_tap_that_its_user_takes_away_was_held_until_then() {
-    let world = World::new();
-    let socket = world.path("qmp");
-    let monitor = qmp::option(&socket);
-    let program: Vec<_> = EMPTY.iter().copied().chain(["-qmp", &monitor]).collect();
-    let guest = world.start_with("web1", &["--nic", ONE], &program);
-    Qmp::connect(socket).execute("netdev_del", json!({"id": "host-nic0"}));
-    world.until("it is on record", || world.story().contains(&"close 01 tun vnet0 q0".to_owned()));
-    let holding = &world.trail()["holdings"][0];
-    assert_eq!(
-        (&holding["state"], &holding["certainty"]),
-        (&"released".into(), &"definitive".into()),
-        "{holding}"
-    );
-    assert_eq!(holding["last_seen"], Value::Null, "{holding}");
-    world.stop(&guest);
-    world.assert_clean();
-}

@@ -303,6 +303,32 @@ fn a_tap_that_is_moved_away_has_lost_its_filter() {
 }
 
 #[test]
+fn a_tap_of_others_that_is_moved_away_has_lost_its_filter() {
+    // It has no mark by which it is found there.
+    let world = World::new();
+    let elsewhere = Elsewhere::new();
+    world.ip("tuntap add dev mine mode tap");
+    let spec = "tap=mine,mac=52:54:00:00:00:01,vhost=off,filter=no-mac-spoofing";
+    let guest = world.start("web1", &["--nic", spec, "--revoke-unfiltered"]);
+    world.ip(&format!("link set mine netns {} name theirs", elsewhere.0.id()));
+    world.until("QEMU has no device", || guest.holds().is_empty());
+    world.until("it is on record", || world.story().iter().any(|line| line.starts_with("revoke 01")));
+    assert_eq!(kinds(&world.trail()).first().map(String::as_str), Some("filter-lost"));
+    assert!(elsewhere.links().contains("theirs"), "{}", elsewhere.links());
+    world.stop(&guest);
+
+    // One that is deleted filters nothing any more, and passes nothing.
+    world.ip("tuntap add dev mine mode tap");
+    let guest = world.start("web2", &["--nic", spec, "--revoke-unfiltered"]);
+    world.ip("link delete mine");
+    world.until("it is told", || world.log("web2").contains("'mine' was deleted"));
+    world.stop(&guest);
+    assert!(!world.story().contains(&"filter 01 tun mine".to_owned()), "{:?}", world.story());
+    let lost = kinds(&world.trail()).iter().filter(|kind| *kind == "filter-lost").count();
+    assert_eq!(lost, 1, "{:?}", world.story());
+}
+
+#[test]
 fn an_interface_without_its_filter_can_be_revoked() {
     let world = World::new();
     // After its first run, nft is gone.
@@ -324,7 +350,8 @@ fn a_mac_that_is_changed_is_set_back_and_a_finding() {
     let world = World::new();
     world.ip("tuntap add dev mine mode tap");
     world.ip("link set mine address 02:00:00:00:00:07");
-    world.ip("link add link lower name theirs type macvtap mode bridge");
+    // Its node in /dev is named by its number, and all namespaces share them.
+    world.ip("link add link lower name theirs index 7001 type macvtap mode bridge");
     let theirs = world.link("theirs")["address"].as_str().unwrap().to_owned();
     let nics = ["--nic", TAP, "--nic", MACVTAP, "--nic", "tap=mine,mac=52:54:00:00:00:03,vhost=off"];
     let guest = world.start("web1", &nics);

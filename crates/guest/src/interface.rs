@@ -230,6 +230,13 @@ pub(crate) struct Lasting {
     pub(crate) filter_lost: bool,
 }
 
+impl Lasting {
+    /// The interface is to have a filter, and it could not be set again.
+    pub(crate) fn lacks_filter(&self) -> bool {
+        self.filter_lost && self.filter.is_some()
+    }
+}
+
 /// An interface whose devices are open or granted.
 #[derive(Debug)]
 pub(crate) struct Interface {

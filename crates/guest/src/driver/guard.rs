@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use taptrail_kernel::changes::{Changed, Changes};
 use taptrail_kernel::filter::generation;
-use taptrail_kernel::proc::is_exiting;
-use taptrail_record::{Device, Event, MacAddr, Outcome};
+use taptrail_kernel::proc::{is_exiting, raw_devices};
+use taptrail_record::{Device, DeviceKind, Event, IfName, MacAddr, Outcome};
 use tracing::{info, warn};
 
 use super::{Driver, EVENTS, PlugState, Plugged, said};
@@ -107,7 +107,7 @@ impl Driver {
             }
             let renamed = look == LinkLook::Renamed;
             // One that was lost may be set now, as when its link is back.
-            let lost = looks && self.interfaces[index].interface.lasting.filter_lost;
+            let lost = looks && self.interfaces[index].interface.lasting.lacks_filter();
             if renamed || lost || changed.lost || changed.filters.contains(&number) {
                 self.filter_changed(index, renamed);
             }
@@ -131,16 +131,19 @@ impl Driver {
                     "link '{}' was moved to another network namespace (number {namespace} here), where it is '{name}'",
                     interface.ifname
                 );
-                if interface.lasting.filter.is_none() {
-                    warn!("{mac}: {why}");
-                } else if !interface.lasting.filter_lost {
-                    // It is one of our network namespace, and can't be set in another.
-                    self.filter_is_lost(index, &why);
-                    self.want_of_filter(index);
-                }
+                self.link_is_elsewhere(index, &why);
                 LinkLook::Away
             }
             Ok(LinkChange::Gone) => {
+                if let Some(name) = self.name_in_qemu(index) {
+                    let ifname = &self.interfaces[index].interface.ifname;
+                    let why = format!("link '{ifname}' is not here, and QEMU holds it as '{name}'");
+                    self.link_is_elsewhere(index, &why);
+                    return LinkLook::Away;
+                }
+                // Of others only a look shows when QEMU gave its device up.
+                let since = if self.is_unannounced(index) { Some(self.looked) } else { since };
+                let interface = &self.interfaces[index].interface;
                 // A tap of ours goes with the last descriptor, which the user's own monitor may have closed.
                 let ifname = interface.ifname.clone();
                 if !self.given_up_unasked(index, since) && !is_exiting(self.qemu.id) {
@@ -163,9 +166,37 @@ impl Driver {
         }
     }
 
+    /// Tells of a link in another network namespace: a filter is one of ours, and can't be set there.
+    fn link_is_elsewhere(&mut self, index: usize, why: &str) {
+        let interface = &self.interfaces[index].interface;
+        if interface.lasting.filter.is_none() {
+            warn!("{}: {why}", interface.mac);
+        } else if !interface.lasting.filter_lost {
+            self.filter_is_lost(index, why);
+            self.want_of_filter(index);
+        }
+    }
+
+    /// The name of an interface's tap by QEMU's own descriptor of it, whatever network namespace it is in; none of one
+    /// that was deleted, and of a macvtap.
+    fn name_in_qemu(&self, index: usize) -> Option<IfName> {
+        let (before, rest) = self.interfaces.split_at(index);
+        let (plugged, after) = rest.split_first()?;
+        let has = |plugged: &Plugged, fd: i32| {
+            plugged.interface.devices.iter().any(|device| device.qemu_fd == Some(fd))
+        };
+        let held = raw_devices(self.qemu.id.pid).ok()?.into_iter();
+        // A number may be another interface's by now.
+        let is_its = |fd| has(plugged, fd) && !before.iter().chain(after).any(|other| has(other, fd));
+        held.filter(|held| held.kind == DeviceKind::Tun && is_its(held.fd)).find_map(|held| held.ifname)
+    }
+
     /// Sets the MAC of an interface's link back if it was changed; whether the interface is revoked for it.
     fn mac_changed(&mut self, index: usize) -> bool {
         let interface = &self.interfaces[index].interface;
+        if interface.devices.is_empty() {
+            return false;
+        }
         let mac = interface.mac;
         let (other, outcome) = match self.host.set_mac_back(&interface.lasting) {
             Ok(None) => return false,
@@ -278,10 +309,9 @@ impl Driver {
     /// When to look again though nothing is announced; none where all is announced, and all filters are in force.
     pub(super) fn next_look(&self) -> Option<Duration> {
         let left = LOOK_INTERVAL.saturating_sub(self.looked_at.elapsed());
-        let lacks = |plugged: &Plugged| plugged.interface.lasting.filter_lost;
-        let wanted =
-            |index: usize| self.is_unannounced(index) || self.interfaces.get(index).is_some_and(lacks);
-        (0..self.interfaces.len()).any(wanted).then_some(left)
+        let lacks = self.interfaces.iter().any(|plugged| plugged.interface.lasting.lacks_filter());
+        let wanted = lacks || (0..self.interfaces.len()).any(|index| self.is_unannounced(index));
+        wanted.then_some(left)
     }
 
     /// Whether the kernel does not announce that an interface's devices are given up: a tap of ours goes with them.
@@ -323,7 +353,7 @@ impl Driver {
         // A filter that could not be set may be set by now.
         let lacking = |plugged: &Plugged| {
             let lasting = &plugged.interface.lasting;
-            lasting.link.as_ref().filter(|_| lasting.filter_lost).map(HostLink::index)
+            lasting.link.as_ref().filter(|_| lasting.lacks_filter()).map(HostLink::index)
         };
         let links: Vec<_> = self.interfaces.iter().filter_map(lacking).collect();
         self.look_at_links(&Changed { links, ..Changed::default() }, Some(self.looked));
