@@ -367,11 +367,14 @@ impl Driver {
         if plugged.interface.devices.is_empty() || !self.qemu.id.is_alive() {
             return false;
         }
+        let begun = Timestamp::now();
         let shown = self.look(index, false, Duration::ZERO);
         // At its end it closes one after the other, and all of it is accounted for together.
         if shown.iter().all(|shown| shown.is_held()) || self.is_ending() {
             return false;
         }
+        // One that said SHUTDOWN and stays was waited for.
+        let since = since.or(self.shutdown.map(|_| begun));
         let plugged = &mut self.interfaces[index];
         let interface = &mut plugged.interface;
         let mac = interface.mac;
