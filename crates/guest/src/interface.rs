@@ -676,7 +676,7 @@ impl Host {
     /// Sets the MAC of an interface's link back to what it was given; tells which it had, if it had another.
     pub(crate) fn set_mac_back(&mut self, lasting: &Lasting) -> Result<Option<MacAddr>, LinkError> {
         let (Some(link), Some(mac)) = (&lasting.link, lasting.mac) else { return Ok(None) };
-        let found = self.links.by_index(link.index())?.filter(|found| link.is(found));
+        let found = self.links.by_index(link.index())?.filter(|found| link.compare(found) == Likeness::Same);
         let Some(other) = found.and_then(|found| found.mac).filter(|found| *found != mac) else {
             return Ok(None);
         };
