@@ -153,10 +153,16 @@ impl Driver {
                 LinkLook::Away
             }
             Ok(LinkChange::Unknown) => {
-                warn!(
-                    "{mac}: link '{}' can't be found: it was moved to another network namespace, or changed by others",
+                let why = format!(
+                    "link '{}' can't be found: it was moved to another network namespace, or changed by others",
                     interface.ifname
                 );
+                let filter = interface.lasting.filter.as_ref();
+                if filter.is_some_and(|filter| self.host.filter_is_in_force(filter).is_ok()) {
+                    warn!("{mac}: {why}");
+                } else {
+                    self.link_is_elsewhere(index, &why);
+                }
                 LinkLook::Away
             }
             Err(error) => {
