@@ -322,9 +322,12 @@ fn who_has_left_keeps_no_place_among_the_clients() {
     let world = World::new();
     let guest = world.start("web1", &[]);
     for _ in 0..70 {
-        let mut raw = Raw::connect(&world, "web1");
-        raw.send(&json!({"method": "org.taptrail.Guest.Monitor", "more": true}));
-        assert_eq!(raw.answer()["continues"], true);
+        // The one before may not be noticed to be gone yet.
+        world.until("there is a place", || {
+            let mut raw = Raw::connect(&world, "web1");
+            raw.send(&json!({"method": "org.taptrail.Guest.Monitor", "more": true}));
+            raw.answer()["continues"] == true
+        });
     }
     world.until("they are gone", || world.taptrail(["nics", "web1"]).success());
     world.stop(&guest);
@@ -512,7 +515,8 @@ fn a_revocation_of_a_supervisor_that_hangs_takes_the_link_and_is_finished_by_who
         assert_eq!(guest.holds(), ["tun mine", "tun vnet1"]);
         let holding = &world.trail()["holdings"][0];
         assert_eq!((&holding["state"], &holding["ended_by"]), (&json!("released"), &json!("revoke")));
-        assert_eq!(holding["certainty"], "definitive");
+        // Its link was deleted while QEMU held it: what became of the open file nothing shows.
+        assert_eq!((&holding["certainty"], &holding["end_doubt"]), (&json!("inferred"), &json!("uncounted")));
         // Whatever comes with its address is another one.
         world.attach(&guest, ONE).ok();
         world.kill_supervisor("web1");

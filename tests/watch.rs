@@ -805,7 +805,7 @@ fn auditing_is_heard_from_the_kernel_itself_and_an_overrun_is_a_gap() {
     });
     let gap = watch.tells(&world, &[("finding", "log-gap")]);
     assert!(
-        gap["text"].as_str().unwrap().starts_with("What the kernel told while nobody listened"),
+        gap["text"].as_str().unwrap().starts_with("Records that the kernel sent while nobody listened"),
         "{gap:#}"
     );
     watch.stop();

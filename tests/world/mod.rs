@@ -333,6 +333,10 @@ impl Drop for World {
         // What a failed test leaves running, with a supervisor or without.
         let Ok(ledger) = Ledger::open_to_read(&self.state()) else { return };
         for guest in ledger.live_guests().unwrap_or_default() {
+            // What a watcher has seen may be another test's.
+            if guest.watched {
+                continue;
+            }
             let arguments = ["stop", &guest.id.name, "--force"];
             let _ = self.command(arguments).output();
             let qemu = guest.qemu.map(|qemu| ProcessId { pid: qemu.pid, start_time: qemu.start });

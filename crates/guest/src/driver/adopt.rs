@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use taptrail_kernel::link::LinkError;
 use taptrail_kernel::proc::{PidFd, ProcessId, Status, boot_id, network_namespace};
 use taptrail_kernel::process::restrain;
-use taptrail_ledger::{Guest, LedgerError, LiveInterface, LiveStep, Step, StepKey};
+use taptrail_ledger::{Guest, InterfaceKey, LedgerError, LiveInterface, LiveStep, Step, StepKey};
 use taptrail_qmp::{Monitor, QmpError};
 use taptrail_record::{Event, MacAddr, Outcome};
 use tracing::{info, warn};
@@ -230,11 +230,18 @@ impl Record {
     }
 }
 
+/// A release that was cut off.
+struct Unfinished {
+    key: InterfaceKey,
+    forced: bool,
+}
+
 impl Driver {
     /// Goes through what is on record, interface by interface.
     fn take_up(mut self, mut live: Live, nics: &[String]) -> Result<Self, AdoptError> {
         let known = live.granted.clone();
         let rows = std::mem::take(&mut live.interfaces);
+        let mut unfinished = Vec::new();
         for (number, row) in rows.iter().enumerate() {
             let spec: NicSpec =
                 row.spec.parse().map_err(|source| AdoptError::Spec { mac: row.mac, source })?;
@@ -257,7 +264,13 @@ impl Driver {
             if cut_off || !record.opened.is_empty() {
                 self.take_back_cut_off(record, &known, &live)?;
             } else {
-                self.take_over(record, &known, &live)?;
+                unfinished.extend(self.take_over(record, &known, &live)?);
+            }
+        }
+        // A device that QEMU shows may be another interface's: all of them are known by now.
+        for Unfinished { key, forced } in unfinished {
+            if let Some(index) = self.interfaces.iter().position(|plugged| plugged.interface.key == key) {
+                self.finish(index, forced);
             }
         }
         // What is left was asked of the guest as a whole, and of nobody any more.
@@ -352,8 +365,13 @@ impl Driver {
         }
     }
 
-    /// Takes over an interface that was granted, or finishes its release.
-    fn take_over(&mut self, record: Record, known: &[OpenDevice], live: &Live) -> Result<(), AdoptError> {
+    /// Takes over an interface that was granted; tells of a release that is to be finished.
+    fn take_over(
+        &mut self,
+        record: Record,
+        known: &[OpenDevice],
+        live: &Live,
+    ) -> Result<Option<Unfinished>, AdoptError> {
         let mac = record.row.mac;
         let guest = self.account.guest().clone();
         let ifname = record.row.ifname.as_deref();
@@ -391,7 +409,7 @@ impl Driver {
             if record.nic {
                 self.plug(&record, kept, PlugState::Revoked)?;
             }
-            return Ok(());
+            return Ok(None);
         }
         self.account.post(posting)?;
         let release = record.release();
@@ -401,12 +419,17 @@ impl Driver {
         let index = self.interfaces.len() - 1;
         if !record.nic || release.is_some_and(|step| step.detail != "unplug") {
             // The guest has let go of the NIC, or was not to be asked: what is left is QEMU's to give up.
-            self.finish(index, release.is_some_and(|step| step.detail == REVOKE));
-        } else if step.is_some() {
+            let forced = release.is_some_and(|step| step.detail == REVOKE);
+            let lasting = &mut self.interfaces[index].interface.lasting;
+            // The link is the first to go when the devices are taken from a QEMU that holds them.
+            lasting.cut |= forced && lasting.link.is_none();
+            return Ok(Some(Unfinished { key: record.row.key, forced }));
+        }
+        if step.is_some() {
             // Whoever asked the guest does not wait any more; if it lets go, the release follows then.
             self.unplug_is_over(index, "cut off");
         }
-        Ok(())
+        Ok(None)
     }
 
     fn finish(&mut self, index: usize, forced: bool) {
