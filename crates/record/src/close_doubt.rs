@@ -45,9 +45,10 @@ impl CloseDoubt {
         Self::ALL.into_iter().find(|doubt| doubt.as_str().as_bytes() == word)
     }
 
-    /// Whether somebody is known, or counted, to hold the device. Otherwise it is only not shown that nobody does.
-    pub fn is_of_a_holder(self) -> bool {
-        matches!(self, Self::HeldElsewhere | Self::Attached | Self::Hidden)
+    /// Whether somebody is known, or counted, to hold the device, or its link can't be found. Otherwise it is only not
+    /// shown that nobody holds it.
+    pub fn needs_a_look(self) -> bool {
+        matches!(self, Self::HeldElsewhere | Self::Attached | Self::Hidden | Self::LinkUnknown)
     }
 
     /// What it means, as the rest of a sentence that begins with "The close is inferred:".

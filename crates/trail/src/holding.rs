@@ -273,8 +273,7 @@ impl Holding {
                 }
             }
         }
-        let seems_held = |doubt: CloseDoubt| doubt.is_of_a_holder() || doubt == CloseDoubt::LinkUnknown;
-        if self.end_doubt.is_some_and(seems_held) && self.released.is_some() {
+        if self.end_doubt.is_some_and(CloseDoubt::needs_a_look) && self.released.is_some() {
             stretches.push(PossiblyHeld { from: self.released, until: None, why: Doubt::CloseDoubted });
         }
         self.possibly_held = stretches;

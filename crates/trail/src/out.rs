@@ -67,7 +67,7 @@ impl Out {
 
     /// Tells of a device that somebody may hold after its close.
     fn judge_end(&mut self, holding: &Holding) {
-        if let Some(doubt) = holding.end_doubt.filter(|doubt| doubt.is_of_a_holder()) {
+        if let Some(doubt) = holding.end_doubt.filter(|doubt| doubt.needs_a_look()) {
             let (device, mac) = (named(&holding.device), holding.mac);
             let text = format!("{mac} gave up {device}, and it may be held still: {}", doubt.sentence());
             self.of(FindingKind::DoubtfulRelease, holding, text);

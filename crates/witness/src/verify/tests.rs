@@ -173,7 +173,7 @@ fn what_the_kernel_counts_and_nobody_shows_is_hidden() {
     let text = account.rows[0].text.as_deref().unwrap();
     assert_eq!(
         text,
-        "The kernel counts open files of vnet0 that no process shows; it is told as held by 52:54:00:00:00:01 of guest \
+        "The kernel counts open files of vnet0 that no process shows; by the trail, it is held by 52:54:00:00:00:01 of guest \
          'web1'. Open files that can't be looked at are kept by process 1000000002 (2 in flight on its sockets and 1 \
          registered with io_uring)"
     );
