@@ -1054,7 +1054,7 @@ fn mac_filter(kind: LinkKind, ifname: IfName, ifindex: u32, mac: MacAddr) -> Mac
 /// Refuses the address of an interface of a guest that runs without an open account.
 fn is_free(mac: MacAddr, account: &Account) -> Result<(), OpenError> {
     let held = || -> Result<Vec<Marked>, OpenError> {
-        let mut all = Marked::here(|of| of == mac).map_err(|source| OpenError::Marked { mac, source })?;
+        let mut all = Marked::here(|_, of| of == mac).map_err(|source| OpenError::Marked { mac, source })?;
         all.retain(Marked::is_held);
         Ok(all)
     };

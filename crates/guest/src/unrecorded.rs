@@ -91,8 +91,21 @@ impl Unrecorded {
 /// # Errors
 /// When links, processes or the ledger can't be read.
 pub fn unrecorded(dirs: &Dirs) -> Result<Vec<Unrecorded>, UnrecordedError> {
-    let qemus = QemuProcess::all().map_err(UnrecordedError::Look)?;
-    let marked = Marked::here(|_| true)?;
+    find(dirs, |_| true, |_| true)
+}
+
+/// Those whose QEMU's command line is such a guest's, and those of whose links the mark has such a uuid.
+fn find(
+    dirs: &Dirs,
+    is_wanted: impl Fn(&GuestId) -> bool,
+    is_wanted_link: impl Fn(Uuid) -> bool,
+) -> Result<Vec<Unrecorded>, UnrecordedError> {
+    let mut qemus = QemuProcess::all().map_err(UnrecordedError::Look)?;
+    let wanted = qemus.iter().filter(|qemu| is_wanted(&qemu.guest));
+    let named: BTreeSet<Uuid> = wanted.map(|qemu| qemu.guest.uuid).collect();
+    qemus.retain(|qemu| named.contains(&qemu.guest.uuid));
+    let marks = |guest, _| named.contains(&guest) || is_wanted_link(guest);
+    let marked = Marked::here(marks)?;
     if qemus.is_empty() && marked.is_empty() {
         return Ok(Vec::new());
     }
@@ -119,7 +132,7 @@ pub fn unrecorded(dirs: &Dirs) -> Result<Vec<Unrecorded>, UnrecordedError> {
     }
     let unknown = |link: &Marked| !known.contains(&link.guest) && link.is_held();
     // Looked at again: one that ended with its account is over.
-    let marked = if marked.iter().any(unknown) { Marked::here(|_| true)? } else { Vec::new() };
+    let marked = if marked.iter().any(unknown) { Marked::here(marks)? } else { Vec::new() };
     for Marked { link, guest, mac, holder, .. } in marked.into_iter().filter(unknown) {
         let one = found.entry(guest).or_insert_with(|| new(guest));
         one.holders.extend(holder);
@@ -162,7 +175,9 @@ fn absolute(path: &Path) -> PathBuf {
 /// The guest that runs without an open account, and keeps another one from being started as `guest`: its supervisor
 /// has the name, or it has the uuid.
 pub(crate) fn in_the_way(dirs: &Dirs, guest: &GuestId) -> Result<Option<Unrecorded>, UnrecordedError> {
-    let mut found = unrecorded(dirs)?.into_iter();
+    // At each start: what is no concern of this one's costs nothing.
+    let is_wanted = |of: &GuestId| of.name == guest.name || of.uuid == guest.uuid;
+    let mut found = find(dirs, is_wanted, |uuid| uuid == guest.uuid)?.into_iter();
     Ok(found.find(|one| {
         let same_name = one.name.as_deref() == Some(&guest.name) && one.recorded_in.is_none();
         // A command line alone is anybody's word.
@@ -176,7 +191,7 @@ pub(crate) fn in_the_way(dirs: &Dirs, guest: &GuestId) -> Result<Option<Unrecord
 /// # Errors
 /// See [`UnrecordedError`].
 pub fn kill_unrecorded(dirs: &Dirs, name: &str) -> Result<Option<Unrecorded>, UnrecordedError> {
-    let mut found = unrecorded(dirs)?;
+    let mut found = find(dirs, |guest| guest.name == name, |_| false)?;
     found.retain(|one| one.name.as_deref() == Some(name) && one.recorded_in.is_none());
     if found.len() > 1 {
         return Err(UnrecordedError::Several(found.iter().filter_map(Unrecorded::pid).collect()));

@@ -1,5 +1,7 @@
 //! The frame of netlink messages, which all families share (netlink(7)).
 
+use netlink_packet_core::{NLA_HEADER_SIZE, NlasIterator};
+
 /// Bytes of `struct nlmsghdr`.
 pub(crate) const HEADER: usize = 16;
 
@@ -37,4 +39,22 @@ pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
+}
+
+/// The first attribute of a kind.
+pub(crate) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}
+
+/// Attributes (`struct nlattr`), up to one that is cut short.
+pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    NlasIterator::new(bytes).map_while(Result::ok).map(|nla| {
+        let (kind, length) = (nla.kind(), usize::from(nla.length()));
+        (kind, nla.into_inner().get(NLA_HEADER_SIZE..length).unwrap_or_default())
+    })
+}
+
+/// An attribute's text, which ends with a NUL.
+pub(crate) fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
 }

@@ -10,8 +10,7 @@ use netlink_sys::{Socket, SocketAddr};
 use rustix::io::Errno;
 
 use super::ruleset::interface_of_table;
-use crate::link::{attribute, attributes};
-use crate::netlink::{HEADER, messages, u32_at};
+use crate::netlink::{HEADER, attribute, attributes, messages, text, u32_at};
 
 // linux/netfilter/nfnetlink.h and linux/netfilter/nf_tables.h
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
@@ -122,10 +121,6 @@ fn attributes_of(payload: &[u8]) -> &[u8] {
 fn u32_of(attributes: &[u8], kind: u16) -> u32 {
     let value = attribute(attributes, kind).and_then(|value| value.try_into().ok());
     value.map_or(0, u32::from_be_bytes)
-}
-
-fn text(value: &[u8]) -> String {
-    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
 }
 
 /// The number of nftables' last change in this network namespace: where it is the same, nothing has changed. None where

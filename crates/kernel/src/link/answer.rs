@@ -3,11 +3,10 @@
 //! Only the attributes needed here are looked at, so that one a later kernel adds or widens can't
 //! make an answer unreadable.
 
-use netlink_packet_core::{NLA_HEADER_SIZE, NlasIterator};
 use taptrail_record::MacAddr;
 
 use super::{Link, LinkError, TunInfo};
-use crate::netlink::u32_at;
+use crate::netlink::{attribute, attributes, text, u32_at};
 
 /// Bytes of `struct ifinfomsg`: family, type, index, flags, change.
 const IFINFOMSG: usize = 16;
@@ -101,21 +100,6 @@ fn tun(data: &[u8]) -> TunInfo {
         queues: count(IFLA_TUN_NUM_QUEUES)
             .map(|queues| queues.saturating_add(count(IFLA_TUN_NUM_DISABLED_QUEUES).unwrap_or(0))),
     }
-}
-
-pub(crate) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
-    attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
-}
-
-pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    NlasIterator::new(bytes).map_while(Result::ok).map(|nla| {
-        let (kind, length) = (nla.kind(), usize::from(nla.length()));
-        (kind, nla.into_inner().get(NLA_HEADER_SIZE..length).unwrap_or_default())
-    })
-}
-
-fn text(value: &[u8]) -> String {
-    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
 }
 
 #[cfg(test)]

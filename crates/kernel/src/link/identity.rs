@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::socket::Failed;
 use super::{Link, LinkError, Links, answer, failure, number, numbered};
-use crate::netlink::u32_at;
+use crate::netlink::{attribute, u32_at};
 use crate::netns::NetNs;
 use crate::proc::processes;
 
@@ -148,7 +148,7 @@ impl Links {
             .map_err(|failed| failure(failed, "list network namespaces", "of any name".to_owned()))?;
         let number = |payload: &Vec<u8>| {
             let attributes = payload.get(RTGENMSG..)?;
-            let value = answer::attribute(attributes, NETNSA_NSID)?;
+            let value = attribute(attributes, NETNSA_NSID)?;
             u32_at(value, 0).map(u32::cast_signed).filter(|number| *number >= 0)
         };
         Ok(answers.iter().filter_map(number).collect())

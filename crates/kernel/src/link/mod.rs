@@ -27,7 +27,6 @@ use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkM
 use rustix::io::Errno;
 use taptrail_record::{IfName, MacAddr};
 
-pub(crate) use answer::{attribute, attributes};
 pub use error::LinkError;
 pub use identity::PlacedLink;
 pub use macvtap::{MacvtapMode, MacvtapName, NewMacvtap};

@@ -7,9 +7,8 @@ use std::io;
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::answer;
 use crate::changes::{RTM_DELLINK, RTNLGRP_LINK, drain, join};
-use crate::netlink::u32_at;
+use crate::netlink::{attribute, u32_at};
 
 /// Bytes of `struct ifinfomsg`, with the link's number at 4.
 const IFINFOMSG: usize = 16;
@@ -73,7 +72,7 @@ impl Moves {
                 let moved = kind == RTM_DELLINK
                     && payload
                         .get(IFINFOMSG..)
-                        .is_some_and(|attributes| answer::attribute(attributes, IFLA_NEW_NETNSID).is_some());
+                        .is_some_and(|attributes| attribute(attributes, IFLA_NEW_NETNSID).is_some());
                 if moved && let Some(left) = u32_at(payload, 4).and_then(|link| left.get_mut(&link)) {
                     *left = true;
                 }
