@@ -483,21 +483,7 @@ fn a_link_that_was_moved_on_is_found_or_no_proof() {
         hostile.does("flight deleted");
         world.ip(&format!("link set {name} netns {}", first.0.id()));
         let to = if found { second.0.id().to_string() } else { nowhere.0.display().to_string() };
-        let there = [
-            "--net",
-            "-t",
-            &first.0.id().to_string(),
-            "/sbin/ip",
-            "link",
-            "set",
-            name,
-            "netns",
-            &to,
-            "name",
-            "other0",
-        ]
-        .map(str::to_owned);
-        assert!(Command::new("/usr/bin/nsenter").args(there).status().unwrap().success());
+        first.ip(&["link", "set", name, "netns", &to, "name", "other0"]);
         let mac = if name == "vnet0" { 1 } else { 2 };
         let done = world.detach(&hostile.guest, mac, &["--force"]);
         match (found, name) {
@@ -527,21 +513,7 @@ fn recover_names_what_an_ended_guest_left_in_another_namespace() {
     world.until("QEMU is gone", || !guest.is_alive());
     world.ip(&format!("link set macvtap0 netns {}", first.0.id()));
     let to = second.0.id().to_string();
-    let there = [
-        "--net",
-        "-t",
-        &first.0.id().to_string(),
-        "/sbin/ip",
-        "link",
-        "set",
-        "macvtap0",
-        "netns",
-        &to,
-        "name",
-        "eth1",
-    ]
-    .map(str::to_owned);
-    assert!(Command::new("/usr/bin/nsenter").args(there).status().unwrap().success());
+    first.ip(&["link", "set", "macvtap0", "netns", &to, "name", "eth1"]);
     world.taptrail(["recover"]).ok();
     assert!(!second.links().contains("eth1"), "{}", second.links());
 }
