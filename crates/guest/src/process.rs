@@ -3,6 +3,7 @@
 //! A supervisor is known by what it has open: the lock of its guest and a ledger. A QEMU is named by its command line,
 //! which it can change: that names a process, and excuses none.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use taptrail_kernel::proc::{
     ProcessId, Status, command_line, network_namespace, network_namespace_of, processes,
 };
-use taptrail_ledger::Ledger;
+use taptrail_ledger::{Guest, Ledger, Process};
 use taptrail_record::GuestId;
 use uuid::Uuid;
 
@@ -23,6 +24,11 @@ const MAX_COMMAND_LINE: u64 = 256 * 1024;
 
 /// What the kernel puts behind the path of an open file that was removed.
 const DELETED: &str = " (deleted)";
+
+/// A process as the ledger has it.
+pub(crate) fn process_id(on_record: Process) -> ProcessId {
+    ProcessId { pid: on_record.pid, start_time: on_record.start }
+}
 
 /// A process that was started as a guest's QEMU, by its command line; its children look like it.
 #[derive(Debug, Clone)]
@@ -83,27 +89,31 @@ impl SupervisorProcess {
         let us = rustix::process::geteuid().as_raw();
         let trusted = |pid: &u32| Status::of(*pid).is_ok_and(|status| status.uid == 0 || status.uid == us);
         let others = processes()?.into_iter().filter(|pid| *pid != own);
-        Ok(others.filter(trusted).filter_map(Self::of).collect())
+        let mut ledgers = BTreeMap::new();
+        Ok(others.filter(trusted).filter_map(|pid| Self::of(pid, &mut ledgers)).collect())
     }
 
-    fn of(pid: u32) -> Option<Self> {
+    /// `ledgers` has the guests of the state directories that were read: most supervisors share one.
+    fn of(pid: u32, ledgers: &mut BTreeMap<PathBuf, Vec<Guest>>) -> Option<Self> {
         let files = open_files(pid).ok()?;
         let (run, guest) = files.iter().find_map(|file| lock(file))?;
         let ledger = Ledger::file(Path::new(""));
         let state = files.iter().find(|file| file.file_name() == ledger.file_name());
         let state = state.and_then(|file| file.parent()).map(Path::to_owned);
-        let accounts = state.as_deref().map(|state| accounts(pid, state)).unwrap_or_default();
+        let accounts = state.as_deref().map(|state| accounts(pid, state, ledgers)).unwrap_or_default();
         Some(Self { pid, guest, run, state, accounts })
     }
 }
 
 /// The guests whose open accounts in a ledger have this process as their supervisor.
-fn accounts(pid: u32, state: &Path) -> Vec<Uuid> {
+fn accounts(pid: u32, state: &Path, ledgers: &mut BTreeMap<PathBuf, Vec<Guest>>) -> Vec<Uuid> {
     let Ok(id) = ProcessId::of(pid) else { return Vec::new() };
-    let dirs = Dirs { state: state.to_owned(), run: PathBuf::new() };
-    let mut guests = live_guests(&dirs).unwrap_or_default();
-    guests.retain(|guest| (guest.supervisor.pid, guest.supervisor.start) == (id.pid, id.start_time));
-    guests.into_iter().map(|guest| guest.id.uuid).collect()
+    let guests = ledgers.entry(state.to_owned()).or_insert_with(|| {
+        let dirs = Dirs { state: state.to_owned(), run: PathBuf::new() };
+        live_guests(&dirs).unwrap_or_default()
+    });
+    let own = guests.iter().filter(|guest| process_id(guest.supervisor) == id);
+    own.map(|guest| guest.id.uuid).collect()
 }
 
 /// The run directory and the guest's name in the path of a lock's file, removed or not.

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use taptrail_kernel::link::LinkError;
 use taptrail_kernel::proc::{ProcessId, boot_id, network_namespace, network_namespace_exists, processes};
-use taptrail_ledger::{Guest, LedgerError, Process, Step, StepKey};
+use taptrail_ledger::{Guest, LedgerError, Step, StepKey};
 use taptrail_record::{CloseDoubt, DeviceKind, Event, GuestId, MacAddr, Outcome, Reason};
 use tracing::warn;
 
@@ -27,7 +27,7 @@ use crate::driver::end_process;
 use crate::handover::{self, Counts};
 use crate::interface::{Host, LeftOverError};
 use crate::marked::MarkedError;
-use crate::process::QemuProcess;
+use crate::process::{QemuProcess, process_id};
 use crate::run_dir::{Claim, Dirs, RunDirError};
 use crate::spec::NicSpec;
 
@@ -138,12 +138,12 @@ pub fn unsupervised(dirs: &Dirs) -> Result<Vec<Unsupervised>, RecoverError> {
     for guest in ledger.live_guests()? {
         let here = guest.boot_id == boot;
         let watched = guest.watched;
-        if here && !watched && process(guest.supervisor).is_alive() {
+        if here && !watched && process_id(guest.supervisor).is_alive() {
             continue;
         }
         let qemu = match here {
             false => None,
-            true if watched => guest.qemu.map(process).filter(ProcessId::is_alive),
+            true if watched => guest.qemu.map(process_id).filter(ProcessId::is_alive),
             true => find(&guest).map_err(RecoverError::Look)?,
         };
         if watched && qemu.is_none() {
@@ -198,7 +198,7 @@ impl Recovery<'_> {
     /// `None`: its supervisor has closed the account meanwhile.
     fn settle(&mut self, guest: &Guest) -> Result<Option<RecoveredState>, RecoverError> {
         let here = guest.boot_id == self.boot;
-        if here && process(guest.supervisor).is_alive() {
+        if here && process_id(guest.supervisor).is_alive() {
             return Ok(Some(RecoveredState::Supervised));
         }
         let mut claim = match Claim::take_for_recovery(&self.options.dirs.run, &guest.id.name) {
@@ -212,7 +212,7 @@ impl Recovery<'_> {
         // It may have closed the account, or another one taken it up, before the claim was ours.
         let now = live_guests(&self.options.dirs)?.into_iter().find(|now| now.key == guest.key);
         let Some(guest) = &now else { return Ok(None) };
-        if here && process(guest.supervisor).is_alive() {
+        if here && process_id(guest.supervisor).is_alive() {
             return Ok(Some(RecoveredState::Supervised));
         }
         let mut account = Account::take_up(&self.options.dirs.state, self.options.audit, guest)?;
@@ -329,14 +329,10 @@ fn keys(live: &Live) -> Vec<StepKey> {
     live.steps.iter().map(|step| step.key).collect()
 }
 
-fn process(process: Process) -> ProcessId {
-    ProcessId { pid: process.pid, start_time: process.start }
-}
-
 /// The guest's QEMU, if it runs: the one on record, or one that was started and not yet on record when its supervisor
 /// ended, which is known by what its supervisor gave it on its command line.
 fn find(guest: &Guest) -> io::Result<Option<ProcessId>> {
-    if let Some(qemu) = guest.qemu.map(process) {
+    if let Some(qemu) = guest.qemu.map(process_id) {
         return Ok(qemu.is_alive().then_some(qemu));
     }
     let qemus = processes()?.into_iter().filter_map(QemuProcess::of);

@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use taptrail_ledger::{Guest, Ledger};
 use taptrail_record::{IfName, MacAddr};
 use uuid::Uuid;
 
-use crate::account::{ledger_if_any, live_guests};
+use crate::account::{ledger_if_any, own_guests};
 use crate::host_link::TapState;
 use crate::interface::Host;
 use crate::marked::Marked;
@@ -63,11 +64,12 @@ pub fn strays(options: &RecoverOptions) -> Result<Vec<Stray>, RecoverError> {
         return Ok(Vec::new());
     }
     // Read after the links: a guest's account is there before its first link.
-    let known: BTreeSet<Uuid> = live_guests(&options.dirs)?.into_iter().map(|guest| guest.id.uuid).collect();
+    let ledger = ledger_if_any(&options.dirs)?;
+    let of = |guests: Vec<Guest>| guests.into_iter().map(|guest| guest.id.uuid).collect::<BTreeSet<Uuid>>();
+    let known = of(ledger.as_ref().map_or(Ok(Vec::new()), own_guests)?);
     let away = marked.iter().any(|link| link.namespace.is_some());
-    let ended =
-        ledger_if_any(&options.dirs)?.filter(|_| away).map_or(Ok(Vec::new()), |ledger| ledger.guests())?;
-    let ended: BTreeSet<Uuid> = ended.into_iter().map(|guest| guest.id.uuid).collect();
+    let ended = of(ledger.as_ref().filter(|_| away).map_or(Ok(Vec::new()), Ledger::guests)?);
+    drop(ledger);
     // What is in another network namespace may be another ledger's: a container has its own.
     marked.retain(|link| {
         !known.contains(&link.guest) && (link.namespace.is_none() || ended.contains(&link.guest))

@@ -3,14 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use taptrail_kernel::proc::ProcessId;
-use taptrail_ledger::Process;
 use taptrail_record::GuestId;
 use tracing::warn;
 use uuid::Uuid;
 
 use crate::callers::Callers;
 use crate::driver::{self, AdoptError, AdoptOptions, Driver, Ended, Options, Place, StartError};
+use crate::process::process_id;
 use crate::request::Inbox;
 use crate::run_dir::{Claim, RunDirError};
 use crate::server::ApiServer;
@@ -125,10 +124,12 @@ pub fn adopt(
     let Some((guest, qemu)) = driver::orphan(&options.dirs, &options.name).map_err(failed)? else {
         return Err(failed(AdoptError::Unknown(options.name.clone())));
     };
-    let Process { pid, start } = guest.supervisor;
-    if (ProcessId { pid, start_time: start }).is_alive() {
+    let supervisor = process_id(guest.supervisor);
+    if supervisor.is_alive() {
         // It has the guest in another run directory.
-        return Err(RunDirError::Taken { name: options.name.clone(), supervisor: Some(pid) }.into());
+        return Err(
+            RunDirError::Taken { name: options.name.clone(), supervisor: Some(supervisor.pid) }.into()
+        );
     }
     driver::check_callers(options, qemu).map_err(failed)?;
     observer.claimed(claim.path()).map_err(SuperviseError::Log)?;

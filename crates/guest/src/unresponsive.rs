@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use taptrail_kernel::link::LinkError;
 use taptrail_kernel::proc::{ProcessId, boot_id, network_namespace};
-use taptrail_ledger::{Guest, Ledger, LedgerError, Process, Step};
+use taptrail_ledger::{Guest, Ledger, LedgerError, Step};
 use taptrail_record::{GuestId, MacAddr};
 
-use crate::account::{ledger_if_any, live_guests};
+use crate::account::{ledger_if_any, own_guests};
 use crate::driver::{REVOKE, end_process};
 use crate::host_link::mark;
 use crate::interface::Host;
+use crate::process::process_id;
 use crate::run_dir::{self, Dirs};
 
 /// A guest with an open account whose supervisor runs, whether it answers or not.
@@ -86,15 +87,15 @@ pub struct CutLink {
 /// When what is on record can't be read.
 pub fn supervised(dirs: &Dirs) -> Result<Vec<Supervised>, UnresponsiveError> {
     let mut all = Vec::new();
-    for guest in live(dirs)? {
-        let supervisor = process(guest.supervisor);
+    let Some(ledger) = ledger_if_any(dirs)? else { return Ok(all) };
+    for guest in live(&ledger)? {
+        let supervisor = process_id(guest.supervisor);
         if !supervisor.is_alive() {
             continue;
         }
-        let Some(ledger) = ledger_if_any(dirs)? else { continue };
         let nics = ledger.live_interfaces(guest.key)?.len();
         let elsewhere = run_dir_of(supervisor.pid, &guest.id.name).filter(|run| !is_same(run, &dirs.run));
-        let pid = guest.qemu.map(process).filter(ProcessId::is_alive).map(|qemu| qemu.pid);
+        let pid = guest.qemu.map(process_id).filter(ProcessId::is_alive).map(|qemu| qemu.pid);
         let supervisor = supervisor.pid;
         all.push(Supervised { guest: guest.id, pid, begun: guest.begun, nics, supervisor, elsewhere });
     }
@@ -107,10 +108,10 @@ pub fn supervised(dirs: &Dirs) -> Result<Vec<Supervised>, UnresponsiveError> {
 /// # Errors
 /// See [`UnresponsiveError`].
 pub fn kill_qemu(dirs: &Dirs, name: &str) -> Result<Option<KilledQemu>, UnresponsiveError> {
-    let Some(guest) = live(dirs)?.into_iter().rfind(|guest| guest.id.name == name) else { return Ok(None) };
-    let Some(qemu) = guest.qemu.map(process).filter(ProcessId::is_alive) else { return Ok(None) };
+    let Some((_, guest)) = live_guest(dirs, name)? else { return Ok(None) };
+    let Some(qemu) = guest.qemu.map(process_id).filter(ProcessId::is_alive) else { return Ok(None) };
     end_process(qemu).map_err(|source| UnresponsiveError::Kill { pid: qemu.pid, source })?;
-    let supervisor = process(guest.supervisor);
+    let supervisor = process_id(guest.supervisor);
     Ok(Some(KilledQemu { pid: qemu.pid, supervisor: supervisor.is_alive().then_some(supervisor.pid) }))
 }
 
@@ -120,11 +121,7 @@ pub fn kill_qemu(dirs: &Dirs, name: &str) -> Result<Option<KilledQemu>, Unrespon
 /// # Errors
 /// When what is on record or the links can't be read, or the link can't be deleted.
 pub fn cut_link(dirs: &Dirs, name: &str, mac: MacAddr) -> Result<Option<CutLink>, UnresponsiveError> {
-    let (Some(ledger), Some(guest)) =
-        (ledger_if_any(dirs)?, live(dirs)?.into_iter().rfind(|guest| guest.id.name == name))
-    else {
-        return Ok(None);
-    };
+    let Some((ledger, guest)) = live_guest(dirs, name)? else { return Ok(None) };
     let here = network_namespace().map_err(UnresponsiveError::Look)?;
     let elsewhere = ledger.place(guest.key)?.0.is_some_and(|netns| netns != here);
     if elsewhere || !ledger.live_interfaces(guest.key)?.iter().any(|row| row.mac == mac) {
@@ -140,7 +137,7 @@ pub fn cut_link(dirs: &Dirs, name: &str, mac: MacAddr) -> Result<Option<CutLink>
     drop(ledger);
     let recorded = if under_way { Ok(()) } else { intend_to_revoke(dirs, &guest, mac) };
     host.delete_link(&link)?;
-    let supervisor = process(guest.supervisor);
+    let supervisor = process_id(guest.supervisor);
     let supervisor = supervisor.is_alive().then_some(supervisor.pid);
     Ok(Some(CutLink { ifname: link.name().to_string(), supervisor, recorded }))
 }
@@ -157,21 +154,24 @@ fn intend_to_revoke(dirs: &Dirs, guest: &Guest, mac: MacAddr) -> Result<(), Ledg
 /// # Errors
 /// When what is on record can't be read.
 pub fn host_interface(dirs: &Dirs, name: &str, mac: MacAddr) -> Result<Option<String>, UnresponsiveError> {
-    let (Some(ledger), Some(guest)) =
-        (ledger_if_any(dirs)?, live(dirs)?.into_iter().rfind(|guest| guest.id.name == name))
-    else {
-        return Ok(None);
-    };
+    let Some((ledger, guest)) = live_guest(dirs, name)? else { return Ok(None) };
     let interfaces = ledger.live_interfaces(guest.key)?;
     Ok(interfaces.into_iter().rfind(|row| row.mac == mac).and_then(|row| row.ifname))
 }
 
 /// Our guests of this boot whose accounts are open.
-fn live(dirs: &Dirs) -> Result<Vec<Guest>, UnresponsiveError> {
+fn live(ledger: &Ledger) -> Result<Vec<Guest>, UnresponsiveError> {
     let boot = boot_id().map_err(UnresponsiveError::Look)?.to_string();
-    let mut guests = live_guests(dirs)?;
+    let mut guests = own_guests(ledger)?;
     guests.retain(|guest| guest.boot_id == boot);
     Ok(guests)
+}
+
+/// The one of them with this name, and the ledger that has it.
+fn live_guest(dirs: &Dirs, name: &str) -> Result<Option<(Ledger, Guest)>, UnresponsiveError> {
+    let Some(ledger) = ledger_if_any(dirs)? else { return Ok(None) };
+    let guest = live(&ledger)?.into_iter().rfind(|guest| guest.id.name == name);
+    Ok(guest.map(|guest| (ledger, guest)))
 }
 
 /// The run directory in which this process has the guest's lock open.
@@ -186,8 +186,4 @@ fn run_dir_of(supervisor: u32, guest: &str) -> Option<PathBuf> {
 fn is_same(a: &Path, b: &Path) -> bool {
     let identity = |path| std::fs::metadata(path).map(|found| (found.dev(), found.ino()));
     matches!((identity(a), identity(b)), (Ok(a), Ok(b)) if a == b)
-}
-
-fn process(process: Process) -> ProcessId {
-    ProcessId { pid: process.pid, start_time: process.start }
 }

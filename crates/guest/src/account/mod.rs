@@ -32,10 +32,10 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::events::{Events, What};
+use crate::process::process_id;
 
 use findings::Findings;
-use live::own_guests;
-pub(crate) use live::{Live, ledger_if_any, live_guests};
+pub(crate) use live::{Live, ledger_if_any, live_guests, own_guests};
 pub(crate) use opens::{OpenDevice, Opens};
 pub(crate) use posting::Posting;
 use posting::{Change, Row, Written};
@@ -488,12 +488,12 @@ fn orphan(ledger: &Ledger, guest: &GuestId, boot: &str) -> Result<(), AccountErr
     let same = |other: &GuestId| other.name == guest.name || other.uuid == guest.uuid;
     for other in own_guests(ledger)?.into_iter().filter(|other| other.boot_id == boot) {
         let Some(qemu) = other.qemu.filter(|_| same(&other.id)) else { continue };
-        let Process { pid, start } = other.supervisor;
+        let supervisor = process_id(other.supervisor);
         let uuid = (other.id.name != guest.name).then_some(guest.uuid);
-        if (ProcessId { pid, start_time: start }).is_alive() {
-            return Err(AccountError::Supervised { name: other.id.name.into(), uuid, pid });
+        if supervisor.is_alive() {
+            return Err(AccountError::Supervised { name: other.id.name.into(), uuid, pid: supervisor.pid });
         }
-        if (ProcessId { pid: qemu.pid, start_time: qemu.start }).is_alive() {
+        if process_id(qemu).is_alive() {
             return Err(AccountError::Orphan { name: other.id.name.into(), uuid, pid: qemu.pid });
         }
     }

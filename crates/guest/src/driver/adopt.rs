@@ -30,6 +30,7 @@ use super::{ANSWER, Driver, PlugState, Plugged, Port, REVOKE, said};
 use crate::account::{Account, AccountError, AuditMode, Live, OpenDevice, Posting, live_guests};
 use crate::handover::{self, Counts, Release};
 use crate::interface::{Host, Interface, Lasting};
+use crate::process::process_id;
 use crate::qemu::Ports;
 use crate::request::Inbox;
 use crate::run_dir::Dirs;
@@ -120,7 +121,7 @@ pub(crate) fn orphan(dirs: &Dirs, name: &str) -> Result<Option<(Guest, ProcessId
     // The name may have been given again and again.
     let last = guests.rfind(|guest| guest.id.name == name && guest.boot_id == boot);
     let running = |guest: Guest| {
-        let qemu = guest.qemu.map(|qemu| ProcessId { pid: qemu.pid, start_time: qemu.start })?;
+        let qemu = guest.qemu.map(process_id)?;
         qemu.is_alive().then_some((guest, qemu))
     };
     Ok(last.and_then(running))
