@@ -33,8 +33,8 @@ use taptrail_record::{CloseDoubt, DeviceKind, MacAddr};
 use tracing::warn;
 
 use crate::account::OpenDevice;
+use crate::host::{Host, Lasting};
 use crate::host_link::{HostLink, TapState};
-use crate::interface::{Host, Lasting};
 use crate::open_files::LastClose;
 
 /// QEMU closes a netdev's descriptors before it answers `netdev_del`, and the kernel closes what a

@@ -41,6 +41,7 @@ mod environment;
 mod events;
 pub mod file;
 mod handover;
+mod host;
 mod host_link;
 mod interface;
 mod marked;
@@ -68,7 +69,8 @@ pub use client::{Client, ClientError, statuses};
 pub use driver::{AdoptError, AdoptOptions, Ended, Options, StartError};
 pub use duration::{DurationError, duration};
 pub use environment::{EnvironmentError, environment};
-pub use interface::{LeftOverError, OpenError};
+pub use host::LeftOverError;
+pub use interface::OpenError;
 pub use marked::MarkedError;
 pub use recovery::{
     RecoverError, RecoverOptions, Recovered, RecoveredState, Unsupervised, recover, unsupervised,

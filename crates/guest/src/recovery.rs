@@ -25,7 +25,7 @@ use crate::account::{
 };
 use crate::driver::end_process;
 use crate::handover::{self, Counts};
-use crate::interface::{Host, LeftOverError};
+use crate::host::{Host, LeftOverError};
 use crate::marked::MarkedError;
 use crate::process::{QemuProcess, process_id};
 use crate::run_dir::{Claim, Dirs, RunDirError};

@@ -9,8 +9,8 @@ use taptrail_record::{IfName, MacAddr};
 use uuid::Uuid;
 
 use crate::account::{ledger_if_any, own_guests};
+use crate::host::Host;
 use crate::host_link::TapState;
-use crate::interface::Host;
 use crate::marked::Marked;
 use crate::process::{QemuProcess, SupervisorProcess};
 use crate::recovery::{RecoverError, RecoverOptions};

@@ -16,8 +16,8 @@ use taptrail_record::{GuestId, MacAddr};
 
 use crate::account::{ledger_if_any, own_guests};
 use crate::driver::{REVOKE, end_process};
+use crate::host::Host;
 use crate::host_link::mark;
-use crate::interface::Host;
 use crate::process::process_id;
 use crate::run_dir::{self, Dirs};
 

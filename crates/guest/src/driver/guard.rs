@@ -12,8 +12,8 @@ use tracing::{info, warn};
 use super::{Driver, EVENTS, PlugState, Plugged, said};
 use crate::account::{OpenDevice, Posting};
 use crate::handover;
+use crate::host::LinkChange;
 use crate::host_link::HostLink;
-use crate::interface::LinkChange;
 use crate::open_files::LastClose;
 
 /// How often what QEMU holds is looked at where the kernel does not announce that it is given up: a macvtap and a

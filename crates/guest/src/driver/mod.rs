@@ -45,7 +45,8 @@ use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use crate::account::{Account, AccountError, AuditMode};
-use crate::interface::{Host, Interface};
+use crate::host::Host;
+use crate::interface::Interface;
 use crate::qemu::CommandLine;
 use crate::request::{Failure, HeldDevice, Inbox, InterfaceInfo, OnTimeout, Reply, Request};
 use crate::run_dir::Dirs;
