@@ -532,7 +532,8 @@ fn what_others_may_not_see_is_said() {
     let guest = world.start("web1", &["--nic", ONE]);
     let mut others: Vec<Child> =
         (0..9).map(|_| Command::new("/bin/sleep").arg("600").spawn().unwrap()).collect();
-    let (log, trail) = exported(&world);
+    let (log, mut trail) = exported(&world);
+    renumber(&mut trail);
     write(&log, &trail);
     fs::set_permissions(world.path("."), PermissionsExt::from_mode(0o711)).unwrap();
     let program = world.path("taptrail");
@@ -585,7 +586,8 @@ fn what_is_missing_is_not_where_another_process_with_its_pid_is() {
     let elsewhere = Sleeper(elsewhere.args(["--net", "/bin/sleep", "1000"]).spawn().unwrap());
     let sleep = fs::canonicalize("/bin/sleep").unwrap();
     let elsewhere = elsewhere.runs(&world, &sleep);
-    let (log, trail) = exported(&world);
+    let (log, mut trail) = exported(&world);
+    renumber(&mut trail);
     let (own, other) = (format!("vm-pid={} ", guest.pid), format!("vm-pid={} ", elsewhere.0.id()));
     let earlier = |line: &String| {
         let (before, rest) = line.split_once("msg=audit(").unwrap();

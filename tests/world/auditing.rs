@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -19,7 +20,8 @@ pub(crate) struct Auditing {
     rules: Vec<Vec<&'static str>>,
     daemon: Option<Child>,
     plugins: Vec<(&'static str, String)>,
-    _lock: Flock<File>,
+    /// Locked, and with what undoes this: a run that is killed leaves it to the next.
+    undo: Flock<File>,
 }
 
 impl Auditing {
@@ -27,25 +29,35 @@ impl Auditing {
     pub(crate) fn turned(on: bool) -> Option<Self> {
         let set = |name: &str, value: &str| std::env::var(name).is_ok_and(|found| found == value);
         let allowed = set("CI", "true") || set("TAPTRAIL_TEST_AUDIT", "1");
-        let lock = File::options().create(true).append(true).open("/run/lock/taptrail-audit.lock").unwrap();
-        let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
+        let path = "/run/lock/taptrail-audit.lock";
+        let lock = File::options().create(true).read(true).append(true).open(path).unwrap();
+        let mut undo = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
         let daemon = status("pid");
         if daemon != "0" {
             eprintln!("not run: this test turns auditing, which is that of auditd (process {daemon}) here");
             return None;
         }
+        let mut left = String::new();
+        undo.read_to_string(&mut left).unwrap();
+        for arguments in left.lines() {
+            // It may have been killed before it did what this undoes.
+            let _ = Command::new("/sbin/auditctl").args(arguments.split(' ')).output().unwrap();
+        }
+        undo.set_len(0).unwrap();
         let was_on = enabled();
         if was_on != on {
             if !allowed {
                 eprintln!("not run: this test turns auditing, which needs CI=true or TAPTRAIL_TEST_AUDIT=1");
                 return None;
             }
+            writeln!(undo, "-e {}", u8::from(was_on)).unwrap();
             auditctl(&["-e", if on { "1" } else { "0" }]);
         }
-        Some(Self { was_on, rules: Vec::new(), daemon: None, plugins: Vec::new(), _lock: lock })
+        Some(Self { was_on, rules: Vec::new(), daemon: None, plugins: Vec::new(), undo })
     }
 
     pub(crate) fn rule(&mut self, rule: &[&'static str]) {
+        writeln!(self.undo, "-d {}", rule.join(" ")).unwrap();
         auditctl(&[&["-a"], rule].concat());
         self.rules.push(rule.to_vec());
     }
@@ -93,8 +105,9 @@ impl Auditing {
         fs::write(dir.join("auditd.conf"), settings).unwrap();
         fs::set_permissions(dir.join("auditd.conf"), fs::Permissions::from_mode(0o600)).unwrap();
         let output = File::create(dir.join("output")).unwrap();
-        let child = Command::new("/sbin/auditd")
-            .args(["-n", "-s", "nochange", "-c"])
+        // It ends with the test, however that ends.
+        let child = Command::new("/usr/bin/setpriv")
+            .args(["--pdeathsig", "TERM", "/sbin/auditd", "-n", "-s", "nochange", "-c"])
             .arg(&dir)
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
@@ -131,6 +144,7 @@ impl Drop for Auditing {
         if enabled() != self.was_on {
             auditctl(&["-e", if self.was_on { "1" } else { "0" }]);
         }
+        self.undo.set_len(0).unwrap();
     }
 }
 
