@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -76,7 +76,10 @@ impl PrivateCopy {
 
 /// A directory of our own, mode 0700: where TMPDIR says, or where all may make one.
 fn directory() -> io::Result<TempDir> {
-    let make = |within: &Path| tempfile::Builder::new().prefix("taptrail-").tempdir_in(within);
+    let mode = fs::Permissions::from_mode(0o700);
+    let make = |within: &Path| {
+        tempfile::Builder::new().prefix("taptrail-").permissions(mode.clone()).tempdir_in(within)
+    };
     make(&std::env::temp_dir()).or_else(|first| make(Path::new("/tmp")).map_err(|_| first))
 }
 
@@ -118,5 +121,23 @@ fn remove(path: &Path) -> Result<(), CopyError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CopyError::Copy(error)),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_copy_is_for_its_user_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let original = dir.path().join("ledger.sqlite");
+        fs::write(&original, "secret").unwrap();
+        let copy = PrivateCopy::of(&original).unwrap();
+        assert_eq!(fs::read(copy.path()).unwrap(), b"secret");
+        let mode = fs::metadata(copy.path().parent().unwrap()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
     }
 }
