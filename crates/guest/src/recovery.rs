@@ -16,12 +16,12 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use taptrail_kernel::link::LinkError;
 use taptrail_kernel::proc::{ProcessId, boot_id, network_namespace, network_namespace_exists, processes};
-use taptrail_ledger::{Guest, LedgerError, Step, StepKey};
+use taptrail_ledger::{Guest, Ledger, LedgerError, Step, StepKey};
 use taptrail_record::{CloseDoubt, DeviceKind, Event, GuestId, MacAddr, Outcome, Reason};
 use tracing::warn;
 
 use crate::account::{
-    Account, AccountError, AuditMode, Live, OpenDevice, Posting, ledger_if_any, live_guests,
+    Account, AccountError, AuditMode, Live, OpenDevice, Posting, ledger_if_any, own_guests,
 };
 use crate::driver::end_process;
 use crate::handover::{self, Counts};
@@ -167,18 +167,20 @@ pub fn unsupervised(dirs: &Dirs) -> Result<Vec<Unsupervised>, RecoverError> {
 /// # Errors
 /// When nothing can be done at all; what fails for one guest is told with it.
 pub fn recover(options: &RecoverOptions) -> Result<Vec<Recovered>, RecoverError> {
-    let guests = live_guests(&options.dirs)?;
+    let ledger = Ledger::open_existing(&options.dirs.state)?;
     let boot = boot_id().map_err(RecoverError::Look)?.to_string();
     let netns = network_namespace().map_err(RecoverError::Look)?;
     let mut host = Host::open(options.nft.clone())?;
     let mut all = Vec::new();
-    for guest in guests {
-        if options.name.as_ref().is_some_and(|name| guest.id.name != name.as_str()) {
-            continue;
-        }
-        let mut recovery = Recovery { options, boot: &boot, netns, host: &mut host };
-        if let Some(state) = recovery.settle(&guest).transpose() {
-            all.push(Recovered { guest: guest.id, state });
+    if let Some(ledger) = &ledger {
+        for guest in own_guests(ledger)? {
+            if options.name.as_ref().is_some_and(|name| guest.id.name != name.as_str()) {
+                continue;
+            }
+            let mut recovery = Recovery { options, ledger, boot: &boot, netns, host: &mut host };
+            if let Some(state) = recovery.settle(&guest).transpose() {
+                all.push(Recovered { guest: guest.id, state });
+            }
         }
     }
     // A tap is gone with its last descriptor, and its filter is known by its number alone.
@@ -189,6 +191,7 @@ pub fn recover(options: &RecoverOptions) -> Result<Vec<Recovered>, RecoverError>
 /// What the accounts are held against.
 struct Recovery<'a> {
     options: &'a RecoverOptions,
+    ledger: &'a Ledger,
     boot: &'a str,
     netns: u64,
     host: &'a mut Host,
@@ -210,7 +213,7 @@ impl Recovery<'_> {
         // What its supervisor said last is all there is of why it ended.
         claim.leave(true);
         // It may have closed the account, or another one taken it up, before the claim was ours.
-        let now = live_guests(&self.options.dirs)?.into_iter().find(|now| now.key == guest.key);
+        let now = own_guests(self.ledger)?.into_iter().find(|now| now.key == guest.key);
         let Some(guest) = &now else { return Ok(None) };
         if here && process_id(guest.supervisor).is_alive() {
             return Ok(Some(RecoveredState::Supervised));

@@ -48,6 +48,7 @@ pub use write::{
 };
 
 use std::fs::{DirBuilder, OpenOptions};
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -102,6 +103,26 @@ impl Ledger {
         ledger.migrate()?;
         ledger.refuse_damage()?;
         Ok(ledger)
+    }
+
+    /// Opens the ledger in `state_dir` as it is, to read it where it will be written to: nothing is made, upgraded or
+    /// looked through for damage. None where there is none.
+    ///
+    /// # Errors
+    /// As of [`open_to_read`](Self::open_to_read); and where it can't be written to.
+    pub fn open_existing(state_dir: &Path) -> Result<Option<Self>, LedgerError> {
+        let path = Self::file(state_dir);
+        let about = match std::fs::symlink_metadata(&path) {
+            Ok(about) => about,
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
+            Err(source) => return Err(LedgerError::File { path, source }),
+        };
+        owner::check_directory(state_dir)?;
+        owner::check_ledger(&path, &about)?;
+        let ledger = Self::connect(path)?;
+        if ledger.is_being_made()? { Ok(None) } else { ledger.checked().map(Some) }
     }
 
     /// Opens this host's ledger for reading, as supervisors and watchers write to it, and leaves it as it is. One that

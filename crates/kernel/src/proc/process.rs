@@ -48,7 +48,8 @@ pub fn exe_file(pid: u32) -> io::Result<(u64, u64)> {
 /// # Errors
 /// ENOENT or ESRCH when the process is gone.
 pub fn command_line(pid: u32, most: u64) -> io::Result<Vec<OsString>> {
-    let mut bytes = Vec::new();
+    // Most are shorter: one read(2) each, where every process of the host is looked at.
+    let mut bytes = Vec::with_capacity(4096);
     File::open(format!("/proc/{pid}/cmdline"))?.take(most).read_to_end(&mut bytes)?;
     bytes.pop_if(|last| *last == 0);
     if bytes.is_empty() {
