@@ -4,8 +4,9 @@
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
+use taptrail_kernel::changes::Changes;
 use taptrail_kernel::filter::{FilterError, Hook, MacFilter, Nft, filter_hooks};
-use taptrail_kernel::link::{Link, LinkError, Links, MacvtapMode, Moves, PlacedLink};
+use taptrail_kernel::link::{Link, LinkError, Links, MacvtapMode, PlacedLink};
 use taptrail_kernel::proc::ProcessId;
 use taptrail_kernel::process::BpfLeft;
 use taptrail_record::{GuestId, IfName, MacAddr};
@@ -73,8 +74,8 @@ pub(crate) enum LinkChange {
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) links: Links,
-    /// Which links have left our network namespace; none where that is not announced.
-    moves: Option<Moves>,
+    /// What others change of links and filters; none where that is not announced.
+    pub(crate) changes: Option<Changes>,
     /// The nft program, where it is not the system's.
     nft: Option<PathBuf>,
     /// What the kernel tells of our open files, where it is asked.
@@ -83,25 +84,17 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn open(nft: Option<PathBuf>) -> Result<Self, LinkError> {
-        let moves = Moves::subscribe()
-            .inspect_err(|error| {
-                warn!("links that are moved to other network namespaces are not heard of: {error}")
-            })
+        // Without it nothing else is lost.
+        let changes = Changes::subscribe()
+            .inspect_err(|error| warn!("changes of links and filters are not seen: {error}"))
             .ok();
-        Ok(Self { links: Links::open()?, moves, nft, open_files: None })
-    }
-
-    /// Hears which links were moved, so that no announcement is lost.
-    pub(crate) fn hear_moves(&mut self) {
-        if let Some(moves) = &mut self.moves {
-            moves.hear();
-        }
+        Ok(Self { links: Links::open()?, changes, nft, open_files: None })
     }
 
     /// Follows a link of this network namespace, so that its move is not taken for its deletion.
     pub(crate) fn follow(&mut self, link: HostLink) -> HostLink {
-        if let Some(moves) = &mut self.moves {
-            moves.follow(link.index());
+        if let Some(changes) = &mut self.changes {
+            changes.follow(link.index());
         }
         link
     }
@@ -170,7 +163,7 @@ impl Host {
                 Err(error) => Some(crate::chain(&error)),
             };
             match why {
-                None => self.moves.iter_mut().for_each(|moves| moves.forget(link.index())),
+                None => self.changes.iter_mut().for_each(|changes| changes.forget(link.index())),
                 Some(why) => {
                     warn!("{mac}: link '{}' may be left over: {why}", link.name());
                     lasting.link = Some(link);
@@ -222,7 +215,7 @@ impl Host {
         }
         match self.links.delete_placed(&found) {
             Err(error) if !error.is_missing() => return Err(error),
-            _ => self.moves.iter_mut().for_each(|moves| moves.settle(link.index())),
+            _ => self.changes.iter_mut().for_each(|changes| changes.settle(link.index())),
         }
         Ok(true)
     }
@@ -232,11 +225,11 @@ impl Host {
         let here = self.links.by_index(link.index())?;
         let likeness = here.as_ref().map_or(Likeness::Other, |found| link.compare(found));
         if let (Some(found), Likeness::Same | Likeness::Unmarked) = (here, likeness) {
-            self.moves.iter_mut().for_each(|moves| moves.settle(link.index()));
+            self.changes.iter_mut().for_each(|changes| changes.settle(link.index()));
             return Ok(Sight::Found(PlacedLink { link: found, namespace: None }));
         }
         // Asked for after it was not found here.
-        let left = self.moves.as_mut().is_none_or(|moves| moves.may_be_elsewhere(link.index()));
+        let left = self.changes.as_mut().is_none_or(|changes| changes.may_be_elsewhere(link.index()));
         // A move may give it another number, and another one back home.
         let elsewhere = match link.mark() {
             Some(mark) if left => self.links.find_anywhere(mark)?,

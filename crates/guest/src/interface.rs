@@ -18,7 +18,7 @@ use taptrail_kernel::device::{
     open_macvtap, open_tap, open_vhost_net,
 };
 use taptrail_kernel::filter::{FilterError, filter_hooks};
-use taptrail_kernel::link::{Change, Link, LinkError, MacvtapMode, MacvtapName, NewMacvtap, TunInfo};
+use taptrail_kernel::link::{Change, Link, LinkError, Links, MacvtapMode, MacvtapName, NewMacvtap, TunInfo};
 use taptrail_kernel::proc::{Holders, Status};
 use taptrail_ledger::{InterfaceKey, StepKey};
 use taptrail_record::{DeviceKind, IfName, MacAddr, Requester};
@@ -250,7 +250,7 @@ impl Host {
             |error| Box::new(OpenFailed { error, key: None, closed: Vec::new(), steps: Vec::new() });
         let failed = |source| OpenError::Account { mac, source };
         let place = self.resolve(&spec, mac, account).map_err(refused)?;
-        is_free(mac, account).map_err(refused)?;
+        is_free(mac, account, &mut self.links).map_err(refused)?;
         let (step, key) =
             account.begin_interface(mac, &id, &spec.to_string()).map_err(|source| refused(failed(source)))?;
         crash_point!("open::intended");
@@ -606,9 +606,10 @@ impl Host {
 }
 
 /// Refuses the address of an interface of a guest that runs without an open account.
-fn is_free(mac: MacAddr, account: &Account) -> Result<(), OpenError> {
-    let held = || -> Result<Vec<Marked>, OpenError> {
-        let mut all = Marked::here(|_, of| of == mac).map_err(|source| OpenError::Marked { mac, source })?;
+fn is_free(mac: MacAddr, account: &Account, links: &mut Links) -> Result<(), OpenError> {
+    let mut held = || -> Result<Vec<Marked>, OpenError> {
+        let all = Marked::here(links, |_, of| of == mac);
+        let mut all = all.map_err(|source| OpenError::Marked { mac, source })?;
         all.retain(Marked::is_held);
         Ok(all)
     };

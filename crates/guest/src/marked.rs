@@ -40,13 +40,15 @@ pub enum MarkedError {
 impl Marked {
     /// Those of our network namespace that were made for such an interface of such a guest. Processes are looked through
     /// only where there are any.
-    pub(crate) fn here(wanted: impl Fn(Uuid, MacAddr) -> bool) -> Result<Vec<Self>, MarkedError> {
-        let mut links = Links::open()?;
+    pub(crate) fn here(
+        links: &mut Links,
+        wanted: impl Fn(Uuid, MacAddr) -> bool,
+    ) -> Result<Vec<Self>, MarkedError> {
         let placed = links.all()?.into_iter().filter_map(|link| {
             let of = link.alias.as_deref().and_then(read_mark).filter(|(guest, mac)| wanted(*guest, *mac))?;
             Some((of, PlacedLink { link, namespace: None }))
         });
-        Self::of(placed.collect(), &mut links)
+        Self::of(placed.collect(), links)
     }
 
     /// All of them, also where they were moved to.

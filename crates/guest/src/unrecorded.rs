@@ -11,6 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use taptrail_kernel::link::Links;
 use taptrail_kernel::proc::ProcessId;
 use taptrail_ledger::LedgerError;
 use taptrail_record::{GuestId, IfName, MacAddr};
@@ -105,7 +106,8 @@ fn find(
     let named: BTreeSet<Uuid> = wanted.map(|qemu| qemu.guest.uuid).collect();
     qemus.retain(|qemu| named.contains(&qemu.guest.uuid));
     let marks = |guest, _| named.contains(&guest) || is_wanted_link(guest);
-    let marked = Marked::here(marks)?;
+    let mut links = Links::open().map_err(MarkedError::from)?;
+    let marked = Marked::here(&mut links, marks)?;
     if qemus.is_empty() && marked.is_empty() {
         return Ok(Vec::new());
     }
@@ -132,7 +134,7 @@ fn find(
     }
     let unknown = |link: &Marked| !known.contains(&link.guest) && link.is_held();
     // Looked at again: one that ended with its account is over.
-    let marked = if marked.iter().any(unknown) { Marked::here(marks)? } else { Vec::new() };
+    let marked = if marked.iter().any(unknown) { Marked::here(&mut links, marks)? } else { Vec::new() };
     for Marked { link, guest, mac, holder, .. } in marked.into_iter().filter(unknown) {
         let one = found.entry(guest).or_insert_with(|| new(guest));
         one.holders.extend(holder);

@@ -178,7 +178,6 @@ pub(super) fn adopt(options: &AdoptOptions, monitor: &Path, inbox: &Inbox) -> Re
         stop: None,
         stopped_by: None,
         shutdown: None,
-        changes: super::guard::subscribe(),
         looked_at: Instant::now(),
         looked: Timestamp::now(),
         unheard_since: Some(Timestamp::now()),

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use taptrail_kernel::changes::{Changed, Changes};
+use taptrail_kernel::changes::Changed;
 use taptrail_kernel::filter::generation;
 use taptrail_kernel::proc::{is_exiting, raw_devices};
 use taptrail_record::{Device, DeviceKind, Event, IfName, MacAddr, Outcome};
@@ -59,11 +59,6 @@ enum LinkLook {
     Away,
 }
 
-/// Subscribes to what the kernel announces. Without it nothing else is lost.
-pub(super) fn subscribe() -> Option<Changes> {
-    Changes::subscribe().inspect_err(|error| warn!("changes of links and filters are not seen: {error}")).ok()
-}
-
 impl Driver {
     /// Looks at all links and filters of this guest: before it begins, nobody did.
     pub(super) fn look_at_all(&mut self) {
@@ -73,14 +68,13 @@ impl Driver {
 
     /// Looks at the links and filters of this guest that were changed.
     pub(super) fn look_at_changes(&mut self) {
-        self.host.hear_moves();
-        let Some(changes) = &mut self.changes else { return };
+        let Some(changes) = &mut self.host.changes else { return };
         let now = Timestamp::now();
         let changed = match changes.take() {
             Ok(changed) => changed,
             Err(error) => {
                 warn!("changes of links and filters are not seen any more: {error}");
-                self.changes = None;
+                self.host.changes = None;
                 return;
             }
         };
@@ -324,7 +318,7 @@ impl Driver {
     fn is_unannounced(&self, index: usize) -> bool {
         let interface = &self.interfaces[index].interface;
         let announced =
-            self.changes.is_some() && interface.lasting.link.as_ref().is_some_and(HostLink::is_own_tap);
+            self.host.changes.is_some() && interface.lasting.link.as_ref().is_some_and(HostLink::is_own_tap);
         // So is the last close of each, where the kernel tells last closes.
         let is_told = |device| self.host.last_close(device) == Some(LastClose::Awaited);
         !interface.devices.is_empty() && !announced && !interface.devices.iter().all(is_told)

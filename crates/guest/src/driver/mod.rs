@@ -223,8 +223,6 @@ pub(crate) struct Driver {
     stopped_by: Option<Requester>,
     /// QEMU's own word for its end.
     shutdown: Option<Shutdown>,
-    /// What others change of links and filters, as far as it is announced.
-    changes: Option<Changes>,
     /// When what QEMU holds was looked at, by the clock that never jumps and by the one that records have.
     looked_at: Instant,
     looked: Timestamp,
@@ -424,9 +422,13 @@ impl Driver {
                 tv_nsec: left.subsec_nanos().into(),
             }
         });
-        let announced_by = self.changes.iter().flat_map(Changes::descriptors).count();
+        let announced_by = self.host.changes.iter().flat_map(Changes::descriptors).count();
         let mut fds: Vec<PollFd<'_>> =
             self.awaited().into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        // Heard while a link was looked for.
+        if self.host.changes.as_ref().is_some_and(Changes::is_waiting) {
+            return false;
+        }
         // EINTR and the like: the loop looks at everything again anyway.
         if poll(&mut fds, Some(&NOW)) != Ok(0) {
             return false;
@@ -444,7 +446,7 @@ impl Driver {
         if self.qemu.monitor.poisoned().is_none() {
             fds.push(self.qemu.monitor.as_fd());
         }
-        fds.extend(self.changes.iter().flat_map(Changes::descriptors));
+        fds.extend(self.host.changes.iter().flat_map(Changes::descriptors));
         fds.extend(self.host.awaited());
         fds
     }

@@ -7,7 +7,6 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use taptrail_kernel::changes::Changes;
 use taptrail_kernel::device::Admitted;
 use taptrail_kernel::link::LinkError;
 use taptrail_kernel::proc::children;
@@ -113,8 +112,6 @@ pub enum StartError {
 /// What stands so far; rolled back as a whole.
 struct Attempt {
     account: Account,
-    /// What others change from before the first open on.
-    changes: Option<Changes>,
     host: Host,
     interfaces: Vec<Interface>,
     admitted: Vec<Admitted>,
@@ -140,7 +137,6 @@ pub(super) fn start(options: Options, place: Place, inbox: &Inbox) -> Result<Dri
     if wanted > Ports::LIMIT {
         return Err(StartError::Ports { wanted, most: Ports::LIMIT });
     }
-    let changes = super::guard::subscribe();
     let mut host = Host::open(options.nft.clone())?;
     if options.bpf {
         host.ask_for_last_closes();
@@ -152,7 +148,6 @@ pub(super) fn start(options: Options, place: Place, inbox: &Inbox) -> Result<Dri
     let step = account.intend(Step::Start, None, &options.command.to_string());
     let mut attempt = Attempt {
         account,
-        changes,
         host,
         interfaces: Vec::new(),
         admitted: Vec::new(),
@@ -455,7 +450,6 @@ impl Attempt {
             stop: None,
             stopped_by: None,
             shutdown: None,
-            changes: self.changes,
             looked_at: Instant::now(),
             looked: Timestamp::now(),
             unheard_since: Some(Timestamp::now()),

@@ -91,6 +91,9 @@ fn read_hooks() -> io::Result<BTreeMap<u32, FilterHook>> {
         let flags = u32_of(attributes_of(payload), NFTA_TABLE_FLAGS);
         found.entry(filter).or_default().has_flags |= flags != 0;
     })?;
+    if found.is_empty() {
+        return Ok(found);
+    }
     dump(NFT_MSG_GETCHAIN, |payload| {
         // A table that was made since, or one that has gone, is the next look's.
         let Some(filter) = interface_of_message(payload).and_then(|number| found.get_mut(&number)) else {

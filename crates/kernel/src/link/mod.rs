@@ -17,7 +17,6 @@ mod answer;
 mod error;
 mod identity;
 mod macvtap;
-mod moves;
 mod port;
 mod socket;
 
@@ -30,7 +29,6 @@ use taptrail_record::{IfName, MacAddr};
 pub use error::LinkError;
 pub use identity::PlacedLink;
 pub use macvtap::{MacvtapMode, MacvtapName, NewMacvtap};
-pub use moves::Moves;
 use socket::{Failed, RouteSocket};
 
 use crate::sysfs::Sysfs;

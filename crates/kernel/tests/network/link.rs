@@ -2,8 +2,9 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use rustix::io::Errno;
+use taptrail_kernel::changes::Changes;
 use taptrail_kernel::device::{DEV_NET_TUN, TapName, TapRequest, open_tap};
-use taptrail_kernel::link::{Change, LinkError, Links, Moves};
+use taptrail_kernel::link::{Change, LinkError, Links};
 use taptrail_record::MacAddr;
 
 use crate::lab::{details, find, in_own_network, index, ip, name, opened, queues};
@@ -244,27 +245,27 @@ fn a_move_is_told_from_a_deletion() {
             });
         });
         let thread = there.1.recv().unwrap();
-        let mut moves = Moves::subscribe().unwrap();
+        let mut changes = Changes::subscribe().unwrap();
         for name in ["mover", "goner", "stayer"] {
             ip(&format!("link add {name} type bridge"));
         }
         ip("link add free type veth peer name far");
         let (goner, stayer, free) = (index("goner"), index("stayer"), index("free"));
         for link in [goner, stayer, free] {
-            moves.follow(link);
+            changes.follow(link);
         }
         ip("link delete goner");
         ip(&format!("link set dev free netns /proc/{thread}/ns/net"));
-        assert!(moves.may_be_elsewhere(free) && !moves.may_be_elsewhere(goner));
-        assert!(!moves.may_be_elsewhere(stayer));
+        assert!(changes.may_be_elsewhere(free) && !changes.may_be_elsewhere(goner));
+        assert!(!changes.may_be_elsewhere(stayer));
         // Nobody hears of one that is not followed.
-        assert!(moves.may_be_elsewhere(index("mover")));
-        moves.settle(free);
-        assert!(!moves.may_be_elsewhere(free));
+        assert!(changes.may_be_elsewhere(index("mover")));
+        changes.settle(free);
+        assert!(!changes.may_be_elsewhere(free));
         // More than fits: what is lost is not taken for nothing.
         let mut links = Links::open().unwrap();
         (0..1_000).for_each(|mtu| links.set_mtu(stayer, 1000 + mtu % 400).unwrap());
-        assert!(moves.may_be_elsewhere(stayer));
+        assert!(changes.may_be_elsewhere(stayer));
         drop(stay.0);
         other.join().unwrap();
     });
