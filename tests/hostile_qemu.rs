@@ -305,9 +305,10 @@ fn whatever_a_hostile_qemu_does_nothing_held_is_told_as_released() {
     let (victims_tap, victims_filter) = (world.link("vnet0")["ifindex"].clone(), world.ruleset());
     let hostile = Hostile::start(&world, "web1");
     let mut told = closes(&world).len();
-    // The NIC that each MAC was given last, and its link: a MAC is not given again while anything of it is held.
+    // The NIC that each MAC was given last, and its link, whose number is not used again: a MAC is not given again while
+    // anything of it is held.
     let mut given = BTreeMap::new();
-    let mut links = link_indexes(&world);
+    let mut links = world.numbered_links();
     for step in 0..steps {
         let last = u8::try_from(1 + random.below(3)).unwrap();
         let mode = [
@@ -330,7 +331,7 @@ fn whatever_a_hostile_qemu_does_nothing_held_is_told_as_released() {
                     .iter()
                     .any(|nic| nic["mac"] == mac(last).as_str() && nic["state"] != "revoked");
                 let done = world.attach(&hostile.guest, &spec);
-                let now = link_indexes(&world);
+                let now = world.numbered_links();
                 let made = now.iter().find(|link| !links.contains(link));
                 // What was held may be gone by the time of the attach, which then goes on.
                 if !held || done.success() || made.is_some() {
@@ -353,7 +354,7 @@ fn whatever_a_hostile_qemu_does_nothing_held_is_told_as_released() {
         // What was told as definitively closed is not held. A macvtap's link is gone, and with it the device; an open
         // file of a tap's outlives it.
         let truth = hostile.truth();
-        links = link_indexes(&world);
+        links = world.numbered_links();
         let all = closes(&world);
         for close in &all[told..] {
             let Event::Close { mac, device, .. } = &close.event else { unreachable!() };
@@ -377,15 +378,6 @@ fn whatever_a_hostile_qemu_does_nothing_held_is_told_as_released() {
     assert_eq!(world.links(), ["mine"]);
     assert_eq!(world.ruleset(), "");
     assert_eq!(world.open_accounts(), (0, 0));
-}
-
-/// The links of a world, by name and index: a name is used again, an index is not.
-fn link_indexes(world: &World) -> Vec<(String, u64)> {
-    let index = |name: String| {
-        let index = world.link(&name)["ifindex"].as_u64()?;
-        Some((name, index))
-    };
-    world.links().into_iter().filter_map(index).collect()
 }
 
 /// Which sort of device it is, by its backend or by its interface: of one MAC another may follow within one step.

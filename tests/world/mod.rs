@@ -114,16 +114,21 @@ impl World {
 
     /// The names of all links but the ones that the world began with.
     pub(crate) fn links(&self) -> Vec<String> {
+        self.numbered_links().into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// The same, each with its number.
+    pub(crate) fn numbered_links(&self) -> Vec<(String, u64)> {
         let all: Value = serde_json::from_str(&sh("/sbin/ip", ["-j", "link", "show"])).expect("JSON");
-        let mut names: Vec<String> = all
+        let mut links: Vec<_> = all
             .as_array()
             .expect("links")
             .iter()
-            .filter_map(|link| link["ifname"].as_str().map(str::to_owned))
-            .filter(|name| !["lo", "br0", "lower", "upper"].contains(&name.as_str()))
+            .filter_map(|link| Some((link["ifname"].as_str()?.to_owned(), link["ifindex"].as_u64()?)))
+            .filter(|(name, _)| !["lo", "br0", "lower", "upper"].contains(&name.as_str()))
             .collect();
-        names.sort();
-        names
+        links.sort();
+        links
     }
 
     /// One link, as ip(8) shows it.

@@ -1,17 +1,20 @@
 //! Network namespaces: which one something is in, and acting there.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::ioctl::{Opcode, opcode};
 use rustix::process::PidfdGetfdFlags;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::proc::{PidFd, ProcessId};
+use crate::proc::{PidFd, ProcessId, processes};
 
+/// Where ip-netns(8) keeps network namespaces that no process need be in.
+const RUN_NETNS: &str = "/run/netns";
 /// `_IO('T', 227)` in linux/if_tun.h: a descriptor of the namespace that a tap's link is in.
 const TUNGETDEVNETNS: Opcode = opcode::none(b'T', 227);
 /// `_IO(0xb7, 0x3)` in linux/nsfs.h: what kind of namespace a file is of.
@@ -39,6 +42,24 @@ impl NetNs {
     /// When /proc is not there.
     pub fn own() -> io::Result<Self> {
         Self::at(Path::new("/proc/thread-self/ns/net"))
+    }
+
+    /// Each that can be seen, once: a process is in it, or a file of `/run/netns` keeps it.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let kept = std::fs::read_dir(RUN_NETNS).into_iter().flatten();
+        let kept = kept.filter_map(|entry| Some(entry.ok()?.path()));
+        let lived_in = processes().unwrap_or_default().into_iter();
+        let lived_in = lived_in.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")));
+        let mut known = BTreeSet::new();
+        kept.chain(lived_in).filter_map(move |path| {
+            // A process may have ended. Most are in one that is known: no descriptor for those.
+            let inode = std::fs::metadata(&path).ok()?.ino();
+            if known.contains(&inode) {
+                return None;
+            }
+            let namespace = Self::at(&path).ok()?;
+            known.insert(namespace.inode).then_some(namespace)
+        })
     }
 
     /// That of a file: `/proc/PID/ns/net`, `/run/netns/NAME`.

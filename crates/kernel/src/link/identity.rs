@@ -1,9 +1,7 @@
 //! A link known again: by a note on it that stays with it when it is renamed, or moved to another
 //! network namespace.
 
-use std::collections::BTreeSet;
 use std::os::fd::AsRawFd as _;
-use std::path::{Path, PathBuf};
 
 use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -15,10 +13,7 @@ use super::socket::Failed;
 use super::{Link, LinkError, Links, answer, failure, number, numbered};
 use crate::netlink::{attribute, u32_at};
 use crate::netns::NetNs;
-use crate::proc::processes;
 
-/// Where ip-netns(8) keeps files of network namespaces.
-const RUN_NETNS: &str = "/run/netns";
 /// `NETNSA_NSID` (linux/net_namespace.h).
 const NETNSA_NSID: u16 = 1;
 /// Bytes of `struct rtgenmsg` with its padding.
@@ -102,18 +97,9 @@ impl Links {
     /// numbered is passed over.
     fn number_namespaces(&mut self) {
         let Ok(own) = NetNs::own() else { return };
-        let kept = std::fs::read_dir(Path::new(RUN_NETNS)).into_iter().flatten();
-        let kept = kept.filter_map(|entry| Some(entry.ok()?.path()));
-        let lived_in = processes().unwrap_or_default().into_iter();
-        let lived_in = lived_in.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")));
-        let mut done = BTreeSet::from([own.inode()]);
-        for path in kept.chain(lived_in) {
-            // One at a time: each is a descriptor. A process may have ended.
-            let Ok(namespace) = NetNs::at(&path) else { continue };
+        // One at a time: each is a descriptor.
+        for namespace in NetNs::all().filter(|namespace| namespace.inode() != own.inode()) {
             let Ok(number) = u32::try_from(namespace.as_fd().as_raw_fd()) else { continue };
-            if !done.insert(namespace.inode()) {
-                continue;
-            }
             let mut message = NsidMessage::default();
             // -1: the kernel chooses (`rtnl_net_newid()` in net/core/net_namespace.c).
             message.attributes = vec![NsidAttribute::Id(-1), NsidAttribute::Fd(number)];

@@ -4,7 +4,6 @@
 //! registered with io_uring, is in no process's table.
 
 use std::collections::{HashMap, HashSet};
-use std::os::unix::fs::MetadataExt as _;
 
 use taptrail_kernel::link::{Link, LinkError, Links};
 use taptrail_kernel::netns::NetNs;
@@ -72,10 +71,10 @@ fn namespace(pid: u32, thread: u32, held: &HeldDevice) -> Option<u64> {
     tap.or_else(|| NetNs::of(thread).ok()).map(|netns| netns.inode())
 }
 
-/// Looks for them in the network namespaces of these processes, which are all, and our own.
-pub(super) fn find(pids: &[u32], holders: &[Holder]) -> Vec<Unshown> {
+/// Looks for them in all network namespaces that can be seen.
+pub(super) fn find(holders: &[Holder]) -> Vec<Unshown> {
     let mut suspected = Vec::new();
-    for space in spaces(pids) {
+    for space in NetNs::all() {
         let netns = space.inode();
         let look = || Links::open().and_then(|mut links| links.all()).unwrap_or_default();
         let Some(links) = within(&space, look) else { continue };
@@ -94,15 +93,15 @@ pub(super) fn find(pids: &[u32], holders: &[Holder]) -> Vec<Unshown> {
             (netns, link.index, Behind::of(link, |index| links.iter().find(|link| link.index == index)))
         }));
     }
-    confirm(pids, suspected)
+    confirm(suspected)
 }
 
 /// What is so still when it is looked at again: a tap may have come or gone meanwhile.
-fn confirm(pids: &[u32], suspected: Vec<(u64, u32, Behind)>) -> Vec<Unshown> {
+fn confirm(suspected: Vec<(u64, u32, Behind)>) -> Vec<Unshown> {
     if suspected.is_empty() {
         return Vec::new();
     }
-    let spaces: HashMap<u64, NetNs> = spaces(pids).map(|space| (space.inode(), space)).collect();
+    let spaces: HashMap<u64, NetNs> = NetNs::all().map(|space| (space.inode(), space)).collect();
     let ask = |netns: &u64, index: u32| {
         let space = spaces.get(netns)?;
         let ask = || Links::open().and_then(|mut links| Attached::of(&mut links, index)).ok().flatten();
@@ -155,18 +154,6 @@ fn shown(netns: u64, name: &str, holders: &[Holder]) -> u32 {
         }
     }
     u32::try_from(files.len() + others).unwrap_or(u32::MAX)
-}
-
-/// The network namespaces of these processes, and our own, each once.
-fn spaces(pids: &[u32]) -> impl Iterator<Item = NetNs> {
-    let mut known = HashSet::new();
-    let own = NetNs::own().ok();
-    known.extend(own.as_ref().map(NetNs::inode));
-    let others = pids.iter().filter_map(move |pid| {
-        let inode = std::fs::metadata(format!("/proc/{pid}/ns/net")).ok()?.ino();
-        known.insert(inode).then(|| NetNs::of(*pid).ok()).flatten()
-    });
-    own.into_iter().chain(others)
 }
 
 /// Asks in a network namespace; none where there is no way into it.

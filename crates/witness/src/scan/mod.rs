@@ -173,7 +173,7 @@ impl Scanner {
             return;
         }
         let Ok(pids) = processes() else { return };
-        scan.unshown = attached::find(&pids, &scan.holders);
+        scan.unshown = attached::find(&scan.holders);
         if !scan.unshown.is_empty() {
             scan.keepers = attached::keepers(&pids);
         }

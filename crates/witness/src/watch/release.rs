@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use taptrail_kernel::link::{LinkError, Links};
 use taptrail_kernel::netns::NetNs;
-use taptrail_kernel::proc::{HeldDevice, HiddenFiles, Holders, driver_open_files, processes};
+use taptrail_kernel::proc::{HeldDevice, HiddenFiles, Holders, driver_open_files};
 use taptrail_ledger::Ledger;
 use taptrail_record::{CloseDoubt, DeviceKind, Rdev};
 
@@ -193,11 +193,13 @@ impl Visible {
 pub(super) struct Namespaces(HashMap<u64, NetNs>);
 
 impl Namespaces {
-    /// The one with this inode; none where no process is in it.
+    /// The one with this inode; none where it can't be seen.
     fn meet(&mut self, inode: u64) -> Option<&NetNs> {
         match self.0.entry(inode) {
             Entry::Occupied(known) => Some(known.into_mut()),
-            Entry::Vacant(unknown) => Some(unknown.insert(find(inode)?)),
+            Entry::Vacant(unknown) => {
+                Some(unknown.insert(NetNs::all().find(|space| space.inode() == inode)?))
+            }
         }
     }
 
@@ -210,10 +212,4 @@ impl Namespaces {
             self.meet(inode);
         }
     }
-}
-
-/// A network namespace that a process is in.
-fn find(netns: u64) -> Option<NetNs> {
-    let of = |pid| NetNs::of(pid).ok().filter(|space| space.inode() == netns);
-    processes().ok()?.into_iter().find_map(of)
 }

@@ -54,6 +54,37 @@ pub(crate) fn ip(arguments: &str) {
     assert!(status.success(), "ip {arguments}");
 }
 
+/// A process in a network namespace of its own.
+pub(crate) struct Container(std::process::Child);
+
+impl Container {
+    pub(crate) fn start() -> Self {
+        let mut sleep = std::process::Command::new("/usr/bin/unshare");
+        let container = Self(sleep.args(["--net", "/bin/sleep", "1000"]).spawn().unwrap());
+        let place = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).unwrap();
+        while place(&container.pid().to_string()) == place("thread-self") {
+            std::thread::yield_now();
+        }
+        container
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Moves a link there; `changes` are what ip-link(8) is to set with that.
+    pub(crate) fn takes(&self, link: &str, changes: &str) {
+        ip(&format!("link set {link} {changes} netns {}", self.pid()));
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
 impl Lab {
     /// Begins to watch, or goes on where the last watcher was.
     pub(crate) fn watch(&mut self) {

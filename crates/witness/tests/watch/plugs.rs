@@ -2,7 +2,7 @@
 
 use taptrail_witness::watch::{GuestState, What};
 
-use crate::lab::{holdings, ip, lab, mac};
+use crate::lab::{Container, holdings, ip, lab, mac};
 use crate::manager::{Domain, attach, detach, id, lasting_tap, macvtap, op_start, start, tap};
 use crate::qemu::Qemu;
 
@@ -202,18 +202,12 @@ fn a_tap_that_is_moved_into_a_container_is_not_a_released_one() {
         lab.round();
         let mut links = taptrail_kernel::link::Links::open().unwrap();
         let number = links.find(&"vnet0".parse().unwrap()).unwrap().unwrap().index;
-        let mut sleep = std::process::Command::new("/usr/bin/unshare");
-        let mut container = sleep.args(["--net", "/bin/sleep", "1000"]).spawn().unwrap();
-        let place = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
-        while place(container.id()) == std::fs::read_link("/proc/thread-self/ns/net").unwrap() {
-            std::thread::yield_now();
-        }
+        let container = Container::start();
         // Its number is another's there.
-        let pid = container.id();
-        let inside = format!("-t {pid} -n /sbin/ip link add taken index {number} type bridge");
+        let inside = format!("-t {} -n /sbin/ip link add taken index {number} type bridge", container.pid());
         let done = std::process::Command::new("/usr/bin/nsenter").args(inside.split(' ')).status().unwrap();
         assert!(done.success());
-        ip(&format!("link set vnet0 netns {pid}"));
+        container.takes("vnet0", "");
         lab.attaches(&mut domain, "net1", tap("vnet1", mac(2), 1));
         lab.patiently();
         assert_eq!(lab.findings(), [""; 0]);
@@ -222,8 +216,6 @@ fn a_tap_that_is_moved_into_a_container_is_not_a_released_one() {
         lab.detaches(&mut domain, "net0", mac(1));
         lab.round();
         assert_eq!(lab.released(), ["tun vnet0 01 x1 released detach definitive"]);
-        container.kill().unwrap();
-        container.wait().unwrap();
     });
 }
 
