@@ -319,6 +319,7 @@ fn whatever_a_hostile_qemu_does_nothing_held_is_told_as_released() {
         ]
         .join(" ");
         hostile.does(&mode);
+        let given_before = given.clone();
         let does = match random.below(4) {
             0 | 1 => {
                 let backend = random.of(&["bridge=br0", "macvtap=lower", "tap=mine", "tap=vnet0"]);
@@ -369,9 +370,11 @@ fn whatever_a_hostile_qemu_does_nothing_held_is_told_as_released() {
             };
             let dev = device.dev.as_deref().unwrap_or_default();
             let own = (format!("s{step}"), None);
-            let given = given.get(&(mac, class(dev)));
-            let is_own = opened.contains(&(mac, device.dev.clone()));
-            let (id, link) = given.filter(|(id, _)| !is_own || *id == own.0).unwrap_or(&own);
+            let (id, link) = if opened.contains(&(mac, device.dev.clone())) {
+                given.get(&(mac, class(dev))).filter(|(id, _)| *id == own.0).unwrap_or(&own)
+            } else {
+                &given_before[&(mac, class(dev))]
+            };
             // Another may have its name by now.
             let is_there = class(dev) != "macvtap" || link.as_ref().is_some_and(|link| links.contains(link));
             let held = truth.contains_key(&format!("taptrail-{id}-0")) && is_there;

@@ -5,7 +5,7 @@
 
 #![allow(clippy::print_stderr, reason = "a run that fails says what it did")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd as _, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -133,6 +133,9 @@ struct World {
     random: Random,
     guests: Vec<Guest>,
     plugs: Vec<Plug>,
+    /// What was held of no interface when a watcher ended, by guest and name. The next watcher can't tell another device
+    /// of that name, under the same number, from it (docs/watch.md).
+    recalled_strangers: BTreeSet<(Uuid, String)>,
     puppets: Vec<Option<Puppet>>,
     /// What was done, for who has to find out.
     story: Vec<String>,
@@ -176,7 +179,7 @@ impl World {
         };
         let guests = vec![guest(1), guest(2), guest(3)];
         let (plugs, puppets, story) = (Vec::new(), Vec::new(), Vec::new());
-        Self { lab, random: Random(seed), guests, plugs, puppets, story }
+        Self { lab, random: Random(seed), guests, plugs, recalled_strangers: BTreeSet::new(), puppets, story }
     }
 
     fn tells(&mut self, what: String) {
@@ -237,7 +240,8 @@ impl World {
         let mut all = Vec::new();
         for plug in self.plugs.iter().filter(|plug| plug.is_granted && !plug.is_dead) {
             let guest = &self.guests[plug.guest].id;
-            if plug.shown() == 0 || plug.is_back {
+            let is_mistaken = self.recalled_strangers.contains(&(guest.uuid, plug.dev.clone()));
+            if plug.shown() == 0 || plug.is_back || is_mistaken {
                 continue;
             }
             *shown.entry((guest.uuid, plug.dev.clone())).or_default() += plug.shown();
@@ -300,6 +304,9 @@ impl World {
         }
         self.lab.watcher = None;
         self.plugs.iter_mut().for_each(|plug| plug.is_recalled = true);
+        let strangers = self.plugs.iter().filter(|plug| !plug.is_granted && plug.shown() > 0);
+        let strangers = strangers.map(|plug| (self.guests[plug.guest].id.uuid, plug.dev.clone()));
+        self.recalled_strangers.extend(strangers);
     }
 
     /// A device that may be opened for an interface now.
