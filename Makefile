@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help build demo test test-kernels soak test-linux-guest lint bench bench-reading bench-verify bench-watch bpf setup clean
+.PHONY: help build demo test test-kernels soak test-linux-guest lint doc deny typos bench bench-reading bench-verify bench-watch bpf setup clean
 
 help: ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -38,6 +38,15 @@ lint: ## Format and lints alone, as `make test` runs them first
 	@# The fuzz targets are a workspace of their own, whose lock file must know what the crates depend on.
 	$(CARGO) metadata --manifest-path fuzz/Cargo.toml --locked --format-version 1 >/dev/null
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
+
+doc: ## The crates' documentation, whose links must lead somewhere
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --all-features
+
+deny: ## Licences, origins and duplicates of dependencies (needs cargo-deny)
+	$(CARGO) deny --locked check bans licenses sources
+
+typos: ## Spelling (needs typos)
+	typos
 
 bench: setup ## The figures of docs/performance.md, measured on this machine
 	$(CARGO) build --release --locked -p taptrail
