@@ -84,38 +84,18 @@
 
 #![forbid(unsafe_code)]
 
-mod draft;
-mod entry;
-mod finding;
-mod foreign;
-mod guest;
-mod holding;
-mod host;
-mod interface;
-mod interfaces;
-mod kernel_opens;
-mod late;
-mod life;
-mod lives;
-mod macs;
-mod operation;
-mod out;
-mod proof;
+mod model;
+mod output;
 #[cfg(test)]
 mod properties;
-mod queues;
-mod report;
-mod serials;
+mod state;
 mod time;
-mod told;
 mod trail;
-mod unnumbered;
-mod watched;
 
-pub use entry::{Content, Entry, Gap, InHand, Lost};
-pub use finding::{Finding, FindingKind};
-pub use holding::{Certainty, Doubt, EndedBy, Holding, PossiblyHeld, State};
-pub use proof::{LineRef, Proof};
-pub use report::{Asked, Coverage, HostSpan, Input, InputFile, Report, Span, Unreadable};
-pub use serials::{MAX_FIRST_SERIAL, shows_boot};
+pub use model::entry::{Content, Entry, Gap, InHand, Lost};
+pub use model::finding::{Finding, FindingKind};
+pub use model::holding::{Certainty, Doubt, EndedBy, Holding, PossiblyHeld, State};
+pub use model::proof::{LineRef, Proof};
+pub use model::report::{Asked, Coverage, HostSpan, Input, InputFile, Report, Span, Unreadable};
+pub use state::serials::{MAX_FIRST_SERIAL, shows_boot};
 pub use trail::Trail;

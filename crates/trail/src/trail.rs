@@ -3,10 +3,10 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::host::Host;
-use crate::out::Out;
+use crate::output::Out;
+use crate::output::unnumbered::Unnumbered;
+use crate::state::host::Host;
 use crate::time::after;
-use crate::unnumbered::Unnumbered;
 use crate::{Content, Entry, Finding, Holding, InHand, Input, Proof, Report};
 
 /// How many devices may wait for a record that tells their numbers.

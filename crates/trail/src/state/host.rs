@@ -8,17 +8,17 @@ use jiff::Timestamp;
 use taptrail_record::{Event, Fragment, GuestId, KernelOpen, Outcome, Record};
 use uuid::Uuid;
 
-use crate::draft::Draft;
-use crate::entry::Claim;
-use crate::foreign::Foreign;
-use crate::guest::Guest;
-use crate::kernel_opens::{self, KernelOpens, Recent, Seen, Waiting};
-use crate::lives::{Daemons, Lives};
-use crate::macs::Macs;
-use crate::out::{Out, Whose, named};
-use crate::serials::{Before, Serials};
-use crate::told::{self, recorded, tell};
-use crate::unnumbered::Unnumbered;
+use crate::model::entry::Claim;
+use crate::output::unnumbered::Unnumbered;
+use crate::output::{Out, Whose, named};
+use crate::state::foreign::Foreign;
+use crate::state::guest::Guest;
+use crate::state::ingest::{self, recorded, tell};
+use crate::state::instances::{Daemons, Lives};
+use crate::state::kernel_opens::{self, KernelOpens, Recent, Seen, Waiting};
+use crate::state::mac_index::Macs;
+use crate::state::open_holding::Draft;
+use crate::state::serials::{Before, Serials};
 use crate::{Content, EndedBy, Entry, Finding, FindingKind, Gap, Holding, InHand, Lost, Proof};
 
 /// What is alive on one host.
@@ -100,7 +100,7 @@ impl Host {
                 }
                 self.lose(since, entry.time);
                 if known.is_none() {
-                    out.findings.push(told::gap(entry, gap));
+                    out.findings.push(ingest::gap(entry, gap));
                 }
             }
             Content::Foreign { exe } => self.foreign.count(entry, exe),
@@ -123,7 +123,7 @@ impl Host {
         // The log's own numbers may have told.
         if self.lost.is_none_or(|(_, until)| until < since) {
             let gap = Gap { since: Some(since), serials: None, why: Lost::Fell };
-            out.findings.push(told::gap(entry, &gap));
+            out.findings.push(ingest::gap(entry, &gap));
         }
         self.lose(since, entry.time);
     }
@@ -300,7 +300,7 @@ impl Host {
             self.opens.admit(entry, &recorded(device, None), None);
         }
         let lives = fragment.uuid.and_then(|uuid| self.guests.get(&uuid));
-        out.findings.push(told::fragment(kind, entry, fragment, lives.and_then(Lives::newest)));
+        out.findings.push(ingest::fragment(kind, entry, fragment, lives.and_then(Lives::newest)));
         // What a log lacks and another source has is told by that one; of others nobody knows what they said.
         if kind == FindingKind::SerialGap {
             return;

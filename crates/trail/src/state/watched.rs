@@ -4,13 +4,13 @@ use std::collections::hash_map;
 
 use taptrail_record::{Descriptor, Event, GuestId, MacAddr, Outcome};
 
-use crate::draft::Draft;
-use crate::entry::Claim;
-use crate::guest::{Guest, unmatched};
-use crate::host::Host;
-use crate::lives::Lives;
-use crate::operation::{Operation, Phase};
-use crate::out::{Out, named};
+use crate::model::entry::Claim;
+use crate::output::{Out, named};
+use crate::state::guest::{Guest, unmatched};
+use crate::state::host::Host;
+use crate::state::instances::Lives;
+use crate::state::open_holding::Draft;
+use crate::state::operation::{Operation, Phase};
 use crate::{Certainty, EndedBy, FindingKind};
 
 impl Host {

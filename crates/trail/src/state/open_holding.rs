@@ -3,9 +3,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use taptrail_record::{Descriptor, Device, DeviceKind, MacAddr};
 
-use crate::entry::Claim;
-use crate::kernel_opens::Seen;
-use crate::queues::{Open, Queues};
+use crate::model::entry::Claim;
+use crate::state::kernel_opens::Seen;
+use crate::state::queues::{Open, Queues};
 use crate::{Certainty, Doubt, EndedBy, Holding, Proof, State};
 
 /// A holding in the making: one device of one operation, whose end is not yet told.

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{Device, DeviceKind, KernelOpen, MacAddr};
 use uuid::Uuid;
 
-use crate::entry::Claim;
+use crate::model::entry::Claim;
 use crate::time::after;
 use crate::{Entry, Proof};
 

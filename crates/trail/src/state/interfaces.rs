@@ -1,6 +1,6 @@
 use taptrail_record::MacAddr;
 
-use crate::interface::Interface;
+use crate::state::interface::Interface;
 
 /// The interfaces of one guest by MAC, in the order of their MACs.
 ///

@@ -1,12 +1,17 @@
+//! How holdings and findings are emitted.
+
+pub(crate) mod pending_releases;
+pub(crate) mod unnumbered;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use taptrail_record::{Device, DeviceKind, Event, GuestId, MacAddr};
 
-use crate::draft::Draft;
-use crate::entry::Claim;
-use crate::late::{Ending, Late};
-use crate::unnumbered::Unnumbered;
+use crate::model::entry::Claim;
+use crate::output::pending_releases::{Ending, Late};
+use crate::output::unnumbered::Unnumbered;
+use crate::state::open_holding::Draft;
 use crate::{Certainty, Doubt, EndedBy, Finding, FindingKind, Holding, Proof, State};
 
 /// What the trail has told so far and nobody has fetched.

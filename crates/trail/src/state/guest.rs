@@ -3,17 +3,17 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{Device, Event, GuestId, MacAddr};
 
-use crate::draft::{self, Draft, Opened};
-use crate::entry::Claim;
-use crate::interface::Interface;
-use crate::interfaces::Interfaces;
-use crate::operation::{ONE_TRY, Operation, Phase};
-use crate::out::{Out, Whose, named, whose, why};
+use crate::model::entry::Claim;
+use crate::output::{Out, Whose, named, whose, why};
+use crate::state::interface::Interface;
+use crate::state::interfaces::Interfaces;
+use crate::state::open_holding::{self, Draft, Opened};
+use crate::state::operation::{ONE_TRY, Operation, Phase};
 use crate::time::after;
 use crate::{Certainty, Doubt, EndedBy, Finding, FindingKind, Proof};
 
 /// One guest on one host under one daemon, as far as it is alive. What is told of its interfaces is
-/// here, what is told of it as a whole in [`crate::life`].
+/// here, what is told of it as a whole in [`crate::state::lifecycle`].
 #[derive(Debug)]
 pub(crate) struct Guest {
     pub(crate) host: Arc<str>,
@@ -174,7 +174,7 @@ impl Guest {
 
     pub(crate) fn open_failed(&mut self, entry: &Claim<'_>, opened: &Opened<'_>, out: &mut Out) {
         self.settle_unplugged(out);
-        let holding = draft::failed(entry, opened);
+        let holding = open_holding::failed(entry, opened);
         let (mac, device) = (opened.mac, named(opened.device));
         let text = match opened.seen {
             Some(_) => {

@@ -4,10 +4,10 @@ use jiff::Timestamp;
 
 use taptrail_record::MacAddr;
 
-use crate::entry::Claim;
-use crate::guest::Guest;
-use crate::operation::{Operation, Phase};
-use crate::out::{Out, Whose, named, reason, whose, why};
+use crate::model::entry::Claim;
+use crate::output::{Out, Whose, named, reason, whose, why};
+use crate::state::guest::Guest;
+use crate::state::operation::{Operation, Phase};
 use crate::{Doubt, EndedBy, FindingKind, Proof};
 
 impl Guest {

@@ -2,10 +2,10 @@ use compact_str::CompactString;
 use jiff::{SignedDuration, Timestamp};
 use taptrail_record::Device;
 
-use crate::draft::{Draft, Opened};
-use crate::entry::Claim;
-use crate::out::{Out, named};
-use crate::unnumbered::Unnumbered;
+use crate::model::entry::Claim;
+use crate::output::unnumbered::Unnumbered;
+use crate::output::{Out, named};
+use crate::state::open_holding::{Draft, Opened};
 use crate::{Certainty, Doubt, EndedBy, FindingKind, Proof};
 
 /// One try to give one interface its devices: its opens, and what became of them.

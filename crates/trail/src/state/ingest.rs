@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use taptrail_record::{Device, DeviceKind, Event, Fragment, GuestId, IfName};
 
-use crate::draft::Opened;
-use crate::entry::Claim;
-use crate::guest::{By, Guest};
-use crate::kernel_opens::{KernelOpens, Recent};
-use crate::out::{Out, named, whose, why};
+use crate::model::entry::Claim;
+use crate::output::{Out, named, whose, why};
+use crate::state::guest::{By, Guest};
+use crate::state::kernel_opens::{KernelOpens, Recent};
+use crate::state::open_holding::Opened;
 use crate::{Entry, Finding, FindingKind, Gap, Lost};
 use jiff::Timestamp;
 
@@ -68,7 +68,7 @@ pub(crate) fn tell(
         (Event::GuestStart { vm_pid, .. }, true) => guest.started(entry, *vm_pid, out),
         (Event::GuestStart { .. }, false) => guest.start_failed(entry, out),
         (Event::GuestStop { .. }, _) => Guest::stop_failed(entry, out),
-        // Of descriptors a watcher tells, in `crate::watched`.
+        // Of descriptors a watcher tells, in `crate::state::watched`.
         (Event::Seen(_) | Event::Gone(_) | Event::GuestGone { .. }, _) => {}
     }
     if let Some(mac) = entry.record.event.mac() {

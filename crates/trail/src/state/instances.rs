@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use taptrail_record::{Event, GuestId};
 
 use crate::FindingKind;
-use crate::entry::Claim;
-use crate::guest::Guest;
-use crate::out::{Out, Whose};
+use crate::model::entry::Claim;
+use crate::output::{Out, Whose};
+use crate::state::guest::Guest;
 
 /// The guests with one uuid on one host, oldest first, told apart by who writes of them.
 #[derive(Debug, Default)]

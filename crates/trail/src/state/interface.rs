@@ -3,10 +3,10 @@
 use jiff::Timestamp;
 use taptrail_record::{Descriptor, Device, MacAddr};
 
-use crate::draft::Draft;
-use crate::guest::By;
-use crate::operation::{Operation, Phase};
-use crate::out::{Out, Whose};
+use crate::output::{Out, Whose};
+use crate::state::guest::By;
+use crate::state::open_holding::Draft;
+use crate::state::operation::{Operation, Phase};
 use crate::{EndedBy, FindingKind, Proof};
 
 /// The tries of one MAC that may wait for their grant; older ones were given up without a word.

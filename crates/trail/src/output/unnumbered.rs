@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use taptrail_record::MacAddr;
 use uuid::Uuid;
 
-use crate::entry::Claim;
+use crate::model::entry::Claim;
 use crate::time::after;
 
 /// How long after a grant a number may still be told.

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use taptrail_record::Descriptor;
 use uuid::Uuid;
 
-use crate::draft::Draft;
+use crate::state::open_holding::Draft;
 use crate::{EndedBy, Proof};
 
 /// How many may wait. More are given up at once only where nobody watches any more.

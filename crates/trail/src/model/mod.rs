@@ -1,0 +1,7 @@
+//! The public data types: what a trail reads, and what it reports.
+
+pub(crate) mod entry;
+pub(crate) mod finding;
+pub(crate) mod holding;
+pub(crate) mod proof;
+pub(crate) mod report;
