@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use compact_str::CompactString;
 use jiff::{SignedDuration, Timestamp};
-use taptrail_trail::{Content, Entry, Gap, Lost, MAX_FIRST_SERIAL, Unreadable};
+use taptrail_trail::{Content, Entry, Gap, GapReason, MAX_FIRST_SERIAL, Unreadable};
 
 use crate::found::{Clock, Found, Voice};
 use crate::hosts::is_same;
@@ -229,7 +229,7 @@ impl Lines {
         let since = Some(self.last).filter(|last| *last > Timestamp::MIN);
         let host = Arc::clone(&self.host);
         let time = reading.until(self.id, &host).max(since).unwrap_or(Timestamp::MIN);
-        let content = Content::Gap(Gap { since, serials: None, why: Lost::Unread });
+        let content = Content::Gap(Gap { since, serials: None, why: GapReason::UnparsedLines });
         Some(self.at_the_end(host, time, content))
     }
 
@@ -447,13 +447,13 @@ impl Lines {
             // The number of this shows what is missing before it.
             if !(placed.entry.serial.is_some() && reading.counts_numbers(self.id)) {
                 let since = before_it.filter(|before| *before < time);
-                let gap = Content::Gap(Gap { since, serials: None, why: Lost::Unread });
+                let gap = Content::Gap(Gap { since, serials: None, why: GapReason::UnparsedLines });
                 self.waiting.insert((place, line - 1), before(&placed, placed.order, gap));
             }
         }
         if is_disordered {
             // Which of its lines came first in that time is not known.
-            let gap = Gap { since: Some(time), serials: None, why: Lost::Disordered };
+            let gap = Gap { since: Some(time), serials: None, why: GapReason::Disordered };
             let gap = before(&placed, latest, Content::Gap(gap));
             let gap = Placed { entry: Entry { time: latest, ..gap.entry }, ..gap };
             // A number has its place in the order: the gap's is just before it.
@@ -495,7 +495,7 @@ impl Lines {
             self.ready.push(before(&placed, placed.order, Content::Boot));
         }
         // Auditing begins some events after a boot: before it was on, no guest ran.
-        let begins = matches!(placed.entry.content, Content::RecordingResumed(Lost::AuditingOff))
+        let begins = matches!(placed.entry.content, Content::RecordingResumed(GapReason::AuditingOff))
             && placed.entry.serial.is_some_and(|serial| serial <= MAX_FIRST_SERIAL);
         if begins && !self.losses.is_stopped(&host) {
             return;

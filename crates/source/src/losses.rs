@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use taptrail_trail::{Content, Gap, Lost};
+use taptrail_trail::{Content, Gap, GapReason};
 
 /// Since when nothing was recorded of each host, and why.
 #[derive(Debug, Default)]
 pub(crate) struct Losses {
-    stopped: HashMap<Arc<str>, (Lost, Timestamp)>,
+    stopped: HashMap<Arc<str>, (GapReason, Timestamp)>,
 }
 
 impl Losses {
@@ -47,7 +47,7 @@ impl Losses {
             Content::Boot => {
                 // What was not recorded while the host was down did not happen, but it was off before.
                 match self.stopped.remove(host) {
-                    Some((why @ Lost::AuditingOff, since)) => {
+                    Some((why @ GapReason::AuditingOff, since)) => {
                         Told::After(Gap { since: Some(since), serials: None, why })
                     }
                     _ => Told::Same,
@@ -70,7 +70,7 @@ impl Losses {
 
     /// A host whose auditing was off as the log ended, and what is missing since; each is given once.
     pub(crate) fn rest(&mut self) -> Option<(Arc<str>, Gap)> {
-        let off = |(_, (why, _)): &(&Arc<str>, &(Lost, Timestamp))| *why == Lost::AuditingOff;
+        let off = |(_, (why, _)): &(&Arc<str>, &(GapReason, Timestamp))| *why == GapReason::AuditingOff;
         let host = Arc::clone(self.stopped.iter().find(off)?.0);
         let (why, since) = self.stopped.remove(&host)?;
         Some((host, Gap { since: Some(since), serials: None, why }))
@@ -91,8 +91,8 @@ pub(crate) enum Told {
 }
 
 /// Whether the kernel numbers what is lost so: what it is not to record, it does not number.
-fn shows_in_numbers(why: Lost) -> bool {
-    why != Lost::AuditingOff
+fn shows_in_numbers(why: GapReason) -> bool {
+    why != GapReason::AuditingOff
 }
 
 #[cfg(test)]
@@ -104,14 +104,14 @@ mod tests {
         losses.take(&"h".into(), time, content, is_whole, Some(Timestamp::UNIX_EPOCH))
     }
 
-    fn gap(since: i64, why: Lost) -> Gap {
+    fn gap(since: i64, why: GapReason) -> Gap {
         Gap { since: Timestamp::from_second(since).ok(), serials: None, why }
     }
 
     #[test]
     fn what_is_off_and_on_again_is_a_gap() {
         let mut losses = Losses::default();
-        let (off, on) = (Lost::AuditingOff, Lost::AuditingOff);
+        let (off, on) = (GapReason::AuditingOff, GapReason::AuditingOff);
         assert_eq!(told(&mut losses, 5, &Content::RecordingStopped(off), true), Told::Nothing);
         assert_eq!(told(&mut losses, 9, &Content::RecordingResumed(on), true), Told::Only(gap(5, off)));
         assert_eq!(told(&mut losses, 10, &Content::Boot, true), Told::Same);
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn a_pause_of_auditd_loses_nothing_where_no_number_is_missing() {
         let mut losses = Losses::default();
-        let why = Lost::AuditdStopped;
+        let why = GapReason::AuditdStopped;
         for (is_whole, expect) in [(true, Told::Nothing), (false, Told::Only(gap(5, why)))] {
             told(&mut losses, 5, &Content::RecordingStopped(why), is_whole);
             assert_eq!(told(&mut losses, 9, &Content::RecordingResumed(why), is_whole), expect);
@@ -131,8 +131,8 @@ mod tests {
     #[test]
     fn what_goes_on_without_a_word_was_off_until_then() {
         let mut losses = Losses::default();
-        told(&mut losses, 5, &Content::RecordingStopped(Lost::Suspended), false);
+        told(&mut losses, 5, &Content::RecordingStopped(GapReason::Suspended), false);
         let record = Content::Foreign { exe: "x".into() };
-        assert_eq!(told(&mut losses, 9, &record, false), Told::After(gap(5, Lost::Suspended)));
+        assert_eq!(told(&mut losses, 9, &record, false), Told::After(gap(5, GapReason::Suspended)));
     }
 }

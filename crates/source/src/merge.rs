@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use taptrail_trail::{Content, Entry, Gap, Lost};
+use taptrail_trail::{Content, Entry, Gap, GapReason};
 
 use crate::duplicates::{self, Duplicates, Look};
 use crate::found::{Clock, Voice};
@@ -346,7 +346,7 @@ impl Merge {
             late(other, placed.order).then_some((placed.order, other))?
         };
         reading.covered.gap(host, since, until);
-        let gap = Gap { since: Some(since), serials: None, why: Lost::Disordered };
+        let gap = Gap { since: Some(since), serials: None, why: GapReason::Disordered };
         Some(Entry {
             host: Arc::clone(host),
             time: until,
@@ -472,7 +472,7 @@ impl Merge {
 /// What is missing, as an entry.
 fn gap_of(host: Arc<str>, source: Arc<str>, missing: Missing) -> Entry {
     let Missing { since, until, serials } = missing;
-    let gap = Gap { since: Some(since), serials: Some(serials), why: Lost::Unwritten };
+    let gap = Gap { since: Some(since), serials: Some(serials), why: GapReason::NeverWritten };
     let (time, content) = (until, Content::Gap(gap));
     Entry {
         host,
@@ -488,8 +488,8 @@ fn gap_of(host: Arc<str>, source: Arc<str>, missing: Missing) -> Entry {
 }
 
 /// Whether a loss is of the log that tells of it alone, and not of what all logs are written from.
-fn is_of_one_log(why: Lost) -> bool {
-    !matches!(why, Lost::Backlog | Lost::AuditingOff)
+fn is_of_one_log(why: GapReason) -> bool {
+    !matches!(why, GapReason::Backlog | GapReason::AuditingOff)
 }
 
 /// The number of what is not compared with other events.

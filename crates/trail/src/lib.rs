@@ -92,10 +92,10 @@ mod state;
 mod time;
 mod trail;
 
-pub use model::entry::{Content, Entry, Gap, InHand, Lost};
+pub use model::entry::{Content, Entry, Gap, GapReason, StepsInProgress};
 pub use model::finding::{Finding, FindingKind};
 pub use model::holding::{Certainty, Doubt, EndedBy, Holding, PossiblyHeld, State};
 pub use model::proof::{LineRef, Proof};
-pub use model::report::{Asked, Coverage, HostSpan, Input, InputFile, Report, Span, Unreadable};
+pub use model::report::{Coverage, HostSpan, Input, InputFile, QueriedTime, Report, Span, Unreadable};
 pub use state::serials::{MAX_FIRST_SERIAL, shows_boot};
 pub use trail::Trail;

@@ -6,7 +6,7 @@ use taptrail_record::{
 };
 use uuid::Uuid;
 
-use crate::{Certainty, Content, EndedBy, Entry, Gap, Holding, Lost, Proof, Report, State, Trail};
+use crate::{Certainty, Content, EndedBy, Entry, Gap, GapReason, Holding, Proof, Report, State, Trail};
 
 fn event() -> impl Strategy<Value = Event> {
     let device = prop_oneof![
@@ -65,7 +65,7 @@ fn content() -> impl Strategy<Value = Content> {
         1 => Just(Content::Boot),
         1 => Just(Content::Truncated(Fragment::default())),
         1 => Just(Content::Unsent(Fragment::default())),
-        1 => Just(Content::Gap(Gap { since: None, serials: Some((1, 2)), why: Lost::Overrun })),
+        1 => Just(Content::Gap(Gap { since: None, serials: Some((1, 2)), why: GapReason::Overrun })),
         1 => Just(Content::Foreign { exe: "docker".into() }),
     ]
 }

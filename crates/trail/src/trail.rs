@@ -3,14 +3,14 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::output::Out;
-use crate::output::unnumbered::Unnumbered;
+use crate::output::Output;
+use crate::output::unnumbered::UnnumberedGrant;
 use crate::state::host::Host;
 use crate::time::after;
-use crate::{Content, Entry, Finding, Holding, InHand, Input, Proof, Report};
+use crate::{Content, Entry, Finding, Holding, Input, Proof, Report, StepsInProgress};
 
 /// How many devices may wait for a record that tells their numbers.
-const UNNUMBERED: usize = 1024;
+const MAX_UNNUMBERED: usize = 1024;
 
 /// Reads records in their order and tells who held what.
 ///
@@ -22,9 +22,9 @@ pub struct Trail {
     names: HashMap<Arc<str>, usize>,
     /// The host of the last entry: most come from the same.
     last: Option<(Arc<str>, usize)>,
-    out: Out,
+    out: Output,
     /// What some guests got and no record has told the number of so far.
-    unnumbered: VecDeque<Unnumbered>,
+    unnumbered: VecDeque<UnnumberedGrant>,
     /// Until when the logs of hosts go on.
     covered: HashMap<Arc<str>, Timestamp>,
     /// When the last entry was.
@@ -39,9 +39,9 @@ impl Trail {
     }
 
     /// One for a watcher, which looks into QEMU itself: a grant without an open is reported at once, for it to judge.
-    pub fn of_watcher() -> Self {
+    pub fn for_watcher() -> Self {
         let mut trail = Self::default();
-        trail.out.looks_itself = true;
+        trail.out.reports_bare_grants_at_once = true;
         trail
     }
 
@@ -52,39 +52,39 @@ impl Trail {
         let host = self.host(&entry.host);
         self.hosts[host].feed(entry, &mut self.out);
         self.unnumbered.extend(self.out.unnumbered.drain(..));
-        self.number_overdue(entry.time);
-        while self.unnumbered.len() > UNNUMBERED {
+        self.report_overdue_unnumbered(entry.time);
+        while self.unnumbered.len() > MAX_UNNUMBERED {
             let Some(oldest) = self.unnumbered.pop_front() else { break };
-            self.tell_unnumbered(&oldest);
+            self.report_unnumbered(&oldest);
         }
     }
 
     /// Tells what nothing more is to be waited for, where a trail is followed as it is written: it is `now`, and all
     /// that was written before then has been fed. Of what is read afterwards the next entry's time shows that.
-    pub fn pass(&mut self, now: Timestamp) {
+    pub fn advance(&mut self, now: Timestamp) {
         for host in &mut self.hosts {
-            host.pass(now, &mut self.out);
+            host.advance(now, &mut self.out);
         }
-        self.number_overdue(now);
+        self.report_overdue_unnumbered(now);
     }
 
-    /// When the next [`pass`](Self::pass) has something to tell, if no entry does before.
-    pub fn due(&self) -> Option<Timestamp> {
-        let unnumbered = self.unnumbered.front().map(Unnumbered::due);
-        let due = self.hosts.iter().filter_map(Host::due).chain(unnumbered).min()?;
+    /// When the next [`advance`](Self::pass) has something to tell, if no entry does before.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        let unnumbered = self.unnumbered.front().map(UnnumberedGrant::deadline);
+        let deadline = self.hosts.iter().filter_map(Host::deadline).chain(unnumbered).min()?;
         // What is due has to be past.
-        Some(after(due, SignedDuration::from_millis(1)))
+        Some(after(deadline, SignedDuration::from_millis(1)))
     }
 
-    fn number_overdue(&mut self, now: Timestamp) {
-        while let Some(overdue) = self.unnumbered.pop_front_if(|oldest| oldest.due() < now) {
-            self.tell_unnumbered(&overdue);
+    fn report_overdue_unnumbered(&mut self, now: Timestamp) {
+        while let Some(overdue) = self.unnumbered.pop_front_if(|oldest| oldest.deadline() < now) {
+            self.report_unnumbered(&overdue);
         }
     }
 
-    fn tell_unnumbered(&mut self, of: &Unnumbered) {
+    fn report_unnumbered(&mut self, of: &UnnumberedGrant) {
         let host = self.host(&of.host);
-        self.hosts[host].tell_unnumbered(of, &mut self.out);
+        self.hosts[host].report_unnumbered(of, &mut self.out);
     }
 
     fn host(&mut self, name: &Arc<str>) -> usize {
@@ -139,9 +139,9 @@ impl Trail {
     }
 
     /// A ledger of a host tells what its supervisors have in hand, once all of it has been fed.
-    pub fn in_hand(&mut self, steps: &InHand) {
+    pub fn set_steps_in_progress(&mut self, steps: &StepsInProgress) {
         if let Some(host) = self.names.get(&steps.host) {
-            self.hosts[*host].in_hand(steps);
+            self.hosts[*host].set_steps_in_progress(steps);
         }
     }
 
@@ -151,10 +151,10 @@ impl Trail {
             let covered = self.covered.get(&host.name).copied();
             host.finish(covered, &mut self.out);
         }
-        for ending in self.out.late.rest() {
-            self.out.leave(ending, self.now);
+        for ending in self.out.pending_releases.take_all() {
+            self.out.emit_pending(ending, self.now);
         }
-        let Out { mut holdings, findings, .. } = self.out;
+        let Output { mut holdings, findings, .. } = self.out;
         holdings.sort_by_key(|holding| (holding.opened, holding.proof.first().map(Proof::order)));
         Report { holdings, findings, input: Input { records: self.records, ..Input::default() } }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use memchr::{memchr_iter, memrchr};
 use taptrail_record::Stamp;
-use taptrail_trail::Lost;
+use taptrail_trail::GapReason;
 
 use super::checkpoint::{Checkpoint, Digest, FileId, FilePlace, is_after};
 use super::lines::Lines;
@@ -141,13 +141,13 @@ impl Follower {
             // Nothing was there: what is there now is new.
             _ if untouched && self.begin == Begin::Rotations => {
                 if left.file.is_some_and(|place| files.iter().all(|file| file.id != place.id)) {
-                    self.lines.lost(Lost::Place);
+                    self.lines.lost(GapReason::PositionLost);
                 }
                 self.queue(files);
             }
             Some(place) => self.queue_from(files, place),
             None => {
-                self.lines.lost(Lost::Place);
+                self.lines.lost(GapReason::PositionLost);
                 self.queue_after_stamp(files)?;
             }
         }
@@ -341,7 +341,7 @@ impl Follower {
         if let Some(place) = same.or(place.map(|place| place.file)) {
             self.queue(files.into_iter().skip(place + 1).collect());
         } else {
-            self.lines.lost(Lost::Place);
+            self.lines.lost(GapReason::PositionLost);
             self.queue_after_stamp(files)?;
         }
         self.watch();
@@ -394,7 +394,7 @@ impl Follower {
                 }
             }
             // Nobody kept it. The next line's number tells whether anything is missing.
-            None => self.lines.lost(Lost::Place),
+            None => self.lines.lost(GapReason::PositionLost),
         }
         self.lines.drop_held();
         self.advance(&mut Told::default())?;

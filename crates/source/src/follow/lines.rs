@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use memchr::{memchr, memchr_iter, memrchr};
 use taptrail_record::{Line, Stamp};
-use taptrail_trail::{Content, Entry, Gap, Lost, Unreadable};
+use taptrail_trail::{Content, Entry, Gap, GapReason, Unreadable};
 
 use super::checkpoint::{Checkpoint, Digest, LastLine, is_after, is_to_come, moment};
 use super::serials::Serials;
@@ -49,7 +49,7 @@ pub(super) struct Lines {
     /// All up to this was told before.
     skip: Option<Stamp>,
     /// Something may be missing before the next line.
-    lost: Option<Lost>,
+    lost: Option<GapReason>,
     losses: Losses,
     /// The time of the last entry.
     placed: Option<Timestamp>,
@@ -106,7 +106,7 @@ impl Lines {
     }
 
     /// Something may be missing before what comes next; its number tells, where it has one.
-    pub(super) fn lost(&mut self, why: Lost) {
+    pub(super) fn lost(&mut self, why: GapReason) {
         self.lost.get_or_insert(why);
     }
 
@@ -185,7 +185,7 @@ impl Lines {
     pub(super) fn damaged(&mut self, why: &io::Error, told: &mut Told) {
         self.drop_held();
         self.unreadable(self.line + 1, format!("File is damaged, and the rest of it is lost: {why}"), told);
-        self.lost(Lost::Damaged);
+        self.lost(GapReason::Damaged);
     }
 
     /// Nothing more comes of this file: a line without its newline is told as it stands.
@@ -318,13 +318,13 @@ impl Lines {
         let unwritten = unwritten.into_iter().map(|serials| Gap {
             since: None,
             serials: Some(serials),
-            why: Lost::Unwritten,
+            why: GapReason::NeverWritten,
         });
         unwritten.chain(lost.and_then(|why| self.across(newest, stamp.serial, ended, why))).collect()
     }
 
     /// What is missing between the number before a pause and the first after it.
-    fn across(&self, newest: Option<u32>, serial: u32, ended: bool, why: Lost) -> Option<Gap> {
+    fn across(&self, newest: Option<u32>, serial: u32, ended: bool, why: GapReason) -> Option<Gap> {
         let serials = match newest.map(|newest| (newest, serial.wrapping_sub(newest))) {
             Some((_, 0 | 1)) => return None,
             Some((newest, ahead)) if ahead < u32::MAX / 2 => {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use taptrail_trail::Lost;
+use taptrail_trail::GapReason;
 
 use super::checkpoint::Checkpoint;
 use super::lines::Lines;
@@ -26,7 +26,7 @@ impl Messages {
         if checkpoint.is_some() {
             lines.skip_told();
             if !caught_up {
-                lines.lost(Lost::Unheard);
+                lines.lost(GapReason::NotListening);
             }
         }
         Self { lines, text: Vec::new() }
@@ -44,7 +44,7 @@ impl Messages {
 
     /// Records were lost before the next one.
     pub fn overrun(&mut self) {
-        self.lines.lost(Lost::Overrun);
+        self.lines.lost(GapReason::Overrun);
     }
 
     /// Behind the last record given.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use taptrail_trail::Lost;
+use taptrail_trail::GapReason;
 
 use super::checkpoint::Checkpoint;
 use super::lines::Lines;
@@ -42,7 +42,7 @@ impl<F: AsFd> Piped<F> {
         if checkpoint.is_some() {
             lines.skip_told();
             if !caught_up {
-                lines.lost(Lost::Unheard);
+                lines.lost(GapReason::NotListening);
             }
         }
         Self { fd, name, lines, buffer: vec![0; READ], ended: false }

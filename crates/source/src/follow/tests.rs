@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use jiff::tz::TimeZone;
 use proptest::prelude::*;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use taptrail_trail::{Content, Gap, Lost};
+use taptrail_trail::{Content, Gap, GapReason};
 
 use super::*;
 
@@ -333,7 +333,7 @@ fn a_time_without_auditing_is_a_gap_though_no_number_is_missing() {
     hearer.look();
     hearer.commit();
     let since = "2026-11-23T18:53:20.02Z".parse().ok();
-    let off = Gap { since, serials: None, why: Lost::AuditingOff };
+    let off = Gap { since, serials: None, why: GapReason::AuditingOff };
     assert_eq!(hearer.numbers(), (vec![1, 4], vec![off]));
 }
 
@@ -401,7 +401,11 @@ fn a_file_with_the_inode_of_another_is_not_taken_for_it() {
     log.serial = 50;
     log.write(40);
     let gap = |serials| {
-        vec![Gap { since: "2026-11-23T18:53:20.3Z".parse().ok(), serials: Some(serials), why: Lost::Place }]
+        vec![Gap {
+            since: "2026-11-23T18:53:20.3Z".parse().ok(),
+            serials: Some(serials),
+            why: GapReason::PositionLost,
+        }]
     };
     assert_eq!(resumed(&log, &kept), (told(51..=90), gap((31, 50))));
     // Nothing is missing when the next number is the next one.
@@ -432,7 +436,7 @@ fn a_log_that_begins_anew_after_a_boot_is_a_gap_of_unknown_size() {
     assert_eq!(records, [3]);
     let gaps: Vec<_> = gaps.iter().map(|gap| (gap.serials, gap.why)).collect();
     // What had not been told yet, and what nobody can know.
-    assert_eq!(gaps, [(Some((31, 900_000)), Lost::Unwritten), (None, Lost::Place)]);
+    assert_eq!(gaps, [(Some((31, 900_000)), GapReason::NeverWritten), (None, GapReason::PositionLost)]);
 }
 
 #[test]
@@ -459,7 +463,7 @@ fn numbers_that_a_log_lacks_are_told_where_they_are_missing() {
     hearer.commit();
     let (records, gaps) = hearer.numbers();
     assert_eq!(records.len(), told(1..=30).len() + told(36..=335).len());
-    assert_eq!(gaps, [Gap { since: None, serials: Some((31, 35)), why: Lost::Unwritten }]);
+    assert_eq!(gaps, [Gap { since: None, serials: Some((31, 35)), why: GapReason::NeverWritten }]);
 }
 
 #[test]
@@ -605,7 +609,10 @@ fn a_pipe_gives_its_lines_and_its_end_and_a_pause_is_a_gap() {
     assert_eq!((records, gaps), ((6..=8).collect(), Vec::new()));
     let (records, gaps, _) = piped(&lines(9..=9), Some(&kept));
     let since = "2026-11-23T18:53:20.05Z".parse().ok();
-    assert_eq!((records, gaps), (vec![9], vec![Gap { since, serials: Some((6, 8)), why: Lost::Unheard }]));
+    assert_eq!(
+        (records, gaps),
+        (vec![9], vec![Gap { since, serials: Some((6, 8)), why: GapReason::NotListening }])
+    );
 }
 
 #[test]
@@ -639,10 +646,10 @@ fn what_the_kernel_sends_is_read_like_lines_and_an_overrun_is_a_gap() {
     let mut messages = Messages::new(about(), "kernel".into(), None, false);
     assert_eq!(take(&mut messages, &[5, 9]), [Ok(5), Ok(9)], "others are not given");
     messages.overrun();
-    assert_eq!(take(&mut messages, &[20]), [Err((Some((10, 19)), Lost::Overrun)), Ok(20)]);
+    assert_eq!(take(&mut messages, &[20]), [Err((Some((10, 19)), GapReason::Overrun)), Ok(20)]);
     let left = messages.checkpoint();
     let mut messages = Messages::new(about(), "kernel".into(), Some(&left), false);
-    assert_eq!(take(&mut messages, &[25]), [Err((Some((21, 24)), Lost::Unheard)), Ok(25)]);
+    assert_eq!(take(&mut messages, &[25]), [Err((Some((21, 24)), GapReason::NotListening)), Ok(25)]);
     let mut messages = Messages::new(about(), "kernel".into(), Some(&left), true);
     assert_eq!(take(&mut messages, &[20, 25]), [Ok(25)], "caught up by another source");
 }
@@ -676,7 +683,7 @@ fn a_damaged_rotation_is_read_as_far_as_it_goes_and_the_rest_is_a_gap() {
     assert!((300..5900).contains(&last), "{last}");
     let at = all.iter().position(Result::is_err).unwrap();
     assert_eq!(all[at + 1..], self::told(6001..=6060).into_iter().map(Ok).collect::<Vec<_>>());
-    let Err(Gap { serials: Some((first, 6000)), why: Lost::Damaged, .. }) = all[at] else {
+    let Err(Gap { serials: Some((first, 6000)), why: GapReason::Damaged, .. }) = all[at] else {
         panic!("{:?}", all[at])
     };
     assert!((last + 1..last + 4).contains(&first), "{first}");

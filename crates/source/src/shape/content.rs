@@ -1,7 +1,7 @@
 use bstr::ByteSlice as _;
 use compact_str::CompactString;
 use taptrail_record::{Fragment, ParseError, Record, RecordType, foreign};
-use taptrail_trail::{Content, Lost};
+use taptrail_trail::{Content, GapReason};
 
 use super::Unreadable;
 
@@ -32,11 +32,11 @@ pub(super) fn is_daemons(record_type: RecordType) -> bool {
 /// front, where nobody else's words are. A change that failed (`res=0`) changed nothing.
 pub(super) fn of_recording(record_type: RecordType, pairs: &[u8]) -> Option<Content> {
     match record_type {
-        RecordType::DAEMON_START => return Some(Content::RecordingResumed(Lost::AuditdStopped)),
+        RecordType::DAEMON_START => return Some(Content::RecordingResumed(GapReason::AuditdStopped)),
         RecordType::DAEMON_END | RecordType::DAEMON_ABORT => {
-            return Some(Content::RecordingStopped(Lost::AuditdStopped));
+            return Some(Content::RecordingStopped(GapReason::AuditdStopped));
         }
-        RecordType::DAEMON_RESUME => return Some(Content::RecordingResumed(Lost::Suspended)),
+        RecordType::DAEMON_RESUME => return Some(Content::RecordingResumed(GapReason::Suspended)),
         RecordType::CONFIG_CHANGE => {}
         _ => return None,
     }
@@ -48,8 +48,8 @@ pub(super) fn of_recording(record_type: RecordType, pairs: &[u8]) -> Option<Cont
         return None;
     }
     match (now, before) {
-        (b"0", _) => Some(Content::RecordingStopped(Lost::AuditingOff)),
-        (b"1" | b"2", b"0") => Some(Content::RecordingResumed(Lost::AuditingOff)),
+        (b"0", _) => Some(Content::RecordingStopped(GapReason::AuditingOff)),
+        (b"1" | b"2", b"0") => Some(Content::RecordingResumed(GapReason::AuditingOff)),
         _ => None,
     }
 }

@@ -1,7 +1,7 @@
 //! What the kernel's log and auditd's own messages say of records that were not written.
 
 use bstr::ByteSlice as _;
-use taptrail_trail::{Content, Gap, Lost};
+use taptrail_trail::{Content, Gap, GapReason};
 
 use super::stamp;
 
@@ -15,12 +15,12 @@ pub(super) fn of_kernel(text: &[u8]) -> Option<Content> {
         && matches!(function, b"kauditd_printk_skb" | b"audit_printk_skb")
     {
         let count = rest.trim_ascii_end().strip_suffix(b" callbacks suppressed")?;
-        return stamp::number::<u64>(count).map(|_| gap(Lost::RateLimited));
+        return stamp::number::<u64>(count).map(|_| gap(GapReason::RateLimited));
     }
     if let Some(count) =
         text.strip_prefix(b"** ").and_then(|text| text.strip_suffix(b" printk messages dropped **"))
     {
-        return stamp::number::<u64>(count).map(|_| gap(Lost::RateLimited));
+        return stamp::number::<u64>(count).map(|_| gap(GapReason::RateLimited));
     }
     let text = text.strip_prefix(b"audit: ")?.trim_ascii_end();
     let dropped = text.starts_with(b"audit_lost=")
@@ -33,7 +33,7 @@ pub(super) fn of_kernel(text: &[u8]) -> Option<Content> {
                 | b"kauditd retry queue overflow"
                 | b"out of memory in audit_log_start"
         );
-    dropped.then(|| gap(Lost::Backlog))
+    dropped.then(|| gap(GapReason::Backlog))
 }
 
 /// What auditd or a dispatcher of its says of itself.
@@ -47,19 +47,19 @@ pub(super) fn of_daemon(text: &[u8]) -> Option<Content> {
     if text.starts_with(b"Audit daemon is suspending logging")
         || text.starts_with(b"Audit daemon") && text.contains_str(b"logging suspended")
     {
-        return Some(Content::RecordingStopped(Lost::Suspended));
+        return Some(Content::RecordingStopped(GapReason::Suspended));
     }
     if text.starts_with(b"Audit daemon resumed logging")
         || text.starts_with(b"Audit daemon is attempting to resume logging")
     {
-        return Some(Content::RecordingResumed(Lost::Suspended));
+        return Some(Content::RecordingResumed(GapReason::Suspended));
     }
     let full = text.contains_str(b"queue")
         && (text.contains_str(b" full - dropping event") || text.contains_str(b"queue full"))
         // "auditd queue full reporting limit reached": what went before said so.
         && !text.contains_str(b"reporting limit reached");
     let lost = text.starts_with(b"dispatch err") && text.contains_str(b"event lost");
-    (full || lost).then(|| gap(Lost::QueueFull))
+    (full || lost).then(|| gap(GapReason::QueueFull))
 }
 
 /// What journald or rsyslogd says of messages that it did not get or did not keep: of the kernel's, which may be
@@ -77,10 +77,10 @@ pub(super) fn of_logger(text: &[u8]) -> Option<Content> {
         || counted(b"imjournal: ", " messages lost due to rate-limiting").is_some()
         || text.starts_with(b"imuxsock") && text.contains_str(b"due to rate-limiting")
         || text.starts_with(b"imjournal: begin to drop messages due to rate-limiting");
-    lost.then(|| gap(Lost::RateLimited))
+    lost.then(|| gap(GapReason::RateLimited))
 }
 
-fn gap(why: Lost) -> Content {
+fn gap(why: GapReason) -> Content {
     Content::Gap(Gap { since: None, serials: None, why })
 }
 
@@ -106,14 +106,14 @@ mod tests {
     #[test]
     fn the_kernels_losses_are_told_apart() {
         for (text, why) in [
-            ("kauditd_printk_skb: 7 callbacks suppressed", Lost::RateLimited),
-            ("audit_printk_skb: 24 callbacks suppressed", Lost::RateLimited),
-            ("audit: audit_lost=1 audit_rate_limit=0 audit_backlog_limit=64", Lost::Backlog),
-            ("audit: audit_backlog=65 > audit_backlog_limit=64", Lost::Backlog),
-            ("audit: backlog limit exceeded", Lost::Backlog),
-            ("audit: rate limit exceeded", Lost::Backlog),
-            ("audit: kauditd hold queue overflow", Lost::Backlog),
-            ("audit: kauditd retry queue overflow", Lost::Backlog),
+            ("kauditd_printk_skb: 7 callbacks suppressed", GapReason::RateLimited),
+            ("audit_printk_skb: 24 callbacks suppressed", GapReason::RateLimited),
+            ("audit: audit_lost=1 audit_rate_limit=0 audit_backlog_limit=64", GapReason::Backlog),
+            ("audit: audit_backlog=65 > audit_backlog_limit=64", GapReason::Backlog),
+            ("audit: backlog limit exceeded", GapReason::Backlog),
+            ("audit: rate limit exceeded", GapReason::Backlog),
+            ("audit: kauditd hold queue overflow", GapReason::Backlog),
+            ("audit: kauditd retry queue overflow", GapReason::Backlog),
         ] {
             assert_eq!(of_kernel(text.as_bytes()), Some(gap(why)), "{text}");
         }
@@ -139,19 +139,19 @@ mod tests {
             "imuxsock[pid 812]: begin to drop messages due to rate-limiting",
             "imuxsock lost 12 messages from pid 812 due to rate-limiting",
         ] {
-            assert_eq!(of_logger(text.as_bytes()), Some(gap(Lost::RateLimited)), "{text}");
+            assert_eq!(of_logger(text.as_bytes()), Some(gap(GapReason::RateLimited)), "{text}");
         }
         for text in ["Missed many kernel messages", "Suppressed 27 messages from ssh.service"] {
             assert_eq!(of_logger(text.as_bytes()), None, "{text}");
         }
-        assert_eq!(of_kernel(b"** 12 printk messages dropped **"), Some(gap(Lost::RateLimited)));
+        assert_eq!(of_kernel(b"** 12 printk messages dropped **"), Some(gap(GapReason::RateLimited)));
     }
 
     #[test]
     fn auditds_own_messages_are_told_apart() {
-        let stopped = Some(Content::RecordingStopped(Lost::Suspended));
-        let resumed = Some(Content::RecordingResumed(Lost::Suspended));
-        let full = Some(gap(Lost::QueueFull));
+        let stopped = Some(Content::RecordingStopped(GapReason::Suspended));
+        let resumed = Some(Content::RecordingResumed(GapReason::Suspended));
+        let full = Some(gap(GapReason::QueueFull));
         for (text, content) in [
             ("Audit daemon is suspending logging due to low disk space.", &stopped),
             ("Audit daemon is suspending logging due to no space left on logging partition.", &stopped),

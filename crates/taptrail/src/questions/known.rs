@@ -58,8 +58,12 @@ fn note_times(answer: &mut Whole, asked: &Filter, none: bool) -> bool {
     let no_start: Vec<&Coverage> =
         hosts().filter(|of| none && is(of, Coverage::covers) && !is(of, Coverage::knows_all)).collect();
     let names = |of: &[&Coverage]| of.iter().map(|of| Arc::clone(&of.host)).collect();
-    let told =
-        taptrail_trail::Asked { from, until, unknown_on: names(&unknown), no_start_on: names(&no_start) };
+    let told = taptrail_trail::QueriedTime {
+        from,
+        until,
+        unknown_on: names(&unknown),
+        no_start_on: names(&no_start),
+    };
     let mut lines: Vec<String> = unknown.iter().take(SHOWN).map(|of| not_covered(of)).collect();
     lines.extend(more(unknown.len(), "the time asked for is not covered"));
     lines.extend(no_start.iter().take(SHOWN).map(|of| no_start_before(of)));

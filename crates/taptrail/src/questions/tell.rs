@@ -73,7 +73,7 @@ impl<'a, T: Take> Teller<'a, T> {
             // This host's own logs go on until now, whatever they tell.
             self.trail.cover_all(Timestamp::now());
         }
-        in_hand.iter().for_each(|steps| self.trail.in_hand(steps));
+        in_hand.iter().for_each(|steps| self.trail.set_steps_in_progress(steps));
         let done = unwritten.map_or(Ok(()), Err);
         match done.and_then(|()| self.finish()) {
             Err(error) if gone(&error) => return Ok(Answer::Cut),

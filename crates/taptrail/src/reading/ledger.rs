@@ -6,10 +6,10 @@ use taptrail_kernel::proc::{ProcessId, boot_id};
 use taptrail_ledger::{Ledger, OpenStep, Records, StoredRecord};
 use taptrail_record::{RecordType, parse_text};
 use taptrail_source::Input;
-use taptrail_trail::{Content, Entry, InHand};
+use taptrail_trail::{Content, Entry, StepsInProgress};
 
 /// What ledgers tell to be in hand, once they have been read.
-pub(super) type AllInHand = Arc<Mutex<Vec<InHand>>>;
+pub(super) type AllInHand = Arc<Mutex<Vec<StepsInProgress>>>;
 
 /// A ledger to be read.
 pub(super) fn input(ledger: Ledger, path: &Path, host: &Arc<str>, in_hand: &AllInHand) -> Input {
@@ -55,7 +55,11 @@ impl Rows {
         let steps = self.records.open_steps().iter().filter(|step| is_in_hand(step, &boot));
         let steps = steps.map(|step| (step.guest, step.mac)).collect();
         let (host, ledger) = (Arc::clone(&self.host), Arc::clone(&self.source));
-        self.in_hand.lock().unwrap_or_else(PoisonError::into_inner).push(InHand { host, ledger, steps });
+        self.in_hand.lock().unwrap_or_else(PoisonError::into_inner).push(StepsInProgress {
+            host,
+            ledger,
+            steps,
+        });
     }
 
     fn entry(&mut self, stored: StoredRecord) -> Result<Option<Entry>, String> {

@@ -14,7 +14,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use taptrail_guest::Dirs;
 use taptrail_ledger::Ledger;
 use taptrail_source::{Hosts, Input, Options, Outcome, SourceError, Take};
-use taptrail_trail::InHand;
+use taptrail_trail::StepsInProgress;
 
 pub(crate) use self::again::again;
 pub(crate) use self::extent::Extent;
@@ -29,7 +29,7 @@ const SQLITE: &[u8] = b"SQLite format 3\0";
 pub(crate) struct Read {
     pub(crate) outcome: Outcome,
     /// What supervisors had in hand as their ledgers were read.
-    pub(crate) in_hand: Vec<InHand>,
+    pub(crate) in_hand: Vec<StepsInProgress>,
 }
 
 /// Gives each entry of the sources to `take`, in the order of their times.

@@ -48,9 +48,9 @@ pub enum Content {
     /// A stretch of a log is lost: records of that time may be missing.
     Gap(Gap),
     /// Nothing is recorded from here on, until [`RecordingResumed`](Self::RecordingResumed).
-    RecordingStopped(Lost),
+    RecordingStopped(GapReason),
     /// Records are written again.
-    RecordingResumed(Lost),
+    RecordingResumed(GapReason),
     /// The host started anew.
     Boot,
     /// A `VIRT_CONTROL` of a program that knows no uuids: a container run-time.
@@ -63,7 +63,7 @@ pub enum Content {
 /// The interfaces that live supervisors of a host were opening devices for, or handing them to QEMU, as its ledger was
 /// read. Whatever else in that ledger is open and not granted, nobody is about to grant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InHand {
+pub struct StepsInProgress {
     /// The host.
     pub host: Arc<str>,
     /// The ledger: the [`source`](Entry::source) of its entries.
@@ -81,20 +81,20 @@ pub struct Gap {
     /// The serial numbers of the first and the last event that may be missing, where they are known.
     pub serials: Option<(u32, u32)>,
     /// Why it can't be read.
-    pub why: Lost,
+    pub why: GapReason,
 }
 
 /// Why a stretch of a log is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Lost {
+pub enum GapReason {
     /// The log's own numbers show that it was never written.
-    Unwritten,
+    NeverWritten,
     /// The place up to which it was read is gone from the log and its rotations.
-    Place,
+    PositionLost,
     /// A packed rotation of the log is damaged: what it has from there on can't be had.
     Damaged,
     /// It was sent while nobody listened, and can't be had again.
-    Unheard,
+    NotListening,
     /// It was sent faster than it was taken.
     Overrun,
     /// The kernel log's rate limit dropped lines (`callbacks suppressed`).
@@ -110,12 +110,12 @@ pub enum Lost {
     /// auditd stopped writing, because the disk was full or failed.
     Suspended,
     /// Lines that look like records could not be read.
-    Unread,
+    UnparsedLines,
     /// The log goes back in time: its lines are not in order, or the clock was set.
     Disordered,
     /// Its serial numbers fall, and not to those of a boot: the host started anew and the beginning is missing, or
     /// these are another host's.
-    Fell,
+    SerialsFell,
 }
 
 impl Entry {
@@ -133,12 +133,12 @@ impl Entry {
 
 /// A record of a guest, with the entry that holds it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Claim<'a> {
+pub(crate) struct RecordEntry<'a> {
     pub(crate) entry: &'a Entry,
     pub(crate) record: &'a Record,
 }
 
-impl std::ops::Deref for Claim<'_> {
+impl std::ops::Deref for RecordEntry<'_> {
     type Target = Entry;
 
     fn deref(&self) -> &Entry {

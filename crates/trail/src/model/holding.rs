@@ -240,9 +240,9 @@ impl Holding {
     }
 
     /// Fills [`possibly_held`](Self::possibly_held): `doubt` is why its grant or end is not certain, and
-    /// `over` the time by which QEMU did not have it any more, where these are told.
-    pub(crate) fn find_doubts(&mut self, doubt: Option<Doubt>, over: Option<Timestamp>) {
-        let over = over.or(self.released);
+    /// `not_held_after` the time by which QEMU did not have it any more, where these are told.
+    pub(crate) fn fill_possibly_held(&mut self, doubt: Option<Doubt>, not_held_after: Option<Timestamp>) {
+        let not_held_after = not_held_after.or(self.released);
         let mut stretches = Vec::new();
         let mut add = |from: Option<Timestamp>, until: Option<Timestamp>, why| {
             if from.zip(until).is_none_or(|(from, until)| from < until) {
@@ -252,11 +252,11 @@ impl Holding {
         match self.state {
             State::OpenFailed => {}
             State::Opening | State::NeverGranted | State::Unknown => {
-                add(self.opened, over, doubt.unwrap_or(Doubt::NothingFollowed));
+                add(self.opened, not_held_after, doubt.unwrap_or(Doubt::NothingFollowed));
             }
             State::Held | State::Released => {
                 let before = if self.opened.is_some() { Doubt::BeforeGrant } else { Doubt::BeforeTrail };
-                let end = over.filter(|_| self.state == State::Released);
+                let end = not_held_after.filter(|_| self.state == State::Released);
                 let tail = doubt.unwrap_or(Doubt::EndUnseen);
                 match self.certainly_held() {
                     Some((from, until)) => {

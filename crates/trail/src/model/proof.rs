@@ -48,7 +48,7 @@ impl Proof {
         *self.source == *source || self.copies.iter().any(|copy| *copy.source == *source)
     }
 
-    pub(crate) fn add(self, to: &mut Vec<Self>) {
+    pub(crate) fn add_to(self, to: &mut Vec<Self>) {
         if to.last() == Some(&self) {
             return;
         }
@@ -93,7 +93,7 @@ mod tests {
         };
         let kept = |forged: &[u64]| {
             let mut proofs = Vec::new();
-            (1..=40).for_each(|line| proof(line, forged.contains(&line)).add(&mut proofs));
+            (1..=40).for_each(|line| proof(line, forged.contains(&line)).add_to(&mut proofs));
             assert_eq!((proofs.len(), proofs.last().map(|proof| proof.line)), (Proof::KEPT, Some(40)));
             Proof::rest_on_unauthenticated(&proofs)
         };

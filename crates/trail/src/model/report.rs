@@ -40,12 +40,12 @@ pub struct Input {
     pub notes: Vec<String>,
     /// The time that was asked for, and whether it is covered.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub asked: Option<Asked>,
+    pub asked: Option<QueriedTime>,
 }
 
 /// A time that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Asked {
+pub struct QueriedTime {
     /// Its first moment.
     #[serde(with = "crate::time::maybe")]
     pub from: Option<Timestamp>,

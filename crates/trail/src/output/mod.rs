@@ -8,80 +8,84 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use taptrail_record::{Device, DeviceKind, Event, GuestId, MacAddr};
 
-use crate::model::entry::Claim;
-use crate::output::pending_releases::{Ending, Late};
-use crate::output::unnumbered::Unnumbered;
-use crate::state::open_holding::Draft;
+use crate::model::entry::RecordEntry;
+use crate::output::pending_releases::{PendingEnd, PendingReleases};
+use crate::output::unnumbered::UnnumberedGrant;
+use crate::state::open_holding::OpenHolding;
 use crate::{Certainty, Doubt, EndedBy, Finding, FindingKind, Holding, Proof, State};
 
 /// What the trail has told so far and nobody has fetched.
 #[derive(Debug, Default)]
-pub(crate) struct Out {
+pub(crate) struct Output {
     pub(crate) holdings: Vec<Holding>,
     pub(crate) findings: Vec<Finding>,
     /// What is told to be over and whose watcher has yet to tell.
-    pub(crate) late: Late,
+    pub(crate) pending_releases: PendingReleases,
     /// What QEMU got just now without its number.
-    pub(crate) unnumbered: Vec<Unnumbered>,
+    pub(crate) unnumbered: Vec<UnnumberedGrant>,
     /// The MACs that the guest now looked at began (`true`) or ceased to have.
-    pub(crate) shifts: Vec<(MacAddr, bool)>,
+    pub(crate) mac_changes: Vec<(MacAddr, bool)>,
     /// Whether a grant without an open is reported before a watcher can have looked.
-    pub(crate) looks_itself: bool,
+    pub(crate) reports_bare_grants_at_once: bool,
 }
 
 /// The guest that a finding is about.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Whose<'a> {
+pub(crate) struct GuestRef<'a> {
     pub(crate) host: &'a Arc<str>,
     pub(crate) guest: &'a GuestId,
 }
 
-impl Out {
+impl Output {
     /// A draft is over. If a watcher saw its descriptors, it will tell that they are gone.
-    pub(crate) fn end(&mut self, draft: Draft, cause: EndedBy, at: Option<&Proof>) {
-        if draft.is_seen() && draft.is_open() && draft.is_granted() && cause != EndedBy::Reboot {
-            if let Some(Ending { draft, cause, at }) =
-                self.late.wait(Ending { draft, cause, at: at.cloned() })
+    pub(crate) fn end_or_defer(&mut self, open_holding: OpenHolding, cause: EndedBy, at: Option<&Proof>) {
+        if open_holding.is_seen_in_qemu()
+            && open_holding.is_open()
+            && open_holding.is_granted()
+            && cause != EndedBy::Reboot
+        {
+            if let Some(PendingEnd { open_holding, cause, at }) =
+                self.pending_releases.add(PendingEnd { open_holding, cause, at: at.cloned() })
             {
-                self.close(draft, cause, at.as_ref());
+                self.emit_ended(open_holding, cause, at.as_ref());
             }
             return;
         }
-        self.close(draft, cause, at);
+        self.emit_ended(open_holding, cause, at);
     }
 
     /// A draft is over, whatever else may be told.
-    pub(crate) fn close(&mut self, draft: Draft, cause: EndedBy, at: Option<&Proof>) {
-        self.tell_unnumbered(&draft);
-        let unclosed = draft.is_granted() && draft.is_open() && draft.closes_follow();
-        let holding = draft.end(cause, at);
-        self.judge_grant(&holding);
+    pub(crate) fn emit_ended(&mut self, open_holding: OpenHolding, cause: EndedBy, at: Option<&Proof>) {
+        self.report_unnumbered(&open_holding);
+        let unclosed = open_holding.is_granted() && open_holding.is_open() && open_holding.expects_closes();
+        let holding = open_holding.end(cause, at);
+        self.report_missing_grant(&holding);
         if unclosed && matches!(cause, EndedBy::Detach | EndedBy::Stop | EndedBy::Revoke) {
             let text = format!(
                 "{} gave up {} ({}), and no record shows the close of {}",
                 holding.mac,
-                named(&holding.device),
+                device_name(&holding.device),
                 cause.as_str(),
                 if holding.queues.is_none_or(|queues| queues == 1) { "it" } else { "all its queues" },
             );
-            self.of(FindingKind::NeverReleased, &holding, text);
+            self.report_for_holding(FindingKind::NeverReleased, &holding, text);
         }
-        self.judge_end(&holding);
+        self.report_doubtful_release(&holding);
         self.holdings.push(holding);
     }
 
     /// Tells of a device that somebody may hold after its close.
-    fn judge_end(&mut self, holding: &Holding) {
+    fn report_doubtful_release(&mut self, holding: &Holding) {
         if let Some(doubt) = holding.end_doubt.filter(|doubt| doubt.needs_a_look()) {
-            let (device, mac) = (named(&holding.device), holding.mac);
+            let (device, mac) = (device_name(&holding.device), holding.mac);
             let text = format!("{mac} gave up {device}, and it may be held still: {}", doubt.sentence());
-            self.of(FindingKind::DoubtfulRelease, holding, text);
+            self.report_for_holding(FindingKind::DoubtfulRelease, holding, text);
         }
     }
 
     /// Tells of a device that was opened and that QEMU never got, or perhaps did not get.
-    fn judge_grant(&mut self, holding: &Holding) {
-        let (device, mac) = (named(&holding.device), holding.mac);
+    fn report_missing_grant(&mut self, holding: &Holding) {
+        let (device, mac) = (device_name(&holding.device), holding.mac);
         match (holding.state, holding.certainty) {
             (State::NeverGranted, Certainty::Doubtful) => {}
             (State::NeverGranted, _) => {
@@ -91,7 +95,7 @@ impl Out {
                 } else {
                     format!("{device} was opened for {mac} and never given to QEMU")
                 };
-                self.of(FindingKind::OpenWithoutGrant, holding, text);
+                self.report_for_holding(FindingKind::OpenWithoutGrant, holding, text);
             }
             (State::Unknown, _) => {
                 let why = match holding.possibly_held.first().map(|possibly| possibly.why) {
@@ -101,61 +105,61 @@ impl Out {
                 };
                 let text =
                     format!("{device} was opened for {mac}, and whether QEMU got it is not known: {why}");
-                self.of(FindingKind::GrantUnknown, holding, text);
+                self.report_for_holding(FindingKind::GrantUnknown, holding, text);
             }
             _ => {}
         }
     }
 
     /// A draft is over, and nothing more is told: its watcher may just not have told yet.
-    pub(crate) fn leave(&mut self, ending: Ending, now: Timestamp) {
+    pub(crate) fn emit_pending(&mut self, ending: PendingEnd, now: Timestamp) {
         if ending.is_recent(now) {
-            self.tell_unnumbered(&ending.draft);
-            self.holdings.push(ending.draft.end(ending.cause, ending.at.as_ref()));
+            self.report_unnumbered(&ending.open_holding);
+            self.holdings.push(ending.open_holding.end(ending.cause, ending.at.as_ref()));
         } else {
-            self.close(ending.draft, ending.cause, ending.at.as_ref());
+            self.emit_ended(ending.open_holding, ending.cause, ending.at.as_ref());
         }
     }
 
     /// A draft is followed no further: what QEMU has it still has.
-    pub(crate) fn as_it_stands(&mut self, draft: Draft) {
-        if draft.is_granted() && draft.is_open() {
-            self.tell_unnumbered(&draft);
-            self.holdings.push(draft.into_unended());
+    pub(crate) fn emit_unclosed(&mut self, open_holding: OpenHolding) {
+        if open_holding.is_granted() && open_holding.is_open() {
+            self.report_unnumbered(&open_holding);
+            self.holdings.push(open_holding.into_unended());
         } else {
-            self.end(draft, EndedBy::Close, None);
+            self.end_or_defer(open_holding, EndedBy::Close, None);
         }
     }
 
     /// No record told the number of what QEMU got.
-    pub(crate) fn tell_unnumbered(&mut self, draft: &Draft) {
-        let device = &draft.holding.device;
-        if !draft.unnumbered || device.rdev.is_some() {
+    pub(crate) fn report_unnumbered(&mut self, open_holding: &OpenHolding) {
+        let device = &open_holding.holding.device;
+        if !open_holding.number_pending || device.rdev.is_some() {
             return;
         }
         let what = match device.kind {
             DeviceKind::Macvtap => "by its interface alone",
             _ => "without its number",
         };
-        let (device, mac) = (named(device), draft.holding.mac);
+        let (device, mac) = (device_name(device), open_holding.holding.mac);
         let text = format!("QEMU got {device} for {mac}, which the records name {what}");
-        self.of(FindingKind::UnknownDeviceNumber, &draft.holding, text);
+        self.report_for_holding(FindingKind::UnknownDeviceNumber, &open_holding.holding, text);
     }
 
     /// An interface goes with its guest.
-    pub(crate) fn unlist(&mut self, mac: MacAddr, listed: usize) {
-        if listed > 0 {
-            self.shifts.push((mac, false));
+    pub(crate) fn remove_from_mac_index(&mut self, mac: MacAddr, indexed_count: usize) {
+        if indexed_count > 0 {
+            self.mac_changes.push((mac, false));
         }
     }
 
     /// A finding about what one record says.
-    pub(crate) fn say(&mut self, kind: FindingKind, entry: &Claim<'_>, text: String) {
-        self.say_for(kind, entry, entry.record.event.mac(), text);
+    pub(crate) fn report(&mut self, kind: FindingKind, entry: &RecordEntry<'_>, text: String) {
+        self.report_for_mac(kind, entry, entry.record.event.mac(), text);
     }
 
     /// The same, to be told later or not at all.
-    pub(crate) fn finding(&self, kind: FindingKind, entry: &Claim<'_>, text: String) -> Finding {
+    pub(crate) fn finding(&self, kind: FindingKind, entry: &RecordEntry<'_>, text: String) -> Finding {
         Finding {
             kind,
             host: Arc::clone(&entry.host),
@@ -169,10 +173,10 @@ impl Out {
     }
 
     /// A finding about what one record says of an interface that it does not name.
-    pub(crate) fn say_for(
+    pub(crate) fn report_for_mac(
         &mut self,
         kind: FindingKind,
-        entry: &Claim<'_>,
+        entry: &RecordEntry<'_>,
         mac: Option<MacAddr>,
         text: String,
     ) {
@@ -181,18 +185,18 @@ impl Out {
     }
 
     /// A finding about a guest, shown by one record.
-    pub(crate) fn tell(
+    pub(crate) fn report_for_guest(
         &mut self,
         kind: FindingKind,
-        whose: Whose<'_>,
+        guest_ref: GuestRef<'_>,
         mac: Option<MacAddr>,
         at: &Proof,
         text: String,
     ) {
         self.findings.push(Finding {
             kind,
-            host: Arc::clone(whose.host),
-            guest: Some(whose.guest.clone()),
+            host: Arc::clone(guest_ref.host),
+            guest: Some(guest_ref.guest.clone()),
             mac,
             device: None,
             time: at.time,
@@ -202,7 +206,7 @@ impl Out {
     }
 
     /// A finding about a holding, as it stands.
-    pub(crate) fn of(&mut self, kind: FindingKind, holding: &Holding, text: String) {
+    pub(crate) fn report_for_holding(&mut self, kind: FindingKind, holding: &Holding, text: String) {
         self.findings.push(Finding {
             kind,
             host: Arc::clone(&holding.host),
@@ -217,7 +221,7 @@ impl Out {
 }
 
 /// A device as a sentence names it.
-pub(crate) fn named(device: &Device) -> String {
+pub(crate) fn device_name(device: &Device) -> String {
     match &device.dev {
         // Opened by its handle (open_by_handle_at(2)).
         None if device.path.is_empty() => format!("a {} without naming it", device.kind),
@@ -227,7 +231,7 @@ pub(crate) fn named(device: &Device) -> String {
 }
 
 /// Why a record's operation failed, as the end of a sentence.
-pub(crate) fn why(entry: &Claim<'_>) -> String {
+pub(crate) fn errno_suffix(entry: &RecordEntry<'_>) -> String {
     match entry.record.errno {
         Some(errno) => format!(": {}", std::io::Error::from_raw_os_error(errno)),
         None => String::new(),
@@ -235,7 +239,7 @@ pub(crate) fn why(entry: &Claim<'_>) -> String {
 }
 
 /// The interface or guest that a record is about, as a sentence names it.
-pub(crate) fn whose(entry: &Claim<'_>) -> String {
+pub(crate) fn subject_name(entry: &RecordEntry<'_>) -> String {
     match entry.record.event.mac() {
         Some(mac) => mac.to_string(),
         None => format!("guest '{}'", entry.record.guest.name),
@@ -243,7 +247,7 @@ pub(crate) fn whose(entry: &Claim<'_>) -> String {
 }
 
 /// The reason in a guest's start or stop record.
-pub(crate) fn reason(event: &Event) -> &str {
+pub(crate) fn start_stop_reason(event: &Event) -> &str {
     match event {
         Event::GuestStart { reason, .. } | Event::GuestStop { reason, .. } => reason.as_str(),
         _ => "",

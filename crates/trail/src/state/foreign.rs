@@ -7,32 +7,32 @@ use crate::{Entry, Finding, FindingKind, Proof};
 
 /// The programs of one host that write `VIRT_CONTROL` records of their own.
 #[derive(Debug, Default)]
-pub(crate) struct Foreign {
-    programs: BTreeMap<CompactString, Count>,
-    others: Option<Count>,
+pub(crate) struct ForeignPrograms {
+    programs: BTreeMap<CompactString, ProgramRecords>,
+    others: Option<ProgramRecords>,
 }
 
 #[derive(Debug, Default)]
-struct Count {
+struct ProgramRecords {
     records: u64,
     proof: Vec<Proof>,
 }
 
 /// How many programs are counted apart.
-const MOST_PROGRAMS: usize = 64;
+const MAX_PROGRAMS: usize = 64;
 /// How many records of each are shown.
-const SHOWN: usize = 3;
+const MAX_PROOFS: usize = 3;
 
-impl Foreign {
+impl ForeignPrograms {
     pub(crate) fn count(&mut self, entry: &Entry, exe: &CompactString) {
-        let room = self.programs.len() < MOST_PROGRAMS;
+        let room = self.programs.len() < MAX_PROGRAMS;
         let count = match self.programs.get_mut(exe) {
             Some(count) => count,
             None if room => self.programs.entry(exe.clone()).or_default(),
             None => self.others.get_or_insert_default(),
         };
         count.records += 1;
-        if count.proof.len() < SHOWN {
+        if count.proof.len() < MAX_PROOFS {
             count.proof.push(entry.proof());
         }
     }
@@ -44,7 +44,7 @@ impl Foreign {
             exe => (exe.to_owned(), count),
         });
         let others = self.others.map(|count| ("Others".to_owned(), count));
-        programs.chain(others).filter_map(|(who, Count { records, proof })| {
+        programs.chain(others).filter_map(|(who, ProgramRecords { records, proof })| {
             let what = if records == 1 { "record that names" } else { "records that name" };
             Some(Finding {
                 kind: FindingKind::ForeignControl,

@@ -5,74 +5,87 @@ use std::sync::Arc;
 
 use taptrail_record::{Device, DeviceKind, Event, Fragment, GuestId, IfName};
 
-use crate::model::entry::Claim;
-use crate::output::{Out, named, whose, why};
-use crate::state::guest::{By, Guest};
-use crate::state::kernel_opens::{KernelOpens, Recent};
-use crate::state::open_holding::Opened;
-use crate::{Entry, Finding, FindingKind, Gap, Lost};
+use crate::model::entry::RecordEntry;
+use crate::output::{Output, device_name, errno_suffix, subject_name};
+use crate::state::guest::{GrantMethod, Guest};
+use crate::state::kernel_opens::{KernelOpens, RecentOpen};
+use crate::state::open_holding::RecordedOpen;
+use crate::{Entry, Finding, FindingKind, Gap, GapReason};
 use jiff::Timestamp;
 
 /// Tells a guest what a record says of it; all but the stop that ends it.
 ///
 /// Returns an earlier open whose count of open(2)s is not certain any more.
-pub(crate) fn tell(
+pub(crate) fn apply_to_guest(
     guest: &mut Guest,
-    entry: &Claim<'_>,
+    entry: &RecordEntry<'_>,
     done: bool,
-    lost: Option<(Timestamp, Timestamp)>,
-    opens: &mut KernelOpens,
-    out: &mut Out,
-) -> Option<Recent> {
+    last_gap: Option<(Timestamp, Timestamp)>,
+    kernel_opens: &mut KernelOpens,
+    out: &mut Output,
+) -> Option<RecentOpen> {
     let mut uncertain = None;
     match (&entry.record.event, done) {
         (Event::Open { mac, device, queue }, _) => {
-            let (mac, queue, device) = (*mac, *queue, recorded(device, *queue));
-            let seen = opens.admit(entry, &device, queue);
-            let opened = Opened { mac, device: &device, queue, seen: seen.as_ref() };
+            let (mac, queue, device) = (*mac, *queue, recorded_device(device, *queue));
+            let seen = kernel_opens.match_record(entry, &device, queue);
+            let opened = RecordedOpen { mac, device: &device, queue, kernel: seen.as_ref() };
             if done {
-                guest.opened(entry, &opened, lost, out);
-                uncertain = opens.remember(entry, mac, &device, seen.as_ref());
+                guest.on_open(entry, &opened, last_gap, out);
+                uncertain = kernel_opens.remember_record(entry, mac, &device, seen.as_ref());
             } else {
-                guest.open_failed(entry, &opened, out);
+                guest.on_open_failed(entry, &opened, out);
             }
         }
-        (Event::Start { mac, vm_pid, .. }, true) => guest.granted(entry, *mac, By::Start, *vm_pid, out),
-        (Event::Start { mac, .. }, false) => guest.refused(entry, *mac, By::Start, out),
-        (Event::Attach { mac, vm_pid, .. }, true) => guest.granted(entry, *mac, By::Attach, *vm_pid, out),
-        (Event::Attach { mac, .. }, false) => guest.refused(entry, *mac, By::Attach, out),
-        (Event::Detach { mac, forced, .. }, true) => guest.detached(entry, *mac, *forced, out),
-        (Event::Detach { mac, .. }, false) => guest.detach_failed(entry, *mac, out),
+        (Event::Start { mac, vm_pid, .. }, true) => {
+            guest.on_grant(entry, *mac, GrantMethod::Start, *vm_pid, out)
+        }
+        (Event::Start { mac, .. }, false) => guest.on_refusal(entry, *mac, GrantMethod::Start, out),
+        (Event::Attach { mac, vm_pid, .. }, true) => {
+            guest.on_grant(entry, *mac, GrantMethod::Attach, *vm_pid, out)
+        }
+        (Event::Attach { mac, .. }, false) => guest.on_refusal(entry, *mac, GrantMethod::Attach, out),
+        (Event::Detach { mac, forced, .. }, true) => guest.on_detach(entry, *mac, *forced, out),
+        (Event::Detach { mac, .. }, false) => guest.on_detach_failed(entry, *mac, out),
         (Event::Keep { mac, device, queue, vm_pid }, _) => {
-            let opened = Opened { mac: *mac, device, queue: *queue, seen: None };
-            guest.kept(entry, &opened, *vm_pid, out);
+            let opened = RecordedOpen { mac: *mac, device, queue: *queue, kernel: None };
+            guest.on_keep(entry, &opened, *vm_pid, out);
         }
         (Event::Close { mac, device, queue }, true) => {
-            guest.closed(entry, &Opened { mac: *mac, device, queue: *queue, seen: None }, out);
+            guest.on_close(entry, &RecordedOpen { mac: *mac, device, queue: *queue, kernel: None }, out);
         }
         (Event::Close { device, .. }, false) => {
-            let text = format!("{} of {} could not be closed{}", named(device), whose(entry), why(entry));
-            out.say(FindingKind::CloseFailed, entry, text);
+            let text = format!(
+                "{} of {} could not be closed{}",
+                device_name(device),
+                subject_name(entry),
+                errno_suffix(entry)
+            );
+            out.report(FindingKind::CloseFailed, entry, text);
         }
         // One that is in force again says nothing of the time before.
         (Event::Filter { .. } | Event::Mac { .. }, true) => {}
         (Event::Filter { device, .. }, false) => {
-            let text = format!("The filter of {} for {} was not in force", named(device), whose(entry));
-            out.say(FindingKind::FilterLost, entry, text);
+            let text =
+                format!("The filter of {} for {} was not in force", device_name(device), subject_name(entry));
+            out.report(FindingKind::FilterLost, entry, text);
         }
         (Event::Mac { device, .. }, false) => {
-            let text =
-                format!("The MAC of the link behind {} for {} was changed", named(device), whose(entry));
-            out.say(FindingKind::MacChanged, entry, text);
+            let text = format!(
+                "The MAC of the link behind {} for {} was changed",
+                device_name(device),
+                subject_name(entry)
+            );
+            out.report(FindingKind::MacChanged, entry, text);
         }
-        (Event::GuestStart { vm_pid, .. }, true) => guest.started(entry, *vm_pid, out),
-        (Event::GuestStart { .. }, false) => guest.start_failed(entry, out),
-        (Event::GuestStop { .. }, _) => Guest::stop_failed(entry, out),
+        (Event::GuestStart { vm_pid, .. }, true) => guest.on_start(entry, *vm_pid, out),
+        (Event::GuestStart { .. }, false) => guest.on_start_failed(entry, out),
+        (Event::GuestStop { .. }, _) => Guest::on_stop_failed(entry, out),
         // Of descriptors a watcher tells, in `crate::state::watched`.
         (Event::Seen(_) | Event::Gone(_) | Event::GuestGone { .. }, _) => {}
     }
     if let Some(mac) = entry.record.event.mac() {
-        guest.tidy(mac, &|| entry.proof(), out);
+        guest.remove_ended(mac, &|| entry.proof(), out);
     }
     uncertain
 }
@@ -81,7 +94,7 @@ pub(crate) fn tell(
 ///
 /// libvirt names a macvtap by its interface and asks stat(2) for that name's number: what that finds in
 /// the daemon's working directory is another thing, whatever its number.
-pub(crate) fn recorded(device: &Device, queue: Option<u32>) -> Cow<'_, Device> {
+pub(crate) fn recorded_device(device: &Device, queue: Option<u32>) -> Cow<'_, Device> {
     let interface = || device.path != "?" && device.path.parse::<IfName>().is_ok();
     if queue.is_none() && device.rdev.is_some() && !device.path.contains('/') && interface() {
         let (path, dev) = (device.path.clone(), device.dev.clone());
@@ -91,7 +104,7 @@ pub(crate) fn recorded(device: &Device, queue: Option<u32>) -> Cow<'_, Device> {
 }
 
 /// The finding about what is left of a record. `known` is the guest with its uuid, if that runs.
-pub(crate) fn fragment(
+pub(crate) fn fragment_finding(
     kind: FindingKind,
     entry: &Entry,
     fragment: &Fragment,
@@ -109,7 +122,7 @@ pub(crate) fn fragment(
         of += &format!(" for {mac}");
     }
     if let Some(device) = &fragment.device {
-        of += &format!(" about {}", named(device));
+        of += &format!(" about {}", device_name(device));
     }
     let text = match kind {
         FindingKind::RecordNotSent => format!("A record{of} could not be sent: no audit log has it"),
@@ -129,24 +142,24 @@ pub(crate) fn fragment(
 }
 
 /// The finding about a stretch of a log that is lost.
-pub(crate) fn gap(entry: &Entry, gap: &Gap) -> Finding {
+pub(crate) fn gap_finding(entry: &Entry, gap: &Gap) -> Finding {
     let what = match gap.why {
-        Lost::Unwritten => "The log lacks a stretch",
-        Lost::Place => "The log was cut or rotated away before it was read to its end",
-        Lost::Damaged => "A packed rotation of the log is damaged and can't be read to its end",
-        Lost::Unheard => "Records that the kernel sent while nobody listened are lost",
-        Lost::Overrun => "The kernel sent records faster than they were read",
-        Lost::RateLimited => "The kernel's log dropped lines by its rate limit",
-        Lost::Backlog => "The kernel dropped audit records",
-        Lost::QueueFull => "The queue of auditd or of a dispatcher was full, and dropped records",
-        Lost::AuditingOff => "Auditing was switched off",
-        Lost::AuditdStopped => "auditd did not run",
-        Lost::Disordered => "The log goes back in time, as after its clock was set",
-        Lost::Unread => "Lines that look like records could not be read",
-        Lost::Fell => {
+        GapReason::NeverWritten => "The log lacks a stretch",
+        GapReason::PositionLost => "The log was cut or rotated away before it was read to its end",
+        GapReason::Damaged => "A packed rotation of the log is damaged and can't be read to its end",
+        GapReason::NotListening => "Records that the kernel sent while nobody listened are lost",
+        GapReason::Overrun => "The kernel sent records faster than they were read",
+        GapReason::RateLimited => "The kernel's log dropped lines by its rate limit",
+        GapReason::Backlog => "The kernel dropped audit records",
+        GapReason::QueueFull => "The queue of auditd or of a dispatcher was full, and dropped records",
+        GapReason::AuditingOff => "Auditing was switched off",
+        GapReason::AuditdStopped => "auditd did not run",
+        GapReason::Disordered => "The log goes back in time, as after its clock was set",
+        GapReason::UnparsedLines => "Lines that look like records could not be read",
+        GapReason::SerialsFell => {
             "The serial numbers fall, as after a boot whose beginning is missing or in another host's log"
         }
-        Lost::Suspended => "auditd stopped writing, because its disk was full or failed",
+        GapReason::Suspended => "auditd stopped writing, because its disk was full or failed",
     };
     let which = match gap.serials {
         Some((first, last)) if first == last => format!("audit event {first} is"),

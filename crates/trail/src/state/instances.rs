@@ -5,52 +5,52 @@ use std::collections::VecDeque;
 use taptrail_record::{Event, GuestId};
 
 use crate::FindingKind;
-use crate::model::entry::Claim;
-use crate::output::{Out, Whose};
+use crate::model::entry::RecordEntry;
+use crate::output::{GuestRef, Output};
 use crate::state::guest::Guest;
 
 /// The guests with one uuid on one host, oldest first, told apart by who writes of them.
 #[derive(Debug, Default)]
-pub(crate) struct Lives {
+pub(crate) struct GuestInstances {
     guests: Vec<Guest>,
 }
 
 /// More writers than this never speak of one uuid at once.
-const MOST: usize = 8;
+const MAX_INSTANCES: usize = 8;
 
 /// The daemons of one host of which it is told that they took guests over.
 #[derive(Debug, Default)]
-pub(crate) struct Daemons {
-    told: VecDeque<u32>,
+pub(crate) struct RestartedDaemons {
+    reported: VecDeque<u32>,
 }
 
-impl Daemons {
-    const REMEMBERED: usize = 64;
+impl RestartedDaemons {
+    const MAX_REPORTED: usize = 64;
 
-    fn took_over(&mut self, entry: &Claim<'_>, writer: u32, guest: &Guest, out: &mut Out) {
-        if self.told.contains(&writer) {
+    fn report_restart(&mut self, entry: &RecordEntry<'_>, writer: u32, guest: &Guest, out: &mut Output) {
+        if self.reported.contains(&writer) {
             return;
         }
-        if self.told.len() == Self::REMEMBERED {
-            self.told.pop_front();
+        if self.reported.len() == Self::MAX_REPORTED {
+            self.reported.pop_front();
         }
-        self.told.push_back(writer);
-        let whose = Whose { host: &guest.host, guest: &guest.id };
+        self.reported.push_back(writer);
+        let guest_ref = GuestRef { host: &guest.host, guest: &guest.id };
         let before = guest.writer.map_or(String::new(), |before| format!(" as process {before} did before"));
         let text = format!(
             "Process {writer} speaks for the running guest '{}'{before}: its manager restarted",
             guest.id.name
         );
-        out.tell(FindingKind::DaemonRestarted, whose, None, &entry.proof(), text);
+        out.report_for_guest(FindingKind::DaemonRestarted, guest_ref, None, &entry.proof(), text);
     }
 }
 
-impl Lives {
+impl GuestInstances {
     pub(crate) fn is_empty(&self) -> bool {
         self.guests.is_empty()
     }
 
-    pub(crate) fn get(&mut self, at: usize) -> &mut Guest {
+    pub(crate) fn get_mut(&mut self, at: usize) -> &mut Guest {
         &mut self.guests[at]
     }
 
@@ -79,45 +79,51 @@ impl Lives {
     }
 
     /// Takes the guest whose QEMU has this pid.
-    pub(crate) fn remove_pid(&mut self, pid: u32) -> Option<Guest> {
+    pub(crate) fn remove_by_pid(&mut self, pid: u32) -> Option<Guest> {
         let at = self.guests.iter().position(|guest| guest.pid == Some(pid))?;
         Some(self.remove(at))
     }
 
     /// The guest that runs as this process, as far as is told.
-    pub(crate) fn of_pid(&mut self, pid: u32) -> Option<&mut Guest> {
-        let at = self.position_of(pid)?;
+    pub(crate) fn get_by_pid(&mut self, pid: u32) -> Option<&mut Guest> {
+        let at = self.position_by_pid(pid)?;
         self.guests.get_mut(at)
     }
 
-    fn position_of(&self, pid: u32) -> Option<usize> {
+    fn position_by_pid(&self, pid: u32) -> Option<usize> {
         let runs = |guest: &Guest| guest.running && guest.pid.is_none();
         let own = self.guests.iter().position(|guest| guest.pid == Some(pid));
         own.or_else(|| self.guests.iter().rposition(runs))
     }
 
     /// Takes the guest that ran as this process.
-    pub(crate) fn remove_of(&mut self, pid: u32) -> Option<Guest> {
-        let at = self.position_of(pid)?;
+    pub(crate) fn remove_running_as(&mut self, pid: u32) -> Option<Guest> {
+        let at = self.position_by_pid(pid)?;
         Some(self.remove(at))
     }
 
     /// The guest that was seen to run as this process. What was `over` is none that is told of since.
-    pub(crate) fn seen(&mut self, entry: &Claim<'_>, pid: u32, over: bool, out: &mut Out) -> &mut Guest {
+    pub(crate) fn get_or_add_running(
+        &mut self,
+        entry: &RecordEntry<'_>,
+        pid: u32,
+        over: bool,
+        out: &mut Output,
+    ) -> &mut Guest {
         let unknown = |guest: &Guest| !over && guest.pid.is_none();
-        let known = self.position_of(pid).or_else(|| self.guests.iter().rposition(unknown));
+        let known = self.position_by_pid(pid).or_else(|| self.guests.iter().rposition(unknown));
         let at = known.unwrap_or_else(|| {
-            if self.guests.len() == MOST {
-                self.remove(0).forget(entry.time, out);
+            if self.guests.len() == MAX_INSTANCES {
+                self.remove(0).stop_tracking(entry.time, out);
             }
-            self.guests.push(Guest::seen(entry));
+            self.guests.push(Guest::running(entry));
             self.guests.len() - 1
         });
         &mut self.guests[at]
     }
 
     /// Forgets guests of which nothing is left to wait for. Whether none is left at all.
-    pub(crate) fn forget_idle(&mut self) -> bool {
+    pub(crate) fn remove_idle(&mut self) -> bool {
         while let Some(idle) = self.guests.iter().position(Guest::is_idle) {
             self.remove(idle);
         }
@@ -129,7 +135,12 @@ impl Lives {
     /// A writer new to the uuid either has taken the running guest over from another, as a daemon that
     /// started anew, or is about to run a second one. What it opens may be for both, so that stays
     /// apart until a hot-plug or a start tells.
-    pub(crate) fn of(&mut self, entry: &Claim<'_>, daemons: &mut Daemons, out: &mut Out) -> usize {
+    pub(crate) fn find_or_add(
+        &mut self,
+        entry: &RecordEntry<'_>,
+        daemons: &mut RestartedDaemons,
+        out: &mut Output,
+    ) -> usize {
         let Some(newest) = self.guests.len().checked_sub(1) else {
             self.guests.reserve_exact(1);
             self.guests.push(Guest::new(entry, false));
@@ -139,7 +150,7 @@ impl Lives {
         let own = self.guests.iter().position(|guest| guest.writer == Some(writer));
         match own {
             Some(at) => {
-                if !self.guests[at].tentative || !takes_over(entry, Some(&self.guests[at])) {
+                if !self.guests[at].tentative || !implies_running_guest(entry, Some(&self.guests[at])) {
                     return at;
                 }
             }
@@ -148,8 +159,8 @@ impl Lives {
                     self.guests[at].writer = Some(writer);
                     return at;
                 }
-                if !takes_over(entry, None) {
-                    if self.guests.len() == MOST {
+                if !implies_running_guest(entry, None) {
+                    if self.guests.len() == MAX_INSTANCES {
                         self.remove(0).finish(entry.time, out);
                     }
                     self.guests.push(Guest::new(entry, true));
@@ -162,18 +173,18 @@ impl Lives {
         let at = running.unwrap_or(self.guests.len() - 1);
         let guest = &mut self.guests[at];
         if guest.running {
-            daemons.took_over(entry, writer, guest, out);
+            daemons.report_restart(entry, writer, guest, out);
         }
         (guest.writer, guest.tentative) = (Some(writer), false);
         for (mac, interface) in tentative.into_iter().flat_map(|tentative| tentative.interfaces) {
-            guest.interface(mac, out).join(interface);
+            guest.interface(mac, out).merge(interface);
         }
         at
     }
 
     /// This one runs by the record now read. Returns those that must have ended, unseen: all others,
     /// but while it migrates the guest runs twice.
-    pub(crate) fn ran(&mut self, at: usize, entry: &Claim<'_>) -> Vec<Guest> {
+    pub(crate) fn take_replaced(&mut self, at: usize, entry: &RecordEntry<'_>) -> Vec<Guest> {
         self.guests[at].tentative = false;
         let migrates =
             matches!(&entry.record.event, Event::GuestStart { reason, .. } if reason.as_str() == "migrated");
@@ -187,12 +198,12 @@ impl Lives {
 
 /// Whether a record can only be of a guest that runs already, rather than of one that its writer is
 /// about to start and has told of so far as `own`.
-fn takes_over(entry: &Claim<'_>, own: Option<&Guest>) -> bool {
+fn implies_running_guest(entry: &RecordEntry<'_>, own: Option<&Guest>) -> bool {
     match &entry.record.event {
         Event::Attach { .. } | Event::Detach { .. } | Event::Filter { .. } | Event::Mac { .. } => true,
         Event::GuestStop { .. } => true,
         Event::Keep { mac, device, queue, .. } | Event::Close { mac, device, queue } => {
-            !own.is_some_and(|own| own.knows(*mac, device, *queue))
+            !own.is_some_and(|own| own.has_open(*mac, device, *queue))
         }
         Event::Open { .. } | Event::Start { .. } | Event::GuestStart { .. } => false,
         Event::Seen(_) | Event::Gone(_) | Event::GuestGone { .. } => false,

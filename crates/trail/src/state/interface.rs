@@ -3,40 +3,40 @@
 use jiff::Timestamp;
 use taptrail_record::{Descriptor, Device, MacAddr};
 
-use crate::output::{Out, Whose};
-use crate::state::guest::By;
-use crate::state::open_holding::Draft;
+use crate::output::{GuestRef, Output};
+use crate::state::guest::GrantMethod;
+use crate::state::open_holding::OpenHolding;
 use crate::state::operation::{Operation, Phase};
 use crate::{EndedBy, FindingKind, Proof};
 
 /// The tries of one MAC that may wait for their grant; older ones were given up without a word.
-const MOST_TRIES: usize = 64;
+const MAX_ATTEMPTS: usize = 64;
 /// How many interfaces of one guest with one MAC are followed: no QEMU has as many.
-const MOST_ALIKE: usize = 256;
+const MAX_SAME_MAC: usize = 256;
 
 /// What one guest has, or is to have, by one MAC. Most often that is one operation; a guest can have
 /// two interfaces with one MAC.
 #[derive(Debug, Default)]
 pub(crate) struct Interface {
     pub(crate) operations: Vec<Operation>,
-    /// How many of those marked `perhaps_over` are over.
-    owed: usize,
+    /// How many of those marked `perhaps_ended_at` are over.
+    ambiguous_releases: usize,
     /// The detaches of one of several, of which whoever watches will tell which it was.
-    detached: Vec<(EndedBy, Proof)>,
+    unresolved_detaches: Vec<(EndedBy, Proof)>,
     /// How many were plugged in when the host's index of MACs was last told.
-    pub(crate) listed: usize,
+    pub(crate) indexed_count: usize,
 }
 
 impl Interface {
     /// The operation that an open belongs to: the newest, or a new one.
-    pub(crate) fn current(
+    pub(crate) fn current_operation(
         &mut self,
         now: Timestamp,
         takes: impl Fn(&Operation) -> bool,
-        out: &mut Out,
+        out: &mut Output,
     ) -> &mut Operation {
         if !self.operations.last().is_some_and(takes) {
-            self.make_room(now, out);
+            self.evict_oldest(now, out);
             if self.operations.is_empty() {
                 self.operations.reserve_exact(1);
             }
@@ -47,53 +47,53 @@ impl Interface {
     }
 
     /// QEMU got it, and no open of a device is told.
-    pub(crate) fn granted_bare(&mut self, phase: Phase, now: Timestamp, out: &mut Out) {
+    pub(crate) fn add_bare(&mut self, phase: Phase, now: Timestamp, out: &mut Output) {
         self.add(Operation::bare(phase), now, out);
     }
 
     /// Takes an operation that no open began.
-    pub(crate) fn add(&mut self, operation: Operation, now: Timestamp, out: &mut Out) {
-        self.make_room(now, out);
+    pub(crate) fn add(&mut self, operation: Operation, now: Timestamp, out: &mut Output) {
+        self.evict_oldest(now, out);
         self.operations.push(operation);
     }
 
     /// Tells the oldest as they stand where no real guest could have as many.
-    fn make_room(&mut self, now: Timestamp, out: &mut Out) {
-        if self.operations.len() < MOST_TRIES {
+    fn evict_oldest(&mut self, now: Timestamp, out: &mut Output) {
+        if self.operations.len() < MAX_ATTEMPTS {
             return;
         }
         let opening = |operation: &mut Operation| operation.phase == Phase::Opening;
-        let tries = self.operations.iter().filter(|operation| operation.phase == Phase::Opening).count();
-        let surplus = (tries + 1).saturating_sub(MOST_TRIES);
+        let attempts = self.operations.iter().filter(|operation| operation.phase == Phase::Opening).count();
+        let surplus = (attempts + 1).saturating_sub(MAX_ATTEMPTS);
         for mut oldest in self.operations.extract_if(.., opening).take(surplus) {
-            oldest.is_over_by(now);
+            oldest.set_latest_end(now);
             oldest.end(EndedBy::Close, None, out);
         }
-        let surplus = (self.operations.len() + 1).saturating_sub(MOST_ALIKE + MOST_TRIES);
+        let surplus = (self.operations.len() + 1).saturating_sub(MAX_SAME_MAC + MAX_ATTEMPTS);
         for mut oldest in self.operations.drain(..surplus) {
-            oldest.perhaps_over.get_or_insert(now);
-            oldest.into_drafts().into_iter().for_each(|draft| out.as_it_stands(draft));
+            oldest.perhaps_ended_at.get_or_insert(now);
+            oldest.into_open_holdings().into_iter().for_each(|open_holding| out.emit_unclosed(open_holding));
         }
     }
 
     /// The operation whose opens a grant or refusal means. At a start all interfaces are opened first,
     /// and given in the same order; a hot-plug is of what was opened last.
-    pub(crate) fn opening(&self, by: By) -> Option<usize> {
+    pub(crate) fn find_opening(&self, method: GrantMethod) -> Option<usize> {
         let opening = |operation: &Operation| operation.phase == Phase::Opening;
-        match by {
-            By::Start => self.operations.iter().position(opening),
-            By::Attach => self.operations.iter().rposition(opening),
+        match method {
+            GrantMethod::Start => self.operations.iter().position(opening),
+            GrantMethod::Attach => self.operations.iter().rposition(opening),
         }
     }
 
     /// What becomes of `operations[at]` may be meant for another that opens, where records of one are missing.
-    pub(crate) fn doubt_others(&mut self, at: usize, time: Timestamp) {
+    pub(crate) fn doubt_other_attempts(&mut self, at: usize, time: Timestamp) {
         let opens = |operation: &Operation| operation.phase == Phase::Opening;
-        if !self.operations.iter().any(|operation| opens(operation) && operation.is_lost()) {
+        if !self.operations.iter().any(|operation| opens(operation) && operation.may_lack_records()) {
             return;
         }
         let others = self.operations.iter_mut().enumerate().filter(|(other, _)| *other != at);
-        others.filter(|(_, other)| opens(other)).for_each(|(_, other)| other.lose(time));
+        others.filter(|(_, other)| opens(other)).for_each(|(_, other)| other.mark_records_lost(time));
     }
 
     /// Those that a detach may mean which names no device.
@@ -109,15 +109,15 @@ impl Interface {
     }
 
     /// How many interfaces with this MAC are plugged in, as far as is told.
-    pub(crate) fn plugged(&self) -> usize {
+    pub(crate) fn count_plugged(&self) -> usize {
         let plugged = self.operations.iter().filter(|operation| operation.is_plugged()).count();
-        plugged.saturating_sub(self.owed + self.detached.len())
+        plugged.saturating_sub(self.ambiguous_releases + self.unresolved_detaches.len())
     }
 
     /// The same, without those of whose end a record may be missing.
-    pub(crate) fn surely_plugged(&self) -> usize {
-        let sure = |operation: &&Operation| operation.is_plugged() && !operation.is_lost();
-        self.operations.iter().filter(sure).count().min(self.plugged())
+    pub(crate) fn count_certainly_plugged(&self) -> usize {
+        let sure = |operation: &&Operation| operation.is_plugged() && !operation.may_lack_records();
+        self.operations.iter().filter(sure).count().min(self.count_plugged())
     }
 
     /// QEMU gave up one interface, and no record names its devices.
@@ -126,11 +126,11 @@ impl Interface {
     /// will tell. Else all stay as they are, each of them doubtful, until as many are given up as there are.
     pub(crate) fn release(
         &mut self,
-        whose: Whose<'_>,
+        guest_ref: GuestRef<'_>,
         mac: MacAddr,
         cause: EndedBy,
         at: &Proof,
-        out: &mut Out,
+        out: &mut Output,
     ) {
         let detachable = self.detachable();
         let alike = self.operations.iter().filter(|operation| detachable(operation)).count();
@@ -138,114 +138,134 @@ impl Interface {
             return;
         }
         let mut meant = self.operations.iter().filter(|operation| detachable(operation));
-        if self.owed == 0 && self.detached.len() + 1 < alike && meant.all(Operation::is_seen) {
-            return self.detached.push((cause, at.clone()));
+        if self.ambiguous_releases == 0
+            && self.unresolved_detaches.len() + 1 < alike
+            && meant.all(Operation::is_seen_in_qemu)
+        {
+            return self.unresolved_detaches.push((cause, at.clone()));
         }
-        if alike > 1 && self.detached.len() + 1 < alike {
+        if alike > 1 && self.unresolved_detaches.len() + 1 < alike {
             for operation in self.operations.iter_mut().filter(|operation| detachable(operation)) {
-                operation.perhaps_over.get_or_insert(at.time);
-                operation.prove(at);
+                operation.perhaps_ended_at.get_or_insert(at.time);
+                operation.add_proof(at);
             }
-            self.owed += 1;
-            if self.owed < alike {
-                let left = alike - self.owed;
+            self.ambiguous_releases += 1;
+            if self.ambiguous_releases < alike {
+                let left = alike - self.ambiguous_releases;
                 let text = format!(
                     "Guest '{}' gave up one of {alike} interfaces with the MAC {mac}: no record shows which {left} it still has",
-                    whose.guest.name
+                    guest_ref.guest.name
                 );
-                return out.tell(FindingKind::AmbiguousRelease, whose, Some(mac), at, text);
+                return out.report_for_guest(FindingKind::AmbiguousRelease, guest_ref, Some(mac), at, text);
             }
         }
-        self.owed = 0;
-        self.detached.clear();
+        self.ambiguous_releases = 0;
+        self.unresolved_detaches.clear();
         for operation in self.operations.extract_if(.., |operation| detachable(operation)) {
             operation.end(cause, Some(at), out);
         }
     }
 
     /// Which of several was given up is not told by whoever watches, and so by nobody.
-    pub(crate) fn doubt(&mut self, whose: Whose<'_>, mac: MacAddr, out: &mut Out) {
-        let detached = std::mem::take(&mut self.detached);
-        let (seen, detachable) = (detached.len(), self.detachable());
+    pub(crate) fn report_unresolved_detaches(
+        &mut self,
+        guest_ref: GuestRef<'_>,
+        mac: MacAddr,
+        out: &mut Output,
+    ) {
+        let unresolved_detaches = std::mem::take(&mut self.unresolved_detaches);
+        let (seen, detachable) = (unresolved_detaches.len(), self.detachable());
         if seen == 0 {
             return;
         }
         let alike = self.operations.iter_mut().filter(|operation| detachable(operation));
-        let since = detached.first().map_or(Timestamp::MAX, |(_, at)| at.time);
-        alike.for_each(|operation| _ = operation.perhaps_over.get_or_insert(since));
-        for (_, at) in detached {
+        let since = unresolved_detaches.first().map_or(Timestamp::MAX, |(_, at)| at.time);
+        alike.for_each(|operation| _ = operation.perhaps_ended_at.get_or_insert(since));
+        for (_, at) in unresolved_detaches {
             let text = format!(
                 "Guest '{}' gave up one of several interfaces with the MAC {mac}: no record shows which",
-                whose.guest.name
+                guest_ref.guest.name
             );
-            out.tell(FindingKind::AmbiguousRelease, whose, Some(mac), &at, text);
+            out.report_for_guest(FindingKind::AmbiguousRelease, guest_ref, Some(mac), &at, text);
         }
     }
 
     /// Takes the detach that may be of what was seen to go, or seen to stay.
-    pub(crate) fn take_detached(&mut self) -> Option<(EndedBy, Proof)> {
-        (!self.detached.is_empty()).then(|| self.detached.remove(0))
+    pub(crate) fn take_unresolved_detach(&mut self) -> Option<(EndedBy, Proof)> {
+        (!self.unresolved_detaches.is_empty()).then(|| self.unresolved_detaches.remove(0))
     }
 
     /// What was closed and waits for its cause has this one.
-    pub(crate) fn end_closed(&mut self, cause: EndedBy, at: Option<&Proof>, out: &mut Out) {
+    pub(crate) fn end_closed(&mut self, cause: EndedBy, at: Option<&Proof>, out: &mut Output) {
         for operation in &mut self.operations {
             operation.end_closed(cause, at, out);
         }
-        self.tidy();
+        self.remove_ended();
     }
 
     /// Forgets what is over. An end that names its device is one of those owed.
-    pub(crate) fn tidy(&mut self) {
-        self.operations.retain(|operation| !operation.is_over());
-        self.detached.truncate(self.operations.len().saturating_sub(1));
-        if self.owed > 0 {
+    pub(crate) fn remove_ended(&mut self) {
+        self.operations.retain(|operation| !operation.has_ended());
+        self.unresolved_detaches.truncate(self.operations.len().saturating_sub(1));
+        if self.ambiguous_releases > 0 {
             let doubtful =
-                self.operations.iter().filter(|operation| operation.perhaps_over.is_some()).count();
-            self.owed = self.owed.min(doubtful.saturating_sub(1));
-            if self.owed == 0 {
-                self.operations.iter_mut().for_each(|operation| operation.perhaps_over = None);
+                self.operations.iter().filter(|operation| operation.perhaps_ended_at.is_some()).count();
+            self.ambiguous_releases = self.ambiguous_releases.min(doubtful.saturating_sub(1));
+            if self.ambiguous_releases == 0 {
+                self.operations.iter_mut().for_each(|operation| operation.perhaps_ended_at = None);
             }
         }
     }
 
     /// Tells the host's index of MACs when the first was plugged in or the last is gone, and of two at
     /// once.
-    pub(crate) fn list(&mut self, whose: Whose<'_>, mac: MacAddr, at: &dyn Fn() -> Proof, out: &mut Out) {
-        let plugged = self.plugged();
-        match (self.listed, plugged) {
-            (0, 1..) => out.shifts.push((mac, true)),
-            (1.., 0) => out.shifts.push((mac, false)),
+    pub(crate) fn update_mac_index(
+        &mut self,
+        guest_ref: GuestRef<'_>,
+        mac: MacAddr,
+        at: &dyn Fn() -> Proof,
+        out: &mut Output,
+    ) {
+        let plugged = self.count_plugged();
+        match (self.indexed_count, plugged) {
+            (0, 1..) => out.mac_changes.push((mac, true)),
+            (1.., 0) => out.mac_changes.push((mac, false)),
             _ => {}
         }
-        if self.listed < 2 && plugged >= 2 && self.surely_plugged() >= 2 {
-            let text =
-                format!("Guest '{}' has {plugged} interfaces with the MAC {mac} at once", whose.guest.name);
-            out.tell(FindingKind::DuplicateMac, whose, Some(mac), &at(), text);
+        if self.indexed_count < 2 && plugged >= 2 && self.count_certainly_plugged() >= 2 {
+            let text = format!(
+                "Guest '{}' has {plugged} interfaces with the MAC {mac} at once",
+                guest_ref.guest.name
+            );
+            out.report_for_guest(FindingKind::DuplicateMac, guest_ref, Some(mac), &at(), text);
         }
-        self.listed = plugged;
+        self.indexed_count = plugged;
     }
 
     /// The operation and draft that a record means which names a device.
     pub(crate) fn find(&self, device: &Device, queue: Option<u32>) -> Option<(usize, usize)> {
-        self.find_by(|draft| draft.distance(device, queue)).map(|(at, _)| at)
+        self.find_by(|open_holding| open_holding.record_rank(device, queue)).map(|(at, _)| at)
     }
 
     /// The first of those that fit best; less is better.
-    fn find_by<T: Ord>(&self, fits: impl Fn(&Draft) -> Option<T>) -> Option<((usize, usize), T)> {
-        let fits = |(at, draft): ((usize, usize), &Draft)| Some((at, fits(draft)?));
-        self.drafts().filter_map(fits).min_by(|(_, a), (_, b)| a.cmp(b))
+    fn find_by<T: Ord>(&self, fits: impl Fn(&OpenHolding) -> Option<T>) -> Option<((usize, usize), T)> {
+        let fits = |(at, open_holding): ((usize, usize), &OpenHolding)| Some((at, fits(open_holding)?));
+        self.open_holdings().filter_map(fits).min_by(|(_, a), (_, b)| a.cmp(b))
     }
 
-    fn drafts(&self) -> impl Iterator<Item = ((usize, usize), &Draft)> {
+    fn open_holdings(&self) -> impl Iterator<Item = ((usize, usize), &OpenHolding)> {
         self.operations.iter().enumerate().flat_map(|(at, operation)| {
-            operation.drafts.iter().enumerate().map(move |(draft, found)| ((at, draft), found))
+            operation
+                .open_holdings
+                .iter()
+                .enumerate()
+                .map(move |(open_holding, found)| ((at, open_holding), found))
         })
     }
 
     /// The operation and draft of which this very descriptor was seen.
     pub(crate) fn find_seen(&self, descriptor: &Descriptor) -> Option<(usize, usize)> {
-        self.find_by(|draft| draft.has(descriptor).then_some(())).map(|(at, ())| at)
+        self.find_by(|open_holding| open_holding.has_descriptor(descriptor).then_some(())).map(|(at, ())| at)
     }
 
     /// The operation and draft that a descriptor is of which was not seen before.
@@ -255,23 +275,26 @@ impl Interface {
     pub(crate) fn find_unseen(&self, descriptor: &Descriptor) -> Option<(usize, usize)> {
         let first = descriptor.queue.unwrap_or(0) == 0;
         let continued = || {
-            let fits = |draft: &Draft| draft.continues(descriptor).then_some(());
-            self.drafts().filter(|(_, draft)| fits(draft).is_some()).last().map(|(at, _)| at)
+            let fits = |open_holding: &OpenHolding| open_holding.accepts_descriptor(descriptor).then_some(());
+            self.open_holdings()
+                .filter(|(_, open_holding)| fits(open_holding).is_some())
+                .last()
+                .map(|(at, _)| at)
         };
         let begun = || {
             let held = |at: usize| matches!(self.operations[at].phase, Phase::Booted | Phase::Granted);
-            let fits = |(at, draft): ((usize, usize), &Draft)| {
-                Some(((!held(at.0), draft.fits(descriptor)?, at), at))
+            let fits = |(at, open_holding): ((usize, usize), &OpenHolding)| {
+                Some(((!held(at.0), open_holding.descriptor_rank(descriptor)?, at), at))
             };
-            self.drafts().filter_map(fits).min_by_key(|(rank, _)| *rank).map(|(_, at)| at)
+            self.open_holdings().filter_map(fits).min_by_key(|(rank, _)| *rank).map(|(_, at)| at)
         };
         if first { begun().or_else(continued) } else { continued().or_else(begun) }
     }
 
     /// Takes over what was told of the same interface elsewhere.
-    pub(crate) fn join(&mut self, other: Self) {
+    pub(crate) fn merge(&mut self, other: Self) {
         self.operations.extend(other.operations);
-        self.owed += other.owed;
-        self.detached.extend(other.detached);
+        self.ambiguous_releases += other.ambiguous_releases;
+        self.unresolved_detaches.extend(other.unresolved_detaches);
     }
 }

@@ -9,45 +9,45 @@ use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{Device, DeviceKind, KernelOpen, MacAddr};
 use uuid::Uuid;
 
-use crate::model::entry::Claim;
+use crate::model::entry::RecordEntry;
 use crate::time::after;
 use crate::{Entry, Proof};
 
 /// How long after the kernel's event the record of the same open may come: a script or a filter that
 /// the guest manager runs between takes its time.
-const ADMITTED_WITHIN: SignedDuration = SignedDuration::from_secs(5);
+const RECORD_WINDOW: SignedDuration = SignedDuration::from_secs(5);
 /// How long an open waits for the record that tells whose QEMU its opener is: at a boot that comes
 /// last.
-const TOLD_AFTER: SignedDuration = SignedDuration::from_secs(60);
+const UNMATCHED_TIMEOUT: SignedDuration = SignedDuration::from_secs(60);
 /// How many opens of one host may wait.
-const WAITING: usize = 1024;
+const MAX_PENDING: usize = 1024;
 /// How many records of one host are remembered for an event that comes late.
-const REMEMBERED: usize = 64;
+const MAX_RECENT: usize = 64;
 /// How many of the events that one record admits become its proof.
-const PROVEN: usize = 4;
+const MAX_PROOFS: usize = 4;
 
 /// The opens of one host that no record has admitted yet, and the records that may still.
 #[derive(Debug, Default)]
 pub(crate) struct KernelOpens {
-    waiting: VecDeque<Waiting>,
-    recent: VecDeque<Recent>,
+    pending: VecDeque<PendingOpen>,
+    recent: VecDeque<RecentOpen>,
     /// Until when records may be missing: what the kernel saw then is not all that there was.
     lost_until: Option<Timestamp>,
 }
 
 /// An open that the kernel saw.
 #[derive(Debug)]
-pub(crate) struct Waiting {
+pub(crate) struct PendingOpen {
     pub(crate) open: KernelOpen,
     pub(crate) proof: Proof,
     /// Whether opens of another node by the same process waited beside it: then which record means
     /// which can't be told.
-    mingled: bool,
+    ambiguous: bool,
 }
 
 /// An open record not long ago.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Recent {
+pub(crate) struct RecentOpen {
     pub(crate) guest: Uuid,
     pub(crate) mac: MacAddr,
     pub(crate) writer: u32,
@@ -55,12 +55,12 @@ pub(crate) struct Recent {
     pub(crate) time: Timestamp,
     serial: Option<u32>,
     /// How many of the kernel's opens it admitted.
-    admitted: u32,
+    matched_opens: u32,
 }
 
 /// What the kernel saw of the open that a record tells.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
+pub(crate) struct KernelEvidence {
     /// How many open(2)s there were, where that is certain.
     pub(crate) opens: u32,
     /// The device as the kernel knows it, if it knows more than the record.
@@ -71,46 +71,51 @@ pub(crate) struct Seen {
 
 impl KernelOpens {
     /// Records up to `until` may be missing: which opens a record means, and how many, can't be told.
-    pub(crate) fn lose(&mut self, until: Timestamp) {
-        self.waiting.iter_mut().for_each(|waiting| waiting.mingled = true);
+    pub(crate) fn mark_records_lost(&mut self, until: Timestamp) {
+        self.pending.iter_mut().for_each(|pending| pending.ambiguous = true);
         self.lost_until = Some(until);
     }
 
     /// Takes what the kernel saw of the open that a record, or what is left of one, tells: of one
     /// open(2) when the record names its queue, else of all that its writer made of the kind.
-    pub(crate) fn admit(&mut self, entry: &Entry, device: &Device, queue: Option<u32>) -> Option<Seen> {
-        if self.waiting.is_empty() {
+    pub(crate) fn match_record(
+        &mut self,
+        entry: &Entry,
+        device: &Device,
+        queue: Option<u32>,
+    ) -> Option<KernelEvidence> {
+        if self.pending.is_empty() {
             return None;
         }
-        let fits = |waiting: &Waiting| {
-            waiting.succeeded()
-                && entry.writer.is_none_or(|writer| writer == waiting.open.pid)
-                && is_one(device, &waiting.open.device)
-                && entry.time.duration_since(waiting.proof.time).abs() <= ADMITTED_WITHIN
+        let fits = |pending: &PendingOpen| {
+            pending.succeeded()
+                && entry.writer.is_none_or(|writer| writer == pending.open.pid)
+                && is_same_device(device, &pending.open.device)
+                && entry.time.duration_since(pending.proof.time).abs() <= RECORD_WINDOW
         };
-        let first = self.waiting.iter().position(fits)?;
-        let node = self.waiting[first].open.device.path.clone();
-        if self.waiting.iter().any(|other| fits(other) && other.open.device.path != node) {
-            self.waiting.iter_mut().filter(|other| fits(other)).for_each(|other| other.mingled = true);
+        let first = self.pending.iter().position(fits)?;
+        let node = self.pending[first].open.device.path.clone();
+        if self.pending.iter().any(|other| fits(other) && other.open.device.path != node) {
+            self.pending.iter_mut().filter(|other| fits(other)).for_each(|other| other.ambiguous = true);
         }
-        let mut seen = Seen::default();
-        let just = |until: Timestamp| entry.time.duration_since(until) <= ADMITTED_WITHIN;
-        let mut mingled = self.lost_until.is_some_and(just);
+        let mut seen = KernelEvidence::default();
+        let just = |until: Timestamp| entry.time.duration_since(until) <= RECORD_WINDOW;
+        let mut ambiguous = self.lost_until.is_some_and(just);
         let mut at = first;
-        while at < self.waiting.len() {
-            let waiting = &self.waiting[at];
-            if !fits(waiting) || waiting.open.device.path != node {
+        while at < self.pending.len() {
+            let pending = &self.pending[at];
+            if !fits(pending) || pending.open.device.path != node {
                 at += 1;
                 continue;
             }
-            let Some(taken) = self.waiting.remove(at) else { break };
-            mingled |= taken.mingled;
-            seen.take(taken, device);
+            let Some(taken) = self.pending.remove(at) else { break };
+            ambiguous |= taken.ambiguous;
+            seen.add(taken, device);
             if queue.is_some() {
                 break;
             }
         }
-        if mingled {
+        if ambiguous {
             (seen.opens, seen.device) = (0, None);
         }
         Some(seen)
@@ -118,91 +123,91 @@ impl KernelOpens {
 
     /// Remembers a record of a successful open. Returns an earlier one whose count of open(2)s can't
     /// be believed any more: its writer opened for both at once.
-    pub(crate) fn remember(
+    pub(crate) fn remember_record(
         &mut self,
-        entry: &Claim<'_>,
+        entry: &RecordEntry<'_>,
         mac: MacAddr,
         device: &Device,
-        seen: Option<&Seen>,
-    ) -> Option<Recent> {
+        seen: Option<&KernelEvidence>,
+    ) -> Option<RecentOpen> {
         let writer = entry.writer?;
         let guest = entry.record.guest.uuid;
         let mut shared = None;
-        let admitted = seen.map_or(0, |seen| seen.opens);
+        let matched_opens = seen.map_or(0, |seen| seen.opens);
         if seen.is_none() && device.rdev.is_some() {
             let earlier = self.recent.iter_mut().rev().find(|recent| {
                 recent.writer == writer
                     && recent.kind == device.kind
-                    && recent.admitted > 1
-                    && entry.time.duration_since(recent.time).abs() <= ADMITTED_WITHIN
+                    && recent.matched_opens > 1
+                    && entry.time.duration_since(recent.time).abs() <= RECORD_WINDOW
             });
             if let Some(earlier) = earlier {
-                earlier.admitted = 1;
+                earlier.matched_opens = 1;
                 shared = Some(*earlier);
             }
         }
-        if self.recent.len() == REMEMBERED {
+        if self.recent.len() == MAX_RECENT {
             self.recent.pop_front();
         }
         let (kind, time, serial) = (device.kind, entry.time, entry.serial);
-        self.recent.push_back(Recent { guest, mac, writer, kind, time, serial, admitted });
+        self.recent.push_back(RecentOpen { guest, mac, writer, kind, time, serial, matched_opens });
         shared
     }
 
     /// The record that told this open before the kernel's event was read, as where two sources are
     /// merged.
-    pub(crate) fn told_before(&mut self, entry: &Entry, open: &KernelOpen) -> Option<Recent> {
+    pub(crate) fn match_earlier_record(&mut self, entry: &Entry, open: &KernelOpen) -> Option<RecentOpen> {
         let recent = self.recent.iter_mut().find(|recent| {
             let preceded = match (entry.serial, recent.serial) {
                 (Some(event), Some(record)) => event < record,
                 _ => entry.time <= recent.time,
             };
             preceded
-                && recent.admitted == 0
+                && recent.matched_opens == 0
                 && recent.writer == open.pid
                 && recent.kind == open.device.kind
-                && recent.time.duration_since(entry.time).abs() <= ADMITTED_WITHIN
+                && recent.time.duration_since(entry.time).abs() <= RECORD_WINDOW
         })?;
-        recent.admitted = 1;
+        recent.matched_opens = 1;
         Some(*recent)
     }
 
     /// Keeps an open until a record admits it. Returns the oldest when too many wait.
-    pub(crate) fn wait(&mut self, open: &KernelOpen, proof: Proof) -> Option<Waiting> {
-        self.waiting.push_back(Waiting::new(open, proof));
-        (self.waiting.len() > WAITING).then(|| self.waiting.pop_front()).flatten()
+    pub(crate) fn add(&mut self, open: &KernelOpen, proof: Proof) -> Option<PendingOpen> {
+        self.pending.push_back(PendingOpen::new(open, proof));
+        (self.pending.len() > MAX_PENDING).then(|| self.pending.pop_front()).flatten()
     }
 
     /// Takes an open that has waited for too long.
-    pub(crate) fn overdue(&mut self, now: Timestamp) -> Option<Waiting> {
-        self.waiting.pop_front_if(|oldest| after(oldest.proof.time, TOLD_AFTER) < now)
+    pub(crate) fn pop_overdue(&mut self, now: Timestamp) -> Option<PendingOpen> {
+        self.pending.pop_front_if(|oldest| after(oldest.proof.time, UNMATCHED_TIMEOUT) < now)
     }
 
     /// Until when a record may still admit the oldest.
-    pub(crate) fn due(&self) -> Option<Timestamp> {
-        self.waiting.front().map(|oldest| after(oldest.proof.time, TOLD_AFTER))
+    pub(crate) fn deadline(&self) -> Option<Timestamp> {
+        self.pending.front().map(|oldest| after(oldest.proof.time, UNMATCHED_TIMEOUT))
     }
 
     /// Takes the opens of a process that is told to be a guest's QEMU, and of its children.
-    pub(crate) fn of_process(&mut self, pid: u32) -> Vec<Waiting> {
-        let of = |waiting: &Waiting| waiting.open.pid == pid || waiting.open.ppid == Some(pid);
-        if !self.waiting.iter().any(of) {
+    pub(crate) fn take_of_process(&mut self, pid: u32) -> Vec<PendingOpen> {
+        let of = |pending: &PendingOpen| pending.open.pid == pid || pending.open.ppid == Some(pid);
+        if !self.pending.iter().any(of) {
             return Vec::new();
         }
-        let (taken, rest) = std::mem::take(&mut self.waiting).into_iter().partition(of);
-        self.waiting = rest;
+        let (taken, rest) = std::mem::take(&mut self.pending).into_iter().partition(of);
+        self.pending = rest;
         Vec::from(taken)
     }
 
     /// Takes all that waits.
-    pub(crate) fn rest(&mut self) -> VecDeque<Waiting> {
-        std::mem::take(&mut self.waiting)
+    pub(crate) fn take_all(&mut self) -> VecDeque<PendingOpen> {
+        std::mem::take(&mut self.pending)
     }
 }
 
-impl Waiting {
+impl PendingOpen {
     pub(crate) fn new(open: &KernelOpen, proof: Proof) -> Self {
-        Self { open: open.clone(), proof, mingled: false }
+        Self { open: open.clone(), proof, ambiguous: false }
     }
 
     /// A failed open gave nobody anything: it matters only when its opener proves to be a guest's QEMU.
@@ -211,30 +216,30 @@ impl Waiting {
     }
 }
 
-impl Seen {
+impl KernelEvidence {
     /// What the kernel saw of an open whose record was read before.
-    pub(crate) fn late(entry: &Entry, open: &KernelOpen, record: &Device) -> Self {
-        Self { opens: 1, device: better(record, &open.device), proof: vec![entry.proof()] }
+    pub(crate) fn after_record(entry: &Entry, open: &KernelOpen, record: &Device) -> Self {
+        Self { opens: 1, device: refined_device(record, &open.device), proof: vec![entry.proof()] }
     }
 
-    fn take(&mut self, taken: Waiting, record: &Device) {
+    fn add(&mut self, taken: PendingOpen, record: &Device) {
         self.opens = self.opens.saturating_add(1);
-        self.device = better(record, &taken.open.device);
-        if self.proof.len() < PROVEN {
+        self.device = refined_device(record, &taken.open.device);
+        if self.proof.len() < MAX_PROOFS {
             self.proof.push(taken.proof);
         }
     }
 }
 
 /// Whether an open is of a device that matters here.
-pub(crate) fn matters(open: &KernelOpen) -> bool {
+pub(crate) fn is_relevant(open: &KernelOpen) -> bool {
     let node = open.device.kind != DeviceKind::Macvtap || open.device.path.starts_with('/');
     open.device.kind != DeviceKind::Unknown && node
 }
 
 /// Whether a record and the kernel mean one device. libvirt names a macvtap by its interface, which
 /// says nothing of its node.
-fn is_one(record: &Device, kernel: &Device) -> bool {
+fn is_same_device(record: &Device, kernel: &Device) -> bool {
     match record.kind {
         DeviceKind::Macvtap if !record.path.starts_with('/') => kernel.kind == DeviceKind::Macvtap,
         DeviceKind::Macvtap | DeviceKind::Unknown => record.path == kernel.path,
@@ -243,7 +248,7 @@ fn is_one(record: &Device, kernel: &Device) -> bool {
 }
 
 /// The device of a record with what only the kernel knows of it; none when that is nothing.
-fn better(record: &Device, kernel: &Device) -> Option<Device> {
+fn refined_device(record: &Device, kernel: &Device) -> Option<Device> {
     let named_by_interface = record.kind == DeviceKind::Macvtap && !record.path.starts_with('/');
     if named_by_interface {
         return Some(Device { dev: Some(record.path.clone()), ..kernel.clone() });

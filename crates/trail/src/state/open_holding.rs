@@ -3,41 +3,41 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use taptrail_record::{Descriptor, Device, DeviceKind, MacAddr};
 
-use crate::model::entry::Claim;
-use crate::state::kernel_opens::Seen;
-use crate::state::queues::{Open, Queues};
+use crate::model::entry::RecordEntry;
+use crate::state::kernel_opens::KernelEvidence;
+use crate::state::queues::{OpenQueue, Queues};
 use crate::{Certainty, Doubt, EndedBy, Holding, Proof, State};
 
 /// A holding in the making: one device of one operation, whose end is not yet told.
 #[derive(Debug)]
-pub(crate) struct Draft {
+pub(crate) struct OpenHolding {
     pub(crate) holding: Holding,
     /// The open(2)s not yet closed, by queue. libvirt's records know no queue.
     open: Queues,
     /// When the last of the others was closed.
     closed: Option<Timestamp>,
     /// How many of its descriptors were seen in QEMU: whoever saw them will tell the end of each.
-    seen: u32,
+    seen_descriptors: u32,
     /// Whether QEMU got it and no record has told its number yet.
-    pub(crate) unnumbered: bool,
+    pub(crate) number_pending: bool,
     /// Whether records may be missing that tell of its grant or its end.
-    lost: bool,
+    records_lost: bool,
     /// What follows its open is under way: whether a ledger tells so, or only that the trail ends soon after it.
-    under_way: Option<bool>,
+    in_progress: Option<bool>,
     /// Why its grant is not certain, where that is known before it is over.
     doubt: Option<Doubt>,
     /// When QEMU did not have it any more, whether or not it ever had it.
-    over: Option<Timestamp>,
+    latest_end: Option<Timestamp>,
 }
 
-impl Draft {
+impl OpenHolding {
     /// A tap has no more queues (`MAX_TAP_QUEUES`, linux/if_tap.h and drivers/net/tun.c).
-    const MOST_QUEUES: usize = 256;
+    const MAX_QUEUES: usize = 256;
 
     /// A device just opened.
-    pub(crate) fn opened(entry: &Claim<'_>, opened: &Opened<'_>) -> Self {
-        let mut holding = holding(entry, opened.mac, opened.device, State::NeverGranted, opened.seen);
-        holding.queues = match (opened.queue, opened.seen) {
+    pub(crate) fn opened(entry: &RecordEntry<'_>, opened: &RecordedOpen<'_>) -> Self {
+        let mut holding = holding(entry, opened.mac, opened.device, State::NeverGranted, opened.kernel);
+        holding.queues = match (opened.queue, opened.kernel) {
             (Some(_), _) => Some(1),
             (None, seen) => seen.map(|seen| seen.opens).filter(|opens| *opens > 0),
         };
@@ -49,29 +49,29 @@ impl Draft {
             holding,
             open,
             closed: None,
-            seen: 0,
-            unnumbered: false,
-            lost: false,
-            under_way: None,
+            seen_descriptors: 0,
+            number_pending: false,
+            records_lost: false,
+            in_progress: None,
             doubt: None,
-            over: None,
+            latest_end: None,
         }
     }
 
     /// What a guest has had since before the trail begins: of it only the interface is known.
-    pub(crate) fn from_before(entry: &Claim<'_>, mac: MacAddr) -> Self {
+    pub(crate) fn from_before_trail(entry: &RecordEntry<'_>, mac: MacAddr) -> Self {
         let mut holding = holding(entry, mac, &Device::new("?", None, None), State::Held, None);
         (holding.queues, holding.opened, holding.certainty) = (None, None, Certainty::Inferred);
         Self::new(holding, Queues::one(None))
     }
 
     /// What QEMU was seen to hold, and no record tells how it got it.
-    pub(crate) fn sighted(entry: &Claim<'_>, mac: MacAddr, descriptor: &Descriptor) -> Self {
+    pub(crate) fn from_descriptor(entry: &RecordEntry<'_>, mac: MacAddr, descriptor: &Descriptor) -> Self {
         let mut holding = holding(entry, mac, &descriptor.device, State::Held, None);
         (holding.queues, holding.opened) = (None, None);
-        let mut draft = Self::new(holding, Queues::none());
-        draft.see(entry, descriptor);
-        draft
+        let mut open_holding = Self::new(holding, Queues::none());
+        open_holding.add_descriptor(entry, descriptor);
+        open_holding
     }
 
     /// Whether some open(2) of it is not closed.
@@ -85,16 +85,16 @@ impl Draft {
     }
 
     /// Whether its writer names queues, and so will name the end of each.
-    pub(crate) fn closes_follow(&self) -> bool {
+    pub(crate) fn expects_closes(&self) -> bool {
         self.open.iter().any(|open| open.queue.is_some())
     }
 
     /// Whether another open can't be of the same operation: an interface has one backend, and opens
     /// none of its queues twice.
     pub(crate) fn excludes(&self, device: &Device, queue: Option<u32>) -> bool {
-        let again = self.is_told(&device.path, queue);
+        let again = self.is_open_of(&device.path, queue);
         let backend = self.is_backend() && device.kind != DeviceKind::VhostNet;
-        !self.takes(device, queue) && (again || backend || self.open.len() >= Self::MOST_QUEUES)
+        !self.accepts_queue(device, queue) && (again || backend || self.open.len() >= Self::MAX_QUEUES)
     }
 
     /// Whether this is what the guest's frames pass through, rather than the kernel's accelerator
@@ -104,42 +104,42 @@ impl Draft {
     }
 
     /// Whether another queue of the very same device is told.
-    pub(crate) fn takes(&self, device: &Device, queue: Option<u32>) -> bool {
+    pub(crate) fn accepts_queue(&self, device: &Device, queue: Option<u32>) -> bool {
         queue.is_some()
-            && self.open.len() < Self::MOST_QUEUES
+            && self.open.len() < Self::MAX_QUEUES
             && !self.open.contains(queue)
             && self.open.iter().all(|open| open.queue.is_some())
             && same(&self.holding.device, device)
     }
 
-    pub(crate) fn add(&mut self, entry: &Claim<'_>, opened: &Opened<'_>) {
+    pub(crate) fn add_queue(&mut self, entry: &RecordEntry<'_>, opened: &RecordedOpen<'_>) {
         self.open.push(opened.queue);
         self.holding.queues = self.holding.queues.map(|queues| queues + 1);
-        if let Some(seen) = opened.seen {
-            seen.proof.iter().for_each(|proof| self.prove(proof));
+        if let Some(seen) = opened.kernel {
+            seen.proof.iter().for_each(|proof| self.add_proof(proof));
         }
-        self.prove(&entry.proof());
+        self.add_proof(&entry.proof());
     }
 
     /// The kernel's own event of it was read after its record.
-    pub(crate) fn seen_late(&mut self, seen: Seen) {
+    pub(crate) fn add_kernel_event(&mut self, seen: KernelEvidence) {
         if let Some(device) = seen.device {
             self.holding.device = device;
         }
-        seen.proof.iter().for_each(|proof| self.prove(proof));
+        seen.proof.iter().for_each(|proof| self.add_proof(proof));
     }
 
     /// How many open(2)s the kernel saw for it can't be told after all.
-    pub(crate) fn uncount(&mut self) {
+    pub(crate) fn clear_queue_count(&mut self) {
         self.holding.queues = None;
     }
 
-    pub(crate) fn is_told(&self, path: &str, queue: Option<u32>) -> bool {
+    pub(crate) fn is_open_of(&self, path: &str, queue: Option<u32>) -> bool {
         self.holding.device.path == path && self.open.contains(queue)
     }
 
     /// How well a record that names a device and queue means this; less is better.
-    pub(crate) fn distance(&self, device: &Device, queue: Option<u32>) -> Option<u8> {
+    pub(crate) fn record_rank(&self, device: &Device, queue: Option<u32>) -> Option<u8> {
         let exact = self.holding.device == *device;
         let queue = if self.open.contains(queue) {
             0
@@ -152,12 +152,12 @@ impl Draft {
     }
 
     /// Whether its descriptors were seen in QEMU.
-    pub(crate) fn is_seen(&self) -> bool {
-        self.seen > 0
+    pub(crate) fn is_seen_in_qemu(&self) -> bool {
+        self.seen_descriptors > 0
     }
 
     /// Whether this very descriptor of it was seen and is not closed.
-    pub(crate) fn has(&self, descriptor: &Descriptor) -> bool {
+    pub(crate) fn has_descriptor(&self, descriptor: &Descriptor) -> bool {
         self.open.has_fd(descriptor.fd)
             && self.holding.pid == Some(descriptor.vm_pid)
             && self.holding.device.kind == descriptor.device.kind
@@ -165,17 +165,17 @@ impl Draft {
     }
 
     /// Whether a descriptor is another one of the very device of which some were seen.
-    pub(crate) fn continues(&self, descriptor: &Descriptor) -> bool {
-        self.is_seen()
-            && self.open.len() < Self::MOST_QUEUES
+    pub(crate) fn accepts_descriptor(&self, descriptor: &Descriptor) -> bool {
+        self.is_seen_in_qemu()
+            && self.open.len() < Self::MAX_QUEUES
             && self.holding.pid == Some(descriptor.vm_pid)
             && same(&self.holding.device, &descriptor.device)
     }
 
     /// How well a device that was told and not seen fits a descriptor; less is better.
-    pub(crate) fn fits(&self, descriptor: &Descriptor) -> Option<u8> {
+    pub(crate) fn descriptor_rank(&self, descriptor: &Descriptor) -> Option<u8> {
         let (told, seen) = (&self.holding.device, &descriptor.device);
-        if self.is_seen() || !self.is_open() || !agree(&told.dev, &seen.dev) {
+        if self.is_seen_in_qemu() || !self.is_open() || !agree(&told.dev, &seen.dev) {
             return None;
         }
         match told.kind {
@@ -191,69 +191,69 @@ impl Draft {
     }
 
     /// A descriptor of it was seen in QEMU.
-    pub(crate) fn see(&mut self, entry: &Claim<'_>, descriptor: &Descriptor) {
+    pub(crate) fn add_descriptor(&mut self, entry: &RecordEntry<'_>, descriptor: &Descriptor) {
         self.holding.device = descriptor.device.clone();
         self.holding.pid = Some(descriptor.vm_pid);
-        self.open.see(Open { queue: descriptor.queue, fd: Some(descriptor.fd) });
-        self.seen += 1;
-        self.holding.queues = self.holding.queues.max(Some(self.seen));
+        self.open.add_seen(OpenQueue { queue: descriptor.queue, fd: Some(descriptor.fd) });
+        self.seen_descriptors += 1;
+        self.holding.queues = self.holding.queues.max(Some(self.seen_descriptors));
         if self.holding.certainty == Certainty::Inferred {
             self.holding.certainty = Certainty::Definitive;
         }
-        self.unnumbered &= self.holding.device.rdev.is_none();
-        self.prove(&entry.proof());
+        self.number_pending &= self.holding.device.rdev.is_none();
+        self.add_proof(&entry.proof());
     }
 
     /// A descriptor of it is gone from QEMU.
-    pub(crate) fn close_seen(&mut self, entry: &Claim<'_>, descriptor: &Descriptor) {
+    pub(crate) fn close_descriptor(&mut self, entry: &RecordEntry<'_>, descriptor: &Descriptor) {
         // What was told and not seen: so it was this.
-        if !self.is_seen() {
-            self.see(entry, descriptor);
+        if !self.is_seen_in_qemu() {
+            self.add_descriptor(entry, descriptor);
         }
         self.open.take_fd(descriptor.fd);
         self.closed = Some(entry.time);
-        self.unseen(entry);
-        self.prove(&entry.proof());
+        self.apply_close_limits(entry);
+        self.add_proof(&entry.proof());
     }
 
     /// QEMU has it.
-    pub(crate) fn grant(&mut self, entry: &Claim<'_>, pid: Option<u32>, certainty: Certainty) {
+    pub(crate) fn grant(&mut self, entry: &RecordEntry<'_>, pid: Option<u32>, certainty: Certainty) {
         self.holding.granted = Some(entry.time);
         self.holding.pid = pid;
         self.holding.state = State::Held;
         self.holding.certainty = certainty;
-        self.prove(&entry.proof());
+        self.add_proof(&entry.proof());
     }
 
     /// Its grant was not true.
-    pub(crate) fn withdraw(&mut self) {
+    pub(crate) fn withdraw_grant(&mut self) {
         self.holding.granted = None;
         self.holding.pid = None;
         self.holding.state = State::NeverGranted;
     }
 
     /// One of its open(2)s is over; with the last of them it is.
-    pub(crate) fn close(&mut self, entry: &Claim<'_>, queue: Option<u32>) {
+    pub(crate) fn close(&mut self, entry: &RecordEntry<'_>, queue: Option<u32>) {
         self.open.take(queue);
         self.closed = Some(entry.time);
-        self.unseen(entry);
-        self.prove(&entry.proof());
+        self.apply_close_limits(entry);
+        self.add_proof(&entry.proof());
     }
 
     /// Takes over what a close says of itself: how long nobody looked, and why it is no proof.
-    fn unseen(&mut self, entry: &Claim<'_>) {
+    fn apply_close_limits(&mut self, entry: &RecordEntry<'_>) {
         let at = entry.record.last_seen.and_then(|time| i64::try_from(time).ok());
         self.holding.last_seen = at.and_then(|time| Timestamp::from_millisecond(time).ok());
         if let Some(doubt) = entry.record.doubt {
             // Of several queues the worst: the words are in that order.
             let known = self.holding.end_doubt.get_or_insert(doubt);
             *known = doubt.min(*known);
-            self.is_inferred();
+            self.weaken_to_inferred();
         }
     }
 
     /// No record shows all of it.
-    pub(crate) fn is_inferred(&mut self) {
+    pub(crate) fn weaken_to_inferred(&mut self) {
         if self.holding.certainty == Certainty::Definitive {
             self.holding.certainty = Certainty::Inferred;
         }
@@ -272,50 +272,50 @@ impl Draft {
     }
 
     /// Whether [`split`](Self::split) left nothing of it.
-    pub(crate) fn is_spent(&self) -> bool {
+    pub(crate) fn is_empty_after_split(&self) -> bool {
         !self.is_open()
             && self.closed.is_none_or(|_| self.holding.queues == Some(0))
             && self.holding.queues.is_none_or(|left| left == 0)
     }
 
     /// Takes another part of the same device back in.
-    pub(crate) fn join(&mut self, other: Self) {
+    pub(crate) fn merge(&mut self, other: Self) {
         self.holding.queues = self.holding.queues.zip(other.holding.queues).map(|(one, more)| one + more);
         self.open.extend(other.open);
         for proof in other.holding.proof {
-            self.prove(&proof);
+            self.add_proof(&proof);
         }
     }
 
-    pub(crate) fn prove(&mut self, proof: &Proof) {
-        proof.clone().add(&mut self.holding.proof);
+    pub(crate) fn add_proof(&mut self, proof: &Proof) {
+        proof.clone().add_to(&mut self.holding.proof);
     }
 
-    pub(crate) fn doubt(&mut self, certainty: Certainty) {
+    pub(crate) fn set_certainty(&mut self, certainty: Certainty) {
         self.holding.certainty = certainty;
     }
 
     /// Records from `since` on may be missing: its grant or its end may be among them.
-    pub(crate) fn lose(&mut self, since: Timestamp) {
-        self.lost = true;
-        self.is_uncertain_since(since);
+    pub(crate) fn mark_records_lost(&mut self, since: Timestamp) {
+        self.records_lost = true;
+        self.set_uncertain_since(since);
     }
 
     /// From then on it is not certain that QEMU holds it.
-    pub(crate) fn is_uncertain_since(&mut self, time: Timestamp) {
+    pub(crate) fn set_uncertain_since(&mut self, time: Timestamp) {
         let before = self.holding.uncertain_since;
         self.holding.uncertain_since = Some(before.map_or(time, |before| before.min(time)));
     }
 
     /// It ends unseen; up to `time` it had not ended.
-    pub(crate) fn ends_unseen(&mut self, last_seen: Option<Timestamp>) {
+    pub(crate) fn set_last_seen(&mut self, last_seen: Option<Timestamp>) {
         let granted = self.holding.granted;
         self.holding.last_seen = self.holding.last_seen.or(last_seen.max(granted));
     }
 
     /// What follows its open is under way, as a ledger tells, or as far as the trail goes.
-    pub(crate) fn is_under_way(&mut self, told: bool) {
-        self.under_way = Some(told);
+    pub(crate) fn set_in_progress(&mut self, told: bool) {
+        self.in_progress = Some(told);
         self.doubt_grant(Doubt::TrailEnds);
     }
 
@@ -325,27 +325,27 @@ impl Draft {
     }
 
     /// QEMU does not have it any more, whether or not it ever had it.
-    pub(crate) fn is_over_by(&mut self, time: Timestamp) {
-        self.over.get_or_insert(time);
+    pub(crate) fn set_latest_end(&mut self, time: Timestamp) {
+        self.latest_end.get_or_insert(time);
     }
 
     /// It is told as it stands: whether QEMU has it still.
     pub(crate) fn into_unended(mut self) -> Holding {
-        self.find_doubts(false);
+        self.resolve_doubts(false);
         self.holding
     }
 
     /// What the records leave open of it.
-    fn find_doubts(&mut self, closed: bool) {
+    fn resolve_doubts(&mut self, closed: bool) {
         let holding = &mut self.holding;
         let mut doubt = self.doubt;
         match holding.state {
             State::NeverGranted if closed || holding.certainty == Certainty::Doubtful => {}
-            State::NeverGranted if self.lost => {
+            State::NeverGranted if self.records_lost => {
                 doubt = Some(Doubt::RecordsLost);
                 (holding.state, holding.certainty) = (State::Unknown, Certainty::Incomplete);
             }
-            State::NeverGranted if let Some(told) = self.under_way => {
+            State::NeverGranted if let Some(told) = self.in_progress => {
                 holding.state = State::Opening;
                 holding.certainty = if told { Certainty::Definitive } else { Certainty::Incomplete };
             }
@@ -360,21 +360,21 @@ impl Draft {
                 if holding.certainty == Certainty::Ambiguous {
                     doubt = Some(Doubt::Ambiguous);
                 }
-                if self.lost {
+                if self.records_lost {
                     doubt = Some(Doubt::RecordsLost);
                     holding.certainty = Certainty::Incomplete;
                 }
             }
             State::OpenFailed | State::Opening | State::Unknown => {}
         }
-        holding.find_doubts(doubt, self.over.or(self.closed));
+        holding.fill_possibly_held(doubt, self.latest_end.or(self.closed));
     }
 
     /// It is over: by its own close records, else by what `at` tells of its interface or guest.
     pub(crate) fn end(mut self, cause: EndedBy, at: Option<&Proof>) -> Holding {
         if let Some(at) = at {
-            self.prove(at);
-            self.is_over_by(at.time);
+            self.add_proof(at);
+            self.set_latest_end(at.time);
         }
         let closed = !self.is_open();
         let holding = &mut self.holding;
@@ -396,36 +396,42 @@ impl Draft {
             holding.state = State::Released;
             holding.released = holding.released.or(at.map(|at| at.time));
         }
-        self.find_doubts(closed);
+        self.resolve_doubts(closed);
         self.holding
     }
 }
 
 /// One open(2), as a record tells it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Opened<'a> {
+pub(crate) struct RecordedOpen<'a> {
     pub(crate) mac: MacAddr,
     pub(crate) device: &'a Device,
     pub(crate) queue: Option<u32>,
     /// What the kernel itself saw of it, where rules ask it to tell.
-    pub(crate) seen: Option<&'a Seen>,
+    pub(crate) kernel: Option<&'a KernelEvidence>,
 }
 
-impl Opened<'_> {
+impl RecordedOpen<'_> {
     /// Whether two records of it can mean one open: libvirt tells a vhost-net that it could not open as
     /// failed and as done. What it tells twice of a tap or macvtap are two tries.
-    pub(crate) fn may_be_told_twice(&self) -> bool {
+    pub(crate) fn may_be_recorded_twice(&self) -> bool {
         self.queue.is_none() && !matches!(self.device.kind, DeviceKind::Tun | DeviceKind::Macvtap)
     }
 }
 
 /// The holding of an open(2) that failed: over as soon as it is told.
-pub(crate) fn failed(entry: &Claim<'_>, opened: &Opened<'_>) -> Holding {
-    let holding = holding(entry, opened.mac, opened.device, State::OpenFailed, opened.seen);
+pub(crate) fn failed_open(entry: &RecordEntry<'_>, opened: &RecordedOpen<'_>) -> Holding {
+    let holding = holding(entry, opened.mac, opened.device, State::OpenFailed, opened.kernel);
     Holding { queues: opened.queue.map(|_| 1), ..holding }
 }
 
-fn holding(entry: &Claim<'_>, mac: MacAddr, device: &Device, state: State, seen: Option<&Seen>) -> Holding {
+fn holding(
+    entry: &RecordEntry<'_>,
+    mac: MacAddr,
+    device: &Device,
+    state: State,
+    seen: Option<&KernelEvidence>,
+) -> Holding {
     // Most have an open, a grant and an end.
     let mut proof = Vec::with_capacity(3);
     proof.extend(seen.into_iter().flat_map(|seen| seen.proof.iter().cloned()));

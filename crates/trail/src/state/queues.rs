@@ -3,13 +3,13 @@
 /// Most devices have one, which takes no memory of its own.
 #[derive(Debug)]
 pub(crate) struct Queues {
-    first: Option<Open>,
-    more: Vec<Open>,
+    first: Option<OpenQueue>,
+    more: Vec<OpenQueue>,
 }
 
 /// One open(2) that is not closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Open {
+pub(crate) struct OpenQueue {
     /// Which queue it serves; libvirt's records know none.
     pub(crate) queue: Option<u32>,
     /// Its number in QEMU, once it was seen there.
@@ -18,14 +18,14 @@ pub(crate) struct Open {
 
 impl Queues {
     pub(crate) fn one(queue: Option<u32>) -> Self {
-        Self { first: Some(Open { queue, fd: None }), more: Vec::new() }
+        Self { first: Some(OpenQueue { queue, fd: None }), more: Vec::new() }
     }
 
     pub(crate) fn none() -> Self {
         Self { first: None, more: Vec::new() }
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Open> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &OpenQueue> {
         self.first.iter().chain(&self.more)
     }
 
@@ -46,10 +46,10 @@ impl Queues {
     }
 
     pub(crate) fn push(&mut self, queue: Option<u32>) {
-        self.add(Open { queue, fd: None });
+        self.add(OpenQueue { queue, fd: None });
     }
 
-    fn add(&mut self, open: Open) {
+    fn add(&mut self, open: OpenQueue) {
         match self.first {
             None => self.first = Some(open),
             Some(_) => self.more.push(open),
@@ -57,7 +57,7 @@ impl Queues {
     }
 
     /// One was seen in QEMU: one of those told, as long as some were not seen.
-    pub(crate) fn see(&mut self, seen: Open) {
+    pub(crate) fn add_seen(&mut self, seen: OpenQueue) {
         let unseen = self.first.iter_mut().chain(&mut self.more).find(|open| open.fd.is_none());
         match unseen {
             Some(open) => *open = seen,
@@ -70,16 +70,16 @@ impl Queues {
     }
 
     /// Takes this queue, or any where it is not there: a record then names it otherwise.
-    pub(crate) fn take(&mut self, queue: Option<u32>) -> Option<Open> {
+    pub(crate) fn take(&mut self, queue: Option<u32>) -> Option<OpenQueue> {
         self.take_by(|open| open.queue == queue)
     }
 
     /// Takes the one with this number in QEMU, or any.
-    pub(crate) fn take_fd(&mut self, fd: u32) -> Option<Open> {
+    pub(crate) fn take_fd(&mut self, fd: u32) -> Option<OpenQueue> {
         self.take_by(|open| open.fd == Some(fd))
     }
 
-    fn take_by(&mut self, is_meant: impl Fn(&Open) -> bool) -> Option<Open> {
+    fn take_by(&mut self, is_meant: impl Fn(&OpenQueue) -> bool) -> Option<OpenQueue> {
         if self.first.as_ref().is_some_and(&is_meant) || self.more.is_empty() {
             let taken = self.first.take();
             self.first = self.more.pop();
@@ -101,8 +101,8 @@ mod tests {
         let mut queues = Queues::one(Some(0));
         [1, 2, 3].into_iter().for_each(|queue| queues.push(Some(queue)));
         assert_eq!(queues.len(), 4);
-        assert_eq!(queues.take(Some(0)), Some(Open { queue: Some(0), fd: None }));
-        assert_eq!(queues.take(Some(2)), Some(Open { queue: Some(2), fd: None }));
+        assert_eq!(queues.take(Some(0)), Some(OpenQueue { queue: Some(0), fd: None }));
+        assert_eq!(queues.take(Some(2)), Some(OpenQueue { queue: Some(2), fd: None }));
         assert!(!queues.contains(Some(0)) && queues.contains(Some(1)) && queues.contains(Some(3)));
         assert!(queues.take(Some(9)).is_some());
         assert!(queues.take(None).is_some());
@@ -113,8 +113,8 @@ mod tests {
     #[test]
     fn what_is_seen_is_what_was_told_and_then_more() {
         let mut queues = Queues::one(None);
-        let seen = |number| Open { queue: Some(number), fd: Some(20 + number) };
-        (0..3).for_each(|number| queues.see(seen(number)));
+        let seen = |number| OpenQueue { queue: Some(number), fd: Some(20 + number) };
+        (0..3).for_each(|number| queues.add_seen(seen(number)));
         assert_eq!(queues.iter().copied().collect::<Vec<_>>(), [seen(0), seen(1), seen(2)]);
         assert!(queues.has_fd(22) && !queues.has_fd(2));
         assert_eq!(queues.take_fd(21), Some(seen(1)));

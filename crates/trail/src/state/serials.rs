@@ -8,7 +8,7 @@ pub(crate) struct Serials {
 
 /// Entries of several sources, and of several processors, are out of order by less than this; a boot
 /// takes longer.
-const DISORDER: SignedDuration = SignedDuration::from_secs(5);
+const SERIAL_REORDER_WINDOW: SignedDuration = SignedDuration::from_secs(5);
 
 /// The highest serial number with which a complete log of a boot may begin: the kernel counts from 1, and the first
 /// events are before auditd.
@@ -23,36 +23,36 @@ pub fn shows_boot(newest: u32, next: u32) -> bool {
 
 /// What a serial number tells of the time before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Before {
+pub(crate) enum Continuity {
     /// The host may have run all along.
-    Same,
+    SameBoot,
     /// It started anew.
-    Boot,
+    NewBoot,
     /// It started anew and much of that is missing, or another host tells this.
     Unknown,
 }
 
 impl Serials {
     /// Takes the next entry's serial.
-    pub(crate) fn take(&mut self, serial: u32, time: Timestamp) -> Before {
+    pub(crate) fn observe(&mut self, serial: u32, time: Timestamp) -> Continuity {
         let Some((newest, at)) = self.newest else {
             self.newest = Some((serial, time));
-            return Before::Same;
+            return Continuity::SameBoot;
         };
         let wrapped = newest > u32::MAX / 4 * 3 && serial < u32::MAX / 4;
-        let later = time.duration_since(at) > DISORDER;
+        let later = time.duration_since(at) > SERIAL_REORDER_WINDOW;
         if serial >= newest || wrapped || later {
             self.newest = Some((serial, time));
         }
         match serial < newest && !wrapped && later {
-            false => Before::Same,
-            true if shows_boot(newest, serial) => Before::Boot,
-            true => Before::Unknown,
+            false => Continuity::SameBoot,
+            true if shows_boot(newest, serial) => Continuity::NewBoot,
+            true => Continuity::Unknown,
         }
     }
 
     /// The host is told to have started anew.
-    pub(crate) fn restart(&mut self, serial: Option<u32>, time: Timestamp) {
+    pub(crate) fn reset(&mut self, serial: Option<u32>, time: Timestamp) {
         self.newest = serial.map(|serial| (serial, time));
     }
 }
@@ -61,27 +61,36 @@ impl Serials {
 mod tests {
     use super::*;
 
-    fn restarts(entries: &[(u32, i64)]) -> Vec<Before> {
+    fn restarts(entries: &[(u32, i64)]) -> Vec<Continuity> {
         let mut serials = Serials::default();
         let at = |seconds| Timestamp::from_second(seconds).unwrap();
-        entries.iter().map(|&(serial, seconds)| serials.take(serial, at(seconds))).collect()
+        entries.iter().map(|&(serial, seconds)| serials.observe(serial, at(seconds))).collect()
     }
 
     #[test]
     fn a_serial_that_falls_while_time_passes_is_a_boot() {
-        let same = Before::Same;
-        assert_eq!(restarts(&[(9000, 0), (9001, 1), (5, 60), (6, 61)]), [same, same, Before::Boot, same]);
-        assert_eq!(restarts(&[(60, 0), (50, 60)]), [same, Before::Unknown]);
-        assert_eq!(restarts(&[(9000, 0), (700, 60), (701, 61)]), [same, Before::Unknown, same]);
+        let same = Continuity::SameBoot;
+        assert_eq!(
+            restarts(&[(9000, 0), (9001, 1), (5, 60), (6, 61)]),
+            [same, same, Continuity::NewBoot, same]
+        );
+        assert_eq!(restarts(&[(60, 0), (50, 60)]), [same, Continuity::Unknown]);
+        assert_eq!(restarts(&[(9000, 0), (700, 60), (701, 61)]), [same, Continuity::Unknown, same]);
     }
 
     #[test]
     fn a_little_disorder_is_none() {
-        assert_eq!(restarts(&[(900, 10), (899, 12), (898, 9), (901, 12), (900, 17)]), [Before::Same; 5]);
+        assert_eq!(
+            restarts(&[(900, 10), (899, 12), (898, 9), (901, 12), (900, 17)]),
+            [Continuity::SameBoot; 5]
+        );
     }
 
     #[test]
     fn a_serial_that_wraps_is_none() {
-        assert_eq!(restarts(&[(u32::MAX - 1, 0), (3, 60), (u32::MAX, 61), (4, 62)]), [Before::Same; 4]);
+        assert_eq!(
+            restarts(&[(u32::MAX - 1, 0), (3, 60), (u32::MAX, 61), (4, 62)]),
+            [Continuity::SameBoot; 4]
+        );
     }
 }

@@ -3,7 +3,7 @@
 use crate::scene::*;
 use crate::telling::{findings, macvtap, tun, vhost};
 use taptrail_record::Device;
-use taptrail_trail::{Content, Gap, Lost};
+use taptrail_trail::{Content, Gap, GapReason};
 
 fn by_interface() -> Device {
     Device::new("macvtap0", None, None)
@@ -24,7 +24,7 @@ fn they_are_told_apart_at_their_start() {
 
 #[test]
 fn a_mac_that_may_be_free_again_is_not_said_to_be_used_twice() {
-    let lost = || Content::Gap(Gap { since: None, serials: Some((7, 9)), why: Lost::Unwritten });
+    let lost = || Content::Gap(Gap { since: None, serials: Some((7, 9)), why: GapReason::NeverWritten });
     let again = |scene: Scene, guest: u8| {
         let scene = if guest == 1 { scene } else { scene.ok(guest, op_start("booted", 41)) };
         scene.ok(guest, open(mac(1), &tun())).ok(guest, attach(mac(1)))

@@ -3,7 +3,7 @@
 use crate::scene::*;
 use crate::telling::{findings, tun};
 use taptrail_record::Fragment;
-use taptrail_trail::{Content, Gap, Lost};
+use taptrail_trail::{Content, Gap, GapReason};
 
 fn fragment() -> Fragment {
     let device = Some(taptrail_record::Device { dev: None, ..tun() });
@@ -36,16 +36,16 @@ fn a_stretch_of_a_log_that_is_lost_is_told_and_changes_nothing() {
         report.findings[0].text.clone()
     };
     assert_eq!(
-        told(Some((7, 9)), Lost::Place),
+        told(Some((7, 9)), GapReason::PositionLost),
         "The log was cut or rotated away before it was read to its end: audit events 7 to 9 are not known, from \
          2026-11-23T20:31:05.017Z on"
     );
     assert_eq!(
-        told(Some((7, 7)), Lost::Unwritten),
+        told(Some((7, 7)), GapReason::NeverWritten),
         "The log lacks a stretch: audit event 7 is not known, from 2026-11-23T20:31:05.017Z on"
     );
     assert_eq!(
-        told(None, Lost::Unheard),
+        told(None, GapReason::NotListening),
         "Records that the kernel sent while nobody listened are lost: what it said is not known, from \
          2026-11-23T20:31:05.017Z on"
     );

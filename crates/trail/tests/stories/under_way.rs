@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 use taptrail_record::{Event, Record};
-use taptrail_trail::{Content, Entry, InHand, LineRef, Lost, Report, State, Trail};
+use taptrail_trail::{Content, Entry, GapReason, LineRef, Report, State, StepsInProgress, Trail};
 
 use crate::scene::{self, Scene, guest, mac};
 use crate::telling::{findings, open, tun, vhost};
@@ -11,12 +11,12 @@ const FIRST: u8 = 1;
 const SECOND: u8 = 2;
 
 /// What is told of an interface whose tap and vhost-net were opened, `minutes` before its log ends.
-fn told(entries: &[Entry], minutes: i64, ledger: Option<&InHand>) -> Report {
+fn told(entries: &[Entry], minutes: i64, ledger: Option<&StepsInProgress>) -> Report {
     let mut trail = Trail::new();
     entries.iter().for_each(|entry| trail.feed(entry));
     let last = entries.last().unwrap();
     trail.cover(&last.host, last.time + SignedDuration::from_mins(minutes));
-    ledger.iter().for_each(|steps| trail.in_hand(steps));
+    ledger.iter().for_each(|steps| trail.set_steps_in_progress(steps));
     trail.finish()
 }
 
@@ -38,9 +38,9 @@ fn libvirt() -> Scene {
 }
 
 /// The ledger that has these entries, and names these guests' steps.
-fn ledger(entries: &[Entry], guests: &[u8]) -> InHand {
+fn ledger(entries: &[Entry], guests: &[u8]) -> StepsInProgress {
     let last = entries.last().unwrap();
-    InHand {
+    StepsInProgress {
         host: last.host.clone(),
         ledger: last.source.clone(),
         steps: guests.iter().map(|number| (guest(*number).uuid, None)).collect(),
@@ -119,8 +119,8 @@ fn a_step_of_one_interface_says_nothing_of_another() {
 #[test]
 fn a_ledger_that_has_it_not_decides_nothing() {
     let entries = own();
-    let older = InHand { ledger: "another".into(), ..ledger(&entries, &[]) };
-    let others = InHand { host: "h2".into(), ..ledger(&entries, &[]) };
+    let older = StepsInProgress { ledger: "another".into(), ..ledger(&entries, &[]) };
+    let others = StepsInProgress { host: "h2".into(), ..ledger(&entries, &[]) };
     for steps in [older, others] {
         assert_eq!(states(&told(&entries, 1, Some(&steps))), [("opening", "incomplete"); 2]);
     }
@@ -132,7 +132,7 @@ fn a_ledger_decides_of_what_a_log_tells_too() {
     for entry in &mut entries {
         entry.copies = vec![LineRef { source: "ledger".into(), line: 1 }];
     }
-    let steps = InHand { ledger: "ledger".into(), ..ledger(&entries, &[FIRST]) };
+    let steps = StepsInProgress { ledger: "ledger".into(), ..ledger(&entries, &[FIRST]) };
     assert_eq!(states(&told(&entries, 600, Some(&steps))), [("opening", "definitive"); 2]);
 }
 
@@ -145,7 +145,7 @@ fn a_ledger_of_ours_decides_nothing_of_another_managers_guests() {
 
 #[test]
 fn where_records_are_lost_the_grant_may_be_among_them() {
-    let gap = taptrail_trail::Gap { since: None, serials: None, why: Lost::Backlog };
+    let gap = taptrail_trail::Gap { since: None, serials: None, why: GapReason::Backlog };
     let entries = libvirt().tells(Content::Gap(gap)).entries;
     assert_eq!(states(&told(&entries, 0, None)), [("unknown", "incomplete")]);
 }

@@ -365,16 +365,16 @@ fn a_trail_that_is_followed_waits_no_longer_than_it_must() {
     let scene = scene.kernel(70, "/usr/bin/vpn", &tun());
     scene.entries.iter().for_each(|entry| trail.feed(entry));
     let detached = scene.entries[scene.entries.len() - 2].time;
-    assert!(trail.due().unwrap() > detached);
-    trail.pass(detached + SignedDuration::from_secs(5));
+    assert!(trail.next_deadline().unwrap() > detached);
+    trail.advance(detached + SignedDuration::from_secs(5));
     assert_eq!((trail.drain_ended().count(), trail.held().count()), (0, 2), "it may be a change of bridge");
-    trail.pass(trail.due().unwrap());
+    trail.advance(trail.next_deadline().unwrap());
     let ended: Vec<_> = trail.drain_ended().map(|holding| (holding.mac, holding.released)).collect();
     assert_eq!(ended, [(mac(2), Some(detached))]);
     assert_eq!((trail.held().count(), trail.drain_findings().count()), (1, 0));
-    trail.pass(trail.due().unwrap());
+    trail.advance(trail.next_deadline().unwrap());
     let found: Vec<_> = trail.drain_findings().map(|finding| finding.kind).collect();
-    assert_eq!((found, trail.due()), (vec![FindingKind::UnmanagedOpen], None));
+    assert_eq!((found, trail.next_deadline()), (vec![FindingKind::UnmanagedOpen], None));
     // What is told later is taken all the same.
     let fed = scene.entries.len();
     let scene = scene.gone(&tun(), 25).ok(1, op_stop("shutdown"));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use taptrail_record::{Device, DeviceKind, MacAddr};
-use taptrail_trail::{Content, Entry, Finding, FindingKind, Holding, InHand, State, Trail};
+use taptrail_trail::{Content, Entry, Finding, FindingKind, Holding, State, StepsInProgress, Trail};
 use uuid::Uuid;
 
 use crate::scan::Scan;
@@ -162,8 +162,8 @@ impl Reader {
     }
 
     /// A ledger tells what its supervisors have in hand, once all of it has been fed.
-    pub fn in_hand(&mut self, steps: &InHand) {
-        self.trail.in_hand(steps);
+    pub fn in_hand(&mut self, steps: &StepsInProgress) {
+        self.trail.set_steps_in_progress(steps);
     }
 
     /// What it tells. `now`: the records until then were read.

@@ -181,7 +181,7 @@ impl Watcher {
             options,
             state: state.to_owned(),
             books,
-            trail: Trail::of_watcher(),
+            trail: Trail::for_watcher(),
             scanner: Scanner::new(sources),
             guests: BTreeMap::new(),
             current: HashMap::new(),
@@ -243,7 +243,7 @@ impl Watcher {
 
     /// When it is time to [`look`](Self::look) even if nothing has come.
     pub fn next_look(&self) -> Option<Instant> {
-        let trail = self.trail.due().map(|due| {
+        let trail = self.trail.next_deadline().map(|due| {
             let left =
                 due.duration_since(self.passed(Timestamp::now())).max(SignedDuration::ZERO).unsigned_abs();
             // Clocks are set.
@@ -284,7 +284,7 @@ impl Watcher {
         self.namespaces.keep(self.guests.values().flat_map(Guest::namespaces));
         self.identify(&due);
         self.look_at_bridges(now);
-        self.trail.pass(self.passed(now.time));
+        self.trail.advance(self.passed(now.time));
         self.gather();
         self.settle_held_back(now, false);
         self.note(now);

@@ -46,7 +46,7 @@ impl Watcher {
             self.trail.feed(entry);
         }
         if let Some(watched) = watched {
-            self.trail.pass(self.passed(watched));
+            self.trail.advance(self.passed(watched));
         }
         self.trail.drain_ended().for_each(drop);
         self.trail.drain_findings().for_each(drop);

@@ -1,7 +1,7 @@
 //! Watchers that end and begin, and ledgers that take nothing.
 
 use taptrail_ledger::Ledger;
-use taptrail_trail::{Content, Gap, Lost};
+use taptrail_trail::{Content, Gap, GapReason};
 use taptrail_witness::watch::{WatchError, WatchOptions, Watcher};
 use uuid::Uuid;
 
@@ -159,7 +159,7 @@ fn a_guest_whose_start_is_lost_with_a_stretch_of_the_log_is_found() {
         lab.round();
         let domain = lab.boots(vec![macvtap(mac(1), 1)]);
         lab.log.clear();
-        let gap = Gap { since: None, serials: None, why: Lost::Unwritten };
+        let gap = Gap { since: None, serials: None, why: GapReason::NeverWritten };
         lab.writes(Content::Gap(gap), LIBVIRTD);
         lab.knows(&domain, &[]);
         lab.until("its device", |lab| lab.on_record().len() == 1);

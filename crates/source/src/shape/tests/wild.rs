@@ -1,6 +1,6 @@
 //! What people's bug reports, other tools and other locales show: see tests/data/wild.
 
-use taptrail_trail::{Content, Gap, Lost};
+use taptrail_trail::{Content, Gap, GapReason};
 
 use super::moment;
 use crate::found::{Found, Voice, When};
@@ -56,7 +56,10 @@ fn losses_are_told_where_they_stand() {
     let off = all("auditing-off-for-a-day.log");
     assert_eq!(
         (&off[3].content, &off[4].content),
-        (&Content::RecordingStopped(Lost::AuditingOff), &Content::RecordingResumed(Lost::AuditingOff))
+        (
+            &Content::RecordingStopped(GapReason::AuditingOff),
+            &Content::RecordingResumed(GapReason::AuditingOff)
+        )
     );
     assert_eq!((off[3].serial, off[3].writer), (Some(4), None));
 }
@@ -64,8 +67,8 @@ fn losses_are_told_where_they_stand() {
 #[test]
 fn switching_auditing_is_told_in_every_shape() {
     use Content::{RecordingResumed as Resumed, RecordingStopped as Stopped};
-    let off = Some(Stopped(Lost::AuditingOff));
-    let on = Some(Resumed(Lost::AuditingOff));
+    let off = Some(Stopped(GapReason::AuditingOff));
+    let on = Some(Resumed(GapReason::AuditingOff));
     for (line, content) in [
         ("type=CONFIG_CHANGE msg=audit(1.000:4): audit_enabled=0 old=1 by auid=500 res=1", &off),
         ("type=CONFIG_CHANGE msg=audit(1.000:4): audit_enabled=0 old=1 by auid=500", &off),
@@ -94,30 +97,30 @@ fn switching_auditing_is_told_in_every_shape() {
         ),
         (
             "type=DAEMON_START msg=audit(1.000:99): op=start ver=3.0.9 res=success",
-            &Some(Resumed(Lost::AuditdStopped)),
+            &Some(Resumed(GapReason::AuditdStopped)),
         ),
         (
             "type=DAEMON_END msg=audit(1.000:99): op=terminate auid=0 pid=1 res=success",
-            &Some(Stopped(Lost::AuditdStopped)),
+            &Some(Stopped(GapReason::AuditdStopped)),
         ),
         (
             "type=DAEMON_ABORT msg=audit(1.000:99): op=error-halt res=failed",
-            &Some(Stopped(Lost::AuditdStopped)),
+            &Some(Stopped(GapReason::AuditdStopped)),
         ),
         (
             "type=DAEMON_RESUME msg=audit(1.000:99): op=resume-logging res=success",
-            &Some(Resumed(Lost::Suspended)),
+            &Some(Resumed(GapReason::Suspended)),
         ),
         ("type=DAEMON_ROTATE msg=audit(1.000:99): op=rotate-logs res=success", &None),
         (
             "Nov 23 18:58:28 h audisp-syslog[2]: type=DAEMON_END msg=audit(1.000:99): op=terminate res=success",
-            &Some(Stopped(Lost::AuditdStopped)),
+            &Some(Stopped(GapReason::AuditdStopped)),
         ),
         (
             "Nov 23 18:58:28 h auditd[1]: Audit daemon is suspending logging due to low disk space.",
-            &Some(Stopped(Lost::Suspended)),
+            &Some(Stopped(GapReason::Suspended)),
         ),
-        ("Nov 23 18:58:28 h auditd[1]: Audit daemon resumed logging.", &Some(Resumed(Lost::Suspended))),
+        ("Nov 23 18:58:28 h auditd[1]: Audit daemon resumed logging.", &Some(Resumed(GapReason::Suspended))),
         ("Nov 23 18:58:28 h logger: Audit daemon resumed logging.", &None),
     ] {
         let batch = scan(line.as_bytes());
