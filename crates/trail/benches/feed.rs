@@ -1,8 +1,9 @@
-//! What one record costs, with few or many guests alive at once.
+//! What one record costs, with few or many guests running at once.
 //!
-//! Each guest starts with a tap and a vhost-net, has a second interface plugged in and out, and stops;
-//! so many start before the first stops as the benchmark's name says. The time is for all records of
-//! all lives: the throughput tells records a second, and must not fall with the number alive.
+//! Each guest starts with a tap and a vhost-net, has a second interface plugged in and out, and
+//! stops; as many start before the first stops as the benchmark's name says. The time is for all
+//! records of all guests: the throughput, in records a second, must not fall with the number that
+//! run.
 //!
 //! - `libvirt`: its records, which name no device at the end.
 //! - `macvtap`: the same with a macvtap, whose unknown number is a finding for each.
@@ -18,7 +19,7 @@ use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
 use taptrail_trail::{Content, Entry, Trail};
 use uuid::Uuid;
 
-/// Guests in all.
+/// How many guests there are in all.
 const LIVES: usize = 40_000;
 
 fn feed(criterion: &mut Criterion) {
@@ -29,30 +30,30 @@ fn feed(criterion: &mut Criterion) {
             let entries = entries(alive, life);
             group.throughput(Throughput::Elements(entries.len() as u64));
             group.bench_with_input(BenchmarkId::new(name, alive), &entries, |bencher, entries| {
-                bencher.iter(|| tell(black_box(entries)));
+                bencher.iter(|| feed_all(black_box(entries)));
             });
         }
     }
     group.finish();
 }
 
-fn tell(entries: &[Entry]) -> usize {
+fn feed_all(entries: &[Entry]) -> usize {
     let mut trail = Trail::new();
-    let mut told = 0;
-    for some in entries.chunks(1_000) {
-        some.iter().for_each(|entry| trail.feed(entry));
-        told += trail.drain_ended().count() + trail.drain_findings().count();
+    let mut emitted = 0;
+    for chunk in entries.chunks(1_000) {
+        chunk.iter().for_each(|entry| trail.feed(entry));
+        emitted += trail.drain_ended().count() + trail.drain_findings().count();
     }
-    told + trail.finish().holdings.len()
+    emitted + trail.finish().holdings.len()
 }
 
-/// The lives of all guests, mixed so that `alive` of them run at once.
+/// The records of all guests, mixed so that `alive` of them run at once.
 fn entries(alive: usize, life: fn(u32) -> Vec<Event>) -> Vec<Entry> {
     let (host, source) = (std::sync::Arc::<str>::from("h1"), std::sync::Arc::<str>::from("audit.log"));
     let lives: Vec<Vec<Event>> = (0..LIVES).map(|number| life(number as u32)).collect();
     let mut time: Timestamp = "2026-11-23T20:31:00.017Z".parse().unwrap();
     let mut entries = Vec::new();
-    let mut tell = |number: usize, events: &[Event]| {
+    let mut record = |number: usize, events: &[Event]| {
         for event in events {
             time += SignedDuration::from_millis(1);
             let guest = GuestId {
@@ -75,10 +76,10 @@ fn entries(alive: usize, life: fn(u32) -> Vec<Event>) -> Vec<Entry> {
     };
     for number in 0..LIVES + alive {
         if let Some(born) = lives.get(number) {
-            tell(number, &born[..born.len() / 2]);
+            record(number, &born[..born.len() / 2]);
         }
         if let Some(dies) = number.checked_sub(alive) {
-            tell(dies, &lives[dies][lives[dies].len() / 2..]);
+            record(dies, &lives[dies][lives[dies].len() / 2..]);
         }
     }
     entries

@@ -1,8 +1,9 @@
 //! Records in, holdings and findings out.
 //!
-//! This room tells from a trail of audit records who held which raw network device when, what was
-//! opened and never given to QEMU, and where the trail is wrong. It is a pure state machine: no I/O,
-//! no clock, no threads, and memory bounded by what is alive.
+//! From a trail of audit records this crate derives which guest held which raw network device at
+//! what time, which devices were opened and never given to QEMU, and where the trail is wrong. It
+//! is a pure state machine: no I/O, no clock, no threads, and memory bounded by the guests that
+//! run.
 //!
 //! Each interface of a guest goes through operations, each with its devices:
 //!
@@ -17,46 +18,50 @@
 //!                     └────── keep ───▶ held                      released
 //! ```
 //!
-//! A close record comes before the record that says why: what is closed waits for its cause, and has
-//! `close` for one when none comes. libvirt writes no close: what it opened ends by looking back from
-//! the detach or stop, and is *inferred*.
+//! A close record comes before the record that gives its reason: a closed device waits for that
+//! record, and ends by `close` if none comes. libvirt writes no close: the end of what it opened is
+//! *inferred* from the detach or stop.
 //!
-//! A watcher beside libvirt sees which descriptors QEMU really holds, and when they go:
+//! A watcher beside libvirt sees which descriptors QEMU holds, and when QEMU closes them:
 //!
 //! ```text
-//!   Granted ── seen ──▶ bound to its true device, definitive ── detach, op=stop ──▶ over, and waits
-//!                                        │                                             │        │
-//!                                        └─ gone ─▶ waits for its cause           gone │        │ seen
-//!                                                                                      ▼        ▼
-//!                                                                            released, definitive   held after all
+//!   Granted ── seen ──▶ bound to its true device, definitive ── detach, op=stop ──▶ ended, and waits
+//!                                        │                                            │          │
+//!                                        └─ gone ─▶ waits for its cause          gone │     seen │
+//!                                                                                     ▼          ▼
+//!                                                              released, definitive    held after all
 //! ```
 //!
-//! The manager's word and the watcher's come in any order, moments apart. Who was seen is told to be
-//! over when both are there; when a watcher's never comes, at the end of the trail, *inferred*.
+//! The manager's record and the watcher's come in any order, moments apart. A holding whose
+//! descriptor was seen is reported as ended once both have come; if the watcher's never comes, at
+//! the end of the trail, as *inferred*.
 //!
-//! What the diagram can't show:
+//! Not in the diagram:
 //!
-//! - A detach that the attach of the same MAC follows with no open between ended nothing: QEMU kept
-//!   the very same descriptors.
-//! - Of two interfaces of one guest with one MAC, a detach ends one, and nothing tells which. Both stay
-//!   held, *ambiguous*, until as many are gone as there were; `released` is the time by which that is
-//!   certain.
-//! - A uuid that two daemons speak of is two guests while it migrates between them, and one whose
-//!   daemon started anew otherwise: a hot-plug or a stop by the new one means the running guest, a
-//!   boot a new one. What the new one only opens waits for that.
-//! - A guest whose start is older than the trail appears by what it gives up: `opened` and `granted`
-//!   are none, and the device is unknown.
-//! - Of two interfaces with one MAC that were seen, the descriptor that went tells which was unplugged.
-//! - What QEMU was seen to hold and no record admits is held, of an interface where that is known, and
-//!   a finding.
-//! - What the kernel saw opened ([`Content::KernelOpen`]) gives libvirt's macvtaps their nodes and
-//!   counts its queues; what no record admits is a finding. Where a daemon opens for two guests at
-//!   once and nothing tells whose is which, it tells neither.
-//! - A lost end is concluded: the guest boots again, its host does, or its QEMU's process id is
-//!   another's.
+//! - A detach followed by an attach of the same MAC with no open in between ended nothing: QEMU
+//!   kept the same descriptors (a change of bridge).
+//! - If a guest has two interfaces with one MAC, a detach ends one of them, and no record shows
+//!   which. Both stay held, *ambiguous*, until as many detaches have come as there were interfaces;
+//!   `released` is the time by which the end is certain.
+//! - If two such interfaces were seen by a watcher, the closed descriptor shows which was
+//!   unplugged.
+//! - If two daemons write records of one uuid, the guest is migrating between them, and is tracked
+//!   as two guests, or its daemon restarted. A hot-plug or a stop by the new daemon means the
+//!   running guest, a boot means a new one. What the new daemon has only opened waits for one of
+//!   these records.
+//! - A guest that started before the trail begins appears when it gives up a device: `opened` and
+//!   `granted` are none, and the device is unknown.
+//! - A device that QEMU was seen to hold without a record is held, by the interface where that is
+//!   known, and a finding.
+//! - The kernel's open events ([`Content::KernelOpen`]) give libvirt's macvtaps their nodes, and
+//!   count the queues. An event without a record is a finding. If a daemon opens for two guests at
+//!   once and nothing shows which event belongs to which, the events are used for neither.
+//! - If the record of an end is lost, the end is concluded when the guest boots again, when its
+//!   host does, or when another guest's QEMU has its process id.
 //!
-//! All is bounded, by far more than a real guest has: tries of one MAC, interfaces of one guest, opens
-//! of the kernel and ends that wait. What is beyond is told as it stands.
+//! Everything is bounded, at far more than a real guest has: attempts for one MAC, interfaces of
+//! one guest, pending opens of the kernel, pending ends. Beyond the limit the oldest is emitted as
+//! it is.
 //!
 //! ```
 //! use taptrail_record::{Device, Event, GuestId, Rdev, Record};

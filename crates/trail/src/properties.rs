@@ -1,4 +1,4 @@
-//! What holds for any records in any order.
+//! Properties that hold for any records in any order.
 
 use proptest::prelude::*;
 use taptrail_record::{
@@ -34,7 +34,7 @@ fn event() -> impl Strategy<Value = Event> {
     })
 }
 
-/// What a watcher saw.
+/// A watcher's record.
 fn watched() -> impl Strategy<Value = Event> {
     let device = prop_oneof![
         (0..2_u8).prop_map(|n| Device::new("/dev/net/tun", Some(Rdev::TUN), Some(format!("vnet{n}").into()))),
@@ -70,7 +70,8 @@ fn content() -> impl Strategy<Value = Content> {
     ]
 }
 
-/// Records of two guests under a few writers; with `others`, and what else a log tells.
+/// Records of two guests by a few writers; with `others`, also other entries and a watcher's
+/// records.
 fn log(others: bool) -> impl Strategy<Value = Vec<Entry>> {
     let writer =
         prop::option::weighted(0.8, prop_oneof![8 => Just(7_u32), 1 => Just(8_u32), 1 => Just(9_u32)]);
@@ -121,7 +122,7 @@ fn entries() -> impl Strategy<Value = Vec<Entry>> {
     log(false)
 }
 
-fn tell(entries: &[Entry]) -> Report {
+fn report_of(entries: &[Entry]) -> Report {
     let mut trail = Trail::new();
     entries.iter().for_each(|entry| trail.feed(entry));
     trail.cover(&"h".into(), LATER);
@@ -131,10 +132,10 @@ fn tell(entries: &[Entry]) -> Report {
 /// Long after the last entry.
 const LATER: jiff::Timestamp = jiff::Timestamp::constant(1_000_000, 0);
 
-/// The entries of one guest, which has a process id of its own.
+/// The entries of one guest, with a process id that no other guest has.
 fn of(entries: &[Entry], number: u128) -> Vec<Entry> {
-    let mut own = entries.to_vec();
-    own.retain_mut(|entry| match &mut entry.content {
+    let mut of_guest = entries.to_vec();
+    of_guest.retain_mut(|entry| match &mut entry.content {
         Content::Record(Record { guest, event, .. }) if guest.uuid == Uuid::from_u128(number) => {
             if let Event::GuestStart { vm_pid, .. }
             | Event::Start { vm_pid, .. }
@@ -147,7 +148,7 @@ fn of(entries: &[Entry], number: u128) -> Vec<Entry> {
         }
         _ => false,
     });
-    own
+    of_guest
 }
 
 fn opens(entries: &[Entry], outcome: Outcome) -> u32 {
@@ -167,10 +168,10 @@ fn in_any_order(holdings: Vec<Holding>) -> Vec<String> {
 proptest! {
     #[test]
     fn every_open_is_in_exactly_one_holding(entries in entries()) {
-        let report = tell(&entries);
+        let report = report_of(&entries);
         let queues = |failed| -> u32 {
-            let told = report.holdings.iter().filter(|holding| holding.opened.is_some());
-            let of = told.filter(|holding| (holding.state == State::OpenFailed) == failed);
+            let opened = report.holdings.iter().filter(|holding| holding.opened.is_some());
+            let of = opened.filter(|holding| (holding.state == State::OpenFailed) == failed);
             of.map(|holding| holding.queues.unwrap_or(1)).sum()
         };
         prop_assert_eq!(queues(false), opens(&entries, Outcome::Success));
@@ -180,7 +181,7 @@ proptest! {
     #[test]
     fn what_a_watcher_saw_takes_no_open_away(entries in log(true)) {
         let of = |failed| {
-            let holdings = tell(&entries).holdings.into_iter();
+            let holdings = report_of(&entries).holdings.into_iter();
             let all = holdings.filter(move |one| one.opened.is_some() && (one.state == State::OpenFailed) == failed);
             all.map(|holding| holding.queues.unwrap_or(1)).sum::<u32>()
         };
@@ -190,9 +191,9 @@ proptest! {
 
     #[test]
     fn a_holdings_parts_agree_with_each_other(entries in log(true)) {
-        for holding in tell(&entries).holdings {
+        for holding in report_of(&entries).holdings {
             let held = matches!(holding.state, State::Held | State::Released);
-            // What a guest has had since before the trail begins was granted, and nobody knows when.
+            // A device held since before the trail begins was granted at an unknown time.
             prop_assert_eq!(held, holding.granted.is_some() || holding.opened.is_none());
             prop_assert!(holding.queues.is_none_or(|queues| queues > 0));
             prop_assert!(holding.granted.is_none_or(|at| holding.opened.is_none_or(|opened| at >= opened)));
@@ -209,7 +210,7 @@ proptest! {
 
     #[test]
     fn a_finding_shows_where_it_comes_from(entries in log(true)) {
-        for finding in tell(&entries).findings {
+        for finding in report_of(&entries).findings {
             prop_assert!((1..=Proof::KEPT).contains(&finding.proof.len()));
             prop_assert!(!finding.text.is_empty());
         }
@@ -218,7 +219,7 @@ proptest! {
     #[test]
     fn stops_leave_nothing_held_and_nothing_in_memory(mut entries in log(true)) {
         let last = entries.last().map_or(jiff::Timestamp::UNIX_EPOCH, |entry| entry.time);
-        // A guest can live under each of the writers at once, and as each process that was seen.
+        // A guest can have an instance for each writer, and for each process that was seen.
         for guest in [0, 1].repeat(8) {
             let guest = GuestId { name: "g".into(), uuid: Uuid::from_u128(guest) };
             let event = Event::GuestStop { reason: Reason::SHUTDOWN, vm_pid: None };
@@ -230,13 +231,13 @@ proptest! {
         entries.iter().for_each(|entry| trail.feed(entry));
         prop_assert!(trail.is_idle());
         prop_assert!(trail.drain_ended().all(|holding| holding.state != State::Held));
-        // A watcher's word of what is over may come late.
+        // The watcher's close records may come later.
         prop_assert!(trail.finish().holdings.iter().all(|holding| holding.state == State::Released));
     }
 
     #[test]
-    fn fetching_early_tells_the_same(entries in log(true)) {
-        let whole = tell(&entries);
+    fn draining_early_gives_the_same_report(entries in log(true)) {
+        let all = report_of(&entries);
         let mut trail = Trail::new();
         let (mut holdings, mut findings) = (Vec::new(), Vec::new());
         for entry in &entries {
@@ -248,13 +249,13 @@ proptest! {
         let rest = trail.finish();
         holdings.extend(rest.holdings);
         findings.extend(rest.findings);
-        prop_assert_eq!(findings, whole.findings);
-        prop_assert_eq!(in_any_order(holdings), in_any_order(whole.holdings));
+        prop_assert_eq!(findings, all.findings);
+        prop_assert_eq!(in_any_order(holdings), in_any_order(all.holdings));
     }
 
     #[test]
-    fn a_log_in_two_parts_tells_the_same(entries in log(true), at in any::<prop::sample::Index>()) {
-        let whole = tell(&entries);
+    fn a_log_in_two_parts_gives_the_same_report(entries in log(true), at in any::<prop::sample::Index>()) {
+        let all = report_of(&entries);
         let mut trail = Trail::new();
         let (first, second) = entries.split_at(at.index(entries.len() + 1));
         first.iter().for_each(|entry| trail.feed(entry));
@@ -263,12 +264,12 @@ proptest! {
         trail.cover(&"h".into(), LATER);
         let rest = trail.finish();
         holdings.extend(rest.holdings);
-        prop_assert_eq!(rest.findings, whole.findings);
-        prop_assert_eq!(in_any_order(holdings), in_any_order(whole.holdings));
+        prop_assert_eq!(rest.findings, all.findings);
+        prop_assert_eq!(in_any_order(holdings), in_any_order(all.holdings));
     }
 
     #[test]
-    fn guests_between_each_other_are_told_as_each_alone(
+    fn interleaved_guests_have_the_holdings_of_each_alone(
         entries in entries(),
         order in prop::collection::vec(any::<bool>(), 80),
     ) {
@@ -281,8 +282,8 @@ proptest! {
             let next = if turn { first.next().or_else(|| second.next()) } else { second.next().or_else(|| first.next()) };
             mixed.extend(next.cloned());
         }
-        let mut alone = tell(&guests[0]).holdings;
-        alone.extend(tell(&guests[1]).holdings);
-        prop_assert_eq!(in_any_order(tell(&mixed).holdings), in_any_order(alone));
+        let mut alone = report_of(&guests[0]).holdings;
+        alone.extend(report_of(&guests[1]).holdings);
+        prop_assert_eq!(in_any_order(report_of(&mixed).holdings), in_any_order(alone));
     }
 }

@@ -1,5 +1,5 @@
-//! Times in JSON: RFC 3339, UTC, milliseconds (`2026-11-23T20:31:05.017Z`). And sums of what a log tells, which may be
-//! beyond all calendars.
+//! Times in JSON: RFC 3339, UTC, milliseconds (`2026-11-23T20:31:05.017Z`). And sums of times from
+//! logs, which may exceed the calendar's range.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serializer;

@@ -9,43 +9,46 @@ use crate::state::host::Host;
 use crate::time::after;
 use crate::{Content, Entry, Finding, Holding, Input, Proof, Report, StepsInProgress};
 
-/// How many devices may wait for a record that tells their numbers.
+/// How many devices may wait for a record with their numbers.
 const MAX_UNNUMBERED: usize = 1024;
 
-/// Reads records in their order and tells who held what.
+/// Reads records in their order, and derives holdings and findings.
 ///
-/// Memory grows with what is alive at one time, with the number of hosts, and with what is told and not
-/// yet fetched by [`drain_ended`](Self::drain_ended) and [`drain_findings`](Self::drain_findings).
+/// Memory grows with the number of guests that run at one time, with the number of hosts, and with
+/// the holdings and findings not yet fetched by [`drain_ended`](Self::drain_ended) and
+/// [`drain_findings`](Self::drain_findings).
 #[derive(Debug, Default)]
 pub struct Trail {
     hosts: Vec<Host>,
     names: HashMap<Arc<str>, usize>,
-    /// The host of the last entry: most come from the same.
+    /// The host of the last entry: most entries come from the same.
     last: Option<(Arc<str>, usize)>,
     out: Output,
-    /// What some guests got and no record has told the number of so far.
+    /// Granted devices whose number no record has given so far.
     unnumbered: VecDeque<UnnumberedGrant>,
-    /// Until when the logs of hosts go on.
+    /// Until when the logs of each host go on.
     covered: HashMap<Arc<str>, Timestamp>,
-    /// When the last entry was.
+    /// The time of the last entry.
     now: Timestamp,
     records: u64,
 }
 
 impl Trail {
-    /// A trail of which nothing is told yet.
+    /// A trail without entries.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// One for a watcher, which looks into QEMU itself: a grant without an open is reported at once, for it to judge.
+    /// A trail for a watcher, which looks into QEMU itself: a grant without an open is reported at
+    /// once, and the watcher decides whether it is a finding.
     pub fn for_watcher() -> Self {
         let mut trail = Self::default();
         trail.out.reports_bare_grants_at_once = true;
         trail
     }
 
-    /// Takes the next entry. Those of one host must come in the order in which they were written.
+    /// Takes the next entry. The entries of one host must come in the order in which they were
+    /// written.
     pub fn feed(&mut self, entry: &Entry) {
         self.records += u64::from(matches!(entry.content, Content::Record(_)));
         self.now = entry.time;
@@ -59,8 +62,9 @@ impl Trail {
         }
     }
 
-    /// Tells what nothing more is to be waited for, where a trail is followed as it is written: it is `now`, and all
-    /// that was written before then has been fed. Of what is read afterwards the next entry's time shows that.
+    /// Ends the waits whose time is up, where a trail is followed as it is written: the time is
+    /// `now`, and all entries written before then have been fed. For logs read afterwards the next
+    /// entry's time does this.
     pub fn advance(&mut self, now: Timestamp) {
         for host in &mut self.hosts {
             host.advance(now, &mut self.out);
@@ -68,11 +72,11 @@ impl Trail {
         self.report_overdue_unnumbered(now);
     }
 
-    /// When the next [`advance`](Self::pass) has something to tell, if no entry does before.
+    /// When the next [`advance`](Self::advance) has something to do, if no entry comes before.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let unnumbered = self.unnumbered.front().map(UnnumberedGrant::deadline);
         let deadline = self.hosts.iter().filter_map(Host::deadline).chain(unnumbered).min()?;
-        // What is due has to be past.
+        // A wait ends when its deadline has passed.
         Some(after(deadline, SignedDuration::from_millis(1)))
     }
 
@@ -105,47 +109,48 @@ impl Trail {
         host
     }
 
-    /// Whether no guest is alive, as far as is told.
+    /// Whether no guest runs, as far as the records go.
     pub fn is_idle(&self) -> bool {
         self.hosts.iter().all(Host::is_idle)
     }
 
-    /// What QEMUs hold now, as far as is told.
+    /// The devices that QEMUs hold now, as far as the records go.
     pub fn held(&self) -> impl Iterator<Item = &Holding> {
         self.hosts.iter().flat_map(Host::held)
     }
 
-    /// Gives away the holdings that are over and not yet given, in the order of their ends.
+    /// Takes the holdings that have ended since the last call, in the order of their ends.
     pub fn drain_ended(&mut self) -> impl Iterator<Item = Holding> {
         self.out.holdings.drain(..)
     }
 
-    /// Gives away the findings not yet given, in the order in which they showed.
+    /// Takes the findings made since the last call, oldest first.
     pub fn drain_findings(&mut self) -> impl Iterator<Item = Finding> {
         self.out.findings.drain(..)
     }
 
-    /// The log of this host goes on until then at least, whatever it tells.
+    /// The log of this host goes on until then at least, whether or not it has entries.
     pub fn cover(&mut self, host: &Arc<str>, until: Timestamp) {
         let until = self.covered.get(host).map_or(until, |before| until.max(*before));
         self.covered.insert(Arc::clone(host), until);
     }
 
-    /// The logs of all hosts told of so far go on until then at least.
+    /// The logs of all hosts fed so far go on until then at least.
     pub fn cover_all(&mut self, until: Timestamp) {
         for name in self.hosts.iter().map(|host| Arc::clone(&host.name)).collect::<Vec<_>>() {
             self.cover(&name, until);
         }
     }
 
-    /// A ledger of a host tells what its supervisors have in hand, once all of it has been fed.
+    /// The ledger of a host lists its supervisors' steps in progress. To be called once all of the
+    /// ledger has been fed.
     pub fn set_steps_in_progress(&mut self, steps: &StepsInProgress) {
         if let Some(host) = self.names.get(&steps.host) {
             self.hosts[*host].set_steps_in_progress(steps);
         }
     }
 
-    /// Tells the rest: what is held still, and what was not drained. Newest last.
+    /// The rest: the devices still held, and what was not drained. Newest last.
     pub fn finish(mut self) -> Report {
         for host in self.hosts {
             let covered = self.covered.get(&host.name).copied();

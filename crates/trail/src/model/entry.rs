@@ -7,10 +7,10 @@ use uuid::Uuid;
 
 use crate::{LineRef, Proof};
 
-/// One thing told, with its place in the world: what a [`Trail`](crate::Trail) is fed.
+/// One item of an input, with its host, time and source: what a [`Trail`](crate::Trail) is fed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The host it speaks of. Guests of different hosts never meet.
+    /// The host that it is about. Guests of different hosts are never related to each other.
     pub host: Arc<str>,
     /// When the event happened.
     pub time: Timestamp,
@@ -25,77 +25,79 @@ pub struct Entry {
     pub line: u64,
     /// Where else the same event was read.
     pub copies: Vec<LineRef>,
-    /// Whether no input that has it shows who wrote it.
+    /// Whether no input that has it shows which process wrote it.
     pub unauthenticated: bool,
-    /// What is told.
+    /// What the line or row says.
     pub content: Content,
 }
 
-/// What one line or row tells.
+/// What one line or row says.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Content {
-    /// A record of a guest or of a network device of its.
+    /// A record of a guest or of one of its network devices.
     Record(Record),
-    /// The kernel saw an open(2) of a raw network device.
+    /// The kernel recorded an open(2) of a raw network device.
     KernelOpen(KernelOpen),
     /// A record is cut off: the outcome of its operation is unknown.
     Truncated(Fragment),
     /// The guest's manager could not send this record: no audit log has it.
     Unsent(Fragment),
-    /// Another source shows this record with its serial number, and the audit log of its host, which
-    /// covers its time, lacks it.
+    /// Another source shows this record with its serial number, and the audit log of its host,
+    /// which covers its time, lacks it.
     Missing(Fragment),
-    /// A stretch of a log is lost: records of that time may be missing.
+    /// A part of a log is lost: records of that time may be missing.
     Gap(Gap),
-    /// Nothing is recorded from here on, until [`RecordingResumed`](Self::RecordingResumed).
+    /// No records are written from here on, until [`RecordingResumed`](Self::RecordingResumed).
     RecordingStopped(GapReason),
     /// Records are written again.
     RecordingResumed(GapReason),
-    /// The host started anew.
+    /// The host booted.
     Boot,
-    /// A `VIRT_CONTROL` of a program that knows no uuids: a container run-time.
+    /// A `VIRT_CONTROL` record of a program that knows no uuids: a container run-time.
     Foreign {
-        /// The program, where told.
+        /// The program's path, if the record has it.
         exe: CompactString,
     },
 }
 
-/// The interfaces that live supervisors of a host were opening devices for, or handing them to QEMU, as its ledger was
-/// read. Whatever else in that ledger is open and not granted, nobody is about to grant.
+/// The interfaces whose devices live supervisors of a host were opening or passing to QEMU when its
+/// ledger was read. No supervisor is about to grant any other device that the ledger shows open and
+/// not granted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepsInProgress {
     /// The host.
     pub host: Arc<str>,
     /// The ledger: the [`source`](Entry::source) of its entries.
     pub ledger: Arc<str>,
-    /// Guests, and of which interface of theirs; all of a guest's, without one.
+    /// Each step's guest and interface; without a MAC, all interfaces of the guest.
     pub steps: Vec<(Uuid, Option<MacAddr>)>,
 }
 
-/// What can't be read any more, as far as the kernel's serial numbers tell: all between two events that
-/// were read.
+/// A part of a log that can't be read: what was between two events that were read, as far as the
+/// kernel's serial numbers show.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Gap {
-    /// When the event before it happened, if one was read.
+    /// The time of the event before it, if one was read.
     pub since: Option<Timestamp>,
-    /// The serial numbers of the first and the last event that may be missing, where they are known.
+    /// The serial numbers of the first and the last event that may be missing, where they are
+    /// known.
     pub serials: Option<(u32, u32)>,
-    /// Why it can't be read.
+    /// Why it is missing.
     pub why: GapReason,
 }
 
-/// Why a stretch of a log is lost.
+/// Why a part of a log is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GapReason {
-    /// The log's own numbers show that it was never written.
+    /// The log's own serial numbers show that it was never written.
     NeverWritten,
-    /// The place up to which it was read is gone from the log and its rotations.
+    /// The position up to which it was read is gone from the log and its rotations.
     PositionLost,
-    /// A packed rotation of the log is damaged: what it has from there on can't be had.
+    /// A compressed rotation of the log is damaged: the rest of it can't be read.
     Damaged,
-    /// It was sent while nobody listened, and can't be had again.
+    /// The kernel sent it while no reader listened, and does not send it again.
     NotListening,
-    /// It was sent faster than it was taken.
+    /// The kernel sent it faster than it was read.
     Overrun,
     /// The kernel log's rate limit dropped lines (`callbacks suppressed`).
     RateLimited,
@@ -111,10 +113,10 @@ pub enum GapReason {
     Suspended,
     /// Lines that look like records could not be read.
     UnparsedLines,
-    /// The log goes back in time: its lines are not in order, or the clock was set.
+    /// The log's times go back: its lines are not in order, or the clock was set.
     Disordered,
-    /// Its serial numbers fall, and not to those of a boot: the host started anew and the beginning is missing, or
-    /// these are another host's.
+    /// Its serial numbers fall, and not to those of a boot: the host booted and the beginning is
+    /// missing, or these lines are another host's.
     SerialsFell,
 }
 
@@ -131,7 +133,7 @@ impl Entry {
     }
 }
 
-/// A record of a guest, with the entry that holds it.
+/// A record of a guest, with the entry that has it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RecordEntry<'a> {
     pub(crate) entry: &'a Entry,

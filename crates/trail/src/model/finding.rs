@@ -11,33 +11,33 @@ use crate::Proof;
 /// Serialised as one of a trail's `findings`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What sort of place.
+    /// The kind.
     pub kind: FindingKind,
-    /// Where.
+    /// The host.
     pub host: Arc<str>,
-    /// Whose, where told.
+    /// The guest, if it is about one that is known.
     pub guest: Option<GuestId>,
-    /// Of which interface, when it is one's.
+    /// The interface, if it is about one.
     pub mac: Option<MacAddr>,
-    /// Of which device, when it is one's.
+    /// The device, if it is about one.
     pub device: Option<Device>,
-    /// When it showed.
+    /// The time of the record that shows it.
     #[serde(with = "crate::time::exact")]
     pub time: Timestamp,
     /// One sentence for people.
     pub text: String,
-    /// The records that show it, oldest first; [`Proof::KEPT`] at most. Where one of them is not
-    /// authenticated, `unauthenticated_source` stands beside them in JSON.
+    /// The records that show it, oldest first; [`Proof::KEPT`] at most. If one of them is not
+    /// authenticated, JSON has `unauthenticated_source` beside them.
     #[serde(flatten, serialize_with = "Proof::serialize_all")]
     pub proof: Vec<Proof>,
 }
 
-/// Words that filters and rules may still use: a kind has a new one where it was taken for another.
+/// Former words of kinds, which users' filters and rules may still have.
 const FORMER_WORDS: [(&str, FindingKind); 1] = [("unaudited-open", FindingKind::UnmanagedOpen)];
 
 macro_rules! kinds {
     ($($(#[doc = $doc:literal])+ $kind:ident = $word:literal,)+) => {
-        /// What sort of place a [`Finding`] is.
+        /// The kind of a [`Finding`].
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         pub enum FindingKind {
             $($(#[doc = $doc])+ #[serde(rename = $word)] $kind,)+
@@ -54,19 +54,19 @@ macro_rules! kinds {
                 }
             }
 
-            /// The kind of this word, or of one that it had before.
+            /// The kind with this word, or with this former word.
             pub fn from_word(word: &str) -> Option<Self> {
                 let of = |word: &str| Self::ALL.iter().copied().find(|kind| kind.as_str() == word);
                 let former = || FORMER_WORDS.iter().find(|(former, _)| *former == word);
                 of(word).or_else(|| former().map(|(_, kind)| *kind))
             }
 
-            /// The words that it had before.
+            /// Its former words.
             pub fn former_words(self) -> impl Iterator<Item = &'static str> {
                 FORMER_WORDS.iter().filter(move |(_, kind)| *kind == self).map(|(word, _)| *word)
             }
 
-            /// One sentence that says what it is.
+            /// One sentence that explains it.
             pub fn summary(self) -> &'static str {
                 match self {
                     $(Self::$kind => concat!($($doc),+).trim_ascii_start(),)+

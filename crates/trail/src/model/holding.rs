@@ -6,57 +6,58 @@ use taptrail_record::{CloseDoubt, Device, GuestId, MacAddr};
 
 use crate::Proof;
 
-/// One device, with all its queues, held (or nearly) by one guest's interface.
+/// One device, with all its queues, that one guest's interface held, or that was opened for it.
 ///
 /// Serialised as one of a trail's `holdings`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Holding {
-    /// Where.
+    /// The host.
     pub host: Arc<str>,
-    /// Who.
+    /// The guest.
     pub guest: GuestId,
-    /// By which interface.
+    /// The interface.
     pub mac: MacAddr,
-    /// What.
+    /// The device.
     pub device: Device,
-    /// How many open(2)s of it there were: one for each queue. None where the records don't tell:
-    /// libvirt writes one record whatever the queues, and what was opened before the trail begins has
-    /// none. Known from taptrail's own records, from a watcher's, and where audit rules let the kernel
-    /// record each open.
+    /// How many open(2)s of it there were: one for each queue. Known from taptrail's own records,
+    /// from a watcher's, and where audit rules let the kernel record each open. None otherwise:
+    /// libvirt writes one record for all queues, and a device opened before the trail begins has no
+    /// record.
     pub queues: Option<u32>,
-    /// When it was opened, or the open failed; none when that was before the trail begins.
+    /// When it was opened, or the open failed; none if that was before the trail begins.
     #[serde(with = "crate::time::maybe")]
     pub opened: Option<Timestamp>,
-    /// When QEMU got it, if it did; none also when that was before the trail begins.
+    /// When QEMU got it, if it did; none also if that was before the trail begins.
     #[serde(with = "crate::time::maybe")]
     pub granted: Option<Timestamp>,
-    /// When it was over, if it is and that is told. Of an [`Ambiguous`](Certainty::Ambiguous) end the
-    /// time by which it was certainly over.
+    /// When it ended, if a record shows it. For an [`Ambiguous`](Certainty::Ambiguous) end, the
+    /// time by which it had certainly ended.
     #[serde(with = "crate::time::maybe")]
     pub released: Option<Timestamp>,
-    /// When nobody saw its end, the latest time at which it was not over yet: it was over at some
-    /// moment from here to `released`.
+    /// If its end was not seen, the latest time at which it had not ended: it ended between this
+    /// time and `released`.
     #[serde(with = "crate::time::maybe")]
     pub last_seen: Option<Timestamp>,
-    /// Why its end is no proof that nobody holds it any more, as the writer of its close says.
+    /// Why its close does not show that nobody holds it any more, as the writer of the close
+    /// recorded.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "close_doubt")]
     pub end_doubt: Option<CloseDoubt>,
-    /// From when on it is not certain that QEMU held it: records of that time may be missing, or one of
-    /// several interfaces with its MAC was unplugged.
+    /// The time from which it is not certain that QEMU held it: records of that time may be
+    /// missing, or one of several interfaces with its MAC was unplugged.
     #[serde(with = "crate::time::maybe")]
     pub uncertain_since: Option<Timestamp>,
     /// When QEMU may have held it, though no record says so, the earliest first.
     pub possibly_held: Vec<PossiblyHeld>,
     /// What became of it.
     pub state: State,
-    /// What ended it, if it is over.
+    /// What ended it, if it has ended.
     pub ended_by: Option<EndedBy>,
-    /// How far the records carry this.
+    /// How sure it is.
     pub certainty: Certainty,
-    /// The QEMU that got it, where told.
+    /// The process id of the QEMU that got it, if a record has it.
     pub pid: Option<u32>,
-    /// The records that show it, oldest first; [`Proof::KEPT`] at most. Where one of them is not
-    /// authenticated, `unauthenticated_source` stands beside them in JSON.
+    /// The records that show it, oldest first; [`Proof::KEPT`] at most. If one of them is not
+    /// authenticated, JSON has `unauthenticated_source` beside them.
     #[serde(flatten, serialize_with = "Proof::serialize_all")]
     pub proof: Vec<Proof>,
 }
@@ -67,10 +68,10 @@ pub struct Holding {
 pub enum State {
     /// The open(2) failed.
     OpenFailed,
-    /// It was opened, and what follows is under way: its supervisor has it in hand, or the trail ends too soon
-    /// after the open to tell.
+    /// It was opened, and its hand-over is under way: its supervisor's step is in progress, or the
+    /// trail ends too soon after the open to show the outcome.
     Opening,
-    /// It was opened, and QEMU never got it, as far as its manager's records go.
+    /// It was opened, and QEMU never got it, as far as its manager's records show.
     NeverGranted,
     /// It was opened, and whether QEMU got it is not known.
     Unknown,
@@ -102,15 +103,15 @@ pub enum EndedBy {
     Detach,
     /// The guest ended.
     Stop,
-    /// The device was closed, and no record says why.
+    /// The device was closed, and no record gives the reason.
     Close,
     /// The device was taken from the guest with the interface still plugged in.
     Revoke,
-    /// The guest started anew, with no record of its end.
+    /// The guest started again, with no record of its end.
     Restart,
-    /// The host started anew, with no record of the guest's end.
+    /// The host rebooted, with no record of the guest's end.
     Reboot,
-    /// QEMU's process id is another guest's by now, with no record of this guest's end.
+    /// Another guest's QEMU has the process id, with no record of this guest's end.
     PidReused,
 }
 
@@ -129,20 +130,21 @@ impl EndedBy {
     }
 }
 
-/// How far the records carry what a holding says.
+/// How sure a holding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Certainty {
     /// Records name the device at every step.
     Definitive,
-    /// A record names only the interface or the guest; which devices that means is by looking back.
+    /// A record names only the interface or the guest; its devices follow from earlier records.
     Inferred,
-    /// Another holding fits the same records as well: of interfaces with one MAC in one guest, a
-    /// detach ended one, and none tells which. Each stays held until no doubt is left that it is over.
+    /// Another holding fits the same records as well: a detach ended one of several interfaces with
+    /// one MAC in one guest, and no record shows which. Each stays held until it has certainly
+    /// ended.
     Ambiguous,
     /// The records contradict each other.
     Doubtful,
-    /// Records that would tell more are missing, or may be.
+    /// Records of it are missing, or may be.
     Incomplete,
 }
 
@@ -159,13 +161,13 @@ impl Certainty {
     }
 }
 
-/// A stretch of time in which QEMU may have held a device, though no record says so.
+/// A time range in which QEMU may have held a device, though no record says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct PossiblyHeld {
-    /// From when on; none when that is before the trail begins.
+    /// Its beginning; none if that is before the trail begins.
     #[serde(with = "crate::time::maybe")]
     pub from: Option<Timestamp>,
-    /// Until when, this time excluded; none when no record tells an end.
+    /// Its end, this time excluded; none if no record shows an end.
     #[serde(with = "crate::time::maybe")]
     pub until: Option<Timestamp>,
     /// Why that can't be excluded.
@@ -180,23 +182,23 @@ pub enum Doubt {
     BeforeGrant,
     /// The start or hot-plug failed: QEMU may have had the descriptors until then.
     Failed,
-    /// Nothing was recorded of what followed the open, though its manager records grants.
+    /// No record follows the open, though its manager records grants.
     NothingFollowed,
     /// Its manager recorded the open and no grant of anything.
     NoGrantsRecorded,
-    /// The trail ends before it tells what followed.
+    /// The trail ends before the outcome.
     TrailEnds,
     /// Records of that time may be missing.
     RecordsLost,
-    /// It ended unseen at some time in this stretch.
+    /// It ended unseen at some time in this range.
     EndUnseen,
-    /// It was held as the trail began, and since when is not known.
+    /// It was held when the trail began; when it was granted is not known.
     BeforeTrail,
-    /// One of several interfaces with one MAC was unplugged, and no record tells which.
+    /// One of several interfaces with one MAC was unplugged, and no record shows which.
     Ambiguous,
     /// The records of its open contradict each other.
     Contradicted,
-    /// It was closed, and what the kernel shows says that somebody may hold it still.
+    /// It was closed, and the kernel's data shows that a process may hold it still.
     CloseDoubted,
 }
 
@@ -224,14 +226,14 @@ fn close_doubt<S: serde::Serializer>(doubt: &Option<CloseDoubt>, to: S) -> Resul
 }
 
 impl Holding {
-    /// From when to when QEMU held it for certain, the end excluded; none when that is at no time, or
-    /// not known of any.
+    /// The time range in which QEMU certainly held it, the end excluded; none if there is no such
+    /// time.
     pub fn certainly_held(&self) -> Option<(Timestamp, Timestamp)> {
         if !matches!(self.state, State::Held | State::Released) {
             return None;
         }
         let from = self.granted.or_else(|| {
-            // What was held as the trail began is certain from the record that shows it.
+            // A device held when the trail began is certain from the record that shows it.
             self.proof.first().map(|proof| proof.time).filter(|_| self.opened.is_none())
         })?;
         let ends = [self.released, self.last_seen, self.uncertain_since];
@@ -239,10 +241,11 @@ impl Holding {
         (from < until).then_some((from, until))
     }
 
-    /// Fills [`possibly_held`](Self::possibly_held): `doubt` is why its grant or end is not certain, and
-    /// `not_held_after` the time by which QEMU did not have it any more, where these are told.
-    pub(crate) fn fill_possibly_held(&mut self, doubt: Option<Doubt>, not_held_after: Option<Timestamp>) {
-        let not_held_after = not_held_after.or(self.released);
+    /// Fills [`possibly_held`](Self::possibly_held). `doubt` is why its grant or end is not
+    /// certain, and `latest_end` the time by which QEMU did not have it any more, where these are
+    /// known.
+    pub(crate) fn fill_possibly_held(&mut self, doubt: Option<Doubt>, latest_end: Option<Timestamp>) {
+        let latest_end = latest_end.or(self.released);
         let mut stretches = Vec::new();
         let mut add = |from: Option<Timestamp>, until: Option<Timestamp>, why| {
             if from.zip(until).is_none_or(|(from, until)| from < until) {
@@ -252,11 +255,11 @@ impl Holding {
         match self.state {
             State::OpenFailed => {}
             State::Opening | State::NeverGranted | State::Unknown => {
-                add(self.opened, not_held_after, doubt.unwrap_or(Doubt::NothingFollowed));
+                add(self.opened, latest_end, doubt.unwrap_or(Doubt::NothingFollowed));
             }
             State::Held | State::Released => {
                 let before = if self.opened.is_some() { Doubt::BeforeGrant } else { Doubt::BeforeTrail };
-                let end = not_held_after.filter(|_| self.state == State::Released);
+                let end = latest_end.filter(|_| self.state == State::Released);
                 let tail = doubt.unwrap_or(Doubt::EndUnseen);
                 match self.certainly_held() {
                     Some((from, until)) => {

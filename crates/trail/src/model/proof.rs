@@ -3,7 +3,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-/// Where a record that shows something can be looked up.
+/// Where a record that shows a holding or finding can be looked up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Proof {
     /// The kernel's serial number of the event, where the source kept it.
@@ -18,12 +18,13 @@ pub struct Proof {
     /// Where else the same event was read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub copies: Vec<LineRef>,
-    /// Whether no line of the event shows who wrote it: any local user can write such.
+    /// Whether no line of the event shows which process wrote it: any local user can write such a
+    /// line.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub unauthenticated: bool,
 }
 
-/// Another line that tells the same event.
+/// Another line with the same event.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct LineRef {
     /// The file, journal or ledger that has it.
@@ -33,17 +34,17 @@ pub struct LineRef {
 }
 
 impl Proof {
-    /// How many a holding or finding keeps. A tap of 256 queues has 513 records: the first show how
-    /// it began, the last how it ended.
+    /// How many proofs a holding or finding keeps. A tap with 256 queues has 513 records: the first
+    /// show how it began, the last how it ended.
     pub const KEPT: usize = 16;
 
-    /// Where it belongs among others of its host: many share one tick of the kernel's clock, and of those
-    /// the serial numbers tell.
+    /// The key that sorts proofs of one host by time. Many events share one tick of the kernel's
+    /// clock: their serial numbers have their order.
     pub fn order(&self) -> (Timestamp, Option<u32>, u64) {
         (self.time, self.serial, self.line)
     }
 
-    /// Whether this source has it, too.
+    /// Whether this source has it.
     pub(crate) fn is_in(&self, source: &str) -> bool {
         *self.source == *source || self.copies.iter().any(|copy| *copy.source == *source)
     }
@@ -53,7 +54,7 @@ impl Proof {
             return;
         }
         if to.len() == Self::KEPT {
-            // What it rests on that is not authenticated shows, however many records there are.
+            // A proof that is not authenticated is kept, however many records there are.
             let last = to.iter().rposition(|proof| !proof.unauthenticated);
             to.remove(last.unwrap_or(Self::KEPT - 1));
         }
@@ -65,7 +66,7 @@ impl Proof {
         proofs.iter().any(|proof| proof.unauthenticated)
     }
 
-    /// Proofs as fields of what they show.
+    /// Serializes proofs as fields of the holding or finding that they show.
     pub(crate) fn serialize_all<S: Serializer>(proof: &[Self], to: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
         struct Fields<'a> {

@@ -5,14 +5,14 @@ use serde::Serialize;
 
 use crate::{Finding, Holding};
 
-/// What a trail tells, in the shape of its JSON.
+/// All holdings and findings of a trail, in the form of its JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Who held which device when, newest last.
+    /// The holdings, newest last.
     pub holdings: Vec<Holding>,
-    /// Where the trail is wrong, incomplete or worth a look, newest last.
+    /// The errors, gaps and suspicious entries, newest last.
     pub findings: Vec<Finding>,
-    /// What was read. The trail itself counts `records`; its reader knows the rest.
+    /// What was read. The trail counts `records`; its reader fills in the rest.
     pub input: Input,
 }
 
@@ -25,25 +25,26 @@ pub struct Input {
     pub lines: u64,
     /// Records of guests and their network devices.
     pub records: u64,
-    /// Lines that should have been records and could not be believed.
+    /// Lines that should have been records and could not be parsed or trusted.
     pub unreadable: u64,
     /// Lines that look like records and are in no shape that is read.
     pub unread: u64,
-    /// Records that were read before, in a copy of their log.
+    /// Records that were read before, from a copy of their log.
     pub duplicates: u64,
     /// Each file, journal and ledger, in the order in which they were given.
     pub files: Vec<InputFile>,
-    /// Which times of which host all inputs together cover, by host.
+    /// The times that all inputs together cover, by host.
     pub coverage: Vec<Coverage>,
-    /// What had to be taken for granted to read it, and what is not known, a sentence each: as on standard error.
+    /// The assumptions that were made to read the input, and what is not known, a sentence each: as
+    /// on standard error.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
-    /// The time that was asked for, and whether it is covered.
+    /// The queried time range, and whether it is covered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub asked: Option<QueriedTime>,
 }
 
-/// A time that was asked for.
+/// The time range of a query.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct QueriedTime {
     /// Its first moment.
@@ -52,10 +53,12 @@ pub struct QueriedTime {
     /// The first moment after it.
     #[serde(with = "crate::time::maybe")]
     pub until: Option<Timestamp>,
-    /// The hosts of which the inputs do not cover all of it: what was held there then is not known.
+    /// The hosts for which the inputs do not cover all of it: what was held there then is not
+    /// known.
     pub unknown_on: Vec<Arc<str>>,
-    /// Where no holding is told of a time that is covered: the hosts of which it is not known either, because
-    /// guests may have run since before their records begin, or since a gap.
+    /// The hosts whose time is covered without a holding, and of which it is still not known
+    /// whether a device was held: guests may have run since before their records begin, or since a
+    /// gap.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub no_start_on: Vec<Arc<str>>,
 }
@@ -65,15 +68,16 @@ pub struct QueriedTime {
 pub struct InputFile {
     /// Its path; `-` for standard input.
     pub path: Arc<str>,
-    /// The hosts that it tells of.
+    /// The hosts that it has lines of.
     pub hosts: Vec<HostSpan>,
     /// Its lines or rows.
     pub lines: u64,
-    /// Lines that should have been records and could not be believed.
+    /// Lines that should have been records and could not be parsed or trusted.
     pub unreadable: u64,
     /// Lines that look like records and are in no shape that is read.
     pub unread: u64,
-    /// Lines that were believed though they only say who wrote them: of a log's text any local user can write that.
+    /// Lines that were accepted though only their own text names their writer, which any local user
+    /// can write.
     #[serde(skip_serializing_if = "is_none")]
     pub unauthenticated: u64,
 }
@@ -83,7 +87,7 @@ fn is_none(lines: &u64) -> bool {
     *lines == 0
 }
 
-/// What one input has of one host.
+/// The lines of one host in one input.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HostSpan {
     /// The host.
@@ -98,19 +102,20 @@ pub struct HostSpan {
     pub records: u64,
 }
 
-/// Which times of a host are covered.
+/// The times of a host that the inputs cover.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Coverage {
     /// The host.
     pub host: Arc<str>,
-    /// Stretches of time that the inputs tell of, the earliest first.
+    /// The time ranges that the inputs cover, the earliest first.
     pub spans: Vec<Span>,
-    /// Stretches within them of which records may be missing, the earliest first;
+    /// The time ranges within them of which records may be missing, the earliest first;
     /// [`MAX_GAPS`](Self::MAX_GAPS) at most.
     pub gaps: Vec<Span>,
-    /// Times at which nothing was held that is not told, the earliest first: boots of the host, and where a watcher
-    /// or, without any log, a ledger begins; the last [`MAX_STARTS`](Self::MAX_STARTS) at most. A guest that started
-    /// before the first may have been running all along.
+    /// Times at which no device was held without a record, the earliest first: boots of the host,
+    /// and where a watcher or, without any log, a ledger begins; the last
+    /// [`MAX_STARTS`](Self::MAX_STARTS) at most. A guest that started before the first may have
+    /// been running all along.
     #[serde(serialize_with = "crate::time::each")]
     pub starts: Vec<Timestamp>,
 }
@@ -122,20 +127,20 @@ impl Coverage {
     /// How many starts are kept.
     pub const MAX_STARTS: usize = 1000;
 
-    /// Whether all that was held at some time from `from` to before `until` is told: without a gap since one of
-    /// the [`starts`](Self::starts).
+    /// Whether every device held at some time from `from` to before `until` has a holding: there is
+    /// no gap since one of the [`starts`](Self::starts).
     pub fn knows_all(&self, from: Timestamp, until: Timestamp) -> bool {
         let before = self.starts.partition_point(|start| *start <= from);
         before.checked_sub(1).is_some_and(|last| self.has(self.starts[last], last_of(from, until)))
     }
 
-    /// Whether all times from `from` to before `until` are covered, without a gap; of one moment where both are
-    /// the same.
+    /// Whether all times from `from` to before `until` are covered, without a gap. If both are the
+    /// same, that one moment.
     pub fn covers(&self, from: Timestamp, until: Timestamp) -> bool {
         self.has(from, last_of(from, until))
     }
 
-    /// Whether all times from the first to the last are covered, without a gap.
+    /// Whether all times from `first` to `last` are covered, without a gap.
     fn has(&self, first: Timestamp, last: Timestamp) -> bool {
         let within = |span: &Span| span.from <= first && last <= span.until;
         let touches = |gap: &Span| gap.from <= last && first < gap.until.max(gap.from);
@@ -143,12 +148,12 @@ impl Coverage {
     }
 }
 
-/// The last moment from `from` to before `until`; `from` where both are the same.
+/// The last moment from `from` to before `until`; `from` if both are the same.
 fn last_of(from: Timestamp, until: Timestamp) -> Timestamp {
     if until > from { until - jiff::SignedDuration::from_nanos(1) } else { from }
 }
 
-/// A stretch of time.
+/// A time range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Span {
     /// Its first moment.
@@ -159,8 +164,8 @@ pub struct Span {
     pub until: Timestamp,
 }
 
-/// A line or row that should have been a record and can't be believed: one of those that
-/// [`Input::unreadable`] counts.
+/// A line or row that should have been a record and could not be parsed or trusted: one of those
+/// that [`Input::unreadable`] counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreadable {
     /// The file, journal or ledger that has it.

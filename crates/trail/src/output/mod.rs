@@ -14,16 +14,16 @@ use crate::output::unnumbered::UnnumberedGrant;
 use crate::state::open_holding::OpenHolding;
 use crate::{Certainty, Doubt, EndedBy, Finding, FindingKind, Holding, Proof, State};
 
-/// What the trail has told so far and nobody has fetched.
+/// The holdings and findings that nobody has fetched yet, and what waits to be emitted.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
     pub(crate) holdings: Vec<Holding>,
     pub(crate) findings: Vec<Finding>,
-    /// What is told to be over and whose watcher has yet to tell.
+    /// Devices whose release is recorded, and whose close a watcher has yet to record.
     pub(crate) pending_releases: PendingReleases,
-    /// What QEMU got just now without its number.
+    /// Devices without a number that QEMU got by the last entry.
     pub(crate) unnumbered: Vec<UnnumberedGrant>,
-    /// The MACs that the guest now looked at began (`true`) or ceased to have.
+    /// The MACs that the current guest began to have (`true`) or ceased to have.
     pub(crate) mac_changes: Vec<(MacAddr, bool)>,
     /// Whether a grant without an open is reported before a watcher can have looked.
     pub(crate) reports_bare_grants_at_once: bool,
@@ -37,13 +37,10 @@ pub(crate) struct GuestRef<'a> {
 }
 
 impl Output {
-    /// A draft is over. If a watcher saw its descriptors, it will tell that they are gone.
+    /// Ends a holding. If a watcher saw its descriptors, the end waits for the watcher's close
+    /// records.
     pub(crate) fn end_or_defer(&mut self, open_holding: OpenHolding, cause: EndedBy, at: Option<&Proof>) {
-        if open_holding.is_seen_in_qemu()
-            && open_holding.is_open()
-            && open_holding.is_granted()
-            && cause != EndedBy::Reboot
-        {
+        if open_holding.is_seen_in_qemu() && open_holding.is_held() && cause != EndedBy::Reboot {
             if let Some(PendingEnd { open_holding, cause, at }) =
                 self.pending_releases.add(PendingEnd { open_holding, cause, at: at.cloned() })
             {
@@ -54,10 +51,10 @@ impl Output {
         self.emit_ended(open_holding, cause, at);
     }
 
-    /// A draft is over, whatever else may be told.
+    /// Ends a holding, without waiting for further records.
     pub(crate) fn emit_ended(&mut self, open_holding: OpenHolding, cause: EndedBy, at: Option<&Proof>) {
         self.report_unnumbered(&open_holding);
-        let unclosed = open_holding.is_granted() && open_holding.is_open() && open_holding.expects_closes();
+        let unclosed = open_holding.is_held() && open_holding.expects_closes();
         let holding = open_holding.end(cause, at);
         self.report_missing_grant(&holding);
         if unclosed && matches!(cause, EndedBy::Detach | EndedBy::Stop | EndedBy::Revoke) {
@@ -74,7 +71,7 @@ impl Output {
         self.holdings.push(holding);
     }
 
-    /// Tells of a device that somebody may hold after its close.
+    /// Reports a device that a process may hold after its close.
     fn report_doubtful_release(&mut self, holding: &Holding) {
         if let Some(doubt) = holding.end_doubt.filter(|doubt| doubt.needs_a_look()) {
             let (device, mac) = (device_name(&holding.device), holding.mac);
@@ -83,7 +80,7 @@ impl Output {
         }
     }
 
-    /// Tells of a device that was opened and that QEMU never got, or perhaps did not get.
+    /// Reports a device that was opened and that QEMU never got, or perhaps did not get.
     fn report_missing_grant(&mut self, holding: &Holding) {
         let (device, mac) = (device_name(&holding.device), holding.mac);
         match (holding.state, holding.certainty) {
@@ -111,19 +108,19 @@ impl Output {
         }
     }
 
-    /// A draft is over, and nothing more is told: its watcher may just not have told yet.
-    pub(crate) fn emit_pending(&mut self, ending: PendingEnd, now: Timestamp) {
-        if ending.is_recent(now) {
-            self.report_unnumbered(&ending.open_holding);
-            self.holdings.push(ending.open_holding.end(ending.cause, ending.at.as_ref()));
+    /// The trail ends, and a watcher's close record has not come: no finding if it may still come.
+    pub(crate) fn emit_pending(&mut self, pending_end: PendingEnd, now: Timestamp) {
+        if pending_end.is_recent(now) {
+            self.report_unnumbered(&pending_end.open_holding);
+            self.holdings.push(pending_end.open_holding.end(pending_end.cause, pending_end.at.as_ref()));
         } else {
-            self.emit_ended(ending.open_holding, ending.cause, ending.at.as_ref());
+            self.emit_ended(pending_end.open_holding, pending_end.cause, pending_end.at.as_ref());
         }
     }
 
-    /// A draft is followed no further: what QEMU has it still has.
+    /// Emits a holding that is not tracked any further: if QEMU has the device, it still has it.
     pub(crate) fn emit_unclosed(&mut self, open_holding: OpenHolding) {
-        if open_holding.is_granted() && open_holding.is_open() {
+        if open_holding.is_held() {
             self.report_unnumbered(&open_holding);
             self.holdings.push(open_holding.into_unended());
         } else {
@@ -131,7 +128,7 @@ impl Output {
         }
     }
 
-    /// No record told the number of what QEMU got.
+    /// Reports a device that QEMU got and whose number no record gave.
     pub(crate) fn report_unnumbered(&mut self, open_holding: &OpenHolding) {
         let device = &open_holding.holding.device;
         if !open_holding.number_pending || device.rdev.is_some() {
@@ -146,19 +143,19 @@ impl Output {
         self.report_for_holding(FindingKind::UnknownDeviceNumber, &open_holding.holding, text);
     }
 
-    /// An interface goes with its guest.
+    /// An interface that was in the MAC index ends with its guest.
     pub(crate) fn remove_from_mac_index(&mut self, mac: MacAddr, indexed_count: usize) {
         if indexed_count > 0 {
             self.mac_changes.push((mac, false));
         }
     }
 
-    /// A finding about what one record says.
+    /// Reports a finding about one record.
     pub(crate) fn report(&mut self, kind: FindingKind, entry: &RecordEntry<'_>, text: String) {
         self.report_for_mac(kind, entry, entry.record.event.mac(), text);
     }
 
-    /// The same, to be told later or not at all.
+    /// Makes a finding about one record, to be reported later or not at all.
     pub(crate) fn finding(&self, kind: FindingKind, entry: &RecordEntry<'_>, text: String) -> Finding {
         Finding {
             kind,
@@ -172,7 +169,7 @@ impl Output {
         }
     }
 
-    /// A finding about what one record says of an interface that it does not name.
+    /// Reports a finding about one record and an interface that the record does not name.
     pub(crate) fn report_for_mac(
         &mut self,
         kind: FindingKind,
@@ -184,7 +181,7 @@ impl Output {
         self.findings.push(Finding { mac, ..finding });
     }
 
-    /// A finding about a guest, shown by one record.
+    /// Reports a finding about a guest, shown by one record.
     pub(crate) fn report_for_guest(
         &mut self,
         kind: FindingKind,
@@ -205,7 +202,7 @@ impl Output {
         });
     }
 
-    /// A finding about a holding, as it stands.
+    /// Reports a finding about a holding, as it is now.
     pub(crate) fn report_for_holding(&mut self, kind: FindingKind, holding: &Holding, text: String) {
         self.findings.push(Finding {
             kind,
@@ -220,7 +217,7 @@ impl Output {
     }
 }
 
-/// A device as a sentence names it.
+/// A device, as a sentence names it.
 pub(crate) fn device_name(device: &Device) -> String {
     match &device.dev {
         // Opened by its handle (open_by_handle_at(2)).

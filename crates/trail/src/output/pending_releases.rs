@@ -1,7 +1,8 @@
-//! What is told to be over and was seen in QEMU: whoever saw it will tell that it is gone.
+//! Devices whose release is recorded and that a watcher saw in QEMU: their end waits for the
+//! watcher's close records.
 //!
-//! A guest's manager writes its detach or stop, and the watcher beside it its close records, moments before or
-//! after. Only these name the devices.
+//! A guest's manager writes its detach or stop, and the watcher beside it its close records,
+//! moments before or after. Only the close records name the devices.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,12 +13,12 @@ use uuid::Uuid;
 use crate::state::open_holding::OpenHolding;
 use crate::{EndedBy, Proof};
 
-/// How many may wait. More are given up at once only where nobody watches any more.
+/// How many ends may wait. There are more only where the watcher has stopped.
 const MAX_PENDING: usize = 4096;
-/// How much time a watcher has: a log may end before.
+/// How long a watcher may take: the log may end before its record.
 const WATCHER_TIMEOUT: SignedDuration = SignedDuration::from_secs(10);
 
-/// A draft that is over as far as its guest's manager tells.
+/// A holding that has ended by its manager's records.
 #[derive(Debug)]
 pub(crate) struct PendingEnd {
     pub(crate) open_holding: OpenHolding,
@@ -25,7 +26,7 @@ pub(crate) struct PendingEnd {
     pub(crate) at: Option<Proof>,
 }
 
-/// Those of all hosts, in the order in which they were given up.
+/// The pending ends of all hosts, in the order of their releases.
 #[derive(Debug, Default)]
 pub(crate) struct PendingReleases {
     pending: BTreeMap<u64, PendingEnd>,
@@ -34,10 +35,10 @@ pub(crate) struct PendingReleases {
 }
 
 impl PendingReleases {
-    /// Waits for the end of one. Returns the oldest when too many wait.
-    pub(crate) fn add(&mut self, ending: PendingEnd) -> Option<PendingEnd> {
-        self.of_guest.entry(ending.open_holding.holding.guest.uuid).or_default().push(self.next);
-        self.pending.insert(self.next, ending);
+    /// Adds one. Returns the oldest if too many wait.
+    pub(crate) fn add(&mut self, pending_end: PendingEnd) -> Option<PendingEnd> {
+        self.of_guest.entry(pending_end.open_holding.holding.guest.uuid).or_default().push(self.next);
+        self.pending.insert(self.next, pending_end);
         self.next += 1;
         if self.pending.len() <= MAX_PENDING {
             return None;
@@ -54,10 +55,10 @@ impl PendingReleases {
         descriptor: &Descriptor,
     ) -> Option<PendingEnd> {
         let is_meant = |number: &&u64| {
-            self.pending.get(number).is_some_and(|ending| {
-                *ending.open_holding.holding.host == *host
-                    && descriptor.mac.is_none_or(|mac| mac == ending.open_holding.holding.mac)
-                    && ending.open_holding.has_descriptor(descriptor)
+            self.pending.get(number).is_some_and(|pending_end| {
+                *pending_end.open_holding.holding.host == *host
+                    && descriptor.mac.is_none_or(|mac| mac == pending_end.open_holding.holding.mac)
+                    && pending_end.open_holding.has_descriptor(descriptor)
             })
         };
         let number = *self.of_guest.get(&guest)?.iter().find(is_meant)?;
@@ -65,18 +66,18 @@ impl PendingReleases {
     }
 
     fn remove(&mut self, number: u64) -> Option<PendingEnd> {
-        let ending = self.pending.remove(&number)?;
-        let uuid = ending.open_holding.holding.guest.uuid;
+        let pending_end = self.pending.remove(&number)?;
+        let uuid = pending_end.open_holding.holding.guest.uuid;
         if let Some(numbers) = self.of_guest.get_mut(&uuid) {
             numbers.retain(|other| *other != number);
             if numbers.is_empty() {
                 self.of_guest.remove(&uuid);
             }
         }
-        Some(ending)
+        Some(pending_end)
     }
 
-    /// Takes all that waits.
+    /// Takes all.
     pub(crate) fn take_all(&mut self) -> Vec<PendingEnd> {
         self.of_guest.clear();
         std::mem::take(&mut self.pending).into_values().collect()
@@ -84,7 +85,7 @@ impl PendingReleases {
 }
 
 impl PendingEnd {
-    /// Whether its watcher may just not have told yet.
+    /// Whether the watcher's record may still come.
     pub(crate) fn is_recent(&self, now: Timestamp) -> bool {
         self.at.as_ref().is_some_and(|at| now.duration_since(at.time) <= WATCHER_TIMEOUT)
     }

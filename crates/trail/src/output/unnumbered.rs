@@ -1,4 +1,4 @@
-//! What QEMU got and no record tells the number of: a watcher's record may still, and soon.
+//! Devices that QEMU got and whose number no record has given: a watcher's record may, and soon.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use uuid::Uuid;
 use crate::model::entry::RecordEntry;
 use crate::time::after;
 
-/// How long after a grant a number may still be told.
+/// How long after a grant a record may give the number.
 const NUMBER_TIMEOUT: SignedDuration = SignedDuration::from_secs(5);
 
-/// Which interface has a device without its number, and since when.
+/// An interface that got a device without a number, and when.
 #[derive(Debug)]
 pub(crate) struct UnnumberedGrant {
     pub(crate) host: Arc<str>,
@@ -26,7 +26,7 @@ impl UnnumberedGrant {
         Self { host: Arc::clone(&entry.host), guest: entry.record.guest.uuid, mac, at: entry.time }
     }
 
-    /// Until when it may still be told.
+    /// Until when a record may give the number.
     pub(crate) fn deadline(&self) -> Timestamp {
         after(self.at, NUMBER_TIMEOUT)
     }

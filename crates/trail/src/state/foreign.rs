@@ -5,7 +5,7 @@ use compact_str::CompactString;
 
 use crate::{Entry, Finding, FindingKind, Proof};
 
-/// The programs of one host that write `VIRT_CONTROL` records of their own.
+/// The programs of one host that write `VIRT_CONTROL` records and are no guest managers.
 #[derive(Debug, Default)]
 pub(crate) struct ForeignPrograms {
     programs: BTreeMap<CompactString, ProgramRecords>,
@@ -20,7 +20,7 @@ struct ProgramRecords {
 
 /// How many programs are counted apart.
 const MAX_PROGRAMS: usize = 64;
-/// How many records of each are shown.
+/// How many records of each program are shown.
 const MAX_PROOFS: usize = 3;
 
 impl ForeignPrograms {

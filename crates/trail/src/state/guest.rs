@@ -8,76 +8,70 @@ use crate::output::{GuestRef, Output, device_name, errno_suffix, subject_name};
 use crate::state::interface::Interface;
 use crate::state::interfaces::Interfaces;
 use crate::state::open_holding::{self, OpenHolding, RecordedOpen};
-use crate::state::operation::{Operation, Phase, SAME_OPEN_WINDOW};
+use crate::state::operation::{GrantMethod, Operation, Phase, SAME_OPEN_WINDOW};
 use crate::time::after;
 use crate::{Certainty, Doubt, EndedBy, Finding, FindingKind, Proof};
 
-/// One guest on one host under one daemon, as far as it is alive. What is told of its interfaces is
-/// here, what is told of it as a whole in [`crate::state::lifecycle`].
+/// One guest on one host under one daemon, while the trail tracks it. The records of its interfaces
+/// are applied here, those of the whole guest in [`crate::state::lifecycle`].
 #[derive(Debug)]
 pub(crate) struct Guest {
     pub(crate) host: Arc<str>,
     pub(crate) id: GuestId,
-    /// The process that speaks for it: a daemon or a supervisor.
+    /// The process that writes its records: a daemon or a supervisor.
     pub(crate) writer: Option<u32>,
-    /// Whether it stands beside another life of the same guest, and which of the two goes on is not
-    /// told yet.
+    /// Whether another instance of the same guest is tracked beside it, and no record has shown yet
+    /// which of the two goes on.
     pub(crate) tentative: bool,
-    /// Whether it is known to run: then a start is a new life.
+    /// Whether it is known to run: then a start record begins a new run.
     pub(crate) running: bool,
-    /// Whether the trail has this life from its start.
+    /// Whether the trail has this run from its start.
     pub(crate) from_start: bool,
     pub(crate) pid: Option<u32>,
     pub(crate) interfaces: Interfaces,
     pub(crate) pending_detach: Option<PendingDetach>,
-    /// When its manager last told of it.
+    /// The time of its manager's last record.
     pub(crate) last_time: Timestamp,
-    /// Whether its manager recorded more of it than opens: some record no grants at all.
+    /// Whether its manager has recorded more than opens: some managers record no grants at all.
     pub(crate) grants_recorded: bool,
-    /// Whether a watcher looks at what its QEMU holds.
+    /// Whether a watcher looks into its QEMU.
     pub(crate) watched: bool,
     /// Until when records of it may be missing.
     pub(crate) lost_until: Option<Timestamp>,
-    /// Grants without an open. A watcher that looks and sees nothing shows that there was none.
+    /// Grants without an open. If a watcher looks into QEMU and sees no device, there was none.
     bare_grants: Vec<Finding>,
 }
 
-/// How long a watcher may take to see what QEMU got.
+/// How long a watcher may take to see a granted device.
 const BARE_GRANT_TIMEOUT: SignedDuration = SignedDuration::from_secs(5);
 
-/// An open comes before its grant, within the time that a guest takes to start.
+/// An open comes at most this long before its grant: the time that a guest takes to start.
 const MAX_OPEN_TO_GRANT: SignedDuration = SignedDuration::from_mins(2);
 
-/// libvirt's detach record, as long as the very next may be an attach of the same: a change of bridge is
-/// told so, and nothing ended at all.
+/// libvirt's detach record, while the next record may be an attach of the same MAC: libvirt records
+/// a change of bridge so, and it ends nothing.
 #[derive(Debug)]
 pub(crate) struct PendingDetach {
     pub(crate) mac: MacAddr,
     at: Proof,
-    /// Whether that attach failed: QEMU still has what it had, with no bridge behind it.
+    /// Whether that attach failed: QEMU still has its devices, with no bridge behind them.
     pub(crate) attach_failed: bool,
-    /// Whether that attach may be among records that are missing.
+    /// Whether that attach may be among missing records.
     attach_may_be_lost: bool,
 }
 
-/// The two records of a change of bridge come at once; an attach farther apart is another interface.
+/// The two records of a change of bridge come within this time; a later attach is another
+/// interface.
 const BRIDGE_CHANGE_WINDOW: SignedDuration = SignedDuration::from_secs(5);
 
 impl PendingDetach {
-    /// Whether an attach of this MAC is the other half of a change of bridge.
+    /// Whether an attach of this MAC is the second record of a change of bridge.
     fn is_completed_by(&self, entry: &RecordEntry<'_>, mac: MacAddr) -> bool {
         self.mac == mac && entry.time.duration_since(self.at.time).abs() <= BRIDGE_CHANGE_WINDOW
     }
 }
 
-/// The two ways in which QEMU gets an interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum GrantMethod {
-    Start,
-    Attach,
-}
-
-/// How many MACs of one guest are followed: QEMU has not as many slots.
+/// How many MACs of one guest are tracked: QEMU has fewer slots.
 const MAX_INTERFACES: usize = 1024;
 
 impl Guest {
@@ -108,35 +102,36 @@ impl Guest {
         if let Some(pending_detach) = &mut self.pending_detach {
             pending_detach.attach_may_be_lost = true;
         }
-        // What it is told to give up from now on it may have got meanwhile.
+        // A device that it gives up from now on may have been granted meanwhile.
         self.from_start = false;
         self.lost_until = Some(until);
     }
 
-    /// Whether an open that is not told may be among records that are missing.
+    /// Whether the record of this grant's open may be missing.
     fn may_have_lost_open(&self, grant: Timestamp) -> bool {
         self.lost_until.is_some_and(|until| grant.duration_since(until) <= MAX_OPEN_TO_GRANT)
     }
 
-    /// Tells of grants without an open for which nothing more is to be waited for.
+    /// Reports the grants without an open for which the wait is over: all of them, without `now`.
     pub(crate) fn report_bare_grants(&mut self, now: Option<Timestamp>, out: &mut Output) {
-        let deadline =
+        let is_due =
             |finding: &mut Finding| now.is_none_or(|now| after(finding.time, BARE_GRANT_TIMEOUT) < now);
-        // Whoever looks into QEMU and sees no device of an interface shows that it has none.
-        out.findings.extend(self.bare_grants.extract_if(.., deadline).filter(|_| !self.watched));
+        // A watcher that looks into QEMU and sees no device of the interface shows that it has
+        // none.
+        out.findings.extend(self.bare_grants.extract_if(.., is_due).filter(|_| !self.watched));
     }
 
-    /// A watcher saw a device of this interface, of which no open is told.
+    /// A watcher saw a device of this interface, for which no open is recorded.
     pub(crate) fn report_bare_grant_of(&mut self, mac: MacAddr, out: &mut Output) {
         out.findings.extend(self.bare_grants.extract_if(.., |finding| finding.mac == Some(mac)));
     }
 
-    /// One that was seen to run, and of which no manager has told.
+    /// A guest that a watcher saw running, and of which no manager has written a record.
     pub(crate) fn running(entry: &RecordEntry<'_>) -> Self {
         Self { writer: None, running: true, ..Self::new(entry, false) }
     }
 
-    /// The interface with this MAC, told of for the first time or again.
+    /// The interface with this MAC, added if it is new.
     pub(crate) fn interface(&mut self, mac: MacAddr, out: &mut Output) -> &mut Interface {
         if self.interfaces.len() >= MAX_INTERFACES
             && self.interfaces.get(mac).is_none()
@@ -149,7 +144,7 @@ impl Guest {
         self.interfaces.get_or_new(mac)
     }
 
-    /// `lost` is the last stretch of which records may be missing.
+    /// `lost` is the last time range of which records may be missing.
     pub(crate) fn on_open(
         &mut self,
         entry: &RecordEntry<'_>,
@@ -159,12 +154,12 @@ impl Guest {
     ) {
         self.settle_detach(out);
         let interface = self.interface(opened.mac, out);
-        // Nobody said why these were closed, and now the interface's next life begins.
+        // No record gave the reason of these closes, and a new run of the interface begins.
         interface.end_closed(EndedBy::Close, None, out);
         interface
             .current_operation(entry.time, |operation| operation.accepts(opened.device, opened.queue), out)
             .add_open(entry, opened, out);
-        // The failure that contradicts it comes just before it: it may be missing.
+        // The record of a contradicting failure would come just before: it may be missing.
         if let Some((since, until)) = lost
             && opened.may_be_recorded_twice()
             && entry.time.duration_since(until) <= SAME_OPEN_WINDOW
@@ -198,8 +193,8 @@ impl Guest {
             .add_failed_open(entry, opened, out);
     }
 
-    /// QEMU got an interface. `told` is QEMU's pid in the record itself, which only a writer gives that
-    /// has seen the descriptors there.
+    /// QEMU got an interface. `pid_in_record` is QEMU's pid in this very record: only a writer that
+    /// has seen the descriptors in QEMU gives it.
     pub(crate) fn on_grant(
         &mut self,
         entry: &RecordEntry<'_>,
@@ -214,7 +209,7 @@ impl Guest {
                     self.end_previous_run(entry, out);
                 }
                 self.from_start = true;
-                // The pid known so far is that of an earlier life.
+                // The pid known so far is that of an earlier run.
                 (Phase::Booted, pid_in_record)
             }
             GrantMethod::Attach => {
@@ -251,7 +246,7 @@ impl Guest {
         interface.operations[at].grant(phase, entry, pid, certainty);
         if method == GrantMethod::Attach {
             interface.operations[at].await_numbers(entry, out);
-            // Tries before it, of which no record tells the end.
+            // Earlier attempts, of which no record shows the end.
             let given_up = |operation: &mut Operation| operation.phase == Phase::Opening;
             interface.operations[at].end_contradicted(&entry.proof(), out);
             for mut given_up in interface.operations.extract_if(..at, given_up) {
@@ -261,7 +256,7 @@ impl Guest {
         }
     }
 
-    /// The guest runs, so what it was given at its start it has.
+    /// The guest runs, so it has what it was given at its start.
     pub(crate) fn confirm_boot(&mut self, entry: &RecordEntry<'_>, out: &mut Output) {
         let pid = self.pid;
         for (_, interface) in self.interfaces.iter_mut() {
@@ -277,7 +272,7 @@ impl Guest {
         }
     }
 
-    /// The interface that was told as unplugged never was.
+    /// The interface was recorded as unplugged, and was not.
     fn on_reattach(&mut self, entry: &RecordEntry<'_>, mac: MacAddr, detached: &Proof, out: &mut Output) {
         for operation in &mut self.interface(mac, out).operations {
             if operation.is_held() {
@@ -317,7 +312,7 @@ impl Guest {
         let Some((interface, at)) = self.interfaces.get_mut(mac).zip(opening) else { return };
         interface.doubt_other_attempts(at, entry.time);
         let operations = &mut interface.operations;
-        // Its writer tells how many QEMU still holds, from when on they are on their way to it.
+        // A record with a count of descriptors means that they were on their way to QEMU.
         if let Event::Start { fds: Some(_), .. } | Event::Attach { fds: Some(_), .. } = entry.record.event {
             operations[at].mark_possibly_passed();
         }
@@ -381,7 +376,7 @@ impl Guest {
         }
     }
 
-    /// After a failed attach QEMU still holds a device.
+    /// QEMU still holds a device after a failed attach.
     pub(crate) fn on_keep(
         &mut self,
         entry: &RecordEntry<'_>,
@@ -395,18 +390,18 @@ impl Guest {
         out.report(FindingKind::AttachFailed, entry, text);
         let pid = pid.or(self.pid);
         let interface = self.interface(mac, out);
-        let Some((operation, open_holding)) = interface.find(device, queue) else {
+        let Some((operation, index)) = interface.find(device, queue) else {
             return report_unmatched(entry, out);
         };
         let Operation { phase, open_holdings, .. } = &mut interface.operations[operation];
-        if open_holdings[open_holding].is_granted() {
-            return open_holdings[open_holding].add_proof(&entry.proof());
+        if open_holdings[index].is_granted() {
+            return open_holdings[index].add_proof(&entry.proof());
         }
-        // It speaks of a hot-plug that failed, even if that record is lost.
+        // A keep record means that the hot-plug failed, even if the record of that is missing.
         *phase = Phase::Refused;
-        let mut kept = open_holdings[open_holding].split(queue);
-        if !open_holdings[open_holding].is_open() {
-            let rest = open_holdings.remove(open_holding);
+        let mut kept = open_holdings[index].split(queue);
+        if !open_holdings[index].is_open() {
+            let rest = open_holdings.remove(index);
             if !rest.is_empty_after_split() {
                 out.end_or_defer(rest, EndedBy::Close, None);
             }
@@ -422,13 +417,13 @@ impl Guest {
     pub(crate) fn on_close(&mut self, entry: &RecordEntry<'_>, opened: &RecordedOpen<'_>, out: &mut Output) {
         self.settle_detach(out);
         let interface = self.interface(opened.mac, out);
-        let Some((operation, open_holding)) = interface.find(opened.device, opened.queue) else {
+        let Some((operation, index)) = interface.find(opened.device, opened.queue) else {
             return report_unmatched(entry, out);
         };
         let open_holdings = &mut interface.operations[operation].open_holdings;
-        open_holdings[open_holding].close(entry, opened.queue);
-        if !open_holdings[open_holding].is_open() && !open_holdings[open_holding].is_granted() {
-            out.end_or_defer(open_holdings.remove(open_holding), EndedBy::Close, None);
+        open_holdings[index].close(entry, opened.queue);
+        if !open_holdings[index].is_open() && !open_holdings[index].is_granted() {
+            out.end_or_defer(open_holdings.remove(index), EndedBy::Close, None);
         }
     }
 
@@ -437,7 +432,7 @@ impl Guest {
         self.interfaces.get(mac).is_some_and(|interface| interface.find(device, queue).is_some())
     }
 
-    /// The record by which QEMU got an interface that it has.
+    /// The record by which QEMU got an interface that it still has.
     pub(crate) fn grant_proof(&self, mac: MacAddr) -> Option<&Proof> {
         let operations = &self.interfaces.get(mac)?.operations;
         let open_holdings =
@@ -445,12 +440,13 @@ impl Guest {
         open_holdings.filter_map(|open_holding| open_holding.holding.proof.last()).next()
     }
 
-    /// Nothing about the guest's interfaces is left to wait for.
+    /// Whether it does not run, and no record of its interfaces is awaited.
     pub(crate) fn is_idle(&self) -> bool {
         self.interfaces.is_empty() && self.pending_detach.is_none() && !self.running
     }
 
-    /// Until when what was unplugged may be plugged in again as another half of a change of bridge.
+    /// When the first of its waits is over: for the second record of a change of bridge, or for a
+    /// watcher.
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
         let pending_detach = self
             .pending_detach
@@ -460,7 +456,7 @@ impl Guest {
         pending_detach.into_iter().chain(bare_grants).min()
     }
 
-    /// Nothing more is told: a change of bridge whose second half would come now may be one.
+    /// The records end at `until`: the second record of a change of bridge may have come later.
     pub(crate) fn doubt_pending_detach(&mut self, until: Timestamp) {
         if let Some(pending_detach) = &mut self.pending_detach {
             pending_detach.attach_may_be_lost |=
@@ -468,7 +464,7 @@ impl Guest {
         }
     }
 
-    /// What was unplugged did end: no attach followed at once.
+    /// No attach followed at once: the detach ended the interface.
     pub(crate) fn settle_detach(&mut self, out: &mut Output) {
         let Some(PendingDetach { mac, at, attach_failed, attach_may_be_lost }) = self.pending_detach.take()
         else {
@@ -481,15 +477,16 @@ impl Guest {
         }
         let guest_ref = GuestRef { host: &self.host, guest: &self.id };
         if attach_may_be_lost {
-            // A change of bridge is told as an unplug and a plug: the second may be missing.
+            // libvirt records a change of bridge as a detach and an attach: the attach may be
+            // missing.
             interface.operations.iter_mut().for_each(|operation| operation.mark_records_lost(at.time));
         }
         interface.release(guest_ref, mac, EndedBy::Detach, &at, out);
         self.remove_ended(mac, &|| at.clone(), out);
     }
 
-    /// Whether it has an interface with this MAC, as far as its last record tells: what was unplugged
-    /// last may be plugged in again, but that is not to be expected.
+    /// Whether it has an interface with this MAC, by its last record. An interface with a pending
+    /// detach counts as gone, although a change of bridge is possible.
     pub(crate) fn has_interface(&self, mac: MacAddr) -> bool {
         let gone = self
             .pending_detach
@@ -498,13 +495,13 @@ impl Guest {
         self.interfaces.get(mac).is_some_and(|interface| interface.count_plugged() > usize::from(gone))
     }
 
-    /// The same, where no record of its end may be missing.
+    /// The same, without interfaces of whose end a record may be missing.
     pub(crate) fn certainly_has(&self, mac: MacAddr) -> bool {
         self.has_interface(mac)
             && self.interfaces.get(mac).is_some_and(|interface| interface.count_certainly_plugged() > 0)
     }
 
-    /// Forgets what is over of an interface, and tells the host's index of MACs what changed.
+    /// Removes the ended operations of an interface, and updates the host's MAC index.
     pub(crate) fn remove_ended(&mut self, mac: MacAddr, at: &dyn Fn() -> Proof, out: &mut Output) {
         let Some(interface) = self.interfaces.get_mut(mac) else { return };
         interface.remove_ended();
@@ -515,7 +512,7 @@ impl Guest {
         }
     }
 
-    /// The same for all interfaces, after what is told of the guest as a whole.
+    /// The same for all interfaces, after a record of the whole guest.
     pub(crate) fn remove_all_ended(&mut self, at: &dyn Fn() -> Proof, out: &mut Output) {
         let guest_ref = GuestRef { host: &self.host, guest: &self.id };
         self.interfaces.retain_mut(|mac, interface| {
@@ -527,7 +524,7 @@ impl Guest {
 }
 
 pub(crate) fn report_unmatched(entry: &RecordEntry<'_>, out: &mut Output) {
-    // Who closes an account late, after a reboot that ended it for the reader, says nothing new.
+    // A close with `last_seen` may come after a reboot that already ended the holding: no finding.
     if entry.record.last_seen.is_some() {
         return;
     }

@@ -1,4 +1,4 @@
-//! One host: its guests, and what is told of more than one of them.
+//! One host: its guests, and the records that are about more than one of them.
 
 use std::collections::HashMap;
 use std::collections::hash_map;
@@ -21,23 +21,23 @@ use crate::state::open_holding::OpenHolding;
 use crate::state::serials::{Continuity, Serials};
 use crate::{Content, EndedBy, Entry, Finding, FindingKind, Gap, GapReason, Holding, Proof, StepsInProgress};
 
-/// What is alive on one host.
+/// The guests of one host, and what is known of the host itself.
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) name: Arc<str>,
     pub(crate) guests: HashMap<Uuid, GuestInstances>,
     mac_index: MacIndex,
-    /// The QEMUs, by their process ids.
+    /// The guest of each QEMU process.
     pids: HashMap<u32, Uuid>,
     kernel_opens: KernelOpens,
     daemons: RestartedDaemons,
     foreign: ForeignPrograms,
     serials: Serials,
-    /// When it was last told of.
+    /// The time of its last entry.
     last_time: Option<Timestamp>,
-    /// The last stretch of which records may be missing.
+    /// The last time range of which records may be missing.
     last_gap: Option<(Timestamp, Timestamp)>,
-    /// The last stretch of which the lines are not in order.
+    /// The last time range in which lines are not in order.
     disordered: Option<(Timestamp, Timestamp)>,
 }
 
@@ -66,9 +66,7 @@ impl Host {
         let guests = self.guests.values().flat_map(GuestInstances::iter);
         let operations = guests.flat_map(|guest| guest.interfaces.iter()).flat_map(|one| &one.operations);
         let open_holdings = operations.flat_map(|operation| &operation.open_holdings);
-        open_holdings
-            .filter(|open_holding| open_holding.is_granted() && open_holding.is_open())
-            .map(|open_holding| &open_holding.holding)
+        open_holdings.filter(|open_holding| open_holding.is_held()).map(|open_holding| &open_holding.holding)
     }
 
     pub(crate) fn feed(&mut self, entry: &Entry, out: &mut Output) {
@@ -97,7 +95,7 @@ impl Host {
             Content::Missing(fragment) => self.apply_fragment(FindingKind::SerialGap, entry, fragment, out),
             Content::Gap(gap) => {
                 let since = gap.since.or(last).unwrap_or(entry.time);
-                // Of one stretch many lines may show that they are not in order.
+                // Many lines may show that one time range is not in order.
                 let known =
                     self.disordered.filter(|(_, until)| gap.why == GapReason::Disordered && since <= *until);
                 if gap.why == GapReason::Disordered {
@@ -114,7 +112,7 @@ impl Host {
         }
     }
 
-    /// Records from `since` to `until` may be missing: what is alive is not certain from then on.
+    /// Records from `since` to `until` may be missing: all holdings are uncertain from then on.
     fn mark_records_lost(&mut self, since: Timestamp, until: Timestamp) {
         for guest in self.guests.values_mut().flat_map(GuestInstances::iter_mut) {
             guest.mark_records_lost(since, until);
@@ -126,7 +124,7 @@ impl Host {
     /// The serial numbers fell, and not to those of a boot.
     fn on_serials_fell(&mut self, entry: &Entry, out: &mut Output) {
         let since = self.last_time.unwrap_or(entry.time);
-        // The log's own numbers may have told.
+        // The log may have reported this gap already.
         if self.last_gap.is_none_or(|(_, until)| until < since) {
             let gap = Gap { since: Some(since), serials: None, why: GapReason::SerialsFell };
             out.findings.push(gap_finding(entry, &gap));
@@ -147,14 +145,14 @@ impl Host {
             hash_map::Entry::Vacant(none) => none.insert_entry(GuestInstances::default()),
         };
         let at = instances.get_mut().find_or_add(entry, &mut self.daemons, out);
-        // Where lines are not in order, what comes next may have come before.
+        // Where lines are not in order, the next one may have come earlier.
         let disordered = self.disordered.filter(|(_, until)| entry.time < *until);
         if let Some((since, until)) = disordered {
             instances.get_mut().iter_mut().for_each(|guest| guest.mark_records_lost(since, until));
         }
         let guest = instances.get_mut().get_mut(at);
         guest.report_bare_grants(Some(entry.time), out);
-        // That it runs or has stopped tells nothing of its interfaces.
+        // A start or stop record says nothing about grants.
         guest.grants_recorded |= match event {
             Event::Open { .. } => false,
             Event::GuestStart { .. } | Event::GuestStop { .. } => !done,
@@ -207,8 +205,8 @@ impl Host {
         }
     }
 
-    /// A guest's QEMU is told. Another with the same process id is gone, and what the kernel saw this
-    /// process open was opened by a guest.
+    /// A record shows the pid of a guest's QEMU. Another guest with this pid has ended, and opens
+    /// that the kernel recorded for this process were the guest's.
     pub(crate) fn assign_pid(&mut self, entry: &RecordEntry<'_>, pid: u32, out: &mut Output) {
         let guest = &entry.record.guest;
         if let Some(other) = self.pids.insert(pid, guest.uuid)
@@ -219,18 +217,18 @@ impl Host {
             if instances.is_empty() {
                 self.guests.remove(&other);
             }
-            let own = std::mem::take(&mut out.mac_changes);
+            let this_guests = std::mem::take(&mut out.mac_changes);
             gone.end_unseen(EndedBy::PidReused, None, &entry.proof(), out);
             self.update_mac_index(entry, other, out);
-            out.mac_changes.extend(own);
+            out.mac_changes.extend(this_guests);
         }
-        for waiting in self.kernel_opens.take_of_process(pid) {
-            let finding = unmanaged_open_finding(&self.name, Some(guest), waiting);
+        for pending_open in self.kernel_opens.take_of_process(pid) {
+            let finding = unmanaged_open_finding(&self.name, Some(guest), pending_open);
             out.findings.push(finding);
         }
     }
 
-    /// Keeps the index of MACs, and tells of those that two guests have.
+    /// Updates the MAC index, and reports MACs that two guests have.
     pub(crate) fn update_mac_index(&mut self, entry: &RecordEntry<'_>, uuid: Uuid, out: &mut Output) {
         if out.mac_changes.is_empty() {
             return;
@@ -242,7 +240,7 @@ impl Host {
                 continue;
             }
             let Some((some, others)) = self.mac_index.add(mac, uuid) else { continue };
-            // Who unplugged it just before may plug it in again, and until then does not have it.
+            // A guest with a pending detach of this MAC counts as without it.
             let mut has = some.iter().filter_map(|other| self.guests.get(other));
             let Some(other) = has.find(|other| other.iter().any(|guest| guest.certainly_has(mac))) else {
                 continue;
@@ -271,13 +269,13 @@ impl Host {
             && let Some(record) = self.kernel_opens.match_earlier_record(entry, open)
             && let Some(open_holding) = find_opened(&mut self.guests, &record)
         {
-            let seen = KernelEvidence::after_record(entry, open, &open_holding.holding.device);
-            return open_holding.add_kernel_event(seen);
+            let evidence = KernelEvidence::after_record(entry, open, &open_holding.holding.device);
+            return open_holding.add_kernel_event(evidence);
         }
         let guest = |pid: u32| self.guests.get(self.pids.get(&pid)?).and_then(GuestInstances::newest);
         if let Some(guest) = guest(open.pid).or_else(|| guest(open.ppid?)) {
-            let waiting = PendingOpen::new(open, entry.proof());
-            let finding = unmanaged_open_finding(&self.name, Some(guest), waiting);
+            let pending_open = PendingOpen::new(open, entry.proof());
+            let finding = unmanaged_open_finding(&self.name, Some(guest), pending_open);
             return out.findings.push(finding);
         }
         if let Some(oldest) = self.kernel_opens.add(open, entry.proof()) {
@@ -285,7 +283,7 @@ impl Host {
         }
     }
 
-    /// No record told soon the number of what a guest got.
+    /// No record gave the number of a granted device in time.
     pub(crate) fn report_unnumbered(&mut self, of: &UnnumberedGrant, out: &mut Output) {
         let Some(instances) = self.guests.get_mut(&of.guest) else { return };
         let interfaces = instances.iter_mut().filter_map(|guest| guest.interfaces.get_mut(of.mac));
@@ -297,9 +295,9 @@ impl Host {
         }
     }
 
-    fn report_unmanaged(&self, waiting: PendingOpen, out: &mut Output) {
-        if waiting.succeeded() {
-            out.findings.push(unmanaged_open_finding(&self.name, None, waiting));
+    fn report_unmanaged(&self, pending_open: PendingOpen, out: &mut Output) {
+        if pending_open.succeeded() {
+            out.findings.push(unmanaged_open_finding(&self.name, None, pending_open));
         }
     }
 
@@ -314,7 +312,8 @@ impl Host {
             fragment,
             instances.and_then(GuestInstances::newest),
         ));
-        // What a log lacks and another source has is told by that one; of others nobody knows what they said.
+        // A record that the log lacks comes from the other source; the content of other fragments
+        // is unknown.
         if kind == FindingKind::SerialGap {
             return;
         }
@@ -327,7 +326,7 @@ impl Host {
         }
     }
 
-    /// The host started anew: all that its guests held is over.
+    /// The host booted: all that its guests held has ended.
     fn on_reboot(&mut self, at: &Proof, out: &mut Output) {
         for guest in self.take_guests() {
             guest.end_unseen(EndedBy::Reboot, self.last_time, at, out);
@@ -336,47 +335,47 @@ impl Host {
         self.mac_index.clear();
         self.pids.clear();
         self.daemons = RestartedDaemons::default();
-        for waiting in self.kernel_opens.take_all() {
-            self.report_unmanaged(waiting, out);
+        for pending_open in self.kernel_opens.take_all() {
+            self.report_unmanaged(pending_open, out);
         }
     }
 
-    /// It is `now`, and what was written before then has been told.
+    /// The time is `now`, and all entries written before then have been fed.
     pub(crate) fn advance(&mut self, now: Timestamp, out: &mut Output) {
         self.report_overdue_opens(now, out);
         let is_due = |guest: &Guest| guest.deadline().is_some_and(|deadline| deadline < now);
-        let deadline = self.guests.iter().filter(|(_, instances)| instances.iter().any(is_due));
-        let mut deadline: Vec<Uuid> = deadline.map(|(uuid, _)| *uuid).collect();
-        // In an order that does not depend on chance.
-        deadline.sort_unstable();
-        for uuid in deadline {
+        let due = self.guests.iter().filter(|(_, instances)| instances.iter().any(is_due));
+        let mut due: Vec<Uuid> = due.map(|(uuid, _)| *uuid).collect();
+        // In an order that does not depend on hashing.
+        due.sort_unstable();
+        for uuid in due {
             let hash_map::Entry::Occupied(mut instances) = self.guests.entry(uuid) else { continue };
-            let pending_detach = instances.get_mut().iter_mut().filter(|guest| is_due(guest));
-            pending_detach.for_each(|guest| {
+            let guests = instances.get_mut().iter_mut().filter(|guest| is_due(guest));
+            guests.for_each(|guest| {
                 guest.settle_detach(out);
                 guest.report_bare_grants(Some(now), out);
             });
             if instances.get_mut().remove_idle() {
                 instances.remove();
             }
-            // What is unplugged joins nothing.
+            // A guest that ends leaves the MAC index.
             out.mac_changes.drain(..).for_each(|(mac, _)| self.mac_index.remove(mac, uuid));
         }
     }
 
-    /// When the next [`advance`](Self::pass) has something to tell.
+    /// When the next [`advance`](Self::advance) has something to do.
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
-        let pending_detach = self.guests.values().flat_map(GuestInstances::iter).filter_map(Guest::deadline);
-        pending_detach.chain(self.kernel_opens.deadline()).min()
+        let guests = self.guests.values().flat_map(GuestInstances::iter).filter_map(Guest::deadline);
+        guests.chain(self.kernel_opens.deadline()).min()
     }
 
     fn report_overdue_opens(&mut self, now: Timestamp, out: &mut Output) {
-        while let Some(waiting) = self.kernel_opens.pop_overdue(now) {
-            self.report_unmanaged(waiting, out);
+        while let Some(pending_open) = self.kernel_opens.pop_overdue(now) {
+            self.report_unmanaged(pending_open, out);
         }
     }
 
-    /// Its ledger tells which steps are in hand.
+    /// The host's ledger lists the steps in progress.
     pub(crate) fn set_steps_in_progress(&mut self, steps: &StepsInProgress) {
         for (uuid, instances) in &mut self.guests {
             let listed = |mac| {
@@ -386,19 +385,19 @@ impl Host {
         }
     }
 
-    /// Nothing more is told. `covered` is until when its log goes on, where that is known.
+    /// The trail ends. `covered` is until when the host's log goes on, where that is known.
     pub(crate) fn finish(mut self, covered: Option<Timestamp>, out: &mut Output) {
         let until = covered.max(self.last_time).unwrap_or(Timestamp::MIN);
         for guest in self.take_guests() {
             guest.finish(until, out);
         }
-        for waiting in self.kernel_opens.take_all() {
-            self.report_unmanaged(waiting, out);
+        for pending_open in self.kernel_opens.take_all() {
+            self.report_unmanaged(pending_open, out);
         }
         out.findings.extend(self.foreign.findings(&self.name));
     }
 
-    /// All guests, in an order that does not depend on chance.
+    /// All guests, in an order that does not depend on hashing.
     fn take_guests(&mut self) -> Vec<Guest> {
         let mut all: Vec<_> = std::mem::take(&mut self.guests).into_iter().collect();
         all.sort_by_key(|(uuid, _)| *uuid);
@@ -406,7 +405,7 @@ impl Host {
     }
 }
 
-/// What is in the making of an open that a record told not long ago.
+/// The open holding of a recent open record.
 fn find_opened<'a>(
     guests: &'a mut HashMap<Uuid, GuestInstances>,
     record: &RecentOpen,
@@ -418,10 +417,11 @@ fn find_opened<'a>(
     })
 }
 
-/// The kernel saw an open that no record admits, or one of a guest's that failed.
-fn unmanaged_open_finding(host: &Arc<str>, guest: Option<&GuestId>, waiting: PendingOpen) -> Finding {
-    let done = waiting.succeeded();
-    let PendingOpen { open, proof, .. } = waiting;
+/// The finding for an open that the kernel recorded and no manager did, or that failed in a guest's
+/// QEMU.
+fn unmanaged_open_finding(host: &Arc<str>, guest: Option<&GuestId>, pending_open: PendingOpen) -> Finding {
+    let done = pending_open.succeeded();
+    let PendingOpen { open, proof, .. } = pending_open;
     let device = device_name(&open.device);
     let opener = match (&*open.exe, open.pid) {
         ("", pid) => format!("Process {pid}"),

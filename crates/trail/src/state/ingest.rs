@@ -1,4 +1,4 @@
-//! What a record, or what is left of one, says; before it is known what that means.
+//! Applies a record to its guest, and makes the findings for fragments of records and for gaps.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -7,13 +7,14 @@ use taptrail_record::{Device, DeviceKind, Event, Fragment, GuestId, IfName};
 
 use crate::model::entry::RecordEntry;
 use crate::output::{Output, device_name, errno_suffix, subject_name};
-use crate::state::guest::{GrantMethod, Guest};
+use crate::state::guest::Guest;
 use crate::state::kernel_opens::{KernelOpens, RecentOpen};
 use crate::state::open_holding::RecordedOpen;
+use crate::state::operation::GrantMethod;
 use crate::{Entry, Finding, FindingKind, Gap, GapReason};
 use jiff::Timestamp;
 
-/// Tells a guest what a record says of it; all but the stop that ends it.
+/// Applies a record to its guest: every record but the stop that ends it.
 ///
 /// Returns an earlier open whose count of open(2)s is not certain any more.
 pub(crate) fn apply_to_guest(
@@ -28,11 +29,11 @@ pub(crate) fn apply_to_guest(
     match (&entry.record.event, done) {
         (Event::Open { mac, device, queue }, _) => {
             let (mac, queue, device) = (*mac, *queue, recorded_device(device, *queue));
-            let seen = kernel_opens.match_record(entry, &device, queue);
-            let opened = RecordedOpen { mac, device: &device, queue, kernel: seen.as_ref() };
+            let evidence = kernel_opens.match_record(entry, &device, queue);
+            let opened = RecordedOpen { mac, device: &device, queue, kernel: evidence.as_ref() };
             if done {
                 guest.on_open(entry, &opened, last_gap, out);
-                uncertain = kernel_opens.remember_record(entry, mac, &device, seen.as_ref());
+                uncertain = kernel_opens.remember_record(entry, mac, &device, evidence.as_ref());
             } else {
                 guest.on_open_failed(entry, &opened, out);
             }
@@ -63,7 +64,7 @@ pub(crate) fn apply_to_guest(
             );
             out.report(FindingKind::CloseFailed, entry, text);
         }
-        // One that is in force again says nothing of the time before.
+        // A filter or MAC that is right again says nothing about the time before.
         (Event::Filter { .. } | Event::Mac { .. }, true) => {}
         (Event::Filter { device, .. }, false) => {
             let text =
@@ -81,7 +82,7 @@ pub(crate) fn apply_to_guest(
         (Event::GuestStart { vm_pid, .. }, true) => guest.on_start(entry, *vm_pid, out),
         (Event::GuestStart { .. }, false) => guest.on_start_failed(entry, out),
         (Event::GuestStop { .. }, _) => Guest::on_stop_failed(entry, out),
-        // Of descriptors a watcher tells, in `crate::state::watched`.
+        // Watchers' records are applied in `crate::state::watched`.
         (Event::Seen(_) | Event::Gone(_) | Event::GuestGone { .. }, _) => {}
     }
     if let Some(mac) = entry.record.event.mac() {
@@ -92,8 +93,8 @@ pub(crate) fn apply_to_guest(
 
 /// The device that an open record means.
 ///
-/// libvirt names a macvtap by its interface and asks stat(2) for that name's number: what that finds in
-/// the daemon's working directory is another thing, whatever its number.
+/// libvirt names a macvtap by its interface, and gives the number that stat(2) finds for that name
+/// in the daemon's working directory: that is another file, whatever its number.
 pub(crate) fn recorded_device(device: &Device, queue: Option<u32>) -> Cow<'_, Device> {
     let interface = || device.path != "?" && device.path.parse::<IfName>().is_ok();
     if queue.is_none() && device.rdev.is_some() && !device.path.contains('/') && interface() {
@@ -103,7 +104,7 @@ pub(crate) fn recorded_device(device: &Device, queue: Option<u32>) -> Cow<'_, De
     Cow::Borrowed(device)
 }
 
-/// The finding about what is left of a record. `known` is the guest with its uuid, if that runs.
+/// The finding for a fragment of a record. `known` is the running guest with its uuid.
 pub(crate) fn fragment_finding(
     kind: FindingKind,
     entry: &Entry,
@@ -141,7 +142,7 @@ pub(crate) fn fragment_finding(
     }
 }
 
-/// The finding about a stretch of a log that is lost.
+/// The finding for a missing part of a log.
 pub(crate) fn gap_finding(entry: &Entry, gap: &Gap) -> Finding {
     let what = match gap.why {
         GapReason::NeverWritten => "The log lacks a stretch",

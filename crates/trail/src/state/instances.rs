@@ -1,4 +1,4 @@
-//! One uuid on one host: most often one guest, and two while it migrates between two daemons there.
+//! One uuid on one host: usually one guest; two while it migrates between two daemons there.
 
 use std::collections::VecDeque;
 
@@ -9,16 +9,17 @@ use crate::model::entry::RecordEntry;
 use crate::output::{GuestRef, Output};
 use crate::state::guest::Guest;
 
-/// The guests with one uuid on one host, oldest first, told apart by who writes of them.
+/// The guests with one uuid on one host, oldest first, distinguished by the writer of their
+/// records.
 #[derive(Debug, Default)]
 pub(crate) struct GuestInstances {
     guests: Vec<Guest>,
 }
 
-/// More writers than this never speak of one uuid at once.
+/// How many writers may have records of one uuid at once.
 const MAX_INSTANCES: usize = 8;
 
-/// The daemons of one host of which it is told that they took guests over.
+/// The daemons of one host whose restart was reported: each took over a running guest.
 #[derive(Debug, Default)]
 pub(crate) struct RestartedDaemons {
     reported: VecDeque<u32>,
@@ -78,13 +79,13 @@ impl GuestInstances {
         guest
     }
 
-    /// Takes the guest whose QEMU has this pid.
+    /// Removes the guest whose QEMU has this pid.
     pub(crate) fn remove_by_pid(&mut self, pid: u32) -> Option<Guest> {
         let at = self.guests.iter().position(|guest| guest.pid == Some(pid))?;
         Some(self.remove(at))
     }
 
-    /// The guest that runs as this process, as far as is told.
+    /// The guest that runs as this process; or the newest running one whose pid is not known.
     pub(crate) fn get_by_pid(&mut self, pid: u32) -> Option<&mut Guest> {
         let at = self.position_by_pid(pid)?;
         self.guests.get_mut(at)
@@ -96,21 +97,22 @@ impl GuestInstances {
         own.or_else(|| self.guests.iter().rposition(runs))
     }
 
-    /// Takes the guest that ran as this process.
+    /// Removes the guest that ran as this process.
     pub(crate) fn remove_running_as(&mut self, pid: u32) -> Option<Guest> {
         let at = self.position_by_pid(pid)?;
         Some(self.remove(at))
     }
 
-    /// The guest that was seen to run as this process. What was `over` is none that is told of since.
+    /// The guest that a watcher saw running as this process. If the holding had `ended`, a guest
+    /// without a known pid is a newer one, and is not meant.
     pub(crate) fn get_or_add_running(
         &mut self,
         entry: &RecordEntry<'_>,
         pid: u32,
-        over: bool,
+        ended: bool,
         out: &mut Output,
     ) -> &mut Guest {
-        let unknown = |guest: &Guest| !over && guest.pid.is_none();
+        let unknown = |guest: &Guest| !ended && guest.pid.is_none();
         let known = self.position_by_pid(pid).or_else(|| self.guests.iter().rposition(unknown));
         let at = known.unwrap_or_else(|| {
             if self.guests.len() == MAX_INSTANCES {
@@ -122,7 +124,7 @@ impl GuestInstances {
         &mut self.guests[at]
     }
 
-    /// Forgets guests of which nothing is left to wait for. Whether none is left at all.
+    /// Removes the guests for which no record is awaited. Returns whether none is left.
     pub(crate) fn remove_idle(&mut self) -> bool {
         while let Some(idle) = self.guests.iter().position(Guest::is_idle) {
             self.remove(idle);
@@ -130,11 +132,11 @@ impl GuestInstances {
         self.guests.is_empty()
     }
 
-    /// Which guest a record speaks of.
+    /// The guest that a record is about.
     ///
-    /// A writer new to the uuid either has taken the running guest over from another, as a daemon that
-    /// started anew, or is about to run a second one. What it opens may be for both, so that stays
-    /// apart until a hot-plug or a start tells.
+    /// A writer that is new to the uuid has either taken over the running guest, as a daemon that
+    /// restarted, or is about to start a second one. What it opens may be for either, so it is
+    /// tracked apart until a hot-plug or a start record decides.
     pub(crate) fn find_or_add(
         &mut self,
         entry: &RecordEntry<'_>,
@@ -182,8 +184,8 @@ impl GuestInstances {
         at
     }
 
-    /// This one runs by the record now read. Returns those that must have ended, unseen: all others,
-    /// but while it migrates the guest runs twice.
+    /// A start record shows that this guest runs. Returns the guests that must have ended unseen:
+    /// all others, except while it migrates and runs twice.
     pub(crate) fn take_replaced(&mut self, at: usize, entry: &RecordEntry<'_>) -> Vec<Guest> {
         self.guests[at].tentative = false;
         let migrates =
@@ -196,8 +198,8 @@ impl GuestInstances {
     }
 }
 
-/// Whether a record can only be of a guest that runs already, rather than of one that its writer is
-/// about to start and has told of so far as `own`.
+/// Whether a record can only be about a guest that runs already, and not about `own`, one that its
+/// writer is about to start.
 fn implies_running_guest(entry: &RecordEntry<'_>, own: Option<&Guest>) -> bool {
     match &entry.record.event {
         Event::Attach { .. } | Event::Detach { .. } | Event::Filter { .. } | Event::Mac { .. } => true,

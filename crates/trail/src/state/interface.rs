@@ -1,29 +1,28 @@
-//! One interface of a guest: what was tried and given for one MAC, oldest first.
+//! One interface of a guest: the attempts and grants for one MAC, oldest first.
 
 use jiff::Timestamp;
 use taptrail_record::{Descriptor, Device, MacAddr};
 
 use crate::output::{GuestRef, Output};
-use crate::state::guest::GrantMethod;
 use crate::state::open_holding::OpenHolding;
-use crate::state::operation::{Operation, Phase};
+use crate::state::operation::{GrantMethod, Operation, Phase};
 use crate::{EndedBy, FindingKind, Proof};
 
-/// The tries of one MAC that may wait for their grant; older ones were given up without a word.
+/// How many attempts for one MAC may wait for their grant; the oldest beyond it count as given up.
 const MAX_ATTEMPTS: usize = 64;
-/// How many interfaces of one guest with one MAC are followed: no QEMU has as many.
+/// How many interfaces of one guest with one MAC are tracked: no QEMU has as many.
 const MAX_SAME_MAC: usize = 256;
 
-/// What one guest has, or is to have, by one MAC. Most often that is one operation; a guest can have
-/// two interfaces with one MAC.
+/// What one guest has for one MAC. Usually that is one operation, but a guest can have two
+/// interfaces with one MAC.
 #[derive(Debug, Default)]
 pub(crate) struct Interface {
     pub(crate) operations: Vec<Operation>,
-    /// How many of those marked `perhaps_ended_at` are over.
+    /// How many of the operations with `perhaps_ended_at` have ended.
     ambiguous_releases: usize,
-    /// The detaches of one of several, of which whoever watches will tell which it was.
+    /// Detaches of one of several interfaces; a watcher's records will show which one ended.
     unresolved_detaches: Vec<(EndedBy, Proof)>,
-    /// How many were plugged in when the host's index of MACs was last told.
+    /// How many were plugged in when the host's MAC index was last updated.
     pub(crate) indexed_count: usize,
 }
 
@@ -46,18 +45,18 @@ impl Interface {
         &mut self.operations[newest]
     }
 
-    /// QEMU got it, and no open of a device is told.
+    /// QEMU got it, and no open of a device is recorded.
     pub(crate) fn add_bare(&mut self, phase: Phase, now: Timestamp, out: &mut Output) {
         self.add(Operation::bare(phase), now, out);
     }
 
-    /// Takes an operation that no open began.
+    /// Adds an operation that did not begin with an open.
     pub(crate) fn add(&mut self, operation: Operation, now: Timestamp, out: &mut Output) {
         self.evict_oldest(now, out);
         self.operations.push(operation);
     }
 
-    /// Tells the oldest as they stand where no real guest could have as many.
+    /// Emits the oldest operations as they are, if there are more than any real guest has.
     fn evict_oldest(&mut self, now: Timestamp, out: &mut Output) {
         if self.operations.len() < MAX_ATTEMPTS {
             return;
@@ -76,8 +75,8 @@ impl Interface {
         }
     }
 
-    /// The operation whose opens a grant or refusal means. At a start all interfaces are opened first,
-    /// and given in the same order; a hot-plug is of what was opened last.
+    /// The operation that a grant or refusal is about. At a start all interfaces are opened first,
+    /// and granted in the same order; a hot-plug is about the newest open.
     pub(crate) fn find_opening(&self, method: GrantMethod) -> Option<usize> {
         let opening = |operation: &Operation| operation.phase == Phase::Opening;
         match method {
@@ -86,7 +85,8 @@ impl Interface {
         }
     }
 
-    /// What becomes of `operations[at]` may be meant for another that opens, where records of one are missing.
+    /// If records of an attempt are missing, the grant or refusal of `operations[at]` may be
+    /// another attempt's.
     pub(crate) fn doubt_other_attempts(&mut self, at: usize, time: Timestamp) {
         let opens = |operation: &Operation| operation.phase == Phase::Opening;
         if !self.operations.iter().any(|operation| opens(operation) && operation.may_lack_records()) {
@@ -96,25 +96,25 @@ impl Interface {
         others.filter(|(_, other)| opens(other)).for_each(|(_, other)| other.mark_records_lost(time));
     }
 
-    /// Those that a detach may mean which names no device.
+    /// The operations that a detach without a device may mean.
     fn detachable(&self) -> impl Fn(&Operation) -> bool + use<> {
         let plugged = self.operations.iter().any(Operation::is_plugged);
         move |operation| if plugged { operation.is_plugged() } else { operation.is_held() }
     }
 
-    /// How many interfaces a detach may mean.
+    /// How many operations a detach may mean.
     pub(crate) fn count_detachable(&self) -> usize {
         let detachable = self.detachable();
         self.operations.iter().filter(|operation| detachable(operation)).count()
     }
 
-    /// How many interfaces with this MAC are plugged in, as far as is told.
+    /// How many interfaces with this MAC are plugged in, as far as the records go.
     pub(crate) fn count_plugged(&self) -> usize {
         let plugged = self.operations.iter().filter(|operation| operation.is_plugged()).count();
         plugged.saturating_sub(self.ambiguous_releases + self.unresolved_detaches.len())
     }
 
-    /// The same, without those of whose end a record may be missing.
+    /// The same, without interfaces of whose end a record may be missing.
     pub(crate) fn count_certainly_plugged(&self) -> usize {
         let sure = |operation: &&Operation| operation.is_plugged() && !operation.may_lack_records();
         self.operations.iter().filter(sure).count().min(self.count_plugged())
@@ -122,8 +122,9 @@ impl Interface {
 
     /// QEMU gave up one interface, and no record names its devices.
     ///
-    /// When it has more than one with this MAC, none tells which. Where all were seen in QEMU, whoever saw them
-    /// will tell. Else all stay as they are, each of them doubtful, until as many are given up as there are.
+    /// If it has several with this MAC, no record shows which. If all were seen in QEMU, the
+    /// watcher's records will show it. Otherwise all stay held and *ambiguous*, until as many are
+    /// given up as there are.
     pub(crate) fn release(
         &mut self,
         guest_ref: GuestRef<'_>,
@@ -166,7 +167,7 @@ impl Interface {
         }
     }
 
-    /// Which of several was given up is not told by whoever watches, and so by nobody.
+    /// The trail ends, and no watcher's record has shown which of several interfaces was given up.
     pub(crate) fn report_unresolved_detaches(
         &mut self,
         guest_ref: GuestRef<'_>,
@@ -174,8 +175,8 @@ impl Interface {
         out: &mut Output,
     ) {
         let unresolved_detaches = std::mem::take(&mut self.unresolved_detaches);
-        let (seen, detachable) = (unresolved_detaches.len(), self.detachable());
-        if seen == 0 {
+        let detachable = self.detachable();
+        if unresolved_detaches.is_empty() {
             return;
         }
         let alike = self.operations.iter_mut().filter(|operation| detachable(operation));
@@ -190,12 +191,13 @@ impl Interface {
         }
     }
 
-    /// Takes the detach that may be of what was seen to go, or seen to stay.
+    /// Takes the oldest unresolved detach, for a descriptor that a watcher saw closed, or still
+    /// open.
     pub(crate) fn take_unresolved_detach(&mut self) -> Option<(EndedBy, Proof)> {
         (!self.unresolved_detaches.is_empty()).then(|| self.unresolved_detaches.remove(0))
     }
 
-    /// What was closed and waits for its cause has this one.
+    /// Ends the closed devices that wait for their cause, with this one.
     pub(crate) fn end_closed(&mut self, cause: EndedBy, at: Option<&Proof>, out: &mut Output) {
         for operation in &mut self.operations {
             operation.end_closed(cause, at, out);
@@ -203,7 +205,8 @@ impl Interface {
         self.remove_ended();
     }
 
-    /// Forgets what is over. An end that names its device is one of those owed.
+    /// Removes ended operations. An end that names its device counts as one of the ambiguous
+    /// releases.
     pub(crate) fn remove_ended(&mut self) {
         self.operations.retain(|operation| !operation.has_ended());
         self.unresolved_detaches.truncate(self.operations.len().saturating_sub(1));
@@ -217,8 +220,8 @@ impl Interface {
         }
     }
 
-    /// Tells the host's index of MACs when the first was plugged in or the last is gone, and of two at
-    /// once.
+    /// Updates the host's MAC index when the first interface was plugged in or the last has gone,
+    /// and reports two at once.
     pub(crate) fn update_mac_index(
         &mut self,
         guest_ref: GuestRef<'_>,
@@ -242,12 +245,12 @@ impl Interface {
         self.indexed_count = plugged;
     }
 
-    /// The operation and draft that a record means which names a device.
+    /// The operation and open holding that a record with a device means.
     pub(crate) fn find(&self, device: &Device, queue: Option<u32>) -> Option<(usize, usize)> {
         self.find_by(|open_holding| open_holding.record_rank(device, queue)).map(|(at, _)| at)
     }
 
-    /// The first of those that fit best; less is better.
+    /// The first of the best matches; less is better.
     fn find_by<T: Ord>(&self, fits: impl Fn(&OpenHolding) -> Option<T>) -> Option<((usize, usize), T)> {
         let fits = |(at, open_holding): ((usize, usize), &OpenHolding)| Some((at, fits(open_holding)?));
         self.open_holdings().filter_map(fits).min_by(|(_, a), (_, b)| a.cmp(b))
@@ -259,19 +262,20 @@ impl Interface {
                 .open_holdings
                 .iter()
                 .enumerate()
-                .map(move |(open_holding, found)| ((at, open_holding), found))
+                .map(move |(index, open_holding)| ((at, index), open_holding))
         })
     }
 
-    /// The operation and draft of which this very descriptor was seen.
+    /// The operation and open holding of which this very descriptor was seen.
     pub(crate) fn find_seen(&self, descriptor: &Descriptor) -> Option<(usize, usize)> {
         self.find_by(|open_holding| open_holding.has_descriptor(descriptor).then_some(())).map(|(at, ())| at)
     }
 
-    /// The operation and draft that a descriptor is of which was not seen before.
+    /// The operation and open holding of a descriptor that was not seen before.
     ///
-    /// What QEMU is told to have comes before what was only opened. Of several devices alike the first descriptor
-    /// of each is seen before the next device's, so a further one is of the device seen last.
+    /// A recorded grant ranks before a mere open. Of several devices alike, the watcher sees the
+    /// first descriptor of each before the next device's, so a further one is of the device seen
+    /// last.
     pub(crate) fn find_unseen(&self, descriptor: &Descriptor) -> Option<(usize, usize)> {
         let first = descriptor.queue.unwrap_or(0) == 0;
         let continued = || {
@@ -291,7 +295,7 @@ impl Interface {
         if first { begun().or_else(continued) } else { continued().or_else(begun) }
     }
 
-    /// Takes over what was told of the same interface elsewhere.
+    /// Adds the operations that were tracked for the same interface under another writer.
     pub(crate) fn merge(&mut self, other: Self) {
         self.operations.extend(other.operations);
         self.ambiguous_releases += other.ambiguous_releases;

@@ -4,8 +4,8 @@ use crate::state::interface::Interface;
 
 /// The interfaces of one guest by MAC, in the order of their MACs.
 ///
-/// Most guests have one or two, and thousands of guests run at once: a sorted list is smaller than any
-/// map, and so is found in the processor's cache.
+/// Most guests have one or two, and thousands of guests run at once: a sorted list is smaller than
+/// any map, and so stays in the processor's cache.
 #[derive(Debug, Default)]
 pub(crate) struct Interfaces {
     sorted: Vec<(MacAddr, Interface)>,

@@ -1,7 +1,7 @@
-//! What the kernel itself saw opened, until a record admits it.
+//! Opens that the kernel recorded, until a manager's record matches them.
 //!
 //! A guest manager opens a device, then writes its record: the kernel's event comes first, and its
-//! opener is the record's writer. What no record admits in time is a finding.
+//! process is the record's writer. An event without a matching record is a finding.
 
 use std::collections::VecDeque;
 
@@ -13,39 +13,40 @@ use crate::model::entry::RecordEntry;
 use crate::time::after;
 use crate::{Entry, Proof};
 
-/// How long after the kernel's event the record of the same open may come: a script or a filter that
-/// the guest manager runs between takes its time.
+/// How long after the kernel's event the record of the same open may come: the manager may run a
+/// script or a filter in between.
 const RECORD_WINDOW: SignedDuration = SignedDuration::from_secs(5);
-/// How long an open waits for the record that tells whose QEMU its opener is: at a boot that comes
-/// last.
+/// How long an open waits for the record that shows whose QEMU its process is: at a boot that
+/// record comes last.
 const UNMATCHED_TIMEOUT: SignedDuration = SignedDuration::from_secs(60);
 /// How many opens of one host may wait.
 const MAX_PENDING: usize = 1024;
-/// How many records of one host are remembered for an event that comes late.
+/// How many records of one host are kept for an event that comes late.
 const MAX_RECENT: usize = 64;
-/// How many of the events that one record admits become its proof.
+/// How many of the events that one record matches become its proof.
 const MAX_PROOFS: usize = 4;
 
-/// The opens of one host that no record has admitted yet, and the records that may still.
+/// The opens of one host that no record has matched yet, and the records that events may still
+/// match.
 #[derive(Debug, Default)]
 pub(crate) struct KernelOpens {
     pending: VecDeque<PendingOpen>,
     recent: VecDeque<RecentOpen>,
-    /// Until when records may be missing: what the kernel saw then is not all that there was.
+    /// Until when records may be missing: then the kernel's events are not complete.
     lost_until: Option<Timestamp>,
 }
 
-/// An open that the kernel saw.
+/// An open that the kernel recorded.
 #[derive(Debug)]
 pub(crate) struct PendingOpen {
     pub(crate) open: KernelOpen,
     pub(crate) proof: Proof,
-    /// Whether opens of another node by the same process waited beside it: then which record means
-    /// which can't be told.
+    /// Whether opens of another node by the same process were pending beside it: then it is not
+    /// certain which record means which.
     ambiguous: bool,
 }
 
-/// An open record not long ago.
+/// A recent record of an open.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RecentOpen {
     pub(crate) guest: Uuid,
@@ -54,30 +55,31 @@ pub(crate) struct RecentOpen {
     pub(crate) kind: DeviceKind,
     pub(crate) time: Timestamp,
     serial: Option<u32>,
-    /// How many of the kernel's opens it admitted.
+    /// How many of the kernel's events it matched.
     matched_opens: u32,
 }
 
-/// What the kernel saw of the open that a record tells.
+/// The kernel's events for the open in a record.
 #[derive(Debug, Default)]
 pub(crate) struct KernelEvidence {
-    /// How many open(2)s there were, where that is certain.
+    /// How many open(2)s there were; 0 if that is not certain.
     pub(crate) opens: u32,
-    /// The device as the kernel knows it, if it knows more than the record.
+    /// The device by the kernel's event, if that has more than the record.
     pub(crate) device: Option<Device>,
     /// The events, oldest first; the first few.
     pub(crate) proof: Vec<Proof>,
 }
 
 impl KernelOpens {
-    /// Records up to `until` may be missing: which opens a record means, and how many, can't be told.
+    /// Records up to `until` may be missing: which events a record matches, and how many, is
+    /// uncertain.
     pub(crate) fn mark_records_lost(&mut self, until: Timestamp) {
         self.pending.iter_mut().for_each(|pending| pending.ambiguous = true);
         self.lost_until = Some(until);
     }
 
-    /// Takes what the kernel saw of the open that a record, or what is left of one, tells: of one
-    /// open(2) when the record names its queue, else of all that its writer made of the kind.
+    /// Takes the events that match a record, or a fragment of one: one open(2) if the record names
+    /// its queue, otherwise all that its writer made of the kind.
     pub(crate) fn match_record(
         &mut self,
         entry: &Entry,
@@ -98,7 +100,7 @@ impl KernelOpens {
         if self.pending.iter().any(|other| fits(other) && other.open.device.path != node) {
             self.pending.iter_mut().filter(|other| fits(other)).for_each(|other| other.ambiguous = true);
         }
-        let mut seen = KernelEvidence::default();
+        let mut evidence = KernelEvidence::default();
         let just = |until: Timestamp| entry.time.duration_since(until) <= RECORD_WINDOW;
         let mut ambiguous = self.lost_until.is_some_and(just);
         let mut at = first;
@@ -110,31 +112,31 @@ impl KernelOpens {
             }
             let Some(taken) = self.pending.remove(at) else { break };
             ambiguous |= taken.ambiguous;
-            seen.add(taken, device);
+            evidence.add(taken, device);
             if queue.is_some() {
                 break;
             }
         }
         if ambiguous {
-            (seen.opens, seen.device) = (0, None);
+            (evidence.opens, evidence.device) = (0, None);
         }
-        Some(seen)
+        Some(evidence)
     }
 
-    /// Remembers a record of a successful open. Returns an earlier one whose count of open(2)s can't
-    /// be believed any more: its writer opened for both at once.
+    /// Remembers a record of a successful open. Returns an earlier one whose count of open(2)s is
+    /// not certain any more: its writer opened devices for both at once.
     pub(crate) fn remember_record(
         &mut self,
         entry: &RecordEntry<'_>,
         mac: MacAddr,
         device: &Device,
-        seen: Option<&KernelEvidence>,
+        evidence: Option<&KernelEvidence>,
     ) -> Option<RecentOpen> {
         let writer = entry.writer?;
         let guest = entry.record.guest.uuid;
         let mut shared = None;
-        let matched_opens = seen.map_or(0, |seen| seen.opens);
-        if seen.is_none() && device.rdev.is_some() {
+        let matched_opens = evidence.map_or(0, |evidence| evidence.opens);
+        if evidence.is_none() && device.rdev.is_some() {
             let earlier = self.recent.iter_mut().rev().find(|recent| {
                 recent.writer == writer
                     && recent.kind == device.kind
@@ -154,8 +156,8 @@ impl KernelOpens {
         shared
     }
 
-    /// The record that told this open before the kernel's event was read, as where two sources are
-    /// merged.
+    /// Finds the record of this open if it was read before the kernel's event, as where two sources
+    /// are merged.
     pub(crate) fn match_earlier_record(&mut self, entry: &Entry, open: &KernelOpen) -> Option<RecentOpen> {
         let recent = self.recent.iter_mut().find(|recent| {
             let preceded = match (entry.serial, recent.serial) {
@@ -172,23 +174,23 @@ impl KernelOpens {
         Some(*recent)
     }
 
-    /// Keeps an open until a record admits it. Returns the oldest when too many wait.
+    /// Keeps an open until a record matches it. Returns the oldest if too many wait.
     pub(crate) fn add(&mut self, open: &KernelOpen, proof: Proof) -> Option<PendingOpen> {
         self.pending.push_back(PendingOpen::new(open, proof));
         (self.pending.len() > MAX_PENDING).then(|| self.pending.pop_front()).flatten()
     }
 
-    /// Takes an open that has waited for too long.
+    /// Takes an open that has waited too long.
     pub(crate) fn pop_overdue(&mut self, now: Timestamp) -> Option<PendingOpen> {
         self.pending.pop_front_if(|oldest| after(oldest.proof.time, UNMATCHED_TIMEOUT) < now)
     }
 
-    /// Until when a record may still admit the oldest.
+    /// Until when a record may still match the oldest.
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
         self.pending.front().map(|oldest| after(oldest.proof.time, UNMATCHED_TIMEOUT))
     }
 
-    /// Takes the opens of a process that is told to be a guest's QEMU, and of its children.
+    /// Takes the opens of a guest's QEMU process, and of its children.
     pub(crate) fn take_of_process(&mut self, pid: u32) -> Vec<PendingOpen> {
         let of = |pending: &PendingOpen| pending.open.pid == pid || pending.open.ppid == Some(pid);
         if !self.pending.iter().any(of) {
@@ -199,7 +201,7 @@ impl KernelOpens {
         Vec::from(taken)
     }
 
-    /// Takes all that waits.
+    /// Takes all pending opens.
     pub(crate) fn take_all(&mut self) -> VecDeque<PendingOpen> {
         std::mem::take(&mut self.pending)
     }
@@ -210,14 +212,15 @@ impl PendingOpen {
         Self { open: open.clone(), proof, ambiguous: false }
     }
 
-    /// A failed open gave nobody anything: it matters only when its opener proves to be a guest's QEMU.
+    /// Whether the open succeeded. A failed one matters only if its process turns out to be a
+    /// guest's QEMU.
     pub(crate) fn succeeded(&self) -> bool {
         self.open.errno.is_none()
     }
 }
 
 impl KernelEvidence {
-    /// What the kernel saw of an open whose record was read before.
+    /// The event of an open whose record was read before.
     pub(crate) fn after_record(entry: &Entry, open: &KernelOpen, record: &Device) -> Self {
         Self { opens: 1, device: refined_device(record, &open.device), proof: vec![entry.proof()] }
     }
@@ -231,14 +234,14 @@ impl KernelEvidence {
     }
 }
 
-/// Whether an open is of a device that matters here.
+/// Whether an open is of a raw network device.
 pub(crate) fn is_relevant(open: &KernelOpen) -> bool {
     let node = open.device.kind != DeviceKind::Macvtap || open.device.path.starts_with('/');
     open.device.kind != DeviceKind::Unknown && node
 }
 
-/// Whether a record and the kernel mean one device. libvirt names a macvtap by its interface, which
-/// says nothing of its node.
+/// Whether a record and an event mean one device. libvirt names a macvtap by its interface, which
+/// does not show its node.
 fn is_same_device(record: &Device, kernel: &Device) -> bool {
     match record.kind {
         DeviceKind::Macvtap if !record.path.starts_with('/') => kernel.kind == DeviceKind::Macvtap,
@@ -247,7 +250,7 @@ fn is_same_device(record: &Device, kernel: &Device) -> bool {
     }
 }
 
-/// The device of a record with what only the kernel knows of it; none when that is nothing.
+/// The device of a record with what only the kernel's event has; none if that is nothing.
 fn refined_device(record: &Device, kernel: &Device) -> Option<Device> {
     let named_by_interface = record.kind == DeviceKind::Macvtap && !record.path.starts_with('/');
     if named_by_interface {

@@ -1,4 +1,4 @@
-//! What is told of a guest as a whole: it starts, stops, or its host does.
+//! Records of a whole guest: its starts and stops, and the boots of its host.
 
 use jiff::Timestamp;
 
@@ -11,7 +11,7 @@ use crate::state::operation::{Operation, Phase};
 use crate::{Doubt, EndedBy, FindingKind, Proof};
 
 impl Guest {
-    /// The guest runs.
+    /// A record shows that the guest runs.
     pub(crate) fn on_start(&mut self, entry: &RecordEntry<'_>, pid: Option<u32>, out: &mut Output) {
         self.settle_detach(out);
         if self.running {
@@ -21,8 +21,8 @@ impl Guest {
         self.pid = pid;
         let proof = entry.proof();
         for (_, interface) in self.interfaces.iter_mut() {
-            // Before a guest runs there is no hot-plug: what its start did not give it, nobody will. But the
-            // record that gave it may be missing, and some managers write none.
+            // There is no hot-plug before a guest runs: what its start did not grant will not be
+            // granted. But the record of that grant may be missing, and some managers write none.
             let missed = |operation: &mut Operation| {
                 operation.phase == Phase::Opening
                     && self.grants_recorded
@@ -37,8 +37,8 @@ impl Guest {
         self.remove_all_ended(&|| entry.proof(), out);
     }
 
-    /// The guest did not come up: the starts of its interfaces that were told before are not true,
-    /// unless their writer had seen the descriptors in QEMU.
+    /// The guest did not start: its interfaces' start records are withdrawn, unless their writer
+    /// had seen the descriptors in QEMU.
     pub(crate) fn on_start_failed(&mut self, entry: &RecordEntry<'_>, out: &mut Output) {
         self.settle_detach(out);
         let proof = entry.proof();
@@ -55,7 +55,7 @@ impl Guest {
                 operation.doubt_grant(Doubt::Failed);
                 operation.end(EndedBy::Stop, Some(&proof), out);
             }
-            // It ran for a moment, and its devices are closed: that is why.
+            // QEMU ran for a moment, and its devices are closed: this record gives the reason.
             interface.end_closed(EndedBy::Stop, Some(&proof), out);
         }
         self.remove_all_ended(&|| entry.proof(), out);
@@ -74,7 +74,7 @@ impl Guest {
         }
     }
 
-    /// The guest is gone, and all it held with it.
+    /// The guest has ended, and all that it held.
     pub(crate) fn on_stop(mut self, entry: &RecordEntry<'_>, out: &mut Output) {
         self.settle_detach(out);
         self.report_bare_grants(None, out);
@@ -82,7 +82,7 @@ impl Guest {
         for (mac, interface) in self.interfaces {
             out.remove_from_mac_index(mac, interface.indexed_count);
             for mut operation in interface.operations {
-                // A stop that no start preceded is of a QEMU that came up all the same, for a moment.
+                // A stop without a start is of a QEMU that ran for a moment.
                 if !self.grants_recorded {
                     operation.doubt_grant(Doubt::NoGrantsRecorded);
                 }
@@ -101,8 +101,8 @@ impl Guest {
         out.report(FindingKind::StopFailed, entry, text);
     }
 
-    /// A new life of the same guest begins, and no record told the end of the last. What was opened
-    /// for the new one stays.
+    /// A new run of the same guest begins, and no record showed the end of the last. What was
+    /// opened for the new run stays.
     pub(crate) fn end_previous_run(&mut self, entry: &RecordEntry<'_>, out: &mut Output) {
         self.settle_detach(out);
         (self.running, self.pid) = (false, None);
@@ -117,8 +117,8 @@ impl Guest {
         self.remove_all_ended(&|| entry.proof(), out);
     }
 
-    /// It is over, and no record told its end: something else shows that it must be. Up to `last_seen` its
-    /// host was told of and it had not ended.
+    /// The guest has ended without a record: something else shows that. At `last_seen` its host had
+    /// an entry, and the guest had not ended.
     pub(crate) fn end_unseen(
         mut self,
         cause: EndedBy,
@@ -140,7 +140,7 @@ impl Guest {
         }
     }
 
-    /// A ledger tells which of its interfaces a supervisor has in hand.
+    /// A ledger lists the interfaces of which a supervisor has a step in progress.
     pub(crate) fn set_steps_in_progress(&mut self, ledger: &str, listed: impl Fn(MacAddr) -> bool) {
         for (mac, interface) in self.interfaces.iter_mut() {
             interface
@@ -150,14 +150,14 @@ impl Guest {
         }
     }
 
-    /// The trail ends, at `until`: what QEMU has it still has, and what it is about to get is under way.
+    /// The trail ends at `until`: QEMU still has its devices, and recent opens are in progress.
     pub(crate) fn finish(mut self, until: Timestamp, out: &mut Output) {
         let operations = self.interfaces.iter_mut().flat_map(|(_, interface)| &mut interface.operations);
         operations.for_each(|operation| operation.on_trail_end(until));
         self.stop_tracking(until, out);
     }
 
-    /// It is followed no further from `until` on: what QEMU has it still has.
+    /// The guest is not tracked any further from `until` on: QEMU still has its devices.
     pub(crate) fn stop_tracking(mut self, until: Timestamp, out: &mut Output) {
         self.doubt_pending_detach(until);
         self.settle_detach(out);
@@ -169,7 +169,8 @@ impl Guest {
             out.remove_from_mac_index(mac, interface.indexed_count);
             for mut operation in interface.operations {
                 if operation.phase == Phase::Booted && !operation.writer_saw_descriptors() {
-                    // A manager tells of a start before it knows whether the guest came up.
+                    // A manager records an interface's start before it knows whether the guest
+                    // started.
                     operation.open_holdings.iter_mut().for_each(|open_holding| open_holding.withdraw_grant());
                     operation.doubt_grant(Doubt::TrailEnds);
                 } else if !grants_recorded {
@@ -184,10 +185,10 @@ impl Guest {
     }
 }
 
-/// An operation ended unseen.
+/// Ends an operation whose end was not seen.
 fn end_unseen(operation: Operation, cause: EndedBy, at: &Proof, out: &mut Output) {
     for mut open_holding in operation.into_open_holdings() {
-        if open_holding.is_granted() && open_holding.is_open() {
+        if open_holding.is_held() {
             let (guest, mac) = (&open_holding.holding.guest.name, open_holding.holding.mac);
             let device = device_name(&open_holding.holding.device);
             let (kind, text) = match cause {

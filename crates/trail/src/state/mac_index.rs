@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use taptrail_record::MacAddr;
 use uuid::Uuid;
 
-/// Which guests of one host have an interface with which MAC plugged in.
+/// The guests of one host that have an interface plugged in, by its MAC.
 #[derive(Debug, Default)]
 pub(crate) struct MacIndex {
     holders: HashMap<MacAddr, Holders>,
 }
 
-/// The guests with one MAC, and how many lives of each have it: a guest that migrates between two
-/// daemons has two.
+/// The guests with one MAC, and how many instances of each have it: a guest that migrates between
+/// two daemons has two.
 #[derive(Debug)]
 enum Holders {
     One(Uuid, u32),
@@ -19,11 +19,11 @@ enum Holders {
 }
 
 impl MacIndex {
-    /// How many of the others are shown.
+    /// How many other guests [`add`](Self::add) returns.
     const MAX_RETURNED: usize = 8;
 
-    /// A guest has it. Returns some others that have it too, and how many there are, if the guest did not
-    /// have it before.
+    /// A guest has the MAC. If it did not have it before, returns some of the other guests that
+    /// have it, and how many there are.
     pub(crate) fn add(&mut self, mac: MacAddr, guest: Uuid) -> Option<(Vec<Uuid>, usize)> {
         let holders = match self.holders.entry(mac) {
             Entry::Vacant(vacant) => {
@@ -51,7 +51,7 @@ impl MacIndex {
         None
     }
 
-    /// A guest has it no more.
+    /// A guest does not have the MAC any more.
     pub(crate) fn remove(&mut self, mac: MacAddr, guest: Uuid) {
         let Entry::Occupied(mut holders) = self.holders.entry(mac) else { return };
         let none = match holders.get_mut() {
@@ -74,7 +74,7 @@ impl MacIndex {
         }
     }
 
-    /// The host started anew.
+    /// The host booted.
     pub(crate) fn clear(&mut self) {
         self.holders.clear();
     }
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guest_that_joins_others_is_told_once() {
+    fn a_guest_that_joins_others_is_reported_once() {
         let (mac, mut macs) = (MacAddr::kvm([0, 0, 1]), MacIndex::default());
         let guest = Uuid::from_u128;
         assert_eq!(macs.add(mac, guest(1)), None);

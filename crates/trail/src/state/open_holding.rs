@@ -8,25 +8,26 @@ use crate::state::kernel_opens::KernelEvidence;
 use crate::state::queues::{OpenQueue, Queues};
 use crate::{Certainty, Doubt, EndedBy, Holding, Proof, State};
 
-/// A holding in the making: one device of one operation, whose end is not yet told.
+/// A holding that has not ended: one device of one operation.
 #[derive(Debug)]
 pub(crate) struct OpenHolding {
     pub(crate) holding: Holding,
-    /// The open(2)s not yet closed, by queue. libvirt's records know no queue.
+    /// The open(2)s not yet closed, by queue. libvirt's records name no queue.
     open: Queues,
-    /// When the last of the others was closed.
+    /// When the last closed one was closed.
     closed: Option<Timestamp>,
-    /// How many of its descriptors were seen in QEMU: whoever saw them will tell the end of each.
+    /// How many of its descriptors were seen in QEMU: the watcher will record the close of each.
     seen_descriptors: u32,
-    /// Whether QEMU got it and no record has told its number yet.
+    /// Whether QEMU got it and no record has given its number yet.
     pub(crate) number_pending: bool,
-    /// Whether records may be missing that tell of its grant or its end.
+    /// Whether records of its grant or its end may be missing.
     records_lost: bool,
-    /// What follows its open is under way: whether a ledger tells so, or only that the trail ends soon after it.
+    /// Whether its hand-over is in progress: true if a ledger shows so, false if only the trail
+    /// ends soon after the open.
     in_progress: Option<bool>,
-    /// Why its grant is not certain, where that is known before it is over.
+    /// Why its grant is not certain, where that is known before its end.
     doubt: Option<Doubt>,
-    /// When QEMU did not have it any more, whether or not it ever had it.
+    /// When QEMU certainly did not have it any more, whether or not it ever had it.
     latest_end: Option<Timestamp>,
 }
 
@@ -39,7 +40,7 @@ impl OpenHolding {
         let mut holding = holding(entry, opened.mac, opened.device, State::NeverGranted, opened.kernel);
         holding.queues = match (opened.queue, opened.kernel) {
             (Some(_), _) => Some(1),
-            (None, seen) => seen.map(|seen| seen.opens).filter(|opens| *opens > 0),
+            (None, evidence) => evidence.map(|evidence| evidence.opens).filter(|opens| *opens > 0),
         };
         Self::new(holding, Queues::one(opened.queue))
     }
@@ -58,14 +59,14 @@ impl OpenHolding {
         }
     }
 
-    /// What a guest has had since before the trail begins: of it only the interface is known.
+    /// A device that a guest has had since before the trail begins: only its interface is known.
     pub(crate) fn from_before_trail(entry: &RecordEntry<'_>, mac: MacAddr) -> Self {
         let mut holding = holding(entry, mac, &Device::new("?", None, None), State::Held, None);
         (holding.queues, holding.opened, holding.certainty) = (None, None, Certainty::Inferred);
         Self::new(holding, Queues::one(None))
     }
 
-    /// What QEMU was seen to hold, and no record tells how it got it.
+    /// A device that QEMU was seen to hold, and no record shows its grant.
     pub(crate) fn from_descriptor(entry: &RecordEntry<'_>, mac: MacAddr, descriptor: &Descriptor) -> Self {
         let mut holding = holding(entry, mac, &descriptor.device, State::Held, None);
         (holding.queues, holding.opened) = (None, None);
@@ -74,7 +75,7 @@ impl OpenHolding {
         open_holding
     }
 
-    /// Whether some open(2) of it is not closed.
+    /// Whether an open(2) of it is not closed.
     pub(crate) fn is_open(&self) -> bool {
         !self.open.is_empty()
     }
@@ -84,7 +85,12 @@ impl OpenHolding {
         self.holding.state == State::Held
     }
 
-    /// Whether its writer names queues, and so will name the end of each.
+    /// Whether QEMU got it, and an open(2) of it is not closed.
+    pub(crate) fn is_held(&self) -> bool {
+        self.is_granted() && self.is_open()
+    }
+
+    /// Whether its writer names queues, and so will record the close of each.
     pub(crate) fn expects_closes(&self) -> bool {
         self.open.iter().any(|open| open.queue.is_some())
     }
@@ -97,13 +103,13 @@ impl OpenHolding {
         !self.accepts_queue(device, queue) && (again || backend || self.open.len() >= Self::MAX_QUEUES)
     }
 
-    /// Whether this is what the guest's frames pass through, rather than the kernel's accelerator
-    /// beside it. An interface has one such device.
+    /// Whether it is the interface's backend, and not the vhost-net beside it. An interface has
+    /// one.
     fn is_backend(&self) -> bool {
         self.holding.device.kind != DeviceKind::VhostNet
     }
 
-    /// Whether another queue of the very same device is told.
+    /// Whether an open is of another queue of the same device.
     pub(crate) fn accepts_queue(&self, device: &Device, queue: Option<u32>) -> bool {
         queue.is_some()
             && self.open.len() < Self::MAX_QUEUES
@@ -115,21 +121,21 @@ impl OpenHolding {
     pub(crate) fn add_queue(&mut self, entry: &RecordEntry<'_>, opened: &RecordedOpen<'_>) {
         self.open.push(opened.queue);
         self.holding.queues = self.holding.queues.map(|queues| queues + 1);
-        if let Some(seen) = opened.kernel {
-            seen.proof.iter().for_each(|proof| self.add_proof(proof));
+        if let Some(evidence) = opened.kernel {
+            evidence.proof.iter().for_each(|proof| self.add_proof(proof));
         }
         self.add_proof(&entry.proof());
     }
 
-    /// The kernel's own event of it was read after its record.
-    pub(crate) fn add_kernel_event(&mut self, seen: KernelEvidence) {
-        if let Some(device) = seen.device {
+    /// Adds the kernel's event of its open, which was read after its record.
+    pub(crate) fn add_kernel_event(&mut self, evidence: KernelEvidence) {
+        if let Some(device) = evidence.device {
             self.holding.device = device;
         }
-        seen.proof.iter().for_each(|proof| self.add_proof(proof));
+        evidence.proof.iter().for_each(|proof| self.add_proof(proof));
     }
 
-    /// How many open(2)s the kernel saw for it can't be told after all.
+    /// The count of the kernel's events turned out to be uncertain.
     pub(crate) fn clear_queue_count(&mut self) {
         self.holding.queues = None;
     }
@@ -138,7 +144,7 @@ impl OpenHolding {
         self.holding.device.path == path && self.open.contains(queue)
     }
 
-    /// How well a record that names a device and queue means this; less is better.
+    /// How well it matches a record with this device and queue; less is better.
     pub(crate) fn record_rank(&self, device: &Device, queue: Option<u32>) -> Option<u8> {
         let exact = self.holding.device == *device;
         let queue = if self.open.contains(queue) {
@@ -164,7 +170,7 @@ impl OpenHolding {
             && agree(&self.holding.device.dev, &descriptor.device.dev)
     }
 
-    /// Whether a descriptor is another one of the very device of which some were seen.
+    /// Whether a descriptor is a further one of the same device, of which others were seen.
     pub(crate) fn accepts_descriptor(&self, descriptor: &Descriptor) -> bool {
         self.is_seen_in_qemu()
             && self.open.len() < Self::MAX_QUEUES
@@ -172,25 +178,25 @@ impl OpenHolding {
             && same(&self.holding.device, &descriptor.device)
     }
 
-    /// How well a device that was told and not seen fits a descriptor; less is better.
+    /// How well a recorded device that was not seen yet matches a descriptor; less is better.
     pub(crate) fn descriptor_rank(&self, descriptor: &Descriptor) -> Option<u8> {
-        let (told, seen) = (&self.holding.device, &descriptor.device);
-        if self.is_seen_in_qemu() || !self.is_open() || !agree(&told.dev, &seen.dev) {
+        let (recorded, seen) = (&self.holding.device, &descriptor.device);
+        if self.is_seen_in_qemu() || !self.is_open() || !agree(&recorded.dev, &seen.dev) {
             return None;
         }
-        match told.kind {
+        match recorded.kind {
             // libvirt names it by its interface.
-            DeviceKind::Macvtap if told.rdev.is_none() && !told.path.starts_with('/') => {
-                let named = seen.dev.as_ref() == Some(&told.path);
-                (named || (seen.dev.is_none() && seen.kind == told.kind)).then_some(u8::from(!named))
+            DeviceKind::Macvtap if recorded.rdev.is_none() && !recorded.path.starts_with('/') => {
+                let named = seen.dev.as_ref() == Some(&recorded.path);
+                (named || (seen.dev.is_none() && seen.kind == recorded.kind)).then_some(u8::from(!named))
             }
-            _ if same(told, seen) => Some(0),
-            DeviceKind::Tun | DeviceKind::VhostNet => (told.kind == seen.kind).then_some(1),
+            _ if same(recorded, seen) => Some(0),
+            DeviceKind::Tun | DeviceKind::VhostNet => (recorded.kind == seen.kind).then_some(1),
             DeviceKind::Macvtap | DeviceKind::Unknown => None,
         }
     }
 
-    /// A descriptor of it was seen in QEMU.
+    /// A watcher saw a descriptor of it in QEMU.
     pub(crate) fn add_descriptor(&mut self, entry: &RecordEntry<'_>, descriptor: &Descriptor) {
         self.holding.device = descriptor.device.clone();
         self.holding.pid = Some(descriptor.vm_pid);
@@ -204,9 +210,9 @@ impl OpenHolding {
         self.add_proof(&entry.proof());
     }
 
-    /// A descriptor of it is gone from QEMU.
+    /// A watcher saw that QEMU closed a descriptor of it.
     pub(crate) fn close_descriptor(&mut self, entry: &RecordEntry<'_>, descriptor: &Descriptor) {
-        // What was told and not seen: so it was this.
+        // It was recorded and not seen, so this was its descriptor.
         if !self.is_seen_in_qemu() {
             self.add_descriptor(entry, descriptor);
         }
@@ -216,7 +222,7 @@ impl OpenHolding {
         self.add_proof(&entry.proof());
     }
 
-    /// QEMU has it.
+    /// QEMU got it.
     pub(crate) fn grant(&mut self, entry: &RecordEntry<'_>, pid: Option<u32>, certainty: Certainty) {
         self.holding.granted = Some(entry.time);
         self.holding.pid = pid;
@@ -225,14 +231,14 @@ impl OpenHolding {
         self.add_proof(&entry.proof());
     }
 
-    /// Its grant was not true.
+    /// The record of its grant was wrong.
     pub(crate) fn withdraw_grant(&mut self) {
         self.holding.granted = None;
         self.holding.pid = None;
         self.holding.state = State::NeverGranted;
     }
 
-    /// One of its open(2)s is over; with the last of them it is.
+    /// One of its open(2)s was closed; with the last of them it ends.
     pub(crate) fn close(&mut self, entry: &RecordEntry<'_>, queue: Option<u32>) {
         self.open.take(queue);
         self.closed = Some(entry.time);
@@ -240,26 +246,27 @@ impl OpenHolding {
         self.add_proof(&entry.proof());
     }
 
-    /// Takes over what a close says of itself: how long nobody looked, and why it is no proof.
+    /// Takes over what a close record says about itself: when the device was last seen open, and a
+    /// doubt.
     fn apply_close_limits(&mut self, entry: &RecordEntry<'_>) {
         let at = entry.record.last_seen.and_then(|time| i64::try_from(time).ok());
         self.holding.last_seen = at.and_then(|time| Timestamp::from_millisecond(time).ok());
         if let Some(doubt) = entry.record.doubt {
-            // Of several queues the worst: the words are in that order.
+            // The worst of all queues: the variants are in that order.
             let known = self.holding.end_doubt.get_or_insert(doubt);
             *known = doubt.min(*known);
             self.weaken_to_inferred();
         }
     }
 
-    /// No record shows all of it.
+    /// A part of it is not in any record.
     pub(crate) fn weaken_to_inferred(&mut self) {
         if self.holding.certainty == Certainty::Definitive {
             self.holding.certainty = Certainty::Inferred;
         }
     }
 
-    /// Parts one queue from the others; none when it was the only one.
+    /// Splits one queue from the others.
     pub(crate) fn split(&mut self, queue: Option<u32>) -> Self {
         let queue = self.open.take(queue).and_then(|open| open.queue);
         // libvirt's one record may stand for several queues.
@@ -278,7 +285,7 @@ impl OpenHolding {
             && self.holding.queues.is_none_or(|left| left == 0)
     }
 
-    /// Takes another part of the same device back in.
+    /// Merges another part of the same device back in.
     pub(crate) fn merge(&mut self, other: Self) {
         self.holding.queues = self.holding.queues.zip(other.holding.queues).map(|(one, more)| one + more);
         self.open.extend(other.open);
@@ -301,41 +308,42 @@ impl OpenHolding {
         self.set_uncertain_since(since);
     }
 
-    /// From then on it is not certain that QEMU holds it.
+    /// It is not certain from `time` on that QEMU holds it.
     pub(crate) fn set_uncertain_since(&mut self, time: Timestamp) {
         let before = self.holding.uncertain_since;
         self.holding.uncertain_since = Some(before.map_or(time, |before| before.min(time)));
     }
 
-    /// It ends unseen; up to `time` it had not ended.
+    /// Its end was not seen: at `last_seen` it had not ended.
     pub(crate) fn set_last_seen(&mut self, last_seen: Option<Timestamp>) {
         let granted = self.holding.granted;
         self.holding.last_seen = self.holding.last_seen.or(last_seen.max(granted));
     }
 
-    /// What follows its open is under way, as a ledger tells, or as far as the trail goes.
-    pub(crate) fn set_in_progress(&mut self, told: bool) {
-        self.in_progress = Some(told);
+    /// Its hand-over is in progress: `by_ledger` if a ledger shows so, otherwise as far as the
+    /// trail goes.
+    pub(crate) fn set_in_progress(&mut self, by_ledger: bool) {
+        self.in_progress = Some(by_ledger);
         self.doubt_grant(Doubt::TrailEnds);
     }
 
-    /// Why it is not certain whether QEMU got it.
+    /// It is not certain whether QEMU got it, for this reason.
     pub(crate) fn doubt_grant(&mut self, why: Doubt) {
         self.doubt.get_or_insert(why);
     }
 
-    /// QEMU does not have it any more, whether or not it ever had it.
+    /// QEMU does not have it any more at `time`, whether or not it ever had it.
     pub(crate) fn set_latest_end(&mut self, time: Timestamp) {
         self.latest_end.get_or_insert(time);
     }
 
-    /// It is told as it stands: whether QEMU has it still.
+    /// Emits it as it is, without an end.
     pub(crate) fn into_unended(mut self) -> Holding {
         self.resolve_doubts(false);
         self.holding
     }
 
-    /// What the records leave open of it.
+    /// Sets its state, certainty and possible times by what the records leave open.
     fn resolve_doubts(&mut self, closed: bool) {
         let holding = &mut self.holding;
         let mut doubt = self.doubt;
@@ -345,9 +353,9 @@ impl OpenHolding {
                 doubt = Some(Doubt::RecordsLost);
                 (holding.state, holding.certainty) = (State::Unknown, Certainty::Incomplete);
             }
-            State::NeverGranted if let Some(told) = self.in_progress => {
+            State::NeverGranted if let Some(by_ledger) = self.in_progress => {
                 holding.state = State::Opening;
-                holding.certainty = if told { Certainty::Definitive } else { Certainty::Incomplete };
+                holding.certainty = if by_ledger { Certainty::Definitive } else { Certainty::Incomplete };
             }
             State::NeverGranted => {
                 let unknown = [Doubt::NoGrantsRecorded, Doubt::TrailEnds, Doubt::RecordsLost];
@@ -370,7 +378,7 @@ impl OpenHolding {
         holding.fill_possibly_held(doubt, self.latest_end.or(self.closed));
     }
 
-    /// It is over: by its own close records, else by what `at` tells of its interface or guest.
+    /// Ends it: by its own close records, otherwise by the record `at` of its interface or guest.
     pub(crate) fn end(mut self, cause: EndedBy, at: Option<&Proof>) -> Holding {
         if let Some(at) = at {
             self.add_proof(at);
@@ -379,7 +387,7 @@ impl OpenHolding {
         let closed = !self.is_open();
         let holding = &mut self.holding;
         holding.ended_by = match (closed, cause) {
-            // Its end was seen before the guest or host came back, so that did not cause it.
+            // Its close came before the guest or host started again, so that did not cause it.
             (true, EndedBy::Restart | EndedBy::Reboot | EndedBy::PidReused) => Some(EndedBy::Close),
             (true, _) if holding.state != State::Held => Some(EndedBy::Close),
             (true, cause) => Some(cause),
@@ -401,25 +409,25 @@ impl OpenHolding {
     }
 }
 
-/// One open(2), as a record tells it.
+/// One open(2), as a record shows it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RecordedOpen<'a> {
     pub(crate) mac: MacAddr,
     pub(crate) device: &'a Device,
     pub(crate) queue: Option<u32>,
-    /// What the kernel itself saw of it, where rules ask it to tell.
+    /// The kernel's own events of it, where audit rules have the kernel record them.
     pub(crate) kernel: Option<&'a KernelEvidence>,
 }
 
 impl RecordedOpen<'_> {
-    /// Whether two records of it can mean one open: libvirt tells a vhost-net that it could not open as
-    /// failed and as done. What it tells twice of a tap or macvtap are two tries.
+    /// Whether two records may mean one open: libvirt records a vhost-net that it could not open as
+    /// failed and as successful. Two records of a tap or macvtap are two attempts.
     pub(crate) fn may_be_recorded_twice(&self) -> bool {
         self.queue.is_none() && !matches!(self.device.kind, DeviceKind::Tun | DeviceKind::Macvtap)
     }
 }
 
-/// The holding of an open(2) that failed: over as soon as it is told.
+/// The holding of a failed open(2), which has ended at once.
 pub(crate) fn failed_open(entry: &RecordEntry<'_>, opened: &RecordedOpen<'_>) -> Holding {
     let holding = holding(entry, opened.mac, opened.device, State::OpenFailed, opened.kernel);
     Holding { queues: opened.queue.map(|_| 1), ..holding }
@@ -430,18 +438,18 @@ fn holding(
     mac: MacAddr,
     device: &Device,
     state: State,
-    seen: Option<&KernelEvidence>,
+    kernel: Option<&KernelEvidence>,
 ) -> Holding {
-    // Most have an open, a grant and an end.
+    // Most have the records of an open, a grant and an end.
     let mut proof = Vec::with_capacity(3);
-    proof.extend(seen.into_iter().flat_map(|seen| seen.proof.iter().cloned()));
+    proof.extend(kernel.into_iter().flat_map(|evidence| evidence.proof.iter().cloned()));
     proof.push(entry.proof());
     Holding {
         host: Arc::clone(&entry.host),
         guest: entry.record.guest.clone(),
         mac,
-        device: seen.and_then(|seen| seen.device.as_ref()).unwrap_or(device).clone(),
-        // libvirt writes one record whatever the queues.
+        device: kernel.and_then(|evidence| evidence.device.as_ref()).unwrap_or(device).clone(),
+        // libvirt writes one record for all queues.
         queues: None,
         opened: Some(entry.time),
         granted: None,
@@ -462,7 +470,7 @@ fn agree<T: PartialEq>(a: &Option<T>, b: &Option<T>) -> bool {
     a.is_none() || b.is_none() || a == b
 }
 
-/// Whether two records mean one device. What one of them does not tell can't part them.
+/// Whether two records mean one device. A field that one of them lacks does not distinguish them.
 fn same(a: &Device, b: &Device) -> bool {
     a.path == b.path && agree(&a.rdev, &b.rdev) && agree(&a.dev, &b.dev)
 }

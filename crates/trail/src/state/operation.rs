@@ -8,22 +8,23 @@ use crate::output::{Output, device_name};
 use crate::state::open_holding::{OpenHolding, RecordedOpen};
 use crate::{Certainty, Doubt, EndedBy, FindingKind, Proof};
 
-/// One try to give one interface its devices: its opens, and what became of them.
+/// One attempt to give one interface its devices: its opens, and their outcome.
 #[derive(Debug)]
 pub(crate) struct Operation {
     pub(crate) phase: Phase,
     pub(crate) open_holdings: Vec<OpenHolding>,
-    /// Whether QEMU is told to have got it with no device: it ends unseen, and in order.
+    /// Whether a record shows that QEMU got it, and none shows a device: it ends without a finding.
     bare: bool,
-    /// Whether records may be missing that tell of it.
+    /// Whether records of it may be missing.
     records_lost: bool,
-    /// Whether its supervisor has it in hand, where a ledger knows.
+    /// Whether its supervisor's step is in progress, if a ledger shows that.
     in_progress: Option<bool>,
-    /// When a release was told that may have been this one's or another's.
+    /// The time of a release that may have been of this operation or of another.
     pub(crate) perhaps_ended_at: Option<Timestamp>,
-    /// One open told as failed and as done: QEMU is not believed to hold it, and may for a moment.
+    /// Opens recorded as failed and as successful: QEMU is taken not to hold them, and may for a
+    /// moment.
     contradicted: Vec<OpenHolding>,
-    /// Paths whose open(2) failed, without a queue told, and the record of it.
+    /// Paths whose open(2) failed, in records without a queue, and those records.
     failed_opens: Vec<(CompactString, Proof)>,
 }
 
@@ -32,23 +33,31 @@ pub(crate) struct Operation {
 pub(crate) enum Phase {
     /// Devices are being opened.
     Opening,
-    /// QEMU was refused them, or refused.
+    /// QEMU, or its manager, refused the interface.
     Refused,
-    /// QEMU is said to have them, but whether its guest runs is not told yet.
+    /// A record shows that QEMU has them, and none yet whether its guest runs.
     Booted,
     /// QEMU has them.
     Granted,
 }
 
-/// Two records of one open come at once; farther apart they are two tries.
+/// The two ways in which QEMU gets an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GrantMethod {
+    Start,
+    Attach,
+}
+
+/// Two records of one open come within this time; farther apart they are two attempts.
 pub(crate) const SAME_OPEN_WINDOW: SignedDuration = SignedDuration::from_secs(1);
 
-/// A manager that gives a device to QEMU records that within this time: a hot-plug waits for QEMU's answer.
+/// A manager that gives a device to QEMU records that within this time: a hot-plug waits for QEMU's
+/// reply.
 const GRANT_TIMEOUT: SignedDuration = SignedDuration::from_mins(2);
 
-/// An interface has a backend and an accelerator.
+/// A backend and a vhost-net.
 const TYPICAL_DEVICES: usize = 2;
-/// What is beyond this is another try.
+/// An open beyond this belongs to another attempt.
 const MAX_DEVICES: usize = 8;
 
 impl Operation {
@@ -66,22 +75,23 @@ impl Operation {
         }
     }
 
-    /// One of which no open is told, though QEMU got the interface.
+    /// An operation without a recorded open, though QEMU got the interface.
     pub(crate) fn bare(phase: Phase) -> Self {
         Self { bare: true, ..Self::new(phase) }
     }
 
-    /// One whose beginning is before that of the trail.
+    /// An operation that began before the trail.
     pub(crate) fn from_before_trail(open_holding: OpenHolding) -> Self {
         Self { open_holdings: vec![open_holding], ..Self::new(Phase::Granted) }
     }
 
-    /// One that QEMU has with no interface plugged in, as far as is told.
+    /// An operation whose device QEMU holds with no interface plugged in, as far as the records go.
     pub(crate) fn kept(open_holding: OpenHolding) -> Self {
         Self { open_holdings: vec![open_holding], ..Self::new(Phase::Refused) }
     }
 
-    /// Whether another open can belong to it. What became of an older try may be among records that are missing.
+    /// Whether another open can belong to it. If records are missing, the outcome of this attempt
+    /// may be among them, and the open belongs to a new one.
     pub(crate) fn accepts(&self, device: &Device, queue: Option<u32>) -> bool {
         self.phase == Phase::Opening
             && !self.records_lost
@@ -147,9 +157,9 @@ impl Operation {
         self.open_holdings.iter().any(OpenHolding::expects_closes)
     }
 
-    /// Whether QEMU has some of it still.
+    /// Whether QEMU still has a device of it.
     pub(crate) fn is_held(&self) -> bool {
-        self.open_holdings.iter().any(|open_holding| open_holding.is_granted() && open_holding.is_open())
+        self.open_holdings.iter().any(|open_holding| open_holding.is_held())
     }
 
     /// Whether QEMU has the interface, with devices or without.
@@ -157,12 +167,12 @@ impl Operation {
         self.phase == Phase::Granted && (self.bare || self.is_held())
     }
 
-    /// Whether some of it was closed and no record has said yet why.
+    /// Whether a device of it was closed and no record has given the reason yet.
     pub(crate) fn awaits_cause(&self) -> bool {
         self.open_holdings.iter().any(|open_holding| open_holding.is_granted() && !open_holding.is_open())
     }
 
-    /// Whether its writer has seen the descriptors in QEMU.
+    /// Whether the writer of its grant has seen the descriptors in QEMU.
     pub(crate) fn writer_saw_descriptors(&self) -> bool {
         let seen = |open_holding: &OpenHolding| {
             open_holding.is_granted() && open_holding.holding.certainty == Certainty::Definitive
@@ -170,7 +180,7 @@ impl Operation {
         self.open_holdings.iter().any(seen)
     }
 
-    /// Whether nothing more can come of it.
+    /// Whether it has no devices and no records are awaited.
     pub(crate) fn has_ended(&self) -> bool {
         let waits = match self.phase {
             Phase::Opening => !self.failed_opens.is_empty(),
@@ -196,7 +206,8 @@ impl Operation {
         self.failed_opens.clear();
     }
 
-    /// QEMU has it, and its guest runs: of what no record tells the number, it is told when none does soon.
+    /// QEMU has it, and its guest runs: a device without a number is reported if no record gives it
+    /// soon.
     pub(crate) fn await_numbers(&mut self, entry: &RecordEntry<'_>, out: &mut Output) {
         for open_holding in &mut self.open_holdings {
             if open_holding.is_granted()
@@ -209,17 +220,13 @@ impl Operation {
         }
     }
 
-    /// All of it was seen in QEMU: whoever saw it will tell its end.
+    /// Whether all of it was seen in QEMU: then a watcher will record its end.
     pub(crate) fn is_seen_in_qemu(&self) -> bool {
-        let mut held = self
-            .open_holdings
-            .iter()
-            .filter(|open_holding| open_holding.is_granted() && open_holding.is_open())
-            .peekable();
+        let mut held = self.open_holdings.iter().filter(|open_holding| open_holding.is_held()).peekable();
         held.peek().is_some() && held.all(OpenHolding::is_seen_in_qemu)
     }
 
-    /// Takes what QEMU was seen to hold, though no record tells of a device of this one.
+    /// Whether a device that QEMU was seen to hold can belong to it, as no record shows its device.
     pub(crate) fn accepts_unrecorded(&self) -> bool {
         self.bare && self.phase == Phase::Granted && self.open_holdings.len() < MAX_DEVICES
     }
@@ -235,7 +242,7 @@ impl Operation {
         }
     }
 
-    /// Records from `since` on may be missing: what is told of it is not certain any more.
+    /// Records from `since` on may be missing: its state is uncertain from then on.
     pub(crate) fn mark_records_lost(&mut self, since: Timestamp) {
         self.records_lost = true;
         for open_holding in self.open_holdings.iter_mut().chain(&mut self.contradicted) {
@@ -243,12 +250,12 @@ impl Operation {
         }
     }
 
-    /// Whether records may be missing that tell of it.
+    /// Whether records of it may be missing.
     pub(crate) fn may_lack_records(&self) -> bool {
         self.records_lost
     }
 
-    /// QEMU has what it got, and its guest runs: the opens that contradicted themselves gave it nothing.
+    /// QEMU has its devices, and its guest runs: opens with contradictory records gave it nothing.
     pub(crate) fn end_contradicted(&mut self, at: &Proof, out: &mut Output) {
         for mut open_holding in self.contradicted.drain(..) {
             open_holding.set_latest_end(at.time);
@@ -256,7 +263,8 @@ impl Operation {
         }
     }
 
-    /// A ledger knows of what is in it whether a supervisor has it in hand: it does if it is `listed`.
+    /// The ledger with its records shows whether its supervisor's step is in progress: if it is
+    /// `listed`.
     pub(crate) fn set_in_progress(&mut self, ledger: &str, listed: bool) {
         let is_in =
             |open_holding: &OpenHolding| open_holding.holding.proof.iter().any(|proof| proof.is_in(ledger));
@@ -265,7 +273,7 @@ impl Operation {
         }
     }
 
-    /// When something of it was told last.
+    /// The time of its last record.
     fn last_record_time(&self) -> Option<Timestamp> {
         self.open_holdings
             .iter()
@@ -274,24 +282,24 @@ impl Operation {
             .max()
     }
 
-    /// The trail ends, and QEMU is not known to have it. Whether it is on its way to it, or nothing came of it: its
-    /// ledger tells, else how long ago it was opened.
+    /// The trail ends, and QEMU is not known to have it. Whether the hand-over is in progress
+    /// follows from the ledger, otherwise from the age of its last record.
     pub(crate) fn on_trail_end(&mut self, until: Timestamp) {
         let recent = |last: Timestamp| until.duration_since(last) <= GRANT_TIMEOUT;
-        let under_way = self.in_progress.unwrap_or_else(|| self.last_record_time().is_some_and(recent));
-        if under_way && matches!(self.phase, Phase::Opening | Phase::Booted) {
-            let told = self.in_progress.is_some();
-            self.open_holdings.iter_mut().for_each(|open_holding| open_holding.set_in_progress(told));
+        let in_progress = self.in_progress.unwrap_or_else(|| self.last_record_time().is_some_and(recent));
+        if in_progress && matches!(self.phase, Phase::Opening | Phase::Booted) {
+            let by_ledger = self.in_progress.is_some();
+            self.open_holdings.iter_mut().for_each(|open_holding| open_holding.set_in_progress(by_ledger));
         }
     }
 
-    /// Why its grant is not certain, as far as it is not told.
+    /// The grant of its devices that have none is not certain, for this reason.
     pub(crate) fn doubt_grant(&mut self, why: Doubt) {
         let ungranted = self.open_holdings.iter_mut().filter(|open_holding| !open_holding.is_granted());
         ungranted.chain(&mut self.contradicted).for_each(|open_holding| open_holding.doubt_grant(why));
     }
 
-    /// QEMU may have had it, whatever became of the hand-over.
+    /// QEMU may have had its devices, although the hand-over failed.
     pub(crate) fn mark_possibly_passed(&mut self) {
         for open_holding in self.open_holdings.iter_mut().filter(|open_holding| !open_holding.is_granted()) {
             open_holding.doubt_grant(Doubt::Failed);
@@ -299,7 +307,7 @@ impl Operation {
         }
     }
 
-    /// It ends unseen; up to `time` it had not ended.
+    /// Its end was not seen: at `time` it had not ended.
     pub(crate) fn set_last_seen(&mut self, time: Option<Timestamp>) {
         self.open_holdings
             .iter_mut()
@@ -307,7 +315,7 @@ impl Operation {
             .for_each(|open_holding| open_holding.set_last_seen(time));
     }
 
-    /// It is over by then, whether or not QEMU ever had it.
+    /// It has ended by `time`, whether or not QEMU ever had it.
     pub(crate) fn set_latest_end(&mut self, time: Timestamp) {
         self.open_holdings
             .iter_mut()
@@ -315,14 +323,10 @@ impl Operation {
             .for_each(|open_holding| open_holding.set_latest_end(time));
     }
 
-    /// Its devices, with what is doubtful about them all.
+    /// Its devices, with the doubts that concern all of them.
     pub(crate) fn into_open_holdings(mut self) -> Vec<OpenHolding> {
         if let Some(since) = self.perhaps_ended_at {
-            for open_holding in self
-                .open_holdings
-                .iter_mut()
-                .filter(|open_holding| open_holding.is_granted() && open_holding.is_open())
-            {
+            for open_holding in self.open_holdings.iter_mut().filter(|open_holding| open_holding.is_held()) {
                 open_holding.set_certainty(Certainty::Ambiguous);
                 open_holding.set_uncertain_since(since);
             }
@@ -338,7 +342,7 @@ impl Operation {
         }
     }
 
-    /// What was closed is over for this cause; the rest goes on.
+    /// Ends its closed devices with this cause; the others go on.
     pub(crate) fn end_closed(&mut self, cause: EndedBy, at: Option<&Proof>, out: &mut Output) {
         for open_holding in self.open_holdings.extract_if(.., |open_holding| !open_holding.is_open()) {
             out.end_or_defer(open_holding, cause, at);
@@ -346,7 +350,7 @@ impl Operation {
     }
 }
 
-/// One open told as failed and as done: QEMU is not believed to hold it.
+/// Marks an open as recorded both as failed and as successful: QEMU is taken not to hold it.
 fn contradicted(mut open_holding: OpenHolding, other: &Proof, out: &mut Output) -> OpenHolding {
     open_holding.set_certainty(Certainty::Doubtful);
     open_holding.doubt_grant(Doubt::Contradicted);

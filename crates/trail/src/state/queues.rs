@@ -10,9 +10,9 @@ pub(crate) struct Queues {
 /// One open(2) that is not closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OpenQueue {
-    /// Which queue it serves; libvirt's records know none.
+    /// The queue; libvirt's records name none.
     pub(crate) queue: Option<u32>,
-    /// Its number in QEMU, once it was seen there.
+    /// The descriptor's number in QEMU, once it was seen there.
     pub(crate) fd: Option<u32>,
 }
 
@@ -56,7 +56,7 @@ impl Queues {
         }
     }
 
-    /// One was seen in QEMU: one of those told, as long as some were not seen.
+    /// A descriptor was seen in QEMU: that of a recorded open, as long as some were not seen.
     pub(crate) fn add_seen(&mut self, seen: OpenQueue) {
         let unseen = self.first.iter_mut().chain(&mut self.more).find(|open| open.fd.is_none());
         match unseen {
@@ -69,12 +69,12 @@ impl Queues {
         other.iter().for_each(|open| self.add(*open));
     }
 
-    /// Takes this queue, or any where it is not there: a record then names it otherwise.
+    /// Takes the open of this queue, or any if there is none: records may name queues differently.
     pub(crate) fn take(&mut self, queue: Option<u32>) -> Option<OpenQueue> {
         self.take_by(|open| open.queue == queue)
     }
 
-    /// Takes the one with this number in QEMU, or any.
+    /// Takes the open with this descriptor in QEMU, or any.
     pub(crate) fn take_fd(&mut self, fd: u32) -> Option<OpenQueue> {
         self.take_by(|open| open.fd == Some(fd))
     }
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_seen_is_what_was_told_and_then_more() {
+    fn seen_descriptors_fill_recorded_opens_first() {
         let mut queues = Queues::one(None);
         let seen = |number| OpenQueue { queue: Some(number), fd: Some(20 + number) };
         (0..3).for_each(|number| queues.add_seen(seen(number)));

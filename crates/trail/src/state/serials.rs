@@ -6,34 +6,34 @@ pub(crate) struct Serials {
     newest: Option<(u32, Timestamp)>,
 }
 
-/// Entries of several sources, and of several processors, are out of order by less than this; a boot
-/// takes longer.
+/// Entries of several sources and processors are out of order by less than this; a boot takes
+/// longer.
 const SERIAL_REORDER_WINDOW: SignedDuration = SignedDuration::from_secs(5);
 
-/// The highest serial number with which a complete log of a boot may begin: the kernel counts from 1, and the first
-/// events are before auditd.
+/// The highest serial number with which a complete log of a boot may begin: the kernel counts from
+/// 1, and the first events are before auditd.
 pub const MAX_FIRST_SERIAL: u32 = 64;
 
-/// Whether a serial number that falls, while time passes, shows a boot of the host. After a boot of few events it may
-/// as well be another host's.
+/// Whether a serial number that falls, while time passes, shows a boot of the host. If the last
+/// boot had few events, the number may as well be another host's.
 pub fn shows_boot(newest: u32, next: u32) -> bool {
     const FEW_EVENTS: u32 = 1024;
     next <= MAX_FIRST_SERIAL && newest > FEW_EVENTS
 }
 
-/// What a serial number tells of the time before it.
+/// Whether the host booted between two serial numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Continuity {
-    /// The host may have run all along.
+    /// The host need not have booted.
     SameBoot,
-    /// It started anew.
+    /// The host booted.
     NewBoot,
-    /// It started anew and much of that is missing, or another host tells this.
+    /// The host booted and much of the log since is missing, or this is another host's number.
     Unknown,
 }
 
 impl Serials {
-    /// Takes the next entry's serial.
+    /// Takes the serial number of the next entry.
     pub(crate) fn observe(&mut self, serial: u32, time: Timestamp) -> Continuity {
         let Some((newest, at)) = self.newest else {
             self.newest = Some((serial, time));
@@ -51,7 +51,7 @@ impl Serials {
         }
     }
 
-    /// The host is told to have started anew.
+    /// An entry shows that the host booted.
     pub(crate) fn reset(&mut self, serial: Option<u32>, time: Timestamp) {
         self.newest = serial.map(|serial| (serial, time));
     }

@@ -1,4 +1,4 @@
-//! What a watcher saw of a guest: it is not the guest's manager, and speaks of descriptors alone.
+//! Records of a watcher, which is not the guest's manager and records only the descriptors in QEMU.
 
 use std::collections::hash_map;
 
@@ -50,8 +50,10 @@ impl Host {
                 let before = guest.pid.replace(descriptor.vm_pid);
                 (guest.running, guest.watched) = (true, true);
                 match pending_end {
-                    // It is told to be given up, and is not.
-                    Some(ending) => guest.on_held_after_release(entry, mac, ending.open_holding, out),
+                    // A record shows its release, and QEMU still holds it.
+                    Some(pending_end) => {
+                        guest.on_held_after_release(entry, mac, pending_end.open_holding, out)
+                    }
                     None => guest.on_descriptor_seen(entry, mac, descriptor, out),
                 }
                 guest.remove_ended(mac, &|| entry.proof(), out);
@@ -75,12 +77,12 @@ impl Host {
         if let Some(guest) = guest
             && guest.pending_detach.as_ref().is_some_and(|pending_detach| pending_detach.mac == mac)
         {
-            // Nothing more is to be waited for: this is what it gave up.
+            // This is the descriptor of the detached interface: no attach need be awaited.
             guest.settle_detach(out);
         }
-        if let Some(mut ending) = out.pending_releases.take_by_descriptor(&self.name, uuid, descriptor) {
-            ending.open_holding.close_descriptor(entry, descriptor);
-            return out.end_or_defer(ending.open_holding, ending.cause, ending.at.as_ref());
+        if let Some(mut pending_end) = out.pending_releases.take_by_descriptor(&self.name, uuid, descriptor) {
+            pending_end.open_holding.close_descriptor(entry, descriptor);
+            return out.end_or_defer(pending_end.open_holding, pending_end.cause, pending_end.at.as_ref());
         }
         let guest = self.guests.get_mut(&uuid).and_then(|instances| instances.get_by_pid(descriptor.vm_pid));
         let known = guest.is_some_and(|guest| guest.on_descriptor_gone(entry, mac, descriptor, out));
@@ -96,7 +98,7 @@ impl Host {
 }
 
 impl Guest {
-    /// QEMU was seen to hold what one of its interfaces is told to have been given, or more.
+    /// A watcher saw that QEMU holds a granted device, or one more.
     fn on_descriptor_seen(
         &mut self,
         entry: &RecordEntry<'_>,
@@ -105,40 +107,40 @@ impl Guest {
         out: &mut Output,
     ) {
         let from_start = self.from_start;
-        let pending_detach =
+        let detach_pending =
             self.pending_detach.as_ref().is_some_and(|one| one.mac == mac && !one.attach_failed);
         let interface = self.interface(mac, out);
-        if let Some((operation, open_holding)) = interface.find_seen(descriptor) {
-            // Who has seen it before says so again only because it should be gone.
-            if pending_detach || interface.take_unresolved_detach().is_some() {
+        if let Some((operation, index)) = interface.find_seen(descriptor) {
+            // The watcher records a descriptor again only if it should be gone.
+            if detach_pending || interface.take_unresolved_detach().is_some() {
                 let what = holds_text(&entry.record.guest, descriptor);
                 let text = format!("{what}, although a record shows that {mac} released it");
                 out.report(FindingKind::HeldAfterRelease, entry, text);
             }
-            interface.operations[operation].open_holdings[open_holding].add_proof(&entry.proof());
-            self.pending_detach.take_if(|_| pending_detach);
+            interface.operations[operation].open_holdings[index].add_proof(&entry.proof());
+            self.pending_detach.take_if(|_| detach_pending);
             return;
         }
-        let is_granted = |(operation, open_holding): (usize, usize)| {
-            interface.operations[operation].open_holdings[open_holding].is_granted()
+        let is_granted = |(operation, index): (usize, usize)| {
+            interface.operations[operation].open_holdings[index].is_granted()
         };
-        if pending_detach && !interface.find_unseen(descriptor).is_some_and(is_granted) {
-            // It is another than the one that was unplugged.
+        if detach_pending && !interface.find_unseen(descriptor).is_some_and(is_granted) {
+            // It is another interface than the one that was unplugged.
             self.settle_detach(out);
         }
         let interface = self.interface(mac, out);
-        if let Some((operation, open_holding)) = interface.find_unseen(descriptor) {
+        if let Some((operation, index)) = interface.find_unseen(descriptor) {
             let Operation { phase, open_holdings, .. } = &mut interface.operations[operation];
-            if !open_holdings[open_holding].is_granted() {
+            if !open_holdings[index].is_granted() {
                 *phase = Phase::Granted;
                 let text = format!(
                     "{} for {mac}, and no record grants it",
                     holds_text(&entry.record.guest, descriptor)
                 );
                 out.report(FindingKind::AttachFailed, entry, text);
-                open_holdings[open_holding].grant(entry, Some(descriptor.vm_pid), Certainty::Definitive);
+                open_holdings[index].grant(entry, Some(descriptor.vm_pid), Certainty::Definitive);
             }
-            open_holdings[open_holding].add_descriptor(entry, descriptor);
+            open_holdings[index].add_descriptor(entry, descriptor);
         } else {
             self.report_bare_grant_of(mac, out);
             let interface = self.interface(mac, out);
@@ -156,7 +158,7 @@ impl Guest {
         }
     }
 
-    /// It was told to be given up, and QEMU is seen to hold it.
+    /// A record shows its release, and a watcher saw that QEMU still holds it.
     fn on_held_after_release(
         &mut self,
         entry: &RecordEntry<'_>,
@@ -172,7 +174,7 @@ impl Guest {
         self.interface(mac, out).add(Operation::kept(open_holding), entry.time, out);
     }
 
-    /// One of its descriptors is gone. Whether it was known.
+    /// A watcher saw that a descriptor is gone. Returns whether it was known.
     fn on_descriptor_gone(
         &mut self,
         entry: &RecordEntry<'_>,
@@ -182,13 +184,13 @@ impl Guest {
     ) -> bool {
         let Some(interface) = self.interfaces.get_mut(mac) else { return false };
         let found = interface.find_seen(descriptor).or_else(|| interface.find_unseen(descriptor));
-        let Some((operation, open_holding)) = found else { return false };
+        let Some((operation, index)) = found else { return false };
         let open_holdings = &mut interface.operations[operation].open_holdings;
-        open_holdings[open_holding].close_descriptor(entry, descriptor);
-        if !open_holdings[open_holding].is_open() && !open_holdings[open_holding].is_granted() {
-            out.end_or_defer(open_holdings.remove(open_holding), EndedBy::Close, None);
+        open_holdings[index].close_descriptor(entry, descriptor);
+        if !open_holdings[index].is_open() && !open_holdings[index].is_granted() {
+            out.end_or_defer(open_holdings.remove(index), EndedBy::Close, None);
         } else if let Some((cause, at)) = interface.take_unresolved_detach() {
-            // Of several with this MAC it is this one that was unplugged.
+            // Of several interfaces with this MAC, this one was unplugged.
             interface.operations.remove(operation).end(cause, Some(&at), out);
         }
         self.remove_ended(mac, &|| entry.proof(), out);

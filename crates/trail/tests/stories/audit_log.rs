@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use taptrail_record::{KernelOpen, Line, PathRecord, Syscall};
 use taptrail_trail::{Content, Entry};
 
-/// All that one log tells of guests and of opens that the kernel saw.
+/// The records of guests in one log, and the kernel's events of opens.
 pub(crate) fn entries(log: &Path) -> Vec<Entry> {
     let bytes = std::fs::read(log).unwrap();
     let mut entries = Vec::new();

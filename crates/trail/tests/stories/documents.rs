@@ -1,4 +1,4 @@
-//! What the documents say of findings.
+//! The documents cover each kind of finding.
 
 use std::collections::BTreeSet;
 

@@ -1,7 +1,7 @@
-//! What the kernel saw opened, beside what the records admit.
+//! The kernel's events of opens, with and without matching records.
 
-use crate::scene::*;
-use crate::telling::{findings, macvtap, tun, vhost};
+use crate::fixtures::{findings, macvtap, tun, vhost};
+use crate::log_builder::*;
 use taptrail_record::{Device, DeviceKind, Event, KernelOpen, Rdev};
 use taptrail_trail::{Content, FindingKind};
 
@@ -16,13 +16,17 @@ fn by_interface(name: &str) -> Device {
 fn a_macvtap_gets_its_node_from_the_kernel() {
     let decoy = Device { rdev: Some(Rdev { major: 1, minor: 3 }), ..by_interface("macvtap4") };
     for record in [by_interface("macvtap4"), decoy] {
-        let scene = Scene::new().kernel(LIBVIRTD, DAEMON, &macvtap()).kernel(LIBVIRTD, DAEMON, &macvtap());
-        let report = scene.boots(1, &record, 40).told();
+        let log = LogBuilder::new().kernel_open(LIBVIRTD, DAEMON, &macvtap()).kernel_open(
+            LIBVIRTD,
+            DAEMON,
+            &macvtap(),
+        );
+        let report = log.boot(1, &record, 40).report();
         assert_eq!(lines(&report), ["g1 macvtap x2 held - inferred -"]);
         assert_eq!(findings(&report), [""; 0]);
         let (path, rdev) = (macvtap().path, macvtap().rdev);
-        let told = Device { kind: DeviceKind::Macvtap, path, rdev, dev: Some("macvtap4".into()) };
-        assert_eq!(report.holdings[0].device, told);
+        let expected = Device { kind: DeviceKind::Macvtap, path, rdev, dev: Some("macvtap4".into()) };
+        assert_eq!(report.holdings[0].device, expected);
         assert_eq!(report.holdings[0].proof.iter().map(|proof| proof.line).collect::<Vec<_>>(), [1, 2, 3, 4]);
     }
 }
@@ -30,7 +34,7 @@ fn a_macvtap_gets_its_node_from_the_kernel() {
 #[test]
 fn a_decoys_number_is_not_believed() {
     let decoy = Device { rdev: Some(Rdev { major: 1, minor: 3 }), ..by_interface("macvtap4") };
-    let report = Scene::new().boots(1, &decoy, 40).told();
+    let report = LogBuilder::new().boot(1, &decoy, 40).report();
     assert_eq!(lines(&report), ["g1 macvtap x? held - inferred -"]);
     assert_eq!(report.holdings[0].device.rdev, None);
     assert_eq!(findings(&report), ["unknown-device-number"]);
@@ -38,17 +42,18 @@ fn a_decoys_number_is_not_believed() {
 
 #[test]
 fn an_event_that_is_read_after_its_record_is_the_same_open() {
-    let scene = Scene::new().serial(101).ok(1, open(mac(1), &by_interface("macvtap4"))).serial(100);
-    let scene = scene.kernel(LIBVIRTD, DAEMON, &macvtap()).serial(102);
-    let report = scene.ok(1, start(mac(1))).ok(1, op_start("booted", 40)).told();
+    let log = LogBuilder::new().serial(101).ok(1, open(mac(1), &by_interface("macvtap4"))).serial(100);
+    let log = log.kernel_open(LIBVIRTD, DAEMON, &macvtap()).serial(102);
+    let report = log.ok(1, start(mac(1))).ok(1, op_start("booted", 40)).report();
     assert_eq!(report.holdings[0].device.path, "/dev/tap7");
     assert_eq!(findings(&report), [""; 0]);
 }
 
 #[test]
 fn an_event_after_a_record_is_not_of_that() {
-    let scene = Scene::new().boots(1, &by_interface("macvtap4"), 40).kernel(LIBVIRTD, DAEMON, &macvtap());
-    let report = scene.boots(2, &by_interface("macvtap5"), 41).told();
+    let log =
+        LogBuilder::new().boot(1, &by_interface("macvtap4"), 40).kernel_open(LIBVIRTD, DAEMON, &macvtap());
+    let report = log.boot(2, &by_interface("macvtap5"), 41).report();
     assert_eq!(report.holdings[0].device.path, "macvtap4");
     assert_eq!(report.holdings[1].device.path, "/dev/tap7");
     assert_eq!(findings(&report), ["unknown-device-number"]);
@@ -57,8 +62,9 @@ fn an_event_after_a_record_is_not_of_that() {
 #[test]
 fn of_two_boots_at_once_neither_node_is_guessed() {
     let other = Device::new("/dev/tap8", Some(Rdev { major: 246, minor: 3 }), None);
-    let scene = Scene::new().kernel(LIBVIRTD, DAEMON, &macvtap()).kernel(LIBVIRTD, DAEMON, &other);
-    let report = scene.boots(1, &by_interface("macvtap0"), 40).boots(2, &by_interface("macvtap1"), 41).told();
+    let log =
+        LogBuilder::new().kernel_open(LIBVIRTD, DAEMON, &macvtap()).kernel_open(LIBVIRTD, DAEMON, &other);
+    let report = log.boot(1, &by_interface("macvtap0"), 40).boot(2, &by_interface("macvtap1"), 41).report();
     let paths: Vec<_> = report.holdings.iter().map(|holding| &holding.device.path[..]).collect();
     assert_eq!(paths, ["macvtap0", "macvtap1"]);
     assert_eq!(findings(&report), ["unknown-device-number", "unknown-device-number"]);
@@ -66,31 +72,33 @@ fn of_two_boots_at_once_neither_node_is_guessed() {
 
 #[test]
 fn of_two_boots_at_once_the_queues_are_not_guessed() {
-    let mut scene = Scene::new();
+    let mut log = LogBuilder::new();
     for _ in 0..3 {
-        scene = scene.kernel(LIBVIRTD, DAEMON, &tun());
+        log = log.kernel_open(LIBVIRTD, DAEMON, &tun());
     }
-    let scene = scene.ok(1, open(mac(1), &tun()));
-    assert_eq!(lines(&scene.told()), ["g1 tun x3 unknown - incomplete -"]);
-    let report = scene.ok(2, open(mac(2), &tun())).told();
+    let log = log.ok(1, open(mac(1), &tun()));
+    assert_eq!(lines(&log.report()), ["g1 tun x3 unknown - incomplete -"]);
+    let report = log.ok(2, open(mac(2), &tun())).report();
     assert!(lines(&report).iter().all(|line| line.contains(" x? ")), "{report:?}");
 }
 
 #[test]
 fn a_record_of_one_queue_admits_one_open() {
     let queue = |queue| Event::Open { mac: mac(1), device: tun(), queue: Some(queue) };
-    let scene = Scene::new().kernel(LIBVIRTD, "taptrail", &tun()).kernel(LIBVIRTD, "taptrail", &tun());
-    let scene = scene.ok(1, queue(0));
-    assert_eq!(findings(&scene.told()), ["grant-unknown", "unmanaged-open"]);
-    let report = scene.ok(1, queue(1)).told();
+    let log =
+        LogBuilder::new().kernel_open(LIBVIRTD, "taptrail", &tun()).kernel_open(LIBVIRTD, "taptrail", &tun());
+    let log = log.ok(1, queue(0));
+    assert_eq!(findings(&log.report()), ["grant-unknown", "unmanaged-open"]);
+    let report = log.ok(1, queue(1)).report();
     assert_eq!(lines(&report), ["g1 tun x2 unknown - incomplete -"]);
     assert_eq!(findings(&report), ["grant-unknown"]);
 }
 
 #[test]
-fn a_tap_that_qemu_opens_by_itself_is_told_with_its_guest() {
-    let scene = Scene::new().kernel(40, QEMU, &vhost()).boots(1, &tun(), 40).kernel(40, QEMU, &tun());
-    let report = scene.told();
+fn a_tap_that_qemu_opens_by_itself_is_reported_with_its_guest() {
+    let log =
+        LogBuilder::new().kernel_open(40, QEMU, &vhost()).boot(1, &tun(), 40).kernel_open(40, QEMU, &tun());
+    let report = log.report();
     assert_eq!(findings(&report), ["unmanaged-open", "unmanaged-open"]);
     assert!(report.findings.iter().all(|finding| finding.guest == Some(guest(1))));
     assert_eq!(report.findings[0].device.as_ref().unwrap().kind, DeviceKind::VhostNet);
@@ -99,12 +107,12 @@ fn a_tap_that_qemu_opens_by_itself_is_told_with_its_guest() {
 }
 
 #[test]
-fn an_open_that_qemu_was_refused_is_told_with_its_guest() {
+fn an_open_that_qemu_was_refused_is_reported_with_its_guest() {
     let device = Device::new("/dev/net/tun", Some(Rdev::TUN), None);
     let open = KernelOpen { pid: 40, ppid: Some(1), exe: QEMU.into(), device, fd: None, errno: Some(13) };
     let refused = Content::KernelOpen(open);
-    let before = Scene::new().tells(refused.clone()).boots(1, &tun(), 40).told();
-    let after = Scene::new().boots(1, &tun(), 40).tells(refused).told();
+    let before = LogBuilder::new().entry(refused.clone()).boot(1, &tun(), 40).report();
+    let after = LogBuilder::new().boot(1, &tun(), 40).entry(refused).report();
     for report in [before, after] {
         assert_eq!(findings(&report), ["refused-open"]);
         assert_eq!(report.findings[0].guest, Some(guest(1)));
@@ -124,36 +132,36 @@ fn a_helper_that_qemu_runs_opens_for_its_guest() {
         fd: Some(4),
         errno: None,
     };
-    let scene = Scene::new().tells(Content::KernelOpen(helper)).boots(1, &vhost(), 40);
-    assert_eq!(scene.told().findings[0].guest, Some(guest(1)));
+    let log = LogBuilder::new().entry(Content::KernelOpen(helper)).boot(1, &vhost(), 40);
+    assert_eq!(log.report().findings[0].guest, Some(guest(1)));
 }
 
 #[test]
-fn an_open_that_nobody_admits_is_told_when_it_has_waited() {
-    let scene = Scene::new().kernel(77, "/usr/sbin/openvpn", &tun()).boots(1, &vhost(), 40);
-    assert_eq!(findings(&scene.told()), ["unmanaged-open"]);
+fn an_open_without_a_record_is_reported_when_it_has_waited() {
+    let log = LogBuilder::new().kernel_open(77, "/usr/sbin/openvpn", &tun()).boot(1, &vhost(), 40);
+    assert_eq!(findings(&log.report()), ["unmanaged-open"]);
     let mut trail = taptrail_trail::Trail::new();
-    let scene = scene.after(61).ok(1, op_stop("shutdown"));
-    scene.entries.iter().for_each(|entry| trail.feed(entry));
-    let told: Vec<_> = trail.drain_findings().collect();
-    assert_eq!((told.len(), told[0].guest.clone()), (1, None));
-    assert!(told[0].text.contains("openvpn") && told[0].text.contains("77"), "{}", told[0].text);
+    let log = log.after(61).ok(1, op_stop("shutdown"));
+    log.entries.iter().for_each(|entry| trail.feed(entry));
+    let drained: Vec<_> = trail.drain_findings().collect();
+    assert_eq!((drained.len(), drained[0].guest.clone()), (1, None));
+    assert!(drained[0].text.contains("openvpn") && drained[0].text.contains("77"), "{}", drained[0].text);
 }
 
 #[test]
-fn a_guest_managers_own_open_without_a_record_is_told() {
-    let scene = Scene::new().kernel(LIBVIRTD, DAEMON, &tun()).after(30).boots(1, &tun(), 40);
-    assert_eq!(findings(&scene.told()), ["unmanaged-open"], "30 s are too long for one open");
+fn a_guest_managers_own_open_without_a_record_is_reported() {
+    let log = LogBuilder::new().kernel_open(LIBVIRTD, DAEMON, &tun()).after(30).boot(1, &tun(), 40);
+    assert_eq!(findings(&log.report()), ["unmanaged-open"], "30 s are too long for one open");
 }
 
 #[test]
 fn opens_that_wait_are_not_kept_for_ever() {
-    let mut scene = Scene::new();
+    let mut log = LogBuilder::new();
     for _ in 0..1100 {
-        scene = scene.kernel(77, "/usr/sbin/openvpn", &tun());
+        log = log.kernel_open(77, "/usr/sbin/openvpn", &tun());
     }
     let mut trail = taptrail_trail::Trail::new();
-    scene.entries.iter().for_each(|entry| trail.feed(entry));
+    log.entries.iter().for_each(|entry| trail.feed(entry));
     assert_eq!(trail.drain_findings().count(), 1100 - 1024);
     assert_eq!(trail.finish().findings.len(), 1024);
 }
@@ -169,30 +177,32 @@ fn other_devices_and_failed_opens_are_none_of_ours() {
         fd: None,
         errno: Some(13),
     };
-    let report = Scene::new().kernel(77, "/bin/cat", &null).tells(Content::KernelOpen(refused)).told();
+    let report =
+        LogBuilder::new().kernel_open(77, "/bin/cat", &null).entry(Content::KernelOpen(refused)).report();
     assert_eq!(findings(&report), [""; 0]);
 }
 
 #[test]
 fn a_failed_record_of_an_open_that_worked_says_so() {
-    let report = Scene::new().kernel(LIBVIRTD, DAEMON, &tun()).failed(1, open(mac(1), &tun())).told();
+    let report =
+        LogBuilder::new().kernel_open(LIBVIRTD, DAEMON, &tun()).failed(1, open(mac(1), &tun())).report();
     assert_eq!(findings(&report), ["open-failed"]);
     assert!(report.findings[0].text.contains("the kernel had opened it"), "{}", report.findings[0].text);
     assert_eq!(report.findings[0].proof.len(), 2);
 }
 
 #[test]
-fn what_was_asked_of_io_uring_or_had_no_name_is_told_so() {
+fn an_open_by_io_uring_or_without_a_name_is_reported_as_such() {
     let open = |path: &str, fd: Option<i32>| {
         let device = Device { path: path.into(), dev: None, ..tun() };
         let open = KernelOpen { pid: 77, ppid: Some(1), exe: "/tmp/opens".into(), device, fd, errno: None };
-        let report = Scene::new().tells(Content::KernelOpen(open)).told();
+        let report = LogBuilder::new().entry(Content::KernelOpen(open)).report();
         assert_eq!(report.findings.len(), 1);
         assert_eq!(report.findings[0].kind, FindingKind::UnmanagedOpen);
         report.findings[0].text.clone()
     };
-    let asked = "/tmp/opens (process 77) asked io_uring to open /dev/net/tun, and no record grants it";
-    assert_eq!(open("/dev/net/tun", None), asked);
+    let by_io_uring = "/tmp/opens (process 77) asked io_uring to open /dev/net/tun, and no record grants it";
+    assert_eq!(open("/dev/net/tun", None), by_io_uring);
     let unnamed = "/tmp/opens (process 77) opened a tun without naming it, and no record grants it";
     assert_eq!(open("", Some(4)), unnamed);
 }

@@ -1,4 +1,4 @@
-//! Real libvirt logs, each held against what was seen in QEMU's `/proc/PID/fd` meanwhile.
+//! Real libvirt logs, each compared with what was seen in QEMU's `/proc/PID/fd` meanwhile.
 
 use std::path::{Path, PathBuf};
 
@@ -10,10 +10,10 @@ use uuid::Uuid;
 
 use crate::audit_log;
 
-/// A vhost-net that is not there: libvirt tells its open as failed and as done.
+/// A vhost-net that does not exist: libvirt records its open as failed and as successful.
 const NO_VHOST: [&str; 2] = ["open-failed", "contradictory-open"];
 
-/// The findings of each folder, besides so many times [`NO_VHOST`].
+/// The findings of each folder, without [`NO_VHOST`], which it has so many times.
 const EXPECTED: &[(&str, usize, &[&str])] = &[
     ("libvirt-11.3/04-update-bridge", 0, &[]),
     ("libvirt-11.3/05-daemon-restart", 0, &["daemon-restarted", "daemon-restarted", "unknown-device-number"]),
@@ -237,12 +237,12 @@ const EXPECTED: &[(&str, usize, &[&str])] = &[
 fn each_log_has_its_findings_and_no_others() {
     for (folder, no_vhost, findings) in EXPECTED {
         let report = report(&data().join(folder));
-        let mut told: Vec<_> = report.findings.iter().map(|finding| finding.kind.as_str()).collect();
+        let mut reported: Vec<_> = report.findings.iter().map(|finding| finding.kind.as_str()).collect();
         let mut expected = NO_VHOST.repeat(*no_vhost);
         expected.extend(*findings);
-        told.sort_unstable();
+        reported.sort_unstable();
         expected.sort_unstable();
-        assert_eq!(told, expected, "{folder}");
+        assert_eq!(reported, expected, "{folder}");
     }
 }
 
@@ -255,19 +255,20 @@ fn no_log_is_forgotten() {
 }
 
 #[test]
-fn what_is_told_as_held_is_what_was_seen() {
+fn what_is_reported_as_held_is_what_was_seen() {
     for folder in folders() {
         let report = report(&folder);
         let mut held: Vec<_> = report.holdings.iter().filter(|holding| is_or_was_held(holding)).collect();
         for device in devices(&folder) {
             let Some(at) = held.iter().position(|holding| device.is(holding)) else {
-                // A look every 20 ms catches some that a QEMU had for a moment, and that were never told to be granted.
+                // A scan every 20 ms sees some devices that QEMU had for a moment, and whose grant
+                // is not recorded.
                 let for_a_moment = device.last - device.first < 0.3 || device.in_vain;
-                assert!(for_a_moment, "{device:?} is not told in {}", folder.display());
+                assert!(for_a_moment, "{device:?} is not reported in {}", folder.display());
                 continue;
             };
             let holding = held.remove(at);
-            // Only where audit rules let the kernel record each open.
+            // The count is known only where audit rules have the kernel record each open.
             let counted = has_kernel_rules(&folder);
             let queues = counted.then(|| u32::try_from(device.queues).unwrap());
             assert_eq!(holding.queues, queues, "{device:?}");
@@ -279,7 +280,7 @@ fn what_is_told_as_held_is_what_was_seen() {
 }
 
 #[test]
-fn the_kernel_tells_the_nodes_of_macvtaps() {
+fn the_kernels_events_show_the_nodes_of_macvtaps() {
     let mut seen = 0;
     for folder in
         folders().iter().filter(|folder| folder.parent().unwrap().ends_with("libvirt-9.0-kernel-rules"))
@@ -300,7 +301,7 @@ fn the_kernel_tells_the_nodes_of_macvtaps() {
     assert_eq!(seen, 4);
 }
 
-/// Whether audit rules let the kernel record each open there.
+/// Whether audit rules had the kernel record each open.
 fn has_kernel_rules(folder: &Path) -> bool {
     let log = std::fs::read_to_string(folder.join("audit.log")).unwrap();
     log.contains(" rdev=f6:") || log.contains(" rdev=0a:c8")
@@ -322,22 +323,23 @@ struct Device {
     queues: usize,
     /// Seconds since 1970.
     first: f64,
-    /// When the command that gave it had ended.
+    /// When the command that granted it had ended.
     given: f64,
     last: f64,
-    /// When the command that took it had ended.
+    /// When the command that released it had ended.
     taken: f64,
-    /// All in the time of one command that failed.
+    /// Whether it was held only during one command, which failed.
     in_vain: bool,
-    /// It ended while no daemon was there to write that down.
+    /// Whether it ended while no daemon ran that could record the end.
     unseen: bool,
-    /// Its interface has the MAC of another of the guest, and they were given up one after the other.
+    /// Whether its guest had another interface with this MAC, released at another time.
     like_another: bool,
 }
 
 impl Device {
-    /// Whether a holding can be this. A boot's record comes after QEMU has the device, on a slow machine by many
-    /// seconds, and before the command ends; a stop's comes up to two seconds after it has it no more.
+    /// Whether a holding can be this device. A boot's record comes after QEMU has the device, on a
+    /// slow machine by many seconds, and before the command ends; a stop's comes up to two seconds
+    /// after QEMU has closed it.
     fn is(&self, holding: &Holding) -> bool {
         let near = |time: Option<Timestamp>, at: f64, done: f64, late: f64| {
             let time = time.unwrap().as_duration().as_secs_f64();
@@ -350,7 +352,7 @@ impl Device {
             && near(holding.granted, self.first, self.given, 3.0)
             && match holding.released {
                 None => self.unseen,
-                // One of several with that MAC was given up, and it is not told which.
+                // One of several interfaces with that MAC was released, and no record shows which.
                 Some(time) if self.like_another => time.as_duration().as_secs_f64() >= self.last - 0.05,
                 time => near(time, self.last, self.taken, 2.5),
             }
@@ -385,7 +387,7 @@ fn devices(folder: &Path) -> Vec<Device> {
     let text = std::fs::read_to_string(folder.join("truth.json")).unwrap();
     let mut truth: Truth = serde_json::from_str(&text).unwrap();
     truth.fd_intervals.sort_by(|a, b| a.first.total_cmp(&b.first));
-    // The command that was under way then: when it ended and how.
+    // The commands that were under way then, and when they ended.
     let during = |at: f64| {
         let ends = truth.steps.iter().filter_map(|step| Some((step, step.t_end?)));
         ends.filter(move |(step, end)| (step.t..=*end).contains(&at))
@@ -394,11 +396,11 @@ fn devices(folder: &Path) -> Vec<Device> {
     let ended = |cmd: &str| {
         truth.steps.iter().filter(|step| step.cmd == cmd).filter_map(|step| step.t_end).collect::<Vec<_>>()
     };
-    // From when to when no daemon ran.
+    // The times in which no daemon ran.
     let downs: Vec<_> = ended("kill -9 of libvirtd").into_iter().zip(ended("libvirtd started")).collect();
     let mut devices: Vec<(_, Device)> = Vec::new();
     for seen in truth.fd_intervals {
-        // One device has one descriptor for each queue, all at one time.
+        // A device has one descriptor for each queue, all at one time.
         let key = (seen.pid, seen.link.clone(), seen.ifname, seen.netdev, seen.guest_mac);
         let known = devices.iter_mut().find(|(known, device)| *known == key && seen.first <= device.last);
         if let Some((_, device)) = known {

@@ -1,19 +1,19 @@
-//! Trails told as stories: what the records say, and what is made of it.
+//! Each test feeds the records of one situation, and checks the holdings and findings.
 
 #![allow(clippy::unwrap_used)]
 
-mod alike;
 mod audit_log;
 mod beginnings;
 mod daemons;
 mod documents;
-mod ends;
+mod fixtures;
+mod in_progress;
 mod kernel_opens;
 mod libvirt_data;
 mod libvirt_records;
-mod oddities;
+mod log_builder;
+mod other_entries;
 mod own_records;
-mod scene;
-mod telling;
-mod under_way;
+mod same_mac;
+mod unrecorded_ends;
 mod watched;

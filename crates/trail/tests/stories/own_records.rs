@@ -1,12 +1,12 @@
-//! Stories as this project's own records tell them: every end is definitive.
+//! taptrail's own records: every end is definitive.
 
-use crate::telling::*;
+use crate::fixtures::*;
 use taptrail_record::{CloseDoubt, Device, Event, Record};
 use taptrail_trail::Doubt;
 
 #[test]
 fn a_whole_life_in_json() {
-    let report = tell(&[
+    let report = report_of(&[
         ok(open(tun(), 0)),
         ok(open(tun(), 1)),
         ok(open(vhost(), 0)),
@@ -27,12 +27,12 @@ fn a_failed_open_in_json() {
     let vhost = Device::new("/dev/vhost-net", None, None);
     let mut record = failed(open(vhost, 0));
     record.errno = Some(2);
-    insta::assert_snapshot!(serde_json::to_string_pretty(&tell(&[record])).unwrap());
+    insta::assert_snapshot!(serde_json::to_string_pretty(&report_of(&[record])).unwrap());
 }
 
 #[test]
 fn an_unplugged_interface_ends_by_detach() {
-    let report = tell(&[ok(open(tun(), 0)), ok(attach()), ok(close(tun(), 0)), ok(detach(false))]);
+    let report = report_of(&[ok(open(tun(), 0)), ok(attach()), ok(close(tun(), 0)), ok(detach(false))]);
     assert_eq!(holdings(&report), ["tun x1 released detach definitive"]);
     assert_eq!(findings(&report), [""; 0]);
     let holding = &report.holdings[0];
@@ -45,14 +45,15 @@ fn an_unplugged_interface_ends_by_detach() {
 
 #[test]
 fn a_revoked_interface_ends_by_revoke() {
-    let report = tell(&[ok(open(macvtap(), 0)), ok(attach()), ok(close(macvtap(), 0)), ok(detach(true))]);
+    let report =
+        report_of(&[ok(open(macvtap(), 0)), ok(attach()), ok(close(macvtap(), 0)), ok(detach(true))]);
     assert_eq!(holdings(&report), ["macvtap x1 released revoke definitive"]);
 }
 
 #[test]
 fn a_mac_comes_and_goes_three_times() {
     let round = [ok(open(tun(), 0)), ok(attach()), ok(close(tun(), 0)), ok(detach(false))];
-    let report = tell(&[&round[..], &round[..], &round[..2]].concat());
+    let report = report_of(&[&round[..], &round[..], &round[..2]].concat());
     assert_eq!(
         holdings(&report),
         [
@@ -66,7 +67,7 @@ fn a_mac_comes_and_goes_three_times() {
 
 #[test]
 fn a_step_that_fails_between_open_and_attach_leaves_an_open_without_grant() {
-    let report = tell(&[ok(booted()), ok(open(tun(), 0)), ok(close(tun(), 0)), failed(attach())]);
+    let report = report_of(&[ok(booted()), ok(open(tun(), 0)), ok(close(tun(), 0)), failed(attach())]);
     assert_eq!(holdings(&report), ["tun x1 never-granted close definitive"]);
     assert_eq!(findings(&report), ["open-without-grant", "attach-failed"]);
 }
@@ -75,7 +76,7 @@ fn a_step_that_fails_between_open_and_attach_leaves_an_open_without_grant() {
 fn an_attach_that_qemu_refuses_leaves_an_open_without_grant() {
     for refused in [attach(), start()] {
         let kind = if refused == attach() { "attach-failed" } else { "start-failed" };
-        let report = tell(&[ok(open(tun(), 0)), failed(refused), ok(close(tun(), 0))]);
+        let report = report_of(&[ok(open(tun(), 0)), failed(refused), ok(close(tun(), 0))]);
         // It was on its way to QEMU, which may have had it.
         assert_eq!(holdings(&report), ["tun x1 never-granted close inferred"]);
         assert_eq!(report.holdings[0].possibly_held[0].why, Doubt::Failed);
@@ -89,7 +90,7 @@ fn what_was_never_on_its_way_to_qemu_was_never_granted_for_certain() {
         Event::Attach { mac: mac(), vm_pid: Some(PID), fds: None },
         Event::Start { mac: mac(), vm_pid: None, fds: None },
     ] {
-        let report = tell(&[ok(open(tun(), 0)), failed(refused), ok(close(tun(), 0))]);
+        let report = report_of(&[ok(open(tun(), 0)), failed(refused), ok(close(tun(), 0))]);
         assert_eq!(holdings(&report), ["tun x1 never-granted close definitive"]);
     }
 }
@@ -106,7 +107,7 @@ fn what_qemu_keeps_after_a_failed_attach_is_held() {
         ok(keep(tun(), 0)),
         ok(close(vhost(), 0)),
     ];
-    let report = tell(&story);
+    let report = report_of(&story);
     assert_eq!(
         holdings(&report),
         [
@@ -123,14 +124,14 @@ fn what_qemu_keeps_after_a_failed_attach_is_held() {
     let held = &report.holdings[1];
     assert_eq!((held.pid, held.granted), (Some(PID), Some(report.findings[1].time)));
 
-    let ended = tell(&[&story[..], &[ok(close(tun(), 0)), ok(shut_down())]].concat());
+    let ended = report_of(&[&story[..], &[ok(close(tun(), 0)), ok(shut_down())]].concat());
     assert_eq!(holdings(&ended)[1], "tun x1 released stop definitive");
 }
 
 #[test]
 fn a_kept_device_outlives_another_life_of_its_interface() {
     let other = Device { dev: Some("vnet1".into()), ..tun() };
-    let report = tell(&[
+    let report = report_of(&[
         ok(open(tun(), 0)),
         failed(attach()),
         ok(keep(tun(), 0)),
@@ -144,20 +145,20 @@ fn a_kept_device_outlives_another_life_of_its_interface() {
 
 #[test]
 fn a_failed_detach_ends_nothing() {
-    let report = tell(&[ok(open(tun(), 0)), ok(attach()), failed(detach(false))]);
+    let report = report_of(&[ok(open(tun(), 0)), ok(attach()), failed(detach(false))]);
     assert_eq!(holdings(&report), ["tun x1 held - definitive"]);
     assert_eq!(findings(&report), ["detach-failed"]);
 }
 
 #[test]
-fn a_device_closed_for_no_told_reason_ends_by_close() {
-    let report = tell(&[ok(open(tun(), 0)), ok(attach()), ok(close(tun(), 0))]);
+fn a_device_closed_without_a_recorded_reason_ends_by_close() {
+    let report = report_of(&[ok(open(tun(), 0)), ok(attach()), ok(close(tun(), 0))]);
     assert_eq!(holdings(&report), ["tun x1 released close definitive"]);
 }
 
 #[test]
 fn a_lost_close_leaves_its_end_inferred() {
-    let report = tell(&[
+    let report = report_of(&[
         ok(open(tun(), 0)),
         ok(open(vhost(), 0)),
         ok(attach()),
@@ -172,7 +173,7 @@ fn a_lost_close_leaves_its_end_inferred() {
 
 #[test]
 fn a_qemu_that_dies_between_its_start_and_its_guests_held_its_devices_even_so() {
-    let report = tell(&[ok(open(tun(), 0)), ok(start()), ok(close(tun(), 0)), failed(not_booted())]);
+    let report = report_of(&[ok(open(tun(), 0)), ok(start()), ok(close(tun(), 0)), failed(not_booted())]);
     assert_eq!(holdings(&report), ["tun x1 released stop definitive"]);
     assert_eq!(findings(&report), ["start-failed"]);
 }
@@ -197,14 +198,14 @@ fn a_start_undone_at_its_very_end_leaves_nothing_running() {
 
 #[test]
 fn a_qemu_that_refuses_its_command_line_held_nothing() {
-    let report = tell(&[ok(open(tun(), 0)), ok(close(tun(), 0)), failed(not_booted())]);
+    let report = report_of(&[ok(open(tun(), 0)), ok(close(tun(), 0)), failed(not_booted())]);
     assert_eq!(holdings(&report), ["tun x1 never-granted close definitive"]);
     assert_eq!(findings(&report), ["open-without-grant", "start-failed"]);
 }
 
 #[test]
 fn a_close_of_nothing_is_a_finding() {
-    let report = tell(&[ok(close(tun(), 0)), ok(keep(vhost(), 3))]);
+    let report = report_of(&[ok(close(tun(), 0)), ok(keep(vhost(), 3))]);
     assert_eq!(holdings(&report), [""; 0]);
     assert_eq!(findings(&report), ["close-without-open", "attach-failed", "close-without-open"]);
 }
@@ -223,7 +224,7 @@ fn what_is_over_can_be_fetched_before_the_end() {
     assert_eq!(report.input.records, 5);
 }
 
-/// Told that nobody saw it happen.
+/// The record of an end that its writer did not see.
 fn unseen(mut record: Record) -> Record {
     record.last_seen = Some(1_795_465_860_017);
     record
@@ -231,7 +232,7 @@ fn unseen(mut record: Record) -> Record {
 
 #[test]
 fn an_end_that_nobody_saw_has_the_time_until_which_it_had_not_come() {
-    let report = tell(&[
+    let report = report_of(&[
         ok(open(tun(), 0)),
         ok(start()),
         ok(booted()),
@@ -247,12 +248,15 @@ fn an_end_that_nobody_saw_has_the_time_until_which_it_had_not_come() {
 
 #[test]
 fn what_is_closed_late_after_a_reboot_is_no_finding() {
-    let report =
-        tell(&[unseen(ok(close(tun(), 0))), unseen(ok(close(vhost(), 0))), unseen(ok(stopped("unknown")))]);
+    let report = report_of(&[
+        unseen(ok(close(tun(), 0))),
+        unseen(ok(close(vhost(), 0))),
+        unseen(ok(stopped("unknown"))),
+    ]);
     assert_eq!((holdings(&report), findings(&report)), (Vec::<String>::new(), Vec::new()));
 }
 
-/// Closed, and not shown to be.
+/// The record of a close with a doubt.
 fn doubted(mut record: Record, doubt: CloseDoubt) -> Record {
     record.doubt = Some(doubt);
     record
@@ -261,7 +265,7 @@ fn doubted(mut record: Record, doubt: CloseDoubt) -> Record {
 #[test]
 fn a_close_with_a_doubt_is_inferred_and_says_which() {
     for doubt in CloseDoubt::ALL {
-        let report = tell(&[
+        let report = report_of(&[
             ok(open(tun(), 0)),
             ok(open(tun(), 1)),
             ok(attach()),
@@ -272,12 +276,12 @@ fn a_close_with_a_doubt_is_inferred_and_says_which() {
         assert_eq!(holdings(&report), ["tun x2 released detach inferred"], "{doubt}");
         assert_eq!(report.holdings[0].end_doubt, Some(doubt));
         let held_after = report.holdings[0].possibly_held.last().filter(|of| of.until.is_none());
-        // What nothing counts need not be held; what was seen or counted is.
+        // Doubts of a device that nothing counts do not make it possibly held; the others do.
         let shown = !matches!(doubt, CloseDoubt::Uncounted | CloseDoubt::Unseen);
         assert_eq!(held_after.is_some(), shown, "{doubt}");
-        // And that is to be looked for, once for all of its queues.
+        // Those are a finding, one for all queues of a device.
         assert_eq!(findings(&report), ["doubtful-release"][..usize::from(shown)], "{doubt}");
-        let said = report.findings.iter().all(|finding| finding.text.ends_with(doubt.sentence()));
-        assert!(said, "{:?}", report.findings);
+        let explained = report.findings.iter().all(|finding| finding.text.ends_with(doubt.sentence()));
+        assert!(explained, "{:?}", report.findings);
     }
 }

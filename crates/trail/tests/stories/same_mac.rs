@@ -1,7 +1,7 @@
-//! Two interfaces with one MAC: records that are alike, and what can't be told from them.
+//! Two interfaces with one MAC: which record means which may stay open.
 
-use crate::scene::*;
-use crate::telling::{findings, macvtap, tun, vhost};
+use crate::fixtures::{findings, macvtap, tun, vhost};
+use crate::log_builder::*;
 use taptrail_record::Device;
 use taptrail_trail::{Content, Gap, GapReason};
 
@@ -10,14 +10,14 @@ fn by_interface() -> Device {
 }
 
 /// One guest with a tap and a macvtap of one MAC.
-fn twins() -> Scene {
-    let scene = Scene::new().ok(1, open(mac(1), &tun())).ok(1, open(mac(1), &by_interface()));
-    scene.ok(1, start(mac(1))).ok(1, start(mac(1))).ok(1, op_start("booted", 40))
+fn twins() -> LogBuilder {
+    let log = LogBuilder::new().ok(1, open(mac(1), &tun())).ok(1, open(mac(1), &by_interface()));
+    log.ok(1, start(mac(1))).ok(1, start(mac(1))).ok(1, op_start("booted", 40))
 }
 
 #[test]
-fn they_are_told_apart_at_their_start() {
-    let report = twins().told();
+fn they_are_distinguished_at_their_start() {
+    let report = twins().report();
     assert_eq!(lines(&report), ["g1 tun x? held - inferred -", "g1 macvtap x? held - inferred -"]);
     assert_eq!(findings(&report), ["duplicate-mac", "unknown-device-number"]);
 }
@@ -25,21 +25,21 @@ fn they_are_told_apart_at_their_start() {
 #[test]
 fn a_mac_that_may_be_free_again_is_not_said_to_be_used_twice() {
     let lost = || Content::Gap(Gap { since: None, serials: Some((7, 9)), why: GapReason::NeverWritten });
-    let again = |scene: Scene, guest: u8| {
-        let scene = if guest == 1 { scene } else { scene.ok(guest, op_start("booted", 41)) };
-        scene.ok(guest, open(mac(1), &tun())).ok(guest, attach(mac(1)))
+    let plug_in_again = |log: LogBuilder, guest: u8| {
+        let log = if guest == 1 { log } else { log.ok(guest, op_start("booted", 41)) };
+        log.ok(guest, open(mac(1), &tun())).ok(guest, attach(mac(1)))
     };
     for guest in [1, 2] {
-        let whole = again(Scene::new().boots(1, &tun(), 40), guest).told();
+        let whole = plug_in_again(LogBuilder::new().boot(1, &tun(), 40), guest).report();
         assert!(findings(&whole).contains(&"duplicate-mac"), "{guest}: {whole:?}");
-        let lost = again(Scene::new().boots(1, &tun(), 40).tells(lost()), guest).told();
+        let lost = plug_in_again(LogBuilder::new().boot(1, &tun(), 40).entry(lost()), guest).report();
         assert!(!findings(&lost).contains(&"duplicate-mac"), "{guest}: {lost:?}");
     }
 }
 
 #[test]
 fn a_detach_of_one_leaves_both_in_doubt() {
-    let report = twins().after(10).ok(1, detach(mac(1))).after(10).ok(2, start(mac(2))).told();
+    let report = twins().after(10).ok(1, detach(mac(1))).after(10).ok(2, start(mac(2))).report();
     assert_eq!(lines(&report), ["g1 tun x? held - ambiguous -", "g1 macvtap x? held - ambiguous -"]);
     assert_eq!(findings(&report)[2..], ["ambiguous-release", "grant-without-open"]);
     let finding = &report.findings[2];
@@ -49,7 +49,7 @@ fn a_detach_of_one_leaves_both_in_doubt() {
 
 #[test]
 fn the_last_detach_ends_both_and_their_order_stays_in_doubt() {
-    let report = twins().after(10).ok(1, detach(mac(1))).after(10).ok(1, detach(mac(1))).told();
+    let report = twins().after(10).ok(1, detach(mac(1))).after(10).ok(1, detach(mac(1))).report();
     let ended = |kind| format!("g1 {kind} x? released detach ambiguous 20");
     assert_eq!(lines(&report), [ended("tun"), ended("macvtap")]);
     assert_eq!(findings(&report)[2..], ["ambiguous-release"]);
@@ -57,25 +57,25 @@ fn the_last_detach_ends_both_and_their_order_stays_in_doubt() {
 
 #[test]
 fn a_stop_ends_all_doubt_of_what_is_held() {
-    let report = twins().after(10).ok(1, detach(mac(1))).after(10).ok(1, op_stop("shutdown")).told();
+    let report = twins().after(10).ok(1, detach(mac(1))).after(10).ok(1, op_stop("shutdown")).report();
     let ended = |kind| format!("g1 {kind} x? released stop ambiguous 20");
     assert_eq!(lines(&report), [ended("tun"), ended("macvtap")]);
 }
 
 #[test]
 fn a_third_one_is_as_doubtful_after_its_own_detach() {
-    let scene = twins().after(10).ok(1, detach(mac(1))).ok(1, open(mac(1), &vhost())).ok(1, attach(mac(1)));
-    assert_eq!(lines(&scene.told())[2], "g1 vhost-net x? held - inferred -");
-    let scene = scene.after(10).ok(1, detach(mac(1)));
-    let report = scene.told();
+    let log = twins().after(10).ok(1, detach(mac(1))).ok(1, open(mac(1), &vhost())).ok(1, attach(mac(1)));
+    assert_eq!(lines(&log.report())[2], "g1 vhost-net x? held - inferred -");
+    let log = log.after(10).ok(1, detach(mac(1)));
+    let report = log.report();
     assert!(lines(&report).iter().all(|line| line.ends_with("held - ambiguous -")), "{report:?}");
-    let report = scene.after(10).ok(1, detach(mac(1))).told();
+    let report = log.after(10).ok(1, detach(mac(1))).report();
     assert!(lines(&report).iter().all(|line| line.ends_with("released detach ambiguous 30")), "{report:?}");
 }
 
 #[test]
 fn a_change_of_bridge_of_one_ends_none() {
-    let report = twins().ok(1, detach(mac(1))).ok(1, attach(mac(1))).told();
+    let report = twins().ok(1, detach(mac(1))).ok(1, attach(mac(1))).report();
     assert_eq!(lines(&report), ["g1 tun x? held - inferred -", "g1 macvtap x? held - inferred -"]);
     assert_eq!(findings(&report), ["duplicate-mac", "reattached-without-open", "unknown-device-number"]);
 }
@@ -86,41 +86,41 @@ fn an_end_that_names_its_device_leaves_no_doubt() {
         |mac, device: &Device| taptrail_record::Event::Open { mac, device: device.clone(), queue: Some(0) };
     let close =
         |mac, device: &Device| taptrail_record::Event::Close { mac, device: device.clone(), queue: Some(0) };
-    let scene = Scene::new().ok(1, own(mac(1), &tun())).ok(1, attach(mac(1)));
-    let scene = scene.ok(1, own(mac(1), &macvtap())).ok(1, attach(mac(1)));
-    let report = scene.ok(1, close(mac(1), &tun())).ok(1, detach(mac(1))).told();
+    let log = LogBuilder::new().ok(1, own(mac(1), &tun())).ok(1, attach(mac(1)));
+    let log = log.ok(1, own(mac(1), &macvtap())).ok(1, attach(mac(1)));
+    let report = log.ok(1, close(mac(1), &tun())).ok(1, detach(mac(1))).report();
     assert_eq!(lines(&report), ["g1 tun x1 released detach inferred 0", "g1 macvtap x1 held - inferred -"]);
     assert_eq!(findings(&report), ["duplicate-mac"]);
 }
 
 #[test]
 fn a_mac_that_moves_to_another_guest_is_no_duplicate() {
-    let scene = Scene::new().boots(1, &tun(), 40).ok(2, op_start("booted", 41)).ok(1, detach(mac(1)));
-    let report = scene.ok(2, open(mac(1), &tun())).ok(2, attach(mac(1))).told();
+    let log = LogBuilder::new().boot(1, &tun(), 40).ok(2, op_start("booted", 41)).ok(1, detach(mac(1)));
+    let report = log.ok(2, open(mac(1), &tun())).ok(2, attach(mac(1))).report();
     assert_eq!(lines(&report), ["g1 tun x? released detach inferred 0", "g2 tun x? held - inferred -"]);
     assert_eq!(findings(&report), [""; 0]);
     let two = twins().ok(2, op_start("booted", 41)).ok(1, detach(mac(1)));
-    let report = two.ok(2, open(mac(1), &tun())).ok(2, attach(mac(1))).told();
+    let report = two.ok(2, open(mac(1), &tun())).ok(2, attach(mac(1))).report();
     assert_eq!(findings(&report)[..2], ["duplicate-mac"; 2], "g1 has the other still");
 }
 
 #[test]
-fn two_guests_with_one_mac_are_told_once() {
-    let scene = Scene::new().boots(1, &tun(), 40);
-    let scene = scene.ok(2, open(mac(1), &tun())).ok(2, start(mac(1)));
-    assert_eq!(findings(&scene.told()), ["grant-unknown"], "it may not have started");
-    let scene = scene.ok(2, op_start("booted", 41));
-    let report = scene.told();
+fn two_guests_with_one_mac_are_reported_once() {
+    let log = LogBuilder::new().boot(1, &tun(), 40);
+    let log = log.ok(2, open(mac(1), &tun())).ok(2, start(mac(1)));
+    assert_eq!(findings(&log.report()), ["grant-unknown"], "it may not have started");
+    let log = log.ok(2, op_start("booted", 41));
+    let report = log.report();
     assert_eq!(findings(&report), ["duplicate-mac"]);
     assert_eq!(report.findings[0].guest, Some(guest(2)));
     assert!(report.findings[0].text.contains("'g1'"));
     assert_eq!(report.findings[0].proof.iter().map(|proof| proof.line).collect::<Vec<_>>(), [2, 6]);
-    let again = scene.ok(1, op_stop("shutdown")).ok(2, op_stop("shutdown")).boots(1, &tun(), 42);
-    assert_eq!(findings(&again.told()), ["duplicate-mac"], "one after the other is none");
+    let again = log.ok(1, op_stop("shutdown")).ok(2, op_stop("shutdown")).boot(1, &tun(), 42);
+    assert_eq!(findings(&again.report()), ["duplicate-mac"], "one after the other is none");
 }
 
 #[test]
 fn one_mac_on_two_hosts_is_none() {
-    let scene = Scene::new().boots(1, &tun(), 40).on("h2").ok(2, open(mac(1), &tun()));
-    assert_eq!(findings(&scene.ok(2, start(mac(1))).ok(2, op_start("booted", 40)).told()), [""; 0]);
+    let log = LogBuilder::new().boot(1, &tun(), 40).on("h2").ok(2, open(mac(1), &tun()));
+    assert_eq!(findings(&log.ok(2, start(mac(1))).ok(2, op_start("booted", 40)).report()), [""; 0]);
 }

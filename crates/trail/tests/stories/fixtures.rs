@@ -1,4 +1,4 @@
-//! Stories told in records, and read back from their text.
+//! Records of one guest, written as text and read back, and the report of them.
 
 use std::path::Path;
 
@@ -76,7 +76,7 @@ pub(crate) fn shut_down() -> Event {
     Event::GuestStop { reason: Reason::SHUTDOWN, vm_pid: Some(PID) }
 }
 
-/// The same events as libvirt tells them: without queue, interface and pid.
+/// The same events as libvirt records them: without queue, interface and pid.
 pub(crate) mod libvirt {
     use super::*;
 
@@ -102,7 +102,7 @@ pub(crate) mod libvirt {
     }
 }
 
-/// The records, one second apart, each written and read back.
+/// Entries of the records, one second apart, each written and read back.
 pub(crate) fn entries(records: &[Record]) -> Vec<Entry> {
     let begin: Timestamp = "2026-11-23T20:31:00.017Z".parse().unwrap();
     let entry = |(line, record): (u64, &Record)| {
@@ -126,18 +126,18 @@ pub(crate) fn entries(records: &[Record]) -> Vec<Entry> {
     (1..).zip(records).map(entry).collect()
 }
 
-pub(crate) fn tell(records: &[Record]) -> Report {
+pub(crate) fn report_of(records: &[Record]) -> Report {
     let mut trail = Trail::new();
     for entry in entries(records) {
         trail.feed(&entry);
-        // Its log goes on, and tells nothing more.
+        // The log goes on without further records.
         trail.cover(&entry.host, entry.time + SignedDuration::from_mins(10));
     }
     trail.finish()
 }
 
-/// The same with all records in one tick of the clock, as a boot's often are.
-pub(crate) fn at_once(records: &[Record]) -> Report {
+/// The same with all records in one tick of the kernel's clock, as those of a boot often are.
+pub(crate) fn report_at_once(records: &[Record]) -> Report {
     let mut trail = Trail::new();
     for entry in entries(records) {
         trail.feed(&Entry { time: Timestamp::UNIX_EPOCH, ..entry });
@@ -146,7 +146,7 @@ pub(crate) fn at_once(records: &[Record]) -> Report {
     trail.finish()
 }
 
-/// Each holding in one line: what became of what, and how.
+/// Each holding in one line: device, queues, state, cause of its end, certainty.
 pub(crate) fn holdings(report: &Report) -> Vec<String> {
     let line = |h: &taptrail_trail::Holding| {
         let ended = h.ended_by.map_or("-", |by| by.as_str());

@@ -1,4 +1,4 @@
-//! Longer stories: several guests, hosts and daemons, and what the kernel saw.
+//! A builder for logs of several guests, hosts and daemons, with the kernel's events.
 
 use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{Device, Event, GuestId, KernelOpen, MacAddr, Reason, Record};
@@ -6,9 +6,9 @@ use taptrail_trail::{Content, Entry, Holding, Report, Trail};
 
 pub(crate) const LIBVIRTD: u32 = 812;
 
-/// Entries in the making. Each comes 10 ms after the last, with the next serial.
+/// A log to which entries are added, each 10 ms after the last, with the next serial number.
 #[derive(Debug)]
-pub(crate) struct Scene {
+pub(crate) struct LogBuilder {
     pub(crate) entries: Vec<Entry>,
     next: Entry,
 }
@@ -17,7 +17,7 @@ pub(crate) fn guest(number: u8) -> GuestId {
     GuestId { name: format!("g{number}").into(), uuid: uuid::Uuid::from_u128(number.into()) }
 }
 
-/// The interface's own MAC of each guest.
+/// The MAC of each guest's first interface.
 pub(crate) fn mac(number: u8) -> MacAddr {
     MacAddr::kvm([0, 0, number])
 }
@@ -46,7 +46,7 @@ pub(crate) fn op_stop(reason: &str) -> Event {
     Event::GuestStop { reason: reason.parse::<Reason>().unwrap(), vm_pid: None }
 }
 
-impl Scene {
+impl LogBuilder {
     pub(crate) fn new() -> Self {
         let time = "2026-11-23T20:31:00.017Z".parse().unwrap();
         let (host, source) = ("h1".into(), "audit.log".into());
@@ -67,19 +67,19 @@ impl Scene {
         }
     }
 
-    /// From now on records are sent by this process.
+    /// The process that sends the following records.
     pub(crate) fn by(mut self, writer: u32) -> Self {
         self.next.writer = Some(writer);
         self
     }
 
-    /// From now on records come from a source that keeps no senders.
-    pub(crate) fn by_nobody(mut self) -> Self {
+    /// The following records come from a source that does not keep their senders.
+    pub(crate) fn by_unknown_writer(mut self) -> Self {
         self.next.writer = None;
         self
     }
 
-    /// From now on records are of this host.
+    /// The host of the following records.
     pub(crate) fn on(mut self, host: &str) -> Self {
         self.next.host = host.into();
         self
@@ -90,13 +90,13 @@ impl Scene {
         self
     }
 
-    /// The next serial.
+    /// The serial number of the next entry.
     pub(crate) fn serial(mut self, serial: u32) -> Self {
         self.next.serial = Some(serial);
         self
     }
 
-    pub(crate) fn tells(mut self, content: Content) -> Self {
+    pub(crate) fn entry(mut self, content: Content) -> Self {
         self.entries.push(Entry { content, ..self.next.clone() });
         self.next.time += SignedDuration::from_millis(10);
         self.next.line += 1;
@@ -105,30 +105,30 @@ impl Scene {
     }
 
     pub(crate) fn ok(self, number: u8, event: Event) -> Self {
-        self.tells(Content::Record(Record::success(guest(number), event)))
+        self.entry(Content::Record(Record::success(guest(number), event)))
     }
 
     pub(crate) fn failed(self, number: u8, event: Event) -> Self {
-        self.tells(Content::Record(Record::failed(guest(number), event, None)))
+        self.entry(Content::Record(Record::failed(guest(number), event, None)))
     }
 
-    /// The kernel sees a process open a device.
-    pub(crate) fn kernel(self, pid: u32, exe: &str, device: &Device) -> Self {
+    /// The kernel records that a process opened a device.
+    pub(crate) fn kernel_open(self, pid: u32, exe: &str, device: &Device) -> Self {
         let device = Device { dev: None, ..device.clone() };
         let open = KernelOpen { pid, ppid: Some(1), exe: exe.into(), device, fd: Some(30), errno: None };
-        self.tells(Content::KernelOpen(open))
+        self.entry(Content::KernelOpen(open))
     }
 
-    /// A whole boot of a guest with one interface and one device.
-    pub(crate) fn boots(self, number: u8, device: &Device, pid: u32) -> Self {
+    /// All records of a boot of a guest with one interface and one device.
+    pub(crate) fn boot(self, number: u8, device: &Device, pid: u32) -> Self {
         let mac = mac(number);
         self.ok(number, open(mac, device)).ok(number, start(mac)).ok(number, op_start("booted", pid))
     }
 
-    pub(crate) fn told(&self) -> Report {
+    pub(crate) fn report(&self) -> Report {
         let mut trail = Trail::new();
         self.entries.iter().for_each(|entry| trail.feed(entry));
-        // Its log goes on, and tells nothing more.
+        // The log goes on without further records.
         if let Some(last) = self.entries.last() {
             trail.cover(&last.host, last.time + SignedDuration::from_mins(10));
         }
@@ -136,7 +136,7 @@ impl Scene {
     }
 }
 
-/// Each holding in one line: whose what, what became of it, and by when.
+/// Each holding in one line: guest, device, queues, state, cause of its end, certainty, seconds.
 pub(crate) fn lines(report: &Report) -> Vec<String> {
     let begin: Timestamp = "2026-11-23T20:31:00.017Z".parse().unwrap();
     let line = |h: &Holding| {
