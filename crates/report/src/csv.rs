@@ -196,7 +196,7 @@ impl<W: Write> Rows<W> {
 
     /// Whether one of the records is of a source that does not show who wrote it.
     fn source(&mut self, proof: &[Proof]) -> io::Result<()> {
-        self.word(if Proof::rest_on_unauthenticated(proof) { "true" } else { "false" })
+        self.word(if Proof::any_unauthenticated(proof) { "true" } else { "false" })
     }
 
     fn end(&mut self) -> io::Result<()> {

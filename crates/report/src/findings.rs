@@ -52,7 +52,7 @@ pub(crate) fn sentence(finding: &Finding) -> CompactString {
 }
 
 fn last_place(finding: &Finding) -> String {
-    let mark = if Proof::rest_on_unauthenticated(&finding.proof) { MARK } else { "" };
+    let mark = if Proof::any_unauthenticated(&finding.proof) { MARK } else { "" };
     finding.proof.last().map_or(NONE.to_owned(), |proof| format!("{}{mark}", place(proof)))
 }
 

@@ -124,7 +124,7 @@ fn state(holding: &Holding, then: Option<Holds>, text: &str) -> Cell {
 
 /// How certain it is, marked where that rests on what is not authenticated.
 fn certainty_word(holding: &Holding) -> CompactString {
-    let mark = if Proof::rest_on_unauthenticated(&holding.proof) { MARK } else { "" };
+    let mark = if Proof::any_unauthenticated(&holding.proof) { MARK } else { "" };
     format_compact!("{}{mark}", holding.certainty.as_str())
 }
 

@@ -73,8 +73,8 @@ fn summary(report: &Report) -> String {
         let _ = write!(text, ", {} unreadable", count(report.input.unreadable, "line"));
     }
     text.push('\n');
-    let marked = report.holdings.iter().any(|holding| Proof::rest_on_unauthenticated(&holding.proof))
-        || report.findings.iter().any(|finding| Proof::rest_on_unauthenticated(&finding.proof));
+    let marked = report.holdings.iter().any(|holding| Proof::any_unauthenticated(&holding.proof))
+        || report.findings.iter().any(|finding| Proof::any_unauthenticated(&finding.proof));
     if marked {
         text.push_str(FOOTNOTE);
     }

@@ -5,7 +5,7 @@
 //! records of all guests: the throughput, in records a second, must not fall with the number that
 //! run.
 //!
-//! - `libvirt`: its records, which name no device at the end.
+//! - `libvirt`: libvirt's records, which name no device at the end.
 //! - `macvtap`: the same with a macvtap, whose unknown number is a finding for each.
 //! - `own`: this project's records, with a close for each device.
 
@@ -20,14 +20,15 @@ use taptrail_trail::{Content, Entry, Trail};
 use uuid::Uuid;
 
 /// How many guests there are in all.
-const LIVES: usize = 40_000;
+const GUESTS: usize = 40_000;
 
 fn feed(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("feed");
     group.sample_size(10);
-    for (name, life) in [("libvirt", libvirt as fn(u32) -> Vec<Event>), ("macvtap", macvtap), ("own", own)] {
+    for (name, records) in [("libvirt", libvirt as fn(u32) -> Vec<Event>), ("macvtap", macvtap), ("own", own)]
+    {
         for alive in [100, 8_000, 32_000] {
-            let entries = entries(alive, life);
+            let entries = entries(alive, records);
             group.throughput(Throughput::Elements(entries.len() as u64));
             group.bench_with_input(BenchmarkId::new(name, alive), &entries, |bencher, entries| {
                 bencher.iter(|| feed_all(black_box(entries)));
@@ -48,9 +49,9 @@ fn feed_all(entries: &[Entry]) -> usize {
 }
 
 /// The records of all guests, mixed so that `alive` of them run at once.
-fn entries(alive: usize, life: fn(u32) -> Vec<Event>) -> Vec<Entry> {
+fn entries(alive: usize, records: fn(u32) -> Vec<Event>) -> Vec<Entry> {
     let (host, source) = (std::sync::Arc::<str>::from("h1"), std::sync::Arc::<str>::from("audit.log"));
-    let lives: Vec<Vec<Event>> = (0..LIVES).map(|number| life(number as u32)).collect();
+    let guests: Vec<Vec<Event>> = (0..GUESTS).map(|number| records(number as u32)).collect();
     let mut time: Timestamp = "2026-11-23T20:31:00.017Z".parse().unwrap();
     let mut entries = Vec::new();
     let mut record = |number: usize, events: &[Event]| {
@@ -74,12 +75,12 @@ fn entries(alive: usize, life: fn(u32) -> Vec<Event>) -> Vec<Entry> {
             });
         }
     };
-    for number in 0..LIVES + alive {
-        if let Some(born) = lives.get(number) {
-            record(number, &born[..born.len() / 2]);
+    for number in 0..GUESTS + alive {
+        if let Some(starting) = guests.get(number) {
+            record(number, &starting[..starting.len() / 2]);
         }
-        if let Some(dies) = number.checked_sub(alive) {
-            record(dies, &lives[dies][lives[dies].len() / 2..]);
+        if let Some(stopping) = number.checked_sub(alive) {
+            record(stopping, &guests[stopping][guests[stopping].len() / 2..]);
         }
     }
     entries
@@ -134,16 +135,16 @@ fn own(number: u32) -> Vec<Event> {
         devices.clone().map(|device| Event::Close { mac, device, queue: Some(0) })
     };
     let other = mac(number, 1);
-    let mut life = opens(0).to_vec();
-    life.push(Event::Start { mac: mac(number, 0), vm_pid: pid, fds: Some(2) });
-    life.push(Event::GuestStart { reason: Reason::BOOTED, vm_pid: pid });
-    life.extend(opens(1));
-    life.push(Event::Attach { mac: other, vm_pid: pid, fds: Some(2) });
-    life.extend(closes(1));
-    life.push(Event::Detach { mac: other, vm_pid: pid, fds: Some(2), forced: false });
-    life.extend(closes(0));
-    life.push(Event::GuestStop { reason: Reason::SHUTDOWN, vm_pid: pid });
-    life
+    let mut records = opens(0).to_vec();
+    records.push(Event::Start { mac: mac(number, 0), vm_pid: pid, fds: Some(2) });
+    records.push(Event::GuestStart { reason: Reason::BOOTED, vm_pid: pid });
+    records.extend(opens(1));
+    records.push(Event::Attach { mac: other, vm_pid: pid, fds: Some(2) });
+    records.extend(closes(1));
+    records.push(Event::Detach { mac: other, vm_pid: pid, fds: Some(2), forced: false });
+    records.extend(closes(0));
+    records.push(Event::GuestStop { reason: Reason::SHUTDOWN, vm_pid: pid });
+    records
 }
 
 criterion_group!(benches, feed);

@@ -200,7 +200,7 @@ proptest! {
             prop_assert!(holding.released.is_none_or(|at| holding.granted.or(holding.opened).is_none_or(|from| at >= from)));
             prop_assert_eq!(holding.released.is_some(), holding.ended_by.is_some());
             prop_assert_eq!(holding.state == State::Released, held && holding.ended_by.is_some());
-            prop_assert!((1..=Proof::KEPT).contains(&holding.proof.len()));
+            prop_assert!((1..=Proof::MAX_PROOFS).contains(&holding.proof.len()));
             if holding.certainty == Certainty::Definitive {
                 let unseen = [Some(EndedBy::Restart), Some(EndedBy::Reboot), Some(EndedBy::PidReused)];
                 prop_assert!(!unseen.contains(&holding.ended_by));
@@ -211,7 +211,7 @@ proptest! {
     #[test]
     fn a_finding_shows_where_it_comes_from(entries in log(true)) {
         for finding in report_of(&entries).findings {
-            prop_assert!((1..=Proof::KEPT).contains(&finding.proof.len()));
+            prop_assert!((1..=Proof::MAX_PROOFS).contains(&finding.proof.len()));
             prop_assert!(!finding.text.is_empty());
         }
     }

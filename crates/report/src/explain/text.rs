@@ -98,7 +98,7 @@ impl<'a> Page<'a> {
         for told in sentences::of(holding, &self.clock) {
             self.line(4, &told, false);
         }
-        if Proof::rest_on_unauthenticated(&holding.proof) {
+        if Proof::any_unauthenticated(&holding.proof) {
             self.line(4, NOT_AUTHENTICATED, false);
         }
         for finding in findings {
@@ -107,7 +107,7 @@ impl<'a> Page<'a> {
         let all = holding.proof.iter().chain(findings.iter().flat_map(|finding| &finding.proof));
         let mut told = HashSet::new();
         self.proof(all.filter(|proof| told.insert((&proof.source, proof.line))));
-        if holding.proof.len() >= Proof::KEPT {
+        if holding.proof.len() >= Proof::MAX_PROOFS {
             self.line(4, "More records may show it: the first and the last are here.", false);
         }
     }

@@ -26,7 +26,7 @@ pub struct Finding {
     pub time: Timestamp,
     /// One sentence for people.
     pub text: String,
-    /// The records that show it, oldest first; [`Proof::KEPT`] at most. If one of them is not
+    /// The records that show it, oldest first; [`Proof::MAX_PROOFS`] at most. If one of them is not
     /// authenticated, JSON has `unauthenticated_source` beside them.
     #[serde(flatten, serialize_with = "Proof::serialize_all")]
     pub proof: Vec<Proof>,

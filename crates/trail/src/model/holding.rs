@@ -56,7 +56,7 @@ pub struct Holding {
     pub certainty: Certainty,
     /// The process id of the QEMU that got it, if a record has it.
     pub pid: Option<u32>,
-    /// The records that show it, oldest first; [`Proof::KEPT`] at most. If one of them is not
+    /// The records that show it, oldest first; [`Proof::MAX_PROOFS`] at most. If one of them is not
     /// authenticated, JSON has `unauthenticated_source` beside them.
     #[serde(flatten, serialize_with = "Proof::serialize_all")]
     pub proof: Vec<Proof>,
@@ -68,8 +68,8 @@ pub struct Holding {
 pub enum State {
     /// The open(2) failed.
     OpenFailed,
-    /// It was opened, and its hand-over is under way: its supervisor's step is in progress, or the
-    /// trail ends too soon after the open to show the outcome.
+    /// It was opened, and its hand-over is in progress: its supervisor's step is in progress, or
+    /// the trail ends too soon after the open to show the outcome.
     Opening,
     /// It was opened, and QEMU never got it, as far as its manager's records show.
     NeverGranted,
@@ -246,10 +246,10 @@ impl Holding {
     /// known.
     pub(crate) fn fill_possibly_held(&mut self, doubt: Option<Doubt>, latest_end: Option<Timestamp>) {
         let latest_end = latest_end.or(self.released);
-        let mut stretches = Vec::new();
+        let mut ranges = Vec::new();
         let mut add = |from: Option<Timestamp>, until: Option<Timestamp>, why| {
             if from.zip(until).is_none_or(|(from, until)| from < until) {
-                stretches.push(PossiblyHeld { from, until, why });
+                ranges.push(PossiblyHeld { from, until, why });
             }
         };
         match self.state {
@@ -277,8 +277,8 @@ impl Holding {
             }
         }
         if self.end_doubt.is_some_and(CloseDoubt::needs_a_look) && self.released.is_some() {
-            stretches.push(PossiblyHeld { from: self.released, until: None, why: Doubt::CloseDoubted });
+            ranges.push(PossiblyHeld { from: self.released, until: None, why: Doubt::CloseDoubted });
         }
-        self.possibly_held = stretches;
+        self.possibly_held = ranges;
     }
 }

@@ -36,7 +36,7 @@ pub struct LineRef {
 impl Proof {
     /// How many proofs a holding or finding keeps. A tap with 256 queues has 513 records: the first
     /// show how it began, the last how it ended.
-    pub const KEPT: usize = 16;
+    pub const MAX_PROOFS: usize = 16;
 
     /// The key that sorts proofs of one host by time. Many events share one tick of the kernel's
     /// clock: their serial numbers have their order.
@@ -53,16 +53,16 @@ impl Proof {
         if to.last() == Some(&self) {
             return;
         }
-        if to.len() == Self::KEPT {
+        if to.len() == Self::MAX_PROOFS {
             // A proof that is not authenticated is kept, however many records there are.
             let last = to.iter().rposition(|proof| !proof.unauthenticated);
-            to.remove(last.unwrap_or(Self::KEPT - 1));
+            to.remove(last.unwrap_or(Self::MAX_PROOFS - 1));
         }
         to.push(self);
     }
 
     /// Whether one of some proofs is not authenticated.
-    pub fn rest_on_unauthenticated(proofs: &[Self]) -> bool {
+    pub fn any_unauthenticated(proofs: &[Self]) -> bool {
         proofs.iter().any(|proof| proof.unauthenticated)
     }
 
@@ -74,7 +74,7 @@ impl Proof {
             #[serde(skip_serializing_if = "std::ops::Not::not")]
             unauthenticated_source: bool,
         }
-        Fields { proof, unauthenticated_source: Self::rest_on_unauthenticated(proof) }.serialize(to)
+        Fields { proof, unauthenticated_source: Self::any_unauthenticated(proof) }.serialize(to)
     }
 }
 
@@ -95,8 +95,8 @@ mod tests {
         let kept = |forged: &[u64]| {
             let mut proofs = Vec::new();
             (1..=40).for_each(|line| proof(line, forged.contains(&line)).add_to(&mut proofs));
-            assert_eq!((proofs.len(), proofs.last().map(|proof| proof.line)), (Proof::KEPT, Some(40)));
-            Proof::rest_on_unauthenticated(&proofs)
+            assert_eq!((proofs.len(), proofs.last().map(|proof| proof.line)), (Proof::MAX_PROOFS, Some(40)));
+            Proof::any_unauthenticated(&proofs)
         };
         assert!(!kept(&[]));
         assert!((1..=40).all(|line| kept(&[line])));

@@ -131,17 +131,17 @@ impl Coverage {
     /// no gap since one of the [`starts`](Self::starts).
     pub fn knows_all(&self, from: Timestamp, until: Timestamp) -> bool {
         let before = self.starts.partition_point(|start| *start <= from);
-        before.checked_sub(1).is_some_and(|last| self.has(self.starts[last], last_of(from, until)))
+        before.checked_sub(1).is_some_and(|last| self.covers_all(self.starts[last], last_of(from, until)))
     }
 
     /// Whether all times from `from` to before `until` are covered, without a gap. If both are the
     /// same, that one moment.
     pub fn covers(&self, from: Timestamp, until: Timestamp) -> bool {
-        self.has(from, last_of(from, until))
+        self.covers_all(from, last_of(from, until))
     }
 
     /// Whether all times from `first` to `last` are covered, without a gap.
-    fn has(&self, first: Timestamp, last: Timestamp) -> bool {
+    fn covers_all(&self, first: Timestamp, last: Timestamp) -> bool {
         let within = |span: &Span| span.from <= first && last <= span.until;
         let touches = |gap: &Span| gap.from <= last && first < gap.until.max(gap.from);
         self.spans.iter().any(within) && !self.gaps.iter().any(touches)

@@ -144,7 +144,7 @@ impl Guest {
         self.interfaces.get_or_new(mac)
     }
 
-    /// `lost` is the last time range of which records may be missing.
+    /// A device was opened. `lost` is the last time range of which records may be missing.
     pub(crate) fn on_open(
         &mut self,
         entry: &RecordEntry<'_>,

@@ -31,10 +31,10 @@ impl Interface {
     pub(crate) fn current_operation(
         &mut self,
         now: Timestamp,
-        takes: impl Fn(&Operation) -> bool,
+        accepts: impl Fn(&Operation) -> bool,
         out: &mut Output,
     ) -> &mut Operation {
-        if !self.operations.last().is_some_and(takes) {
+        if !self.operations.last().is_some_and(accepts) {
             self.evict_oldest(now, out);
             if self.operations.is_empty() {
                 self.operations.reserve_exact(1);
@@ -134,27 +134,27 @@ impl Interface {
         out: &mut Output,
     ) {
         let detachable = self.detachable();
-        let alike = self.operations.iter().filter(|operation| detachable(operation)).count();
-        if alike == 0 {
+        let count = self.operations.iter().filter(|operation| detachable(operation)).count();
+        if count == 0 {
             return;
         }
-        let mut meant = self.operations.iter().filter(|operation| detachable(operation));
+        let mut candidates = self.operations.iter().filter(|operation| detachable(operation));
         if self.ambiguous_releases == 0
-            && self.unresolved_detaches.len() + 1 < alike
-            && meant.all(Operation::is_seen_in_qemu)
+            && self.unresolved_detaches.len() + 1 < count
+            && candidates.all(Operation::is_seen_in_qemu)
         {
             return self.unresolved_detaches.push((cause, at.clone()));
         }
-        if alike > 1 && self.unresolved_detaches.len() + 1 < alike {
+        if count > 1 && self.unresolved_detaches.len() + 1 < count {
             for operation in self.operations.iter_mut().filter(|operation| detachable(operation)) {
                 operation.perhaps_ended_at.get_or_insert(at.time);
                 operation.add_proof(at);
             }
             self.ambiguous_releases += 1;
-            if self.ambiguous_releases < alike {
-                let left = alike - self.ambiguous_releases;
+            if self.ambiguous_releases < count {
+                let left = count - self.ambiguous_releases;
                 let text = format!(
-                    "Guest '{}' gave up one of {alike} interfaces with the MAC {mac}: no record shows which {left} it still has",
+                    "Guest '{}' gave up one of {count} interfaces with the MAC {mac}: no record shows which {left} it still has",
                     guest_ref.guest.name
                 );
                 return out.report_for_guest(FindingKind::AmbiguousRelease, guest_ref, Some(mac), at, text);
@@ -179,9 +179,9 @@ impl Interface {
         if unresolved_detaches.is_empty() {
             return;
         }
-        let alike = self.operations.iter_mut().filter(|operation| detachable(operation));
+        let operations = self.operations.iter_mut().filter(|operation| detachable(operation));
         let since = unresolved_detaches.first().map_or(Timestamp::MAX, |(_, at)| at.time);
-        alike.for_each(|operation| _ = operation.perhaps_ended_at.get_or_insert(since));
+        operations.for_each(|operation| _ = operation.perhaps_ended_at.get_or_insert(since));
         for (_, at) in unresolved_detaches {
             let text = format!(
                 "Guest '{}' gave up one of several interfaces with the MAC {mac}: no record shows which",

@@ -89,24 +89,24 @@ impl KernelOpens {
         if self.pending.is_empty() {
             return None;
         }
-        let fits = |pending: &PendingOpen| {
+        let matches = |pending: &PendingOpen| {
             pending.succeeded()
                 && entry.writer.is_none_or(|writer| writer == pending.open.pid)
                 && is_same_device(device, &pending.open.device)
                 && entry.time.duration_since(pending.proof.time).abs() <= RECORD_WINDOW
         };
-        let first = self.pending.iter().position(fits)?;
+        let first = self.pending.iter().position(matches)?;
         let node = self.pending[first].open.device.path.clone();
-        if self.pending.iter().any(|other| fits(other) && other.open.device.path != node) {
-            self.pending.iter_mut().filter(|other| fits(other)).for_each(|other| other.ambiguous = true);
+        if self.pending.iter().any(|other| matches(other) && other.open.device.path != node) {
+            self.pending.iter_mut().filter(|other| matches(other)).for_each(|other| other.ambiguous = true);
         }
         let mut evidence = KernelEvidence::default();
-        let just = |until: Timestamp| entry.time.duration_since(until) <= RECORD_WINDOW;
-        let mut ambiguous = self.lost_until.is_some_and(just);
+        let is_recent = |until: Timestamp| entry.time.duration_since(until) <= RECORD_WINDOW;
+        let mut ambiguous = self.lost_until.is_some_and(is_recent);
         let mut at = first;
         while at < self.pending.len() {
             let pending = &self.pending[at];
-            if !fits(pending) || pending.open.device.path != node {
+            if !matches(pending) || pending.open.device.path != node {
                 at += 1;
                 continue;
             }

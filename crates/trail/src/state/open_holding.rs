@@ -36,7 +36,7 @@ impl OpenHolding {
     const MAX_QUEUES: usize = 256;
 
     /// A device just opened.
-    pub(crate) fn opened(entry: &RecordEntry<'_>, opened: &RecordedOpen<'_>) -> Self {
+    pub(crate) fn from_open(entry: &RecordEntry<'_>, opened: &RecordedOpen<'_>) -> Self {
         let mut holding = holding(entry, opened.mac, opened.device, State::NeverGranted, opened.kernel);
         holding.queues = match (opened.queue, opened.kernel) {
             (Some(_), _) => Some(1),
@@ -115,7 +115,7 @@ impl OpenHolding {
             && self.open.len() < Self::MAX_QUEUES
             && !self.open.contains(queue)
             && self.open.iter().all(|open| open.queue.is_some())
-            && same(&self.holding.device, device)
+            && is_same_device(&self.holding.device, device)
     }
 
     pub(crate) fn add_queue(&mut self, entry: &RecordEntry<'_>, opened: &RecordedOpen<'_>) {
@@ -154,7 +154,7 @@ impl OpenHolding {
         } else {
             return None;
         };
-        (exact || same(&self.holding.device, device)).then_some(queue + u8::from(!exact))
+        (exact || is_same_device(&self.holding.device, device)).then_some(queue + u8::from(!exact))
     }
 
     /// Whether its descriptors were seen in QEMU.
@@ -167,7 +167,7 @@ impl OpenHolding {
         self.open.has_fd(descriptor.fd)
             && self.holding.pid == Some(descriptor.vm_pid)
             && self.holding.device.kind == descriptor.device.kind
-            && agree(&self.holding.device.dev, &descriptor.device.dev)
+            && equal_or_unknown(&self.holding.device.dev, &descriptor.device.dev)
     }
 
     /// Whether a descriptor is a further one of the same device, of which others were seen.
@@ -175,13 +175,13 @@ impl OpenHolding {
         self.is_seen_in_qemu()
             && self.open.len() < Self::MAX_QUEUES
             && self.holding.pid == Some(descriptor.vm_pid)
-            && same(&self.holding.device, &descriptor.device)
+            && is_same_device(&self.holding.device, &descriptor.device)
     }
 
     /// How well a recorded device that was not seen yet matches a descriptor; less is better.
     pub(crate) fn descriptor_rank(&self, descriptor: &Descriptor) -> Option<u8> {
         let (recorded, seen) = (&self.holding.device, &descriptor.device);
-        if self.is_seen_in_qemu() || !self.is_open() || !agree(&recorded.dev, &seen.dev) {
+        if self.is_seen_in_qemu() || !self.is_open() || !equal_or_unknown(&recorded.dev, &seen.dev) {
             return None;
         }
         match recorded.kind {
@@ -190,7 +190,7 @@ impl OpenHolding {
                 let named = seen.dev.as_ref() == Some(&recorded.path);
                 (named || (seen.dev.is_none() && seen.kind == recorded.kind)).then_some(u8::from(!named))
             }
-            _ if same(recorded, seen) => Some(0),
+            _ if is_same_device(recorded, seen) => Some(0),
             DeviceKind::Tun | DeviceKind::VhostNet => (recorded.kind == seen.kind).then_some(1),
             DeviceKind::Macvtap | DeviceKind::Unknown => None,
         }
@@ -466,11 +466,11 @@ fn holding(
     }
 }
 
-fn agree<T: PartialEq>(a: &Option<T>, b: &Option<T>) -> bool {
+fn equal_or_unknown<T: PartialEq>(a: &Option<T>, b: &Option<T>) -> bool {
     a.is_none() || b.is_none() || a == b
 }
 
 /// Whether two records mean one device. A field that one of them lacks does not distinguish them.
-fn same(a: &Device, b: &Device) -> bool {
-    a.path == b.path && agree(&a.rdev, &b.rdev) && agree(&a.dev, &b.dev)
+fn is_same_device(a: &Device, b: &Device) -> bool {
+    a.path == b.path && equal_or_unknown(&a.rdev, &b.rdev) && equal_or_unknown(&a.dev, &b.dev)
 }

@@ -105,15 +105,17 @@ impl Operation {
     }
 
     pub(crate) fn add_open(&mut self, entry: &RecordEntry<'_>, opened: &RecordedOpen<'_>, out: &mut Output) {
-        let takes = |open_holding: &&mut OpenHolding| open_holding.accepts_queue(opened.device, opened.queue);
-        if let Some(open_holding) = self.open_holdings.iter_mut().find(takes) {
+        let accepts =
+            |open_holding: &&mut OpenHolding| open_holding.accepts_queue(opened.device, opened.queue);
+        if let Some(open_holding) = self.open_holdings.iter_mut().find(accepts) {
             return open_holding.add_queue(entry, opened);
         }
-        let open_holding = OpenHolding::opened(entry, opened);
-        let just = |failed: &Proof| entry.time.duration_since(failed.time).abs() <= SAME_OPEN_WINDOW;
-        let same = |(path, failed): &&(CompactString, Proof)| *path == opened.device.path && just(failed);
+        let open_holding = OpenHolding::from_open(entry, opened);
+        let is_same_time = |failed: &Proof| entry.time.duration_since(failed.time).abs() <= SAME_OPEN_WINDOW;
+        let is_same_open =
+            |(path, failed): &&(CompactString, Proof)| *path == opened.device.path && is_same_time(failed);
         if opened.may_be_recorded_twice()
-            && let Some((_, failed)) = self.failed_opens.iter().find(same)
+            && let Some((_, failed)) = self.failed_opens.iter().find(is_same_open)
         {
             let open_holding = contradicted(open_holding, failed, out);
             return self.contradicted.push(open_holding);
@@ -134,7 +136,7 @@ impl Operation {
             return;
         }
         let path = &opened.device.path;
-        let just = |open_holding: &OpenHolding| {
+        let is_same_time = |open_holding: &OpenHolding| {
             open_holding
                 .holding
                 .opened
@@ -144,7 +146,7 @@ impl Operation {
             && let Some(at) = self
                 .open_holdings
                 .iter()
-                .position(|open_holding| open_holding.is_open_of(path, None) && just(open_holding))
+                .position(|open_holding| open_holding.is_open_of(path, None) && is_same_time(open_holding))
         {
             let open_holding = contradicted(self.open_holdings.remove(at), &entry.proof(), out);
             self.contradicted.push(open_holding);
@@ -335,7 +337,7 @@ impl Operation {
         self.open_holdings
     }
 
-    /// All of it is over.
+    /// Ends all its devices.
     pub(crate) fn end(self, cause: EndedBy, at: Option<&Proof>, out: &mut Output) {
         for open_holding in self.into_open_holdings() {
             out.end_or_defer(open_holding, cause, at);

@@ -61,7 +61,7 @@ impl Serials {
 mod tests {
     use super::*;
 
-    fn restarts(entries: &[(u32, i64)]) -> Vec<Continuity> {
+    fn continuity_of(entries: &[(u32, i64)]) -> Vec<Continuity> {
         let mut serials = Serials::default();
         let at = |seconds| Timestamp::from_second(seconds).unwrap();
         entries.iter().map(|&(serial, seconds)| serials.observe(serial, at(seconds))).collect()
@@ -71,17 +71,17 @@ mod tests {
     fn a_serial_that_falls_while_time_passes_is_a_boot() {
         let same = Continuity::SameBoot;
         assert_eq!(
-            restarts(&[(9000, 0), (9001, 1), (5, 60), (6, 61)]),
+            continuity_of(&[(9000, 0), (9001, 1), (5, 60), (6, 61)]),
             [same, same, Continuity::NewBoot, same]
         );
-        assert_eq!(restarts(&[(60, 0), (50, 60)]), [same, Continuity::Unknown]);
-        assert_eq!(restarts(&[(9000, 0), (700, 60), (701, 61)]), [same, Continuity::Unknown, same]);
+        assert_eq!(continuity_of(&[(60, 0), (50, 60)]), [same, Continuity::Unknown]);
+        assert_eq!(continuity_of(&[(9000, 0), (700, 60), (701, 61)]), [same, Continuity::Unknown, same]);
     }
 
     #[test]
     fn a_little_disorder_is_none() {
         assert_eq!(
-            restarts(&[(900, 10), (899, 12), (898, 9), (901, 12), (900, 17)]),
+            continuity_of(&[(900, 10), (899, 12), (898, 9), (901, 12), (900, 17)]),
             [Continuity::SameBoot; 5]
         );
     }
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn a_serial_that_wraps_is_none() {
         assert_eq!(
-            restarts(&[(u32::MAX - 1, 0), (3, 60), (u32::MAX, 61), (4, 62)]),
+            continuity_of(&[(u32::MAX - 1, 0), (3, 60), (u32::MAX, 61), (4, 62)]),
             [Continuity::SameBoot; 4]
         );
     }

@@ -48,8 +48,8 @@ fn two_supervisors_of_two_guests_are_no_daemon_that_restarted() {
 
 #[test]
 fn a_new_life_under_a_new_supervisor_is_no_daemon_that_restarted() {
-    let life = |log: LogBuilder, by: u32| log.by(by).boot(1, &tun(), by + 1).ok(1, op_stop("shutdown"));
-    let report = life(life(LogBuilder::new(), 500), 600).report();
+    let run = |log: LogBuilder, by: u32| log.by(by).boot(1, &tun(), by + 1).ok(1, op_stop("shutdown"));
+    let report = run(run(LogBuilder::new(), 500), 600).report();
     assert_eq!(findings(&report), [""; 0]);
 }
 

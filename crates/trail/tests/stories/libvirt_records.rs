@@ -25,9 +25,9 @@ fn a_detach_ends_its_interface_by_inference() {
 
 #[test]
 fn an_open_recorded_as_failed_and_as_successful_is_not_held() {
-    let story =
+    let records =
         [ok(open(&tun())), failed(open(&no_vhost())), ok(open(&no_vhost())), ok(start()), ok(booted())];
-    let report = report_at_once(&story);
+    let report = report_at_once(&records);
     assert_eq!(
         holdings(&report),
         [
@@ -82,13 +82,13 @@ fn a_change_of_bridge_goes_on_with_the_same_holding() {
 
 #[test]
 fn a_change_of_bridge_that_fails_for_good_leaves_qemu_what_it_has() {
-    let story =
+    let records =
         [ok(open(&tun())), ok(start()), ok(booted()), ok(detach()), failed(attach()), failed(attach())];
-    let report = report_of(&story);
+    let report = report_of(&records);
     assert_eq!(holdings(&report), ["tun x? held - inferred"]);
     assert_eq!(findings(&report), ["attach-failed"; 2]);
     assert!(report.findings[0].text.contains("still has its devices"), "{}", report.findings[0].text);
-    let ended = report_of(&[&story[..], &[ok(detach())]].concat());
+    let ended = report_of(&[&records[..], &[ok(detach())]].concat());
     assert_eq!(holdings(&ended), ["tun x? released detach inferred"]);
     assert_eq!(ended.holdings[0].released, Some("2026-11-23T20:31:07.017Z".parse().unwrap()));
 }
@@ -122,8 +122,8 @@ fn a_detach_of_what_was_never_plugged_in_is_a_finding() {
 
 #[test]
 fn a_second_start_ends_the_first() {
-    let life = [ok(open(&tun())), ok(start()), ok(booted())];
-    let report = report_of(&[&life[..], &life[..]].concat());
+    let run = [ok(open(&tun())), ok(start()), ok(booted())];
+    let report = report_of(&[&run[..], &run[..]].concat());
     assert_eq!(holdings(&report), ["tun x? released restart inferred", "tun x? held - inferred"]);
     assert_eq!(findings(&report), ["release-by-restart"]);
 }

@@ -97,7 +97,7 @@ fn what_was_never_on_its_way_to_qemu_was_never_granted_for_certain() {
 
 #[test]
 fn what_qemu_keeps_after_a_failed_attach_is_held() {
-    let story = [
+    let records = [
         ok(booted()),
         ok(open(tun(), 0)),
         ok(open(tun(), 1)),
@@ -107,7 +107,7 @@ fn what_qemu_keeps_after_a_failed_attach_is_held() {
         ok(keep(tun(), 0)),
         ok(close(vhost(), 0)),
     ];
-    let report = report_of(&story);
+    let report = report_of(&records);
     assert_eq!(
         holdings(&report),
         [
@@ -124,7 +124,7 @@ fn what_qemu_keeps_after_a_failed_attach_is_held() {
     let held = &report.holdings[1];
     assert_eq!((held.pid, held.granted), (Some(PID), Some(report.findings[1].time)));
 
-    let ended = report_of(&[&story[..], &[ok(close(tun(), 0)), ok(shut_down())]].concat());
+    let ended = report_of(&[&records[..], &[ok(close(tun(), 0)), ok(shut_down())]].concat());
     assert_eq!(holdings(&ended)[1], "tun x1 released stop definitive");
 }
 
@@ -181,7 +181,7 @@ fn a_qemu_that_dies_between_its_start_and_its_guests_held_its_devices_even_so() 
 #[test]
 fn a_start_undone_at_its_very_end_leaves_nothing_running() {
     let mut trail = taptrail_trail::Trail::new();
-    let story = [
+    let records = [
         ok(open(tun(), 0)),
         ok(start()),
         ok(booted()),
@@ -189,7 +189,7 @@ fn a_start_undone_at_its_very_end_leaves_nothing_running() {
         ok(close(tun(), 0)),
         failed(not_booted()),
     ];
-    entries(&story).iter().for_each(|entry| trail.feed(entry));
+    entries(&records).iter().for_each(|entry| trail.feed(entry));
     assert!(trail.is_idle());
     let report = trail.finish();
     assert_eq!(holdings(&report), ["tun x1 released stop definitive"]);

@@ -30,8 +30,8 @@ fn a_mac_that_may_be_free_again_is_not_said_to_be_used_twice() {
         log.ok(guest, open(mac(1), &tun())).ok(guest, attach(mac(1)))
     };
     for guest in [1, 2] {
-        let whole = plug_in_again(LogBuilder::new().boot(1, &tun(), 40), guest).report();
-        assert!(findings(&whole).contains(&"duplicate-mac"), "{guest}: {whole:?}");
+        let complete = plug_in_again(LogBuilder::new().boot(1, &tun(), 40), guest).report();
+        assert!(findings(&complete).contains(&"duplicate-mac"), "{guest}: {complete:?}");
         let lost = plug_in_again(LogBuilder::new().boot(1, &tun(), 40).entry(lost()), guest).report();
         assert!(!findings(&lost).contains(&"duplicate-mac"), "{guest}: {lost:?}");
     }
