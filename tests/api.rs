@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 use taptrail_kernel::proc::{PidFd, ProcessId, Signal};
 use taptrail_record::{Event, Outcome};
-use world::{Done, EMPTY, World, mac};
+use world::{CommandResult, EMPTY, World, mac};
 
 const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
 const TWO: &str = "bridge=br0,mac=52:54:00:00:00:02,vhost=off";
@@ -40,10 +40,10 @@ impl Open {
     }
 
     /// taptrail, run by another user.
-    fn taptrail_as(&self, uid: u32, arguments: &[&str]) -> Done {
+    fn taptrail_as(&self, uid: u32, arguments: &[&str]) -> CommandResult {
         let mut command = Command::new(&self.program);
         command.env_clear().env("TAPTRAIL_RUN_DIR", self.world.run_dir()).args(arguments);
-        Done::from(command.uid(uid).gid(uid).stdin(Stdio::null()).output().unwrap())
+        CommandResult::from(command.uid(uid).gid(uid).stdin(Stdio::null()).output().unwrap())
     }
 
     fn mode(&self, path: &str) -> u32 {
@@ -253,9 +253,9 @@ fn events_say_what_the_trail_says() {
     let last = events.last().unwrap();
     assert_eq!((&last["state"], &last["reason"]), (&json!("stopped"), &json!("destroyed")));
 
-    let told: Vec<_> = events.iter().filter(|event| event["outcome"].is_string()).map(fact).collect();
+    let reported: Vec<_> = events.iter().filter(|event| event["outcome"].is_string()).map(fact).collect();
     let recorded: Vec<_> = world.records().iter().skip(before).map(recorded).collect();
-    assert_eq!(told, recorded);
+    assert_eq!(reported, recorded);
     let asked = events.iter().find(|event| event["kind"] == "released").unwrap();
     assert_eq!(asked["requester"]["uid"], 0);
 
@@ -360,7 +360,7 @@ fn a_call_without_an_end_is_cut_off() {
 }
 
 #[test]
-fn a_request_that_waits_when_the_guest_ends_is_told_so() {
+fn a_request_that_waits_when_the_guest_ends_is_answered_with_ended() {
     let world = World::new();
     // A machine whose ports wait for a guest system that is not there.
     let guest = world.start_with("web1", &["--nic", ONE], &EMPTY[..8]);
@@ -409,7 +409,7 @@ impl Drop for Hung {
 }
 
 #[test]
-fn what_is_asked_of_a_supervisor_that_hangs_is_told_as_not_done_and_is_not_done_later() {
+fn a_request_to_a_supervisor_that_hangs_is_reported_as_not_done_and_is_not_done_later() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
     let other = world.start("web2", &[]);
@@ -441,10 +441,10 @@ fn what_is_asked_of_a_supervisor_that_hangs_is_told_as_not_done_and_is_not_done_
     assert_eq!((&rows[1]["name"], &rows[1]["state"]), (&json!("web2"), &json!("running")));
     assert!(all.stderr.contains(&format!("kill -KILL {pid}")), "{}", all.stderr);
     for (words, child) in asked.iter().zip(children) {
-        let done = Done::from(child.wait_with_output().unwrap());
+        let done = CommandResult::from(child.wait_with_output().unwrap());
         if words[0] == "recover" {
-            let told: Value = serde_json::from_str(&done.ok().stdout).unwrap();
-            assert_eq!(told[0]["state"], "unresponsive");
+            let reported: Value = serde_json::from_str(&done.ok().stdout).unwrap();
+            assert_eq!(reported[0]["state"], "unresponsive");
             continue;
         }
         assert_eq!(done.code(), 3, "{words:?}: {}", done.stderr);
@@ -457,7 +457,7 @@ fn what_is_asked_of_a_supervisor_that_hangs_is_told_as_not_done_and_is_not_done_
     // Taken after all that was there before.
     world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:03,vhost=off").ok();
     assert_eq!(guest.holds(), ["tun vnet0", "tun vnet1"]);
-    assert_eq!(world.records().len(), before + 2, "{:?}", world.story());
+    assert_eq!(world.records().len(), before + 2, "{:?}", world.record_lines());
     world.stop(&guest);
     world.stop(&other);
     world.assert_clean();
@@ -476,11 +476,11 @@ fn a_guest_is_ended_without_its_supervisor_and_its_account_is_closed_by_the_supe
         if goes_on {
             hung.goes_on();
             world.until("its account is closed", || world.open_accounts() == (0, 0));
-            assert_eq!(world.story().last().unwrap(), "guest crashed");
+            assert_eq!(world.record_lines().last().unwrap(), "guest crashed");
         } else {
             world.kill_supervisor("web1");
             world.taptrail(["recover"]).ok();
-            assert_eq!(world.story().last().unwrap(), "guest unknown");
+            assert_eq!(world.record_lines().last().unwrap(), "guest unknown");
         }
         world.until("its claim is gone", || !world.run_dir().join("web1/lock").exists());
         world.assert_clean();
@@ -548,7 +548,7 @@ fn a_guest_whose_run_directory_was_removed_is_cut_off_and_ended_all_the_same() {
 }
 
 #[test]
-fn a_guest_whose_supervisor_hangs_is_had_back_by_the_way_that_is_told() {
+fn a_guest_whose_supervisor_hangs_is_adopted_as_the_message_says() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
     let _hung = Hung::supervisor(&world, "web1");
@@ -572,7 +572,7 @@ fn a_guest_of_another_run_directory_is_listed_with_where_it_is() {
     let other = world.path("other");
     let elsewhere = |words: &[&str]| {
         let mut command = world.command(words);
-        Done::from(command.env("TAPTRAIL_RUN_DIR", &other).output().unwrap())
+        CommandResult::from(command.env("TAPTRAIL_RUN_DIR", &other).output().unwrap())
     };
     let here = format!("--run-dir={}", world.run_dir().display());
     let listed = elsewhere(&["list", "--json"]).ok();
@@ -594,7 +594,7 @@ fn a_guest_of_another_run_directory_is_listed_with_where_it_is() {
     let alias = world.path("alias");
     std::os::unix::fs::symlink(world.run_dir(), &alias).unwrap();
     let mut command = world.command(["list", "--json"]);
-    let listed = Done::from(command.env("TAPTRAIL_RUN_DIR", &alias).output().unwrap()).ok();
+    let listed = CommandResult::from(command.env("TAPTRAIL_RUN_DIR", &alias).output().unwrap()).ok();
     assert_eq!(serde_json::from_str::<Value>(&listed.stdout).unwrap()[0]["state"], "running");
     world.stop(&guest);
     world.assert_clean();
@@ -608,7 +608,7 @@ fn a_guest_of_another_state_directory_keeps_its_monitor() {
     let mut again = vec!["run", "--background", "--name", "web1", "--"];
     again.extend(EMPTY);
     let mut command = world.command(&again);
-    let done = Done::from(command.env("TAPTRAIL_STATE_DIR", world.path("other")).output().unwrap());
+    let done = CommandResult::from(command.env("TAPTRAIL_STATE_DIR", world.path("other")).output().unwrap());
     done.fails(1, "this state directory has it not on record");
     world.taptrail(["adopt", "web1", "--background"]).ok();
     // Nor is one of its uuid started beside it.

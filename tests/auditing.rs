@@ -49,12 +49,12 @@ fn a_whole_life(world: &World) {
 
 #[test]
 fn required_auditing_that_is_off_starts_and_attaches_nothing() {
-    let Some(_auditing) = Auditing::turned(false) else { return };
+    let Some(_auditing) = Auditing::switch(false) else { return };
     let world = World::new();
     world
         .try_start("web1", &["--audit", "required", "--nic", ONE], &EMPTY)
         .fails(1, "Auditing is off in the kernel");
-    assert_eq!(world.story(), ["guest booted FAILED"], "nothing was opened");
+    assert_eq!(world.record_lines(), ["guest booted FAILED"], "nothing was opened");
     // Without it the ledger has the trail, and the reason is said.
     let guest = world.start("web2", &["--nic", ONE]);
     assert!(world.log("web2").contains("Auditing is off"), "{}", world.log("web2"));
@@ -65,7 +65,7 @@ fn required_auditing_that_is_off_starts_and_attaches_nothing() {
 
 #[test]
 fn auditing_that_goes_off_refuses_the_next_attach_and_harms_no_guest() {
-    let Some(_auditing) = Auditing::turned(true) else { return };
+    let Some(_auditing) = Auditing::switch(true) else { return };
     let world = World::new();
     let guest = world.start("web1", &["--audit", "required", "--nic", ONE]);
     auditctl(&["-e", "0"]);
@@ -80,14 +80,14 @@ fn auditing_that_goes_off_refuses_the_next_attach_and_harms_no_guest() {
 
 #[test]
 fn auditing_filtered_by_a_rule_is_named_and_required_takes_everything_back() {
-    let Some(mut auditing) = Auditing::turned(true) else { return };
+    let Some(mut auditing) = Auditing::switch(true) else { return };
     let world = World::new();
     auditing.rule(&["exclude,always", "-F", "msgtype=VIRT_RESOURCE"]);
     world
         .try_start("web1", &["--audit", "required", "--nic", ONE], &EMPTY)
         .fails(1, "An audit rule filters records of type 2501");
     assert_eq!(
-        world.story(),
+        world.record_lines(),
         ["open 01 tun vnet0 q0", "start 01 FAILED", "close 01 tun vnet0 q0", "guest booted FAILED"]
     );
     world.assert_clean();
@@ -95,14 +95,14 @@ fn auditing_filtered_by_a_rule_is_named_and_required_takes_everything_back() {
 
 #[test]
 fn auditing_that_hides_the_grant_alone_takes_everything_back_too() {
-    let Some(mut auditing) = Auditing::turned(true) else { return };
+    let Some(mut auditing) = Auditing::switch(true) else { return };
     let world = World::new();
     auditing.rule(&["exclude,always", "-F", "msgtype=VIRT_CONTROL"]);
     world
         .try_start("web1", &["--audit", "required", "--nic", ONE], &EMPTY)
         .fails(1, "An audit rule filters records of type 2500");
     assert_eq!(
-        world.story(),
+        world.record_lines(),
         [
             "open 01 tun vnet0 q0",
             "start 01",
@@ -117,7 +117,7 @@ fn auditing_that_hides_the_grant_alone_takes_everything_back_too() {
 
 #[test]
 fn auditing_logs_each_record_with_the_serial_that_the_ledger_has() {
-    let Some(_auditing) = Auditing::turned(true) else { return };
+    let Some(_auditing) = Auditing::switch(true) else { return };
     let world = World::new();
     // Opened before the world's namespace would hide the broadcast from it: the audit room does so.
     assert!(Audit::open().unwrap().reads_back());
@@ -135,9 +135,9 @@ fn auditing_logs_each_record_with_the_serial_that_the_ledger_has() {
 
 #[test]
 fn auditing_is_read_by_ausearch_aureport_and_auvirt() {
-    let Some(mut auditing) = Auditing::turned(true) else { return };
+    let Some(mut auditing) = Auditing::switch(true) else { return };
     let world = World::new();
-    let log = auditing.daemon(&world.path(""));
+    let log = auditing.start_daemon(&world.path(""));
     a_whole_life(&world);
     auditing.end_daemon();
 
@@ -148,7 +148,7 @@ fn auditing_is_read_by_ausearch_aureport_and_auvirt() {
         text
     };
     let input = log.to_str().unwrap();
-    let story = world.story();
+    let record_lines = world.record_lines();
     let serials: Vec<u32> = logged(&world).into_iter().map(|(_, serial)| serial.unwrap()).collect();
     let uuid = world.records()[0].guest.uuid.to_string();
 
@@ -157,7 +157,7 @@ fn auditing_is_read_by_ausearch_aureport_and_auvirt() {
     for by in [["--vm-name", "it's web1"], ["--uuid", &uuid]] {
         let found = run("/sbin/ausearch", &[&["--input", input, "--raw"], &by[..]].concat());
         let ours: Vec<&str> = found.lines().filter(|line| line.contains(&uuid)).collect();
-        assert_eq!(ours.len(), story.len(), "{found}");
+        assert_eq!(ours.len(), record_lines.len(), "{found}");
         for (line, serial) in ours.iter().zip(&serials) {
             assert!(line.contains(&format!(":{serial}): ")), "{line}");
         }
@@ -165,9 +165,9 @@ fn auditing_is_read_by_ausearch_aureport_and_auvirt() {
     let failed =
         run("/sbin/ausearch", &["--input", input, "-m", "VIRT_RESOURCE", "--success", "no", "--raw"]);
     assert_eq!(failed.lines().filter(|line| line.contains(&uuid)).count(), 1, "{failed}");
-    let told = run("/sbin/ausearch", &["--input", input, "--uuid", &uuid, "--interpret"]);
+    let printed = run("/sbin/ausearch", &["--input", input, "--uuid", &uuid, "--interpret"]);
     for pair in ["reason=close", "dev=\"vnet0\"", "queue=0", "forced=yes"] {
-        assert!(told.contains(pair), "{pair} is not in {told}");
+        assert!(printed.contains(pair), "{pair} is not in {printed}");
     }
 
     // aureport lists each with its outcome.
@@ -184,16 +184,16 @@ fn auditing_is_read_by_ausearch_aureport_and_auvirt() {
     assert!(guests.contains("52:54:00:0a:0d:02"), "{guests}");
 
     // And the whole log, read line by line, tells what the ledger tells.
-    assert_eq!(auditing::logged(&log, &uuid), world.records());
+    assert_eq!(auditing::records_of(&log, &uuid), world.records());
 }
 
 /// What a trail says of a guest's devices, without when and where it was read: the ledger's clock is
 /// finer than that of the kernel's audit.
-fn said(trail: &serde_json::Value) -> Vec<String> {
+fn holdings(trail: &serde_json::Value) -> Vec<String> {
     let of = |holding: &serde_json::Value, key: &str| holding[key].to_string();
     let keys = ["guest", "mac", "device", "queues", "state", "ended_by", "certainty", "pid"];
-    let tell = |holding: &serde_json::Value| keys.map(|key| of(holding, key)).join(" ");
-    trail["holdings"].as_array().unwrap().iter().map(tell).collect()
+    let summarize = |holding: &serde_json::Value| keys.map(|key| of(holding, key)).join(" ");
+    trail["holdings"].as_array().unwrap().iter().map(summarize).collect()
 }
 
 fn kinds(trail: &serde_json::Value) -> Vec<&str> {
@@ -201,10 +201,10 @@ fn kinds(trail: &serde_json::Value) -> Vec<&str> {
 }
 
 #[test]
-fn auditing_the_log_the_ledger_and_both_together_tell_one_trail() {
-    let Some(mut auditing) = Auditing::turned(true) else { return };
+fn auditing_the_log_the_ledger_and_both_together_give_one_trail() {
+    let Some(mut auditing) = Auditing::switch(true) else { return };
     let world = World::new();
-    let log = auditing.daemon(&world.path(""));
+    let log = auditing.start_daemon(&world.path(""));
     a_whole_life(&world);
     auditing.end_daemon();
     let uuid = world.records()[0].guest.uuid.to_string();
@@ -214,8 +214,8 @@ fn auditing_the_log_the_ledger_and_both_together_tell_one_trail() {
         world.json(["trail", "--format", "json", "--guest", &uuid].into_iter().chain(files))
     };
     let (logged, remembered, both) = (read(&[&log]), read(&[&ledger]), read(&[&log, &ledger]));
-    assert_eq!(said(&logged), said(&remembered));
-    assert_eq!(said(&both), said(&remembered));
+    assert_eq!(holdings(&logged), holdings(&remembered));
+    assert_eq!(holdings(&both), holdings(&remembered));
     assert_eq!(kinds(&both), kinds(&remembered));
     assert_eq!(kinds(&logged), kinds(&remembered));
     assert_eq!(both["input"]["duplicates"], world.records().len());
@@ -230,15 +230,15 @@ fn auditing_the_log_the_ledger_and_both_together_tell_one_trail() {
     };
     fs::write(&log, lines.filter(gone).collect::<Vec<_>>().concat()).unwrap();
     let both = read(&[&log, &ledger]);
-    assert_eq!(said(&both), said(&remembered));
+    assert_eq!(holdings(&both), holdings(&remembered));
     assert_eq!(kinds(&both).iter().filter(|kind| **kind == "serial-gap").count(), 2, "{both:#}");
 }
 
 #[test]
 fn auditing_by_the_kernels_own_rules_shows_the_opens_that_nobody_admits() {
-    let Some(mut auditing) = Auditing::turned(true) else { return };
+    let Some(mut auditing) = Auditing::switch(true) else { return };
     let world = World::new();
-    let log = auditing.daemon(&world.path(""));
+    let log = auditing.start_daemon(&world.path(""));
     auditing.packaged_rules();
     let ours = concat!("exe=", env!("CARGO_BIN_EXE_taptrail"));
     let opens = "open,openat,openat2,creat";
@@ -296,7 +296,7 @@ impl Elsewhere {
         elsewhere.says(Event::Open { mac: Self::MAC, device, queue: None });
         elsewhere.says(Event::Start { mac: Self::MAC, vm_pid: None, fds: None });
         let pid = elsewhere.qemu.id();
-        world.until("QEMU's tap", || !world::seen::descriptors(pid).is_empty());
+        world.until("QEMU's tap", || !world::procfs::descriptors(pid).is_empty());
         elsewhere.says(Event::GuestStart { reason: Reason::BOOTED, vm_pid: Some(pid) });
         elsewhere
     }
@@ -330,7 +330,7 @@ impl Drop for Elsewhere {
 
 /// Gives a watcher what a log has that it has not taken yet, and lets it look.
 fn watch(watcher: &mut Watcher, log: &Path, taken: &mut usize) -> Vec<What> {
-    auditing::settle(log);
+    auditing::wait_for_log(log);
     let mut entries = Vec::new();
     let options = Options { hosts: taptrail_source::Hosts::one("h1"), ..Options::default() };
     let outcome = read(vec![Input::File(log.to_owned())], options, &mut |entry| {
@@ -346,9 +346,9 @@ fn watch(watcher: &mut Watcher, log: &Path, taken: &mut usize) -> Vec<What> {
 
 #[test]
 fn auditing_has_what_a_watcher_saw_and_found() {
-    let Some(mut auditing) = Auditing::turned(true) else { return };
+    let Some(mut auditing) = Auditing::switch(true) else { return };
     let world = World::new();
-    let log = auditing.daemon(&world.path(""));
+    let log = auditing.start_daemon(&world.path(""));
     let options = WatchOptions {
         emit_audit: true,
         patience: Duration::from_millis(100),
@@ -376,7 +376,7 @@ fn auditing_has_what_a_watcher_saw_and_found() {
 
     let uuid = elsewhere.guest.uuid.to_string();
     let text = fs::read_to_string(&log).unwrap();
-    let told: Vec<&str> = text
+    let printed: Vec<&str> = text
         .lines()
         .filter(|line| line.contains(&uuid))
         .map(|line| {
@@ -385,7 +385,7 @@ fn auditing_has_what_a_watcher_saw_and_found() {
         })
         .collect();
     assert_eq!(
-        told,
+        printed,
         ["open", "start", "start", "seen", "detach", "seen", "held-after-release", "close", "gone"],
         "{text}"
     );
@@ -394,7 +394,7 @@ fn auditing_has_what_a_watcher_saw_and_found() {
         let output = Command::new("/sbin/ausearch").args(input).args(arguments).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
-    assert_eq!(ausearch(&["--raw"]).lines().count(), told.len());
+    assert_eq!(ausearch(&["--raw"]).lines().count(), printed.len());
     let interpreted = ausearch(&["--interpret"]);
     for pair in ["reason=seen", "dev=\"vnet0\"", &format!("vm-pid={} fd=", elsewhere.qemu.id()), "op=gone"] {
         assert!(interpreted.contains(pair), "{pair} is not in {interpreted}");
@@ -407,12 +407,12 @@ fn auditing_has_what_a_watcher_saw_and_found() {
         world.json(["trail", "--format", "json", "--guest", &uuid].into_iter().chain(files))
     };
     let (logged, both) = (read(&[&log]), read(&[&log, &ledger]));
-    assert_eq!(said(&logged), said(&both));
-    assert_eq!((said(&both).len(), kinds(&both)), (1, vec!["held-after-release"]), "{both:#}");
+    assert_eq!(holdings(&logged), holdings(&both));
+    assert_eq!((holdings(&both).len(), kinds(&both)), (1, vec!["held-after-release"]), "{both:#}");
     assert_eq!(both["holdings"][0]["certainty"], "definitive");
     assert_eq!(both["input"]["duplicates"], 8, "all but the finding");
     // ausearch's own words of it say the same.
     let words = world.path("interpreted");
     fs::write(&words, interpreted).unwrap();
-    assert_eq!(said(&read(&[&words])), said(&logged));
+    assert_eq!(holdings(&read(&[&words])), holdings(&logged));
 }

@@ -99,7 +99,7 @@ impl Watch {
     }
 
     /// Waits for a line with these values.
-    fn tells(&mut self, world: &World, what: &[(&str, &str)]) -> Value {
+    fn wait_for(&mut self, world: &World, what: &[(&str, &str)]) -> Value {
         let mut found = None;
         world.until(&format!("{what:?}"), || {
             let ended = self.child.try_wait().unwrap();
@@ -143,7 +143,7 @@ fn assert_released_by(world: &World, watch: &mut Watch, last_close: impl FnOnce(
     let before = Timestamp::now();
     last_close();
     let after = Timestamp::now();
-    let released = watch.tells(world, &[("kind", "released"), ("mac", MAC)]);
+    let released = watch.wait_for(world, &[("kind", "released"), ("mac", MAC)]);
     assert_eq!(released["certainty"], "definitive", "{released:#}");
     let trail = trail(world);
     let holding = &trail["holdings"][0];
@@ -167,7 +167,7 @@ fn what_somebody_else_has_is_released_when_that_one_lets_go_and_at_that_time() {
     let (mut log, qemu) = (Log::new(&world), Qemu::start(&world));
     let mut watch = Watch::start(&world, &[]);
     log.boots(qemu.child.id());
-    let granted = watch.tells(&world, &[("kind", "granted")]);
+    let granted = watch.wait_for(&world, &[("kind", "granted")]);
     let copy = qemu.copy(&granted["descriptors"][0]["fd"]);
 
     Qmp::connect(qemu.monitor.clone()).execute("netdev_del", json!({"id": "n0"}));
@@ -175,7 +175,7 @@ fn what_somebody_else_has_is_released_when_that_one_lets_go_and_at_that_time() {
     // A look follows each record, before the record is told: the second one's is after the detach.
     for last in [2, 3] {
         log.opened(&mac(last));
-        watch.tells(&world, &[("kind", "opened"), ("mac", &mac(last))]);
+        watch.wait_for(&world, &[("kind", "opened"), ("mac", &mac(last))]);
     }
     assert!(!is_released(&watch), "{:#?}", watch.all());
     assert!(world.links().contains(&"watched0".to_owned()), "the tap is there, since somebody has it");
@@ -192,9 +192,9 @@ fn the_end_of_qemu_is_definitive_when_nobody_else_has_what_it_had() {
     let numbers = world.path("taptrail.prom");
     let mut watch = Watch::start(&world, &["--metrics-file", numbers.to_str().unwrap()]);
     log.boots(qemu.child.id());
-    watch.tells(&world, &[("kind", "granted")]);
+    watch.wait_for(&world, &[("kind", "granted")]);
     qemu.kill();
-    let released = watch.tells(&world, &[("kind", "released")]);
+    let released = watch.wait_for(&world, &[("kind", "released")]);
     assert_eq!(released["certainty"], "definitive", "{}", watch.errors());
     assert!(fs::read_to_string(&numbers).unwrap().contains("\ntaptrail_bpf_loaded 1\n"));
     watch.stop();
@@ -206,14 +206,14 @@ fn the_end_of_qemu_is_no_proof_while_somebody_else_has_what_it_had() {
     let (mut log, mut qemu) = (Log::new(&world), Qemu::start(&world));
     let mut watch = Watch::start(&world, &[]);
     log.boots(qemu.child.id());
-    let granted = watch.tells(&world, &[("kind", "granted")]);
+    let granted = watch.wait_for(&world, &[("kind", "granted")]);
     let copy = qemu.copy(&granted["descriptors"][0]["fd"]);
     qemu.kill();
-    watch.tells(&world, &[("kind", "guest"), ("state", "ended")]);
+    watch.wait_for(&world, &[("kind", "guest"), ("state", "ended")]);
     // Its manager does not say why, for longer than it is waited for; and then it does.
-    watch.tells(&world, &[("kind", "guest"), ("state", "gone")]);
+    watch.wait_for(&world, &[("kind", "guest"), ("state", "gone")]);
     log.control("op=stop reason=destroyed");
-    watch.tells(&world, &[("kind", "guest"), ("state", "stopped")]);
+    watch.wait_for(&world, &[("kind", "guest"), ("state", "stopped")]);
     assert!(!is_released(&watch), "{:#?}", watch.all());
     assert!(watch.errors().contains("is open still: somebody else has it"), "{}", watch.errors());
     let holding = &trail(&world)["holdings"][0];
@@ -229,7 +229,7 @@ fn a_flood_of_events_hides_no_last_close_and_makes_none_up() {
     let numbers = world.path("taptrail.prom");
     let mut watch = Watch::start(&world, &["--metrics-file", numbers.to_str().unwrap()]);
     log.boots(qemu.child.id());
-    let granted = watch.tells(&world, &[("kind", "granted")]);
+    let granted = watch.wait_for(&world, &[("kind", "granted")]);
     let copy = qemu.copy(&granted["descriptors"][0]["fd"]);
     // More than the kernel keeps for one who does not read.
     watch.signal(Signal::STOP);
@@ -241,7 +241,7 @@ fn a_flood_of_events_hides_no_last_close_and_makes_none_up() {
     watch.signal(Signal::CONT);
     for last in [2, 3] {
         log.opened(&mac(last));
-        watch.tells(&world, &[("kind", "opened"), ("mac", &mac(last))]);
+        watch.wait_for(&world, &[("kind", "opened"), ("mac", &mac(last))]);
     }
     assert!(!is_released(&watch), "{:#?}", watch.all());
     world.until("the loss is told", || {
@@ -262,14 +262,14 @@ fn watching_goes_on_without_the_kernels_word_where_there_is_none() {
     let numbers = world.path("taptrail.prom");
     let mut watch = Watch::start(&world, &["--metrics-file", numbers.to_str().unwrap()]);
     log.boots(qemu.child.id());
-    watch.tells(&world, &[("kind", "granted")]);
+    watch.wait_for(&world, &[("kind", "granted")]);
     qemu.kill();
-    watch.tells(&world, &[("kind", "released"), ("certainty", "definitive")]);
+    watch.wait_for(&world, &[("kind", "released"), ("certainty", "definitive")]);
     watch.stop();
-    let is_told = taptrail_bpf::Kernel::load().is_ok();
-    let said = watch.errors().matches("--bpf does nothing").count();
-    assert_eq!(said, usize::from(!is_told), "{}", watch.errors());
-    let loaded = format!("\ntaptrail_bpf_loaded {}\n", u8::from(is_told));
+    let is_loaded = taptrail_bpf::Kernel::load().is_ok();
+    let warnings = watch.errors().matches("--bpf does nothing").count();
+    assert_eq!(warnings, usize::from(!is_loaded), "{}", watch.errors());
+    let loaded = format!("\ntaptrail_bpf_loaded {}\n", u8::from(is_loaded));
     assert!(fs::read_to_string(&numbers).unwrap().contains(&loaded));
 }
 
@@ -305,14 +305,14 @@ impl Hidden {
     }
 
     fn attach(self, world: &World, hostile: &Hostile<'_>) {
-        hostile.does("deleted");
+        hostile.set_mode("deleted");
         world.attach(&hostile.guest, &format!("{},mac={},id=n1", self.spec, mac(1))).ok();
     }
 
     /// It is told to give it up, and does not.
     fn hide(self, way: &str, world: &World, hostile: &Hostile<'_>) {
         let closes = self.closes(world);
-        hostile.does(&format!("{way} {} deleted", self.mode));
+        hostile.set_mode(&format!("{way} {} deleted", self.mode));
         let done = world.detach(&hostile.guest, 1, &[]);
         done.fails(1, "still holds 1 of the devices");
         assert_eq!(self.closes(world), closes, "{self:?} {way}");
@@ -321,11 +321,11 @@ impl Hidden {
 
     /// It is on record as held, and nothing is in doubt.
     fn is_hidden(self, world: &World, hostile: &Hostile<'_>) {
-        let truth = hostile.truth();
-        assert_eq!(truth.len(), 1, "{self:?}: {truth:?}");
+        let held_descriptors = hostile.held_descriptors();
+        assert_eq!(held_descriptors.len(), 1, "{self:?}: {held_descriptors:?}");
         let held = self.holding(world);
         let is = (&held["state"], held.get("end_doubt"));
-        assert_eq!(is, (&"held".into(), None), "{self:?} {truth:?}: {held:#}");
+        assert_eq!(is, (&"held".into(), None), "{self:?} {held_descriptors:?}: {held:#}");
     }
 
     fn closes(self, world: &World) -> Vec<Record> {
@@ -363,10 +363,10 @@ impl Hidden {
         for (number, way) in ["thread", "flight", "ring", "child"].into_iter().enumerate() {
             self.hide(way, &world, &hostile);
             // It lets go when it is told to take another one.
-            hostile.does("free deleted");
+            hostile.set_mode("free deleted");
             world.attach(&hostile.guest, &format!("bridge=br0,vhost=off,mac={},id=n2", mac(2))).ok();
             self.is_released(&world, number);
-            assert_eq!(hostile.truth().len(), 1, "{self:?} {way}: the other one");
+            assert_eq!(hostile.held_descriptors().len(), 1, "{self:?} {way}: the other one");
             world.detach(&hostile.guest, 2, &["--force"]).ok();
             self.attach(&world, &hostile);
         }
@@ -465,9 +465,9 @@ fn the_end_of_a_supervised_qemu_is_definitive_when_nobody_else_has_what_it_had()
 fn a_macvtap_that_was_opened_again_is_not_released_with_the_first_file() {
     let world = World::new();
     let hostile = THEIR_MACVTAP.give(&world);
-    hostile.does("reopen deleted");
+    hostile.set_mode("reopen deleted");
     world.detach(&hostile.guest, 1, &[]).ok();
-    assert_eq!(hostile.truth().len(), 1, "in flight");
+    assert_eq!(hostile.held_descriptors().len(), 1, "in flight");
     let doubts: Vec<_> = THEIR_MACVTAP.closes(&world).iter().map(|close| close.doubt).collect();
     assert_eq!(doubts, [Some(CloseDoubt::Hidden)]);
 }
@@ -479,11 +479,11 @@ fn what_qemu_holds_when_it_is_taken_up_is_held_until_its_last_close() {
         let hostile = hidden.give(&world);
         world.kill_supervisor("web1");
         // It tells of no NIC, so that it is told to give up what is left of one.
-        hostile.does(&format!("flight {} deleted", hidden.mode));
+        hostile.set_mode(&format!("flight {} deleted", hidden.mode));
         world.taptrail(["adopt", "--bpf", "--audit", "off", "--background", "web1"]).ok();
         assert_eq!(hidden.closes(&world), [], "{hidden:?}");
         hidden.is_hidden(&world, &hostile);
-        hostile.does("free deleted");
+        hostile.set_mode("free deleted");
         world.attach(&hostile.guest, &format!("bridge=br0,vhost=off,mac={},id=n2", mac(2))).ok();
         // What was there before is shown by the kernel's account of the device, as without its word.
         world.until(&format!("{hidden:?}: the close"), || hidden.closes(&world).len() == 1);
@@ -530,12 +530,12 @@ fn supervising_goes_on_without_the_kernels_word_where_there_is_none() {
     world.detach(&guest, 1, &["--force"]).ok();
     assert_eq!(TAP.closes(&world)[0].doubt, None);
     world.taptrail(["run", "--background", "--file", file.to_str().unwrap()]).ok();
-    let said = || ["web1", "web2"].map(|name| world.log(name).matches("--bpf does nothing").count());
+    let warnings = || ["web1", "web2"].map(|name| world.log(name).matches("--bpf does nothing").count());
     let once = usize::from(taptrail_bpf::Kernel::load().is_err());
-    assert_eq!(said(), [once; 2], "{}", world.log("web1"));
+    assert_eq!(warnings(), [once; 2], "{}", world.log("web1"));
     world.kill_supervisor("web1");
     world.taptrail(["adopt", "--bpf", "--background", "web1"]).ok();
-    assert_eq!(said(), [2 * once, once], "{}", world.log("web1"));
+    assert_eq!(warnings(), [2 * once, once], "{}", world.log("web1"));
     world.taptrail(["stop", "web2", "--force"]).ok();
     world.stop(&guest);
     world.assert_clean();

@@ -361,20 +361,20 @@ fn a_supervisor_that_cannot_confine_its_qemu_does_not_start_it() {
     weak.args(["--bounding-set=-sys_admin", "--inh-caps=-all"]).arg(taptrail.get_program());
     weak.args(taptrail.get_args()).args(EMPTY);
     weak.envs(taptrail.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let said = String::from_utf8(weak.output().unwrap().stderr).unwrap();
+    let stderr = String::from_utf8(weak.output().unwrap().stderr).unwrap();
     assert!(
-        said.contains("--no-private-dev does without") && said.contains("Operation not permitted"),
-        "{said}"
+        stderr.contains("--no-private-dev does without") && stderr.contains("Operation not permitted"),
+        "{stderr}"
     );
-    assert_eq!(world.story().last().unwrap(), "guest booted FAILED");
+    assert_eq!(world.record_lines().last().unwrap(), "guest booted FAILED");
     world.assert_clean();
 }
 
 #[test]
-fn auditing_tells_of_a_qemu_that_tried_to_open_a_tap() {
-    let Some(mut auditing) = Auditing::turned(true) else { return };
+fn auditing_shows_a_qemu_that_tried_to_open_a_tap() {
+    let Some(mut auditing) = Auditing::switch(true) else { return };
     let world = World::new();
-    let log = auditing.daemon(&world.path(""));
+    let log = auditing.start_daemon(&world.path(""));
     auditing.packaged_rules();
     let (guest, mut qmp) = start(&world, "web1", &["--nic", ONE]);
     let tap = json!({"type": "tap", "id": "x", "ifname": "tap9", "script": "no", "downscript": "no"});
@@ -396,8 +396,8 @@ fn auditing_tells_of_a_qemu_that_tried_to_open_a_tap() {
     let text = refused[0]["text"].as_str().unwrap();
     assert!(text.contains("tried to open /dev/net/tun") && text.contains("Permission denied"), "{text}");
     assert_eq!(refused[0]["device"]["rdev"], "0A:C8");
-    let told = |finding: &&serde_json::Value| {
+    let is_expected = |finding: &&serde_json::Value| {
         finding["kind"] == "unmanaged-open" && finding["device"]["path"] == again.as_str()
     };
-    assert_eq!(trail["findings"].as_array().unwrap().iter().filter(told).count(), 1, "{trail:#}");
+    assert_eq!(trail["findings"].as_array().unwrap().iter().filter(is_expected).count(), 1, "{trail:#}");
 }

@@ -23,7 +23,7 @@ fn a_missing_bridge_is_named_before_anything_is_opened() {
     world.attach(&guest, "bridge=lower,mac=52:54:00:00:00:01").fails(1, "'lower' is a veth, not a bridge");
     world.stop(&guest);
     assert_eq!(
-        world.story(),
+        world.record_lines(),
         [
             "start 01 FAILED",
             "guest booted FAILED",
@@ -59,11 +59,11 @@ fn vhost_on_without_a_device_fails_and_the_tap_is_closed() {
     // The path tells no kind, and a device that was not opened has no number.
     let opens = ["open 01 tun vnet0 q0", "open 01 unknown q0 FAILED"];
     assert_eq!(
-        world.story()[..5],
+        world.record_lines()[..5],
         [opens[0], opens[1], "start 01 FAILED", "close 01 tun vnet0 q0", "guest booted FAILED",]
     );
     assert_eq!(
-        world.story()[5..],
+        world.record_lines()[5..],
         ["guest booted", opens[0], opens[1], "attach 01 FAILED", "close 01 tun vnet0 q0", "guest destroyed",]
     );
     let trail = world.trail();
@@ -82,7 +82,7 @@ fn vhost_auto_goes_on_without_a_device_and_says_so() {
     assert_eq!(world.nics(&guest)[0]["vhost"], false);
     assert!(world.log("web1").contains("goes on without vhost-net"), "{}", world.log("web1"));
     world.stop(&guest);
-    assert_eq!(world.story()[..3], ["open 01 tun vnet0 q0", "open 01 unknown q0 FAILED", "start 01"]);
+    assert_eq!(world.record_lines()[..3], ["open 01 tun vnet0 q0", "open 01 unknown q0 FAILED", "start 01"]);
     world.assert_clean();
 }
 
@@ -97,7 +97,7 @@ fn a_false_vhost_net_never_reaches_qemu() {
     world.stop(&guest);
     // The open(2) of what it is was a success, and is on record with what it is.
     assert_eq!(
-        world.story()[1..6],
+        world.record_lines()[1..6],
         [
             "open 01 tun vnet0 q0",
             "open 01 unknown q0",
@@ -117,7 +117,7 @@ fn a_false_tun_is_refused() {
         .attach(&guest, "bridge=br0,mac=52:54:00:00:00:01,vhost=off,tun-path=/dev/null")
         .fails(1, "/dev/null");
     world.stop(&guest);
-    assert_eq!(world.story()[1..4], ["open 01 unknown q0", "attach 01 FAILED", "close 01 unknown q0"]);
+    assert_eq!(world.record_lines()[1..4], ["open 01 unknown q0", "attach 01 FAILED", "close 01 unknown q0"]);
     world.assert_clean();
 }
 
@@ -143,7 +143,7 @@ fn a_refused_filter_leaves_an_open_that_was_never_granted() {
     assert_eq!(guest.holds(), Vec::<String>::new());
     world.stop(&guest);
     assert_eq!(
-        world.story(),
+        world.record_lines(),
         [
             "open 01 tun vnet0 q0",
             "start 01 FAILED",
@@ -188,7 +188,7 @@ fn a_command_line_that_qemu_refuses_ends_with_qemus_code_and_a_closed_account() 
     done.fails(1, "QEMU refused to start the guest");
     assert!(world.log("web1").contains("no-such-device"), "QEMU's own words are kept: {}", world.log("web1"));
     assert_eq!(
-        world.story(),
+        world.record_lines(),
         ["open 01 tun vnet0 q0", "start 01 FAILED", "close 01 tun vnet0 q0", "guest booted FAILED",]
     );
     assert_eq!(world.trail()["holdings"][0]["state"], "never-granted");
@@ -202,7 +202,7 @@ fn a_program_that_cannot_run_closes_the_account_too() {
     std::fs::write(&wrong, "not a program").unwrap();
     let wrong = wrong.display().to_string();
     world.try_start("web1", &["--nic", ONE], &[&wrong]).fails(1, "can't be run");
-    assert_eq!(world.story().last().unwrap(), "guest booted FAILED");
+    assert_eq!(world.record_lines().last().unwrap(), "guest booted FAILED");
     world.assert_clean();
 }
 
@@ -216,7 +216,10 @@ fn a_nic_that_qemu_refuses_is_taken_back() {
     assert_eq!(world.nics(&guest), json!([]));
     world.attach(&guest, ONE).ok();
     world.stop(&guest);
-    assert_eq!(world.story()[1..4], ["open 01 tun vnet0 q0", "attach 01 FAILED", "close 01 tun vnet0 q0"]);
+    assert_eq!(
+        world.record_lines()[1..4],
+        ["open 01 tun vnet0 q0", "attach 01 FAILED", "close 01 tun vnet0 q0"]
+    );
     world.assert_clean();
 }
 
@@ -229,7 +232,7 @@ fn a_netdev_that_qemu_refuses_is_taken_back() {
     assert_eq!(guest.holds(), Vec::<String>::new());
     world.stop(&guest);
     assert_eq!(
-        world.story()[1..6],
+        world.record_lines()[1..6],
         [
             "open 01 tun vnet0 q0",
             "open 01 tun vnet0 q1",
@@ -258,7 +261,7 @@ fn a_qemu_that_is_killed_in_the_middle_of_an_attach_leaves_nothing_behind() {
         world.log("web1")
     );
     assert_eq!(
-        world.story(),
+        world.record_lines(),
         [
             "guest booted",
             "open 01 tun vnet0 q0",
@@ -320,7 +323,7 @@ fn a_qemu_that_answers_nothing_is_killed_by_force() {
     assert_eq!(guest.holds(), ["tun vnet0"]);
     world.stop(&guest);
     assert!(!guest.is_alive());
-    assert_eq!(world.story()[3..], ["close 01 tun vnet0 q0", "guest destroyed"]);
+    assert_eq!(world.record_lines()[3..], ["close 01 tun vnet0 q0", "guest destroyed"]);
     world.assert_clean();
 }
 
@@ -339,7 +342,7 @@ fn a_start_may_be_stopped_before_qemu_answers() {
     world.taptrail(["stop", "web1"]).ok();
     assert_eq!(start.wait().unwrap().code(), Some(1));
     assert_eq!(
-        world.story(),
+        world.record_lines(),
         ["open 01 tun vnet0 q0", "start 01 FAILED", "close 01 tun vnet0 q0", "guest booted FAILED"]
     );
     world.assert_clean();
@@ -363,7 +366,7 @@ fn what_a_spec_says_wrong_is_pointed_at() {
         .attach(&guest, "bridge=br0,mac=52:54:00:00:00:02,ifname=vnet0,vhost=off")
         .fails(1, "'vnet0' exists already");
     world.detach(&guest, 9, &[]).fails(1, "no interface 52:54:00:00:00:09");
-    assert!(!world.story().iter().any(|line| line == "detach 09 FAILED"), "a refusal is no attempt");
+    assert!(!world.record_lines().iter().any(|line| line == "detach 09 FAILED"), "a refusal is no attempt");
     world.stop(&guest);
     world.assert_clean();
 }
@@ -435,14 +438,17 @@ fn what_qemu_keeps_after_a_failed_attach_is_on_record_as_held() {
         // A QEMU that lets go: everything is closed.
         done.fails(1, "QEMU refused netdev_add");
         assert_eq!(
-            world.story()[3..],
+            world.record_lines()[3..],
             ["attach 01 FAILED", "close 01 tun vnet0 q0", "close 01 tun vnet0 q1"]
         );
     } else {
         done.fails(1, "QEMU still holds 1 of its descriptors");
         assert_eq!(held, ["tun /dev/net/tun"], "a descriptor without its link: a tap of nothing");
         assert_eq!(world.links(), Vec::<String>::new());
-        assert_eq!(world.story()[3..], ["attach 01 FAILED", "keep 01 tun vnet0 q0", "close 01 tun vnet0 q1"]);
+        assert_eq!(
+            world.record_lines()[3..],
+            ["attach 01 FAILED", "keep 01 tun vnet0 q0", "close 01 tun vnet0 q1"]
+        );
         assert_eq!(world.nics(&guest)[0]["state"], "kept");
         let holding = trail["holdings"].as_array().unwrap().iter().find(|holding| holding["state"] == "held");
         assert_eq!(holding.unwrap()["queues"], 1);
@@ -452,6 +458,6 @@ fn what_qemu_keeps_after_a_failed_attach_is_on_record_as_held() {
         world.attach(&guest, ONE).fails(1, "in use by this guest (kept)");
     }
     world.stop(&guest);
-    assert_eq!(world.story().last().unwrap(), "guest destroyed");
+    assert_eq!(world.record_lines().last().unwrap(), "guest destroyed");
     world.assert_clean();
 }

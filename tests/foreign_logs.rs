@@ -32,24 +32,24 @@ fn taptrail(arguments: &[&str], files: &[&Path]) -> Output {
 }
 
 /// What is told, what is said on standard error, and the exit code.
-struct Told {
+struct Answer {
     json: Value,
-    said: String,
+    stderr: String,
     code: Option<i32>,
 }
 
-fn tell(arguments: &[&str], files: &[&Path]) -> Told {
+fn run_json(arguments: &[&str], files: &[&Path]) -> Answer {
     let done = taptrail(arguments, files);
-    let said = String::from_utf8(done.stderr).unwrap();
+    let stderr = String::from_utf8(done.stderr).unwrap();
     let json = serde_json::from_slice(&done.stdout).unwrap_or(Value::Null);
-    Told { json, said, code: done.status.code() }
+    Answer { json, stderr, code: done.status.code() }
 }
 
-fn trail(files: &[&Path]) -> Told {
-    tell(&["trail", "--format=json"], files)
+fn trail(files: &[&Path]) -> Answer {
+    run_json(&["trail", "--format=json"], files)
 }
 
-impl Told {
+impl Answer {
     /// Each holding in one line.
     fn holdings(&self) -> Vec<String> {
         let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
@@ -94,10 +94,10 @@ fn each_log_from_outside_has_its_right_answer() {
         ("go-audit.log", &stopped, &none),
         ("virt-launcher-json.log", &none, &["record-not-sent"]),
     ] {
-        let told = trail(&[&wild(name)]);
-        assert_eq!(told.code, Some(0), "{name}: {}", told.said);
-        assert_eq!(told.holdings(), holdings, "{name}");
-        let mut kinds = told.findings();
+        let answer = trail(&[&wild(name)]);
+        assert_eq!(answer.code, Some(0), "{name}: {}", answer.stderr);
+        assert_eq!(answer.holdings(), holdings, "{name}");
+        let mut kinds = answer.findings();
         kinds.sort_unstable();
         assert_eq!(kinds, findings, "{name}");
     }
@@ -112,9 +112,9 @@ fn each_log_from_outside_has_its_right_answer() {
 
 #[test]
 fn a_containers_records_are_foreign_and_no_guests() {
-    let told = trail(&[&wild("docker-virt-control.log")]);
-    assert_eq!(told.holdings(), [""; 0]);
-    assert!(told.findings().contains(&"foreign-control"));
+    let answer = trail(&[&wild("docker-virt-control.log")]);
+    assert_eq!(answer.holdings(), [""; 0]);
+    assert!(answer.findings().contains(&"foreign-control"));
 }
 
 #[test]
@@ -125,15 +125,15 @@ fn what_is_in_no_known_shape_is_said_and_never_passes_for_clean() {
     fs::write(&unread, format!("{line}\n{line}\n")).unwrap();
     for command in ["trail", "findings"] {
         let done = taptrail(&[command], &[&unread]);
-        let said = String::from_utf8(done.stderr).unwrap();
-        assert_eq!(done.status.code(), Some(2), "{said}");
+        let stderr = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(2), "{stderr}");
         assert_eq!(String::from_utf8(done.stdout).unwrap(), "", "nothing was read, and nothing is answered");
-        assert!(said.contains("strange.log: 2 lines look like records"), "{said}");
+        assert!(stderr.contains("strange.log: 2 lines look like records"), "{stderr}");
     }
     // Beside what is read it is said, too.
     let both = trail(&[&unread, &wild("libaudit-1.log")]);
-    assert_eq!((both.code, &both.json["input"]["unread"]), (Some(0), &2.into()), "{}", both.said);
-    assert!(both.said.contains("the first is line 1"), "{}", both.said);
+    assert_eq!((both.code, &both.json["input"]["unread"]), (Some(0), &2.into()), "{}", both.stderr);
+    assert!(both.stderr.contains("the first is line 1"), "{}", both.stderr);
     // What has no line that could be one is not answered either.
     let prose = dir.path().join("prose.log");
     fs::write(&prose, "It was a dark night.\n").unwrap();
@@ -158,8 +158,8 @@ fn heap(dir: &Path) -> Vec<(String, PathBuf)> {
 }
 
 /// What is told of a host, without its name and where it was read.
-fn of_host(told: &Value, host: &str) -> Vec<String> {
-    let lists = ["holdings", "findings"].map(|list| told[list].as_array().unwrap().clone());
+fn of_host(answer: &Value, host: &str) -> Vec<String> {
+    let lists = ["holdings", "findings"].map(|list| answer[list].as_array().unwrap().clone());
     let own = lists.into_iter().flatten().filter(|one| one["host"] == host);
     let mut all: Vec<String> = own
         .map(|mut one| {
@@ -175,11 +175,11 @@ fn of_host(told: &Value, host: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_logs_of_twenty_hosts_in_one_heap_are_told_as_each_alone() {
+fn the_logs_of_twenty_hosts_in_one_heap_are_read_as_each_alone() {
     let dir = tempfile::tempdir().unwrap();
     let hosts = heap(dir.path());
     let all = trail(&[dir.path()]);
-    assert_eq!(all.code, Some(0), "{}", all.said);
+    assert_eq!(all.code, Some(0), "{}", all.stderr);
     for (host, log) in &hosts {
         let alone = trail(&[log]);
         let (together, alone) = (of_host(&all.json, host), of_host(&alone.json, "?"));
@@ -200,17 +200,17 @@ fn directories_that_are_one_hosts_are_named_or_refused() {
         fs::write(dir.path().join(name).join("audit.log"), &log).unwrap();
     }
     let refused = taptrail(&["trail"], &[dir.path()]);
-    let said = String::from_utf8(refused.stderr).unwrap();
+    let stderr = String::from_utf8(refused.stderr).unwrap();
     assert_eq!(refused.status.code(), Some(2));
     assert_eq!(String::from_utf8(refused.stdout).unwrap(), "");
-    assert!(said.contains("are the same record") && said.contains("--assume-host"), "{said}");
-    let one = tell(&["trail", "--format=json", "--assume-host", "web1"], &[dir.path()]);
+    assert!(stderr.contains("are the same record") && stderr.contains("--assume-host"), "{stderr}");
+    let one = run_json(&["trail", "--format=json", "--assume-host", "web1"], &[dir.path()]);
     let alone = trail(&[&data("libvirt/libvirt-9.0/06-hotplug/audit.log")]);
     assert_eq!(of_host(&one.json, "web1").len(), of_host(&alone.json, "?").len());
     let assumed = format!("web2={}", dir.path().join("b").display());
     let (first, second) = (dir.path().join("a"), dir.path().join("b"));
-    let both = tell(&["trail", "--format=json", "--assume-host", &assumed, "--held"], &[&first, &second]);
-    assert_eq!(both.code, Some(0), "{}", both.said);
+    let both = run_json(&["trail", "--format=json", "--assume-host", &assumed, "--held"], &[&first, &second]);
+    assert_eq!(both.code, Some(0), "{}", both.stderr);
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn what_a_host_keeps_in_several_places_is_of_one_host() {
     }
     let alone = trail(&[&run.join("audit.log")]);
     let both = trail(&[dir.path()]);
-    assert_eq!(both.holdings(), alone.holdings(), "{}", both.said);
+    assert_eq!(both.holdings(), alone.holdings(), "{}", both.stderr);
     // The audit log's line is cited, and libvirtd's stands beside it.
     let proof = &both.json["holdings"][0]["proof"][0];
     assert!(proof["source"].as_str().unwrap().ends_with("audit.log") && proof["serial"].is_u64(), "{proof}");
@@ -246,11 +246,11 @@ fn two_hosts_in_one_stream_are_refused_with_the_way_out() {
     let path = dir.path().join("stream.log");
     fs::write(&path, &stream).unwrap();
     let refused = taptrail(&["trail"], &[&path]);
-    let said = String::from_utf8(refused.stderr).unwrap();
-    assert_eq!((refused.status.code(), refused.stdout.len()), (Some(2), 0), "{said}");
+    let stderr = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!((refused.status.code(), refused.stdout.len()), (Some(2), 0), "{stderr}");
     assert!(
-        said.contains("stream.log:") && said.contains("--assume-host") && said.contains("node="),
-        "{said}"
+        stderr.contains("stream.log:") && stderr.contains("--assume-host") && stderr.contains("node="),
+        "{stderr}"
     );
     // Each line with its host is no riddle.
     let named: String =
@@ -269,17 +269,17 @@ fn directories_of_one_hosts_months_are_named_with_the_way_out() {
     file("october", &(open(801, 1) + &start(802, 2) + &booted(803, 3)));
     file("november", &(stop(804, 9) + &noise(805, 20)));
     let done = taptrail(&["trail"], &[dir.path()]);
-    let said = String::from_utf8(done.stderr).unwrap();
+    let stderr = String::from_utf8(done.stderr).unwrap();
     assert!(
-        done.status.code() == Some(0) && said.contains("go on in the log of another directory"),
-        "{said}"
+        done.status.code() == Some(0) && stderr.contains("go on in the log of another directory"),
+        "{stderr}"
     );
     let done = taptrail(&["trail", "--assume-host", "h", "--format", "csv"], &[dir.path()]);
     assert!(String::from_utf8(done.stdout).unwrap().contains("released"));
     // A path that no input has is named.
     let done = taptrail(&["trail", "--assume-host", "h=/nonexistent"], &[dir.path()]);
-    let said = String::from_utf8(done.stderr).unwrap();
-    assert!(done.status.code() == Some(2) && said.contains("--assume-host names /nonexistent"), "{said}");
+    let stderr = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.code() == Some(2) && stderr.contains("--assume-host names /nonexistent"), "{stderr}");
 }
 
 /// However a log of events with several lines each is cut into pieces, files and packages, it is whole.
@@ -314,10 +314,10 @@ fn events_of_several_lines_are_whole_wherever_a_log_is_cut() {
         fs::write(split.join(name), lines[from..to].concat()).unwrap();
     }
     for input in [&plain, &packed, &split] {
-        let told = trail(&[input]);
-        assert_eq!(told.holdings(), ["web1 tun released stop inferred"], "{input:?}: {}", told.said);
-        assert_eq!(told.findings(), [""; 0], "{input:?}");
-        let coverage = &told.json["input"]["coverage"][0];
+        let answer = trail(&[input]);
+        assert_eq!(answer.holdings(), ["web1 tun released stop inferred"], "{input:?}: {}", answer.stderr);
+        assert_eq!(answer.findings(), [""; 0], "{input:?}");
+        let coverage = &answer.json["input"]["coverage"][0];
         assert_eq!(coverage["spans"][0]["until"], "2026-11-23T21:31:40.000Z", "{input:?}");
     }
     // What is missing is missing in each of them.
@@ -335,14 +335,14 @@ fn events_of_several_lines_are_whole_wherever_a_log_is_cut() {
 #[test]
 fn a_log_of_selected_records_hints_at_the_option_that_says_so() {
     let log = open(11, 5) + &start(15, 6) + &booted(19, 7);
-    let told = told_of(&log);
-    assert!(told.said.contains("--extract says so"), "{}", told.said);
-    assert!(told.json["input"]["notes"][0].as_str().unwrap().contains("--extract"));
-    assert!(!told_of(&(log + &noise(30, 8))).said.contains("--extract"));
+    let answer = trail_of_text(&log);
+    assert!(answer.stderr.contains("--extract says so"), "{}", answer.stderr);
+    assert!(answer.json["input"]["notes"][0].as_str().unwrap().contains("--extract"));
+    assert!(!trail_of_text(&(log + &noise(30, 8))).stderr.contains("--extract"));
 }
 
 #[test]
-fn a_name_that_records_do_not_tell_is_not_nobodys() {
+fn a_name_that_no_record_has_is_not_answered_with_nobody() {
     let log = noise(1, 0).replace("USER_ACCT", "SYSTEM_BOOT")
         + &open(2, 1)
         + &start(3, 2)
@@ -382,33 +382,34 @@ fn two_machines_or_boots_at_once_under_one_name_are_refused() {
              res=success'\"}}\n"
         )
     };
-    let told = |lines: &[String]| {
+    let read_journal = |lines: &[String]| {
         let path = dir.path().join("journal.json");
         fs::write(&path, lines.concat()).unwrap();
         let done = taptrail(&["trail"], &[&path]);
         (done.status.code(), String::from_utf8(done.stderr).unwrap())
     };
-    let (code, said) = told(&[entry(1, 5, 0, 1), entry(2, 6, 10, 2)]);
-    assert!(code == Some(2) && said.contains("their machine ids differ"), "{said}");
+    let (code, stderr) = read_journal(&[entry(1, 5, 0, 1), entry(2, 6, 10, 2)]);
+    assert!(code == Some(2) && stderr.contains("their machine ids differ"), "{stderr}");
     let alternating = [entry(1, 5, 0, 1), entry(1, 6, 5, 2), entry(1, 5, 80, 3), entry(1, 6, 160, 4)];
-    let (code, said) = told(&alternating);
-    assert!(code == Some(2) && said.contains("they are of two boots at one time"), "{said}");
-    assert_eq!(told(&[entry(1, 5, 0, 1), entry(1, 6, 50, 2), entry(1, 6, 80, 3)]).0, Some(0));
+    let (code, stderr) = read_journal(&alternating);
+    assert!(code == Some(2) && stderr.contains("they are of two boots at one time"), "{stderr}");
+    assert_eq!(read_journal(&[entry(1, 5, 0, 1), entry(1, 6, 50, 2), entry(1, 6, 80, 3)]).0, Some(0));
 }
 
 #[test]
 fn a_question_beyond_the_log_is_not_answered_with_nobody() {
     let log = data("libvirt/libvirt-9.0/06-hotplug/audit.log");
-    let who = |at: &str| tell(&["who", "52:54:00:00:06:01", "--format=json", "--at", at], &[&log]);
+    let who = |at: &str| run_json(&["who", "52:54:00:00:06:01", "--format=json", "--at", at], &[&log]);
     for at in ["2026-11-20", "2026-11-23 18:53:00", "2026-11-24 20:00"] {
-        let told = who(at);
-        assert_eq!(told.code, Some(4), "{at}: {}", told.said);
-        assert_eq!(told.json["input"]["asked"]["unknown_on"][0], "?", "{at}");
+        let answer = who(at);
+        assert_eq!(answer.code, Some(4), "{at}: {}", answer.stderr);
+        assert_eq!(answer.json["input"]["asked"]["unknown_on"][0], "?", "{at}");
         assert!(
-            told.said
+            answer
+                .stderr
                 .contains("is not known of all the time asked for: its records are from 2026-11-23T18:53:"),
             "{}",
-            told.said
+            answer.stderr
         );
     }
     let table = taptrail(&["trail", "--at", "2026-11-20"], &[&log]);
@@ -417,40 +418,40 @@ fn a_question_beyond_the_log_is_not_answered_with_nobody() {
 
 #[test]
 fn nobody_is_nobody_from_a_boot_on_without_a_gap() {
-    let asked = |log: &str, at: &str| {
+    let query = |log: &str, at: &str| {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), log).unwrap();
-        let told = tell(&["who", "52:54:00:aa:cc:77", "--format=json", "--at", at], &[file.path()]);
-        assert_eq!(told.holdings().len(), 0, "{}", told.said);
-        (told.code.unwrap(), told.json["input"]["asked"]["no_start_on"].as_array().map_or(0, Vec::len))
+        let answer = run_json(&["who", "52:54:00:aa:cc:77", "--format=json", "--at", at], &[file.path()]);
+        assert_eq!(answer.holdings().len(), 0, "{}", answer.stderr);
+        (answer.code.unwrap(), answer.json["input"]["asked"]["no_start_on"].as_array().map_or(0, Vec::len))
     };
     let (before, after) = ("2026-11-23T18:53:23Z", "2026-11-23T18:53:28Z");
     let life = open(11, 5) + &start(12, 6) + &booted(13, 7) + &stop(14, 9);
     // A guest may have run all along: nobody knows what it held.
     for log in [noise(10, 1) + &life, noise(10, 1) + &stop(11, 9), noise(10, 1) + &noise(11, 9)] {
-        assert_eq!([asked(&log, before), asked(&log, after)], [(4, 1), (4, 1)]);
+        assert_eq!([query(&log, before), query(&log, after)], [(4, 1), (4, 1)]);
     }
     let boot = noise(10, 1).replace("USER_ACCT", "SYSTEM_BOOT");
     assert_eq!(
-        [asked(&(boot.clone() + &life), before), asked(&(boot.clone() + &life), after)],
+        [query(&(boot.clone() + &life), before), query(&(boot.clone() + &life), after)],
         [(0, 0), (0, 0)]
     );
     // Two events are lost after it.
     let life = open(13, 5) + &start(14, 6) + &booted(15, 7) + &stop(16, 9);
-    assert_eq!(asked(&(boot + &life), after), (4, 1));
+    assert_eq!(query(&(boot + &life), after), (4, 1));
 }
 
 /// Whether a guest's devices are held is asked after its last record; what is claimed with certainty is none.
 #[track_caller]
 fn claims_nothing(inputs: &[&Path]) {
-    let told = trail(inputs);
-    for holding in told.holdings() {
-        assert!(holding.ends_with(" incomplete"), "{holding}: {}", told.said);
+    let answer = trail(inputs);
+    for holding in answer.holdings() {
+        assert!(holding.ends_with(" incomplete"), "{holding}: {}", answer.stderr);
     }
-    let asked = ["who", "52:54:00:aa:cc:01", "--format=json", "--at", "2026-11-23T18:55:30Z"];
-    let told = tell(&asked, inputs);
-    let possibly = told.json["holdings"].as_array().is_some_and(|all| !all.is_empty());
-    assert!(told.code == Some(4) || possibly, "{:?} {}", told.code, told.said);
+    let query = ["who", "52:54:00:aa:cc:01", "--format=json", "--at", "2026-11-23T18:55:30Z"];
+    let answer = run_json(&query, inputs);
+    let possibly = answer.json["holdings"].as_array().is_some_and(|all| !all.is_empty());
+    assert!(answer.code == Some(4) || possibly, "{:?} {}", answer.code, answer.stderr);
 }
 
 fn boot(serial: u32, at: u32) -> String {
@@ -485,7 +486,7 @@ fn hosts_whose_clocks_differ_are_each_in_order() {
     let there: Vec<String> = behind.lines().map(|line| format!("node=h2 {line}\n")).collect();
     let both: String =
         here.iter().zip(&there).flat_map(|(one, other)| [one.clone(), other.clone()]).collect();
-    assert_eq!(told_of(&both).holdings(), ["web2 tun held - inferred", "web1 tun held - inferred"]);
+    assert_eq!(trail_of_text(&both).holdings(), ["web2 tun held - inferred", "web1 tun held - inferred"]);
 }
 
 #[test]
@@ -527,11 +528,16 @@ fn records_that_can_not_be_read_are_nobodys_answer() {
         let lines: String = guest.iter().map(|line| spoil(line)).collect();
         fs::write(file.path(), known.clone() + &lines + &noise(5, 100) + &noise(6, 140)).unwrap();
         for more in [&[][..], &["--extract"]] {
-            let asked =
+            let query =
                 [&["who", "52:54:00:aa:cc:01", "--format=json", "--at", "2026-11-23T18:55:30Z"], more]
                     .concat();
-            let told = tell(&asked, &[file.path()]);
-            assert!(matches!(told.code, Some(2 | 4)), "{more:?} {lines} {:?} {}", told.code, told.said);
+            let answer = run_json(&query, &[file.path()]);
+            assert!(
+                matches!(answer.code, Some(2 | 4)),
+                "{more:?} {lines} {:?} {}",
+                answer.code,
+                answer.stderr
+            );
         }
     }
 }
@@ -543,12 +549,17 @@ fn a_last_record_that_can_not_be_read_leaves_things_unknown_however_long_the_log
         let noises: String = (12_000 - lines..12_000).map(|serial| noise(serial, serial)).collect();
         let first = 12_000 - lines - 3;
         let life = open(first, 1) + &start(first + 1, 2) + &booted(first + 2, 3);
-        assert_eq!(told_of(&(life + &noises + &bad)).holdings(), ["web1 tun held - incomplete"], "{lines}");
+        assert_eq!(
+            trail_of_text(&(life + &noises + &bad)).holdings(),
+            ["web1 tun held - incomplete"],
+            "{lines}"
+        );
     }
     // In the middle its number is missing, and that is one finding.
     let life = open(1, 1) + &start(2, 2) + &booted(3, 3);
-    let told = told_of(&(life + &bad.replace(":12000)", ":4)") + &noise(5, 12_001) + &stop(6, 12_002)));
-    assert_eq!(told.findings(), ["log-gap"]);
+    let answer =
+        trail_of_text(&(life + &bad.replace(":12000)", ":4)") + &noise(5, 12_001) + &stop(6, 12_002)));
+    assert_eq!(answer.findings(), ["log-gap"]);
 }
 
 #[test]
@@ -558,8 +569,8 @@ fn what_was_held_as_the_log_ended_may_be_over_by_a_later_time() {
     for (at, count) in
         [("2026-11-23T18:53:30Z", "1 held then, 0 possibly"), ("2026-11-24", "0 held then, 1 possibly")]
     {
-        let told = taptrail(&["trail", "--at", at], &[file.path()]);
-        let text = String::from_utf8(told.stdout).unwrap();
+        let done = taptrail(&["trail", "--at", at], &[file.path()]);
+        let text = String::from_utf8(done.stdout).unwrap();
         assert!(text.contains(count), "{text}");
     }
 }
@@ -567,34 +578,37 @@ fn what_was_held_as_the_log_ended_may_be_over_by_a_later_time() {
 #[test]
 fn a_question_within_a_gap_is_not_answered_with_nobody() {
     let log = wild("auditing-off-for-a-day.log");
-    let told = tell(&["who", "52:54:00:aa:cc:77", "--format=json", "--at", "2026-11-21 06:00"], &[&log]);
-    assert_eq!(told.code, Some(4), "{}", told.said);
-    assert!(told.said.contains("with one gap"), "{}", told.said);
-    let told = tell(&["who", "52:54:00:aa:cc:01", "--format=json", "--at", "2026-11-21 06:00"], &[&log]);
-    assert_eq!(told.holdings(), ["web1 tun held - incomplete"]);
-    let possibly = &told.json["holdings"][0]["possibly_held"][0];
+    let answer =
+        run_json(&["who", "52:54:00:aa:cc:77", "--format=json", "--at", "2026-11-21 06:00"], &[&log]);
+    assert_eq!(answer.code, Some(4), "{}", answer.stderr);
+    assert!(answer.stderr.contains("with one gap"), "{}", answer.stderr);
+    let answer =
+        run_json(&["who", "52:54:00:aa:cc:01", "--format=json", "--at", "2026-11-21 06:00"], &[&log]);
+    assert_eq!(answer.holdings(), ["web1 tun held - incomplete"]);
+    let possibly = &answer.json["holdings"][0]["possibly_held"][0];
     assert_eq!((&possibly["why"], &possibly["until"]), (&"records-lost".into(), &Value::Null));
 }
 
 #[test]
-fn what_may_have_been_held_is_told_as_possibly_held() {
+fn what_may_have_been_held_is_reported_as_possibly_held() {
     // libvirt records a start seconds after QEMU has the devices, and one that failed all the same.
     let log = data("libvirt/libvirt-9.0/08-fail-qemu/audit.log");
     let at = "2026-11-23T18:55:09.150Z";
-    let told = tell(&["who", "52:54:00:00:08:01", "--format=json", "--at", at], &[&log]);
-    assert_eq!(told.code, Some(0), "{}", told.said);
+    let answer = run_json(&["who", "52:54:00:00:08:01", "--format=json", "--at", at], &[&log]);
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
     assert!(
-        told.holdings().contains(&"t8-badarg tun never-granted - inferred".to_owned()),
+        answer.holdings().contains(&"t8-badarg tun never-granted - inferred".to_owned()),
         "{:?}",
-        told.holdings()
+        answer.holdings()
     );
     let table = taptrail(&["who", "52:54:00:00:08:01", "--at", at], &[&log]);
     assert!(String::from_utf8(table.stdout).unwrap().contains("possibly-held"));
-    let holding = &told.json["holdings"][0];
+    let holding = &answer.json["holdings"][0];
     assert_eq!(holding["possibly_held"][0]["why"], "failed", "{holding}");
     // A minute that is named is meant as a whole.
-    let told = tell(&["who", "52:54:00:00:08:01", "--format=json", "--at", "2026-11-23 18:55"], &[&log]);
-    assert!(!told.holdings().is_empty());
+    let answer =
+        run_json(&["who", "52:54:00:00:08:01", "--format=json", "--at", "2026-11-23 18:55"], &[&log]);
+    assert!(!answer.holdings().is_empty());
 }
 
 #[test]
@@ -604,7 +618,7 @@ fn an_extract_is_taken_for_whole_where_its_user_says_so() {
     let guests: String = log.split_inclusive('\n').filter(|line| line.starts_with("type=VIRT_")).collect();
     fs::write(file.path(), guests).unwrap();
     let whole = trail(&[&data("libvirt/libvirt-9.0/06-hotplug/audit.log")]);
-    let extract = tell(&["trail", "--format=json", "--extract"], &[file.path()]);
+    let extract = run_json(&["trail", "--format=json", "--extract"], &[file.path()]);
     assert_eq!(extract.holdings(), whole.holdings());
     let unsaid = trail(&[file.path()]);
     assert!(unsaid.holdings().iter().any(|line| line.ends_with("incomplete")), "{:?}", unsaid.holdings());
@@ -614,8 +628,8 @@ fn an_extract_is_taken_for_whole_where_its_user_says_so() {
 #[test]
 fn each_input_says_which_times_it_has() {
     let log = data("libvirt/libvirt-9.0/06-hotplug/audit.log");
-    let told = trail(&[&log]);
-    let file = &told.json["input"]["files"][0];
+    let answer = trail(&[&log]);
+    let file = &answer.json["input"]["files"][0];
     assert_eq!(file["path"], log.to_str().unwrap());
     assert_eq!(file["hosts"][0]["host"], "?");
     let from = file["hosts"][0]["from"].as_str().unwrap();
@@ -660,7 +674,7 @@ fn noise(serial: u32, at: u32) -> String {
     )
 }
 
-fn told_of(text: &str) -> Told {
+fn trail_of_text(text: &str) -> Answer {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), text).unwrap();
     trail(&[file.path()])
@@ -672,10 +686,10 @@ fn what_a_record_said_that_is_cut_off_or_unreadable_is_unknown() {
     let garbled = |record: String| record.replace("reason=start", "reason=handover");
     let boot = |start: String| open(1, 0) + &start + &booted(3, 1) + &noise(4, 900);
     for log in [boot(cut(start(2, 1))), boot(garbled(start(2, 1)))] {
-        assert_eq!(told_of(&log).holdings(), ["web1 tun unknown - incomplete"], "{log}");
+        assert_eq!(trail_of_text(&log).holdings(), ["web1 tun unknown - incomplete"], "{log}");
     }
     let log = open(1, 0) + &start(2, 1) + &booted(3, 1) + &cut(stop(4, 60)) + &noise(5, 900);
-    assert_eq!(told_of(&log).holdings(), ["web1 tun held - incomplete"]);
+    assert_eq!(trail_of_text(&log).holdings(), ["web1 tun held - incomplete"]);
 }
 
 #[test]
@@ -683,15 +697,15 @@ fn the_numbers_of_one_boot_hide_no_loss_of_the_next() {
     let first: String = (1..200).map(|serial| noise(serial, serial)).collect();
     let boot = "type=SYSTEM_BOOT msg=audit(1795460400.000:2): pid=1 uid=0 msg='res=success'\n";
     let next = noise(1, 400) + boot + &open(3, 410) + &start(4, 411) + &booted(5, 411) + &noise(90, 500);
-    let told = told_of(&(first + &next));
-    assert_eq!(told.holdings(), ["web1 tun held - incomplete"]);
-    assert_eq!(told.findings(), ["log-gap"]);
+    let answer = trail_of_text(&(first + &next));
+    assert_eq!(answer.holdings(), ["web1 tun held - incomplete"]);
+    assert_eq!(answer.findings(), ["log-gap"]);
 }
 
 #[test]
-fn a_manager_that_records_boots_and_no_grants_tells_nothing_of_them() {
+fn a_manager_that_records_boots_and_no_grants_leaves_the_grants_unknown() {
     let log = (open(1, 0) + &booted(2, 1) + &noise(3, 900)).replace(LIBVIRTD, "/usr/sbin/virtchd");
-    assert_eq!(told_of(&log).holdings(), ["web1 tun unknown - incomplete"]);
+    assert_eq!(trail_of_text(&log).holdings(), ["web1 tun unknown - incomplete"]);
 }
 
 #[test]
@@ -703,18 +717,18 @@ fn an_input_of_which_no_record_can_be_read_is_no_clean_one() {
 }
 
 #[test]
-fn a_host_of_which_no_input_tells_has_no_answer() {
+fn a_host_without_records_in_any_input_has_no_answer() {
     let log = data("libvirt/libvirt-9.0/06-hotplug/audit.log");
-    let told = tell(&["trail", "--host", "elsewhere", "--format=json"], &[&log]);
-    assert_eq!(told.code, Some(4), "{}", told.said);
-    assert!(told.said.contains("No input has records of host 'elsewhere'"), "{}", told.said);
+    let answer = run_json(&["trail", "--host", "elsewhere", "--format=json"], &[&log]);
+    assert_eq!(answer.code, Some(4), "{}", answer.stderr);
+    assert!(answer.stderr.contains("No input has records of host 'elsewhere'"), "{}", answer.stderr);
     let empty = tempfile::NamedTempFile::new().unwrap();
-    let told = tell(&["who", "52:54:00:aa:cc:01", "--at", "2026-11-23"], &[empty.path()]);
-    assert_eq!(told.code, Some(4), "{}", told.said);
+    let answer = run_json(&["who", "52:54:00:aa:cc:01", "--at", "2026-11-23"], &[empty.path()]);
+    assert_eq!(answer.code, Some(4), "{}", answer.stderr);
 }
 
 #[test]
-fn lines_that_a_relay_has_twice_are_told_once() {
+fn lines_that_a_relay_has_twice_count_once() {
     let log = open(1, 0) + &start(2, 1) + &booted(3, 1);
     let line = |line: &str| {
         let (head, text) = line.split_once("): ").unwrap();
@@ -723,9 +737,9 @@ fn lines_that_a_relay_has_twice_are_told_once() {
     };
     let once: String = log.lines().map(line).collect();
     let twice: String = once.split_inclusive('\n').flat_map(|line| [line, line]).collect();
-    assert_eq!(told_of(&once).holdings(), ["web1 tun held - inferred"]);
-    assert_eq!(told_of(&twice).holdings(), ["web1 tun held - inferred"]);
-    assert_eq!(told_of(&(once.clone() + &once)).holdings(), ["web1 tun held - inferred"]);
+    assert_eq!(trail_of_text(&once).holdings(), ["web1 tun held - inferred"]);
+    assert_eq!(trail_of_text(&twice).holdings(), ["web1 tun held - inferred"]);
+    assert_eq!(trail_of_text(&(once.clone() + &once)).holdings(), ["web1 tun held - inferred"]);
 }
 
 #[test]
@@ -739,18 +753,18 @@ fn what_comes_after_auditing_is_off_is_unknown() {
         (log.clone() + &noise(5, 900), "web1 tun held - incomplete"),
         (log + boot, "web1 tun released reboot incomplete"),
     ] {
-        let told = told_of(&log);
-        assert_eq!(told.holdings(), [expect], "{log}");
-        assert!(told.findings().contains(&"log-gap"), "{log}");
+        let answer = trail_of_text(&log);
+        assert_eq!(answer.holdings(), [expect], "{log}");
+        assert!(answer.findings().contains(&"log-gap"), "{log}");
     }
 }
 
 #[test]
 fn a_clock_that_was_set_back_leaves_what_is_alive_uncertain() {
     let log = open(1, 4000) + &start(2, 4001) + &booted(3, 4001) + &stop(4, 500) + &noise(5, 600);
-    let told = told_of(&log);
-    assert_eq!(told.holdings(), ["web1 tun released stop incomplete"]);
-    assert_eq!(told.findings(), ["log-gap"]);
+    let answer = trail_of_text(&log);
+    assert_eq!(answer.holdings(), ["web1 tun released stop incomplete"]);
+    assert_eq!(answer.findings(), ["log-gap"]);
 }
 
 #[test]
@@ -762,9 +776,9 @@ fn a_try_before_a_gap_takes_nothing_from_the_next() {
     };
     let attach = start(23, 31).replace("reason=start", "reason=attach");
     let log = booted(1, 0) + &vhost(2, 10) + &open(21, 30) + &vhost(22, 30) + &attach + &noise(24, 900);
-    let told = told_of(&log);
+    let answer = trail_of_text(&log);
     let expect = ["vhost-net unknown", "tun held", "vhost-net held"];
-    assert_eq!(told.holdings(), expect.map(|holding| format!("web1 {holding} - incomplete")));
+    assert_eq!(answer.holdings(), expect.map(|holding| format!("web1 {holding} - incomplete")));
 }
 
 /// A guest's open, its start and the guest's own, as somebody writes them into syslog's text.
@@ -791,7 +805,7 @@ fn forged(tag: &str, kind: &str) -> String {
 }
 
 /// What is asked of a file, and what is said of it.
-fn asked(arguments: &[&str]) -> (Option<i32>, String, String) {
+fn run_text(arguments: &[&str]) -> (Option<i32>, String, String) {
     let done = taptrail(arguments, &[]);
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (done.status.code(), text(done.stdout), text(done.stderr))
@@ -813,9 +827,9 @@ fn a_logs_text_is_believed_and_marked_as_what_any_user_can_write() {
         fs::write(&path, forged(tag, kind)).unwrap();
         let file = path.to_str().unwrap();
         let marks = |arguments: &[&str], mark: &str| {
-            let (_, told, said) = asked(arguments);
-            assert!(told.contains(mark), "{tag} {arguments:?}: {told}");
-            assert!(said.contains("not authenticated"), "{tag} {arguments:?}: {said}");
+            let (_, stdout, stderr) = run_text(arguments);
+            assert!(stdout.contains(mark), "{tag} {arguments:?}: {stdout}");
+            assert!(stderr.contains("not authenticated"), "{tag} {arguments:?}: {stderr}");
         };
         marks(&["trail", file], "inferred*");
         marks(&["trail", file], "\n* not authenticated: ");
@@ -845,8 +859,8 @@ fn a_logs_text_is_believed_and_marked_as_what_any_user_can_write() {
             }
             fs::remove_file(found).unwrap();
         }
-        let (code, _, said) = asked(&["verify", file]);
-        assert!(code.is_some_and(|code| code > 0) && said.contains("not authenticated"), "{said}");
+        let (code, _, stderr) = run_text(&["verify", file]);
+        assert!(code.is_some_and(|code| code > 0) && stderr.contains("not authenticated"), "{stderr}");
     }
 }
 
@@ -864,14 +878,14 @@ fn a_process_id_shows_that_it_is_not_the_kernel() {
     ] {
         let path = dir.path().join("syslog");
         fs::write(&path, forged(tag, "kernel")).unwrap();
-        let (code, told, said) = asked(&["trail", path.to_str().unwrap()]);
-        assert_eq!((code, told.as_str()), (Some(2), ""), "{tag}: {said}");
-        assert!(said.contains("3 lines look like records"), "{tag}: {said}");
+        let (code, stdout, stderr) = run_text(&["trail", path.to_str().unwrap()]);
+        assert_eq!((code, stdout.as_str()), (Some(2), ""), "{tag}: {stderr}");
+        assert!(stderr.contains("3 lines look like records"), "{tag}: {stderr}");
     }
 }
 
 #[test]
-fn what_an_audit_log_tells_too_is_not_marked() {
+fn what_an_audit_log_has_too_is_not_marked() {
     let dir = tempfile::tempdir().unwrap();
     let syslog = forged("kernel", "kernel");
     fs::write(dir.path().join("syslog"), &syslog).unwrap();
@@ -882,11 +896,14 @@ fn what_an_audit_log_tells_too_is_not_marked() {
     fs::write(dir.path().join("audit.log"), audit.lines().filter_map(own).collect::<String>()).unwrap();
     let path = dir.path().to_str().unwrap();
     for format in ["json", "jsonl", "csv"] {
-        let (_, told, _) = asked(&["trail", "--format", format, path]);
-        let marked = told.contains("unauthenticated_source\"") || told.contains(",true\r\n");
-        assert!(told.contains("victim") && !marked, "{told}");
+        let (_, stdout, _) = run_text(&["trail", "--format", format, path]);
+        let marked = stdout.contains("unauthenticated_source\"") || stdout.contains(",true\r\n");
+        assert!(stdout.contains("victim") && !marked, "{stdout}");
     }
-    let (_, told, said) = asked(&["trail", path]);
-    assert!(told.contains("victim") && !told.contains('*'), "{told}");
-    assert!(said.contains("not authenticated"), "the input is, and what rests on it alone would be: {said}");
+    let (_, stdout, stderr) = run_text(&["trail", path]);
+    assert!(stdout.contains("victim") && !stdout.contains('*'), "{stdout}");
+    assert!(
+        stderr.contains("not authenticated"),
+        "the input is, and what rests on it alone would be: {stderr}"
+    );
 }

@@ -64,12 +64,12 @@ impl World {
 }
 
 /// What comes to the service manager's socket, until it has this.
-fn told(socket: &UnixDatagram, what: &str) -> String {
+fn wait_for_message(socket: &UnixDatagram, what: &str) -> String {
     socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    let mut told = [0; 1024];
+    let mut buffer = [0; 1024];
     loop {
-        let length = socket.recv(&mut told).unwrap_or_else(|error| panic!("{what}: {error}"));
-        let text = String::from_utf8_lossy(&told[..length]).into_owned();
+        let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
         if text.contains(what) {
             return text;
         }
@@ -118,29 +118,32 @@ fn a_service_manager_hears_that_the_driver_lives_what_it_holds_and_that_it_ends(
     let file = write(&world, "");
     let mut service = Service::start(&world, &file);
     let guest = world.last_guest().unwrap();
-    told(&socket, "READY=1");
+    wait_for_message(&socket, "READY=1");
     let pid = guest.pid;
-    told(&socket, &format!("STATUS=web1 runs, QEMU has pid {pid}: 1 interface, 1 descriptor held"));
+    wait_for_message(
+        &socket,
+        &format!("STATUS=web1 runs, QEMU has pid {pid}: 1 interface, 1 descriptor held"),
+    );
     for _ in 0..5 {
-        told(&socket, "WATCHDOG=1");
+        wait_for_message(&socket, "WATCHDOG=1");
     }
     world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:02,queues=2,vhost=off").ok();
-    told(&socket, ": 2 interfaces, 3 descriptors held");
+    wait_for_message(&socket, ": 2 interfaces, 3 descriptors held");
     world.detach(&guest, 2, &["--timeout", "20s"]).ok();
-    told(&socket, ": 1 interface, 1 descriptor held");
-    assert_not_told_to(&guest);
+    wait_for_message(&socket, ": 1 interface, 1 descriptor held");
+    assert_no_notify_environment(&guest);
     service.signal(Signal::TERM);
     // The guest's patience of 1 s, and what an end takes.
-    let extended = told(&socket, "EXTEND_TIMEOUT_USEC=");
+    let extended = wait_for_message(&socket, "EXTEND_TIMEOUT_USEC=");
     let extended: u64 = extended.trim().split('=').next_back().unwrap().parse().unwrap();
     assert!((60_000_000..90_000_000).contains(&extended), "{extended}");
-    told(&socket, "STOPPING=1");
+    wait_for_message(&socket, "STOPPING=1");
     assert!(service.0.wait().unwrap().success());
     world.assert_clean();
 }
 
 /// QEMU has no way to the service manager.
-fn assert_not_told_to(guest: &Guest) {
+fn assert_no_notify_environment(guest: &Guest) {
     let environment = std::fs::read(format!("/proc/{}/environ", guest.pid)).unwrap();
     let environment = String::from_utf8_lossy(&environment);
     assert!(!environment.contains("NOTIFY_SOCKET") && !environment.contains("WATCHDOG"), "{environment}");
@@ -155,7 +158,7 @@ fn a_driver_that_hangs_is_silent() {
     let file = write(&world, "");
     let service = Service::start(&world, &file);
     let guest = world.last_guest().unwrap();
-    told(&socket, "WATCHDOG=1");
+    wait_for_message(&socket, "WATCHDOG=1");
     service.signal(Signal::STOP);
     socket.set_nonblocking(true).unwrap();
     std::thread::sleep(Duration::from_millis(300));
@@ -165,7 +168,7 @@ fn a_driver_that_hangs_is_silent() {
     assert!(socket.recv(&mut buffer).is_err(), "pings come from something else than the driver");
     service.signal(Signal::CONT);
     socket.set_nonblocking(false).unwrap();
-    told(&socket, "WATCHDOG=1");
+    wait_for_message(&socket, "WATCHDOG=1");
     world.stop(&guest);
 }
 

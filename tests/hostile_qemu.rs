@@ -46,20 +46,20 @@ fn no_way_of_hiding_makes_a_tap_definitively_released() {
             world.ip("tuntap add dev mine mode tap");
             let backend = if own { "bridge=br0" } else { "tap=mine" };
             let last = u8::try_from(number + 1).unwrap();
-            hostile.does("deleted");
+            hostile.set_mode("deleted");
             let spec = format!("{backend},mac={},id=n1,vhost=off", mac(last));
             world.attach(&hostile.guest, &spec).ok();
-            hostile.does(&format!("{way} deleted no-carrier"));
+            hostile.set_mode(&format!("{way} deleted no-carrier"));
             world.detach(&hostile.guest, last, &[]).fails(1, "still holds");
-            let truth = hostile.truth();
-            assert_eq!(truth.len(), 1, "{way}: {truth:?}");
+            let held_descriptors = hostile.held_descriptors();
+            assert_eq!(held_descriptors.len(), 1, "{way}: {held_descriptors:?}");
             assert_eq!(close_of(&world, last), None, "{way}, own {own}");
             assert_eq!(world.trail()["holdings"][0]["state"], "held", "{way}");
             // It lets go: then it is definitive.
             if matches!(way, "lie" | "dup") {
                 continue;
             }
-            hostile.free();
+            hostile.release_all();
             assert_eq!(close_of(&world, last), Some(None), "{way}, own {own}");
         }
     }
@@ -70,9 +70,9 @@ fn a_macvtap_is_taken_with_its_link_whatever_is_hidden() {
     for way in ["thread", "flight", "ring", "child"] {
         let world = World::new();
         let hostile = Hostile::start(&world, "web1");
-        hostile.does("deleted");
+        hostile.set_mode("deleted");
         world.attach(&hostile.guest, "macvtap=lower,mac=52:54:00:00:00:01,id=n1,vhost=off").ok();
-        hostile.does(&format!("{way} deleted"));
+        hostile.set_mode(&format!("{way} deleted"));
         let done = world.detach(&hostile.guest, 1, &[]);
         if way == "thread" {
             // Another thread's table is seen.
@@ -104,13 +104,13 @@ fn a_macvtap_of_somebody_elses_is_released_with_a_doubt() {
         let index = 100_000 + 4 * std::process::id() + u32::try_from(number).unwrap();
         world.ip(&format!("link add link lower name theirs index {index} type macvtap mode bridge"));
         world.ip("link set theirs address 52:54:00:00:00:01 up");
-        hostile.does("deleted");
+        hostile.set_mode("deleted");
         world.attach(&hostile.guest, "tap=theirs,mac=52:54:00:00:00:01,id=n1,vhost=off").ok();
-        hostile.does(&format!("{way} deleted"));
+        hostile.set_mode(&format!("{way} deleted"));
         let done = world.detach(&hostile.guest, 1, &["--json"]).ok();
         assert_eq!(close_of(&world, 1), Some(Some(doubt)), "{way}");
-        let told: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
-        assert_eq!(told["devices"][0]["doubt"], doubt.as_str());
+        let report: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+        assert_eq!(report["devices"][0]["doubt"], doubt.as_str());
         // That the kernel keeps no count is said in the record, and is nothing to look for.
         let somebody = doubt != CloseDoubt::Uncounted;
         assert_eq!(done.stderr.contains("may be held still"), somebody, "{way}: {}", done.stderr);
@@ -135,7 +135,7 @@ fn the_end_of_qemu_is_no_proof_by_itself() {
         world.ip("tuntap add dev mine mode tap");
         let hostile = Hostile::start(&world, "web1");
         world.attach(&hostile.guest, spec).ok();
-        hostile.does("child deleted");
+        hostile.set_mode("child deleted");
         let _ = world.detach(&hostile.guest, 1, &[]);
         let done = world.taptrail(["stop", "web1", "--force"]).ok();
         assert_eq!(close_of(&world, 1), Some(doubt), "{spec}");
@@ -151,12 +151,12 @@ fn a_tap_that_qemu_made_stay_goes_with_its_guest() {
     let world = World::new();
     let hostile = Hostile::start(&world, "web1");
     world.attach(&hostile.guest, "bridge=br0,mac=52:54:00:00:00:01,id=n1,vhost=off").ok();
-    hostile.does("persist deleted");
+    hostile.set_mode("persist deleted");
     world.detach(&hostile.guest, 1, &[]).ok();
     assert_eq!(close_of(&world, 1), Some(None));
     assert_eq!(world.links(), Vec::<String>::new());
     // And when both end, by `recover`.
-    hostile.does("");
+    hostile.set_mode("");
     world.attach(&hostile.guest, "bridge=br0,mac=52:54:00:00:00:02,id=n2,vhost=off").ok();
     world.kill_supervisor("web1");
     // QEMU makes it stay, and ends.
@@ -172,14 +172,14 @@ fn a_tap_that_qemu_made_stay_goes_with_its_guest() {
 }
 
 #[test]
-fn a_revoked_tap_whose_open_file_is_hidden_is_not_told_as_released() {
+fn a_revoked_tap_whose_open_file_is_hidden_is_not_reported_as_released() {
     for (way, doubt) in
         [("flight", CloseDoubt::Hidden), ("ring", CloseDoubt::Hidden), ("child", CloseDoubt::HeldElsewhere)]
     {
         let world = World::new();
         let hostile = Hostile::start(&world, "web1");
         world.attach(&hostile.guest, "bridge=br0,mac=52:54:00:00:00:01,id=n1,vhost=off").ok();
-        hostile.does(&format!("{way} deleted"));
+        hostile.set_mode(&format!("{way} deleted"));
         world.detach(&hostile.guest, 1, &["--force"]).fails(1, "their link is deleted");
         assert_eq!(close_of(&world, 1), None, "{way}");
         assert_eq!(world.links(), Vec::<String>::new(), "{way}");
@@ -197,7 +197,7 @@ fn what_was_deleted_by_others_while_qemu_held_it_is_released_with_a_doubt() {
     let hostile = Hostile::start(&world, "web1");
     world.attach(&hostile.guest, "bridge=br0,mac=52:54:00:00:00:01,id=n1,vhost=off").ok();
     world.ip("link delete vnet0");
-    hostile.does("flight deleted");
+    hostile.set_mode("flight deleted");
     world.detach(&hostile.guest, 1, &[]).ok();
     assert_eq!(close_of(&world, 1), Some(Some(CloseDoubt::Hidden)));
     world.stop(&hostile.guest);
@@ -230,11 +230,11 @@ fn a_tap_to_which_another_qemu_could_attach_is_nobodys_device() {
 }
 
 #[test]
-fn what_qemu_got_in_an_attach_that_failed_is_not_told_as_never_granted_for_certain() {
+fn what_qemu_got_in_an_attach_that_failed_is_not_reported_as_never_granted_for_certain() {
     for how in ["exit-netdev", "refuse-netdev", "refuse-getfd"] {
         let world = World::new();
         let hostile = Hostile::start(&world, "web1");
-        hostile.does(how);
+        hostile.set_mode(how);
         world.attach(&hostile.guest, "bridge=br0,mac=52:54:00:00:00:01,id=n1,vhost=off").fails(1, "QEMU");
         let trail = world.trail();
         let holding = &trail["holdings"][0];
@@ -258,16 +258,16 @@ fn what_qemu_got_in_an_attach_that_failed_is_not_told_as_never_granted_for_certa
 }
 
 #[test]
-fn what_qemu_changed_of_a_tap_of_others_is_told() {
-    for (how, told) in [("own", "is not its owner's any more"), ("no-persist", "is not there any more")] {
+fn what_qemu_changed_of_a_tap_of_others_is_reported() {
+    for (how, warning) in [("own", "is not its owner's any more"), ("no-persist", "is not there any more")] {
         let world = World::new();
         world.ip("tuntap add dev mine mode tap user 0");
         let hostile = Hostile::start(&world, "web1");
         world.attach(&hostile.guest, "tap=mine,mac=52:54:00:00:00:01,id=n1,vhost=off").ok();
-        hostile.does(&format!("{how} deleted"));
+        hostile.set_mode(&format!("{how} deleted"));
         world.detach(&hostile.guest, 1, &[]).ok();
         let log = fs::read_to_string(world.run_dir().join("web1/log")).unwrap();
-        assert!(log.contains(told), "{how}: {log}");
+        assert!(log.contains(warning), "{how}: {log}");
         world.stop(&hostile.guest);
     }
 }
@@ -291,7 +291,7 @@ impl Random {
 
 /// Whatever a hostile QEMU does at random, held against what it really holds.
 #[test]
-fn whatever_a_hostile_qemu_does_nothing_held_is_told_as_released() {
+fn whatever_a_hostile_qemu_does_nothing_held_is_reported_as_released() {
     let number = |name, otherwise| {
         std::env::var(name).ok().and_then(|number| number.parse().ok()).unwrap_or(otherwise)
     };
@@ -304,7 +304,7 @@ fn whatever_a_hostile_qemu_does_nothing_held_is_told_as_released() {
         .start("victim", &["--nic", "bridge=br0,mac=52:54:00:00:00:aa,vhost=off,filter=no-mac-spoofing"]);
     let (victims_tap, victims_filter) = (world.link("vnet0")["ifindex"].clone(), world.ruleset());
     let hostile = Hostile::start(&world, "web1");
-    let mut told = world.records().len();
+    let mut checked = world.records().len();
     // The NIC that each MAC was given last, and its link, whose number is not used again: a MAC is not given again while
     // anything of it is held.
     let mut given = BTreeMap::new();
@@ -318,9 +318,9 @@ fn whatever_a_hostile_qemu_does_nothing_held_is_told_as_released() {
             random.of(&["", "", "", "persist", "no-carrier", "hide-closefd"]),
         ]
         .join(" ");
-        hostile.does(&mode);
+        hostile.set_mode(&mode);
         let given_before = given.clone();
-        let does = match random.below(4) {
+        let action = match random.below(4) {
             0 | 1 => {
                 let backend = random.of(&["bridge=br0", "macvtap=lower", "tap=mine", "tap=vnet0"]);
                 let filter = random.of(&["", ",filter=no-mac-spoofing"]);
@@ -351,15 +351,15 @@ fn whatever_a_hostile_qemu_does_nothing_held_is_told_as_released() {
                 format!("detach {last} --force")
             }
         };
-        let context = format!("seed {seed}, step {step}: {does} ({mode})");
+        let context = format!("seed {seed}, step {step}: {action} ({mode})");
         // What was told as definitively closed is not held. A macvtap's link is gone, and with it the device; an open
         // file of a tap's outlives it.
-        let truth = hostile.truth();
+        let held_descriptors = hostile.held_descriptors();
         links = world.numbered_links();
         let all = world.records();
         // What was opened in this step was for its own NIC, which need not have got it.
         let mut opened = BTreeSet::new();
-        for record in &all[told..] {
+        for record in &all[checked..] {
             let (mac, device) = match &record.event {
                 Event::Open { mac, device, .. } if record.outcome == Outcome::Success => {
                     opened.insert((mac.0[5], device.dev.clone()));
@@ -377,10 +377,10 @@ fn whatever_a_hostile_qemu_does_nothing_held_is_told_as_released() {
             };
             // Another may have its name by now.
             let is_there = class(dev) != "macvtap" || link.as_ref().is_some_and(|link| links.contains(link));
-            let held = truth.contains_key(&format!("taptrail-{id}-0")) && is_there;
-            assert!(record.doubt.is_some() || !held, "{context}: {record:?} with {truth:?}");
+            let held = held_descriptors.contains_key(&format!("taptrail-{id}-0")) && is_there;
+            assert!(record.doubt.is_some() || !held, "{context}: {record:?} with {held_descriptors:?}");
         }
-        told = all.len();
+        checked = all.len();
         assert_eq!(victim.holds(), ["tun vnet0"], "{context}");
         assert_eq!(world.link("vnet0")["ifindex"], victims_tap, "{context}");
         let filters = world.ruleset();

@@ -62,8 +62,8 @@ fn a_full_disk_refuses_grants_and_harms_no_guest() {
     fs::remove_file(filler).unwrap();
     world.attach(&guest, TWO).ok();
     world.stop(&guest);
-    let story = world.story();
-    assert_eq!(story.iter().filter(|line| *line == "revoke 01").count(), 1, "{story:?}");
+    let record_lines = world.record_lines();
+    assert_eq!(record_lines.iter().filter(|line| *line == "revoke 01").count(), 1, "{record_lines:?}");
     assert_eq!(world.taptrail(["ledger", "check"]).ok().code(), 0);
     world.assert_clean();
 }
@@ -116,7 +116,7 @@ fn a_disk_that_fails_under_a_guest_refuses_grants_and_what_ended_is_closed_later
     mount(&["-o", "loop", image, state]);
     world.taptrail(["recover"]).ok();
     world.assert_clean();
-    assert_eq!(world.story().last().unwrap(), "guest unknown");
+    assert_eq!(world.record_lines().last().unwrap(), "guest unknown");
     assert!(Command::new("/bin/umount").arg(state).status().unwrap().success());
 }
 
@@ -169,7 +169,7 @@ fn what_is_exported_reads_as_an_audit_log() {
     world.stop(&guest);
     let log = world.path("exported");
     fs::write(&log, world.taptrail(["ledger", "export"]).ok().stdout).unwrap();
-    let told = |trail: serde_json::Value| -> Vec<String> {
+    let holdings = |trail: serde_json::Value| -> Vec<String> {
         let keys =
             ["guest", "mac", "device", "queues", "opened", "granted", "released", "state", "certainty"];
         let holdings = trail["holdings"].as_array().unwrap().iter();
@@ -177,7 +177,7 @@ fn what_is_exported_reads_as_an_audit_log() {
     };
     // Where auditing is on, other records have the numbers between these.
     let exported = world.json(["trail", "--extract", "--format", "json", log.to_str().unwrap()]);
-    assert_eq!(told(exported), told(world.trail()));
+    assert_eq!(holdings(exported), holdings(world.trail()));
     // And to others.
     let ausearch = Command::new("/sbin/ausearch")
         .args(["--input", log.to_str().unwrap(), "--vm-name", "it's web1", "--raw"])
@@ -198,7 +198,7 @@ fn pruning_forgets_guests_that_have_ended() {
     assert_eq!(none, json!({"guests": 0, "records": 0}));
     let pruned = world.json(["ledger", "prune", "--before", "now", "--json"]);
     assert_eq!(pruned, json!({"guests": 1, "records": 5}));
-    assert_eq!(world.story(), ["open 02 tun vnet0 q0", "start 02", "guest booted"]);
+    assert_eq!(world.record_lines(), ["open 02 tun vnet0 q0", "start 02", "guest booted"]);
     world.stop(&second);
     assert!(world.taptrail(["ledger", "check"]).ok().stdout.contains("is sound"));
     world.assert_clean();
@@ -252,7 +252,7 @@ fn libvirts_log_and_the_ledger_of_who_watched_it_are_one_trail() {
     let log = data.join("audit.log");
     watch(&world.state(), &log);
     let ledger = Ledger::file(&world.state());
-    let told = |files: &[&Path]| {
+    let read = |files: &[&Path]| {
         let files = files.iter().map(|file| file.to_str().unwrap());
         let trail = world.json(["trail", "--assume-host", "h1", "--format", "json"].into_iter().chain(files));
         let keys = ["device", "state", "certainty", "ended_by"];
@@ -262,27 +262,27 @@ fn libvirts_log_and_the_ledger_of_who_watched_it_are_one_trail() {
         let findings: Vec<_> = findings.map(|finding| finding["kind"].as_str().unwrap().to_owned()).collect();
         (holdings, findings, trail["input"]["duplicates"].clone())
     };
-    let (alone, _, _) = told(&[&log]);
+    let (alone, _, _) = read(&[&log]);
     assert_eq!(alone[0][2..], [json!("inferred"), json!("stop")]);
-    let both = told(&[&log, &ledger]);
+    let both = read(&[&log, &ledger]);
     assert_eq!(both.0[0][2..], [json!("definitive"), json!("stop")]);
     assert_eq!(both.0[0][0]["path"], "/dev/tap7");
     assert_eq!((both.0.len(), &both.2), (3, &json!(6)), "{both:?}");
     assert_eq!(both.1, ["open-failed", "contradictory-open"]);
-    assert_eq!(told(&[&ledger]).0, both.0, "the ledger alone tells it, too");
+    assert_eq!(read(&[&ledger]).0, both.0, "the ledger alone tells it, too");
 
     // Who takes a record out of the log is told by the ledger.
     let text = fs::read_to_string(&log).unwrap();
     let cut: Vec<&str> = text.lines().filter(|line| !line.contains("resrc=net reason=start")).collect();
     let changed = world.path("changed.log");
     fs::write(&changed, cut.join("\n") + "\n").unwrap();
-    let (holdings, findings, _) = told(&[&changed, &ledger]);
+    let (holdings, findings, _) = read(&[&changed, &ledger]);
     assert_eq!(holdings, both.0);
     assert_eq!(findings, ["open-failed", "contradictory-open", "serial-gap"]);
 }
 
 #[test]
-fn what_a_supervisor_has_in_hand_is_told_as_under_way() {
+fn an_attach_that_is_under_way_is_reported_as_opening() {
     let world = World::new();
     let guest = world.start("web1", &[]);
     // It does not answer: the hand-over waits for it.
@@ -295,8 +295,8 @@ fn what_a_supervisor_has_in_hand_is_told_as_under_way() {
     assert_eq!(trail["holdings"][0]["certainty"], "definitive");
     assert_eq!(trail["holdings"][0]["possibly_held"][0]["why"], "trail-ends");
     world.taptrail(["findings"]).ok();
-    let told = world.taptrail(["explain", "web1"]).ok().stdout;
-    assert!(told.contains("no record showed yet whether QEMU gets it"), "{told}");
+    let explanation = world.taptrail(["explain", "web1"]).ok().stdout;
+    assert!(explanation.contains("no record showed yet whether QEMU gets it"), "{explanation}");
     // Of a copy of the ledger its supervisor is still this host's.
     let copy = world.path("copy.sqlite");
     rusqlite::Connection::open(Ledger::file(&world.state()))
@@ -425,12 +425,12 @@ fn who_may_only_read_a_ledger_reads_it_and_leaves_it_as_it_is() {
             .arg(dir.path().join("ledger.sqlite"))
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&done.stderr).into_owned();
-        serde_json::from_slice::<serde_json::Value>(&done.stdout).map_err(|_| said)
+        let stderr = String::from_utf8_lossy(&done.stderr).into_owned();
+        serde_json::from_slice::<serde_json::Value>(&done.stdout).map_err(|_| stderr)
     };
-    let told = ["65534", "0"].map(read);
+    let trails = ["65534", "0"].map(read);
     fs::remove_file(&program).unwrap();
-    for trail in told {
+    for trail in trails {
         assert_eq!(trail.unwrap()["holdings"][0]["state"], "released");
     }
     assert_eq!(files(), before);

@@ -29,7 +29,7 @@ fn line(mac: &Value, device: &Value, queues: &Value) -> String {
 }
 
 /// What a guest is seen to hold. No audit log knows a tap's interface.
-fn seen(domain: &Domain, names_taps: bool) -> Vec<String> {
+fn held_in_proc(domain: &Domain, names_taps: bool) -> Vec<String> {
     let text = |held: Held| {
         let dev = if held.kind == "tun" && !names_taps { "-".to_owned() } else { held.dev };
         format!("{} {} {} {} {dev} x{}", held.mac, held.kind, held.path, held.rdev, held.queues)
@@ -38,14 +38,14 @@ fn seen(domain: &Domain, names_taps: bool) -> Vec<String> {
 }
 
 /// What the trail tells as held.
-fn told(trail: &Value) -> Vec<String> {
+fn held_in_trail(trail: &Value) -> Vec<String> {
     let holdings = trail["holdings"].as_array().unwrap().iter();
     let held = holdings.filter(|holding| holding["state"] == "held");
     sorted(held.map(|holding| line(&holding["mac"], &holding["device"], &holding["queues"])))
 }
 
 /// What is seen of a guest and has this verdict. What it is held for, only its record tells.
-fn judged(verified: &Value, domain: &Domain, verdict: &str) -> Vec<String> {
+fn rows_with_verdict(verified: &Value, domain: &Domain, verdict: &str) -> Vec<String> {
     let rows = verified["devices"].as_array().unwrap().iter();
     let rows = rows.filter(|row| row["process"]["pid"] == domain.pid && row["verdict"] == verdict);
     sorted(rows.map(|row| line(&row["holding"]["mac"], &row["device"], &row["queues"])))
@@ -60,28 +60,28 @@ fn sorted(lines: impl Iterator<Item = String>) -> Vec<String> {
 /// What QEMU holds, so many devices, is what the log alone tells as far as it can, and what the watcher's ledger comes
 /// to tell, alone and with the log, definitively. All is accounted for.
 #[track_caller]
-fn agree(libvirt: &Libvirt, domain: &Domain, devices: usize) {
-    let held = seen(domain, true);
+fn assert_agree(libvirt: &Libvirt, domain: &Domain, devices: usize) {
+    let held = held_in_proc(domain, true);
     assert_eq!(held.len(), devices, "{held:?}");
-    assert_eq!(told(&libvirt.log(&domain.uuid)), seen(domain, false));
-    assert_eq!(judged(&libvirt.verify_log(0), domain, "accounted"), held);
-    watched(libvirt, domain, devices);
+    assert_eq!(held_in_trail(&libvirt.log(&domain.uuid)), held_in_proc(domain, false));
+    assert_eq!(rows_with_verdict(&libvirt.verify_log(0), domain, "accounted"), held);
+    assert_watcher_agrees(libvirt, domain, devices);
 }
 
 /// The watcher's part of it: where a log alone can't tell.
 #[track_caller]
-fn watched(libvirt: &Libvirt, domain: &Domain, devices: usize) {
-    let held = seen(domain, true);
+fn assert_watcher_agrees(libvirt: &Libvirt, domain: &Domain, devices: usize) {
+    let held = held_in_proc(domain, true);
     assert_eq!(held.len(), devices, "{held:?}");
-    libvirt.world.until("the watcher sees it", || told(&libvirt.ledger(&domain.uuid)) == held);
+    libvirt.world.until("the watcher sees it", || held_in_trail(&libvirt.ledger(&domain.uuid)) == held);
     for trail in [libvirt.ledger(&domain.uuid), libvirt.trail(&domain.uuid)] {
-        assert_eq!(told(&trail), held);
+        assert_eq!(held_in_trail(&trail), held);
         for holding in trail["holdings"].as_array().unwrap() {
             let granted = holding["state"] == "held" || holding["state"] == "released";
             assert!(!granted || is_definitive(holding), "{holding:#}");
         }
     }
-    assert_eq!(judged(&libvirt.verify(0), domain, "accounted"), held);
+    assert_eq!(rows_with_verdict(&libvirt.verify(0), domain, "accounted"), held);
 }
 
 /// Whether a holding is definitive, or as much so as this kernel can show: of a macvtap whose link libvirt did not delete,
@@ -120,30 +120,30 @@ fn ended(libvirt: &Libvirt, domain: &Domain) {
 }
 
 #[test]
-fn auditing_tells_a_guests_devices_through_its_whole_life() {
+fn auditing_shows_a_guests_devices_through_its_whole_life() {
     let Some(libvirt) = Libvirt::start() else { return };
     let _watch = libvirt.watch();
     let first = Nic::on("br0", &mac(1)).queues(2);
     let guest = libvirt.create("whole-life", 1, &[first, Nic::on("lower", &mac(2))]);
-    agree(&libvirt, &guest, 2);
+    assert_agree(&libvirt, &guest, 2);
     let (tap, macvtap) = (Nic::on("br0", &mac(3)).queues(2), Nic::on("lower", &mac(4)));
     libvirt.attach(&guest, &tap);
     libvirt.attach(&guest, &macvtap);
-    agree(&libvirt, &guest, 4);
+    assert_agree(&libvirt, &guest, 4);
     // The records of another bridge are those of a detach and an attach.
     libvirt.update(&guest, &Nic::on("br1", &mac(1)).queues(2));
     libvirt.world.until("both are read", || !findings(&libvirt.ledger(&guest.uuid)).is_empty());
-    agree(&libvirt, &guest, 4);
-    let before = seen(&guest, true);
+    assert_agree(&libvirt, &guest, 4);
+    let before = held_in_proc(&guest, true);
     libvirt.detach(&guest, &tap);
-    agree(&libvirt, &guest, 3);
+    assert_agree(&libvirt, &guest, 3);
     libvirt.detach(&guest, &macvtap);
-    agree(&libvirt, &guest, 2);
+    assert_agree(&libvirt, &guest, 2);
     libvirt.attach(&guest, &tap);
-    agree(&libvirt, &guest, 3);
-    let last = seen(&guest, true);
+    assert_agree(&libvirt, &guest, 3);
+    let last = held_in_proc(&guest, true);
     libvirt.destroy(&guest);
-    agree(&libvirt, &guest, 0);
+    assert_agree(&libvirt, &guest, 0);
     let detached = before.iter().filter(|line| line.starts_with(&mac(3)) || line.starts_with(&mac(4)));
     let detached = detached.map(|line| format!("{line} detach"));
     let stopped = last.iter().map(|line| format!("{line} stop"));
@@ -154,35 +154,39 @@ fn auditing_tells_a_guests_devices_through_its_whole_life() {
 }
 
 #[test]
-fn auditing_alone_can_not_tell_which_of_two_interfaces_with_one_mac_went_and_a_watcher_does() {
+fn auditing_alone_can_not_show_which_of_two_interfaces_with_one_mac_went_and_a_watcher_does() {
     let Some(libvirt) = Libvirt::start() else { return };
     let _watch = libvirt.watch();
     let guest = libvirt.create("same-mac", 2, &[Nic::on("br0", &mac(1)), Nic::on("br1", &mac(1))]);
-    agree(&libvirt, &guest, 2);
-    let two = seen(&guest, true);
+    assert_agree(&libvirt, &guest, 2);
+    let two = held_in_proc(&guest, true);
     let third = Nic::on("br0", &mac(1)).alias("ua-third");
     libvirt.attach(&guest, &third);
-    agree(&libvirt, &guest, 3);
-    let went: Vec<_> = seen(&guest, true).into_iter().filter(|line| !two.contains(line)).collect();
+    assert_agree(&libvirt, &guest, 3);
+    let went: Vec<_> = held_in_proc(&guest, true).into_iter().filter(|line| !two.contains(line)).collect();
     libvirt.device("detach-device", &guest, &Nic::on("br0", &mac(1))).fails(1, "multiple devices matching");
-    agree(&libvirt, &guest, 3);
+    assert_agree(&libvirt, &guest, 3);
     libvirt.detach(&guest, &third);
-    assert_eq!(seen(&guest, true), two);
+    assert_eq!(held_in_proc(&guest, true), two);
     // Until the log has gone on for a moment, the unplug may be the first half of a change of bridge.
     libvirt.world.until("none is", || states(&libvirt.log(&guest.uuid)) == ["held ambiguous"; 3]);
     let log = libvirt.log(&guest.uuid);
     assert_eq!(findings(&log), ["duplicate-mac", "ambiguous-release"]);
-    assert_eq!(judged(&libvirt.verify_log(0), &guest, "accounted"), two, "two of the three are enough");
-    watched(&libvirt, &guest, 2);
+    assert_eq!(
+        rows_with_verdict(&libvirt.verify_log(0), &guest, "accounted"),
+        two,
+        "two of the three are enough"
+    );
+    assert_watcher_agrees(&libvirt, &guest, 2);
     let trail = libvirt.trail(&guest.uuid);
     assert_eq!(released(&trail), [format!("{} detach", went[0])]);
     assert_eq!(findings(&trail), ["duplicate-mac"]);
     libvirt.destroy(&guest);
-    agree(&libvirt, &guest, 0);
+    assert_agree(&libvirt, &guest, 0);
 }
 
 #[test]
-fn auditing_tells_of_what_fails_is_saved_and_crashes() {
+fn auditing_shows_what_fails_is_saved_and_crashes() {
     let Some(libvirt) = Libvirt::start() else { return };
     let _watch = libvirt.watch();
     let fails = [Nic::on("br0", &mac(3)).queues(2).rom("/no-such.rom"), Nic::on("lower", &mac(4))];
@@ -197,17 +201,17 @@ fn auditing_tells_of_what_fails_is_saved_and_crashes() {
 
     let nics = [Nic::on("br0", &mac(1)), Nic::on("lower", &mac(2)).queues(2)];
     let guest = libvirt.create("saved", 4, &nics);
-    agree(&libvirt, &guest, 2);
+    assert_agree(&libvirt, &guest, 2);
     for nic in fails {
         libvirt.device("attach-device", &guest, &nic.rom("/no-such.rom")).fails(1, "no-such.rom");
         libvirt.world.until("all is taken back", || guest.holds().len() == 2);
     }
-    agree(&libvirt, &guest, 2);
+    assert_agree(&libvirt, &guest, 2);
     let restored = libvirt.save_and_restore("saved", &guest);
-    agree(&libvirt, &restored, 2);
+    assert_agree(&libvirt, &restored, 2);
     restored.kill();
     ended(&libvirt, &restored);
-    agree(&libvirt, &restored, 0);
+    assert_agree(&libvirt, &restored, 0);
     let trail = libvirt.trail(&restored.uuid);
     let (had, failed) = (["released definitive"; 2], ["never-granted inferred"; 2]);
     assert_eq!(states(&trail), [had, failed, had].concat());
@@ -222,19 +226,23 @@ fn auditing_alone_never_hears_of_a_qemu_that_ended_while_no_libvirtd_ran_and_a_w
     let nics = [Nic::on("br0", &mac(1)), Nic::on("lower", &mac(2))];
     let killed = libvirt.create("killed", 5, &nics);
     let other = libvirt.create("other", 6, &[Nic::on("br0", &mac(3))]);
-    agree(&libvirt, &killed, 2);
+    assert_agree(&libvirt, &killed, 2);
     libvirt.kill_daemon();
     killed.kill();
-    watched(&libvirt, &killed, 0);
+    assert_watcher_agrees(&libvirt, &killed, 0);
     agree_while_another_is_missing(&libvirt, &other);
     libvirt.start_daemon();
     ended(&libvirt, &killed);
     agree_while_another_is_missing(&libvirt, &other);
-    assert_eq!(told(&libvirt.log(&killed.uuid)).len(), 2, "no record of libvirt's tells that they are gone");
+    assert_eq!(
+        held_in_trail(&libvirt.log(&killed.uuid)).len(),
+        2,
+        "no record of libvirt's tells that they are gone"
+    );
     let again = libvirt.create("killed", 5, &nics);
-    agree(&libvirt, &again, 2);
+    assert_agree(&libvirt, &again, 2);
     libvirt.destroy(&again);
-    agree(&libvirt, &again, 0);
+    assert_agree(&libvirt, &again, 0);
     assert_eq!(findings(&libvirt.log(&again.uuid)), ["release-by-restart"; 2]);
     let trail = libvirt.trail(&again.uuid);
     let holdings = trail["holdings"].as_array().unwrap();
@@ -244,7 +252,7 @@ fn auditing_alone_never_hears_of_a_qemu_that_ended_while_no_libvirtd_ran_and_a_w
     }
     assert_eq!(findings(&trail), Vec::<&str>::new());
     libvirt.destroy(&other);
-    agree(&libvirt, &other, 0);
+    assert_agree(&libvirt, &other, 0);
 }
 
 /// Without the watcher's word, what the QEMU that is gone held is missing.
@@ -253,20 +261,20 @@ fn agree_while_another_is_missing(libvirt: &Libvirt, other: &Domain) {
     let rows = verified["devices"].as_array().unwrap().iter();
     let verdicts: Vec<_> = rows.map(|row| row["verdict"].as_str().unwrap()).collect();
     assert_eq!(verdicts, ["accounted", "missing", "missing"]);
-    assert_eq!(judged(&verified, other, "accounted"), seen(other, true));
-    watched(libvirt, other, 1);
+    assert_eq!(rows_with_verdict(&verified, other, "accounted"), held_in_proc(other, true));
+    assert_watcher_agrees(libvirt, other, 1);
 }
 
 #[test]
-fn auditing_and_a_watcher_that_was_away_tell_what_is_held_and_what_ended() {
+fn auditing_and_a_watcher_that_was_away_show_what_is_held_and_what_ended() {
     let Some(libvirt) = Libvirt::start() else { return };
     // One runs before the first watcher does.
     let first = libvirt.create("before", 7, &[Nic::on("br0", &mac(1)).queues(2)]);
     libvirt.attach(&first, &Nic::on("lower", &mac(2)));
     let watch = libvirt.watch();
-    agree(&libvirt, &first, 2);
+    assert_agree(&libvirt, &first, 2);
     let second = libvirt.create("ends", 8, &[Nic::on("br0", &mac(3))]);
-    agree(&libvirt, &second, 1);
+    assert_agree(&libvirt, &second, 1);
     watch.stop();
     second.kill();
     ended(&libvirt, &second);
@@ -274,13 +282,13 @@ fn auditing_and_a_watcher_that_was_away_tell_what_is_held_and_what_ended() {
     libvirt.attach(&first, &Nic::on("br1", &mac(4)));
     let third = libvirt.create("meanwhile", 9, &[Nic::on("lower", &mac(5))]);
     let _watch = libvirt.watch();
-    agree(&libvirt, &first, 2);
-    agree(&libvirt, &second, 0);
-    agree(&libvirt, &third, 1);
+    assert_agree(&libvirt, &first, 2);
+    assert_agree(&libvirt, &second, 0);
+    assert_agree(&libvirt, &third, 1);
     libvirt.destroy(&first);
     libvirt.destroy(&third);
-    agree(&libvirt, &first, 0);
-    agree(&libvirt, &third, 0);
+    assert_agree(&libvirt, &first, 0);
+    assert_agree(&libvirt, &third, 0);
     for domain in [&first, &second, &third] {
         assert_eq!(findings(&libvirt.trail(&domain.uuid)), Vec::<&str>::new());
     }
@@ -288,8 +296,8 @@ fn auditing_and_a_watcher_that_was_away_tell_what_is_held_and_what_ended() {
     assert!(libvirt.ledger(&second.uuid)["holdings"][0]["last_seen"].is_string());
     // One whose end was seen did not. (Of a macvtap that is shown when libvirt has deleted its link, a moment later.)
     let holdings = libvirt.ledger(&first.uuid)["holdings"].as_array().unwrap().clone();
-    let seen = holdings.iter().find(|holding| holding["mac"] == mac(1).as_str()).unwrap();
-    assert!(seen["last_seen"].is_null(), "{seen:#}");
+    let holding = holdings.iter().find(|holding| holding["mac"] == mac(1).as_str()).unwrap();
+    assert!(holding["last_seen"].is_null(), "{holding:#}");
 }
 
 #[test]
@@ -297,48 +305,48 @@ fn auditing_and_a_watcher_find_a_tap_that_qemu_opened_by_itself() {
     let Some(libvirt) = Libvirt::start_with(OWN_TUN) else { return };
     let _watch = libvirt.watch_with(&["--every", "1s"]);
     let guest = libvirt.create("opens-itself", 10, &[Nic::on("br0", &mac(1))]);
-    agree(&libvirt, &guest, 1);
+    assert_agree(&libvirt, &guest, 1);
     libvirt.monitor(&guest, "netdev_add tap,id=own,ifname=own0,script=no,downscript=no");
     let (own, given): (Vec<_>, Vec<_>) =
-        seen(&guest, true).into_iter().partition(|line| line.contains(" own0 "));
+        held_in_proc(&guest, true).into_iter().partition(|line| line.contains(" own0 "));
     assert_eq!((own.len(), given.len()), (1, 1), "{own:?} {given:?}");
     let log = libvirt.log(&guest.uuid);
-    assert_eq!(told(&log).len(), 1, "libvirt knows nothing of it");
+    assert_eq!(held_in_trail(&log).len(), 1, "libvirt knows nothing of it");
     assert_eq!(findings(&log), ["unmanaged-open"], "the kernel does");
-    let story = || libvirt.world.story();
-    libvirt.world.until("it is seen", || story().contains(&"seen tun own0 q0".to_owned()));
+    let record_lines = || libvirt.world.record_lines();
+    libvirt.world.until("it is seen", || record_lines().contains(&"seen tun own0 q0".to_owned()));
     assert_eq!(findings(&libvirt.ledger(&guest.uuid)), ["unaccounted-device"]);
     for verified in [libvirt.verify_log(1), libvirt.verify(1)] {
-        assert_eq!(judged(&verified, &guest, "accounted"), given);
-        assert_eq!(judged(&verified, &guest, "unaccounted"), ["- tun /dev/net/tun 0A:C8 own0 x1"]);
+        assert_eq!(rows_with_verdict(&verified, &guest, "accounted"), given);
+        assert_eq!(rows_with_verdict(&verified, &guest, "unaccounted"), ["- tun /dev/net/tun 0A:C8 own0 x1"]);
     }
     libvirt.monitor(&guest, "netdev_del own");
-    libvirt.world.until("it is gone", || story().contains(&"gone tun own0 q0".to_owned()));
-    agree(&libvirt, &guest, 1);
+    libvirt.world.until("it is gone", || record_lines().contains(&"gone tun own0 q0".to_owned()));
+    assert_agree(&libvirt, &guest, 1);
     libvirt.destroy(&guest);
-    agree(&libvirt, &guest, 0);
+    assert_agree(&libvirt, &guest, 0);
 }
 
 #[test]
-fn auditing_and_a_watcher_tell_an_interface_without_a_device_from_a_lost_open() {
+fn auditing_and_a_watcher_distinguish_an_interface_without_a_device_from_a_lost_open() {
     let Some(libvirt) = Libvirt::start() else { return };
     let watch = libvirt.watch_with(&["--every", "1s"]);
     let guest = libvirt.create("no-device", 11, &[Nic::on("br0", &mac(1))]);
-    agree(&libvirt, &guest, 1);
+    assert_agree(&libvirt, &guest, 1);
     let xml = libvirt.world.path("user-nic.xml");
     let nic = format!("<interface type='user'><mac address='{}'/><model type='virtio'/></interface>", mac(2));
     std::fs::write(&xml, nic).unwrap();
     virsh(&["attach-device", &guest.uuid, xml.to_str().unwrap(), "--live"]).ok();
     libvirt.world.until("the grant", || {
-        let said = watch.said();
-        said.lines().any(|line| line.contains(r#""kind":"granted""#) && line.contains(&mac(2)))
+        let stderr = watch.stderr();
+        stderr.lines().any(|line| line.contains(r#""kind":"granted""#) && line.contains(&mac(2)))
     });
     // The log alone can't tell, and a watcher that has looked does not report it.
     assert_eq!(findings(&libvirt.log(&guest.uuid)), ["grant-without-open"]);
-    agree(&libvirt, &guest, 1);
+    assert_agree(&libvirt, &guest, 1);
     libvirt.destroy(&guest);
-    agree(&libvirt, &guest, 0);
-    assert!(!watch.said().contains("grant-without-open"), "{}", watch.said());
+    assert_agree(&libvirt, &guest, 0);
+    assert!(!watch.stderr().contains("grant-without-open"), "{}", watch.stderr());
     watch.stop();
 }
 

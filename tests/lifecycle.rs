@@ -38,7 +38,7 @@ fn a_tap_on_a_bridge_is_opened_granted_and_closed() {
     world.stop(&guest);
     assert!(!guest.is_alive());
     assert_eq!(
-        world.story(),
+        world.record_lines(),
         ["open 01 tun vnet0 q0", "start 01", "guest booted", "close 01 tun vnet0 q0", "guest destroyed"]
     );
     world.assert_clean();
@@ -85,7 +85,7 @@ fn a_macvtap_is_made_with_the_guests_mac_and_removed_at_the_end() {
         world.stop(&guest);
         world.assert_clean();
     }
-    assert_eq!(world.story()[..2], ["open 01 macvtap macvtap0 q0", "start 01"]);
+    assert_eq!(world.record_lines()[..2], ["open 01 macvtap macvtap0 q0", "start 01"]);
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn each_queue_is_one_open_one_record_and_one_close() {
     assert_eq!(guest.holds(), [&node, &node, "tun vnet0", "tun vnet0", "tun vnet0"]);
     world.stop(&guest);
     assert_eq!(
-        world.story(),
+        world.record_lines(),
         [
             "open 01 tun vnet0 q0",
             "open 01 tun vnet0 q1",
@@ -145,10 +145,10 @@ fn one_mac_comes_and_goes_three_times() {
     }
     world.stop(&guest);
     let round = ["open 01 tun vnet0 q0", "attach 01", "close 01 tun vnet0 q0", "detach 01"];
-    let mut story = vec!["guest booted"];
-    story.extend(round.iter().cycle().take(12));
-    story.push("guest destroyed");
-    assert_eq!(world.story(), story);
+    let mut record_lines = vec!["guest booted"];
+    record_lines.extend(round.iter().cycle().take(12));
+    record_lines.push("guest destroyed");
+    assert_eq!(world.record_lines(), record_lines);
     let trail = world.trail();
     for holding in trail["holdings"].as_array().unwrap() {
         assert_eq!((&holding["state"], &holding["ended_by"]), (&json!("released"), &json!("detach")));
@@ -188,7 +188,7 @@ fn revoking_takes_the_devices_with_the_nic_still_plugged() {
     world.detach(&guest, 1, &["--force"]).fails(1, "taken already");
     world.stop(&guest);
     assert_eq!(
-        world.story(),
+        world.record_lines(),
         [
             "open 01 tun vnet0 q0",
             "start 01",
@@ -318,7 +318,7 @@ fn ctrl_c_asks_the_guest_and_then_ends_qemu() {
     guest.signal(Signal::INT);
     assert_eq!(guest.wait().code(), Some(0), "{}", guest.stderr());
     assert!(guest.stderr().contains("asked to shut down"), "{}", guest.stderr());
-    assert_eq!(world.story().last().unwrap(), "guest destroyed");
+    assert_eq!(world.record_lines().last().unwrap(), "guest destroyed");
     world.assert_clean();
 }
 
@@ -345,7 +345,7 @@ fn a_guest_that_ends_by_itself_was_shut_down() {
     let mut arguments = vec!["run", "--name", "web1", "--nic", ONE, "--"];
     arguments.extend(qemu);
     world.taptrail(arguments).ok();
-    assert_eq!(world.story().last().unwrap(), "guest shutdown");
+    assert_eq!(world.record_lines().last().unwrap(), "guest shutdown");
     world.assert_clean();
 }
 
@@ -356,7 +356,7 @@ fn a_qemu_that_is_killed_has_crashed_and_its_account_is_closed() {
     let pid = u32::try_from(world.json(["list", "--json"])[0]["pid"].as_u64().unwrap()).unwrap();
     world::Guest { name: "web1".to_owned(), pid }.kill();
     assert_eq!(foreground.wait().code(), Some(128 + 9));
-    assert_eq!(world.story()[3..], ["close 01 tun vnet0 q0", "guest crashed"]);
+    assert_eq!(world.record_lines()[3..], ["close 01 tun vnet0 q0", "guest crashed"]);
     world.assert_clean();
 }
 
@@ -373,14 +373,14 @@ fn the_users_own_pause_is_kept() {
 }
 
 #[test]
-fn a_service_manager_is_told_when_the_guest_runs() {
+fn a_service_manager_is_notified_when_the_guest_runs() {
     let mut world = World::new();
     let socket = UnixDatagram::bind(world.path("notify")).unwrap();
     world.extra.push(("NOTIFY_SOCKET".to_owned(), world.path("notify").display().to_string()));
     let guest = world.start("web1", &[]);
-    let mut told = [0; 512];
-    let length = socket.recv(&mut told).unwrap();
-    assert!(String::from_utf8_lossy(&told[..length]).contains("READY=1"));
+    let mut buffer = [0; 512];
+    let length = socket.recv(&mut buffer).unwrap();
+    assert!(String::from_utf8_lossy(&buffer[..length]).contains("READY=1"));
     world.stop(&guest);
 }
 
@@ -464,7 +464,7 @@ fn with_auditing_not_asked_for_the_ledger_has_the_trail_alone() {
     let world = World::new();
     let guest = world.start("web1", &["--audit", "off", "--nic", ONE]);
     world.stop(&guest);
-    assert_eq!(world.story().len(), 5);
+    assert_eq!(world.record_lines().len(), 5);
     assert!(!world.log("web1").contains("udit"));
     world.assert_clean();
 }

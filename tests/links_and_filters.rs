@@ -160,8 +160,14 @@ fn a_filter_that_somebody_flushes_is_set_again_and_a_finding() {
     assert!(filter.contains("drop"));
     world.nft("flush ruleset");
     world.until("the filter stands again", || world.ruleset() == filter);
-    world.until("both are on record", || world.story().iter().any(|line| line == "filter 01 tun vnet0"));
-    assert!(world.story().contains(&"filter 01 tun vnet0 FAILED".to_owned()), "{:?}", world.story());
+    world.until("both are on record", || {
+        world.record_lines().iter().any(|line| line == "filter 01 tun vnet0")
+    });
+    assert!(
+        world.record_lines().contains(&"filter 01 tun vnet0 FAILED".to_owned()),
+        "{:?}",
+        world.record_lines()
+    );
     assert_eq!(kinds(&world.trail()), ["filter-lost"]);
     // A rule alone.
     let rule = format!("flush chain netdev taptrail_if{} guest", index(&world, "vnet0"));
@@ -232,7 +238,7 @@ fn a_filter_that_was_lost_without_a_supervisor_is_set_again_by_the_next() {
         assert_eq!(kinds(&world.trail()), ["filter-lost"]);
         if revoked {
             assert_eq!(guest.holds(), Vec::<String>::new());
-            assert!(world.story().contains(&"revoke 01".to_owned()), "{:?}", world.story());
+            assert!(world.record_lines().contains(&"revoke 01".to_owned()), "{:?}", world.record_lines());
         } else {
             assert_eq!((world.ruleset(), guest.holds()), (filter, vec!["tun vnet0".to_owned()]));
         }
@@ -257,7 +263,7 @@ fn a_filter_that_is_put_out_of_force_is_set_again() {
     .enumerate()
     {
         world.nft(change);
-        let again = || world.story().iter().filter(|line| *line == "filter 01 tun vnet0").count();
+        let again = || world.record_lines().iter().filter(|line| *line == "filter 01 tun vnet0").count();
         world.until("it is set again, on record", || again() == done + 1);
         assert_eq!((world.ruleset(), kinds(&world.trail()).len()), (filter.clone(), done + 1));
     }
@@ -284,7 +290,7 @@ fn a_tap_that_is_moved_away_has_lost_its_filter() {
     let home = nix::unistd::gettid().to_string();
     elsewhere.ip(&["link", "set", "vnet0", "netns", &home]);
     let back = "filter 01 tun vnet0".to_owned();
-    world.until("it is in force again", || world.story().contains(&back));
+    world.until("it is in force again", || world.record_lines().contains(&back));
     world.until("the filter stands", || world.ruleset() == filter);
     world.ip(&format!("link set vnet0 netns {}", elsewhere.0.id()));
     world.until("it is a finding again", || kinds(&world.trail()) == ["filter-lost"; 2]);
@@ -295,7 +301,7 @@ fn a_tap_that_is_moved_away_has_lost_its_filter() {
     let guest = world.start("web2", &["--nic", FILTERED, "--revoke-unfiltered"]);
     world.ip(&format!("link set vnet0 netns {}", elsewhere.0.id()));
     world.until("QEMU has no device", || guest.holds().is_empty());
-    world.until("it is on record", || world.story().iter().any(|line| line == "revoke 01"));
+    world.until("it is on record", || world.record_lines().iter().any(|line| line == "revoke 01"));
     assert!(!elsewhere.links().contains("vnet0"), "{}", elsewhere.links());
     // What became of each tap nobody announced here.
     let found = kinds(&world.trail());
@@ -315,7 +321,7 @@ fn a_tap_of_others_that_is_moved_away_has_lost_its_filter() {
     let guest = world.start("web1", &["--nic", spec, "--revoke-unfiltered"]);
     world.ip(&format!("link set mine netns {} name theirs", elsewhere.0.id()));
     world.until("QEMU has no device", || guest.holds().is_empty());
-    world.until("it is on record", || world.story().iter().any(|line| line.starts_with("revoke 01")));
+    world.until("it is on record", || world.record_lines().iter().any(|line| line.starts_with("revoke 01")));
     assert_eq!(kinds(&world.trail()).first().map(String::as_str), Some("filter-lost"));
     assert!(elsewhere.links().contains("theirs"), "{}", elsewhere.links());
     world.stop(&guest);
@@ -326,9 +332,9 @@ fn a_tap_of_others_that_is_moved_away_has_lost_its_filter() {
     world.ip("link delete mine");
     world.until("it is told", || world.log("web2").contains("'mine' was deleted"));
     world.stop(&guest);
-    assert!(!world.story().contains(&"filter 01 tun mine".to_owned()), "{:?}", world.story());
+    assert!(!world.record_lines().contains(&"filter 01 tun mine".to_owned()), "{:?}", world.record_lines());
     let lost = kinds(&world.trail()).iter().filter(|kind| *kind == "filter-lost").count();
-    assert_eq!(lost, 1, "{:?}", world.story());
+    assert_eq!(lost, 1, "{:?}", world.record_lines());
 }
 
 #[test]
@@ -342,7 +348,7 @@ fn an_interface_without_its_filter_can_be_revoked() {
     std::fs::remove_file(&nft).unwrap();
     world.nft("flush ruleset");
     world.until("QEMU has no device", || guest.holds().is_empty());
-    world.until("it is on record", || world.story().iter().any(|line| line == "revoke 01"));
+    world.until("it is on record", || world.record_lines().iter().any(|line| line == "revoke 01"));
     world.stop(&guest);
     world.assert_clean();
 }
@@ -377,7 +383,11 @@ fn a_mac_that_is_changed_is_set_back_and_a_finding() {
     world.taptrail(["adopt", "--background", "web1"]).ok();
     assert_eq!(world.link("vnet0")["address"], "fe:54:00:00:00:01");
     assert_eq!(kinds(&world.trail()), ["mac-changed"; 5]);
-    assert!(world.story().contains(&"mac 02 macvtap macvtap0".to_owned()), "{:?}", world.story());
+    assert!(
+        world.record_lines().contains(&"mac 02 macvtap macvtap0".to_owned()),
+        "{:?}",
+        world.record_lines()
+    );
     assert_eq!(world.nics(&guest).as_array().unwrap().len(), 4);
     world.stop(&guest);
 }
@@ -455,11 +465,11 @@ fn a_link_of_ours_with_another_alias_is_ours_still() {
 }
 
 #[test]
-fn a_link_of_which_nothing_tells_whose_it_is_keeps_its_filter_and_is_no_proof() {
+fn a_link_that_nothing_identifies_keeps_its_filter_and_is_no_proof() {
     let world = World::new();
     let hostile = Hostile::start(&world, "web1");
     world.attach(&hostile.guest, &format!("{FILTERED},id=n1")).ok();
-    hostile.does("flight deleted");
+    hostile.set_mode("flight deleted");
     world.ip("link set vnet0 alias uplink address 02:00:00:00:00:09");
     world.detach(&hostile.guest, 1, &[]).ok();
     assert_eq!(closed(&world), Some(Some(CloseDoubt::LinkUnknown)));
@@ -480,7 +490,7 @@ fn a_link_that_was_moved_on_is_found_or_no_proof() {
         let (first, second, nowhere) = (Elsewhere::new(), Elsewhere::new(), Nowhere::new(&world));
         let hostile = Hostile::start(&world, "web1");
         world.attach(&hostile.guest, &format!("{backend},id=n1")).ok();
-        hostile.does("flight deleted");
+        hostile.set_mode("flight deleted");
         world.ip(&format!("link set {name} netns {}", first.0.id()));
         let to = if found { second.0.id().to_string() } else { nowhere.0.display().to_string() };
         first.ip(&["link", "set", name, "netns", &to, "name", "other0"]);

@@ -14,7 +14,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use system::{System, ping, wait};
 use watch::{Look, Watch};
-use world::seen::{Descriptor, descriptors};
+use world::procfs::{Descriptor, descriptors};
 use world::{Guest, World};
 
 const FIRST: &str = "52:54:00:00:00:02";
@@ -45,7 +45,7 @@ fn rounds(options: &[&str]) {
         world.taptrail(["detach", "web1", SECOND, "--timeout", "3m"]).ok();
         assert_eq!(descriptors(guest.pid), *first, "round {round}: released is what is gone");
         let detached = begin.elapsed();
-        scene.is_unplugged(round);
+        scene.assert_unplugged(round);
         eprintln!("round {round}: used after {used:.1?}, detached after {detached:.1?}");
     }
 
@@ -53,15 +53,15 @@ fn rounds(options: &[&str]) {
     system.stands_still(true);
     world.taptrail(["detach", "web1", SECOND, "--timeout", "1s"]).fails(3, "did not let go");
     assert_eq!(descriptors(guest.pid), both, "what the guest does not give is held");
-    assert_eq!(told(world, guest), both);
+    assert_eq!(reported_devices(world, guest), both);
     system.stands_still(false);
-    wait("it lets go later", || told(world, guest) == *first);
+    wait("it lets go later", || reported_devices(world, guest) == *first);
     assert_eq!(descriptors(guest.pid), *first, "late, but released is what is gone");
-    scene.is_unplugged(ROUNDS + 1);
+    scene.assert_unplugged(ROUNDS + 1);
 
     let looks = watch.end();
     world.taptrail(["stop", "web1", "--timeout", "3m"]).ok();
-    scene.is_told(&looks);
+    scene.assert_recorded(&looks);
     world.ip("link delete br1");
     world.assert_clean();
 }
@@ -99,7 +99,7 @@ impl Scene {
         system.uses_vhost(1);
         let first = descriptors(guest.pid);
         assert_eq!(names(&first), ["/dev/vhost-net", "/dev/vhost-net", "vnet0", "vnet0"]);
-        assert_eq!(told(&world, &guest), first);
+        assert_eq!(reported_devices(&world, &guest), first);
         Self { world, system, guest, first }
     }
 
@@ -112,7 +112,7 @@ impl Scene {
             names(both.iter().filter(|one| !first.contains(one))),
             ["/dev/vhost-net", "/dev/vhost-net", "vnet1", "vnet1"]
         );
-        assert_eq!(told(world, guest), both);
+        assert_eq!(reported_devices(world, guest), both);
 
         system.says(&format!("nic eth1 {SECOND} 10.0.1.3 queues=2"), times);
         ping("10.0.1.3");
@@ -122,15 +122,15 @@ impl Scene {
     }
 
     /// For taptrail, and for the guest, which goes on with its first NIC.
-    fn is_unplugged(&self, times: usize) {
-        assert_eq!(told(&self.world, &self.guest), self.first);
+    fn assert_unplugged(&self, times: usize) {
+        assert_eq!(reported_devices(&self.world, &self.guest), self.first);
         self.system.says(&format!("gone eth1 {SECOND}"), times);
         ping("10.0.0.2");
     }
 
     /// The records and the trail have it all, as it was seen.
-    fn is_told(&self, looks: &[Look]) {
-        assert_eq!(self.world.story(), story());
+    fn assert_recorded(&self, looks: &[Look]) {
+        assert_eq!(self.world.record_lines(), record_lines());
         let trail = self.world.trail();
         let findings = trail["findings"].as_array().unwrap().iter().map(|finding| &finding["kind"]);
         assert_eq!(findings.collect::<Vec<_>>(), ["detach-failed"]);
@@ -166,11 +166,11 @@ fn names<'a>(all: impl IntoIterator<Item = &'a Descriptor>) -> Vec<&'a str> {
 }
 
 /// What taptrail says that QEMU holds.
-fn told(world: &World, guest: &Guest) -> Vec<Descriptor> {
+fn reported_devices(world: &World, guest: &Guest) -> Vec<Descriptor> {
     let nics = world.nics(guest);
     let devices = nics.as_array().unwrap().iter().flat_map(|nic| nic["devices"].as_array().unwrap());
     let text = |value: &Value| value.as_str().map(str::to_owned);
-    let mut told: Vec<Descriptor> = devices
+    let mut reported: Vec<Descriptor> = devices
         .map(|device| Descriptor {
             fd: i32::try_from(device["qemu_fd"].as_i64().unwrap()).unwrap(),
             link: text(&device["path"]).unwrap(),
@@ -178,12 +178,12 @@ fn told(world: &World, guest: &Guest) -> Vec<Descriptor> {
             iff: text(&device["dev"]),
         })
         .collect();
-    told.sort();
-    told
+    reported.sort();
+    reported
 }
 
 /// The records of it all, a line each.
-fn story() -> Vec<String> {
+fn record_lines() -> Vec<String> {
     let devices = |what: &str, mac: &str, tap: &str| {
         [
             format!("tun {tap} q0"),
@@ -193,18 +193,18 @@ fn story() -> Vec<String> {
         ]
         .map(|device| format!("{what} {mac} {device}"))
     };
-    let mut story = Vec::from(devices("open", "02", "vnet0"));
-    story.extend(["start 02", "guest booted"].map(str::to_owned));
+    let mut record_lines = Vec::from(devices("open", "02", "vnet0"));
+    record_lines.extend(["start 02", "guest booted"].map(str::to_owned));
     for round in 0..=ROUNDS {
-        story.extend(devices("open", "03", "vnet1"));
-        story.push("attach 03".to_owned());
+        record_lines.extend(devices("open", "03", "vnet1"));
+        record_lines.push("attach 03".to_owned());
         if round == ROUNDS {
-            story.push("detach 03 FAILED".to_owned());
+            record_lines.push("detach 03 FAILED".to_owned());
         }
-        story.extend(devices("close", "03", "vnet1"));
-        story.push("detach 03".to_owned());
+        record_lines.extend(devices("close", "03", "vnet1"));
+        record_lines.push("detach 03".to_owned());
     }
-    story.extend(devices("close", "02", "vnet0"));
-    story.push("guest shutdown".to_owned());
-    story
+    record_lines.extend(devices("close", "02", "vnet0"));
+    record_lines.push("guest shutdown".to_owned());
+    record_lines
 }

@@ -33,7 +33,7 @@ fn a_clock_that_steps_back_upsets_no_order() {
     world.stop(&guest);
     step(3 * 3600);
     assert_eq!(
-        world.story(),
+        world.record_lines(),
         [
             "open 01 tun vnet0 q0",
             "open 01 vhost-net q0",

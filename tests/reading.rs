@@ -87,7 +87,7 @@ fn filter(program: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn rotations_and_copies_of_them_tell_one_trail() {
+fn rotations_and_copies_of_them_give_one_trail() {
     let whole = log("libvirt-9.0/06-hotplug");
     let lines: Vec<&[u8]> = whole.split_inclusive(|&byte| byte == b'\n').collect();
     let dir = tempfile::tempdir().unwrap();
@@ -106,7 +106,7 @@ fn rotations_and_copies_of_them_tell_one_trail() {
 }
 
 #[test]
-fn packed_logs_are_told_by_their_content() {
+fn packed_logs_are_recognised_by_their_content() {
     let whole = log("libvirt-9.0/06-hotplug");
     let expect = claims(&trail(&[data("libvirt-9.0/06-hotplug").join("audit.log")]));
     for (program, arguments) in [("/bin/gzip", ["-c"]), ("/usr/bin/xz", ["-c"]), ("/usr/bin/zstd", ["-c"])] {
@@ -126,23 +126,26 @@ fn a_packed_log_cut_short_gives_what_it_has_and_says_so() {
     fs::write(file.path(), &packed[..packed.len() * 2 / 3]).unwrap();
     let done = run(["trail".as_ref(), "--format=json".as_ref(), file.path().as_os_str()]);
     assert_eq!(done.status.code(), Some(2));
-    let told: Value = serde_json::from_slice(&done.stdout).unwrap();
-    assert!(!told["holdings"].as_array().unwrap().is_empty());
-    let said = String::from_utf8(done.stderr).unwrap();
-    assert!(said.contains(file.path().to_str().unwrap()) && said.contains("can't be read on"), "{said}");
+    let answer: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert!(!answer["holdings"].as_array().unwrap().is_empty());
+    let stderr = String::from_utf8(done.stderr).unwrap();
+    assert!(
+        stderr.contains(file.path().to_str().unwrap()) && stderr.contains("can't be read on"),
+        "{stderr}"
+    );
 }
 
 /// auditd's own reader prints the same events in two more shapes.
 #[test]
-fn what_ausearch_prints_tells_the_same() {
+fn what_ausearch_prints_gives_the_same_trail() {
     for folder in fs::read_dir(data("libvirt-9.0")).unwrap() {
         let file = folder.unwrap().path().join("audit.log");
         let expect = trail(&[&file]);
         let path = file.to_str().unwrap();
         for arguments in [["--raw", "--input", path], ["-i", "--input", path]] {
             let printed = filter("/sbin/ausearch", &arguments, b"");
-            let told = piped(&printed);
-            assert_eq!(claims(&told), claims(&expect), "{path} {arguments:?}");
+            let answer = piped(&printed);
+            assert_eq!(claims(&answer), claims(&expect), "{path} {arguments:?}");
         }
     }
 }
@@ -171,14 +174,14 @@ fn libvirtds_own_log_beside_the_audit_log_adds_nothing() {
 
 #[test]
 fn an_opening_that_no_audit_log_saw_is_a_finding() {
-    let told = trail(&[data("wild.log")]);
-    let unsent: Vec<&Value> = told["findings"]
+    let answer = trail(&[data("wild.log")]);
+    let unsent: Vec<&Value> = answer["findings"]
         .as_array()
         .unwrap()
         .iter()
         .filter(|finding| finding["kind"] == "record-not-sent")
         .collect();
-    assert_eq!(unsent.len(), 2, "{told:#}");
+    assert_eq!(unsent.len(), 2, "{answer:#}");
     assert_eq!(unsent[0]["mac"], "fa:16:3e:b9:9b:ec");
 }
 
@@ -199,11 +202,11 @@ fn damaged_input_is_counted_and_located_and_never_fatal() {
     fs::write(file.path(), &bytes).unwrap();
     let done = run(["trail".as_ref(), "--format=json".as_ref(), file.path().as_os_str()]);
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    let told: Value = serde_json::from_slice(&done.stdout).unwrap();
-    assert_eq!(claims(&told)["holdings"], expect["holdings"]);
-    assert!(told["input"]["unreadable"].as_u64().unwrap() >= 2, "{}", told["input"]);
-    let said = String::from_utf8(done.stderr).unwrap();
-    assert!(said.contains(&format!("{}:", file.path().display())), "{said}");
+    let answer: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(claims(&answer)["holdings"], expect["holdings"]);
+    assert!(answer["input"]["unreadable"].as_u64().unwrap() >= 2, "{}", answer["input"]);
+    let stderr = String::from_utf8(done.stderr).unwrap();
+    assert!(stderr.contains(&format!("{}:", file.path().display())), "{stderr}");
 }
 
 #[test]
@@ -235,9 +238,9 @@ fn more_logs_than_a_shell_allows_are_read() {
     let program = env!("CARGO_BIN_EXE_taptrail");
     let done = Command::new("sh").args(["-c", script, program]).arg(dir.path()).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    let told: Value = serde_json::from_slice(&done.stdout).unwrap();
-    assert_eq!(told["input"]["files"].as_array().unwrap().len(), 200);
-    assert_eq!(told["input"]["records"], 6);
+    let answer: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(answer["input"]["files"].as_array().unwrap().len(), 200);
+    assert_eq!(answer["input"]["records"], 6);
 }
 
 #[test]
@@ -267,7 +270,7 @@ fn a_binary_journal_is_refused_with_the_way_out() {
 #[test]
 fn names_that_imitate_a_record_change_nothing() {
     for folder in ["libvirt-9.0/17-names", "libvirt-9.0/23-quote-injection"] {
-        let told = trail(&[data(folder).join("audit.log")]);
+        let answer = trail(&[data(folder).join("audit.log")]);
         let truth: Value =
             serde_json::from_slice(&fs::read(data(folder).join("truth.json")).unwrap()).unwrap();
         let mut uuids: Vec<&str> = truth["processes"]
@@ -279,11 +282,11 @@ fn names_that_imitate_a_record_change_nothing() {
         uuids.sort_unstable();
         uuids.dedup();
         let held =
-            told["holdings"].as_array().unwrap().iter().filter(|holding| !holding["granted"].is_null());
-        let mut told: Vec<&str> = held.map(|holding| holding["guest"]["uuid"].as_str().unwrap()).collect();
-        told.sort_unstable();
-        told.dedup();
-        assert_eq!(told, uuids, "{folder}");
+            answer["holdings"].as_array().unwrap().iter().filter(|holding| !holding["granted"].is_null());
+        let mut found: Vec<&str> = held.map(|holding| holding["guest"]["uuid"].as_str().unwrap()).collect();
+        found.sort_unstable();
+        found.dedup();
+        assert_eq!(found, uuids, "{folder}");
     }
 }
 
@@ -354,9 +357,12 @@ fn an_answer_that_can_not_be_written_is_an_error_and_one_that_nobody_reads_is_no
     ] {
         let full = fs::File::options().write(true).open("/dev/full").unwrap();
         let done = command(arguments).stdout(full).stderr(Stdio::piped()).output().unwrap();
-        let said = String::from_utf8(done.stderr).unwrap();
-        assert!(matches!(done.status.code(), Some(1 | 2)), "{arguments:?}: {:?} {said}", done.status);
-        assert!(said.contains("Standard output can't be written: No space left"), "{arguments:?}: {said}");
+        let stderr = String::from_utf8(done.stderr).unwrap();
+        assert!(matches!(done.status.code(), Some(1 | 2)), "{arguments:?}: {:?} {stderr}", done.status);
+        assert!(
+            stderr.contains("Standard output can't be written: No space left"),
+            "{arguments:?}: {stderr}"
+        );
 
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
@@ -379,10 +385,10 @@ fn a_files_name_writes_no_line_of_its_own_into_an_error() {
     for path in [dir.path().join(name), dir.path().join("b\n.sqlite"), missing] {
         for question in [&["trail"][..], &["findings"], &["who", "tun"], &["explain", "web1"], &["verify"]] {
             let done = run(question.iter().map(std::ffi::OsStr::new).chain([path.as_os_str()]));
-            for said in [&done.stdout, &done.stderr] {
-                let said = String::from_utf8(said.clone()).unwrap();
+            for output in [&done.stdout, &done.stderr] {
+                let output = String::from_utf8(output.clone()).unwrap();
                 let is_ours = |line: &str| !line.starts_with("taptrail: all is well");
-                assert!(said.lines().all(is_ours) && !said.contains(['\u{1b}', '\u{202e}']), "{said}");
+                assert!(output.lines().all(is_ours) && !output.contains(['\u{1b}', '\u{202e}']), "{output}");
             }
             assert!(!done.stderr.is_empty(), "{question:?}");
         }
@@ -390,7 +396,7 @@ fn a_files_name_writes_no_line_of_its_own_into_an_error() {
 }
 
 #[test]
-fn guests_whose_names_look_alike_are_told_apart() {
+fn guests_whose_names_look_alike_are_distinguished() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("audit.log");
     let invisible =
@@ -413,11 +419,11 @@ fn guests_whose_names_look_alike_are_told_apart() {
         &["who", "tun", log],
         &["explain", "web1", log],
     ] {
-        let told = String::from_utf8(run(question).stdout).unwrap();
-        assert!(!told.contains(&invisible[..]), "{question:?}: {told}");
+        let answer = String::from_utf8(run(question).stdout).unwrap();
+        assert!(!answer.contains(&invisible[..]), "{question:?}: {answer}");
     }
     let trail = trail(&[log]);
-    let told: Vec<_> =
+    let found: Vec<_> =
         trail["holdings"].as_array().unwrap().iter().map(|one| &one["guest"]["name"]).collect();
-    assert_eq!(told, names.iter().collect::<Vec<_>>(), "JSON has the names as they are");
+    assert_eq!(found, names.iter().collect::<Vec<_>>(), "JSON has the names as they are");
 }

@@ -9,7 +9,7 @@ use taptrail_kernel::proc::{ProcessId, boot_id};
 use taptrail_ledger::{Ledger, NewWatched, Process};
 use taptrail_record::{Event, GuestId, Outcome};
 use world::hostile::Hostile;
-use world::seen::descriptors;
+use world::procfs::descriptors;
 use world::{EMPTY, Guest, World};
 
 const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
@@ -28,7 +28,7 @@ fn crashing_at(point: &str) -> World {
 }
 
 /// Every open that succeeded has its one close, or QEMU holds it; what `nics` tells is what /proc shows.
-fn assert_true(world: &World, guest: Option<&Guest>) {
+fn assert_accounts_match(world: &World, guest: Option<&Guest>) {
     let (mut opened, mut closed) = (0, 0);
     for record in world.records() {
         match record.event {
@@ -38,27 +38,32 @@ fn assert_true(world: &World, guest: Option<&Guest>) {
         }
     }
     let held = guest.map(|guest| descriptors(guest.pid)).unwrap_or_default();
-    assert_eq!(opened, closed + held.len(), "{:?}", world.story());
+    assert_eq!(opened, closed + held.len(), "{:?}", world.record_lines());
     if let Some(guest) = guest {
         let nics = world.nics(guest);
         let devices = nics.as_array().unwrap().iter().flat_map(|nic| nic["devices"].as_array().unwrap());
-        let mut told: Vec<i64> = devices.map(|device| device["qemu_fd"].as_i64().unwrap()).collect();
-        told.sort_unstable();
+        let mut reported: Vec<i64> = devices.map(|device| device["qemu_fd"].as_i64().unwrap()).collect();
+        reported.sort_unstable();
         let seen: Vec<i64> = held.iter().map(|held| i64::from(held.fd)).collect();
-        assert_eq!(told, seen, "{nics:#}");
-        assert_eq!(world.open_accounts(), (u32::try_from(held.len()).unwrap(), 0), "{:?}", world.story());
+        assert_eq!(reported, seen, "{nics:#}");
+        assert_eq!(
+            world.open_accounts(),
+            (u32::try_from(held.len()).unwrap(), 0),
+            "{:?}",
+            world.record_lines()
+        );
     }
 }
 
 /// Settles what is left, twice: the second time there is nothing to do.
 fn recover(world: &World) -> Value {
-    let told = world.json(["recover", "--json"]);
+    let reported = world.json(["recover", "--json"]);
     let records = world.records().len();
     let again = world.json(["recover", "--json"]);
     let still = |row: &Value| row["state"] == "orphaned" || row["state"] == "supervised";
     assert!(again.as_array().unwrap().iter().all(still), "{again:#}");
     assert_eq!(world.records().len(), records);
-    told
+    reported
 }
 
 /// Gives the guest another supervisor.
@@ -88,15 +93,15 @@ fn a_start_that_is_cut_off_anywhere_is_taken_back() {
         world.extra.clear();
         world.supervisor_is_gone("web1");
         let qemu = world.last_guest();
-        let told = recover(&world);
-        assert_eq!(told[0]["state"], "start-taken-back", "{point}: {told:#}");
+        let reported = recover(&world);
+        assert_eq!(reported[0]["state"], "start-taken-back", "{point}: {reported:#}");
         assert!(qemu.is_none_or(|qemu| !qemu.is_alive()), "{point}");
-        assert_eq!(world.story().last().unwrap(), "guest booted FAILED", "{point}");
-        assert_true(&world, None);
+        assert_eq!(world.record_lines().last().unwrap(), "guest booted FAILED", "{point}");
+        assert_accounts_match(&world, None);
         world.assert_clean();
         // And the name and everything else is free.
         let guest = world.start("web1", &["--nic", BOTH[0], "--nic", BOTH[1]]);
-        assert_true(&world, Some(&guest));
+        assert_accounts_match(&world, Some(&guest));
         world.stop(&guest);
         world.assert_clean();
     }
@@ -113,7 +118,7 @@ fn a_macvtap_made_and_not_opened_yet_is_removed() {
     let guest = world.start("web1", &["--nic", BOTH[1]]);
     assert_eq!(world.links(), ["macvtap0"]);
     world.stop(&guest);
-    assert_true(&world, None);
+    assert_accounts_match(&world, None);
     world.assert_clean();
 }
 
@@ -122,14 +127,14 @@ fn a_guest_that_was_granted_its_devices_is_let_run_by_the_next_supervisor() {
     let mut world = crashing_at("start::granted");
     assert!(!world.try_start("web1", &["--nic", ONE], &EMPTY).success());
     world.supervisor_is_gone("web1");
-    let told = recover(&world);
-    assert_eq!(told[0]["state"], "orphaned", "{told:#}");
+    let reported = recover(&world);
+    assert_eq!(reported[0]["state"], "orphaned", "{reported:#}");
     let guest = adopt(&mut world, "web1");
     assert_eq!(world.json(["list", "--json"])[0]["state"], "running");
-    assert_true(&world, Some(&guest));
+    assert_accounts_match(&world, Some(&guest));
     world.stop(&guest);
     assert_eq!(
-        world.story(),
+        world.record_lines(),
         ["open 01 tun vnet0 q0", "start 01", "guest booted", "close 01 tun vnet0 q0", "guest destroyed"]
     );
     world.assert_clean();
@@ -156,16 +161,16 @@ fn an_attach_that_is_cut_off_anywhere_is_taken_back() {
             world.attach(&guest, nic).fails(1, "");
             let guest = adopt(&mut world, "web1");
             world.until("the NIC is gone", || world.nics(&guest) == json!([]));
-            assert_true(&world, Some(&guest));
+            assert_accounts_match(&world, Some(&guest));
             assert_eq!(world.links(), Vec::<String>::new(), "{point}");
             assert_eq!(world.tables(), "", "{point}");
-            let failed = world.story().iter().filter(|line| line.starts_with("attach")).count();
-            assert_eq!(failed, 1, "{point}: {:?}", world.story());
+            let failed = world.record_lines().iter().filter(|line| line.starts_with("attach")).count();
+            assert_eq!(failed, 1, "{point}: {:?}", world.record_lines());
             // It can be had now.
             world.attach(&guest, nic).ok();
-            assert_true(&world, Some(&guest));
+            assert_accounts_match(&world, Some(&guest));
             world.stop(&guest);
-            assert_true(&world, None);
+            assert_accounts_match(&world, None);
             world.assert_clean();
         }
     }
@@ -181,7 +186,7 @@ fn a_device_of_the_users_own_is_not_taken_back_with_an_attach_of_its_name() {
     let guest = world.start_with("web1", &[], &qemu);
     world.attach(&guest, &format!("{ONE},id=dup")).fails(1, "");
     let guest = adopt(&mut world, "web1");
-    assert_true(&world, Some(&guest));
+    assert_accounts_match(&world, Some(&guest));
     assert_eq!(world.nics(&guest), json!([]));
     let devices =
         world::qmp::Qmp::connect(socket).execute("qom-list", json!({"path": "/machine/peripheral"}));
@@ -197,9 +202,9 @@ fn an_attach_that_was_granted_stays() {
     world.attach(&guest, BOTH[1]).fails(1, "");
     let guest = adopt(&mut world, "web1");
     assert_eq!(world.nics(&guest)[0]["state"], "held");
-    assert_true(&world, Some(&guest));
+    assert_accounts_match(&world, Some(&guest));
     world.detach(&guest, 2, &["--timeout", "20s"]).ok();
-    assert_true(&world, Some(&guest));
+    assert_accounts_match(&world, Some(&guest));
     assert_eq!((world.links(), world.tables()), (Vec::new(), String::new()));
     world.stop(&guest);
     world.assert_clean();
@@ -216,7 +221,7 @@ fn a_detach_that_is_cut_off_anywhere_is_finished_or_leaves_the_interface() {
             world.attach(&guest, nic).ok();
             world.detach(&guest, u8::try_from(number).unwrap() + 1, &[]).fails(1, "");
             let guest = adopt(&mut world, "web1");
-            assert_true(&world, Some(&guest));
+            assert_accounts_match(&world, Some(&guest));
             let nics = world.nics(&guest);
             // The guest was asked, or it was not: an empty one lets go at once.
             let stays = point == "detach::intended";
@@ -228,7 +233,7 @@ fn a_detach_that_is_cut_off_anywhere_is_finished_or_leaves_the_interface() {
                 assert_eq!(world.trail()["holdings"][0]["ended_by"], "detach", "{point}");
             }
             world.stop(&guest);
-            assert_true(&world, None);
+            assert_accounts_match(&world, None);
             world.assert_clean();
         }
     }
@@ -242,13 +247,13 @@ fn a_revocation_that_is_cut_off_is_finished() {
         let guest = world.start_with("web1", &["--nic", BOTH[0]], &EMPTY[..8]);
         world.detach(&guest, 1, &["--force"]).fails(1, "");
         let guest = adopt(&mut world, "web1");
-        assert_true(&world, Some(&guest));
+        assert_accounts_match(&world, Some(&guest));
         assert_eq!(world.nics(&guest)[0]["state"], "revoked", "{point}");
         assert_eq!(world.trail()["holdings"][0]["ended_by"], "revoke", "{point}");
         assert_eq!((world.links(), world.tables()), (Vec::new(), String::new()), "{point}");
         // Its MAC may come back.
         world.attach(&guest, BOTH[0]).ok();
-        assert_true(&world, Some(&guest));
+        assert_accounts_match(&world, Some(&guest));
         world.stop(&guest);
         world.assert_clean();
     }
@@ -265,14 +270,14 @@ fn a_stop_that_is_cut_off_leaves_a_guest_or_its_end() {
         world.supervisor_is_gone("web1");
         if point == "stop::intended" {
             let guest = adopt(&mut world, "web1");
-            assert_true(&world, Some(&guest));
+            assert_accounts_match(&world, Some(&guest));
             world.stop(&guest);
         } else {
             assert!(!guest.is_alive());
             assert_eq!(recover(&world)[0]["state"], "closed");
-            assert_eq!(world.story().last().unwrap(), "guest unknown");
+            assert_eq!(world.record_lines().last().unwrap(), "guest unknown");
         }
-        assert_true(&world, None);
+        assert_accounts_match(&world, None);
         world.assert_clean();
     }
 }
@@ -286,16 +291,16 @@ fn a_guest_that_ended_unseen_is_closed_with_the_time_in_which_it_did() {
     world.until("QEMU is gone", || !guest.is_alive());
     assert_eq!(world.links(), ["macvtap0"]);
     assert_eq!(world.json(["list", "--json"])[0]["state"], "unsettled");
-    let told = recover(&world);
+    let reported = recover(&world);
     assert_eq!(world.json(["list", "--json"]), json!([]));
-    assert_eq!((&told[0]["state"], &told[0]["devices"]), (&json!("closed"), &json!(2)));
+    assert_eq!((&reported[0]["state"], &reported[0]["devices"]), (&json!("closed"), &json!(2)));
     let holding = &world.trail()["holdings"][0];
     assert_eq!((&holding["state"], &holding["certainty"]), (&json!("released"), &json!("definitive")));
     let time = |key: &str| holding[key].as_str().unwrap().to_owned();
     assert!(time("granted") <= time("last_seen") && time("last_seen") <= time("released"), "{holding:#}");
     let explained = world.taptrail(["explain", "web1"]).ok().stdout;
     assert!(explained.contains("Released unseen, at some time from"), "{explained}");
-    assert_true(&world, None);
+    assert_accounts_match(&world, None);
     world.assert_clean();
     world.taptrail(["recover"]).ok();
 }
@@ -311,7 +316,7 @@ fn a_device_that_went_while_nobody_looked_is_closed_when_the_guest_is_taken_up()
     world::qmp::Qmp::connect(socket).execute("netdev_del", json!({"id": "host-nic1"}));
     assert_eq!(descriptors(guest.pid).len(), 2);
     let guest = adopt(&mut world, "web1");
-    assert_true(&world, Some(&guest));
+    assert_accounts_match(&world, Some(&guest));
     let nics = world.nics(&guest);
     let states: Vec<_> = nics.as_array().unwrap().iter().map(|nic| nic["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["held", "revoked"]);
@@ -335,10 +340,11 @@ fn a_reboot_of_the_host_closes_all_accounts() {
     let own = std::process::id();
     connection.execute("UPDATE guest SET boot_id = 'another', pid = ?1, supervisor_pid = ?1", [own]).unwrap();
     drop(connection);
-    let told = recover(&world);
-    let states: Vec<_> = told.as_array().unwrap().iter().map(|row| row["state"].as_str().unwrap()).collect();
+    let reported = recover(&world);
+    let states: Vec<_> =
+        reported.as_array().unwrap().iter().map(|row| row["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["closed", "closed"]);
-    assert_true(&world, None);
+    assert_accounts_match(&world, None);
     assert_eq!(world.open_accounts(), (0, 0));
 }
 
@@ -362,14 +368,14 @@ fn an_adopted_guest_is_supervised_to_its_end() {
     // Ports that are taken are known to be.
     world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:03,vhost=off").ok();
     world.detach(&guest, 3, &["--timeout", "20s"]).ok();
-    assert_true(&world, Some(&guest));
+    assert_accounts_match(&world, Some(&guest));
     // And once more.
     world.kill_supervisor("web1");
     let guest = adopt(&mut world, "web1");
-    assert_true(&world, Some(&guest));
+    assert_accounts_match(&world, Some(&guest));
     guest.kill();
-    world.until("its end is on record", || world.story().last().unwrap() == "guest crashed");
-    assert_true(&world, None);
+    world.until("its end is on record", || world.record_lines().last().unwrap() == "guest crashed");
+    assert_accounts_match(&world, None);
     world.assert_clean();
 }
 
@@ -517,11 +523,11 @@ fn a_guest_of_removed_directories_is_listed_with_its_supervisor_and_not_started_
     world.until("its supervisor ends", || !supervisor.is_alive());
     // It has made itself a ledger for its end.
     world.assert_clean();
-    assert_eq!(world.story().last().unwrap(), "guest crashed");
+    assert_eq!(world.record_lines().last().unwrap(), "guest crashed");
 }
 
 /// taptrail in another network namespace, which ends with it.
-fn elsewhere(world: &World, words: &[&str]) -> world::Done {
+fn elsewhere(world: &World, words: &[&str]) -> world::CommandResult {
     std::thread::scope(|scope| {
         let there = scope.spawn(|| {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
@@ -545,15 +551,15 @@ fn what_another_network_namespace_has_is_recovered_from_there_alone() {
         assert!(done.stdout.contains("are in another network namespace"), "{}", done.stdout);
     }
     let done = elsewhere(&world, &["recover", "--json"]);
-    let told: Value = serde_json::from_str(&done.stdout).unwrap();
+    let reported: Value = serde_json::from_str(&done.stdout).unwrap();
     let here = taptrail_kernel::proc::network_namespace().unwrap();
-    assert_eq!((&told[0]["state"], &told[0]["netns"]), (&json!("elsewhere"), &json!(here)));
+    assert_eq!((&reported[0]["state"], &reported[0]["netns"]), (&json!("elsewhere"), &json!(here)));
     let mut again = vec!["run", "--background", "--name", "web1", "--"];
     again.extend(EMPTY);
     elsewhere(&world, &again).fails(1, "is in another network namespace");
     assert_eq!((world.records().len(), world.open_accounts().0), (records, 4));
     assert_eq!(recover(&world)[0]["state"], "closed");
-    assert_true(&world, None);
+    assert_accounts_match(&world, None);
     world.assert_clean();
 
     // A start that was cut off, too: neither its QEMU nor its links are touched from elsewhere.
@@ -576,8 +582,8 @@ fn a_network_namespace_that_is_gone_keeps_no_account_open() {
     world.until("QEMU is gone", || !guest.is_alive());
     // This thread was the last one in it.
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-    let told = world.json(["recover", "--json"]);
-    assert_eq!(told[0]["state"], "closed", "{told:#}");
+    let reported = world.json(["recover", "--json"]);
+    assert_eq!(reported[0]["state"], "closed", "{reported:#}");
     assert_eq!(world.trail()["holdings"][0]["end_doubt"], "unseen");
     assert_eq!(world.open_accounts(), (0, 0));
 }
@@ -590,7 +596,7 @@ fn a_guest_of_another_state_directory_is_left_to_it() {
     world.attach(&hostile.guest, "bridge=br0,mac=52:54:00:00:00:02,id=n2,vhost=off").ok();
     let other = |words: &[&str]| {
         let mut command = world.command(words);
-        world::Done::from(command.env("TAPTRAIL_STATE_DIR", world.path("other")).output().unwrap())
+        world::CommandResult::from(command.env("TAPTRAIL_STATE_DIR", world.path("other")).output().unwrap())
     };
     let links = ["macvtap0", "vnet0"];
     let done = other(&["recover"]);
@@ -600,7 +606,7 @@ fn a_guest_of_another_state_directory_is_left_to_it() {
     assert_eq!(world.links(), links);
     // Without a supervisor, and with a macvtap of which no descriptor is seen: its QEMU runs.
     world.kill_supervisor("web1");
-    hostile.does("flight deleted");
+    hostile.set_mode("flight deleted");
     let mut monitor = world::qmp::Qmp::connect(world.run_dir().join("web1/monitor"));
     monitor.execute("netdev_del", json!({"id": "host-n1"}));
     assert_eq!(hostile.guest.holds(), ["tun vnet0"]);

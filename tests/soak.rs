@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use world::seen::descriptors;
+use world::procfs::descriptors;
 use world::{EMPTY, Guest, World, mac};
 
 /// How much of it: a variable's number, or the little that every run of the tests does.
@@ -161,7 +161,7 @@ fn names_that_come_and_go_from_several_shells_are_started_and_stopped_without_a_
 
 /// What may be asked of a guest.
 #[derive(Debug, Clone, Copy)]
-enum Asked {
+enum Request {
     Attach(u8, usize),
     Detach(u8),
     Revoke(u8),
@@ -171,13 +171,13 @@ enum Asked {
     Crash,
 }
 
-fn asked() -> impl Strategy<Value = Asked> {
+fn any_request() -> impl Strategy<Value = Request> {
     prop_oneof![
-        4 => (1_u8..4, 1_usize..4).prop_map(|(mac, queues)| Asked::Attach(mac, queues)),
-        3 => (1_u8..4).prop_map(Asked::Detach),
-        1 => (1_u8..4).prop_map(Asked::Revoke),
-        1 => (1_u8..4).prop_map(Asked::Both),
-        1 => Just(Asked::Crash),
+        4 => (1_u8..4, 1_usize..4).prop_map(|(mac, queues)| Request::Attach(mac, queues)),
+        3 => (1_u8..4).prop_map(Request::Detach),
+        1 => (1_u8..4).prop_map(Request::Revoke),
+        1 => (1_u8..4).prop_map(Request::Both),
+        1 => Just(Request::Crash),
     ]
 }
 
@@ -190,20 +190,20 @@ fn whatever_is_asked_the_ledger_is_what_proc_is_is_what_was_asked() {
         failure_persistence: None,
         ..Config::default()
     });
-    let result = runner.run(&prop::collection::vec(asked(), requests), |all| {
+    let result = runner.run(&prop::collection::vec(any_request(), requests), |all| {
         let world = World::new();
         let guest = world.start("web1", &["--hotplug-ports", "12"]);
         // How many queues each MAC has.
         let mut model: [Option<usize>; 4] = [None; 4];
         for one in all {
-            do_one(&world, &guest, one, &mut model);
+            apply(&world, &guest, one, &mut model);
             let held: usize = model.iter().flatten().sum();
             prop_assert_eq!(descriptors(guest.pid).len(), held, "{:?} {:?}", one, model);
             prop_assert_eq!(world.open_accounts(), (u32::try_from(held).unwrap(), 0), "{:?}", one);
             let nics = world.nics(&guest);
-            let told: usize =
+            let reported: usize =
                 nics.as_array().unwrap().iter().map(|nic| nic["devices"].as_array().unwrap().len()).sum();
-            prop_assert_eq!(told, held, "{:?}: {:#}", one, nics);
+            prop_assert_eq!(reported, held, "{:?}: {:#}", one, nics);
         }
         world.stop(&guest);
         world.assert_clean();
@@ -212,26 +212,26 @@ fn whatever_is_asked_the_ledger_is_what_proc_is_is_what_was_asked() {
     result.unwrap();
 }
 
-fn do_one(world: &World, guest: &Guest, asked: Asked, model: &mut [Option<usize>; 4]) {
-    match asked {
-        Asked::Attach(last, queues) => {
+fn apply(world: &World, guest: &Guest, request: Request, model: &mut [Option<usize>; 4]) {
+    match request {
+        Request::Attach(last, queues) => {
             let done = world.attach(guest, &spec(last, queues));
             let held = &mut model[usize::from(last)];
             assert_eq!(done.success(), held.is_none(), "{}", done.stderr);
             held.get_or_insert(queues);
         }
-        Asked::Detach(last) => {
+        Request::Detach(last) => {
             let done = world.detach(guest, last, &["--timeout", "60s"]);
             let held = model[usize::from(last)].take();
             // Of one that is not held there may be the NIC still, revoked.
             assert!(done.success() || held.is_none(), "{}", done.stderr);
         }
-        Asked::Revoke(last) => {
+        Request::Revoke(last) => {
             let done = world.detach(guest, last, &["--force"]);
             let held = model[usize::from(last)].take();
             assert!(done.success() || held.is_none(), "{}", done.stderr);
         }
-        Asked::Both(last) => {
+        Request::Both(last) => {
             // Which of them comes first is theirs to settle; what is true afterwards is looked up.
             let address = mac(last);
             let attach = world.command(["attach", "web1", "--nic", &spec(last, 1)]).output();
@@ -245,7 +245,7 @@ fn do_one(world: &World, guest: &Guest, asked: Asked, model: &mut [Option<usize>
                 nics.as_array().unwrap().iter().find(|nic| nic["mac"] == address && nic["state"] == "held");
             model[usize::from(last)] = nic.map(|nic| nic["devices"].as_array().unwrap().len());
         }
-        Asked::Crash => {
+        Request::Crash => {
             world.kill_supervisor("web1");
             world.taptrail(["adopt", "--background", "web1"]).ok();
         }

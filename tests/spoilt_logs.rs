@@ -36,7 +36,7 @@ fn no_claim_about_a_spoilt_log_is_false() {
         let truth = Truth::of(&folder);
         for seed in 0..VARIANTS {
             let spoilt = spoil(&lines, seed);
-            for holding in tell(&spoilt) {
+            for holding in read_holdings(&spoilt) {
                 if let Err(why) = truth.agrees(&holding) {
                     let text = String::from_utf8_lossy(&spoilt).into_owned();
                     panic!("{}, variant {seed}: {why}\n{holding:#?}\n{text}", folder.display());
@@ -49,11 +49,11 @@ fn no_claim_about_a_spoilt_log_is_false() {
 }
 
 #[test]
-fn whole_logs_are_told_with_certainty() {
+fn no_claim_about_a_complete_log_is_false() {
     for folder in folders() {
         let log = std::fs::read(folder.join("audit.log")).unwrap();
         let truth = Truth::of(&folder);
-        for holding in tell(&log) {
+        for holding in read_holdings(&log) {
             truth.agrees(&holding).unwrap_or_else(|why| panic!("{}: {why}\n{holding:#?}", folder.display()));
         }
     }
@@ -89,12 +89,14 @@ fn two_hosts_taken_for_one_are_refused_or_claim_no_more_than_each_alone() {
         let mut both: Vec<&Stamped> = one.iter().chain(&other).collect();
         both.sort_by_key(|line| line.millis);
         let text = |lines: &[&Stamped]| lines.iter().map(|line| line.text()).collect::<String>();
-        let Ok(told) = read_all(text(&both).as_bytes()) else {
+        let Ok(both_as_one) = read_all(text(&both).as_bytes()) else {
             refused += 1;
             continue;
         };
-        let alone = [&one, &other].map(|log| tell(text(&log.iter().collect::<Vec<_>>()).as_bytes())).concat();
-        for holding in told.iter().filter(|holding| claims_something(holding)) {
+        let alone = [&one, &other]
+            .map(|log| read_holdings(text(&log.iter().collect::<Vec<_>>()).as_bytes()))
+            .concat();
+        for holding in both_as_one.iter().filter(|holding| claims_something(holding)) {
             claims += 1;
             let same = |alone: &&Holding| {
                 alone.guest == holding.guest && alone.mac == holding.mac && alone.released == holding.released
@@ -198,7 +200,7 @@ fn spoil(lines: &[&[u8]], seed: u64) -> Vec<u8> {
     some.concat()
 }
 
-fn tell(log: &[u8]) -> Vec<Holding> {
+fn read_holdings(log: &[u8]) -> Vec<Holding> {
     read_all(log).unwrap_or_else(|refused| panic!("{refused}"))
 }
 
@@ -234,7 +236,7 @@ fn claims_something(holding: &Holding) -> bool {
 
 struct Truth {
     /// What QEMUs held: uuid, MAC where it is known, kind; from and to, seconds since 1970.
-    held: Vec<Seen>,
+    held: Vec<HeldInterval>,
     /// From when to when no daemon ran.
     downs: Vec<(f64, f64)>,
     /// When the last of all was seen.
@@ -242,7 +244,7 @@ struct Truth {
 }
 
 #[derive(Debug)]
-struct Seen {
+struct HeldInterval {
     uuid: String,
     mac: Option<MacAddr>,
     kind: String,
@@ -262,13 +264,13 @@ impl Truth {
             steps.filter(|step| step["cmd"] == cmd).filter_map(|step| number(&step["t_end"])).collect()
         };
         let downs = ends("kill -9 of libvirtd").into_iter().zip(ends("libvirtd started")).collect();
-        let mut devices: BTreeMap<(u64, String, String), Seen> = BTreeMap::new();
+        let mut devices: BTreeMap<(u64, String, String), HeldInterval> = BTreeMap::new();
         for seen in truth["fd_intervals"].as_array().unwrap() {
             let text = |key: &str| seen[key].as_str().unwrap_or_default().to_owned();
             let (from, to) = (number(&seen["first"]).unwrap(), number(&seen["last"]).unwrap());
             let name = text("ifname") + &text("netdev") + &text("guest_mac");
             let key = (seen["pid"].as_u64().unwrap(), text("link"), name);
-            let one = Seen {
+            let one = HeldInterval {
                 uuid: text("uuid"),
                 mac: seen["guest_mac"].as_str().and_then(|mac| mac.parse().ok()),
                 kind: kind(&text("link"), &text("rdev")).to_owned(),
@@ -286,7 +288,7 @@ impl Truth {
                 }
             }
         }
-        let mut held: Vec<Seen> = devices.into_values().collect();
+        let mut held: Vec<HeldInterval> = devices.into_values().collect();
         // A command that was under way then ended later, on a slow machine by many seconds.
         for seen in &mut held {
             let steps = truth["steps"].as_array().unwrap().iter();
@@ -298,7 +300,7 @@ impl Truth {
         Self { held, downs, end }
     }
 
-    fn of_interface<'a>(&'a self, holding: &'a Holding) -> impl Iterator<Item = &'a Seen> {
+    fn of_interface<'a>(&'a self, holding: &'a Holding) -> impl Iterator<Item = &'a HeldInterval> {
         self.held.iter().filter(move |seen| {
             seen.uuid == holding.guest.uuid.to_string()
                 && seen.mac.is_none_or(|mac| mac == holding.mac)
@@ -316,8 +318,9 @@ impl Truth {
             // What is held as the log ends was seen to the end, if it was looked at so long.
             let late = if holding.ended_by == Some(EndedBy::Stop) { LATE_STOP } else { LATE_END };
             let until = if until == Timestamp::MAX { self.end } else { seconds(until) } - late;
-            let unseen = |seen: &Seen| self.downs.iter().any(|(down, up)| (*down..*up).contains(&seen.to));
-            let covers = |seen: &Seen| seen.from <= from && (until <= seen.done || unseen(seen));
+            let unseen =
+                |seen: &HeldInterval| self.downs.iter().any(|(down, up)| (*down..*up).contains(&seen.to));
+            let covers = |seen: &HeldInterval| seen.from <= from && (until <= seen.done || unseen(seen));
             if from < until && !self.of_interface(holding).any(covers) {
                 return Err(format!("it was not held from {from:.3} to {until:.3}"));
             }
@@ -337,7 +340,7 @@ impl Truth {
                 self.of_interface(holding).filter(|seen| (opened - 0.5..opened + 0.6).contains(&seen.from));
             let mut others = own.filter(|seen| !possibly(seen.from) || !possibly(seen.to));
             if let Some(seen) = others.next()
-                && !self.is_told_apart(holding)
+                && !self.has_several_devices(holding)
             {
                 return Err(format!("it was given to QEMU: {seen:?}"));
             }
@@ -346,7 +349,7 @@ impl Truth {
     }
 
     /// Whether the MAC has several devices of one kind: then what was seen may be another's.
-    fn is_told_apart(&self, holding: &Holding) -> bool {
+    fn has_several_devices(&self, holding: &Holding) -> bool {
         self.of_interface(holding).count() > 1
     }
 }

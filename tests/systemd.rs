@@ -30,10 +30,10 @@ fn qemu(host: &Host) -> String {
 }
 
 #[test]
-fn the_watchers_unit_looks_into_a_foreign_qemu_tells_journald_and_goes_on_where_it_was() {
+fn the_watchers_unit_looks_into_a_foreign_qemu_reports_to_journald_and_goes_on_where_it_was() {
     let host = Host::boot();
     let hook = host.file("/etc/hook");
-    fs::write(&hook, "#!/bin/sh\ncat >/var/lib/taptrail/told\n").unwrap();
+    fs::write(&hook, "#!/bin/sh\ncat >/var/lib/taptrail/finding\n").unwrap();
     fs::set_permissions(&hook, Permissions::from_mode(0o755)).unwrap();
     let numbers = "/var/lib/collector/taptrail.prom";
     fs::create_dir(host.file("/var/lib/collector")).unwrap();
@@ -47,7 +47,7 @@ fn the_watchers_unit_looks_into_a_foreign_qemu_tells_journald_and_goes_on_where_
     log.opened(MAC);
     log.granted("start", MAC);
     log.control(&format!("op=start reason=booted vm-pid={pid}"));
-    let granted = host.told(&["TAPTRAIL_GUEST=web1", "TAPTRAIL_EVENT=granted"]);
+    let granted = host.wait_for_entry(&["TAPTRAIL_GUEST=web1", "TAPTRAIL_EVENT=granted"]);
     let has = |entry: &Value, fields: &[(&str, &str)]| {
         for (name, value) in fields {
             assert_eq!(entry[*name], *value, "{name} in {entry:#}");
@@ -87,7 +87,7 @@ fn the_watchers_unit_looks_into_a_foreign_qemu_tells_journald_and_goes_on_where_
     log.control("op=stop reason=destroyed");
     host.systemctl("kill --signal=KILL web1");
     host.systemctl("start taptrail-watch");
-    let released = host.told(&["TAPTRAIL_GUEST=web1", "TAPTRAIL_EVENT=released"]);
+    let released = host.wait_for_entry(&["TAPTRAIL_GUEST=web1", "TAPTRAIL_EVENT=released"]);
     // It went unseen, and its network namespace with it: nothing shows any more that nobody else has its tap.
     has(&released, &[("TAPTRAIL_CERTAINTY", "inferred"), ("TAPTRAIL_INTERFACE", "watched0")]);
     for event in ["opened", "granted", "released"] {
@@ -95,10 +95,10 @@ fn the_watchers_unit_looks_into_a_foreign_qemu_tells_journald_and_goes_on_where_
         assert_eq!(host.journal(&["TAPTRAIL_GUEST=web1", &event]).len(), 1, "{event}");
     }
     // A program is run within all that the unit forbids.
-    host.told(&["TAPTRAIL_FINDING=start-failed", "TAPTRAIL_GUEST=web2"]);
-    host.world.until("the program is told", || {
-        let told = fs::read_to_string(host.file("/var/lib/taptrail/told")).unwrap_or_default();
-        told.contains(r#""finding":"start-failed""#)
+    host.wait_for_entry(&["TAPTRAIL_FINDING=start-failed", "TAPTRAIL_GUEST=web2"]);
+    host.world.until("the program gets the finding", || {
+        let finding = fs::read_to_string(host.file("/var/lib/taptrail/finding")).unwrap_or_default();
+        finding.contains(r#""finding":"start-failed""#)
     });
     let warnings = ["_SYSTEMD_UNIT=taptrail-watch.service", "PRIORITY=4", "_TRANSPORT=stdout"];
     host.world.until("the line is named", || {
@@ -184,7 +184,7 @@ fn a_guests_unit_starts_it_checks_its_file_stops_it_and_starts_what_crashed() {
         (host.property("taptrail@web1", "ExecMainStatus"), host.property("taptrail@web1", "NRestarts")),
         ("2".to_owned(), "1".to_owned())
     );
-    host.told(&[
+    host.wait_for_entry(&[
         "_SYSTEMD_UNIT=taptrail@web1.service",
         "PRIORITY=3",
         "MESSAGE=error: Key 'nonsense' is unknown",

@@ -17,7 +17,7 @@ use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 use serde_json::Value;
 use taptrail_kernel::proc::{PidFd, ProcessId, Signal, raw_devices};
 use taptrail_record::Event;
-use world::{Done, EMPTY, World, mac};
+use world::{CommandResult, EMPTY, World, mac};
 
 const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
 const MACVTAP: &str = "macvtap=lower,mac=52:54:00:00:00:02,vhost=off";
@@ -29,13 +29,13 @@ const HERE: [&str; 4] = ["--netns", "/proc/self/ns/net", "--ignore-pid", "1"];
 /// Nothing is in motion but what a test moves.
 const STILL: [&str; 2] = ["--settle", "300ms"];
 
-fn verify(world: &World, options: &[&str]) -> Done {
+fn verify(world: &World, options: &[&str]) -> CommandResult {
     world.taptrail(["verify"].iter().chain(&HERE).chain(&STILL).chain(options))
 }
 
 /// What it says, after it ended with this code.
 #[track_caller]
-fn told(world: &World, options: &[&str], code: i32) -> Value {
+fn verify_json(world: &World, options: &[&str], code: i32) -> Value {
     let options: Vec<_> = options.iter().copied().chain(["--format", "json"]).collect();
     let done = verify(world, &options);
     assert_eq!(done.code(), code, "{}{}", done.stdout, done.stderr);
@@ -43,7 +43,7 @@ fn told(world: &World, options: &[&str], code: i32) -> Value {
 }
 
 /// The devices, a short line each.
-fn lines(told: &Value) -> Vec<String> {
+fn lines(report: &Value) -> Vec<String> {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let line = |row: &Value| {
         let kind =
@@ -52,15 +52,15 @@ fn lines(told: &Value) -> Vec<String> {
             if row["device"].is_null() { &row["holding"]["device"]["dev"] } else { &row["device"]["dev"] };
         format!("{} {} {} x{}", text(&row["verdict"]), text(kind), text(name), row["queues"])
     };
-    told["devices"].as_array().unwrap().iter().map(line).collect()
+    report["devices"].as_array().unwrap().iter().map(line).collect()
 }
 
 /// The one device of this verdict.
 #[track_caller]
-fn the<'a>(told: &'a Value, verdict: &str) -> &'a Value {
-    let mut rows = told["devices"].as_array().unwrap().iter().filter(|row| row["verdict"] == verdict);
-    let row = rows.next().unwrap_or_else(|| panic!("nothing is {verdict}: {told:#}"));
-    assert!(rows.next().is_none(), "more than one is {verdict}: {told:#}");
+fn only_row<'a>(report: &'a Value, verdict: &str) -> &'a Value {
+    let mut rows = report["devices"].as_array().unwrap().iter().filter(|row| row["verdict"] == verdict);
+    let row = rows.next().unwrap_or_else(|| panic!("nothing is {verdict}: {report:#}"));
+    assert!(rows.next().is_none(), "more than one is {verdict}: {report:#}");
     row
 }
 
@@ -143,7 +143,7 @@ fn our_own_guests_are_accounted_for_all_their_lives() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", &format!("{ONE},queues=2"), "--nic", MACVTAP]);
     let both = ["accounted tun vnet0 x2", "accounted macvtap macvtap0 x1"];
-    let seen = told(&world, &[], 0);
+    let seen = verify_json(&world, &[], 0);
     assert_eq!(lines(&seen), both);
     let row = &seen["devices"][0];
     assert_eq!((&row["process"]["pid"], &row["process"]["program"]), (&guest.pid.into(), &"qemu".into()));
@@ -156,16 +156,16 @@ fn our_own_guests_are_accounted_for_all_their_lives() {
     let third = "bridge=br0,mac=52:54:00:00:00:03,vhost=off";
     world.attach(&guest, third).ok();
     let all = ["accounted tun vnet0 x2", "accounted macvtap macvtap0 x1", "accounted tun vnet1 x1"];
-    let mut seen = lines(&told(&world, &[], 0));
+    let mut seen = lines(&verify_json(&world, &[], 0));
     seen.sort();
     assert_eq!(seen, Vec::from_iter([all[1], all[0], all[2]]));
     world.detach(&guest, 3, &[]).ok();
-    assert_eq!(lines(&told(&world, &[], 0)), both);
+    assert_eq!(lines(&verify_json(&world, &[], 0)), both);
     world.detach(&guest, 1, &["--force"]).ok();
-    assert_eq!(lines(&told(&world, &[], 0)), both[1..]);
+    assert_eq!(lines(&verify_json(&world, &[], 0)), both[1..]);
     // The revoked MAC comes back while its dead NIC is there still.
     world.attach(&guest, ONE).ok();
-    assert_eq!(lines(&told(&world, &["--guest", "web1"], 0)).len(), 2);
+    assert_eq!(lines(&verify_json(&world, &["--guest", "web1"], 0)).len(), 2);
     world.stop(&guest);
     let done = verify(&world, &[]).ok();
     assert!(done.stdout.starts_with("No devices\n\n0 devices accounted for; "), "{}", done.stdout);
@@ -177,21 +177,21 @@ fn a_leaked_copy_is_found_while_the_guest_runs_and_after_its_end() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
     let sleeper = Sleeper::robbing(guest.pid);
-    let seen = told(&world, &[], 1);
+    let seen = verify_json(&world, &[], 1);
     assert_eq!(lines(&seen), ["accounted tun vnet0 x1", "held-by-another tun vnet0 x1"]);
-    let row = the(&seen, "held-by-another");
+    let row = only_row(&seen, "held-by-another");
     assert_eq!((&row["process"]["pid"], &row["device"]["fds"]), (&sleeper.0.id().into(), &[0].into()));
     assert_eq!(row["shared_with"], Value::from([guest.pid].to_vec()));
     let text = row["text"].as_str().unwrap();
     let whose = format!("is granted to {} of guest 'web1' (pid {})", mac(1), guest.pid);
     assert!(text.contains("has a copy of /dev/net/tun (vnet0)") && text.ends_with(&whose), "{text}");
-    assert_eq!(the(&seen, "accounted")["shared_with"], Value::from([sleeper.0.id()].to_vec()));
+    assert_eq!(only_row(&seen, "accounted")["shared_with"], Value::from([sleeper.0.id()].to_vec()));
 
     // The guest's end took the interface away, and the copy is of nothing any more.
     world.stop(&guest);
-    let seen = told(&world, &[], 1);
+    let seen = verify_json(&world, &[], 1);
     assert_eq!(lines(&seen), ["unaccounted tun - x1"]);
-    let text = the(&seen, "unaccounted")["text"].as_str().unwrap();
+    let text = only_row(&seen, "unaccounted")["text"].as_str().unwrap();
     assert!(text.contains("holds /dev/net/tun (no interface), and no record grants it"), "{text}");
     drop(sleeper);
     verify(&world, &[]).ok();
@@ -202,8 +202,8 @@ fn a_device_opened_by_hand_is_found_and_may_be_known() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
     let qemu = by_hand(&world, "byhand0");
-    let seen = told(&world, &[], 1);
-    let row = the(&seen, "unaccounted");
+    let seen = verify_json(&world, &[], 1);
+    let row = only_row(&seen, "unaccounted");
     assert_eq!((&row["process"]["pid"], &row["device"]["dev"]), (&qemu.0.id().into(), &"byhand0".into()));
     assert_eq!(
         (&row["guest"]["name"], &row["guest"]["known_by"]),
@@ -222,7 +222,7 @@ fn a_device_opened_by_hand_is_found_and_may_be_known() {
 
     let exe = fs::read_link(format!("/proc/{}/exe", qemu.0.id())).unwrap();
     let known = ["--ignore", exe.to_str().unwrap()];
-    let seen = told(&world, &known, 0);
+    let seen = verify_json(&world, &known, 0);
     assert_eq!((&seen["counts"]["ignored"], &seen["counts"]["accounted"]), (&1.into(), &1.into()));
     let other = verify(&world, &["--ignore", "/bin/sleep"]);
     assert_eq!(other.code(), 1);
@@ -243,8 +243,8 @@ fn the_manager_of_an_unrecorded_guest_is_named() {
     let secret =
         format!(r#"{{"qom-type":"secret","id":"masterKey0","format":"raw","file":"{}"}}"#, key.display());
     let qemu = by_hand_as(&world, "vnet7", &["-name", "guest=job1", "-object", &secret]);
-    let seen = told(&world, &[], 1);
-    let row = the(&seen, "unaccounted");
+    let seen = verify_json(&world, &[], 1);
+    let row = only_row(&seen, "unaccounted");
     let manager = &row["process"]["manager"];
     assert_eq!((&manager["kind"], &manager["known_by"]), (&"virt-qemu-run".into(), &"command-line".into()));
     assert_eq!(manager["path"], world.path("root").to_str().unwrap());
@@ -256,10 +256,10 @@ fn the_manager_of_an_unrecorded_guest_is_named() {
 
     // One that nobody manages is a child of who started it.
     let _qemu = by_hand(&world, "byhand0");
-    let seen = told(&world, &[], 1);
-    let manager = &the(&seen, "unaccounted")["process"]["manager"];
+    let seen = verify_json(&world, &[], 1);
+    let manager = &only_row(&seen, "unaccounted")["process"]["manager"];
     assert_eq!((&manager["kind"], &manager["pid"]), (&"other".into(), &std::process::id().into()));
-    let text = the(&seen, "unaccounted")["text"].as_str().unwrap();
+    let text = only_row(&seen, "unaccounted")["text"].as_str().unwrap();
     assert!(text.contains("; no known guest manager started it: its parent is "), "{text}");
 }
 
@@ -280,19 +280,19 @@ fn another_guests_tap_with_the_same_mac_is_not_the_one_that_was_released() {
     // After B's end, and while B is told to run.
     let stop = of_b.iter().position(|line| line.contains("op=stop")).unwrap();
     write(&log, &of_b);
-    let seen = told(&world, &[log.to_str().unwrap()], 1);
+    let seen = verify_json(&world, &[log.to_str().unwrap()], 1);
     assert_eq!(lines(&seen), ["unaccounted tun vnet28 x1"]);
     write(&log, &of_b[..stop]);
-    let seen = told(&world, &[log.to_str().unwrap()], 1);
+    let seen = verify_json(&world, &[log.to_str().unwrap()], 1);
     assert_eq!(lines(&seen), ["unaccounted tun vnet28 x1", "missing tun - x1"]);
 }
 
 #[test]
-fn a_known_program_with_a_guests_device_is_told_all_the_same() {
+fn a_known_program_with_a_guests_device_is_reported_all_the_same() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
     let _sleeper = Sleeper::robbing(guest.pid);
-    let seen = told(&world, &["--ignore", "/bin/sleep"], 1);
+    let seen = verify_json(&world, &["--ignore", "/bin/sleep"], 1);
     assert_eq!(lines(&seen), ["accounted tun vnet0 x1", "held-by-another tun vnet0 x1"]);
     world.stop(&guest);
 }
@@ -304,10 +304,10 @@ fn a_copy_in_a_container_is_found() {
     let sleep = fs::canonicalize("/bin/sleep").unwrap();
     let container = ["/usr/bin/unshare", "--net", "--mount", "--ipc", "--uts", "/bin/sleep", "1000"];
     let _sleeper = Sleeper::as_by(guest.pid, &container).runs(&world, &sleep);
-    let seen = told(&world, &[], 1);
-    let row = the(&seen, "held-by-another");
+    let seen = verify_json(&world, &[], 1);
+    let row = only_row(&seen, "held-by-another");
     // The tap is where it was; only who holds it is elsewhere.
-    assert_eq!(row["device"]["netns"], the(&seen, "accounted")["device"]["netns"]);
+    assert_eq!(row["device"]["netns"], only_row(&seen, "accounted")["device"]["netns"]);
     assert_ne!(row["device"]["netns"], row["process"]["netns"]);
     assert_eq!((&row["device"]["dev"], &row["device"]["bridge"]), (&"vnet0".into(), &"br0".into()));
     world.stop(&guest);
@@ -330,21 +330,21 @@ fn a_tap_that_no_process_shows_is_hidden() {
         sleep 1000;"#;
     let mut hider = Command::new("/usr/bin/perl");
     let mut hider = Sleeper(hider.args(["-e", script]).stdout(Stdio::piped()).spawn().unwrap());
-    let mut said = String::new();
-    BufReader::new(hider.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
-    assert_eq!(said, "hidden\n");
-    let seen = told(&world, &[], 1);
+    let mut line = String::new();
+    BufReader::new(hider.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "hidden\n");
+    let seen = verify_json(&world, &[], 1);
     assert_eq!(lines(&seen), ["hidden tun hidden0 x1"]);
-    let text = the(&seen, "hidden")["text"].as_str().unwrap();
+    let text = only_row(&seen, "hidden")["text"].as_str().unwrap();
     let keeper = format!("process {} (1 registered with io_uring)", hider.0.id());
     assert!(text.starts_with("The kernel counts an open file of hidden0 that no process shows"), "{text}");
     assert!(text.contains(&keeper), "{text}");
     drop(hider);
-    assert_eq!(lines(&told(&world, &[], 0)), [""; 0]);
+    assert_eq!(lines(&verify_json(&world, &[], 0)), [""; 0]);
     // Persistent ones that nobody has open are nobody's.
     world.ip("tuntap add dev idle0 mode tap");
     world.ip("tuntap add dev idle1 mode tap multi_queue");
-    assert_eq!(lines(&told(&world, &[], 0)), [""; 0]);
+    assert_eq!(lines(&verify_json(&world, &[], 0)), [""; 0]);
 }
 
 #[test]
@@ -357,12 +357,12 @@ fn what_a_supervisor_is_about_to_hand_over_is_opening() {
     world.until("its open is on record", || {
         world.records().iter().any(|record| matches!(record.event, Event::Open { .. }))
     });
-    let seen = told(&world, &[], 0);
+    let seen = verify_json(&world, &[], 0);
     assert_eq!(lines(&seen), ["opening tun vnet0 x1"]);
-    assert_eq!(the(&seen, "opening")["process"]["pid"], world.supervisor("web1").pid);
+    assert_eq!(only_row(&seen, "opening")["process"]["pid"], world.supervisor("web1").pid);
     guest.signal(Signal::CONT);
     assert!(attach.wait().unwrap().success());
-    assert_eq!(lines(&told(&world, &[], 0)), ["accounted tun vnet0 x1"]);
+    assert_eq!(lines(&verify_json(&world, &[], 0)), ["accounted tun vnet0 x1"]);
     world.stop(&guest);
 }
 
@@ -378,16 +378,16 @@ fn a_program_is_known_by_its_file_and_not_by_its_name() {
 
     let first = Sleeper::as_by(qemu.0.id(), &[ignore[1], "1000"]).runs(&world, &known);
     drop(qemu);
-    let seen = told(&world, &[], 1);
-    let row = the(&seen, "unaccounted");
+    let seen = verify_json(&world, &[], 1);
+    let row = only_row(&seen, "unaccounted");
     assert_eq!(
         (&row["process"]["program"], &row["device"]["dev"]),
         (&"hypervisor".into(), &"byhand0".into())
     );
-    assert_eq!(told(&world, &ignore, 0)["counts"]["ignored"], 1);
+    assert_eq!(verify_json(&world, &ignore, 0)["counts"]["ignored"], 1);
     // An update replaces its file, and it runs on.
     fs::rename(&other, &known).unwrap();
-    assert_eq!(told(&world, &ignore, 0)["counts"]["ignored"], 1);
+    assert_eq!(verify_json(&world, &ignore, 0)["counts"]["ignored"], 1);
 
     // Another file under its name, in a mount namespace: what a container has.
     fs::copy("/bin/sleep", &other).unwrap();
@@ -396,13 +396,13 @@ fn a_program_is_known_by_its_file_and_not_by_its_name() {
     let container = ["/usr/bin/unshare", "--mount", "/bin/sh", "-c", &script];
     let second = Sleeper::as_by(first.0.id(), &container).runs(&world, &known);
     drop(first);
-    let seen = told(&world, &ignore, 1);
-    assert_eq!(the(&seen, "unaccounted")["process"]["exe"], known.to_str().unwrap());
+    let seen = verify_json(&world, &ignore, 1);
+    assert_eq!(only_row(&seen, "unaccounted")["process"]["exe"], known.to_str().unwrap());
     drop(second);
 }
 
 #[test]
-fn what_is_told_as_held_and_nobody_holds_is_missing() {
+fn what_the_trail_has_as_held_and_nobody_holds_is_missing() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", &format!("{ONE},queues=2"), "--nic", MACVTAP]);
     world.kill_supervisor("web1");
@@ -410,7 +410,7 @@ fn what_is_told_as_held_and_nobody_holds_is_missing() {
     verify(&world, &[]).ok();
     guest.kill();
     world.until("QEMU has ended", || !guest.is_alive());
-    let seen = told(&world, &[], 1);
+    let seen = verify_json(&world, &[], 1);
     assert_eq!(lines(&seen), ["missing tun vnet0 x2", "missing macvtap macvtap0 x1"]);
     let row = &seen["devices"][0];
     assert_eq!(
@@ -419,7 +419,7 @@ fn what_is_told_as_held_and_nobody_holds_is_missing() {
     );
     assert!(row["text"].as_str().unwrap().ends_with(&format!("its process {} is gone", guest.pid)), "{row}");
     world.taptrail(["recover"]).ok();
-    assert_eq!(lines(&told(&world, &[], 0)), Vec::<String>::new());
+    assert_eq!(lines(&verify_json(&world, &[], 0)), Vec::<String>::new());
 }
 
 #[test]
@@ -430,7 +430,7 @@ fn a_device_that_its_guest_holds_after_its_release_is_found() {
     let (log, mut trail) = exported(&world);
     write(&log, &trail);
     let log = log.to_str().unwrap();
-    assert_eq!(lines(&told(&world, &[log], 0)), ["accounted tun vnet0 x1"]);
+    assert_eq!(lines(&verify_json(&world, &[log], 0)), ["accounted tun vnet0 x1"]);
     let line = |reason: &str| trail.iter().find(|line| line.contains(reason)).unwrap();
     let later = |line: &str, serial: u32| {
         let (head, stamped) = line.split_once("audit(").unwrap();
@@ -447,9 +447,9 @@ fn a_device_that_its_guest_holds_after_its_release_is_found() {
     let detach = later(&detach, 4);
     trail.extend([close, detach]);
     write(Path::new(log), &trail);
-    let seen = told(&world, &[log], 1);
+    let seen = verify_json(&world, &[log], 1);
     assert_eq!(lines(&seen), ["held-after-release tun vnet0 x1"]);
-    let row = the(&seen, "held-after-release");
+    let row = only_row(&seen, "held-after-release");
     assert_eq!(row["process"]["pid"], guest.pid);
     world.stop(&guest);
 }
@@ -467,7 +467,7 @@ fn a_guest_without_any_record_is_unaccounted() {
         |line: &String| line.replace("web1", "db1").replace(uuid, "00000000-0000-0000-0000-0000000000db");
     let other: Vec<_> = trail.iter().map(another).collect();
     write(&log, &other[..1]);
-    let seen = told(&world, &[log.to_str().unwrap(), "--guest", "web1"], 1);
+    let seen = verify_json(&world, &[log.to_str().unwrap(), "--guest", "web1"], 1);
     assert_eq!(lines(&seen)[0], "unaccounted tun vnet0 x1");
     world.stop(&guest);
 }
@@ -488,13 +488,13 @@ fn a_grant_that_comes_late_is_no_alarm() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut said = BufReader::new(verify.stderr.take().unwrap()).lines();
-    assert!(said.any(|line| line.unwrap().contains("looking again in")), "it did not look again");
+    let mut stderr = BufReader::new(verify.stderr.take().unwrap()).lines();
+    assert!(stderr.any(|line| line.unwrap().contains("looking again in")), "it did not look again");
     let mut file = fs::OpenOptions::new().append(true).open(&log).unwrap();
     file.write_all(trail[granted..].join("\n").as_bytes()).unwrap();
     file.write_all(b"\n").unwrap();
-    assert!(said.all(|line| line.is_ok()));
-    let done = Done::from(verify.wait_with_output().unwrap()).ok();
+    assert!(stderr.all(|line| line.is_ok()));
+    let done = CommandResult::from(verify.wait_with_output().unwrap()).ok();
     assert!(
         done.stdout.ends_with("1 device accounted for; ") || done.stdout.contains("1 device accounted for;")
     );
@@ -542,7 +542,7 @@ fn what_others_may_not_see_is_said() {
         let mut command = Command::new(&program);
         command.env("TAPTRAIL_STATE_DIR", world.state()).env("TAPTRAIL_AUDIT_LOG", world.path("audit.log"));
         let command = command.args(["verify", "--settle", "0s"]).args(arguments).stdin(Stdio::null());
-        Done::from(command.uid(NOBODY).gid(NOBODY).output().unwrap())
+        CommandResult::from(command.uid(NOBODY).gid(NOBODY).output().unwrap())
     };
     // The ledger is not for everybody to read.
     run(&[])
@@ -597,7 +597,7 @@ fn what_is_missing_is_not_where_another_process_with_its_pid_is() {
     };
     write(&log, &trail.iter().map(earlier).collect::<Vec<_>>());
     world.stop(&guest);
-    let seen = told(&world, &[log.to_str().unwrap()], 1);
+    let seen = verify_json(&world, &[log.to_str().unwrap()], 1);
     assert_eq!(lines(&seen), ["missing tun vnet0 x1"]);
 }
 
@@ -641,14 +641,14 @@ fn a_qemu_in_a_container_is_known_by_its_number_there() {
     ];
     let log = world.path("audit-of-container.log");
     write(&log, &trail);
-    let seen = told(&world, &[log.to_str().unwrap()], 0);
+    let seen = verify_json(&world, &[log.to_str().unwrap()], 0);
     assert_eq!(lines(&seen), ["accounted tun box0 x1"]);
-    let row = the(&seen, "accounted");
+    let row = only_row(&seen, "accounted");
     assert_eq!((&row["process"]["pid"], &row["holding"]["pid"]), (&child().unwrap().into(), &1.into()));
     // By another number of its own it is not the one that is meant.
     write(&log, &trail.map(|line| line.replace("vm-pid=1 ", "vm-pid=2 ")));
-    let seen = told(&world, &[log.to_str().unwrap()], 1);
-    assert_eq!(the(&seen, "held-by-another")["process"]["pid"], child().unwrap());
+    let seen = verify_json(&world, &[log.to_str().unwrap()], 1);
+    assert_eq!(only_row(&seen, "held-by-another")["process"]["pid"], child().unwrap());
 }
 
 #[test]
@@ -659,7 +659,7 @@ fn a_container_says_that_it_does_not_see_all() {
     write(&log, &trail[..0]);
     let mut container = Command::new("/usr/bin/unshare");
     container.args(["--pid", "--fork", "--mount-proc", env!("CARGO_BIN_EXE_taptrail"), "verify"]).args(HERE);
-    let done = Done::from(container.arg(&log).stdin(Stdio::null()).output().unwrap()).ok();
+    let done = CommandResult::from(container.arg(&log).stdin(Stdio::null()).output().unwrap()).ok();
     assert!(done.stdout.starts_with("No devices\n"), "{}", done.stdout);
     assert!(done.stderr.contains("Processes outside of this container (its pid namespace) are not seen"));
     world.stop(&guest);

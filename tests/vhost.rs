@@ -17,11 +17,11 @@ use rustix::process::{
 use serde_json::{Value, json};
 use taptrail_kernel::proc::{Signal, same_file};
 use taptrail_record::{CloseDoubt, Event, Outcome};
-use world::auditing::{Auditing, logged};
-use world::dhcp::{DhcpServer, Ear};
+use world::auditing::{Auditing, records_of};
+use world::dhcp::{DhcpServer, PacketCapture};
 use world::hostile::Hostile;
+use world::procfs::descriptors;
 use world::qmp::{self, Qmp};
-use world::seen::descriptors;
 use world::{EMPTY, Guest, World, mac};
 
 const VHOST: &str = "vhost-net /dev/vhost-net";
@@ -69,7 +69,7 @@ fn vhost_net_is_opened_where_it_is_wanted_and_nowhere_else() {
     assert_eq!(descriptors(world.supervisor("web1").pid), [], "the supervisor keeps none");
     world.stop(&guest);
     assert_eq!(
-        world.story(),
+        world.record_lines(),
         [
             "open 01 tun vnet0 q0",
             "open 01 vhost-net q0",
@@ -129,7 +129,7 @@ fn each_queue_has_a_vhost_net_of_its_own() {
     // two alike, and none like a vhost-net opened here.
     let seen = descriptors(guest.pid);
     let nics = world.nics(&guest);
-    let mut told: Vec<_> = nics
+    let mut reported: Vec<_> = nics
         .as_array()
         .unwrap()
         .iter()
@@ -139,9 +139,9 @@ fn each_queue_has_a_vhost_net_of_its_own() {
             (i32::try_from(device["qemu_fd"].as_i64().unwrap()).unwrap(), text("path"), text("rdev"))
         })
         .collect();
-    told.sort();
+    reported.sort();
     let found: Vec<_> = seen.iter().map(|seen| (seen.fd, seen.link.clone(), seen.rdev.clone())).collect();
-    assert_eq!(told, found);
+    assert_eq!(reported, found);
     let vhosts: Vec<i32> = seen.iter().filter(|seen| seen.rdev == "0A:EE").map(|seen| seen.fd).collect();
     assert_eq!(vhosts.len(), 5);
     let (this, other) = (std::process::id(), File::open("/dev/vhost-net").unwrap());
@@ -155,7 +155,7 @@ fn each_queue_has_a_vhost_net_of_its_own() {
     }
 
     world.stop(&guest);
-    let opens = |kind: &str| world.story().iter().filter(|line| line.starts_with(kind)).count();
+    let opens = |kind: &str| world.record_lines().iter().filter(|line| line.starts_with(kind)).count();
     assert_eq!((opens("open"), opens("close")), (10, 10));
     assert_eq!(closed_vhosts(&world).len(), 5);
     let trail = world.trail();
@@ -185,7 +185,7 @@ fn two_guests_hold_vhost_nets_of_their_own() {
     states.sort_unstable();
     assert_eq!(states, [("web1", "released"), ("web1", "released"), ("web2", "held"), ("web2", "held")]);
     second.kill();
-    world.until("the guest has ended", || world.story().last().unwrap() == "guest crashed");
+    world.until("the guest has ended", || world.record_lines().last().unwrap() == "guest crashed");
     assert_eq!(closed_vhosts(&world).len(), 3);
     world.assert_clean();
 }
@@ -202,10 +202,10 @@ fn one_mac_comes_and_goes_with_its_vhost_nets() {
     }
     world.stop(&guest);
     let round = OPENS.iter().chain(&["attach 01"]).chain(&CLOSES).chain(&["detach 01"]);
-    let mut story = vec!["guest booted"];
-    story.extend(round.clone().chain(round));
-    story.push("guest destroyed");
-    assert_eq!(world.story(), story);
+    let mut record_lines = vec!["guest booted"];
+    record_lines.extend(round.clone().chain(round));
+    record_lines.push("guest destroyed");
+    assert_eq!(world.record_lines(), record_lines);
     for holding in world.trail()["holdings"].as_array().unwrap() {
         assert_eq!((&holding["state"], &holding["ended_by"]), (&json!("released"), &json!("detach")));
         assert_eq!((&holding["certainty"], &holding["queues"]), (&json!("definitive"), &json!(2)));
@@ -224,10 +224,10 @@ fn revoking_takes_the_vhost_nets_too() {
     assert_eq!(descriptors(guest.pid), [], "with the NIC still plugged");
     assert_eq!(world.nics(&guest)[0]["state"], "revoked");
     world.stop(&guest);
-    let story = world.story();
-    assert_eq!(story[..6], [&OPENS[..], &["start 01", "guest booted"]].concat());
-    assert_eq!(story[6], "detach 01 FAILED");
-    assert_eq!(story[7..], [&CLOSES[..], &["revoke 01", "guest destroyed"]].concat());
+    let record_lines = world.record_lines();
+    assert_eq!(record_lines[..6], [&OPENS[..], &["start 01", "guest booted"]].concat());
+    assert_eq!(record_lines[6], "detach 01 FAILED");
+    assert_eq!(record_lines[7..], [&CLOSES[..], &["revoke 01", "guest destroyed"]].concat());
     world.assert_clean();
 }
 
@@ -264,14 +264,15 @@ fn a_queue_whose_vhost_net_is_refused_leaves_the_truth_and_nothing_else() {
         let records = &world.records()[before..];
         let opened = |record: &&taptrail_record::Record| matches!(record.event, Event::Open { .. });
         let failed = records.iter().filter(opened).find(|record| record.outcome == Outcome::Failed);
-        let story = world.story().split_off(before);
+        let record_lines = world.record_lines().split_off(before);
         if let Some(failed) = failed {
             assert_eq!(failed.errno, Some(24), "EMFILE: {}", done.stderr);
-            refused.push(story.iter().position(|line| line.ends_with("FAILED")).unwrap());
+            refused.push(record_lines.iter().position(|line| line.ends_with("FAILED")).unwrap());
         }
-        let count = |what: &str| story.iter().filter(|line| line.starts_with(what)).count();
-        let opens = story.iter().filter(|line| line.starts_with("open") && !line.ends_with("FAILED")).count();
-        assert_eq!(opens, count("close"), "{story:?}");
+        let count = |what: &str| record_lines.iter().filter(|line| line.starts_with(what)).count();
+        let opens =
+            record_lines.iter().filter(|line| line.starts_with("open") && !line.ends_with("FAILED")).count();
+        assert_eq!(opens, count("close"), "{record_lines:?}");
         assert!(more < 64, "{}", done.stderr);
     }
     refused.dedup();
@@ -281,16 +282,16 @@ fn a_queue_whose_vhost_net_is_refused_leaves_the_truth_and_nothing_else() {
     world.assert_clean();
 
     // The second queue's alone.
-    let story = world.story();
-    let at = story.iter().position(|line| line == "open 01 vhost-net q1 FAILED").unwrap();
+    let record_lines = world.record_lines();
+    let at = record_lines.iter().position(|line| line == "open 01 vhost-net q1 FAILED").unwrap();
     assert_eq!(
-        story[at - 3..=at + 4],
+        record_lines[at - 3..=at + 4],
         [&OPENS[..3], &["open 01 vhost-net q1 FAILED", "attach 01 FAILED"], &CLOSES[..3]].concat()
     );
 }
 
 #[test]
-fn a_device_cgroup_that_refuses_vhost_net_is_told_and_only_on_insists() {
+fn a_device_cgroup_that_refuses_vhost_net_fails_only_an_attach_that_demands_it() {
     let world = World::new();
     let guest = world.start("web1", &[]);
     let cgroup = DeviceCgroup::refusing(&world, "c 10:238 rwm");
@@ -304,7 +305,7 @@ fn a_device_cgroup_that_refuses_vhost_net_is_told_and_only_on_insists() {
     world.stop(&guest);
     let refused = "open 01 vhost-net q0 FAILED";
     assert_eq!(
-        world.story()[1..],
+        world.record_lines()[1..],
         [
             OPENS[0],
             OPENS[1],
@@ -368,14 +369,15 @@ fn what_qemu_keeps_after_a_failed_attach_counts_vhost_nets_too() {
     assert_eq!(done.code(), 1, "{}", done.stderr);
     assert!(guest.is_alive(), "{}", world.log("web1"));
     let seen = descriptors(guest.pid);
-    let kept = world.story()[5..].iter().filter(|line| line.starts_with("keep")).count();
-    let closed = world.story()[5..].iter().filter(|line| line.starts_with("close")).count();
-    assert_eq!((kept, closed), (seen.len(), 4 - seen.len()), "{:?}", world.story());
+    let kept = world.record_lines()[5..].iter().filter(|line| line.starts_with("keep")).count();
+    let closed = world.record_lines()[5..].iter().filter(|line| line.starts_with("close")).count();
+    assert_eq!((kept, closed), (seen.len(), 4 - seen.len()), "{:?}", world.record_lines());
     let vhosts = seen.iter().filter(|seen| seen.rdev == "0A:EE").count();
-    let said = world.story().iter().filter(|line| line.starts_with("keep 01 vhost-net")).count();
-    assert_eq!(vhosts, said);
+    let kept_on_record =
+        world.record_lines().iter().filter(|line| line.starts_with("keep 01 vhost-net")).count();
+    assert_eq!(vhosts, kept_on_record);
     world.stop(&guest);
-    assert_eq!(world.story().iter().filter(|line| line.starts_with("close")).count(), 4);
+    assert_eq!(world.record_lines().iter().filter(|line| line.starts_with("close")).count(), 4);
     world.assert_clean();
 }
 
@@ -406,11 +408,11 @@ fn pxe(option: &str) -> Vec<&str> {
 #[test]
 fn a_guest_gets_its_address_through_tap_and_vhost_net() {
     let world = World::new();
-    let (server, ear) = (DhcpServer::at(&world, "br0"), Ear::new());
+    let (server, capture) = (DhcpServer::at(&world, "br0"), PacketCapture::new());
     let option = qmp::option(&world.path("qmp"));
     let nic = format!("{ONE},filter=no-mac-spoofing");
     let guest = world.start_with("web1", &["--nic", &nic], &pxe(&option));
-    serves(&world, &guest, &server, &ear);
+    assert_dhcp_works(&world, &guest, &server, &capture);
     assert_eq!(guest.holds(), ["tun vnet0", VHOST]);
     world.stop(&guest);
     world.assert_clean();
@@ -419,20 +421,20 @@ fn a_guest_gets_its_address_through_tap_and_vhost_net() {
 #[test]
 fn a_guest_gets_its_address_through_macvtap_and_vhost_net() {
     let world = World::new();
-    let (server, ear) = (DhcpServer::at(&world, "upper"), Ear::new());
+    let (server, capture) = (DhcpServer::at(&world, "upper"), PacketCapture::new());
     let option = qmp::option(&world.path("qmp"));
     let nic = "macvtap=lower,mac=52:54:00:00:00:01,vhost=on";
     let guest = world.start_with("web1", &["--nic", nic], &pxe(&option));
-    serves(&world, &guest, &server, &ear);
+    assert_dhcp_works(&world, &guest, &server, &capture);
     world.stop(&guest);
     world.assert_clean();
 }
 
 /// The guest's ROM asks for an address and takes the one it is given, and its frames go by way of the kernel's vhost.
-fn serves(world: &World, guest: &Guest, server: &DhcpServer, ear: &Ear) {
+fn assert_dhcp_works(world: &World, guest: &Guest, server: &DhcpServer, capture: &PacketCapture) {
     let mut monitor = Qmp::connect(world.path("qmp"));
     world.until("vhost is started", || monitor.vhost_started() == [true]);
-    assert!(ear.hears_dhcp_from([0x52, 0x54, 0, 0, 0, 1]), "{}", server.log());
+    assert!(capture.saw_dhcp_from([0x52, 0x54, 0, 0, 0, 1]), "{}", server.log());
     world.until("the guest has an address", || server.leased(&mac(1)).is_some());
     // Its thread in the kernel is QEMU's own, or the kernel's by that name (before Linux 6.4).
     let vhost = format!("vhost-{}", guest.pid);
@@ -443,10 +445,10 @@ fn serves(world: &World, guest: &Guest, server: &DhcpServer, ear: &Ear) {
 }
 
 #[test]
-fn auditing_tells_of_vhost_nets_what_the_ledger_tells() {
-    let Some(mut auditing) = Auditing::turned(true) else { return };
+fn auditing_and_the_ledger_agree_on_vhost_nets() {
+    let Some(mut auditing) = Auditing::switch(true) else { return };
     let world = World::new();
-    let log = auditing.daemon(&world.path(""));
+    let log = auditing.start_daemon(&world.path(""));
     // Addresses of its own: guests of other tests write to the same log, and two with one address are a finding.
     let nic = "bridge=br0,mac=52:54:00:0a:0d:01,vhost=on";
     let guest = world.start("web1", &["--audit", "required", "--nic", nic]);
@@ -455,14 +457,14 @@ fn auditing_tells_of_vhost_nets_what_the_ledger_tells() {
     world.stop(&guest);
     auditing.end_daemon();
     let uuid = world.records()[0].guest.uuid.to_string();
-    assert_eq!(logged(&log, &uuid), world.records());
+    assert_eq!(records_of(&log, &uuid), world.records());
     let of_log = world.json(["trail", "--format", "json", "--guest", &uuid, log.to_str().unwrap()]);
-    let tell = |trail: &Value| -> Vec<String> {
+    let summarize = |trail: &Value| -> Vec<String> {
         let keys = ["mac", "device", "queues", "state", "ended_by", "certainty"];
         let holdings = trail["holdings"].as_array().unwrap().iter();
         holdings.map(|holding| keys.map(|key| holding[key].to_string()).join(" ")).collect()
     };
-    assert_eq!(tell(&of_log), tell(&world.trail()));
+    assert_eq!(summarize(&of_log), summarize(&world.trail()));
     assert_eq!(of_log["findings"], json!([]));
     world.assert_clean();
 }
@@ -503,12 +505,12 @@ fn verify_accounts_for_vhost_nets_by_their_number_and_finds_a_copy() {
         let scope = ["verify", "--netns", "/proc/self/ns/net", "--ignore-pid", "1", "--settle", "300ms"];
         let done = world.taptrail(scope.iter().chain(&["--format", "json"]));
         assert_eq!(done.code(), code, "{}{}", done.stdout, done.stderr);
-        let told: Value = serde_json::from_str(&done.stdout).unwrap();
+        let reported: Value = serde_json::from_str(&done.stdout).unwrap();
         let line = |row: &Value| {
             let (verdict, kind) = (row["verdict"].as_str().unwrap(), row["device"]["kind"].as_str().unwrap());
             format!("{verdict} {kind} x{} {}", row["queues"], row["holding"]["mac"].as_str().unwrap())
         };
-        let mut lines: Vec<_> = told["devices"].as_array().unwrap().iter().map(line).collect();
+        let mut lines: Vec<_> = reported["devices"].as_array().unwrap().iter().map(line).collect();
         lines.sort();
         lines
     };
@@ -541,11 +543,11 @@ fn a_vhost_net_that_is_hidden_is_not_definitively_released() {
     {
         let world = World::new();
         let hostile = Hostile::start(&world, "web1");
-        hostile.does("deleted");
+        hostile.set_mode("deleted");
         world.attach(&hostile.guest, "bridge=br0,mac=52:54:00:00:00:01,id=n1,vhost=on").ok();
-        hostile.does(&format!("{way} deleted only-vhost"));
+        hostile.set_mode(&format!("{way} deleted only-vhost"));
         world.detach(&hostile.guest, 1, &[]).ok();
-        assert_eq!(hostile.truth().len(), usize::from(doubt.is_some()), "{way}");
+        assert_eq!(hostile.held_descriptors().len(), usize::from(doubt.is_some()), "{way}");
         let mut closes = world.records();
         closes.retain(|record| matches!(record.event, Event::Close { .. }));
         let doubts: Vec<_> = closes.iter().map(|record| record.doubt).collect();

@@ -57,7 +57,7 @@ impl Drop for Qemu {
 /// `taptrail watch`, and the lines that it tells.
 struct Watch {
     child: Child,
-    told: Arc<Mutex<Vec<Value>>>,
+    events: Arc<Mutex<Vec<Value>>>,
     errors: PathBuf,
 }
 
@@ -71,29 +71,29 @@ impl Watch {
         let mut command = world.command([&["watch", "--json", "--every", "200ms"], options].concat());
         let stderr = File::options().create(true).append(true).open(&errors).unwrap();
         let mut child = command.stdin(stdin).stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
-        let told = Arc::<Mutex<Vec<_>>>::default();
-        let (lines, to) = (BufReader::new(child.stdout.take().unwrap()).lines(), Arc::clone(&told));
+        let events = Arc::<Mutex<Vec<_>>>::default();
+        let (lines, to) = (BufReader::new(child.stdout.take().unwrap()).lines(), Arc::clone(&events));
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 to.lock().unwrap().push(serde_json::from_str(&line).unwrap());
             }
         });
-        Self { child, told, errors }
+        Self { child, events, errors }
     }
 
     /// Waits for a line with these values.
-    fn tells(&mut self, world: &World, what: &[(&str, &str)]) -> Value {
+    fn wait_for(&mut self, world: &World, what: &[(&str, &str)]) -> Value {
         let is = |line: &Value| what.iter().all(|(name, value)| line[*name] == **value);
         let mut found = None;
-        let (told, errors) = (Arc::clone(&self.told), self.errors.clone());
+        let (events, errors) = (Arc::clone(&self.events), self.errors.clone());
         let child = &mut self.child;
         world.until(&format!("{what:?}"), || {
-            let told = told.lock().unwrap();
-            found = told.iter().find(|line| is(line)).cloned();
+            let events = events.lock().unwrap();
+            found = events.iter().find(|line| is(line)).cloned();
             let ended = child.try_wait().unwrap();
             assert!(
                 found.is_some() || ended.is_none(),
-                "{what:?}: {ended:?} {told:#?} {}",
+                "{what:?}: {ended:?} {events:#?} {}",
                 fs::read_to_string(&errors).unwrap()
             );
             found.is_some()
@@ -102,7 +102,7 @@ impl Watch {
     }
 
     fn all(&self) -> Vec<Value> {
-        self.told.lock().unwrap().clone()
+        self.events.lock().unwrap().clone()
     }
 
     fn signal(&self, signal: Signal) {
@@ -133,27 +133,27 @@ impl Drop for Watch {
 }
 
 /// How often each kind was told.
-fn kinds(told: &[Value]) -> Vec<String> {
+fn kinds(events: &[Value]) -> Vec<String> {
     let word = |line: &Value| {
         let more = [&line["state"], &line["finding"]].into_iter().find_map(Value::as_str);
         format!("{} {}", line["kind"].as_str().unwrap(), more.unwrap_or_default()).trim().to_owned()
     };
-    told.iter().map(word).collect()
+    events.iter().map(word).collect()
 }
 
 #[test]
-fn what_a_manager_says_and_what_its_qemu_holds_is_told_as_it_happens() {
+fn what_a_manager_says_and_what_its_qemu_holds_is_reported_as_it_happens() {
     let world = World::new();
     let (mut log, mut qemu) = (Log::new(&world), Qemu::start(&world));
     let mut watch = Watch::start(&world, &[]);
     log.boots(qemu.0.id());
-    let granted = watch.tells(&world, &[("kind", "granted")]);
+    let granted = watch.wait_for(&world, &[("kind", "granted")]);
     assert_eq!((&granted["guest"]["name"], &granted["mac"]), (&"web1".into(), &MAC.into()));
     assert_eq!(granted["pid"], qemu.0.id());
     assert_eq!(granted["descriptors"][0]["device"]["dev"], "watched0");
     qemu.kill();
-    watch.tells(&world, &[("kind", "guest"), ("state", "gone")]);
-    let released = watch.tells(&world, &[("kind", "released")]);
+    watch.wait_for(&world, &[("kind", "guest"), ("state", "gone")]);
+    let released = watch.wait_for(&world, &[("kind", "released")]);
     assert_eq!(
         (&released["certainty"], &released["device"]["dev"]),
         (&"definitive".into(), &"watched0".into())
@@ -180,7 +180,7 @@ fn a_watcher_that_comes_back_goes_on_where_it_was_across_rotations() {
     log.noise(200);
     log.boots(qemu.0.id());
     let mut watch = Watch::start(&world, &[]);
-    watch.tells(&world, &[("kind", "granted")]);
+    watch.wait_for(&world, &[("kind", "granted")]);
     watch.stop();
     // While nobody looks: rotated twice, and the guest gets another interface and loses it.
     let other = "52:54:00:0a:0f:02";
@@ -190,25 +190,25 @@ fn a_watcher_that_comes_back_goes_on_where_it_was_across_rotations() {
     log.rotate();
     log.granted("detach", other);
     let mut watch = Watch::start(&world, &[]);
-    watch.tells(&world, &[("kind", "opened"), ("mac", other)]);
+    watch.wait_for(&world, &[("kind", "opened"), ("mac", other)]);
     // Nobody saw it, and no record follows: but it is over.
-    let released = watch.tells(&world, &[("kind", "released"), ("mac", other)]);
+    let released = watch.wait_for(&world, &[("kind", "released"), ("mac", other)]);
     assert_eq!((&released["reason"], &released["certainty"]), (&"detach".into(), &"inferred".into()));
     watch.stop();
-    let mut told = watch.all();
+    let mut events = watch.all();
     let mut watch = Watch::start(&world, &[]);
     qemu.kill();
-    watch.tells(&world, &[("kind", "guest"), ("state", "ended")]);
+    watch.wait_for(&world, &[("kind", "guest"), ("state", "ended")]);
     watch.stop();
-    told.extend(watch.all());
+    events.extend(watch.all());
     // The next one tells the end of the account, and not once more what was told.
     let mut watch = Watch::start(&world, &[]);
-    watch.tells(&world, &[("kind", "released"), ("mac", MAC)]);
+    watch.wait_for(&world, &[("kind", "released"), ("mac", MAC)]);
     watch.stop();
-    told.extend(watch.all());
-    let kinds = kinds(&told);
-    assert_eq!(kinds, ["opened", "released", "guest ended", "guest gone", "released"], "{told:#?}");
-    assert!(!told.iter().any(|line| line["finding"] == "log-gap"), "{told:#?}");
+    events.extend(watch.all());
+    let kinds = kinds(&events);
+    assert_eq!(kinds, ["opened", "released", "guest ended", "guest gone", "released"], "{events:#?}");
+    assert!(!events.iter().any(|line| line["finding"] == "log-gap"), "{events:#?}");
 }
 
 /// Has a process show another text in its arguments, as any process can for itself.
@@ -231,12 +231,12 @@ fn a_qemu_that_rewrites_its_arguments_is_watched_by_the_next_watcher_and_account
     let (mut log, mut qemu) = (Log::new(&world), Qemu::start(&world));
     log.boots(qemu.0.id());
     let mut watch = Watch::start(&world, &[]);
-    watch.tells(&world, &[("kind", "granted")]);
+    watch.wait_for(&world, &[("kind", "granted")]);
     watch.stop();
     rewrite_arguments(qemu.0.id(), UUID, "ffffffff-ffff-4fff-8fff-ffffffffffff");
     let mut watch = Watch::start(&world, &[]);
     log.opened("52:54:00:0a:0f:02");
-    watch.tells(&world, &[("kind", "opened"), ("mac", "52:54:00:0a:0f:02")]);
+    watch.wait_for(&world, &[("kind", "opened"), ("mac", "52:54:00:0a:0f:02")]);
     let log_path = log.path.to_str().unwrap().to_owned();
     let options = ["verify", "--netns", "/proc/self/ns/net", "--ignore-pid", "1", "--format", "json"];
     let seen = world.json(options.into_iter().chain(["--log", &log_path]));
@@ -245,7 +245,7 @@ fn a_qemu_that_rewrites_its_arguments_is_watched_by_the_next_watcher_and_account
         (&1.into(), &qemu.0.id().into())
     );
     qemu.kill();
-    let released = watch.tells(&world, &[("kind", "released"), ("mac", MAC)]);
+    let released = watch.wait_for(&world, &[("kind", "released"), ("mac", MAC)]);
     assert_eq!((&released["certainty"], &released["end_doubt"]), (&"definitive".into(), &Value::Null));
     watch.stop();
     assert_eq!(kinds(&watch.all())[..2], ["opened", "guest ended"], "{:#?}", watch.all());
@@ -255,20 +255,20 @@ fn a_qemu_that_rewrites_its_arguments_is_watched_by_the_next_watcher_and_account
 fn a_watcher_says_what_it_follows_from_where_and_what_it_waits_for() {
     let world = World::new();
     let path = world.path("audit.log");
-    let said = |watch: &mut Watch, what: &str| {
+    let logs = |watch: &mut Watch, what: &str| {
         world.until(what, || {
-            let said = watch.errors();
-            said.contains(what) || watch.child.try_wait().unwrap().is_some_and(|_| panic!("{said}"))
+            let errors = watch.errors();
+            errors.contains(what) || watch.child.try_wait().unwrap().is_some_and(|_| panic!("{errors}"))
         });
     };
     let following = format!("Following the audit log {}\n", path.display());
     let mut watch = Watch::start(&world, &[]);
-    said(&mut watch, &format!("WARN {} does not exist: no guest is watched until it does", path.display()));
+    logs(&mut watch, &format!("WARN {} does not exist: no guest is watched until it does", path.display()));
     assert!(watch.errors().contains(&following), "{}", watch.errors());
     let mut log = Log::new(&world);
     log.noise(4);
     log.opened(MAC);
-    watch.tells(&world, &[("kind", "opened")]);
+    watch.wait_for(&world, &[("kind", "opened")]);
     watch.stop();
 
     fs::remove_file(&watch.errors).unwrap();
@@ -277,7 +277,7 @@ fn a_watcher_says_what_it_follows_from_where_and_what_it_waits_for() {
         "Going on from the checkpoint: {} at line 6; the last record that the previous watcher took is of ",
         path.display()
     );
-    said(&mut watch, &place);
+    logs(&mut watch, &place);
     watch.stop();
     assert!(watch.errors().contains(&following) && !watch.errors().contains("does not exist"));
 
@@ -285,7 +285,7 @@ fn a_watcher_says_what_it_follows_from_where_and_what_it_waits_for() {
     fs::remove_file(&path).unwrap();
     Log { serial: 2000, ..Log::new(&world) }.noise(1);
     let mut watch = Watch::start(&world, &[]);
-    said(&mut watch, "Going on from the checkpoint, whose place in the log is gone: ");
+    logs(&mut watch, "Going on from the checkpoint, whose place in the log is gone: ");
     watch.stop();
 
     // The first watcher of all begins with the oldest rotation, or where it is told to.
@@ -310,7 +310,7 @@ fn a_watcher_says_what_it_follows_from_where_and_what_it_waits_for() {
 }
 
 #[test]
-fn a_change_of_bridge_that_no_record_tells_is_an_event_and_a_number() {
+fn a_change_of_bridge_without_a_record_is_an_event_and_a_metric() {
     let world = World::new();
     let (mut log, mut qemu) = (Log::new(&world), Qemu::start(&world));
     for bridge in ["one", "two"] {
@@ -320,21 +320,21 @@ fn a_change_of_bridge_that_no_record_tells_is_an_event_and_a_number() {
     log.boots(qemu.0.id());
     let numbers = world.path("taptrail.prom");
     let mut watch = Watch::start(&world, &["--metrics-file", numbers.to_str().unwrap()]);
-    watch.tells(&world, &[("kind", "granted")]);
+    watch.wait_for(&world, &[("kind", "granted")]);
     world.ip("link set watched0 master two");
-    let changed = watch.tells(&world, &[("kind", "bridge-changed")]);
+    let changed = watch.wait_for(&world, &[("kind", "bridge-changed")]);
     assert_eq!((&changed["from"], &changed["to"]), (&"one".into(), &"two".into()));
     assert_eq!((&changed["mac"], &changed["device"]["dev"]), (&MAC.into(), &"watched0".into()));
     assert_eq!((&changed["guest"]["name"], &changed["pid"]), (&"web1".into(), &qemu.0.id().into()));
     // What failed leaves it in none.
     world.ip("link set watched0 nomaster");
-    let changed = watch.tells(&world, &[("kind", "bridge-changed"), ("from", "two")]);
+    let changed = watch.wait_for(&world, &[("kind", "bridge-changed"), ("from", "two")]);
     assert_eq!(changed.get("to"), Some(&Value::Null));
     world.until("the number", || {
         fs::read_to_string(&numbers).is_ok_and(|text| text.contains("\ntaptrail_bridge_changes_total 2\n"))
     });
     qemu.kill();
-    watch.tells(&world, &[("kind", "released")]);
+    watch.wait_for(&world, &[("kind", "released")]);
     watch.stop();
     let kinds = kinds(&watch.all());
     assert_eq!(kinds.iter().filter(|kind| *kind == "bridge-changed").count(), 2, "{kinds:?}");
@@ -358,7 +358,7 @@ fn a_watcher_that_is_killed_again_and_again_loses_nothing() {
             }
         }
         if round % 2 == 0 {
-            watch.tells(&world, &[("kind", "opened")]);
+            watch.wait_for(&world, &[("kind", "opened")]);
         }
         watch.signal(Signal::KILL);
         watch.wait();
@@ -367,7 +367,7 @@ fn a_watcher_that_is_killed_again_and_again_loses_nothing() {
     let last = "52:54:00:0a:1f:ff";
     log.opened(last);
     macs.push(last.to_owned());
-    watch.tells(&world, &[("kind", "opened"), ("mac", last)]);
+    watch.wait_for(&world, &[("kind", "opened"), ("mac", last)]);
     watch.stop();
     // In the ledger each once, in order.
     let recorded: Vec<_> =
@@ -376,12 +376,12 @@ fn a_watcher_that_is_killed_again_and_again_loses_nothing() {
 }
 
 #[test]
-fn a_gap_is_told_and_what_is_held_is_looked_at() {
+fn a_log_that_was_removed_is_reported_as_a_gap() {
     let world = World::new();
     let (mut log, qemu) = (Log::new(&world), Qemu::start(&world));
     log.boots(qemu.0.id());
     let mut watch = Watch::start(&world, &[]);
-    watch.tells(&world, &[("kind", "granted")]);
+    watch.wait_for(&world, &[("kind", "granted")]);
     watch.stop();
     // Somebody removed the log with all that it had.
     fs::remove_file(world.path("audit.log")).unwrap();
@@ -389,7 +389,7 @@ fn a_gap_is_told_and_what_is_held_is_looked_at() {
     let mut log = Log { serial: log.serial, ..Log::new(&world) };
     log.noise(1);
     let mut watch = Watch::start(&world, &[]);
-    let gap = watch.tells(&world, &[("finding", "log-gap")]);
+    let gap = watch.wait_for(&world, &[("finding", "log-gap")]);
     assert!(gap["text"].as_str().unwrap().contains("audit events 1004 to 1103 are not known"), "{gap:#}");
     watch.stop();
     drop(qemu);
@@ -412,7 +412,7 @@ fn the_numbers_are_scraped_and_in_a_file() {
     let options = ["--metrics-listen", "127.0.0.1:9108", "--metrics-file", file.to_str().unwrap()];
     let mut watch = Watch::start(&world, &options);
     log.boots(qemu.0.id());
-    watch.tells(&world, &[("kind", "granted")]);
+    watch.wait_for(&world, &[("kind", "granted")]);
     let holds = format!("taptrail_holdings{{guest=\"web1\",uuid=\"{UUID}\",kind=\"tun\"}} 1\n");
     let scraped = get("127.0.0.1:9108", "/metrics");
     assert!(scraped.starts_with("HTTP/1.1 200 OK\r\n") && scraped.contains(&holds), "{scraped}");
@@ -426,7 +426,7 @@ fn the_numbers_are_scraped_and_in_a_file() {
     assert!(get("127.0.0.1:9108", "/").starts_with("HTTP/1.1 404"));
     world.until("the file has them", || fs::read_to_string(&file).is_ok_and(|text| text.contains(&holds)));
     qemu.kill();
-    watch.tells(&world, &[("kind", "released")]);
+    watch.wait_for(&world, &[("kind", "released")]);
     let scraped = get("127.0.0.1:9108", "/metrics");
     assert!(
         scraped.contains("taptrail_releases_total{certainty=\"definitive\"} 1\n")
@@ -436,7 +436,7 @@ fn the_numbers_are_scraped_and_in_a_file() {
     // Scrapers that say nothing keep nobody waiting, and nobody out.
     let silent: Vec<_> = (0..1000).map(|_| TcpStream::connect("127.0.0.1:9108").unwrap()).collect();
     log.opened("52:54:00:0a:0f:07");
-    watch.tells(&world, &[("kind", "opened"), ("mac", "52:54:00:0a:0f:07")]);
+    watch.wait_for(&world, &[("kind", "opened"), ("mac", "52:54:00:0a:0f:07")]);
     assert!(get("127.0.0.1:9108", "/metrics").starts_with("HTTP/1.1 200 OK\r\n"));
     drop(silent);
     watch.stop();
@@ -497,7 +497,7 @@ fn a_finding_runs_a_program_calls_a_webhook_and_is_in_the_journal() {
             + "\n",
     )
     .unwrap();
-    let finding = watch.tells(&world, &[("finding", "open-failed")]);
+    let finding = watch.wait_for(&world, &[("finding", "open-failed")]);
     world.until("the program has run", || out.exists());
     assert_eq!(serde_json::from_str::<Value>(&fs::read_to_string(&out).unwrap()).unwrap(), finding);
     // What it left behind in a session of its own is ended, too.
@@ -540,20 +540,20 @@ fn a_webhook_over_tls_goes_to_whom_the_hosts_authorities_vouch_for_and_to_nobody
     let mut log = Log::new(&world);
     let mut watch = Watch::start(&world, &options.iter().map(String::as_str).collect::<Vec<_>>());
     let count = |outcome: &str| {
-        let told = format!("taptrail_deliveries_total{{to=\"webhook\",outcome=\"{outcome}\"}} ");
+        let prefix = format!("taptrail_deliveries_total{{to=\"webhook\",outcome=\"{outcome}\"}} ");
         let numbers = fs::read_to_string(&numbers).unwrap_or_default();
-        numbers.lines().find_map(|line| line.strip_prefix(&told)).unwrap_or_default().to_owned()
+        numbers.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap_or_default().to_owned()
     };
 
-    log.fails("web1");
-    world.until("it is sent", || known.said().contains(r#""name":"web1""#));
-    assert!(known.said().contains("POST /hook HTTP/1.1"), "{}", known.said());
-    known.answer("204 No Content");
-    watch.tells(&world, &[("finding", "start-failed")]);
+    log.failed_start("web1");
+    world.until("it is sent", || known.output().contains(r#""name":"web1""#));
+    assert!(known.output().contains("POST /hook HTTP/1.1"), "{}", known.output());
+    known.respond("204 No Content");
+    watch.wait_for(&world, &[("finding", "start-failed")]);
     world.until("the others are given up", || watch.errors().matches("failed: https://").count() == 2);
     for to in [&misnamed, &stranger] {
-        let said = to.said();
-        assert!(!said.contains("POST"), "{said}");
+        let output = to.output();
+        assert!(!output.contains("POST"), "{output}");
         let failed = format!("The webhook for a finding 'start-failed' failed: https://{}/…: ", to.address);
         assert!(watch.errors().contains(&failed), "{failed} is not in: {}", watch.errors());
     }
@@ -561,13 +561,13 @@ fn a_webhook_over_tls_goes_to_whom_the_hosts_authorities_vouch_for_and_to_nobody
     // The host gets another authority, which counts from the next finding on.
     fs::write(&authorities, [fs::read(&ours.file).unwrap(), fs::read(&others.file).unwrap()].concat())
         .unwrap();
-    log.fails("web2");
+    log.failed_start("web2");
     for to in [&mut known, &mut stranger] {
-        world.until("it is sent", || to.said().contains(r#""name":"web2""#));
-        to.answer("200 OK");
+        world.until("it is sent", || to.output().contains(r#""name":"web2""#));
+        to.respond("200 OK");
     }
     world.until("it is counted", || (count("done"), count("failed")) == ("3".to_owned(), "3".to_owned()));
-    assert!(!misnamed.said().contains("POST"), "{}", misnamed.said());
+    assert!(!misnamed.output().contains("POST"), "{}", misnamed.output());
     watch.stop();
 }
 
@@ -580,7 +580,7 @@ fn a_service_manager_hears_what_is_followed_and_a_reload_harms_nothing() {
     world.extra.push(("WATCHDOG_USEC".to_owned(), "200000".to_owned()));
     let (mut log, qemu) = (Log::new(&world), Qemu::start(&world));
     let mut watch = Watch::start(&world, &[]);
-    let told = |what: &str| {
+    let wait_for_message = |what: &str| {
         let mut text = [0; 1024];
         loop {
             let length = socket.recv(&mut text).unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -589,48 +589,48 @@ fn a_service_manager_hears_what_is_followed_and_a_reload_harms_nothing() {
             }
         }
     };
-    told("READY=1");
+    wait_for_message("READY=1");
     log.boots(qemu.0.id());
-    told(": 1 guest holds 1 device");
+    wait_for_message(": 1 guest holds 1 device");
     watch.signal(Signal::HUP);
     for _ in 0..3 {
-        told("WATCHDOG=1");
+        wait_for_message("WATCHDOG=1");
     }
     log.opened("52:54:00:0a:0f:08");
-    watch.tells(&world, &[("kind", "opened"), ("mac", "52:54:00:0a:0f:08")]);
+    watch.wait_for(&world, &[("kind", "opened"), ("mac", "52:54:00:0a:0f:08")]);
     watch.signal(Signal::TERM);
-    told("STOPPING=1");
+    wait_for_message("STOPPING=1");
     assert!(watch.wait().success());
 }
 
 #[test]
-fn a_log_that_is_not_there_is_told_to_everybody_until_it_is() {
+fn a_missing_log_is_reported_everywhere_until_it_exists() {
     let mut world = World::new();
     let socket = UnixDatagram::bind(world.path("notify")).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     world.extra.push(("NOTIFY_SOCKET".to_owned(), world.path("notify").display().to_string()));
     let mut watch = Watch::start(&world, &["--metrics-listen", "127.0.0.1:9108"]);
-    let told = || {
+    let receive = || {
         let mut text = [0; 1024];
         let length = socket.recv(&mut text).unwrap();
         String::from_utf8_lossy(&text[..length]).into_owned()
     };
     let path = world.path("audit.log").display().to_string();
     let waits = format!("STATUS=Waits for {path}, which does not exist");
-    assert_eq!(told(), format!("READY=1\n{waits}"));
+    assert_eq!(receive(), format!("READY=1\n{waits}"));
     let numbers = get("127.0.0.1:9108", "/metrics");
     assert!(numbers.contains("\ntaptrail_log_present 0\n"), "{numbers}");
     Log::new(&world).opened(MAC);
-    watch.tells(&world, &[("kind", "opened")]);
+    watch.wait_for(&world, &[("kind", "opened")]);
     let numbers = get("127.0.0.1:9108", "/metrics");
     assert!(numbers.contains("\ntaptrail_log_present 1\n"), "{numbers}");
     let follows = format!("STATUS=Follows {path}: ");
     loop {
-        let told = told();
-        if told.starts_with(&follows) {
+        let message = receive();
+        if message.starts_with(&follows) {
             break;
         }
-        assert!(told.starts_with(&waits), "{told}");
+        assert!(message.starts_with(&waits), "{message}");
     }
     watch.stop();
 }
@@ -651,7 +651,7 @@ fn a_watcher_that_can_not_begin_says_why() {
     fails(&["--kernel", "--stdin"], "cannot be used with");
     let mut watch = Watch::start(&world, &[]);
     Log::new(&world).opened(MAC);
-    watch.tells(&world, &[("kind", "opened")]);
+    watch.wait_for(&world, &[("kind", "opened")]);
     fails(&[], "Another watcher");
     watch.stop();
 }
@@ -681,7 +681,7 @@ fn standard_input_is_followed_to_its_end_after_the_log() {
     let mut log = Log::new(&world);
     log.opened(MAC);
     let mut watch = Watch::start_with(&world, &["--stdin"], Stdio::piped());
-    watch.tells(&world, &[("kind", "opened"), ("mac", MAC)]);
+    watch.wait_for(&world, &[("kind", "opened"), ("mac", MAC)]);
     // auditd writes to its log first, and gives its plugins the same then.
     let before = fs::read(&log.path).unwrap();
     let other = "52:54:00:0a:0f:02";
@@ -709,9 +709,9 @@ fn plugin(world: &World, arguments: &Path) -> String {
     );
     fs::write(&path, text).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    let told = packaged.replace("/usr/bin/taptrail", path.to_str().unwrap());
-    assert!(told.contains("args = watch --stdin\n"));
-    told.replace("watch --stdin\n", &format!("watch @{}\n", arguments.display()))
+    let config = packaged.replace("/usr/bin/taptrail", path.to_str().unwrap());
+    assert!(config.contains("args = watch --stdin\n"));
+    config.replace("watch --stdin\n", &format!("watch @{}\n", arguments.display()))
 }
 
 fn logs(audit: &mut Audit, mac: &str) {
@@ -732,7 +732,7 @@ fn macs(world: &World) -> Vec<String> {
 
 #[test]
 fn auditing_a_plugin_of_the_real_auditd_hears_all_and_ends_with_it() {
-    let Some(mut auditing) = Auditing::turned(true) else { return };
+    let Some(mut auditing) = Auditing::switch(true) else { return };
     let world = World::new();
     let arguments = world.path("watch.args");
     fs::write(&arguments, "# of a plugin\n--stdin\n--silent\n-v\n").unwrap();
@@ -740,14 +740,14 @@ fn auditing_a_plugin_of_the_real_auditd_hears_all_and_ends_with_it() {
     auditing.plugin("taptrail.conf", &conf);
     let mut audit = Audit::open().unwrap();
     let mac = |last: u8| format!("52:54:00:0a:2f:{last:02x}");
-    let said = || fs::read_to_string(world.path("plugin.log")).unwrap_or_default();
+    let errors = || fs::read_to_string(world.path("plugin.log")).unwrap_or_default();
     for round in 0..2_u8 {
-        auditing.daemon_again(&world.path(""));
+        auditing.restart_daemon(&world.path(""));
         for number in 0..20 {
             logs(&mut audit, &mac(round * 20 + number));
         }
         world.until("all is on record", || {
-            assert!(!said().contains("taptrail:"), "{}", said());
+            assert!(!errors().contains("taptrail:"), "{}", errors());
             macs(&world).len() == usize::from(round + 1) * 20
         });
         auditing.end_daemon();
@@ -756,12 +756,12 @@ fn auditing_a_plugin_of_the_real_auditd_hears_all_and_ends_with_it() {
     let checkpoint = taptrail_ledger::Ledger::open_to_read(&world.state()).unwrap().checkpoint().unwrap();
     assert!(checkpoint.is_some());
     // It has seen that auditd ends, so a boot would be no gap.
-    assert!(checkpoint.unwrap().text.contains("daemon=ended"), "{}", said());
+    assert!(checkpoint.unwrap().text.contains("daemon=ended"), "{}", errors());
 }
 
 #[test]
 fn auditing_is_heard_from_the_kernel_itself_and_an_overrun_is_a_gap() {
-    let Some(_auditing) = Auditing::turned(true) else { return };
+    let Some(_auditing) = Auditing::switch(true) else { return };
     let world = World::new();
     let mut watch = Watch::start(&world, &["--kernel", "--begin", "end"]);
     let mut audit = Audit::open().unwrap();
@@ -771,7 +771,7 @@ fn auditing_is_heard_from_the_kernel_itself_and_an_overrun_is_a_gap() {
         watch.all().iter().any(|line| line["kind"] == "opened")
     });
     logs(&mut audit, &mac(1));
-    watch.tells(&world, &[("kind", "opened"), ("mac", &mac(1))]);
+    watch.wait_for(&world, &[("kind", "opened"), ("mac", &mac(1))]);
     // Stopped, while more is told than fits.
     watch.signal(Signal::STOP);
     let text = format!(
@@ -787,7 +787,7 @@ fn auditing_is_heard_from_the_kernel_itself_and_an_overrun_is_a_gap() {
         logs(&mut audit, &mac(2));
         watch.all().iter().any(|line| line["mac"] == mac(2))
     });
-    let gap = watch.tells(&world, &[("finding", "log-gap")]);
+    let gap = watch.wait_for(&world, &[("finding", "log-gap")]);
     let text = gap["text"].as_str().unwrap();
     let numbers =
         text.strip_prefix("The kernel sent records faster than they were read: audit events ").unwrap();
@@ -803,7 +803,7 @@ fn auditing_is_heard_from_the_kernel_itself_and_an_overrun_is_a_gap() {
         logs(&mut audit, &mac(4));
         watch.all().iter().any(|line| line["kind"] == "opened")
     });
-    let gap = watch.tells(&world, &[("finding", "log-gap")]);
+    let gap = watch.wait_for(&world, &[("finding", "log-gap")]);
     assert!(
         gap["text"].as_str().unwrap().starts_with("Records that the kernel sent while nobody listened"),
         "{gap:#}"
@@ -812,12 +812,12 @@ fn auditing_is_heard_from_the_kernel_itself_and_an_overrun_is_a_gap() {
 }
 
 #[test]
-fn a_ledger_that_takes_nothing_is_waited_for_and_nothing_is_told_before() {
+fn a_locked_ledger_is_waited_for_and_nothing_is_reported_before() {
     let world = World::new();
     let mut log = Log::new(&world);
     let mut watch = Watch::start(&world, &[]);
     log.opened(MAC);
-    watch.tells(&world, &[("kind", "opened")]);
+    watch.wait_for(&world, &[("kind", "opened")]);
     // Somebody writes, and does not end.
     let busy = rusqlite::Connection::open(world.state().join("ledger.sqlite")).unwrap();
     busy.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -828,11 +828,11 @@ fn a_ledger_that_takes_nothing_is_waited_for_and_nothing_is_told_before() {
     log.opened("52:54:00:0a:0f:03");
     assert_eq!(watch.all().len(), 1, "{:#?}", watch.all());
     busy.execute_batch("ROLLBACK").unwrap();
-    watch.tells(&world, &[("mac", "52:54:00:0a:0f:03")]);
+    watch.wait_for(&world, &[("mac", "52:54:00:0a:0f:03")]);
     watch.stop();
-    let told: Vec<_> =
+    let opened: Vec<_> =
         watch.all().iter().map(|line| line["mac"].as_str().unwrap_or("?").to_owned()).collect();
-    assert_eq!(told, [MAC, other, "52:54:00:0a:0f:03"]);
+    assert_eq!(opened, [MAC, other, "52:54:00:0a:0f:03"]);
 }
 
 #[test]
@@ -841,7 +841,7 @@ fn a_log_that_can_not_be_read_is_tried_again() {
     let mut log = Log::new(&world);
     let mut watch = Watch::start(&world, &[]);
     log.opened(MAC);
-    watch.tells(&world, &[("kind", "opened")]);
+    watch.wait_for(&world, &[("kind", "opened")]);
     // A directory stands where the log should be.
     fs::rename(&log.path, world.path("audit.log.1")).unwrap();
     fs::create_dir(&log.path).unwrap();
@@ -849,7 +849,7 @@ fn a_log_that_can_not_be_read_is_tried_again() {
     fs::remove_dir(&log.path).unwrap();
     log.file = File::options().create(true).append(true).open(&log.path).unwrap();
     log.opened("52:54:00:0a:0f:02");
-    watch.tells(&world, &[("mac", "52:54:00:0a:0f:02")]);
+    watch.wait_for(&world, &[("mac", "52:54:00:0a:0f:02")]);
     watch.stop();
 }
 
@@ -859,7 +859,7 @@ fn a_watcher_whose_ledger_is_removed_ends_for_the_next_to_begin() {
     let mut watch = Watch::start(&world, &[]);
     let mut log = Log::new(&world);
     log.opened(MAC);
-    watch.tells(&world, &[("kind", "opened")]);
+    watch.wait_for(&world, &[("kind", "opened")]);
     for file in ["ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm"] {
         let _ = fs::remove_file(world.state().join(file));
     }

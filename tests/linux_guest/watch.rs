@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use crate::world::seen::{Descriptor, descriptors};
+use crate::world::procfs::{Descriptor, descriptors};
 
 /// The kernel stamps its audit records with the time of its last tick: up to 10 ms ago, with 100 ticks a second.
 const TICK: SignedDuration = SignedDuration::from_millis(11);
@@ -22,17 +22,17 @@ pub(crate) struct Look {
 
 /// Looks until it is told to end.
 pub(crate) struct Watch {
-    enough: Arc<AtomicBool>,
+    stop_requested: Arc<AtomicBool>,
     thread: JoinHandle<Vec<Look>>,
 }
 
 impl Watch {
     pub(crate) fn begin(pid: u32) -> Self {
-        let enough = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&enough);
+        let stop_requested = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&stop_requested);
         let thread = std::thread::spawn(move || {
             let mut looks = Vec::new();
-            while !told.load(Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 let begin = Timestamp::now();
                 let held = descriptors(pid);
                 looks.push(Look { begin, end: Timestamp::now(), held });
@@ -40,11 +40,11 @@ impl Watch {
             }
             looks
         });
-        Self { enough, thread }
+        Self { stop_requested, thread }
     }
 
     pub(crate) fn end(self) -> Vec<Look> {
-        self.enough.store(true, Ordering::Relaxed);
+        self.stop_requested.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
     }
 }
@@ -90,7 +90,7 @@ pub(crate) fn compare(
 mod judged {
     use super::*;
 
-    fn judge(looks: &[(i64, usize)]) {
+    fn compare_with_one_holding(looks: &[(i64, usize)]) {
         let time = |second| Timestamp::from_second(second).unwrap();
         let descriptor = |fd| Descriptor { fd, link: String::new(), rdev: String::new(), iff: None };
         let look = |&(second, count): &(i64, usize)| Look {
@@ -105,31 +105,31 @@ mod judged {
     }
 
     #[test]
-    fn what_was_held_as_told_is_agreed_to() {
-        judge(&[(5, 0), (10, 1), (12, 2), (18, 2), (19, 1), (20, 0), (30, 0)]);
+    fn what_was_held_as_the_trail_has_it_passes() {
+        compare_with_one_holding(&[(5, 0), (10, 1), (12, 2), (18, 2), (19, 1), (20, 0), (30, 0)]);
     }
 
     #[test]
     #[should_panic(expected = "when the trail knows of nothing")]
     fn held_after_its_release_is_noticed() {
-        judge(&[(12, 2), (21, 1)]);
+        compare_with_one_holding(&[(12, 2), (21, 1)]);
     }
 
     #[test]
     #[should_panic(expected = "when the trail knows of nothing")]
     fn held_before_its_open_is_noticed() {
-        judge(&[(9, 2), (12, 2)]);
+        compare_with_one_holding(&[(9, 2), (12, 2)]);
     }
 
     #[test]
     #[should_panic(expected = "[2, 0, 2]")]
     fn gone_and_back_is_noticed() {
-        judge(&[(12, 2), (15, 0), (18, 2)]);
+        compare_with_one_holding(&[(12, 2), (15, 0), (18, 2)]);
     }
 
     #[test]
     #[should_panic(expected = "between")]
     fn never_seen_is_noticed() {
-        judge(&[(5, 0), (30, 0)]);
+        compare_with_one_holding(&[(5, 0), (30, 0)]);
     }
 }

@@ -26,7 +26,7 @@ pub(crate) struct Auditing {
 
 impl Auditing {
     /// None where tests may not turn it.
-    pub(crate) fn turned(on: bool) -> Option<Self> {
+    pub(crate) fn switch(on: bool) -> Option<Self> {
         let set = |name: &str, value: &str| std::env::var(name).is_ok_and(|found| found == value);
         let allowed = set("CI", "true") || set("TAPTRAIL_TEST_AUDIT", "1");
         let path = "/run/lock/taptrail-audit.lock";
@@ -76,14 +76,14 @@ impl Auditing {
     }
 
     /// A real auditd with a log of its own.
-    pub(crate) fn daemon(&mut self, dir: &Path) -> PathBuf {
+    pub(crate) fn start_daemon(&mut self, dir: &Path) -> PathBuf {
         fs::create_dir(dir.join("auditd")).unwrap();
         fs::create_dir(dir.join("auditd/plugins.d")).unwrap();
-        self.daemon_again(dir)
+        self.restart_daemon(dir)
     }
 
     /// One that goes on with the log of the last one, if there was one.
-    pub(crate) fn daemon_again(&mut self, dir: &Path) -> PathBuf {
+    pub(crate) fn restart_daemon(&mut self, dir: &Path) -> PathBuf {
         let dir = dir.join("auditd");
         fs::create_dir_all(dir.join("plugins.d")).unwrap();
         for (name, text) in &self.plugins {
@@ -165,7 +165,7 @@ fn enabled() -> bool {
 }
 
 /// Waits until all that was logged before is in the log that a daemon writes.
-pub(crate) fn settle(log: &Path) {
+pub(crate) fn wait_for_log(log: &Path) {
     static SETTLED: AtomicU32 = AtomicU32::new(0);
     let mark = format!("settled-{}-{}", std::process::id(), SETTLED.fetch_add(1, Ordering::Relaxed));
     auditctl(&["-m", &mark]);
@@ -179,7 +179,7 @@ pub(crate) fn settle(log: &Path) {
 }
 
 /// The records of one guest in a log that a daemon wrote, line by line. (Other guests of this machine write there too.)
-pub(crate) fn logged(log: &Path, uuid: &str) -> Vec<Record> {
+pub(crate) fn records_of(log: &Path, uuid: &str) -> Vec<Record> {
     let text = fs::read_to_string(log).unwrap();
     let record = |line: &str| Line::parse(line.as_bytes()).ok()?.record().ok()?;
     text.lines().filter_map(record).filter(|record| record.guest.uuid.to_string() == uuid).collect()

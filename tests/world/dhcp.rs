@@ -63,9 +63,9 @@ impl Drop for DhcpServer {
 }
 
 /// Hears every frame that passes any link of the world.
-pub(crate) struct Ear(OwnedFd);
+pub(crate) struct PacketCapture(OwnedFd);
 
-impl Ear {
+impl PacketCapture {
     pub(crate) fn new() -> Self {
         // ETH_P_ALL of linux/if_ether.h, in network order (packet(7)).
         let all = NonZeroU32::new(u32::from(3_u16.to_be())).map(Protocol::from_raw);
@@ -74,7 +74,7 @@ impl Ear {
     }
 
     /// Waits for a DHCP message from this MAC.
-    pub(crate) fn hears_dhcp_from(&self, mac: [u8; 6]) -> bool {
+    pub(crate) fn saw_dhcp_from(&self, mac: [u8; 6]) -> bool {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
             let left = end.saturating_duration_since(Instant::now());

@@ -35,19 +35,19 @@ impl<'a> Hostile<'a> {
     }
 
     /// What it does from now on.
-    pub(crate) fn does(&self, mode: &str) {
+    pub(crate) fn set_mode(&self, mode: &str) {
         fs::write(self.directory.join("mode"), mode).expect("the hostile peer");
     }
 
     /// Which descriptors it really holds, by the name under which it got each, and how.
-    pub(crate) fn truth(&self) -> BTreeMap<String, String> {
+    pub(crate) fn held_descriptors(&self) -> BTreeMap<String, String> {
         serde_json::from_slice(&fs::read(self.directory.join("truth")).expect("the hostile peer"))
             .expect("the hostile peer")
     }
 
     /// Makes it give up what it hides, by any command.
-    pub(crate) fn free(&self) {
-        self.does("free deleted");
+    pub(crate) fn release_all(&self) {
+        self.set_mode("free deleted");
         let _ = self.world.detach(&self.guest, 0xEE, &["--force"]);
         let spec = "bridge=br0,mac=52:54:00:00:00:ee,id=free,vhost=off";
         let _ = self.world.attach(&self.guest, spec);

@@ -21,7 +21,7 @@ use taptrail_kernel::proc::{PidFd, ProcessId, Signal};
 use taptrail_ledger::Ledger;
 
 use super::auditing::{self, Auditing};
-use super::{Done, World, sh};
+use super::{CommandResult, World, sh};
 
 const LIBVIRTD: &str = "/usr/sbin/libvirtd";
 const VIRSH: &str = "/usr/bin/virsh";
@@ -102,7 +102,7 @@ impl Libvirt {
 
     /// One whose qemu.conf has these lines, too.
     pub(crate) fn start_with(qemu_conf: &str) -> Option<Self> {
-        let mut auditing = Auditing::turned(true)?;
+        let mut auditing = Auditing::switch(true)?;
         let mut world = World::new();
         for program in [LIBVIRTD, VIRSH, VIRTLOGD] {
             assert!(Path::new(program).exists(), "{program} is missing: run scripts/setup test");
@@ -119,7 +119,7 @@ impl Libvirt {
         world.ip("link set br1 up");
         let keeper = Keeper::start();
         auditing.packaged_rules();
-        let audit_log = auditing.daemon(&dir);
+        let audit_log = auditing.start_daemon(&dir);
         // As auditd.conf would say it.
         world.extra.push(("TAPTRAIL_AUDIT_LOG".to_owned(), audit_log.to_str().unwrap().to_owned()));
         let virtlogd = Daemon(spawn(VIRTLOGD, &[]));
@@ -167,7 +167,7 @@ impl Libvirt {
     }
 
     /// Tries to.
-    pub(crate) fn try_create(&self, name: &str, number: u8, nics: &[Nic]) -> Done {
+    pub(crate) fn try_create(&self, name: &str, number: u8, nics: &[Nic]) -> CommandResult {
         virsh(&["create", &self.file(&domain(name, number, nics)), "--paused"])
     }
 
@@ -186,7 +186,7 @@ impl Libvirt {
         self.world.until("the devices are given up", || domain.holds().len() < before);
     }
 
-    pub(crate) fn device(&self, command: &str, domain: &Domain, nic: &Nic) -> Done {
+    pub(crate) fn device(&self, command: &str, domain: &Domain, nic: &Nic) -> CommandResult {
         virsh(&[command, &domain.uuid, &self.file(&nic.xml()), "--live"])
     }
 
@@ -203,21 +203,21 @@ impl Libvirt {
 
     /// What audit log and ledger tell of a guest up to now.
     pub(crate) fn trail(&self, uuid: &str) -> Value {
-        self.told(uuid, None)
+        self.trail_from(uuid, None)
     }
 
     /// What the audit log alone tells: libvirt and the kernel.
     pub(crate) fn log(&self, uuid: &str) -> Value {
-        self.told(uuid, Some(&self.audit_log))
+        self.trail_from(uuid, Some(&self.audit_log))
     }
 
     /// What the ledger alone tells.
     pub(crate) fn ledger(&self, uuid: &str) -> Value {
-        self.told(uuid, Some(&self.world.state().join("ledger.sqlite")))
+        self.trail_from(uuid, Some(&self.world.state().join("ledger.sqlite")))
     }
 
-    fn told(&self, uuid: &str, file: Option<&Path>) -> Value {
-        auditing::settle(&self.audit_log);
+    fn trail_from(&self, uuid: &str, file: Option<&Path>) -> Value {
+        auditing::wait_for_log(&self.audit_log);
         let words = ["trail", "--format", "json", "--guest", uuid].into_iter().map(OsStr::new);
         self.world.json(words.chain(file.map(Path::as_os_str)))
     }
@@ -241,7 +241,7 @@ impl Libvirt {
         let mut watch = Watch { watcher: Daemon(watcher), output };
         self.world.until("the watcher has begun", || {
             let ended = watch.watcher.0.try_wait().unwrap();
-            assert!(ended.is_none(), "the watcher ended: {ended:?}: {}", watch.said());
+            assert!(ended.is_none(), "the watcher ended: {ended:?}: {}", watch.stderr());
             Ledger::open_to_read(&self.world.state()).is_ok()
         });
         watch
@@ -262,7 +262,7 @@ impl Libvirt {
 
     #[track_caller]
     fn verified(&self, code: i32, file: Option<&Path>) -> Value {
-        auditing::settle(&self.audit_log);
+        auditing::wait_for_log(&self.audit_log);
         let here =
             ["--netns", "/proc/self/ns/net", "--ignore-pid", "1", "--settle", "500ms", "--format", "json"];
         let words = ["verify"].iter().chain(&here).map(OsStr::new);
@@ -300,11 +300,11 @@ impl Watch {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.watcher.0.id()).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
         let ended = self.watcher.0.wait().unwrap();
-        assert!(ended.success(), "{ended}: {}", self.said());
+        assert!(ended.success(), "{ended}: {}", self.stderr());
     }
 
     /// All that it and its forerunners said.
-    pub(crate) fn said(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         fs::read_to_string(&self.output).unwrap()
     }
 }
@@ -353,7 +353,7 @@ impl Domain {
         let Ok(entries) = fs::read_dir(format!("/proc/{}/fd", self.pid)) else { return Vec::new() };
         let mut queues = BTreeMap::new();
         for fd in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
-            if let Some(held) = look(self.pid, &fd) {
+            if let Some(held) = read_descriptor(self.pid, &fd) {
                 *queues.entry(held).or_insert(0) += 1;
             }
         }
@@ -375,7 +375,7 @@ pub(crate) struct Held {
 }
 
 /// One descriptor, if it is a raw network device's.
-fn look(pid: u32, fd: &str) -> Option<Held> {
+fn read_descriptor(pid: u32, fd: &str) -> Option<Held> {
     let place = format!("/proc/{pid}/fd/{fd}");
     let path = fs::read_link(&place).ok()?.into_os_string().into_string().ok()?;
     let number = fs::metadata(&place).ok()?.rdev();
@@ -502,10 +502,10 @@ fn spawn(program: &str, arguments: &[&str]) -> Child {
         .unwrap()
 }
 
-pub(crate) fn virsh(arguments: &[&str]) -> Done {
+pub(crate) fn virsh(arguments: &[&str]) -> CommandResult {
     let output =
         Command::new(VIRSH).args(["-c", "qemu:///system"]).args(arguments).stdin(Stdio::null()).output();
-    Done::from(output.unwrap())
+    CommandResult::from(output.unwrap())
 }
 
 /// All that libvirtd said.

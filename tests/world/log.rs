@@ -32,7 +32,7 @@ impl Log {
     }
 
     /// A guest that does not start, which is a finding.
-    pub(crate) fn fails(&mut self, name: &str) {
+    pub(crate) fn failed_start(&mut self, name: &str) {
         let text = format!("op=start reason=booted vm=\"{name}\" uuid={UUID}");
         self.line_with("VIRT_CONTROL", &text, "failed");
     }

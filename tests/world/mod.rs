@@ -9,8 +9,8 @@ pub(crate) mod dhcp;
 pub(crate) mod hostile;
 pub(crate) mod libvirt;
 pub(crate) mod log;
+pub(crate) mod procfs;
 pub(crate) mod qmp;
-pub(crate) mod seen;
 pub(crate) mod systemd;
 pub(crate) mod tls;
 
@@ -166,8 +166,8 @@ impl World {
     }
 
     /// taptrail, run to its end.
-    pub(crate) fn taptrail<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Done {
-        Done::from(self.command(arguments).stdin(Stdio::null()).output().expect("taptrail runs"))
+    pub(crate) fn taptrail<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> CommandResult {
+        CommandResult::from(self.command(arguments).stdin(Stdio::null()).output().expect("taptrail runs"))
     }
 
     /// Starts an empty guest in the background.
@@ -189,7 +189,7 @@ impl World {
     }
 
     /// Tries to.
-    pub(crate) fn try_start(&self, name: &str, options: &[&str], qemu: &[&str]) -> Done {
+    pub(crate) fn try_start(&self, name: &str, options: &[&str], qemu: &[&str]) -> CommandResult {
         let mut arguments = vec!["run", "--background", "--name", name];
         arguments.extend(options);
         arguments.push("--");
@@ -213,8 +213,8 @@ impl World {
             .expect("taptrail runs");
         self.until("the guest runs", || {
             let ended = child.try_wait().expect("a supervisor");
-            let said = || std::fs::read_to_string(self.path("stderr")).unwrap_or_default();
-            assert!(ended.is_none(), "{name} did not start: {ended:?}: {}", said());
+            let stderr = || std::fs::read_to_string(self.path("stderr")).unwrap_or_default();
+            assert!(ended.is_none(), "{name} did not start: {ended:?}: {}", stderr());
             self.try_json(["list", "--json"]).is_some_and(|all| {
                 all.as_array().is_some_and(|all| all.iter().any(|guest| guest["state"] == "running"))
             })
@@ -222,11 +222,11 @@ impl World {
         Foreground { child, stderr: self.path("stderr") }
     }
 
-    pub(crate) fn attach(&self, guest: &Guest, spec: &str) -> Done {
+    pub(crate) fn attach(&self, guest: &Guest, spec: &str) -> CommandResult {
         self.taptrail(["attach", &guest.name, "--nic", spec])
     }
 
-    pub(crate) fn detach(&self, guest: &Guest, last: u8, options: &[&str]) -> Done {
+    pub(crate) fn detach(&self, guest: &Guest, last: u8, options: &[&str]) -> CommandResult {
         let mac = mac(last);
         let mut arguments = vec!["detach", &guest.name, &mac];
         arguments.extend(options);
@@ -273,8 +273,8 @@ impl World {
     }
 
     /// The records, a short line each.
-    pub(crate) fn story(&self) -> Vec<String> {
-        self.records().iter().map(tell).collect()
+    pub(crate) fn record_lines(&self) -> Vec<String> {
+        self.records().iter().map(summarize).collect()
     }
 
     /// How many devices and steps have no end in the ledger.
@@ -419,13 +419,13 @@ impl Drop for Foreground {
 }
 
 /// A command that ended.
-pub(crate) struct Done {
+pub(crate) struct CommandResult {
     pub(crate) status: ExitStatus,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
-impl Done {
+impl CommandResult {
     pub(crate) fn success(&self) -> bool {
         self.status.success()
     }
@@ -450,7 +450,7 @@ impl Done {
     }
 }
 
-impl From<Output> for Done {
+impl From<Output> for CommandResult {
     fn from(output: Output) -> Self {
         Self {
             status: output.status,
@@ -472,7 +472,7 @@ pub(crate) fn exists(path: &Path) -> bool {
 }
 
 /// One record on a short line: what, for which MAC (its last byte), which device, how.
-fn tell(record: &Record) -> String {
+fn summarize(record: &Record) -> String {
     let of = record.event.mac().map(|mac| format!(" {:02x}", mac.0[5])).unwrap_or_default();
     let device = |device: &taptrail_record::Device, queue: &Option<u32>| {
         let dev = device.dev.as_ref().map(|dev| format!(" {dev}")).unwrap_or_default();

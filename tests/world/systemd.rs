@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde_json::Value;
 use taptrail_kernel::proc::{PidFd, ProcessId};
 
-use super::{Done, World};
+use super::{CommandResult, World};
 
 const PROGRAMS: [&str; 6] = [
     "/lib/systemd/systemd",
@@ -108,7 +108,7 @@ impl Host {
 
     /// Cuts the power, and boots again.
     pub(crate) fn reboot(&mut self) {
-        self.cut();
+        self.power_off();
         self.start();
     }
 
@@ -131,8 +131,8 @@ impl Host {
         let mut pid = None;
         self.world.until("the first process", || {
             let ended = child.0.try_wait().unwrap();
-            let said = fs::read_to_string(self.world.path("boot")).unwrap();
-            assert!(ended.is_none(), "the host does not boot: {ended:?}: {said}");
+            let output = fs::read_to_string(self.world.path("boot")).unwrap();
+            assert!(ended.is_none(), "the host does not boot: {ended:?}: {output}");
             pid = fs::read_to_string(self.dir.join("pid")).ok().and_then(|pid| pid.trim().parse().ok());
             pid.is_some()
         });
@@ -143,7 +143,7 @@ impl Host {
     }
 
     /// Ends all that runs here, at once.
-    fn cut(&mut self) {
+    fn power_off(&mut self) {
         if let Some(Init { _child: child, pidfd, .. }) = self.init.take() {
             drop(child);
             assert!(pidfd.wait_exit(Duration::from_secs(60)).unwrap(), "the host does not end");
@@ -161,8 +161,8 @@ impl Host {
         command
     }
 
-    pub(crate) fn run<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Done {
-        Done::from(self.command(words).output().unwrap())
+    pub(crate) fn run<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> CommandResult {
+        CommandResult::from(self.command(words).output().unwrap())
     }
 
     /// systemctl(1), which must succeed.
@@ -209,7 +209,7 @@ impl Host {
     }
 
     /// Waits until journald has an entry with these.
-    pub(crate) fn told(&self, fields: &[&str]) -> Value {
+    pub(crate) fn wait_for_entry(&self, fields: &[&str]) -> Value {
         let end = std::time::Instant::now() + Duration::from_secs(60);
         loop {
             if let Some(entry) = self.journal(fields).pop() {
@@ -244,7 +244,7 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        self.cut();
+        self.power_off();
         // The world's directories can't be removed under it.
         let _ = Command::new("umount").arg("--lazy").arg(&self.dir).status();
     }

@@ -70,8 +70,8 @@ impl Server {
             .unwrap();
         let mut server = Self { child, output, address: String::new() };
         world.until("the server listens", || {
-            let said = server.said();
-            let address = said.lines().find_map(|line| line.strip_prefix("ACCEPT "));
+            let output = server.output();
+            let address = output.lines().find_map(|line| line.strip_prefix("ACCEPT "));
             server.address = address.unwrap_or_default().to_owned();
             address.is_some()
         });
@@ -79,14 +79,14 @@ impl Server {
     }
 
     /// All that it said and was sent up to now.
-    pub(crate) fn said(&self) -> String {
+    pub(crate) fn output(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.output).unwrap()).into_owned()
     }
 
     /// Answers who has sent something.
-    pub(crate) fn answer(&mut self, status: &str) {
-        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-        self.child.stdin.as_mut().unwrap().write_all(answer.as_bytes()).unwrap();
+    pub(crate) fn respond(&mut self, status: &str) {
+        let respond = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        self.child.stdin.as_mut().unwrap().write_all(respond.as_bytes()).unwrap();
     }
 }
 

@@ -56,9 +56,13 @@ fn what_the_ledger_cannot_take_now_it_takes_later_and_once() {
     assert_eq!(guest.holds(), ["tun vnet0"]);
     held.join().unwrap();
     world.stop(&guest);
-    let story = world.story();
-    assert_eq!(story.iter().filter(|line| *line == "close 02 tun vnet1 q0").count(), 1, "{story:?}");
-    assert_eq!(story.iter().filter(|line| *line == "revoke 02").count(), 1, "{story:?}");
+    let record_lines = world.record_lines();
+    assert_eq!(
+        record_lines.iter().filter(|line| *line == "close 02 tun vnet1 q0").count(),
+        1,
+        "{record_lines:?}"
+    );
+    assert_eq!(record_lines.iter().filter(|line| *line == "revoke 02").count(), 1, "{record_lines:?}");
     assert_eq!(world.trail()["holdings"][1]["ended_by"], "revoke");
     world.assert_clean();
 }
@@ -79,7 +83,7 @@ fn a_renamed_tap_is_not_a_released_one() {
     world.detach(&guest, 1, &["--force"]).ok();
     assert_eq!(guest.holds(), Vec::<String>::new());
     world.stop(&guest);
-    assert_eq!(world.story().iter().filter(|line| line.starts_with("close")).count(), 1);
+    assert_eq!(world.record_lines().iter().filter(|line| line.starts_with("close")).count(), 1);
     world.assert_clean();
 }
 
@@ -93,7 +97,7 @@ fn a_wrapper_that_keeps_qemu_as_its_child_is_refused() {
     let wrapper = wrapper.display().to_string();
     qemu[0] = &wrapper;
     world.try_start("web1", &["--nic", ONE], &qemu).fails(1, "have it exec QEMU");
-    assert_eq!(world.story().last().unwrap(), "guest booted FAILED");
+    assert_eq!(world.record_lines().last().unwrap(), "guest booted FAILED");
     // Its close records are true: the child went with the wrapper, and the tap with both.
     world.assert_clean();
 }
@@ -171,7 +175,7 @@ fn a_guest_that_lost_its_supervisor_is_not_started_beside_itself() {
     assert_eq!((&listed[0]["pid"], &listed[0]["state"]), (&json!(guest.pid), &json!("running")));
     assert_eq!(guest.holds(), ["tun vnet0"]);
     world.stop(&guest);
-    assert_eq!(world.story().iter().filter(|line| line.starts_with("open")).count(), 1);
+    assert_eq!(world.record_lines().iter().filter(|line| line.starts_with("open")).count(), 1);
     world.assert_clean();
 }
 
@@ -246,7 +250,7 @@ fn links_that_vanish_under_a_guest_end_in_order_all_the_same() {
     world.detach(&guest, 1, &["--force"]).ok();
     assert_eq!(guest.holds().len(), 1);
     world.stop(&guest);
-    assert_eq!(world.story().iter().filter(|line| line.starts_with("close")).count(), 3);
+    assert_eq!(world.record_lines().iter().filter(|line| line.starts_with("close")).count(), 3);
     world.assert_clean();
 }
 
@@ -264,7 +268,7 @@ fn a_bridge_that_is_deleted_takes_nothing_from_its_guests() {
 }
 
 #[test]
-fn a_filter_that_cannot_be_removed_is_told_and_holds_nothing_up() {
+fn a_filter_that_cannot_be_removed_is_logged_and_blocks_nothing() {
     let mut world = World::new();
     // It works until the file says otherwise.
     let nft = world.path("nft");
@@ -305,7 +309,9 @@ fn a_device_that_the_user_takes_by_a_monitor_of_his_own_is_closed() {
     let asleep = format!("/proc/{}/wchan", world.supervisor("web1").pid);
     world.until("the supervisor sleeps", || fs::read_to_string(&asleep).unwrap().contains("poll"));
     monitor.execute("netdev_del", json!({"id": "host-nic0"}));
-    world.until("its account is closed", || world.story().iter().any(|line| line == "close 01 tun vnet0 q0"));
+    world.until("its account is closed", || {
+        world.record_lines().iter().any(|line| line == "close 01 tun vnet0 q0")
+    });
     assert_eq!(world.nics(&guest)[0]["state"], "revoked");
     let holding = &world.trail()["holdings"][0];
     assert_eq!((&holding["state"], &holding["ended_by"]), (&json!("released"), &json!("close")));
@@ -323,7 +329,7 @@ fn a_device_that_the_user_takes_by_a_monitor_of_his_own_is_closed() {
     world.detach(&guest, 2, &["--force"]).ok();
     assert_eq!(guest.holds(), Vec::<String>::new());
     world.stop(&guest);
-    assert_eq!(world.story().iter().filter(|line| line.starts_with("close")).count(), 2);
+    assert_eq!(world.record_lines().iter().filter(|line| line.starts_with("close")).count(), 2);
     world.assert_clean();
 }
 
@@ -335,10 +341,16 @@ fn a_macvtap_that_the_user_takes_by_a_monitor_of_his_own_is_closed_soon() {
     monitor.execute("netdev_del", json!({"id": "host-nic0"}));
     // The kernel announces nothing: it is looked at before the next hot-plug, and now and then.
     world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:02,vhost=off").ok();
-    assert!(world.story().iter().any(|line| line == "close 01 macvtap macvtap0 q0"), "{:?}", world.story());
+    assert!(
+        world.record_lines().iter().any(|line| line == "close 01 macvtap macvtap0 q0"),
+        "{:?}",
+        world.record_lines()
+    );
     assert_eq!(world.links(), ["vnet0"]);
     monitor.execute("quit", json!({}));
-    world.until("the guest has ended", || world.story().last().is_some_and(|line| line == "guest destroyed"));
+    world.until("the guest has ended", || {
+        world.record_lines().last().is_some_and(|line| line == "guest destroyed")
+    });
     world.until("all is removed", || world.links().is_empty());
     world.assert_clean();
 }
@@ -382,7 +394,7 @@ fn a_guest_that_ends_without_a_ledger_makes_one_for_its_end() {
     remove_ledger(&world);
     world.stop(&guest);
     assert_eq!(
-        world.story(),
+        world.record_lines(),
         ["open 01 tun vnet0 q0", "start 01", "guest booted", "close 01 tun vnet0 q0", "guest destroyed"]
     );
     world.assert_clean();
