@@ -1,4 +1,4 @@
-//! The API of a guest's supervisor: who may call, what is told of events, and what a client can't do to it.
+//! The API of a guest's supervisor: callers, events, and what a client can't do to the supervisor.
 
 #![allow(clippy::unwrap_used)]
 
@@ -20,17 +20,17 @@ use world::{CommandResult, EMPTY, World, mac};
 const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
 const TWO: &str = "bridge=br0,mac=52:54:00:00:00:02,vhost=off";
 
-/// Users of Debian's that no test is.
+/// Users of Debian under which no test runs.
 const NOBODY: u32 = 65534;
 const DAEMON: u32 = 1;
 
-/// A world that others may pass through, and a taptrail in it that they can run.
-struct Open {
+/// A world whose directories other users may traverse, with a taptrail that they can run.
+struct OpenWorld {
     world: World,
     program: PathBuf,
 }
 
-impl Open {
+impl OpenWorld {
     fn new() -> Self {
         let world = World::new();
         fs::set_permissions(world.path("."), PermissionsExt::from_mode(0o711)).unwrap();
@@ -39,7 +39,7 @@ impl Open {
         Self { world, program }
     }
 
-    /// taptrail, run by another user.
+    /// Runs taptrail as another user.
     fn taptrail_as(&self, uid: u32, arguments: &[&str]) -> CommandResult {
         let mut command = Command::new(&self.program);
         command.env_clear().env("TAPTRAIL_RUN_DIR", self.world.run_dir()).args(arguments);
@@ -55,13 +55,13 @@ impl Open {
     }
 }
 
-/// A varlink connection, by hand.
-struct Raw {
+/// A varlink connection without a client library.
+struct RawConnection {
     stream: UnixStream,
     reader: BufReader<UnixStream>,
 }
 
-impl Raw {
+impl RawConnection {
     fn connect(world: &World, guest: &str) -> Self {
         let stream = UnixStream::connect(world.run_dir().join(guest).join("api")).unwrap();
         let reader = BufReader::new(stream.try_clone().unwrap());
@@ -85,18 +85,18 @@ fn events(world: &World, options: &[&str]) -> (Child, impl Iterator<Item = Strin
     arguments.extend(options);
     let mut child = world.command(arguments).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap).peekable();
-    // The first says that it listens.
+    // The first line says that the client listens.
     assert!(lines.peek().is_some());
     (child, lines)
 }
 
 #[test]
 fn others_may_call_when_they_are_allowed_and_not_otherwise() {
-    let open = Open::new();
+    let open = OpenWorld::new();
     let world = &open.world;
     let first = world.start("web1", &[]);
     open.taptrail_as(NOBODY, &["nics", "web1"]).fails(1, "can't be reached");
-    // The modes are one lock, who calls is the other.
+    // Even with open modes the supervisor checks the caller.
     open.set_mode(".", 0o711);
     open.set_mode("web1", 0o711);
     open.set_mode("web1/api", 0o666);
@@ -141,7 +141,7 @@ fn who_may_call_is_settled_before_anything_happens() {
 
 #[test]
 fn whom_the_last_supervisor_allowed_the_next_does_not() {
-    let open = Open::new();
+    let open = OpenWorld::new();
     let world = &open.world;
     let guest = world.start("web1", &["--allow", "65534", "--nic", ONE]);
     world.kill_supervisor("web1");
@@ -159,7 +159,7 @@ fn whom_the_last_supervisor_allowed_the_next_does_not() {
 
 #[test]
 fn strangers_keep_nobody_out() {
-    let open = Open::new();
+    let open = OpenWorld::new();
     let world = &open.world;
     let guest = world.start("web1", &["--allow", "nobody"]);
     let held = connections(DAEMON, world.run_dir().join("web1/api"), 200);
@@ -170,13 +170,13 @@ fn strangers_keep_nobody_out() {
 
 #[test]
 fn who_is_allowed_keeps_neither_root_nor_itself_out_by_asking_nothing() {
-    let open = Open::new();
+    let open = OpenWorld::new();
     let world = &open.world;
     let guest = world.start("web1", &["--allow", "nobody", "--nic", ONE]);
     let mut held = connections(NOBODY, world.run_dir().join("web1/api"), 70);
     open.taptrail_as(NOBODY, &["nics", "web1"]).ok();
     world.taptrail(["nics", "web1"]).ok();
-    // Those that came first have made room for those that came later.
+    // The supervisor closed the oldest connections for the newer ones.
     assert_eq!(held[0].read(&mut [0]).unwrap(), 0);
     world.detach(&guest, 1, &["--force"]).ok();
     world.stop(&guest);
@@ -185,7 +185,7 @@ fn who_is_allowed_keeps_neither_root_nor_itself_out_by_asking_nothing() {
 
 #[test]
 fn who_is_allowed_keeps_root_not_out_by_asking_for_much() {
-    let open = Open::new();
+    let open = OpenWorld::new();
     let world = &open.world;
     let guest = world.start("web1", &["--allow", "nobody", "--nic", ONE]);
     let mut held = connections(NOBODY, world.run_dir().join("web1/api"), 16);
@@ -199,10 +199,10 @@ fn who_is_allowed_keeps_root_not_out_by_asking_for_much() {
     world.assert_clean();
 }
 
-/// So many connections of this user's, without a call.
+/// Opens `count` connections of this user, without a call.
 fn connections(uid: u32, api: PathBuf, count: usize) -> Vec<UnixStream> {
     let user = std::thread::spawn(move || {
-        // Of this thread alone (Linux has credentials for each).
+        // For this thread alone: Linux has credentials for each thread.
         rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(uid)).unwrap();
         (0..count).map(|_| UnixStream::connect(&api).unwrap()).collect()
     });
@@ -212,18 +212,18 @@ fn connections(uid: u32, api: PathBuf, count: usize) -> Vec<UnixStream> {
 #[test]
 fn what_a_client_asked_for_that_has_left_is_not_begun() {
     let world = World::new();
-    // A machine whose ports wait for a guest system that is not there.
+    // A machine whose ports wait for a guest system that does not exist.
     let guest = world.start_with("web1", &["--nic", ONE], &EMPTY[..8]);
     let address = mac(1);
     let detach =
         world.command(["detach", "web1", &address, "--timeout", "1h"]).stderr(Stdio::null()).spawn().unwrap();
     world.until("the detach waits", || world.nics(&guest)[0]["state"] == "unplugging");
-    let mut raw = Raw::connect(&world, "web1");
+    let mut raw = RawConnection::connect(&world, "web1");
     raw.send(&json!({"method": "org.taptrail.Guest.Attach", "parameters": {"nic": TWO}}));
     drop(raw);
     world.detach(&guest, 1, &["--force"]).ok();
     assert_eq!(detach.wait_with_output().unwrap().status.code(), Some(1));
-    // Done after all that had been asked before.
+    // The supervisor does this after all earlier requests.
     world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:03,vhost=off").ok();
     assert_eq!(guest.holds(), ["tun vnet0"]);
     world.stop(&guest);
@@ -322,9 +322,9 @@ fn who_has_left_keeps_no_place_among_the_clients() {
     let world = World::new();
     let guest = world.start("web1", &[]);
     for _ in 0..70 {
-        // The one before may not be noticed to be gone yet.
+        // The supervisor may not have noticed yet that the previous client is gone.
         world.until("there is a place", || {
-            let mut raw = Raw::connect(&world, "web1");
+            let mut raw = RawConnection::connect(&world, "web1");
             raw.send(&json!({"method": "org.taptrail.Guest.Monitor", "more": true}));
             raw.answer()["continues"] == true
         });
@@ -337,7 +337,7 @@ fn who_has_left_keeps_no_place_among_the_clients() {
 fn without_more_there_is_one_answer() {
     let world = World::new();
     let guest = world.start("web1", &[]);
-    let mut raw = Raw::connect(&world, "web1");
+    let mut raw = RawConnection::connect(&world, "web1");
     raw.send(&json!({"method": "org.taptrail.Guest.Monitor"}));
     let answer = raw.answer();
     assert_eq!(answer["parameters"]["event"]["state"], "running");
@@ -352,7 +352,7 @@ fn without_more_there_is_one_answer() {
 fn a_call_without_an_end_is_cut_off() {
     let world = World::new();
     let guest = world.start("web1", &[]);
-    let mut raw = Raw::connect(&world, "web1");
+    let mut raw = RawConnection::connect(&world, "web1");
     let sent = (0..100 << 10).take_while(|_| raw.stream.write_all(&[b' '; 1024]).is_ok()).count();
     assert!(sent < 4096, "{sent} KiB were taken");
     world.taptrail(["nics", "web1"]).ok();
@@ -362,13 +362,13 @@ fn a_call_without_an_end_is_cut_off() {
 #[test]
 fn a_request_that_waits_when_the_guest_ends_is_answered_with_ended() {
     let world = World::new();
-    // A machine whose ports wait for a guest system that is not there.
+    // A machine whose ports wait for a guest system that does not exist.
     let guest = world.start_with("web1", &["--nic", ONE], &EMPTY[..8]);
     let mac = mac(1);
     let detach =
         world.command(["detach", "web1", &mac, "--timeout", "1h"]).stderr(Stdio::null()).spawn().unwrap();
     world.until("the detach waits", || world.nics(&guest)[0]["state"] == "unplugging");
-    let mut raw = Raw::connect(&world, "web1");
+    let mut raw = RawConnection::connect(&world, "web1");
     raw.send(&json!({"method": "org.taptrail.Guest.Attach", "parameters": {"nic": TWO}}));
     world.stop(&guest);
     assert_eq!(raw.answer()["error"], "org.taptrail.Guest.Ended");
@@ -377,15 +377,15 @@ fn a_request_that_waits_when_the_guest_ends_is_answered_with_ended() {
     world.assert_clean();
 }
 
-/// A supervisor that is stopped, as one that hangs is to who asks it.
-struct Hung(PidFd);
+/// A supervisor that is stopped by SIGSTOP: to its clients it looks like one that hangs.
+struct HungSupervisor(PidFd);
 
-impl Hung {
+impl HungSupervisor {
     fn supervisor(world: &World, guest: &str) -> Self {
         let id = world.supervisor(guest);
         let pidfd = PidFd::open(id).unwrap();
         pidfd.send_signal(Signal::STOP).unwrap();
-        // One of its threads hears of it, and then the others.
+        // The kernel stops one thread first, and then the others.
         world.until("all its threads are stopped", || {
             let mut threads = fs::read_dir(format!("/proc/{}/task", id.pid)).unwrap();
             threads.all(|thread| {
@@ -396,14 +396,14 @@ impl Hung {
         Self(pidfd)
     }
 
-    fn goes_on(&self) {
+    fn resume(&self) {
         self.0.send_signal(Signal::CONT).unwrap();
     }
 }
 
-impl Drop for Hung {
+impl Drop for HungSupervisor {
     fn drop(&mut self) {
-        // For a test that fails: what is left is ended by asking for it.
+        // After a failed test the harness ends the guest by a request to the supervisor.
         let _ = self.0.send_signal(Signal::CONT);
     }
 }
@@ -413,10 +413,10 @@ fn a_request_to_a_supervisor_that_hangs_is_reported_as_not_done_and_is_not_done_
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
     let other = world.start("web2", &[]);
-    let hung = Hung::supervisor(&world, "web1");
+    let hung = HungSupervisor::supervisor(&world, "web1");
     let pid = world.supervisor("web1").pid;
-    // By hand, too: who sends it anyway and leaves.
-    let mut raw = Raw::connect(&world, "web1");
+    // A client that sends a request without asking for the status first, and disconnects.
+    let mut raw = RawConnection::connect(&world, "web1");
     raw.send(&json!({"method": "org.taptrail.Guest.Revoke", "parameters": {"mac": mac(1)}}));
     drop(raw);
 
@@ -453,8 +453,8 @@ fn a_request_to_a_supervisor_that_hangs_is_reported_as_not_done_and_is_not_done_
     }
 
     let before = world.records().len();
-    hung.goes_on();
-    // Taken after all that was there before.
+    hung.resume();
+    // The supervisor takes this request after all that waited before.
     world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:03,vhost=off").ok();
     assert_eq!(guest.holds(), ["tun vnet0", "tun vnet1"]);
     assert_eq!(world.records().len(), before + 2, "{:?}", world.record_lines());
@@ -465,16 +465,16 @@ fn a_request_to_a_supervisor_that_hangs_is_reported_as_not_done_and_is_not_done_
 
 #[test]
 fn a_guest_is_ended_without_its_supervisor_and_its_account_is_closed_by_the_supervisor_or_by_recovery() {
-    for goes_on in [true, false] {
+    for resume in [true, false] {
         let world = World::new();
         let guest = world.start("web1", &["--nic", ONE]);
-        let hung = Hung::supervisor(&world, "web1");
+        let hung = HungSupervisor::supervisor(&world, "web1");
         let done = world.taptrail(["stop", "web1", "--force"]).ok();
         assert!(done.stderr.contains("was ended without it"), "{}", done.stderr);
         assert!(!guest.is_alive());
         assert_eq!(world.open_accounts().0, 1);
-        if goes_on {
-            hung.goes_on();
+        if resume {
+            hung.resume();
             world.until("its account is closed", || world.open_accounts() == (0, 0));
             assert_eq!(world.record_lines().last().unwrap(), "guest crashed");
         } else {
@@ -489,24 +489,24 @@ fn a_guest_is_ended_without_its_supervisor_and_its_account_is_closed_by_the_supe
 
 #[test]
 fn a_revocation_of_a_supervisor_that_hangs_takes_the_link_and_is_finished_by_who_comes() {
-    for goes_on in [true, false] {
+    for resume in [true, false] {
         let world = World::new();
         world.ip("tuntap add dev mine mode tap");
         let three = "tap=mine,mac=52:54:00:00:00:03,vhost=off";
         let guest = world.start("web1", &["--nic", ONE, "--nic", TWO, "--nic", three]);
-        let hung = Hung::supervisor(&world, "web1");
-        // One of somebody else's is not ours to delete.
+        let hung = HungSupervisor::supervisor(&world, "web1");
+        // taptrail does not delete a tap that it did not make.
         let done = world.detach(&guest, 3, &["--force"]);
         done.fails(3, "ip link set dev mine down");
         let done = world.detach(&guest, 1, &["--force"]);
         done.fails(3, "Link 'vnet0' was deleted without it");
-        // Asked again, there is nothing more to take.
+        // The second time there is nothing more to take.
         world.detach(&guest, 1, &["--force"]).fails(3, "QEMU holds 52:54:00:00:00:01 still");
         assert_eq!(world.links(), ["mine", "vnet1"]);
         assert_eq!(guest.holds(), ["tun /dev/net/tun", "tun mine", "tun vnet1"]);
         assert_eq!(world.open_accounts(), (3, 1), "begun, and not finished");
-        if goes_on {
-            hung.goes_on();
+        if resume {
+            hung.resume();
             world.detach(&guest, 1, &["--force"]).ok();
         } else {
             world.kill_supervisor("web1");
@@ -515,9 +515,10 @@ fn a_revocation_of_a_supervisor_that_hangs_takes_the_link_and_is_finished_by_who
         assert_eq!(guest.holds(), ["tun mine", "tun vnet1"]);
         let holding = &world.trail()["holdings"][0];
         assert_eq!((&holding["state"], &holding["ended_by"]), (&json!("released"), &json!("revoke")));
-        // Its link was deleted while QEMU held it: what became of the open file nothing shows.
+        // The link was deleted while QEMU held the device: nothing shows what became of the open
+        // file.
         assert_eq!((&holding["certainty"], &holding["end_doubt"]), (&json!("inferred"), &json!("uncounted")));
-        // Whatever comes with its address is another one.
+        // A link that later gets its address is another one.
         world.attach(&guest, ONE).ok();
         world.kill_supervisor("web1");
         world.taptrail(["adopt", "web1", "--background"]).ok();
@@ -551,7 +552,7 @@ fn a_guest_whose_run_directory_was_removed_is_cut_off_and_ended_all_the_same() {
 fn a_guest_whose_supervisor_hangs_is_adopted_as_the_message_says() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
-    let _hung = Hung::supervisor(&world, "web1");
+    let _hung = HungSupervisor::supervisor(&world, "web1");
     world.kill_supervisor("web1");
     world.taptrail(["nics", "web1"]).fails(1, "`taptrail adopt web1`");
     world.taptrail(["adopt", "web1", "--background"]).ok();
@@ -583,14 +584,14 @@ fn a_guest_of_another_run_directory_is_listed_with_where_it_is() {
     assert!(listed.stderr.contains(&here), "{}", listed.stderr);
     elsewhere(&["nics", "web1"]).fails(1, &here);
     elsewhere(&["stop", "web1", "--force"]).fails(1, &here);
-    // Nor is it taken from there, or started beside itself.
+    // Nor does that directory's taptrail adopt the guest, or start it a second time.
     let supervisor = format!("its supervisor has pid {}", world.supervisor("web1").pid);
     elsewhere(&["adopt", "web1", "--background"]).fails(1, &supervisor);
     let mut again = vec!["run", "--background", "--name", "web1", "--"];
     again.extend(EMPTY);
     elsewhere(&again).fails(1, &supervisor);
     assert!(guest.is_alive());
-    // By another name it is the same one.
+    // Under another name it is the same directory.
     let alias = world.path("alias");
     std::os::unix::fs::symlink(world.run_dir(), &alias).unwrap();
     let mut command = world.command(["list", "--json"]);
@@ -611,7 +612,7 @@ fn a_guest_of_another_state_directory_keeps_its_monitor() {
     let done = CommandResult::from(command.env("TAPTRAIL_STATE_DIR", world.path("other")).output().unwrap());
     done.fails(1, "this state directory has it not on record");
     world.taptrail(["adopt", "web1", "--background"]).ok();
-    // Nor is one of its uuid started beside it.
+    // Nor does taptrail start a second guest with its uuid.
     let listed = world.json(["list", "--json"]);
     let uuid = listed[0]["uuid"].as_str().unwrap();
     let done = world.try_start("web2", &["--uuid", uuid], &EMPTY);

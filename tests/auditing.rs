@@ -1,7 +1,7 @@
-//! The kernel's audit: what is logged, what is refused, and what other programs read of it.
+//! The kernel's audit: logged records, refusals, and other programs that read the records.
 //!
-//! Auditing is one switch for the whole machine. These tests hold its lock, turn it only with
-//! CI=true or TAPTRAIL_TEST_AUDIT=1, and put back what was before.
+//! Auditing is one switch for the whole machine. These tests hold its lock, switch it only with
+//! CI=true or TAPTRAIL_TEST_AUDIT=1, and restore its state.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -21,7 +21,8 @@ use taptrail_witness::watch::{GuestState, WatchOptions, Watcher, What};
 use world::auditing::{self, Auditing, auditctl};
 use world::{EMPTY, World};
 
-/// Addresses of these tests alone: guests of other tests write to the same log, and two with one address are a finding.
+/// Addresses of these tests alone: guests of other tests write to the same log, and two guests with
+/// one address are a finding.
 const ONE: &str = "bridge=br0,mac=52:54:00:0a:0d:01,vhost=off";
 
 /// How each record in the ledger was logged, and its serial.
@@ -35,8 +36,8 @@ fn detach(world: &World, last: u8, options: &[&str]) {
     world.taptrail([&["detach", "it's web1", &mac], options].concat()).ok();
 }
 
-/// Every step of a guest's life, with a failure.
-fn a_whole_life(world: &World) {
+/// Takes a guest through every step of its life, with one failure.
+fn run_whole_lifecycle(world: &World) {
     let guest = world.start("it's web1", &["--nic", ONE]);
     world.attach(&guest, "macvtap=lower,mac=52:54:00:0a:0d:02,vhost=off").ok();
     world
@@ -55,7 +56,7 @@ fn required_auditing_that_is_off_starts_and_attaches_nothing() {
         .try_start("web1", &["--audit", "required", "--nic", ONE], &EMPTY)
         .fails(1, "Auditing is off in the kernel");
     assert_eq!(world.record_lines(), ["guest booted FAILED"], "nothing was opened");
-    // Without it the ledger has the trail, and the reason is said.
+    // Without auditing the ledger has the trail, and the reason why the log lacks it.
     let guest = world.start("web2", &["--nic", ONE]);
     assert!(world.log("web2").contains("Auditing is off"), "{}", world.log("web2"));
     world.stop(&guest);
@@ -119,10 +120,11 @@ fn auditing_that_hides_the_grant_alone_takes_everything_back_too() {
 fn auditing_logs_each_record_with_the_serial_that_the_ledger_has() {
     let Some(_auditing) = Auditing::switch(true) else { return };
     let world = World::new();
-    // Opened before the world's namespace would hide the broadcast from it: the audit room does so.
+    // The audit module opens its socket outside of the world's namespace, which would hide the
+    // broadcast.
     assert!(Audit::open().unwrap().reads_back());
     assert!(ReadLog::open().is_ok());
-    a_whole_life(&world);
+    run_whole_lifecycle(&world);
     let logged = logged(&world);
     let serials: Vec<u32> = logged.iter().filter_map(|(_, serial)| *serial).collect();
     assert_eq!(serials.len(), logged.len(), "{logged:?}");
@@ -138,7 +140,7 @@ fn auditing_is_read_by_ausearch_aureport_and_auvirt() {
     let Some(mut auditing) = Auditing::switch(true) else { return };
     let world = World::new();
     let log = auditing.start_daemon(&world.path(""));
-    a_whole_life(&world);
+    run_whole_lifecycle(&world);
     auditing.end_daemon();
 
     let run = |program: &str, arguments: &[&str]| {
@@ -183,12 +185,12 @@ fn auditing_is_read_by_ausearch_aureport_and_auvirt() {
     assert!(guests.contains("start") && guests.contains("stop"), "{guests}");
     assert!(guests.contains("52:54:00:0a:0d:02"), "{guests}");
 
-    // And the whole log, read line by line, tells what the ledger tells.
+    // The whole log, read line by line, has the ledger's records.
     assert_eq!(auditing::records_of(&log, &uuid), world.records());
 }
 
-/// What a trail says of a guest's devices, without when and where it was read: the ledger's clock is
-/// finer than that of the kernel's audit.
+/// A trail's holdings without times and places: the ledger's clock is finer than that of the
+/// kernel's audit.
 fn holdings(trail: &serde_json::Value) -> Vec<String> {
     let of = |holding: &serde_json::Value, key: &str| holding[key].to_string();
     let keys = ["guest", "mac", "device", "queues", "state", "ended_by", "certainty", "pid"];
@@ -205,7 +207,7 @@ fn auditing_the_log_the_ledger_and_both_together_give_one_trail() {
     let Some(mut auditing) = Auditing::switch(true) else { return };
     let world = World::new();
     let log = auditing.start_daemon(&world.path(""));
-    a_whole_life(&world);
+    run_whole_lifecycle(&world);
     auditing.end_daemon();
     let uuid = world.records()[0].guest.uuid.to_string();
     let ledger = Ledger::file(&world.state());
@@ -220,10 +222,10 @@ fn auditing_the_log_the_ledger_and_both_together_give_one_trail() {
     assert_eq!(kinds(&logged), kinds(&remembered));
     assert_eq!(both["input"]["duplicates"], world.records().len());
 
-    // A record that went missing from the log is known by its serial number, and nothing is lost.
+    // The serial number shows a record that is missing from the log, and the ledger has the record.
     let text = fs::read(&log).unwrap();
     let lines = text.split_inclusive(|&byte| byte == b'\n');
-    // Guests of other tests write there, too.
+    // Guests of other tests write to this log, too.
     let gone = |line: &&[u8]| {
         let line = String::from_utf8_lossy(line);
         !(line.contains("reason=attach") && line.contains(&uuid))
@@ -263,7 +265,7 @@ fn auditing_by_the_kernels_own_rules_shows_the_opens_that_nobody_admits() {
     assert_eq!(unaudited.iter().filter(|text| text.contains("/usr/bin/head")).count(), 1, "{unaudited:?}");
     let pid = supervisor.to_string();
     assert!(!unaudited.iter().any(|text| text.contains(&pid)), "{unaudited:?}");
-    // The kernel's records stand among the proofs of what taptrail's records say.
+    // The kernel's records are among the proofs of holdings from taptrail's records.
     let uuid = world.records()[0].guest.uuid.to_string();
     let holdings = trail["holdings"].as_array().unwrap().iter();
     let held: Vec<_> = holdings.filter(|holding| holding["guest"]["uuid"] == uuid.as_str()).collect();
@@ -277,37 +279,38 @@ fn auditing_by_the_kernels_own_rules_shows_the_opens_that_nobody_admits() {
     }
 }
 
-/// A QEMU that another manager started with a tap of its own, and that manager's records, as libvirt writes them.
-struct Elsewhere {
+/// A QEMU that another manager started with a tap of its own, and that manager's records, as
+/// libvirt writes them.
+struct ForeignGuest {
     qemu: std::process::Child,
     guest: GuestId,
     audit: Audit,
 }
 
-impl Elsewhere {
+impl ForeignGuest {
     const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x0a, 0x0d, 0x21]);
 
     fn boots(world: &World) -> Self {
         world.ip("tuntap add dev vnet0 mode tap");
         world.ip("link set vnet0 address fe:54:00:0a:0d:21");
         let guest = GuestId { name: "web2".into(), uuid: uuid::Uuid::new_v4() };
-        let mut elsewhere = Self { audit: Audit::open().unwrap(), qemu: qemu(&guest), guest };
+        let mut foreign = Self { audit: Audit::open().unwrap(), qemu: qemu(&guest), guest };
         let device = Device::new("/dev/net/tun", Some(Rdev::TUN), None);
-        elsewhere.says(Event::Open { mac: Self::MAC, device, queue: None });
-        elsewhere.says(Event::Start { mac: Self::MAC, vm_pid: None, fds: None });
-        let pid = elsewhere.qemu.id();
+        foreign.log_record(Event::Open { mac: Self::MAC, device, queue: None });
+        foreign.log_record(Event::Start { mac: Self::MAC, vm_pid: None, fds: None });
+        let pid = foreign.qemu.id();
         world.until("QEMU's tap", || !world::procfs::descriptors(pid).is_empty());
-        elsewhere.says(Event::GuestStart { reason: Reason::BOOTED, vm_pid: Some(pid) });
-        elsewhere
+        foreign.log_record(Event::GuestStart { reason: Reason::BOOTED, vm_pid: Some(pid) });
+        foreign
     }
 
-    fn says(&mut self, event: Event) {
+    fn log_record(&mut self, event: Event) {
         let record = Record::success(self.guest.clone(), event);
         let text = record.text(Path::new("/usr/sbin/libvirtd")).unwrap();
         self.audit.log(record.record_type().number(), &text).unwrap();
     }
 
-    fn dies(&mut self) {
+    fn kill_qemu(&mut self) {
         self.qemu.kill().unwrap();
         self.qemu.wait().unwrap();
     }
@@ -321,14 +324,14 @@ fn qemu(guest: &GuestId) -> std::process::Child {
     command.spawn().unwrap()
 }
 
-impl Drop for Elsewhere {
+impl Drop for ForeignGuest {
     fn drop(&mut self) {
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
     }
 }
 
-/// Gives a watcher what a log has that it has not taken yet, and lets it look.
+/// Feeds a watcher the log's lines that it has not taken yet, and lets it scan.
 fn watch(watcher: &mut Watcher, log: &Path, taken: &mut usize) -> Vec<What> {
     auditing::wait_for_log(log);
     let mut entries = Vec::new();
@@ -356,25 +359,25 @@ fn auditing_has_what_a_watcher_saw_and_found() {
         ..WatchOptions::of_host("h1")
     };
     let mut watcher = Watcher::open(&world.state(), options).unwrap();
-    let (mut elsewhere, mut taken) = (Elsewhere::boots(&world), 0);
+    let (mut foreign, mut taken) = (ForeignGuest::boots(&world), 0);
     watch(&mut watcher, &log, &mut taken);
-    // What it wrote comes back by the log, and is nothing new.
+    // The watcher's own records come back through the log, and cause no event.
     watch(&mut watcher, &log, &mut taken);
-    elsewhere.says(Event::Detach { mac: Elsewhere::MAC, vm_pid: None, fds: None, forced: false });
+    foreign.log_record(Event::Detach { mac: ForeignGuest::MAC, vm_pid: None, fds: None, forced: false });
     world.until("the finding", || {
         let happened = watch(&mut watcher, &log, &mut taken);
         happened
             .iter()
             .any(|what| matches!(what, What::Found(found) if found.kind.as_str() == "held-after-release"))
     });
-    elsewhere.dies();
+    foreign.kill_qemu();
     world.until("the guest's end", || {
         let happened = watch(&mut watcher, &log, &mut taken);
         happened.iter().any(|what| matches!(what, What::Guest { state: GuestState::Gone { .. }, .. }))
     });
     auditing.end_daemon();
 
-    let uuid = elsewhere.guest.uuid.to_string();
+    let uuid = foreign.guest.uuid.to_string();
     let text = fs::read_to_string(&log).unwrap();
     let printed: Vec<&str> = text
         .lines()
@@ -396,11 +399,11 @@ fn auditing_has_what_a_watcher_saw_and_found() {
     };
     assert_eq!(ausearch(&["--raw"]).lines().count(), printed.len());
     let interpreted = ausearch(&["--interpret"]);
-    for pair in ["reason=seen", "dev=\"vnet0\"", &format!("vm-pid={} fd=", elsewhere.qemu.id()), "op=gone"] {
+    for pair in ["reason=seen", "dev=\"vnet0\"", &format!("vm-pid={} fd=", foreign.qemu.id()), "op=gone"] {
         assert!(interpreted.contains(pair), "{pair} is not in {interpreted}");
     }
 
-    // Log and ledger have the same of it, by the same serials.
+    // Log and ledger have the same records under the same serial numbers.
     let ledger = Ledger::file(&world.state());
     let read = |files: &[&Path]| {
         let files = files.iter().map(|file| file.to_str().unwrap());
@@ -411,7 +414,7 @@ fn auditing_has_what_a_watcher_saw_and_found() {
     assert_eq!((holdings(&both).len(), kinds(&both)), (1, vec!["held-after-release"]), "{both:#}");
     assert_eq!(both["holdings"][0]["certainty"], "definitive");
     assert_eq!(both["input"]["duplicates"], 8, "all but the finding");
-    // ausearch's own words of it say the same.
+    // ausearch's interpreted output gives the same trail.
     let words = world.path("interpreted");
     fs::write(&words, interpreted).unwrap();
     assert_eq!(holdings(&read(&[&words])), holdings(&logged));

@@ -1,7 +1,7 @@
-//! `--bpf` of the watcher and of the supervisor: a descriptor ends with the last close of its file, by the kernel's
-//! word.
+//! `--bpf` of the watcher and of the supervisor: a holding ends with the last close of its file, as
+//! the kernel reports it.
 //!
-//! A kernel that may be traced is needed, with a real guest manager's QEMU: `scripts/test-vm` has both.
+//! These tests need a kernel that may be traced, and a real QEMU: `scripts/test-vm` has both.
 
 #![allow(clippy::unwrap_used)]
 
@@ -22,7 +22,7 @@ use world::log::{Log, MAC, UUID};
 use world::qmp::{self, Qmp};
 use world::{World, mac};
 
-/// A real QEMU with one tap, which has the address that libvirt gives a guest's.
+/// A real QEMU with one tap, whose address is derived from the guest's as libvirt does it.
 struct Qemu {
     child: Child,
     monitor: PathBuf,
@@ -46,7 +46,8 @@ impl Qemu {
         qemu
     }
 
-    /// A copy of a descriptor of its, which neither its own table nor any record of its manager's shows.
+    /// Copies one of its descriptors. Neither QEMU's table nor a record of its manager shows the
+    /// copy.
     fn copy(&self, fd: &Value) -> OwnedFd {
         let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
@@ -88,7 +89,7 @@ impl Watch {
 
     fn all(&self) -> Vec<Value> {
         let text = fs::read_to_string(&self.lines).unwrap();
-        // The last one may be under way.
+        // The last line may be incomplete yet.
         text.split_inclusive('\n')
             .filter_map(|line| serde_json::from_str(line.strip_suffix('\n')?).ok())
             .collect()
@@ -98,7 +99,7 @@ impl Watch {
         fs::read_to_string(&self.errors).unwrap()
     }
 
-    /// Waits for a line with these values.
+    /// Waits for an event with these values.
     fn wait_for(&mut self, world: &World, what: &[(&str, &str)]) -> Value {
         let mut found = None;
         world.until(&format!("{what:?}"), || {
@@ -138,7 +139,7 @@ fn trail(world: &World) -> Value {
     world.json(["trail", "--format", "json", ledger.to_str().unwrap()])
 }
 
-/// The interface is released, for good, by this and at its time.
+/// Asserts that `last_close` releases the interface definitively, with the time of that close.
 fn assert_released_by(world: &World, watch: &mut Watch, last_close: impl FnOnce()) -> Value {
     let before = Timestamp::now();
     last_close();
@@ -152,7 +153,7 @@ fn assert_released_by(world: &World, watch: &mut Watch, last_close: impl FnOnce(
         (&"released".into(), &"definitive".into()),
         "{trail:#}"
     );
-    // Of what is told milliseconds are kept.
+    // Events have milliseconds.
     let time: Timestamp = released["time"].as_str().unwrap().parse().unwrap();
     assert!(
         before.as_millisecond() <= time.as_millisecond() && time <= after,
@@ -172,7 +173,8 @@ fn what_somebody_else_has_is_released_when_that_one_lets_go_and_at_that_time() {
 
     Qmp::connect(qemu.monitor.clone()).execute("netdev_del", json!({"id": "n0"}));
     log.granted("detach", MAC);
-    // A look follows each record, before the record is told: the second one's is after the detach.
+    // The watcher scans after each record, before it reports the record: the second scan is after
+    // the detach.
     for last in [2, 3] {
         log.opened(&mac(last));
         watch.wait_for(&world, &[("kind", "opened"), ("mac", &mac(last))]);
@@ -210,7 +212,7 @@ fn the_end_of_qemu_is_no_proof_while_somebody_else_has_what_it_had() {
     let copy = qemu.copy(&granted["descriptors"][0]["fd"]);
     qemu.kill();
     watch.wait_for(&world, &[("kind", "guest"), ("state", "ended")]);
-    // Its manager does not say why, for longer than it is waited for; and then it does.
+    // The manager records the reason only after the watcher has stopped waiting for it.
     watch.wait_for(&world, &[("kind", "guest"), ("state", "gone")]);
     log.control("op=stop reason=destroyed");
     watch.wait_for(&world, &[("kind", "guest"), ("state", "stopped")]);
@@ -231,7 +233,7 @@ fn a_flood_of_events_hides_no_last_close_and_makes_none_up() {
     log.boots(qemu.child.id());
     let granted = watch.wait_for(&world, &[("kind", "granted")]);
     let copy = qemu.copy(&granted["descriptors"][0]["fd"]);
-    // More than the kernel keeps for one who does not read.
+    // More events than the kernel keeps for a process that does not read them.
     watch.signal(Signal::STOP);
     for _ in 0..10_000 {
         File::open("/dev/net/tun").unwrap();
@@ -244,7 +246,7 @@ fn a_flood_of_events_hides_no_last_close_and_makes_none_up() {
         watch.wait_for(&world, &[("kind", "opened"), ("mac", &mac(last))]);
     }
     assert!(!is_released(&watch), "{:#?}", watch.all());
-    world.until("the loss is told", || {
+    world.until("the loss is reported", || {
         fs::read_to_string(&numbers).is_ok_and(|text| {
             text.contains("\ntaptrail_bpf_events_lost_total ")
                 && !text.contains("\ntaptrail_bpf_events_lost_total 0\n")
@@ -254,7 +256,7 @@ fn a_flood_of_events_hides_no_last_close_and_makes_none_up() {
     watch.stop();
 }
 
-/// On any kernel: of one that may not be traced, it is said once.
+/// Runs on any kernel: if the kernel may not be traced, one warning says so.
 #[test]
 fn watching_goes_on_without_the_kernels_word_where_there_is_none() {
     let world = World::new();
@@ -273,11 +275,11 @@ fn watching_goes_on_without_the_kernels_word_where_there_is_none() {
     assert!(fs::read_to_string(&numbers).unwrap().contains(&loaded));
 }
 
-/// A device that a hostile QEMU is given and does not give up.
+/// A device that a hostile QEMU gets and does not close.
 #[derive(Debug, Clone, Copy)]
 struct Hidden {
     spec: &'static str,
-    /// What of it is hidden.
+    /// The part of the device that QEMU hides: a mode of `examples/hostile_qemu.rs`.
     mode: &'static str,
     kind: DeviceKind,
 }
@@ -290,8 +292,8 @@ const VHOST_NET: Hidden =
     Hidden { spec: "bridge=br0,vhost=on", mode: "only-vhost", kind: DeviceKind::VhostNet };
 
 impl Hidden {
-    /// A hostile QEMU of a supervisor with `--bpf` has it.
-    fn give(self, world: &World) -> Hostile<'_> {
+    /// Attaches the device to a hostile QEMU whose supervisor has `--bpf`.
+    fn attach_to_hostile(self, world: &World) -> Hostile<'_> {
         if self.spec.contains("mine") {
             world.ip("tuntap add dev mine mode tap");
         }
@@ -309,18 +311,18 @@ impl Hidden {
         world.attach(&hostile.guest, &format!("{},mac={},id=n1", self.spec, mac(1))).ok();
     }
 
-    /// It is told to give it up, and does not.
+    /// Detaches the device, which QEMU hides in this way instead.
     fn hide(self, way: &str, world: &World, hostile: &Hostile<'_>) {
         let closes = self.closes(world);
         hostile.set_mode(&format!("{way} {} deleted", self.mode));
         let done = world.detach(&hostile.guest, 1, &[]);
         done.fails(1, "still holds 1 of the devices");
         assert_eq!(self.closes(world), closes, "{self:?} {way}");
-        self.is_hidden(world, hostile);
+        self.assert_held(world, hostile);
     }
 
-    /// It is on record as held, and nothing is in doubt.
-    fn is_hidden(self, world: &World, hostile: &Hostile<'_>) {
+    /// Asserts that the device is on record as held, without a doubt.
+    fn assert_held(self, world: &World, hostile: &Hostile<'_>) {
         let held_descriptors = hostile.held_descriptors();
         assert_eq!(held_descriptors.len(), 1, "{self:?}: {held_descriptors:?}");
         let held = self.holding(world);
@@ -346,8 +348,9 @@ impl Hidden {
         all["holdings"].as_array().unwrap().iter().rfind(is).unwrap_or_else(|| panic!("{all:#}")).clone()
     }
 
-    /// It is released for good, as the close of this number, without anything that anybody asks for.
-    fn is_released(self, world: &World, number: usize) -> Value {
+    /// Waits until the device is definitively released, without a further request; this is the
+    /// `number`th close.
+    fn wait_for_release(self, world: &World, number: usize) -> Value {
         world.until(&format!("{self:?}: the close"), || self.closes(world).len() > number);
         let close = &self.closes(world)[number];
         assert_eq!((close.doubt, close.last_seen), (None, None), "{self:?}");
@@ -359,23 +362,23 @@ impl Hidden {
 
     fn is_held_until_it_is_let_go(self) {
         let world = World::new();
-        let hostile = self.give(&world);
+        let hostile = self.attach_to_hostile(&world);
         for (number, way) in ["thread", "flight", "ring", "child"].into_iter().enumerate() {
             self.hide(way, &world, &hostile);
-            // It lets go when it is told to take another one.
+            // QEMU closes it when it gets another device.
             hostile.set_mode("free deleted");
             world.attach(&hostile.guest, &format!("bridge=br0,vhost=off,mac={},id=n2", mac(2))).ok();
-            self.is_released(&world, number);
+            self.wait_for_release(&world, number);
             assert_eq!(hostile.held_descriptors().len(), 1, "{self:?} {way}: the other one");
             world.detach(&hostile.guest, 2, &["--force"]).ok();
             self.attach(&world, &hostile);
         }
     }
 
-    /// What the close at QEMU's end says.
+    /// The doubt of the close at QEMU's end.
     fn doubt_at_the_end(self, way: &str) -> Option<CloseDoubt> {
         let world = World::new();
-        let hostile = self.give(&world);
+        let hostile = self.attach_to_hostile(&world);
         if !way.is_empty() {
             self.hide(way, &world, &hostile);
         }
@@ -423,7 +426,7 @@ fn a_vhost_net_that_qemu_hides_is_held_until_its_last_close() {
 #[test]
 fn a_last_close_has_the_kernels_time_however_late_the_supervisor_looks() {
     let world = World::new();
-    let hostile = TAP.give(&world);
+    let hostile = TAP.attach_to_hostile(&world);
     TAP.hide("child", &world, &hostile);
     let (child, supervisor) = (child_of(&hostile), world.supervisor("web1"));
     signal(supervisor, Signal::STOP);
@@ -431,10 +434,10 @@ fn a_last_close_has_the_kernels_time_however_late_the_supervisor_looks() {
     signal(child, Signal::KILL);
     world.until("the tap goes with its last open file", || world.links().is_empty());
     let after = Timestamp::now();
-    // Times on record are in milliseconds.
+    // Records have milliseconds.
     world.until("a later millisecond", || Timestamp::now().as_millisecond() > after.as_millisecond() + 1);
     signal(supervisor, Signal::CONT);
-    let holding = TAP.is_released(&world, 0);
+    let holding = TAP.wait_for_release(&world, 0);
     let end: Timestamp = holding["released"].as_str().unwrap().parse().unwrap();
     assert!(before.as_millisecond() <= end.as_millisecond() && end <= after, "{before} {holding:#} {after}");
 }
@@ -444,7 +447,7 @@ fn the_end_of_a_supervised_qemu_is_no_proof_while_somebody_else_has_what_it_had(
     for (hidden, doubt) in [
         (TAP, Some(CloseDoubt::HeldElsewhere)),
         (THEIR_TAP, Some(CloseDoubt::HeldElsewhere)),
-        // Its link is deleted: whoever has a copy has nothing.
+        // Its link is deleted: a copy of the descriptor is useless.
         (MACVTAP, None),
         (THEIR_MACVTAP, Some(CloseDoubt::HeldElsewhere)),
         (VHOST_NET, Some(CloseDoubt::Uncounted)),
@@ -460,11 +463,12 @@ fn the_end_of_a_supervised_qemu_is_definitive_when_nobody_else_has_what_it_had()
     }
 }
 
-/// Who has a macvtap can open its node once more: that is one more queue of the same device.
+/// A process with a macvtap's descriptor can open its node again, which adds a queue to the same
+/// device.
 #[test]
 fn a_macvtap_that_was_opened_again_is_not_released_with_the_first_file() {
     let world = World::new();
-    let hostile = THEIR_MACVTAP.give(&world);
+    let hostile = THEIR_MACVTAP.attach_to_hostile(&world);
     hostile.set_mode("reopen deleted");
     world.detach(&hostile.guest, 1, &[]).ok();
     assert_eq!(hostile.held_descriptors().len(), 1, "in flight");
@@ -476,16 +480,17 @@ fn a_macvtap_that_was_opened_again_is_not_released_with_the_first_file() {
 fn what_qemu_holds_when_it_is_taken_up_is_held_until_its_last_close() {
     for hidden in [THEIR_MACVTAP, VHOST_NET] {
         let world = World::new();
-        let hostile = hidden.give(&world);
+        let hostile = hidden.attach_to_hostile(&world);
         world.kill_supervisor("web1");
-        // It tells of no NIC, so that it is told to give up what is left of one.
+        // QEMU reports no NIC, so the new supervisor asks it to close the rest of one.
         hostile.set_mode(&format!("flight {} deleted", hidden.mode));
         world.taptrail(["adopt", "--bpf", "--audit", "off", "--background", "web1"]).ok();
         assert_eq!(hidden.closes(&world), [], "{hidden:?}");
-        hidden.is_hidden(&world, &hostile);
+        hidden.assert_held(&world, &hostile);
         hostile.set_mode("free deleted");
         world.attach(&hostile.guest, &format!("bridge=br0,vhost=off,mac={},id=n2", mac(2))).ok();
-        // What was there before is shown by the kernel's account of the device, as without its word.
+        // For a file that was open before, the kernel's count for the device decides, as without
+        // `--bpf`.
         world.until(&format!("{hidden:?}: the close"), || hidden.closes(&world).len() == 1);
         assert_eq!(hidden.closes(&world)[0].doubt, None, "{hidden:?}");
     }
@@ -494,11 +499,11 @@ fn what_qemu_holds_when_it_is_taken_up_is_held_until_its_last_close() {
 #[test]
 fn a_flood_of_events_hides_no_last_close_from_the_supervisor_and_makes_none_up() {
     let world = World::new();
-    let hostile = VHOST_NET.give(&world);
+    let hostile = VHOST_NET.attach_to_hostile(&world);
     VHOST_NET.hide("child", &world, &hostile);
     let (child, supervisor) = (child_of(&hostile), world.supervisor("web1"));
     let flood = || {
-        // More than the kernel keeps for one who does not read.
+        // More events than the kernel keeps for a process that does not read them.
         signal(supervisor, Signal::STOP);
         for _ in 0..10_000 {
             File::open("/dev/net/tun").unwrap();
@@ -506,7 +511,7 @@ fn a_flood_of_events_hides_no_last_close_from_the_supervisor_and_makes_none_up()
     };
     flood();
     signal(supervisor, Signal::CONT);
-    world.until("the loss is told", || {
+    world.until("the loss is reported", || {
         world.log("web1").contains("The BPF program sent events faster than they were read")
     });
     world.detach(&hostile.guest, 1, &[]).fails(1, "still holds 1 of the devices");
@@ -519,7 +524,7 @@ fn a_flood_of_events_hides_no_last_close_from_the_supervisor_and_makes_none_up()
     assert_eq!(VHOST_NET.closes(&world)[0].doubt, None);
 }
 
-/// On any kernel: of one that may not be traced, it is said once.
+/// Runs on any kernel: if the kernel may not be traced, one warning says so.
 #[test]
 fn supervising_goes_on_without_the_kernels_word_where_there_is_none() {
     let world = World::new();

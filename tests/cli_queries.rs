@@ -1,4 +1,4 @@
-//! What trails of libvirt's tell, asked on the command line.
+//! Queries on the command line to trails that libvirt wrote.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-/// A guest with one interface from its start, and one that is plugged and unplugged five times.
+/// A guest with one interface from its start, and another that is plugged and unplugged five times.
 const HOTPLUG: &str = "06-hotplug";
 const HOTPLUGGED: &str = "52:54:00:00:06:aa";
 

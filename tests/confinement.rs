@@ -1,4 +1,4 @@
-//! What a guest's QEMU may do and see, and what it may not, on a real QEMU.
+//! What a guest's QEMU may do and see, and what it may not, with a real QEMU.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -19,13 +19,13 @@ use world::{EMPTY, Guest, World, exists};
 const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
 const NO_CAPABILITY: &str = "0000000000000000";
 
-/// As root, and as somebody else.
+/// As root, and as another user.
 const USERS: [&[&str]; 2] = [&[], &["--user", "nobody"]];
 
 /// A guest with a monitor of the test's own.
 fn start(world: &World, name: &str, options: &[&str]) -> (Guest, Qmp) {
     let socket = world.path(&format!("{name}.qmp"));
-    // Where another user's QEMU may make its socket.
+    // So that another user's QEMU can make its socket here.
     fs::set_permissions(world.path(""), PermissionsExt::from_mode(0o777)).unwrap();
     let option = qmp::option(&socket);
     let qemu: Vec<_> = EMPTY.iter().copied().chain(["-qmp", &option]).collect();
@@ -44,7 +44,7 @@ fn supervisor(world: &World, guest: &Guest) -> u32 {
     fs::read_to_string(world.run_dir().join(&guest.name).join("lock")).unwrap().trim().parse().unwrap()
 }
 
-/// All device nodes below a guest's own `/dev`, but terminals.
+/// All device nodes below a guest's own `/dev`, except terminals.
 fn nodes(guest: &Guest) -> BTreeSet<String> {
     let root = PathBuf::from(format!("/proc/{}/root/dev", guest.pid));
     let mut nodes = BTreeSet::new();
@@ -64,8 +64,8 @@ fn nodes(guest: &Guest) -> BTreeSet<String> {
     nodes
 }
 
-/// What every guest sees here.
-fn usual() -> BTreeSet<String> {
+/// The nodes that every guest sees here.
+fn usual_nodes() -> BTreeSet<String> {
     let all = ["null", "zero", "full", "random", "urandom", "kvm", "ptmx", "net/tun", "vhost-net"];
     all.iter().filter(|name| exists(&Path::new("/dev").join(name))).map(|name| (*name).to_owned()).collect()
 }
@@ -84,7 +84,7 @@ fn qemu_has_no_capability_and_gets_none_back() {
         let uid = if user.is_empty() { "0 0 0 0" } else { "65534 65534 65534 65534" };
         assert_eq!(status(guest.pid, "Uid"), uid);
         assert_eq!(guest.holds(), ["tun vnet0"]);
-        // And it works on like that.
+        // The guest still works without them.
         world.attach(&guest, "macvtap=lower,mac=52:54:00:00:00:02,vhost=off").ok();
         world.detach(&guest, 2, &["--timeout", "20s"]).ok();
         world.stop(&guest);
@@ -118,10 +118,11 @@ fn a_supervisor_keeps_the_rights_that_its_guest_takes_and_no_others() {
                 let task: u32 = task.unwrap().file_name().to_str().unwrap().parse().unwrap();
                 assert_eq!(status(task, "Seccomp"), "2", "no thread is left out");
                 if task != supervisor {
-                    assert_eq!(status(task, "CapPrm"), NO_CAPABILITY, "what talks to clients has no rights");
+                    assert_eq!(status(task, "CapPrm"), NO_CAPABILITY, "the API thread has no capability");
                 }
             }
-            // And it works on like that: links, nodes, filters, clients, the end of a QEMU of another user.
+            // The supervisor still works without them: links, nodes, filters, clients, the end of
+            // another user's QEMU.
             let spec = "macvtap=lower,mac=52:54:00:00:00:02,vhost=off,filter=no-mac-spoofing";
             world.attach(&guest, spec).ok();
             world.detach(&guest, 2, &["--timeout", "20s"]).ok();
@@ -172,7 +173,7 @@ fn qemus_environment_and_limits_are_the_ones_meant_for_it() {
 
 #[test]
 fn qemu_sees_a_dev_of_its_own_and_the_host_keeps_its_own() {
-    // Elsewhere others may mount meanwhile.
+    // Only mounts at `/dev`: other tests may mount elsewhere meanwhile.
     let mounts = || {
         let all = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let of_dev = |line: &&str| line.split(' ').nth(4).is_some_and(|path| path.starts_with("/dev"));
@@ -182,7 +183,7 @@ fn qemu_sees_a_dev_of_its_own_and_the_host_keeps_its_own() {
     for user in USERS {
         let world = World::new();
         let guest = world.start("web1", &[&["--nic", ONE], user].concat());
-        assert_eq!(nodes(&guest), usual());
+        assert_eq!(nodes(&guest), usual_nodes());
         let dev = format!("/proc/{}/root/dev", guest.pid);
         let shm = |path: &str| fs::metadata(path).map(|found| (found.dev(), found.ino())).unwrap();
         assert_eq!(shm(&format!("{dev}/shm")), shm("/dev/shm"), "shared memory is the host's");
@@ -202,7 +203,7 @@ fn qemu_sees_a_dev_of_its_own_and_the_host_keeps_its_own() {
     assert_eq!(mounts(), before, "nothing got out");
 }
 
-/// A device of the host's that no other test knows: in a directory of its own.
+/// A device node of the host that no other test knows: it has a directory of its own.
 struct OwnNode(PathBuf);
 
 impl OwnNode {
@@ -214,12 +215,13 @@ impl OwnNode {
         node
     }
 
-    /// A second urandom.
+    /// A second node of urandom.
     fn random(world: &World) -> Self {
         Self::new(world, "random", (1, 9))
     }
 
-    /// A macvtap's, whose own node in `/dev` comes and goes with those of other namespaces that have its number.
+    /// A macvtap's node. The one in `/dev` comes and goes with macvtaps of other namespaces that
+    /// have its number.
     fn macvtap(world: &World) -> Self {
         let devices = fs::read_to_string("/proc/devices").unwrap();
         let major = devices.lines().find_map(|line| line.trim().strip_suffix(" macvtap")).unwrap();
@@ -231,7 +233,7 @@ impl Drop for OwnNode {
     fn drop(&mut self) {
         let own = self.0.parent().unwrap();
         let _ = fs::remove_dir_all(own);
-        // With the last of them.
+        // Removes the directory with the last node.
         let _ = fs::remove_dir(own.parent().unwrap());
     }
 }
@@ -246,7 +248,7 @@ fn a_device_may_be_allowed_but_no_raw_network_device() {
     world.try_start("web1", &["--nic", ONE], &qemu).fails(2, &format!("allow it with --device {device}"));
     assert!(!exists(&world.state()), "nothing was begun");
     let guest = world.start_with("web1", &["--nic", ONE, "--device", device], &qemu);
-    let mut expected = usual();
+    let mut expected = usual_nodes();
     expected.insert(device.strip_prefix("/dev/").unwrap().to_owned());
     assert_eq!(nodes(&guest), expected);
     world.stop(&guest);
@@ -267,10 +269,14 @@ fn a_device_may_be_allowed_but_no_raw_network_device() {
 fn a_taken_over_qemu_opens_no_tap_by_itself() {
     for user in USERS {
         let world = World::new();
-        // Without the sandbox too, which would end it for its try to run a helper.
+        // Without the sandbox, which would end QEMU when it tries to run a helper.
         let (guest, mut qmp) = start(&world, "web1", &[&["--nic", ONE, "--no-sandbox"], user].concat());
         let socket = fs::symlink_metadata(world.path("web1.qmp")).unwrap();
-        assert_eq!(socket.permissions().mode() & 0o777, 0o700, "what QEMU makes is its user's");
+        assert_eq!(
+            socket.permissions().mode() & 0o777,
+            0o700,
+            "a socket that QEMU makes is for its user alone"
+        );
         let before = guest.holds();
         let tap = json!({"type": "tap", "id": "x", "ifname": "tap9", "script": "no", "downscript": "no"});
         let refused = qmp.refused("netdev_add", tap);
@@ -284,8 +290,9 @@ fn a_taken_over_qemu_opens_no_tap_by_itself() {
     }
 }
 
-/// Each as a shell would try it, with QEMU's view and rights; what succeeds ends with 0.
-fn ways_round(world: &World, supervisor: u32) -> Vec<String> {
+/// Ways around the confinement, as shell commands with QEMU's view and rights. A command that
+/// succeeds exits with 0.
+fn escape_attempts(world: &World, supervisor: u32) -> Vec<String> {
     let node = world.path("tun");
     mknodat(CWD, &node, FileType::CharacterDevice, Mode::from(0o666), makedev(10, 200)).unwrap();
     fs::set_permissions(&node, PermissionsExt::from_mode(0o666)).unwrap();
@@ -331,7 +338,7 @@ fn no_other_way_leads_to_a_raw_network_device() {
             caps.status.success() && String::from_utf8_lossy(&caps.stdout).contains(NO_CAPABILITY),
             "{caps:?}"
         );
-        for script in ways_round(&world, supervisor(&world, &guest)) {
+        for script in escape_attempts(&world, supervisor(&world, &guest)) {
             let tried = like_qemu(&script);
             assert!(!tried.status.success(), "{script} works: {tried:?}");
         }
@@ -379,7 +386,7 @@ fn auditing_shows_a_qemu_that_tried_to_open_a_tap() {
     let (guest, mut qmp) = start(&world, "web1", &["--nic", ONE]);
     let tap = json!({"type": "tap", "id": "x", "ifname": "tap9", "script": "no", "downscript": "no"});
     qmp.refused("netdev_add", tap);
-    // What it can: to open its own descriptor again. Here another program does so, which QEMU's sandbox
+    // QEMU can open its own descriptor again. Here another program does so, which QEMU's sandbox
     // would not let it run.
     let again = format!("/proc/{}/fd/{}", guest.pid, world.nics(&guest)[0]["devices"][0]["qemu_fd"]);
     assert!(Command::new("/usr/bin/head").args(["--bytes=0", &again]).status().unwrap().success());

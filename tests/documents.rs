@@ -1,4 +1,4 @@
-//! The project's documents: SPECIFICATION.md names tests that exist, and links lead somewhere.
+//! The project's documents: SPECIFICATION.md names tests that exist, and links are valid.
 
 #![allow(clippy::unwrap_used)]
 
@@ -10,7 +10,7 @@ fn every_test_that_the_specification_names_exists() {
     let root = root();
     let text = fs::read_to_string(root.join("SPECIFICATION.md")).unwrap();
     let mut named = 0;
-    // What stands between backticks is every second part.
+    // Every second part stands between backticks.
     for reference in text.split('`').skip(1).step_by(2) {
         let Some((file, name)) = reference.split_once("::") else { continue };
         if name == "NAME" {
@@ -57,7 +57,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
 }
 
-/// All Markdown files but those of recorded data and of what was built.
+/// Finds all Markdown files, except in hidden directories and `target`.
 fn find_documents(directory: &Path, documents: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
@@ -70,9 +70,9 @@ fn find_documents(directory: &Path, documents: &mut Vec<PathBuf>) {
     }
 }
 
-/// Targets of inline links that are files of this project, outside of code.
+/// The targets of inline links to files of this project, outside of code blocks.
 fn links_of(text: &str) -> impl Iterator<Item = &str> {
-    // Fenced blocks are every second part.
+    // Every second part is a fenced block.
     text.split("```").step_by(2).flat_map(|prose| {
         let targets = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
         targets.filter(|target| !target.contains("://") && !target.starts_with("mailto:"))

@@ -1,4 +1,4 @@
-//! What fails is undone, and told in the trail as it was.
+//! A step that fails is rolled back, and the trail reports it as it was.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -56,7 +56,7 @@ fn vhost_on_without_a_device_fails_and_the_tap_is_closed() {
     world.attach(&guest, &spec).fails(1, "vhost-net");
     assert_eq!(guest.holds(), Vec::<String>::new());
     world.stop(&guest);
-    // The path tells no kind, and a device that was not opened has no number.
+    // The path does not show the kind, and a device that was not opened has no number.
     let opens = ["open 01 tun vnet0 q0", "open 01 unknown q0 FAILED"];
     assert_eq!(
         world.record_lines()[..5],
@@ -95,7 +95,7 @@ fn a_false_vhost_net_never_reaches_qemu() {
     }
     assert!(guest.is_alive());
     world.stop(&guest);
-    // The open(2) of what it is was a success, and is on record with what it is.
+    // The open(2) of the wrong device succeeded, and is on record as what it is.
     assert_eq!(
         world.record_lines()[1..6],
         [
@@ -121,8 +121,8 @@ fn a_false_tun_is_refused() {
     world.assert_clean();
 }
 
-/// An nft that works, fails or hangs, as the test says.
-fn nft(world: &mut World, script: &str) {
+/// Replaces nft by this script.
+fn replace_nft(world: &mut World, script: &str) {
     let path = world.path("nft");
     std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
@@ -132,7 +132,7 @@ fn nft(world: &mut World, script: &str) {
 #[test]
 fn a_refused_filter_leaves_an_open_that_was_never_granted() {
     let mut world = World::new();
-    nft(&mut world, "echo 'Error: no such thing as filters' >&2; exit 1");
+    replace_nft(&mut world, "echo 'Error: no such thing as filters' >&2; exit 1");
     let filtered = format!("{ONE},filter=no-mac-spoofing");
     world.try_start("web1", &["--nic", &filtered], &EMPTY).fails(1, "no such thing as filters");
     let guest = world.start("web2", &[]);
@@ -172,8 +172,8 @@ fn a_refused_filter_leaves_an_open_that_was_never_granted() {
 #[test]
 fn a_filter_that_reads_back_otherwise_is_refused() {
     let mut world = World::new();
-    // Sets nothing, and says that all went well.
-    nft(&mut world, "cat >/dev/null; echo '{\"nftables\": []}'");
+    // An nft that sets nothing and reports success.
+    replace_nft(&mut world, "cat >/dev/null; echo '{\"nftables\": []}'");
     let guest = world.start("web1", &[]);
     world.attach(&guest, &format!("{ONE},filter=no-mac-spoofing")).fails(1, "Filter of interface");
     world.stop(&guest);
@@ -319,7 +319,7 @@ fn a_qemu_that_answers_nothing_is_killed_by_force() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
     guest.signal(Signal::STOP);
-    // Its monitor is silent, and what it holds can be seen all the same.
+    // Its monitor is silent, and its descriptors are visible nevertheless.
     assert_eq!(guest.holds(), ["tun vnet0"]);
     world.stop(&guest);
     assert!(!guest.is_alive());
@@ -410,7 +410,7 @@ fn one_name_is_one_guest() {
     world.taptrail(["nics", "web2"]).fails(1, "isn't running");
     world.stop(&guest);
     world.taptrail(["attach", "web1", "--nic", ONE]).fails(1, "isn't running");
-    // Its name is free as soon as the stop is answered.
+    // Its name is free as soon as the stop has its answer.
     let again = world.start("web1", &["--nic", ONE]);
     world.stop(&again);
     world.assert_clean();
@@ -435,7 +435,7 @@ fn what_qemu_keeps_after_a_failed_attach_is_on_record_as_held() {
     let held = guest.holds();
     let trail = world.trail();
     if held.is_empty() {
-        // A QEMU that lets go: everything is closed.
+        // This QEMU closed its descriptors: everything is closed.
         done.fails(1, "QEMU refused netdev_add");
         assert_eq!(
             world.record_lines()[3..],

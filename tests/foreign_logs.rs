@@ -1,7 +1,7 @@
-//! Logs that others kept: public bug reports, other tools' output, the logs of many hosts in one heap.
+//! Logs from elsewhere: public bug reports, other tools' output, the logs of many hosts in one
+//! directory.
 //!
-//! What is known of them is told, what is not known is said to be unknown, and what is not read is said to be
-//! unread.
+//! taptrail reports what these logs show, and says what is unknown and what it did not read.
 
 #![allow(clippy::unwrap_used)]
 
@@ -31,7 +31,7 @@ fn taptrail(arguments: &[&str], files: &[&Path]) -> Output {
         .unwrap()
 }
 
-/// What is told, what is said on standard error, and the exit code.
+/// The JSON, standard error and exit code of a command.
 struct Answer {
     json: Value,
     stderr: String,
@@ -50,7 +50,7 @@ fn trail(files: &[&Path]) -> Answer {
 }
 
 impl Answer {
-    /// Each holding in one line.
+    /// Each holding as one line.
     fn holdings(&self) -> Vec<String> {
         let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
         let line = |holding: &Value| {
@@ -90,7 +90,7 @@ fn each_log_from_outside_has_its_right_answer() {
         ("audisp-syslog-interpret.log", &stopped, &none),
         ("relay-with-address.log", &stopped, &none),
         ("cri.log", &stopped, &none),
-        // Its first line lacks the last brace, behind all that is of use.
+        // Its first line lacks the last brace, after all that the reader needs.
         ("go-audit.log", &stopped, &none),
         ("virt-launcher-json.log", &none, &["record-not-sent"]),
     ] {
@@ -130,18 +130,18 @@ fn what_is_in_no_known_shape_is_said_and_never_passes_for_clean() {
         assert_eq!(String::from_utf8(done.stdout).unwrap(), "", "nothing was read, and nothing is answered");
         assert!(stderr.contains("strange.log: 2 lines look like records"), "{stderr}");
     }
-    // Beside what is read it is said, too.
+    // The note appears also if another input was read.
     let both = trail(&[&unread, &wild("libaudit-1.log")]);
     assert_eq!((both.code, &both.json["input"]["unread"]), (Some(0), &2.into()), "{}", both.stderr);
     assert!(both.stderr.contains("the first is line 1"), "{}", both.stderr);
-    // What has no line that could be one is not answered either.
+    // An input without any line that looks like a record gets no answer either.
     let prose = dir.path().join("prose.log");
     fs::write(&prose, "It was a dark night.\n").unwrap();
     assert_eq!(taptrail(&["findings"], &[&prose]).status.code(), Some(2));
 }
 
-/// The logs of real runs, each as that of another host, and none names its host.
-fn heap(dir: &Path) -> Vec<(String, PathBuf)> {
+/// Writes the logs of real runs, each as the log of another host; no line names its host.
+fn write_host_logs(dir: &Path) -> Vec<(String, PathBuf)> {
     let mut runs: Vec<PathBuf> = ["libvirt-9.0", "libvirt-9.0-vhost-plug"]
         .iter()
         .flat_map(|set| fs::read_dir(data("libvirt").join(set)).unwrap().map(|run| run.unwrap().path()))
@@ -157,7 +157,7 @@ fn heap(dir: &Path) -> Vec<(String, PathBuf)> {
     hosts.collect()
 }
 
-/// What is told of a host, without its name and where it was read.
+/// A host's holdings and findings, without its name and the places of the lines.
 fn of_host(answer: &Value, host: &str) -> Vec<String> {
     let lists = ["holdings", "findings"].map(|list| answer[list].as_array().unwrap().clone());
     let own = lists.into_iter().flatten().filter(|one| one["host"] == host);
@@ -177,7 +177,7 @@ fn of_host(answer: &Value, host: &str) -> Vec<String> {
 #[test]
 fn the_logs_of_twenty_hosts_in_one_heap_are_read_as_each_alone() {
     let dir = tempfile::tempdir().unwrap();
-    let hosts = heap(dir.path());
+    let hosts = write_host_logs(dir.path());
     let all = trail(&[dir.path()]);
     assert_eq!(all.code, Some(0), "{}", all.stderr);
     for (host, log) in &hosts {
@@ -225,7 +225,7 @@ fn what_a_host_keeps_in_several_places_is_of_one_host() {
     let alone = trail(&[&run.join("audit.log")]);
     let both = trail(&[dir.path()]);
     assert_eq!(both.holdings(), alone.holdings(), "{}", both.stderr);
-    // The audit log's line is cited, and libvirtd's stands beside it.
+    // The proof cites the audit log's line, and libvirtd's as a copy.
     let proof = &both.json["holdings"][0]["proof"][0];
     assert!(proof["source"].as_str().unwrap().ends_with("audit.log") && proof["serial"].is_u64(), "{proof}");
     assert!(proof["copies"][0]["source"].as_str().unwrap().ends_with("libvirtd.log"), "{proof}");
@@ -252,7 +252,7 @@ fn two_hosts_in_one_stream_are_refused_with_the_way_out() {
         stderr.contains("stream.log:") && stderr.contains("--assume-host") && stderr.contains("node="),
         "{stderr}"
     );
-    // Each line with its host is no riddle.
+    // If each line names its host, the stream is read.
     let named: String =
         (0..).zip(stream.lines()).map(|(number, line)| format!("node=h{} {line}\n", number % 2)).collect();
     fs::write(&path, named).unwrap();
@@ -276,13 +276,14 @@ fn directories_of_one_hosts_months_are_named_with_the_way_out() {
     );
     let done = taptrail(&["trail", "--assume-host", "h", "--format", "csv"], &[dir.path()]);
     assert!(String::from_utf8(done.stdout).unwrap().contains("released"));
-    // A path that no input has is named.
+    // A path that no input has is an error that names it.
     let done = taptrail(&["trail", "--assume-host", "h=/nonexistent"], &[dir.path()]);
     let stderr = String::from_utf8(done.stderr).unwrap();
     assert!(done.status.code() == Some(2) && stderr.contains("--assume-host names /nonexistent"), "{stderr}");
 }
 
-/// However a log of events with several lines each is cut into pieces, files and packages, it is whole.
+/// A log whose events have several lines each is read completely, however it is cut into files,
+/// pieces and compressed parts.
 #[test]
 fn events_of_several_lines_are_whole_wherever_a_log_is_cut() {
     let event = |serial: u32, at: u32| {
@@ -307,7 +308,7 @@ fn events_of_several_lines_are_whole_wherever_a_log_is_cut() {
     let split = dir.path().join("split");
     fs::create_dir(&split).unwrap();
     let lines: Vec<&str> = log.split_inclusive('\n').collect();
-    // Each cut is within an event.
+    // Each cut is inside of an event.
     for (name, from, to) in
         [("audit.log.2", 0, 5001), ("audit.log.1", 5001, 9002), ("audit.log", 9002, lines.len())]
     {
@@ -320,7 +321,7 @@ fn events_of_several_lines_are_whole_wherever_a_log_is_cut() {
         let coverage = &answer.json["input"]["coverage"][0];
         assert_eq!(coverage["spans"][0]["until"], "2026-11-23T21:31:40.000Z", "{input:?}");
     }
-    // What is missing is missing in each of them.
+    // Lines that are missing are missing in each of them.
     let lossy: String = log
         .split_inclusive('\n')
         .filter(|line| !line.contains(":4000)") && !line.contains(":9000)"))
@@ -427,7 +428,7 @@ fn nobody_is_nobody_from_a_boot_on_without_a_gap() {
     };
     let (before, after) = ("2026-11-23T18:53:23Z", "2026-11-23T18:53:28Z");
     let life = open(11, 5) + &start(12, 6) + &booted(13, 7) + &stop(14, 9);
-    // A guest may have run all along: nobody knows what it held.
+    // A guest may have run all along: its devices are unknown.
     for log in [noise(10, 1) + &life, noise(10, 1) + &stop(11, 9), noise(10, 1) + &noise(11, 9)] {
         assert_eq!([query(&log, before), query(&log, after)], [(4, 1), (4, 1)]);
     }
@@ -436,14 +437,14 @@ fn nobody_is_nobody_from_a_boot_on_without_a_gap() {
         [query(&(boot.clone() + &life), before), query(&(boot.clone() + &life), after)],
         [(0, 0), (0, 0)]
     );
-    // Two events are lost after it.
+    // Two events are lost after the boot.
     let life = open(13, 5) + &start(14, 6) + &booted(15, 7) + &stop(16, 9);
     assert_eq!(query(&(boot + &life), after), (4, 1));
 }
 
-/// Whether a guest's devices are held is asked after its last record; what is claimed with certainty is none.
+/// Asserts that no holding is certain: the query is about a time after the guest's last record.
 #[track_caller]
-fn claims_nothing(inputs: &[&Path]) {
+fn assert_nothing_certain(inputs: &[&Path]) {
     let answer = trail(inputs);
     for holding in answer.holdings() {
         assert!(holding.ends_with(" incomplete"), "{holding}: {}", answer.stderr);
@@ -460,18 +461,18 @@ fn boot(serial: u32, at: u32) -> String {
 
 #[test]
 fn a_boot_with_its_clock_behind_leaves_the_order_unknown() {
-    // The guest stops at 50, the host boots at 30 by its clock, and starts the guest anew.
+    // The guest stops at 50, the host boots at 30 by its clock, and starts the guest again.
     let first = boot(1, 0) + &open(2, 10) + &start(3, 11) + &booted(4, 12) + &stop(5, 50);
     let second = |from: u32| boot(1, from) + &open(2, from + 1) + &start(3, from + 2) + &booted(4, from + 3);
     let file = tempfile::NamedTempFile::new().unwrap();
     for second in [second(30) + &noise(5, 100) + &noise(6, 140), second(30) + &noise(5, 31) + &noise(6, 140)]
     {
         fs::write(file.path(), first.clone() + &second).unwrap();
-        claims_nothing(&[file.path()]);
-        // Its first lines are no longer there: the numbers fall all the same.
+        assert_nothing_certain(&[file.path()]);
+        // Without the first line of the second boot the numbers fall nevertheless.
         fs::write(file.path(), first.clone() + &second.split_inclusive('\n').skip(1).collect::<String>())
             .unwrap();
-        claims_nothing(&[file.path()]);
+        assert_nothing_certain(&[file.path()]);
     }
 }
 
@@ -497,7 +498,7 @@ fn rotations_that_overlap_leave_the_order_unknown() {
         file("audit.log.1", &(boot(1, 0) + &open(2, 10) + &start(3, 11) + &booted(4, 12) + &stop(5, 60)));
         let again = open(6, 61 - back) + &start(7, 62 - back) + &booted(8, 63 - back);
         file("audit.log", &(again + &noise(9, 90) + &noise(10, 140)));
-        claims_nothing(&[dir.path()]);
+        assert_nothing_certain(&[dir.path()]);
     }
 }
 
@@ -511,7 +512,7 @@ fn logs_of_two_hosts_one_behind_the_other_claim_nothing() {
         + &noise(6, 139);
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), one + &other.replace("web1", "web2").replace("8d7a4ace", "8d7a4acf")).unwrap();
-    claims_nothing(&[file.path()]);
+    assert_nothing_certain(&[file.path()]);
 }
 
 #[test]
@@ -555,7 +556,7 @@ fn a_last_record_that_can_not_be_read_leaves_things_unknown_however_long_the_log
             "{lines}"
         );
     }
-    // In the middle its number is missing, and that is one finding.
+    // In the middle of a log its number is missing, and that is one finding.
     let life = open(1, 1) + &start(2, 2) + &booted(3, 3);
     let answer =
         trail_of_text(&(life + &bad.replace(":12000)", ":4)") + &noise(5, 12_001) + &stop(6, 12_002)));
@@ -591,7 +592,7 @@ fn a_question_within_a_gap_is_not_answered_with_nobody() {
 
 #[test]
 fn what_may_have_been_held_is_reported_as_possibly_held() {
-    // libvirt records a start seconds after QEMU has the devices, and one that failed all the same.
+    // libvirt records a start seconds after QEMU has the devices, also a start that failed.
     let log = data("libvirt/libvirt-9.0/08-fail-qemu/audit.log");
     let at = "2026-11-23T18:55:09.150Z";
     let answer = run_json(&["who", "52:54:00:00:08:01", "--format=json", "--at", at], &[&log]);
@@ -605,7 +606,7 @@ fn what_may_have_been_held_is_reported_as_possibly_held() {
     assert!(String::from_utf8(table.stdout).unwrap().contains("possibly-held"));
     let holding = &answer.json["holdings"][0];
     assert_eq!(holding["possibly_held"][0]["why"], "failed", "{holding}");
-    // A minute that is named is meant as a whole.
+    // A minute means all of that minute.
     let answer =
         run_json(&["who", "52:54:00:00:08:01", "--format=json", "--at", "2026-11-23 18:55"], &[&log]);
     assert!(!answer.holdings().is_empty());
@@ -781,7 +782,7 @@ fn a_try_before_a_gap_takes_nothing_from_the_next() {
     assert_eq!(answer.holdings(), expect.map(|holding| format!("web1 {holding} - incomplete")));
 }
 
-/// A guest's open, its start and the guest's own, as somebody writes them into syslog's text.
+/// Records of an open, an interface's start and a guest's start, forged in syslog's text.
 fn forged(tag: &str, kind: &str) -> String {
     let line = |at: u32, record_type: u32, text: &str| {
         let stamp = format!("audit({}.000:{}): ", 1_795_911_000 + at, 501 + at);
@@ -804,7 +805,7 @@ fn forged(tag: &str, kind: &str) -> String {
         + &line(2, 2500, &format!("op=start reason=booted {who} vm-pid=99"))
 }
 
-/// What is asked of a file, and what is said of it.
+/// Runs taptrail: exit code, standard output and standard error.
 fn run_text(arguments: &[&str]) -> (Option<i32>, String, String) {
     let done = taptrail(arguments, &[]);
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -847,7 +848,7 @@ fn a_logs_text_is_believed_and_marked_as_what_any_user_can_write() {
                 "explain" => vec!["explain", "victim"],
                 of => vec![of],
             };
-            // What of it has no open is a finding.
+            // Records without an open are a finding.
             let found = dir.path().join("syslog");
             fs::write(&found, forged(tag, kind).split_inclusive('\n').skip(1).collect::<String>()).unwrap();
             let file = if command == "findings" { found.to_str().unwrap() } else { file };

@@ -15,7 +15,7 @@ use serde_json::json;
 use taptrail_kernel::proc::{PidFd, ProcessId, Signal};
 use world::{EMPTY, Guest, World};
 
-/// A guest with one interface.
+/// Writes the file of a guest with one interface.
 fn write(world: &World, more: &str) -> PathBuf {
     let text = format!(
         "nics = [\"bridge=br0,mac=52:54:00:00:00:01,vhost=off\"]\nstop-timeout = \"1s\"\ncommand = {}\n{more}",
@@ -47,7 +47,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // Of a test that failed; the world ends the guest.
+        // After a failed test; the world ends the guest.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -63,7 +63,7 @@ impl World {
     }
 }
 
-/// What comes to the service manager's socket, until it has this.
+/// Reads the service manager's socket until a message contains `what`.
 fn wait_for_message(socket: &UnixDatagram, what: &str) -> String {
     socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut buffer = [0; 1024];
@@ -97,7 +97,7 @@ fn a_supervisor_that_was_killed_is_followed_by_one_that_takes_the_guest_up() {
     first.signal(Signal::KILL);
     first.0.wait().unwrap();
     assert!(guest.is_alive());
-    // What its file says by now, or what the host lacks, keeps nobody from taking it up.
+    // A supervisor adopts the guest even if its file names a user that does not exist.
     write(&world, "user = \"no-such-user-at-all\"\n");
     let mut second = Service::start(&world, &file);
     assert_eq!(world.last_guest().unwrap().pid, guest.pid);
@@ -133,7 +133,7 @@ fn a_service_manager_hears_that_the_driver_lives_what_it_holds_and_that_it_ends(
     wait_for_message(&socket, ": 1 interface, 1 descriptor held");
     assert_no_notify_environment(&guest);
     service.signal(Signal::TERM);
-    // The guest's patience of 1 s, and what an end takes.
+    // `stop-timeout`, 1 s, and the time that the end itself may take.
     let extended = wait_for_message(&socket, "EXTEND_TIMEOUT_USEC=");
     let extended: u64 = extended.trim().split('=').next_back().unwrap().parse().unwrap();
     assert!((60_000_000..90_000_000).contains(&extended), "{extended}");
@@ -142,7 +142,7 @@ fn a_service_manager_hears_that_the_driver_lives_what_it_holds_and_that_it_ends(
     world.assert_clean();
 }
 
-/// QEMU has no way to the service manager.
+/// Asserts that QEMU's environment does not lead to the service manager.
 fn assert_no_notify_environment(guest: &Guest) {
     let environment = std::fs::read(format!("/proc/{}/environ", guest.pid)).unwrap();
     let environment = String::from_utf8_lossy(&environment);
@@ -237,7 +237,7 @@ fn a_file_stands_alone() {
 fn the_packaged_example_can_be_used() {
     let world = World::new();
     let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging");
-    // A checkout may be anybody's: what counts here is the text.
+    // A copy, because a checkout may belong to any user: only the text counts here.
     let example = world.path("web1.toml");
     std::fs::write(&example, std::fs::read(packaging.join("examples/web1.toml")).unwrap()).unwrap();
     world.taptrail(["check", example.to_str().unwrap()]).ok();

@@ -1,6 +1,6 @@
-//! A QEMU that was taken over keeps descriptors by every way that a process without capabilities has
-//! (`examples/hostile_qemu.rs`): nothing that is held is told as definitively released, nothing of
-//! another guest's is touched, and no filter is lost.
+//! A QEMU that was taken over keeps descriptors in every way that a process without capabilities
+//! has (`examples/hostile_qemu.rs`): no device that it holds is reported as definitively released,
+//! no other guest's device is touched, and no filter is lost.
 
 #![allow(clippy::unwrap_used)]
 
@@ -14,7 +14,7 @@ use taptrail_record::{CloseDoubt, Event, Outcome, Record};
 use world::hostile::Hostile;
 use world::{World, mac};
 
-/// The ways to keep a descriptor when asked to give it up.
+/// The ways to keep a descriptor that QEMU is asked to close.
 const WAYS: [&str; 6] = ["lie", "dup", "thread", "flight", "ring", "child"];
 
 fn closes(world: &World) -> Vec<Record> {
@@ -29,9 +29,9 @@ fn close_of(world: &World, last: u8) -> Option<Option<CloseDoubt>> {
     closes(world).iter().find(of).map(|record| record.doubt)
 }
 
-/// How many devices the findings tell of that somebody may hold after their release.
-fn doubtful(world: &World) -> usize {
-    // Its exit code says whether there are any.
+/// The number of findings about devices that a process may hold after their release.
+fn doubtful_releases(world: &World) -> usize {
+    // The exit code shows only whether there are any findings.
     let done = world.taptrail(["findings", "--format", "json", "--kind", "doubtful-release"]);
     let found: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
     found["findings"].as_array().unwrap().len()
@@ -55,7 +55,7 @@ fn no_way_of_hiding_makes_a_tap_definitively_released() {
             assert_eq!(held_descriptors.len(), 1, "{way}: {held_descriptors:?}");
             assert_eq!(close_of(&world, last), None, "{way}, own {own}");
             assert_eq!(world.trail()["holdings"][0]["state"], "held", "{way}");
-            // It lets go: then it is definitive.
+            // QEMU closes it: then the release is definitive.
             if matches!(way, "lie" | "dup") {
                 continue;
             }
@@ -75,7 +75,7 @@ fn a_macvtap_is_taken_with_its_link_whatever_is_hidden() {
         hostile.set_mode(&format!("{way} deleted"));
         let done = world.detach(&hostile.guest, 1, &[]);
         if way == "thread" {
-            // Another thread's table is seen.
+            // taptrail sees another thread's descriptor table.
             assert_eq!((done.code(), close_of(&world, 1)), (1, None), "{way}");
             world.detach(&hostile.guest, 1, &["--force"]).fails(1, "their link is deleted");
         } else {
@@ -95,12 +95,12 @@ fn a_macvtap_of_somebody_elses_is_released_with_a_doubt() {
     ];
     for (number, (way, doubt)) in ways.into_iter().enumerate() {
         if way.is_empty() && Path::new("/sys/module/macvtap/refcnt").exists() {
-            // A module counts its open files, and shows it.
+            // A driver that is a module counts its open files, which shows the descriptor.
             continue;
         }
         let world = World::new();
         let hostile = Hostile::start(&world, "web1");
-        // A number of its own each time: one of a namespace before may be taken still.
+        // Another number each time: a previous namespace may still have the last one.
         let index = 100_000 + 4 * std::process::id() + u32::try_from(number).unwrap();
         world.ip(&format!("link add link lower name theirs index {index} type macvtap mode bridge"));
         world.ip("link set theirs address 52:54:00:00:00:01 up");
@@ -111,10 +111,10 @@ fn a_macvtap_of_somebody_elses_is_released_with_a_doubt() {
         assert_eq!(close_of(&world, 1), Some(Some(doubt)), "{way}");
         let report: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
         assert_eq!(report["devices"][0]["doubt"], doubt.as_str());
-        // That the kernel keeps no count is said in the record, and is nothing to look for.
+        // A missing kernel count is in the record, and is no finding.
         let somebody = doubt != CloseDoubt::Uncounted;
         assert_eq!(done.stderr.contains("may be held still"), somebody, "{way}: {}", done.stderr);
-        assert_eq!(doubtful(&world), usize::from(somebody), "{way}");
+        assert_eq!(doubtful_releases(&world), usize::from(somebody), "{way}");
         let holding = &world.trail()["holdings"][0];
         assert_eq!(
             (&holding["certainty"], &holding["end_doubt"]),
@@ -128,7 +128,7 @@ fn the_end_of_qemu_is_no_proof_by_itself() {
     for (spec, doubt) in [
         ("bridge=br0,mac=52:54:00:00:00:01,id=n1,vhost=off", Some(CloseDoubt::HeldElsewhere)),
         ("tap=mine,mac=52:54:00:00:00:01,id=n1,vhost=off", Some(CloseDoubt::HeldElsewhere)),
-        // Its link is deleted: whoever has a copy has nothing.
+        // Its link is deleted: a copy of the descriptor is useless.
         ("macvtap=lower,mac=52:54:00:00:00:01,id=n1,vhost=off", None),
     ] {
         let world = World::new();
@@ -140,7 +140,7 @@ fn the_end_of_qemu_is_no_proof_by_itself() {
         let done = world.taptrail(["stop", "web1", "--force"]).ok();
         assert_eq!(close_of(&world, 1), Some(doubt), "{spec}");
         assert_eq!(done.stderr.contains("may be held still"), doubt.is_some(), "{spec}: {}", done.stderr);
-        assert_eq!(doubtful(&world), usize::from(doubt.is_some()), "{spec}");
+        assert_eq!(doubtful_releases(&world), usize::from(doubt.is_some()), "{spec}");
         world.taptrail(["ledger", "check"]).ok();
         assert_eq!(world.links(), ["mine"], "{spec}");
     }
@@ -155,11 +155,11 @@ fn a_tap_that_qemu_made_stay_goes_with_its_guest() {
     world.detach(&hostile.guest, 1, &[]).ok();
     assert_eq!(close_of(&world, 1), Some(None));
     assert_eq!(world.links(), Vec::<String>::new());
-    // And when both end, by `recover`.
+    // `recover` deletes it if supervisor and QEMU have ended.
     hostile.set_mode("");
     world.attach(&hostile.guest, "bridge=br0,mac=52:54:00:00:00:02,id=n2,vhost=off").ok();
     world.kill_supervisor("web1");
-    // QEMU makes it stay, and ends.
+    // QEMU makes the tap persistent, and ends.
     fs::write(hostile.directory.join("mode"), "persist").unwrap();
     let socket = world.run_dir().join("web1/monitor");
     let mut monitor = world::qmp::Qmp::connect(socket);
@@ -183,7 +183,7 @@ fn a_revoked_tap_whose_open_file_is_hidden_is_not_reported_as_released() {
         world.detach(&hostile.guest, 1, &["--force"]).fails(1, "their link is deleted");
         assert_eq!(close_of(&world, 1), None, "{way}");
         assert_eq!(world.links(), Vec::<String>::new(), "{way}");
-        // No descriptor shows it any more: that is no proof.
+        // No descriptor shows the device any more: that is no proof of its release.
         world.detach(&hostile.guest, 1, &["--force"]).ok();
         assert_eq!(close_of(&world, 1), Some(Some(doubt)), "{way}");
         assert_eq!(world.trail()["holdings"][0]["certainty"], "inferred", "{way}");
@@ -223,7 +223,7 @@ fn a_tap_to_which_another_qemu_could_attach_is_nobodys_device() {
         world.attach(&nobody, &spec).ok();
         world.detach(&nobody, 1, &["--force"]).ok();
     }
-    // One queue takes no second one.
+    // A tap for one queue accepts no second one.
     world.ip("tuntap add dev single mode tap");
     world.attach(&nobody, "tap=single,mac=52:54:00:00:00:02,vhost=off").ok();
     world.stop(&nobody);
@@ -248,7 +248,7 @@ fn what_qemu_got_in_an_attach_that_failed_is_not_reported_as_never_granted_for_c
             world.stop(&hostile.guest);
         }
     }
-    // Nothing was on its way to it.
+    // Here no descriptor was being handed over.
     let world = World::new();
     let guest = world.start("web1", &[]);
     let refused = "bridge=br0,mac=52:54:00:00:00:01,vhost=off,vlan=7";
@@ -272,7 +272,7 @@ fn what_qemu_changed_of_a_tap_of_others_is_reported() {
     }
 }
 
-/// A generator of which a test can tell the seed.
+/// A random generator whose seed a test can report.
 struct Random(u64);
 
 impl Random {
@@ -289,7 +289,7 @@ impl Random {
     }
 }
 
-/// Whatever a hostile QEMU does at random, held against what it really holds.
+/// Compares the records with the descriptors that QEMU really holds, after each random action.
 #[test]
 fn whatever_a_hostile_qemu_does_nothing_held_is_reported_as_released() {
     let number = |name, otherwise| {
@@ -299,14 +299,14 @@ fn whatever_a_hostile_qemu_does_nothing_held_is_reported_as_released() {
     let mut random = Random(seed);
     let world = World::new();
     world.ip("tuntap add dev mine mode tap");
-    // Another guest, whose device and filter nothing may touch.
+    // Another guest, whose device and filter must stay as they are.
     let victim = world
         .start("victim", &["--nic", "bridge=br0,mac=52:54:00:00:00:aa,vhost=off,filter=no-mac-spoofing"]);
     let (victims_tap, victims_filter) = (world.link("vnet0")["ifindex"].clone(), world.ruleset());
     let hostile = Hostile::start(&world, "web1");
     let mut checked = world.records().len();
-    // The NIC that each MAC was given last, and its link, whose number is not used again: a MAC is not given again while
-    // anything of it is held.
+    // The last NIC of each MAC, and its link, whose number is not reused: a MAC is not granted
+    // again while any of its devices is held.
     let mut given = BTreeMap::new();
     let mut links = world.numbered_links();
     for step in 0..steps {
@@ -334,7 +334,7 @@ fn whatever_a_hostile_qemu_does_nothing_held_is_reported_as_released() {
                 let done = world.attach(&hostile.guest, &spec);
                 let now = world.numbered_links();
                 let made = now.iter().find(|link| !links.contains(link));
-                // What was held may be gone by the time of the attach, which then goes on.
+                // A held device may be gone by the time of the attach, which then succeeds.
                 if !held || done.success() || made.is_some() {
                     let is_mine = |link: &&(String, u64)| class(backend) == "mine" && link.0 == "mine";
                     let link = made.or_else(|| now.iter().find(is_mine));
@@ -352,12 +352,12 @@ fn whatever_a_hostile_qemu_does_nothing_held_is_reported_as_released() {
             }
         };
         let context = format!("seed {seed}, step {step}: {action} ({mode})");
-        // What was told as definitively closed is not held. A macvtap's link is gone, and with it the device; an open
-        // file of a tap's outlives it.
+        // A device that was reported as definitively closed is not held. A macvtap goes with its
+        // link; an open file of a tap outlives its link.
         let held_descriptors = hostile.held_descriptors();
         links = world.numbered_links();
         let all = world.records();
-        // What was opened in this step was for its own NIC, which need not have got it.
+        // Devices that were opened in this step were for its own NIC, which may not have got them.
         let mut opened = BTreeSet::new();
         for record in &all[checked..] {
             let (mac, device) = match &record.event {
@@ -375,7 +375,7 @@ fn whatever_a_hostile_qemu_does_nothing_held_is_reported_as_released() {
             } else {
                 &given_before[&(mac, class(dev))]
             };
-            // Another may have its name by now.
+            // Another link may have its name by now.
             let is_there = class(dev) != "macvtap" || link.as_ref().is_some_and(|link| links.contains(link));
             let held = held_descriptors.contains_key(&format!("taptrail-{id}-0")) && is_there;
             assert!(record.doubt.is_some() || !held, "{context}: {record:?} with {held_descriptors:?}");
@@ -395,7 +395,8 @@ fn whatever_a_hostile_qemu_does_nothing_held_is_reported_as_released() {
     assert_eq!(world.open_accounts(), (0, 0));
 }
 
-/// Which sort of device it is, by its backend or by its interface: of one MAC another may follow within one step.
+/// The class of a device, by its backend or by its interface name: a MAC may get a device of
+/// another class within one step.
 fn class(name: &str) -> &'static str {
     match name {
         "mine" | "tap=mine" => "mine",

@@ -1,4 +1,5 @@
-//! What the host and its people do to a supervisor, and what must hold all the same.
+//! Faults and interference from the host, other programs and users, and what a supervisor
+//! guarantees nevertheless.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,7 +17,7 @@ use world::{EMPTY, World, mac};
 
 const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
 
-/// Holds the ledger for a while, as another program might.
+/// Locks the ledger for a while, as another program might.
 fn hold_ledger(world: &World, time: Duration) -> std::thread::JoinHandle<()> {
     let connection = rusqlite::Connection::open(Ledger::file(&world.state())).unwrap();
     connection.execute_batch("BEGIN EXCLUSIVE").unwrap();
@@ -48,7 +49,7 @@ fn what_the_ledger_cannot_take_now_it_takes_later_and_once() {
     let guest = world.start("web1", &["--nic", ONE]);
     world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:02,vhost=off").ok();
     let held = hold_ledger(&world, Duration::from_secs(13));
-    // Nothing new is given without it, but what is to be taken is taken.
+    // Without the ledger no device is granted, but devices can be revoked.
     world
         .attach(&guest, "bridge=br0,mac=52:54:00:00:00:03,vhost=off")
         .fails(1, "Record is not in the ledger");
@@ -75,7 +76,7 @@ fn a_renamed_tap_is_not_a_released_one() {
     world.ip("link set vnet0 name other0");
     guest.signal(Signal::STOP);
     world.detach(&guest, 1, &["--force"]).fails(1, "QEMU still holds 1 of the devices");
-    // Known by its mark, whatever its name: the link is taken from a QEMU that does not answer.
+    // The link is found by its mark, whatever its name, and deleted although QEMU does not answer.
     assert_eq!(guest.holds(), ["tun /dev/net/tun"]);
     assert_eq!(world.links(), Vec::<String>::new());
     assert_eq!(world.trail()["holdings"][0]["state"], "held");
@@ -144,7 +145,7 @@ fn a_revocation_waits_for_no_detach() {
     world.assert_clean();
 }
 
-/// QEMU may say of a NIC only then that it is gone when the next one has its id.
+/// QEMU may report that a NIC is gone only when the next NIC has its id.
 #[test]
 fn a_nic_is_not_taken_for_the_one_that_had_its_id_before() {
     let world = World::new();
@@ -154,7 +155,7 @@ fn a_nic_is_not_taken_for_the_one_that_had_its_id_before() {
         assert_eq!(world.nics(&guest)[0]["state"], "held", "round {round}");
         assert_eq!(guest.holds(), ["tun vnet0"], "round {round}");
         world.detach(&guest, 1, &["--force"]).ok();
-        // Asked again, QEMU may know of no such NIC before it says that it is gone.
+        // At the second request QEMU may know no such NIC before it reports that the NIC is gone.
         let _ = world.detach(&guest, 1, &["--force"]);
     }
     world.stop(&guest);
@@ -168,7 +169,7 @@ fn a_guest_that_lost_its_supervisor_is_not_started_beside_itself() {
     world.kill_supervisor("web1");
     assert_eq!(guest.holds(), ["tun vnet0"], "QEMU outlives its supervisor");
     assert_eq!(world.trail()["holdings"][0]["state"], "held", "and the ledger knows");
-    // Asked to start it, taptrail takes it up.
+    // `run` with its name adopts it.
     let again = world.try_start("web1", &["--nic", ONE], &EMPTY).ok();
     assert!(again.stderr.contains("is taken up as it is"), "{}", again.stderr);
     let listed = world.json(["list", "--json"]);
@@ -243,7 +244,7 @@ fn links_that_vanish_under_a_guest_end_in_order_all_the_same() {
     for link in ["vnet0", "macvtap0", "vnet1"] {
         world.ip(&format!("link delete {link}"));
     }
-    // QEMU holds what has nothing behind it any more.
+    // QEMU holds descriptors without a link behind them.
     assert_eq!(guest.holds().len(), 3);
     world.detach(&guest, 3, &["--timeout", "20s"]).ok();
     assert_eq!(world.tables(), "", "the filter outlived its interface, and goes with the account");
@@ -270,7 +271,7 @@ fn a_bridge_that_is_deleted_takes_nothing_from_its_guests() {
 #[test]
 fn a_filter_that_cannot_be_removed_is_logged_and_blocks_nothing() {
     let mut world = World::new();
-    // It works until the file says otherwise.
+    // This nft works until the file `broken` exists.
     let nft = world.path("nft");
     let broken = world.path("broken");
     fs::write(&nft, format!("#!/bin/sh\n[ -e {} ] && exit 1\nexec /usr/sbin/nft \"$@\"\n", broken.display()))
@@ -291,7 +292,7 @@ fn a_filter_that_cannot_be_removed_is_logged_and_blocks_nothing() {
     world.assert_clean();
 }
 
-/// A QEMU with a monitor of its user's own.
+/// Starts a QEMU with a further monitor for its user.
 fn with_own_monitor(world: &World, nics: &[&str]) -> (world::Guest, world::qmp::Qmp) {
     let socket = world.path("own-monitor");
     let option = world::qmp::option(&socket);
@@ -305,7 +306,7 @@ fn with_own_monitor(world: &World, nics: &[&str]) -> (world::Guest, world::qmp::
 fn a_device_that_the_user_takes_by_a_monitor_of_his_own_is_closed() {
     let world = World::new();
     let (guest, mut monitor) = with_own_monitor(&world, &[ONE]);
-    // A supervisor that sleeps is woken by the kernel's announcement, which tells when it went.
+    // The kernel's announcement wakes a sleeping supervisor and shows when the device went.
     let asleep = format!("/proc/{}/wchan", world.supervisor("web1").pid);
     world.until("the supervisor sleeps", || fs::read_to_string(&asleep).unwrap().contains("poll"));
     monitor.execute("netdev_del", json!({"id": "host-nic0"}));
@@ -321,7 +322,7 @@ fn a_device_that_the_user_takes_by_a_monitor_of_his_own_is_closed() {
         "{holding}"
     );
 
-    // The next one gets the same number and name, and is not taken for it.
+    // The next device gets the same number and name, and is not confused with it.
     world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:02,vhost=off").ok();
     assert_eq!(guest.holds(), ["tun vnet0"]);
     world.detach(&guest, 1, &["--force"]).fails(1, "taken already");
@@ -339,7 +340,8 @@ fn a_macvtap_that_the_user_takes_by_a_monitor_of_his_own_is_closed_soon() {
     let (guest, mut monitor) =
         with_own_monitor(&world, &["macvtap=lower,mac=52:54:00:00:00:01,vhost=off,filter=no-mac-spoofing"]);
     monitor.execute("netdev_del", json!({"id": "host-nic0"}));
-    // The kernel announces nothing: it is looked at before the next hot-plug, and now and then.
+    // The kernel announces nothing: the supervisor checks before the next hot-plug, and
+    // periodically.
     world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:02,vhost=off").ok();
     assert!(
         world.record_lines().iter().any(|line| line == "close 01 macvtap macvtap0 q0"),
@@ -374,7 +376,8 @@ fn without_its_ledger_a_guest_gets_nothing_and_a_new_one_takes_its_account() {
     assert_eq!(guest.holds(), ["tun vnet0"]);
     assert!(!world::exists(&Ledger::file(&world.state())), "nobody made another one");
 
-    // Another guest's start makes one, and this one's account goes into it with the next change.
+    // Another guest's start makes a ledger, and this guest's account moves into it with the next
+    // change.
     let other = world.start("web2", &["--nic", "bridge=br0,mac=52:54:00:00:00:03,vhost=off"]);
     world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:02,vhost=off").ok();
     let holdings = world.trail()["holdings"].as_array().unwrap().clone();

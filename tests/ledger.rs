@@ -1,4 +1,4 @@
-//! The ledger in trouble, and looked after.
+//! A ledger that is damaged, full, foreign or read-only; and its maintenance commands.
 
 #![allow(clippy::unwrap_used)]
 
@@ -24,7 +24,7 @@ use world::{EMPTY, World};
 const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
 const TWO: &str = "bridge=br0,mac=52:54:00:00:00:02,vhost=off";
 
-/// A world whose ledger lies on a small file system of its own, mounted for this test alone.
+/// A world whose ledger is on a small file system of its own, mounted for this test alone.
 fn small() -> World {
     let world = World::new();
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
@@ -56,7 +56,7 @@ fn a_full_disk_refuses_grants_and_harms_no_guest() {
     assert_eq!(world.links(), ["vnet0"]);
     world.try_start("web2", &["--nic", TWO], &EMPTY).fails(1, "full");
     assert_eq!(world.links(), ["vnet0"]);
-    // What is to be taken is taken all the same, and is on record when there is room again.
+    // A revocation works nevertheless, and is on record when there is room again.
     world.detach(&guest, 1, &["--force"]).ok();
     assert_eq!(guest.holds(), Vec::<String>::new());
     fs::remove_file(filler).unwrap();
@@ -73,7 +73,8 @@ fn a_ledger_that_turns_read_only_refuses_grants_and_harms_no_guest() {
     let world = small();
     let guest = world.start("web1", &["--nic", ONE]);
     let connection = rusqlite::Connection::open(Ledger::file(&world.state())).unwrap();
-    // SQLite's own switch: with its files open, a supervisor's file system can't be remounted.
+    // By SQLite's own switch: the file system can't be remounted while a supervisor has its files
+    // open.
     connection
         .execute_batch(
             "CREATE TRIGGER no BEFORE INSERT ON record BEGIN SELECT raise(ABORT, 'read-only'); END",
@@ -101,13 +102,14 @@ fn a_disk_that_fails_under_a_guest_refuses_grants_and_what_ended_is_closed_later
     let state = state.to_str().unwrap();
     mount(&["-o", "loop", image, state]);
     let guest = world.start("web1", &["--nic", ONE]);
-    // What ext4 does by itself when its disk gives errors: nothing is written from then on, open files or not.
+    // As ext4 does itself when its disk returns errors: it writes nothing from then on, also to
+    // open files.
     mount(&["-o", "remount,abort", state]);
     world.attach(&guest, TWO).fails(1, "disk I/O error");
     assert_eq!((guest.holds(), world.links()), (vec!["tun vnet0".to_owned()], vec!["vnet0".to_owned()]));
     world.try_start("web2", &["--nic", TWO], &EMPTY).fails(1, "Read-only file system");
 
-    // The guest's end waits for nobody; its account does.
+    // The guest's end does not wait for the ledger; closing its account does.
     world.taptrail(["stop", "web1", "--force"]).fails(1, "account could not be closed");
     assert_eq!(world.links(), Vec::<String>::new());
     assert!(Command::new("/bin/umount").arg(state).status().unwrap().success());
@@ -127,7 +129,7 @@ fn a_damaged_ledger_is_named_and_starts_nobody() {
     world.stop(&guest);
     assert!(world.taptrail(["ledger", "check"]).ok().stdout.contains("is sound"));
     let file = Ledger::file(&world.state());
-    // All of it but the page that says what it is.
+    // Overwrites everything except the first page.
     let length = fs::metadata(&file).unwrap().len();
     let mut damaged = fs::File::options().write(true).open(&file).unwrap();
     damaged.seek(SeekFrom::Start(4096)).unwrap();
@@ -146,7 +148,7 @@ fn damage_that_no_start_would_meet_starts_nobody_either() {
     world.stop(&guest);
     let file = Ledger::file(&world.state());
     let pages = fs::metadata(&file).unwrap().len() / 4096;
-    // A page of records that nobody reads at a start.
+    // A page of records that no start reads.
     let text = b"op=stop";
     let is_theirs = |page: &u64| {
         let mut bytes = [0; 4096];
@@ -175,10 +177,10 @@ fn what_is_exported_reads_as_an_audit_log() {
         let holdings = trail["holdings"].as_array().unwrap().iter();
         holdings.map(|holding| keys.map(|key| holding[key].to_string()).join(" ")).collect()
     };
-    // Where auditing is on, other records have the numbers between these.
+    // With auditing on, other records have the serial numbers in between.
     let exported = world.json(["trail", "--extract", "--format", "json", log.to_str().unwrap()]);
     assert_eq!(holdings(exported), holdings(world.trail()));
-    // And to others.
+    // ausearch reads it, too.
     let ausearch = Command::new("/sbin/ausearch")
         .args(["--input", log.to_str().unwrap(), "--vm-name", "it's web1", "--raw"])
         .output()
@@ -204,7 +206,7 @@ fn pruning_forgets_guests_that_have_ended() {
     world.assert_clean();
 }
 
-/// The ledger of a watcher that has looked on while a real libvirt wrote this log.
+/// Makes the ledger of a watcher that ran while a real libvirt wrote this log.
 fn watch(state: &Path, log: &Path) {
     let mut records: Vec<(Entry, Record)> = Vec::new();
     let outcome = read(vec![Input::File(log.to_owned())], Options::default(), &mut |entry| {
@@ -269,9 +271,9 @@ fn libvirts_log_and_the_ledger_of_who_watched_it_are_one_trail() {
     assert_eq!(both.0[0][0]["path"], "/dev/tap7");
     assert_eq!((both.0.len(), &both.2), (3, &json!(6)), "{both:?}");
     assert_eq!(both.1, ["open-failed", "contradictory-open"]);
-    assert_eq!(read(&[&ledger]).0, both.0, "the ledger alone tells it, too");
+    assert_eq!(read(&[&ledger]).0, both.0, "the ledger alone has it, too");
 
-    // Who takes a record out of the log is told by the ledger.
+    // If somebody removes a record from the log, the ledger shows it.
     let text = fs::read_to_string(&log).unwrap();
     let cut: Vec<&str> = text.lines().filter(|line| !line.contains("resrc=net reason=start")).collect();
     let changed = world.path("changed.log");
@@ -285,7 +287,7 @@ fn libvirts_log_and_the_ledger_of_who_watched_it_are_one_trail() {
 fn an_attach_that_is_under_way_is_reported_as_opening() {
     let world = World::new();
     let guest = world.start("web1", &[]);
-    // It does not answer: the hand-over waits for it.
+    // QEMU does not answer: the hand-over waits for it.
     guest.signal(Signal::STOP);
     let mut attach = world.command(["attach", "web1", "--nic", ONE]).stderr(Stdio::null()).spawn().unwrap();
     let state = || world.trail()["holdings"][0]["state"].clone();
@@ -297,7 +299,7 @@ fn an_attach_that_is_under_way_is_reported_as_opening() {
     world.taptrail(["findings"]).ok();
     let explanation = world.taptrail(["explain", "web1"]).ok().stdout;
     assert!(explanation.contains("no record showed yet whether QEMU gets it"), "{explanation}");
-    // Of a copy of the ledger its supervisor is still this host's.
+    // A copy of the ledger still names a supervisor of this host.
     let copy = world.path("copy.sqlite");
     rusqlite::Connection::open(Ledger::file(&world.state()))
         .unwrap()
@@ -306,7 +308,7 @@ fn an_attach_that_is_under_way_is_reported_as_opening() {
     guest.signal(Signal::CONT);
     assert!(attach.wait().unwrap().success());
     assert_eq!(state(), "held");
-    // Nobody can finish what its supervisor left.
+    // Nobody can finish the killed supervisor's step.
     world.kill_supervisor("web1");
     let left = world.json(["trail".as_ref(), "--format=json".as_ref(), copy.as_os_str()]);
     assert_eq!(left["holdings"][0]["state"], "unknown", "{left}");
@@ -314,10 +316,10 @@ fn an_attach_that_is_under_way_is_reported_as_opening() {
     world.taptrail(["recover"]).ok();
 }
 
-/// A ledger with what one guest was given, its supervisor gone, and part of it in its log only.
+/// Makes a ledger with one guest that has ended; part of it is only in its write-ahead log.
 fn evidence(world: &World, to: &Path) {
     let guest = world.start("web1", &["--nic", ONE]);
-    // What is open keeps its log from being carried over at the end.
+    // An open reader keeps SQLite from checkpointing the write-ahead log at the end.
     let reader = rusqlite::Connection::open(Ledger::file(&world.state())).unwrap();
     let _: i64 = reader.query_row("SELECT count(*) FROM record", [], |row| row.get(0)).unwrap();
     world.stop(&guest);
@@ -380,10 +382,10 @@ fn a_state_directory_that_others_can_write_to_is_believed_by_no_command() {
                 done.stderr
             );
         }
-        // What answers by itself is listed.
+        // `list` still shows guests whose supervisor answers.
         let listed = in_it(&["list"]);
         assert!(listed.stderr.contains(&format!("is refused, because {why}")), "{}", listed.stderr);
-        // Named, it is evidence of whoever it belongs to.
+        // As a FILE it is evidence of its owner.
         assert!(world.taptrail(["trail".as_ref(), file.as_os_str()]).ok().stdout.contains("web1"));
     };
     mode(dir.path(), 0o777);

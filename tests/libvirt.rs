@@ -1,4 +1,4 @@
-//! libvirt's guests: what is told of them beside what `/proc` shows, with the real libvirtd of this machine.
+//! libvirt's guests: trails compared with `/proc`, with the real libvirtd of this machine.
 
 #![allow(clippy::unwrap_used)]
 
@@ -11,24 +11,24 @@ use serde_json::Value;
 use taptrail_kernel::proc::raw_devices;
 use world::libvirt::{Domain, Held, Libvirt, Nic, uuid, virsh};
 
-/// An address of these tests alone: guests of other tests write to the same audit log.
+/// A MAC of these tests alone: guests of other tests write to the same audit log.
 fn mac(last: u8) -> String {
     format!("52:54:00:0a:1b:{last:02x}")
 }
 
-/// For qemu.conf: without it the `/dev` that libvirt gives each QEMU has no tun.
+/// For qemu.conf: by default the `/dev` that libvirt gives each QEMU has no tun.
 const OWN_TUN: &str = r#"cgroup_device_acl = ["/dev/null", "/dev/full", "/dev/zero", "/dev/random", "/dev/urandom",
     "/dev/ptmx", "/dev/kvm", "/dev/net/tun"]
 "#;
 
-/// A device on a line; of what is not known there is `-`.
+/// A device as one line, with `-` for unknown values.
 fn line(mac: &Value, device: &Value, queues: &Value) -> String {
     let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let words = [mac, &device["kind"], &device["path"], &device["rdev"], &device["dev"]];
     format!("{} x{queues}", words.map(word).join(" "))
 }
 
-/// What a guest is seen to hold. No audit log knows a tap's interface.
+/// The devices that `/proc` shows in a guest's QEMU. No audit log has a tap's interface.
 fn held_in_proc(domain: &Domain, names_taps: bool) -> Vec<String> {
     let text = |held: Held| {
         let dev = if held.kind == "tun" && !names_taps { "-".to_owned() } else { held.dev };
@@ -37,14 +37,14 @@ fn held_in_proc(domain: &Domain, names_taps: bool) -> Vec<String> {
     sorted(domain.holds().into_iter().map(text))
 }
 
-/// What the trail tells as held.
+/// The devices that the trail has as held.
 fn held_in_trail(trail: &Value) -> Vec<String> {
     let holdings = trail["holdings"].as_array().unwrap().iter();
     let held = holdings.filter(|holding| holding["state"] == "held");
     sorted(held.map(|holding| line(&holding["mac"], &holding["device"], &holding["queues"])))
 }
 
-/// What is seen of a guest and has this verdict. What it is held for, only its record tells.
+/// The guest's devices with this verdict of `verify`. Only the record has the MAC.
 fn rows_with_verdict(verified: &Value, domain: &Domain, verdict: &str) -> Vec<String> {
     let rows = verified["devices"].as_array().unwrap().iter();
     let rows = rows.filter(|row| row["process"]["pid"] == domain.pid && row["verdict"] == verdict);
@@ -57,8 +57,9 @@ fn sorted(lines: impl Iterator<Item = String>) -> Vec<String> {
     lines
 }
 
-/// What QEMU holds, so many devices, is what the log alone tells as far as it can, and what the watcher's ledger comes
-/// to tell, alone and with the log, definitively. All is accounted for.
+/// Asserts that QEMU holds so many devices; that the log alone has them, as far as it can; that the
+/// watcher's ledger, alone and with the log, has them definitively; and that `verify` accounts for
+/// them.
 #[track_caller]
 fn assert_agree(libvirt: &Libvirt, domain: &Domain, devices: usize) {
     let held = held_in_proc(domain, true);
@@ -68,7 +69,7 @@ fn assert_agree(libvirt: &Libvirt, domain: &Domain, devices: usize) {
     assert_watcher_agrees(libvirt, domain, devices);
 }
 
-/// The watcher's part of it: where a log alone can't tell.
+/// The watcher's part of [`assert_agree`], for states that a log alone can't show.
 #[track_caller]
 fn assert_watcher_agrees(libvirt: &Libvirt, domain: &Domain, devices: usize) {
     let held = held_in_proc(domain, true);
@@ -84,8 +85,9 @@ fn assert_watcher_agrees(libvirt: &Libvirt, domain: &Domain, devices: usize) {
     assert_eq!(rows_with_verdict(&libvirt.verify(0), domain, "accounted"), held);
 }
 
-/// Whether a holding is definitive, or as much so as this kernel can show: of a macvtap whose link libvirt did not delete,
-/// only a driver that is a module counts the open files; and in a container pid 1 can't be looked into.
+/// Whether a holding is definitive, or as certain as this kernel can show: only a driver that is a
+/// module counts the open files of a macvtap whose link libvirt did not delete; and in a container
+/// pid 1 can't be inspected.
 fn is_definitive(holding: &Value) -> bool {
     let uncounted = !Path::new("/sys/module/macvtap/refcnt").exists()
         && holding["device"]["kind"] == "macvtap"
@@ -93,7 +95,7 @@ fn is_definitive(holding: &Value) -> bool {
     holding["certainty"] == if uncounted { "inferred" } else { "definitive" }
 }
 
-/// What a guest had and has no more: each device, and what ended it.
+/// A guest's released devices, and what ended each.
 fn released(trail: &Value) -> Vec<String> {
     let over = trail["holdings"].as_array().unwrap().iter().filter(|holding| holding["state"] == "released");
     let text = |holding: &Value| {
@@ -108,14 +110,14 @@ fn findings(trail: &Value) -> Vec<&str> {
     trail["findings"].as_array().unwrap().iter().map(|finding| finding["kind"].as_str().unwrap()).collect()
 }
 
-/// What became of each device, and how certain that is.
+/// The state and certainty of each device.
 fn states(trail: &Value) -> Vec<String> {
     let text =
         |of: &Value| format!("{} {}", of["state"].as_str().unwrap(), of["certainty"].as_str().unwrap());
     trail["holdings"].as_array().unwrap().iter().map(text).collect()
 }
 
-fn ended(libvirt: &Libvirt, domain: &Domain) {
+fn wait_for_end(libvirt: &Libvirt, domain: &Domain) {
     libvirt.world.until("libvirt knows", || !virsh(&["domstate", &domain.uuid]).success());
 }
 
@@ -130,7 +132,7 @@ fn auditing_shows_a_guests_devices_through_its_whole_life() {
     libvirt.attach(&guest, &tap);
     libvirt.attach(&guest, &macvtap);
     assert_agree(&libvirt, &guest, 4);
-    // The records of another bridge are those of a detach and an attach.
+    // For a change of bridge libvirt writes the records of a detach and an attach.
     libvirt.update(&guest, &Nic::on("br1", &mac(1)).queues(2));
     libvirt.world.until("both are read", || !findings(&libvirt.ledger(&guest.uuid)).is_empty());
     assert_agree(&libvirt, &guest, 4);
@@ -168,7 +170,7 @@ fn auditing_alone_can_not_show_which_of_two_interfaces_with_one_mac_went_and_a_w
     assert_agree(&libvirt, &guest, 3);
     libvirt.detach(&guest, &third);
     assert_eq!(held_in_proc(&guest, true), two);
-    // Until the log has gone on for a moment, the unplug may be the first half of a change of bridge.
+    // Until the log goes on, the unplug may be the first half of a change of bridge.
     libvirt.world.until("none is", || states(&libvirt.log(&guest.uuid)) == ["held ambiguous"; 3]);
     let log = libvirt.log(&guest.uuid);
     assert_eq!(findings(&log), ["duplicate-mac", "ambiguous-release"]);
@@ -194,7 +196,7 @@ fn auditing_shows_what_fails_is_saved_and_crashes() {
     for trail in [libvirt.log(&uuid(3)), libvirt.trail(&uuid(3))] {
         assert_eq!(states(&trail), ["never-granted inferred"; 2]);
         let each = ["false-start", "open-without-grant"];
-        assert_eq!(findings(&trail), [each, each].concat(), "libvirt's records tell of a start");
+        assert_eq!(findings(&trail), [each, each].concat(), "libvirt records a start");
     }
     assert_eq!(libvirt.world.links(), ["br1"]);
     assert_eq!(libvirt.verify(0)["devices"], Value::Array(vec![]));
@@ -210,7 +212,7 @@ fn auditing_shows_what_fails_is_saved_and_crashes() {
     let restored = libvirt.save_and_restore("saved", &guest);
     assert_agree(&libvirt, &restored, 2);
     restored.kill();
-    ended(&libvirt, &restored);
+    wait_for_end(&libvirt, &restored);
     assert_agree(&libvirt, &restored, 0);
     let trail = libvirt.trail(&restored.uuid);
     let (had, failed) = (["released definitive"; 2], ["never-granted inferred"; 2]);
@@ -230,14 +232,14 @@ fn auditing_alone_never_hears_of_a_qemu_that_ended_while_no_libvirtd_ran_and_a_w
     libvirt.kill_daemon();
     killed.kill();
     assert_watcher_agrees(&libvirt, &killed, 0);
-    agree_while_another_is_missing(&libvirt, &other);
+    assert_agree_while_another_is_missing(&libvirt, &other);
     libvirt.start_daemon();
-    ended(&libvirt, &killed);
-    agree_while_another_is_missing(&libvirt, &other);
+    wait_for_end(&libvirt, &killed);
+    assert_agree_while_another_is_missing(&libvirt, &other);
     assert_eq!(
         held_in_trail(&libvirt.log(&killed.uuid)).len(),
         2,
-        "no record of libvirt's tells that they are gone"
+        "no record of libvirt's shows that they are gone"
     );
     let again = libvirt.create("killed", 5, &nics);
     assert_agree(&libvirt, &again, 2);
@@ -255,8 +257,8 @@ fn auditing_alone_never_hears_of_a_qemu_that_ended_while_no_libvirtd_ran_and_a_w
     assert_agree(&libvirt, &other, 0);
 }
 
-/// Without the watcher's word, what the QEMU that is gone held is missing.
-fn agree_while_another_is_missing(libvirt: &Libvirt, other: &Domain) {
+/// Without the watcher, the devices of the ended QEMU are missing.
+fn assert_agree_while_another_is_missing(libvirt: &Libvirt, other: &Domain) {
     let verified = libvirt.verify_log(1);
     let rows = verified["devices"].as_array().unwrap().iter();
     let verdicts: Vec<_> = rows.map(|row| row["verdict"].as_str().unwrap()).collect();
@@ -268,7 +270,7 @@ fn agree_while_another_is_missing(libvirt: &Libvirt, other: &Domain) {
 #[test]
 fn auditing_and_a_watcher_that_was_away_show_what_is_held_and_what_ended() {
     let Some(libvirt) = Libvirt::start() else { return };
-    // One runs before the first watcher does.
+    // One guest runs before the first watcher does.
     let first = libvirt.create("before", 7, &[Nic::on("br0", &mac(1)).queues(2)]);
     libvirt.attach(&first, &Nic::on("lower", &mac(2)));
     let watch = libvirt.watch();
@@ -277,7 +279,7 @@ fn auditing_and_a_watcher_that_was_away_show_what_is_held_and_what_ended() {
     assert_agree(&libvirt, &second, 1);
     watch.stop();
     second.kill();
-    ended(&libvirt, &second);
+    wait_for_end(&libvirt, &second);
     libvirt.detach(&first, &Nic::on("lower", &mac(2)));
     libvirt.attach(&first, &Nic::on("br1", &mac(4)));
     let third = libvirt.create("meanwhile", 9, &[Nic::on("lower", &mac(5))]);
@@ -292,9 +294,10 @@ fn auditing_and_a_watcher_that_was_away_show_what_is_held_and_what_ended() {
     for domain in [&first, &second, &third] {
         assert_eq!(findings(&libvirt.trail(&domain.uuid)), Vec::<&str>::new());
     }
-    // A QEMU that ended unseen ended at some moment of a span of time.
+    // The end of a QEMU that nobody observed has a time span.
     assert!(libvirt.ledger(&second.uuid)["holdings"][0]["last_seen"].is_string());
-    // One whose end was seen did not. (Of a macvtap that is shown when libvirt has deleted its link, a moment later.)
+    // An observed end has none. (The end of a macvtap shows a moment later, when libvirt has
+    // deleted its link.)
     let holdings = libvirt.ledger(&first.uuid)["holdings"].as_array().unwrap().clone();
     let holding = holdings.iter().find(|holding| holding["mac"] == mac(1).as_str()).unwrap();
     assert!(holding["last_seen"].is_null(), "{holding:#}");
@@ -341,7 +344,8 @@ fn auditing_and_a_watcher_distinguish_an_interface_without_a_device_from_a_lost_
         let stderr = watch.stderr();
         stderr.lines().any(|line| line.contains(r#""kind":"granted""#) && line.contains(&mac(2)))
     });
-    // The log alone can't tell, and a watcher that has looked does not report it.
+    // The log alone can't show the difference, and a watcher that has scanned QEMU does not report
+    // it.
     assert_eq!(findings(&libvirt.log(&guest.uuid)), ["grant-without-open"]);
     assert_agree(&libvirt, &guest, 1);
     libvirt.destroy(&guest);

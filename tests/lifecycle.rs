@@ -175,10 +175,10 @@ fn macvtaps_and_several_queues_are_hot_plugged_too() {
 #[test]
 fn revoking_takes_the_devices_with_the_nic_still_plugged() {
     let world = World::new();
-    // Without native hot-plug an empty guest never lets go of a NIC.
+    // Without native hot-plug an empty guest never releases a NIC.
     let guest = world.start_with("web1", &["--nic", ONE], &EMPTY[..8]);
     world.detach(&guest, 1, &["--timeout", "300ms"]).fails(3, "did not let go of 52:54:00:00:00:01 in time");
-    assert_eq!(guest.holds(), ["tun vnet0"], "what the guest does not give is held");
+    assert_eq!(guest.holds(), ["tun vnet0"], "a NIC that the guest does not release is held");
     assert_eq!(world.nics(&guest)[0]["state"], "unplugging");
 
     world.detach(&guest, 1, &["--force"]).ok();
@@ -513,8 +513,8 @@ fn a_link_that_somebody_holds_or_that_was_made_for_a_guest_is_nobody_elses() {
     ] {
         world.attach(&other, spec).fails(1, why);
     }
-    // A program's own tap, which goes with the program.
-    let own = world::a_programs_tap("theirs");
+    // Another program's tap, which ends with the program.
+    let own = world::tap_of_this_test("theirs");
     world.attach(&other, "tap=theirs,vhost=off").fails(1, "is not persistent");
     drop(own);
     assert_eq!(world.nics(&other).as_array().map(Vec::len), Some(0));
@@ -525,8 +525,8 @@ fn a_link_that_somebody_holds_or_that_was_made_for_a_guest_is_nobody_elses() {
     assert_eq!(world.links(), ["many"]);
 }
 
-/// A program that says what `script` has it say, and is QEMU then.
-fn talkative(world: &World, script: &str) -> Vec<String> {
+/// A program that runs `script` and then execs QEMU.
+fn qemu_after_script(world: &World, script: &str) -> Vec<String> {
     let program = world.path("talkative");
     std::fs::write(&program, format!("#!/bin/bash\n{script}\nexec qemu-system-x86_64 \"$@\"\n")).unwrap();
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
@@ -537,7 +537,7 @@ fn talkative(world: &World, script: &str) -> Vec<String> {
 #[test]
 fn a_guests_log_has_the_words_of_its_supervisor_and_of_qemu_with_their_times() {
     let world = World::new();
-    let qemu = talkative(&world, r"printf 'a word \e[31m in red\n' >&2; echo and another");
+    let qemu = qemu_after_script(&world, r"printf 'a word \e[31m in red\n' >&2; echo and another");
     let qemu: Vec<&str> = qemu.iter().map(String::as_str).collect();
     let started = world.try_start("web1", &["--nic", &format!("{ONE},model=e1000")], &qemu).ok();
     let log = world.log("web1");
@@ -548,19 +548,19 @@ fn a_guests_log_has_the_words_of_its_supervisor_and_of_qemu_with_their_times() {
     assert!(log.contains(r"  qemu: a word \u{1b}[31m in red"), "{log}");
     assert!(log.contains("  qemu: and another"), "{log}");
     assert!(log.contains(" INFO 52:54:00:00:00:01: 'vnet0' granted"), "{log}");
-    // Who starts it hears what is grave, and what QEMU says; and waits for no more.
+    // The user who starts it gets warnings and QEMU's output, and no more.
     assert!(started.stderr.contains("a word") && !started.stderr.contains("granted"), "{}", started.stderr);
     let guest = world.last_guest().unwrap();
     world.stop(&guest);
     assert!(!world.run_dir().join("web1").exists());
 
-    // Why it does not start stands where it was to be started.
+    // The log has the reason why the guest did not start.
     let refused = world.try_start("web1", &[], &["qemu-system-x86_64", "-device", "no-such-device"]);
     let refused = refused.fails(1, "is not a valid device model name");
     let path = world.run_dir().join("web1/log");
     assert!(refused.stderr.contains(path.to_str().unwrap()), "{}", refused.stderr);
     assert!(world.log("web1").contains("is not a valid device model name"));
-    // A refusal by somebody else's guest is in nobody's log.
+    // A refusal because of a running guest is not in that guest's log.
     let guest = world.start("web2", &[]);
     let before = world.log("web2");
     let taken = world.try_start("web2", &[], &EMPTY).fails(1, "already running");
@@ -573,16 +573,17 @@ fn a_guests_log_has_the_words_of_its_supervisor_and_of_qemu_with_their_times() {
 #[test]
 fn a_qemu_that_says_too_much_fills_no_run_directory_and_waits_for_nobody() {
     let world = World::new();
-    // Each instruction of its firmware's, with all registers.
+    // Logs each instruction of its firmware, with all registers.
     let mut qemu = EMPTY.to_vec();
     qemu.extend(["-d", "cpu,exec,nochain"]);
     let guest = world.start_with("web1", &["--nic", ONE], &qemu);
     let size =
         |name: &str| std::fs::metadata(world.run_dir().join("web1").join(name)).map_or(0, |file| file.len());
-    world
-        .until("it is told what is dropped", || world.log("web1").contains("bytes of QEMU's output dropped"));
+    world.until("the log says what is dropped", || {
+        world.log("web1").contains("bytes of QEMU's output dropped")
+    });
     assert!(size("log") <= 1 << 20 && size("log.1") <= 1 << 20);
-    // With nobody to read it QEMU runs all the same, and the next supervisor reads on.
+    // QEMU runs on when nobody reads its output, and the next supervisor reads on.
     world.kill_supervisor("web1");
     let before = size("log");
     let mut qmp = Qmp::connect(world.run_dir().join("web1/monitor"));

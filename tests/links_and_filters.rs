@@ -1,5 +1,5 @@
-//! Links and filters that others rename, move, delete or flush while a guest runs: known again by what
-//! they are, and never taken for another's.
+//! Links and filters that other programs rename, move, delete or flush while a guest runs: taptrail
+//! identifies them by their marks, and never confuses them with others.
 
 #![allow(clippy::unwrap_used)]
 
@@ -17,10 +17,10 @@ const TAP: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
 const FILTERED: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off,filter=no-mac-spoofing";
 const MACVTAP: &str = "macvtap=lower,mac=52:54:00:00:00:02,vhost=off";
 
-/// A second network namespace, by the process that is in it.
-struct Elsewhere(std::process::Child);
+/// A process in a second network namespace.
+struct OtherNetns(std::process::Child);
 
-impl Elsewhere {
+impl OtherNetns {
     fn new() -> Self {
         let child = Command::new("/usr/bin/unshare").args(["--net", "/bin/sleep", "600"]).spawn().unwrap();
         let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
@@ -44,17 +44,17 @@ impl Elsewhere {
     }
 }
 
-impl Drop for Elsewhere {
+impl Drop for OtherNetns {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// A third network namespace in which no process is, and which only a file keeps.
-struct Nowhere(std::path::PathBuf);
+/// A third network namespace without a process, which only a file keeps.
+struct UnoccupiedNetns(std::path::PathBuf);
 
-impl Nowhere {
+impl UnoccupiedNetns {
     fn new(world: &World) -> Self {
         let path = world.path("nowhere");
         std::fs::write(&path, "").unwrap();
@@ -72,21 +72,21 @@ impl Nowhere {
     }
 }
 
-impl Drop for Nowhere {
+impl Drop for UnoccupiedNetns {
     fn drop(&mut self) {
         let _ = Command::new("/bin/umount").arg(&self.0).status();
     }
 }
 
-/// How a device's close is told; none while it is held.
-fn closed(world: &World) -> Option<Option<CloseDoubt>> {
+/// The doubt of a device's close; none while it is held.
+fn close_doubt(world: &World) -> Option<Option<CloseDoubt>> {
     let mut records = world.records();
     records.retain(|record| matches!(record.event, Event::Close { .. }));
     records.first().map(|record| record.doubt)
 }
 
-/// Has a guest's supervisor look at what was changed.
-fn have_looked(world: &World, guest: &Guest) {
+/// Makes a guest's supervisor check the changes.
+fn force_check(world: &World, guest: &Guest) {
     world.attach(guest, "bridge=no-such,vhost=off").fails(1, "no-such");
 }
 
@@ -102,7 +102,7 @@ fn kinds(trail: &Value) -> Vec<String> {
 #[test]
 fn a_foreign_link_with_the_number_of_ours_is_left_alone() {
     let world = World::new();
-    let elsewhere = Elsewhere::new();
+    let elsewhere = OtherNetns::new();
     let guest = world.start("web1", &["--nic", TAP, "--nic", MACVTAP]);
     let (tap, macvtap) = (index(&world, "vnet0"), index(&world, "macvtap0"));
     world.ip("link delete vnet0");
@@ -120,14 +120,14 @@ fn a_foreign_link_with_the_number_of_ours_is_left_alone() {
 #[test]
 fn a_link_that_was_moved_or_renamed_is_removed_with_its_guest() {
     let world = World::new();
-    let elsewhere = Elsewhere::new();
+    let elsewhere = OtherNetns::new();
     let guest = world.start("web1", &["--nic", MACVTAP]);
     world.ip(&format!("link set macvtap0 netns {}", elsewhere.0.id()));
     assert!(elsewhere.links().contains("macvtap0"));
     world.stop(&guest);
     assert!(!elsewhere.links().contains("macvtap0"), "{}", elsewhere.links());
 
-    // And by `recover`, when supervisor and QEMU are gone.
+    // `recover` removes it if supervisor and QEMU are gone.
     let guest = world.start("web2", &["--nic", &format!("{MACVTAP},filter=no-mac-spoofing")]);
     world.ip("link set macvtap0 down");
     world.ip("link set macvtap0 name mine");
@@ -169,11 +169,11 @@ fn a_filter_that_somebody_flushes_is_set_again_and_a_finding() {
         world.record_lines()
     );
     assert_eq!(kinds(&world.trail()), ["filter-lost"]);
-    // A rule alone.
+    // Flushes one chain alone.
     let rule = format!("flush chain netdev taptrail_if{} guest", index(&world, "vnet0"));
     world.nft(&rule);
     world.until("its rules stand again", || world.ruleset() == filter);
-    // Another's table is nothing of ours.
+    // Other tables do not matter.
     world.nft("add table inet somebodys");
     world.nft("delete table inet somebodys");
     world.stop(&guest);
@@ -185,7 +185,7 @@ fn a_filter_that_somebody_flushes_is_set_again_and_a_finding() {
 fn what_is_done_to_a_link_or_filter_while_its_guest_starts_is_seen() {
     for change in ["flush ruleset", "rename"] {
         let world = World::new();
-        // A QEMU that takes its time, until its file is there.
+        // A QEMU that starts only when the file `go` exists.
         let (script, go) = (world.path("slow-qemu"), world.path("go"));
         let text = format!(
             "#!/bin/sh\nuntil [ -e {} ]; do sleep 0.02; done\nexec {} \"$@\"\n",
@@ -212,7 +212,7 @@ fn what_is_done_to_a_link_or_filter_while_its_guest_starts_is_seen() {
         };
         std::fs::write(go, "").unwrap();
         assert!(run.wait().unwrap().success());
-        // As soon as the guest runs.
+        // The filter is in force as soon as the guest runs.
         assert_eq!(world.ruleset(), filter.replace("vnet0", name));
         let guest = world.last_guest().unwrap();
         assert_eq!(world.nics(&guest)[0]["ifname"], name);
@@ -267,7 +267,7 @@ fn a_filter_that_is_put_out_of_force_is_set_again() {
         world.until("it is set again, on record", || again() == done + 1);
         assert_eq!((world.ruleset(), kinds(&world.trail()).len()), (filter.clone(), done + 1));
     }
-    // And what was put out of force while there was no supervisor.
+    // A filter that was set dormant while no supervisor ran is set again, too.
     world.kill_supervisor(&guest.name);
     world.nft(&format!("add table netdev {table} {{ flags dormant; }}"));
     world.taptrail(["adopt", "--background", "web1"]).ok();
@@ -280,13 +280,13 @@ fn a_filter_that_is_put_out_of_force_is_set_again() {
 #[test]
 fn a_tap_that_is_moved_away_has_lost_its_filter() {
     let world = World::new();
-    let elsewhere = Elsewhere::new();
+    let elsewhere = OtherNetns::new();
     let guest = world.start("web1", &["--nic", FILTERED]);
     let filter = world.ruleset();
     world.ip(&format!("link set vnet0 netns {}", elsewhere.0.id()));
     world.until("it is a finding", || kinds(&world.trail()) == ["filter-lost"]);
     assert_eq!(guest.holds(), ["tun vnet0"]);
-    // Back home it has it again, and may lose it once more.
+    // Back in its namespace the tap gets its filter again, and may lose it once more.
     let home = nix::unistd::gettid().to_string();
     elsewhere.ip(&["link", "set", "vnet0", "netns", &home]);
     let back = "filter 01 tun vnet0".to_owned();
@@ -297,13 +297,13 @@ fn a_tap_that_is_moved_away_has_lost_its_filter() {
     world.stop(&guest);
     world.assert_clean();
 
-    // By choice it is taken.
+    // With `--revoke-unfiltered` the device is revoked.
     let guest = world.start("web2", &["--nic", FILTERED, "--revoke-unfiltered"]);
     world.ip(&format!("link set vnet0 netns {}", elsewhere.0.id()));
     world.until("QEMU has no device", || guest.holds().is_empty());
     world.until("it is on record", || world.record_lines().iter().any(|line| line == "revoke 01"));
     assert!(!elsewhere.links().contains("vnet0"), "{}", elsewhere.links());
-    // What became of each tap nobody announced here.
+    // The kernel did not announce here what became of each tap.
     let found = kinds(&world.trail());
     let of = |kind: &str| found.iter().filter(|found| *found == kind).count();
     assert_eq!((of("filter-lost"), of("doubtful-release"), found.len()), (3, 2, 5), "{found:?}");
@@ -313,9 +313,9 @@ fn a_tap_that_is_moved_away_has_lost_its_filter() {
 
 #[test]
 fn a_tap_of_others_that_is_moved_away_has_lost_its_filter() {
-    // It has no mark by which it is found there.
+    // The tap has no mark by which it could be found there.
     let world = World::new();
-    let elsewhere = Elsewhere::new();
+    let elsewhere = OtherNetns::new();
     world.ip("tuntap add dev mine mode tap");
     let spec = "tap=mine,mac=52:54:00:00:00:01,vhost=off,filter=no-mac-spoofing";
     let guest = world.start("web1", &["--nic", spec, "--revoke-unfiltered"]);
@@ -326,11 +326,11 @@ fn a_tap_of_others_that_is_moved_away_has_lost_its_filter() {
     assert!(elsewhere.links().contains("theirs"), "{}", elsewhere.links());
     world.stop(&guest);
 
-    // One that is deleted filters nothing any more, and passes nothing.
+    // A deleted tap has no filter any more, and passes no frames.
     world.ip("tuntap add dev mine mode tap");
     let guest = world.start("web2", &["--nic", spec, "--revoke-unfiltered"]);
     world.ip("link delete mine");
-    world.until("it is told", || world.log("web2").contains("'mine' was deleted"));
+    world.until("it is logged", || world.log("web2").contains("'mine' was deleted"));
     world.stop(&guest);
     assert!(!world.record_lines().contains(&"filter 01 tun mine".to_owned()), "{:?}", world.record_lines());
     let lost = kinds(&world.trail()).iter().filter(|kind| *kind == "filter-lost").count();
@@ -340,7 +340,7 @@ fn a_tap_of_others_that_is_moved_away_has_lost_its_filter() {
 #[test]
 fn an_interface_without_its_filter_can_be_revoked() {
     let world = World::new();
-    // After its first run, nft is gone.
+    // nft is deleted after its first run.
     let nft = world.path("nft");
     std::fs::copy("/usr/sbin/nft", &nft).unwrap();
     let nft_path = nft.display().to_string();
@@ -355,11 +355,11 @@ fn an_interface_without_its_filter_can_be_revoked() {
 
 #[test]
 fn a_mac_that_is_changed_is_set_back_and_a_finding() {
-    // As QEMU can by its own descriptor, without any capability.
+    // QEMU can change the MAC by its own descriptor, without any capability.
     let world = World::new();
     world.ip("tuntap add dev mine mode tap");
     world.ip("link set mine address 02:00:00:00:00:07");
-    // Its node in /dev is named by its number, and all namespaces share them.
+    // A number of its own: the node in /dev is named by it, and all namespaces share /dev.
     world.ip("link add link lower name theirs index 7001 type macvtap mode bridge");
     let theirs = world.link("theirs")["address"].as_str().unwrap().to_owned();
     let nics = ["--nic", TAP, "--nic", MACVTAP, "--nic", "tap=mine,mac=52:54:00:00:00:03,vhost=off"];
@@ -377,7 +377,7 @@ fn a_mac_that_is_changed_is_set_back_and_a_finding() {
         world.until("it is on record", || kinds(&world.trail()).len() == done + 1);
         assert_eq!(world.link(link)["address"], own);
     }
-    // And what was changed while there was no supervisor.
+    // A MAC that was changed while no supervisor ran is set back, too.
     world.kill_supervisor(&guest.name);
     world.ip("link set vnet0 address 02:00:00:00:fe:fe");
     world.taptrail(["adopt", "--background", "web1"]).ok();
@@ -418,7 +418,7 @@ fn what_is_stale_is_swept_before_a_tap_is_opened() {
     guest.kill();
     world.until("QEMU is gone", || !guest.is_alive());
     assert!(world.ruleset().contains("drop"));
-    // It gets the name of the tap that is gone, and none of its filter.
+    // The new tap gets the name of the one that is gone, and no filter.
     let other = world.start("web2", &["--nic", "bridge=br0,mac=52:54:00:00:00:02,vhost=off"]);
     assert_eq!(other.holds(), ["tun vnet0"]);
     assert_eq!(world.ruleset(), "");
@@ -430,16 +430,16 @@ fn what_is_stale_is_swept_before_a_tap_is_opened() {
 #[test]
 fn a_tap_of_others_that_was_moved_and_renamed_is_held_still() {
     let world = World::new();
-    let elsewhere = Elsewhere::new();
+    let elsewhere = OtherNetns::new();
     world.ip("tuntap add dev mine mode tap");
     let guest = world.start("web1", &["--nic", "tap=mine,mac=52:54:00:00:00:01,vhost=off"]);
     world.ip(&format!("link set mine netns {} name other0", elsewhere.0.id()));
-    have_looked(&world, &guest);
-    assert_eq!((guest.holds(), closed(&world)), (vec!["tun other0".to_owned()], None));
+    force_check(&world, &guest);
+    assert_eq!((guest.holds(), close_doubt(&world)), (vec!["tun other0".to_owned()], None));
     assert_eq!(world.nics(&guest)[0]["state"], "held");
-    // Nothing shows whether anybody has it when QEMU has no descriptor of it.
+    // Once QEMU has no descriptor of it, nothing shows whether another process has the tap.
     world.detach(&guest, 1, &["--force"]).ok();
-    assert_eq!(closed(&world), Some(Some(CloseDoubt::LinkUnknown)));
+    assert_eq!(close_doubt(&world), Some(Some(CloseDoubt::LinkUnknown)));
     world.stop(&guest);
 }
 
@@ -452,14 +452,14 @@ fn a_link_of_ours_with_another_alias_is_ours_still() {
         let mark = world.link(name)["ifalias"].clone();
         world.ip(&format!("link set {name} alias uplink"));
         world.until("it has its mark again", || world.link(name)["ifalias"] == mark);
-        // Nobody looks in between.
+        // A batch: the supervisor can't check in between.
         std::fs::write(world.path("changes"), format!("link set {name} alias uplink\nlink set {name} down\nlink set {name} name other0\nlink set other0 up\n")).unwrap();
         world.ip(&format!("-batch {}", world.path("changes").display()));
         world.until("the filter is on the new name", || world.ruleset().contains("\"other0\""));
-        assert_eq!((closed(&world), &world.nics(&guest)[0]["state"]), (None, &"held".into()));
+        assert_eq!((close_doubt(&world), &world.nics(&guest)[0]["state"]), (None, &"held".into()));
         world.ip("link set other0 alias uplink");
         world.stop(&guest);
-        assert_eq!(closed(&world), Some(None));
+        assert_eq!(close_doubt(&world), Some(None));
         world.assert_clean();
     }
 }
@@ -472,7 +472,7 @@ fn a_link_that_nothing_identifies_keeps_its_filter_and_is_no_proof() {
     hostile.set_mode("flight deleted");
     world.ip("link set vnet0 alias uplink address 02:00:00:00:00:09");
     world.detach(&hostile.guest, 1, &[]).ok();
-    assert_eq!(closed(&world), Some(Some(CloseDoubt::LinkUnknown)));
+    assert_eq!(close_doubt(&world), Some(Some(CloseDoubt::LinkUnknown)));
     assert_eq!(world.links(), ["vnet0"]);
     assert!(world.ruleset().contains("drop"), "{}", world.ruleset());
     world.stop(&hostile.guest);
@@ -487,7 +487,7 @@ fn a_link_that_was_moved_on_is_found_or_no_proof() {
         (false, MACVTAP, "macvtap0"),
     ] {
         let world = World::new();
-        let (first, second, nowhere) = (Elsewhere::new(), Elsewhere::new(), Nowhere::new(&world));
+        let (first, second, nowhere) = (OtherNetns::new(), OtherNetns::new(), UnoccupiedNetns::new(&world));
         let hostile = Hostile::start(&world, "web1");
         world.attach(&hostile.guest, &format!("{backend},id=n1")).ok();
         hostile.set_mode("flight deleted");
@@ -499,12 +499,16 @@ fn a_link_that_was_moved_on_is_found_or_no_proof() {
         match (found, name) {
             (true, "vnet0") => {
                 done.fails(1, "their link is deleted");
-                assert_eq!(closed(&world), None);
+                assert_eq!(close_doubt(&world), None);
             }
-            // Deleted where it was.
-            (true, _) => assert_eq!((done.code(), closed(&world)), (0, Some(None))),
+            // The link was deleted where it was.
+            (true, _) => assert_eq!((done.code(), close_doubt(&world)), (0, Some(None))),
             (false, _) => {
-                assert_eq!((done.code(), closed(&world)), (0, Some(Some(CloseDoubt::LinkUnknown))), "{name}");
+                assert_eq!(
+                    (done.code(), close_doubt(&world)),
+                    (0, Some(Some(CloseDoubt::LinkUnknown))),
+                    "{name}"
+                );
                 assert!(nowhere.links().contains("other0"), "{}", nowhere.links());
             }
         }
@@ -516,7 +520,7 @@ fn a_link_that_was_moved_on_is_found_or_no_proof() {
 #[test]
 fn recover_names_what_an_ended_guest_left_in_another_namespace() {
     let world = World::new();
-    let (first, second) = (Elsewhere::new(), Elsewhere::new());
+    let (first, second) = (OtherNetns::new(), OtherNetns::new());
     let guest = world.start("web1", &["--nic", MACVTAP]);
     world.kill_supervisor(&guest.name);
     guest.kill();
@@ -555,7 +559,8 @@ fn a_macvtap_on_another_guests_device_is_refused() {
                 .fails(1, why);
         }
     }
-    // And the other way round: whoever opens it afterwards would give it frames.
+    // The other way round: a guest that opens the tap afterwards would pass its frames to the
+    // macvtap.
     world.attach(&other, "macvtap=idle,mac=52:54:00:00:00:02,vhost=off").ok();
     world.attach(&owner, "tap=idle,mac=52:54:00:00:00:04,vhost=off").fails(1, "has macvtap 'macvtap0'");
     world.stop(&other);
@@ -575,7 +580,7 @@ fn a_stale_filter_is_swept_though_another_link_has_its_number() {
     guest.kill();
     world.until("QEMU is gone", || !guest.is_alive());
     world.ip(&format!("link add foreign1 index {number} type bridge"));
-    // It gets the name of the tap that is gone, and none of its filter.
+    // The new tap gets the name of the one that is gone, and no filter.
     let other = world.start("web3", &["--nic", "bridge=br0,mac=52:54:00:00:00:02,vhost=off"]);
     assert_eq!(other.holds(), ["tun vnet0"]);
     assert_eq!(world.ruleset(), kept);

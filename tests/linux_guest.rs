@@ -1,5 +1,6 @@
-//! A Linux guest that works with its NICs and lets go of them when asked: with `/proc`, QEMU and the trail all three told
-//! and held against each other. `make test-linux-guest` runs these tests, in a virtual machine with a `/dev/vhost-net`.
+//! A Linux guest that uses its NICs and releases them on request, while `/proc`, QEMU and the trail
+//! are compared. `make test-linux-guest` runs these tests, in a virtual machine with a
+//! `/dev/vhost-net`.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -13,7 +14,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 use system::{System, ping, wait};
-use watch::{Look, Watch};
+use watch::{Sample, Sampler};
 use world::procfs::{Descriptor, descriptors};
 use world::{Guest, World};
 
@@ -31,47 +32,47 @@ fn a_linux_guest_lets_go_by_pci_expresss_own_hot_plugging() {
     rounds(&["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"]);
 }
 
-/// A NIC with two queues and vhost-net is plugged, used and unplugged, five times beside another; and once more by a guest
-/// that stands still when it is asked.
+/// Plugs, uses and unplugs a NIC with two queues and vhost-net, five times, beside another NIC; and
+/// once more while the guest's processors are stopped at the request.
 fn rounds(options: &[&str]) {
     let scene = Scene::set(options);
     let Scene { world, system, guest, first } = &scene;
 
-    let watch = Watch::begin(guest.pid);
+    let watch = Sampler::begin(guest.pid);
     for round in 1..=ROUNDS {
         let begin = Instant::now();
         scene.plug(round);
         let used = begin.elapsed();
         world.taptrail(["detach", "web1", SECOND, "--timeout", "3m"]).ok();
-        assert_eq!(descriptors(guest.pid), *first, "round {round}: released is what is gone");
+        assert_eq!(descriptors(guest.pid), *first, "round {round}: a released device is gone");
         let detached = begin.elapsed();
         scene.assert_unplugged(round);
         eprintln!("round {round}: used after {used:.1?}, detached after {detached:.1?}");
     }
 
     let both = scene.plug(ROUNDS + 1);
-    system.stands_still(true);
+    system.set_paused(true);
     world.taptrail(["detach", "web1", SECOND, "--timeout", "1s"]).fails(3, "did not let go");
-    assert_eq!(descriptors(guest.pid), both, "what the guest does not give is held");
+    assert_eq!(descriptors(guest.pid), both, "a NIC that the guest does not release is held");
     assert_eq!(reported_devices(world, guest), both);
-    system.stands_still(false);
+    system.set_paused(false);
     wait("it lets go later", || reported_devices(world, guest) == *first);
-    assert_eq!(descriptors(guest.pid), *first, "late, but released is what is gone");
+    assert_eq!(descriptors(guest.pid), *first, "a device that was released late is gone");
     scene.assert_unplugged(ROUNDS + 1);
 
-    let looks = watch.end();
+    let samples = watch.end();
     world.taptrail(["stop", "web1", "--timeout", "3m"]).ok();
-    scene.assert_recorded(&looks);
+    scene.assert_recorded(&samples);
     world.ip("link delete br1");
     world.assert_clean();
 }
 
-/// A Linux guest that has booted, with one NIC, and room for another on a bridge of its own.
+/// A Linux guest that has booted, with one NIC, and a port for another on a bridge of its own.
 struct Scene {
     world: World,
     system: System,
     guest: Guest,
-    /// What QEMU holds for the first NIC.
+    /// QEMU's descriptors for the first NIC.
     first: Vec<Descriptor>,
 }
 
@@ -92,18 +93,18 @@ impl Scene {
         let spec = format!("bridge=br0,mac={FIRST},queues=2,vhost=on");
         let begin = Instant::now();
         let guest = world.start_with("web1", &["--nic", &spec], &qemu);
-        system.boots();
-        system.says(&format!("nic eth0 {FIRST} 10.0.0.2 queues=2"), 1);
+        system.wait_for_boot();
+        system.wait_for_line(&format!("nic eth0 {FIRST} 10.0.0.2 queues=2"), 1);
         ping("10.0.0.2");
         eprintln!("booted and on the network after {:.1?}", begin.elapsed());
-        system.uses_vhost(1);
+        system.assert_vhost_in_use(1);
         let first = descriptors(guest.pid);
         assert_eq!(names(&first), ["/dev/vhost-net", "/dev/vhost-net", "vnet0", "vnet0"]);
         assert_eq!(reported_devices(&world, &guest), first);
         Self { world, system, guest, first }
     }
 
-    /// Plugs the second NIC, and has the guest use it; what QEMU holds then.
+    /// Plugs the second NIC and has the guest use it. Returns QEMU's descriptors.
     fn plug(&self, times: usize) -> Vec<Descriptor> {
         let Self { world, system, guest, first } = self;
         world.attach(guest, &format!("bridge=br1,mac={SECOND},queues=2,vhost=on")).ok();
@@ -114,22 +115,23 @@ impl Scene {
         );
         assert_eq!(reported_devices(world, guest), both);
 
-        system.says(&format!("nic eth1 {SECOND} 10.0.1.3 queues=2"), times);
+        system.wait_for_line(&format!("nic eth1 {SECOND} 10.0.1.3 queues=2"), times);
         ping("10.0.1.3");
-        system.uses_vhost(2);
+        system.assert_vhost_in_use(2);
         assert_eq!(descriptors(guest.pid), both);
         both
     }
 
-    /// For taptrail, and for the guest, which goes on with its first NIC.
+    /// Asserts that the second NIC is gone for taptrail and for the guest, which goes on with the
+    /// first.
     fn assert_unplugged(&self, times: usize) {
         assert_eq!(reported_devices(&self.world, &self.guest), self.first);
-        self.system.says(&format!("gone eth1 {SECOND}"), times);
+        self.system.wait_for_line(&format!("gone eth1 {SECOND}"), times);
         ping("10.0.0.2");
     }
 
-    /// The records and the trail have it all, as it was seen.
-    fn assert_recorded(&self, looks: &[Look]) {
+    /// Asserts that records and trail agree with the samples.
+    fn assert_recorded(&self, samples: &[Sample]) {
         assert_eq!(self.world.record_lines(), record_lines());
         let trail = self.world.trail();
         let findings = trail["findings"].as_array().unwrap().iter().map(|finding| &finding["kind"]);
@@ -152,12 +154,12 @@ impl Scene {
             }
         }
         let is_second = |one: &Descriptor| !self.first.contains(one);
-        watch::compare(looks, &of(SECOND, "tun"), 2, |one| is_second(one) && one.iff.is_some());
-        watch::compare(looks, &of(SECOND, "vhost-net"), 2, |one| is_second(one) && one.iff.is_none());
+        watch::compare(samples, &of(SECOND, "tun"), 2, |one| is_second(one) && one.iff.is_some());
+        watch::compare(samples, &of(SECOND, "vhost-net"), 2, |one| is_second(one) && one.iff.is_none());
     }
 }
 
-/// Interfaces, and the nodes of what has none.
+/// The interface of each descriptor, or its node if it has no interface.
 fn names<'a>(all: impl IntoIterator<Item = &'a Descriptor>) -> Vec<&'a str> {
     let mut names: Vec<&str> =
         all.into_iter().map(|one| one.iff.as_ref().unwrap_or(&one.link).as_str()).collect();
@@ -165,7 +167,7 @@ fn names<'a>(all: impl IntoIterator<Item = &'a Descriptor>) -> Vec<&'a str> {
     names
 }
 
-/// What taptrail says that QEMU holds.
+/// The descriptors that taptrail reports in QEMU.
 fn reported_devices(world: &World, guest: &Guest) -> Vec<Descriptor> {
     let nics = world.nics(guest);
     let devices = nics.as_array().unwrap().iter().flat_map(|nic| nic["devices"].as_array().unwrap());
@@ -182,7 +184,7 @@ fn reported_devices(world: &World, guest: &Guest) -> Vec<Descriptor> {
     reported
 }
 
-/// The records of it all, a line each.
+/// The expected records, one line each.
 fn record_lines() -> Vec<String> {
     let devices = |what: &str, mac: &str, tap: &str| {
         [

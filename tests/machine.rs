@@ -1,4 +1,4 @@
-//! What is done to the whole machine, and so to a virtual one only: `scripts/test-vm` runs these tests.
+//! Changes to the clock of the whole machine: `scripts/test-vm` runs these tests in a virtual one.
 
 #![allow(clippy::unwrap_used)]
 
@@ -26,7 +26,8 @@ fn a_clock_that_steps_back_upsets_no_order() {
     world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:02").ok();
     step(-3600);
     world.detach(&guest, 2, &["--timeout", "20s"]).ok();
-    // Its supervisor is killed, and the guest taken up, with the clock behind what is on record.
+    // Its supervisor is killed, and another adopts the guest, while the clock is behind the
+    // records.
     world.kill_supervisor("web1");
     step(-3600);
     world.taptrail(["adopt", "--background", "web1"]).ok();
@@ -58,8 +59,8 @@ fn a_clock_that_steps_back_upsets_no_order() {
     world.assert_clean();
 }
 
-/// As after a suspension: nothing has run for a night, and the clock says so. (Here the processes are stopped; a virtual
-/// machine that suspends itself is woken by nobody.)
+/// As after a suspension of the host: nothing has run for a night, and the clock has gone on. (Here
+/// the processes are stopped: nothing would wake a virtual machine that suspends itself.)
 #[test]
 fn a_host_that_was_asleep_goes_on_in_order() {
     let world = World::new();
@@ -67,7 +68,7 @@ fn a_host_that_was_asleep_goes_on_in_order() {
     let supervisor = PidFd::open(world.supervisor("web1")).unwrap();
     let qemu = PidFd::open(ProcessId::of(guest.pid).unwrap()).unwrap();
     let mac = mac(1);
-    // Somebody waits for the guest's stop, and has not waited the night.
+    // A client waits for the guest's stop; the night does not count for its timeout.
     let mut waiting = world.command(["stop", "web1", "--timeout", "1h"]).spawn().unwrap();
     world.until("the guest is asked", || world.json(["list", "--json"])[0]["state"] == "stopping");
     for process in [&supervisor, &qemu] {

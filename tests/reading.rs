@@ -1,4 +1,4 @@
-//! Trails that others wrote: any shape, any packing, torn and mixed, and always the same facts.
+//! Logs of any shape and compression, torn and mixed, which always have the same facts.
 
 #![allow(clippy::unwrap_used)]
 
@@ -24,7 +24,7 @@ fn log(folder: &str) -> Vec<u8> {
 
 fn command<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_taptrail"));
-    // Interpreted times are of the reader's zone; and no ledger is there.
+    // Interpreted times are in the reader's zone; and there is no ledger.
     command
         .args(arguments)
         .env("TZ", "UTC")
@@ -47,17 +47,17 @@ fn trail<P: AsRef<Path>>(files: &[P]) -> Value {
     serde_json::from_slice(&done.stdout).unwrap()
 }
 
-/// The same of bytes on standard input.
-fn piped(bytes: &[u8]) -> Value {
+/// The trail of bytes on standard input, as JSON.
+fn trail_of_stdin(bytes: &[u8]) -> Value {
     serde_json::from_slice(&output(command(["trail", "--format=json", "-"]), bytes)).unwrap()
 }
 
-/// What a command writes that reads these bytes.
+/// The output of a command that reads these bytes.
 fn output(mut command: Command, input: &[u8]) -> Vec<u8> {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
-    // Both ends are served at once: a full pipe would hold the one that waits for the other.
+    // A thread writes, because a full pipe would block both processes.
     let writer = std::thread::spawn(move || stdin.write_all(&input));
     let done = child.wait_with_output().unwrap();
     writer.join().unwrap().unwrap();
@@ -65,7 +65,7 @@ fn output(mut command: Command, input: &[u8]) -> Vec<u8> {
     done.stdout
 }
 
-/// What a trail claims, without where it was read.
+/// A trail's holdings and findings, without the places of the lines.
 fn claims(trail: &Value) -> Value {
     let mut claims = serde_json::json!({ "holdings": trail["holdings"], "findings": trail["findings"] });
     for list in ["holdings", "findings"] {
@@ -80,7 +80,7 @@ fn claims(trail: &Value) -> Value {
     claims
 }
 
-fn filter(program: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {
+fn pipe_through(program: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {
     let mut command = Command::new(program);
     command.args(arguments).env("TZ", "UTC").env("LC_ALL", "C");
     output(command, input)
@@ -93,7 +93,7 @@ fn rotations_and_copies_of_them_give_one_trail() {
     let dir = tempfile::tempdir().unwrap();
     let part = |name: &str, lines: &[&[u8]]| fs::write(dir.path().join(name), lines.concat()).unwrap();
     let third = lines.len() / 3;
-    fs::write(dir.path().join("audit.log.2"), filter("/bin/gzip", &["-c"], &lines[..third].concat()))
+    fs::write(dir.path().join("audit.log.2"), pipe_through("/bin/gzip", &["-c"], &lines[..third].concat()))
         .unwrap();
     part("audit.log.1", &lines[third..2 * third]);
     part("audit.log", &lines[2 * third..]);
@@ -110,18 +110,18 @@ fn packed_logs_are_recognised_by_their_content() {
     let whole = log("libvirt-9.0/06-hotplug");
     let expect = claims(&trail(&[data("libvirt-9.0/06-hotplug").join("audit.log")]));
     for (program, arguments) in [("/bin/gzip", ["-c"]), ("/usr/bin/xz", ["-c"]), ("/usr/bin/zstd", ["-c"])] {
-        let packed = filter(program, &arguments, &whole);
+        let packed = pipe_through(program, &arguments, &whole);
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), &packed).unwrap();
         assert_eq!(claims(&trail(&[file.path()])), expect, "{program}");
-        assert_eq!(claims(&piped(&packed)), expect, "{program} on standard input");
+        assert_eq!(claims(&trail_of_stdin(&packed)), expect, "{program} on standard input");
     }
-    assert_eq!(claims(&piped(&whole)), expect, "a pipe");
+    assert_eq!(claims(&trail_of_stdin(&whole)), expect, "a pipe");
 }
 
 #[test]
 fn a_packed_log_cut_short_gives_what_it_has_and_says_so() {
-    let packed = filter("/bin/gzip", &["-c"], &log("libvirt-9.0/06-hotplug"));
+    let packed = pipe_through("/bin/gzip", &["-c"], &log("libvirt-9.0/06-hotplug"));
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), &packed[..packed.len() * 2 / 3]).unwrap();
     let done = run(["trail".as_ref(), "--format=json".as_ref(), file.path().as_os_str()]);
@@ -135,7 +135,7 @@ fn a_packed_log_cut_short_gives_what_it_has_and_says_so() {
     );
 }
 
-/// auditd's own reader prints the same events in two more shapes.
+/// ausearch prints the same events in two more shapes.
 #[test]
 fn what_ausearch_prints_gives_the_same_trail() {
     for folder in fs::read_dir(data("libvirt-9.0")).unwrap() {
@@ -143,8 +143,8 @@ fn what_ausearch_prints_gives_the_same_trail() {
         let expect = trail(&[&file]);
         let path = file.to_str().unwrap();
         for arguments in [["--raw", "--input", path], ["-i", "--input", path]] {
-            let printed = filter("/sbin/ausearch", &arguments, b"");
-            let answer = piped(&printed);
+            let printed = pipe_through("/sbin/ausearch", &arguments, b"");
+            let answer = trail_of_stdin(&printed);
             assert_eq!(claims(&answer), claims(&expect), "{path} {arguments:?}");
         }
     }
@@ -225,7 +225,7 @@ fn findings_are_an_exit_code() {
         .stderr(Stdio::null())
         .status()
         .unwrap();
-    assert_eq!(unwritten.code(), Some(2), "what can't be told is no finding");
+    assert_eq!(unwritten.code(), Some(2), "output that can't be written is no finding");
 }
 
 #[test]
@@ -290,8 +290,8 @@ fn names_that_imitate_a_record_change_nothing() {
     }
 }
 
-/// A command under a hard limit of open files.
-fn limited(files: u32, arguments: &[&std::ffi::OsStr]) -> Output {
+/// Runs taptrail under a hard limit of open files.
+fn run_with_file_limit(files: u32, arguments: &[&std::ffi::OsStr]) -> Output {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", "ulimit -n \"$1\"; shift; exec \"$@\"", "sh", &files.to_string()]);
     command.arg(env!("CARGO_BIN_EXE_taptrail")).args(arguments);
@@ -300,7 +300,7 @@ fn limited(files: u32, arguments: &[&std::ffi::OsStr]) -> Output {
     command.output().unwrap()
 }
 
-/// The line of one open, of the `number`th minute.
+/// The line of one open, in the `number`th minute.
 fn open_line(number: u32) -> String {
     let [.., high, low] = number.to_be_bytes();
     format!(
@@ -320,13 +320,13 @@ fn more_rotations_than_files_may_be_open_are_read() {
         for number in 1..=MANY {
             let (name, line) = (format!("audit.log.{}", MANY - number + 1), open_line(number).into_bytes());
             if packed {
-                fs::write(dir.path().join(name + ".gz"), filter("/bin/gzip", &["-c"], &line)).unwrap();
+                fs::write(dir.path().join(name + ".gz"), pipe_through("/bin/gzip", &["-c"], &line)).unwrap();
             } else {
                 fs::write(dir.path().join(name), line).unwrap();
             }
         }
         let arguments = ["trail", "--format=json", dir.path().to_str().unwrap()].map(std::ffi::OsStr::new);
-        let done = limited(200, &arguments);
+        let done = run_with_file_limit(200, &arguments);
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         let trail: Value = serde_json::from_slice(&done.stdout).unwrap();
         let names: Vec<_> =

@@ -1,4 +1,4 @@
-//! Supervisors that end before their guests, at every step, and what is made of what they leave behind.
+//! Supervisors that end before their guests, at every step, and the recovery of their guests.
 
 #![allow(clippy::unwrap_used)]
 
@@ -20,14 +20,15 @@ const BOTH: [&str; 2] = [
     "macvtap=lower,mac=52:54:00:00:00:02,queues=2,vhost=off,filter=no-mac-spoofing",
 ];
 
-/// A world whose supervisors end at this place as by SIGKILL.
+/// A world whose supervisors end at this failpoint as by SIGKILL.
 fn crashing_at(point: &str) -> World {
     let mut world = World::new();
     world.extra.push(("FAILPOINTS".to_owned(), format!("{point}=return")));
     world
 }
 
-/// Every open that succeeded has its one close, or QEMU holds it; what `nics` tells is what /proc shows.
+/// Asserts that every successful open has its one close, or that QEMU holds it; and that `nics`
+/// agrees with /proc.
 fn assert_accounts_match(world: &World, guest: Option<&Guest>) {
     let (mut opened, mut closed) = (0, 0);
     for record in world.records() {
@@ -55,7 +56,7 @@ fn assert_accounts_match(world: &World, guest: Option<&Guest>) {
     }
 }
 
-/// Settles what is left, twice: the second time there is nothing to do.
+/// Runs `recover` twice: the second run has nothing to do.
 fn recover(world: &World) -> Value {
     let reported = world.json(["recover", "--json"]);
     let records = world.records().len();
@@ -99,7 +100,7 @@ fn a_start_that_is_cut_off_anywhere_is_taken_back() {
         assert_eq!(world.record_lines().last().unwrap(), "guest booted FAILED", "{point}");
         assert_accounts_match(&world, None);
         world.assert_clean();
-        // And the name and everything else is free.
+        // The name and everything else is free.
         let guest = world.start("web1", &["--nic", BOTH[0], "--nic", BOTH[1]]);
         assert_accounts_match(&world, Some(&guest));
         world.stop(&guest);
@@ -111,10 +112,10 @@ fn a_start_that_is_cut_off_anywhere_is_taken_back() {
 fn a_macvtap_made_and_not_opened_yet_is_removed() {
     let mut world = crashing_at("open::macvtap-made");
     assert!(!world.try_start("web1", &["--nic", BOTH[1]], &EMPTY).success());
-    assert_eq!(world.links(), ["macvtap0"], "a macvtap outlives who made it");
+    assert_eq!(world.links(), ["macvtap0"], "a macvtap outlives the process that made it");
     world.extra.clear();
     world.supervisor_is_gone("web1");
-    // A new start of the guest settles it, too.
+    // A new start of the guest recovers it, too.
     let guest = world.start("web1", &["--nic", BOTH[1]]);
     assert_eq!(world.links(), ["macvtap0"]);
     world.stop(&guest);
@@ -166,7 +167,7 @@ fn an_attach_that_is_cut_off_anywhere_is_taken_back() {
             assert_eq!(world.tables(), "", "{point}");
             let failed = world.record_lines().iter().filter(|line| line.starts_with("attach")).count();
             assert_eq!(failed, 1, "{point}: {:?}", world.record_lines());
-            // It can be had now.
+            // The same attach succeeds now.
             world.attach(&guest, nic).ok();
             assert_accounts_match(&world, Some(&guest));
             world.stop(&guest);
@@ -223,7 +224,7 @@ fn a_detach_that_is_cut_off_anywhere_is_finished_or_leaves_the_interface() {
             let guest = adopt(&mut world, "web1");
             assert_accounts_match(&world, Some(&guest));
             let nics = world.nics(&guest);
-            // The guest was asked, or it was not: an empty one lets go at once.
+            // Whether the guest was asked to release the NIC: an empty guest does so at once.
             let stays = point == "detach::intended";
             assert_eq!(nics.as_array().unwrap().len(), usize::from(stays), "{point}: {nics:#}");
             if stays {
@@ -243,7 +244,7 @@ fn a_detach_that_is_cut_off_anywhere_is_finished_or_leaves_the_interface() {
 fn a_revocation_that_is_cut_off_is_finished() {
     for point in ["release::intended", "release::let-go", "release::undone"] {
         let mut world = crashing_at(point);
-        // Without native hot-plug an empty guest never lets go of a NIC.
+        // Without native hot-plug an empty guest never releases a NIC.
         let guest = world.start_with("web1", &["--nic", BOTH[0]], &EMPTY[..8]);
         world.detach(&guest, 1, &["--force"]).fails(1, "");
         let guest = adopt(&mut world, "web1");
@@ -251,7 +252,7 @@ fn a_revocation_that_is_cut_off_is_finished() {
         assert_eq!(world.nics(&guest)[0]["state"], "revoked", "{point}");
         assert_eq!(world.trail()["holdings"][0]["ended_by"], "revoke", "{point}");
         assert_eq!((world.links(), world.tables()), (Vec::new(), String::new()), "{point}");
-        // Its MAC may come back.
+        // Its MAC may be attached again.
         world.attach(&guest, BOTH[0]).ok();
         assert_accounts_match(&world, Some(&guest));
         world.stop(&guest);
@@ -335,7 +336,7 @@ fn a_reboot_of_the_host_closes_all_accounts() {
         guest.kill();
         world.until("QEMU is gone", || !guest.is_alive());
     }
-    // As after a reboot: another boot, in which these pids may be anybody's.
+    // As after a reboot: another boot id, and pids that may belong to other processes.
     let connection = rusqlite::Connection::open(Ledger::file(&world.state())).unwrap();
     let own = std::process::id();
     connection.execute("UPDATE guest SET boot_id = 'another', pid = ?1, supervisor_pid = ?1", [own]).unwrap();
@@ -365,11 +366,11 @@ fn an_adopted_guest_is_supervised_to_its_end() {
             assert_eq!(before[key], after[key], "{key}");
         }
     }
-    // Ports that are taken are known to be.
+    // The new supervisor knows which ports are in use.
     world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:03,vhost=off").ok();
     world.detach(&guest, 3, &["--timeout", "20s"]).ok();
     assert_accounts_match(&world, Some(&guest));
-    // And once more.
+    // A third supervisor does, too.
     world.kill_supervisor("web1");
     let guest = adopt(&mut world, "web1");
     assert_accounts_match(&world, Some(&guest));
@@ -419,21 +420,21 @@ fn a_guest_of_another_manager_is_shown_and_left_alone() {
     child.wait().unwrap();
 }
 
-/// A process that looks like a guest's QEMU.
-struct Liar(std::process::Child);
+/// A process whose arguments look like a guest's QEMU.
+struct FakeQemu(std::process::Child);
 
-impl Liar {
+impl FakeQemu {
     fn start(name: &str) -> Self {
         let words = ["-name", &format!("guest={name}"), "-uuid", "00000000-0000-4000-8000-000000000001"];
         let monitor = ["-chardev", "socket,id=taptrail-monitor,fd=3"];
-        // A shell shows all of its arguments as long as it waits.
+        // A shell shows all of its arguments while it waits.
         let mut shell = std::process::Command::new("/bin/sh");
         let shell = shell.args(["-c", "read line; exit 0", "sh"]).args(words).args(monitor);
         Self(shell.stdin(std::process::Stdio::piped()).spawn().unwrap())
     }
 }
 
-impl Drop for Liar {
+impl Drop for FakeQemu {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -468,11 +469,12 @@ fn a_guest_on_no_record_is_listed_by_what_it_holds_and_ended_by_its_name() {
     assert!(listed.stderr.contains("`taptrail stop web1 --force` ends it"), "{}", listed.stderr);
     world.taptrail(["nics", "web1"]).fails(1, "is not on record here");
 
-    // Who only says so is not listed as a supervisor's, and keeps nobody from a name.
-    let mut liar = Liar::start("web2");
+    // A process that only claims a name is listed without a supervisor, and does not reserve the
+    // name.
+    let mut fake = FakeQemu::start("web2");
     let rows = world.json(["list", "--json"]);
     let row = rows.as_array().unwrap().iter().find(|row| row["name"] == "web2").unwrap();
-    assert_eq!((&row["pid"], &row["nics"]), (&json!(liar.0.id()), &json!(0)));
+    assert_eq!((&row["pid"], &row["nics"]), (&json!(fake.0.id()), &json!(0)));
     assert_eq!(row.get("supervisor"), None);
     let named = world.start("web2", &[]);
     let rows = world.json(["list", "--json"]);
@@ -486,9 +488,9 @@ fn a_guest_on_no_record_is_listed_by_what_it_holds_and_ended_by_its_name() {
     assert!(states.contains(&&json!("running")) && states.len() == 2, "{rows:#}");
     world.stop(&named);
     world.taptrail(["stop", "web2", "--force"]).ok();
-    assert!(!liar.0.wait().unwrap().success());
+    assert!(!fake.0.wait().unwrap().success());
 
-    // Nothing else gets its address meanwhile.
+    // No other guest gets its MAC meanwhile.
     world.try_start("web2", &["--nic", ONE], &EMPTY).fails(1, "52:54:00:00:00:01 runs already");
     let other = world.start("web2", &[]);
     world.attach(&other, ONE).fails(1, "52:54:00:00:00:01 runs already");
@@ -521,13 +523,13 @@ fn a_guest_of_removed_directories_is_listed_with_its_supervisor_and_not_started_
     world.taptrail(["stop", "web1", "--force"]).ok();
     assert!(!guest.is_alive());
     world.until("its supervisor ends", || !supervisor.is_alive());
-    // It has made itself a ledger for its end.
+    // The supervisor made a ledger for the guest's end.
     world.assert_clean();
     assert_eq!(world.record_lines().last().unwrap(), "guest crashed");
 }
 
-/// taptrail in another network namespace, which ends with it.
-fn elsewhere(world: &World, words: &[&str]) -> world::CommandResult {
+/// Runs taptrail in another network namespace, which ends with it.
+fn in_other_netns(world: &World, words: &[&str]) -> world::CommandResult {
     std::thread::scope(|scope| {
         let there = scope.spawn(|| {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
@@ -546,28 +548,28 @@ fn what_another_network_namespace_has_is_recovered_from_there_alone() {
     world.until("QEMU is gone", || !guest.is_alive());
     let records = world.records().len();
     for _ in 0..2 {
-        let done = elsewhere(&world, &["recover"]);
+        let done = in_other_netns(&world, &["recover"]);
         assert_eq!(done.code(), 1, "{}", done.stdout);
         assert!(done.stdout.contains("are in another network namespace"), "{}", done.stdout);
     }
-    let done = elsewhere(&world, &["recover", "--json"]);
+    let done = in_other_netns(&world, &["recover", "--json"]);
     let reported: Value = serde_json::from_str(&done.stdout).unwrap();
     let here = taptrail_kernel::proc::network_namespace().unwrap();
     assert_eq!((&reported[0]["state"], &reported[0]["netns"]), (&json!("elsewhere"), &json!(here)));
     let mut again = vec!["run", "--background", "--name", "web1", "--"];
     again.extend(EMPTY);
-    elsewhere(&world, &again).fails(1, "is in another network namespace");
+    in_other_netns(&world, &again).fails(1, "is in another network namespace");
     assert_eq!((world.records().len(), world.open_accounts().0), (records, 4));
     assert_eq!(recover(&world)[0]["state"], "closed");
     assert_accounts_match(&world, None);
     world.assert_clean();
 
-    // A start that was cut off, too: neither its QEMU nor its links are touched from elsewhere.
+    // An interrupted start, too: taptrail touches neither its QEMU nor its links from elsewhere.
     world.extra.push(("FAILPOINTS".to_owned(), "start::spawned=return".to_owned()));
     assert!(!world.try_start("web1", &["--nic", ONE], &EMPTY).success());
     world.extra.clear();
     world.supervisor_is_gone("web1");
-    assert_eq!(elsewhere(&world, &["recover"]).code(), 1);
+    assert_eq!(in_other_netns(&world, &["recover"]).code(), 1);
     assert_eq!(world.links(), ["vnet0"]);
     assert_eq!(recover(&world)[0]["state"], "start-taken-back");
     world.assert_clean();
@@ -580,7 +582,7 @@ fn a_network_namespace_that_is_gone_keeps_no_account_open() {
     world.kill_supervisor("web1");
     guest.kill();
     world.until("QEMU is gone", || !guest.is_alive());
-    // This thread was the last one in it.
+    // This thread was the last one in the guest's namespace.
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
     let reported = world.json(["recover", "--json"]);
     assert_eq!(reported[0]["state"], "closed", "{reported:#}");
@@ -604,7 +606,7 @@ fn a_guest_of_another_state_directory_is_left_to_it() {
     assert_eq!(done.stdout.matches(&reached).count(), 2, "{}", done.stdout);
     assert_eq!(done.code(), 0, "nothing is wrong with it");
     assert_eq!(world.links(), links);
-    // Without a supervisor, and with a macvtap of which no descriptor is seen: its QEMU runs.
+    // No supervisor, and a macvtap whose descriptor is hidden: QEMU still runs.
     world.kill_supervisor("web1");
     hostile.set_mode("flight deleted");
     let mut monitor = world::qmp::Qmp::connect(world.run_dir().join("web1/monitor"));
@@ -614,7 +616,7 @@ fn a_guest_of_another_state_directory_is_left_to_it() {
     let runs = format!("runs as process {}", hostile.guest.pid);
     assert_eq!(done.stdout.matches(&runs).count(), 2, "{}", done.stdout);
     assert_eq!((done.code(), world.links()), (1, links.map(str::to_owned).to_vec()));
-    // Once that has ended they are nobody's.
+    // Once QEMU has ended, the links belong to no guest.
     hostile.guest.kill();
     world.until("QEMU is gone", || !hostile.guest.is_alive());
     assert!(other(&["recover"]).success());

@@ -1,4 +1,5 @@
-//! Much of everything: many rounds, many guests, many requests at once. `make test` does some of it, `make soak` all.
+//! Many rounds, many guests, many requests at once. `make test` runs a few of them, `make soak`
+//! all.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
@@ -15,7 +16,7 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use world::procfs::descriptors;
 use world::{EMPTY, Guest, World, mac};
 
-/// How much of it: a variable's number, or the little that every run of the tests does.
+/// The amount from this environment variable, or the usual one of `make test`.
 fn amount(variable: &str, usual: usize) -> usize {
     std::env::var(variable).ok().map_or(usual, |number| number.parse().expect(variable))
 }
@@ -24,8 +25,9 @@ fn spec(last: u8, queues: usize) -> String {
     format!("bridge=br0,mac={},queues={queues},vhost=off", mac(last))
 }
 
-/// What a supervisor takes: descriptors, and memory of its own in KiB. (Code is given back when it rests.)
-fn takes(world: &World, name: &str) -> (usize, u64) {
+/// A supervisor's open descriptors and its own memory in KiB. (It releases its text pages when
+/// idle.)
+fn resource_usage(world: &World, name: &str) -> (usize, u64) {
     let pid = world.supervisor(name).pid;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let resident = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
@@ -47,13 +49,13 @@ fn rounds_of_attaching_and_detaching_leave_nothing_behind() {
         times.push(begin.elapsed());
         assert_eq!(descriptors(guest.pid), [], "round {round}");
         if (round + 1) % (rounds / 5) == 0 {
-            taken.push(takes(&world, "web1"));
+            taken.push(resource_usage(&world, "web1"));
         }
     }
-    // A client that has just gone may still be noticed.
+    // The supervisor may not have noticed yet that the last client is gone.
     let descriptors = taken.iter().map(|(descriptors, _)| *descriptors).min().unwrap();
-    world.until("all clients are gone", || takes(&world, "web1").0 <= descriptors);
-    let last = takes(&world, "web1");
+    world.until("all clients are gone", || resource_usage(&world, "web1").0 <= descriptors);
+    let last = resource_usage(&world, "web1");
     let median = |times: &[Duration]| {
         let mut times = times.to_vec();
         times.sort_unstable();
@@ -68,7 +70,7 @@ fn rounds_of_attaching_and_detaching_leave_nothing_behind() {
         times.iter().max()
     );
     assert_eq!(descriptors, last.0);
-    // SQLite's cache may fill up yet (2 MiB, some 2,000 rounds), and a few pages come and go.
+    // SQLite's cache may still grow (2 MiB, some 2,000 rounds), and a few pages come and go.
     let (before, more) = if rounds < 5000 { (taken[0].1, 3072) } else { (taken[1].1, 1024) };
     assert!(last.1 < before + more, "{before} KiB became {} KiB", last.1);
     world.stop(&guest);
@@ -99,7 +101,7 @@ fn many_guests_side_by_side_have_accounts_of_their_own() {
     assert_eq!(interfaces.len(), guests, "each has a tap of its own");
     assert_eq!(world.open_accounts().0, u32::try_from(guests).unwrap());
     assert_eq!(world.json(["list", "--json"]).as_array().unwrap().len(), guests);
-    let (_, resident) = takes(&world, &all[guests / 2].name);
+    let (_, resident) = resource_usage(&world, &all[guests / 2].name);
     eprintln!("{guests} guests; the supervisor of one takes {resident} KiB");
     for guest in &all {
         world.stop(guest);
@@ -116,7 +118,7 @@ fn names_that_come_and_go_from_several_shells_are_started_and_stopped_without_a_
     let starts = amount("TAPTRAIL_SOAK_STARTS", 60);
     let world = World::new();
     let left = AtomicUsize::new(starts);
-    // How many shells have begun, and ended, a turn with each name.
+    // For each guest name: how many turns have begun, and how many have ended.
     let turns: [(AtomicUsize, AtomicUsize); NAMES] = Default::default();
     let (done, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let turn = |number: usize| {
@@ -144,7 +146,7 @@ fn names_that_come_and_go_from_several_shells_are_started_and_stopped_without_a_
             scope.spawn(move || {
                 let mut number = shell;
                 while left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
-                    // Each goes round in steps of its own, and so they meet.
+                    // Each shell goes through the names with its own stride, so they meet.
                     number = (number + 2 * shell + 1) % NAMES;
                     turn(number);
                 }
@@ -159,15 +161,15 @@ fn names_that_come_and_go_from_several_shells_are_started_and_stopped_without_a_
     world.assert_clean();
 }
 
-/// What may be asked of a guest.
+/// A random request about a guest; the first number is the MAC's last byte.
 #[derive(Debug, Clone, Copy)]
 enum Request {
     Attach(u8, usize),
     Detach(u8),
     Revoke(u8),
-    /// Two at once, of one MAC.
+    /// Two requests at once, about one MAC.
     Both(u8),
-    /// The supervisor is killed, and another one takes over.
+    /// The supervisor is killed, and another one adopts the guest.
     Crash,
 }
 
@@ -223,7 +225,7 @@ fn apply(world: &World, guest: &Guest, request: Request, model: &mut [Option<usi
         Request::Detach(last) => {
             let done = world.detach(guest, last, &["--timeout", "60s"]);
             let held = model[usize::from(last)].take();
-            // Of one that is not held there may be the NIC still, revoked.
+            // A revoked NIC may still be plugged.
             assert!(done.success() || held.is_none(), "{}", done.stderr);
         }
         Request::Revoke(last) => {
@@ -232,7 +234,7 @@ fn apply(world: &World, guest: &Guest, request: Request, model: &mut [Option<usi
             assert!(done.success() || held.is_none(), "{}", done.stderr);
         }
         Request::Both(last) => {
-            // Which of them comes first is theirs to settle; what is true afterwards is looked up.
+            // Either may come first; the result is read from the supervisor.
             let address = mac(last);
             let attach = world.command(["attach", "web1", "--nic", &spec(last, 1)]).output();
             let quiet =

@@ -1,8 +1,8 @@
-//! Whatever of a real log is lost, doubled or out of order: no claim about it is false.
+//! Lines of real logs are lost, doubled or out of order, and no claim of the trail is false.
 //!
-//! Each log of a real libvirt has the truth beside it: which descriptors each QEMU held, and when. Lines are
-//! left out, repeated and put elsewhere at random, and what is claimed of the rest, *definitive* or
-//! *inferred*, has to agree with the truth. What is unknown, ambiguous or possibly held claims nothing.
+//! Each log of a real libvirt has the truth beside it: which descriptors each QEMU held, and when.
+//! Lines are left out, repeated and moved at random. *Definitive* and *inferred* holdings of the
+//! rest have to agree with the truth. Unknown, ambiguous and possible holdings claim nothing.
 
 #![allow(clippy::unwrap_used)]
 
@@ -18,11 +18,11 @@ use taptrail_record::MacAddr;
 use taptrail_source::{Input, Options, SourceError, read};
 use taptrail_trail::{Certainty, EndedBy, Holding, State, Trail};
 
-/// How many variants of each log are tried.
+/// The number of variants of each log.
 const VARIANTS: u64 = 60;
 
-/// A record of a grant comes so many seconds after QEMU has the device, and one of an end so many after it has it
-/// no more: libvirt notices a QEMU's end within two seconds, on a slow machine later.
+/// Tolerances in seconds between a record and the observation in QEMU: after a release, after a
+/// stop, and at a grant. libvirt notices a QEMU's end within two seconds, on a slow machine later.
 const LATE_END: f64 = 3.0;
 const LATE_STOP: f64 = 10.0;
 const EARLY_START: f64 = 0.2;
@@ -37,7 +37,7 @@ fn no_claim_about_a_spoilt_log_is_false() {
         for seed in 0..VARIANTS {
             let spoilt = spoil(&lines, seed);
             for holding in read_holdings(&spoilt) {
-                if let Err(why) = truth.agrees(&holding) {
+                if let Err(why) = truth.check(&holding) {
                     let text = String::from_utf8_lossy(&spoilt).into_owned();
                     panic!("{}, variant {seed}: {why}\n{holding:#?}\n{text}", folder.display());
                 }
@@ -45,7 +45,7 @@ fn no_claim_about_a_spoilt_log_is_false() {
             }
         }
     }
-    assert!(claims > 1000, "what claims nothing can't be wrong: {claims}");
+    assert!(claims > 1000, "too few claims to check: {claims}");
 }
 
 #[test]
@@ -54,21 +54,21 @@ fn no_claim_about_a_complete_log_is_false() {
         let log = std::fs::read(folder.join("audit.log")).unwrap();
         let truth = Truth::of(&folder);
         for holding in read_holdings(&log) {
-            truth.agrees(&holding).unwrap_or_else(|why| panic!("{}: {why}\n{holding:#?}", folder.display()));
+            truth.check(&holding).unwrap_or_else(|why| panic!("{}: {why}\n{holding:#?}", folder.display()));
         }
     }
 }
 
-/// The lines of two real logs in the order of their times, as if they were one host's: their serial numbers may be
-/// far apart, near or the same.
+/// The lines of two real logs in the order of their times, as if they were one host's: their serial
+/// numbers may be far apart, near or the same.
 #[test]
 fn two_hosts_taken_for_one_are_refused_or_claim_no_more_than_each_alone() {
     let logs: Vec<Vec<Stamped>> = folders().iter().map(|folder| Stamped::of(folder)).collect();
     let (mut refused, mut claims) = (0, 0);
     for seed in 0..400_u64 {
-        let mut dice = Dice((seed + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-        let any = |dice: &mut Dice| usize::try_from(dice.roll(logs.len() as u64)).unwrap();
-        let (one, other) = (any(&mut dice), any(&mut dice));
+        let mut random = Random((seed + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let any = |random: &mut Random| usize::try_from(random.roll(logs.len() as u64)).unwrap();
+        let (one, other) = (any(&mut random), any(&mut random));
         let (one, mut other) = (logs[one].clone(), logs[other].clone());
         // One guest does not run on two hosts.
         let guests = |log: &[Stamped]| log.iter().filter_map(Stamped::guest).collect::<BTreeSet<_>>();
@@ -77,10 +77,10 @@ fn two_hosts_taken_for_one_are_refused_or_claim_no_more_than_each_alone() {
         }
         let middle = one[one.len() / 2].millis;
         let begin =
-            [middle, one[0].millis + dice.roll(10_000), one[one.len() - 1].millis + dice.roll(100_000)];
-        let begin = begin[usize::try_from(dice.roll(3)).unwrap()];
+            [middle, one[0].millis + random.roll(10_000), one[one.len() - 1].millis + random.roll(100_000)];
+        let begin = begin[usize::try_from(random.roll(3)).unwrap()];
         let number =
-            one[0].serial + [0, dice.roll(300), 50_000, 900_000][usize::try_from(dice.roll(4)).unwrap()];
+            one[0].serial + [0, random.roll(300), 50_000, 900_000][usize::try_from(random.roll(4)).unwrap()];
         let (first, since) = (other[0].serial, other[0].millis);
         for line in &mut other {
             line.millis = line.millis - since + begin;
@@ -101,7 +101,7 @@ fn two_hosts_taken_for_one_are_refused_or_claim_no_more_than_each_alone() {
             let same = |alone: &&Holding| {
                 alone.guest == holding.guest && alone.mac == holding.mac && alone.released == holding.released
             };
-            // Of which open it was may not be known any more.
+            // Which open it was may be unknown now.
             let known = |alone: &Holding| {
                 alone.device.kind == holding.device.kind
                     && alone.opened == holding.opened
@@ -151,9 +151,9 @@ impl Stamped {
 }
 
 /// Numbers that look random, the same for each seed.
-struct Dice(u64);
+struct Random(u64);
 
-impl Dice {
+impl Random {
     fn roll(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -162,16 +162,16 @@ impl Dice {
     }
 }
 
-/// Leaves lines out, repeats some and puts some elsewhere.
+/// Leaves lines out, repeats some and moves some.
 fn spoil(lines: &[&[u8]], seed: u64) -> Vec<u8> {
-    let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-    // From a few lines lost to a few kept; each third variant has only what is of guests.
+    let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    // From a few lines lost to a few kept; every third variant has only guests' records.
     let kept = [995, 990, 950, 900, 700, 400, 100][usize::try_from(seed % 7).unwrap()];
     let guests_alone = seed % 3 == 2;
     let mut some: Vec<&[u8]> = lines
         .iter()
         .filter(|line| !guests_alone || line.starts_with(b"type=VIRT_"))
-        .filter(|_| dice.roll(1000) < kept)
+        .filter(|_| random.roll(1000) < kept)
         .copied()
         .collect();
     match seed % 4 {
@@ -179,21 +179,21 @@ fn spoil(lines: &[&[u8]], seed: u64) -> Vec<u8> {
         1 => {
             let all = some.clone();
             for line in all {
-                if dice.roll(5) == 0 {
-                    let at = usize::try_from(dice.roll(some.len() as u64 + 1)).unwrap();
+                if random.roll(5) == 0 {
+                    let at = usize::try_from(random.roll(some.len() as u64 + 1)).unwrap();
                     some.insert(at, line);
                 }
             }
         }
         2 => {
             for at in 1..some.len() {
-                let back = usize::try_from(dice.roll(8)).unwrap().min(at);
+                let back = usize::try_from(random.roll(8)).unwrap().min(at);
                 some.swap(at, at - back);
             }
         }
         _ => {
             for at in (1..some.len()).rev() {
-                some.swap(at, usize::try_from(dice.roll(at as u64 + 1)).unwrap());
+                some.swap(at, usize::try_from(random.roll(at as u64 + 1)).unwrap());
             }
         }
     }
@@ -204,7 +204,7 @@ fn read_holdings(log: &[u8]) -> Vec<Holding> {
     read_all(log).unwrap_or_else(|refused| panic!("{refused}"))
 }
 
-/// What a log tells, unless it is refused as two hosts'.
+/// The holdings of a log, unless it is refused as the log of two hosts.
 fn read_all(log: &[u8]) -> Result<Vec<Holding>, SourceError> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(log).unwrap();
@@ -235,11 +235,11 @@ fn claims_something(holding: &Holding) -> bool {
 }
 
 struct Truth {
-    /// What QEMUs held: uuid, MAC where it is known, kind; from and to, seconds since 1970.
+    /// The devices that QEMUs held.
     held: Vec<HeldInterval>,
-    /// From when to when no daemon ran.
-    downs: Vec<(f64, f64)>,
-    /// When the last of all was seen.
+    /// The times without a daemon, in seconds since 1970.
+    downtimes: Vec<(f64, f64)>,
+    /// The time of the last observation, in seconds since 1970.
     end: f64,
 }
 
@@ -250,7 +250,7 @@ struct HeldInterval {
     kind: String,
     from: f64,
     to: f64,
-    /// When the command had ended that took it.
+    /// The end of the command that took it, in seconds since 1970.
     done: f64,
 }
 
@@ -263,7 +263,7 @@ impl Truth {
             let steps = truth["steps"].as_array().unwrap().iter();
             steps.filter(|step| step["cmd"] == cmd).filter_map(|step| number(&step["t_end"])).collect()
         };
-        let downs = ends("kill -9 of libvirtd").into_iter().zip(ends("libvirtd started")).collect();
+        let downtimes = ends("kill -9 of libvirtd").into_iter().zip(ends("libvirtd started")).collect();
         let mut devices: BTreeMap<(u64, String, String), HeldInterval> = BTreeMap::new();
         for seen in truth["fd_intervals"].as_array().unwrap() {
             let text = |key: &str| seen[key].as_str().unwrap_or_default().to_owned();
@@ -289,7 +289,7 @@ impl Truth {
             }
         }
         let mut held: Vec<HeldInterval> = devices.into_values().collect();
-        // A command that was under way then ended later, on a slow machine by many seconds.
+        // A command that was under way then ended later, on a slow machine many seconds later.
         for seen in &mut held {
             let steps = truth["steps"].as_array().unwrap().iter();
             let ends = steps.filter_map(|step| Some((number(&step["t"])?, number(&step["t_end"])?)));
@@ -297,7 +297,7 @@ impl Truth {
             seen.done = during.map(|(_, end)| end).fold(seen.to, f64::max);
         }
         let end = held.iter().map(|seen| seen.to).fold(0.0, f64::max);
-        Self { held, downs, end }
+        Self { held, downtimes, end }
     }
 
     fn of_interface<'a>(&'a self, holding: &'a Holding) -> impl Iterator<Item = &'a HeldInterval> {
@@ -308,18 +308,18 @@ impl Truth {
         })
     }
 
-    /// Whether what is claimed of a holding is so.
-    fn agrees(&self, holding: &Holding) -> Result<(), String> {
+    /// Checks a holding's claims against the truth.
+    fn check(&self, holding: &Holding) -> Result<(), String> {
         if !is_certain(holding) {
             return Ok(());
         }
         if let Some((from, until)) = holding.certainly_held() {
             let from = seconds(from) + EARLY_START;
-            // What is held as the log ends was seen to the end, if it was looked at so long.
+            // A device that is held as the log ends was observed until the end of the observation.
             let late = if holding.ended_by == Some(EndedBy::Stop) { LATE_STOP } else { LATE_END };
             let until = if until == Timestamp::MAX { self.end } else { seconds(until) } - late;
             let unseen =
-                |seen: &HeldInterval| self.downs.iter().any(|(down, up)| (*down..*up).contains(&seen.to));
+                |seen: &HeldInterval| self.downtimes.iter().any(|(down, up)| (*down..*up).contains(&seen.to));
             let covers = |seen: &HeldInterval| seen.from <= from && (until <= seen.done || unseen(seen));
             if from < until && !self.of_interface(holding).any(covers) {
                 return Err(format!("it was not held from {from:.3} to {until:.3}"));
@@ -335,7 +335,7 @@ impl Truth {
                     (from..until).contains(&at)
                 })
             };
-            // What was opened for this try, and not for the next.
+            // Devices that were opened for this try, and not for the next.
             let own =
                 self.of_interface(holding).filter(|seen| (opened - 0.5..opened + 0.6).contains(&seen.from));
             let mut others = own.filter(|seen| !possibly(seen.from) || !possibly(seen.to));
@@ -348,7 +348,8 @@ impl Truth {
         Ok(())
     }
 
-    /// Whether the MAC has several devices of one kind: then what was seen may be another's.
+    /// Whether the MAC has several devices of one kind: then an observed device may belong to
+    /// another holding.
     fn has_several_devices(&self, holding: &Holding) -> bool {
         self.of_interface(holding).count() > 1
     }

@@ -14,9 +14,9 @@ use world::systemd::Host;
 
 const OTHER: &str = "f3607ac8-f517-4952-b61c-b19b40f99662";
 
-/// A QEMU with a tap of its own, started as some manager would: in a network namespace of its own, and as nobody once
-/// it has its devices. What it is seen to be here.
-fn qemu(host: &Host) -> String {
+/// Starts a QEMU with a tap of its own as some manager would: in a network namespace of its own,
+/// and as nobody once it has its devices. Returns its pid.
+fn start_qemu(host: &Host) -> String {
     let start = "systemd-run --quiet --unit=web1 --property=PrivateNetwork=yes qemu-system-x86_64 -machine none \
                  -nodefaults -display none -name web1 -runas nobody -netdev \
                  tap,id=n0,ifname=watched0,script=no,downscript=no,vhost=off -uuid";
@@ -43,7 +43,7 @@ fn the_watchers_unit_looks_into_a_foreign_qemu_reports_to_journald_and_goes_on_w
     fs::write(host.file("/etc/default/taptrail-watch"), options).unwrap();
     let mut log = Log::at(host.file("/var/log/audit/audit.log"));
     host.systemctl("enable --now taptrail-watch");
-    let pid = qemu(&host);
+    let pid = start_qemu(&host);
     log.opened(MAC);
     log.granted("start", MAC);
     log.control(&format!("op=start reason=booted vm-pid={pid}"));
@@ -71,7 +71,8 @@ fn the_watchers_unit_looks_into_a_foreign_qemu_reports_to_journald_and_goes_on_w
     let holds = "Follows /var/log/audit/audit.log: 1 guest holds 1 device";
     host.until("taptrail-watch", "StatusText", holds);
 
-    // Its end, by itself and by order: who comes next knows what is held, and is told nothing twice.
+    // After a kill and after an orderly restart the next watcher knows the held devices, and no
+    // event is sent twice.
     let first = host.property("taptrail-watch", "MainPID");
     host.systemctl("kill --signal=KILL --kill-who=main taptrail-watch");
     host.until("taptrail-watch", "NRestarts", "1");
@@ -81,20 +82,22 @@ fn the_watchers_unit_looks_into_a_foreign_qemu_reports_to_journald_and_goes_on_w
     host.until("taptrail-watch", "StatusText", holds);
     host.systemctl("stop taptrail-watch");
     assert_eq!(host.property("taptrail-watch", "Result"), "success");
-    // Meanwhile: a line that can't be read, a guest that did not start, and the end of the one that did.
+    // While no watcher runs: a line that can't be read, a guest that does not start, and the end of
+    // the first guest.
     log.line("VIRT_CONTROL", "op=start reason=booted vm=\"web2\" uuid=none");
     log.line_with("VIRT_CONTROL", &format!("op=start reason=booted vm=\"web2\" uuid={OTHER}"), "failed");
     log.control("op=stop reason=destroyed");
     host.systemctl("kill --signal=KILL web1");
     host.systemctl("start taptrail-watch");
     let released = host.wait_for_entry(&["TAPTRAIL_GUEST=web1", "TAPTRAIL_EVENT=released"]);
-    // It went unseen, and its network namespace with it: nothing shows any more that nobody else has its tap.
+    // Nobody observed its end, and its network namespace went with it: nothing shows that no other
+    // process has its tap.
     has(&released, &[("TAPTRAIL_CERTAINTY", "inferred"), ("TAPTRAIL_INTERFACE", "watched0")]);
     for event in ["opened", "granted", "released"] {
         let event = format!("TAPTRAIL_EVENT={event}");
         assert_eq!(host.journal(&["TAPTRAIL_GUEST=web1", &event]).len(), 1, "{event}");
     }
-    // A program is run within all that the unit forbids.
+    // The program of `--on-finding` runs within the unit's restrictions.
     host.wait_for_entry(&["TAPTRAIL_FINDING=start-failed", "TAPTRAIL_GUEST=web2"]);
     host.world.until("the program gets the finding", || {
         let finding = fs::read_to_string(host.file("/var/lib/taptrail/finding")).unwrap_or_default();
@@ -115,11 +118,12 @@ fn a_watcher_that_hangs_is_followed_by_another() {
     host.systemctl("start taptrail-watch");
     let first = host.property("taptrail-watch", "MainPID");
     host.systemctl("kill --signal=STOP --kill-who=main taptrail-watch");
-    is_followed(&host, "taptrail-watch", &first);
+    wait_for_new_main_pid(&host, "taptrail-watch", &first);
 }
 
-/// Waits until another process than this is the unit's, and says which. (Where all is slow, it may be the next but one.)
-fn is_followed(host: &Host, unit: &str, by: &str) -> String {
+/// Waits until the unit has another main process than this, and returns its pid. (On a slow machine
+/// it may be the next but one.)
+fn wait_for_new_main_pid(host: &Host, unit: &str, by: &str) -> String {
     let mut main = String::new();
     host.world.until("another follows", || {
         main = host.property(unit, "MainPID");
@@ -129,7 +133,7 @@ fn is_followed(host: &Host, unit: &str, by: &str) -> String {
     main
 }
 
-/// Gives the host the file of a guest with one interface, which is nobody's.
+/// Writes the file of a guest with one interface, whose QEMU runs as nobody.
 fn guest_file(host: &Host, more: &str) {
     host.world.ip("link set br0 up");
     let dir = host.file("/etc/taptrail/guests");
@@ -143,7 +147,7 @@ fn guest_file(host: &Host, more: &str) {
     fs::set_permissions(dir.join("web1.toml"), Permissions::from_mode(0o644)).unwrap();
 }
 
-/// The pid of the guest's QEMU, which its service has told of.
+/// The pid of the guest's QEMU, from the status of its service.
 fn qemu_of(host: &Host) -> String {
     let status = host.property("taptrail@web1", "StatusText");
     let pid = status.strip_prefix("web1 runs, QEMU has pid ").and_then(|rest| rest.split(':').next());
@@ -170,14 +174,15 @@ fn a_guests_unit_starts_it_checks_its_file_stops_it_and_starts_what_crashed() {
     assert!(!host.run(["systemctl", "reload", "taptrail@web1"]).success());
     assert_eq!(qemu_of(&host), qemu, "a file that can't be used harms no guest");
 
-    // One more interface, within what the unit allows.
+    // One more interface, within the unit's restrictions.
     let spec = "macvtap=lower,mac=52:54:00:00:00:02,vhost=off";
     host.run(["taptrail", "attach", "web1", "--nic", spec]).ok();
     let verdict = host.json(&["verify", "--format", "json"]);
     assert_eq!(verdict["devices"].as_array().unwrap().len(), 2, "{verdict:#}");
     host.run(["taptrail", "detach", "web1", "52:54:00:00:00:02"]).ok();
 
-    // QEMU crashes: with a file that can't be used it is not tried again and again.
+    // QEMU crashes: with a file that can't be used, systemd does not start the guest again and
+    // again.
     host.run(["kill", "-KILL", &qemu]).ok();
     host.until("taptrail@web1", "ActiveState", "failed");
     assert_eq!(
@@ -213,10 +218,10 @@ fn a_guests_unit_leaves_qemu_be_when_its_supervisor_is_killed_or_hangs() {
     let mut supervisor = host.property("taptrail@web1", "MainPID");
     for signal in ["KILL", "STOP"] {
         host.systemctl(&format!("kill --signal={signal} --kill-who=main taptrail@web1"));
-        supervisor = is_followed(&host, "taptrail@web1", &supervisor);
+        supervisor = wait_for_new_main_pid(&host, "taptrail@web1", &supervisor);
         assert_eq!(qemu_of(&host), qemu);
     }
-    // Only one ever had it, and it is still on record as it is.
+    // There is still the same QEMU, and its device is still on record as held.
     assert!(is_alive(&host, &qemu));
     let nics = host.json(&["nics", "web1", "--json"]);
     assert_eq!((&nics[0]["state"], &nics[1]), (&json!("held"), &Value::Null), "{nics:#}");
@@ -225,7 +230,7 @@ fn a_guests_unit_leaves_qemu_be_when_its_supervisor_is_killed_or_hangs() {
     assert_eq!((host.world.links(), host.world.tables()), (Vec::new(), String::new()));
 }
 
-/// What became of each device on record.
+/// The state of each device on record.
 fn holdings(host: &Host) -> Vec<(String, String)> {
     let trail = host.json(&["trail", "--format", "json"]);
     let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -246,14 +251,14 @@ fn what_a_boot_finds_cut_off_is_settled_and_what_is_enabled_is_started() {
     assert_eq!(host.property("taptrail-watch", "SubState"), "running");
     assert_eq!(holdings(&host), [("released".to_owned(), "definitive".to_owned())]);
 
-    // What is enabled is there after a boot.
+    // Enabled units run after a boot.
     host.systemctl("enable taptrail@web1");
     host.reboot();
     let qemu = qemu_of(&host);
     assert!(is_alive(&host, &qemu));
     host.systemctl("stop taptrail@web1 taptrail-watch");
 
-    // A supervisor ends as by SIGKILL, after its QEMU was started and before that ran.
+    // A supervisor ends as by SIGKILL, after it started QEMU and before the guest ran.
     let cut = "[Service]\nRestart=no\nEnvironment=FAILPOINTS=start::on-record=return\n";
     host.drop_in("taptrail@.service", cut);
     assert!(!host.run(["systemctl", "start", "taptrail@web1"]).success());

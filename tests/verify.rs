@@ -1,4 +1,5 @@
-//! `taptrail verify`: real processes beside real trails, in order and deliberately not.
+//! `taptrail verify`: real processes compared with real trails, correct ones and deliberately wrong
+//! ones.
 
 #![allow(clippy::unwrap_used)]
 
@@ -22,18 +23,18 @@ use world::{CommandResult, EMPTY, World, mac};
 const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
 const MACVTAP: &str = "macvtap=lower,mac=52:54:00:00:00:02,vhost=off";
 
-/// What is held in this world: other tests' guests run on the same host. In some machines even root may not look
-/// into the first process.
+/// Limits `verify` to this world: other tests' guests run on the same host. On some machines even
+/// root may not inspect process 1.
 const HERE: [&str; 4] = ["--netns", "/proc/self/ns/net", "--ignore-pid", "1"];
 
-/// Nothing is in motion but what a test moves.
+/// Only the test itself changes anything, so a short time is enough.
 const STILL: [&str; 2] = ["--settle", "300ms"];
 
 fn verify(world: &World, options: &[&str]) -> CommandResult {
     world.taptrail(["verify"].iter().chain(&HERE).chain(&STILL).chain(options))
 }
 
-/// What it says, after it ended with this code.
+/// The JSON of `verify`, which must have ended with this code.
 #[track_caller]
 fn verify_json(world: &World, options: &[&str], code: i32) -> Value {
     let options: Vec<_> = options.iter().copied().chain(["--format", "json"]).collect();
@@ -42,7 +43,7 @@ fn verify_json(world: &World, options: &[&str], code: i32) -> Value {
     serde_json::from_str(&done.stdout).unwrap()
 }
 
-/// The devices, a short line each.
+/// The devices, one short line each.
 fn lines(report: &Value) -> Vec<String> {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let line = |row: &Value| {
@@ -55,7 +56,7 @@ fn lines(report: &Value) -> Vec<String> {
     report["devices"].as_array().unwrap().iter().map(line).collect()
 }
 
-/// The one device of this verdict.
+/// The only device with this verdict.
 #[track_caller]
 fn only_row<'a>(report: &'a Value, verdict: &str) -> &'a Value {
     let mut rows = report["devices"].as_array().unwrap().iter().filter(|row| row["verdict"] == verdict);
@@ -68,21 +69,21 @@ fn only_row<'a>(report: &'a Value, verdict: &str) -> &'a Value {
 struct Sleeper(Child);
 
 impl Sleeper {
-    /// One that took another process's first device.
-    fn robbing(pid: u32) -> Self {
-        Self::as_by(pid, &["/bin/sleep", "1000"])
+    /// A process that copies another process's first device.
+    fn with_copy_from(pid: u32) -> Self {
+        Self::spawn_with_copy(pid, &["/bin/sleep", "1000"])
     }
 
-    /// One by this command, which becomes the sleeper.
-    fn as_by(pid: u32, command: &[&str]) -> Self {
-        let robbed = PidFd::open(ProcessId::of(pid).unwrap()).unwrap();
+    /// Runs this command, which execs the sleeper, with a copy of the process's first device.
+    fn spawn_with_copy(pid: u32, command: &[&str]) -> Self {
+        let source = PidFd::open(ProcessId::of(pid).unwrap()).unwrap();
         let device = raw_devices(pid).unwrap().remove(0);
-        let copy: OwnedFd = pidfd_getfd(&robbed, device.fd, PidfdGetfdFlags::empty()).unwrap();
+        let copy: OwnedFd = pidfd_getfd(&source, device.fd, PidfdGetfdFlags::empty()).unwrap();
         let mut sleep = Command::new(command[0]);
         Self(sleep.args(&command[1..]).stdin(Stdio::from(copy)).spawn().unwrap())
     }
 
-    /// Waits until it is what it becomes.
+    /// Waits until it has executed `exe`.
     fn runs(self, world: &World, exe: &Path) -> Self {
         let link = format!("/proc/{}/exe", self.0.id());
         world.until("the sleeper sleeps", || fs::read_link(&link).is_ok_and(|now| now == exe));
@@ -98,12 +99,12 @@ impl Drop for Sleeper {
 }
 
 /// A QEMU that opens a tap by itself.
-fn by_hand(world: &World, tap: &str) -> Sleeper {
-    by_hand_as(world, tap, &["-name", "by-hand"])
+fn unmanaged_qemu(world: &World, tap: &str) -> Sleeper {
+    unmanaged_qemu_with(world, tap, &["-name", "by-hand"])
 }
 
-/// The same, with more arguments.
-fn by_hand_as(world: &World, tap: &str, arguments: &[&str]) -> Sleeper {
+/// A QEMU that opens a tap by itself, with more arguments.
+fn unmanaged_qemu_with(world: &World, tap: &str, arguments: &[&str]) -> Sleeper {
     let netdev = format!("tap,id=t,ifname={tap},script=no,downscript=no");
     let mut qemu = Command::new(EMPTY[0]);
     qemu.args(&EMPTY[1..]).args(["-S", "-netdev", &netdev]).args(arguments);
@@ -124,7 +125,7 @@ fn write(path: &Path, lines: &[String]) {
     fs::write(path, lines.iter().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
 }
 
-/// Gives the events numbers without a gap, as those of a log that never had others.
+/// Numbers the events without a gap, as in a log without other events.
 fn renumber(lines: &mut [String]) {
     let mut last = (String::new(), 0);
     for line in lines {
@@ -163,7 +164,7 @@ fn our_own_guests_are_accounted_for_all_their_lives() {
     assert_eq!(lines(&verify_json(&world, &[], 0)), both);
     world.detach(&guest, 1, &["--force"]).ok();
     assert_eq!(lines(&verify_json(&world, &[], 0)), both[1..]);
-    // The revoked MAC comes back while its dead NIC is there still.
+    // The revoked MAC is attached again while its old NIC is still plugged.
     world.attach(&guest, ONE).ok();
     assert_eq!(lines(&verify_json(&world, &["--guest", "web1"], 0)).len(), 2);
     world.stop(&guest);
@@ -176,7 +177,7 @@ fn our_own_guests_are_accounted_for_all_their_lives() {
 fn a_leaked_copy_is_found_while_the_guest_runs_and_after_its_end() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
-    let sleeper = Sleeper::robbing(guest.pid);
+    let sleeper = Sleeper::with_copy_from(guest.pid);
     let seen = verify_json(&world, &[], 1);
     assert_eq!(lines(&seen), ["accounted tun vnet0 x1", "held-by-another tun vnet0 x1"]);
     let row = only_row(&seen, "held-by-another");
@@ -187,7 +188,7 @@ fn a_leaked_copy_is_found_while_the_guest_runs_and_after_its_end() {
     assert!(text.contains("has a copy of /dev/net/tun (vnet0)") && text.ends_with(&whose), "{text}");
     assert_eq!(only_row(&seen, "accounted")["shared_with"], Value::from([sleeper.0.id()].to_vec()));
 
-    // The guest's end took the interface away, and the copy is of nothing any more.
+    // The guest's end deleted the interface, and the copy leads to nothing.
     world.stop(&guest);
     let seen = verify_json(&world, &[], 1);
     assert_eq!(lines(&seen), ["unaccounted tun - x1"]);
@@ -201,7 +202,7 @@ fn a_leaked_copy_is_found_while_the_guest_runs_and_after_its_end() {
 fn a_device_opened_by_hand_is_found_and_may_be_known() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
-    let qemu = by_hand(&world, "byhand0");
+    let qemu = unmanaged_qemu(&world, "byhand0");
     let seen = verify_json(&world, &[], 1);
     let row = only_row(&seen, "unaccounted");
     assert_eq!((&row["process"]["pid"], &row["device"]["dev"]), (&qemu.0.id().into(), &"byhand0".into()));
@@ -215,7 +216,7 @@ fn a_device_opened_by_hand_is_found_and_may_be_known() {
     assert_eq!(done.code(), 1);
     assert!(done.stdout.contains("\nDifferences\nunaccounted\n    Process "), "{}", done.stdout);
 
-    // Asked of one guest alone, the other is not told.
+    // With `--guest` the other guest is not reported.
     verify(&world, &["--guest", "web1"]).ok();
     verify(&world, &["--pid", &guest.pid.to_string()]).ok();
     assert_eq!(verify(&world, &["--pid", &qemu.0.id().to_string()]).code(), 1);
@@ -235,14 +236,14 @@ fn a_device_opened_by_hand_is_found_and_may_be_known() {
 fn the_manager_of_an_unrecorded_guest_is_named() {
     let world = World::new();
     world.start("web1", &[]);
-    // As libvirt's QEMU driver writes it where virt-qemu-run has it embedded.
+    // As libvirt's QEMU driver writes it, embedded in virt-qemu-run.
     let files = world.path("root/lib/qemu/domain-1-job1");
     fs::create_dir_all(&files).unwrap();
     let key = files.join("master-key.aes");
     fs::write(&key, [7; 32]).unwrap();
     let secret =
         format!(r#"{{"qom-type":"secret","id":"masterKey0","format":"raw","file":"{}"}}"#, key.display());
-    let qemu = by_hand_as(&world, "vnet7", &["-name", "guest=job1", "-object", &secret]);
+    let qemu = unmanaged_qemu_with(&world, "vnet7", &["-name", "guest=job1", "-object", &secret]);
     let seen = verify_json(&world, &[], 1);
     let row = only_row(&seen, "unaccounted");
     let manager = &row["process"]["manager"];
@@ -254,8 +255,8 @@ fn the_manager_of_an_unrecorded_guest_is_named() {
     assert!(text.ends_with(&why), "{text}");
     drop(qemu);
 
-    // One that nobody manages is a child of who started it.
-    let _qemu = by_hand(&world, "byhand0");
+    // A QEMU without a manager is a child of the process that started it.
+    let _qemu = unmanaged_qemu(&world, "byhand0");
     let seen = verify_json(&world, &[], 1);
     let manager = &only_row(&seen, "unaccounted")["process"]["manager"];
     assert_eq!((&manager["kind"], &manager["pid"]), (&"other".into(), &std::process::id().into()));
@@ -267,17 +268,17 @@ fn the_manager_of_an_unrecorded_guest_is_named() {
 fn another_guests_tap_with_the_same_mac_is_not_the_one_that_was_released() {
     let world = World::new();
     world.start("web1", &[]);
-    // Recorded with libvirt 12.9: A is older than the log, and B with A's MAC came and went.
+    // Recorded with libvirt 12.9: A is older than the log, and B with A's MAC started and stopped.
     let recorded = include_str!("data/libvirt/libvirt-12.9/47-verify-same-mac/audit.log");
     let mut of_b: Vec<_> =
         recorded.lines().filter(|line| !line.contains("t47-a")).map(str::to_owned).collect();
     renumber(&mut of_b);
     let a = ["-name", "guest=t47-a", "-uuid", "4046b739-752c-42a9-b5a4-34ff59df2373"];
-    let _qemu = by_hand_as(&world, "vnet28", &a);
+    let _qemu = unmanaged_qemu_with(&world, "vnet28", &a);
     let set = ["link", "set", "vnet28", "address", "fe:54:00:00:47:01"];
     assert!(Command::new("/sbin/ip").args(set).status().unwrap().success());
     let log = world.path("t47.log");
-    // After B's end, and while B is told to run.
+    // After B's end, and in a trail in which B still runs.
     let stop = of_b.iter().position(|line| line.contains("op=stop")).unwrap();
     write(&log, &of_b);
     let seen = verify_json(&world, &[log.to_str().unwrap()], 1);
@@ -291,7 +292,7 @@ fn another_guests_tap_with_the_same_mac_is_not_the_one_that_was_released() {
 fn a_known_program_with_a_guests_device_is_reported_all_the_same() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
-    let _sleeper = Sleeper::robbing(guest.pid);
+    let _sleeper = Sleeper::with_copy_from(guest.pid);
     let seen = verify_json(&world, &["--ignore", "/bin/sleep"], 1);
     assert_eq!(lines(&seen), ["accounted tun vnet0 x1", "held-by-another tun vnet0 x1"]);
     world.stop(&guest);
@@ -303,10 +304,10 @@ fn a_copy_in_a_container_is_found() {
     let guest = world.start("web1", &["--nic", ONE]);
     let sleep = fs::canonicalize("/bin/sleep").unwrap();
     let container = ["/usr/bin/unshare", "--net", "--mount", "--ipc", "--uts", "/bin/sleep", "1000"];
-    let _sleeper = Sleeper::as_by(guest.pid, &container).runs(&world, &sleep);
+    let _sleeper = Sleeper::spawn_with_copy(guest.pid, &container).runs(&world, &sleep);
     let seen = verify_json(&world, &[], 1);
     let row = only_row(&seen, "held-by-another");
-    // The tap is where it was; only who holds it is elsewhere.
+    // The tap is where it was; only its holder is elsewhere.
     assert_eq!(row["device"]["netns"], only_row(&seen, "accounted")["device"]["netns"]);
     assert_ne!(row["device"]["netns"], row["process"]["netns"]);
     assert_eq!((&row["device"]["dev"], &row["device"]["bridge"]), (&"vnet0".into(), &"br0".into()));
@@ -341,7 +342,7 @@ fn a_tap_that_no_process_shows_is_hidden() {
     assert!(text.contains(&keeper), "{text}");
     drop(hider);
     assert_eq!(lines(&verify_json(&world, &[], 0)), [""; 0]);
-    // Persistent ones that nobody has open are nobody's.
+    // Persistent taps that no process has open are not reported.
     world.ip("tuntap add dev idle0 mode tap");
     world.ip("tuntap add dev idle1 mode tap multi_queue");
     assert_eq!(lines(&verify_json(&world, &[], 0)), [""; 0]);
@@ -370,13 +371,13 @@ fn what_a_supervisor_is_about_to_hand_over_is_opening() {
 fn a_program_is_known_by_its_file_and_not_by_its_name() {
     let world = World::new();
     world.start("web1", &[]);
-    let qemu = by_hand(&world, "byhand0");
+    let qemu = unmanaged_qemu(&world, "byhand0");
     let (known, other) = (world.path("cloud-hypervisor"), world.path("other"));
     fs::copy("/bin/sleep", &known).unwrap();
     fs::copy("/bin/sleep", &other).unwrap();
     let ignore = ["--ignore", known.to_str().unwrap()];
 
-    let first = Sleeper::as_by(qemu.0.id(), &[ignore[1], "1000"]).runs(&world, &known);
+    let first = Sleeper::spawn_with_copy(qemu.0.id(), &[ignore[1], "1000"]).runs(&world, &known);
     drop(qemu);
     let seen = verify_json(&world, &[], 1);
     let row = only_row(&seen, "unaccounted");
@@ -385,16 +386,16 @@ fn a_program_is_known_by_its_file_and_not_by_its_name() {
         (&"hypervisor".into(), &"byhand0".into())
     );
     assert_eq!(verify_json(&world, &ignore, 0)["counts"]["ignored"], 1);
-    // An update replaces its file, and it runs on.
+    // An update replaces its file, and the process runs on.
     fs::rename(&other, &known).unwrap();
     assert_eq!(verify_json(&world, &ignore, 0)["counts"]["ignored"], 1);
 
-    // Another file under its name, in a mount namespace: what a container has.
+    // Another file under its name, in a mount namespace, as in a container.
     fs::copy("/bin/sleep", &other).unwrap();
     let script =
         format!("mount --bind {} {} && exec {} 1000", other.display(), known.display(), known.display());
     let container = ["/usr/bin/unshare", "--mount", "/bin/sh", "-c", &script];
-    let second = Sleeper::as_by(first.0.id(), &container).runs(&world, &known);
+    let second = Sleeper::spawn_with_copy(first.0.id(), &container).runs(&world, &known);
     drop(first);
     let seen = verify_json(&world, &ignore, 1);
     assert_eq!(only_row(&seen, "unaccounted")["process"]["exe"], known.to_str().unwrap());
@@ -406,7 +407,7 @@ fn what_the_trail_has_as_held_and_nobody_holds_is_missing() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", &format!("{ONE},queues=2"), "--nic", MACVTAP]);
     world.kill_supervisor("web1");
-    // QEMU lives on without it, and so does what it holds.
+    // QEMU runs on without its supervisor, and keeps its devices.
     verify(&world, &[]).ok();
     guest.kill();
     world.until("QEMU has ended", || !guest.is_alive());
@@ -426,7 +427,7 @@ fn what_the_trail_has_as_held_and_nobody_holds_is_missing() {
 fn a_device_that_its_guest_holds_after_its_release_is_found() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
-    // A trail with a detach that never was, read instead of the ledger.
+    // A trail with a detach that never happened, read instead of the ledger.
     let (log, mut trail) = exported(&world);
     write(&log, &trail);
     let log = log.to_str().unwrap();
@@ -460,7 +461,7 @@ fn a_guest_without_any_record_is_unaccounted() {
     let guest = world.start("web1", &["--nic", ONE]);
     let log = world.path("other.log");
     let (_, trail) = exported(&world);
-    // Another guest's, that has ended.
+    // The trail of another guest, which has ended.
     let (_, uuid) = trail[0].split_once("uuid=").unwrap();
     let uuid = uuid.split_whitespace().next().unwrap();
     let another =
@@ -477,7 +478,7 @@ fn a_grant_that_comes_late_is_no_alarm() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
     let (log, trail) = exported(&world);
-    // As the log is while QEMU has its device and its manager is about to say so.
+    // The log as it is while QEMU has its device and its manager is about to record that.
     let granted = trail.iter().position(|line| line.contains("reason=start")).unwrap();
     write(&log, &trail[..granted]);
     let mut verify = world
@@ -544,7 +545,7 @@ fn what_others_may_not_see_is_said() {
         let command = command.args(["verify", "--settle", "0s"]).args(arguments).stdin(Stdio::null());
         CommandResult::from(command.uid(NOBODY).gid(NOBODY).output().unwrap())
     };
-    // The ledger is not for everybody to read.
+    // Other users may not read the ledger.
     run(&[])
         .fails(2, "ledger.sqlite")
         .fails(2, "processes may hold could not be seen: root, or CAP_SYS_PTRACE, is needed");
@@ -557,18 +558,18 @@ fn what_others_may_not_see_is_said() {
     );
     let seen: Value =
         serde_json::from_str(&run(&[asked[0], asked[1], asked[2], "--format", "json"]).stdout).unwrap();
-    // Nobody knows whether it has it, and so it is no difference.
+    // Whether the process has the device is unknown, so it is no difference.
     assert_eq!(lines(&seen), ["unknown tun vnet0 x1"]);
     let unseen = &seen["unseen"]["processes"][0];
     assert_eq!((&unseen["pid"], &unseen["name"]), (&guest.pid.into(), &"qemu-system-x86".into()));
     assert_eq!((&unseen["why"], &seen["unseen"]["crowded"]), (&"permission".into(), &Value::Array(vec![])));
-    // Of all processes eight are named.
+    // Only eight processes are named.
     let all = run(&[asked[0]]);
     assert!(all.stderr.contains(" more\n"), "{}", all.stderr);
     guest.kill();
     let proc = Path::new("/proc").join(&pid);
     world.until("QEMU has ended with all its threads", || !proc.exists());
-    // That the processes of others could not be seen hides no difference.
+    // Processes of other users that could not be seen hide no difference.
     run(&[asked[0]]).fails(1, " more\n");
     run(&asked).fails(1, "");
     for other in &mut others {
@@ -581,7 +582,7 @@ fn what_others_may_not_see_is_said() {
 fn what_is_missing_is_not_where_another_process_with_its_pid_is() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
-    // Elsewhere, and started an hour after the grant of which the trail tells.
+    // A process in another namespace, which started an hour after the grant in the trail.
     let mut elsewhere = Command::new("/usr/bin/unshare");
     let elsewhere = Sleeper(elsewhere.args(["--net", "/bin/sleep", "1000"]).spawn().unwrap());
     let sleep = fs::canonicalize("/bin/sleep").unwrap();
@@ -604,7 +605,8 @@ fn what_is_missing_is_not_where_another_process_with_its_pid_is() {
 #[test]
 fn a_qemu_in_a_container_is_known_by_its_number_there() {
     let world = World::new();
-    // Its manager is in the container, too, and knows it by that number: the first of its pid namespace.
+    // Its manager is in the container, too, and knows QEMU by its number there: 1, the first of the
+    // pid namespace.
     let uuid = uuid::Uuid::new_v4();
     let netdev = "tap,id=t,ifname=box0,script=no,downscript=no";
     let mut container = Command::new("/usr/bin/unshare");
@@ -645,7 +647,7 @@ fn a_qemu_in_a_container_is_known_by_its_number_there() {
     assert_eq!(lines(&seen), ["accounted tun box0 x1"]);
     let row = only_row(&seen, "accounted");
     assert_eq!((&row["process"]["pid"], &row["holding"]["pid"]), (&child().unwrap().into(), &1.into()));
-    // By another number of its own it is not the one that is meant.
+    // If the record has another number, it does not mean this QEMU.
     write(&log, &trail.map(|line| line.replace("vm-pid=1 ", "vm-pid=2 ")));
     let seen = verify_json(&world, &[log.to_str().unwrap()], 1);
     assert_eq!(only_row(&seen, "held-by-another")["process"]["pid"], child().unwrap());
@@ -672,6 +674,6 @@ fn arguments_that_mean_nothing_are_refused() {
     done.fails(2, "--netns can't be used: /run/netns/no-such-name");
     let done = world.taptrail(["verify", "--netns", "/dev/null"]);
     done.fails(2, "--netns can't be used: /dev/null: not a network namespace");
-    // Without a trail there is nothing to hold against.
+    // Without a trail there is nothing to compare with.
     verify(&world, &[]).fails(2, "There is no trail on this host");
 }

@@ -1,5 +1,5 @@
-//! A real `/dev/vhost-net`, from its open to its close. Where the running kernel has none, `scripts/test-vm` runs these
-//! tests in a virtual machine.
+//! A real `/dev/vhost-net`, from its open to its close. Where the running kernel has none,
+//! `scripts/test-vm` runs these tests in a virtual machine.
 
 #![allow(clippy::unwrap_used)]
 
@@ -28,14 +28,14 @@ const VHOST: &str = "vhost-net /dev/vhost-net";
 const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=on";
 const TWO_QUEUES: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=on,queues=2";
 
-/// Two queues of a tap and their vhost-nets, opened.
+/// The records of opening two queues of a tap and their vhost-nets.
 const OPENS: [&str; 4] =
     ["open 01 tun vnet0 q0", "open 01 tun vnet0 q1", "open 01 vhost-net q0", "open 01 vhost-net q1"];
-/// And closed.
+/// The records of closing them.
 const CLOSES: [&str; 4] =
     ["close 01 tun vnet0 q0", "close 01 tun vnet0 q1", "close 01 vhost-net q0", "close 01 vhost-net q1"];
 
-/// What the records of closed vhost-nets name: path and number.
+/// The path and number in the close records of vhost-nets.
 fn closed_vhosts(world: &World) -> Vec<(String, String)> {
     let vhost = |event| match event {
         Event::Close { device, .. } if device.kind.to_string() == "vhost-net" => {
@@ -125,8 +125,8 @@ fn each_queue_has_a_vhost_net_of_its_own() {
     expected.extend([VHOST; 5]);
     assert_eq!(guest.holds(), expected);
 
-    // Each number that `nics` tells is in /proc what it is told to be, and is an open file of its own: kcmp(2) finds no
-    // two alike, and none like a vhost-net opened here.
+    // Each descriptor that `nics` lists is the same in /proc, and is an open file of its own:
+    // kcmp(2) finds no two alike, and none like a vhost-net opened here.
     let seen = descriptors(guest.pid);
     let nics = world.nics(&guest);
     let mut reported: Vec<_> = nics
@@ -216,7 +216,7 @@ fn one_mac_comes_and_goes_with_its_vhost_nets() {
 #[test]
 fn revoking_takes_the_vhost_nets_too() {
     let world = World::new();
-    // Without native hot-plug an empty guest never lets go of a NIC.
+    // Without native hot-plug an empty guest never releases a NIC.
     let guest = world.start_with("web1", &["--nic", TWO_QUEUES], &EMPTY[..8]);
     world.detach(&guest, 1, &["--timeout", "300ms"]).fails(3, "holds it still");
     assert_eq!(guest.holds(), ["tun vnet0", "tun vnet0", VHOST, VHOST]);
@@ -237,7 +237,7 @@ fn a_queue_whose_vhost_net_is_refused_leaves_the_truth_and_nothing_else() {
     let guest = world.start("web1", &[]);
     let supervisor = world.supervisor("web1").pid;
     let pid = Pid::from_raw(supervisor.cast_signed()).unwrap();
-    // It has them from this test.
+    // The supervisor inherited its limits from this test.
     let usual = getrlimit(Resource::Nofile);
     let idle = fs::read_dir(format!("/proc/{supervisor}/fd")).unwrap().count();
     let limit = |descriptors: Option<u64>| {
@@ -246,8 +246,8 @@ fn a_queue_whose_vhost_net_is_refused_leaves_the_truth_and_nothing_else() {
         prlimit(Some(pid), Resource::Nofile, limit).unwrap();
     };
 
-    // One descriptor more each time: each open(2) but the first fails once, then steps behind them. The first one
-    // beyond the idle supervisor's own is the client's.
+    // One descriptor more each time: each open(2) but the first fails once, then later steps fail.
+    // The first descriptor beyond the idle supervisor's own is the client's.
     let mut refused = Vec::new();
     for more in 1_u64.. {
         let before = world.records().len();
@@ -281,7 +281,7 @@ fn a_queue_whose_vhost_net_is_refused_leaves_the_truth_and_nothing_else() {
     world.stop(&guest);
     world.assert_clean();
 
-    // The second queue's alone.
+    // Only the second queue's vhost-net was refused here.
     let record_lines = world.record_lines();
     let at = record_lines.iter().position(|line| line == "open 01 vhost-net q1 FAILED").unwrap();
     assert_eq!(
@@ -295,7 +295,7 @@ fn a_device_cgroup_that_refuses_vhost_net_fails_only_an_attach_that_demands_it()
     let world = World::new();
     let guest = world.start("web1", &[]);
     let cgroup = DeviceCgroup::refusing(&world, "c 10:238 rwm");
-    cgroup.take(world.supervisor("web1").pid);
+    cgroup.add_process(world.supervisor("web1").pid);
     world.attach(&guest, TWO_QUEUES).fails(1, "Operation not permitted");
     assert_eq!(guest.holds(), Vec::<String>::new());
     world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:01").ok();
@@ -329,7 +329,7 @@ fn a_device_cgroup_that_refuses_vhost_net_fails_only_an_attach_that_demands_it()
 #[test]
 fn a_false_node_in_the_place_of_vhost_net_never_reaches_qemu() {
     let world = World::new();
-    // In this test's own view of the file systems.
+    // In a mount namespace of this test's own.
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
     mount(&["--make-rprivate", "/"]);
     let guest = world.start("web1", &["--nic", "bridge=br0,mac=52:54:00:00:00:09,vhost=on"]);
@@ -340,7 +340,7 @@ fn a_false_node_in_the_place_of_vhost_net_never_reaches_qemu() {
         mount(&["--bind", node.to_str().unwrap(), "/dev/vhost-net"]);
         let says = format!("{major}:{minor}");
         world.attach(&guest, TWO_QUEUES).fails(1, &says);
-        // What is asked for by default goes on without a vhost-net, but not with a false one.
+        // By default an attach goes on without a vhost-net, but not with a false one.
         world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:01").fails(1, &says);
         world.try_start("web2", &["--nic", ONE], &EMPTY).fails(1, &says);
         mount(&["--unmount"]);
@@ -387,7 +387,7 @@ fn a_stopped_qemu_still_holds_what_it_was_not_seen_to_give_up() {
     let guest = world.start("web1", &["--nic", TWO_QUEUES]);
     guest.signal(Signal::STOP);
     world.detach(&guest, 1, &["--force"]).fails(1, "QEMU still holds 4 of the devices");
-    // Its link is deleted: no frame passes.
+    // The link is deleted: no frame passes.
     assert_eq!(guest.holds(), ["tun /dev/net/tun", "tun /dev/net/tun", VHOST, VHOST]);
     guest.signal(Signal::CONT);
     world.detach(&guest, 1, &["--force"]).ok();
@@ -430,13 +430,14 @@ fn a_guest_gets_its_address_through_macvtap_and_vhost_net() {
     world.assert_clean();
 }
 
-/// The guest's ROM asks for an address and takes the one it is given, and its frames go by way of the kernel's vhost.
+/// Asserts that the guest's ROM gets an address by DHCP, and that its frames pass through the
+/// kernel's vhost.
 fn assert_dhcp_works(world: &World, guest: &Guest, server: &DhcpServer, capture: &PacketCapture) {
     let mut monitor = Qmp::connect(world.path("qmp"));
     world.until("vhost is started", || monitor.vhost_started() == [true]);
     assert!(capture.saw_dhcp_from([0x52, 0x54, 0, 0, 0, 1]), "{}", server.log());
     world.until("the guest has an address", || server.leased(&mac(1)).is_some());
-    // Its thread in the kernel is QEMU's own, or the kernel's by that name (before Linux 6.4).
+    // vhost's kernel thread is one of QEMU's, or a kernel thread of that name (before Linux 6.4).
     let vhost = format!("vhost-{}", guest.pid);
     let named = |path: &Path| fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == vhost);
     let threads = fs::read_dir(format!("/proc/{}/task", guest.pid)).unwrap();
@@ -449,7 +450,8 @@ fn auditing_and_the_ledger_agree_on_vhost_nets() {
     let Some(mut auditing) = Auditing::switch(true) else { return };
     let world = World::new();
     let log = auditing.start_daemon(&world.path(""));
-    // Addresses of its own: guests of other tests write to the same log, and two with one address are a finding.
+    // MACs of its own: guests of other tests write to the same log, and two guests with one MAC are
+    // a finding.
     let nic = "bridge=br0,mac=52:54:00:0a:0d:01,vhost=on";
     let guest = world.start("web1", &["--audit", "required", "--nic", nic]);
     world.attach(&guest, "macvtap=lower,mac=52:54:00:0a:0d:02,vhost=on,queues=2").ok();
@@ -469,7 +471,7 @@ fn auditing_and_the_ledger_agree_on_vhost_nets() {
     world.assert_clean();
 }
 
-/// A device cgroup, of the first version: the second has programs instead of lists.
+/// A device cgroup of version 1: version 2 has BPF programs instead of lists.
 struct DeviceCgroup {
     root: std::path::PathBuf,
 }
@@ -485,7 +487,7 @@ impl DeviceCgroup {
         Self { root }
     }
 
-    fn take(&self, pid: u32) {
+    fn add_process(&self, pid: u32) {
         fs::write(self.root.join("taptrail/cgroup.procs"), pid.to_string()).unwrap();
     }
 }
@@ -551,7 +553,8 @@ fn a_vhost_net_that_is_hidden_is_not_definitively_released() {
         let mut closes = world.records();
         closes.retain(|record| matches!(record.event, Event::Close { .. }));
         let doubts: Vec<_> = closes.iter().map(|record| record.doubt).collect();
-        // The tap is gone with its link. All open vhost-nets that the driver counts are seen, or are not.
+        // The tap is gone with its link. For the vhost-net, taptrail sees all open files that the
+        // driver counts, or not.
         assert_eq!(doubts, [None, doubt], "{way}");
     }
 }

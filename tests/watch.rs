@@ -1,4 +1,4 @@
-//! Guests of another manager, watched: a log that is followed, real QEMUs, and those who are told.
+//! `taptrail watch`: a log that it follows, real QEMUs, and its notifications.
 
 #![allow(clippy::unwrap_used)]
 
@@ -22,7 +22,7 @@ use world::auditing::Auditing;
 use world::log::{Log, MAC, UUID};
 use world::tls::{Certificate, Server};
 
-/// A real QEMU with one tap, which has the address that libvirt gives a guest's.
+/// A real QEMU with one tap, whose address is derived from the guest's as libvirt does it.
 struct Qemu(Child);
 
 impl Qemu {
@@ -54,7 +54,7 @@ impl Drop for Qemu {
     }
 }
 
-/// `taptrail watch`, and the lines that it tells.
+/// `taptrail watch`, and the events that it printed.
 struct Watch {
     child: Child,
     events: Arc<Mutex<Vec<Value>>>,
@@ -81,7 +81,7 @@ impl Watch {
         Self { child, events, errors }
     }
 
-    /// Waits for a line with these values.
+    /// Waits for an event with these values.
     fn wait_for(&mut self, world: &World, what: &[(&str, &str)]) -> Value {
         let is = |line: &Value| what.iter().all(|(name, value)| line[*name] == **value);
         let mut found = None;
@@ -109,7 +109,7 @@ impl Watch {
         PidFd::open(ProcessId::of(self.child.id()).unwrap()).unwrap().send_signal(signal).unwrap();
     }
 
-    /// Ends it in order.
+    /// Ends it with SIGTERM, and asserts success.
     fn stop(&mut self) {
         self.signal(Signal::TERM);
         let status = self.child.wait().unwrap();
@@ -132,7 +132,7 @@ impl Drop for Watch {
     }
 }
 
-/// How often each kind was told.
+/// The kind of each event, with its state or finding.
 fn kinds(events: &[Value]) -> Vec<String> {
     let word = |line: &Value| {
         let more = [&line["state"], &line["finding"]].into_iter().find_map(Value::as_str);
@@ -182,7 +182,8 @@ fn a_watcher_that_comes_back_goes_on_where_it_was_across_rotations() {
     let mut watch = Watch::start(&world, &[]);
     watch.wait_for(&world, &[("kind", "granted")]);
     watch.stop();
-    // While nobody looks: rotated twice, and the guest gets another interface and loses it.
+    // While no watcher runs, the log is rotated twice, and the guest gets another interface and
+    // loses it.
     let other = "52:54:00:0a:0f:02";
     log.rotate();
     log.opened(other);
@@ -191,7 +192,7 @@ fn a_watcher_that_comes_back_goes_on_where_it_was_across_rotations() {
     log.granted("detach", other);
     let mut watch = Watch::start(&world, &[]);
     watch.wait_for(&world, &[("kind", "opened"), ("mac", other)]);
-    // Nobody saw it, and no record follows: but it is over.
+    // Nobody saw the interface, and no record follows, but it is released.
     let released = watch.wait_for(&world, &[("kind", "released"), ("mac", other)]);
     assert_eq!((&released["reason"], &released["certainty"]), (&"detach".into(), &"inferred".into()));
     watch.stop();
@@ -201,7 +202,7 @@ fn a_watcher_that_comes_back_goes_on_where_it_was_across_rotations() {
     watch.wait_for(&world, &[("kind", "guest"), ("state", "ended")]);
     watch.stop();
     events.extend(watch.all());
-    // The next one tells the end of the account, and not once more what was told.
+    // The next watcher reports the end of the account, and repeats no event.
     let mut watch = Watch::start(&world, &[]);
     watch.wait_for(&world, &[("kind", "released"), ("mac", MAC)]);
     watch.stop();
@@ -211,7 +212,7 @@ fn a_watcher_that_comes_back_goes_on_where_it_was_across_rotations() {
     assert!(!events.iter().any(|line| line["finding"] == "log-gap"), "{events:#?}");
 }
 
-/// Has a process show another text in its arguments, as any process can for itself.
+/// Rewrites a process's arguments, as any process can do for itself.
 fn rewrite_arguments(pid: u32, from: &str, to: &str) {
     assert_eq!(from.len(), to.len());
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
@@ -281,14 +282,14 @@ fn a_watcher_says_what_it_follows_from_where_and_what_it_waits_for() {
     watch.stop();
     assert!(watch.errors().contains(&following) && !watch.errors().contains("does not exist"));
 
-    // Of a log that is another one by now the place is gone.
+    // If the log was replaced, the checkpoint's place is gone.
     fs::remove_file(&path).unwrap();
     Log { serial: 2000, ..Log::new(&world) }.noise(1);
     let mut watch = Watch::start(&world, &[]);
     logs(&mut watch, "Going on from the checkpoint, whose place in the log is gone: ");
     watch.stop();
 
-    // The first watcher of all begins with the oldest rotation, or where it is told to.
+    // The first watcher of all begins with the oldest rotation, or as `--begin` says.
     let world = World::new();
     let mut log = Log::new(&world);
     log.noise(3);
@@ -326,7 +327,7 @@ fn a_change_of_bridge_without_a_record_is_an_event_and_a_metric() {
     assert_eq!((&changed["from"], &changed["to"]), (&"one".into(), &"two".into()));
     assert_eq!((&changed["mac"], &changed["device"]["dev"]), (&MAC.into(), &"watched0".into()));
     assert_eq!((&changed["guest"]["name"], &changed["pid"]), (&"web1".into(), &qemu.0.id().into()));
-    // What failed leaves it in none.
+    // A change that failed leaves the tap in no bridge.
     world.ip("link set watched0 nomaster");
     let changed = watch.wait_for(&world, &[("kind", "bridge-changed"), ("from", "two")]);
     assert_eq!(changed.get("to"), Some(&Value::Null));
@@ -369,7 +370,7 @@ fn a_watcher_that_is_killed_again_and_again_loses_nothing() {
     macs.push(last.to_owned());
     watch.wait_for(&world, &[("kind", "opened"), ("mac", last)]);
     watch.stop();
-    // In the ledger each once, in order.
+    // The ledger has each record once, in order.
     let recorded: Vec<_> =
         world.records().iter().filter_map(|record| record.event.mac()).map(|mac| mac.to_string()).collect();
     assert_eq!(recorded, macs);
@@ -383,7 +384,7 @@ fn a_log_that_was_removed_is_reported_as_a_gap() {
     let mut watch = Watch::start(&world, &[]);
     watch.wait_for(&world, &[("kind", "granted")]);
     watch.stop();
-    // Somebody removed the log with all that it had.
+    // Somebody removed the log with its records.
     fs::remove_file(world.path("audit.log")).unwrap();
     log.serial += 100;
     let mut log = Log { serial: log.serial, ..Log::new(&world) };
@@ -395,8 +396,8 @@ fn a_log_that_was_removed_is_reported_as_a_gap() {
     drop(qemu);
 }
 
-/// What is at an address of this world.
-fn get(address: &str, path: &str) -> String {
+/// Sends an HTTP request in this world, and returns the response.
+fn http_get(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
     let mut answer = String::new();
@@ -414,7 +415,7 @@ fn the_numbers_are_scraped_and_in_a_file() {
     log.boots(qemu.0.id());
     watch.wait_for(&world, &[("kind", "granted")]);
     let holds = format!("taptrail_holdings{{guest=\"web1\",uuid=\"{UUID}\",kind=\"tun\"}} 1\n");
-    let scraped = get("127.0.0.1:9108", "/metrics");
+    let scraped = http_get("127.0.0.1:9108", "/metrics");
     assert!(scraped.starts_with("HTTP/1.1 200 OK\r\n") && scraped.contains(&holds), "{scraped}");
     for line in [
         "taptrail_opens_total{outcome=\"success\"} 1\n",
@@ -423,21 +424,21 @@ fn the_numbers_are_scraped_and_in_a_file() {
     ] {
         assert!(scraped.contains(line), "{line} in {scraped}");
     }
-    assert!(get("127.0.0.1:9108", "/").starts_with("HTTP/1.1 404"));
+    assert!(http_get("127.0.0.1:9108", "/").starts_with("HTTP/1.1 404"));
     world.until("the file has them", || fs::read_to_string(&file).is_ok_and(|text| text.contains(&holds)));
     qemu.kill();
     watch.wait_for(&world, &[("kind", "released")]);
-    let scraped = get("127.0.0.1:9108", "/metrics");
+    let scraped = http_get("127.0.0.1:9108", "/metrics");
     assert!(
         scraped.contains("taptrail_releases_total{certainty=\"definitive\"} 1\n")
             && !scraped.contains(&holds),
         "{scraped}"
     );
-    // Scrapers that say nothing keep nobody waiting, and nobody out.
+    // Silent scrapers block neither the watcher nor other scrapers.
     let silent: Vec<_> = (0..1000).map(|_| TcpStream::connect("127.0.0.1:9108").unwrap()).collect();
     log.opened("52:54:00:0a:0f:07");
     watch.wait_for(&world, &[("kind", "opened"), ("mac", "52:54:00:0a:0f:07")]);
-    assert!(get("127.0.0.1:9108", "/metrics").starts_with("HTTP/1.1 200 OK\r\n"));
+    assert!(http_get("127.0.0.1:9108", "/metrics").starts_with("HTTP/1.1 200 OK\r\n"));
     drop(silent);
     watch.stop();
 }
@@ -500,7 +501,7 @@ fn a_finding_runs_a_program_calls_a_webhook_and_is_in_the_journal() {
     let finding = watch.wait_for(&world, &[("finding", "open-failed")]);
     world.until("the program has run", || out.exists());
     assert_eq!(serde_json::from_str::<Value>(&fs::read_to_string(&out).unwrap()).unwrap(), finding);
-    // What it left behind in a session of its own is ended, too.
+    // A process that it left behind in a session of its own is killed, too.
     let left = PathBuf::from(format!("/proc/{}", fs::read_to_string(&left).unwrap().trim()));
     world.until("it is ended", || !left.exists());
     let request = hook.join().unwrap();
@@ -558,7 +559,7 @@ fn a_webhook_over_tls_goes_to_whom_the_hosts_authorities_vouch_for_and_to_nobody
         assert!(watch.errors().contains(&failed), "{failed} is not in: {}", watch.errors());
     }
 
-    // The host gets another authority, which counts from the next finding on.
+    // The host gets another authority, which is valid from the next finding on.
     fs::write(&authorities, [fs::read(&ours.file).unwrap(), fs::read(&others.file).unwrap()].concat())
         .unwrap();
     log.failed_start("web2");
@@ -618,11 +619,11 @@ fn a_missing_log_is_reported_everywhere_until_it_exists() {
     let path = world.path("audit.log").display().to_string();
     let waits = format!("STATUS=Waits for {path}, which does not exist");
     assert_eq!(receive(), format!("READY=1\n{waits}"));
-    let numbers = get("127.0.0.1:9108", "/metrics");
+    let numbers = http_get("127.0.0.1:9108", "/metrics");
     assert!(numbers.contains("\ntaptrail_log_present 0\n"), "{numbers}");
     Log::new(&world).opened(MAC);
     watch.wait_for(&world, &[("kind", "opened")]);
-    let numbers = get("127.0.0.1:9108", "/metrics");
+    let numbers = http_get("127.0.0.1:9108", "/metrics");
     assert!(numbers.contains("\ntaptrail_log_present 1\n"), "{numbers}");
     let follows = format!("STATUS=Follows {path}: ");
     loop {
@@ -682,7 +683,7 @@ fn standard_input_is_followed_to_its_end_after_the_log() {
     log.opened(MAC);
     let mut watch = Watch::start_with(&world, &["--stdin"], Stdio::piped());
     watch.wait_for(&world, &[("kind", "opened"), ("mac", MAC)]);
-    // auditd writes to its log first, and gives its plugins the same then.
+    // auditd writes to its log first, and then to its plugins.
     let before = fs::read(&log.path).unwrap();
     let other = "52:54:00:0a:0f:02";
     log.opened(other);
@@ -693,10 +694,10 @@ fn standard_input_is_followed_to_its_end_after_the_log() {
     assert!(watch.wait().success());
     let opened: Vec<_> =
         watch.all().iter().map(|line| line["mac"].as_str().unwrap_or("?").to_owned()).collect();
-    assert_eq!(opened, [MAC, other], "what was before {} bytes is not told again", before.len());
+    assert_eq!(opened, [MAC, other], "records in the first {} bytes are not reported again", before.len());
 }
 
-/// A plugin's configuration as it is packaged, for this program and world.
+/// The packaged plugin configuration, for this program and world.
 fn plugin(world: &World, arguments: &Path) -> String {
     let packaged = include_str!("../packaging/taptrail-auditd.conf");
     let path = world.path("plugin");
@@ -714,7 +715,7 @@ fn plugin(world: &World, arguments: &Path) -> String {
     config.replace("watch --stdin\n", &format!("watch @{}\n", arguments.display()))
 }
 
-fn logs(audit: &mut Audit, mac: &str) {
+fn log_open(audit: &mut Audit, mac: &str) {
     let text = format!(
         "virt=kvm resrc=net reason=open vm=\"web1\" uuid={UUID} net={mac} path=\"/dev/net/tun\" rdev=0A:C8 \
          exe=\"/usr/sbin/libvirtd\" hostname=? addr=? terminal=? res=success"
@@ -722,7 +723,7 @@ fn logs(audit: &mut Audit, mac: &str) {
     audit.log(VIRT_RESOURCE, &text).unwrap();
 }
 
-/// The addresses on record.
+/// The MACs on record.
 fn macs(world: &World) -> Vec<String> {
     if !world.state().join("ledger.sqlite").exists() {
         return Vec::new();
@@ -744,7 +745,7 @@ fn auditing_a_plugin_of_the_real_auditd_hears_all_and_ends_with_it() {
     for round in 0..2_u8 {
         auditing.restart_daemon(&world.path(""));
         for number in 0..20 {
-            logs(&mut audit, &mac(round * 20 + number));
+            log_open(&mut audit, &mac(round * 20 + number));
         }
         world.until("all is on record", || {
             assert!(!errors().contains("taptrail:"), "{}", errors());
@@ -755,7 +756,7 @@ fn auditing_a_plugin_of_the_real_auditd_hears_all_and_ends_with_it() {
     assert_eq!(macs(&world), (0..40).map(mac).collect::<Vec<_>>());
     let checkpoint = taptrail_ledger::Ledger::open_to_read(&world.state()).unwrap().checkpoint().unwrap();
     assert!(checkpoint.is_some());
-    // It has seen that auditd ends, so a boot would be no gap.
+    // The watcher saw that auditd ended, so a boot would be no gap.
     assert!(checkpoint.unwrap().text.contains("daemon=ended"), "{}", errors());
 }
 
@@ -767,12 +768,12 @@ fn auditing_is_heard_from_the_kernel_itself_and_an_overrun_is_a_gap() {
     let mut audit = Audit::open().unwrap();
     let mac = |last: u8| format!("52:54:00:0a:3f:{last:02x}");
     world.until("it listens", || {
-        logs(&mut audit, &mac(0));
+        log_open(&mut audit, &mac(0));
         watch.all().iter().any(|line| line["kind"] == "opened")
     });
-    logs(&mut audit, &mac(1));
+    log_open(&mut audit, &mac(1));
     watch.wait_for(&world, &[("kind", "opened"), ("mac", &mac(1))]);
-    // Stopped, while more is told than fits.
+    // The watcher is stopped while the kernel sends more than its socket holds.
     watch.signal(Signal::STOP);
     let text = format!(
         "virt=kvm op=stop reason=shutdown vm=\"other\" uuid={UUID} vm-pid=0 {} res=success",
@@ -784,7 +785,7 @@ fn auditing_is_heard_from_the_kernel_itself_and_an_overrun_is_a_gap() {
     }
     watch.signal(Signal::CONT);
     world.until("it hears again", || {
-        logs(&mut audit, &mac(2));
+        log_open(&mut audit, &mac(2));
         watch.all().iter().any(|line| line["mac"] == mac(2))
     });
     let gap = watch.wait_for(&world, &[("finding", "log-gap")]);
@@ -793,14 +794,14 @@ fn auditing_is_heard_from_the_kernel_itself_and_an_overrun_is_a_gap() {
         text.strip_prefix("The kernel sent records faster than they were read: audit events ").unwrap();
     let (first, rest) = numbers.split_once(" to ").unwrap();
     let number = |text: &str| text.parse::<u32>().unwrap();
-    // Most of what was told, as that fits nowhere.
+    // Most of these records are lost, as no buffer holds them.
     assert!(number(rest.split_once(' ').unwrap().0) - number(first) > 500, "{gap:#}");
     watch.stop();
-    // What is told while nobody listens is a gap, too.
-    logs(&mut audit, &mac(3));
+    // Records that the kernel sends while no watcher listens are a gap, too.
+    log_open(&mut audit, &mac(3));
     let mut watch = Watch::start(&world, &["--kernel"]);
     world.until("it listens again", || {
-        logs(&mut audit, &mac(4));
+        log_open(&mut audit, &mac(4));
         watch.all().iter().any(|line| line["kind"] == "opened")
     });
     let gap = watch.wait_for(&world, &[("finding", "log-gap")]);
@@ -818,7 +819,7 @@ fn a_locked_ledger_is_waited_for_and_nothing_is_reported_before() {
     let mut watch = Watch::start(&world, &[]);
     log.opened(MAC);
     watch.wait_for(&world, &[("kind", "opened")]);
-    // Somebody writes, and does not end.
+    // Another process has an open transaction.
     let busy = rusqlite::Connection::open(world.state().join("ledger.sqlite")).unwrap();
     busy.execute_batch("BEGIN IMMEDIATE").unwrap();
     let other = "52:54:00:0a:0f:02";

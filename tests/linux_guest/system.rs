@@ -1,5 +1,5 @@
-//! The Linux guest as its host sees it: QEMU's command line, the guest's words on its serial console, its answers on the
-//! network, and what its QEMU's monitor does and knows.
+//! The Linux guest as its host sees it: QEMU's command line, the guest's serial console, its
+//! answers on the network, and its QEMU's monitor.
 
 use std::io::ErrorKind;
 use std::net::UdpSocket;
@@ -11,14 +11,15 @@ use serde_json::json;
 use crate::world::World;
 use crate::world::qmp::{self, Qmp};
 
-/// For the guest's first words, and for all others. The guest is emulated by an emulated processor, maybe.
-const BOOT: Duration = Duration::from_secs(400);
-const PATIENCE: Duration = Duration::from_secs(90);
+/// Timeouts for the guest's first console line, and for later ones. An emulated processor may
+/// emulate the guest's.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(400);
+const GUEST_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// What `cargo xtask linux-guest` wrote.
+/// The variable with the directory that `cargo xtask linux-guest` wrote.
 const IMAGE: &str = "TAPTRAIL_LINUX_GUEST";
 
-/// See the module.
+/// A running Linux guest (see the module).
 pub(crate) struct System {
     console: PathBuf,
     monitor: PathBuf,
@@ -29,7 +30,8 @@ impl System {
         Self { console: world.path("console"), monitor: world.path("qmp") }
     }
 
-    /// QEMU with this system, and with the firmware's hot-plugging or PCI Express's own.
+    /// QEMU's command line for this system; `options` choose the firmware's hot-plug or PCI
+    /// Express's own.
     pub(crate) fn qemu(&self, options: &[&str]) -> Vec<String> {
         let image = std::env::var_os(IMAGE);
         let image =
@@ -52,7 +54,7 @@ impl System {
             "-display",
             "none",
             "-no-reboot",
-            // The firmware's own driver would have to be started each time.
+            // The firmware's driver would have to be started each time.
             "-global",
             "virtio-net-pci.romfile=",
             "-kernel",
@@ -69,18 +71,18 @@ impl System {
         words.iter().chain(options).map(|word| (*word).to_owned()).collect()
     }
 
-    /// Waits for the system's boot.
-    pub(crate) fn boots(&self) {
-        self.wait_for("ready", 1, BOOT);
+    /// Waits until the system has booted.
+    pub(crate) fn wait_for_boot(&self) {
+        self.wait_for_within("ready", 1, BOOT_TIMEOUT);
     }
 
-    /// Waits until the console has had this line so many times.
-    pub(crate) fn says(&self, line: &str, times: usize) {
-        self.wait_for(line, times, PATIENCE);
+    /// Waits until the console has shown this line so many times.
+    pub(crate) fn wait_for_line(&self, line: &str, times: usize) {
+        self.wait_for_within(line, times, GUEST_TIMEOUT);
     }
 
-    fn wait_for(&self, line: &str, times: usize, patience: Duration) {
-        try_for(patience, || {
+    fn wait_for_within(&self, line: &str, times: usize, timeout: Duration) {
+        retry_for(timeout, || {
             let text = self.text();
             let had = text.lines().filter(|had| had.trim_end() == line).count();
             assert!(had <= times, "'{line}' came {had} times");
@@ -92,31 +94,32 @@ impl System {
         String::from_utf8_lossy(&std::fs::read(&self.console).unwrap_or_default()).into_owned()
     }
 
-    /// Stops the guest's processors, or lets them go on.
-    pub(crate) fn stands_still(&self, still: bool) {
-        Qmp::connect(self.monitor.clone()).execute(if still { "stop" } else { "cont" }, json!({}));
+    /// Stops the guest's processors, or lets them run.
+    pub(crate) fn set_paused(&self, paused: bool) {
+        Qmp::connect(self.monitor.clone()).execute(if paused { "stop" } else { "cont" }, json!({}));
     }
 
-    /// Do the frames of so many NICs, which are all, go through the kernel's vhost-net?
+    /// Asserts that there are so many NICs, and that the kernel's vhost-net passes the frames of
+    /// all.
     #[track_caller]
-    pub(crate) fn uses_vhost(&self, nics: usize) {
+    pub(crate) fn assert_vhost_in_use(&self, nics: usize) {
         assert_eq!(Qmp::connect(self.monitor.clone()).vhost_started(), vec![true; nics]);
     }
 }
 
 impl Drop for System {
     fn drop(&mut self) {
-        // What a test that fails will be asked about.
+        // Prints the console of a failed test.
         if std::thread::panicking() {
             eprintln!("the guest's console:\n{}", self.text());
         }
     }
 }
 
-/// Waits until the system answers at this address. To a datagram for a port where nobody listens, it answers that: a ping
-/// that needs no program.
+/// Waits until the system answers at this address. It rejects a datagram for a port where nobody
+/// listens: a ping that needs no program.
 pub(crate) fn ping(address: &str) {
-    try_for(PATIENCE, || {
+    retry_for(GUEST_TIMEOUT, || {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         let answer =
@@ -128,16 +131,18 @@ pub(crate) fn ping(address: &str) {
     });
 }
 
-/// Waits for what the guest does.
+/// Waits for an action of the guest.
 #[track_caller]
 pub(crate) fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
-    try_for(PATIENCE, || if is_so() { Ok(()) } else { Err(format!("{what}: not within {PATIENCE:?}")) });
+    retry_for(GUEST_TIMEOUT, || {
+        if is_so() { Ok(()) } else { Err(format!("{what}: not within {GUEST_TIMEOUT:?}")) }
+    });
 }
 
-/// Tries until it goes well.
+/// Repeats the attempt until it succeeds or the time is over.
 #[track_caller]
-fn try_for(patience: Duration, mut attempt: impl FnMut() -> Result<(), String>) {
-    let end = Instant::now() + patience;
+fn retry_for(timeout: Duration, mut attempt: impl FnMut() -> Result<(), String>) {
+    let end = Instant::now() + timeout;
     while let Err(why) = attempt() {
         assert!(Instant::now() < end, "{why}");
         std::thread::sleep(Duration::from_millis(100));

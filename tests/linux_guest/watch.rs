@@ -1,4 +1,4 @@
-//! Looks at what a QEMU holds, again and again while it lives, and holds a trail against all of them.
+//! Samples the descriptors of a QEMU while it lives, and compares a trail with all samples.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,40 +10,41 @@ use serde_json::Value;
 
 use crate::world::procfs::{Descriptor, descriptors};
 
-/// The kernel stamps its audit records with the time of its last tick: up to 10 ms ago, with 100 ticks a second.
+/// The kernel stamps its audit records with the time of its last tick, up to 10 ms ago with 100
+/// ticks a second.
 const TICK: SignedDuration = SignedDuration::from_millis(11);
 
-/// One look. What it saw was so at some time between its begin and its end.
-pub(crate) struct Look {
+/// One sample: the descriptors at some time between its begin and its end.
+pub(crate) struct Sample {
     begin: Timestamp,
     end: Timestamp,
     held: Vec<Descriptor>,
 }
 
-/// Looks until it is told to end.
-pub(crate) struct Watch {
+/// A thread that takes samples until [`Sampler::end`].
+pub(crate) struct Sampler {
     stop_requested: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<Look>>,
+    thread: JoinHandle<Vec<Sample>>,
 }
 
-impl Watch {
+impl Sampler {
     pub(crate) fn begin(pid: u32) -> Self {
         let stop_requested = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&stop_requested);
         let thread = std::thread::spawn(move || {
-            let mut looks = Vec::new();
+            let mut samples = Vec::new();
             while !stop.load(Ordering::Relaxed) {
                 let begin = Timestamp::now();
                 let held = descriptors(pid);
-                looks.push(Look { begin, end: Timestamp::now(), held });
+                samples.push(Sample { begin, end: Timestamp::now(), held });
                 std::thread::sleep(Duration::from_millis(30));
             }
-            looks
+            samples
         });
         Self { stop_requested, thread }
     }
 
-    pub(crate) fn end(self) -> Vec<Look> {
+    pub(crate) fn end(self) -> Vec<Sample> {
         self.stop_requested.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
     }
@@ -56,12 +57,14 @@ struct Span {
     released: Timestamp,
 }
 
-/// What these holdings of one device, one after the other, say is what was seen of it: nothing before the open and nothing
-/// after the release; `queues` descriptors from the grant on, until they are gone for good.
+/// Asserts that these successive holdings of one device agree with the samples: no descriptor
+/// before the open and none after the release; `queues` descriptors from the grant on, until they
+/// are gone for good.
 ///
-/// Between QEMU's letting go and the release there is a moment: a release is told when it was seen.
+/// A release has the time at which taptrail observed it, a moment after QEMU closed the
+/// descriptors.
 pub(crate) fn compare(
-    looks: &[Look],
+    samples: &[Sample],
     holdings: &[&Value],
     queues: usize,
     is_of_device: impl Fn(&Descriptor) -> bool,
@@ -73,35 +76,37 @@ pub(crate) fn compare(
         released: time(holding, "released"),
     });
     let spans: Vec<Span> = spans.collect();
-    let count = |look: &Look| look.held.iter().filter(|descriptor| is_of_device(descriptor)).count();
-    for look in looks {
-        let touched = spans.iter().any(|span| look.end >= span.opened && look.begin <= span.released + TICK);
-        assert!(touched || count(look) == 0, "held at {}, when the trail knows of nothing", look.begin);
+    let count = |sample: &Sample| sample.held.iter().filter(|descriptor| is_of_device(descriptor)).count();
+    for sample in samples {
+        let touched =
+            spans.iter().any(|span| sample.end >= span.opened && sample.begin <= span.released + TICK);
+        assert!(touched || count(sample) == 0, "held at {}, when the trail has no holding", sample.begin);
     }
     for Span { granted, released, .. } in spans {
-        let within = looks.iter().filter(|look| look.begin >= granted + TICK && look.end <= released);
+        let within = samples.iter().filter(|sample| sample.begin >= granted + TICK && sample.end <= released);
         let counts: Vec<usize> = within.map(count).collect();
         assert_eq!(counts.first(), Some(&queues), "between {granted} and {released}: {counts:?}");
         assert!(counts.is_sorted_by(|before, after| before >= after), "{granted}: {counts:?}");
     }
 }
 
-/// The judge is judged: one holding, opened in second 10, granted in 11 and released in 20, and looks at what was held.
+/// Tests of [`compare`]: one holding, opened in second 10, granted in 11 and released in 20, with
+/// samples.
 mod judged {
     use super::*;
 
-    fn compare_with_one_holding(looks: &[(i64, usize)]) {
+    fn compare_with_one_holding(samples: &[(i64, usize)]) {
         let time = |second| Timestamp::from_second(second).unwrap();
         let descriptor = |fd| Descriptor { fd, link: String::new(), rdev: String::new(), iff: None };
-        let look = |&(second, count): &(i64, usize)| Look {
+        let sample = |&(second, count): &(i64, usize)| Sample {
             begin: time(second),
             end: time(second),
             held: (0..i32::try_from(count).unwrap()).map(descriptor).collect(),
         };
-        let looks: Vec<Look> = looks.iter().map(look).collect();
+        let samples: Vec<Sample> = samples.iter().map(sample).collect();
         let [opened, granted, released] = [10, 11, 20].map(|second| time(second).to_string());
         let holding = serde_json::json!({"opened": opened, "granted": granted, "released": released});
-        compare(&looks, &[&holding], 2, |_| true);
+        compare(&samples, &[&holding], 2, |_| true);
     }
 
     #[test]
@@ -110,13 +115,13 @@ mod judged {
     }
 
     #[test]
-    #[should_panic(expected = "when the trail knows of nothing")]
+    #[should_panic(expected = "when the trail has no holding")]
     fn held_after_its_release_is_noticed() {
         compare_with_one_holding(&[(12, 2), (21, 1)]);
     }
 
     #[test]
-    #[should_panic(expected = "when the trail knows of nothing")]
+    #[should_panic(expected = "when the trail has no holding")]
     fn held_before_its_open_is_noticed() {
         compare_with_one_holding(&[(9, 2), (12, 2)]);
     }

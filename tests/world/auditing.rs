@@ -1,4 +1,4 @@
-//! The kernel's auditing, for the tests that turn it: one switch for the whole machine.
+//! The kernel's auditing, for the tests that switch it: one switch for the whole machine.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -14,18 +14,19 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use taptrail_record::{Line, Record};
 
-/// The machine's auditing, ours until dropped, and then as it was.
+/// The machine's auditing, held by this test until dropped, and then restored.
 pub(crate) struct Auditing {
     was_on: bool,
     rules: Vec<Vec<&'static str>>,
     daemon: Option<Child>,
     plugins: Vec<(&'static str, String)>,
-    /// Locked, and with what undoes this: a run that is killed leaves it to the next.
+    /// A locked file with the commands that undo the changes: if a run is killed, the next one runs
+    /// them.
     undo: Flock<File>,
 }
 
 impl Auditing {
-    /// None where tests may not turn it.
+    /// Switches auditing on or off. None where tests may not do that.
     pub(crate) fn switch(on: bool) -> Option<Self> {
         let set = |name: &str, value: &str| std::env::var(name).is_ok_and(|found| found == value);
         let allowed = set("CI", "true") || set("TAPTRAIL_TEST_AUDIT", "1");
@@ -40,7 +41,7 @@ impl Auditing {
         let mut left = String::new();
         undo.read_to_string(&mut left).unwrap();
         for arguments in left.lines() {
-            // It may have been killed before it did what this undoes.
+            // The killed run may not have made the change that this command undoes.
             let _ = Command::new("/sbin/auditctl").args(arguments.split(' ')).output().unwrap();
         }
         undo.set_len(0).unwrap();
@@ -62,7 +63,7 @@ impl Auditing {
         self.rules.push(rule.to_vec());
     }
 
-    /// The rules that are packaged: the kernel tells of each open(2) of a raw network device.
+    /// Loads the packaged rules: the kernel logs each open(2) of a raw network device.
     pub(crate) fn packaged_rules(&mut self) {
         let rules = include_str!("../../packaging/taptrail.rules").lines();
         for rule in rules.filter_map(|line| line.strip_prefix("-a ")) {
@@ -70,19 +71,19 @@ impl Auditing {
         }
     }
 
-    /// auditd will have this plugin: its file's name and text.
+    /// Adds a plugin to the next auditd: its file's name and text.
     pub(crate) fn plugin(&mut self, name: &'static str, text: &str) {
         self.plugins.push((name, text.to_owned()));
     }
 
-    /// A real auditd with a log of its own.
+    /// Starts a real auditd with a log of its own.
     pub(crate) fn start_daemon(&mut self, dir: &Path) -> PathBuf {
         fs::create_dir(dir.join("auditd")).unwrap();
         fs::create_dir(dir.join("auditd/plugins.d")).unwrap();
         self.restart_daemon(dir)
     }
 
-    /// One that goes on with the log of the last one, if there was one.
+    /// Starts another auditd, which continues the log of the last one, if there was one.
     pub(crate) fn restart_daemon(&mut self, dir: &Path) -> PathBuf {
         let dir = dir.join("auditd");
         fs::create_dir_all(dir.join("plugins.d")).unwrap();
@@ -105,7 +106,7 @@ impl Auditing {
         fs::write(dir.join("auditd.conf"), settings).unwrap();
         fs::set_permissions(dir.join("auditd.conf"), fs::Permissions::from_mode(0o600)).unwrap();
         let output = File::create(dir.join("output")).unwrap();
-        // It ends with the test, however that ends.
+        // auditd ends with the test, however that ends.
         let child = Command::new("/usr/bin/setpriv")
             .args(["--pdeathsig", "TERM", "/sbin/auditd", "-n", "-s", "nochange", "-c"])
             .arg(&dir)
@@ -125,7 +126,7 @@ impl Auditing {
         panic!("auditd did not come up: {}", fs::read_to_string(dir.join("output")).unwrap());
     }
 
-    /// Ends it, so that its log is whole.
+    /// Ends auditd, so that its log is complete.
     pub(crate) fn end_daemon(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
             let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).unwrap());
@@ -164,7 +165,7 @@ fn enabled() -> bool {
     status("enabled ") != "0"
 }
 
-/// Waits until all that was logged before is in the log that a daemon writes.
+/// Waits until all earlier events are in the log that auditd writes.
 pub(crate) fn wait_for_log(log: &Path) {
     static SETTLED: AtomicU32 = AtomicU32::new(0);
     let mark = format!("settled-{}-{}", std::process::id(), SETTLED.fetch_add(1, Ordering::Relaxed));
@@ -178,7 +179,8 @@ pub(crate) fn wait_for_log(log: &Path) {
     panic!("auditd has not written {mark} within a minute");
 }
 
-/// The records of one guest in a log that a daemon wrote, line by line. (Other guests of this machine write there too.)
+/// The records of one guest in a log that auditd wrote. (Other guests of this machine write there
+/// too.)
 pub(crate) fn records_of(log: &Path, uuid: &str) -> Vec<Record> {
     let text = fs::read_to_string(log).unwrap();
     let record = |line: &str| Line::parse(line.as_bytes()).ok()?.record().ok()?;

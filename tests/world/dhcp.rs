@@ -1,4 +1,4 @@
-//! A real DHCP server on a link of the world, and an ear for what guests say to it.
+//! A real DHCP server on a link of the world, and a capture of the guests' requests.
 
 use std::fs::File;
 use std::num::NonZeroU32;
@@ -12,14 +12,14 @@ use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, r
 
 use super::World;
 
-/// dnsmasq(8), which answers on one link until dropped.
+/// dnsmasq(8), which serves one link until dropped.
 pub(crate) struct DhcpServer {
     child: Child,
     log: PathBuf,
 }
 
 impl DhcpServer {
-    /// Gives out addresses of 10.0.0.0/24 at `link`, whose own becomes 10.0.0.1.
+    /// Serves addresses of 10.0.0.0/24 on `link`, whose own address becomes 10.0.0.1.
     pub(crate) fn at(world: &World, link: &str) -> Self {
         world.ip(&format!("address add 10.0.0.1/24 dev {link}"));
         let log = world.path("dhcp.log");
@@ -47,7 +47,7 @@ impl DhcpServer {
         std::fs::read_to_string(&self.log).expect("dnsmasq's log")
     }
 
-    /// The address that this MAC was given, once its guest has said that it takes it.
+    /// The address of this MAC, once its guest has accepted it.
     pub(crate) fn leased(&self, mac: &str) -> Option<String> {
         let log = self.log();
         let line = log.lines().find(|line| line.contains("DHCPACK") && line.contains(mac))?;
@@ -62,7 +62,7 @@ impl Drop for DhcpServer {
     }
 }
 
-/// Hears every frame that passes any link of the world.
+/// Captures every frame on every link of the world.
 pub(crate) struct PacketCapture(OwnedFd);
 
 impl PacketCapture {
@@ -91,7 +91,8 @@ impl PacketCapture {
     }
 }
 
-/// Ethernet, IPv4 without options, UDP from port 68 to 67, a BOOTREQUEST of Ethernet (RFC 2131).
+/// Whether a frame is a DHCP request: Ethernet, IPv4 without options, UDP from port 68 to 67, a
+/// BOOTREQUEST of Ethernet (RFC 2131).
 fn is_dhcp_from(mac: [u8; 6], frame: &[u8]) -> bool {
     frame.len() > 42
         && frame[6..12] == mac

@@ -1,7 +1,7 @@
-//! A real libvirtd for one test, its guests, and what `/proc` shows that these hold.
+//! A real libvirtd for one test, its guests, and the devices that `/proc` shows in them.
 //!
-//! Nothing of a service manager's is needed: virtlogd and libvirtd are children of the test, in the world's network
-//! namespace and in a mount namespace with state, settings and sockets of their own.
+//! It needs no service manager: virtlogd and libvirtd are children of the test, in the world's
+//! network namespace and in a mount namespace with state, settings and sockets of their own.
 
 #![allow(clippy::unwrap_used)]
 
@@ -27,11 +27,12 @@ const LIBVIRTD: &str = "/usr/sbin/libvirtd";
 const VIRSH: &str = "/usr/bin/virsh";
 const VIRTLOGD: &str = "/usr/sbin/virtlogd";
 
-/// Makes this thread's mount namespace a libvirt host's. `$1` is a directory of the world's.
+/// Makes this thread's mount namespace a libvirt host's. `$1` is a directory of the world.
 ///
-/// With a `/run` of its own libvirtd finds no system bus, and registers no guest with the machine's services. The users
-/// are those of Debian's libvirt-daemon-system, which would start a service. What QEMU can do is found out once for all
-/// tests, and kept beside the build: it takes seconds.
+/// With a `/run` of its own libvirtd finds no system bus, and registers no guest with the machine's
+/// services. The users are those of Debian's libvirt-daemon-system, which would start a service.
+/// libvirt probes QEMU's capabilities once for all tests, which takes seconds; they are kept beside
+/// the build.
 const HOST: &str = r#"
 mount --make-rprivate /
 mkdir -p "$1/lock" "$2"
@@ -47,8 +48,8 @@ mount --bind "$1/passwd" /etc/passwd
 mount --bind "$1/group" /etc/group
 "#;
 
-/// Ends every process of this network namespace once standard input does, however the test ended: libvirt's QEMUs
-/// are nobody's children. `$1` is the test itself.
+/// Ends every process of this network namespace once its standard input ends, however the test
+/// ended: libvirt's QEMUs are no children of the test. `$1` is the test itself.
 const KEEPER: &str = r#"
 cat >/dev/null
 while :; do
@@ -63,7 +64,7 @@ while :; do
 done 2>/dev/null
 "#;
 
-/// With no cgroups and no security driver there is nothing between libvirt and the devices.
+/// Without cgroups and a security driver nothing stands between libvirt and the devices.
 const QEMU_CONF: &str = "\
 user = \"root\"
 group = \"root\"
@@ -71,7 +72,7 @@ security_driver = \"none\"
 cgroup_controllers = []
 ";
 
-/// Each record is demanded (level 2), and written to libvirtd's own log too.
+/// libvirt fails without a record (level 2), and writes each record to its own log too.
 const LIBVIRTD_CONF: &str = "\
 audit_level = 2
 audit_logging = 1
@@ -82,9 +83,9 @@ auth_unix_ro = \"none\"
 auth_unix_rw = \"none\"
 ";
 
-/// See the module. With a real auditd, too.
+/// A libvirt host with a real auditd (see the module).
 pub(crate) struct Libvirt {
-    // In this order all goes; the keeper ends what is left in the world.
+    // Fields are dropped in this order; the keeper ends the remaining processes of the world.
     daemon: Daemon,
     _virtlogd: Daemon,
     _keeper: Keeper,
@@ -94,13 +95,13 @@ pub(crate) struct Libvirt {
 }
 
 impl Libvirt {
-    /// A host with bridges `br0` and `br1`, a link `lower` for macvtaps and the packaged audit rules. None where tests
-    /// may not turn auditing.
+    /// A host with bridges `br0` and `br1`, a link `lower` for macvtaps and the packaged audit
+    /// rules. None where tests may not switch auditing.
     pub(crate) fn start() -> Option<Self> {
         Self::start_with("")
     }
 
-    /// One whose qemu.conf has these lines, too.
+    /// The same, with these lines in qemu.conf, too.
     pub(crate) fn start_with(qemu_conf: &str) -> Option<Self> {
         let mut auditing = Auditing::switch(true)?;
         let mut world = World::new();
@@ -114,23 +115,23 @@ impl Libvirt {
         sh("/bin/sh", ["-ec", HOST, "host", dir.to_str().unwrap(), cache]);
         fs::write("/etc/libvirt/qemu.conf", [QEMU_CONF, qemu_conf].concat()).unwrap();
         fs::write("/etc/libvirt/libvirtd.conf", LIBVIRTD_CONF).unwrap();
-        leave_the_numbers_of_others(&world);
+        use_distinct_link_numbers(&world);
         world.ip("link add br1 type bridge");
         world.ip("link set br1 up");
         let keeper = Keeper::start();
         auditing.packaged_rules();
         let audit_log = auditing.start_daemon(&dir);
-        // As auditd.conf would say it.
+        // As auditd.conf would name it.
         world.extra.push(("TAPTRAIL_AUDIT_LOG".to_owned(), audit_log.to_str().unwrap().to_owned()));
         let virtlogd = Daemon(spawn(VIRTLOGD, &[]));
         let daemon = Daemon(spawn(LIBVIRTD, &["--config", "/etc/libvirt/libvirtd.conf"]));
         let mut libvirt =
             Self { daemon, _virtlogd: virtlogd, _keeper: keeper, world, audit_log, _auditing: auditing };
-        libvirt.until_it_answers();
+        libvirt.wait_until_ready();
         Some(libvirt)
     }
 
-    /// Ends libvirtd as a crash would. Its guests live on.
+    /// Kills libvirtd, as a crash would. Its guests run on.
     pub(crate) fn kill_daemon(&mut self) {
         self.daemon.0.kill().unwrap();
         self.daemon.0.wait().unwrap();
@@ -138,10 +139,10 @@ impl Libvirt {
 
     pub(crate) fn start_daemon(&mut self) {
         self.daemon.0 = spawn(LIBVIRTD, &["--config", "/etc/libvirt/libvirtd.conf"]);
-        self.until_it_answers();
+        self.wait_until_ready();
     }
 
-    fn until_it_answers(&mut self) {
+    fn wait_until_ready(&mut self) {
         let (world, daemon) = (&self.world, &mut self.daemon.0);
         world.until("libvirtd answers", || {
             let ended = daemon.try_wait().unwrap();
@@ -150,13 +151,13 @@ impl Libvirt {
         });
     }
 
-    /// Starts a guest whose processors stand still.
+    /// Starts a guest with stopped processors.
     pub(crate) fn create(&self, name: &str, number: u8, nics: &[Nic]) -> Domain {
         self.try_create(name, number, nics).ok();
         Domain { uuid: uuid(number), pid: pid(name) }
     }
 
-    /// Writes a guest to a file and starts it again from there, as a new QEMU.
+    /// Saves a guest to a file and restores it, as a new QEMU.
     pub(crate) fn save_and_restore(&self, name: &str, saved: &Domain) -> Domain {
         let file = self.world.path("libvirt/saved");
         let file = file.to_str().unwrap();
@@ -166,7 +167,7 @@ impl Libvirt {
         Domain { uuid: saved.uuid.clone(), pid: pid(name) }
     }
 
-    /// Tries to.
+    /// Tries to start a guest.
     pub(crate) fn try_create(&self, name: &str, number: u8, nics: &[Nic]) -> CommandResult {
         virsh(&["create", &self.file(&domain(name, number, nics)), "--paused"])
     }
@@ -179,7 +180,7 @@ impl Libvirt {
         self.device("update-device", domain, nic).ok();
     }
 
-    /// Asks for it, and waits until QEMU has given up what it held for it.
+    /// Requests the unplug, and waits until QEMU has closed the interface's descriptors.
     pub(crate) fn detach(&self, domain: &Domain, nic: &Nic) {
         let before = domain.holds().len();
         self.device("detach-device", domain, nic).ok();
@@ -195,23 +196,23 @@ impl Libvirt {
         assert!(!domain.is_alive(), "QEMU outlives its guest");
     }
 
-    /// Has QEMU's monitor do something, behind libvirt's back. It answers what is wrong, or nothing.
+    /// Runs a command in QEMU's monitor, behind libvirt's back. QEMU prints an error, or nothing.
     pub(crate) fn monitor(&self, domain: &Domain, command: &str) {
         let done = virsh(&["qemu-monitor-command", &domain.uuid, "--hmp", command]).ok();
         assert_eq!(done.stdout.trim(), "", "{command}");
     }
 
-    /// What audit log and ledger tell of a guest up to now.
+    /// The guest's trail in audit log and ledger up to now.
     pub(crate) fn trail(&self, uuid: &str) -> Value {
         self.trail_from(uuid, None)
     }
 
-    /// What the audit log alone tells: libvirt and the kernel.
+    /// The guest's trail in the audit log alone: libvirt's records and the kernel's.
     pub(crate) fn log(&self, uuid: &str) -> Value {
         self.trail_from(uuid, Some(&self.audit_log))
     }
 
-    /// What the ledger alone tells.
+    /// The guest's trail in the ledger alone.
     pub(crate) fn ledger(&self, uuid: &str) -> Value {
         self.trail_from(uuid, Some(&self.world.state().join("ledger.sqlite")))
     }
@@ -222,7 +223,7 @@ impl Libvirt {
         self.world.json(words.chain(file.map(Path::as_os_str)))
     }
 
-    /// A watcher beside libvirtd, from now on.
+    /// Starts a watcher beside libvirtd.
     pub(crate) fn watch(&self) -> Watch {
         self.watch_with(&[])
     }
@@ -247,14 +248,15 @@ impl Libvirt {
         watch
     }
 
-    /// What `taptrail verify` says of what is held here now, after it ended with this code. (Guests of other tests run on
-    /// the same machine. In some machines even root may not look into the first process.)
+    /// The report of `taptrail verify` on this host, which must have ended with this code. (Guests
+    /// of other tests run on the same machine. On some machines even root may not inspect process
+    /// 1.)
     #[track_caller]
     pub(crate) fn verify(&self, code: i32) -> Value {
         self.verified(code, None)
     }
 
-    /// What it says with the audit log alone.
+    /// The report of `verify` with the audit log alone.
     #[track_caller]
     pub(crate) fn verify_log(&self, code: i32) -> Value {
         self.verified(code, Some(&self.audit_log))
@@ -295,7 +297,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Ends it as a service manager does.
+    /// Ends it with SIGTERM, as a service manager does.
     pub(crate) fn stop(mut self) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.watcher.0.id()).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
@@ -303,7 +305,7 @@ impl Watch {
         assert!(ended.success(), "{ended}: {}", self.stderr());
     }
 
-    /// All that it and its forerunners said.
+    /// The standard error of this watcher and the previous ones.
     pub(crate) fn stderr(&self) -> String {
         fs::read_to_string(&self.output).unwrap()
     }
@@ -317,7 +319,7 @@ impl Keeper {
         let keeper = Command::new("/bin/sh")
             .args(["-c", KEEPER, "keeper", &std::process::id().to_string()])
             .stdin(Stdio::piped())
-            // Who ends the test by a signal to its group leaves this one to do its work.
+            // In a process group of its own: a signal to the test's group does not end the keeper.
             .process_group(0)
             .spawn();
         Self(keeper.unwrap())
@@ -348,7 +350,8 @@ impl Domain {
         assert!(pidfd.wait_exit(Duration::from_secs(60)).unwrap(), "QEMU does not end");
     }
 
-    /// What QEMU holds as the kernel shows it, a device of an interface each. A QEMU that is gone holds nothing.
+    /// The devices that the kernel shows in QEMU, one for each device of an interface; none if QEMU
+    /// is gone.
     pub(crate) fn holds(&self) -> Vec<Held> {
         let Ok(entries) = fs::read_dir(format!("/proc/{}/fd", self.pid)) else { return Vec::new() };
         let mut queues = BTreeMap::new();
@@ -374,7 +377,7 @@ pub(crate) struct Held {
     pub(crate) queues: u32,
 }
 
-/// One descriptor, if it is a raw network device's.
+/// Reads one descriptor, if it is of a raw network device.
 fn read_descriptor(pid: u32, fd: &str) -> Option<Held> {
     let place = format!("/proc/{pid}/fd/{fd}");
     let path = fs::read_link(&place).ok()?.into_os_string().into_string().ok()?;
@@ -392,12 +395,12 @@ fn read_descriptor(pid: u32, fd: &str) -> Option<Held> {
         ("macvtap", link.file_name().into_string().ok()?)
     };
     let address = fs::read_to_string(format!("/sys/class/net/{dev}/address")).ok()?;
-    // libvirt gives a guest's tap the guest's address, with another first byte.
+    // libvirt gives a guest's tap the guest's MAC, with another first byte.
     let mac = format!("52{}", address.trim().get(2..)?);
     Some(Held { kind, path, rdev, dev, mac, queues: 0 })
 }
 
-/// An interface of a guest's.
+/// An interface of a guest.
 #[derive(Clone)]
 pub(crate) struct Nic {
     mac: String,
@@ -408,7 +411,7 @@ pub(crate) struct Nic {
 }
 
 impl Nic {
-    /// On a bridge, or for the link `lower` a macvtap.
+    /// An interface on this bridge, or a macvtap if `source` is the link `lower`.
     pub(crate) fn on(source: &'static str, mac: &str) -> Self {
         Self { mac: mac.to_owned(), source, queues: 1, alias: None, rom: None }
     }
@@ -417,12 +420,12 @@ impl Nic {
         Self { queues, ..self }
     }
 
-    /// What libvirt calls it; it begins with `ua-`.
+    /// libvirt's alias for it, which begins with `ua-`.
     pub(crate) fn alias(self, name: &'static str) -> Self {
         Self { alias: Some(name), ..self }
     }
 
-    /// A file for the NIC's ROM.
+    /// The file of the NIC's ROM.
     pub(crate) fn rom(self, file: &'static str) -> Self {
         Self { rom: Some(file), ..self }
     }
@@ -458,7 +461,8 @@ pub(crate) fn uuid(number: u8) -> String {
     format!("7a7a0000-0000-4000-8000-0000000000{number:02}")
 }
 
-/// A small machine without a disk. Without ACPI's hot-plug, an empty port lets go of a NIC without a guest's help.
+/// A small machine without a disk. Without ACPI's hot-plug, a port releases a NIC without a guest
+/// system's help.
 fn domain(name: &str, number: u8, nics: &[Nic]) -> String {
     let interfaces: String = nics.iter().map(Nic::xml).collect();
     let ports = "<controller type='pci' model='pcie-root-port'/>".repeat(nics.len() + 2);
@@ -477,11 +481,11 @@ fn domain(name: &str, number: u8, nics: &[Nic]) -> String {
     )
 }
 
-/// Has the links that are made from now on have other numbers than those of other tests.
+/// Makes later links have other numbers than the links of other tests.
 ///
-/// The node of a macvtap is called by its link's number, in a `/dev` that all namespaces share, and libvirt
-/// opens what it finds there.
-fn leave_the_numbers_of_others(world: &World) {
+/// A macvtap's node is named by its link's number, in a `/dev` that all namespaces share, and
+/// libvirt opens the node that it finds there.
+fn use_distinct_link_numbers(world: &World) {
     let links: String =
         (0..250).map(|n| format!("link add a{n} group 77 type veth peer name b{n}\n")).collect();
     fs::write(world.path("numbers"), links).unwrap();
@@ -508,7 +512,7 @@ pub(crate) fn virsh(arguments: &[&str]) -> CommandResult {
     CommandResult::from(output.unwrap())
 }
 
-/// All that libvirtd said.
+/// libvirtd's output.
 fn output() -> String {
     ["/var/log/libvirtd.output", "/var/log/libvirtd.log"]
         .map(|file| fs::read_to_string(file).unwrap_or_default())

@@ -1,4 +1,4 @@
-//! What another guest manager writes of its guest 'web1', as auditd has it.
+//! An audit log of another manager's records about its guest 'web1', as auditd writes it.
 
 #![allow(clippy::unwrap_used)]
 
@@ -9,12 +9,12 @@ use std::path::PathBuf;
 
 use super::World;
 
-/// Of its guest.
+/// The guest's uuid.
 pub(crate) const UUID: &str = "f3607ac8-f517-4952-b61c-b19b40f99661";
-/// Of that one's first interface.
+/// The MAC of the guest's first interface.
 pub(crate) const MAC: &str = "52:54:00:0a:0f:01";
 
-/// An audit log that a manager's records are written to, as auditd writes it.
+/// An audit log with a manager's records, as auditd writes it. `serial` is the last number.
 pub(crate) struct Log {
     pub(crate) path: PathBuf,
     pub(crate) file: File,
@@ -31,7 +31,7 @@ impl Log {
         Self { path, file, serial: 1000 }
     }
 
-    /// A guest that does not start, which is a finding.
+    /// Writes the record of a guest that does not start, which is a finding.
     pub(crate) fn failed_start(&mut self, name: &str) {
         let text = format!("op=start reason=booted vm=\"{name}\" uuid={UUID}");
         self.line_with("VIRT_CONTROL", &text, "failed");
@@ -86,7 +86,7 @@ impl Log {
         self.line("VIRT_RESOURCE", &format!("resrc=net reason={reason} vm=\"web1\" uuid={UUID} {net}"));
     }
 
-    /// `what` and how its guest does.
+    /// Writes a `VIRT_CONTROL` record of the guest with these pairs.
     pub(crate) fn control(&mut self, what: &str) {
         self.line("VIRT_CONTROL", &format!("{what} vm=\"web1\" uuid={UUID}"));
     }

@@ -1,7 +1,7 @@
-//! A world for one test: a network namespace with a bridge and a veth pair, directories of its
-//! own, and the real taptrail and QEMU in it. Everything goes with it.
+//! A world for one test: a network namespace with a bridge and a veth pair, directories of its own,
+//! and the real taptrail and QEMU in it. Dropping it removes everything.
 
-// Each test program uses its own part of it.
+// Each test program uses another part of this module.
 #![allow(dead_code, clippy::expect_used)]
 
 pub(crate) mod auditing;
@@ -28,8 +28,8 @@ use taptrail_kernel::proc::{PidFd, ProcessId, Signal, raw_devices};
 use taptrail_ledger::{Ledger, LedgerError, StoredRecord};
 use taptrail_record::{Event, Outcome, Record, RecordType, parse_text};
 
-/// A tap that goes with this test's descriptor.
-pub(crate) fn a_programs_tap(name: &str) -> Vec<Admitted> {
+/// Makes a tap that ends with this test's descriptor.
+pub(crate) fn tap_of_this_test(name: &str) -> Vec<Admitted> {
     struct FakeRecorder;
     impl OpenRecorder for FakeRecorder {
         type Error = std::convert::Infallible;
@@ -52,7 +52,7 @@ pub(crate) fn mac(last: u8) -> String {
     format!("52:54:00:00:00:{last:02x}")
 }
 
-/// A machine whose ports let go of a NIC without a guest system's help, and nothing in it.
+/// An empty machine whose ports release a NIC without a guest system's help.
 pub(crate) const EMPTY: [&str; 10] = [
     "qemu-system-x86_64",
     "-machine",
@@ -66,14 +66,14 @@ pub(crate) const EMPTY: [&str; 10] = [
     "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off",
 ];
 
-/// See the module.
+/// The environment of one test (see the module).
 pub(crate) struct World {
     dir: tempfile::TempDir,
     pub(crate) extra: Vec<(String, String)>,
 }
 
 impl World {
-    /// A namespace with a bridge `br0` and a link `lower` for macvtaps.
+    /// A network namespace with a bridge `br0` and a link `lower` for macvtaps.
     pub(crate) fn new() -> Self {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
             .expect("the tests run as root, in network namespaces of their own");
@@ -81,7 +81,7 @@ impl World {
             dir: tempfile::Builder::new().prefix("tt").tempdir_in("/tmp").expect("a directory"),
             extra: Vec::new(),
         };
-        // By one run of ip(8): in an emulated machine each costs.
+        // One run of ip(8), because each is slow in an emulated machine.
         let links = [
             "link set lo up",
             "link add br0 type bridge",
@@ -112,12 +112,12 @@ impl World {
         sh("/sbin/ip", arguments.split(' '))
     }
 
-    /// The names of all links but the ones that the world began with.
+    /// The names of all links except the world's initial ones.
     pub(crate) fn links(&self) -> Vec<String> {
         self.numbered_links().into_iter().map(|(name, _)| name).collect()
     }
 
-    /// The same, each with its number.
+    /// The same links, each with its number.
     pub(crate) fn numbered_links(&self) -> Vec<(String, u64)> {
         let all: Value = serde_json::from_str(&sh("/sbin/ip", ["-j", "link", "show"])).expect("JSON");
         let mut links: Vec<_> = all
@@ -138,12 +138,12 @@ impl World {
         all[0].clone()
     }
 
-    /// All nftables of this world.
+    /// All nftables tables of this world.
     pub(crate) fn tables(&self) -> String {
         sh("/usr/sbin/nft", ["list", "tables"])
     }
 
-    /// All nftables of this world, with what is in them.
+    /// The whole nftables ruleset of this world.
     pub(crate) fn ruleset(&self) -> String {
         sh("/usr/sbin/nft", ["list", "ruleset"])
     }
@@ -153,7 +153,7 @@ impl World {
         sh("/usr/sbin/nft", arguments.split(' '));
     }
 
-    /// taptrail with these arguments, in this world.
+    /// A taptrail command with these arguments, for this world.
     pub(crate) fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_taptrail"));
         command
@@ -165,7 +165,7 @@ impl World {
         command
     }
 
-    /// taptrail, run to its end.
+    /// Runs taptrail to its end.
     pub(crate) fn taptrail<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> CommandResult {
         CommandResult::from(self.command(arguments).stdin(Stdio::null()).output().expect("taptrail runs"))
     }
@@ -175,7 +175,7 @@ impl World {
         self.start_with(name, options, &EMPTY)
     }
 
-    /// Starts a guest of this QEMU in the background.
+    /// Starts a guest with this QEMU command line in the background.
     pub(crate) fn start_with(&self, name: &str, options: &[&str], qemu: &[&str]) -> Guest {
         let done = self.try_start(name, options, qemu);
         assert!(done.success(), "{name} did not start: {}\n{}", done.stderr, self.log(name));
@@ -188,7 +188,7 @@ impl World {
         }
     }
 
-    /// Tries to.
+    /// Tries to start a guest in the background.
     pub(crate) fn try_start(&self, name: &str, options: &[&str], qemu: &[&str]) -> CommandResult {
         let mut arguments = vec!["run", "--background", "--name", name];
         arguments.extend(options);
@@ -237,7 +237,7 @@ impl World {
         self.taptrail(["stop", &guest.name, "--force"]).ok();
     }
 
-    /// What taptrail says, as JSON.
+    /// The JSON that taptrail prints.
     pub(crate) fn json<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Value {
         let done = self.taptrail(arguments).ok();
         serde_json::from_str(&done.stdout).expect("JSON")
@@ -256,7 +256,7 @@ impl World {
         self.json(["nics", &guest.name, "--json"])
     }
 
-    /// The supervisor's and QEMU's output, of a guest in the background.
+    /// The log of a guest in the background: the supervisor's and QEMU's output.
     pub(crate) fn log(&self, name: &str) -> String {
         std::fs::read_to_string(self.run_dir().join(name).join("log")).unwrap_or_default()
     }
@@ -272,12 +272,12 @@ impl World {
         ledger.into_records().map(record).collect()
     }
 
-    /// The records, a short line each.
+    /// The records in the ledger, one short line each.
     pub(crate) fn record_lines(&self) -> Vec<String> {
         self.records().iter().map(summarize).collect()
     }
 
-    /// How many devices and steps have no end in the ledger.
+    /// The numbers of devices and of steps without an end in the ledger.
     pub(crate) fn open_accounts(&self) -> (u32, u32) {
         let ledger = Ledger::open_to_read(&self.state()).expect("a ledger");
         (ledger.open_devices().expect("devices"), ledger.open_steps().expect("steps"))
@@ -289,18 +289,18 @@ impl World {
         ProcessId::of(lock.trim().parse().expect("a pid")).expect("a supervisor")
     }
 
-    /// Ends a guest's supervisor as nothing can be prepared for.
+    /// Kills a guest's supervisor with SIGKILL.
     pub(crate) fn kill_supervisor(&self, name: &str) {
         let supervisor = self.supervisor(name);
         PidFd::open(supervisor).expect("a pidfd").send_signal(Signal::KILL).expect("a signal");
         self.supervisor_is_gone(name);
     }
 
-    /// Waits until a guest's supervisor has ended, which may leave its lock behind.
+    /// Waits until a guest's supervisor has ended; its lock file may remain.
     pub(crate) fn supervisor_is_gone(&self, name: &str) {
         let Ok(lock) = std::fs::read_to_string(self.run_dir().join(name).join("lock")) else { return };
         let Ok(supervisor) = ProcessId::of(lock.trim().parse().expect("a pid")) else { return };
-        // The last of its threads, too.
+        // Waits for the last of its threads, too.
         if let Ok(pidfd) = PidFd::open(supervisor) {
             assert!(
                 pidfd.wait_exit(Duration::from_secs(60)).expect("a pidfd"),
@@ -316,17 +316,17 @@ impl World {
         Some(Guest { name: guest.id.name.into(), pid: guest.qemu?.pid })
     }
 
-    /// Nothing of any guest is left: no link, no filter, no account, no directory.
+    /// Asserts that no link, filter, open account or directory of a guest is left.
     pub(crate) fn assert_clean(&self) {
         assert_eq!(self.links(), Vec::<String>::new(), "links are left over");
         assert_eq!(self.tables(), "", "filters are left over");
         assert_eq!(self.open_accounts(), (0, 0), "accounts of devices and steps are open");
     }
 
-    /// Waits for something that comes soon, if it comes. An emulated machine is slow: this is for what hangs.
-    pub(crate) fn until(&self, what: &str, mut come: impl FnMut() -> bool) {
+    /// Waits until a condition holds. The timeout is long, because an emulated machine is slow.
+    pub(crate) fn until(&self, what: &str, mut condition: impl FnMut() -> bool) {
         let end = Instant::now() + Duration::from_secs(60);
-        while !come() {
+        while !condition() {
             assert!(Instant::now() < end, "{what}: did not come within a minute");
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -335,10 +335,10 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // What a failed test leaves running, with a supervisor or without.
+        // Ends guests that a failed test left running, with a supervisor or without.
         let Ok(ledger) = Ledger::open_to_read(&self.state()) else { return };
         for guest in ledger.live_guests().unwrap_or_default() {
-            // What a watcher has seen may be another test's.
+            // A watched guest may belong to another test.
             if guest.watched {
                 continue;
             }
@@ -434,14 +434,14 @@ impl CommandResult {
         self.status.code().unwrap_or(-1)
     }
 
-    /// It must have gone well.
+    /// Asserts success.
     #[track_caller]
     pub(crate) fn ok(self) -> Self {
         assert!(self.success(), "{}: {}{}", self.status, self.stdout, self.stderr);
         self
     }
 
-    /// It must have failed with this code, and said this.
+    /// Asserts that it failed with this code, and that standard error contains `says`.
     #[track_caller]
     pub(crate) fn fails(self, code: i32, says: &str) -> Self {
         assert_eq!(self.code(), code, "{}{}", self.stdout, self.stderr);
@@ -466,12 +466,12 @@ fn sh<S: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = S>) ->
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// Does the path name something?
+/// Whether the path exists.
 pub(crate) fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
-/// One record on a short line: what, for which MAC (its last byte), which device, how.
+/// One record as a short line: the event, the MAC's last byte, the device, and the outcome.
 fn summarize(record: &Record) -> String {
     let of = record.event.mac().map(|mac| format!(" {:02x}", mac.0[5])).unwrap_or_default();
     let device = |device: &taptrail_record::Device, queue: &Option<u32>| {

@@ -1,4 +1,4 @@
-//! What a process holds, read from `/proc` without any of the project's own code.
+//! The raw network devices that a process holds, read from `/proc` without the project's own code.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Descriptor {
     pub(crate) fd: i32,
-    /// Where `/proc/PID/fd/N` leads.
+    /// The target of `/proc/PID/fd/N`.
     pub(crate) link: String,
     /// `MAJOR:MINOR`, as audit records have it.
     pub(crate) rdev: String,
@@ -14,7 +14,7 @@ pub(crate) struct Descriptor {
     pub(crate) iff: Option<String>,
 }
 
-/// All descriptors of tun, macvtap and vhost-net that the process holds, by their numbers.
+/// All descriptors of tun, macvtap and vhost-net that the process holds, sorted by number.
 pub(crate) fn descriptors(pid: u32) -> Vec<Descriptor> {
     let mut seen: Vec<Descriptor> = std::fs::read_dir(format!("/proc/{pid}/fd"))
         .expect("a running process")

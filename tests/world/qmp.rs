@@ -1,4 +1,4 @@
-//! A monitor of a test's own, beside the supervisor's.
+//! A QMP monitor for a test, beside the supervisor's.
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::os::unix::net::UnixStream;
@@ -11,7 +11,7 @@ pub(crate) fn option(socket: &Path) -> String {
     format!("unix:{},server=on,wait=off", socket.display())
 }
 
-/// The monitor, greeted.
+/// The monitor, after the greeting.
 pub(crate) struct Qmp {
     stream: UnixStream,
     lines: Lines<BufReader<UnixStream>>,
@@ -27,12 +27,12 @@ impl Qmp {
         qmp
     }
 
-    /// What QEMU returns.
+    /// Executes a command, and returns QEMU's answer.
     pub(crate) fn execute(&mut self, command: &str, arguments: Value) -> Value {
         self.ask(command, arguments).unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
-    /// What QEMU says when it refuses.
+    /// Executes a command that QEMU must refuse, and returns its error.
     pub(crate) fn refused(&mut self, command: &str, arguments: Value) -> String {
         let error = self.ask(command, arguments).expect_err("a refusal");
         error["desc"].as_str().expect("a description").to_owned()
@@ -44,7 +44,7 @@ impl Qmp {
         loop {
             let line = self.lines.next().expect("an answer").expect("an answer");
             let answer: Value = serde_json::from_str(&line).expect("JSON");
-            // Events come between.
+            // QEMU may send events before the answer.
             match (answer.get("return"), answer.get("error")) {
                 (Some(returned), _) => return Ok(returned.clone()),
                 (_, Some(error)) => return Err(error.clone()),
@@ -53,7 +53,7 @@ impl Qmp {
         }
     }
 
-    /// Which virtio NICs of the guest have a vhost that runs: all, in the order of their ids.
+    /// Whether vhost is started, for each virtio NIC of the guest, in the order of their ids.
     pub(crate) fn vhost_started(&mut self) -> Vec<bool> {
         let all = self.execute("x-query-virtio", json!({}));
         let mut paths: Vec<&str> = all

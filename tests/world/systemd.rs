@@ -1,8 +1,9 @@
-//! A host with a real systemd for one test, and the units that are packaged.
+//! A host with a real systemd for one test, and the packaged units.
 //!
-//! systemd is the first process of a PID namespace, in the world's network namespace and a control group of its own. Of
-//! the machine's units it knows those of [`UNITS`] alone: what else a boot does is not done. Settings and state are the
-//! host's, and outlive a reboot; programs are the machine's, with this taptrail as `/usr/bin/taptrail`.
+//! systemd is the first process of a PID namespace, in the world's network namespace and a control
+//! group of its own. Of the machine's units it has only those of [`UNITS`]: nothing else of a boot
+//! happens. Settings and state are the host's, and outlive a reboot; programs are the machine's,
+//! with this taptrail as `/usr/bin/taptrail`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -26,15 +27,16 @@ const PROGRAMS: [&str; 6] = [
     "/usr/bin/nsenter",
 ];
 
-/// Debian's units that the host has: targets that order things, and journald.
+/// Debian's units that the host has: targets for the order, and journald.
 const UNITS: &str = "basic.target sysinit.target local-fs.target slices.target sockets.target paths.target timers.target \
                      network-pre.target network.target multi-user.target shutdown.target systemd-journald.socket \
                      systemd-journald.service";
 
-/// Has systemd as this namespace's first process. `$1` is the host's directory, `$2` taptrail, `$3` [`UNITS`].
+/// Starts systemd as this namespace's first process. `$1` is the host's directory, `$2` taptrail,
+/// `$3` [`UNITS`].
 ///
-/// Its pid is read in the `/proc` that the test has. Nothing is told on the machine's console, and journald, which would
-/// have `/dev/log` be its own, reads the journal's protocol alone.
+/// Its pid is read in the test's `/proc`. Nothing is written to the machine's console. journald,
+/// which would take over `/dev/log`, reads only the journal's own protocol.
 const INIT: &str = r#"
 read -r pid _ </proc/self/stat
 mount --make-rprivate /
@@ -60,7 +62,7 @@ exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_UNIT_PATH=
 	/lib/systemd/systemd --system --unit=multi-user.target --log-target=journal --show-status=no
 "#;
 
-/// All that is told is kept, and the kernel's own words and auditing are left alone.
+/// journald keeps all messages, and reads neither the kernel's log nor its audit.
 const JOURNALD_CONF: &str = "\
 [Journal]
 Storage=volatile
@@ -69,7 +71,7 @@ ReadKMsg=no
 Audit=no
 ";
 
-/// See the module.
+/// A host with systemd (see the module).
 pub(crate) struct Host {
     dir: PathBuf,
     cgroup: PathBuf,
@@ -78,7 +80,8 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// With the packaged units in its `/etc/systemd/system`, and an audit log that nobody writes.
+    /// Boots a host with the packaged units in `/etc/systemd/system`, and an audit log that only
+    /// the test writes.
     pub(crate) fn boot() -> Self {
         for program in PROGRAMS {
             assert!(Path::new(program).exists(), "{program} is missing: run scripts/setup test");
@@ -86,7 +89,7 @@ impl Host {
         let world = World::new();
         let dir = world.path("host");
         fs::create_dir(&dir).unwrap();
-        // Overlays can't be had on every file system, on one in memory they can. It is gone with this thread.
+        // Not every file system supports overlays; one in memory does. It ends with this thread.
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
         sh(&["mount", "--make-rprivate", "/"]);
         sh(&["mount", "-t", "tmpfs", "none", dir.to_str().unwrap()]);
@@ -142,7 +145,7 @@ impl Host {
             .until("the host has booted", || self.property("multi-user.target", "ActiveState") == "active");
     }
 
-    /// Ends all that runs here, at once.
+    /// Kills all processes of the host at once.
     fn power_off(&mut self) {
         if let Some(Init { _child: child, pidfd, .. }) = self.init.take() {
             drop(child);
@@ -152,7 +155,7 @@ impl Host {
         remove(&self.cgroup);
     }
 
-    /// A program here, found by its name.
+    /// A command on the host, found by its name.
     pub(crate) fn command<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new("/usr/bin/nsenter");
         let pid = self.init.as_ref().unwrap().process.pid.to_string();
@@ -165,7 +168,7 @@ impl Host {
         CommandResult::from(self.command(words).output().unwrap())
     }
 
-    /// systemctl(1), which must succeed.
+    /// Runs systemctl(1), which must succeed.
     #[track_caller]
     pub(crate) fn systemctl(&self, words: &str) -> String {
         let done = self.run(["systemctl"].into_iter().chain(words.split(' ')));
@@ -173,12 +176,12 @@ impl Host {
         done.stdout
     }
 
-    /// What systemd knows of a unit.
+    /// A property of a unit, from systemctl(1).
     pub(crate) fn property(&self, unit: &str, name: &str) -> String {
         self.run(["systemctl", "show", "--property", name, "--value", unit]).stdout.trim().to_owned()
     }
 
-    /// Waits until a unit has this.
+    /// Waits until a unit's property has this value.
     #[track_caller]
     pub(crate) fn until(&self, unit: &str, name: &str, value: &str) {
         let end = std::time::Instant::now() + Duration::from_secs(60);
@@ -193,7 +196,7 @@ impl Host {
         }
     }
 
-    /// Settings of a unit that differ from those in its file.
+    /// Writes a drop-in for a unit.
     pub(crate) fn drop_in(&self, unit: &str, text: &str) {
         let dir = self.dir.join("systemd/system").join(format!("{unit}.d"));
         fs::create_dir_all(&dir).unwrap();
@@ -208,7 +211,7 @@ impl Host {
         done.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// Waits until journald has an entry with these.
+    /// Waits until journald has an entry with these fields.
     pub(crate) fn wait_for_entry(&self, fields: &[&str]) -> Value {
         let end = std::time::Instant::now() + Duration::from_secs(60);
         loop {
@@ -217,25 +220,25 @@ impl Host {
             }
             assert!(
                 std::time::Instant::now() < end,
-                "{fields:?} was not told within a minute:\n{}",
+                "no entry with {fields:?} within a minute:\n{}",
                 self.log()
             );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// All that journald has, for people.
+    /// journald's whole log, as text.
     fn log(&self) -> String {
         self.run(["journalctl", "--quiet", "--no-pager", "--output", "short-precise"]).stdout
     }
 
-    /// What taptrail says here, as JSON.
+    /// The JSON that taptrail prints on the host.
     pub(crate) fn json(&self, words: &[&str]) -> Value {
         let done = self.run(["taptrail"].iter().chain(words)).ok();
         serde_json::from_str(&done.stdout).unwrap()
     }
 
-    /// A file here, as it is reached from outside.
+    /// The path of the host's file, from outside.
     pub(crate) fn file(&self, path: &str) -> PathBuf {
         let root = format!("/proc/{}/root", self.init.as_ref().unwrap().process.pid);
         Path::new(&root).join(path.trim_start_matches('/'))
@@ -245,19 +248,19 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         self.power_off();
-        // The world's directories can't be removed under it.
+        // The world can't remove its directories while this is mounted.
         let _ = Command::new("umount").arg("--lazy").arg(&self.dir).status();
     }
 }
 
-/// The first process.
+/// The host's first process.
 struct Init {
     _child: Unshared,
     process: ProcessId,
     pidfd: PidFd,
 }
 
-/// Whose end is the first process's, and so everybody's.
+/// The unshare(1) that started it; its end is the end of all processes of the host.
 struct Unshared(Child);
 
 impl Drop for Unshared {
@@ -267,7 +270,8 @@ impl Drop for Unshared {
     }
 }
 
-/// A control group for a host, below our own: where the second version is, alone or beside the first.
+/// A control group for a host, below the test's own, in cgroup version 2, which may be mounted
+/// beside version 1.
 fn cgroup(world: &World) -> PathBuf {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     let mut mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
@@ -279,7 +283,7 @@ fn cgroup(world: &World) -> PathBuf {
     Path::new(mount[1]).join(own).join(format!("taptrail-{name}"))
 }
 
-/// Removes a control group with all that are in it.
+/// Removes a control group with all groups in it.
 fn remove(cgroup: &Path) {
     for below in fs::read_dir(cgroup).into_iter().flatten().flatten() {
         if below.file_type().is_ok_and(|kind| kind.is_dir()) {

@@ -1,4 +1,4 @@
-//! Certificates, and a web server of another make that shows one: openssl(1).
+//! Certificates, and a web server that presents one: openssl(1).
 
 #![allow(clippy::unwrap_used)]
 
@@ -18,12 +18,13 @@ pub(crate) struct Certificate {
 }
 
 impl Certificate {
-    /// An authority.
+    /// Makes a certificate authority.
     pub(crate) fn authority(world: &World, name: &str) -> Self {
         Self::new(world, name, &["-addext", "keyUsage=critical,keyCertSign"])
     }
 
-    /// A server's, of this subject (`IP:127.0.0.1`, `DNS:example.org`), signed by this authority.
+    /// Makes a server's certificate for this subject (`IP:127.0.0.1`, `DNS:example.org`), signed by
+    /// this authority.
     pub(crate) fn server(world: &World, name: &str, subject: &str, authority: &Self) -> Self {
         let subject = format!("subjectAltName={subject}");
         let (ca, key) = (authority.file.to_str().unwrap(), authority.key.to_str().unwrap());
@@ -48,7 +49,7 @@ impl Certificate {
     }
 }
 
-/// A server that takes what is sent, and answers when it is told to.
+/// A TLS server that prints requests, and answers on [`Server::respond`].
 pub(crate) struct Server {
     child: Child,
     output: PathBuf,
@@ -78,12 +79,12 @@ impl Server {
         server
     }
 
-    /// All that it said and was sent up to now.
+    /// The server's output, with all requests up to now.
     pub(crate) fn output(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.output).unwrap()).into_owned()
     }
 
-    /// Answers who has sent something.
+    /// Sends a response to the last client.
     pub(crate) fn respond(&mut self, status: &str) {
         let respond = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         self.child.stdin.as_mut().unwrap().write_all(respond.as_bytes()).unwrap();
