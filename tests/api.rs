@@ -123,7 +123,7 @@ fn others_may_call_when_they_are_allowed_and_not_otherwise() {
 }
 
 #[test]
-fn who_may_call_is_settled_before_anything_happens() {
+fn allowed_users_are_checked_before_anything_else() {
     let world = World::new();
     world.try_start("web1", &["--allow", "no-such-user"], &EMPTY).fails(2, "no-such-user");
     world
@@ -169,7 +169,7 @@ fn strangers_keep_nobody_out() {
 }
 
 #[test]
-fn who_is_allowed_keeps_neither_root_nor_itself_out_by_asking_nothing() {
+fn idle_connections_of_an_allowed_user_lock_nobody_out() {
     let open = OpenWorld::new();
     let world = &open.world;
     let guest = world.start("web1", &["--allow", "nobody", "--nic", ONE]);
@@ -184,7 +184,7 @@ fn who_is_allowed_keeps_neither_root_nor_itself_out_by_asking_nothing() {
 }
 
 #[test]
-fn who_is_allowed_keeps_root_not_out_by_asking_for_much() {
+fn many_busy_clients_of_an_allowed_user_do_not_lock_root_out() {
     let open = OpenWorld::new();
     let world = &open.world;
     let guest = world.start("web1", &["--allow", "nobody", "--nic", ONE]);
@@ -210,7 +210,7 @@ fn connections(uid: u32, api: PathBuf, count: usize) -> Vec<UnixStream> {
 }
 
 #[test]
-fn what_a_client_asked_for_that_has_left_is_not_begun() {
+fn a_request_of_a_disconnected_client_is_not_begun() {
     let world = World::new();
     // A machine whose ports wait for a guest system that does not exist.
     let guest = world.start_with("web1", &["--nic", ONE], &EMPTY[..8]);
@@ -231,7 +231,7 @@ fn what_a_client_asked_for_that_has_left_is_not_begun() {
 }
 
 #[test]
-fn events_say_what_the_trail_says() {
+fn events_and_the_trail_agree() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
     let before = world.records().len();
@@ -303,7 +303,7 @@ fn recorded(record: &taptrail_record::Record) -> String {
 }
 
 #[test]
-fn who_reads_no_more_events_is_gone_without_a_word() {
+fn a_client_that_stops_reading_events_ends_without_an_error() {
     let world = World::new();
     let guest = world.start("web1", &[]);
     let (mut interrupted, _lines) = events(&world, &[]);
@@ -318,7 +318,7 @@ fn who_reads_no_more_events_is_gone_without_a_word() {
 }
 
 #[test]
-fn who_has_left_keeps_no_place_among_the_clients() {
+fn a_disconnected_client_frees_its_connection_slot() {
     let world = World::new();
     let guest = world.start("web1", &[]);
     for _ in 0..70 {
@@ -488,7 +488,7 @@ fn a_guest_is_ended_without_its_supervisor_and_its_account_is_closed_by_the_supe
 }
 
 #[test]
-fn a_revocation_of_a_supervisor_that_hangs_takes_the_link_and_is_finished_by_who_comes() {
+fn a_revocation_from_a_supervisor_that_hangs_takes_the_link_and_the_next_supervisor_finishes_it() {
     for resume in [true, false] {
         let world = World::new();
         world.ip("tuntap add dev mine mode tap");

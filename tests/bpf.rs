@@ -163,7 +163,7 @@ fn assert_released_by(world: &World, watch: &mut Watch, last_close: impl FnOnce(
 }
 
 #[test]
-fn what_somebody_else_has_is_released_when_that_one_lets_go_and_at_that_time() {
+fn a_device_that_another_process_has_is_released_when_that_process_closes_it() {
     let world = World::new();
     let (mut log, qemu) = (Log::new(&world), Qemu::start(&world));
     let mut watch = Watch::start(&world, &[]);
@@ -188,7 +188,7 @@ fn what_somebody_else_has_is_released_when_that_one_lets_go_and_at_that_time() {
 }
 
 #[test]
-fn the_end_of_qemu_is_definitive_when_nobody_else_has_what_it_had() {
+fn the_end_of_qemu_is_definitive_when_no_other_process_has_its_files() {
     let world = World::new();
     let (mut log, mut qemu) = (Log::new(&world), Qemu::start(&world));
     let numbers = world.path("taptrail.prom");
@@ -203,7 +203,7 @@ fn the_end_of_qemu_is_definitive_when_nobody_else_has_what_it_had() {
 }
 
 #[test]
-fn the_end_of_qemu_is_no_proof_while_somebody_else_has_what_it_had() {
+fn the_end_of_qemu_is_no_proof_while_another_process_has_its_files() {
     let world = World::new();
     let (mut log, mut qemu) = (Log::new(&world), Qemu::start(&world));
     let mut watch = Watch::start(&world, &[]);
@@ -258,7 +258,7 @@ fn a_flood_of_events_hides_no_last_close_and_makes_none_up() {
 
 /// Runs on any kernel: if the kernel may not be traced, one warning says so.
 #[test]
-fn watching_goes_on_without_the_kernels_word_where_there_is_none() {
+fn watching_goes_on_without_bpf_where_the_kernel_has_none() {
     let world = World::new();
     let (mut log, mut qemu) = (Log::new(&world), Qemu::start(&world));
     let numbers = world.path("taptrail.prom");
@@ -443,7 +443,7 @@ fn a_last_close_has_the_kernels_time_however_late_the_supervisor_looks() {
 }
 
 #[test]
-fn the_end_of_a_supervised_qemu_is_no_proof_while_somebody_else_has_what_it_had() {
+fn the_end_of_a_supervised_qemu_is_no_proof_while_another_process_has_its_files() {
     for (hidden, doubt) in [
         (TAP, Some(CloseDoubt::HeldElsewhere)),
         (THEIR_TAP, Some(CloseDoubt::HeldElsewhere)),
@@ -457,7 +457,7 @@ fn the_end_of_a_supervised_qemu_is_no_proof_while_somebody_else_has_what_it_had(
 }
 
 #[test]
-fn the_end_of_a_supervised_qemu_is_definitive_when_nobody_else_has_what_it_had() {
+fn the_end_of_a_supervised_qemu_is_definitive_when_no_other_process_has_its_files() {
     for hidden in [TAP, THEIR_TAP, MACVTAP, THEIR_MACVTAP, VHOST_NET] {
         assert_eq!(hidden.doubt_at_the_end(""), None, "{hidden:?}");
     }
@@ -477,7 +477,7 @@ fn a_macvtap_that_was_opened_again_is_not_released_with_the_first_file() {
 }
 
 #[test]
-fn what_qemu_holds_when_it_is_taken_up_is_held_until_its_last_close() {
+fn a_device_that_qemu_holds_at_an_adoption_is_held_until_its_last_close() {
     for hidden in [THEIR_MACVTAP, VHOST_NET] {
         let world = World::new();
         let hostile = hidden.attach_to_hostile(&world);
@@ -526,7 +526,7 @@ fn a_flood_of_events_hides_no_last_close_from_the_supervisor_and_makes_none_up()
 
 /// Runs on any kernel: if the kernel may not be traced, one warning says so.
 #[test]
-fn supervising_goes_on_without_the_kernels_word_where_there_is_none() {
+fn supervising_goes_on_without_bpf_where_the_kernel_has_none() {
     let world = World::new();
     let file = world.path("web2.toml");
     fs::write(&file, format!("bpf = true\ncommand = {:?}\n", world::EMPTY)).unwrap();

@@ -58,7 +58,7 @@ fn who_held_a_device_depends_on_the_time() {
 }
 
 #[test]
-fn what_is_asked_for_narrows_the_answer() {
+fn options_narrow_the_answer() {
     let count = |arguments: &[&str]| {
         let arguments = ["trail", "--format", "json"].iter().chain(arguments).copied();
         parsed(&ask(arguments, HOTPLUG))["holdings"].as_array().unwrap().len()
@@ -122,7 +122,7 @@ fn an_explanation_shows_the_lines_that_prove_it() {
 }
 
 #[test]
-fn a_time_that_is_none_is_refused_with_what_is() {
+fn an_invalid_time_is_refused_with_examples_of_valid_ones() {
     let output = ask(["trail", "--start", "checkpoint"], HOTPLUG);
     assert_eq!(output.status.code(), Some(2));
     let error = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -348,7 +348,7 @@ fn no_other_way_leads_to_a_raw_network_device() {
 }
 
 #[test]
-fn the_hosts_view_is_left_to_who_asks_for_it() {
+fn no_private_dev_leaves_qemu_the_hosts_mount_namespace() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE, "--no-private-dev"]);
     let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).unwrap();

@@ -274,7 +274,7 @@ fn a_qemu_that_is_killed_in_the_middle_of_an_attach_leaves_nothing_behind() {
 }
 
 #[test]
-fn what_a_guest_does_not_let_go_of_in_time_stays_held() {
+fn a_nic_that_the_guest_does_not_release_in_time_stays_held() {
     let world = World::new();
     let guest = world.start_with("web1", &["--nic", ONE], &EMPTY[..8]);
     world.detach(&guest, 1, &["--timeout", "200ms"]).fails(3, "holds it still");
@@ -349,7 +349,7 @@ fn a_start_may_be_stopped_before_qemu_answers() {
 }
 
 #[test]
-fn what_a_spec_says_wrong_is_pointed_at() {
+fn an_error_in_a_spec_is_pointed_at() {
     let world = World::new();
     for (spec, says) in [
         ("bridge=br0,colour=red", "colour"),
@@ -391,7 +391,7 @@ fn a_command_line_that_opens_a_tap_by_itself_is_refused_with_what_to_use_instead
 }
 
 #[test]
-fn ports_that_are_all_taken_refuse_one_more() {
+fn an_attach_without_a_free_port_is_refused() {
     let world = World::new();
     let guest = world.start("web1", &["--hotplug-ports", "1"]);
     world.attach(&guest, ONE).ok();

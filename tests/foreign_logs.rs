@@ -118,7 +118,7 @@ fn a_containers_records_are_foreign_and_no_guests() {
 }
 
 #[test]
-fn what_is_in_no_known_shape_is_said_and_never_passes_for_clean() {
+fn lines_in_no_known_shape_are_reported_and_never_pass_for_clean() {
     let dir = tempfile::tempdir().unwrap();
     let unread = dir.path().join("strange.log");
     let line = r#"<row action="VIRT_RESOURCE" virt=kvm resrc=net reason=open vm="web1" uuid=8d7a4ace-3751-438c-b7e9-4c4370630cf9/>"#;
@@ -214,7 +214,7 @@ fn directories_that_are_one_hosts_are_named_or_refused() {
 }
 
 #[test]
-fn what_a_host_keeps_in_several_places_is_of_one_host() {
+fn files_that_a_host_keeps_in_several_places_are_of_one_host() {
     let dir = tempfile::tempdir().unwrap();
     let run = data("libvirt/libvirt-9.0/06-hotplug");
     for (to, from) in [("var/log/audit", "audit.log"), ("var/log/libvirt", "libvirtd.log")] {
@@ -682,7 +682,7 @@ fn trail_of_text(text: &str) -> Answer {
 }
 
 #[test]
-fn what_a_record_said_that_is_cut_off_or_unreadable_is_unknown() {
+fn the_content_of_a_cut_off_or_unreadable_record_is_unknown() {
     let cut = |record: String| format!("{}\n", &record[..record.find(" exe=").unwrap() - 30]);
     let garbled = |record: String| record.replace("reason=start", "reason=handover");
     let boot = |start: String| open(1, 0) + &start + &booted(3, 1) + &noise(4, 900);
@@ -744,7 +744,7 @@ fn lines_that_a_relay_has_twice_count_once() {
 }
 
 #[test]
-fn what_comes_after_auditing_is_off_is_unknown() {
+fn events_after_auditing_is_off_are_unknown() {
     let off =
         "type=CONFIG_CHANGE msg=audit(1795460060.000:4): op=set audit_enabled=0 old=1 auid=0 ses=1 res=1\n";
     let log = open(1, 0) + &start(2, 1) + &booted(3, 1) + off;

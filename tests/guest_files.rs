@@ -89,7 +89,7 @@ fn a_guest_is_started_from_its_file_and_called_like_it() {
 }
 
 #[test]
-fn a_supervisor_that_was_killed_is_followed_by_one_that_takes_the_guest_up() {
+fn a_supervisor_that_was_killed_is_followed_by_one_that_adopts_the_guest() {
     let world = World::new();
     let file = write(&world, "");
     let mut first = Service::start(&world, &file);
@@ -110,7 +110,7 @@ fn a_supervisor_that_was_killed_is_followed_by_one_that_takes_the_guest_up() {
 }
 
 #[test]
-fn a_service_manager_hears_that_the_driver_lives_what_it_holds_and_that_it_ends() {
+fn a_service_manager_is_notified_that_the_driver_lives_what_it_holds_and_that_it_ends() {
     let mut world = World::new();
     let socket = UnixDatagram::bind(world.path("notify")).unwrap();
     world.extra.push(("NOTIFY_SOCKET".to_owned(), world.path("notify").display().to_string()));

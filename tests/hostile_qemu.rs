@@ -192,7 +192,7 @@ fn a_revoked_tap_whose_open_file_is_hidden_is_not_reported_as_released() {
 }
 
 #[test]
-fn what_was_deleted_by_others_while_qemu_held_it_is_released_with_a_doubt() {
+fn a_tap_that_others_deleted_while_qemu_held_it_is_released_with_a_doubt() {
     let world = World::new();
     let hostile = Hostile::start(&world, "web1");
     world.attach(&hostile.guest, "bridge=br0,mac=52:54:00:00:00:01,id=n1,vhost=off").ok();

@@ -44,7 +44,7 @@ fn a_log_that_cannot_be_written_ends_no_supervisor() {
 }
 
 #[test]
-fn what_the_ledger_cannot_take_now_it_takes_later_and_once() {
+fn records_that_a_locked_ledger_cannot_take_are_written_later_and_once() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);
     world.attach(&guest, "bridge=br0,mac=52:54:00:00:00:02,vhost=off").ok();
@@ -115,7 +115,7 @@ fn signals_of_two_kinds_are_two_signals() {
 }
 
 #[test]
-fn who_gives_up_does_not_force_what_others_wait_for() {
+fn a_stop_that_times_out_does_not_force_the_stop_of_another_client() {
     let world = World::new();
     let mut guest = world.foreground("web1", &["--nic", ONE, "--stop-timeout", "1h"], &EMPTY);
     guest.signal(Signal::TERM);
@@ -404,7 +404,7 @@ fn a_guest_that_ends_without_a_ledger_makes_one_for_its_end() {
 }
 
 #[test]
-fn what_runs_without_an_account_is_found_by_what_it_holds() {
+fn a_guest_without_an_account_is_found_by_the_links_that_it_holds() {
     let world = World::new();
     let guest =
         world.start("web1", &["--nic", ONE, "--nic", "macvtap=lower,mac=52:54:00:00:00:02,vhost=off"]);

@@ -163,7 +163,7 @@ fn damage_that_no_start_would_meet_starts_nobody_either() {
 }
 
 #[test]
-fn what_is_exported_reads_as_an_audit_log() {
+fn an_exported_ledger_reads_as_an_audit_log() {
     let world = World::new();
     let guest = world.start("it's web1", &["--nic", ONE]);
     world.attach(&guest, "macvtap=lower,mac=52:54:00:00:00:02,queues=2,vhost=off").ok();
@@ -248,7 +248,7 @@ fn watch(state: &Path, log: &Path) {
 }
 
 #[test]
-fn libvirts_log_and_the_ledger_of_who_watched_it_are_one_trail() {
+fn libvirts_log_and_the_ledger_of_its_watcher_are_one_trail() {
     let world = World::new();
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/libvirt/libvirt-9.0/02-macvtap");
     let log = data.join("audit.log");
@@ -404,7 +404,7 @@ fn a_state_directory_that_others_can_write_to_is_believed_by_no_command() {
 }
 
 #[test]
-fn who_may_only_read_a_ledger_reads_it_and_leaves_it_as_it_is() {
+fn a_user_who_may_only_read_a_ledger_reads_it_and_leaves_it_as_it_is() {
     let world = World::new();
     let dir = tempfile::tempdir().unwrap();
     evidence(&world, dir.path());

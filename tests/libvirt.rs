@@ -222,7 +222,7 @@ fn auditing_shows_what_fails_is_saved_and_crashes() {
 }
 
 #[test]
-fn auditing_alone_never_hears_of_a_qemu_that_ended_while_no_libvirtd_ran_and_a_watcher_does_at_once() {
+fn auditing_alone_misses_a_qemu_that_ended_while_no_libvirtd_ran_and_a_watcher_reports_it_at_once() {
     let Some(mut libvirt) = Libvirt::start() else { return };
     let _watch = libvirt.watch();
     let nics = [Nic::on("br0", &mac(1)), Nic::on("lower", &mac(2))];
@@ -355,7 +355,7 @@ fn auditing_and_a_watcher_distinguish_an_interface_without_a_device_from_a_lost_
 }
 
 #[test]
-fn auditing_hears_nothing_of_virt_qemu_run_and_verify_names_it() {
+fn auditing_has_no_record_of_virt_qemu_run_and_verify_names_it() {
     let Some(libvirt) = Libvirt::start() else { return };
     let root = libvirt.world.path("root");
     std::fs::create_dir_all(root.join("etc")).unwrap();

@@ -385,7 +385,7 @@ fn a_service_manager_is_notified_when_the_guest_runs() {
 }
 
 #[test]
-fn who_asked_is_in_the_record() {
+fn the_requester_is_in_the_record() {
     let world = World::new();
     let guest = world.start("web1", &[]);
     world.attach(&guest, ONE).ok();
@@ -460,7 +460,7 @@ fn the_api_describes_itself_to_any_varlink_client() {
 }
 
 #[test]
-fn with_auditing_not_asked_for_the_ledger_has_the_trail_alone() {
+fn with_audit_off_the_ledger_alone_has_the_trail() {
     let world = World::new();
     let guest = world.start("web1", &["--audit", "off", "--nic", ONE]);
     world.stop(&guest);
@@ -535,7 +535,7 @@ fn qemu_after_script(world: &World, script: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_guests_log_has_the_words_of_its_supervisor_and_of_qemu_with_their_times() {
+fn a_guests_log_has_the_output_of_its_supervisor_and_of_qemu_with_times() {
     let world = World::new();
     let qemu = qemu_after_script(&world, r"printf 'a word \e[31m in red\n' >&2; echo and another");
     let qemu: Vec<&str> = qemu.iter().map(String::as_str).collect();
@@ -571,7 +571,7 @@ fn a_guests_log_has_the_words_of_its_supervisor_and_of_qemu_with_their_times() {
 }
 
 #[test]
-fn a_qemu_that_says_too_much_fills_no_run_directory_and_waits_for_nobody() {
+fn a_qemu_with_too_much_output_fills_no_run_directory_and_is_not_blocked() {
     let world = World::new();
     // Logs each instruction of its firmware, with all registers.
     let mut qemu = EMPTY.to_vec();

@@ -182,7 +182,7 @@ fn a_filter_that_somebody_flushes_is_set_again_and_a_finding() {
 }
 
 #[test]
-fn what_is_done_to_a_link_or_filter_while_its_guest_starts_is_seen() {
+fn a_link_or_filter_that_changes_while_its_guest_starts_is_noticed() {
     for change in ["flush ruleset", "rename"] {
         let world = World::new();
         // A QEMU that starts only when the file `go` exists.
@@ -411,7 +411,7 @@ fn a_mac_that_is_changed_again_and_again_fills_no_ledger() {
 }
 
 #[test]
-fn what_is_stale_is_swept_before_a_tap_is_opened() {
+fn stale_filters_are_removed_before_a_tap_is_opened() {
     let world = World::new();
     let guest = world.start("web1", &["--nic", FILTERED]);
     world.kill_supervisor(&guest.name);

@@ -23,7 +23,7 @@ const SECOND: &str = "52:54:00:00:01:03";
 const ROUNDS: usize = 5;
 
 #[test]
-fn a_linux_guest_lets_go_of_what_it_used() {
+fn a_linux_guest_releases_the_nics_that_it_used() {
     rounds(&[]);
 }
 

@@ -307,7 +307,7 @@ fn a_guest_that_ended_unseen_is_closed_with_the_time_in_which_it_did() {
 }
 
 #[test]
-fn a_device_that_went_while_nobody_looked_is_closed_when_the_guest_is_taken_up() {
+fn a_device_that_was_closed_without_a_supervisor_is_recorded_at_the_adoption() {
     let mut world = World::new();
     let socket = world.path("qmp");
     let option = world::qmp::option(&socket);
@@ -381,7 +381,7 @@ fn an_adopted_guest_is_supervised_to_its_end() {
 }
 
 #[test]
-fn who_is_not_there_is_not_adopted() {
+fn a_guest_that_does_not_exist_is_not_adopted() {
     let world = World::new();
     world.taptrail(["adopt", "web1"]).fails(1, "No guest 'web1' is on record as running");
     let guest = world.start("web1", &["--nic", ONE]);
@@ -540,7 +540,7 @@ fn in_other_netns(world: &World, words: &[&str]) -> world::CommandResult {
 }
 
 #[test]
-fn what_another_network_namespace_has_is_recovered_from_there_alone() {
+fn a_guest_of_another_network_namespace_is_recovered_only_from_there() {
     let mut world = World::new();
     let guest = world.start("web1", &["--nic", BOTH[0], "--nic", BOTH[1]]);
     world.kill_supervisor("web1");

@@ -184,7 +184,7 @@ fn any_request() -> impl Strategy<Value = Request> {
 }
 
 #[test]
-fn whatever_is_asked_the_ledger_is_what_proc_is_is_what_was_asked() {
+fn after_random_requests_ledger_proc_and_requests_agree() {
     let requests = amount("TAPTRAIL_SOAK_REQUESTS", 80);
     let mut runner = TestRunner::new(Config {
         cases: 1,

@@ -159,7 +159,7 @@ fn is_alive(host: &Host, pid: &str) -> bool {
 }
 
 #[test]
-fn a_guests_unit_starts_it_checks_its_file_stops_it_and_starts_what_crashed() {
+fn a_guests_unit_starts_it_checks_its_file_stops_it_and_restarts_after_a_crash() {
     let host = Host::boot();
     guest_file(&host, "");
     host.systemctl("enable --now taptrail-recover taptrail@web1");
@@ -239,7 +239,7 @@ fn holdings(host: &Host) -> Vec<(String, String)> {
 }
 
 #[test]
-fn what_a_boot_finds_cut_off_is_settled_and_what_is_enabled_is_started() {
+fn a_boot_recovers_interrupted_guests_and_starts_enabled_units() {
     let mut host = Host::boot();
     guest_file(&host, "");
     host.systemctl("enable taptrail-recover taptrail-watch");

@@ -349,7 +349,7 @@ fn a_tap_that_no_process_shows_is_hidden() {
 }
 
 #[test]
-fn what_a_supervisor_is_about_to_hand_over_is_opening() {
+fn a_device_that_a_supervisor_is_about_to_hand_over_is_opening() {
     let world = World::new();
     let guest = world.start("web1", &[]);
     guest.signal(Signal::STOP);
@@ -527,7 +527,7 @@ fn guests_that_come_and_go_are_no_alarm() {
 }
 
 #[test]
-fn what_others_may_not_see_is_said() {
+fn processes_that_can_not_be_seen_are_named() {
     const NOBODY: u32 = 65534;
     let world = World::new();
     let guest = world.start("web1", &["--nic", ONE]);

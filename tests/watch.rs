@@ -573,7 +573,7 @@ fn a_webhook_over_tls_goes_to_whom_the_hosts_authorities_vouch_for_and_to_nobody
 }
 
 #[test]
-fn a_service_manager_hears_what_is_followed_and_a_reload_harms_nothing() {
+fn a_service_manager_is_notified_what_is_followed_and_a_reload_harms_nothing() {
     let mut world = World::new();
     let socket = UnixDatagram::bind(world.path("notify")).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -732,7 +732,7 @@ fn macs(world: &World) -> Vec<String> {
 }
 
 #[test]
-fn auditing_a_plugin_of_the_real_auditd_hears_all_and_ends_with_it() {
+fn auditing_a_plugin_of_the_real_auditd_gets_all_records_and_ends_with_it() {
     let Some(mut auditing) = Auditing::switch(true) else { return };
     let world = World::new();
     let arguments = world.path("watch.args");
@@ -761,7 +761,7 @@ fn auditing_a_plugin_of_the_real_auditd_hears_all_and_ends_with_it() {
 }
 
 #[test]
-fn auditing_is_heard_from_the_kernel_itself_and_an_overrun_is_a_gap() {
+fn auditing_is_received_from_the_kernel_itself_and_an_overrun_is_a_gap() {
     let Some(_auditing) = Auditing::switch(true) else { return };
     let world = World::new();
     let mut watch = Watch::start(&world, &["--kernel", "--begin", "end"]);
