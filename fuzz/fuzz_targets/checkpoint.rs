@@ -1,6 +1,6 @@
-//! Where a followed log was left, as a ledger may have kept it: a text of any kind.
+//! The checkpoint of a followed log, as a ledger may have stored it: any text.
 //!
-//! Reading must not panic, and there is one text for each checkpoint.
+//! Parsing must not panic, and each checkpoint has exactly one text.
 
 #![no_main]
 

@@ -1,6 +1,6 @@
-//! A log that is searched for a date which shows whether the day comes first.
+//! Searches a log for a date that shows whether the day comes first.
 //!
-//! Searching must not panic, and finds the same however the bytes come.
+//! The search must not panic, and its result must not depend on the pieces in which the bytes come.
 
 #![no_main]
 

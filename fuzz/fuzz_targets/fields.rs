@@ -1,6 +1,7 @@
-//! A record that another program took apart and decoded: a line for each pair, `key=value`.
+//! A record that another program split and decoded: a line for each pair, `key=value`.
 //!
-//! Reading must not panic, and no value becomes another pair: the guest that is believed is the one named.
+//! Parsing must not panic, and no value may become another pair: the record's guest is the one
+//! named.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Whatever stands in a guest's file: no panic, no unbounded work, and an error can be shown where it is.
+//! Any guest file: no panic, no unbounded work, and each error can be rendered with its position.
 
 #![no_main]
 

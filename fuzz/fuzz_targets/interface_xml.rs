@@ -1,5 +1,5 @@
-//! Whatever stands in an `attach --xml` file: no panic, no unbounded work, an interface that is
-//! taken can be written as a SPEC, and an error can be shown.
+//! Any `attach --xml` file: no panic, no unbounded work, an accepted interface can be written as a
+//! SPEC, and each error can be rendered.
 
 #![no_main]
 

@@ -1,6 +1,6 @@
-//! A journal's export: fields of any bytes, in pieces of any size.
+//! A journal's multi-line entries, in pieces of any size.
 //!
-//! Reading must not panic, and tells the same however the bytes come.
+//! Parsing must not panic, and its result must not depend on the pieces in which the bytes come.
 
 #![no_main]
 

@@ -1,6 +1,6 @@
-//! A log of any shape, as anybody may have made it: read and told whole.
+//! A log of any shape and from any writer, read completely.
 //!
-//! Reading must not panic, and what is told of a log does not depend on what follows it.
+//! Parsing must not panic, and the entries of a line must not depend on the lines after it.
 
 #![no_main]
 
@@ -11,7 +11,7 @@ fuzz_target!(|data: &[u8]| {
     let whole = fuzzing::log(data);
     if let Some(newline) = data.iter().position(|&byte| byte == b'\n') {
         let first = fuzzing::log(&data[..=newline]);
-        let told = |entry: &taptrail_trail::Entry| (entry.line, entry.content.clone());
-        assert!(first.iter().map(told).eq(whole.iter().take(first.len()).map(told)));
+        let parsed = |entry: &taptrail_trail::Entry| (entry.line, entry.content.clone());
+        assert!(first.iter().map(parsed).eq(whole.iter().take(first.len()).map(parsed)));
     }
 });

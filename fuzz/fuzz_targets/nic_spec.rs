@@ -1,5 +1,5 @@
-//! Whatever somebody writes after `--nic`: no panic, a SPEC that is taken reads back the same from
-//! its canonical form, and an error can be shown.
+//! Any argument of `--nic`: no panic, an accepted SPEC is parsed to the same from its canonical
+//! form, and each error can be rendered.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Whatever the other end of a QEMU monitor sends: no panic, no hang, no memory without bound, and
-//! no word that it was well when the connection is poisoned.
+//! Any bytes from the other end of a QEMU monitor: no panic, no hang, bounded memory, and no
+//! success once the connection is poisoned.
 
 #![no_main]
 
@@ -13,12 +13,12 @@ use taptrail_qmp::{MAX_QUEUED_EVENTS, Monitor};
 
 const GREETING: &[u8] = b"{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 0, \"minor\": 2, \"major\": 7}}}}\n{\"return\": {}, \"id\": 1}\n";
 
-/// What a socket holds without a reader.
-const MAX_INPUT: usize = 100_000;
+/// Bytes that a socket buffers without a reader.
+const MAX_INPUT_BYTES: usize = 100_000;
 
 fuzz_target!(|input: (bool, Vec<u8>)| {
     let (greet, bytes) = input;
-    if bytes.len() > MAX_INPUT {
+    if bytes.len() > MAX_INPUT_BYTES {
         return;
     }
     let Ok((ours, mut theirs)) = UnixStream::pair() else { return };
@@ -40,5 +40,5 @@ fuzz_target!(|input: (bool, Vec<u8>)| {
         let queued = std::iter::from_fn(|| monitor.pending_event().ok().flatten()).count();
         assert!(queued <= MAX_QUEUED_EVENTS + 1);
     }
-    assert!(begun.elapsed() < second, "the peer had said everything");
+    assert!(begun.elapsed() < second, "the peer had sent everything");
 });

@@ -1,8 +1,8 @@
-//! Lines of an audit log, as anybody may have made them.
+//! Lines of an audit log, from any writer.
 //!
-//! The reader must not panic, and must be of one mind with the writer: what it believes, written and
-//! read again, says the same. So it does without its tail; and as `ausearch -i` prints it, where every
-//! name is decoded, it says the same or is refused.
+//! The parser must not panic, and must agree with the writer: an accepted record that is written
+//! and parsed again is the same. So is one without its tail. One that is printed by `ausearch -i`,
+//! which decodes every name, is the same or is refused.
 
 #![no_main]
 
@@ -34,7 +34,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// Nothing may panic, whatever the text is.
+/// No text may cause a panic.
 fn any_text(text: &[u8]) {
     for record_type in [RecordType::VIRT_CONTROL, RecordType::VIRT_RESOURCE] {
         for record in [parse_text(record_type, text), parse_interpreted(record_type, text)] {
@@ -58,14 +58,14 @@ fn believed(record: &Record) {
     assert_eq!(parse_text(record_type, text.as_bytes()).as_ref(), Ok(&Some(record.clone())), "{text}");
 
     let claim = text.split_once(" exe=").map_or(text.as_str(), |(claim, _)| claim);
-    let mut told = parse_claim(claim.as_bytes(), record.outcome);
-    // Where nothing else is encoded, a name in hex may be one that stands as it is.
-    if let (RecordType::VIRT_CONTROL, Ok(Some(told))) = (record_type, &mut told)
-        && claim.contains(&format!(" vm={} ", told.guest.name))
+    let mut parsed = parse_claim(claim.as_bytes(), record.outcome);
+    // If nothing else is encoded, a name in hex may also be a literal name.
+    if let (RecordType::VIRT_CONTROL, Ok(Some(parsed))) = (record_type, &mut parsed)
+        && claim.contains(&format!(" vm={} ", parsed.guest.name))
     {
-        told.guest.name.clone_from(&record.guest.name);
+        parsed.guest.name.clone_from(&record.guest.name);
     }
-    assert_eq!(told.as_ref(), Ok(&Some(record.clone())), "{text}");
+    assert_eq!(parsed.as_ref(), Ok(&Some(record.clone())), "{text}");
 
     let left = Fragment::of(&text.as_bytes()[..text.len() / 2]);
     assert!(left.uuid.is_none_or(|uuid| uuid == record.guest.uuid), "{text}");
@@ -76,12 +76,12 @@ fn believed(record: &Record) {
     }
 }
 
-/// As `ausearch -i` prints a text of ours, in which no blank is within quotes.
+/// Our text as `ausearch -i` prints it. No blank is within quotes.
 fn interpreted(text: &str) -> Vec<u8> {
     let decoded = text.split(' ').map(|word| {
         let Some((key, value)) = word.split_once('=') else { return word.as_bytes().to_vec() };
         let value = match value.strip_prefix('"').and_then(|value| value.strip_suffix('"')) {
-            // It does not know this key.
+            // ausearch does not know this key.
             _ if key == "dev" => value.as_bytes().to_vec(),
             Some(quoted) => quoted.as_bytes().to_vec(),
             None if matches!(key, "vm" | "path" | "exe") => {

@@ -1,4 +1,4 @@
-//! Logs read from the page cache into entries, and into a trail.
+//! Benchmarks: logs read from the page cache into entries, and into a trail.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -13,11 +13,11 @@ use host::{Host, Options};
 use taptrail_source::{Input, read};
 use taptrail_trail::Trail;
 
-const BYTES: usize = 64 * 1024 * 1024;
+const LOG_BYTES: usize = 64 * 1024 * 1024;
 
 fn log(options: Options) -> tempfile::NamedTempFile {
-    let (mut host, mut text) = (Host::new(options), String::with_capacity(BYTES + 4096));
-    while text.len() < BYTES {
+    let (mut host, mut text) = (Host::new(options), String::with_capacity(LOG_BYTES + 4096));
+    while text.len() < LOG_BYTES {
         host.line(&mut text);
     }
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -52,7 +52,7 @@ fn entries(group: &mut BenchmarkGroup<'_, criterion::measurement::WallTime>, nam
 
 fn logs(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("read");
-    group.throughput(Throughput::Bytes(BYTES as u64)).sample_size(20);
+    group.throughput(Throughput::Bytes(LOG_BYTES as u64)).sample_size(20);
     entries(&mut group, "mixed", Options::default());
     entries(&mut group, "virt", Options { mix: 1, ..Options::default() });
     entries(

@@ -1,14 +1,14 @@
-//! Makes an audit log like those of a busy KVM host, the same for the same arguments.
+//! Writes an audit log like that of a busy KVM host, identical for the same arguments.
 //!
 //! ```text
 //! make_log BYTES [--mix N] [--guests N] [--seed N] [--stop-in-order] > audit.log
 //! make_log LINES --rate LINES-A-SECOND [--mix N] … >> audit.log
 //! ```
 //!
-//! `--mix 75`: one line in 75 is libvirt's, the others are what else such a host logs; `--mix 1`: all
-//! are. `--guests 200`: how many guests are alive at once. `--stop-in-order`: all guests start, then all
-//! stop in that order, over and over. `--rate 10000`: the lines are written as they would be now, so many a second,
-//! in steps of 5 ms.
+//! `--mix 75`: one line in 75 is libvirt's, the others are other records of such a host; `--mix 1`:
+//! all lines are libvirt's. `--guests 200`: maximum number of running guests. `--stop-in-order`:
+//! start all guests, then stop all in the same order, over and over. `--rate 10000`: write this
+//! many lines a second, in steps of 5 ms, stamped with the current time.
 
 #[path = "../benches/host/mod.rs"]
 mod host;
@@ -31,18 +31,18 @@ fn main() -> ExitCode {
     }
 }
 
-/// What the arguments ask for.
-struct Asked {
-    /// Bytes, or lines where there is a rate.
+/// The parsed arguments.
+struct Arguments {
+    /// Bytes, or lines if `rate` is set.
     size: u64,
     rate: Option<u64>,
     options: Options,
 }
 
-/// How often lines are written that come at a rate.
-const STEP: Duration = Duration::from_millis(5);
+/// Interval between two writes if `rate` is set.
+const WRITE_INTERVAL: Duration = Duration::from_millis(5);
 
-fn asked() -> io::Result<Asked> {
+fn parse_arguments() -> io::Result<Arguments> {
     let (mut options, mut rate) = (Options::default(), None);
     let mut size = 0;
     let mut arguments = std::env::args().skip(1);
@@ -66,11 +66,11 @@ fn asked() -> io::Result<Asked> {
     if size == 0 {
         return Err(io::Error::other("how many bytes?"));
     }
-    Ok(Asked { size, rate, options })
+    Ok(Arguments { size, rate, options })
 }
 
 fn run() -> io::Result<()> {
-    let Asked { size, rate, options } = asked()?;
+    let Arguments { size, rate, options } = parse_arguments()?;
     let mut host = Host::new(options);
     match rate {
         Some(rate) => at_a_rate(size, rate, &mut host),
@@ -91,7 +91,7 @@ fn at_a_rate(lines: u64, rate: u64, host: &mut Host) -> io::Result<()> {
         }
         out.write_all(step.as_bytes())?;
         written = due;
-        thread::sleep(STEP);
+        thread::sleep(WRITE_INTERVAL);
     }
     Ok(())
 }

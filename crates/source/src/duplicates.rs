@@ -1,12 +1,13 @@
-//! One event told by several inputs is one event.
+//! Recognizes one event that several inputs report.
 //!
-//! A rotation may be there twice; a host's ledger, its audit log and libvirtd's own log tell the same
-//! in three ways. What two inputs tell is one event when the kernel's serial number is the same, or,
-//! where one of them kept none, when they say the same within a moment. What one program writes to one input
-//! is here taken for told twice only where the serial number says so ([`crate::repeats`] has seen to the rest).
-//! But a journal may have each event from the kernel's audit and from the kernel's log.
+//! A rotation may be given twice. A host's ledger, its audit log and libvirtd's own log report the
+//! same event in three ways. Two entries are one event if they have the same serial number or, if
+//! one of them has none, if their content is equal and their times are at most [`DUPLICATE_SKEW`]
+//! apart. Two entries that one program wrote to one input are taken for duplicates only if their
+//! serial numbers are equal; [`crate::repeats`] handles the others. But a journal may have each
+//! event from both the kernel's audit and the kernel's log.
 //!
-//! The same comparison shows what an audit log that covers a time lacks.
+//! The comparison also shows which events an audit log lacks although it covers their time.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -17,196 +18,200 @@ use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{Fragment, Record};
 use taptrail_trail::{Content, Entry};
 
-use crate::Take;
-use crate::coverage::Coverage;
-use crate::track::{Origin, Placed};
-use crate::window::APART;
+use crate::EntrySink;
+use crate::audit_spans::AuditSpans;
+use crate::track::{OrderedEntry, Origin};
+use crate::window::DUPLICATE_SKEW;
 
-/// How long an event is remembered, so that others may tell it too.
-pub(crate) const KEPT: SignedDuration = SignedDuration::from_secs(5);
+/// How long an event is kept for comparison with other inputs.
+pub(crate) const EVENT_RETENTION: SignedDuration = SignedDuration::from_secs(5);
 
-/// The events of the last moments.
+/// The recent events.
 #[derive(Debug, Default)]
 pub(crate) struct Duplicates {
-    seen: VecDeque<Seen>,
-    /// The number of the first in `seen`.
+    recent: VecDeque<RecentEvent>,
+    /// The number of the first event in `recent`.
     first: u64,
     by_serial: HashMap<(Arc<str>, u32), u64>,
-    by_claim: HashMap<Claim, Alike>,
+    by_content: HashMap<ContentHash, SameContent>,
     hasher: RandomState,
-    pub(crate) coverage: Coverage,
+    pub(crate) audit_spans: AuditSpans,
 }
 
-/// Whether an event was told before.
+/// Whether an event is known from an earlier entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Look {
-    /// It was not. Its number, where others may tell it still.
+pub(crate) enum Comparison {
+    /// It is new. Its number, if other inputs may still report it.
     New(Option<u64>),
-    /// It was, by the event of this number.
-    Same(u64),
+    /// It duplicates the event of this number.
+    Duplicate(u64),
 }
 
-/// How many programs write to one input ([`crate::found::Voice`]).
-const VOICES: u32 = 8;
+/// How many programs may write to one input ([`crate::parsed_line::LogProgram`]).
+const PROGRAMS_PER_INPUT: u32 = 8;
 
-/// A hash of what an event says of its host, and whether it has a serial number.
-type Claim = (u64, bool);
+/// Hash of an event's host and content, and whether the event has a serial number.
+type ContentHash = (u64, bool);
 
-/// Events that say the same.
+/// Events with equal content.
 #[derive(Debug, Default)]
-struct Alike {
-    /// Their numbers, the oldest first.
+struct SameContent {
+    /// Their numbers, oldest first.
     numbers: VecDeque<u64>,
-    /// For each input the number below which it has told them all, or is too late to.
+    /// For each input and program, the number below which it has reported all of them, or can't any
+    /// more.
     passed: Vec<(u32, u64)>,
 }
 
-/// How many events alike are looked at that an input may tell later, but not now.
-const LOOKED_AT: usize = 64;
+/// How many events with equal content are compared with one entry.
+const MAX_CANDIDATES: usize = 64;
 
 #[derive(Debug)]
-struct Seen {
+struct RecentEvent {
     time: Timestamp,
     order: Timestamp,
     serial: Option<u32>,
     host: Arc<str>,
-    claim: Claim,
+    content_hash: ContentHash,
     tracks: Vec<u32>,
-    /// Whether an audit log tells it.
-    logged: bool,
-    /// What to tell when no audit log does.
-    lacking: Option<Box<Entry>>,
+    /// Whether an audit log has it.
+    in_audit_log: bool,
+    /// The entry to emit if no audit log has the event.
+    missing_entry: Option<Box<Entry>>,
 }
 
 impl Duplicates {
-    /// Notes that an audit log tells of this time, if it does.
+    /// Notes that an audit log covers the entry's time, if the entry is an audit log's.
     pub(crate) fn cover(&mut self, origin: Origin, entry: &Entry) {
-        if is_logged(origin.is_rows, entry) {
-            self.coverage.tells(&entry.host, origin, entry.time);
+        if is_in_audit_log(origin.is_rows, entry) {
+            self.audit_spans.add(&entry.host, origin, entry.time);
         }
     }
 
-    /// Whether this is the first to tell the event. `alone`: no other input tells of this time.
-    pub(crate) fn look(&mut self, origin: Origin, alone: bool, placed: &Placed) -> Look {
+    /// Whether the entry's event is new. `alone`: no other input has entries near this time.
+    pub(crate) fn check(&mut self, origin: Origin, alone: bool, placed: &OrderedEntry) -> Comparison {
         let entry = &placed.entry;
         let Origin { id, is_rows, .. } = origin;
-        // One input may have each event once by each program that writes to it.
-        let track = id * VOICES + placed.voice as u32;
-        let logged = is_logged(is_rows, entry);
-        if alone && self.seen.is_empty() {
-            return Look::New(None);
+        // One input may have each event once from each program that writes to it.
+        let track = id * PROGRAMS_PER_INPUT + placed.program as u32;
+        let in_audit_log = is_in_audit_log(is_rows, entry);
+        if alone && self.recent.is_empty() {
+            return Comparison::New(None);
         }
-        let claim = (self.hasher.hash_one((&entry.host, &entry.content)), entry.serial.is_some());
-        if let Some(at) = self.find(track, claim, entry) {
-            let seen = &mut self.seen[at];
-            seen.tracks.push(track);
-            seen.logged |= logged;
-            return Look::Same(self.first + at as u64);
+        let content_hash = (self.hasher.hash_one((&entry.host, &entry.content)), entry.serial.is_some());
+        if let Some(at) = self.find(track, content_hash, entry) {
+            let recent = &mut self.recent[at];
+            recent.tracks.push(track);
+            recent.in_audit_log |= in_audit_log;
+            return Comparison::Duplicate(self.first + at as u64);
         }
-        let number = self.first + self.seen.len() as u64;
+        let number = self.first + self.recent.len() as u64;
         if let Some(serial) = entry.serial {
             self.by_serial.insert((Arc::clone(&entry.host), serial), number);
         }
-        self.by_claim.entry(claim).or_default().numbers.push_back(number);
-        self.seen.push_back(Seen {
+        self.by_content.entry(content_hash).or_default().numbers.push_back(number);
+        self.recent.push_back(RecentEvent {
             time: entry.time,
             order: placed.order,
             serial: entry.serial,
             host: Arc::clone(&entry.host),
-            claim,
+            content_hash,
             tracks: vec![track],
-            logged,
-            lacking: if logged { None } else { lacking(entry, is_rows).map(Box::new) },
+            in_audit_log,
+            missing_entry: if in_audit_log { None } else { missing_entry(entry, is_rows).map(Box::new) },
         });
-        Look::New(Some(number))
+        Comparison::New(Some(number))
     }
 
-    fn find(&mut self, track: u32, claim: Claim, entry: &Entry) -> Option<usize> {
+    fn find(&mut self, track: u32, content_hash: ContentHash, entry: &Entry) -> Option<usize> {
         let at = |number: u64| usize::try_from(number.checked_sub(self.first)?).ok();
         if let Some(serial) = entry.serial {
             let same = self.by_serial.get(&(Arc::clone(&entry.host), serial)).and_then(|&number| at(number));
-            if let Some(same) = same.filter(|&same| self.seen[same].is_near(entry)) {
+            if let Some(same) = same.filter(|&same| self.recent[same].is_near(entry)) {
                 return Some(same);
             }
         }
-        let (said, has_serial) = claim;
-        let bare = self.alike((said, false), track, entry);
-        // Two serial numbers are two events.
-        let numbered = if has_serial { None } else { self.alike((said, true), track, entry) };
+        let (hash, has_serial) = content_hash;
+        let bare = self.find_same_content((hash, false), track, entry);
+        // Two different serial numbers are two events.
+        let numbered = if has_serial { None } else { self.find_same_content((hash, true), track, entry) };
         bare.into_iter().chain(numbered).min()
     }
 
-    /// The first event that says the same and that this input did not tell yet. What an input has passed
-    /// is not looked at again: a log may have any number of records alike.
-    fn alike(&mut self, claim: Claim, track: u32, entry: &Entry) -> Option<usize> {
-        let Alike { numbers, passed } = self.by_claim.get_mut(&claim)?;
+    /// The first event with equal content that this input has not reported yet. Events that the
+    /// input has passed are not compared again: a log may have any number of equal records.
+    fn find_same_content(&mut self, content_hash: ContentHash, track: u32, entry: &Entry) -> Option<usize> {
+        let SameContent { numbers, passed } = self.by_content.get_mut(&content_hash)?;
         let place = passed.iter().position(|(of, _)| *of == track).unwrap_or_else(|| {
             passed.push((track, 0));
             passed.len() - 1
         });
         let passed = &mut passed[place].1;
-        let (mut looked_at, from) = (0, numbers.partition_point(|number| number < passed));
+        let (mut candidates, from) = (0, numbers.partition_point(|number| number < passed));
         for number in numbers.range(from..) {
             let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
-            let seen = &self.seen[at];
-            let told = seen.tracks.contains(&track);
-            if !told && seen.is_near(entry) {
+            let recent = &self.recent[at];
+            let is_known = recent.tracks.contains(&track);
+            if !is_known && recent.is_near(entry) {
                 return Some(at);
             }
-            if looked_at == 0 && (told || entry.time > seen.time) {
+            if candidates == 0 && (is_known || entry.time > recent.time) {
                 *passed = number + 1;
                 continue;
             }
-            looked_at += 1;
-            if looked_at == LOOKED_AT {
+            candidates += 1;
+            if candidates == MAX_CANDIDATES {
                 break;
             }
         }
         None
     }
 
-    /// Forgets what is long before `now`, and gives what an audit log should have told and did not.
-    pub(crate) fn forget(&mut self, now: Timestamp, tell: &mut Take<'_>) -> ControlFlow<()> {
-        while let Some(seen) = self.seen.pop_front_if(|seen| now.duration_since(seen.order) > KEPT) {
+    /// Drops events older than [`EVENT_RETENTION`] before `now`, and emits those that an audit log
+    /// covers and lacks.
+    pub(crate) fn forget(&mut self, now: Timestamp, sink: &mut EntrySink<'_>) -> ControlFlow<()> {
+        while let Some(recent) =
+            self.recent.pop_front_if(|recent| now.duration_since(recent.order) > EVENT_RETENTION)
+        {
             let number = self.first;
             self.first += 1;
-            if let Some(serial) = seen.serial {
-                let key = (Arc::clone(&seen.host), serial);
+            if let Some(serial) = recent.serial {
+                let key = (Arc::clone(&recent.host), serial);
                 if self.by_serial.get(&key) == Some(&number) {
                     self.by_serial.remove(&key);
                 }
             }
-            if let Some(alike) = self.by_claim.get_mut(&seen.claim) {
-                alike.numbers.pop_front_if(|oldest| *oldest == number);
-                if alike.numbers.is_empty() {
-                    self.by_claim.remove(&seen.claim);
+            if let Some(same) = self.by_content.get_mut(&recent.content_hash) {
+                same.numbers.pop_front_if(|oldest| *oldest == number);
+                if same.numbers.is_empty() {
+                    self.by_content.remove(&recent.content_hash);
                 }
             }
-            if let (false, Some(entry)) = (seen.logged, seen.lacking)
-                && self.coverage.covers(&seen.host, seen.time)
+            if let (false, Some(entry)) = (recent.in_audit_log, recent.missing_entry)
+                && self.audit_spans.covers(&recent.host, recent.time)
             {
-                tell(&entry)?;
+                sink(&entry)?;
             }
         }
         ControlFlow::Continue(())
     }
 }
 
-impl Seen {
-    /// Whether an input may mean it with this.
+impl RecentEvent {
+    /// Whether the entry's time is near enough for the same event.
     fn is_near(&self, entry: &Entry) -> bool {
-        self.time.duration_since(entry.time).abs() <= APART
+        self.time.duration_since(entry.time).abs() <= DUPLICATE_SKEW
     }
 }
 
 /// Whether an audit log has it.
-pub(crate) fn is_logged(is_rows: bool, entry: &Entry) -> bool {
+pub(crate) fn is_in_audit_log(is_rows: bool, entry: &Entry) -> bool {
     !is_rows && entry.serial.is_some()
 }
 
-/// What is to be told of an entry that an audit log lacks: a ledger's record with its serial number
-/// was logged once; what libvirtd's own log tells never was.
-fn lacking(entry: &Entry, is_rows: bool) -> Option<Entry> {
+/// The entry to emit if the audit log lacks this one. A ledger's record with a serial number was
+/// logged once, so it is missing. A record in libvirtd's own log was never sent to audit.
+fn missing_entry(entry: &Entry, is_rows: bool) -> Option<Entry> {
     let Content::Record(record) = &entry.content else { return None };
     let fragment = fragment(record);
     let content = match (is_rows, entry.serial, entry.writer) {
@@ -217,7 +222,7 @@ fn lacking(entry: &Entry, is_rows: bool) -> Option<Entry> {
     Some(Entry { content, ..entry.clone() })
 }
 
-/// Whom and what a record names.
+/// The guest, interface and device that a record names.
 fn fragment(record: &Record) -> Fragment {
     Fragment {
         name: Some(record.guest.name.clone()),
@@ -233,10 +238,10 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::found::Voice;
+    use crate::parsed_line::LogProgram;
 
-    /// An entry at this millisecond; all say the same.
-    fn placed(millis: i64, serial: Option<u32>) -> Placed {
+    /// An entry at this millisecond. All have equal content.
+    fn placed(millis: i64, serial: Option<u32>) -> OrderedEntry {
         let guest = GuestId { name: "g".into(), uuid: Uuid::from_u128(1) };
         let event = Event::Detach { mac: MacAddr::kvm([0, 0, 1]), vm_pid: None, fds: None, forced: false };
         let (host, source) = (Arc::from("h1"), Arc::from("a.log"));
@@ -253,17 +258,17 @@ mod tests {
             copies: Vec::new(),
             unauthenticated: false,
         };
-        Placed { order: time, entry, voice: Voice::Auditd, boot: None }
+        OrderedEntry { order: time, entry, program: LogProgram::Auditd, boot: None }
     }
 
-    /// Which entries are new, by input, time and serial number.
+    /// Whether each entry (input, time, serial number) is new.
     fn new(entries: impl IntoIterator<Item = (u32, i64, Option<u32>)>) -> Vec<bool> {
         let mut duplicates = Duplicates::default();
         let mut is_new = |(id, millis, serial)| {
             let origin = Origin { id, is_rows: false, rotation: 0 };
             let placed = placed(millis, serial);
             assert!(duplicates.forget(placed.order, &mut |_| ControlFlow::Continue(())).is_continue());
-            matches!(duplicates.look(origin, false, &placed), Look::New(_))
+            matches!(duplicates.check(origin, false, &placed), Comparison::New(_))
         };
         entries.into_iter().map(&mut is_new).collect()
     }
@@ -274,7 +279,7 @@ mod tests {
         assert_eq!(new([a, b, (2, 5, None), (2, 6, None), (2, 7, None)]), [true, true, false, false, true]);
         assert_eq!(new([(2, 0, None), (1, 1, None), (1, 2, None), (2, 3, None)]), [true, false, true, false]);
         assert_eq!(new([a, (2, 0, Some(8)), (3, 1, None), (3, 2, None)]), [true, true, false, false]);
-        // Too late, and then one in time.
+        // The first is too old, the second near enough.
         assert_eq!(new([a, (1, 4000, Some(9)), (2, 4100, None)]), [true, true, false]);
     }
 
@@ -283,9 +288,9 @@ mod tests {
         const MANY: u32 = 100_000;
         for serial in [Some as fn(u32) -> Option<u32>, |_| None] {
             let log = |id: u32| (0..MANY).map(move |number| (id, 0, serial(number)));
-            let told = new(log(1).chain(log(2)).chain(log(3)));
-            assert!(told[..MANY as usize].iter().all(|new| *new));
-            assert!(!told[MANY as usize..].contains(&true));
+            let is_new = new(log(1).chain(log(2)).chain(log(3)));
+            assert!(is_new[..MANY as usize].iter().all(|new| *new));
+            assert!(!is_new[MANY as usize..].contains(&true));
         }
     }
 }

@@ -1,8 +1,8 @@
 use std::io;
 use std::path::PathBuf;
 
-/// Why an input can't be read at all. A line that can't be believed is no error: it is counted and
-/// located, and reading goes on.
+/// Why an input can't be read. An unreadable line is no error: it is counted, its place is kept,
+/// and reading goes on.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// The input can't be opened.
@@ -10,7 +10,7 @@ pub enum SourceError {
     Open {
         /// The input.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
     /// A directory's names can't be read.
@@ -18,35 +18,36 @@ pub enum SourceError {
     Directory {
         /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
-    /// A directory has no logs.
+    /// A directory contains no logs.
     #[error("Directory {path} has no logs: no file in it is named like 'audit.log' or 'audit.log.1'")]
     NoLogs {
         /// The directory.
         path: PathBuf,
     },
-    /// The names of a log's files change faster than they can be opened, or one of them has another name by now.
+    /// The log was rotated while its files were opened: the names changed too often, or a file lost
+    /// its name before it could be opened.
     #[error(
         "{path} was rotated while being read, so what it had is not read: read again, and name the directory for all \
          rotations"
     )]
     Rotated {
-        /// The name.
+        /// The log's path.
         path: PathBuf,
     },
-    /// The input stopped giving bytes, or they can't be decompressed.
+    /// A read of the input failed, or its bytes can't be decompressed.
     #[error("{name} can't be read on from byte {at}")]
     Read {
         /// The input.
         name: String,
-        /// How many bytes of it were read before, decompressed.
+        /// Bytes read before the error, decompressed.
         at: u64,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
-    /// The input's lines are too far out of order to be put in order.
+    /// The input's lines are too far out of order to be sorted.
     #[error(
         "{name}:{line} is older than what was read thousands of records before, so the rest of {name} is not read: \
          give logs that were joined as the files that they were, or sort them by time"
@@ -54,26 +55,26 @@ pub enum SourceError {
     Disorder {
         /// The input.
         name: String,
-        /// The first line that can't be put in order.
+        /// The first line that can't be sorted.
         line: u64,
     },
-    /// Records that seem to be of one host are of two.
+    /// Records assigned to one host are from two.
     #[error(
         "{first} and {second} can't be of one host '{host}': {why}. Give the logs of \
          each host as files of their own, and name the hosts by --assume-host NAME=PATH; or have auditd write node= \
          (name_format in auditd.conf)"
     )]
     TwoHosts {
-        /// What both are said to be of.
+        /// The host that both were assigned to.
         host: String,
         /// An earlier line, as FILE:LINE.
         first: String,
-        /// The line that can't be of the same host.
+        /// The line that can't be from the same host, as FILE:LINE.
         second: String,
-        /// What shows that.
+        /// The contradiction.
         why: &'static str,
     },
-    /// Two directories, each taken for a host, have the same records.
+    /// Two directories, each taken for a host, contain the same records.
     #[error(
         "{first} and {second} are the same record, so directories '{one}' and '{other}' are of one host: say so by \
          --assume-host NAME=PATH for both, or by --assume-host NAME"
@@ -83,22 +84,22 @@ pub enum SourceError {
         one: String,
         /// The second's.
         other: String,
-        /// A line of the first, as FILE:LINE.
+        /// A line in the first, as FILE:LINE.
         first: String,
-        /// The same record in the second.
+        /// The same record in the second, as FILE:LINE.
         second: String,
     },
-    /// An input is packed or encoded in a way that is not read.
-    #[error("{name} is {what}, which is not read: give it by '{way} {name} | taptrail … -'")]
+    /// An input is compressed or encoded in an unsupported format.
+    #[error("{name} is {format}, which is not read: give it by '{command} {name} | taptrail … -'")]
     Packed {
         /// The input.
         name: String,
-        /// How.
-        what: &'static str,
-        /// The command that unpacks it.
-        way: &'static str,
+        /// The format, e.g. "packed by bzip2".
+        format: &'static str,
+        /// The command that decodes it to standard output.
+        command: &'static str,
     },
-    /// An input's lines name no host, and those of other inputs in its directory name several.
+    /// An input's lines name no host, and other inputs in its directory name several.
     #[error(
         "The lines of {name} name no host, and other logs in its directory tell of '{one}' and '{other}': say whose they \
          are by --assume-host NAME=PATH"
@@ -106,12 +107,12 @@ pub enum SourceError {
     SeveralNames {
         /// The input.
         name: String,
-        /// The host that its lines were taken for.
+        /// The host that its lines were assigned to.
         one: String,
-        /// Another.
+        /// Another host in the directory.
         other: String,
     },
-    /// systemd's binary journal, which only its own library reads.
+    /// systemd's binary journal: only systemd's own library reads it.
     #[error(
         "{name} is a binary journal: read it by 'journalctl --file {name} -o export _TRANSPORT=audit | taptrail trail -'"
     )]

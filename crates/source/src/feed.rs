@@ -1,4 +1,4 @@
-//! Bytes, in pieces that begin and end with lines.
+//! Splits an input's bytes into pieces that begin and end at line boundaries.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -8,46 +8,46 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use memchr::{memchr, memrchr};
 
-/// How many bytes a piece has: small enough for a core's own cache, large enough that a system call
-/// costs nothing beside it.
-const PIECE: usize = 1024 * 1024;
+/// Bytes per piece: small enough for a core's cache, large enough that the system call's cost does
+/// not matter.
+const PIECE_BYTES: usize = 1024 * 1024;
 
-/// How much of what lies before a piece comes with it, so that a line can be read together with
-/// those before.
-pub(crate) const CONTEXT: usize = 8 * 1024;
+/// Bytes before a piece that come with it, so that a line can be parsed together with those before
+/// it.
+pub(crate) const CONTEXT_BYTES: usize = 8 * 1024;
 
-/// The longest line that is looked at; of a longer one only this much is.
-pub(crate) const MAX_LINE: usize = 256 * 1024;
+/// Maximum bytes parsed of one line. The rest of a longer line is skipped.
+pub(crate) const MAX_LINE_BYTES: usize = 256 * 1024;
 
-/// Whole lines, with what lies before them.
+/// Complete lines, with the context before them.
 #[derive(Debug, Default)]
 pub(crate) struct Piece {
     bytes: Vec<u8>,
-    /// Where the lines begin in `bytes`.
+    /// Offset of the first line in `bytes`.
     begin: usize,
-    /// How many bytes of the input this piece stands for.
+    /// Input bytes that this piece accounts for.
     pub(crate) size: u64,
 }
 
 impl Piece {
-    /// All bytes, and where in them the first line begins. The last line may lack its newline: it is
-    /// the input's last, or too long.
+    /// All bytes, and the offset of the first line. The last line has no newline if it is the
+    /// input's last, or too long.
     pub(crate) fn lines(&self) -> (&[u8], usize) {
         (&self.bytes, self.begin)
     }
 }
 
-/// Gives an input's pieces to several threads.
+/// Hands out an input's pieces to several threads.
 #[derive(Debug)]
 pub(crate) enum Feed {
-    /// A file whose bytes can be read anywhere: nobody waits for another's read.
+    /// A file that is read at any offset: the threads read in parallel.
     File(FileFeed),
-    /// Bytes that come one after the other: a pipe's, or decompressed ones.
+    /// Sequential bytes, from a pipe or a decompressor.
     Stream(Mutex<StreamFeed>),
 }
 
 impl Feed {
-    /// A file's bytes; how many were read is added to `stored`.
+    /// Reads a file. The number of bytes read is added to `stored`.
     pub(crate) fn file(file: File, stored: Arc<AtomicU64>) -> Self {
         Self::File(FileFeed { file, next: AtomicU64::new(0), stored })
     }
@@ -64,7 +64,7 @@ impl Feed {
         }))
     }
 
-    /// Fills `piece` with the next one and gives its number, from 0; `None` at the end.
+    /// Fills `piece` with the next piece and returns its number, from 0; `None` at the end.
     pub(crate) fn fill(&self, piece: &mut Piece) -> io::Result<Option<u64>> {
         match self {
             Self::File(feed) => feed.fill(piece),
@@ -73,7 +73,7 @@ impl Feed {
     }
 }
 
-/// See [`Feed::File`]. Piece N has the lines that begin in its bytes of the file.
+/// See [`Feed::File`]. Piece N has the lines that begin in the Nth `PIECE_BYTES` bytes of the file.
 #[derive(Debug)]
 pub(crate) struct FileFeed {
     file: File,
@@ -84,17 +84,17 @@ pub(crate) struct FileFeed {
 impl FileFeed {
     fn fill(&self, piece: &mut Piece) -> io::Result<Option<u64>> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let at = number.saturating_mul(PIECE as u64);
-        let context = if number == 0 { 0 } else { CONTEXT };
+        let at = number.saturating_mul(PIECE_BYTES as u64);
+        let context = if number == 0 { 0 } else { CONTEXT_BYTES };
         let from = at - context as u64;
         let bytes = &mut piece.bytes;
-        // What is beyond the piece has the rest of its last line, mostly.
-        let end = context + PIECE;
-        bytes.resize(end + CONTEXT, 0);
+        // The bytes beyond the piece usually contain the rest of its last line.
+        let end = context + PIECE_BYTES;
+        bytes.resize(end + CONTEXT_BYTES, 0);
         let read = self.read(bytes, from)?;
         bytes.truncate(read);
         if read <= context {
-            // Nothing begins here: the file ends, or was cut since.
+            // No line begins here: the file ends, or was truncated meanwhile.
             return Ok(None);
         }
         piece.size = (read.min(end) - context) as u64;
@@ -107,29 +107,29 @@ impl FileFeed {
             },
         };
         if piece.begin >= end {
-            // A line that began before is longer than this piece.
+            // A line that began earlier is longer than this piece.
             bytes.truncate(piece.begin.min(end));
             piece.begin = bytes.len();
         } else if read > end {
             match memchr(b'\n', &bytes[end - 1..]) {
                 Some(newline) => bytes.truncate(end + newline),
-                None if read == end + CONTEXT => self.finish_line(bytes, from + read as u64)?,
+                None if read == end + CONTEXT_BYTES => self.finish_line(bytes, from + read as u64)?,
                 None => {}
             }
         }
         Ok(Some(number))
     }
 
-    /// Reads on until the last line has its newline.
+    /// Reads until the last line is complete, or longer than [`MAX_LINE_BYTES`].
     fn finish_line(&self, bytes: &mut Vec<u8>, mut at: u64) -> io::Result<()> {
         let mut line = bytes.len() - memrchr(b'\n', bytes).map_or(0, |newline| newline + 1);
-        while line < MAX_LINE {
+        while line < MAX_LINE_BYTES {
             let end = bytes.len();
-            bytes.resize(end + 8 * CONTEXT, 0);
+            bytes.resize(end + 8 * CONTEXT_BYTES, 0);
             let read = self.read(&mut bytes[end..], at)?;
             let newline = memchr(b'\n', &bytes[end..end + read]);
             bytes.truncate(end + newline.map_or(read, |newline| newline + 1));
-            if newline.is_some() || read < 8 * CONTEXT {
+            if newline.is_some() || read < 8 * CONTEXT_BYTES {
                 return Ok(());
             }
             at += read as u64;
@@ -138,7 +138,7 @@ impl FileFeed {
         Ok(())
     }
 
-    /// Fills `bytes` unless the file ends before.
+    /// Fills `bytes`, unless the file ends first.
     fn read(&self, bytes: &mut [u8], at: u64) -> io::Result<usize> {
         let mut filled = 0;
         while filled < bytes.len() {
@@ -157,14 +157,14 @@ impl FileFeed {
 pub(crate) struct StreamFeed {
     bytes: Box<dyn Read + Send>,
     next: u64,
-    /// What was read and not yet given, with context before it.
+    /// Bytes read and not handed out yet, with the context before them.
     carry: Vec<u8>,
-    /// Where the context ends in `carry`.
+    /// Offset in `carry` where the context ends.
     begin: usize,
-    /// Whether a line too long was given in part, and its rest is passed over.
+    /// Whether the first part of an over-long line was handed out, and its rest is skipped.
     over_long: bool,
     ended: bool,
-    /// Why it ended, if not by its end; told once what was read before is given.
+    /// The read error that ended the input. Returned once, after all bytes read before it.
     failed: Option<io::Error>,
 }
 
@@ -189,19 +189,19 @@ impl StreamFeed {
                 memrchr(b'\n', &bytes[piece.begin..]).map(|at| piece.begin + at + 1)
             };
             match lines {
-                Some(lines) if self.ended || lines - piece.begin >= PIECE / 2 => {
+                Some(lines) if self.ended || lines - piece.begin >= PIECE_BYTES / 2 => {
                     return self
                         .give(piece, lines)
                         .map_or_else(|| self.failed.take().map_or(Ok(None), Err), |number| Ok(Some(number)));
                 }
-                _ if end - piece.begin >= MAX_LINE => {
+                _ if end - piece.begin >= MAX_LINE_BYTES => {
                     let lines = lines.unwrap_or(end);
                     self.over_long = lines == end && bytes.last() != Some(&b'\n');
                     return Ok(self.give(piece, lines));
                 }
                 _ => {}
             }
-            bytes.resize(end + PIECE / 4, 0);
+            bytes.resize(end + PIECE_BYTES / 4, 0);
             let read = match self.bytes.read(&mut bytes[end..]) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                     bytes.truncate(end);
@@ -224,9 +224,9 @@ impl StreamFeed {
         }
     }
 
-    /// Gives the lines up to `end` away and keeps the rest, with its context.
+    /// Hands out the lines up to `end` and keeps the rest, with its context.
     fn give(&mut self, piece: &mut Piece, end: usize) -> Option<u64> {
-        let from = end.saturating_sub(CONTEXT);
+        let from = end.saturating_sub(CONTEXT_BYTES);
         self.carry.extend_from_slice(&piece.bytes[from..]);
         self.begin = end - from;
         piece.bytes.truncate(end);
@@ -247,7 +247,7 @@ mod tests {
 
     use super::*;
 
-    /// The lines of all pieces, and how many bytes they say they stand for.
+    /// The lines of all pieces, and the sum of their sizes.
     fn lines(feed: &Feed) -> (Vec<Vec<u8>>, u64) {
         let (mut piece, mut lines, mut size) = (Piece::default(), Vec::new(), 0);
         while let Some(_number) = feed.fill(&mut piece).unwrap() {
@@ -294,11 +294,11 @@ mod tests {
     #[test]
     fn a_file_that_shrinks_while_it_is_read_ends_there() {
         let mut log = tempfile::tempfile().unwrap();
-        log.write_all(&b"a line\n".repeat(PIECE)).unwrap();
+        log.write_all(&b"a line\n".repeat(PIECE_BYTES)).unwrap();
         let feed = Feed::file(log.try_clone().unwrap(), Arc::default());
         let mut piece = Piece::default();
         assert_eq!(feed.fill(&mut piece).unwrap(), Some(0));
-        log.set_len(PIECE as u64 + 10).unwrap();
+        log.set_len(PIECE_BYTES as u64 + 10).unwrap();
         assert_eq!(feed.fill(&mut piece).unwrap(), Some(1));
         assert_eq!(piece.size, 10);
         assert_eq!(feed.fill(&mut piece).unwrap(), None);
@@ -313,7 +313,11 @@ mod tests {
             let (lines, size) = lines(&feed);
             assert_eq!((lines.len(), size), (3, bytes.len() as u64));
             assert_eq!((lines[0].as_slice(), lines[2].as_slice()), (b"first".as_slice(), b"last".as_slice()));
-            assert!((MAX_LINE..PIECE + 2 * CONTEXT).contains(&lines[1].len()), "{}", lines[1].len());
+            assert!(
+                (MAX_LINE_BYTES..PIECE_BYTES + 2 * CONTEXT_BYTES).contains(&lines[1].len()),
+                "{}",
+                lines[1].len()
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What fuzz targets call: reading without files and threads. No part of the API.
+//! Entry points for fuzz targets: parsing without files and threads. Not part of the API.
 
 use std::sync::Arc;
 
@@ -6,27 +6,27 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use taptrail_trail::{Content, Entry, Trail};
 
-use crate::feed::{Feed, MAX_LINE, Piece};
+use crate::feed::{Feed, MAX_LINE_BYTES, Piece};
 use crate::follow::Checkpoint;
-use crate::found::{Clock, Found};
+use crate::parsed_line::{Clock, ParsedLine};
 use crate::scan::{Batch, Scanner};
 use crate::shape::{self, Entries, first_time};
 
-/// Reads a log's bytes as [`read`](crate::read) does, and tells a trail of what they say.
+/// Reads a log's bytes like [`read`](crate::read), and feeds a trail with the entries.
 pub fn log(bytes: &[u8]) -> Vec<Entry> {
     let feed = Feed::stream(Box::new(std::io::Cursor::new(bytes.to_vec())));
     let (scanner, mut piece, mut entries) = (Scanner::new(), Piece::default(), Vec::new());
     let mut clock = clock();
-    // What the scanner passes over tells nothing. JSON could spell its marks in many ways, of which
-    // journalctl uses one.
-    let lines = bytes.split(|&byte| byte == b'\n').filter(|line| line.len() < MAX_LINE);
-    let told = lines.filter(|line| {
+    // The scanner must not skip a line that parses. JSON could write the scanner's marks in several
+    // ways, and journalctl uses only one, so JSON lines are not counted.
+    let lines = bytes.split(|&byte| byte == b'\n').filter(|line| line.len() < MAX_LINE_BYTES);
+    let read_marks = lines.filter(|line| {
         if let Some(when) = first_time(line) {
             when.resolve(&mut clock.clone());
         }
         matches!(shape::line(line), Ok(Some(_)))
     });
-    let told = told.filter(|line| !line.contains(&b'{')).count();
+    let read_marks = read_marks.filter(|line| !line.contains(&b'{')).count();
     while let Ok(Some(_number)) = feed.fill(&mut piece) {
         let Batch { found, unreadable, .. } = scanner.scan(&piece);
         entries.extend(found.into_iter().map(|(line, found)| entry(line, found, &mut clock)));
@@ -35,28 +35,29 @@ pub fn log(bytes: &[u8]) -> Vec<Entry> {
         }
     }
     let opens = entries.iter().filter(|entry| matches!(entry.content, Content::KernelOpen(_))).count();
-    assert!(entries.len() - opens >= told, "{} of {told}", entries.len() - opens);
-    tell(&entries);
+    assert!(entries.len() - opens >= read_marks, "{} of {read_marks}", entries.len() - opens);
+    feed_trail(&entries);
     entries
 }
 
-/// Reads a journal's entries that are no lines, in pieces of `cut` bytes: an export, JSON over several lines or
-/// `journalctl -o verbose`, by how they begin.
+/// Reads a journal's multi-line entries in pieces of `cut` bytes: an export, JSON over several
+/// lines or `journalctl -o verbose`, recognized by their first bytes.
 pub fn journal(bytes: &[u8], cut: usize) -> Vec<Entry> {
     let Some(mut journal) = Entries::begun_by(bytes) else { return Vec::new() };
     let (mut clock, mut entries) = (clock(), Vec::new());
-    let mut take = |line, found: Result<Found, _>| {
+    let mut take = |line, found: Result<ParsedLine, _>| {
         entries.extend(found.ok().map(|found| entry(line, found, &mut clock)))
     };
     for piece in bytes.chunks(cut.max(1)) {
         journal.push(piece, &mut take);
     }
     journal.finish(&mut take);
-    tell(&entries);
+    feed_trail(&entries);
     entries
 }
 
-/// Searches a log for a date that shows whether the day comes first, in pieces of `cut` bytes and at once.
+/// Searches a log for a date that shows whether the day comes first, in pieces of `cut` bytes and
+/// at once.
 pub fn date_order(bytes: &[u8], cut: usize) {
     struct Pieces<'a>(&'a [u8], usize);
     impl std::io::Read for Pieces<'_> {
@@ -70,7 +71,7 @@ pub fn date_order(bytes: &[u8], cut: usize) {
     assert_eq!(whole.ok(), pieces.ok());
 }
 
-/// Reads a checkpoint; what is one is written as it was.
+/// Parses a checkpoint. If it is valid, its text must be reproduced.
 pub fn checkpoint(text: &str) {
     if let Ok(read) = text.parse::<Checkpoint>() {
         assert_eq!(read.to_string(), text);
@@ -82,8 +83,8 @@ fn clock() -> Clock {
     Clock::new(TimeZone::UTC, Timestamp::from_second(1_800_000_000).unwrap_or_default())
 }
 
-fn entry(line: u64, found: Found, clock: &mut Clock) -> Entry {
-    let Found { when, serial, host, writer, content, is_claimed, .. } = found;
+fn entry(line: u64, found: ParsedLine, clock: &mut Clock) -> Entry {
+    let ParsedLine { when, serial, host, writer, content, is_unauthenticated, .. } = found;
     let host: Arc<str> = host.map_or("?".into(), |host| host.as_str().into());
     Entry {
         host,
@@ -94,11 +95,11 @@ fn entry(line: u64, found: Found, clock: &mut Clock) -> Entry {
         line,
         content,
         copies: Vec::new(),
-        unauthenticated: is_claimed,
+        unauthenticated: is_unauthenticated,
     }
 }
 
-fn tell(entries: &[Entry]) {
+fn feed_trail(entries: &[Entry]) {
     let mut trail = Trail::new();
     entries.iter().for_each(|entry| trail.feed(entry));
     trail.finish();

@@ -1,9 +1,9 @@
-//! Whose lines those are that name no host.
+//! Assigns a host to lines that name none.
 //!
-//! auditd writes no host's name unless its configuration asks for one. Files of one directory are one
-//! host's, and directories are several hosts', each named by what tells them apart. What a host keeps in
-//! several places of its `/var` is one host's all the same: `h1/var/log/audit/audit.log` and
-//! `h1/var/log/syslog`.
+//! auditd writes no host name by default. Files in one directory belong to one host; several
+//! directories belong to several hosts, each named by the parts in which the paths differ. The
+//! usual log directories below a host's root count as one: `h1/var/log/audit/audit.log` and
+//! `h1/var/log/syslog` are of host `h1`.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
@@ -11,14 +11,14 @@ use std::sync::Arc;
 
 use compact_str::CompactString;
 
-/// The host of lines that name none, where nobody says whose they are.
+/// Host of lines that name none, if it is not known.
 pub(crate) const UNKNOWN: &str = "?";
 
-/// Standard input, as a file's name.
+/// The file name that stands for standard input.
 const STDIN: &str = "-";
 
-/// Where a host keeps its logs below its root: the end of a directory's path that does not part hosts.
-const PLACES: [&str; 8] = ["audit", "libvirt", "qemu", "journal", "taptrail", "log", "lib", "var"];
+/// Directories in which a host keeps logs, below its root: they do not distinguish hosts.
+const LOG_DIRECTORIES: [&str; 8] = ["audit", "libvirt", "qemu", "journal", "taptrail", "log", "lib", "var"];
 
 /// The host of each input's lines that name none.
 #[derive(Debug, Clone)]
@@ -27,12 +27,12 @@ pub struct Hosts {
     assumed: Vec<(PathBuf, Arc<str>)>,
     /// The name given for all others.
     all: Option<Arc<str>>,
-    /// The roots of several hosts, each with its name.
+    /// The root directories of several hosts, each with its name.
     roots: Vec<(PathBuf, Arc<str>)>,
 }
 
 impl Default for Hosts {
-    /// All lines that name no host are of one, which is not known (`?`).
+    /// All lines that name no host are of one unknown host (`?`).
     fn default() -> Self {
         Self { assumed: Vec::new(), all: None, roots: Vec::new() }
     }
@@ -44,8 +44,8 @@ impl Hosts {
         Self { all: Some(name.into()), ..Self::default() }
     }
 
-    /// The hosts of these files. `assumed` names those of some files or directories, and `all` that of
-    /// all others; without it, each directory is a host, unless there is only one.
+    /// The hosts of these files. `assumed` names the hosts of some files or directories, and `all`
+    /// that of all others. Without `all`, each directory is a host, if there are several.
     pub fn of<'a>(
         paths: impl IntoIterator<Item = &'a Path>,
         assumed: Vec<(PathBuf, Arc<str>)>,
@@ -90,19 +90,19 @@ impl Hosts {
         }
     }
 
-    /// A path whose host was given, and that is none of these or a directory of one.
+    /// A path whose host was given but that is neither one of these paths nor a directory of one.
     pub fn unused<'a>(&self, paths: impl Iterator<Item = &'a Path>) -> Option<&Path> {
         let paths: Vec<_> = paths.map(absolute).collect();
         let is_used = |of: &Path| paths.iter().any(|path| path.starts_with(of));
         self.assumed.iter().map(|(of, _)| of.as_path()).find(|of| !is_used(of))
     }
 
-    /// Whether the host of a file's lines that name none was given.
+    /// Whether the caller gave the host of a file's lines that name none.
     pub(crate) fn is_given(&self, path: &Path) -> bool {
         self.assumed(path).or(self.all.as_ref()).is_some()
     }
 
-    /// The one name that was given for all.
+    /// The name given for all lines.
     pub(crate) fn all(&self) -> Option<&Arc<str>> {
         self.all.as_ref()
     }
@@ -112,8 +112,8 @@ impl Hosts {
         self.of_path(Path::new(STDIN))
     }
 
-    /// Whether there are several directories, each taken for a host.
-    pub fn are_directories(&self) -> bool {
+    /// Whether hosts are named after directories.
+    pub fn has_directory_hosts(&self) -> bool {
         !self.roots.is_empty()
     }
 
@@ -127,52 +127,53 @@ impl Hosts {
     }
 }
 
-/// How hosts are called whose lines name none, by other lines of the same directory: `audit.log` has no name, and
-/// `syslog` beside it has one.
+/// Host names found in other lines of the same directory: `audit.log` names no host, and `syslog`
+/// beside it does.
 #[derive(Debug, Default)]
-pub(crate) struct OwnNames {
-    /// The name that the first lines tell; none where they tell several.
-    told: HashMap<Arc<str>, Option<Arc<str>>>,
-    /// The names that were given.
+pub(crate) struct ObservedNames {
+    /// The name in the first lines; `None` if they have several.
+    names: HashMap<Arc<str>, Option<Arc<str>>>,
+    /// The names that were used.
     given: HashSet<Arc<str>>,
 }
 
-impl OwnNames {
-    /// A line among those of a host without a name names this one.
-    pub(crate) fn tells(&mut self, host: &Arc<str>, name: CompactString) {
+impl ObservedNames {
+    /// Adds a name that a line of an unnamed host has.
+    pub(crate) fn add(&mut self, host: &Arc<str>, name: CompactString) {
         if name.starts_with("localhost") {
             return;
         }
-        match self.told.get_mut(host) {
+        match self.names.get_mut(host) {
             None => {
-                self.told.insert(Arc::clone(host), Some(name.as_str().into()));
+                self.names.insert(Arc::clone(host), Some(name.as_str().into()));
             }
-            Some(told) => *told = told.take().filter(|told| is_same(told, &name)),
+            Some(known) => *known = known.take().filter(|known| is_same(known, &name)),
         }
     }
 
-    /// What a host without a name is called.
-    pub(crate) fn of(&mut self, host: &Arc<str>) -> Arc<str> {
-        let Some(name) = self.told.get(host).and_then(Option::as_ref) else { return Arc::clone(host) };
+    /// The name of an unnamed host, if its other logs have one.
+    pub(crate) fn resolve(&mut self, host: &Arc<str>) -> Arc<str> {
+        let Some(name) = self.names.get(host).and_then(Option::as_ref) else { return Arc::clone(host) };
         if !self.given.contains(name) {
             self.given.insert(Arc::clone(name));
         }
         Arc::clone(name)
     }
 
-    /// Whether a host is called so by other lines than its own.
-    pub(crate) fn has(&self, name: &Arc<str>) -> bool {
+    /// Whether a host's name was taken from other logs.
+    pub(crate) fn is_observed(&self, name: &Arc<str>) -> bool {
         self.given.contains(name)
     }
 }
 
-/// Whether two names are of one host: auditd may write `web1.example.org` where syslog writes `web1`.
+/// Whether two names are of one host: auditd may write `web1.example.org` where syslog writes
+/// `web1`.
 pub(crate) fn is_same(a: &str, b: &str) -> bool {
     let (long, short) = if a.len() > b.len() { (a, b) } else { (b, a) };
     long.strip_prefix(short).is_some_and(|domain| domain.is_empty() || domain.starts_with('.'))
 }
 
-/// The directory that holds all that one host keeps of logs.
+/// The root of the host that has this path: its directory, without the usual log directories.
 fn root(path: &Path) -> PathBuf {
     if path == Path::new(STDIN) {
         return path.to_owned();
@@ -180,7 +181,7 @@ fn root(path: &Path) -> PathBuf {
     let path = absolute(path);
     let mut root = path.parent().map(Path::to_owned).unwrap_or_default();
     while let Some(Component::Normal(name)) = root.components().next_back()
-        && PLACES.iter().any(|place| *place == name)
+        && LOG_DIRECTORIES.iter().any(|place| *place == name)
     {
         root.pop();
     }
@@ -194,7 +195,7 @@ fn absolute(path: &Path) -> PathBuf {
     }
 }
 
-/// How many names all directories begin with; the last of each is always told.
+/// Number of path components that all directories share. The last one of each is always kept.
 fn shared(roots: &[PathBuf]) -> usize {
     let directories: Vec<Vec<_>> = roots
         .iter()
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_are_hosts_named_by_what_tells_them_apart() {
+    fn directories_are_hosts_named_by_their_differing_parts() {
         assert_eq!(named(&["/logs/h1/audit.log", "/logs/h2/audit.log"]), ["h1", "h2"]);
         assert_eq!(named(&["/l/r1/h1/audit.log", "/l/r2/h1/audit.log"]), ["r1/h1", "r2/h1"]);
         assert_eq!(named(&["/l/audit.log", "/l/h1/audit.log"]), ["l", "l/h1"]);
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_host_keeps_in_several_places_is_one_hosts() {
+    fn the_usual_log_directories_of_a_host_are_one_hosts() {
         let paths = ["/var/log/audit/audit.log", "/var/log/libvirt/libvirtd.log", "/var/log/syslog"];
         assert_eq!(named(&paths), ["?"; 3]);
         let paths = ["/x/h1/var/log/audit/audit.log", "/x/h1/var/log/syslog", "/x/h2/audit/audit.log"];

@@ -1,25 +1,25 @@
-//! Whether a journal's lines that name one host are of one: they tell its machine id and its boots.
+//! Detects two hosts with one name, by the machine ids and boot ids in a journal.
 
 use std::collections::{HashMap, VecDeque};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::sequence::At;
+use crate::sequence::LineLocation;
 
-/// As a host starts anew its clock may be set back by less than this.
-const SKEW: SignedDuration = SignedDuration::from_mins(1);
+/// At a boot, a host's clock may be set back by less than this.
+const CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(1);
 
-/// How many boots of an input are remembered.
-const BOOTS: usize = 16;
+/// Number of boots kept per input.
+const MAX_BOOTS: usize = 16;
 
-/// How many returns to a boot that was over show two hosts: a line may be in the wrong place.
-const RETURNS: u32 = 2;
+/// Number of returns to an earlier boot that show two hosts. One may be a line in the wrong place.
+const MIN_RETURNS: u32 = 2;
 
-/// What was told of one host's identity.
+/// The ids of one host.
 #[derive(Debug, Default)]
-pub(crate) struct Identity {
+pub(crate) struct HostIdentity {
     machine: Option<Machine>,
-    /// The boots of each input, in the order of its lines.
+    /// The boots in each input, in the order of its lines.
     inputs: HashMap<u32, Boots>,
 }
 
@@ -27,69 +27,70 @@ pub(crate) struct Identity {
 struct Machine {
     id: u128,
     boot: Option<u128>,
-    at: At,
+    at: LineLocation,
 }
 
 #[derive(Debug, Default)]
 struct Boots {
-    /// Each with the time of its first line; the one that the last line was of is the last.
-    known: VecDeque<(u128, Timestamp, At)>,
+    /// Each with the time of its first line. The boot of the last line is the last.
+    known: VecDeque<(u128, Timestamp, LineLocation)>,
     returns: u32,
 }
 
-/// Why two lines can't be of one host, with the earlier one.
+/// Why two lines can't be from one host, with the earlier line.
 #[derive(Debug)]
-pub(crate) enum Other {
-    Machine(At),
-    Boot(At),
+pub(crate) enum IdentityConflict {
+    Machine(LineLocation),
+    Boot(LineLocation),
 }
 
-impl Identity {
-    /// Takes what the next line of an input tells, at its time.
+impl HostIdentity {
+    /// Takes the ids in the next line of an input.
     pub(crate) fn take(
         &mut self,
         machine: Option<u128>,
         boot: Option<u128>,
         time: Timestamp,
-        at: &At,
-    ) -> Option<Other> {
+        at: &LineLocation,
+    ) -> Option<IdentityConflict> {
         if let Some(id) = machine {
             match &mut self.machine {
-                // It may be given another id while it runs, as at its first boot.
+                // The id may change while the host runs, as at its first boot.
                 Some(known) if known.id != id && known.boot != boot => {
-                    return Some(Other::Machine(known.at.clone()));
+                    return Some(IdentityConflict::Machine(known.at.clone()));
                 }
                 Some(known) => (known.id, known.boot) = (id, boot),
                 None => self.machine = Some(Machine { id, boot, at: at.clone() }),
             }
         }
         let before = self.inputs.entry(at.input).or_default().take(boot?, time, at)?;
-        Some(Other::Boot(before))
+        Some(IdentityConflict::Boot(before))
     }
 }
 
 impl Boots {
-    /// A line of a boot that was over, though time has passed: the boots of two hosts alternate.
-    fn take(&mut self, id: u128, time: Timestamp, at: &At) -> Option<At> {
+    /// Takes a line's boot id. Returns the latest other boot's first line if boots alternate as
+    /// time passes: they are of two hosts.
+    fn take(&mut self, id: u128, time: Timestamp, at: &LineLocation) -> Option<LineLocation> {
         if self.known.back().is_some_and(|(newest, ..)| *newest == id) {
             return None;
         }
         let Some(known) = self.known.iter().position(|(known, ..)| *known == id) else {
-            if self.known.len() == BOOTS {
+            if self.known.len() == MAX_BOOTS {
                 self.known.pop_front();
             }
             self.known.push_back((id, time, at.clone()));
             return None;
         };
         let (_, since, newest) = self.known.back()?;
-        if time.duration_since(*since) <= SKEW {
+        if time.duration_since(*since) <= CLOCK_SKEW {
             return None;
         }
         let newest = newest.clone();
         let (_, _, first) = self.known.remove(known)?;
         self.known.push_back((id, time, first));
         self.returns += 1;
-        (self.returns >= RETURNS).then_some(newest)
+        (self.returns >= MIN_RETURNS).then_some(newest)
     }
 }
 
@@ -97,11 +98,13 @@ impl Boots {
 mod tests {
     use super::*;
 
-    /// At which line, from 0, another host shows: its machine id, boot and second.
+    /// The line, from 0, at which another host is detected. Each line has machine id, boot id and
+    /// second.
     fn other(lines: &[(u128, u128, i64)]) -> Option<usize> {
-        let mut identity = Identity::default();
+        let mut identity = HostIdentity::default();
         lines.iter().position(|&(machine, boot, second)| {
-            let at = At { input: 0, is_raw: false, family: "a".into(), source: "a".into(), line: 1 };
+            let at =
+                LineLocation { input: 0, is_raw: false, family: "a".into(), source: "a".into(), line: 1 };
             let time = Timestamp::from_second(second).unwrap();
             identity.take(Some(machine), Some(boot), time, &at).is_some()
         })
@@ -114,10 +117,10 @@ mod tests {
             None
         );
         assert_eq!(other(&[(1, 5, 0), (2, 6, 900)]), Some(1));
-        assert_eq!(other(&[(1, 5, 0), (2, 5, 900), (2, 6, 1000)]), None, "it was given an id");
+        assert_eq!(other(&[(1, 5, 0), (2, 5, 900), (2, 6, 1000)]), None, "the id was set while it ran");
         assert_eq!(other(&[(1, 5, 0), (1, 6, 100), (1, 5, 200)]), None, "a line in the wrong place");
         assert_eq!(other(&[(1, 5, 0), (1, 6, 100), (1, 5, 200), (1, 6, 300)]), Some(3));
-        // Its clock is behind at boot, and set later.
+        // The clock is behind at boot, and set later.
         assert_eq!(other(&[(1, 5, 5000), (1, 5, 9000), (1, 6, 100), (1, 6, 110), (1, 6, 9500)]), None);
     }
 }

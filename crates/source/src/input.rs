@@ -1,4 +1,4 @@
-//! What to read, before it is opened.
+//! The inputs: files, directories, standard input and rows.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -8,25 +8,25 @@ use std::sync::Arc;
 use taptrail_trail::Entry;
 
 use crate::SourceError;
-use crate::kept::max_open;
-use crate::snapshot::{self, KeptFile};
+use crate::deferred::max_open;
+use crate::snapshot::{self, SnapshotFile};
 
-/// Entries that are no log's, oldest first; what can't be believed is an error's text.
+/// Entries that do not come from a log, oldest first. An unreadable one is an error text.
 pub type Rows = Box<dyn Iterator<Item = Result<Entry, String>> + Send>;
 
-/// One thing to read.
+/// An input.
 pub enum Input {
     /// A file of any shape, compressed or not, or a named pipe.
     File(PathBuf),
-    /// A file that is open already.
-    Kept(KeptFile),
+    /// A file of a snapshot, opened earlier.
+    Opened(SnapshotFile),
     /// Standard input.
     Stdin,
-    /// Entries of another origin: a ledger's.
+    /// Entries from elsewhere: a ledger.
     Rows {
-        /// Where they come from.
+        /// The name of their source.
         name: Arc<str>,
-        /// How many bytes they are stored in.
+        /// Their size on disk, in bytes.
         bytes: u64,
         /// The entries.
         rows: Rows,
@@ -34,28 +34,28 @@ pub enum Input {
 }
 
 impl Input {
-    /// Its path; `-` for what has none.
+    /// Its path; `-` for standard input and rows.
     pub fn path(&self) -> &Path {
         match self {
             Self::File(path) => path,
-            Self::Kept(file) => file.path(),
+            Self::Opened(file) => file.path(),
             Self::Stdin | Self::Rows { .. } => Path::new("-"),
         }
     }
 }
 
-/// The inputs that these paths mean: files, and the logs of directories and of all directories in them, each opened as it
-/// was called at one moment. With them, what of it can't be read.
+/// The inputs for these paths: files, and the logs in directories and all their subdirectories. The
+/// logs of a directory are opened as they were named at one moment. Also returns the errors.
 ///
-/// A directory's logs are the regular files named as logs are: `NAME.log`, `syslog` or `messages`, with `.N` or `-DATE`
-/// of a rotation and the suffix of a compression. Others are left alone, and so are hidden ones and links to
-/// directories.
+/// A directory's logs are the regular files with a log's name: `NAME.log`, `syslog` or `messages`,
+/// with `.N` or `-DATE` of a rotation and the suffix of a compression. Other files, hidden files
+/// and links to directories are ignored.
 pub fn expand(paths: &[PathBuf]) -> (Vec<Input>, Vec<SourceError>) {
-    let (mut room, mut failed) = (max_open(), Vec::new());
-    // A pipe is opened but once, when it is read.
+    let (mut open_slots, mut failed) = (max_open(), Vec::new());
+    // A pipe can be opened only once, to read it.
     let is_file = |path: &&PathBuf| !is_stdin(path) && path.is_file();
     let named: Vec<PathBuf> = paths.iter().filter(is_file).cloned().collect();
-    let mut files = snapshot::files(&named, &mut room, &mut failed).into_iter().peekable();
+    let mut files = snapshot::files(&named, &mut open_slots, &mut failed).into_iter().peekable();
     let mut inputs = Vec::new();
     for path in paths {
         if let Some(file) = files.next_if(|file| file.path() == *path) {
@@ -63,7 +63,7 @@ pub fn expand(paths: &[PathBuf]) -> (Vec<Input>, Vec<SourceError>) {
         } else if is_stdin(path) {
             inputs.push(Input::Stdin);
         } else if path.is_dir() {
-            match directory(path, &mut room) {
+            match directory(path, &mut open_slots) {
                 Ok(logs) => inputs.extend(logs),
                 Err(error) => failed.push(error),
             }
@@ -78,25 +78,25 @@ fn is_stdin(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-fn directory(path: &Path, room: &mut usize) -> Result<Vec<Input>, SourceError> {
+fn directory(path: &Path, open_slots: &mut usize) -> Result<Vec<Input>, SourceError> {
     let mut logs = Vec::new();
-    each_directory(path, 0, &mut |directory| {
-        logs.append(&mut snapshot::directory(directory, &|| Ok(list(directory)?.0), room)?);
+    visit_directories(path, 0, &mut |directory| {
+        logs.append(&mut snapshot::directory(directory, &|| Ok(list(directory)?.0), open_slots)?);
         Ok(())
     })?;
     if logs.is_empty() {
         return Err(SourceError::NoLogs { path: path.to_owned() });
     }
-    logs.sort_by_cached_key(|log| age(log.path()));
+    logs.sort_by_cached_key(|log| sort_key(log.path()));
     Ok(logs)
 }
 
-/// The files that a path means, by their names as they are now; of standard input there is none.
+/// The paths of the files that [`expand`] finds for a path now; none for standard input.
 ///
 /// # Errors
 ///
 /// A directory can't be read.
-pub fn names(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
+pub fn log_paths(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
     if is_stdin(path) {
         return Ok(Vec::new());
     }
@@ -104,18 +104,18 @@ pub fn names(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
         return Ok(vec![path.to_owned()]);
     }
     let mut names = Vec::new();
-    each_directory(path, 0, &mut |directory| {
+    visit_directories(path, 0, &mut |directory| {
         names.append(&mut list(directory)?.0);
         Ok(())
     })?;
     Ok(names)
 }
 
-/// How deep directories are gone into.
+/// Maximum depth of subdirectories.
 const MAX_DEPTH: usize = 64;
 
-/// A directory and all in it.
-fn each_directory(
+/// Visits a directory and its subdirectories.
+fn visit_directories(
     directory: &Path,
     depth: usize,
     visit: &mut dyn FnMut(&Path) -> Result<(), SourceError>,
@@ -123,13 +123,13 @@ fn each_directory(
     visit(directory)?;
     if depth < MAX_DEPTH {
         for within in list(directory)?.1 {
-            each_directory(&within, depth + 1, visit)?;
+            visit_directories(&within, depth + 1, visit)?;
         }
     }
     Ok(())
 }
 
-/// The logs in a directory, the newest of each first, and its directories.
+/// The logs in a directory, the newest rotation of each first, and the subdirectories.
 fn list(directory: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), SourceError> {
     let failed = |source| SourceError::Directory { path: directory.to_owned(), source };
     let (mut logs, mut directories) = (Vec::new(), Vec::new());
@@ -137,7 +137,7 @@ fn list(directory: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), SourceError> {
         let entry = entry.map_err(failed)?;
         let (name, path) = (entry.file_name(), entry.path());
         let hidden = name.as_encoded_bytes().starts_with(b".");
-        // A link to a directory may lead in a circle.
+        // Links to directories are not followed: they may form a cycle.
         if entry.file_type().map_err(failed)?.is_dir() {
             if !hidden {
                 directories.push(path);
@@ -146,16 +146,16 @@ fn list(directory: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), SourceError> {
             logs.push(path);
         }
     }
-    logs.sort_by_cached_key(|log| age(log));
+    logs.sort_by_cached_key(|log| sort_key(log));
     Ok((logs, directories))
 }
 
-/// The order of logs: the rotations of each together, the newest first.
-fn age(path: &Path) -> (PathBuf, u32, PathBuf) {
+/// Sort key of logs: the rotations of each together, newest first.
+fn sort_key(path: &Path) -> (PathBuf, u32, PathBuf) {
     (PathBuf::from(&*family(path)), rotation(path), path.to_owned())
 }
 
-/// Where auditd's log on this host is: `log`, if given, else what auditd.conf(5) says.
+/// The path of auditd's log on this host: `log`, if given, else as configured in auditd.conf(5).
 pub fn host_log(log: Option<&Path>) -> PathBuf {
     if let Some(log) = log {
         return log.to_owned();
@@ -164,7 +164,7 @@ pub fn host_log(log: Option<&Path>) -> PathBuf {
     PathBuf::from(log_file(&conf).unwrap_or("/var/log/audit/audit.log"))
 }
 
-/// That log with its rotations, each opened as it was called at one moment; empty when there is none.
+/// That log with its rotations, opened as they were named at one moment; empty if there is none.
 ///
 /// # Errors
 ///
@@ -174,12 +174,12 @@ pub fn host_logs(log: Option<&Path>) -> Result<Vec<Input>, SourceError> {
     snapshot::directory(&log, &|| rotations(&log), &mut max_open())
 }
 
-/// Their names as they are now.
+/// The current paths of that log and its rotations.
 ///
 /// # Errors
 ///
 /// The log's directory can't be read.
-pub fn host_log_names(log: Option<&Path>) -> Result<Vec<PathBuf>, SourceError> {
+pub fn host_log_paths(log: Option<&Path>) -> Result<Vec<PathBuf>, SourceError> {
     rotations(&host_log(log))
 }
 
@@ -199,7 +199,7 @@ fn rotations(log: &Path) -> Result<Vec<PathBuf>, SourceError> {
             files.push(file);
         }
     }
-    files.sort_by_cached_key(|file| age(file));
+    files.sort_by_cached_key(|file| sort_key(file));
     Ok(files)
 }
 
@@ -227,13 +227,14 @@ fn is_log(name: &OsStr) -> bool {
             || ["syslog", "messages"].iter().any(is_named))
 }
 
-/// The number of a rotation, `audit.log.2.gz`: the higher, the older. 0 for what is no rotation.
+/// The number of a rotation, e.g. 2 of `audit.log.2.gz`: the higher, the older. 0 if the name has
+/// none.
 pub(crate) fn rotation(path: &Path) -> u32 {
     let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
     name.rsplit('.').find_map(|part| part.parse().ok()).unwrap_or(0)
 }
 
-/// What a log and its rotations have in common: the path of the newest.
+/// The path that a log and its rotations share: that of the newest.
 pub(crate) fn family(path: &Path) -> Arc<str> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let is_rotations = |part: &str| part.parse::<u32>().is_ok() || ["gz", "xz", "zst"].contains(&part);
@@ -251,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directorys_logs_are_told_by_their_names() {
+    fn logs_in_a_directory_are_recognized_by_their_names() {
         for name in [
             "audit.log",
             "audit.log.1",
@@ -293,8 +294,8 @@ mod tests {
         let all = [&of_log[..], &["syslog.2", "syslog.10"]].concat();
         all.iter().rev().for_each(|name| fs::write(path(name), "").unwrap());
         fs::write(path("audit.logs"), "").unwrap();
-        assert_eq!(host_log_names(Some(&path("audit.log"))).unwrap(), of_log.map(path));
-        assert_eq!(names(dir.path()).unwrap(), all.into_iter().map(path).collect::<Vec<_>>());
+        assert_eq!(host_log_paths(Some(&path("audit.log"))).unwrap(), of_log.map(path));
+        assert_eq!(log_paths(dir.path()).unwrap(), all.into_iter().map(path).collect::<Vec<_>>());
     }
 
     #[test]

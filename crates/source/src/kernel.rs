@@ -1,35 +1,36 @@
-//! The kernel's own records of an open(2): two lines of one event.
+//! Joins the kernel's own records of an open(2): two lines of one event.
 
 use bstr::ByteSlice as _;
 use memchr::{memchr, memmem, memrchr};
 use taptrail_record::{KernelOpen, Line, PathRecord, Syscall};
 use taptrail_trail::Content;
 
-use crate::found::Found;
+use crate::parsed_line::ParsedLine;
 use crate::shape;
 
-/// How far before and behind a `PATH` record its `SYSCALL` record is looked for, in what is at hand.
-const REACH: usize = 128 * 1024;
+/// How many bytes before and after a `PATH` record its `SYSCALL` record is searched, within the
+/// available bytes.
+const SEARCH_BYTES: usize = 128 * 1024;
 
-/// The open that the `PATH` record in the line `bytes[start..end]` is a part of. The kernel writes the
-/// `SYSCALL` record before it, with some records of other events between; others who pass them on may
-/// change the order.
-pub(crate) fn open(bytes: &[u8], start: usize, end: usize) -> Option<Found> {
-    let this = shape::carried(&bytes[start..end])?;
+/// The open of the `PATH` record in the line `bytes[start..end]`. The kernel writes the `SYSCALL`
+/// record before it, with records of other events between; programs that relay them may change the
+/// order.
+pub(crate) fn open(bytes: &[u8], start: usize, end: usize) -> Option<ParsedLine> {
+    let this = shape::embedded_record(&bytes[start..end])?;
     let line = Line::parse(this.line).ok()?;
     let path = PathRecord::of(&line)?;
     let stamp = stamp(this.line)?;
     let find = |other: &[u8]| {
-        let other = shape::carried(other)?;
+        let other = shape::embedded_record(other)?;
         let parsed = Line::parse(other.line).ok()?;
         let is_same = parsed.stamp == line.stamp
             && parsed.node == line.node
-            && (other.voice, other.host) == (this.voice, this.host);
+            && (other.program, other.host) == (this.program, this.host);
         let syscall = Syscall::of(&parsed).filter(|_| is_same)?;
         KernelOpen::join(&syscall, &path)
     };
 
-    let before = &bytes[start.saturating_sub(REACH)..start];
+    let before = &bytes[start.saturating_sub(SEARCH_BYTES)..start];
     let mut until = before.len();
     let mut open = None;
     while open.is_none()
@@ -39,7 +40,7 @@ pub(crate) fn open(bytes: &[u8], start: usize, end: usize) -> Option<Found> {
         open = find(&before[begin..end]);
         until = begin;
     }
-    let behind = &bytes[end..bytes.len().min(end.saturating_add(REACH))];
+    let behind = &bytes[end..bytes.len().min(end.saturating_add(SEARCH_BYTES))];
     let mut from = 0;
     while open.is_none()
         && let Some(at) = memmem::find(&behind[from..], stamp)
@@ -49,22 +50,22 @@ pub(crate) fn open(bytes: &[u8], start: usize, end: usize) -> Option<Found> {
         from = end;
     }
     let host = line.node.map(|node| node.to_str_lossy().into());
-    Some(Found {
+    Some(ParsedLine {
         serial: Some(line.stamp.serial),
         host: host.or_else(|| shape::host(this.host)),
-        is_claimed: this.is_claimed,
-        ..Found::new(shape::first_time(this.line)?, this.voice, Content::KernelOpen(open?))
+        is_unauthenticated: this.is_unauthenticated,
+        ..ParsedLine::new(shape::first_time(this.line)?, this.program, Content::KernelOpen(open?))
     })
 }
 
-/// The line around a place.
+/// Start and end of the line around an offset.
 fn around(bytes: &[u8], at: usize) -> (usize, usize) {
     let begin = memrchr(b'\n', &bytes[..at]).map_or(0, |newline| newline + 1);
     let end = memchr(b'\n', &bytes[at..]).map_or(bytes.len(), |newline| at + newline);
     (begin, end)
 }
 
-/// `audit(1795459763.120:1918):` of a line.
+/// `audit(1795459763.120:1918)` of a line.
 fn stamp(line: &[u8]) -> Option<&[u8]> {
     let at = memmem::find(line, b"audit(")?;
     let end = memchr(b')', &line[at..])?;
@@ -74,7 +75,7 @@ fn stamp(line: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::found::Voice;
+    use crate::parsed_line::LogProgram;
 
     const LOG: &[u8] =
         include_bytes!("../../../tests/data/libvirt/libvirt-9.0-kernel-rules/02-macvtap/audit.log");
@@ -95,7 +96,7 @@ mod tests {
     const PATH: &str =
         "audit(1.000:1): item=0 name=\"/dev/net/tun\" mode=020666 rdev=0a:c8 nametype=NORMAL\n";
 
-    fn found(log: &str) -> Option<Found> {
+    fn found(log: &str) -> Option<ParsedLine> {
         let start = log.find("PATH").or_else(|| log.find("1302")).unwrap();
         let start = log[..start].rfind('\n').map_or(0, |newline| newline + 1);
         let end = start + log[start..].find('\n').unwrap();
@@ -119,23 +120,24 @@ mod tests {
             "type=PATH msg=audit(1795942765.125:60215): item=0 name=\"/dev/net/tun\" inode=105 dev=00:06 mode=020600 ",
             "ouid=0 ogid=0 rdev=0a:c8 nametype=NORMAL cap_fp=0 cap_fi=0 cap_fe=0 cap_fver=0 cap_frootid=0\n",
         );
-        let told = |log: &str| match found(log)?.content {
+        let opened = |log: &str| match found(log)?.content {
             Content::KernelOpen(open) => {
                 Some((open.pid, open.exe.to_string(), open.fd, open.errno, open.device.path))
             }
             other => panic!("{other:?}"),
         };
         let expect = |exe: &str| Some((5045, exe.to_owned(), None, None, "/dev/net/tun".into()));
-        // By the call that submitted it, with the operation's own record or without; by a thread of the kernel's.
-        assert_eq!(told(&format!("{by_uring}{enter}{path}")), expect("/tmp/opens"));
-        assert_eq!(told(&format!("{enter}{path}")), expect("/tmp/opens"));
-        assert_eq!(told(&format!("{by_uring}{path}")), expect(""));
+        // By the system call that submitted it, with or without the operation's own record; by a
+        // kernel thread.
+        assert_eq!(opened(&format!("{by_uring}{enter}{path}")), expect("/tmp/opens"));
+        assert_eq!(opened(&format!("{enter}{path}")), expect("/tmp/opens"));
+        assert_eq!(opened(&format!("{by_uring}{path}")), expect(""));
         let by_handle = enter.replace("syscall=426", "syscall=304").replace("exit=1", "exit=4");
         let unnamed = path.replace("\"/dev/net/tun\"", "\"\"");
-        let open = told(&format!("{by_handle}{unnamed}"));
+        let open = opened(&format!("{by_handle}{unnamed}"));
         assert_eq!(open, Some((5045, "/tmp/opens".to_owned(), Some(4), None, "".into())));
         let in_32_bits = by_handle.replace("c000003e syscall=304", "40000003 syscall=5");
-        assert_eq!(told(&format!("{in_32_bits}{path}")).map(|open| open.2), Some(Some(4)));
+        assert_eq!(opened(&format!("{in_32_bits}{path}")).map(|open| open.2), Some(Some(4)));
     }
 
     #[test]
@@ -151,33 +153,33 @@ mod tests {
 
     #[test]
     fn syslog_and_the_kernels_log_have_them_too() {
-        for (syscall, path, voice, host) in [
+        for (syscall, path, program, host) in [
             (
                 "Nov 23 18:58:28 h1 kernel: audit: type=1300 ",
                 "Nov 23 18:58:28 h1 kernel: audit: type=1302 ",
-                Voice::Kernel,
+                LogProgram::Kernel,
                 Some("h1"),
             ),
-            ("[    1.0] audit: type=1300 ", "[    1.0] audit: type=1302 ", Voice::Kernel, None),
+            ("[    1.0] audit: type=1300 ", "[    1.0] audit: type=1302 ", LogProgram::Kernel, None),
             (
                 "Nov 23 18:58:28 h1 audisp-syslog[2]: type=SYSCALL msg=",
                 "Nov 23 18:58:28 h1 audisp-syslog[2]: type=PATH msg=",
-                Voice::Dispatcher,
+                LogProgram::Dispatcher,
                 Some("h1"),
             ),
         ] {
             let found = found(&format!("{syscall}{SYSCALL}{path}{PATH}")).unwrap();
-            assert_eq!((found.voice, found.host.as_deref(), found.serial), (voice, host, Some(1)));
+            assert_eq!((found.program, found.host.as_deref(), found.serial), (program, host, Some(1)));
             let Content::KernelOpen(open) = found.content else { panic!("{found:?}") };
             assert_eq!((open.pid, open.device.path.as_str()), (7, "/dev/net/tun"));
         }
         let mixed = format!(
             "Nov 23 18:58:28 h1 kernel: audit: type=1300 {SYSCALL}Nov 23 18:58:28 h2 kernel: audit: type=1302 {PATH}"
         );
-        assert_eq!(found(&mixed), None, "another host's");
+        assert_eq!(found(&mixed), None, "from another host");
         let logger = format!(
             "Nov 23 18:58:28 h1 logger: type=SYSCALL msg={SYSCALL}Nov 23 18:58:28 h1 logger: type=PATH msg={PATH}"
         );
-        assert_eq!(found(&logger), None, "another program's");
+        assert_eq!(found(&logger), None, "from another program");
     }
 }

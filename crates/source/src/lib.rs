@@ -1,20 +1,19 @@
-//! Where records come from: bytes in, [`Entry`](taptrail_trail::Entry)s out, in one order.
+//! Reads logs: bytes in, [`Entry`](taptrail_trail::Entry)s out, in one order.
 //!
-//! This room knows in which shapes logs lie around (see the table in `shape`), how to find the few lines
-//! of a log that tell something at the speed of the disk, and how several logs of the same events are
-//! one trail. It decides nothing about what entries mean, and remembers no more than the moments in
-//! which inputs overlap.
+//! This crate knows the shapes of logs (see the table in `shape`), finds the few relevant lines of
+//! a log at the speed of the disk, and merges several logs of the same events. It does not
+//! interpret entries, and keeps only the events of the time in which inputs overlap.
 //!
 //! ```text
-//!   Input ─▶ open ─▶ feed ─▶ scan ─▶ shape ─▶ stream ─▶ track ─▶ reading ─▶ take(&Entry)
-//!            what    pieces  which   what a   batches   times,   the one    one at a
-//!            it is   of      lines?  line     in order  places   order; no  time
-//!                    lines           tells                       duplicates
+//!   Input ─▶ open ─▶ feed ─▶ scan ─▶ shape ─▶ stream ─▶ track ─▶ reading ─▶ sink(&Entry)
+//!            format? pieces  relevant parse   batches   times,   one        one at a
+//!                    of      lines    one      in order  sort     order; no  time
+//!                    lines            line                       duplicates
 //!                    └───── on every core ────┘
 //! ```
 //!
-//! What can't be believed stops nothing: it is counted, the first lines are located, and the answer
-//! goes on. An input that can't be read is named in the [`Outcome`], beside what the others told.
+//! An unreadable line does not stop the reading: it is counted, and the places of the first ones
+//! are kept. An input that can't be read is named in the [`ReadOutcome`]; the others are read.
 //!
 //! ```
 //! use std::ops::ControlFlow;
@@ -38,43 +37,43 @@
 
 #![forbid(unsafe_code)]
 
-mod coverage;
-mod covered;
+mod audit_spans;
+mod coverage_builder;
+mod deferred;
 mod duplicates;
 mod error;
 mod feed;
 pub mod follow;
-mod found;
 #[doc(hidden)]
 pub mod fuzzing;
 mod hosts;
 mod identity;
 mod input;
-mod kept;
 mod kernel;
 mod lines;
 mod losses;
 mod merge;
-mod numbers;
 mod open;
 mod order;
 mod outcome;
+mod parsed_line;
 mod reading;
 mod repeats;
 mod runs;
 mod scan;
 mod sequence;
+mod serial_numbers;
 mod shape;
 mod snapshot;
 mod stream;
 mod track;
 mod window;
 
+pub use deferred::FileIdentity;
 pub use error::SourceError;
 pub use hosts::Hosts;
-pub use input::{Input, Rows, expand, host_log, host_log_names, host_logs, names};
-pub use kept::FileIdentity;
-pub use open::read_again;
-pub use outcome::{About, Note, Outcome};
-pub use reading::{Options, Take, read};
-pub use snapshot::KeptFile;
+pub use input::{Input, Rows, expand, host_log, host_log_paths, host_logs, log_paths};
+pub use open::read_lines;
+pub use outcome::{Note, NoteKind, ReadOutcome};
+pub use reading::{EntrySink, Options, read};
+pub use snapshot::SnapshotFile;

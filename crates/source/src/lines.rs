@@ -1,7 +1,8 @@
-//! A log's lines as entries, put in order.
+//! Turns a log's lines into entries, and sorts them.
 //!
-//! Lines come nearly in order: records wait for each other in queues, logs are joined the wrong way round.
-//! So the last few thousand entries wait until it is certain that none comes before them.
+//! Lines are nearly in order: records wait in several queues, and logs may be concatenated the
+//! wrong way round. So the last few thousand entries wait until it is certain that none comes
+//! before them.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -12,136 +13,140 @@ use compact_str::CompactString;
 use jiff::{SignedDuration, Timestamp};
 use taptrail_trail::{Content, Entry, Gap, GapReason, MAX_FIRST_SERIAL, Unreadable};
 
-use crate::found::{Clock, Found, Voice};
 use crate::hosts::is_same;
-use crate::losses::{Losses, Told};
+use crate::losses::{Emission, LossTracker};
 use crate::open::Stored;
+use crate::parsed_line::{Clock, LogProgram, ParsedLine};
 use crate::reading::Reading;
-use crate::repeats::Repeats;
+use crate::repeats::RepeatFilter;
 use crate::runs::Run;
 use crate::scan::Batch;
-use crate::sequence::{At, LATE};
+use crate::sequence::{LineLocation, MAX_LATE_SERIALS};
 use crate::stream::Stream;
-use crate::track::{Place, Placed, Ready};
-use crate::{About, SourceError};
+use crate::track::{EntryQueue, OrderKey, OrderedEntry};
+use crate::{NoteKind, SourceError};
 
-/// How far time may go back within a log that is in order.
-const DISORDER: SignedDuration = SignedDuration::from_mins(1);
-/// A later number whose time is so much earlier shows that the clock was set back.
-const CLOCK_STEP: SignedDuration = SignedDuration::from_secs(2);
+/// Time may go back by at most this within a log that is in order.
+const MAX_BACKWARD_STEP: SignedDuration = SignedDuration::from_mins(1);
+/// A higher serial number with a time earlier by more than this shows that the clock was set back.
+const MIN_CLOCK_STEP: SignedDuration = SignedDuration::from_secs(2);
 
-/// Lines whose numbers are no later ones, and those of a rotation and the next, are out of order by less than this.
-pub(crate) const FALL: SignedDuration = SignedDuration::from_secs(5);
+/// Lines whose serial numbers do not rise, and those of a rotation and the next, are out of order
+/// by less than this.
+pub(crate) const SERIAL_REORDER_WINDOW: SignedDuration = SignedDuration::from_secs(5);
 
-/// How late within its second something may have been.
-const ALMOST: SignedDuration = SignedDuration::from_millis(999);
+/// The latest moment within a time of whole seconds.
+const MAX_SUBSECOND: SignedDuration = SignedDuration::from_millis(999);
 
-/// How many entries wait for others that belong before them.
-const MAX_WAITING: usize = 8192;
+/// Maximum number of entries waiting to be sorted.
+const MAX_WAITING_ENTRIES: usize = 8192;
 
-/// A number so little above the one before goes on with it, whatever the clock says.
-const NEAR: u32 = 4096;
+/// A serial number higher by less than this continues the one before, whatever the times.
+const MAX_SERIAL_STEP: u32 = 4096;
 
-/// A log's lines, by the batch.
-pub(crate) struct Lines {
+/// A log's lines, read in batches and sorted.
+pub(crate) struct OrderedLines {
     id: u32,
     name: Arc<str>,
-    /// What it has in common with its rotations.
+    /// The path that it shares with its rotations.
     family: Arc<str>,
     stream: Stream,
-    batch: std::vec::IntoIter<(u64, Found)>,
-    /// How many lines come before the batch, and before the one after it.
+    batch: std::vec::IntoIter<(u64, ParsedLine)>,
+    /// Number of lines before the batch, and before the next one.
     before: u64,
     after: u64,
     clock: Clock,
-    /// The host of lines that name none, and the last one named.
-    own: Arc<str>,
+    /// The host of lines that name none, and the host of the last line.
+    default_host: Arc<str>,
     host: Arc<str>,
     last: Timestamp,
-    /// Whether anything was found, whether some of it names no host, and whether it has records.
+    /// Whether any line was parsed, whether one of them names no host, and whether one is a record.
     found: bool,
     unnamed: bool,
     has_records: bool,
-    /// Whether there are lines of an audit log that are not `VIRT_…`.
+    /// Whether there are raw audit lines of other types than `VIRT_…`.
     others: bool,
-    /// How many lines look like records and were not read, and the first of them.
+    /// Number of lines that look like records and were not read, and the first of them.
     unread: u64,
     first_unread: Option<u64>,
     stored: Stored,
-    /// How much of what is stored there was when the reading began.
+    /// Size on disk when reading began, in bytes.
     expected: u64,
     counted: u64,
     bytes: u64,
-    /// What waits to be put in order, by its place and line.
-    waiting: BTreeMap<(Place, u64), Placed>,
-    ready: Ready,
+    /// Entries waiting to be sorted, by order and line.
+    waiting: BTreeMap<(OrderKey, u64), OrderedEntry>,
+    ready: EntryQueue,
     ended: bool,
-    /// Lines that could not be read, behind the last one that was placed.
-    doubtful: VecDeque<u64>,
-    /// The place of the last entry that was read.
-    latest: Option<Place>,
-    /// The place of the last entry that was told.
-    told: Option<Place>,
-    hosts: HashMap<Arc<str>, OfHost>,
-    repeats: Repeats,
-    losses: Losses,
+    /// Unreadable lines after the last entry.
+    unparsed: VecDeque<u64>,
+    /// The order key of the last entry read.
+    latest: Option<OrderKey>,
+    /// The order key of the last entry emitted.
+    last_emitted: Option<OrderKey>,
+    hosts: HashMap<Arc<str>, HostState>,
+    repeats: RepeatFilter,
+    losses: LossTracker,
 }
 
-/// What the input has of one host.
+/// The state of one host in the input.
 #[derive(Debug, Default)]
-struct OfHost {
-    /// The highest number, and where it was put.
+struct HostState {
+    /// The highest serial number, and its time in the order.
     newest: Option<(u32, Timestamp)>,
-    /// The latest place of all.
+    /// The latest time in the order.
     placed: Option<Timestamp>,
-    /// When it was last told of.
+    /// Time of its last emitted entry.
     last: Option<Timestamp>,
     boot: Option<u128>,
-    /// The last serial number of its lines, whatever they tell.
+    /// The last serial number of its lines of any type.
     last_number: u32,
-    /// The latest time of its lines, whatever they tell.
+    /// The latest time of its lines of any type.
     latest: Timestamp,
-    /// The lines at which its numbers fall to those of a boot, and the latest time before.
+    /// The lines at which its serial numbers restart as after a boot, with the latest time before.
     restarts: VecDeque<(u64, Timestamp)>,
-    /// The boot of the last line.
-    boot_read: Option<u128>,
+    /// The boot id of the last line.
+    last_boot: Option<u128>,
 }
 
-impl OfHost {
-    /// Where what a line tells is put, and whether the order of what was told before and this is not known. `order` is
-    /// its time. Where the host starts anew at this line, also the latest time before.
+impl HostState {
+    /// Returns the time by which a line is sorted, the latest time before if the host boots at this
+    /// line, and whether the order of this line and earlier ones is unknown. `order`: the line's
+    /// own time.
     fn order(
         &mut self,
         line: u64,
-        found: &Found,
+        found: &ParsedLine,
         mut order: Timestamp,
     ) -> (Timestamp, Option<Timestamp>, bool) {
         let mut before_boot = None;
         while let Some((_, before)) = self.restarts.pop_front_if(|(restart, _)| *restart <= line) {
             before_boot = before_boot.max(Some(before));
         }
-        let is_other_boot = found.boot.is_some() && self.boot_read.is_some() && self.boot_read != found.boot;
+        let is_other_boot = found.boot.is_some() && self.last_boot.is_some() && self.last_boot != found.boot;
         if before_boot.is_some() || is_other_boot || found.content == Content::Boot {
             self.newest = None;
             before_boot = before_boot.max(self.placed);
         }
-        self.boot_read = found.boot.or(self.boot_read);
-        // The host's clock was behind as it started anew, or logs are in the wrong order.
-        let mut is_disordered = before_boot.is_some_and(|before| before.duration_since(order) > FALL);
+        self.last_boot = found.boot.or(self.last_boot);
+        // The host's clock was behind at boot, or logs are in the wrong order.
+        let mut is_disordered =
+            before_boot.is_some_and(|before| before.duration_since(order) > SERIAL_REORDER_WINDOW);
         if let Some(serial) = found.serial {
-            // A number that goes on is later, whatever the clock was set to.
+            // A higher serial number is later, even if the clock was set back.
             if let Some((newest, at)) = self.newest
                 && serial > newest
-                && serial - newest < NEAR
+                && serial - newest < MAX_SERIAL_STEP
                 && order < at
             {
-                is_disordered |= at.duration_since(order) > CLOCK_STEP;
+                is_disordered |= at.duration_since(order) > MIN_CLOCK_STEP;
                 order = at;
             }
-            // Numbers and times fall, and not as those of late records.
-            let is_late = self.newest.is_some_and(|(newest, _)| serial < newest && newest - serial < LATE);
-            is_disordered |=
-                !is_late && self.placed.is_some_and(|placed| placed.duration_since(order) > FALL);
+            // Serial number and time fall, by more than late records do.
+            let is_late =
+                self.newest.is_some_and(|(newest, _)| serial < newest && newest - serial < MAX_LATE_SERIALS);
+            is_disordered |= !is_late
+                && self.placed.is_some_and(|placed| placed.duration_since(order) > SERIAL_REORDER_WINDOW);
             if self.newest.is_none_or(|(newest, at)| serial > newest || order > at) {
                 self.newest = Some((serial, order));
             }
@@ -151,8 +156,8 @@ impl OfHost {
     }
 }
 
-/// Where an input comes from and how it is read.
-pub(crate) struct Begun {
+/// A log that is open for reading.
+pub(crate) struct LogInput {
     pub(crate) id: u32,
     pub(crate) name: Arc<str>,
     pub(crate) family: Arc<str>,
@@ -163,9 +168,9 @@ pub(crate) struct Begun {
     pub(crate) host: Arc<str>,
 }
 
-impl Lines {
-    pub(crate) fn new(begun: Begun) -> Self {
-        let Begun { id, name, family, stream, stored, expected, clock, host } = begun;
+impl OrderedLines {
+    pub(crate) fn new(begun: LogInput) -> Self {
+        let LogInput { id, name, family, stream, stored, expected, clock, host } = begun;
         Self {
             id,
             name,
@@ -175,7 +180,7 @@ impl Lines {
             before: 0,
             after: 0,
             clock,
-            own: Arc::clone(&host),
+            default_host: Arc::clone(&host),
             host,
             last: Timestamp::MIN,
             found: false,
@@ -189,26 +194,26 @@ impl Lines {
             counted: 0,
             bytes: 0,
             waiting: BTreeMap::new(),
-            ready: Ready::default(),
+            ready: EntryQueue::default(),
             ended: false,
-            doubtful: VecDeque::new(),
+            unparsed: VecDeque::new(),
             latest: None,
-            told: None,
+            last_emitted: None,
             hosts: HashMap::new(),
-            losses: Losses::default(),
-            repeats: Repeats::default(),
+            losses: LossTracker::default(),
+            repeats: RepeatFilter::default(),
         }
     }
 
-    pub(crate) fn next(&mut self, reading: &mut Reading<'_>) -> Option<Placed> {
+    pub(crate) fn next(&mut self, reading: &mut Reading<'_>) -> Option<OrderedEntry> {
         loop {
             if let Some(placed) = self.ready.pop() {
                 return Some(placed);
             }
-            if self.waiting.len() > MAX_WAITING || self.ended {
+            if self.waiting.len() > MAX_WAITING_ENTRIES || self.ended {
                 match self.waiting.pop_first() {
-                    Some(((place, _), placed)) => self.release(place, placed, reading),
-                    None => match self.unread_end(reading).or_else(|| self.unrecorded_end(reading)) {
+                    Some(((key, _), placed)) => self.emit(key, placed, reading),
+                    None => match self.unread_at_end(reading).or_else(|| self.auditing_off_at_end(reading)) {
                         Some(gap) => self.ready.push(gap),
                         None => return None,
                     },
@@ -216,24 +221,24 @@ impl Lines {
                 continue;
             }
             match self.batch.next() {
-                Some((line, found)) => self.place(line, found, reading),
-                None => self.read_on(reading),
+                Some((line, found)) => self.order_line(line, found, reading),
+                None => self.read_batch(reading),
             }
         }
     }
 
-    /// What could not be read behind the last entry.
-    fn unread_end(&mut self, reading: &Reading<'_>) -> Option<Placed> {
-        self.doubtful.pop_back()?;
-        self.doubtful.clear();
+    /// The gap for unreadable lines after the last entry.
+    fn unread_at_end(&mut self, reading: &Reading<'_>) -> Option<OrderedEntry> {
+        self.unparsed.pop_back()?;
+        self.unparsed.clear();
         let since = Some(self.last).filter(|last| *last > Timestamp::MIN);
         let host = Arc::clone(&self.host);
         let time = reading.until(self.id, &host).max(since).unwrap_or(Timestamp::MIN);
         let content = Content::Gap(Gap { since, serials: None, why: GapReason::UnparsedLines });
-        Some(self.at_the_end(host, time, content))
+        Some(self.entry_at_end(host, time, content))
     }
 
-    fn at_the_end(&self, host: Arc<str>, time: Timestamp, content: Content) -> Placed {
+    fn entry_at_end(&self, host: Arc<str>, time: Timestamp, content: Content) -> OrderedEntry {
         let (source, line) = (Arc::clone(&self.name), self.after);
         let entry = Entry {
             host,
@@ -246,22 +251,22 @@ impl Lines {
             unauthenticated: false,
             content,
         };
-        Placed { entry, order: time, voice: Voice::Auditd, boot: None }
+        OrderedEntry { entry, order: time, program: LogProgram::Auditd, boot: None }
     }
 
-    /// Auditing was off as the input ended: what it would have told since is missing.
-    fn unrecorded_end(&mut self, reading: &Reading<'_>) -> Option<Placed> {
-        let (host, gap) = self.losses.rest()?;
+    /// The gap from when auditing was turned off to the end of the input.
+    fn auditing_off_at_end(&mut self, reading: &Reading<'_>) -> Option<OrderedEntry> {
+        let (host, gap) = self.losses.take_open_gap()?;
         let since = gap.since.unwrap_or(Timestamp::MIN);
         let time = reading.until(self.id, &host).map_or(since, |until| until.max(since));
-        Some(self.at_the_end(host, time, Content::Gap(gap)))
+        Some(self.entry_at_end(host, time, Content::Gap(gap)))
     }
 
-    /// Takes the next batch, or notes the end.
-    fn read_on(&mut self, reading: &mut Reading<'_>) {
+    /// Takes the next batch, or ends the input.
+    fn read_batch(&mut self, reading: &mut Reading<'_>) {
         let batch = self.stream.next();
         let counted = self.stored.load(Ordering::Relaxed);
-        reading.read_on(counted - self.counted);
+        reading.report_progress(counted - self.counted);
         self.counted = counted;
         match batch {
             None => {
@@ -277,7 +282,7 @@ impl Lines {
                 self.note_all(reading);
                 self.fail(source, reading);
             }
-            Some(Ok(batch)) => self.begin(batch, reading),
+            Some(Ok(batch)) => self.start_batch(batch, reading),
         }
     }
 
@@ -286,29 +291,29 @@ impl Lines {
     }
 
     fn note_all(&mut self, reading: &mut Reading<'_>) {
-        if self.clock.inferred {
-            reading.note(&self.name, About::YearInferred);
+        if self.clock.year_inferred {
+            reading.note(&self.name, NoteKind::YearInferred);
         }
-        if self.clock.guessed {
-            reading.note(&self.name, About::DateGuessed);
+        if self.clock.date_guessed {
+            reading.note(&self.name, NoteKind::DateGuessed);
         }
         if self.unnamed {
-            reading.unnamed.push((Arc::clone(&self.name), Arc::clone(&self.own)));
+            reading.unnamed.push((Arc::clone(&self.name), Arc::clone(&self.default_host)));
         }
-        match reading.covered.is_numbered(self.id) {
+        match reading.coverage.is_numbered(self.id) {
             false if self.has_records => reading.unnumbered.push(self.id),
             true if !self.others => reading.selected.push(self.id),
             _ => {}
         }
         if let Some(first) = self.first_unread {
-            reading.note(&self.name, About::Unread { lines: self.unread, first });
+            reading.note(&self.name, NoteKind::UnreadLines { lines: self.unread, first });
         }
         if !self.found && self.after > 0 {
-            reading.note(&self.name, About::Nothing);
+            reading.note(&self.name, NoteKind::NoGuestLines);
         }
     }
 
-    fn begin(&mut self, batch: Batch, reading: &mut Reading<'_>) {
+    fn start_batch(&mut self, batch: Batch, reading: &mut Reading<'_>) {
         self.before = batch.before.unwrap_or(self.after);
         self.after += batch.lines;
         self.bytes += batch.bytes;
@@ -319,7 +324,7 @@ impl Lines {
             let source = Arc::clone(&self.name);
             reading.unreadable(self.id, Unreadable { source, line, reason: reason.to_string() });
         }
-        self.doubtful.extend(batch.doubtful.iter().map(|line| self.before + line + 1));
+        self.unparsed.extend(batch.unparsed.iter().map(|line| self.before + line + 1));
         if batch.unread > 0 {
             self.unread += batch.unread;
             let first = batch.first_unread.map(|line| self.before + line + 1);
@@ -328,13 +333,13 @@ impl Lines {
         }
         for run in &batch.runs {
             let host = if run.node.is_empty() {
-                Arc::clone(&self.own)
+                Arc::clone(&self.default_host)
             } else {
                 self.named(&CompactString::from_utf8_lossy(&run.node), reading)
             };
             let moment = |millis| Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MIN);
             reading.cover(self.id, &host, moment(run.since), moment(run.until), 0);
-            reading.numbers(self.id, &host, run);
+            reading.add_serials(self.id, &host, run);
             let at = self.at(self.before + run.line + 1, true);
             let of = self.hosts.entry(Arc::clone(&host)).or_default();
             if run.first <= MAX_FIRST_SERIAL && run.first < of.last_number {
@@ -342,41 +347,41 @@ impl Lines {
             }
             of.last_number = run.last;
             of.latest = of.latest.max(moment(run.until));
-            reading.sequence(&host, run, at, self.others);
+            reading.check_sequence(&host, run, at, self.others);
         }
         self.found |= !batch.found.is_empty();
         self.batch = batch.found.into_iter();
     }
 
-    /// The host of lines that name this one.
+    /// The host with this name.
     fn named(&self, name: &CompactString, reading: &mut Reading<'_>) -> Arc<str> {
-        if is_same(name, &self.own) {
-            return Arc::clone(&self.own);
+        if is_same(name, &self.default_host) {
+            return Arc::clone(&self.default_host);
         }
-        let host = reading.host(name);
-        reading.beside(&self.own, &host);
+        let host = reading.intern_host(name);
+        reading.note_other_host(&self.default_host, &host);
         host
     }
 
-    fn at(&self, line: u64, is_raw: bool) -> At {
+    fn at(&self, line: u64, is_raw: bool) -> LineLocation {
         let (family, source) = (Arc::clone(&self.family), Arc::clone(&self.name));
-        At { input: self.id, is_raw, family, source, line }
+        LineLocation { input: self.id, is_raw, family, source, line }
     }
 
-    fn place(&mut self, line: u64, found: Found, reading: &mut Reading<'_>) {
+    fn order_line(&mut self, line: u64, found: ParsedLine, reading: &mut Reading<'_>) {
         let time = found.when.resolve(&mut self.clock);
         let line = self.before + line + 1;
-        let is_remark = matches!(
+        let is_log_message = matches!(
             found.content,
             Content::Gap(_) | Content::Boot | Content::RecordingStopped(_) | Content::RecordingResumed(_)
         );
         let host = match &found.host {
-            // What a log says of itself is of the host that it tells of.
-            None if is_remark && self.latest.is_some() => Arc::clone(&self.host),
+            // A log's message about itself belongs to the host of the lines before.
+            None if is_log_message && self.latest.is_some() => Arc::clone(&self.host),
             None => {
                 self.unnamed = true;
-                self.host = Arc::clone(&self.own);
-                Arc::clone(&self.own)
+                self.host = Arc::clone(&self.default_host);
+                Arc::clone(&self.default_host)
             }
             Some(host) => {
                 if **host != *self.host {
@@ -389,29 +394,29 @@ impl Lines {
         if time > Timestamp::MIN {
             reading.cover(self.id, &host, time, time, u64::from(is_record));
         }
-        if found.is_claimed {
-            reading.claimed(self.id);
+        if found.is_unauthenticated {
+            reading.count_unauthenticated(self.id);
         }
         self.has_records |= is_record;
         if found.content == Content::Boot {
-            reading.boots(&host, self.id);
+            reading.note_boot(&host, self.id);
         }
         if found.machine.is_some() || found.boot.is_some() {
-            reading.identity(&host, found.machine, found.boot, time, &self.at(line, false));
+            reading.check_identity(&host, found.machine, found.boot, time, &self.at(line, false));
         }
-        // Of an audit log's own lines all numbers were taken.
-        if let Some(serial) = found.serial.filter(|_| is_record && !reading.covered.is_numbered(self.id)) {
+        // In a raw audit log, all serial numbers are taken in `start_batch`.
+        if let Some(serial) = found.serial.filter(|_| is_record && !reading.coverage.is_numbered(self.id)) {
             let run = Run::of(serial, serial, time.as_millisecond());
-            reading.sequence(&host, &run, self.at(line, false), false);
+            reading.check_sequence(&host, &run, self.at(line, false), false);
         }
-        // syslog knows who sent a record, and neither its number nor the part of its second.
-        let heard = found.serial.is_none() && found.writer.is_some();
-        let whole = heard && time.subsec_nanosecond() == 0;
-        let order = if whole { time.saturating_add(ALMOST).unwrap_or(time) } else { time };
+        // syslog has a record's writer, but neither its serial number nor fractions of a second.
+        let is_from_syslog = found.serial.is_none() && found.writer.is_some();
+        let is_whole_second = is_from_syslog && time.subsec_nanosecond() == 0;
+        let order = if is_whole_second { time.saturating_add(MAX_SUBSECOND).unwrap_or(time) } else { time };
         let of = self.hosts.entry(Arc::clone(&host)).or_default();
         let (order, before_boot, mut is_disordered) = of.order(line, &found, order);
-        if found.serial.is_none() && time < self.last && self.last.duration_since(time) > DISORDER {
-            reading.note(&self.name, About::BackInTime { line });
+        if found.serial.is_none() && time < self.last && self.last.duration_since(time) > MAX_BACKWARD_STEP {
+            reading.note(&self.name, NoteKind::BackInTime { line });
             is_disordered = true;
         }
         let before_it = Some(self.last).filter(|last| *last > Timestamp::MIN);
@@ -424,47 +429,49 @@ impl Lines {
             source: Arc::clone(&self.name),
             line,
             copies: Vec::new(),
-            unauthenticated: found.is_claimed,
+            unauthenticated: found.is_unauthenticated,
             content: found.content,
         };
-        let mut placed = Placed { entry, order, voice: found.voice, boot: found.boot };
-        let mut place = placed.place();
-        // A remark of whole seconds belongs behind the line before it.
-        if is_remark
+        let mut placed = OrderedEntry { entry, order, program: found.program, boot: found.boot };
+        let mut key = placed.order_key();
+        // A message about the log, in whole seconds, belongs after the line before it.
+        if is_log_message
             && let Some(latest) = self.latest
-            && place < latest
-            && latest.time.duration_since(time) <= ALMOST
+            && key < latest
+            && latest.time.duration_since(time) <= MAX_SUBSECOND
         {
-            place = latest;
+            key = latest;
             (placed.order, placed.entry.time) = (latest.time, latest.time);
         }
-        self.latest = Some(place);
-        if self.told.is_some_and(|told| place < told) {
-            return self.refuse(line, reading);
+        self.latest = Some(key);
+        if self.last_emitted.is_some_and(|last_emitted| key < last_emitted) {
+            return self.fail_disorder(line, reading);
         }
-        if self.doubtful.front().is_some_and(|front| *front < line) {
-            while self.doubtful.pop_front_if(|front| *front < line).is_some() {}
-            // The number of this shows what is missing before it.
+        if self.unparsed.front().is_some_and(|front| *front < line) {
+            while self.unparsed.pop_front_if(|front| *front < line).is_some() {}
+            // This entry's serial number shows what is missing before it.
             if !(placed.entry.serial.is_some() && reading.counts_numbers(self.id)) {
                 let since = before_it.filter(|before| *before < time);
                 let gap = Content::Gap(Gap { since, serials: None, why: GapReason::UnparsedLines });
-                self.waiting.insert((place, line - 1), before(&placed, placed.order, gap));
+                self.waiting.insert((key, line - 1), entry_before(&placed, placed.order, gap));
             }
         }
         if is_disordered {
-            // Which of its lines came first in that time is not known.
+            // The order of the lines in that time is not known.
             let gap = Gap { since: Some(time), serials: None, why: GapReason::Disordered };
-            let gap = before(&placed, latest, Content::Gap(gap));
-            let gap = Placed { entry: Entry { time: latest, ..gap.entry }, ..gap };
-            // A number has its place in the order: the gap's is just before it.
-            let before = if placed.entry.serial.is_some() { (place, line - 1) } else { (gap.place(), line) };
+            let gap = entry_before(&placed, latest, Content::Gap(gap));
+            let gap = OrderedEntry { entry: Entry { time: latest, ..gap.entry }, ..gap };
+            // An entry with a serial number has a fixed place in the order: the gap goes directly
+            // before it.
+            let before =
+                if placed.entry.serial.is_some() { (key, line - 1) } else { (gap.order_key(), line) };
             self.waiting.insert(before, gap);
         }
-        self.waiting.insert((place, line), placed);
+        self.waiting.insert((key, line), placed);
     }
 
-    /// What belongs before what was told can't be told any more.
-    fn refuse(&mut self, line: u64, reading: &mut Reading<'_>) {
+    /// Ends the input with an error: the line belongs before entries that were emitted already.
+    fn fail_disorder(&mut self, line: u64, reading: &mut Reading<'_>) {
         if !self.ended {
             self.ended = true;
             self.note_all(reading);
@@ -473,9 +480,9 @@ impl Lines {
         self.batch = Vec::new().into_iter();
     }
 
-    /// Tells an entry, and before it what its log says that it lost.
-    fn release(&mut self, place: Place, placed: Placed, reading: &mut Reading<'_>) {
-        self.told = Some(place);
+    /// Emits an entry, and before it the loss that its log reports.
+    fn emit(&mut self, key: OrderKey, placed: OrderedEntry, reading: &mut Reading<'_>) {
+        self.last_emitted = Some(key);
         if self.repeats.is_copy(&placed, self.waiting.values()) {
             reading.input.duplicates += 1;
             return;
@@ -492,39 +499,40 @@ impl Lines {
             (None, _) => false,
         };
         if restarted {
-            self.ready.push(before(&placed, placed.order, Content::Boot));
+            self.ready.push(entry_before(&placed, placed.order, Content::Boot));
         }
-        // Auditing begins some events after a boot: before it was on, no guest ran.
+        // Auditing is turned on some events after a boot: no guest ran before.
         let begins = matches!(placed.entry.content, Content::RecordingResumed(GapReason::AuditingOff))
             && placed.entry.serial.is_some_and(|serial| serial <= MAX_FIRST_SERIAL);
         if begins && !self.losses.is_stopped(&host) {
             return;
         }
-        let is_whole = reading.is_whole(self.id, &host);
-        let told = self.losses.take(&host, placed.entry.time, &placed.entry.content, is_whole, last);
-        match told {
-            Told::Nothing => {}
-            Told::Same => {
+        let has_all_serials = reading.has_all_serials(self.id, &host);
+        let emission =
+            self.losses.observe(&host, placed.entry.time, &placed.entry.content, has_all_serials, last);
+        match emission {
+            Emission::Nothing => {}
+            Emission::Entry => {
                 let mut placed = placed;
                 if let Content::Gap(gap) = &mut placed.entry.content {
                     gap.since = gap.since.or(last);
                 }
                 self.ready.push(placed);
             }
-            Told::Only(gap) => {
+            Emission::Gap(gap) => {
                 let entry = Entry { content: Content::Gap(gap), serial: None, ..placed.entry };
-                self.ready.push(Placed { entry, ..placed });
+                self.ready.push(OrderedEntry { entry, ..placed });
             }
-            Told::After(gap) => {
-                self.ready.push(before(&placed, placed.order, Content::Gap(gap)));
+            Emission::GapThenEntry(gap) => {
+                self.ready.push(entry_before(&placed, placed.order, Content::Gap(gap)));
                 self.ready.push(placed);
             }
         }
     }
 }
 
-/// Something that is told just before an entry, by the same line.
-fn before(of: &Placed, order: Timestamp, content: Content) -> Placed {
+/// An entry directly before another, from the same line.
+fn entry_before(of: &OrderedEntry, order: Timestamp, content: Content) -> OrderedEntry {
     let entry = Entry { content, serial: None, writer: None, ..of.entry.clone() };
-    Placed { entry, order, voice: of.voice, boot: of.boot }
+    OrderedEntry { entry, order, program: of.program, boot: of.boot }
 }

@@ -1,4 +1,4 @@
-//! What a log says of its own losses, as stretches of time.
+//! Turns a log's messages about lost records into gaps.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,70 +6,69 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use taptrail_trail::{Content, Gap, GapReason};
 
-/// Since when nothing was recorded of each host, and why.
+/// For each host, when recording stopped, and why.
 #[derive(Debug, Default)]
-pub(crate) struct Losses {
+pub(crate) struct LossTracker {
     stopped: HashMap<Arc<str>, (GapReason, Timestamp)>,
 }
 
-impl Losses {
-    /// Takes what a line says of `host` at `time`. What is told instead: nothing, the same, or first that a
-    /// stretch is missing.
+impl LossTracker {
+    /// Takes a line's content for `host` at `time`. Returns what to emit for it.
     ///
-    /// `is_whole` says whether the log has all numbers of the kernel's: then a pause of auditd lost nothing.
-    /// `last` is when the host was told of before.
-    pub(crate) fn take(
+    /// `has_all_serials`: the log has all of the kernel's serial numbers; then a pause of auditd
+    /// lost nothing that does not show in them. `last`: time of the host's entry before.
+    pub(crate) fn observe(
         &mut self,
         host: &Arc<str>,
         time: Timestamp,
         content: &Content,
-        is_whole: bool,
+        has_all_serials: bool,
         last: Option<Timestamp>,
-    ) -> Told {
+    ) -> Emission {
         match content {
             Content::RecordingStopped(why) => {
                 self.stopped.entry(Arc::clone(host)).or_insert((*why, time));
-                Told::Nothing
+                Emission::Nothing
             }
             Content::RecordingResumed(why) => {
                 let since = match self.stopped.remove(host) {
                     Some((_, since)) => Some(since),
-                    // Its end was not written: it crashed, or its host did.
+                    // There is no record of the stop: auditd or the host crashed.
                     None => last,
                 };
                 match since {
-                    Some(since) if !(is_whole && shows_in_numbers(*why)) => {
-                        Told::Only(Gap { since: Some(since), serials: None, why: *why })
+                    Some(since) if !(has_all_serials && shows_in_numbers(*why)) => {
+                        Emission::Gap(Gap { since: Some(since), serials: None, why: *why })
                     }
-                    _ => Told::Nothing,
+                    _ => Emission::Nothing,
                 }
             }
             Content::Boot => {
-                // What was not recorded while the host was down did not happen, but it was off before.
+                // Nothing happened while the host was down, but auditing was off before.
                 match self.stopped.remove(host) {
                     Some((why @ GapReason::AuditingOff, since)) => {
-                        Told::After(Gap { since: Some(since), serials: None, why })
+                        Emission::GapThenEntry(Gap { since: Some(since), serials: None, why })
                     }
-                    _ => Told::Same,
+                    _ => Emission::Entry,
                 }
             }
             _ => match self.stopped.remove(host) {
-                // It goes on without a word.
-                Some((why, since)) if !(is_whole && shows_in_numbers(why)) => {
-                    Told::After(Gap { since: Some(since), serials: None, why })
+                // Recording resumed without a message.
+                Some((why, since)) if !(has_all_serials && shows_in_numbers(why)) => {
+                    Emission::GapThenEntry(Gap { since: Some(since), serials: None, why })
                 }
-                _ => Told::Same,
+                _ => Emission::Entry,
             },
         }
     }
 
-    /// Whether nothing is recorded of a host, as far as its log says.
+    /// Whether recording is stopped for a host, as far as its log shows.
     pub(crate) fn is_stopped(&self, host: &Arc<str>) -> bool {
         self.stopped.contains_key(host)
     }
 
-    /// A host whose auditing was off as the log ended, and what is missing since; each is given once.
-    pub(crate) fn rest(&mut self) -> Option<(Arc<str>, Gap)> {
+    /// Removes and returns a host whose auditing was off when the log ended, with the gap.
+    pub(crate) fn take_open_gap(&mut self) -> Option<(Arc<str>, Gap)> {
         let off = |(_, (why, _)): &(&Arc<str>, &(GapReason, Timestamp))| *why == GapReason::AuditingOff;
         let host = Arc::clone(self.stopped.iter().find(off)?.0);
         let (why, since) = self.stopped.remove(&host)?;
@@ -77,20 +76,21 @@ impl Losses {
     }
 }
 
-/// What to tell.
+/// What to emit for a line.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Told {
-    /// Nothing.
+pub(crate) enum Emission {
+    /// Nothing is emitted.
     Nothing,
-    /// What the line says.
-    Same,
-    /// That a stretch is missing, up to this line.
-    Only(Gap),
-    /// The same, and then what the line says.
-    After(Gap),
+    /// The line's entry.
+    Entry,
+    /// A gap up to this line.
+    Gap(Gap),
+    /// A gap up to this line, then the line's entry.
+    GapThenEntry(Gap),
 }
 
-/// Whether the kernel numbers what is lost so: what it is not to record, it does not number.
+/// Whether events lost for this reason have serial numbers. The kernel does not number events while
+/// auditing is off.
 fn shows_in_numbers(why: GapReason) -> bool {
     why != GapReason::AuditingOff
 }
@@ -99,9 +99,14 @@ fn shows_in_numbers(why: GapReason) -> bool {
 mod tests {
     use super::*;
 
-    fn told(losses: &mut Losses, second: i64, content: &Content, is_whole: bool) -> Told {
+    fn observe_at(
+        losses: &mut LossTracker,
+        second: i64,
+        content: &Content,
+        has_all_serials: bool,
+    ) -> Emission {
         let time = Timestamp::from_second(second).unwrap();
-        losses.take(&"h".into(), time, content, is_whole, Some(Timestamp::UNIX_EPOCH))
+        losses.observe(&"h".into(), time, content, has_all_serials, Some(Timestamp::UNIX_EPOCH))
     }
 
     fn gap(since: i64, why: GapReason) -> Gap {
@@ -109,30 +114,39 @@ mod tests {
     }
 
     #[test]
-    fn what_is_off_and_on_again_is_a_gap() {
-        let mut losses = Losses::default();
+    fn auditing_off_and_on_again_is_a_gap() {
+        let mut losses = LossTracker::default();
         let (off, on) = (GapReason::AuditingOff, GapReason::AuditingOff);
-        assert_eq!(told(&mut losses, 5, &Content::RecordingStopped(off), true), Told::Nothing);
-        assert_eq!(told(&mut losses, 9, &Content::RecordingResumed(on), true), Told::Only(gap(5, off)));
-        assert_eq!(told(&mut losses, 10, &Content::Boot, true), Told::Same);
+        assert_eq!(observe_at(&mut losses, 5, &Content::RecordingStopped(off), true), Emission::Nothing);
+        assert_eq!(
+            observe_at(&mut losses, 9, &Content::RecordingResumed(on), true),
+            Emission::Gap(gap(5, off))
+        );
+        assert_eq!(observe_at(&mut losses, 10, &Content::Boot, true), Emission::Entry);
     }
 
     #[test]
     fn a_pause_of_auditd_loses_nothing_where_no_number_is_missing() {
-        let mut losses = Losses::default();
+        let mut losses = LossTracker::default();
         let why = GapReason::AuditdStopped;
-        for (is_whole, expect) in [(true, Told::Nothing), (false, Told::Only(gap(5, why)))] {
-            told(&mut losses, 5, &Content::RecordingStopped(why), is_whole);
-            assert_eq!(told(&mut losses, 9, &Content::RecordingResumed(why), is_whole), expect);
+        for (has_all_serials, expect) in [(true, Emission::Nothing), (false, Emission::Gap(gap(5, why)))] {
+            observe_at(&mut losses, 5, &Content::RecordingStopped(why), has_all_serials);
+            assert_eq!(observe_at(&mut losses, 9, &Content::RecordingResumed(why), has_all_serials), expect);
         }
-        assert_eq!(told(&mut losses, 9, &Content::RecordingResumed(why), false), Told::Only(gap(0, why)));
+        assert_eq!(
+            observe_at(&mut losses, 9, &Content::RecordingResumed(why), false),
+            Emission::Gap(gap(0, why))
+        );
     }
 
     #[test]
-    fn what_goes_on_without_a_word_was_off_until_then() {
-        let mut losses = Losses::default();
-        told(&mut losses, 5, &Content::RecordingStopped(GapReason::Suspended), false);
+    fn recording_that_resumes_without_a_message_was_off_until_then() {
+        let mut losses = LossTracker::default();
+        observe_at(&mut losses, 5, &Content::RecordingStopped(GapReason::Suspended), false);
         let record = Content::Foreign { exe: "x".into() };
-        assert_eq!(told(&mut losses, 9, &record, false), Told::After(gap(5, GapReason::Suspended)));
+        assert_eq!(
+            observe_at(&mut losses, 9, &record, false),
+            Emission::GapThenEntry(gap(5, GapReason::Suspended))
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Inputs opened: what their first bytes say they are.
+//! Opens inputs, and detects their format by their first bytes.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,46 +12,46 @@ use flate2::read::MultiGzDecoder;
 use jiff::Timestamp;
 
 use crate::SourceError;
-use crate::feed::{Feed, MAX_LINE};
-use crate::found::Clock;
-use crate::kept::{FileIdentity, Kept};
+use crate::deferred::{DeferredFile, FileIdentity};
+use crate::feed::{Feed, MAX_LINE_BYTES};
 use crate::order;
+use crate::parsed_line::Clock;
 use crate::shape::Entries;
 use crate::stream::Stream;
 
-/// How many bytes of an input are looked at before it is read: enough for some lines.
-const HEAD: usize = 64 * 1024;
+/// Bytes of an input that are examined before it is read: enough for some lines.
+const HEAD_BYTES: usize = 64 * 1024;
 
-/// The most memory that decompressing may take; what `xz -9` and `zstd -19` need is less.
-const MEMORY: u64 = 128 * 1024 * 1024;
+/// Maximum memory of a decoder, in bytes; `xz -9` and `zstd -19` need less.
+const MAX_DECODER_BYTES: u64 = 128 * 1024 * 1024;
 
-/// An input with its first bytes known. Its decompression begins when it is read: many rotations
-/// may wait for their turn.
+/// An open input and its first bytes. It is decompressed only when it is read: many rotations may
+/// be waiting.
 pub(crate) struct Opened {
     bytes: Bytes,
     packing: Packing,
     /// Its first bytes, decompressed; not needed to read it.
     pub(crate) head: Vec<u8>,
-    /// The reader of its entries, where they are no lines.
+    /// The parser of its entries, if they have several lines.
     entries: Option<Box<Entries>>,
-    /// How many bytes it has as stored, where that is known.
+    /// Size on disk, if known.
     pub(crate) size: Option<u64>,
-    /// Which file it is, if it is one.
+    /// Identity, if it is a file.
     pub(crate) identity: Option<FileIdentity>,
-    /// When it was last written to.
+    /// Modification time.
     pub(crate) modified: Option<Timestamp>,
 }
 
 enum Bytes {
-    File(Kept),
+    File(DeferredFile),
     Pipe(Box<dyn Read + Send>),
 }
 
-/// How many bytes were read of what is stored.
+/// Number of stored (compressed) bytes read so far.
 pub(crate) type Stored = Arc<AtomicU64>;
 
 impl Opened {
-    /// Opens a file, or a pipe by its name.
+    /// Opens a file or a named pipe.
     pub(crate) fn file(path: &Path) -> Result<Self, SourceError> {
         let failed = |source| SourceError::Open { path: path.to_owned(), source };
         let file = File::open(path).map_err(failed)?;
@@ -62,15 +62,15 @@ impl Opened {
         if !about.is_file() {
             return Self::pipe(Box::new(file), &path.display().to_string());
         }
-        Self::kept(Kept::Open(file), path)
+        Self::deferred(DeferredFile::Open(file), path)
     }
 
-    /// A file that was opened before, by this name.
-    pub(crate) fn kept(kept: Kept, path: &Path) -> Result<Self, SourceError> {
+    /// Takes a file that was opened earlier, under this name.
+    pub(crate) fn deferred(deferred: DeferredFile, path: &Path) -> Result<Self, SourceError> {
         let failed = |source| SourceError::Open { path: path.to_owned(), source };
-        let file = kept.get().map_err(failed)?;
+        let file = deferred.get().map_err(failed)?;
         let about = file.metadata().map_err(failed)?;
-        let mut front = vec![0; HEAD];
+        let mut front = vec![0; HEAD_BYTES];
         let read = file.read_at(&mut front, 0).map_err(failed)?;
         front.truncate(read);
         let packing = Packing::of(&front, &path.display().to_string())?;
@@ -82,7 +82,7 @@ impl Opened {
         let modified = about.modified().ok().and_then(|time| Timestamp::try_from(time).ok());
         let entries = Entries::begun_by(&head).map(Box::new);
         Ok(Self {
-            bytes: Bytes::File(kept),
+            bytes: Bytes::File(deferred),
             packing,
             head,
             entries,
@@ -92,13 +92,13 @@ impl Opened {
         })
     }
 
-    /// Takes bytes that come one after the other, compressed or not.
+    /// Takes a stream of bytes, compressed or not.
     pub(crate) fn pipe(mut bytes: Box<dyn Read + Send>, name: &str) -> Result<Self, SourceError> {
         let failed = |source| SourceError::Read { name: name.to_owned(), at: 0, source };
         let front = head(&mut bytes).map_err(failed)?;
         let packing = Packing::of(&front, name)?;
         let bytes = Box::new(Cursor::new(front).chain(bytes));
-        // Known as soon as it is taken: a pipe is read but once.
+        // Decompress now: a pipe can be read only once.
         let mut bytes = packing.open(bytes).map_err(failed)?;
         let head = head(&mut bytes).map_err(failed)?;
         let bytes = Bytes::Pipe(Box::new(Cursor::new(head.clone()).chain(bytes)));
@@ -106,15 +106,14 @@ impl Opened {
         Ok(Self { bytes, packing: Packing::None, head, entries, size: None, identity: None, modified: None })
     }
 
-    /// How many bytes will be read of what is stored, unless it is cut meanwhile; 0 where that is not
-    /// known.
+    /// Stored bytes that will be read, unless the file is truncated meanwhile; 0 if not known.
     pub(crate) fn expected(&self) -> u64 {
-        // What is packed may end before its file does.
+        // Compressed data may end before its file does.
         self.size.filter(|_| self.packing == Packing::None).unwrap_or(0)
     }
 
-    /// The clock for its lines: where its first date is one like 08/05, all of it is searched for one that shows
-    /// whether the day comes first. What is read but once can't be.
+    /// The clock for its lines. If the first date is ambiguous, like 08/05, the whole file is
+    /// searched for one that shows whether the day comes first. A pipe can't be searched.
     pub(crate) fn clock(&self, mut clock: Clock) -> Clock {
         let Bytes::File(file) = &self.bytes else { return clock };
         if !order::is_open(&self.head) {
@@ -125,14 +124,14 @@ impl Opened {
             (&*file).rewind()?;
             order::day_first(self.packing.open(Box::new(&*file))?)
         };
-        // What can't be read is said when it is read.
+        // Read errors are reported when the file is read.
         if let Ok(Some(day_first)) = search() {
-            clock.know_day_first(day_first);
+            clock.set_day_first(day_first);
         }
         clock
     }
 
-    /// Lets go of its descriptor until it is read, where it has one that can be got again.
+    /// Closes its descriptor until it is read, if it can be reopened.
     pub(crate) fn close(&mut self, path: &Path) -> io::Result<()> {
         match &mut self.bytes {
             Bytes::File(file) => file.close(path),
@@ -140,7 +139,7 @@ impl Opened {
         }
     }
 
-    /// Begins to read it from its first byte, by so many threads.
+    /// Begins to read it from the first byte, in this many threads.
     pub(crate) fn start(self, threads: usize) -> io::Result<(Stream, Stored)> {
         let stored = Stored::default();
         let counted = |bytes| Counted { bytes, stored: Arc::clone(&stored) };
@@ -165,13 +164,14 @@ impl Opened {
     }
 }
 
-/// Reads some lines of a file again: those that `wanted` names, from 1, are put into it. Where it is known which file it
-/// was, it is that one, whatever it is called since.
+/// Reads some lines of a file, e.g. to show them as proof: the keys of `wanted` are line numbers
+/// from 1, the texts are put into its values. `identity` is the file that was read before, if
+/// known: it is found even if it was renamed.
 ///
 /// # Errors
 ///
-/// The file can't be opened or read so far, or is no file any more.
-pub fn read_again(
+/// The file can't be opened or read so far, or is not a regular file.
+pub fn read_lines(
     path: &Path,
     identity: Option<FileIdentity>,
     wanted: &mut BTreeMap<u64, Option<Vec<u8>>>,
@@ -186,7 +186,7 @@ pub fn read_again(
     let mut front = [0; 16];
     let read = file.read_at(&mut front, 0)?;
     let packing = Packing::of(&front[..read], "").unwrap_or(Packing::None);
-    let mut bytes = BufReader::with_capacity(HEAD, packing.open(Box::new(file))?);
+    let mut bytes = BufReader::with_capacity(HEAD_BYTES, packing.open(Box::new(file))?);
     let mut before = 0;
     for (&line, text) in wanted {
         while before + 1 < line {
@@ -196,7 +196,7 @@ pub fn read_again(
             before += 1;
         }
         let mut found = Vec::new();
-        if (&mut bytes).take(MAX_LINE as u64).read_until(b'\n', &mut found)? == 0 {
+        if (&mut bytes).take(MAX_LINE_BYTES as u64).read_until(b'\n', &mut found)? == 0 {
             return Ok(());
         }
         if found.pop_if(|last| *last == b'\n').is_none() {
@@ -208,7 +208,7 @@ pub fn read_again(
     Ok(())
 }
 
-/// Counts what is read.
+/// Counts the bytes read.
 struct Counted {
     bytes: Box<dyn Read + Send>,
     stored: Stored,
@@ -222,12 +222,12 @@ impl Read for Counted {
     }
 }
 
-/// The first bytes: as many as one system call gives, or more until there is a whole line.
+/// Reads the first bytes: one system call, or more until there is a complete line.
 fn head(bytes: &mut dyn Read) -> io::Result<Vec<u8>> {
-    let mut head = vec![0; HEAD];
+    let mut head = vec![0; HEAD_BYTES];
     let mut filled = 0;
-    // A pipe may give a line an hour: what is enough to know the shape will do.
-    while filled < HEAD && !(filled >= 8 && head[..filled].contains(&b'\n')) {
+    // A pipe may deliver a line an hour: do not wait for more than is needed to detect the shape.
+    while filled < HEAD_BYTES && !(filled >= 8 && head[..filled].contains(&b'\n')) {
         match bytes.read(&mut head[filled..]) {
             Ok(0) => break,
             Ok(read) => filled += read,
@@ -239,7 +239,7 @@ fn head(bytes: &mut dyn Read) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// How bytes are packed.
+/// The compression of an input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Packing {
     None,
@@ -249,10 +249,11 @@ pub(crate) enum Packing {
 }
 
 impl Packing {
-    /// By the first bytes (RFC 1952, section 2.3.1; the .xz file format, section 2.1.1.1; RFC 8878,
-    /// section 3.1.1; systemd's JOURNAL_FILE_FORMAT; and of what is not read the magic numbers of each).
+    /// Detects the compression by the first bytes (RFC 1952, section 2.3.1; the .xz file format,
+    /// section 2.1.1.1; RFC 8878, section 3.1.1; systemd's JOURNAL_FILE_FORMAT; and the magic
+    /// numbers of unsupported formats).
     pub(crate) fn of(head: &[u8], name: &str) -> Result<Self, SourceError> {
-        let not_read = |what, way| Err(SourceError::Packed { name: name.to_owned(), what, way });
+        let not_read = |format, command| Err(SourceError::Packed { name: name.to_owned(), format, command });
         Ok(match head {
             [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, ..] => {
                 return not_read("packed by bzip2", "bzip2 -dc");
@@ -276,12 +277,12 @@ impl Packing {
             Self::Gzip => Box::new(MultiGzDecoder::new(bytes)),
             Self::Xz => {
                 let flags = liblzma::stream::CONCATENATED;
-                let decoder = liblzma::stream::Stream::new_stream_decoder(MEMORY, flags)?;
+                let decoder = liblzma::stream::Stream::new_stream_decoder(MAX_DECODER_BYTES, flags)?;
                 Box::new(liblzma::read::XzDecoder::new_stream(bytes, decoder))
             }
             Self::Zstd => {
                 let mut decoder = zstd::Decoder::new(bytes)?;
-                decoder.window_log_max(MEMORY.ilog2())?;
+                decoder.window_log_max(MAX_DECODER_BYTES.ilog2())?;
                 Box::new(decoder)
             }
         })
@@ -298,7 +299,7 @@ mod tests {
     use crate::shape::first_time;
 
     #[test]
-    fn what_is_packed_otherwise_is_said_with_the_way_out() {
+    fn unsupported_formats_are_named_with_a_command_that_decodes_them() {
         for (head, what) in [
             (&b"BZh91AY&SY"[..], "bzip2 -dc a"),
             (b"\x04\x22\x4d\x18", "lz4 -dc a"),
@@ -310,15 +311,15 @@ mod tests {
         }
     }
 
-    fn first_day(log: &[u8], guessed: bool) -> String {
+    fn first_day(log: &[u8], date_guessed: bool) -> String {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(log).unwrap();
         let opened = Opened::file(file.path()).unwrap();
         let mut clock = opened.clock(Clock::new(TimeZone::UTC, Timestamp::MAX));
         let first = first_time(&opened.head[..opened.head.len().min(100)]).unwrap();
         let day = first.resolve(&mut clock).strftime("%F").to_string();
-        assert_eq!(clock.guessed, guessed);
-        // All of it is still to be read.
+        assert_eq!(clock.date_guessed, date_guessed);
+        // The search has not consumed the file.
         let (mut stream, _) = opened.start(1).unwrap();
         let lines: u64 = std::iter::from_fn(|| stream.next()).map(|batch| batch.unwrap().lines).sum();
         assert_eq!(lines, 2001);
@@ -326,17 +327,17 @@ mod tests {
     }
 
     #[test]
-    fn a_date_at_the_end_of_a_file_tells_what_the_first_means() {
+    fn a_date_at_the_end_of_a_file_decides_how_the_first_is_read() {
         let line = |date: &str| format!("type=CWD msg=audit({date}/2014 17:01:05.891:1) : cwd=/\n");
         let log = |last: &str| format!("{}{}", line("08/05").repeat(2000), line(last)).into_bytes();
-        for (last, day, guessed) in
+        for (last, day, date_guessed) in
             [("25/11", "2014-05-08", false), ("11/25", "2014-08-05", false), ("09/05", "2014-08-05", true)]
         {
             let log = log(last);
-            assert_eq!(first_day(&log, guessed), day, "{last}");
+            assert_eq!(first_day(&log, date_guessed), day, "{last}");
             let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
             packed.write_all(&log).unwrap();
-            assert_eq!(first_day(&packed.finish().unwrap(), guessed), day, "{last}, packed");
+            assert_eq!(first_day(&packed.finish().unwrap(), date_guessed), day, "{last}, packed");
         }
     }
 }

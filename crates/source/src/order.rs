@@ -1,39 +1,39 @@
-//! Whether dates like 08/05/2014 put the day first: what all of a log tells.
+//! Detects whether dates like 08/05/2014 put the day first, by all dates of a log.
 
 use std::io::{self, Read};
 
 use memchr::memmem;
 
-/// How many bytes are looked at once.
-const CHUNK: usize = 256 * 1024;
+/// Bytes searched at once.
+const CHUNK_BYTES: usize = 256 * 1024;
 
-/// What stands before a date.
+/// The text before a date.
 const STAMP: &[u8] = b"audit(";
 
-/// The longest that is looked at behind it: `25/11/`.
-const DATE: usize = 6;
+/// Length of the longest text examined after it: `25/11/`.
+const MAX_DATE_BYTES: usize = 6;
 
 /// What one date shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shown {
-    /// The day is first, or the month.
+    /// Whether the day is first.
     DayFirst(bool),
-    /// It may be either.
+    /// The date is valid both ways.
     Either,
 }
 
-/// Whether a log's first date leaves open what the others may show.
+/// Whether a log's first date is ambiguous.
 pub(crate) fn is_open(head: &[u8]) -> bool {
     dates(head).next() == Some(Shown::Either)
 }
 
-/// Whether the day is first, by the first date that shows it; none where none does.
+/// Whether the day is first, by the first date that is not ambiguous; `None` if there is none.
 ///
 /// # Errors
 ///
 /// The bytes can't be read.
 pub(crate) fn day_first(mut bytes: impl Read) -> io::Result<Option<bool>> {
-    let (mut buffer, mut kept) = (vec![0; CHUNK], 0);
+    let (mut buffer, mut kept) = (vec![0; CHUNK_BYTES], 0);
     loop {
         let read = match bytes.read(&mut buffer[kept..]) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -47,8 +47,8 @@ pub(crate) fn day_first(mut bytes: impl Read) -> io::Result<Option<bool>> {
         if read == 0 || shown.is_some() {
             return Ok(shown);
         }
-        // A date may be cut here.
-        let from = filled.len().saturating_sub(STAMP.len() + DATE);
+        // A date may be split here.
+        let from = filled.len().saturating_sub(STAMP.len() + MAX_DATE_BYTES);
         let end = filled.len();
         buffer.copy_within(from..end, 0);
         kept = end - from;
@@ -59,7 +59,7 @@ fn dates(bytes: &[u8]) -> impl Iterator<Item = Shown> {
     memmem::find_iter(bytes, STAMP).filter_map(|at| date(&bytes[at + STAMP.len()..]))
 }
 
-/// `08/05/`
+/// Parses `08/05/`.
 fn date(text: &[u8]) -> Option<Shown> {
     let (first, rest) = part(text)?;
     let (second, _) = part(rest)?;
@@ -71,7 +71,7 @@ fn date(text: &[u8]) -> Option<Shown> {
     }
 }
 
-/// A number of one or two digits, and what follows the slash behind it.
+/// A number of one or two digits, and the text after the slash behind it.
 fn part(text: &[u8]) -> Option<(u8, &[u8])> {
     match text {
         [a @ b'0'..=b'9', b'/', rest @ ..] => Some((a - b'0', rest)),
@@ -91,7 +91,7 @@ mod tests {
         assert!(is_open(open.as_bytes()));
         assert_eq!(day_first(open.as_bytes()).unwrap(), None);
         for (date, first) in [("25/11", Some(true)), ("11/25", Some(false)), ("5/8", None), ("25/25", None)] {
-            // Wherever a piece ends.
+            // At all positions relative to a chunk's end.
             for shift in 0..20 {
                 let log = format!("{}{open}{}", "x".repeat(shift * 7), line(date));
                 assert_eq!(day_first(log.as_bytes()).unwrap(), first, "{date}");

@@ -1,4 +1,4 @@
-//! What reading came to, beside what it told.
+//! The result of reading, apart from the entries.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,65 +8,66 @@ use taptrail_trail::Unreadable;
 
 use crate::{FileIdentity, SourceError};
 
-/// What reading came to.
+/// The result of reading.
 #[derive(Debug, Default)]
-pub struct Outcome {
-    /// How much was read.
+pub struct ReadOutcome {
+    /// Counts of what was read, and the coverage.
     pub input: taptrail_trail::Input,
-    /// The first lines that should have been records and can't be believed, of all that
-    /// `input.unreadable` counts.
+    /// The first unreadable lines, of all that `input.unreadable` counts.
     pub unreadable: Vec<Unreadable>,
-    /// What the reader of the answer should know.
+    /// Notes for the user about how inputs were read.
     pub notes: Vec<Note>,
-    /// Which file each name was: a rotation may have given it to another since.
+    /// The identity of the file that each name had: a rotation may have renamed it.
     pub identities: HashMap<Arc<str>, FileIdentity>,
-    /// The inputs that could not be read, or not to their end.
+    /// Errors of inputs that could not be read, or not to their end.
     pub failed: Vec<SourceError>,
-    /// Why there is no answer: whose records these are can't be told.
+    /// Set if the result must not be used: the records can't be assigned to hosts.
     pub refused: Option<SourceError>,
 }
 
-impl Outcome {
-    /// How many lines are kept in `unreadable`.
-    pub const KEPT: usize = 20;
+impl ReadOutcome {
+    /// Maximum length of `unreadable`.
+    pub const MAX_UNREADABLE: usize = 20;
 }
 
-/// What to know of how an input was read. Each is told once for each input.
+/// A note about how an input was read. There is at most one of a kind per input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
     /// The input.
     pub source: Arc<str>,
-    /// What.
-    pub about: About,
+    /// The kind of note.
+    pub kind: NoteKind,
 }
 
-/// What a [`Note`] says.
+/// The kind of a [`Note`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum About {
+pub enum NoteKind {
     /// Its times have no year.
     YearInferred,
     /// Its dates may have the month or the day first.
     DateGuessed,
-    /// Its lines are not in order.
+    /// Its lines are not in order of time.
     BackInTime {
-        /// The first line that goes back.
+        /// The first line that goes back in time.
         line: u64,
     },
     /// Its lines name no host, and those of other inputs do.
     HostUnknown,
-    /// It has lines, and none tells of a guest.
-    Nothing,
-    /// It has records without the kernel's serial numbers, or not all numbers: a lost record does not show.
+    /// It has lines, and none is about a guest.
+    NoGuestLines,
+    /// It has records without serial numbers, or lacks some serial numbers: a lost record does not
+    /// show.
     Unnumbered,
-    /// It is taken for a host of its own, and its serial numbers go on in another directory's log.
-    GoesOn,
-    /// It has records of guests alone, and lacks serial numbers.
-    Selected,
-    /// It has lines that only say who wrote them: any local user can write such.
-    Claimed,
-    /// It has lines that look like records, and are in no shape that is read.
-    Unread {
-        /// How many.
+    /// It is taken for a host of its own, and its serial numbers continue in another directory's
+    /// log.
+    ContinuesElsewhere,
+    /// It has only records of guests, and lacks serial numbers.
+    GuestRecordsOnly,
+    /// It has unauthenticated lines: any local user can write such lines.
+    Unauthenticated,
+    /// It has lines that look like records, in an unsupported shape.
+    UnreadLines {
+        /// The number of lines.
         lines: u64,
         /// The first of them.
         first: u64,
@@ -76,47 +77,47 @@ pub enum About {
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let source = &self.source;
-        match self.about {
-            About::YearInferred => {
+        match self.kind {
+            NoteKind::YearInferred => {
                 write!(f, "{source}: its times name no year: the latest that fits is taken")
             }
-            About::DateGuessed => write!(
+            NoteKind::DateGuessed => write!(
                 f,
                 "{source}: its dates don't show whether month or day comes first: the month is taken"
             ),
-            About::BackInTime { line } => write!(
+            NoteKind::BackInTime { line } => write!(
                 f,
                 "{source}:{line}: goes back in time by more than a minute: its lines are put in order by their times"
             ),
-            About::HostUnknown => write!(
+            NoteKind::HostUnknown => write!(
                 f,
                 "{source}: its lines name no host as others do: --assume-host NAME=PATH says whose they are, and records in both are then read once"
             ),
-            About::Unnumbered => write!(
+            NoteKind::Unnumbered => write!(
                 f,
                 "{source}: it does not have all the kernel's serial numbers, so a record that it lost, or has in the wrong order, does not show"
             ),
-            About::Claimed => write!(
+            NoteKind::Unauthenticated => write!(
                 f,
                 "{source}: not authenticated: it is a log's text, and any local user can write lines like the kernel's or \
                  auditd's there (logger -t kernel)"
             ),
-            About::GoesOn => write!(
+            NoteKind::ContinuesElsewhere => write!(
                 f,
                 "{source}: its serial numbers go on in the log of another directory, which is taken for another host's: if \
                  both are of one, --assume-host NAME=PATH for both, or --assume-host NAME, says so"
             ),
-            About::Selected => write!(
+            NoteKind::GuestRecordsOnly => write!(
                 f,
                 "{source}: it has guests' records alone, and serial numbers are missing: if they were selected by their \
                  type (ausearch -m, grep VIRT_), --extract says so"
             ),
-            About::Unread { lines, first } => write!(
+            NoteKind::UnreadLines { lines, first } => write!(
                 f,
                 "{source}: {lines} line{} like records, in a shape that is not read; the first is line {first}",
                 if lines == 1 { " looks" } else { "s look" },
             ),
-            About::Nothing => write!(f, "{source}: no line in it is about a guest"),
+            NoteKind::NoGuestLines => write!(f, "{source}: no line in it is about a guest"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! All inputs, told in one order.
+//! Reads all inputs in one order.
 
 use std::collections::HashMap;
 use std::num::NonZero;
@@ -10,36 +10,36 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use taptrail_trail::{Entry, HostSpan, InputFile, Unreadable};
 
-use crate::covered::Covered;
-use crate::found::Clock;
-use crate::hosts::{Hosts, OwnNames, UNKNOWN, is_same};
-use crate::identity::{Identity, Other};
+use crate::coverage_builder::CoverageBuilder;
+use crate::hosts::{Hosts, ObservedNames, UNKNOWN, is_same};
+use crate::identity::{HostIdentity, IdentityConflict};
 use crate::merge::Merge;
-use crate::numbers::{Missing, Numbers};
+use crate::parsed_line::Clock;
 use crate::runs::Run;
-use crate::sequence::{At, Sequence};
-use crate::window::APART;
-use crate::{About, FileIdentity, Input, Note, Outcome, SourceError};
+use crate::sequence::{LineLocation, Sequence};
+use crate::serial_numbers::{MissingSerials, SerialNumbers};
+use crate::window::DUPLICATE_SKEW;
+use crate::{FileIdentity, Input, Note, NoteKind, ReadOutcome, SourceError};
 
-/// How to read.
+/// Options of [`read`].
 pub struct Options<'a> {
     /// The hosts of lines that name none.
     pub hosts: Hosts,
-    /// The zone of times that name none.
+    /// The time zone of times that name none.
     pub zone: TimeZone,
-    /// The time that no line is after: what has no year is of the last one that fits.
+    /// No line is later than this: it limits the year of times without one.
     pub now: Timestamp,
-    /// How many threads read a log.
+    /// Number of threads that read a log.
     pub threads: NonZero<usize>,
-    /// Whether inputs were selected by the type of their records: then a serial number that is not there is
-    /// that of another record, and not of one that is lost.
+    /// Whether the inputs are selections of record types: then a serial number that is not there
+    /// belongs to another record, and shows no loss.
     pub extract: bool,
-    /// Told now and then how many bytes were read of how many there are (0 where that is not known).
+    /// Called from time to time with the bytes read and the total bytes (0 if not known).
     pub progress: Box<dyn FnMut(u64, u64) + 'a>,
 }
 
 impl Default for Options<'_> {
-    /// A host unknown (`?`), this system's zone, clock and cores, and no progress reported.
+    /// An unknown host (`?`), this system's zone, clock and cores, and no progress reports.
     fn default() -> Self {
         Self {
             hosts: Hosts::default(),
@@ -60,31 +60,31 @@ pub(crate) struct Reading<'a> {
     pub(crate) file_identities: HashMap<Arc<str>, FileIdentity>,
     pub(crate) failed: Vec<SourceError>,
     pub(crate) refused: Option<SourceError>,
-    names: HashMap<CompactString, Arc<str>>,
-    pub(crate) own_names: OwnNames,
-    /// Of a host that is called by what other lines name: another that they name.
-    beside: HashMap<Arc<str>, Arc<str>>,
-    /// The inputs with lines that name no host, and the host whose they are taken for.
+    interned_hosts: HashMap<CompactString, Arc<str>>,
+    pub(crate) observed_names: ObservedNames,
+    /// For a host whose name was taken from other lines: another host that they name.
+    other_hosts: HashMap<Arc<str>, Arc<str>>,
+    /// The inputs with lines that name no host, and the host assigned to those.
     pub(crate) unnamed: Vec<(Arc<str>, Arc<str>)>,
-    /// The inputs with records that are not an audit log's own lines.
+    /// The inputs with records that are not raw audit logs.
     pub(crate) unnumbered: Vec<u32>,
-    /// The inputs that are audit logs of guests' records alone.
+    /// The raw audit logs that have only guests' records.
     pub(crate) selected: Vec<u32>,
-    /// The one name that is given for lines without a host's.
-    own: Option<Arc<str>>,
-    pub(crate) covered: Covered,
-    /// Where each input has each host's span of time.
+    /// The name given for all lines that name no host.
+    assumed_host: Option<Arc<str>>,
+    pub(crate) coverage: CoverageBuilder,
+    /// Index of each host's time range in each input.
     spans: HashMap<(u32, Arc<str>), usize>,
-    numbers: HashMap<Arc<str>, Numbers>,
+    numbers: HashMap<Arc<str>, SerialNumbers>,
     sequences: HashMap<Arc<str>, Sequence>,
-    identities: HashMap<Arc<str>, Identity>,
+    identities: HashMap<Arc<str>, HostIdentity>,
     extract: bool,
     pub(crate) total: u64,
     progress: Box<dyn FnMut(u64, u64) + 'a>,
 }
 
 impl Reading<'_> {
-    /// The next input has this name.
+    /// Adds an input with this name.
     pub(crate) fn add(&mut self, name: Arc<str>) {
         self.input.files.push(InputFile { path: name, ..InputFile::default() });
     }
@@ -98,12 +98,12 @@ impl Reading<'_> {
         if let Some(file) = self.file(id) {
             file.unreadable += 1;
         }
-        if self.unreadable.len() < Outcome::KEPT {
+        if self.unreadable.len() < ReadOutcome::MAX_UNREADABLE {
             self.unreadable.push(line);
         }
     }
 
-    /// So many lines of an input look like records and were not read.
+    /// Counts lines that look like records and were not read.
     pub(crate) fn unread(&mut self, id: u32, lines: u64) {
         self.input.unread += lines;
         if let Some(file) = self.file(id) {
@@ -111,13 +111,13 @@ impl Reading<'_> {
         }
     }
 
-    /// A line of an input tells something, and only says who wrote it.
-    pub(crate) fn claimed(&mut self, id: u32) {
+    /// Counts an entry that is not authenticated.
+    pub(crate) fn count_unauthenticated(&mut self, id: u32) {
         let Some(file) = self.file(id) else { return };
         file.unauthenticated += 1;
         if file.unauthenticated == 1 {
             let source = Arc::clone(&file.path);
-            self.note(&source, About::Claimed);
+            self.note(&source, NoteKind::Unauthenticated);
         }
     }
 
@@ -128,7 +128,7 @@ impl Reading<'_> {
         }
     }
 
-    /// An input tells of a host from `from` to `until`, by so many records.
+    /// Extends the time range that an input covers for a host, and counts its records.
     pub(crate) fn cover(
         &mut self,
         id: u32,
@@ -138,7 +138,7 @@ impl Reading<'_> {
         records: u64,
     ) {
         let newest = self.input.files.get(id as usize).and_then(|file| file.hosts.len().checked_sub(1));
-        // Most inputs tell of one host, and need no look at the others.
+        // Most inputs have one host: check the newest range first.
         let is_newest = |at: &usize| self.input.files[id as usize].hosts[*at].host == *host;
         let at = newest.filter(is_newest).or_else(|| self.spans.get(&(id, Arc::clone(host))).copied());
         let Some(file) = self.file(id) else { return };
@@ -156,121 +156,130 @@ impl Reading<'_> {
         }
     }
 
-    /// Until when an input tells of a host.
+    /// The end of the time range that an input covers for a host.
     pub(crate) fn until(&self, id: u32, host: &Arc<str>) -> Option<Timestamp> {
         let at = *self.spans.get(&(id, Arc::clone(host)))?;
         Some(self.input.files.get(id as usize)?.hosts.get(at)?.until)
     }
 
-    /// An input has these serial numbers of a host.
-    pub(crate) fn numbers(&mut self, id: u32, host: &Arc<str>, run: &Run) {
-        self.covered.numbered(id);
+    /// Adds serial numbers of a host that an input has.
+    pub(crate) fn add_serials(&mut self, id: u32, host: &Arc<str>, run: &Run) {
+        self.coverage.add_numbered(id);
         match self.numbers.get_mut(host) {
-            Some(numbers) => numbers.take(run),
-            None => self.numbers.entry(Arc::clone(host)).or_default().take(run),
+            Some(numbers) => numbers.add_run(run),
+            None => self.numbers.entry(Arc::clone(host)).or_default().add_run(run),
         }
     }
 
-    /// The next numbers of a host that an input has; with them it may show that they are of two hosts. `others`: it
-    /// has lines of others than guests, too.
-    pub(crate) fn sequence(&mut self, host: &Arc<str>, run: &Run, at: At, others: bool) {
+    /// Checks the next serial numbers of a host in an input: they may show that they are from two
+    /// hosts. `others`: the input also has lines that are not about guests.
+    pub(crate) fn check_sequence(&mut self, host: &Arc<str>, run: &Run, at: LineLocation, others: bool) {
         let second = at.clone();
-        let is_whole = others && !self.extract;
-        let earlier = self.sequence_of(host).take(run, at, is_whole);
+        let has_all_events = others && !self.extract;
+        let earlier = self.sequence_of(host).take(run, at, has_all_events);
         if let Some(earlier) = earlier {
             self.refuse(host, &earlier, &second, "their serial numbers contradict each other");
         }
     }
 
-    /// A host starts anew, as an input tells.
-    pub(crate) fn boots(&mut self, host: &Arc<str>, input: u32) {
-        self.sequence_of(host).boots(input);
+    /// Notes a host's boot in an input.
+    pub(crate) fn note_boot(&mut self, host: &Arc<str>, input: u32) {
+        self.sequence_of(host).note_boot(input);
     }
 
     fn sequence_of(&mut self, host: &Arc<str>) -> &mut Sequence {
         self.sequences.entry(Arc::clone(host)).or_default()
     }
 
-    /// A line of a host tells its machine id and its boot, which may show that there are two.
-    pub(crate) fn identity(
+    /// Checks a host's machine id and boot id in a line: they may show that there are two hosts.
+    pub(crate) fn check_identity(
         &mut self,
         host: &Arc<str>,
         machine: Option<u128>,
         boot: Option<u128>,
         time: Timestamp,
-        at: &At,
+        at: &LineLocation,
     ) {
         let identity = self.identities.entry(Arc::clone(host)).or_default();
         match identity.take(machine, boot, time, at) {
-            Some(Other::Machine(earlier)) => self.refuse(host, &earlier, at, "their machine ids differ"),
-            Some(Other::Boot(earlier)) => {
+            Some(IdentityConflict::Machine(earlier)) => {
+                self.refuse(host, &earlier, at, "their machine ids differ")
+            }
+            Some(IdentityConflict::Boot(earlier)) => {
                 self.refuse(host, &earlier, at, "they are of two boots at one time")
             }
             None => {}
         }
     }
 
-    /// Directories are taken for hosts: names those whose numbers go on in another's.
+    /// Notes the directories whose serial numbers continue in another one.
     fn note_directories(&mut self) {
-        let unnamed = || self.sequences.iter().filter(|(host, _)| !self.names.contains_key(&***host));
+        let unnamed =
+            || self.sequences.iter().filter(|(host, _)| !self.interned_hosts.contains_key(&***host));
         let begins: HashMap<u32, &Sequence> =
             unnamed().filter_map(|(_, of)| Some((of.first()?, of))).collect();
-        let on = |(_, of): (_, &Sequence)| of.goes_on_in(begins.get(&of.next()?)?);
+        let on = |(_, of): (_, &Sequence)| of.continues_in(begins.get(&of.next()?)?);
         let mut sources: Vec<Arc<str>> = unnamed().filter_map(on).collect();
         sources.sort_unstable();
         for source in sources {
-            self.note(&source, About::GoesOn);
+            self.note(&source, NoteKind::ContinuesElsewhere);
         }
     }
 
-    fn refuse(&mut self, host: &Arc<str>, first: &At, second: &At, why: &'static str) {
+    fn refuse(&mut self, host: &Arc<str>, first: &LineLocation, second: &LineLocation, why: &'static str) {
         let (host, first, second) = (host.to_string(), first.to_string(), second.to_string());
         self.refused.get_or_insert(SourceError::TwoHosts { host, first, second, why });
     }
 
-    /// A record that is no log's has this serial number: no log needs to have it.
-    pub(crate) fn has(&mut self, entry: &Entry) {
+    /// Notes the serial number of a record that is in no log: no log needs to have it.
+    pub(crate) fn note_unlogged(&mut self, entry: &Entry) {
         if let Some(serial) = entry.serial {
             let numbers = self.numbers.entry(Arc::clone(&entry.host)).or_default();
-            numbers.take_elsewhere(serial, entry.time.as_millisecond());
+            numbers.add_unlogged(serial, entry.time.as_millisecond());
         }
     }
 
-    /// Whether a record of an input that is not read shows by its number.
+    /// Whether an unread record of an input shows by its missing serial number.
     pub(crate) fn counts_numbers(&self, id: u32) -> bool {
-        self.covered.is_numbered(id) && !self.extract
+        self.coverage.is_numbered(id) && !self.extract
     }
 
-    /// Whether an input has all of a host's serial numbers, as far as is read.
-    pub(crate) fn is_whole(&self, id: u32, host: &Arc<str>) -> bool {
-        self.covered.is_numbered(id) && self.numbers.get(host).is_some_and(Numbers::is_whole)
+    /// Whether an input has all of a host's serial numbers, as far as it is read.
+    pub(crate) fn has_all_serials(&self, id: u32, host: &Arc<str>) -> bool {
+        self.coverage.is_numbered(id) && self.numbers.get(host).is_some_and(SerialNumbers::is_complete)
     }
 
-    /// What all inputs together lack of a host before this serial number.
-    pub(crate) fn missing_before(&mut self, host: &Arc<str>, serial: u32) -> Option<Missing> {
+    /// The serial numbers of a host below `serial` that no input has, and that were not reported
+    /// before.
+    pub(crate) fn missing_before(&mut self, host: &Arc<str>, serial: u32) -> Option<MissingSerials> {
         let missing = self.numbers.get_mut(host)?.missing_before(serial).filter(|_| !self.extract)?;
-        self.covered.gap(host, missing.since, missing.until);
+        self.coverage.add_gap(host, missing.since, missing.until);
         Some(missing)
     }
 
-    /// What all inputs together lack of each host behind its last record.
-    pub(crate) fn missing_rest(&mut self) -> Vec<(Arc<str>, Missing)> {
-        let rest = self.numbers.iter_mut().filter_map(|(host, of)| Some((Arc::clone(host), of.rest()?)));
+    /// The remaining serial numbers of each host that no input has.
+    pub(crate) fn missing_rest(&mut self) -> Vec<(Arc<str>, MissingSerials)> {
+        let rest =
+            self.numbers.iter_mut().filter_map(|(host, of)| Some((Arc::clone(host), of.take_remaining()?)));
         let mut rest: Vec<_> = rest.filter(|_| !self.extract).collect();
         rest.sort_by(|(a, one), (b, other)| (one.until, a).cmp(&(other.until, b)));
         for (host, missing) in &rest {
-            self.covered.gap(host, missing.since, missing.until);
+            self.coverage.add_gap(host, missing.since, missing.until);
         }
         rest
     }
 
-    /// The input that tells of a host.
+    /// Path of the last input with entries of a host, or `?`.
     pub(crate) fn source_of(&self, host: &Arc<str>) -> Arc<str> {
-        let tells = |file: &&InputFile| file.hosts.iter().any(|span| span.host == *host);
-        self.input.files.iter().rfind(tells).map_or_else(|| Arc::from(UNKNOWN), |file| Arc::clone(&file.path))
+        let covers = |file: &&InputFile| file.hosts.iter().any(|span| span.host == *host);
+        self.input
+            .files
+            .iter()
+            .rfind(covers)
+            .map_or_else(|| Arc::from(UNKNOWN), |file| Arc::clone(&file.path))
     }
 
-    /// Whether another audit log tells of a host from `since` to `until`.
+    /// Whether another raw audit log covers a host from `since` to `until`.
     pub(crate) fn is_covered_elsewhere(
         &self,
         id: u32,
@@ -278,90 +287,97 @@ impl Reading<'_> {
         since: Timestamp,
         until: Timestamp,
     ) -> bool {
-        self.covered.is_covered_elsewhere(&self.input.files, id, host, since, until)
+        self.coverage.is_covered_elsewhere(&self.input.files, id, host, since, until)
     }
 
-    /// A log whose lines that name no host are `own`'s has lines of another.
-    pub(crate) fn beside(&mut self, own: &Arc<str>, other: &Arc<str>) {
-        if !self.beside.contains_key(own) && self.own_names.has(own) {
-            self.beside.insert(Arc::clone(own), Arc::clone(other));
+    /// Notes that a log whose unnamed lines are of host `own` also has lines of `other`.
+    pub(crate) fn note_other_host(&mut self, own: &Arc<str>, other: &Arc<str>) {
+        if !self.other_hosts.contains_key(own) && self.observed_names.is_observed(own) {
+            self.other_hosts.insert(Arc::clone(own), Arc::clone(other));
         }
     }
 
-    /// Names the inputs whose lines name no host; there is no answer where they were taken for one of several.
-    fn judge_unnamed(&mut self) {
+    /// Adds a note for each input whose lines name no host, or an error if they were assigned to
+    /// one of several.
+    fn check_unnamed(&mut self) {
         for (source, own) in std::mem::take(&mut self.unnamed) {
-            if let Some(other) = self.beside.get(&own) {
+            if let Some(other) = self.other_hosts.get(&own) {
                 let (one, other) = (own.to_string(), other.to_string());
                 let refused = SourceError::SeveralNames { name: source.to_string(), one, other };
                 self.refused.get_or_insert(refused);
-            } else if self.own.is_none() && !self.names.is_empty() && !self.own_names.has(&own) {
-                self.note(&source, About::HostUnknown);
+            } else if self.assumed_host.is_none()
+                && !self.interned_hosts.is_empty()
+                && !self.observed_names.is_observed(&own)
+            {
+                self.note(&source, NoteKind::HostUnknown);
             }
         }
     }
 
-    /// Names the inputs of which a lost record shows neither in their numbers nor in another input's.
+    /// Adds a note for each input in which lost records show neither by its serial numbers nor by
+    /// those of another input.
     fn note_unnumbered(&mut self) {
         for id in std::mem::take(&mut self.unnumbered) {
             let Some(file) = self.input.files.get(id as usize) else { continue };
-            // What is told twice has times that differ by a little.
+            // Two inputs may have slightly different times for one event.
             let shows = |span: &HostSpan| {
-                let (from, until) = (span.from + APART, span.until - APART);
+                let (from, until) = (span.from + DUPLICATE_SKEW, span.until - DUPLICATE_SKEW);
                 self.is_covered_elsewhere(id, &span.host, from.min(until), from.max(until))
             };
             if !file.hosts.iter().all(shows) {
-                self.note(&Arc::clone(&file.path), About::Unnumbered);
+                self.note(&Arc::clone(&file.path), NoteKind::Unnumbered);
             }
         }
     }
 
-    /// Names the inputs that lack serial numbers because somebody selected their records, as it seems.
+    /// Adds a note for each input that lacks serial numbers, probably because its records were
+    /// selected.
     fn note_selected(&mut self) {
         for id in std::mem::take(&mut self.selected) {
             let Some(file) = self.input.files.get(id as usize) else { continue };
-            if file.hosts.iter().any(|span| self.covered.has_gaps(&span.host)) {
-                self.note(&Arc::clone(&file.path), About::Selected);
+            if file.hosts.iter().any(|span| self.coverage.has_gaps(&span.host)) {
+                self.note(&Arc::clone(&file.path), NoteKind::GuestRecordsOnly);
             }
         }
     }
 
-    pub(crate) fn note(&mut self, source: &Arc<str>, about: About) {
+    pub(crate) fn note(&mut self, source: &Arc<str>, kind: NoteKind) {
         let same = |note: &Note| {
-            note.source == *source && std::mem::discriminant(&note.about) == std::mem::discriminant(&about)
+            note.source == *source && std::mem::discriminant(&note.kind) == std::mem::discriminant(&kind)
         };
         if !self.notes.iter().any(same) {
-            self.notes.push(Note { source: Arc::clone(source), about });
+            self.notes.push(Note { source: Arc::clone(source), kind });
         }
     }
 
-    /// So many bytes more were read.
-    pub(crate) fn read_on(&mut self, bytes: u64) {
+    /// Counts bytes read, and reports the progress.
+    pub(crate) fn report_progress(&mut self, bytes: u64) {
         self.input.bytes += bytes;
         (self.progress)(self.input.bytes, self.total);
     }
 
-    /// The one name of a host: entries share it.
-    pub(crate) fn host(&mut self, name: &CompactString) -> Arc<str> {
-        if let Some(known) = self.names.get(name) {
+    /// The shared string of a host's name.
+    pub(crate) fn intern_host(&mut self, name: &CompactString) -> Arc<str> {
+        if let Some(known) = self.interned_hosts.get(name) {
             return Arc::clone(known);
         }
-        let own = self.own.as_ref().filter(|own| is_same(name, own));
+        let own = self.assumed_host.as_ref().filter(|own| is_same(name, own));
         let host = own.map_or_else(|| Arc::from(name.as_str()), Arc::clone);
-        self.names.insert(name.clone(), Arc::clone(&host));
+        self.interned_hosts.insert(name.clone(), Arc::clone(&host));
         host
     }
 }
 
-/// Takes entries, one at a time, until it breaks off.
-pub type Take<'a> = dyn FnMut(&Entry) -> ControlFlow<()> + 'a;
+/// Receives entries one at a time, until it breaks off.
+pub type EntrySink<'a> = dyn FnMut(&Entry) -> ControlFlow<()> + 'a;
 
-/// Reads all inputs and gives each event once to `take`, in the order of their times; of one input in
-/// the order of its lines, as far as those are in order.
+/// Reads all inputs and passes each event once to `sink`, in order of time; the events of a single
+/// input in the order of its lines, as far as those are in order.
 ///
-/// An input that can't be read is named in the outcome, and the others are told. Where the records of two
-/// hosts can't be told apart, reading ends, and the outcome says so: what was given to `take` is no answer.
-pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut Take<'_>) -> Outcome {
+/// An input that can't be read is named in the outcome, and the others are read. If records can't
+/// be assigned to hosts, reading stops and `refused` is set: the entries passed to `sink` must not
+/// be used then.
+pub fn read(inputs: Vec<Input>, options: Options<'_>, sink: &mut EntrySink<'_>) -> ReadOutcome {
     let mut reading = Reading {
         input: taptrail_trail::Input::default(),
         unreadable: Vec::new(),
@@ -369,14 +385,14 @@ pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut Take<'_>) -> Ou
         file_identities: HashMap::new(),
         failed: Vec::new(),
         refused: None,
-        names: HashMap::new(),
-        own_names: OwnNames::default(),
-        beside: HashMap::new(),
+        interned_hosts: HashMap::new(),
+        observed_names: ObservedNames::default(),
+        other_hosts: HashMap::new(),
         unnamed: Vec::new(),
         unnumbered: Vec::new(),
         selected: Vec::new(),
-        own: options.hosts.all().cloned(),
-        covered: Covered::default(),
+        assumed_host: options.hosts.all().cloned(),
+        coverage: CoverageBuilder::default(),
         spans: HashMap::new(),
         numbers: HashMap::new(),
         sequences: HashMap::new(),
@@ -385,19 +401,19 @@ pub fn read(inputs: Vec<Input>, options: Options<'_>, take: &mut Take<'_>) -> Ou
         total: 0,
         progress: options.progress,
     };
-    let are_directories = options.hosts.are_directories();
+    let has_directory_hosts = options.hosts.has_directory_hosts();
     let clock = Clock::new(options.zone, options.now);
     let mut merge = Merge::new(inputs, &options.hosts, options.threads, &clock, &mut reading);
-    // Whoever breaks off knows why.
-    let _ = merge.run(&mut reading, take);
-    reading.judge_unnamed();
-    if are_directories {
+    // If `sink` broke off, it knows why.
+    let _ = merge.run(&mut reading, sink);
+    reading.check_unnamed();
+    if has_directory_hosts {
         reading.note_directories();
     }
     reading.note_unnumbered();
     reading.note_selected();
-    reading.input.coverage = reading.covered.of(&reading.input.files);
-    Outcome {
+    reading.input.coverage = reading.coverage.build(&reading.input.files);
+    ReadOutcome {
         input: reading.input,
         unreadable: reading.unreadable,
         notes: reading.notes,

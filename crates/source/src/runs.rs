@@ -1,64 +1,66 @@
-//! The kernel's serial numbers in an audit log, as runs without a gap, a minute long at most.
+//! Collects the kernel's serial numbers in an audit log as runs without a gap, of at most a minute.
 //!
-//! The kernel numbers its audit events one by one from each boot. A log that has them all is one run
-//! a minute after the other; what is missing lies between two runs.
+//! The kernel numbers its audit events one by one from each boot. A complete log gives one run per
+//! minute; missing numbers are between two runs.
 
 use bstr::ByteSlice as _;
 
-/// A run tells of no longer time, in milliseconds.
-const SPAN: i64 = 60_000;
+/// Maximum duration of a run, in milliseconds.
+const MAX_RUN_MS: i64 = 60_000;
 
 /// A clock that is set back by more begins another run, in milliseconds.
-pub(crate) const JUMP: i64 = 2000;
+pub(crate) const CLOCK_JUMP_MS: i64 = 2000;
 
-/// Lines whose events have numbers without a gap, within a minute.
+/// Events with consecutive serial numbers within a minute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Run {
     /// The host that the lines name.
     pub(crate) node: Box<[u8]>,
-    /// The number of its first and of its last event.
+    /// Serial numbers of the first and the last event.
     pub(crate) first: u32,
     pub(crate) last: u32,
-    /// The time of its first and its last event, in milliseconds since 1970. That of a system call is
-    /// when it was entered, which may be long before: for `since` it is not taken where there is another.
+    /// Times of the first and the last event, in milliseconds since 1970. A system call's time is
+    /// its entry, which may be long before its record: `since` is taken from another event, if
+    /// there is one.
     pub(crate) since: i64,
     pub(crate) until: i64,
-    /// The line of its first event in its piece, from 0.
+    /// Line of the first event in its piece, from 0.
     pub(crate) line: u64,
-    /// Whether `since` is that of a system call.
+    /// Whether `since` is the time of a system call's entry.
     pub(crate) entered: bool,
 }
 
 impl Run {
-    /// Numbers of a host that is not named.
+    /// Numbers of a host that is not named, at one time.
     pub(crate) fn of(first: u32, last: u32, since: i64) -> Self {
         Self { node: Box::default(), first, last, since, until: since, line: 0, entered: false }
     }
 
-    /// Whether an event at this time may belong to it: it tells of a short time, without a jump of the clock.
+    /// Whether an event at this time may belong to the run: within a minute, and without a jump of
+    /// the clock.
     fn is_near(&self, millis: i64) -> bool {
-        self.entered || (millis - self.until >= -JUMP && millis - self.since <= SPAN)
+        self.entered || (millis - self.until >= -CLOCK_JUMP_MS && millis - self.since <= MAX_RUN_MS)
     }
 }
 
-/// Collects the runs of a piece, line by line.
+/// Collects the runs in a piece, line by line.
 #[derive(Debug, Default)]
-pub(crate) struct Runs {
+pub(crate) struct RunCollector {
     runs: Vec<Run>,
-    /// Whether there are lines of another kind than `VIRT_…`.
+    /// Whether there are lines of other types than `VIRT_…`.
     others: bool,
-    /// Time and number of the last line, as they stand there.
+    /// Time and serial number of the last line, as text.
     stamp: Vec<u8>,
 }
 
-/// The stamp is within so many bytes of a line, behind a host's name and a type.
-const HEAD: usize = 400;
+/// Bytes in which a line's stamp is searched, after a host's name and a type.
+const STAMP_SEARCH_BYTES: usize = 400;
 
-impl Runs {
-    /// Takes a line of an audit log, which begins with `type=` or `node=`.
+impl RunCollector {
+    /// Takes a raw audit line, which begins with `type=` or `node=`.
     #[inline]
     pub(crate) fn take(&mut self, line: &[u8], number: u64) {
-        let head = &line[..line.len().min(HEAD)];
+        let head = &line[..line.len().min(STAMP_SEARCH_BYTES)];
         let (node, record) = match head.strip_prefix(b"node=") {
             Some(rest) => match rest.split_once_str(b" ") {
                 Some((node, record)) => (node, record),
@@ -66,13 +68,13 @@ impl Runs {
             },
             None => (&b""[..], head),
         };
-        // auditd numbers its own records by a counter of its own.
+        // auditd numbers its own records with its own counter.
         if record.starts_with(b"type=DAEMON_") {
             return;
         }
         self.others |= !record.starts_with(b"type=VIRT_");
         let Some(stamp) = stamp(record) else { return };
-        // Most lines are of the event of the line before.
+        // Most lines belong to the same event as the line before.
         let is_same = !self.stamp.is_empty() && stamp.starts_with(&self.stamp);
         if is_same && self.runs.last().is_some_and(|run| *run.node == *node) {
             return;
@@ -89,7 +91,8 @@ impl Runs {
             }
             if serial == run.last.wrapping_add(1) && (entered || run.is_near(millis)) {
                 run.last = serial;
-                // A system call ends after it was entered, whatever its length.
+                // A system call's record is written when it ends, so its time is only a lower
+                // bound.
                 run.until = run.until.max(millis);
                 if run.entered && !entered {
                     (run.since, run.entered) = (millis, false);
@@ -101,20 +104,22 @@ impl Runs {
         self.runs.push(Run { node: node.into(), first, last, since, until, line: number, entered });
     }
 
-    /// The runs, in the order of their lines, and whether there are lines of another kind than `VIRT_…`.
+    /// The runs, in the order of their lines, and whether there are lines of other types than
+    /// `VIRT_…`.
     pub(crate) fn finish(self) -> (Vec<Run>, bool) {
         (self.runs, self.others)
     }
 }
 
-/// What follows in `… msg=audit(1795460022.944:2592): …`.
+/// The text after `msg=audit(` in `… msg=audit(1795460022.944:2592): …`.
 #[inline]
 fn stamp(record: &[u8]) -> Option<&[u8]> {
     let open = memchr::memchr(b'(', record)?;
     record[..open].ends_with(b"audit").then(|| &record[open + 1..])
 }
 
-/// The time, in milliseconds since 1970, and the number in `1795460022.944:2592)`, and how long that is.
+/// The time in milliseconds since 1970, the serial number, and the length of the text in
+/// `1795460022.944:2592)`.
 #[inline]
 fn moment(stamp: &[u8]) -> Option<(i64, u32, usize)> {
     let (seconds, rest) = digits(stamp)?;
@@ -135,7 +140,7 @@ fn digits(text: &[u8]) -> Option<(u64, &[u8])> {
     (end > 0).then(|| (number, &text[end..]))
 }
 
-/// A number with more digits is none of audit's; one with so many can't overflow.
+/// Audit writes no longer numbers, and this many digits can't overflow.
 const MAX_DIGITS: usize = 18;
 
 #[cfg(test)]
@@ -143,7 +148,7 @@ mod tests {
     use super::*;
 
     fn runs(lines: &[&str]) -> Vec<(u32, u32, i64, i64, u64)> {
-        let mut runs = Runs::default();
+        let mut runs = RunCollector::default();
         (0..).zip(lines).for_each(|(number, line)| runs.take(line.as_bytes(), number));
         runs.finish().0.iter().map(|run| (run.first, run.last, run.since, run.until, run.line)).collect()
     }
@@ -158,7 +163,7 @@ mod tests {
             "no record",
             "type=X msg=audit(7.700:7): a",
         ];
-        assert_eq!(runs(&lines), [(5, 7, 7500, 7700, 0)], "a system call is as old as its beginning");
+        assert_eq!(runs(&lines), [(5, 7, 7500, 7700, 0)], "a system call has the time of its entry");
     }
 
     #[test]
@@ -182,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_stamp_is_none() {
+    fn lines_without_a_valid_stamp_are_ignored() {
         for line in [
             "type=X",
             "type=X msg=audit(",

@@ -1,53 +1,53 @@
-//! The few lines of a piece that tell something, read.
+//! Finds and parses the few relevant lines of a piece.
 
 use aho_corasick::packed::Searcher;
 use bstr::ByteSlice as _;
 use memchr::{memchr_iter, memmem};
 use taptrail_trail::Content;
 
-use crate::feed::{MAX_LINE, Piece};
-use crate::found::{Found, When};
+use crate::feed::{MAX_LINE_BYTES, Piece};
 use crate::kernel;
-use crate::runs::{Run, Runs};
+use crate::parsed_line::{LineTime, ParsedLine};
+use crate::runs::{Run, RunCollector};
 use crate::shape::{self, Unreadable};
 
-/// What one piece tells.
+/// The result of parsing one piece.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    /// What was found, each with its line in the piece, from 0.
-    pub(crate) found: Vec<(u64, Found)>,
-    /// Lines that should have been records and can't be believed, likewise.
+    /// Parsed lines, each with its line number in the piece, from 0.
+    pub(crate) found: Vec<(u64, ParsedLine)>,
+    /// Lines that should be records and can't be parsed, likewise.
     pub(crate) unreadable: Vec<(u64, Unreadable)>,
-    /// The kernel's numbers in the lines of an audit log.
+    /// The kernel's serial numbers in the lines of an audit log.
     pub(crate) runs: Vec<Run>,
-    /// Whether an audit log has lines of another kind than `VIRT_…`.
+    /// Whether an audit log has lines of other types than `VIRT_…`.
     pub(crate) others: bool,
-    /// How many lines look as if they held a guest's record, but have a form that is not known or a writer
-    /// that is not believed.
+    /// Number of lines that look like a guest's record, but have an unknown shape or an untrusted
+    /// writer.
     pub(crate) unread: u64,
     /// The first of them, likewise.
     pub(crate) first_unread: Option<u64>,
-    /// The lines of both kinds, likewise; of many, the first ones and the last.
-    pub(crate) doubtful: Vec<u64>,
-    /// How many lines begin in the piece.
+    /// The line numbers of both kinds, likewise; of many, the first ones and the last.
+    pub(crate) unparsed: Vec<u64>,
+    /// Number of lines that begin in the piece.
     pub(crate) lines: u64,
-    /// How many lines come before those counted in `found`, where not all that were read.
+    /// The line number from which `found` counts, if not from the end of the batch before.
     pub(crate) before: Option<u64>,
-    /// How many bytes it stands for.
+    /// Input bytes that it accounts for.
     pub(crate) bytes: u64,
 }
 
-/// How many lines that could not be read are told apart.
-const MAX_DOUBTFUL: usize = 256;
+/// Maximum length of `unparsed`.
+const MAX_UNPARSED: usize = 256;
 
 impl Batch {
-    /// Takes what a line told; an unknown one only where it looks like a record.
-    pub(crate) fn push(&mut self, line: u64, told: Result<Option<Found>, Unreadable>) {
-        if told.is_err() {
-            self.doubtful.truncate(MAX_DOUBTFUL - 1);
-            self.doubtful.push(line);
+    /// Adds the result of a line. An unknown line is counted only if it looks like a record.
+    pub(crate) fn push(&mut self, line: u64, result: Result<Option<ParsedLine>, Unreadable>) {
+        if result.is_err() {
+            self.unparsed.truncate(MAX_UNPARSED - 1);
+            self.unparsed.push(line);
         }
-        match told {
+        match result {
             Ok(Some(found)) => self.found.push((line, found)),
             Ok(None) => {}
             Err(Unreadable::Unknown) => {
@@ -59,12 +59,13 @@ impl Batch {
     }
 }
 
-/// Finds the lines that tell something among the many that don't: one look at each.
+/// Finds the relevant lines in one pass.
 ///
-/// An audit log has some hundred lines for each one of a guest's, so most of the time goes into this.
+/// An audit log has about a hundred lines for each line of a guest, so most of the time is spent
+/// here.
 #[derive(Debug)]
 pub(crate) struct Scanner {
-    /// What no line of another shape that tells something can lack.
+    /// Each relevant line that is not raw audit contains one of these strings.
     marks: Option<Searcher>,
     rdev: memmem::Finder<'static>,
 }
@@ -78,7 +79,7 @@ impl Scanner {
             "\"virt_",
             "resrc=net",
             "SYSTEM_BOOT",
-            // The same as numbers.
+            // The same types as numbers.
             "type=25",
             "TYPE\":\"25",
             "TYPE\": \"25",
@@ -92,18 +93,18 @@ impl Scanner {
             "AUDIT1127",
             "audit-1127",
             "[1127",
-            // libvirt's own log of its first years, which had no `virt=`.
+            // libvirt's own log in early versions, which had no `virt=`.
             "success=yes",
             "success=no",
             "send audit",
-            // A journal's JSON gives what is no UTF-8 byte by byte.
+            // A journal's JSON writes text that is not UTF-8 as an array of bytes.
             "MESSAGE\":[",
             "MESSAGE\" : [",
             // The kernel's own records of an open(2).
             "rdev=0a:c8",
             "rdev=0a:ee",
             "name=\"/dev/tap",
-            // What was not written.
+            // Messages about lost records.
             "callbacks supp",
             "audit_lost=",
             "audit_backlog=",
@@ -120,7 +121,7 @@ impl Scanner {
             "messages from ",
             "to rate-limiting",
             "messages dropped",
-            // Another boot.
+            // A boot.
             "Linux version ",
             "-- Boot ",
             "-- Reboot",
@@ -128,16 +129,16 @@ impl Scanner {
         Self { marks: Searcher::new(marks), rdev: memmem::Finder::new(b" rdev=") }
     }
 
-    /// Reads all lines of a piece.
+    /// Parses all lines of a piece.
     pub(crate) fn scan(&self, piece: &Piece) -> Batch {
         let (bytes, begin) = piece.lines();
         Batch { bytes: piece.size, ..self.lines(bytes, begin) }
     }
 
-    /// Reads all lines of `bytes` from `begin` on; what is before may be needed to understand them.
+    /// Parses all lines of `bytes` from `begin` on; the bytes before are context.
     pub(crate) fn lines(&self, bytes: &[u8], begin: usize) -> Batch {
         let mut batch = Batch::default();
-        let mut runs = Runs::default();
+        let mut runs = RunCollector::default();
         let mut start = begin;
         for newline in memchr_iter(b'\n', &bytes[begin..]) {
             let end = begin + newline;
@@ -151,33 +152,33 @@ impl Scanner {
         batch
     }
 
-    /// `bytes[start..end]` is a line; what is before it may be needed to understand it.
-    fn line(&self, bytes: &[u8], start: usize, end: usize, runs: &mut Runs, batch: &mut Batch) {
+    /// Parses the line `bytes[start..end]`; the bytes before it are context.
+    fn line(&self, bytes: &[u8], start: usize, end: usize, runs: &mut RunCollector, batch: &mut Batch) {
         let number = batch.lines;
         batch.lines += 1;
         let line = &bytes[start..end];
-        let told = match self.interest(line) {
-            _ if line.len() >= MAX_LINE => Err(Unreadable::TooLong { max: MAX_LINE }),
+        let result = match self.interest(line) {
+            _ if line.len() >= MAX_LINE_BYTES => Err(Unreadable::TooLong { max: MAX_LINE_BYTES }),
             Interest::None => Ok(None),
             Interest::Record => shape::line(line),
-            // A guest may be named so that its record looks like one.
+            // A guest's name may make its record look like a `PATH` record.
             Interest::Path => {
                 kernel::open(bytes, start, end).map_or_else(|| shape::line(line), |open| Ok(Some(open)))
             }
         };
-        // The number of a record that can't be read is missing.
+        // The serial number of an unreadable record counts as missing.
         let is_numbered = line.starts_with(b"type=") || line.starts_with(b"node=");
-        let is_none = matches!(told, Err(Unreadable::Unknown)) && !shape::resembles_record(line);
-        if is_numbered && (is_none || told.is_ok()) {
+        let is_none = matches!(result, Err(Unreadable::Unknown)) && !shape::resembles_record(line);
+        if is_numbered && (is_none || result.is_ok()) {
             runs.take(line, number);
         }
-        match told {
+        match result {
             _ if is_none => {}
-            Ok(Some(found)) if found.content == Content::Boot && found.when == When::Unknown => {
-                let when = bytes.get(end + 1..).map_or(When::Unknown, time_after);
-                batch.push(number, Ok(Some(Found { when, ..found })));
+            Ok(Some(found)) if found.content == Content::Boot && found.when == LineTime::Unknown => {
+                let when = bytes.get(end + 1..).map_or(LineTime::Unknown, time_after);
+                batch.push(number, Ok(Some(ParsedLine { when, ..found })));
             }
-            told => batch.push(number, told),
+            result => batch.push(number, result),
         }
     }
 
@@ -201,12 +202,12 @@ impl Scanner {
             Some(b'1' | b'2') => Interest::Record,
             Some(b'P') if begins(b"PATH ") => self.path_interest(kind),
             Some(byte) if byte.is_ascii_uppercase() => Interest::None,
-            // No type begins so.
+            // No record type begins like this.
             _ => self.other(line),
         }
     }
 
-    /// A line of any shape but audit's own.
+    /// A line of any shape but raw audit.
     fn other(&self, line: &[u8]) -> Interest {
         if self.marks.as_ref().is_some_and(|marks| marks.find(line).is_none()) {
             return Interest::None;
@@ -218,8 +219,8 @@ impl Scanner {
         }
     }
 
-    /// Whether a `PATH` record may be of a raw network device: by its number, or by the name that
-    /// macvtaps have, whose number is another on each host.
+    /// Whether a `PATH` record may be of a raw network device: by its device number, or for a
+    /// macvtap, whose number varies, by its name.
     fn path_interest(&self, record: &[u8]) -> Interest {
         let Some(at) = self.rdev.find(record) else { return Interest::None };
         let number = &record[at + " rdev=".len()..];
@@ -233,11 +234,11 @@ impl Scanner {
     }
 }
 
-/// The time of the first line that names one, before another boot begins.
-fn time_after(bytes: &[u8]) -> When {
-    // The kernel's log has many lines before its first record, which alone is dated. What was looked at for
-    // one boot is not looked at for another, so that this never takes long.
-    let bytes = &bytes[..bytes.len().min(MAX_LINE)];
+/// The time of the first line that has one, up to the next boot.
+fn time_after(bytes: &[u8]) -> LineTime {
+    // In the kernel's log, many lines come before the first record, which alone has a date. The
+    // search ends at the next boot, so that it never takes long.
+    let bytes = &bytes[..bytes.len().min(MAX_LINE_BYTES)];
     for line in bytes.split(|&byte| byte == b'\n') {
         if let Some(when) = shape::first_time(line) {
             return when;
@@ -246,17 +247,17 @@ fn time_after(bytes: &[u8]) -> When {
             break;
         }
     }
-    When::Unknown
+    LineTime::Unknown
 }
 
-/// What a line is worth.
+/// The relevance of a line.
 #[derive(Debug, PartialEq, Eq)]
 enum Interest {
-    /// Nothing.
+    /// Not relevant.
     None,
-    /// It may be a record, or hold one.
+    /// It may be a record, or contain one.
     Record,
-    /// It may be the part of a kernel's open record that names the device.
+    /// It may be the `PATH` record of an open(2), which names the device.
     Path,
 }
 

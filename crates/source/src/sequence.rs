@@ -1,11 +1,12 @@
-//! Whether serial numbers that seem to be of one host are of one.
+//! Detects serial numbers of two hosts that were assigned to one.
 //!
-//! The kernel numbers the audit events of a host one by one from each boot. In the order of an input's lines the
-//! numbers of one host rise, but for its boots. Where the records of two hosts are taken for one host's, they fall and
-//! go on where they stood before, though time has passed; or two logs tell of the same time by other numbers.
+//! The kernel numbers a host's audit events one by one from each boot, so one host's numbers rise
+//! in the order of an input's lines, except at boots. If two hosts are mixed, numbers fall and
+//! continue where they were before, although time has passed; or two logs have different numbers
+//! for the same time.
 //!
-//! A host's clock may be set, its log may lack stretches, and what is left of it may be a selection: none of that may
-//! look like two hosts.
+//! A host's clock may be set, its log may have gaps, and the input may be a selection of its
+//! records: none of that must look like two hosts.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
@@ -13,74 +14,74 @@ use std::sync::Arc;
 
 use taptrail_trail::MAX_FIRST_SERIAL;
 
-use crate::runs::{JUMP, Run};
+use crate::runs::{CLOCK_JUMP_MS, Run};
 
 /// Events of one host are out of order by less than this, in milliseconds.
-const SKEW: i64 = 5000;
+const REORDER_WINDOW_MS: i64 = 5000;
 
-/// A number this little above another goes on with it.
-const NEXT: u32 = 64;
+/// A number higher by at most this continues the one before.
+const MAX_SERIAL_STEP: u32 = 64;
 
-/// A late number is below the newest one by less than this: as many records wait for auditd.
-pub(crate) const LATE: u32 = 16_384;
+/// A late number is below the newest one by less than this: so many records may wait for auditd.
+pub(crate) const MAX_LATE_SERIALS: u32 = 16_384;
 
-/// How many stretches of numbers of one input are remembered, and how many runs of each log.
-const STRETCHES: usize = 16;
-const RUNS: usize = 4096;
+/// Maximum number of stretches kept per input, and of runs per log.
+const MAX_STRETCHES: usize = 16;
+const MAX_RUNS: usize = 4096;
 
-/// How many returns show two hosts in a selection of records, where a number may be near another by chance; and how
-/// many runs that contradict another log's.
-const RETURNS: u32 = 3;
-const CONTRADICTIONS: u32 = 2;
+/// How many returns to earlier numbers show two hosts in a selection of records, where numbers may
+/// be close by chance; and how many runs must contradict another log's.
+const MIN_RETURNS: u32 = 3;
+const MIN_CONTRADICTIONS: u32 = 2;
 
-/// One log goes on in the next within so many milliseconds.
-const ONE_ROTATION: i64 = 60_000;
+/// A log continues in the next one within this time, in milliseconds.
+const MAX_ROTATION_PAUSE_MS: i64 = 60_000;
 
-/// Runs by the time and number of their first event.
-type ByTime = BTreeMap<(i64, u32), (Run, At)>;
+/// Runs by the time and serial number of their first event.
+type ByTime = BTreeMap<(i64, u32), (Run, LineLocation)>;
 
 /// The serial numbers of one host, in the order of the lines of each input.
 #[derive(Debug, Default)]
 pub(crate) struct Sequence {
-    inputs: HashMap<u32, InOrder>,
-    /// What each log and its rotations tell, by time.
+    inputs: HashMap<u32, InputSerials>,
+    /// The runs of each log with its rotations, by time.
     logs: HashMap<Arc<str>, ByTime>,
     contradictions: u32,
-    /// Whether the host's clock was set back: then times tell nothing of whose numbers they are.
+    /// Whether the host's clock was set back: then times can't show a contradiction.
     clock_was_set: bool,
-    /// The number and time of the earliest event.
+    /// Serial number and time of the earliest event.
     earliest: Option<(u32, i64)>,
-    newest: Option<(u32, i64, At)>,
+    newest: Option<(u32, i64, LineLocation)>,
 }
 
-/// Where a run of numbers is.
+/// The location of a line.
 #[derive(Debug, Clone)]
-pub(crate) struct At {
+pub(crate) struct LineLocation {
     pub(crate) input: u32,
-    /// Whether it is an audit log's own line, with the very time of the event.
+    /// Whether it is a raw audit line, with the event's exact time.
     pub(crate) is_raw: bool,
-    /// What the input has in common with its rotations.
+    /// The path that the input shares with its rotations.
     pub(crate) family: Arc<str>,
     pub(crate) source: Arc<str>,
     pub(crate) line: u64,
 }
 
-impl fmt::Display for At {
+impl fmt::Display for LineLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.source, self.line)
     }
 }
 
 impl Sequence {
-    /// The host starts anew here, as an input tells.
-    pub(crate) fn boots(&mut self, input: u32) {
+    /// Notes a boot in an input.
+    pub(crate) fn note_boot(&mut self, input: u32) {
         self.inputs.entry(input).or_default().stretches.clear();
     }
 
-    /// Takes the next numbers of an input. An earlier line if the two can't be of one host. `is_whole`: the input has
-    /// the lines of all events, not only of guests'.
-    pub(crate) fn take(&mut self, run: &Run, at: At, is_whole: bool) -> Option<At> {
-        // When a system call was entered tells nothing of where its number belongs.
+    /// Takes the next run of an input. Returns an earlier line if the two can't be from one host.
+    /// `has_all_events`: the input has the lines of all events, not only of guests.
+    pub(crate) fn take(&mut self, run: &Run, at: LineLocation, has_all_events: bool) -> Option<LineLocation> {
+        // The entry time of a system call does not show where its number belongs.
         if run.entered {
             return None;
         }
@@ -92,13 +93,13 @@ impl Sequence {
         }
         let of = self.inputs.entry(at.input).or_default();
         self.clock_was_set |= of.sets_clock(run);
-        let returned = of.take(run, &at, is_whole);
+        let returned = of.take(run, &at, has_all_events);
         let contradicted = self.contradicts(run, at);
         returned.or(contradicted)
     }
 
-    /// Whether another log tells of the same time by other numbers.
-    fn contradicts(&mut self, run: &Run, at: At) -> Option<At> {
+    /// Whether another log has different numbers for the same time.
+    fn contradicts(&mut self, run: &Run, at: LineLocation) -> Option<LineLocation> {
         if self.clock_was_set {
             return None;
         }
@@ -106,86 +107,88 @@ impl Sequence {
         let others = self.logs.iter().filter(|(family, _)| **family != at.family);
         let earlier = others
             .flat_map(|(_, runs)| {
-                runs.range((run.since.saturating_sub(ONE_ROTATION), 0)..=(run.until, u32::MAX))
+                runs.range((run.since.saturating_sub(MAX_ROTATION_PAUSE_MS), 0)..=(run.until, u32::MAX))
             })
             .find(|(_, (other, at))| contradict(run, other, is_raw && at.is_raw))
             .map(|(_, (_, at))| at.clone());
         let runs = self.logs.entry(Arc::clone(&at.family)).or_default();
-        if runs.len() == RUNS {
+        if runs.len() == MAX_RUNS {
             runs.pop_first();
         }
         runs.insert((run.since, run.first), (run.clone(), at));
         self.contradictions += u32::from(earlier.is_some());
-        earlier.filter(|_| self.contradictions >= CONTRADICTIONS)
+        earlier.filter(|_| self.contradictions >= MIN_CONTRADICTIONS)
     }
 
-    /// The number of the earliest event.
+    /// The serial number of the earliest event.
     pub(crate) fn first(&self) -> Option<u32> {
         self.earliest.map(|(first, _)| first)
     }
 
-    /// The number that would come next.
+    /// The serial number that would come next.
     pub(crate) fn next(&self) -> Option<u32> {
         self.newest.as_ref().map(|(last, ..)| last.wrapping_add(1))
     }
 
-    /// The input that has the last line of this, if another goes on at once with the next number.
-    pub(crate) fn goes_on_in(&self, later: &Self) -> Option<Arc<str>> {
+    /// The input with the last line, if `later` continues at once with the next number.
+    pub(crate) fn continues_in(&self, later: &Self) -> Option<Arc<str>> {
         let ((_, until, at), (first, since)) = (self.newest.as_ref()?, later.earliest?);
-        let at_once = (0..=ONE_ROTATION).contains(&since.saturating_sub(*until));
-        (self.next() == Some(first) && first > NEXT && at_once).then(|| Arc::clone(&at.source))
+        let at_once = (0..=MAX_ROTATION_PAUSE_MS).contains(&since.saturating_sub(*until));
+        (self.next() == Some(first) && first > MAX_SERIAL_STEP && at_once).then(|| Arc::clone(&at.source))
     }
 }
 
-/// Whether two runs can't be of one host: one of them tells of the time of the other by numbers of its own.
+/// Whether two runs can't be from one host: they have different numbers for the same time.
 fn contradict(one: &Run, other: &Run, are_exact: bool) -> bool {
-    // The kernel gives an event one time.
-    let of_one_time = (one.since - other.since).abs() <= SKEW * 2;
+    // An event has only one time.
+    let of_one_time = (one.since - other.since).abs() <= REORDER_WINDOW_MS * 2;
     if are_exact && one.first == other.first && one.since != other.since && of_one_time {
         return true;
     }
     let apart = one.last < other.first || other.last < one.first;
     let within = |inner: &Run, outer: &Run| {
-        outer.since.saturating_add(SKEW) < inner.since && inner.until < outer.until.saturating_sub(SKEW)
+        outer.since.saturating_add(REORDER_WINDOW_MS) < inner.since
+            && inner.until < outer.until.saturating_sub(REORDER_WINDOW_MS)
     };
     let both = one.until.min(other.until).saturating_sub(one.since.max(other.since));
-    apart && (both > SKEW || within(one, other) || within(other, one))
+    apart && (both > REORDER_WINDOW_MS || within(one, other) || within(other, one))
 }
 
-/// The numbers of one input.
+/// The serial numbers in one input.
 #[derive(Debug, Default)]
-struct InOrder {
-    /// Stretches of numbers that go on with each other; the one that went on last is the last.
-    stretches: VecDeque<Stretch>,
-    /// How often numbers fell as time passed, and how often such a fall went on where numbers had stood.
+struct InputSerials {
+    /// Stretches of rising numbers. The one that grew last is the last.
+    stretches: VecDeque<SerialStretch>,
+    /// How often numbers fell, and how often they then continued an earlier stretch.
     falls: u32,
     returns: u32,
-    /// The last number and its time.
+    /// The last serial number and its time.
     last: Option<(u32, i64)>,
 }
 
 #[derive(Debug)]
-struct Stretch {
+struct SerialStretch {
     first: u32,
     last: u32,
-    /// When its numbers began to come, or came again, in milliseconds since 1970.
-    again: i64,
-    /// Its newest runs, the newest last: first and last number, and time.
+    /// When its numbers began or resumed, in milliseconds since 1970.
+    resumed_at: i64,
+    /// Its newest runs, newest last: first and last number, and time.
     steps: VecDeque<(u32, u32, i64)>,
     /// The line of its newest run.
-    at: At,
+    at: LineLocation,
 }
 
-impl InOrder {
-    /// Whether the next number has an earlier time.
+impl InputSerials {
+    /// Whether the next number has an earlier time: the clock was set back.
     fn sets_clock(&mut self, run: &Run) -> bool {
         let before = self.last.replace((run.last, run.until));
         before.is_some_and(|(last, until)| {
-            (1..=NEXT).contains(&run.first.wrapping_sub(last)) && run.since < until.saturating_sub(JUMP)
+            (1..=MAX_SERIAL_STEP).contains(&run.first.wrapping_sub(last))
+                && run.since < until.saturating_sub(CLOCK_JUMP_MS)
         })
     }
 
-    fn take(&mut self, run: &Run, at: &At, is_whole: bool) -> Option<At> {
+    fn take(&mut self, run: &Run, at: &LineLocation, has_all_events: bool) -> Option<LineLocation> {
         let Some(newest) = self.stretches.back() else {
             self.push(run, at);
             return None;
@@ -193,14 +196,14 @@ impl InOrder {
         if run.last <= newest.last && newest.is_late(run) {
             return None;
         }
-        if newest.goes_on(run) {
+        if newest.continues_with(run) {
             self.stretches.back_mut()?.add(run, at);
             return None;
         }
         let falls = run.last < newest.last;
         if falls {
-            // A host that has just booted may have numbers like those of a boot still.
-            let is_next = |old: &Stretch| old.last.checked_add(1) == Some(run.first);
+            // Low numbers show a boot, unless they directly continue an earlier stretch.
+            let is_next = |old: &SerialStretch| old.last.checked_add(1) == Some(run.first);
             if run.first <= MAX_FIRST_SERIAL && !self.stretches.iter().any(is_next) {
                 self.stretches.clear();
                 self.push(run, at);
@@ -208,11 +211,11 @@ impl InOrder {
             }
             self.falls += 1;
         }
-        let time_passed = run.until > newest.again.saturating_add(SKEW);
-        let enough = |returns, falls| is_whole || (returns >= RETURNS && returns * 2 >= falls);
-        // What goes on above the newest may have passed where a boot before ended.
-        let Some(old) = self.stretches.iter().rposition(|old| old.goes_on(run)) else {
-            let lacks = self.stretches.iter().find(|old| falls && is_whole && old.lacks(run));
+        let time_passed = run.until > newest.resumed_at.saturating_add(REORDER_WINDOW_MS);
+        let enough = |returns, falls| has_all_events || (returns >= MIN_RETURNS && returns * 2 >= falls);
+        // Numbers above the newest ones may pass where an earlier boot ended.
+        let Some(old) = self.stretches.iter().rposition(|old| old.continues_with(run)) else {
+            let lacks = self.stretches.iter().find(|old| falls && has_all_events && old.lacks(run));
             let lacks = lacks.map(|old| old.at.clone());
             self.returns += u32::from(lacks.is_some());
             self.push(run, at);
@@ -222,55 +225,58 @@ impl InOrder {
         let before = old.at.clone();
         old.add(run, at);
         if !time_passed {
-            // It comes late.
+            // The run is late.
             self.stretches.push_front(old);
             return None;
         }
-        old.again = run.since;
+        old.resumed_at = run.since;
         self.stretches.push_back(old);
         self.returns += u32::from(falls);
         (falls && enough(self.returns, self.falls)).then_some(before)
     }
 
-    fn push(&mut self, run: &Run, at: &At) {
-        if self.stretches.len() == STRETCHES {
+    fn push(&mut self, run: &Run, at: &LineLocation) {
+        if self.stretches.len() == MAX_STRETCHES {
             self.stretches.pop_front();
         }
         let Run { first, last, since, until, .. } = *run;
         let steps = VecDeque::from([(first, last, until)]);
-        self.stretches.push_back(Stretch { first, last, again: since, steps, at: at.clone() });
+        self.stretches.push_back(SerialStretch { first, last, resumed_at: since, steps, at: at.clone() });
     }
 }
 
-impl Stretch {
-    /// Whether numbers that are not above its last are late: their time is before those above them.
+impl SerialStretch {
+    /// Whether a run that is not above the last number is late: its time is before those of the
+    /// numbers above it.
     fn is_late(&self, run: &Run) -> bool {
         let above = self.steps.get(self.steps.partition_point(|(_, last, _)| *last <= run.last));
         // Lines of one event may have several times.
         run.last == self.last
-            || (self.first.saturating_sub(run.first) <= LATE
-                && above.is_none_or(|(.., time)| run.since <= time.saturating_add(SKEW)))
+            || (self.first.saturating_sub(run.first) <= MAX_LATE_SERIALS
+                && above.is_none_or(|(.., time)| run.since <= time.saturating_add(REORDER_WINDOW_MS)))
     }
 
-    /// Whether these numbers follow one that is there, and those above them came before.
+    /// Whether a run fills a gap in the stretch although the numbers above the gap came before.
     fn lacks(&self, run: &Run) -> bool {
         let above = self.steps.partition_point(|(first, ..)| *first <= run.first);
         let below = above.checked_sub(1).and_then(|below| self.steps.get(below));
         below.zip(self.steps.get(above)).is_some_and(|((_, below, _), (above, _, time))| {
             *below < run.first
-                && run.first - below <= NEXT
+                && run.first - below <= MAX_SERIAL_STEP
                 && run.last < *above
-                && run.since > time.saturating_add(SKEW)
+                && run.since > time.saturating_add(REORDER_WINDOW_MS)
         })
     }
 
-    fn goes_on(&self, run: &Run) -> bool {
-        self.last < run.last && self.first <= run.first && run.first.saturating_sub(self.last) <= NEXT
+    fn continues_with(&self, run: &Run) -> bool {
+        self.last < run.last
+            && self.first <= run.first
+            && run.first.saturating_sub(self.last) <= MAX_SERIAL_STEP
     }
 
-    fn add(&mut self, run: &Run, at: &At) {
+    fn add(&mut self, run: &Run, at: &LineLocation) {
         self.last = run.last;
-        if self.steps.len() == RUNS {
+        if self.steps.len() == MAX_RUNS {
             self.steps.pop_front();
         }
         self.steps.push_back((run.first, run.last, run.until));
@@ -282,18 +288,26 @@ impl Stretch {
 mod tests {
     use super::*;
 
-    /// Numbers of one line each, and when, in seconds.
+    /// Serial number and time in seconds of each line.
     type Lines = Vec<(u32, i64)>;
 
-    /// At which run, from 0, a conflict shows.
-    fn conflict(runs: impl IntoIterator<Item = (u32, u32, i64, i64, u32)>, is_whole: bool) -> Option<usize> {
+    /// The run, from 0, at which a conflict is detected.
+    fn conflict(
+        runs: impl IntoIterator<Item = (u32, u32, i64, i64, u32)>,
+        has_all_events: bool,
+    ) -> Option<usize> {
         let mut sequence = Sequence::default();
         runs.into_iter().position(|(first, last, since, until, input)| {
             let mut run = Run::of(first, last, since * 1000);
             run.until = until * 1000;
-            let at =
-                At { input, is_raw: true, family: input.to_string().into(), source: "a.log".into(), line: 1 };
-            sequence.take(&run, at, is_whole).is_some()
+            let at = LineLocation {
+                input,
+                is_raw: true,
+                family: input.to_string().into(),
+                source: "a.log".into(),
+                line: 1,
+            };
+            sequence.take(&run, at, has_all_events).is_some()
         })
     }
 
@@ -305,7 +319,7 @@ mod tests {
         conflict(numbers.into_iter().map(|(number, second)| (number, number, second, second, 0)), false)
     }
 
-    /// A few numbers that look random.
+    /// A pseudo-random generator.
     fn random(seed: u64, below: u32) -> impl FnMut() -> u32 {
         let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
         move || {
@@ -324,7 +338,7 @@ mod tests {
         assert_eq!(single([(101, 0), (900_000, 1), (900_001, 2)]), None, "a loss");
         let overlapping = [(29, 36, 0, 9, 0), (33, 37, 8, 10, 0), (37, 38, 10, 11, 0), (38, 39, 11, 15, 0)];
         assert_eq!(conflict(overlapping, true), None);
-        // Numbers that waited for auditd have their own, earlier times.
+        // Events that waited for auditd keep their own, earlier times.
         assert_eq!(single([(500, 0), (8000, 60), (501, 1), (8001, 61), (502, 2), (8002, 62)]), None);
     }
 
@@ -362,7 +376,7 @@ mod tests {
                 let mut number = 70 + roll();
                 for _ in 0..30 {
                     second += 600;
-                    // A start of a guest is some records.
+                    // The start of a guest writes several records.
                     lines.extend((0..5).map(|n| (number + n, second)));
                     number += 5 + roll();
                 }
@@ -388,7 +402,7 @@ mod tests {
 
     #[test]
     fn several_logs_of_one_host_are_one_hosts() {
-        // Parts of a log beside the whole.
+        // Parts of a log beside the complete log.
         let whole = |n: u32| (n * 100 + 1, n * 100 + 100, i64::from(n) * 50, i64::from(n) * 50 + 49, 1);
         let part = |n: u32| (n * 100 + 7, n * 100 + 9, i64::from(n) * 50 + 10, i64::from(n) * 50 + 10, 0);
         assert_eq!(conflict((0..40).flat_map(|n| [part(n), whole(n)]), true), None);
@@ -412,15 +426,15 @@ mod tests {
     fn a_log_goes_on_in_another_with_the_next_number() {
         let sequence = |first, last, since| {
             let mut sequence = Sequence::default();
-            let at = At { input: 0, is_raw: true, family: "a".into(), source: "a".into(), line: 1 };
+            let at = LineLocation { input: 0, is_raw: true, family: "a".into(), source: "a".into(), line: 1 };
             sequence.take(&Run::of(first, last, since), at, true);
             sequence
         };
         let log = sequence(1000, 2000, 5000);
-        assert!(log.goes_on_in(&sequence(2001, 3000, 6000)).is_some());
-        assert!(log.goes_on_in(&sequence(2002, 3000, 6000)).is_none());
-        assert!(log.goes_on_in(&sequence(2001, 3000, 600_000)).is_none());
-        assert!(sequence(2001, 3000, 6000).goes_on_in(&log).is_none());
+        assert!(log.continues_in(&sequence(2001, 3000, 6000)).is_some());
+        assert!(log.continues_in(&sequence(2002, 3000, 6000)).is_none());
+        assert!(log.continues_in(&sequence(2001, 3000, 600_000)).is_none());
+        assert!(sequence(2001, 3000, 6000).continues_in(&log).is_none());
     }
 
     #[test]
@@ -435,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn two_logs_that_tell_of_one_time_by_other_numbers_are_two_hosts() {
+    fn two_logs_with_other_numbers_for_one_time_are_of_two_hosts() {
         let log = |from: u32, input: u32| {
             move |n: u32| {
                 (from + n * 50, from + n * 50 + 49, i64::from(n) * 50, i64::from(n) * 50 + 49, input)

@@ -1,8 +1,10 @@
-//! The files of a trail as they were at one moment, though a rotation renames them meanwhile.
+//! Opens a set of log files as they were named at one moment, although a rotation may rename them
+//! meanwhile.
 //!
-//! A rotation gives each file the name of the next older one. Whoever lists the names and opens them later reads one
-//! file twice and another not at all. So the names are listed, all files opened, and the names listed again, until
-//! nothing has changed between the two lists; from then on a file is what was opened, whatever becomes of its name.
+//! A rotation gives each file the name of the next older one. A program that lists the names and
+//! opens them later reads one file twice and misses another. So the names are listed, all files
+//! opened, and the names listed again, until nothing has changed between the two lists. From then
+//! on a file is identified by its descriptor, whatever its name.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -15,109 +17,111 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 
 use crate::SourceError;
+use crate::deferred::{DeferredFile, FileIdentity, FromStart};
 use crate::input::Input;
-use crate::kept::{FileIdentity, FromStart, Kept};
 use crate::open::Packing;
 
-/// How often names are listed anew when a rotation changes them meanwhile.
-const TRIES: u32 = 100;
+/// How often names are listed while rotations change them.
+const MAX_LISTINGS: u32 = 100;
 
-/// How long is waited before that: a rotation of some thousand files takes a moment.
-const PAUSE: Duration = Duration::from_millis(2);
+/// Pause between two attempts: a rotation of some thousand files takes a while.
+const LISTING_PAUSE: Duration = Duration::from_millis(2);
 
-/// A file that was opened as its name was listed, so that it is read whatever is called so later.
+/// A file that was opened when its name was listed, so that it is read even if it is renamed.
 #[derive(Debug)]
-pub struct KeptFile {
+pub struct SnapshotFile {
     path: PathBuf,
     identity: FileIdentity,
-    pub(crate) kept: Kept,
+    pub(crate) deferred: DeferredFile,
 }
 
-impl KeptFile {
-    /// Its name when it was opened.
+impl SnapshotFile {
+    /// Its path when it was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether these are its first bytes.
+    /// Whether the file begins with these bytes.
     pub fn begins_with(&self, bytes: &[u8]) -> bool {
         let mut front = vec![0; bytes.len()];
-        self.kept.get().and_then(|file| file.read_exact_at(&mut front, 0)).is_ok() && front == bytes
+        self.deferred.get().and_then(|file| file.read_exact_at(&mut front, 0)).is_ok() && front == bytes
     }
 
-    /// It, and what its name stood for where that is no file that can be opened.
-    fn open(path: &Path, room: &mut usize) -> io::Result<Self> {
-        // What is a pipe by now is not waited for.
+    /// Opens a file. `open_slots`: how many more files may be kept open; at 0 it is closed until it
+    /// is read.
+    fn open(path: &Path, open_slots: &mut usize) -> io::Result<Self> {
+        // Do not block if the file is a pipe by now.
         let flags = OFlags::NONBLOCK.bits().cast_signed();
         let file = File::options().read(true).custom_flags(flags).open(path)?;
         let about = file.metadata()?;
         if !about.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
         }
-        let mut kept = Kept::Open(file);
-        match room.checked_sub(1) {
-            Some(left) => *room = left,
-            None => kept.close(path)?,
+        let mut deferred = DeferredFile::Open(file);
+        match open_slots.checked_sub(1) {
+            Some(left) => *open_slots = left,
+            None => deferred.close(path)?,
         }
-        Ok(Self { path: path.to_owned(), identity: FileIdentity::of(&about), kept })
+        Ok(Self { path: path.to_owned(), identity: FileIdentity::of(&about), deferred })
     }
 }
 
 /// A snapshot of some names, in their order.
 struct Snapshot {
     inputs: Vec<Input>,
-    /// Names of what was opened first and is none of these any more.
+    /// Names of files that were opened in an earlier attempt and have none of these names any more.
     moved: Vec<PathBuf>,
 }
 
-/// Opens what these names stand for at one moment; where one can't be opened, whoever reads it says why. `room` is how
-/// many files may be kept open.
+/// Opens the files that have these names at one moment. A file that can't be opened becomes an
+/// `Input::File`: reading it reports the error. `open_slots`: how many files may be kept open.
 fn take(
     names: &dyn Fn() -> Result<Vec<PathBuf>, SourceError>,
     of: &Path,
-    room: &mut usize,
+    open_slots: &mut usize,
 ) -> Result<Snapshot, SourceError> {
     let mut seen: HashMap<FileIdentity, PathBuf> = HashMap::new();
-    for attempt in 0..TRIES {
+    for attempt in 0..MAX_LISTINGS {
         if attempt > 0 {
-            thread::sleep(PAUSE);
+            thread::sleep(LISTING_PAUSE);
         }
         let listed = names()?;
-        let mut left = *room;
-        let opened: Vec<_> = listed.iter().map(|path| KeptFile::open(path, &mut left)).collect();
+        let mut left = *open_slots;
+        let opened: Vec<_> = listed.iter().map(|path| SnapshotFile::open(path, &mut left)).collect();
         let files = || opened.iter().filter_map(|file| file.as_ref().ok());
         seen.extend(files().map(|file| (file.identity, file.path.clone())));
-        // Twice the same: nothing was renamed between the last file opened and the first looked at again.
-        let same = |(path, file): (&PathBuf, &io::Result<KeptFile>)| match file {
+        // Two equal listings: nothing was renamed between the last file opened and the first one
+        // checked again.
+        let same = |(path, file): (&PathBuf, &io::Result<SnapshotFile>)| match file {
             Ok(file) => fs::metadata(path).is_ok_and(|about| FileIdentity::of(&about) == file.identity),
-            // It may have been renamed since it was listed.
+            // It may have been renamed after it was listed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => !path.exists(),
             Err(_) => true,
         };
         if names()? == listed && listed.iter().zip(&opened).all(same) {
-            *room = left;
+            *open_slots = left;
             for file in files() {
                 seen.remove(&file.identity);
             }
             let inputs = listed.into_iter().zip(opened);
-            let inputs = inputs.map(|(path, file)| file.map_or(Input::File(path), Input::Kept)).collect();
+            let inputs = inputs.map(|(path, file)| file.map_or(Input::File(path), Input::Opened)).collect();
             return Ok(Snapshot { inputs, moved: seen.into_values().collect() });
         }
     }
     Err(SourceError::Rotated { path: of.to_owned() })
 }
 
-/// The logs of a directory that `names` lists: each once, though it has several names.
+/// The logs of a directory that `names` lists. Each file counts once, even with several names.
 pub(crate) fn directory(
     directory: &Path,
     names: &dyn Fn() -> Result<Vec<PathBuf>, SourceError>,
-    room: &mut usize,
+    open_slots: &mut usize,
 ) -> Result<Vec<Input>, SourceError> {
-    // What was removed meanwhile was older than is kept.
-    let mut inputs = take(names, directory, room)?.inputs;
-    // Of a file and links to it, the file has the name that says what it is.
+    // Files removed meanwhile were beyond the number of rotations kept.
+    let mut inputs = take(names, directory, open_slots)?.inputs;
+    // If a file has several names, prefer one that is not a symbolic link.
     let mut names: HashMap<FileIdentity, (PathBuf, bool)> = HashMap::new();
-    for file in inputs.iter().filter_map(kept) {
+    for file in inputs.iter().filter_map(snapshot_file) {
         let is_link = fs::symlink_metadata(&file.path).is_ok_and(|about| about.is_symlink());
         match names.get(&file.identity) {
             Some((_, false)) => {}
@@ -127,25 +131,26 @@ pub(crate) fn directory(
             }
         }
     }
-    let is_named = |file: &KeptFile| names.get(&file.identity).is_some_and(|(path, _)| *path == file.path);
-    inputs.retain(|input| kept(input).is_none_or(is_named));
+    let is_named =
+        |file: &SnapshotFile| names.get(&file.identity).is_some_and(|(path, _)| *path == file.path);
+    inputs.retain(|input| snapshot_file(input).is_none_or(is_named));
     let copies: HashSet<PathBuf> = inputs.iter().filter_map(|input| packed_copy(input, &inputs)).collect();
-    inputs.retain(|input| kept(input).is_none_or(|file| !copies.contains(&file.path)));
+    inputs.retain(|input| snapshot_file(input).is_none_or(|file| !copies.contains(&file.path)));
     Ok(inputs)
 }
 
-fn kept(input: &Input) -> Option<&KeptFile> {
+fn snapshot_file(input: &Input) -> Option<&SnapshotFile> {
     match input {
-        Input::Kept(file) => Some(file),
+        Input::Opened(file) => Some(file),
         _ => None,
     }
 }
 
-/// The files that were named one by one, in their order. What a rotation moved away from these names before it was
-/// opened by one of them is not read.
-pub(crate) fn files(names: &[PathBuf], room: &mut usize, failed: &mut Vec<SourceError>) -> Vec<Input> {
+/// The files with these names, in their order. If a rotation moved a file away from these names
+/// after the first attempt, it is reported as an error.
+pub(crate) fn files(names: &[PathBuf], open_slots: &mut usize, failed: &mut Vec<SourceError>) -> Vec<Input> {
     let Some(first) = names.first() else { return Vec::new() };
-    match take(&|| Ok(names.to_vec()), first, room) {
+    match take(&|| Ok(names.to_vec()), first, open_slots) {
         Ok(Snapshot { inputs, moved }) => {
             failed.extend(moved.into_iter().map(|path| SourceError::Rotated { path }));
             inputs
@@ -157,21 +162,21 @@ pub(crate) fn files(names: &[PathBuf], room: &mut usize, failed: &mut Vec<Source
     }
 }
 
-/// The name of an input if it is a packed copy of another, or what there is of one so far: who packs a rotation removes
-/// what it was packed from when that is done.
+/// The path of an input if it is a compressed copy of another input, complete or not: a compressor
+/// removes the original file only when it is done.
 fn packed_copy(input: &Input, inputs: &[Input]) -> Option<PathBuf> {
-    let packed = kept(input)?;
+    let packed = snapshot_file(input)?;
     if !["gz", "xz", "zst"].iter().any(|suffix| packed.path.extension().is_some_and(|of| of == *suffix)) {
         return None;
     }
     let plain = packed.path.with_extension("");
-    let plain = inputs.iter().filter_map(kept).find(|file| file.path == plain)?;
+    let plain = inputs.iter().filter_map(snapshot_file).find(|file| file.path == plain)?;
     is_beginning(packed, plain).unwrap_or(false).then(|| packed.path.clone())
 }
 
-/// Whether what is packed, as far as it goes, is how the other file begins.
-fn is_beginning(packed: &KeptFile, plain: &KeptFile) -> io::Result<bool> {
-    let (from, of) = (packed.kept.get()?, plain.kept.get()?);
+/// Whether the compressed file, as far as it goes, equals the beginning of the other.
+fn is_beginning(packed: &SnapshotFile, plain: &SnapshotFile) -> io::Result<bool> {
+    let (from, of) = (packed.deferred.get()?, plain.deferred.get()?);
     let mut front = [0; 16];
     let read = from.read_at(&mut front, 0)?;
     let packing = Packing::of(&front[..read], "").map_err(io::Error::other)?;
@@ -181,7 +186,7 @@ fn is_beginning(packed: &KeptFile, plain: &KeptFile) -> io::Result<bool> {
         let read = match bytes.read(&mut piece) {
             Ok(0) => return Ok(true),
             Ok(read) => read,
-            // It ends where it was written to last: errors of reading the file have the system's number.
+            // It ends where the compressor last wrote. Errors of reading the file have an errno.
             Err(error) => return if error.raw_os_error().is_some() { Err(error) } else { Ok(true) },
         };
         match of.read_exact_at(&mut other[..read], at) {
@@ -203,9 +208,9 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::input::names;
+    use crate::input::log_paths;
 
-    /// `audit.log` with so many rotations; each has its number as its text, the newest 0.
+    /// `audit.log` with rotations. Each file's text is its number, the newest is 0.
     fn logs(rotations: u32) -> TempDir {
         let dir = tempfile::tempdir().unwrap();
         for number in 0..=rotations {
@@ -218,7 +223,7 @@ mod tests {
         dir.join(if rotation == 0 { "audit.log".to_owned() } else { format!("audit.log.{rotation}") })
     }
 
-    /// Each rotation gets the name of the next older one; a new log has this text.
+    /// Renames each rotation to the next older one; the new log has this text.
     fn rotate(dir: &Path, text: &str) {
         let rotations = (0..).take_while(|number| name(dir, *number).exists()).count();
         for number in (0..u32::try_from(rotations).unwrap()).rev() {
@@ -229,7 +234,7 @@ mod tests {
 
     fn text(input: &Input) -> String {
         let mut text = String::new();
-        let file = kept(input).unwrap().kept.get().unwrap();
+        let file = snapshot_file(input).unwrap().deferred.get().unwrap();
         FromStart::of(&*file).read_to_string(&mut text).unwrap();
         text
     }
@@ -240,22 +245,22 @@ mod tests {
 
     #[test]
     fn a_rotation_before_during_and_after_the_listing_loses_none_and_repeats_none() {
-        // Before the files are opened, between that and the second look, and both.
+        // Before the files are opened, between that and the second listing, and both.
         for turns in [&[1][..], &[2], &[1, 2], &[1, 2, 3, 4, 5]] {
             let dir = logs(12);
             let dir = dir.path();
             let calls = Cell::new(0);
             let list = || {
-                let listed = names(dir)?;
+                let listed = log_paths(dir)?;
                 calls.set(calls.get() + 1);
                 if turns.contains(&calls.get()) {
                     rotate(dir, &format!("new {}", calls.get()));
                 }
                 Ok(listed)
             };
-            let (mut room, files) = (100, 13 + turns.len());
-            let inputs = directory(dir, &list, &mut room).unwrap();
-            assert_eq!(room, 100 - files);
+            let (mut open_slots, files) = (100, 13 + turns.len());
+            let inputs = directory(dir, &list, &mut open_slots).unwrap();
+            assert_eq!(open_slots, 100 - files);
             rotate(dir, "later");
             let new = turns.iter().rev().map(|turn| format!("new {turn}"));
             let expect: Vec<_> = new.chain((0..=12).map(|number| number.to_string())).collect();
@@ -264,23 +269,29 @@ mod tests {
     }
 
     #[test]
-    fn what_may_not_be_kept_open_is_found_again_by_what_it_is() {
+    fn files_beyond_the_open_limit_are_reopened_by_their_identity() {
         let dir = logs(5);
-        let mut room = 2;
-        let inputs = directory(dir.path(), &|| names(dir.path()), &mut room).unwrap();
-        assert_eq!((room, inputs.iter().filter(|input| kept(input).unwrap().kept.is_open()).count()), (0, 2));
+        let mut open_slots = 2;
+        let inputs = directory(dir.path(), &|| log_paths(dir.path()), &mut open_slots).unwrap();
+        assert_eq!(
+            (
+                open_slots,
+                inputs.iter().filter(|input| snapshot_file(input).unwrap().deferred.is_open()).count()
+            ),
+            (0, 2)
+        );
         rotate(dir.path(), "later");
         fs::remove_file(name(dir.path(), 6)).unwrap();
         assert_eq!(texts(&inputs[..5]), ["0", "1", "2", "3", "4"]);
-        let gone = kept(&inputs[5]).unwrap().kept.get().err().unwrap();
+        let gone = snapshot_file(&inputs[5]).unwrap().deferred.get().err().unwrap();
         assert!(gone.to_string().contains("rotated while being read"), "{gone}");
     }
 
     #[test]
-    fn names_that_never_rest_are_an_error_and_no_answer() {
+    fn names_that_keep_changing_are_an_error() {
         let dir = logs(1);
         let list = || {
-            let listed = names(dir.path())?;
+            let listed = log_paths(dir.path())?;
             fs::remove_file(name(dir.path(), 1)).unwrap();
             fs::write(name(dir.path(), 1), "").unwrap();
             Ok(listed)
@@ -290,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_named_and_has_another_name_by_now_is_told() {
+    fn a_named_file_that_was_renamed_meanwhile_is_reported() {
         let dir = logs(2);
         let named: Vec<_> = (0..3).map(|number| name(dir.path(), number)).collect();
         let calls = Cell::new(0);
@@ -311,13 +322,13 @@ mod tests {
         let dir = logs(2);
         std::os::unix::fs::symlink("audit.log.2", dir.path().join("a.log")).unwrap();
         fs::hard_link(name(dir.path(), 0), dir.path().join("z.log")).unwrap();
-        let inputs = directory(dir.path(), &|| names(dir.path()), &mut 10).unwrap();
+        let inputs = directory(dir.path(), &|| log_paths(dir.path()), &mut 10).unwrap();
         let paths: Vec<_> = inputs.iter().map(Input::path).collect();
         assert_eq!(paths, [name(dir.path(), 0), name(dir.path(), 1), name(dir.path(), 2)]);
     }
 
-    /// The names that are left of a rotation that has `plain`, and is packed from `packed`, of which so much is
-    /// written.
+    /// The names in the snapshot while `syslog.1` with text `plain` is compressed. The `.gz` file
+    /// contains the first `part` of the compressed text `packed`.
     fn left(plain: &[u8], packed: &[u8], part: f64) -> Vec<PathBuf> {
         let dir = tempfile::tempdir().unwrap();
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -327,7 +338,7 @@ mod tests {
         let end = (bytes.len() as f64 * part) as usize;
         fs::write(dir.path().join("syslog.1"), plain).unwrap();
         fs::write(dir.path().join("syslog.1.gz"), &bytes[..end]).unwrap();
-        let inputs = directory(dir.path(), &|| names(dir.path()), &mut 10).unwrap();
+        let inputs = directory(dir.path(), &|| log_paths(dir.path()), &mut 10).unwrap();
         inputs.iter().map(|input| input.path().file_name().unwrap().into()).collect()
     }
 

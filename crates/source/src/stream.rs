@@ -1,4 +1,4 @@
-//! One input, read by several threads, told in its order.
+//! Reads one input in several threads, and returns its batches in order.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -8,14 +8,13 @@ use crate::feed::{Feed, Piece};
 use crate::scan::{Batch, Scanner};
 use crate::shape::Entries;
 
-/// How many batches may be read and not yet told.
-const AHEAD: u64 = 8;
+/// Maximum number of batches read ahead.
+const MAX_BATCHES_AHEAD: u64 = 8;
 
-/// How many bytes of entries that are no lines are read at once.
-const READ: usize = 128 * 1024;
+/// Bytes per read of multi-line entries.
+const READ_BYTES: usize = 128 * 1024;
 
-/// An input's batches, in the order of its lines. Reading goes on in threads of its own until it is
-/// dropped.
+/// An input's batches, in the order of its lines. Its threads read on until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Stream {
     shared: Arc<Shared>,
@@ -23,7 +22,7 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// Begins to read lines, by so many threads.
+    /// Begins to read lines, in this many threads.
     pub(crate) fn of_lines(feed: Feed, threads: usize) -> io::Result<Self> {
         let work = Arc::new((feed, Scanner::new()));
         Self::start(threads, move || {
@@ -41,25 +40,26 @@ impl Stream {
         })
     }
 
-    /// Begins to read entries that are no lines.
+    /// Begins to read multi-line entries, in one thread.
     pub(crate) fn of_entries(mut bytes: Box<dyn Read + Send>, mut entries: Entries) -> io::Result<Self> {
         let mut read = Some(move |shared: &Shared| {
-            let (mut buffer, mut lines) = (vec![0; READ], 0);
+            let (mut buffer, mut lines) = (vec![0; READ_BYTES], 0);
             for number in 0.. {
                 let read = match bytes.read(&mut buffer) {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
                     Err(error) => return Err(error),
                     Ok(0) => {
                         let mut batch = Batch { before: Some(0), ..Batch::default() };
-                        entries.finish(&mut |line, told| batch.push(line.saturating_sub(1), told.map(Some)));
+                        entries
+                            .finish(&mut |line, result| batch.push(line.saturating_sub(1), result.map(Some)));
                         shared.put(number, batch);
                         break;
                     }
                     Ok(read) => read,
                 };
                 let mut batch = Batch { before: Some(0), bytes: read as u64, ..Batch::default() };
-                entries.push(&buffer[..read], &mut |line, told| {
-                    batch.push(line.saturating_sub(1), told.map(Some))
+                entries.push(&buffer[..read], &mut |line, result| {
+                    batch.push(line.saturating_sub(1), result.map(Some))
                 });
                 batch.lines = entries.lines() - lines;
                 lines = entries.lines();
@@ -79,10 +79,10 @@ impl Stream {
     where
         W: FnOnce(&Shared) -> io::Result<()> + Send + 'static,
     {
-        let state = Mutex::new(State { reading: threads, ..State::default() });
+        let state = Mutex::new(State { active_readers: threads, ..State::default() });
         let shared = Arc::new(Shared { state, ..Shared::default() });
         for started in 0..threads {
-            let (of, work) = (Ended(Arc::clone(&shared)), worker());
+            let (of, work) = (ActiveReader(Arc::clone(&shared)), worker());
             let spawned = std::thread::Builder::new().name("reader".to_owned()).spawn(move || {
                 if let Err(error) = work(&of.0) {
                     of.0.lock().failed.get_or_insert(error);
@@ -90,9 +90,10 @@ impl Stream {
             });
             match spawned {
                 Ok(_) => {}
-                // Fewer will do. The one that did not start has counted itself out.
+                // Fewer threads suffice. The one that did not start has already decremented the
+                // count.
                 Err(_) if started > 0 => {
-                    shared.lock().reading -= threads - started - 1;
+                    shared.lock().active_readers -= threads - started - 1;
                     break;
                 }
                 Err(error) => return Err(error),
@@ -105,33 +106,33 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// The input can't be read on. What was read before it was given before.
+    /// The input can't be read further. All batches before the error were returned.
     pub(crate) fn next(&mut self) -> Option<io::Result<Batch>> {
         let mut state = self.shared.lock();
         loop {
             if let Some(batch) = state.done.remove(&self.next) {
                 self.next += 1;
                 state.wanted = self.next;
-                if state.full > 0 {
+                if state.waiting_readers > 0 {
                     self.shared.room.notify_all();
                 }
                 return Some(Ok(batch));
             }
-            if state.reading == 0 {
-                // A piece that could not be read leaves a gap, and those behind it are not told.
+            if state.active_readers == 0 {
+                // After a piece that could not be read, later pieces are dropped.
                 state.done.clear();
                 return state.failed.take().map(Err);
             }
-            state.empty = true;
+            state.consumer_waits = true;
             state = wait(&self.shared.ready, state);
-            state.empty = false;
+            state.consumer_waits = false;
         }
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // The threads end by themselves; one that waits for a pipe may do so for ever.
+        // The threads end by themselves; one that reads from a pipe may block for ever.
         self.shared.lock().dropped = true;
         self.shared.room.notify_all();
     }
@@ -140,43 +141,43 @@ impl Drop for Stream {
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// A batch is there that is wanted, or nobody reads any more.
+    /// The wanted batch is ready, or a reader has ended.
     ready: Condvar,
-    /// There is room for another batch, or nobody wants one any more.
+    /// There is room for another batch, or the stream was dropped.
     room: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     done: BTreeMap<u64, Batch>,
-    /// The batch that is told next.
+    /// Number of the batch that is returned next.
     wanted: u64,
-    /// How many threads read.
-    reading: usize,
-    /// Whether the teller waits for a batch, and how many readers wait for room: who is not waited for
-    /// needs no system call.
-    empty: bool,
-    full: usize,
+    /// Number of threads that read.
+    active_readers: usize,
+    /// Whether the consumer waits for a batch, and how many readers wait for room: the condition
+    /// variables are notified only if a thread waits.
+    consumer_waits: bool,
+    waiting_readers: usize,
     failed: Option<io::Error>,
     dropped: bool,
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A thread that panicked left a state that holds still: batches are put in whole.
+        // The state is consistent even if a thread panicked: batches are inserted as a whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a batch once there is room for it; `false` when nobody wants it any more.
+    /// Adds a batch once there is room for it; `false` if the stream was dropped.
     fn put(&self, number: u64, batch: Batch) -> bool {
         let mut state = self.lock();
-        while number >= state.wanted + AHEAD && !state.dropped {
-            state.full += 1;
+        while number >= state.wanted + MAX_BATCHES_AHEAD && !state.dropped {
+            state.waiting_readers += 1;
             state = wait(&self.room, state);
-            state.full -= 1;
+            state.waiting_readers -= 1;
         }
         state.done.insert(number, batch);
-        if state.empty && number == state.wanted {
+        if state.consumer_waits && number == state.wanted {
             self.ready.notify_one();
         }
         !state.dropped
@@ -187,12 +188,12 @@ fn wait<'a>(condition: &Condvar, state: MutexGuard<'a, State>) -> MutexGuard<'a,
     condition.wait(state).unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Counts a thread out when it ends, however it does.
-struct Ended(Arc<Shared>);
+/// Decrements the count of readers when a thread ends, even by a panic.
+struct ActiveReader(Arc<Shared>);
 
-impl Drop for Ended {
+impl Drop for ActiveReader {
     fn drop(&mut self) {
-        self.0.lock().reading -= 1;
+        self.0.lock().active_readers -= 1;
         self.0.ready.notify_one();
     }
 }

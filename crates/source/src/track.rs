@@ -1,4 +1,4 @@
-//! One input on its way into the common order.
+//! One input of the merge, and the order of its entries.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,124 +7,135 @@ use jiff::Timestamp;
 use taptrail_trail::{Content, Entry, Unreadable};
 
 use crate::Rows;
-use crate::covered::Covered;
-use crate::found::Voice;
-use crate::lines::Lines;
+use crate::coverage_builder::CoverageBuilder;
+use crate::lines::OrderedLines;
+use crate::parsed_line::LogProgram;
 use crate::reading::Reading;
 
-/// An entry, and where it belongs in the common order.
+/// An entry with its position in the common order.
 #[derive(Clone, Debug)]
-pub(crate) struct Placed {
+pub(crate) struct OrderedEntry {
     pub(crate) entry: Entry,
-    /// Its time, or the last moment it may have been, where its shape tells whole seconds only: who
-    /// knows better comes first.
+    /// Its time or, if its shape has only whole seconds, the latest moment that it may mean:
+    /// entries with more exact times come first.
     pub(crate) order: Timestamp,
-    /// Which program wrote its line.
-    pub(crate) voice: Voice,
-    /// The boot of its host, where a journal names it.
+    /// The program that wrote its line.
+    pub(crate) program: LogProgram,
+    /// The boot id of its host, if a journal names it.
     pub(crate) boot: Option<u128>,
 }
 
-impl Placed {
-    pub(crate) fn place(&self) -> Place {
-        Place { time: self.order, unnumbered: self.entry.serial.is_none(), serial: self.entry.serial }
+impl OrderedEntry {
+    pub(crate) fn order_key(&self) -> OrderKey {
+        OrderKey { time: self.order, unnumbered: self.entry.serial.is_none(), serial: self.entry.serial }
     }
 }
 
-/// A place in the common order. Of one moment, which the clock's ticks make long, the serial numbers tell what came first;
-/// who has none knows less, and comes last.
+/// The sort key of the common order. Entries with equal times, of which clock ticks make many, are
+/// ordered by their serial numbers; entries without one come last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
+pub(crate) struct OrderKey {
     pub(crate) time: Timestamp,
     unnumbered: bool,
     serial: Option<u32>,
 }
 
-impl Place {
-    /// Before all others of that time.
+impl OrderKey {
+    /// The key before all others of that time.
     pub(crate) fn first_of(time: Timestamp) -> Self {
         Self { time, unnumbered: false, serial: None }
     }
 }
 
-/// Which input tells something, for [`crate::duplicates`].
+/// The input of an entry, for [`crate::duplicates`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Origin {
     pub(crate) id: u32,
-    /// Whether it is no log, but rows.
+    /// Whether the input is rows of a ledger, not a log.
     pub(crate) is_rows: bool,
-    /// The higher, the older; 0 for what is no rotation.
+    /// Number of the rotation: the higher, the older; 0 if it is none.
     pub(crate) rotation: u32,
 }
 
-/// An input that is being told.
+/// An input that is being read.
 pub(crate) struct Track {
     pub(crate) origin: Origin,
     pub(crate) name: Arc<str>,
     /// Its next entry, if it has one.
-    pub(crate) head: Option<Placed>,
-    from: From,
+    pub(crate) head: Option<OrderedEntry>,
+    source_kind: TrackSource,
 }
 
-enum From {
-    Lines(Box<Lines>),
-    Rows { rows: Rows, told: u64, begun: Begun },
+enum TrackSource {
+    OrderedLines(Box<OrderedLines>),
+    Rows { rows: Rows, rows_read: u64, begun: LedgerStart },
 }
 
-/// Since when a ledger tells all that is held.
+/// Notes since when a ledger records everything that guests hold.
 #[derive(Debug, Default)]
-struct Begun {
+struct LedgerStart {
     written: bool,
     watched: bool,
 }
 
-impl Begun {
-    fn note(&mut self, entry: &Entry, covered: &mut Covered) {
-        // Whoever runs guests begins with none. Beside a log of others' guests that tells little.
+impl LedgerStart {
+    fn note(&mut self, entry: &Entry, coverage: &mut CoverageBuilder) {
+        // The supervisor's ledger begins without guests. Beside a log of other managers' guests,
+        // that shows little.
         if !std::mem::replace(&mut self.written, true) {
-            covered.ledger(&entry.host, entry.time);
+            coverage.add_ledger_start(&entry.host, entry.time);
         }
-        // Whoever watches looks at all that is held first.
+        // A watcher begins by recording everything that is held.
         let watched = matches!(&entry.content, Content::Record(record) if record.event.is_watched());
         if watched && !std::mem::replace(&mut self.watched, true) {
-            covered.start(&entry.host, entry.time);
+            coverage.add_start(&entry.host, entry.time);
         }
     }
 }
 
 impl Track {
-    pub(crate) fn lines(origin: Origin, name: Arc<str>, lines: Lines) -> Self {
-        Self { origin, name, head: None, from: From::Lines(Box::new(lines)) }
+    pub(crate) fn lines(origin: Origin, name: Arc<str>, lines: OrderedLines) -> Self {
+        Self { origin, name, head: None, source_kind: TrackSource::OrderedLines(Box::new(lines)) }
     }
 
     pub(crate) fn rows(id: u32, name: Arc<str>, rows: Rows) -> Self {
         let origin = Origin { id, is_rows: true, rotation: 0 };
-        Self { origin, name, head: None, from: From::Rows { rows, told: 0, begun: Begun::default() } }
+        Self {
+            origin,
+            name,
+            head: None,
+            source_kind: TrackSource::Rows { rows, rows_read: 0, begun: LedgerStart::default() },
+        }
     }
 
-    /// Where its next entry belongs, if it has one.
-    pub(crate) fn place(&self) -> Option<Place> {
-        self.head.as_ref().map(Placed::place)
+    /// The order key of its next entry, if it has one.
+    pub(crate) fn order_key(&self) -> Option<OrderKey> {
+        self.head.as_ref().map(OrderedEntry::order_key)
     }
 
-    /// The entry after `head`.
-    pub(crate) fn read(&mut self, reading: &mut Reading<'_>) -> Option<Placed> {
-        match &mut self.from {
-            From::Lines(lines) => lines.next(reading),
-            From::Rows { rows, told, begun } => loop {
+    /// Reads the entry after `head`.
+    pub(crate) fn read(&mut self, reading: &mut Reading<'_>) -> Option<OrderedEntry> {
+        match &mut self.source_kind {
+            TrackSource::OrderedLines(lines) => lines.next(reading),
+            TrackSource::Rows { rows, rows_read, begun } => loop {
                 let row = rows.next()?;
-                *told += 1;
+                *rows_read += 1;
                 reading.count_lines(self.origin.id, 1);
                 match row {
                     Ok(mut entry) => {
-                        entry.host = reading.own_names.of(&entry.host);
-                        begun.note(&entry, &mut reading.covered);
+                        entry.host = reading.observed_names.resolve(&entry.host);
+                        begun.note(&entry, &mut reading.coverage);
                         reading.cover(self.origin.id, &entry.host, entry.time, entry.time, 1);
-                        reading.has(&entry);
-                        break Some(Placed { order: entry.time, entry, voice: Voice::Auditd, boot: None });
+                        reading.note_unlogged(&entry);
+                        break Some(OrderedEntry {
+                            order: entry.time,
+                            entry,
+                            program: LogProgram::Auditd,
+                            boot: None,
+                        });
                     }
                     Err(reason) => {
-                        let (source, line) = (Arc::clone(&self.name), *told);
+                        let (source, line) = (Arc::clone(&self.name), *rows_read);
                         reading.unreadable(self.origin.id, Unreadable { source, line, reason });
                     }
                 }
@@ -133,16 +144,16 @@ impl Track {
     }
 }
 
-/// Entries that wait to be told, in their order.
+/// Entries ready to be emitted, in order.
 #[derive(Debug, Default)]
-pub(crate) struct Ready(VecDeque<Placed>);
+pub(crate) struct EntryQueue(VecDeque<OrderedEntry>);
 
-impl Ready {
-    pub(crate) fn push(&mut self, placed: Placed) {
+impl EntryQueue {
+    pub(crate) fn push(&mut self, placed: OrderedEntry) {
         self.0.push_back(placed);
     }
 
-    pub(crate) fn pop(&mut self) -> Option<Placed> {
+    pub(crate) fn pop(&mut self) -> Option<OrderedEntry> {
         self.0.pop_front()
     }
 }

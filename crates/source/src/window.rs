@@ -1,4 +1,4 @@
-//! The events of the last moments, which other inputs may still tell, and better.
+//! Delays entries until no other input can report the same event.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -6,43 +6,44 @@ use std::ops::ControlFlow;
 use jiff::{SignedDuration, Timestamp};
 use taptrail_trail::{Entry, LineRef};
 
-use crate::Take;
-use crate::duplicates::is_logged;
-use crate::track::Placed;
+use crate::EntrySink;
+use crate::duplicates::is_in_audit_log;
+use crate::track::OrderedEntry;
 
-/// Events that were told by one input, in their order, until no other can tell them any more.
+/// The delayed entries, in order.
 #[derive(Debug, Default)]
-pub(crate) struct Window {
-    /// Each with its number among all events that are compared.
-    waiting: VecDeque<(u64, Waiting)>,
+pub(crate) struct DuplicateWindow {
+    /// Each with its event number in [`crate::duplicates`].
+    waiting: VecDeque<(u64, PendingEntry)>,
 }
 
 #[derive(Debug)]
-struct Waiting {
-    placed: Placed,
+struct PendingEntry {
+    placed: OrderedEntry,
     is_rows: bool,
 }
 
-/// How far apart two inputs may see one event: syslog tells whole seconds, and late.
-pub(crate) const APART: SignedDuration = SignedDuration::from_secs(2);
+/// Two inputs may report one event at times that differ by at most this: syslog has whole seconds,
+/// and delays.
+pub(crate) const DUPLICATE_SKEW: SignedDuration = SignedDuration::from_secs(2);
 
-impl Window {
-    /// Keeps an event until others had their time to tell it.
-    pub(crate) fn push(&mut self, number: u64, placed: Placed, is_rows: bool) {
-        self.waiting.push_back((number, Waiting { placed, is_rows }));
+impl DuplicateWindow {
+    /// Adds an entry that is delayed.
+    pub(crate) fn push(&mut self, number: u64, placed: OrderedEntry, is_rows: bool) {
+        self.waiting.push_back((number, PendingEntry { placed, is_rows }));
     }
 
-    /// The same event, told by another input: the line of an audit log is the one that is cited, and what it says is
-    /// what is told.
-    pub(crate) fn copy(&mut self, number: u64, copy: &Entry, is_rows: bool) {
+    /// Merges another input's entry of the same event. If there is an audit log's line, that one is
+    /// emitted, and the others are cited as copies.
+    pub(crate) fn add_duplicate(&mut self, number: u64, copy: &Entry, is_rows: bool) {
         let Some((_, first)) = self.waiting.iter_mut().rev().find(|(of, _)| *of == number) else { return };
         let entry = &mut first.placed.entry;
         let own = |entry: &Entry| LineRef { source: entry.source.clone(), line: entry.line };
-        // What anybody can write is not told in the place of what nobody else can.
+        // An entry that any user can write does not replace an authenticated one.
         let is_better = match (copy.unauthenticated, entry.unauthenticated) {
             (false, true) => true,
             (true, false) => false,
-            _ => is_logged(is_rows, copy) && !is_logged(first.is_rows, entry),
+            _ => is_in_audit_log(is_rows, copy) && !is_in_audit_log(first.is_rows, entry),
         };
         if is_better {
             let mut copies = std::mem::take(&mut entry.copies);
@@ -60,12 +61,12 @@ impl Window {
         }
     }
 
-    /// Tells what nothing told from `now` on can be the same as.
-    pub(crate) fn release(&mut self, now: Timestamp, take: &mut Take<'_>) -> ControlFlow<()> {
+    /// Emits the entries that no entry from `now` on can duplicate.
+    pub(crate) fn release(&mut self, now: Timestamp, sink: &mut EntrySink<'_>) -> ControlFlow<()> {
         while let Some((_, done)) =
-            self.waiting.pop_front_if(|(_, oldest)| now.duration_since(oldest.placed.order) > APART)
+            self.waiting.pop_front_if(|(_, oldest)| now.duration_since(oldest.placed.order) > DUPLICATE_SKEW)
         {
-            take(&done.placed.entry)?;
+            sink(&done.placed.entry)?;
         }
         ControlFlow::Continue(())
     }
@@ -75,5 +76,5 @@ impl Window {
     }
 }
 
-/// How many other lines are named.
+/// Maximum number of copies cited.
 const MAX_COPIES: usize = 8;

@@ -1,4 +1,4 @@
-//! Several inputs, one trail: what is told by more than one is told once, and in its order.
+//! Several inputs, one trail: an event in several inputs is reported once, and in order.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,12 +7,12 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use jiff::{SignedDuration, Timestamp};
-use taptrail_source::{About, Input, Options, Outcome, expand, host_logs, read, read_again};
+use taptrail_source::{Input, NoteKind, Options, ReadOutcome, expand, host_logs, read, read_lines};
 use taptrail_trail::{Content, Entry};
 
 const UUID: &str = "f3607ac8-f517-4952-b61c-b19b40f99661";
 
-/// An open of the interface with this last number, as auditd logs it `millis` after the hour.
+/// An open of the interface whose MAC ends with `mac`, as auditd logs it `millis` after the hour.
 fn audit(millis: u32, serial: u32, mac: u8) -> String {
     format!(
         "type=VIRT_RESOURCE msg=audit(1795460{:03}.{:03}:{serial}): pid=9 uid=0 auid=0 ses=0 msg='{}'\n",
@@ -29,7 +29,7 @@ fn text(mac: u8) -> String {
     )
 }
 
-/// The same as syslog has it, in whole seconds. 1795460000 is 2026-11-23 18:53:20 UTC.
+/// The same in syslog, in whole seconds. 1795460000 is 2026-11-23 18:53:20 UTC.
 fn syslog(seconds: u32, mac: u8) -> String {
     format!(
         "2026-11-23T18:53:{:02}Z ? audit[9]: VIRT_RESOURCE pid=9 uid=0 msg='{}'\n",
@@ -38,7 +38,7 @@ fn syslog(seconds: u32, mac: u8) -> String {
     )
 }
 
-/// The same as libvirtd's own log has it.
+/// The same in libvirtd's own log.
 fn libvirtd(millis: u32, mac: u8) -> String {
     let text = text(mac);
     let claim = text.split(" exe=").next().unwrap();
@@ -49,13 +49,13 @@ fn libvirtd(millis: u32, mac: u8) -> String {
     )
 }
 
-struct Told {
-    /// Serial and last number of the MAC, and what is told of it if it is no record.
+struct MergedRead {
+    /// Serial number, last byte of the MAC, and the kind of an entry that is not a record.
     entries: Vec<(Option<u32>, u8, &'static str)>,
-    outcome: Outcome,
+    outcome: ReadOutcome,
 }
 
-fn tell(logs: &[String]) -> Told {
+fn merge(logs: &[String]) -> MergedRead {
     let dir = tempfile::tempdir().unwrap();
     let files = logs.iter().enumerate().map(|(number, log)| {
         let path: PathBuf = dir.path().join(format!("{number}.log"));
@@ -65,14 +65,14 @@ fn tell(logs: &[String]) -> Told {
     let mut entries = Vec::new();
     let outcome = read(files.collect(), Options::default(), &mut |entry| {
         if !matches!(entry.content, Content::Gap(_)) {
-            entries.push(told(entry));
+            entries.push(summary(entry));
         }
         ControlFlow::Continue(())
     });
-    Told { entries, outcome }
+    MergedRead { entries, outcome }
 }
 
-fn told(entry: &Entry) -> (Option<u32>, u8, &'static str) {
+fn summary(entry: &Entry) -> (Option<u32>, u8, &'static str) {
     let (mac, what) = match &entry.content {
         Content::Record(record) => (record.event.mac(), ""),
         Content::Unsent(fragment) => (fragment.mac, "unsent"),
@@ -86,77 +86,77 @@ fn told(entry: &Entry) -> (Option<u32>, u8, &'static str) {
 fn logs_are_merged_by_time_whatever_their_order_on_the_command_line() {
     let late = audit(3000, 12, 3) + &audit(5000, 14, 5);
     let early = audit(1000, 10, 1) + &audit(4000, 13, 4);
-    let told = tell(&[late, early, audit(2000, 11, 2)]);
-    assert_eq!(told.entries.iter().map(|told| told.1).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    let merged = merge(&[late, early, audit(2000, 11, 2)]);
+    assert_eq!(merged.entries.iter().map(|entry| entry.1).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
 }
 
 #[test]
-fn of_one_moment_the_serial_numbers_tell_the_order() {
+fn entries_of_one_moment_are_ordered_by_serial_number() {
     let some = audit(1000, 11, 2) + &audit(1000, 14, 5) + &audit(2000, 15, 6);
     let others = audit(1000, 10, 1) + &audit(1000, 12, 3) + &audit(1000, 13, 4);
     for logs in [[some.clone(), others.clone()], [others, some]] {
-        let told = tell(&logs);
-        assert_eq!(told.entries.iter().map(|told| told.1).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+        let merged = merge(&logs);
+        assert_eq!(merged.entries.iter().map(|entry| entry.1).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
     }
-    // Who knows no number comes after who does.
+    // An entry without a serial number comes after one with it.
     for logs in [[libvirtd(1000, 1), audit(1000, 10, 1)], [audit(1000, 10, 1), libvirtd(1000, 1)]] {
-        assert_eq!(tell(&logs).entries, [(Some(10), 1, "")]);
+        assert_eq!(merge(&logs).entries, [(Some(10), 1, "")]);
     }
 }
 
 #[test]
-fn a_serial_number_is_told_once_by_however_many_copies() {
+fn a_serial_number_in_several_copies_is_one_event() {
     let log = audit(1000, 10, 1) + &audit(1000, 11, 1) + &audit(2000, 12, 1);
-    let told = tell(&[log.clone(), log.clone(), log]);
-    assert_eq!(told.entries, [(Some(10), 1, ""), (Some(11), 1, ""), (Some(12), 1, "")]);
-    assert_eq!(told.outcome.input.duplicates, 6);
+    let merged = merge(&[log.clone(), log.clone(), log]);
+    assert_eq!(merged.entries, [(Some(10), 1, ""), (Some(11), 1, ""), (Some(12), 1, "")]);
+    assert_eq!(merged.outcome.input.duplicates, 6);
 }
 
 #[test]
 fn one_serial_number_of_two_hosts_is_two_events() {
     let of = |host: &str| format!("node={host} {}", audit(1000, 10, 1));
-    let told = tell(&[of("h1") + &of("h2") + &of("h2")]);
-    assert_eq!((told.entries.len(), told.outcome.input.duplicates), (2, 1));
-    let told = tell(&[of("h1") + &of("h2"), of("h2")]);
-    assert_eq!((told.entries.len(), told.outcome.input.duplicates), (2, 1));
+    let merged = merge(&[of("h1") + &of("h2") + &of("h2")]);
+    assert_eq!((merged.entries.len(), merged.outcome.input.duplicates), (2, 1));
+    let merged = merge(&[of("h1") + &of("h2"), of("h2")]);
+    assert_eq!((merged.entries.len(), merged.outcome.input.duplicates), (2, 1));
 }
 
 #[test]
 fn two_opens_alike_within_one_log_are_two() {
-    let told = tell(&[syslog(1, 1) + &syslog(1, 1), audit(1000, 10, 1) + &audit(1000, 11, 1)]);
-    assert_eq!(told.entries, [(Some(10), 1, ""), (Some(11), 1, "")]);
-    let told = tell(&[syslog(1, 1) + &syslog(1, 1)]);
+    let merged = merge(&[syslog(1, 1) + &syslog(1, 1), audit(1000, 10, 1) + &audit(1000, 11, 1)]);
+    assert_eq!(merged.entries, [(Some(10), 1, ""), (Some(11), 1, "")]);
+    let merged = merge(&[syslog(1, 1) + &syslog(1, 1)]);
     assert_eq!(
-        (told.entries.len(), told.outcome.input.duplicates),
+        (merged.entries.len(), merged.outcome.input.duplicates),
         (1, 1),
         "nothing shows that it is not a copy"
     );
 }
 
 #[test]
-fn what_tells_whole_seconds_comes_after_what_knows_better() {
-    let told = tell(&[syslog(1, 1) + &syslog(2, 2), audit(1700, 10, 1)]);
-    assert_eq!(told.entries, [(Some(10), 1, ""), (None, 2, "")]);
+fn whole_second_entries_come_after_more_exact_ones() {
+    let merged = merge(&[syslog(1, 1) + &syslog(2, 2), audit(1700, 10, 1)]);
+    assert_eq!(merged.entries, [(Some(10), 1, ""), (None, 2, "")]);
 }
 
 #[test]
 fn a_claim_of_another_moment_is_another_event() {
-    let told = tell(&[libvirtd(1000, 1), audit(1003, 10, 1), libvirtd(9000, 1)]);
+    let merged = merge(&[libvirtd(1000, 1), audit(1003, 10, 1), libvirtd(9000, 1)]);
     // The audit log's line is the one that is cited.
-    assert_eq!(told.entries, [(Some(10), 1, ""), (None, 1, "")]);
-    assert_eq!(told.outcome.input.duplicates, 1);
+    assert_eq!(merged.entries, [(Some(10), 1, ""), (None, 1, "")]);
+    assert_eq!(merged.outcome.input.duplicates, 1);
 }
 
 #[test]
 fn what_an_audit_log_that_covers_its_time_lacks_was_not_sent() {
     let log = audit(1000, 10, 1) + &audit(30_000, 20, 3);
     let own = libvirtd(1002, 1) + &libvirtd(5000, 2) + &libvirtd(30_001, 3);
-    let told = tell(&[log, own.clone()]);
-    let unsent: Vec<_> = told.entries.iter().filter(|told| told.2 == "unsent").collect();
+    let merged = merge(&[log, own.clone()]);
+    let unsent: Vec<_> = merged.entries.iter().filter(|entry| entry.2 == "unsent").collect();
     assert_eq!(unsent, [&(None, 2, "unsent")]);
-    // Before the log begins and after it ends nothing is known of it.
-    let told = tell(&[audit(4000, 10, 9) + &audit(4500, 11, 9), own]);
-    assert!(told.entries.iter().all(|told| told.2.is_empty()), "{:?}", told.entries);
+    // Before the log begins and after it ends, nothing is known.
+    let merged = merge(&[audit(4000, 10, 9) + &audit(4500, 11, 9), own]);
+    assert!(merged.entries.iter().all(|entry| entry.2.is_empty()), "{:?}", merged.entries);
 }
 
 #[test]
@@ -177,13 +177,13 @@ fn a_log_that_is_cut_while_it_is_read_says_so() {
 
 #[test]
 fn a_log_that_goes_back_in_time_is_put_in_order() {
-    let told = tell(&[audit(200_000, 90, 1) + &audit(1000, 10, 2)]);
-    assert_eq!(told.entries, [(Some(10), 2, ""), (Some(90), 1, "")]);
-    let told = tell(&[syslog(30, 1) + &syslog(1, 2).replace("18:53", "18:50")]);
-    assert_eq!(told.entries, [(None, 2, ""), (None, 1, "")]);
+    let merged = merge(&[audit(200_000, 90, 1) + &audit(1000, 10, 2)]);
+    assert_eq!(merged.entries, [(Some(10), 2, ""), (Some(90), 1, "")]);
+    let merged = merge(&[syslog(30, 1) + &syslog(1, 2).replace("18:53", "18:50")]);
+    assert_eq!(merged.entries, [(None, 2, ""), (None, 1, "")]);
     assert_eq!(
-        told.outcome.notes.iter().map(|note| note.about).collect::<Vec<_>>(),
-        [About::Claimed, About::BackInTime { line: 2 }, About::Unnumbered]
+        merged.outcome.notes.iter().map(|note| note.kind).collect::<Vec<_>>(),
+        [NoteKind::Unauthenticated, NoteKind::BackInTime { line: 2 }, NoteKind::Unnumbered]
     );
 }
 
@@ -219,7 +219,7 @@ fn rows_are_merged_with_logs_and_what_the_log_lacks_is_missing() {
     let rows = Input::Rows { name: "rows".into(), bytes: 0, rows: Box::new(rows.into_iter()) };
     let mut entries = Vec::new();
     let outcome = read(vec![rows, Input::File(path)], Options::default(), &mut |entry| {
-        entries.push(told(entry));
+        entries.push(summary(entry));
         ControlFlow::Continue(())
     });
     assert_eq!(entries, [(Some(10), 1, ""), (Some(11), 2, ""), (Some(11), 2, "missing"), (Some(12), 3, "")]);
@@ -235,10 +235,10 @@ fn rows_alone_lack_nothing_between_their_numbers() {
     };
     let mut entries = Vec::new();
     let outcome = read(vec![rows], Options::default(), &mut |entry| {
-        entries.push(told(entry));
+        entries.push(summary(entry));
         ControlFlow::Continue(())
     });
-    assert_eq!(entries.iter().map(|told| told.0).collect::<Vec<_>>(), [Some(5), Some(90), Some(300)]);
+    assert_eq!(entries.iter().map(|entry| entry.0).collect::<Vec<_>>(), [Some(5), Some(90), Some(300)]);
     assert!(outcome.input.coverage[0].gaps.is_empty());
 }
 
@@ -246,24 +246,27 @@ fn rows_alone_lack_nothing_between_their_numbers() {
 fn lines_without_a_host_are_of_the_one_that_others_of_their_directory_name() {
     let log = audit(1000, 10, 1);
     let named = |host: &str| log.replace("type=", &format!("node={host} type="));
-    let told = tell(&[log.clone(), named("h1")]);
-    assert_eq!((told.entries.len(), told.outcome.input.duplicates), (1, 1));
-    assert_eq!(told.outcome.input.coverage.iter().map(|of| &*of.host).collect::<Vec<_>>(), ["h1"]);
-    assert!(told.outcome.notes.is_empty());
-    let told = tell(&[syslog(0, 1) + &syslog(1, 2).replace("audit[1]", "kernel"), log.clone()]);
-    assert_eq!(told.outcome.input.coverage.len(), 1);
-    // Of several nobody knows which.
-    let told = tell(&[log.clone(), named("h1"), named("h2")]);
-    assert_eq!(told.entries.len(), 3);
-    assert_eq!(told.outcome.notes.iter().map(|note| note.about).collect::<Vec<_>>(), [About::HostUnknown]);
-    // Where the second shows too late to know, there is no answer.
+    let merged = merge(&[log.clone(), named("h1")]);
+    assert_eq!((merged.entries.len(), merged.outcome.input.duplicates), (1, 1));
+    assert_eq!(merged.outcome.input.coverage.iter().map(|of| &*of.host).collect::<Vec<_>>(), ["h1"]);
+    assert!(merged.outcome.notes.is_empty());
+    let merged = merge(&[syslog(0, 1) + &syslog(1, 2).replace("audit[1]", "kernel"), log.clone()]);
+    assert_eq!(merged.outcome.input.coverage.len(), 1);
+    // With several names, the host is unknown.
+    let merged = merge(&[log.clone(), named("h1"), named("h2")]);
+    assert_eq!(merged.entries.len(), 3);
+    assert_eq!(
+        merged.outcome.notes.iter().map(|note| note.kind).collect::<Vec<_>>(),
+        [NoteKind::HostUnknown]
+    );
+    // If the second name comes too late, reading is refused.
     let late = named("h1").repeat(1000) + &named("h2");
-    let told = tell(&[log, late]);
-    assert!(matches!(told.outcome.refused, Some(taptrail_source::SourceError::SeveralNames { .. })));
+    let merged = merge(&[log, late]);
+    assert!(matches!(merged.outcome.refused, Some(taptrail_source::SourceError::SeveralNames { .. })));
 }
 
 #[test]
-fn a_log_split_anywhere_tells_the_whole() {
+fn a_log_split_anywhere_reads_like_the_whole() {
     let folder =
         concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/libvirt/libvirt-9.0/06-hotplug/audit.log");
     let whole = std::fs::read_to_string(folder).unwrap();
@@ -285,13 +288,13 @@ fn a_log_split_anywhere_tells_the_whole() {
     assert!(expect.len() > 20);
     for (at, _) in whole.match_indices('\n') {
         let (first, second) = whole.split_at(at + 1);
-        // The later part first: rotations count up as they age.
+        // The later part first: older rotations have higher numbers.
         assert_eq!(serials(&[second.to_owned(), first.to_owned()]), expect, "split at {at}");
     }
 }
 
 #[test]
-fn a_taker_that_has_enough_ends_the_reading() {
+fn a_sink_that_breaks_off_ends_the_reading() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("audit.log");
     std::fs::write(&path, audit(1000, 10, 1) + &audit(2000, 11, 1)).unwrap();
@@ -303,7 +306,7 @@ fn a_taker_that_has_enough_ends_the_reading() {
     assert_eq!(taken, 1);
 }
 
-/// The same as the kernel's log has it in syslog's text, where any user can write such.
+/// The same in syslog, as the kernel's message, which any user can forge.
 fn kernel(seconds: u32, serial: u32, mac: u8) -> String {
     format!(
         "2026-11-23T18:53:{:02}Z h kernel: audit: type=2501 audit(1795460{seconds:03}.000:{serial}): pid=9 uid=0 auid=0 \
@@ -314,10 +317,10 @@ fn kernel(seconds: u32, serial: u32, mac: u8) -> String {
 }
 
 #[test]
-fn what_any_user_can_write_is_not_told_in_the_place_of_an_audit_logs_line() {
+fn text_that_any_user_can_write_does_not_replace_an_audit_logs_line() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
-    // A moment earlier, and of another interface.
+    // Slightly earlier, and of another interface.
     let forged = kernel(1, 11, 66) + &kernel(4, 14, 4);
     for (syslog, expect) in
         [(forged.as_str(), vec![(1, false), (2, false), (4, true)]), ("", vec![(1, false), (2, false)])]
@@ -340,8 +343,8 @@ fn what_any_user_can_write_is_not_told_in_the_place_of_an_audit_logs_line() {
     }
 }
 
-/// Reads what was opened before the log was rotated: the last numbers of the MACs, and what failed.
-fn read_rotated(name: &str, line: fn(u32) -> String, packed: bool) -> (Vec<u8>, Outcome) {
+/// Opens a log, rotates it and then reads it. Returns the last bytes of the MACs, and the outcome.
+fn read_rotated(name: &str, line: fn(u32) -> String, packed: bool) -> (Vec<u8>, ReadOutcome) {
     let dir = tempfile::tempdir().unwrap();
     let path = |rotation: u32| match rotation {
         0 => dir.path().join(name),
@@ -359,22 +362,22 @@ fn read_rotated(name: &str, line: fn(u32) -> String, packed: bool) -> (Vec<u8>, 
     }
     std::fs::write(path(0), line(13)).unwrap();
     if packed {
-        // Nothing has the name or the inode of what it was packed from.
+        // No file has the name or the inode of the original.
         std::fs::rename(path(1), dir.path().join("packed")).unwrap();
         std::fs::write(dir.path().join(format!("{name}.1.gz")), "").unwrap();
         std::fs::remove_file(dir.path().join("packed")).unwrap();
     }
     let (mut macs, options) = (Vec::new(), Options::default());
     let outcome = read(inputs, options, &mut |entry| {
-        macs.push(told(entry).1);
+        macs.push(summary(entry).1);
         ControlFlow::Continue(())
     });
-    // What is shown of a name as proof is what was read by it.
+    // Lines that are shown as proof come from the file that was read under that name.
     let shown = |rotation| {
         let name = path(rotation);
         let identity = *outcome.identities.get(name.to_str().unwrap()).unwrap();
         let mut lines = BTreeMap::from([(1, None)]);
-        read_again(&name, Some(identity), &mut lines).map(|()| lines.remove(&1).unwrap().unwrap())
+        read_lines(&name, Some(identity), &mut lines).map(|()| lines.remove(&1).unwrap().unwrap())
     };
     assert_eq!(shown(4).unwrap(), line(8).trim_end().as_bytes());
     assert_eq!(shown(0).is_err(), packed, "{:?}", shown(0));

@@ -1,16 +1,16 @@
-//! A busy KVM host's audit log, the same for the same seed.
+//! Generates the audit log of a busy KVM host, identical for the same seed.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 
-/// What sort of log.
+/// What the generated log contains.
 pub(crate) struct Options {
-    /// One line in so many is libvirt's; 1: all are.
+    /// One line in `mix` is libvirt's. 1: all lines are.
     pub(crate) mix: u64,
-    /// How many guests are alive at once.
+    /// Maximum number of running guests.
     pub(crate) guests: usize,
     pub(crate) seed: u64,
-    /// Whether all guests start and then all stop in that order, over and over.
+    /// Start all guests, then stop all in the same order, over and over.
     pub(crate) in_order: bool,
 }
 
@@ -52,11 +52,11 @@ pub(crate) struct Host {
     alive: VecDeque<Guest>,
     started: u64,
     stopping: bool,
-    /// What libvirt has yet to write: type and text.
+    /// Records that libvirt will write next: type and text.
     waiting: VecDeque<(&'static str, String)>,
 }
 
-/// The devices that libvirt lets every guest open, unless told otherwise.
+/// The devices that libvirt lets every guest open by default (`cgroup_device_acl` in qemu.conf).
 const ALLOWED: [(&str, &str); 7] = [
     ("/dev/null", "01:03"),
     ("/dev/full", "01:07"),
@@ -83,14 +83,14 @@ impl Host {
         }
     }
 
-    /// Appends its next line.
+    /// Appends the next line.
     pub(crate) fn line(&mut self, line: &mut String) {
         // Some lines share one clock tick, as real ones do.
         let millis = self.millis + [0, 0, 4, 40][(self.dice.next() & 3) as usize];
         self.line_at(millis, line);
     }
 
-    /// Appends its next line, of this time: milliseconds since 1970.
+    /// Appends the next line, stamped `millis` (milliseconds since 1970).
     pub(crate) fn line_at(&mut self, millis: u64, line: &mut String) {
         self.millis = millis;
         self.serial = self.serial.wrapping_add(1);
@@ -111,7 +111,7 @@ impl Host {
         }
     }
 
-    /// The next thing libvirt does.
+    /// Queues the records of libvirt's next action.
     fn act(&mut self) {
         let full = self.alive.len() >= self.options.guests;
         if self.options.in_order {
@@ -150,7 +150,8 @@ impl Host {
         self.started += 1;
         let number = self.started;
         let uuid = (self.dice.next(), self.dice.next());
-        // No process has such a number (PID_MAX_LIMIT, linux/threads.h): where such a log is watched these are nobody.
+        // No process has such a pid (PID_MAX_LIMIT, linux/threads.h): a watcher finds no process
+        // for these guests.
         let pid = 4_194_304 + number % 4_000_000;
         let guest = Guest { number, uuid, pid, plugged: false };
         let name = guest.name();
@@ -159,7 +160,7 @@ impl Host {
         for nic in 0..2 {
             self.open(&name, &guest.mac(nic));
         }
-        // The device cgroup: nothing, and then what every guest may open.
+        // The device cgroup: deny all, then allow the devices that every guest may open.
         let cgroup = format!(
             "resrc=cgroup reason={{}} {name} cgroup=\"/sys/fs/cgroup/devices/machine.slice/machine-qemu\\x2d{number}.scope/\""
         );
@@ -199,7 +200,7 @@ impl Host {
         self.waiting.push_back(("VIRT_RESOURCE", format!("resrc=net {text}")));
     }
 
-    /// What else a host logs.
+    /// Appends a record that is not about a guest.
     fn other(&mut self, line: &mut String, stamp: &str) {
         let dice = self.dice.next();
         let pid = 300 + dice % 60_000;

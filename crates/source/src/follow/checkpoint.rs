@@ -1,4 +1,4 @@
-//! A place in a log, as a text that outlives us.
+//! A position in a log as text, stored across restarts.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,16 +6,16 @@ use std::str::FromStr;
 use jiff::{SignedDuration, Timestamp};
 use taptrail_record::Stamp;
 
-use super::serials::{STRETCHES, Serials, Stretch};
+use super::serials::{MAX_MISSING_RANGES, SerialRange, SerialTracker};
 
-/// Where a log was left: up to which line it was told, and how to know that place again.
+/// A position in a log: the last line that was reported, and how to find it again.
 ///
-/// A file is known by its device and inode, and believed only when it begins as it did and has the same
-/// line before the place: an inode may have been given away meanwhile. When the file is another, its copy
-/// or packed copy is found by the same bytes, and where there is none, the place by the last line's time
-/// and number.
+/// A file is identified by its device and inode, and accepted only if its first bytes and the line
+/// before the position are unchanged: an inode may have been reused. If the file has been replaced,
+/// its copy or compressed copy is found by the same bytes; without one, the position is found by
+/// the last line's time and serial number.
 ///
-/// Written as one line of text, of at most [`Checkpoint::MAX`] bytes:
+/// Formatted as one line of text, of at most [`Checkpoint::MAX_BYTES`] bytes:
 ///
 /// ```
 /// # use taptrail_source::follow::Checkpoint;
@@ -23,53 +23,53 @@ use super::serials::{STRETCHES, Serials, Stretch};
 ///             last=210:0123456789abcdef stamp=1795460022.944:2592 newest=2592";
 /// let checkpoint: Checkpoint = text.parse()?;
 /// assert_eq!(checkpoint.to_string(), text);
-/// # Ok::<(), taptrail_source::follow::NoCheckpoint>(())
+/// # Ok::<(), taptrail_source::follow::InvalidCheckpoint>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Checkpoint {
-    /// In which file; of what was heard and is nowhere, `None`.
-    pub(super) file: Option<FilePlace>,
-    /// The last line told, if there was one.
+    /// Position in a file; `None` for a source that is not stored (a pipe, the kernel's broadcast).
+    pub(super) file: Option<FilePosition>,
+    /// The last line reported, if any.
     pub(super) last: Option<LastLine>,
-    /// The last of the kernel's stamps in a line told.
+    /// The kernel's stamp of the last reported line that has one.
     pub(super) stamp: Option<Stamp>,
-    /// The highest number told.
+    /// The highest serial number reported.
     pub(super) newest: Option<u32>,
-    /// The numbers that were missing.
-    pub(super) missing: Vec<Stretch>,
-    /// Whether the audit daemon had told that it ends.
+    /// Ranges of serial numbers that were missing.
+    pub(super) missing: Vec<SerialRange>,
+    /// Whether auditd's last record said that it ends.
     pub(super) daemon_ended: bool,
 }
 
-/// A place in a file.
+/// A position in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FilePlace {
+pub(super) struct FilePosition {
     pub(super) id: FileId,
-    /// How many bytes, and lines, were told of it.
+    /// Bytes and lines reported from it.
     pub(super) at: u64,
     pub(super) line: u64,
-    /// How it begins.
+    /// Digest of its first bytes.
     pub(super) head: Digest,
 }
 
-/// Which file.
+/// Device and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileId {
     pub(super) dev: u64,
     pub(super) ino: u64,
 }
 
-/// The last line told.
+/// The last line reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LastLine {
-    /// Its bytes with the newline; of a long one the last of them.
+    /// Digest of its bytes with the newline, or of the last [`Digest::MAX_BYTES`] bytes.
     pub(super) digest: Digest,
-    /// When it happened and its number, where it is audit's.
+    /// Time and serial number, for an audit record.
     pub(super) stamp: Option<Stamp>,
 }
 
-/// How many bytes, and a hash of them (FNV-1a, 64 bits): enough to tell one log from another, which nobody
-/// forges who may write to it anyway.
+/// Length and hash (FNV-1a, 64 bits) of some bytes. It distinguishes logs; it is no protection from
+/// a forger, who could write to the log anyway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Digest {
     pub(super) len: u32,
@@ -77,17 +77,17 @@ pub(super) struct Digest {
 }
 
 impl Digest {
-    /// Of how many bytes at most.
-    pub(super) const MAX: usize = 1024;
+    /// Maximum bytes that are hashed.
+    pub(super) const MAX_BYTES: usize = 1024;
 
-    /// Of the first bytes.
+    /// Digest of the first bytes.
     pub(super) fn of_head(bytes: &[u8]) -> Self {
-        Self::of(&bytes[..bytes.len().min(Self::MAX)])
+        Self::of(&bytes[..bytes.len().min(Self::MAX_BYTES)])
     }
 
-    /// Of the last bytes.
+    /// Digest of the last bytes.
     pub(super) fn of_tail(bytes: &[u8]) -> Self {
-        Self::of(&bytes[bytes.len().saturating_sub(Self::MAX)..])
+        Self::of(&bytes[bytes.len().saturating_sub(Self::MAX_BYTES)..])
     }
 
     fn of(bytes: &[u8]) -> Self {
@@ -102,46 +102,46 @@ impl Digest {
 }
 
 impl Checkpoint {
-    /// The longest text.
-    pub const MAX: usize = 1024;
+    /// Maximum length of the text, in bytes.
+    pub const MAX_BYTES: usize = 1024;
 
-    /// When the last event happened that was told, where the log numbers its events.
+    /// Time of the last reported event, for a log with serial numbers.
     pub fn time(&self) -> Option<Timestamp> {
-        self.stamp.and_then(moment)
+        self.stamp.and_then(timestamp)
     }
 
-    pub(super) fn serials(&self) -> Serials {
-        Serials::from(self.newest, self.missing.iter().copied())
+    pub(super) fn serials(&self) -> SerialTracker {
+        SerialTracker::from(self.newest, self.missing.iter().copied())
     }
 }
 
-/// The moment of a stamp.
-pub(super) fn moment(stamp: Stamp) -> Option<Timestamp> {
+/// The time of a stamp.
+pub(super) fn timestamp(stamp: Stamp) -> Option<Timestamp> {
     Timestamp::new(i64::try_from(stamp.seconds).ok()?, i32::from(stamp.millis) * 1_000_000).ok()
 }
 
-/// How far the times of events are out of their order; a boot takes longer.
-const DISORDER: SignedDuration = SignedDuration::from_secs(5);
+/// Times of one boot's events are out of order by at most this. A boot takes longer.
+const EVENT_TIME_SKEW: SignedDuration = SignedDuration::from_secs(5);
 
-/// Whether one event is after another: by their numbers, which are in order, unless a boot may lie between.
+/// Whether `one` is after `other`: by their serial numbers, unless a boot may be between them.
 pub(super) fn is_after(one: Stamp, other: Stamp) -> bool {
-    match (moment(one), moment(other)) {
-        (Some(at), Some(before)) if at.duration_since(before).abs() <= DISORDER => {
+    match (timestamp(one), timestamp(other)) {
+        (Some(at), Some(before)) if at.duration_since(before).abs() <= EVENT_TIME_SKEW => {
             (1..u32::MAX / 2).contains(&one.serial.wrapping_sub(other.serial))
         }
         _ => one > other,
     }
 }
 
-/// Whether a stamp is of a time that the clock, as it is set now, has yet to come to.
-pub(super) fn is_to_come(stamp: Stamp) -> bool {
-    moment(stamp).is_none_or(|at| at.duration_since(Timestamp::now()) > DISORDER)
+/// Whether a stamp is later than the current time.
+pub(super) fn is_in_future(stamp: Stamp) -> bool {
+    timestamp(stamp).is_none_or(|at| at.duration_since(Timestamp::now()) > EVENT_TIME_SKEW)
 }
 
 impl fmt::Display for Checkpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.file {
-            Some(FilePlace { id: FileId { dev, ino }, at, line, head }) => {
+            Some(FilePosition { id: FileId { dev, ino }, at, line, head }) => {
                 write!(f, "follow 1 file dev={dev} ino={ino} at={at} line={line} head={head}")?;
             }
             None => write!(f, "follow 1 heard")?,
@@ -150,12 +150,12 @@ impl fmt::Display for Checkpoint {
             write!(f, " last={digest}")?;
             match stamp {
                 Some(stamp) if self.stamp == Some(stamp) => {}
-                Some(stamp) => write!(f, " of={}", Shown(stamp))?,
+                Some(stamp) => write!(f, " of={}", StampText(stamp))?,
                 None => write!(f, " of=-")?,
             }
         }
         if let Some(stamp) = self.stamp {
-            write!(f, " stamp={}", Shown(stamp))?;
+            write!(f, " stamp={}", StampText(stamp))?;
         }
         if let Some(newest) = self.newest {
             write!(f, " newest={newest}")?;
@@ -174,29 +174,29 @@ impl fmt::Display for Digest {
     }
 }
 
-struct Shown(Stamp);
+struct StampText(Stamp);
 
-impl fmt::Display for Shown {
+impl fmt::Display for StampText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Stamp { seconds, millis, serial } = self.0;
         write!(f, "{seconds}.{millis:03}:{serial}")
     }
 }
 
-/// A text is no checkpoint of this version.
+/// The text is not a checkpoint of this version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("Checkpoint can't be read: {text:?}")]
-pub struct NoCheckpoint {
-    /// The text, as much of it as a checkpoint has.
+pub struct InvalidCheckpoint {
+    /// The text, cut to a checkpoint's maximum length.
     pub text: String,
 }
 
 impl FromStr for Checkpoint {
-    type Err = NoCheckpoint;
+    type Err = InvalidCheckpoint;
 
-    fn from_str(text: &str) -> Result<Self, NoCheckpoint> {
-        let read = if text.len() <= Self::MAX { parse(text) } else { None };
-        read.ok_or_else(|| NoCheckpoint { text: text.chars().take(Self::MAX).collect() })
+    fn from_str(text: &str) -> Result<Self, InvalidCheckpoint> {
+        let read = if text.len() <= Self::MAX_BYTES { parse(text) } else { None };
+        read.ok_or_else(|| InvalidCheckpoint { text: text.chars().take(Self::MAX_BYTES).collect() })
     }
 }
 
@@ -205,14 +205,14 @@ fn parse(text: &str) -> Option<Checkpoint> {
         Some(split) => split,
         None => (text.strip_prefix("follow 1 ")?, ""),
     };
-    // There is one text for each checkpoint.
+    // Each checkpoint has exactly one text, so the order of keys is fixed.
     let mut value = |key: &str| -> Option<&str> {
         let (found, value) = rest.split_once(' ').unwrap_or((rest, "")).0.split_once('=')?;
         (found == key).then(|| rest = rest.split_once(' ').map_or("", |(_, rest)| rest))?;
         Some(value)
     };
     let file = match kind {
-        "file" => Some(FilePlace {
+        "file" => Some(FilePosition {
             id: FileId { dev: number(value("dev")?)?, ino: number(value("ino")?)? },
             at: number(value("at")?)?,
             line: number(value("line")?)?,
@@ -238,25 +238,26 @@ fn parse(text: &str) -> Option<Checkpoint> {
         }
     };
     let newest = value("newest").map(|text| number(text).ok_or(())).transpose().ok()?;
-    let missing = value("missing").map_or(Some(Vec::new()), |text| text.split(',').map(stretch).collect())?;
+    let missing =
+        value("missing").map_or(Some(Vec::new()), |text| text.split(',').map(serial_range).collect())?;
     let daemon_ended = match value("daemon") {
         None => false,
         Some("ended") => true,
         Some(_) => return None,
     };
-    let whole = rest.is_empty() && missing.len() <= STRETCHES;
+    let whole = rest.is_empty() && missing.len() <= MAX_MISSING_RANGES;
     let read = Checkpoint { file, last, stamp, newest, missing, daemon_ended };
     (whole && read.to_string() == text).then_some(read)
 }
 
-/// A number as it is written, digits alone.
+/// A decimal number: digits only.
 fn number<T: FromStr>(text: &str) -> Option<T> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 fn digest(text: &str) -> Option<Digest> {
     let (len, hash) = text.split_once(':')?;
-    let len = number(len).filter(|len: &u32| *len as usize <= Digest::MAX)?;
+    let len = number(len).filter(|len: &u32| *len as usize <= Digest::MAX_BYTES)?;
     let hex = hash.len() == 16 && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     Some(Digest { len, hash: u64::from_str_radix(hash, 16).ok().filter(|_| hex)? })
 }
@@ -268,7 +269,7 @@ fn stamp(text: &str) -> Option<Stamp> {
     Some(Stamp { seconds: number(seconds)?, millis, serial: number(serial)? })
 }
 
-fn stretch(text: &str) -> Option<Stretch> {
+fn serial_range(text: &str) -> Option<SerialRange> {
     let (first, last) = text.split_once('-')?;
     Some((number(first)?, number(last)?))
 }
@@ -292,21 +293,21 @@ mod tests {
     }
 
     prop_compose! {
-        fn places()(dev: u64, ino: u64, at: u64, line: u64, head in digests()) -> FilePlace {
-            FilePlace { id: FileId { dev, ino }, at, line, head }
+        fn positions()(dev: u64, ino: u64, at: u64, line: u64, head in digests()) -> FilePosition {
+            FilePosition { id: FileId { dev, ino }, at, line, head }
         }
     }
 
     prop_compose! {
         fn checkpoints()(
-            file in prop::option::of(places()),
+            file in prop::option::of(positions()),
             last in prop::option::of((digests(), prop::option::of(stamps()))),
             stamp in prop::option::of(stamps()),
             newest: Option<u32>,
-            missing in prop::collection::vec(any::<Stretch>(), 0..=STRETCHES),
+            missing in prop::collection::vec(any::<SerialRange>(), 0..=MAX_MISSING_RANGES),
             daemon_ended: bool,
         ) -> Checkpoint {
-            // A line that has a stamp was told with it.
+            // If the last line has a stamp, the checkpoint has one too.
             let last = last.map(|(digest, own)| LastLine { digest, stamp: own.filter(|_| stamp.is_some()) });
             Checkpoint { file, last, stamp, newest, missing, daemon_ended }
         }
@@ -316,7 +317,7 @@ mod tests {
         #[test]
         fn what_is_written_reads_back(checkpoint in checkpoints()) {
             let text = checkpoint.to_string();
-            prop_assert!(text.len() <= Checkpoint::MAX, "{}", text.len());
+            prop_assert!(text.len() <= Checkpoint::MAX_BYTES, "{}", text.len());
             prop_assert_eq!(text.parse(), Ok(checkpoint));
         }
     }
@@ -338,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_is_refused() {
+    fn invalid_texts_are_refused() {
         for text in [
             "",
             "follow",

@@ -1,33 +1,33 @@
-//! A log as it grows: what is written to it told once, in order, however it is rotated and whoever is
-//! restarted meanwhile.
+//! Follows a log as it grows: each line is reported once and in order, across rotations and
+//! restarts.
 //!
-//! Nothing here waits, and nothing has a thread: a [`Source`] says what to wait for
-//! ([`awaited`](Source::awaited)), and each [`look`](Source::look) takes what is there, up to a bound.
-//! What was told is named by a [`checkpoint`](Source::checkpoint), a short text; who opens a source with
-//! the last one that was kept hears what followed, and nothing twice.
+//! Nothing here blocks or has a thread. A [`Source`] has a descriptor to poll
+//! ([`poll_fd`](Source::poll_fd)), and each [`poll`](Source::poll) reads what is available, up to a
+//! limit. A [`checkpoint`](Source::checkpoint), a short text, names the last line reported. A
+//! source that is opened with the last saved checkpoint continues with the next line.
 //!
 //! ```text
-//!             Follower            Piped              Messages
+//!             Follower            PipeSource         BroadcastSource
 //!             a log's files       standard input     the kernel's broadcast
 //!                 │ bytes              │ bytes            │ records
-//!                 └──────────────▶  Lines  ◀──────────────┘
-//!                     whole lines ──▶ scan, shape ──▶ Told { entries, … }
-//!                     their numbers ─▶ Serials: what is missing
+//!                 └────────────▶ LineReader ◀─────────────┘
+//!                     complete lines ─▶ scan, shape ─▶ PollBatch { entries, … }
+//!                     their serial numbers ─▶ SerialTracker: gaps
 //! ```
 //!
-//! What can't be had any more is told in its place, as a [`Gap`](taptrail_trail::Gap).
+//! What can't be read any more is reported in its place, as a [`Gap`](taptrail_trail::Gap).
 
+mod broadcast;
 mod checkpoint;
 mod file;
-mod lines;
-mod messages;
-mod piped;
-mod place;
+mod line_reader;
+mod notifier;
+mod pipe;
+mod resume;
 mod rotations;
 mod serials;
 #[cfg(test)]
 mod tests;
-mod wake;
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -38,75 +38,75 @@ use taptrail_trail::{Entry, Unreadable};
 
 use crate::SourceError;
 
-pub use self::checkpoint::{Checkpoint, NoCheckpoint};
+pub use self::broadcast::BroadcastSource;
+pub use self::checkpoint::{Checkpoint, InvalidCheckpoint};
 pub use self::file::Follower;
-pub use self::messages::Messages;
-pub use self::piped::Piped;
+pub use self::pipe::PipeSource;
 
 /// A log that is followed.
 pub trait Source {
-    /// What is readable when there may be something to tell, if anything shows that.
-    fn awaited(&self) -> Option<BorrowedFd<'_>>;
+    /// A descriptor that is readable when there may be new lines, if the source has one.
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>>;
 
-    /// After which time to look even though nothing is readable: where nothing shows that there is
-    /// something to tell.
-    fn look_within(&self) -> Option<Duration>;
+    /// How long to wait before a poll even if [`poll_fd`](Self::poll_fd) is not readable: changes
+    /// may go unnoticed.
+    fn poll_interval(&self) -> Option<Duration>;
 
-    /// Takes what is there, up to a bound, and adds it to `told`. Never waits.
+    /// Reads what is available, up to a limit, and adds it to `batch`. Never blocks.
     ///
     /// # Errors
     ///
-    /// The log can't be read now. Another look may work.
-    fn look(&mut self, told: &mut Told) -> Result<(), SourceError>;
+    /// The log can't be read now. A later poll may succeed.
+    fn poll(&mut self, batch: &mut PollBatch) -> Result<(), SourceError>;
 
-    /// Where the next look goes on.
+    /// The checkpoint from which the next poll continues.
     fn checkpoint(&self) -> Checkpoint;
 
-    /// How much is there that was not looked at yet, in bytes, as far as is known.
-    fn behind(&self) -> u64;
+    /// Bytes available and not read yet, as far as known.
+    fn backlog_bytes(&self) -> u64;
 }
 
-/// What looks have told.
+/// What polls have read.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct PollBatch {
     /// Entries in the order of their lines.
     pub entries: Vec<Entry>,
-    /// How many lines were read.
+    /// Lines read.
     pub lines: u64,
-    /// How many bytes they had.
+    /// Bytes read.
     pub bytes: u64,
-    /// How many of them should have been records and can't be believed.
+    /// Lines that should be records and can't be parsed.
     pub unreadable: u64,
-    /// The first of those.
+    /// The first of them.
     pub located: Vec<Unreadable>,
-    /// Whether there is more to read at once.
+    /// Whether more can be read at once.
     pub more: bool,
-    /// Whether nothing will follow: standard input has ended.
+    /// Whether the source has ended: standard input is closed.
     pub ended: bool,
 }
 
-impl Told {
-    /// How many lines are kept in `located`.
-    pub const KEPT: usize = 20;
+impl PollBatch {
+    /// Maximum length of `located`.
+    pub const MAX_LOCATED: usize = 20;
 }
 
-/// Whose log is followed, and how its times are read.
+/// Host and time zone of lines that name none.
 #[derive(Debug, Clone)]
-pub struct About {
+pub struct LineDefaults {
     /// The host of lines that name none.
     pub host: Arc<str>,
     /// The zone of times that name none.
     pub zone: TimeZone,
 }
 
-/// Where to begin when no checkpoint says where the last look was.
+/// Where to begin without a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Begin {
-    /// With the oldest rotation that is there: so that guests are known that run already.
+pub enum StartPosition {
+    /// At the oldest rotation, so that guests that already run are known.
     #[default]
     Rotations,
-    /// With the log as it is now, without its rotations.
+    /// At the first line of the current log, without its rotations.
     Log,
-    /// With what is written from now on.
+    /// At the end: only lines written from now on.
     End,
 }

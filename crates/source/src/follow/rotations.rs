@@ -1,4 +1,4 @@
-//! A log with its rotations, opened and in order.
+//! Opens a log and its rotations, in order.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -12,31 +12,31 @@ use rustix::fs::OFlags;
 use taptrail_record::Stamp;
 
 use super::checkpoint::FileId;
-use super::lines::stamped;
+use super::line_reader::parse_stamp;
 use crate::SourceError;
-use crate::feed::MAX_LINE;
+use crate::deferred::{DeferredFile, FileRef, FromStart, max_open};
+use crate::feed::MAX_LINE_BYTES;
 use crate::input::is_rotation;
-use crate::kept::{FromStart, Handle, Kept, max_open};
 use crate::open::Packing;
 
-/// How often the names are read anew when a rotation changes them meanwhile.
-const TRIES: usize = 10;
+/// How often the directory is listed while rotations change the names.
+const MAX_LISTINGS: usize = 10;
 
-/// How many lines of a file may come before the first with a stamp.
-const FRONT: usize = 16;
+/// Maximum number of lines before a file's first stamp.
+const MAX_LINES_BEFORE_STAMP: usize = 16;
 
-/// One file of a log. What was opened can be read whatever becomes of its name.
+/// One file of a log. An open file can be read even if its name changes.
 #[derive(Debug)]
 pub(super) struct LogFile {
     pub(super) path: PathBuf,
-    file: Kept,
+    file: DeferredFile,
     pub(super) id: FileId,
     packing: Packing,
 }
 
 impl LogFile {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        // What is no file, a pipe say, is not waited for.
+        // Do not block on anything but a file, e.g. a pipe.
         let flags = OFlags::NONBLOCK.bits().cast_signed();
         let file = File::options().read(true).custom_flags(flags).open(path)?;
         let about = file.metadata()?;
@@ -46,38 +46,39 @@ impl LogFile {
         let mut front = [0; 16];
         let read = file.read_at(&mut front, 0)?;
         let packing = Packing::of(&front[..read], "").map_err(io::Error::other)?;
-        Ok(Self { path: path.to_owned(), file: Kept::Open(file), id: id(&about), packing })
+        Ok(Self { path: path.to_owned(), file: DeferredFile::Open(file), id: id(&about), packing })
     }
 
     pub(super) fn is_packed(&self) -> bool {
         self.packing != Packing::None
     }
 
-    /// How many bytes it has, as stored.
+    /// Its size on disk, in bytes.
     pub(super) fn size(&self) -> io::Result<u64> {
         self.file.size()
     }
 
-    /// It, open.
-    pub(super) fn file(&self) -> io::Result<Handle<'_>> {
+    /// The open file.
+    pub(super) fn file(&self) -> io::Result<FileRef<'_>> {
         self.file.get()
     }
 
-    /// It is to be read now, and stays open.
-    pub(super) fn hold(&mut self) -> io::Result<()> {
-        self.file.hold().map(|_| ())
+    /// Opens the file if needed, and keeps it open.
+    pub(super) fn keep_open(&mut self) -> io::Result<()> {
+        self.file.keep_open().map(|_| ())
     }
 
     pub(super) fn name(&self) -> Arc<str> {
         self.path.display().to_string().into()
     }
 
-    /// Its bytes from the first on, unpacked. The position of `file` is not used and not changed.
+    /// Its bytes from the first on, decompressed. The file's own offset is neither used nor
+    /// changed.
     pub(super) fn reader(&self) -> io::Result<Box<dyn Read + Send>> {
         self.packing.open(Box::new(FromStart::of(self.file.get()?.try_clone()?)))
     }
 
-    /// The first stamp in it; none where it is too damaged for one.
+    /// The first stamp in the file; `None` if it is too damaged to have one.
     pub(super) fn first_stamp(&self) -> io::Result<Option<Stamp>> {
         match self.read_first_stamp() {
             Err(error) if self.is_packed() && is_damage(&error) => Ok(None),
@@ -88,12 +89,12 @@ impl LogFile {
     fn read_first_stamp(&self) -> io::Result<Option<Stamp>> {
         let mut bytes = BufReader::new(self.reader()?);
         let mut line = Vec::new();
-        for _ in 0..FRONT {
+        for _ in 0..MAX_LINES_BEFORE_STAMP {
             line.clear();
-            if (&mut bytes).take(MAX_LINE as u64).read_until(b'\n', &mut line)? == 0 {
+            if (&mut bytes).take(MAX_LINE_BYTES as u64).read_until(b'\n', &mut line)? == 0 {
                 break;
             }
-            if let Some(stamped) = stamped(&line) {
+            if let Some(stamped) = parse_stamp(&line) {
                 return Ok(Some(stamped.stamp));
             }
         }
@@ -101,7 +102,7 @@ impl LogFile {
     }
 }
 
-/// Whether what is packed can't be unpacked, now or ever: errors of reading it have the system's number.
+/// Whether an error shows damaged compressed data. Errors of reading the file have an errno.
 pub(super) fn is_damage(error: &io::Error) -> bool {
     error.raw_os_error().is_none()
 }
@@ -110,7 +111,7 @@ pub(super) fn id(about: &fs::Metadata) -> FileId {
     FileId { dev: about.dev(), ino: about.ino() }
 }
 
-/// What the log's name stands for now, if for anything.
+/// The file that has the log's name now, if any.
 pub(super) fn id_of(log: &Path) -> Result<Option<FileId>, SourceError> {
     match fs::metadata(log) {
         Ok(about) => Ok(Some(id(&about))),
@@ -119,13 +120,13 @@ pub(super) fn id_of(log: &Path) -> Result<Option<FileId>, SourceError> {
     }
 }
 
-/// The log and its rotations, the oldest first: as they were at one moment, though they may be renamed
-/// while they are opened.
+/// Opens the log and its rotations, oldest first, as they were at one moment, although they may be
+/// renamed meanwhile.
 pub(super) fn all(log: &Path) -> Result<Vec<LogFile>, SourceError> {
     let mut before = None;
-    for _ in 0..TRIES {
+    for _ in 0..MAX_LISTINGS {
         let names = names(log)?;
-        // The newest are written to and renamed: they are kept open.
+        // The newest files are written to and renamed: keep those open.
         let surplus = names.len().saturating_sub(max_open());
         let open = |(place, path)| {
             let mut log = LogFile::open(path)?;
@@ -141,12 +142,12 @@ pub(super) fn all(log: &Path) -> Result<Vec<LogFile>, SourceError> {
             .collect();
         let files = match opened {
             Ok(files) => files,
-            // It was renamed, or removed, since its name was read.
+            // It was renamed or removed after the directory was listed.
             Err((_, error)) if error.kind() == io::ErrorKind::NotFound => continue,
             Err((path, source)) => return Err(SourceError::Open { path: path.clone(), source }),
         };
         let ids: Vec<_> = files.iter().map(|file| (file.path.clone(), file.id)).collect();
-        // Twice the same: nothing was renamed between the first name and the last file.
+        // Two equal listings: nothing was renamed between the first name and the last file.
         if before.as_ref() == Some(&ids) {
             return Ok(files);
         }
@@ -156,19 +157,19 @@ pub(super) fn all(log: &Path) -> Result<Vec<LogFile>, SourceError> {
     Err(SourceError::Open { path: log.to_owned(), source })
 }
 
-/// Where a file is among its log's rotations; the oldest first.
+/// Age of a file among its log's rotations; the oldest is the least.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Age {
     /// `audit.log-20261123`: by date.
     Dated(OsString),
-    /// `audit.log.2`: the higher the older.
+    /// `audit.log.2`: the higher, the older.
     Numbered(std::cmp::Reverse<u32>),
     /// The log itself.
     Live,
 }
 
-/// The paths of a log's files. One that is there both packed and as it was, while it is packed, counts
-/// once: as it was.
+/// The paths of a log's files. While a rotation is being compressed, it exists in both forms, and
+/// only the uncompressed one counts.
 fn names(log: &Path) -> Result<BTreeMap<Age, PathBuf>, SourceError> {
     let dir = match log.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
@@ -188,24 +189,25 @@ fn names(log: &Path) -> Result<BTreeMap<Age, PathBuf>, SourceError> {
             continue;
         }
         if !packed || !names.contains_key(&age) {
-            // As the log is named, with a directory or without: paths are compared.
+            // Named like the log, with or without a directory: paths are compared.
             names.insert(age, log.with_file_name(&file));
         }
     }
     Ok(names)
 }
 
-/// Whether a name is a file's: a directory, or a link that leads nowhere, is no rotation, whatever it is called.
+/// Whether a directory entry may be a regular file. Directories and dangling links are no
+/// rotations, whatever their names.
 fn may_be_file(entry: &fs::DirEntry) -> bool {
     match entry.file_type() {
         Ok(kind) if kind.is_symlink() => fs::metadata(entry.path()).is_ok_and(|about| about.is_file()),
-        // One that is gone by now shows when it is opened.
+        // If it is gone by now, opening it fails.
         kind => kind.map_or(true, |kind| kind.is_file()),
     }
 }
 
-/// The age of a file by its name, and whether that says that it is packed. Others beside a log, an
-/// editor's or a temporary one of whoever packs it, are none of its rotations.
+/// The age of a file by its name, and whether its suffix says that it is compressed. Other files
+/// beside a log, an editor's or a compressor's temporary ones, are no rotations.
 fn age(file: &OsStr, log: &OsStr) -> Option<(Age, bool)> {
     let rest = file.as_encoded_bytes().strip_prefix(log.as_encoded_bytes())?;
     if rest.is_empty() {

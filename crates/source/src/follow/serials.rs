@@ -1,49 +1,49 @@
-//! Which of the kernel's numbers a log lacks.
+//! Finds the kernel's serial numbers that a log lacks.
 //!
-//! The kernel numbers its audit events one by one from each boot, and those that a rule filters get no
-//! number (`audit_log_start()`, kernel/audit.c). A number that is not in a whole log was dropped on its
-//! way there. Events of several processors come a little out of order, so what is missing is told only
-//! when it is not there some lines later.
+//! The kernel numbers its audit events one by one from each boot. Events that a rule filters get no
+//! number (`audit_log_start()`, kernel/audit.c). So a number that a complete log lacks was lost on
+//! the way there. Events of several processors come slightly out of order, so a number is reported
+//! missing only if it has not come some lines later.
 
-/// How many lines a number may be late.
-const LATE: u64 = 256;
+/// How many lines late a number may come.
+const MAX_LATE_LINES: u64 = 256;
 
-/// A number so far below the one before is of another boot.
-const BOOT: u32 = 4096;
+/// A number this far below the newest one is from another boot.
+const MIN_BOOT_DROP: u32 = 4096;
 
-/// How many stretches may be missing at one time; more are told as one.
-pub(super) const STRETCHES: usize = 16;
+/// How many ranges may be missing at one time. More are reported as one.
+pub(super) const MAX_MISSING_RANGES: usize = 16;
 
-/// A stretch of numbers, both ends within.
-pub(super) type Stretch = (u32, u32);
+/// First and last number, both inclusive.
+pub(super) type SerialRange = (u32, u32);
 
-/// The numbers of one host's events, line by line.
+/// Tracks the serial numbers of one host's events, line by line.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct Serials {
+pub(super) struct SerialTracker {
     /// The highest number.
     newest: Option<u32>,
-    /// What is missing below it, and at which line that showed; the lowest first.
-    missing: Vec<(Stretch, u64)>,
+    /// Ranges missing below it, lowest first, each with the line at which it was noticed.
+    missing: Vec<(SerialRange, u64)>,
     line: u64,
 }
 
-impl Serials {
-    /// Goes on where another left off.
-    pub(super) fn from(newest: Option<u32>, missing: impl IntoIterator<Item = Stretch>) -> Self {
-        Self { newest, missing: missing.into_iter().map(|stretch| (stretch, 0)).collect(), line: 0 }
+impl SerialTracker {
+    /// Continues from a checkpoint.
+    pub(super) fn from(newest: Option<u32>, missing: impl IntoIterator<Item = SerialRange>) -> Self {
+        Self { newest, missing: missing.into_iter().map(|range| (range, 0)).collect(), line: 0 }
     }
 
-    /// What is missing and not yet told.
-    pub(super) fn missing(&self) -> impl Iterator<Item = Stretch> {
-        self.missing.iter().map(|(stretch, _)| *stretch)
+    /// Ranges missing and not reported yet.
+    pub(super) fn missing(&self) -> impl Iterator<Item = SerialRange> {
+        self.missing.iter().map(|(range, _)| *range)
     }
 
     pub(super) fn newest(&self) -> Option<u32> {
         self.newest
     }
 
-    /// Takes the number of the next line; what is missing for good by now.
-    pub(super) fn take(&mut self, serial: u32) -> Vec<Stretch> {
+    /// Takes the number of the next line. Returns the ranges that are definitely missing by now.
+    pub(super) fn observe(&mut self, serial: u32) -> Vec<SerialRange> {
         self.line += 1;
         let Some(newest) = self.newest else {
             self.newest = Some(serial);
@@ -56,29 +56,29 @@ impl Serials {
             if ahead > 1 {
                 self.missing.push(((newest.wrapping_add(1), serial.wrapping_sub(1)), self.line));
             }
-        } else if newest.wrapping_sub(serial) >= BOOT {
-            return self.restart(Some(serial));
+        } else if newest.wrapping_sub(serial) >= MIN_BOOT_DROP {
+            return self.start_boot(Some(serial));
         } else {
-            self.found(serial);
+            self.fill(serial);
         }
-        if self.missing.len() > STRETCHES {
-            let all = self.tell(self.missing.len()).into_iter();
+        if self.missing.len() > MAX_MISSING_RANGES {
+            let all = self.drain_missing(self.missing.len()).into_iter();
             return all.reduce(|(first, _), (_, last)| (first, last)).into_iter().collect();
         }
-        let due = self.missing.partition_point(|(_, since)| self.line - since >= LATE);
-        self.tell(due)
+        let due = self.missing.partition_point(|(_, since)| self.line - since >= MAX_LATE_LINES);
+        self.drain_missing(due)
     }
 
-    /// The host started anew: what is missing by then.
-    pub(super) fn restart(&mut self, serial: Option<u32>) -> Vec<Stretch> {
+    /// Begins another boot. Returns the ranges missing in the one before.
+    pub(super) fn start_boot(&mut self, serial: Option<u32>) -> Vec<SerialRange> {
         self.newest = serial;
-        self.tell(self.missing.len())
+        self.drain_missing(self.missing.len())
     }
 
-    /// A late number is there.
-    fn found(&mut self, serial: u32) {
-        let within = |(first, last): Stretch| serial.wrapping_sub(first) <= last.wrapping_sub(first);
-        let Some(at) = self.missing.iter().position(|(stretch, _)| within(*stretch)) else { return };
+    /// Removes a late number from the missing ranges.
+    fn fill(&mut self, serial: u32) {
+        let within = |(first, last): SerialRange| serial.wrapping_sub(first) <= last.wrapping_sub(first);
+        let Some(at) = self.missing.iter().position(|(range, _)| within(*range)) else { return };
         let ((first, last), since) = self.missing.remove(at);
         if serial != last {
             self.missing.insert(at, ((serial.wrapping_add(1), last), since));
@@ -88,9 +88,9 @@ impl Serials {
         }
     }
 
-    /// The first `count` stretches.
-    fn tell(&mut self, count: usize) -> Vec<Stretch> {
-        self.missing.drain(..count).map(|(stretch, _)| stretch).collect()
+    /// Removes and returns the first `count` ranges.
+    fn drain_missing(&mut self, count: usize) -> Vec<SerialRange> {
+        self.missing.drain(..count).map(|(range, _)| range).collect()
     }
 }
 
@@ -98,47 +98,47 @@ impl Serials {
 mod tests {
     use super::*;
 
-    fn told(serials: impl IntoIterator<Item = u32>) -> Vec<Stretch> {
-        let mut tracked = Serials::default();
-        serials.into_iter().flat_map(|serial| tracked.take(serial)).collect()
+    fn missing_ranges(serials: impl IntoIterator<Item = u32>) -> Vec<SerialRange> {
+        let mut tracked = SerialTracker::default();
+        serials.into_iter().flat_map(|serial| tracked.observe(serial)).collect()
     }
 
     #[test]
     fn events_of_several_lines_and_a_little_disorder_lack_nothing() {
-        assert_eq!(told([5, 5, 6, 8, 8, 7, 9, 12, 10, 11].into_iter().chain(13..1000)), []);
+        assert_eq!(missing_ranges([5, 5, 6, 8, 8, 7, 9, 12, 10, 11].into_iter().chain(13..1000)), []);
     }
 
     #[test]
-    fn what_is_not_there_some_lines_later_is_missing() {
-        assert_eq!(told((1..10).chain(13..200)), [], "not yet");
-        assert_eq!(told((1..10).chain(13..300)), [(10, 12)]);
-        assert_eq!(told((1..10).chain([15, 12]).chain(16..300)), [(10, 11), (13, 14)]);
+    fn a_number_not_there_some_lines_later_is_missing() {
+        assert_eq!(missing_ranges((1..10).chain(13..200)), [], "not yet");
+        assert_eq!(missing_ranges((1..10).chain(13..300)), [(10, 12)]);
+        assert_eq!(missing_ranges((1..10).chain([15, 12]).chain(16..300)), [(10, 11), (13, 14)]);
     }
 
     #[test]
     fn numbers_that_wrap_are_in_order() {
-        assert_eq!(told([u32::MAX - 1, u32::MAX, 0, 1].into_iter().chain(2..600)), []);
-        assert_eq!(told([u32::MAX - 1, 1].into_iter().chain(2..600)), [(u32::MAX, 0)]);
+        assert_eq!(missing_ranges([u32::MAX - 1, u32::MAX, 0, 1].into_iter().chain(2..600)), []);
+        assert_eq!(missing_ranges([u32::MAX - 1, 1].into_iter().chain(2..600)), [(u32::MAX, 0)]);
     }
 
     #[test]
-    fn a_boot_begins_anew() {
-        assert_eq!(told((90_000..90_100).chain(1..600)), []);
-        assert_eq!(told((90_000..90_100).chain([90_105]).chain(1..600)), [(90_100, 90_104)]);
+    fn a_boot_restarts_the_numbers() {
+        assert_eq!(missing_ranges((90_000..90_100).chain(1..600)), []);
+        assert_eq!(missing_ranges((90_000..90_100).chain([90_105]).chain(1..600)), [(90_100, 90_104)]);
     }
 
     #[test]
-    fn many_stretches_are_told_as_one() {
-        assert_eq!(told((0..=17).map(|number| number * 10)), [(1, 169)]);
+    fn many_ranges_are_merged_into_one() {
+        assert_eq!(missing_ranges((0..=17).map(|number| number * 10)), [(1, 169)]);
     }
 
     #[test]
-    fn what_is_left_off_is_gone_on_with() {
-        let mut first = Serials::default();
-        assert_eq!([1, 2, 5].map(|serial| first.take(serial)), [const { Vec::new() }; 3]);
-        let mut next = Serials::from(first.newest(), first.missing());
+    fn tracking_continues_from_a_checkpoint() {
+        let mut first = SerialTracker::default();
+        assert_eq!([1, 2, 5].map(|serial| first.observe(serial)), [const { Vec::new() }; 3]);
+        let mut next = SerialTracker::from(first.newest(), first.missing());
         assert_eq!(next.missing().collect::<Vec<_>>(), [(3, 4)]);
-        assert_eq!(next.take(4), []);
-        assert_eq!((6..400).flat_map(|serial| next.take(serial)).collect::<Vec<_>>(), [(3, 3)]);
+        assert_eq!(next.observe(4), []);
+        assert_eq!((6..400).flat_map(|serial| next.observe(serial)).collect::<Vec<_>>(), [(3, 3)]);
     }
 }

@@ -1,4 +1,4 @@
-//! Real files, rotated and read at random moments.
+//! Real files that are rotated and read at random moments.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -12,11 +12,11 @@ use taptrail_trail::{Content, Gap, GapReason};
 
 use super::*;
 
-fn about() -> About {
-    About { host: "h1".into(), zone: TimeZone::UTC }
+fn defaults() -> LineDefaults {
+    LineDefaults { host: "h1".into(), zone: TimeZone::UTC }
 }
 
-/// A line that tells something, with this number.
+/// A guest's record with this serial number.
 fn record(serial: u32) -> String {
     let stamp = stamp(serial);
     format!(
@@ -26,22 +26,22 @@ fn record(serial: u32) -> String {
     )
 }
 
-/// One that does not.
+/// A record that is not about a guest.
 fn noise(serial: u32) -> String {
     format!("type=USER_ACCT msg=audit({}): pid=1 uid=0 msg='op=x res=success'\n", stamp(serial))
 }
 
-/// A hundred numbers a second.
+/// Time and serial number: a hundred numbers per second.
 fn stamp(serial: u32) -> String {
     format!("{}.{:03}:{serial}", 1_795_460_000 + serial / 100, serial % 100 * 10)
 }
 
-/// A log with whoever writes it and rotates it.
+/// A log with its writer, which also rotates it.
 struct Log {
     dir: tempfile::TempDir,
     file: File,
     serial: u32,
-    /// How many rotations are kept.
+    /// Number of rotations kept.
     keep: u32,
 }
 
@@ -60,7 +60,7 @@ impl Log {
         self.dir.path().join(format!("audit.log.{number}"))
     }
 
-    /// Writes so many lines; every third tells something.
+    /// Writes lines; every third is a guest's record.
     fn write(&mut self, lines: u32) {
         let text: String = (0..lines).map(|_| self.next()).collect();
         self.file.write_all(text.as_bytes()).unwrap();
@@ -71,7 +71,7 @@ impl Log {
         if self.serial.is_multiple_of(3) { record(self.serial) } else { noise(self.serial) }
     }
 
-    /// Names each rotation after the next one, and packs those from the second on when `pack`.
+    /// Renames each rotation to the next one. `pack`: compresses those from the second on.
     fn shift(&self, pack: bool) {
         let gz = |number| PathBuf::from(format!("{}.gz", self.rotation(number).display()));
         for number in (1..=self.keep).rev() {
@@ -94,14 +94,14 @@ impl Log {
         }
     }
 
-    /// As auditd and logrotate's `create` do it.
+    /// Rotates like auditd and like logrotate's `create`.
     fn rotate(&mut self, pack: bool) {
         self.shift(pack);
         fs::rename(self.path(), self.rotation(1)).unwrap();
         self.file = File::create(self.path()).unwrap();
     }
 
-    /// The same, with some lines written to the old file before its writer has the new one.
+    /// The same, but the writer appends some lines to the old file before it opens the new one.
     fn rotate_late(&mut self, lines: u32) {
         self.shift(false);
         fs::rename(self.path(), self.rotation(1)).unwrap();
@@ -110,7 +110,7 @@ impl Log {
         self.file = new;
     }
 
-    /// As logrotate's `copytruncate` does it.
+    /// Rotates like logrotate's `copytruncate`.
     fn copy_and_cut(&mut self) {
         self.shift(false);
         let _ = fs::remove_file(self.rotation(1));
@@ -120,55 +120,55 @@ impl Log {
     }
 }
 
-/// Who follows it, and what was heard.
-struct Hearer {
+/// A follower with a simulated store for its entries and checkpoint.
+struct TestReader {
     follower: Follower,
-    /// What was told since the last commit, and all before.
-    told: Vec<Entry>,
-    heard: Vec<Entry>,
-    kept: String,
+    /// Entries since the last commit, and all before.
+    uncommitted: Vec<Entry>,
+    committed: Vec<Entry>,
+    saved: String,
 }
 
-impl Hearer {
-    fn new(path: &Path, begin: Begin) -> Self {
-        let follower = Follower::open(path, about(), begin, None).unwrap();
-        let kept = follower.checkpoint().to_string();
-        Self { follower, told: Vec::new(), heard: Vec::new(), kept }
+impl TestReader {
+    fn new(path: &Path, begin: StartPosition) -> Self {
+        let follower = Follower::open(path, defaults(), begin, None).unwrap();
+        let saved = follower.checkpoint().to_string();
+        Self { follower, uncommitted: Vec::new(), committed: Vec::new(), saved }
     }
 
-    fn look(&mut self) {
+    fn poll(&mut self) {
         loop {
-            let mut told = Told::default();
-            self.follower.look(&mut told).unwrap();
-            assert_eq!((told.unreadable, told.located.len()), (0, 0), "{:?}", told.located);
-            self.told.append(&mut told.entries);
-            if !told.more {
+            let mut batch = PollBatch::default();
+            self.follower.poll(&mut batch).unwrap();
+            assert_eq!((batch.unreadable, batch.located.len()), (0, 0), "{:?}", batch.located);
+            self.uncommitted.append(&mut batch.entries);
+            if !batch.more {
                 break;
             }
         }
-        assert_eq!(self.follower.behind(), 0);
+        assert_eq!(self.follower.backlog_bytes(), 0);
     }
 
     fn commit(&mut self) {
-        self.heard.append(&mut self.told);
-        self.kept = self.follower.checkpoint().to_string();
+        self.committed.append(&mut self.uncommitted);
+        self.saved = self.follower.checkpoint().to_string();
     }
 
-    /// A crash: what was told since the last commit is forgotten.
+    /// Simulates a crash: entries since the last commit are lost.
     fn restart(&mut self) {
-        self.told.clear();
-        let kept = self.kept.parse().unwrap();
+        self.uncommitted.clear();
+        let saved = self.saved.parse().unwrap();
         let log = self.follower.log().to_owned();
-        self.follower = Follower::open(&log, about(), Begin::Rotations, Some(&kept)).unwrap();
+        self.follower = Follower::open(&log, defaults(), StartPosition::Rotations, Some(&saved)).unwrap();
     }
 
-    /// The numbers of the records heard, and what was told to be missing.
+    /// The serial numbers of the committed records, and the gaps.
     fn numbers(&self) -> (Vec<u32>, Vec<Gap>) {
         let (mut records, mut gaps) = (Vec::new(), Vec::new());
-        for entry in &self.heard {
+        for entry in &self.committed {
             match &entry.content {
                 Content::Gap(gap) => gaps.push(gap.clone()),
-                // auditd numbers what it says of itself with a counter of its own.
+                // auditd numbers its own records with its own counter.
                 _ => records.extend(entry.serial),
             }
         }
@@ -176,7 +176,7 @@ impl Hearer {
     }
 }
 
-/// Every third number up to this.
+/// Every third number up to `last`.
 fn all(last: u32) -> Vec<u32> {
     (1..=last).filter(|number| number.is_multiple_of(3)).collect()
 }
@@ -184,13 +184,13 @@ fn all(last: u32) -> Vec<u32> {
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Write(u32),
-    /// A line in two parts, with a look between.
+    /// Writes a line in two parts, with a poll between them.
     Torn,
     Rotate,
     RotateAndPack,
     RotateLate(u32),
     CopyAndCut,
-    Look,
+    Poll,
     Commit,
     Crash,
 }
@@ -203,16 +203,16 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::RotateAndPack),
         1 => (1..10_u32).prop_map(Step::RotateLate),
         1 => Just(Step::CopyAndCut),
-        4 => Just(Step::Look),
+        4 => Just(Step::Poll),
         3 => Just(Step::Commit),
         2 => Just(Step::Crash),
     ];
     prop::collection::vec(step, 0..60)
 }
 
-/// Goes through the steps and reads to the end.
-fn play(log: &mut Log, steps: &[Step]) -> Hearer {
-    let mut hearer = Hearer::new(&log.path(), Begin::Rotations);
+/// Executes the steps and reads to the end.
+fn play(log: &mut Log, steps: &[Step]) -> TestReader {
+    let mut reader = TestReader::new(&log.path(), StartPosition::Rotations);
     for step in steps {
         match *step {
             Step::Write(lines) => log.write(lines),
@@ -220,97 +220,97 @@ fn play(log: &mut Log, steps: &[Step]) -> Hearer {
                 let line = log.next();
                 let (first, second) = line.as_bytes().split_at(line.len() / 2);
                 log.file.write_all(first).unwrap();
-                hearer.look();
+                reader.poll();
                 log.file.write_all(second).unwrap();
             }
             Step::Rotate => log.rotate(false),
             Step::RotateAndPack => log.rotate(true),
             Step::RotateLate(lines) => log.rotate_late(lines),
             Step::CopyAndCut => log.copy_and_cut(),
-            Step::Look => hearer.look(),
+            Step::Poll => reader.poll(),
             Step::Commit => {
-                hearer.look();
-                hearer.commit();
+                reader.poll();
+                reader.commit();
             }
-            Step::Crash => hearer.restart(),
+            Step::Crash => reader.restart(),
         }
     }
-    hearer.look();
-    hearer.commit();
-    hearer
+    reader.poll();
+    reader.commit();
+    reader
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
     #[test]
-    fn every_line_is_told_once_and_in_order_however_the_log_is_rotated(steps in steps()) {
+    fn every_line_is_read_once_and_in_order_however_the_log_is_rotated(steps in steps()) {
         let mut log = Log::new(100);
         let steps = [&[Step::Write(1), Step::Commit], &steps[..]].concat();
-        let hearer = play(&mut log, &steps);
-        prop_assert_eq!(hearer.numbers(), (all(log.serial), Vec::new()));
+        let reader = play(&mut log, &steps);
+        prop_assert_eq!(reader.numbers(), (all(log.serial), Vec::new()));
     }
 
     #[test]
-    fn what_is_rotated_away_unread_is_told_as_missing_and_nothing_else(steps in steps(), keep in 0..3_u32) {
+    fn lines_rotated_away_unread_are_reported_missing_and_no_others(steps in steps(), keep in 0..3_u32) {
         let mut log = Log::new(keep);
-        // Of what was gone before anything was read, nobody can know.
+        // What was gone before the first poll can't be known.
         let steps = [&[Step::Write(1), Step::Commit], &steps[..]].concat();
-        let mut hearer = play(&mut log, &steps);
-        // What is missing shows by what follows.
+        let mut reader = play(&mut log, &steps);
+        // Missing numbers show by those that follow.
         log.write(300);
-        hearer.look();
-        hearer.commit();
-        let (records, gaps) = hearer.numbers();
+        reader.poll();
+        reader.commit();
+        let (records, gaps) = reader.numbers();
         let missing = |number: &u32| gaps.iter().any(|gap| {
             let (first, last) = gap.serials.unwrap();
             (first..=last).contains(number)
         });
-        let told: Vec<u32> = all(log.serial).into_iter().filter(|number| !missing(number)).collect();
-        prop_assert_eq!(&records, &told, "{:?}", &gaps);
+        let expected: Vec<u32> = all(log.serial).into_iter().filter(|number| !missing(number)).collect();
+        prop_assert_eq!(&records, &expected, "{:?}", &gaps);
         let known: Vec<_> = gaps.iter().filter_map(|gap| gap.serials).collect();
         prop_assert!(known.is_sorted_by(|one, next| one.1 < next.0), "{:?}", &gaps);
     }
 }
 
-/// What is heard of a log by somebody who was there at `first` and comes back now.
-fn resumed(log: &Log, kept: &str) -> (Vec<u32>, Vec<Gap>) {
-    let mut hearer = Hearer::new(&log.path(), Begin::End);
-    hearer.kept = kept.to_owned();
-    hearer.restart();
-    hearer.look();
-    hearer.commit();
-    hearer.numbers()
+/// What a follower reads that continues from checkpoint `saved`.
+fn resumed(log: &Log, saved: &str) -> (Vec<u32>, Vec<Gap>) {
+    let mut reader = TestReader::new(&log.path(), StartPosition::End);
+    reader.saved = saved.to_owned();
+    reader.restart();
+    reader.poll();
+    reader.commit();
+    reader.numbers()
 }
 
-fn told(numbers: RangeInclusive<u32>) -> Vec<u32> {
+fn recorded(numbers: RangeInclusive<u32>) -> Vec<u32> {
     numbers.filter(|number| number.is_multiple_of(3)).collect()
 }
 
-/// A log of which 30 lines are read, and where they were left.
-fn left(keep: u32) -> (Log, String) {
+/// A log of 30 lines that are read, and the checkpoint after them.
+fn read_log(keep: u32) -> (Log, String) {
     let mut log = Log::new(keep);
     log.write(30);
-    let mut hearer = Hearer::new(&log.path(), Begin::Rotations);
-    hearer.look();
-    hearer.commit();
-    (log, hearer.kept)
+    let mut reader = TestReader::new(&log.path(), StartPosition::Rotations);
+    reader.poll();
+    reader.commit();
+    (log, reader.saved)
 }
 
 #[test]
-fn two_rotations_between_two_looks_are_read_in_order() {
+fn two_rotations_between_two_polls_are_read_in_order() {
     let mut log = Log::new(5);
-    let mut hearer = Hearer::new(&log.path(), Begin::Rotations);
+    let mut reader = TestReader::new(&log.path(), StartPosition::Rotations);
     for _ in 0..3 {
         log.write(100);
         log.rotate(false);
     }
     log.write(10);
-    hearer.look();
-    hearer.commit();
-    assert_eq!(hearer.numbers(), (all(310), Vec::new()));
-    let places: Vec<_> = hearer.heard.iter().map(|entry| (&*entry.source, entry.line)).collect();
+    reader.poll();
+    reader.commit();
+    assert_eq!(reader.numbers(), (all(310), Vec::new()));
+    let places: Vec<_> = reader.committed.iter().map(|entry| (&*entry.source, entry.line)).collect();
     let of = |name: &str| log.dir.path().join(name).display().to_string();
-    // The first file was opened under the name that it had.
+    // The first file keeps the name under which it was opened.
     assert_eq!(places[0], (of("audit.log").as_str(), 3));
     assert_eq!(places[places.len() - 1], (of("audit.log").as_str(), 9));
     assert!(places.contains(&(of("audit.log.2").as_str(), 2)), "{places:?}");
@@ -326,15 +326,15 @@ fn a_time_without_auditing_is_a_gap_though_no_number_is_missing() {
             stamp(serial)
         )
     };
-    let mut hearer = Hearer::new(&log.path(), Begin::Rotations);
+    let mut reader = TestReader::new(&log.path(), StartPosition::Rotations);
     log.file.write_all((record(1) + &switch(2, 0, 1)).as_bytes()).unwrap();
-    hearer.look();
+    reader.poll();
     log.file.write_all((switch(3, 1, 0) + &record(4)).as_bytes()).unwrap();
-    hearer.look();
-    hearer.commit();
+    reader.poll();
+    reader.commit();
     let since = "2026-11-23T18:53:20.02Z".parse().ok();
     let off = Gap { since, serials: None, why: GapReason::AuditingOff };
-    assert_eq!(hearer.numbers(), (vec![1, 4], vec![off]));
+    assert_eq!(reader.numbers(), (vec![1, 4], vec![off]));
 }
 
 #[test]
@@ -343,15 +343,16 @@ fn where_to_begin_is_a_choice() {
     log.write(30);
     log.rotate(false);
     log.write(30);
-    for (begin, first) in [(Begin::Rotations, 1), (Begin::Log, 31), (Begin::End, 61)] {
-        let mut hearer = Hearer::new(&log.path(), begin);
+    for (begin, first) in [(StartPosition::Rotations, 1), (StartPosition::Log, 31), (StartPosition::End, 61)]
+    {
+        let mut reader = TestReader::new(&log.path(), begin);
         log.write(30);
-        hearer.look();
-        hearer.commit();
-        let (records, gaps) = hearer.numbers();
-        assert_eq!((records, gaps), (told(first..=log.serial), Vec::new()), "{begin:?}");
-        // The lines' numbers are the file's.
-        assert_eq!(hearer.heard.last().unwrap().line, u64::from(log.serial) - 30);
+        reader.poll();
+        reader.commit();
+        let (records, gaps) = reader.numbers();
+        assert_eq!((records, gaps), (recorded(first..=log.serial), Vec::new()), "{begin:?}");
+        // Line numbers are those of the file.
+        assert_eq!(reader.committed.last().unwrap().line, u64::from(log.serial) - 30);
         log.file.set_len(0).unwrap();
         fs::write(
             log.path(),
@@ -369,33 +370,33 @@ fn where_to_begin_is_a_choice() {
 fn a_log_that_is_not_there_yet_is_read_from_its_first_line() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("audit.log");
-    let mut hearer = Hearer::new(&path, Begin::End);
-    hearer.look();
+    let mut reader = TestReader::new(&path, StartPosition::End);
+    reader.poll();
     fs::write(&path, record(3)).unwrap();
-    hearer.look();
-    hearer.commit();
-    assert_eq!(hearer.numbers(), (vec![3], Vec::new()));
-    let none = Follower::open(&dir.path().join("no/audit.log"), about(), Begin::End, None);
+    reader.poll();
+    reader.commit();
+    assert_eq!(reader.numbers(), (vec![3], Vec::new()));
+    let none = Follower::open(&dir.path().join("no/audit.log"), defaults(), StartPosition::End, None);
     assert!(none.is_err_and(|error| error.to_string().contains("Directory")));
 }
 
 #[test]
-fn what_was_written_while_nobody_looked_is_read_from_the_rotations() {
+fn lines_written_between_two_runs_are_read_from_the_rotations() {
     for pack in [false, true] {
-        let (mut log, kept) = left(5);
+        let (mut log, saved) = read_log(5);
         log.write(5);
         for _ in 0..3 {
             log.rotate(pack);
             log.write(20);
         }
-        assert_eq!(resumed(&log, &kept), (told(31..=log.serial), Vec::new()), "{pack}");
+        assert_eq!(resumed(&log, &saved), (recorded(31..=log.serial), Vec::new()), "{pack}");
     }
 }
 
 #[test]
 fn a_file_with_the_inode_of_another_is_not_taken_for_it() {
-    let (mut log, kept) = left(0);
-    // The same file, with all that it had gone and more than that written since.
+    let (mut log, saved) = read_log(0);
+    // The same file, truncated, with more bytes than before written to it.
     log.file.set_len(0).unwrap();
     log.file = OpenOptions::new().append(true).open(log.path()).unwrap();
     log.serial = 50;
@@ -407,80 +408,80 @@ fn a_file_with_the_inode_of_another_is_not_taken_for_it() {
             why: GapReason::PositionLost,
         }]
     };
-    assert_eq!(resumed(&log, &kept), (told(51..=90), gap((31, 50))));
-    // Nothing is missing when the next number is the next one.
-    let (mut log, kept) = left(0);
+    assert_eq!(resumed(&log, &saved), (recorded(51..=90), gap((31, 50))));
+    // Nothing is missing if the next number follows directly.
+    let (mut log, saved) = read_log(0);
     log.rotate(false);
     log.write(9);
-    assert_eq!(resumed(&log, &kept), (told(31..=39), Vec::new()));
+    assert_eq!(resumed(&log, &saved), (recorded(31..=39), Vec::new()));
 }
 
 #[test]
-fn a_log_that_begins_anew_after_a_boot_is_a_gap_of_unknown_size() {
-    let (mut log, kept) = left(0);
+fn a_log_that_restarts_after_a_boot_has_a_gap_of_unknown_size() {
+    let (mut log, saved) = read_log(0);
     log.serial = 900_000;
     log.rotate(false);
     log.write(30);
-    let mut hearer = Hearer::new(&log.path(), Begin::End);
-    hearer.kept = kept;
-    hearer.restart();
-    hearer.look();
-    hearer.commit();
-    let kept = hearer.kept.clone();
-    // The clock goes on, the numbers begin with 1.
+    let mut reader = TestReader::new(&log.path(), StartPosition::End);
+    reader.saved = saved;
+    reader.restart();
+    reader.poll();
+    reader.commit();
+    let saved = reader.saved.clone();
+    // The clock goes on, the numbers begin at 1.
     log.rotate(false);
     log.rotate(false);
     let anew = record(3).replace("audit(17954600", "audit(17999999");
     log.file.write_all(anew.as_bytes()).unwrap();
-    let (records, gaps) = resumed(&log, &kept);
+    let (records, gaps) = resumed(&log, &saved);
     assert_eq!(records, [3]);
     let gaps: Vec<_> = gaps.iter().map(|gap| (gap.serials, gap.why)).collect();
-    // What had not been told yet, and what nobody can know.
+    // The range not reported yet, and a gap of unknown size.
     assert_eq!(gaps, [(Some((31, 900_000)), GapReason::NeverWritten), (None, GapReason::PositionLost)]);
 }
 
 #[test]
 fn a_copy_elsewhere_and_a_log_restored_from_it_are_known_by_their_lines() {
-    let (mut log, kept) = left(5);
-    // Other bytes before, the same lines.
+    let (mut log, saved) = read_log(5);
+    // The same lines after other bytes.
     let mut copy = b"a comment\n".to_vec();
     File::open(log.path()).unwrap().read_to_end(&mut copy).unwrap();
     fs::remove_file(log.path()).unwrap();
     fs::write(log.path(), copy).unwrap();
     log.file = OpenOptions::new().append(true).open(log.path()).unwrap();
     log.write(6);
-    assert_eq!(resumed(&log, &kept), (told(31..=36), Vec::new()));
+    assert_eq!(resumed(&log, &saved), (recorded(31..=36), Vec::new()));
 }
 
 #[test]
-fn numbers_that_a_log_lacks_are_told_where_they_are_missing() {
+fn serial_numbers_that_a_log_lacks_are_reported_where_they_are_missing() {
     let mut log = Log::new(1);
     log.write(30);
     log.serial += 5;
     log.write(300);
-    let mut hearer = Hearer::new(&log.path(), Begin::Rotations);
-    hearer.look();
-    hearer.commit();
-    let (records, gaps) = hearer.numbers();
-    assert_eq!(records.len(), told(1..=30).len() + told(36..=335).len());
+    let mut reader = TestReader::new(&log.path(), StartPosition::Rotations);
+    reader.poll();
+    reader.commit();
+    let (records, gaps) = reader.numbers();
+    assert_eq!(records.len(), recorded(1..=30).len() + recorded(36..=335).len());
     assert_eq!(gaps, [Gap { since: None, serials: Some((31, 35)), why: GapReason::NeverWritten }]);
 }
 
 #[test]
-fn what_was_missing_when_it_was_left_is_told_later() {
+fn a_range_missing_at_the_checkpoint_is_reported_later() {
     let mut log = Log::new(1);
     log.write(30);
     log.serial += 5;
     log.write(3);
-    let mut hearer = Hearer::new(&log.path(), Begin::Rotations);
-    hearer.look();
-    hearer.commit();
-    assert_eq!(hearer.numbers().1, []);
-    hearer.restart();
+    let mut reader = TestReader::new(&log.path(), StartPosition::Rotations);
+    reader.poll();
+    reader.commit();
+    assert_eq!(reader.numbers().1, []);
+    reader.restart();
     log.write(300);
-    hearer.look();
-    hearer.commit();
-    assert_eq!(hearer.numbers().1.iter().map(|gap| gap.serials).collect::<Vec<_>>(), [Some((31, 35))]);
+    reader.poll();
+    reader.commit();
+    assert_eq!(reader.numbers().1.iter().map(|gap| gap.serials).collect::<Vec<_>>(), [Some((31, 35))]);
 }
 
 #[test]
@@ -493,106 +494,109 @@ fn an_event_whose_records_are_in_two_files_is_read_as_one() {
     let opens = |entries: &[Entry]| {
         entries.iter().filter(|entry| matches!(entry.content, Content::KernelOpen(_))).count()
     };
-    let mut whole = Told::default();
+    let mut whole = PollBatch::default();
     fs::write(&path, &all).unwrap();
-    Follower::open(&path, about(), Begin::Log, None).unwrap().look(&mut whole).unwrap();
+    Follower::open(&path, defaults(), StartPosition::Log, None).unwrap().poll(&mut whole).unwrap();
     assert!(opens(&whole.entries) > 0);
-    // Rotated between them.
+    // Rotated between the records.
     fs::write(&path, before).unwrap();
-    let mut follower = Follower::open(&path, about(), Begin::Log, None).unwrap();
-    let mut told = Told::default();
-    follower.look(&mut told).unwrap();
+    let mut follower = Follower::open(&path, defaults(), StartPosition::Log, None).unwrap();
+    let mut batch = PollBatch::default();
+    follower.poll(&mut batch).unwrap();
     fs::rename(&path, dir.path().join("audit.log.1")).unwrap();
     fs::write(&path, after).unwrap();
-    follower.look(&mut told).unwrap();
-    assert_eq!(opens(&told.entries), opens(&whole.entries));
-    // Left between them, in one file.
+    follower.poll(&mut batch).unwrap();
+    assert_eq!(opens(&batch.entries), opens(&whole.entries));
+    // Restarted between the records, in one file.
     fs::write(&path, before).unwrap();
-    let mut follower = Follower::open(&path, about(), Begin::Log, None).unwrap();
-    let mut told = Told::default();
-    follower.look(&mut told).unwrap();
+    let mut follower = Follower::open(&path, defaults(), StartPosition::Log, None).unwrap();
+    let mut batch = PollBatch::default();
+    follower.poll(&mut batch).unwrap();
     File::options().append(true).open(&path).unwrap().write_all(after).unwrap();
-    let left = follower.checkpoint();
-    let mut follower = Follower::open(&path, about(), Begin::Log, Some(&left)).unwrap();
-    follower.look(&mut told).unwrap();
-    assert_eq!(opens(&told.entries), opens(&whole.entries));
-    assert_eq!(told.entries.len(), whole.entries.len());
+    let checkpoint = follower.checkpoint();
+    let mut follower = Follower::open(&path, defaults(), StartPosition::Log, Some(&checkpoint)).unwrap();
+    follower.poll(&mut batch).unwrap();
+    assert_eq!(opens(&batch.entries), opens(&whole.entries));
+    assert_eq!(batch.entries.len(), whole.entries.len());
 }
 
 #[test]
 fn a_line_too_long_is_located_and_what_follows_is_read() {
     let mut log = Log::new(2);
-    let mut follower = Follower::open(&log.path(), about(), Begin::Log, None).unwrap();
-    let mut told = Told::default();
+    let mut follower = Follower::open(&log.path(), defaults(), StartPosition::Log, None).unwrap();
+    let mut batch = PollBatch::default();
     log.write(3);
     for _ in 0..3 {
         log.file.write_all(&[b'x'; 200_000]).unwrap();
-        follower.look(&mut told).unwrap();
+        follower.poll(&mut batch).unwrap();
     }
-    assert_eq!((told.unreadable, told.entries.len()), (0, 1));
+    assert_eq!((batch.unreadable, batch.entries.len()), (0, 1));
     log.file.write_all(b"\n").unwrap();
     log.write(3);
-    follower.look(&mut told).unwrap();
-    assert_eq!((told.unreadable, told.entries.len(), told.lines), (1, 2, 7));
-    assert_eq!((told.located[0].line, told.entries[1].line), (4, 7));
-    let left = follower.checkpoint();
+    follower.poll(&mut batch).unwrap();
+    assert_eq!((batch.unreadable, batch.entries.len(), batch.lines), (1, 2, 7));
+    assert_eq!((batch.located[0].line, batch.entries[1].line), (4, 7));
+    let checkpoint = follower.checkpoint();
     log.write(3);
-    let mut again = Told::default();
-    Follower::open(&log.path(), about(), Begin::Log, Some(&left)).unwrap().look(&mut again).unwrap();
+    let mut again = PollBatch::default();
+    Follower::open(&log.path(), defaults(), StartPosition::Log, Some(&checkpoint))
+        .unwrap()
+        .poll(&mut again)
+        .unwrap();
     assert_eq!((again.unreadable, again.entries.len()), (0, 1));
 }
 
 #[test]
-fn growth_and_rotation_are_told_by_a_descriptor() {
+fn growth_and_rotation_make_the_descriptor_readable() {
     let mut log = Log::new(2);
-    let mut follower = Follower::open(&log.path(), about(), Begin::Log, None).unwrap();
-    assert_eq!(follower.look_within(), None);
-    let is_told = |follower: &Follower| {
-        let mut polled = [PollFd::from_borrowed_fd(follower.awaited().unwrap(), PollFlags::IN)];
+    let mut follower = Follower::open(&log.path(), defaults(), StartPosition::Log, None).unwrap();
+    assert_eq!(follower.poll_interval(), None);
+    let is_readable = |follower: &Follower| {
+        let mut polled = [PollFd::from_borrowed_fd(follower.poll_fd().unwrap(), PollFlags::IN)];
         rustix::event::poll(&mut polled, Some(&Timespec::default())).unwrap() > 0
     };
-    let look = |follower: &mut Follower| {
-        let mut told = Told::default();
-        follower.look(&mut told).unwrap();
-        told.lines
+    let poll = |follower: &mut Follower| {
+        let mut batch = PollBatch::default();
+        follower.poll(&mut batch).unwrap();
+        batch.lines
     };
-    look(&mut follower);
-    assert!(!is_told(&follower), "nothing happened");
+    poll(&mut follower);
+    assert!(!is_readable(&follower), "nothing happened");
     log.write(1);
-    assert!(is_told(&follower));
-    assert_eq!(look(&mut follower), 1);
-    assert!(!is_told(&follower), "all is seen");
+    assert!(is_readable(&follower));
+    assert_eq!(poll(&mut follower), 1);
+    assert!(!is_readable(&follower), "everything is read");
     log.rotate(false);
-    assert!(is_told(&follower), "a new name");
-    assert_eq!(look(&mut follower), 0);
+    assert!(is_readable(&follower), "a new name");
+    assert_eq!(poll(&mut follower), 0);
     log.write(1);
-    assert!(is_told(&follower), "in the new file, while the old one is read still");
-    assert_eq!(look(&mut follower), 1);
+    assert!(is_readable(&follower), "in the new file, while the old one is still being read");
+    assert_eq!(poll(&mut follower), 1);
     log.write(1);
-    assert!(is_told(&follower), "in the new file");
-    look(&mut follower);
+    assert!(is_readable(&follower), "in the new file");
+    poll(&mut follower);
     log.copy_and_cut();
-    assert!(is_told(&follower), "cut");
+    assert!(is_readable(&follower), "truncated");
 }
 
-/// Lines through a pipe, from behind this checkpoint.
-fn piped(text: &str, kept: Option<&str>) -> (Vec<u32>, Vec<Gap>, String) {
+/// Reads lines from a pipe, from after this checkpoint.
+fn piped(text: &str, saved: Option<&str>) -> (Vec<u32>, Vec<Gap>, String) {
     let (read, write) = rustix::pipe::pipe().unwrap();
-    let kept = kept.map(|kept| kept.parse().unwrap());
-    let mut piped = Piped::new(read, about(), "auditd".into(), kept.as_ref(), false);
-    let mut told = Told::default();
-    piped.look(&mut told).unwrap();
-    assert!(!told.ended, "nobody waits for what is not there");
+    let saved = saved.map(|saved| saved.parse().unwrap());
+    let mut piped = PipeSource::new(read, defaults(), "auditd".into(), saved.as_ref(), false);
+    let mut batch = PollBatch::default();
+    piped.poll(&mut batch).unwrap();
+    assert!(!batch.ended, "an empty pipe does not block");
     File::from(write).write_all(text.as_bytes()).unwrap();
-    while !told.ended {
-        piped.look(&mut told).unwrap();
+    while !batch.ended {
+        piped.poll(&mut batch).unwrap();
     }
-    assert!(piped.awaited().is_none());
+    assert!(piped.poll_fd().is_none());
     let (mut records, mut gaps) = (Vec::new(), Vec::new());
-    for entry in told.entries {
+    for entry in batch.entries {
         match entry.content {
             Content::Gap(gap) => gaps.push(gap),
-            // auditd numbers what it says of itself with a counter of its own.
+            // auditd numbers its own records with its own counter.
             _ => records.extend(entry.serial),
         }
     }
@@ -602,12 +606,12 @@ fn piped(text: &str, kept: Option<&str>) -> (Vec<u32>, Vec<Gap>, String) {
 #[test]
 fn a_pipe_gives_its_lines_and_its_end_and_a_pause_is_a_gap() {
     let lines = |numbers: RangeInclusive<u32>| numbers.map(record).collect::<String>();
-    let (records, gaps, kept) = piped(&lines(1..=5), None);
+    let (records, gaps, saved) = piped(&lines(1..=5), None);
     assert_eq!((records, gaps), ((1..=5).collect(), Vec::new()));
-    // What comes again is not told again; what comes next lacks nothing.
-    let (records, gaps, _) = piped(&lines(3..=8), Some(&kept));
+    // Repeated lines are not reported again, and the next one shows no gap.
+    let (records, gaps, _) = piped(&lines(3..=8), Some(&saved));
     assert_eq!((records, gaps), ((6..=8).collect(), Vec::new()));
-    let (records, gaps, _) = piped(&lines(9..=9), Some(&kept));
+    let (records, gaps, _) = piped(&lines(9..=9), Some(&saved));
     let since = "2026-11-23T18:53:20.05Z".parse().ok();
     assert_eq!(
         (records, gaps),
@@ -616,45 +620,45 @@ fn a_pipe_gives_its_lines_and_its_end_and_a_pause_is_a_gap() {
 }
 
 #[test]
-fn a_daemon_that_ended_before_a_boot_had_told_all() {
+fn an_auditd_that_ended_before_a_boot_lost_nothing() {
     let boot = |serial: u32| record(serial).replace("audit(17954600", "audit(17999999");
     let end = "type=DAEMON_END msg=audit(1795460001.000:77): op=terminate auid=0 res=success\n";
     let (_, _, cut) = piped(&record(90_000), None);
     assert_eq!(piped(&boot(1), Some(&cut)).1.len(), 1);
     let (_, _, whole) = piped(&format!("{}{end}", record(90_000)), None);
     assert_eq!(piped(&boot(1), Some(&whole)).1, []);
-    // Whatever it said, the same boot tells by its numbers.
+    // Within one boot the numbers decide, whether auditd ended or not.
     assert_eq!(piped(&record(90_005), Some(&whole)).1.len(), 1);
 }
 
 #[test]
 fn what_the_kernel_sends_is_read_like_lines_and_an_overrun_is_a_gap() {
-    let take = |messages: &mut Messages, numbers: &[u32]| {
-        let mut told = Told::default();
+    let take = |messages: &mut BroadcastSource, numbers: &[u32]| {
+        let mut batch = PollBatch::default();
         for &number in numbers {
             let line = record(number);
             let text = line.strip_prefix("type=VIRT_CONTROL msg=").unwrap();
             let text = text.split_once('\x1d').unwrap().0;
-            messages.take(2500, format!("{text}\n\0").as_bytes(), &mut told);
+            messages.take(2500, format!("{text}\n\0").as_bytes(), &mut batch);
         }
         let is_gap = |entry: &Entry| match &entry.content {
             Content::Gap(gap) => Err((gap.serials, gap.why)),
             _ => Ok(entry.serial.unwrap()),
         };
-        told.entries.iter().map(is_gap).collect::<Vec<_>>()
+        batch.entries.iter().map(is_gap).collect::<Vec<_>>()
     };
-    let mut messages = Messages::new(about(), "kernel".into(), None, false);
-    assert_eq!(take(&mut messages, &[5, 9]), [Ok(5), Ok(9)], "others are not given");
+    let mut messages = BroadcastSource::new(defaults(), "kernel".into(), None, false);
+    assert_eq!(take(&mut messages, &[5, 9]), [Ok(5), Ok(9)], "the caller leaves out other records");
     messages.overrun();
     assert_eq!(take(&mut messages, &[20]), [Err((Some((10, 19)), GapReason::Overrun)), Ok(20)]);
-    let left = messages.checkpoint();
-    let mut messages = Messages::new(about(), "kernel".into(), Some(&left), false);
+    let checkpoint = messages.checkpoint();
+    let mut messages = BroadcastSource::new(defaults(), "kernel".into(), Some(&checkpoint), false);
     assert_eq!(take(&mut messages, &[25]), [Err((Some((21, 24)), GapReason::NotListening)), Ok(25)]);
-    let mut messages = Messages::new(about(), "kernel".into(), Some(&left), true);
+    let mut messages = BroadcastSource::new(defaults(), "kernel".into(), Some(&checkpoint), true);
     assert_eq!(take(&mut messages, &[20, 25]), [Ok(25)], "caught up by another source");
 }
 
-/// Cuts a file to half its bytes: its packer was ended, or its disk was full.
+/// Cuts a file to half its size, as if its compressor was killed or the disk was full.
 fn halve(path: &Path) {
     let file = OpenOptions::new().write(true).open(path).unwrap();
     file.set_len(file.metadata().unwrap().len() / 2).unwrap();
@@ -669,32 +673,32 @@ fn a_damaged_rotation_is_read_as_far_as_it_goes_and_the_rest_is_a_gap() {
     log.rotate(true);
     log.write(30);
     halve(&log.dir.path().join("audit.log.2.gz"));
-    let mut follower = Follower::open(&log.path(), about(), Begin::Rotations, None).unwrap();
-    let mut told = Told { more: true, ..Told::default() };
-    while told.more {
-        follower.look(&mut told).unwrap();
+    let mut follower = Follower::open(&log.path(), defaults(), StartPosition::Rotations, None).unwrap();
+    let mut batch = PollBatch { more: true, ..PollBatch::default() };
+    while batch.more {
+        follower.poll(&mut batch).unwrap();
     }
     let of = |entry: &Entry| match &entry.content {
         Content::Gap(gap) => Err(gap.clone()),
         _ => Ok(entry.serial.unwrap()),
     };
-    let all: Vec<_> = told.entries.iter().map(of).collect();
+    let all: Vec<_> = batch.entries.iter().map(of).collect();
     let last = all.iter().map_while(|one| one.as_ref().ok()).last().copied().unwrap();
     assert!((300..5900).contains(&last), "{last}");
     let at = all.iter().position(Result::is_err).unwrap();
-    assert_eq!(all[at + 1..], self::told(6001..=6060).into_iter().map(Ok).collect::<Vec<_>>());
+    assert_eq!(all[at + 1..], recorded(6001..=6060).into_iter().map(Ok).collect::<Vec<_>>());
     let Err(Gap { serials: Some((first, 6000)), why: GapReason::Damaged, .. }) = all[at] else {
         panic!("{:?}", all[at])
     };
     assert!((last + 1..last + 4).contains(&first), "{first}");
-    assert_eq!(told.located.len(), 1);
-    assert!(told.located[0].source.ends_with("audit.log.2.gz"), "{:?}", told.located);
+    assert_eq!(batch.located.len(), 1);
+    assert!(batch.located[0].source.ends_with("audit.log.2.gz"), "{:?}", batch.located);
 }
 
 #[test]
 fn a_damaged_rotation_hides_no_place_that_is_elsewhere() {
     const JUNK: [&[u8]; 3] = [b"\x1F\x8B\x08\x00junk", b"\x28\xB5\x2F\xFDjunk", b"\xFD7zXZ\x00junk"];
-    let (mut log, kept) = left(5);
+    let (mut log, saved) = read_log(5);
     log.rotate(false);
     log.write(30);
     for (number, junk) in (2..).zip(JUNK) {
@@ -704,59 +708,60 @@ fn a_damaged_rotation_hides_no_place_that_is_elsewhere() {
     let restored = fs::read(log.rotation(1)).unwrap();
     fs::write(log.rotation(5), restored).unwrap();
     fs::rename(log.rotation(5), log.rotation(1)).unwrap();
-    assert_eq!(resumed(&log, &kept), (told(31..=60), Vec::new()));
-    // It is gone, and nobody knows what the damaged ones had.
+    assert_eq!(resumed(&log, &saved), (recorded(31..=60), Vec::new()));
+    // It is gone, and the content of the damaged files is unknown.
     fs::remove_file(log.rotation(1)).unwrap();
     let mut follower =
-        Follower::open(&log.path(), about(), Begin::Rotations, Some(&kept.parse().unwrap())).unwrap();
-    let mut heard = Told::default();
-    follower.look(&mut heard).unwrap();
-    assert_eq!((heard.unreadable, heard.lines), (3, 30));
-    follower.look(&mut heard).unwrap();
-    assert_eq!((heard.unreadable, heard.lines), (3, 30), "told once");
+        Follower::open(&log.path(), defaults(), StartPosition::Rotations, Some(&saved.parse().unwrap()))
+            .unwrap();
+    let mut batch = PollBatch::default();
+    follower.poll(&mut batch).unwrap();
+    assert_eq!((batch.unreadable, batch.lines), (3, 30));
+    follower.poll(&mut batch).unwrap();
+    assert_eq!((batch.unreadable, batch.lines), (3, 30), "reported once");
 }
 
 #[test]
-fn what_is_no_file_is_no_rotation() {
-    let (mut log, kept) = left(5);
+fn only_regular_files_are_rotations() {
+    let (mut log, saved) = read_log(5);
     fs::create_dir(log.rotation(3)).unwrap();
     std::os::unix::fs::symlink("/nowhere", log.rotation(2)).unwrap();
     log.write(30);
-    assert_eq!(resumed(&log, &kept), (told(31..=60), Vec::new()));
+    assert_eq!(resumed(&log, &saved), (recorded(31..=60), Vec::new()));
 }
 
 #[test]
 fn a_clock_that_was_set_back_hides_nothing_that_comes() {
-    // What was told last is of a time that has not come yet.
+    // The last reported line has a time in the future.
     let ahead = |serial: u32| record(serial).replace("audit(17954600", "audit(39954600");
-    let (records, _, kept) = piped(&ahead(5), None);
+    let (records, _, saved) = piped(&ahead(5), None);
     assert_eq!(records, [5]);
-    let (records, gaps, _) = piped(&(6..=9).map(record).collect::<String>(), Some(&kept));
+    let (records, gaps, _) = piped(&(6..=9).map(record).collect::<String>(), Some(&saved));
     assert_eq!((records, gaps), ((6..=9).collect(), Vec::new()));
-    let mut messages = Messages::new(about(), "kernel".into(), Some(&kept.parse().unwrap()), true);
-    let mut told = Told::default();
-    messages.take(2500, record(6).split_once("msg=").unwrap().1.as_bytes(), &mut told);
-    assert_eq!(told.entries.len(), 1);
-    // Of a log the file where it was left is gone.
+    let mut messages = BroadcastSource::new(defaults(), "kernel".into(), Some(&saved.parse().unwrap()), true);
+    let mut batch = PollBatch::default();
+    messages.take(2500, record(6).split_once("msg=").unwrap().1.as_bytes(), &mut batch);
+    assert_eq!(batch.entries.len(), 1);
+    // The file of the checkpoint is gone.
     let mut log = Log::new(1);
     log.file.write_all(ahead(30).as_bytes()).unwrap();
-    let mut hearer = Hearer::new(&log.path(), Begin::Rotations);
-    hearer.look();
-    hearer.commit();
+    let mut reader = TestReader::new(&log.path(), StartPosition::Rotations);
+    reader.poll();
+    reader.commit();
     log.rotate(false);
     log.rotate(false);
     log.serial = 30;
     log.write(30);
-    assert_eq!(resumed(&log, &hearer.kept), (self::told(31..=60), Vec::new()));
+    assert_eq!(resumed(&log, &reader.saved), (recorded(31..=60), Vec::new()));
 }
 
 #[test]
 fn a_log_may_be_named_without_its_directory() {
-    // Tests run in the directory of their package.
-    let mut follower = Follower::open(Path::new("Cargo.toml"), about(), Begin::Log, None).unwrap();
-    let mut told = Told::default();
-    follower.look(&mut told).unwrap();
-    assert_eq!(told.bytes, fs::metadata("Cargo.toml").unwrap().len());
+    // Tests run in their package's directory.
+    let mut follower = Follower::open(Path::new("Cargo.toml"), defaults(), StartPosition::Log, None).unwrap();
+    let mut batch = PollBatch::default();
+    follower.poll(&mut batch).unwrap();
+    assert_eq!(batch.bytes, fs::metadata("Cargo.toml").unwrap().len());
 }
 
 #[test]
@@ -765,15 +770,15 @@ fn a_log_behind_a_link_is_followed_across_its_rotations() {
     let elsewhere = tempfile::tempdir().unwrap();
     let link = elsewhere.path().join("audit.log");
     std::os::unix::fs::symlink(log.path(), &link).unwrap();
-    let mut follower = Follower::open(&link, about(), Begin::Log, None).unwrap();
+    let mut follower = Follower::open(&link, defaults(), StartPosition::Log, None).unwrap();
     log.write(3);
-    let mut told = Told::default();
-    follower.look(&mut told).unwrap();
+    let mut batch = PollBatch::default();
+    follower.poll(&mut batch).unwrap();
     log.rotate(false);
     log.write(3);
-    let mut polled = [PollFd::from_borrowed_fd(follower.awaited().unwrap(), PollFlags::IN)];
-    let is_told = rustix::event::poll(&mut polled, Some(&Timespec::default())).unwrap() > 0;
-    assert!(is_told || follower.look_within().is_some(), "nobody would look");
-    follower.look(&mut told).unwrap();
-    assert_eq!((told.lines, told.entries.len()), (6, 2), "{:?}", told.entries);
+    let mut polled = [PollFd::from_borrowed_fd(follower.poll_fd().unwrap(), PollFlags::IN)];
+    let is_readable = rustix::event::poll(&mut polled, Some(&Timespec::default())).unwrap() > 0;
+    assert!(is_readable || follower.poll_interval().is_some(), "nothing would trigger a poll");
+    follower.poll(&mut batch).unwrap();
+    assert_eq!((batch.lines, batch.entries.len()), (6, 2), "{:?}", batch.entries);
 }

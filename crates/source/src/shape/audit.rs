@@ -1,5 +1,5 @@
-//! Audit's own lines: raw, ENRICHED, the kernel's `type=2501 audit(…)`, and what `ausearch -i` makes of
-//! them; and the text of a record where its type and time stand elsewhere.
+//! Parses audit's own lines: raw, ENRICHED, the kernel's `type=2501 audit(…)`, and the output of
+//! `ausearch -i`; and the text of a record whose type and time stand elsewhere.
 
 use bstr::ByteSlice as _;
 use jiff::Timestamp;
@@ -7,56 +7,56 @@ use taptrail_record::{Line, ParseError, RecordType, Stamp, parse_interpreted, pa
 use taptrail_trail::Content;
 
 use super::{Unreadable, content, date, stamp};
-use crate::found::{Found, Voice, When};
+use crate::parsed_line::{LineTime, LogProgram, ParsedLine};
 
-/// Stands between a record and the names that auditd resolved for it.
+/// Separates a record from the names that auditd resolved for it.
 const ENRICHED: u8 = 0x1D;
 
-/// Where the stamp is looked for: behind a host's name and a type.
-const HEAD: usize = 512;
+/// Bytes in which a line's stamp is searched, after a host's name and a type.
+const STAMP_SEARCH_BYTES: usize = 512;
 
-/// One line from its `type=` or `node=` on.
-pub(super) fn line(line: &[u8]) -> Result<Option<Found>, Unreadable> {
-    if !may_tell(line)? {
+/// Parses a line from its `type=` or `node=` on.
+pub(super) fn line(line: &[u8]) -> Result<Option<ParsedLine>, Unreadable> {
+    if !is_relevant_line(line)? {
         return Ok(None);
     }
     match Line::parse(line) {
         Ok(parsed) if is_kernels(line) => {
-            Ok(raw(&parsed)?.map(|found| Found { voice: Voice::Kernel, ..found }))
+            Ok(raw(&parsed)?.map(|found| ParsedLine { program: LogProgram::Kernel, ..found }))
         }
         Ok(line) => raw(&line),
         Err(ParseError::NoType) => Err(Unreadable::Unknown),
         Err(ParseError::Stamp) => interpreted(line),
-        Err(ParseError::Truncated) => cut(line),
+        Err(ParseError::Truncated) => truncated(line),
         Err(error) => Err(error.into()),
     }
 }
 
-/// The line that a dispatcher's name stands before.
+/// The line after a dispatcher's name.
 pub(super) fn dispatched(line: &[u8]) -> Option<&[u8]> {
     let (name, line) = line.split_once_str(b": ")?;
     is_dispatcher(name).then_some(line)
 }
 
-/// Whether a program passes audit's lines on.
+/// Whether a program relays audit's lines.
 pub(super) fn is_dispatcher(program: &[u8]) -> bool {
     matches!(program, b"audispd" | b"audisp-syslog" | b"audisp")
 }
 
 /// The time of a line of any type.
-pub(super) fn time(line: &[u8]) -> Option<When> {
-    let head = &line[..line.len().min(HEAD)];
+pub(super) fn time(line: &[u8]) -> Option<LineTime> {
+    let head = &line[..line.len().min(STAMP_SEARCH_BYTES)];
     let (_, rest) = head.split_once_str(b"audit(")?;
     let (inner, _) = rest.split_once_str(b":")?;
     if let Some(moment) = stamp::unix(inner) {
-        return Some(When::Exact(moment));
+        return Some(LineTime::Exact(moment));
     }
     let (inner, _) = rest.split_once_str(b")")?;
     local(inner).map(|(when, _)| when)
 }
 
-/// A look at the type spares reading the many lines of others.
-fn may_tell(line: &[u8]) -> Result<bool, Unreadable> {
+/// Whether a line's type is relevant. It spares parsing the many others.
+fn is_relevant_line(line: &[u8]) -> Result<bool, Unreadable> {
     let line = match line.strip_prefix(b"node=") {
         Some(rest) => rest.split_once_str(b" ").map_or(b"".as_slice(), |(_, rest)| rest),
         None => line,
@@ -69,41 +69,42 @@ fn may_tell(line: &[u8]) -> Result<bool, Unreadable> {
         Some(b'D') => Ok(name.starts_with(b"DAEMON_")),
         Some(b'U') => Ok(name.starts_with(b"UNKNOWN[")),
         Some(byte) if byte.is_ascii_digit() => Ok(true),
-        // A type that is of no concern.
+        // An irrelevant type.
         Some(byte) if byte.is_ascii_uppercase() => Ok(false),
         _ => Err(Unreadable::Unknown),
     }
 }
 
-fn raw(line: &Line<'_>) -> Result<Option<Found>, Unreadable> {
-    let Some(record_type) = line.record_type.filter(|record_type| content::tells(*record_type)) else {
+fn raw(line: &Line<'_>) -> Result<Option<ParsedLine>, Unreadable> {
+    let Some(record_type) = line.record_type.filter(|record_type| content::is_relevant(*record_type)) else {
         return Ok(None);
     };
-    // auditd knows the names of what it makes up itself.
-    if content::is_daemons(record_type) && !line.type_name.starts_with(b"DAEMON_") {
+    // auditd writes its own records with their type's name, never with a number.
+    if content::is_auditd_type(record_type) && !line.type_name.starts_with(b"DAEMON_") {
         return Ok(None);
     }
     let content = match (record_type, line.text) {
         (RecordType::SYSTEM_BOOT, _) => Some(Content::Boot),
-        _ if content::is_of_recording(record_type) => content::of_recording(record_type, line.pairs),
-        (_, Some(text)) => content::of_record(record_type, text, parse_text(record_type, text))?,
-        (_, None) => content::of_cut(record_type, b""),
+        _ if content::is_recording_type(record_type) => content::recording_change(record_type, line.pairs),
+        (_, Some(text)) => content::record_content(record_type, text, parse_text(record_type, text))?,
+        (_, None) => content::truncated_record(record_type, b""),
     };
-    content.map(|content| found(line, content)).transpose()
+    content.map(|content| parsed_line(line, content)).transpose()
 }
 
-fn found(line: &Line<'_>, content: Content) -> Result<Found, Unreadable> {
+fn parsed_line(line: &Line<'_>, content: Content) -> Result<ParsedLine, Unreadable> {
     let is = |of: fn(RecordType) -> bool| line.record_type.is_some_and(of);
-    Ok(Found {
-        serial: (!is(content::is_daemons)).then_some(line.stamp.serial),
+    Ok(ParsedLine {
+        serial: (!is(content::is_auditd_type)).then_some(line.stamp.serial),
         host: line.node.and_then(|node| content::host(node)),
-        // What these name is who asked for it.
-        writer: line.pid.filter(|_| !is(content::is_of_recording)),
-        ..Found::new(When::Exact(moment(line.stamp)?), Voice::Auditd, content)
+        // The pid in these records is that of the process that made the request.
+        writer: line.pid.filter(|_| !is(content::is_recording_type)),
+        ..ParsedLine::new(LineTime::Exact(moment(line.stamp)?), LogProgram::Auditd, content)
     })
 }
 
-/// Whether a line has the form of the kernel's own log: `type=2501 audit(…): `. auditd writes `msg=audit(…)`.
+/// Whether a line has the form of the kernel's log: `type=2501 audit(…): `. auditd writes
+/// `msg=audit(…)`.
 fn is_kernels(line: &[u8]) -> bool {
     let rest = line.strip_prefix(b"type=").and_then(|rest| rest.split_once_str(b" "));
     rest.is_some_and(|(_, rest)| rest.starts_with(b"audit("))
@@ -114,17 +115,18 @@ fn moment(stamp: Stamp) -> Result<Timestamp, Unreadable> {
     Timestamp::new(seconds, i32::from(stamp.millis) * 1_000_000).map_err(|_| Unreadable::Time)
 }
 
-/// A raw line whose text has no closing quote.
-fn cut(line: &[u8]) -> Result<Option<Found>, Unreadable> {
+/// Parses a raw line whose text has no closing quote.
+fn truncated(line: &[u8]) -> Result<Option<ParsedLine>, Unreadable> {
     let (head, text) = line.split_once_str(b" msg='").ok_or(ParseError::Truncated)?;
     let head = Line::parse(head)?;
     let text = text.find_byte(ENRICHED).map_or(text, |end| &text[..end]);
-    let content = head.record_type.and_then(|record_type| content::of_cut(record_type, text));
-    content.map(|content| found(&head, content)).transpose()
+    let content = head.record_type.and_then(|record_type| content::truncated_record(record_type, text));
+    content.map(|content| parsed_line(&head, content)).transpose()
 }
 
-/// A line of `ausearch -i`: `type=VIRT_CONTROL msg=audit(08/05/2014 17:01:05.891:6471) : pid=1265 …`.
-fn interpreted(line: &[u8]) -> Result<Option<Found>, Unreadable> {
+/// Parses a line of `ausearch -i`:
+/// `type=VIRT_CONTROL msg=audit(08/05/2014 17:01:05.891:6471) : pid=1265 …`.
+fn interpreted(line: &[u8]) -> Result<Option<ParsedLine>, Unreadable> {
     let line = line.trim_end_with(|c| matches!(c, '\n' | '\r' | ' '));
     let (node, rest) = match line.strip_prefix(b"node=") {
         Some(rest) => rest.split_once_str(b" ").unzip(),
@@ -137,30 +139,42 @@ fn interpreted(line: &[u8]) -> Result<Option<Found>, Unreadable> {
         Some((name, local(inner), rest))
     };
     let (name, stamp, rest) = header().ok_or(ParseError::Stamp)?;
-    let Some(record_type) = RecordType::from_name(name).filter(|known| content::tells(*known)) else {
+    let Some(record_type) = RecordType::from_name(name).filter(|known| content::is_relevant(*known)) else {
         return Ok(None);
     };
     let (when, serial) = stamp.ok_or(Unreadable::Time)?;
-    if content::is_of_recording(record_type) {
-        let content = content::of_recording(record_type, rest)
-            .filter(|_| !content::is_daemons(record_type) || name.starts_with(b"DAEMON_"));
-        let serial = serial.filter(|_| !content::is_daemons(record_type));
+    if content::is_recording_type(record_type) {
+        let content = content::recording_change(record_type, rest)
+            .filter(|_| !content::is_auditd_type(record_type) || name.starts_with(b"DAEMON_"));
+        let serial = serial.filter(|_| !content::is_auditd_type(record_type));
         let host = node.and_then(content::host);
-        return Ok(content.map(|content| Found { serial, host, ..Found::new(when, Voice::Auditd, content) }));
+        return Ok(content.map(|content| ParsedLine {
+            serial,
+            host,
+            ..ParsedLine::new(when, LogProgram::Auditd, content)
+        }));
     }
     let (writer, text) = if rest.contains_str(b"msg='") { body(rest) } else { unquoted(rest) };
     let content = match text {
         _ if record_type == RecordType::SYSTEM_BOOT => Some(Content::Boot),
-        Text::Whole(text) => content::of_record(record_type, text, parse_interpreted(record_type, text))?
-            .map(content::nameless),
-        Text::Cut(text) => content::of_cut(record_type, text).map(content::nameless),
+        Text::Complete(text) => {
+            content::record_content(record_type, text, parse_interpreted(record_type, text))?
+                .map(content::without_name)
+        }
+        Text::Truncated(text) => content::truncated_record(record_type, text).map(content::without_name),
     };
     let host = node.and_then(content::host);
-    Ok(content.map(|content| Found { serial, host, writer, ..Found::new(when, Voice::Auditd, content) }))
+    Ok(content.map(|content| ParsedLine {
+        serial,
+        host,
+        writer,
+        ..ParsedLine::new(when, LogProgram::Auditd, content)
+    }))
 }
 
-/// A date and a time as a locale writes them, and the serial number, which `audisp-syslog` leaves out.
-fn local(inner: &[u8]) -> Option<(When, Option<u32>)> {
+/// Parses a date and time in a locale's format, and the serial number, which `audisp-syslog` leaves
+/// out.
+fn local(inner: &[u8]) -> Option<(LineTime, Option<u32>)> {
     let moment = |text: &[u8]| {
         let (day, time) = text.rsplit_once_str(b" ")?;
         date::local(day, time)
@@ -172,17 +186,18 @@ fn local(inner: &[u8]) -> Option<(When, Option<u32>)> {
     numbered().or_else(|| Some((moment(inner)?, None)))
 }
 
-/// The writer and the text of a record that `audisp-syslog` interpreted: `pid=1265 uid=root … virt=kvm …`,
-/// without the quotes around the text. The kernel's pairs before it have names of their own.
+/// The writer and the text of a record that `audisp-syslog` interpreted:
+/// `pid=1265 uid=root … virt=kvm …`, without the quotes around the text. The kernel's pairs before
+/// it have other names.
 fn unquoted(body: &[u8]) -> (Option<u32>, Text<'_>) {
     let begin = [&b" virt="[..], b" resrc=", b" op="].iter().filter_map(|key| body.find(key)).min();
     let (head, text) = body.split_at(begin.unwrap_or(body.len()));
     let pid = head.split_str(b" ").find_map(|word| stamp::number(word.strip_prefix(b"pid=")?));
-    (pid, if text.is_empty() { Text::Cut(text) } else { Text::Whole(text.trim_ascii()) })
+    (pid, if text.is_empty() { Text::Truncated(text) } else { Text::Complete(text.trim_ascii()) })
 }
 
-/// `VIRT_RESOURCE pid=385946 uid=0 … msg='…'`: a record as a journal and syslog keep it. The type, the
-/// writer and what it tells.
+/// Parses `VIRT_RESOURCE pid=385946 uid=0 … msg='…'`, as a journal and syslog store a record, into
+/// type and body.
 pub(super) fn message(message: &[u8]) -> Option<Message<'_>> {
     let (name, body) = message.split_once_str(b" ")?;
     let is_name = || {
@@ -191,13 +206,13 @@ pub(super) fn message(message: &[u8]) -> Option<Message<'_>> {
                 byte.is_ascii_uppercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'[' | b']')
             })
     };
-    // Most types have names that are of no concern here.
-    let record_type = named(name).or_else(|| is_name().then_some(OTHER))?;
+    // Most types are irrelevant, and their numbers are not needed.
+    let record_type = named(name).or_else(|| is_name().then_some(IRRELEVANT_TYPE))?;
     Some(Message { record_type, body })
 }
 
-/// No type has this number.
-const OTHER: RecordType = RecordType(0);
+/// Stands for all irrelevant types; no type has this number.
+const IRRELEVANT_TYPE: RecordType = RecordType(0);
 
 /// A record without its stamp.
 pub(super) struct Message<'a> {
@@ -208,25 +223,27 @@ pub(super) struct Message<'a> {
 impl Message<'_> {
     pub(super) fn content(&self) -> Result<(Option<u32>, Option<Content>), Unreadable> {
         let record_type = self.record_type;
-        if !content::tells(record_type) {
+        if !content::is_relevant(record_type) {
             return Ok((None, None));
         }
-        if content::is_of_recording(record_type) {
-            // The kernel knows nothing of what auditd makes up itself.
-            let content = content::of_recording(record_type, self.body);
-            return Ok((None, content.filter(|_| !content::is_daemons(record_type))));
+        if content::is_recording_type(record_type) {
+            // auditd's own records don't come from the kernel, so they are not in a journal.
+            let content = content::recording_change(record_type, self.body);
+            return Ok((None, content.filter(|_| !content::is_auditd_type(record_type))));
         }
         let (writer, text) = body(self.body);
         let content = match text {
             _ if record_type == RecordType::SYSTEM_BOOT => Some(Content::Boot),
-            Text::Whole(text) => content::of_record(record_type, text, parse_text(record_type, text))?,
-            Text::Cut(text) => content::of_cut(record_type, text),
+            Text::Complete(text) => {
+                content::record_content(record_type, text, parse_text(record_type, text))?
+            }
+            Text::Truncated(text) => content::truncated_record(record_type, text),
         };
         Ok((writer, content))
     }
 }
 
-/// A type's name; journald has names of its own for those that it doesn't know.
+/// The type with this name; journald makes up names for types that it doesn't know.
 fn named(name: &[u8]) -> Option<RecordType> {
     let number = name
         .strip_prefix(b"AUDIT")
@@ -235,26 +252,26 @@ fn named(name: &[u8]) -> Option<RecordType> {
     number.map(RecordType).or_else(|| RecordType::from_name(name))
 }
 
-/// What stands between `msg='` and `'`, as far as it is there.
+/// The text between `msg='` and `'`, complete or not.
 enum Text<'a> {
-    Whole(&'a [u8]),
-    Cut(&'a [u8]),
+    Complete(&'a [u8]),
+    Truncated(&'a [u8]),
 }
 
-/// The writer and the text of what follows a stamp.
+/// The writer and the text in a record's body.
 fn body(body: &[u8]) -> (Option<u32>, Text<'_>) {
     let (head, text) = body.split_once_str(b"msg='").unwrap_or((body, b""));
     let pid = head.split_str(b" ").find_map(|word| stamp::number(word.strip_prefix(b"pid=")?));
-    // As in a raw line: a name may hold a quote, so the last one closes.
+    // As in a raw line: a name may contain a quote, so the last one closes.
     let text = match text.rfind_byte(b'\'') {
-        Some(close) => Text::Whole(&text[..close]),
-        None => Text::Cut(text),
+        Some(close) => Text::Complete(&text[..close]),
+        None => Text::Truncated(text),
     };
     (pid, text)
 }
 
-/// Cuts off what auditd resolved, where a log's writer wrote the byte before it as `#035`: rsyslog does.
-/// No name can imitate that: one with a `"` is written as hex.
+/// Cuts off the names that auditd resolved, if the separator was escaped as `#035`, as rsyslog
+/// does. No guest's name can imitate that: a name with a `"` is encoded as hex.
 pub(super) fn without_escaped_names(line: &[u8]) -> &[u8] {
     let Some(at) = line.rfind(b"'#035") else { return line };
     let mut rest = &line[at + 5..];

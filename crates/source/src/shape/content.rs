@@ -5,32 +5,32 @@ use taptrail_trail::{Content, GapReason};
 
 use super::Unreadable;
 
-/// Whether a record of this type can tell anything.
-pub(super) fn tells(record_type: RecordType) -> bool {
+/// Whether records of this type are relevant.
+pub(super) fn is_relevant(record_type: RecordType) -> bool {
     matches!(record_type, RecordType::VIRT_CONTROL | RecordType::VIRT_RESOURCE | RecordType::SYSTEM_BOOT)
-        || is_of_recording(record_type)
+        || is_recording_type(record_type)
 }
 
-/// Whether a record of this type tells whether records are written at all. It has no text.
-pub(super) fn is_of_recording(record_type: RecordType) -> bool {
-    record_type == RecordType::CONFIG_CHANGE || is_daemons(record_type)
+/// Whether records of this type show that recording stops or resumes. They have no text.
+pub(super) fn is_recording_type(record_type: RecordType) -> bool {
+    record_type == RecordType::CONFIG_CHANGE || is_auditd_type(record_type)
 }
 
-/// Whether a record of this type tells nothing unless it is known when it was written.
-pub(super) fn is_dated(record_type: RecordType) -> bool {
-    tells(record_type) && !is_of_recording(record_type)
+/// Whether a record of this type is useless without its time.
+pub(super) fn needs_time(record_type: RecordType) -> bool {
+    is_relevant(record_type) && !is_recording_type(record_type)
 }
 
-/// Whether auditd makes up records of this type itself, and numbers them with a counter of its own.
-pub(super) fn is_daemons(record_type: RecordType) -> bool {
+/// Whether auditd itself creates records of this type, and numbers them with its own counter.
+pub(super) fn is_auditd_type(record_type: RecordType) -> bool {
     matches!(record_type.number(), 1200..1300)
 }
 
-/// What the pairs of such a record say: recording stopped, or it goes on.
+/// Whether the pairs of such a record show that recording stopped or resumed.
 ///
-/// `op=set audit_enabled=0 old=1 auid=0 …`; older kernels wrote no `op=` and `by auid=0`. They stand in
-/// front, where nobody else's words are. A change that failed (`res=0`) changed nothing.
-pub(super) fn of_recording(record_type: RecordType, pairs: &[u8]) -> Option<Content> {
+/// `op=set audit_enabled=0 old=1 auid=0 …`; older kernels wrote no `op=`, and `by auid=0`. These
+/// pairs come first, before any text from outside. A change that failed (`res=0`) changed nothing.
+pub(super) fn recording_change(record_type: RecordType, pairs: &[u8]) -> Option<Content> {
     match record_type {
         RecordType::DAEMON_START => return Some(Content::RecordingResumed(GapReason::AuditdStopped)),
         RecordType::DAEMON_END | RecordType::DAEMON_ABORT => {
@@ -54,8 +54,8 @@ pub(super) fn of_recording(record_type: RecordType, pairs: &[u8]) -> Option<Cont
     }
 }
 
-/// What an audit record's text tells, once it was read as `claim`.
-pub(super) fn of_record(
+/// The content of an audit record with this text, which was parsed as `claim`.
+pub(super) fn record_content(
     record_type: RecordType,
     text: &[u8],
     claim: Result<Option<Record>, ParseError>,
@@ -63,15 +63,16 @@ pub(super) fn of_record(
     match claim {
         Ok(Some(record)) => Ok(Some(Content::Record(record))),
         Ok(None) => Ok(foreign(record_type, text).map(|exe| Content::Foreign { exe })),
-        Err(ParseError::Truncated) => Ok(of_cut(record_type, text)),
+        Err(ParseError::Truncated) => Ok(truncated_record(record_type, text)),
         Err(error) => Err(error.into()),
     }
 }
 
-/// What is left of an audit record that lost its end.
-pub(super) fn of_cut(record_type: RecordType, text: &[u8]) -> Option<Content> {
+/// The content of a truncated audit record, if it may be about a guest's network device or
+/// lifecycle.
+pub(super) fn truncated_record(record_type: RecordType, text: &[u8]) -> Option<Content> {
     let ours = match record_type {
-        // A container run-time's has neither.
+        // A container run-time's record has neither.
         RecordType::VIRT_CONTROL => {
             text.starts_with(b"virt=") || b"virt=".starts_with(text) || text.contains_str(b" uuid=")
         }
@@ -84,16 +85,17 @@ pub(super) fn of_cut(record_type: RecordType, text: &[u8]) -> Option<Content> {
     ours.then(|| Content::Truncated(Fragment::of(text)))
 }
 
-/// Where a name has no quotes, or was left out, what is left of it tells nothing.
-pub(super) fn nameless(content: Content) -> Content {
+/// Removes the guest's name from a truncated record whose source has no quotes around names, or
+/// leaves them out.
+pub(super) fn without_name(content: Content) -> Content {
     match content {
         Content::Truncated(fragment) => Content::Truncated(Fragment { name: None, ..fragment }),
         content => content,
     }
 }
 
-/// Whether a text without a record's type is about a guest's network device or its life.
-pub(super) fn concerns(text: &[u8]) -> bool {
+/// Whether a text without a record's type is about a guest's network device or lifecycle.
+pub(super) fn is_about_guest(text: &[u8]) -> bool {
     match resource(text) {
         Some((word, _)) => word == b"net",
         None => text
@@ -103,7 +105,7 @@ pub(super) fn concerns(text: &[u8]) -> bool {
     }
 }
 
-/// The kind of resource, and whether that word has its end. It stands before the guest's name, which
+/// The kind of resource, and whether the word is complete. It comes before the guest's name, which
 /// could imitate it.
 fn resource(text: &[u8]) -> Option<(&[u8], bool)> {
     let mut words = text.split_str(b" ");
@@ -114,7 +116,7 @@ fn resource(text: &[u8]) -> Option<(&[u8], bool)> {
     Some((kind, words.next().is_some()))
 }
 
-/// A host's name as a line gives it. No longer one is a name (RFC 1035, 2.3.4).
+/// A host's name in a line; `None` if it is longer than names can be (RFC 1035, 2.3.4).
 pub(crate) fn host(name: &[u8]) -> Option<CompactString> {
     matches!(name.len(), 1..=255).then(|| CompactString::from_utf8_lossy(name))
 }

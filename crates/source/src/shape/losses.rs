@@ -1,12 +1,12 @@
-//! What the kernel's log and auditd's own messages say of records that were not written.
+//! Parses messages about lost records, in the kernel's log and from auditd and loggers.
 
 use bstr::ByteSlice as _;
 use taptrail_trail::{Content, Gap, GapReason};
 
 use super::stamp;
 
-/// What a message of the kernel's tells besides audit records: that it dropped some (kernel/audit.c), or
-/// that it has just started.
+/// The content of a kernel message that is no audit record: it dropped records (kernel/audit.c), or
+/// has just booted.
 pub(super) fn of_kernel(text: &[u8]) -> Option<Content> {
     if text.starts_with(b"Linux version ") {
         return Some(Content::Boot);
@@ -36,10 +36,10 @@ pub(super) fn of_kernel(text: &[u8]) -> Option<Content> {
     dropped.then(|| gap(GapReason::Backlog))
 }
 
-/// What auditd or a dispatcher of its says of itself.
+/// The content of a message from auditd or a dispatcher about itself.
 ///
-/// auditd says that it is *attempting* to resume; only newer ones say that it did. Where the attempt
-/// fails it says again that it suspends.
+/// auditd says that it is *attempting* to resume; only newer versions say that it did. If the
+/// attempt fails, it says again that it suspends.
 pub(super) fn of_daemon(text: &[u8]) -> Option<Content> {
     if text.starts_with(b"type=") || text.starts_with(b"node=") {
         return None;
@@ -56,14 +56,14 @@ pub(super) fn of_daemon(text: &[u8]) -> Option<Content> {
     }
     let full = text.contains_str(b"queue")
         && (text.contains_str(b" full - dropping event") || text.contains_str(b"queue full"))
-        // "auditd queue full reporting limit reached": what went before said so.
+        // "auditd queue full reporting limit reached": earlier messages reported the loss.
         && !text.contains_str(b"reporting limit reached");
     let lost = text.starts_with(b"dispatch err") && text.contains_str(b"event lost");
     (full || lost).then(|| gap(GapReason::QueueFull))
 }
 
-/// What journald or rsyslogd says of messages that it did not get or did not keep: of the kernel's, which may be
-/// audit's, or of any program's.
+/// The content of a message from journald or rsyslogd about lost messages: of the kernel, which may
+/// be audit's, or of any program.
 pub(super) fn of_logger(text: &[u8]) -> Option<Content> {
     let counted = |before: &[u8], after: &str| {
         let rest = text.strip_prefix(before)?;
@@ -71,7 +71,7 @@ pub(super) fn of_logger(text: &[u8]) -> Option<Content> {
         stamp::number::<u64>(count)
     };
     let lost = counted(b"Missed ", " kernel messages").is_some()
-        // Of a program that writes nothing of guests no record is lost.
+        // Only losses of programs that write about guests matter.
         || counted(b"Suppressed ", " messages from ").is_some()
             && (text.contains_str(b"virt") || text.contains_str(b"audit"))
         || counted(b"imjournal: ", " messages lost due to rate-limiting").is_some()
@@ -84,8 +84,8 @@ fn gap(why: GapReason) -> Content {
     Content::Gap(Gap { since: None, serials: None, why })
 }
 
-/// `-- Boot 5f1a2b3c4d5e6f708192a3b4c5d6e7f8 --`, which journalctl prints between two boots, and the older
-/// `-- Reboot --`: the boot, where it is named.
+/// `-- Boot 5f1a2b3c4d5e6f708192a3b4c5d6e7f8 --`, which journalctl prints between two boots, and
+/// the older `-- Reboot --`: the boot id, if named.
 pub(super) fn boot(line: &[u8]) -> Option<Option<u128>> {
     let text = line.strip_prefix(b"-- ")?.trim_ascii_end().strip_suffix(b" --")?;
     match text.strip_prefix(b"Boot ") {
@@ -94,7 +94,7 @@ pub(super) fn boot(line: &[u8]) -> Option<Option<u128>> {
     }
 }
 
-/// A boot's id: 32 hex digits, with dashes or without.
+/// A 128-bit id: 32 hex digits, with dashes or without.
 pub(super) fn id128(id: &[u8]) -> Option<u128> {
     matches!(id.len(), 32 | 36).then(|| uuid::Uuid::try_parse_ascii(id).ok())?.map(|id| id.as_u128())
 }
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernels_losses_are_told_apart() {
+    fn the_kernels_loss_messages_are_recognized() {
         for (text, why) in [
             ("kauditd_printk_skb: 7 callbacks suppressed", GapReason::RateLimited),
             ("audit_printk_skb: 24 callbacks suppressed", GapReason::RateLimited),
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn auditds_own_messages_are_told_apart() {
+    fn auditds_own_messages_are_recognized() {
         let stopped = Some(Content::RecordingStopped(GapReason::Suspended));
         let resumed = Some(Content::RecordingResumed(GapReason::Suspended));
         let full = Some(gap(GapReason::QueueFull));

@@ -1,9 +1,9 @@
-//! The shapes in which a record is written down: from the bytes of one line, or of one journal entry,
-//! to what it tells. Nothing here reads a file or knows the line before.
+//! Parses the shapes of logs: from the bytes of one line, or of one journal entry, to its content.
+//! Nothing here reads a file or knows the line before.
 //!
-//! A shape is found by how the line begins. Whose words a line carries decides whether they are
-//! believed: an audit record is one when audit, its dispatcher, the kernel or a guest manager wrote
-//! it, and no matter what else looks like one within a line of another program.
+//! A shape is detected by how the line begins. The writer of a line decides whether it is trusted:
+//! an audit record is one if audit, its dispatcher, the kernel or a guest manager wrote it. Similar
+//! text within a line of another program is not.
 //!
 //! | A line begins with | It is | See |
 //! |---|---|---|
@@ -16,17 +16,17 @@
 //! | the same, then `stdout F` | a line that the kubelet kept | [`tools`] |
 //! | `-- Boot` | what journalctl prints between two boots | [`losses`] |
 //!
-//! A journal's export format is no shape of lines, because its fields hold any bytes; neither are objects and
-//! entries of which each has several lines ([`Entries`]).
+//! A journal's export format is not line-based, because its fields may contain any bytes; neither
+//! are multi-line objects and entries ([`Entries`]).
 
 mod audit;
 mod content;
 mod date;
 mod journal;
 mod libvirt;
-mod look;
 mod losses;
 mod months;
+mod resemblance;
 mod ring;
 mod stamp;
 mod syslog;
@@ -38,76 +38,75 @@ pub(crate) use content::host;
 pub(crate) use journal::Entries;
 #[cfg(test)]
 pub(crate) use journal::Export;
-pub(crate) use look::resembles_record;
+pub(crate) use resemblance::resembles_record;
 
 use bstr::ByteSlice as _;
 use compact_str::CompactString;
 use taptrail_record::ParseError;
 use taptrail_trail::Content;
 
-use crate::found::{Found, Voice, When};
+use crate::parsed_line::{LineTime, LogProgram, ParsedLine};
 
-/// Why a line that should tell something can't be read.
+/// Why a line that should be a record can't be parsed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unreadable {
-    /// The record in it is none.
+    /// The record is invalid.
     #[error(transparent)]
     Record(#[from] ParseError),
-    /// The record has no time, or none that exists.
+    /// The record has no time, or an invalid one.
     #[error("Record has no readable time")]
     Time,
-    /// The line is no JSON, though it begins so.
+    /// The line begins like JSON and is none.
     #[error("Line is no JSON object of a journal, from column {column}")]
     Json { column: usize },
-    /// An entry's field has a value that is not of its kind.
+    /// A field's value has the wrong type.
     #[error("Journal entry has no valid '{field}'")]
     Field { field: &'static str },
-    /// The line is longer than any that holds a record.
+    /// The line is longer than any record.
     #[error("Line is too long: {max} bytes are taken at most")]
     TooLong { max: usize },
-    /// No shape reads it, or nobody says that who wrote it may be believed. Most lines of a log are such, and
-    /// of no concern: it counts where it [looks like a record](resembles_record).
+    /// The line has no known shape, or its writer is not trusted. Most lines of a log are such and
+    /// irrelevant: only those that [look like a record](resembles_record) are counted.
     #[error("Line has a form that is not known, or a writer that is not believed")]
     Unknown,
-    /// The journal's export format is broken here.
+    /// The journal's export format is violated here.
     #[error("Journal export is broken: a field does not end where it says")]
     Broken,
 }
 
-/// A line of audit's within a line of another shape.
-pub(crate) struct Carried<'a> {
-    /// From its `type=` or `node=` on.
+/// A raw audit line within a line of another shape.
+pub(crate) struct EmbeddedRecord<'a> {
+    /// The audit line, from `type=` or `node=` on.
     pub(crate) line: &'a [u8],
-    pub(crate) voice: Voice,
-    /// The host that the outer line names; empty where it names none.
+    pub(crate) program: LogProgram,
+    /// The host that the outer line names; empty if it names none.
     pub(crate) host: &'a [u8],
-    /// See [`Found::is_claimed`].
-    pub(crate) is_claimed: bool,
+    /// See [`ParsedLine::is_unauthenticated`].
+    pub(crate) is_unauthenticated: bool,
 }
 
-/// What one line tells of a guest or of a network device of its; most tell nothing.
+/// Parses one line. `None` if it is irrelevant, like most lines.
 ///
-/// A boot that has no time of its own ([`When::Unknown`]) is before the next line.
+/// A boot without a time ([`LineTime::Unknown`]) comes before the next line.
 ///
 /// # Errors
 ///
-/// A line that should tell something but can't be read; [`Unreadable::Unknown`] where nobody knows what it
-/// is.
-pub(crate) fn line(line: &[u8]) -> Result<Option<Found>, Unreadable> {
+/// A line that should be a record can't be parsed; [`Unreadable::Unknown`] if its shape is unknown.
+pub(crate) fn line(line: &[u8]) -> Result<Option<ParsedLine>, Unreadable> {
     match line {
         [b't', b'y', b'p', b'e', b'=', ..] | [b'n', b'o', b'd', b'e', b'=', ..] => audit::line(line),
         _ => other(trim(line)),
     }
 }
 
-fn other(line: &[u8]) -> Result<Option<Found>, Unreadable> {
+fn other(line: &[u8]) -> Result<Option<ParsedLine>, Unreadable> {
     match shaped(line) {
         Err(Unreadable::Unknown) => shaped(behind_file_name(line).ok_or(Unreadable::Unknown)?),
-        told => told,
+        result => result,
     }
 }
 
-fn shaped(line: &[u8]) -> Result<Option<Found>, Unreadable> {
+fn shaped(line: &[u8]) -> Result<Option<ParsedLine>, Unreadable> {
     if let Some(object) = json(line) {
         return self::object(object);
     }
@@ -115,11 +114,11 @@ fn shaped(line: &[u8]) -> Result<Option<Found>, Unreadable> {
         return audit::line(line);
     }
     if let Some(line) = audit::dispatched(line) {
-        return Ok(audit::line(line)?.map(|found| Found { voice: Voice::Dispatcher, ..found }));
+        return Ok(audit::line(line)?.map(|found| ParsedLine { program: LogProgram::Dispatcher, ..found }));
     }
     if let Some(boot) = losses::boot(line) {
-        let found = Found::new(When::Unknown, Voice::Journald, Content::Boot);
-        return Ok(Some(Found { boot, ..found }));
+        let found = ParsedLine::new(LineTime::Unknown, LogProgram::Journald, Content::Boot);
+        return Ok(Some(ParsedLine { boot, ..found }));
     }
     if let Some(message) = ring::message(line) {
         return syslog::kernel_ring(&message);
@@ -130,7 +129,7 @@ fn shaped(line: &[u8]) -> Result<Option<Found>, Unreadable> {
     if let Some(rest) = rest.strip_prefix(b": ") {
         return libvirt::line(when, rest);
     }
-    // The kubelet's: who printed the line, and whether it is whole.
+    // The kubelet's format: the stream, and whether the line is complete.
     if let Some(rest) = rest.strip_prefix(b" stdout ").or_else(|| rest.strip_prefix(b" stderr ")) {
         return tools::wrapped(rest.strip_prefix(b"F ").ok_or(Unreadable::Unknown)?);
     }
@@ -141,21 +140,21 @@ fn shaped(line: &[u8]) -> Result<Option<Found>, Unreadable> {
     }
 }
 
-/// What an object of JSON tells.
-fn object(object: &[u8]) -> Result<Option<Found>, Unreadable> {
+/// Parses a JSON object.
+fn object(object: &[u8]) -> Result<Option<ParsedLine>, Unreadable> {
     let entry = journal::json::entry(object)?;
-    if entry.is_entry() { entry.found() } else { tools::object(object) }
+    if entry.is_entry() { entry.parse() } else { tools::object(object) }
 }
 
-/// Whether a line begins as audit's own do.
+/// Whether a line begins like a raw audit line.
 fn is_audits(line: &[u8]) -> bool {
     line.starts_with(b"type=") || line.starts_with(b"node=")
 }
 
-/// A line behind what grep puts before it: `audit.log:`, `./a/audit.log.1:17:`, `17:`. No blank stands there, and
-/// no program names itself so.
+/// The line after grep's prefix: `audit.log:`, `./a/audit.log.1:17:`, `17:`. The prefix has no
+/// blank, and no program has such a name.
 fn behind_file_name(line: &[u8]) -> Option<&[u8]> {
-    let end = line.iter().take(MAX_PATH).position(|byte| matches!(byte, b':' | b' '))?;
+    let end = line.iter().take(MAX_PATH_BYTES).position(|byte| matches!(byte, b':' | b' '))?;
     let (name, rest) = (&line[..end], line[end..].strip_prefix(b":")?);
     let is_number = |text: &[u8]| stamp::number::<u64>(text).is_some();
     if is_number(name) {
@@ -171,47 +170,57 @@ fn behind_file_name(line: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// A path is no longer (`PATH_MAX`, linux/limits.h).
-const MAX_PATH: usize = 4096;
+/// Maximum length of a path (`PATH_MAX`, linux/limits.h).
+const MAX_PATH_BYTES: usize = 4096;
 
-/// The line of audit's that a line of text is or holds.
-pub(crate) fn carried(line: &[u8]) -> Option<Carried<'_>> {
+/// The raw audit line that a text line is or contains.
+pub(crate) fn embedded_record(line: &[u8]) -> Option<EmbeddedRecord<'_>> {
     let line = trim(line);
-    carried_in(line).or_else(|| carried_in(behind_file_name(line)?))
+    embedded_record_in(line).or_else(|| embedded_record_in(behind_file_name(line)?))
 }
 
-fn carried_in(line: &[u8]) -> Option<Carried<'_>> {
+fn embedded_record_in(line: &[u8]) -> Option<EmbeddedRecord<'_>> {
     if is_audits(line) {
-        return Some(Carried { line, voice: Voice::Auditd, host: b"", is_claimed: false });
+        return Some(EmbeddedRecord {
+            line,
+            program: LogProgram::Auditd,
+            host: b"",
+            is_unauthenticated: false,
+        });
     }
     if let Some(line) = audit::dispatched(line) {
-        return Some(Carried { line, voice: Voice::Dispatcher, host: b"", is_claimed: false });
+        return Some(EmbeddedRecord {
+            line,
+            program: LogProgram::Dispatcher,
+            host: b"",
+            is_unauthenticated: false,
+        });
     }
     if let Some(message) = ring::message(line) {
-        return syslog::kernel_carried(&message);
+        return syslog::kernel_record(&message);
     }
     let (when, rest) = stamp::front(line)?;
     if let Some(line) = rest.strip_prefix(b" stdout F ").or_else(|| rest.strip_prefix(b" stderr F ")) {
-        return is_audits(line).then_some(Carried {
+        return is_audits(line).then_some(EmbeddedRecord {
             line,
-            voice: Voice::Auditd,
+            program: LogProgram::Auditd,
             host: b"",
-            is_claimed: false,
+            is_unauthenticated: false,
         });
     }
     match rest.strip_prefix(b" ").and_then(ring::stamped) {
-        Some(message) => syslog::kernel_carried(&message),
-        None => syslog::carried(when, rest),
+        Some(message) => syslog::kernel_record(&message),
+        None => syslog::embedded_record(when, rest),
     }
 }
 
-/// The time that a line of any kind names at its front, whatever else it says.
-pub(crate) fn first_time(line: &[u8]) -> Option<When> {
+/// The time at the beginning of a line of any kind.
+pub(crate) fn first_time(line: &[u8]) -> Option<LineTime> {
     let line = trim(line);
     time_of(line).or_else(|| time_of(behind_file_name(line)?))
 }
 
-fn time_of(line: &[u8]) -> Option<When> {
+fn time_of(line: &[u8]) -> Option<LineTime> {
     if let Some(object) = json(line) {
         return journal::json::entry(object).ok()?.when().or_else(|| tools::when(object));
     }
@@ -225,13 +234,13 @@ fn time_of(line: &[u8]) -> Option<When> {
         return audit::time(line);
     }
     if let Some(message) = ring::message(line) {
-        let record = syslog::kernel_carried(&message).and_then(|carried| audit::time(carried.line));
-        return record.or_else(|| Some(message.when).filter(|when| *when != When::Unknown));
+        let record = syslog::kernel_record(&message).and_then(|record| audit::time(record.line));
+        return record.or_else(|| Some(message.when).filter(|when| *when != LineTime::Unknown));
     }
     stamp::front(line).map(|(when, _)| when)
 }
 
-/// The host that a line of any kind names, whatever else it says.
+/// The host that a line of any kind names.
 pub(crate) fn first_host(line: &[u8]) -> Option<CompactString> {
     let line = trim(line);
     if let Some(object) = json(line) {
@@ -248,14 +257,14 @@ pub(crate) fn first_host(line: &[u8]) -> Option<CompactString> {
     content::host(syslog::host(when, rest)?)
 }
 
-/// One object of `journalctl -o json`, `json-seq` or `json-sse`.
+/// The object in a line of `journalctl -o json`, `json-seq` or `json-sse`.
 fn json(line: &[u8]) -> Option<&[u8]> {
     let line = line.strip_prefix(b"\x1e").or_else(|| line.strip_prefix(b"data: ")).unwrap_or(line);
     line.starts_with(b"{").then_some(line)
 }
 
-/// Without the line's end, without what a crash of the host left of a block never written, and without
-/// the mark that some editors put before a file's first line.
+/// Removes the line's end, zero bytes that a host's crash left in an unwritten block, and a byte
+/// order mark.
 fn trim(line: &[u8]) -> &[u8] {
     let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
     let line = line.trim_start_with(|c| c == '\0');

@@ -1,7 +1,8 @@
-//! The months' short names in many languages.
+//! Short names of months in many languages.
 
-/// The short names that C libraries' locales give months (`abmon`), in lower case and without a dot at their
-/// end. No name is of two months here: of languages where one would be, it is left out.
+/// The short names of months in the locales of C libraries (`abmon`), in lower case and without a
+/// final dot. Each name belongs to one month: names that would be ambiguous between languages are
+/// left out.
 const MONTHS: [&[&str]; 12] = [
     &[
         "jan",
@@ -68,9 +69,10 @@ const MONTHS: [&[&str]; 12] = [
     &["dec", "dez", "dic", "déc", "des", "joulu", "gru", "pro", "ara", "дек", "гру", "dets", "ديسمبر"],
 ];
 
-/// The month of this name, from 1: of any language here, in capitals or not, with a dot at its end or not.
+/// The month with this name, from 1, in any of these languages and any case, with or without a
+/// final dot.
 pub(super) fn month(name: &[u8]) -> Option<i8> {
-    // Longer ones there are none.
+    // No name is longer.
     if !matches!(name.len(), 2..=16) {
         return None;
     }

@@ -1,24 +1,25 @@
-//! The kernel's own log, as dmesg(1), /dev/kmsg and a console print it: `[  123.456789] audit: type=2501 …`.
+//! Parses the kernel's own log, as printed by dmesg(1), /dev/kmsg and a console:
+//! `[  123.456789] audit: type=2501 …`.
 //!
-//! Programs may write to /dev/kmsg too, but never with the kernel's own facility: where a line names one,
-//! only that is believed.
+//! Programs may write to /dev/kmsg too, but never with the kernel's own facility: if a line names a
+//! facility, only the kernel's is trusted.
 
 use bstr::ByteSlice as _;
 
 use super::stamp;
-use crate::found::When;
+use crate::parsed_line::LineTime;
 
-/// A message, and when its line says that it was.
+/// A message, with the time in its line.
 pub(super) struct Message<'a> {
-    /// Where the line's time is one of the wall clock.
-    pub(super) when: When,
+    /// The time, if it is wall clock time.
+    pub(super) when: LineTime,
     pub(super) text: &'a [u8],
 }
 
-/// The message of a line of the kernel's log.
+/// Parses a line of the kernel's log.
 pub(super) fn message(line: &[u8]) -> Option<Message<'_>> {
     if let Some(text) = kmsg(line) {
-        return Some(Message { when: When::Unknown, text });
+        return Some(Message { when: LineTime::Unknown, text });
     }
     if let Some(message) = iso(line) {
         return Some(message);
@@ -27,20 +28,20 @@ pub(super) fn message(line: &[u8]) -> Option<Message<'_>> {
     if let Some(message) = stamped(line) {
         return Some(message);
     }
-    // Without times, as after `printk.time=0`: only the kernel's own form of a record is one.
+    // Without times, as with `printk.time=0`: only the kernel's own form of a record is accepted.
     (has_level || line.starts_with(b"audit: type=")).then_some(())?;
     let record = line.strip_prefix(b"audit: type=")?;
     let (number, rest) = record.split_once_str(b" ")?;
     let is_kernels = stamp::number::<u16>(number).is_some() && rest.starts_with(b"audit(");
-    is_kernels.then_some(Message { when: When::Unknown, text: line })
+    is_kernels.then_some(Message { when: LineTime::Unknown, text: line })
 }
 
-/// What follows `[  123.456789] ` and the like.
+/// The message after `[  123.456789] ` and the like.
 pub(super) fn stamped(line: &[u8]) -> Option<Message<'_>> {
     let (inner, rest) = bracket(line)?;
     let (when, mut rest) = match time(inner) {
         Some(when) => (when, rest),
-        // A console's name may stand before it.
+        // A console's name may come first.
         None => {
             let (inner, rest) = bracket(rest.strip_prefix(b" ").filter(|_| is_console(inner))?)?;
             (time(inner)?, rest)
@@ -57,25 +58,25 @@ pub(super) fn stamped(line: &[u8]) -> Option<Message<'_>> {
 }
 
 fn bracket(line: &[u8]) -> Option<(&[u8], &[u8])> {
-    // The longest is a date with a delta.
+    // The longest content is a date with a delta.
     let head = &line[..line.len().min(64)];
     let close = head.find_byte(b']')?;
     (line.first() == Some(&b'[')).then(|| (&line[1..close], &line[close + 1..]))
 }
 
-/// `  123.456789`, `Mon Sep 19 18:16:45 2022`, `Sep19 18:16`, `  +0.000012`; each with a delta behind it
-/// (`<    0.000012>`) or without.
-fn time(inner: &[u8]) -> Option<When> {
+/// Parses `  123.456789`, `Mon Sep 19 18:16:45 2022`, `Sep19 18:16` and `  +0.000012`, each with a
+/// delta behind it (`<    0.000012>`) or without.
+fn time(inner: &[u8]) -> Option<LineTime> {
     let inner = match inner.strip_suffix(b">").and_then(|inner| inner.rsplit_once_str(b"<")) {
-        Some((b"", _)) => return Some(When::Unknown),
+        Some((b"", _)) => return Some(LineTime::Unknown),
         Some((time, _)) => time.strip_suffix(b" ")?,
         None => inner,
     };
     let text = inner.trim_ascii_start();
     if is_seconds(text.strip_prefix(b"+").unwrap_or(text)) {
-        return Some(When::Unknown);
+        return Some(LineTime::Unknown);
     }
-    stamp::whole(text).or_else(|| is_minute(text).then_some(When::Unknown))
+    stamp::whole(text).or_else(|| is_minute(text).then_some(LineTime::Unknown))
 }
 
 fn is_seconds(text: &[u8]) -> bool {
@@ -100,14 +101,15 @@ fn is_caller(inner: &[u8]) -> bool {
     matches!(inner.split_first(), Some((b'T' | b'C', number)) if stamp::number::<u32>(number).is_some())
 }
 
-/// A console or a machine that a collector names before each line. Anything else may be a program's words.
+/// Whether a text may be the name of a console or machine, which a collector puts before each line.
+/// Anything else may be a program's text.
 fn is_console(inner: &[u8]) -> bool {
     matches!(inner.len(), 1..=32)
         && inner.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'/'))
 }
 
-/// A line behind the level that `dmesg -r` and `-x` put before it, and whether there was one; none where that
-/// shows that a program wrote it.
+/// The line after the level that `dmesg -r` and `-x` print, and whether there was one; `None` if
+/// the level shows that a program wrote the line.
 fn level(line: &[u8]) -> Option<(&[u8], bool)> {
     if let Some((number, rest)) = line.strip_prefix(b"<").and_then(|rest| rest.split_once_str(b">")) {
         return is_kernel(number).then_some((rest, true));
@@ -125,13 +127,13 @@ fn level(line: &[u8]) -> Option<(&[u8], bool)> {
     }
 }
 
-/// Whether a priority is of the kernel's own facility, which is 0.
+/// Whether a priority has the kernel's facility, which is 0.
 fn is_kernel(number: &[u8]) -> bool {
     stamp::number::<u32>(number).is_some_and(|number| number < 8)
 }
 
-/// `5,1234,71692026,-;audit: …`: the priority, a serial number, microseconds and a flag; newer kernels may add
-/// more (Documentation/ABI/testing/dev-kmsg).
+/// `5,1234,71692026,-;audit: …`: the priority, a sequence number, microseconds and a flag; newer
+/// kernels may add more (Documentation/ABI/testing/dev-kmsg).
 fn kmsg(line: &[u8]) -> Option<&[u8]> {
     let head = &line[..line.len().min(128)];
     let end = head.find_byte(b';')?;
@@ -143,14 +145,14 @@ fn kmsg(line: &[u8]) -> Option<&[u8]> {
     is_kernel.then(|| &line[end + 1..])
 }
 
-/// `2022-09-19T18:16:45,645184+00:00 audit: …` (`dmesg --time-format iso`). A comma divides the seconds nowhere
-/// else.
+/// `2022-09-19T18:16:45,645184+00:00 audit: …` (`dmesg --time-format iso`). Only dmesg writes a
+/// comma before the fraction.
 fn iso(line: &[u8]) -> Option<Message<'_>> {
     let (line, _) = level(line)?;
     if line.get(19) != Some(&b',') {
         return None;
     }
-    let (when @ When::Exact(_), rest) = stamp::iso(line)? else { return None };
+    let (when @ LineTime::Exact(_), rest) = stamp::iso(line)? else { return None };
     Some(Message { when, text: rest.strip_prefix(b" ")? })
 }
 
@@ -158,11 +160,11 @@ fn iso(line: &[u8]) -> Option<Message<'_>> {
 mod tests {
     use super::*;
 
-    fn told(line: &str) -> Option<(String, String)> {
+    fn parsed(line: &str) -> Option<(String, String)> {
         let Message { when, text } = message(line.as_bytes())?;
         let when = match when {
-            When::Exact(moment) => moment.to_string(),
-            When::Civil(civil) => civil.to_string(),
+            LineTime::Exact(moment) => moment.to_string(),
+            LineTime::Civil(civil) => civil.to_string(),
             _ => String::new(),
         };
         Some((when, text.to_str_lossy().into_owned()))
@@ -196,7 +198,11 @@ mod tests {
             ("[vm-1.example/ttyS0] [   71.6][   T1] ", ""),
         ] {
             let text = "audit: type=2501 audit(1.000:1): x";
-            assert_eq!(told(&format!("{front}{text}")), Some((when.to_owned(), text.to_owned())), "{front}");
+            assert_eq!(
+                parsed(&format!("{front}{text}")),
+                Some((when.to_owned(), text.to_owned())),
+                "{front}"
+            );
         }
     }
 
@@ -217,12 +223,12 @@ mod tests {
             "2022-09-19T18:16:45,645184 ",
             "x ",
         ] {
-            assert_eq!(told(&format!("{front}audit: type=2501 audit(1.000:1): x")), None, "{front}");
+            assert_eq!(parsed(&format!("{front}audit: type=2501 audit(1.000:1): x")), None, "{front}");
         }
         for line in
             ["<5>audit: x", "audit: type=VIRT_RESOURCE msg=audit(1.000:1): x", "audit: type=2501 msg=x"]
         {
-            assert_eq!(told(line), None, "{line}");
+            assert_eq!(parsed(line), None, "{line}");
         }
     }
 }

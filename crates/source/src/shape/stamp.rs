@@ -1,4 +1,4 @@
-//! The times at a line's front, as the many programs write them.
+//! Parses the times at the beginning of lines, as many programs write them.
 
 use bstr::ByteSlice as _;
 use jiff::Timestamp;
@@ -6,12 +6,12 @@ use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::Offset;
 
 use super::months;
-use crate::found::When;
+use crate::parsed_line::LineTime;
 
 const MONTHS: [&[u8]; 12] =
     [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
 
-/// A plain decimal number.
+/// A decimal number without sign.
 pub(super) fn number<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
@@ -19,13 +19,14 @@ pub(super) fn number<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// The time that a line begins with, and what follows it from the byte after on.
+/// The time at the beginning of a line, and the text after it.
 ///
-/// `May 12 12:48:00`, with a fraction or without, with a year before the time or without, in any language
-/// of [`months`], and with the day first (`12 mai 12:48:00`); `2026-05-12T12:48:00.123456+02:00`, with a
-/// blank for the T, a fraction and an offset or without; `Wed 2026-11-25 02:02:25 UTC`; `Wed Nov 25 02:02:25
-/// 2026`; `1795460308.832000`; each of them behind a `<PRI>`, a severity's name or neither.
-pub(super) fn front(line: &[u8]) -> Option<(When, &[u8])> {
+/// `May 12 12:48:00`, with or without a fraction, with or without a year before the time, in any
+/// language of [`months`], or with the day first (`12 mai 12:48:00`);
+/// `2026-05-12T12:48:00.123456+02:00`, with a blank for the T, with or without fraction and offset;
+/// `Wed 2026-11-25 02:02:25 UTC`; `Wed Nov 25 02:02:25 2026`; `1795460308.832000`; each after a
+/// `<PRI>`, a severity's name or neither.
+pub(super) fn front(line: &[u8]) -> Option<(LineTime, &[u8])> {
     let line = priority(line).or_else(|| named_priority(line)).unwrap_or(line);
     let (when, rest) = match line.first()? {
         b'0'..=b'9' => {
@@ -37,10 +38,10 @@ pub(super) fn front(line: &[u8]) -> Option<(When, &[u8])> {
     matches!(rest.first(), Some(b' ' | b':')).then_some((when, rest))
 }
 
-/// A text that is `Mon Sep 19 18:16:45 2022` and no more.
-pub(super) fn whole(text: &[u8]) -> Option<When> {
+/// Parses a text that is exactly `Mon Sep 19 18:16:45 2022`.
+pub(super) fn whole(text: &[u8]) -> Option<LineTime> {
     let (when, rest) = asctime(text)?;
-    (rest.is_empty() && matches!(when, When::Civil(_))).then_some(when)
+    (rest.is_empty() && matches!(when, LineTime::Civil(_))).then_some(when)
 }
 
 /// Seconds since 1970 with a fraction.
@@ -50,26 +51,27 @@ pub(super) fn unix(text: &[u8]) -> Option<Timestamp> {
     rest.is_empty().then(|| Timestamp::new(number(seconds)?, nanos).ok()).flatten()
 }
 
-/// `<134>`, and RFC 5424's version after it.
+/// Skips `<134>`, and RFC 5424's version after it.
 fn priority(line: &[u8]) -> Option<&[u8]> {
     let (number, rest) = line.strip_prefix(b"<")?.split_once_str(b">")?;
     (matches!(number.len(), 1..=3) && number.iter().all(u8::is_ascii_digit))
         .then(|| rest.strip_prefix(b"1 ").unwrap_or(rest))
 }
 
-fn seconds(line: &[u8]) -> Option<(When, &[u8])> {
+fn seconds(line: &[u8]) -> Option<(LineTime, &[u8])> {
     let end = line.find_byte(b' ')?;
-    Some((When::Exact(unix(&line[..end])?), &line[end..]))
+    Some((LineTime::Exact(unix(&line[..end])?), &line[end..]))
 }
 
-/// `kern.notice `, `info `: a severity's name before the time, as some templates of rsyslog's write it.
+/// Skips `kern.notice ` or `info `: a severity's name before the time, as some rsyslog templates
+/// write it.
 fn named_priority(line: &[u8]) -> Option<&[u8]> {
     let head = &line[..line.len().min(32)];
     let (word, _) = head.split_once_str(b" ")?;
     (is_severity(word) || is_priority(word)).then(|| &line[word.len() + 1..])
 }
 
-/// `kern.notice`
+/// Whether a word is like `kern.notice`.
 pub(super) fn is_priority(word: &[u8]) -> bool {
     let Some((facility, severity)) = word.split_once_str(b".") else { return false };
     let is_local = || matches!(facility, [b'l', b'o', b'c', b'a', b'l', b'0'..=b'7']);
@@ -79,7 +81,7 @@ pub(super) fn is_priority(word: &[u8]) -> bool {
     is_severity(severity) && (named.iter().any(|name| name.as_bytes() == facility) || is_local())
 }
 
-/// The name of a severity (syslog(3)).
+/// Whether a word is the name of a severity (syslog(3)).
 pub(super) fn is_severity(word: &[u8]) -> bool {
     matches!(
         word,
@@ -97,15 +99,15 @@ pub(super) fn is_severity(word: &[u8]) -> bool {
     )
 }
 
-/// The month of this name, in any language.
+/// The month with this name, in any language.
 pub(super) fn month_of(name: &[u8]) -> Option<i8> {
     let english = (1i8..).zip(MONTHS).find_map(|(month, known)| (known == name).then_some(month));
     english.or_else(|| months::month(name))
 }
 
-/// `May 12 12:48:00`, `May  2 12:48:00.123456`, `May 12 2026 12:48:00`; and behind a day of the week
-/// `May 12 12:48:00 2026`.
-fn month(line: &[u8], behind_weekday: bool) -> Option<(When, &[u8])> {
+/// Parses `May 12 12:48:00`, `May  2 12:48:00.123456` and `May 12 2026 12:48:00`; after a weekday
+/// also `May 12 12:48:00 2026`.
+fn month(line: &[u8], behind_weekday: bool) -> Option<(LineTime, &[u8])> {
     let (name, rest) = word(line)?;
     let month = month_of(name)?;
     let rest = rest.strip_prefix(b" ").unwrap_or(rest);
@@ -113,15 +115,15 @@ fn month(line: &[u8], behind_weekday: bool) -> Option<(When, &[u8])> {
     dated(month, day, rest, behind_weekday)
 }
 
-/// `12 mai 12:48:00`
-fn day_first(line: &[u8]) -> Option<(When, &[u8])> {
+/// Parses `12 mai 12:48:00`.
+fn day_first(line: &[u8]) -> Option<(LineTime, &[u8])> {
     let (day, rest) = word(line)?;
     let (name, rest) = word(rest)?;
     dated(month_of(name)?, day, rest, false)
 }
 
-/// `5月 12 12:48:00`: months without names have numbers in Chinese, Japanese and Korean.
-fn numbered(line: &[u8]) -> Option<(When, &[u8])> {
+/// Parses `5月 12 12:48:00`: Chinese, Japanese and Korean have numbers for months.
+fn numbered(line: &[u8]) -> Option<(LineTime, &[u8])> {
     let (name, rest) = word(line)?;
     let number_of = name.strip_suffix("月".as_bytes()).or_else(|| name.strip_suffix("월".as_bytes()))?;
     let rest = rest.strip_prefix(b" ").unwrap_or(rest);
@@ -130,8 +132,8 @@ fn numbered(line: &[u8]) -> Option<(When, &[u8])> {
     dated(number(number_of)?, day, rest, false)
 }
 
-/// A month and a day with what follows them: the time, and perhaps a year before or behind it.
-fn dated<'a>(month: i8, day: &[u8], rest: &'a [u8], year_last: bool) -> Option<(When, &'a [u8])> {
+/// Combines a month and a day with the rest: the time, and perhaps a year before or after it.
+fn dated<'a>(month: i8, day: &[u8], rest: &'a [u8], year_last: bool) -> Option<(LineTime, &'a [u8])> {
     let year_of = |text: &[u8]| (text.len() == 4).then(|| number::<i16>(text))?;
     let (mut year, rest) = match rest.split_once_str(b" ") {
         Some((word, after)) if year_of(word).is_some() => (year_of(word), after),
@@ -147,16 +149,16 @@ fn dated<'a>(month: i8, day: &[u8], rest: &'a [u8], year_last: bool) -> Option<(
     }
     let day = (day.len() <= 2).then(|| number(day))??;
     let date = Date::new(year.unwrap_or(0), month, day).ok()?.to_datetime(time);
-    Some((if year.is_some() { When::Civil(date) } else { When::Yearless(date) }, rest))
+    Some((if year.is_some() { LineTime::Civil(date) } else { LineTime::Yearless(date) }, rest))
 }
 
-/// The first word of a line, which may be a name in any language, and what follows the blank behind it.
+/// The first word of a line, in any language, and the text after the blank behind it.
 fn word(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = line.iter().take(20).position(|&byte| byte == b' ')?;
     Some((&line[..end], &line[end + 1..]))
 }
 
-/// Behind a day of the week, in any language.
+/// The text after a weekday, in any language.
 fn behind_weekday(line: &[u8]) -> Option<&[u8]> {
     let (name, rest) = word(line)?;
     let bare = name.strip_suffix(b".").or_else(|| name.strip_suffix(b",")).unwrap_or(name);
@@ -164,21 +166,21 @@ fn behind_weekday(line: &[u8]) -> Option<&[u8]> {
     (!bare.is_empty() && bare.iter().all(is_name)).then_some(rest)
 }
 
-/// `Wed Nov 25 02:02:25 2026`
-fn asctime(line: &[u8]) -> Option<(When, &[u8])> {
+/// Parses `Wed Nov 25 02:02:25 2026`.
+fn asctime(line: &[u8]) -> Option<(LineTime, &[u8])> {
     month(behind_weekday(line)?, true)
 }
 
-/// `Wed 2026-11-25 02:02:25 UTC`
-fn weekday(line: &[u8]) -> Option<(When, &[u8])> {
+/// Parses `Wed 2026-11-25 02:02:25 UTC`.
+fn weekday(line: &[u8]) -> Option<(LineTime, &[u8])> {
     let (civil, rest) = civil(behind_weekday(line)?)?;
     let rest = rest.strip_prefix(b" ")?;
     let end = rest.find_byte(b' ')?;
     let (zone, rest) = rest.split_at(end);
     let when = match zone {
-        b"UTC" | b"GMT" => When::Exact(Offset::UTC.to_timestamp(civil).ok()?),
-        // The zones of this name are many: as a time without one.
-        _ if zone.iter().all(u8::is_ascii_alphabetic) => When::Civil(civil),
+        b"UTC" | b"GMT" => LineTime::Exact(Offset::UTC.to_timestamp(civil).ok()?),
+        // A zone's abbreviation is ambiguous: it is ignored.
+        _ if zone.iter().all(u8::is_ascii_alphabetic) => LineTime::Civil(civil),
         _ => {
             let (moment, rest) = with_offset(civil, zone)?;
             rest.is_empty().then_some(moment)?
@@ -187,13 +189,13 @@ fn weekday(line: &[u8]) -> Option<(When, &[u8])> {
     Some((when, rest))
 }
 
-/// `2026-05-12T12:48:00.123456+02:00`
-pub(super) fn iso(line: &[u8]) -> Option<(When, &[u8])> {
+/// Parses `2026-05-12T12:48:00.123456+02:00`.
+pub(super) fn iso(line: &[u8]) -> Option<(LineTime, &[u8])> {
     let (civil, rest) = civil(line)?;
     Some(match rest.first() {
-        Some(b'Z') => (When::Exact(Offset::UTC.to_timestamp(civil).ok()?), &rest[1..]),
+        Some(b'Z') => (LineTime::Exact(Offset::UTC.to_timestamp(civil).ok()?), &rest[1..]),
         Some(b'+' | b'-') => with_offset(civil, rest)?,
-        _ => (When::Civil(civil), rest),
+        _ => (LineTime::Civil(civil), rest),
     })
 }
 
@@ -210,20 +212,20 @@ fn civil(text: &[u8]) -> Option<(DateTime, &[u8])> {
     Some((date.to_datetime(time), rest))
 }
 
-/// `12:48:00`, `12:48:00.123456`
+/// Parses `12:48:00` and `12:48:00.123456`.
 pub(super) fn time_of_day(text: &[u8]) -> Option<(Time, &[u8])> {
     let ([h1, h2, b':', m1, m2, b':', s1, s2], rest) = text.split_first_chunk()? else { return None };
     let (nanos, rest) = match rest.strip_prefix(b".").or_else(|| rest.strip_prefix(b",")) {
         Some(fraction) => digits_of_second(fraction)?,
         None => (0, rest),
     };
-    // A leap second is the second before it, once more.
+    // A leap second is read as the second before it.
     let second = number::<i8>(&[*s1, *s2])?;
     let second = if second == 60 { 59 } else { second };
     Some((Time::new(number(&[*h1, *h2])?, number(&[*m1, *m2])?, second, nanos).ok()?, rest))
 }
 
-/// The digits of a fraction as nanoseconds; those after the ninth tell nothing.
+/// The digits of a fraction as nanoseconds; those after the ninth are ignored.
 fn digits_of_second(text: &[u8]) -> Option<(i32, &[u8])> {
     let end = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
     let (digits, rest) = text.split_at(end);
@@ -234,8 +236,8 @@ fn digits_of_second(text: &[u8]) -> Option<(i32, &[u8])> {
     Some((nanos.fold(0, |nanos, digit| nanos * 10 + i32::from(digit - b'0')), rest))
 }
 
-/// `+02:00`, `+0200`, `+02`
-fn with_offset(civil: DateTime, text: &[u8]) -> Option<(When, &[u8])> {
+/// Parses `+02:00`, `+0200` and `+02`.
+fn with_offset(civil: DateTime, text: &[u8]) -> Option<(LineTime, &[u8])> {
     let (sign, text) = text.split_first()?;
     let (hours, rest) = text.split_at_checked(2)?;
     let after = rest.strip_prefix(b":").unwrap_or(rest);
@@ -246,19 +248,19 @@ fn with_offset(civil: DateTime, text: &[u8]) -> Option<(When, &[u8])> {
     let seconds = (number::<i32>(hours)? * 60 + minutes) * 60;
     let seconds = if *sign == b'-' { -seconds } else { seconds };
     let moment = Offset::from_seconds(seconds).ok()?.to_timestamp(civil).ok()?;
-    Some((When::Exact(moment), rest))
+    Some((LineTime::Exact(moment), rest))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn told(line: &str) -> Option<(String, String)> {
+    fn parsed(line: &str) -> Option<(String, String)> {
         let (when, rest) = front(line.as_bytes())?;
         let when = match when {
-            When::Exact(moment) => moment.to_string(),
-            When::Civil(civil) | When::Yearless(civil) => civil.to_string(),
-            When::Slashed { .. } | When::Unknown => unreachable!(),
+            LineTime::Exact(moment) => moment.to_string(),
+            LineTime::Civil(civil) | LineTime::Yearless(civil) => civil.to_string(),
+            LineTime::Slashed { .. } | LineTime::Unknown => unreachable!(),
         };
         Some((when, rest.to_str_lossy().into_owned()))
     }
@@ -294,12 +296,12 @@ mod tests {
             ("local3.warning 2022-09-19T18:16:45 h", "2022-09-19T18:16:45", " h"),
             ("info Sep 19 18:16:45 h", "0000-09-19T18:16:45", " h"),
         ] {
-            assert_eq!(told(line), Some((when.to_owned(), rest.to_owned())), "{line}");
+            assert_eq!(parsed(line), Some((when.to_owned(), rest.to_owned())), "{line}");
         }
     }
 
     #[test]
-    fn what_is_no_time_is_none() {
+    fn invalid_times_are_refused() {
         for line in [
             "",
             "May",
@@ -325,7 +327,7 @@ mod tests {
             "Wed 2026-11-25 02:02:25 +03x h",
             "\u{e4}\u{f6}\u{fc} 12 12:48:00 h",
         ] {
-            assert_eq!(told(line), None, "{line}");
+            assert_eq!(parsed(line), None, "{line}");
         }
     }
 }

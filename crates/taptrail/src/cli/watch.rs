@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use taptrail_guest::duration;
-use taptrail_source::follow::Begin;
+use taptrail_source::follow::StartPosition;
 
 use super::format::StreamFormat;
 use crate::output::Failure;
@@ -151,7 +151,7 @@ pub(crate) enum Where {
     End,
 }
 
-impl From<Where> for Begin {
+impl From<Where> for StartPosition {
     fn from(begin: Where) -> Self {
         match begin {
             Where::Rotations => Self::Rotations,

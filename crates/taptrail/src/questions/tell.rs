@@ -11,7 +11,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use taptrail_guest::Dirs;
 use taptrail_report::{Stats, Take, warnings, whole};
-use taptrail_source::{About, FileIdentity, Note, Outcome, SourceError};
+use taptrail_source::{FileIdentity, Note, NoteKind, ReadOutcome, SourceError};
 use taptrail_trail::{Content, Coverage, Entry, Input, Trail, Unreadable};
 
 use crate::cli::Sources;
@@ -104,8 +104,8 @@ impl<'a, T: Take> Teller<'a, T> {
 }
 
 impl Whole {
-    pub(crate) fn of(read: Outcome, stats: Stats) -> Self {
-        let Outcome { unreadable, notes, identities, failed, refused, .. } = read;
+    pub(crate) fn of(read: ReadOutcome, stats: Stats) -> Self {
+        let ReadOutcome { unreadable, notes, identities, failed, refused, .. } = read;
         Self { stats, unreadable, notes: some_of_each(&notes), identities, failed, refused }
     }
 
@@ -167,10 +167,10 @@ impl Whole {
 const MAX_NOTES_OF_A_KIND: usize = 8;
 
 fn some_of_each(notes: &[Note]) -> Vec<String> {
-    let mut counts: Vec<(Discriminant<About>, usize)> = Vec::new();
+    let mut counts: Vec<(Discriminant<NoteKind>, usize)> = Vec::new();
     let mut shown = Vec::new();
     for note in notes {
-        let kind = discriminant(&note.about);
+        let kind = discriminant(&note.kind);
         let at = counts.iter().position(|(known, _)| *known == kind).unwrap_or_else(|| {
             counts.push((kind, 0));
             counts.len() - 1

@@ -44,7 +44,7 @@ pub(crate) fn again<'a>(
             from_ledger(path, wanted);
         } else {
             // As above.
-            let _ = taptrail_source::read_again(path, identities.get(source).copied(), wanted);
+            let _ = taptrail_source::read_lines(path, identities.get(source).copied(), wanted);
         }
     }
     raw

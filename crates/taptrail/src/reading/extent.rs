@@ -19,10 +19,10 @@ impl Extent {
     pub(crate) fn of(sources: &Sources, dirs: &Dirs) -> Self {
         let mut paths = Vec::new();
         if sources.files.is_empty() {
-            paths.extend(taptrail_source::host_log_names(sources.log.as_deref()).into_iter().flatten());
+            paths.extend(taptrail_source::host_log_paths(sources.log.as_deref()).into_iter().flatten());
         }
         for file in &sources.files {
-            paths.extend(taptrail_source::names(file).into_iter().flatten());
+            paths.extend(taptrail_source::log_paths(file).into_iter().flatten());
         }
         if sources.files.is_empty() {
             paths.push(Ledger::file(&dirs.state));

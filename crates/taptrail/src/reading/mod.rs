@@ -13,7 +13,7 @@ use std::sync::{Arc, PoisonError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use taptrail_guest::Dirs;
 use taptrail_ledger::Ledger;
-use taptrail_source::{Hosts, Input, Options, Outcome, SourceError, Take};
+use taptrail_source::{EntrySink, Hosts, Input, Options, ReadOutcome, SourceError};
 use taptrail_trail::StepsInProgress;
 
 pub(crate) use self::again::again;
@@ -27,7 +27,7 @@ const SQLITE: &[u8] = b"SQLite format 3\0";
 
 /// What came of reading.
 pub(crate) struct Read {
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: ReadOutcome,
     /// What supervisors had in hand as their ledgers were read.
     pub(crate) in_hand: Vec<StepsInProgress>,
 }
@@ -37,7 +37,7 @@ pub(crate) struct Read {
 /// # Errors
 ///
 /// There is nothing to read. What of several sources can't be read is in the outcome.
-pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut Take<'_>) -> Result<Read, Failure> {
+pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut EntrySink<'_>) -> Result<Read, Failure> {
     let in_hand = AllInHand::default();
     let own = sources.files.is_empty();
     allow_many_files();
@@ -86,7 +86,7 @@ fn hosts(sources: &Sources, inputs: &[Given]) -> Result<Hosts, Failure> {
         Hosts::of(paths, assumed, all.map(Arc::from))
     };
     let (logs, ledgers) = (of(|given| !given.is_ledger()), of(Given::is_ledger));
-    Ok(if logs.are_directories() || ledgers.are_directories() { of(|_| true) } else { logs })
+    Ok(if logs.has_directory_hosts() || ledgers.has_directory_hosts() { of(|_| true) } else { logs })
 }
 
 /// The host of all lines without one, if the arguments name it.
@@ -160,7 +160,7 @@ enum Given {
 impl Given {
     fn of(input: Input) -> Self {
         match input {
-            Input::Kept(file) if file.begins_with(SQLITE) => Self::Ledger(file.path().to_owned()),
+            Input::Opened(file) if file.begins_with(SQLITE) => Self::Ledger(file.path().to_owned()),
             input => Self::Log(input),
         }
     }

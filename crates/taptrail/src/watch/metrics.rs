@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use taptrail_record::Outcome;
-use taptrail_source::follow::{Source, Told};
+use taptrail_source::follow::{PollBatch, Source};
 use taptrail_trail::{Certainty, Content, FindingKind, Holding};
 use taptrail_witness::watch::{Happening, What};
 
@@ -64,10 +64,10 @@ pub(super) struct Now<'a> {
 
 impl Metrics {
     /// A look at the log.
-    pub(super) fn read(&mut self, told: &Told, source: &dyn Source) {
+    pub(super) fn read(&mut self, told: &PollBatch, source: &dyn Source) {
         self.lines += told.lines;
         self.unreadable += told.unreadable;
-        self.behind = source.behind();
+        self.behind = source.backlog_bytes();
         self.last = source.checkpoint().time().or(self.last);
         for entry in &told.entries {
             if let Content::Gap(gap) = &entry.content {

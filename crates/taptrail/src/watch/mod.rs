@@ -34,7 +34,7 @@ use taptrail_bpf::LastCloses;
 use taptrail_guest::{Dirs, ServiceManager, chain};
 use taptrail_kernel::audit::Audit;
 use taptrail_ledger::LedgerError;
-use taptrail_source::follow::{About, Checkpoint, Source, Told};
+use taptrail_source::follow::{Checkpoint, LineDefaults, PollBatch, Source};
 use taptrail_witness::watch::{WatchError, WatchOptions, Watcher};
 use tracing::{info, warn};
 
@@ -187,7 +187,7 @@ impl Watching {
             watcher.hear_from(closes);
         }
         let left = watcher.checkpoint().map(str::parse::<Checkpoint>).transpose().map_err(Failure::input)?;
-        let about = About { host, zone: TimeZone::system() };
+        let about = LineDefaults { host, zone: TimeZone::system() };
         let Followed { source, name, log: path, plan } = source::open(arguments, about, left.as_ref())?;
         plan.iter().for_each(|line| info!("{line}"));
         let held: HashSet<_> = watcher.held().map(|holding| holding.guest.uuid).collect();
@@ -284,8 +284,8 @@ impl Watching {
 
     /// Takes what the log has now.
     fn read(&mut self) {
-        let mut told = Told::default();
-        match self.source.look(&mut told) {
+        let mut told = PollBatch::default();
+        match self.source.poll(&mut told) {
             Ok(()) if self.log.is_there() => {
                 self.log = Trouble::default();
                 let status = self.status();
@@ -415,7 +415,7 @@ impl Watching {
         let hold = (self.hold > now).then_some(self.hold);
         let held = self.ledger.until().or(self.log.until()).or(hold);
         let mut fds = vec![PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN)];
-        let source = self.source.awaited().filter(|_| held.is_none());
+        let source = self.source.poll_fd().filter(|_| held.is_none());
         fds.extend(source.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let awaited = self.server.iter().flat_map(Server::awaited);
         fds.extend(awaited.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
@@ -427,7 +427,7 @@ impl Watching {
         let timeout = [
             held.map(until),
             looks.map(until),
-            self.source.look_within().filter(|_| held.is_none()),
+            self.source.poll_interval().filter(|_| held.is_none()),
             self.server.as_ref().and_then(Server::next).map(until),
             self.textfile.as_ref().and_then(Textfile::next),
             self.told.1.then_some(TOLD),

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use taptrail_kernel::audit::{Broadcast, Said};
 use taptrail_source::SourceError;
-use taptrail_source::follow::{About, Begin, Checkpoint, Follower, Messages, Piped, Source, Told};
+use taptrail_source::follow::{
+    BroadcastSource, Checkpoint, Follower, LineDefaults, PipeSource, PollBatch, Source, StartPosition,
+};
 
 use crate::cli::Watch;
 use crate::output::Failure;
@@ -22,15 +24,15 @@ const RECORDS: usize = 4096;
 
 /// What can be heard but once. What was missed of it may be in the log: that is read first.
 struct Heard {
-    about: About,
+    about: LineDefaults,
     /// The log, and when it has what was told before we listened.
     before: Option<(Follower, Instant)>,
     from: From,
 }
 
 enum From {
-    Stdin(Option<Piped<Stdin>>),
-    Kernel(Broadcast, Option<Messages>),
+    Stdin(Option<PipeSource<Stdin>>),
+    Kernel(Broadcast, Option<BroadcastSource>),
 }
 
 /// What is followed, and what it is called for people.
@@ -48,7 +50,7 @@ struct Start<'a> {
     log: &'a Path,
     /// The name of what can be heard but once, where that is followed after the log.
     heard: Option<&'static str>,
-    begin: Begin,
+    begin: StartPosition,
     left: Option<&'a Checkpoint>,
     /// The place in the log that is read next; none where no log is read.
     next: Option<Checkpoint>,
@@ -57,9 +59,13 @@ struct Start<'a> {
 }
 
 /// Opens what the arguments ask for, to go on where `left` says.
-pub(super) fn open(arguments: &Watch, about: About, left: Option<&Checkpoint>) -> Result<Followed, Failure> {
+pub(super) fn open(
+    arguments: &Watch,
+    about: LineDefaults,
+    left: Option<&Checkpoint>,
+) -> Result<Followed, Failure> {
     let log = taptrail_source::host_log(arguments.log.as_deref());
-    let begin = Begin::from(arguments.begin);
+    let begin = StartPosition::from(arguments.begin);
     let open = || {
         let follower = Follower::open(&log, about.clone(), begin, left);
         follower.map_err(|error| {
@@ -70,7 +76,7 @@ pub(super) fn open(arguments: &Watch, about: About, left: Option<&Checkpoint>) -
     let from = match (arguments.kernel, arguments.stdin) {
         (false, false) => {
             let source = open()?;
-            let (next, is_whole) = (Some(source.checkpoint()), source.is_whole());
+            let (next, is_whole) = (Some(source.checkpoint()), source.is_complete());
             let start = Start { log: &log, heard: None, begin, left, next, is_whole };
             let name = log.display().to_string();
             let plan = plan(&start);
@@ -81,14 +87,14 @@ pub(super) fn open(arguments: &Watch, about: About, left: Option<&Checkpoint>) -
         (_, true) => From::Stdin(None),
     };
     let name = from.name().to_owned();
-    let is_there = taptrail_source::host_log_names(Some(&log)).is_ok_and(|files| !files.is_empty());
-    let asked_for = left.is_some() || begin != Begin::End;
+    let is_there = taptrail_source::host_log_paths(Some(&log)).is_ok_and(|files| !files.is_empty());
+    let asked_for = left.is_some() || begin != StartPosition::End;
     let heard_name = from.name();
     let mut heard = Heard { about: about.clone(), before: None, from };
     let (mut next, mut is_whole) = (None, true);
     if is_there && asked_for {
         let log = open()?;
-        (next, is_whole) = (Some(log.checkpoint()), log.is_whole());
+        (next, is_whole) = (Some(log.checkpoint()), log.is_complete());
         heard.before = Some((log, Instant::now() + LATE));
     } else {
         heard.listen(left, false);
@@ -120,16 +126,16 @@ fn plan(start: &Start<'_>) -> Vec<String> {
             let gone = if *is_whole { "" } else { ", whose place in the log is gone" };
             lines.push(format!("Going on from the checkpoint{gone}: {place}{last}"));
         }
-        (None, Some(place), Begin::Rotations) => {
+        (None, Some(place), StartPosition::Rotations) => {
             lines.push(format!("No checkpoint: beginning with the oldest rotation, {}", read(place)));
         }
-        (None, Some(place), Begin::Log) => {
+        (None, Some(place), StartPosition::Log) => {
             lines.push(format!(
                 "No checkpoint: beginning with the log without its rotations, {}",
                 read(place)
             ));
         }
-        (None, Some(place), Begin::End) => {
+        (None, Some(place), StartPosition::End) => {
             lines.push(format!("No checkpoint: beginning with what is written from now on, {}", read(place)));
         }
         (None, None, _) if heard.is_some() => {
@@ -148,7 +154,7 @@ fn place_of(checkpoint: &Checkpoint, log: &Path) -> Option<(PathBuf, u64)> {
     };
     let (dev, ino, line) = (number("dev")?, number("ino")?, number("line")?);
     let is = |file: &PathBuf| file.metadata().is_ok_and(|about| (about.dev(), about.ino()) == (dev, ino));
-    let file = taptrail_source::host_log_names(Some(log)).ok()?.into_iter().find(is)?;
+    let file = taptrail_source::host_log_paths(Some(log)).ok()?.into_iter().find(is)?;
     Some((file, line))
 }
 
@@ -172,31 +178,31 @@ impl Heard {
     fn listen(&mut self, left: Option<&Checkpoint>, caught_up: bool) {
         let (about, name) = (self.about.clone(), self.from.source_name().into());
         match &mut self.from {
-            From::Stdin(piped) => *piped = Some(Piped::new(io::stdin(), about, name, left, caught_up)),
-            From::Kernel(_, messages) => *messages = Some(Messages::new(about, name, left, caught_up)),
+            From::Stdin(piped) => *piped = Some(PipeSource::new(io::stdin(), about, name, left, caught_up)),
+            From::Kernel(_, messages) => *messages = Some(BroadcastSource::new(about, name, left, caught_up)),
         }
     }
 }
 
 impl Source for Heard {
-    fn awaited(&self) -> Option<BorrowedFd<'_>> {
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.from {
             _ if self.before.is_some() => None,
-            From::Stdin(piped) => piped.as_ref().and_then(Source::awaited),
+            From::Stdin(piped) => piped.as_ref().and_then(Source::poll_fd),
             From::Kernel(broadcast, _) => Some(broadcast.as_fd()),
         }
     }
 
-    fn look_within(&self) -> Option<Duration> {
+    fn poll_interval(&self) -> Option<Duration> {
         let (_, until) = self.before.as_ref()?;
         Some(until.saturating_duration_since(Instant::now()))
     }
 
-    fn look(&mut self, told: &mut Told) -> Result<(), SourceError> {
+    fn poll(&mut self, told: &mut PollBatch) -> Result<(), SourceError> {
         if let Some((log, until)) = &mut self.before {
-            log.look(told)?;
+            log.poll(told)?;
             if !told.more && *until <= Instant::now() {
-                let (left, whole) = (log.checkpoint(), log.is_whole());
+                let (left, whole) = (log.checkpoint(), log.is_complete());
                 self.before = None;
                 self.listen(Some(&left), whole);
                 told.more = true;
@@ -204,7 +210,7 @@ impl Source for Heard {
             return Ok(());
         }
         match &mut self.from {
-            From::Stdin(Some(piped)) => piped.look(told),
+            From::Stdin(Some(piped)) => piped.poll(told),
             From::Kernel(broadcast, Some(messages)) => {
                 let taken = broadcast.take(RECORDS, |said| match said {
                     Said::Record { kind, text } => messages.take(kind, text, told),
@@ -227,7 +233,7 @@ impl Source for Heard {
         }
     }
 
-    fn behind(&self) -> u64 {
-        self.before.as_ref().map_or(0, |(log, _)| log.behind())
+    fn backlog_bytes(&self) -> u64 {
+        self.before.as_ref().map_or(0, |(log, _)| log.backlog_bytes())
     }
 }

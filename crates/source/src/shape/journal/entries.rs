@@ -1,32 +1,34 @@
-//! Entries that are no lines: of an export, of JSON over several lines, of `journalctl -o verbose`.
+//! Parses journal entries of several lines: an export, JSON over several lines, and
+//! `journalctl -o verbose`.
 
 use bstr::ByteSlice as _;
 
 use super::export::Export;
 use super::pretty::Pretty;
 use super::verbose::{self, Verbose};
-use crate::found::Found;
+use crate::parsed_line::ParsedLine;
 use crate::shape::Unreadable;
 
-/// A reader of entries of which each has several lines, from pieces of any size.
+/// A parser of multi-line entries, from pieces of any size.
 #[derive(Debug)]
 pub(crate) enum Entries {
     /// `journalctl -o export`
     Export(Export),
-    /// `journalctl -o json-pretty`, and what `jq .` makes of any tool's objects.
+    /// `journalctl -o json-pretty`, and any tool's objects after `jq .`
     Pretty(Pretty),
     /// `journalctl -o verbose`
     Verbose(Verbose),
 }
 
 impl Entries {
-    /// The reader of a stream that begins like this; none where that has a line for each entry.
+    /// The parser for a stream that begins with `head`; `None` if the stream has one line per
+    /// entry.
     pub(crate) fn begun_by(head: &[u8]) -> Option<Self> {
         if Export::is_begun_by(head) {
             return Some(Self::Export(Export::default()));
         }
         let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
-        // journalctl's own remarks.
+        // Skip journalctl's own messages.
         let first = head.lines().find(|line| !line.trim_ascii().is_empty() && !line.starts_with(b"-- "))?;
         if first.trim_ascii_end() == b"{" {
             return Some(Self::Pretty(Pretty::default()));
@@ -34,7 +36,7 @@ impl Entries {
         verbose::is_head(first).then(|| Self::Verbose(Verbose::default()))
     }
 
-    /// How many lines have passed.
+    /// Number of lines so far.
     pub(crate) fn lines(&self) -> u64 {
         match self {
             Self::Export(export) => export.lines(),
@@ -43,22 +45,22 @@ impl Entries {
         }
     }
 
-    /// Takes the next bytes, and tells `tell` of each entry that tells something, or should, with its first line,
-    /// from 1.
-    pub(crate) fn push(&mut self, bytes: &[u8], tell: &mut dyn FnMut(u64, Result<Found, Unreadable>)) {
+    /// Takes the next bytes. Passes each relevant or unreadable entry to `emit`, with its first
+    /// line, from 1.
+    pub(crate) fn push(&mut self, bytes: &[u8], emit: &mut dyn FnMut(u64, Result<ParsedLine, Unreadable>)) {
         match self {
-            Self::Export(export) => export.push(bytes, tell),
-            Self::Pretty(pretty) => pretty.push(bytes, tell),
-            Self::Verbose(verbose) => verbose.push(bytes, tell),
+            Self::Export(export) => export.push(bytes, emit),
+            Self::Pretty(pretty) => pretty.push(bytes, emit),
+            Self::Verbose(verbose) => verbose.push(bytes, emit),
         }
     }
 
-    /// The stream ends here.
-    pub(crate) fn finish(self, tell: &mut dyn FnMut(u64, Result<Found, Unreadable>)) {
+    /// Ends the stream.
+    pub(crate) fn finish(self, emit: &mut dyn FnMut(u64, Result<ParsedLine, Unreadable>)) {
         match self {
-            Self::Export(export) => export.finish(tell),
-            Self::Pretty(pretty) => pretty.finish(tell),
-            Self::Verbose(verbose) => verbose.finish(tell),
+            Self::Export(export) => export.finish(emit),
+            Self::Pretty(pretty) => pretty.finish(emit),
+            Self::Verbose(verbose) => verbose.finish(emit),
         }
     }
 }

@@ -1,36 +1,36 @@
-//! `journalctl -o export`: a field is a line `NAME=value`, or, where the value may hold any bytes, a line
-//! `NAME`, its length in eight bytes, the lowest first, the value and a newline. An empty line ends an
-//! entry (systemd's JOURNAL_EXPORT_FORMATS).
+//! Parses `journalctl -o export`: a field is a line `NAME=value` or, if the value may contain any
+//! bytes, a line `NAME`, the length as eight bytes (little-endian), the value and a newline. An
+//! empty line ends an entry (systemd's JOURNAL_EXPORT_FORMATS).
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use memchr::{memchr, memchr_iter};
 
-use super::Journal;
+use super::JournalEntry;
 use super::field::{Field, Value};
-use crate::found::Found;
+use crate::parsed_line::ParsedLine;
 use crate::shape::Unreadable;
 
-/// The longest field that is kept. A record has 9 kB.
-const MAX_FIELD: usize = 256 * 1024;
+/// Maximum size of a field that is kept, in bytes. A record has 9 kB.
+const MAX_FIELD_BYTES: usize = 256 * 1024;
 
-/// The longest name of a field (journald takes no longer one).
-const MAX_NAME: usize = 64;
+/// Maximum length of a field's name (journald accepts no longer one).
+const MAX_NAME_BYTES: usize = 64;
 
-/// Reads the export format from pieces of any size. Of an entry no more is kept than the few fields that
-/// tell something.
+/// Parses the export format from pieces of any size. Of an entry, only the few relevant fields are
+/// kept.
 #[derive(Debug, Default)]
 pub(crate) struct Export {
     state: State,
-    /// What came of a line, or of a length, whose end has not come.
-    held: Vec<u8>,
+    /// The beginning of an incomplete line or length.
+    partial: Vec<u8>,
     /// The values of the entry's fields.
     kept: Vec<u8>,
-    places: [Place; Field::COUNT],
-    /// How many newlines have passed, in values too.
+    fields: [FieldState; Field::COUNT],
+    /// Number of newlines so far, also in values.
     lines: u64,
-    /// The line of the entry's first field, from 1; 0 before it came.
+    /// The line of the entry's first field, from 1; 0 before the entry begins.
     begin: u64,
 }
 
@@ -39,20 +39,20 @@ enum State {
     /// In a line.
     #[default]
     Line,
-    /// In a line too long, until its end.
+    /// In an over-long line, until its end.
     LongLine,
     /// In the length of a value.
     Length(Option<Field>),
-    /// In a value, of which so much is to come, and which is kept from here on.
+    /// In a value of which `left` bytes are to come. `keep`: its field, and its offset in `kept`.
     Data { left: u64, keep: Option<(Field, usize)> },
-    /// Where a value's newline is due.
+    /// At the newline after a value.
     End,
-    /// In something else, until an empty line.
-    Lost,
+    /// After an error, until an empty line.
+    Skip,
 }
 
 #[derive(Debug, Clone, Default)]
-enum Place {
+enum FieldState {
     #[default]
     Absent,
     Kept(Range<usize>),
@@ -61,75 +61,79 @@ enum Place {
 }
 
 impl Export {
-    /// Whether a stream that begins like this is in the export format.
+    /// Whether a stream that begins with `head` is in the export format.
     pub(crate) fn is_begun_by(head: &[u8]) -> bool {
         [&b"__CURSOR="[..], b"__REALTIME_TIMESTAMP=", b"__MONOTONIC_TIMESTAMP=", b"__SEQNUM"]
             .iter()
             .any(|name| head.starts_with(name))
     }
 
-    /// How many lines have passed.
+    /// Number of newlines so far.
     pub(crate) fn lines(&self) -> u64 {
         self.lines
     }
 
-    /// Takes the next bytes, and tells `tell` of each entry that tells something, or should, with the line
-    /// of its first field.
-    pub(crate) fn push(&mut self, mut bytes: &[u8], tell: &mut dyn FnMut(u64, Result<Found, Unreadable>)) {
+    /// Takes the next bytes. Passes each relevant or unreadable entry to `emit`, with the line of
+    /// its first field.
+    pub(crate) fn push(
+        &mut self,
+        mut bytes: &[u8],
+        emit: &mut dyn FnMut(u64, Result<ParsedLine, Unreadable>),
+    ) {
         while !bytes.is_empty() {
             bytes = match self.state {
-                State::Line => self.line(bytes, tell),
+                State::Line => self.line(bytes, emit),
                 State::LongLine => self.long_line(bytes),
                 State::Length(field) => self.length(bytes, field),
                 State::Data { left, keep } => self.data(bytes, left, keep),
-                State::End => self.end(bytes, tell),
-                State::Lost => self.lost(bytes),
+                State::End => self.end(bytes, emit),
+                State::Skip => self.skip(bytes),
             };
         }
     }
 
-    /// The stream ends here: an entry that lacks its end is told as far as its fields came whole.
-    pub(crate) fn finish(mut self, tell: &mut dyn FnMut(u64, Result<Found, Unreadable>)) {
-        self.entry(tell);
+    /// Ends the stream. An incomplete entry is parsed from its complete fields.
+    pub(crate) fn finish(mut self, emit: &mut dyn FnMut(u64, Result<ParsedLine, Unreadable>)) {
+        self.entry(emit);
     }
 
     fn line<'b>(
         &mut self,
         bytes: &'b [u8],
-        tell: &mut dyn FnMut(u64, Result<Found, Unreadable>),
+        emit: &mut dyn FnMut(u64, Result<ParsedLine, Unreadable>),
     ) -> &'b [u8] {
         let Some(end) = memchr(b'\n', bytes) else {
-            self.held.extend_from_slice(bytes);
-            if self.held.len() > MAX_FIELD + MAX_NAME {
-                let name = &self.held[..memchr(b'=', &self.held).unwrap_or(0)];
+            self.partial.extend_from_slice(bytes);
+            if self.partial.len() > MAX_FIELD_BYTES + MAX_NAME_BYTES {
+                let name = &self.partial[..memchr(b'=', &self.partial).unwrap_or(0)];
                 if let Some(field) = Field::named(name) {
-                    self.put(field, Place::TooLong);
+                    self.put(field, FieldState::TooLong);
                 }
-                self.held.clear();
+                self.partial.clear();
                 self.state = State::LongLine;
             }
             return b"";
         };
         let (line, rest) = (&bytes[..end], &bytes[end + 1..]);
         self.lines += 1;
-        if self.held.is_empty() {
-            self.field(line, tell);
+        if self.partial.is_empty() {
+            self.field(line, emit);
         } else {
-            let mut held = std::mem::take(&mut self.held);
-            held.extend_from_slice(line);
-            self.field(&held, tell);
-            held.clear();
-            self.held = held;
+            let mut partial = std::mem::take(&mut self.partial);
+            partial.extend_from_slice(line);
+            self.field(&partial, emit);
+            partial.clear();
+            self.partial = partial;
         }
         rest
     }
 
-    /// A whole line.
-    fn field(&mut self, line: &[u8], tell: &mut dyn FnMut(u64, Result<Found, Unreadable>)) {
+    /// Parses a complete line.
+    fn field(&mut self, line: &[u8], emit: &mut dyn FnMut(u64, Result<ParsedLine, Unreadable>)) {
         if line.is_empty() {
-            return self.entry(tell);
+            return self.entry(emit);
         }
-        // journalctl's own remarks.
+        // Skip journalctl's own messages.
         if line.starts_with(b"-- ") {
             return;
         }
@@ -142,22 +146,22 @@ impl Export {
                 if let Some(field) = Field::named(&line[..equals]) {
                     let from = self.kept.len();
                     self.kept.extend_from_slice(value);
-                    self.put(field, Place::Kept(from..from + value.len()));
+                    self.put(field, FieldState::Kept(from..from + value.len()));
                 }
             }
             None if is_name(line) => self.state = State::Length(Field::named(line)),
-            None => self.lose(tell),
+            None => self.emit_broken(emit),
         }
     }
 
-    fn put(&mut self, field: Field, place: Place) {
-        let before = &mut self.places[field as usize];
-        let first = matches!(before, Place::Absent);
-        if let (Place::Kept(range), false) = (&place, first) {
-            // No entry grows by what is not looked at.
+    fn put(&mut self, field: Field, state: FieldState) {
+        let before = &mut self.fields[field as usize];
+        let first = matches!(before, FieldState::Absent);
+        if let (FieldState::Kept(range), false) = (&state, first) {
+            // Drop the repeated value: it is not used.
             self.kept.truncate(range.start);
         }
-        *before = if first { place } else { Place::Several };
+        *before = if first { state } else { FieldState::Several };
     }
 
     fn long_line<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
@@ -168,19 +172,19 @@ impl Export {
     }
 
     fn length<'b>(&mut self, bytes: &'b [u8], field: Option<Field>) -> &'b [u8] {
-        let (taken, rest) = bytes.split_at(bytes.len().min(8 - self.held.len()));
-        // For sed(1) and its like they are lines, too.
+        let (taken, rest) = bytes.split_at(bytes.len().min(8 - self.partial.len()));
+        // Tools like sed(1) count these newlines too.
         self.lines += memchr_iter(b'\n', taken).count() as u64;
-        self.held.extend_from_slice(taken);
-        if let Ok(length) = <[u8; 8]>::try_from(self.held.as_slice()) {
-            self.held.clear();
+        self.partial.extend_from_slice(taken);
+        if let Ok(length) = <[u8; 8]>::try_from(self.partial.as_slice()) {
+            self.partial.clear();
             let left = u64::from_le_bytes(length);
-            let fits = usize::try_from(left).is_ok_and(|left| left <= MAX_FIELD);
+            let fits = usize::try_from(left).is_ok_and(|left| left <= MAX_FIELD_BYTES);
             if let (Some(field), false) = (field, fits) {
-                self.put(field, Place::TooLong);
+                self.put(field, FieldState::TooLong);
             }
             let keep = field.filter(|_| fits).map(|field| (field, self.kept.len()));
-            self.state = if left == 0 { self.whole(keep) } else { State::Data { left, keep } };
+            self.state = if left == 0 { self.end_value(keep) } else { State::Data { left, keep } };
         }
         rest
     }
@@ -193,19 +197,23 @@ impl Export {
             self.kept.extend_from_slice(taken);
         }
         let left = left - here as u64;
-        self.state = if left == 0 { self.whole(keep) } else { State::Data { left, keep } };
+        self.state = if left == 0 { self.end_value(keep) } else { State::Data { left, keep } };
         rest
     }
 
-    /// A value has come whole.
-    fn whole(&mut self, keep: Option<(Field, usize)>) -> State {
+    /// Ends a value.
+    fn end_value(&mut self, keep: Option<(Field, usize)>) -> State {
         if let Some((field, from)) = keep {
-            self.put(field, Place::Kept(from..self.kept.len()));
+            self.put(field, FieldState::Kept(from..self.kept.len()));
         }
         State::End
     }
 
-    fn end<'b>(&mut self, bytes: &'b [u8], tell: &mut dyn FnMut(u64, Result<Found, Unreadable>)) -> &'b [u8] {
+    fn end<'b>(
+        &mut self,
+        bytes: &'b [u8],
+        emit: &mut dyn FnMut(u64, Result<ParsedLine, Unreadable>),
+    ) -> &'b [u8] {
         match bytes.strip_prefix(b"\n") {
             Some(rest) => {
                 self.lines += 1;
@@ -213,70 +221,70 @@ impl Export {
                 rest
             }
             None => {
-                self.lose(tell);
+                self.emit_broken(emit);
                 bytes
             }
         }
     }
 
-    /// What comes is not what is due: the next entry may be read again.
-    fn lose(&mut self, tell: &mut dyn FnMut(u64, Result<Found, Unreadable>)) {
-        tell(self.begin, Err(Unreadable::Broken));
+    /// Reports a format error. Parsing resumes at the next entry.
+    fn emit_broken(&mut self, emit: &mut dyn FnMut(u64, Result<ParsedLine, Unreadable>)) {
+        emit(self.begin, Err(Unreadable::Broken));
         self.clear();
-        self.state = State::Lost;
+        self.state = State::Skip;
     }
 
-    fn lost<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
+    fn skip<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
         let end = memchr(b'\n', bytes);
-        // Whether the line is empty is all that is to be known of it.
-        let empty = self.held.is_empty() && end == Some(0);
+        // Only whether the line is empty matters.
+        let empty = self.partial.is_empty() && end == Some(0);
         match end {
             Some(end) => {
                 self.lines += 1;
-                self.held.clear();
+                self.partial.clear();
                 if empty {
                     self.state = State::Line;
                 }
                 &bytes[end + 1..]
             }
             None => {
-                self.held.clear();
-                self.held.push(b'x');
+                self.partial.clear();
+                self.partial.push(b'x');
                 b""
             }
         }
     }
 
-    /// An entry has come whole.
-    fn entry(&mut self, tell: &mut dyn FnMut(u64, Result<Found, Unreadable>)) {
+    /// Ends an entry.
+    fn entry(&mut self, emit: &mut dyn FnMut(u64, Result<ParsedLine, Unreadable>)) {
         if self.begin != 0 {
-            let found = self.journal().found();
+            let found = self.journal().parse();
             if let Some(found) = found.transpose() {
-                tell(self.begin, found);
+                emit(self.begin, found);
             }
         }
         self.clear();
     }
 
-    fn journal(&self) -> Journal<'_> {
-        let values = self.places.each_ref().map(|place| match place {
-            Place::Absent => Value::Absent,
-            Place::Kept(range) => Value::One(Cow::Borrowed(&self.kept[range.clone()])),
-            Place::TooLong => Value::Withheld,
-            Place::Several => Value::Several,
+    fn journal(&self) -> JournalEntry<'_> {
+        let values = self.fields.each_ref().map(|state| match state {
+            FieldState::Absent => Value::Absent,
+            FieldState::Kept(range) => Value::One(Cow::Borrowed(&self.kept[range.clone()])),
+            FieldState::TooLong => Value::Withheld,
+            FieldState::Several => Value::Several,
         });
-        Journal { values }
+        JournalEntry { values }
     }
 
     fn clear(&mut self) {
         self.kept.clear();
-        self.places = Default::default();
+        self.fields = Default::default();
         self.begin = 0;
     }
 }
 
 /// Whether a line without `=` may be a field's name.
 fn is_name(line: &[u8]) -> bool {
-    line.len() <= MAX_NAME
+    line.len() <= MAX_NAME_BYTES
         && line.iter().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_')
 }

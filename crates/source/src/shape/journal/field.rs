@@ -1,6 +1,6 @@
 use std::borrow::Cow;
 
-/// A field of an entry that tells something.
+/// A relevant field of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Field {
     Net,
@@ -60,14 +60,14 @@ impl Field {
     }
 }
 
-/// What an entry says of a field.
+/// The value of a field in an entry.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) enum Value<'a> {
     #[default]
     Absent,
     One(Cow<'a, [u8]>),
-    /// It is there, but was too long to be shown.
+    /// The field exists, but its value was too long to be printed.
     Withheld,
-    /// It stands there more than once, or has no value of its kind.
+    /// The field occurs more than once, or its value has the wrong type.
     Several,
 }

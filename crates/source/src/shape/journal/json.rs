@@ -1,22 +1,22 @@
-//! `journalctl -o json`: an object for each entry. A value is a string; an array of byte numbers where the
-//! bytes are no printable UTF-8; null where they are too many; an array of these where the field stands in
-//! the entry more than once.
+//! Parses `journalctl -o json`: an object for each entry. A value is a string; an array of byte
+//! values if it is not printable UTF-8; null if it is too long; an array of these if the entry has
+//! the field more than once.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::Journal;
+use super::JournalEntry;
 use super::field::{Field, Value};
 use crate::shape::Unreadable;
 
-/// One entry.
-pub(in crate::shape) fn entry(object: &[u8]) -> Result<Journal<'_>, Unreadable> {
+/// Parses one entry.
+pub(in crate::shape) fn entry(object: &[u8]) -> Result<JournalEntry<'_>, Unreadable> {
     serde_json::from_slice(object).map_err(|error| Unreadable::Json { column: error.column() })
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Journal<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for JournalEntry<'a> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_map(Fields)
     }
@@ -25,14 +25,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for Journal<'a> {
 struct Fields;
 
 impl<'de> Visitor<'de> for Fields {
-    type Value = Journal<'de>;
+    type Value = JournalEntry<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object of fields")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut journal = Journal::default();
+        let mut journal = JournalEntry::default();
         while let Some(Name(name)) = map.next_key()? {
             match name {
                 Some(field) => journal.put(field, map.next_value()?),
@@ -71,8 +71,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Value<'a> {
     }
 }
 
-/// Takes what is no value of a field's as [`Value::Several`]: it is not believed, and no reason to refuse the
-/// rest.
+/// Maps any other JSON value to [`Value::Several`]: it is not used, but the other fields are.
 struct ValueVisitor;
 
 impl<'de> Visitor<'de> for ValueVisitor {
@@ -128,7 +127,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 }
 
-/// A number from 0 to 255; none for anything else.
+/// A number from 0 to 255; `None` for anything else.
 struct Byte(Option<u8>);
 
 impl<'de> Deserialize<'de> for Byte {

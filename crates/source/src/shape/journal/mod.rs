@@ -1,9 +1,9 @@
-//! Entries of systemd's journal, as its JSON and export formats give them.
+//! Parses entries of systemd's journal in its JSON and export formats.
 //!
-//! A field whose name begins with `_` was written by journald itself; any other by whoever logged. So an
-//! audit record is believed where `_TRANSPORT` says that it came from the kernel, and a guest manager's
-//! message where `_COMM` says who sent it and `_UID` that root did: the name that a program gives itself
-//! is anybody's (systemd.journal-fields(7)).
+//! journald itself writes the fields whose names begin with `_`; the logging program writes the
+//! others. So an audit record is trusted if `_TRANSPORT` says that it came from the kernel, and a
+//! guest manager's message if `_COMM` names the manager and `_UID` is root's: any program can give
+//! itself any name (systemd.journal-fields(7)).
 
 mod entries;
 mod export;
@@ -23,18 +23,18 @@ use taptrail_trail::Content;
 
 use self::field::{Field, Value};
 use super::{Unreadable, audit, content, libvirt, losses, resembles_record, stamp, syslog};
-use crate::found::{Found, Voice, When};
+use crate::parsed_line::{LineTime, LogProgram, ParsedLine};
 
-/// The fields of one entry that tell something.
+/// The relevant fields of one entry.
 #[derive(Debug, Default)]
-pub(super) struct Journal<'a> {
+pub(super) struct JournalEntry<'a> {
     values: [Value<'a>; Field::COUNT],
 }
 
-impl<'a> Journal<'a> {
+impl<'a> JournalEntry<'a> {
     fn put(&mut self, field: Field, value: Value<'a>) {
         let place = &mut self.values[field as usize];
-        // A field may stand in an entry any number of times.
+        // A field may occur any number of times.
         *place = if *place == Value::Absent { value } else { Value::Several };
     }
 
@@ -45,9 +45,9 @@ impl<'a> Journal<'a> {
         }
     }
 
-    /// When it happened: by the sender's clock, which for a record is audit's own stamp, or by the time
-    /// that journald took it.
-    pub(super) fn when(&self) -> Option<When> {
+    /// The entry's time by the sender's clock, which for a record is audit's own stamp, or else the
+    /// time at which journald received it.
+    pub(super) fn when(&self) -> Option<LineTime> {
         let sent = self.get(Field::SourceTime).and_then(moment);
         sent.or_else(|| self.get(Field::Time).and_then(moment))
     }
@@ -57,13 +57,13 @@ impl<'a> Journal<'a> {
         self.get(Field::Host)
     }
 
-    /// Whether this is an entry of a journal: it has fields that journald itself writes.
+    /// Whether this is a journal entry: it has fields that journald itself writes.
     pub(super) fn is_entry(&self) -> bool {
         [Field::Transport, Field::Time].iter().any(|field| self.values[*field as usize] != Value::Absent)
     }
 
-    /// What it tells.
-    pub(super) fn found(&self) -> Result<Option<Found>, Unreadable> {
+    /// Parses the entry.
+    pub(super) fn parse(&self) -> Result<Option<ParsedLine>, Unreadable> {
         let found = match self.get(Field::Transport) {
             Some(b"audit") => self.record(),
             Some(b"kernel") if self.get(Field::Identifier) == Some(b"kernel") => self.kernels(),
@@ -71,14 +71,14 @@ impl<'a> Journal<'a> {
             _ => Err(Unreadable::Unknown),
         };
         let found = match found {
-            // What other fields look like, such as a command line, is of no concern.
+            // Other fields may look like a record, such as a command line: ignore them.
             Err(Unreadable::Unknown) if !self.resembles_record() => return Ok(None),
             found => found?,
         };
         let host = || self.host().and_then(content::host);
         let id = |field| self.get(field).and_then(losses::id128);
         let (boot, machine) = (id(Field::Boot), id(Field::Machine));
-        Ok(found.map(|found| Found { host: found.host.clone().or_else(host), boot, machine, ..found }))
+        Ok(found.map(|found| ParsedLine { host: found.host.clone().or_else(host), boot, machine, ..found }))
     }
 
     fn resembles_record(&self) -> bool {
@@ -88,21 +88,21 @@ impl<'a> Journal<'a> {
         }
     }
 
-    /// What journald had from the kernel's log.
-    fn kernels(&self) -> Result<Option<Found>, Unreadable> {
+    /// Parses an entry from the kernel's log.
+    fn kernels(&self) -> Result<Option<ParsedLine>, Unreadable> {
         let Some(message) = self.get(Field::Message) else { return Ok(None) };
-        syslog::kernel(self.when().unwrap_or(When::Unknown), syslog::unstamped(message))
+        syslog::kernel(self.when().unwrap_or(LineTime::Unknown), syslog::unstamped(message))
     }
 
-    /// What journald had from the kernel's audit.
-    fn record(&self) -> Result<Option<Found>, Unreadable> {
+    /// Parses an entry from the kernel's audit.
+    fn record(&self) -> Result<Option<ParsedLine>, Unreadable> {
         let message = match &self.values[Field::Message as usize] {
             Value::One(bytes) => audit::message(bytes),
             _ => None,
         };
-        let told = self.get(Field::AuditType).and_then(stamp::number).map(RecordType);
+        let by_field = self.get(Field::AuditType).and_then(stamp::number).map(RecordType);
         let named = message.as_ref().map(|message| message.record_type);
-        let Some(record_type) = told.or(named).filter(|known| content::tells(*known)) else {
+        let Some(record_type) = by_field.or(named).filter(|known| content::is_relevant(*known)) else {
             return Ok(None);
         };
         let (writer, content) = match message {
@@ -116,11 +116,11 @@ impl<'a> Journal<'a> {
             Some(id) => Some(stamp::number(id).ok_or(Unreadable::Field { field: "_AUDIT_ID" })?),
             None => None,
         };
-        self.told(content, serial, writer)
+        self.parsed_line(content, serial, writer)
     }
 
-    /// journalctl leaves out what is longer than 4 kB unless asked for `--all`. journald took such a
-    /// message apart, and all but the name is short.
+    /// journalctl omits values longer than 4 kB without `--all`. journald has split such a message
+    /// into fields, and all but the name are short.
     fn fragment(&self, record_type: RecordType) -> Option<Content> {
         let mut text = Vec::new();
         for (key, field) in [
@@ -138,11 +138,11 @@ impl<'a> Journal<'a> {
                 text.extend_from_slice(value);
             }
         }
-        content::of_cut(record_type, &text).map(content::nameless)
+        content::truncated_record(record_type, &text).map(content::without_name)
     }
 
-    /// What a program logged.
-    fn logged(&self) -> Result<Option<Found>, Unreadable> {
+    /// Parses an entry that a program logged.
+    fn logged(&self) -> Result<Option<ParsedLine>, Unreadable> {
         let (Some(program), Some(message)) = (self.get(Field::Program), self.get(Field::Message)) else {
             return Err(Unreadable::Unknown);
         };
@@ -150,32 +150,36 @@ impl<'a> Journal<'a> {
             return Err(Unreadable::Unknown);
         }
         if program == b"auditd" || audit::is_dispatcher(program) {
-            return syslog::daemon(self.when().unwrap_or(When::Unknown), program, message);
+            return syslog::daemon(self.when().unwrap_or(LineTime::Unknown), program, message);
         }
         let audits = self.get(Field::Function).is_none_or(libvirt::audits);
         if !libvirt::is_daemon(program) || !audits {
             return Err(Unreadable::Unknown);
         }
         let Some((own, content)) = libvirt::body(message)? else { return Ok(None) };
-        let found = self.told(Some(content), None, None)?;
-        Ok(found.map(|found| Found { when: own.unwrap_or(found.when), voice: Voice::Manager, ..found }))
+        let found = self.parsed_line(Some(content), None, None)?;
+        Ok(found.map(|found| ParsedLine {
+            when: own.unwrap_or(found.when),
+            program: LogProgram::Manager,
+            ..found
+        }))
     }
 
-    fn told(
+    fn parsed_line(
         &self,
         content: Option<Content>,
         serial: Option<u32>,
         writer: Option<u32>,
-    ) -> Result<Option<Found>, Unreadable> {
+    ) -> Result<Option<ParsedLine>, Unreadable> {
         let Some(content) = content else { return Ok(None) };
         let when = self.when().ok_or(Unreadable::Time)?;
         let writer = writer.or_else(|| self.get(Field::Pid).and_then(stamp::number));
-        Ok(Some(Found { serial, writer, ..Found::new(when, Voice::Journald, content) }))
+        Ok(Some(ParsedLine { serial, writer, ..ParsedLine::new(when, LogProgram::Journald, content) }))
     }
 }
 
 /// A time in microseconds since 1970.
-pub(super) fn moment(value: &[u8]) -> Option<When> {
+pub(super) fn moment(value: &[u8]) -> Option<LineTime> {
     let micros = stamp::number::<i64>(value.trim_ascii_end())?;
-    Timestamp::from_microsecond(micros).ok().map(When::Exact)
+    Timestamp::from_microsecond(micros).ok().map(LineTime::Exact)
 }

@@ -1,25 +1,25 @@
-//! Objects of JSON over several lines: `journalctl -o json-pretty`, and any tool's behind `jq .`. An object begins
-//! with a line `{` and ends with a line `}`: those within it are indented.
+//! Parses JSON objects over several lines: `journalctl -o json-pretty`, and any tool's output after
+//! `jq .`. An object begins with a line `{` and ends with a line `}`: nested objects are indented.
 
-use super::lines::Lines;
-use crate::found::Found;
+use super::lines::LineSplitter;
+use crate::parsed_line::ParsedLine;
 use crate::shape::{self, Unreadable, resembles_record};
 
-/// The longest object that is kept. One with all fields of a record has some 20 kB.
-const MAX_OBJECT: usize = 1024 * 1024;
+/// Maximum size of an object, in bytes. One with all fields of a record has about 20 kB.
+const MAX_OBJECT_BYTES: usize = 1024 * 1024;
 
 /// See [`Entries`](super::Entries).
 #[derive(Debug, Default)]
 pub(crate) struct Pretty {
-    lines: Lines,
+    lines: LineSplitter,
     object: Object,
 }
 
 #[derive(Debug, Default)]
 struct Object {
-    /// Its lines, so far.
+    /// Its lines so far.
     bytes: Vec<u8>,
-    /// Its first line, from 1; 0 outside of one.
+    /// Its first line, from 1; 0 outside of an object.
     begin: u64,
     is_long: bool,
 }
@@ -29,16 +29,16 @@ impl Pretty {
         self.lines.passed
     }
 
-    pub(super) fn push(&mut self, bytes: &[u8], tell: &mut dyn FnMut(u64, Result<Found, Unreadable>)) {
+    pub(super) fn push(&mut self, bytes: &[u8], emit: &mut dyn FnMut(u64, Result<ParsedLine, Unreadable>)) {
         let object = &mut self.object;
-        self.lines.push(bytes, &mut |number, line| object.line(number, line, tell));
+        self.lines.push(bytes, &mut |number, line| object.line(number, line, emit));
     }
 
-    pub(super) fn finish(self, tell: &mut dyn FnMut(u64, Result<Found, Unreadable>)) {
+    pub(super) fn finish(self, emit: &mut dyn FnMut(u64, Result<ParsedLine, Unreadable>)) {
         let Self { lines, mut object } = self;
-        lines.finish(&mut |number, line| object.line(number, line, tell));
+        lines.finish(&mut |number, line| object.line(number, line, emit));
         if object.begin > 0 {
-            object.end(tell);
+            object.end(emit);
         }
     }
 }
@@ -48,7 +48,7 @@ impl Object {
         &mut self,
         number: u64,
         line: Option<&[u8]>,
-        tell: &mut dyn FnMut(u64, Result<Found, Unreadable>),
+        emit: &mut dyn FnMut(u64, Result<ParsedLine, Unreadable>),
     ) {
         let Some(line) = line else {
             self.is_long = self.begin > 0;
@@ -60,29 +60,29 @@ impl Object {
                 self.begin = number;
                 self.bytes.extend_from_slice(line);
             } else {
-                told(number, shape::line(line), line, tell);
+                emit_parsed(number, shape::line(line), line, emit);
             }
             return;
         }
-        if self.bytes.len() + line.len() >= MAX_OBJECT {
+        if self.bytes.len() + line.len() >= MAX_OBJECT_BYTES {
             self.is_long = true;
             self.bytes.clear();
         }
         if !self.is_long {
             self.bytes.push(b'\n');
-            // A list of objects has a comma between them.
+            // A list of objects has commas between them.
             self.bytes.extend_from_slice(if end == b"}," { b"}" } else { line });
         }
         if matches!(end, b"}" | b"},") {
-            self.end(tell);
+            self.end(emit);
         }
     }
 
-    fn end(&mut self, tell: &mut dyn FnMut(u64, Result<Found, Unreadable>)) {
+    fn end(&mut self, emit: &mut dyn FnMut(u64, Result<ParsedLine, Unreadable>)) {
         if self.is_long {
-            tell(self.begin, Err(Unreadable::TooLong { max: MAX_OBJECT }));
+            emit(self.begin, Err(Unreadable::TooLong { max: MAX_OBJECT_BYTES }));
         } else {
-            told(self.begin, shape::object(&self.bytes), &self.bytes, tell);
+            emit_parsed(self.begin, shape::object(&self.bytes), &self.bytes, emit);
         }
         self.bytes.clear();
         self.begin = 0;
@@ -90,17 +90,18 @@ impl Object {
     }
 }
 
-/// Tells what was found; an object that is broken or unknown only where it looks like a record.
-fn told(
+/// Emits the result. An object that is broken or unknown is reported only if it looks like a
+/// record.
+fn emit_parsed(
     number: u64,
-    found: Result<Option<Found>, Unreadable>,
+    found: Result<Option<ParsedLine>, Unreadable>,
     bytes: &[u8],
-    tell: &mut dyn FnMut(u64, Result<Found, Unreadable>),
+    emit: &mut dyn FnMut(u64, Result<ParsedLine, Unreadable>),
 ) {
     match found {
         Ok(None) => {}
-        Ok(Some(found)) => tell(number, Ok(found)),
+        Ok(Some(found)) => emit(number, Ok(found)),
         Err(Unreadable::Unknown | Unreadable::Json { .. }) if !resembles_record(bytes) => {}
-        Err(error) => tell(number, Err(error)),
+        Err(error) => emit(number, Err(error)),
     }
 }

@@ -1,33 +1,34 @@
-//! `journalctl -o verbose`: a line with the time and the cursor, then a line for each field, four blanks before its
-//! name. What a message has behind a newline has more blanks before it, and is no field.
+//! Parses `journalctl -o verbose`: a line with the time and the cursor, then a line for each field,
+//! indented by four blanks. Continuation lines of a value are indented further, and are no fields.
 
 use std::borrow::Cow;
 
 use bstr::ByteSlice as _;
 
-use super::Journal;
+use super::JournalEntry;
 use super::field::{Field, Value};
-use super::lines::Lines;
-use crate::found::Found;
+use super::lines::LineSplitter;
+use crate::parsed_line::ParsedLine;
 use crate::shape::{Unreadable, stamp};
 
 /// See [`Entries`](super::Entries).
 #[derive(Debug, Default)]
 pub(crate) struct Verbose {
-    lines: Lines,
+    lines: LineSplitter,
     entry: Entry,
 }
 
 #[derive(Debug, Default)]
 struct Entry {
-    journal: Journal<'static>,
-    /// Its first line, from 1; 0 before it came.
+    journal: JournalEntry<'static>,
+    /// Its first line, from 1; 0 before the entry begins.
     begin: u64,
     /// The field of the line before.
     last: Option<Field>,
 }
 
-/// Whether an entry begins with this line: `Wed 2026-11-25 02:02:25.123456 UTC [s=…;i=…;b=…;m=…;t=…;x=…]`.
+/// Whether an entry begins with this line:
+/// `Wed 2026-11-25 02:02:25.123456 UTC [s=…;i=…;b=…;m=…;t=…;x=…]`.
 pub(super) fn is_head(line: &[u8]) -> bool {
     stamp::front(line).is_some() && cursor(line).is_some()
 }
@@ -44,15 +45,15 @@ impl Verbose {
         self.lines.passed
     }
 
-    pub(super) fn push(&mut self, bytes: &[u8], tell: &mut dyn FnMut(u64, Result<Found, Unreadable>)) {
+    pub(super) fn push(&mut self, bytes: &[u8], emit: &mut dyn FnMut(u64, Result<ParsedLine, Unreadable>)) {
         let entry = &mut self.entry;
-        self.lines.push(bytes, &mut |number, line| entry.line(number, line, tell));
+        self.lines.push(bytes, &mut |number, line| entry.line(number, line, emit));
     }
 
-    pub(super) fn finish(self, tell: &mut dyn FnMut(u64, Result<Found, Unreadable>)) {
+    pub(super) fn finish(self, emit: &mut dyn FnMut(u64, Result<ParsedLine, Unreadable>)) {
         let Self { lines, mut entry } = self;
-        lines.finish(&mut |number, line| entry.line(number, line, tell));
-        entry.end(tell);
+        lines.finish(&mut |number, line| entry.line(number, line, emit));
+        entry.end(emit);
     }
 }
 
@@ -61,12 +62,12 @@ impl Entry {
         &mut self,
         number: u64,
         line: Option<&[u8]>,
-        tell: &mut dyn FnMut(u64, Result<Found, Unreadable>),
+        emit: &mut dyn FnMut(u64, Result<ParsedLine, Unreadable>),
     ) {
-        // Of a line too long nobody knows the field.
+        // The field of an over-long line is not known.
         let Some(line) = line else { return };
         let Some(field) = line.strip_prefix(b"    ") else {
-            self.end(tell);
+            self.end(emit);
             if is_head(line) {
                 self.begin = number;
                 let time = cursor(line).and_then(|cursor| {
@@ -89,18 +90,18 @@ impl Entry {
                 self.journal.put(field, value);
                 self.last = Some(field);
             }
-            // It goes on: no value that tells something has lines.
+            // A continuation line: no relevant value has several lines.
             (None, Some(last)) if field.starts_with(b" ") => self.journal.put(last, Value::Several),
             (None, _) => self.last = None,
         }
     }
 
-    fn end(&mut self, tell: &mut dyn FnMut(u64, Result<Found, Unreadable>)) {
+    fn end(&mut self, emit: &mut dyn FnMut(u64, Result<ParsedLine, Unreadable>)) {
         let entry = std::mem::take(self);
         if entry.begin > 0
-            && let Some(found) = entry.journal.found().transpose()
+            && let Some(found) = entry.journal.parse().transpose()
         {
-            tell(entry.begin, found);
+            emit(entry.begin, found);
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Whose words are believed, and which of them.
+//! Which programs' lines are trusted, and which parts of them.
 
 use taptrail_record::Event;
 use taptrail_trail::Content;
 
 use super::line;
-use crate::found::Found;
+use crate::parsed_line::ParsedLine;
 use crate::shape::Unreadable;
 
 const UUID: &str = "2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e";
@@ -17,17 +17,17 @@ fn open() -> String {
     )
 }
 
-fn told(text: &str) -> Option<Found> {
+fn parsed(text: &str) -> Option<ParsedLine> {
     line(text.as_bytes()).unwrap()
 }
 
-fn is_open(found: Option<Found>) -> bool {
-    let Some(Found { content: Content::Record(record), .. }) = found else { return false };
+fn is_open(found: Option<ParsedLine>) -> bool {
+    let Some(ParsedLine { content: Content::Record(record), .. }) = found else { return false };
     matches!(record.event, Event::Open { .. }) && record.guest.name == "web1"
 }
 
 fn cut(text: &str) -> Option<taptrail_record::Fragment> {
-    match told(text)?.content {
+    match parsed(text)?.content {
         Content::Truncated(fragment) => Some(fragment),
         content => panic!("{content:?}"),
     }
@@ -50,7 +50,7 @@ fn only_audits_own_programs_speak_for_it_in_syslog() {
         format!("{front} kernel: {raw}").replace("VIRT_RESOURCE msg=", "2501 "),
         format!("<5>{front} audit: {raw}"),
     ] {
-        assert!(is_open(told(&text)), "{text}");
+        assert!(is_open(parsed(&text)), "{text}");
     }
     for text in [
         format!("{front} logger: VIRT_RESOURCE {open}"),
@@ -68,16 +68,16 @@ fn only_audits_own_programs_speak_for_it_in_syslog() {
         format!("[x] audit: {raw}"),
         format!("audit: {raw}"),
     ] {
-        assert_eq!(told(&text), None, "{text}");
+        assert_eq!(parsed(&text), None, "{text}");
     }
 }
 
 #[test]
 fn what_a_line_names_itself_goes_before_what_syslog_adds() {
     let raw = format!("type=VIRT_RESOURCE msg=audit(1795460308.832:1): {}", open());
-    let found = told(&format!("Nov 23 18:59:59 collector audispd: node=host1 {raw}")).unwrap();
+    let found = parsed(&format!("Nov 23 18:59:59 collector audispd: node=host1 {raw}")).unwrap();
     assert_eq!((found.host.as_deref(), found.serial), (Some("host1"), Some(1)));
-    assert!(matches!(found.when, crate::found::When::Exact(_)));
+    assert!(matches!(found.when, crate::parsed_line::LineTime::Exact(_)));
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn only_functions_that_audit_speak_in_libvirts_log() {
         ),
         format!("Nov 23 18:58:28 h virtlxcd: {at}: info : virDomainAuditNetDevice:318 : success=yes {text}"),
     ] {
-        assert!(is_open(told(&line)), "{line}");
+        assert!(is_open(parsed(&line)), "{line}");
     }
     for line in [
         format!("{at}: info : qemuDomainObjTaintMsg:6603 : success=yes {text}"),
@@ -110,12 +110,12 @@ fn only_functions_that_audit_speak_in_libvirts_log() {
         format!("Nov 23 18:58:28 h libvirtd[9]: error: success=yes {text}"),
         format!("success=yes {text}"),
     ] {
-        assert_eq!(told(&line), None, "{line}");
+        assert_eq!(parsed(&line), None, "{line}");
     }
 }
 
 #[test]
-fn a_record_not_sent_is_told_when_it_is_of_a_network_device_or_a_guests_life() {
+fn an_unsent_record_is_reported_if_it_is_about_a_network_device_or_lifecycle() {
     let at = "2014-01-20 19:08:38.578+0000: 2890: warning : virAuditSend:135 : Failed to send audit message";
     for (text, unsent) in [
         (
@@ -128,7 +128,7 @@ fn a_record_not_sent_is_told_when_it_is_of_a_network_device_or_a_guests_life() {
         (format!("virt=kvm resrc=mem reason=start vm=\"op=\" uuid={UUID} old-mem=0 new-mem=1"), false),
         (format!("virt=kvm vm=\"resrc=net\" uuid={UUID} vm-ctx=+0:+0 img-ctx=+0:+0 model=dac"), false),
     ] {
-        let found = told(&format!("{at} {text}: Operation not permitted"));
+        let found = parsed(&format!("{at} {text}: Operation not permitted"));
         assert_eq!(found.is_some(), unsent, "{text}");
         if let Some(found) = found {
             let Content::Unsent(fragment) = found.content else { panic!("{found:?}") };
@@ -142,20 +142,20 @@ fn a_name_that_imitates_an_escaped_tail_changes_nothing() {
     let front = "Nov 23 18:58:28 h audispd: type=VIRT_RESOURCE msg=audit(1795460308.832:1): ";
     for name in ["x'#035UID=", "'#035", "x'#035UID=root'#035", "res=failed'", "'", "x uuid=0"] {
         for tail in ["", "#035UID=\"root\" AUID=\"unset\"", "\u{1d}UID=\"o'x\""] {
-            // libvirt writes a name with a blank as hex.
+            // libvirt encodes a name with a blank as hex.
             let coded = match name.contains(' ') {
                 true => name.bytes().map(|byte| format!("{byte:02X}")).collect(),
                 false => format!("\"{name}\""),
             };
             let text = format!("{front}{}{tail}", open().replace("\"web1\"", &coded));
-            let Content::Record(record) = told(&text).unwrap().content else { panic!("{text}") };
+            let Content::Record(record) = parsed(&text).unwrap().content else { panic!("{text}") };
             assert_eq!(record.guest.name, name, "{text}");
         }
     }
 }
 
 #[test]
-fn a_boot_is_told_whatever_its_shape() {
+fn a_boot_is_recognized_in_any_shape() {
     let body = "pid=1 uid=0 auid=4294967295 ses=4294967295 msg=' comm=\"systemd-update-utmp\" res=success'";
     for text in [
         format!("type=SYSTEM_BOOT msg=audit(1795460308.832:1): {body}"),
@@ -165,14 +165,14 @@ fn a_boot_is_told_whatever_its_shape() {
          \"MESSAGE\":\"SYSTEM_BOOT pid=1 msg=''\"}"
             .to_owned(),
     ] {
-        assert_eq!(told(&text).unwrap().content, Content::Boot, "{text}");
+        assert_eq!(parsed(&text).unwrap().content, Content::Boot, "{text}");
     }
 }
 
 #[test]
-fn a_record_cut_off_is_told_where_it_concerns_us() {
+fn a_truncated_record_is_reported_if_it_may_be_about_a_network_device() {
     let head = "type=VIRT_RESOURCE msg=audit(1795460308.832:1): pid=7 uid=0";
-    assert_eq!(cut(head).unwrap(), Default::default(), "anything may have followed");
+    assert_eq!(cut(head).unwrap(), Default::default(), "the rest may have been anything");
     let net = format!(
         "{head} msg='virt=kvm resrc=net reason=open vm=\"web1\" uuid={UUID} net=52:54:00:00:00:01 path=\"/de"
     );
@@ -184,18 +184,18 @@ fn a_record_cut_off_is_told_where_it_concerns_us() {
         assert_eq!(fragment.mac.unwrap().to_string(), "52:54:00:00:00:01");
         assert_eq!(fragment.device, None);
     }
-    let found = told(&net).unwrap();
+    let found = parsed(&net).unwrap();
     assert_eq!((found.serial, found.writer), (Some(1), Some(7)));
     assert!(cut(&format!("{head} msg='virt=kvm resrc=ne")).is_some());
     assert!(cut(&format!("{head} msg='virt=kv")).is_some());
     for other in
         ["virt=kvm resrc=mem reason=start vm=\"w", "virt=kvm resrc=n reason=start", "virt=kvm resrc=dis"]
     {
-        assert_eq!(told(&format!("{head} msg='{other}")), None, "{other}");
+        assert_eq!(parsed(&format!("{head} msg='{other}")), None, "{other}");
     }
     let control = head.replace("RESOURCE", "CONTROL");
     assert!(cut(&format!("{control} msg='virt=kvm op=st")).is_some());
-    assert_eq!(told(&format!("{control} msg='reason=api vm-pid=10657 hostna")), None, "a container");
+    assert_eq!(parsed(&format!("{control} msg='reason=api vm-pid=10657 hostna")), None, "a container");
     assert!(cut("Nov 23 18:58:28 h audit[7]: VIRT_CONTROL pid=7 uid=0 msg='virt=kvm op=stop rea").is_some());
     assert!(
         cut("type=VIRT_CONTROL msg=audit(11/23/26 18:58:28.832:1) : pid=7 uid=root msg='virt=kvm op=sto")
@@ -203,7 +203,7 @@ fn a_record_cut_off_is_told_where_it_concerns_us() {
     );
     let own = "2026-11-23 18:58:28.829+0000: 1: info : virDomainAuditNetDevice:318 : success=yes virt=kvm";
     assert!(cut(&format!("{own} resrc=net reason=open vm=\"we")).is_some());
-    assert_eq!(told(&format!("{own} resrc=mem reason=start vm=\"we")), None);
+    assert_eq!(parsed(&format!("{own} resrc=mem reason=start vm=\"we")), None);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Bytes that nobody who means well writes.
+//! Malicious input.
 
 use proptest::prelude::*;
 
@@ -83,7 +83,7 @@ fn json_of_any_depth_and_kind_is_passed_over() {
         }
     }
     let twice = "{\"_TRANSPORT\":\"audit\",\"_TRANSPORT\":\"audit\",\"MESSAGE\":\"VIRT_RESOURCE x\"}";
-    assert_eq!(line(twice.as_bytes()), Ok(None), "said twice, it is not believed");
+    assert_eq!(line(twice.as_bytes()), Ok(None), "a repeated field is not trusted");
     let torn = line(b"{\"_TRANSPORT\":\"audit\",");
     assert!(matches!(torn, Err(Unreadable::Json { .. })), "{torn:?}");
 }
@@ -107,12 +107,12 @@ fn a_byte_order_mark_before_a_line_hides_nothing() {
 
 fn export(entries: &[&[u8]]) -> Vec<(u64, Result<(), Unreadable>)> {
     let bytes = entries.concat();
-    let told: Vec<_> =
+    let parsed: Vec<_> =
         exported(&bytes, 3).into_iter().map(|(line, found)| (line, found.map(|_| ()))).collect();
     let whole: Vec<_> =
         exported(&bytes, 1 << 20).into_iter().map(|(line, found)| (line, found.map(|_| ()))).collect();
-    assert_eq!(told, whole, "the pieces make no difference");
-    told
+    assert_eq!(parsed, whole, "the pieces make no difference");
+    parsed
 }
 
 const BOOT: &[u8] =
@@ -135,8 +135,8 @@ fn a_broken_entry_of_an_export_costs_no_other() {
 #[test]
 fn an_export_keeps_no_more_than_a_record_can_have() {
     let mut export = Export::default();
-    let mut told = 0;
-    let mut push = |bytes: &[u8]| export.push(bytes, &mut |_, _| told += 1);
+    let mut emitted = 0;
+    let mut push = |bytes: &[u8]| export.push(bytes, &mut |_, _| emitted += 1);
     for _ in 0..10 {
         push(b"MESSAGE=");
         push(&[b'x'; 10_000]);
@@ -149,28 +149,28 @@ fn an_export_keeps_no_more_than_a_record_can_have() {
     }
     let size = format!("{export:?}").len();
     assert!(size < 200_000, "{size}");
-    assert_eq!(told, 0);
+    assert_eq!(emitted, 0);
 }
 
 proptest! {
     #[test]
-    fn no_bytes_make_it_fall(front in 0..FRONTS.len(), rest in prop::collection::vec(any::<u8>(), 0..200), piece in 1..50_usize) {
+    fn no_bytes_cause_a_panic(front in 0..FRONTS.len(), rest in prop::collection::vec(any::<u8>(), 0..200), piece in 1..50_usize) {
         let bytes = [FRONTS[front].as_bytes(), &rest].concat();
         read(&bytes);
         exported(&bytes, piece);
         if Entries::begun_by(&bytes).is_some() {
-            told(&bytes);
+            parsed(&bytes);
         }
     }
 
     #[test]
-    fn no_text_makes_it_fall(front in 0..FRONTS.len(), words in prop::collection::vec(0..WORDS.len(), 0..20)) {
+    fn no_text_causes_a_panic(front in 0..FRONTS.len(), words in prop::collection::vec(0..WORDS.len(), 0..20)) {
         let mut text = FRONTS[front].to_owned();
         text.extend(words.iter().map(|word| WORDS[*word]));
         read(text.as_bytes());
         exported(text.as_bytes(), 7);
         if Entries::begun_by(text.as_bytes()).is_some() {
-            told(text.as_bytes());
+            parsed(text.as_bytes());
         }
     }
 }
@@ -241,19 +241,19 @@ const WORDS: [&str; 24] = [
     "Failed to send audit message ",
 ];
 
-fn told(bytes: &[u8]) -> Vec<(u64, Result<taptrail_trail::Content, Unreadable>)> {
+fn parsed(bytes: &[u8]) -> Vec<(u64, Result<taptrail_trail::Content, Unreadable>)> {
     let read = |piece: usize| {
         let mut entries = Entries::begun_by(bytes).unwrap();
-        let mut told = Vec::new();
+        let mut parsed = Vec::new();
         for piece in bytes.chunks(piece) {
-            entries.push(piece, &mut |line, found| told.push((line, found.map(|found| found.content))));
+            entries.push(piece, &mut |line, found| parsed.push((line, found.map(|found| found.content))));
         }
-        entries.finish(&mut |line, found| told.push((line, found.map(|found| found.content))));
-        told
+        entries.finish(&mut |line, found| parsed.push((line, found.map(|found| found.content))));
+        parsed
     };
-    let told = read(3);
-    assert_eq!(told, read(1 << 20), "the pieces make no difference");
-    told
+    let parsed = read(3);
+    assert_eq!(parsed, read(1 << 20), "the pieces make no difference");
+    parsed
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn what_a_message_has_behind_a_newline_is_no_field() {
     );
     let twice = format!("{boot}    _TRANSPORT=audit\n");
     let log = format!("{forged}{twice}{boot}-- No entries --\n");
-    assert_eq!(told(log.as_bytes()), [(12, Ok(taptrail_trail::Content::Boot))]);
+    assert_eq!(parsed(log.as_bytes()), [(12, Ok(taptrail_trail::Content::Boot))]);
 }
 
 #[test]
@@ -277,12 +277,12 @@ fn a_broken_object_of_several_lines_costs_no_other() {
     let broken = "{\n\t\"MESSAGE\" : \"VIRT_CONTROL\n}\n";
     let other = "{\n\t\"x\" : {\n\t}\n}\nwhat is this\nVIRT_CONTROL\n\n";
     let log = format!("{broken}{boot}{other}{}", &boot[..boot.len() - 2]);
-    let boots: Vec<_> = told(log.as_bytes());
+    let boots: Vec<_> = parsed(log.as_bytes());
     assert_eq!(boots.len(), 3, "{boots:?}");
     assert!(matches!(boots[0], (1, Err(Unreadable::Json { .. }))));
     assert_eq!(boots[1], (4, Ok(taptrail_trail::Content::Boot)));
     assert_eq!(boots[2], (15, Err(Unreadable::Unknown)), "{boots:?}");
     let long = format!("{{\n{}\n}}\n{boot}", "\t\"x\" : 1,\n".repeat(200_000));
-    let long = told(long.as_bytes());
+    let long = parsed(long.as_bytes());
     assert!(matches!(long[..], [(1, Err(Unreadable::TooLong { .. })), (_, Ok(_))]), "{long:?}");
 }

@@ -1,4 +1,5 @@
-//! All shapes together: what one tells the others tell too, and nobody's words pass for another's.
+//! Tests of all shapes together: all give the same content, and no program's text passes for
+//! another's.
 
 mod believed;
 mod hostile;
@@ -13,7 +14,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::{Export, Unreadable};
-use crate::found::{Clock, Found, When};
+use crate::parsed_line::{Clock, LineTime, ParsedLine};
 
 /// The logs of a real libvirt, in order.
 fn logs(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
@@ -40,36 +41,36 @@ fn lines(log: &[u8]) -> impl Iterator<Item = &[u8]> {
     log.split(|&byte| byte == b'\n').filter(|line| !line.is_empty())
 }
 
-/// What a line tells; nothing where nobody knows what it is.
-fn line(line: &[u8]) -> Result<Option<Found>, Unreadable> {
+/// Parses a line; `None` if its shape is unknown.
+fn line(line: &[u8]) -> Result<Option<ParsedLine>, Unreadable> {
     match super::line(line) {
         Err(Unreadable::Unknown) => Ok(None),
-        told => told,
+        result => result,
     }
 }
 
-/// What a log tells, each line of which can be read.
-fn told(log: &[u8]) -> Vec<Found> {
+/// Parses a log, all lines of which are readable.
+fn parsed(log: &[u8]) -> Vec<ParsedLine> {
     let line = |text| line(text).unwrap_or_else(|error| panic!("{error}: {}", shown(text)));
     lines(log).filter_map(line).collect()
 }
 
-/// What an export tells that comes in pieces of this size.
-fn exported(bytes: &[u8], piece: usize) -> Vec<(u64, Result<Found, Unreadable>)> {
-    let (mut export, mut told) = (Export::default(), Vec::new());
+/// Parses an export in pieces of this size.
+fn exported(bytes: &[u8], piece: usize) -> Vec<(u64, Result<ParsedLine, Unreadable>)> {
+    let (mut export, mut parsed) = (Export::default(), Vec::new());
     for piece in bytes.chunks(piece) {
-        export.push(piece, &mut |line, found| told.push((line, found)));
+        export.push(piece, &mut |line, found| parsed.push((line, found)));
     }
     assert_eq!(export.lines(), bytes.iter().filter(|byte| **byte == b'\n').count() as u64);
-    export.finish(&mut |line, found| told.push((line, found)));
-    told
+    export.finish(&mut |line, found| parsed.push((line, found)));
+    parsed
 }
 
 fn shown(line: &[u8]) -> String {
     String::from_utf8_lossy(&line[..line.len().min(400)]).into_owned()
 }
 
-/// The moment, for a reader in UTC at the time of the logs.
-fn moment(when: When) -> Timestamp {
+/// The time, for a reader in UTC at the time of the logs.
+fn moment(when: LineTime) -> Timestamp {
     when.resolve(&mut Clock::new(TimeZone::UTC, "2026-12-01T00:00:00Z".parse().unwrap()))
 }

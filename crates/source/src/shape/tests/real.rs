@@ -1,40 +1,40 @@
-//! What real programs wrote.
+//! Lines that real programs wrote.
 
 use bstr::ByteSlice as _;
 use taptrail_record::{DeviceKind, Event, Outcome};
 use taptrail_trail::Content;
 
-use super::{exported, line, lines, logs, moment, told};
-use crate::found::{Found, Voice, When};
+use super::{exported, line, lines, logs, moment, parsed};
+use crate::parsed_line::{LineTime, LogProgram, ParsedLine};
 use crate::shape::{Export, Unreadable, first_time};
 
-/// Journals that systemd 252's `systemd-journal-remote` made of records of `01-bridge-tap` and of messages
-/// of programs, as `journalctl` printed them. One record got a name of 5,000 bytes.
+/// Journals made by systemd 252's `systemd-journal-remote` from records of `01-bridge-tap` and from
+/// messages of programs, as printed by `journalctl`. One record has a guest's name of 5,000 bytes.
 const JSON: &[u8] = include_bytes!("../testdata/journal.json");
 const EXPORT: &[u8] = include_bytes!("../testdata/journal.export");
 const SHORT: &[u8] = include_bytes!("../testdata/journal.short");
 
-fn bridge() -> Vec<Found> {
+fn bridge() -> Vec<ParsedLine> {
     let mut logs = logs("audit.log").into_iter();
     let (_, log) = logs.find(|(path, _)| path.ends_with("libvirt-9.0/01-bridge-tap/audit.log")).unwrap();
-    told(&log)
+    parsed(&log)
 }
 
-/// What a record tells in that journal.
-fn of_journal(found: &Found, voice: Voice) -> Found {
+/// A record as it is read from that journal.
+fn of_journal(found: &ParsedLine, program: LogProgram) -> ParsedLine {
     let boot = Some(0xa0a1_a2a3_a4a5_a6a7_a8a9_aaab_acad_aeaf);
-    Found { host: Some("host1".into()), voice, boot, ..found.clone() }
+    ParsedLine { host: Some("host1".into()), program, boot, ..found.clone() }
 }
 
 #[test]
-fn lines_from_bug_reports_tell_what_they_told_there() {
+fn lines_from_bug_reports_are_read_as_they_were_there() {
     let log =
         std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/libvirt/wild.log")).unwrap();
     let lines: Vec<_> = lines(&log).map(line).map(Result::unwrap).collect();
     assert_eq!(lines.len(), 6);
 
     let journal = lines[0].as_ref().unwrap();
-    assert!(matches!(journal.when, When::Yearless(_)));
+    assert!(matches!(journal.when, LineTime::Yearless(_)));
     assert_eq!((journal.host.as_deref(), journal.writer), (Some("host1"), Some(385_946)));
     assert_eq!(moment(journal.when).to_string(), "2026-05-12T12:48:00Z");
     let Content::Record(record) = &journal.content else { panic!("{journal:?}") };
@@ -65,15 +65,15 @@ fn lines_from_bug_reports_tell_what_they_told_there() {
 }
 
 /// Both formats of the sample, entry by entry.
-fn entries() -> [Vec<Option<Result<Found, Unreadable>>>; 2] {
+fn entries() -> [Vec<Option<Result<ParsedLine, Unreadable>>>; 2] {
     let json = lines(JSON).map(|object| line(object).transpose()).collect();
     let mut by_line: Vec<_> = exported(EXPORT, 100);
     let mut export = Vec::new();
     for (number, text) in (1..).zip(EXPORT.split(|&byte| byte == b'\n')) {
         if text.starts_with(b"__CURSOR=") {
-            let told = by_line.iter().position(|(line, _)| *line == number);
-            let told = told.map(|at| by_line.remove(at).1);
-            export.push(told.filter(|told| *told != Err(Unreadable::Unknown)));
+            let parsed = by_line.iter().position(|(line, _)| *line == number);
+            let parsed = parsed.map(|at| by_line.remove(at).1);
+            export.push(parsed.filter(|parsed| *parsed != Err(Unreadable::Unknown)));
         }
     }
     assert_eq!(by_line, []);
@@ -81,14 +81,14 @@ fn entries() -> [Vec<Option<Result<Found, Unreadable>>>; 2] {
 }
 
 #[test]
-fn a_real_journal_tells_what_its_records_told() {
+fn a_real_journal_gives_the_records_that_it_was_made_of() {
     let bridge = bridge();
     for (format, entries) in ["json", "export"].into_iter().zip(entries()) {
         assert_eq!(entries.len(), 14, "{format}");
         let records: Vec<_> = entries[..6].iter().map(|entry| entry.clone().unwrap().unwrap()).collect();
         assert_eq!(bridge.len(), records.len());
         for (expect, got) in bridge.iter().zip(&records) {
-            assert_eq!(got, &of_journal(expect, Voice::Journald), "{format}");
+            assert_eq!(got, &of_journal(expect, LogProgram::Journald), "{format}");
         }
     }
 }
@@ -110,9 +110,9 @@ fn a_real_journal_is_believed_where_its_own_fields_say_who_wrote() {
     let bridge = bridge();
     for entries in entries() {
         let dispatched = entries[7].clone().unwrap().unwrap();
-        assert_eq!(dispatched, of_journal(&bridge[0], Voice::Dispatcher));
+        assert_eq!(dispatched, of_journal(&bridge[0], LogProgram::Dispatcher));
         assert_eq!(entries[8], None, "logger said that it is audispd");
-        assert_eq!(entries[9], None, "two messages in one entry are nobody's we know");
+        assert_eq!(entries[9], None, "two messages in one entry: the writer is not known");
 
         let manager = entries[10].clone().unwrap().unwrap();
         assert_eq!((&manager.content, manager.writer), (&bridge[0].content, Some(4711)));
@@ -127,14 +127,15 @@ fn a_real_journal_is_believed_where_its_own_fields_say_who_wrote() {
 }
 
 #[test]
-fn a_real_journals_text_tells_its_records() {
+fn a_real_journals_text_gives_its_records() {
     let bridge = bridge();
-    let found = told(SHORT);
+    let found = parsed(SHORT);
     for (expect, got) in bridge.iter().zip(&found) {
         assert_eq!((&expect.content, expect.writer), (&got.content, got.writer));
-        assert!(matches!(got.when, When::Yearless(_)));
+        assert!(matches!(got.when, LineTime::Yearless(_)));
     }
-    // What journalctl prints as "[334B blob data]" is lost; who wrote what its own fields knew is, too.
+    // Text that journalctl prints as "[334B blob data]" is lost, and so are the fields that show
+    // who wrote an entry.
     assert_eq!(found.len(), bridge.len() + 1 + 4);
 }
 

@@ -1,4 +1,4 @@
-//! "Every shape of the same events gives the same facts."
+//! Every shape of the same events gives the same content.
 
 use std::process::{Command, Stdio};
 
@@ -6,11 +6,11 @@ use bstr::ByteSlice as _;
 use jiff::{Timestamp, ToSpan as _};
 use taptrail_trail::Content;
 
-use super::{exported, lines, logs, moment, same_trail, shown, told};
-use crate::found::Found;
+use super::{exported, lines, logs, moment, parsed, same_trail, shown};
+use crate::parsed_line::ParsedLine;
 use crate::shape::{Entries, first_time};
 
-/// A record of an audit log, taken apart for another shape.
+/// A record of an audit log, split for conversion to another shape.
 struct Parts<'a> {
     record_type: &'a str,
     number: u16,
@@ -19,10 +19,10 @@ struct Parts<'a> {
     /// From `pid=` to the closing quote.
     body: &'a [u8],
     pid: &'a str,
-    /// libvirt's own text: without what libaudit adds.
+    /// libvirt's own text, without the pairs that libaudit adds.
     text: &'a [u8],
     outcome: &'a str,
-    /// What auditd resolved.
+    /// The names that auditd resolved.
     names: &'a [u8],
 }
 
@@ -70,13 +70,13 @@ struct Keeps {
     serial: bool,
     writer: bool,
     host: bool,
-    /// In microseconds.
+    /// Resolution of times, in microseconds.
     resolution: i64,
 }
 
 const ALL: Keeps = Keeps { serial: true, writer: true, host: true, resolution: 1 };
 
-fn reduced(found: &Found, keeps: Keeps) -> (Content, Option<u32>, Option<u32>, Option<&str>, i64) {
+fn reduced(found: &ParsedLine, keeps: Keeps) -> (Content, Option<u32>, Option<u32>, Option<&str>, i64) {
     let time = moment(found.when).as_microsecond() / keeps.resolution;
     let host = keeps.host.then_some("host1");
     let serial = found.serial.filter(|_| keeps.serial);
@@ -84,7 +84,7 @@ fn reduced(found: &Found, keeps: Keeps) -> (Content, Option<u32>, Option<u32>, O
     (found.content.clone(), serial, writer, host, time)
 }
 
-fn compare(shape: &str, path: &std::path::Path, raw: &[Found], other: &[Found], keeps: Keeps) {
+fn compare(shape: &str, path: &std::path::Path, raw: &[ParsedLine], other: &[ParsedLine], keeps: Keeps) {
     let expect: Vec<_> = raw.iter().map(|found| reduced(found, keeps)).collect();
     let got: Vec<_> = other
         .iter()
@@ -99,13 +99,13 @@ fn compare(shape: &str, path: &std::path::Path, raw: &[Found], other: &[Found], 
     }
 }
 
-/// Compares every log with itself in a shape of lines.
+/// Compares every log with itself in another line-based shape.
 fn same(shape: &str, keeps: Keeps, write: impl Fn(&Parts<'_>, &mut Vec<u8>)) {
     for (path, log) in logs("audit.log") {
         let text = convert(&log, &write);
-        let raw = told(&log);
+        let raw = parsed(&log);
         assert!(!raw.is_empty() || path.ends_with("02b-macvtap-fail/audit.log"), "{}", path.display());
-        compare(shape, &path, &raw, &told(&text), keeps);
+        compare(shape, &path, &raw, &parsed(&text), keeps);
         for line in lines(&text) {
             assert!(first_time(line).is_some(), "{shape}: {}", shown(line));
         }
@@ -361,7 +361,7 @@ fn a_journals_export_keeps_all_in_pieces_of_any_size() {
                 assert!(begin.unwrap().starts_with(b"__CURSOR="), "{line}");
             }
             let found: Vec<_> = found.into_iter().map(|(_, found)| found.unwrap()).collect();
-            compare("export", &path, &told(&log), &found, ALL);
+            compare("export", &path, &parsed(&log), &found, ALL);
         }
     }
 }
@@ -392,24 +392,24 @@ fn what_ausearch_makes_of_a_log_keeps_all() {
                 .stdin(Stdio::null())
                 .output()
                 .expect("ausearch, of the package auditd");
-            let mut found = told(&ausearch.stdout);
-            // It tells the events of one moment in an order of its own.
+            let mut found = parsed(&ausearch.stdout);
+            // ausearch prints events of one time in another order.
             found.sort_by_key(|found| (moment(found.when), found.serial));
-            compare(format, &path, &told(&log), &found, Keeps { host: false, ..ALL });
+            compare(format, &path, &parsed(&log), &found, Keeps { host: false, ..ALL });
         }
     }
 }
 
 #[test]
-fn the_real_libvirtds_own_log_tells_what_the_audit_log_tells() {
+fn the_real_libvirtds_own_log_has_the_records_of_the_audit_log() {
     let mut compared = 0;
     for (path, log) in logs("libvirtd.log") {
-        let own = told(&log);
-        let audit = told(&std::fs::read(path.with_file_name("audit.log")).unwrap());
-        let sorted = |found: &[Found]| {
-            let mut told: Vec<_> = found.iter().map(|found| format!("{:?}", found.content)).collect();
-            told.sort();
-            told
+        let own = parsed(&log);
+        let audit = parsed(&std::fs::read(path.with_file_name("audit.log")).unwrap());
+        let sorted = |found: &[ParsedLine]| {
+            let mut parsed: Vec<_> = found.iter().map(|found| format!("{:?}", found.content)).collect();
+            parsed.sort();
+            parsed
         };
         assert_eq!(sorted(&own), sorted(&audit), "{}", path.display());
         compared += own.len();
@@ -417,19 +417,20 @@ fn the_real_libvirtds_own_log_tells_what_the_audit_log_tells() {
     assert!(compared > 300, "{compared}");
 }
 
-/// What entries tell that come in pieces of this size.
-fn entries(bytes: &[u8], piece: usize) -> Vec<(u64, Found)> {
+/// Parses multi-line entries in pieces of this size.
+fn entries(bytes: &[u8], piece: usize) -> Vec<(u64, ParsedLine)> {
     let mut entries = Entries::begun_by(bytes).unwrap();
-    let mut told = Vec::new();
+    let mut parsed = Vec::new();
     for piece in bytes.chunks(piece) {
-        entries.push(piece, &mut |line, found| told.push((line, found.unwrap())));
+        entries.push(piece, &mut |line, found| parsed.push((line, found.unwrap())));
     }
     assert_eq!(entries.lines(), bytes.iter().filter(|byte| **byte == b'\n').count() as u64);
-    entries.finish(&mut |line, found| told.push((line, found.unwrap())));
-    told
+    entries.finish(&mut |line, found| parsed.push((line, found.unwrap())));
+    parsed
 }
 
-/// Compares every log with itself in a shape whose entries have several lines, of which this is the first.
+/// Compares every log with itself in a shape with multi-line entries, whose first lines begin with
+/// `first`.
 fn same_entries(shape: &str, first: &[u8], write: impl Fn(&Parts<'_>, &mut Vec<u8>)) {
     for (path, log) in logs("audit.log") {
         let text = convert(&log, &write);
@@ -437,14 +438,14 @@ fn same_entries(shape: &str, first: &[u8], write: impl Fn(&Parts<'_>, &mut Vec<u
             continue;
         }
         for piece in [7, 4096, 1 << 20] {
-            let told = entries(&text, piece);
-            for (line, _) in &told {
+            let parsed = entries(&text, piece);
+            for (line, _) in &parsed {
                 let begin =
                     text.split(|&byte| byte == b'\n').nth(usize::try_from(line - 1).unwrap()).unwrap();
                 assert!(begin.starts_with(first), "{shape}: {line}");
             }
-            let found: Vec<_> = told.into_iter().map(|(_, found)| found).collect();
-            compare(shape, &path, &super::told(&log), &found, ALL);
+            let found: Vec<_> = parsed.into_iter().map(|(_, found)| found).collect();
+            compare(shape, &path, &super::parsed(&log), &found, ALL);
         }
     }
 }

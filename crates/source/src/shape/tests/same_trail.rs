@@ -1,4 +1,5 @@
-//! A shape's lines doubled, out of order and with some lost: the same trail, or what is lost is said to be unknown.
+//! Doubles, swaps and removes lines of a log: the trail must be the same, or the loss must be
+//! noted.
 
 use std::io::Write as _;
 use std::ops::ControlFlow;
@@ -9,15 +10,15 @@ use taptrail_record::DeviceKind;
 use taptrail_trail::{Certainty, Holding, Trail};
 
 use super::lines;
-use crate::{About, Input, Options, Outcome, read};
+use crate::{Input, NoteKind, Options, ReadOutcome, read};
 
-/// What is told of a log.
-struct Told {
+/// The result of reading a log.
+struct TrailRead {
     holdings: Vec<Holding>,
-    outcome: Outcome,
+    outcome: ReadOutcome,
 }
 
-fn told(text: &[u8]) -> Told {
+fn parsed(text: &[u8]) -> TrailRead {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(text).unwrap();
     let mut trail = Trail::new();
@@ -30,10 +31,10 @@ fn told(text: &[u8]) -> Told {
     let mut holdings: Vec<_> = trail.drain_ended().collect();
     holdings.extend(trail.finish().holdings);
     holdings.sort_by_key(|of| (of.guest.uuid, of.mac, of.opened, of.released, of.device.kind));
-    Told { holdings, outcome }
+    TrailRead { holdings, outcome }
 }
 
-/// What is told of a holding, without where it was read.
+/// The facts of holdings, without their sources.
 fn facts(holdings: &[Holding]) -> Vec<String> {
     let facts = |of: &Holding| {
         let times = (of.opened, of.granted, of.released);
@@ -42,8 +43,9 @@ fn facts(holdings: &[Holding]) -> Vec<String> {
     holdings.iter().map(facts).collect()
 }
 
-/// Whether what is claimed of a log without one of its lines is so by the whole log.
-fn is_so(claim: &Holding, whole: &[Holding]) -> bool {
+/// Whether a holding claimed from a log without one of its lines also follows from the complete
+/// log.
+fn is_supported(claim: &Holding, whole: &[Holding]) -> bool {
     if !matches!(claim.certainty, Certainty::Definitive | Certainty::Inferred) {
         return true;
     }
@@ -56,37 +58,40 @@ fn is_so(claim: &Holding, whole: &[Holding]) -> bool {
     })
 }
 
-/// Spoils a log in each way. `is_ordered`: its lines have the kernel's numbers.
+/// Damages a log in each way. `is_ordered`: its lines have serial numbers.
 pub(super) fn check(shape: &str, path: &Path, text: &[u8], is_ordered: bool) {
-    // A few logs stand for all.
+    // A few logs represent all.
     if !path.components().any(|part| part.as_os_str() == "libvirt-9.0") {
         return;
     }
     let all: Vec<&[u8]> = lines(text).collect();
     let join = |lines: &[&[u8]]| lines.iter().flat_map(|line| [*line, b"\n"].concat()).collect::<Vec<u8>>();
-    let whole = told(text);
+    let whole = parsed(text);
     let about = |what: &str| format!("{shape}, {what}: {}", path.display());
 
     let twice: Vec<&[u8]> = all.iter().flat_map(|line| [*line, *line]).collect();
     let again: Vec<&[u8]> = all.iter().chain(&all).copied().collect();
     let mut swapped = all.clone();
     swapped.chunks_exact_mut(2).for_each(|two| two.swap(0, 1));
-    for (what, spoilt) in [("each line twice", twice), ("all lines twice", again), ("swapped", swapped)] {
-        let spoilt = told(&join(&spoilt));
-        // In what order lines of one time came, nothing else shows.
+    for (what, damaged) in [("each line twice", twice), ("all lines twice", again), ("swapped", swapped)] {
+        let damaged = parsed(&join(&damaged));
+        // Without serial numbers, the order of lines with equal times is unknown.
         if is_ordered || what != "swapped" {
-            assert_eq!(facts(&spoilt.holdings), facts(&whole.holdings), "{}", about(what));
+            assert_eq!(facts(&damaged.holdings), facts(&whole.holdings), "{}", about(what));
         }
     }
 
-    // A log may end before its last line; what is lost before that has to show.
+    // A log may end before its last line, so only earlier losses have to show.
     for lost in (0..all.len().saturating_sub(1)).step_by(11) {
         let mut rest = all.clone();
         rest.remove(lost);
-        let rest = told(&join(&rest));
-        let is_said =
-            rest.outcome.notes.iter().any(|note| matches!(note.about, About::Unnumbered | About::Nothing));
-        let false_claim = rest.holdings.iter().find(|claim| !is_so(claim, &whole.holdings));
-        assert!(is_said || false_claim.is_none(), "{}: {false_claim:?}", about("a line lost"));
+        let rest = parsed(&join(&rest));
+        let is_noted = rest
+            .outcome
+            .notes
+            .iter()
+            .any(|note| matches!(note.kind, NoteKind::Unnumbered | NoteKind::NoGuestLines));
+        let false_claim = rest.holdings.iter().find(|claim| !is_supported(claim, &whole.holdings));
+        assert!(is_noted || false_claim.is_none(), "{}: {false_claim:?}", about("a line lost"));
     }
 }

@@ -1,9 +1,9 @@
-//! What people's bug reports, other tools and other locales show: see tests/data/wild.
+//! Lines from bug reports, other tools and other locales: see tests/data/wild.
 
 use taptrail_trail::{Content, Gap, GapReason};
 
 use super::moment;
-use crate::found::{Found, Voice, When};
+use crate::parsed_line::{LineTime, LogProgram, ParsedLine};
 use crate::scan::{Batch, Scanner};
 
 const UUID: &str = "8d7a4ace-3751-438c-b7e9-4c4370630cf9";
@@ -17,16 +17,16 @@ fn wild(name: &str) -> Batch {
     scan(&std::fs::read(path).unwrap())
 }
 
-/// What a log tells, all of which is read.
-fn all(name: &str) -> Vec<Found> {
+/// Parses a log, all lines of which are readable.
+fn all(name: &str) -> Vec<ParsedLine> {
     let Batch { found, unreadable, unread, first_unread, .. } = wild(name);
     assert_eq!((unreadable, unread, first_unread), (Vec::new(), 0, None), "{name}");
     found.into_iter().map(|(_, found)| found).collect()
 }
 
-/// What a log's records do to its one guest, each in a word.
-fn words(found: &[Found]) -> Vec<String> {
-    let word = |found: &Found| match &found.content {
+/// The events of a log's one guest, each as a word.
+fn words(found: &[ParsedLine]) -> Vec<String> {
+    let word = |found: &ParsedLine| match &found.content {
         Content::Record(record) => {
             assert_eq!(record.guest.uuid.to_string()[..28], UUID[..28]);
             let event = format!("{:?}", record.event);
@@ -38,21 +38,21 @@ fn words(found: &[Found]) -> Vec<String> {
     found.iter().map(word).collect()
 }
 
-fn voices(found: &[Found]) -> Vec<Voice> {
-    found.iter().map(|found| found.voice).collect()
+fn programs(found: &[ParsedLine]) -> Vec<LogProgram> {
+    found.iter().map(|found| found.program).collect()
 }
 
 const LIFE: [&str; 4] = ["open", "start", "gueststart", "gueststop"];
 
 #[test]
-fn losses_are_told_where_they_stand() {
+fn losses_are_reported_where_they_stand() {
     let lost = all("kernel-lost-records.log");
     assert_eq!(words(&lost), ["open", "Backlog", "gueststart"]);
     assert_eq!(moment(lost[1].when).to_string(), "2026-11-20T18:16:45Z");
-    assert_eq!((lost[1].host.as_deref(), lost[1].voice), (Some("h"), Voice::Kernel));
+    assert_eq!((lost[1].host.as_deref(), lost[1].program), (Some("h"), LogProgram::Kernel));
     let suppressed = all("printk-suppressed.log");
     assert_eq!(words(&suppressed), ["open", "RateLimited", "gueststop"]);
-    assert_eq!(suppressed[1].when, When::Unknown);
+    assert_eq!(suppressed[1].when, LineTime::Unknown);
     let off = all("auditing-off-for-a-day.log");
     assert_eq!(
         (&off[3].content, &off[4].content),
@@ -65,7 +65,7 @@ fn losses_are_told_where_they_stand() {
 }
 
 #[test]
-fn switching_auditing_is_told_in_every_shape() {
+fn switching_auditing_is_recognized_in_every_shape() {
     use Content::{RecordingResumed as Resumed, RecordingStopped as Stopped};
     let off = Some(Stopped(GapReason::AuditingOff));
     let on = Some(Resumed(GapReason::AuditingOff));
@@ -151,34 +151,34 @@ fn a_boot_between_two_lines_has_the_time_of_the_next_and_its_id() {
     assert_eq!(words(&found), ["open", "start", "gueststart", "boot", "boot", "gueststart"]);
     assert_eq!(found[3].boot, Some(0x5f1a_2b3c_4d5e_6f70_8192_a3b4_c5d6_e7f8));
     assert_eq!(moment(found[3].when).to_string(), "2026-11-20T20:00:00Z");
-    assert_eq!((found[3].voice, found[4].voice), (Voice::Journald, Voice::Kernel));
+    assert_eq!((found[3].program, found[4].program), (LogProgram::Journald, LogProgram::Kernel));
     let ring = "[    0.000000] Linux version 6.1\n[    0.1] x\n[    0.2] audit: type=2000 audit(1663611405.645:1): state=initialized\n";
     let (_, boot) = scan(ring.as_bytes()).found.remove(0);
     assert_eq!(moment(boot.when).to_string(), "2022-09-19T18:16:45.645Z");
     let (_, boot) = scan(b"-- Reboot --\n-- Reboot --\nNov 23 18:58:28 h x\n").found.remove(0);
-    assert_eq!((boot.when, boot.boot), (When::Unknown, None));
+    assert_eq!((boot.when, boot.boot), (LineTime::Unknown, None));
 }
 
 #[test]
-fn who_wrote_a_line_is_told() {
+fn the_program_that_wrote_a_line_is_recognized() {
     let twice = all("twice-in-one-input.log");
-    let expect = [Voice::Journald, Voice::Kernel];
-    assert_eq!(voices(&twice), expect.repeat(3));
-    for (name, voice) in [
-        ("dmesg-T.log", Voice::Kernel),
-        ("dmesg-r.log", Voice::Kernel),
-        ("kmsg.log", Voice::Kernel),
-        ("relay-with-address.log", Voice::Kernel),
-        ("ausearch-i-zh_CN.log", Voice::Auditd),
-        ("audisp-syslog-interpret.log", Voice::Dispatcher),
-        ("cri.log", Voice::Auditd),
-        ("go-audit.log", Voice::Auditd),
+    let expect = [LogProgram::Journald, LogProgram::Kernel];
+    assert_eq!(programs(&twice), expect.repeat(3));
+    for (name, program) in [
+        ("dmesg-T.log", LogProgram::Kernel),
+        ("dmesg-r.log", LogProgram::Kernel),
+        ("kmsg.log", LogProgram::Kernel),
+        ("relay-with-address.log", LogProgram::Kernel),
+        ("ausearch-i-zh_CN.log", LogProgram::Auditd),
+        ("audisp-syslog-interpret.log", LogProgram::Dispatcher),
+        ("cri.log", LogProgram::Auditd),
+        ("go-audit.log", LogProgram::Auditd),
     ] {
         let found = all(name);
         assert_eq!(words(&found), LIFE, "{name}");
-        assert_eq!(voices(&found), [voice; 4], "{name}");
+        assert_eq!(programs(&found), [program; 4], "{name}");
         assert_eq!(found.iter().map(|found| found.writer).collect::<Vec<_>>(), [Some(1265); 4], "{name}");
-        let dispatched = voice == Voice::Dispatcher;
+        let dispatched = program == LogProgram::Dispatcher;
         let serials: Vec<_> = (184..188).map(|serial| (!dispatched).then_some(serial)).collect();
         assert_eq!(found.iter().map(|found| found.serial).collect::<Vec<_>>(), serials, "{name}");
         let time = if dispatched { "2022-09-19T18:16:45Z" } else { "2022-09-19T18:16:45.645Z" };
@@ -207,7 +207,7 @@ fn old_and_other_managers_are_read() {
         let found = all(name);
         assert_eq!(words(&found), ["open", "start", "gueststart"], "{name}");
         for found in found {
-            assert_eq!(found.voice, Voice::Manager);
+            assert_eq!(found.program, LogProgram::Manager);
             let Content::Record(record) = found.content else { panic!("{name}") };
             assert_eq!(record.guest.name, guest, "{name}");
         }
@@ -215,12 +215,12 @@ fn old_and_other_managers_are_read() {
 }
 
 #[test]
-fn a_record_not_sent_in_a_pod_is_told() {
+fn an_unsent_record_in_a_pod_is_reported() {
     let found = all("virt-launcher-json.log");
     let Content::Unsent(fragment) = &found[0].content else { panic!("{found:?}") };
     assert_eq!(fragment.uuid.unwrap().to_string(), UUID);
     assert_eq!(moment(found[0].when).to_string(), "2019-09-23T03:53:50.738Z");
-    assert_eq!(found[0].voice, Voice::Manager);
+    assert_eq!(found[0].program, LogProgram::Manager);
 }
 
 #[test]
@@ -282,11 +282,11 @@ fn what_a_wrapper_does_not_vouch_for_is_unread() {
 #[test]
 fn a_unit_may_stand_in_a_programs_place() {
     let text = format!("success=yes virt=kvm op=stop reason=shutdown vm=\"w\" uuid={UUID} vm-pid=0");
-    for (unit, told) in
+    for (unit, count) in
         [("libvirtd.service", 1), ("virtqemud.service", 1), ("user@1000.service/libvirtd.service", 0)]
     {
         let batch = scan(format!("Mon 2026-11-23 18:58:28 UTC host1 {unit}[9]: {text}").as_bytes());
-        assert_eq!((batch.found.len(), batch.unread), (told, 1 - told as u64), "{unit}");
+        assert_eq!((batch.found.len(), batch.unread), (count, 1 - count as u64), "{unit}");
     }
 }
 

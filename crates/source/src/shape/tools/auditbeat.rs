@@ -1,19 +1,20 @@
-//! auditbeat and what else writes the Elastic Common Schema: `{"@timestamp":"…","auditd":{"sequence":184,
-//! "message_type":"virt_resource","result":"success","data":{"virt":"kvm",…}},…}`, also with dots in the names.
+//! Parses the Elastic Common Schema, as written by auditbeat and others:
+//! `{"@timestamp":"…","auditd":{"sequence":184,"message_type":"virt_resource","result":"success","data":{"virt":"kvm",…}},…}`,
+//! also with dotted names.
 
 use serde_json::Value;
 use taptrail_record::{RecordType, encode_fields, parse_text};
 
 use super::{moment, number, string, text};
-use crate::found::{Found, Voice, When};
+use crate::parsed_line::{LineTime, LogProgram, ParsedLine};
 use crate::shape::{self, Unreadable, audit, content};
 
-/// A value by its dotted name.
+/// The value with a dotted name.
 fn get<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
     if let Some(found) = value.get(name) {
         return Some(found);
     }
-    // Each part may be an object of its own.
+    // Each part may be an object.
     name.match_indices('.').find_map(|(dot, _)| get(value.get(&name[..dot])?, &name[dot + 1..]))
 }
 
@@ -21,16 +22,16 @@ pub(super) fn is(value: &Value) -> bool {
     value.get("@timestamp").is_some() && get(value, "auditd.message_type").is_some()
 }
 
-pub(super) fn when(value: &Value) -> Option<When> {
+pub(super) fn when(value: &Value) -> Option<LineTime> {
     moment(string(value, "@timestamp")?)
 }
 
-pub(super) fn found(value: &Value) -> Result<Option<Found>, Unreadable> {
+pub(super) fn parse(value: &Value) -> Result<Option<ParsedLine>, Unreadable> {
     let host = get(value, "host.name").or_else(|| get(value, "host.hostname")).and_then(Value::as_str);
     let host = host.and_then(|host| content::host(host.as_bytes()));
     if let Some(line) = original(value) {
         let found = audit::line(line.as_bytes())?;
-        return Ok(found.map(|found| Found { host: found.host.clone().or(host), ..found }));
+        return Ok(found.map(|found| ParsedLine { host: found.host.clone().or(host), ..found }));
     }
     let record_type = match get(value, "auditd.message_type").and_then(Value::as_str) {
         Some("virt_resource") => RecordType::VIRT_RESOURCE,
@@ -48,14 +49,16 @@ pub(super) fn found(value: &Value) -> Result<Option<Found>, Unreadable> {
         key => get(value, "auditd.data").and_then(|data| data.get(key)).and_then(text),
     })?;
     let claim = parse_text(record_type, encoded.as_bytes());
-    let Some(content) = content::of_record(record_type, encoded.as_bytes(), claim)? else { return Ok(None) };
+    let Some(content) = content::record_content(record_type, encoded.as_bytes(), claim)? else {
+        return Ok(None);
+    };
     let serial = get(value, "auditd.sequence").and_then(number);
     let writer = get(value, "process.pid").and_then(number);
     let when = when(value).ok_or(Unreadable::Time)?;
-    Ok(Some(Found { serial, host, writer, ..Found::new(when, Voice::Auditd, content) }))
+    Ok(Some(ParsedLine { serial, host, writer, ..ParsedLine::new(when, LogProgram::Auditd, content) }))
 }
 
-/// The line that the object was made of, where it keeps that.
+/// The line from which the object was made, if it contains it.
 fn original(value: &Value) -> Option<&str> {
     let line = match get(value, "event.original")? {
         Value::String(line) => line,

@@ -1,45 +1,50 @@
-//! go-audit: `{"sequence":184,"timestamp":"1663611405.645","messages":[{"type":2501,"data":"pid=1265 …"}]}`.
+//! Parses go-audit:
+//! `{"sequence":184,"timestamp":"1663611405.645","messages":[{"type":2501,"data":"pid=1265 …"}]}`.
 
 use serde_json::Value;
 use taptrail_record::{KernelOpen, Line, PathRecord, RecordType, Syscall};
 use taptrail_trail::Content;
 
 use super::{number, string};
-use crate::found::{Found, Voice, When};
+use crate::parsed_line::{LineTime, LogProgram, ParsedLine};
 use crate::shape::{Unreadable, audit, stamp};
 
 pub(super) fn is(value: &Value) -> bool {
     value.get("sequence").is_some() && value.get("messages").is_some_and(Value::is_array)
 }
 
-pub(super) fn when(value: &Value) -> Option<When> {
+pub(super) fn when(value: &Value) -> Option<LineTime> {
     if !is(value) {
         return None;
     }
-    stamp::unix(string(value, "timestamp")?.as_bytes()).map(When::Exact)
+    stamp::unix(string(value, "timestamp")?.as_bytes()).map(LineTime::Exact)
 }
 
-pub(super) fn found(value: &Value) -> Result<Option<Found>, Unreadable> {
+pub(super) fn parse(value: &Value) -> Result<Option<ParsedLine>, Unreadable> {
     let messages = value.get("messages").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let messages = messages.iter().filter_map(|message| {
         let record_type = RecordType(u16::try_from(number(message.get("type")?)?).ok()?);
         Some((record_type, string(message, "data")?))
     });
-    let mut told = (None, None);
+    let mut parsed = (None, None);
     for (record_type, data) in messages.clone() {
-        told = audit::Message { record_type, body: data.as_bytes() }.content()?;
-        if told.1.is_some() {
+        parsed = audit::Message { record_type, body: data.as_bytes() }.content()?;
+        if parsed.1.is_some() {
             break;
         }
     }
-    let (writer, content) = told;
+    let (writer, content) = parsed;
     let Some(content) = content.or_else(|| opened(messages)) else { return Ok(None) };
     let serial = value.get("sequence").and_then(number).ok_or(Unreadable::Field { field: "sequence" })?;
     let when = when(value).ok_or(Unreadable::Time)?;
-    Ok(Some(Found { serial: Some(serial), writer, ..Found::new(when, Voice::Auditd, content) }))
+    Ok(Some(ParsedLine {
+        serial: Some(serial),
+        writer,
+        ..ParsedLine::new(when, LogProgram::Auditd, content)
+    }))
 }
 
-/// An open(2) of a device that the kernel saw: all its records are in one object.
+/// The kernel's open(2) of a device: all its records are in one object.
 fn opened<'a>(messages: impl Iterator<Item = (RecordType, &'a str)>) -> Option<Content> {
     let lines: Vec<_> = messages
         .filter(|(record_type, _)| matches!(*record_type, RecordType::SYSCALL | RecordType::PATH))

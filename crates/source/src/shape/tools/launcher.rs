@@ -1,44 +1,45 @@
-//! KubeVirt's virt-launcher passes libvirt's log on, as JSON or as logfmt:
+//! Parses libvirt's log as relayed by KubeVirt's virt-launcher, in JSON or logfmt:
 //! `{"component":"virt-launcher","msg":"…","pos":"virAuditSend:141","subcomponent":"libvirt",…}`.
 
-use crate::found::{Found, Voice, When};
+use crate::parsed_line::{LineTime, LogProgram, ParsedLine};
 use crate::shape::{Unreadable, libvirt};
 
-/// More pairs no line of it has.
+/// Maximum number of pairs in a line.
 const MAX_PAIRS: usize = 64;
 
-/// Whether it is libvirt that speaks.
+/// Whether libvirt wrote the message.
 pub(super) fn is<'a>(get: impl Fn(&str) -> Option<&'a str>) -> bool {
     get("component") == Some("virt-launcher") && get("subcomponent") == Some("libvirt")
 }
 
-pub(super) fn when<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Option<When> {
+pub(super) fn when<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Option<LineTime> {
     if get("component") != Some("virt-launcher") {
         return None;
     }
     super::moment(get("timestamp")?)
 }
 
-pub(super) fn found<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<Option<Found>, Unreadable> {
+pub(super) fn parse<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<Option<ParsedLine>, Unreadable> {
     let place = get("pos").and_then(|place| place.rsplit_once(':'));
     let message =
         get("msg").filter(|_| place.is_some_and(|(function, _)| libvirt::audits(function.as_bytes())));
     let content = libvirt::message(message.ok_or(Unreadable::Unknown)?.as_bytes())?;
     let when = when(&get).ok_or(Unreadable::Time);
-    content.map(|content| Ok(Found::new(when?, Voice::Manager, content))).transpose()
+    content.map(|content| Ok(ParsedLine::new(when?, LogProgram::Manager, content))).transpose()
 }
 
-/// A line in logfmt: `component=virt-launcher level=warning msg="…" …`; none where it is of nobody we know.
-pub(in crate::shape) fn line(line: &[u8]) -> Option<Result<Option<Found>, Unreadable>> {
+/// Parses a line in logfmt: `component=virt-launcher level=warning msg="…" …`; `None` if another
+/// component wrote it.
+pub(in crate::shape) fn line(line: &[u8]) -> Option<Result<Option<ParsedLine>, Unreadable>> {
     let pairs = logfmt(std::str::from_utf8(line).ok()?)?;
     let get = |key: &str| {
         let mut values = pairs.iter().filter(|(name, _)| *name == key);
         values.next().filter(|_| values.next().is_none()).map(|(_, value)| value.as_str())
     };
-    is(get).then(|| found(get))
+    is(get).then(|| parse(get))
 }
 
-/// The pairs of a line that has nothing else.
+/// The pairs of a line that consists of pairs.
 fn logfmt(mut line: &str) -> Option<Vec<(&str, String)>> {
     let mut pairs = Vec::new();
     while !line.is_empty() {
@@ -63,7 +64,7 @@ fn logfmt(mut line: &str) -> Option<Vec<(&str, String)>> {
     Some(pairs)
 }
 
-/// A value behind its opening quote, and what follows the closing one.
+/// The value after an opening quote, and the text after the closing one.
 fn unquoted(text: &str) -> Option<(String, &str)> {
     let (mut value, mut chars) = (String::new(), text.char_indices());
     while let Some((at, c)) = chars.next() {
@@ -73,7 +74,7 @@ fn unquoted(text: &str) -> Option<(String, &str)> {
                 c @ ('"' | '\\') => value.push(c),
                 'n' => value.push('\n'),
                 't' => value.push('\t'),
-                // Nothing else is in what libvirt writes.
+                // libvirt's messages have no other escapes.
                 _ => return None,
             },
             c => value.push(c),

@@ -1,9 +1,9 @@
-//! What other programs make of audit's records and of a manager's log, as JSON: go-audit, laurel, auditbeat,
-//! virt-launcher; and what keeps other programs' lines: Docker, Loki, the kubelet.
+//! Parses the JSON that other programs make of audit records and a manager's log: go-audit, laurel,
+//! auditbeat, virt-launcher; and of log collectors: Docker, Loki, the kubelet.
 //!
-//! Each of these says itself who wrote: an object that lacks the fields by which it does is not believed. A
-//! keeper of lines says who printed a line and not who made it, so of what it keeps only audit's own lines, a
-//! manager's log and the objects of the former are read.
+//! The former name the writer themselves: an object without the fields for that is not trusted. A
+//! collector names the program that printed a line, not the line's author, so of its lines only raw
+//! audit lines, a manager's log and the objects of the former are parsed.
 
 mod auditbeat;
 mod go_audit;
@@ -13,12 +13,12 @@ mod laurel;
 use serde_json::Value;
 
 use super::{Unreadable, audit, libvirt, stamp};
-use crate::found::{Found, When};
+use crate::parsed_line::{LineTime, ParsedLine};
 
 pub(super) use launcher::line as launcher_line;
 
-/// What an object tells that is no entry of a journal.
-pub(super) fn object(object: &[u8]) -> Result<Option<Found>, Unreadable> {
+/// Parses an object that is not a journal entry.
+pub(super) fn object(object: &[u8]) -> Result<Option<ParsedLine>, Unreadable> {
     let value = parse(object)?;
     match kept(&value) {
         Some((line, _)) => wrapped(line.ok_or(Unreadable::Unknown)?.as_bytes()),
@@ -27,7 +27,7 @@ pub(super) fn object(object: &[u8]) -> Result<Option<Found>, Unreadable> {
 }
 
 /// The time of an object.
-pub(super) fn when(object: &[u8]) -> Option<When> {
+pub(super) fn when(object: &[u8]) -> Option<LineTime> {
     let value = parse(object).ok()?;
     if let Some((line, time)) = kept(&value) {
         let line = line.map(str::as_bytes).filter(|line| super::is_audits(line));
@@ -43,24 +43,24 @@ fn parse(object: &[u8]) -> Result<Value, Unreadable> {
     serde_json::from_slice(object).map_err(|error| Unreadable::Json { column: error.column() })
 }
 
-/// An object that a program made of records.
-fn made(value: &Value) -> Result<Option<Found>, Unreadable> {
+/// Parses an object that a program made of records.
+fn made(value: &Value) -> Result<Option<ParsedLine>, Unreadable> {
     if launcher::is(|key| string(value, key)) {
-        launcher::found(|key| string(value, key))
+        launcher::parse(|key| string(value, key))
     } else if go_audit::is(value) {
-        go_audit::found(value)
+        go_audit::parse(value)
     } else if laurel::is(value) {
-        laurel::found(value)
+        laurel::parse(value)
     } else if auditbeat::is(value) {
-        auditbeat::found(value)
+        auditbeat::parse(value)
     } else {
         Err(Unreadable::Unknown)
     }
 }
 
-/// The line that Docker (`{"log":"…\n","stream":"stdout","time":"…"}`) or Loki (`{"line":"…","timestamp":"…",
-/// "labels":{…}}`) kept, and when. Docker cuts long lines in parts, of which only the last has a newline: they
-/// are no line.
+/// The line that Docker (`{"log":"…\n","stream":"stdout","time":"…"}`) or Loki
+/// (`{"line":"…","timestamp":"…","labels":{…}}`) collected, and its time. Docker splits long lines,
+/// and only the last part has a newline: such parts are not parsed.
 fn kept(value: &Value) -> Option<(Option<&str>, &str)> {
     if let (Some(log), Some(_), Some(time)) =
         (string(value, "log"), string(value, "stream"), string(value, "time"))
@@ -74,8 +74,8 @@ fn kept(value: &Value) -> Option<(Option<&str>, &str)> {
     }
 }
 
-/// A line that a program printed, as one of these keeps it.
-pub(super) fn wrapped(line: &[u8]) -> Result<Option<Found>, Unreadable> {
+/// Parses a line that a program printed, as a collector stored it.
+pub(super) fn wrapped(line: &[u8]) -> Result<Option<ParsedLine>, Unreadable> {
     let line = super::trim(line);
     if super::is_audits(line) {
         return audit::line(line);
@@ -99,7 +99,7 @@ fn string<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
     value.get(key)?.as_str()
 }
 
-/// A number, or the string of one.
+/// A number, or a string with one.
 fn number(value: &Value) -> Option<u32> {
     match value {
         Value::Number(number) => u32::try_from(number.as_u64()?).ok(),
@@ -108,7 +108,7 @@ fn number(value: &Value) -> Option<u32> {
     }
 }
 
-/// A string, or a number as one.
+/// A string, or a number as a string.
 fn text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -117,8 +117,8 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// A time as RFC 3339 writes it.
-fn moment(text: &str) -> Option<When> {
+/// A time in the format of RFC 3339.
+fn moment(text: &str) -> Option<LineTime> {
     let (when, rest) = stamp::iso(text.as_bytes())?;
     rest.is_empty().then_some(when)
 }

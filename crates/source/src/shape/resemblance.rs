@@ -1,9 +1,9 @@
-//! What a guest's record looks like, whoever wrote it and in whatever shape.
+//! Detects text that looks like a guest's record, in whatever shape and from whatever writer.
 
 use memchr::memmem;
 
-/// Whether a line that no shape can read looks as if it held a guest's record: then it is not passed over
-/// in silence.
+/// Whether a line in an unknown shape looks like a guest's record: such lines are counted, not
+/// skipped silently.
 pub(crate) fn resembles_record(line: &[u8]) -> bool {
     let has = |text: &[u8]| memmem::find(line, text).is_some();
     has(b"VIRT_RESOURCE")
@@ -17,7 +17,7 @@ pub(crate) fn resembles_record(line: &[u8]) -> bool {
             && (has_word(line, b"uuid=", false) || has_word(line, b"vm=", false))
 }
 
-/// Whether the text stands in a line where a word begins, and also ends there if it is to be whole.
+/// Whether a line contains `word` at the beginning of a word; `whole`: and also at its end.
 fn has_word(line: &[u8], word: &[u8], whole: bool) -> bool {
     let is_part = |byte: Option<&u8>| {
         byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))

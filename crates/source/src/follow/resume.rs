@@ -1,4 +1,4 @@
-//! The place where a log was left, found again.
+//! Finds the position of a checkpoint in a log's files.
 
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt as _;
@@ -7,66 +7,75 @@ use jiff::SignedDuration;
 use memchr::{memchr_iter, memmem};
 use taptrail_record::Stamp;
 
-use super::checkpoint::{Checkpoint, Digest, FilePlace, LastLine, moment};
-use super::lines::stamped;
+use super::checkpoint::{Checkpoint, Digest, FilePosition, LastLine, timestamp};
+use super::line_reader::parse_stamp;
 use super::rotations::{LogFile, is_damage};
 
-/// How much is read of a file at once.
-const PIECE: usize = 64 * 1024;
+/// Bytes per read.
+const READ_BYTES: usize = 64 * 1024;
 
-/// How far lines are out of order.
-const DISORDER: SignedDuration = SignedDuration::from_mins(1);
+/// Lines are out of order by at most this.
+const LINE_TIME_SKEW: SignedDuration = SignedDuration::from_mins(1);
 
-/// A place in one of a log's files.
+/// A position in one of a log's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
-    /// Which file, of those given.
+pub(super) struct ResumePosition {
+    /// Index of the file.
     pub(super) file: usize,
     pub(super) at: u64,
     pub(super) line: u64,
 }
 
-/// Where the log goes on behind `left`, if that place is there.
-pub(super) fn find(files: &[LogFile], left: &Checkpoint) -> io::Result<Option<Place>> {
-    let here = |(number, place): (usize, FilePlace)| Place { file: number, at: place.at, line: place.line };
-    if let Some(place) = left.file.filter(|place| place.at > 0) {
+/// The position after checkpoint `checkpoint`, if it exists.
+pub(super) fn find_position(
+    files: &[LogFile],
+    checkpoint: &Checkpoint,
+) -> io::Result<Option<ResumePosition>> {
+    let here = |(number, place): (usize, FilePosition)| ResumePosition {
+        file: number,
+        at: place.at,
+        line: place.line,
+    };
+    if let Some(place) = checkpoint.file.filter(|place| place.at > 0) {
         let same = files.iter().enumerate().filter(|(_, file)| file.id == place.id);
-        // Its copies then, the newest first.
+        // Then its copies, newest first.
         let others = files.iter().enumerate().rev().filter(|(_, file)| file.id != place.id);
         for (number, file) in same.chain(others) {
-            if holds(file, &place, left.last.as_ref())? {
+            if matches_position(file, &place, checkpoint.last.as_ref())? {
                 return Ok(Some(here((number, place))));
             }
         }
     }
-    let searched = match (left.last, left.stamp) {
+    let searched = match (checkpoint.last, checkpoint.stamp) {
         (Some(LastLine { digest, stamp: Some(stamp) }), _) => search(files, stamp, digest)?,
         (_, Some(stamp)) => search(files, stamp, Digest::of_tail(b""))?,
         (_, None) => None,
     };
-    // Of which nothing was read yet can't be told from another that has its inode by now.
-    let untouched = left.file.filter(|place| place.at == 0);
+    // If nothing was read of the file yet, it can't be distinguished from another with the same
+    // inode.
+    let untouched = checkpoint.file.filter(|place| place.at == 0);
     let same = untouched.and_then(|place| Some((files.iter().position(|file| file.id == place.id)?, place)));
     Ok(searched.or(same.map(here)))
 }
 
-/// Whether a file begins as it did, and has the same line before the place. One that is damaged before it does not.
-fn holds(file: &LogFile, place: &FilePlace, last: Option<&LastLine>) -> io::Result<bool> {
-    match reads_alike(file, place, last) {
+/// Whether a file has the same first bytes and the same line before the position. False for a
+/// compressed file that is damaged before it.
+fn matches_position(file: &LogFile, place: &FilePosition, last: Option<&LastLine>) -> io::Result<bool> {
+    match has_same_bytes(file, place, last) {
         Err(error) if file.is_packed() && is_damage(&error) => Ok(false),
         read => read,
     }
 }
 
-fn reads_alike(file: &LogFile, place: &FilePlace, last: Option<&LastLine>) -> io::Result<bool> {
+fn has_same_bytes(file: &LogFile, place: &FilePosition, last: Option<&LastLine>) -> io::Result<bool> {
     let tail = last.map_or(0, |last| last.digest.len());
     if file.is_packed() {
         let mut bytes = file.reader()?;
-        let Some(head) = take(&mut bytes, place.head.len())? else { return Ok(false) };
+        let Some(head) = read_exactly(&mut bytes, place.head.len())? else { return Ok(false) };
         if Digest::of_head(&head) != place.head {
             return Ok(false);
         }
-        // The last line may be within the first bytes.
+        // The last line may begin within the first bytes.
         let from = place.at.saturating_sub(tail as u64);
         let between = from.checked_sub(head.len() as u64);
         let mut end = match between {
@@ -79,7 +88,7 @@ fn reads_alike(file: &LogFile, place: &FilePlace, last: Option<&LastLine>) -> io
             }
             None => head[usize::try_from(from).unwrap_or(head.len())..].to_vec(),
         };
-        let Some(rest) = take(&mut bytes, tail.saturating_sub(end.len()))? else { return Ok(false) };
+        let Some(rest) = read_exactly(&mut bytes, tail.saturating_sub(end.len()))? else { return Ok(false) };
         end.extend_from_slice(&rest);
         end.truncate(tail);
         return Ok(last.is_none_or(|last| Digest::of_tail(&end) == last.digest));
@@ -100,8 +109,8 @@ fn reads_alike(file: &LogFile, place: &FilePlace, last: Option<&LastLine>) -> io
     Ok(Digest::of_head(&head) == place.head && last.is_none_or(|last| Digest::of_tail(&end) == last.digest))
 }
 
-/// So many bytes, unless there are fewer.
-fn take(bytes: &mut impl Read, count: usize) -> io::Result<Option<Vec<u8>>> {
+/// Reads exactly `count` bytes; `None` if there are fewer.
+fn read_exactly(bytes: &mut impl Read, count: usize) -> io::Result<Option<Vec<u8>>> {
     let mut taken = vec![0; count];
     match bytes.read_exact(&mut taken) {
         Ok(()) => Ok(Some(taken)),
@@ -110,9 +119,9 @@ fn take(bytes: &mut impl Read, count: usize) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Behind the last line told, by its time and number: behind the very line if it is there, else behind the
-/// last line of its event.
-fn search(files: &[LogFile], stamp: Stamp, digest: Digest) -> io::Result<Option<Place>> {
+/// Searches the last reported line by its time and serial number. Returns the position after that
+/// line or, if it is gone, after the last line of its event.
+fn search(files: &[LogFile], stamp: Stamp, digest: Digest) -> io::Result<Option<ResumePosition>> {
     let text = format!("({}.{:03}:{})", stamp.seconds, stamp.millis, stamp.serial);
     let wanted = memmem::Finder::new(text.as_bytes());
     for (number, file) in files.iter().enumerate().rev() {
@@ -121,25 +130,25 @@ fn search(files: &[LogFile], stamp: Stamp, digest: Digest) -> io::Result<Option<
             continue;
         }
         if let Some((at, line)) = search_in(file, &wanted, stamp, digest)? {
-            return Ok(Some(Place { file: number, at, line }));
+            return Ok(Some(ResumePosition { file: number, at, line }));
         }
         if first.is_some_and(|first| is_long_after(stamp, first)) {
-            // It covers that time, and does not have it.
+            // The file covers that time and does not have the line.
             break;
         }
     }
     Ok(None)
 }
 
-/// Whether one stamp is later than another by more than disorder.
+/// Whether `one` is later than `other` by more than [`LINE_TIME_SKEW`].
 pub(super) fn is_long_after(one: Stamp, other: Stamp) -> bool {
-    match (moment(one), moment(other)) {
-        (Some(one), Some(other)) => one.duration_since(other) > DISORDER,
+    match (timestamp(one), timestamp(other)) {
+        (Some(one), Some(other)) => one.duration_since(other) > LINE_TIME_SKEW,
         _ => one > other,
     }
 }
 
-/// The place behind the line in one file: bytes and lines before it.
+/// Searches one file. Returns the position after the line, in bytes and lines.
 fn search_in(
     file: &LogFile,
     wanted: &memmem::Finder<'_>,
@@ -152,7 +161,7 @@ fn search_in(
     loop {
         buffer.drain(..begin);
         let filled = buffer.len();
-        buffer.resize(filled + PIECE, 0);
+        buffer.resize(filled + READ_BYTES, 0);
         let read = match bytes.read(&mut buffer[filled..]) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
             Err(error) if file.is_packed() && is_damage(&error) => return Ok(found),
@@ -163,13 +172,13 @@ fn search_in(
         buffer.truncate(filled + read);
         begin = 0;
         if wanted.find(&buffer).is_none() {
-            // Its end may hold the beginning of it.
+            // The stamp may begin in the last, incomplete line.
             for newline in memchr_iter(b'\n', &buffer) {
                 line += 1;
                 begin = newline + 1;
             }
             at += begin as u64;
-            if begin == 0 && buffer.len() > crate::feed::MAX_LINE {
+            if begin == 0 && buffer.len() > crate::feed::MAX_LINE_BYTES {
                 at += buffer.len() as u64;
                 begin = buffer.len();
             }
@@ -180,7 +189,7 @@ fn search_in(
             begin = newline + 1;
             at += this.len() as u64;
             line += 1;
-            if stamped(this).is_some_and(|stamped| stamped.stamp == stamp) {
+            if parse_stamp(this).is_some_and(|stamped| stamped.stamp == stamp) {
                 found = Some((at, line));
                 if Digest::of_tail(this) == digest {
                     return Ok(found);

@@ -1,4 +1,4 @@
-//! Which times of which host the inputs cover, and what is missing within.
+//! Time ranges that the inputs cover for each host, and the gaps within.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -6,82 +6,84 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use taptrail_trail::{Coverage, InputFile, Span};
 
-/// The gaps of each host, and which inputs are logs.
+/// Collects the gaps of each host, and which inputs are logs.
 #[derive(Debug, Default)]
-pub(crate) struct Covered {
+pub(crate) struct CoverageBuilder {
     gaps: HashMap<Arc<str>, Vec<Span>>,
     starts: HashMap<Arc<str>, VecDeque<Timestamp>>,
-    /// Where the earliest ledger of each host begins.
+    /// Time of the first record in the earliest ledger of each host.
     ledgers: HashMap<Arc<str>, Timestamp>,
     logs: HashMap<u32, Log>,
-    /// How many rotations each log has.
+    /// Number of rotations of each log.
     families: HashMap<Arc<str>, u32>,
-    /// The inputs that are an audit log's own lines, which have all of the kernel's numbers.
+    /// Inputs that are raw audit logs: they have all of the kernel's serial numbers.
     numbered: HashSet<u32>,
 }
 
-/// An audit log, or a rotation of one.
+/// A log, or a rotation of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Log {
     family: Arc<str>,
     rotation: u32,
 }
 
-impl Covered {
-    /// An input is a log, or a rotation of one, of this family.
-    pub(crate) fn log(&mut self, id: u32, family: Arc<str>, rotation: u32) {
+impl CoverageBuilder {
+    /// Adds an input that is a log, or a rotation of one. `family`: the path that the rotations
+    /// share.
+    pub(crate) fn add_log(&mut self, id: u32, family: Arc<str>, rotation: u32) {
         *self.families.entry(Arc::clone(&family)).or_default() += 1;
         self.logs.insert(id, Log { family, rotation });
     }
 
-    /// The family of an input that is one of several rotations.
-    pub(crate) fn rotated(&self, id: u32) -> Option<Arc<str>> {
+    /// The family of an input, if that has several rotations.
+    pub(crate) fn rotation_family(&self, id: u32) -> Option<Arc<str>> {
         let family = &self.logs.get(&id)?.family;
         (self.families.get(family).is_some_and(|rotations| *rotations > 1)).then(|| Arc::clone(family))
     }
 
-    /// Whether an input is of this family.
-    pub(crate) fn is_of(&self, id: u32, family: &str) -> bool {
+    /// Whether an input belongs to this family.
+    pub(crate) fn is_in_family(&self, id: u32, family: &str) -> bool {
         self.logs.get(&id).is_some_and(|log| *log.family == *family)
     }
 
-    /// An input is an audit log's own lines.
-    pub(crate) fn numbered(&mut self, id: u32) {
+    /// Marks an input as a raw audit log.
+    pub(crate) fn add_numbered(&mut self, id: u32) {
         self.numbered.insert(id);
     }
 
-    /// Whether an input is an audit log's own lines.
+    /// Whether an input is a raw audit log.
     pub(crate) fn is_numbered(&self, id: u32) -> bool {
         self.numbered.contains(&id)
     }
 
-    /// Records of a host from `since` to `until` may be missing.
-    pub(crate) fn gap(&mut self, host: &Arc<str>, since: Timestamp, until: Timestamp) {
+    /// Adds a gap: records of a host from `since` to `until` may be missing.
+    pub(crate) fn add_gap(&mut self, host: &Arc<str>, since: Timestamp, until: Timestamp) {
         let gaps = self.gaps.entry(Arc::clone(host)).or_default();
         let full = gaps.len() >= Coverage::MAX_GAPS;
         match gaps.last_mut() {
             Some(last) if since <= last.until && last.from <= until => {
                 *last = Span { from: last.from.min(since), until: last.until.max(until) };
             }
-            // Of too many, the last two are taken for one.
+            // At the limit, the new gap is merged into the last one.
             Some(last) if full => last.until = last.until.max(until),
             _ => gaps.push(Span { from: since, until }),
         }
     }
 
-    /// Whether records of a host may be missing somewhere.
+    /// Whether a host has gaps.
     pub(crate) fn has_gaps(&self, host: &Arc<str>) -> bool {
         self.gaps.contains_key(host)
     }
 
-    /// A ledger of a host begins.
-    pub(crate) fn ledger(&mut self, host: &Arc<str>, time: Timestamp) {
+    /// Adds the time of the first record in a ledger.
+    pub(crate) fn add_ledger_start(&mut self, host: &Arc<str>, time: Timestamp) {
         let begins = self.ledgers.entry(Arc::clone(host)).or_insert(time);
         *begins = time.min(*begins);
     }
 
-    /// Nothing is held of a host at this time that is not told: it boots, or is watched from then on.
-    pub(crate) fn start(&mut self, host: &Arc<str>, time: Timestamp) {
+    /// Adds a start: what the host's guests hold at this time is fully recorded, because the host
+    /// boots or a watcher begins.
+    pub(crate) fn add_start(&mut self, host: &Arc<str>, time: Timestamp) {
         let starts = self.starts.entry(Arc::clone(host)).or_default();
         if starts.len() == Coverage::MAX_STARTS {
             starts.pop_front();
@@ -89,8 +91,8 @@ impl Covered {
         starts.push_back(time);
     }
 
-    /// Whether another input is an audit log that tells of a host from `since` to `until`: what it lacks shows in
-    /// its numbers.
+    /// Whether another input is a raw audit log that covers a host from `since` to `until`. Records
+    /// that it lacks show in its serial numbers.
     pub(crate) fn is_covered_elsewhere(
         &self,
         files: &[InputFile],
@@ -107,8 +109,8 @@ impl Covered {
         })
     }
 
-    /// Which times of each host all inputs together cover.
-    pub(crate) fn of(&self, files: &[InputFile]) -> Vec<Coverage> {
+    /// The coverage of each host by all inputs together.
+    pub(crate) fn build(&self, files: &[InputFile]) -> Vec<Coverage> {
         let mut hosts: Vec<Coverage> = Vec::new();
         let mut spans: HashMap<Arc<str>, Vec<(Span, Option<&Log>)>> = HashMap::new();
         let mut logged: HashSet<Arc<str>> = HashSet::new();
@@ -147,7 +149,7 @@ impl Covered {
     }
 }
 
-/// Whether one rotation of a log is the next older one than the other.
+/// Whether `newer` is the rotation directly after `older`, of the same log.
 fn follows(older: Option<&Log>, newer: Option<&Log>) -> bool {
     older.zip(newer).is_some_and(|(older, newer)| {
         older.family == newer.family && older.rotation.checked_sub(1) == Some(newer.rotation)
@@ -175,33 +177,33 @@ mod tests {
 
     #[test]
     fn rotations_that_follow_each_other_cover_what_is_between() {
-        let mut covered = Covered::default();
+        let mut covered = CoverageBuilder::default();
         for (id, rotation) in [(0, 2), (1, 1), (2, 0)] {
-            covered.log(id, "audit.log".into(), rotation);
+            covered.add_log(id, "audit.log".into(), rotation);
         }
         let files = [file(10, 20), file(30, 40), file(45, 50)];
-        assert_eq!(covered.of(&files)[0].spans, [span(10, 50)]);
-        covered.log(1, "audit.log".into(), 5);
-        assert_eq!(covered.of(&files)[0].spans, [span(10, 20), span(30, 40), span(45, 50)]);
+        assert_eq!(covered.build(&files)[0].spans, [span(10, 50)]);
+        covered.add_log(1, "audit.log".into(), 5);
+        assert_eq!(covered.build(&files)[0].spans, [span(10, 20), span(30, 40), span(45, 50)]);
     }
 
     #[test]
-    fn what_one_log_drops_an_audit_log_may_have() {
-        let mut covered = Covered::default();
+    fn a_loss_of_one_log_may_be_covered_by_an_audit_log() {
+        let mut covered = CoverageBuilder::default();
         let host = Arc::from("h");
         let files = [file(10, 20), file(11, 30)];
         let elsewhere =
-            |covered: &Covered, id| covered.is_covered_elsewhere(&files, id, &host, at(12), at(14));
+            |covered: &CoverageBuilder, id| covered.is_covered_elsewhere(&files, id, &host, at(12), at(14));
         assert!(!elsewhere(&covered, 0));
-        covered.numbered(1);
+        covered.add_numbered(1);
         assert!(elsewhere(&covered, 0) && !elsewhere(&covered, 1));
-        covered.gap(&host, at(12), at(14));
-        covered.gap(&host, at(13), at(15));
-        assert_eq!(covered.of(&files)[0].gaps, [span(12, 15)]);
+        covered.add_gap(&host, at(12), at(14));
+        covered.add_gap(&host, at(13), at(15));
+        assert_eq!(covered.build(&files)[0].gaps, [span(12, 15)]);
     }
 
     #[test]
-    fn a_question_is_covered_where_no_gap_is_touched() {
+    fn a_time_range_is_covered_unless_it_touches_a_gap() {
         let (spans, gaps, starts) = (vec![span(10, 20)], vec![span(12, 14)], vec![at(15)]);
         let coverage = Coverage { host: "h".into(), spans, gaps, starts };
         let covers = |from, until| coverage.covers(at(from), at(until));
@@ -221,9 +223,9 @@ mod tests {
 
     #[test]
     fn no_number_of_gaps_takes_more_than_its_memory() {
-        let mut covered = Covered::default();
+        let mut covered = CoverageBuilder::default();
         let host = Arc::from("h");
-        (0..100_000).for_each(|second| covered.gap(&host, at(second * 2), at(second * 2)));
+        (0..100_000).for_each(|second| covered.add_gap(&host, at(second * 2), at(second * 2)));
         assert_eq!(covered.gaps[&host].len(), Coverage::MAX_GAPS);
     }
 }

@@ -1,4 +1,5 @@
-//! Of which times audit logs tell, so that what one lacks can be told from what nobody kept.
+//! Time ranges covered by each audit log: they distinguish a record missing in a log from a missing
+//! log.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -7,55 +8,55 @@ use jiff::Timestamp;
 
 use crate::track::Origin;
 
-/// From when to when the audit logs of each host tell, and which rotations lie between.
+/// The time range of each audit log, for each host, and which rotations are read.
 #[derive(Debug, Default)]
-pub(crate) struct Coverage {
-    /// The rotations that are read: one of several that is not leaves a gap.
+pub(crate) struct AuditSpans {
+    /// The rotations that are read. If one of several is not read, its time is not covered.
     rotations: BTreeSet<u32>,
-    hosts: HashMap<Arc<str>, Vec<Stretch>>,
+    hosts: HashMap<Arc<str>, Vec<LogSpan>>,
 }
 
-/// What one log tells of one host.
+/// The time range that one log covers for one host.
 #[derive(Debug)]
-struct Stretch {
+struct LogSpan {
     of: Origin,
     from: Timestamp,
     to: Timestamp,
 }
 
-impl Coverage {
-    /// A rotation is read.
-    pub(crate) fn has(&mut self, rotation: u32) {
+impl AuditSpans {
+    /// Notes that a rotation is read.
+    pub(crate) fn add_rotation(&mut self, rotation: u32) {
         self.rotations.insert(rotation);
     }
 
-    /// A rotation can't be read, or not to its end.
-    pub(crate) fn lost(&mut self, rotation: u32) {
+    /// Notes that a rotation can't be read, or not to its end.
+    pub(crate) fn remove_rotation(&mut self, rotation: u32) {
         self.rotations.remove(&rotation);
     }
 
-    /// A log tells of a host at this time.
-    pub(crate) fn tells(&mut self, host: &Arc<str>, of: Origin, time: Timestamp) {
-        let stretches = match self.hosts.get_mut(host) {
-            Some(stretches) => stretches,
+    /// Extends the range of a log to an event of `host` at `time`.
+    pub(crate) fn add(&mut self, host: &Arc<str>, of: Origin, time: Timestamp) {
+        let spans = match self.hosts.get_mut(host) {
+            Some(spans) => spans,
             None => self.hosts.entry(Arc::clone(host)).or_default(),
         };
-        // The one that was begun last is the most likely.
-        match stretches.iter_mut().rfind(|stretch| stretch.of.id == of.id) {
-            Some(stretch) => stretch.to = stretch.to.max(time),
-            None => stretches.push(Stretch { of, from: time, to: time }),
+        // The newest range is the most likely one.
+        match spans.iter_mut().rfind(|span| span.of.id == of.id) {
+            Some(span) => span.to = span.to.max(time),
+            None => spans.push(LogSpan { of, from: time, to: time }),
         }
     }
 
-    /// Whether an audit log would have told of this host at this time: its records are before and
-    /// after, and all rotations between are read.
+    /// Whether the audit logs cover this time for `host`: one log has events before and after it,
+    /// or two logs do and all rotations between them are read.
     pub(crate) fn covers(&self, host: &Arc<str>, time: Timestamp) -> bool {
-        let Some(stretches) = self.hosts.get(host) else { return false };
-        if stretches.iter().any(|stretch| stretch.from < time && time < stretch.to) {
+        let Some(spans) = self.hosts.get(host) else { return false };
+        if spans.iter().any(|span| span.from < time && time < span.to) {
             return true;
         }
-        let before = stretches.iter().filter(|stretch| stretch.to < time).max_by_key(|stretch| stretch.to);
-        let after = stretches.iter().filter(|stretch| time < stretch.from).min_by_key(|stretch| stretch.from);
+        let before = spans.iter().filter(|span| span.to < time).max_by_key(|span| span.to);
+        let after = spans.iter().filter(|span| time < span.from).min_by_key(|span| span.from);
         before.zip(after).is_some_and(|(before, after)| {
             let (older, newer) = (before.of.rotation, after.of.rotation);
             let between = || self.rotations.range(newer..=older).count();
@@ -68,17 +69,17 @@ impl Coverage {
 mod tests {
     use super::*;
 
-    /// The seconds from 0 to 100 that are covered by rotations which tell of 10-20, 40-50 and 70-80.
+    /// The covered seconds from 0 to 100. The rotations have events at 10-20, 40-50 and 70-80.
     fn covered(rotations: &[u32; 3], lost: Option<u32>) -> Vec<i64> {
-        let (mut coverage, host) = (Coverage::default(), Arc::from("h1"));
+        let (mut coverage, host) = (AuditSpans::default(), Arc::from("h1"));
         let at = |second| Timestamp::from_second(second).unwrap();
         for ((id, rotation), from) in (0..).zip(rotations).zip([10, 40, 70]) {
-            coverage.has(*rotation);
+            coverage.add_rotation(*rotation);
             for second in from..=from + 10 {
-                coverage.tells(&host, Origin { id, is_rows: false, rotation: *rotation }, at(second));
+                coverage.add(&host, Origin { id, is_rows: false, rotation: *rotation }, at(second));
             }
         }
-        lost.into_iter().for_each(|rotation| coverage.lost(rotation));
+        lost.into_iter().for_each(|rotation| coverage.remove_rotation(rotation));
         assert!(!coverage.covers(&Arc::from("h2"), at(15)));
         (0..100).filter(|second| coverage.covers(&host, at(*second))).collect()
     }

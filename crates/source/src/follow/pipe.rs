@@ -1,4 +1,4 @@
-//! Lines from a descriptor: what auditd gives its plugins on their standard input.
+//! Lines from a file descriptor, e.g. those that auditd writes to its plugins' standard input.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,45 +10,46 @@ use rustix::io::Errno;
 use taptrail_trail::GapReason;
 
 use super::checkpoint::Checkpoint;
-use super::lines::Lines;
-use super::{About, Source, Told};
+use super::line_reader::LineReader;
+use super::{LineDefaults, PollBatch, Source};
 use crate::SourceError;
 
-/// How much is read at once, and how much by one look.
-const READ: usize = 64 * 1024;
-const PIECE: u64 = 512 * 1024;
+/// Bytes per read, and per poll.
+const READ_BYTES: usize = 64 * 1024;
+const MAX_BYTES_PER_POLL: u64 = 512 * 1024;
 
-/// A descriptor that gives a log's lines, and can't give them again.
-pub struct Piped<F> {
+/// A file descriptor with a log's lines, which can't be read again.
+pub struct PipeSource<F> {
     fd: F,
     name: Arc<str>,
-    lines: Lines,
+    lines: LineReader,
     buffer: Vec<u8>,
     ended: bool,
 }
 
-impl<F: AsFd> Piped<F> {
-    /// Goes on behind `checkpoint`, with what is after it.
+impl<F: AsFd> PipeSource<F> {
+    /// Continues after `checkpoint`.
     ///
-    /// `caught_up`: everything up to the first line was told by another source, whose checkpoint it is.
+    /// `caught_up`: another source, whose checkpoint this is, has reported everything up to the
+    /// first line.
     pub fn new(
         fd: F,
-        about: About,
+        defaults: LineDefaults,
         name: Arc<str>,
         checkpoint: Option<&Checkpoint>,
         caught_up: bool,
     ) -> Self {
-        let mut lines = Lines::new(about, Arc::clone(&name), checkpoint, true);
+        let mut lines = LineReader::new(defaults, Arc::clone(&name), checkpoint, true);
         if checkpoint.is_some() {
-            lines.skip_told();
+            lines.skip_known();
             if !caught_up {
-                lines.lost(GapReason::NotListening);
+                lines.note_loss(GapReason::NotListening);
             }
         }
-        Self { fd, name, lines, buffer: vec![0; READ], ended: false }
+        Self { fd, name, lines, buffer: vec![0; READ_BYTES], ended: false }
     }
 
-    /// Whether a read would give something, or the end, at once.
+    /// Whether a read would return data, or the end, without blocking.
     fn is_readable(&self) -> Result<bool, Errno> {
         let mut polled = [PollFd::new(&self.fd, PollFlags::IN)];
         match rustix::event::poll(&mut polled, Some(&Timespec::default())) {
@@ -59,39 +60,39 @@ impl<F: AsFd> Piped<F> {
     }
 }
 
-impl<F: AsFd> Source for Piped<F> {
-    fn awaited(&self) -> Option<BorrowedFd<'_>> {
+impl<F: AsFd> Source for PipeSource<F> {
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         (!self.ended).then(|| self.fd.as_fd())
     }
 
-    fn look_within(&self) -> Option<Duration> {
+    fn poll_interval(&self) -> Option<Duration> {
         None
     }
 
-    fn look(&mut self, told: &mut Told) -> Result<(), SourceError> {
+    fn poll(&mut self, batch: &mut PollBatch) -> Result<(), SourceError> {
         let failed = |errno: Errno| SourceError::Read {
             name: self.name.to_string(),
             at: 0,
             source: io::Error::from(errno),
         };
-        told.more = false;
-        let before = told.bytes;
+        batch.more = false;
+        let before = batch.bytes;
         while !self.ended && self.is_readable().map_err(failed)? {
             match rustix::io::read(&self.fd, &mut self.buffer) {
                 Ok(0) => {
-                    self.lines.finish(told);
+                    self.lines.finish(batch);
                     self.ended = true;
                 }
-                Ok(read) => self.lines.push(&self.buffer[..read], told),
+                Ok(read) => self.lines.push(&self.buffer[..read], batch),
                 Err(Errno::INTR | Errno::AGAIN) => break,
                 Err(errno) => return Err(failed(errno)),
             }
-            if told.bytes - before >= PIECE {
-                told.more = true;
+            if batch.bytes - before >= MAX_BYTES_PER_POLL {
+                batch.more = true;
                 break;
             }
         }
-        told.ended = self.ended;
+        batch.ended = self.ended;
         Ok(())
     }
 
@@ -99,8 +100,8 @@ impl<F: AsFd> Source for Piped<F> {
         self.lines.checkpoint()
     }
 
-    fn behind(&self) -> u64 {
-        // What a pipe holds is in memory alone.
+    fn backlog_bytes(&self) -> u64 {
+        // The size of a pipe's backlog is not known.
         0
     }
 }

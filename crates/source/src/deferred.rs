@@ -1,4 +1,4 @@
-//! Files that wait to be read, though there may be more of them than a process may have open.
+//! Files that are read later: there may be more of them than a process may keep open.
 
 use std::borrow::Borrow;
 use std::fs::{self, File};
@@ -10,18 +10,20 @@ use std::time::SystemTime;
 
 use rustix::process::{Resource, getrlimit};
 
-/// The most files that wait and are kept open, however many a process may have.
-const MAX_OPEN: usize = 4096;
+/// Maximum number of files kept open, whatever the process limit.
+const MAX_OPEN_FILES: usize = 4096;
 
-/// How many of the files that wait are kept open: what is open can be read whatever becomes of its name. The other
-/// half of what this process may have is for all else.
+/// How many files may be kept open until they are read: an open file can be read even if its name
+/// changes. The other half of the process limit is left for everything else.
 pub(crate) fn max_open() -> usize {
     let limit = getrlimit(Resource::Nofile).current;
-    limit.and_then(|limit| usize::try_from(limit / 2).ok()).map_or(MAX_OPEN, |half| half.min(MAX_OPEN))
+    limit
+        .and_then(|limit| usize::try_from(limit / 2).ok())
+        .map_or(MAX_OPEN_FILES, |half| half.min(MAX_OPEN_FILES))
 }
 
-/// Which file it is, whatever it is called. An inode's number may be given anew as soon as its file is gone: the time
-/// of birth tells the two apart, where the file system has it (statx(2)).
+/// Identity of a file, independent of its name. An inode number may be reused as soon as the file
+/// is deleted: the birth time distinguishes the two, if the file system has it (statx(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileIdentity {
     dev: u64,
@@ -35,80 +37,80 @@ impl FileIdentity {
     }
 }
 
-/// A file that is read later: open, or to be opened again.
+/// A file that is read later: open, or to be reopened.
 #[derive(Debug)]
-pub(crate) enum Kept {
+pub(crate) enum DeferredFile {
     Open(File),
-    Named(Named),
+    Closed(ClosedFile),
 }
 
-/// A file by its name and its identity: it may have another name by the time that it is read.
+/// A file by its name and identity: it may have another name when it is read.
 #[derive(Debug)]
-pub(crate) struct Named {
+pub(crate) struct ClosedFile {
     path: PathBuf,
     id: FileIdentity,
     size: u64,
 }
 
-/// A kept file, open.
-pub(crate) enum Handle<'a> {
-    Kept(&'a File),
-    Again(File),
+/// A deferred file, open.
+pub(crate) enum FileRef<'a> {
+    Borrowed(&'a File),
+    Reopened(File),
 }
 
-impl Kept {
-    /// Lets go of its descriptor until it is read.
+impl DeferredFile {
+    /// Closes the file until it is read.
     pub(crate) fn close(&mut self, path: &Path) -> io::Result<()> {
         if let Self::Open(file) = self {
             let about = file.metadata()?;
-            let named = Named { path: path.to_owned(), id: FileIdentity::of(&about), size: about.len() };
-            *self = Self::Named(named);
+            let named = ClosedFile { path: path.to_owned(), id: FileIdentity::of(&about), size: about.len() };
+            *self = Self::Closed(named);
         }
         Ok(())
     }
 
-    /// The file, opened again where it is not open.
-    pub(crate) fn get(&self) -> io::Result<Handle<'_>> {
+    /// The file, reopened if it is closed.
+    pub(crate) fn get(&self) -> io::Result<FileRef<'_>> {
         match self {
-            Self::Open(file) => Ok(Handle::Kept(file)),
-            Self::Named(named) => Ok(Handle::Again(named.open()?)),
+            Self::Open(file) => Ok(FileRef::Borrowed(file)),
+            Self::Closed(named) => Ok(FileRef::Reopened(named.open()?)),
         }
     }
 
-    /// The same, and it stays open.
-    pub(crate) fn hold(&mut self) -> io::Result<&File> {
-        if let Self::Named(named) = self {
+    /// Reopens the file if it is closed, and keeps it open.
+    pub(crate) fn keep_open(&mut self) -> io::Result<&File> {
+        if let Self::Closed(named) = self {
             *self = Self::Open(named.open()?);
         }
         match self {
             Self::Open(file) => Ok(file),
-            Self::Named(_) => Err(io::Error::other("it is not open")),
+            Self::Closed(_) => Err(io::Error::other("it is not open")),
         }
     }
 
-    /// The same, to be read to its end.
+    /// The file, reopened if it is closed, as an owned descriptor.
     pub(crate) fn into_file(self) -> io::Result<File> {
         match self {
             Self::Open(file) => Ok(file),
-            Self::Named(named) => named.open(),
+            Self::Closed(named) => named.open(),
         }
     }
 
-    /// Whether it is open now.
+    /// Whether the file is open.
     pub(crate) fn is_open(&self) -> bool {
         matches!(self, Self::Open(_))
     }
 
-    /// How many bytes it has; of one that is not open, how many it had.
+    /// Its size in bytes; for a closed file, the size when it was closed.
     pub(crate) fn size(&self) -> io::Result<u64> {
         match self {
             Self::Open(file) => Ok(file.metadata()?.len()),
-            Self::Named(named) => Ok(named.size),
+            Self::Closed(named) => Ok(named.size),
         }
     }
 }
 
-impl Named {
+impl ClosedFile {
     fn open(&self) -> io::Result<File> {
         self.id.open(&self.path)?.ok_or_else(|| {
             let gone = "it was rotated while being read, and removed before its turn came: there are more inputs than \
@@ -119,12 +121,13 @@ impl Named {
 }
 
 impl FileIdentity {
-    /// Opens the file that had this name, by whatever name in the same directory it has now; `None` where it is gone.
+    /// Opens the file that had this name, under whatever name it has now in the same directory;
+    /// `None` if it is gone.
     pub(crate) fn open(self, path: &Path) -> io::Result<Option<File>> {
         if let Some(file) = self.open_if_same(path)? {
             return Ok(Some(file));
         }
-        // A rotation has renamed it since.
+        // It has been renamed, as by a rotation.
         let dir = match path.parent() {
             Some(dir) if !dir.as_os_str().is_empty() => dir,
             _ => Path::new("."),
@@ -149,7 +152,7 @@ impl FileIdentity {
     }
 }
 
-/// Reads a file from its first byte on, without its position, which is not ours alone.
+/// Reads a file from its first byte on, without its file offset, which others may share.
 pub(crate) struct FromStart<F> {
     file: F,
     at: u64,
@@ -169,13 +172,13 @@ impl<F: Borrow<File>> Read for FromStart<F> {
     }
 }
 
-impl Deref for Handle<'_> {
+impl Deref for FileRef<'_> {
     type Target = File;
 
     fn deref(&self) -> &File {
         match self {
-            Self::Kept(file) => file,
-            Self::Again(file) => file,
+            Self::Borrowed(file) => file,
+            Self::Reopened(file) => file,
         }
     }
 }
@@ -184,30 +187,30 @@ impl Deref for Handle<'_> {
 mod tests {
     use super::*;
 
-    fn text(kept: &Kept) -> io::Result<String> {
+    fn text(deferred: &DeferredFile) -> io::Result<String> {
         let mut text = String::new();
-        let file = kept.get()?;
+        let file = deferred.get()?;
         (&*file).read_to_string(&mut text)?;
         Ok(text)
     }
 
     #[test]
-    fn a_closed_file_is_found_again_by_what_it_is() {
+    fn a_closed_file_is_found_by_its_identity() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         fs::write(path("a.log.1"), "one").unwrap();
-        let mut kept = Kept::Open(File::open(path("a.log.1")).unwrap());
-        kept.close(&path("a.log.1")).unwrap();
-        assert!(matches!(kept, Kept::Named(_)));
-        assert_eq!((text(&kept).unwrap().as_str(), kept.size().unwrap()), ("one", 3));
-        // A rotation renames it, and gives its name to another.
+        let mut deferred = DeferredFile::Open(File::open(path("a.log.1")).unwrap());
+        deferred.close(&path("a.log.1")).unwrap();
+        assert!(matches!(deferred, DeferredFile::Closed(_)));
+        assert_eq!((text(&deferred).unwrap().as_str(), deferred.size().unwrap()), ("one", 3));
+        // A rotation renames it, and gives its name to another file.
         fs::rename(path("a.log.1"), path("a.log.2")).unwrap();
         fs::write(path("a.log.1"), "another").unwrap();
-        assert_eq!(text(&kept).unwrap(), "one");
-        kept.hold().unwrap();
+        assert_eq!(text(&deferred).unwrap(), "one");
+        deferred.keep_open().unwrap();
         fs::remove_file(path("a.log.2")).unwrap();
-        assert_eq!(kept.size().unwrap(), 3);
-        let mut gone = Kept::Open(File::open(path("a.log.1")).unwrap());
+        assert_eq!(deferred.size().unwrap(), 3);
+        let mut gone = DeferredFile::Open(File::open(path("a.log.1")).unwrap());
         gone.close(&path("a.log.1")).unwrap();
         fs::remove_file(path("a.log.1")).unwrap();
         assert!(text(&gone).unwrap_err().to_string().contains("rotated while being read"));
