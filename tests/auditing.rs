@@ -17,7 +17,7 @@ use taptrail_kernel::audit::{Audit, ReadLog};
 use taptrail_ledger::Ledger;
 use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
 use taptrail_source::{Input, Options, read};
-use taptrail_witness::watch::{GuestState, WatchOptions, Watcher, What};
+use taptrail_witness::watch::{EventKind, GuestState, WatchOptions, Watcher};
 use world::auditing::{self, Auditing, auditctl};
 use world::{EMPTY, World};
 
@@ -332,7 +332,7 @@ impl Drop for ForeignGuest {
 }
 
 /// Feeds a watcher the log's lines that it has not taken yet, and lets it scan.
-fn watch(watcher: &mut Watcher, log: &Path, taken: &mut usize) -> Vec<What> {
+fn watch(watcher: &mut Watcher, log: &Path, taken: &mut usize) -> Vec<EventKind> {
     auditing::wait_for_log(log);
     let mut entries = Vec::new();
     let options = Options { hosts: taptrail_source::Hosts::one("h1"), ..Options::default() };
@@ -344,7 +344,7 @@ fn watch(watcher: &mut Watcher, log: &Path, taken: &mut usize) -> Vec<What> {
     entries[*taken..].iter().for_each(|entry| watcher.take(entry));
     *taken = entries.len();
     watcher.look();
-    watcher.commit(Some("here")).unwrap().into_iter().map(|happening| happening.what).collect()
+    watcher.commit(Some("here")).unwrap().into_iter().map(|event| event.kind).collect()
 }
 
 #[test]
@@ -366,14 +366,14 @@ fn auditing_has_what_a_watcher_saw_and_found() {
     foreign.log_record(Event::Detach { mac: ForeignGuest::MAC, vm_pid: None, fds: None, forced: false });
     world.until("the finding", || {
         let happened = watch(&mut watcher, &log, &mut taken);
-        happened
-            .iter()
-            .any(|what| matches!(what, What::Found(found) if found.kind.as_str() == "held-after-release"))
+        happened.iter().any(
+            |what| matches!(what, EventKind::Found(found) if found.kind.as_str() == "held-after-release"),
+        )
     });
     foreign.kill_qemu();
     world.until("the guest's end", || {
         let happened = watch(&mut watcher, &log, &mut taken);
-        happened.iter().any(|what| matches!(what, What::Guest { state: GuestState::Gone { .. }, .. }))
+        happened.iter().any(|what| matches!(what, EventKind::Guest { state: GuestState::Gone { .. }, .. }))
     });
     auditing.end_daemon();
 

@@ -1,13 +1,14 @@
-//! Reality held against the trail: what processes hold, seen in `/proc`, beside what records say.
+//! Compares the devices that processes hold, as `/proc` shows them, with what records say.
 //!
-//! - [`scan`]: who on this host holds which device of a guest's network, as the kernel shows it.
-//! - [`verify`](mod@verify): that beside what a trail tells, device by device.
-//! - [`watch`]: the guests of another manager, libvirt's first, watched as things happen.
+//! - [`scan`]: which process of this host holds which device of a guest's network, as the kernel
+//!   shows it.
+//! - [`verify`](mod@verify): compares a scan with a trail once, device by device.
+//! - [`watch`]: follows the guests of another manager (first of all libvirt's) continuously.
 //!
-//! This room looks at guests, and changes nothing of theirs: it opens no device and signals nobody. Only
-//! `watch` writes: what it saw, into the ledger and the kernel's audit. What processes say of themselves
-//! (their arguments, a state file) gives them a name, and is proof of nothing; what they hold, the kernel
-//! tells.
+//! This crate looks at guests and changes nothing of theirs: it opens no device and sends no
+//! signal. Only `watch` writes: its observations, into the ledger and the kernel's audit log. What
+//! a process says of itself (its arguments, a state file) gives it a guest's name and proves
+//! nothing; only the kernel shows what it holds.
 //!
 //! ```no_run
 //! use taptrail_witness::scan::{Scanner, Sources};

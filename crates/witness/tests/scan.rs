@@ -1,4 +1,4 @@
-//! Real taps and macvtaps in real processes, found with all that is behind them. Needs root.
+//! Scans of real processes with real taps and macvtaps. Needs root.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -23,7 +23,7 @@ use taptrail_kernel::link::{Links, MacvtapMode, MacvtapName, NewMacvtap};
 use taptrail_kernel::netns::NetNs;
 use taptrail_kernel::proc::ProcessId;
 use taptrail_record::{IfName, MacAddr};
-use taptrail_witness::scan::{Held, Holder, KnownBy, Program, Scan, Scanner, Sources};
+use taptrail_witness::scan::{Holder, IdentitySource, Program, Scan, ScannedDevice, Scanner, Sources};
 
 const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
 
@@ -71,7 +71,7 @@ fn tap(name: &str, queues: u16) -> Vec<Admitted> {
     opened(open_tap(&TapRequest { path, name, queues, vnet_hdr: true }))
 }
 
-/// A stopped process with a copy of a device as its standard input and output; it ends with this.
+/// A stopped process with copies of devices as its standard input and output. Dropped, it ends.
 struct Sleeper(Child);
 
 impl Sleeper {
@@ -81,7 +81,7 @@ impl Sleeper {
         let script = "kill -STOP $$";
         let guest = ["-c", script, "-name", "guest=web1", "-uuid", "2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e"];
         let child = Self(command.args(guest).stdin(copy(first)).stdout(copy(second)).spawn().unwrap());
-        // Until then its arguments may not be there yet.
+        // Before it has stopped, its arguments may not be there yet.
         while !std::fs::read_to_string(format!("/proc/{}/stat", child.0.id())).unwrap().contains(") T ") {
             std::thread::yield_now();
         }
@@ -122,7 +122,7 @@ fn a_taps_queues_are_one_interface_with_its_bridge_and_namespace() {
         assert_eq!((holder.uid, holder.program), (Some(0), Program::Other));
         assert_eq!(holder.exe, std::fs::canonicalize("/bin/sh").ok());
         let guest = holder.guest.as_ref().unwrap();
-        assert_eq!((guest.name.as_deref(), guest.by), (Some("web1"), KnownBy::CommandLine));
+        assert_eq!((guest.name.as_deref(), guest.by), (Some("web1"), IdentitySource::CommandLine));
         let here = Some(NetNs::own().unwrap().inode());
         assert_eq!(holder.netns, here);
 
@@ -139,7 +139,7 @@ fn a_taps_queues_are_one_interface_with_its_bridge_and_namespace() {
 #[test]
 fn a_tap_is_where_its_link_is_and_not_where_its_process_is() {
     in_own_network(|| {
-        // As a process this test is in the namespace that it was started in.
+        // The process of this test is still in the namespace that it was started in.
         let _tap = tap("ttelsewhere0", 1);
         let scan = scan(&[std::process::id()]);
         let devices = scan.holders.iter().flat_map(|holder| &holder.devices);
@@ -181,7 +181,7 @@ fn a_macvtap_is_known_by_its_number_with_the_link_it_stands_on() {
             (link.index, Some(MAC), Some("lower"))
         );
 
-        // Its link may go while it is open.
+        // A link may be deleted while its device is open.
         links.delete(link.index).unwrap();
         let scan = scan(&[sleeper.0.id()]);
         let held = &scan.holders[0].devices[0];
@@ -233,7 +233,8 @@ fn a_thread_with_descriptors_of_its_own_hides_nothing() {
             wait.recv().unwrap();
             let scan = scan(&[std::process::id()]);
             let mut devices = scan.holders.iter().flat_map(|holder| &holder.devices);
-            let hidden = |held: &&Held| held.ifname.as_ref().is_some_and(|name| name.as_str() == "tthidden0");
+            let hidden =
+                |held: &&ScannedDevice| held.ifname.as_ref().is_some_and(|name| name.as_str() == "tthidden0");
             let descriptor = devices.find(hidden).unwrap().descriptors[0];
             assert_ne!(descriptor.thread, std::process::id());
             assert!(descriptor.file.is_some());
@@ -256,7 +257,7 @@ fn a_device_that_is_given_up_meanwhile_is_not_held_and_nothing_unseen() {
                     drop(tap);
                 }
             });
-            // Some looks meet one that is just going.
+            // Some scans meet a device that is just being closed.
             let mut met = Vec::new();
             while met.len() < 30 {
                 let scan = scan(&[std::process::id()]);
@@ -273,7 +274,7 @@ fn a_device_that_is_given_up_meanwhile_is_not_held_and_nothing_unseen() {
 
 #[test]
 fn whoever_opens_tun_thousands_of_times_holds_nothing_up() {
-    // Anybody may, as often as a limit allows.
+    // Any user may, up to a limit of descriptors.
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
@@ -290,8 +291,9 @@ fn whoever_opens_tun_thousands_of_times_holds_nothing_up() {
     assert_eq!(scan(&[own]).unseen, Default::default());
 }
 
-/// A FUSE server that begins (linux/fuse.h, 7.31), and then answers ENOSYS to all until it is unmounted.
-fn know_nothing(mut server: std::fs::File) {
+/// A FUSE server that completes INIT (linux/fuse.h, 7.31), and then answers ENOSYS to all requests
+/// until it is unmounted.
+fn answer_enosys(mut server: std::fs::File) {
     const FORGET: u32 = 2;
     const INIT: u32 = 26;
     const BEGUN: [u32; 16] = [7, 31, 0, 0, 0, 4096, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -316,18 +318,19 @@ fn a_users_file_system_that_refuses_root_hides_no_device() {
         rustix::mount::mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
             .unwrap();
         let place = tempfile::tempdir().unwrap();
-        // User 1's. Opening it may ask the server something, where the kernel's audit has rules.
+        // The file system of user 1. Opening it may send a request to the server, if the kernel's
+        // audit has rules.
         let server = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").unwrap();
         let options = format!("fd={},rootmode=40000,user_id=1,group_id=1", server.as_raw_fd());
         let options = std::ffi::CString::new(options).unwrap();
         let flags = MountFlags::NODEV | MountFlags::NOSUID;
         rustix::mount::mount("none", place.path(), "fuse", flags, Some(options.as_c_str())).unwrap();
-        std::thread::spawn(|| know_nothing(server));
+        std::thread::spawn(|| answer_enosys(server));
         let theirs = rustix::fs::open(place.path(), OFlags::PATH, Mode::empty()).unwrap();
         let refused = rustix::fs::statx(&theirs, "", AtFlags::EMPTY_PATH, StatxFlags::TYPE);
         assert_eq!(refused.unwrap_err(), Errno::ACCESS);
 
-        // Looked at before and after it, in the order of their numbers.
+        // The scan reads devices before and after it, in the order of their numbers.
         let queues = tap("vnet0", 2);
         let last = fcntl_dupfd_cloexec(&queues[1], theirs.as_raw_fd() + 100).unwrap();
         let own = scan(&[std::process::id()]);

@@ -100,7 +100,7 @@ pub(crate) struct Watch {
     pub(crate) metrics_for_all: bool,
 
     /// Where libvirt keeps the state of running guests
-    #[arg(long, value_name = "DIR", default_value = taptrail_witness::scan::LIBVIRT, hide = true)]
+    #[arg(long, value_name = "DIR", default_value = taptrail_witness::scan::LIBVIRT_STATE_DIR, hide = true)]
     pub(crate) libvirt: PathBuf,
 }
 

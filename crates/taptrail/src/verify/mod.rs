@@ -14,7 +14,7 @@ use taptrail_guest::Dirs;
 use taptrail_kernel::netns::NetNs;
 use taptrail_report::{left_out, unseen_lines, verify_table};
 use taptrail_witness::scan::{Scanner, Sources};
-use taptrail_witness::verify::{Ignore, Interest, Next, Scope, Settling, Verdict, verify as held_against};
+use taptrail_witness::verify::{Debouncer, Ignore, Interest, Next, Scope, Verdict, verify as held_against};
 use tracing::debug;
 
 use self::trail::Trail;
@@ -46,11 +46,11 @@ fn look(arguments: &Verify, dirs: &Dirs) -> Done {
     let ignore = Ignore::of(&arguments.ignore, &arguments.ignore_pid);
     let mut scanner = Scanner::new(Sources::of_host(&dirs.state));
     let mut trail = Trail::new(arguments, dirs)?;
-    let mut settling = Settling::new(arguments.settle);
+    let mut settling = Debouncer::new(arguments.settle);
     let mut blurred = 0;
     loop {
         let mut scan = scanner.scan().context("/proc can't be read")?;
-        scanner.look_for_unshown(&mut scan);
+        scanner.find_hidden_taps(&mut scan);
         // Read after that, for it says what of a trail is worth keeping.
         if let Err(failure) = trail.read(&Interest::of(&scan)) {
             say(&unseen_lines(&rows::unseen(&scan, arguments)));
@@ -65,11 +65,11 @@ fn look(arguments: &Verify, dirs: &Dirs) -> Done {
                 thread::sleep(later);
             }
             // Where a device's interface is can't be seen of a process that is just ending, either.
-            Next::Tell if scan.unseen.places > 0 && blurred < BLURRED => {
+            Next::Report if scan.unseen.places > 0 && blurred < BLURRED => {
                 blurred += 1;
                 thread::sleep(MOMENT);
             }
-            Next::Tell => {
+            Next::Report => {
                 let lasts: Vec<_> = asked().filter(|row| settling.has_lasted(row, now)).collect();
                 let in_motion = asked().count() - lasts.len();
                 return tell(

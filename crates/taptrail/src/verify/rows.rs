@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use taptrail_report::{
     GuestSeen, HeldRow, ManagerRow, ProcessRow, TrailRead, UnseenReport, UnseenRow, Verified, VerifiedRow,
 };
-use taptrail_witness::scan::{Held, Holder, Identity, Manager, Scan, UnseenProcess};
-use taptrail_witness::verify::{Matched, Row, Told, Verdict};
+use taptrail_witness::scan::{Holder, Identity, Manager, Scan, ScannedDevice, UnseenProcess};
+use taptrail_witness::verify::{ExpectedState, MatchMethod, Row, Verdict};
 
 use crate::cli::Verify;
 
@@ -16,7 +16,7 @@ pub(super) fn verified(
     in_motion: usize,
     scan: &Scan,
     arguments: &Verify,
-    told: &Told,
+    told: &ExpectedState,
 ) -> Verified {
     let mut counts: BTreeMap<&'static str, u64> =
         Verdict::ALL.iter().map(|verdict| (verdict.as_str(), 0)).collect();
@@ -60,7 +60,7 @@ fn shown(row: &Row<'_>) -> VerifiedRow {
         device: row.held.map(|held| device(held, row)),
         queues: row.queues,
         shared_with: row.shared.clone(),
-        matched_by: row.matched.map(Matched::as_str),
+        matched_by: row.matched.map(MatchMethod::as_str),
         holding: row.holding.cloned(),
     }
 }
@@ -94,7 +94,7 @@ fn guest(guest: &Identity) -> GuestSeen {
     GuestSeen { name: name.as_ref().map(ToString::to_string), uuid: *uuid, known_by: by.as_str() }
 }
 
-fn device(held: &Held, row: &Row<'_>) -> HeldRow {
+fn device(held: &ScannedDevice, row: &Row<'_>) -> HeldRow {
     let behind = held.behind.as_ref();
     HeldRow {
         kind: held.kind.as_str(),

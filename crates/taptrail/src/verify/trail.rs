@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use taptrail_guest::Dirs;
 use taptrail_report::Stats;
-use taptrail_witness::verify::{Hosts, Interest, Reader, Told};
+use taptrail_witness::verify::{ExpectedState, ExpectedStateReader, Hosts, Interest};
 
 use crate::cli::Verify;
 use crate::output::Failure;
@@ -20,7 +20,7 @@ pub(super) struct Trail<'a> {
     hosts: Hosts,
     /// What there was of it, and what of it was kept.
     read: Option<(Extent, Interest)>,
-    told: Told,
+    told: ExpectedState,
     whole: Option<Whole>,
 }
 
@@ -32,10 +32,10 @@ impl<'a> Trail<'a> {
             None if own => Hosts::Named(reading::this_host(&arguments.sources)?),
             None => Hosts::Any,
         };
-        Ok(Self { arguments, dirs, hosts, read: None, told: Told::default(), whole: None })
+        Ok(Self { arguments, dirs, hosts, read: None, told: ExpectedState::default(), whole: None })
     }
 
-    pub(super) fn told(&self) -> &Told {
+    pub(super) fn told(&self) -> &ExpectedState {
         &self.told
     }
 
@@ -51,7 +51,7 @@ impl<'a> Trail<'a> {
             _ => {}
         }
         let begun = Instant::now();
-        let mut reader = Reader::new(self.hosts.clone(), interest.clone());
+        let mut reader = ExpectedStateReader::new(self.hosts.clone(), interest.clone());
         let mut used = 0;
         let Read { outcome, in_hand } = reading::entries(sources, self.dirs, &mut |entry| {
             used += 1;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use taptrail_record::{CloseDoubt, Descriptor, Device, GuestId, MacAddr, Outcome};
 use taptrail_report::{shown, whole};
 use taptrail_trail::{Certainty, FindingKind, Proof};
-use taptrail_witness::watch::{GuestState, Happening, What};
+use taptrail_witness::watch::{EventKind, GuestState, WatchEvent};
 
 /// One thing that happened. What does not belong to its kind is left out.
 ///
@@ -109,24 +109,24 @@ impl<'a> Event<'a> {
         }
     }
 
-    pub(super) fn of(happening: &'a Happening) -> Self {
+    pub(super) fn of(happening: &'a WatchEvent) -> Self {
         let new = |kind| Self::new(happening.time, kind);
-        match &happening.what {
-            What::Opened { guest, mac, device, outcome } => Self {
+        match &happening.kind {
+            EventKind::Opened { guest, mac, device, outcome } => Self {
                 guest: Some(guest),
                 mac: Some(*mac),
                 device: Some(device),
                 outcome: Some(outcome.as_str()),
                 ..new("opened")
             },
-            What::Granted { guest, mac, vm_pid, descriptors } => Self {
+            EventKind::Granted { guest, mac, vm_pid, descriptors } => Self {
                 guest: Some(guest),
                 mac: Some(*mac),
                 pid: *vm_pid,
                 descriptors: descriptors.iter().map(Held::from).collect(),
                 ..new("granted")
             },
-            What::Released(holding) => Self {
+            EventKind::Released(holding) => Self {
                 guest: Some(&holding.guest),
                 mac: Some(holding.mac),
                 device: Some(&holding.device),
@@ -140,7 +140,7 @@ impl<'a> Event<'a> {
                 proof: &holding.proof,
                 ..new("released")
             },
-            What::BridgeChanged { guest, mac, device, vm_pid, from, to } => Self {
+            EventKind::BridgeChanged { guest, mac, device, vm_pid, from, to } => Self {
                 guest: Some(guest),
                 mac: *mac,
                 device: Some(device),
@@ -149,7 +149,7 @@ impl<'a> Event<'a> {
                 to: Some(to.as_deref()),
                 ..new("bridge-changed")
             },
-            What::Found(finding) => Self {
+            EventKind::Found(finding) => Self {
                 guest: finding.guest.as_ref(),
                 mac: finding.mac,
                 device: finding.device.as_ref(),
@@ -158,7 +158,7 @@ impl<'a> Event<'a> {
                 proof: &finding.proof,
                 ..new("finding")
             },
-            What::Guest { guest, state } => {
+            EventKind::Guest { guest, state } => {
                 let (state, pid, reason) = match state {
                     GuestState::Started { vm_pid } => ("started", *vm_pid, None),
                     GuestState::Failed => ("failed", None, None),

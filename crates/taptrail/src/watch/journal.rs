@@ -108,7 +108,7 @@ mod tests {
     use jiff::Timestamp;
     use taptrail_record::{Device, GuestId, Outcome, Rdev};
     use taptrail_trail::{Finding, FindingKind};
-    use taptrail_witness::watch::{Happening, What};
+    use taptrail_witness::watch::{EventKind, WatchEvent};
     use uuid::Uuid;
 
     use super::*;
@@ -137,7 +137,7 @@ mod tests {
         fields
     }
 
-    fn told(happening: &Happening) -> Vec<(String, String)> {
+    fn told(happening: &WatchEvent) -> Vec<(String, String)> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
         let journald = UnixDatagram::bind(&path).unwrap();
@@ -155,13 +155,13 @@ mod tests {
     #[test]
     fn an_entry_has_what_happened_in_its_fields() {
         let device = Device::new("/dev/net/tun", Some(Rdev::TUN), Some("vnet0".into()));
-        let what = What::Opened {
+        let kind = EventKind::Opened {
             guest: guest("web1"),
             mac: "52:54:00:00:00:01".parse().unwrap(),
             device,
             outcome: Outcome::Success,
         };
-        let fields = told(&Happening { time: Timestamp::UNIX_EPOCH, what });
+        let fields = told(&WatchEvent { time: Timestamp::UNIX_EPOCH, kind });
         for (name, expect) in [
             ("MESSAGE", "web1  52:54:00:00:00:01  opened /dev/net/tun 'vnet0'"),
             ("PRIORITY", "6"),
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_change_of_bridge_has_both_bridges_and_none_is_no_field() {
-        let changed = |to: Option<&str>| What::BridgeChanged {
+        let changed = |to: Option<&str>| EventKind::BridgeChanged {
             guest: guest("web1"),
             mac: "52:54:00:00:00:01".parse().ok(),
             device: Device::new("/dev/net/tun", Some(Rdev::TUN), Some("vnet0".into())),
@@ -192,7 +192,7 @@ mod tests {
             from: Some("br0".to_owned()),
             to: to.map(str::to_owned),
         };
-        let fields = told(&Happening { time: Timestamp::UNIX_EPOCH, what: changed(Some("br1")) });
+        let fields = told(&WatchEvent { time: Timestamp::UNIX_EPOCH, kind: changed(Some("br1")) });
         for (name, expect) in [
             ("TAPTRAIL_EVENT", "bridge-changed"),
             ("TAPTRAIL_BRIDGE_FROM", "br0"),
@@ -201,7 +201,7 @@ mod tests {
         ] {
             assert_eq!(value(&fields, name), Some(expect), "{name} in {fields:?}");
         }
-        let fields = told(&Happening { time: Timestamp::UNIX_EPOCH, what: changed(None) });
+        let fields = told(&WatchEvent { time: Timestamp::UNIX_EPOCH, kind: changed(None) });
         assert_eq!(value(&fields, "TAPTRAIL_BRIDGE_TO"), None);
         let message = value(&fields, "MESSAGE").unwrap();
         assert!(message.ends_with("/dev/net/tun 'vnet0' from br0 to no bridge, QEMU 4711"), "{message}");
@@ -209,7 +209,7 @@ mod tests {
         assert_eq!((&json["from"], json.get("to")), (&"br0".into(), Some(&serde_json::Value::Null)));
     }
 
-    fn finding(kind: FindingKind, name: &str, text: &str) -> Happening {
+    fn finding(kind: FindingKind, name: &str, text: &str) -> WatchEvent {
         let finding = Finding {
             kind,
             host: "h1".into(),
@@ -220,7 +220,7 @@ mod tests {
             text: text.to_owned(),
             proof: Vec::new(),
         };
-        Happening { time: Timestamp::UNIX_EPOCH, what: What::Found(Box::new(finding)) }
+        WatchEvent { time: Timestamp::UNIX_EPOCH, kind: EventKind::Found(Box::new(finding)) }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use taptrail_record::Outcome;
 use taptrail_source::follow::{PollBatch, Source};
 use taptrail_trail::{Certainty, Content, FindingKind, Holding};
-use taptrail_witness::watch::{Happening, What};
+use taptrail_witness::watch::{EventKind, WatchEvent};
 
 /// How often the file is written, at most.
 const EVERY: Duration = Duration::from_secs(5);
@@ -78,20 +78,20 @@ impl Metrics {
         }
     }
 
-    pub(super) fn committed(&mut self, happenings: &[Happening]) {
+    pub(super) fn committed(&mut self, happenings: &[WatchEvent]) {
         self.commits += 1;
         self.committed = Some(Timestamp::now());
         for happening in happenings {
-            match &happening.what {
-                What::Opened { outcome: Outcome::Success, .. } => self.opened += 1,
-                What::Opened { .. } => self.open_failed += 1,
-                What::Granted { .. } => self.granted += 1,
-                What::Released(holding) => {
+            match &happening.kind {
+                EventKind::Opened { outcome: Outcome::Success, .. } => self.opened += 1,
+                EventKind::Opened { .. } => self.open_failed += 1,
+                EventKind::Granted { .. } => self.granted += 1,
+                EventKind::Released(holding) => {
                     *self.released.entry(holding.certainty.as_str()).or_default() += 1;
                 }
-                What::BridgeChanged { .. } => self.bridge_changes += 1,
-                What::Found(finding) => *self.findings.entry(finding.kind).or_default() += 1,
-                What::Guest { .. } => {}
+                EventKind::BridgeChanged { .. } => self.bridge_changes += 1,
+                EventKind::Found(finding) => *self.findings.entry(finding.kind).or_default() += 1,
+                EventKind::Guest { .. } => {}
             }
         }
     }
@@ -334,9 +334,9 @@ mod tests {
     fn the_numbers_as_prometheus_reads_them() {
         let mut metrics = Metrics { lines: 10, gaps: 1, lost: 5, ..Metrics::default() };
         let time = Timestamp::UNIX_EPOCH;
-        let released = What::Released(Box::new(holding("web1", "/dev/net/tun")));
-        let found = What::Found(Box::new(finding()));
-        metrics.committed(&[Happening { time, what: released }, Happening { time, what: found }]);
+        let released = EventKind::Released(Box::new(holding("web1", "/dev/net/tun")));
+        let found = EventKind::Found(Box::new(finding()));
+        metrics.committed(&[WatchEvent { time, kind: released }, WatchEvent { time, kind: found }]);
         metrics.committed = Some(Timestamp::from_second(1_795_460_022).unwrap());
         let held = [
             holding("web1", "/dev/net/tun"),

@@ -184,7 +184,7 @@ impl Watching {
         if arguments.bpf
             && let Some(closes) = LastCloses::load_or_warn()
         {
-            watcher.hear_from(closes);
+            watcher.use_last_closes(closes);
         }
         let left = watcher.checkpoint().map(str::parse::<Checkpoint>).transpose().map_err(Failure::input)?;
         let about = LineDefaults { host, zone: TimeZone::system() };
@@ -327,7 +327,7 @@ impl Watching {
         let far = self.entries > 0 || self.bytes >= BYTES || last;
         let checkpoint = far.then(|| self.source.checkpoint().to_string());
         if last && !self.more {
-            self.watcher.leave();
+            self.watcher.final_look();
         }
         match self.watcher.commit(checkpoint.as_deref()) {
             Ok(happenings) => {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
-use taptrail_witness::watch::Happening;
+use taptrail_witness::watch::WatchEvent;
 use tracing::warn;
 
 use super::actions::{self, Workers};
@@ -52,7 +52,7 @@ impl Tellers {
         })
     }
 
-    pub(super) fn tell(&mut self, happening: &Happening) {
+    pub(super) fn tell(&mut self, happening: &WatchEvent) {
         let event = Event::of(happening);
         let json: Arc<str> = event.json().into();
         if let Some(lines) = &self.lines {

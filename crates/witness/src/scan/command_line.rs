@@ -1,14 +1,15 @@
-//! The guest that a QEMU's command line names: what any process may show of itself.
+//! Reads the guest's name and uuid from a QEMU's command line. Any process may write anything
+//! there.
 
 use std::ffi::OsString;
 
 use compact_str::CompactString;
 use uuid::Uuid;
 
-/// The longest name that is taken, in bytes: libvirt's and taptrail's are shorter.
-const LONGEST: usize = 1024;
+/// The longest name that is accepted, in bytes; libvirt's and taptrail's are shorter.
+const MAX_NAME_BYTES: usize = 1024;
 
-/// Name and uuid; of an option given twice QEMU takes the last.
+/// The name and the uuid. If an option is given twice, the last one counts, as for QEMU.
 pub(crate) fn identity(arguments: &[OsString]) -> (Option<CompactString>, Option<Uuid>) {
     let value = |option: &str| {
         let is = |argument: &OsString| {
@@ -18,7 +19,7 @@ pub(crate) fn identity(arguments: &[OsString]) -> (Option<CompactString>, Option
         let at = arguments.iter().rposition(is)?;
         arguments.get(at + 1)?.to_str()
     };
-    let name = value("name").and_then(name).filter(|name| (1..=LONGEST).contains(&name.len()));
+    let name = value("name").and_then(name).filter(|name| (1..=MAX_NAME_BYTES).contains(&name.len()));
     (name.map(CompactString::from), value("uuid").and_then(|uuid| uuid.parse().ok()))
 }
 
@@ -61,6 +62,6 @@ mod tests {
         ] {
             assert_eq!(of(arguments), (name.map(str::to_owned), uuid), "{arguments:?}");
         }
-        assert_eq!(of(&["qemu", "-name", &"x".repeat(LONGEST + 1)]), (None, false));
+        assert_eq!(of(&["qemu", "-name", &"x".repeat(MAX_NAME_BYTES + 1)]), (None, false));
     }
 }

@@ -10,50 +10,51 @@ use uuid::Uuid;
 
 use super::{command_line, libvirt};
 
-/// Where libvirt keeps the state of the guests of its system daemon.
-pub const LIBVIRT: &str = "/run/libvirt/qemu";
+/// Where libvirt's system daemon keeps the state of its guests.
+pub const LIBVIRT_STATE_DIR: &str = "/run/libvirt/qemu";
 
-/// What tells which guest a process runs.
+/// Where a scan looks up which guest a process runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sources {
     /// The state directory with the ledger.
     pub state: Option<PathBuf>,
-    /// libvirt's directory of running guests.
+    /// libvirt's directory with the state of its guests.
     pub libvirt: Option<PathBuf>,
 }
 
 impl Sources {
-    /// Those of this host, its ledger in the state directory given.
+    /// This host's ledger, in the state directory given, and libvirt's default directory.
     pub fn of_host(state: impl Into<PathBuf>) -> Self {
-        Self { state: Some(state.into()), libvirt: Some(PathBuf::from(LIBVIRT)) }
+        Self { state: Some(state.into()), libvirt: Some(PathBuf::from(LIBVIRT_STATE_DIR)) }
     }
 }
 
-/// The guest that a process runs, as far as it is told.
+/// The guest that a process runs, as far as a source says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// What its owner calls it.
+    /// The guest's name.
     pub name: Option<CompactString>,
-    /// What identifies it.
+    /// The guest's uuid.
     pub uuid: Option<Uuid>,
-    /// Who says so.
-    pub by: KnownBy,
-    /// Its interfaces, where libvirt has written them down.
-    pub interfaces: Vec<Named>,
+    /// The source.
+    pub by: IdentitySource,
+    /// Its interfaces, if libvirt's state is the source.
+    pub interfaces: Vec<InterfaceName>,
 }
 
-/// Who says which guest a process runs.
+/// The source that says which guest a process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum KnownBy {
+pub enum IdentitySource {
     /// The ledger, by pid and start time.
     Ledger,
-    /// libvirt's state of it, by pid; the process is older than what is written there, or its command line agrees.
+    /// libvirt's state of the guest, by pid; the process started before that state was written, or
+    /// its command line has the same uuid.
     Libvirt,
-    /// The process's command line alone, which may say anything.
+    /// The process's command line alone, which may contain anything.
     CommandLine,
 }
 
-impl KnownBy {
+impl IdentitySource {
     /// The word in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -64,24 +65,24 @@ impl KnownBy {
     }
 }
 
-/// An interface of a guest, and what it is called on the host.
+/// An interface of a guest, and the name of its host interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
-    /// The guest's side.
+pub struct InterfaceName {
+    /// The MAC on the guest's side.
     pub mac: MacAddr,
-    /// The host's side.
+    /// The name of the host interface.
     pub ifname: IfName,
 }
 
-/// The guests that are on record as running.
+/// The guests that the ledger and libvirt's state have as running.
 #[derive(Debug, Default)]
-pub(super) struct Guests {
+pub(super) struct GuestIndex {
     ledger: HashMap<ProcessId, GuestId>,
     libvirt: HashMap<u32, libvirt::Domain>,
 }
 
-impl Guests {
-    /// What can't be read tells nothing.
+impl GuestIndex {
+    /// Reads both sources. A source that can't be read counts as empty.
     pub(super) fn read(sources: &Sources) -> Self {
         let domains = sources.libvirt.as_deref().map(libvirt::domains).unwrap_or_default();
         Self {
@@ -93,25 +94,26 @@ impl Guests {
     /// The guest that a process with these arguments runs.
     pub(super) fn of(&self, process: ProcessId, arguments: &[OsString]) -> Option<Identity> {
         if let Some(GuestId { name, uuid }) = self.ledger.get(&process).cloned() {
-            let by = KnownBy::Ledger;
+            let by = IdentitySource::Ledger;
             return Some(Identity { name: Some(name), uuid: Some(uuid), by, interfaces: Vec::new() });
         }
         let (name, uuid) = command_line::identity(arguments);
-        // A pid alone may be another process's by now. One that was there when libvirt wrote it is libvirt's QEMU,
-        // whatever its command line shows since; else that has to agree: libvirt starts no QEMU without -uuid.
+        // A pid alone may have passed to another process by now. A process that is older than
+        // libvirt's state file is libvirt's QEMU, whatever its command line shows. For a younger
+        // one the uuid has to agree: libvirt starts no QEMU without -uuid.
         let domain = self.libvirt.get(&process.pid).filter(|domain| {
             domain.written.is_some_and(|written| process.started() < written) || Some(domain.uuid) == uuid
         });
         if let Some(libvirt::Domain { name, uuid, interfaces, .. }) = domain.cloned() {
-            let by = KnownBy::Libvirt;
+            let by = IdentitySource::Libvirt;
             return Some(Identity { name: Some(name.into()), uuid: Some(uuid), by, interfaces });
         }
-        let by = KnownBy::CommandLine;
+        let by = IdentitySource::CommandLine;
         (name.is_some() || uuid.is_some()).then_some(Identity { name, uuid, by, interfaces: Vec::new() })
     }
 }
 
-/// The QEMUs of this boot that the ledger knows.
+/// The QEMUs that the ledger has for this boot.
 fn ledger(sources: &Sources) -> Option<HashMap<ProcessId, GuestId>> {
     let boot = boot_id().ok()?.to_string();
     let guests = Ledger::open_to_read(sources.state.as_deref()?).ok()?.live_guests().ok()?;
@@ -130,33 +132,33 @@ mod tests {
     const UUID: &str = "2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e";
 
     #[test]
-    fn a_name_on_a_command_line_is_the_weakest_word() {
+    fn a_name_on_a_command_line_is_the_weakest_source() {
         let uuid: Uuid = UUID.parse().unwrap();
         let process = ProcessId { pid: 7, start_time: 70 };
         let other = ProcessId { start_time: 71, ..process };
-        let told = |name: &str, arguments: &[&str], guests: &Guests, process| {
+        let identify = |name: &str, arguments: &[&str], guests: &GuestIndex, process| {
             let arguments: Vec<_> = arguments.iter().map(OsString::from).collect();
             let identity = guests.of(process, &arguments).unwrap();
             assert_eq!(identity.name.as_deref(), Some(name));
             identity.by
         };
         let shown = ["qemu", "-name", "shown", "-uuid", UUID];
-        let mut guests = Guests::default();
-        assert_eq!(told("shown", &shown, &guests, process), KnownBy::CommandLine);
+        let mut guests = GuestIndex::default();
+        assert_eq!(identify("shown", &shown, &guests, process), IdentitySource::CommandLine);
 
         let written = Some(process.started());
         let interfaces = Vec::new();
         let domain = libvirt::Domain { pid: 7, name: "libvirt's".into(), uuid, interfaces, written };
         guests.libvirt.insert(7, domain);
-        assert_eq!(told("libvirt's", &shown, &guests, process), KnownBy::Libvirt);
+        assert_eq!(identify("libvirt's", &shown, &guests, process), IdentitySource::Libvirt);
         let earlier = ProcessId { start_time: 1, ..process };
-        assert_eq!(told("libvirt's", &shown[..3], &guests, earlier), KnownBy::Libvirt);
+        assert_eq!(identify("libvirt's", &shown[..3], &guests, earlier), IdentitySource::Libvirt);
         let later = ProcessId { start_time: 7000, ..process };
-        assert_eq!(told("shown", &shown[..3], &guests, later), KnownBy::CommandLine);
+        assert_eq!(identify("shown", &shown[..3], &guests, later), IdentitySource::CommandLine);
 
         guests.ledger.insert(process, GuestId { name: "ledger's".into(), uuid });
-        assert_eq!(told("ledger's", &[], &guests, process), KnownBy::Ledger);
-        assert_eq!(told("libvirt's", &shown, &guests, other), KnownBy::Libvirt);
+        assert_eq!(identify("ledger's", &[], &guests, process), IdentitySource::Ledger);
+        assert_eq!(identify("libvirt's", &shown, &guests, other), IdentitySource::Libvirt);
         assert_eq!(guests.of(other, &[]), None);
     }
 }

@@ -1,7 +1,7 @@
-//! What libvirt has written down of the guests that it runs: `NAME.xml` in `/run/libvirt/qemu`.
+//! Reads libvirt's state of its running guests: `NAME.xml` in `/run/libvirt/qemu`.
 //!
-//! A `<domstatus pid='…'>` around the `<domain>` as it runs (`virDomainObjFormat()`), in which each
-//! interface has its address and the name of its `<target>`.
+//! Each file is a `<domstatus pid='…'>` around the `<domain>` as it runs (`virDomainObjFormat()`).
+//! In it each interface has its MAC and the name of its `<target>`.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -12,11 +12,11 @@ use roxmltree::{Document, Node, ParsingOptions};
 use taptrail_record::MacAddr;
 use uuid::Uuid;
 
-use super::Named;
+use super::InterfaceName;
 
-/// The most of one file that is read, in bytes; libvirt's for a guest of 100 disks has 150 KiB.
-const LONGEST: u64 = 4 * 1024 * 1024;
-const NODES: u32 = 200_000;
+/// The most bytes of one file that are read; libvirt's file for a guest with 100 disks has 150 KiB.
+const MAX_STATUS_BYTES: u64 = 4 * 1024 * 1024;
+const MAX_XML_NODES: u32 = 200_000;
 
 /// A guest that libvirt runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,12 +24,12 @@ pub(super) struct Domain {
     pub(super) pid: u32,
     pub(super) name: String,
     pub(super) uuid: Uuid,
-    pub(super) interfaces: Vec<Named>,
-    /// When that was written last: the process ran then.
+    pub(super) interfaces: Vec<InterfaceName>,
+    /// When the file was last written: the process was running then.
     pub(super) written: Option<SystemTime>,
 }
 
-/// The guests in a directory of libvirt's. What can't be read tells nothing.
+/// The guests in libvirt's state directory. A file that can't be read or parsed is skipped.
 pub(super) fn domains(directory: &Path) -> Vec<Domain> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let files = entries.flatten().map(|entry| entry.path());
@@ -39,9 +39,9 @@ pub(super) fn domains(directory: &Path) -> Vec<Domain> {
         .collect()
 }
 
-/// The interfaces of one guest, as libvirt has written them down: of the process with this pid.
-pub(crate) fn interfaces(directory: &Path, name: &str, pid: u32) -> Vec<Named> {
-    // libvirt lets no guest have such a name; others may.
+/// The interfaces of one guest in libvirt's state of it, if that is for the process with this pid.
+pub(crate) fn interfaces(directory: &Path, name: &str, pid: u32) -> Vec<InterfaceName> {
+    // libvirt allows no such name; other managers may.
     if name.contains('/') || name.starts_with('.') {
         return Vec::new();
     }
@@ -56,12 +56,13 @@ fn read(file: &Path) -> Option<Domain> {
         return None;
     }
     let mut text = String::new();
-    file.take(LONGEST).read_to_string(&mut text).ok()?;
+    file.take(MAX_STATUS_BYTES).read_to_string(&mut text).ok()?;
     Some(Domain { written: about.modified().ok(), ..parse(&text)? })
 }
 
 fn parse(text: &str) -> Option<Domain> {
-    let options = ParsingOptions { allow_dtd: false, nodes_limit: NODES, ..ParsingOptions::default() };
+    let options =
+        ParsingOptions { allow_dtd: false, nodes_limit: MAX_XML_NODES, ..ParsingOptions::default() };
     let document = Document::parse_with_options(text, options).ok()?;
     let status = document.root_element();
     let pid = status.has_tag_name("domstatus").then(|| status.attribute("pid"))??;
@@ -78,10 +79,10 @@ fn parse(text: &str) -> Option<Domain> {
     })
 }
 
-fn interface(node: Node<'_, '_>) -> Option<Named> {
+fn interface(node: Node<'_, '_>) -> Option<InterfaceName> {
     let mac: MacAddr = child(node, "mac")?.attribute("address")?.parse().ok()?;
     let ifname = child(node, "target")?.attribute("dev")?.parse().ok()?;
-    Some(Named { mac, ifname })
+    Some(InterfaceName { mac, ifname })
 }
 
 fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {
@@ -113,7 +114,7 @@ mod tests {
     fn a_running_guest_is_known_with_its_interfaces() {
         let domain = parse(STATUS).unwrap();
         assert_eq!((domain.pid, domain.name.as_str()), (4711, "web1"));
-        let named = Named { mac: MacAddr::kvm([0, 0, 1]), ifname: "vnet3".parse().unwrap() };
+        let named = InterfaceName { mac: MacAddr::kvm([0, 0, 1]), ifname: "vnet3".parse().unwrap() };
         assert_eq!(domain.interfaces, [named]);
     }
 
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_state_of_a_guest_tells_nothing() {
+    fn what_is_no_state_of_a_guest_is_skipped() {
         let configuration = &STATUS[STATUS.find("<domain").unwrap()..STATUS.find("</domstatus").unwrap()];
         for text in
             [configuration, "", "<domstatus pid='1'/>", "<!DOCTYPE a><domstatus pid='1'/>", &STATUS[..300]]

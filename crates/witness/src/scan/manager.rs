@@ -1,47 +1,48 @@
-//! The program that manages a guest, as far as it can be seen: whether its guests' devices can be
-//! expected on record.
+//! The program that manages a guest, as far as it can be found: it decides whether records of the
+//! guest's devices can be expected.
 //!
 //! libvirt's system daemons write audit records. The driver embedded in `virt-qemu-run`, and the
-//! daemons of user sessions, do not. Their QEMU is nobody's child (libvirt daemonizes it), so the
-//! files that libvirt names on QEMU's command line tell which of them started it. A process may
-//! write anything there: a manager explains a difference, and excuses none.
+//! daemons of user sessions, do not. Their QEMU has no parent but the first process (libvirt
+//! daemonizes it), so the file names that libvirt puts on QEMU's command line show which of them
+//! started it. A process may write anything there: a manager explains a difference, and never
+//! removes one.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use taptrail_kernel::proc::exe;
 
-use super::guests::{Identity, KnownBy};
+use super::guests::{Identity, IdentitySource};
 use super::program::Program;
 
 /// Where libvirt's system daemons keep a guest's files.
 const LIBVIRT_SYSTEM: &str = "/var/lib/libvirt/qemu/";
-/// The end of the path of the key that libvirt gives to each of its QEMUs.
+/// The end of the path of the key file that libvirt gives to each of its QEMUs.
 const LIBVIRT_KEY: &str = "/master-key.aes";
-/// How the directory of a guest's files begins, in libvirt's directory for them.
+/// How the name of a guest's directory begins, in libvirt's directory for guests' files.
 const LIBVIRT_DOMAIN: &str = "/domain-";
-/// The end of the directory of guests' files of a user's session, and of an embedded driver.
+/// How libvirt's directory for guests' files ends, for a user session and for an embedded driver.
 const SESSION_FILES: &str = "/libvirt/qemu/lib";
 const EMBEDDED_FILES: &str = "/lib/qemu";
-/// The longest path that is taken from a command line, in bytes.
+/// The longest path that is accepted from a command line, in bytes.
 const MAX_PATH_BYTES: usize = 4096;
 
-/// What manages a guest.
+/// The manager of a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manager {
-    /// What sort of manager it is.
+    /// Its kind.
     pub kind: ManagerKind,
-    /// Its process, where that is known.
+    /// The pid of its process, where that is known.
     pub pid: Option<u32>,
-    /// Its program's file, or the directory with its files.
+    /// The path of its program, or the directory with its files.
     pub path: Option<PathBuf>,
     /// The user whose session it belongs to.
     pub uid: Option<u32>,
-    /// What shows it.
-    pub by: ManagerBy,
+    /// Where this is known from.
+    pub by: ManagerSource,
 }
 
-/// What sort of manager a guest has.
+/// The kind of a manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ManagerKind {
     /// A supervisor of taptrail's.
@@ -52,9 +53,9 @@ pub enum ManagerKind {
     LibvirtSession,
     /// virt-qemu-run, or another program that has libvirt's QEMU driver embedded.
     VirtQemuRun,
-    /// Another program started it.
+    /// Another program, which started the guest.
     Other,
-    /// Nothing: it is a child of the first process.
+    /// None: the guest is a child of the first process.
     None,
 }
 
@@ -72,20 +73,20 @@ impl ManagerKind {
     }
 }
 
-/// What shows which manager a guest has.
+/// The source that says which manager a guest has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ManagerBy {
+pub enum ManagerSource {
     /// The ledger.
     Ledger,
     /// libvirt's state of its guests.
     Libvirt,
-    /// The command line of the guest's process, which may say anything.
+    /// The command line of the guest's process, which may contain anything.
     CommandLine,
-    /// The process that it is a child of.
+    /// The guest's parent process.
     Parent,
 }
 
-impl ManagerBy {
+impl ManagerSource {
     /// The word in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -97,7 +98,7 @@ impl ManagerBy {
     }
 }
 
-/// What is known of a process when its manager is looked for.
+/// What is known of a process when its manager is looked up.
 pub(super) struct Managed<'a> {
     pub(super) program: Program,
     pub(super) guest: Option<&'a Identity>,
@@ -107,12 +108,14 @@ pub(super) struct Managed<'a> {
 }
 
 impl Managed<'_> {
-    /// Its manager; none of a process that runs no guest, and none where nothing shows it.
+    /// The manager; none if the process runs no guest, or if nothing shows its manager.
     pub(super) fn manager(&self) -> Option<Manager> {
         let found = |kind, by| Manager { kind, pid: None, path: None, uid: None, by };
         match self.guest.map(|guest| guest.by) {
-            Some(KnownBy::Ledger) => return Some(found(ManagerKind::Taptrail, ManagerBy::Ledger)),
-            Some(KnownBy::Libvirt) => return Some(found(ManagerKind::Libvirt, ManagerBy::Libvirt)),
+            Some(IdentitySource::Ledger) => return Some(found(ManagerKind::Taptrail, ManagerSource::Ledger)),
+            Some(IdentitySource::Libvirt) => {
+                return Some(found(ManagerKind::Libvirt, ManagerSource::Libvirt));
+            }
             _ if !matches!(self.program, Program::Qemu | Program::Hypervisor) => return None,
             _ => {}
         }
@@ -121,11 +124,11 @@ impl Managed<'_> {
             None => return self.by_parent(),
         };
         let uid = self.uid.filter(|_| kind == ManagerKind::LibvirtSession);
-        Some(Manager { path: Some(path), uid, ..found(kind, ManagerBy::CommandLine) })
+        Some(Manager { path: Some(path), uid, ..found(kind, ManagerSource::CommandLine) })
     }
 
     fn by_parent(&self) -> Option<Manager> {
-        let (parent, by) = (self.parent?, ManagerBy::Parent);
+        let (parent, by) = (self.parent?, ManagerSource::Parent);
         if parent <= 1 {
             return Some(Manager { kind: ManagerKind::None, pid: None, path: None, uid: None, by });
         }
@@ -141,8 +144,7 @@ impl Managed<'_> {
     }
 }
 
-/// The directory in which a QEMU of libvirt's has its guest's directory, as its command line names
-/// it.
+/// libvirt's directory for guests' files, as a libvirt QEMU's command line names it.
 fn libvirt_files(arguments: &[OsString]) -> Option<&str> {
     let key = arguments.iter().filter_map(|argument| argument.to_str()).find_map(|argument| {
         let end = argument.find(LIBVIRT_KEY)?;
@@ -153,7 +155,7 @@ fn libvirt_files(arguments: &[OsString]) -> Option<&str> {
     (key.len() <= MAX_PATH_BYTES && directory.starts_with('/') && !domain.contains('/')).then_some(directory)
 }
 
-/// Which of libvirt's drivers has its guests' files there.
+/// Which of libvirt's drivers keeps its guests' files in this directory.
 fn by_files(directory: &str) -> Option<(ManagerKind, PathBuf)> {
     if directory.len() + 1 >= LIBVIRT_SYSTEM.len() && format!("{directory}/").starts_with(LIBVIRT_SYSTEM) {
         return Some((ManagerKind::Libvirt, PathBuf::from(directory)));
@@ -178,14 +180,14 @@ mod tests {
     fn by_key(file: &str) -> (&'static str, Option<PathBuf>, Option<u32>) {
         let secret = format!(r#"{{"qom-type":"secret","id":"masterKey0","format":"raw","file":"{file}"}}"#);
         let found = manager(&["qemu", "-object", &secret], 1, 1000).unwrap();
-        assert!(found.by == ManagerBy::CommandLine || found.kind == ManagerKind::None);
+        assert!(found.by == ManagerSource::CommandLine || found.kind == ManagerKind::None);
         (found.kind.as_str(), found.path, found.uid)
     }
 
     #[test]
-    fn the_files_that_libvirt_names_tell_which_of_its_drivers_started_a_qemu() {
+    fn the_files_that_libvirt_names_show_which_of_its_drivers_started_a_qemu() {
         let path = |path: &str| Some(PathBuf::from(path));
-        for (file, told) in [
+        for (file, expected) in [
             (
                 "/var/lib/libvirt/qemu/domain-3-web1/master-key.aes",
                 ("libvirt", path("/var/lib/libvirt/qemu"), None),
@@ -201,7 +203,7 @@ mod tests {
             ("lib/qemu/domain-1-vqr1/master-key.aes", ("none", None, None)),
             ("/tmp/x/lib/qemu/master-key.aes", ("none", None, None)),
         ] {
-            assert_eq!(by_key(file), told, "{file}");
+            assert_eq!(by_key(file), expected, "{file}");
         }
         let old = "secret,id=masterKey0,format=raw,file=/r/lib/qemu/domain-1-a/master-key.aes";
         assert_eq!(manager(&["-object", old], 1, 0).unwrap().kind, ManagerKind::VirtQemuRun);
@@ -213,7 +215,7 @@ mod tests {
     fn a_qemu_without_such_files_is_its_parents() {
         let own = std::process::id();
         let found = manager(&["qemu"], own, 0).unwrap();
-        assert_eq!((found.kind, found.pid, found.by), (ManagerKind::Other, Some(own), ManagerBy::Parent));
+        assert_eq!((found.kind, found.pid, found.by), (ManagerKind::Other, Some(own), ManagerSource::Parent));
         assert_eq!(found.path, std::env::current_exe().ok());
         assert_eq!(manager(&["qemu"], 1, 0).unwrap().kind, ManagerKind::None);
         let other =

@@ -1,22 +1,22 @@
-//! Who on this host holds which device, as the kernel shows it.
+//! Finds which processes of this host hold network devices, as the kernel shows it.
 //!
 //! ```text
-//!   /proc/PID/fd ─▶ devices ─▶ grouped by interface ─▶ places: namespace, link, bridge ─▶ copies: kcmp(2)
+//!   /proc/PID/fd ─▶ devices ─▶ grouped by interface ─▶ link: namespace, bridge, lower ─▶ copies: kcmp(2)
 //!                     └─▶ process: start time, uid, program, guest (ledger, libvirt, command line)
 //! ```
 //!
-//! A process that ends meanwhile holds nothing. One that can't be looked into is named, with the
-//! reason.
+//! A process that ends during the scan holds nothing. A process that can't be inspected is listed
+//! with the reason.
 
-mod attached;
 mod command_line;
 mod copies;
 mod guests;
+mod hand_overs;
+mod hidden_taps;
 mod libvirt;
 mod manager;
-mod places;
+mod netns;
 mod program;
-mod under_way;
 mod unseen;
 
 use std::io;
@@ -31,105 +31,108 @@ use taptrail_kernel::proc::{
 };
 use taptrail_record::{IfName, Rdev};
 
-pub(crate) use self::attached::Attached;
-pub use self::attached::{Keeper, Unshown};
 pub(crate) use self::command_line::identity;
-pub use self::guests::LIBVIRT;
-pub use self::guests::{Identity, KnownBy, Named, Sources};
+pub use self::guests::LIBVIRT_STATE_DIR;
+pub use self::guests::{Identity, IdentitySource, InterfaceName, Sources};
+pub use self::hand_overs::PendingHandOver;
+pub(crate) use self::hidden_taps::TapQueues;
+pub use self::hidden_taps::{HiddenTap, HidingProcess};
 pub(crate) use self::libvirt::interfaces;
-pub use self::manager::{Manager, ManagerBy, ManagerKind};
-pub use self::places::Behind;
+pub use self::manager::{Manager, ManagerKind, ManagerSource};
+pub use self::netns::HostLink;
 pub use self::program::Program;
-pub use self::under_way::UnderWay;
 pub use self::unseen::{Unseen, UnseenProcess, UnseenReason};
 
-use self::guests::Guests;
+use self::guests::GuestIndex;
 use self::manager::Managed;
-use self::places::Places;
+use self::netns::NetnsCache;
 
-/// The most bytes of a command line that are read: libvirt's for a guest of 100 disks has 60 KiB.
-pub(crate) const COMMAND_LINE: u64 = 256 * 1024;
+/// The most bytes of a command line that are read; libvirt's for a guest with 100 disks has 60 KiB.
+pub(crate) const MAX_COMMAND_LINE_BYTES: u64 = 256 * 1024;
 
-/// The most devices of one process that are looked at: QEMU takes 256 queues for an interface.
-const MOST: usize = 8192;
+/// The most devices of one process that are read; QEMU accepts 256 queues for an interface.
+const MAX_DEVICES_PER_PROCESS: usize = 8192;
 
-/// What the processes of this host hold.
+/// The devices that the processes of this host hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scan {
-    /// Those that hold a device, in the order of their pids.
+    /// The processes that hold a device, in the order of their pids.
     pub holders: Vec<Holder>,
-    /// How many processes were looked at.
+    /// How many processes were inspected.
     pub processes: usize,
-    /// Taps with open files that no process shows: one that could not be seen may have them.
-    pub unshown: Vec<Unshown>,
-    /// Where there are such: the processes that keep files where they can't be looked at.
-    pub keepers: Vec<Keeper>,
-    /// What supervisors are about.
-    pub under_way: Vec<UnderWay>,
-    /// What could not be seen.
+    /// Taps with open files that no process shows. A process that could not be inspected may have
+    /// them.
+    pub hidden_taps: Vec<HiddenTap>,
+    /// If there are hidden taps: the processes with open files that can't be inspected.
+    pub hiding_processes: Vec<HidingProcess>,
+    /// Hand-overs of devices by supervisors that are under way.
+    pub pending_hand_overs: Vec<PendingHandOver>,
+    /// What the scan could not see.
     pub unseen: Unseen,
 }
 
 /// A process that holds a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
-    /// Which process.
+    /// Its pid and start time.
     pub process: ProcessId,
-    /// Its numbers in pid namespaces below ours, the innermost last: a container's manager knows it by one of them.
+    /// Its pids in pid namespaces below ours, the innermost last. A manager in a container knows it
+    /// by one of them.
     pub within: Vec<u32>,
     /// When it started, by this host's clock.
     pub started: Option<Timestamp>,
-    /// The process that it is a child of.
+    /// The pid of its parent.
     pub parent: Option<u32>,
-    /// The user that it acts as.
+    /// Its effective user.
     pub uid: Option<u32>,
-    /// The program that it runs, as the kernel shows it; ends in ` (deleted)` when its file is gone.
+    /// The path of its program, as the kernel shows it; ends in ` (deleted)` if the file is gone.
     pub exe: Option<PathBuf>,
-    /// What sort of program that is, by its name.
+    /// The kind of that program, by its file name.
     pub program: Program,
-    /// The guest that it runs, where that is told.
+    /// The guest that it runs, where a source says so.
     pub guest: Option<Identity>,
-    /// What manages that guest, as far as it can be seen; none of a process that runs no guest.
+    /// The manager of that guest, as far as it can be found; none if it runs no guest.
     pub manager: Option<Manager>,
-    /// Its network namespace's inode; its devices may be in others.
+    /// The inode of its network namespace. Its devices may be in others.
     pub netns: Option<u64>,
-    /// What it holds, each interface once.
-    pub devices: Vec<Held>,
+    /// The devices that it holds, each interface once.
+    pub devices: Vec<ScannedDevice>,
 }
 
 /// A device that a process holds, with all its descriptors there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
-    /// What it is.
+pub struct ScannedDevice {
+    /// Its kind.
     pub kind: HeldKind,
     /// The node's path as that process opened it.
     pub path: PathBuf,
     /// The node's device number.
     pub rdev: Rdev,
-    /// The host interface behind it, in its own network namespace; of taps and macvtaps.
+    /// The host interface behind it, by its name in its own network namespace; only for taps and
+    /// macvtaps.
     pub ifname: Option<IfName>,
-    /// That namespace's inode, where it is known.
+    /// The inode of that namespace, where it is known.
     pub netns: Option<u64>,
     /// The interface as rtnetlink describes it, where it was found.
-    pub behind: Option<Behind>,
-    /// The descriptors, by their numbers.
+    pub behind: Option<HostLink>,
+    /// Its descriptors there.
     pub descriptors: Vec<Descriptor>,
 }
 
 /// One descriptor of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Descriptor {
-    /// Its number there.
+    /// Its number in the thread's table.
     pub fd: RawFd,
-    /// The thread that has it: the process itself, but for threads with descriptors of their own.
+    /// The thread that has it: the first one, unless a thread has a descriptor table of its own.
     pub thread: u32,
-    /// The open file behind it: equal numbers within one [`Scan`] are one open file, that was handed
-    /// over, inherited or duplicated. None where the kernel did not compare it.
+    /// The open file behind it. Within one [`Scan`], equal numbers are one open file that was
+    /// passed to another process, inherited or duplicated. None if the kernel did not compare it.
     pub file: Option<u32>,
 }
 
-impl Held {
-    /// How many queues it has there: open files, each counted once.
+impl ScannedDevice {
+    /// The number of queues of it that the process holds: open files, each counted once.
     pub fn queues(&self) -> u32 {
         let mut files: Vec<_> = self.descriptors.iter().filter_map(|of| of.file).collect();
         files.sort_unstable();
@@ -139,7 +142,7 @@ impl Held {
     }
 }
 
-/// Looks at processes.
+/// Scans processes for the devices that they hold.
 #[derive(Debug)]
 pub struct Scanner {
     sources: Sources,
@@ -147,12 +150,13 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// One that learns from these which guest a process runs.
+    /// A scanner that looks up in `sources` which guest a process runs.
     pub fn new(sources: Sources) -> Self {
         Self { sources, numbers: DeviceNumbers::default() }
     }
 
-    /// Looks at all processes. Takes about 30 µs for each, and 200 µs more for each that holds a device.
+    /// Scans all processes. Takes about 30 µs per process, and 200 µs more for each that holds a
+    /// device.
     ///
     /// # Errors
     /// When /proc can't be read.
@@ -160,84 +164,83 @@ impl Scanner {
         let pids = processes()?;
         let mut scan = self.scan_of(pids.iter().copied())?;
         scan.unseen.outside = !sees_all_processes()?;
-        // Read after that: what was over by then is in the trail.
-        scan.under_way = under_way::read(&self.sources);
+        // Read after the processes: a hand-over that had ended by then is in the trail.
+        scan.pending_hand_overs = hand_overs::read(&self.sources);
         Ok(scan)
     }
 
-    /// Adds to a scan of all processes what they hold and don't show. Takes a few µs more for each, and a question to the
-    /// kernel for each network namespace.
-    pub fn look_for_unshown(&self, scan: &mut Scan) {
-        // A container's taps are mostly those of processes outside.
+    /// Adds the hidden taps to a scan of all processes. Takes a few µs per process, and one
+    /// question to the kernel per network namespace.
+    pub fn find_hidden_taps(&self, scan: &mut Scan) {
+        // The taps in a container's network namespace mostly belong to processes outside of it.
         if scan.unseen.outside {
             return;
         }
         let Ok(pids) = processes() else { return };
-        scan.unshown = attached::find(&scan.holders);
-        if !scan.unshown.is_empty() {
-            scan.keepers = attached::keepers(&pids);
+        scan.hidden_taps = hidden_taps::find(&scan.holders);
+        if !scan.hidden_taps.is_empty() {
+            scan.hiding_processes = hidden_taps::hiding_processes(&pids);
         }
     }
 
-    /// Looks at these processes.
+    /// Scans these processes.
     ///
     /// # Errors
     /// When /proc can't be read.
     pub fn scan_of(&mut self, pids: impl IntoIterator<Item = u32>) -> io::Result<Scan> {
-        let mut looking = Looking::new(&self.sources);
+        let mut context = ScanContext::new(&self.sources);
         let mut scan = Scan::default();
         // A driver may have been loaded since.
         self.numbers = DeviceNumbers::default();
         for pid in pids {
             scan.processes += 1;
-            match looking.process(pid, &mut self.numbers) {
+            match context.process(pid, &mut self.numbers) {
                 Ok(Some(holder)) => scan.holders.push(holder),
                 Ok(None) => {}
                 Err(error) if is_gone(&error) => {}
                 Err(error) => scan.unseen.processes.extend(UnseenProcess::refused(pid, &error)),
             }
         }
-        scan.unseen.places = looking.places.find(&mut scan.holders);
-        scan.unseen.copies = copies::number(&mut scan.holders);
-        scan.unseen.crowded = looking.crowded;
+        scan.unseen.places = context.netns.find(&mut scan.holders);
+        scan.unseen.copies = copies::number_open_files(&mut scan.holders);
+        scan.unseen.crowded = context.crowded;
         Ok(scan)
     }
 
-    /// Looks at one process; none when it is gone, or holds nothing.
+    /// Scans one process; none if it is gone, or holds nothing.
     ///
-    /// # Errors
-    /// EACCES without the right to look into it.
+    /// EACCES without the right to inspect it.
     pub fn look(&mut self, process: ProcessId) -> io::Result<Option<Holder>> {
-        let mut looking = Looking::new(&self.sources);
-        let found = match looking.process(process.pid, &mut self.numbers) {
+        let mut context = ScanContext::new(&self.sources);
+        let found = match context.process(process.pid, &mut self.numbers) {
             Err(error) if is_gone(&error) => return Ok(None),
             found => found?,
         };
         let mut found: Vec<_> = found.into_iter().filter(|holder| holder.process == process).collect();
-        looking.places.find(&mut found);
-        copies::number(&mut found);
+        context.netns.find(&mut found);
+        copies::number_open_files(&mut found);
         Ok(found.pop())
     }
 }
 
-/// What one scan needs to know.
-struct Looking {
-    guests: Guests,
-    places: Places,
+/// What is read once for a whole scan.
+struct ScanContext {
+    guests: GuestIndex,
+    netns: NetnsCache,
     crowded: Vec<UnseenProcess>,
 }
 
-impl Looking {
+impl ScanContext {
     fn new(sources: &Sources) -> Self {
-        Self { guests: Guests::read(sources), places: Places::default(), crowded: Vec::new() }
+        Self { guests: GuestIndex::read(sources), netns: NetnsCache::default(), crowded: Vec::new() }
     }
 
-    /// What a process holds, by itself.
+    /// Scans one process, without the links behind its devices and without comparing open files.
     fn process(&mut self, pid: u32, numbers: &mut DeviceNumbers) -> io::Result<Option<Holder>> {
         let mut all = |pid| -> io::Result<Vec<(u32, HeldDevice<HeldKind>)>> {
             let mut all = Vec::new();
             for thread in descriptor_tables(pid)? {
-                match held_devices(thread, numbers, MOST + 1 - all.len()) {
+                match held_devices(thread, numbers, MAX_DEVICES_PER_PROCESS + 1 - all.len()) {
                     Ok(held) => all.extend(held.into_iter().map(|held| (thread, held))),
                     // One of its threads may end before it.
                     Err(error) if thread != pid && is_gone(&error) => {}
@@ -249,29 +252,30 @@ impl Looking {
         if all(pid)?.is_empty() {
             return Ok(None);
         }
-        // Looked at again with its start time known: most processes hold nothing, and need not be asked
-        // for theirs.
+        // Read again, now that its start time is known: most processes hold nothing, and their
+        // start time is not needed.
         let process = ProcessId::of(pid)?;
         let mut held = all(pid)?;
-        if held.len() > MOST {
-            held.truncate(MOST);
+        if held.len() > MAX_DEVICES_PER_PROCESS {
+            held.truncate(MAX_DEVICES_PER_PROCESS);
             self.crowded.push(UnseenProcess::crowded(pid));
         }
         let Some((thread, _)) = held.first() else { return Ok(None) };
-        // The first thread may have ended, and with it what it shows of the process.
+        // The first thread may have ended; then it shows nothing of the process.
         let thread = *thread;
-        let arguments = arguments(thread, COMMAND_LINE).unwrap_or_default();
+        let arguments = arguments(thread, MAX_COMMAND_LINE_BYTES).unwrap_or_default();
         let exe = exe(thread).ok();
-        let netns = self.places.of_process(thread);
+        let netns = self.netns.of_process(thread);
         let mut devices: Vec<_> = held
             .into_iter()
-            .map(|(thread, held)| (self.places.of_tap(process, thread, &held), thread, held))
+            .map(|(thread, held)| (self.netns.of_tap(process, thread, &held), thread, held))
             .collect();
         let lost = |(place, _, held): &(Option<u64>, u32, HeldDevice<HeldKind>)| {
             place.is_none() && (held.ifname.is_some() || netns.is_none())
         };
         if devices.iter().any(lost) {
-            // What was given up meanwhile, or went with its process, is nowhere, and nobody holds it.
+            // A device that was closed meanwhile, or went with its process, has no place any more:
+            // no process holds it.
             let still = all(pid)?;
             devices.retain(|of| !lost(of) || still.contains(&(of.1, of.2.clone())));
         }
@@ -297,7 +301,7 @@ impl Looking {
             netns,
             devices: grouped(devices),
         };
-        // Else what was found is partly another's.
+        // Else the pid has passed to another process, and part of what was read is that one's.
         if ProcessId::of(pid)? != process {
             return Err(Errno::SRCH.into());
         }
@@ -305,18 +309,19 @@ impl Looking {
     }
 }
 
-/// Each interface, or node, once.
-fn grouped(devices: Vec<(Option<u64>, u32, HeldDevice<HeldKind>)>) -> Vec<Held> {
-    let mut groups: Vec<Held> = Vec::new();
+/// Merges the descriptors of one interface, or of one node.
+fn grouped(devices: Vec<(Option<u64>, u32, HeldDevice<HeldKind>)>) -> Vec<ScannedDevice> {
+    let mut groups: Vec<ScannedDevice> = Vec::new();
     for (netns, thread, HeldDevice { fd, kind, path, rdev, ifname }) in devices {
         let descriptor = Descriptor { fd, thread, file: None };
-        let same =
-            |of: &&mut Held| (of.kind, of.rdev, of.netns) == (kind, rdev, netns) && of.ifname == ifname;
+        let same = |of: &&mut ScannedDevice| {
+            (of.kind, of.rdev, of.netns) == (kind, rdev, netns) && of.ifname == ifname
+        };
         match groups.iter_mut().find(same) {
             Some(group) => group.descriptors.push(descriptor),
             None => {
                 let descriptors = vec![descriptor];
-                groups.push(Held { kind, path, rdev, ifname, netns, behind: None, descriptors });
+                groups.push(ScannedDevice { kind, path, rdev, ifname, netns, behind: None, descriptors });
             }
         }
     }

@@ -1,25 +1,27 @@
+//! The kinds of programs that hold network devices.
+
 use std::fmt;
 use std::path::Path;
 
-/// What sort of program holds a device, by its file's name: a hint for who reads it, and no excuse.
+/// The kind of program that holds a device, by its file name: a hint for the reader, and no excuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Program {
     /// QEMU.
     Qemu,
     /// Another program that runs guests: cloud-hypervisor, firecracker, crosvm.
     Hypervisor,
-    /// What carries a guest's or container's frames: passt, slirp4netns, vde.
+    /// A user-mode network for guests or containers: passt, slirp4netns, vde.
     Network,
     /// A VPN's daemon.
     Vpn,
-    /// What opens devices for guests and gives them away: libvirt, taptrail.
+    /// A manager that opens devices for guests and passes them on: libvirt, taptrail.
     Manager,
     /// Any other.
     Other,
 }
 
 impl Program {
-    /// The sort of a program.
+    /// The kind of the program with this path.
     pub(super) fn of(exe: Option<&Path>) -> Self {
         let Some(name) = exe.and_then(Path::file_name).map(|name| name.to_string_lossy()) else {
             return Self::Other;
@@ -67,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_programs_file_says_what_sort_it_is() {
+    fn a_programs_file_name_shows_its_kind() {
         for (exe, program) in [
             ("/usr/bin/qemu-system-x86_64", Program::Qemu),
             ("/usr/bin/qemu-system-x86_64 (deleted)", Program::Qemu),

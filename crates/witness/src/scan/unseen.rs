@@ -20,26 +20,26 @@ const KERNEL_THREAD: u32 = 0x0020_0000;
 pub struct Unseen {
     /// Processes whose descriptors could not be read at all.
     pub processes: Vec<UnseenProcess>,
-    /// Processes that hold more devices than are read: the others of theirs are not seen.
+    /// Processes with more devices than the scan reads: the rest was not seen.
     pub crowded: Vec<UnseenProcess>,
-    /// Devices whose interface is in a network namespace that we may not enter.
+    /// How many devices have an interface in a network namespace that can't be entered.
     pub places: usize,
-    /// This is a pid namespace of its own, and processes outside of it are not seen at all.
+    /// Whether this scan ran in a pid namespace of its own: processes outside of it are invisible.
     pub outside: bool,
-    /// Descriptors that the kernel did not compare with those of other processes.
+    /// How many descriptors the kernel did not compare with those of other processes.
     pub copies: usize,
 }
 
-/// A process that could not be seen, or not all of it.
+/// A process that could not be inspected, or only in part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnseenProcess {
-    /// Which process.
+    /// Its pid.
     pub pid: u32,
     /// Its name as the kernel shows it (`/proc/PID/comm`): any process may call itself anything.
     pub name: Option<String>,
-    /// Its numbers in pid namespaces below ours, the innermost last.
+    /// Its pids in pid namespaces below ours, the innermost last.
     pub within: Vec<u32>,
-    /// Why.
+    /// The reason.
     pub why: UnseenReason,
 }
 
@@ -77,7 +77,7 @@ impl UnseenProcess {
         let within = within(pid);
         let why = match Errno::from_io_error(error) {
             Some(Errno::ACCESS | Errno::PERM) => {
-                // A container is the likely reason where the process is in one.
+                // If the process is in a container, that is the likely reason.
                 if within.is_empty() { UnseenReason::Permission } else { UnseenReason::OtherPidNamespace }
             }
             Some(errno) => UnseenReason::Failed(errno),
@@ -93,12 +93,12 @@ impl UnseenProcess {
 }
 
 impl Unseen {
-    /// Whether a process that could not be seen, or not all of it, may be the one that a record
-    /// names by its pid, or, where no record does, any.
+    /// Whether a process that could not be inspected completely may be the one that a record names
+    /// by this pid; without a pid, whether there is any such process.
     pub fn may_have(&self, pid: Option<u32>) -> bool {
         let mut all = self.processes.iter().chain(&self.crowded);
         match pid {
-            // A manager outside of this pid namespace names processes by other numbers.
+            // A manager outside of this pid namespace uses other numbers.
             _ if self.outside => true,
             Some(pid) => all.any(|process| process.pid == pid || process.within.contains(&pid)),
             None => all.next().is_some(),
@@ -106,8 +106,7 @@ impl Unseen {
     }
 }
 
-/// Whether a process can have no descriptors: a thread of the kernel's, or one that has ended and
-/// was not waited for. Anybody may read that.
+/// Whether a process can have no descriptors: a kernel thread, or a zombie. Any user may read that.
 fn holds_nothing(pid: u32) -> bool {
     let mut text = String::new();
     let file = File::open(format!("/proc/{pid}/stat"));
@@ -115,19 +114,19 @@ fn holds_nothing(pid: u32) -> bool {
     read.is_ok() && ends_or_is_kernels(&text).unwrap_or(false)
 }
 
-/// The same of a line of `/proc/PID/stat` (proc(5)): state, flags and number of threads.
+/// The same for a line of `/proc/PID/stat` (proc(5)): state, flags and number of threads.
 fn ends_or_is_kernels(stat: &str) -> Option<bool> {
-    // The name, which is chosen freely, is in parentheses.
+    // The name is in parentheses, and may contain anything.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?;
     let flags: u32 = fields.nth(5)?.parse().ok()?;
     let threads: u32 = fields.nth(10)?.parse().ok()?;
-    // A process whose first thread has ended lives on in its others.
+    // A process whose first thread has ended lives on in its other threads.
     let has_ended = matches!(state, "Z" | "X") && threads <= 1;
     Some(has_ended || flags & KERNEL_THREAD != 0)
 }
 
-/// What may be read of any process.
+/// The pids of a process in pid namespaces below ours; any user may read them.
 fn within(pid: u32) -> Vec<u32> {
     Status::of(pid).map(|status| status.within).unwrap_or_default()
 }

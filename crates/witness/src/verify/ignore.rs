@@ -9,24 +9,27 @@ use taptrail_kernel::proc::exe_file;
 
 use crate::scan::Holder;
 
-/// Programs and processes that are known to hold devices of their own, which no trail tells of: a VPN's.
+/// Programs and processes that are known to hold devices of their own without a record, such as a
+/// VPN's.
 ///
-/// A process runs such a program when its file is the very same, or, where that was replaced by an update,
-/// when it is in our mount namespace and the kernel shows the path: elsewhere a path may be anything.
+/// A process runs such a program if its executable is the same file (device and inode). If an
+/// update has replaced the file, the path counts, but only in our mount namespace: in another one a
+/// path may be anything.
 #[derive(Debug, Clone, Default)]
 pub struct Ignore {
     paths: HashSet<PathBuf>,
-    /// Device and inode.
+    /// By device and inode.
     files: HashSet<(u64, u64)>,
     mounts: Option<u64>,
     pids: HashSet<u32>,
 }
 
 impl Ignore {
-    /// These programs, of which one that is not there now is known by its path; and these processes.
+    /// Ignores these programs and processes. A program that does not exist now is known by its path
+    /// only.
     pub fn of(paths: &[PathBuf], pids: &[u32]) -> Self {
         let file = |path: &PathBuf| fs::metadata(path).ok().map(|about| (about.dev(), about.ino()));
-        // As the kernel shows it: links are followed.
+        // The kernel shows paths with symbolic links resolved.
         let real = |path: &PathBuf| fs::canonicalize(path).unwrap_or_else(|_| path.clone());
         Self {
             files: paths.iter().filter_map(file).collect(),
@@ -36,12 +39,12 @@ impl Ignore {
         }
     }
 
-    /// Whether this process is one of them.
+    /// Whether this process is ignored by its pid.
     pub(super) fn has_pid(&self, pid: u32) -> bool {
         self.pids.contains(&pid)
     }
 
-    /// Whether a process runs one of them.
+    /// Whether a process is ignored, by its pid or its program.
     pub(super) fn has(&self, holder: &Holder) -> bool {
         if self.pids.contains(&holder.process.pid) {
             return true;
@@ -64,7 +67,7 @@ impl Ignore {
     }
 }
 
-/// The mount namespace of a process.
+/// The inode of a process's mount namespace.
 fn mounts(pid: &dyn Display) -> io::Result<u64> {
     Ok(fs::metadata(format!("/proc/{pid}/ns/mnt"))?.ino())
 }

@@ -1,32 +1,36 @@
-//! What processes hold, beside what a trail tells: each device accounted for, or what is wrong with it.
+//! Compares what processes hold with what a trail says. Each device is accounted for, or the
+//! difference is named.
 //!
 //! ```text
-//!   Scan ───┐                         ┌─ accounted: a record grants it to this process
-//!           ├─▶ verify ─▶ Row for each┼─ unaccounted, held after its release, held by another
-//!   Told ───┘            device       ├─ missing: told as held, and nobody holds it
-//!                                     ├─ hidden: the kernel counts open files that no process shows
-//!                                     ├─ opening: a supervisor is about to give it to its guest
-//!                                     └─ unknown: told as held, by a process that could not be seen
+//!   Scan ──────────┐                        ┌─ accounted: a record grants it to this process
+//!                  ├▶ verify ─▶ Row for each┼─ unaccounted, held after its release, held by another
+//!   ExpectedState ─┘           device       ├─ missing: held by the trail, and nobody holds it
+//!                                           ├─ hidden: the kernel counts open files that no process shows
+//!                                           ├─ opening: a supervisor is about to give it to its guest
+//!                                           └─ unknown: its process could not be inspected
 //! ```
 //!
-//! A process is the one that a record means by its pid, unless it started later, or the ledger or libvirt knows it as
-//! another guest's; where no record tells a pid, by the guest that it runs. A device of that process is the one that a record means by
-//! its name or number, by the name that libvirt has written down for its address, by that address, or, where
-//! its link is out of sight, because no other is left. vhost-nets say nothing of themselves and are counted.
+//! A holding means the process with the recorded pid, unless that started later, or the ledger or
+//! libvirt knows it as another guest's. If no record has a pid, it means the process that runs the
+//! guest. Among the devices of that process, a holding means the one with the recorded name or
+//! number; else the one whose name libvirt has for the MAC; else the one with the guest's MAC;
+//! else, if its link can't be read, the only one that is left. vhost-nets do not show which
+//! interface they serve, and are only counted.
 //!
-//! Log and processes are not read at one moment: a difference is one when it lasts ([`Settling`]).
+//! Log and processes are not read at the same moment, so a difference counts only if it lasts
+//! ([`Debouncer`]).
 
-mod bind;
-mod claims;
-mod doubtful;
+mod ambiguous;
+mod debounce;
+mod expected;
+mod holder;
 mod ignore;
+mod matching;
 mod scope;
-mod settling;
 mod shared;
 #[cfg(test)]
 mod tests;
 mod text;
-mod told;
 
 use std::collections::HashMap;
 
@@ -34,50 +38,50 @@ use taptrail_kernel::proc::HeldKind;
 use taptrail_record::{DeviceKind, MacAddr};
 use taptrail_trail::{Certainty, FindingKind, Holding, State};
 
-use crate::scan::{Descriptor, Held, Holder, Scan, Unshown};
+use crate::scan::{Descriptor, HiddenTap, Holder, Scan, ScannedDevice};
 
+pub use self::debounce::{Debouncer, Next};
+pub use self::expected::{ExpectedState, ExpectedStateReader, Hosts, Interest};
 pub use self::ignore::Ignore;
 pub use self::scope::Scope;
-pub use self::settling::{Next, Settling};
-pub use self::told::{Hosts, Interest, Reader, Told};
 
-use self::bind::{Bound, Part, bind, means};
-use self::claims::{claimant, runs_another_guest, runs_guest_of};
-use self::doubtful::without_doubtful;
-use self::shared::{Common, Shared, commons};
+use self::ambiguous::without_ambiguous;
+use self::holder::{find_holder, runs_another_guest, runs_guest_of};
+use self::matching::{Matches, QueueGroup, match_devices, matches_by};
+use self::shared::{SharedDevices, SharedKey, shared_keys};
 
-/// What came of holding the two against each other.
+/// The result of a comparison.
 #[derive(Debug, Clone)]
-pub struct Account<'a> {
-    /// Devices that are held, process by process, and then what is missing.
+pub struct Comparison<'a> {
+    /// Held devices, process by process; then hidden taps; then missing devices.
     pub rows: Vec<Row<'a>>,
 }
 
-/// One device of one process, or some of its queues; or a holding that nobody has.
+/// One device of one process, or some of its queues; or a holding without a device.
 #[derive(Debug, Clone)]
 pub struct Row<'a> {
-    /// What is to be said of it.
+    /// The verdict on it.
     pub verdict: Verdict,
-    /// The process that holds it; none for what is missing, or hidden.
+    /// The process that holds it; none for a missing or hidden device.
     pub holder: Option<&'a Holder>,
-    /// What it holds.
-    pub held: Option<&'a Held>,
-    /// Which descriptors there.
+    /// The device that it holds.
+    pub held: Option<&'a ScannedDevice>,
+    /// The descriptors of it.
     pub descriptors: Vec<Descriptor>,
-    /// How many queues: of what is missing, those that are.
+    /// The number of queues; for a missing device, how many are missing.
     pub queues: u32,
-    /// What the trail tells of it.
+    /// The trail's holding for it.
     pub holding: Option<&'a Holding>,
-    /// By what the two are known to be one.
-    pub matched: Option<Matched>,
-    /// Other processes that have the same open file, or the same interface.
+    /// How device and holding were matched.
+    pub matched: Option<MatchMethod>,
+    /// Other processes with the same open file or the same interface.
     pub shared: Vec<u32>,
-    /// One sentence for people, of what is not as it should be.
+    /// What is wrong, as one sentence; none if nothing is.
     pub text: Option<String>,
 }
 
 impl Row<'_> {
-    /// Whether it may be otherwise soon: records come a little late.
+    /// Whether the verdict may change soon: records come a little late.
     fn may_pass(&self) -> bool {
         let unsure =
             |holding: &Holding| holding.state == State::Opening || holding.certainty == Certainty::Incomplete;
@@ -85,18 +89,19 @@ impl Row<'_> {
     }
 }
 
-/// What is to be said of a device.
+/// The verdict on a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Verdict {
     /// A record grants it to the process that holds it.
     Accounted,
     /// It is held, and no record grants it.
     Unaccounted,
-    /// The trail tells it as held, and the process that it names does not hold it.
+    /// The trail has it as held, and the process that the trail names does not hold it.
     Missing,
-    /// Nobody knows: the process that may hold it could not be seen, or the records that would tell may be missing.
+    /// It is not known: the process that may hold it could not be inspected, or records that would
+    /// decide may be missing.
     Unknown,
-    /// The trail tells its release, and it is held.
+    /// The trail has its release, and it is still held.
     AfterRelease,
     /// It is granted to one process, and another has it, too, or instead.
     HeldByAnother,
@@ -104,14 +109,14 @@ pub enum Verdict {
     Hidden,
     /// A supervisor is about to give it to its guest: the step has no outcome yet.
     Opening,
-    /// No trail tells of devices of its kind.
+    /// Devices of its kind are not audited.
     UnauditedKind,
-    /// Nobody accounts for it, and its program is one that is known to.
+    /// No record accounts for it, and its program is on the ignore list.
     Ignored,
 }
 
 impl Verdict {
-    /// All, in the order in which they are told.
+    /// All verdicts, in the order of reports.
     pub const ALL: [Self; 10] = [
         Self::Accounted,
         Self::Unaccounted,
@@ -141,7 +146,7 @@ impl Verdict {
         }
     }
 
-    /// Whether trail and reality differ.
+    /// Whether the trail and the processes differ.
     pub fn is_difference(self) -> bool {
         matches!(
             self,
@@ -150,22 +155,22 @@ impl Verdict {
     }
 }
 
-/// By what a device and a holding are known to be one, the surest first.
+/// How a device and a holding were matched, the surest method first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Matched {
-    /// The record names its interface, or a macvtap's number.
+pub enum MatchMethod {
+    /// By the name of its interface in the record, or the device number of a macvtap.
     Name,
-    /// libvirt has written down which address the interface is of.
+    /// By the name that libvirt's state of the guest has for the MAC.
     Libvirt,
-    /// The interface has the guest's address.
+    /// By the MAC of the interface, which is made from the guest's.
     Mac,
-    /// The interface is out of sight, and no other device of its kind is left.
+    /// By elimination: the interface can't be read, and no other device of its kind is left.
     Elimination,
-    /// It is one of as many vhost-nets as the trail tells.
+    /// By counting: the process holds as many vhost-nets as the trail has.
     Count,
 }
 
-impl Matched {
+impl MatchMethod {
     /// The word in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -178,25 +183,25 @@ impl Matched {
     }
 }
 
-/// Holds what is seen against what is told.
-pub fn verify<'a>(scan: &'a Scan, told: &'a Told, ignore: &Ignore) -> Account<'a> {
+/// Compares a scan with the expected state.
+pub fn verify<'a>(scan: &'a Scan, expected: &'a ExpectedState, ignore: &Ignore) -> Comparison<'a> {
     let mut claimed: HashMap<usize, Vec<&Holding>> = HashMap::new();
     let mut missing = Vec::new();
-    for holding in told.holdings.iter().filter(|holding| holding.state == State::Held) {
-        match claimant(&scan.holders, told, holding) {
+    for holding in expected.holdings.iter().filter(|holding| holding.state == State::Held) {
+        match find_holder(&scan.holders, expected, holding) {
             Some(place) => claimed.entry(place).or_default().push(holding),
             None => missing.push((holding, holding.queues.unwrap_or(1))),
         }
     }
-    let shared = Shared::of(scan);
+    let shared = SharedDevices::of(scan);
     let mut rows = Vec::new();
     let mut left = Vec::new();
     for (place, holder) in scan.holders.iter().enumerate() {
         let holdings = claimed.remove(&place).unwrap_or_default();
-        let Bound { accounted, left: unexplained, lacking } = bind(holder, &holdings);
+        let Matches { accounted, left: unexplained, lacking } = match_devices(holder, &holdings);
         missing.extend(lacking);
-        for (part, holding, matched) in accounted {
-            let objection = told.objection(holding);
+        for (group, holding, matched) in accounted {
+            let objection = expected.objection(holding);
             let verdict = match objection.map(|finding| finding.kind) {
                 None => Verdict::Accounted,
                 Some(FindingKind::HeldAfterRelease) => Verdict::AfterRelease,
@@ -207,42 +212,45 @@ pub fn verify<'a>(scan: &'a Scan, told: &'a Told, ignore: &Ignore) -> Account<'a
                 holding: Some(holding),
                 matched: Some(matched),
                 text: objection.map(|finding| finding.text.clone()),
-                ..row(holder, &part, &shared)
+                ..row(holder, &group, &shared)
             });
         }
-        left.extend(unexplained.into_iter().map(|part| (holder, part)));
+        left.extend(unexplained.into_iter().map(|group| (holder, group)));
     }
     let owners = Owners::of(&rows);
-    let mut hidden: Vec<Row<'_>> = scan.unshown.iter().map(|of| unshown(of, told, ignore, scan)).collect();
-    // What is told as held is, though its process does not show it.
+    let mut hidden: Vec<Row<'_>> =
+        scan.hidden_taps.iter().map(|of| hidden_row(of, expected, ignore, scan)).collect();
+    // A hidden tap is held, though its process does not show it.
     missing.retain(|(holding, _)| !hidden.iter().any(|row| row.holding == Some(*holding)));
-    let missing = without_doubtful(missing, &told.holdings, &rows);
-    let judge = Judge { told, owners: &owners, missing: &missing, ignore, scan };
-    let mut unexplained: Vec<Row<'_>> =
-        left.iter().map(|(holder, part)| judge.judged(holder, part, row(holder, part, &shared))).collect();
+    let missing = without_ambiguous(missing, &expected.holdings, &rows);
+    let classifier = Classifier { expected, owners: &owners, missing: &missing, ignore, scan };
+    let mut unexplained: Vec<Row<'_>> = left
+        .iter()
+        .map(|(holder, group)| classifier.classify(holder, group, row(holder, group, &shared)))
+        .collect();
     rows.append(&mut unexplained);
     rows.sort_by_key(|row| row.holder.map(|holder| holder.process.pid));
     rows.append(&mut hidden);
-    rows.extend(missing.into_iter().map(|(holding, queues)| absent(holding, queues, scan)));
-    Account { rows }
+    rows.extend(missing.into_iter().map(|(holding, queues)| missing_row(holding, queues, scan)));
+    Comparison { rows }
 }
 
-fn row<'a>(holder: &'a Holder, part: &Part<'a>, shared: &Shared) -> Row<'a> {
+fn row<'a>(holder: &'a Holder, group: &QueueGroup<'a>, shared: &SharedDevices) -> Row<'a> {
     Row {
         verdict: Verdict::Unaccounted,
         holder: Some(holder),
-        held: Some(part.held),
-        descriptors: part.files.iter().flatten().copied().collect(),
-        queues: part.queues(),
+        held: Some(group.held),
+        descriptors: group.files.iter().flatten().copied().collect(),
+        queues: group.queues(),
         holding: None,
         matched: None,
-        shared: shared.with(holder, part),
+        shared: shared.with(holder, group),
         text: None,
     }
 }
 
-fn absent<'a>(holding: &'a Holding, queues: u32, scan: &Scan) -> Row<'a> {
-    // A process that could not be seen may hold it, and a record that is missing may end it.
+fn missing_row<'a>(holding: &'a Holding, queues: u32, scan: &Scan) -> Row<'a> {
+    // A process that could not be inspected may hold it, or a missing record may end it.
     let unknown = scan.unseen.may_have(holding.pid) || holding.certainty == Certainty::Incomplete;
     Row {
         verdict: if unknown { Verdict::Unknown } else { Verdict::Missing },
@@ -258,8 +266,8 @@ fn absent<'a>(holding: &'a Holding, queues: u32, scan: &Scan) -> Row<'a> {
 }
 
 /// A tap with open files that no process shows.
-fn unshown<'a>(of: &'a Unshown, told: &'a Told, ignore: &Ignore, scan: &Scan) -> Row<'a> {
-    let Unshown { held, queues } = of;
+fn hidden_row<'a>(of: &'a HiddenTap, expected: &'a ExpectedState, ignore: &Ignore, scan: &Scan) -> Row<'a> {
+    let HiddenTap { held, queues } = of;
     let address = held.behind.as_ref().and_then(|behind| behind.mac).map(MacAddr::host_side);
     let is_its = |holding: &&Holding| {
         holding.device.kind == DeviceKind::Tun
@@ -268,7 +276,7 @@ fn unshown<'a>(of: &'a Unshown, told: &'a Told, ignore: &Ignore, scan: &Scan) ->
                 None => address == Some(holding.mac.host_side()),
             }
     };
-    let latest = |state| told.holdings.iter().rev().filter(move |of| of.state == state).find(is_its);
+    let latest = |state| expected.holdings.iter().rev().filter(move |of| of.state == state).find(is_its);
     let holding = latest(State::Held).or_else(|| latest(State::Released));
     let mut unseen = scan.unseen.processes.iter().chain(&scan.unseen.crowded);
     let unseen = unseen.any(|of| !ignore.has_pid(of.pid));
@@ -281,12 +289,13 @@ fn unshown<'a>(of: &'a Unshown, told: &'a Told, ignore: &Ignore, scan: &Scan) ->
         holding,
         matched: None,
         shared: Vec::new(),
-        text: (!unseen).then(|| text::hidden(of, holding, &scan.keepers)),
+        text: (!unseen).then(|| text::hidden(of, holding, &scan.hiding_processes)),
     }
 }
 
-/// Who is granted what can be known in another process.
-struct Owners<'a>(HashMap<Common, (&'a Holder, &'a Holding)>);
+/// For each key by which another process can share a device: the process that a record grants it
+/// to.
+struct Owners<'a>(HashMap<SharedKey, (&'a Holder, &'a Holding)>);
 
 impl<'a> Owners<'a> {
     fn of(rows: &[Row<'a>]) -> Self {
@@ -296,66 +305,66 @@ impl<'a> Owners<'a> {
                 continue;
             };
             let files = row.descriptors.iter().map(|descriptor| vec![*descriptor]).collect();
-            for common in commons(holder, &Part { held, files }) {
-                owners.insert(common, (holder, holding));
+            for key in shared_keys(holder, &QueueGroup { held, files }) {
+                owners.insert(key, (holder, holding));
             }
         }
         Self(owners)
     }
 
-    /// The other process that a part belongs to, and whether by one open file.
-    fn of_part(&self, holder: &Holder, part: &Part<'_>) -> Option<(&'a Holder, &'a Holding, bool)> {
-        commons(holder, part).find_map(|common| {
-            let (owner, holding) = self.0.get(&common)?;
-            (owner.process != holder.process).then_some((*owner, *holding, matches!(common, Common::File(_))))
+    /// The other process that a group of queues belongs to, and whether by one open file.
+    fn of_group(&self, holder: &Holder, group: &QueueGroup<'_>) -> Option<(&'a Holder, &'a Holding, bool)> {
+        shared_keys(holder, group).find_map(|key| {
+            let (owner, holding) = self.0.get(&key)?;
+            (owner.process != holder.process).then_some((*owner, *holding, matches!(key, SharedKey::File(_))))
         })
     }
 
-    /// Whether a part is of a device that its own process is granted.
-    fn is_own(&self, holder: &Holder, part: &Part<'_>) -> bool {
-        let mut owners = commons(holder, part).filter_map(|common| self.0.get(&common));
+    /// Whether a group belongs to a device that is granted to its own process.
+    fn is_own(&self, holder: &Holder, group: &QueueGroup<'_>) -> bool {
+        let mut owners = shared_keys(holder, group).filter_map(|key| self.0.get(&key));
         owners.any(|(owner, _)| owner.process == holder.process)
     }
 }
 
-/// What is to be said of devices that no record grants to who holds them.
-struct Judge<'a, 'b> {
-    told: &'a Told,
+/// Gives verdicts on devices that no record grants to their holders.
+struct Classifier<'a, 'b> {
+    expected: &'a ExpectedState,
     owners: &'b Owners<'a>,
     missing: &'b [(&'a Holding, u32)],
     ignore: &'b Ignore,
     scan: &'a Scan,
 }
 
-impl<'a> Judge<'a, '_> {
-    fn judged(&self, holder: &'a Holder, part: &Part<'a>, row: Row<'a>) -> Row<'a> {
-        if self.scan.under_way.iter().any(|of| of.explains(holder, part.held)) {
+impl<'a> Classifier<'a, '_> {
+    fn classify(&self, holder: &'a Holder, group: &QueueGroup<'a>, row: Row<'a>) -> Row<'a> {
+        if self.scan.pending_hand_overs.iter().any(|of| of.explains(holder, group.held)) {
             return Row { verdict: Verdict::Opening, ..row };
         }
-        if let Some((owner, holding, copy)) = self.owners.of_part(holder, part) {
-            let text = Some(text::of_another(holder, part, owner, holding, copy));
+        if let Some((owner, holding, copy)) = self.owners.of_group(holder, group) {
+            let text = Some(text::held_by_another(holder, group, owner, holding, copy));
             return Row { verdict: Verdict::HeldByAnother, holding: Some(holding), text, ..row };
         }
-        let HeldKind::Raw(kind) = part.held.kind else {
+        let HeldKind::Raw(kind) = group.held.kind else {
             return Row { verdict: Verdict::UnauditedKind, ..row };
         };
         if let Some(holding) =
-            self.missing.iter().map(|(holding, _)| *holding).find(|of| self.is_of(holder, part, of))
+            self.missing.iter().map(|(holding, _)| *holding).find(|of| self.is_of(holder, group, of))
         {
-            let text = Some(text::instead(holder, part, holding, self.scan));
+            let text = Some(text::held_instead(holder, group, holding, self.scan));
             return Row { verdict: Verdict::HeldByAnother, holding: Some(holding), text, ..row };
         }
-        let latest = |state| self.told.holdings.iter().rev().filter(move |of| of.state == state);
+        let latest = |state| self.expected.holdings.iter().rev().filter(move |of| of.state == state);
         let is_its = |holding: &&Holding| {
-            self.is_of(holder, part, holding)
+            self.is_of(holder, group, holding)
                 || kind == DeviceKind::VhostNet
                     && holding.device.kind == kind
-                    && runs_guest_of(holder, self.told, holding)
+                    && runs_guest_of(holder, self.expected, holding)
         };
-        if !self.owners.is_own(holder, part)
+        if !self.owners.is_own(holder, group)
             && let Some(holding) = latest(State::Released).find(is_its)
         {
-            let text = Some(text::after_release(holder, part, holding));
+            let text = Some(text::after_release(holder, group, holding));
             return Row { verdict: Verdict::AfterRelease, holding: Some(holding), text, ..row };
         }
         if self.ignore.has(holder) {
@@ -363,27 +372,27 @@ impl<'a> Judge<'a, '_> {
         }
         let unsure = |holding: &&Holding| {
             is_its(holding)
-                || runs_guest_of(holder, self.told, holding)
-                    && means(holder, part.held, holding, Matched::Elimination)
+                || runs_guest_of(holder, self.expected, holding)
+                    && matches_by(holder, group.held, holding, MatchMethod::Elimination)
         };
         if let Some(holding) = latest(State::Opening).chain(latest(State::Unknown)).find(unsure) {
             return Row { verdict: Verdict::Unknown, holding: Some(holding), ..row };
         }
-        let opened = latest(State::NeverGranted).find(|holding| self.is_of(holder, part, holding));
-        let text = Some(text::unaccounted(holder, part, opened, self.told));
+        let opened = latest(State::NeverGranted).find(|holding| self.is_of(holder, group, holding));
+        let text = Some(text::unaccounted(holder, group, opened, self.expected));
         Row { holding: opened, text, ..row }
     }
 
-    /// Whether a part is of what a holding means, whoever holds it.
+    /// Whether a group of queues is what a holding means, whichever process has it.
     ///
-    /// The guest decides first: what a process of another guest holds is that guest's, whatever its MAC
-    /// or name, for both are given twice. In a process of no known guest the interface must have the
-    /// guest's address.
-    fn is_of(&self, holder: &Holder, part: &Part<'_>, holding: &Holding) -> bool {
-        let by = |matched| means(holder, part.held, holding, matched);
-        !runs_another_guest(holder, self.told, holding)
-            && (by(Matched::Mac)
-                || by(Matched::Libvirt)
-                || runs_guest_of(holder, self.told, holding) && by(Matched::Name))
+    /// The guest decides first: what a process of another guest holds is that guest's, whatever its
+    /// MAC or name, for both can occur twice. In a process of no known guest the interface must
+    /// have the guest's MAC.
+    fn is_of(&self, holder: &Holder, group: &QueueGroup<'_>, holding: &Holding) -> bool {
+        let by = |matched| matches_by(holder, group.held, holding, matched);
+        !runs_another_guest(holder, self.expected, holding)
+            && (by(MatchMethod::Mac)
+                || by(MatchMethod::Libvirt)
+                || runs_guest_of(holder, self.expected, holding) && by(MatchMethod::Name))
     }
 }

@@ -7,21 +7,22 @@ use taptrail_trail::Holding;
 use uuid::Uuid;
 
 use super::Row;
-use super::claims::is_in_time;
+use super::holder::is_in_time;
 
-/// Which of a host's devices are asked about. All are held against each other; the others are not told.
+/// A selection of a host's devices. The comparison covers all of them; only the selected ones are
+/// reported.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scope {
-    /// Only of these guests: their names or uuids.
+    /// Only these guests, by name or uuid; all if empty.
     pub guests: Vec<String>,
-    /// Only of these processes.
+    /// Only these processes; all if empty.
     pub pids: Vec<u32>,
     /// Only in this network namespace, by its inode.
     pub netns: Option<u64>,
 }
 
 impl Scope {
-    /// Whether a row is asked about.
+    /// Whether a row is selected.
     pub fn has(&self, row: &Row<'_>) -> bool {
         self.is_guest(row) && self.is_pid(row) && self.is_here(row)
     }
@@ -31,20 +32,22 @@ impl Scope {
             let uuid = uuid.map(|uuid| uuid.to_string());
             self.guests.iter().any(|guest| Some(guest.as_str()) == name || Some(guest) == uuid.as_ref())
         };
-        let told = row.holding.map(|holding| &holding.guest);
+        let named = row.holding.map(|holding| &holding.guest);
         let seen = row.holder.and_then(|holder| holder.guest.as_ref());
         self.guests.is_empty()
-            || told.is_some_and(|GuestId { name, uuid }| is(Some(name), Some(*uuid)))
+            || named.is_some_and(|GuestId { name, uuid }| is(Some(name), Some(*uuid)))
             || seen.is_some_and(|guest| is(guest.name.as_deref(), guest.uuid))
     }
 
     fn is_pid(&self, row: &Row<'_>) -> bool {
         let pid = row.holder.map(|holder| holder.process.pid);
-        let told = row.holding.and_then(|holding| holding.pid);
-        self.pids.is_empty() || self.pids.iter().any(|wanted| Some(*wanted) == pid || Some(*wanted) == told)
+        let recorded = row.holding.and_then(|holding| holding.pid);
+        self.pids.is_empty()
+            || self.pids.iter().any(|wanted| Some(*wanted) == pid || Some(*wanted) == recorded)
     }
 
-    /// Where its interface is, or else its process. What nobody holds is where its process is, if that lives.
+    /// Whether a row is in the network namespace: by its interface, or else by its process. A
+    /// missing device counts as where its process is, if that is alive.
     fn is_here(&self, row: &Row<'_>) -> bool {
         let Some(wanted) = self.netns else { return true };
         let place = match (row.holder, row.held) {
@@ -56,7 +59,7 @@ impl Scope {
     }
 }
 
-/// Where the process of a holding is: not where another is that has its pid by now.
+/// The network namespace of the process of a holding, unless its pid has passed to another process.
 fn netns(holding: &Holding) -> Option<u64> {
     let process = ProcessId::of(holding.pid?).ok()?;
     let started = Timestamp::try_from(process.started()).ok();

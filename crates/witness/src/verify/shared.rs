@@ -1,33 +1,33 @@
-//! Which processes have a device together.
+//! Finds processes that share a device.
 
 use std::collections::HashMap;
 
 use taptrail_kernel::proc::HeldKind;
 use taptrail_record::{DeviceKind, IfName, Rdev};
 
-use super::bind::Part;
-use crate::scan::{Held, Holder, Scan};
+use super::matching::QueueGroup;
+use crate::scan::{Holder, Scan, ScannedDevice};
 
-/// What two processes may have in common: one open file, or one interface by an open file each.
+/// By what two processes share a device: one open file, or one interface through an open file each.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Common {
+pub(super) enum SharedKey {
     File(u32),
     Tap(u64, IfName),
     Macvtap(Rdev),
 }
 
-/// The processes that have each.
+/// The pids of the processes with each shared device.
 #[derive(Debug, Default)]
-pub(super) struct Shared(HashMap<Common, Vec<u32>>);
+pub(super) struct SharedDevices(HashMap<SharedKey, Vec<u32>>);
 
-impl Shared {
+impl SharedDevices {
     pub(super) fn of(scan: &Scan) -> Self {
         let mut shared = Self::default();
         for holder in &scan.holders {
             for held in &holder.devices {
-                let files = held.descriptors.iter().filter_map(|of| of.file).map(Common::File);
-                for common in files.chain(interface(holder, held)) {
-                    let pids = shared.0.entry(common).or_default();
+                let files = held.descriptors.iter().filter_map(|of| of.file).map(SharedKey::File);
+                for key in files.chain(interface(holder, held)) {
+                    let pids = shared.0.entry(key).or_default();
                     if pids.last() != Some(&holder.process.pid) {
                         pids.push(holder.process.pid);
                     }
@@ -37,9 +37,9 @@ impl Shared {
         shared
     }
 
-    /// The other processes that have what this part is of.
-    pub(super) fn with(&self, holder: &Holder, part: &Part<'_>) -> Vec<u32> {
-        let all = commons(holder, part).filter_map(|common| self.0.get(&common)).flatten();
+    /// The other processes that share the device of this group.
+    pub(super) fn with(&self, holder: &Holder, group: &QueueGroup<'_>) -> Vec<u32> {
+        let all = shared_keys(holder, group).filter_map(|key| self.0.get(&key)).flatten();
         let mut pids: Vec<u32> = all.copied().filter(|pid| *pid != holder.process.pid).collect();
         pids.sort_unstable();
         pids.dedup();
@@ -47,18 +47,18 @@ impl Shared {
     }
 }
 
-/// By what a part may be known in another process; the files first.
-pub(super) fn commons(holder: &Holder, part: &Part<'_>) -> impl Iterator<Item = Common> {
-    let files: Vec<_> = part.files.iter().filter_map(|file| file[0].file).map(Common::File).collect();
-    files.into_iter().chain(interface(holder, part.held))
+/// The keys by which a group may be found in another process; open files come first.
+pub(super) fn shared_keys(holder: &Holder, group: &QueueGroup<'_>) -> impl Iterator<Item = SharedKey> {
+    let files: Vec<_> = group.files.iter().filter_map(|file| file[0].file).map(SharedKey::File).collect();
+    files.into_iter().chain(interface(holder, group.held))
 }
 
-fn interface(holder: &Holder, held: &Held) -> Option<Common> {
+fn interface(holder: &Holder, held: &ScannedDevice) -> Option<SharedKey> {
     match held.kind {
         HeldKind::Raw(DeviceKind::Tun) => {
-            Some(Common::Tap(held.netns.or(holder.netns)?, held.ifname.clone()?))
+            Some(SharedKey::Tap(held.netns.or(holder.netns)?, held.ifname.clone()?))
         }
-        HeldKind::Raw(DeviceKind::Macvtap) | HeldKind::Ipvtap => Some(Common::Macvtap(held.rdev)),
+        HeldKind::Raw(DeviceKind::Macvtap) | HeldKind::Ipvtap => Some(SharedKey::Macvtap(held.rdev)),
         _ => None,
     }
 }

@@ -1,4 +1,4 @@
-//! What is wrong with a device, in a sentence.
+//! Sentences that say what is wrong with a device.
 
 use std::fmt::Write as _;
 
@@ -6,15 +6,20 @@ use taptrail_kernel::proc::{HeldKind, ProcessId};
 use taptrail_record::DeviceKind;
 use taptrail_trail::{Holding, State};
 
-use super::Told;
-use super::bind::Part;
-use crate::scan::{Held, Holder, Keeper, Manager, ManagerKind, Scan, Unshown};
+use super::ExpectedState;
+use super::matching::QueueGroup;
+use crate::scan::{HiddenTap, HidingProcess, Holder, Manager, ManagerKind, Scan, ScannedDevice};
 
-/// How many processes are named that keep files where they can't be looked at.
-const MAX_KEEPERS: usize = 8;
+/// The most processes with uninspectable open files that a sentence names.
+const MAX_HIDING_PROCESSES: usize = 8;
 
-pub(super) fn unaccounted(holder: &Holder, part: &Part<'_>, opened: Option<&Holding>, told: &Told) -> String {
-    let mut text = format!("{} holds {}, and no record grants it", process(holder), device(part));
+pub(super) fn unaccounted(
+    holder: &Holder,
+    group: &QueueGroup<'_>,
+    opened: Option<&Holding>,
+    expected: &ExpectedState,
+) -> String {
+    let mut text = format!("{} holds {}, and no record grants it", process(holder), device(group));
     if let Some(opened) = opened {
         // Writing to a String can't fail.
         let _ = write!(text, ": it was opened for {} and never given to QEMU", whose(opened));
@@ -30,12 +35,12 @@ pub(super) fn unaccounted(holder: &Holder, part: &Part<'_>, opened: Option<&Hold
         }
         _ => {}
     }
-    if let (Some(started), Some(begins)) = (holder.started, told.begins)
+    if let (Some(started), Some(begins)) = (holder.started, expected.begins)
         && started < begins
     {
         let _ = write!(text, "; the process is older than the trail, which begins at {begins:.0}");
     }
-    if let Some(lacks) = told.lacks
+    if let Some(lacks) = expected.lacks
         && holder.started.is_none_or(|started| started < lacks)
     {
         let _ = write!(text, "; the trail lacks records, the last of them before {lacks:.0}");
@@ -43,7 +48,7 @@ pub(super) fn unaccounted(holder: &Holder, part: &Part<'_>, opened: Option<&Hold
     text
 }
 
-/// Whether no record can be expected of a manager's guests.
+/// Whether a manager writes no records of its guests.
 fn writes_no_records(kind: ManagerKind) -> bool {
     matches!(kind, ManagerKind::VirtQemuRun | ManagerKind::LibvirtSession)
 }
@@ -85,46 +90,55 @@ pub(super) fn missing(holding: &Holding, scan: &Scan) -> String {
     format!("{} should hold {}, and {who}", whose(holding), named(holding))
 }
 
-pub(super) fn of_another(
+pub(super) fn held_by_another(
     holder: &Holder,
-    part: &Part<'_>,
+    group: &QueueGroup<'_>,
     owner: &Holder,
     holding: &Holding,
     copy: bool,
 ) -> String {
     let what = if copy { "a copy" } else { "a queue of its own" };
-    let (process, device, pid) = (process(holder), device(part), owner.process.pid);
+    let (process, device, pid) = (process(holder), device(group), owner.process.pid);
     format!("{process} has {what} of {device}, which is granted to {} (pid {pid})", whose(holding))
 }
 
-pub(super) fn instead(holder: &Holder, part: &Part<'_>, holding: &Holding, scan: &Scan) -> String {
+pub(super) fn held_instead(
+    holder: &Holder,
+    group: &QueueGroup<'_>,
+    holding: &Holding,
+    scan: &Scan,
+) -> String {
     let pid = holding.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
     format!(
         "{} holds {}, which is granted to {}{pid}, {}",
         process(holder),
-        device(part),
+        device(group),
         whose(holding),
         if scan.unseen.may_have(holding.pid) { "which could not be seen" } else { "which does not hold it" }
     )
 }
 
-pub(super) fn after_release(holder: &Holder, part: &Part<'_>, holding: &Holding) -> String {
+pub(super) fn after_release(holder: &Holder, group: &QueueGroup<'_>, holding: &Holding) -> String {
     let when = holding.released.map(|time| format!(" at {time:.3}")).unwrap_or_default();
     let why = holding.ended_by.map(|by| format!(" ({})", by.as_str())).unwrap_or_default();
-    let (process, device) = (process(holder), device(part));
+    let (process, device) = (process(holder), device(group));
     format!("{process} holds {device}, which, by the trail, was released{when} by {}{why}", whose(holding))
 }
 
-pub(super) fn hidden(of: &Unshown, holding: Option<&Holding>, keepers: &[Keeper]) -> String {
+pub(super) fn hidden(
+    of: &HiddenTap,
+    holding: Option<&Holding>,
+    hiding_processes: &[HidingProcess],
+) -> String {
     let name = of.held.ifname.as_ref().map_or("a tap", |name| name.as_str());
     let files = if of.queues == 1 { "an open file" } else { "open files" };
     let mut text = format!("The kernel counts {files} of {name} that no process shows");
     if let Some(holding) = holding {
-        let told = if holding.state == State::Released { "released" } else { "held" };
+        let state = if holding.state == State::Released { "released" } else { "held" };
         // Writing to a String can't fail.
-        let _ = write!(text, "; by the trail, it is {told} by {}", whose(holding));
+        let _ = write!(text, "; by the trail, it is {state} by {}", whose(holding));
     }
-    let kept = |of: &Keeper| {
+    let kept = |of: &HidingProcess| {
         let how = match (of.files.in_flight, of.files.registered) {
             (flying, 0) => format!("{flying} in flight on its sockets"),
             (0, registered) => format!("{registered} registered with io_uring"),
@@ -134,9 +148,9 @@ pub(super) fn hidden(of: &Unshown, holding: Option<&Holding>, keepers: &[Keeper]
         };
         format!("process {} ({how})", of.pid)
     };
-    if !keepers.is_empty() {
-        let named: Vec<_> = keepers.iter().take(MAX_KEEPERS).map(kept).collect();
-        let more = if keepers.len() > MAX_KEEPERS { ", and others" } else { "" };
+    if !hiding_processes.is_empty() {
+        let named: Vec<_> = hiding_processes.iter().take(MAX_HIDING_PROCESSES).map(kept).collect();
+        let more = if hiding_processes.len() > MAX_HIDING_PROCESSES { ", and others" } else { "" };
         let _ = write!(text, ". Open files that can't be looked at are kept by {}{more}", named.join(", "));
     }
     text
@@ -150,17 +164,17 @@ fn process(holder: &Holder) -> String {
     format!("Process {}{about}", holder.process.pid)
 }
 
-fn device(part: &Part<'_>) -> String {
-    let Held { kind, path, ifname, .. } = part.held;
+fn device(group: &QueueGroup<'_>) -> String {
+    let ScannedDevice { kind, path, ifname, .. } = group.held;
     let of = match ifname {
         Some(name) => format!(" ({name})"),
-        // Not configured yet, or its link is gone.
+        // The tap is not configured yet, or its link is gone.
         None if matches!(kind, HeldKind::Raw(DeviceKind::Tun | DeviceKind::Macvtap)) => {
             " (no interface)".to_owned()
         }
         None => String::new(),
     };
-    let queues = if part.files.len() > 1 { format!(" x{}", part.files.len()) } else { String::new() };
+    let queues = if group.files.len() > 1 { format!(" x{}", group.files.len()) } else { String::new() };
     format!("{}{of}{queues}", path.display())
 }
 

@@ -1,7 +1,8 @@
-//! Which bridge each tap is a port of. A manager may change it without a record: libvirt does so
-//! since version 10.8, and a change that fails leaves the tap in no bridge.
+//! Watches which bridge each tap is a port of. A manager may change it without a record: libvirt
+//! does so since version 10.8, and a change that fails leaves the tap in no bridge.
 //!
-//! QEMU keeps its descriptors, and nothing is released. So a change is an event, and no record.
+//! QEMU keeps its descriptors, and nothing is released. So a change is only an event, and not a
+//! record.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -11,22 +12,23 @@ use taptrail_kernel::proc::network_namespace;
 use taptrail_record::{Device, DeviceKind, MacAddr};
 use tracing::warn;
 
-use super::guest::{Guest, Now};
+use super::guest::{GuestInstance, LookContext};
 use super::look::PENDING_LOOK_INTERVAL;
-use super::{Watcher, What};
+use super::{EventKind, Watcher};
 
-/// The interfaces of our network namespace, by their numbers, with what each is a port of.
+/// The master of each link in our network namespace, by its index.
 #[derive(Debug, Default)]
 pub(super) struct BridgePorts {
     netns: Option<u64>,
     masters: HashMap<u32, Option<String>>,
 }
 
-/// What a tap is a port of, as it was seen last.
+/// The bridge of a tap when it was last read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SeenPort {
     master: Option<String>,
-    /// Since when it is in no bridge: a change takes it out of one before it is in the other.
+    /// Since when it is in no bridge: during a change it is out of one bridge before it is in the
+    /// other.
     without: Option<Instant>,
 }
 
@@ -41,7 +43,7 @@ pub(super) struct BridgeChange {
 }
 
 impl BridgePorts {
-    /// Reads them from the kernel, all at once.
+    /// Reads all of them from the kernel in one request.
     pub(super) fn read() -> Result<Self, LinkError> {
         let links = Links::open()?.all()?;
         let names: HashMap<u32, &str> = links.iter().map(|link| (link.index, &*link.name)).collect();
@@ -59,28 +61,32 @@ impl SeenPort {
     }
 }
 
-impl Guest {
-    /// Whether it has a tap whose bridge is worth a look.
+impl GuestInstance {
+    /// Whether the guest has taps.
     pub(super) fn has_taps(&self) -> bool {
         self.held.iter().any(|known| known.descriptor.device.kind == DeviceKind::Tun)
     }
 
-    /// The taps that are in another bridge than before; and whether one is in none for the moment,
-    /// so that it has to be looked at again soon.
-    pub(super) fn bridge_changes(&mut self, ports: &BridgePorts, now: Now) -> (Vec<BridgeChange>, bool) {
+    /// The taps that are in another bridge than before; and whether one is in no bridge for the
+    /// moment, so that it must be read again soon.
+    pub(super) fn bridge_changes(
+        &mut self,
+        ports: &BridgePorts,
+        now: LookContext,
+    ) -> (Vec<BridgeChange>, bool) {
         let (mut changes, mut is_pending): (Vec<(u32, BridgeChange)>, _) = (Vec::new(), false);
         if self.is_stopped() {
             return (Vec::new(), false);
         }
-        let plugs = &self.plugs;
+        let interfaces = &self.interfaces;
         for known in &mut self.held {
             let descriptor = &known.descriptor;
-            let leaves = plugs.detached.iter().any(|detached| Some(detached.mac) == descriptor.mac);
+            let leaves = interfaces.pending_detaches.iter().any(|detach| Some(detach.mac) == descriptor.mac);
             let link = known.link.filter(|link| link.netns.is_some() && link.netns == ports.netns);
             let (Some(link), DeviceKind::Tun, false) = (link, descriptor.device.kind, leaves) else {
                 continue;
             };
-            // Gone, and its descriptors with it.
+            // The link is gone, and its descriptors with it.
             let Some(master) = ports.masters.get(&link.index) else { continue };
             let Some(port) = &mut known.port else {
                 known.port = Some(SeenPort::of(master.clone()));
@@ -98,7 +104,7 @@ impl Guest {
                 }
             }
             let from = std::mem::replace(port, SeenPort::of(master.clone())).master;
-            // Each queue has a descriptor, and all are of one interface.
+            // Each queue has a descriptor; all of them have one interface.
             if !changes.iter().any(|(index, _)| *index == link.index) {
                 let (mac, device, vm_pid) = (descriptor.mac, descriptor.device.clone(), descriptor.vm_pid);
                 changes.push((link.index, BridgeChange { mac, device, vm_pid, from, to: master.clone() }));
@@ -109,14 +115,13 @@ impl Guest {
 }
 
 impl Watcher {
-    /// When the taps' bridges are to be looked at; none when there are no taps.
+    /// When the taps' bridges are due to be read; none if there are no taps.
     pub(super) fn bridges_due(&self) -> Option<Instant> {
-        self.guests.values().any(Guest::has_taps).then_some(self.bridges_due)
+        self.guests.values().any(GuestInstance::has_taps).then_some(self.bridges_due)
     }
 
-    /// Looks at the bridges of all guests' taps: one answer of the kernel's is for all, however
-    /// many guests there are.
-    pub(super) fn look_at_bridges(&mut self, now: Now) {
+    /// Reads the bridges of all guests' taps, in one request to the kernel for all guests.
+    pub(super) fn look_at_bridges(&mut self, now: LookContext) {
         if self.bridges_due().is_none_or(|due| due > now.instant) {
             return;
         }
@@ -135,7 +140,7 @@ impl Watcher {
         }
         for (guest, change) in changed {
             let BridgeChange { mac, device, vm_pid, from, to } = change;
-            self.happens(What::BridgeChanged { guest, mac, device, vm_pid, from, to });
+            self.emit(EventKind::BridgeChanged { guest, mac, device, vm_pid, from, to });
         }
     }
 }

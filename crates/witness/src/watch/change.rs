@@ -1,4 +1,4 @@
-//! What changes in the ledger, and how it is written.
+//! Pending changes of the ledger, and how they are written.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,11 +8,11 @@ use taptrail_ledger::{
 };
 use taptrail_record::{Descriptor, Event, GuestId, Reason, Record};
 
-use super::books::Slot;
+use super::guest::GuestInstanceId;
 
-/// What changes in the ledger.
+/// A pending change of the ledger.
 #[derive(Debug)]
-pub(super) enum Change {
+pub(super) enum LedgerChange {
     Begins {
         id: GuestId,
         begun: Timestamp,
@@ -20,133 +20,134 @@ pub(super) enum Change {
     Adopted,
     Runs(Process),
     Copy {
-        row: Row,
+        row: PendingRecord,
         writer: Option<u32>,
         open: Option<u64>,
     },
-    /// One that came after the account's end.
-    Late {
-        row: Row,
+    /// A manager's record that came after the account's end.
+    CopyLate {
+        row: PendingRecord,
         writer: Option<u32>,
     },
-    Own(Box<Own>),
-    /// The interface behind a descriptor was seen there: its network namespace, and its number in it.
-    Placed {
+    Own(Box<OwnRecord>),
+    /// The place of the link behind a descriptor: its network namespace, and its index there.
+    LinkFound {
         number: u64,
         at: (u64, u32),
     },
-    Seen(Timestamp),
+    LastSeen(Timestamp),
     Ends(Reason),
 }
 
-/// A record of our own.
+/// A record that the watcher makes itself.
 #[derive(Debug)]
-pub(super) struct Own {
+pub(super) struct OwnRecord {
     pub(super) record: Record,
-    pub(super) row: Row,
-    pub(super) effect: Effect,
+    pub(super) row: PendingRecord,
+    pub(super) effect: DeviceEffect,
 }
 
-/// What a record of our own says of a device.
+/// What one of our own records changes in the ledger's devices.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Effect {
+pub(super) enum DeviceEffect {
     None,
     Seen { number: u64, open: Option<u64> },
     Gone { number: u64 },
 }
 
-/// A record on its way into the ledger.
+/// A record that is to be written to the ledger.
 #[derive(Debug)]
-pub(super) struct Row {
+pub(super) struct PendingRecord {
     pub(super) time: Timestamp,
     pub(super) kind: u16,
     pub(super) text: String,
-    /// None as long as the kernel was not told.
+    /// The outcome of sending it to the kernel; none if that was not tried yet.
     pub(super) logged: Option<Logged>,
 }
 
-/// Rows of the ledger by our own numbers.
+/// Keys of the ledger's rows, by the watcher's numbers.
 #[derive(Debug, Default)]
-pub(super) struct Keys {
-    pub(super) guests: HashMap<Slot, GuestKey>,
-    /// Of each guest the records of its last opens, by their numbers.
-    pub(super) opens: HashMap<Slot, BTreeMap<u64, RecordKey>>,
-    /// By the number of a descriptor.
+pub(super) struct LedgerKeys {
+    pub(super) guests: HashMap<GuestInstanceId, GuestKey>,
+    /// For each guest the records of its last opens, by their numbers.
+    pub(super) opens: HashMap<GuestInstanceId, BTreeMap<u64, RecordKey>>,
+    /// The devices, by the numbers of their descriptors.
     pub(super) devices: HashMap<u64, DeviceKey>,
 }
 
-/// How many opens of one guest are remembered until their descriptors are seen.
-const OPENS: usize = 256;
+/// The most opens of one guest that are kept until their descriptors are seen.
+const MAX_OPENS_PER_GUEST: usize = 256;
 
-impl Keys {
-    pub(super) fn opened(&mut self, slot: Slot, number: u64, key: RecordKey) {
-        let opens = self.opens.entry(slot).or_default();
+impl LedgerKeys {
+    pub(super) fn opened(&mut self, instance: GuestInstanceId, number: u64, key: RecordKey) {
+        let opens = self.opens.entry(instance).or_default();
         opens.insert(number, key);
-        while opens.len() > OPENS {
+        while opens.len() > MAX_OPENS_PER_GUEST {
             opens.pop_first();
         }
     }
 
-    fn open(&self, slot: Slot, number: u64) -> Option<RecordKey> {
-        self.opens.get(&slot)?.get(&number).copied()
+    fn open(&self, instance: GuestInstanceId, number: u64) -> Option<RecordKey> {
+        self.opens.get(&instance)?.get(&number).copied()
     }
 }
 
-/// One transaction, with the rows that it makes.
-pub(super) struct Writing<'a> {
-    pub(super) keys: &'a Keys,
-    pub(super) new: Keys,
-    /// The row of each of our own records, by its place among the changes.
+/// Applies changes in one transaction, and collects the keys of new rows.
+pub(super) struct TxApplier<'a> {
+    pub(super) keys: &'a LedgerKeys,
+    pub(super) new: LedgerKeys,
+    /// The keys of our own records, by their index among the changes.
     pub(super) rows: Vec<(usize, RecordKey)>,
 }
 
-impl Writing<'_> {
+impl TxApplier<'_> {
     pub(super) fn apply(
         &mut self,
         tx: &Tx<'_>,
-        slot: Slot,
-        change: &Change,
+        instance: GuestInstanceId,
+        change: &LedgerChange,
         at: usize,
         (boot, own): (&str, Process),
     ) -> Result<(), LedgerError> {
-        if let Change::Begins { id, begun } = change {
+        if let LedgerChange::Begins { id, begun } = change {
             let guest = NewWatched { id, boot_id: boot, watcher: own, begun: *begun };
             let key = tx.watched_begins(&guest)?;
-            self.new.guests.insert(slot, key);
+            self.new.guests.insert(instance, key);
             return Ok(());
         }
-        let Some(guest) = self.new.guests.get(&slot).or_else(|| self.keys.guests.get(&slot)).copied() else {
+        let Some(guest) = self.new.guests.get(&instance).or_else(|| self.keys.guests.get(&instance)).copied()
+        else {
             return Ok(());
         };
         match change {
-            Change::Begins { .. } => {}
-            Change::Adopted => tx.guest_adopted(guest, own)?,
-            Change::Runs(process) => tx.guest_runs(guest, *process)?,
-            Change::Copy { row, writer, open } => {
+            LedgerChange::Begins { .. } => {}
+            LedgerChange::Adopted => tx.guest_adopted(guest, own)?,
+            LedgerChange::Runs(process) => tx.guest_runs(guest, *process)?,
+            LedgerChange::Copy { row, writer, open } => {
                 let key = tx.copy(guest, &row.new_record(), *writer)?;
                 if let Some(open) = open {
-                    self.new.opened(slot, *open, key);
+                    self.new.opened(instance, *open, key);
                 }
             }
-            Change::Late { row, writer } => {
-                // It may be forgotten by now.
+            LedgerChange::CopyLate { row, writer } => {
+                // The ledger may have deleted the account by now.
                 if tx.has_guest(guest)? {
                     tx.copy(guest, &row.new_record(), *writer)?;
                 }
             }
-            Change::Own(said) => {
-                let key = tx.watched(guest, &said.row.new_record(), own.pid)?;
+            LedgerChange::Own(own_record) => {
+                let key = tx.watched(guest, &own_record.row.new_record(), own.pid)?;
                 self.rows.push((at, key));
-                self.apply_effect(tx, (slot, guest), key, said)?;
+                self.apply_effect(tx, (instance, guest), key, own_record)?;
             }
-            Change::Placed { number, at } => {
-                // What belongs to no interface has no device in the ledger.
+            LedgerChange::LinkFound { number, at } => {
+                // A descriptor of no interface has no device in the ledger.
                 if let Some(device) = self.device(*number) {
                     tx.device_placed(device, *at)?;
                 }
             }
-            Change::Seen(at) => tx.guest_seen(guest, *at)?,
-            Change::Ends(reason) => tx.guest_ends(guest, reason.as_str())?,
+            LedgerChange::LastSeen(at) => tx.guest_seen(guest, *at)?,
+            LedgerChange::Ends(reason) => tx.guest_ends(guest, reason.as_str())?,
         }
         Ok(())
     }
@@ -158,19 +159,20 @@ impl Writing<'_> {
     fn apply_effect(
         &mut self,
         tx: &Tx<'_>,
-        (slot, guest): (Slot, GuestKey),
+        (instance, guest): (GuestInstanceId, GuestKey),
         record: RecordKey,
-        said: &Own,
+        own_record: &OwnRecord,
     ) -> Result<(), LedgerError> {
-        match said.effect {
-            Effect::None => {}
-            Effect::Seen { number, open } => {
-                let Event::Seen(descriptor) = &said.record.event else { return Ok(()) };
-                // Whose it is nobody knows: its record alone tells of it.
+        match own_record.effect {
+            DeviceEffect::None => {}
+            DeviceEffect::Seen { number, open } => {
+                let Event::Seen(descriptor) = &own_record.record.event else { return Ok(()) };
+                // Its interface is not known: it has a record, and no device.
                 let Some(mac) = descriptor.mac else { return Ok(()) };
                 let Descriptor { device, queue, fd, .. } = descriptor;
-                let open =
-                    open.and_then(|open| self.new.open(slot, open).or_else(|| self.keys.open(slot, open)));
+                let open = open.and_then(|open| {
+                    self.new.open(instance, open).or_else(|| self.keys.open(instance, open))
+                });
                 let (path, dev) = (&*device.path, device.dev.as_deref());
                 let queue = queue.unwrap_or(0);
                 let new = NewDevice { mac, kind: device.kind, path, rdev: device.rdev, dev, queue };
@@ -178,7 +180,7 @@ impl Writing<'_> {
                 tx.device_granted(key, record, i32::try_from(*fd).ok())?;
                 self.new.devices.insert(number, key);
             }
-            Effect::Gone { number } => {
+            DeviceEffect::Gone { number } => {
                 if let Some(device) = self.device(number) {
                     tx.device_closed(device, record)?;
                 }
@@ -188,7 +190,7 @@ impl Writing<'_> {
     }
 }
 
-impl Row {
+impl PendingRecord {
     fn new_record(&self) -> NewRecord<'_> {
         let logged = self.logged.clone().unwrap_or(Logged { how: "off".to_owned(), serial: None });
         NewRecord { time: self.time, kind: self.kind, text: &self.text, logged }

@@ -1,8 +1,9 @@
-//! The kernel's word on last closes, where it is asked (docs/bpf.md).
+//! Uses the kernel's report of last closes, if it is available (docs/bpf.md).
 //!
-//! A look tells what QEMU shows, by numbers. The kernel tells which file is behind a number, and when nobody has
-//! that file any more, whoever had it meanwhile. Where it tells, that is the end of a descriptor; where it does
-//! not, or something of it got lost, all is as it is without.
+//! A look at QEMU shows descriptor numbers. The kernel's report says which file is behind a number,
+//! and when the last reference to that file was closed, whichever process had it. That is the end
+//! of a descriptor. If the report is not available, or part of it got lost, the watcher works as
+//! without it.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -13,64 +14,70 @@ use taptrail_kernel::proc::ProcessId;
 use tracing::warn;
 
 use super::Watcher;
-use super::books::Slot;
-use super::guest::{Guest, Qemu, tap_name};
-use super::known::Known;
-use super::sight::{self, Glance};
+use super::guest::{GuestInstance, GuestInstanceId, Qemu};
+use super::known::KnownDescriptor;
+use super::observe::{self, FdSummary};
+use super::reconcile::tap_name;
 
 impl Watcher {
-    /// From now on a descriptor ends with the last close of its file, by the kernel's word and at its time.
-    pub fn hear_from(&mut self, closes: LastCloses) {
+    /// From now on a descriptor ends with the last close of its file, at the kernel's time.
+    pub fn use_last_closes(&mut self, closes: LastCloses) {
         self.closes = Some(closes);
     }
 
-    /// How much of what the kernel told was lost; none where it is not asked.
+    /// How many of the kernel's events were lost; none if its report is not used.
     pub fn lost_events(&self) -> Option<u64> {
         self.closes.as_ref().map(LastCloses::lost)
     }
 
-    /// Takes what the kernel tells.
-    pub(super) fn hear(&mut self) {
+    /// Takes the kernel's events.
+    pub(super) fn receive_closes(&mut self) {
         let Some(closes) = &mut self.closes else { return };
-        let told = closes.take();
-        if told.closed.is_empty() && told.rest == Rest::Open {
+        let heard = closes.take();
+        if heard.closed.is_empty() && heard.rest == Rest::Open {
             return;
         }
         let now = Instant::now();
         for guest in self.guests.values_mut() {
-            if guest.hear(&told, &|file, heard| closes.ask(file, heard)) {
+            if guest.apply_closes(&heard, &|file, heard| closes.ask(file, heard)) {
                 guest.due = now;
             }
         }
     }
 
-    /// Of files that are known and may have other numbers in QEMU by now, finds these.
-    pub(super) fn find_numbers(&mut self, due: &[Slot]) {
-        let is_asked = |slot: &Slot| self.guests.get(slot).is_some_and(Guest::has_moved);
-        let asked: Vec<Slot> = due.iter().copied().filter(is_asked).collect();
-        let Some(closes) = self.closes.as_mut().filter(|_| !asked.is_empty()) else { return };
+    /// Looks up the numbers in QEMU of known files that may have moved.
+    pub(super) fn find_numbers(&mut self, due: &[GuestInstanceId]) {
+        let has_moved =
+            |instance: &GuestInstanceId| self.guests.get(instance).is_some_and(GuestInstance::has_moved);
+        let moved: Vec<GuestInstanceId> = due.iter().copied().filter(has_moved).collect();
+        let Some(closes) = self.closes.as_mut().filter(|_| !moved.is_empty()) else { return };
         let Some(held) = descriptors(closes) else { return };
-        for slot in asked {
-            if let Some(guest) = self.guests.get_mut(&slot) {
+        for instance in moved {
+            if let Some(guest) = self.guests.get_mut(&instance) {
                 guest.renumber(&held);
             }
         }
     }
 
-    /// Finds which files those are that were seen and are not known yet.
-    pub(super) fn identify(&mut self, due: &[Slot]) {
-        let is_asked = |slot: &Slot| self.guests.get(slot).is_some_and(Guest::has_unidentified);
-        let asked: Vec<Slot> = due.iter().copied().filter(is_asked).collect();
-        let Some(closes) = self.closes.as_mut().filter(|_| !asked.is_empty()) else { return };
-        // What was the same before and after is the same between.
+    /// Identifies the files behind descriptors that were seen and are not identified yet.
+    pub(super) fn identify(&mut self, due: &[GuestInstanceId]) {
+        let has_unidentified = |instance: &GuestInstanceId| {
+            self.guests.get(instance).is_some_and(GuestInstance::has_unidentified)
+        };
+        let unidentified: Vec<GuestInstanceId> = due.iter().copied().filter(has_unidentified).collect();
+        let Some(closes) = self.closes.as_mut().filter(|_| !unidentified.is_empty()) else { return };
+        // A descriptor that was the same before and after the scan was the same during it.
         let Some(before) = descriptors(closes) else { return };
-        let glances: Vec<_> = asked.iter().filter_map(|slot| glance(*slot, self.guests.get(slot)?)).collect();
+        let summaries: Vec<_> = unidentified
+            .iter()
+            .filter_map(|instance| summary_of(*instance, self.guests.get(instance)?))
+            .collect();
         let Some(after) = descriptors(closes) else { return };
         let before: HashSet<Held> = before.into_iter().collect();
         let same: Vec<Held> = after.into_iter().filter(|held| before.contains(held)).collect();
-        for (slot, glance) in glances {
-            if let Some(guest) = self.guests.get_mut(&slot) {
-                guest.identify(&same, &glance, Timestamp::now());
+        for (instance, summary) in summaries {
+            if let Some(guest) = self.guests.get_mut(&instance) {
+                guest.identify(&same, &summary, Timestamp::now());
             }
         }
     }
@@ -81,12 +88,12 @@ fn descriptors(closes: &mut LastCloses) -> Option<Vec<Held>> {
     closes.descriptors().inspect_err(failed).ok()
 }
 
-/// What a guest's QEMU shows.
-fn glance(slot: Slot, guest: &Guest) -> Option<(Slot, Glance)> {
-    sight::glance(guest.process()?).ok().map(|glance| (slot, glance))
+/// A quick scan of a guest's QEMU.
+fn summary_of(instance: GuestInstanceId, guest: &GuestInstance) -> Option<(GuestInstanceId, FdSummary)> {
+    observe::quick_scan(guest.process()?).ok().map(|summary| (instance, summary))
 }
 
-impl Guest {
+impl GuestInstance {
     fn process(&self) -> Option<ProcessId> {
         match &self.qemu {
             Qemu::Runs { process, .. } => Some(*process),
@@ -94,33 +101,34 @@ impl Guest {
         }
     }
 
-    /// Takes what the kernel told, with `ask` for what it did not. Whether a file of this guest's was closed.
-    pub(super) fn hear(
+    /// Applies the kernel's events, and `ask` for files whose events were lost. Returns whether a
+    /// file of this guest was closed.
+    pub(super) fn apply_closes(
         &mut self,
-        told: &Heard,
+        heard: &Heard,
         ask: &dyn Fn(FileId, Timestamp) -> Option<FileState>,
     ) -> bool {
         let (mut is_any, mut is_changed) = (false, false);
         for known in self.all_known() {
-            if !known.file.hear(told, ask) {
+            if !known.file.hear(heard, ask) {
                 continue;
             }
             is_any |= known.is_closed();
             is_changed = true;
         }
-        // What is in doubt is found again when it is looked for next.
+        // A file whose state changed is matched again by the next full scan.
         self.needs_full_look |= is_changed;
         is_any
     }
 
-    /// Whether QEMU has a file that is known, maybe under another number.
+    /// Whether QEMU may have a known file under another number.
     fn has_moved(&self) -> bool {
         let Some(process) = self.process() else { return false };
-        if !self.held.iter().any(Known::is_open) && !self.has_open_vanished() {
+        if !self.held.iter().any(KnownDescriptor::is_open) && !self.has_open_vanished() {
             return false;
         }
-        // What a glance shows as it was has not moved.
-        !sight::glance(process).is_ok_and(|glance| self.is_as_known(&glance))
+        // If a quick scan shows what is known, nothing has moved.
+        !observe::quick_scan(process).is_ok_and(|summary| self.is_as_known(&summary))
     }
 
     pub(super) fn renumber(&mut self, held: &[Held]) {
@@ -141,7 +149,7 @@ impl Guest {
         self.process().is_some() && self.held.iter().any(|known| is(known.file))
     }
 
-    pub(super) fn identify(&mut self, held: &[Held], glance: &Glance, since: Timestamp) {
+    pub(super) fn identify(&mut self, held: &[Held], summary: &FdSummary, since: Timestamp) {
         let Some(process) = self.process() else { return };
         for known in &mut self.held {
             if !matches!(known.file, FileState::Unknown | FileState::Lost) {
@@ -157,7 +165,7 @@ impl Guest {
                     && held.thread == process.pid
                     && known.fds.contains(&held.fd)
                     && held.file.kind == device.kind
-                    && glance.iter().any(shows)
+                    && summary.iter().any(shows)
             };
             if let Some(file) = held.iter().find(is_it).and_then(|held| held.file.id) {
                 known.file = FileState::Open { file, since };

@@ -1,7 +1,8 @@
-//! Which descriptors a QEMU was started with, and for which interface: `-netdev` and `-device` of its command line.
+//! Reads from a QEMU's command line which descriptors it was started with for which interface
+//! (`-netdev` and `-device`).
 //!
-//! A process may write anything there. What is read here only says which of several descriptors that QEMU really
-//! holds is which of several interfaces that its manager's records tell.
+//! A process may write anything there. This only decides which of several descriptors that QEMU
+//! really holds belongs to which of several interfaces that its manager has recorded.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -9,15 +10,15 @@ use std::ffi::OsString;
 use serde_json::{Map, Value};
 use taptrail_record::MacAddr;
 
-/// The most options that are looked at: a machine has not as many slots.
-const MOST: usize = 1024;
+/// The most options that are read; no machine has as many slots.
+const MAX_OPTIONS: usize = 1024;
 
 /// A network backend that a QEMU was started with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Netdev {
     /// `tap`, `user`, `stream`, `vhost-user`, and others.
     pub(super) kind: String,
-    /// Of a vhost-vdpa its device.
+    /// The device path of a vhost-vdpa backend.
     pub(super) path: Option<String>,
 }
 
@@ -33,7 +34,7 @@ impl Netdev {
     }
 }
 
-/// For each interface's address the backends that it was started with.
+/// The backends that QEMU was started with, by the interface's MAC.
 pub(super) fn netdevs(arguments: &[OsString]) -> HashMap<MacAddr, Vec<Netdev>> {
     let mut backends = HashMap::new();
     for netdev in values(arguments, "netdev") {
@@ -52,15 +53,15 @@ pub(super) fn netdevs(arguments: &[OsString]) -> HashMap<MacAddr, Vec<Netdev>> {
     all
 }
 
-/// The values of an option, the first [`MOST`].
+/// The values of an option, the first [`MAX_OPTIONS`].
 fn values<'a>(arguments: &'a [OsString], option: &'static str) -> impl Iterator<Item = Options> + 'a {
     let is =
         move |text: &str| text.strip_prefix('-').is_some_and(|text| text.trim_start_matches('-') == option);
     let pairs = arguments.windows(2).filter_map(|pair| Some((pair[0].to_str()?, pair[1].to_str()?)));
-    pairs.filter(move |(text, _)| is(text)).map(|(_, value)| Options::of(value)).take(MOST)
+    pairs.filter(move |(text, _)| is(text)).map(|(_, value)| Options::of(value)).take(MAX_OPTIONS)
 }
 
-/// For each interface's address the descriptors that it was started with.
+/// The descriptors that QEMU was started with, by the interface's MAC.
 pub(super) fn descriptors(arguments: &[OsString]) -> HashMap<MacAddr, Vec<u32>> {
     let mut backends = HashMap::new();
     for netdev in values(arguments, "netdev") {
@@ -80,7 +81,7 @@ pub(super) fn descriptors(arguments: &[OsString]) -> HashMap<MacAddr, Vec<u32>> 
     all
 }
 
-/// The keys of one option, in either of QEMU's two ways of writing them.
+/// The keys of one option, which QEMU takes as JSON or as `key=value` pairs.
 struct Options {
     json: Map<String, Value>,
 }
@@ -90,7 +91,7 @@ impl Options {
         if value.starts_with('{') {
             return Self { json: serde_json::from_str(value).unwrap_or_default() };
         }
-        // No value that matters here holds a comma, which would be doubled.
+        // No value that is used here contains a comma, which would be doubled.
         let (kind, rest) = value.split_once(',').unwrap_or((value, ""));
         let kind = if kind.contains('=') { value } else { &*format!("type={kind},{rest}") };
         let pairs = kind.split(',').filter_map(|pair| pair.split_once('='));
@@ -144,19 +145,19 @@ mod tests {
         }
         let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
         let found = netdevs(&arguments);
-        let told = |last| {
+        let backend = |last| {
             let netdev = &found[&MacAddr::kvm([0, 0, last])][0];
             (&*netdev.kind, netdev.is_raw(), netdev.path.as_deref())
         };
-        assert_eq!(told(0), ("stream", false, None));
-        assert_eq!(told(1), ("vhost-vdpa", false, Some("/dev/fdset/0")));
-        assert_eq!(told(2), ("user", false, None));
-        assert_eq!(told(3), ("tap", true, None));
+        assert_eq!(backend(0), ("stream", false, None));
+        assert_eq!(backend(1), ("vhost-vdpa", false, Some("/dev/fdset/0")));
+        assert_eq!(backend(2), ("user", false, None));
+        assert_eq!(backend(3), ("tap", true, None));
         assert_eq!(netdevs(&[]), HashMap::new());
     }
 
     #[test]
-    fn what_is_no_such_option_says_nothing() {
+    fn other_options_are_skipped() {
         for arguments in [
             &["-netdev"][..],
             &["-netdev", "{", "-device", "{}"],

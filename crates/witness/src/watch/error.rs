@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use taptrail_kernel::audit::AuditError;
 use taptrail_ledger::LedgerError;
 
-/// Watching can't begin, or what was seen can't be made to last.
+/// The watcher can't start, or its observations can't be written.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
-    /// The ledger can't be used. What was seen is kept, and written with the next commit.
+    /// The ledger can't be used. Observations are kept, and written with the next commit.
     #[error("Observations can't be written to the ledger")]
     Ledger(#[from] LedgerError),
     /// Another watcher has the ledger.
@@ -16,7 +16,7 @@ pub enum WatchError {
         /// The locked file.
         path: PathBuf,
     },
-    /// It can't be seen whether another watcher has the ledger.
+    /// It can't be determined whether another watcher has the ledger.
     #[error("Lock {path} can't be taken", path = path.display())]
     Lock {
         /// The file.
@@ -24,13 +24,13 @@ pub enum WatchError {
         /// The system's reason.
         source: io::Error,
     },
-    /// The kernel's audit is to be told, and can't be reached.
+    /// The kernel's audit log is wanted, and can't be reached.
     #[error("Observations can't be written to the kernel's audit log")]
     Audit(#[from] AuditError),
-    /// The host can't be described.
+    /// A property of this host or of a process can't be read.
     #[error("{what} can't be read")]
     Proc {
-        /// What.
+        /// What can't be read.
         what: &'static str,
         /// The system's reason.
         source: io::Error,

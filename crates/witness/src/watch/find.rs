@@ -1,7 +1,7 @@
-//! The QEMU of a guest: told by its manager's record, or found by the guest's uuid.
+//! Finds the QEMU of a guest: by the pid in its manager's record, or by the guest's uuid.
 //!
-//! Once it is found, pid and start time say which process it is, and the kernel says when it has ended. What a
-//! process says of itself may help to find it, and never ends it.
+//! Once found, a QEMU is identified by pid and start time, and its pidfd shows when it has ended.
+//! What a process says of itself may help to find it, and never ends it.
 
 use std::ffi::OsString;
 use std::io;
@@ -14,108 +14,110 @@ use rustix::io::Errno;
 use taptrail_kernel::proc::{PidFd, ProcessId, Status, command_line, processes, sees_all_processes};
 use uuid::Uuid;
 
-use super::sight::{Sighted, sighted};
-use crate::scan::{COMMAND_LINE, Holder, KnownBy, Program, Scan, identity};
+use super::observe::{ObservedDescriptor, observed_descriptors};
+use crate::scan::{Holder, IdentitySource, MAX_COMMAND_LINE_BYTES, Program, Scan, identity};
 
-/// How much later than the record that tells it a process may seem to have started: clocks are set.
-const TOLERANCE: SignedDuration = SignedDuration::from_secs(5);
+/// How much later than its record a process may seem to have started: the clock may have been set.
+const START_TIME_TOLERANCE: SignedDuration = SignedDuration::from_secs(5);
 
-/// A QEMU, and what it shows of its start.
+/// A QEMU that was found, and its command line.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct FoundQemu {
     pub(super) process: ProcessId,
     pub(super) pidfd: PidFd,
-    /// As it shows them now: any process can rewrite its own.
+    /// Its arguments as it shows them now: any process can rewrite its own.
     pub(super) arguments: Vec<OsString>,
 }
 
-impl Found {
-    /// Whether it says that it runs the guest.
+impl FoundQemu {
+    /// Whether its command line has this uuid.
     pub(super) fn is_named(&self, uuid: Uuid) -> bool {
-        self.says() == Some(uuid)
+        self.claimed_uuid() == Some(uuid)
     }
 
-    /// The guest that it says it runs.
-    fn says(&self) -> Option<Uuid> {
+    /// The uuid on its command line.
+    fn claimed_uuid(&self) -> Option<Uuid> {
         identity(&self.arguments).1
     }
 }
 
-/// What became of the process that a record names by its pid.
+/// The result of looking for the process that a record names by its pid.
 #[derive(Debug)]
-pub(super) enum ToldProcess {
-    /// It is this one.
-    Runs(Found),
-    /// None of that number is as old as the record.
+pub(super) enum RecordedProcess {
+    /// It runs.
+    Runs(FoundQemu),
+    /// It has ended: no process with that pid is as old as the record.
     Ended,
-    /// The number may be of a container, and the kernel does not show which process is meant.
+    /// The pid may be one of a container, and it can't be determined which process is meant.
     Unsure,
 }
 
-/// Whose process numbers a manager's records have.
+/// The pid namespace of the pids in a manager's records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PidNamespace {
-    /// This host's.
+    /// Our own.
     Here,
-    /// Those of a container, by the inode of its pid namespace.
+    /// A container's, by the inode of its pid namespace.
     Container(u64),
-    /// It is gone, or can't be looked at.
+    /// Unknown: the manager is gone, or can't be inspected.
     Unknown,
 }
 
-/// A process that a record of the time `at` tells, which `writer` wrote. The kernel's numbers and start times
-/// decide. What a process says of itself counts only where the manager may be in a container and can't be asked
-/// for its numbers any more, and never ends it. `scan` looks at all processes, and is asked where it must be.
-pub(super) fn told(
+/// Finds the process `pid` of a record that `writer` wrote at the time `at`. The kernel's pids and
+/// start times decide. What a process says of itself counts only if the manager may be in a
+/// container and can't be inspected any more, and it never ends a process. `scan` scans all
+/// processes; it is called only if needed.
+pub(super) fn recorded_process(
     (pid, at): (u32, Timestamp),
     uuid: Uuid,
     writer: Option<u32>,
-    is_told: impl Fn(&Sighted) -> bool,
+    is_its_device: impl Fn(&ObservedDescriptor) -> bool,
     scan: impl FnOnce() -> io::Result<Rc<Scan>>,
-) -> io::Result<ToldProcess> {
-    let runs = |found: Option<Found>| found.map_or(ToldProcess::Ended, ToldProcess::Runs);
-    let here = |pid| process_as_old_as(pid, at)?.map_or(Ok(None), open);
+) -> io::Result<RecordedProcess> {
+    let runs = |found: Option<FoundQemu>| found.map_or(RecordedProcess::Ended, RecordedProcess::Runs);
+    let here = |pid| process_as_old_as(pid, at)?.map_or(Ok(None), open_process);
     match pid_namespace(writer, at) {
         PidNamespace::Here => Ok(runs(here(pid)?)),
-        PidNamespace::Container(inode) => Ok(runs(within(pid, inode, at)?.map_or(Ok(None), open)?)),
+        PidNamespace::Container(inode) => Ok(runs(within(pid, inode, at)?.map_or(Ok(None), open_process)?)),
         PidNamespace::Unknown => {
             let found = here(pid)?;
             if found.as_ref().is_some_and(|found| found.is_named(uuid)) {
                 return Ok(runs(found));
             }
             let scan = scan()?;
-            if let Some(process) = by_uuid(&scan.holders, uuid, Some(pid), &is_told)
-                && let Some(found) = open(process)?
+            if let Some(process) = find_by_uuid(&scan.holders, uuid, Some(pid), &is_its_device)
+                && let Some(found) = open_process(process)?
             {
-                return Ok(ToldProcess::Runs(found));
+                return Ok(RecordedProcess::Runs(found));
             }
             let Some(found) = found else {
                 let may_be = scan.holders.iter().any(|holder| holder.within.contains(&pid));
                 let unsure = may_be || scan.unseen.may_have(Some(pid));
-                return Ok(if unsure { ToldProcess::Unsure } else { ToldProcess::Ended });
+                return Ok(if unsure { RecordedProcess::Unsure } else { RecordedProcess::Ended });
             };
             let holds_its = |holder: &Holder| {
-                holder.process == found.process && sighted(holder.clone()).iter().any(&is_told)
+                holder.process == found.process
+                    && observed_descriptors(holder.clone()).iter().any(&is_its_device)
             };
-            let is_it = found.says().is_none() || scan.holders.iter().any(holds_its);
-            Ok(if is_it { ToldProcess::Runs(found) } else { ToldProcess::Unsure })
+            let is_it = found.claimed_uuid().is_none() || scan.holders.iter().any(holds_its);
+            Ok(if is_it { RecordedProcess::Runs(found) } else { RecordedProcess::Unsure })
         }
     }
 }
 
-/// The process with this pid, unless it is younger than the record that tells it.
+/// The process with this pid, unless it is younger than the record of the time `at`.
 fn process_as_old_as(pid: u32, at: Timestamp) -> io::Result<Option<ProcessId>> {
     let process = match ProcessId::of(pid) {
         Err(error) if is_gone(&error) => return Ok(None),
         process => process?,
     };
     let started = Timestamp::try_from(process.started()).unwrap_or(Timestamp::MAX);
-    Ok((started.duration_since(at) <= TOLERANCE).then_some(process))
+    Ok((started.duration_since(at) <= START_TIME_TOLERANCE).then_some(process))
 }
 
-/// The pid namespace of a manager that wrote a record at that time, or before.
+/// The pid namespace of a manager that wrote a record at the time `at` or before.
 fn pid_namespace(writer: Option<u32>, at: Timestamp) -> PidNamespace {
-    // The kernel's audit has the numbers of the first namespace.
+    // The kernel's audit records have pids of the first pid namespace.
     let writer = writer.filter(|_| sees_all_processes().unwrap_or(false));
     let is_it = |pid: &u32| process_as_old_as(*pid, at).is_ok_and(|process| process.is_some());
     let Some(writer) = writer.filter(is_it) else { return PidNamespace::Unknown };
@@ -131,7 +133,7 @@ fn pid_namespace_of(pid: u32) -> Option<u64> {
     Some(std::fs::metadata(format!("/proc/{pid}/ns/pid")).ok()?.ino())
 }
 
-/// The process that has this number in a pid namespace below ours.
+/// The process that has this pid in a pid namespace below ours.
 fn within(pid: u32, namespace: u64, at: Timestamp) -> io::Result<Option<ProcessId>> {
     for process in processes()? {
         let is_it = Status::of(process).is_ok_and(|status| status.within.last() == Some(&pid))
@@ -143,25 +145,27 @@ fn within(pid: u32, namespace: u64, at: Timestamp) -> io::Result<Option<ProcessI
     Ok(None)
 }
 
-/// Takes hold of a process, whatever it says of itself; none when it is gone.
-pub(super) fn open(process: ProcessId) -> io::Result<Option<Found>> {
+/// Opens a pidfd of a process, whatever its command line says; none if it is gone.
+pub(super) fn open_process(process: ProcessId) -> io::Result<Option<FoundQemu>> {
     let pidfd = match PidFd::open(process) {
         Err(error) if is_gone(&error) => return Ok(None),
         pidfd => pidfd?,
     };
-    let arguments = command_line(process.pid, COMMAND_LINE).unwrap_or_default();
-    Ok(Some(Found { process, pidfd, arguments }))
+    let arguments = command_line(process.pid, MAX_COMMAND_LINE_BYTES).unwrap_or_default();
+    Ok(Some(FoundQemu { process, pidfd, arguments }))
 }
 
-/// The one process that runs the guest with this uuid; `within`: and has this number in a container.
+/// The one process that runs the guest with this uuid. With `within`, it must have this pid in a
+/// container.
 ///
-/// What a process says of itself proves nothing, so something else has to agree: libvirt's own state of the guest, or
-/// that it runs a program that only root can have put there and holds a device of an interface that `is_told`.
-pub(super) fn by_uuid(
+/// What a process says of itself proves nothing, so something else has to agree: libvirt's state of
+/// the guest; or the process runs a QEMU that only root can have installed, and holds a device for
+/// which `is_its_device` is true.
+pub(super) fn find_by_uuid(
     holders: &[Holder],
     uuid: Uuid,
     within: Option<u32>,
-    is_told: impl Fn(&Sighted) -> bool,
+    is_its_device: impl Fn(&ObservedDescriptor) -> bool,
 ) -> Option<ProcessId> {
     let agrees = |holder: &&Holder| {
         if within.is_some_and(|number| !holder.within.contains(&number)) {
@@ -171,12 +175,12 @@ pub(super) fn by_uuid(
             return false;
         };
         match guest.by {
-            KnownBy::Libvirt => true,
-            KnownBy::Ledger => false,
-            KnownBy::CommandLine => {
+            IdentitySource::Libvirt => true,
+            IdentitySource::Ledger => false,
+            IdentitySource::CommandLine => {
                 holder.program == Program::Qemu
                     && is_roots(holder.process)
-                    && sighted((*holder).clone()).iter().any(&is_told)
+                    && observed_descriptors((*holder).clone()).iter().any(&is_its_device)
             }
         }
     };
@@ -185,11 +189,11 @@ pub(super) fn by_uuid(
     all.next().is_none().then_some(one.process)
 }
 
-/// Whether a process runs a program that nobody but root can write.
+/// Whether a process runs a program that only root can write.
 fn is_roots(process: ProcessId) -> bool {
     let exe = format!("/proc/{}/exe", process.pid);
     let Ok(file) = std::fs::metadata(Path::new(&exe)) else { return false };
-    // The pid may have passed to another meanwhile.
+    // The pid may have passed to another process meanwhile.
     file.uid() == 0 && file.mode() & 0o022 == 0 && ProcessId::of(process.pid).is_ok_and(|now| now == process)
 }
 

@@ -1,8 +1,8 @@
-//! Findings that wait until QEMU was looked into: a grant without an open.
+//! Holds findings about a grant without an open back until QEMU has been inspected.
 //!
 //! Interfaces of many kinds need no raw network device (passt, slirp, vhost-user, hostdev,
-//! sockets), so a manager grants them without an open. What QEMU holds, and what it was started
-//! with, shows whether there is a device at all.
+//! sockets), so a manager grants them without an open. The devices that QEMU holds, and its command
+//! line, show whether there is a device at all.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -10,64 +10,64 @@ use std::time::Instant;
 use taptrail_record::MacAddr;
 use taptrail_trail::{Finding, FindingKind};
 
-use super::books::Slot;
-use super::guest::{Guest, Now, Qemu};
-use super::{Happening, Watcher, What};
+use super::guest::{GuestInstance, GuestInstanceId, LookContext, Qemu};
+use super::{EventKind, WatchEvent, Watcher};
 
-/// How many findings are held back at most. Others are reported at once.
+/// The most findings that are held back. Others are reported at once.
 const MAX_HELD_BACK: usize = 4096;
 
-/// How much more than the watcher's patience QEMU has to be found and looked into.
+/// For how many times the watcher's patience a finding waits for QEMU to be found and inspected.
 const LOOK_TIMEOUT_PATIENCES: u32 = 3;
 
 /// A finding that is held back.
 #[derive(Debug)]
 pub(super) struct HeldBack {
     finding: Box<Finding>,
-    slot: Slot,
+    instance: GuestInstanceId,
     mac: MacAddr,
-    /// Until when a look is waited for: counted from the first time that the log is read to its
-    /// end.
+    /// Until when it waits for a look: counted from the first time that the log has been read to
+    /// its end.
     pub(super) until: Option<Instant>,
 }
 
-/// What is behind an interface that was granted without an open.
+/// The backend of an interface that was granted without an open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Backing {
-    /// It can't be told yet.
+    /// Not known yet.
     Pending,
-    /// It can't be told: QEMU can't be looked into, or holds a device that may be this interface's.
+    /// Unknown: QEMU can't be inspected, or holds a device that may be this interface's.
     Unknown,
     /// QEMU holds a raw network device for it.
     Device,
     /// QEMU holds none.
     None,
-    /// QEMU holds vhost-vdpa devices, which no manager records. `is_its`: the one that there is belongs to
-    /// this interface; else one of them may.
+    /// QEMU holds vhost-vdpa devices, which no manager records. `is_its`: there is only one, and it
+    /// belongs to this interface; otherwise one of them may.
     Vdpa { paths: Vec<String>, is_its: bool },
 }
 
-impl Guest {
-    /// What is behind the interface with this MAC.
+impl GuestInstance {
+    /// The backend of the interface with this MAC.
     pub(super) fn backing(&self, mac: MacAddr) -> Backing {
-        let granted = |plug: &&super::plugs::Plug| plug.mac == mac && plug.granted;
-        let mut plugs = self.plugs.all.iter().filter(granted).peekable();
+        let granted =
+            |interface: &&super::interfaces::ManagedInterface| interface.mac == mac && interface.granted;
+        let mut interfaces = self.interfaces.all.iter().filter(granted).peekable();
         if self.held.iter().any(|known| known.descriptor.mac == Some(mac)) {
             return Backing::Device;
         }
         if !matches!(self.qemu, Qemu::Runs { .. }) {
-            let may_come = matches!(self.qemu, Qemu::Unknown | Qemu::Told { .. });
+            let may_come = matches!(self.qemu, Qemu::Unknown | Qemu::Recorded { .. });
             return if may_come { Backing::Pending } else { Backing::Unknown };
         }
-        if plugs.peek().is_none() {
+        if interfaces.peek().is_none() {
             return Backing::Unknown;
         }
-        let (mut all_told, mut all_by_start) = (true, true);
-        for plug in plugs {
-            all_told &= plug.told;
-            all_by_start &= plug.by_start;
+        let (mut all_reported, mut all_by_start) = (true, true);
+        for interface in interfaces {
+            all_reported &= interface.reported;
+            all_by_start &= interface.by_start;
         }
-        if !all_told {
+        if !all_reported {
             return Backing::Pending;
         }
         let netdevs = if all_by_start { self.netdevs.get(&mac) } else { None };
@@ -90,8 +90,8 @@ impl Guest {
         }
     }
 
-    /// The vhost-vdpa device of an interface: the path on the command line, or, where that names a
-    /// set of descriptors, any that QEMU holds.
+    /// The vhost-vdpa device of an interface: the path on the command line, or, if that names a set
+    /// of descriptors, any that QEMU holds.
     fn vdpa_of(&self, path: Option<&str>) -> Vec<String> {
         match path.filter(|path| path.starts_with("/dev/vhost-vdpa")) {
             Some(path) => vec![path.to_owned()],
@@ -101,7 +101,7 @@ impl Guest {
 }
 
 impl Watcher {
-    /// Holds a finding back, where a look into QEMU can tell more; gives it back where not.
+    /// Holds a finding back if inspecting QEMU may explain it; returns it otherwise.
     pub(super) fn hold_back(&mut self, finding: Finding) -> Option<Box<Finding>> {
         let finding = Box::new(finding);
         let (FindingKind::GrantWithoutOpen, Some(guest), Some(mac)) =
@@ -109,28 +109,30 @@ impl Watcher {
         else {
             return Some(finding);
         };
-        let lives = self.current.get(&guest.uuid).into_iter().flatten().rev().copied();
-        let has_it = |slot: &Slot| {
-            let guest = self.guests.get(slot);
-            guest.is_some_and(|guest| guest.plugs.all.iter().any(|plug| plug.mac == mac && plug.granted))
+        let instances = self.current.get(&guest.uuid).into_iter().flatten().rev().copied();
+        let has_it = |instance: &GuestInstanceId| {
+            let guest = self.guests.get(instance);
+            guest.is_some_and(|guest| {
+                guest.interfaces.all.iter().any(|interface| interface.mac == mac && interface.granted)
+            })
         };
-        let Some(slot) = lives.clone().find(has_it).or_else(|| lives.clone().next()) else {
+        let Some(instance) = instances.clone().find(has_it).or_else(|| instances.clone().next()) else {
             return Some(finding);
         };
         if self.held_back.len() >= MAX_HELD_BACK {
             return Some(finding);
         }
-        self.held_back.push(HeldBack { finding, slot, mac, until: None });
+        self.held_back.push(HeldBack { finding, instance, mac, until: None });
         None
     }
 
-    /// Reports what was held back as it was found, or with what a look has shown, or drops it.
-    /// `at_last`: nobody looks any more.
-    pub(super) fn settle_held_back(&mut self, now: Now, at_last: bool) {
+    /// Reports the held-back findings, with what QEMU's inspection has shown, or drops them.
+    /// `at_last`: there will be no further look.
+    pub(super) fn settle_held_back(&mut self, now: LookContext, at_last: bool) {
         for mut held in std::mem::take(&mut self.held_back) {
             let timeout = now.instant + now.patience * LOOK_TIMEOUT_PATIENCES;
             let until = *held.until.get_or_insert(timeout);
-            let guest = self.guests.get(&held.slot);
+            let guest = self.guests.get(&held.instance);
             match guest.map_or(Backing::Unknown, |guest| guest.backing(held.mac)) {
                 Backing::Pending if !at_last && until > now.instant => {
                     self.held_back.push(held);
@@ -146,7 +148,7 @@ impl Watcher {
                 }
                 Backing::Pending | Backing::Unknown | Backing::Device => {}
             }
-            self.happened.push(Happening { time: held.finding.time, what: What::Found(held.finding) });
+            self.events.push(WatchEvent { time: held.finding.time, kind: EventKind::Found(held.finding) });
         }
     }
 }

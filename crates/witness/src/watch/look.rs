@@ -1,4 +1,4 @@
-//! What is looked at: which guests, where their QEMUs are, and what comes of it.
+//! A look: finds the QEMUs of guests, scans them, and records the result.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -10,64 +10,69 @@ use taptrail_kernel::proc::ProcessId;
 use taptrail_record::{Event, GuestId, Record};
 use tracing::warn;
 
-use super::books::Slot;
-use super::find::{self, Found, ToldProcess};
-use super::guest::{Act, Guest, Now, Qemu};
-use super::known::Known;
-use super::release::{Doubt, Evidence};
-use super::{EndedLife, GUESTS, GuestState, Happening, NOTED, Watcher, What, command_line, sight};
-use crate::scan::{KnownBy, Scan};
+use super::evidence::{Doubt, Evidence};
+use super::find::{self, FoundQemu, RecordedProcess};
+use super::guest::{GuestInstance, GuestInstanceId, LookContext, Observation, Qemu};
+use super::known::KnownDescriptor;
+use super::{
+    EndedInstance, EventKind, GuestState, LAST_SEEN_INTERVAL, MAX_GUESTS, WatchEvent, Watcher, command_line,
+    observe,
+};
+use crate::scan::{IdentitySource, Scan};
 
-/// How soon is looked again at what may not last.
+/// How soon a state that may be transient is checked again.
 pub(super) const PENDING_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Watcher {
     /// The guests whose QEMU has ended.
-    pub(super) fn gone(&self) -> Vec<Slot> {
-        let running = self.guests.iter().filter_map(|(slot, guest)| match &guest.qemu {
-            Qemu::Runs { pidfd, .. } => Some((*slot, pidfd)),
+    pub(super) fn ended_qemus(&self) -> Vec<GuestInstanceId> {
+        let running = self.guests.iter().filter_map(|(instance, guest)| match &guest.qemu {
+            Qemu::Runs { pidfd, .. } => Some((*instance, pidfd)),
             _ => None,
         });
-        let (slots, mut polled): (Vec<Slot>, Vec<PollFd<'_>>) =
-            running.map(|(slot, pidfd)| (slot, PollFd::new(pidfd, PollFlags::IN))).unzip();
+        let (instances, mut polled): (Vec<GuestInstanceId>, Vec<PollFd<'_>>) =
+            running.map(|(instance, pidfd)| (instance, PollFd::new(pidfd, PollFlags::IN))).unzip();
         if polled.is_empty() || rustix::event::poll(&mut polled, Some(&Timespec::default())).is_err() {
             return Vec::new();
         }
-        let gone = slots.into_iter().zip(polled).filter(|(_, polled)| !polled.revents().is_empty());
-        gone.map(|(slot, _)| slot).collect()
+        let gone = instances.into_iter().zip(polled).filter(|(_, polled)| !polled.revents().is_empty());
+        gone.map(|(instance, _)| instance).collect()
     }
 
-    /// Finds the QEMUs of guests that are told to run: by the pid that a record tells, or where none does, by the
-    /// guest's uuid.
-    pub(super) fn search(&mut self, due: &[Slot]) {
+    /// Finds the QEMUs of guests that run by their records: by the recorded pid, or without one by
+    /// the guest's uuid.
+    pub(super) fn find_qemus(&mut self, due: &[GuestInstanceId]) {
         let mut scanned: Option<Rc<Scan>> = None;
-        for &slot in due {
-            let Some(guest) = self.guests.get(&slot) else { continue };
+        for &instance in due {
+            let Some(guest) = self.guests.get(&instance) else { continue };
             let (id, writer) = (guest.id.clone(), guest.writer);
-            let is_told = |sighted: &sight::Sighted| guest.plugs.tell_of(sighted);
+            let is_its_device =
+                |observed: &observe::ObservedDescriptor| guest.interfaces.matches_device(observed);
             let scanner = &mut self.scanner;
             let mut scan = || match &scanned {
                 Some(scan) => Ok(Rc::clone(scan)),
                 None => scanner.scan().map(|scan| Rc::clone(scanned.insert(Rc::new(scan)))),
             };
             let found = match guest.qemu {
-                Qemu::Told { pid, at } => find::told((pid, at), id.uuid, writer, is_told, scan),
+                Qemu::Recorded { pid, at } => {
+                    find::recorded_process((pid, at), id.uuid, writer, is_its_device, scan)
+                }
                 Qemu::Unknown if guest.running && !guest.is_stopped() => scan().and_then(|scan| {
-                    let process = find::by_uuid(&scan.holders, id.uuid, None, is_told);
-                    let found = process.map_or(Ok(None), find::open)?;
-                    Ok(found.map_or(ToldProcess::Unsure, ToldProcess::Runs))
+                    let process = find::find_by_uuid(&scan.holders, id.uuid, None, is_its_device);
+                    let found = process.map_or(Ok(None), find::open_process)?;
+                    Ok(found.map_or(RecordedProcess::Unsure, RecordedProcess::Runs))
                 }),
                 _ => continue,
             };
             match found {
-                Ok(ToldProcess::Runs(found)) => self.has_found(slot, found),
-                Ok(ToldProcess::Ended) => {
-                    if let Some(guest) = self.guests.get_mut(&slot) {
-                        guest.is_lost();
+                Ok(RecordedProcess::Runs(found)) => self.set_qemu(instance, found),
+                Ok(RecordedProcess::Ended) => {
+                    if let Some(guest) = self.guests.get_mut(&instance) {
+                        guest.mark_lost();
                     }
                 }
-                Ok(ToldProcess::Unsure) => {
-                    if let Some(pid) = self.guests.get_mut(&slot).and_then(Guest::complain) {
+                Ok(RecordedProcess::Unsure) => {
+                    if let Some(pid) = self.guests.get_mut(&instance).and_then(GuestInstance::unwarned_pid) {
                         warn!(
                             "QEMU of guest '{}' is not known: its manager calls it process {pid}, maybe by a \
                              container's number, and no process shows that it is the one",
@@ -80,9 +85,10 @@ impl Watcher {
         }
     }
 
-    /// At the first look of all, and after a gap in the log: the guests of libvirt's of which it has not told.
-    pub(super) fn meet_strangers(&mut self) {
-        if !std::mem::take(&mut self.strangers) {
+    /// Finds libvirt's guests that the log does not have: at the first look of all, and after a gap
+    /// in the log.
+    pub(super) fn discover_unlogged_guests(&mut self) {
+        if !std::mem::take(&mut self.discovery_due) {
             return;
         }
         let Ok(scan) = self.scanner.scan().inspect_err(|error| warn!("Processes can't be seen: {error}"))
@@ -90,105 +96,110 @@ impl Watcher {
             return;
         };
         for holder in scan.holders {
-            let Some(guest) = holder.guest.filter(|guest| guest.by == KnownBy::Libvirt) else {
+            let Some(guest) = holder.guest.filter(|guest| guest.by == IdentitySource::Libvirt) else {
                 continue;
             };
             let (Some(name), Some(uuid)) = (guest.name, guest.uuid) else { continue };
-            if self.current.contains_key(&uuid) || self.guests.len() >= GUESTS {
+            if self.current.contains_key(&uuid) || self.guests.len() >= MAX_GUESTS {
                 continue;
             }
             let begun = Timestamp::try_from(holder.process.started()).unwrap_or_else(|_| Timestamp::now());
-            let slot = self.begin(&GuestId { name, uuid }, begun);
-            if let Some(guest) = self.guests.get_mut(&slot) {
+            let instance = self.begin(&GuestId { name, uuid }, begun);
+            if let Some(guest) = self.guests.get_mut(&instance) {
                 guest.running = true;
             }
-            if let Ok(Some(found)) = find::open(holder.process) {
-                self.has_found(slot, found);
+            if let Ok(Some(found)) = find::open_process(holder.process) {
+                self.set_qemu(instance, found);
             }
         }
     }
 
-    fn has_found(&mut self, slot: Slot, found: Found) {
-        let Some(guest) = self.guests.get_mut(&slot) else { return };
-        let named = found.is_named(guest.id.uuid);
-        let Found { process, pidfd, arguments } = found;
+    fn set_qemu(&mut self, instance: GuestInstanceId, found: FoundQemu) {
+        let Some(guest) = self.guests.get_mut(&instance) else { return };
+        let claims_guest = found.is_named(guest.id.uuid);
+        let FoundQemu { process, pidfd, arguments } = found;
         guest.started_with = command_line::descriptors(&arguments);
         guest.netdevs = command_line::netdevs(&arguments);
-        guest.qemu = Qemu::Runs { process, pidfd, attended: false, named };
-        self.pids.insert(process.pid, slot);
-        self.books.runs(slot, process);
+        guest.qemu = Qemu::Runs { process, pidfd, seen_running: false, claims_guest };
+        self.pids.insert(process.pid, instance);
+        self.ledger_writer.set_qemu(instance, process);
     }
 
-    pub(super) fn look_at(
+    pub(super) fn look_at_guest(
         &mut self,
-        slot: Slot,
+        instance: GuestInstanceId,
         gone: bool,
         awake: bool,
-        now: Now,
+        now: LookContext,
         evidence: &mut Evidence,
-        acts: &mut Vec<Act>,
+        observations: &mut Vec<Observation>,
     ) {
-        let mut at_end = |known: &Known| evidence.of_end(known, None);
-        let Some(guest) = self.guests.get_mut(&slot) else { return };
+        let mut at_end = |known: &KnownDescriptor| evidence.check_end(known, None);
+        let Some(guest) = self.guests.get_mut(&instance) else { return };
         match &mut guest.qemu {
-            Qemu::Runs { process, attended, .. } if gone => {
-                let (pid, attended) = (process.pid, *attended && awake);
+            Qemu::Runs { process, seen_running, .. } if gone => {
+                let (pid, seen_running) = (process.pid, *seen_running && awake);
                 self.pids.remove(&pid);
-                guest.ended(guest.on_record(pid), attended, now, &mut at_end, acts);
+                guest.qemu_ended(guest.pid_on_record(pid), seen_running, now, &mut at_end, observations);
             }
             Qemu::Lost { pid } => {
                 let pid = *pid;
-                guest.ended(guest.on_record(pid), false, now, &mut at_end, acts);
+                guest.qemu_ended(guest.pid_on_record(pid), false, now, &mut at_end, observations);
             }
-            Qemu::Runs { process, attended, .. } => {
+            Qemu::Runs { process, seen_running, .. } => {
                 let process = *process;
-                *attended = true;
-                match see(guest, &self.options.libvirt, process) {
-                    Ok(None) => guest.is_seen(now),
+                *seen_running = true;
+                match scan_qemu(guest, &self.options.libvirt, process) {
+                    Ok(None) => guest.mark_unchanged(now),
                     Ok(Some(seen)) => {
-                        let pid = guest.on_record(process.pid);
-                        let mut end = |known: &Known| evidence.of_end(known, Some(process.pid));
-                        guest.look(pid, seen, now, &mut end, &mut self.number, acts);
+                        let pid = guest.pid_on_record(process.pid);
+                        let mut end = |known: &KnownDescriptor| evidence.check_end(known, Some(process.pid));
+                        guest.reconcile(pid, seen, now, &mut end, &mut self.number, observations);
                     }
-                    // Its pidfd will tell.
-                    Err(error) if find::is_gone(&error) => guest.later(now),
+                    // Its pidfd will show its end.
+                    Err(error) if find::is_gone(&error) => guest.postpone_look(now),
                     Err(error) => {
                         warn!("QEMU of guest '{}' can't be looked into: {error}", guest.id.name);
-                        guest.later(now);
+                        guest.postpone_look(now);
                     }
                 }
             }
             _ => {
-                guest.later(now);
-                guest.look_for_vanished(now, &mut at_end, acts);
+                guest.postpone_look(now);
+                guest.look_for_vanished(now, &mut at_end, observations);
             }
         }
-        if let Some(guest) = self.guests.get_mut(&slot) {
-            guest.settle_end(now, acts);
+        if let Some(guest) = self.guests.get_mut(&instance) {
+            guest.settle_end(now, observations);
         }
     }
 
-    /// Puts on record what a look brought to light.
-    pub(super) fn act(&mut self, slot: Slot, acts: Vec<Act>) {
-        let Some((id, writer)) = self.guests.get(&slot).map(|guest| (guest.id.clone(), guest.writer)) else {
+    /// Records what a look has found.
+    pub(super) fn record_observations(&mut self, instance: GuestInstanceId, observations: Vec<Observation>) {
+        let Some((id, writer)) = self.guests.get(&instance).map(|guest| (guest.id.clone(), guest.writer))
+        else {
             return;
         };
         let record = |event, last_seen: Option<Timestamp>| {
             let last_seen = last_seen.and_then(|at| u64::try_from(at.as_millisecond()).ok());
             Record { last_seen, ..Record::success(id.clone(), event) }
         };
-        for act in acts {
-            match act {
-                Act::Seen { number, descriptor, open, link } => {
+        for observation in observations {
+            match observation {
+                Observation::Seen { number, descriptor, open, link } => {
                     let record = record(Event::Seen(descriptor), None);
-                    self.books.seen(slot, record, number, open);
+                    self.ledger_writer.record_seen(instance, record, number, open);
                     if let Some(link) = link {
-                        self.books.placed(slot, number, link);
+                        self.ledger_writer.record_link(instance, number, link);
                     }
                 }
-                Act::Placed { number, link } => self.books.placed(slot, number, link),
-                Act::Still(descriptor) => self.books.says(slot, record(Event::Seen(descriptor), None)),
-                Act::Gone { number, descriptor, at, last_seen, doubt } => {
+                Observation::LinkMoved { number, link } => {
+                    self.ledger_writer.record_link(instance, number, link);
+                }
+                Observation::StillHeld(descriptor) => {
+                    self.ledger_writer.record(instance, record(Event::Seen(descriptor), None))
+                }
+                Observation::Gone { number, descriptor, at, last_seen, doubt } => {
                     if let Some(Doubt { why, holder }) = doubt {
                         let holder =
                             holder.map(|pid| format!(": process {pid} holds one")).unwrap_or_default();
@@ -199,56 +210,63 @@ impl Watcher {
                     }
                     let doubt = doubt.map(|doubt| doubt.why);
                     let record = Record { doubt, ..record(Event::Gone(descriptor), last_seen) };
-                    self.books.gone(slot, record, number, at);
+                    self.ledger_writer.record_gone(instance, record, number, at);
                 }
-                Act::Ended { pid } => self.became(&id, GuestState::Ended { vm_pid: pid }),
-                Act::GuestGone { pid, last_seen } => {
-                    self.books.says(slot, record(Event::GuestGone { vm_pid: pid }, last_seen));
-                    self.became(&id, GuestState::Gone { vm_pid: pid });
+                Observation::QemuEnded { pid } => {
+                    self.emit_guest_state(&id, GuestState::Ended { vm_pid: pid });
                 }
-                Act::Granted { mac, pid, descriptors } => {
-                    self.happens(What::Granted { guest: id.clone(), mac, vm_pid: Some(pid), descriptors });
+                Observation::GuestGone { pid, last_seen } => {
+                    self.ledger_writer.record(instance, record(Event::GuestGone { vm_pid: pid }, last_seen));
+                    self.emit_guest_state(&id, GuestState::Gone { vm_pid: pid });
                 }
-                Act::Ends(reason) => {
-                    self.books.ends(slot, reason);
-                    if let Some(Guest { qemu: Qemu::Runs { process, .. }, .. }) = self.guests.remove(&slot)
-                        && self.pids.get(&process.pid) == Some(&slot)
+                Observation::Granted { mac, pid, descriptors } => {
+                    self.emit(EventKind::Granted { guest: id.clone(), mac, vm_pid: Some(pid), descriptors });
+                }
+                Observation::AccountEnds(reason) => {
+                    self.ledger_writer.end_guest(instance, reason);
+                    if let Some(GuestInstance { qemu: Qemu::Runs { process, .. }, .. }) =
+                        self.guests.remove(&instance)
+                        && self.pids.get(&process.pid) == Some(&instance)
                     {
                         self.pids.remove(&process.pid);
                     }
-                    if let Some(lives) = self.current.get_mut(&id.uuid) {
-                        lives.retain(|life| *life != slot);
-                        if lives.is_empty() {
+                    if let Some(instances) = self.current.get_mut(&id.uuid) {
+                        instances.retain(|other| *other != instance);
+                        if instances.is_empty() {
                             self.current.remove(&id.uuid);
                         }
                     }
-                    self.ended.push_back(EndedLife { uuid: id.uuid, slot, writer });
+                    self.ended.push_back(EndedInstance { uuid: id.uuid, instance, writer });
                 }
             }
         }
     }
 
-    fn became(&mut self, guest: &GuestId, state: GuestState) {
-        self.happens(What::Guest { guest: guest.clone(), state });
+    fn emit_guest_state(&mut self, guest: &GuestId, state: GuestState) {
+        self.emit(EventKind::Guest { guest: guest.clone(), state });
     }
 
-    pub(super) fn happens(&mut self, what: What) {
-        self.happened.push(Happening { time: Timestamp::now(), what });
+    pub(super) fn emit(&mut self, kind: EventKind) {
+        self.events.push(WatchEvent { time: Timestamp::now(), kind });
     }
 
-    /// Lets the ledger know now and then up to when all was there.
-    pub(super) fn note(&mut self, now: Now) {
-        if now.time.duration_since(self.noted) >= NOTED {
-            self.noted = now.time;
-            self.note_looked();
+    /// Writes from time to time when the guests were last inspected.
+    pub(super) fn write_last_seen_if_due(&mut self, now: LookContext) {
+        if now.time.duration_since(self.last_seen_written) >= LAST_SEEN_INTERVAL {
+            self.last_seen_written = now.time;
+            self.write_last_seen();
         }
     }
 }
 
-/// Looks into a QEMU: none when all is as it is known.
-fn see(guest: &Guest, libvirt: &Path, process: ProcessId) -> std::io::Result<Option<sight::Sight>> {
-    if guest.looked.is_some() && guest.is_as_known(&sight::glance(process)?) {
+/// Scans a QEMU; none if all is as known.
+fn scan_qemu(
+    guest: &GuestInstance,
+    libvirt: &Path,
+    process: ProcessId,
+) -> std::io::Result<Option<observe::ObservedDevices>> {
+    if guest.all_seen_at.is_some() && guest.is_as_known(&observe::quick_scan(process)?) {
         return Ok(None);
     }
-    sight::look(process, libvirt, &guest.id.name).map(Some)
+    observe::full_scan(process, libvirt, &guest.id.name).map(Some)
 }

@@ -1,14 +1,15 @@
-//! The guests of another manager, watched: what its records tell is held against what their QEMUs hold, as it happens.
+//! Follows another manager's records and compares them continuously with what its QEMUs hold.
 //!
 //! ```text
-//!   log ──take──▶ trail ──────────────────────────────▶ findings, releases ─┐
-//!            └──▶ guest: interfaces told ─┐                                 ├─commit─▶ happenings
-//!   /proc/PID/fd, pidfd ──look────────────┴▶ seen, close, gone ─▶ audit, ledger ┘
+//!   log ──take──▶ trail ──────────────────────────────────▶ findings, releases ─┐
+//!            └──▶ guest: recorded interfaces ─┐                                 ├─commit─▶ events
+//!   /proc/PID/fd, pidfd ──look────────────────┴▶ seen, close, gone ─▶ audit, ledger ┘
 //! ```
 //!
-//! [`Watcher`] is driven from outside: it has no thread, waits for nothing and follows no log. Who drives it
-//! takes what the log has, looks, and commits, and does so again when the log grows, when a descriptor of
-//! [`awaited`](Watcher::awaited) is readable, and at [`next_look`](Watcher::next_look):
+//! [`Watcher`] is driven by its caller: it has no thread, never blocks and follows no log. The
+//! caller feeds it what the log has, lets it look, and commits. It does so again when the log
+//! grows, when a descriptor of [`awaited`](Watcher::awaited) is readable, and at
+//! [`next_look`](Watcher::next_look):
 //!
 //! ```no_run
 //! # fn new_entries() -> Vec<taptrail_trail::Entry> { Vec::new() }
@@ -18,45 +19,46 @@
 //! loop {
 //!     new_entries().iter().for_each(|entry| watcher.take(entry));
 //!     watcher.look();
-//!     for happening in watcher.commit(Some("up to here"))? {
-//!         eprintln!("{happening:?}");
+//!     for event in watcher.commit(Some("up to here"))? {
+//!         eprintln!("{event:?}");
 //!     }
 //! #   break;
 //! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A guest's manager tells by its records which devices were opened for which interface, and when QEMU has them. The
-//! watcher then looks into QEMU, which a pidfd names for good, and binds each record to the descriptors that are
-//! there. When it is told that they are given up, or QEMU ends, it sees that they are gone, and writes so. What is
-//! there and should not be is seen and written, too, when it has stayed for longer than such things take. What
-//! changes with no record at all is found by looking now and then.
+//! A manager's records say which devices were opened for which interface, and when QEMU has them.
+//! The watcher then inspects QEMU, which it holds by a pidfd, and binds each record to the
+//! descriptors that are there. When a record says that QEMU gave devices up, or QEMU ends, the
+//! watcher checks that they are gone, and writes that. A device that stays longer than such steps
+//! take is recorded as still held. Changes without any record are found by periodic looks.
 //!
-//! Guests of taptrail's own are left to their supervisors, whose records are definitive: of them it is only told what
-//! happens.
+//! taptrail's own guests are left to their supervisors, whose records are definitive. For them the
+//! watcher only emits events.
 
+mod adopt;
 mod bind;
-mod books;
 mod bridges;
 mod change;
 mod closes;
 mod command_line;
 mod error;
+mod event;
+mod evidence;
 mod find;
 mod guest;
-mod happening;
 mod held_back;
+mod ingest;
+mod interfaces;
 mod known;
+mod ledger_writer;
 mod look;
-mod plugs;
+mod observe;
 #[cfg(test)]
 mod properties;
-mod recall;
-mod release;
-mod sight;
+mod reconcile;
 #[cfg(test)]
 mod tests;
-mod told;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -70,46 +72,46 @@ use taptrail_ledger::Checkpoint;
 use taptrail_trail::{Content, Entry, Holding, State, Trail};
 use uuid::Uuid;
 
-use self::books::{Books, Slot};
-use self::guest::{Guest, Now, Qemu};
+use self::evidence::{Evidence, Namespaces};
+use self::guest::{GuestInstance, GuestInstanceId, LookContext, Qemu};
 use self::held_back::HeldBack;
-use self::release::{Evidence, Namespaces};
+use self::ledger_writer::LedgerWriter;
 use crate::scan::{Scanner, Sources};
 
 pub use error::WatchError;
-pub use happening::{GuestState, Happening, What};
+pub use event::{EventKind, GuestState, WatchEvent};
 
-/// How many guests are watched at most. A host has not as many.
-const GUESTS: usize = 16_384;
-/// How many that have ended are remembered, for their manager's last word.
-const ENDED: usize = 1024;
-/// How much later than it is due a look may come.
-const SLACK: Duration = Duration::from_secs(2);
-/// How often the ledger is told up to when guests were looked at.
-const NOTED: SignedDuration = SignedDuration::from_mins(10);
+/// The most guests that are watched. No host has as many.
+const MAX_GUESTS: usize = 16_384;
+/// The most ended instances that are kept for a late stop record of their manager.
+const MAX_ENDED_INSTANCES: usize = 1024;
+/// How much later than due a look may come before the watcher counts as having been asleep.
+const LOOK_SLACK: Duration = Duration::from_secs(2);
+/// How often the ledger gets the times at which the guests were last inspected.
+const LAST_SEEN_INTERVAL: SignedDuration = SignedDuration::from_mins(10);
 
-/// How to watch.
+/// Options of a watcher.
 #[derive(Debug, Clone)]
 pub struct WatchOptions {
-    /// This host, as the log's entries name it: those of others are passed over.
+    /// This host's name in the log's entries. Entries of other hosts are skipped.
     pub host: Arc<str>,
-    /// Whether what is seen and found goes into the kernel's audit, too.
+    /// Whether observations and findings go into the kernel's audit log, too.
     pub emit_audit: bool,
-    /// Where libvirt keeps the state of running guests.
+    /// libvirt's directory with the state of running guests.
     pub libvirt: PathBuf,
-    /// How long what is told may take to come true before that is a finding.
+    /// How long the watcher waits for what a record says before it reports a finding.
     pub patience: Duration,
-    /// How often a guest is looked at of which nothing is told.
+    /// How often a guest is inspected when no record asks for it.
     pub every: Duration,
 }
 
 impl WatchOptions {
-    /// Those of a host: libvirt where it is by default, 5 s of patience, a look every 30 s, no audit.
+    /// The defaults: libvirt's default directory, 5 s of patience, a look every 30 s, no audit.
     pub fn of_host(host: impl Into<Arc<str>>) -> Self {
         Self {
             host: host.into(),
             emit_audit: false,
-            libvirt: PathBuf::from(crate::scan::LIBVIRT),
+            libvirt: PathBuf::from(crate::scan::LIBVIRT_STATE_DIR),
             patience: Duration::from_secs(5),
             every: Duration::from_secs(30),
         }
@@ -121,66 +123,66 @@ impl WatchOptions {
 pub struct Watcher {
     options: WatchOptions,
     state: PathBuf,
-    books: Books,
+    ledger_writer: LedgerWriter,
     trail: Trail,
     scanner: Scanner,
-    guests: BTreeMap<Slot, Guest>,
-    /// The lives of each guest, oldest first: two while it migrates from one daemon of this host to
-    /// another.
-    current: HashMap<Uuid, Vec<Slot>>,
-    /// The guests that have a supervisor of ours, as far as they are told of.
+    guests: BTreeMap<GuestInstanceId, GuestInstance>,
+    /// The live instances of each guest, oldest first: two while it migrates from one daemon of
+    /// this host to another.
+    current: HashMap<Uuid, Vec<GuestInstanceId>>,
+    /// The guests of our own supervisors that records have named.
     ours: HashSet<Uuid>,
-    /// Lives that have ended.
-    ended: VecDeque<EndedLife>,
-    /// Their QEMUs.
-    pids: HashMap<u32, Slot>,
-    happened: Vec<Happening>,
-    /// Findings that wait for a look into QEMU.
+    /// Instances that have ended, oldest first.
+    ended: VecDeque<EndedInstance>,
+    /// The live guests by QEMU's pid.
+    pids: HashMap<u32, GuestInstanceId>,
+    events: Vec<WatchEvent>,
+    /// Findings that wait until QEMU has been inspected.
     held_back: Vec<HeldBack>,
-    /// When to look at the bridges of guests' taps.
+    /// When the bridges of guests' taps are due to be read.
     bridges_due: Instant,
-    /// The time and serial of the last entry taken.
+    /// The time and serial number of the last entry taken.
     last: Option<(Timestamp, Option<u32>)>,
-    /// When we last looked.
-    awake: Timestamp,
-    /// When the ledger was last told that guests were looked at.
-    noted: Timestamp,
-    /// The last number given.
+    /// The time of the last look.
+    last_look_at: Timestamp,
+    /// When the guests' last looks were last written to the ledger.
+    last_seen_written: Timestamp,
+    /// The last number that was given to an instance, record or descriptor.
     number: u64,
-    /// Whether guests may run of which the log has never told.
-    strangers: bool,
-    /// The network namespaces of guests' links. Kept as long as one is watched there: a namespace goes with its last
-    /// process, and what is in it can't be asked for then. It keeps no device.
+    /// Whether guests may run that the log does not have, so that all processes must be scanned.
+    discovery_due: bool,
+    /// The network namespaces of guests' links, kept while a guest has a link there: a namespace
+    /// goes with its last process, and could not be queried then. Keeping it open keeps no device.
     namespaces: Namespaces,
-    /// What the kernel tells, where it is asked.
+    /// The kernel's report of last closes, if it is used.
     closes: Option<LastCloses>,
 }
 
-/// A life that has ended.
+/// A guest instance that has ended.
 #[derive(Debug)]
-struct EndedLife {
+struct EndedInstance {
     uuid: Uuid,
-    slot: Slot,
-    /// The manager's process that spoke for it.
+    instance: GuestInstanceId,
+    /// The manager's process that wrote its records.
     writer: Option<u32>,
 }
 
 impl Watcher {
-    /// Takes up what the ledger in `state` has as live. What has ended meanwhile is ended by the first
-    /// [`look`](Self::look), with the time span in which it did. One watcher at a time has a ledger.
+    /// Adopts the guests that the ledger in `state` has as live. The first [`look`](Self::look)
+    /// ends those that have ended meanwhile, with the time range in which they did. A ledger has
+    /// one watcher at a time.
     ///
-    /// # Errors
-    /// When the ledger can't be used, or the kernel's audit is to be told and can't be reached.
+    /// When the ledger can't be used, or the kernel's audit is wanted and can't be reached.
     pub fn open(state: &Path, options: WatchOptions) -> Result<Self, WatchError> {
-        let books = Books::open(state, Arc::clone(&options.host), options.emit_audit)?;
-        // The ledger's guests are known here by themselves, and by it no interfaces of theirs.
+        let ledger_writer = LedgerWriter::open(state, Arc::clone(&options.host), options.emit_audit)?;
+        // The watcher reads the ledger's guests itself; the ledger has no host names of interfaces.
         let sources = Sources { state: None, libvirt: Some(options.libvirt.clone()) };
         let mut watcher = Self {
-            strangers: books.checkpoint().is_none(),
-            last: books.checkpoint().map(|checkpoint| (checkpoint.time, checkpoint.serial)),
+            discovery_due: ledger_writer.checkpoint().is_none(),
+            last: ledger_writer.checkpoint().map(|checkpoint| (checkpoint.time, checkpoint.serial)),
             options,
             state: state.to_owned(),
-            books,
+            ledger_writer,
             trail: Trail::for_watcher(),
             scanner: Scanner::new(sources),
             guests: BTreeMap::new(),
@@ -188,51 +190,50 @@ impl Watcher {
             ours: HashSet::new(),
             ended: VecDeque::new(),
             pids: HashMap::new(),
-            happened: Vec::new(),
+            events: Vec::new(),
             held_back: Vec::new(),
             bridges_due: Instant::now(),
-            awake: Timestamp::now(),
-            noted: Timestamp::now(),
+            last_look_at: Timestamp::now(),
+            last_seen_written: Timestamp::now(),
             number: 0,
             namespaces: Namespaces::default(),
             closes: None,
         };
-        watcher.recall()?;
+        watcher.adopt_live_guests()?;
         Ok(watcher)
     }
 
-    /// Up to where the log was followed when the ledger was last written, as it was given to
-    /// [`commit`](Self::commit).
+    /// The checkpoint of the last successful [`commit`](Self::commit), as its caller gave it.
     pub fn checkpoint(&self) -> Option<&str> {
-        self.books.checkpoint().map(|checkpoint| &*checkpoint.text)
+        self.ledger_writer.checkpoint().map(|checkpoint| &*checkpoint.text)
     }
 
-    /// Takes the next entry of the log. Nothing is looked at and nothing written.
+    /// Takes the next entry of the log. It neither inspects processes nor writes.
     ///
-    /// What is taken is in memory until the next [`commit`](Self::commit) that succeeds: a log is best read a few
-    /// thousand entries at a time, and not on while the ledger can't be written.
+    /// Entries stay in memory until the next successful [`commit`](Self::commit). So a caller reads
+    /// a log a few thousand entries at a time, and stops reading while the ledger can't be written.
     pub fn take(&mut self, entry: &Entry) {
         if entry.host != self.options.host {
             return;
         }
         self.last = Some((entry.time, entry.serial));
         match &entry.content {
-            // What a watcher saw comes back by the log: our own eyes have told it already.
+            // A watcher's own records come back by the log; they have been applied already.
             Content::Record(record) if record.event.is_watched() => return,
             Content::Record(record) => {
                 self.trail.feed(entry);
-                self.told(entry, record);
+                self.ingest_record(entry, record);
             }
             content => {
                 self.trail.feed(entry);
-                self.hinted(content);
+                self.ingest_hint(content);
             }
         }
-        self.gather();
+        self.collect_trail_output();
     }
 
-    /// The descriptors that are readable when a QEMU has ended, or the kernel tells something: then it is time to
-    /// [`look`](Self::look).
+    /// The descriptors that become readable when a QEMU has ended, or the kernel reports closes:
+    /// then the caller should [`look`](Self::look).
     pub fn awaited(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let qemus = self.guests.values().filter_map(|guest| match &guest.qemu {
             Qemu::Runs { pidfd, .. } => Some(pidfd.as_fd()),
@@ -241,12 +242,14 @@ impl Watcher {
         qemus.chain(self.closes.iter().map(AsFd::as_fd))
     }
 
-    /// When it is time to [`look`](Self::look) even if nothing has come.
+    /// When the caller should [`look`](Self::look) even if nothing has come.
     pub fn next_look(&self) -> Option<Instant> {
         let trail = self.trail.next_deadline().map(|due| {
-            let left =
-                due.duration_since(self.passed(Timestamp::now())).max(SignedDuration::ZERO).unsigned_abs();
-            // Clocks are set.
+            let left = due
+                .duration_since(self.complete_until(Timestamp::now()))
+                .max(SignedDuration::ZERO)
+                .unsigned_abs();
+            // The clock may have been set.
             Instant::now() + left.min(self.options.every)
         });
         let held_back = self.held_back.iter().filter_map(|held| held.until);
@@ -254,122 +257,134 @@ impl Watcher {
         guests.chain(trail).chain(held_back).chain(self.bridges_due()).min()
     }
 
-    /// Looks at the guests of which something was told, whose QEMU has ended, or whose time has come. To be called
-    /// when the log is read to its end as far as it is written.
+    /// Inspects the guests with new records, with an ended QEMU, or whose time has come. To be
+    /// called when the log has been read to its end.
     pub fn look(&mut self) {
-        self.meet_strangers();
-        let gone = self.gone();
-        // After that: whoever has ended has closed by then all that nobody else has.
-        self.hear();
+        self.discover_unlogged_guests();
+        let gone = self.ended_qemus();
+        // After the check for ended QEMUs: an ended process has closed its descriptors, so the
+        // kernel's report has all closes but those of shared files.
+        self.receive_closes();
         let now = self.now();
-        // Who slept for longer than a look takes to come saw nothing meanwhile.
-        let slept = now.time.duration_since(std::mem::replace(&mut self.awake, now.time));
-        let awake = slept.unsigned_abs() <= now.every + SLACK;
-        let due: Vec<Slot> = self
+        // If the watcher slept for longer than a look may take to come, it can't say when a QEMU
+        // ended.
+        let slept = now.time.duration_since(std::mem::replace(&mut self.last_look_at, now.time));
+        let awake = slept.unsigned_abs() <= now.every + LOOK_SLACK;
+        let due: Vec<GuestInstanceId> = self
             .guests
             .iter()
-            .filter(|(slot, guest)| guest.due <= now.instant || gone.contains(slot))
-            .map(|(slot, _)| *slot)
+            .filter(|(instance, guest)| guest.due <= now.instant || gone.contains(instance))
+            .map(|(instance, _)| *instance)
             .collect();
-        self.search(&due);
+        self.find_qemus(&due);
         let watched = self.pids.keys().copied().collect();
         let mut evidence = Evidence::new(watched, self.state.clone(), std::mem::take(&mut self.namespaces));
         self.find_numbers(&due);
-        for &slot in &due {
-            let mut acts = Vec::new();
-            self.look_at(slot, gone.contains(&slot), awake, now, &mut evidence, &mut acts);
-            self.act(slot, acts);
+        for &instance in &due {
+            let mut observations = Vec::new();
+            self.look_at_guest(
+                instance,
+                gone.contains(&instance),
+                awake,
+                now,
+                &mut evidence,
+                &mut observations,
+            );
+            self.record_observations(instance, observations);
         }
         self.namespaces = evidence.namespaces();
-        self.namespaces.keep(self.guests.values().flat_map(Guest::namespaces));
+        self.namespaces.keep(self.guests.values().flat_map(GuestInstance::namespaces));
         self.identify(&due);
         self.look_at_bridges(now);
-        self.trail.advance(self.passed(now.time));
-        self.gather();
+        self.trail.advance(self.complete_until(now.time));
+        self.collect_trail_output();
         self.settle_held_back(now, false);
-        self.note(now);
+        self.write_last_seen_if_due(now);
     }
 
-    /// Makes all that was taken and seen last, in one transaction with `checkpoint`: text that tells where to follow
-    /// the log from, after what was taken. Returns what happened since the last commit, in order.
+    /// Writes all entries and observations in one transaction, with `checkpoint`: text that says
+    /// from where to follow the log after the entries taken. Returns the events since the last
+    /// commit, in order.
     ///
-    /// # Errors
-    /// When the ledger can't be written: then nothing is told, nothing is lost, and the next commit does it all.
-    pub fn commit(&mut self, checkpoint: Option<&str>) -> Result<Vec<Happening>, WatchError> {
-        // A log that has told nothing yet was followed all the same.
+    /// When the ledger can't be written. Then no event is returned and nothing is lost; the next
+    /// commit writes it all.
+    pub fn commit(&mut self, checkpoint: Option<&str>) -> Result<Vec<WatchEvent>, WatchError> {
+        // An empty log has been followed, too.
         let (time, serial) = self.last.unwrap_or_else(|| (Timestamp::now(), None));
         let checkpoint = checkpoint.map(|text| Checkpoint { text: text.to_owned(), time, serial });
-        for entry in self.books.commit(checkpoint)? {
+        for entry in self.ledger_writer.commit(checkpoint)? {
             self.trail.feed(&entry);
         }
-        self.gather();
-        while self.ended.len() > ENDED {
+        self.collect_trail_output();
+        while self.ended.len() > MAX_ENDED_INSTANCES {
             if let Some(ended) = self.ended.pop_front() {
-                self.books.forget(ended.slot);
+                self.ledger_writer.forget(ended.instance);
             }
         }
-        let happened = std::mem::take(&mut self.happened);
-        for happening in &happened {
-            if let What::Found(finding) = &happening.what {
-                self.books.notify(finding);
+        let events = std::mem::take(&mut self.events);
+        for event in &events {
+            if let EventKind::Found(finding) = &event.kind {
+                self.ledger_writer.emit_finding(finding);
             }
         }
-        Ok(happened)
+        Ok(events)
     }
 
-    /// The devices that guests hold, as far as the trail tells: those of taptrail's own guests, too.
+    /// The devices that guests hold, by the trail; taptrail's own guests included.
     pub fn held(&self) -> impl Iterator<Item = &Holding> {
         self.trail.held()
     }
 
-    /// Up to when a log that is read to its end has told all by a time: its writer may be as late as we are patient.
-    fn passed(&self, now: Timestamp) -> Timestamp {
+    /// The time until which a log that has been read to its end is complete: its writer may be late
+    /// by up to the watcher's patience.
+    fn complete_until(&self, now: Timestamp) -> Timestamp {
         let patience = SignedDuration::try_from(self.options.patience).unwrap_or(SignedDuration::MAX);
         now.checked_sub(patience).unwrap_or(Timestamp::MIN)
     }
 
-    fn now(&self) -> Now {
+    fn now(&self) -> LookContext {
         let WatchOptions { patience, every, .. } = self.options;
-        Now { instant: Instant::now(), time: Timestamp::now(), patience, every }
+        LookContext { instant: Instant::now(), time: Timestamp::now(), patience, every }
     }
 
-    fn next(&mut self) -> u64 {
+    fn next_number(&mut self) -> u64 {
         self.number += 1;
         self.number
     }
 
-    /// Looks a last time, before the last commit of all, when the log is read to its end: the ledger is to know up to
-    /// when all was there that is known to be held. What ends from then on has ended after that.
-    pub fn leave(&mut self) {
+    /// Inspects all guests, before the last commit, when the log has been read to its end: the
+    /// ledger gets the time at which all known devices were still held. What ends later has ended
+    /// after that.
+    pub fn final_look(&mut self) {
         let now = Instant::now();
         self.guests.values_mut().for_each(|guest| guest.due = now);
         self.look();
         self.settle_held_back(self.now(), true);
-        self.note_looked();
+        self.write_last_seen();
     }
 
-    /// Lets the ledger know when each guest was looked at last.
-    fn note_looked(&mut self) {
-        for (slot, guest) in &self.guests {
-            if let (Qemu::Runs { .. }, Some(looked)) = (&guest.qemu, guest.looked) {
-                self.books.looked(*slot, looked);
+    /// Writes when each guest was last inspected.
+    fn write_last_seen(&mut self) {
+        for (instance, guest) in &self.guests {
+            if let (Qemu::Runs { .. }, Some(all_seen_at)) = (&guest.qemu, guest.all_seen_at) {
+                self.ledger_writer.set_last_seen(*instance, all_seen_at);
             }
         }
     }
 
-    /// Takes from the trail what it tells.
-    fn gather(&mut self) {
-        let Self { trail, happened, .. } = self;
+    /// Turns the trail's new releases and findings into events.
+    fn collect_trail_output(&mut self) {
+        let Self { trail, events, .. } = self;
         for holding in trail.drain_ended() {
             if holding.state == State::Released {
                 let time = holding.released.unwrap_or_else(Timestamp::now);
-                happened.push(Happening { time, what: What::Released(Box::new(holding)) });
+                events.push(WatchEvent { time, kind: EventKind::Released(Box::new(holding)) });
             }
         }
         let findings: Vec<_> = trail.drain_findings().collect();
         for finding in findings {
             if let Some(finding) = self.hold_back(finding) {
-                self.happened.push(Happening { time: finding.time, what: What::Found(finding) });
+                self.events.push(WatchEvent { time: finding.time, kind: EventKind::Found(finding) });
             }
         }
     }

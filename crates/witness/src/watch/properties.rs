@@ -1,4 +1,4 @@
-//! A guest whose manager plugs and unplugs at will, while its watcher looks whenever it comes to it.
+//! Property tests: a manager plugs and unplugs at random, and the watcher looks at random times.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -7,12 +7,12 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
 
-use super::guest::{Act, Guest, Now};
-use super::sight::{Place, Sight, Sighted};
+use super::guest::{GuestInstance, LookContext, Observation};
+use super::observe::{LinkId, ObservedDescriptor, ObservedDevices};
 
 const PID: u32 = 40;
 
-/// What the manager does next.
+/// A step of the manager.
 #[derive(Debug, Clone)]
 enum Step {
     Attach {
@@ -21,7 +21,7 @@ enum Step {
         vhost: bool,
         queues: u32,
     },
-    /// Of those that are plugged in, by its place.
+    /// Detaches one of the plugged-in interfaces.
     Detach(prop::sample::Index),
     ChangeBridge(prop::sample::Index),
 }
@@ -37,19 +37,19 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// The manager, QEMU and the watcher, in time.
 struct World {
-    guest: Guest,
-    now: Now,
+    guest: GuestInstance,
+    now: LookContext,
     number: u64,
-    /// QEMU's descriptors, by number: what they are, and for which plug.
-    fds: BTreeMap<u32, (Sighted, usize)>,
-    /// What is plugged in: its number and address.
+    /// QEMU's descriptors by number, and the number of the interface that each serves.
+    fds: BTreeMap<u32, (ObservedDescriptor, usize)>,
+    /// The plugged-in interfaces: number, and last byte of the MAC.
     plugged: Vec<(usize, u8)>,
-    plugs: usize,
+    interfaces: usize,
     /// Records that the watcher has not read yet.
     unread: VecDeque<(Timestamp, Event)>,
     seen: BTreeMap<u64, u32>,
-    told: Vec<String>,
-    /// Whether two may have one address.
+    errors: Vec<String>,
+    /// Whether two interfaces may have one MAC.
     twins: bool,
 }
 
@@ -63,156 +63,161 @@ impl World {
         let (instant, time) = (Instant::now(), Timestamp::now());
         let id = GuestId { name: "g".into(), uuid: uuid::Uuid::from_u128(1) };
         let mut world = Self {
-            guest: Guest::new(id, instant),
-            now: Now { instant, time, patience, every },
+            guest: GuestInstance::new(id, instant),
+            now: LookContext { instant, time, patience, every },
             number: 0,
             fds: BTreeMap::new(),
             plugged: Vec::new(),
-            plugs: 0,
+            interfaces: 0,
             unread: VecDeque::new(),
             seen: BTreeMap::new(),
-            told: Vec::new(),
+            errors: Vec::new(),
             twins,
         };
-        world.writes(Event::GuestStart { reason: Reason::BOOTED, vm_pid: Some(PID) });
+        world.write_record(Event::GuestStart { reason: Reason::BOOTED, vm_pid: Some(PID) });
         world
     }
 
-    fn passes(&mut self, millis: u64) {
+    fn advance(&mut self, millis: u64) {
         self.now.instant += Duration::from_millis(millis);
         self.now.time += Duration::from_millis(millis);
     }
 
-    fn writes(&mut self, event: Event) {
+    fn write_record(&mut self, event: Event) {
         self.unread.push_back((self.now.time, event));
     }
 
-    fn reads(&mut self, left: usize) {
+    fn read_records(&mut self, left: usize) {
         while self.unread.len() > left {
             let Some((time, event)) = self.unread.pop_front() else { break };
             self.number += 1;
             let record = Record::success(self.guest.id.clone(), event);
-            self.guest.tell(&record, Some(812), time, self.number, self.now.instant);
+            self.guest.apply_record(&record, Some(812), time, self.number, self.now.instant);
         }
     }
 
-    fn looks(&mut self) {
-        let descriptors = self.fds.values().map(|(sighted, _)| sighted.clone()).collect();
-        let all = Sight { descriptors, vdpa: Vec::new() };
-        let mut acts = Vec::new();
-        self.guest.look(PID, all, self.now, &mut |_| Ok(()), &mut self.number, &mut acts);
-        for act in acts {
-            match act {
-                Act::Seen { number, descriptor, .. } => {
-                    let (_, plug) = &self.fds[&descriptor.fd];
-                    let of = self.plugged.iter().find(|(number, _)| number == plug);
+    fn look(&mut self) {
+        let descriptors = self.fds.values().map(|(observed, _)| observed.clone()).collect();
+        let all = ObservedDevices { descriptors, vdpa: Vec::new() };
+        let mut observations = Vec::new();
+        self.guest.reconcile(PID, all, self.now, &mut |_| Ok(()), &mut self.number, &mut observations);
+        for observation in observations {
+            match observation {
+                Observation::Seen { number, descriptor, .. } => {
+                    let (_, interface) = &self.fds[&descriptor.fd];
+                    let of = self.plugged.iter().find(|(number, _)| number == interface);
                     if descriptor.mac.is_none() {
-                        self.told.push(format!("{descriptor:?} is nobody's"));
+                        self.errors.push(format!("{descriptor:?} is nobody's"));
                     } else if descriptor.device.rdev != Some(Rdev::VHOST_NET)
                         && of.is_some_and(|(_, last)| descriptor.mac != Some(mac(*last)))
                     {
-                        self.told.push(format!("{descriptor:?} is another's"));
+                        self.errors.push(format!("{descriptor:?} is another's"));
                     }
                     self.seen.insert(number, descriptor.fd);
                 }
-                Act::Still(descriptor) => self.told.push(format!("{descriptor:?} stays")),
-                Act::Gone { number, .. } if self.seen.remove(&number).is_none() => {
-                    self.told.push(format!("{number} went twice"));
+                Observation::StillHeld(descriptor) => self.errors.push(format!("{descriptor:?} stays")),
+                Observation::Gone { number, .. } if self.seen.remove(&number).is_none() => {
+                    self.errors.push(format!("{number} went twice"));
                 }
                 _ => {}
             }
         }
     }
 
-    /// QEMU gets a descriptor, of the lowest free number.
-    fn gives(&mut self, mut sighted: Sighted) {
+    /// QEMU gets a descriptor, with the lowest free number.
+    fn give_descriptor(&mut self, mut observed: ObservedDescriptor) {
         let free = (20..).find(|fd| !self.fds.contains_key(fd)).unwrap();
-        sighted.fds = vec![free];
-        self.fds.insert(free, (sighted, self.plugs));
+        observed.fds = vec![free];
+        self.fds.insert(free, (observed, self.interfaces));
     }
 
-    /// A step, between whose parts a watcher may look; `looks` says at which.
-    fn takes(&mut self, step: &Step, looks: &mut dyn Iterator<Item = (bool, usize)>) {
+    /// Takes a step, between whose parts the watcher may look; `looks` says when, and how many
+    /// records are unread then.
+    fn take_step(&mut self, step: &Step, looks: &mut dyn Iterator<Item = (bool, usize)>) {
         let mut may_look = |world: &mut Self| {
-            world.passes(100);
+            world.advance(100);
             if let Some((true, late)) = looks.next() {
-                world.reads(late);
-                world.looks();
+                world.read_records(late);
+                world.look();
             }
         };
         match step {
-            // Two with one address are told apart only by who looks between.
+            // Two with one MAC can only be distinguished if the watcher looks in between.
             Step::Attach { mac: last, .. }
                 if !self.twins && self.plugged.iter().any(|(_, of)| of == last) => {}
             Step::Attach { mac: last, macvtap, vhost, queues } => {
-                self.plugs += 1;
-                let number = u32::try_from(self.plugs).unwrap();
+                self.interfaces += 1;
+                let number = u32::try_from(self.interfaces).unwrap();
                 let name = format!("{}{number}", if *macvtap { "macvtap" } else { "vnet" });
-                let (held, told) = if *macvtap {
+                let (held, recorded) = if *macvtap {
                     let rdev = Some(Rdev { major: 246, minor: number });
                     let path = format!("/dev/tap{number}");
                     (Device::new(path, rdev, Some(name.clone().into())), Device::new(name, None, None))
                 } else {
-                    let told = Device::new("/dev/net/tun", Some(Rdev::TUN), None);
-                    (Device { dev: Some(name.into()), ..told.clone() }, told)
+                    let recorded = Device::new("/dev/net/tun", Some(Rdev::TUN), None);
+                    (Device { dev: Some(name.into()), ..recorded.clone() }, recorded)
                 };
                 let accelerator = Device::new("/dev/vhost-net", Some(Rdev::VHOST_NET), None);
-                self.writes(Event::Open { mac: mac(*last), device: told, queue: None });
+                self.write_record(Event::Open { mac: mac(*last), device: recorded, queue: None });
                 if *vhost {
-                    self.writes(Event::Open { mac: mac(*last), device: accelerator.clone(), queue: None });
+                    self.write_record(Event::Open {
+                        mac: mac(*last),
+                        device: accelerator.clone(),
+                        queue: None,
+                    });
                 }
                 may_look(self);
                 let address = if *macvtap { mac(*last) } else { mac(*last).host_side() };
                 for _ in 0..*queues {
-                    let (address, link) = (Some(address), Some(Place { netns: None, index: number }));
-                    self.gives(Sighted {
+                    let (address, link) = (Some(address), Some(LinkId { netns: None, index: number }));
+                    self.give_descriptor(ObservedDescriptor {
                         fds: Vec::new(),
                         device: held.clone(),
                         link,
                         address,
-                        named: None,
+                        libvirt_mac: None,
                         port: None,
                     });
                     may_look(self);
                 }
                 for _ in 0..if *vhost { *queues } else { 0 } {
                     let device = accelerator.clone();
-                    self.gives(Sighted {
+                    self.give_descriptor(ObservedDescriptor {
                         fds: Vec::new(),
                         device,
                         link: None,
                         address: None,
-                        named: None,
+                        libvirt_mac: None,
                         port: None,
                     });
                 }
-                self.plugged.push((self.plugs, *last));
+                self.plugged.push((self.interfaces, *last));
                 may_look(self);
-                self.writes(Event::Attach { mac: mac(*last), vm_pid: None, fds: None });
+                self.write_record(Event::Attach { mac: mac(*last), vm_pid: None, fds: None });
             }
             Step::Detach(_) | Step::ChangeBridge(_) if self.plugged.is_empty() => {}
             Step::Detach(which) => {
-                let (plug, last) = self.plugged.remove(which.index(self.plugged.len()));
-                self.fds.retain(|_, (_, of)| *of != plug);
+                let (interface, last) = self.plugged.remove(which.index(self.plugged.len()));
+                self.fds.retain(|_, (_, of)| *of != interface);
                 may_look(self);
-                self.writes(Event::Detach { mac: mac(last), vm_pid: None, fds: None, forced: false });
+                self.write_record(Event::Detach { mac: mac(last), vm_pid: None, fds: None, forced: false });
             }
             Step::ChangeBridge(which) => {
                 let (_, last) = self.plugged[which.index(self.plugged.len())];
-                self.writes(Event::Detach { mac: mac(last), vm_pid: None, fds: None, forced: false });
+                self.write_record(Event::Detach { mac: mac(last), vm_pid: None, fds: None, forced: false });
                 may_look(self);
-                self.writes(Event::Attach { mac: mac(last), vm_pid: None, fds: None });
+                self.write_record(Event::Attach { mac: mac(last), vm_pid: None, fds: None });
             }
         }
         may_look(self);
     }
 
-    /// All is read, and looked at for as long as anything may take.
-    fn comes_to_rest(&mut self) {
-        self.reads(0);
+    /// The watcher reads all records, and looks for as long as anything may take.
+    fn settle(&mut self) {
+        self.read_records(0);
         for _ in 0..80 {
-            self.looks();
-            self.passes(1000);
+            self.look();
+            self.advance(1000);
         }
     }
 }
@@ -227,20 +232,20 @@ proptest! {
         let mut world = World::new(twins);
         let mut looks = looks.into_iter();
         for step in &steps {
-            world.takes(step, &mut looks);
+            world.take_step(step, &mut looks);
             if twins {
-                world.reads(0);
-                world.looks();
+                world.read_records(0);
+                world.look();
             }
         }
-        world.comes_to_rest();
+        world.settle();
         let held: Vec<(u32, Device)> =
-            world.fds.iter().map(|(fd, (sighted, _))| (*fd, sighted.device.clone())).collect();
+            world.fds.iter().map(|(fd, (observed, _))| (*fd, observed.device.clone())).collect();
         let mut known: Vec<(u32, Device)> =
             world.guest.descriptors().map(|known| (known.fd, known.device.clone())).collect();
         known.sort_by_key(|(fd, _)| *fd);
         prop_assert_eq!(&known, &held);
         prop_assert_eq!(world.seen.len(), held.len());
-        prop_assert!(world.told.is_empty(), "{:#?}", world.told);
+        prop_assert!(world.errors.is_empty(), "{:#?}", world.errors);
     }
 }

@@ -1,4 +1,5 @@
-//! One guest, told things and looked at: what this machine has no devices for.
+//! One guest with records and looks that are made by hand, for devices that a test host does not
+//! have.
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;
@@ -10,11 +11,11 @@ use taptrail_kernel::proc::{PidFd, ProcessId};
 use taptrail_record::{CloseDoubt, Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
 
 use super::command_line::Netdev;
-use super::guest::{Act, Guest, Now, Qemu};
+use super::evidence::Doubt;
+use super::guest::{GuestInstance, LookContext, Observation, Qemu};
 use super::held_back::Backing;
-use super::known::Known;
-use super::release::Doubt;
-use super::sight::{Place, Sight, Sighted};
+use super::known::KnownDescriptor;
+use super::observe::{LinkId, ObservedDescriptor, ObservedDevices};
 
 const PID: u32 = 40;
 
@@ -26,31 +27,31 @@ fn id() -> GuestId {
     GuestId { name: "g".into(), uuid: uuid::Uuid::from_u128(1) }
 }
 
-fn tun(fd: u32, number: u32) -> Sighted {
+fn tun(fd: u32, number: u32) -> ObservedDescriptor {
     let device = Device::new("/dev/net/tun", Some(Rdev::TUN), Some(format!("vnet{number}").into()));
-    Sighted {
+    ObservedDescriptor {
         fds: vec![fd],
         device,
-        link: Some(Place { netns: None, index: number }),
+        link: Some(LinkId { netns: None, index: number }),
         address: None,
-        named: None,
+        libvirt_mac: None,
         port: None,
     }
 }
 
-fn vhost(fd: u32) -> Sighted {
+fn vhost(fd: u32) -> ObservedDescriptor {
     let device = Device::new("/dev/vhost-net", Some(Rdev::VHOST_NET), None);
-    Sighted { fds: vec![fd], device, link: None, address: None, named: None, port: None }
+    ObservedDescriptor { fds: vec![fd], device, link: None, address: None, libvirt_mac: None, port: None }
 }
 
-/// A guest in time.
+/// A guest, and the current time.
 struct Scene {
-    guest: Guest,
-    now: Now,
+    guest: GuestInstance,
+    now: LookContext,
     number: u64,
     /// The vhost-vdpa devices that QEMU holds.
     vdpa: Vec<String>,
-    /// What the kernel shows of what QEMU shows no more.
+    /// What the kernel shows of vanished descriptors.
     shown: Result<(), Doubt>,
 }
 
@@ -58,15 +59,16 @@ impl Scene {
     fn new() -> Self {
         let (patience, every) = (Duration::from_secs(5), Duration::from_secs(30));
         let (instant, time) = (Instant::now(), Timestamp::now());
-        let (guest, now) = (Guest::new(id(), instant), Now { instant, time, patience, every });
+        let (guest, now) =
+            (GuestInstance::new(id(), instant), LookContext { instant, time, patience, every });
         let mut scene = Self { guest, now, number: 0, vdpa: Vec::new(), shown: Ok(()) };
-        scene.says(Event::GuestStart { reason: Reason::BOOTED, vm_pid: Some(PID) });
+        scene.record(Event::GuestStart { reason: Reason::BOOTED, vm_pid: Some(PID) });
         scene
     }
 
-    fn says(&mut self, event: Event) {
+    fn record(&mut self, event: Event) {
         self.number += 1;
-        self.guest.tell(
+        self.guest.apply_record(
             &Record::success(id(), event),
             Some(812),
             self.now.time,
@@ -75,138 +77,139 @@ impl Scene {
         );
     }
 
-    /// As libvirt hot-plugs a tap with its vhost-net.
-    fn attaches(&mut self, mac: MacAddr) {
+    /// Writes the records of a hot-plug by libvirt: a tap with its vhost-net.
+    fn record_attach(&mut self, mac: MacAddr) {
         for device in [tun(0, 0).device, vhost(0).device] {
-            self.says(Event::Open { mac, device: Device { dev: None, ..device }, queue: None });
+            self.record(Event::Open { mac, device: Device { dev: None, ..device }, queue: None });
         }
-        self.says(Event::Attach { mac, vm_pid: None, fds: None });
+        self.record(Event::Attach { mac, vm_pid: None, fds: None });
     }
 
-    fn detaches(&mut self, mac: MacAddr) {
-        self.says(Event::Detach { mac, vm_pid: None, fds: None, forced: false });
+    fn record_detach(&mut self, mac: MacAddr) {
+        self.record(Event::Detach { mac, vm_pid: None, fds: None, forced: false });
     }
 
-    fn after(&mut self, seconds: u64) {
+    fn advance(&mut self, seconds: u64) {
         self.now.instant += Duration::from_secs(seconds);
         self.now.time += Duration::from_secs(seconds);
     }
 
-    /// A look, and what it brings to light: what happened to which descriptor of which interface.
-    fn looks(&mut self, seen: &[Sighted]) -> Vec<String> {
-        let mut acts = Vec::new();
-        let seen = Sight { descriptors: seen.to_vec(), vdpa: self.vdpa.clone() };
-        self.guest.look(PID, seen, self.now, &mut |_| self.shown, &mut self.number, &mut acts);
+    /// Looks. Returns what happened to each descriptor and its interface.
+    fn look(&mut self, seen: &[ObservedDescriptor]) -> Vec<String> {
+        let mut observations = Vec::new();
+        let seen = ObservedDevices { descriptors: seen.to_vec(), vdpa: self.vdpa.clone() };
+        self.guest.reconcile(PID, seen, self.now, &mut |_| self.shown, &mut self.number, &mut observations);
         let line = |what: &str, of: &taptrail_record::Descriptor| {
             let mac = of.mac.map_or("-".to_owned(), |mac| format!("{:02x}", mac.0[5]));
             let dev = of.device.dev.as_deref().unwrap_or("vhost");
             format!("{what} {mac} {dev} q{} fd{}", of.queue.unwrap(), of.fd)
         };
-        let told = acts.iter().filter_map(|act| match act {
-            Act::Seen { descriptor, .. } => Some(line("seen", descriptor)),
-            Act::Still(descriptor) => Some(line("still", descriptor)),
-            Act::Gone { descriptor, doubt: None, .. } => Some(line("gone", descriptor)),
-            Act::Gone { descriptor, doubt: Some(doubt), .. } => {
+        let lines = observations.iter().filter_map(|observation| match observation {
+            Observation::Seen { descriptor, .. } => Some(line("seen", descriptor)),
+            Observation::StillHeld(descriptor) => Some(line("still", descriptor)),
+            Observation::Gone { descriptor, doubt: None, .. } => Some(line("gone", descriptor)),
+            Observation::Gone { descriptor, doubt: Some(doubt), .. } => {
                 Some(format!("{} {}", line("gone", descriptor), doubt.why))
             }
             _ => None,
         });
-        told.collect()
+        lines.collect()
     }
 }
 
 #[test]
 fn a_number_that_is_used_again_is_another_descriptor() {
     let mut scene = Scene::new();
-    scene.attaches(mac(1));
-    assert_eq!(scene.looks(&[tun(25, 5), vhost(27)]), ["seen 01 vnet5 q0 fd25", "seen 01 vhost q0 fd27"]);
-    // All between two looks, and QEMU takes the lowest free numbers.
-    scene.detaches(mac(1));
-    scene.attaches(mac(2));
-    let told = scene.looks(&[tun(25, 6), vhost(27)]);
+    scene.record_attach(mac(1));
+    assert_eq!(scene.look(&[tun(25, 5), vhost(27)]), ["seen 01 vnet5 q0 fd25", "seen 01 vhost q0 fd27"]);
+    // Both happen between two looks, and QEMU takes the lowest free numbers.
+    scene.record_detach(mac(1));
+    scene.record_attach(mac(2));
+    let seen = scene.look(&[tun(25, 6), vhost(27)]);
     assert_eq!(
-        told,
+        seen,
         ["gone 01 vnet5 q0 fd25", "gone 01 vhost q0 fd27", "seen 02 vnet6 q0 fd25", "seen 02 vhost q0 fd27"]
     );
-    scene.after(60);
-    assert_eq!(scene.looks(&[tun(25, 6), vhost(27)]), [""; 0]);
+    scene.advance(60);
+    assert_eq!(scene.look(&[tun(25, 6), vhost(27)]), [""; 0]);
 }
 
 #[test]
-fn what_is_there_before_it_is_told_waits_for_its_records() {
+fn a_device_that_is_there_before_its_records_waits_for_them() {
     let mut scene = Scene::new();
-    scene.attaches(mac(1));
-    scene.looks(&[tun(25, 5), vhost(27)]);
-    // Seen between the change and the records of it.
-    assert_eq!(scene.looks(&[tun(25, 6), vhost(27)]), ["gone 01 vnet5 q0 fd25"]);
-    scene.detaches(mac(1));
-    scene.attaches(mac(2));
-    let told = scene.looks(&[tun(25, 6), vhost(27)]);
-    assert_eq!(told, ["gone 01 vhost q0 fd27", "seen 02 vnet6 q0 fd25", "seen 02 vhost q0 fd27"]);
-    scene.after(60);
-    assert_eq!(scene.looks(&[tun(25, 6), vhost(27)]), [""; 0]);
+    scene.record_attach(mac(1));
+    scene.look(&[tun(25, 5), vhost(27)]);
+    // The watcher looks between the change and its records.
+    assert_eq!(scene.look(&[tun(25, 6), vhost(27)]), ["gone 01 vnet5 q0 fd25"]);
+    scene.record_detach(mac(1));
+    scene.record_attach(mac(2));
+    let seen = scene.look(&[tun(25, 6), vhost(27)]);
+    assert_eq!(seen, ["gone 01 vhost q0 fd27", "seen 02 vnet6 q0 fd25", "seen 02 vhost q0 fd27"]);
+    scene.advance(60);
+    assert_eq!(scene.look(&[tun(25, 6), vhost(27)]), [""; 0]);
 }
 
 #[test]
-fn a_vhost_net_that_stays_behind_is_told() {
+fn a_vhost_net_that_stays_behind_is_reported() {
     let mut scene = Scene::new();
-    scene.attaches(mac(1));
-    scene.looks(&[tun(25, 5), vhost(27)]);
-    scene.detaches(mac(1));
-    assert_eq!(scene.looks(&[vhost(27)]), ["gone 01 vnet5 q0 fd25"]);
-    scene.after(5);
-    assert_eq!(scene.looks(&[vhost(27)]), ["still 01 vhost q0 fd27"]);
-    scene.after(60);
-    assert_eq!(scene.looks(&[vhost(27)]), [""; 0], "once");
-    assert_eq!(scene.looks(&[]), ["gone 01 vhost q0 fd27"]);
+    scene.record_attach(mac(1));
+    scene.look(&[tun(25, 5), vhost(27)]);
+    scene.record_detach(mac(1));
+    assert_eq!(scene.look(&[vhost(27)]), ["gone 01 vnet5 q0 fd25"]);
+    scene.advance(5);
+    assert_eq!(scene.look(&[vhost(27)]), ["still 01 vhost q0 fd27"]);
+    scene.advance(60);
+    assert_eq!(scene.look(&[vhost(27)]), [""; 0], "once");
+    assert_eq!(scene.look(&[]), ["gone 01 vhost q0 fd27"]);
 }
 
 #[test]
 fn a_duplicated_descriptor_is_one_and_is_held_as_long_as_any_of_it() {
     let mut scene = Scene::new();
-    scene.attaches(mac(1));
-    let both = Sighted { fds: vec![25, 40], ..tun(25, 5) };
-    assert_eq!(scene.looks(&[both]), ["seen 01 vnet5 q0 fd25"]);
-    assert_eq!(scene.looks(&[tun(40, 5)]), [""; 0]);
-    assert_eq!(scene.looks(&[]), ["gone 01 vnet5 q0 fd25"]);
+    scene.record_attach(mac(1));
+    let both = ObservedDescriptor { fds: vec![25, 40], ..tun(25, 5) };
+    assert_eq!(scene.look(&[both]), ["seen 01 vnet5 q0 fd25"]);
+    assert_eq!(scene.look(&[tun(40, 5)]), [""; 0]);
+    assert_eq!(scene.look(&[]), ["gone 01 vnet5 q0 fd25"]);
 }
 
 #[test]
 fn what_vanishes_is_gone_when_the_kernel_shows_it_and_else_in_doubt() {
     let doubt = |why| Doubt { why, holder: None };
-    let vanishes = || {
+    let vanishing = || {
         let mut scene = Scene::new();
-        scene.attaches(mac(1));
-        scene.looks(&[tun(25, 5), vhost(27)]);
+        scene.record_attach(mac(1));
+        scene.look(&[tun(25, 5), vhost(27)]);
         scene.shown = Err(doubt(CloseDoubt::Attached));
-        assert_eq!(scene.looks(&[vhost(27)]), [""; 0]);
-        scene.after(4);
-        assert_eq!(scene.looks(&[vhost(27)]), [""; 0], "it is looked for again");
+        assert_eq!(scene.look(&[vhost(27)]), [""; 0]);
+        scene.advance(4);
+        assert_eq!(scene.look(&[vhost(27)]), [""; 0], "it is checked again");
         scene
     };
-    let mut scene = vanishes();
+    let mut scene = vanishing();
     scene.shown = Ok(());
-    assert_eq!(scene.looks(&[vhost(27)]), ["gone 01 vnet5 q0 fd25"]);
+    assert_eq!(scene.look(&[vhost(27)]), ["gone 01 vnet5 q0 fd25"]);
 
-    let mut scene = vanishes();
-    scene.after(1);
-    assert_eq!(scene.looks(&[vhost(27)]), ["gone 01 vnet5 q0 fd25 attached"]);
-    // It comes back: by now it is another one.
-    scene.after(60);
-    scene.looks(&[tun(25, 5), vhost(27)]);
-    scene.after(60);
-    assert_eq!(scene.looks(&[tun(25, 5), vhost(27)]), ["seen - vnet5 q0 fd25"]);
+    let mut scene = vanishing();
+    scene.advance(1);
+    assert_eq!(scene.look(&[vhost(27)]), ["gone 01 vnet5 q0 fd25 attached"]);
+    // It comes back, and counts as another one by now.
+    scene.advance(60);
+    scene.look(&[tun(25, 5), vhost(27)]);
+    scene.advance(60);
+    assert_eq!(scene.look(&[tun(25, 5), vhost(27)]), ["seen - vnet5 q0 fd25"]);
 
-    // Under another number it is the same; and what was told to be given up is told to be there.
-    let mut scene = vanishes();
-    assert_eq!(scene.looks(&[vhost(27), tun(200, 5)]), [""; 0]);
-    assert_eq!(scene.looks(&[tun(200, 5), vhost(300)]), [""; 0]);
-    scene.detaches(mac(1));
-    assert_eq!(scene.looks(&[]), [""; 0]);
-    scene.after(1);
-    assert_eq!(scene.looks(&[tun(25, 5)]), ["still 01 vnet5 q0 fd25"]);
-    scene.after(5);
-    assert_eq!(scene.looks(&[tun(25, 5)]), ["gone 01 vhost q0 fd27 attached"]);
+    // Under another number it is the same one; and what a record says was given up is reported as
+    // held.
+    let mut scene = vanishing();
+    assert_eq!(scene.look(&[vhost(27), tun(200, 5)]), [""; 0]);
+    assert_eq!(scene.look(&[tun(200, 5), vhost(300)]), [""; 0]);
+    scene.record_detach(mac(1));
+    assert_eq!(scene.look(&[]), [""; 0]);
+    scene.advance(1);
+    assert_eq!(scene.look(&[tun(25, 5)]), ["still 01 vnet5 q0 fd25"]);
+    scene.advance(5);
+    assert_eq!(scene.look(&[tun(25, 5)]), ["gone 01 vhost q0 fd27 attached"]);
 }
 
 #[test]
@@ -214,21 +217,21 @@ fn the_exit_of_qemu_ends_nothing_that_the_kernel_shows_as_held() {
     for (shown, doubt) in [(Ok(()), None), (Err(CloseDoubt::HeldElsewhere), Some(CloseDoubt::HeldElsewhere))]
     {
         let mut scene = Scene::new();
-        scene.attaches(mac(1));
-        scene.looks(&[tun(25, 5)]);
-        let mut acts = Vec::new();
-        let mut end = |_: &Known| shown.map_err(Doubt::from);
-        scene.guest.ended(PID, true, scene.now, &mut end, &mut acts);
-        scene.says(Event::GuestStop { reason: Reason::SHUTDOWN, vm_pid: None });
+        scene.record_attach(mac(1));
+        scene.look(&[tun(25, 5)]);
+        let mut observations = Vec::new();
+        let mut end = |_: &KnownDescriptor| shown.map_err(Doubt::from);
+        scene.guest.qemu_ended(PID, true, scene.now, &mut end, &mut observations);
+        scene.record(Event::GuestStop { reason: Reason::SHUTDOWN, vm_pid: None });
         let ends = |scene: &mut Scene| scene.guest.settle_end(scene.now, &mut Vec::new());
         assert_eq!(ends(&mut scene), doubt.is_none(), "the account waits for it");
-        scene.after(5);
-        scene.guest.look_for_vanished(scene.now, &mut end, &mut acts);
+        scene.advance(5);
+        scene.guest.look_for_vanished(scene.now, &mut end, &mut observations);
         assert!(ends(&mut scene));
-        let gone: Vec<_> = acts
+        let gone: Vec<_> = observations
             .iter()
-            .filter_map(|act| match act {
-                Act::Gone { doubt, .. } => Some(doubt.map(|doubt| doubt.why)),
+            .filter_map(|observation| match observation {
+                Observation::Gone { doubt, .. } => Some(doubt.map(|doubt| doubt.why)),
                 _ => None,
             })
             .collect();
@@ -237,16 +240,16 @@ fn the_exit_of_qemu_ends_nothing_that_the_kernel_shows_as_held() {
 }
 
 #[test]
-fn a_manager_has_as_long_to_tell_the_end_as_before_whatever_the_kernel_took_to_show_it() {
+fn a_manager_has_the_same_time_to_record_the_end_whatever_the_kernel_took_to_show_it() {
     let mut scene = Scene::new();
-    scene.attaches(mac(1));
-    scene.looks(&[tun(25, 5)]);
+    scene.record_attach(mac(1));
+    scene.look(&[tun(25, 5)]);
     let at_last = scene.now.instant + scene.now.patience;
-    let mut doubt = |_: &Known| Err(Doubt::from(CloseDoubt::Attached));
-    scene.guest.ended(PID, true, scene.now, &mut doubt, &mut Vec::new());
-    assert!(scene.guest.due < at_last, "it is looked for soon");
-    scene.after(1);
-    scene.guest.later(scene.now);
+    let mut doubt = |_: &KnownDescriptor| Err(Doubt::from(CloseDoubt::Attached));
+    scene.guest.qemu_ended(PID, true, scene.now, &mut doubt, &mut Vec::new());
+    assert!(scene.guest.due < at_last, "it is checked soon");
+    scene.advance(1);
+    scene.guest.postpone_look(scene.now);
     scene.guest.look_for_vanished(scene.now, &mut |_| Ok(()), &mut Vec::new());
     assert_eq!(scene.guest.due, at_last);
 }
@@ -255,75 +258,80 @@ fn a_manager_has_as_long_to_tell_the_end_as_before_whatever_the_kernel_took_to_s
 fn a_hot_plug_under_way_has_more_patience_than_what_nobody_opened() {
     let mut scene = Scene::new();
     let device = Device { dev: None, ..tun(0, 0).device };
-    scene.says(Event::Open { mac: mac(1), device, queue: None });
-    let strange = Sighted { device: macvtap(), ..tun(30, 9) };
+    scene.record(Event::Open { mac: mac(1), device, queue: None });
+    let strange = ObservedDescriptor { device: macvtap(), ..tun(30, 9) };
     let all = [tun(25, 5), strange];
-    assert_eq!(scene.looks(&all), [""; 0]);
-    scene.after(5);
-    assert_eq!(scene.looks(&all), ["seen - macvtap9 q0 fd30"]);
-    scene.after(26);
-    assert_eq!(scene.looks(&all), ["seen 01 vnet5 q0 fd25"]);
+    assert_eq!(scene.look(&all), [""; 0]);
+    scene.advance(5);
+    assert_eq!(scene.look(&all), ["seen - macvtap9 q0 fd30"]);
+    scene.advance(26);
+    assert_eq!(scene.look(&all), ["seen 01 vnet5 q0 fd25"]);
 }
 
-/// This process plays QEMU.
+/// This process acts as QEMU.
 fn runs() -> Qemu {
     let process = ProcessId::of(std::process::id()).unwrap();
-    Qemu::Runs { process, pidfd: PidFd::open(process).unwrap(), attended: true, named: true }
+    Qemu::Runs { process, pidfd: PidFd::open(process).unwrap(), seen_running: true, claims_guest: true }
 }
 
 fn file(number: u64) -> FileId {
     NonZeroU64::new(number).unwrap().into()
 }
 
-/// A scene in which QEMU has a tap as 25 and its vhost-net as 27, which the kernel calls files 1 and 2.
+/// A scene in which QEMU has a tap as 25 and its vhost-net as 27, which are files 1 and 2 for the
+/// kernel.
 fn identified() -> Scene {
     let mut scene = Scene::new();
     scene.guest.qemu = runs();
-    scene.attaches(mac(1));
-    scene.looks(&[tun(25, 5), vhost(27)]);
-    scene.identifies(&[(25, tun(25, 5), 1), (27, vhost(27), 2)]);
+    scene.record_attach(mac(1));
+    scene.look(&[tun(25, 5), vhost(27)]);
+    scene.identify(&[(25, tun(25, 5), 1), (27, vhost(27), 2)]);
     scene
 }
 
 impl Scene {
-    fn held(fd: u32, sighted: &Sighted, number: u64) -> Held {
+    fn held(fd: u32, observed: &ObservedDescriptor, number: u64) -> Held {
         let process = ProcessId::of(std::process::id()).unwrap();
-        let Device { kind, rdev, .. } = sighted.device;
+        let Device { kind, rdev, .. } = observed.device;
         let file = File { id: Some(file(number)), kind, rdev: rdev.unwrap() };
         Held { file, process, thread: process.pid, fd }
     }
 
-    fn identifies(&mut self, files: &[(u32, Sighted, u64)]) {
+    fn identify(&mut self, files: &[(u32, ObservedDescriptor, u64)]) {
         let held: Vec<_> =
-            files.iter().map(|(fd, sighted, number)| Self::held(*fd, sighted, *number)).collect();
-        let glance: Vec<_> = files
+            files.iter().map(|(fd, observed, number)| Self::held(*fd, observed, *number)).collect();
+        let summary: Vec<_> = files
             .iter()
-            .map(|(fd, Sighted { device, .. }, _)| {
+            .map(|(fd, ObservedDescriptor { device, .. }, _)| {
                 (*fd, device.kind, device.rdev.unwrap(), device.dev.as_ref().map(ToString::to_string))
             })
             .collect();
-        self.guest.identify(&held, &glance, self.now.time);
+        self.guest.identify(&held, &summary, self.now.time);
     }
 
-    /// The kernel tells that a file was closed just now.
-    fn closes(&mut self, number: u64) -> Timestamp {
+    /// The kernel reports that a file was closed just now.
+    fn report_close(&mut self, number: u64) -> Timestamp {
         let closed = HashMap::from([(file(number), self.now.time)]);
-        assert!(self.guest.hear(&Heard { closed, ..Heard::default() }, &|_, _| None));
+        assert!(self.guest.apply_closes(&Heard { closed, ..Heard::default() }, &|_, _| None));
         self.now.time
     }
 
-    /// A look, and what is gone by it: when by the kernel's word, and since when nobody looked.
-    fn loses(&mut self, seen: &[Sighted]) -> Vec<(u32, Option<Timestamp>, Option<Timestamp>)> {
-        let mut acts = Vec::new();
-        let seen = Sight { descriptors: seen.to_vec(), vdpa: Vec::new() };
-        self.guest.look(PID, seen, self.now, &mut |_| self.shown, &mut self.number, &mut acts);
-        gone(acts)
+    /// Looks. Returns the descriptors that are gone, with the kernel's time, and since when the
+    /// watcher had not looked.
+    fn look_for_gone(
+        &mut self,
+        seen: &[ObservedDescriptor],
+    ) -> Vec<(u32, Option<Timestamp>, Option<Timestamp>)> {
+        let mut observations = Vec::new();
+        let seen = ObservedDevices { descriptors: seen.to_vec(), vdpa: Vec::new() };
+        self.guest.reconcile(PID, seen, self.now, &mut |_| self.shown, &mut self.number, &mut observations);
+        gone(observations)
     }
 }
 
-fn gone(acts: Vec<Act>) -> Vec<(u32, Option<Timestamp>, Option<Timestamp>)> {
-    let gone = acts.into_iter().filter_map(|act| match act {
-        Act::Gone { descriptor, at, last_seen, .. } => Some((descriptor.fd, at, last_seen)),
+fn gone(observations: Vec<Observation>) -> Vec<(u32, Option<Timestamp>, Option<Timestamp>)> {
+    let gone = observations.into_iter().filter_map(|observation| match observation {
+        Observation::Gone { descriptor, at, last_seen, .. } => Some((descriptor.fd, at, last_seen)),
         _ => None,
     });
     gone.collect()
@@ -332,81 +340,86 @@ fn gone(acts: Vec<Act>) -> Vec<(u32, Option<Timestamp>, Option<Timestamp>)> {
 #[test]
 fn what_somebody_else_has_is_not_gone_until_the_kernel_says_so() {
     let mut scene = identified();
-    scene.detaches(mac(1));
-    assert_eq!(scene.loses(&[]), []);
-    scene.after(60);
-    assert_eq!(scene.looks(&[]), [""; 0], "neither gone, nor in QEMU still");
-    let (tap, _) = (scene.closes(1), scene.after(1));
-    assert_eq!(scene.loses(&[]), [(25, Some(tap), None)]);
-    let vhost = scene.closes(2);
-    scene.after(40);
-    assert_eq!(scene.loses(&[]), [(27, Some(vhost), None)], "however late anybody looks");
+    scene.record_detach(mac(1));
+    assert_eq!(scene.look_for_gone(&[]), []);
+    scene.advance(60);
+    assert_eq!(scene.look(&[]), [""; 0], "neither gone, nor in QEMU still");
+    let (tap, _) = (scene.report_close(1), scene.advance(1));
+    assert_eq!(scene.look_for_gone(&[]), [(25, Some(tap), None)]);
+    let vhost = scene.report_close(2);
+    scene.advance(40);
+    assert_eq!(scene.look_for_gone(&[]), [(27, Some(vhost), None)], "however late anybody looks");
     assert_eq!(scene.guest.descriptors().count(), 0);
 }
 
 #[test]
 fn the_same_tap_under_the_same_number_may_be_another_file() {
     let mut scene = identified();
-    let at = scene.closes(1);
-    scene.after(1);
-    assert_eq!(scene.loses(&[tun(25, 5), vhost(27)]), [(25, Some(at), None)]);
-    scene.after(6);
-    assert_eq!(scene.looks(&[tun(25, 5), vhost(27)]), ["seen - vnet5 q0 fd25"]);
+    let at = scene.report_close(1);
+    scene.advance(1);
+    assert_eq!(scene.look_for_gone(&[tun(25, 5), vhost(27)]), [(25, Some(at), None)]);
+    scene.advance(6);
+    assert_eq!(scene.look(&[tun(25, 5), vhost(27)]), ["seen - vnet5 q0 fd25"]);
 }
 
 #[test]
 fn a_file_is_known_under_its_new_number() {
     let mut scene = identified();
     scene.guest.renumber(&[Scene::held(60, &tun(60, 5), 1), Scene::held(27, &vhost(27), 2)]);
-    assert_eq!(scene.looks(&[vhost(27), tun(60, 5)]), [""; 0]);
+    assert_eq!(scene.look(&[vhost(27), tun(60, 5)]), [""; 0]);
 }
 
 #[test]
 fn what_qemus_end_leaves_open_is_not_released_and_neither_is_its_account() {
     let mut scene = identified();
-    let at = scene.closes(2);
-    let mut acts = Vec::new();
-    scene.guest.ended(PID, true, scene.now, &mut |_| Ok(()), &mut acts);
-    assert_eq!(gone(std::mem::take(&mut acts)), [(27, Some(at), None)]);
-    scene.after(6);
-    assert!(!scene.guest.settle_end(scene.now, &mut acts));
-    assert!(matches!(acts[..], [Act::GuestGone { pid: PID, .. }]), "once: {acts:?}");
-    scene.says(Event::GuestStop { reason: Reason::DESTROYED, vm_pid: None });
-    scene.after(60);
-    acts.clear();
-    assert!(!scene.guest.settle_end(scene.now, &mut acts));
-    assert!(acts.is_empty(), "{acts:?}");
-    let at = scene.closes(1);
-    scene.guest.look_for_vanished(scene.now, &mut |_| Ok(()), &mut acts);
-    assert!(scene.guest.settle_end(scene.now, &mut acts));
+    let at = scene.report_close(2);
+    let mut observations = Vec::new();
+    scene.guest.qemu_ended(PID, true, scene.now, &mut |_| Ok(()), &mut observations);
+    assert_eq!(gone(std::mem::take(&mut observations)), [(27, Some(at), None)]);
+    scene.advance(6);
+    assert!(!scene.guest.settle_end(scene.now, &mut observations));
+    assert!(matches!(observations[..], [Observation::GuestGone { pid: PID, .. }]), "once: {observations:?}");
+    scene.record(Event::GuestStop { reason: Reason::DESTROYED, vm_pid: None });
+    scene.advance(60);
+    observations.clear();
+    assert!(!scene.guest.settle_end(scene.now, &mut observations));
+    assert!(observations.is_empty(), "{observations:?}");
+    let at = scene.report_close(1);
+    scene.guest.look_for_vanished(scene.now, &mut |_| Ok(()), &mut observations);
+    assert!(scene.guest.settle_end(scene.now, &mut observations));
     assert!(
-        matches!(&acts[..], [Act::Gone { .. }, Act::Ends(reason)] if *reason == Reason::DESTROYED),
-        "{acts:?}"
+        matches!(&observations[..], [Observation::Gone { .. }, Observation::AccountEnds(reason)] if *reason == Reason::DESTROYED),
+        "{observations:?}"
     );
-    assert_eq!(gone(acts), [(25, Some(at), None)]);
+    assert_eq!(gone(observations), [(25, Some(at), None)]);
 }
 
 #[test]
-fn what_was_lost_is_asked_for() {
+fn what_was_lost_is_queried() {
     let mut scene = identified();
     let heard = scene.now.time;
-    scene.after(1);
-    let told = Heard { rest: Rest::Ask(heard), ..Heard::default() };
+    scene.advance(1);
+    let lost = Heard { rest: Rest::Ask(heard), ..Heard::default() };
     let ask = |asked: FileId, heard| (asked == file(1)).then_some(FileState::ClosedUnheard(heard));
-    assert!(scene.guest.hear(&told, &ask));
-    // What has that number now is another file.
-    assert_eq!(scene.loses(&[tun(25, 5)]), [(25, None, Some(heard))], "the vhost-net is open elsewhere");
+    assert!(scene.guest.apply_closes(&lost, &ask));
+    // The descriptor with that number is another file now.
+    assert_eq!(
+        scene.look_for_gone(&[tun(25, 5)]),
+        [(25, None, Some(heard))],
+        "the vhost-net is open elsewhere"
+    );
 }
 
 #[test]
-fn what_was_lost_and_can_not_be_asked_for_is_as_without_the_kernels_word() {
+fn what_was_lost_and_can_not_be_queried_is_as_without_the_kernels_report() {
     let mut scene = identified();
-    let told = Heard { rest: Rest::Lost, ..Heard::default() };
-    assert!(!scene.guest.hear(&told, &|_, _| None), "nobody says that it was closed");
-    scene.identifies(&[(25, tun(25, 5), 1)]);
-    scene.after(1);
-    // The tap is known to be open elsewhere; of the other it counts what is shown without BPF.
-    assert_eq!(scene.loses(&[]), [(27, None, None)]);
+    let lost = Heard { rest: Rest::Lost, ..Heard::default() };
+    assert!(!scene.guest.apply_closes(&lost, &|_, _| None), "nothing shows that it was closed");
+    scene.identify(&[(25, tun(25, 5), 1)]);
+    scene.advance(1);
+    // The tap is known to be open in another process; for the vhost-net the check without BPF
+    // counts.
+    assert_eq!(scene.look_for_gone(&[]), [(27, None, None)]);
 }
 
 fn macvtap() -> Device {
@@ -417,19 +430,19 @@ fn macvtap() -> Device {
 fn queues_and_vhost_nets_of_several_interfaces_find_theirs() {
     let mut scene = Scene::new();
     for (mac, dev) in [(mac(1), "macvtap1"), (mac(2), "macvtap2")] {
-        scene.says(Event::Open { mac, device: Device::new(dev, None, None), queue: None });
+        scene.record(Event::Open { mac, device: Device::new(dev, None, None), queue: None });
         let device = Device { dev: None, ..vhost(0).device };
-        scene.says(Event::Open { mac, device, queue: None });
-        scene.says(Event::Start { mac, vm_pid: None, fds: None });
+        scene.record(Event::Open { mac, device, queue: None });
+        scene.record(Event::Start { mac, vm_pid: None, fds: None });
     }
     let tap = |fd, number: u32| {
         let rdev = Some(Rdev { major: 246, minor: number });
         let device = Device::new(format!("/dev/tap{number}"), rdev, Some(format!("macvtap{number}").into()));
-        Sighted { device, ..tun(fd, number) }
+        ObservedDescriptor { device, ..tun(fd, number) }
     };
-    let told = scene.looks(&[tap(30, 1), tap(31, 1), vhost(32), vhost(33), tap(34, 2), vhost(35)]);
+    let seen = scene.look(&[tap(30, 1), tap(31, 1), vhost(32), vhost(33), tap(34, 2), vhost(35)]);
     assert_eq!(
-        told,
+        seen,
         [
             "seen 01 macvtap1 q0 fd30",
             "seen 01 macvtap1 q1 fd31",
@@ -450,23 +463,23 @@ fn a_vdpa_device_is_named_and_what_is_nobodys_leaves_a_grant_in_doubt() {
     scene.guest.netdevs.insert(mac(1), vec![netdev("vhost-vdpa", Some("/dev/fdset/0"))]);
     scene.guest.netdevs.insert(mac(2), vec![netdev("stream", None)]);
     for last in [1, 2] {
-        scene.says(Event::Start { mac: mac(last), vm_pid: None, fds: None });
+        scene.record(Event::Start { mac: mac(last), vm_pid: None, fds: None });
     }
-    assert_eq!(scene.guest.backing(mac(2)), Backing::Pending, "QEMU was not looked into yet");
+    assert_eq!(scene.guest.backing(mac(2)), Backing::Pending, "QEMU was not inspected yet");
     scene.vdpa = vec!["/dev/vhost-vdpa-0".into()];
-    scene.looks(&[]);
+    scene.look(&[]);
     let vdpa = |is_its| Backing::Vdpa { paths: vec!["/dev/vhost-vdpa-0".into()], is_its };
     assert_eq!(scene.guest.backing(mac(1)), vdpa(true));
     assert_eq!(scene.guest.backing(mac(2)), Backing::None);
-    // Of a hot-plug no command line tells: it may be one.
-    scene.says(Event::Attach { mac: mac(3), vm_pid: None, fds: None });
-    scene.looks(&[]);
+    // A command line says nothing of a hot-plug: its backend may be the vhost-vdpa device.
+    scene.record(Event::Attach { mac: mac(3), vm_pid: None, fds: None });
+    scene.look(&[]);
     assert_eq!(scene.guest.backing(mac(3)), Backing::Pending);
-    scene.after(6);
-    scene.looks(&[]);
+    scene.advance(6);
+    scene.look(&[]);
     assert_eq!(scene.guest.backing(mac(3)), vdpa(false));
-    // So may a tap that belongs to no interface.
-    scene.looks(&[Sighted { address: Some(mac(9).host_side()), ..tun(30, 0) }]);
+    // A tap that belongs to no interface may be its backend, too.
+    scene.look(&[ObservedDescriptor { address: Some(mac(9).host_side()), ..tun(30, 0) }]);
     assert_eq!(scene.guest.backing(mac(3)), Backing::Unknown);
     assert_eq!(scene.guest.backing(mac(2)), Backing::None, "the command line shows that it has none");
     assert_eq!(scene.guest.backing(mac(4)), Backing::Unknown, "there is no such interface");

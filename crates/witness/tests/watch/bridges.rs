@@ -1,6 +1,6 @@
-//! A tap that is given another bridge while QEMU holds it, with no record.
+//! A tap that is moved to another bridge while QEMU holds it, without a record.
 
-use taptrail_witness::watch::What;
+use taptrail_witness::watch::EventKind;
 
 use crate::lab::{Lab, ip, lab, mac};
 use crate::manager::{macvtap, tap};
@@ -8,8 +8,8 @@ use crate::manager::{macvtap, tap};
 impl Lab {
     /// The bridge changes that the watcher reported: MAC, tap, from, to.
     fn bridge_changes(&self) -> Vec<String> {
-        let changed = self.happened.iter().filter_map(|happening| match &happening.what {
-            What::BridgeChanged { mac, device, from, to, .. } => {
+        let changed = self.happened.iter().filter_map(|event| match &event.kind {
+            EventKind::BridgeChanged { mac, device, from, to, .. } => {
                 let name = |bridge: &Option<String>| bridge.clone().unwrap_or_else(|| "-".to_owned());
                 let mac = mac.map_or("-".to_owned(), |mac| format!("{:02x}", mac.0[5]));
                 Some(format!("{mac} {} {} {}", device.dev.as_deref().unwrap(), name(from), name(to)))
@@ -27,27 +27,28 @@ fn a_tap_that_is_moved_to_another_bridge_without_a_record_is_an_event_and_no_rel
         let opened = tap("vnet0", mac(1), 2);
         ip("link set vnet0 master br0");
         let domain = lab.boots(vec![opened, macvtap(mac(2), 1)]);
-        lab.until("the tap", |lab| lab.on_record().len() == 3);
-        lab.patiently();
+        lab.run_until("the tap", |lab| lab.recorded_devices().len() == 3);
+        lab.run_past_patience();
         assert_eq!(lab.bridge_changes(), [""; 0]);
 
         ip("link set vnet0 master br1");
-        lab.until("the change", |lab| !lab.bridge_changes().is_empty());
-        lab.patiently();
+        lab.run_until("the change", |lab| !lab.bridge_changes().is_empty());
+        lab.run_past_patience();
         assert_eq!(lab.bridge_changes(), ["01 vnet0 br0 br1"]);
 
-        // One that fails leaves it in none; what is out of one and in the next at once was in both.
+        // A change that fails leaves it in no bridge. A tap that is out of one bridge and at once
+        // in the next is a change between the two.
         ip("link set vnet0 nomaster");
         lab.round();
         ip("link set vnet0 master br0");
-        lab.until("the second change", |lab| lab.bridge_changes().len() == 2);
+        lab.run_until("the second change", |lab| lab.bridge_changes().len() == 2);
         ip("link set vnet0 nomaster");
-        lab.until("the third change", |lab| lab.bridge_changes().len() == 3);
-        lab.patiently();
+        lab.run_until("the third change", |lab| lab.bridge_changes().len() == 3);
+        lab.run_past_patience();
         assert_eq!(lab.bridge_changes()[1..], ["01 vnet0 br1 br0", "01 vnet0 br0 -"]);
 
         assert_eq!((lab.released(), lab.findings()), (vec![], vec![]));
-        lab.assert_true(domain.qemu.pid());
+        lab.assert_recorded(domain.qemu.pid());
         let texts: Vec<String> = lab.ledger().into_records().map(|stored| stored.unwrap().text).collect();
         assert!(texts.iter().all(|text| !text.contains("br1")), "{texts:#?}");
     });
@@ -60,17 +61,17 @@ fn a_watcher_that_comes_back_reports_what_changes_from_then_on() {
         let opened = tap("vnet0", mac(1), 1);
         ip("link set vnet0 master br0");
         let mut domain = lab.boots(vec![opened]);
-        lab.until("the tap", |lab| lab.on_record().len() == 1);
+        lab.run_until("the tap", |lab| lab.recorded_devices().len() == 1);
         lab.watcher = None;
         lab.watch();
         lab.round();
         ip("link set vnet0 master br1");
-        lab.until("the change", |lab| !lab.bridge_changes().is_empty());
+        lab.run_until("the change", |lab| !lab.bridge_changes().is_empty());
         assert_eq!(lab.bridge_changes(), ["01 vnet0 br0 br1"]);
-        // What goes with its tap is a release, and no change of bridge.
+        // A tap that is closed is a release, and no change of bridge.
         lab.detaches(&mut domain, "net0", mac(1));
-        lab.until("the release", |lab| !lab.released().is_empty());
-        lab.patiently();
+        lab.run_until("the release", |lab| !lab.released().is_empty());
+        lab.run_past_patience();
         assert_eq!(lab.bridge_changes().len(), 1);
     });
 }

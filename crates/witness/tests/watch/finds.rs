@@ -1,4 +1,4 @@
-//! What no record tells, or tells wrongly.
+//! Devices without a record, and records that are wrong.
 
 use crate::lab::{ip, lab, mac};
 use crate::manager::{detach, tap};
@@ -10,12 +10,12 @@ fn a_tap_that_qemu_opened_by_itself_is_a_finding() {
         lab.round();
         ip("tuntap add dev own7 mode tap");
         domain.qemu.open_by_itself("own7");
-        lab.until("the finding", |lab| lab.findings().contains(&"unaccounted-device"));
-        lab.patiently();
+        lab.run_until("the finding", |lab| lab.findings().contains(&"unaccounted-device"));
+        lab.run_past_patience();
         assert_eq!(lab.findings(), ["unaccounted-device"], "once");
         domain.qemu.close_by_itself();
-        lab.patiently();
-        lab.assert_true(domain.qemu.pid());
+        lab.run_past_patience();
+        lab.assert_recorded(domain.qemu.pid());
         let texts: Vec<String> = lab.ledger().into_records().map(|stored| stored.unwrap().text).collect();
         let of = |reason: &str| {
             texts
@@ -33,41 +33,41 @@ fn what_goes_with_no_record_is_closed_with_its_time_span() {
         let mut domain = lab.boots(vec![tap("vnet0", mac(1), 1)]);
         lab.round();
         domain.qemu.take("net0");
-        lab.until("the close", |lab| lab.on_record().is_empty());
+        lab.run_until("the close", |lab| lab.recorded_devices().is_empty());
         assert_eq!(lab.holdings(), ["tun vnet0 01 x1 released close definitive"]);
         assert_eq!(lab.findings(), [""; 0]);
     });
 }
 
 #[test]
-fn what_is_told_as_unplugged_and_is_not_is_a_finding() {
+fn what_is_recorded_as_unplugged_and_is_not_is_a_finding() {
     lab(|mut lab| {
         let mut domain = lab.boots(vec![tap("vnet0", mac(1), 1)]);
         lab.round();
-        lab.says(&domain.id, detach(mac(1)));
-        lab.until("the finding", |lab| lab.findings().contains(&"held-after-release"));
-        lab.patiently();
+        lab.log_record(&domain.id, detach(mac(1)));
+        lab.run_until("the finding", |lab| lab.findings().contains(&"held-after-release"));
+        lab.run_past_patience();
         assert_eq!(lab.findings(), ["held-after-release"]);
-        lab.assert_true(domain.qemu.pid());
+        lab.assert_recorded(domain.qemu.pid());
         assert_eq!(lab.holdings(), ["tun vnet0 01 x1 held - definitive"]);
         domain.qemu.take("net0");
-        lab.until("the close", |lab| lab.on_record().is_empty());
+        lab.run_until("the close", |lab| lab.recorded_devices().is_empty());
         assert_eq!(lab.findings(), ["held-after-release"]);
     });
 }
 
 #[test]
-fn what_qemu_got_without_a_word_is_told_when_none_comes() {
+fn what_qemu_got_without_an_attach_record_is_a_finding_when_none_comes() {
     lab(|mut lab| {
         let mut domain = lab.boots(Vec::new());
         lab.round();
         let opened = tap("vnet0", mac(1), 1);
-        lab.opens(&domain.id, &opened);
+        lab.log_open(&domain.id, &opened);
         domain.qemu.give("net0", &opened.devices);
         drop(opened);
-        lab.until("the finding", |lab| !lab.findings().is_empty());
+        lab.run_until("the finding", |lab| !lab.findings().is_empty());
         assert_eq!(lab.findings(), ["attach-failed"]);
-        lab.assert_true(domain.qemu.pid());
+        lab.assert_recorded(domain.qemu.pid());
         assert_eq!(lab.holdings(), ["tun vnet0 01 x1 held - definitive"]);
     });
 }

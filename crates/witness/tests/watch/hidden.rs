@@ -1,5 +1,5 @@
-//! Who keeps a device where its descriptor's number does not show it: this test itself, or a program that does as it is
-//! told.
+//! Ways to keep a device out of sight of its descriptor's number: in this test's process, or in a
+//! program that the test controls.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
@@ -15,10 +15,10 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open, pidfd_send_signal};
 
-/// Far from what is given by itself.
+/// A number far from those that the kernel gives.
 const FAR_OFF: RawFd = 500;
 
-/// Where this process keeps a file. Dropped, it is given up.
+/// Where this process keeps a file. Dropped, the file is closed.
 #[derive(Debug)]
 pub(crate) enum Hidden {
     Elsewhere(#[allow(dead_code, reason = "it is held")] OwnedFd),
@@ -53,7 +53,7 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    /// Whether `/proc` shows the file still.
+    /// Whether `/proc` still shows the file.
     pub(crate) fn is_shown(self) -> bool {
         matches!(self, Self::Number | Self::Thread)
     }
@@ -62,7 +62,7 @@ impl Way {
     pub(crate) fn hides(self, file: OwnedFd) -> Hidden {
         match self {
             Self::Number => Hidden::Elsewhere(fcntl_dupfd_cloexec(&file, FAR_OFF).unwrap()),
-            // It begins as a copy, of which nothing else is left.
+            // The thread's table begins as a copy, in which everything else is closed.
             Self::Thread => {
                 let ((ready, is_ready), (stop, is_over)) = (channel(), channel::<()>());
                 let kept = file.as_raw_fd();
@@ -71,7 +71,7 @@ impl Way {
                     let others = std::fs::read_dir("/proc/thread-self/fd").unwrap();
                     let others = others.map(|other| other.unwrap().file_name().into_string().unwrap());
                     let others: Vec<RawFd> = others.map(|other| other.parse().unwrap()).collect();
-                    // The listing's own is gone by now.
+                    // The descriptor of the listing itself is gone by now.
                     for other in others.into_iter().filter(|other| *other > 2 && *other != kept) {
                         let _ = nix::unistd::close(other);
                     }
@@ -93,7 +93,7 @@ impl Way {
     }
 }
 
-/// Sends a file to a socket that nobody reads from.
+/// Sends a file to a socket from which no process reads.
 #[allow(clippy::disallowed_methods, reason = "the test sends what a hostile process would")]
 fn in_flight(file: &OwnedFd) -> OwnedFd {
     let (from, to) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
@@ -105,7 +105,7 @@ fn in_flight(file: &OwnedFd) -> OwnedFd {
     to
 }
 
-/// Takes a file that is in flight.
+/// Receives a file that is in flight.
 pub(crate) fn lands(socket: &OwnedFd) -> OwnedFd {
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -119,16 +119,16 @@ pub(crate) fn lands(socket: &OwnedFd) -> OwnedFd {
     files.flatten().next().unwrap()
 }
 
-/// A program that takes descriptors from this one, and does with them as it is told.
+/// A program that takes descriptors from this one, and follows commands about them.
 #[derive(Debug)]
 pub(crate) struct Puppet {
     child: Child,
-    tells: ChildStdin,
-    says: std::io::Lines<BufReader<ChildStdout>>,
+    commands: ChildStdin,
+    replies: std::io::Lines<BufReader<ChildStdout>>,
     pidfd: OwnedFd,
 }
 
-/// Each line tells what to do with which descriptor, and is answered by a number.
+/// Each input line is a command and a descriptor; the program answers with a number.
 const PUPPET: &str = r#"
     use POSIX;
     $| = 1;
@@ -183,9 +183,9 @@ impl Puppet {
         let mut puppet = Command::new("/usr/bin/perl");
         let mut child =
             puppet.args(["-e", PUPPET]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (tells, says) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let (commands, replies) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         let pidfd = pidfd_of(child.id());
-        Self { child, tells, says: BufReader::new(says).lines(), pidfd }
+        Self { child, commands, replies: BufReader::new(replies).lines(), pidfd }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -193,12 +193,12 @@ impl Puppet {
     }
 
     fn does(&mut self, what: &str, fd: RawFd) -> RawFd {
-        writeln!(self.tells, "{what} {fd}").unwrap();
-        let said = self.says.next().unwrap_or_else(|| panic!("{what} {fd}: it has ended"));
-        said.unwrap().parse().unwrap()
+        writeln!(self.commands, "{what} {fd}").unwrap();
+        let reply = self.replies.next().unwrap_or_else(|| panic!("{what} {fd}: it has ended"));
+        reply.unwrap().parse().unwrap()
     }
 
-    /// Takes a file of this process: under this number.
+    /// Takes a file of this process. Returns its number there.
     pub(crate) fn takes(&mut self, file: &OwnedFd) -> RawFd {
         self.does("take", file.as_raw_fd())
     }
@@ -214,35 +214,35 @@ impl Puppet {
         moved
     }
 
-    /// Keeps a file in a ring alone: under this number.
+    /// Keeps a file only in an io_uring. Returns the number of the ring.
     pub(crate) fn registers(&mut self, fd: RawFd) -> RawFd {
         let ring = self.does("ring", fd);
         self.closes(fd);
         ring
     }
 
-    /// Keeps a file in flight alone, to the socket of this number.
+    /// Keeps a file only in flight. Returns the number of the socket.
     pub(crate) fn sends(&mut self, fd: RawFd) -> RawFd {
         let socket = self.takes(&in_flight(&self.file(fd)));
         self.closes(fd);
         socket
     }
 
-    /// Keeps a file in a child alone, which outlives it.
+    /// Keeps a file only in a child, which outlives the program.
     pub(crate) fn leaves(&mut self, fd: RawFd) -> Orphan {
         let child = u32::try_from(self.does("child", fd)).unwrap();
         self.closes(fd);
         Orphan(pidfd_of(child))
     }
 
-    /// Takes what is in flight: under this number.
+    /// Receives a file that is in flight. Returns its number.
     pub(crate) fn lands(&mut self, socket: RawFd) -> RawFd {
         let file = lands(&self.file(socket));
         self.closes(socket);
         self.takes(&file)
     }
 
-    /// Sets a queue aside, or takes it up again.
+    /// Detaches a queue from its tap, or attaches it again.
     pub(crate) fn sets_aside(&mut self, fd: RawFd, is_aside: bool) {
         self.does(if is_aside { "aside" } else { "back" }, fd);
     }
@@ -252,7 +252,7 @@ impl Puppet {
         self.does("persist", fd);
     }
 
-    /// A file of its, in this process.
+    /// A copy of one of its files, in this process.
     fn file(&self, fd: RawFd) -> OwnedFd {
         pidfd_getfd(&self.pidfd, fd, PidfdGetfdFlags::empty()).unwrap()
     }
@@ -265,14 +265,14 @@ impl Drop for Puppet {
     }
 }
 
-/// A child of a puppet's. Dropped, it ends.
+/// A child of a puppet. Dropped, it ends.
 #[derive(Debug)]
 pub(crate) struct Orphan(OwnedFd);
 
 impl Drop for Orphan {
     fn drop(&mut self) {
         let _ = pidfd_send_signal(&self.0, Signal::KILL);
-        // It has ended once that is readable.
+        // The pidfd becomes readable when the child has ended.
         let mut ended = [rustix::event::PollFd::new(&self.0, rustix::event::PollFlags::IN)];
         rustix::event::poll(&mut ended, None).unwrap();
     }

@@ -1,4 +1,5 @@
-//! A QEMU that keeps a device where its descriptor's number does not show it: this test itself, or another program.
+//! A QEMU that keeps a device out of sight of its descriptor's number: this test's process, or
+//! another program.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -21,18 +22,18 @@ const TAPS: [Named; 2] = [
 
 const DEVICES: [Named; 3] = [TAPS[0], TAPS[1], ("macvtap0", || macvtap(mac(1), 1))];
 
-/// The one descriptor of a device that was opened.
+/// The only descriptor of an opened device.
 fn only(opened: &mut Opened) -> OwnedFd {
     opened.devices.remove(0).as_fd().try_clone_to_owned().unwrap()
 }
 
 impl Lab {
-    /// The manager tells that a process is a QEMU with this, and it is seen to be.
+    /// The manager records that a process is a QEMU with this device, and the watcher sees it.
     fn boots_by(&mut self, opened: &Opened, pid: u32) {
-        self.opens(&id(), opened);
-        self.says(&id(), start(opened.mac));
-        self.says(&id(), op_start(pid));
-        self.until("its device", |lab| lab.on_record().len() == 1);
+        self.log_open(&id(), opened);
+        self.log_record(&id(), start(opened.mac));
+        self.log_record(&id(), op_start(pid));
+        self.run_until("its device", |lab| lab.recorded_devices().len() == 1);
     }
 
     /// This process is the QEMU of a guest with this one device.
@@ -42,7 +43,7 @@ impl Lab {
         only(&mut opened)
     }
 
-    /// Another one is, and has it under this number.
+    /// Another program is, and has it under this number.
     fn boots_there(&mut self, device: fn() -> Opened) -> (Puppet, i32) {
         let mut opened = device();
         let mut puppet = Puppet::start();
@@ -66,22 +67,22 @@ impl Lab {
 #[test]
 fn what_is_shown_under_another_number_or_by_another_thread_is_held() {
     for way in [Way::Number, Way::Thread] {
-        // The interface of a macvtap is looked for where the process is, not this thread.
+        // The link of a macvtap is looked for in the process's namespace, not this thread's.
         for (name, device) in TAPS {
             lab(|mut lab| {
                 let hidden = way.hides(lab.boots_here(device));
-                lab.says(&id(), detach(mac(1)));
-                lab.until("the finding", |lab| lab.findings().contains(&"held-after-release"));
-                lab.patiently();
+                lab.log_record(&id(), detach(mac(1)));
+                lab.run_until("the finding", |lab| lab.findings().contains(&"held-after-release"));
+                lab.run_past_patience();
                 assert_eq!((lab.findings(), lab.released()), (vec!["held-after-release"], vec![]));
-                // Nor does the next watcher believe in an end.
+                // The next watcher does not record an end, either.
                 lab.watcher = None;
                 lab.watch();
-                lab.patiently();
+                lab.run_past_patience();
                 assert_eq!(lab.released(), [""; 0]);
                 assert_eq!(lab.end(), ("held", "definitive", None), "{name} {way:?}");
                 drop(hidden);
-                lab.until("its end", |lab| lab.on_record().is_empty());
+                lab.run_until("its end", |lab| lab.recorded_devices().is_empty());
                 assert_eq!(lab.end(), ("released", "definitive", None), "{name} {way:?}");
             });
         }
@@ -94,8 +95,8 @@ fn what_is_shown_by_nobody_or_by_another_process_is_not_given_up_for_certain() {
         for (name, device) in TAPS {
             lab(|mut lab| {
                 let hidden = way.hides(lab.boots_here(device));
-                lab.says(&id(), detach(mac(1)));
-                lab.until("its end", |lab| lab.on_record().is_empty());
+                lab.log_record(&id(), detach(mac(1)));
+                lab.run_until("its end", |lab| lab.recorded_devices().is_empty());
                 assert_eq!(lab.end(), ("released", "inferred", Some(doubt)), "{name} {way:?}");
                 let possibly: Vec<_> =
                     lab.holding().possibly_held.iter().map(|stretch| stretch.why.as_str()).collect();
@@ -111,11 +112,11 @@ fn what_is_given_up_while_the_kernel_is_asked_is_given_up_for_certain() {
     for (name, device) in TAPS {
         lab(|mut lab| {
             let hidden = Way::Flight.hides(lab.boots_here(device));
-            lab.says(&id(), detach(mac(1)));
+            lab.log_record(&id(), detach(mac(1)));
             lab.round();
-            assert_eq!(lab.on_record().len(), 1, "nothing shows its end");
+            assert_eq!(lab.recorded_devices().len(), 1, "nothing shows its end");
             drop(hidden);
-            lab.until("its end", |lab| lab.on_record().is_empty());
+            lab.run_until("its end", |lab| lab.recorded_devices().is_empty());
             assert_eq!(lab.end(), ("released", "definitive", None), "{name}");
         });
     }
@@ -124,7 +125,7 @@ fn what_is_given_up_while_the_kernel_is_asked_is_given_up_for_certain() {
 #[test]
 fn the_exit_of_qemu_is_no_proof_while_a_child_has_its_device() {
     for (name, device) in DEVICES {
-        for (watched, told) in [(true, true), (true, false), (false, true)] {
+        for (watched, recorded) in [(true, true), (true, false), (false, true)] {
             lab(|mut lab| {
                 let (mut qemu, fd) = lab.boots_there(device);
                 if !watched {
@@ -132,13 +133,13 @@ fn the_exit_of_qemu_is_no_proof_while_a_child_has_its_device() {
                 }
                 let orphan = qemu.leaves(fd);
                 drop(qemu);
-                if told {
-                    lab.says(&id(), op_stop("destroyed"));
+                if recorded {
+                    lab.log_record(&id(), op_stop("destroyed"));
                 }
                 if !watched {
                     lab.watch();
                 }
-                lab.until("the account's end", |lab| lab.guests()[0].ended.is_some());
+                lab.run_until("the account's end", |lab| lab.guests()[0].ended.is_some());
                 assert_eq!(lab.end(), ("released", "inferred", Some("held-elsewhere")), "{name}");
                 drop(orphan);
             });
@@ -159,10 +160,10 @@ fn another_program_hides_as_little() {
             lab(|mut lab| {
                 let (mut qemu, fd) = lab.boots_there(device);
                 hides(&mut qemu, fd);
-                lab.says(&id(), detach(mac(1)));
-                lab.patiently();
-                lab.patiently();
-                // A macvtap's driver may be a module, which counts.
+                lab.log_record(&id(), detach(mac(1)));
+                lab.run_past_patience();
+                lab.run_past_patience();
+                // A macvtap's driver may be a module; then open files can be counted.
                 let end = lab.end();
                 let is_counted = end.2 == Some("uncounted") && name == "macvtap0";
                 assert!(end == expected || is_counted, "{name} {way} {end:?}");
@@ -170,7 +171,7 @@ fn another_program_hides_as_little() {
                     ip("link delete macvtap0");
                 }
                 drop(qemu);
-                lab.until("its end", |lab| lab.on_record().is_empty());
+                lab.run_until("its end", |lab| lab.recorded_devices().is_empty());
                 if way == "number" {
                     assert_eq!(lab.end(), ("released", "definitive", None), "{name}");
                 }
@@ -179,7 +180,7 @@ fn another_program_hides_as_little() {
     }
 }
 
-/// Closed with a doubt, each of the two taps and the macvtap.
+/// Ends with a doubt, for the two taps and the macvtap.
 fn doubted(
     tap: &'static str,
     macvtap: &'static str,
@@ -192,18 +193,19 @@ fn what_is_kept_under_its_number_while_what_follows_it_is_hidden_is_not_given_up
     for (name, device) in TAPS {
         lab(|mut lab| {
             let _kept = lab.boots_here(device);
-            // All before the watcher looks again: as if the first were given up, and the second had its number.
-            lab.says(&id(), detach(mac(1)));
+            // All before the watcher looks again: as if the first was closed, and the second had
+            // its number.
+            lab.log_record(&id(), detach(mac(1)));
             let mut second = tap("vnet1", mac(1), 1);
-            lab.opens(&id(), &second);
+            lab.log_open(&id(), &second);
             let _hidden = Way::Flight.hides(only(&mut second));
-            lab.says(&id(), attach(mac(1)));
-            lab.patiently();
+            lab.log_record(&id(), attach(mac(1)));
+            lab.run_past_patience();
             let is_certain = |holding: &Holding| {
                 holding.state == State::Released && holding.certainty == Certainty::Definitive
             };
             assert!(!lab.report().holdings.iter().any(is_certain), "{name}: {:?}", lab.holdings());
-            assert_eq!(lab.on_record().len(), 1, "{name}");
+            assert_eq!(lab.recorded_devices().len(), 1, "{name}");
         });
     }
 }
@@ -212,22 +214,22 @@ fn what_is_kept_under_its_number_while_what_follows_it_is_hidden_is_not_given_up
 fn what_is_kept_after_a_detach_is_not_taken_for_what_follows_another() {
     lab(|mut lab| {
         let _kept = lab.boots_here(TAPS[0].1);
-        lab.says(&id(), detach(mac(1)));
-        lab.until("the finding", |lab| lab.findings() == ["held-after-release"]);
+        lab.log_record(&id(), detach(mac(1)));
+        lab.run_until("the finding", |lab| lab.findings() == ["held-after-release"]);
         let attaches = |lab: &mut Lab| {
             let mut opened = tap("vnet1", mac(1), 1);
-            lab.opens(&id(), &opened);
+            lab.log_open(&id(), &opened);
             let file = only(&mut opened);
-            lab.says(&id(), attach(mac(1)));
+            lab.log_record(&id(), attach(mac(1)));
             file
         };
         let second = attaches(&mut lab);
-        lab.until("both", |lab| lab.on_record().len() == 2);
+        lab.run_until("both", |lab| lab.recorded_devices().len() == 2);
         drop(second);
-        lab.says(&id(), detach(mac(1)));
+        lab.log_record(&id(), detach(mac(1)));
         let _hidden = Way::Flight.hides(attaches(&mut lab));
-        lab.patiently();
-        assert_eq!(lab.on_record().len(), 1);
+        lab.run_past_patience();
+        assert_eq!(lab.recorded_devices().len(), 1);
         assert_eq!(
             lab.holdings(),
             [
@@ -240,18 +242,18 @@ fn what_is_kept_after_a_detach_is_not_taken_for_what_follows_another() {
 }
 
 #[test]
-fn what_is_kept_is_not_taken_for_what_followed_and_is_told_to_be_gone_as_well() {
+fn what_is_kept_is_not_taken_for_what_followed_and_is_recorded_as_gone_as_well() {
     lab(|mut lab| {
         let _hidden = Way::Number.hides(lab.boots_here(TAPS[0].1));
-        lab.says(&id(), detach(mac(1)));
+        lab.log_record(&id(), detach(mac(1)));
         let second = tap("vnet1", mac(1), 1);
-        lab.opens(&id(), &second);
+        lab.log_open(&id(), &second);
         drop(second);
-        lab.says(&id(), attach(mac(1)));
-        lab.says(&id(), detach(mac(1)));
-        lab.until("the finding", |lab| lab.findings() == ["held-after-release"]);
-        lab.patiently();
-        assert_eq!(lab.on_record().len(), 1);
+        lab.log_record(&id(), attach(mac(1)));
+        lab.log_record(&id(), detach(mac(1)));
+        lab.run_until("the finding", |lab| lab.findings() == ["held-after-release"]);
+        lab.run_past_patience();
+        assert_eq!(lab.recorded_devices().len(), 1);
         assert!(lab.holdings()[0].starts_with("tun vnet0 01 x1 held"), "{:?}", lab.holdings());
     });
 }

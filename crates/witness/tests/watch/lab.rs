@@ -1,4 +1,4 @@
-//! A network of its own, a state directory, and a watcher with its log.
+//! The test harness: a network namespace, a state directory, and a watcher with its log.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +11,7 @@ use taptrail_kernel::proc::raw_devices;
 use taptrail_ledger::{Guest, Ledger};
 use taptrail_record::{MacAddr, RecordType, parse_text};
 use taptrail_trail::{Content, Entry, Report, Trail};
-use taptrail_witness::watch::{Happening, WatchOptions, Watcher, What};
+use taptrail_witness::watch::{EventKind, WatchEvent, WatchOptions, Watcher};
 
 pub(crate) const HOST: &str = "h1";
 const LONG: Duration = Duration::from_secs(20);
@@ -23,12 +23,12 @@ pub(crate) fn mac(last: u8) -> MacAddr {
 pub(crate) struct Lab {
     pub(crate) state: tempfile::TempDir,
     pub(crate) watcher: Option<Watcher>,
-    /// Of the watcher.
+    /// The watcher's patience.
     pub(crate) patience: Duration,
-    /// What the log has, and how much of it the watcher has taken.
+    /// The entries of the log; `taken`: how many of them the watcher has taken.
     pub(crate) log: Vec<Entry>,
     taken: usize,
-    pub(crate) happened: Vec<Happening>,
+    pub(crate) happened: Vec<WatchEvent>,
 }
 
 /// Runs a test on a thread that has a network namespace of its own.
@@ -72,7 +72,7 @@ impl Container {
         self.0.id()
     }
 
-    /// Moves a link there; `changes` are what ip-link(8) is to set with that.
+    /// Moves a link there. `changes`: what ip-link(8) sets together with that.
     pub(crate) fn takes(&self, link: &str, changes: &str) {
         ip(&format!("link set {link} {changes} netns {}", self.pid()));
     }
@@ -86,7 +86,7 @@ impl Drop for Container {
 }
 
 impl Lab {
-    /// Begins to watch, or goes on where the last watcher was.
+    /// Starts a watcher, which continues where the last one was.
     pub(crate) fn watch(&mut self) {
         let options = WatchOptions {
             patience: self.patience,
@@ -99,12 +99,12 @@ impl Lab {
         self.watcher = Some(watcher);
     }
 
-    /// Where the manager keeps the state of its guests.
+    /// The directory in which the manager keeps the state of its guests.
     pub(crate) fn libvirt(&self) -> PathBuf {
         self.state.path().join("libvirt")
     }
 
-    /// One round of the watcher: all that the log has, a look, a commit.
+    /// One round of the watcher: it takes all that the log has, looks and commits.
     pub(crate) fn round(&mut self) {
         let watcher = self.watcher.as_mut().unwrap();
         self.log[self.taken..].iter().for_each(|entry| watcher.take(entry));
@@ -113,8 +113,8 @@ impl Lab {
         self.happened.extend(watcher.commit(Some(&self.taken.to_string())).unwrap());
     }
 
-    /// Rounds, until something is so.
-    pub(crate) fn until(&mut self, what: &str, mut is: impl FnMut(&mut Self) -> bool) {
+    /// Runs rounds until a condition is true.
+    pub(crate) fn run_until(&mut self, what: &str, mut is: impl FnMut(&mut Self) -> bool) {
         let deadline = Instant::now() + LONG;
         loop {
             self.round();
@@ -126,8 +126,8 @@ impl Lab {
         }
     }
 
-    /// Rounds for longer than the watcher's patience.
-    pub(crate) fn patiently(&mut self) {
+    /// Runs rounds for longer than the watcher's patience.
+    pub(crate) fn run_past_patience(&mut self) {
         let end = Instant::now() + self.patience * 2 + Duration::from_millis(100);
         while Instant::now() < end {
             self.round();
@@ -139,8 +139,9 @@ impl Lab {
         Ledger::open_to_read(self.state.path()).unwrap()
     }
 
-    /// What the ledger says that guests hold: descriptor, kind, and the interface's address on the guest's side.
-    pub(crate) fn on_record(&self) -> Vec<String> {
+    /// The devices that guests hold by the ledger: descriptor, kind, path, interface, and the last
+    /// byte of the MAC.
+    pub(crate) fn recorded_devices(&self) -> Vec<String> {
         let ledger = self.ledger();
         let mut all = Vec::new();
         for guest in ledger.live_guests().unwrap() {
@@ -154,25 +155,25 @@ impl Lab {
         all
     }
 
-    /// Asserts that what the ledger says a process holds is what it holds.
-    pub(crate) fn assert_true(&self, pid: u32) {
+    /// Asserts that a process holds exactly the devices that the ledger says.
+    pub(crate) fn assert_recorded(&self, pid: u32) {
         let mut held: Vec<String> = raw_devices(pid)
             .unwrap_or_default()
             .into_iter()
             .map(|held| format!("{} {} {}", held.fd, held.kind, held.path.display()))
             .collect();
         held.sort();
-        let recorded = self.on_record();
-        let told: Vec<String> =
+        let recorded = self.recorded_devices();
+        let expected: Vec<String> =
             recorded.iter().map(|line| line.split(' ').take(3).collect::<Vec<_>>().join(" ")).collect();
-        assert_eq!(told, held, "{recorded:?}");
+        assert_eq!(expected, held, "{recorded:?}");
     }
 
     pub(crate) fn guests(&self) -> Vec<Guest> {
         self.ledger().guests().unwrap()
     }
 
-    /// What a reader makes of the ledger alone, which has the manager's records, too.
+    /// The trail of the ledger alone, which has the manager's records, too.
     pub(crate) fn report(&self) -> Report {
         let mut trail = Trail::new();
         for stored in self.ledger().into_records() {
@@ -193,7 +194,7 @@ impl Lab {
         trail.finish()
     }
 
-    /// What a reader makes of the log and the ledger together: all that is in either, each once.
+    /// The trail of the log and the ledger together, with each record once.
     pub(crate) fn report_of_both(&self) -> Report {
         let mut entries = self.log.clone();
         for stored in self.ledger().into_records().map(Result::unwrap).filter(|stored| !stored.copied) {
@@ -224,30 +225,30 @@ impl Lab {
         holdings(&self.report())
     }
 
-    /// The kinds of the findings that the watcher told.
+    /// The kinds of the findings that the watcher reported.
     pub(crate) fn findings(&self) -> Vec<&'static str> {
-        let found = self.happened.iter().filter_map(|happening| match &happening.what {
-            What::Found(finding) => Some(finding.kind.as_str()),
+        let found = self.happened.iter().filter_map(|event| match &event.kind {
+            EventKind::Found(finding) => Some(finding.kind.as_str()),
             _ => None,
         });
         found.collect()
     }
 
-    /// What the watcher told was released, each in one line.
+    /// The releases that the watcher reported, each in one line.
     pub(crate) fn released(&self) -> Vec<String> {
-        let released = self.happened.iter().filter_map(|happening| match &happening.what {
-            What::Released(holding) => Some(line(holding)),
+        let released = self.happened.iter().filter_map(|event| match &event.kind {
+            EventKind::Released(holding) => Some(line(holding)),
             _ => None,
         });
         released.collect()
     }
 
-    /// Adds to the log.
-    pub(crate) fn writes(&mut self, content: Content, writer: u32) {
-        self.writes_at(Timestamp::now(), content, writer);
+    /// Adds an entry to the log.
+    pub(crate) fn append(&mut self, content: Content, writer: u32) {
+        self.append_at(Timestamp::now(), content, writer);
     }
 
-    pub(crate) fn writes_at(&mut self, time: Timestamp, content: Content, writer: u32) {
+    pub(crate) fn append_at(&mut self, time: Timestamp, content: Content, writer: u32) {
         let line = self.log.len() as u64 + 1;
         let (host, source): (Arc<str>, Arc<str>) = (HOST.into(), "audit.log".into());
         let serial = u32::try_from(line).ok().map(|line| 100 + line);

@@ -1,5 +1,5 @@
-//! A watcher beside a manager that does what libvirt does: real devices in real QEMUs, and libvirt's records of them,
-//! in its order. Needs root and qemu-system-x86_64.
+//! A watcher beside a manager that acts as libvirt does: real devices in real QEMUs, and libvirt's
+//! records of them, in its order. Needs root and qemu-system-x86_64.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic, its helpers too")]
 

@@ -1,4 +1,4 @@
-//! A manager that writes what libvirt writes, when libvirt writes it.
+//! A manager that writes the records that libvirt writes, when libvirt writes them.
 
 use std::convert::Infallible;
 use std::num::NonZeroU16;
@@ -19,7 +19,7 @@ use crate::qemu::Qemu;
 
 pub(crate) const LIBVIRTD: u32 = 812;
 
-/// A guest of the manager's.
+/// A guest of the manager.
 pub(crate) struct Domain {
     pub(crate) id: GuestId,
     pub(crate) qemu: Qemu,
@@ -49,7 +49,7 @@ fn admitted(opening: Opening) -> Vec<Admitted> {
     devices
 }
 
-/// A tap as libvirt makes it: its address is the guest's with FE in front.
+/// A tap as libvirt makes it: its MAC is the guest's with FE in front.
 pub(crate) fn tap(name: &str, mac: MacAddr, queues: u16) -> Opened {
     let ifname = name.parse().unwrap();
     let queues = NonZeroU16::new(queues).unwrap();
@@ -58,7 +58,7 @@ pub(crate) fn tap(name: &str, mac: MacAddr, queues: u16) -> Opened {
     opened_tap(devices, &ifname, mac)
 }
 
-/// A tap that stays without descriptors, and was made by somebody else.
+/// A persistent tap that was made by another program.
 pub(crate) fn lasting_tap(name: &str, mac: MacAddr, queues: u16) -> Opened {
     let ifname = name.parse().unwrap();
     let queues = NonZeroU16::new(queues).unwrap();
@@ -71,11 +71,11 @@ fn opened_tap(devices: Vec<Admitted>, ifname: &IfName, mac: MacAddr) -> Opened {
     let mut links = Links::open().unwrap();
     let index = links.find(ifname).unwrap().unwrap().index;
     links.configure(index, &Change { mac: Some(mac.host_side()), ..Change::default() }).unwrap();
-    // libvirt's record does not tell the interface.
+    // libvirt's record does not name the interface.
     Opened { devices, recorded: Device::new(DEV_NET_TUN, Some(Rdev::TUN), None), mac }
 }
 
-/// A macvtap as libvirt makes it; its record has the interface's name for a path.
+/// A macvtap as libvirt makes it; its record has the interface's name as the path.
 pub(crate) fn macvtap(mac: MacAddr, queues: u16) -> Opened {
     let mut links = Links::open().unwrap();
     let lower_index = links.find(&"lower".parse().unwrap()).unwrap().unwrap().index;
@@ -91,29 +91,30 @@ pub(crate) fn macvtap(mac: MacAddr, queues: u16) -> Opened {
 }
 
 pub(crate) fn id() -> GuestId {
-    // Tests run side by side, and a uuid is looked for among all processes.
+    // Tests run in parallel, and the watcher looks for a uuid among all processes.
     let own = u128::from(std::process::id());
     GuestId { name: "web1".into(), uuid: Uuid::from_u128(0x2ea4_e9f1_0000_0000 + own) }
 }
 
 impl Lab {
-    /// The manager writes of a guest.
-    pub(crate) fn says(&mut self, guest: &GuestId, event: Event) {
-        self.writes(Content::Record(Record::success(guest.clone(), event)), LIBVIRTD);
+    /// The manager writes a record of a guest.
+    pub(crate) fn log_record(&mut self, guest: &GuestId, event: Event) {
+        self.append(Content::Record(Record::success(guest.clone(), event)), LIBVIRTD);
     }
 
-    pub(crate) fn fails(&mut self, guest: &GuestId, event: Event) {
-        self.writes(Content::Record(Record::failed(guest.clone(), event, None)), LIBVIRTD);
+    pub(crate) fn log_failure(&mut self, guest: &GuestId, event: Event) {
+        self.append(Content::Record(Record::failed(guest.clone(), event, None)), LIBVIRTD);
     }
 
-    pub(crate) fn opens(&mut self, guest: &GuestId, opened: &Opened) {
-        self.says(guest, Event::Open { mac: opened.mac, device: opened.recorded.clone(), queue: None });
+    pub(crate) fn log_open(&mut self, guest: &GuestId, opened: &Opened) {
+        self.log_record(guest, Event::Open { mac: opened.mac, device: opened.recorded.clone(), queue: None });
     }
 
-    /// Boots a guest with these: opened and on record first, then QEMU with them, and only then is it told to run.
+    /// Boots a guest with these interfaces: first the opens and their records, then QEMU with them,
+    /// and then the record of its start.
     pub(crate) fn boots(&mut self, interfaces: Vec<Opened>) -> Domain {
         let id = id();
-        interfaces.iter().for_each(|opened| self.opens(&id, opened));
+        interfaces.iter().for_each(|opened| self.log_open(&id, opened));
         let mut qemu = Qemu::start(id.uuid);
         for (number, opened) in interfaces.iter().enumerate() {
             qemu.give(&format!("net{number}"), &opened.devices);
@@ -121,29 +122,29 @@ impl Lab {
         let macs: Vec<MacAddr> = interfaces.iter().map(|opened| opened.mac).collect();
         drop(interfaces);
         for mac in macs {
-            self.says(&id, start(mac));
+            self.log_record(&id, start(mac));
         }
-        self.says(&id, op_start(qemu.pid()));
+        self.log_record(&id, op_start(qemu.pid()));
         Domain { id, qemu }
     }
 
-    /// Plugs one in.
+    /// Plugs an interface in.
     pub(crate) fn attaches(&mut self, domain: &mut Domain, name: &str, opened: Opened) {
-        self.opens(&domain.id, &opened);
+        self.log_open(&domain.id, &opened);
         domain.qemu.give(name, &opened.devices);
         let mac = opened.mac;
         drop(opened);
-        self.says(&domain.id, attach(mac));
+        self.log_record(&domain.id, attach(mac));
     }
 
-    /// Unplugs one.
+    /// Unplugs an interface.
     pub(crate) fn detaches(&mut self, domain: &mut Domain, name: &str, mac: MacAddr) {
         domain.qemu.take(name);
-        self.says(&domain.id, detach(mac));
+        self.log_record(&domain.id, detach(mac));
     }
 
-    /// Writes down the state of a guest that runs, as libvirt does.
-    pub(crate) fn knows(&self, domain: &Domain, interfaces: &[(MacAddr, &str)]) {
+    /// Writes the state file of a running guest, as libvirt does.
+    pub(crate) fn write_libvirt_state(&self, domain: &Domain, interfaces: &[(MacAddr, &str)]) {
         let interface = |(mac, dev): &(MacAddr, &str)| {
             format!("<interface type='bridge'><mac address='{mac}'/><target dev='{dev}'/></interface>")
         };
@@ -157,9 +158,9 @@ impl Lab {
         std::fs::write(self.libvirt().join("web1.xml"), state).unwrap();
     }
 
-    /// Sees that QEMU has ended, and says so.
+    /// Writes that QEMU has ended.
     pub(crate) fn stops(&mut self, domain: &Domain, reason: &str) {
-        self.says(&domain.id, op_stop(reason));
+        self.log_record(&domain.id, op_stop(reason));
     }
 }
 

@@ -1,21 +1,23 @@
-//! What is opened, given and taken is bound to the descriptors that are there, and ended when they are gone.
+//! Opens, grants and releases are bound to the descriptors in QEMU, and end when those are gone.
 
-use taptrail_witness::watch::{GuestState, What};
+use taptrail_witness::watch::{EventKind, GuestState};
 
 use crate::lab::{Container, holdings, ip, lab, mac};
 use crate::manager::{Domain, attach, detach, id, lasting_tap, macvtap, op_start, start, tap};
 use crate::qemu::Qemu;
 
 #[test]
-fn a_life_is_told_definitively_from_its_opens_to_its_closes() {
+fn a_guest_is_recorded_definitively_from_its_opens_to_its_closes() {
     lab(|mut lab| {
         let mut domain = lab.boots(vec![tap("vnet0", mac(1), 1), macvtap(mac(2), 2)]);
         lab.round();
         let pid = domain.qemu.pid();
-        lab.assert_true(pid);
-        assert_eq!(lab.on_record().len(), 3);
+        lab.assert_recorded(pid);
+        assert_eq!(lab.recorded_devices().len(), 3);
         assert!(
-            lab.on_record().iter().any(|line| line.ends_with("macvtap0 02") && line.contains("/dev/tap"))
+            lab.recorded_devices()
+                .iter()
+                .any(|line| line.ends_with("macvtap0 02") && line.contains("/dev/tap"))
         );
         assert_eq!(
             lab.holdings(),
@@ -24,17 +26,17 @@ fn a_life_is_told_definitively_from_its_opens_to_its_closes() {
 
         lab.attaches(&mut domain, "net9", tap("vnet3", mac(3), 2));
         lab.round();
-        lab.assert_true(pid);
+        lab.assert_recorded(pid);
         lab.detaches(&mut domain, "net1", mac(2));
         // As libvirt does.
         ip("link delete macvtap0");
         lab.round();
-        lab.assert_true(pid);
+        lab.assert_recorded(pid);
         assert_eq!(lab.released(), ["macvtap macvtap0 02 x2 released detach definitive"]);
 
         domain.qemu.kill();
         lab.round();
-        assert_eq!(lab.on_record(), [""; 0], "closed at once");
+        assert_eq!(lab.recorded_devices(), [""; 0], "closed at once");
         lab.stops(&domain, "destroyed");
         lab.round();
         assert_eq!(lab.guests()[0].ended.as_ref().unwrap().1, "destroyed");
@@ -49,9 +51,9 @@ fn a_life_is_told_definitively_from_its_opens_to_its_closes() {
         assert_eq!(lab.report().findings, []);
         assert!(lab.ledger().faults().unwrap().is_empty());
 
-        let told: Vec<String> = lab.happened.iter().map(|happening| brief(&happening.what)).collect();
+        let events: Vec<String> = lab.happened.iter().map(|event| brief(&event.kind)).collect();
         assert_eq!(
-            told,
+            events,
             [
                 "opened 01",
                 "opened 02",
@@ -70,14 +72,16 @@ fn a_life_is_told_definitively_from_its_opens_to_its_closes() {
     });
 }
 
-fn brief(what: &What) -> String {
+fn brief(what: &EventKind) -> String {
     match what {
-        What::Opened { mac, .. } => format!("opened {:02x}", mac.0[5]),
-        What::Granted { mac, descriptors, .. } => format!("granted {:02x} {}", mac.0[5], descriptors.len()),
-        What::Released(holding) => format!("released {:02x}", holding.mac.0[5]),
-        What::BridgeChanged { from, to, .. } => format!("bridge {from:?} {to:?}"),
-        What::Found(finding) => finding.kind.as_str().to_owned(),
-        What::Guest { state, .. } => match state {
+        EventKind::Opened { mac, .. } => format!("opened {:02x}", mac.0[5]),
+        EventKind::Granted { mac, descriptors, .. } => {
+            format!("granted {:02x} {}", mac.0[5], descriptors.len())
+        }
+        EventKind::Released(holding) => format!("released {:02x}", holding.mac.0[5]),
+        EventKind::BridgeChanged { from, to, .. } => format!("bridge {from:?} {to:?}"),
+        EventKind::Found(finding) => finding.kind.as_str().to_owned(),
+        EventKind::Guest { state, .. } => match state {
             GuestState::Started { .. } => "started".to_owned(),
             GuestState::Failed => "failed".to_owned(),
             GuestState::Stopped { reason } => format!("stopped {reason}"),
@@ -93,7 +97,7 @@ fn one_mac_comes_and_goes_and_each_time_is_a_holding() {
         let mut domain = lab.boots(Vec::new());
         for round in 0..3 {
             lab.attaches(&mut domain, "net0", tap(&format!("vnet{round}"), mac(1), 1));
-            // The log may be read late: then the next open stands in it before the close.
+            // The log may be read late: then it has the next open before the close.
             if round != 1 {
                 lab.round();
             }
@@ -102,7 +106,7 @@ fn one_mac_comes_and_goes_and_each_time_is_a_holding() {
                 lab.round();
             }
         }
-        lab.assert_true(domain.qemu.pid());
+        lab.assert_recorded(domain.qemu.pid());
         assert_eq!(
             lab.holdings(),
             [
@@ -110,20 +114,20 @@ fn one_mac_comes_and_goes_and_each_time_is_a_holding() {
                 "tun - 01 x? released detach inferred",
                 "tun vnet2 01 x1 released detach definitive"
             ],
-            "what was gone before anybody looked is inferred"
+            "what was gone before the watcher looked is inferred"
         );
         assert_eq!(lab.findings(), [""; 0]);
     });
 }
 
 #[test]
-fn the_descriptor_that_went_tells_which_of_two_with_one_mac_was_unplugged() {
+fn the_closed_descriptor_shows_which_of_two_with_one_mac_was_unplugged() {
     lab(|mut lab| {
         let mut domain = lab.boots(vec![tap("vnet0", mac(1), 1), tap("vnet1", mac(1), 1)]);
         lab.round();
         lab.detaches(&mut domain, "net1", mac(1));
         lab.round();
-        lab.assert_true(domain.qemu.pid());
+        lab.assert_recorded(domain.qemu.pid());
         assert_eq!(
             lab.holdings(),
             ["tun vnet0 01 x1 held - definitive", "tun vnet1 01 x1 released detach definitive"]
@@ -136,17 +140,17 @@ fn the_descriptor_that_went_tells_which_of_two_with_one_mac_was_unplugged() {
 }
 
 #[test]
-fn a_tap_that_is_given_anew_under_its_old_number_was_given_up_before() {
+fn a_tap_that_is_given_again_under_its_old_number_was_given_up_before() {
     lab(|mut lab| {
         ip("tuntap add dev own0 mode tap vnet_hdr");
         let mut domain = lab.boots(vec![lasting_tap("own0", mac(1), 1)]);
         lab.round();
-        let before = lab.on_record();
+        let before = lab.recorded_devices();
         // All of this before the watcher looks again.
         lab.detaches(&mut domain, "net0", mac(1));
         lab.attaches(&mut domain, "net1", lasting_tap("own0", mac(1), 1));
-        lab.patiently();
-        assert_eq!(lab.on_record(), before, "the same number and interface");
+        lab.run_past_patience();
+        assert_eq!(lab.recorded_devices(), before, "the same number and interface");
         assert_eq!(
             lab.holdings(),
             ["tun own0 01 x1 released detach inferred", "tun own0 01 x1 held - definitive"]
@@ -161,18 +165,18 @@ fn a_change_of_bridge_closes_nothing() {
         ip("link add br1 type bridge");
         let mut domain = lab.boots(vec![tap("vnet0", mac(1), 1)]);
         lab.round();
-        let before = lab.on_record();
+        let before = lab.recorded_devices();
         ip("link set vnet0 master br1");
         // The watcher may look between the two records.
-        lab.says(&domain.id, detach(mac(1)));
+        lab.log_record(&domain.id, detach(mac(1)));
         lab.round();
-        lab.says(&domain.id, attach(mac(1)));
-        lab.patiently();
-        assert_eq!(lab.on_record(), before);
-        lab.says(&domain.id, detach(mac(1)));
-        lab.fails(&domain.id, attach(mac(1)));
-        lab.patiently();
-        assert_eq!(lab.on_record(), before);
+        lab.log_record(&domain.id, attach(mac(1)));
+        lab.run_past_patience();
+        assert_eq!(lab.recorded_devices(), before);
+        lab.log_record(&domain.id, detach(mac(1)));
+        lab.log_failure(&domain.id, attach(mac(1)));
+        lab.run_past_patience();
+        assert_eq!(lab.recorded_devices(), before);
         assert_eq!(lab.findings(), ["reattached-without-open", "attach-failed"]);
         lab.detaches(&mut domain, "net0", mac(1));
         lab.round();
@@ -186,8 +190,8 @@ fn a_renamed_tap_is_not_a_released_one() {
         let mut domain = lab.boots(vec![tap("vnet0", mac(1), 1)]);
         lab.round();
         ip("link set vnet0 name uplink7");
-        lab.patiently();
-        assert_eq!(lab.on_record().len(), 1);
+        lab.run_past_patience();
+        assert_eq!(lab.recorded_devices().len(), 1);
         assert_eq!(lab.findings(), [""; 0]);
         lab.detaches(&mut domain, "net0", mac(1));
         lab.round();
@@ -203,16 +207,16 @@ fn a_tap_that_is_moved_into_a_container_is_not_a_released_one() {
         let mut links = taptrail_kernel::link::Links::open().unwrap();
         let number = links.find(&"vnet0".parse().unwrap()).unwrap().unwrap().index;
         let container = Container::start();
-        // Its number is another's there.
+        // Its index is taken by another link there.
         let inside = format!("-t {} -n /sbin/ip link add taken index {number} type bridge", container.pid());
         let done = std::process::Command::new("/usr/bin/nsenter").args(inside.split(' ')).status().unwrap();
         assert!(done.success());
         container.takes("vnet0", "");
         lab.attaches(&mut domain, "net1", tap("vnet1", mac(2), 1));
-        lab.patiently();
+        lab.run_past_patience();
         assert_eq!(lab.findings(), [""; 0]);
         assert_eq!(lab.released(), [""; 0]);
-        lab.assert_true(domain.qemu.pid());
+        lab.assert_recorded(domain.qemu.pid());
         lab.detaches(&mut domain, "net0", mac(1));
         lab.round();
         assert_eq!(lab.released(), ["tun vnet0 01 x1 released detach definitive"]);
@@ -225,8 +229,8 @@ fn a_link_that_vanishes_is_no_release_either() {
         let mut domain = lab.boots(vec![macvtap(mac(1), 1)]);
         lab.round();
         ip("link del macvtap0");
-        lab.patiently();
-        assert_eq!(lab.on_record().len(), 1);
+        lab.run_past_patience();
+        assert_eq!(lab.recorded_devices().len(), 1);
         lab.detaches(&mut domain, "net0", mac(1));
         lab.round();
         assert_eq!(lab.released(), ["macvtap macvtap0 01 x1 released detach definitive"]);
@@ -239,30 +243,31 @@ fn a_guest_in_a_container_is_found_by_its_number_there() {
     lab(|mut lab| {
         let id = id();
         let opened = tap("vnet0", mac(1), 2);
-        lab.opens(&id, &opened);
+        lab.log_open(&id, &opened);
         let mut qemu = Qemu::in_container(id.uuid);
         qemu.give("net0", &opened.devices);
         drop(opened);
-        lab.says(&id, start(mac(1)));
-        // Its manager is in the container, too: outside, that is the number of the first process of all.
-        lab.says(&id, op_start(1));
+        lab.log_record(&id, start(mac(1)));
+        // Its manager is in the container, too. Outside, that is the pid of the first process of
+        // all.
+        lab.log_record(&id, op_start(1));
         let mut domain = Domain { id, qemu };
-        lab.until("its devices", |lab| lab.on_record().len() == 2);
-        lab.assert_true(domain.qemu.pid());
+        lab.run_until("its devices", |lab| lab.recorded_devices().len() == 2);
+        lab.assert_recorded(domain.qemu.pid());
         assert_eq!(lab.guests()[0].qemu.unwrap().pid, domain.qemu.pid());
         lab.attaches(&mut domain, "net1", tap("vnet1", mac(2), 1));
         lab.round();
-        lab.assert_true(domain.qemu.pid());
+        lab.assert_recorded(domain.qemu.pid());
         // The next watcher finds it as well.
         lab.watcher = None;
         lab.watch();
         lab.detaches(&mut domain, "net1", mac(2));
         lab.round();
-        lab.assert_true(domain.qemu.pid());
+        lab.assert_recorded(domain.qemu.pid());
         domain.qemu.kill();
-        lab.until("its end", |lab| lab.on_record().is_empty());
+        lab.run_until("its end", |lab| lab.recorded_devices().is_empty());
         lab.stops(&domain, "shutdown");
-        lab.until("the account's end", |lab| lab.guests()[0].ended.is_some());
+        lab.run_until("the account's end", |lab| lab.guests()[0].ended.is_some());
         assert_eq!(
             lab.holdings(),
             ["tun vnet0 01 x2 released stop definitive", "tun vnet1 02 x1 released detach definitive"]

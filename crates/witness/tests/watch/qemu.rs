@@ -1,4 +1,4 @@
-//! A QEMU under its manager's monitor.
+//! A QEMU and its monitor.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -25,12 +25,12 @@ impl Qemu {
         Self::start_with(uuid, &[])
     }
 
-    /// One with more arguments.
+    /// Starts one with more arguments.
     pub(crate) fn start_with(uuid: Uuid, arguments: &[&str]) -> Self {
         Self::started(Command::new("qemu-system-x86_64"), uuid, arguments)
     }
 
-    /// One in a pid namespace of its own, where it is the first.
+    /// Starts one in a pid namespace of its own, as its first process.
     pub(crate) fn in_container(uuid: Uuid) -> Self {
         let mut container = Command::new("/usr/bin/unshare");
         container.args(["--pid", "--fork", "--kill-child", "qemu-system-x86_64"]);
@@ -68,7 +68,7 @@ impl Qemu {
         self.pid
     }
 
-    /// Gives it devices as the backend of a new interface, and plugs that in where a port is given.
+    /// Gives QEMU devices as a backend.
     pub(crate) fn give(&mut self, id: &str, devices: &[Admitted]) {
         let mut fds = Vec::new();
         for (number, device) in devices.iter().enumerate() {
@@ -80,12 +80,12 @@ impl Qemu {
         self.monitor.netdev_add(&tap, LONG).unwrap();
     }
 
-    /// Takes a backend away, and its devices with it.
+    /// Removes a backend, and its devices with it.
     pub(crate) fn take(&mut self, id: &str) {
         self.monitor.netdev_del(&format!("host{id}"), LONG).unwrap();
     }
 
-    /// What somebody does at the monitor, whom no record tells.
+    /// Opens a tap by the monitor, without a record.
     pub(crate) fn open_by_itself(&mut self, ifname: &str) {
         let tap = json!({
             "type": "tap", "id": "own", "ifname": ifname, "script": "no", "downscript": "no", "vhost": false
@@ -97,8 +97,8 @@ impl Qemu {
         self.monitor.execute("netdev_del", Map::from_iter([("id".to_owned(), "own".into())]), LONG).unwrap();
     }
 
-    /// What any process can do: from now on its command line shows another uuid.
-    pub(crate) fn calls_itself(&self, own: Uuid, other: Uuid) {
+    /// Makes its command line show another uuid, as any process can do.
+    pub(crate) fn show_uuid(&self, own: Uuid, other: Uuid) {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap();
         let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
         // arg_start and arg_end (proc(5), fields 48 and 49).

@@ -1,9 +1,10 @@
-//! Whatever a hostile QEMU does at random, held against what it really holds: nothing held is told as definitively
-//! released, what processes show is on record as held, and in the end nothing is left open.
+//! A hostile QEMU takes random steps, and the result is compared with what it really holds: no held
+//! device is reported as definitively released, devices that processes show are on record as held,
+//! and in the end nothing is left open.
 //!
-//! `TAPTRAIL_HOSTILE_STEPS` and `TAPTRAIL_HOSTILE_SEED` say how much and what.
+//! `TAPTRAIL_HOSTILE_STEPS` and `TAPTRAIL_HOSTILE_SEED` set the number of steps and the seed.
 
-#![allow(clippy::print_stderr, reason = "a run that fails says what it did")]
+#![allow(clippy::print_stderr, reason = "a run that fails prints its steps")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd as _, OwnedFd, RawFd};
@@ -12,20 +13,20 @@ use std::time::{Duration, Instant};
 use taptrail_kernel::link::Links;
 use taptrail_record::{GuestId, MacAddr};
 use taptrail_trail::{Certainty, FindingKind, Holding, State};
-use taptrail_witness::watch::What;
+use taptrail_witness::watch::EventKind;
 use uuid::Uuid;
 
 use crate::hidden::{Hidden, Orphan, Puppet, Way, lands};
 use crate::lab::{Lab, ip, lab, mac};
 use crate::manager::{Opened, attach, detach, id, lasting_tap, macvtap, op_start, op_stop, start, tap};
 
-/// How long what is to come true in the end may take.
+/// How long the expected end state may take to come.
 const LONG: Duration = Duration::from_secs(20);
 
-/// Taps that others made, with their queues.
+/// Persistent taps that were made by other programs, with their queues.
 const LASTING: [(&str, u16); 3] = [("one0", 1), ("one1", 1), ("many0", 2)];
 
-/// A generator of which a test can tell the seed.
+/// A random generator with a known seed.
 struct Random(u64);
 
 impl Random {
@@ -41,20 +42,20 @@ impl Random {
         self.below(one_in) == 0
     }
 
-    /// One of those for which something is so.
+    /// The index of a random item that fulfils a condition.
     fn of<T>(&mut self, all: &[T], is: impl Fn(&T) -> bool) -> Option<usize> {
         let those: Vec<usize> = (0..all.len()).filter(|at| is(&all[*at])).collect();
         (!those.is_empty()).then(|| those[self.below(those.len())])
     }
 }
 
-/// An open file of a device, as it is kept.
+/// An open file of a device, and how it is kept.
 #[derive(Debug)]
 enum Kept {
     /// By this process, under its number.
     Own(OwnedFd),
     Hidden(Way, Hidden),
-    /// By the plug's puppet, under or behind this number.
+    /// By the puppet, under or behind this number.
     Theirs(RawFd, Theirs),
     Orphan(#[allow(dead_code, reason = "it is held")] Orphan),
 }
@@ -88,20 +89,20 @@ impl Kept {
 #[derive(Debug)]
 struct Plug {
     guest: usize,
-    /// By this process, if by no puppet.
+    /// The puppet that has it; none if this process has it.
     puppet: Option<usize>,
     mac: MacAddr,
     dev: String,
     files: Vec<Kept>,
-    /// Whether its link is deleted: there is nothing behind its files.
+    /// Whether its link is deleted, so that its files reach no network.
     is_dead: bool,
-    /// Whether its manager has told that QEMU has it.
+    /// Whether its manager has recorded that QEMU has it.
     is_granted: bool,
-    /// How much had happened when its manager told that QEMU gave it up.
-    told_gone: Option<usize>,
-    /// Whether the watcher that is there now has looked since then.
+    /// The number of events when its manager recorded the detach.
+    detach_recorded: Option<usize>,
+    /// Whether the current watcher has looked since it was opened.
     was_seen: bool,
-    /// Whether a watcher has ended since then.
+    /// Whether a watcher has ended since it was opened.
     is_recalled: bool,
     /// Whether it was out of sight and is back: it may be closed on record.
     is_back: bool,
@@ -113,7 +114,7 @@ impl Plug {
     }
 
     fn is_plugged(&self) -> bool {
-        self.is_granted && self.told_gone.is_none()
+        self.is_granted && self.detach_recorded.is_none()
     }
 }
 
@@ -122,7 +123,7 @@ struct Guest {
     /// Whether this process is its QEMU.
     is_own: bool,
     puppet: Option<usize>,
-    /// Whether its manager has told that it runs, and not that it has stopped.
+    /// Whether its manager has recorded that it runs, and not that it has stopped.
     runs: bool,
     /// Whether its process has ended.
     has_ended: bool,
@@ -137,7 +138,7 @@ struct World {
     /// of that name, under the same number, from it (docs/watch.md).
     recalled_strangers: BTreeSet<(Uuid, String)>,
     puppets: Vec<Option<Puppet>>,
-    /// What was done, for who has to find out.
+    /// The steps taken, for debugging.
     story: Vec<String>,
 }
 
@@ -182,7 +183,7 @@ impl World {
         Self { lab, random: Random(seed), guests, plugs, recalled_strangers: BTreeSet::new(), puppets, story }
     }
 
-    fn tells(&mut self, what: String) {
+    fn logs(&mut self, what: String) {
         self.story.push(what);
     }
 
@@ -195,15 +196,15 @@ impl World {
         }
     }
 
-    /// The watcher may look between any two things.
+    /// Lets the watcher look, or not: it may look between any two steps.
     fn may_round(&mut self) {
         if self.random.is(2) {
-            self.tells("  (a look)".into());
+            self.logs("  (a look)".into());
             self.round();
         }
     }
 
-    /// Each device that is held has a holding of its own that is not told as definitively released.
+    /// Each held device has a holding of its own that is not reported as definitively released.
     fn assert_nothing_held_is_over(&self) {
         let report = self.lab.report();
         let is_over = |holding: &Holding| {
@@ -222,11 +223,16 @@ impl World {
             let is_matched = matches(at, &mut taken, &mut vec![false; left.len()], &|plug, holding| {
                 fits(held[plug], left[holding])
             });
-            assert!(is_matched, "{:?} is held and told as released: {:#?}", held[at], self.lab.released());
+            assert!(
+                is_matched,
+                "{:?} is held and reported as released: {:#?}",
+                held[at],
+                self.lab.released()
+            );
         }
     }
 
-    /// Whether there is anything that is shown and not on record, or should be found and is not.
+    /// Devices that processes show and that are not on record, and missing findings.
     fn complaints(&self) -> Vec<String> {
         let ledger = self.lab.ledger();
         let mut recorded: BTreeMap<(Uuid, String), usize> = BTreeMap::new();
@@ -245,9 +251,11 @@ impl World {
                 continue;
             }
             *shown.entry((guest.uuid, plug.dev.clone())).or_default() += plug.shown();
-            let Some(since) = plug.told_gone.filter(|_| plug.was_seen && !plug.is_recalled) else { continue };
-            let is_found = self.lab.happened[since..].iter().any(|happening| match &happening.what {
-                What::Found(finding) => {
+            let Some(since) = plug.detach_recorded.filter(|_| plug.was_seen && !plug.is_recalled) else {
+                continue;
+            };
+            let is_found = self.lab.happened[since..].iter().any(|event| match &event.kind {
+                EventKind::Found(finding) => {
                     (finding.kind, finding.mac) == (FindingKind::HeldAfterRelease, Some(plug.mac))
                         && finding.guest.as_ref() == Some(guest)
                 }
@@ -265,11 +273,11 @@ impl World {
         all
     }
 
-    /// Looks until all is as it should be.
+    /// Looks until the state is as expected.
     fn comes_to_rest(&mut self) {
-        self.tells("comes to rest".into());
+        self.logs("comes to rest".into());
         self.watches();
-        self.lab.patiently();
+        self.lab.run_past_patience();
         self.eventually(Self::complaints);
     }
 
@@ -288,18 +296,18 @@ impl World {
 
     fn watches(&mut self) {
         if self.lab.watcher.is_none() {
-            self.tells("a watcher begins".into());
+            self.logs("a watcher begins".into());
             self.lab.watch();
             self.round();
         }
     }
 
     fn rests(&mut self) {
-        self.tells("the watcher ends".into());
+        self.logs("the watcher ends".into());
         if self.random.is(2)
             && let Some(watcher) = &mut self.lab.watcher
         {
-            watcher.leave();
+            watcher.final_look();
             self.lab.happened.extend(watcher.commit(None).unwrap());
         }
         self.lab.watcher = None;
@@ -309,10 +317,10 @@ impl World {
         self.recalled_strangers.extend(strangers);
     }
 
-    /// A device that may be opened for an interface now.
+    /// Opens a device for an interface, if one can be opened now.
     fn opens(&mut self, guest: usize, mac: MacAddr) -> Option<Plug> {
         let exists = |name: &str| Links::open().unwrap().find(&name.parse().unwrap()).unwrap().is_some();
-        // A device is one interface's at a time, whatever QEMU keeps.
+        // A device belongs to one interface at a time, whatever QEMU keeps.
         let may_open = |name: &str, queues: u16| {
             let mut held = self.plugs.iter().filter(|plug| plug.dev == name && !plug.files.is_empty());
             held.all(|plug| queues > 1 && (plug.guest, plug.mac) == (guest, mac))
@@ -336,9 +344,9 @@ impl World {
                 (opened, dev)
             }
         };
-        self.lab.opens(&self.guests[guest].id.clone(), &opened);
+        self.lab.log_open(&self.guests[guest].id.clone(), &opened);
         let puppet = self.guests[guest].puppet;
-        self.tells(format!("web{} opens {dev} x{} for {mac}", guest + 1, opened.devices.len()));
+        self.logs(format!("web{} opens {dev} x{} for {mac}", guest + 1, opened.devices.len()));
         let files = self.gives(puppet, opened);
         Some(Plug {
             guest,
@@ -348,14 +356,14 @@ impl World {
             files,
             is_dead: false,
             is_granted: false,
-            told_gone: None,
+            detach_recorded: None,
             was_seen: false,
             is_recalled: false,
             is_back: false,
         })
     }
 
-    /// QEMU has it now, and its manager no more.
+    /// Passes a device from the manager to QEMU.
     fn gives(&mut self, puppet: Option<usize>, opened: Opened) -> Vec<Kept> {
         let mut give = |file: OwnedFd| match puppet {
             Some(puppet) => Kept::Theirs(self.puppet(puppet).takes(&file), Theirs::Descriptor),
@@ -369,7 +377,7 @@ impl World {
         self.puppets[puppet].as_mut().unwrap()
     }
 
-    /// An address of a guest's that its manager does not use.
+    /// A MAC of a guest that its manager does not use now.
     fn free_mac(&mut self, guest: usize) -> Option<MacAddr> {
         let last = u8::try_from(16 * (guest + 1) + self.random.below(4)).unwrap();
         let is_used = self.plugs.iter().any(|plug| plug.mac == mac(last) && plug.is_plugged());
@@ -379,7 +387,7 @@ impl World {
     fn boots(&mut self, guest: usize) {
         let id = self.guests[guest].id.clone();
         if self.guests[guest].is_own {
-            // It is the same process again: its last life is to be over.
+            // It is the same process as before: its last instance must be over.
             if self.lab.guests().iter().any(|row| row.id == id && row.ended.is_none()) {
                 return;
             }
@@ -387,9 +395,9 @@ impl World {
             self.puppets.push(Some(Puppet::start()));
             self.guests[guest].puppet = Some(self.puppets.len() - 1);
         }
-        self.tells(format!("web{} boots", guest + 1));
+        self.logs(format!("web{} boots", guest + 1));
         for plug in self.plugs.iter_mut().filter(|plug| plug.guest == guest) {
-            plug.told_gone.get_or_insert(self.lab.happened.len());
+            plug.detach_recorded.get_or_insert(self.lab.happened.len());
         }
         let mut macs = Vec::new();
         for _ in 0..self.random.below(3) {
@@ -403,10 +411,10 @@ impl World {
             }
         }
         for mac in macs {
-            self.lab.says(&id, start(mac));
+            self.lab.log_record(&id, start(mac));
         }
         let pid = self.guests[guest].puppet.map_or_else(std::process::id, |at| self.puppet(at).pid());
-        self.lab.says(&id, op_start(pid));
+        self.lab.log_record(&id, op_start(pid));
         (self.guests[guest].runs, self.guests[guest].has_ended) = (true, false);
     }
 
@@ -418,19 +426,19 @@ impl World {
         let at = self.plugs.len() - 1;
         self.may_round();
         if self.random.is(8) {
-            self.tells("  … and it fails".into());
-            // Whether QEMU gives it back is another question.
+            self.logs("  … and it fails".into());
+            // QEMU gives it back, or not.
             if self.random.is(2) {
                 self.gives_up(at, true);
             }
-            self.lab.fails(&id, attach(mac));
+            self.lab.log_failure(&id, attach(mac));
         } else {
-            self.lab.says(&id, attach(mac));
+            self.lab.log_record(&id, attach(mac));
             self.plugs[at].is_granted = true;
         }
     }
 
-    /// Whatever QEMU makes of what it was told to give up.
+    /// QEMU hides files, gives files up, or does nothing.
     fn pretends(&mut self, at: usize) {
         for file in 0..self.plugs[at].files.len() {
             if self.random.is(2) {
@@ -466,14 +474,17 @@ impl World {
             }
             kept => kept,
         };
-        self.tells(format!("  {} of {} is kept as {kept:?}", self.plugs[at].dev, self.plugs[at].mac));
+        self.logs(format!("  {} of {} is kept as {kept:?}", self.plugs[at].dev, self.plugs[at].mac));
         self.plugs[at].files.insert(file, kept);
     }
 
-    /// QEMU gives files up: all, or those that are where they belong.
+    /// QEMU gives files up: all, or those that are not hidden.
     fn gives_up(&mut self, at: usize, all: bool) {
         let Plug { dev, mac, .. } = &self.plugs[at];
-        self.story.push(format!("  {dev} of {mac} is given up, {}", if all { "all" } else { "as told" }));
+        self.story.push(format!(
+            "  {dev} of {mac} is given up, {}",
+            if all { "all" } else { "those that are not hidden" }
+        ));
         let files = std::mem::take(&mut self.plugs[at].files);
         for file in files {
             match file {
@@ -490,15 +501,15 @@ impl World {
     fn unplugs(&mut self, at: usize) {
         let Plug { guest, mac, .. } = self.plugs[at];
         let id = self.guests[guest].id.clone();
-        self.tells(format!("web{} unplugs {mac}", guest + 1));
+        self.logs(format!("web{} unplugs {mac}", guest + 1));
         if self.random.is(4) {
-            self.tells_gone(at, &id);
+            self.records_detach(at, &id);
             self.may_round();
             self.pretends(at);
         } else {
             self.pretends(at);
             self.may_round();
-            self.tells_gone(at, &id);
+            self.records_detach(at, &id);
         }
         let plug = &mut self.plugs[at];
         if plug.dev.starts_with("macvtap") && !plug.is_dead && self.random.is(2) {
@@ -508,22 +519,22 @@ impl World {
         }
     }
 
-    fn tells_gone(&mut self, at: usize, id: &GuestId) {
-        self.tells("  … which is told".into());
-        self.lab.says(id, detach(self.plugs[at].mac));
-        self.plugs[at].told_gone = Some(self.lab.happened.len());
+    fn records_detach(&mut self, at: usize, id: &GuestId) {
+        self.logs("  … which is recorded".into());
+        self.lab.log_record(id, detach(self.plugs[at].mac));
+        self.plugs[at].detach_recorded = Some(self.lab.happened.len());
     }
 
     fn changes_bridge(&mut self, at: usize) {
         let Plug { guest, mac, .. } = self.plugs[at];
         let id = self.guests[guest].id.clone();
-        self.tells(format!("web{} changes the bridge of {mac}", guest + 1));
-        self.lab.says(&id, detach(mac));
+        self.logs(format!("web{} changes the bridge of {mac}", guest + 1));
+        self.lab.log_record(&id, detach(mac));
         self.may_round();
-        self.lab.says(&id, attach(mac));
+        self.lab.log_record(&id, attach(mac));
     }
 
-    /// What was out of sight comes back, or goes there and stays open.
+    /// A file that was out of sight comes back; or one goes out of sight and stays open.
     fn turns(&mut self, at: usize) {
         let Some(file) = self.random.of(&self.plugs[at].files, |_| true) else { return };
         let kept = self.plugs[at].files.remove(file);
@@ -546,7 +557,7 @@ impl World {
             Kept::Theirs(fd, Theirs::Descriptor) if self.plugs[at].dev.starts_with("vnet") => {
                 self.puppet(puppet.unwrap()).makes_stay(fd);
                 is_back = false;
-                self.tells("stays:".into());
+                self.logs("stays:".into());
                 Kept::Theirs(fd, Theirs::Descriptor)
             }
             kept => {
@@ -554,17 +565,17 @@ impl World {
                 kept
             }
         };
-        self.tells(format!("{} of {} turns to {kept:?}", self.plugs[at].dev, self.plugs[at].mac));
+        self.logs(format!("{} of {} turns to {kept:?}", self.plugs[at].dev, self.plugs[at].mac));
         self.plugs[at].is_back |= is_back;
         self.plugs[at].files.insert(file, kept);
     }
 
-    /// A guest's end, as its manager tells it or as it is.
+    /// Ends a guest: its manager records the stop, and QEMU may be killed before or after.
     fn ends(&mut self, guest: usize) {
         let id = self.guests[guest].id.clone();
-        let (is_told_first, is_killed) =
+        let (is_recorded_first, is_killed) =
             (self.random.is(2), !self.guests[guest].is_own && !self.random.is(4));
-        if is_told_first {
+        if is_recorded_first {
             self.stops(guest, &id);
             self.may_round();
         }
@@ -572,22 +583,22 @@ impl World {
             self.dies(guest);
             self.may_round();
         }
-        if !is_told_first {
+        if !is_recorded_first {
             self.stops(guest, &id);
         }
     }
 
     fn stops(&mut self, guest: usize, id: &GuestId) {
-        self.tells(format!("web{} is told to have stopped", guest + 1));
-        self.lab.says(id, op_stop("shutdown"));
+        self.logs(format!("web{} stops, by its manager", guest + 1));
+        self.lab.log_record(id, op_stop("shutdown"));
         self.guests[guest].runs = false;
         for plug in self.plugs.iter_mut().filter(|plug| plug.guest == guest) {
-            plug.told_gone.get_or_insert(self.lab.happened.len());
+            plug.detach_recorded.get_or_insert(self.lab.happened.len());
         }
     }
 
     fn dies(&mut self, guest: usize) {
-        self.tells(format!("web{} dies", guest + 1));
+        self.logs(format!("web{} dies", guest + 1));
         self.guests[guest].has_ended = true;
         let puppet = self.guests[guest].puppet;
         self.ends_puppet(puppet.unwrap());
@@ -611,7 +622,7 @@ impl World {
         match self.random.below(24) {
             0..=7 if self.guests[guest].runs && !self.guests[guest].has_ended => self.plugs_in(guest),
             8..=12 => {
-                // Or once more.
+                // Or one that was unplugged before.
                 let is_again = self.random.is(8);
                 let is_its = |plug: &Plug| match is_again {
                     true => plug.guest == guest && plug.is_granted && plug.puppet == puppet,
@@ -623,7 +634,7 @@ impl World {
             }
             13 => {
                 if let Some(at) = self.random.of(&self.plugs, here) {
-                    self.tells("without a word:".into());
+                    self.logs("without a record:".into());
                     self.pretends(at);
                 }
             }
@@ -650,7 +661,7 @@ impl World {
                     .filter(|at| !self.guests.iter().any(|guest| guest.puppet == Some(*at) && guest.runs))
                     .collect();
                 for puppet in lost {
-                    self.tells(format!("puppet {puppet} ends at last"));
+                    self.logs(format!("puppet {puppet} ends at last"));
                     self.ends_puppet(puppet);
                 }
             }
@@ -659,9 +670,9 @@ impl World {
         }
     }
 
-    /// All is given up and told.
+    /// QEMU gives everything up, and the managers record all ends.
     fn ends_all(&mut self) {
-        self.tells("all ends".into());
+        self.logs("all ends".into());
         for at in 0..self.plugs.len() {
             self.gives_up(at, true);
         }
@@ -678,7 +689,7 @@ impl World {
         self.eventually(|world| {
             let open = world.lab.guests().into_iter().filter(|row| row.ended.is_none());
             let open = open.map(|row| format!("{} is open", row.id.name));
-            open.chain(world.lab.on_record()).collect()
+            open.chain(world.lab.recorded_devices()).collect()
         });
         assert!(self.lab.ledger().faults().unwrap().is_empty());
         let report = self.lab.report();
@@ -688,7 +699,7 @@ impl World {
     }
 }
 
-/// Finds a match for one, who may take another's if that finds one as well.
+/// Finds a match for `one`, which may take another's match if that one finds a new one.
 fn matches(
     one: usize,
     taken: &mut [Option<usize>],
@@ -709,7 +720,7 @@ fn matches(
 }
 
 #[test]
-fn whatever_a_hostile_qemu_does_nothing_held_is_told_as_released() {
+fn whatever_a_hostile_qemu_does_nothing_held_is_reported_as_released() {
     let number = |name, otherwise| {
         std::env::var(name).ok().and_then(|number| number.parse().ok()).unwrap_or(otherwise)
     };
@@ -717,7 +728,7 @@ fn whatever_a_hostile_qemu_does_nothing_held_is_told_as_released() {
     lab(|lab| {
         let mut world = World::new(lab, seed);
         for step in 0..steps {
-            world.tells(format!("seed {seed}, step {step}:"));
+            world.logs(format!("seed {seed}, step {step}:"));
             world.steps();
             world.may_round();
             if world.random.is(8) {

@@ -1,3 +1,5 @@
+//! Separates lasting differences from transient ones.
+
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -8,37 +10,38 @@ use uuid::Uuid;
 
 use super::{Row, Verdict};
 
-/// How soon is looked again at first; each time twice as late, up to [`LATEST`].
-const SOONEST: Duration = Duration::from_millis(100);
-const LATEST: Duration = Duration::from_secs(1);
+/// The pause before the second look. It doubles with each look, up to [`MAX_PAUSE`].
+const MIN_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// Which differences last. A guest that starts or stops meanwhile is none: libvirt records a start up to half
-/// a second after QEMU has its devices, and a stop a second or two after they are gone.
+/// Finds the differences that last. A guest that starts or stops meanwhile is none: libvirt records
+/// a start up to half a second after QEMU has its devices, and a stop a second or two after they
+/// are gone.
 #[derive(Debug)]
-pub struct Settling {
+pub struct Debouncer {
     patience: Duration,
-    /// The first look: reading a long trail comes before it.
+    /// The time of the first look, which comes after a long trail has been read.
     begun: Option<Instant>,
     since: HashMap<Key, Instant>,
     looks: u32,
 }
 
-/// What to do after a look.
+/// What the caller does after a look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// Tell it.
-    Tell,
-    /// Look again, so much later.
+    /// Report the differences that have lasted.
+    Report,
+    /// Look again after this pause.
     LookAgain(Duration),
 }
 
-/// One difference, however often it is seen.
+/// The identity of a difference across looks.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     verdict: Verdict,
     process: Option<ProcessId>,
     device: Option<(HeldKind, Rdev, Option<CompactString>)>,
-    told: Option<(Uuid, MacAddr, DeviceKind, Option<u32>)>,
+    holding: Option<(Uuid, MacAddr, DeviceKind, Option<u32>)>,
     queues: u32,
 }
 
@@ -49,22 +52,22 @@ impl Key {
             verdict: row.verdict,
             process: row.holder.map(|holder| holder.process),
             device: row.held.map(|held| (held.kind, held.rdev, held.ifname.as_ref().map(ifname))),
-            told: row.holding.map(|of| (of.guest.uuid, of.mac, of.device.kind, of.pid)),
+            holding: row.holding.map(|of| (of.guest.uuid, of.mac, of.device.kind, of.pid)),
             queues: row.queues,
         }
     }
 }
 
-impl Settling {
-    /// A difference has to last so long.
+impl Debouncer {
+    /// A difference has to last for `patience`.
     pub fn new(patience: Duration) -> Self {
         Self { patience, begun: None, since: HashMap::new(), looks: 0 }
     }
 
-    /// Takes what is seen now.
+    /// Takes the rows of the latest look.
     ///
-    /// Where new differences come all the time, it ends after twice the patience: those that did not
-    /// last are not told then.
+    /// If new differences keep coming, it ends after twice the patience. Those that have not lasted
+    /// by then are not reported.
     pub fn look<'a>(&mut self, rows: impl Iterator<Item = &'a Row<'a>>, now: Instant) -> Next {
         let begun = *self.begun.get_or_insert(now);
         let before = std::mem::take(&mut self.since);
@@ -75,16 +78,16 @@ impl Settling {
             .collect();
         self.looks += 1;
         let youngest = self.since.values().map(|since| now.saturating_duration_since(*since)).min();
-        let Some(age) = youngest.filter(|age| *age < self.patience) else { return Next::Tell };
+        let Some(age) = youngest.filter(|age| *age < self.patience) else { return Next::Report };
         let end = begun + self.patience * 2;
         if now >= end {
-            return Next::Tell;
+            return Next::Report;
         }
-        let pause = SOONEST.saturating_mul(1 << self.looks.min(8).saturating_sub(1)).min(LATEST);
+        let pause = MIN_PAUSE.saturating_mul(1 << self.looks.min(8).saturating_sub(1)).min(MAX_PAUSE);
         Next::LookAgain(pause.min(self.patience - age).min(end - now))
     }
 
-    /// Whether a row, of the last look, has lasted; what is no difference has.
+    /// Whether a row of the latest look has lasted. A row that is no difference always has.
     pub fn has_lasted(&self, row: &Row<'_>, now: Instant) -> bool {
         let age = |since: &Instant| now.saturating_duration_since(*since);
         !row.verdict.is_difference()
@@ -95,12 +98,12 @@ impl Settling {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scan::{Held, Holder, Program};
+    use crate::scan::{Holder, Program, ScannedDevice};
 
     const PATIENCE: Duration = Duration::from_secs(3);
 
     fn holder(pid: u32) -> Holder {
-        let held = Held {
+        let held = ScannedDevice {
             kind: HeldKind::Raw(DeviceKind::Tun),
             path: "/dev/net/tun".into(),
             rdev: Rdev::TUN,
@@ -139,63 +142,63 @@ mod tests {
     }
 
     #[test]
-    fn what_is_accounted_for_is_told_at_once() {
+    fn what_is_accounted_for_is_reported_at_once() {
         let holder = holder(1);
         let rows = [row(Verdict::Accounted, &holder), row(Verdict::Ignored, &holder)];
-        let mut settling = Settling::new(PATIENCE);
+        let mut debouncer = Debouncer::new(PATIENCE);
         let now = Instant::now();
-        assert_eq!(settling.look(rows.iter(), now), Next::Tell);
-        assert!(rows.iter().all(|row| settling.has_lasted(row, now)));
+        assert_eq!(debouncer.look(rows.iter(), now), Next::Report);
+        assert!(rows.iter().all(|row| debouncer.has_lasted(row, now)));
     }
 
     #[test]
-    fn a_difference_is_told_when_it_has_lasted() {
+    fn a_difference_is_reported_when_it_has_lasted() {
         let holder = holder(1);
         let rows = [row(Verdict::Unaccounted, &holder)];
-        let mut settling = Settling::new(PATIENCE);
-        // However long it took to come to the first look.
+        let mut debouncer = Debouncer::new(PATIENCE);
+        // However long the first look took to come.
         let begun = Instant::now() + PATIENCE * 10;
         let (mut now, mut looks) = (begun, 0);
-        while let Next::LookAgain(later) = settling.look(rows.iter(), now) {
-            assert!(!settling.has_lasted(&rows[0], now) && later <= LATEST);
+        while let Next::LookAgain(later) = debouncer.look(rows.iter(), now) {
+            assert!(!debouncer.has_lasted(&rows[0], now) && later <= MAX_PAUSE);
             now += later;
             looks += 1;
         }
         assert_eq!((now - begun, looks), (PATIENCE, 6));
-        assert!(settling.has_lasted(&rows[0], now));
-        // Without patience the first look is told.
-        assert_eq!(Settling::new(Duration::ZERO).look(rows.iter(), now), Next::Tell);
+        assert!(debouncer.has_lasted(&rows[0], now));
+        // Without patience the first look is reported.
+        assert_eq!(Debouncer::new(Duration::ZERO).look(rows.iter(), now), Next::Report);
     }
 
     #[test]
     fn one_that_goes_and_comes_back_is_young_again() {
         let holder = holder(1);
         let rows = [row(Verdict::Missing, &holder)];
-        let mut settling = Settling::new(PATIENCE);
+        let mut debouncer = Debouncer::new(PATIENCE);
         let begun = Instant::now();
-        assert!(matches!(settling.look(rows.iter(), begun), Next::LookAgain(_)));
-        assert_eq!(settling.look([].iter(), begun + PATIENCE / 2), Next::Tell);
-        assert!(matches!(settling.look(rows.iter(), begun + PATIENCE), Next::LookAgain(_)));
+        assert!(matches!(debouncer.look(rows.iter(), begun), Next::LookAgain(_)));
+        assert_eq!(debouncer.look([].iter(), begun + PATIENCE / 2), Next::Report);
+        assert!(matches!(debouncer.look(rows.iter(), begun + PATIENCE), Next::LookAgain(_)));
     }
 
     #[test]
-    fn where_new_ones_come_all_the_time_it_ends_and_the_young_are_not_told() {
+    fn if_new_ones_keep_coming_it_ends_and_the_young_are_not_reported() {
         let holders: Vec<_> = (1..1000).map(holder).collect();
-        let mut settling = Settling::new(PATIENCE);
+        let mut debouncer = Debouncer::new(PATIENCE);
         let begun = Instant::now();
         let mut now = begun;
         let mut last = None;
         for later in &holders[1..] {
             let rows = [row(Verdict::Unaccounted, &holders[0]), row(Verdict::Unaccounted, later)];
-            let next = settling.look(rows.iter(), now);
+            let next = debouncer.look(rows.iter(), now);
             last = Some(rows.clone());
             match next {
-                Next::Tell => break,
+                Next::Report => break,
                 Next::LookAgain(pause) => now += pause,
             }
         }
         assert_eq!(now - begun, PATIENCE * 2);
         let [old, young] = last.unwrap();
-        assert!(settling.has_lasted(&old, now) && !settling.has_lasted(&young, now));
+        assert!(debouncer.has_lasted(&old, now) && !debouncer.has_lasted(&young, now));
     }
 }

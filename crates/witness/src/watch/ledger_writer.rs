@@ -1,6 +1,8 @@
-//! What is to last: into the kernel's audit, where that is asked for, and then into the ledger, in one transaction.
+//! Writes observations into the kernel's audit log, if that is wanted, and then into the ledger, in
+//! one transaction.
 //!
-//! What the ledger can't take now is kept, in order, and goes with the next commit; the kernel is not told again.
+//! Changes that the ledger can't take now stay pending, in order, and go with the next commit. They
+//! are not sent to the kernel again.
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
@@ -19,22 +21,20 @@ use taptrail_trail::{Content, Entry, Finding};
 use tracing::warn;
 
 use super::WatchError;
-use super::change::{Change, Effect, Keys, Own, Row, Writing};
-use super::sight::Place;
+use super::change::{DeviceEffect, LedgerChange, LedgerKeys, OwnRecord, PendingRecord, TxApplier};
+use super::guest::GuestInstanceId;
+use super::observe::LinkId;
 
-/// The program of a record that was copied: its text does not keep it.
+/// The program in the text of a copied record, which does not keep the original.
 const UNKNOWN: &str = "?";
 
-/// The file in the state directory that a watcher locks.
+/// The lock file of a watcher, in the state directory.
 const LOCK: &str = "watch.lock";
 
-/// One life of a guest.
-pub(super) type Slot = u64;
-
 #[derive(Debug)]
-pub(super) struct Books {
+pub(super) struct LedgerWriter {
     pub(super) ledger: Ledger,
-    /// Locked as long as we watch.
+    /// Locked while this watcher lives.
     _lock: File,
     audit: Option<Audit>,
     exe: PathBuf,
@@ -42,14 +42,14 @@ pub(super) struct Books {
     own: Process,
     host: Arc<str>,
     source: Arc<str>,
-    keys: Keys,
-    pending: Vec<(Slot, Change)>,
+    keys: LedgerKeys,
+    pending: Vec<(GuestInstanceId, LedgerChange)>,
     checkpoint: Option<Checkpoint>,
-    /// Why the kernel's audit did not take something, each reason once.
-    complaints: HashSet<String>,
+    /// The reasons for which the kernel's audit refused records. Each is logged once.
+    warned: HashSet<String>,
 }
 
-impl Books {
+impl LedgerWriter {
     pub(super) fn open(state: &Path, host: Arc<str>, emit: bool) -> Result<Self, WatchError> {
         let proc = |what| move |source| WatchError::Proc { what, source };
         let own = ProcessId::of(std::process::id()).map_err(proc("Start time of this process"))?;
@@ -65,10 +65,10 @@ impl Books {
             own: Process { pid: own.pid, start: own.start_time },
             host,
             source: Ledger::file(state).display().to_string().into(),
-            keys: Keys::default(),
+            keys: LedgerKeys::default(),
             pending: Vec::new(),
             checkpoint,
-            complaints: HashSet::new(),
+            warned: HashSet::new(),
         })
     }
 
@@ -80,128 +80,152 @@ impl Books {
         &self.source
     }
 
-    /// Up to where the log was followed when the ledger was last written.
+    /// The checkpoint of the last commit.
     pub(super) fn checkpoint(&self) -> Option<&Checkpoint> {
         self.checkpoint.as_ref()
     }
 
-    /// An account that the ledger has already.
-    pub(super) fn recall(&mut self, slot: Slot, key: GuestKey) {
-        self.keys.guests.insert(slot, key);
-        self.pending.push((slot, Change::Adopted));
+    /// Adopts an account that the ledger has.
+    pub(super) fn adopt_guest(&mut self, instance: GuestInstanceId, key: GuestKey) {
+        self.keys.guests.insert(instance, key);
+        self.pending.push((instance, LedgerChange::Adopted));
     }
 
-    pub(super) fn recall_open(&mut self, slot: Slot, number: u64, key: RecordKey) {
-        self.keys.opened(slot, number, key);
+    pub(super) fn adopt_open(&mut self, instance: GuestInstanceId, number: u64, key: RecordKey) {
+        self.keys.opened(instance, number, key);
     }
 
-    pub(super) fn recall_device(&mut self, number: u64, key: DeviceKey) {
+    pub(super) fn adopt_device(&mut self, number: u64, key: DeviceKey) {
         self.keys.devices.insert(number, key);
     }
 
-    pub(super) fn begins(&mut self, slot: Slot, id: GuestId, begun: Timestamp) {
-        self.pending.push((slot, Change::Begins { id, begun }));
+    pub(super) fn begin_guest(&mut self, instance: GuestInstanceId, id: GuestId, begun: Timestamp) {
+        self.pending.push((instance, LedgerChange::Begins { id, begun }));
     }
 
-    pub(super) fn runs(&mut self, slot: Slot, process: ProcessId) {
+    pub(super) fn set_qemu(&mut self, instance: GuestInstanceId, process: ProcessId) {
         let process = Process { pid: process.pid, start: process.start_time };
-        self.pending.push((slot, Change::Runs(process)));
+        self.pending.push((instance, LedgerChange::Runs(process)));
     }
 
-    /// A record of the guest's manager, as the log has it.
-    pub(super) fn copy(&mut self, slot: Slot, entry: &Entry, record: &Record, open: Option<u64>) {
+    /// Copies a record of the guest's manager from the log.
+    pub(super) fn copy_record(
+        &mut self,
+        instance: GuestInstanceId,
+        entry: &Entry,
+        record: &Record,
+        open: Option<u64>,
+    ) {
         if let Some(row) = copied(entry, record) {
-            self.pending.push((slot, Change::Copy { row, writer: entry.writer, open }));
+            self.pending.push((instance, LedgerChange::Copy { row, writer: entry.writer, open }));
         }
     }
 
-    /// The last word of the guest's manager, of an account that has ended.
-    pub(super) fn copy_late(&mut self, slot: Slot, entry: &Entry, record: &Record) {
+    /// Copies a late stop record, for an account that has ended.
+    pub(super) fn copy_late_record(&mut self, instance: GuestInstanceId, entry: &Entry, record: &Record) {
         if let Some(row) = copied(entry, record) {
-            self.pending.push((slot, Change::Late { row, writer: entry.writer }));
+            self.pending.push((instance, LedgerChange::CopyLate { row, writer: entry.writer }));
         }
     }
 
-    pub(super) fn seen(&mut self, slot: Slot, record: Record, number: u64, open: Option<u64>) {
-        self.say(slot, record, Effect::Seen { number, open }, None);
+    pub(super) fn record_seen(
+        &mut self,
+        instance: GuestInstanceId,
+        record: Record,
+        number: u64,
+        open: Option<u64>,
+    ) {
+        self.push_own(instance, record, DeviceEffect::Seen { number, open }, None);
     }
 
-    /// The interface behind a descriptor was seen there.
-    pub(super) fn placed(&mut self, slot: Slot, number: u64, link: Place) {
+    /// Writes where the link behind a descriptor is.
+    pub(super) fn record_link(&mut self, instance: GuestInstanceId, number: u64, link: LinkId) {
         if let Some(netns) = link.netns {
-            self.pending.push((slot, Change::Placed { number, at: (netns, link.index) }));
+            self.pending.push((instance, LedgerChange::LinkFound { number, at: (netns, link.index) }));
         }
     }
 
-    /// `at`: when, where the kernel told.
-    pub(super) fn gone(&mut self, slot: Slot, record: Record, number: u64, at: Option<Timestamp>) {
-        self.say(slot, record, Effect::Gone { number }, at);
+    /// `at`: the time of the close, if the kernel reported it.
+    pub(super) fn record_gone(
+        &mut self,
+        instance: GuestInstanceId,
+        record: Record,
+        number: u64,
+        at: Option<Timestamp>,
+    ) {
+        self.push_own(instance, record, DeviceEffect::Gone { number }, at);
     }
 
-    pub(super) fn says(&mut self, slot: Slot, record: Record) {
-        self.say(slot, record, Effect::None, None);
+    pub(super) fn record(&mut self, instance: GuestInstanceId, record: Record) {
+        self.push_own(instance, record, DeviceEffect::None, None);
     }
 
-    fn say(&mut self, slot: Slot, record: Record, effect: Effect, at: Option<Timestamp>) {
+    fn push_own(
+        &mut self,
+        instance: GuestInstanceId,
+        record: Record,
+        effect: DeviceEffect,
+        at: Option<Timestamp>,
+    ) {
         let Some(text) = text(&record, &self.exe) else { return };
         let time = at.unwrap_or_else(Timestamp::now);
-        let row = Row { time, kind: record.record_type().number(), text, logged: None };
-        self.pending.push((slot, Change::Own(Box::new(Own { record, row, effect }))));
+        let row = PendingRecord { time, kind: record.record_type().number(), text, logged: None };
+        self.pending.push((instance, LedgerChange::Own(Box::new(OwnRecord { record, row, effect }))));
     }
 
-    /// All that is known to be held was there at this time.
-    pub(super) fn looked(&mut self, slot: Slot, at: Timestamp) {
-        self.pending.push((slot, Change::Seen(at)));
+    /// All known descriptors of the guest were held at this time.
+    pub(super) fn set_last_seen(&mut self, instance: GuestInstanceId, at: Timestamp) {
+        self.pending.push((instance, LedgerChange::LastSeen(at)));
     }
 
-    pub(super) fn ends(&mut self, slot: Slot, reason: Reason) {
-        self.pending.push((slot, Change::Ends(reason)));
+    pub(super) fn end_guest(&mut self, instance: GuestInstanceId, reason: Reason) {
+        self.pending.push((instance, LedgerChange::Ends(reason)));
     }
 
-    /// Forgets an account that has ended.
-    pub(super) fn forget(&mut self, slot: Slot) {
-        self.keys.guests.remove(&slot);
-        self.keys.opens.remove(&slot);
+    /// Drops the keys of an account that has ended.
+    pub(super) fn forget(&mut self, instance: GuestInstanceId) {
+        self.keys.guests.remove(&instance);
+        self.keys.opens.remove(&instance);
     }
 
-    /// Writes all that is pending, and up to where the log is followed. Returns our own records as a reader of the
-    /// ledger will have them.
+    /// Writes all pending changes, and the checkpoint. Returns our own records as a reader of the
+    /// ledger will get them.
     pub(super) fn commit(&mut self, checkpoint: Option<Checkpoint>) -> Result<Vec<Entry>, WatchError> {
         let checkpoint = checkpoint.filter(|checkpoint| Some(checkpoint) != self.checkpoint.as_ref());
         if self.pending.is_empty() && checkpoint.is_none() {
             return Ok(Vec::new());
         }
-        self.log();
+        self.log_own_records();
         let tx = self.ledger.begin()?;
-        let mut written = Writing { keys: &self.keys, new: Keys::default(), rows: Vec::new() };
-        for (at, (slot, change)) in self.pending.iter().enumerate() {
-            written.apply(&tx, *slot, change, at, (&self.boot, self.own))?;
+        let mut written = TxApplier { keys: &self.keys, new: LedgerKeys::default(), rows: Vec::new() };
+        for (at, (instance, change)) in self.pending.iter().enumerate() {
+            written.apply(&tx, *instance, change, at, (&self.boot, self.own))?;
         }
         if let Some(checkpoint) = &checkpoint {
             tx.follow(checkpoint)?;
         }
-        let Writing { new, rows, .. } = written;
+        let TxApplier { new, rows, .. } = written;
         tx.commit()?;
         self.keys.guests.extend(new.guests);
-        for (slot, opens) in new.opens {
-            opens.into_iter().for_each(|(number, key)| self.keys.opened(slot, number, key));
+        for (instance, opens) in new.opens {
+            opens.into_iter().for_each(|(number, key)| self.keys.opened(instance, number, key));
         }
         self.keys.devices.extend(new.devices);
         if checkpoint.is_some() {
             self.checkpoint = checkpoint;
         }
-        Ok(self.told(&rows))
+        Ok(self.take_committed(&rows))
     }
 
-    /// What was written, as entries; nothing is pending any more.
-    fn told(&mut self, rows: &[(usize, RecordKey)]) -> Vec<Entry> {
+    /// Takes the committed changes, and returns our own records among them as entries.
+    fn take_committed(&mut self, rows: &[(usize, RecordKey)]) -> Vec<Entry> {
         let mut rows = rows.iter().copied().peekable();
         let mut entries = Vec::new();
         for (at, (_, change)) in std::mem::take(&mut self.pending).into_iter().enumerate() {
             let key = rows.next_if(|(of, _)| *of == at).map(|(_, key)| key);
-            if let Change::Own(own) = change {
-                let Own { record, row, effect } = *own;
-                if let Effect::Gone { number } = effect {
+            if let LedgerChange::Own(own) = change {
+                let OwnRecord { record, row, effect } = *own;
+                if let DeviceEffect::Gone { number } = effect {
                     self.keys.devices.remove(&number);
                 }
                 let line = key.map_or(0, RecordKey::row);
@@ -224,8 +248,8 @@ impl Books {
         entries
     }
 
-    /// Tells the kernel's audit of a finding about a guest.
-    pub(super) fn notify(&mut self, finding: &Finding) {
+    /// Writes a finding about a guest to the kernel's audit log.
+    pub(super) fn emit_finding(&mut self, finding: &Finding) {
         let (Some(audit), Some(guest)) = (&mut self.audit, &finding.guest) else { return };
         let (kind, device) = (finding.kind.as_str(), finding.device.as_ref());
         let notice = Notice { guest, mac: finding.mac, device, finding: kind };
@@ -233,17 +257,17 @@ impl Books {
         let kernel =
             |text: String| audit.log(Notice::RECORD_TYPE.number(), &text).map_err(|why| why.to_string());
         if let Err(reason) = text.and_then(kernel) {
-            complain(&mut self.complaints, reason);
+            warn_once(&mut self.warned, reason);
         }
     }
 
-    /// Tells the kernel's audit of our own records, each once.
-    fn log(&mut self) {
-        let mut rows: Vec<&mut Row> = self
+    /// Writes our own pending records to the kernel's audit log, each once.
+    fn log_own_records(&mut self) {
+        let mut rows: Vec<&mut PendingRecord> = self
             .pending
             .iter_mut()
             .filter_map(|(_, change)| match change {
-                Change::Own(own) if own.row.logged.is_none() => Some(&mut own.row),
+                LedgerChange::Own(own) if own.row.logged.is_none() => Some(&mut own.row),
                 _ => None,
             })
             .collect();
@@ -268,7 +292,7 @@ impl Books {
                 }
                 Err(reason) => {
                     let how = reason.to_string();
-                    complain(&mut self.complaints, how.clone());
+                    warn_once(&mut self.warned, how.clone());
                     Logged { how, serial: None }
                 }
             });
@@ -276,18 +300,18 @@ impl Books {
     }
 }
 
-/// How many reasons are remembered.
-const COMPLAINTS: usize = 64;
+/// The most reasons that are logged.
+const MAX_WARNED_REASONS: usize = 64;
 
-/// Says a reason once: each record would repeat it.
-fn complain(said: &mut HashSet<String>, reason: String) {
-    if said.len() < COMPLAINTS && !said.contains(&reason) {
+/// Logs a reason once: each record would repeat it.
+fn warn_once(warned: &mut HashSet<String>, reason: String) {
+    if warned.len() < MAX_WARNED_REASONS && !warned.contains(&reason) {
         warn!("{reason}: the kernel's audit lacks what is seen or found; the ledger has it all the same");
-        said.insert(reason);
+        warned.insert(reason);
     }
 }
 
-/// Makes sure that nobody else watches by this ledger.
+/// Locks the ledger against other watchers.
 fn lock(path: &Path) -> Result<File, WatchError> {
     let failed = |source| WatchError::Lock { path: path.to_owned(), source };
     let file =
@@ -299,14 +323,14 @@ fn lock(path: &Path) -> Result<File, WatchError> {
     }
 }
 
-/// A record as the log has it.
-fn copied(entry: &Entry, record: &Record) -> Option<Row> {
+/// A copy of a record from the log.
+fn copied(entry: &Entry, record: &Record) -> Option<PendingRecord> {
     let text = text(record, Path::new(UNKNOWN))?;
     let logged = Some(Logged { how: "copied".to_owned(), serial: entry.serial });
-    Some(Row { time: entry.time, kind: record.record_type().number(), text, logged })
+    Some(PendingRecord { time: entry.time, kind: record.record_type().number(), text, logged })
 }
 
-/// A record's text. What would be cut is not written: only a name of thousands of bytes makes it so long.
+/// A record's text; none if it would be cut, which only a name of thousands of bytes causes.
 fn text(record: &Record, exe: &Path) -> Option<String> {
     record.text(exe).inspect_err(|error| warn!("{error}; it is not kept")).ok()
 }

@@ -1,9 +1,9 @@
-//! Interfaces with one MAC of which a trail can't tell which was released: those that are gone are
-//! no difference, as long as one is there.
+//! Interfaces that share a MAC, where the trail does not show which one was released. The missing
+//! ones are no difference as long as one of them is held.
 //!
-//! Such interfaces may be of different classes: a tap and a macvtap of one guest may share a MAC,
-//! and a vhost-net goes with either. So all backends of a guest's MAC count together, and a
-//! vhost-net may be gone for each backend that may.
+//! Such interfaces may be of different kinds: a tap and a macvtap of one guest may share a MAC, and
+//! a vhost-net goes with either. So all backends of a guest's MAC count together, and one vhost-net
+//! may be gone for each backend that may be gone.
 
 use std::collections::HashMap;
 
@@ -13,21 +13,20 @@ use uuid::Uuid;
 
 use super::Row;
 
-/// A guest's interface, as far as a MAC names it.
+/// A guest's interface, by the guest's uuid and the MAC.
 type Interface = (Uuid, MacAddr);
 
-/// Leaves out of what is missing all that may have been released. `told` is all that the trail
-/// tells.
-pub(super) fn without_doubtful<'a>(
+/// Removes from `missing` all holdings that may have been released. `expected` has all holdings of
+/// the trail.
+pub(super) fn without_ambiguous<'a>(
     missing: Vec<(&'a Holding, u32)>,
-    told: &[Holding],
+    expected: &[Holding],
     rows: &[Row<'_>],
 ) -> Vec<(&'a Holding, u32)> {
-    // How many backends of each interface may be gone: one of those that are in doubt must be
-    // there.
+    // How many backends of each interface may be gone: one of the ambiguous ones must be there.
     let mut may_be_gone: HashMap<Interface, usize> = HashMap::new();
-    let doubtful = |of: &&Holding| of.state == State::Held && of.certainty == Certainty::Ambiguous;
-    for holding in told.iter().filter(doubtful).filter(|of| !is_vhost(of)) {
+    let ambiguous = |of: &&Holding| of.state == State::Held && of.certainty == Certainty::Ambiguous;
+    for holding in expected.iter().filter(ambiguous).filter(|of| !is_vhost(of)) {
         may_be_gone.entry(interface(holding)).and_modify(|count| *count += 1).or_insert(0);
     }
     let mut vhosts_may_be_gone: HashMap<Interface, usize> = HashMap::new();
@@ -45,8 +44,8 @@ pub(super) fn without_doubtful<'a>(
     }
     for (holding, queues) in vhosts {
         match vhosts_may_be_gone.get_mut(&interface(holding)).filter(|count| **count > 0) {
-            // A vhost-net says nothing of itself: whose it was that is there, and whose is missing,
-            // nobody can tell.
+            // A vhost-net does not show which interface it serves, so it can't be known whose is
+            // there and whose is missing.
             Some(count) if holding.certainty != Certainty::Definitive => *count -= 1,
             _ => left.push((holding, queues)),
         }
@@ -54,8 +53,8 @@ pub(super) fn without_doubtful<'a>(
     left
 }
 
-/// Whether what was matched to a doubtful holding may as well be what this one means: nothing but
-/// their MAC told them apart.
+/// Whether the device that was matched to an ambiguous holding may as well be this holding's: the
+/// two share MAC and kind.
 fn is_exchangeable(holding: &Holding, rows: &[Row<'_>]) -> bool {
     let mut others = rows.iter().filter_map(|row| row.holding);
     holding.certainty == Certainty::Inferred

@@ -1,14 +1,16 @@
-//! Whether the kernel shows that nobody holds a device any more that a QEMU shows no more.
+//! Checks whether the kernel shows that no process holds a device which QEMU does not show any
+//! more.
 //!
-//! A descriptor that is in no table of QEMU's may be held all the same: in flight on a socket, registered with io_uring, sent
-//! to another process, inherited by a child. What shows its end is the kernel's own account of the device:
+//! A descriptor that has left QEMU's table may still be held: in flight on a socket, registered
+//! with io_uring, passed to another process, or inherited by a child. Only the kernel's own state
+//! of the device shows its end:
 //!
 //! - a tap's link is gone, or has no queue attached;
 //! - a macvtap's link is gone: what was opened of it reaches no network any more;
-//! - a macvtap or vhost-net has as many open files on this host, by the count of its driver, as all processes show
-//!   together.
+//! - a macvtap or vhost-net has as many open files on this host, by its driver's count, as all
+//!   processes together show.
 //!
-//! Else a doubt is left, and named.
+//! Otherwise a doubt is recorded.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -20,18 +22,18 @@ use taptrail_kernel::proc::{HeldDevice, HiddenFiles, Holders, driver_open_files}
 use taptrail_ledger::Ledger;
 use taptrail_record::{CloseDoubt, DeviceKind, Rdev};
 
-use super::known::Known;
-use super::sight::Place;
-use crate::scan::Attached;
+use super::known::KnownDescriptor;
+use super::observe::LinkId;
+use crate::scan::TapQueues;
 
-/// Whether the kernel shows the end of a descriptor; if not, what doubt is left.
-pub(super) type ShownEnd<'a> = dyn FnMut(&Known) -> Result<(), Doubt> + 'a;
+/// Checks whether the kernel shows the end of a descriptor; if not, returns the doubt.
+pub(super) type EndCheck<'a> = dyn FnMut(&KnownDescriptor) -> Result<(), Doubt> + 'a;
 
-/// Why an end is not shown.
+/// Why the kernel does not show an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Doubt {
     pub(super) why: CloseDoubt,
-    /// A process that holds the device.
+    /// The pid of a process that holds the device, if one was found.
     pub(super) holder: Option<u32>,
 }
 
@@ -41,23 +43,23 @@ impl From<CloseDoubt> for Doubt {
     }
 }
 
-/// What the kernel shows, looked at once for all that is asked in one round.
+/// The kernel's state of devices, read at most once per look.
 #[derive(Debug)]
 pub(super) struct Evidence {
-    /// The QEMUs that are watched.
+    /// The pids of the watched QEMUs.
     watched: HashSet<u32>,
-    /// Where the ledger is, which knows the other guests.
+    /// The directory of the ledger, which has the guests of our supervisors.
     state: PathBuf,
     supervised: Option<HashSet<u32>>,
     namespaces: Namespaces,
-    visible: HashMap<DeviceKind, Option<Visible>>,
+    visible: HashMap<DeviceKind, Option<VisibleFiles>>,
 }
 
-/// The descriptors of one kind that processes show.
+/// The descriptors of one kind of device that processes show.
 #[derive(Debug)]
-struct Visible {
+struct VisibleFiles {
     holders: Holders,
-    /// Whether they are all that there are, by the driver's count.
+    /// Whether they are all open files of that kind, by the driver's count.
     is_all: bool,
 }
 
@@ -66,16 +68,16 @@ impl Evidence {
         Self { watched, state, supervised: None, namespaces, visible: HashMap::new() }
     }
 
-    /// The namespaces that were met, for the next round.
+    /// Returns the namespaces that were opened, for the next look.
     pub(super) fn namespaces(self) -> Namespaces {
         self.namespaces
     }
 
-    /// Whether it is shown that nobody holds it. `qemu` showed it last, and runs still if it is given.
+    /// Checks whether no process holds a descriptor's device any more. `qemu`: the pid of the QEMU
+    /// that showed it, if it still runs.
     ///
-    /// # Errors
-    /// The doubt that is left.
-    pub(super) fn of_end(&mut self, known: &Known, qemu: Option<u32>) -> Result<(), Doubt> {
+    /// The doubt, if the kernel does not show it.
+    pub(super) fn check_end(&mut self, known: &KnownDescriptor, qemu: Option<u32>) -> Result<(), Doubt> {
         let device = &known.descriptor.device;
         match (device.kind, device.rdev) {
             (DeviceKind::Tun, _) => self.tap(known.link, qemu),
@@ -85,11 +87,11 @@ impl Evidence {
         }
     }
 
-    fn tap(&mut self, place: Option<Place>, qemu: Option<u32>) -> Result<(), Doubt> {
-        let Some(Place { netns: Some(netns), index }) = place else {
+    fn tap(&mut self, link: Option<LinkId>, qemu: Option<u32>) -> Result<(), Doubt> {
+        let Some(LinkId { netns: Some(netns), index }) = link else {
             return Err(CloseDoubt::Uncounted.into());
         };
-        let tap = self.there(netns, |links| Attached::of(links, index));
+        let tap = self.in_netns(netns, |links| TapQueues::of(links, index));
         let Some(Ok(tap)) = tap else { return Err(CloseDoubt::Uncounted.into()) };
         let Some(tap) = tap.filter(|tap| tap.queues > 0) else { return Ok(()) };
         let Some(visible) = self.visible(DeviceKind::Tun) else { return Err(CloseDoubt::Attached.into()) };
@@ -98,13 +100,13 @@ impl Evidence {
             return Err(Doubt { why: CloseDoubt::HeldElsewhere, holder: Some(*pid) });
         }
         let files = shown.open_files().unwrap_or(0);
-        // The others are QEMU's other queues.
+        // The other queues are QEMU's.
         if files >= tap.queues { Ok(()) } else { Err(CloseDoubt::Attached.into()) }
     }
 
-    fn macvtap(&mut self, place: Option<Place>, rdev: Rdev, qemu: Option<u32>) -> Result<(), Doubt> {
-        if let Some(Place { netns: Some(netns), index }) = place {
-            let is_gone = self.there(netns, |links| {
+    fn macvtap(&mut self, link: Option<LinkId>, rdev: Rdev, qemu: Option<u32>) -> Result<(), Doubt> {
+        if let Some(LinkId { netns: Some(netns), index }) = link {
+            let is_gone = self.in_netns(netns, |links| {
                 let link = links.by_index(index)?;
                 Ok(link.is_none_or(|link| link.kind.as_deref() != Some("macvtap")))
             });
@@ -124,7 +126,7 @@ impl Evidence {
         let known = self.guests().clone();
         let Some(visible) = self.visible(DeviceKind::VhostNet) else { return Err(CloseDoubt::Unseen.into()) };
         visible.shows_all(qemu)?;
-        // One says nothing of itself: whoever is no guest may have a copy.
+        // A vhost-net does not show what it serves: a process that is no guest may have a copy.
         let is_strange = |(pid, ..): &&(u32, u32, HeldDevice)| !known.contains(pid) && Some(*pid) != qemu;
         match visible.holders.found.iter().find(is_strange) {
             Some((pid, ..)) => Err(Doubt { why: CloseDoubt::Uncounted, holder: Some(*pid) }),
@@ -132,7 +134,7 @@ impl Evidence {
         }
     }
 
-    /// The processes that hold devices by right: the QEMUs that are watched, and those of the ledger with their supervisors.
+    /// The pids that may hold devices: the watched QEMUs, and the ledger's QEMUs and supervisors.
     fn guests(&mut self) -> &HashSet<u32> {
         let Self { watched, state, supervised, .. } = self;
         supervised.get_or_insert_with(|| {
@@ -146,12 +148,12 @@ impl Evidence {
         })
     }
 
-    fn visible(&mut self, kind: DeviceKind) -> Option<&Visible> {
-        self.visible.entry(kind).or_insert_with(|| Visible::of(kind)).as_ref()
+    fn visible(&mut self, kind: DeviceKind) -> Option<&VisibleFiles> {
+        self.visible.entry(kind).or_insert_with(|| VisibleFiles::of(kind)).as_ref()
     }
 
-    /// Asks in a network namespace; none where there is no way into it.
-    fn there<T: Send>(
+    /// Runs `ask` in a network namespace; none if it cannot be entered.
+    fn in_netns<T: Send>(
         &mut self,
         netns: u64,
         ask: impl FnOnce(&mut Links) -> Result<T, LinkError> + Send,
@@ -160,21 +162,21 @@ impl Evidence {
         if NetNs::own().is_ok_and(|own| own.inode() == netns) {
             return Some(ask());
         }
-        self.namespaces.meet(netns)?.enter(ask).ok()
+        self.namespaces.find_or_open(netns)?.enter(ask).ok()
     }
 }
 
-impl Visible {
+impl VisibleFiles {
     fn of(kind: DeviceKind) -> Option<Self> {
         let count = || driver_open_files(kind).map(|files| usize::try_from(files).unwrap_or(usize::MAX));
         let before = count();
         let holders = Holders::of(kind).ok()?;
-        // A tap's link counts its own.
+        // A tap's open files are counted by its link.
         let is_all = before.is_some() && before == holders.open_files().ok() && before == count();
         Some(Self { holders, is_all })
     }
 
-    /// Whether nobody can hold one that is not shown.
+    /// Checks that there is no open file that no process shows.
     fn shows_all(&self, qemu: Option<u32>) -> Result<(), Doubt> {
         if self.is_all {
             return Ok(());
@@ -193,8 +195,8 @@ impl Visible {
 pub(super) struct Namespaces(HashMap<u64, NetNs>);
 
 impl Namespaces {
-    /// The one with this inode; none where it can't be seen.
-    fn meet(&mut self, inode: u64) -> Option<&NetNs> {
+    /// The namespace with this inode; none if it can't be found.
+    fn find_or_open(&mut self, inode: u64) -> Option<&NetNs> {
         match self.0.entry(inode) {
             Entry::Occupied(known) => Some(known.into_mut()),
             Entry::Vacant(unknown) => {
@@ -203,13 +205,13 @@ impl Namespaces {
         }
     }
 
-    /// Keeps these, and no others; our own needs not be kept.
+    /// Keeps these namespaces open, and closes the others. Our own need not be kept.
     pub(super) fn keep(&mut self, wanted: impl Iterator<Item = u64>) {
         let own = NetNs::own().ok().map(|own| own.inode());
         let wanted: HashSet<u64> = wanted.filter(|inode| Some(*inode) != own).collect();
         self.0.retain(|inode, _| wanted.contains(inode));
         for inode in wanted {
-            self.meet(inode);
+            self.find_or_open(inode);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Taps that have more open files attached than processes show.
 //!
-//! The kernel counts what is attached to a tap, wherever its descriptors are. A file in flight on a socket, or
-//! registered with io_uring, is in no process's table.
+//! The kernel counts the files that are attached to a tap, wherever their descriptors are. A file
+//! in flight on a socket, or registered with io_uring, is in no process's table.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,40 +10,41 @@ use taptrail_kernel::netns::NetNs;
 use taptrail_kernel::proc::{HeldDevice, HeldKind, HiddenFiles, Holders, ProcessId};
 use taptrail_record::{DeviceKind, Rdev};
 
-use super::places::Behind;
-use super::{Held, Holder};
+use super::netns::HostLink;
+use super::{Holder, ScannedDevice};
 
-/// The path of a tap's node, where no process shows by which it was opened.
+/// The path of a tap's node. No process shows by which path a hidden tap was opened.
 const DEV_NET_TUN: &str = "/dev/net/tun";
 
 /// A tap with open files that no process shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unshown {
+pub struct HiddenTap {
     /// The tap, without a descriptor.
-    pub held: Held,
-    /// How many open files there are more than processes show.
+    pub held: ScannedDevice,
+    /// How many open files the kernel counts beyond those that processes show.
     pub queues: u32,
 }
 
-/// A process that keeps open files where they can't be looked at.
+/// A process with open files that can't be inspected: in flight on its sockets, or registered with
+/// io_uring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keeper {
+pub struct HidingProcess {
     /// Which process.
     pub pid: u32,
-    /// How many, and how.
+    /// How many files are in flight, and how many are registered.
     pub files: HiddenFiles,
 }
 
 /// A tap as the kernel counts it.
 #[derive(Debug)]
-pub(crate) struct Attached {
+pub(crate) struct TapQueues {
     pub(crate) name: String,
     /// How many open files are attached to it.
     pub(crate) queues: usize,
 }
 
-impl Attached {
-    /// What is attached to a tap now; none where there is no such tap.
+impl TapQueues {
+    /// Reads how many files are attached to a tap now; none where there is no such tap.
     pub(crate) fn of(links: &mut Links, index: u32) -> Result<Option<Self>, LinkError> {
         let is_tap = |link: &Link| link.tun.is_some();
         let Some(link) = links.by_index(index)?.filter(is_tap) else { return Ok(None) };
@@ -53,7 +54,7 @@ impl Attached {
         Ok(Some(Self { name: link.name, queues }))
     }
 
-    /// The descriptors of it among these.
+    /// Those of `holders` that are this tap's descriptors.
     pub(crate) fn shown(&self, netns: u64, holders: &Holders) -> Holders {
         let is_its = |(pid, thread, held): &&(u32, u32, HeldDevice)| {
             held.ifname.as_ref().is_some_and(|ifname| ifname.as_str() == self.name)
@@ -63,16 +64,16 @@ impl Attached {
     }
 }
 
-/// The network namespace of a tap's link, as far as its descriptor or its process tells.
+/// The network namespace of a tap's link: asked of its descriptor, or else that of its thread.
 fn namespace(pid: u32, thread: u32, held: &HeldDevice) -> Option<u64> {
-    let told = || NetNs::of_tap(ProcessId::of(pid)?, held.fd);
-    // A pidfd means the first thread's descriptors.
-    let tap = if thread == pid { told().ok() } else { None };
+    let of_tap = || NetNs::of_tap(ProcessId::of(pid)?, held.fd);
+    // A pidfd refers to the descriptor table of the process's first thread.
+    let tap = if thread == pid { of_tap().ok() } else { None };
     tap.or_else(|| NetNs::of(thread).ok()).map(|netns| netns.inode())
 }
 
-/// Looks for them in all network namespaces that can be seen.
-pub(super) fn find(holders: &[Holder]) -> Vec<Unshown> {
+/// Looks for hidden taps in all network namespaces that can be entered.
+pub(super) fn find(holders: &[Holder]) -> Vec<HiddenTap> {
     let mut suspected = Vec::new();
     for space in NetNs::all() {
         let netns = space.inode();
@@ -83,28 +84,29 @@ pub(super) fn find(holders: &[Holder]) -> Vec<Unshown> {
                 let shown = shown(netns, &link.name, holders);
                 match tun.queues {
                     Some(queues) => queues > shown,
-                    // A persistent one may have none.
+                    // The kernel does not say how many queues it has; a persistent tap may have
+                    // none.
                     None => shown == 0,
                 }
             })
         };
         let found = links.iter().filter(|link| is_suspected(link));
         suspected.extend(found.map(|link| {
-            (netns, link.index, Behind::of(link, |index| links.iter().find(|link| link.index == index)))
+            (netns, link.index, HostLink::of(link, |index| links.iter().find(|link| link.index == index)))
         }));
     }
     confirm(suspected)
 }
 
-/// What is so still when it is looked at again: a tap may have come or gone meanwhile.
-fn confirm(suspected: Vec<(u64, u32, Behind)>) -> Vec<Unshown> {
+/// Keeps what is still so on a second look: a tap may have come or gone in between.
+fn confirm(suspected: Vec<(u64, u32, HostLink)>) -> Vec<HiddenTap> {
     if suspected.is_empty() {
         return Vec::new();
     }
     let spaces: HashMap<u64, NetNs> = NetNs::all().map(|space| (space.inode(), space)).collect();
     let ask = |netns: &u64, index: u32| {
         let space = spaces.get(netns)?;
-        let ask = || Links::open().and_then(|mut links| Attached::of(&mut links, index)).ok().flatten();
+        let ask = || Links::open().and_then(|mut links| TapQueues::of(&mut links, index)).ok().flatten();
         within(space, ask).flatten()
     };
     let before: Vec<_> = suspected.iter().map(|(netns, index, _)| ask(netns, *index)).collect();
@@ -115,7 +117,7 @@ fn confirm(suspected: Vec<(u64, u32, Behind)>) -> Vec<Unshown> {
         let Ok(files) = after.shown(netns, &holders).open_files() else { continue };
         let queues = before.queues.min(after.queues).saturating_sub(files);
         let Some(queues) = u32::try_from(queues).ok().filter(|queues| *queues > 0) else { continue };
-        let held = Held {
+        let held = ScannedDevice {
             kind: HeldKind::Raw(DeviceKind::Tun),
             path: DEV_NET_TUN.into(),
             rdev: Rdev::TUN,
@@ -124,18 +126,18 @@ fn confirm(suspected: Vec<(u64, u32, Behind)>) -> Vec<Unshown> {
             behind: Some(behind),
             descriptors: Vec::new(),
         };
-        all.push(Unshown { held, queues });
+        all.push(HiddenTap { held, queues });
     }
     all
 }
 
-/// The processes that keep open files where they can't be looked at.
-pub(super) fn keepers(pids: &[u32]) -> Vec<Keeper> {
+/// The processes with open files that can't be inspected.
+pub(super) fn hiding_processes(pids: &[u32]) -> Vec<HidingProcess> {
     let files = |pid: &u32| HiddenFiles::of(*pid).ok().filter(|files| files.any());
-    pids.iter().filter_map(|pid| Some(Keeper { pid: *pid, files: files(pid)? })).collect()
+    pids.iter().filter_map(|pid| Some(HidingProcess { pid: *pid, files: files(pid)? })).collect()
 }
 
-/// How many open files of a tap these show.
+/// How many open files of a tap these holders show.
 fn shown(netns: u64, name: &str, holders: &[Holder]) -> u32 {
     let (mut files, mut others) = (HashSet::new(), 0);
     for holder in holders {
@@ -156,7 +158,7 @@ fn shown(netns: u64, name: &str, holders: &[Holder]) -> u32 {
     u32::try_from(files.len() + others).unwrap_or(u32::MAX)
 }
 
-/// Asks in a network namespace; none where there is no way into it.
+/// Runs `ask` in a network namespace; none if it cannot be entered.
 fn within<T: Send>(space: &NetNs, ask: impl FnOnce() -> T + Send) -> Option<T> {
     let is_own = NetNs::own().is_ok_and(|own| own.inode() == space.inode());
     if is_own { Some(ask()) } else { space.enter(ask).ok() }

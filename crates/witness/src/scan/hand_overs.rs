@@ -1,27 +1,27 @@
-//! What supervisors are about right now, as the ledger has it: a step that is intended and has no outcome.
+//! Hand-overs that are under way: in the ledger, a step has its intent and no outcome yet.
 
 use taptrail_kernel::proc::{HeldKind, ProcessId, boot_id};
 use taptrail_ledger::{Guest, Ledger, LedgerError, Process, Step};
 use taptrail_record::{Device, DeviceKind};
 
-use super::{Held, Holder, Sources};
+use super::{Holder, ScannedDevice, Sources};
 
-/// A guest that is being given devices by its supervisor, which lives.
+/// A guest whose supervisor is giving devices to it now. The supervisor is alive.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnderWay {
-    /// Who opens them.
+pub struct PendingHandOver {
+    /// The supervisor, which opens the devices.
     pub supervisor: ProcessId,
-    /// Who gets them, once it runs.
+    /// The QEMU that gets them, once it runs.
     pub qemu: Option<ProcessId>,
-    /// What is open on record and not granted yet.
+    /// Devices with a recorded open and no grant yet.
     pub opened: Vec<Device>,
 }
 
-impl UnderWay {
-    /// Whether this is why a process holds a device.
-    pub fn explains(&self, holder: &Holder, held: &Held) -> bool {
+impl PendingHandOver {
+    /// Whether this hand-over explains why a process holds a device.
+    pub fn explains(&self, holder: &Holder, held: &ScannedDevice) -> bool {
         let HeldKind::Raw(kind) = held.kind else { return false };
-        // A supervisor holds nothing but what it is about to hand over.
+        // A supervisor holds only devices that it is about to hand over.
         if holder.process == self.supervisor {
             return true;
         }
@@ -34,8 +34,8 @@ impl UnderWay {
     }
 }
 
-/// What is under way. What can't be read tells nothing.
-pub(super) fn read(sources: &Sources) -> Vec<UnderWay> {
+/// Reads the hand-overs from the ledger; none if it can't be read.
+pub(super) fn read(sources: &Sources) -> Vec<PendingHandOver> {
     let Some(ledger) = sources.state.as_deref().and_then(|state| Ledger::open_to_read(state).ok()) else {
         return Vec::new();
     };
@@ -45,7 +45,7 @@ pub(super) fn read(sources: &Sources) -> Vec<UnderWay> {
     ours.filter_map(|guest| of_guest(&ledger, &guest).ok().flatten()).collect()
 }
 
-fn of_guest(ledger: &Ledger, guest: &Guest) -> Result<Option<UnderWay>, LedgerError> {
+fn of_guest(ledger: &Ledger, guest: &Guest) -> Result<Option<PendingHandOver>, LedgerError> {
     let gives = |step| matches!(step, Step::Start | Step::Open | Step::HandOver);
     if !ledger.live_steps(guest.key)?.iter().any(|step| gives(step.step)) {
         return Ok(None);
@@ -56,7 +56,7 @@ fn of_guest(ledger: &Ledger, guest: &Guest) -> Result<Option<UnderWay>, LedgerEr
     }
     let opened = ledger.live_devices(guest.key)?.into_iter().filter(|device| !device.granted);
     let opened = opened.map(|device| device.device).collect();
-    Ok(Some(UnderWay { supervisor, qemu: guest.qemu.map(process), opened }))
+    Ok(Some(PendingHandOver { supervisor, qemu: guest.qemu.map(process), opened }))
 }
 
 fn process(of: Process) -> ProcessId {

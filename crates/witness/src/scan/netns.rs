@@ -1,4 +1,4 @@
-//! Where interfaces are: which network namespace, on which bridge or lower link.
+//! Finds the host links behind devices: their network namespace, and their bridge or lower link.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
@@ -8,27 +8,27 @@ use taptrail_kernel::netns::NetNs;
 use taptrail_kernel::proc::{HeldDevice, HeldKind, ProcessId};
 use taptrail_record::{DeviceKind, MacAddr, Rdev};
 
-use super::{Held, Holder};
+use super::{Holder, ScannedDevice};
 
-/// An interface as rtnetlink describes it.
+/// A host interface as rtnetlink describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Behind {
-    /// Its number in its network namespace.
+pub struct HostLink {
+    /// Its index in its network namespace.
     pub index: u32,
-    /// Its Ethernet address: a macvtap's is the guest's, a tap's mostly the guest's with FE in front.
+    /// Its Ethernet address: a macvtap has the guest's, a tap mostly the guest's with FE in front.
     pub mac: Option<MacAddr>,
-    /// Set up by its administrator.
+    /// Whether it is administratively up (`IFF_UP`).
     pub up: bool,
     /// The bridge, or other link, that it is a port of.
     pub master: Option<String>,
-    /// The link that it stands on.
+    /// Its lower link, such as the NIC under a macvtap.
     pub lower: Option<String>,
     /// Whether it carries Ethernet frames; a VPN's tun carries IP packets.
     pub ethernet: bool,
 }
 
-impl Behind {
-    /// A link, and those of its namespace by their numbers.
+impl HostLink {
+    /// Describes a link. `by_index` finds the other links of its namespace.
     pub(super) fn of<'a>(link: &Link, by_index: impl Fn(u32) -> Option<&'a Link>) -> Self {
         let name =
             |index| by_index(index).map_or_else(|| format!("number {index}"), |other| other.name.clone());
@@ -43,50 +43,51 @@ impl Behind {
     }
 }
 
-/// The network namespaces that one scan meets, each looked into once.
+/// The network namespaces that one scan meets, each read once.
 #[derive(Debug, Default)]
-pub(super) struct Places {
+pub(super) struct NetnsCache {
     spaces: HashMap<u64, NetNs>,
-    /// None where we may not look.
-    links: HashMap<u64, Option<Space>>,
+    /// By inode; none for a namespace that can't be entered.
+    links: HashMap<u64, Option<NetnsLinks>>,
 }
 
 /// The links of one network namespace.
 #[derive(Debug)]
-struct Space {
+struct NetnsLinks {
     links: HashMap<u32, Link>,
     taps: HashMap<String, u32>,
     macvtaps: HashMap<Rdev, u32>,
 }
 
-impl Places {
-    /// The namespace of a process.
+impl NetnsCache {
+    /// The inode of a process's network namespace.
     pub(super) fn of_process(&mut self, pid: u32) -> Option<u64> {
-        Some(self.meet(NetNs::of(pid).ok()?))
+        Some(self.remember(NetNs::of(pid).ok()?))
     }
 
-    /// The namespace of a tap's interface, where the kernel tells it; of other devices none.
+    /// The inode of the network namespace of a tap's link, if the kernel says which; none for other
+    /// devices.
     pub(super) fn of_tap(
         &mut self,
         process: ProcessId,
         thread: u32,
         held: &HeldDevice<HeldKind>,
     ) -> Option<u64> {
-        // A pidfd means the first thread's descriptors.
-        let told = held.kind == HeldKind::Raw(DeviceKind::Tun) && held.ifname.is_some();
-        if !told || thread != process.pid {
+        // A pidfd refers to the descriptor table of the process's first thread.
+        let has_link = held.kind == HeldKind::Raw(DeviceKind::Tun) && held.ifname.is_some();
+        if !has_link || thread != process.pid {
             return None;
         }
-        Some(self.meet(NetNs::of_tap(process, held.fd).ok()?))
+        Some(self.remember(NetNs::of_tap(process, held.fd).ok()?))
     }
 
-    fn meet(&mut self, space: NetNs) -> u64 {
+    fn remember(&mut self, space: NetNs) -> u64 {
         let inode = space.inode();
         self.spaces.entry(inode).or_insert(space);
         inode
     }
 
-    /// Finds what is behind each device; tells for how many it can't be seen.
+    /// Finds the link behind each device. Returns for how many devices it could not be looked up.
     pub(super) fn find(&mut self, holders: &mut [Holder]) -> usize {
         let mut unseen = 0;
         for holder in holders {
@@ -102,9 +103,11 @@ impl Places {
         unseen
     }
 
-    /// Tells whether all was seen that may have been it: a link can be gone, and its device still open.
-    fn tap(&mut self, held: &mut Held, process: Option<u64>) -> bool {
-        // Where the kernel does not tell, most are where their process is.
+    /// Finds a tap's link. Returns whether every namespace where it may be was read: a link can be
+    /// gone while its device is still open.
+    fn tap(&mut self, held: &mut ScannedDevice, process: Option<u64>) -> bool {
+        // If the kernel does not say where the link is, it is most likely in the process's
+        // namespace.
         let Some(netns) = held.netns.or(process) else { return false };
         let Some(space) = self.space(netns) else { return false };
         let index = held.ifname.as_ref().and_then(|name| space.taps.get(name.as_str()));
@@ -112,12 +115,12 @@ impl Places {
             return held.netns.is_some();
         };
         held.netns = Some(netns);
-        held.behind = Some(Behind::of(link, |index| space.links.get(&index)));
+        held.behind = Some(HostLink::of(link, |index| space.links.get(&index)));
         true
     }
 
-    /// A macvtap's interface is known by its number: the node's path may be another namespace's.
-    fn macvtap(&mut self, held: &mut Held, process: Option<u64>) -> bool {
+    /// Finds a macvtap's link by its device number: the node's path may be from another namespace.
+    fn macvtap(&mut self, held: &mut ScannedDevice, process: Option<u64>) -> bool {
         let others = self.spaces.keys().copied().filter(|inode| Some(*inode) != process);
         let others: BTreeSet<u64> = others.collect();
         let mut all = process.is_some();
@@ -130,27 +133,27 @@ impl Places {
             let Some(link) = space.links.get(index) else { continue };
             held.ifname = link.name.parse().ok();
             held.netns = Some(netns);
-            held.behind = Some(Behind::of(link, |index| space.links.get(&index)));
+            held.behind = Some(HostLink::of(link, |index| space.links.get(&index)));
             return true;
         }
         all
     }
 
-    fn space(&mut self, netns: u64) -> Option<&Space> {
+    fn space(&mut self, netns: u64) -> Option<&NetnsLinks> {
         match self.links.entry(netns) {
             Entry::Occupied(known) => known.into_mut().as_ref(),
             Entry::Vacant(unknown) => {
-                let space = self.spaces.get(&netns).and_then(Space::look);
+                let space = self.spaces.get(&netns).and_then(NetnsLinks::look);
                 unknown.insert(space).as_ref()
             }
         }
     }
 }
 
-impl Space {
+impl NetnsLinks {
     fn look(space: &NetNs) -> Option<Self> {
         let here = NetNs::own().is_ok_and(|own| own.inode() == space.inode());
-        // Our own needs no right to enter it.
+        // Our own namespace can be read without the right to enter it.
         if here { Self::here() } else { space.enter(Self::here).ok()? }
     }
 

@@ -1,4 +1,4 @@
-//! What a trail tells, as far as it concerns what is held now.
+//! The state that a trail says should be there, as far as it concerns devices that are held now.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -10,47 +10,47 @@ use uuid::Uuid;
 
 use crate::scan::Scan;
 
-/// How many other hosts' names are kept.
-const MOST_HOSTS: usize = 16;
+/// The most names of other hosts that are kept.
+const MAX_OTHER_HOSTS: usize = 16;
 
-/// What a trail tells of this host, up to its end.
+/// The state of this host at the end of a trail.
 #[derive(Debug, Clone, Default)]
-pub struct Told {
-    /// What is held, what was opened and not granted yet, and of what was released the latest of each
-    /// interface of interest.
+pub struct ExpectedState {
+    /// Holdings that are held; opens without a grant; and for each interface of interest its latest
+    /// released holding.
     pub holdings: Vec<Holding>,
-    /// Where a watcher has seen held what no record grants, or what was told as released: the trail tells it
-    /// as held, too.
+    /// Findings of a watcher that saw a device held without a grant, or after its release. The
+    /// trail has such a device as held, too.
     pub objections: Vec<Finding>,
-    /// The time of its first record.
+    /// The time of the trail's first entry.
     pub begins: Option<Timestamp>,
-    /// Up to when it lacks a stretch of records: the last one.
+    /// The end of its last gap: records before it are missing.
     pub lacks: Option<Timestamp>,
-    /// Other hosts that it tells of, the first few.
+    /// Other hosts in the trail, the first few.
     pub others: BTreeSet<Arc<str>>,
-    /// Of how many records.
+    /// How many records were read.
     pub records: u64,
 }
 
-impl Told {
-    /// What speaks against a holding that is told as held.
+impl ExpectedState {
+    /// The finding that contradicts a holding which the trail has as held.
     pub(super) fn objection(&self, holding: &Holding) -> Option<&Finding> {
         self.objections.iter().find(|finding| {
             finding.guest.as_ref().is_some_and(|guest| guest.uuid == holding.guest.uuid)
                 && finding.mac == Some(holding.mac)
                 && finding.device.as_ref() == Some(&holding.device)
-                // What was opened after it is another one of that name.
+                // A device that was opened after the finding is another one of that name.
                 && holding.opened.is_none_or(|opened| opened <= finding.time)
         })
     }
 }
 
-/// Which hosts' records are this one's.
+/// Which hosts' records are about this host.
 #[derive(Debug, Clone)]
 pub enum Hosts {
-    /// All: a trail that was named is about this host, whatever it calls it.
+    /// All: a trail that the user named is about this host, whatever it calls it.
     Any,
-    /// This name, with or without a domain.
+    /// Those with this name, with or without a domain.
     Named(String),
 }
 
@@ -63,18 +63,18 @@ impl Hosts {
     }
 }
 
-/// What a scan sees, as far as it says which ends of a trail are worth keeping: a trail has thousands, and
-/// those of guests that are gone concern nobody.
+/// The guests, pids and MACs that a scan has seen. Only their released holdings are worth keeping:
+/// a trail has thousands of others, of guests that are gone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Interest {
     guests: HashSet<Uuid>,
     pids: HashSet<u32>,
-    /// In the shape that the host's side has.
+    /// As the host's side has them.
     macs: HashSet<MacAddr>,
 }
 
 impl Interest {
-    /// What this scan sees.
+    /// The interest of this scan.
     pub fn of(scan: &Scan) -> Self {
         let mut interest = Self::default();
         for holder in &scan.holders {
@@ -83,12 +83,12 @@ impl Interest {
             let behind = holder.devices.iter().filter_map(|held| held.behind.as_ref());
             interest.macs.extend(behind.filter_map(|behind| behind.mac).map(MacAddr::host_side));
         }
-        let hidden = scan.unshown.iter().filter_map(|of| of.held.behind.as_ref()?.mac);
+        let hidden = scan.hidden_taps.iter().filter_map(|of| of.held.behind.as_ref()?.mac);
         interest.macs.extend(hidden.map(MacAddr::host_side));
         interest
     }
 
-    /// Whether whatever concerns `other` was kept for this.
+    /// Whether everything that concerns `other` was kept for this.
     pub fn covers(&self, other: &Self) -> bool {
         other.guests.is_subset(&self.guests)
             && other.pids.is_subset(&self.pids)
@@ -102,9 +102,9 @@ impl Interest {
     }
 }
 
-/// Reads a trail, and keeps what concerns what is held now.
+/// Reads a trail and keeps what concerns devices that are held now.
 #[derive(Debug)]
-pub struct Reader {
+pub struct ExpectedStateReader {
     hosts: Hosts,
     interest: Interest,
     trail: Trail,
@@ -115,8 +115,8 @@ pub struct Reader {
     others: BTreeSet<Arc<str>>,
 }
 
-impl Reader {
-    /// One that keeps the ends that are of interest.
+impl ExpectedStateReader {
+    /// A reader that keeps released holdings only as far as they are of interest.
     pub fn new(hosts: Hosts, interest: Interest) -> Self {
         Self {
             hosts,
@@ -130,10 +130,10 @@ impl Reader {
         }
     }
 
-    /// Takes the next entry, in the order of their times.
+    /// Takes the next entry. Entries come in the order of their times.
     pub fn feed(&mut self, entry: &Entry) {
         if !self.hosts.has(&entry.host) {
-            if self.others.len() < MOST_HOSTS {
+            if self.others.len() < MAX_OTHER_HOSTS {
                 self.others.insert(Arc::clone(&entry.host));
             }
             return;
@@ -161,13 +161,13 @@ impl Reader {
         }
     }
 
-    /// A ledger tells what its supervisors have in hand, once all of it has been fed.
+    /// Takes the steps that a ledger's supervisors have in hand, after all entries have been fed.
     pub fn in_hand(&mut self, steps: &StepsInProgress) {
         self.trail.set_steps_in_progress(steps);
     }
 
-    /// What it tells. `now`: the records until then were read.
-    pub fn finish(mut self, now: Timestamp) -> Told {
+    /// The state at the end. `now`: all records until then were read.
+    pub fn finish(mut self, now: Timestamp) -> ExpectedState {
         self.trail.cover_all(now);
         let rest = self.trail.finish();
         let mut holdings: Vec<_> = self.released.into_values().collect();
@@ -178,7 +178,7 @@ impl Reader {
         }));
         let objections = self.objections.into_values().collect();
         let (begins, lacks, others) = (self.begins, self.lacks, self.others);
-        Told { holdings, objections, begins, lacks, others, records: rest.input.records }
+        ExpectedState { holdings, objections, begins, lacks, others, records: rest.input.records }
     }
 }
 
