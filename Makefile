@@ -21,7 +21,7 @@ test: ## Everything that must hold: lints, unit, property and end-to-end tests
 	@scripts/setup test
 	@scripts/test
 
-test-kernels: ## What needs a vhost-net, on every kernel of the list in xtask/src/vm/kernels.rs
+test-kernels: ## What needs a vhost-net, on every kernel of the list in xtask/src/kernels.rs
 	@scripts/setup test
 	@for kernel in $$(cargo xtask kernels); do echo "== $$kernel"; scripts/test-vm --kernel $$kernel || exit; done
 

@@ -30,7 +30,7 @@ fuzz_target!(|input: (bool, Vec<u8>)| {
     }
     let second = Duration::from_secs(1);
     let begun = Instant::now();
-    if let Ok(mut monitor) = Monitor::over(ours, begun + second) {
+    if let Ok(mut monitor) = Monitor::from_stream(ours, begun + second) {
         let _ = monitor.wait_event(begun + second, &[], |event| event.name == "SHUTDOWN");
         for _ in 0..3 {
             let poisoned = monitor.poisoned().is_some();

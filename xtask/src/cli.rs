@@ -7,9 +7,9 @@ use std::time::Duration;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 
+use crate::kernels::KERNELS;
 use crate::libvirt;
 use crate::suites::SUITES;
-use crate::vm::KERNELS;
 
 /// Chores of this repository.
 #[derive(Debug, Parser)]
@@ -45,7 +45,7 @@ pub(crate) enum Chore {
 #[derive(Debug, Args)]
 #[command(after_long_help = AFTER)]
 pub(crate) struct VmArguments {
-    /// Which of Debian's kernels (the list is in xtask/src/vm/kernels.rs)
+    /// Which of Debian's kernels (the list is in xtask/src/kernels.rs)
     #[arg(long, value_name = "NAME", default_value = KERNELS[0].name, value_parser = kernel_names())]
     pub(crate) kernel: String,
 
@@ -121,7 +121,7 @@ pub(crate) struct RecordArguments {
     #[arg(long, value_name = "SCENARIO", value_parser = scenario_names())]
     pub(crate) only: Vec<String>,
 
-    /// Debian kernel to boot (the list is in xtask/src/vm/kernels.rs)
+    /// Debian kernel to boot (the list is in xtask/src/kernels.rs)
     #[arg(long, value_name = "NAME", default_value = KERNELS[0].name, value_parser = kernel_names())]
     pub(crate) kernel: String,
 
@@ -156,14 +156,14 @@ Examples:
 
 /// Write a Linux system for guests: a kernel and the archive that it begins with, for QEMU's -kernel and -initrd.
 ///
-/// It gives each of its NICs an address that the MAC tells, 10.0.NN.HH/24 for 52:54:00:00:NN:HH, says so on its serial
+/// It gives each of its NICs an address derived from its MAC, 10.0.NN.HH/24 for 52:54:00:00:NN:HH, says so on its serial
 /// console, lets go of NICs that are unplugged, and ends when its power button is pressed.
 ///
 /// The kernel is the one that `vm` boots.
 #[derive(Debug, Args)]
 #[command(after_long_help = FILES)]
 pub(crate) struct LinuxGuestArguments {
-    /// Which of Debian's kernels (the list is in xtask/src/vm/kernels.rs)
+    /// Which of Debian's kernels (the list is in xtask/src/kernels.rs)
     #[arg(long, value_name = "NAME", default_value = KERNELS[0].name, value_parser = kernel_names())]
     pub(crate) kernel: String,
 

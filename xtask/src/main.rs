@@ -4,6 +4,7 @@
 
 mod agent;
 mod cli;
+mod kernels;
 mod libvirt;
 mod suites;
 mod vm;
@@ -16,7 +17,8 @@ use clap::Parser;
 
 use crate::cli::{Chore, Cli};
 
-/// When the chore itself failed, and not the command that it ran; as env(1) and podman(1) have it.
+/// The exit status if the chore itself failed, and not the command that it ran; as of env(1) and
+/// podman(1).
 const FAILED: u8 = 125;
 
 fn main() -> ExitCode {

@@ -1,6 +1,7 @@
-//! The Debian releases whose libvirt can be recorded. One more line in [`SUITES`] is one more version of libvirt.
+//! The Debian releases whose libvirt can be recorded. One more line in [`SUITES`] is one more
+//! version of libvirt.
 
-/// A Debian release, reduced to what records libvirt: a root file system for the virtual machine.
+/// A Debian release, as a minimal root file system for recording libvirt in the virtual machine.
 #[derive(Debug)]
 pub(crate) struct Suite {
     /// What `--suite` calls it.
@@ -45,11 +46,11 @@ pub(crate) struct Helper {
 
 const VIRTLOGD: Helper = Helper { program: "/usr/sbin/virtlogd", socket: "/run/libvirt/virtlogd-sock" };
 
-/// What Debian packages, though it builds the others, too.
+/// The daemons that Debian packages, though it builds the others, too.
 const MONOLITHIC: Daemons =
     Daemons { main: "/usr/sbin/libvirtd", helpers: &[VIRTLOGD], uri: "qemu:///system" };
 
-/// What other distributions package, and libvirt's own build makes.
+/// The daemons that other distributions package, and that libvirt's own build creates.
 const MODULAR: Daemons = Daemons {
     main: "/usr/sbin/virtqemud",
     helpers: &[
@@ -89,7 +90,8 @@ pub(crate) const SUITES: &[Suite] = &[
 /// The daemons of this machine's own libvirt, which is recorded when no suite is named.
 pub(crate) const INSTALLED: &Daemons = &MONOLITHIC;
 
-/// What every root file system has beside libvirt: a shell, the devices' tools, QEMU with its firmware, and auditd.
+/// The packages of every root file system in addition to libvirt: a shell, the devices' tools, QEMU
+/// with its firmware, and auditd.
 const SYSTEM: &[&str] = &[
     "auditd",
     "base-files",

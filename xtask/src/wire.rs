@@ -1,4 +1,4 @@
-//! What the two ends say to each other over one virtio-serial port: frames of a kind, a length and bytes.
+//! The protocol over one virtio-serial port: frames of a kind, a length and bytes.
 //!
 //! ```text
 //! host                                   virtual machine
@@ -8,7 +8,7 @@
 //!      ◀────────────────────────────── Status (last)
 //! ```
 //!
-//! One port, so that all output is here when the status is.
+//! There is one port, so that all output arrives before the status.
 
 use std::io::{self, Read, Write};
 
@@ -33,9 +33,9 @@ pub(crate) enum Kind {
     Argument = b'a',
     /// `NAME=VALUE`.
     Variable = b'v',
-    /// All was said.
+    /// The end of the request.
     Run = b'r',
-    /// A part of the command's output.
+    /// A part of the command's standard output.
     Stdout = b'o',
     /// A part of the command's other output.
     Stderr = b'e',
@@ -74,7 +74,7 @@ pub(crate) fn send(mut port: impl Write, kind: Kind, bytes: &[u8]) -> io::Result
     port.write_all(&frame)
 }
 
-/// Takes frames out of bytes that come in pieces.
+/// Parses frames from bytes that arrive in pieces.
 #[derive(Debug, Default)]
 pub(crate) struct Frames {
     pending: Vec<u8>,
@@ -101,7 +101,7 @@ impl Frames {
         Ok(Some(Frame { kind, bytes }))
     }
 
-    /// The next frame, waited for.
+    /// Waits for the next frame.
     pub(crate) fn wait(&mut self, mut port: impl Read) -> Result<Frame> {
         let mut buffer = [0; 4096];
         loop {

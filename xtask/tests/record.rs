@@ -1,5 +1,5 @@
-//! `cargo xtask record-libvirt` in a real virtual machine with a real libvirt: this machine's (`scripts/setup test`), and
-//! that of another Debian, which is fetched.
+//! `cargo xtask record-libvirt` in a real virtual machine with a real libvirt: this machine's
+//! (`scripts/setup test`), and that of another Debian, which is fetched.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,8 +8,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// Records the scenario `15-ethernet`; the name of the folder with the recording, and what its audit log and its truth
-/// have in common.
+/// Records the scenario `15-ethernet`; the name of the folder with the recording, and what its
+/// audit log and its truth have in common.
 fn record(options: &[&str]) -> String {
     let to = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));

@@ -1,12 +1,12 @@
-//! Prints what the kernel tells, one event a line, until it is ended: `cargo run -p taptrail-bpf --example events`,
-//! as root.
+//! Prints the kernel's events, one in a line, until it is interrupted: run
+//! `cargo run -p taptrail-bpf --example events` as root.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::process::ExitCode;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use taptrail_bpf::{Event, Kernel, What};
+use taptrail_bpf::{Event, EventKind, Kernel};
 
 fn main() -> ExitCode {
     let mut kernel = match Kernel::load() {
@@ -42,17 +42,17 @@ fn line(event: &Event) -> String {
         None => "the kernel".to_owned(),
     };
     let what = match &event.what {
-        What::Opened(file) => format!("opened {file:?}"),
-        What::Received { file, fd } => format!("was given {file:?} as descriptor {fd}"),
-        What::Closed { file, dropped } => {
+        EventKind::Opened(file) => format!("opened {file:?}"),
+        EventKind::Received { file, fd } => format!("was given {file:?} as descriptor {fd}"),
+        EventKind::Closed { file, dropped } => {
             format!(
                 "closed {file:?} for good, {} ns after its last reference",
                 event.since_boot.saturating_sub(*dropped)
             )
         }
-        What::Forked { child } => format!("made process {child}"),
-        What::Executed => "runs another program".to_owned(),
-        What::Exited => "has ended".to_owned(),
+        EventKind::Forked { child } => format!("made process {child}"),
+        EventKind::Executed => "runs another program".to_owned(),
+        EventKind::Exited => "has ended".to_owned(),
     };
     format!("{} ns: {who} {what}", event.since_boot)
 }

@@ -1,5 +1,4 @@
-//! Last closes, followed: what becomes of open files by what the kernel tells, and what is known where
-//! something of it got lost.
+//! The state of open files, by the kernel's events, and what is known of it if events were lost.
 
 use std::collections::HashMap;
 use std::io;
@@ -9,31 +8,31 @@ use jiff::Timestamp;
 use taptrail_kernel::proc::ProcessId;
 use tracing::warn;
 
-use crate::{File, FileId, Held, Kernel, Lost, What};
+use crate::{EventKind, File, FileId, Held, Kernel, Lost};
 
-/// How often the kernel is asked for more at once: the events of one call after the other that it can hold.
-const MAX_POLLS: usize = 4;
+/// The largest number of polls in one turn: as many as the kernel's buffer of events needs.
+const MAX_POLLS_PER_TURN: usize = 4;
 
-/// The kernel, and up to when it was heard.
+/// The events of last closes, and the time up to which all were read.
 #[derive(Debug)]
 pub struct LastCloses {
     kernel: Kernel,
-    /// What was lost up to now.
+    /// The counts of lost events up to now.
     lost: Lost,
-    /// When all was last heard that it told.
-    heard: Timestamp,
-    complained: bool,
+    /// The time up to which all events were read.
+    read_until: Timestamp,
+    warned: bool,
 }
 
-/// What was heard of the kernel.
+/// Files that were opened or closed since the last poll.
 #[derive(Debug, Default)]
-pub struct Heard {
-    /// Which files were opened, in their order.
+pub struct FileChanges {
+    /// Files that were opened, in order.
     pub opened: Vec<OpenedFile>,
-    /// Which files were closed for good, and when.
+    /// Files with a last close, and its time.
     pub closed: HashMap<FileId, Timestamp>,
-    /// What is known of all others.
-    pub rest: Rest,
+    /// The state of all other files.
+    pub rest: RemainingFiles,
 }
 
 /// A file that was opened.
@@ -41,64 +40,69 @@ pub struct Heard {
 pub struct OpenedFile {
     /// The file.
     pub file: File,
-    /// Who opened it.
+    /// The process that opened it.
     pub by: Option<ProcessId>,
 }
 
-/// What is known of files that are not told to be closed.
+/// The state of files without a close event.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Rest {
+pub enum RemainingFiles {
     /// They are open.
     #[default]
     Open,
-    /// They have to be asked for: events were lost. All were heard up to this time.
-    Ask(Timestamp),
-    /// Nothing.
+    /// Unknown until queried, because events were lost. All events up to this time were read.
+    Query(Timestamp),
+    /// Unknown.
     Lost,
 }
 
-/// What the kernel says of the file behind a descriptor.
+/// The state of the file behind a descriptor.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum FileState {
-    /// Nothing: it is not asked, or not yet.
+    /// Unknown: there is no BPF program, or the file has no id yet.
     #[default]
     Unknown,
-    /// It is open; it was known to be this file at the time given.
+    /// It is open.
     Open {
         /// The file.
         file: FileId,
-        /// The time.
+        /// The time at which the descriptor was known to be this file.
         since: Timestamp,
     },
-    /// Nobody has it any more, since this time.
+    /// It had its last close at this time.
     Closed(Timestamp),
-    /// Nobody has it any more: that was lost, and it was known to be open up to this time.
-    ClosedUnheard(Timestamp),
-    /// It was open, and what came then was lost.
+    /// It had its last close, whose event was lost; it was known to be open at this time.
+    ClosedUnseen(Timestamp),
+    /// It was open, and later events were lost.
     Lost,
 }
 
 impl FileState {
-    /// Whether somebody has the file.
+    /// Whether the file is open.
     pub fn is_open(self) -> bool {
         matches!(self, Self::Open { .. })
     }
 
-    /// Whether nobody has it any more.
+    /// Whether the file had its last close.
     pub fn is_closed(self) -> bool {
-        matches!(self, Self::Closed(_) | Self::ClosedUnheard(_))
+        matches!(self, Self::Closed(_) | Self::ClosedUnseen(_))
     }
 
-    /// Takes what the kernel told, with `ask` for what it did not ([`LastCloses::ask`]). Whether that makes it another
-    /// state.
-    pub fn hear(&mut self, told: &Heard, ask: &dyn Fn(FileId, Timestamp) -> Option<Self>) -> bool {
+    /// Updates the state by the changes, or by `query` ([`LastCloses::query`]) if events were lost.
+    /// Returns whether the state has changed.
+    pub fn update(
+        &mut self,
+        changes: &FileChanges,
+        query: &dyn Fn(FileId, Timestamp) -> Option<Self>,
+    ) -> bool {
         let Self::Open { file, since } = *self else { return false };
-        let state = match (told.closed.get(&file), told.rest) {
-            // Clocks are set: it was open when it was seen.
+        let state = match (changes.closed.get(&file), changes.rest) {
+            // If the clock was set back, the close still can't be before the time at which it was
+            // open.
             (Some(at), _) => Some(Self::Closed((*at).max(since))),
-            (None, Rest::Open) => None,
-            (None, Rest::Ask(heard)) => ask(file, heard.max(since)),
-            (None, Rest::Lost) => Some(Self::Lost),
+            (None, RemainingFiles::Open) => None,
+            (None, RemainingFiles::Query(heard)) => query(file, heard.max(since)),
+            (None, RemainingFiles::Lost) => Some(Self::Lost),
         };
         if let Some(state) = state {
             *self = state;
@@ -110,12 +114,12 @@ impl FileState {
 impl From<Kernel> for LastCloses {
     fn from(kernel: Kernel) -> Self {
         let lost = kernel.lost().unwrap_or_default();
-        Self { kernel, lost, heard: Timestamp::now(), complained: false }
+        Self { kernel, lost, read_until: Timestamp::now(), warned: false }
     }
 }
 
 impl LastCloses {
-    /// Has the kernel tell, where it may be asked. Where not, that is said, and why.
+    /// Loads the BPF program; if that fails, logs a warning with the reason.
     pub fn load_or_warn() -> Option<Self> {
         Kernel::load()
             .inspect_err(|error| {
@@ -125,12 +129,12 @@ impl LastCloses {
             .map(Self::from)
     }
 
-    /// What the kernel told since the last call.
-    pub fn take(&mut self) -> Heard {
+    /// The changes since the last call.
+    pub fn poll(&mut self) -> FileChanges {
         let now = Timestamp::now();
-        let mut told = Heard::default();
+        let mut changes = FileChanges::default();
         let mut is_all = false;
-        for _ in 0..MAX_POLLS {
+        for _ in 0..MAX_POLLS_PER_TURN {
             let events = self.kernel.poll();
             is_all = events.is_empty();
             if is_all {
@@ -138,38 +142,41 @@ impl LastCloses {
             }
             for event in events {
                 match (event.what, Timestamp::try_from(event.time)) {
-                    (What::Closed { file, .. }, Ok(at)) => {
-                        told.closed.extend(file.id.map(|id| (id, at)));
+                    (EventKind::Closed { file, .. }, Ok(at)) => {
+                        changes.closed.extend(file.id.map(|id| (id, at)));
                     }
-                    (What::Opened(file), _) => told.opened.push(OpenedFile { file, by: event.by.process }),
+                    (EventKind::Opened(file), _) => {
+                        changes.opened.push(OpenedFile { file, by: event.by.process })
+                    }
                     _ => {}
                 }
             }
         }
         let Ok(lost) = self.kernel.lost() else {
-            told.rest = Rest::Lost;
-            return told;
+            changes.rest = RemainingFiles::Lost;
+            return changes;
         };
         let before = std::mem::replace(&mut self.lost, lost);
         if is_all && lost == before {
-            self.heard = now;
-            return told;
+            self.read_until = now;
+            return changes;
         }
-        // What is lost of other kinds leaves doubts of what the kernel can be asked for.
+        // If anything but events was lost, the kernel's answer to a query may be wrong, too.
         let is_known = lost == Lost { events: lost.events, ..before };
-        told.rest = if is_known { Rest::Ask(self.heard) } else { Rest::Lost };
-        if lost != before && !std::mem::replace(&mut self.complained, true) {
+        changes.rest = if is_known { RemainingFiles::Query(self.read_until) } else { RemainingFiles::Lost };
+        if lost != before && !std::mem::replace(&mut self.warned, true) {
             let lost = lost.total();
             warn!("The BPF program sent events faster than they were read: {lost} events are lost");
         }
-        told
+        changes
     }
 
-    /// What the kernel says of a file when it is asked; all was heard up to the time given. None where the file is open.
-    pub fn ask(&self, file: FileId, heard: Timestamp) -> Option<FileState> {
+    /// Queries the kernel for a file's state; none if it is open. `open_at` is the last time at
+    /// which it was known to be open.
+    pub fn query(&self, file: FileId, open_at: Timestamp) -> Option<FileState> {
         match self.kernel.is_open(file) {
             Ok(true) => None,
-            Ok(false) => Some(FileState::ClosedUnheard(heard)),
+            Ok(false) => Some(FileState::ClosedUnseen(open_at)),
             Err(_) => Some(FileState::Lost),
         }
     }
@@ -177,19 +184,20 @@ impl LastCloses {
     /// As [`Kernel::descriptors`].
     ///
     /// # Errors
-    /// As there.
+    ///
+    /// As [`Kernel::descriptors`].
     pub fn descriptors(&mut self) -> io::Result<Vec<Held>> {
         self.kernel.descriptors()
     }
 
-    /// How much of what the kernel told was lost.
+    /// The total number of lost events.
     pub fn lost(&self) -> u64 {
         self.lost.total()
     }
 }
 
 impl AsFd for LastCloses {
-    /// Readable when the kernel has told something.
+    /// Readable when there are events.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.kernel.as_fd()
     }

@@ -1,5 +1,5 @@
-//! What the program writes, read from its bytes: `struct event` and `struct held` of
-//! `program/witness.bpf.c`, in the order of bytes of this machine.
+//! Parses the BPF program's output: `struct event` and `struct held` of `program/witness.bpf.c`, in
+//! native byte order.
 
 use std::num::NonZeroU64;
 use std::time::{Duration, SystemTime};
@@ -8,14 +8,14 @@ use rustix::time::{ClockId, clock_gettime};
 use taptrail_kernel::proc::ProcessId;
 use taptrail_record::{DeviceKind, Rdev};
 
-/// The size of `struct event`.
+/// The size of `struct event` in bytes.
 pub(crate) const EVENT_SIZE: usize = 80;
 
-/// The size of `struct held`.
+/// The size of `struct held` in bytes.
 pub(crate) const HELD_SIZE: usize = 40;
 
-/// One open file, from its open(2) to its last close, whoever has it meanwhile. No two have the same
-/// as long as one [`crate::Kernel`] is loaded.
+/// The id of an open file, from its open(2) to its last close, whichever processes have it
+/// meanwhile. Unique while a [`crate::Kernel`] is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(NonZeroU64);
 
@@ -35,71 +35,71 @@ impl FileId {
 /// A file of a raw network device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct File {
-    /// None for a file that was open before the program was loaded and that nothing told of since:
-    /// only a close can have none.
+    /// None for a file that was opened before the program was loaded, and that no call of
+    /// [`crate::Kernel::descriptors`] has found: only in its close event.
     pub id: Option<FileId>,
-    /// Tun, macvtap (ipvtap is one, too) or vhost-net.
+    /// Tun, macvtap (also for ipvtap) or vhost-net.
     pub kind: DeviceKind,
     /// The device's number. All taps have that of `/dev/net/tun`.
     pub rdev: Rdev,
 }
 
-/// Who did it.
+/// The process and thread that caused an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor {
-    /// None for a thread of the kernel's own, which closes what the last holder left to it. The pid is
-    /// that of the initial pid namespace.
+    /// None for a kernel thread, to which the last holder left the close. The pid is that of the
+    /// initial pid namespace.
     pub process: Option<ProcessId>,
-    /// The thread's number.
+    /// The thread id.
     pub thread: u32,
-    /// What the thread calls itself: at most 15 bytes, and whatever it likes.
+    /// The thread's name, of at most 15 bytes, which the thread may have set to anything.
     pub name: String,
 }
 
-/// What happened.
+/// The kind of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum What {
+pub enum EventKind {
     /// open(2) of the device succeeded.
     Opened(File),
-    /// The process was given the file: by SCM_RIGHTS, pidfd_getfd(2) or a seccomp notification.
+    /// The process received the file: by SCM_RIGHTS, pidfd_getfd(2) or a seccomp notification.
     Received {
         /// The file.
         file: File,
-        /// Its number there.
+        /// The descriptor's number in the process.
         fd: u32,
     },
-    /// The last reference is gone, and the driver has let go of the device. The process is the one
-    /// that dropped the last reference.
+    /// The last reference is gone, and the driver has released the device. The event's process
+    /// dropped the last reference.
     Closed {
         /// The file.
         file: File,
-        /// When the last reference went: before the driver's release, which took until the event's
-        /// time. Nanoseconds since boot.
+        /// When the last reference was dropped, in nanoseconds since boot. The driver's release,
+        /// which follows, ended at the event's time.
         dropped: u64,
     },
-    /// A process that has or had such a file made another, which has the same descriptors.
+    /// A process that has or had such a file forked a child, which has the same descriptors.
     Forked {
         /// The new process.
         child: u32,
     },
-    /// A process that has or had such a file runs another program.
+    /// A process that has or had such a file executed another program.
     Executed,
-    /// A process that has or had such a file has ended, with all of its threads. Its descriptors are
-    /// closed after that.
+    /// A process that has or had such a file has exited, with all of its threads. Its descriptors
+    /// are closed after that.
     Exited,
 }
 
-/// Something that the kernel did.
+/// One event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// When: nanoseconds since boot, suspends included (CLOCK_BOOTTIME).
+    /// Its time in nanoseconds since boot, including suspends (CLOCK_BOOTTIME).
     pub since_boot: u64,
-    /// The same by the clock as it was set when the event was read.
+    /// The same time by the real-time clock, as that was set when the event was read.
     pub time: SystemTime,
-    /// Who.
+    /// The process that caused it.
     pub by: Actor,
-    /// What.
-    pub what: What,
+    /// Its kind, with the file or process.
+    pub what: EventKind,
 }
 
 /// A descriptor of such a file in a process.
@@ -107,15 +107,15 @@ pub struct Event {
 pub struct Held {
     /// The file.
     pub file: File,
-    /// Who has it.
+    /// The process that has it.
     pub process: ProcessId,
-    /// The thread whose table it is in: the process's first, or one with a table of its own.
+    /// The thread whose descriptor table it is in: the main thread, or one with its own table.
     pub thread: u32,
-    /// The number there.
+    /// The descriptor's number in that table.
     pub fd: u32,
 }
 
-/// Two clocks at one moment.
+/// The values of the boot-time clock and the real-time clock at one moment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clock {
     since_boot: u64,
@@ -129,7 +129,7 @@ impl Clock {
         Self { since_boot: up.as_nanos().try_into().unwrap_or(u64::MAX), time: SystemTime::now() }
     }
 
-    /// The time of what happened so many nanoseconds after the boot.
+    /// The real time of an event at `since_boot` nanoseconds after boot.
     fn time_of(self, since_boot: u64) -> SystemTime {
         let apart = Duration::from_nanos(since_boot.abs_diff(self.since_boot));
         let time = if since_boot > self.since_boot {
@@ -164,7 +164,7 @@ impl Fields<'_> {
     }
 }
 
-/// A file; none where the event is of no file.
+/// The file of an event; none if the event has no file.
 fn file(id: u64, driver: u32, rdev: u32) -> Option<File> {
     let kind = match driver {
         1 => DeviceKind::Tun,
@@ -195,12 +195,12 @@ impl Event {
         let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
         let file = file(id, driver, rdev);
         let what = match kind {
-            1 => What::Opened(file?),
-            2 => What::Received { file: file?, fd: fd.try_into().ok()? },
-            3 => What::Closed { file: file?, dropped },
-            4 => What::Forked { child },
-            5 => What::Executed,
-            6 => What::Exited,
+            1 => EventKind::Opened(file?),
+            2 => EventKind::Received { file: file?, fd: fd.try_into().ok()? },
+            3 => EventKind::Closed { file: file?, dropped },
+            4 => EventKind::Forked { child },
+            5 => EventKind::Executed,
+            6 => EventKind::Exited,
             _ => return None,
         };
         let name = String::from_utf8_lossy(name).into_owned();
@@ -249,17 +249,17 @@ mod tests {
             rdev: Rdev { major: 10, minor: 200 },
         };
         let closed = parse(event(3, 1, 0)).unwrap();
-        assert_eq!(closed.what, What::Closed { file, dropped: 6_999_999_000 });
+        assert_eq!(closed.what, EventKind::Closed { file, dropped: 6_999_999_000 });
         assert_eq!(closed.since_boot, 7_000_000_000);
         let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(998_999_999_999);
         assert_eq!(closed.time, time);
         let process = Some(ProcessId { pid: 4711, start_time: 512 });
         assert_eq!(closed.by, Actor { process, thread: 4712, name: "qemu-system-x86".to_owned() });
-        assert_eq!(parse(event(1, 1, 0)).unwrap().what, What::Opened(file));
-        assert_eq!(parse(event(2, 1, 9)).unwrap().what, What::Received { file, fd: 9 });
-        assert_eq!(parse(event(4, 0, 0)).unwrap().what, What::Forked { child: 4720 });
-        assert_eq!(parse(event(5, 0, 0)).unwrap().what, What::Executed);
-        assert_eq!(parse(event(6, 0, 0)).unwrap().what, What::Exited);
+        assert_eq!(parse(event(1, 1, 0)).unwrap().what, EventKind::Opened(file));
+        assert_eq!(parse(event(2, 1, 9)).unwrap().what, EventKind::Received { file, fd: 9 });
+        assert_eq!(parse(event(4, 0, 0)).unwrap().what, EventKind::Forked { child: 4720 });
+        assert_eq!(parse(event(5, 0, 0)).unwrap().what, EventKind::Executed);
+        assert_eq!(parse(event(6, 0, 0)).unwrap().what, EventKind::Exited);
     }
 
     #[test]

@@ -1,14 +1,13 @@
-//! What the kernel itself says of tun, macvtap and vhost-net files: each open, each hand-over, each
-//! last close, with its nanosecond and its process.
+//! Kernel events of tun, macvtap and vhost-net files: each open, each passing of a descriptor, each
+//! last close, with its time in nanoseconds and its process.
 //!
-//! [`Kernel::load`] puts a small BPF program (`program/witness.bpf.c`) into the running kernel, where
-//! it may; nothing is left of it when the [`Kernel`] is dropped or its process ends, however that
-//! ends. It changes nothing, opens no device, and sees no frame. A file is known by an id of its own
-//! from its open to its last close: copies made by dup(2), fork(2) or SCM_RIGHTS, references in
-//! flight and files that are registered with io_uring are the same file, and its last close comes
-//! when the kernel drops the last of them.
+//! [`Kernel::load`] loads a small BPF program (`program/witness.bpf.c`) into the running kernel, if
+//! that is permitted. The kernel removes it when the [`Kernel`] is dropped or its process ends. It
+//! changes nothing, opens no device, and sees no frame. A file has an id from its open to its last
+//! close: copies made by dup(2), fork(2) or SCM_RIGHTS, references in flight and registrations with
+//! io_uring are the same file, and the last close is when the kernel drops the last reference.
 //!
-//! This crate knows nothing of guests. docs/bpf.md has what it shows, needs and costs.
+//! This crate knows nothing of guests. See docs/bpf.md for what it shows, needs and costs.
 
 #![forbid(unsafe_code)]
 
@@ -25,25 +24,26 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, RingBuf};
 use aya::programs::Iter;
 
-pub use self::closes::{FileState, Heard, LastCloses, OpenedFile, Rest};
-pub use self::event::{Actor, Event, File, FileId, Held, What};
+pub use self::closes::{FileChanges, FileState, LastCloses, OpenedFile, RemainingFiles};
+pub use self::event::{Actor, Event, EventKind, File, FileId, Held};
 use self::event::{EVENT_SIZE, HELD_SIZE};
 pub use self::load::LoadError;
 pub use self::lost::Lost;
 
-/// How many events one call of [`Kernel::poll`] gives at most.
+/// The largest number of events that [`Kernel::poll`] returns at once.
 pub const MAX_EVENTS_PER_POLL: usize = 4096;
 
-/// How many descriptors one call of [`Kernel::descriptors`] gives at most.
+/// The largest number of descriptors that [`Kernel::descriptors`] returns.
 pub const MAX_DESCRIPTORS: usize = 1 << 20;
 
-/// The program, as it runs in the kernel.
+/// The BPF program that runs in the kernel.
 pub struct Kernel {
     programs: Ebpf,
     events: RingBuf<MapData>,
     lost: Array<MapData, u64>,
     open: HashMap<MapData, u64, u8>,
-    /// Events of a shape that is not known: another program's than this crate was built with.
+    /// The number of events that can't be parsed, because another version of the program wrote
+    /// them.
     unreadable: u64,
 }
 
@@ -56,17 +56,18 @@ impl fmt::Debug for Kernel {
 impl Kernel {
     /// Loads the program into the running kernel, and attaches it.
     ///
-    /// What happened before is not told. Files that are open already get their ids when
+    /// There are no events of earlier opens. Files that are open already get their ids when
     /// [`Self::descriptors`] finds them.
     ///
     /// # Errors
-    /// What the kernel lacks or refuses, and the way out.
+    ///
+    /// The kernel lacks a feature, or refuses the program; the error says the way out.
     pub fn load() -> Result<Self, LoadError> {
         load::load()
     }
 
-    /// What happened since the last call, in the kernel's order: at most [`MAX_EVENTS_PER_POLL`], so
-    /// call again while it gives any. Waits for nothing: [`AsFd`] has what poll(2) waits for.
+    /// The events since the last call, in the kernel's order: at most [`MAX_EVENTS_PER_POLL`], so
+    /// call it again while it returns any. Never blocks; poll(2) can wait for [`AsFd`].
     pub fn poll(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         let now = event::Clock::now();
@@ -80,20 +81,22 @@ impl Kernel {
         events
     }
 
-    /// What was not told or may be told wrongly, since [`Self::load`]. As long as it is
+    /// Counts of events that are missing or may be wrong since [`Self::load`]. While they are
     /// [`Lost::is_none`], no event is missing.
     ///
     /// # Errors
-    /// Those of reading the program's counts from the kernel.
+    ///
+    /// The program's counters can't be read from the kernel.
     pub fn lost(&self) -> io::Result<Lost> {
         Lost::read(&self.lost, &self.programs, self.unreadable)
     }
 
-    /// Whether a file is open, or its driver has not let go of it yet: also where its events were lost
-    /// ([`Lost::events`]), or are not read yet.
+    /// Whether a file is open, or its driver has not released it yet. Also valid if its events were
+    /// lost ([`Lost::events`]), or are not read yet.
     ///
     /// # Errors
-    /// Those of reading the program's map.
+    ///
+    /// The program's map can't be read.
     pub fn is_open(&self, file: FileId) -> io::Result<bool> {
         match self.open.get(&file.number(), 0) {
             Ok(_) => Ok(true),
@@ -102,13 +105,15 @@ impl Kernel {
         }
     }
 
-    /// Each descriptor of such a file in each process of the host, threads with a table of their own
-    /// included, as it is now. Files that were opened before [`Self::load`] get their ids by it.
+    /// The current descriptors of such files in all processes of the host, including threads with
+    /// their own descriptor table. This assigns ids to files that were opened before
+    /// [`Self::load`].
     ///
-    /// A file that is held in another way alone, in flight or by io_uring, is not among them.
+    /// A file that is only in flight, or only registered with io_uring, is not among them.
     ///
     /// # Errors
-    /// Those of the kernel's iterator; [`io::ErrorKind::InvalidData`] for more than
+    ///
+    /// The kernel's iterator fails; [`io::ErrorKind::InvalidData`] for more than
     /// [`MAX_DESCRIPTORS`].
     pub fn descriptors(&mut self) -> io::Result<Vec<Held>> {
         let program = self.programs.program_mut(load::DESCRIPTORS).map(<&mut Iter>::try_from);

@@ -1,4 +1,4 @@
-//! The program goes into the kernel, or it is said why it can't.
+//! Loads the BPF program into the kernel, or returns why it can't be loaded.
 
 use std::error::Error;
 use std::fs;
@@ -25,7 +25,7 @@ const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
 /// The program that lists descriptors.
 pub(crate) const DESCRIPTORS: &str = "descriptors";
 
-/// Why the kernel was not asked to tell.
+/// Why the BPF program can't be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// No BTF.
@@ -63,7 +63,7 @@ pub enum LoadError {
     NoFunctionTracing {
         /// The function.
         function: String,
-        /// What the kernel said.
+        /// The kernel's error.
         reason: String,
     },
     /// Anything else: a program that the verifier rejects, no memory.
@@ -72,7 +72,7 @@ pub enum LoadError {
 }
 
 /// An error with all its causes.
-fn whole(error: &dyn Error) -> String {
+fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {
@@ -85,7 +85,7 @@ fn whole(error: &dyn Error) -> String {
     text
 }
 
-/// The system's error at the bottom of one.
+/// The system's error at the end of a chain of causes.
 fn errno(error: &(dyn Error + 'static)) -> Option<Errno> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -97,11 +97,11 @@ fn errno(error: &(dyn Error + 'static)) -> Option<Errno> {
     None
 }
 
-/// Why something was not done, where it was no matter of attaching.
+/// The reason why a step other than attaching failed.
 fn refusal(error: &(dyn Error + 'static)) -> LoadError {
     match errno(error) {
         Some(errno @ (Errno::PERM | Errno::ACCESS)) => LoadError::Refused(io::Error::from(errno).to_string()),
-        _ => LoadError::Rejected(whole(error)),
+        _ => LoadError::Rejected(error_chain(error)),
     }
 }
 
@@ -120,7 +120,7 @@ pub(crate) fn load() -> Result<Kernel, LoadError> {
         .override_global("ipvtap_major", &ipvtap, true)
         .load(OBJECT)
         .map_err(|error| refusal(&error))?;
-    // The last close first: what is opened meanwhile is then never left without its end.
+    // The last close first, so that files that are opened meanwhile always get their close event.
     attach(&mut programs, "released", "cdev_put", &btf)?;
     attach(&mut programs, "dropped", "__fput", &btf)?;
     for tracepoint in ["exited", "executed", "forked"].iter().zip(["exit", "exec", "fork"]) {
@@ -143,7 +143,7 @@ pub(crate) fn load() -> Result<Kernel, LoadError> {
     Ok(Kernel { programs, events, lost, open, unreadable: 0 })
 }
 
-/// Without the rights the kernel's own answers tell little.
+/// Checks the capabilities first, because the kernel's errors without them are unspecific.
 fn check_rights() -> Result<(), LoadError> {
     let effective = capabilities(None).map(|sets| sets.effective).unwrap_or(CapabilitySet::empty());
     if effective.contains(CapabilitySet::SYS_ADMIN) {
@@ -160,7 +160,7 @@ fn check_rights() -> Result<(), LoadError> {
 
 fn read_btf(path: &Path) -> Result<Btf, LoadError> {
     let bytes = fs::read(path).map_err(|error| LoadError::NoBtf(error.to_string()))?;
-    Btf::parse(&bytes, Endianness::default()).map_err(|error| LoadError::NoBtf(whole(&error)))
+    Btf::parse(&bytes, Endianness::default()).map_err(|error| LoadError::NoBtf(error_chain(&error)))
 }
 
 /// The number of a driver of character devices in /proc/devices; 0 where there is none.
@@ -173,13 +173,15 @@ fn major(devices: &str, name: &str) -> u32 {
     characters.filter_map(number).next().unwrap_or(0)
 }
 
-/// Has a program run at a function, a tracepoint or for an iterator.
+/// Attaches a program to a function or a tracepoint, or loads it for an iterator.
 fn attach(programs: &mut Ebpf, program: &str, to: &str, btf: &Btf) -> Result<(), LoadError> {
     let Some(program) = programs.program_mut(program) else {
         return Err(LoadError::Rejected(format!("it has no program {program}")));
     };
-    let traced =
-        |error: ProgramError| LoadError::NoFunctionTracing { function: to.to_owned(), reason: whole(&error) };
+    let traced = |error: ProgramError| LoadError::NoFunctionTracing {
+        function: to.to_owned(),
+        reason: error_chain(&error),
+    };
     let loaded = match program {
         Program::FEntry(program) => program.load(to, btf),
         Program::FExit(program) => program.load(to, btf),

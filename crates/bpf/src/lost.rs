@@ -1,4 +1,4 @@
-//! What the program could not tell.
+//! Counts of events that the BPF program could not report.
 
 use std::fs;
 use std::io;
@@ -7,43 +7,43 @@ use std::os::fd::{AsFd, AsRawFd};
 use aya::Ebpf;
 use aya::maps::{Array, MapData};
 
-/// Counts of what was not told, or may be told wrongly.
+/// Counts of events that are missing, or may be wrong.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Lost {
-    /// Events that had no room: nobody read them for too long.
+    /// Events that were dropped because the ring buffer was full.
     pub events: u64,
-    /// Files that got no id, since too many were open at once: their last close is told without one.
+    /// Files without an id, because too many were open at once: their last close event has no id.
     pub files: u64,
-    /// Processes that were not remembered, since too many had such files at once: their forks, execs
-    /// and ends are not told.
+    /// Processes that are not tracked, because too many had such files at once: there are no events
+    /// of their forks, execs and exits.
     pub processes: u64,
-    /// Files whose last close was not seen.
+    /// Files whose last close the program did not see.
     pub stale: u64,
-    /// Times at which the kernel did not run the program, since it ran already on that processor.
+    /// How often the kernel skipped the program, because it was already running on that processor.
     pub missed: u64,
-    /// Events that could not be read.
+    /// Events that could not be parsed.
     pub unreadable: u64,
 }
 
 impl Lost {
-    /// Whether everything was told.
+    /// Whether no event is missing.
     pub fn is_none(&self) -> bool {
         *self == Self::default()
     }
 
-    /// All of them.
+    /// The sum of all counts.
     pub fn total(&self) -> u64 {
         [self.events, self.files, self.processes, self.stale, self.missed, self.unreadable]
             .iter()
             .fold(0, |sum, count| sum.saturating_add(*count))
     }
 
-    /// `counts` is in the order of `enum count` in `program/witness.bpf.c`.
+    /// Reads the counts, which are in the order of `enum count` in `program/witness.bpf.c`.
     pub(crate) fn read(counts: &Array<MapData, u64>, programs: &Ebpf, unreadable: u64) -> io::Result<Self> {
         let count = |at| counts.get(&at, 0).map_err(io::Error::other);
         let mut missed: u64 = 0;
         for (_, program) in programs.programs() {
-            // One that this kernel has no need of was not loaded.
+            // Programs for other kernel versions are not loaded.
             let Ok(program) = program.fd() else { continue };
             let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_fd().as_raw_fd()))?;
             missed = missed.saturating_add(misses(&info));

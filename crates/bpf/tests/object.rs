@@ -1,4 +1,4 @@
-//! The compiled program that is committed is that of the source beside it.
+//! The committed object file is compiled from the source beside it.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ fn the_object_is_made_of_the_source_beside_it() {
     );
 }
 
-/// Debian 12's compiler, and no other, gives these bytes.
+/// Only Debian 12's compiler produces exactly these bytes.
 #[test]
 fn the_object_is_what_the_compiler_makes_of_it() {
     let compiler = Command::new("clang-14").arg("--version").output();

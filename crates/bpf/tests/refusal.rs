@@ -1,4 +1,4 @@
-//! Where the program can't be loaded, it is said why.
+//! Errors of loading the program.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,7 +7,7 @@ use std::thread;
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use taptrail_bpf::{Kernel, LoadError};
 
-/// What `load` says to a thread without these capabilities.
+/// The error of `load` in a thread without these capabilities.
 fn load_without(taken: CapabilitySet) -> LoadError {
     let load = move || {
         let own = capabilities(None).unwrap();
@@ -20,7 +20,7 @@ fn load_without(taken: CapabilitySet) -> LoadError {
 }
 
 #[test]
-fn who_has_no_rights_is_told_which_are_missing() {
+fn the_error_names_the_missing_capabilities() {
     let all = CapabilitySet::SYS_ADMIN | CapabilitySet::BPF | CapabilitySet::PERFMON;
     let error = load_without(all);
     assert!(matches!(error, LoadError::NoPermission { .. }), "{error:?}");
@@ -31,7 +31,7 @@ fn who_has_no_rights_is_told_which_are_missing() {
     );
 }
 
-/// Either this kernel tells, or it is one that says why it does not; it is never silent, and never both.
+/// Either the program is loaded and there are events, or the error has the reason.
 #[test]
 fn a_kernel_that_is_not_to_be_traced_says_so() {
     let error = match Kernel::load() {
@@ -56,7 +56,7 @@ fn a_kernel_that_is_not_to_be_traced_says_so() {
         LoadError::Refused(_) => known(&text, &["Operation not permitted", "lockdown", "has to allow them"]),
         LoadError::PidNamespace => known(&text, &["run it on the host"]),
         LoadError::NoFunctionTracing { .. } => known(&text, &["CONFIG_FUNCTION_TRACER"]),
-        // Of these a test in a virtual machine would tell: each is a fault of the program's.
+        // These are bugs of the program; the tests in virtual machines would find them.
         LoadError::MissingSymbol(_) | LoadError::Rejected(_) => false,
     };
     assert!(right, "{error:?}: {text}");

@@ -8,7 +8,7 @@ use taptrail_kernel::changes::Changes;
 use taptrail_kernel::filter::{FilterError, Hook, MacFilter, Nft, filter_hooks};
 use taptrail_kernel::link::{Link, LinkError, Links, MacvtapMode, PlacedLink};
 use taptrail_kernel::proc::ProcessId;
-use taptrail_kernel::process::BpfLeft;
+use taptrail_kernel::process::AllowedBpf;
 use taptrail_record::{GuestId, IfName, MacAddr};
 use tracing::warn;
 
@@ -64,7 +64,7 @@ pub(crate) enum LinkChange {
     None,
     Renamed(IfName),
     /// It is in the network namespace that ours has this number for, under this name.
-    Moved(i32, String),
+    MovedKeys(i32, String),
     Gone,
     /// It can't be found, and nothing shows that it was deleted.
     Unknown,
@@ -106,8 +106,8 @@ impl Host {
     }
 
     /// What of bpf(2) is needed from then on.
-    pub(crate) fn needs_bpf(&self) -> BpfLeft {
-        if self.open_files.is_some() { BpfLeft::MapLookups } else { BpfLeft::Nothing }
+    pub(crate) fn needs_bpf(&self) -> AllowedBpf {
+        if self.open_files.is_some() { AllowedBpf::MapLookups } else { AllowedBpf::Nothing }
     }
 
     /// Takes what the kernel tells of open files.
@@ -368,7 +368,7 @@ impl Host {
             Sight::Unknown => return Ok(LinkChange::Unknown),
         };
         if let Some(number) = namespace {
-            return Ok(LinkChange::Moved(number, found.name));
+            return Ok(LinkChange::MovedKeys(number, found.name));
         }
         if let (Likeness::Unmarked, Some(mark)) = (link.compare(&found), link.mark()) {
             // So that it is known whatever else is changed, and by `recover`.

@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use jiff::Timestamp;
-use taptrail_bpf::{File, FileId, FileState, Heard, Held, LastCloses, OpenedFile, Rest};
+use taptrail_bpf::{File, FileChanges, FileId, FileState, Held, LastCloses, OpenedFile, RemainingFiles};
 use taptrail_kernel::proc::{HeldDevice, ProcessId};
 use taptrail_record::{Device, DeviceKind, Rdev};
 
@@ -66,7 +66,7 @@ impl OpenFiles {
 
     /// Takes what the kernel tells.
     pub(crate) fn hear(&mut self) {
-        let heard = self.closes.take();
+        let heard = self.closes.poll();
         self.apply(&heard);
     }
 
@@ -75,10 +75,10 @@ impl OpenFiles {
         std::mem::take(&mut self.has_news)
     }
 
-    fn apply(&mut self, heard: &Heard) {
+    fn apply(&mut self, heard: &FileChanges) {
         let Self { closes, own, followed, has_news } = self;
         for file in followed.values_mut() {
-            *has_news |= file.hear(heard, *own, &|id, time| closes.ask(id, time));
+            *has_news |= file.hear(heard, *own, &|id, time| closes.query(id, time));
         }
     }
 
@@ -87,7 +87,7 @@ impl OpenFiles {
     pub(crate) fn follow(&mut self, devices: &mut [OpenDevice]) {
         // What was closed before is accounted for by now.
         self.followed.retain(|_, file| !file.state.is_closed());
-        let heard = self.closes.take();
+        let heard = self.closes.poll();
         let since = Timestamp::now();
         let files = own_files(&heard, self.own, devices.iter().map(|device| &device.device));
         for (device, file) in devices.iter_mut().zip(files) {
@@ -128,7 +128,7 @@ impl OpenFiles {
 
 /// The files behind devices that a process has opened, where what was heard of its opens is just that.
 fn own_files<'a>(
-    heard: &Heard,
+    heard: &FileChanges,
     own: ProcessId,
     devices: impl ExactSizeIterator<Item = &'a Device>,
 ) -> Vec<FileId> {
@@ -157,15 +157,15 @@ impl Followed {
     /// Whether it was closed by what was heard.
     fn hear(
         &mut self,
-        heard: &Heard,
+        heard: &FileChanges,
         own: ProcessId,
         ask: &dyn Fn(FileId, Timestamp) -> Option<FileState>,
     ) -> bool {
-        let is_closed = self.state.hear(heard, ask) && self.state.is_closed();
+        let is_closed = self.state.update(heard, ask) && self.state.is_closed();
         if self.kind == DeviceKind::Macvtap {
             let again = |opened: &OpenedFile| opened.by != Some(own) && Some(opened.file.rdev) == self.rdev;
             // Where something was lost, an open may be.
-            self.is_alone &= heard.rest == Rest::Open && !heard.opened.iter().any(again);
+            self.is_alone &= heard.rest == RemainingFiles::Open && !heard.opened.iter().any(again);
         }
         is_closed
     }
@@ -174,7 +174,7 @@ impl Followed {
         match self.state {
             FileState::Open { .. } => Some(LastClose::Awaited),
             FileState::Closed(at) if self.is_alone => Some(LastClose::Seen(Some(at))),
-            FileState::ClosedUnheard(_) if self.is_alone => Some(LastClose::Seen(None)),
+            FileState::ClosedUnseen(_) if self.is_alone => Some(LastClose::Seen(None)),
             _ => None,
         }
     }
@@ -208,12 +208,12 @@ mod tests {
     }
 
     /// The file is closed, after this was heard.
-    fn last_close(mut file: Followed, heard: &Heard) -> Option<LastClose> {
+    fn last_close(mut file: Followed, heard: &FileChanges) -> Option<LastClose> {
         file.hear(heard, OURS, &|_, _| None);
         let at = Timestamp::from_millisecond(5).unwrap();
-        let closed = Heard { closed: HashMap::from([(id(1), at)]), ..Heard::default() };
+        let closed = FileChanges { closed: HashMap::from([(id(1), at)]), ..FileChanges::default() };
         let is_closed = file.hear(&closed, OURS, &|_, _| None);
-        assert!(is_closed || heard.rest == Rest::Lost);
+        assert!(is_closed || heard.rest == RemainingFiles::Lost);
         file.last_close()
     }
 
@@ -223,7 +223,11 @@ mod tests {
         let tun = |number, by| opened(number, DeviceKind::Tun, Rdev::TUN, by);
         let vhost = |number, by| opened(number, DeviceKind::VhostNet, Rdev::VHOST_NET, by);
         let found = |opened: &[OpenedFile]| {
-            own_files(&Heard { opened: opened.to_vec(), ..Heard::default() }, OURS, devices.iter())
+            own_files(
+                &FileChanges { opened: opened.to_vec(), ..FileChanges::default() },
+                OURS,
+                devices.iter(),
+            )
         };
         let all = [tun(6, OTHERS), tun(7, OURS), vhost(8, OTHERS), vhost(9, OURS)];
         assert_eq!(found(&all), [id(7), id(9)]);
@@ -234,20 +238,23 @@ mod tests {
 
     #[test]
     fn the_last_close_of_a_macvtap_shows_nothing_of_what_others_opened_of_it() {
-        let again =
-            |rdev, by| Heard { opened: vec![opened(2, DeviceKind::Macvtap, rdev, by)], ..Heard::default() };
-        let closed = |heard: &Heard| last_close(followed(DeviceKind::Macvtap, TAP9), heard);
+        let again = |rdev, by| FileChanges {
+            opened: vec![opened(2, DeviceKind::Macvtap, rdev, by)],
+            ..FileChanges::default()
+        };
+        let closed = |heard: &FileChanges| last_close(followed(DeviceKind::Macvtap, TAP9), heard);
         let seen = Some(LastClose::Seen(Timestamp::from_millisecond(5).ok()));
-        assert_eq!(closed(&Heard::default()), seen);
+        assert_eq!(closed(&FileChanges::default()), seen);
         assert_eq!(closed(&again(TAP9, OURS)), seen);
         assert_eq!(closed(&again(Rdev { minor: 8, ..TAP9 }, OTHERS)), seen);
         assert_eq!(closed(&again(TAP9, OTHERS)), None);
         // An open may be among what was lost.
-        let lost = Heard { rest: Rest::Ask(Timestamp::UNIX_EPOCH), ..Heard::default() };
+        let lost =
+            FileChanges { rest: RemainingFiles::Query(Timestamp::UNIX_EPOCH), ..FileChanges::default() };
         assert_eq!(closed(&lost), None);
         // Of a tap the kernel counts the queues, and a vhost-net has nothing to do with another one.
         assert_eq!(last_close(followed(DeviceKind::VhostNet, Rdev::VHOST_NET), &lost), seen);
-        let lost = Heard { rest: Rest::Lost, ..Heard::default() };
+        let lost = FileChanges { rest: RemainingFiles::Lost, ..FileChanges::default() };
         assert_eq!(last_close(followed(DeviceKind::Tun, Rdev::TUN), &lost), None);
     }
 }

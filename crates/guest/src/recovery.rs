@@ -316,7 +316,7 @@ fn ending(
     posting = if seen {
         posting.closes(account, over)
     } else {
-        posting.closes_unseen(account, over, live.last_heard)
+        posting.closes_unseen(account, over, live.last_observed)
     };
     if unstarted {
         let posting = posting.says(failed(Event::GuestStart { reason: Reason::BOOTED, vm_pid: pid }));
@@ -324,7 +324,7 @@ fn ending(
     }
     let event = Event::GuestStop { reason: Reason::UNKNOWN, vm_pid: pid };
     let mut stop = account.record(event, Outcome::Success, None);
-    stop.last_seen = u64::try_from(live.last_heard.as_millisecond()).ok();
+    stop.last_seen = u64::try_from(live.last_observed.as_millisecond()).ok();
     (posting.says(stop), Reason::UNKNOWN)
 }
 

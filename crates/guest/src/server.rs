@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use taptrail_kernel::process::{peer_credentials, renounce};
+use taptrail_kernel::process::{drop_all_capabilities, peer_credentials};
 use taptrail_record::{GuestId, Requester};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
@@ -69,7 +69,7 @@ impl ApiServer {
         let (up, is_up) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new().name("api".to_owned()).spawn(move || {
             // Who calls is a stranger: what handles them has no rights, but the process's user's own.
-            if let Err(error) = renounce() {
+            if let Err(error) = drop_all_capabilities() {
                 let _ = up.send(Err(error));
                 return;
             }

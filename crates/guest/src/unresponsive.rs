@@ -123,7 +123,7 @@ pub fn kill_qemu(dirs: &Dirs, name: &str) -> Result<Option<KilledQemu>, Unrespon
 pub fn cut_link(dirs: &Dirs, name: &str, mac: MacAddr) -> Result<Option<CutLink>, UnresponsiveError> {
     let Some((ledger, guest)) = live_guest(dirs, name)? else { return Ok(None) };
     let here = network_namespace().map_err(UnresponsiveError::Look)?;
-    let elsewhere = ledger.place(guest.key)?.0.is_some_and(|netns| netns != here);
+    let elsewhere = ledger.netns_and_paused(guest.key)?.0.is_some_and(|netns| netns != here);
     if elsewhere || !ledger.live_interfaces(guest.key)?.iter().any(|row| row.mac == mac) {
         return Ok(None);
     }

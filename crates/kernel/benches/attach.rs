@@ -1,10 +1,11 @@
-//! The parts of an attach that are ours, one by one; QEMU's own are in the monitor's room.
+//! The parts of an attach that taptrail performs, one by one; QEMU's part is in the qmp crate's
+//! benchmark.
 //!
 //! - `links`: find the bridge and the tap, make the tap a port, set it up: four requests.
 //! - `commit`: one small transaction of the ledger on the disk; an attach makes three.
 //! - `proof`: look through a process's descriptors and compare by kcmp(2).
-//! - `audit`: one record logged and read back; an attach logs two. It turns auditing on, so it needs
-//!   `CI=true` or `TAPTRAIL_TEST_AUDIT=1`.
+//! - `audit`: one record logged and read back; an attach logs two. It turns auditing on, so it
+//!   needs `CI=true` or `TAPTRAIL_TEST_AUDIT=1`.
 //!
 //! Needs root.
 
@@ -26,7 +27,7 @@ use taptrail_ledger::{GuestKey, Ledger, Step};
 use taptrail_record::{Event, IfName, Record};
 
 fn main() {
-    // First: it asks cargo for its directory, and cargo may want the network.
+    // First, because criterion runs cargo to find its directory, and cargo may need the network.
     let mut criterion = Criterion::default().configure_from_args();
     lab::own_network();
     lab::ip("link add br0 type bridge");
@@ -66,7 +67,7 @@ fn main() {
     criterion.final_summary();
 }
 
-/// What is asked of the kernel for a tap on a bridge.
+/// The netlink requests for a tap on a bridge.
 fn plug(links: &mut Links, bridge: &IfName, tap: &IfName) {
     let bridge = links.find(bridge).unwrap().unwrap();
     let index = links.find(tap).unwrap().unwrap().index;
@@ -87,8 +88,7 @@ fn commit(ledger: &mut Ledger, guest: GuestKey) {
     tx.commit().unwrap();
 }
 
-/// Whether a process holds the device; it is this one, and a process compares with itself as with
-/// any other.
+/// Whether a process holds the device; it is this process, for which the comparison costs the same.
 fn holds(device: &Admitted) -> bool {
     let own = std::process::id();
     let ours = device.as_fd().as_raw_fd();

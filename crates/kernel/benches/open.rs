@@ -1,10 +1,11 @@
-//! An audited open against a bare one: what it costs that no device goes unrecorded.
+//! The cost of an audited open, compared with a bare one.
 //!
 //! - `bare`: open(2) and `TUNSETIFF`, by plain code.
 //! - `gated`: the same by [`open_tap`](taptrail_kernel::device::open_tap) and
-//!   [`admit`](taptrail_kernel::device::admit), with a recorder that does nothing: what the types and the
-//!   checks cost.
-//! - `ledger`: with a recorder like a guest's account, which commits the record and the device to the disk.
+//!   [`admit`](taptrail_kernel::device::admit), with a recorder that does nothing: what the types
+//!   and the checks cost.
+//! - `ledger`: with a recorder like a guest's account, which commits the record and the device to
+//!   the disk.
 //! - `audited`: the same, with the record logged by the kernel's audit and read back. It turns
 //!   auditing on, so it needs `CI=true` or `TAPTRAIL_TEST_AUDIT=1`.
 //!
@@ -29,7 +30,7 @@ use taptrail_ledger::{GuestKey, Ledger, LedgerError, Logged, NewDevice, NewRecor
 use taptrail_record::{Device, Event, Record};
 
 fn main() {
-    // First: it asks cargo for its directory, and cargo may want the network.
+    // First, because criterion runs cargo to find its directory, and cargo may need the network.
     let mut criterion = Criterion::default().configure_from_args();
     lab::own_network();
     let mut group = criterion.benchmark_group("open");
@@ -82,7 +83,7 @@ fn bare() -> OwnedFd {
     fd
 }
 
-/// A recorder as a guest's account is one.
+/// A recorder like a guest's account.
 struct Account {
     ledger: Ledger,
     guest: GuestKey,

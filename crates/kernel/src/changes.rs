@@ -1,8 +1,9 @@
-//! Changes of links and filters that others make, as the kernel announces them.
+//! The kernel's notifications of changes of links and filters, also those by other programs.
 //!
-//! A [`Changes`] is two sockets in the network namespace of the thread that opened it. Of what is there nothing is
-//! concluded from an announcement: it says where to look again. Only that a link was moved to another namespace is
-//! known by the announcement alone, which is that of a deletion and says that the link goes on elsewhere.
+//! A [`Changes`] is two sockets in the network namespace of the thread that opened it. A
+//! notification only says which link or filter to check again. Only the move of a link to another
+//! namespace is known by the notification alone: it is that of a deletion, and says that the link
+//! still exists elsewhere.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,35 +24,38 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 /// Bytes of `struct ifinfomsg`, with the link's number at 4.
 const IFINFOMSG: usize = 16;
-/// `IFLA_NEW_NETNSID` (linux/if_link.h): of a move, and of no deletion (`rtnl_fill_ifinfo()` in net/core/rtnetlink.c).
+/// `IFLA_NEW_NETNSID` (linux/if_link.h): only in the notification of a move, not of a deletion
+/// (`rtnl_fill_ifinfo()` in net/core/rtnetlink.c).
 const IFLA_NEW_NETNSID: u16 = 45;
-/// The most bytes of one datagram; the kernel announces links one by one, in less.
+/// The largest datagram, in bytes; the kernel sends a smaller one for each link.
 const MAX_DATAGRAM: usize = 32 * 1024;
-/// How many datagrams are taken at once, so that a busy host keeps nobody from other work.
+/// The largest number of datagrams read at once, so that a busy host does not block other work.
 const MAX_DATAGRAMS_PER_TURN: usize = 256;
-/// How many turns of announcements of links are heard before a link is told to be gone: more than a socket's buffer has.
+/// The largest number of turns of reading before a link is reported as gone: more than a socket's
+/// buffer holds.
 const MAX_TURNS: usize = 64;
 
-/// Where to look again.
+/// The links and filters to check again.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Changed {
-    /// The numbers of links that were changed or deleted.
+    /// The ifindexes of links that were changed or deleted.
     pub links: Vec<u32>,
-    /// The numbers of links whose filters of ours were changed or removed.
+    /// The ifindexes of links whose taptrail filters were changed or removed.
     pub filters: Vec<u32>,
-    /// Announcements were lost, or more are waiting than are taken at once: anything may have changed.
+    /// Notifications were lost, or more are waiting than are read at once: anything may have
+    /// changed.
     pub lost: bool,
 }
 
-/// A subscription to what the kernel announces of links and of nftables.
+/// A subscription to the kernel's notifications of links and nftables.
 pub struct Changes {
     links: Socket,
     /// None on a kernel without nftables.
     filters: Option<Socket>,
-    /// Whether each link that is followed has left, or may have, unheard.
+    /// For each followed link, whether it has left, or may have left without a notification.
     left: BTreeMap<u32, bool>,
-    /// What was heard of links and not taken yet.
-    heard: Changed,
+    /// Changes of links that were read and not taken yet.
+    pending: Changed,
 }
 
 impl std::fmt::Debug for Changes {
@@ -64,7 +68,8 @@ impl Changes {
     /// Subscribes, in the calling thread's network namespace.
     ///
     /// # Errors
-    /// When the kernel refuses a socket, or membership in the group of links.
+    ///
+    /// The kernel refuses a socket, or membership in the multicast group of links.
     pub fn subscribe() -> io::Result<Self> {
         let links = join(NETLINK_ROUTE, RTNLGRP_LINK)?;
         let filters = match join(NETLINK_NETFILTER, NFNLGRP_NFTABLES) {
@@ -74,26 +79,28 @@ impl Changes {
                 None
             }
         };
-        Ok(Self { links, filters, left: BTreeMap::new(), heard: Changed::default() })
+        Ok(Self { links, filters, left: BTreeMap::new(), pending: Changed::default() })
     }
 
-    /// What to poll for reading.
+    /// The descriptors to poll for reading.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         [Some(&self.links), self.filters.as_ref()].into_iter().flatten().map(AsFd::as_fd)
     }
 
-    /// Whether [`take`](Self::take) has something that no descriptor shows any more.
+    /// Whether [`take`](Self::take) returns changes that were read already, so that no descriptor
+    /// is readable.
     pub fn is_waiting(&self) -> bool {
-        self.heard != Changed::default()
+        self.pending != Changed::default()
     }
 
-    /// Takes what was announced, without waiting.
+    /// The changes since the last call; never blocks.
     ///
     /// # Errors
-    /// When a socket fails, which is not expected.
+    ///
+    /// A socket fails, which is not expected.
     pub fn take(&mut self) -> io::Result<Changed> {
-        self.hear_links()?;
-        let mut changed = std::mem::take(&mut self.heard);
+        self.read_links()?;
+        let mut changed = std::mem::take(&mut self.pending);
         let Changed { links, filters, lost } = &mut changed;
         if let Some(socket) = &self.filters {
             let drained = drain(socket, |kind, payload| {
@@ -110,42 +117,44 @@ impl Changes {
         Ok(changed)
     }
 
-    /// Follows a link that was seen here after the subscription.
+    /// Follows a link that was found in this namespace after the subscription.
     pub fn follow(&mut self, link: u32) {
         self.left.entry(link).or_insert(false);
-        self.hear_or_doubt();
+        self.read_or_assume_left();
     }
 
-    /// A link was seen here, or deleted where it was: not to find it here is no question until more is heard of it.
+    /// Notes that a link was found in this namespace, or was deleted: it is not elsewhere until
+    /// there is another notification of it.
     pub fn settle(&mut self, link: u32) {
         self.left.insert(link, false);
     }
 
-    /// Follows a link no longer.
+    /// Stops following a link.
     pub fn forget(&mut self, link: u32) {
         self.left.remove(&link);
     }
 
-    /// Whether a link that is not here may be elsewhere: it left, or nobody heard how it went.
+    /// Whether a link that is not in this namespace may be in another one: it has left, or
+    /// notifications were lost.
     pub fn may_be_elsewhere(&mut self, link: u32) -> bool {
-        self.hear_or_doubt();
+        self.read_or_assume_left();
         self.left.get(&link).copied().unwrap_or(true)
     }
 
-    fn hear_or_doubt(&mut self) {
-        if self.hear_links().is_err() {
-            self.doubt();
+    fn read_or_assume_left(&mut self) {
+        if self.read_links().is_err() {
+            self.assume_left();
         }
     }
 
-    /// Any link that is followed may have left unheard. Those that are here yet are seen here.
-    fn doubt(&mut self) {
+    /// Marks all followed links as possibly left. Those that are still here will be found here.
+    fn assume_left(&mut self) {
         self.left.values_mut().for_each(|left| *left = true);
     }
 
-    /// Hears what was announced of links.
-    fn hear_links(&mut self) -> io::Result<()> {
-        let Self { left, heard, .. } = self;
+    /// Reads the notifications of links.
+    fn read_links(&mut self) -> io::Result<()> {
+        let Self { left, pending, .. } = self;
         let mut drained = Drained::default();
         for _ in 0..MAX_TURNS {
             let turn = drain(&self.links, |kind, payload| {
@@ -154,8 +163,8 @@ impl Changes {
                 else {
                     return;
                 };
-                if heard.links.last() != Some(&link) {
-                    heard.links.push(link);
+                if pending.links.last() != Some(&link) {
+                    pending.links.push(link);
                 }
                 let attributes = payload.get(IFINFOMSG..).unwrap_or_default();
                 if kind == RTM_DELLINK && attribute(attributes, IFLA_NEW_NETNSID).is_some() {
@@ -168,8 +177,8 @@ impl Changes {
             }
         }
         if drained.lost || drained.more {
-            heard.lost = true;
-            self.doubt();
+            pending.lost = true;
+            self.assume_left();
         }
         Ok(())
     }
@@ -183,16 +192,16 @@ fn join(protocol: isize, group: u32) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// What a turn of [`drain`] left behind.
+/// The result of a turn of [`drain`].
 #[derive(Debug, Clone, Copy, Default)]
 struct Drained {
-    /// The kernel dropped messages.
+    /// Whether the kernel dropped messages.
     lost: bool,
-    /// More are waiting than are taken in one turn.
+    /// Whether more are waiting than are read in one turn.
     more: bool,
 }
 
-/// Gives each waiting message, up to a bound.
+/// Calls `each` for each waiting message, up to a limit.
 fn drain(socket: &Socket, mut each: impl FnMut(u16, &[u8])) -> io::Result<Drained> {
     let mut drained = Drained::default();
     let mut buffer = Vec::with_capacity(MAX_DATAGRAM);

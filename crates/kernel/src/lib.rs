@@ -1,18 +1,17 @@
-//! Linux's side: raw network devices, links, filters, audit, processes.
+//! Linux interfaces: raw network devices, links, filters, audit, processes.
 //!
-//! The only room with `unsafe` and ioctls. Everything here is synchronous, acts in the network
-//! namespace of the calling thread, and knows nothing of guests: it is asked for one thing, and
-//! says what came of it.
+//! The only crate with `unsafe` and ioctls. All functions are synchronous and act in the network
+//! namespace of the calling thread. The crate knows nothing of guests.
 //!
-//! - [`device`]: opens tun, macvtap and vhost-net, and lets a descriptor out only when its open is
-//!   on record.
+//! - [`device`]: opens tun, macvtap and vhost-net, and releases a descriptor only after its open
+//!   was recorded.
 //! - [`link`](mod@link): rtnetlink.
 //! - [`filter`](mod@filter): nftables.
-//! - [`audit`]: records to the kernel's audit, and proof that they are logged.
-//! - [`process`]: QEMU started with the intended descriptors, and nothing else.
-//! - [`proc`]: what processes really hold.
+//! - [`audit`]: sends records to the kernel's audit, and proves that they are logged.
+//! - [`process`]: starts QEMU with exactly the intended descriptors.
+//! - [`proc`]: the devices that processes hold.
 //! - [`netns`]: network namespaces.
-//! - [`changes`]: what others change of links and filters.
+//! - [`changes`]: notifications of changes of links and filters by other programs.
 
 #![allow(unsafe_code)]
 

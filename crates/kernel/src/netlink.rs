@@ -1,4 +1,4 @@
-//! The frame of netlink messages, which all families share (netlink(7)).
+//! The header of netlink messages and their attributes, for all families (netlink(7)).
 
 use netlink_packet_core::{NLA_HEADER_SIZE, NlasIterator};
 
@@ -13,8 +13,8 @@ pub(crate) struct Message<'a> {
     pub(crate) payload: &'a [u8],
 }
 
-/// Splits the first message off (`struct nlmsghdr`: length, type, flags, sequence, port); none when it is
-/// cut short.
+/// Splits off the first message (`struct nlmsghdr`: length, type, flags, sequence, port); none if
+/// it is truncated.
 pub(crate) fn split(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {
     let length = u32_at(bytes, 0)? as usize;
     let payload = bytes.get(HEADER..length)?;
@@ -24,7 +24,7 @@ pub(crate) fn split(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {
     Some((message, &bytes[aligned..]))
 }
 
-/// The messages of a datagram, up to one that is cut short.
+/// The messages of a datagram, up to a truncated one.
 pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let (message, rest) = split(bytes)?;
@@ -46,7 +46,7 @@ pub(crate) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
 }
 
-/// Attributes (`struct nlattr`), up to one that is cut short.
+/// The attributes (`struct nlattr`), up to a truncated one.
 pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     NlasIterator::new(bytes).map_while(Result::ok).map(|nla| {
         let (kind, length) = (nla.kind(), usize::from(nla.length()));
@@ -54,7 +54,7 @@ pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// An attribute's text, which ends with a NUL.
+/// An attribute's text, without its final NUL.
 pub(crate) fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
 }

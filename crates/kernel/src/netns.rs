@@ -1,4 +1,4 @@
-//! Network namespaces: which one something is in, and acting there.
+//! Network namespaces: finding and entering them.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -13,14 +13,15 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::proc::{PidFd, ProcessId, processes};
 
-/// Where ip-netns(8) keeps network namespaces that no process need be in.
+/// Where ip-netns(8) keeps network namespaces, even without processes.
 const RUN_NETNS: &str = "/run/netns";
-/// `_IO('T', 227)` in linux/if_tun.h: a descriptor of the namespace that a tap's link is in.
+/// `_IO('T', 227)` in linux/if_tun.h: returns a descriptor of the network namespace of a tap's
+/// link.
 const TUNGETDEVNETNS: Opcode = opcode::none(b'T', 227);
-/// `_IO(0xb7, 0x3)` in linux/nsfs.h: what kind of namespace a file is of.
+/// `_IO(0xb7, 0x3)` in linux/nsfs.h: returns the type of a namespace.
 const NS_GET_NSTYPE: Opcode = opcode::none(0xB7, 3);
 
-/// A network namespace, kept open: it stays as long as this does.
+/// An open network namespace, which exists at least as long as this.
 #[derive(Debug)]
 pub struct NetNs {
     file: OwnedFd,
@@ -28,23 +29,25 @@ pub struct NetNs {
 }
 
 impl NetNs {
-    /// That of a process.
+    /// The network namespace of a process.
     ///
     /// # Errors
-    /// ENOENT when the process is gone, EACCES without the right to look into it.
+    ///
+    /// ENOENT if the process has ended, EACCES without permission to inspect it.
     pub fn of(pid: u32) -> io::Result<Self> {
         Self::at(Path::new(&format!("/proc/{pid}/ns/net")))
     }
 
-    /// That of the calling thread.
+    /// The network namespace of the calling thread.
     ///
     /// # Errors
-    /// When /proc is not there.
+    ///
+    /// /proc is not mounted.
     pub fn own() -> io::Result<Self> {
         Self::at(Path::new("/proc/thread-self/ns/net"))
     }
 
-    /// Each that can be seen, once: a process is in it, or a file of `/run/netns` keeps it.
+    /// All network namespaces with a process or a file in `/run/netns`, each once.
     pub fn all() -> impl Iterator<Item = Self> {
         let kept = std::fs::read_dir(RUN_NETNS).into_iter().flatten();
         let kept = kept.filter_map(|entry| Some(entry.ok()?.path()));
@@ -52,7 +55,8 @@ impl NetNs {
         let lived_in = lived_in.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")));
         let mut known = BTreeSet::new();
         kept.chain(lived_in).filter_map(move |path| {
-            // A process may have ended. Most are in one that is known: no descriptor for those.
+            // A process may have ended. Most are in a known namespace, which need not be opened
+            // again.
             let inode = std::fs::metadata(&path).ok()?.ino();
             if known.contains(&inode) {
                 return None;
@@ -62,10 +66,11 @@ impl NetNs {
         })
     }
 
-    /// That of a file: `/proc/PID/ns/net`, `/run/netns/NAME`.
+    /// The network namespace of a file: `/proc/PID/ns/net`, `/run/netns/NAME`.
     ///
     /// # Errors
-    /// When the file can't be opened, or is no network namespace's.
+    ///
+    /// The file can't be opened, or is not a network namespace.
     pub fn at(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         // SAFETY: takes no argument and touches no memory of ours; other files refuse it.
@@ -76,27 +81,30 @@ impl NetNs {
         Ok(Self { inode: file.metadata()?.ino(), file: file.into() })
     }
 
-    /// That of the link behind a tap's descriptor, wherever the process that holds it is.
+    /// The network namespace of the link behind a tap's descriptor in any process.
     ///
-    /// For some microseconds the descriptor is ours, too.
+    /// The calling process has a copy of the descriptor for some microseconds.
     ///
     /// # Errors
-    /// ESRCH or EBADF when process or descriptor are gone, EPERM without the rights to trace the process
-    /// and over the namespace, EBADFD for a tap that is not configured.
+    ///
+    /// ESRCH or EBADF if process or descriptor are gone, EPERM without permission to trace the
+    /// process or over the namespace, EBADFD for a tap that is not configured.
     pub fn of_tap(process: ProcessId, fd: RawFd) -> io::Result<Self> {
         let pidfd = PidFd::open(process)?;
         let tap = rustix::process::pidfd_getfd(&pidfd, fd, PidfdGetfdFlags::empty())?;
-        // SAFETY: takes no argument and touches no memory of ours; a file that is no tap refuses it.
+        // SAFETY: takes no argument and touches no memory of ours; a file that is no tap refuses
+        // it.
         let number = unsafe { libc::ioctl(tap.as_raw_fd(), TUNGETDEVNETNS as libc::Ioctl) };
         if number < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the kernel has just made this descriptor, close-on-exec, and nothing else knows it.
+        // SAFETY: the kernel has just made this descriptor, close-on-exec, and nothing else knows
+        // it.
         let file = File::from(unsafe { OwnedFd::from_raw_fd(number) });
         Ok(Self { inode: file.metadata()?.ino(), file: file.into() })
     }
 
-    /// The inode by which it is known: namespaces(7).
+    /// The inode that identifies it: namespaces(7).
     pub fn inode(&self) -> u64 {
         self.inode
     }
@@ -106,9 +114,10 @@ impl NetNs {
         self.file.as_fd()
     }
 
-    /// Acts in it, by a thread of its own.
+    /// Calls `act` in the namespace, in a new thread.
     ///
     /// # Errors
+    ///
     /// EPERM without `CAP_SYS_ADMIN`.
     pub fn enter<T: Send>(&self, act: impl FnOnce() -> T + Send) -> io::Result<T> {
         std::thread::scope(|scope| {

@@ -1,10 +1,10 @@
-//! The device number of a macvtap, as the kernel's sysfs tells it.
+//! The device number of a macvtap, from sysfs.
 //!
-//! A macvtap's number in its name, `/dev/tapN`, is its link's, and links are numbered in each
-//! network namespace anew: two of them may have a macvtap 5, of which the kernel's devtmpfs shows
-//! only the first. So the node's path proves nothing; its device number, which is the host's own,
-//! does. And a mounted `/sys` shows the links of the network namespace it was mounted in, which is
-//! not always the calling thread's.
+//! The number in a macvtap's node, `/dev/tapN`, is the ifindex of its link, which is unique only in
+//! its network namespace: two namespaces may have a macvtap 5, and devtmpfs shows only the first.
+//! So the node's path does not identify a macvtap, but its device number, which is unique on the
+//! host, does. A mounted `/sys` shows the links of the network namespace in which it was mounted,
+//! which may not be the calling thread's.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -17,17 +17,17 @@ use taptrail_record::{IfName, Rdev};
 /// Where sysfs is mounted.
 const SYS: &str = "/sys";
 
-/// A sysfs that shows the links of one network namespace, as far as it can be had.
+/// A sysfs that shows the links of one network namespace; none if it can't be mounted or opened.
 #[derive(Debug)]
 pub(crate) struct Sysfs(Option<OwnedFd>);
 
 impl Sysfs {
-    /// That of the calling thread's network namespace. It takes `CAP_SYS_ADMIN`, and none later on.
+    /// The sysfs of the calling thread's network namespace. Needs `CAP_SYS_ADMIN` only here.
     pub(crate) fn open() -> Self {
         Self(mount().or_else(|_| openat(CWD, SYS, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())).ok())
     }
 
-    /// The device number of a macvtap; `None` when there is none, or sysfs can't be had.
+    /// The device number of a macvtap; `None` if there is none, or no sysfs.
     pub(crate) fn macvtap_rdev(&self, ifname: &IfName, ifindex: u32) -> Option<Rdev> {
         // macvtap_device_event() in drivers/net/macvtap.c links the device below its interface.
         let text = read(self.0.as_ref()?, &format!("class/net/{ifname}/tap{ifindex}/dev")).ok()?;
@@ -35,7 +35,7 @@ impl Sysfs {
         Some(Rdev { major: major.parse().ok()?, minor: minor.parse().ok()? })
     }
 
-    /// Whether the node of a new macvtap is another one's, of the same number in another network
+    /// Whether the node of a new macvtap belongs to one with the same ifindex in another network
     /// namespace.
     pub(crate) fn macvtap_node_is_taken(&self, ifname: &IfName, ifindex: u32) -> bool {
         let (Some(rdev), Ok(stat)) = (self.macvtap_rdev(ifname, ifindex), stat(macvtap_node(ifindex))) else {
@@ -50,8 +50,8 @@ pub(crate) fn macvtap_node(ifindex: u32) -> PathBuf {
     format!("/dev/tap{ifindex}").into()
 }
 
-/// Mounts sysfs anew, nowhere in the tree: a new mount is the calling thread's. Needs
-/// `CAP_SYS_ADMIN`; without it `/sys` has to do.
+/// Creates a detached mount of sysfs, which shows the calling thread's network namespace. Needs
+/// `CAP_SYS_ADMIN`; without it, `/sys` is used.
 fn mount() -> Result<OwnedFd, Errno> {
     let context = fsopen("sysfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_create(&context)?;
@@ -60,7 +60,7 @@ fn mount() -> Result<OwnedFd, Errno> {
 
 fn read(root: impl AsFd, path: &str) -> Result<String, Errno> {
     let file = openat(root, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    // "MAJOR:MINOR\n", which sysfs gives in one read.
+    // "MAJOR:MINOR\n", which sysfs returns in one read.
     let mut bytes = [0; 32];
     let length = retry_on_intr(|| rustix::io::read(&file, &mut bytes))?;
     Ok(String::from_utf8_lossy(&bytes[..length]).into_owned())

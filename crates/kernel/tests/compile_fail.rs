@@ -1,4 +1,4 @@
-//! Code that would hand over a device without a record does not compile.
+//! Code that would pass a device to QEMU without a record does not compile.
 
 #[test]
 fn a_device_without_a_record_can_not_be_handed_over() {

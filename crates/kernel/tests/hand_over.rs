@@ -1,4 +1,4 @@
-//! Devices from their opening into another process, and what /proc shows of them there.
+//! Devices from their opening to another process, and their descriptors in /proc there.
 
 #![allow(unsafe_code, clippy::unwrap_used)]
 
@@ -23,7 +23,7 @@ use taptrail_record::{DeviceKind, Rdev};
 
 const TWO: NonZeroU16 = NonZeroU16::new(2).unwrap();
 
-/// A recorder that accepts everything.
+/// A recorder that accepts every open.
 struct FakeRecorder;
 
 impl OpenRecorder for FakeRecorder {
@@ -40,7 +40,7 @@ fn admitted(opening: Opening) -> Vec<Admitted> {
     devices
 }
 
-/// Runs `body` on a thread in a network namespace of its own.
+/// Runs `body` in a new thread with a new network namespace.
 fn in_netns<T: Send>(body: impl FnOnce() -> T + Send) -> T {
     let enter = || {
         // SAFETY: no file table is unshared.
@@ -80,7 +80,7 @@ impl Drop for Sleeper {
     }
 }
 
-/// What the child must show: each device under the number that it has here.
+/// The descriptors that the child must have: each device with the number that it has here.
 fn expected(devices: &[Admitted]) -> Vec<HeldDevice> {
     let mut held: Vec<_> = devices
         .iter()
@@ -96,8 +96,8 @@ fn expected(devices: &[Admitted]) -> Vec<HeldDevice> {
     held
 }
 
-/// What the child shows, once that is what is expected or time is up: spawn() returns in the middle
-/// of the exec, while what is not inherited is being closed.
+/// The child's descriptors, once they are as expected or after a timeout: spawn() returns during
+/// the exec, while the kernel closes descriptors that are not inherited.
 fn settled(child: &Sleeper, devices: &[Admitted]) -> Vec<HeldDevice> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
@@ -125,7 +125,7 @@ fn the_queues_of_a_tap_arrive_under_their_numbers_and_live_on_there() {
             assert!(same_file(std::process::id(), fd, child.0.id(), fd).unwrap());
         }
 
-        // The supervisor's own copies go; the child alone keeps the link alive.
+        // The supervisor closes its own copies; only the child keeps the link alive.
         drop(devices);
         let vnet0 = "vnet0".parse().unwrap();
         let mut links = Links::open().unwrap();

@@ -1,7 +1,8 @@
-//! A database that must not change, or can't: a copy of it, with what its write-ahead log has.
+//! Private copies of databases that must not, or can't, be changed, with their write-ahead logs.
 //!
-//! SQLite reads a database in WAL mode only where it may write beside it, and tidies up after a writer that died. Neither
-//! is for evidence, for read-only media, or for whoever may only read.
+//! SQLite reads a database in WAL mode only if it may write to its directory, and it recovers the
+//! database after a writer died. Neither is acceptable for evidence, on read-only media, or for
+//! users with read access only.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -11,20 +12,21 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-/// How often a copy is begun anew because its original was written to meanwhile.
-const TRIES: u32 = 10;
-/// How long is waited before that.
-const PAUSE: Duration = Duration::from_millis(50);
-/// How long the header of a write-ahead log is (SQLite's file format, section 4.1).
-const WAL_HEADER: usize = 32;
+/// How often copying is attempted if the original is written to meanwhile.
+const MAX_COPY_ATTEMPTS: u32 = 10;
+/// The delay between two attempts.
+const COPY_RETRY_DELAY: Duration = Duration::from_millis(50);
+/// The length of a write-ahead log's header (SQLite's file format, section 4.1).
+const WAL_HEADER_BYTES: usize = 32;
 
-/// A copy, in a directory of its own that goes with this. What has it open can go on reading.
+/// A copy in a directory of its own, which is deleted on drop. A process that has it open can go on
+/// reading.
 #[derive(Debug)]
 pub(crate) struct PrivateCopy {
     dir: TempDir,
 }
 
-/// No copy could be made.
+/// Copying failed.
 #[derive(Debug)]
 pub(crate) enum CopyError {
     /// The original can't be read.
@@ -36,17 +38,17 @@ pub(crate) enum CopyError {
 impl PrivateCopy {
     /// Copies a database as it is at one moment.
     pub(crate) fn of(path: &Path) -> Result<Self, CopyError> {
-        // As SQLite does: the log lies beside the file that a link leads to.
+        // As SQLite does: the log is beside the file that a link refers to.
         let path = fs::canonicalize(path).map_err(CopyError::Original)?;
         let mut wal = path.clone().into_os_string();
         wal.push("-wal");
         let wal = PathBuf::from(wal);
         let copy = Self { dir: directory().map_err(CopyError::Copy)? };
-        for _ in 0..TRIES {
-            if copy.is_taken(&path, &wal)? {
+        for _ in 0..MAX_COPY_ATTEMPTS {
+            if copy.try_copy(&path, &wal)? {
                 return Ok(copy);
             }
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(COPY_RETRY_DELAY);
         }
         Err(CopyError::Original(io::Error::other("it is being written to all the time")))
     }
@@ -56,12 +58,13 @@ impl PrivateCopy {
         self.dir.path().join("ledger.sqlite")
     }
 
-    /// Copies both files, and tells whether they belong together.
+    /// Copies both files, and returns whether the copies are consistent.
     ///
-    /// A writer changes the database only by what is in the log already. So the log is copied last: as long as it was
-    /// not begun anew, which changes its header, it has whatever was carried over meanwhile.
-    fn is_taken(&self, path: &Path, wal: &Path) -> Result<bool, CopyError> {
-        let (log, mark) = (header(wal)?, mark(path)?);
+    /// A writer changes the database only by a checkpoint, from pages that are in the log already.
+    /// So the log is copied last: unless it was restarted, which changes its header, it has all
+    /// pages that were checkpointed meanwhile.
+    fn try_copy(&self, path: &Path, wal: &Path) -> Result<bool, CopyError> {
+        let (log, before) = (header(wal)?, stamp(path)?);
         copy(path, &self.path())?;
         let copied = self.dir.path().join("ledger.sqlite-wal");
         if exists(wal)? {
@@ -70,11 +73,11 @@ impl PrivateCopy {
             remove(&copied)?;
         }
         let log_now = header(&copied)?;
-        Ok(log == log_now && (log.is_some() || mark == self::mark(path)?))
+        Ok(log == log_now && (log.is_some() || before == stamp(path)?))
     }
 }
 
-/// A directory of our own, mode 0700: where TMPDIR says, or where all may make one.
+/// A new directory with mode 0700 in TMPDIR, or else in /tmp.
 fn directory() -> io::Result<TempDir> {
     let mode = fs::Permissions::from_mode(0o700);
     let make = |within: &Path| {
@@ -83,24 +86,24 @@ fn directory() -> io::Result<TempDir> {
     make(&std::env::temp_dir()).or_else(|first| make(Path::new("/tmp")).map_err(|_| first))
 }
 
-/// A file as it is: device, inode, bytes, and when it changed last.
-type Mark = (u64, u64, u64, i64, i64);
+/// Device, inode, size in bytes and modification time (seconds, nanoseconds) of a file.
+type FileStamp = (u64, u64, u64, i64, i64);
 
-fn mark(path: &Path) -> Result<Mark, CopyError> {
-    let about = fs::metadata(path).map_err(CopyError::Original)?;
-    if !about.is_file() {
+fn stamp(path: &Path) -> Result<FileStamp, CopyError> {
+    let metadata = fs::metadata(path).map_err(CopyError::Original)?;
+    if !metadata.is_file() {
         return Err(CopyError::Original(io::Error::other("it is not a regular file")));
     }
-    Ok((about.dev(), about.ino(), about.len(), about.mtime(), about.mtime_nsec()))
+    Ok((metadata.dev(), metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
 }
 
 fn exists(path: &Path) -> Result<bool, CopyError> {
     path.try_exists().map_err(CopyError::Original)
 }
 
-/// The header of a log, if it has one: without, nothing is in it.
-fn header(wal: &Path) -> Result<Option<[u8; WAL_HEADER]>, CopyError> {
-    let mut header = [0; WAL_HEADER];
+/// The header of a log; none if the log is empty or missing.
+fn header(wal: &Path) -> Result<Option<[u8; WAL_HEADER_BYTES]>, CopyError> {
+    let mut header = [0; WAL_HEADER_BYTES];
     match File::open(wal).and_then(|mut file| file.read_exact(&mut header)) {
         Ok(()) => Ok(Some(header)),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {

@@ -1,9 +1,9 @@
 use std::path::PathBuf;
 
-/// The ledger cannot be used, or not for this.
+/// Why the ledger can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
-    /// The state directory cannot be made.
+    /// The state directory can't be created.
     #[error("State directory {path} can't be created", path = path.display())]
     Directory {
         /// The directory.
@@ -11,7 +11,7 @@ pub enum LedgerError {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// The file cannot be opened or made.
+    /// The file can't be opened or created.
     #[error("Ledger {path} can't be opened", path = path.display())]
     File {
         /// The file.
@@ -19,7 +19,7 @@ pub enum LedgerError {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// SQLite cannot open the file, or it is not a ledger.
+    /// SQLite can't open the file, or it is not a ledger.
     #[error("Ledger {path} can't be opened as a database", path = path.display())]
     Open {
         /// The file.
@@ -27,7 +27,7 @@ pub enum LedgerError {
         /// SQLite's reason.
         source: rusqlite::Error,
     },
-    /// It can be read in a copy alone, and that can't be made.
+    /// It can only be read from a copy, and the copy can't be created.
     #[error("Ledger {path} can't be copied to {dir}, where it would be read (TMPDIR names another directory)", path = path.display(), dir = std::env::temp_dir().display())]
     Copy {
         /// The file.
@@ -35,12 +35,12 @@ pub enum LedgerError {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// The database is not what a taptrail makes.
+    /// The database's schema is not taptrail's.
     #[error("Ledger {path} is not as taptrail makes it, and nothing of it is believed: {what}", path = path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
-        /// In what it differs.
+        /// The first difference.
         what: String,
     },
     /// The ledger was written by another version of taptrail.
@@ -50,10 +50,10 @@ pub enum LedgerError {
         path: PathBuf,
         /// Its schema version.
         found: i64,
-        /// Ours.
+        /// This program's schema version.
         known: i64,
     },
-    /// The file, or its directory, is somebody else's, or others can write to it.
+    /// The file, or its directory, belongs to another user, or others can write to it.
     #[error("Ledger path {path} is refused, because {why}: give it to root with mode 0700 (a directory) or 0600 (the ledger), or use another --state-dir; named as a FILE, it is read as anybody's", path = .path.display())]
     NotOurs {
         /// The file or directory.
@@ -64,13 +64,13 @@ pub enum LedgerError {
     /// The file was removed while it was open.
     #[error("Ledger {path} was removed: nothing is given to a guest without a ledger; the next `taptrail run` makes a new one, into which running guests are taken", path = .path.display())]
     Removed {
-        /// Where it was.
+        /// The ledger's path.
         path: PathBuf,
     },
-    /// Another file stands where the one that is open was.
+    /// The file was replaced by another one while it was open.
     #[error("Ledger {path} was replaced by another file", path = .path.display())]
     Replaced {
-        /// Where it was.
+        /// The ledger's path.
         path: PathBuf,
     },
     /// The file is damaged.
@@ -78,7 +78,7 @@ pub enum LedgerError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// SQLite's word for it.
+        /// SQLite's description of the damage.
         fault: String,
     },
     /// A transaction failed; nothing of it was written.
@@ -93,22 +93,22 @@ pub enum LedgerError {
         /// SQLite's reason.
         source: rusqlite::Error,
     },
-    /// A row holds what no taptrail writes.
+    /// A row has a value that taptrail never writes.
     #[error("Ledger row {table}:{id} holds '{value}', which is not a {what}")]
     Row {
         /// The table.
         table: &'static str,
         /// Its row.
         id: i64,
-        /// What stands there, cut at 64 characters.
+        /// The value, cut at 64 characters.
         value: String,
-        /// What should.
+        /// The expected kind of value.
         what: &'static str,
     },
-    /// A device would be closed, granted or ended twice.
+    /// An operation that may happen once for a row was done before: closing, granting, ending.
     #[error("Ledger refuses to {what} {table} row {id}: that was done before, or the row is missing")]
-    Twice {
-        /// What was asked for.
+    AlreadyDone {
+        /// The operation.
         what: &'static str,
         /// The table.
         table: &'static str,

@@ -1,18 +1,21 @@
-//! What this host's guests were given: durable, transactional, readable by anyone with SQLite.
+//! This host's database of guests, records, devices and steps: durable, transactional, readable
+//! with SQLite.
 //!
-//! One database for the host, `ledger.sqlite` in the state directory, shared by all supervisors.
-//! It keeps six tables (see `schema/`): the guests, their interfaces, each audit record as its
-//! text, each device from its open to its close, the steps with a lasting effect, as intents
-//! before and outcomes after, and what is watched. A commit is on the disk when it returns (WAL, full synchronous).
+//! There is one database per host, `ledger.sqlite` in the state directory, shared by all
+//! supervisors. It has six tables (see `schema/`): guests, their interfaces, audit records as text,
+//! devices from open to close, steps with a lasting effect (write-ahead intent and outcome), and
+//! the watcher's checkpoint. A commit is on the disk when it returns (WAL, full synchronous).
 //!
-//! The guests of another manager have an account, too, kept by a watcher: copies of that manager's
-//! records, what the watcher itself saw, and up to where it has read (see [`Ledger::checkpoint`]).
+//! A watcher keeps accounts for the guests of another manager: copies of that manager's records,
+//! its own observations, and the checkpoint up to which it has read the log (see
+//! [`Ledger::checkpoint`]).
 //!
-//! A ledger that is not this host's own, or that can't be written to, is read in a private copy: nothing is changed or
-//! left beside it. Whatever is not exactly as a taptrail makes it (a view, a trigger, another table) is refused.
+//! A ledger of another host, or one that can't be written to, is read from a private copy: nothing
+//! beside it is changed or created. A database that is not exactly as taptrail makes it (with a
+//! view, a trigger, another table) is refused.
 //!
-//! This room never opens a device, never talks to the kernel's audit and never decides anything:
-//! it remembers, and it refuses to forget twice (a device is closed exactly once).
+//! This crate never opens a device, never uses the kernel's audit and makes no decisions. It ends
+//! each row exactly once: a second close of a device is an error.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), taptrail_ledger::LedgerError> {
@@ -38,7 +41,7 @@ mod write;
 
 pub use error::LedgerError;
 pub use live::{LiveDevice, LiveInterface, LiveStep};
-pub use moved::Moved;
+pub use moved::MovedKeys;
 pub use read::{Guest, OpenStep, Records, StoredRecord};
 pub use upkeep::Pruned;
 pub use watch::{Checkpoint, NewWatched};
@@ -59,7 +62,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use crate::copy::{CopyError, PrivateCopy};
 
-/// How long a supervisor waits for another one's transaction.
+/// How long a supervisor waits for another supervisor's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The host's ledger, open.
@@ -69,14 +72,21 @@ pub struct Ledger {
     path: PathBuf,
     /// The file that was opened.
     file_id: Option<moved::FileId>,
-    /// Of its schema, when it was opened.
+    /// The version of its schema when it was opened.
     version: i64,
 }
 
 impl Ledger {
-    /// Opens the ledger in `state_dir`, making both where they are missing (modes 0700 and 0600).
+    /// Opens the ledger in `state_dir` for writing, and creates both if missing (modes 0700 and
+    /// 0600).
     ///
-    /// One of up to 4 MiB is looked through for damage; a larger one is left to [`faults`](Self::faults).
+    /// A ledger of up to 4 MiB is checked for damage; for a larger one use
+    /// [`faults`](Self::faults).
+    ///
+    /// # Errors
+    ///
+    /// The directory or the file can't be created or opened, others can write to it, it is damaged,
+    /// or it is not a ledger of this or an earlier version.
     pub fn open(state_dir: &Path) -> Result<Self, LedgerError> {
         DirBuilder::new()
             .recursive(true)
@@ -92,7 +102,7 @@ impl Ledger {
             .append(true)
             .create(true)
             .mode(0o600)
-            // A link there would lead somewhere else.
+            // A symbolic link could lead anywhere.
             .custom_flags(owner::NOFOLLOW)
             .open(&path)
             .map_err(|source| LedgerError::File { path: path.clone(), source })
@@ -105,51 +115,57 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Opens the ledger in `state_dir` as it is, to read it where it will be written to: nothing is made, upgraded or
-    /// looked through for damage. None where there is none.
+    /// Opens the ledger in `state_dir` for writing, without creating, migrating or checking it.
+    /// None if there is no ledger.
     ///
     /// # Errors
-    /// As of [`open_to_read`](Self::open_to_read); and where it can't be written to.
+    ///
+    /// As [`open_to_read`](Self::open_to_read); or it can't be written to.
     pub fn open_existing(state_dir: &Path) -> Result<Option<Self>, LedgerError> {
         let path = Self::file(state_dir);
-        let about = match std::fs::symlink_metadata(&path) {
-            Ok(about) => about,
+        let metadata = match std::fs::symlink_metadata(&path) {
+            Ok(metadata) => metadata,
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 return Ok(None);
             }
             Err(source) => return Err(LedgerError::File { path, source }),
         };
         owner::check_directory(state_dir)?;
-        owner::check_ledger(&path, &about)?;
+        owner::check_ledger(&path, &metadata)?;
         let ledger = Self::connect(path)?;
-        if ledger.is_being_made()? { Ok(None) } else { ledger.checked().map(Some) }
+        if ledger.is_empty()? { Ok(None) } else { ledger.check_schema().map(Some) }
     }
 
-    /// Opens this host's ledger for reading, as supervisors and watchers write to it, and leaves it as it is. One that
-    /// nobody has open, or that can't be read in place (read-only media), is read as
-    /// [`open_file_to_read`](Self::open_file_to_read) does.
+    /// Opens this host's ledger for reading while supervisors and watchers write to it, and does
+    /// not change it. A ledger that no process has open, or that can't be read in place (read-only
+    /// media), is read as by [`open_file_to_read`](Self::open_file_to_read).
     ///
     /// # Errors
-    /// [`LedgerError::NotOurs`] where others can write to the directory or the file: what it says may be theirs.
+    ///
+    /// [`LedgerError::NotOurs`] if others can write to the directory or the file, and so may have
+    /// changed its contents; or it can't be opened, or is not a ledger of this or an earlier
+    /// version.
     pub fn open_to_read(state_dir: &Path) -> Result<Self, LedgerError> {
         let path = Self::file(state_dir);
-        // Not opened for that: to close a file gives up the locks that SQLite has on it in this process (fcntl(2)).
-        let about = std::fs::symlink_metadata(&path)
+        // Without opening the file: closing it would release SQLite's locks on it in this process
+        // (fcntl(2)).
+        let metadata = std::fs::symlink_metadata(&path)
             .map_err(|source| LedgerError::File { path: path.clone(), source })?;
         owner::check_directory(state_dir)?;
-        owner::check_ledger(&path, &about)?;
-        // Whoever makes a ledger makes an empty file first, and all of its schema at once a moment later.
+        owner::check_ledger(&path, &metadata)?;
+        // A process that creates a ledger first creates an empty file, and then the whole schema at
+        // once.
         let end = Instant::now() + BUSY_TIMEOUT;
         loop {
             let ledger = match Self::connect_to_read(&path) {
-                Err(LedgerError::Open { source, .. }) if needs_to_write(&source) => {
+                Err(LedgerError::Open { source, .. }) if needs_write_access(&source) => {
                     Self::copy_of(path.clone())?
                 }
                 opened => opened?,
             };
-            if !ledger.is_being_made()? || Instant::now() >= end {
-                return match ledger.checked() {
-                    Err(LedgerError::Open { source, .. }) if needs_to_write(&source) => {
+            if !ledger.is_empty()? || Instant::now() >= end {
+                return match ledger.check_schema() {
+                    Err(LedgerError::Open { source, .. }) if needs_write_access(&source) => {
                         Self::open_file_to_read(path)
                     }
                     checked => checked,
@@ -159,8 +175,9 @@ impl Ledger {
         }
     }
 
-    /// Opens a ledger that a writer has open, and whose write-ahead log and the index of that are there. Only what of
-    /// the index is locks, or is out of date since a writer died, is changed.
+    /// Opens a ledger that a writer has open, and that has a write-ahead log and its index (`-wal`,
+    /// `-shm`). SQLite changes only the locks in the index, and recovers the index if a writer
+    /// died.
     fn connect_to_read(path: &Path) -> Result<Self, LedgerError> {
         let failed = |source| LedgerError::Open { path: path.to_owned(), source };
         let beside = |suffix: &str| {
@@ -168,7 +185,7 @@ impl Ledger {
             name.push(suffix);
             Path::new(&name).exists()
         };
-        // Where one is missing SQLite would make it, or can't open the other.
+        // If one is missing, SQLite would create it, or can't open the other.
         if !beside("-wal") || !beside("-shm") {
             return Err(failed(rusqlite::Error::SqliteFailure(
                 rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),
@@ -186,10 +203,15 @@ impl Ledger {
         Ok(Self { connection, path: path.to_owned(), file_id: None, version })
     }
 
-    /// Reads a ledger's file as it is now, with what its write-ahead log has, and without touching either: in a private
-    /// copy, which is gone from its directory before this returns. It may be anybody's.
+    /// Opens a ledger's file, including its write-ahead log, from a private copy, without changing
+    /// the original. The copy is deleted from its directory before this returns. The file may
+    /// belong to anyone.
+    ///
+    /// # Errors
+    ///
+    /// The file can't be read or copied, or is not a ledger of this or an earlier version.
     pub fn open_file_to_read(path: PathBuf) -> Result<Self, LedgerError> {
-        Self::copy_of(path)?.checked()
+        Self::copy_of(path)?.check_schema()
     }
 
     fn copy_of(path: PathBuf) -> Result<Self, LedgerError> {
@@ -202,7 +224,8 @@ impl Ledger {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(copy.path(), flags).map_err(failed)?;
         harden(&connection).map_err(failed)?;
-        // Alone, SQLite keeps the index of its log in memory: the copy needs no third file.
+        // With an exclusive lock, SQLite keeps the index of its log in memory: the copy needs no
+        // third file.
         connection.execute_batch("PRAGMA locking_mode = EXCLUSIVE").map_err(failed)?;
         let version = version(&connection).map_err(failed)?;
         connection.execute_batch("PRAGMA query_only = ON").map_err(failed)?;
@@ -210,17 +233,17 @@ impl Ledger {
         Ok(Self { connection, path, file_id: None, version })
     }
 
-    /// This ledger, if it is one that can be read.
-    fn checked(mut self) -> Result<Self, LedgerError> {
+    /// Checks version and schema, and returns the ledger if it can be read.
+    fn check_schema(mut self) -> Result<Self, LedgerError> {
         let failed = |source| LedgerError::Open { path: self.path.clone(), source };
-        // At one moment: another process may be bringing it up to a newer version.
+        // In one transaction: another process may be migrating it.
         let moment = self.connection.unchecked_transaction().map_err(failed)?;
         let found = version(&moment).map_err(failed)?;
-        // Reading takes of a version only what that has.
+        // The queries handle each older version.
         let Some(steps) = schema::steps(found).filter(|steps| !steps.is_empty()) else {
             return Err(LedgerError::Version { path: self.path.clone(), found, known: schema::VERSION });
         };
-        if let Some(what) = schema::differs(&moment, steps).map_err(failed)? {
+        if let Some(what) = schema::find_difference(&moment, steps).map_err(failed)? {
             return Err(LedgerError::Foreign { path: self.path.clone(), what });
         }
         moment.finish().map_err(failed)?;
@@ -228,7 +251,7 @@ impl Ledger {
         Ok(self)
     }
 
-    /// Where the ledger of `state_dir` lies.
+    /// The path of the ledger in `state_dir`.
     pub fn file(state_dir: &Path) -> PathBuf {
         state_dir.join("ledger.sqlite")
     }
@@ -250,8 +273,8 @@ impl Ledger {
         Ok(Self { connection, path, file_id, version })
     }
 
-    /// Whether it has neither a schema nor a version yet.
-    fn is_being_made(&self) -> Result<bool, LedgerError> {
+    /// Whether another process is still creating it: it has neither a schema nor a version yet.
+    fn is_empty(&self) -> Result<bool, LedgerError> {
         let failed = |source| LedgerError::Open { path: self.path.clone(), source };
         let empty = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)";
         Ok(self.version == 0 && self.connection.query_row(empty, [], |row| row.get(0)).map_err(failed)?)
@@ -260,12 +283,12 @@ impl Ledger {
     fn migrate(&mut self) -> Result<(), LedgerError> {
         let failed = |source| LedgerError::Open { path: self.path.clone(), source };
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
-        // Asked again inside: another supervisor may have done it meanwhile.
+        // Read again within the transaction: another supervisor may have migrated it meanwhile.
         let found = version(&tx).map_err(failed)?;
         let Some(taken) = schema::steps(found) else {
             return Err(LedgerError::Version { path: self.path.clone(), found, known: schema::VERSION });
         };
-        if let Some(what) = schema::differs(&tx, taken).map_err(failed)? {
+        if let Some(what) = schema::find_difference(&tx, taken).map_err(failed)? {
             return Err(LedgerError::Foreign { path: self.path.clone(), what });
         }
         if found < schema::VERSION {
@@ -279,12 +302,14 @@ impl Ledger {
         Ok(())
     }
 
-    /// Begins a transaction; nothing of it lasts until [`Tx::commit`].
+    /// Begins a transaction, which [`Tx::commit`] makes durable.
     ///
     /// # Errors
-    /// [`LedgerError::Removed`] and [`LedgerError::Replaced`] when the file at its path is not the one that is open.
+    ///
+    /// [`LedgerError::Removed`] and [`LedgerError::Replaced`] if the file at its path is not the
+    /// one that is open; [`LedgerError::Write`] if SQLite can't begin a transaction.
     pub fn begin(&mut self) -> Result<Tx<'_>, LedgerError> {
-        self.is_in_place()?;
+        self.check_in_place()?;
         let tx = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
@@ -293,20 +318,21 @@ impl Ledger {
     }
 }
 
-/// The longest value that a ledger has, by far, in bytes.
-const MAX_VALUE: i32 = 16 << 20;
+/// The longest value that SQLite reads, in bytes: far more than a ledger has.
+const MAX_VALUE_BYTES: i32 = 16 << 20;
 
-/// A file may be anybody's: nothing that stands in its schema is trusted or run, and no value takes all memory.
+/// Protects against a hostile file: SQLite runs nothing of its schema, and no value takes all
+/// memory.
 fn harden(connection: &Connection) -> Result<(), rusqlite::Error> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
-    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_VALUE)?;
+    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)?;
     connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
     connection.execute_batch("PRAGMA cell_size_check = ON")
 }
 
-/// Whether SQLite could not open a database because reading one takes the right to write beside it.
-fn needs_to_write(error: &rusqlite::Error) -> bool {
+/// Whether SQLite could not open a database because reading it needs write access to the directory.
+fn needs_write_access(error: &rusqlite::Error) -> bool {
     let writes = [ErrorCode::CannotOpen, ErrorCode::ReadOnly, ErrorCode::PermissionDenied];
     error.sqlite_error_code().is_some_and(|code| writes.contains(&code))
 }
@@ -315,7 +341,8 @@ fn version(connection: &Connection) -> Result<i64, rusqlite::Error> {
     connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
-/// Sets the mode, which changes a new ledger's file: that has to be done alone, and there SQLite itself waits for nobody.
+/// Sets WAL mode. On a new file that needs an exclusive lock, for which SQLite's busy timeout does
+/// not apply.
 fn write_ahead(connection: &Connection) -> Result<(), rusqlite::Error> {
     let end = Instant::now() + BUSY_TIMEOUT;
     loop {

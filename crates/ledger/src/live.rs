@@ -1,44 +1,46 @@
-//! What of one guest's account is open: what its supervisor has in hand, or another one must take up.
+//! The open parts of one guest's account: interfaces, devices and steps that its supervisor, or one
+//! that adopts the guest, has to end.
 
 use jiff::Timestamp;
 use rusqlite::Row;
 use taptrail_record::{Device, MacAddr};
 
-use crate::read::{StoredRecord, bad, stored, time};
+use crate::read::{StoredRecord, invalid_row, stored, time};
 use crate::{DeviceKey, GuestKey, InterfaceKey, Ledger, LedgerError, Step, StepKey};
 
-/// An interface of which something may be left.
+/// An interface that has not ended: QEMU or the host may still have parts of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LiveInterface {
     /// Its row.
     pub key: InterfaceKey,
-    /// What names it.
+    /// Its address, which names it.
     pub mac: MacAddr,
     /// The NIC's id in QEMU.
     pub nic: String,
-    /// As it was asked for.
+    /// Its specification, as requested.
     pub spec: String,
-    /// The host interface that was behind its devices last, once there were any.
+    /// The host interface of its latest device, once it had any.
     pub ifname: Option<String>,
 }
 
-/// A device without a close.
+/// A device that is not closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LiveDevice {
     /// Its row.
     pub key: DeviceKey,
     /// The interface it was opened for.
     pub mac: MacAddr,
-    /// What was opened.
+    /// The device.
     pub device: Device,
-    /// Which queue of the interface, from 0.
+    /// The queue of the interface, from 0.
     pub queue: u32,
-    /// It was granted, or kept.
+    /// Whether it was granted, or kept.
     pub granted: bool,
-    /// Its number in QEMU, where that was seen.
+    /// The descriptor's number in QEMU, if it was seen there.
     pub qemu_fd: Option<i32>,
-    /// Where a watcher saw the interface behind it last: the inode of its network namespace, and its number there.
-    pub place: Option<(u64, u32)>,
+    /// Where a watcher last saw the interface behind it: the inode of its network namespace, and
+    /// its ifindex.
+    pub netns_ifindex: Option<(u64, u32)>,
 }
 
 /// A step without an outcome.
@@ -46,31 +48,43 @@ pub struct LiveDevice {
 pub struct LiveStep {
     /// Its row.
     pub key: StepKey,
-    /// What was to be done.
+    /// The intended step.
     pub step: Step,
-    /// For which interface, if for one.
+    /// The interface, if the step is for one.
     pub mac: Option<MacAddr>,
-    /// What its intent says more: `unplug`, `revoke` …
+    /// Details of the intent: `unplug`, `revoke` …
     pub detail: String,
 }
 
 impl Ledger {
-    /// Shows each record of a guest, in the order written; rows that hold no record are left out.
-    pub fn each_record(&self, guest: GuestKey, mut see: impl FnMut(StoredRecord)) -> Result<(), LedgerError> {
+    /// Calls `visit` for each record of a guest, in the order written; invalid rows are skipped.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Read`] if the query fails.
+    pub fn each_record(
+        &self,
+        guest: GuestKey,
+        mut visit: impl FnMut(StoredRecord),
+    ) -> Result<(), LedgerError> {
         let sql = format!(
             "SELECT {} FROM record JOIN guest ON guest.id = record.guest WHERE record.guest = ?1 ORDER BY record.id",
             self.record_columns()
         );
         self.rows(&sql, guest, |row, _| {
             if let Ok(stored) = stored(row) {
-                see(stored);
+                visit(stored);
             }
             Ok(())
         })?;
         Ok(())
     }
 
-    /// The interfaces of a guest of which something may be left, oldest first.
+    /// The interfaces of a guest that have not ended, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// The query fails, or a row is invalid.
     pub fn live_interfaces(&self, guest: GuestKey) -> Result<Vec<LiveInterface>, LedgerError> {
         let sql = "SELECT id, mac, nic, spec,
                        (SELECT dev FROM device WHERE device.guest = interface.guest
@@ -87,18 +101,23 @@ impl Ledger {
         })
     }
 
-    /// The devices of a guest that have no close, in the order opened.
+    /// The devices of a guest that are not closed, in the order opened.
+    ///
+    /// # Errors
+    ///
+    /// The query fails, or a row is invalid.
     pub fn live_devices(&self, guest: GuestKey) -> Result<Vec<LiveDevice>, LedgerError> {
-        let place = if self.version < 4 { "NULL, NULL" } else { "netns, ifindex" };
+        let columns = if self.version < 4 { "NULL, NULL" } else { "netns, ifindex" };
         let sql = format!(
-            "SELECT id, mac, path, rdev, dev, queue, granted IS NOT NULL, qemu_fd, {place}
+            "SELECT id, mac, path, rdev, dev, queue, granted IS NOT NULL, qemu_fd, {columns}
              FROM device WHERE guest = ?1 AND closed IS NULL ORDER BY id"
         );
         self.rows(&sql, guest, |row, id| {
             let netns: Option<i64> = row.get(8).map_err(read)?;
             let ifindex: Option<u32> = row.get(9).map_err(read)?;
             let rdev: Option<String> = row.get(3).map_err(read)?;
-            let number = |rdev: String| rdev.parse().map_err(|_| bad("device", id, &rdev, "device number"));
+            let number =
+                |rdev: String| rdev.parse().map_err(|_| invalid_row("device", id, &rdev, "device number"));
             let dev: Option<String> = row.get(4).map_err(read)?;
             Ok(LiveDevice {
                 key: DeviceKey(id),
@@ -107,12 +126,16 @@ impl Ledger {
                 queue: row.get(5).map_err(read)?,
                 granted: row.get(6).map_err(read)?,
                 qemu_fd: row.get(7).map_err(read)?,
-                place: netns.map(i64::cast_unsigned).zip(ifindex),
+                netns_ifindex: netns.map(i64::cast_unsigned).zip(ifindex),
             })
         })
     }
 
     /// The steps of a guest that have no outcome, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// The query fails, or a row is invalid.
     pub fn live_steps(&self, guest: GuestKey) -> Result<Vec<LiveStep>, LedgerError> {
         let sql = "SELECT id, kind, mac, detail FROM step WHERE guest = ?1 AND done IS NULL ORDER BY id";
         self.rows(sql, guest, |row, id| {
@@ -123,16 +146,20 @@ impl Ledger {
                 step: Step::ALL
                     .into_iter()
                     .find(|step| step.as_str() == kind)
-                    .ok_or_else(|| bad("step", id, &kind, "step"))?,
+                    .ok_or_else(|| invalid_row("step", id, &kind, "step"))?,
                 mac: of.map(|of| mac("step", id, &of)).transpose()?,
                 detail: text(row, 3)?,
             })
         })
     }
 
-    /// The latest time at which the ledger heard of a guest, or a watcher saw it: all that is on record of it held
-    /// then.
-    pub fn last_heard(&self, guest: GuestKey) -> Result<Timestamp, LedgerError> {
+    /// The latest time of a guest's records and steps, or at which a watcher saw it: the ledger's
+    /// state of it was true then.
+    ///
+    /// # Errors
+    ///
+    /// The query fails, or the guest's row is missing or invalid.
+    pub fn last_observed(&self, guest: GuestKey) -> Result<Timestamp, LedgerError> {
         let sql = "SELECT max(begun, coalesce(seen, begun), coalesce((SELECT max(time) FROM record WHERE guest = guest.id), begun),
                        coalesce((SELECT max(coalesce(done, intended)) FROM step WHERE guest = guest.id), begun))
                    FROM guest WHERE id = ?1";
@@ -140,9 +167,13 @@ impl Ledger {
         time("guest", guest.0, last)
     }
 
-    /// Where the links of a guest are (the inode of its network namespace), and whether it was not to be let run; of a
-    /// ledger that an older taptrail wrote, neither is known.
-    pub fn place(&self, guest: GuestKey) -> Result<(Option<u64>, bool), LedgerError> {
+    /// The inode of the network namespace with a guest's links, and whether the user started it
+    /// paused. Neither is known in a ledger that an older taptrail wrote.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Read`] if the query fails, or the guest's row is missing.
+    pub fn netns_and_paused(&self, guest: GuestKey) -> Result<(Option<u64>, bool), LedgerError> {
         let sql = "SELECT netns, coalesce(paused, false) FROM guest WHERE id = ?1";
         let row = |row: &Row<'_>| Ok((row.get::<_, Option<i64>>(0)?, row.get(1)?));
         let (netns, paused) = self.connection.query_row(sql, [guest.0], row).map_err(read)?;
@@ -174,5 +205,5 @@ fn text(row: &Row<'_>, column: usize) -> Result<String, LedgerError> {
 }
 
 fn mac(table: &'static str, id: i64, text: &str) -> Result<MacAddr, LedgerError> {
-    text.parse().map_err(|_| bad(table, id, text, "MAC address"))
+    text.parse().map_err(|_| invalid_row(table, id, text, "MAC address"))
 }

@@ -1,8 +1,8 @@
 //! A ledger whose file was removed or replaced while it is open.
 //!
-//! SQLite goes on with the file that it has open, whatever stands at its path: what is written then
-//! goes with the last process that has it. So each transaction begins with a look at the path, and an
-//! account is carried over into the ledger that stands there.
+//! SQLite continues to use the file that it has open, even if another file is at its path: what is
+//! written then is lost with the last process that has it open. So each transaction first checks
+//! the path, and an account is moved into the ledger that is there.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
@@ -13,8 +13,8 @@ use rusqlite::{Connection, TransactionBehavior, params_from_iter};
 
 use crate::{DeviceKey, GuestKey, InterfaceKey, Ledger, LedgerError, StepKey};
 
-/// The tables that have a guest's rows, in the order in which they refer to each other, and their columns that
-/// hold the id of a row.
+/// The tables with a guest's rows, in the order in which they refer to each other, and their
+/// columns with ids of rows.
 const TABLES: [(&str, &[&str]); 5] = [
     ("guest", &["id"]),
     ("interface", &["id", "guest"]),
@@ -26,24 +26,23 @@ const TABLES: [(&str, &[&str]); 5] = [
 /// Device and inode of a file.
 pub(crate) type FileId = (u64, u64);
 
-/// What stands at a path.
+/// The file at a path, if there is one.
 pub(crate) fn file_id(path: &Path) -> Option<FileId> {
-    std::fs::symlink_metadata(path).ok().map(|about: Metadata| (about.dev(), about.ino()))
+    std::fs::symlink_metadata(path).ok().map(|metadata: Metadata| (metadata.dev(), metadata.ino()))
 }
 
-/// Where an account was carried over to: each of its rows has another id there.
+/// Maps the keys of an account to those in the ledger into which it was moved.
 ///
-/// An id that was given out before the move is found again by its number; those given out later are
-/// larger.
+/// Keys from before the move are translated; later keys are larger, and are returned unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Moved {
-    /// The largest id that was given out before.
+pub struct MovedKeys {
+    /// The largest id before the move.
     largest: i64,
-    /// What was added to each.
+    /// The number added to each id.
     added: i64,
 }
 
-impl Moved {
+impl MovedKeys {
     fn id(self, id: i64) -> i64 {
         if id <= self.largest { id + self.added } else { id }
     }
@@ -70,8 +69,8 @@ impl Moved {
 }
 
 impl Ledger {
-    /// Refuses when the file at the ledger's path is another one than the one that is open, or none.
-    pub(crate) fn is_in_place(&self) -> Result<(), LedgerError> {
+    /// Checks that the file at the ledger's path is the one that is open.
+    pub(crate) fn check_in_place(&self) -> Result<(), LedgerError> {
         match file_id(&self.path) {
             there if there == self.file_id => Ok(()),
             None => Err(LedgerError::Removed { path: self.path.clone() }),
@@ -79,24 +78,25 @@ impl Ledger {
         }
     }
 
-    /// Whether another file stands at the ledger's path than the one that is open.
+    /// Whether the file at the ledger's path is another one than the one that is open.
     pub fn is_replaced(&self) -> bool {
-        matches!(self.is_in_place(), Err(LedgerError::Replaced { .. }))
+        matches!(self.check_in_place(), Err(LedgerError::Replaced { .. }))
     }
 
-    /// Carries a guest's account, all of its rows, over into another ledger, in one transaction.
+    /// Copies a guest's account, all of its rows, into another ledger, in one transaction.
     ///
-    /// Where that has an older state of the very same account, as a ledger that was restored from a copy has, this
-    /// one takes its place.
+    /// An older state of the same account in that ledger, for example one restored from a backup,
+    /// is replaced.
     ///
     /// # Errors
-    /// When this one can't be read, or the other one not written. Nothing is carried over then.
-    pub fn carry_over(&self, guest: GuestKey, to: &mut Self) -> Result<Moved, LedgerError> {
+    ///
+    /// This ledger can't be read, or the other one can't be written. Nothing is copied then.
+    pub fn move_account(&self, guest: GuestKey, to: &mut Self) -> Result<MovedKeys, LedgerError> {
         let write = |source| LedgerError::Write { source };
         let largest = largest_id(&self.connection).map_err(|source| LedgerError::Read { source })?;
         let tx = to.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(write)?;
         let there = largest_id(&tx).map_err(write)?;
-        let moved = Moved { largest, added: largest.max(there).saturating_add(1) };
+        let moved = MovedKeys { largest, added: largest.max(there).saturating_add(1) };
         for (table, ids) in TABLES {
             for mut row in self.rows_of(table, guest)? {
                 for (column, value) in &mut row {
@@ -107,7 +107,7 @@ impl Ledger {
                     }
                 }
                 if table == "guest" {
-                    forget_older(&tx, &row).map_err(write)?;
+                    remove_older(&tx, &row).map_err(write)?;
                 }
                 let (columns, values): (Vec<_>, Vec<_>) = row.into_iter().unzip();
                 let marks = vec!["?"; columns.len()].join(", ");
@@ -138,8 +138,8 @@ fn largest_id(connection: &Connection) -> Result<i64, rusqlite::Error> {
     connection.query_row(&format!("SELECT coalesce(max(id), 0) FROM ({ids})"), [], |row| row.get(0))
 }
 
-/// Removes an older state of the account whose guest has this row: of the same start of the same guest.
-fn forget_older(connection: &Connection, row: &[(String, Value)]) -> Result<(), rusqlite::Error> {
+/// Removes an older state of the account with this guest row: the same start of the same guest.
+fn remove_older(connection: &Connection, row: &[(String, Value)]) -> Result<(), rusqlite::Error> {
     let of = |name: &str| {
         row.iter().find(|(column, _)| column == name).map_or(Value::Null, |(_, value)| value.clone())
     };

@@ -7,51 +7,51 @@ use uuid::Uuid;
 
 use crate::{GuestKey, Ledger, LedgerError, Process, RecordKey};
 
-/// One start of one guest, as remembered.
+/// One start of one guest.
 #[derive(Debug, Clone)]
 pub struct Guest {
     /// Its row.
     pub key: GuestKey,
-    /// Who.
+    /// Its name and uuid.
     pub id: GuestId,
-    /// The boot it belongs to.
+    /// The boot in which it started (`/proc/sys/kernel/random/boot_id`).
     pub boot_id: String,
     /// Its supervisor, or the watcher that keeps its account.
     pub supervisor: Process,
-    /// Whether it has another manager, and its account is a watcher's.
+    /// Whether it has another manager, and a watcher keeps its account.
     pub watched: bool,
     /// Its QEMU, once it ran.
     pub qemu: Option<Process>,
-    /// When its supervisor began.
+    /// When its supervisor started.
     pub begun: Timestamp,
     /// When its account was closed, and why; `None` while it is open.
     pub ended: Option<(Timestamp, String)>,
 }
 
-/// Some rows of records.
+/// Consecutive rows of records.
 type Page = VecDeque<Result<StoredRecord, LedgerError>>;
 
-/// One audit record, as remembered.
+/// One audit record.
 #[derive(Debug, Clone)]
 pub struct StoredRecord {
-    /// Its row: counts up in the order written.
+    /// Its row's id, ascending in the order written.
     pub id: i64,
     /// When it was written.
     pub time: Timestamp,
     /// The audit record type's number.
     pub kind: u16,
-    /// What stands between `msg='` and `'`.
+    /// The text between `msg='` and `'`.
     pub text: String,
-    /// What the kernel's audit did with it; see [`Logged`](crate::Logged).
+    /// Whether and how the kernel's audit logged it; see [`Logged`](crate::Logged).
     pub logged: String,
-    /// The kernel's serial number, where it was read back.
+    /// The kernel's serial number, if it was read back.
     pub serial: Option<u32>,
-    /// The process that wrote it, where that is known: the guest's supervisor; of a watched guest its manager or the
-    /// watcher.
+    /// The process that wrote it, if known: the guest's supervisor; for a watched guest, its
+    /// manager or the watcher.
     pub writer: Option<u32>,
     /// The boot in which it was written; see [`Guest::boot_id`].
     pub boot_id: String,
-    /// Whether it is a copy of another manager's record, as the log has it.
+    /// Whether it is a copy of another manager's record from the log.
     pub copied: bool,
 }
 
@@ -65,17 +65,17 @@ impl StoredRecord {
 /// A step without an outcome, of a guest whose account is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenStep {
-    /// Whose.
+    /// The guest's uuid.
     pub guest: Uuid,
-    /// The boot of its account.
+    /// The boot of the guest's account.
     pub boot_id: String,
-    /// Who has it in hand, if that process still runs.
+    /// The supervisor that performs the step, if that process still runs.
     pub supervisor: Process,
-    /// For which interface, if for one.
+    /// The interface, if the step is for one.
     pub mac: Option<MacAddr>,
 }
 
-/// All records, in their order; see [`Ledger::into_records`].
+/// An iterator over all records; see [`Ledger::into_records`].
 #[derive(Debug)]
 pub struct Records {
     ledger: Ledger,
@@ -85,14 +85,14 @@ pub struct Records {
 }
 
 impl Records {
-    /// The steps to open and hand over devices that had no outcome at the moment when the last record was read; empty
-    /// before that.
+    /// The steps to open and hand over devices that had no outcome when the last record was read;
+    /// empty before that.
     pub fn open_steps(&self) -> &[OpenStep] {
         &self.steps
     }
 
-    /// Reads on. Which steps are open is asked in the transaction in which the ledger has no more records: a grant
-    /// comes with its step's outcome.
+    /// Reads the next pages. The open steps are read in the transaction that finds no more records,
+    /// because a grant is committed together with its step's outcome.
     fn fill(&mut self) -> Result<(), LedgerError> {
         let Self { ledger, own, copies, steps } = self;
         let failed = |source| LedgerError::Read { source };
@@ -107,34 +107,34 @@ impl Records {
     }
 }
 
-/// The rows of one sort, some at a time.
+/// Reads the rows of own records, or of copies, page by page.
 #[derive(Debug)]
 struct Pages {
     copied: bool,
     page: Page,
-    /// The last row read, or none when there are no more.
+    /// The id of the last row read; none if there are no more.
     last: Option<i64>,
 }
 
 impl Pages {
-    /// How many rows are in memory at one time.
-    const PAGE: usize = 512;
+    /// The number of rows in memory at a time.
+    const ROWS_PER_PAGE: usize = 512;
 
     fn of(copied: bool) -> Self {
         Self { copied, page: VecDeque::new(), last: Some(i64::MIN) }
     }
 
-    /// Reads on when there is nothing left to give.
+    /// Reads the next page if this one is used up.
     fn fill(&mut self, ledger: &Ledger) -> Result<(), LedgerError> {
         if self.page.is_empty()
             && let Some(last) = self.last.take()
         {
-            (self.page, self.last) = ledger.page(self.copied, last, Self::PAGE)?;
+            (self.page, self.last) = ledger.page(self.copied, last, Self::ROWS_PER_PAGE)?;
         }
         Ok(())
     }
 
-    /// When its next row was; what holds no record is given at once.
+    /// The time of the next row; an invalid row comes first.
     fn head(&self) -> Option<Timestamp> {
         self.page.front().map(|row| row.as_ref().map_or(Timestamp::MIN, |row| row.time))
     }
@@ -150,7 +150,7 @@ impl Iterator for Records {
         {
             return Some(Err(error));
         }
-        // A copy may have been made long after its record was written.
+        // A watcher may copy a record long after it was written.
         let first = match (self.own.head(), self.copies.head()) {
             (Some(own), Some(copy)) if copy <= own => &mut self.copies,
             (None, _) => &mut self.copies,
@@ -162,11 +162,19 @@ impl Iterator for Records {
 
 impl Ledger {
     /// All guests, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// The query fails, or a row is invalid.
     pub fn guests(&self) -> Result<Vec<Guest>, LedgerError> {
         self.guests_where("true")
     }
 
     /// The guests whose account is open, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// The query fails, or a row is invalid.
     pub fn live_guests(&self) -> Result<Vec<Guest>, LedgerError> {
         self.guests_where("ended IS NULL")
     }
@@ -193,15 +201,16 @@ impl Ledger {
         Ok(guests)
     }
 
-    /// All records, some at a time: the memory used does not grow with the ledger. What supervisors and watchers
-    /// wrote comes in the order written, and copies of another manager's records between, by their times. A row
-    /// that holds no record is given as its error, and the next follows.
+    /// All records, page by page: the memory used does not grow with the ledger. The records of
+    /// supervisors and watchers are in the order written, and copies of another manager's records
+    /// between them, by their times. An invalid row is returned as an error, and the next row
+    /// follows.
     pub fn into_records(self) -> Records {
         let copies = if self.version < 3 { Pages { last: None, ..Pages::of(true) } } else { Pages::of(true) };
         Records { ledger: self, own: Pages::of(false), copies, steps: Vec::new() }
     }
 
-    /// The rows of one sort after `last`, and the last of them, if there were any.
+    /// Own records, or copies, with ids after `last`, and the last id, if there were any.
     fn page(&self, copied: bool, last: i64, rows: usize) -> Result<(Page, Option<i64>), LedgerError> {
         let failed = |source| LedgerError::Read { source };
         let sql = format!(
@@ -216,9 +225,9 @@ impl Ledger {
         let (mut page, mut last) = (VecDeque::new(), None);
         while let Some(row) = rows.next().map_err(failed)? {
             let id: i64 = row.get(0).map_err(failed)?;
-            // A damaged or made-up table can lead in a circle.
+            // A damaged or forged table may be a cycle.
             if last.is_some_and(|last| id <= last) {
-                return Err(bad("record", id, &id.to_string(), "row behind the one before it"));
+                return Err(invalid_row("record", id, &id.to_string(), "row behind the one before it"));
             }
             last = Some(id);
             page.push_back(stored(row));
@@ -226,11 +235,11 @@ impl Ledger {
         Ok((page, last))
     }
 
-    /// What [`stored`] reads.
+    /// The columns that [`stored`] reads.
     pub(crate) fn record_columns(&self) -> String {
         let writer = match self.version {
             ..3 => "supervisor_pid",
-            // Who wrote what was copied is not always told.
+            // The writer of a copied record is not always known.
             _ => "CASE WHEN copied THEN writer ELSE coalesce(writer, supervisor_pid) END",
         };
         format!(
@@ -242,12 +251,12 @@ impl Ledger {
         )
     }
 
-    /// A column that version 3 brought, in which 0 is what was before.
+    /// A column that version 3 added; 0 in an older ledger.
     fn since_3(&self, column: &'static str) -> &'static str {
         if self.version < 3 { "0" } else { column }
     }
 
-    /// Steps towards a grant that have no outcome, of guests whose account is open; the first few thousand.
+    /// Steps towards a grant that have no outcome, of guests whose account is open; the first 4096.
     fn open_hand_overs(&self) -> Result<Vec<OpenStep>, LedgerError> {
         let failed = |source| LedgerError::Read { source };
         let sql = format!(
@@ -268,33 +277,41 @@ impl Ledger {
             let mac: Option<String> = row.get(4).map_err(failed)?;
             let start: i64 = row.get(3).map_err(failed)?;
             steps.push(OpenStep {
-                guest: uuid.parse().map_err(|_| bad("step", id, &uuid, "uuid"))?,
+                guest: uuid.parse().map_err(|_| invalid_row("step", id, &uuid, "uuid"))?,
                 boot_id: text_of(row, 1, "step", id)?,
                 supervisor: Process {
                     pid: row.get(2).map_err(failed)?,
                     start: u64::try_from(start).unwrap_or_default(),
                 },
                 mac: mac
-                    .map(|mac| mac.parse().map_err(|_| bad("step", id, &mac, "MAC address")))
+                    .map(|mac| mac.parse().map_err(|_| invalid_row("step", id, &mac, "MAC address")))
                     .transpose()?,
             });
         }
         Ok(steps)
     }
 
-    /// How many bytes the ledger's file has, its log not counted.
+    /// The size of the ledger's file in bytes, without its write-ahead log.
     pub fn bytes(&self) -> u64 {
         std::fs::metadata(&self.path).map_or(0, |file| file.len())
     }
 
-    /// How many devices have no close record yet.
+    /// The number of devices without a close record.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Read`] if the query fails.
     pub fn open_devices(&self) -> Result<u32, LedgerError> {
         self.connection
             .query_row("SELECT count(*) FROM device WHERE closed IS NULL", [], |row| row.get(0))
             .map_err(|source| LedgerError::Read { source })
     }
 
-    /// How many steps have no outcome yet.
+    /// The number of steps without an outcome.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Read`] if the query fails.
     pub fn open_steps(&self) -> Result<u32, LedgerError> {
         self.connection
             .query_row("SELECT count(*) FROM step WHERE done IS NULL", [], |row| row.get(0))
@@ -302,16 +319,17 @@ impl Ledger {
     }
 }
 
-/// A column of text, or nothing where it is longer than anything that a taptrail writes: an audit record has 8970 bytes
-/// at most (`MAX_AUDIT_MESSAGE_LENGTH`, linux/audit.h). Its length is known without reading it.
+/// A column of text, or NULL if it is longer than any text that taptrail writes: an audit record
+/// has at most 8970 bytes (`MAX_AUDIT_MESSAGE_LENGTH`, linux/audit.h). SQLite knows the length
+/// without reading the text.
 fn bounded(column: &str) -> String {
     format!("iif(octet_length({column}) <= 65536, {column}, NULL)")
 }
 
-/// What [`bounded`] gave of a column that is never empty.
+/// The text of a [`bounded`] column that is never NULL in a valid row.
 fn text_of(row: &Row<'_>, column: usize, table: &'static str, id: i64) -> Result<String, LedgerError> {
     let text: Option<String> = row.get(column).map_err(|source| LedgerError::Read { source })?;
-    text.ok_or_else(|| bad(table, id, "…", "text of up to 64 KiB"))
+    text.ok_or_else(|| invalid_row(table, id, "…", "text of up to 64 KiB"))
 }
 
 fn guest(row: &Row<'_>) -> Result<Guest, LedgerError> {
@@ -328,10 +346,10 @@ fn guest(row: &Row<'_>) -> Result<Guest, LedgerError> {
         key: GuestKey(id),
         id: GuestId {
             name: text_of(row, 1, "guest", id)?.into(),
-            uuid: uuid.parse().map_err(|_| bad("guest", id, &uuid, "uuid"))?,
+            uuid: uuid.parse().map_err(|_| invalid_row("guest", id, &uuid, "uuid"))?,
         },
         boot_id: text_of(row, 3, "guest", id)?,
-        supervisor: supervisor.ok_or_else(|| bad("guest", id, "NULL", "process"))?,
+        supervisor: supervisor.ok_or_else(|| invalid_row("guest", id, "NULL", "process"))?,
         watched: row.get(11).map_err(failed)?,
         qemu: process(row.get(6).map_err(failed)?, row.get(7).map_err(failed)?),
         begun: time("guest", id, row.get(8).map_err(failed)?)?,
@@ -360,9 +378,9 @@ pub(crate) fn stored(row: &Row<'_>) -> Result<StoredRecord, LedgerError> {
 
 pub(crate) fn time(table: &'static str, id: i64, milliseconds: i64) -> Result<Timestamp, LedgerError> {
     Timestamp::from_millisecond(milliseconds)
-        .map_err(|_| bad(table, id, &milliseconds.to_string(), "time in milliseconds"))
+        .map_err(|_| invalid_row(table, id, &milliseconds.to_string(), "time in milliseconds"))
 }
 
-pub(crate) fn bad(table: &'static str, id: i64, value: &str, what: &'static str) -> LedgerError {
+pub(crate) fn invalid_row(table: &'static str, id: i64, value: &str, what: &'static str) -> LedgerError {
     LedgerError::Row { table, id, value: value.chars().take(64).collect(), what }
 }

@@ -1,17 +1,18 @@
-//! Looking after a ledger: is it whole, and what of it is old enough to go.
+//! Checking a ledger for damage, and pruning old guests.
 
 use jiff::Timestamp;
 use rusqlite::TransactionBehavior;
 
 use crate::{Ledger, LedgerError};
 
-/// How large a ledger may be, in bytes, to be looked through whenever it is opened: that takes some milliseconds.
-const LOOKED_THROUGH: u64 = 4 << 20;
+/// The largest ledger, in bytes, that is checked whenever it is opened, which takes some
+/// milliseconds.
+const MAX_CHECKED_ON_OPEN_BYTES: u64 = 4 << 20;
 
-/// At most so many faults are told.
-const FAULTS: usize = 100;
+/// The largest number of faults reported.
+const MAX_FAULTS: usize = 100;
 
-/// What must never be found, and how it is told: a query gives the rows.
+/// Faults, as a sentence, and a query for the ids of the rows that have them.
 const RULES: [(&str, &str); 4] = [
     (
         "device {} was never closed, though its guest has ended",
@@ -34,7 +35,7 @@ const RULES: [(&str, &str); 4] = [
     ),
 ];
 
-/// How much was removed.
+/// The number of rows that were removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pruned {
     /// Starts of guests.
@@ -44,9 +45,9 @@ pub struct Pruned {
 }
 
 impl Ledger {
-    /// Refuses a damaged ledger, before anything is written to it that might be lost.
+    /// Refuses a damaged ledger, before anything is written that might be lost.
     pub(crate) fn refuse_damage(&self) -> Result<(), LedgerError> {
-        if self.bytes() > LOOKED_THROUGH {
+        if self.bytes() > MAX_CHECKED_ON_OPEN_BYTES {
             return Ok(());
         }
         let failed = |source| LedgerError::Open { path: self.path.clone(), source };
@@ -55,11 +56,12 @@ impl Ledger {
         if fault == "ok" { Ok(()) } else { Err(LedgerError::Damaged { path: self.path.clone(), fault }) }
     }
 
-    /// What is wrong with the ledger, a sentence each: its pages and indices (SQLite's own check), its references, and
-    /// what an ended guest must not have open. Reads all of it.
+    /// Checks the ledger, and returns a sentence for each fault: in pages and indices (SQLite's own
+    /// check), in references, and open rows of ended guests. Reads the whole ledger.
     ///
     /// # Errors
-    /// When it is too damaged to be looked through.
+    ///
+    /// [`LedgerError::Read`] if it is too damaged to be read.
     pub fn faults(&self) -> Result<Vec<String>, LedgerError> {
         let failed = |source| LedgerError::Read { source };
         let mut faults = Vec::new();
@@ -74,7 +76,7 @@ impl Ledger {
         )
         .map_err(failed)?;
         if !faults.is_empty() {
-            // Of damaged pages nothing else can be told.
+            // The other checks need intact pages.
             return Ok(faults);
         }
         let reference = |row: &rusqlite::Row<'_>| {
@@ -95,7 +97,7 @@ impl Ledger {
             )
             .map_err(failed)?;
         }
-        faults.truncate(FAULTS);
+        faults.truncate(MAX_FAULTS);
         Ok(faults)
     }
 
@@ -111,15 +113,17 @@ impl Ledger {
         Ok(())
     }
 
-    /// Forgets guests that ended before a time, with all that was kept of them. What is open stays, however old.
+    /// Removes guests that ended before a time, with all of their rows. Open accounts stay, however
+    /// old.
     ///
     /// # Errors
-    /// When it can't be written; guests forgotten until then are forgotten.
+    ///
+    /// [`LedgerError::Write`]; guests that were removed before the error stay removed.
     pub fn prune(&mut self, before: Timestamp) -> Result<Pruned, LedgerError> {
         let failed = |source| LedgerError::Write { source };
         let mut pruned = Pruned::default();
         loop {
-            // One guest at a time: supervisors wait for no more than that.
+            // One guest in each transaction, so that supervisors wait only briefly.
             let tx =
                 self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
             let oldest = tx.query_row(

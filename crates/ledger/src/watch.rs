@@ -1,4 +1,5 @@
-//! What a watcher keeps: guests that another manager runs, and up to where it has followed that manager's log.
+//! A watcher's rows: the guests of another manager, and the checkpoint up to which it has read the
+//! log.
 
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, params};
@@ -9,38 +10,39 @@ use crate::read::time;
 use crate::write::integer;
 use crate::{DeviceKey, GuestKey, Ledger, LedgerError, NewRecord, Process, RecordKey, Tx};
 
-/// How far a record's time may be from that of an account, in milliseconds.
-const TOLERANCE: i64 = 10_000;
+/// How far a record's time may be outside of its account's time, in milliseconds.
+const ACCOUNT_TOLERANCE_MS: i64 = 10_000;
 
-/// A guest of another manager, of which a watcher begins to keep an account.
+/// A guest of another manager, for which a watcher opens an account.
 #[derive(Debug, Clone, Copy)]
 pub struct NewWatched<'a> {
-    /// Who.
+    /// Its name and uuid.
     pub id: &'a GuestId,
-    /// The boot it belongs to.
+    /// The boot in which it started (`/proc/sys/kernel/random/boot_id`).
     pub boot_id: &'a str,
     /// The watcher.
     pub watcher: Process,
-    /// When the log first told of it.
+    /// The time of its first record in the log.
     pub begun: Timestamp,
 }
 
-/// Up to where a log is followed.
+/// The position up to which a log was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// As the follower wrote it.
+    /// The position, in the follower's own format.
     pub text: String,
-    /// The time of the last entry taken.
+    /// The time of the last entry read.
     pub time: Timestamp,
-    /// Its serial number, where it had one.
+    /// Its serial number, if it had one.
     pub serial: Option<u32>,
 }
 
 impl Ledger {
-    /// Up to where the watcher of this host has followed its log.
+    /// The checkpoint of this host's watcher.
     ///
     /// # Errors
-    /// When the ledger can't be read, or is older than watching.
+    ///
+    /// The ledger can't be read, or its version has no checkpoints.
     pub fn checkpoint(&self) -> Result<Option<Checkpoint>, LedgerError> {
         let failed = |source| LedgerError::Read { source };
         let row = |row: &rusqlite::Row<'_>| {
@@ -54,15 +56,16 @@ impl Ledger {
 }
 
 impl Ledger {
-    /// Whether a guest with this uuid had a supervisor of ours at this time.
+    /// Whether a guest with this uuid had a taptrail supervisor at this time.
     ///
     /// # Errors
-    /// When the ledger can't be read.
+    ///
+    /// [`LedgerError::Read`] if the query fails.
     pub fn is_supervised(&self, guest: Uuid, at: Timestamp) -> Result<bool, LedgerError> {
-        // Its first record is a moment older than its account, or seems to be.
+        // A guest's first record is slightly older than its account, or seems to be.
         let sql = "SELECT EXISTS (SELECT 1 FROM guest WHERE uuid = ?1 AND watched = 0
                    AND begun <= ?2 + ?3 AND (ended IS NULL OR ended >= ?2 - ?3))";
-        let values = params![guest.to_string(), at.as_millisecond(), TOLERANCE];
+        let values = params![guest.to_string(), at.as_millisecond(), ACCOUNT_TOLERANCE_MS];
         let failed = |source| LedgerError::Read { source };
         self.connection
             .prepare_cached(sql)
@@ -73,7 +76,11 @@ impl Ledger {
 }
 
 impl Tx<'_> {
-    /// A watched guest's account begins: until [`guest_ends`](Self::guest_ends) it is open.
+    /// Opens a watched guest's account, until [`guest_ends`](Self::guest_ends).
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Write`].
     pub fn watched_begins(&self, guest: &NewWatched<'_>) -> Result<GuestKey, LedgerError> {
         self.insert(
             "INSERT INTO guest (name, uuid, boot_id, supervisor_pid, supervisor_start, begun, watched)
@@ -90,9 +97,13 @@ impl Tx<'_> {
         .map(GuestKey)
     }
 
-    /// All that is open of a guest was seen to be there at this time.
+    /// Sets the time at which the watcher last saw all open devices of a guest.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::AlreadyDone`] if the guest has ended; [`LedgerError::Write`].
     pub fn guest_seen(&self, guest: GuestKey, at: Timestamp) -> Result<(), LedgerError> {
-        self.once(
+        self.update_once(
             "note when it was seen of",
             "guest",
             guest.0,
@@ -101,9 +112,14 @@ impl Tx<'_> {
         )
     }
 
-    /// The interface behind a device was seen there: its network namespace, by inode, and its number in it.
-    pub fn device_placed(&self, device: DeviceKey, (netns, ifindex): (u64, u32)) -> Result<(), LedgerError> {
-        self.once(
+    /// Sets where the watcher saw the interface behind a device: the inode of its network
+    /// namespace, and its ifindex.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::AlreadyDone`] if the device is closed; [`LedgerError::Write`].
+    pub fn device_located(&self, device: DeviceKey, (netns, ifindex): (u64, u32)) -> Result<(), LedgerError> {
+        self.update_once(
             "note the place of",
             "device",
             device.0,
@@ -112,7 +128,11 @@ impl Tx<'_> {
         )
     }
 
-    /// Whether a guest is on record: one that has ended may be pruned.
+    /// Whether the ledger has a guest; one that has ended may have been pruned.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Write`] if the query fails.
     pub fn has_guest(&self, guest: GuestKey) -> Result<bool, LedgerError> {
         let sql = "SELECT count(*) FROM guest WHERE id = ?1";
         let failed = |source| LedgerError::Write { source };
@@ -120,7 +140,12 @@ impl Tx<'_> {
         Ok(found > 0)
     }
 
-    /// Remembers another manager's record as its log has it; `writer` is the manager.
+    /// Inserts a copy of another manager's record from the log; `writer` is the manager's process
+    /// id.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Write`].
     pub fn copy(
         &self,
         guest: GuestKey,
@@ -130,7 +155,11 @@ impl Tx<'_> {
         self.insert_record(guest, record, writer, true)
     }
 
-    /// Remembers a watcher's own record.
+    /// Inserts a watcher's own record; `watcher` is its process id.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Write`].
     pub fn watched(
         &self,
         guest: GuestKey,
@@ -140,8 +169,12 @@ impl Tx<'_> {
         self.insert_record(guest, record, Some(watcher), false)
     }
 
-    /// Remembers up to where the log is followed.
-    pub fn follow(&self, checkpoint: &Checkpoint) -> Result<(), LedgerError> {
+    /// Saves the checkpoint up to which the log was read.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Write`].
+    pub fn save_checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), LedgerError> {
         self.execute(
             "INSERT INTO watch (id, checkpoint, time, serial) VALUES (1, ?1, ?2, ?3)
              ON CONFLICT (id) DO UPDATE SET checkpoint = ?1, time = ?2, serial = ?3",

@@ -17,7 +17,7 @@ pub struct InterfaceKey(pub(crate) i64);
 pub struct RecordKey(pub(crate) i64);
 
 impl RecordKey {
-    /// The row's number: counts up from 1 in the order written.
+    /// The row's id: from 1, ascending in the order written.
     pub fn row(self) -> u64 {
         u64::try_from(self.0).unwrap_or_default()
     }
@@ -31,35 +31,35 @@ pub struct DeviceKey(pub(crate) i64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StepKey(pub(crate) i64);
 
-/// A process that a pid alone would not name for ever.
+/// A process, identified by pid and start time, because pids are reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Process {
     /// Its pid in the initial pid namespace.
     pub pid: u32,
-    /// Clock ticks from boot to its start: field 22 of `/proc/PID/stat`.
+    /// Its start time in clock ticks since boot: field 22 of `/proc/PID/stat`.
     pub start: u64,
 }
 
-/// What became of a record on its way to the kernel's audit.
+/// Whether and how the kernel's audit logged a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Logged {
-    /// `read-back`, `counters`, `ack`, `off`, or the reason why it was not logged; `copied` of a record that was
-    /// read in the log.
+    /// `read-back`, `counters`, `ack`, `off`, or the reason why it was not logged; `copied` for a
+    /// record that was read from the log.
     pub how: String,
-    /// The kernel's serial number, where the record was read back.
+    /// The kernel's serial number, if the record was read back.
     pub serial: Option<u32>,
 }
 
-/// An audit record about to be remembered.
+/// An audit record to be inserted.
 #[derive(Debug, Clone)]
 pub struct NewRecord<'a> {
     /// When it was written.
     pub time: Timestamp,
     /// The audit record type's number.
     pub kind: u16,
-    /// What stands between `msg='` and `'`.
+    /// The text between `msg='` and `'`.
     pub text: &'a str,
-    /// What the kernel's audit did with it.
+    /// Whether and how the kernel's audit logged it.
     pub logged: Logged,
 }
 
@@ -72,11 +72,11 @@ pub struct NewDevice<'a> {
     pub kind: DeviceKind,
     /// The path given to open(2).
     pub path: &'a str,
-    /// Its number.
+    /// Its device number.
     pub rdev: Option<Rdev>,
     /// The host interface behind it.
     pub dev: Option<&'a str>,
-    /// Which queue of the interface, from 0.
+    /// The queue of the interface, from 0.
     pub queue: u32,
 }
 
@@ -85,11 +85,11 @@ pub struct NewDevice<'a> {
 pub enum Step {
     /// The guest's start, from its first device to QEMU's first instruction.
     Start,
-    /// An interface's devices are opened, its link made and configured, its filter set.
+    /// An interface's devices are opened, its link created and configured, its filter set.
     Open,
-    /// Descriptors are handed to QEMU.
+    /// Descriptors are passed to QEMU.
     HandOver,
-    /// Descriptors are taken from QEMU, link and filter removed.
+    /// QEMU closes its descriptors; link and filter are removed.
     Release,
     /// The guest's stop.
     Stop,
@@ -109,22 +109,22 @@ impl Step {
     }
 }
 
-/// A guest that begins.
+/// A guest to be started.
 #[derive(Debug, Clone, Copy)]
 pub struct NewGuest<'a> {
-    /// Who.
+    /// Its name and uuid.
     pub id: &'a GuestId,
-    /// The boot it belongs to.
+    /// The boot in which it starts (`/proc/sys/kernel/random/boot_id`).
     pub boot_id: &'a str,
     /// Its supervisor.
     pub supervisor: Process,
-    /// Its network namespace: the inode of `/proc/PID/ns/net`.
+    /// The inode of its network namespace (`/proc/PID/ns/net`).
     pub netns: u64,
-    /// It is not to be let run: the user's own `-S`.
+    /// Whether it stays paused after its start, because the user gave `-S`.
     pub paused: bool,
 }
 
-/// A transaction: all of it lasts from [`commit`](Self::commit) on, or nothing.
+/// A transaction: all of it is durable after [`commit`](Self::commit), or else nothing of it.
 #[derive(Debug)]
 pub struct Tx<'a> {
     pub(crate) inner: Transaction<'a>,
@@ -136,7 +136,11 @@ impl<'a> Tx<'a> {
         Self { inner, now: Timestamp::now() }
     }
 
-    /// A guest begins: from here to [`guest_ends`](Self::guest_ends) its account is open.
+    /// Opens a guest's account, until [`guest_ends`](Self::guest_ends).
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Write`].
     pub fn guest_begins(&self, guest: &NewGuest<'_>) -> Result<GuestKey, LedgerError> {
         self.insert(
             "INSERT INTO guest (name, uuid, boot_id, supervisor_pid, supervisor_start, begun, netns, paused)
@@ -155,9 +159,13 @@ impl<'a> Tx<'a> {
         .map(GuestKey)
     }
 
-    /// Another supervisor, or watcher, has the guest from now on.
+    /// Sets another supervisor, or watcher, for the guest.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::AlreadyDone`] if the guest has ended; [`LedgerError::Write`].
     pub fn guest_adopted(&self, guest: GuestKey, supervisor: Process) -> Result<(), LedgerError> {
-        self.once(
+        self.update_once(
             "give another supervisor to",
             "guest",
             guest.0,
@@ -166,9 +174,13 @@ impl<'a> Tx<'a> {
         )
     }
 
-    /// The guest's QEMU exists.
+    /// Sets the guest's QEMU process.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::AlreadyDone`] if it is set; [`LedgerError::Write`].
     pub fn guest_runs(&self, guest: GuestKey, qemu: Process) -> Result<(), LedgerError> {
-        self.once(
+        self.update_once(
             "note the process of",
             "guest",
             guest.0,
@@ -177,8 +189,12 @@ impl<'a> Tx<'a> {
         )
     }
 
-    /// The guest's account is closed, and those of its interfaces with it. Steps that others than its supervisor began are
-    /// over.
+    /// Closes the guest's account and its interfaces, and ends steps that another process than its
+    /// supervisor began.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::AlreadyDone`] if the guest has ended; [`LedgerError::Write`].
     pub fn guest_ends(&self, guest: GuestKey, reason: &str) -> Result<(), LedgerError> {
         self.execute(
             "UPDATE step SET done = ?2, outcome = 'guest ended' WHERE guest = ?1 AND done IS NULL",
@@ -188,7 +204,7 @@ impl<'a> Tx<'a> {
             "UPDATE interface SET ended = ?2 WHERE guest = ?1 AND ended IS NULL",
             params![guest.0, self.now.as_millisecond()],
         )?;
-        self.once(
+        self.update_once(
             "end",
             "guest",
             guest.0,
@@ -197,8 +213,12 @@ impl<'a> Tx<'a> {
         )
     }
 
-    /// Something is about to be done for an interface: until [`interface_ends`](Self::interface_ends)
-    /// there may be something of it in QEMU or on the host.
+    /// Begins an interface: until [`interface_ends`](Self::interface_ends), QEMU or the host may
+    /// have parts of it.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Write`].
     pub fn interface_begins(
         &self,
         guest: GuestKey,
@@ -206,7 +226,8 @@ impl<'a> Tx<'a> {
         nic: &str,
         spec: &str,
     ) -> Result<InterfaceKey, LedgerError> {
-        // The release of an earlier interface with this address, which somebody else than the supervisor began.
+        // The release of an earlier interface with this address, which another process than the
+        // supervisor began.
         self.execute(
             "UPDATE step SET done = ?4, outcome = 'superseded'
              WHERE guest = ?1 AND mac = ?2 AND kind = ?3 AND done IS NULL",
@@ -219,9 +240,13 @@ impl<'a> Tx<'a> {
         .map(InterfaceKey)
     }
 
-    /// Nothing of the interface is left.
+    /// Ends an interface: neither QEMU nor the host has any part of it.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::AlreadyDone`] if it has ended; [`LedgerError::Write`].
     pub fn interface_ends(&self, interface: InterfaceKey) -> Result<(), LedgerError> {
-        self.once(
+        self.update_once(
             "end",
             "interface",
             interface.0,
@@ -230,7 +255,11 @@ impl<'a> Tx<'a> {
         )
     }
 
-    /// A step is about to be done.
+    /// Inserts the write-ahead intent of a step.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Write`].
     pub fn intend(
         &self,
         guest: GuestKey,
@@ -251,9 +280,13 @@ impl<'a> Tx<'a> {
         .map(StepKey)
     }
 
-    /// The step is over, one way or the other.
+    /// Sets the outcome of a step.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::AlreadyDone`] if it has one; [`LedgerError::Write`].
     pub fn done(&self, step: StepKey, outcome: &str) -> Result<(), LedgerError> {
-        self.once(
+        self.update_once(
             "end",
             "step",
             step.0,
@@ -262,7 +295,11 @@ impl<'a> Tx<'a> {
         )
     }
 
-    /// Remembers an audit record.
+    /// Inserts an audit record of the guest's supervisor.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Write`].
     pub fn record(&self, guest: GuestKey, record: &NewRecord<'_>) -> Result<RecordKey, LedgerError> {
         self.insert_record(guest, record, None, false)
     }
@@ -291,7 +328,11 @@ impl<'a> Tx<'a> {
         .map(RecordKey)
     }
 
-    /// A device was opened; its account is open until [`device_closed`](Self::device_closed).
+    /// Inserts an opened device, which is open until [`device_closed`](Self::device_closed).
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Write`].
     pub fn device_opened(
         &self,
         guest: GuestKey,
@@ -315,15 +356,19 @@ impl<'a> Tx<'a> {
         .map(DeviceKey)
     }
 
-    /// QEMU was seen to hold the device, under this number; `None` where it could not be seen, so
-    /// that it counts as held.
+    /// Sets the grant of a device. `qemu_fd` is the descriptor's number in QEMU; `None` if QEMU's
+    /// descriptors could not be read, so that the device counts as held.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::AlreadyDone`] if the device is granted or closed; [`LedgerError::Write`].
     pub fn device_granted(
         &self,
         device: DeviceKey,
         granted: RecordKey,
         qemu_fd: Option<i32>,
     ) -> Result<(), LedgerError> {
-        self.once(
+        self.update_once(
             "grant",
             "device",
             device.0,
@@ -332,9 +377,13 @@ impl<'a> Tx<'a> {
         )
     }
 
-    /// The device is really over: exactly once for each open.
+    /// Sets the close of a device: exactly once for each open.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::AlreadyDone`] if it is closed; [`LedgerError::Write`].
     pub fn device_closed(&self, device: DeviceKey, closed: RecordKey) -> Result<(), LedgerError> {
-        self.once(
+        self.update_once(
             "close",
             "device",
             device.0,
@@ -343,7 +392,11 @@ impl<'a> Tx<'a> {
         )
     }
 
-    /// Makes the transaction last; it is on the disk when this returns.
+    /// Commits the transaction; it is on the disk when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Write`]; nothing is written then.
     pub fn commit(self) -> Result<(), LedgerError> {
         self.inner.commit().map_err(|source| LedgerError::Write { source })
     }
@@ -353,7 +406,7 @@ impl<'a> Tx<'a> {
         self.inner.prepare_cached(sql).map_err(failed)?.insert(values).map_err(failed)
     }
 
-    pub(crate) fn once(
+    pub(crate) fn update_once(
         &self,
         what: &'static str,
         table: &'static str,
@@ -363,7 +416,7 @@ impl<'a> Tx<'a> {
     ) -> Result<(), LedgerError> {
         match self.execute(sql, values)? {
             1 => Ok(()),
-            _ => Err(LedgerError::Twice { what, table, id }),
+            _ => Err(LedgerError::AlreadyDone { what, table, id }),
         }
     }
 
@@ -373,7 +426,7 @@ impl<'a> Tx<'a> {
     }
 }
 
-/// As SQLite keeps it. What does not fit is no number that a kernel gives.
+/// The number as SQLite stores it. The kernel never gives a number that does not fit.
 pub(crate) fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

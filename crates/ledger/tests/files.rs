@@ -1,4 +1,4 @@
-//! Ledgers as files: evidence that must not change, and databases that anybody may have made.
+//! Ledgers as files: evidence that must not change, and databases that may be hostile.
 
 #![allow(clippy::unwrap_used)]
 
@@ -33,7 +33,7 @@ fn write(ledger: &mut Ledger, guest: GuestKey, texts: &[&str]) {
     tx.commit().unwrap();
 }
 
-/// The files of a directory with what they have.
+/// The files of a directory with their contents.
 fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     entries.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
@@ -44,7 +44,7 @@ fn texts(path: &Path) -> Vec<Result<String, String>> {
     ledger.into_records().map(|row| row.map(|row| row.text).map_err(|error| error.to_string())).collect()
 }
 
-/// What a ledger whose writer died leaves: some of it in its log only.
+/// The files of a ledger whose writer died: the last records are only in the write-ahead log.
 fn cut_off(to: &Path) -> PathBuf {
     let state = tempfile::tempdir().unwrap();
     let (mut ledger, guest) = ledger(state.path());
@@ -63,12 +63,12 @@ fn reading_a_file_changes_nothing_and_leaves_nothing() {
     assert!(before[&dir.path().join("ledger.sqlite-wal")].len() > 4096, "the records are in its log");
     assert_eq!(texts(&path), [Ok("one".to_owned()), Ok("two".to_owned())]);
     assert_eq!(files(dir.path()), before);
-    // By a link, too.
+    // The same through a symbolic link.
     let link = dir.path().join("link");
     std::os::unix::fs::symlink(&path, &link).unwrap();
     assert_eq!(texts(&link).len(), 2);
     fs::remove_file(link).unwrap();
-    // Without its log it is an older one.
+    // Without its log, the file has an older state.
     fs::remove_file(dir.path().join("ledger.sqlite-wal")).unwrap();
     let before = files(dir.path());
     let error = Ledger::open_file_to_read(path).unwrap_err();
@@ -76,14 +76,14 @@ fn reading_a_file_changes_nothing_and_leaves_nothing() {
     assert_eq!(files(dir.path()), before);
 }
 
-/// What a state directory says of its one guest's records.
+/// The texts of the records in a state directory's ledger.
 fn texts_in_place(state: &Path) -> Vec<String> {
     let ledger = Ledger::open_to_read(state).unwrap();
     assert_eq!(ledger.faults().unwrap(), [""; 0]);
     ledger.into_records().map(|row| row.unwrap().text).collect()
 }
 
-/// The database and its log, without the index of that, which has the locks of whoever reads.
+/// The database and its log, without the log's index, which contains readers' locks.
 fn database(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = files(dir);
     files.retain(|path, _| !path.to_string_lossy().ends_with("-shm"));
@@ -92,7 +92,7 @@ fn database(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 #[test]
 fn reading_a_state_directory_leaves_the_database_and_its_log_as_they_are() {
-    // A writer died: with its log, and with that and the index that it had.
+    // A writer died, and left its log, or its log and the index.
     for with_index in [false, true] {
         let dir = tempfile::tempdir().unwrap();
         let path = cut_off(dir.path());
@@ -104,15 +104,15 @@ fn reading_a_state_directory_leaves_the_database_and_its_log_as_they_are() {
         let before = (database(dir.path()), files(dir.path()).len());
         assert_eq!(texts_in_place(dir.path()), ["one", "two"], "{with_index}");
         assert!((database(dir.path()), files(dir.path()).len()) == before, "{with_index}");
-        // What comes after it writes as ever.
+        // The next writer opens it.
         drop(Ledger::open(dir.path()).unwrap());
         assert_eq!(files(dir.path()).keys().collect::<Vec<_>>(), [&path]);
-        // Nobody has it open: nothing is made beside it.
+        // No process has it open: reading creates no file beside it.
         let before = files(dir.path());
         assert_eq!(texts_in_place(dir.path()), ["one", "two"]);
         assert!(files(dir.path()) == before);
     }
-    // Whoever writes goes on meanwhile, and is read as far as it is.
+    // A writer continues meanwhile, and the reader sees what is committed.
     let dir = tempfile::tempdir().unwrap();
     let (mut ledger, guest) = ledger(dir.path());
     let mut expect = Vec::new();
@@ -160,7 +160,7 @@ fn a_file_that_is_written_to_is_read_as_it_was_at_one_moment() {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            // More than SQLite lets its log grow to before it carries it over.
+            // More than the size of the log at which SQLite makes a checkpoint.
             let text = "x".repeat(3000);
             for _ in 0..300 {
                 write(&mut ledger, guest, &[text.as_str(); 10]);
@@ -216,8 +216,10 @@ fn a_database_that_is_not_a_ledgers_alone_is_refused() {
             Ledger::open(dir.path()),
         ];
         for error in opened.map(Result::unwrap_err) {
-            let LedgerError::Foreign { path: named, what: told } = error else { panic!("{error}: {change}") };
-            assert_eq!((named, told.as_str()), (path.clone(), what), "{change}");
+            let LedgerError::Foreign { path: named, what: found } = error else {
+                panic!("{error}: {change}")
+            };
+            assert_eq!((named, found.as_str()), (path.clone(), what), "{change}");
         }
     }
 }
@@ -246,7 +248,7 @@ fn statistics_of_sqlite_are_no_harm() {
 }
 
 #[test]
-fn a_value_that_no_taptrail_writes_is_told_with_its_row_and_the_next_is_read() {
+fn a_value_that_no_taptrail_writes_is_an_error_with_its_row_and_the_next_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let (mut ledger, guest) = ledger(dir.path());
     write(&mut ledger, guest, &["one", "two", "three", "four"]);

@@ -83,10 +83,10 @@ fn a_device_is_granted_once_and_closed_once() {
     tx.device_granted(device, text, Some(9)).unwrap();
     assert!(matches!(
         tx.device_granted(device, text, Some(9)),
-        Err(LedgerError::Twice { what: "grant", .. })
+        Err(LedgerError::AlreadyDone { what: "grant", .. })
     ));
     tx.device_closed(device, text).unwrap();
-    assert!(matches!(tx.device_closed(device, text), Err(LedgerError::Twice { what: "close", .. })));
+    assert!(matches!(tx.device_closed(device, text), Err(LedgerError::AlreadyDone { what: "close", .. })));
     tx.commit().unwrap();
     assert_eq!(ledger.open_devices().unwrap(), 0);
 }
@@ -143,7 +143,7 @@ fn a_newer_ledger_a_foreign_file_and_a_symbolic_link_are_refused_by_name() {
 }
 
 #[test]
-fn what_is_open_of_an_account_is_told_until_it_is_over() {
+fn open_parts_of_an_account_are_listed_until_they_end() {
     let dir = tempfile::tempdir().unwrap();
     let mut ledger = Ledger::open(dir.path()).unwrap();
     let tx = ledger.begin().unwrap();
@@ -155,8 +155,8 @@ fn what_is_open_of_an_account_is_told_until_it_is_over() {
     tx.commit().unwrap();
 
     assert_eq!(ledger.live_guests().unwrap()[0].key, key);
-    assert_eq!(ledger.place(key).unwrap(), (Some(5), true));
-    assert!(ledger.last_heard(key).unwrap() >= ledger.live_guests().unwrap()[0].begun);
+    assert_eq!(ledger.netns_and_paused(key).unwrap(), (Some(5), true));
+    assert!(ledger.last_observed(key).unwrap() >= ledger.live_guests().unwrap()[0].begun);
     let interfaces = ledger.live_interfaces(key).unwrap();
     assert_eq!((interfaces[0].nic.as_str(), interfaces[0].spec.as_str()), ("nic0", "bridge=br0"));
     assert_eq!((interfaces[0].mac, interfaces[0].ifname.as_deref()), (MAC, Some("vnet0")));
@@ -168,11 +168,11 @@ fn what_is_open_of_an_account_is_told_until_it_is_over() {
     let tx = ledger.begin().unwrap();
     tx.device_closed(device, opened).unwrap();
     tx.interface_ends(interface).unwrap();
-    assert!(matches!(tx.interface_ends(interface), Err(LedgerError::Twice { .. })));
-    // Begun by somebody who will not end it.
+    assert!(matches!(tx.interface_ends(interface), Err(LedgerError::AlreadyDone { .. })));
+    // Begun by a process that will not end it.
     let release = tx.intend(key, Step::Release, Some(MAC), "revoke").unwrap();
     tx.interface_begins(key, MAC, "nic1", "bridge=br0").unwrap();
-    assert!(matches!(tx.done(release, "success"), Err(LedgerError::Twice { .. })), "superseded");
+    assert!(matches!(tx.done(release, "success"), Err(LedgerError::AlreadyDone { .. })), "superseded");
     tx.intend(key, Step::Release, Some(MAC), "revoke").unwrap();
     tx.done(step, "success").unwrap();
     tx.guest_ends(key, "destroyed").unwrap();
@@ -198,25 +198,25 @@ fn an_older_ledger_is_read_as_it_is_and_migrated_when_it_is_written() {
     let reader = Ledger::open_to_read(dir.path()).unwrap();
     let guests = reader.guests().unwrap();
     assert_eq!((&*guests[0].id.name, guests[0].watched), ("old", false));
-    let mut told = 0;
-    reader.each_record(guests[0].key, |record| told += u32::from(record.writer == Some(1))).unwrap();
-    assert_eq!(told, 1);
+    let mut count = 0;
+    reader.each_record(guests[0].key, |record| count += u32::from(record.writer == Some(1))).unwrap();
+    assert_eq!(count, 1);
     let records: Vec<_> = reader.into_records().map(Result::unwrap).collect();
     assert_eq!((records[0].writer, records[0].copied), (Some(1), false));
 
     let mut ledger = Ledger::open(dir.path()).unwrap();
     let old = ledger.live_guests().unwrap()[0].key;
-    assert_eq!(ledger.place(old).unwrap(), (None, false));
+    assert_eq!(ledger.netns_and_paused(old).unwrap(), (None, false));
     assert_eq!(ledger.checkpoint().unwrap(), None);
-    assert_eq!(ledger.last_heard(old).unwrap(), Timestamp::from_millisecond(4).unwrap());
+    assert_eq!(ledger.last_observed(old).unwrap(), Timestamp::from_millisecond(4).unwrap());
     let tx = ledger.begin().unwrap();
     tx.interface_begins(old, MAC, "nic0", "bridge=br0").unwrap();
     tx.commit().unwrap();
-    // Once: a second opening finds nothing to do.
+    // Opening it again does not migrate it again.
     assert_eq!(Ledger::open(dir.path()).unwrap().live_interfaces(old).unwrap().len(), 1);
 }
 
-/// A watched guest with one device, and what a watcher writes of it.
+/// Writes a watched guest with one device, as a watcher does.
 fn watch(ledger: &mut Ledger) -> GuestKey {
     let tx = ledger.begin().unwrap();
     let watcher = Process { pid: 70, start: 71 };
@@ -230,8 +230,8 @@ fn watch(ledger: &mut Ledger) -> GuestKey {
     let device = tx.device_opened(key, &tun(), opened).unwrap();
     tx.device_granted(device, seen, Some(25)).unwrap();
     let checkpoint = Checkpoint { text: "there".to_owned(), time: begun, serial: Some(7) };
-    tx.follow(&checkpoint).unwrap();
-    tx.follow(&Checkpoint { text: "here".to_owned(), ..checkpoint }).unwrap();
+    tx.save_checkpoint(&checkpoint).unwrap();
+    tx.save_checkpoint(&Checkpoint { text: "here".to_owned(), ..checkpoint }).unwrap();
     tx.commit().unwrap();
     key
 }
@@ -246,11 +246,11 @@ fn a_watched_guest_has_its_account_with_its_managers_records() {
     assert_eq!(ledger.live_devices(key).unwrap()[0].qemu_fd, Some(25));
     let checkpoint = ledger.checkpoint().unwrap().unwrap();
     assert_eq!((&*checkpoint.text, checkpoint.serial), ("here", Some(7)));
-    assert_eq!(ledger.last_heard(key).unwrap(), Timestamp::from_second(1002).unwrap());
+    assert_eq!(ledger.last_observed(key).unwrap(), Timestamp::from_second(1002).unwrap());
     let tx = ledger.begin().unwrap();
     tx.guest_seen(key, Timestamp::from_second(1009).unwrap()).unwrap();
     tx.commit().unwrap();
-    assert_eq!(ledger.last_heard(key).unwrap(), Timestamp::from_second(1009).unwrap());
+    assert_eq!(ledger.last_observed(key).unwrap(), Timestamp::from_second(1009).unwrap());
 
     let mut records = Vec::new();
     ledger.each_record(key, |record| records.push((record.text, record.writer, record.copied))).unwrap();
@@ -269,7 +269,7 @@ fn a_watched_guest_has_its_account_with_its_managers_records() {
     let gone = tx.watched(key, &record("gone"), 70).unwrap();
     tx.device_closed(device, gone).unwrap();
     tx.guest_ends(key, "gone").unwrap();
-    assert!(matches!(tx.guest_seen(key, Timestamp::now()), Err(LedgerError::Twice { .. })));
+    assert!(matches!(tx.guest_seen(key, Timestamp::now()), Err(LedgerError::AlreadyDone { .. })));
     tx.commit().unwrap();
     let later = Timestamp::now() + jiff::SignedDuration::from_hours(1);
     assert_eq!(ledger.prune(later).unwrap().records, 4);
@@ -338,7 +338,7 @@ fn pruning_forgets_what_has_ended_and_never_what_is_open() {
     assert_eq!(ledger.into_records().count(), 1);
 }
 
-/// SQLite waits for nobody when a file is made a ledger.
+/// SQLite's busy timeout does not apply to changing the journal mode.
 #[test]
 fn a_new_ledger_is_opened_by_many_at_once() {
     for _ in 0..20 {
@@ -365,7 +365,7 @@ fn a_new_ledger_is_opened_by_many_at_once() {
 }
 
 #[test]
-fn what_is_wrong_with_a_ledger_is_told() {
+fn faults_of_a_ledger_are_listed() {
     let dir = tempfile::tempdir().unwrap();
     let mut ledger = Ledger::open(dir.path()).unwrap();
     for _ in 0..200 {
@@ -385,18 +385,18 @@ fn what_is_wrong_with_a_ledger_is_told() {
         "device 7 has records of another guest",
         "step 5 refers to a guest that is not there",
     ] {
-        assert!(faults.iter().any(|told| told == fault), "{faults:#?}");
+        assert!(faults.iter().any(|found| found == fault), "{faults:#?}");
     }
     drop(ledger);
 
-    // A page of zeros in its middle.
+    // A page of zeros in the middle of the file.
     let file = Ledger::file(dir.path());
     let mut bytes = std::fs::read(&file).unwrap();
     let middle = bytes.len() / 2 / 4096 * 4096;
     bytes[middle..middle + 4096].fill(0);
     std::fs::write(&file, bytes).unwrap();
-    let told = Ledger::open_to_read(dir.path()).and_then(|ledger| ledger.faults());
-    assert!(told.is_err() || !told.unwrap().is_empty());
+    let faults = Ledger::open_to_read(dir.path()).and_then(|ledger| ledger.faults());
+    assert!(faults.is_err() || !faults.unwrap().is_empty());
 }
 
 #[test]
@@ -411,7 +411,7 @@ fn an_account_is_carried_over_into_the_ledger_that_took_its_place() {
     let step = tx.intend(key, Step::Release, Some(MAC), "unplug").unwrap();
     tx.commit().unwrap();
 
-    // Another one takes its place, and another guest is in it by then.
+    // Another ledger replaces it, with other guests in it.
     let mut another = Ledger::open(other.path()).unwrap();
     let tx = another.begin().unwrap();
     for _ in 0..3 {
@@ -428,19 +428,19 @@ fn an_account_is_carried_over_into_the_ledger_that_took_its_place() {
     assert!(matches!(ledger.begin(), Err(LedgerError::Replaced { .. })));
 
     let mut new = Ledger::open(dir.path()).unwrap();
-    let moved = ledger.carry_over(key, &mut new).unwrap();
+    let moved = ledger.move_account(key, &mut new).unwrap();
     assert_eq!(new.guests().unwrap().len(), 4);
     let tx = new.begin().unwrap();
     let closed = tx.record(moved.guest(key), &record("close")).unwrap();
     tx.device_closed(moved.device(device), closed).unwrap();
     tx.done(moved.step(step), "success").unwrap();
     tx.interface_ends(moved.interface(interface)).unwrap();
-    // What is made from then on keeps its number.
+    // Rows inserted after the move keep their ids.
     let later = tx.intend(moved.guest(key), Step::Stop, None, "").unwrap();
     assert_eq!(moved.step(later), later);
     tx.done(later, "success").unwrap();
     tx.commit().unwrap();
-    let again = ledger.carry_over(key, &mut new).unwrap();
+    let again = ledger.move_account(key, &mut new).unwrap();
     assert_eq!(new.guests().unwrap().len(), 4, "an older state of the same account gives way");
     assert_eq!(new.live_devices(again.guest(key)).unwrap().len(), 1);
     assert_eq!(new.faults().unwrap(), Vec::<String>::new());
@@ -474,12 +474,12 @@ fn a_ledger_that_others_can_write_to_is_refused() {
     let error = Ledger::open_to_read(dir.path()).unwrap_err().to_string();
     assert!(error.contains("belongs to user 65534"), "{error}");
     std::os::unix::fs::chown(dir.path(), Some(0), None).unwrap();
-    // Nor is what a link leads to.
+    // A symbolic link is refused, too.
     let real = dir.path().join("real");
     std::fs::rename(&file, &real).unwrap();
     std::os::unix::fs::symlink(&real, &file).unwrap();
     assert!(matches!(Ledger::open_to_read(dir.path()), Err(LedgerError::NotOurs { .. })));
-    // A link that leads nowhere makes no ledger there.
+    // A dangling symbolic link does not create a ledger at its target.
     std::fs::remove_file(&file).unwrap();
     let elsewhere = dir.path().join("elsewhere");
     std::os::unix::fs::symlink(&elsewhere, &file).unwrap();

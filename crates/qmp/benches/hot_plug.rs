@@ -1,8 +1,9 @@
-//! What QEMU itself takes to get an interface: the part of an attach that no client can shorten.
+//! The time that QEMU itself takes to hot-plug an interface: the part of an attach that no client
+//! can shorten.
 //!
-//! A paused QEMU as the supervisor starts one, a tap that is up on a bridge, and a client that does
-//! nothing but the three commands: no record, no look whether QEMU has the descriptor. `all` is from
-//! the first command to the last answer; the others are its parts.
+//! A paused QEMU as the supervisor starts it, a tap that is up on a bridge, and a client that sends
+//! only the three commands: it writes no record, and does not check whether QEMU has the
+//! descriptor. `all` is from the first command to the last reply; the others are its parts.
 //!
 //! Needs root and qemu-system-x86_64. The interface is unplugged between the measurements.
 
@@ -23,13 +24,13 @@ use taptrail_kernel::device::{
 use taptrail_kernel::link::{Change, Links};
 use taptrail_qmp::{Monitor, NetdevTap, QmpError, Waited};
 
-const LONG: Duration = Duration::from_secs(20);
+const LONG_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The rest before each measurement: interfaces come one at a time, to a QEMU that sleeps.
-const REST: Duration = Duration::from_millis(20);
+/// The pause before each measurement, so that QEMU is idle.
+const SETTLE_TIME: Duration = Duration::from_millis(20);
 
 fn main() {
-    // First: it asks cargo for its directory, and cargo may want the network.
+    // First, because criterion runs cargo to find its directory, and cargo may need the network.
     let mut criterion = Criterion::default().configure_from_args();
     unshare(CloneFlags::CLONE_NEWNET).expect("root and network namespaces are needed");
     ip("link add br0 type bridge");
@@ -56,7 +57,7 @@ fn main() {
     criterion.final_summary();
 }
 
-/// How long each of QEMU's answers took.
+/// The time that each of QEMU's replies took.
 struct HotPlug {
     getfd: Duration,
     netdev_add: Duration,
@@ -64,31 +65,31 @@ struct HotPlug {
 }
 
 impl HotPlug {
-    /// Plugs an interface, and unplugs it again.
+    /// Hot-plugs an interface, and unplugs it again.
     fn measure(monitor: &mut Monitor, links: &mut Links) -> Self {
         let tap = tap(links);
         let netdev =
             NetdevTap { id: "host-nic0".to_owned(), fds: vec!["tap".to_owned()], vhost_fds: Vec::new() };
         let nic = nic();
-        thread::sleep(REST);
+        thread::sleep(SETTLE_TIME);
 
         let begun = Instant::now();
-        monitor.getfd("tap", &tap, LONG).unwrap();
+        monitor.getfd("tap", &tap, LONG_TIMEOUT).unwrap();
         let given = Instant::now();
-        monitor.netdev_add(&netdev, LONG).unwrap();
+        monitor.netdev_add(&netdev, LONG_TIMEOUT).unwrap();
         let added = Instant::now();
-        monitor.device_add(&nic, LONG).unwrap();
+        monitor.device_add(&nic, LONG_TIMEOUT).unwrap();
         let plugged = Instant::now();
 
         drop(tap);
-        monitor.device_del("nic0", LONG).unwrap();
+        monitor.device_del("nic0", LONG_TIMEOUT).unwrap();
         let gone = monitor
-            .wait_event(Instant::now() + LONG, &[], |event| {
+            .wait_event(Instant::now() + LONG_TIMEOUT, &[], |event| {
                 event.name == "DEVICE_DELETED" && event.text("device") == Some("nic0")
             })
             .unwrap();
         assert!(matches!(gone, Waited::Event(_)), "{gone:?}");
-        monitor.netdev_del("host-nic0", LONG).unwrap();
+        monitor.netdev_del("host-nic0", LONG_TIMEOUT).unwrap();
         Self { getfd: given - begun, netdev_add: added - given, device_add: plugged - added }
     }
 }
@@ -132,16 +133,16 @@ fn ip(args: &str) {
     assert!(status.success(), "ip {args}: {status}");
 }
 
-/// A paused q35 with the ports and the sandbox that the supervisor would add.
+/// A paused q35 with the PCI ports and the sandbox that the supervisor adds.
 struct Qemu {
     child: Child,
-    _place: tempfile::TempDir,
+    _dir: tempfile::TempDir,
 }
 
 impl Qemu {
     fn start() -> (Self, Monitor) {
-        let place = tempfile::tempdir().unwrap();
-        let socket = place.path().join("monitor");
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("monitor");
         let mut command = Command::new("qemu-system-x86_64");
         command
             .args(["-machine", "q35,accel=tcg", "-m", "64", "-nodefaults", "-display", "none", "-S"])
@@ -155,9 +156,9 @@ impl Qemu {
             command.args(["-device", &device]);
         }
         let child = command.spawn().expect("qemu-system-x86_64 is needed");
-        let qemu = Self { child, _place: place };
+        let qemu = Self { child, _dir: dir };
         loop {
-            match Monitor::connect(&socket, Instant::now() + LONG) {
+            match Monitor::connect(&socket, Instant::now() + LONG_TIMEOUT) {
                 Ok(monitor) => return (qemu, monitor),
                 Err(QmpError::Connect { .. }) => thread::sleep(Duration::from_millis(5)),
                 Err(error) => panic!("{error}"),

@@ -1,7 +1,8 @@
-//! Starts a QEMU and ends when its monitor answers: what any launcher has to wait for. The peer of
-//! `taptrail run` in `scripts/bench`; it leaves QEMU running.
+//! Starts a QEMU, and exits when its monitor replies, which any launcher has to wait for.
+//! `scripts/bench` compares `taptrail run` with it. It leaves QEMU running.
 //!
-//! `bare_start SOCKET PIDFILE QEMU ARGUMENT…` adds the monitor to the arguments, and the pid to a file.
+//! `bare_start SOCKET PIDFILE QEMU ARGUMENT…` adds the monitor to the arguments, and the pid to a
+//! file.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -21,7 +22,7 @@ fn main() {
     let listener = UnixListener::bind(&socket).unwrap();
     fcntl_setfd(&listener, FdFlags::empty()).unwrap();
     let monitor = format!("socket,id=monitor,fd={},server=on,wait=off", listener.as_raw_fd());
-    // It is to live on: nobody waits for it here.
+    // QEMU keeps running: it is not waited for.
     #[expect(clippy::zombie_processes, reason = "this program ends before it")]
     let qemu = Command::new(program)
         .args(words)
@@ -32,5 +33,5 @@ fn main() {
     std::fs::write(pid_file, qemu.id().to_string()).unwrap();
     let stream = UnixStream::connect(&socket).unwrap();
     drop(listener);
-    Monitor::over(stream, Instant::now() + Duration::from_secs(20)).unwrap();
+    Monitor::from_stream(stream, Instant::now() + Duration::from_secs(20)).unwrap();
 }

@@ -6,17 +6,17 @@ use crate::descriptors::check_name;
 use crate::error::{QmpError, excerpt};
 use crate::monitor::Monitor;
 
-/// Where QEMU's object model has the devices that were given an id.
+/// The path of devices with an id in QEMU's object model.
 const PERIPHERAL: &str = "/machine/peripheral";
 
-/// A `tap` backend over descriptors that [`Monitor::getfd`] gave, one for each queue.
+/// A `tap` netdev with descriptors that were passed by [`Monitor::getfd`], one for each queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetdevTap {
     /// Its id, for `device_add`'s `netdev` and for [`Monitor::netdev_del`].
     pub id: String,
     /// Names of the tap or macvtap descriptors; at least one.
     pub fds: Vec<String>,
-    /// Names of the vhost-net descriptors: as many, or none at all.
+    /// Names of the vhost-net descriptors: as many as `fds`, or none.
     pub vhost_fds: Vec<String>,
 }
 
@@ -28,7 +28,7 @@ impl NetdevTap {
             check_name(COMMAND, name)?;
         }
         let (taps, vhosts) = (self.fds.len(), self.vhost_fds.len());
-        // QEMU would find out too, but only after it has taken some of them.
+        // QEMU would refuse it, too, but only after it has taken some of the descriptors.
         if taps == 0 || (vhosts != 0 && vhosts != taps) {
             return Err(wrong(format!("{taps} tap and {vhosts} vhost-net descriptors don't go together")));
         }
@@ -37,12 +37,12 @@ impl NetdevTap {
         arguments.insert("id".to_owned(), self.id.as_str().into());
         let (tap, vhost) = if taps == 1 { ("fd", "vhostfd") } else { ("fds", "vhostfds") };
         arguments.insert(tap.to_owned(), self.fds.join(":").into());
-        // Said aloud, or QEMU could open /dev/vhost-net by itself, unaudited.
+        // Always explicit, or QEMU could open /dev/vhost-net itself, unaudited.
         arguments.insert("vhost".to_owned(), (vhosts > 0).into());
         if vhosts > 0 {
             arguments.insert(vhost.to_owned(), self.vhost_fds.join(":").into());
-            // Without it QEMU 7.2 takes a vhost-net that does not work for a warning, and then dies
-            // of an assertion (net/tap.c, net/net.c). Later versions refuse either way.
+            // Without it, QEMU 7.2 only warns of a vhost-net that does not work, and then fails an
+            // assertion (net/tap.c, net/net.c). Later versions refuse the command either way.
             arguments.insert("vhostforce".to_owned(), true.into());
         }
         Ok(Value::Object(arguments))
@@ -54,51 +54,56 @@ impl NetdevTap {
 pub struct RunStatus {
     /// `running`, `paused`, `prelaunch`, `shutdown`, … (QEMU's `RunState`).
     pub status: String,
-    /// Its CPUs run.
+    /// Whether its CPUs run.
     pub running: bool,
 }
 
 impl Monitor {
-    /// Makes a backend; uses up the names of its descriptors.
+    /// Creates a netdev (`netdev_add`); uses up the names of its descriptors.
     ///
     /// # Errors
-    /// [`QmpError::Refused`] does **not** mean that QEMU has closed them. [`closefd`](Self::closefd)
-    /// takes back those whose turn had not come; those before the bad one, 7.2 keeps: no command
-    /// closes them and the id stays taken. Only deleting their link makes them useless. Others as
-    /// for every operation.
+    ///
+    /// [`QmpError::Refused`] does **not** mean that QEMU has closed the descriptors.
+    /// [`closefd`](Self::closefd) closes those behind the bad one. QEMU 7.2 keeps those before it:
+    /// no command closes them, and the id stays in use. Only deleting their link makes them
+    /// useless. Others as for every operation.
     pub fn netdev_add(&mut self, tap: &NetdevTap, timeout: Duration) -> Result<(), QmpError> {
         self.execute("netdev_add", tap.arguments()?, timeout).map(drop)
     }
 
-    /// Removes a backend and closes its descriptors, even while a device is on it.
+    /// Removes a netdev and closes its descriptors, even while a NIC uses it.
     ///
     /// # Errors
-    /// [`QmpError::Refused`] when there is none; others as for every operation.
+    ///
+    /// [`QmpError::Refused`] if there is none; others as for every operation.
     pub fn netdev_del(&mut self, id: &str, timeout: Duration) -> Result<(), QmpError> {
         self.execute("netdev_del", json!({ "id": id }), timeout).map(drop)
     }
 
-    /// Plugs a device: `driver`, `id`, and its properties.
+    /// Hot-plugs a device: `driver`, `id`, and its properties.
     ///
     /// # Errors
+    ///
     /// As for every operation.
     pub fn device_add(&mut self, properties: &Map<String, Value>, timeout: Duration) -> Result<(), QmpError> {
         self.execute("device_add", properties, timeout).map(drop)
     }
 
-    /// Asks the guest to let go of a device. `DEVICE_DELETED` tells that it is gone,
-    /// `DEVICE_UNPLUG_GUEST_ERROR` that the guest will not.
+    /// Requests the hot-unplug of a device. QEMU sends `DEVICE_DELETED` when the guest has released
+    /// it, and `DEVICE_UNPLUG_GUEST_ERROR` if the guest refuses.
     ///
     /// # Errors
-    /// [`QmpError::Refused`] with [`DeviceNotFound`](crate::ErrorClass::DeviceNotFound) when there
-    /// is none; others as for every operation.
+    ///
+    /// [`QmpError::Refused`] with [`DeviceNotFound`](crate::ErrorClass::DeviceNotFound) if there is
+    /// none; others as for every operation.
     pub fn device_del(&mut self, id: &str, timeout: Duration) -> Result<(), QmpError> {
         self.execute("device_del", json!({ "id": id }), timeout).map(drop)
     }
 
-    /// The ids of the devices that were given one, in QEMU's order.
+    /// The ids of all devices with an id, in QEMU's order.
     ///
     /// # Errors
+    ///
     /// As for every operation.
     pub fn device_ids(&mut self, timeout: Duration) -> Result<Vec<String>, QmpError> {
         let value = self.execute("qom-list", json!({ "path": PERIPHERAL }), timeout)?;
@@ -112,11 +117,12 @@ impl Monitor {
         ids.ok_or_else(|| self.unexpected("a list of devices", &value))
     }
 
-    /// The id of the device on whose bus this one is plugged, if that was given one.
+    /// The id of the device (a PCI port) that has this one on its bus, if it has an id.
     ///
     /// # Errors
+    ///
     /// As for every operation.
-    pub fn port_of(&mut self, id: &str, timeout: Duration) -> Result<Option<String>, QmpError> {
+    pub fn parent_device_id(&mut self, id: &str, timeout: Duration) -> Result<Option<String>, QmpError> {
         let arguments = json!({ "path": format!("{PERIPHERAL}/{id}"), "property": "parent_bus" });
         let value = self.execute("qom-get", arguments, timeout)?;
         let bus = value.as_str().ok_or_else(|| self.unexpected("a bus", &value))?;
@@ -124,11 +130,13 @@ impl Monitor {
         Ok(port.map(str::to_owned))
     }
 
-    /// The id of the backend on which this device is, if it is a NIC; a NIC whose backend is gone tells it still.
+    /// The id of a NIC's netdev. QEMU returns it even after the netdev was removed.
     ///
     /// # Errors
-    /// [`QmpError::Refused`] when there is none of that id, or it is no NIC; others as for every operation.
-    pub fn backend_of(&mut self, id: &str, timeout: Duration) -> Result<String, QmpError> {
+    ///
+    /// [`QmpError::Refused`] if there is no device with that id, or it is not a NIC; others as for
+    /// every operation.
+    pub fn netdev_id(&mut self, id: &str, timeout: Duration) -> Result<String, QmpError> {
         let arguments = json!({ "path": format!("{PERIPHERAL}/{id}"), "property": "netdev" });
         let value = self.execute("qom-get", arguments, timeout)?;
         value.as_str().map(str::to_owned).ok_or_else(|| self.unexpected("a backend", &value))
@@ -137,23 +145,26 @@ impl Monitor {
     /// Lets a paused guest run.
     ///
     /// # Errors
+    ///
     /// As for every operation.
     pub fn cont(&mut self, timeout: Duration) -> Result<(), QmpError> {
         self.execute("cont", Value::Null, timeout).map(drop)
     }
 
-    /// Asks the guest's system to shut down, as its power button would.
+    /// Requests a shutdown of the guest, like its power button.
     ///
     /// # Errors
+    ///
     /// As for every operation.
     pub fn system_powerdown(&mut self, timeout: Duration) -> Result<(), QmpError> {
         self.execute("system_powerdown", Value::Null, timeout).map(drop)
     }
 
-    /// Ends QEMU. It may be gone before its reply is: that is no error.
+    /// Ends QEMU. It is not an error if QEMU exits before it replies.
     ///
     /// # Errors
-    /// As for every operation, [`QmpError::Closed`] excepted.
+    ///
+    /// As for every operation, except [`QmpError::Closed`].
     pub fn quit(&mut self, timeout: Duration) -> Result<(), QmpError> {
         match self.execute("quit", Value::Null, timeout) {
             Ok(_) | Err(QmpError::Closed) => Ok(()),
@@ -161,22 +172,25 @@ impl Monitor {
         }
     }
 
-    /// Whether the guest runs.
+    /// Queries whether the guest runs.
     ///
     /// # Errors
+    ///
     /// As for every operation.
     pub fn query_status(&mut self, timeout: Duration) -> Result<RunStatus, QmpError> {
         let value = self.execute("query-status", Value::Null, timeout)?;
         let status = value.get("status").and_then(Value::as_str);
         let running = value.get("running").and_then(Value::as_bool);
         match (status, running) {
-            (Some(status), Some(running)) => Ok(RunStatus { status: crate::error::prose(status), running }),
+            (Some(status), Some(running)) => {
+                Ok(RunStatus { status: crate::error::escape_text(status), running })
+            }
             _ => Err(self.unexpected("a status", &value)),
         }
     }
 
     fn unexpected(&mut self, expected: &str, value: &Value) -> QmpError {
-        self.poisoned_by(QmpError::Unexpected {
+        self.poison_with(QmpError::Unexpected {
             expected: expected.to_owned(),
             excerpt: excerpt(value.to_string().as_bytes()),
         })

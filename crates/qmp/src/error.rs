@@ -4,18 +4,18 @@ use std::time::Duration;
 
 /// Why an operation on a monitor failed.
 ///
-/// Three of these leave the monitor as it was: [`Refused`](Self::Refused) and
-/// [`BadArguments`](Self::BadArguments) say that nothing was done, [`TimedOut`](Self::TimedOut)
-/// leaves open whether it was. All others poison it.
+/// Three of these leave the monitor usable: [`Refused`](Self::Refused) and
+/// [`BadArguments`](Self::BadArguments) mean that nothing was done; after
+/// [`TimedOut`](Self::TimedOut) the outcome is unknown. All others poison the monitor.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum QmpError {
-    /// Nobody listens on the monitor's socket, or not in time.
+    /// No QEMU accepted the connection to the monitor's socket in time.
     #[error("Cannot connect to QEMU's monitor at '{path}'", path = path.display())]
     Connect {
-        /// The socket.
+        /// The socket's path.
         path: PathBuf,
-        /// What the kernel said; `ETIMEDOUT` when it was the deadline.
+        /// The kernel's error; `ETIMEDOUT` at the deadline.
         source: io::Error,
     },
     /// The socket failed.
@@ -23,21 +23,21 @@ pub enum QmpError {
     Io {
         /// "read from", "write to", "wait for".
         doing: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// QEMU closed the connection, which is what its exit looks like from here.
+    /// QEMU closed the connection, or exited.
     #[error("QEMU closed its monitor")]
     Closed,
-    /// No answer in time. **The command may have been carried out, or still be.**
+    /// QEMU sent no reply in time. **The command may have been executed, or may still be.**
     #[error("QEMU did not answer {awaited} within {after:?}")]
     TimedOut {
         /// "the greeting" or the command's name.
         awaited: String,
-        /// How long it was given.
+        /// The timeout.
         after: Duration,
     },
-    /// A line longer than [`MAX_LINE`](crate::MAX_LINE).
+    /// A line longer than [`MAX_LINE_BYTES`](crate::MAX_LINE).
     #[error("QEMU's monitor sent a line of more than {limit} bytes")]
     Oversized {
         /// The limit in bytes.
@@ -48,14 +48,14 @@ pub enum QmpError {
     Garbage {
         /// The line's beginning, with all but printable ASCII escaped.
         excerpt: String,
-        /// Where and why it is not.
+        /// The parser's error.
         source: serde_json::Error,
     },
-    /// JSON that has no place in the protocol, or not here: no greeting at first, a reply to what
-    /// was never asked, a result of another shape.
+    /// JSON that violates the protocol: no greeting at first, a reply to a command that was not
+    /// sent, a result of another shape.
     #[error("QEMU's monitor broke the protocol: {expected} expected, got '{excerpt}'")]
     Unexpected {
-        /// What would have been right.
+        /// The expected message.
         expected: String,
         /// The line's beginning, with all but printable ASCII escaped.
         excerpt: String,
@@ -66,28 +66,28 @@ pub enum QmpError {
     /// Too many commands in a row went unanswered.
     #[error("QEMU's monitor left {unanswered} commands unanswered")]
     Unresponsive {
-        /// How many.
+        /// The number of commands.
         unanswered: usize,
     },
-    /// QEMU understood the command and said no.
+    /// QEMU refused the command.
     #[error("QEMU refused {command}: {desc}")]
     Refused {
         /// The command's name.
         command: String,
         /// QEMU's class of the error.
         class: ErrorClass,
-        /// QEMU's own words, shortened, control characters escaped.
+        /// QEMU's message, shortened, control characters escaped.
         desc: String,
     },
-    /// The arguments can't be sent; nothing was.
+    /// The arguments are invalid; nothing was sent.
     #[error("Arguments of {command} are wrong: {why}")]
     BadArguments {
         /// The command's name.
         command: String,
-        /// What is wrong with them.
+        /// The reason.
         why: String,
     },
-    /// An earlier error left the connection useless.
+    /// An earlier error made the connection unusable.
     #[error("The connection to QEMU's monitor can't be used after an earlier error: {reason}")]
     Poisoned {
         /// That error.
@@ -96,12 +96,12 @@ pub enum QmpError {
 }
 
 impl QmpError {
-    /// The connection can't be used after this error.
+    /// Whether the connection can't be used after this error.
     pub fn is_fatal(&self) -> bool {
         !matches!(self, Self::Refused { .. } | Self::BadArguments { .. } | Self::TimedOut { .. })
     }
 
-    /// The command was, or may have been, begun: only a look at the process tells what became of it.
+    /// Whether QEMU may have executed the command: only QEMU's process shows the outcome.
     pub fn leaves_outcome_open(&self) -> bool {
         !matches!(
             self,
@@ -134,28 +134,28 @@ impl ErrorClass {
     }
 }
 
-/// The beginning of what a peer sent, fit for a terminal and a log.
+/// The beginning of a peer's line, safe for a terminal and a log.
 pub(crate) fn excerpt(bytes: &[u8]) -> String {
-    const SHOWN: usize = 80;
-    let mut text = bytes.get(..SHOWN).unwrap_or(bytes).escape_ascii().to_string();
-    if bytes.len() > SHOWN {
+    const MAX_BYTES: usize = 80;
+    let mut text = bytes.get(..MAX_BYTES).unwrap_or(bytes).escape_ascii().to_string();
+    if bytes.len() > MAX_BYTES {
         text.push('…');
     }
     text
 }
 
-/// A peer's prose: control characters escaped, and cut at a length nobody needs to exceed.
-pub(crate) fn prose(text: &str) -> String {
-    const SHOWN: usize = 500;
+/// A peer's text: control characters escaped, and cut at 500 characters.
+pub(crate) fn escape_text(text: &str) -> String {
+    const MAX_CHARS: usize = 500;
     let mut clean = String::new();
-    for c in text.chars().take(SHOWN) {
+    for c in text.chars().take(MAX_CHARS) {
         if c.is_control() {
             clean.extend(c.escape_default());
         } else {
             clean.push(c);
         }
     }
-    if text.chars().nth(SHOWN).is_some() {
+    if text.chars().nth(MAX_CHARS).is_some() {
         clean.push('…');
     }
     clean
@@ -169,7 +169,7 @@ mod tests {
     fn what_a_peer_sends_reaches_no_terminal_raw() {
         assert_eq!(excerpt(b"\x1b[2J\xff"), r"\x1b[2J\xff");
         assert_eq!(excerpt(&[b'a'; 200]).chars().count(), 81);
-        assert_eq!(prose("no\u{1b}[31m é"), "no\\u{1b}[31m é");
-        assert_eq!(prose(&"é".repeat(9000)).chars().count(), 501);
+        assert_eq!(escape_text("no\u{1b}[31m é"), "no\\u{1b}[31m é");
+        assert_eq!(escape_text(&"é".repeat(9000)).chars().count(), 501);
     }
 }

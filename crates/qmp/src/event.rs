@@ -5,14 +5,16 @@ use serde_json::Value;
 
 use crate::error::QmpError;
 
-/// Events kept until somebody asks for them.
+/// The largest number of queued events.
 pub const MAX_QUEUED_EVENTS: usize = 1024;
 
-/// Bytes of lines whose events are kept; what they take in memory, parsed, is some tens of it at worst.
+/// The largest total size, in bytes, of the lines of queued events. Parsed, they may take tens of
+/// times as much memory.
 pub const MAX_QUEUED_BYTES: usize = 1 << 20;
 
-/// Never dropped: each is told once, and a guest's interfaces or its end hang on it.
-const PRECIOUS: [&str; 6] = [
+/// Events that are never dropped: QEMU sends each once, and the state of interfaces and guest
+/// depends on them.
+const NEVER_DROPPED: [&str; 6] = [
     "DEVICE_DELETED",
     "DEVICE_UNPLUG_GUEST_ERROR",
     "MEM_UNPLUG_ERROR",
@@ -21,25 +23,25 @@ const PRECIOUS: [&str; 6] = [
     "SHUTDOWN",
 ];
 
-/// What QEMU tells unasked. Names are not checked: newer versions have more.
+/// An asynchronous event of QEMU's. Names are not checked: newer versions have more.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
     /// `DEVICE_DELETED`, `SHUTDOWN`, … (QEMU's `qapi/*.json`).
     pub name: String,
-    /// Its data; null when it has none.
+    /// Its data; null if it has none.
     pub data: Value,
-    /// When, by QEMU's own clock; `None` when it says nothing usable.
+    /// Its time by QEMU's clock; `None` if QEMU sent no valid one.
     pub time: Option<SystemTime>,
 }
 
 impl Event {
-    /// A text of its data, such as `device` of `DEVICE_DELETED` or `reason` of `SHUTDOWN`.
+    /// A string of its data, such as `device` of `DEVICE_DELETED` or `reason` of `SHUTDOWN`.
     pub fn text(&self, key: &str) -> Option<&str> {
         self.data.get(key)?.as_str()
     }
 
-    fn is_precious(&self) -> bool {
-        PRECIOUS.contains(&self.name.as_str())
+    fn is_never_dropped(&self) -> bool {
+        NEVER_DROPPED.contains(&self.name.as_str())
     }
 }
 
@@ -52,13 +54,13 @@ pub(crate) struct EventQueue {
 }
 
 impl EventQueue {
-    /// Adds an event that came as a line of so many bytes. A full queue loses its oldest event
-    /// that is not precious; if there is none, the peer is at fault.
+    /// Adds an event whose line has `bytes` bytes. A full queue drops its oldest event that may be
+    /// dropped; if there is none, that is a protocol error.
     pub(crate) fn push(&mut self, event: Event, bytes: usize) -> Result<(), QmpError> {
         self.events.push_back((event, bytes));
         self.bytes += bytes;
         while self.events.len() > MAX_QUEUED_EVENTS || self.bytes > MAX_QUEUED_BYTES {
-            let Some(at) = self.events.iter().position(|(event, _)| !event.is_precious()) else {
+            let Some(at) = self.events.iter().position(|(event, _)| !event.is_never_dropped()) else {
                 return Err(QmpError::Flooded);
             };
             self.remove(at);
@@ -71,7 +73,7 @@ impl EventQueue {
         self.remove(0)
     }
 
-    /// The oldest event that `wanted` says yes to.
+    /// Removes the oldest event for which `wanted` is true.
     pub(crate) fn take(&mut self, mut wanted: impl FnMut(&Event) -> bool) -> Option<Event> {
         let at = self.events.iter().position(|(event, _)| wanted(event))?;
         self.remove(at)
@@ -97,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_loses_its_oldest_and_never_the_precious() {
+    fn a_full_queue_drops_its_oldest_and_never_an_important_event() {
         let mut queue = EventQueue::default();
         queue.push(event("DEVICE_DELETED"), 10).unwrap();
         for n in 0..MAX_QUEUED_EVENTS + 5 {
@@ -118,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_the_precious_is_the_peers_fault() {
+    fn a_flood_of_important_events_is_an_error() {
         let mut queue = EventQueue::default();
         let end = (0..=MAX_QUEUED_EVENTS).try_for_each(|_| queue.push(event("SHUTDOWN"), 1));
         assert!(matches!(end, Err(QmpError::Flooded)));

@@ -1,15 +1,15 @@
-//! QEMU's monitor, spoken by a client that trusts nothing on the other end.
+//! A client of QEMU's monitor (QMP) that does not trust QEMU.
 //!
-//! QEMU runs a guest's code and may be taken over by it, or simply hang. So this room bounds
-//! everything that comes from there: the length of a line, the number and size of queued events,
-//! the time of every operation. A peer that breaks the protocol poisons its [`Monitor`], for good.
+//! QEMU runs a guest's code and may be taken over by it, or simply hang. So this crate bounds all
+//! input from QEMU: the length of a line, the number and size of queued events, the time of each
+//! operation. A peer that breaks the protocol poisons its [`Monitor`] for good.
 //!
-//! It is also the only way by which a running QEMU gets a descriptor, and [`Monitor::getfd`] takes
-//! an [`Admitted`](taptrail_kernel::device::Admitted) device and nothing else: what the audit
-//! trail doesn't have can't be handed over.
+//! This crate is also the only way to pass a descriptor to a running QEMU. [`Monitor::getfd`] takes
+//! only an [`Admitted`](taptrail_kernel::device::Admitted) device, so a device without an audit
+//! record can't be passed.
 //!
-//! What it never does: start QEMU, decide what to send, or believe that a command which timed out
-//! was not carried out.
+//! It never starts QEMU, never decides which commands to send, and never assumes that a command
+//! which timed out was not executed.
 //!
 //! ```no_run
 //! use std::time::{Duration, Instant};
@@ -33,12 +33,14 @@ mod error;
 mod event;
 mod message;
 mod monitor;
+mod version;
 mod wait;
 mod wire;
 
 pub use commands::{NetdevTap, RunStatus};
 pub use error::{ErrorClass, QmpError};
 pub use event::{Event, MAX_QUEUED_BYTES, MAX_QUEUED_EVENTS};
-pub use monitor::{Monitor, Version};
+pub use monitor::Monitor;
+pub use version::Version;
 pub use wait::Waited;
-pub use wire::MAX_LINE;
+pub use wire::MAX_LINE_BYTES;

@@ -1,14 +1,14 @@
-//! One line of the protocol (QEMU's docs/interop/qmp-spec.txt), taken apart.
+//! Parses one line of the protocol (QEMU's docs/interop/qmp-spec.txt).
 
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
 
-use crate::error::{ErrorClass, QmpError, excerpt, prose};
+use crate::error::{ErrorClass, QmpError, escape_text, excerpt};
 use crate::event::Event;
-use crate::monitor::Version;
+use crate::version::Version;
 
-/// What a line can be.
+/// A message of QEMU's.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Message {
     Greeting(Version),
@@ -23,7 +23,7 @@ pub(crate) enum Answer {
 }
 
 impl Message {
-    /// Takes a line without its end. Depth of nesting is bounded by `serde_json` (128).
+    /// Parses a line without its newline. `serde_json` bounds the depth of nesting (128).
     pub(crate) fn parse(line: &[u8]) -> Result<Self, QmpError> {
         let value: Value = serde_json::from_slice(line)
             .map_err(|source| QmpError::Garbage { excerpt: excerpt(line), source })?;
@@ -61,7 +61,7 @@ fn event(fields: &mut Map<String, Value>) -> Option<Event> {
     Some(Event { name, data, time })
 }
 
-/// QEMU writes -1 when its clock fails; a number out of range is no better.
+/// The time of an event; none if QEMU wrote -1, because its clock failed, or a number out of range.
 fn time(stamp: &Value) -> Option<SystemTime> {
     let seconds = stamp.get("seconds")?.as_u64()?;
     let micros = u32::try_from(stamp.get("microseconds")?.as_u64()?).ok().filter(|&n| n < 1_000_000)?;
@@ -78,7 +78,7 @@ fn reply(fields: &mut Map<String, Value>) -> Option<Message> {
     } else {
         let error = fields.get("error")?;
         let text = |key| error.get(key)?.as_str();
-        Answer::Refused { class: ErrorClass::parse(text("class")?), desc: prose(text("desc")?) }
+        Answer::Refused { class: ErrorClass::parse(text("class")?), desc: escape_text(text("desc")?) }
     };
     Some(Message::Reply { id, answer })
 }
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kinds_of_lines_are_told_apart() {
+    fn each_kind_of_line_is_recognised() {
         let greeting = br#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian"}, "capabilities": ["oob"]}}"#;
         assert_eq!(
             Message::parse(greeting).unwrap(),

@@ -1,5 +1,4 @@
 use std::collections::VecDeque;
-use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -15,35 +14,19 @@ use serde_json::{Map, Value};
 use crate::error::{ErrorClass, QmpError, excerpt};
 use crate::event::EventQueue;
 use crate::message::{Answer, Message};
+use crate::version::Version;
 use crate::wire::{Filled, SendError, Wire};
 
-/// Commands that may go unanswered before the peer is taken for dead.
-const MAX_ABANDONED: usize = 64;
+/// The number of unanswered commands after which the peer is considered dead.
+const MAX_UNANSWERED_COMMANDS: usize = 64;
 
-/// The command that ends the negotiation with which every connection begins.
-const NEGOTIATED: &str = "qmp_capabilities";
-
-/// QEMU's version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version {
-    /// 7 of 7.2.22.
-    pub major: u32,
-    /// 2 of 7.2.22.
-    pub minor: u32,
-    /// 22 of 7.2.22.
-    pub micro: u32,
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.major, self.minor, self.micro)
-    }
-}
+/// The command that ends the negotiation at the beginning of each connection.
+const NEGOTIATE_COMMAND: &str = "qmp_capabilities";
 
 /// A connection to one QEMU's monitor.
 ///
-/// One command at a time; events that come meanwhile are queued. After a fatal error
-/// ([`QmpError::is_fatal`]) every operation but reading queued events fails with
+/// Commands are executed one at a time; events that arrive meanwhile are queued. After a fatal
+/// error ([`QmpError::is_fatal`]) every operation except reading queued events fails with
 /// [`QmpError::Poisoned`].
 #[derive(Debug)]
 pub struct Monitor {
@@ -51,31 +34,34 @@ pub struct Monitor {
     pub(crate) events: EventQueue,
     version: Version,
     next_id: u64,
-    /// Commands whose caller stopped waiting, oldest first: a late reply to one is no offence.
+    /// Ids of commands that timed out, oldest first: a late reply to one of them is not an error.
     abandoned: VecDeque<u64>,
     poison: Option<String>,
-    /// A second greeting came.
+    /// Whether a second greeting arrived.
     greeted_twice: bool,
 }
 
 impl Monitor {
-    /// Connects to the socket at `path` and greets.
+    /// Connects to the socket at `path`, and negotiates.
     ///
     /// # Errors
-    /// [`QmpError::Connect`], and those of [`over`](Self::over).
+    ///
+    /// [`QmpError::Connect`], and those of [`from_stream`](Self::from_stream).
     pub fn connect(path: impl AsRef<Path>, deadline: Instant) -> Result<Self, QmpError> {
         let path = path.as_ref();
         let stream = connect_until(path, deadline)
             .map_err(|source| QmpError::Connect { path: path.to_owned(), source })?;
-        Self::over(stream, deadline)
+        Self::from_stream(stream, deadline)
     }
 
-    /// Takes a connected socket; reads QEMU's greeting and leaves negotiation mode.
+    /// A monitor on a connected socket: reads QEMU's greeting and leaves negotiation mode.
     ///
     /// # Errors
-    /// [`QmpError::TimedOut`] when there is no greeting: the usual reason is another client, as
-    /// QEMU's socket serves one at a time. [`QmpError::Unexpected`] when it is another's.
-    pub fn over(stream: UnixStream, deadline: Instant) -> Result<Self, QmpError> {
+    ///
+    /// [`QmpError::TimedOut`] if there is no greeting, usually because of another client: QEMU's
+    /// socket serves one at a time. [`QmpError::Unexpected`] if the first message is not a
+    /// greeting.
+    pub fn from_stream(stream: UnixStream, deadline: Instant) -> Result<Self, QmpError> {
         let begun = Instant::now();
         let version = Version { major: 0, minor: 0, micro: 0 };
         let mut monitor = Self {
@@ -98,10 +84,11 @@ impl Monitor {
             }
         };
         let left = || deadline.saturating_duration_since(Instant::now());
-        monitor.execute(NEGOTIATED, Value::Null, left())?;
+        monitor.execute(NEGOTIATE_COMMAND, Value::Null, left())?;
         if monitor.greeted_twice {
-            // With the second greeting the negotiation begins anew, unless what ends it came later.
-            match monitor.execute(NEGOTIATED, Value::Null, left()) {
+            // The second greeting restarts the negotiation, unless QEMU sent it before the command
+            // arrived.
+            match monitor.execute(NEGOTIATE_COMMAND, Value::Null, left()) {
                 Err(error)
                     if !matches!(error, QmpError::Refused { class: ErrorClass::CommandNotFound, .. }) =>
                 {
@@ -118,13 +105,13 @@ impl Monitor {
         self.version
     }
 
-    /// Events that a full queue lost since the connection was made. Never those on which the
-    /// account of a device hangs, such as `DEVICE_DELETED` and `SHUTDOWN`.
+    /// The number of events that a full queue has dropped. Events that the state of a device
+    /// depends on, such as `DEVICE_DELETED` and `SHUTDOWN`, are never dropped.
     pub fn dropped_events(&self) -> u64 {
         self.events.dropped()
     }
 
-    /// Why the connection is useless, if it is.
+    /// The error that made the connection unusable, if there was one.
     pub fn poisoned(&self) -> Option<&str> {
         self.poison.as_deref()
     }
@@ -132,7 +119,9 @@ impl Monitor {
     /// Sends a command and waits for its reply. `arguments` is an object, or null for none.
     ///
     /// # Errors
-    /// See [`QmpError`]; [`QmpError::TimedOut`] leaves open whether the command is carried out.
+    ///
+    /// See [`QmpError`]; after [`QmpError::TimedOut`] it is unknown whether QEMU executes the
+    /// command.
     pub fn execute(
         &mut self,
         command: &str,
@@ -142,7 +131,7 @@ impl Monitor {
         self.transact(command, arguments, None, timeout)
     }
 
-    /// A command and its reply; the only place from which a descriptor reaches the wire.
+    /// Sends a command, with a descriptor if given, and waits for its reply.
     pub(crate) fn transact(
         &mut self,
         command: &str,
@@ -163,7 +152,7 @@ impl Monitor {
                 self.poison = Some(format!("QEMU took only a part of {command}"));
                 return Err(timed_out());
             }
-            Err(SendError::Failed(error)) => return Err(self.poisoned_by(error)),
+            Err(SendError::Failed(error)) => return Err(self.poison_with(error)),
         }
         match self.answer(command, id, deadline)? {
             Some(Answer::Done(value)) => Ok(value),
@@ -172,16 +161,16 @@ impl Monitor {
             }
             None => {
                 self.abandoned.push_back(id);
-                if self.abandoned.len() > MAX_ABANDONED {
+                if self.abandoned.len() > MAX_UNANSWERED_COMMANDS {
                     let unanswered = self.abandoned.len();
-                    return Err(self.poisoned_by(QmpError::Unresponsive { unanswered }));
+                    return Err(self.poison_with(QmpError::Unresponsive { unanswered }));
                 }
                 Err(timed_out())
             }
         }
     }
 
-    /// The answer to command `id`; `None` at the deadline.
+    /// The reply to command `id`; `None` at the deadline.
     fn answer(&mut self, command: &str, id: u64, deadline: Instant) -> Result<Option<Answer>, QmpError> {
         loop {
             let Some((message, excerpt)) = self.next_message(deadline)? else {
@@ -189,52 +178,53 @@ impl Monitor {
             };
             match message {
                 Message::Reply { id: Some(got), answer } if got == id => {
-                    // Replies come in the order of the commands, so older ones have no more to come.
+                    // QEMU replies in the order of the commands, so no older reply will follow.
                     self.abandoned.clear();
                     return Ok(Some(answer));
                 }
-                Message::Reply { id: Some(got), .. } if self.forgive(got) => {
+                Message::Reply { id: Some(got), .. } if self.take_abandoned(got) => {
                     tracing::debug!(id = got, "QEMU answered a command given up on");
                 }
-                // QEMU may take a client with one thread while another still prepares its monitor,
-                // and then both greet.
-                Message::Greeting(_) if command == NEGOTIATED && !self.greeted_twice => {
+                // QEMU may accept a client in one thread while another still sets up its monitor,
+                // and then both send a greeting.
+                Message::Greeting(_) if command == NEGOTIATE_COMMAND && !self.greeted_twice => {
                     self.greeted_twice = true
                 }
                 _ => {
                     let expected = format!("a reply to {command} (id {id})");
-                    return Err(self.poisoned_by(QmpError::Unexpected { expected, excerpt }));
+                    return Err(self.poison_with(QmpError::Unexpected { expected, excerpt }));
                 }
             }
         }
     }
 
-    fn forgive(&mut self, id: u64) -> bool {
+    /// Removes a command from those that timed out; false if it is not one of them.
+    fn take_abandoned(&mut self, id: u64) -> bool {
         let at = self.abandoned.iter().position(|&abandoned| abandoned == id);
         at.is_some_and(|at| self.abandoned.remove(at).is_some())
     }
 
-    /// The next message that is no event, with an excerpt of its line; `None` at the deadline.
+    /// The next message that is not an event, with an excerpt of its line; `None` at the deadline.
     fn next_message(&mut self, deadline: Instant) -> Result<Option<(Message, String)>, QmpError> {
         loop {
             if let Some(message) = self.read_buffered()? {
                 return Ok(Some(message));
             }
-            let ready = self.wire.wait(deadline, &[]).map_err(|error| self.poisoned_by(error))?;
+            let ready = self.wire.wait(deadline, &[]).map_err(|error| self.poison_with(error))?;
             if !ready.stream {
                 return Ok(None);
             }
             self.fill()?;
-            // A peer that never stops talking is no reason to overrun.
+            // A peer that keeps sending must not delay the deadline.
             if Instant::now() >= deadline {
                 return self.read_buffered();
             }
         }
     }
 
-    /// Goes through the lines that were read: events into the queue, up to what is none.
+    /// Parses the lines that were read, and queues events, up to the first other message.
     fn read_buffered(&mut self) -> Result<Option<(Message, String)>, QmpError> {
-        self.parse_lines().map_err(|error| self.poisoned_by(error))
+        self.parse_lines().map_err(|error| self.poison_with(error))
     }
 
     fn parse_lines(&mut self) -> Result<Option<(Message, String)>, QmpError> {
@@ -247,14 +237,14 @@ impl Monitor {
         Ok(None)
     }
 
-    /// Goes through the lines that were read while no command is waiting.
+    /// Parses the lines that were read while no command is pending.
     pub(crate) fn read_events(&mut self) -> Result<(), QmpError> {
         while let Some((message, excerpt)) = self.read_buffered()? {
             match message {
-                Message::Reply { id: Some(got), .. } if self.forgive(got) => {}
+                Message::Reply { id: Some(got), .. } if self.take_abandoned(got) => {}
                 _ => {
                     let expected = "an event".to_owned();
-                    return Err(self.poisoned_by(QmpError::Unexpected { expected, excerpt }));
+                    return Err(self.poison_with(QmpError::Unexpected { expected, excerpt }));
                 }
             }
         }
@@ -262,7 +252,7 @@ impl Monitor {
     }
 
     pub(crate) fn fill(&mut self) -> Result<Filled, QmpError> {
-        self.wire.fill().map_err(|error| self.poisoned_by(error))
+        self.wire.fill().map_err(|error| self.poison_with(error))
     }
 
     pub(crate) fn check(&self) -> Result<(), QmpError> {
@@ -272,21 +262,21 @@ impl Monitor {
         }
     }
 
-    pub(crate) fn poisoned_by(&mut self, error: QmpError) -> QmpError {
+    pub(crate) fn poison_with(&mut self, error: QmpError) -> QmpError {
         self.poison.get_or_insert_with(|| error.to_string());
         error
     }
 }
 
-/// For poll loops. Look at [`Monitor::pending_event`] first: what was read along with a reply is no
-/// longer in the socket.
+/// For poll loops. Call [`Monitor::pending_event`] first: events that were read together with a
+/// reply are no longer in the socket.
 impl AsFd for Monitor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.wire.as_fd()
     }
 }
 
-/// A timeout beyond the clock's end is as good as a year.
+/// The end of a timeout, which is limited to a year so that it does not overflow.
 fn deadline_after(timeout: Duration) -> Instant {
     const YEAR: Duration = Duration::from_secs(365 * 86_400);
     Instant::now() + timeout.min(YEAR)
@@ -309,9 +299,10 @@ fn command_line(command: &str, arguments: impl Serialize, id: u64) -> Result<Vec
     Ok(line)
 }
 
-/// `connect(2)` on a Unix socket waits without end while the listener's backlog is full.
+/// Connects to a Unix socket; a blocking connect(2) would wait forever while the listener's backlog
+/// is full.
 fn connect_until(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
-    const PAUSE: Duration = Duration::from_millis(2);
+    const CONNECT_RETRY_DELAY: Duration = Duration::from_millis(2);
     let address = SocketAddrUnix::new(path)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -319,7 +310,7 @@ fn connect_until(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
         match connect(&socket, &address) {
             Ok(()) => return Ok(UnixStream::from(socket)),
             Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) if Instant::now() < deadline => thread::sleep(PAUSE),
+            Err(Errno::AGAIN) if Instant::now() < deadline => thread::sleep(CONNECT_RETRY_DELAY),
             Err(Errno::AGAIN) => return Err(Errno::TIMEDOUT.into()),
             Err(error) => return Err(error.into()),
         }

@@ -6,29 +6,30 @@ use crate::event::Event;
 use crate::monitor::Monitor;
 use crate::wire::Filled;
 
-/// Reads of the socket in one [`Monitor::pending_event`]: a peer that writes faster than it is
-/// read can't hold its reader.
-const MAX_READS: usize = 16;
+/// The largest number of reads in one [`Monitor::pending_event`], so that a peer that writes faster
+/// than it is read can't block its reader.
+const MAX_READS_PER_CALL: usize = 16;
 
-/// How a [`Monitor::wait_event`] ended.
+/// The result of [`Monitor::wait_event`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Waited {
-    /// The filter said yes to this one; it is no longer in the queue.
+    /// The filter selected this event; it is no longer in the queue.
     Event(Event),
     /// The deadline passed.
     TimedOut,
-    /// The interrupt of this index is readable (or gone).
+    /// The interrupt with this index is readable or closed.
     Interrupted(usize),
 }
 
 impl Monitor {
-    /// The oldest event, of those queued or there to read; never waits.
+    /// The oldest event that is queued or can be read; never blocks.
     ///
-    /// Queued events stay readable after a fatal error, so a `SHUTDOWN` that came before QEMU's
-    /// end is not lost with it.
+    /// Queued events can be read after a fatal error, so a `SHUTDOWN` before QEMU's end is not
+    /// lost.
     ///
     /// # Errors
-    /// When nothing is queued: [`QmpError::Closed`] at QEMU's end, others as for every operation.
+    ///
+    /// If nothing is queued: [`QmpError::Closed`] after QEMU's end, others as for every operation.
     pub fn pending_event(&mut self) -> Result<Option<Event>, QmpError> {
         let read = self.read_available();
         match self.events.pop() {
@@ -37,15 +38,16 @@ impl Monitor {
         }
     }
 
-    /// Waits for an event that `filter` says yes to; others stay queued in their order, and may be
-    /// shown to it again.
+    /// Waits for an event that `filter` selects; others stay queued in their order, and may be
+    /// passed to `filter` again.
     ///
-    /// An interrupt is any descriptor that becomes readable: a pidfd of QEMU, a wake-up eventfd.
-    /// An event that is already there wins over an interrupt, and an interrupt over the end of
-    /// the connection: when QEMU dies, its pidfd says more than its socket.
+    /// An interrupt is any descriptor that becomes readable: a pidfd of QEMU, an eventfd for
+    /// wake-ups. An available event takes precedence over an interrupt, and an interrupt over the
+    /// end of the connection: when QEMU exits, its pidfd gives more information than its socket.
     ///
     /// # Errors
-    /// [`QmpError::Closed`] at QEMU's end; others as for every operation.
+    ///
+    /// [`QmpError::Closed`] after QEMU's end; others as for every operation.
     pub fn wait_event(
         &mut self,
         deadline: Instant,
@@ -58,11 +60,11 @@ impl Monitor {
                 return Ok(Waited::Event(event));
             }
             if let Err(error) = read {
-                // Nothing more will come from the stream, but the others may have their say.
+                // The stream has ended, but an interrupt takes precedence over its error.
                 let ready = self.wire.wait(Instant::now(), interrupts)?;
                 return ready.other.map(Waited::Interrupted).ok_or(error);
             }
-            let ready = self.wire.wait(deadline, interrupts).map_err(|error| self.poisoned_by(error))?;
+            let ready = self.wire.wait(deadline, interrupts).map_err(|error| self.poison_with(error))?;
             if ready.stream {
                 read = self.fill().and_then(|_| self.read_events());
                 if let Some(event) = self.events.take(&mut filter) {
@@ -81,7 +83,7 @@ impl Monitor {
     fn read_available(&mut self) -> Result<(), QmpError> {
         self.check()?;
         self.read_events()?;
-        for _ in 0..MAX_READS {
+        for _ in 0..MAX_READS_PER_CALL {
             if self.fill()? == Filled::Nothing {
                 break;
             }

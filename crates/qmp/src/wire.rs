@@ -1,4 +1,4 @@
-//! Lines over a stream socket, within bounds of size and time.
+//! Lines over a stream socket, with limits of size and time.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -12,35 +12,35 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlag
 
 use crate::error::QmpError;
 
-/// The longest line taken from a peer, in bytes. QEMU's longest answer to what is asked here has
-/// a few KiB.
-pub const MAX_LINE: usize = 1 << 20;
+/// The longest line accepted from a peer, in bytes. QEMU's longest reply to this crate's commands
+/// has a few KiB.
+pub const MAX_LINE_BYTES: usize = 1 << 20;
 
-/// Bytes taken from the socket at once.
-const CHUNK: usize = 64 << 10;
+/// The largest number of bytes read from the socket at once.
+const READ_CHUNK_BYTES: usize = 64 << 10;
 
-/// What a [`Wire::fill`] found.
+/// The result of [`Wire::fill`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Filled {
     Some,
     Nothing,
 }
 
-/// What a [`Wire::wait`] ended with.
+/// The result of [`Wire::wait`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ready {
-    /// The peer has something to read, or has gone.
+    /// Whether the stream is readable or closed.
     pub(crate) stream: bool,
-    /// The first of the other descriptors that is readable, or gone.
+    /// The index of the first other descriptor that is readable or closed.
     pub(crate) other: Option<usize>,
 }
 
-/// How a [`Wire::send`] failed.
+/// Why [`Wire::send`] failed.
 #[derive(Debug)]
 pub(crate) enum SendError {
-    /// The peer took nothing in time: the stream is as it was.
+    /// The peer accepted nothing in time: the stream can still be used.
     NothingSent,
-    /// The peer took a part of it, and then no more in time: the stream is lost.
+    /// The peer accepted only a part in time: the stream can't be used any more.
     CutShort,
     Failed(QmpError),
 }
@@ -48,7 +48,7 @@ pub(crate) enum SendError {
 #[derive(Debug)]
 pub(crate) struct Wire {
     stream: UnixStream,
-    /// Bytes read; those before `start` are done with, those before `scanned` hold no line's end.
+    /// Bytes read; those before `start` are parsed, those from there to `scanned` have no newline.
     inbox: Vec<u8>,
     start: usize,
     scanned: usize,
@@ -59,34 +59,34 @@ impl Wire {
         Self { stream, inbox: Vec::new(), start: 0, scanned: 0 }
     }
 
-    /// The next whole line that was read, without its end; empty ones are passed over.
+    /// The next complete line that was read, without its newline; empty lines are skipped.
     pub(crate) fn line(&mut self) -> Result<Option<&[u8]>, QmpError> {
         loop {
             let unseen = self.inbox.get(self.scanned..).unwrap_or_default();
             let end = unseen.iter().position(|&byte| byte == b'\n').map(|at| self.scanned + at);
-            if end.unwrap_or(self.inbox.len()) - self.start > MAX_LINE {
-                return Err(QmpError::Oversized { limit: MAX_LINE });
+            if end.unwrap_or(self.inbox.len()) - self.start > MAX_LINE_BYTES {
+                return Err(QmpError::Oversized { limit: MAX_LINE_BYTES });
             }
             let Some(end) = end else {
                 self.scanned = self.inbox.len();
                 return Ok(None);
             };
-            let whole = self.start..end;
+            let line_range = self.start..end;
             self.start = end + 1;
             self.scanned = self.start;
-            if self.inbox[whole.clone()].iter().any(|byte| !byte.is_ascii_whitespace()) {
-                return Ok(Some(&self.inbox[whole]));
+            if self.inbox[line_range.clone()].iter().any(|byte| !byte.is_ascii_whitespace()) {
+                return Ok(Some(&self.inbox[line_range]));
             }
         }
     }
 
-    /// Reads once, without waiting. Descriptors that a peer sends along are never taken: `recv`
-    /// has no room for them, so the kernel closes them.
+    /// Reads once, without blocking. Descriptors that a peer passes are not received: `recv` has no
+    /// buffer for them, so the kernel closes them.
     pub(crate) fn fill(&mut self) -> Result<Filled, QmpError> {
         self.inbox.drain(..self.start);
         self.scanned -= self.start;
         self.start = 0;
-        let mut chunk = [0; CHUNK];
+        let mut chunk = [0; READ_CHUNK_BYTES];
         loop {
             return match recv(&self.stream, &mut chunk, RecvFlags::DONTWAIT) {
                 Ok((_, 0)) | Err(Errno::CONNRESET) => Err(QmpError::Closed),
@@ -101,7 +101,7 @@ impl Wire {
         }
     }
 
-    /// Waits until the stream or one of `others` is readable; nothing is ready at the deadline.
+    /// Waits until the stream or one of `others` is readable, or until the deadline.
     pub(crate) fn wait(&self, deadline: Instant, others: &[BorrowedFd<'_>]) -> Result<Ready, QmpError> {
         let mut watched = Vec::with_capacity(1 + others.len());
         watched.push(PollFd::new(&self.stream, PollFlags::IN));
@@ -112,7 +112,7 @@ impl Wire {
         Ok(Ready { stream: stream.iter().any(ready), other: others.iter().position(ready) })
     }
 
-    /// Sends a whole line, and with its first byte a descriptor.
+    /// Sends a complete line, and with its first byte the descriptor.
     pub(crate) fn send(
         &mut self,
         line: &[u8],
@@ -130,8 +130,8 @@ impl Wire {
                 Err(Errno::AGAIN) => {
                     let mut watched = [PollFd::new(&self.stream, PollFlags::OUT)];
                     if !poll_until(&mut watched, deadline).map_err(SendError::Failed)? {
-                        let untouched = left.len() == line.len();
-                        return Err(if untouched { SendError::NothingSent } else { SendError::CutShort });
+                        let nothing_sent = left.len() == line.len();
+                        return Err(if nothing_sent { SendError::NothingSent } else { SendError::CutShort });
                     }
                 }
                 Err(Errno::PIPE | Errno::CONNRESET) => return Err(SendError::Failed(QmpError::Closed)),
@@ -150,7 +150,8 @@ impl AsFd for Wire {
     }
 }
 
-// The one place that sends a descriptor: `getfd` gives it one, and takes only an audited one.
+// The only function that sends a descriptor: `getfd` passes it one, and accepts only an audited
+// one.
 #[allow(clippy::disallowed_methods)]
 fn send_once(stream: &UnixStream, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) -> Result<usize, Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -163,11 +164,12 @@ fn send_once(stream: &UnixStream, bytes: &[u8], descriptor: Option<BorrowedFd<'_
     sendmsg(stream, &[IoSlice::new(bytes)], &mut ancillary, flags)
 }
 
-/// False at the deadline. A deadline in the past still looks once.
+/// Polls until a descriptor is ready, or until the deadline (false). Polls once if the deadline has
+/// passed.
 fn poll_until(watched: &mut [PollFd<'_>], deadline: Instant) -> Result<bool, QmpError> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        // A deadline too far for the kernel's clock is none.
+        // A deadline too far for the kernel's clock is no deadline.
         let left = Timespec::try_from(left).ok();
         match poll(watched, left.as_ref()) {
             Ok(count) => return Ok(count > 0),

@@ -1,4 +1,4 @@
-//! What must not compile: QEMU gets no descriptor over its monitor but an audited one.
+//! Code that must not compile: passing a descriptor to QEMU that is not audited.
 
 #[test]
 fn a_descriptor_without_its_record_cannot_be_sent() {

@@ -1,4 +1,5 @@
-//! A real QEMU given real taps, looked at from outside. Needs root and qemu-system-x86_64.
+//! A real QEMU with real taps, whose descriptors are checked in /proc. Needs root and
+//! qemu-system-x86_64.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic, its helpers too")]
 
@@ -19,22 +20,22 @@ use taptrail_kernel::link::Links;
 use taptrail_kernel::proc::{HeldDevice, raw_devices, same_file};
 use taptrail_qmp::{ErrorClass, Monitor, NetdevTap, QmpError, Version, Waited};
 
-const LONG: Duration = Duration::from_secs(20);
+const LONG_TIMEOUT: Duration = Duration::from_secs(20);
 
-fn later() -> Instant {
-    Instant::now() + LONG
+fn long_deadline() -> Instant {
+    Instant::now() + LONG_TIMEOUT
 }
 
-/// A paused q35 without any device but one free port, whose unplugging needs no guest system.
+/// A paused q35 with one free PCI port as its only device; hot-unplug needs no guest system there.
 struct Qemu {
     child: Child,
-    place: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Qemu {
     fn start() -> (Self, Monitor) {
-        let place = tempfile::tempdir().unwrap();
-        let socket = format!("unix:{},server=on,wait=off", place.path().join("monitor").display());
+        let dir = tempfile::tempdir().unwrap();
+        let socket = format!("unix:{},server=on,wait=off", dir.path().join("monitor").display());
         let child = Command::new("qemu-system-x86_64")
             .args(["-machine", "q35", "-accel", "tcg", "-nodefaults", "-display", "none", "-S"])
             .args(["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"])
@@ -42,9 +43,9 @@ impl Qemu {
             .args(["-qmp", &socket])
             .spawn()
             .expect("qemu-system-x86_64 is needed");
-        let qemu = Self { child, place };
+        let qemu = Self { child, dir };
         let monitor = loop {
-            match Monitor::connect(qemu.socket(), later()) {
+            match Monitor::connect(qemu.socket(), long_deadline()) {
                 Ok(monitor) => break monitor,
                 Err(QmpError::Connect { .. }) => thread::sleep(Duration::from_millis(5)),
                 Err(error) => panic!("{error}"),
@@ -54,10 +55,10 @@ impl Qemu {
     }
 
     fn socket(&self) -> PathBuf {
-        self.place.path().join("monitor")
+        self.dir.path().join("monitor")
     }
 
-    /// The raw network devices that it holds.
+    /// The raw network devices that QEMU holds.
     fn held(&self) -> Vec<HeldDevice> {
         raw_devices(self.child.id()).unwrap()
     }
@@ -80,7 +81,7 @@ impl Drop for Qemu {
     }
 }
 
-/// A recorder that accepts everything: these tests are not about records.
+/// A recorder that accepts every open.
 struct FakeRecorder;
 
 impl OpenRecorder for FakeRecorder {
@@ -136,15 +137,15 @@ fn refused(result: Result<(), QmpError>) -> String {
 fn a_monitor_greets_one_client_at_a_time() {
     let (qemu, mut monitor) = Qemu::start();
     assert!(monitor.version() >= Version { major: 7, minor: 0, micro: 0 }, "{}", monitor.version());
-    let status = monitor.query_status(LONG).unwrap();
+    let status = monitor.query_status(LONG_TIMEOUT).unwrap();
     assert_eq!((status.status.as_str(), status.running), ("prelaunch", false));
     let second = Monitor::connect(qemu.socket(), Instant::now() + Duration::from_millis(100));
     assert!(matches!(second, Err(QmpError::TimedOut { .. })));
     drop(monitor);
-    let mut again = Monitor::connect(qemu.socket(), later()).unwrap();
-    again.cont(LONG).unwrap();
-    assert!(again.query_status(LONG).unwrap().running);
-    let resumed = again.wait_event(later(), &[], |event| event.name == "RESUME").unwrap();
+    let mut again = Monitor::connect(qemu.socket(), long_deadline()).unwrap();
+    again.cont(LONG_TIMEOUT).unwrap();
+    assert!(again.query_status(LONG_TIMEOUT).unwrap().running);
+    let resumed = again.wait_event(long_deadline(), &[], |event| event.name == "RESUME").unwrap();
     assert!(matches!(resumed, Waited::Event(event) if event.time.is_some()));
 }
 
@@ -155,9 +156,12 @@ fn refusals_have_their_class() {
         Err(QmpError::Refused { class, .. }) => class,
         other => panic!("not refused: {other:?}"),
     };
-    assert_eq!(class(monitor.execute("no-such", Value::Null, LONG)), ErrorClass::CommandNotFound);
-    assert_eq!(class(monitor.device_del("nic0", LONG).map(|()| Value::Null)), ErrorClass::DeviceNotFound);
-    assert_eq!(class(monitor.closefd("none", LONG).map(|()| Value::Null)), ErrorClass::Generic);
+    assert_eq!(class(monitor.execute("no-such", Value::Null, LONG_TIMEOUT)), ErrorClass::CommandNotFound);
+    assert_eq!(
+        class(monitor.device_del("nic0", LONG_TIMEOUT).map(|()| Value::Null)),
+        ErrorClass::DeviceNotFound
+    );
+    assert_eq!(class(monitor.closefd("none", LONG_TIMEOUT).map(|()| Value::Null)), ErrorClass::Generic);
 }
 
 #[test]
@@ -169,26 +173,26 @@ fn a_tap_goes_to_qemu_and_comes_back() {
         let names: Vec<String> = (0..taps.len()).map(|n| format!("tap0-{n}")).collect();
         for (name, tap) in names.iter().zip(&taps) {
             assert!(!qemu.holds(tap));
-            monitor.getfd(name, tap, LONG).unwrap();
+            monitor.getfd(name, tap, LONG_TIMEOUT).unwrap();
             assert!(qemu.holds(tap));
         }
         assert_eq!(qemu.held().len(), taps.len());
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        monitor.netdev_add(&backend(&names, &[]), LONG).unwrap();
-        // Only now multi-queue is told to the device, as the guest crate does.
+        monitor.netdev_add(&backend(&names, &[]), LONG_TIMEOUT).unwrap();
+        // Multi-queue is a property of the device, as in the guest crate.
         let more = if queues > 1 { json!({ "mq": true, "vectors": 2 * queues + 2 }) } else { json!({}) };
-        monitor.device_add(&nic(more), LONG).unwrap();
+        monitor.device_add(&nic(more), LONG_TIMEOUT).unwrap();
         assert!(taps.iter().all(|tap| qemu.holds(tap)));
 
-        monitor.device_del("nic0", LONG).unwrap();
+        monitor.device_del("nic0", LONG_TIMEOUT).unwrap();
         let gone = monitor
-            .wait_event(later(), &[], |event| {
+            .wait_event(long_deadline(), &[], |event| {
                 event.name == "DEVICE_DELETED" && event.text("device") == Some("nic0")
             })
             .unwrap();
         assert!(matches!(gone, Waited::Event(_)), "{gone:?}");
         assert!(taps.iter().all(|tap| qemu.holds(tap)), "unplugged is not released");
-        monitor.netdev_del("net0", LONG).unwrap();
+        monitor.netdev_del("net0", LONG_TIMEOUT).unwrap();
         assert_eq!(qemu.held(), []);
     }
 }
@@ -198,13 +202,13 @@ fn a_descriptor_nothing_used_is_taken_back_by_its_name() {
     own_network_namespace();
     let (qemu, mut monitor) = Qemu::start();
     let taps = taps("tap0", 1, true);
-    monitor.getfd("tap0-0", &taps[0], LONG).unwrap();
+    monitor.getfd("tap0-0", &taps[0], LONG_TIMEOUT).unwrap();
     drop(monitor);
-    let mut monitor = Monitor::connect(qemu.socket(), later()).unwrap();
+    let mut monitor = Monitor::connect(qemu.socket(), long_deadline()).unwrap();
     assert!(qemu.holds(&taps[0]), "a reconnect doesn't close it");
-    monitor.closefd("tap0-0", LONG).unwrap();
+    monitor.closefd("tap0-0", LONG_TIMEOUT).unwrap();
     assert_eq!(qemu.held(), []);
-    assert_eq!(refused(monitor.closefd("tap0-0", LONG)), "File descriptor named 'tap0-0' not found");
+    assert_eq!(refused(monitor.closefd("tap0-0", LONG_TIMEOUT)), "File descriptor named 'tap0-0' not found");
 }
 
 #[test]
@@ -212,43 +216,46 @@ fn an_uncooperative_guest_loses_its_device_at_once() {
     own_network_namespace();
     let (qemu, mut monitor) = Qemu::start();
     let taps = taps("tap0", 1, true);
-    monitor.getfd("tap0-0", &taps[0], LONG).unwrap();
-    monitor.netdev_add(&backend(&["tap0-0"], &[]), LONG).unwrap();
-    monitor.device_add(&nic(json!({})), LONG).unwrap();
-    monitor.netdev_del("net0", LONG).unwrap();
+    monitor.getfd("tap0-0", &taps[0], LONG_TIMEOUT).unwrap();
+    monitor.netdev_add(&backend(&["tap0-0"], &[]), LONG_TIMEOUT).unwrap();
+    monitor.device_add(&nic(json!({})), LONG_TIMEOUT).unwrap();
+    monitor.netdev_del("net0", LONG_TIMEOUT).unwrap();
     assert_eq!(qemu.held(), [], "the NIC is still plugged, the tap is gone");
-    monitor.device_del("nic0", LONG).unwrap();
+    monitor.device_del("nic0", LONG_TIMEOUT).unwrap();
 }
 
-/// What QEMU 7.2 keeps after a failed `netdev_add`, and what takes it back.
+/// The descriptors that QEMU 7.2 keeps after a failed `netdev_add`, and how to take them back.
 #[test]
 fn a_failed_backend_keeps_what_came_before_the_bad_descriptor() {
     own_network_namespace();
     let (qemu, mut monitor) = Qemu::start();
     let taps = taps("tap0", 3, true);
-    monitor.getfd("good", &taps[0], LONG).unwrap();
-    monitor.getfd("last", &taps[2], LONG).unwrap();
-    let why = refused(monitor.netdev_add(&backend(&["good", "missing", "last"], &[]), LONG));
+    monitor.getfd("good", &taps[0], LONG_TIMEOUT).unwrap();
+    monitor.getfd("last", &taps[2], LONG_TIMEOUT).unwrap();
+    let why = refused(monitor.netdev_add(&backend(&["good", "missing", "last"], &[]), LONG_TIMEOUT));
     assert_eq!(why, "File descriptor named 'missing' has not been found");
     assert!(qemu.holds(&taps[0]) && qemu.holds(&taps[2]));
 
-    // Whose turn had not come, its name still takes back.
-    monitor.closefd("last", LONG).unwrap();
+    // A descriptor behind the bad one can still be closed by its name.
+    monitor.closefd("last", LONG_TIMEOUT).unwrap();
     assert!(!qemu.holds(&taps[2]));
-    // The good one has lost its name, and its backend is none that can be deleted...
-    refused(monitor.closefd("good", LONG));
+    // The good one has lost its name, and its netdev can't be deleted...
+    refused(monitor.closefd("good", LONG_TIMEOUT));
     if monitor.version() < (Version { major: 8, minor: 0, micro: 0 }) {
-        assert_eq!(refused(monitor.netdev_del("net0", LONG)), "Device 'net0' is not a netdev");
-        assert_eq!(refused(monitor.netdev_add(&backend(&["good"], &[]), LONG)), "Duplicate ID 'net0'");
-        // ... but used can it be, and plugging and unplugging closes nothing.
-        monitor.device_add(&nic(json!({})), LONG).unwrap();
-        monitor.device_del("nic0", LONG).unwrap();
-        monitor.wait_event(later(), &[], |event| event.text("device") == Some("nic0")).unwrap();
-        refused(monitor.netdev_del("net0", LONG));
+        assert_eq!(refused(monitor.netdev_del("net0", LONG_TIMEOUT)), "Device 'net0' is not a netdev");
+        assert_eq!(
+            refused(monitor.netdev_add(&backend(&["good"], &[]), LONG_TIMEOUT)),
+            "Duplicate ID 'net0'"
+        );
+        // ... but a NIC can use it, and hot-plugging and unplugging that closes nothing.
+        monitor.device_add(&nic(json!({})), LONG_TIMEOUT).unwrap();
+        monitor.device_del("nic0", LONG_TIMEOUT).unwrap();
+        monitor.wait_event(long_deadline(), &[], |event| event.text("device") == Some("nic0")).unwrap();
+        refused(monitor.netdev_del("net0", LONG_TIMEOUT));
         assert!(qemu.holds(&taps[0]));
     }
 
-    // From outside: without its link the descriptor is a tap of nothing.
+    // Deleting its link makes the descriptor useless.
     let mut links = Links::open().unwrap();
     let link = links.find(&"tap0".parse().unwrap()).unwrap().unwrap();
     links.delete(link.index).unwrap();
@@ -260,12 +267,12 @@ fn taps_that_disagree_on_their_header_are_both_kept() {
     own_network_namespace();
     let (qemu, mut monitor) = Qemu::start();
     let (with, without) = (taps("tap0", 1, true), taps("tap1", 1, false));
-    monitor.getfd("with", &with[0], LONG).unwrap();
-    monitor.getfd("without", &without[0], LONG).unwrap();
-    let why = refused(monitor.netdev_add(&backend(&["with", "without"], &[]), LONG));
+    monitor.getfd("with", &with[0], LONG_TIMEOUT).unwrap();
+    monitor.getfd("without", &without[0], LONG_TIMEOUT).unwrap();
+    let why = refused(monitor.netdev_add(&backend(&["with", "without"], &[]), LONG_TIMEOUT));
     assert_eq!(why, "vnet_hdr not consistent across given tap fds");
     for name in ["with", "without"] {
-        refused(monitor.closefd(name, LONG));
+        refused(monitor.closefd(name, LONG_TIMEOUT));
     }
     assert!(qemu.holds(&with[0]) && qemu.holds(&without[0]));
 }
@@ -276,14 +283,14 @@ fn a_vhost_that_does_not_work_is_a_refusal_and_not_the_guests_end() {
     let (mut qemu, mut monitor) = Qemu::start();
     let taps = taps("tap0", 4, true);
     for (name, tap) in ["t0", "t1", "v0", "v1"].iter().zip(&taps) {
-        monitor.getfd(name, tap, LONG).unwrap();
+        monitor.getfd(name, tap, LONG_TIMEOUT).unwrap();
     }
-    let why = refused(monitor.netdev_add(&backend(&["t0", "t1"], &["v0", "v1"]), LONG));
+    let why = refused(monitor.netdev_add(&backend(&["t0", "t1"], &["v0", "v1"]), LONG_TIMEOUT));
     assert_eq!(why, "vhost-net requested but could not be initialized");
     assert!(qemu.child.try_wait().unwrap().is_none());
-    // The queue that failed is closed, the rest is still there by its name.
+    // QEMU has closed the queue that failed; the others still have their names.
     for name in ["t1", "v1"] {
-        monitor.closefd(name, LONG).unwrap();
+        monitor.closefd(name, LONG_TIMEOUT).unwrap();
     }
     assert_eq!(qemu.held(), []);
 }
@@ -292,11 +299,11 @@ fn a_vhost_that_does_not_work_is_a_refusal_and_not_the_guests_end() {
 fn qemus_own_end_is_an_event_then_an_interrupt() {
     let (mut qemu, mut monitor) = Qemu::start();
     let pidfd = qemu.pidfd();
-    monitor.quit(LONG).unwrap();
-    let shutdown = monitor.wait_event(later(), &[], |event| event.name == "SHUTDOWN").unwrap();
+    monitor.quit(LONG_TIMEOUT).unwrap();
+    let shutdown = monitor.wait_event(long_deadline(), &[], |event| event.name == "SHUTDOWN").unwrap();
     assert!(matches!(shutdown, Waited::Event(event) if event.text("reason") == Some("host-qmp-quit")));
     qemu.child.wait().unwrap();
-    let end = monitor.wait_event(later(), &[pidfd.as_fd()], |_| false).unwrap();
+    let end = monitor.wait_event(long_deadline(), &[pidfd.as_fd()], |_| false).unwrap();
     assert_eq!(end, Waited::Interrupted(0));
 }
 
@@ -305,6 +312,6 @@ fn a_killed_qemu_closes_its_monitor_without_a_word() {
     let (mut qemu, mut monitor) = Qemu::start();
     qemu.child.kill().unwrap();
     qemu.child.wait().unwrap();
-    assert!(matches!(monitor.query_status(LONG), Err(QmpError::Closed)));
+    assert!(matches!(monitor.query_status(LONG_TIMEOUT), Err(QmpError::Closed)));
     assert!(matches!(monitor.pending_event(), Err(QmpError::Poisoned { .. })));
 }

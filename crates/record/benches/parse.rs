@@ -1,4 +1,5 @@
-//! What one line costs, of each sort that an audit log of a host of guests is full of.
+//! The cost of parsing one line, for each kind that is frequent in the audit log of a host with
+//! guests.
 //!
 //! `cargo bench -p taptrail-record`
 
@@ -11,7 +12,7 @@ use taptrail_record::Line;
 
 const UUID: &str = "2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e";
 
-/// A line as auditd's ENRICHED format has it.
+/// A line in auditd's ENRICHED format.
 fn line(record_type: &str, pairs: &str) -> String {
     format!(
         "type={record_type} msg=audit(1795460022.944:2588): pid=26265 uid=0 auid=4294967295 ses=4294967295 \

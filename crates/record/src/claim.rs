@@ -1,4 +1,4 @@
-//! A guest manager's own log.
+//! Records in a guest manager's own log.
 
 use memchr::memmem::{find, rfind};
 
@@ -7,8 +7,8 @@ use crate::pairs::word;
 use crate::read::encoded;
 use crate::{Outcome, ParseError, Record, RecordType, parse_interpreted};
 
-/// What a text in a guest manager's own log says (libvirt's with `audit_logging=1`, between `success=yes`
-/// and the line's end), where the outcome stands apart.
+/// Parses a record's text in a guest manager's own log (libvirt's with `audit_logging=1`, from
+/// behind `success=yes` to the line's end). The log has the outcome outside of the text.
 ///
 /// ```
 /// use taptrail_record::{Event, Outcome, parse_claim};
@@ -19,19 +19,19 @@ use crate::{Outcome, ParseError, Record, RecordType, parse_interpreted};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// A libvirt that was built without libaudit encodes nothing: there `vm=CAFE` is a guest of that name, where
-/// another would have quoted it. Such a text is read by the place of its pairs, as
-/// [`parse_interpreted`] does it.
+/// A libvirt that was built without libaudit encodes nothing: its `vm=CAFE` is a guest named CAFE,
+/// which other builds would write in quotes. Such a text is parsed by the position of its pairs, as
+/// [`parse_interpreted`] does.
 ///
 /// # Errors
 ///
-/// As [`parse_text`](crate::parse_text), but that a cut behind the last quote can't be seen. A `res=` of another outcome is
-/// an invalid value.
+/// As [`parse_text`](crate::parse_text), but a cut behind the last quote is not detected. A `res=`
+/// that contradicts `outcome` is an invalid value.
 pub fn parse_claim(text: &[u8], outcome: Outcome) -> Result<Option<Record>, ParseError> {
     if is_encoded(text) { encoded(text, outcome) } else { plain(text, outcome) }
 }
 
-/// A text whose values stand as they are.
+/// Parses a text whose values are not encoded.
 fn plain(text: &[u8], outcome: Outcome) -> Result<Option<Record>, ParseError> {
     let head = &text[..find(text, VM).unwrap_or(text.len())];
     let has = |key: &[u8]| head.split(|&byte| byte == b' ').any(|word| word.starts_with(key));
@@ -46,12 +46,12 @@ fn plain(text: &[u8], outcome: Outcome) -> Result<Option<Record>, ParseError> {
 
 const VM: &[u8] = b" vm=";
 
-/// Whether the values of a text are encoded as libaudit does it: strings are quoted, or in hex where quotes
-/// could not hold them.
+/// Whether the values of a text are encoded as libaudit does it: strings in quotes, or in hex where
+/// they contain bytes that quotes can't hold.
 fn is_encoded(text: &[u8]) -> bool {
     let Some(at) = find(text, VM) else { return true };
     let name = &text[at + VM.len()..];
-    // Without a uuid it is no record that either way could be read.
+    // Without a uuid neither parser accepts the text.
     let (false, Some(uuid)) = (matches!(name.first(), Some(b'"' | b'\'')), rfind(name, b" uuid=")) else {
         return true;
     };
@@ -68,17 +68,17 @@ fn is_encoded(text: &[u8]) -> bool {
     if value(b" exe=").is_some_and(|exe| exe.starts_with(b"\"")) {
         return true;
     }
-    // Nothing else of it would have been quoted.
+    // The text has no other value that libaudit would have quoted.
     from_hex(name).is_some_and(|name| needs_hex(&name) && is_text(&name))
 }
 
-/// Whether a value is what libaudit writes for one that quotes could not hold.
+/// Whether a value is the hex that libaudit writes for bytes that quotes can't hold.
 fn is_hex(value: &[u8]) -> bool {
     from_hex(value).is_some_and(|bytes| needs_hex(&bytes))
 }
 
-/// Whether bytes are words that somebody would give a guest for a name. Of other names that look like hex
-/// nobody knows whether they were encoded: they are taken as they stand, and the uuid tells the guest.
+/// Whether decoded bytes look like a guest's name. Other values that look like hex may or may not
+/// have been encoded: they are taken literally, and the uuid identifies the guest.
 fn is_text(bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
     let letters = text.chars().filter(|c| c.is_alphanumeric()).count();

@@ -1,8 +1,8 @@
 use std::fmt;
 
-/// Why a close is no proof that nobody holds the device any more: `doubt=` of its record.
+/// Why a close does not show that nobody holds the device any more: `doubt=` of its record.
 ///
-/// A close without a doubt is the kernel's word. One with a doubt says what the writer looked for and
+/// A close without a doubt rests on the kernel's counts. A doubt says what the writer checked and
 /// could not exclude.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CloseDoubt {
@@ -10,16 +10,16 @@ pub enum CloseDoubt {
     HeldElsewhere,
     /// The kernel counts a queue of the interface that no visible descriptor accounts for.
     Attached,
-    /// QEMU holds descriptors where they can't be looked at: in flight on a unix socket, or
-    /// registered with io_uring.
+    /// QEMU holds descriptors that can't be inspected: in flight on a unix socket, or registered
+    /// with io_uring.
     Hidden,
-    /// The interface was moved to another network namespace or changed by others, and can't be found: it
-    /// may be there, and held.
+    /// The interface was moved to another network namespace or changed by another program, and
+    /// can't be found: it may still exist, and be held.
     LinkUnknown,
-    /// The kernel's count of the driver's open files does not show that all of them were seen, or the
-    /// kernel keeps no such count.
+    /// The kernel's count of the driver's open files does not show that the writer saw all of them,
+    /// or the kernel has no such count.
     Uncounted,
-    /// Some processes could not be looked into.
+    /// The descriptors of some processes could not be read.
     Unseen,
 }
 
@@ -40,14 +40,14 @@ impl CloseDoubt {
         }
     }
 
-    /// The doubt of this word.
+    /// The doubt with this word.
     pub fn from_word(word: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|doubt| doubt.as_str().as_bytes() == word)
     }
 
-    /// Whether somebody is known, or counted, to hold the device, or its link can't be found. Otherwise it is only not
-    /// shown that nobody holds it.
-    pub fn needs_a_look(self) -> bool {
+    /// Whether the device is probably held: a holder was seen or counted, or the link can't be
+    /// found. With the other doubts, it is only not shown that nobody holds it.
+    pub fn needs_attention(self) -> bool {
         matches!(self, Self::HeldElsewhere | Self::Attached | Self::Hidden | Self::LinkUnknown)
     }
 

@@ -9,13 +9,13 @@ use crate::{IfName, Rdev};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DeviceKind {
-    /// A tap, opened by way of `/dev/net/tun`.
+    /// A tap, opened through `/dev/net/tun`.
     Tun,
     /// A macvtap's own node, `/dev/tapN`.
     Macvtap,
     /// The kernel's virtio-net backend, `/dev/vhost-net`.
     VhostNet,
-    /// A record names a device that says nothing of its kind.
+    /// The record's path and number do not show the kind.
     Unknown,
 }
 
@@ -37,27 +37,27 @@ impl fmt::Display for DeviceKind {
     }
 }
 
-/// One raw network device: the character device that was opened, and the host's interface behind it.
+/// One raw network device: the character device that was opened, and the host interface behind it.
 ///
 /// Serialised as the `device` object of a trail's JSON: `kind`, `path`, `rdev` (`"0A:C8"` or null),
 /// `dev` (or null).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Device {
-    /// What it is; see [`Device::new`].
+    /// Its kind; see [`Device::new`].
     pub kind: DeviceKind,
-    /// The path that was opened; of libvirt's macvtaps the interface's name instead.
+    /// The path that was opened; for libvirt's macvtaps the interface's name instead.
     pub path: CompactString,
-    /// The device number, when the open told it.
+    /// The device number, if the record has it.
     pub rdev: Option<Rdev>,
     /// The interface behind it (`vnet0`, `macvtap0`); none for vhost-net and for a failed open.
     pub dev: Option<CompactString>,
 }
 
 impl Device {
-    /// A device of the kind that its number and path tell.
+    /// A device whose kind is derived from its number and path.
     ///
-    /// The number is the stronger witness: a custom path says nothing. Macvtaps have a number
-    /// given at run time, so theirs is told by the path: `/dev/tapN` or a bare interface name.
+    /// The number takes precedence, because paths can be custom. The number of macvtaps is assigned
+    /// at run time, so they are recognised by the path: `/dev/tapN` or a bare interface name.
     pub fn new(path: impl Into<CompactString>, rdev: Option<Rdev>, dev: Option<CompactString>) -> Self {
         let path = path.into();
         Self { kind: DeviceKind::of(&path, rdev), path, rdev, dev }
@@ -65,7 +65,7 @@ impl Device {
 }
 
 impl DeviceKind {
-    /// The kind that a device's number, else its path, tells.
+    /// The kind, derived from a device's number, or else from its path.
     pub fn of(path: &str, rdev: Option<Rdev>) -> Self {
         match (rdev, path) {
             (Some(Rdev::TUN), _) | (None, "/dev/net/tun") => Self::Tun,
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_number_tells_the_kind_before_the_path() {
+    fn the_number_decides_the_kind_before_the_path() {
         let macvtap = Some(Rdev { major: 246, minor: 2 });
         for (path, rdev, kind) in [
             ("/dev/net/tun", Some(Rdev::TUN), DeviceKind::Tun),

@@ -1,7 +1,7 @@
 use std::fmt::Write as _;
 
 /// Whether libaudit writes the value as hex: it has a `"`, a byte below `0x21` or above `0x7E`
-/// (`audit_value_needs_encoding`). Note that `'` and `=` stand as they are.
+/// (`audit_value_needs_encoding`). `'` and `=` are not encoded.
 pub(crate) fn needs_hex(value: &[u8]) -> bool {
     value.iter().any(|&b| b == b'"' || !(0x21..=0x7E).contains(&b))
 }
@@ -25,7 +25,8 @@ pub(crate) fn push_string(text: &mut String, key: &str, value: &[u8]) {
 
 /// The bytes behind bare hex; `None` when it isn't hex of whole bytes.
 ///
-/// Lower case is refused: libaudit writes upper, and one spelling is one less way to deceive.
+/// Lower case is refused: libaudit writes upper case, and a second spelling would help only to
+/// deceive.
 pub(crate) fn from_hex(hex: &[u8]) -> Option<Vec<u8>> {
     let digit = |b: u8| match b {
         b'0'..=b'9' => Some(b - b'0'),

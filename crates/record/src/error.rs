@@ -2,15 +2,15 @@ use bstr::ByteSlice as _;
 
 use crate::visible::is_visible;
 
-/// Why a line or a text is no record that can be believed.
+/// Why a line or a text is not a valid record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// The line is longer than any that auditd writes.
     #[error("Line of {len} bytes is too long: an audit record has {max} at most")]
     TooLong {
-        /// Its length.
+        /// Its length in bytes.
         len: usize,
-        /// The limit.
+        /// The limit in bytes.
         max: usize,
     },
     /// `type=` is missing where it must stand.
@@ -19,27 +19,27 @@ pub enum ParseError {
     /// `msg=audit(SECONDS.MILLIS:SERIAL):` is missing or malformed.
     #[error("Record has no valid 'msg=audit(SECONDS.MILLIS:SERIAL):'")]
     Stamp,
-    /// The end is missing: a quote is not closed, or `res=` was cut off. What it tells of the
-    /// outcome is unknown, which is never a success.
+    /// The end is missing: a quote is not closed, or `res=` was cut off. The outcome is unknown,
+    /// which is never a success.
     #[error("Record is cut off")]
     Truncated,
-    /// The record needs a pair that it does not have.
+    /// A pair that the record must have is missing.
     #[error("Record has no '{key}='")]
     Missing {
         /// The pair's key.
         key: &'static str,
     },
-    /// The record has a pair twice, and which one counts can't be known.
+    /// The record has a pair twice, and it is unknown which of them is valid.
     #[error("Record has '{key}=' twice")]
     Duplicate {
         /// The pair's key.
         key: &'static str,
     },
-    /// The pairs do not stand as guest managers put them, so that what belongs to a name, or to another
-    /// program's text, can't be told.
+    /// The pairs are not in the order in which guest managers write them, so the limits of a name
+    /// or of another program's text are unknown.
     #[error("Record's pairs do not stand as their writer puts them")]
     Order,
-    /// A decoded text can be taken apart in more than one way: a name or a path imitates pairs.
+    /// A decoded text can be parsed in more than one way: a name or a path imitates pairs.
     #[error("Record can be read in more than one way")]
     Ambiguous,
     /// A pair's value is not of its kind.
@@ -58,7 +58,7 @@ impl ParseError {
     }
 }
 
-/// Enough of outside bytes to recognise them, safe to show.
+/// The first bytes of a value from outside, safe to show.
 fn excerpt(bytes: &[u8]) -> String {
     let cut = &bytes[..bytes.len().min(64)];
     cut.to_str_lossy().chars().map(|c| if is_visible(c) { c } else { '\u{fffd}' }).collect()

@@ -2,10 +2,10 @@ use compact_str::CompactString;
 use uuid::Uuid;
 
 use crate::number::decimal;
-use crate::pairs::{Pairs, Value, shown};
+use crate::pairs::{Pairs, Value, lossy_text};
 use crate::{MacAddr, ParseError, Rdev, Reason};
 
-/// The pairs that a record may be asked for.
+/// The keys of the pairs that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Key {
     Virt,
@@ -103,10 +103,10 @@ impl Key {
     }
 }
 
-/// Reads the values of a record's known keys.
+/// The values of a record's known keys.
 pub(crate) struct FieldReader<'a> {
     text: &'a [u8],
-    /// Where each value stands, without its quotes.
+    /// Start and end of each value in `text`, without its quotes.
     spans: [(u16, u16); KEYS.len()],
     seen: u32,
     twice: u32,
@@ -120,15 +120,15 @@ impl<'a> FieldReader<'a> {
         Self { text, spans: [(0, 0); KEYS.len()], seen: 0, twice: 0, quoted: 0, nested: 0, named: false }
     }
 
-    /// Takes the pairs of a text, until one is `enough`; those before an error are kept. Says whether it
-    /// took all.
+    /// Reads pairs up to the end, or to the first for which `stop` is true; pairs before an error
+    /// are kept. Returns whether it read all.
     #[inline]
-    pub(crate) fn take(&mut self, enough: impl Fn(Key, Value<'a>) -> bool) -> Result<bool, ParseError> {
+    pub(crate) fn read_until(&mut self, stop: impl Fn(Key, Value<'a>) -> bool) -> Result<bool, ParseError> {
         let mut name_end = usize::MAX - 1;
         for pair in Pairs::new(self.text) {
             let pair = pair?;
             let Some(key) = Key::of(pair.key) else { continue };
-            if enough(key, pair.value) {
+            if stop(key, pair.value) {
                 return Ok(false);
             }
             match key {
@@ -161,23 +161,23 @@ impl<'a> FieldReader<'a> {
         Ok(true)
     }
 
-    /// Takes all pairs of a text.
-    pub(crate) fn take_all(&mut self) -> Result<(), ParseError> {
-        self.take(|_, _| false).map(|_| ())
+    /// Reads all pairs.
+    pub(crate) fn read_all(&mut self) -> Result<(), ParseError> {
+        self.read_until(|_, _| false).map(|_| ())
     }
 
-    /// Whether the pair is there at all.
+    /// Whether the text has the pair.
     pub(crate) fn has(&self, key: Key) -> bool {
         self.seen & key.bit() != 0
     }
 
-    /// Whether a guest is named as guest managers do: `vm=` and, one blank behind it, `uuid=`. Elsewhere a
-    /// `uuid=` may be anything: a container run-time logs the command line of whom it contains.
+    /// Whether the guest is named as guest managers do: `vm=` and, one blank behind it, `uuid=`. A
+    /// `uuid=` elsewhere may be anything: a container run-time logs its container's command line.
     pub(crate) fn names_guest(&self) -> bool {
         self.named
     }
 
-    /// The value of a pair that may stand once or not at all.
+    /// The value of a pair that may occur at most once.
     #[inline]
     pub(crate) fn get(&self, key: Key) -> Result<Option<Value<'a>>, ParseError> {
         if self.seen & key.bit() == 0 {
@@ -197,15 +197,17 @@ impl<'a> FieldReader<'a> {
         }))
     }
 
-    /// A string field: quoted, or hex when it is not. Bytes that are no UTF-8 are replaced, so that a
-    /// name can always be shown; the uuid tells guests apart.
+    /// A string field: quoted, or else hex. Invalid UTF-8 is replaced, so that a name can always be
+    /// shown; the uuid identifies the guest.
     pub(crate) fn string(&self, key: Key) -> Result<Option<CompactString>, ParseError> {
         let Some(value) = self.get(key)? else { return Ok(None) };
         match value.string() {
-            // Only the oldest libvirt nested quotes, and it did not write what kind of guest it is.
-            Some(_) if matches!(value, Value::Nested(_)) && self.has(Key::Virt) => Err(refused(key, value)),
-            Some(bytes) => Ok(Some(shown(&bytes))),
-            None => Err(refused(key, value)),
+            // Only the oldest libvirt nested quotes, and it did not write `virt=`.
+            Some(_) if matches!(value, Value::Nested(_)) && self.has(Key::Virt) => {
+                Err(invalid_value(key, value))
+            }
+            Some(bytes) => Ok(Some(lossy_text(&bytes))),
+            None => Err(invalid_value(key, value)),
         }
     }
 
@@ -214,29 +216,29 @@ impl<'a> FieldReader<'a> {
         match self.get(key)? {
             None => Ok(None),
             Some(Value::Bare(word)) => Ok(Some(word)),
-            Some(value) => Err(refused(key, value)),
+            Some(value) => Err(invalid_value(key, value)),
         }
     }
 
-    /// A bare word that must be there and be of its kind.
+    /// A bare word that must be present and valid.
     fn parsed<T>(&self, key: Key, parse: impl Fn(&[u8]) -> Option<T>) -> Result<T, ParseError> {
-        let word = need(key, self.word(key)?)?;
-        parse(word).ok_or_else(|| refused(key, Value::Bare(word)))
+        let word = required(key, self.word(key)?)?;
+        parse(word).ok_or_else(|| invalid_value(key, Value::Bare(word)))
     }
 
-    /// A decimal number without sign.
+    /// An unsigned decimal number.
     pub(crate) fn number<T: TryFrom<u64>>(&self, key: Key) -> Result<Option<T>, ParseError> {
         match self.word(key)? {
             None => Ok(None),
-            Some(word) => decimal(word).map(Some).ok_or_else(|| refused(key, Value::Bare(word))),
+            Some(word) => decimal(word).map(Some).ok_or_else(|| invalid_value(key, Value::Bare(word))),
         }
     }
 
-    /// A time in seconds and three digits more, as milliseconds.
+    /// A time as `SECONDS.mmm`, in milliseconds since 1970.
     pub(crate) fn time(&self, key: Key) -> Result<Option<u64>, ParseError> {
         match self.word(key)? {
             None => Ok(None),
-            Some(word) => time(word).map(Some).ok_or_else(|| refused(key, Value::Bare(word))),
+            Some(word) => time(word).map(Some).ok_or_else(|| invalid_value(key, Value::Bare(word))),
         }
     }
 
@@ -248,16 +250,18 @@ impl<'a> FieldReader<'a> {
         }
     }
 
-    /// A process id that must be there and be one.
+    /// A process id that must be present.
     pub(crate) fn process(&self) -> Result<u32, ParseError> {
-        need(Key::VmPid, self.pid(Key::VmPid)?)
+        required(Key::VmPid, self.pid(Key::VmPid)?)
     }
 
     /// A device number, or `?`.
     pub(crate) fn rdev(&self, key: Key) -> Result<Option<Rdev>, ParseError> {
         match self.word(key)? {
             None | Some(b"?") => Ok(None),
-            Some(word) => Rdev::from_ascii(word).map(Some).ok_or_else(|| refused(key, Value::Bare(word))),
+            Some(word) => {
+                Rdev::from_ascii(word).map(Some).ok_or_else(|| invalid_value(key, Value::Bare(word)))
+            }
         }
     }
 
@@ -277,25 +281,25 @@ impl<'a> FieldReader<'a> {
         }
     }
 
-    /// An interface's address, in the quotes of any of libvirt's generations.
+    /// An interface's address, in the quotes of any generation of libvirt.
     pub(crate) fn mac(&self, key: Key) -> Result<MacAddr, ParseError> {
-        let value = need(key, self.get(key)?)?;
-        mac(value).ok_or_else(|| refused(key, value))
+        let value = required(key, self.get(key)?)?;
+        mac(value).ok_or_else(|| invalid_value(key, value))
     }
 }
 
-pub(crate) fn need<T>(key: Key, value: Option<T>) -> Result<T, ParseError> {
+pub(crate) fn required<T>(key: Key, value: Option<T>) -> Result<T, ParseError> {
     value.ok_or(ParseError::Missing { key: key.name() })
 }
 
 #[cold]
-pub(crate) fn refused(key: Key, value: Value<'_>) -> ParseError {
+pub(crate) fn invalid_value(key: Key, value: Value<'_>) -> ParseError {
     ParseError::value(key.name().as_bytes(), value.bytes())
 }
 
-/// The same for a value that another program decoded.
+/// As [`invalid_value`], for a value that another program decoded.
 #[cold]
-pub(crate) fn refused_field(key: &str, value: &str) -> ParseError {
+pub(crate) fn invalid_field(key: &str, value: &str) -> ParseError {
     ParseError::value(key.as_bytes(), value.as_bytes())
 }
 
@@ -306,7 +310,7 @@ pub(crate) fn time(word: &[u8]) -> Option<u64> {
     decimal::<u64>(seconds)?.checked_mul(1000)?.checked_add(decimal(millis)?)
 }
 
-/// A uuid as RFC 9562 writes it: of the other spellings none has 36 characters.
+/// A uuid as RFC 9562 writes it; no other spelling has 36 characters.
 pub(crate) fn uuid(text: &[u8]) -> Option<Uuid> {
     if text.len() != 36 {
         return None;
@@ -356,7 +360,7 @@ mod tests {
             ("uuid=1", false),
         ] {
             let mut fields = FieldReader::new(text.as_bytes());
-            fields.take_all().unwrap();
+            fields.read_all().unwrap();
             assert_eq!(fields.names_guest(), named, "{text}");
         }
     }

@@ -1,14 +1,14 @@
-//! A record whose pairs were taken apart and decoded by another program.
+//! Records whose pairs were split and decoded by another program.
 
 use crate::ParseError;
 use crate::encode::push_string;
-use crate::field_reader::{KEYS, refused_field};
+use crate::field_reader::{KEYS, invalid_field};
 
-/// The text of a record whose pairs another program, such as a log shipper, took apart and decoded: as
-/// libaudit would encode it, for [`parse_text`](crate::parse_text).
+/// Encodes a record whose pairs another program, such as a log shipper, split and decoded: the text
+/// as libaudit would write it, for [`parse_text`](crate::parse_text).
 ///
-/// Pairs of no concern are left out. The pairs come in the order that their writer gives them, so that a
-/// map's order does not matter.
+/// Unknown pairs are left out. The pairs are written in their usual order, whatever the order of
+/// the map.
 ///
 /// ```
 /// use taptrail_record::{RecordType, encode_fields, parse_text};
@@ -23,7 +23,7 @@ use crate::field_reader::{KEYS, refused_field};
 ///
 /// # Errors
 ///
-/// A value that is to be one word is none.
+/// A value that must be one word is not.
 pub fn encode_fields(get: impl Fn(&'static str) -> Option<String>) -> Result<String, ParseError> {
     let mut text = String::new();
     for key in KEYS {
@@ -41,7 +41,7 @@ pub fn encode_fields(get: impl Fn(&'static str) -> Option<String>) -> Result<Str
         }
         let is_word = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
         if !is_word {
-            return Err(refused_field(key, &value));
+            return Err(invalid_field(key, &value));
         }
         text.push(' ');
         text.push_str(key);

@@ -4,13 +4,15 @@ use compact_str::CompactString;
 use crate::RecordType;
 use crate::encode::from_hex;
 use crate::field_reader::{FieldReader, Key};
-use crate::pairs::shown;
+use crate::pairs::lossy_text;
 
-/// The program behind a `VIRT_CONTROL` that speaks of no guest: container run-times write them too.
+/// The program that wrote a `VIRT_CONTROL` record about no guest: container run-times write them
+/// too.
 ///
-/// They know no uuids; what a guest manager writes names `virt=`, or a `uuid=` right behind `vm=`. Asked
-/// where [`parse_text`](crate::parse_text) and [`parse_interpreted`](crate::parse_interpreted) told
-/// nothing. The program is empty where it is not told.
+/// Container run-times have no uuids; a guest manager writes `virt=`, or `uuid=` right behind
+/// `vm=`. For records of which [`parse_text`](crate::parse_text) or
+/// [`parse_interpreted`](crate::parse_interpreted) returned none. The program is empty if the
+/// record does not name it.
 ///
 /// ```
 /// use taptrail_record::{RecordType, foreign};
@@ -23,25 +25,25 @@ pub fn foreign(record_type: RecordType, text: &[u8]) -> Option<CompactString> {
         return None;
     }
     let mut fields = FieldReader::new(text);
-    // Nobody promises that a container's command line has its quotes in pairs.
-    let _ = fields.take_all();
+    // A container's command line may have unbalanced quotes.
+    let _ = fields.read_all();
     if fields.has(Key::Virt) || fields.names_guest() {
         return None;
     }
     Some(exe(text))
 }
 
-/// What libaudit wrote: the last `exe=`, up to the pair that it writes behind it.
+/// The value of the last `exe=`, which libaudit wrote, up to the next pair of libaudit's.
 fn exe(text: &[u8]) -> CompactString {
     let Some(at) = text.rfind(b" exe=") else { return CompactString::default() };
     let value = &text[at + b" exe=".len()..];
     if let Some(quoted) = value.strip_prefix(b"\"") {
-        return shown(quoted.split_once_str(b"\"").map_or(quoted, |(exe, _)| exe));
+        return lossy_text(quoted.split_once_str(b"\"").map_or(quoted, |(exe, _)| exe));
     }
     let value = value.split_once_str(b" hostname=").map_or(value, |(exe, _)| exe);
     match from_hex(value) {
-        Some(exe) => shown(&exe),
-        None => shown(value),
+        Some(exe) => lossy_text(&exe),
+        None => lossy_text(value),
     }
 }
 

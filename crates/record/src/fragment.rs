@@ -2,11 +2,11 @@ use compact_str::CompactString;
 use uuid::Uuid;
 
 use crate::field_reader::{mac, uuid};
-use crate::pairs::{Pair, Pairs, Value, shown};
+use crate::pairs::{Pair, Pairs, Value, lossy_text};
 use crate::{Device, MacAddr, Rdev};
 
-/// What is left to read of a record that can't be believed: it lost its end, or never reached the
-/// audit. It names things and claims nothing.
+/// The readable part of an invalid record: one that lost its end, or that the manager could not
+/// send to the kernel's audit. It names a guest, interface or device, and claims nothing of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Fragment {
     /// The guest's name.
@@ -20,10 +20,10 @@ pub struct Fragment {
 }
 
 impl Fragment {
-    /// What a text in the grammar of [`parse_text`](crate::parse_text) still names, up to where it is cut.
+    /// Reads a text in the grammar of [`parse_text`](crate::parse_text), up to where it is cut.
     ///
-    /// Of a name that lost its quotes, as `ausearch -i` prints it, nobody knows the end: neither it nor
-    /// anything behind it is taken.
+    /// The end of a name without quotes, as `ausearch -i` prints it, is unknown: neither the name
+    /// nor the pairs behind it are read.
     ///
     /// ```
     /// let cut = "virt=kvm resrc=net reason=open vm=\"w\" uuid=2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e net=52:5";
@@ -37,15 +37,15 @@ impl Fragment {
         let mut name_end = None;
         for pair in Pairs::new(text) {
             let Ok(Pair { key, value, start, end }) = pair else { break };
-            // Hex that ends with the text may go on in what is lost.
+            // Hex at the end of the text may be incomplete.
             let string = || value.string().filter(|_| end < text.len() || !matches!(value, Value::Bare(_)));
             if key == b"vm" {
                 let Some(name) = string().filter(|name| is_encoded(value, name)) else { break };
-                fragment.name = Some(shown(&name));
+                fragment.name = Some(lossy_text(&name));
                 name_end = Some(end);
                 continue;
             }
-            // Nothing before the name is of use here, and the uuid alone may follow it.
+            // Pairs before the name are skipped, and only the uuid may follow it.
             match (name_end, fragment.uuid) {
                 (None, _) => continue,
                 (Some(name_end), None) => {
@@ -60,9 +60,9 @@ impl Fragment {
             }
             match key {
                 b"net" | b"old-net" | b"new-net" => fragment.mac = fragment.mac.or_else(|| mac(value)),
-                b"path" => path = path.or_else(|| string().map(|path| shown(&path))),
+                b"path" => path = path.or_else(|| string().map(|path| lossy_text(&path))),
                 b"rdev" => rdev = rdev.or_else(|| whole_rdev(value.bytes())),
-                b"dev" => dev = dev.or_else(|| string().map(|dev| shown(&dev))),
+                b"dev" => dev = dev.or_else(|| string().map(|dev| lossy_text(&dev))),
                 _ => {}
             }
         }
@@ -71,12 +71,13 @@ impl Fragment {
     }
 }
 
-/// Whether a name is as libaudit encodes it, and so has an end: it writes hex only where it must.
+/// Whether a name is encoded as libaudit does it, so that its end is known: it writes hex only if
+/// needed.
 fn is_encoded(value: Value<'_>, name: &[u8]) -> bool {
     !matches!(value, Value::Bare(_)) || crate::encode::needs_hex(name)
 }
 
-/// A device number has two digits at least on either side: with less it is cut.
+/// A device number that is not cut: it has at least two digits on either side.
 fn whole_rdev(text: &[u8]) -> Option<Rdev> {
     let colon = text.iter().position(|&byte| byte == b':')?;
     (colon >= 2 && text.len() >= colon + 3).then(|| Rdev::from_ascii(text)).flatten()

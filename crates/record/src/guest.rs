@@ -2,13 +2,13 @@ use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// A guest: a QEMU process's name and uuid.
+/// A guest: a QEMU process with a name and a uuid.
 ///
-/// The uuid identifies it for its life; a name may come back with another uuid.
+/// The uuid identifies the guest; a later guest may have the same name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct GuestId {
-    /// What its owner calls it. Any text: a record's grammar must not trust it.
+    /// Its name: any text, which the parsers of records must not trust.
     pub name: CompactString,
-    /// RFC 9562, lower case with hyphens in text.
+    /// Its uuid (RFC 9562); in text, lower case with hyphens.
     pub uuid: Uuid,
 }

@@ -16,8 +16,7 @@ impl IfName {
     }
 
     pub(crate) fn is_valid(text: &str) -> bool {
-        // '%' is legal in the kernel once an interface has it, but asks for a chosen number on
-        // creation: nobody means it in a name.
+        // The kernel accepts '%' in a name, but on creation `%d` asks it to choose a number.
         let bad =
             |b: u8| b == b'/' || b == b':' || b == b'%' || b == 0 || b.is_ascii_whitespace() || b == 0x0B;
         !(text.is_empty() || text.len() > 15 || text == "." || text == ".." || text.bytes().any(bad))

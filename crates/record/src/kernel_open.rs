@@ -1,32 +1,32 @@
 use compact_str::CompactString;
 
-use crate::pairs::{Value, shown};
+use crate::pairs::{Value, lossy_text};
 use crate::{Device, DeviceKind, PathRecord, Syscall};
 
-/// An open(2) of a raw network device as the kernel itself logged it: a `SYSCALL` record with the
-/// `PATH` record of the same event, which audit rules ask for.
+/// An open(2) of a raw network device as the kernel logged it because of an audit rule: a `SYSCALL`
+/// record and the `PATH` record of the same event.
 ///
-/// It tells what no guest manager's record does: a macvtap's true node and number, and the opens
-/// that nobody admits.
+/// Unlike a guest manager's record, it has a macvtap's true node and number, and it exists for the
+/// opens of any program.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct KernelOpen {
     /// The process that opened it.
     pub pid: u32,
-    /// Its parent.
+    /// Its parent process.
     pub ppid: Option<u32>,
-    /// Its program; empty where it is not told.
+    /// Its program; empty if the record does not name it.
     pub exe: CompactString,
-    /// What was opened: the path as given to the system call, and the true device number.
+    /// The device: the path as given to the system call, and the true device number.
     pub device: Device,
-    /// The descriptor; none when the open failed, or was asked of `io_uring`.
+    /// The descriptor; none if the open failed, or was submitted to `io_uring`.
     pub fd: Option<i32>,
-    /// Why it failed (`errno(3)`); none when it succeeded, or where that is not told.
+    /// Why it failed (`errno(3)`); none if it succeeded, or the outcome is not logged.
     pub errno: Option<i32>,
 }
 
 impl KernelOpen {
-    /// Puts the two records of one event together, which the caller knows by their stamps; none when the
-    /// device is no raw network device.
+    /// Joins the two records of one event, which the caller matches by their stamps; none if the
+    /// device is not a raw network device.
     ///
     /// ```
     /// use taptrail_record::{KernelOpen, Line, PathRecord, Syscall};
@@ -55,8 +55,8 @@ impl KernelOpen {
 /// A string as the kernel logs it: quoted, in hex, or `(null)`.
 fn string(value: Value<'_>) -> CompactString {
     match value.string() {
-        Some(bytes) => shown(&bytes),
-        None => shown(value.bytes()),
+        Some(bytes) => lossy_text(&bytes),
+        None => lossy_text(value.bytes()),
     }
 }
 
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_open_of_a_device_tells_why() {
+    fn a_failed_open_of_a_device_has_its_errno() {
         let open = join("\"/usr/bin/qemu\"", "\"/dev/net/tun\"", "0a:c8").unwrap();
         assert_eq!((open.fd, open.errno, open.exe.as_str()), (None, Some(16), "/usr/bin/qemu"));
         assert_eq!(open.device, Device::new("/dev/net/tun", Some(Rdev::TUN), None));

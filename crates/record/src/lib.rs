@@ -1,11 +1,13 @@
-//! One audit record and its text.
+//! Audit records of guests' network devices, and their text.
 //!
-//! This room knows what an audit record of a guest's network device *says*: the words
-//! ([`MacAddr`], [`Rdev`], [`Device`], [`GuestId`]), the claim they make ([`Record`]) and the grammar
-//! that carries it ([`Record::text`], [`Line::parse`], [`parse_text`]); the other shapes of that text
-//! ([`parse_interpreted`], [`parse_claim`], [`encode_fields`]), what claims nothing ([`Notice`]), what is left of a spoilt one ([`Fragment`]), who else writes
-//! such records ([`foreign`]), and what the kernel itself logs of an open(2) ([`KernelOpen`]). It does no
-//! I/O, holds no state and has no `unsafe`.
+//! - Values: [`MacAddr`], [`Rdev`], [`Device`], [`GuestId`]; a whole record: [`Record`].
+//! - The grammar of a record's text: [`Record::text`], [`Line::parse`], [`parse_text`].
+//! - Other forms of that text: [`parse_interpreted`], [`parse_claim`], [`encode_fields`].
+//! - Records that claim nothing of a device: [`Notice`]; damaged records: [`Fragment`]; records of
+//!   programs that have no guests: [`foreign`].
+//! - The kernel's own records of an open(2): [`KernelOpen`].
+//!
+//! This crate does no I/O, holds no state and has no `unsafe`.
 //!
 //! ```
 //! use taptrail_record::{Event, Line, Outcome};
@@ -79,4 +81,4 @@ pub use record::{Descriptor, Event, Outcome, Record, Requester};
 pub use record_type::{RecordType, RecordTypeError};
 pub use syscall::Syscall;
 pub use visible::{is_visible, visible};
-pub use write::{MAX_TEXT, TooLong};
+pub use write::{MAX_TEXT_BYTES, TooLong};

@@ -4,36 +4,36 @@ use crate::number::leading;
 use crate::pairs::word;
 use crate::{ParseError, Record, RecordType, parse_text};
 
-/// When an event happened, and its number in this boot of this host.
+/// The time of an event, and its serial number in this boot of this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp {
     /// Seconds since 1970, UTC.
     pub seconds: u64,
-    /// Thousandths of a second. Many records share one clock tick.
+    /// Milliseconds of the second. Many records have the same time, that of a clock tick.
     pub millis: u16,
-    /// Counts events from boot, and may wrap; alone it names none.
+    /// Counts events from 1 at each boot, and may wrap; it identifies an event only with its boot.
     pub serial: u32,
 }
 
-/// One line of auditd's log, raw or ENRICHED, or of the kernel's own when no auditd runs
-/// (`type=2501 audit(…): …`), taken apart without copying.
+/// One line of auditd's log, raw or ENRICHED, or of the kernel's own log if no auditd runs
+/// (`type=2501 audit(…): …`), parsed without copying.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line<'a> {
-    /// The host, where auditd writes `node=`.
+    /// The host, if auditd writes `node=`.
     pub node: Option<&'a BStr>,
-    /// The name, or the number, in `type=`.
+    /// The record type's name, or number, in `type=`.
     pub type_name: &'a BStr,
-    /// Its number, if it is one that [`RecordType`] knows.
+    /// The same as a number, if [`RecordType`] knows it.
     pub record_type: Option<RecordType>,
-    /// Time and serial.
+    /// Time and serial number.
     pub stamp: Stamp,
-    /// The process that sent it, as the kernel saw it.
+    /// The id of the process that sent it, as the kernel logged it.
     pub pid: Option<u32>,
-    /// That process's user.
+    /// That process's user id.
     pub uid: Option<u32>,
-    /// That process's login user; [`u32::MAX`] when unset.
+    /// That process's login user id; [`u32::MAX`] when unset.
     pub auid: Option<u32>,
-    /// That process's session; [`u32::MAX`] when unset.
+    /// That process's session id; [`u32::MAX`] when unset.
     pub ses: Option<u32>,
     /// That process's security label, in records with a text.
     pub subj: Option<&'a BStr>,
@@ -41,26 +41,26 @@ pub struct Line<'a> {
     pub pairs: &'a [u8],
     /// The text between `msg='` and `'`; none in the kernel's own records.
     pub text: Option<&'a [u8]>,
-    /// What auditd resolved, in the ENRICHED format: `UID="root" AUID="unset"`.
+    /// The names that auditd resolved, in the ENRICHED format: `UID="root" AUID="unset"`.
     pub names: Option<&'a [u8]>,
 }
 
-/// The longest line taken: auditd's own limit is 8970 bytes and the names that it adds.
-const MAX_LINE: usize = 16 * 1024;
+/// The longest line accepted, in bytes: auditd's own limit is 8970 and the names that it adds.
+const MAX_LINE_BYTES: usize = 16 * 1024;
 
-/// Stands between the record and the names that auditd resolved for it.
+/// Separates the record from the names that auditd resolved for it.
 const ENRICHED: u8 = 0x1D;
 
 impl<'a> Line<'a> {
-    /// Takes one line apart, with or without its newline.
+    /// Parses one line, with or without its newline.
     ///
     /// # Errors
     ///
     /// The line is too long, is no audit record, or is cut off.
     #[inline]
     pub fn parse(line: &'a [u8]) -> Result<Self, ParseError> {
-        if line.len() > MAX_LINE {
-            return Err(ParseError::TooLong { len: line.len(), max: MAX_LINE });
+        if line.len() > MAX_LINE_BYTES {
+            return Err(ParseError::TooLong { len: line.len(), max: MAX_LINE_BYTES });
         }
         let (node, rest) = match line.strip_prefix(b"node=") {
             Some(rest) => {
@@ -72,7 +72,7 @@ impl<'a> Line<'a> {
         let rest = rest.strip_prefix(b"type=").ok_or(ParseError::NoType)?;
         let (type_name, rest) = split(rest, b' ').ok_or(ParseError::Stamp)?;
         let (stamp, rest) = stamp(rest).ok_or(ParseError::Stamp)?;
-        // Nothing in a record can hold 0x1D unencoded, so the first one ends it.
+        // A record never contains 0x1D unencoded, so the first one ends it.
         let (rest, names) = match memchr::memchr(ENRICHED, rest) {
             Some(end) => (&rest[..end], Some(without_newline(&rest[end + 1..]))),
             None => (without_newline(rest), None),
@@ -95,7 +95,7 @@ impl<'a> Line<'a> {
         Ok(parsed)
     }
 
-    /// What the line says of a guest; see [`parse_text`].
+    /// Parses the record in the line's text; see [`parse_text`].
     ///
     /// # Errors
     ///
@@ -115,7 +115,7 @@ impl<'a> Line<'a> {
             let here = &rest[at..];
             if here.starts_with(TEXT) && at > 0 {
                 let text = &here[TEXT.len()..];
-                // A guest may be named "it's": only the last ' can be the one that closes.
+                // A guest may be named "it's": only the last ' can be the closing one.
                 let close = memchr::memrchr(b'\'', text).ok_or(ParseError::Truncated)?;
                 self.text = Some(&text[..close]);
                 self.pairs = &rest[..at - 1];
@@ -123,7 +123,7 @@ impl<'a> Line<'a> {
                 return Ok(());
             }
             let value = match here {
-                // The label comes last, and AppArmor's have blanks: "libvirtd (enforce)".
+                // The label comes last, and AppArmor's labels have blanks: "libvirtd (enforce)".
                 _ if label.is_some() => None,
                 [b'p', b'i', b'd', b'=', value @ ..] => Some((&mut self.pid, value)),
                 [b'u', b'i', b'd', b'=', value @ ..] => Some((&mut self.uid, value)),
@@ -148,7 +148,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// What stands before a text.
+/// The key before a text.
 const TEXT: &[u8] = b"msg='";
 
 fn split(text: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
@@ -163,13 +163,13 @@ fn without_newline(mut line: &[u8]) -> &[u8] {
     line
 }
 
-/// `msg=audit(SECONDS.MILLIS:SERIAL):`, which the kernel alone writes without `msg=`.
+/// Parses `msg=audit(SECONDS.MILLIS:SERIAL):`; the kernel's own log has no `msg=`.
 fn stamp(rest: &[u8]) -> Option<(Stamp, &[u8])> {
     let rest = rest.strip_prefix(b"msg=").unwrap_or(rest).strip_prefix(b"audit(")?;
     let (seconds, rest) = leading(rest)?;
     let fraction = rest.strip_prefix(b".")?;
     let (millis, rest) = leading(fraction)?;
-    // Three digits, so that they are thousandths.
+    // Three digits are milliseconds.
     if fraction.len() != rest.len() + 3 {
         return None;
     }
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_record_or_cut_is_told_apart() {
+    fn lines_that_are_no_record_and_cut_lines_have_different_errors() {
         let head = "type=VIRT_CONTROL msg=audit(1.000:7): pid=1 ";
         for (line, error) in [
             ("", ParseError::NoType),
@@ -240,7 +240,7 @@ mod tests {
         ] {
             assert_eq!(parse(line), Err(error), "{line}");
         }
-        // Cut within a name that holds the very quote which would close the text.
+        // Cut within a name that contains the quote that would close the text.
         let cut = format!("{head}msg='virt=kvm op=stop reason=destroyed vm=\"x'res=success");
         assert_eq!(parse(&cut).unwrap().record(), Err(ParseError::Truncated));
         assert!(matches!(Line::parse(&[b'a'; 20_000]), Err(ParseError::TooLong { len: 20_000, .. })));

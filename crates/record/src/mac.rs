@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::number::hex_digit;
 
-/// An Ethernet address; what names an interface of a guest.
+/// An Ethernet address, which identifies an interface of a guest.
 ///
-/// Read in either case, with `:` between six two-digit hex numbers; always written in lower case.
+/// Parsed in either case, as six two-digit hex numbers with `:` between; always written in lower
+/// case.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct MacAddr(pub [u8; 6]);
@@ -25,8 +26,8 @@ impl MacAddr {
 
     /// The address for the host's end of a tap: the guest's with its first byte `0xFE`.
     ///
-    /// A bridge takes the lowest address of its ports; the high first byte keeps it from ever
-    /// taking a guest's. And the host's end must differ from the guest's own address.
+    /// A bridge takes the lowest address of its ports as its own; the high first byte keeps it from
+    /// taking a guest's. The host's end must also differ from the guest's own address.
     pub fn host_side(self) -> Self {
         let mut bytes = self.0;
         bytes[0] = 0xFE;
@@ -82,7 +83,8 @@ impl From<MacAddr> for String {
 
 impl fmt::Display for MacAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Written by the million where holdings are: formatting six numbers takes ten times as long.
+        // Large trails write millions of addresses, and formatting six numbers takes ten times as
+        // long.
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut text = [b':'; 17];
         for (place, byte) in text.chunks_mut(3).zip(self.0) {

@@ -2,9 +2,10 @@ use std::path::Path;
 
 use crate::{Device, GuestId, MacAddr, RecordType, TooLong};
 
-/// Something about a guest that is worth a look, for who reads the kernel's audit and nothing else.
+/// A finding about a guest, for programs that read the kernel's audit and nothing else.
 ///
-/// It claims nothing of a device, so no trail is made of it: [`parse_text`](crate::parse_text) passes it over.
+/// It claims nothing of a device and is not part of a trail: [`parse_text`](crate::parse_text)
+/// returns none.
 ///
 /// ```
 /// # use taptrail_record::{GuestId, Notice, RecordType, parse_text};
@@ -24,25 +25,25 @@ use crate::{Device, GuestId, MacAddr, RecordType, TooLong};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Notice<'a> {
-    /// Whom it is about.
+    /// The guest.
     pub guest: &'a GuestId,
-    /// Which interface, when it is about one.
+    /// The interface, if it is about one.
     pub mac: Option<MacAddr>,
-    /// Which device, when it is about one.
+    /// The device, if it is about one.
     pub device: Option<&'a Device>,
     /// The kind of finding: one bare word.
     pub finding: &'a str,
 }
 
 impl Notice<'_> {
-    /// The type under which it goes to the kernel.
+    /// The record type for the kernel's audit.
     pub const RECORD_TYPE: RecordType = RecordType::VIRT_RESOURCE;
 
-    /// The text between `msg='` and `'`, which `exe` writes.
+    /// The text between `msg='` and `'`, as written by the program `exe`.
     ///
     /// # Errors
     ///
-    /// As those of [`Record::text`](crate::Record::text).
+    /// As [`Record::text`](crate::Record::text).
     pub fn text(&self, exe: &Path) -> Result<String, TooLong> {
         crate::write::notice(self, exe)
     }

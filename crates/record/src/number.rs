@@ -1,4 +1,4 @@
-/// A plain decimal number: digits only, where `FromStr` alone would take `+1` as well.
+/// A plain decimal number: digits only, while `FromStr` also accepts `+1`.
 #[inline]
 pub(crate) fn decimal<T: TryFrom<u64>>(text: &[u8]) -> Option<T> {
     match leading(text) {
@@ -13,7 +13,7 @@ pub(crate) fn leading(text: &[u8]) -> Option<(u64, &[u8])> {
     let mut number = 0_u64;
     let mut len = 0;
     while let Some(digit) = text.get(len).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit <= 9) {
-        // Nineteen digits fit in any case.
+        // Nineteen digits always fit.
         number = if len < 19 {
             number * 10 + u64::from(digit)
         } else {

@@ -1,4 +1,4 @@
-//! The ends that libaudit wrote before its version 2.2.
+//! The last pairs as libaudit wrote them before version 2.2.
 //!
 //! ```text
 //! …: exe="/usr/sbin/libvirtd" hostname=? addr=? terminal=? res=success          before 2.2
@@ -9,29 +9,29 @@ use memchr::memmem::rfind;
 
 const EXE: &[u8] = b": exe=";
 
-/// The text with the end that libaudit writes now; none where it has none of the old ones.
+/// The text with the last pairs as libaudit writes them now; none if they are not in an old form.
 ///
-/// libaudit's own pairs come last, so the last `: exe=` is its. A text that has the new end is never read
-/// so: callers ask only for what they can't read as it is.
-pub(crate) fn modernised(text: &[u8]) -> Option<Vec<u8>> {
+/// libaudit's own pairs come last, so the last `: exe=` is libaudit's. Callers use it only for a
+/// text that they can't parse otherwise.
+pub(crate) fn with_current_tail(text: &[u8]) -> Option<Vec<u8>> {
     let at = rfind(text, EXE)?;
     let (claim, end) = (&text[..at], &text[at + 1..]);
-    let mut modern = Vec::with_capacity(text.len());
-    modern.extend_from_slice(claim);
+    let mut current = Vec::with_capacity(text.len());
+    current.extend_from_slice(claim);
     let Some(open) = rfind(end, b" (hostname=") else {
-        modern.extend_from_slice(end);
-        return Some(modern);
+        current.extend_from_slice(end);
+        return Some(current);
     };
-    modern.extend_from_slice(&end[..=open]);
+    current.extend_from_slice(&end[..=open]);
     let words = &end[open + 2..];
     let words = words.strip_suffix(b")").unwrap_or(words);
     for (index, word) in words.split(|&byte| byte == b' ').enumerate() {
         if index > 0 {
-            modern.push(b' ');
+            current.push(b' ');
         }
-        modern.extend_from_slice(word.strip_suffix(b",").unwrap_or(word));
+        current.extend_from_slice(word.strip_suffix(b",").unwrap_or(word));
     }
-    Some(modern)
+    Some(current)
 }
 
 #[cfg(test)]
@@ -40,7 +40,7 @@ mod tests {
 
     const UUID: &str = "2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e";
 
-    /// What libvirt of 2011 wrote, raw and interpreted.
+    /// Records of libvirt of 2011, raw and interpreted.
     fn texts() -> [(RecordType, String, String); 4] {
         let net = "net='52:54:00:00:00:01'";
         let change = "old-net='?' new-net='52:54:00:00:00:01'";
@@ -66,18 +66,18 @@ mod tests {
         for (record_type, raw, plain) in texts() {
             for res in ["success", "failed"] {
                 let new = format!(" exe=\"/x\" hostname=? addr=? terminal=? res={res}");
-                let modern = parse_text(record_type, format!("{raw}{new}").as_bytes()).unwrap().unwrap();
-                assert_eq!(modern.outcome == Outcome::Success, res == "success");
+                let current = parse_text(record_type, format!("{raw}{new}").as_bytes()).unwrap().unwrap();
+                assert_eq!(current.outcome == Outcome::Success, res == "success");
                 for old in [
                     format!(": exe=\"/x\" hostname=? addr=? terminal=? res={res}"),
                     format!(": exe=\"/x\" (hostname=?, addr=?, terminal=? res={res})"),
                     format!(": exe=\"/x\" (hostname=h, addr=10.0.0.1, terminal=pts/0 res={res})"),
                 ] {
                     let read = parse_text(record_type, format!("{raw}{old}").as_bytes());
-                    assert_eq!(read.unwrap().unwrap(), modern, "{raw}{old}");
+                    assert_eq!(read.unwrap().unwrap(), current, "{raw}{old}");
                     let old = old.replace("\"/x\"", "/x");
                     let read = parse_interpreted(record_type, format!("{plain}{old}").as_bytes());
-                    assert_eq!(read.unwrap().unwrap(), modern, "{plain}{old}");
+                    assert_eq!(read.unwrap().unwrap(), current, "{plain}{old}");
                 }
             }
         }

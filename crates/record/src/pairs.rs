@@ -6,27 +6,27 @@ use crate::ParseError;
 use crate::encode::from_hex;
 use crate::scan::{find, find_either};
 
-/// A pair's value as it stands. Quotes decide what it means: `"DEADBEEF"` is a name, `DEADBEEF` four
-/// bytes, and where a number is due neither.
+/// A pair's raw value. Its quotes decide its meaning: `"DEADBEEF"` is a name, `DEADBEEF` four bytes
+/// in hex, and neither is a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Value<'a> {
-    /// Between double quotes, which it can't hold itself.
+    /// Between double quotes, which it can't contain itself.
     Quoted(&'a [u8]),
-    /// A guest's name between single quotes, which it may hold itself; see [`Pairs`].
+    /// A guest's name between single quotes, which it may contain itself; see [`Pairs`].
     Nested(&'a [u8]),
     /// Up to the next blank.
     Bare(&'a [u8]),
 }
 
 impl<'a> Value<'a> {
-    /// What stands there, without its quotes.
+    /// The value without its quotes.
     pub(crate) fn bytes(self) -> &'a [u8] {
         match self {
             Self::Quoted(bytes) | Self::Nested(bytes) | Self::Bare(bytes) => bytes,
         }
     }
 
-    /// The bytes of a string field: as quoted, or those behind hex; `None` when it is neither.
+    /// The bytes of a string field: quoted, or decoded from hex; `None` if it is neither.
     pub(crate) fn string(self) -> Option<Cow<'a, [u8]>> {
         match self {
             Self::Quoted(bytes) | Self::Nested(bytes) => Some(Cow::Borrowed(bytes)),
@@ -35,15 +35,15 @@ impl<'a> Value<'a> {
     }
 }
 
-/// Outside bytes as text that can always be shown: what is no UTF-8 is replaced.
-pub(crate) fn shown(bytes: &[u8]) -> CompactString {
+/// Bytes from outside as text; invalid UTF-8 is replaced.
+pub(crate) fn lossy_text(bytes: &[u8]) -> CompactString {
     match std::str::from_utf8(bytes) {
         Ok(text) => CompactString::new(text),
         Err(_) => CompactString::from_utf8_lossy(bytes),
     }
 }
 
-/// One `key=value`, and where it stands in the text.
+/// One `key=value`, and its position in the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pair<'a> {
     pub(crate) key: &'a [u8],
@@ -52,11 +52,12 @@ pub(crate) struct Pair<'a> {
     pub(crate) end: usize,
 }
 
-/// The pairs of a text from left to right. Words without `=` are passed over.
+/// The pairs of a text from left to right. Words without `=` are skipped.
 ///
-/// libvirt of 2011 nested single quotes in those of `msg='…'`. Around an address they are part of a bare
-/// word; a name between them may hold anything, so it ends where what must follow it does: at the first
-/// `' uuid=`. One that holds this itself makes a second `uuid=`, and the record is refused.
+/// libvirt of 2011 nested single quotes in those of `msg='…'`. Around an address they are part of a
+/// bare word. A name between them may contain anything, so it ends at the first `' uuid=`, which
+/// must follow it. A name that contains this has a second `uuid=` behind it, and the record is
+/// refused.
 #[derive(Debug, Clone)]
 pub(crate) struct Pairs<'a> {
     text: &'a [u8],
@@ -100,13 +101,13 @@ impl<'a> Pairs<'a> {
     }
 }
 
-/// Where a word ends.
+/// The length of the word at the beginning of a text.
 #[inline]
 pub(crate) fn word(text: &[u8]) -> usize {
     find(b' ', text).unwrap_or(text.len())
 }
 
-/// A value behind its opening quote, and its length with both quotes.
+/// The value behind an opening quote, and its length with both quotes.
 #[inline]
 fn quoted<'a>(key: &[u8], value: &'a [u8]) -> Result<(Value<'a>, usize), ParseError> {
     let close = find(b'"', value).ok_or(ParseError::Truncated)?;

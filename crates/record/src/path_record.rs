@@ -2,24 +2,25 @@ use crate::device::is_macvtap_node;
 use crate::pairs::{Pairs, Value};
 use crate::{DeviceKind, Line, Rdev, RecordType};
 
-/// A character device that an open(2) named, as the kernel's `PATH` record tells it.
+/// A character device that an open(2) named, from the kernel's `PATH` record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PathRecord<'a> {
     /// The device's true number.
     pub rdev: Rdev,
-    /// What it is; [`DeviceKind::Unknown`] for the many that are no raw network devices.
+    /// Its kind; [`DeviceKind::Unknown`] if it is not a raw network device.
     pub kind: DeviceKind,
     pub(crate) name: Value<'a>,
 }
 
-/// The bits of `mode=` that tell the file's type, and a character device's (inode(7)).
+/// The bits of `mode=` with the file's type, and their value for a character device (inode(7)).
 const S_IFMT: u32 = 0o170_000;
 const S_IFCHR: u32 = 0o020_000;
 
 impl<'a> PathRecord<'a> {
-    /// Reads a line of type `PATH`; none when it is no character device, or the directory it stands in.
+    /// Reads a line of type `PATH`; none if the file is not a character device, or is the parent
+    /// directory.
     ///
-    /// A macvtap is known by its full path alone: its number is given at run time.
+    /// A macvtap is recognised only by its full path: its number is assigned at run time.
     pub fn of(line: &Line<'a>) -> Option<Self> {
         if line.record_type != Some(RecordType::PATH) {
             return None;

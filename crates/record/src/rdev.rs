@@ -11,7 +11,7 @@ use crate::number::hex_digit;
 pub struct Rdev {
     /// The driver's number.
     pub major: u32,
-    /// The device's number with its driver.
+    /// The device's number within the driver.
     pub minor: u32,
 }
 

@@ -1,29 +1,30 @@
-use crate::field_reader::{FieldReader, Key, need, refused};
+use crate::field_reader::{FieldReader, Key, invalid_value, required};
 use crate::old_tail;
 use crate::pairs::{Pairs, Value};
 use crate::{
     CloseDoubt, Descriptor, Device, Event, GuestId, Outcome, ParseError, Record, RecordType, Requester,
 };
 
-/// What a text between `msg='` and `'` says, in the grammar of any of libvirt's three generations or ours.
+/// Parses the text between `msg='` and `'`, in the grammar of any of libvirt's three generations or
+/// ours.
 ///
-/// `None` is a record that tells nothing of guests' lives or network devices: of another type, another
-/// resource, or another program; see [`foreign`](crate::foreign).
+/// `None` if the record is not about a guest's start or stop, nor about network devices: it is of
+/// another type, another resource, or another program; see [`foreign`](crate::foreign).
 ///
 /// # Errors
 ///
-/// A record that should tell something but can't be believed: cut off, a pair missing, there twice, or
-/// with a value that is not of its kind.
+/// The record is about a guest or a network device, but invalid: it is cut off, or a pair is
+/// missing, duplicate, or has an invalid value.
 #[inline]
 pub fn parse_text(record_type: RecordType, text: &[u8]) -> Result<Option<Record>, ParseError> {
-    match claim(record_type, text) {
-        Err(error) => retry(record_type, text, error),
-        told => told,
+    match parse(record_type, text) {
+        Err(error) => parse_old_tail(record_type, text, error),
+        parsed => parsed,
     }
 }
 
 #[inline]
-fn claim(record_type: RecordType, text: &[u8]) -> Result<Option<Record>, ParseError> {
+fn parse(record_type: RecordType, text: &[u8]) -> Result<Option<Record>, ParseError> {
     match record_type {
         RecordType::VIRT_CONTROL => control(text, None),
         RecordType::VIRT_RESOURCE => resource(text, None),
@@ -31,22 +32,26 @@ fn claim(record_type: RecordType, text: &[u8]) -> Result<Option<Record>, ParseEr
     }
 }
 
-/// Reads the text once more, if its end is one that libaudit wrote long ago.
+/// Parses the text again, if its last pairs are in a form that libaudit wrote before version 2.2.
 #[cold]
-fn retry(record_type: RecordType, text: &[u8], error: ParseError) -> Result<Option<Record>, ParseError> {
-    match old_tail::modernised(text) {
-        Some(text) => claim(record_type, &text),
+fn parse_old_tail(
+    record_type: RecordType,
+    text: &[u8],
+    error: ParseError,
+) -> Result<Option<Record>, ParseError> {
+    match old_tail::with_current_tail(text) {
+        Some(text) => parse(record_type, &text),
         None => Err(error),
     }
 }
 
-/// A text that is encoded as libaudit does it, where the outcome stands apart.
+/// Parses a text that is encoded as libaudit does it, and whose outcome is known from elsewhere.
 pub(crate) fn encoded(text: &[u8], outcome: Outcome) -> Result<Option<Record>, ParseError> {
     for pair in Pairs::new(text) {
         match pair?.key {
             b"resrc" => return resource(text, Some(outcome)),
             b"op" => return control(text, Some(outcome)),
-            // What stands behind the name tells of what kind a record is not.
+            // The record's kind always stands before the name.
             b"vm" => break,
             _ => {}
         }
@@ -54,15 +59,15 @@ pub(crate) fn encoded(text: &[u8], outcome: Outcome) -> Result<Option<Record>, P
     Ok(None)
 }
 
-fn control(text: &[u8], told: Option<Outcome>) -> Result<Option<Record>, ParseError> {
+fn control(text: &[u8], known_outcome: Option<Outcome>) -> Result<Option<Record>, ParseError> {
     let mut fields = FieldReader::new(text);
-    let whole = fields.take_all();
+    let parsed = fields.read_all();
     if !fields.has(Key::Virt) && !fields.names_guest() {
         return Ok(None);
     }
-    whole?;
-    let outcome = outcome(&fields, told)?;
-    let op = need(Key::Op, fields.word(Key::Op)?)?;
+    parsed?;
+    let outcome = outcome(&fields, known_outcome)?;
+    let op = required(Key::Op, fields.word(Key::Op)?)?;
     if !matches!(op, b"start" | b"stop" | b"gone") {
         return Ok(None);
     }
@@ -75,24 +80,24 @@ fn control(text: &[u8], told: Option<Outcome>) -> Result<Option<Record>, ParseEr
     record(&fields, event, outcome)
 }
 
-fn resource(text: &[u8], told: Option<Outcome>) -> Result<Option<Record>, ParseError> {
+fn resource(text: &[u8], known_outcome: Option<Outcome>) -> Result<Option<Record>, ParseError> {
     let mut fields = FieldReader::new(text);
-    // Most resources are no network devices, which stands in front and spares reading the rest.
-    if !fields.take(|key, value| key == Key::Resrc && value != Value::Bare(b"net"))? {
+    // Most resources are not network devices; that pair comes first, so the rest need not be read.
+    if !fields.read_until(|key, value| key == Key::Resrc && value != Value::Bare(b"net"))? {
         return Ok(None);
     }
     if fields.word(Key::Reason)? == Some(b"finding") {
         return Ok(None);
     }
-    let outcome = outcome(&fields, told)?;
-    need(Key::Resrc, fields.get(Key::Resrc)?)?;
+    let outcome = outcome(&fields, known_outcome)?;
+    required(Key::Resrc, fields.get(Key::Resrc)?)?;
     let event = interface(&fields)?;
     record(&fields, event, outcome)
 }
 
 #[inline(always)]
 fn interface(fields: &FieldReader<'_>) -> Result<Event, ParseError> {
-    let reason = need(Key::Reason, fields.word(Key::Reason)?)?;
+    let reason = required(Key::Reason, fields.word(Key::Reason)?)?;
     let vm_pid = fields.pid(Key::VmPid)?;
     let fds = fields.number(Key::Fds)?;
     Ok(match reason {
@@ -100,7 +105,7 @@ fn interface(fields: &FieldReader<'_>) -> Result<Event, ParseError> {
         b"attach" => Event::Attach { mac: fields.mac(Key::NewNet)?, vm_pid, fds },
         b"detach" => Event::Detach { mac: fields.mac(Key::OldNet)?, vm_pid, fds, forced: forced(fields)? },
         b"seen" => Event::Seen(descriptor(fields)?),
-        // A manager knows what it closes itself, and by which descriptor of QEMU's it does not say.
+        // Only a watcher's record of a close names QEMU's process and descriptor.
         b"close" if fields.has(Key::VmPid) => Event::Gone(descriptor(fields)?),
         b"open" | b"close" | b"keep" | b"filter" | b"mac" => {
             let mac = fields.mac(Key::Net)?;
@@ -114,18 +119,18 @@ fn interface(fields: &FieldReader<'_>) -> Result<Event, ParseError> {
                 _ => Event::Keep { mac, device, queue, vm_pid },
             }
         }
-        other => return Err(refused(Key::Reason, Value::Bare(other))),
+        other => return Err(invalid_value(Key::Reason, Value::Bare(other))),
     })
 }
 
 #[inline(always)]
 fn record(fields: &FieldReader<'_>, event: Event, outcome: Outcome) -> Result<Option<Record>, ParseError> {
     if let Some(virt) = fields.get(Key::Virt)?
-        && !Virt::of(virt.bytes()).tells(matches!(event, Event::Open { .. }))
+        && !GuestKind::of(virt.bytes()).is_relevant(matches!(event, Event::Open { .. }))
     {
         return Ok(None);
     }
-    let name = need(Key::Vm, fields.string(Key::Vm)?)?;
+    let name = required(Key::Vm, fields.string(Key::Vm)?)?;
     let uuid = fields.uuid()?;
     if !fields.names_guest() {
         return Err(ParseError::Order);
@@ -134,8 +139,8 @@ fn record(fields: &FieldReader<'_>, event: Event, outcome: Outcome) -> Result<Op
         None => None,
         Some(uid) => Some(Requester {
             uid,
-            auid: need(Key::ReqAuid, fields.number(Key::ReqAuid)?)?,
-            pid: need(Key::ReqPid, fields.number(Key::ReqPid)?)?,
+            auid: required(Key::ReqAuid, fields.number(Key::ReqAuid)?)?,
+            pid: required(Key::ReqPid, fields.number(Key::ReqPid)?)?,
         }),
     };
     let errno = fields.number(Key::Errno)?;
@@ -143,55 +148,57 @@ fn record(fields: &FieldReader<'_>, event: Event, outcome: Outcome) -> Result<Op
     let doubt = match fields.word(Key::Doubt)? {
         None => None,
         Some(word) => {
-            Some(CloseDoubt::from_word(word).ok_or_else(|| refused(Key::Doubt, Value::Bare(word)))?)
+            Some(CloseDoubt::from_word(word).ok_or_else(|| invalid_value(Key::Doubt, Value::Bare(word)))?)
         }
     };
     Ok(Some(Record { guest: GuestId { name, uuid }, event, outcome, requester, errno, last_seen, doubt }))
 }
 
-/// What kind of guest `virt=` names, in libvirt's words.
+/// The kind of guest, from libvirt's words in `virt=`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Virt {
-    /// One whose life and devices libvirt records: QEMU's, and cloud-hypervisor's on Hyper-V.
-    Whole,
-    /// A guest of another hypervisor: what is opened for it counts, and nothing else is known of it.
+pub(crate) enum GuestKind {
+    /// A guest whose lifecycle and devices libvirt records: QEMU's, and cloud-hypervisor's on
+    /// Hyper-V.
+    Full,
+    /// A guest of another hypervisor: only the opens for it are used.
     OpensOnly,
-    /// A container, which has interfaces and none of the devices.
+    /// A container, which has interfaces and no raw network devices.
     Container,
 }
 
-impl Virt {
+impl GuestKind {
     pub(crate) fn of(word: &[u8]) -> Self {
         match word {
-            b"kvm" | b"qemu" | b"kqemu" | b"hvf" | b"hyperv" => Self::Whole,
+            b"kvm" | b"qemu" | b"kqemu" | b"hvf" | b"hyperv" => Self::Full,
             b"lxc" | b"openvz" => Self::Container,
             _ => Self::OpensOnly,
         }
     }
 
-    /// Whether a record of such a guest tells anything.
-    pub(crate) fn tells(self, is_open: bool) -> bool {
+    /// Whether a record of such a guest is used.
+    pub(crate) fn is_relevant(self, is_open: bool) -> bool {
         match self {
-            Self::Whole => true,
+            Self::Full => true,
             Self::OpensOnly => is_open,
             Self::Container => false,
         }
     }
 }
 
-/// libaudit writes `res=` last, so a text without it lost its end, unless the outcome was told apart.
-fn outcome(fields: &FieldReader<'_>, told: Option<Outcome>) -> Result<Outcome, ParseError> {
-    let Some(word) = fields.word(Key::Res)? else { return told.ok_or(ParseError::Truncated) };
+/// libaudit writes `res=` last, so a text without it lost its end, unless the outcome is known from
+/// elsewhere.
+fn outcome(fields: &FieldReader<'_>, known_outcome: Option<Outcome>) -> Result<Outcome, ParseError> {
+    let Some(word) = fields.word(Key::Res)? else { return known_outcome.ok_or(ParseError::Truncated) };
     let outcome = match word {
         b"success" => Outcome::Success,
         b"failed" => Outcome::Failed,
         _ if b"success".starts_with(word) || b"failed".starts_with(word) => {
             return Err(ParseError::Truncated);
         }
-        _ => return Err(refused(Key::Res, Value::Bare(word))),
+        _ => return Err(invalid_value(Key::Res, Value::Bare(word))),
     };
-    match told {
-        Some(told) if told != outcome => Err(refused(Key::Res, Value::Bare(word))),
+    match known_outcome {
+        Some(known) if known != outcome => Err(invalid_value(Key::Res, Value::Bare(word))),
         _ => Ok(outcome),
     }
 }
@@ -200,7 +207,7 @@ fn forced(fields: &FieldReader<'_>) -> Result<bool, ParseError> {
     match fields.word(Key::Forced)? {
         None | Some(b"no") => Ok(false),
         Some(b"yes") => Ok(true),
-        Some(word) => Err(refused(Key::Forced, Value::Bare(word))),
+        Some(word) => Err(invalid_value(Key::Forced, Value::Bare(word))),
     }
 }
 
@@ -210,11 +217,11 @@ fn descriptor(fields: &FieldReader<'_>) -> Result<Descriptor, ParseError> {
         device: device(fields)?,
         queue: fields.number(Key::Queue)?,
         vm_pid: fields.process()?,
-        fd: need(Key::Fd, fields.number(Key::Fd)?)?,
+        fd: required(Key::Fd, fields.number(Key::Fd)?)?,
     })
 }
 
 fn device(fields: &FieldReader<'_>) -> Result<Device, ParseError> {
-    let path = need(Key::Path, fields.string(Key::Path)?)?;
+    let path = required(Key::Path, fields.string(Key::Path)?)?;
     Ok(Device::new(path, fields.rdev(Key::Rdev)?, fields.string(Key::Dev)?))
 }

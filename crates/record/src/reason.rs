@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 
 /// Why a guest started or stopped: one bare word of a `VIRT_CONTROL` record.
 ///
-/// libvirt knows more words than are named here (`migrated`, `saved`, `restored`, `from-snapshot` …)
-/// and may learn new ones, so any word of letters, digits, `-` and `_` is one.
+/// libvirt has more words than are named here (`migrated`, `saved`, `restored`, `from-snapshot` …)
+/// and may add new ones, so any word of letters, digits, `-` and `_` is valid.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Reason(CompactString);
 
 impl Reason {
-    /// Start: a guest of this host was booted.
+    /// Start: the guest was booted.
     pub const BOOTED: Self = Self(CompactString::const_new("booted"));
     /// Stop: the guest shut itself down.
     pub const SHUTDOWN: Self = Self(CompactString::const_new("shutdown"));
@@ -21,18 +21,19 @@ impl Reason {
     pub const DESTROYED: Self = Self(CompactString::const_new("destroyed"));
     /// Stop: the guest or its QEMU crashed.
     pub const CRASHED: Self = Self(CompactString::const_new("crashed"));
-    /// Stop: the guest never came up, or QEMU ended without a word.
+    /// Stop: the guest never started, or QEMU ended without an event.
     pub const FAILED: Self = Self(CompactString::const_new("failed"));
-    /// Gone: QEMU's process has ended, and whoever saw it knows no more.
+    /// Gone: a watcher saw that QEMU's process had ended, and knows no reason.
     pub const EXITED: Self = Self(CompactString::const_new("exited"));
-    /// Stop: nobody saw the guest end.
+    /// Stop: neither supervisor nor watcher saw the guest's end.
     pub const UNKNOWN: Self = Self(CompactString::const_new("unknown"));
 
-    /// Whether a guest that stopped for it ended in order: by itself or by its host.
+    /// Whether the stop was regular: by the guest itself or by the host.
     pub fn is_orderly(&self) -> bool {
         *self == Self::SHUTDOWN || *self == Self::DESTROYED
     }
 
+    /// The longest reason, in bytes.
     const MAX: usize = 64;
 
     /// The reason in this word.
@@ -44,7 +45,7 @@ impl Reason {
         CompactString::from_utf8(word).ok().map(Self)
     }
 
-    /// The word as it stands in a record.
+    /// The word in a record.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,28 +1,29 @@
 use crate::{CloseDoubt, Device, GuestId, MacAddr, Reason, RecordType};
 
-/// What one audit record says of a guest or of a network device of its.
+/// One audit record about a guest or one of its network devices.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Record {
-    /// Whom it is about.
+    /// The guest.
     pub guest: GuestId,
-    /// What was done, or tried.
+    /// The operation.
     pub event: Event,
-    /// Whether it was done.
+    /// Whether the operation succeeded.
     pub outcome: Outcome,
-    /// Who asked, when it was not the writer of the record itself.
+    /// The client that requested the operation, if it was not the writer of the record itself.
     pub requester: Option<Requester>,
-    /// Why it failed (`errno(3)`), where the writer knows. libvirt never tells.
+    /// Why it failed (`errno(3)`), if the writer knows. libvirt never writes it.
     pub errno: Option<i32>,
-    /// Nobody saw it happen: this is the latest time, in milliseconds since 1970, at which it had not
-    /// happened yet, and the record's own the earliest at which it had. Written by who takes up the
-    /// account of a supervisor that ended before its guest.
+    /// Set if nobody saw the event happen: the latest time at which it had not happened yet, in
+    /// milliseconds since 1970. The record's own time is the earliest at which it had happened.
+    /// Written by the process that takes over the account of a supervisor that ended before its
+    /// guest.
     pub last_seen: Option<u64>,
-    /// Of a close: why it is no proof that nobody holds the device any more.
+    /// Of a close: why it does not show that nobody holds the device any more.
     pub doubt: Option<CloseDoubt>,
 }
 
 impl Record {
-    /// A record of a success on the writer's own account.
+    /// A record of a success, without a requester.
     pub fn success(guest: GuestId, event: Event) -> Self {
         Self {
             guest,
@@ -35,12 +36,12 @@ impl Record {
         }
     }
 
-    /// A record of a failure on the writer's own account.
+    /// A record of a failure, without a requester.
     pub fn failed(guest: GuestId, event: Event, errno: Option<i32>) -> Self {
         Self { guest, event, outcome: Outcome::Failed, requester: None, errno, last_seen: None, doubt: None }
     }
 
-    /// The type under which it goes to the kernel.
+    /// The record type for the kernel's audit.
     pub fn record_type(&self) -> RecordType {
         match self.event {
             Event::GuestStart { .. } | Event::GuestStop { .. } | Event::GuestGone { .. } => {
@@ -51,11 +52,12 @@ impl Record {
     }
 }
 
-/// What was done, or tried.
+/// An operation, done or attempted.
 ///
-/// `vm_pid` is QEMU's process, `fds` a number of descriptors. Both are missing from libvirt's
-/// interface records, as are `queue`, [`Keep`](Self::Keep) and [`Close`](Self::Close). What a watcher saw, who
-/// is not the guest's manager, is [`Seen`](Self::Seen), [`Gone`](Self::Gone) and [`GuestGone`](Self::GuestGone).
+/// `vm_pid` is QEMU's process id, `fds` a number of descriptors. libvirt's interface records have
+/// neither, nor `queue`, [`Keep`](Self::Keep) and [`Close`](Self::Close). The records of a watcher,
+/// which is not the guest's manager, are [`Seen`](Self::Seen), [`Gone`](Self::Gone) and
+/// [`GuestGone`](Self::GuestGone).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {
     /// One open(2) of a device for the guest's interface `mac`.
@@ -85,7 +87,7 @@ pub enum Event {
         /// How many it got.
         fds: Option<u32>,
     },
-    /// QEMU gave the interface's descriptors up.
+    /// QEMU closed the interface's descriptors.
     Detach {
         /// The guest's interface.
         mac: MacAddr,
@@ -116,39 +118,40 @@ pub enum Event {
         /// As in its open record.
         queue: Option<u32>,
     },
-    /// The filter of the guest's interface is in force again (success), or is not any more (failed).
+    /// The filter of the guest's interface is in force again (success), or no longer (failed).
     Filter {
         /// The guest's interface.
         mac: MacAddr,
-        /// The device whose link the filter is of.
+        /// The device whose link has the filter.
         device: Device,
     },
-    /// The link of the guest's interface has the MAC again that it is to have (success), or had another (failed).
+    /// The link of the guest's interface has its configured MAC again (success), or had another
+    /// (failed).
     Mac {
         /// The guest's interface.
         mac: MacAddr,
         /// The device whose link it is.
         device: Device,
     },
-    /// QEMU was seen to hold this descriptor.
+    /// A watcher saw that QEMU holds this descriptor.
     Seen(Descriptor),
-    /// QEMU was seen to hold this descriptor no more: the definitive end of one open(2).
+    /// A watcher saw that QEMU no longer holds this descriptor: the definitive end of one open(2).
     Gone(Descriptor),
     /// The guest runs.
     GuestStart {
         /// `booted` for ours.
         reason: Reason,
-        /// QEMU; none (0 in the text) when it did not come up.
+        /// QEMU; none (0 in the text) if it did not start.
         vm_pid: Option<u32>,
     },
-    /// The guest is gone, and all it held with it.
+    /// The guest has ended, and its devices are closed.
     GuestStop {
         /// `shutdown`, `destroyed`, `crashed` or `failed` for ours.
         reason: Reason,
         /// QEMU; libvirt always writes none (0 in the text).
         vm_pid: Option<u32>,
     },
-    /// QEMU's process was seen to have ended, and all it held with it.
+    /// A watcher saw that QEMU's process has ended; its devices are closed.
     GuestGone {
         /// QEMU.
         vm_pid: u32,
@@ -158,20 +161,20 @@ pub enum Event {
 /// One descriptor of a raw network device in a QEMU, as `/proc/PID/fd` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Descriptor {
-    /// The guest's interface it serves; none where nothing tells.
+    /// The guest's interface that it serves, if known.
     pub mac: Option<MacAddr>,
-    /// What it is a descriptor of: node, number, and the host's interface behind it.
+    /// The device: node, number, and the host interface behind it.
     pub device: Device,
-    /// Which descriptor of this device it is, from 0, in the order of their numbers.
+    /// The index, from 0, among the descriptors of this device, in the order of their numbers.
     pub queue: Option<u32>,
-    /// QEMU.
+    /// QEMU's process id.
     pub vm_pid: u32,
-    /// Its number in QEMU.
+    /// The descriptor's number in QEMU.
     pub fd: u32,
 }
 
 impl Event {
-    /// The interface it is about; none for those about the whole guest.
+    /// The interface it is about; none for events about the whole guest.
     pub fn mac(&self) -> Option<MacAddr> {
         match self {
             Self::Open { mac, .. }
@@ -200,8 +203,8 @@ impl Event {
         }
     }
 
-    /// Whether it is what a watcher saw, rather than what a guest's manager did.
-    pub fn is_watched(&self) -> bool {
+    /// Whether it is a watcher's observation, rather than an operation of a guest's manager.
+    pub fn is_observation(&self) -> bool {
         matches!(self, Self::Seen(_) | Self::Gone(_) | Self::GuestGone { .. })
     }
 }
@@ -225,18 +228,19 @@ impl Outcome {
     }
 }
 
-/// Who asked for an operation: the peer of the supervisor's API.
+/// The client that requested an operation: the peer of the supervisor's API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Requester {
     /// User id of the peer.
     pub uid: u32,
-    /// Login uid of the peer, which su(1) and sudo(8) don't change; [`Requester::UNSET`] for a daemon.
+    /// Login uid of the peer, which su(1) and sudo(8) don't change; [`Requester::UNSET`] for a
+    /// daemon.
     pub auid: u32,
-    /// Process id of the peer when it asked.
+    /// Process id of the peer at the time of the request.
     pub pid: u32,
 }
 
 impl Requester {
-    /// The login uid of a process that no login led to (`AUDIT_UID_UNSET`, linux/audit.h).
+    /// The login uid of a process without a login (`AUDIT_UID_UNSET`, linux/audit.h).
     pub const UNSET: u32 = u32::MAX;
 }

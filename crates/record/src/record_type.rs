@@ -3,12 +3,12 @@ use std::str::FromStr;
 
 /// An audit record's type, as a number (linux/audit.h and libaudit's `msg_typetab.h`).
 ///
-/// libvirt's are 2500 to 2599, a part of the range 2500-2599 kept for virtualisation; like all from
-/// 2100 up, each is an event of one record.
+/// 2500 to 2599 are reserved for virtualisation. Each record of a type from 2100 up is an event of
+/// its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordType(pub u16);
 
-/// The numbers whose names matter here; other types keep their number.
+/// The types with a name here; other types are shown by their number.
 const NAMES: [(RecordType, &str); 19] = [
     (RecordType::VIRT_CONTROL, "VIRT_CONTROL"),
     (RecordType::VIRT_RESOURCE, "VIRT_RESOURCE"),
@@ -32,27 +32,27 @@ const NAMES: [(RecordType, &str); 19] = [
 ];
 
 impl RecordType {
-    /// A host's boot, written by init.
+    /// Written by init: the host's boot.
     pub const SYSTEM_BOOT: Self = Self(1127);
-    /// auditd's own, with a serial number of its own: it starts to write.
+    /// Written by auditd, with auditd's own serial number: it starts to write.
     pub const DAEMON_START: Self = Self(1200);
-    /// auditd's own: it was told to end.
+    /// Written by auditd: it ends regularly.
     pub const DAEMON_END: Self = Self(1201);
-    /// auditd's own: it ends because of an error.
+    /// Written by auditd: it ends because of an error.
     pub const DAEMON_ABORT: Self = Self(1202);
-    /// auditd's own: it writes again after its disk was full or failed.
+    /// Written by auditd: it writes again after its disk was full or failed.
     pub const DAEMON_RESUME: Self = Self(1206);
-    /// The kernel's own: its audit was configured, and perhaps switched off.
+    /// Written by the kernel: its audit was configured, and perhaps switched off.
     pub const CONFIG_CHANGE: Self = Self(1305);
-    /// The kernel's own: a system call that an audit rule asked for.
+    /// Written by the kernel: a system call that matched an audit rule.
     pub const SYSCALL: Self = Self(1300);
-    /// An operation of `io_uring`, as the kernel logged it.
+    /// Written by the kernel: an operation of `io_uring`.
     pub const URINGOP: Self = Self(1336);
-    /// The kernel's own: a file that the event's system call named.
+    /// Written by the kernel: a file that the event's system call named.
     pub const PATH: Self = Self(1302);
     /// A guest starts or stops.
     pub const VIRT_CONTROL: Self = Self(2500);
-    /// A guest is given, or gives back, a resource of the host.
+    /// A guest gets or returns a resource of the host.
     pub const VIRT_RESOURCE: Self = Self(2501);
     /// A guest's security label.
     pub const VIRT_MACHINE_ID: Self = Self(2502);
@@ -62,14 +62,14 @@ impl RecordType {
         self.0
     }
 
-    /// The name in `type=`, where this room knows it.
+    /// The name in `type=`, if this crate knows it.
     pub fn name(self) -> Option<&'static str> {
         NAMES.iter().find(|(number, _)| *number == self).map(|(_, name)| *name)
     }
 
-    /// The type with this name, or with this number: `UNKNOWN[number]` as auditd writes what it does not
-    /// know, a bare number as the kernel does when no auditd runs. `None` for the many others that tell
-    /// nothing of guests.
+    /// The type with this name, or with this number: `UNKNOWN[number]` as auditd writes types that
+    /// it does not know, or a bare number as in the kernel's own log. `None` for other names, which
+    /// are not about guests.
     pub fn from_name(name: &[u8]) -> Option<Self> {
         if let Some((number, _)) = NAMES.iter().find(|(_, known)| known.as_bytes() == name) {
             return Some(*number);
@@ -82,7 +82,7 @@ impl RecordType {
     }
 }
 
-/// The text is not a record type that this room knows.
+/// The text is not a record type that this crate knows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "'{0}' is not a known record type: VIRT_CONTROL, VIRT_RESOURCE …, UNKNOWN[number] or a number is needed"

@@ -2,22 +2,24 @@ use crate::number::decimal;
 use crate::pairs::{Pair, Pairs, Value};
 use crate::{Line, RecordType};
 
-/// An open(2) by any of its names, as the kernel's `SYSCALL` record tells it, or its `URINGOP` record where `io_uring`
-/// was asked. The file it opened stands in the [`PathRecord`](crate::PathRecord)s with the same stamp.
+/// A call of open(2) or one of its variants, from the kernel's `SYSCALL` record, or from its
+/// `URINGOP` record for `io_uring`. The opened file is in the [`PathRecord`](crate::PathRecord)s
+/// with the same stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Syscall<'a> {
-    /// The process that asked.
+    /// The calling process.
     pub pid: u32,
-    /// Its parent.
+    /// Its parent process.
     pub ppid: Option<u32>,
-    /// The descriptor; none when it failed, and none of an open by `io_uring`, of which the kernel does not log it.
+    /// The descriptor; none if the open failed, or was by `io_uring`, where the kernel does not log
+    /// it.
     pub fd: Option<i32>,
     /// Why it failed (`errno(3)`).
     pub errno: Option<i32>,
     pub(crate) exe: Option<Value<'a>>,
 }
 
-/// An architecture's numbers of these calls, and of its arguments the one that holds the flags.
+/// An architecture's numbers of these calls.
 struct Arch {
     name: &'static [u8],
     calls: &'static [(u32, Call)],
@@ -27,16 +29,18 @@ struct Arch {
 enum Call {
     Open,
     OpenAt,
-    /// Its flags stand behind a pointer, where the kernel's audit does not look.
+    /// Its flags are behind a pointer, and not in the record.
     OpenAt2,
     Creat,
-    /// A file by its handle: its flags are the third argument, as openat's.
+    /// `open_by_handle_at(2)`: its flags are the third argument, as openat's.
     ByHandle,
-    /// Operations of `io_uring` are submitted, among them an open: how that ends is not told.
+    /// Operations are submitted to `io_uring`, among them an open. The record does not have its
+    /// outcome.
     Uring,
 }
 
-/// `AUDIT_ARCH_X86_64`, `…_I386`, `…_AARCH64` and `…_ARM` (linux/audit.h); the calls' numbers of their unistd.h.
+/// `AUDIT_ARCH_X86_64`, `…_I386`, `…_AARCH64` and `…_ARM` (linux/audit.h), with the calls' numbers
+/// from their unistd.h.
 const ARCHES: [Arch; 4] = [
     Arch {
         name: b"c000003e",
@@ -80,14 +84,16 @@ const ARCHES: [Arch; 4] = [
 /// `IORING_OP_OPENAT` and `IORING_OP_OPENAT2` (linux/io_uring.h).
 const URING_OPENS: [&[u8]; 2] = [b"18", b"28"];
 
-/// A descriptor that names a file and opens nothing (`O_PATH`, asm-generic/fcntl.h).
+/// The flag of a descriptor that only names a file (`O_PATH`, asm-generic/fcntl.h).
 const O_PATH: u64 = 0o10_000_000;
 
 impl<'a> Syscall<'a> {
-    /// Reads a line of type `SYSCALL` or `URINGOP`; none when it is another call, or its outcome is not told.
+    /// Reads a line of type `SYSCALL` or `URINGOP`; none if it is another call, or lacks the
+    /// outcome.
     ///
-    /// Of an architecture that is not known here (x86-64 and aarch64 are, and their 32-bit calls), the ENRICHED format's name
-    /// of the call counts. An open with `O_PATH` is none: no driver hears of it.
+    /// Known architectures are x86-64 and aarch64, with their 32-bit calls. On others, the call is
+    /// recognised by its name in the ENRICHED format. An open with `O_PATH` does not count: it does
+    /// not reach the driver.
     pub fn of(line: &Line<'a>) -> Option<Self> {
         let mut pairs = Pairs::new(line.pairs).map_while(Result::ok);
         match line.record_type {
@@ -95,10 +101,10 @@ impl<'a> Syscall<'a> {
             Some(RecordType::URINGOP) => return Self::of_uring(line.pid?, pairs),
             _ => return None,
         }
-        // The kernel puts them first and in this order; most lines are done with here.
+        // The kernel writes these pairs first and in this order; most lines are rejected here.
         let arch = pairs.next().filter(|pair| pair.key == b"arch")?.value.bytes();
         let number = pairs.find(|pair| pair.key == b"syscall")?.value.bytes();
-        let call = call(arch, number, line.names)?;
+        let call = find_call(arch, number, line.names)?;
 
         let (mut success, mut exit, mut ppid, mut exe) = (None, None, None, None);
         let mut flags = 0;
@@ -116,8 +122,8 @@ impl<'a> Syscall<'a> {
                 _ => {}
             }
         }
-        // Other architectures may have other numbers for the flags, too.
-        if flags & O_PATH != 0 && known(arch).is_some() {
+        // Other architectures may also have other values for the flags.
+        if flags & O_PATH != 0 && find_arch(arch).is_some() {
             return None;
         }
         let (fd, errno) = match (success?, exit?, call) {
@@ -128,7 +134,8 @@ impl<'a> Syscall<'a> {
         Some(Self { pid: line.pid?, ppid, fd, errno, exe })
     }
 
-    /// `uring_op=18 success=yes exit=0 items=1 ppid=1 pid=7 …` (`audit_log_uring()`, kernel/auditsc.c): no program.
+    /// Reads `uring_op=18 success=yes exit=0 items=1 ppid=1 pid=7 …` (`audit_log_uring()`,
+    /// kernel/auditsc.c), which does not name the program.
     fn of_uring(pid: u32, mut pairs: impl Iterator<Item = Pair<'a>>) -> Option<Self> {
         let op = pairs.next().filter(|pair| pair.key == b"uring_op")?;
         if !URING_OPENS.contains(&op.value.bytes()) {
@@ -148,17 +155,17 @@ impl<'a> Syscall<'a> {
     }
 }
 
-/// `-13`
+/// The errno in `exit=-13`.
 fn error(exit: &[u8]) -> Option<i32> {
     decimal(exit.strip_prefix(b"-")?)
 }
 
-fn known(arch: &[u8]) -> Option<&'static Arch> {
+fn find_arch(arch: &[u8]) -> Option<&'static Arch> {
     ARCHES.iter().find(|known| known.name == arch)
 }
 
-fn call(arch: &[u8], number: &[u8], names: Option<&[u8]>) -> Option<Call> {
-    if let Some(arch) = known(arch) {
+fn find_call(arch: &[u8], number: &[u8], names: Option<&[u8]>) -> Option<Call> {
+    if let Some(arch) = find_arch(arch) {
         let number = decimal::<u32>(number)?;
         return arch.calls.iter().find(|(known, _)| *known == number).map(|(_, call)| *call);
     }
@@ -183,10 +190,10 @@ fn hex(text: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// Parent, descriptor and error.
-    type Told = (Option<u32>, Option<i32>, Option<i32>);
+    /// Parent process, descriptor and errno.
+    type ParsedSyscall = (Option<u32>, Option<i32>, Option<i32>);
 
-    fn parse(pairs: &str, names: &str) -> Option<Told> {
+    fn parse(pairs: &str, names: &str) -> Option<ParsedSyscall> {
         let line = format!(
             "type=SYSCALL msg=audit(1795459763.120:1918): {pairs} items=1 ppid=1 pid=23941 auid=4294967295 \
              uid=0 comm=\"a\" exe=\"/usr/sbin/libvirtd\" key=\"a\"\u{1d}{names}"
@@ -230,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_tells_why_and_an_unknown_end_is_none() {
+    fn a_failure_has_its_errno_and_an_unknown_outcome_is_none() {
         let open = "arch=c000003e syscall=257";
         assert_eq!(parse(&format!("{open} success=no exit=-13 a2=2"), ""), Some((Some(1), None, Some(13))));
         for end in ["", "success=yes", "success=no exit=13", "success=yes exit=-13", "exit=3"] {

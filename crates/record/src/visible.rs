@@ -1,13 +1,14 @@
-//! Which characters of a text from outside can be shown as they are. This alone decides it, for tables, errors and JSON.
+//! Which characters of a text from outside are shown unescaped, in tables, errors and JSON.
 
 use std::borrow::Cow;
 
-/// Whether a character neither steers a terminal, nor is invisible, nor looks like a blank: two names that differ only by
-/// such a character look alike.
+/// Whether a character neither controls a terminal, nor is invisible, nor looks like a blank: names
+/// that differ only by such a character would look alike.
 ///
-/// What is not: controls and surrogates (Cc, Cs), format characters (Cf), separators (Z) but the blank, whatever is to be
-/// ignored where a font has no glyph (`Default_Ignorable_Code_Point`: fillers, variation selectors, tags), and the Braille
-/// pattern without dots (Unicode 16, `DerivedGeneralCategory.txt` and `DerivedCoreProperties.txt`).
+/// Not visible are: controls and surrogates (Cc, Cs), format characters (Cf), separators (Z) except
+/// the blank, characters to be ignored if a font has no glyph (`Default_Ignorable_Code_Point`:
+/// fillers, variation selectors, tags), and the Braille pattern without dots (Unicode 16,
+/// `DerivedGeneralCategory.txt` and `DerivedCoreProperties.txt`).
 pub fn is_visible(c: char) -> bool {
     if matches!(c, ' '..='~') {
         return true;
@@ -25,7 +26,8 @@ pub fn is_visible(c: char) -> bool {
         ))
 }
 
-/// A text with all that is not [visible](is_visible) by its number, as in `web1\u{200b}`.
+/// The text with each character that is not [visible](is_visible) as its number, as in
+/// `web1\u{200b}`.
 pub fn visible(text: &str) -> Cow<'_, str> {
     if text.chars().all(is_visible) {
         return Cow::Borrowed(text);

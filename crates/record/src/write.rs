@@ -5,13 +5,13 @@ use std::path::Path;
 use crate::encode::push_string;
 use crate::{Descriptor, Device, Event, GuestId, MacAddr, Notice, Outcome, Reason, Record};
 
-/// The longest text that the kernel keeps whole (`AUDIT_MESSAGE_TEXT_MAX`, linux/audit.h). What is
-/// beyond is cut, and with it `res=`.
-pub const MAX_TEXT: usize = 8560;
+/// The longest text that the kernel does not cut, in bytes (`AUDIT_MESSAGE_TEXT_MAX`,
+/// linux/audit.h). A cut text loses its `res=`.
+pub const MAX_TEXT_BYTES: usize = 8560;
 
 /// The record's text does not fit into a kernel record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("Record of guest '{guest}' would be {len} bytes long: the kernel keeps {MAX_TEXT}")]
+#[error("Record of guest '{guest}' would be {len} bytes long: the kernel keeps {MAX_TEXT_BYTES}")]
 pub struct TooLong {
     /// The guest's name, cut to 64 characters.
     pub guest: String,
@@ -20,8 +20,8 @@ pub struct TooLong {
 }
 
 impl Record {
-    /// The text between `msg='` and `'`: libvirt's own pairs in libvirt's order, ours after them,
-    /// then the tail that libaudit adds for the program `exe`.
+    /// The text between `msg='` and `'`: libvirt's pairs in libvirt's order, then taptrail's own,
+    /// then the pairs that libaudit adds for the program `exe`.
     ///
     /// ```
     /// # use taptrail_record::{Device, Event, GuestId, Rdev, Record};
@@ -40,16 +40,17 @@ impl Record {
     ///
     /// # Errors
     ///
-    /// [`TooLong`] when the text exceeds [`MAX_TEXT`]: only a very long guest name or path can.
+    /// [`TooLong`] if the text exceeds [`MAX_TEXT_BYTES`], because of a very long guest name or
+    /// path.
     pub fn text(&self, exe: &Path) -> Result<String, TooLong> {
         let mut text = Text(String::with_capacity(384));
         text.0.push_str("virt=kvm");
         text.event(self);
-        text.maybe("errno", self.errno);
+        text.optional_pair("errno", self.errno);
         if let Some(time) = self.last_seen {
             text.pair("last-seen", format_args!("{}.{:03}", time / 1000, time % 1000));
         }
-        text.maybe("doubt", self.doubt);
+        text.optional_pair("doubt", self.doubt);
         if let Some(requester) = self.requester {
             text.pair("req-uid", requester.uid);
             text.pair("req-auid", requester.auid);
@@ -90,7 +91,7 @@ impl Text {
             Event::Keep { mac, device, queue, vm_pid } => {
                 self.net("keep", &record.guest);
                 self.device(*mac, device, *queue);
-                self.maybe("vm-pid", *vm_pid);
+                self.optional_pair("vm-pid", *vm_pid);
             }
             Event::Filter { mac, device } => {
                 self.net("filter", &record.guest);
@@ -155,12 +156,12 @@ impl Text {
         self.pair("uuid", guest.uuid);
     }
 
-    /// What libaudit adds for the program `exe`.
+    /// Appends the pairs that libaudit adds for the program `exe`.
     fn end(mut self, guest: &GuestId, outcome: Outcome, exe: &Path) -> Result<String, TooLong> {
         push_string(&mut self.0, "exe", exe.as_os_str().as_bytes());
         self.0.push_str(" hostname=? addr=? terminal=?");
         self.pair("res", outcome.as_str());
-        if self.0.len() > MAX_TEXT {
+        if self.0.len() > MAX_TEXT_BYTES {
             return Err(TooLong { guest: guest.name.chars().take(64).collect(), len: self.0.len() });
         }
         Ok(self.0)
@@ -190,7 +191,7 @@ impl Text {
         if let Some(dev) = &device.dev {
             push_string(&mut self.0, "dev", dev.as_bytes());
         }
-        self.maybe("queue", queue);
+        self.optional_pair("queue", queue);
     }
 
     fn change(&mut self, old: Option<MacAddr>, new: Option<MacAddr>, vm_pid: Option<u32>, fds: Option<u32>) {
@@ -200,11 +201,11 @@ impl Text {
                 None => self.pair(key, "\"?\""),
             }
         }
-        self.maybe("vm-pid", vm_pid);
-        self.maybe("fds", fds);
+        self.optional_pair("vm-pid", vm_pid);
+        self.optional_pair("fds", fds);
     }
 
-    fn maybe(&mut self, key: &str, value: Option<impl fmt::Display>) {
+    fn optional_pair(&mut self, key: &str, value: Option<impl fmt::Display>) {
         if let Some(value) = value {
             self.pair(key, value);
         }

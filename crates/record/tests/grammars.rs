@@ -1,5 +1,5 @@
-//! The same records in the texts of all of libvirt's generations, and as `ausearch -i` prints them: each
-//! says the same or is refused, and no name makes it say anything else.
+//! The same records in the grammars of all generations of libvirt, and as `ausearch -i` prints
+//! them: each parses to the same record or is refused, whatever the names are.
 
 #![allow(clippy::unwrap_used)]
 
@@ -51,7 +51,7 @@ fn three_generations_of_a_change_say_the_same() {
 }
 
 #[test]
-fn the_oldest_control_record_tells_no_process() {
+fn the_oldest_control_record_names_no_process() {
     let text = format!("op=start reason=booted vm=\"w\" uuid={UUID} {TAIL}");
     let record = parse_text(RecordType::VIRT_CONTROL, text.as_bytes()).unwrap().unwrap();
     assert_eq!(record.event, Event::GuestStart { reason: Reason::BOOTED, vm_pid: None });
@@ -60,7 +60,7 @@ fn the_oldest_control_record_tells_no_process() {
 fn older(record: &Record, generation: u8) -> String {
     let text = record.text(Path::new(EXE)).unwrap();
     let quote = if generation == 1 { "'" } else { "" };
-    // Quoted names hold no blank and no double quote, so that these stand for themselves.
+    // Quoted names contain no blank and no double quote, so these replacements can't hit a name.
     let mac = record.event.mac().map_or("?".to_owned(), |mac| mac.to_string());
     let text = text
         .replacen(&format!("-net=\"{mac}\""), &format!("-net={quote}{mac}{quote}"), 1)
@@ -69,7 +69,7 @@ fn older(record: &Record, generation: u8) -> String {
     if generation == 1 { text.strip_prefix("virt=kvm ").unwrap().to_owned() } else { text }
 }
 
-/// As `ausearch -i` prints it.
+/// The record as `ausearch -i` prints it.
 fn interpreted(record: &Record) -> String {
     let mut text = "virt=kvm".to_owned();
     let net = |reason: &str| format!(" resrc=net reason={reason}");
@@ -139,7 +139,7 @@ fn maybe(key: &str, value: Option<impl std::fmt::Display>) -> String {
     value.map(|value| format!(" {key}={value}")).unwrap_or_default()
 }
 
-/// A name that imitates what stands behind it, in part or in whole.
+/// A name that imitates the pairs behind it, some or all of them.
 fn imitation() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         Just(" uuid=00000000-0000-0000-0000-000000000001"),
@@ -191,7 +191,7 @@ proptest! {
         match parse_interpreted(record.record_type(), interpreted(&record).as_bytes()) {
             Ok(read) => prop_assert_eq!(read, Some(record)),
             Err(_) => {
-                // Nothing deceives where nothing is imitated.
+                // Only a name or path with blanks or quotes can make a record invalid.
                 let device = record.event.device();
                 let strings = [Some(&record.guest.name), device.map(|device| &device.path), device.and_then(|device| device.dev.as_ref())];
                 prop_assert!(strings.into_iter().flatten().any(|string| string.contains([' ', '"'])));

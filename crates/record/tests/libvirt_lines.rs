@@ -1,4 +1,4 @@
-//! Lines as a libvirtd 9.0 wrote them, with guests named to deceive parsers.
+//! Lines that libvirtd 9.0 wrote, for guests with names that try to deceive parsers.
 
 #![allow(clippy::unwrap_used)]
 
@@ -126,5 +126,5 @@ fn a_text_that_the_kernel_would_cut_is_refused() {
     assert!(record.text(exe).is_ok());
     record.guest.name = " ".repeat(8000).into();
     let error = record.text(exe).unwrap_err();
-    assert!(error.len > taptrail_record::MAX_TEXT && error.guest.len() == 64);
+    assert!(error.len > taptrail_record::MAX_TEXT_BYTES && error.guest.len() == 64);
 }

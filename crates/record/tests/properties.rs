@@ -1,5 +1,5 @@
-//! What holds for every record: it reads back as it was written, whatever its names are, and no
-//! bytes from outside upset the reader.
+//! Properties of every record: it parses to what was written, whatever its names are, and no bytes
+//! from outside make the parser panic.
 
 #![allow(clippy::unwrap_used)]
 
@@ -39,7 +39,8 @@ proptest! {
     fn a_cut_record_is_never_believed(record in record(), at in any::<prop::sample::Index>()) {
         let text = record.text(Path::new(EXE)).unwrap();
         let cut = &text.as_bytes()[..at.index(text.len())];
-        // Cut before its first telling pair, it may be anybody's; after that it is an error.
+        // Cut before the pair with its kind, it may be another program's record; behind that it is
+        // an error.
         prop_assert!(matches!(parse_text(record.record_type(), cut), Ok(None) | Err(_)));
         if cut.len() > "virt=kvm resrc=net ".len() {
             prop_assert_eq!(parse_text(record.record_type(), cut), Err(ParseError::Truncated));
@@ -50,13 +51,13 @@ proptest! {
     fn a_claim_without_its_tail_says_the_same(record in record()) {
         let text = record.text(Path::new(EXE)).unwrap();
         let claim = &text[..text.rfind(" exe=").unwrap()];
-        let mut told = parse_claim(claim.as_bytes(), record.outcome).unwrap().unwrap();
-        // Where nothing else is encoded, a name in hex may be one that stands as it is.
+        let mut parsed = parse_claim(claim.as_bytes(), record.outcome).unwrap().unwrap();
+        // If no other value is encoded, a name in hex may be literal.
         let hex: String = record.guest.name.bytes().map(|byte| format!("{byte:02X}")).collect();
-        if record.record_type() == RecordType::VIRT_CONTROL && told.guest.name == hex {
-            told.guest.name.clone_from(&record.guest.name);
+        if record.record_type() == RecordType::VIRT_CONTROL && parsed.guest.name == hex {
+            parsed.guest.name.clone_from(&record.guest.name);
         }
-        prop_assert_eq!(told, record.clone());
+        prop_assert_eq!(parsed, record.clone());
         prop_assert_eq!(parse_claim(text.as_bytes(), record.outcome), Ok(Some(record.clone())));
         let other = if record.outcome == Outcome::Success { Outcome::Failed } else { Outcome::Success };
         prop_assert!(parse_claim(text.as_bytes(), other).is_err());

@@ -1,4 +1,5 @@
-//! Every line that was recorded of a real libvirtd, or found in public, reads without an error.
+//! Every line that was recorded from a real libvirtd, or found in public, is parsed without an
+//! error.
 
 #![allow(clippy::unwrap_used)]
 
@@ -115,7 +116,7 @@ fn ausearch_interprets_lines_into_the_same_records() {
     assert_eq!(files, 3);
 }
 
-/// The two records of an event, joined as a reader of logs joins them.
+/// The kernel's opens in a log, joined from the two records of each event.
 fn kernel_opens(path: &Path) -> Vec<KernelOpen> {
     let lines = lines(path);
     let mut opens = Vec::new();
@@ -135,7 +136,7 @@ fn kernel_opens(path: &Path) -> Vec<KernelOpen> {
 }
 
 #[test]
-fn the_kernel_tells_which_node_a_macvtap_really_is() {
+fn the_kernels_record_has_a_macvtaps_true_node() {
     let set = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/libvirt/libvirt-9.0-kernel-rules");
     let opens = kernel_opens(&set.join("02-macvtap/audit.log"));
     let macvtap: Vec<_> = opens.iter().filter(|open| open.device.kind == DeviceKind::Macvtap).collect();

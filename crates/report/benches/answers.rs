@@ -1,11 +1,11 @@
-//! Answers of a size that a year's log gives, in each format.
+//! Output of the size that a year's log gives, in each format.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{Device, GuestId, MacAddr, Rdev};
-use taptrail_report::{Filter, Format, Sink, Style, Take, Told};
+use taptrail_report::{Filter, Format, Sink, Style, TrailConsumer, View};
 use taptrail_trail::{Certainty, EndedBy, Holding, Input, Proof, State};
 use uuid::Uuid;
 
@@ -73,7 +73,7 @@ fn answers(criterion: &mut Criterion) {
 
 fn answer(holdings: Vec<Holding>, format: Format) -> Vec<u8> {
     let mut out = Vec::new();
-    let mut sink = Sink::new(Told::Trail, Filter::default(), format, &mut out).unwrap();
+    let mut sink = Sink::new(View::Trail, Filter::default(), format, &mut out).unwrap();
     holdings.into_iter().for_each(|holding| sink.holding(holding).unwrap());
     sink.finish(Input::default()).unwrap();
     drop(sink);

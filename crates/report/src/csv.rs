@@ -1,11 +1,11 @@
 //! Holdings and findings as CSV (RFC 4180).
 //!
-//! Times are RFC 3339, UTC, milliseconds; what is not told is empty. Two things are not as they were
-//! told, because a spreadsheet or terminal would act on them; JSON has them exactly:
+//! Times are RFC 3339, UTC, milliseconds; an unknown value is empty. Two kinds of names are
+//! changed, because a spreadsheet or terminal would act on them; JSON has them exactly:
 //!
-//! - A name from outside that begins with `=`, `+`, `-`, `@` or `'` has one more `'` before it, so that it
-//!   is no formula. A `'` at the beginning is always such a one.
-//! - A control character in it is shown by its number (`\u{1b}`).
+//! - A name from outside that begins with `=`, `+`, `-`, `@` or `'` gets a `'` in front, so that it
+//!   is no formula. A `'` at the beginning of a field was always added here.
+//! - A control character is shown by its number (`\u{1b}`).
 
 use std::borrow::Cow;
 use std::fmt::{self, Display, Write as _};
@@ -16,8 +16,8 @@ use jiff::Timestamp;
 use taptrail_record::Device;
 use taptrail_trail::{Finding, Holding, PossiblyHeld, Proof};
 
-use crate::findings::place;
-use crate::text::whole;
+use crate::findings::location;
+use crate::text::escape_text;
 
 /// Writes holdings.
 #[derive(Debug)]
@@ -56,10 +56,10 @@ impl<W: Write> HoldingRows<W> {
         let row = &mut self.0;
         row.outside(&holding.host)?;
         row.outside(&holding.guest.name)?;
-        row.told(Some(holding.guest.uuid))?;
-        row.told(Some(holding.mac))?;
+        row.value(Some(holding.guest.uuid))?;
+        row.value(Some(holding.mac))?;
         row.device(Some(&holding.device))?;
-        row.told(holding.queues)?;
+        row.value(holding.queues)?;
         row.time(holding.opened)?;
         row.time(holding.granted)?;
         row.time(holding.released)?;
@@ -69,7 +69,7 @@ impl<W: Write> HoldingRows<W> {
         row.word(holding.state.as_str())?;
         row.word(holding.ended_by.map_or("", |by| by.as_str()))?;
         row.word(holding.certainty.as_str())?;
-        row.told(holding.pid)?;
+        row.value(holding.pid)?;
         row.proof(&holding.proof)?;
         row.word(holding.end_doubt.map_or("", |doubt| doubt.as_str()))?;
         row.source(&holding.proof)?;
@@ -112,8 +112,8 @@ impl<W: Write> FindingRows<W> {
         row.word(finding.kind.as_str())?;
         row.outside(&finding.host)?;
         row.outside(guest.map_or("", |guest| &guest.name))?;
-        row.told(guest.map(|guest| guest.uuid))?;
-        row.told(finding.mac)?;
+        row.value(guest.map(|guest| guest.uuid))?;
+        row.value(finding.mac)?;
         row.device(finding.device.as_ref())?;
         row.outside(&finding.text)?;
         row.proof(&finding.proof)?;
@@ -126,86 +126,85 @@ impl<W: Write> FindingRows<W> {
     }
 }
 
-/// Writes rows, field by field. There may be millions: what has to be made for a field is made in one
-/// place that is used again.
+/// Writes rows, field by field. There may be millions, so all fields are formatted in one buffer.
 #[derive(Debug)]
 struct Rows<W: Write> {
     writer: Writer<W>,
-    made: String,
+    buffer: String,
 }
 
 impl<W: Write> Rows<W> {
     fn new(out: W, header: &[&str]) -> io::Result<Self> {
         let mut writer = WriterBuilder::new().terminator(Terminator::CRLF).from_writer(out);
-        writer.write_record(header).map_err(plain)?;
-        Ok(Self { writer, made: String::new() })
+        writer.write_record(header).map_err(io_error)?;
+        Ok(Self { writer, buffer: String::new() })
     }
 
     /// A word of our own.
     fn word(&mut self, word: &str) -> io::Result<()> {
-        self.writer.write_field(word).map_err(plain)
+        self.writer.write_field(word).map_err(io_error)
     }
 
-    /// What has a text of its own that is harmless; nothing where it is not told.
-    fn told(&mut self, value: Option<impl Display>) -> io::Result<()> {
-        self.made.clear();
+    /// A value whose text needs no escaping; none is an empty field.
+    fn value(&mut self, value: Option<impl Display>) -> io::Result<()> {
+        self.buffer.clear();
         if let Some(value) = value {
             // Writing to a String can't fail.
-            let _ = write!(self.made, "{value}");
+            let _ = write!(self.buffer, "{value}");
         }
-        self.writer.write_field(&self.made).map_err(plain)
+        self.writer.write_field(&self.buffer).map_err(io_error)
     }
 
     fn time(&mut self, time: Option<Timestamp>) -> io::Result<()> {
-        self.told(time.map(|time| fmt::from_fn(move |f| write!(f, "{time:.3}"))))
+        self.value(time.map(|time| fmt::from_fn(move |f| write!(f, "{time:.3}"))))
     }
 
     /// A text from outside, without power over spreadsheets and terminals.
     fn outside(&mut self, text: &str) -> io::Result<()> {
-        self.writer.write_field(&*outside(text)).map_err(plain)
+        self.writer.write_field(&*outside(text)).map_err(io_error)
     }
 
     fn device(&mut self, device: Option<&Device>) -> io::Result<()> {
         self.word(device.map_or("", |device| device.kind.as_str()))?;
         self.outside(device.map_or("", |device| &device.path))?;
         self.outside(device.and_then(|device| device.dev.as_deref()).unwrap_or_default())?;
-        self.told(device.and_then(|device| device.rdev))
+        self.value(device.and_then(|device| device.rdev))
     }
 
-    /// From when to when and why, one after the other: `FROM/UNTIL WHY`, an end that is not told empty.
+    /// `FROM/UNTIL WHY; …`; an unknown end is empty.
     fn possibly_held(&mut self, stretches: &[PossiblyHeld]) -> io::Result<()> {
-        self.made.clear();
+        self.buffer.clear();
         for (at, PossiblyHeld { from, until, why }) in stretches.iter().enumerate() {
             let time = |time: &Option<Timestamp>| time.map_or(String::new(), |time| format!("{time:.3}"));
             let gap = if at == 0 { "" } else { "; " };
-            // As above.
-            let _ = write!(self.made, "{gap}{}/{} {}", time(from), time(until), why.as_str());
+            // Writing to a String can't fail.
+            let _ = write!(self.buffer, "{gap}{}/{} {}", time(from), time(until), why.as_str());
         }
-        self.writer.write_field(&self.made).map_err(plain)
+        self.writer.write_field(&self.buffer).map_err(io_error)
     }
 
-    /// Where the records are, one after the other.
+    /// The locations of the records, separated by `; `.
     fn proof(&mut self, proof: &[Proof]) -> io::Result<()> {
-        self.made.clear();
+        self.buffer.clear();
         for (at, proof) in proof.iter().enumerate() {
-            // As above.
-            let _ = write!(self.made, "{}{}", if at == 0 { "" } else { "; " }, place(proof));
+            // Writing to a String can't fail.
+            let _ = write!(self.buffer, "{}{}", if at == 0 { "" } else { "; " }, location(proof));
         }
-        self.writer.write_field(&*outside(&self.made)).map_err(plain)
+        self.writer.write_field(&*outside(&self.buffer)).map_err(io_error)
     }
 
-    /// Whether one of the records is of a source that does not show who wrote it.
+    /// Whether one of the records is from a source that does not authenticate its writers.
     fn source(&mut self, proof: &[Proof]) -> io::Result<()> {
         self.word(if Proof::any_unauthenticated(proof) { "true" } else { "false" })
     }
 
     fn end(&mut self) -> io::Result<()> {
-        self.writer.write_record(None::<&[u8]>).map_err(plain)
+        self.writer.write_record(None::<&[u8]>).map_err(io_error)
     }
 }
 
-/// The output's own error, so that a reader who has gone is known as one.
-fn plain(error: csv::Error) -> io::Error {
+/// The output's own error, so that callers recognise a broken pipe.
+fn io_error(error: csv::Error) -> io::Error {
     match error.into_kind() {
         ErrorKind::Io(error) => error,
         other => io::Error::other(format!("{other:?}")),
@@ -217,8 +216,8 @@ fn outside(text: &str) -> Cow<'_, str> {
     let harmless = text.bytes().all(|b| (0x20..0x7F).contains(&b));
     match (begins, harmless) {
         (false, true) => text.into(),
-        (false, false) => whole(text).into_string().into(),
-        (true, _) => format!("'{}", whole(text)).into(),
+        (false, false) => escape_text(text).into_string().into(),
+        (true, _) => format!("'{}", escape_text(text)).into(),
     }
 }
 

@@ -8,40 +8,40 @@ use uuid::Uuid;
 
 use crate::span::{Holds, Span, holds};
 
-/// What is asked for. All that is set must be so; nothing set asks for everything.
+/// Selects holdings and findings: those that meet all conditions that are set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// On this host.
+    /// Host name.
     pub host: Option<String>,
-    /// Of one of these guests; of all when empty.
+    /// One of these guests; any when empty.
     pub guests: Vec<GuestFilter>,
-    /// Of this interface.
+    /// The interface's address.
     pub mac: Option<MacAddr>,
-    /// Of such a device.
+    /// The device.
     pub device: Option<DeviceFilter>,
-    /// Not over before.
+    /// Holdings that had not ended before this time.
     pub start: Option<Timestamp>,
-    /// Begun before, this time itself excluded.
+    /// Holdings that began before this time (exclusive).
     pub end: Option<Timestamp>,
-    /// Held, or possibly held, by QEMU at some moment of this stretch of time.
+    /// Held, or possibly held, by QEMU at some moment of this time range.
     pub at: Option<Span>,
     /// Held by QEMU as the trail ends.
     pub held: bool,
     /// Held by QEMU at any time.
     pub granted: bool,
-    /// Findings of one of these kinds; of all when empty.
+    /// Findings of one of these kinds; any when empty.
     pub kinds: Vec<FindingKind>,
 }
 
 impl Filter {
-    /// Whether a holding is asked for.
-    pub fn keeps_holding(&self, holding: &Holding) -> bool {
+    /// Whether a holding matches.
+    pub fn matches_holding(&self, holding: &Holding) -> bool {
         self.keeps(holding, Some(&holding.device))
     }
 
-    /// The same; without a device, whatever device is asked for.
+    /// The same; without a device, the filter's device is not checked.
     fn keeps(&self, holding: &Holding, device: Option<&Device>) -> bool {
-        // QEMU may have had what a start that failed was to give it.
+        // A start that failed may have passed the descriptors to QEMU before.
         let failed = holding.possibly_held.iter().any(|possibly| possibly.why == Doubt::Failed);
         let had = matches!(holding.state, State::Held | State::Released | State::Opening | State::Unknown)
             || failed
@@ -54,35 +54,39 @@ impl Filter {
             && (!self.granted || had)
     }
 
-    /// Whether a holding may be asked for: its records don't tell the interface, number or path that is.
-    pub fn may_mean(&self, holding: &Holding) -> bool {
-        let untold = self.device.as_ref().is_some_and(|asked| asked.is_untold(&holding.device));
-        untold && self.keeps(holding, None)
+    /// Whether a holding may match: its records lack the interface, number or path that the filter
+    /// names.
+    pub fn may_match(&self, holding: &Holding) -> bool {
+        let missing = self.device.as_ref().is_some_and(|asked| asked.is_missing_in(&holding.device));
+        missing && self.keeps(holding, None)
     }
 
-    /// Whether a finding is asked for. One that names no guest, interface or device is about none.
-    pub fn keeps_finding(&self, finding: &Finding) -> bool {
-        self.takes(finding, false)
+    /// Whether a finding matches. One that names no guest, interface or device matches no filter
+    /// for one.
+    pub fn matches_finding(&self, finding: &Finding) -> bool {
+        self.accepts(finding, false)
     }
 
-    /// Whether a finding may concern a holding that is asked for: what it does not name can't part them.
+    /// Whether a finding may concern a holding that matches: one that names no guest, interface or
+    /// device may concern any.
     pub(crate) fn may_concern(&self, finding: &Finding) -> bool {
-        self.takes(finding, true)
+        self.accepts(finding, true)
     }
 
-    /// Whether it depends on the holdings which findings are asked for: those that concern them.
-    pub(crate) fn follows_holdings(&self) -> bool {
+    /// Whether only the findings that concern a matching holding match.
+    pub(crate) fn depends_on_holdings(&self) -> bool {
         self.at.is_some() || self.held || self.granted
     }
 
-    fn takes(&self, finding: &Finding, unnamed: bool) -> bool {
+    fn accepts(&self, finding: &Finding, unnamed: bool) -> bool {
         let Finding { host, guest, mac, device, time, .. } = finding;
         self.is_about(host, guest.as_ref(), *mac, device.as_ref(), unnamed)
             && self.is_within(Span { from: *time, to: *time })
             && (self.kinds.is_empty() || self.kinds.contains(&finding.kind))
     }
 
-    /// `unnamed` is the answer where a thing is asked for and none is named.
+    /// `unnamed` is the result where the filter names a guest, interface or device, and the
+    /// argument is none.
     fn is_about(
         &self,
         host: &str,
@@ -108,12 +112,12 @@ impl Filter {
 pub enum GuestFilter {
     /// By its name.
     Name(String),
-    /// By its uuid; a guest whose name is this uuid is meant, too.
+    /// By its uuid; also matches a guest whose name is this uuid.
     Uuid(Uuid),
 }
 
 impl GuestFilter {
-    /// Whether this guest is meant.
+    /// Whether it names this guest.
     pub fn matches(&self, guest: &GuestId) -> bool {
         match self {
             Self::Name(name) => guest.name == *name,
@@ -130,22 +134,23 @@ impl FromStr for GuestFilter {
     }
 }
 
-/// Devices that are asked for.
+/// A device, as `--device` names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeviceFilter {
-    /// Of this kind.
+    /// By its kind.
     Kind(DeviceKind),
-    /// Opened by this path.
+    /// By the path that was opened.
     Path(String),
-    /// With this number.
+    /// By its device number.
     Number(Rdev),
-    /// With this host's interface behind it.
+    /// By the host interface behind it.
     Interface(IfName),
 }
 
 impl DeviceFilter {
-    /// Whether what is asked for is not told of this device: libvirt's records of a tap have no interface's name.
-    fn is_untold(&self, device: &Device) -> bool {
+    /// Whether the device's records lack what the filter compares: libvirt's records of a tap have
+    /// no interface name.
+    fn is_missing_in(&self, device: &Device) -> bool {
         match self {
             Self::Kind(_) => device.kind == DeviceKind::Unknown,
             Self::Path(_) => device.kind == DeviceKind::Unknown && device.path.is_empty(),
@@ -156,13 +161,13 @@ impl DeviceFilter {
         }
     }
 
-    /// Whether this device is asked for.
+    /// Whether it names this device.
     pub fn matches(&self, device: &Device) -> bool {
         match self {
             Self::Kind(kind) => device.kind == *kind,
             Self::Path(path) => device.path == *path,
             Self::Number(number) => device.rdev == Some(*number),
-            // libvirt's records have a macvtap's interface for its path.
+            // libvirt's records have a macvtap's interface name as its path.
             Self::Interface(name) => {
                 device.dev.as_deref() == Some(name.as_str()) || device.path == name.as_str()
             }
@@ -197,7 +202,7 @@ impl FromStr for DeviceFilter {
     }
 }
 
-/// Whom or what a question is about, as it was asked: an interface, or else a guest.
+/// The subject of a query: an interface, or else a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
     /// The interface with this MAC, of whatever guest.
@@ -232,13 +237,13 @@ mod tests {
     use crate::sample::{at, finding, holding};
 
     fn keeps(filter: Filter, holding: &Holding) -> bool {
-        filter.keeps_holding(holding)
+        filter.matches_holding(holding)
     }
 
     #[test]
     fn nothing_asked_for_is_everything() {
         assert!(keeps(Filter::default(), &holding("web1", 1, 10, None)));
-        assert!(Filter::default().keeps_finding(&finding(None, None, 10)));
+        assert!(Filter::default().matches_finding(&finding(None, None, 10)));
     }
 
     #[test]
@@ -246,7 +251,7 @@ mod tests {
         let over = holding("web1", 1, 10, Some(20));
         let held = |time, holding: &Holding| {
             let asked = Filter { at: Some(Span::at(at(time))), ..Filter::default() };
-            asked.keeps_holding(holding)
+            asked.matches_holding(holding)
         };
         let at_times: Vec<i64> = (8..24).filter(|time| held(*time, &over)).collect();
         assert_eq!(at_times, Vec::from_iter(11..20));
@@ -257,7 +262,7 @@ mod tests {
         assert!(held(-1_000_000, &before), "possibly");
         let failed = Holding { state: State::OpenFailed, granted: None, ..over.clone() };
         assert!(!held(15, &failed));
-        // Nobody tells when it was over: no later than what shows that it was.
+        // No record shows its end: the last record of its proof bounds it.
         let unseen = Holding { released: None, last_seen: Some(at(20)), ..over };
         assert!(held(19, &unseen) && !held(20, &unseen));
     }
@@ -271,8 +276,8 @@ mod tests {
         assert!(within(0, 11) && within(12, 13) && within(20, 30) && within(0, 100));
         assert!(!within(0, 10) && !within(21, 30));
         let of = |start, end| Filter { start: Some(at(start)), end: Some(at(end)), ..Filter::default() };
-        assert!(of(5, 6).keeps_finding(&finding(None, None, 5)));
-        assert!(!of(5, 6).keeps_finding(&finding(None, None, 6)));
+        assert!(of(5, 6).matches_finding(&finding(None, None, 5)));
+        assert!(!of(5, 6).matches_finding(&finding(None, None, 6)));
     }
 
     #[test]
@@ -281,8 +286,8 @@ mod tests {
         let never = Holding { state: State::NeverGranted, granted: None, ..over.clone() };
         let held = Filter { held: true, ..Filter::default() };
         let granted = Filter { granted: true, ..Filter::default() };
-        assert_eq!([&over, &lasting, &never].map(|one| held.keeps_holding(one)), [false, true, false]);
-        assert_eq!([&over, &lasting, &never].map(|one| granted.keeps_holding(one)), [true, true, false]);
+        assert_eq!([&over, &lasting, &never].map(|one| held.matches_holding(one)), [false, true, false]);
+        assert_eq!([&over, &lasting, &never].map(|one| granted.matches_holding(one)), [true, true, false]);
     }
 
     #[test]
@@ -293,12 +298,12 @@ mod tests {
         assert!(!keeps(guest("web"), &holding));
         let mac = |last| Filter { mac: Some(MacAddr::kvm([0, 0, last])), ..Filter::default() };
         assert!(keeps(mac(1), &holding) && !keeps(mac(2), &holding));
-        assert!(!mac(1).keeps_finding(&finding(Some("web1"), None, 10)));
-        assert!(!guest("web1").keeps_finding(&finding(None, None, 10)));
+        assert!(!mac(1).matches_finding(&finding(Some("web1"), None, 10)));
+        assert!(!guest("web1").matches_finding(&finding(None, None, 10)));
         let host = Filter { host: Some("h2".to_owned()), ..Filter::default() };
         assert!(!keeps(host, &holding));
         let kinds = Filter { kinds: vec![FindingKind::FalseStart], ..Filter::default() };
-        assert!(!kinds.keeps_finding(&finding(None, None, 10)));
+        assert!(!kinds.matches_finding(&finding(None, None, 10)));
     }
 
     #[test]

@@ -6,29 +6,29 @@ use compact_str::CompactString;
 use taptrail_trail::{Finding, FindingKind, Proof, Report};
 
 use crate::Style;
-use crate::claims::MARK;
-use crate::style::Clock;
-use crate::table::{Cell, Plain, bad, cell, warning};
-use crate::text::{NONE, cut, shown, whole};
+use crate::style::TimeFormat;
+use crate::table::{Cell, Table, bad, cell, warning};
+use crate::text::{NONE, cut, escape_name, escape_text};
+use crate::unauthenticated::UNAUTHENTICATED_MARK;
 
-/// The longest sentence shown, in characters: it may have names in it.
-const LONGEST: usize = 400;
+/// The longest sentence shown, in characters: sentences contain names from outside.
+const MAX_SENTENCE_CHARS: usize = 400;
 
-/// A row for each finding, or where those are wider than the style, its sentence and its last proof's
-/// place on lines of their own.
-pub(crate) fn findings(report: &Report, hosts: bool, clock: &Clock, style: &Style) -> String {
+/// A row for each finding. Where rows are wider than the style, a finding's sentence and the
+/// location of its last proof stand on lines of their own.
+pub(crate) fn findings(report: &Report, hosts: bool, clock: &TimeFormat, style: &Style) -> String {
     let findings = &report.findings;
     let rows = |all: bool| {
         let columns = 3 + usize::from(hosts) + if all { 2 } else { 0 };
-        let mut table = Plain::bare(style, columns);
+        let mut table = Table::without_header(style, columns);
         for finding in findings {
-            let host = hosts.then(|| cell(shown(&finding.host)));
+            let host = hosts.then(|| cell(escape_name(&finding.host)));
             let front = [
                 cell(clock.full(finding.time)),
                 kind(finding.kind),
-                cell(finding.guest.as_ref().map_or(NONE.into(), |guest| shown(&guest.name))),
+                cell(finding.guest.as_ref().map_or(NONE.into(), |guest| escape_name(&guest.name))),
             ];
-            let rest = all.then(|| [cell(sentence(finding)), cell(last_place(finding))]);
+            let rest = all.then(|| [cell(sentence(finding)), cell(last_location(finding))]);
             table.row(host.into_iter().chain(front).chain(rest.into_iter().flatten()));
         }
         table
@@ -41,35 +41,36 @@ pub(crate) fn findings(report: &Report, hosts: bool, clock: &Clock, style: &Styl
     let mut text = String::new();
     for (line, finding) in table.rows().zip(findings) {
         // Writing to a String can't fail.
-        let _ = write!(text, "{line}    {}\n    {}\n", sentence(finding), last_place(finding));
+        let _ = write!(text, "{line}    {}\n    {}\n", sentence(finding), last_location(finding));
     }
     text
 }
 
-/// What a finding says, as a terminal may get it.
+/// A finding's sentence, safe for a terminal.
 pub(crate) fn sentence(finding: &Finding) -> CompactString {
-    cut(&finding.text, LONGEST)
+    cut(&finding.text, MAX_SENTENCE_CHARS)
 }
 
-fn last_place(finding: &Finding) -> String {
-    let mark = if Proof::any_unauthenticated(&finding.proof) { MARK } else { "" };
-    finding.proof.last().map_or(NONE.to_owned(), |proof| format!("{}{mark}", place(proof)))
+fn last_location(finding: &Finding) -> String {
+    let mark = if Proof::any_unauthenticated(&finding.proof) { UNAUTHENTICATED_MARK } else { "" };
+    finding.proof.last().map_or(NONE.to_owned(), |proof| format!("{}{mark}", location(proof)))
 }
 
-/// Where a record can be looked up.
-pub(crate) fn place(proof: &Proof) -> impl Display {
+/// A record's location, as `FILE:LINE (serial N)`.
+pub(crate) fn location(proof: &Proof) -> impl Display {
     fmt::from_fn(|f| {
-        write!(f, "{}:{}", whole(&proof.source), proof.line)?;
+        write!(f, "{}:{}", escape_text(&proof.source), proof.line)?;
         proof.serial.map_or(Ok(()), |serial| write!(f, " (serial {serial})"))
     })
 }
 
-/// Red is what is to be looked at first.
+/// Grave findings are red, the others yellow.
 fn kind(kind: FindingKind) -> Cell {
     if is_grave(kind) { bad(kind.as_str()) } else { warning(kind.as_str()) }
 }
 
-/// Whether a finding of this kind may mean that somebody holds a device whom the trail does not show.
+/// Whether a finding of this kind may mean that a process holds a device that the trail does not
+/// show.
 pub fn is_grave(kind: FindingKind) -> bool {
     matches!(
         kind,

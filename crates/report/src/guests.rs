@@ -3,30 +3,30 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::Style;
-use crate::style::Clock;
-use crate::table::{Plain, cell, good, number, told, warning};
-use crate::text::{NONE, shown};
+use crate::style::TimeFormat;
+use crate::table::{Table, cell, display, good, number, warning};
+use crate::text::{NONE, escape_name};
 
 /// A guest of this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestRow {
-    /// What its owner calls it.
+    /// Its name.
     pub name: String,
-    /// What identifies it.
+    /// Its uuid.
     pub uuid: Uuid,
-    /// QEMU's process, once there is one.
+    /// QEMU's process id, once QEMU runs.
     pub pid: Option<u32>,
     /// `starting`, `running`, `stopping` …
     pub state: String,
-    /// When it came to run.
+    /// When it started to run.
     #[serde(with = "crate::nics::millis")]
     pub since: Option<Timestamp>,
     /// How many interfaces it has.
     pub nics: u32,
-    /// Its supervisor's process, of one that does not answer here.
+    /// The process id of a supervisor that does not answer here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supervisor: Option<u32>,
-    /// The run directory of that supervisor, where it is another one.
+    /// That supervisor's run directory, where it is not this one's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_dir: Option<String>,
 }
@@ -36,17 +36,17 @@ pub fn guest_table(guests: &[GuestRow], style: &Style) -> String {
     if guests.is_empty() {
         return "No guests\n".to_owned();
     }
-    let clock = Clock::new(style);
-    let mut table = Plain::new(style, &["GUEST", "UUID", "PID", "STATE", "SINCE", "NICS"]);
+    let clock = TimeFormat::new(style);
+    let mut table = Table::new(style, &["GUEST", "UUID", "PID", "STATE", "SINCE", "NICS"]);
     for guest in guests {
         let running = guest.state == "running";
-        let state = shown(&guest.state);
+        let state = escape_name(&guest.state);
         table.row([
-            cell(shown(&guest.name)),
-            told(guest.uuid),
+            cell(escape_name(&guest.name)),
+            display(guest.uuid),
             guest.pid.map_or(number(NONE), number),
             if running { good(&state) } else { warning(&state) },
-            cell(clock.maybe(guest.since)),
+            cell(clock.optional(guest.since)),
             number(guest.nics),
         ]);
     }

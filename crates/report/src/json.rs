@@ -4,12 +4,13 @@ use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter, Serializer};
 use taptrail_record::is_visible;
 
-/// A trail's [`Report`](taptrail_trail::Report), or rows of guests or interfaces, as indented JSON with
-/// a newline at its end. In strings what can't be [seen](is_visible) is escaped.
+/// A trail's [`Report`](taptrail_trail::Report), or rows of guests or interfaces, as indented JSON
+/// with a newline at its end. In strings, characters that are not [visible](is_visible) are
+/// escaped.
 ///
 /// # Errors
 ///
-/// None for the types of this room and [`taptrail_trail`].
+/// None for the types of this crate and [`taptrail_trail`].
 pub fn json(value: &(impl Serialize + ?Sized)) -> Result<String, serde_json::Error> {
     let mut text = Vec::new();
     write_pretty(&mut text, value)?;
@@ -42,7 +43,7 @@ pub(crate) fn write_line(
     value.serialize(&mut Serializer::with_formatter(out, Visible(CompactFormatter)))
 }
 
-/// Escapes in strings what can't be seen. What a reader of the JSON gets is the string as it is.
+/// Escapes invisible characters in strings. A JSON parser gets the original string.
 struct Visible<F>(F);
 
 macro_rules! as_inner {

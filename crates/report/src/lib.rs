@@ -1,21 +1,20 @@
-//! What people and programs see: tables, JSON, CSV and explanations.
+//! Output for people and programs: tables, JSON, CSV and explanations.
 //!
-//! This room turns what others know into text, and knows nothing itself: no files, no sockets, no
-//! terminal. Names come from outside and may hold anything, so nothing for people shows a control
-//! character as it is.
+//! This crate turns the other crates' values into text. It opens no file, socket or terminal.
+//! Names come from outside and may hold anything, so output for people escapes control characters.
 //!
-//! - [`Sink`]: what a [`Filter`] asks for of a trail, as a table, JSON, JSON lines or CSV.
+//! - [`Sink`]: the part of a trail that a [`Filter`] selects, as a table, JSON, JSON lines or CSV.
 //! - [`Explainer`]: the same in sentences, each with the lines that prove it.
 //! - [`trail_table`], [`findings_table`]: holdings and the findings below them; findings alone.
 //! - [`guest_table`], [`nic_table`]: the guests of this host, the interfaces of one.
-//! - [`verify_table`], [`blind`]: what processes hold beside what a trail tells, and what could not be seen.
+//! - [`verify_table`], [`unseen_lines`]: the devices that processes hold beside the trail's
+//!   holdings, and the processes that could not be looked into.
 //! - [`json`]: any of them for programs.
-//! - [`shown`], [`whole`]: a name or text from outside as a terminal may get it.
-//! - [`warnings`], [`Stats`]: what could not be read, and what reading took.
+//! - [`escape_name`], [`escape_text`]: a name or text from outside, safe for a terminal.
+//! - [`warnings`], [`Stats`]: the lines that could not be read; amounts and rates of reading.
 
 #![forbid(unsafe_code)]
 
-mod claims;
 mod csv;
 mod explain;
 mod filter;
@@ -34,23 +33,24 @@ mod style;
 mod table;
 mod text;
 mod trail;
+mod unauthenticated;
 mod verify;
 mod warnings;
 
-pub use explain::{Explainer, Explanation, Lines};
+pub use explain::{Explainer, Explanation, LineReader};
 pub use filter::{DeviceFilter, DeviceFilterError, Filter, GuestFilter, Subject};
 pub use findings::is_grave;
 pub use guests::{GuestRow, guest_table};
 pub use json::{json, json_line};
 pub use nics::{DeviceRow, NicRow, nic_table};
-pub use sink::{Count, Format, Sink, Take, Told};
+pub use sink::{Count, Format, Sink, TrailConsumer, View};
 pub use span::Span;
 pub use stats::Stats;
 pub use style::Style;
-pub use text::{shown, whole};
+pub use text::{escape_name, escape_text};
 pub use trail::{findings_table, trail_table};
 pub use verify::{
-    GuestSeen, HeldRow, ManagerRow, ProcessRow, TrailRead, UnseenReport, UnseenRow, Verified, VerifiedRow,
-    left_out, unseen_lines, verify_table,
+    HeldDeviceRow, ManagerRow, ProcessGuest, ProcessRow, TrailSummary, UnseenReport, UnseenRow, Verified,
+    VerifiedRow, other_hosts_line, unseen_lines, verify_table,
 };
 pub use warnings::warnings;

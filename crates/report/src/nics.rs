@@ -4,45 +4,45 @@ use serde::{Deserialize, Serialize};
 use taptrail_record::{Device, MacAddr};
 
 use crate::Style;
-use crate::style::Clock;
-use crate::table::{Cell, Plain, cell, good, number, told, warning};
-use crate::text::{NONE, shown};
+use crate::style::TimeFormat;
+use crate::table::{Cell, Table, cell, display, good, number, warning};
+use crate::text::{NONE, escape_name};
 
 /// An interface of a guest, with the devices that QEMU holds for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NicRow {
-    /// What names it.
+    /// Its address, which names it.
     pub mac: MacAddr,
-    /// Where its frames go: `bridge=br0`, `tap=NAME`, `macvtap=LOWER`.
+    /// The network backend: `bridge=br0`, `tap=NAME`, `macvtap=LOWER`.
     pub backend: String,
-    /// What the guest sees: `virtio-net-pci` …
+    /// The device model (frontend): `virtio-net-pci` …
     pub model: String,
-    /// How many queues it has.
+    /// Its number of queues.
     pub queues: u32,
-    /// Whether QEMU has vhost-net for it.
+    /// Whether QEMU uses vhost-net for it.
     pub vhost: bool,
-    /// The host's interface behind it.
+    /// The host interface behind it.
     pub ifname: Option<String>,
     /// `held`, `unplugging`, `revoked`, `kept` …
     pub state: String,
-    /// When QEMU was seen to hold its devices.
+    /// When the supervisor first saw QEMU hold its devices.
     #[serde(with = "millis")]
     pub since: Option<Timestamp>,
-    /// One for each open(2).
+    /// Its devices, one for each open(2).
     pub devices: Vec<DeviceRow>,
 }
 
 /// One open device of an interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceRow {
-    /// What was opened; its members stand beside `queue` in JSON.
+    /// The device; in JSON its members stand beside `queue`.
     #[serde(flatten)]
     pub device: Device,
-    /// Which queue it serves, from 0.
+    /// The queue that it serves, from 0.
     pub queue: u32,
-    /// The descriptor's number in QEMU, once it was seen there.
+    /// The descriptor's number in QEMU, once the supervisor has seen it there.
     pub qemu_fd: Option<i32>,
-    /// Of a released one: why that is no proof that nobody holds it any more.
+    /// Why the close of a released device does not show that nobody holds it any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doubt: Option<String>,
 }
@@ -52,22 +52,22 @@ pub fn nic_table(nics: &[NicRow], style: &Style) -> String {
     if nics.is_empty() {
         return "No interfaces\n".to_owned();
     }
-    let clock = Clock::new(style);
+    let clock = TimeFormat::new(style);
     let header = [
         "MAC", "BACKEND", "IFNAME", "MODEL", "QUEUES", "VHOST", "STATE", "SINCE", "DEVICE", "PATH", "RDEV",
         "FDS",
     ];
-    let mut table = Plain::new(style, &header);
+    let mut table = Table::new(style, &header);
     for nic in nics {
         let mut left = vec![
-            told(nic.mac),
-            cell(shown(&nic.backend)),
-            cell(nic.ifname.as_deref().map_or(NONE.into(), shown)),
-            cell(shown(&nic.model)),
+            display(nic.mac),
+            cell(escape_name(&nic.backend)),
+            cell(nic.ifname.as_deref().map_or(NONE.into(), escape_name)),
+            cell(escape_name(&nic.model)),
             number(nic.queues),
             cell(if nic.vhost { "yes" } else { "no" }),
-            state(nic, &shown(&nic.state)),
-            cell(clock.maybe(nic.since)),
+            state(nic, &escape_name(&nic.state)),
+            cell(clock.optional(nic.since)),
         ];
         let groups = grouped(&nic.devices);
         if groups.is_empty() {
@@ -77,9 +77,9 @@ pub fn nic_table(nics: &[NicRow], style: &Style) -> String {
         for (device, fds) in groups {
             let width = left.len();
             let rdev = device.rdev.map_or(NONE.to_owned(), |rdev| rdev.to_string());
-            let right = [cell(device.kind.as_str()), cell(shown(&device.path)), cell(rdev), cell(fds)];
+            let right = [cell(device.kind.as_str()), cell(escape_name(&device.path)), cell(rdev), cell(fds)];
             table.row(left.into_iter().chain(right));
-            // The interface is told once, beside its first device.
+            // The interface's columns are filled once, beside its first device.
             left = (0..width).map(|_| cell("")).collect();
         }
     }
@@ -87,22 +87,22 @@ pub fn nic_table(nics: &[NicRow], style: &Style) -> String {
 }
 
 /// The same in three columns of several lines each, for 80 columns.
-fn stacked(nics: &[NicRow], clock: &Clock, style: &Style) -> String {
+fn stacked(nics: &[NicRow], clock: &TimeFormat, style: &Style) -> String {
     let header = ["MAC\nBACKEND\nMODEL", "STATE\nSINCE\nIFNAME QUEUES", "DEVICE\nPATH\nRDEV FDS"];
-    let mut table = Plain::new(style, &header);
+    let mut table = Table::new(style, &header);
     for nic in nics {
-        let mut parts = Vec::from_iter(nic.ifname.as_deref().map(shown));
+        let mut parts = Vec::from_iter(nic.ifname.as_deref().map(escape_name));
         parts.push(format_compact!("x{}", nic.queues));
         parts.extend(nic.vhost.then(|| "vhost".into()));
-        let since = clock.maybe(nic.since);
+        let since = clock.optional(nic.since);
         let device = |(device, fds): &(&Device, String)| {
             let rdev = device.rdev.map_or(String::new(), |rdev| format!("{rdev} "));
-            format!("{}\n{}\n{rdev}{fds}", device.kind, shown(&device.path))
+            format!("{}\n{}\n{rdev}{fds}", device.kind, escape_name(&device.path))
         };
         let devices: Vec<_> = grouped(&nic.devices).iter().map(device).collect();
         table.block([
-            cell(format!("{}\n{}\n{}", nic.mac, shown(&nic.backend), shown(&nic.model))),
-            state(nic, &format!("{}\n{since}\n{}", shown(&nic.state), parts.join(" "))),
+            cell(format!("{}\n{}\n{}", nic.mac, escape_name(&nic.backend), escape_name(&nic.model))),
+            state(nic, &format!("{}\n{since}\n{}", escape_name(&nic.state), parts.join(" "))),
             cell(devices.join("\n")),
         ]);
     }
@@ -113,7 +113,7 @@ fn state(nic: &NicRow, text: &str) -> Cell {
     if nic.state == "held" { good(text) } else { warning(text) }
 }
 
-/// The devices that differ, each with the descriptors of all its queues.
+/// The distinct devices, each with the descriptors of all its queues.
 fn grouped(devices: &[DeviceRow]) -> Vec<(&Device, String)> {
     let mut groups: Vec<(&Device, String)> = Vec::new();
     for row in devices {

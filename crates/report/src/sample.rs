@@ -5,7 +5,7 @@ use taptrail_record::{Device, GuestId, MacAddr, Rdev};
 use taptrail_trail::{Certainty, EndedBy, Finding, FindingKind, Holding, Proof, State};
 use uuid::Uuid;
 
-/// A time, in seconds.
+/// A time, in seconds since 1970.
 pub(crate) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(seconds).unwrap()
 }
@@ -48,7 +48,8 @@ pub(crate) fn holding(name: &str, mac: u8, opened: i64, released: Option<i64>) -
     }
 }
 
-/// A failed open of a guest's interface, or something of the guest as a whole, or of nobody.
+/// A failed open of a guest's interface; without a MAC, a finding about the guest; without a name,
+/// about no guest.
 pub(crate) fn finding(name: Option<&str>, mac: Option<u8>, time: i64) -> Finding {
     Finding {
         kind: FindingKind::OpenFailed,

@@ -6,12 +6,12 @@ use taptrail_record::MacAddr;
 use taptrail_trail::{Finding, Holding, Input, PossiblyHeld, State};
 use uuid::Uuid;
 
-/// A stretch of time; an end that is not told is as far away as can be.
+/// A time range; an unknown end is [`Timestamp::MIN`] or [`Timestamp::MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span {
     /// Its first moment.
     pub from: Timestamp,
-    /// The first moment after it; the same as `from` where one moment is meant.
+    /// The first moment after it; equal to `from` for a single moment.
     pub to: Timestamp,
 }
 
@@ -22,19 +22,19 @@ impl Span {
         Self { from, to: end(holding).max(from) }
     }
 
-    /// One moment.
+    /// A single moment.
     pub fn at(time: Timestamp) -> Self {
         Self { from: time, to: time }
     }
 
-    /// Whether some moment of it is from `from` to before `until`.
+    /// Whether it overlaps the range from `from` to before `until`.
     fn touches(self, from: Timestamp, until: Timestamp) -> bool {
         let last = if self.to > self.from { self.to - SignedDuration::from_nanos(1) } else { self.from };
         from <= last && self.from < until
     }
 }
 
-/// Whether QEMU held a device at some moment of a stretch of time.
+/// Whether QEMU held a device at some moment of a time range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Holds {
     /// It did.
@@ -56,8 +56,9 @@ pub(crate) fn holds(holding: &Holding, at: Span) -> Holds {
     if holding.possibly_held.iter().any(possibly) { Holds::Possibly } else { Holds::No }
 }
 
-/// The same, as far as the log goes: what was held as it ended may be over by a later time.
-pub(crate) fn holds_by(holding: &Holding, at: Span, input: &Input) -> Holds {
+/// The same, with respect to the log's coverage: a device held as the log ends may have been
+/// released before a later time.
+pub(crate) fn holds_within_coverage(holding: &Holding, at: Span, input: &Input) -> Holds {
     let covered = input.coverage.binary_search_by(|of| of.host.cmp(&holding.host)).ok();
     let last = covered.and_then(|of| input.coverage[of].spans.last());
     match holds(holding, at) {
@@ -68,7 +69,7 @@ pub(crate) fn holds_by(holding: &Holding, at: Span, input: &Input) -> Holds {
     }
 }
 
-/// When it was over at the latest: the last that is told of it shows that, where nothing tells the end.
+/// The latest time of its end: that of its last record, where no record shows the end.
 fn end(holding: &Holding) -> Timestamp {
     if holding.state == State::Held {
         return Timestamp::MAX;
@@ -77,28 +78,29 @@ fn end(holding: &Holding) -> Timestamp {
     holding.released.or(last).unwrap_or(Timestamp::MAX)
 }
 
-/// Which findings concern certain holdings: those of the same host in the time of a holding that name
-/// no other guest and no other interface than its own.
+/// The times of some holdings, to select the findings that concern them: those of the same host, in
+/// the time of a holding, that name no other guest or interface than the holding's.
 #[derive(Debug, Default)]
-pub(crate) struct Concerns {
-    times: HashMap<About, Vec<Span>>,
-    /// Whether `times` are sorted and apart from each other.
-    settled: bool,
+pub(crate) struct RelatedTimes {
+    times: HashMap<Scope, Vec<Span>>,
+    /// Whether `times` are sorted and do not overlap.
+    merged: bool,
 }
 
-/// A host, a guest of its or none, an interface of it or none.
-pub(crate) type About = (Arc<str>, Option<Uuid>, Option<MacAddr>);
+/// A host, optionally one of its guests, optionally an interface of that.
+pub(crate) type Scope = (Arc<str>, Option<Uuid>, Option<MacAddr>);
 
-impl Concerns {
+impl RelatedTimes {
     /// Adds a holding.
     pub(crate) fn add(&mut self, holding: &Holding) {
-        self.settled = false;
+        self.merged = false;
         let span = Span::of(holding);
         let (guest, mac) = (Some(holding.guest.uuid), Some(holding.mac));
         for (guest, mac) in [(None, None), (None, mac), (guest, None), (guest, mac)] {
             let times = self.times.entry((Arc::clone(&holding.host), guest, mac)).or_default();
             match times.last_mut() {
-                // What comes in the order of time needs no more room than what is apart.
+                // Holdings in the order of time are merged at once, so that memory grows only with
+                // gaps.
                 Some(last) if last.from <= span.from && span.from <= last.to => {
                     last.to = last.to.max(span.to)
                 }
@@ -108,10 +110,10 @@ impl Concerns {
     }
 
     /// Whether a finding concerns one of the holdings added.
-    pub(crate) fn concern(&mut self, finding: &Finding) -> bool {
-        if !self.settled {
-            self.times.values_mut().for_each(settle);
-            self.settled = true;
+    pub(crate) fn contains(&mut self, finding: &Finding) -> bool {
+        if !self.merged {
+            self.times.values_mut().for_each(merge_overlapping);
+            self.merged = true;
         }
         let guest = finding.guest.as_ref().map(|guest| guest.uuid);
         let about = (Arc::clone(&finding.host), guest, finding.mac);
@@ -121,8 +123,8 @@ impl Concerns {
     }
 }
 
-/// Sorts, and makes one of those that overlap.
-fn settle(times: &mut Vec<Span>) {
+/// Sorts the ranges and merges those that overlap.
+fn merge_overlapping(times: &mut Vec<Span>) {
     times.sort_unstable();
     times.dedup_by(|later, earlier| {
         let one = later.from <= earlier.to;
@@ -140,14 +142,14 @@ mod tests {
 
     #[test]
     fn findings_concern_holdings_of_their_time_that_they_do_not_exclude() {
-        let mut concerns = Concerns::default();
+        let mut related = RelatedTimes::default();
         for (mac, opened, released) in
             [(1, 10, Some(20)), (1, 30, Some(40)), (2, 15, Some(32)), (1, 12, Some(13))]
         {
-            concerns.add(&holding("web1", mac, opened, released));
+            related.add(&holding("web1", mac, opened, released));
         }
         let mut times = |name, mac| -> Vec<i64> {
-            (8..44).step_by(2).filter(|time| concerns.concern(&finding(name, mac, *time))).collect()
+            (8..44).step_by(2).filter(|time| related.contains(&finding(name, mac, *time))).collect()
         };
         assert_eq!(times(Some("web1"), Some(1)), [10, 12, 14, 16, 18, 20, 30, 32, 34, 36, 38, 40]);
         assert_eq!(times(Some("web1"), Some(2)), [16, 18, 20, 22, 24, 26, 28, 30, 32]);

@@ -4,19 +4,19 @@ use compact_str::{CompactString, format_compact};
 use taptrail_trail::Input;
 
 use crate::Style;
-use crate::table::{Plain, cell, number};
+use crate::table::{Table, cell, number};
 
-/// What reading took.
+/// Amounts and rates of reading.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// What was read.
+    /// The summary of the input.
     pub input: Input,
-    /// How many things it told of: records, opens that the kernel saw, boots.
-    pub used: u64,
-    /// `VIRT_CONTROL` records of programs that know no guests.
+    /// The number of entries: records, opens that the kernel logged, boots.
+    pub entries: u64,
+    /// The number of `VIRT_CONTROL` records of container run-times.
     pub foreign: u64,
-    /// How long reading and telling took.
-    pub took: Duration,
+    /// The time that reading and writing took.
+    pub elapsed: Duration,
 }
 
 impl Stats {
@@ -24,13 +24,13 @@ impl Stats {
     pub fn text(&self) -> String {
         let Input { bytes, lines, records, unreadable, unread, duplicates, .. } = self.input;
         let files = self.input.files.len() as u64;
-        let known = self.used.saturating_add(unreadable).saturating_add(unread).saturating_add(duplicates);
+        let known = self.entries.saturating_add(unreadable).saturating_add(unread).saturating_add(duplicates);
         let others = lines.saturating_sub(known);
-        let mut table = Plain::bare(&Style::default(), 3);
+        let mut table = Table::without_header(&Style::default(), 3);
         let mut row = |name: &str, amount: u64, rate: CompactString| {
             table.row([cell(name), number(amount), number(rate)]);
         };
-        let seconds = self.took.as_secs_f64();
+        let seconds = self.elapsed.as_secs_f64();
         row("files", files, "".into());
         row("bytes", bytes, rate(bytes, seconds, "B"));
         row("lines", lines, rate(lines, seconds, ""));
@@ -45,12 +45,12 @@ impl Stats {
     }
 }
 
-/// An amount for each second, in three digits: `8.93 GB/s`.
+/// An amount per second, in three digits: `8.93 GB/s`.
 fn rate(amount: u64, seconds: f64, unit: &str) -> CompactString {
     if seconds <= 0.0 {
         return "".into();
     }
-    // A rate is no exact number, and 2^53 bytes are beyond any log.
+    // A rate need not be exact, and no log has 2^53 bytes.
     #[allow(clippy::cast_precision_loss)]
     let mut rate = amount as f64 / seconds;
     let mut prefix = "";
@@ -92,7 +92,7 @@ mod tests {
             duplicates: 7,
             ..Input::default()
         };
-        let stats = Stats { input, used: 30, foreign: 4, took: Duration::from_millis(500) };
+        let stats = Stats { input, entries: 30, foreign: 4, elapsed: Duration::from_millis(500) };
         assert_eq!(
             stats
                 .text()

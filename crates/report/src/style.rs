@@ -6,55 +6,54 @@ use jiff::tz::TimeZone;
 use crate::span::Span;
 use crate::text::NONE;
 
-/// How long the day and the blank after it are.
-const DAY: usize = "2026-11-23 ".len();
+/// Length of the date and the blank after it, in bytes.
+const DATE_PREFIX_LEN: usize = "2026-11-23 ".len();
 
 /// How a table looks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Style {
-    /// Columns of the terminal; where a table needs more, its columns are stacked. None: as wide as
-    /// needed.
+    /// Columns of the terminal; the columns of a wider table are stacked. None: no limit.
     pub width: Option<u16>,
     /// Whether to colour, by ANSI escapes.
     pub color: bool,
-    /// Times in UTC, else in the system's zone.
+    /// Whether times are in UTC, else in the system's zone.
     pub utc: bool,
-    /// The time that is asked for: what was held then only possibly is marked.
+    /// The filter's time: devices that were only possibly held then are marked.
     pub at: Option<Span>,
 }
 
-/// Times of one table, in its zone.
+/// Formats the times of one table, in its zone.
 #[derive(Debug)]
-pub(crate) struct Clock(TimeZone);
+pub(crate) struct TimeFormat(TimeZone);
 
-impl Clock {
+impl TimeFormat {
     pub(crate) fn new(style: &Style) -> Self {
         Self(if style.utc { TimeZone::UTC } else { TimeZone::system() })
     }
 
-    /// Day and time, to the millisecond.
+    /// Date and time, to the millisecond.
     pub(crate) fn full(&self, time: Timestamp) -> CompactString {
-        let (text, _) = self.written(time);
+        let (text, _) = self.format(time);
         text
     }
 
-    /// The same, if it is known.
-    pub(crate) fn maybe(&self, time: Option<Timestamp>) -> CompactString {
+    /// The same; `-` for none.
+    pub(crate) fn optional(&self, time: Option<Timestamp>) -> CompactString {
         time.map_or(NONE.into(), |time| self.full(time))
     }
 
-    /// The same, without the day when that is `since`'s.
+    /// The same, without the date when that is `since`'s.
     pub(crate) fn after(&self, since: Option<Timestamp>, time: Option<Timestamp>) -> CompactString {
         let Some(time) = time else { return NONE.into() };
-        let (mut text, day) = self.written(time);
+        let (mut text, day) = self.format(time);
         if since.is_some_and(|since| self.0.to_datetime(since).date() == day) {
-            text.replace_range(..DAY, "");
+            text.replace_range(..DATE_PREFIX_LEN, "");
         }
         text
     }
 
-    /// A large table has many times, and this is most of its cost: no general formatting.
-    fn written(&self, time: Timestamp) -> (CompactString, Date) {
+    /// Formats by hand: a large table has many times, and they are most of its cost.
+    fn format(&self, time: Timestamp) -> (CompactString, Date) {
         let then = self.0.to_datetime(time);
         let mut text = *b"0000-00-00 00:00:00.000";
         let mut put = |at: std::ops::Range<usize>, value: i16| {
@@ -81,8 +80,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_day_is_told_once() {
-        let clock = Clock::new(&Style { utc: true, ..Style::default() });
+    fn a_date_is_shown_once() {
+        let clock = TimeFormat::new(&Style { utc: true, ..Style::default() });
         let time = |text: &str| text.parse::<Timestamp>().unwrap();
         let opened = time("2026-11-23T23:59:59.5Z");
         assert_eq!(clock.full(opened), "2026-11-23 23:59:59.500");

@@ -6,22 +6,23 @@ use unicode_width::UnicodeWidthStr as _;
 use crate::Style;
 use crate::fold::fold;
 
-/// Blanks between columns.
-const GAP: usize = 2;
+/// Number of blanks between columns.
+const COLUMN_GAP: usize = 2;
 
-/// The narrowest that folding makes a column.
-const NARROWEST: usize = 8;
+/// Folding makes no column narrower than this, in columns of a terminal.
+const MIN_COLUMN_WIDTH: usize = 8;
 
-/// A table without lines, as `ps` has: a header, and rows whose columns stand two blanks apart.
+/// A table without lines, like that of `ps`: a header, and rows whose columns stand two blanks
+/// apart.
 #[derive(Debug)]
-pub(crate) struct Plain {
+pub(crate) struct Table {
     /// Row by row, the header's first.
     cells: Vec<Cell>,
-    /// Of each column, that of its widest cell.
+    /// The width of each column's widest cell.
     widths: Vec<usize>,
     color: bool,
     /// Whether some cell has several lines.
-    tall: bool,
+    multiline: bool,
 }
 
 /// One cell: one or more lines, with one colour and one alignment.
@@ -31,25 +32,25 @@ pub(crate) struct Cell {
     /// In columns of a terminal.
     width: usize,
     /// Whether it has several lines.
-    tall: bool,
+    multiline: bool,
     right: bool,
-    ink: Ink,
+    color: Color,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ink {
-    Plain,
+enum Color {
+    Default,
     Bold,
     Green,
     Yellow,
     Red,
 }
 
-impl Ink {
-    /// What switches it on, and off again.
+impl Color {
+    /// The escape sequences that switch it on and off.
     fn escapes(self) -> (&'static str, &'static str) {
         match self {
-            Self::Plain => ("", ""),
+            Self::Default => ("", ""),
             Self::Bold => ("\x1b[1m", "\x1b[0m"),
             Self::Green => ("\x1b[38;5;2m", "\x1b[39m"),
             Self::Yellow => ("\x1b[38;5;3m", "\x1b[39m"),
@@ -58,36 +59,36 @@ impl Ink {
     }
 }
 
-impl Plain {
+impl Table {
     /// A table of as many columns as the header has names.
     pub(crate) fn new(style: &Style, header: &[&str]) -> Self {
-        let mut table = Self::bare(style, header.len());
-        table.row(header.iter().map(|name| Cell { ink: Ink::Bold, ..cell(*name) }));
+        let mut table = Self::without_header(style, header.len());
+        table.row(header.iter().map(|name| Cell { color: Color::Bold, ..cell(*name) }));
         table
     }
 
     /// A table without a header.
-    pub(crate) fn bare(style: &Style, columns: usize) -> Self {
-        Self { cells: Vec::new(), widths: vec![0; columns], color: style.color, tall: false }
+    pub(crate) fn without_header(style: &Style, columns: usize) -> Self {
+        Self { cells: Vec::new(), widths: vec![0; columns], color: style.color, multiline: false }
     }
 
-    /// Makes room for so many rows: a table of thousands need not move while it grows.
-    pub(crate) fn expect(&mut self, rows: usize) {
+    /// Reserves memory for so many rows.
+    pub(crate) fn reserve_rows(&mut self, rows: usize) {
         self.cells.reserve_exact(rows.saturating_mul(self.widths.len()));
     }
 
-    /// Adds a row. Cells beyond the columns are left out, and what is missing is empty.
+    /// Adds a row. Extra cells are left out, and missing ones are empty.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
         let mut cells = cells.into_iter();
         for width in &mut self.widths {
             let cell = cells.next().unwrap_or_else(|| cell(""));
             *width = (*width).max(cell.width);
-            self.tall |= cell.tall;
+            self.multiline |= cell.multiline;
             self.cells.push(cell);
         }
     }
 
-    /// A row of several lines, and a free line below it.
+    /// Adds a row of several lines, and an empty line below it.
     pub(crate) fn block(&mut self, cells: impl IntoIterator<Item = Cell>) {
         self.row(cells);
         self.row([]);
@@ -98,12 +99,11 @@ impl Plain {
         style.width.is_none_or(|width| self.width() <= usize::from(width))
     }
 
-    /// The widest columns are made narrower, and their cells folded, until the table fits the style's
-    /// width.
+    /// Narrows the widest columns and folds their cells, until the table fits the style's width.
     pub(crate) fn folded(mut self, style: &Style) -> Self {
         let Some(most) = style.width.map(usize::from) else { return self };
         let mut cap = self.widths.iter().copied().max().unwrap_or_default();
-        while self.width() > most && cap > NARROWEST {
+        while self.width() > most && cap > MIN_COLUMN_WIDTH {
             cap -= 1;
             self.widths.iter_mut().for_each(|width| *width = cap.min(*width));
         }
@@ -114,20 +114,20 @@ impl Plain {
                 let lines: Vec<_> = cell.text.lines().flat_map(|line| fold(line, width)).collect();
                 cell.text = lines.join("\n").into();
                 cell.width = width;
-                self.tall = true;
+                self.multiline = true;
             }
         }
         self
     }
 
-    /// The lines, without blanks at their ends; for each row as many as its tallest cell has.
+    /// The table's lines, without blanks at their ends.
     pub(crate) fn text(&self) -> String {
         let mut text =
             String::with_capacity(self.cells.len() / self.widths.len().max(1) * (self.width() + 1));
         for row in self.cells.chunks(self.widths.len().max(1)) {
             self.write_row(row, &mut text);
         }
-        // Free lines at the end are left out.
+        // Without the empty lines at the end.
         text.truncate(text.trim_end_matches('\n').len());
         if !text.is_empty() {
             text.push('\n');
@@ -145,11 +145,11 @@ impl Plain {
     }
 
     fn width(&self) -> usize {
-        self.widths.iter().map(|width| width + GAP).sum::<usize>().saturating_sub(GAP)
+        self.widths.iter().map(|width| width + COLUMN_GAP).sum::<usize>().saturating_sub(COLUMN_GAP)
     }
 
     fn write_row(&self, row: &[Cell], text: &mut String) {
-        if !self.tall {
+        if !self.multiline {
             self.write_line(row.iter().map(|cell| (cell, cell.text.as_str(), cell.width)), text);
             return;
         }
@@ -164,15 +164,15 @@ impl Plain {
     fn write_line<'a>(&self, parts: impl Iterator<Item = (&'a Cell, &'a str, usize)>, text: &mut String) {
         for ((cell, part, width), column) in parts.zip(&self.widths) {
             let blanks = column.saturating_sub(width);
-            let (on, off) = if self.color { cell.ink.escapes() } else { ("", "") };
+            let (on, off) = if self.color { cell.color.escapes() } else { ("", "") };
             text.push_str(on);
             if cell.right {
                 pad(text, blanks);
                 text.push_str(part);
-                pad(text, GAP);
+                pad(text, COLUMN_GAP);
             } else {
                 text.push_str(part);
-                pad(text, blanks + GAP);
+                pad(text, blanks + COLUMN_GAP);
             }
             text.push_str(off);
         }
@@ -190,37 +190,37 @@ fn pad(text: &mut String, mut blanks: usize) {
     text.push_str(&MANY[..blanks]);
 }
 
-/// How many columns of a terminal a line takes.
+/// The width of a line in columns of a terminal.
 fn columns(line: &str) -> usize {
     if line.is_ascii() { line.len() } else { line.width() }
 }
 
 pub(crate) fn cell(text: impl Into<CompactString>) -> Cell {
     let text = text.into();
-    let tall = text.contains('\n');
-    let width = if tall { text.lines().map(columns).max().unwrap_or_default() } else { columns(&text) };
-    Cell { text, width, tall, right: false, ink: Ink::Plain }
+    let multiline = text.contains('\n');
+    let width = if multiline { text.lines().map(columns).max().unwrap_or_default() } else { columns(&text) };
+    Cell { text, width, multiline, right: false, color: Color::Default }
 }
 
-/// As [`cell`], of anything that can be shown.
-pub(crate) fn told(value: impl fmt::Display) -> Cell {
+/// As [`cell`], of any value that can be formatted.
+pub(crate) fn display(value: impl fmt::Display) -> Cell {
     cell(value.to_compact_string())
 }
 
 pub(crate) fn number(value: impl fmt::Display) -> Cell {
-    Cell { right: true, ..told(value) }
+    Cell { right: true, ..display(value) }
 }
 
 pub(crate) fn good(text: &str) -> Cell {
-    Cell { ink: Ink::Green, ..cell(text) }
+    Cell { color: Color::Green, ..cell(text) }
 }
 
 pub(crate) fn warning(text: &str) -> Cell {
-    Cell { ink: Ink::Yellow, ..cell(text) }
+    Cell { color: Color::Yellow, ..cell(text) }
 }
 
 pub(crate) fn bad(text: &str) -> Cell {
-    Cell { ink: Ink::Red, ..cell(text) }
+    Cell { color: Color::Red, ..cell(text) }
 }
 
 #[cfg(test)]
@@ -231,8 +231,8 @@ mod tests {
         Style { width: Some(width), ..Style::default() }
     }
 
-    fn table(rows: &[[&str; 2]]) -> Plain {
-        let mut table = Plain::new(&Style::default(), &["A", "B"]);
+    fn table(rows: &[[&str; 2]]) -> Table {
+        let mut table = Table::new(&Style::default(), &["A", "B"]);
         rows.iter().for_each(|row| table.row(row.map(cell)));
         table
     }
@@ -263,9 +263,9 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_of_no_width_is_no_trouble() {
+    fn a_terminal_of_no_width_gets_the_narrowest_table() {
         let text = table(&[["a cell that is long", "another that is long"]]).folded(&style(0)).text();
-        assert!(text.lines().all(|line| line.len() <= 2 * NARROWEST + GAP), "{text}");
-        assert_eq!(Plain::bare(&Style::default(), 0).text(), "");
+        assert!(text.lines().all(|line| line.len() <= 2 * MIN_COLUMN_WIDTH + COLUMN_GAP), "{text}");
+        assert_eq!(Table::without_header(&Style::default(), 0).text(), "");
     }
 }

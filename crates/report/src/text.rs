@@ -1,18 +1,19 @@
 use compact_str::CompactString;
 use taptrail_record::is_visible;
 
-/// What stands for nothing.
+/// Stands in an empty cell.
 pub(crate) const NONE: &str = "-";
 
-/// The longest text of a cell, in characters; libvirt's names may have thousands.
-const LONGEST: usize = 120;
+/// The longest name shown, in characters; libvirt's names may have thousands.
+const MAX_NAME_CHARS: usize = 120;
 
-/// A name from outside as a terminal may get it: what can't be [seen](is_visible) is shown by its number. Cut where it is longer than names should be.
-pub fn shown(text: &str) -> CompactString {
-    if text.is_empty() { "''".into() } else { cut(text, LONGEST) }
+/// A name from outside, safe for a terminal: characters that are not [visible](is_visible) are
+/// escaped, and it is cut at 120 characters.
+pub fn escape_name(text: &str) -> CompactString {
+    if text.is_empty() { "''".into() } else { cut(text, MAX_NAME_CHARS) }
 }
 
-/// As [`shown`], cut after as many characters as that.
+/// As [`escape_name`], cut after `longest` characters.
 pub(crate) fn cut(text: &str, longest: usize) -> CompactString {
     if text.len() <= longest && text.bytes().all(|b| (0x20..0x7F).contains(&b)) {
         return text.into();
@@ -26,8 +27,8 @@ pub(crate) fn cut(text: &str, longest: usize) -> CompactString {
     safe
 }
 
-/// As [`shown`], however long.
-pub fn whole(text: &str) -> CompactString {
+/// As [`escape_name`], without a limit.
+pub fn escape_text(text: &str) -> CompactString {
     cut(text, usize::MAX)
 }
 
@@ -43,13 +44,13 @@ mod tests {
 
     #[test]
     fn nothing_from_outside_steers_the_terminal() {
-        assert_eq!(shown("web1"), "web1");
-        assert_eq!(shown("名 é"), "名 é");
-        assert_eq!(shown("\x1b[31mred\r\n"), "\\u{1b}[31mred\\r\\n");
-        assert_eq!(shown("a\u{202e}b\u{9b}"), "a\\u{202e}b\\u{9b}");
-        assert_eq!(shown(""), "''");
-        assert_eq!(shown(&"n".repeat(120)), "n".repeat(120));
-        assert_eq!(shown(&"n".repeat(500)).chars().count(), LONGEST + 1);
-        assert_eq!(whole(&"\x1d\"".repeat(500)).len(), 7 * 500);
+        assert_eq!(escape_name("web1"), "web1");
+        assert_eq!(escape_name("名 é"), "名 é");
+        assert_eq!(escape_name("\x1b[31mred\r\n"), "\\u{1b}[31mred\\r\\n");
+        assert_eq!(escape_name("a\u{202e}b\u{9b}"), "a\\u{202e}b\\u{9b}");
+        assert_eq!(escape_name(""), "''");
+        assert_eq!(escape_name(&"n".repeat(120)), "n".repeat(120));
+        assert_eq!(escape_name(&"n".repeat(500)).chars().count(), MAX_NAME_CHARS + 1);
+        assert_eq!(escape_text(&"\x1d\"".repeat(500)).len(), 7 * 500);
     }
 }

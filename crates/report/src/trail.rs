@@ -3,17 +3,17 @@ use std::fmt::Write as _;
 use taptrail_trail::{Holding, Proof, Report, State};
 
 use crate::Style;
-use crate::claims::FOOTNOTE;
 use crate::findings::findings;
 use crate::holdings::holdings;
-use crate::span::{Holds, holds_by};
-use crate::style::Clock;
+use crate::span::{Holds, holds_within_coverage};
+use crate::style::TimeFormat;
+use crate::unauthenticated::UNAUTHENTICATED_FOOTNOTE;
 
-/// A trail: its holdings, its findings below them, and a line that sums up.
+/// A trail's holdings, its findings below them, and a summary line.
 ///
-/// A host's column stands first when there is more than one.
+/// The first column is the host, if there is more than one.
 pub fn trail_table(report: &Report, style: &Style) -> String {
-    let clock = Clock::new(style);
+    let clock = TimeFormat::new(style);
     let hosts = hosts(report);
     let mut text = if report.holdings.is_empty() {
         "No holdings\n".to_owned()
@@ -30,7 +30,7 @@ pub fn trail_table(report: &Report, style: &Style) -> String {
     let _ = match style.at {
         None => write!(text, "\n{all}, {} held; ", number(&|of| of.state == State::Held)),
         Some(at) => {
-            let then = |what: Holds| number(&|of| holds_by(of, at, &report.input) == what);
+            let then = |what: Holds| number(&|of| holds_within_coverage(of, at, &report.input) == what);
             let (held, possibly) = (then(Holds::Yes), then(Holds::Possibly));
             write!(text, "\n{all}, {held} held then, {possibly} possibly; ")
         }
@@ -39,12 +39,12 @@ pub fn trail_table(report: &Report, style: &Style) -> String {
     text
 }
 
-/// Findings alone, and a line that sums up.
+/// Findings alone, and a summary line.
 pub fn findings_table(report: &Report, style: &Style) -> String {
     let mut text = if report.findings.is_empty() {
         "No findings\n".to_owned()
     } else {
-        findings(report, hosts(report), &Clock::new(style), style)
+        findings(report, hosts(report), &TimeFormat::new(style), style)
     };
     text.push('\n');
     text.push_str(&summary(report));
@@ -54,7 +54,7 @@ pub fn findings_table(report: &Report, style: &Style) -> String {
     text
 }
 
-/// Whether more than one host is told of.
+/// Whether the report has more than one host.
 fn hosts(report: &Report) -> bool {
     let holdings = report.holdings.iter().map(|holding| &holding.host);
     let mut all = holdings.chain(report.findings.iter().map(|finding| &finding.host));
@@ -69,14 +69,14 @@ fn summary(report: &Report) -> String {
         count(report.input.records, "record"),
     );
     if report.input.unreadable > 0 {
-        // As above.
+        // Writing to a String can't fail.
         let _ = write!(text, ", {} unreadable", count(report.input.unreadable, "line"));
     }
     text.push('\n');
     let marked = report.holdings.iter().any(|holding| Proof::any_unauthenticated(&holding.proof))
         || report.findings.iter().any(|finding| Proof::any_unauthenticated(&finding.proof));
     if marked {
-        text.push_str(FOOTNOTE);
+        text.push_str(UNAUTHENTICATED_FOOTNOTE);
     }
     text
 }

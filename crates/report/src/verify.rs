@@ -1,4 +1,4 @@
-//! What is held beside what is told, device by device.
+//! The devices that processes hold beside the trail's holdings, device by device.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,176 +11,178 @@ use taptrail_trail::Holding;
 use uuid::Uuid;
 
 use crate::Style;
-use crate::findings::place;
-use crate::table::{Cell, Plain, bad, cell, good, number, warning};
-use crate::text::{NONE, cut, shown, whole};
+use crate::findings::location;
+use crate::table::{Cell, Table, bad, cell, good, number, warning};
+use crate::text::{NONE, cut, escape_name, escape_text};
 use crate::trail::count;
 
-/// The longest sentence shown, in characters: it may have names in it.
-const LONGEST: usize = 600;
+/// The longest sentence shown, in characters: sentences contain names from outside.
+const MAX_SENTENCE_CHARS: usize = 600;
 
-/// A host's devices held against its trail, in the shape of its JSON.
+/// The comparison of a host's devices with its trail; the JSON of `taptrail verify`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Verified {
-    /// Each device of each process, and what is missing.
+    /// Each device of each process, and the holdings for which no process has the device.
     pub devices: Vec<VerifiedRow>,
-    /// How many devices there are of each verdict; all verdicts are there.
+    /// The number of devices for each verdict; no verdict is missing.
     pub counts: BTreeMap<&'static str, u64>,
-    /// Differences that came and went while it was looked: guests that started and stopped.
+    /// Differences that came and went during the scan: guests that started and stopped.
     pub in_motion: u64,
-    /// How many processes were looked at.
+    /// The number of processes scanned.
     pub processes: u64,
-    /// What could not be seen.
+    /// Processes, devices and descriptors that could not be looked into.
     pub unseen: UnseenReport,
     /// The trail that was read.
-    pub trail: TrailRead,
+    pub trail: TrailSummary,
 }
 
-/// What could not be seen of a host.
+/// What a scan of a host could not see.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct UnseenReport {
     /// Processes whose descriptors could not be read.
     pub processes: Vec<UnseenRow>,
-    /// Processes that hold more devices than are read.
+    /// Processes that hold more devices than the scan reads of one.
     pub crowded: Vec<UnseenRow>,
-    /// Devices whose interface is in a network namespace that may not be entered.
+    /// The number of devices whose interface is in a network namespace that may not be entered.
     pub places: u64,
-    /// Processes outside of this pid namespace, a container's.
+    /// Whether this is a container's pid namespace, with processes outside of it.
     pub outside: bool,
-    /// Descriptors that could not be compared with those of other processes.
+    /// The number of descriptors that could not be compared with those of other processes.
     pub copies: u64,
 }
 
-/// A process that could not be seen, or not all of it.
+/// A process that could not be looked into, or not completely.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UnseenRow {
-    /// Its number.
+    /// Its process id.
     pub pid: u32,
-    /// Its name as the kernel shows it, which the process may have chosen.
+    /// Its name as the kernel shows it; the process may have set it.
     pub name: Option<String>,
     /// Why: `permission`, `other-pid-namespace`, `crowded`, `failed`.
     pub why: &'static str,
 }
 
 impl UnseenReport {
-    /// Whether a device may be held that was not seen. Descriptors that can't be compared hide
-    /// copies, and no device.
+    /// Whether a process may hold a device that the scan did not see. Descriptors that can't be
+    /// compared hide copies, and no device.
     pub fn hides_devices(&self) -> bool {
         !self.processes.is_empty() || !self.crowded.is_empty() || self.places > 0
     }
 }
 
-/// How much of a trail there was.
+/// The trail that devices were compared with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct TrailRead {
-    /// When it begins: what was opened before is on no record.
+pub struct TrailSummary {
+    /// When it begins: earlier opens are on no record.
     #[serde(with = "crate::nics::millis")]
     pub begins: Option<Timestamp>,
-    /// How many records it has of this host.
+    /// The number of records of this host.
     pub records: u64,
-    /// Other hosts that it tells of, the first few; what it tells of them was left out.
+    /// The first few of the other hosts that it has records of; those records were left out.
     pub other_hosts: Vec<String>,
 }
 
-/// One device of one process, or some of its queues; or what a trail tells as held and nobody holds.
+/// One device of one process, or some of its queues; or a holding for which no process has the
+/// device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VerifiedRow {
     /// `accounted`, `unaccounted`, `missing`, `unknown`, `held-after-release`, `held-by-another`,
     /// `unaudited-kind`, `ignored`.
     pub verdict: &'static str,
-    /// One sentence for people, of what is not as it should be.
+    /// One sentence for people about the difference, if there is one.
     pub text: Option<String>,
-    /// Who holds it.
+    /// The process that holds it.
     pub process: Option<ProcessRow>,
-    /// Which guest that process runs, as far as is told.
-    pub guest: Option<GuestSeen>,
-    /// What it holds.
-    pub device: Option<HeldRow>,
-    /// How many queues: open files.
+    /// The guest that the process runs, if that is known.
+    pub guest: Option<ProcessGuest>,
+    /// The device.
+    pub device: Option<HeldDeviceRow>,
+    /// The number of queues: open files.
     pub queues: u32,
-    /// Other processes that have the same open file, or the same interface.
+    /// The process ids of others that have the same open file, or the same interface.
     pub shared_with: Vec<u32>,
-    /// By what device and holding are known to be one: `name`, `libvirt`, `mac`, `elimination`, `count`.
+    /// How the device was matched with the holding: `name`, `libvirt`, `mac`, `elimination`,
+    /// `count`.
     pub matched_by: Option<&'static str>,
-    /// What the trail tells of it, with the records that say so.
+    /// The trail's holding of it, with its proof.
     pub holding: Option<Holding>,
 }
 
 /// A process that holds a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ProcessRow {
-    /// Its number.
+    /// Its process id.
     pub pid: u32,
     /// When it started, in clock ticks since boot: field 22 of `/proc/PID/stat`.
     pub start_time: u64,
     /// The same as a time.
     #[serde(with = "crate::nics::millis")]
     pub started: Option<Timestamp>,
-    /// The process that it is a child of.
+    /// Its parent's process id.
     pub parent: Option<u32>,
-    /// The user that it acts as.
+    /// Its user id.
     pub uid: Option<u32>,
-    /// Its program.
+    /// Its program's path.
     pub exe: Option<String>,
-    /// What sort of program that is: `qemu`, `hypervisor`, `network`, `vpn`, `manager`, `other`.
+    /// The kind of program: `qemu`, `hypervisor`, `network`, `vpn`, `manager`, `other`.
     pub program: &'static str,
     /// The inode of its network namespace.
     pub netns: Option<u64>,
-    /// What manages the guest that it runs, as far as it can be seen.
+    /// The manager of the guest that it runs, if that is known.
     pub manager: Option<ManagerRow>,
 }
 
-/// What manages a guest.
+/// The manager of a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ManagerRow {
     /// `taptrail`, `libvirt`, `libvirt-session`, `virt-qemu-run`, `other`, or `none`: a child of
     /// the first process.
     pub kind: &'static str,
-    /// Its process, where that is known.
+    /// Its process id, if known.
     pub pid: Option<u32>,
     /// Its program's file, or the directory with its files.
     pub path: Option<String>,
     /// The user whose session it belongs to.
     pub uid: Option<u32>,
-    /// What shows it: `ledger`, `libvirt`, `command-line` (which may say anything), `parent`.
+    /// The source of this: `ledger`, `libvirt`, `command-line` (which may say anything), `parent`.
     pub known_by: &'static str,
 }
 
 /// The guest that a process runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct GuestSeen {
-    /// What its owner calls it.
+pub struct ProcessGuest {
+    /// Its name.
     pub name: Option<String>,
-    /// What identifies it.
+    /// Its uuid.
     pub uuid: Option<Uuid>,
-    /// Who says so: `ledger`, `libvirt`, `command-line`.
+    /// The source of name and uuid: `ledger`, `libvirt`, `command-line`.
     pub known_by: &'static str,
 }
 
 /// A device as a process holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct HeldRow {
-    /// `tun`, `macvtap`, `vhost-net`, or a kind that no trail tells of.
+pub struct HeldDeviceRow {
+    /// `tun`, `macvtap`, `vhost-net`, or a kind that no audit record names.
     pub kind: &'static str,
     /// The node's path as the process opened it.
     pub path: String,
     /// The node's number.
     pub rdev: Rdev,
-    /// The host's interface.
+    /// The host interface.
     pub dev: Option<String>,
     /// The inode of the network namespace that the interface is in.
     pub netns: Option<u64>,
-    /// The interface's own address.
+    /// The host interface's own address.
     pub mac: Option<MacAddr>,
     /// The bridge that it is a port of.
     pub bridge: Option<String>,
-    /// The link that it stands on.
+    /// The lower link of a macvtap.
     pub lower: Option<String>,
-    /// The descriptors in that process.
+    /// The descriptors' numbers in that process.
     pub fds: Vec<i32>,
 }
 
-/// A row for each device, those first that are not as they should be; below them what is wrong.
+/// A row for each device, differences first; below the rows a sentence for each difference.
 pub fn verify_table(verified: &Verified, style: &Style) -> String {
     let mut rows: Vec<_> = verified.devices.iter().collect();
     rows.sort_by_key(|row| rank(row));
@@ -193,9 +195,9 @@ pub fn verify_table(verified: &Verified, style: &Style) -> String {
         let at = row.holding.as_ref().and_then(|holding| holding.proof.last());
         // Writing to a String can't fail.
         let _ = writeln!(text, "{}", row.verdict);
-        let _ = writeln!(text, "    {}", cut(row.text.as_deref().unwrap_or_default(), LONGEST));
+        let _ = writeln!(text, "    {}", cut(row.text.as_deref().unwrap_or_default(), MAX_SENTENCE_CHARS));
         if let Some(at) = at {
-            let _ = writeln!(text, "    {}", place(at));
+            let _ = writeln!(text, "    {}", location(at));
         }
     }
     text.push('\n');
@@ -203,8 +205,8 @@ pub fn verify_table(verified: &Verified, style: &Style) -> String {
     text
 }
 
-/// Differences first, then what is unknown, then what is accounted for, and last what no trail is
-/// about.
+/// Differences first, then unknown devices, then accounted ones, and last the kinds that are not
+/// audited.
 fn rank(row: &VerifiedRow) -> u8 {
     match (row.text.is_some(), row.verdict) {
         (true, _) => 0,
@@ -215,12 +217,12 @@ fn rank(row: &VerifiedRow) -> u8 {
 }
 
 fn devices(rows: &[&VerifiedRow], style: &Style) -> String {
-    let mut places = rows.iter().filter_map(|row| netns(row));
-    let first = places.next();
-    let spread = places.any(|place| Some(place) != first);
+    let mut namespaces = rows.iter().filter_map(|row| netns(row));
+    let first = namespaces.next();
+    let several_netns = namespaces.any(|netns| Some(netns) != first);
     let header =
         ["VERDICT", "GUEST", "MAC", "DEVICE", "IFNAME", "QUEUES", "ON", "PID", "UID", "EXE", "NETNS"];
-    let mut table = Plain::new(style, &header[..if spread { 11 } else { 10 }]);
+    let mut table = Table::new(style, &header[..if several_netns { 11 } else { 10 }]);
     for row in rows {
         let Columns { guest, mac, kind, ifname, on, pid, uid, exe, netns } = Columns::of(row);
         let (queues, pid, uid) = (number(row.queues), number(pid), number(uid));
@@ -238,16 +240,16 @@ fn devices(rows: &[&VerifiedRow], style: &Style) -> String {
             cell(netns),
         ]);
     }
-    if table.fits(style) { table.text() } else { stacked(rows, spread, style) }
+    if table.fits(style) { table.text() } else { stacked(rows, several_netns, style) }
 }
 
 /// The same in three columns of three lines each, for 80 columns.
-fn stacked(rows: &[&VerifiedRow], spread: bool, style: &Style) -> String {
-    let place = if spread { "PID UID NETNS\nEXE" } else { "PID UID\nEXE" };
-    let mut table = Plain::new(style, &["VERDICT\nGUEST\nMAC", "DEVICE\nIFNAME QUEUES\nON", place]);
+fn stacked(rows: &[&VerifiedRow], several_netns: bool, style: &Style) -> String {
+    let process = if several_netns { "PID UID NETNS\nEXE" } else { "PID UID\nEXE" };
+    let mut table = Table::new(style, &["VERDICT\nGUEST\nMAC", "DEVICE\nIFNAME QUEUES\nON", process]);
     for row in rows {
         let Columns { guest, mac, kind, ifname, on, pid, uid, exe, netns } = Columns::of(row);
-        let netns = if spread { format_compact!(" {netns}") } else { CompactString::default() };
+        let netns = if several_netns { format_compact!(" {netns}") } else { CompactString::default() };
         table.block([
             verdict(row, &format!("{}\n{guest}\n{mac}", row.verdict)),
             cell(format_compact!("{kind}\n{ifname} x{}\n{on}", row.queues)),
@@ -257,7 +259,7 @@ fn stacked(rows: &[&VerifiedRow], spread: bool, style: &Style) -> String {
     table.folded(style).text()
 }
 
-/// What the columns say, as a terminal may get it.
+/// The cells of a row, safe for a terminal.
 struct Columns {
     guest: CompactString,
     mac: CompactString,
@@ -279,7 +281,7 @@ impl Columns {
             || holding.and_then(|holding| holding.device.dev.as_deref()),
             |device| device.dev.as_deref(),
         );
-        let text = |text: Option<&str>| text.map_or(NONE.into(), shown);
+        let text = |text: Option<&str>| text.map_or(NONE.into(), escape_name);
         let figure = |figure: Option<u64>| figure.map_or(NONE.into(), |figure| format_compact!("{figure}"));
         let pid = process.map(|process| process.pid).or_else(|| holding.and_then(|holding| holding.pid));
         Self {
@@ -343,10 +345,10 @@ fn summary(verified: &Verified) -> String {
     )
 }
 
-/// How many processes that could not be seen are named in one line.
+/// The number of processes that a line names.
 const MAX_NAMED_PROCESSES: usize = 8;
 
-/// Lines for people about what could not be seen.
+/// Lines for people about what the scan could not see.
 pub fn unseen_lines(unseen: &UnseenReport) -> Vec<String> {
     let mut lines = Vec::new();
     let plural =
@@ -383,7 +385,8 @@ pub fn unseen_lines(unseen: &UnseenReport) -> Vec<String> {
 /// `1 'init' (permission), 812 'x' (permission) and 3 more`
 fn named_processes(processes: &[UnseenRow]) -> String {
     let named = |process: &UnseenRow| {
-        let name = process.name.as_deref().map(|name| format!(" '{}'", whole(name))).unwrap_or_default();
+        let name =
+            process.name.as_deref().map(|name| format!(" '{}'", escape_text(name))).unwrap_or_default();
         format!("{}{name} ({})", process.pid, process.why)
     };
     let named: Vec<_> = processes.iter().take(MAX_NAMED_PROCESSES).map(named).collect();
@@ -392,9 +395,9 @@ fn named_processes(processes: &[UnseenRow]) -> String {
     format!("{}{more}", named.join(", "))
 }
 
-/// A line for people about what a trail tells of other hosts, if it does.
-pub fn left_out(trail: &TrailRead) -> Option<String> {
-    let others: Vec<_> = trail.other_hosts.iter().map(|host| shown(host)).collect();
+/// A line for people about the trail's records of other hosts, if there are any.
+pub fn other_hosts_line(trail: &TrailSummary) -> Option<String> {
+    let others: Vec<_> = trail.other_hosts.iter().map(|host| escape_name(host)).collect();
     let line = "Records of other hosts are left out; --host HOST says if one of them is this one";
     (!others.is_empty()).then(|| format!("{line}: {}", others.join(", ")))
 }

@@ -2,19 +2,19 @@ use std::fmt::Write as _;
 
 use taptrail_trail::Unreadable;
 
-use crate::text::{cut, whole};
+use crate::text::{cut, escape_text};
 use crate::trail::count;
 
 /// The longest reason and note shown, in characters.
-const LONGEST: usize = 400;
+const MAX_REASON_CHARS: usize = 400;
 
-/// Lines for people about what could not be read, each with its place: `first` are the first of `all`
-/// such lines. `notes` tell what had to be taken for granted to read the rest.
+/// Lines for people about lines that could not be read, each with its location: `first` are the
+/// first of `all` such lines. `notes` are the assumptions made to read the rest.
 pub fn warnings(first: &[Unreadable], all: u64, notes: &[String]) -> String {
     let mut text = String::new();
     for Unreadable { source, line, reason } in first {
         // Writing to a String can't fail.
-        let _ = writeln!(text, "{}:{line}: {}", whole(source), cut(reason, LONGEST));
+        let _ = writeln!(text, "{}:{line}: {}", escape_text(source), cut(reason, MAX_REASON_CHARS));
     }
     let more = all.saturating_sub(first.len() as u64);
     if more > 0 {
@@ -22,7 +22,7 @@ pub fn warnings(first: &[Unreadable], all: u64, notes: &[String]) -> String {
         let _ = writeln!(text, "{} can't be read", count(more, line));
     }
     for note in notes {
-        let _ = writeln!(text, "{}", cut(note, LONGEST));
+        let _ = writeln!(text, "{}", cut(note, MAX_REASON_CHARS));
     }
     text
 }
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_lines_are_told_one_by_one_and_the_others_counted() {
+    fn the_first_lines_are_listed_and_the_others_counted() {
         let one = |line, reason: &str| Unreadable { source: "a.log".into(), line, reason: reason.to_owned() };
         assert_eq!(warnings(&[], 0, &[]), "");
         assert_eq!(

@@ -1,13 +1,13 @@
-//! What people see, as they see it.
+//! Tables and JSON as users get them.
 
 #![allow(clippy::unwrap_used)]
 
 use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
 use taptrail_report::{
-    DeviceRow, GuestRow, GuestSeen, HeldRow, ManagerRow, NicRow, ProcessRow, Style, TrailRead, UnseenReport,
-    UnseenRow, Verified, VerifiedRow, guest_table, json, left_out, nic_table, trail_table, unseen_lines,
-    verify_table,
+    DeviceRow, GuestRow, HeldDeviceRow, ManagerRow, NicRow, ProcessGuest, ProcessRow, Style, TrailSummary,
+    UnseenReport, UnseenRow, Verified, VerifiedRow, guest_table, json, nic_table, other_hosts_line,
+    trail_table, unseen_lines, verify_table,
 };
 use taptrail_trail::{Content, Entry, Holding, Report, State, Trail};
 use uuid::Uuid;
@@ -26,7 +26,8 @@ fn vhost() -> Device {
     Device::new("/dev/vhost-net", Some(Rdev::VHOST_NET), None)
 }
 
-/// A guest with a two-queue tap from its start, a macvtap that came and went, and a plug that failed.
+/// A guest with a two-queue tap from its start, a macvtap that was hot-plugged and hot-unplugged,
+/// and a hot-plug that failed.
 fn trail(hosts: [&str; 2]) -> Report {
     let (first, second) = (MacAddr::kvm([0, 0, 1]), MacAddr::kvm([0, 0, 2]));
     let pid = Some(4711);
@@ -195,7 +196,8 @@ fn rows_read_back_from_their_json() {
     assert_eq!(serde_json::from_str::<Vec<GuestRow>>(&json(&guests()).unwrap()).unwrap(), guests());
 }
 
-/// A guest with its tap, a copy of that in a daemon, a VPN that is known, and a device that nobody holds.
+/// A guest with its tap, a copy of that in another process, a VPN, and a device that no process
+/// holds.
 fn verified() -> Verified {
     let report = trail(["h1", "h1"]);
     let holding = report.holdings.iter().find(|holding| holding.state == State::Held).cloned();
@@ -211,7 +213,7 @@ fn verified() -> Verified {
         netns: Some(4_026_531_840),
         manager: None,
     };
-    let tap = |dev: &str, fds: &[i32]| HeldRow {
+    let tap = |dev: &str, fds: &[i32]| HeldDeviceRow {
         kind: "tun",
         path: "/dev/net/tun".to_owned(),
         rdev: Rdev::TUN,
@@ -222,8 +224,11 @@ fn verified() -> Verified {
         lower: None,
         fds: fds.to_vec(),
     };
-    let web1 =
-        || GuestSeen { name: Some("web1".to_owned()), uuid: Some(Uuid::from_u128(1)), known_by: "libvirt" };
+    let web1 = || ProcessGuest {
+        name: Some("web1".to_owned()),
+        uuid: Some(Uuid::from_u128(1)),
+        known_by: "libvirt",
+    };
     let row = |verdict, process, device| VerifiedRow {
         verdict,
         text: None,
@@ -255,7 +260,11 @@ fn verified() -> Verified {
         },
         VerifiedRow {
             guest: Some(web1()),
-            ..row("unaudited-kind", qemu, HeldRow { kind: "vfio", path: "/dev/vfio/12".to_owned(), ..bare() })
+            ..row(
+                "unaudited-kind",
+                qemu,
+                HeldDeviceRow { kind: "vfio", path: "/dev/vfio/12".to_owned(), ..bare() },
+            )
         },
         VerifiedRow {
             text: Some("Process 4800 (/tmp/\x1b[31mx) has a copy of /dev/net/tun (vnet0)".to_owned()),
@@ -310,7 +319,7 @@ fn verified() -> Verified {
             outside: true,
             copies: 3,
         },
-        trail: TrailRead {
+        trail: TrailSummary {
             begins: "2026-11-23T20:31:05.017Z".parse().ok(),
             records: 14,
             other_hosts: vec!["h2".to_owned(), "h\x1b3".to_owned()],
@@ -322,9 +331,9 @@ fn unseen(pid: u32, why: &'static str) -> UnseenRow {
     UnseenRow { pid, name: (pid != 2).then(|| "a\x1b]".to_owned()), why }
 }
 
-/// A device that is nothing but open.
-fn bare() -> HeldRow {
-    HeldRow {
+/// A device of which only the open is known.
+fn bare() -> HeldDeviceRow {
+    HeldDeviceRow {
         kind: "vfio",
         path: String::new(),
         rdev: Rdev { major: 240, minor: 0 },
@@ -342,9 +351,9 @@ fn devices_beside_their_trail() {
     insta::assert_snapshot!(verify_table(&verified(), &STYLE));
     insta::assert_snapshot!(verify_table(&verified(), &Style { width: Some(80), ..STYLE }));
     insta::assert_snapshot!(json(&verified()).unwrap());
-    let said: Vec<_> =
-        unseen_lines(&verified().unseen).into_iter().chain(left_out(&verified().trail)).collect();
-    insta::assert_snapshot!(said.join("\n"));
+    let lines: Vec<_> =
+        unseen_lines(&verified().unseen).into_iter().chain(other_hosts_line(&verified().trail)).collect();
+    insta::assert_snapshot!(lines.join("\n"));
     assert_eq!(unseen_lines(&UnseenReport::default()), Vec::<String>::new());
     let failed = UnseenReport { processes: vec![unseen(7, "failed")], ..UnseenReport::default() };
     assert!(failed.hides_devices() && unseen_lines(&failed)[0].contains("reading their descriptors failed"));

@@ -1,4 +1,4 @@
-//! What a real libvirtd's logs come to, as people and programs see it.
+//! Output made of the logs of a real libvirtd, in each format.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use taptrail_record::Line;
-use taptrail_report::{DeviceFilter, Explainer, Filter, Format, Sink, Style, Subject, Take, Told};
+use taptrail_report::{DeviceFilter, Explainer, Filter, Format, Sink, Style, Subject, TrailConsumer, View};
 use taptrail_trail::{Content, Entry, Input, Proof, Trail};
 
 const STYLE: Style = Style { width: None, color: false, utc: true, at: None };
@@ -22,8 +22,8 @@ fn lines(folder: &str) -> Vec<Vec<u8>> {
     log.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect()
 }
 
-/// Gives what a folder's log tells to `to`, as it comes.
-fn tell(folder: &str, to: &mut impl Take) -> Input {
+/// Feeds a folder's log to `to`, line by line.
+fn feed_log(folder: &str, to: &mut impl TrailConsumer) -> Input {
     let mut trail = Trail::new();
     let mut input = Input {
         files: vec![taptrail_trail::InputFile { path: "audit.log".into(), ..Default::default() }],
@@ -58,10 +58,10 @@ fn tell(folder: &str, to: &mut impl Take) -> Input {
     Input { records: rest.input.records, ..input }
 }
 
-fn answer(folder: &str, told: Told, filter: Filter, format: Format) -> String {
+fn render(folder: &str, view: View, filter: Filter, format: Format) -> String {
     let mut out = Vec::new();
-    let mut sink = Sink::new(told, filter, format, &mut out).unwrap();
-    let input = tell(folder, &mut sink);
+    let mut sink = Sink::new(view, filter, format, &mut out).unwrap();
+    let input = feed_log(folder, &mut sink);
     sink.finish(input).unwrap();
     drop(sink);
     String::from_utf8(out).unwrap()
@@ -70,7 +70,7 @@ fn answer(folder: &str, told: Told, filter: Filter, format: Format) -> String {
 fn explanation(folder: &str, subject: &str, style: &Style) -> String {
     let subject: Subject = subject.parse().unwrap();
     let mut explainer = Explainer::new(subject.narrow(Filter::default()));
-    let input = tell(folder, &mut explainer);
+    let input = feed_log(folder, &mut explainer);
     let lines = lines(folder);
     let line = |proof: &Proof| {
         let line = lines.get(usize::try_from(proof.line).ok()? - 1)?;
@@ -82,37 +82,37 @@ fn explanation(folder: &str, subject: &str, style: &Style) -> String {
 #[test]
 fn tables() {
     for folder in [HOTPLUG, SAME_MAC, MACVTAP] {
-        insta::assert_snapshot!(answer(folder, Told::Trail, Filter::default(), Format::Table(STYLE)));
+        insta::assert_snapshot!(render(folder, View::Trail, Filter::default(), Format::Table(STYLE)));
     }
     let narrow = Style { width: Some(80), ..STYLE };
-    insta::assert_snapshot!(answer(MACVTAP, Told::Trail, Filter::default(), Format::Table(narrow)));
-    insta::assert_snapshot!(answer(MACVTAP, Told::Findings, Filter::default(), Format::Table(STYLE)));
+    insta::assert_snapshot!(render(MACVTAP, View::Trail, Filter::default(), Format::Table(narrow)));
+    insta::assert_snapshot!(render(MACVTAP, View::Findings, Filter::default(), Format::Table(STYLE)));
 }
 
 #[test]
 fn json() {
     let macvtaps: DeviceFilter = "macvtap".parse().unwrap();
     let macvtaps = Filter { device: Some(macvtaps), ..Filter::default() };
-    insta::assert_snapshot!(answer(HOTPLUG, Told::Trail, macvtaps, Format::Json));
+    insta::assert_snapshot!(render(HOTPLUG, View::Trail, macvtaps, Format::Json));
     let other = Filter { guests: vec!["t16-b".parse().unwrap()], ..Filter::default() };
-    insta::assert_snapshot!(answer(SAME_MAC, Told::Trail, other, Format::Json));
-    insta::assert_snapshot!(answer(MACVTAP, Told::Trail, Filter::default(), Format::Json));
-    insta::assert_snapshot!(answer(MACVTAP, Told::Findings, Filter::default(), Format::Json));
+    insta::assert_snapshot!(render(SAME_MAC, View::Trail, other, Format::Json));
+    insta::assert_snapshot!(render(MACVTAP, View::Trail, Filter::default(), Format::Json));
+    insta::assert_snapshot!(render(MACVTAP, View::Findings, Filter::default(), Format::Json));
 }
 
 #[test]
 fn lines_of_json() {
-    insta::assert_snapshot!(answer(MACVTAP, Told::Trail, Filter::default(), Format::Jsonl));
+    insta::assert_snapshot!(render(MACVTAP, View::Trail, Filter::default(), Format::Jsonl));
 }
 
 #[test]
 fn csv() {
-    // A file keeps its own ends of lines.
+    // Snapshots have LF line ends.
     let plain = |text: String| text.replace("\r\n", "\n");
     for folder in [HOTPLUG, SAME_MAC, MACVTAP] {
-        insta::assert_snapshot!(plain(answer(folder, Told::Trail, Filter::default(), Format::Csv)));
+        insta::assert_snapshot!(plain(render(folder, View::Trail, Filter::default(), Format::Csv)));
     }
-    insta::assert_snapshot!(plain(answer(SAME_MAC, Told::Findings, Filter::default(), Format::Csv)));
+    insta::assert_snapshot!(plain(render(SAME_MAC, View::Findings, Filter::default(), Format::Csv)));
 }
 
 #[test]
@@ -129,5 +129,5 @@ fn explanations() {
 fn who_held_it_at_a_time() {
     let at = "2026-11-23T18:54:08Z".parse().ok();
     let filter = Filter { at: at.map(taptrail_report::Span::at), granted: true, ..Filter::default() };
-    insta::assert_snapshot!(answer(HOTPLUG, Told::Trail, filter, Format::Table(STYLE)));
+    insta::assert_snapshot!(render(HOTPLUG, View::Trail, filter, Format::Table(STYLE)));
 }

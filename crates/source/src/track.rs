@@ -86,7 +86,7 @@ impl LedgerStart {
             coverage.add_ledger_start(&entry.host, entry.time);
         }
         // A watcher begins by recording everything that is held.
-        let watched = matches!(&entry.content, Content::Record(record) if record.event.is_watched());
+        let watched = matches!(&entry.content, Content::Record(record) if record.event.is_observation());
         if watched && !std::mem::replace(&mut self.watched, true) {
             coverage.add_start(&entry.host, entry.time);
         }

@@ -48,7 +48,7 @@ pub(crate) fn detach(arguments: &Detach, dirs: &Dirs) -> Done {
     };
     for device in &nic.devices {
         let doubt = device.doubt.as_ref().and_then(|doubt| CloseDoubt::from_word(doubt.as_bytes()));
-        if let Some(doubt) = doubt.filter(|doubt| doubt.needs_a_look()) {
+        if let Some(doubt) = doubt.filter(|doubt| doubt.needs_attention()) {
             let path = visible(&device.path);
             warn!(
                 "{} gave up {path} ('{}'), and it may be held still: {}",

@@ -26,7 +26,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_getfl, fcntl_setfl, mknodat}
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::stdio::{dup2_stderr, dup2_stdout};
 use taptrail_guest::NOFOLLOW;
-use taptrail_kernel::process::renounce;
+use taptrail_kernel::process::drop_all_capabilities;
 use tracing::warn;
 
 use crate::stderr::say_qemu;
@@ -97,7 +97,7 @@ fn follow(output: &'static Mutex<OutputReader>, say: impl Fn(&[u8]) + Send + 'st
     let fifo = locked(output).fifo.try_clone()?;
     let read = move || {
         // What QEMU says is read without any right.
-        if let Err(error) = renounce() {
+        if let Err(error) = drop_all_capabilities() {
             return warn!("QEMU's output is not read: {error}");
         }
         loop {

@@ -1,4 +1,4 @@
-//! The command: what was asked for, its output on the way to the host, its end.
+//! Runs the requested command, and sends its output and exit status to the host.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -12,10 +12,10 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group, 
 
 use crate::wire::{Frame, Kind, send};
 
-/// What the host asks for.
+/// The host's request.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Request {
-    /// Where this kernel's modules are.
+    /// The directory of this kernel's modules.
     pub(super) modules: PathBuf,
     directory: PathBuf,
     command: Vec<OsString>,
@@ -23,7 +23,7 @@ pub(super) struct Request {
 }
 
 impl Request {
-    /// Takes frames until all was said.
+    /// Reads frames up to the end of the request.
     pub(super) fn read(mut next: impl FnMut() -> Result<Frame>) -> Result<Self> {
         let mut request = Self::default();
         loop {
@@ -45,13 +45,14 @@ impl Request {
     }
 }
 
-/// Runs it to its end, and ends what it leaves running; its exit status, as a shell would have it.
+/// Runs the command, ends processes that it leaves running, and returns its exit status like a
+/// shell.
 pub(super) fn run<P>(request: &Request, port: P) -> Result<u8>
 where
     P: Write + Copy + Send,
 {
     let [program, arguments @ ..] = &request.command[..] else { bail!("The host asked for no command") };
-    // PATH is the command's, also to find it by.
+    // The command is also searched in its own PATH.
     let spawned = Command::new(program)
         .args(arguments)
         .env_clear()
@@ -78,7 +79,8 @@ where
             scope.spawn(|| pass(stderr, Kind::Stderr, &port)),
         ];
         let status = wait_for(pid)?;
-        // What it left in the background would hold the pipes open. To process group 1 is to kill(2) -1: to all.
+        // Its background processes would keep the pipes open. Process group 1 is kill(2) with -1:
+        // all processes.
         let _ = kill_process_group(Pid::INIT, Signal::KILL);
         for output in outputs {
             output.join().map_err(|_| anyhow::anyhow!("An output's thread panicked"))??;
@@ -87,7 +89,7 @@ where
     })
 }
 
-/// Waits for this process, and buries all others on the way, as the first process must.
+/// Waits for this process, and reaps all others that end before, as the first process must.
 fn wait_for(pid: Pid) -> Result<WaitStatus> {
     loop {
         if let Some((ended, status)) = wait(WaitOptions::empty())?
@@ -103,7 +105,7 @@ fn code(status: WaitStatus) -> u8 {
     status.exit_status().or_else(of_signal).and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
 }
 
-/// Passes one output on, as it comes.
+/// Forwards one output as it is written.
 fn pass<P: Write + Copy>(output: Option<impl Read>, kind: Kind, port: &Mutex<P>) -> Result<()> {
     let Some(mut output) = output else { return Ok(()) };
     let mut buffer = vec![0; 32 * 1024];

@@ -1,7 +1,8 @@
-//! The virtual machine's first process: mounts what a Linux system has, runs the one command and tells how it went.
+//! The virtual machine's first process: mounts a Linux system's file systems, runs the command and
+//! reports its exit status.
 //!
-//! It runs with the host's files under an overlay, as process 1. When it fails the kernel panics, which ends the
-//! virtual machine; its words are on the console.
+//! It runs with the host's files under an overlay, as process 1. When it fails the kernel panics,
+//! which ends the virtual machine; the error is on the console.
 
 mod command;
 mod port;
@@ -15,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use self::command::Request;
 use crate::wire::{Frames, Kind, send};
 
-/// Runs the command that the host asks for; does not come back.
+/// Runs the command that the host requests; never returns.
 pub(crate) fn run() -> Result<ExitCode> {
     ensure!(std::process::id() == 1, "The agent is for the virtual machine that `cargo xtask vm` starts");
     system::mount_all()?;

@@ -9,10 +9,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::wire::PORT;
 
-/// How long the port may take to appear.
+/// The time limit for the port to appear.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Waits for the port to the host, which the driver finds in its own time, and opens it.
+/// Waits until the driver has found the port to the host, and opens it.
 pub(super) fn open() -> Result<Port> {
     let end = Instant::now() + PATIENCE;
     loop {
@@ -34,7 +34,7 @@ pub(super) struct Port(File);
 impl Read for &Port {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            // Nothing at all is how the driver says that the host is not there yet.
+            // A read of no bytes means that the host is not connected yet.
             match (&self.0).read(buffer)? {
                 0 => pause(),
                 count => return Ok(count),

@@ -1,4 +1,4 @@
-//! What a Linux system has beside its files.
+//! The file systems, links and modules of a Linux system.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -20,7 +20,7 @@ const MOUNTS: [(&str, &str, &std::ffi::CStr); 8] = [
     ("tmpfs", "/run/lock", c"mode=1777"),
 ];
 
-/// What udev would link.
+/// The links that udev would create.
 const LINKS: [(&str, &str); 4] = [
     ("/proc/self/fd", "/dev/fd"),
     ("/proc/self/fd/0", "/dev/stdin"),
@@ -28,7 +28,8 @@ const LINKS: [(&str, &str); 4] = [
     ("/proc/self/fd/2", "/dev/stderr"),
 ];
 
-/// Modules whose device nodes are there before anyone opens them. The kernel asks for all others itself.
+/// Modules whose device nodes must exist before they are opened. The kernel requests all others
+/// itself.
 const MODULES: [&str; 3] = ["tun", "vhost_net", "macvtap"];
 
 /// Mounts the file systems that are the virtual machine's own.

@@ -1,10 +1,10 @@
-//! What QEMU's command line tells of the descriptors that it starts with.
+//! The descriptors on QEMU's command line.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// A guest as its QEMU was told.
+/// A guest as on its QEMU's command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct CommandLine {
     pub(super) uuid: String,
@@ -19,7 +19,8 @@ pub(super) struct Nic {
 }
 
 impl CommandLine {
-    /// Reads `/proc/PID/cmdline`; none of a QEMU that is no guest, such as one that libvirt asks what it can do.
+    /// Reads `/proc/PID/cmdline`; none of a QEMU that is no guest, such as one that libvirt asks
+    /// what it can do.
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         let words: Vec<_> = bytes.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
         let values = |option: &str| {

@@ -1,4 +1,5 @@
-//! The raw network devices among the descriptors of a process: what `/proc/PID/fd` and `fdinfo` show of them.
+//! The raw network devices among the descriptors of a process: what `/proc/PID/fd` and `fdinfo`
+//! show of them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +16,7 @@ pub(super) struct Descriptor {
     pub(super) link: String,
     /// Its number, as in audit records: `0A:C8`.
     pub(super) rdev: String,
-    /// The host's interface behind it, where `fdinfo` tells it: for a tap.
+    /// The host interface behind it, from `fdinfo`, which has it for a tap.
     pub(super) interface: Option<String>,
 }
 

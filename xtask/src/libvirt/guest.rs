@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-/// A small machine without a disk or an operating system: its firmware looks for a network to boot from.
+/// A small machine without a disk or an operating system: its firmware looks for a network to boot
+/// from.
 #[derive(Clone, Debug)]
 pub(super) struct Guest {
     pub(super) name: String,
@@ -21,7 +22,7 @@ pub(super) struct Nic {
     /// A file for the NIC's ROM.
     rom: Option<&'static str>,
     link_down: bool,
-    /// What libvirt calls it, to tell it from another with the same MAC.
+    /// libvirt's alias of it, which differs for two interfaces with the same MAC.
     alias: Option<&'static str>,
 }
 
@@ -120,8 +121,8 @@ impl Nic {
 }
 
 impl Guest {
-    /// Only for `kvm` libvirt opens vhost-net. Without ACPI's hot-plug, an empty port lets go of a NIC without a
-    /// guest's help.
+    /// Only for `kvm` libvirt opens vhost-net. Without ACPI's hot-plug, an empty port lets go of a
+    /// NIC without a guest's help.
     pub(super) fn xml(&self) -> String {
         let nics: String = self.nics.iter().map(Nic::xml).collect();
         let ports = "<controller type='pci' model='pcie-root-port'/>".repeat(self.nics.len() + 3);

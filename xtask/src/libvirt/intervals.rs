@@ -21,7 +21,8 @@ pub(super) struct Intervals {
 }
 
 impl Intervals {
-    /// Takes what one look showed. A descriptor that one look did not show begins anew with the next.
+    /// Takes what one look showed. A descriptor that one look did not show begins anew with the
+    /// next.
     pub(super) fn look(
         &mut self,
         time: f64,

@@ -1,4 +1,4 @@
-//! The virtual machine made into a host for libvirt: links, auditd, libvirt's daemons.
+//! Sets up the virtual machine as a host for libvirt: links, auditd, libvirt's daemons.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -12,7 +12,7 @@ use super::programs::{AUDITCTL, AUDITD, Done, IP, MODPROBE, VIRSH, must, run, wa
 use super::versions::Versions;
 use crate::suites::Daemons;
 
-/// Where everything is; records name some of it.
+/// The paths that are used; records name some of them.
 const LAB: &str = "/lab";
 
 const LINKS: [&str; 12] = [
@@ -24,14 +24,14 @@ const LINKS: [&str; 12] = [
     "link add labv0 type veth peer name labv1",
     "link set labv0 up",
     "link set labv1 up",
-    // The bridges are up only with something in them.
+    // A bridge has a carrier only with a port.
     "link add labd0 type dummy",
     "link set labd0 master labbr0 up",
     "link add labd1 type dummy",
     "link set labd1 master labbr1 up",
 ];
 
-/// auditd takes settings only with spaces around the sign.
+/// auditd accepts settings only with spaces around the equals sign.
 const AUDITD_CONF: &str = "\
 log_file = /lab/audit/audit.log
 log_format = ENRICHED
@@ -69,7 +69,8 @@ auth_unix_ro = \"none\"
 auth_unix_rw = \"none\"
 ";
 
-/// What libvirt looks up: users and groups, which the package of its service would have made, and the host.
+/// The names that libvirt looks up: users and groups, which its package's scripts would have
+/// created, and the host.
 const LINES: [(&str, &str, &str); 4] = [
     ("/etc/passwd", "libvirt-qemu:", "libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin\n"),
     ("/etc/group", "libvirt-qemu:", "libvirt-qemu:x:64055:\n"),
@@ -158,7 +159,7 @@ fn start_auditd() -> Result<Child> {
     let auditd = start(AUDITD, &["-n", "-s", "enable", "-c", "/lab/audit"])?;
     let registered = format!("pid {}", auditd.id());
     wait_for("auditd", || Ok(run(AUDITCTL, &["-s"])?.said.lines().any(|line| line == registered)))?;
-    // Enough for a burst, and a machine that is slow.
+    // Enough for a burst on a slow machine.
     must(AUDITCTL, &["-b", "8192"])?;
     Ok(auditd)
 }
@@ -182,7 +183,7 @@ fn start_main(daemons: &Daemons) -> Result<Child> {
     Ok(main)
 }
 
-/// Starts a daemon in the directory `/`, where a service would be.
+/// Starts a daemon in the directory `/`, like a service.
 fn start(program: &str, arguments: &[&str]) -> Result<Child> {
     let output = File::options().create(true).append(true).open(output(program))?;
     let spawned = Command::new(program)
@@ -200,7 +201,8 @@ fn output(program: &str) -> PathBuf {
     Path::new(LAB).join("run").join(program.rsplit('/').next().unwrap_or(program))
 }
 
-/// Writes this word to the audit log, and waits until it is there: auditd has then written everything from before.
+/// Writes this word to the audit log, and waits until it is there: auditd has then written
+/// everything from before.
 pub(super) fn mark(word: &str) -> Result<()> {
     must(AUDITCTL, &["-m", word])?;
     wait_for("the audit log", || Ok(audit_log()?.lines().any(|line| line.contains(word))))

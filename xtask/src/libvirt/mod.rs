@@ -1,16 +1,16 @@
-//! A real libvirt in the virtual machine, recorded: what it logs about guests with a real vhost-net, and the truth beside
-//! it. `crate::suites` lists the versions.
+//! Records a real libvirt in the virtual machine: its logs about guests with a real vhost-net, and
+//! the descriptors that their QEMUs held. `crate::suites` lists the versions.
 //! tests/data/libvirt/README.md says what a recording consists of.
 //!
 //! | File | What |
 //! |---|---|
-//! | `scenarios`, `guest` | what is done, to which guests |
-//! | `stage` | one scenario under way |
+//! | `scenarios`, `guest` | the scenarios and their guests |
+//! | `stage` | runs one scenario |
 //! | `lab`, `programs`, `versions` | the host that libvirt runs on |
 //! | `poller`, `descriptors`, `command_line`, `intervals` | the witness: which process holds which descriptor when |
-//! | `truth`, `window` | what is written down |
+//! | `truth`, `window` | the recording's files |
 //!
-//! This machine starts the virtual machine and unpacks what comes out of it; all else happens inside.
+//! This machine starts the virtual machine and unpacks its output; everything else happens inside.
 
 mod command_line;
 mod descriptors;
@@ -45,7 +45,7 @@ pub(crate) use self::scenarios::ALL;
 /// The chore's name inside of the virtual machine.
 pub(crate) const INSIDE: &str = "libvirt-scenarios";
 
-/// Records all scenarios, or those that were asked for, into a directory.
+/// Records all scenarios, or the named ones, into a directory.
 pub(crate) fn record(arguments: &RecordArguments) -> Result<ExitCode> {
     let suite = arguments.suite.as_deref();
     if suite.is_none() {
@@ -64,7 +64,8 @@ pub(crate) fn record(arguments: &RecordArguments) -> Result<ExitCode> {
         timeout: arguments.timeout,
         variables: Vec::new(),
         kvm: false,
-        // With two emulated processors, a kernel that changes its own code (as KVM makes it do) sometimes dies.
+        // With two emulated processors, a kernel that changes its own code (as KVM makes it do)
+        // sometimes dies.
         cpus: 1,
         memory: 3072,
         append: String::new(),
@@ -73,7 +74,7 @@ pub(crate) fn record(arguments: &RecordArguments) -> Result<ExitCode> {
     };
     let mut archive = Vec::new();
     let status = vm::run_into(&vm, &mut archive);
-    // What was recorded before something failed is kept, even if the virtual machine died.
+    // Recordings before a failure are kept, even if the virtual machine died.
     let mut archive = tar::Archive::new(&archive[..]);
     archive.set_preserve_mtime(false);
     archive
@@ -82,7 +83,8 @@ pub(crate) fn record(arguments: &RecordArguments) -> Result<ExitCode> {
     status.map(ExitCode::from)
 }
 
-/// Plays scenarios in the virtual machine and writes their recordings to standard output, as a tar archive.
+/// Plays scenarios in the virtual machine and writes their recordings to standard output, as a tar
+/// archive.
 pub(crate) fn play(arguments: &ScenariosArguments) -> Result<ExitCode> {
     // It changes the host that it runs on.
     let first = std::fs::read_link("/proc/1/exe").context("The first process is not known")?;

@@ -1,4 +1,4 @@
-//! The witness: a thread that looks at the descriptors of every guest's QEMU, all the time.
+//! The witness: a thread that continuously scans the descriptors of every guest's QEMU.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use super::command_line::CommandLine;
 use super::descriptors::{self, Descriptor};
 use super::intervals::{Interval, Intervals};
 
-/// From the beginning of one look to that of the next. A look takes some milliseconds.
+/// The interval between the beginnings of two scans. A scan takes some milliseconds.
 const EVERY: Duration = Duration::from_millis(20);
 
 /// A guest's QEMU.
@@ -25,7 +25,7 @@ pub(super) struct Process {
     pub(super) command_line: CommandLine,
 }
 
-/// What was seen in the time of one scenario.
+/// The observations during one scenario.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) processes: Vec<Process>,
@@ -39,7 +39,7 @@ pub(super) struct Seen {
 struct State {
     processes: BTreeMap<u32, Process>,
     intervals: Intervals,
-    /// What the last look showed.
+    /// The result of the last scan.
     now: Vec<Descriptor>,
     alive: Vec<u32>,
     looks: u64,
@@ -53,7 +53,7 @@ pub(super) struct Poller {
 }
 
 impl Poller {
-    /// Looks from now on, until this process ends. Guests have process numbers above `floor`.
+    /// Scans from now on, until this process ends. Guests have pids above `floor`.
     pub(super) fn start(floor: u32) -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         let its = Arc::clone(&state);
@@ -69,7 +69,8 @@ impl Poller {
         Self { state }
     }
 
-    /// All since the last call. What is held now is part of what comes, too.
+    /// All observations since the last call. Descriptors that are held now are also in the next
+    /// result.
     pub(super) fn take(&self) -> Seen {
         let state = std::mem::take(&mut *lock(&self.state));
         Seen {
@@ -80,16 +81,16 @@ impl Poller {
         }
     }
 
-    /// Waits until so many looks more have begun and ended.
+    /// Waits until so many more scans have begun and ended.
     pub(super) fn wait_looks(&self, count: u64) {
-        // The look that goes on now began before.
+        // The current scan began before.
         let end = lock(&self.state).looks + count + 1;
         while lock(&self.state).looks < end {
             std::thread::sleep(EVERY / 2);
         }
     }
 
-    /// The guests' QEMUs that the last look showed, each with its devices.
+    /// The guests' QEMUs of the last scan, each with its devices.
     pub(super) fn now(&self) -> Vec<(Process, Vec<Descriptor>)> {
         let state = lock(&self.state);
         let alive = state.alive.iter().filter_map(|pid| state.processes.get(pid));
@@ -102,12 +103,12 @@ impl Poller {
     }
 }
 
-/// A panic of the other thread does not make what it saw before wrong.
+/// After a panic of the other thread, its earlier observations are still valid.
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What one look showed.
+/// The result of one scan.
 struct Looked {
     time: f64,
     guests: Vec<(u32, CommandLine)>,
@@ -138,7 +139,8 @@ impl State {
     }
 }
 
-/// Command lines that were read before, so that a look is short: none of what is no guest's QEMU.
+/// Command lines that were read before, so that a scan is fast; none for a process that is not a
+/// guest's QEMU.
 type Known = BTreeMap<u32, Option<CommandLine>>;
 
 fn look(floor: u32, known: &mut Known) -> Looked {
@@ -166,7 +168,7 @@ fn guest(pid: u32, known: &mut Known) -> Option<CommandLine> {
     known.entry(pid).or_insert(CommandLine::parse(&bytes)).clone()
 }
 
-/// Seconds since 1970, in milliseconds, as audit records have them.
+/// Seconds since 1970, with milliseconds, as in audit records.
 pub(super) fn now() -> f64 {
     rounded(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64())
 }

@@ -18,7 +18,7 @@ pub(super) const NFT: &str = "/usr/sbin/nft";
 pub(super) const RMMOD: &str = "/sbin/rmmod";
 pub(super) const VIRSH: &str = "/usr/bin/virsh";
 
-/// What a recording needs beside libvirt's daemons.
+/// The programs that a recording needs in addition to libvirt's daemons.
 const TOOLS: [&str; 8] = [AUDITCTL, AUDITD, EBTABLES, IP, MODPROBE, NFT, RMMOD, VIRSH];
 
 /// All programs that a recording needs.
@@ -27,7 +27,7 @@ pub(super) fn required(daemons: &Daemons) -> impl Iterator<Item = &'static str> 
     TOOLS.into_iter().chain([daemons.main]).chain(helpers)
 }
 
-/// How a command ended: its status, and all that it said.
+/// The exit status and output of a command.
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) status: i32,
@@ -45,7 +45,7 @@ pub(super) fn run(program: &str, arguments: &[impl AsRef<OsStr>]) -> Result<Done
     })
 }
 
-/// As [`run`], and it has to go well.
+/// As [`run`], for a command that must succeed.
 pub(super) fn must(program: &str, arguments: &[&str]) -> Result<String> {
     let Done { status, said } = run(program, arguments)?;
     ensure!(status == 0, "{program} {} ended with status {status}: {said}", arguments.join(" "));
@@ -55,7 +55,7 @@ pub(super) fn must(program: &str, arguments: &[&str]) -> Result<String> {
 /// Emulated processors are slow, and shared ones slower.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Waits for something that is certain to come.
+/// Waits for a condition that is expected to become true.
 pub(super) fn wait_for(what: &str, mut there: impl FnMut() -> Result<bool>) -> Result<()> {
     let end = Instant::now() + PATIENCE;
     while !there()? {

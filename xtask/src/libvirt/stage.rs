@@ -1,4 +1,4 @@
-//! One scenario under way: runs its commands, records them, and has the witness look after each.
+//! Runs one scenario: its commands are recorded, and the witness scans after each.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use super::truth::{self, Held, Snapshot, Step, Truth};
 use super::window;
 use crate::suites::Daemons;
 
-/// Looks after each step, so that each state is seen.
+/// The number of scans after each step, so that each state is seen.
 const LOOKS: u64 = 5;
 
 #[derive(Debug)]
@@ -153,7 +153,7 @@ impl<'a> Stage<'a> {
         self.virsh(&["update-device", &guest.uuid, &file, "--live"], works, None)
     }
 
-    /// A command of virsh that has to work.
+    /// Runs a command of virsh that must succeed.
     pub(super) fn works(&mut self, arguments: &[&str]) -> Result<()> {
         self.virsh(arguments, true, None)
     }
@@ -177,7 +177,7 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Does something that no program does, and records it.
+    /// Performs an action without a program, and records it.
     pub(super) fn act(&mut self, cmd: &str, act: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
         let t = poller::now();
         act(self.lab)?;
@@ -201,7 +201,7 @@ impl<'a> Stage<'a> {
         self.show(NFT, &["list", "ruleset", "bridge"])
     }
 
-    /// Waits until the witness has looked, and records what the guests hold.
+    /// Waits until the witness has scanned, and records the devices that the guests hold.
     fn take_snapshot(&mut self) {
         self.poller.wait_looks(LOOKS);
         let after = self.steps.last().map(|step| step.cmd.clone()).unwrap_or_default();
@@ -240,7 +240,7 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// Waits until libvirt says this of a guest.
+    /// Waits until libvirt reports this state of a guest.
     pub(super) fn wait_for_state(&mut self, guest: &Guest, state: &str) -> Result<()> {
         let lab = &*self.lab;
         wait_for("the guest's state", || Ok(lab.virsh(&["domstate", &guest.uuid])?.said == state))

@@ -1,4 +1,4 @@
-//! `truth.json`: what was done, and which descriptors were seen meanwhile.
+//! `truth.json`: the steps of a scenario, and the descriptors that QEMUs held meanwhile.
 
 use serde::Serialize;
 
@@ -32,7 +32,7 @@ pub(super) struct Step {
     pub(super) plugs: Option<(String, String)>,
 }
 
-/// What the guests held after a step.
+/// The devices that the guests held after a step.
 #[derive(Debug, Serialize)]
 pub(super) struct Snapshot {
     pub(super) t: f64,
@@ -61,17 +61,19 @@ pub(super) struct FdInterval {
     if_mac: Option<String>,
     netdev: Option<String>,
     guest_mac: Option<String>,
-    /// What tells the MAC.
+    /// The source of the MAC.
     guest_mac_from: Option<&'static str>,
     first: f64,
     last: f64,
 }
 
-/// A descriptor that a hot-plug brings may be seen a little after virsh has ended: the look began before.
+/// A hot-plugged descriptor may be seen up to this many seconds after virsh has ended, because the
+/// scan began before.
 const LATE: f64 = 0.1;
 
-/// The intervals, each with the interface's MAC. QEMU's command line tells it of those that a guest starts with. For
-/// others it is the hot-plug during which they appeared: there is one at a time.
+/// The intervals, each with the interface's MAC. It is from QEMU's command line for descriptors
+/// that a guest starts with, and otherwise from the hot-plug during which they appeared: there is
+/// one at a time.
 pub(super) fn fd_intervals(seen: &Seen, steps: &[Step]) -> Vec<FdInterval> {
     seen.intervals.iter().filter_map(|interval| fd_interval(interval, seen, steps)).collect()
 }
@@ -153,16 +155,16 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptors_mac_is_told_by_the_command_line_or_the_hot_plug() {
-        let told =
+    fn a_descriptors_mac_is_from_the_command_line_or_the_hot_plug() {
+        let macs: Vec<_> =
             macs(vec![vhost(32, 1.0), vhost(33, 2.0), vhost(32, 5.1), vhost(34, 5.55), vhost(35, 7.0)]);
         let mac = |last: u8| Some(format!("52:54:00:00:00:0{last}"));
         // The number 32 is used again by a NIC that was plugged in.
-        assert_eq!(told, [mac(1), None, mac(2), mac(2), None]);
+        assert_eq!(macs, [mac(1), None, mac(2), mac(2), None]);
     }
 
     #[test]
-    fn another_guests_hot_plug_tells_nothing() {
+    fn another_guests_hot_plug_does_not_count() {
         assert_eq!(macs(vec![vhost(33, 3.2)]), [None]);
     }
 }

@@ -19,7 +19,8 @@ impl Versions {
     pub(super) fn ask(daemons: &Daemons) -> Result<Self> {
         let said = must(VIRSH, &["-c", daemons.uri, "version", "--daemon"])?;
         let audit = must(AUDITCTL, &["-v"])?;
-        Self::parse(daemons.name(), &said, &audit).with_context(|| format!("virsh told no versions: {said}"))
+        Self::parse(daemons.name(), &said, &audit)
+            .with_context(|| format!("virsh printed no versions: {said}"))
     }
 
     fn parse(daemon: &'static str, virsh: &str, auditctl: &str) -> Option<Self> {

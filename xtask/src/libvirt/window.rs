@@ -1,7 +1,7 @@
 //! The part of a log that belongs to one scenario.
 
-/// The lines of an audit log between the record that has the first mark and the one that has the last, without these.
-/// None if a mark is not there.
+/// The lines of an audit log between the record that has the first mark and the one that has the
+/// last, without these. None if a mark is not there.
 pub(super) fn between(log: &str, first: &str, last: &str) -> Option<String> {
     let mut lines = log.split_inclusive('\n');
     lines.by_ref().find(|line| has(line, first))?;
@@ -20,7 +20,7 @@ fn has(line: &str, mark: &str) -> bool {
     line.split([' ', '=', '\'', '"']).any(|word| word == mark)
 }
 
-/// The lines of libvirt's own log that say what it audited, its warnings and its errors.
+/// The lines of libvirt's own log with its audit records, warnings and errors.
 pub(super) fn audited(log: &str) -> String {
     let marks = [" : virDomainAudit", ": warning : ", ": error : "];
     let wanted = |line: &&str| marks.iter().any(|mark| line.contains(mark));

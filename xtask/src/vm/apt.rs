@@ -1,5 +1,5 @@
-//! Packages of Debian's archives, fetched and unpacked beside the system's own package management: other sources, no
-//! installation, nothing of the system's changed, no root needed.
+//! Packages of Debian's archives, fetched and unpacked beside the system's own package management:
+//! other sources, no installation, nothing of the system's changed, no root needed.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 const ARCHIVE: &str = "http://deb.debian.org";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// apt's tools with a state of their own, in a directory.
+/// apt's tools with their own state, in a directory.
 #[derive(Debug)]
 pub(super) struct Apt {
     dir: PathBuf,
@@ -41,7 +41,8 @@ impl Apt {
         field(&shown, "Version").map(str::to_owned).with_context(|| format!("{package} has no version"))
     }
 
-    /// Fetches the package and those of the same build that it needs; unpacks them all into a directory.
+    /// Fetches the package and those of the same build that it needs; unpacks them all into a
+    /// directory.
     pub(super) fn unpack(&self, package: &str, into: &Path) -> Result<()> {
         let mut known = BTreeSet::new();
         let mut pending = vec![package.to_owned()];
@@ -58,15 +59,15 @@ impl Apt {
         unpack_all(&packages, into)
     }
 
-    /// Fetches these packages with everything that they depend on, and unpacks them all into a directory. None is
-    /// configured: what their scripts would have done is left to the caller.
+    /// Fetches these packages with everything that they depend on, and unpacks them all into a
+    /// directory. None is configured: what their scripts would have done is left to the caller.
     pub(super) fn unpack_system(&self, packages: &[&str], into: &Path) -> Result<()> {
         let options = ["-qq", "install", "--yes", "--download-only", "--no-install-recommends"];
         run(self.tool("apt-get").args(options).args(packages))?;
         unpack_all(&self.dir.join("cache/archives"), into)
     }
 
-    /// What is said of the package's newest version.
+    /// The description of the package's newest version.
     fn show(&self, package: &str) -> Result<String> {
         run(self.tool("apt-cache").args(["show", "--no-all-versions", package]))
     }
@@ -116,7 +117,8 @@ fn unpack_all(packages: &Path, into: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Unpacks one package. `dpkg-deb -x` would replace a link to a directory, such as `/bin`, by a directory of the package.
+/// Unpacks one package. `dpkg-deb -x` would replace a link to a directory, such as `/bin`, by a
+/// directory of the package.
 fn unpack(package: &Path, into: &Path) -> Result<()> {
     let mut opened = Command::new("dpkg-deb")
         .arg("--fsys-tarfile")
@@ -133,7 +135,8 @@ fn unpack(package: &Path, into: &Path) -> Result<()> {
     Ok(())
 }
 
-/// apt_preferences(5) by which the newest version of all suites is taken. apt would take none from backports by itself.
+/// apt_preferences(5) by which the newest version of all suites is taken. apt would take none from
+/// backports by itself.
 const PREFERENCES: &str = "Package: *\nPin: release o=Debian*\nPin-Priority: 500\n";
 
 /// sources.list(5) of these suites.
@@ -150,7 +153,8 @@ fn field<'a>(shown: &'a str, name: &str) -> Option<&'a str> {
     shown.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
 }
 
-/// The packages in a field of dependencies that are of the very same version: the parts of one kernel.
+/// The packages in a field of dependencies that are of the very same version: the parts of one
+/// kernel.
 fn same_build(depends: &str, version: &str) -> Vec<String> {
     let wanted = format!("(= {version})");
     let one = |dependency: &str| {
@@ -160,7 +164,7 @@ fn same_build(depends: &str, version: &str) -> Vec<String> {
     depends.split(',').filter_map(one).collect()
 }
 
-/// Runs a tool; its output, or what it complains about.
+/// Runs a tool, and returns its output, or its error output as an error.
 pub(super) fn run(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("Can't run {program}"))?;

@@ -1,7 +1,8 @@
-//! The kernel proper out of a bzImage.
+//! Extracts the uncompressed kernel from a bzImage.
 //!
-//! QEMU enters an uncompressed `vmlinux` directly (by its PVH note), which saves emulating the decompression at each
-//! boot. The layout is in the kernel's Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header".
+//! QEMU enters an uncompressed `vmlinux` directly (by its PVH note), which saves emulating the
+//! decompression at each boot. The layout is in the kernel's Documentation/arch/x86/boot.rst, "The
+//! Real-Mode Kernel Header".
 
 use std::io::Read;
 
@@ -34,7 +35,7 @@ pub(super) fn vmlinux(image: &[u8]) -> Result<Vec<u8>> {
     Ok(kernel)
 }
 
-/// What the header calls the payload: the compressed kernel and its size.
+/// The header's payload: the compressed kernel and its size.
 fn payload(image: &[u8]) -> Result<&[u8]> {
     let short = "The kernel's file is too short";
     let header = image.get(..0x250).context(short)?;

@@ -1,4 +1,5 @@
-//! Kernels fetched once and kept, each in a directory of its own (`root` has what stands beside them):
+//! Kernels fetched once and kept, each in a directory of its own (`root` has what stands beside
+//! them):
 //!
 //! ```text
 //! target/vm/stable/busybox              the first steps in the virtual machine
@@ -19,7 +20,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::apt::{self, Apt};
 use super::bzimage;
-use super::kernels::{BUSYBOX, Kernel};
+use crate::kernels::{BUSYBOX, Kernel};
 
 /// Debian's name for its newest kernel.
 const PACKAGE: &str = "linux-image-amd64";
@@ -59,8 +60,8 @@ pub(super) fn kernel(kernel: &Kernel, update: bool) -> Result<Kept> {
     Ok(Kept { dir, modules, _lock: lock })
 }
 
-/// A directory of the cache, made first if `is_wanted` says so of its path; and the lock that keeps it from being
-/// replaced. `make` gets the cache's directory and the path to put it at.
+/// A directory of the cache, made first if `is_wanted` says so of its path; and the lock that keeps
+/// it from being replaced. `make` gets the cache's directory and the path to put it at.
 pub(super) fn keep(
     name: &str,
     is_wanted: impl Fn(&Path) -> bool,
@@ -82,7 +83,7 @@ pub(super) fn keep(
     Ok((dir, lock))
 }
 
-/// Where it all is kept: out of the way in what Cargo builds, so that `cargo clean` removes them too.
+/// The cache's directory, in Cargo's target directory, so that `cargo clean` removes it too.
 fn directory() -> PathBuf {
     match std::env::var_os("TAPTRAIL_VM_CACHE") {
         Some(chosen) if !chosen.is_empty() => PathBuf::from(chosen),
@@ -90,16 +91,16 @@ fn directory() -> PathBuf {
     }
 }
 
-/// Another user's is good enough: a lock needs no right to write.
+/// Opens a lock file. That of another user can be used, too: a lock needs no write permission.
 fn lock_file(path: &Path) -> Result<File> {
     File::open(path)
         .or_else(|_| File::options().append(true).create(true).open(path))
         .with_context(|| format!("Can't make {}", path.display()))
 }
 
-/// Makes the kernel's directory, all of it or nothing.
+/// Creates the kernel's directory, completely or not at all.
 fn fetch(kernel: &Kernel, cache: &Path, dir: &Path) -> Result<()> {
-    // What an interrupted attempt left.
+    // The remains of an interrupted attempt.
     let new = cache.join(format!("{}.new", kernel.name));
     remove(&new)?;
     let packages = new.join("packages");

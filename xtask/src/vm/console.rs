@@ -1,11 +1,11 @@
-//! The end of what the virtual machine and QEMU said, kept for the case that something fails.
+//! The end of the output of the virtual machine's console and of QEMU, shown after a failure.
 
 use std::collections::VecDeque;
 
-/// How much is kept, in bytes: some screens of text.
+/// The size of the output that is kept, in bytes: some screens of text.
 const KEPT: usize = 16 * 1024;
 
-/// How much of it is shown.
+/// The number of lines that are shown.
 const LINES: usize = 30;
 
 #[derive(Debug, Default)]

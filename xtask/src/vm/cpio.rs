@@ -1,7 +1,7 @@
 //! An archive as the kernel unpacks it at boot: cpio's "newc" format, described in the kernel's
 //! Documentation/driver-api/early-userspace/buffer-format.rst.
 
-/// An archive in the making.
+/// An archive that is being written.
 #[derive(Debug, Default)]
 pub(super) struct Archive {
     bytes: Vec<u8>,
@@ -25,7 +25,7 @@ impl Archive {
         self.entry(name, 0o120_777, target.as_bytes());
     }
 
-    /// The bytes of the whole.
+    /// The bytes of the complete archive.
     pub(super) fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, &[]);
         self.bytes
@@ -35,7 +35,7 @@ impl Archive {
         self.files += 1;
         let (uid, gid, links, time, devices) = (0, 0, 1, 0, [0; 4]);
         self.bytes.extend(b"070701");
-        // The format's lengths have 32 bits; what goes to a boot archive here is far below.
+        // The format's lengths have 32 bits; the files of a boot archive are far smaller.
         #[allow(clippy::cast_possible_truncation)]
         let (size, name_size) = (bytes.len() as u32, name.len() as u32 + 1);
         for field in [self.files, mode, uid, gid, links, time, size] {

@@ -1,4 +1,4 @@
-//! What of the environment goes along with the command.
+//! The environment variables that are passed to the command.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -24,11 +24,11 @@ const NAMES: [&str; 17] = [
     "USER",
 ];
 
-/// Passed by how their names begin.
+/// Variables with these prefixes are passed.
 const BEGINNINGS: [&str; 5] = ["INSTA_", "LC_", "NEXTEST_", "PROPTEST_", "TAPTRAIL_"];
 
-/// The variables for the command, as `NAME=VALUE`: some of these, and what was asked for as `NAME` or `NAME=VALUE`.
-/// The later of two of one name counts.
+/// The variables for the command, as `NAME=VALUE`: some of the given ones, and those of the
+/// options, as `NAME` or `NAME=VALUE`. Of two with one name, the later is used.
 pub(super) fn chosen(
     all: impl IntoIterator<Item = (OsString, OsString)>,
     asked: &[OsString],

@@ -1,4 +1,4 @@
-//! The archive that the kernel begins with, and what of it each such archive needs.
+//! The initramfs, and its common parts.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -15,11 +15,11 @@ const INIT: &str = include_str!("init.sh");
 /// busybox's programs that `init.sh` uses.
 const TOOLS: [&str; 8] = ["sh", "cat", "insmod", "mkdir", "mount", "switch_root", "umount", "echo"];
 
-/// What it loads: the root over 9p, the overlay on it, and the port to the host.
+/// The modules that it loads: for the root over 9p, the overlay on it, and the port to the host.
 const MODULES: [&str; 6] = ["virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_console", "virtio_rng"];
 
-/// Makes it for this kernel. The virtual machine's root has these directories' files instead of this machine's, unless
-/// there are none; the first one's are above the others'.
+/// Makes it for this kernel. The virtual machine's root has these directories' files instead of
+/// this machine's, unless there are none; the first one's are above the others'.
 pub(super) fn build(kernel: &Kept, layers: &[&Path]) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for directory in ["dev", "host", "memory", "root"] {
@@ -34,7 +34,8 @@ pub(super) fn build(kernel: &Kept, layers: &[&Path]) -> Result<Vec<u8>> {
     Ok(archive.finish())
 }
 
-/// The overlay's lower layers, as init.sh gives them to overlayfs: colons are between them, and a comma ends them.
+/// The overlay's lower layers, as init.sh gives them to overlayfs: colons are between them, and a
+/// comma ends them.
 fn lower(layers: &[&Path]) -> Result<Vec<u8>> {
     const HOST: &[u8] = b"/host";
     if layers.is_empty() {

@@ -1,5 +1,5 @@
-//! A whole Linux system for the guests of tests, in one archive: it uses its NICs and lets go of them. What it does is in
-//! `linux_guest.sh`.
+//! A whole Linux system for the guests of tests, in one archive: it uses its NICs and lets go of
+//! them. What it does is in `linux_guest.sh`.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -10,8 +10,9 @@ use anyhow::{Context, Result};
 
 use super::cache::{self, Kept};
 use super::cpio::Archive;
-use super::{initramfs, kernels};
+use super::initramfs;
 use crate::cli::LinuxGuestArguments;
+use crate::kernels;
 
 const INIT: &str = include_str!("linux_guest.sh");
 
@@ -38,7 +39,7 @@ pub(crate) fn write(arguments: &LinuxGuestArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The archive that the kernel begins with, and never leaves.
+/// The initramfs, which is also the final root file system.
 fn archive(kernel: &Kept) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for directory in ["dev", "nics", "proc", "sys", "etc", "etc/acpi", "etc/acpi/PWRF"] {
@@ -52,8 +53,8 @@ fn archive(kernel: &Kept) -> Result<Vec<u8>> {
     Ok(archive.finish())
 }
 
-/// Has the file at another place too: the very one, so that it stays when the cache takes a newer kernel, or a copy where
-/// that is another file system.
+/// Has the file at another place too: the very one, so that it stays when the cache takes a newer
+/// kernel, or a copy where that is another file system.
 fn take(from: &Path, to: &Path) -> Result<()> {
     match fs::remove_file(to) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),

@@ -1,5 +1,6 @@
 #!/bin/sh
-# A guest's whole system. It gives each NIC an address that its MAC tells and brings it up, and says on the console:
+# A guest's whole system. It gives each NIC an address derived from its MAC, brings it up, and
+# prints on the console:
 #
 #   ready                                           all of the system is there
 #   nic eth1 52:54:00:00:01:02 10.0.1.2 queues=2    a NIC that was plugged is in use

@@ -1,18 +1,17 @@
-//! A command in a virtual machine with a kernel of Debian's, for what this machine's own kernel can't do or must not
-//! be made to do. docs/test-vm.md says how it is used.
+//! Runs a command in a virtual machine with a kernel of Debian, for tests that this machine's own
+//! kernel can't run, or that would disturb it. See docs/test-vm.md for its use.
 //!
 //! | File | What |
 //! |---|---|
-//! | `kernels` | the kernels to choose from |
 //! | `cache`, `apt`, `bzimage` | Debian's packages, and from them a kernel as QEMU takes it |
 //! | `root` | root file systems of other Debian releases, for `--suite` |
 //! | `initramfs`, `cpio`, `modules`, `init.sh` | the first steps in the virtual machine |
-//! | `qemu` | its process, which ends with ours |
-//! | `watch`, `signals`, `console` | what happens until the command's exit status is here |
-//! | `environment` | the variables that go along |
+//! | `qemu` | its process, which ends with this program |
+//! | `watch`, `signals`, `console` | the events until the command's exit status arrives |
+//! | `environment` | the variables that are passed |
 //! | `linux_guest`, `linux_guest.sh` | a system for the guests of tests, of the same kernel |
 //!
-//! In the virtual machine, this same program goes on as `agent`; `wire` is what the two say.
+//! In the virtual machine, the same program runs as `agent`; `wire` is their protocol.
 
 mod apt;
 mod bzimage;
@@ -21,7 +20,6 @@ mod console;
 mod cpio;
 mod environment;
 mod initramfs;
-mod kernels;
 pub(crate) mod linux_guest;
 mod modules;
 mod qemu;
@@ -41,20 +39,19 @@ use self::qemu::Qemu;
 use self::signals::Signals;
 use self::watch::{End, Order};
 use crate::cli::VmArguments;
+use crate::kernels::{self, KERNELS};
 use crate::suites;
 use crate::wire::Kind;
 
-pub(crate) use self::kernels::KERNELS;
-
-/// The command's time is over, as timeout(1) has it.
+/// The exit status of a command that timed out, as of timeout(1).
 const TIMED_OUT: u8 = 124;
 
-/// Runs the command and shows its output; its exit status.
+/// Runs the command, shows its output and returns its exit status.
 pub(crate) fn run(arguments: &VmArguments) -> Result<ExitCode> {
     run_into(arguments, &mut std::io::stdout()).map(ExitCode::from)
 }
 
-/// Runs the command; its exit status. What it writes to standard output goes where the caller wants it.
+/// Runs the command, writes its standard output to `stdout` and returns its exit status.
 pub(crate) fn run_into(arguments: &VmArguments, stdout: &mut dyn Write) -> Result<u8> {
     let kernel = kernels::named(&arguments.kernel).context("No kernel of this name")?;
     let kernel = cache::kernel(kernel, arguments.update)?;
@@ -90,17 +87,19 @@ pub(crate) fn run_into(arguments: &VmArguments, stdout: &mut dyn Write) -> Resul
     }
 }
 
-/// Names the kernels, for scripts that try them all.
+/// Prints the names of the kernels, for scripts that use them all.
 pub(crate) fn name_kernels() -> Result<ExitCode> {
     let mut stdout = std::io::stdout();
     KERNELS.iter().try_for_each(|kernel| writeln!(stdout, "{}", kernel.name))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Where the virtual machine sees this machine's files when it has a suite's root file system. init.sh mounts them there.
+/// Where the virtual machine sees this machine's files when it has a suite's root file system.
+/// init.sh mounts them there.
 const HOST: &str = "/host";
 
-/// The path by which the virtual machine sees a file of this machine: the same one, or one below `/host`.
+/// The path by which the virtual machine sees a file of this machine: the same one, or one below
+/// `/host`.
 pub(crate) fn seen_inside(suite: Option<&str>, path: &Path) -> PathBuf {
     match suite {
         Some(_) => Path::new(HOST).join(path.strip_prefix("/").unwrap_or(path)),
@@ -108,14 +107,14 @@ pub(crate) fn seen_inside(suite: Option<&str>, path: &Path) -> PathBuf {
     }
 }
 
-/// The whole path of a directory whose files go over the suite's.
+/// The absolute path of a directory whose files are over the suite's.
 fn over(dir: &Path) -> Result<PathBuf> {
     let whole = std::fs::canonicalize(dir).with_context(|| format!("Can't use {}", dir.display()))?;
     ensure!(whole.is_dir(), "{} is no directory", dir.display());
     Ok(whole)
 }
 
-/// What the agent is told.
+/// The request to the agent.
 fn frames(arguments: &VmArguments, modules: &Path) -> Result<Vec<(Kind, OsString)>> {
     let directory = std::env::current_dir().context("The working directory is not known")?;
     let variables = environment::chosen(std::env::vars_os(), &arguments.variables);

@@ -21,8 +21,8 @@ pub(super) fn with_needs(names: &[&str], dir: &Path) -> Result<Vec<Module>> {
 
 /// The paths of the named modules and of what they need, each behind what it needs.
 ///
-/// depmod(8) lists everything that a module needs, directly or not, so that it can be loaded from the last to the
-/// first (kmod's own order).
+/// depmod(8) lists everything that a module needs, directly or not, so that it can be loaded from
+/// the last to the first (kmod's own order).
 fn order(names: &[&str], dependencies: &str, builtin: &str) -> Result<Vec<String>> {
     let needs: HashMap<String, (&str, &str)> = dependencies
         .lines()

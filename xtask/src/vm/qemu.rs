@@ -1,4 +1,4 @@
-//! The virtual machine's process: how it is started, and that it ends with its owner.
+//! The virtual machine's process, which ends with its owner.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -25,13 +25,13 @@ const KVM: &str = "/dev/kvm";
 /// Debian's users `nobody` and `nogroup`.
 const NOBODY: &str = "65534";
 
-/// The one thing that QEMU may still do of all that root may, when root starts it: to read any file.
+/// The only privilege of QEMU when root starts it: reading any file.
 const READ_ALL: &str = "-all,+dac_read_search";
 
-/// What the kernel is told. A panic ends QEMU (with `-no-reboot`) instead of waiting for ever.
+/// The kernel's command line. A panic ends QEMU (with `-no-reboot`) instead of waiting for ever.
 const APPEND: &str = "console=ttyS0 loglevel=4 panic=-1 mitigations=off";
 
-/// A virtual machine. When this value goes, so does the machine.
+/// A virtual machine, which ends when this value is dropped.
 #[derive(Debug)]
 pub(super) struct Qemu {
     child: Child,
@@ -49,7 +49,7 @@ impl Qemu {
         let (console, its_console) = UnixStream::pair()?;
         let memory = File::from(memfd_create("initramfs", MemfdFlags::CLOEXEC)?);
         (&memory).write_all(initramfs)?;
-        // QEMU alone is started from here on: these are its own.
+        // Only QEMU is started after this, so these descriptors are only for it.
         for inherited in [its_port.as_fd(), its_console.as_fd(), memory.as_fd()] {
             fcntl_setfd(inherited, FdFlags::empty())?;
         }
@@ -72,7 +72,7 @@ impl Qemu {
 
 impl Drop for Qemu {
     fn drop(&mut self) {
-        // It keeps nothing that would have to be written first.
+        // It has no data that would have to be written first.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -85,7 +85,8 @@ struct Descriptors<'a> {
     initramfs: &'a File,
 }
 
-/// setpriv(1)'s options: nobody who may read everything, or who we are; and no life after ours.
+/// setpriv(1)'s options: the user nobody, who may read everything, or this process's user; QEMU
+/// ends with this process.
 fn privileges(kvm: bool) -> Result<Vec<OsString>> {
     let mut options: Vec<OsString> = ["--no-new-privs", "--pdeathsig", "KILL"].map(OsString::from).into();
     if rustix::process::geteuid().is_root() {

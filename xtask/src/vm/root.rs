@@ -48,7 +48,7 @@ fn made_from(suite: &Suite) -> String {
     format!("archives: {}\npackages: {}\n", suite.archives.join(" "), suite.packages().join(" "))
 }
 
-/// Makes the suite's directory, all of it or nothing.
+/// Creates the suite's directory, completely or not at all.
 fn make(suite: &Suite, cache: &Path, dir: &Path) -> Result<()> {
     let _ = writeln!(
         std::io::stderr(),
@@ -56,7 +56,7 @@ fn make(suite: &Suite, cache: &Path, dir: &Path) -> Result<()> {
         suite.name,
         cache.display()
     );
-    // What an interrupted attempt left.
+    // The remains of an interrupted attempt.
     let new = cache.join(format!("root-{}.new", suite.name));
     cache::remove(&new)?;
     let files = new.join("files");
@@ -71,8 +71,9 @@ fn make(suite: &Suite, cache: &Path, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Links to directories, each with its target. Not every release has them in a package, and some packages name files by
-/// the paths from before. The targets are relative, so that a package is unpacked into this root and nowhere else.
+/// Links to directories, each with its target. Not every release has them in a package, and some
+/// packages name files by the paths from before. The targets are relative, so that a package is
+/// unpacked into this root and nowhere else.
 const LINKS: [(&str, &str); 6] = [
     ("bin", "usr/bin"),
     ("lib", "usr/lib"),
@@ -96,7 +97,7 @@ fn link_directories(files: &Path) -> Result<()> {
 const ALTERNATIVES: [(&str, &str); 3] =
     [("ebtables", "ebtables-nft"), ("iptables", "iptables-nft"), ("ip6tables", "ip6tables-nft")];
 
-/// What the packages' scripts would have done, as far as libvirt, QEMU and auditd need it.
+/// Performs the parts of the packages' scripts that libvirt, QEMU and auditd need.
 fn configure(files: &Path) -> Result<()> {
     for (link, _) in LINKS {
         let found = fs::symlink_metadata(files.join(link))?;

@@ -1,4 +1,4 @@
-//! Signals that ask this program to end, as something that can be waited for beside other things.
+//! Signals that end this program, as a descriptor to poll.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -6,7 +6,7 @@ use anyhow::Result;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// While this value lives, SIGINT, SIGTERM and SIGHUP end nothing by themselves.
+/// While this value exists, SIGINT, SIGTERM and SIGHUP do not end the program by themselves.
 #[derive(Debug)]
 pub(super) struct Signals {
     fd: SignalFd,

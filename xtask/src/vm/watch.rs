@@ -1,4 +1,5 @@
-//! The command's life: from the boot to its exit status, with everything that may come between.
+//! Waits for the command's exit status, from the boot on, and handles everything that may happen
+//! before.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -15,32 +16,32 @@ use super::qemu::Qemu;
 use super::signals::Signals;
 use crate::wire::{Frames, Kind, send};
 
-/// How long the boot may take: a multiple of what it takes on a slow and busy machine.
+/// The time limit of the boot: a multiple of its time on a slow and busy machine.
 const BOOT: Duration = Duration::from_secs(180);
 
-/// What is to be done.
+/// The request, and how to execute it.
 #[derive(Debug)]
 pub(super) struct Order {
-    /// The frames that say it, to the last.
+    /// The frames of the request.
     pub(super) frames: Vec<(Kind, OsString)>,
     pub(super) timeout: Duration,
-    /// Is the console shown while it goes on?
+    /// Whether the console is shown meanwhile.
     pub(super) show_console: bool,
 }
 
-/// How it ended.
+/// How the virtual machine ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum End {
     /// The command's own status.
     Status(u8),
-    /// The command took too long.
+    /// The command timed out.
     TimedOut,
-    /// This signal told us to stop.
+    /// This signal interrupted the program.
     Signal(u8),
 }
 
-/// Waits for the virtual machine, has it run the command and passes its output on. The console is the caller's, to show
-/// it when this fails, and so is the place for standard output.
+/// Waits for the virtual machine, has it run the command and passes its output on. The console is
+/// the caller's, to show it when this fails, and so is the place for standard output.
 pub(super) fn watch(
     qemu: &mut Qemu,
     order: &Order,
@@ -83,7 +84,7 @@ pub(super) fn watch(
                 Kind::Stdout => pass(&mut *stdout, &frame.bytes)?,
                 Kind::Stderr => pass(io::stderr(), &frame.bytes)?,
                 Kind::Status => {
-                    let [status] = frame.bytes[..] else { bail!("The virtual machine told no status") };
+                    let [status] = frame.bytes[..] else { bail!("The virtual machine sent no status") };
                     return Ok(End::Status(status));
                 }
                 other => bail!("The virtual machine was not expected to say {other:?}"),
@@ -105,7 +106,7 @@ pub(super) fn watch(
     }
 }
 
-/// Waits until something is to be read or the time is over; what can be read.
+/// Waits until a descriptor is readable, or until the timeout; returns which are readable.
 fn ready<const N: usize>(fds: [std::os::fd::BorrowedFd<'_>; N], deadline: Instant) -> Result<[bool; N]> {
     let mut polled = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
     let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now()))?;
@@ -119,7 +120,7 @@ fn ready<const N: usize>(fds: [std::os::fd::BorrowedFd<'_>; N], deadline: Instan
 fn read(from: &mut impl Read) -> Result<Vec<u8>> {
     let mut buffer = vec![0; 64 * 1024];
     let count = match from.read(&mut buffer) {
-        // QEMU was killed with bytes of ours unread.
+        // QEMU was killed before it read all bytes.
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
         count => count?,
     };
@@ -127,7 +128,7 @@ fn read(from: &mut impl Read) -> Result<Vec<u8>> {
     Ok(buffer)
 }
 
-/// The rest of what an ended QEMU has said.
+/// The remaining output of an ended QEMU.
 fn drain(from: &mut impl Read, console: &mut Console) {
     while let Ok(bytes) = read(from) {
         if bytes.is_empty() {

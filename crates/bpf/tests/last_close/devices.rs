@@ -1,4 +1,4 @@
-//! Real devices, in a network namespace of the test's own.
+//! Real devices, in the test's own network namespace.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -14,7 +14,7 @@ use taptrail_kernel::link::Links;
 use taptrail_record::{DeviceKind, IfName, Rdev};
 use tempfile::TempDir;
 
-/// A recorder that accepts everything.
+/// A recorder that accepts every open.
 struct FakeRecorder;
 
 impl OpenRecorder for FakeRecorder {
@@ -38,7 +38,7 @@ fn ip(args: &str) {
 impl Devices {
     pub(crate) const KINDS: [DeviceKind; 3] = [DeviceKind::Tun, DeviceKind::Macvtap, DeviceKind::VhostNet];
 
-    /// The thread that makes them has their network namespace from then on.
+    /// Creates them in a new network namespace, in which the calling thread stays.
     pub(crate) fn new() -> Self {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         ip("link add v0 type veth peer name v1");

@@ -1,4 +1,4 @@
-//! Another process: this program again, which does as it is told over its standard input.
+//! Another process: this program again, which receives descriptors over its standard input.
 
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -13,7 +13,7 @@ use rustix::net::{
 use taptrail_kernel::proc::ProcessId;
 
 /// Sends a descriptor.
-#[allow(clippy::disallowed_methods)] // The one who hands over, whom these tests play.
+#[allow(clippy::disallowed_methods)] // The tests play a process that passes descriptors.
 pub(crate) fn send(stream: &UnixStream, descriptor: BorrowedFd<'_>) {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -44,7 +44,7 @@ impl Other {
         Self::spawn(Stdio::inherit())
     }
 
-    /// One whose standard error is this descriptor, which nobody else has any more.
+    /// A process whose standard error is this descriptor, of which there is no other copy.
     pub(crate) fn inherits(descriptor: OwnedFd) -> Self {
         Self::spawn(descriptor.into())
     }
@@ -60,7 +60,7 @@ impl Other {
             .unwrap();
         let process = ProcessId::of(child.id()).unwrap();
         let mut other = Self { child, process, wire };
-        other.hear();
+        other.wait_for_reply();
         other
     }
 
@@ -68,24 +68,24 @@ impl Other {
         self.process
     }
 
-    fn hear(&mut self) {
+    fn wait_for_reply(&mut self) {
         self.wire.read_exact(&mut [0]).unwrap();
     }
 
-    /// Gives it a descriptor, and waits until it has it.
-    pub(crate) fn give(&mut self, descriptor: BorrowedFd<'_>) {
+    /// Passes it a descriptor, and waits until it has received it.
+    pub(crate) fn pass(&mut self, descriptor: BorrowedFd<'_>) {
         send(&self.wire, descriptor);
-        self.hear();
+        self.wait_for_reply();
     }
 
-    /// Waits for its end.
+    /// Ends it, and waits for its exit.
     pub(crate) fn end(mut self) {
         drop(self.wire);
         self.child.wait().unwrap();
     }
 }
 
-/// Keeps all that it is given until nobody speaks to it any more, and lets its end close it.
+/// Keeps all descriptors that it receives until its input ends; its exit closes them.
 #[test]
 #[ignore = "the other side of the tests"]
 fn the_other_process() {

@@ -41,7 +41,7 @@ pub(crate) struct Live {
     pub(crate) opened: Vec<OpenDevice>,
     pub(crate) steps: Vec<LiveStep>,
     /// The latest time at which all of it was true.
-    pub(crate) last_heard: Timestamp,
+    pub(crate) last_observed: Timestamp,
     /// Where its links and filters are, if that is known.
     pub(crate) netns: Option<u64>,
     /// The user's own -S.
@@ -58,7 +58,7 @@ impl Live {
 impl Account {
     /// What of the account is open.
     pub(crate) fn live(&self) -> Result<Live, AccountError> {
-        let (netns, paused) = self.ledger.place(self.key)?;
+        let (netns, paused) = self.ledger.netns_and_paused(self.key)?;
         let (mut granted, mut opened) = (Vec::new(), Vec::new());
         for live in self.ledger.live_devices(self.key)? {
             let device = OpenDevice {
@@ -78,7 +78,7 @@ impl Account {
             granted,
             opened,
             steps: self.ledger.live_steps(self.key)?,
-            last_heard: self.ledger.last_heard(self.key)?,
+            last_observed: self.ledger.last_observed(self.key)?,
             netns,
             paused,
         })

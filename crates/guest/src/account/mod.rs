@@ -25,7 +25,7 @@ use jiff::Timestamp;
 use taptrail_kernel::audit::{Audit, AuditError, LogTime, NotLogged, Proof};
 use taptrail_kernel::proc::{ProcessId, boot_id, network_namespace};
 use taptrail_ledger::{
-    GuestKey, InterfaceKey, Ledger, LedgerError, Logged, Moved, NewGuest, Process, Step, StepKey, Tx,
+    GuestKey, InterfaceKey, Ledger, LedgerError, Logged, MovedKeys, NewGuest, Process, Step, StepKey, Tx,
 };
 use taptrail_record::{Event, GuestId, MacAddr, Outcome, Record, RecordType, Requester, TooLong, parse_text};
 use tracing::warn;
@@ -112,7 +112,7 @@ pub(crate) struct Account {
     /// Where the ledger lies.
     state: PathBuf,
     /// Where the account was carried over to, when its ledger was replaced, the oldest first.
-    moves: Vec<Moved>,
+    moves: Vec<MovedKeys>,
     audit: Option<Audit>,
     mode: AuditMode,
     guest: GuestId,
@@ -355,7 +355,7 @@ impl Account {
     /// One transaction of the ledger, with what is owed to it first.
     fn transact<T>(
         &mut self,
-        change: impl FnOnce(&Tx<'_>, GuestKey, &[Moved]) -> Result<T, LedgerError>,
+        change: impl FnOnce(&Tx<'_>, GuestKey, &[MovedKeys]) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {
         self.follow_ledger()?;
         let tx = self.ledger.begin()?;
@@ -377,7 +377,7 @@ impl Account {
             return Ok(());
         }
         let mut ledger = Ledger::open(&self.state)?;
-        let moved = self.ledger.carry_over(self.key, &mut ledger)?;
+        let moved = self.ledger.move_account(self.key, &mut ledger)?;
         warn!("the ledger was replaced by another one: the guest's account was carried over into it");
         (self.ledger, self.key) = (ledger, moved.guest(self.key));
         self.moves.push(moved);

@@ -2,7 +2,7 @@ use jiff::Timestamp;
 use std::os::fd::RawFd;
 
 use taptrail_ledger::{
-    DeviceKey, GuestKey, InterfaceKey, LedgerError, Logged, Moved, NewRecord, StepKey, Tx,
+    DeviceKey, GuestKey, InterfaceKey, LedgerError, Logged, MovedKeys, NewRecord, StepKey, Tx,
 };
 use taptrail_record::{Outcome, Reason, Record};
 
@@ -141,7 +141,7 @@ impl Written {
     }
 
     /// Writes it; `moves` say where the account was carried over to since its rows were made.
-    pub(super) fn apply(&self, tx: &Tx<'_>, guest: GuestKey, moves: &[Moved]) -> Result<(), LedgerError> {
+    pub(super) fn apply(&self, tx: &Tx<'_>, guest: GuestKey, moves: &[MovedKeys]) -> Result<(), LedgerError> {
         for (row, change) in &self.rows {
             let key = tx.record(guest, &row.new_record())?;
             match change {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use taptrail_kernel::link::LinkError;
 use taptrail_kernel::proc::{PidFd, ProcessId, Status, boot_id, network_namespace};
-use taptrail_kernel::process::restrain;
+use taptrail_kernel::process::sandbox_after_start;
 use taptrail_ledger::{Guest, InterfaceKey, LedgerError, LiveInterface, LiveStep, Step, StepKey};
 use taptrail_qmp::{Monitor, QmpError};
 use taptrail_record::{Event, MacAddr, Outcome};
@@ -158,7 +158,7 @@ pub(super) fn adopt(options: &AdoptOptions, monitor: &Path, inbox: &Inbox) -> Re
     let status = monitor.query_status(ANSWER)?;
     let nics = monitor.device_ids(ANSWER)?;
     host.find_files(id, &mut live.granted);
-    restrain(host.needs_bpf()).map_err(AdoptError::Restrain)?;
+    sandbox_after_start(host.needs_bpf()).map_err(AdoptError::Restrain)?;
     account.adopt()?;
     inbox.publish(|snapshot| {
         snapshot.state = "running";
@@ -288,7 +288,7 @@ impl Driver {
 
     /// Is the device of this id a NIC on the backend that we would have given it, and none of the user's own?
     fn is_ours(&mut self, id: &str) -> Result<bool, AdoptError> {
-        match self.qemu.monitor.backend_of(id, ANSWER) {
+        match self.qemu.monitor.netdev_id(id, ANSWER) {
             Ok(backend) => Ok(backend == netdev_id(id)),
             Err(QmpError::Refused { .. }) => Ok(false),
             Err(error) => Err(error.into()),
@@ -340,7 +340,7 @@ impl Driver {
             posting = posting.grants(says, [device]);
         }
         let over = (kept.is_empty() && !nic).then_some(row.key);
-        let posting = posting.closes_unseen(&self.account, &gone, live.last_heard);
+        let posting = posting.closes_unseen(&self.account, &gone, live.last_observed);
         self.account.post(posting.over(over).done(&record.keys(), "cut off"))?;
         warn!("{mac}: its attach was cut off and is taken back");
         if !kept.is_empty() || nic {
@@ -394,7 +394,8 @@ impl Driver {
         let shown = release.look(&mut self.host, &mut Counts::default());
         let (kept, gone) = handover::part(record.granted.clone(), shown);
         let over = (kept.is_empty() && !record.nic).then_some(record.row.key);
-        let mut posting = Posting::default().closes_unseen(&self.account, &gone, live.last_heard).over(over);
+        let mut posting =
+            Posting::default().closes_unseen(&self.account, &gone, live.last_observed).over(over);
         if !gone.is_empty() {
             warn!("{mac}: {} released while nobody looked", crate::descriptors(gone.len()));
         }
@@ -455,7 +456,7 @@ impl Driver {
             let guest = self.account.guest().clone();
             self.host.left_over(&guest, spec, row.mac, Some(name), true)?
         };
-        let port = match self.qemu.monitor.port_of(&row.nic, ANSWER) {
+        let port = match self.qemu.monitor.parent_device_id(&row.nic, ANSWER) {
             Ok(port) => port,
             // It is not there, or has just gone, and DEVICE_DELETED says so soon.
             Err(QmpError::Refused { .. }) => None,

@@ -160,7 +160,7 @@ impl Driver {
             return;
         };
         // QEMU says it once the last reference is dropped, which may be after another NIC got the id.
-        if self.qemu.monitor.backend_of(id, ANSWER).is_ok() {
+        if self.qemu.monitor.netdev_id(id, ANSWER).is_ok() {
             return;
         }
         let mac = self.interfaces[index].interface.mac;

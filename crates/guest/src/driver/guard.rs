@@ -120,7 +120,7 @@ impl Driver {
                 self.publish();
                 LinkLook::Renamed
             }
-            Ok(LinkChange::Moved(namespace, name)) => {
+            Ok(LinkChange::MovedKeys(namespace, name)) => {
                 let why = format!(
                     "link '{}' was moved to another network namespace (number {namespace} here), where it is '{name}'",
                     interface.ifname

@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use taptrail_kernel::changes::Changes;
-use taptrail_kernel::process::{Credentials, Limit, PrivateDev, shed_code};
+use taptrail_kernel::process::{Credentials, Limit, PrivateDev, release_text_pages};
 use taptrail_ledger::StepKey;
 use taptrail_qmp::Event;
 use taptrail_record::{GuestId, MacAddr, Reason, Requester};
@@ -322,7 +322,7 @@ impl Driver {
             let quiet = self.wait(at_most);
             if quiet
                 && !shed
-                && let Err(error) = shed_code()
+                && let Err(error) = release_text_pages()
             {
                 debug!("code stays mapped: {error}");
             }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use taptrail_kernel::device::Admitted;
 use taptrail_kernel::link::LinkError;
 use taptrail_kernel::proc::children;
-use taptrail_kernel::process::{SpawnRequest, restrain, spawn};
+use taptrail_kernel::process::{SpawnRequest, sandbox_after_start, spawn};
 use taptrail_ledger::{Process, Step, StepKey};
 use taptrail_qmp::{Monitor, QmpError};
 use taptrail_record::{DeviceKind, Event, MacAddr, Outcome, Reason};
@@ -263,7 +263,7 @@ impl Attempt {
         crash_point!("start::granted");
         // Only QEMU keeps a granted device alive.
         self.admitted.clear();
-        restrain(self.host.needs_bpf()).map_err(StartError::Restrain)?;
+        sandbox_after_start(self.host.needs_bpf()).map_err(StartError::Restrain)?;
         self.paused = options.command.paused;
         if let Some(qemu) = &mut self.qemu
             && !self.paused
@@ -317,7 +317,7 @@ impl Attempt {
             }
         }
         // It has begun to speak: the rest of its greeting is not worth the patience of a boot.
-        let monitor = match Monitor::over(stream, Instant::now() + ANSWER) {
+        let monitor = match Monitor::from_stream(stream, Instant::now() + ANSWER) {
             Ok(monitor) => monitor,
             // It has said why on its standard error; its status is all that's left to tell.
             Err(QmpError::Closed | QmpError::Io { .. }) => {

@@ -1,5 +1,4 @@
-//! What the benchmarks of this room share: a network, a ledger on a real disk, and the manner of
-//! measuring.
+//! Shared code of this crate's benchmarks: a network, a ledger on a real disk, and the measurement.
 
 // Each program uses its own part of it.
 #![allow(dead_code)]
@@ -26,7 +25,7 @@ const TMPFS_MAGIC: u64 = 0x0102_1994;
 /// More commits than pages in the write-ahead log (`wal_autocheckpoint`, 1000 as SQLite sets it).
 const CHECKPOINTED: usize = 1200;
 
-/// The guest that everything is done for.
+/// The guest of all operations.
 pub(crate) fn guest() -> GuestId {
     let uuid = "2ea4e9f1-1c4a-4c49-a5a1-0bbbbf2a1b0e";
     GuestId { name: "bench".into(), uuid: uuid.parse().expect("a uuid") }
@@ -35,7 +34,7 @@ pub(crate) fn guest() -> GuestId {
 /// Its interface.
 pub(crate) const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
 
-/// Moves this program into a network namespace of its own, which ends with it.
+/// Moves this program into a new network namespace, which ends with it.
 pub(crate) fn own_network() {
     // SAFETY: called by the only thread; no file table is unshared.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("root and network namespaces are needed");
@@ -48,17 +47,18 @@ pub(crate) fn ip(args: &str) {
     assert!(status.success(), "ip {args}: {status}");
 }
 
-/// The rest before each measurement. Interfaces come one at a time, to a host that did something
-/// else meanwhile; in a tight loop processor and disk never sleep, and all looks twice as fast.
+/// The pause before each measurement. Real interfaces are attached one at a time, to a host that is
+/// idle before; in a tight loop, processor and disk never sleep, and everything is twice as fast.
 const REST: Duration = Duration::from_millis(20);
 
-/// Plans for rests, and for ends that are not timed: the kernel takes a tap apart in 16 to 30 ms.
+/// Accounts for pauses, and for cleanups that are not timed: the kernel deletes a tap in 16 to 30
+/// ms.
 pub(crate) fn with_rests(group: &mut BenchmarkGroup<'_, WallTime>) {
     group.sampling_mode(SamplingMode::Flat).sample_size(50);
     group.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(8));
 }
 
-/// Times `subject` alone, on what `setup` made; what it gives back is dropped untimed.
+/// Times only `subject`, with the result of `setup`; dropping its result is not timed.
 pub(crate) fn timed<I, T>(
     rounds: u64,
     mut setup: impl FnMut() -> I,
@@ -86,7 +86,7 @@ pub(crate) fn new_tap() -> Opening {
     })
 }
 
-/// The device of an opening that has to work.
+/// The device of an opening that must succeed.
 pub(crate) fn one<B: OpenRecorder<Error: std::fmt::Debug>>(opening: Opening, recorder: &mut B) -> Admitted {
     let (mut devices, error) = opening.admit(recorder).expect("the recorder accepts it");
     assert!(error.is_none(), "{error:?}");
@@ -119,7 +119,7 @@ pub(crate) fn ledger() -> (Ledger, GuestKey, tempfile::TempDir) {
     let new = NewGuest { id: &guest(), boot_id: "bench", supervisor, netns: 0, paused: false };
     let key = tx.guest_begins(&new).expect("a guest");
     tx.commit().expect("a commit");
-    // A young write-ahead log grows with each commit; after its first checkpoint it is used again.
+    // A new write-ahead log grows with each commit; after its first checkpoint it is reused.
     for _ in 0..CHECKPOINTED {
         let tx = ledger.begin().expect("a transaction");
         tx.intend(key, Step::Open, Some(MAC), "").expect("an intent");

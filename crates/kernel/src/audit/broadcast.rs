@@ -1,4 +1,4 @@
-//! All that the kernel logs, as it logs it.
+//! The kernel's multicast of the audit records that it logs.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -7,30 +7,33 @@ use rustix::io::Errno;
 
 use super::error::AuditError;
 use super::group::{self, Types};
-use super::socket::{DATAGRAM, receive};
+use super::socket::{MAX_DATAGRAM_BYTES, receive};
 
-/// What a trail can use: a boot (`AUDIT_SYSTEM_BOOT`), an open(2) that a rule asks for (`AUDIT_SYSCALL` and
-/// `AUDIT_PATH`), and what guest managers say (`AUDIT_VIRT_CONTROL`, `AUDIT_VIRT_RESOURCE`).
-const HEARD: [Types; 4] = [1127..=1127, 1300..=1300, 1302..=1302, 2500..=2501];
+/// The record types that a trail can use: a boot (`AUDIT_SYSTEM_BOOT`), an open(2) that matches an
+/// audit rule (`AUDIT_SYSCALL` and `AUDIT_PATH`), and guest managers' records
+/// (`AUDIT_VIRT_CONTROL`, `AUDIT_VIRT_RESOURCE`).
+const RECEIVED_TYPES: [Types; 4] = [1127..=1127, 1300..=1300, 1302..=1302, 2500..=2501];
 
-/// How much may wait to be taken: some thousands of records, at the kernel's own size for each.
-const ROOM: usize = 16 * 1024 * 1024;
+/// The size of the receive buffer in bytes: some thousands of records, at the kernel's size for
+/// each.
+const RECEIVE_BUFFER_BYTES: usize = 16 * 1024 * 1024;
 
-/// The kernel's broadcast of what it logs about guests.
+/// The kernel's multicast of records about guests.
 ///
-/// It tells what happens from now on, and waits for nobody: what is not taken in time is lost, which the
-/// kernel says.
+/// It has the records from now on. The kernel drops records that are not read in time, and reports
+/// that.
 #[derive(Debug)]
 pub struct Broadcast {
     socket: OwnedFd,
     buffer: Box<[u8]>,
-    /// Records were lost behind what waits. Until that is taken nothing more is let in.
+    /// Whether records were lost after those that wait. Until those are read, the filter accepts no
+    /// more.
     overrun: bool,
 }
 
-/// What a broadcast gives.
+/// An item of a broadcast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Said<'b> {
+pub enum BroadcastItem<'b> {
     /// A record: its type, and its text from `audit(` on.
     Record {
         /// Its type (libaudit.h).
@@ -43,62 +46,64 @@ pub enum Said<'b> {
 }
 
 impl Broadcast {
-    /// Listens from now on.
+    /// Joins the multicast group.
     ///
     /// # Errors
     ///
-    /// [`AuditError::NotHeard`] where the broadcast can't be heard, [`AuditError::Unsupported`] without an
-    /// audit subsystem.
+    /// [`AuditError::MulticastUnavailable`] if the multicast can't be received here,
+    /// [`AuditError::Unsupported`] without an audit subsystem.
     pub fn open() -> Result<Self, AuditError> {
-        Self::with_room(ROOM)
+        Self::with_receive_buffer(RECEIVE_BUFFER_BYTES)
     }
 
-    /// Listens with room for so many bytes of records that wait to be taken.
+    /// Joins the multicast group, with a receive buffer of this size in bytes.
     ///
     /// # Errors
     ///
     /// As [`open`](Self::open).
-    pub fn with_room(room: usize) -> Result<Self, AuditError> {
-        let (socket, reliable) = group::join(&HEARD).map_err(|errno| match errno {
-            Errno::PERM => AuditError::NotHeard,
+    pub fn with_receive_buffer(bytes: usize) -> Result<Self, AuditError> {
+        let (socket, reliable) = group::join(&RECEIVED_TYPES).map_err(|errno| match errno {
+            Errno::PERM => AuditError::MulticastUnavailable,
             Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT => AuditError::Unsupported,
             errno => AuditError::Io(errno.into()),
         })?;
         if !reliable {
-            return Err(AuditError::NotHeard);
+            return Err(AuditError::MulticastUnavailable);
         }
-        // Beyond net.core.rmem_max where that is allowed, up to it where not.
-        rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, room)
-            .or_else(|_| rustix::net::sockopt::set_socket_recv_buffer_size(&socket, room))
+        // Beyond net.core.rmem_max if permitted, else up to it.
+        rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, bytes)
+            .or_else(|_| rustix::net::sockopt::set_socket_recv_buffer_size(&socket, bytes))
             .map_err(|errno| AuditError::Io(errno.into()))?;
-        Ok(Self { socket, buffer: vec![0; DATAGRAM].into_boxed_slice(), overrun: false })
+        Ok(Self { socket, buffer: vec![0; MAX_DATAGRAM_BYTES].into_boxed_slice(), overrun: false })
     }
 
-    /// Gives what waits, at most so many records; whether there may be more. Never waits.
+    /// Calls `give` for each waiting item, at most `at_most`, and returns whether there may be
+    /// more. Never blocks.
     ///
     /// # Errors
     ///
     /// The socket failed.
-    pub fn take(&mut self, at_most: usize, mut give: impl FnMut(Said<'_>)) -> io::Result<bool> {
+    pub fn take(&mut self, at_most: usize, mut give: impl FnMut(BroadcastItem<'_>)) -> io::Result<bool> {
         for _ in 0..at_most {
             match receive(self.socket.as_fd(), &mut self.buffer) {
                 Ok(None) if self.overrun => {
-                    group::attach_filter(self.socket.as_fd(), &HEARD)?;
+                    group::attach_filter(self.socket.as_fd(), &RECEIVED_TYPES)?;
                     self.overrun = false;
-                    give(Said::Overrun);
+                    give(BroadcastItem::Overrun);
                 }
                 Ok(None) => return Ok(false),
                 Ok(Some(reply)) => {
-                    // The filter is a help, and no promise.
-                    if HEARD.iter().any(|types| types.contains(&reply.kind)) {
+                    // The filter may not be attached, so types are checked again.
+                    if RECEIVED_TYPES.iter().any(|types| types.contains(&reply.kind)) {
                         let end = reply.payload.iter().rposition(|byte| !matches!(byte, 0 | b'\n'));
                         let text = &reply.payload[..end.map_or(0, |end| end + 1)];
-                        give(Said::Record { kind: reply.kind, text });
+                        give(BroadcastItem::Record { kind: reply.kind, text });
                     }
                 }
-                // Told before what waits, though that came before the loss; and as soon as the last of it is taken,
-                // there is room for what came after (`netlink_overrun()`, `netlink_rcv_wake()`). For the loss to have
-                // its place, nothing is let in between.
+                // The kernel reports the loss before the waiting records, which came before it;
+                // once the last of those is read, it queues records again (`netlink_overrun()`,
+                // `netlink_rcv_wake()`). The filter accepts nothing until then, so that the loss is
+                // reported at its position.
                 Err(Errno::NOBUFS) => {
                     group::attach_filter(self.socket.as_fd(), &[])?;
                     self.overrun = true;
@@ -111,7 +116,7 @@ impl Broadcast {
 }
 
 impl AsFd for Broadcast {
-    /// Readable when something waits.
+    /// Readable when records wait.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

@@ -13,11 +13,12 @@ pub enum AuditError {
         "The audit status can't be read: CAP_AUDIT_CONTROL in the initial user and pid namespaces is needed"
     )]
     StatusRefused,
-    /// The kernel broadcasts what it logs in the initial network namespace alone, to who has CAP_AUDIT_READ.
+    /// The kernel multicasts records only in the initial network namespace, to processes with
+    /// CAP_AUDIT_READ.
     #[error(
         "The kernel's audit broadcast can't be heard here: CAP_AUDIT_READ is needed, and a way into the initial network namespace (run in it, or with CAP_SYS_ADMIN in the initial pid namespace)"
     )]
-    NotHeard,
+    MulticastUnavailable,
     /// The socket failed.
     #[error("The audit socket failed")]
     Io(#[source] io::Error),
@@ -26,7 +27,7 @@ pub enum AuditError {
 /// Why one record is not, or not provably, in the kernel's audit log.
 ///
 /// The kernel acknowledges most of these with success (kernel/audit.c, `audit_receive_msg()` and
-/// `audit_log_start()`); each is told apart by what else was seen.
+/// `audit_log_start()`); the status and the multicast show which of them it is.
 #[derive(Debug, thiserror::Error)]
 pub enum NotLogged {
     /// `audit_enabled` is 0: the kernel acknowledges and drops every record.
@@ -38,7 +39,8 @@ pub enum NotLogged {
     /// ECONNREFUSED: the kernel takes records from the initial user namespace only.
     #[error("The kernel takes no audit records from this user namespace: run in the initial user namespace")]
     UserNamespace,
-    /// Acknowledged, nothing lost, yet never seen in the log: an `exclude` or `user` rule dropped it.
+    /// Acknowledged, nothing lost, yet never seen in the log: an `exclude` or `user` rule dropped
+    /// it.
     #[error(
         "An audit rule filters records of type {kind}: look for it with 'auditctl -l' and remove it with 'auditctl -d'"
     )]
@@ -54,7 +56,7 @@ pub enum NotLogged {
         /// By how much the kernel's `lost` counter grew.
         lost: u32,
     },
-    /// Acknowledged but not seen in the log, and the status that would tell why can't be read.
+    /// Acknowledged but not seen in the log, and the status with the cause can't be read.
     #[error(
         "The kernel acknowledged the record of type {kind} but it never showed in the log: auditing may be off, or a rule may filter it; with CAP_AUDIT_CONTROL the cause can be found"
     )]
@@ -69,7 +71,7 @@ pub enum NotLogged {
         kind: u16,
     },
     /// The kernel would cut the text (`AUDIT_MESSAGE_TEXT_MAX`), and its `res=` with it.
-    #[error("The record is {length} bytes long, more than the {max} that the kernel keeps: shorten its names or paths", max = super::TEXT_MAX)]
+    #[error("The record is {length} bytes long, more than the {max} that the kernel keeps: shorten its names or paths", max = super::MAX_TEXT_BYTES)]
     TooLong {
         /// The text's length in bytes.
         length: usize,

@@ -1,9 +1,9 @@
-//! The way into the kernel's broadcast of what it logs.
+//! Joins the multicast group of audit records.
 //!
 //! Multicast group `AUDIT_NLGRP_READLOG` gets each record as it leaves the backlog queue, but only
 //! in the **initial network namespace** (kernel/audit.c, `kauditd_send_multicast_skb()`); a socket
-//! opened elsewhere joins and hears nothing. A socket keeps the namespace it was opened in, so one
-//! is opened there by a thread that goes there for it.
+//! of another namespace joins and receives nothing. A socket keeps the namespace in which it was
+//! opened, so a new thread enters the initial one and opens the socket there.
 
 use std::fs::File;
 use std::io;
@@ -22,11 +22,11 @@ const READLOG: u32 = 1 << 0;
 /// `PF_KTHREAD` (linux/sched.h), in field 9 of `/proc/PID/stat`.
 const PF_KTHREAD: u64 = 0x0020_0000;
 
-/// Types of records, both ends within.
+/// A range of record types, inclusive.
 pub(super) type Types = RangeInclusive<u16>;
 
-/// A member of the group that gets records of these types, in the initial network namespace where that
-/// can be reached (`true`), else here.
+/// A socket in the group, for records of these types: in the initial network namespace if that can
+/// be entered (`true`), else in the calling thread's.
 pub(super) fn join(types: &[Types]) -> Result<(OwnedFd, bool), Errno> {
     let Some(initial) = initial_network_namespace() else {
         return Ok((join_here(types)?, false));
@@ -43,17 +43,17 @@ pub(super) fn join(types: &[Types]) -> Result<(OwnedFd, bool), Errno> {
     }
 }
 
-/// A member of the group in this thread's network namespace.
+/// A socket in the group, in this thread's network namespace.
 fn join_here(types: &[Types]) -> Result<OwnedFd, Errno> {
     open_socket(READLOG, |socket| {
-        // Without the filter a busy host would only wake us more and fill the buffer sooner.
+        // Without the filter, a busy host only causes more wake-ups and fills the buffer sooner.
         if let Err(error) = attach_filter(socket, types) {
             tracing::debug!(%error, "the audit broadcast can't be filtered by type");
         }
     })
 }
 
-/// A member of the group in `namespace`: a thread of its own goes there and ends.
+/// A socket in the group, in `namespace`: a new thread enters it, and ends.
 fn join_in(namespace: &File, types: &[Types]) -> Result<OwnedFd, Errno> {
     thread::scope(|scope| {
         let joining = scope.spawn(|| {
@@ -64,8 +64,8 @@ fn join_in(namespace: &File, types: &[Types]) -> Result<OwnedFd, Errno> {
     })
 }
 
-/// The initial network namespace, by way of kthreadd, which never leaves it. Process 2 is kthreadd
-/// only in the initial pid namespace: `PF_KTHREAD` can't be feigned, as a name can.
+/// The initial network namespace, through kthreadd, which never leaves it. Process 2 is kthreadd
+/// only in the initial pid namespace; `PF_KTHREAD`, unlike a name, can't be faked.
 fn initial_network_namespace() -> Option<File> {
     let stat = std::fs::read("/proc/2/stat").ok()?;
     let after_name = stat.iter().rposition(|byte| *byte == b')')?;
@@ -79,14 +79,15 @@ fn initial_network_namespace() -> Option<File> {
 }
 
 fn is_own_namespace(namespace: &File) -> bool {
-    // Of the thread, not the process: each thread may be in another.
+    // The thread's namespace, not the process's: each thread may be in another.
     match (namespace.metadata(), std::fs::metadata("/proc/thread-self/ns/net")) {
         (Ok(theirs), Ok(ours)) => theirs.ino() == ours.ino() && theirs.dev() == ours.dev(),
         _ => false,
     }
 }
 
-/// Lets only records of these types through, in the place of those that were let through before (classic BPF over the `nlmsghdr`).
+/// Attaches a filter that accepts only records of these types, and replaces an earlier one (classic
+/// BPF over the `nlmsghdr`).
 pub(super) fn attach_filter(socket: BorrowedFd<'_>, types: &[Types]) -> io::Result<()> {
     let mut program = filter(types);
     let len = u16::try_from(program.len()).map_err(io::Error::other)?;
@@ -112,7 +113,7 @@ fn filter(types: &[Types]) -> Vec<libc::sock_filter> {
     let load = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
     let jump = libc::BPF_JMP | libc::BPF_K;
     let end = libc::BPF_RET | libc::BPF_K;
-    // BPF loads bytes, and halves in network order; `nlmsg_type` stands in native order at 4.
+    // BPF loads 16-bit words in network order, but `nlmsg_type` at 4 is in native order.
     let (low, high) = if cfg!(target_endian = "little") { (4, 5) } else { (5, 4) };
     let mut program = vec![
         op(load, 0, 0, high),
@@ -122,7 +123,7 @@ fn filter(types: &[Types]) -> Vec<libc::sock_filter> {
         op(libc::BPF_ALU | libc::BPF_OR | libc::BPF_X, 0, 0, 0),
     ];
     for (left, types) in (0..types.len()).rev().zip(types) {
-        // To the last instruction, over those for the types that are left and over the refusal.
+        // Jumps to the last instruction, over those for the remaining types and over the refusal.
         let taken = 2 * left as u8 + 1;
         program.push(op(jump | libc::BPF_JGE, 0, 1, (*types.start()).into()));
         program.push(op(jump | libc::BPF_JGT, 0, taken, (*types.end()).into()));

@@ -1,9 +1,9 @@
-//! Records into the kernel's audit log, each with a proof that it got there.
+//! Sends records to the kernel's audit, and proves that they were logged.
 //!
-//! The kernel acknowledges a record with success also when auditing is off, when a rule filters it
-//! and when it is lost. So a record counts as logged only when it is **read back** from the
-//! kernel's own broadcast of what it logs ([`ReadLog`]), or when the kernel's **counters** say that
-//! auditing is on and nothing was lost. What is merely acknowledged says so ([`Proof::AckOnly`]).
+//! The kernel acknowledges a record with success even if auditing is off, if a rule filters it, or
+//! if it is lost. So a record counts as logged only if it is **read back** from the kernel's
+//! multicast of logged records ([`ReadLog`]), or if the kernel's **counters** show that auditing is
+//! on and nothing was lost. A record that is only acknowledged has [`Proof::AckOnly`].
 //!
 //! ```no_run
 //! let mut audit = taptrail_kernel::audit::Audit::open()?;
@@ -29,14 +29,14 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-pub use broadcast::{Broadcast, Said};
+pub use broadcast::{Broadcast, BroadcastItem};
 pub use error::{AuditError, NotLogged};
 pub use proof::{LogTime, Logged, Proof};
 pub use readlog::ReadLog;
 pub use status::AuditStatus;
 
 use proof::{Evidence, Pending, State};
-use socket::{AUDIT_GET, DATAGRAM, Requests};
+use socket::{AUDIT_GET, MAX_DATAGRAM_BYTES, Requests};
 
 /// `AUDIT_VIRT_CONTROL`: a guest starts or stops (libaudit.h).
 pub const VIRT_CONTROL: u16 = 2500;
@@ -45,19 +45,21 @@ pub const VIRT_RESOURCE: u16 = 2501;
 /// `AUDIT_VIRT_MACHINE_ID`: a guest gets its security label.
 pub const VIRT_MACHINE_ID: u16 = 2502;
 
-/// The longest text that the kernel keeps whole (`AUDIT_MESSAGE_TEXT_MAX`, linux/audit.h), in bytes.
-pub const TEXT_MAX: usize = 8560;
+/// The longest text that the kernel does not cut (`AUDIT_MESSAGE_TEXT_MAX`, linux/audit.h), in
+/// bytes.
+pub const MAX_TEXT_BYTES: usize = 8560;
 
-/// How long a record may take to come back. Microseconds as a rule: it waits for one kernel
-/// thread only.
-const GRACE: Duration = Duration::from_millis(100);
-/// The same for a type of which the last record never came back: most likely filtered still.
-const SHORT_GRACE: Duration = Duration::from_millis(10);
-/// How long an answer may take that the kernel gives at once.
-const ANSWER: Duration = Duration::from_secs(2);
+/// The time limit for reading a record back. Usually it takes microseconds: it waits only for one
+/// kernel thread.
+const READ_BACK_TIMEOUT: Duration = Duration::from_millis(100);
+/// The same for a type whose last record was not read back: it is probably still filtered.
+const SHORT_READ_BACK_TIMEOUT: Duration = Duration::from_millis(10);
+/// The time limit for a reply of the kernel, which usually comes at once.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Records sent in one datagram: at their longest they fit the default send buffer (212992 bytes).
-const BATCH: usize = 16;
+/// The number of records in one datagram: even the longest fit the default send buffer (212992
+/// bytes).
+const MAX_RECORDS_PER_DATAGRAM: usize = 16;
 
 /// A connection to the kernel's audit subsystem.
 #[derive(Debug)]
@@ -66,18 +68,19 @@ pub struct Audit {
     readlog: Option<ReadLog>,
     sequence: u32,
     buffer: Box<[u8]>,
-    /// Types of which the last record was not read back.
+    /// Types whose last record was not read back.
     missed: Vec<u16>,
 }
 
 impl Audit {
-    /// Opens the way to the kernel's audit subsystem, and the way back where there is one.
+    /// Connects to the kernel's audit subsystem, and to its multicast if possible.
     ///
-    /// That it opens says nothing yet about auditing being on, or permitted: ask
-    /// [`status`](Self::status), or log.
+    /// Success does not mean that auditing is on, or permitted: check [`status`](Self::status), or
+    /// log a record.
     ///
     /// # Errors
-    /// [`AuditError::Unsupported`] when the kernel has no audit subsystem.
+    ///
+    /// [`AuditError::Unsupported`] if the kernel has no audit subsystem.
     pub fn open() -> Result<Self, AuditError> {
         let readlog = ReadLog::open().inspect_err(|error| {
             tracing::debug!(%error, "the kernel's audit broadcast can't be heard");
@@ -85,10 +88,11 @@ impl Audit {
         Self::with_readlog(readlog.ok())
     }
 
-    /// Opens as [`open`](Self::open) does, with the given way back, or with none.
+    /// As [`open`](Self::open), with the given multicast socket, or with none.
     ///
     /// # Errors
-    /// As for [`open`](Self::open).
+    ///
+    /// As [`open`](Self::open).
     pub fn with_readlog(readlog: Option<ReadLog>) -> Result<Self, AuditError> {
         let socket = socket::open_socket(0, |_| ()).map_err(|errno| match errno {
             Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT => AuditError::Unsupported,
@@ -98,7 +102,7 @@ impl Audit {
             socket,
             readlog,
             sequence: 0,
-            buffer: vec![0; DATAGRAM].into_boxed_slice(),
+            buffer: vec![0; MAX_DATAGRAM_BYTES].into_boxed_slice(),
             missed: Vec::new(),
         })
     }
@@ -108,9 +112,10 @@ impl Audit {
         self.readlog.as_ref().is_some_and(ReadLog::is_reliable)
     }
 
-    /// The kernel's audit status now; takes about 30 µs.
+    /// The kernel's current audit status; takes about 30 µs.
     ///
     /// # Errors
+    ///
     /// [`AuditError::StatusRefused`] without CAP_AUDIT_CONTROL, or outside the initial user and pid
     /// namespaces.
     pub fn status(&mut self) -> Result<AuditStatus, AuditError> {
@@ -118,7 +123,7 @@ impl Audit {
         let mut requests = Requests::default();
         requests.ask(AUDIT_GET, sequence);
         requests.send(self.socket.as_fd()).map_err(refused_status)?;
-        let deadline = Instant::now() + ANSWER;
+        let deadline = Instant::now() + REPLY_TIMEOUT;
         loop {
             while let Some(reply) =
                 socket::receive(self.socket.as_fd(), &mut self.buffer).map_err(refused_status)?
@@ -140,36 +145,38 @@ impl Audit {
         }
     }
 
-    /// Logs one record: its type (2500-2502 for guests) and its text, as it stands between the
-    /// quotes of `msg='…'`.
+    /// Logs one record: its type (2500-2502 for guests), and its text between the quotes of
+    /// `msg='…'`.
     ///
     /// # Errors
-    /// As for [`log_all`](Self::log_all).
+    ///
+    /// As [`log_all`](Self::log_all).
     pub fn log(&mut self, kind: u16, text: &str) -> Result<Logged, NotLogged> {
         let outcome = self.log_all(&[(kind, text)]).pop();
         outcome.unwrap_or_else(|| Err(NotLogged::Io(io::ErrorKind::UnexpectedEof.into())))
     }
 
-    /// Logs records in their order, with one outcome for each. Proven in well under a millisecond
-    /// as a rule; when a record does not come back it takes 0.1 s to say so.
+    /// Logs records in their order, with one outcome for each. The proof usually takes well under a
+    /// millisecond; it takes 0.1 s to find that a record is not read back.
     ///
-    /// The kernel itself may hold the sender for `backlog_wait_time` (a minute by default) while
-    /// its backlog is over the limit; no other wait is longer than 2 s.
+    /// The kernel may block the sender for `backlog_wait_time` (a minute by default) while its
+    /// backlog is over the limit; no other wait is longer than 2 s.
     ///
     /// # Errors
-    /// For each record on its own, the reason why it is not provably logged. [`Proof::AckOnly`] is
-    /// no error here: whoever needs proof must ask [`Proof::is_proven`].
+    ///
+    /// For each record, the reason why it is not provably logged. [`Proof::AckOnly`] is not an
+    /// error here: callers that need proof must check [`Proof::is_proven`].
     pub fn log_all<T: AsRef<str>>(&mut self, records: &[(u16, T)]) -> Vec<Result<Logged, NotLogged>> {
         let mut batch: Vec<Pending<'_>> =
             records.iter().map(|(kind, text)| Pending::new(*kind, text.as_ref())).collect();
-        for part in batch.chunks_mut(BATCH) {
+        for part in batch.chunks_mut(MAX_RECORDS_PER_DATAGRAM) {
             self.log_part(part);
         }
         batch.into_iter().map(Pending::outcome).collect()
     }
 
     fn log_part(&mut self, batch: &mut [Pending<'_>]) {
-        // A refusal here leaves the acknowledgements to name the cause.
+        // If the status is refused, the acknowledgements show the cause.
         let before = self.status().ok();
         if before.is_some_and(|before| !before.enabled) {
             for record in batch.iter_mut().filter(|record| record.is_waiting()) {
@@ -190,10 +197,10 @@ impl Audit {
             tracing::warn!(%error, "the kernel's audit broadcast failed; counters are the proof from here on");
             self.readlog = None;
         }
-        self.settle(batch, before);
+        self.decide_unread(batch, before);
     }
 
-    /// Sends what is waiting in one datagram and takes the acknowledgements.
+    /// Sends waiting records in one datagram, and reads the acknowledgements.
     fn send(&mut self, batch: &mut [Pending<'_>]) -> Result<(), Errno> {
         let mut requests = Requests::default();
         for record in batch.iter_mut().filter(|record| record.is_waiting()) {
@@ -204,7 +211,7 @@ impl Audit {
             return Ok(());
         }
         requests.send(self.socket.as_fd())?;
-        let deadline = Instant::now() + ANSWER;
+        let deadline = Instant::now() + REPLY_TIMEOUT;
         while batch.iter().any(Pending::is_waiting) {
             let Some(reply) = socket::receive(self.socket.as_fd(), &mut self.buffer)? else {
                 if !socket::wait_readable(self.socket.as_fd(), deadline)? {
@@ -221,10 +228,11 @@ impl Audit {
         Ok(())
     }
 
-    /// Matches what the kernel logs with what it accepted, until all is there or time is up.
+    /// Matches logged records with accepted ones, until all are matched or the time limit is
+    /// reached.
     fn read_back(&mut self, batch: &mut [Pending<'_>]) -> Result<(), Errno> {
         let Some(readlog) = &mut self.readlog else { return Ok(()) };
-        let missing = |record: &Pending<'_>| record.is_accepted() && ReadLog::hears(record.kind);
+        let missing = |record: &Pending<'_>| record.is_accepted() && ReadLog::receives(record.kind);
         let start = Instant::now();
         loop {
             readlog.read_own(|heard| {
@@ -235,15 +243,21 @@ impl Audit {
                     record.read_back(heard.serial, heard.time);
                 }
             })?;
-            let Some(grace) = batch
+            let Some(timeout) = batch
                 .iter()
                 .filter(|record| missing(record))
-                .map(|record| if self.missed.contains(&record.kind) { SHORT_GRACE } else { GRACE })
+                .map(|record| {
+                    if self.missed.contains(&record.kind) {
+                        SHORT_READ_BACK_TIMEOUT
+                    } else {
+                        READ_BACK_TIMEOUT
+                    }
+                })
                 .max()
             else {
                 break;
             };
-            if !socket::wait_readable(readlog.as_fd(), start + grace)? {
+            if !socket::wait_readable(readlog.as_fd(), start + timeout)? {
                 break;
             }
         }
@@ -253,8 +267,8 @@ impl Audit {
         Ok(())
     }
 
-    /// Judges what was accepted and not read back.
-    fn settle(&mut self, batch: &mut [Pending<'_>], before: Option<AuditStatus>) {
+    /// Decides the outcome of records that were accepted and not read back.
+    fn decide_unread(&mut self, batch: &mut [Pending<'_>], before: Option<AuditStatus>) {
         if !batch.iter().any(Pending::is_accepted) {
             return;
         }
@@ -262,16 +276,17 @@ impl Audit {
         let reliable = self.reads_back();
         let mut counted = false;
         for record in batch.iter_mut().filter(|record| record.is_accepted()) {
-            let hears = self.readlog.is_some() && ReadLog::hears(record.kind);
-            if hears && !self.missed.contains(&record.kind) {
+            let receives = self.readlog.is_some() && ReadLog::receives(record.kind);
+            if receives && !self.missed.contains(&record.kind) {
                 self.missed.push(record.kind);
             }
-            let outcome = Evidence { before, after, listening: hears && reliable }.judge(record.kind);
-            counted |= hears && matches!(outcome, Ok(Proof::Counters));
+            let outcome = Evidence { before, after, listening: receives && reliable }.judge(record.kind);
+            counted |= receives && matches!(outcome, Ok(Proof::Counters));
             record.state = State::Done(outcome.map(|proof| Logged { serial: None, time: None, proof }));
         }
-        if counted && self.readlog.as_ref().is_some_and(ReadLog::is_deaf) {
-            // Logged, yet it never heard anything: it would only cost its wait each time.
+        if counted && self.readlog.as_ref().is_some_and(ReadLog::may_receive_nothing) {
+            // The record was logged, but the socket never received one: waiting for it would only
+            // cost time.
             tracing::debug!("the kernel's audit broadcast does not reach this network namespace");
             self.readlog = None;
         }

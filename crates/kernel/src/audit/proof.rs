@@ -1,25 +1,25 @@
-//! What is known about each record of a batch, and the verdict.
+//! The state of each record of a batch, and the decision whether it was logged.
 
 use std::io;
 
 use rustix::io::Errno;
 
-use super::{AuditStatus, NotLogged, TEXT_MAX};
+use super::{AuditStatus, MAX_TEXT_BYTES, NotLogged};
 
-/// How it is known that a record is in the kernel's audit log.
+/// How it was proven that a record is in the kernel's audit log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
-    /// The kernel multicast the record as logged, and its text is ours byte for byte.
+    /// The kernel multicast the record as logged, with exactly the text that was sent.
     ReadBack,
     /// Auditing is on and the kernel's `lost` counter did not grow. A rule that filters the record
     /// can't be seen this way.
     Counters,
-    /// The kernel acknowledged the record and neither proof can be had here: it may be anywhere.
+    /// The kernel acknowledged the record, and neither proof is possible here: it may be lost.
     AckOnly,
 }
 
 impl Proof {
-    /// False for a record that was acknowledged and no more.
+    /// False for a record that was only acknowledged.
     pub fn is_proven(self) -> bool {
         self != Self::AckOnly
     }
@@ -34,18 +34,18 @@ pub struct LogTime {
     pub millis: u16,
 }
 
-/// A record that the kernel took.
+/// A record that the kernel accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Logged {
-    /// The kernel's number for it, when it was read back.
+    /// The kernel's serial number, if it was read back.
     pub serial: Option<u32>,
-    /// The kernel's time for it, when it was read back.
+    /// The kernel's time, if it was read back.
     pub time: Option<LogTime>,
-    /// How this is known.
+    /// The proof that it was logged.
     pub proof: Proof,
 }
 
-/// One record on its way.
+/// One record of a batch.
 #[derive(Debug)]
 pub(super) struct Pending<'r> {
     pub(super) kind: u16,
@@ -58,14 +58,14 @@ pub(super) struct Pending<'r> {
 pub(super) enum State {
     /// Not sent, or not acknowledged yet.
     Waiting,
-    /// Acknowledged with success, which proves little.
+    /// Acknowledged with success, which does not prove that it was logged.
     Accepted,
     Done(Result<Logged, NotLogged>),
 }
 
 impl<'r> Pending<'r> {
     pub(super) fn new(kind: u16, text: &'r str) -> Self {
-        let state = if text.len() > TEXT_MAX {
+        let state = if text.len() > MAX_TEXT_BYTES {
             State::Done(Err(NotLogged::TooLong { length: text.len() }))
         } else if text.is_empty() || text.as_bytes().contains(&0) {
             State::Done(Err(NotLogged::Malformed))
@@ -118,14 +118,14 @@ impl<'r> Pending<'r> {
     }
 }
 
-/// What is known about a record that was acknowledged and not read back.
+/// The evidence for a record that was acknowledged and not read back.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Evidence {
     /// The status before the record was sent, if it may be read.
     pub(super) before: Option<AuditStatus>,
     /// The status after it should have been logged.
     pub(super) after: Option<AuditStatus>,
-    /// It would have been heard, had it been logged.
+    /// Whether the multicast would have had the record, had it been logged.
     pub(super) listening: bool,
 }
 
@@ -142,7 +142,7 @@ impl Evidence {
         if lost > 0 {
             return Err(NotLogged::Backlog { lost });
         }
-        // While records wait in the backlog, ours may be one of them: late, not filtered.
+        // While records wait in the backlog, this may be one of them: late, not filtered.
         if self.listening && after.backlog == 0 {
             return Err(NotLogged::Filtered { kind });
         }
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn texts_that_the_kernel_would_cut_are_never_sent() {
-        let long = "x".repeat(TEXT_MAX + 1);
+        let long = "x".repeat(MAX_TEXT_BYTES + 1);
         assert!(matches!(Pending::new(2501, &long).outcome(), Err(NotLogged::TooLong { length: 8561 })));
         assert!(matches!(Pending::new(2501, "a\0b").outcome(), Err(NotLogged::Malformed)));
         assert!(matches!(Pending::new(2501, "").outcome(), Err(NotLogged::Malformed)));

@@ -1,4 +1,4 @@
-//! The kernel's own broadcast of what it logged: the proof that a record got there.
+//! The kernel's multicast of logged records, as the proof that a record was logged.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -8,38 +8,42 @@ use rustix::io::Errno;
 
 use super::LogTime;
 use super::group;
-use super::socket::{DATAGRAM, receive};
+use super::socket::{MAX_DATAGRAM_BYTES, receive};
 
-/// The types let through: libvirt's range (`AUDIT_FIRST_VIRT_MSG` … `AUDIT_LAST_VIRT_MSG`, libaudit.h).
-const HEARD: std::ops::RangeInclusive<u16> = 2500..=2599;
+/// The record types that are received: libvirt's range (`AUDIT_FIRST_VIRT_MSG` …
+/// `AUDIT_LAST_VIRT_MSG`, libaudit.h).
+const RECEIVED_TYPES: std::ops::RangeInclusive<u16> = 2500..=2599;
 /// `PROC_PID_INIT_INO` (linux/proc_ns.h): the initial pid namespace's inode.
 const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
-/// A socket that hears the virtualisation records which the kernel logs.
+/// A socket that receives the virtualisation records which the kernel logs.
 #[derive(Debug)]
 pub struct ReadLog {
     socket: OwnedFd,
-    /// What is not heard was not logged: known by the namespace, or by having heard something.
+    /// Whether a record that is not received was not logged: because of the namespace, or because a
+    /// record was received before.
     reliable: bool,
-    /// The kernel dropped datagrams since the last [`drain`](Self::drain).
+    /// Whether the kernel dropped datagrams since the last [`drain`](Self::drain).
     overrun: bool,
-    /// Our pid as records show it; `None` inside a pid namespace, where it isn't known.
+    /// This process's pid in records; `None` inside a pid namespace, where it is unknown.
     pid: Option<u32>,
     buffer: Box<[u8]>,
 }
 
 impl ReadLog {
-    /// Joins the broadcast, in the initial network namespace where that can be reached, else here.
+    /// Joins the multicast group, in the initial network namespace if that can be entered, else
+    /// here.
     ///
     /// # Errors
+    ///
     /// EPERM without CAP_AUDIT_READ.
     pub fn open() -> Result<Self, Errno> {
-        let (socket, reliable) = group::join(&[HEARD])?;
+        let (socket, reliable) = group::join(&[RECEIVED_TYPES])?;
         Ok(Self::with_socket(socket, reliable))
     }
 
-    /// Hears on a socket that is a member of `AUDIT_NLGRP_READLOG` already. `reliable` says that
-    /// it was opened in the initial network namespace.
+    /// Receives on a socket that is a member of `AUDIT_NLGRP_READLOG` already. `reliable` is
+    /// whether it was opened in the initial network namespace.
     pub fn with_socket(socket: OwnedFd, reliable: bool) -> Self {
         let initial = std::fs::metadata("/proc/self/ns/pid")
             .is_ok_and(|namespace| namespace.ino() == INITIAL_PID_NAMESPACE);
@@ -48,35 +52,35 @@ impl ReadLog {
             reliable,
             overrun: false,
             pid: initial.then(std::process::id),
-            buffer: vec![0; DATAGRAM].into_boxed_slice(),
+            buffer: vec![0; MAX_DATAGRAM_BYTES].into_boxed_slice(),
         }
     }
 
-    /// Whether a record that isn't heard is a record that wasn't logged. Never so once datagrams
-    /// were dropped; always so in the initial network namespace.
+    /// Whether a record that is not received was not logged. False once datagrams were dropped;
+    /// otherwise true in the initial network namespace.
     pub(super) fn is_reliable(&self) -> bool {
         self.reliable && !self.overrun
     }
 
-    /// Never heard anything, and may be where nothing can be heard.
-    pub(super) fn is_deaf(&self) -> bool {
+    /// Whether it has never received anything, and may be in a namespace where it can't.
+    pub(super) fn may_receive_nothing(&self) -> bool {
         !self.reliable
     }
 
-    /// Records of this type are let through at all.
-    pub(super) fn hears(kind: u16) -> bool {
-        HEARD.contains(&kind)
+    /// Whether records of this type are received.
+    pub(super) fn receives(kind: u16) -> bool {
+        RECEIVED_TYPES.contains(&kind)
     }
 
-    /// Throws away what was logged since the last look.
+    /// Discards all waiting records.
     pub(super) fn drain(&mut self) -> Result<(), Errno> {
         self.read_own(|_| ())?;
         self.overrun = false;
         Ok(())
     }
 
-    /// Shows each record of this process that waits to be read; never blocks.
-    pub(super) fn read_own(&mut self, mut see: impl FnMut(Heard<'_>)) -> Result<(), Errno> {
+    /// Calls `see` for each waiting record of this process; never blocks.
+    pub(super) fn read_own(&mut self, mut see: impl FnMut(BroadcastRecord<'_>)) -> Result<(), Errno> {
         loop {
             let reply = match receive(self.socket.as_fd(), &mut self.buffer) {
                 Ok(Some(reply)) => reply,
@@ -88,10 +92,10 @@ impl ReadLog {
                 Err(errno) => return Err(errno),
             };
             self.reliable = true;
-            if let Some(heard) = Heard::parse(reply.kind, reply.payload)
-                && self.pid.is_none_or(|pid| pid == heard.pid)
+            if let Some(record) = BroadcastRecord::parse(reply.kind, reply.payload)
+                && self.pid.is_none_or(|pid| pid == record.pid)
             {
-                see(heard);
+                see(record);
             }
         }
     }
@@ -106,7 +110,7 @@ impl AsFd for ReadLog {
 /// A user-space record as the kernel logs it:
 /// `audit(SECONDS.MILLIS:SERIAL): pid=… uid=… auid=… ses=… [subj=…] msg='TEXT'`.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Heard<'b> {
+pub(super) struct BroadcastRecord<'b> {
     pub(super) kind: u16,
     pub(super) time: LogTime,
     pub(super) serial: u32,
@@ -114,7 +118,7 @@ pub(super) struct Heard<'b> {
     pub(super) text: &'b [u8],
 }
 
-impl<'b> Heard<'b> {
+impl<'b> BroadcastRecord<'b> {
     fn parse(kind: u16, payload: &'b [u8]) -> Option<Self> {
         let end = payload.iter().rposition(|byte| !matches!(byte, 0 | b'\n'))?;
         let rest = payload[..=end].strip_prefix(b"audit(")?;
@@ -151,8 +155,8 @@ mod tests {
         let payload = b"audit(1763930000.042:911): pid=4711 uid=0 auid=4294967295 ses=4294967295 \
             subj=unconfined msg='virt=kvm vm=\"it's\" msg='' res=success'";
         assert_eq!(
-            Heard::parse(2501, payload),
-            Some(Heard {
+            BroadcastRecord::parse(2501, payload),
+            Some(BroadcastRecord {
                 kind: 2501,
                 time: LogTime { seconds: 1_763_930_000, millis: 42 },
                 serial: 911,
@@ -165,7 +169,7 @@ mod tests {
     #[test]
     fn what_is_no_user_record_is_not_read() {
         for payload in ["", "'", "audit(1.2:3): op=connect res=1", "audit(1.2:3): pid=x uid=0 msg='a'"] {
-            assert_eq!(Heard::parse(2501, payload.as_bytes()), None, "{payload}");
+            assert_eq!(BroadcastRecord::parse(2501, payload.as_bytes()), None, "{payload}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The netlink socket that carries requests to the kernel's audit subsystem.
+//! The netlink socket for requests to the kernel's audit subsystem.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ const NLM_F_REQUEST: u16 = 0x01;
 const NLM_F_ACK: u16 = 0x04;
 
 /// Longest datagram read: a record's text (8970 bytes at most) or an error that echoes one.
-pub(super) const DATAGRAM: usize = 16 * 1024;
+pub(super) const MAX_DATAGRAM_BYTES: usize = 16 * 1024;
 
 /// A raw NETLINK_AUDIT socket, bound to a port of the kernel's choice and to `groups`.
 pub(super) fn open_socket(groups: u32, prepare: impl FnOnce(BorrowedFd<'_>)) -> Result<OwnedFd, Errno> {
@@ -51,7 +51,7 @@ fn timespec(time: Duration) -> Timespec {
     Timespec { tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() }
 }
 
-/// One datagram from the kernel into `buffer`; `None` when nothing waits. Datagrams of other
+/// Reads one datagram of the kernel into `buffer`; `None` if nothing waits. Datagrams of other
 /// senders are dropped.
 pub(super) fn receive<'b>(fd: BorrowedFd<'_>, buffer: &'b mut [u8]) -> Result<Option<Reply<'b>>, Errno> {
     let length = loop {
@@ -70,8 +70,8 @@ pub(super) fn receive<'b>(fd: BorrowedFd<'_>, buffer: &'b mut [u8]) -> Result<Op
     Ok(Reply::of(&buffer[..length]))
 }
 
-/// One message of the kernel. The audit subsystem puts one in each datagram, and some kernels
-/// count `nlmsg_len` without its header: the datagram's own length is what holds.
+/// One message of the kernel. The audit subsystem sends one in each datagram. Some kernels count
+/// `nlmsg_len` without its header, so the datagram's length is used.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reply<'b> {
     pub(super) kind: u16,
@@ -101,26 +101,26 @@ pub(super) fn word(bytes: &[u8], offset: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.try_into().ok()?))
 }
 
-/// Requests that travel in one datagram, so in one system call.
+/// Requests that are sent in one datagram, by one system call.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     bytes: Vec<u8>,
 }
 
 impl Requests {
-    /// A request that is answered; only its refusal is acknowledged.
+    /// Adds a request that has a reply; only a refusal is acknowledged.
     pub(super) fn ask(&mut self, kind: u16, sequence: u32) {
         self.push(kind, NLM_F_REQUEST, sequence, &[]);
     }
 
-    /// A record's text with the NUL that the kernel overwrites the last byte with anyway.
+    /// Adds a record: its text and a final byte, which the kernel overwrites with NUL.
     pub(super) fn record(&mut self, kind: u16, sequence: u32, text: &str) {
         self.push(kind, NLM_F_REQUEST | NLM_F_ACK, sequence, &[text.as_bytes(), b"\0"]);
     }
 
     fn push(&mut self, kind: u16, flags: u16, sequence: u32, payload: &[&[u8]]) {
         let length = HEADER + payload.iter().map(|part| part.len()).sum::<usize>();
-        // Bounded by TEXT_MAX, which is checked before.
+        // Bounded by MAX_TEXT_BYTES, which is checked before.
         let length = u32::try_from(length).unwrap_or(u32::MAX);
         self.bytes.extend(length.to_ne_bytes());
         self.bytes.extend(kind.to_ne_bytes());
@@ -137,11 +137,11 @@ impl Requests {
         self.bytes.is_empty()
     }
 
-    /// Hands all over in one system call.
+    /// Sends all requests in one system call.
     pub(super) fn send(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
         loop {
-            // While the backlog is over its limit the kernel makes the sender wait here, whatever
-            // the socket's flags, with the records queued already (`audit_receive()`).
+            // While the backlog is over its limit, the kernel blocks the sender here, whatever the
+            // socket's flags, with the records queued already (`audit_receive()`).
             match rustix::net::send(fd, &self.bytes, SendFlags::empty()) {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}

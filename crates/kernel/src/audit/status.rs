@@ -7,8 +7,8 @@ pub struct AuditStatus {
     pub enabled: bool,
     /// The configuration can't change until the next boot (`auditctl -e 2`).
     pub locked: bool,
-    /// The process that takes the records, auditd as a rule. Without one the kernel prints records
-    /// to its own log, rate-limited, and multicasts them: nothing keeps them for good.
+    /// The process that receives the records, usually auditd. Without one the kernel prints records
+    /// to its own log, rate-limited, and multicasts them: no program stores them.
     pub daemon: Option<u32>,
     /// Records per second before the kernel drops some; 0 is no limit.
     pub rate_limit: u32,
@@ -21,7 +21,7 @@ pub struct AuditStatus {
 }
 
 impl AuditStatus {
-    /// Eight 32-bit words at least; newer kernels append more.
+    /// Parses at least eight 32-bit words; newer kernels append more.
     pub(super) fn parse(payload: &[u8]) -> Option<Self> {
         let enabled = word(payload, 4)?;
         Some(Self {

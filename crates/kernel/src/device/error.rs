@@ -7,7 +7,7 @@ use taptrail_record::{IfName, Rdev};
 use super::NodeType;
 use crate::link::LinkError;
 
-/// What stopped an opening.
+/// Why a device can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// open(2) failed.
@@ -28,23 +28,23 @@ pub enum DeviceError {
         /// fstat(2)'s errno.
         source: Errno,
     },
-    /// What stands at the path is not the tun device.
+    /// The file at the path is not the tun device.
     #[error("{path} is {found}, not the tun device (character device 10:200)")]
     NotTun {
         /// The path.
         path: PathBuf,
-        /// What it is.
+        /// The type of the file.
         found: NodeType,
     },
-    /// What stands at the path is not vhost-net: QEMU would die of it.
+    /// The file at the path is not vhost-net, which would make QEMU fail an assertion.
     #[error("{path} is {found}, not vhost-net (character device 10:238)")]
     NotVhostNet {
         /// The path.
         path: PathBuf,
-        /// What it is.
+        /// The type of the file.
         found: NodeType,
     },
-    /// What stands at the path is not the macvtap's node.
+    /// The file at the path is not the macvtap's node.
     #[error("{path} is {found}, not the node of macvtap '{ifname}' ({})", number(*wanted))]
     NotMacvtap {
         /// The path.
@@ -53,7 +53,7 @@ pub enum DeviceError {
         ifname: IfName,
         /// Its device number, where it is known.
         wanted: Option<Rdev>,
-        /// What stands there.
+        /// The type of the file.
         found: NodeType,
     },
     /// The macvtap's node did not appear in time.
@@ -65,7 +65,7 @@ pub enum DeviceError {
         ifname: IfName,
         /// How long it was awaited.
         waited: Duration,
-        /// What the last open(2) said.
+        /// The errno of the last open(2).
         source: Errno,
     },
     /// The link's name asked for can't be one.
@@ -91,7 +91,7 @@ pub enum DeviceError {
     NotATap {
         /// The name.
         name: IfName,
-        /// What it is.
+        /// The kind of the link.
         what: String,
     },
     /// An existing tap has queues otherwise than asked for.
@@ -128,7 +128,7 @@ pub enum DeviceError {
         /// The ioctl's errno.
         source: Errno,
     },
-    /// The kernel won't tell which interface the open device is (`TUNGETIFF`).
+    /// The interface of the open device can't be queried (`TUNGETIFF`).
     #[error("{path} doesn't report its interface (queue {queue})")]
     Identify {
         /// The path.
@@ -145,19 +145,19 @@ pub enum DeviceError {
         path: PathBuf,
         /// The queue, from 0.
         queue: u32,
-        /// What was asked for.
+        /// The requested interface.
         wanted: String,
-        /// What it is.
+        /// The interface that was opened.
         found: String,
     },
-    /// The links can't be looked at.
+    /// The links can't be read.
     #[error("Network links can't be read")]
     Link(#[from] LinkError),
 }
 
 impl DeviceError {
-    /// There is no such device here: its node or its driver is missing. What `vhost=auto` goes on
-    /// without.
+    /// Whether there is no such device here: its node or its driver is missing. `vhost=auto`
+    /// continues without it.
     pub fn is_missing(&self) -> bool {
         matches!(
             self,

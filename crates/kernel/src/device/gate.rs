@@ -7,28 +7,28 @@ use taptrail_record::{DeviceKind, IfName, Rdev};
 
 use super::DeviceError;
 
-/// What is to be recorded of one open(2).
+/// The facts of one open(2) that have to be recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenFacts {
-    /// What kind of device was asked for; what it really is, `rdev` tells.
+    /// The requested kind of device; `rdev` shows the real one.
     pub kind: DeviceKind,
     /// The path given to open(2).
     pub path: PathBuf,
-    /// The device's number: of what was opened, else of what stands at the path; `None` when
-    /// nothing does, or no device.
+    /// The number of the device that was opened, or else of the node at the path; `None` if there
+    /// is no device node.
     pub rdev: Option<Rdev>,
     /// The host interface behind it, once it has one. A vhost-net has none.
     pub dev: Option<IfName>,
-    /// Which queue of the interface, from 0.
+    /// The queue of the interface, from 0.
     pub queue: u32,
-    /// How open(2) itself ended, whatever happened to a step after it.
+    /// The outcome of open(2) itself, whatever the outcome of later steps.
     pub outcome: Result<(), Errno>,
 }
 
-/// One open(2) that was made, and the descriptor it gave, out of reach.
+/// One open(2) that was made, with its inaccessible descriptor.
 ///
-/// There is no way to the descriptor but [`admit`]. Dropping an attempt closes it, and leaves an
-/// open without a record.
+/// Only [`admit`] gives access to the descriptor. Dropping an attempt closes it, and leaves an open
+/// without a record.
 #[must_use = "an open(2) has to be recorded, by way of admit()"]
 pub struct Attempt {
     facts: OpenFacts,
@@ -46,7 +46,7 @@ impl Attempt {
         Self { facts, fd: None }
     }
 
-    /// What is to be recorded.
+    /// The facts to be recorded.
     pub fn facts(&self) -> &OpenFacts {
         &self.facts
     }
@@ -59,13 +59,13 @@ impl fmt::Debug for Attempt {
     }
 }
 
-/// Every open(2) made for one request, and what stopped it.
+/// All open(2) calls made for one request, and the error that stopped it.
 #[derive(Debug)]
 #[must_use = "each open(2) has to be recorded, by way of admit()"]
 pub struct Opening {
-    /// The opens in their order, failed ones too.
+    /// The opens in their order, including failed ones.
     pub attempts: Vec<Attempt>,
-    /// What stopped it: a failed open(2), or a step before or after one. `None` is success.
+    /// The error of a failed open(2), or of a step before or after one. `None` is success.
     pub error: Option<DeviceError>,
 }
 
@@ -77,11 +77,12 @@ impl Opening {
         Self { attempts, error }
     }
 
-    /// Records all opens. The error that stopped the opening is returned beside the devices, which
-    /// then are of use only to be closed.
+    /// Records all opens. If an error stopped the opening, it is returned with the devices, which
+    /// then should only be closed.
     ///
     /// # Errors
-    /// The recorder's own. Every descriptor is closed then.
+    ///
+    /// The recorder's own. All descriptors are closed then.
     pub fn admit<B: OpenRecorder>(
         self,
         recorder: &mut B,
@@ -92,25 +93,26 @@ impl Opening {
 
 /// Writes the audit records of opens.
 pub trait OpenRecorder {
-    /// Why they can't be.
+    /// Why a record can't be written.
     type Error;
 
-    /// Records these opens, successes and failures; called once with all of them. `Ok` says that
-    /// each of them is on record.
+    /// Records these opens, successes and failures; called once with all of them. `Ok` means that
+    /// each of them is recorded.
     ///
     /// # Errors
-    /// When any of them is not on record. The devices are closed then, and never handed over.
+    ///
+    /// One of them is not recorded. The devices are closed then, and never passed to QEMU.
     fn record(&mut self, opens: &[OpenFacts]) -> Result<(), Self::Error>;
 }
 
-/// An open device whose record is accepted: what may be handed to a QEMU.
+/// An open device that is recorded, and so may be passed to QEMU.
 pub struct Admitted {
     facts: OpenFacts,
     fd: OwnedFd,
 }
 
 impl Admitted {
-    /// What is on record.
+    /// The recorded facts.
     pub fn facts(&self) -> &OpenFacts {
         &self.facts
     }
@@ -128,10 +130,11 @@ impl fmt::Debug for Admitted {
     }
 }
 
-/// Records opens, and returns the devices among them.
+/// Records opens, and returns the devices of the successful ones.
 ///
 /// # Errors
-/// The recorder's own. Every descriptor is closed then.
+///
+/// The recorder's own. All descriptors are closed then.
 pub fn admit<B: OpenRecorder>(attempts: Vec<Attempt>, recorder: &mut B) -> Result<Vec<Admitted>, B::Error> {
     let (opens, fds): (Vec<OpenFacts>, Vec<Option<OwnedFd>>) =
         attempts.into_iter().map(|attempt| (attempt.facts, attempt.fd)).unzip();
@@ -170,7 +173,7 @@ mod tests {
         }
     }
 
-    /// Two opens, the second failed, and the end of a pipe that tells when the first is closed.
+    /// Two opens, the second failed, and the end of a pipe that is closed with the first.
     fn two_attempts() -> (Vec<Attempt>, OwnedFd) {
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let attempts =

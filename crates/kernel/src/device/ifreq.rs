@@ -44,7 +44,7 @@ const _: () = {
     assert!(TUNSETGROUP as libc::Ioctl == libc::TUNSETGROUP);
 };
 
-/// The flags that make a queue carry what is asked for.
+/// The flags of a queue as requested.
 pub(super) fn queue_flags(vnet_hdr: bool, queues: NonZeroU16) -> u16 {
     let mut flags = IFF_TAP | IFF_NO_PI;
     if vnet_hdr {
@@ -56,7 +56,7 @@ pub(super) fn queue_flags(vnet_hdr: bool, queues: NonZeroU16) -> u16 {
     flags
 }
 
-/// What a queue's descriptor says of itself.
+/// A queue, as its descriptor reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Queue {
     /// Its interface's name, in the network namespace that the interface is in.
@@ -85,15 +85,16 @@ pub(super) fn set_flags(fd: BorrowedFd<'_>, flags: u16) -> Result<(), Errno> {
     unsafe { ioctl(fd, Setter::<TUNSETIFF, Ifreq>::new(Ifreq::new("", flags)?)) }
 }
 
-/// root, and the group of those who own nothing.
+/// root, and the group `nogroup`.
 const OWNER: usize = 0;
 const GROUP: usize = 65_534;
 
-/// Closes a tap to all without CAP_NET_ADMIN but root in [`GROUP`], whom nobody is.
+/// Restricts attaching to a tap to CAP_NET_ADMIN, by an owner and group that no process has both
+/// of: root in [`GROUP`].
 ///
-/// A tap without owner and group takes a further queue from whoever can open the tun device
-/// (`tun_not_capable()` in drivers/net/tun.c): another guest's QEMU, which can open its own descriptor
-/// again by `/proc/self/fd`.
+/// Any process that can open the tun device can attach a further queue to a tap without owner and
+/// group (`tun_not_capable()` in drivers/net/tun.c): also another guest's QEMU, which can open its
+/// own descriptor again through `/proc/self/fd`.
 pub(super) fn close_to_others(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: both ioctls take a number, here of a user and of a group, and no pointer.
     unsafe {
@@ -102,7 +103,7 @@ pub(super) fn close_to_others(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     }
 }
 
-/// Asks a queue's descriptor what it is.
+/// Queries the interface and flags of a queue's descriptor.
 pub(super) fn identify(fd: BorrowedFd<'_>) -> Result<Queue, Errno> {
     let mut request = Ifreq::new("", 0)?;
     // SAFETY: TUNGETIFF writes one `struct ifreq`, see `attach`.

@@ -14,20 +14,19 @@ use super::node::{Node, NodeType, look};
 use super::{DeviceError, Opening};
 use crate::sysfs;
 
-/// How often the node is looked for. The kernel's own devtmpfs has it at once, udev takes
-/// milliseconds.
-const LOOK: Duration = Duration::from_millis(1);
+/// The interval of checking for the node. devtmpfs creates it at once, udev takes milliseconds.
+const NODE_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// A macvtap to open; it exists already.
+/// An existing macvtap to open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MacvtapRequest<'a> {
     /// Its name.
     pub ifname: &'a IfName,
-    /// Its number, which its node `/dev/tapN` is named by.
+    /// Its ifindex, the N of its node `/dev/tapN`.
     pub ifindex: u32,
-    /// Its device number ([`Links::macvtap_rdev`](crate::link::Links::macvtap_rdev)), where it is known.
+    /// Its device number ([`Links::macvtap_rdev`](crate::link::Links::macvtap_rdev)), if known.
     pub rdev: Option<Rdev>,
-    /// How many queues, each an open(2) of its own; the kernel allows 256.
+    /// The number of queues, each with its own open(2); the kernel allows 256.
     pub queues: NonZeroU16,
     /// Whether each frame has a `struct virtio_net_hdr` in front.
     pub vnet_hdr: bool,
@@ -44,12 +43,12 @@ impl MacvtapRequest<'_> {
 
 /// Opens a macvtap of the calling thread's network namespace, one descriptor for each queue.
 ///
-/// 1. The node is awaited, until it has the macvtap's device number. When nothing appears at all,
-///    one open(2) is made all the same, so that there is a failure on record. When something else
-///    stands there it is *not* opened, and nothing is on record: it may be the macvtap of another
-///    network namespace, and opening it would take frames from its guest.
-/// 2. For each queue: open(2), fstat(2), `TUNGETIFF` to see that it is this macvtap, `TUNSETIFF`
-///    for its flags.
+/// 1. It waits until the node has the macvtap's device number. If no node appears, it makes one
+///    open(2) nevertheless, so that the failure is recorded. A different node is *not* opened, and
+///    there is no record: it may be the macvtap of another network namespace, and opening it would
+///    take frames from its guest.
+/// 2. For each queue: open(2), fstat(2), `TUNGETIFF` to check that it is this macvtap, `TUNSETIFF`
+///    to set its flags.
 pub fn open_macvtap(request: &MacvtapRequest<'_>) -> Opening {
     let path = request.path();
     let node =
@@ -79,7 +78,7 @@ impl Macvtap<'_> {
                 found if start.elapsed() >= self.request.wait => {
                     return found.map_or(Ok(()), |found| Err(self.other(found)));
                 }
-                _ => sleep(LOOK),
+                _ => sleep(NODE_POLL_INTERVAL),
             }
         }
     }

@@ -1,4 +1,5 @@
-//! Raw network devices: opened here, and locked until their open is on record.
+//! Opens raw network devices, and keeps their descriptors inaccessible until their open is
+//! recorded.
 //!
 //! ```text
 //!   open_tap, open_macvtap, open_vhost_net
@@ -10,12 +11,12 @@
 //!     Admitted: AsFd, and the only thing that reaches a QEMU
 //! ```
 //!
-//! **A device that is not on record can't be handed over: code that tries does not compile.** An
-//! [`Attempt`] shows what was opened ([`OpenFacts`]) but not its descriptor; only [`admit`] turns it
-//! into an [`Admitted`], after the [`OpenRecorder`] took the record.
+//! **A device that is not recorded can't be passed to QEMU: code that tries does not compile.** An
+//! [`Attempt`] shows what was opened ([`OpenFacts`]) but not its descriptor; only [`admit`] turns
+//! it into an [`Admitted`], after the [`OpenRecorder`] has recorded it.
 //!
-//! Opening stops at the first failure, and says so beside all that was opened until then: a step
-//! that fails after an open(2) does not undo that the device was open.
+//! Opening stops at the first failure, and returns the error with all opens until then: even if a
+//! step after an open(2) fails, the device was open.
 //!
 //! ```no_run
 //! use taptrail_kernel::device::{OpenRecorder, DEV_NET_TUN, OpenFacts, TapName, TapRequest, open_tap};

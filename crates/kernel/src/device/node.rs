@@ -8,7 +8,7 @@ use taptrail_record::{DeviceKind, IfName, Rdev};
 use super::DeviceError;
 use super::gate::{Attempt, OpenFacts};
 
-/// What stands at a path.
+/// The type of the file at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NodeType {
     /// A character device.
@@ -52,12 +52,12 @@ impl fmt::Display for NodeType {
     }
 }
 
-/// What stands at a path; `None` when that can't be found out.
+/// The type of the file at a path; `None` if stat(2) fails.
 pub(super) fn look(path: &Path) -> Option<NodeType> {
     rustix::fs::stat(path).ok().map(|stat| NodeType::of(&stat))
 }
 
-/// A device as one request wants it opened, once for each queue.
+/// A device that a request opens, once for each queue.
 pub(super) struct Node<'a> {
     pub(super) kind: DeviceKind,
     pub(super) path: &'a Path,
@@ -67,7 +67,7 @@ pub(super) struct Node<'a> {
 }
 
 impl Node<'_> {
-    /// Makes one open(2) and the steps that follow it; the attempt is kept however they end.
+    /// Makes one open(2) and the steps that follow it; the attempt is kept, also if they fail.
     pub(super) fn open(
         &self,
         queue: u32,
@@ -82,7 +82,7 @@ impl Node<'_> {
             queue,
             outcome: Ok(()),
         };
-        // Never as the controlling terminal, whatever a custom path leads to.
+        // A custom path must not become the controlling terminal.
         let flags = self.flags | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY;
         let fd = match rustix::fs::open(self.path, flags, Mode::empty()) {
             Ok(fd) => fd,

@@ -12,17 +12,17 @@ use super::node::{Node, NodeType};
 use super::{DeviceError, Opening};
 use crate::link::{Link, Links};
 
-/// Where taps come from.
+/// The tun device.
 pub const DEV_NET_TUN: &str = "/dev/net/tun";
 
-/// Which tap is asked for.
+/// The name of a requested tap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TapName<'a> {
     /// A new one, with the first free name of a pattern such as `vnet%d`.
     Pattern(&'a str),
     /// A new one of this name.
     New(&'a IfName),
-    /// One that exists, made by somebody else to stay (`ip tuntap add`).
+    /// An existing persistent one (`ip tuntap add`).
     Existing(&'a IfName),
 }
 
@@ -31,9 +31,9 @@ pub enum TapName<'a> {
 pub struct TapRequest<'a> {
     /// The tun device: [`DEV_NET_TUN`], or a node of the same number elsewhere.
     pub path: &'a Path,
-    /// Which tap.
+    /// Its name.
     pub name: TapName<'a>,
-    /// How many queues, each an open(2) of its own; the kernel allows 256.
+    /// The number of queues, each with its own open(2); the kernel allows 256.
     pub queues: NonZeroU16,
     /// Whether each frame has a `struct virtio_net_hdr` in front.
     pub vnet_hdr: bool,
@@ -41,12 +41,12 @@ pub struct TapRequest<'a> {
 
 /// Opens a tap, one descriptor for each queue, in the calling thread's network namespace.
 ///
-/// A new tap vanishes with its last descriptor. An existing one stays as persistent as it was.
+/// A new tap vanishes with its last descriptor. An existing one stays persistent.
 ///
-/// 1. An existing tap is looked at: is it one, and does it take as many queues?
-/// 2. For each queue: open(2), fstat(2) (else it is refused before anything is done with it),
-///    `TUNSETIFF`, and `TUNGETIFF` to see that the kernel did what was asked. A new tap is then closed
-///    to further queues of programs without CAP_NET_ADMIN.
+/// 1. For an existing tap, checks that it is a tap with the requested kind of queues.
+/// 2. For each queue: open(2), fstat(2) to check that it is the tun device, `TUNSETIFF`, and
+///    `TUNGETIFF` to check the result. A new tap is then closed to further queues of programs
+///    without CAP_NET_ADMIN.
 pub fn open_tap(request: &TapRequest<'_>) -> Opening {
     Opening::run(|attempts| {
         let before = match request.name {
@@ -90,7 +90,7 @@ impl Tap<'_> {
             (None, TapName::Pattern(pattern)) => pattern,
         };
         let kind = ifreq::queue_flags(self.request.vnet_hdr, self.request.queues);
-        // The first queue of a new tap must make it: a link of that name is somebody else's.
+        // The first queue of a new tap must create it: an existing link of that name is not ours.
         let makes = self.name.is_none() && !matches!(self.request.name, TapName::Existing(_));
         let flags = if makes { kind | IFF_TUN_EXCL } else { kind };
         let name = match (ifreq::attach(fd, wanted, flags), self.request.name) {
@@ -141,7 +141,7 @@ fn check(pattern: &str) -> Result<(), DeviceError> {
     Ok(())
 }
 
-/// Looks at an existing tap before anything is opened for it.
+/// Checks an existing tap before a device is opened for it.
 fn existing(name: &IfName, queues: NonZeroU16) -> Result<Link, DeviceError> {
     let link = Links::open()?.find(name)?.ok_or_else(|| DeviceError::NoSuchTap { name: name.clone() })?;
     let Some(tun) = link.tun.filter(|tun| tun.tap) else {
@@ -159,8 +159,8 @@ fn existing(name: &IfName, queues: NonZeroU16) -> Result<Link, DeviceError> {
     Ok(link)
 }
 
-/// Sees that the tap opened is the one looked at: `TUNSETIFF` makes a new one when it vanished
-/// in between.
+/// Checks that the opened tap is the one that was checked before: `TUNSETIFF` creates a new one if
+/// that vanished in between.
 fn unchanged(before: &Link, name: &IfName) -> Result<(), DeviceError> {
     match Links::open()?.find(name)? {
         Some(after) if after.index == before.index => Ok(()),

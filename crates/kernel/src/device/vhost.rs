@@ -7,13 +7,13 @@ use taptrail_record::{DeviceKind, Rdev};
 use super::node::{Node, NodeType};
 use super::{DeviceError, Opening};
 
-/// Where vhost-net is.
+/// The vhost-net device.
 pub const DEV_VHOST_NET: &str = "/dev/vhost-net";
 
 /// Opens vhost-net once for each queue.
 ///
-/// What stands at the path is checked: QEMU dies by an assertion of a `vhostfd` that is something
-/// else. A device that is missing altogether is told by [`DeviceError::is_missing`].
+/// The device at the path is checked, because QEMU fails an assertion if a `vhostfd` is something
+/// else. If there is no device, the error is [`DeviceError::is_missing`].
 pub fn open_vhost_net(path: &Path, queues: NonZeroU16) -> Opening {
     let node = Node { kind: DeviceKind::VhostNet, path, flags: OFlags::empty(), dev: None };
     Opening::run(|attempts| {

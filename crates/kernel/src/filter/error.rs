@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::link::LinkError;
 
-/// What went wrong with a filter.
+/// Why a filter can't be set, checked or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
     /// There is no `nft` program in its usual places.
@@ -21,9 +21,9 @@ pub enum FilterError {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// Talking to the program failed.
+    /// Communicating with the program failed.
     #[error("{program} can't be talked to")]
-    Talk {
+    Communicate {
         /// Its path.
         program: PathBuf,
         /// The system's reason.
@@ -31,18 +31,18 @@ pub enum FilterError {
     },
     /// The program took too long, and was killed.
     #[error("{program} took longer than {} ms and was killed", timeout.as_millis())]
-    Late {
+    TimedOut {
         /// Its path.
         program: PathBuf,
-        /// What it was given.
+        /// The time limit.
         timeout: Duration,
     },
-    /// The program said more than it can have to say, and was killed.
+    /// The program printed too much, and was killed.
     #[error("{program} gave more than {limit} bytes and was killed")]
-    Chatter {
+    TooMuchOutput {
         /// Its path.
         program: PathBuf,
-        /// The most it may say.
+        /// The limit in bytes.
         limit: usize,
     },
     /// The program failed.
@@ -50,9 +50,9 @@ pub enum FilterError {
     Refused {
         /// Its path.
         program: PathBuf,
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
-        /// What it said.
+        /// Its error output.
         stderr: String,
     },
     /// The request can't be written as JSON.
@@ -63,7 +63,7 @@ pub enum FilterError {
         /// The reason.
         source: serde_json::Error,
     },
-    /// What the program read back is not what it should print.
+    /// The program's listing of the table can't be parsed.
     #[error("What nft read back of table '{table}' can't be understood")]
     Read {
         /// The table.
@@ -71,15 +71,15 @@ pub enum FilterError {
         /// The reason.
         source: serde_json::Error,
     },
-    /// What is set is not what was asked for.
+    /// The filter in the kernel is not the requested one.
     #[error("The filter read back from table '{table}' is not the one set: {what}")]
     Differs {
         /// The table.
         table: String,
-        /// What is other than it should be.
+        /// The difference.
         what: String,
     },
-    /// The kernel can't be asked what filters are hooked to.
+    /// The hooks of filters can't be read from the kernel.
     #[error("What filters are hooked to can't be read")]
     Hooks(#[source] std::io::Error),
     /// The interface is not there (any more), or is another one by now.
@@ -90,7 +90,7 @@ pub enum FilterError {
         /// Its number.
         ifindex: u32,
     },
-    /// The links can't be looked at.
+    /// The links can't be read.
     #[error("Network links can't be read")]
     Link(#[from] LinkError),
     /// nftables would read the interface's name as something else.
@@ -103,7 +103,7 @@ pub enum FilterError {
     },
     /// The filter failed, and its table can't be removed either.
     #[error("The filter failed, and its table '{table}' may be left, since it can't be removed: {removal}")]
-    Left {
+    TableLeft {
         /// The table.
         table: String,
         /// Why it can't be removed.

@@ -33,34 +33,34 @@ pub use error::FilterError;
 pub use tables::{FilterHook, filter_hooks, generation};
 pub(crate) use tables::{interface_of_message, is_table_message};
 
-/// Where `nft` is looked for.
-const PLACES: [&str; 3] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"];
+/// The paths at which `nft` is searched.
+const NFT_PATHS: [&str; 3] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"];
 /// Its arguments for a transaction in JSON on its input.
-const SET: &[&str] = &["-j", "-f", "-"];
-/// How long one run of `nft` may take; it takes milliseconds.
-const TIMEOUT: Duration = Duration::from_secs(5);
+const TRANSACTION_ARGS: &[&str] = &["-j", "-f", "-"];
+/// The time limit of one run of `nft`, which usually takes milliseconds.
+const RUN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where frames that a guest sends are caught.
+/// The hook at which frames that a guest sends are filtered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Hook {
-    /// On a tap: what the guest sends comes in there.
+    /// On a tap, which receives the guest's frames.
     Ingress,
-    /// On a macvtap: what the guest sends goes out there. Linux 5.16 and newer.
+    /// On a macvtap, which sends the guest's frames. Linux 5.16 and newer.
     Egress,
 }
 
-/// No MAC spoofing: what a guest sends has its own MAC as Ethernet source, and as sender in ARP;
-/// all else is dropped.
+/// A filter against MAC spoofing: a guest's frames must have its MAC as Ethernet source, and as
+/// sender in ARP; others are dropped.
 ///
-/// A frame with a VLAN tag must have the guest's own Ethernet source like any other. ARP inside it
-/// is looked at on a tap, where the kernel takes the tag off first, but not on a macvtap.
+/// A frame with a VLAN tag must have the guest's Ethernet source, too. ARP inside it is checked on
+/// a tap, where the kernel removes the tag first, but not on a macvtap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MacFilter {
-    /// The interface's number, which names the table: `netdev taptrail_if<N>`.
+    /// The interface's ifindex, which names the table: `netdev taptrail_if<N>`.
     pub ifindex: u32,
     /// The interface.
     pub ifname: IfName,
-    /// Where the guest's frames are caught.
+    /// The hook that sees the guest's frames.
     pub hook: Hook,
     /// The guest's MAC.
     pub mac: MacAddr,
@@ -74,22 +74,26 @@ pub struct Nft {
 }
 
 impl Nft {
-    /// Finds the program in its usual places; `PATH` is not asked.
+    /// Finds the program at its usual paths; `PATH` is not used.
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError::NoProgram`] if it is at none of them.
     pub fn discover() -> Result<Self, FilterError> {
-        PLACES
+        NFT_PATHS
             .iter()
             .map(Path::new)
             .find(|path| path.is_file())
             .map(Self::at)
-            .ok_or(FilterError::NoProgram { places: &PLACES })
+            .ok_or(FilterError::NoProgram { places: &NFT_PATHS })
     }
 
     /// The program at this path, which should be absolute.
     pub fn at(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), timeout: TIMEOUT }
+        Self { path: path.into(), timeout: RUN_TIMEOUT }
     }
 
-    /// Bounds one run of the program; 5 s without.
+    /// Sets the time limit of one run of the program; the default is 5 s.
     pub fn with_timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
     }
@@ -99,33 +103,37 @@ impl Nft {
         &self.path
     }
 
-    /// Sets a filter in one transaction, in place of any that the interface has, and reads it back.
+    /// Sets a filter in one transaction, replacing any that the interface has, and reads it back.
     ///
-    /// A filter stays when its interface vanishes, and since Linux 6.16 takes hold of the next one
-    /// of that name: [`Nft::remove`] is a must.
+    /// A filter stays when its interface vanishes, and since Linux 6.16 applies to the next one
+    /// with that name, so [`Nft::remove`] is required.
     ///
-    /// Returns the [`generation`] at which it was read back, where the kernel tells one.
+    /// Returns the [`generation`] at which it was read back, if the kernel reports one.
     ///
     /// # Errors
-    /// Nothing of the filter is left then, or [`FilterError::Left`] says that something may be.
+    ///
+    /// The filter can't be set, or differs when read back. It is removed then;
+    /// [`FilterError::TableLeft`] if that fails, too.
     pub fn apply(&self, filter: &MacFilter) -> Result<Option<u32>, FilterError> {
         ruleset::check(filter)?;
-        let set = match program::run(self, SET, &ruleset::creation(filter)?) {
-            // A replacement costs the kernel an RCU grace period, some 10 ms: only when there is
-            // something to replace.
-            Err(FilterError::Refused { .. }) => program::run(self, SET, &ruleset::replacement(filter)?),
+        let set = match program::run(self, TRANSACTION_ARGS, &ruleset::creation(filter)?) {
+            // A replacement costs an RCU grace period, some 10 ms: only if there is a table to
+            // replace.
+            Err(FilterError::Refused { .. }) => {
+                program::run(self, TRANSACTION_ARGS, &ruleset::replacement(filter)?)
+            }
             set => set,
         };
-        // It never ran: there is nothing to take back, and nothing to do it with.
+        // The program never ran: there is nothing to remove, and no program to do it.
         if let Err(cause @ FilterError::Start { .. }) = set {
             return Err(cause);
         }
-        // Before it is read back: what changes after that has another number.
+        // Before it is read back: later changes have another number.
         let at = generation();
         let Err(cause) = set.and_then(|_| self.verify(filter)) else { return Ok(at) };
         match self.remove(filter.ifindex) {
             Ok(()) => Err(cause),
-            Err(removal) => Err(FilterError::Left {
+            Err(removal) => Err(FilterError::TableLeft {
                 table: ruleset::table_name(filter.ifindex),
                 removal: Box::new(removal),
                 source: Box::new(cause),
@@ -133,20 +141,21 @@ impl Nft {
         }
     }
 
-    /// Shows that a filter is in force: that what stands is what was set, and nothing but that, and that its
-    /// chain is hooked to its interface, by the name that it has now. Since Linux 6.16 a chain is hooked to a
-    /// name, and loses an interface that is renamed.
+    /// Checks that a filter is in force: its table is exactly as set, and its chain is hooked to
+    /// its interface, by the name that this has now. Since Linux 6.16 a chain is hooked to a name,
+    /// and loses an interface that is renamed.
     ///
     /// # Errors
-    /// When it is not, or that can't be seen.
+    ///
+    /// The filter is not in force, or that can't be checked.
     pub fn verify(&self, filter: &MacFilter) -> Result<(), FilterError> {
         let table = ruleset::table_name(filter.ifindex);
         let listing = program::run(self, &["-j", "list", "table", "netdev", &table], &[])?;
         ruleset::compare(filter, &listing)?;
         let hooks = filter_hooks().map_err(FilterError::Hooks)?;
         ruleset::check_hook(filter, hooks.get(&filter.ifindex))?;
-        // Since Linux 6.16 the kernel takes a chain for a device that is not there, and lets it
-        // wait for one of that name.
+        // Since Linux 6.16 the kernel accepts a chain for a device that does not exist, and hooks
+        // it when one of that name appears.
         match Links::open()?.find(&filter.ifname)? {
             Some(link) if link.index == filter.ifindex => Ok(()),
             _ => {
@@ -156,8 +165,12 @@ impl Nft {
         }
     }
 
-    /// Removes an interface's filter; one that is not there is as good as removed.
+    /// Removes an interface's filter, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// nft can't be run, or fails.
     pub fn remove(&self, ifindex: u32) -> Result<(), FilterError> {
-        program::run(self, SET, &ruleset::removal(ifindex)?).map(drop)
+        program::run(self, TRANSACTION_ARGS, &ruleset::removal(ifindex)?).map(drop)
     }
 }

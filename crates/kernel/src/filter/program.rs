@@ -12,10 +12,10 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{FilterError, Nft};
 
-/// The most that is read of what the program says.
-const LIMIT: usize = 1 << 20;
-/// The most of its complaint that is passed on, in characters.
-const COMPLAINT: usize = 2000;
+/// The largest output that is read from the program, in bytes.
+const MAX_OUTPUT_BYTES: usize = 1 << 20;
+/// The longest part of its error output that an error contains, in characters.
+const MAX_STDERR_CHARS: usize = 2000;
 
 /// Runs the program with this input; returns what it printed, if it succeeded.
 pub(super) fn run(nft: &Nft, args: &[&str], input: &[u8]) -> Result<Vec<u8>, FilterError> {
@@ -29,75 +29,80 @@ pub(super) fn run(nft: &Nft, args: &[&str], input: &[u8]) -> Result<Vec<u8>, Fil
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|source| FilterError::Start { program: nft.path.clone(), source })?;
-    let ended = talk(&mut child, input, Instant::now() + nft.timeout);
+    let ended = communicate(&mut child, input, Instant::now() + nft.timeout);
     if ended.is_err() {
-        // Both fail only for a child that has ended already.
+        // Both fail only if the child has ended already.
         let _ = child.kill();
         let _ = child.wait();
     }
     match ended {
         Ok((status, output, _)) if status.success() => Ok(output),
-        Ok((status, _, complaint)) => {
-            let stderr = String::from_utf8_lossy(&complaint).trim().chars().take(COMPLAINT).collect();
+        Ok((status, _, stderr)) => {
+            let stderr = String::from_utf8_lossy(&stderr).trim().chars().take(MAX_STDERR_CHARS).collect();
             Err(FilterError::Refused { program: nft.path.clone(), status, stderr })
         }
-        Err(Trouble::Late) => Err(FilterError::Late { program: nft.path.clone(), timeout: nft.timeout }),
-        Err(Trouble::Chatter) => Err(FilterError::Chatter { program: nft.path.clone(), limit: LIMIT }),
-        Err(Trouble::Io(source)) => Err(FilterError::Talk { program: nft.path.clone(), source }),
+        Err(RunError::TimedOut) => {
+            Err(FilterError::TimedOut { program: nft.path.clone(), timeout: nft.timeout })
+        }
+        Err(RunError::TooMuchOutput) => {
+            Err(FilterError::TooMuchOutput { program: nft.path.clone(), limit: MAX_OUTPUT_BYTES })
+        }
+        Err(RunError::Io(source)) => Err(FilterError::Communicate { program: nft.path.clone(), source }),
     }
 }
 
-enum Trouble {
-    Late,
-    Chatter,
+enum RunError {
+    TimedOut,
+    TooMuchOutput,
     Io(std::io::Error),
 }
 
-impl From<std::io::Error> for Trouble {
+impl From<std::io::Error> for RunError {
     fn from(error: std::io::Error) -> Self {
         Self::Io(error)
     }
 }
 
-impl From<Errno> for Trouble {
+impl From<Errno> for RunError {
     fn from(errno: Errno) -> Self {
         Self::Io(errno.into())
     }
 }
 
-fn talk(
+fn communicate(
     child: &mut Child,
     input: &[u8],
     deadline: Instant,
-) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), Trouble> {
+) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), RunError> {
     let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
     if let Some(mut stdin) = child.stdin.take() {
-        // What a filter takes fits into a pipe, so this never waits. A program that ends without
-        // reading says why by its status.
+        // A filter's input fits into a pipe, so this never blocks. If the program ends without
+        // reading, its status is the error.
         match stdin.write_all(input) {
             Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error.into()),
             _ => {}
         }
     }
     let mut output = Stream::new(child.stdout.take().map(OwnedFd::from))?;
-    let mut complaint = Stream::new(child.stderr.take().map(OwnedFd::from))?;
+    let mut stderr = Stream::new(child.stderr.take().map(OwnedFd::from))?;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(Trouble::Late);
+            return Err(RunError::TimedOut);
         }
-        let ended = await_any(&pidfd, [&output, &complaint], left)?;
+        let ended = await_any(&pidfd, [&output, &stderr], left)?;
         output.drain()?;
-        complaint.drain()?;
-        // Its end is awaited, not the end of its streams: a child of its own may keep those.
+        stderr.drain()?;
+        // Waits for the program's end, not for that of its streams, which a child of it may keep
+        // open.
         if ended {
-            return Ok((child.wait()?, output.bytes, complaint.bytes));
+            return Ok((child.wait()?, output.bytes, stderr.bytes));
         }
     }
 }
 
-/// Waits until there is something to read or the program ended; says whether it ended.
-fn await_any(pidfd: &OwnedFd, streams: [&Stream; 2], left: Duration) -> Result<bool, Trouble> {
+/// Waits until a stream is readable or the program has ended; returns whether it has ended.
+fn await_any(pidfd: &OwnedFd, streams: [&Stream; 2], left: Duration) -> Result<bool, RunError> {
     let mut fds = vec![PollFd::new(pidfd, PollFlags::IN)];
     fds.extend(
         streams.iter().filter_map(|stream| stream.file.as_ref()).map(|file| PollFd::new(file, PollFlags::IN)),
@@ -109,7 +114,7 @@ fn await_any(pidfd: &OwnedFd, streams: [&Stream; 2], left: Duration) -> Result<b
     }
 }
 
-/// One of the program's streams, read as far as there is something.
+/// One of the program's output streams, read without blocking.
 struct Stream {
     /// `None` once it has ended.
     file: Option<std::fs::File>,
@@ -117,18 +122,18 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(fd: Option<OwnedFd>) -> Result<Self, Trouble> {
+    fn new(fd: Option<OwnedFd>) -> Result<Self, RunError> {
         if let Some(fd) = &fd {
             fcntl_setfl(fd.as_fd(), fcntl_getfl(fd.as_fd())? | OFlags::NONBLOCK)?;
         }
         Ok(Self { file: fd.map(std::fs::File::from), bytes: Vec::new() })
     }
 
-    fn drain(&mut self) -> Result<(), Trouble> {
+    fn drain(&mut self) -> Result<(), RunError> {
         let Some(file) = &mut self.file else { return Ok(()) };
-        let room = (LIMIT + 1).saturating_sub(self.bytes.len()) as u64;
+        let room = (MAX_OUTPUT_BYTES + 1).saturating_sub(self.bytes.len()) as u64;
         match file.take(room).read_to_end(&mut self.bytes) {
-            _ if self.bytes.len() > LIMIT => Err(Trouble::Chatter),
+            _ if self.bytes.len() > MAX_OUTPUT_BYTES => Err(RunError::TooMuchOutput),
             Ok(_) => {
                 self.file = None;
                 Ok(())

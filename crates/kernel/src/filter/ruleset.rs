@@ -1,4 +1,4 @@
-//! The rules as `libnftables-json(5)` has them.
+//! The rules in the format of `libnftables-json(5)`.
 
 use std::borrow::Cow;
 
@@ -106,7 +106,7 @@ fn differs(protocol: &'static str, field: &'static str, mac: MacAddr) -> Stateme
     })
 }
 
-/// Compares a listing of the table with what was to be set.
+/// Compares a listing of the table with the requested filter.
 pub(super) fn compare(filter: &MacFilter, listing: &[u8]) -> Result<(), FilterError> {
     let table = table_name(filter.ifindex);
     let found = objects(&table, listing)?;
@@ -133,8 +133,8 @@ pub(super) fn compare(filter: &MacFilter, listing: &[u8]) -> Result<(), FilterEr
     }
 }
 
-/// Compares what the kernel says of the table and its chain with what was to be set: `nft` tells flags
-/// and, before 1.0.8, interfaces not in JSON.
+/// Compares the kernel's hook of the table with the requested one: the JSON of `nft` lacks flags
+/// and, before 1.0.8, interfaces.
 pub(super) fn check_hook(filter: &MacFilter, hook: Option<&FilterHook>) -> Result<(), FilterError> {
     let refuse = |what| Err(FilterError::Differs { table: table_name(filter.ifindex), what });
     match hook {
@@ -164,15 +164,14 @@ fn objects(table: &str, listing: &[u8]) -> Result<Cow<'static, [NfObject<'static
         .map_err(|source| FilterError::Read { table: table.to_owned(), source })
 }
 
-/// Takes off what only the kernel can know.
+/// Removes handles, which the kernel assigns.
 fn plain(mut object: NfListObject<'static>, wanted: &NfListObject<'static>) -> NfListObject<'static> {
     match (&mut object, wanted) {
         (NfListObject::Table(table), _) => table.handle = None,
         (NfListObject::Rule(rule), _) => rule.handle = None,
         (NfListObject::Chain(chain), NfListObject::Chain(wanted)) => {
             chain.handle = None;
-            // nft before 1.0.8 leaves the device out of its JSON. That the interface is there is
-            // seen otherwise.
+            // nft before 1.0.8 leaves the device out of its JSON; `check_hook` compares it.
             chain.dev = chain.dev.take().or_else(|| wanted.dev.clone());
         }
         _ => {}

@@ -1,5 +1,5 @@
-//! Which interfaces have a filter of ours, and what each is hooked to, asked of the kernel without
-//! `nft`: each start and attach asks, and `nft` does not tell all of it in JSON.
+//! The interfaces with a taptrail filter, and the hook of each, read from the kernel without `nft`:
+//! each start and attach needs them, and the JSON of `nft` lacks some of it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -32,16 +32,16 @@ const NFTA_CHAIN_FLAGS: u16 = 10;
 const NFTA_HOOK_DEV: u16 = 3;
 const NFTA_HOOK_DEVS: u16 = 4;
 const NFTA_DEVICE_NAME: u16 = 1;
-/// A chain that is hooked to something; other flags are for what we do not ask for.
+/// The flag of a chain that is hooked; taptrail sets no other.
 const NFT_CHAIN_BASE: u32 = 1;
 /// Bytes of `struct nfgenmsg`: family, version, resource.
 const NFGENMSG: usize = 4;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-/// How often it is asked again while others change nftables.
+/// How often a dump is repeated if other programs change nftables meanwhile.
 const MAX_DUMPS: u32 = 10;
-/// What the kernel allots for one answer at most (`netlink_dump()` stops at 32 KiB).
-const MAX_ANSWER: usize = 32 * 1024;
+/// The kernel's largest reply, in bytes (`netlink_dump()` stops at 32 KiB).
+const MAX_REPLY_BYTES: usize = 32 * 1024;
 
 /// Whether a message of nfnetlink's is about a table of nftables, or something in one.
 pub(crate) fn is_table_message(kind: u16) -> bool {
@@ -50,7 +50,7 @@ pub(crate) fn is_table_message(kind: u16) -> bool {
         && (TABLE_MESSAGES.contains(&message) || OBJECT_MESSAGES.contains(&message))
 }
 
-/// The interface whose filter of ours a table message is about.
+/// The ifindex of the interface whose taptrail filter a table message is about.
 pub(crate) fn interface_of_message(payload: &[u8]) -> Option<u32> {
     if payload.first() != Some(&NFPROTO_NETDEV) {
         return None;
@@ -59,21 +59,22 @@ pub(crate) fn interface_of_message(payload: &[u8]) -> Option<u32> {
     interface_of_table(std::str::from_utf8(name).ok()?.trim_end_matches('\0'))
 }
 
-/// What the kernel says of the filter of one interface.
+/// The hook of one interface's filter, as the kernel reports it.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct FilterHook {
     /// The names of the interfaces that its chains are hooked to.
     pub devices: Vec<String>,
-    /// Its table or a chain of it has flags (`NFT_TABLE_F_*`, `NFT_CHAIN_*`), none of which we set: a dormant
-    /// table stands and catches nothing.
+    /// Whether its table or a chain of it has flags (`NFT_TABLE_F_*`, `NFT_CHAIN_*`), none of which
+    /// taptrail sets: a dormant table exists and filters nothing.
     pub has_flags: bool,
 }
 
-/// The filters of ours in the calling thread's network namespace, by the numbers of their interfaces,
-/// which need not exist any more. None where the kernel has no nftables.
+/// The taptrail filters in the calling thread's network namespace, by the ifindexes of their
+/// interfaces, which may no longer exist. Empty if the kernel has no nftables.
 ///
 /// # Errors
-/// When the kernel can't be asked.
+///
+/// The kernel can't be queried, or other programs keep changing nftables.
 pub fn filter_hooks() -> io::Result<BTreeMap<u32, FilterHook>> {
     for _ in 0..MAX_DUMPS {
         match read_hooks() {
@@ -95,7 +96,7 @@ fn read_hooks() -> io::Result<BTreeMap<u32, FilterHook>> {
         return Ok(found);
     }
     dump(NFT_MSG_GETCHAIN, |payload| {
-        // A table that was made since, or one that has gone, is the next look's.
+        // A table that was created or deleted meanwhile is left to the next call.
         let Some(filter) = interface_of_message(payload).and_then(|number| found.get_mut(&number)) else {
             return;
         };
@@ -126,14 +127,14 @@ fn u32_of(attributes: &[u8], kind: u16) -> u32 {
     value.map_or(0, u32::from_be_bytes)
 }
 
-/// The number of nftables' last change in this network namespace: where it is the same, nothing has changed. None where
-/// the kernel does not tell.
+/// The generation number of nftables in this network namespace: if it is the same, nothing has
+/// changed. None if the kernel does not report it.
 pub fn generation() -> Option<u32> {
     let mut socket = Socket::new(NETLINK_NETFILTER).ok()?;
     socket.bind_auto().ok()?;
     socket.connect(&SocketAddr::new(0, 0)).ok()?;
     socket.send(&request(NFT_MSG_GETGEN, NLM_F_REQUEST, 0), 0).ok()?;
-    let mut buffer = Vec::with_capacity(MAX_ANSWER);
+    let mut buffer = Vec::with_capacity(MAX_REPLY_BYTES);
     socket.recv(&mut buffer, 0).ok()?;
     let answer =
         messages(&buffer).find(|message| message.kind == NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWGEN)?;
@@ -141,7 +142,8 @@ pub fn generation() -> Option<u32> {
     Some(u32::from_be_bytes(value.try_into().ok()?))
 }
 
-/// Gives all tables, or all chains, of the family `netdev`; none where the kernel has no nftables.
+/// Calls `each` for all tables, or all chains, of the family `netdev`; none if the kernel has no
+/// nftables.
 fn dump(message: u16, each: impl FnMut(&[u8])) -> io::Result<()> {
     match dump_all(message, each) {
         // No nfnetlink, or no nftables in it.
@@ -162,7 +164,7 @@ fn dump_all(message: u16, mut each: impl FnMut(&[u8])) -> io::Result<()> {
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     socket.send(&request(message, NLM_F_REQUEST | NLM_F_DUMP, NFPROTO_NETDEV), 0)?;
-    let mut buffer = Vec::with_capacity(MAX_ANSWER);
+    let mut buffer = Vec::with_capacity(MAX_REPLY_BYTES);
     loop {
         buffer.clear();
         match socket.recv(&mut buffer, 0) {

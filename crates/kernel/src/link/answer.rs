@@ -1,7 +1,7 @@
-//! What the kernel says of a link, read attribute by attribute.
+//! Parses the kernel's description of a link, attribute by attribute.
 //!
-//! Only the attributes needed here are looked at, so that one a later kernel adds or widens can't
-//! make an answer unreadable.
+//! Only the needed attributes are parsed, so that attributes which a later kernel adds or extends
+//! can't make a reply unreadable.
 
 use taptrail_record::MacAddr;
 
@@ -68,7 +68,7 @@ pub(super) fn read(payload: &[u8]) -> Result<Link, LinkError> {
 }
 
 fn info(link: &mut Link, nested: &[u8]) {
-    // The kind stands in front of its data (rtnl_link_info_fill()).
+    // The kind comes before its data (rtnl_link_info_fill()).
     for (kind, value) in attributes(nested) {
         match (kind, link.kind.as_deref()) {
             (IFLA_INFO_KIND, _) => link.kind = Some(text(value)),
@@ -81,8 +81,8 @@ fn info(link: &mut Link, nested: &[u8]) {
     }
 }
 
-/// A kernel without `CONFIG_BRIDGE_VLAN_FILTERING` says 0, too, but has no protocol
-/// (`br_fill_info()` in net/bridge/br_netlink.c).
+/// Whether a bridge filters VLANs. A kernel without `CONFIG_BRIDGE_VLAN_FILTERING` reports 0, too,
+/// but no protocol (`br_fill_info()` in net/bridge/br_netlink.c).
 fn vlan_filtering(data: &[u8]) -> Option<bool> {
     attribute(data, IFLA_BR_VLAN_PROTOCOL)?;
     attribute(data, IFLA_BR_VLAN_FILTERING).map(|value| value.first() == Some(&1))

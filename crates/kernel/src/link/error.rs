@@ -1,12 +1,12 @@
 use rustix::io::Errno;
 
-/// What went wrong with a link.
+/// Why an operation on a link failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// The rtnetlink socket itself failed.
     #[error("The kernel's rtnetlink socket failed to {action}")]
     Socket {
-        /// What was tried: `open`, `send`, `receive`.
+        /// The action that failed: `open`, `send`, `receive`.
         action: &'static str,
         /// The system's reason.
         source: std::io::Error,
@@ -16,7 +16,7 @@ pub enum LinkError {
     Missing {
         /// The link: its name in quotes, or `number N`.
         link: String,
-        /// What was to be done, as in `set its MTU`.
+        /// The operation, as in `set its MTU`.
         operation: &'static str,
     },
     /// The name asked for a new link is in use.
@@ -36,14 +36,14 @@ pub enum LinkError {
     Refused {
         /// The link: its name in quotes, or `number N`.
         link: String,
-        /// What was to be done, as in `set its MTU`.
+        /// The operation, as in `set its MTU`.
         operation: &'static str,
         /// The kernel's own words, where it has some (extended acknowledgement).
         reason: Option<String>,
         /// The error number.
         source: Errno,
     },
-    /// A VLAN was asked for a port whose bridge doesn't tell VLANs apart.
+    /// A VLAN was requested for a port whose bridge does not filter VLANs.
     #[error(
         "Bridge '{bridge}' has no vlan_filtering, so VLAN {vid} would mean nothing on its port '{port}': \
          'ip link set {bridge} type bridge vlan_filtering 1' is needed"
@@ -66,29 +66,29 @@ pub enum LinkError {
         /// The VLAN asked for.
         vid: u16,
     },
-    /// A bridge port's setting was asked for a link that is no bridge's port.
+    /// A bridge port's setting was requested for a link that is not a bridge's port.
     #[error("Link '{link}' is not a bridge's port, so it can't be asked to {operation}")]
     NotAPort {
         /// The link.
         link: String,
-        /// What was to be done.
+        /// The operation.
         operation: &'static str,
     },
     /// The kernel's answer can't be read.
     #[error("The kernel's rtnetlink answer can't be read: {what}")]
     Answer {
-        /// What is wrong with it.
+        /// The error.
         what: String,
     },
 }
 
 impl LinkError {
-    /// The link was not there: for a removal, as good as done.
+    /// Whether the link does not exist, which is a success for a removal.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Missing { .. })
     }
 
-    /// The kernel's error number, where one was the reason.
+    /// The kernel's error number, if there was one.
     pub fn errno(&self) -> Option<Errno> {
         match self {
             Self::Refused { source, .. } => Some(*source),

@@ -1,4 +1,4 @@
-//! A link known again: by a note on it that stays with it when it is renamed, or moved to another
+//! Finds a link by its alias, which stays with the link when it is renamed, or moved to another
 //! network namespace.
 
 use std::os::fd::AsRawFd as _;
@@ -22,17 +22,20 @@ const RTGENMSG: usize = 4;
 /// A link, and the network namespace that it is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlacedLink {
-    /// The link, with the name and number that it has there.
+    /// The link, with its name and ifindex in that namespace.
     pub link: Link,
-    /// The number by which our network namespace knows that one; none for our own.
+    /// The nsid of that namespace in the socket's own; none for a link in the socket's own
+    /// namespace.
     pub namespace: Option<i32>,
 }
 
 impl Links {
-    /// The link with this alias: in our network namespace, or where it was moved to.
+    /// The link with this alias: in the socket's own network namespace, or in one that it was moved
+    /// to.
     ///
     /// # Errors
-    /// When the links of our own namespace, or the numbers of others, can't be listed.
+    ///
+    /// The links of the own namespace, or the nsids of others, can't be listed.
     pub fn find_alias(&mut self, alias: &str) -> Result<Option<PlacedLink>, LinkError> {
         match with(alias, self.all()?) {
             Some(link) => Ok(Some(PlacedLink { link, namespace: None })),
@@ -40,13 +43,15 @@ impl Links {
         }
     }
 
-    /// The link with this alias in another network namespace that ours has a number for, as it has for
-    /// each to which a link of ours was moved (`dev_change_net_namespace()` in net/core/dev.c).
+    /// The link with this alias in another network namespace with an nsid in the socket's own, as
+    /// each has to which a link was moved from here (`dev_change_net_namespace()` in
+    /// net/core/dev.c).
     ///
-    /// A namespace that we may not look into is passed over.
+    /// A namespace that may not be inspected is skipped.
     ///
     /// # Errors
-    /// When the numbers of others can't be listed.
+    ///
+    /// The nsids of others can't be listed.
     pub fn find_moved(&mut self, alias: &str) -> Result<Option<PlacedLink>, LinkError> {
         for namespace in self.known_namespaces()? {
             let Ok(links) = self.all_in(namespace) else { continue };
@@ -57,13 +62,14 @@ impl Links {
         Ok(None)
     }
 
-    /// The link with this alias, wherever it is: also in a network namespace that it was moved to from
-    /// another one, if a process is in it or a file of `/run/netns` keeps it.
+    /// The link with this alias in any network namespace that has a process or a file in
+    /// `/run/netns`.
     ///
-    /// Gives each of these a number in ours.
+    /// Assigns an nsid to each of these namespaces.
     ///
     /// # Errors
-    /// As those of [`find_alias`](Self::find_alias).
+    ///
+    /// As [`find_alias`](Self::find_alias).
     pub fn find_anywhere(&mut self, alias: &str) -> Result<Option<PlacedLink>, LinkError> {
         if let Some(found) = self.find_alias(alias)? {
             return Ok(Some(found));
@@ -72,8 +78,9 @@ impl Links {
         self.find_moved(alias)
     }
 
-    /// All links with an alias for which `wanted` gives something: here, and in each network namespace that
-    /// a process is in or a file of `/run/netns` keeps. Gives each of these a number in ours.
+    /// All links with an alias for which `wanted` gives something: here, and in each network
+    /// namespace that a process is in or a file of `/run/netns` keeps. Gives each of these a number
+    /// in ours.
     ///
     /// # Errors
     /// As those of [`find_alias`](Self::find_alias).
@@ -93,8 +100,8 @@ impl Links {
         Ok(placed.filter_map(|placed| Some((wanted(placed.link.alias.as_deref()?)?, placed))).collect())
     }
 
-    /// Gives each network namespace that can be seen a number in ours, by which it can be asked. One that can't be
-    /// numbered is passed over.
+    /// Gives each network namespace that can be seen a number in ours, by which it can be asked.
+    /// One that can't be numbered is passed over.
     fn number_namespaces(&mut self) {
         let Ok(own) = NetNs::own() else { return };
         // One at a time: each is a descriptor.

@@ -11,17 +11,18 @@ use super::socket::Failed;
 use super::{Link, LinkError, Links, failure, numbered, quoted};
 use crate::sysfs;
 
-/// How macvtaps on one lower link reach each other (`ip link` manual, MACVLAN and MACVTAP).
+/// How macvtaps on one lower link communicate with each other (`ip link` manual, MACVLAN and
+/// MACVTAP).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum MacvtapMode {
     /// Directly.
     #[default]
     Bridge,
-    /// By way of the switch outside, if it sends frames back where they came from.
+    /// Through the external switch, if it sends frames back to their port (hairpin mode).
     Vepa,
     /// Not at all.
     Private,
-    /// There is only one, and it has the lower link for itself, which takes its MAC while it exists.
+    /// There is only one macvtap; the lower link takes its MAC while it exists.
     Passthru,
 }
 
@@ -72,7 +73,7 @@ impl fmt::Display for MacvtapMode {
     }
 }
 
-/// What a new macvtap is to be called.
+/// The name of a new macvtap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MacvtapName {
     /// The first free name of a pattern with `%d`, such as `macvtap%d`.
@@ -86,9 +87,9 @@ pub enum MacvtapName {
 pub struct NewMacvtap {
     /// Its name.
     pub name: MacvtapName,
-    /// The link it stands on, by number.
+    /// The ifindex of its lower link.
     pub lower_index: u32,
-    /// How it reaches its siblings.
+    /// How it communicates with other macvtaps.
     pub mode: MacvtapMode,
     /// Its Ethernet address, which is the guest's.
     pub mac: MacAddr,
@@ -96,24 +97,28 @@ pub struct NewMacvtap {
     pub mtu: Option<u32>,
 }
 
-/// How often another number is tried for a macvtap whose node is taken.
-const NUMBERS: u32 = 16;
-/// More names than this taken in a row is a fault, not a busy host.
-const NAMES: u32 = 10_000;
+/// How often another ifindex is tried for a macvtap whose node is in use.
+const MAX_IFINDEX_ATTEMPTS: u32 = 16;
+/// How many names of a pattern are tried before giving up.
+const MAX_NAME_ATTEMPTS: u32 = 10_000;
 
 impl Links {
     /// Creates a macvtap, down. Its node `/dev/tapN` appears some time later.
     ///
-    /// An existing link is never taken over: a name in use is [`LinkError::Exists`]. A number whose
-    /// node belongs to a macvtap of another network namespace is not kept: such a macvtap could
-    /// not be opened.
+    /// An existing link is never reused: a name in use is [`LinkError::Exists`]. If the node of its
+    /// ifindex belongs to a macvtap of another network namespace, it gets another ifindex, because
+    /// it could not be opened.
+    ///
+    /// # Errors
+    ///
+    /// The name is in use or invalid, or the kernel refuses.
     pub fn create_macvtap(&mut self, new: &NewMacvtap) -> Result<Link, LinkError> {
         match &new.name {
             MacvtapName::New(name) => self.create_named(new, name),
-            // The kernel could choose, but kernels before 6.2 do not tell what they chose
-            // (NLM_F_ECHO); a name in use costs it microseconds to refuse.
+            // The kernel could choose the name, but kernels before 6.2 do not report their choice
+            // (NLM_F_ECHO); refusing a name in use takes microseconds.
             MacvtapName::Pattern(pattern) => {
-                for number in 0..NAMES {
+                for number in 0..MAX_NAME_ATTEMPTS {
                     match self.create_named(new, &expand(pattern, number)?) {
                         Err(LinkError::Exists { .. }) => {}
                         done => return done,
@@ -124,15 +129,15 @@ impl Links {
         }
     }
 
-    /// The device number of a macvtap, which its node `/dev/tapN` must have; `None` when there is no such
-    /// macvtap, or sysfs can't tell.
+    /// The device number of a macvtap, which its node `/dev/tapN` must have; `None` if there is no
+    /// such macvtap, or no sysfs.
     pub fn macvtap_rdev(&self, ifname: &IfName, ifindex: u32) -> Option<Rdev> {
         self.sysfs.macvtap_rdev(ifname, ifindex)
     }
 
     fn create_named(&mut self, new: &NewMacvtap, name: &IfName) -> Result<Link, LinkError> {
         let mut link = self.create_numbered(new, name, 0)?;
-        for _ in 0..NUMBERS {
+        for _ in 0..MAX_IFINDEX_ATTEMPTS {
             if !self.sysfs.macvtap_node_is_taken(name, link.index) {
                 break;
             }
@@ -143,20 +148,20 @@ impl Links {
         if link.mac == Some(new.mac) {
             return Ok(link);
         }
-        // A passthru macvtap starts with the lower link's address, whatever was asked for, and
-        // gives it the new one; the kernel puts the old one back when the macvtap is deleted
+        // A passthru macvtap always starts with the lower link's address. Setting its address also
+        // sets the lower link's; the kernel restores that when the macvtap is deleted
         // (macvlan_set_mac_address() and macvlan_port_destroy() in drivers/net/macvlan.c).
         match self.set_mac(link.index, new.mac) {
             Ok(()) => Ok(Link { mac: Some(new.mac), ..link }),
             Err(error) => {
-                // The reason matters more than a link that can't be deleted either.
+                // This error is more important than a failed deletion.
                 let _ = self.delete(link.index);
                 Err(error)
             }
         }
     }
 
-    /// Creates it with the given number; 0 is the kernel's choice.
+    /// Creates it with the given ifindex; with 0, the kernel chooses it.
     fn create_numbered(&mut self, new: &NewMacvtap, name: &IfName, index: u32) -> Result<Link, LinkError> {
         let mut message = numbered(index);
         message.attributes = vec![
@@ -180,7 +185,7 @@ impl Links {
         }
     }
 
-    /// The next number that no link has, and no macvtap's node anywhere.
+    /// The next ifindex that neither a link here nor a macvtap's node has.
     fn free_number(&mut self, after: u32) -> Result<u32, LinkError> {
         let mut number = after;
         loop {

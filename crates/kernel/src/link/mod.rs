@@ -1,6 +1,6 @@
 //! Network links by rtnetlink: find, create, set, delete.
 //!
-//! A [`Links`] is one socket in the network namespace of the thread that opened it. Every call is
+//! A [`Links`] is one socket in the network namespace of the thread that opened it. Each call is
 //! one request with its acknowledgement; nothing is cached.
 //!
 //! ```no_run
@@ -36,48 +36,49 @@ use crate::sysfs::Sysfs;
 /// A link as the kernel describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// Its number in its network namespace.
+    /// Its ifindex, unique in its network namespace.
     pub index: u32,
-    /// Its name; asked for by another of its names, it is the first one all the same.
+    /// Its main name, also if it was found by an alternative one.
     pub name: String,
-    /// What somebody noted of it: at most 255 bytes that mean nothing to the kernel (`ip link set … alias`).
-    /// It stays with the link when that is renamed or moved.
+    /// Its alias: a text of at most 255 bytes without a meaning for the kernel (`ip link set …
+    /// alias`). It stays with the link when that is renamed or moved.
     pub alias: Option<String>,
     /// The driver's kind: `bridge`, `tun` (a tap, too), `macvtap`, `veth`; hardware has none.
     pub kind: Option<String>,
-    /// Its Ethernet address, where it has one of six bytes.
+    /// Its Ethernet address, if it has one of six bytes.
     pub mac: Option<MacAddr>,
-    /// Bytes of payload in a frame.
+    /// Its MTU in bytes.
     pub mtu: u32,
-    /// Set up by its administrator (`IFF_UP`), whatever its carrier says.
+    /// Whether it is set up (`IFF_UP`), whatever its carrier state.
     pub up: bool,
-    /// The index of the bridge it is a port of.
+    /// The ifindex of its bridge.
     pub master: Option<u32>,
-    /// The index of the link it stands on; for a veth its peer.
+    /// The ifindex of its lower link; for a veth, of its peer.
     pub lower: Option<u32>,
-    /// What only a link of kind `tun` has.
+    /// The state of a link of kind `tun`.
     pub tun: Option<TunInfo>,
-    /// Whether a bridge tells VLANs apart; `None` for all else and for kernels without it.
+    /// Whether a bridge filters VLANs; `None` for other links and for kernels without VLAN
+    /// filtering.
     pub vlan_filtering: Option<bool>,
 }
 
 /// The state of a tun or tap link (`tun_fill_info()` in drivers/net/tun.c).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TunInfo {
-    /// It carries Ethernet frames; else it is a tun and carries IP packets.
+    /// Whether it carries Ethernet frames; else it is a tun and carries IP packets.
     pub tap: bool,
-    /// It takes several queues, and only descriptors that say so too.
+    /// Whether it accepts several queues, with the flag `IFF_MULTI_QUEUE` only.
     pub multi_queue: bool,
-    /// It stays without descriptors.
+    /// Whether it exists without descriptors.
     pub persistent: bool,
-    /// The user who may attach to it without `CAP_NET_ADMIN`; any, where neither this nor a group is set.
+    /// The user who may attach to it without `CAP_NET_ADMIN`; any user, if there is no owner and no
+    /// group.
     pub owner: Option<u32>,
-    /// The group that who attaches has to be in.
+    /// The group whose members may attach to it without `CAP_NET_ADMIN`.
     pub group: Option<u32>,
-    /// How many open files are attached to it, wherever their descriptors are: also those that no process
-    /// shows, in flight on a socket or registered with io_uring. The ones that their holder set aside
-    /// (`TUNSETQUEUE`) count, too. None of a tap with one queue, which the kernel does not count: see
-    /// [`Links::tap_is_attached`].
+    /// The number of open files attached to it, wherever their descriptors are: also in flight on a
+    /// socket, registered with io_uring, or disabled by `TUNSETQUEUE`. None for a tap with one
+    /// queue, which the kernel does not count: see [`Links::tap_is_attached`].
     pub queues: Option<u32>,
 }
 
@@ -89,20 +90,20 @@ impl TunInfo {
     }
 }
 
-/// Settings of a link to change together; `None` leaves one as it is.
+/// Settings of a link to change together; `None` does not change one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Change {
     /// Its Ethernet address.
     pub mac: Option<MacAddr>,
     /// Its MTU in bytes.
     pub mtu: Option<u32>,
-    /// The index of the bridge to be a port of; 0 for none.
+    /// The ifindex of its bridge; 0 for none.
     pub master: Option<u32>,
     /// Up or down.
     pub up: Option<bool>,
 }
 
-/// A way to the kernel's links, in one network namespace.
+/// An rtnetlink socket for the links of one network namespace.
 #[derive(Debug)]
 pub struct Links {
     socket: RouteSocket,
@@ -110,24 +111,40 @@ pub struct Links {
 }
 
 impl Links {
-    /// Opens a way to the links of the calling thread's network namespace.
+    /// Opens a socket in the calling thread's network namespace.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError::Socket`] if the kernel refuses the socket.
     pub fn open() -> Result<Self, LinkError> {
         Ok(Self { socket: RouteSocket::open()?, sysfs: Sysfs::open() })
     }
 
     /// Finds a link by name, or by one of its alternative names.
+    ///
+    /// # Errors
+    ///
+    /// The request fails, or the reply can't be parsed.
     pub fn find(&mut self, name: &IfName) -> Result<Option<Link>, LinkError> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_string()));
         self.get(message, || quoted(name.as_str()))
     }
 
-    /// Finds a link by its number.
+    /// Finds a link by its ifindex.
+    ///
+    /// # Errors
+    ///
+    /// The request fails, or the reply can't be parsed.
     pub fn by_index(&mut self, index: u32) -> Result<Option<Link>, LinkError> {
         self.get(numbered(index), || number(index))
     }
 
-    /// All links, in the order of their numbers.
+    /// All links, in the order of their ifindexes.
+    ///
+    /// # Errors
+    ///
+    /// The request fails, or the reply can't be parsed.
     pub fn all(&mut self) -> Result<Vec<Link>, LinkError> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
@@ -155,8 +172,12 @@ impl Links {
 
     /// Changes several settings by one request.
     ///
-    /// The kernel works through them one after the other (`do_setlink()` in net/core/rtnetlink.c)
-    /// and stops at the first it refuses: what came before stays changed.
+    /// The kernel changes one after the other (`do_setlink()` in net/core/rtnetlink.c) and stops at
+    /// the first that it refuses: earlier ones stay changed.
+    ///
+    /// # Errors
+    ///
+    /// There is no such link, or the kernel refuses.
     pub fn configure(&mut self, index: u32, change: &Change) -> Result<(), LinkError> {
         let operation = match change {
             Change { mac: Some(_), mtu: None, master: None, up: None } => "set its MAC",
@@ -185,34 +206,51 @@ impl Links {
     }
 
     /// Sets a link's Ethernet address.
+    ///
+    /// # Errors
+    ///
+    /// As [`configure`](Self::configure).
     pub fn set_mac(&mut self, index: u32, mac: MacAddr) -> Result<(), LinkError> {
         self.configure(index, &Change { mac: Some(mac), ..Change::default() })
     }
 
     /// Sets a link's MTU, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`configure`](Self::configure).
     pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<(), LinkError> {
         self.configure(index, &Change { mtu: Some(mtu), ..Change::default() })
     }
 
     /// Sets a link up, or down.
+    ///
+    /// # Errors
+    ///
+    /// As [`configure`](Self::configure).
     pub fn set_up(&mut self, index: u32, up: bool) -> Result<(), LinkError> {
         self.configure(index, &Change { up: Some(up), ..Change::default() })
     }
 
-    /// Makes a link the port of a bridge; bridge 0 takes it from its bridge.
+    /// Makes a link a port of the bridge with this ifindex; 0 removes it from its bridge.
+    ///
+    /// # Errors
+    ///
+    /// As [`configure`](Self::configure).
     pub fn set_master(&mut self, index: u32, bridge: u32) -> Result<(), LinkError> {
         self.configure(index, &Change { master: Some(bridge), ..Change::default() })
     }
 
-    /// Whether an open file is attached to a tap, wherever its descriptors are; none when the link is
-    /// not there, or no tap.
+    /// Whether an open file is attached to a tap, wherever its descriptors are; none if there is no
+    /// such link, or it is not a tap.
     ///
-    /// Of a tap with several queues the kernel tells how many are attached. Of one with a single queue
-    /// it tells by refusing to switch the carrier on while none is (`tun_net_change_carrier()` in
-    /// drivers/net/tun.c): a holder who switched the carrier off has it on again after this.
+    /// For a tap with several queues, the kernel reports their number. For one with a single queue,
+    /// it refuses to switch the carrier on if no file is attached (`tun_net_change_carrier()` in
+    /// drivers/net/tun.c). If a holder had switched the carrier off, this switches it on.
     ///
     /// # Errors
-    /// When the kernel refuses for another reason.
+    ///
+    /// The kernel refuses for another reason.
     pub fn tap_is_attached(&mut self, index: u32) -> Result<Option<bool>, LinkError> {
         let Some(tun) = self.by_index(index)?.and_then(|link| link.tun) else { return Ok(None) };
         if let Some(queues) = tun.queues {
@@ -223,7 +261,8 @@ impl Links {
         match self.socket.request(RouteNetlinkMessage::SetLink(message), 0) {
             Ok(_) => Ok(Some(true)),
             Err(Failed::Refused(refusal)) if refusal.errno == Errno::PERM => {
-                // Without CAP_NET_ADMIN all is refused so. What changes nothing tells the two apart.
+                // Without CAP_NET_ADMIN, the kernel refuses every request in this way. A request
+                // that changes nothing distinguishes the two cases.
                 match self.socket.request(RouteNetlinkMessage::SetLink(numbered(index)), 0) {
                     Ok(_) => Ok(Some(false)),
                     Err(Failed::Refused(refusal)) if refusal.errno == Errno::NODEV => Ok(None),
@@ -235,23 +274,27 @@ impl Links {
         }
     }
 
-    /// Notes something of a link (its alias), for whoever looks at it; the empty note removes it.
+    /// Sets a link's alias; an empty one removes it.
     ///
     /// # Errors
-    /// When there is no such link, or the kernel refuses: at most 255 bytes are kept.
+    ///
+    /// There is no such link, or the kernel refuses: an alias has at most 255 bytes.
     pub fn set_alias(&mut self, index: u32, alias: &str) -> Result<(), LinkError> {
         let mut message = numbered(index);
         message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
         self.change(index, RouteNetlinkMessage::SetLink(message), "set its alias")
     }
 
-    /// Deletes a link, even one whose device is open. One that is gone already is
-    /// [`LinkError::Missing`].
+    /// Deletes a link, even if its device is open.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError::Missing`] if there is none, or the kernel refuses.
     pub fn delete(&mut self, index: u32) -> Result<(), LinkError> {
         self.change(index, RouteNetlinkMessage::DelLink(numbered(index)), "delete it")
     }
 
-    /// One request that changes a link and is only acknowledged.
+    /// Sends a request that changes a link, and whose only reply is the acknowledgement.
     fn change(
         &mut self,
         index: u32,
@@ -261,10 +304,10 @@ impl Links {
         match self.socket.request(message, 0) {
             Ok(_) => Ok(()),
             Err(failed) => {
-                // Only a failure pays for the look at the link's name.
+                // The link's name is read only after a failure.
                 let link = self.by_index(index).ok().flatten().map(|link| quoted(&link.name));
                 Err(match (failed, link) {
-                    // With the link there, it is the bridge it was to join that is missing.
+                    // If the link exists, its new bridge is missing.
                     (Failed::Refused(refusal), None) if refusal.errno == Errno::NODEV => {
                         LinkError::Missing { link: number(index), operation }
                     }

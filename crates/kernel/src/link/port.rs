@@ -1,4 +1,4 @@
-//! What only a bridge's port has: isolation and VLANs.
+//! Settings of a bridge's port: isolation and VLANs.
 
 use netlink_packet_route::link::{
     AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridgePort, InfoPortData, InfoPortKind,
@@ -16,10 +16,11 @@ const DEFAULT_VID: u16 = 1;
 const PUT_IN_VLAN: &str = "put it in a VLAN";
 
 impl Links {
-    /// Keeps a bridge's port from all other isolated ports, or no longer.
+    /// Isolates a bridge's port from all other isolated ports, or ends the isolation.
     ///
     /// # Errors
-    /// [`LinkError::NotAPort`] when it is no bridge's port.
+    ///
+    /// [`LinkError::NotAPort`] if it is not a bridge's port.
     pub fn set_isolated(&mut self, index: u32, isolated: bool) -> Result<(), LinkError> {
         const OPERATION: &str = "set the isolation of this port";
         self.port(index, OPERATION)?;
@@ -28,16 +29,17 @@ impl Links {
             LinkInfo::PortKind(InfoPortKind::Bridge),
             LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(isolated)])),
         ]));
-        // RTM_SETLINK passes over a port's data; RTM_NEWLINK of an existing link takes it.
+        // RTM_SETLINK ignores a port's data; RTM_NEWLINK of an existing link sets it.
         self.change(index, RouteNetlinkMessage::NewLink(message), OPERATION)
     }
 
     /// Puts a bridge's port into one VLAN: frames from the guest belong to it, frames to the guest
-    /// lose their tag. The bridge's default VLAN 1 is taken from the port.
+    /// lose their tag. The bridge's default VLAN 1 is removed from the port.
     ///
     /// # Errors
-    /// [`LinkError::VlanFilteringOff`] when the bridge would not look at the VLAN,
-    /// [`LinkError::NoVlanFiltering`] when the kernel can't, [`LinkError::NotAPort`] when it is no
+    ///
+    /// [`LinkError::VlanFilteringOff`] if the bridge does not filter VLANs,
+    /// [`LinkError::NoVlanFiltering`] if the kernel can't, [`LinkError::NotAPort`] if it is not a
     /// bridge's port.
     pub fn set_port_vlan(&mut self, index: u32, vid: u16) -> Result<(), LinkError> {
         let (port, bridge) = self.port(index, PUT_IN_VLAN)?;

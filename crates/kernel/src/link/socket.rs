@@ -1,4 +1,4 @@
-//! One rtnetlink socket: a request, its answers, its acknowledgement.
+//! An rtnetlink socket: a request, its replies, its acknowledgement.
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
@@ -10,14 +10,14 @@ use rustix::io::Errno;
 use super::LinkError;
 use crate::netlink::{HEADER, Message, split, u32_at};
 
-/// `NLMSGERR_ATTR_MSG` (linux/netlink.h): the kernel's words, a C string.
+/// `NLMSGERR_ATTR_MSG` (linux/netlink.h): the kernel's error message, a C string.
 const NLMSGERR_ATTR_MSG: u16 = 1;
-/// `NLM_F_ACK_TLVS`: attributes stand behind the acknowledged header.
+/// `NLM_F_ACK_TLVS`: attributes follow the acknowledged header.
 const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-/// What the kernel allots for one answer at most (`netlink_dump()` stops at 32 KiB).
-const ROOM: usize = 32 * 1024;
+/// The kernel's largest reply, in bytes (`netlink_dump()` stops at 32 KiB).
+const RECEIVE_BUFFER_BYTES: usize = 32 * 1024;
 
 /// The kernel refused a request.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(super) struct Refusal {
     pub(super) reason: Option<String>,
 }
 
-/// Why a request had no success.
+/// Why a request failed.
 #[derive(Debug)]
 pub(super) enum Failed {
     Refused(Refusal),
@@ -53,13 +53,13 @@ impl RouteSocket {
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(fail)?;
         socket.bind_auto().map_err(fail)?;
         socket.connect(&SocketAddr::new(0, 0)).map_err(fail)?;
-        // Without CAP_ACK a refusal carries the whole request back, in front of the kernel's words.
+        // Without CAP_ACK, a refusal contains the whole request, before the kernel's message.
         socket.set_cap_ack(true).map_err(fail)?;
         socket.set_ext_ack(true).map_err(fail)?;
-        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(ROOM) })
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(RECEIVE_BUFFER_BYTES) })
     }
 
-    /// Sends one request and returns its answers' payloads, once it is acknowledged.
+    /// Sends one request and returns the payloads of its replies, once it is acknowledged.
     pub(super) fn request(
         &mut self,
         message: RouteNetlinkMessage,
@@ -81,12 +81,12 @@ impl RouteSocket {
             let mut rest = self.buffer.as_slice();
             while let Some((message, after)) = first(rest)? {
                 rest = after;
-                // An answer to a request given up earlier (an interrupted receive) is not ours.
+                // A late reply to an earlier request, after an interrupted receive.
                 if message.sequence != self.sequence {
                     continue;
                 }
                 if message.kind == NLMSG_DONE {
-                    // The end of a dump, which is acknowledged by nothing else.
+                    // The end of a dump, which has no other acknowledgement.
                     return Ok(answers);
                 }
                 if message.kind != NLMSG_ERROR {

@@ -1,4 +1,4 @@
-//! The devices of guests' networks that a process holds, as `/proc/PID/fd` shows them.
+//! The network devices of guests that a process holds, from `/proc/PID/fd`.
 
 use std::ffi::CStr;
 use std::io;
@@ -17,24 +17,25 @@ use super::numbers::{DeviceNumbers, HeldKind};
 pub struct HeldDevice<K = DeviceKind> {
     /// The descriptor's number in that process.
     pub fd: RawFd,
-    /// What it is, by its device number: a node may have any path.
+    /// Its kind, by its device number: a node may have any path.
     pub kind: K,
-    /// The node's path as that process opened it; ends in ` (deleted)` when the node is gone.
+    /// The node's path as that process opened it; ends in ` (deleted)` if the node was deleted.
     pub path: PathBuf,
     /// The node's device number.
     pub rdev: Rdev,
-    /// A tap's host interface, in the network namespace where it lives; `None` for one not yet
-    /// configured, and for other kinds (a macvtap's path ends with its interface's index).
+    /// A tap's host interface, in the interface's network namespace; `None` for one not yet
+    /// configured, and for other kinds (a macvtap's path ends with its ifindex).
     pub ifname: Option<IfName>,
 }
 
 /// The taps, macvtaps and vhost-net devices that a process holds, ordered by descriptor.
 ///
-/// Descriptors that vanish meanwhile are left out. Takes about 2 µs for each open descriptor, and
-/// 20 µs more for each tap.
+/// Descriptors that are closed meanwhile are left out. Takes about 2 µs for each open descriptor,
+/// and 20 µs more for each tap.
 ///
 /// # Errors
-/// ENOENT when the process is gone, EACCES without the right to look into it.
+///
+/// ENOENT if the process has ended, EACCES without permission to inspect it.
 pub fn raw_devices(pid: u32) -> io::Result<Vec<HeldDevice>> {
     let held = held_devices(pid, &mut DeviceNumbers::default(), usize::MAX)?;
     let raw = held.into_iter().filter_map(|HeldDevice { fd, kind, path, rdev, ifname }| {
@@ -43,11 +44,13 @@ pub fn raw_devices(pid: u32) -> io::Result<Vec<HeldDevice>> {
     Ok(raw.collect())
 }
 
-/// As [`raw_devices`], with devices of later kinds, too, and `most` of them: anybody may open `/dev/net/tun`
-/// as often as a limit allows. `numbers` serves many processes.
+/// As [`raw_devices`], also with devices of newer kinds, and at most `most` of them: any user may
+/// open `/dev/net/tun` as often as the resource limits allow. `numbers` can be used for many
+/// processes.
 ///
 /// # Errors
-/// As there.
+///
+/// As [`raw_devices`].
 pub fn held_devices(
     pid: u32,
     numbers: &mut DeviceNumbers,
@@ -62,7 +65,7 @@ pub fn held_devices(
         }
         let entry = match entry {
             Ok(entry) => entry,
-            // The process exited while its descriptors were read: it holds nothing now.
+            // The process exited while its descriptors were read: it holds no devices now.
             Err(Errno::NOENT | Errno::SRCH) => return Ok(Vec::new()),
             Err(errno) => return Err(errno.into()),
         };
@@ -74,7 +77,7 @@ pub fn held_devices(
             }
             // Closed between the listing and the look, or all of them by the process's exit.
             Ok(None) | Err(Errno::NOENT | Errno::SRCH) => {}
-            // A file of a server that does not answer.
+            // A file of a network file system whose server does not reply.
             Err(Errno::STALE | Errno::IO | Errno::NOTCONN | Errno::TIMEDOUT | Errno::HOSTDOWN) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -83,16 +86,17 @@ pub fn held_devices(
     Ok(held)
 }
 
-/// The device behind one descriptor, if it is one that is looked for.
+/// The device behind one descriptor, if it is of a known kind.
 fn device(
     descriptors: BorrowedFd<'_>,
     name: &CStr,
     numbers: &mut DeviceNumbers,
 ) -> Result<Option<(HeldKind, PathBuf, Rdev)>, Errno> {
-    // The link is followed to the open file itself, whatever its path: a node of any name, in any
-    // mount namespace, deleted or not, is found. We ask no server: type and number are told without. A user's
-    // FUSE file system, which refuses root whatever is asked for, has nothing to refuse (fs/fuse/dir.c,
-    // `fuse_getattr()`). The kernel's audit, where it has rules, asks of its own (`audit_copy_fcaps()`).
+    // statx(2) follows the link to the open file itself, whatever its path: a node of any name, in
+    // any mount namespace, deleted or not. With these flags no file server is contacted: the kernel
+    // has type and number. So a user's FUSE file system, which refuses access by root, is not
+    // involved (fs/fuse/dir.c, `fuse_getattr()`). The kernel's audit, with rules, may contact the
+    // server nevertheless (`audit_copy_fcaps()`).
     let about = rustix::fs::statx(descriptors, name, AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
     if FileType::from_raw_mode(about.stx_mode.into()) != FileType::CharacterDevice {
         return Ok(None);
@@ -103,7 +107,8 @@ fn device(
     Ok(Some((kind, PathBuf::from(std::ffi::OsString::from_vec(path.into_bytes())), rdev)))
 }
 
-/// The interface of a tap's descriptor: `iff:` in fdinfo (drivers/net/tun.c, `tun_chr_show_fdinfo()`).
+/// The interface of a tap's descriptor: `iff:` in fdinfo (drivers/net/tun.c,
+/// `tun_chr_show_fdinfo()`).
 fn tap_name(pid: u32, fd: RawFd) -> Option<IfName> {
     let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).ok()?;
     info.lines().find_map(|line| line.strip_prefix("iff:"))?.trim_ascii().parse().ok()

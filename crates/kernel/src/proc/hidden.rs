@@ -1,8 +1,8 @@
-//! Open files that no descriptor table shows, and the kernel's own counts of open files.
+//! Open files without a descriptor, and the kernel's counts of open files.
 //!
-//! A process can close its last descriptor of a file and keep the file: sent to itself over a unix
-//! socket, or registered with io_uring. `/proc/PID/fd` shows neither. What does: the socket's and
-//! the ring's own fdinfo say how many files they keep, and a driver that is a module has a use for
+//! A process can close its last descriptor of a file and still keep the file: sent to itself over a
+//! unix socket, or registered with io_uring. `/proc/PID/fd` shows neither. But the fdinfo of the
+//! socket or the ring has the number of such files, and the use count of a driver's module includes
 //! each open file.
 
 use std::fs::File;
@@ -15,15 +15,15 @@ use taptrail_record::DeviceKind;
 
 use super::descriptor_tables;
 
-/// The most bytes of one fdinfo file that are read: a ring lists each of its files and buffers,
-/// and its counts stand in front of the lists that a process can make long.
+/// The largest part of one fdinfo file that is read, in bytes: a ring lists each of its files and
+/// buffers, and its counts come before these lists, which a process can make long.
 const MAX_FDINFO_BYTES: u64 = 64 * 1024;
 
-/// How many open files a process keeps where its descriptor tables don't show them.
+/// The numbers of open files that a process keeps without a descriptor.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HiddenFiles {
-    /// In flight: received by a unix socket of the process and not taken from it (`scm_fds` in its
-    /// fdinfo, Linux 5.7 and newer).
+    /// In flight: waiting in a unix socket of the process, which has not received them yet
+    /// (`scm_fds` in the socket's fdinfo, Linux 5.7 and newer).
     pub in_flight: u32,
     /// Registered with io_uring (`UserFiles` in the ring's fdinfo).
     pub registered: u32,
@@ -35,12 +35,14 @@ impl HiddenFiles {
         self != Self::default()
     }
 
-    /// Those of a process. Which files they are can't be seen.
+    /// The hidden files of a process. It is unknown which files they are.
     ///
-    /// A ring or socket that is itself hidden hides what it keeps: none found is no proof.
+    /// The files in a ring or socket that has no descriptor itself are not counted: zero is no
+    /// proof.
     ///
     /// # Errors
-    /// ENOENT when the process is gone, EACCES without the right to look into it.
+    ///
+    /// ENOENT if the process has ended, EACCES without permission to inspect it.
     pub fn of(pid: u32) -> io::Result<Self> {
         let mut all = Self::default();
         for thread in descriptor_tables(pid)? {
@@ -96,7 +98,7 @@ impl HiddenFiles {
                 found.in_flight = files;
             } else if let Some(files) = number("UserFiles:") {
                 found.registered = files;
-                // Next come their names, as many as the process likes.
+                // The list of their names follows, which the process can make long.
                 break;
             }
             line.clear();
@@ -105,7 +107,7 @@ impl HiddenFiles {
     }
 }
 
-/// Whether a descriptor is a socket's or a ring's.
+/// Whether a descriptor is a socket or an io_uring.
 fn keeps_files(descriptor: &Path) -> io::Result<bool> {
     let about = statx(CWD, descriptor, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE)?;
     Ok(match FileType::from_raw_mode(about.stx_mode.into()) {
@@ -120,12 +122,12 @@ fn is_gone(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::SRCH))
 }
 
-/// How many open files a driver has on this whole host, wherever they are kept: the uses of its
-/// module (`/sys/module/…/refcnt`). None where the driver is built into the kernel, where `/sys` is
-/// not there, and for taps, whose link counts its own queues
+/// The number of a driver's open files on the host, wherever they are kept: the use count of its
+/// module (`/sys/module/…/refcnt`). None if the driver is built into the kernel, if `/sys` is not
+/// mounted, and for taps, whose link counts its own queues
 /// ([`TunInfo::queues`](crate::link::TunInfo)).
 pub fn driver_open_files(kind: DeviceKind) -> Option<u32> {
-    // Each has one use for each open file, and nothing else that lasts: drivers/vhost/net.c
+    // Each module has one use for each open file, and no other lasting use: drivers/vhost/net.c
     // (misc_open()), drivers/net/macvtap.c (chrdev_open()).
     let module = match kind {
         DeviceKind::Macvtap => "macvtap",
@@ -135,7 +137,7 @@ pub fn driver_open_files(kind: DeviceKind) -> Option<u32> {
     let module = Path::new("/sys/module").join(module);
     let text = std::fs::read_to_string(module.join("refcnt")).ok()?;
     let uses: u32 = text.trim_end().parse().ok()?;
-    // Modules that need it use it, too.
+    // Modules that depend on it are counted, too.
     let holders = std::fs::read_dir(module.join("holders")).map_or(0, Iterator::count);
     uses.checked_sub(u32::try_from(holders).ok()?)
 }

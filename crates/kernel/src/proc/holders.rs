@@ -1,4 +1,4 @@
-//! Which processes of the host hold one kind of device.
+//! The processes of the host that hold one kind of device.
 
 use std::cmp::Ordering;
 use std::io;
@@ -12,23 +12,25 @@ use super::{
     network_namespace_of, processes,
 };
 
-/// The most descriptors that are taken from one process, and compared in all.
+/// The largest number of descriptors that are read and compared.
 const MAX_DESCRIPTORS: usize = 32 * 1024;
 
-/// Descriptors of raw network devices that processes show, in all their threads' tables.
+/// The descriptors of raw network devices in processes, in the tables of all their threads.
 #[derive(Debug, Default)]
 pub struct Holders {
-    /// The process, the thread whose table it is in, and the descriptor.
+    /// The process id, the id of the thread whose table it is in, and the descriptor.
     pub found: Vec<(u32, u32, HeldDevice)>,
-    /// How many processes could not be looked into, or not at all of what they hold.
+    /// The number of processes that could not be inspected, or not completely.
     pub unseen: usize,
 }
 
 impl Holders {
-    /// Those of one kind of device, of all processes that are seen from here. Takes about 30 µs for each.
+    /// The descriptors of one kind of device, in all processes of `/proc`. Takes about 30 µs for
+    /// each process.
     ///
     /// # Errors
-    /// When `/proc` can't be read.
+    ///
+    /// `/proc` can't be read.
     pub fn of(kind: DeviceKind) -> io::Result<Self> {
         let mut all = Self::default();
         let mut numbers = DeviceNumbers::default();
@@ -42,10 +44,11 @@ impl Holders {
         Ok(all)
     }
 
-    /// All that one process holds.
+    /// All descriptors of raw network devices in one process.
     ///
     /// # Errors
-    /// ENOENT or ESRCH when it is gone, EACCES without the right to look into it.
+    ///
+    /// ENOENT or ESRCH if it has ended, EACCES without permission to inspect it.
     pub fn in_process(pid: u32) -> io::Result<Self> {
         let mut all = Self::default();
         all.process(pid, None, &mut DeviceNumbers::default())?;
@@ -78,27 +81,30 @@ impl Holders {
         Ok(())
     }
 
-    /// Leaves only what processes of the calling thread's network namespace hold: the interfaces of others may have
-    /// the same names, and what a deleted macvtap left open may have the number of a new one.
+    /// Keeps only descriptors of processes in the calling thread's network namespace: interfaces of
+    /// other namespaces may have the same names, and an open file of a deleted macvtap may have the
+    /// number of a new one.
     ///
     /// # Errors
-    /// When the calling thread's own namespace can't be told.
+    ///
+    /// The calling thread's own namespace can't be read.
     pub fn of_our_network(mut self) -> io::Result<Self> {
         let ours = network_namespace()?;
         self.found.retain(|(pid, ..)| network_namespace_of(*pid).is_ok_and(|theirs| theirs == ours));
         Ok(self)
     }
 
-    /// How many open files are behind these descriptors: a file that was handed over, inherited or
-    /// duplicated counts once, and one that is closed by now does not.
+    /// The number of open files behind these descriptors: a file that was passed, inherited or
+    /// duplicated counts once, and one that was closed meanwhile does not count.
     ///
     /// # Errors
-    /// EPERM without the right to compare them, ENOSYS on a kernel without CONFIG_KCMP.
+    ///
+    /// EPERM without permission to compare them, ENOSYS on a kernel without CONFIG_KCMP.
     pub fn open_files(&self) -> io::Result<usize> {
         let mut files: Vec<(u32, RawFd)> = Vec::new();
         for (_, thread, held) in &self.found {
             let place = (*thread, held.fd);
-            // It must be there itself.
+            // Checks that it is still open.
             match compare_files(place, place) {
                 Err(error) if was_closed(&error) => continue,
                 ours => ours?,

@@ -5,12 +5,12 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::malformed;
 
-/// A process that no later one can be taken for: its pid and when it started.
+/// A process, identified by pid and start time, because pids are reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ProcessId {
-    /// The process's number in our pid namespace.
+    /// Its pid in the calling process's pid namespace.
     pub pid: u32,
-    /// When it started, in clock ticks since boot (field 22 of `/proc/PID/stat`, proc(5)).
+    /// Its start time, in clock ticks since boot (field 22 of `/proc/PID/stat`, proc(5)).
     pub start_time: u64,
 }
 
@@ -18,14 +18,15 @@ impl ProcessId {
     /// The process that has this pid now.
     ///
     /// # Errors
-    /// ENOENT or ESRCH when there is none.
+    ///
+    /// ENOENT or ESRCH if there is none.
     pub fn of(pid: u32) -> io::Result<Self> {
         let stat = std::fs::read(format!("/proc/{pid}/stat"))?;
         let stat = parse_stat(&stat).ok_or_else(|| malformed("stat"))?;
         Ok(Self { pid, start_time: stat.start_time })
     }
 
-    /// When it started, by the clock as it is set now; to a hundredth of a second.
+    /// Its start time by the clock as it is set now, to a hundredth of a second.
     pub fn started(&self) -> SystemTime {
         // proc(5): in units of the kernel's ticks, sysconf(_SC_CLK_TCK), as /proc/uptime counts.
         let ticks = rustix::param::clock_ticks_per_second().max(1);
@@ -33,8 +34,8 @@ impl ProcessId {
         boot_time() + Duration::from_secs(seconds) + Duration::from_millis(rest * 1000 / ticks)
     }
 
-    /// Whether this very process runs still. One that exited and was not waited for yet (a zombie)
-    /// doesn't: it holds nothing any more. One whose first thread has exited runs on in its others.
+    /// Whether this very process still runs. A zombie does not: its descriptors are closed. A
+    /// process whose main thread has exited still runs in its other threads.
     pub fn is_alive(&self) -> bool {
         std::fs::read(format!("/proc/{}/stat", self.pid)).is_ok_and(|stat| {
             parse_stat(&stat).is_some_and(|stat| {
@@ -48,25 +49,25 @@ impl ProcessId {
 /// `PF_EXITING` (linux/sched.h).
 const PF_EXITING: u32 = 0x4;
 
-/// Whether a process is about to end, or has ended: all of its threads are. By then it may have closed some of what it
-/// held, and is not waited for yet.
+/// Whether a process is exiting or has ended: all of its threads are. It may have closed some of
+/// its descriptors by then.
 pub fn is_exiting(process: ProcessId) -> bool {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", process.pid)) else { return true };
     threads.flatten().all(|thread| {
-        // One that is gone has ended.
+        // A missing thread has ended.
         std::fs::read(thread.path().join("stat"))
             .map_or(true, |stat| parse_stat(&stat).is_none_or(|stat| stat.flags & PF_EXITING != 0))
     })
 }
 
-/// When this machine was booted, by the clock as it is set now.
+/// The time of this machine's boot, by the clock as it is set now.
 pub fn boot_time() -> SystemTime {
     let up = clock_gettime(ClockId::Boottime);
     let up = Duration::new(up.tv_sec.try_into().unwrap_or(0), up.tv_nsec.try_into().unwrap_or(0));
     SystemTime::now().checked_sub(up).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// What is read of `/proc/PID/stat` (proc(5)).
+/// The fields of `/proc/PID/stat` (proc(5)) that are used.
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     /// Field 3: the first thread's.
@@ -79,7 +80,7 @@ struct Stat {
     start_time: u64,
 }
 
-/// The name in front may hold anything, `)` too: the last one ends it.
+/// Parses `/proc/PID/stat`. The name may contain anything, also `)`: the last one ends it.
 fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let name_end = stat.iter().rposition(|byte| *byte == b')')?;
     let text = std::str::from_utf8(&stat[name_end + 1..]).ok()?;

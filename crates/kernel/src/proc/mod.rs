@@ -1,4 +1,4 @@
-//! What the kernel says of processes: who lives, what it holds, and whether two hold the same.
+//! Processes in /proc: which exist, which devices they hold, and whether two hold the same file.
 
 mod devices;
 mod hidden;
@@ -32,27 +32,29 @@ const KCMP_FILE: libc::c_int = 0;
 const KCMP_FILES: libc::c_int = 2;
 
 /// Whether descriptor `a_fd` of process `a` and `b_fd` of `b` are the same open file, by kcmp(2):
-/// the proof that a descriptor was handed over, or is a copy.
+/// the proof that a descriptor was passed, or is a copy.
 ///
 /// # Errors
-/// ESRCH when a process is gone, EBADF when a descriptor isn't open, EPERM without the right to
+///
+/// ESRCH if a process has ended, EBADF if a descriptor isn't open, EPERM without permission to
 /// trace both, ENOSYS on a kernel without CONFIG_KCMP.
 pub fn same_file(a: u32, a_fd: RawFd, b: u32, b_fd: RawFd) -> io::Result<bool> {
     Ok(compare_files((a, a_fd), (b, b_fd))?.is_eq())
 }
 
-/// The order in which kcmp(2) puts the open files of two processes' descriptors, the same for this boot:
-/// among many, those that are one are found by sorting.
+/// The order of the open files of two processes' descriptors by kcmp(2), which is constant in one
+/// boot: sorting by it finds the descriptors of the same file.
 ///
 /// # Errors
-/// As those of [`same_file`].
+///
+/// As [`same_file`].
 pub fn compare_files(a: (u32, RawFd), b: (u32, RawFd)) -> io::Result<Ordering> {
     let number =
         |value: RawFd| libc::c_ulong::try_from(value).map_err(|_| io::Error::from_raw_os_error(libc::EBADF));
     kcmp(KCMP_FILE, (a.0, number(a.1)?), (b.0, number(b.1)?))
 }
 
-/// Whether two threads have their descriptors in common.
+/// Whether two threads share their descriptor table.
 fn same_table(a: u32, b: u32) -> io::Result<bool> {
     Ok(kcmp(KCMP_FILES, (a, 0), (b, 0))?.is_eq())
 }
@@ -64,71 +66,78 @@ fn kcmp(kind: libc::c_int, a: (u32, libc::c_ulong), b: (u32, libc::c_ulong)) -> 
         0 => Ok(Ordering::Equal),
         1 => Ok(Ordering::Less),
         order if order < 0 => Err(io::Error::last_os_error()),
-        // 3 says that they are not equal and no more; no kernel gives it for files.
+        // 3 means not equal, without an order; no kernel returns it for files.
         _ => Ok(Ordering::Greater),
     }
 }
 
-/// The login uid of a process: who logged in, whatever it became since; `None` when nobody did
-/// (a service). From `/proc/PID/loginuid`, proc(5).
+/// The login uid of a process: the user who logged in, which su(1) does not change; `None` for a
+/// process without a login (a service). From `/proc/PID/loginuid`, proc(5).
 ///
 /// # Errors
-/// ENOENT when the process is gone or the kernel has no audit.
+///
+/// ENOENT if the process has ended or the kernel has no audit.
 pub fn login_uid(pid: u32) -> io::Result<Option<u32>> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/loginuid"))?;
     let uid = text.trim_end().parse().map_err(|_| malformed("loginuid"))?;
     Ok(Some(uid).filter(|uid| *uid != u32::MAX))
 }
 
-/// The children of a process, of all its threads (`/proc/PID/task/TID/children`, proc(5)). None are
-/// seen on a kernel without CONFIG_PROC_CHILDREN.
+/// The children of a process, of all its threads (`/proc/PID/task/TID/children`, proc(5)). Empty on
+/// a kernel without CONFIG_PROC_CHILDREN.
 ///
 /// # Errors
-/// When the process is gone.
+///
+/// The process has ended.
 pub fn children(pid: u32) -> io::Result<Vec<u32>> {
     let mut children = Vec::new();
     for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        // A thread may end meanwhile; its children go to another one.
+        // A thread may end meanwhile; its children are reparented to another one.
         let Ok(text) = std::fs::read_to_string(thread?.path().join("children")) else { continue };
         children.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
     }
     Ok(children)
 }
 
-/// The kernel's random identity of this boot (`/proc/sys/kernel/random/boot_id`, random(4)).
+/// The random id of this boot (`/proc/sys/kernel/random/boot_id`, random(4)).
 ///
 /// # Errors
-/// When /proc is not there.
+///
+/// /proc is not mounted.
 pub fn boot_id() -> io::Result<Uuid> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     text.trim_end().parse().map_err(|_| malformed("boot_id"))
 }
 
-/// The network namespace of the calling thread: the inode of its file in /proc (namespaces(7)).
+/// The inode of the calling thread's network namespace (namespaces(7)).
 ///
 /// # Errors
-/// When /proc is not there.
+///
+/// /proc is not mounted.
 pub fn network_namespace() -> io::Result<u64> {
     Ok(std::fs::metadata("/proc/thread-self/ns/net")?.ino())
 }
 
-/// The network namespace of a process: the inode of its file in /proc.
+/// The inode of a process's network namespace.
 ///
 /// # Errors
-/// ENOENT when the process is gone, EACCES without the right to look into it.
+///
+/// ENOENT if the process has ended, EACCES without permission to inspect it.
 pub fn network_namespace_of(pid: u32) -> io::Result<u64> {
     Ok(std::fs::metadata(format!("/proc/{pid}/ns/net"))?.ino())
 }
 
-/// Whether a network namespace is known to exist: a thread is in it, or a process has a descriptor of it or sees it
-/// mounted, as `ip netns add` leaves it. One that only a socket or a device keeps is not found.
+/// Whether a network namespace is known to exist: a thread is in it, or a process has a descriptor
+/// of it, or has it in its mounts, as after `ip netns add`. A namespace that only a socket or a
+/// device keeps is not found.
 ///
 /// # Errors
-/// When /proc can't be read.
+///
+/// /proc can't be read.
 pub fn network_namespace_exists(netns: u64) -> io::Result<bool> {
     let name = format!("net:[{netns}]");
     let is_it = |link: &Path| std::fs::read_link(link).is_ok_and(|to| to.as_os_str() == name.as_str());
-    // What ends meanwhile has nothing.
+    // Errors of a process that ends meanwhile are ignored.
     let within = |path: PathBuf| std::fs::read_dir(path).into_iter().flatten().flatten();
     let mut mounts = BTreeSet::new();
     for pid in processes()? {
@@ -150,11 +159,11 @@ pub fn network_namespace_exists(netns: u64) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Whether all processes of this system are seen from here: those outside of our pid namespace and the ones
-/// in it are not.
+/// Whether this is the initial pid namespace, from which all processes of the system are visible.
 ///
 /// # Errors
-/// When /proc is not there.
+///
+/// /proc is not mounted.
 pub fn sees_all_processes() -> io::Result<bool> {
     /// `PROC_PID_INIT_INO` of linux/proc_ns.h.
     const FIRST: u64 = 0xEFFF_FFFC;

@@ -1,4 +1,4 @@
-//! What a character device's number means.
+//! The kinds of character devices by their numbers.
 
 use std::fmt;
 
@@ -15,20 +15,20 @@ const VFIO: Rdev = Rdev { major: 10, minor: 196 };
 /// A kind of device by which a guest may reach a network or its host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HeldKind {
-    /// One that trails tell of.
+    /// A kind that audit records name.
     Raw(DeviceKind),
     /// A tap on an ipvlan, `/dev/tapN` as a macvtap's.
     Ipvtap,
-    /// A vDPA device given to a guest, `/dev/vhost-vdpa-N`.
+    /// A vDPA device of a guest, `/dev/vhost-vdpa-N`.
     VhostVdpa,
     /// Sockets between guest and host, `/dev/vhost-vsock`.
     VhostVsock,
-    /// Hardware given to a guest: `/dev/vfio/…`. Whether it is a network card is not told.
+    /// A hardware device of a guest: `/dev/vfio/…`. It is unknown whether that is a network card.
     Vfio,
 }
 
 impl HeldKind {
-    /// The kind as trails have it.
+    /// The kind in audit records, if they name it.
     pub fn raw(self) -> Option<DeviceKind> {
         match self {
             Self::Raw(kind) => Some(kind),
@@ -54,18 +54,18 @@ impl fmt::Display for HeldKind {
     }
 }
 
-/// Which raw network device a character device's number means, if one.
+/// The kind of raw network device with this number, if it is one.
 pub(crate) fn raw_kind(rdev: Rdev) -> Option<DeviceKind> {
     DeviceNumbers::default().kind_of(rdev)?.raw()
 }
 
-/// What numbers mean in this boot: drivers without a major of their own get one when they are loaded,
-/// and `/proc/devices` is read when one is first met.
+/// The kinds by device number in this boot. Drivers without a fixed major get one when they are
+/// loaded; `/proc/devices` is read when such a major is first looked up.
 #[derive(Debug, Default)]
 pub struct DeviceNumbers(Option<Vec<(u32, HeldKind)>>);
 
 impl DeviceNumbers {
-    /// The kind of a character device, if it is one that is looked for.
+    /// The kind of a character device, if it is a known one.
     pub fn kind_of(&mut self, rdev: Rdev) -> Option<HeldKind> {
         match rdev {
             Rdev::TUN => Some(HeldKind::Raw(DeviceKind::Tun)),
@@ -83,7 +83,7 @@ impl DeviceNumbers {
     }
 }
 
-/// The majors of drivers of ours in `/proc/devices`, proc(5).
+/// The majors of the known drivers in `/proc/devices`, proc(5).
 fn dynamic_majors(devices: &str) -> Vec<(u32, HeldKind)> {
     let kind = |driver: &str| match driver {
         "macvtap" => Some(HeldKind::Raw(DeviceKind::Macvtap)),

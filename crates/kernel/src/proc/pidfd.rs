@@ -10,35 +10,39 @@ pub use rustix::process::Signal;
 
 use super::ProcessId;
 
-/// A descriptor that names one process for good, and is readable once it has exited: pidfd_open(2).
+/// A descriptor of one process, which no later one reuses, and which is readable after the exit:
+/// pidfd_open(2).
 #[derive(Debug)]
 pub struct PidFd(OwnedFd);
 
 impl PidFd {
-    /// Names this very process, not a later one with its pid.
+    /// Opens this very process, not a later one with its pid.
     ///
     /// # Errors
-    /// ENOENT or ESRCH when the process is gone.
+    ///
+    /// ENOENT or ESRCH if the process has ended.
     pub fn open(process: ProcessId) -> io::Result<Self> {
         let gone = || io::Error::from_raw_os_error(libc::ESRCH);
         let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw).ok_or_else(gone)?;
         let fd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-        // Looked at after the open: from here on the pid can't pass to another unnoticed.
+        // Checked after the open: from here on, a reuse of the pid can't be confused with it.
         if ProcessId::of(process.pid)? == process { Ok(Self(fd)) } else { Err(gone()) }
     }
 
     /// Sends a signal.
     ///
     /// # Errors
-    /// ESRCH when the process has exited and was waited for.
+    ///
+    /// ESRCH if the process has exited and was waited for.
     pub fn send_signal(&self, signal: Signal) -> io::Result<()> {
         Ok(rustix::process::pidfd_send_signal(&self.0, signal)?)
     }
 
-    /// Waits until the process has exited (true), or the time is up (false).
+    /// Waits until the process has exited (true), or until the timeout (false).
     ///
     /// # Errors
-    /// When poll(2) fails.
+    ///
+    /// poll(2) fails.
     pub fn wait_exit(&self, timeout: Duration) -> io::Result<bool> {
         let deadline = Instant::now() + timeout;
         let mut polled = [PollFd::new(&self.0, PollFlags::IN)];

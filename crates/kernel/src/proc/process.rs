@@ -1,4 +1,4 @@
-//! What a process says of itself, and what the kernel says of it.
+//! A process's program, arguments, status and threads.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -11,10 +11,12 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, makedev};
 
 use super::same_table;
 
-/// The processes of our pid namespace, in the order of their numbers. Some may be gone by now.
+/// The processes of the calling process's pid namespace, in the order of their pids. Some may have
+/// ended.
 ///
 /// # Errors
-/// When /proc can't be read.
+///
+/// /proc can't be read.
 pub fn processes() -> io::Result<Vec<u32>> {
     let mut pids = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
@@ -24,31 +26,35 @@ pub fn processes() -> io::Result<Vec<u32>> {
     Ok(pids)
 }
 
-/// The program that a process runs (`/proc/PID/exe`, proc(5)); ends in ` (deleted)` when its file is gone.
+/// The program that a process runs (`/proc/PID/exe`, proc(5)); ends in ` (deleted)` if its file was
+/// deleted.
 ///
 /// # Errors
-/// ENOENT when the process is gone or a thread of the kernel's, EACCES without the right to look into it.
+///
+/// ENOENT if the process has ended or is a kernel thread, EACCES without permission to inspect it.
 pub fn exe(pid: u32) -> io::Result<PathBuf> {
     std::fs::read_link(format!("/proc/{pid}/exe"))
 }
 
-/// Device and inode of the file that a process runs, wherever it is mounted. No server is asked for it.
+/// Device and inode of the file that a process runs, in any mount namespace. Contacts no file
+/// server.
 ///
 /// # Errors
-/// As those of [`exe`].
+///
+/// As [`exe`].
 pub fn exe_file(pid: u32) -> io::Result<(u64, u64)> {
     let link = format!("/proc/{pid}/exe");
     let about = rustix::fs::statx(CWD, link, AtFlags::STATX_DONT_SYNC, StatxFlags::INO)?;
     Ok((makedev(about.stx_dev_major, about.stx_dev_minor), about.stx_ino))
 }
 
-/// The arguments of a process as it shows them now, which it may have changed; of them the first `most`
-/// bytes.
+/// The first `most` bytes of a process's arguments, which the process may have changed.
 ///
 /// # Errors
-/// ENOENT or ESRCH when the process is gone.
+///
+/// ENOENT or ESRCH if the process has ended.
 pub fn command_line(pid: u32, most: u64) -> io::Result<Vec<OsString>> {
-    // Most are shorter: one read(2) each, where every process of the host is looked at.
+    // Most are shorter, so that one read(2) is enough: all processes of the host are scanned.
     let mut bytes = Vec::with_capacity(4096);
     File::open(format!("/proc/{pid}/cmdline"))?.take(most).read_to_end(&mut bytes)?;
     bytes.pop_if(|last| *last == 0);
@@ -58,24 +64,26 @@ pub fn command_line(pid: u32, most: u64) -> io::Result<Vec<OsString>> {
     Ok(bytes.split(|byte| *byte == 0).map(|argument| OsString::from_vec(argument.to_vec())).collect())
 }
 
-/// What `/proc/PID/status` (proc(5)) tells of a process.
+/// The fields of `/proc/PID/status` (proc(5)) that are used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
-    /// The process that it is a child of.
+    /// Its parent's pid.
     pub parent: u32,
-    /// The user that it acts as: the effective one.
+    /// Its effective user id.
     pub uid: u32,
-    /// Its groups: the effective one, and the supplementary ones.
+    /// Its effective and supplementary group ids.
     pub groups: Vec<u32>,
-    /// Its numbers in the pid namespaces below ours, ours left out, the innermost last: none where it is in ours.
+    /// Its pids in pid namespaces below the calling process's, the innermost last; empty if it is
+    /// in the same one.
     pub within: Vec<u32>,
 }
 
 impl Status {
-    /// That of a process, or of a thread.
+    /// The status of a process, or of a thread.
     ///
     /// # Errors
-    /// When it is gone.
+    ///
+    /// It has ended.
     pub fn of(pid: u32) -> io::Result<Self> {
         let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
         let numbers = |name| {
@@ -91,13 +99,14 @@ impl Status {
     }
 }
 
-/// The threads of a process by which all its descriptors are found: the first is the process itself, others
-/// have descriptors of their own (clone(2) without `CLONE_FILES`, or unshare(2)).
+/// The threads of a process with different descriptor tables: the first is the process itself,
+/// others have their own table (clone(2) without `CLONE_FILES`, or unshare(2)).
 ///
-/// Where the kernel may not compare them for us, all are taken to have the same.
+/// If the kernel may not compare them, all are assumed to share one table.
 ///
 /// # Errors
-/// ENOENT when the process is gone.
+///
+/// ENOENT if the process has ended.
 pub fn descriptor_tables(pid: u32) -> io::Result<Vec<u32>> {
     let threads = format!("/proc/{pid}/task");
     // Its links are `.`, `..` and the threads (fs/proc/base.c, `proc_task_getattr()`).
@@ -182,7 +191,8 @@ mod tests {
         assert!(descriptor_tables(pid).unwrap().contains(&id));
         drop(done);
         thread.join().unwrap();
-        // The kernel wakes who waits for a thread's end a moment before it takes the thread off its list.
+        // The kernel wakes who waits for a thread's end a moment before it takes the thread off its
+        // list.
         while descriptor_tables(pid).unwrap().contains(&id) {
             std::thread::yield_now();
         }

@@ -9,26 +9,28 @@ use rustix::io::FdFlags;
 
 use super::spawn::{Sigint, start};
 
-/// Our own program again, in the background.
+/// A request to start this program again, in the background.
 #[derive(Debug)]
 pub struct BackgroundRequest<'a> {
     /// Its arguments, without the program's own name.
     pub args: &'a [OsString],
-    /// Where its output and errors go.
+    /// The file for its output and errors.
     pub output: File,
-    /// The end of a pipe by which it says that it is ready, or why not; it has the number there
-    /// that it has here, and takes it with [`take_inherited`].
+    /// The end of a pipe by which it reports that it is ready, or why not. The descriptor keeps its
+    /// number, and the new process takes it with [`take_inherited`].
     pub ready: BorrowedFd<'a>,
 }
 
-/// Starts `/proc/self/exe`, which is this very program even when its file was replaced, in a session
-/// of its own: no terminal, stdin from /dev/null, no descriptor of ours but `ready`.
+/// Starts `/proc/self/exe`, which is this very program even if its file was replaced, in a new
+/// session: without a terminal, with stdin from /dev/null, and with no descriptor of this process
+/// but `ready`.
 ///
 /// # Errors
-/// What fork(2), setsid(2) or execve(2) refused.
+///
+/// fork(2), setsid(2) or execve(2) fails.
 pub fn spawn_background(request: BackgroundRequest<'_>) -> io::Result<Child> {
     let mut command = Command::new("/proc/self/exe");
-    // In lists of processes it goes by the name that we were called by.
+    // It has the same name in process lists as this process.
     if let Some(name) = std::env::args_os().next() {
         command.arg0(name);
     }
@@ -41,11 +43,12 @@ fn start_in_background(mut command: Command, request: BackgroundRequest<'_>) -> 
     start(command, &[request.ready], Sigint::Default, None, true)
 }
 
-/// Takes a descriptor that this program was started with, by its number, once.
+/// Takes ownership of a descriptor that this program was started with, by its number, once.
 ///
 /// # Errors
-/// EBADF when the number is stdio's, isn't open, or is close-on-exec: then it was opened by this
-/// program, or taken already, and belongs to somebody else.
+///
+/// EBADF if the number is stdio's, isn't open, or is close-on-exec: then this program opened it, or
+/// took it already, and it has another owner.
 pub fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
     let refused = || io::Error::from_raw_os_error(libc::EBADF);
     if number <= libc::STDERR_FILENO {

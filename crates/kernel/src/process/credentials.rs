@@ -3,23 +3,23 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
 
-/// Longest entry of the user database that is read, in bytes.
-const ENTRY_MAX: usize = 1 << 20;
-/// Most groups of one user that are read (`NGROUPS_MAX`, linux/limits.h).
-const GROUPS_MAX: usize = 65_536;
+/// The longest entry of the user database that is read, in bytes.
+const MAX_ENTRY_BYTES: usize = 1 << 20;
+/// The largest number of groups of one user (`NGROUPS_MAX`, linux/limits.h).
+const MAX_GROUPS: usize = 65_536;
 
-/// Who a program runs as.
+/// The user and groups of a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// The user.
+    /// The user id.
     pub uid: u32,
-    /// The user's own group.
+    /// The id of the user's primary group.
     pub gid: u32,
-    /// All groups, the user's own too.
+    /// The ids of all groups, including the primary one.
     pub groups: Vec<u32>,
 }
 
-/// A user's credentials can't be had.
+/// A user's credentials can't be looked up.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
     /// The user database has no such name.
@@ -28,7 +28,7 @@ pub enum CredentialsError {
         /// The name looked for.
         name: String,
     },
-    /// The user database can't be asked.
+    /// The user database can't be queried.
     #[error("User '{name}' can't be looked up")]
     Lookup {
         /// The name looked for.
@@ -44,7 +44,8 @@ impl Credentials {
     /// getgrouplist(3)).
     ///
     /// # Errors
-    /// When there is no such user, or the database can't be asked.
+    ///
+    /// There is no such user, or the database can't be queried.
     pub fn of_user(name: &str) -> Result<Self, CredentialsError> {
         let unknown = || CredentialsError::NoSuchUser { name: name.to_owned() };
         let lookup = |source| CredentialsError::Lookup { name: name.to_owned(), source };
@@ -61,7 +62,8 @@ fn user(name: &CStr) -> io::Result<Option<(u32, u32)>> {
     loop {
         let mut entry = MaybeUninit::<libc::passwd>::uninit();
         let mut found = ptr::null_mut();
-        // SAFETY: all pointers are to live memory of the right type; the buffer's length is its own.
+        // SAFETY: all pointers are to live memory of the right type; the buffer's length is its
+        // own.
         let error = unsafe {
             libc::getpwnam_r(
                 name.as_ptr(),
@@ -80,7 +82,7 @@ fn user(name: &CStr) -> io::Result<Option<(u32, u32)>> {
                 return Ok(Some((entry.pw_uid, entry.pw_gid)));
             }
             libc::EINTR => {}
-            libc::ERANGE if strings.len() < ENTRY_MAX => strings.resize(strings.len() * 2, 0),
+            libc::ERANGE if strings.len() < MAX_ENTRY_BYTES => strings.resize(strings.len() * 2, 0),
             error => return Err(io::Error::from_raw_os_error(error)),
         }
     }
@@ -98,10 +100,10 @@ fn groups(name: &CStr, gid: u32) -> io::Result<Vec<u32>> {
             groups.truncate(wanted);
             return Ok(groups);
         }
-        if groups.len() >= GROUPS_MAX {
+        if groups.len() >= MAX_GROUPS {
             return Err(io::Error::from_raw_os_error(libc::E2BIG));
         }
-        groups.resize(wanted.max(groups.len() * 2).min(GROUPS_MAX), 0);
+        groups.resize(wanted.max(groups.len() * 2).min(MAX_GROUPS), 0);
     }
 }
 

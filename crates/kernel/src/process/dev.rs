@@ -1,4 +1,4 @@
-//! What a guest's QEMU sees of `/dev`, and what of it it may open.
+//! A guest's private `/dev`: the nodes that its QEMU sees, and those that it may open.
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -10,17 +10,17 @@ use taptrail_record::{DeviceKind, Rdev};
 
 use crate::proc::raw_kind;
 
-/// Where it lies.
+/// The path of the host's `/dev`, and of the private one.
 pub(super) const DEV: &str = "/dev";
 
-/// Nodes that every QEMU gets, where the host has them.
+/// Nodes that every QEMU gets, if the host has them.
 pub(super) const NODES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "kvm"];
 
-/// Nodes that are shown and can't be opened: a kernel rule that watches the host's node tells of the
-/// attempt, which it could not of a node that isn't there.
+/// Nodes that exist and can't be opened: an audit rule for the host's node logs the attempt, which
+/// it could not if the node did not exist.
 pub(super) const REFUSED: [&str; 2] = ["net/tun", "vhost-net"];
 
-/// Names for descriptors, and what they lead to.
+/// Symbolic links for descriptors, and their targets.
 pub(super) const LINKS: [(&str, &str); 4] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
@@ -34,8 +34,8 @@ pub(super) const PTMX: &str = "ptmx";
 /// The host's pseudo terminals: a guest's console may be one of them.
 pub(super) const PTS: &str = "pts";
 
-/// A `/dev` of a guest's own: a few harmless nodes, the host's shared memory and pseudo terminals, and
-/// what its user allows. No raw network device in it can be opened.
+/// A guest's private `/dev`: a few harmless nodes, the host's shared memory and pseudo terminals,
+/// and nodes that the user allows. No raw network device in it can be opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PrivateDev {
     /// Nodes allowed by the user, as absolute paths.
@@ -47,10 +47,10 @@ pub struct PrivateDev {
 /// A node that can't be allowed.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivateDevError {
-    /// It lies elsewhere.
+    /// It is not below /dev.
     #[error("Device '{path}' can't be allowed: an absolute path below /dev is needed", path = .0.display())]
     Elsewhere(PathBuf),
-    /// It can't be looked at.
+    /// It can't be opened or examined.
     #[error("Device '{path}' can't be allowed", path = .path.display())]
     Look {
         /// The path.
@@ -59,10 +59,10 @@ pub enum PrivateDevError {
         #[source]
         source: Errno,
     },
-    /// It is something else.
+    /// It is not a device.
     #[error("'{path}' can't be allowed: it is no character or block device", path = .0.display())]
     NoDevice(PathBuf),
-    /// QEMU would get it past the audit.
+    /// It is a raw network device, which QEMU would get without an audit record.
     #[error(
         "Device '{path}' can't be allowed: it is a raw network device ({kind}), which a guest gets with --nic, on record",
         path = .path.display()
@@ -70,7 +70,7 @@ pub enum PrivateDevError {
     Raw {
         /// The path.
         path: PathBuf,
-        /// What it is.
+        /// Its kind.
         kind: DeviceKind,
     },
     /// The host's mounts can't be read.
@@ -79,15 +79,16 @@ pub enum PrivateDevError {
 }
 
 impl PrivateDev {
-    /// A `/dev` with these devices besides what is always there.
+    /// A `/dev` with these devices in addition to the usual ones.
     ///
     /// # Errors
+    ///
     /// See [`PrivateDevError`].
     pub fn new(devices: impl IntoIterator<Item = PathBuf>) -> Result<Self, PrivateDevError> {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").map_err(PrivateDevError::Mounts)?;
         let mut dev = Self { devices: Vec::new(), directories: kept_directories(&mounts) };
         for path in devices {
-            drop(look(&path)?);
+            drop(open_node(&path)?);
             if !dev.shows(&path) {
                 dev.devices.push(path);
             }
@@ -95,7 +96,7 @@ impl PrivateDev {
         Ok(dev)
     }
 
-    /// Whether this path can be used there as on the host. What it leads to is not looked at.
+    /// Whether this path exists there as on the host. Symbolic links are not followed.
     pub fn shows(&self, path: &Path) -> bool {
         let Ok(name) = path.strip_prefix(DEV) else { return true };
         NODES.iter().chain(&[PTMX, ""]).any(|node| name == Path::new(node))
@@ -105,9 +106,9 @@ impl PrivateDev {
     }
 }
 
-/// The device at a path that may be allowed, as a descriptor of the node itself: what was looked at is
-/// what is mounted, whatever becomes of the path.
-pub(super) fn look(path: &Path) -> Result<OwnedFd, PrivateDevError> {
+/// Opens and checks the node of an allowed device, as an O_PATH descriptor: the checked node is the
+/// one that is mounted, even if the path changes.
+pub(super) fn open_node(path: &Path) -> Result<OwnedFd, PrivateDevError> {
     let below = path.strip_prefix(DEV).is_ok_and(|name| name.components().next().is_some());
     if !below || path.components().any(|component| component == Component::ParentDir) {
         return Err(PrivateDevError::Elsewhere(path.to_owned()));
@@ -129,9 +130,9 @@ pub(super) fn look(path: &Path) -> Result<OwnedFd, PrivateDevError> {
     }
 }
 
-/// The directories that stay the host's, as `/proc/self/mountinfo` has them (proc(5)): pseudo terminals,
-/// and memory that a guest may share with other programs. No device node can be opened there but
-/// terminals.
+/// The directories that are shared with the host, from `/proc/self/mountinfo` (proc(5)): pseudo
+/// terminals, and memory that a guest may share with other programs. Only terminals can be opened
+/// there as devices.
 fn kept_directories(mounts: &str) -> Vec<PathBuf> {
     let mut kept: Vec<PathBuf> = Vec::new();
     for line in mounts.lines() {
@@ -141,11 +142,11 @@ fn kept_directories(mounts: &str) -> Vec<PathBuf> {
         let keep = match filesystem.split(' ').next() {
             Some("devpts") => name == PTS,
             Some("tmpfs") => name == "shm",
-            // An escaped name would have to be decoded, and nobody has one.
+            // Names with escapes are not supported.
             Some("hugetlbfs" | "mqueue") => !name.contains(['\\', '/']),
             _ => false,
         };
-        // Mounted twice is one directory: the upper.
+        // A directory that is mounted twice counts once.
         if keep && !kept.iter().any(|known| known == Path::new(path)) {
             kept.push(path.into());
         }

@@ -1,5 +1,5 @@
-//! What happens in the child between fork and exec. Everything here is async-signal-safe: the
-//! parent may have had other threads, which may have held any lock (signal-safety(7)).
+//! Functions for the child between fork and exec. All are async-signal-safe: the parent may have
+//! had other threads, which may have held any lock (signal-safety(7)).
 
 use std::io;
 use std::os::fd::RawFd;
@@ -8,7 +8,7 @@ use std::ptr;
 /// The first descriptor above stdin, stdout and stderr.
 const FIRST: RawFd = 3;
 
-/// Leaves stdio and `keep` open over the exec, under their numbers, and nothing else.
+/// Keeps only stdio and `keep` open over the exec, with their numbers.
 pub(super) fn keep_only(keep: &[RawFd]) -> io::Result<()> {
     close_others_on_exec()?;
     for fd in keep {

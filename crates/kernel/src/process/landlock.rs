@@ -1,9 +1,10 @@
-//! What mounts can't forbid QEMU, Landlock does, as far as the kernel has it.
+//! Landlock restrictions of QEMU that mounts can't enforce, as far as the kernel supports them.
 //!
-//! - **Its own descriptors, opened again** by `/proc/self/fd/N`: that opens the node anew, wherever it lies. From
-//!   Linux 6.10 such a device takes no ioctl(2), without which a tun descriptor is no tap and a vhost-net moves nothing.
-//! - **Other processes**: none that is not its own child can be looked into or traced, whoever runs it; from 6.12, none
-//!   be signalled.
+//! - **Reopening its own descriptors** through `/proc/self/fd/N`, which opens the node wherever it
+//!   is. From Linux 6.10 such a device accepts no ioctl(2), without which a tun descriptor is no
+//!   tap and a vhost-net transfers nothing.
+//! - **Other processes**: QEMU can inspect and trace only its own children; from 6.12, it can
+//!   signal only those.
 
 use landlock::{
     AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, PathFdError, Ruleset, RulesetAttr,
@@ -12,7 +13,7 @@ use landlock::{
 
 use super::dev::DEV;
 
-/// Restrictions can't be made.
+/// The restrictions can't be set.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LandlockError {
     #[error("QEMU can't be put under Landlock, which the kernel has")]
@@ -21,9 +22,11 @@ pub(super) enum LandlockError {
     Path(#[from] PathFdError),
 }
 
-/// Puts the calling thread, and what it starts, under Landlock. Its `/dev` is its own by now.
+/// Restricts the calling thread, and the processes that it starts. Its `/dev` must be the private
+/// one already.
 pub(super) fn restrict() -> Result<(), LandlockError> {
-    // The right to move files between directories: a kernel without it (before 5.19) forbids that to all.
+    // Without support for this right (before 5.19), Landlock forbids moving files between
+    // directories.
     let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
     let ruleset = match ruleset.handle_access(AccessFs::Refer) {
         Ok(ruleset) => ruleset.set_compatibility(CompatLevel::BestEffort),

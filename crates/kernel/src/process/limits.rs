@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-/// One limit, soft and hard alike.
+/// One limit, both soft and hard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
     pub(super) resource: libc::__rlimit_resource_t,
@@ -10,7 +10,7 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// No core dump: it would have the guest's memory in it, and lie about in a file.
+    /// No core dump: a file would contain the guest's memory.
     pub(super) const NO_CORE: Self = Self { resource: libc::RLIMIT_CORE, value: 0 };
 }
 
@@ -21,7 +21,7 @@ const NAMES: [(&str, libc::__rlimit_resource_t); 4] = [
     ("nproc", libc::RLIMIT_NPROC),
 ];
 
-/// A limit can't be understood.
+/// The text is not a limit.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is not a limit: write core=N, memlock=N, nofile=N or nproc=N, where N may be 'unlimited'")]
 pub struct LimitError(String);

@@ -1,23 +1,26 @@
 use std::io;
 use std::ops::Range;
 
-/// Gives back the code that was run, some MiB of a process that waits for most of its life.
+/// Releases this process's mapped pages of code, some MiB of a process that mostly waits.
 ///
-/// With each page of code that is run the kernel maps all that lies around it, and none is given back before memory gets
-/// short. What is run again is mapped again, from the page cache, in microseconds.
+/// With each page of code that is executed, the kernel maps the surrounding pages, and unmaps none
+/// before memory is short. Released pages are mapped again from the page cache when they are
+/// executed, in microseconds.
 ///
 /// # Errors
-/// When `/proc/self/maps` can't be read.
-pub fn shed_code() -> io::Result<()> {
+///
+/// `/proc/self/maps` can't be read.
+pub fn release_text_pages() -> io::Result<()> {
     for code in code(&std::fs::read_to_string("/proc/self/maps")?) {
-        // SAFETY: a file's private mapping that can't be written to has nothing but the file's bytes, which come back
-        // at the next touch. That is so of code, and not of constants: the linker writes addresses into those first.
+        // SAFETY: a file's private mapping that can't be written to has only the file's bytes,
+        // which are mapped again at the next access. This is true of code, and not of constants:
+        // the dynamic linker writes addresses into those.
         unsafe { libc::madvise(code.start as *mut libc::c_void, code.len(), libc::MADV_DONTNEED) };
     }
     Ok(())
 }
 
-/// The mappings of files that can be run and not written to, proc_pid_maps(5).
+/// The mappings of files that are executable and not writable, proc_pid_maps(5).
 fn code(maps: &str) -> impl Iterator<Item = Range<usize>> {
     maps.lines().filter_map(|line| {
         let mut fields = line.split_ascii_whitespace();
@@ -33,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_code_of_files_is_given_back() {
+    fn only_code_of_files_is_released() {
         let maps = "\
 559d6b4a3000-559d6b4b1000 r--p 00000000 fe:00 1234   /usr/bin/taptrail
 559d6b4b1000-559d6b9b1000 r-xp 0000e000 fe:00 1234   /usr/bin/taptrail
@@ -47,8 +50,8 @@ mod tests {
     }
 
     #[test]
-    fn what_was_given_back_runs_on() {
-        shed_code().unwrap();
+    fn released_code_can_be_executed() {
+        release_text_pages().unwrap();
         assert_eq!("42".parse::<u8>().unwrap() + 1, 43);
     }
 }

@@ -1,4 +1,5 @@
-//! Starting programs with exactly the descriptors and rights meant for them, and knowing who calls.
+//! Starts programs with exactly the intended descriptors and privileges; drops privileges of this
+//! process; identifies the peers of sockets.
 
 mod background;
 mod credentials;
@@ -6,11 +7,11 @@ mod dev;
 mod inherit;
 mod landlock;
 mod limits;
-mod lower;
 mod memory;
 mod namespace;
 mod peer;
-mod restrain;
+mod privileges;
+mod sandbox;
 mod spawn;
 #[cfg(test)]
 mod testing;
@@ -19,7 +20,7 @@ pub use background::{BackgroundRequest, spawn_background, take_inherited};
 pub use credentials::{Credentials, CredentialsError};
 pub use dev::{PrivateDev, PrivateDevError};
 pub use limits::{Limit, LimitError};
-pub use memory::shed_code;
+pub use memory::release_text_pages;
 pub use peer::{Peer, peer_credentials};
-pub use restrain::{BpfLeft, renounce, restrain};
+pub use sandbox::{AllowedBpf, drop_all_capabilities, sandbox_after_start};
 pub use spawn::{SpawnRequest, spawn};

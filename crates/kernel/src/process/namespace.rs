@@ -1,12 +1,11 @@
-//! A mount namespace for one guest, in which a [`PrivateDev`] lies over the host's `/dev`.
+//! A mount namespace for one guest, in which a [`PrivateDev`] is mounted over the host's `/dev`.
 //!
-//! A thread of ours enters it and starts the guest's program from there; the program keeps it, and the
-//! thread is gone. So nothing of this happens between fork and exec, where no error can be told.
+//! A new thread enters it and starts the guest's program there; the program stays in it, and the
+//! thread ends. So this does not happen between fork and exec, where errors could not be reported.
 //!
-//! Everything that the host has mounted is there without devices (`nodev`): a node of `/dev/net/tun` in
-//! a chroot or on a disk can't be opened either, and neither can what lies below the new `/dev`.
-//! Mounts and unmounts of the host go on to arrive there, and none of it gets back. What mounts can't forbid,
-//! [`landlock`] does.
+//! All mounts of the host are there with `nodev`: a node of `/dev/net/tun` in a chroot or on a disk
+//! can't be opened either, nor can nodes below the new `/dev`. Mounts and unmounts of the host
+//! propagate into it, and none propagates back. [`landlock`] enforces what mounts can't.
 
 use std::ffi::CStr;
 use std::io;
@@ -28,7 +27,7 @@ const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
 const NOTHING_RUNS: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
 
-/// The namespace can't be made.
+/// The namespace can't be set up.
 #[derive(Debug, thiserror::Error)]
 enum NamespaceError {
     /// The kernel refused a step.
@@ -37,7 +36,7 @@ enum NamespaceError {
          {step}"
     )]
     Step { step: String, source: Errno },
-    /// What was allowed is not what it was.
+    /// An allowed device has changed.
     #[error(transparent)]
     Device(#[from] PrivateDevError),
 }
@@ -47,8 +46,8 @@ fn step(step: impl Into<String>) -> impl FnOnce(Errno) -> NamespaceError {
     move |source| NamespaceError::Step { step, source }
 }
 
-/// Runs `start` in a namespace with this `/dev`, in a thread of its own; it is only this thread that
-/// enters the namespace.
+/// Calls `start` in a namespace with this `/dev`, in a new thread, which alone enters the
+/// namespace.
 pub(super) fn within<T: Send>(
     dev: &PrivateDev,
     start: impl FnOnce() -> io::Result<T> + Send,
@@ -63,7 +62,7 @@ pub(super) fn within<T: Send>(
     })
 }
 
-/// A mount without a place yet.
+/// A mount that is not attached yet.
 struct Detached {
     /// Below `/dev`.
     name: PathBuf,
@@ -77,7 +76,7 @@ fn enter(private: &PrivateDev) -> Result<(), NamespaceError> {
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.map_err(step("unshare(CLONE_NEWNS)"))?;
     let from_the_host = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     mount_change("/", from_the_host).map_err(step("keeping mounts from the host"))?;
-    // This thread's own, since it has unshared. The modes below are meant as they stand.
+    // The umask is this thread's own after unshare(2). The modes below must not be masked.
     rustix::process::umask(Mode::empty());
 
     let mut mounts = nodes(private)?;
@@ -110,21 +109,21 @@ fn nodes(private: &PrivateDev) -> Result<Vec<Detached>, NamespaceError> {
         clones.push(Detached { name: below(path), mount, directory });
         Ok::<_, NamespaceError>(())
     };
-    // Read-only, so that root's own QEMU can't change a node's mode or owner; a device is read and
-    // written all the same.
+    // Read-only, so that a QEMU of root can't change a node's mode or owner; reading and writing a
+    // device is still possible.
     for (names, set, clear) in [(&dev::NODES[..], RDONLY, NODEV), (&dev::REFUSED[..], RDONLY | NODEV, 0)] {
         for name in names {
             let path = Path::new(dev::DEV).join(name);
             match rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
                 Ok(node) => clone(&path, node, set, clear, false)?,
-                // What the host lacks, QEMU lacks.
+                // Nodes that the host does not have are left out.
                 Err(Errno::NOENT | Errno::NOTDIR) => {}
                 Err(errno) => return Err(step(format!("looking at {}", path.display()))(errno)),
             }
         }
     }
     for path in &private.devices {
-        clone(path, dev::look(path)?, RDONLY, NODEV, false)?;
+        clone(path, dev::open_node(path)?, RDONLY, NODEV, false)?;
     }
     let terminals = Path::new(dev::DEV).join(dev::PTS);
     if private.directories.contains(&terminals) {
@@ -134,7 +133,7 @@ fn nodes(private: &PrivateDev) -> Result<Vec<Detached>, NamespaceError> {
     Ok(clones)
 }
 
-/// Clones of the host's directories of shared memory, after devices were forbidden there.
+/// Clones of the host's directories of shared memory, after they were set to `nodev`.
 fn directories(private: &PrivateDev) -> Result<Vec<Detached>, NamespaceError> {
     let terminals = Path::new(dev::DEV).join(dev::PTS);
     let shared = private.directories.iter().filter(|path| **path != terminals);
@@ -152,7 +151,7 @@ fn below(path: &Path) -> PathBuf {
     path.strip_prefix(dev::DEV).unwrap_or(path).to_owned()
 }
 
-/// A file system that holds the places to mount on, the links and `ptmx`; not mounted yet.
+/// A file system with the mount points, the links and `ptmx`; not mounted yet.
 fn tmpfs(mounts: &[Detached]) -> Result<OwnedFd, Errno> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in [("source", "taptrail"), ("mode", "755"), ("size", "64k"), ("nr_inodes", "1k")] {
@@ -164,8 +163,8 @@ fn tmpfs(mounts: &[Detached]) -> Result<OwnedFd, Errno> {
     for (name, target) in dev::LINKS {
         rustix::fs::symlinkat(target, &root, name)?;
     }
-    // A node and no clone: the kernel looks for the terminals beside it (fs/devpts/inode.c,
-    // `devpts_mntget()`), and beside a clone there is nothing.
+    // A node and not a clone: the kernel looks for `pts` in the same directory (fs/devpts/inode.c,
+    // `devpts_mntget()`), which a clone does not have.
     let ptmx = rustix::fs::makedev(5, 2);
     rustix::fs::mknodat(&root, dev::PTMX, FileType::CharacterDevice, Mode::from(0o666), ptmx)?;
     for Detached { name, directory, .. } in mounts {
@@ -195,8 +194,8 @@ const EMPTY_PATH: u32 = libc::AT_EMPTY_PATH.cast_unsigned();
 /// mount_setattr(2), which rustix lacks.
 fn set_attributes(at: BorrowedFd<'_>, path: &CStr, flags: u32, set: u64, clear: u64) -> Result<(), Errno> {
     let attributes = libc::mount_attr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
-    // SAFETY: the path ends with a NUL, and the kernel reads as many bytes of the live structure as it
-    // is told to.
+    // SAFETY: the path ends with a NUL, and the kernel reads exactly the bytes of the live
+    // structure.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
@@ -220,10 +219,10 @@ mod tests {
 
     use super::*;
 
-    /// What `look` sees in a namespace that allows these devices.
-    fn inside<T: Send>(devices: &[&str], look: impl FnOnce() -> T + Send) -> T {
+    /// What `open_node` sees in a namespace that allows these devices.
+    fn inside<T: Send>(devices: &[&str], open_node: impl FnOnce() -> T + Send) -> T {
         let dev = PrivateDev::new(devices.iter().map(PathBuf::from)).unwrap();
-        within(&dev, || Ok(look())).unwrap()
+        within(&dev, || Ok(open_node())).unwrap()
     }
 
     fn open(path: &str) -> Result<File, io::ErrorKind> {

@@ -5,27 +5,28 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::proc::login_uid;
 
-/// Who is at the other end of a Unix socket: the process that connected, as it was then.
+/// The process that connected to a Unix socket, at the time of connecting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
-    /// Its pid in our pid namespace.
+    /// Its pid in the calling process's pid namespace.
     pub pid: u32,
-    /// Its user.
+    /// Its user id.
     pub uid: u32,
-    /// Its group.
+    /// Its group id.
     pub gid: u32,
-    /// Who logged in, whatever user it became since; `None` for nobody, or when it is gone.
+    /// Its login uid, which su(1) does not change; `None` without a login, or if it has ended.
     pub login_uid: Option<u32>,
 }
 
-/// Asks the kernel who connected (SO_PEERCRED, unix(7)).
+/// The peer of a connected socket (SO_PEERCRED, unix(7)).
 ///
-/// User and group are the kernel's word. The login uid is looked up by pid afterwards, and given
-/// only while the peer is seen to live, so that no later process with its pid is taken for it; before
-/// Linux 6.5 that can't be seen.
+/// User and group are from the kernel. The login uid is read by pid afterwards, and used only if
+/// the peer is still alive, so that it is not that of a later process with the same pid; before
+/// Linux 6.5 this can't be checked.
 ///
 /// # Errors
-/// When the descriptor is not a connected Unix socket.
+///
+/// The descriptor is not a connected Unix socket.
 pub fn peer_credentials(socket: impl AsFd) -> io::Result<Peer> {
     let socket = socket.as_fd();
     let credentials = rustix::net::sockopt::socket_peercred(socket)?;
@@ -42,7 +43,7 @@ fn login_uid_of_peer(socket: BorrowedFd<'_>, pid: u32) -> Option<u32> {
     match peer_pidfd(socket) {
         Ok(pidfd) => {
             let uid = login_uid(pid).ok().flatten();
-            // Readable once it has exited: alive still, so what was read is its own.
+            // Readable after the exit. If not, the peer is alive, and the login uid is its own.
             let mut polled = [PollFd::new(&pidfd, PollFlags::IN)];
             let alive = rustix::event::poll(&mut polled, Some(&Timespec::default())) == Ok(0);
             uid.filter(|_| alive)
@@ -52,7 +53,7 @@ fn login_uid_of_peer(socket: BorrowedFd<'_>, pid: u32) -> Option<u32> {
     }
 }
 
-/// The peer by a descriptor that no later process takes over (SO_PEERPIDFD, Linux 6.5).
+/// A pidfd of the peer, which no later process reuses (SO_PEERPIDFD, Linux 6.5).
 fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let mut fd: libc::c_int = -1;
     let mut length = libc::socklen_t::try_from(size_of_val(&fd)).unwrap_or_default();
@@ -69,7 +70,8 @@ fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the call made this descriptor for us (close-on-exec, as every pidfd); nobody else has it.
+    // SAFETY: the call made this descriptor for us (close-on-exec, as every pidfd); nobody else has
+    // it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

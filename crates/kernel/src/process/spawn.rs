@@ -6,30 +6,30 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use super::lower::Lowered;
+use super::privileges::PrivilegeDrop;
 use super::{Credentials, Limit, PrivateDev, inherit, namespace};
 use crate::device::Admitted;
 
-/// A guest's program to start, and everything that it inherits.
+/// A request to start a guest's program, with everything that it inherits.
 #[derive(Debug)]
 pub struct SpawnRequest<'a> {
-    /// The program; absolute, so that no search path chooses another.
+    /// The program's absolute path, so that no search path is used.
     pub program: &'a Path,
     /// Its arguments, without the program's own name.
     pub args: &'a [OsString],
-    /// Its whole environment; our own when `None`.
+    /// Its environment; this process's if `None`.
     pub environment: Option<&'a [(OsString, OsString)]>,
-    /// Raw network devices handed over, each under the number that it has here.
+    /// The raw network devices that it inherits, with the descriptor numbers that they have here.
     pub devices: &'a [&'a Admitted],
-    /// The listening socket of its monitor, under the number that it has here.
+    /// The listening socket of its monitor, with the descriptor number that it has here.
     pub monitor: Option<&'a UnixListener>,
-    /// Who it runs as; our own user when `None`.
+    /// Its user and groups; this process's if `None`.
     pub credentials: Option<&'a Credentials>,
-    /// Its limits; ours where they don't say, and no core dump.
+    /// Its limits, besides this process's others, and no core dump.
     pub limits: &'a [Limit],
-    /// Its own `/dev`; the host's when `None`.
+    /// Its private `/dev`; the host's if `None`.
     pub dev: Option<&'a PrivateDev>,
-    /// Where it starts; our own directory when `None`.
+    /// Its working directory; this process's if `None`.
     pub directory: Option<&'a Path>,
     /// Its standard input.
     pub stdin: Stdio,
@@ -37,12 +37,12 @@ pub struct SpawnRequest<'a> {
     pub stdout: Stdio,
     /// Its standard error.
     pub stderr: Stdio,
-    /// Whether it leads a session of its own, without our terminal.
+    /// Whether it gets a new session, without this process's terminal.
     pub new_session: bool,
 }
 
 impl<'a> SpawnRequest<'a> {
-    /// A program that inherits our stdio and environment, sees our `/dev`, and no more.
+    /// A program that inherits only stdio and environment, and sees the host's `/dev`.
     pub fn new(program: &'a Path, args: &'a [OsString]) -> Self {
         Self {
             program,
@@ -64,17 +64,20 @@ impl<'a> SpawnRequest<'a> {
 
 /// Starts a guest's program.
 ///
-/// It inherits stdio, the devices and the monitor's listener, and no other descriptor, close-on-exec
-/// or not. SIGINT is blocked in it: Ctrl-C at the terminal reaches its whole process group, and it
-/// is the supervisor who then stops the guest in order. It runs without any capability, root's too,
-/// and with `no_new_privs`, so that none comes back; what it makes is its user's alone (umask 0077).
+/// It inherits stdio, the devices and the monitor's listener, and no other descriptor,
+/// close-on-exec or not. SIGINT is blocked in it, because Ctrl-C at the terminal reaches the whole
+/// process group, and the supervisor then stops the guest in order. It runs without any capability,
+/// also as root, and with `no_new_privs`, so that it can't regain any; the files that it creates
+/// are only for its user (umask 0077).
 ///
-/// What it doesn't inherit is closed while it execs, and this returns when that is under way: for
-/// some microseconds `/proc/PID/fd` may show more. What it inherits is there from the beginning.
+/// The kernel closes other descriptors during the exec, and this function returns before that has
+/// ended: for some microseconds `/proc/PID/fd` may show more. Inherited descriptors are there from
+/// the beginning.
 ///
 /// # Errors
-/// InvalidInput when the program's path is relative; what the making of its `/dev`, fork(2), the change of
-/// user or execve(2) refused, in which case nothing runs.
+///
+/// InvalidInput if the program's path is relative; or setting up its `/dev`, fork(2), the change of
+/// user or execve(2) fails. Then no program runs.
 pub fn spawn(request: SpawnRequest<'_>) -> io::Result<Child> {
     if !request.program.is_absolute() {
         let message = format!("The program '{}' needs an absolute path", request.program.display());
@@ -92,43 +95,44 @@ pub fn spawn(request: SpawnRequest<'_>) -> io::Result<Child> {
     if let Some(directory) = request.directory {
         command.current_dir(directory);
     }
-    let lowered = Lowered { credentials: request.credentials.cloned(), limits: request.limits.to_vec() };
+    let privilege_drop =
+        PrivilegeDrop { credentials: request.credentials.cloned(), limits: request.limits.to_vec() };
     let new_session = request.new_session;
-    let start = || start(command, &inherited, Sigint::Blocked, Some(lowered), new_session);
+    let start = || start(command, &inherited, Sigint::Blocked, Some(privilege_drop), new_session);
     match request.dev {
         Some(dev) => namespace::within(dev, start),
         None => start(),
     }
 }
 
-/// What a Ctrl-C at the terminal does to the program.
+/// The effect of Ctrl-C at the terminal on the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sigint {
-    /// It ends it, or does what the program chooses.
+    /// It ends the program, unless that handles SIGINT.
     Default,
-    /// Nothing.
+    /// None.
     Blocked,
 }
 
-/// Starts `command` with stdio and `inherited`, and no descriptor else.
+/// Starts `command` with stdio and `inherited`, and no other descriptor.
 pub(super) fn start(
     mut command: Command,
     inherited: &[BorrowedFd<'_>],
     sigint: Sigint,
-    lowered: Option<Lowered>,
+    privilege_drop: Option<PrivilegeDrop>,
     new_session: bool,
 ) -> io::Result<Child> {
     let keep: Vec<RawFd> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
     let prepare = move || {
         inherit::keep_only(&keep)?;
         if sigint == Sigint::Blocked {
-            // std has just emptied the mask, so this lasts.
+            // std has just cleared the signal mask, so this stays set.
             inherit::block_sigint()?;
         }
         if new_session {
             inherit::new_session()?;
         }
-        lowered.as_ref().map_or(Ok(()), Lowered::lower)
+        privilege_drop.as_ref().map_or(Ok(()), PrivilegeDrop::apply)
     };
     // SAFETY: `prepare` makes async-signal-safe calls only; it allocates, frees and locks nothing.
     // The descriptors that it keeps are borrowed until after the exec.
@@ -227,8 +231,8 @@ mod tests {
     #[test]
     fn credentials_are_given_up_for_good() {
         let user = Credentials { uid: 65_534, gid: 65_533, groups: vec![65_533, 12] };
-        let lowered = Lowered { credentials: Some(user), limits: Vec::new() };
-        let child = start(sleep(), &[], Sigint::Blocked, Some(lowered), false).unwrap();
+        let privilege_drop = PrivilegeDrop { credentials: Some(user), limits: Vec::new() };
+        let child = start(sleep(), &[], Sigint::Blocked, Some(privilege_drop), false).unwrap();
         let seen = ["Uid", "Gid", "Groups", "NoNewPrivs"].map(|field| status(child.id(), field));
         let capabilities = capabilities(child.id());
         end(child);
@@ -239,8 +243,8 @@ mod tests {
     #[test]
     fn roots_own_program_has_no_capability_either() {
         let limits = vec!["nofile=77".parse().unwrap()];
-        let lowered = Lowered { credentials: None, limits };
-        let child = start(sleep(), &[], Sigint::Blocked, Some(lowered), false).unwrap();
+        let privilege_drop = PrivilegeDrop { credentials: None, limits };
+        let child = start(sleep(), &[], Sigint::Blocked, Some(privilege_drop), false).unwrap();
         let seen = ["Uid", "NoNewPrivs", "Umask"].map(|field| status(child.id(), field));
         let capabilities = capabilities(child.id());
         let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();

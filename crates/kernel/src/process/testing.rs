@@ -1,11 +1,11 @@
-//! What /proc shows of a child, for tests.
+//! Reads /proc of a child, for tests.
 
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-/// The open descriptors of a child, in order, once they are as expected or time is up. spawn()
-/// returns in the middle of the exec: the kernel may be closing the rest still, and then the loader
-/// opens and closes libraries.
+/// The open descriptors of a child, in order, once they are as expected or after a timeout. spawn()
+/// returns during the exec: the kernel may still be closing others, and then the loader opens and
+/// closes libraries.
 pub(super) fn settled_descriptors(pid: u32, expected: &[RawFd]) -> Vec<RawFd> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {

@@ -1,16 +1,16 @@
 use rustix::thread::CapabilitySet;
-use taptrail_kernel::audit::{Audit, AuditError, Broadcast, Said, VIRT_MACHINE_ID, VIRT_RESOURCE};
+use taptrail_kernel::audit::{Audit, AuditError, Broadcast, BroadcastItem, VIRT_MACHINE_ID, VIRT_RESOURCE};
 
 use crate::machine::{Machine, drop_capabilities, may_enable, on_thread};
 use crate::text;
 
-/// What a broadcast has that waits: the texts of records, and `None` for an overrun.
+/// The waiting items of a broadcast: the texts of records, and `None` for an overrun.
 fn said(broadcast: &mut Broadcast) -> Vec<Option<(u16, String)>> {
     let mut all = Vec::new();
     let more = broadcast.take(usize::MAX, |said| {
         all.push(match said {
-            Said::Record { kind, text } => Some((kind, String::from_utf8_lossy(text).into_owned())),
-            Said::Overrun => None,
+            BroadcastItem::Record { kind, text } => Some((kind, String::from_utf8_lossy(text).into_owned())),
+            BroadcastItem::Overrun => None,
         });
     });
     assert!(!more.unwrap(), "all is taken");
@@ -48,13 +48,13 @@ fn records_that_nobody_takes_in_time_are_an_overrun_that_is_told() {
         return;
     }
     let _machine = Machine::with_auditing(true);
-    let mut broadcast = Broadcast::with_room(4096).unwrap();
+    let mut broadcast = Broadcast::with_receive_buffer(4096).unwrap();
     let records: Vec<_> = (0..64).map(|number| (VIRT_RESOURCE, text(&format!("many {number}")))).collect();
     assert!(Audit::open().unwrap().log_all(&records).iter().all(Result::is_ok));
     let heard = said(&mut broadcast);
-    // First what came before the loss.
+    // First the records before the loss.
     let loss = heard.iter().position(Option::is_none).unwrap();
-    // Others of this machine write records, too.
+    // Other programs on this machine write records, too.
     let ours = |said: &Option<(u16, String)>| said.as_ref().is_some_and(|(_, text)| text.contains("many "));
     let before: Vec<_> = heard[..loss].iter().filter(|said| ours(said)).flatten().collect();
     assert!((1..64).contains(&before.len()), "{heard:?}");
@@ -62,7 +62,7 @@ fn records_that_nobody_takes_in_time_are_an_overrun_that_is_told() {
         assert!(said.contains(text), "{said} is not {text}");
     }
     assert!(!heard[loss..].iter().any(ours), "{heard:?}");
-    // After that it goes on.
+    // Later records are received again.
     let last = text("last");
     assert!(Audit::open().unwrap().log(VIRT_RESOURCE, &last).is_ok());
     let heard = said(&mut broadcast);
@@ -73,6 +73,6 @@ fn records_that_nobody_takes_in_time_are_an_overrun_that_is_told() {
 fn a_broadcast_that_can_not_be_heard_is_named() {
     on_thread(|| {
         drop_capabilities(CapabilitySet::AUDIT_READ);
-        assert!(matches!(Broadcast::open(), Err(AuditError::NotHeard)));
+        assert!(matches!(Broadcast::open(), Err(AuditError::MulticastUnavailable)));
     });
 }

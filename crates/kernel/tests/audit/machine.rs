@@ -37,7 +37,7 @@ fn lock() -> File {
     lock
 }
 
-/// The machine's auditing, ours until dropped, and then as it was.
+/// The machine's audit configuration, locked until it is dropped, and then restored.
 pub(crate) struct Machine {
     before: AuditStatus,
     rules: Vec<Vec<&'static str>>,
@@ -103,7 +103,7 @@ impl Drop for Machine {
             all.push(["-e".to_owned(), u32::from(before.enabled).to_string()]);
         }
         for [option, value] in all {
-            // Every setting is put back, whatever became of another.
+            // Every setting is restored, even if restoring another one failed.
             let done = Command::new("auditctl").args([&option, &value]).output();
             if !done.is_ok_and(|done| done.status.success()) {
                 eprintln!("auditctl {option} {value} failed: the machine's auditing is not as it was");
@@ -120,7 +120,7 @@ fn auditctl(args: &[&str]) {
     assert!(done.status.success(), "auditctl {args:?}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// A member of the group of all that is logged, as seen in this network namespace.
+/// A socket in the multicast group of logged records, in this network namespace.
 pub(crate) fn readlog_socket() -> OwnedFd {
     audit_socket(1)
 }
@@ -134,12 +134,12 @@ fn audit_socket(groups: u32) -> OwnedFd {
     socket
 }
 
-/// Runs `body` on a thread of its own: what it changes of itself ends with it.
+/// Runs `body` in a new thread, whose changes to itself end with it.
 pub(crate) fn on_thread<T: Send>(body: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| scope.spawn(body).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 
-/// Gives up capabilities of this thread.
+/// Drops capabilities of this thread.
 pub(crate) fn drop_capabilities(which: CapabilitySet) {
     let mut sets = capabilities(None).unwrap();
     sets.effective.remove(which);
@@ -148,7 +148,7 @@ pub(crate) fn drop_capabilities(which: CapabilitySet) {
     set_capabilities(None, sets).unwrap();
 }
 
-/// Runs `body` in a child process, which has one thread only, and gives back what it says.
+/// Runs `body` in a child process, which has only one thread, and returns its output.
 pub(crate) fn in_child(body: impl FnOnce() -> String) -> String {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     // SAFETY: the child uses std and the allocator, which glibc keeps usable over fork(2), touches

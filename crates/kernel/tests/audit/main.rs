@@ -1,4 +1,4 @@
-//! Every way in which the kernel takes a record, or doesn't, for real.
+//! Every way in which a real kernel logs a record, or doesn't.
 //!
 //! Auditing is one switch for the whole machine. Tests that turn it on run only with `CI=true` or
 //! `TAPTRAIL_TEST_AUDIT=1`; all of them take turns and put everything back.

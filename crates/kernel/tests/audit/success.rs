@@ -1,5 +1,5 @@
 use rustix::thread::{CapabilitySet, UnshareFlags, unshare_unsafe};
-use taptrail_kernel::audit::{Audit, Proof, ReadLog, TEXT_MAX, VIRT_CONTROL, VIRT_RESOURCE};
+use taptrail_kernel::audit::{Audit, MAX_TEXT_BYTES, Proof, ReadLog, VIRT_CONTROL, VIRT_RESOURCE};
 
 use crate::machine::{Machine, drop_capabilities, may_enable, on_thread, readlog_socket};
 use crate::text;
@@ -32,7 +32,7 @@ fn twins_are_told_apart_and_the_longest_text_comes_back_whole() {
     let _machine = Machine::with_auditing(true);
     let twin = text("twin");
     let mut long = text("long");
-    long.push_str(&"x".repeat(TEXT_MAX - long.len()));
+    long.push_str(&"x".repeat(MAX_TEXT_BYTES - long.len()));
     let mut audit = Audit::open().unwrap();
     let outcomes = audit.log_all(&[(VIRT_RESOURCE, &twin), (VIRT_RESOURCE, &twin), (VIRT_RESOURCE, &long)]);
     let serials: Vec<_> = outcomes.iter().map(|outcome| outcome.as_ref().unwrap().serial.unwrap()).collect();

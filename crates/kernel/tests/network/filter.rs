@@ -27,7 +27,7 @@ fn ruleset() -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A tap on a bridge, with a veth to hear what comes out.
+/// A tap on a bridge, with a veth that receives the frames that pass.
 fn tap() -> (Admitted, Ear, MacFilter) {
     ip("link add br0 type bridge");
     ip("link add v0 type veth peer name v1");
@@ -45,7 +45,7 @@ fn tap() -> (Admitted, Ear, MacFilter) {
     (device, Ear::at(index("v1")), filter)
 }
 
-/// A macvtap on a veth, whose other end hears what comes out.
+/// A macvtap on a veth, whose other end receives the frames that pass.
 fn macvtap() -> (Admitted, Ear, MacFilter) {
     ip("link add v0 type veth peer name v1");
     ip("link set v0 up");
@@ -90,7 +90,7 @@ fn a_taps_guest_can_only_send_with_its_own_mac() {
         assert_eq!(ear.hear(&device, &frames(), &last), ALL);
         nft().apply(&filter).unwrap();
         assert_eq!(ear.hear(&device, &frames(), &last), OWN);
-        // The kernel takes the tag off before it looks, so the ARP inside is seen.
+        // The kernel removes the tag before it filters, so the ARP inside is checked.
         let tagged = [tagged_arp(OTHER, GUEST), tagged_arp(GUEST, OTHER)];
         assert_eq!(ear.hear(&device, &tagged, &last), [false, false]);
         nft().remove(filter.ifindex).unwrap();
@@ -246,7 +246,7 @@ fn what_can_not_be_taken_back_is_said_to_be_left() {
     in_own_network(|| {
         let (_device, _ear, filter) = tap();
         let error = program("refuses").apply(&filter).unwrap_err();
-        let FilterError::Left { table, removal, source } = error else { panic!("{error:?}") };
+        let FilterError::TableLeft { table, removal, source } = error else { panic!("{error:?}") };
         assert_eq!(table, format!("taptrail_if{}", filter.ifindex));
         assert!(removal.to_string().ends_with("failed (exit status: 3): not today"), "{removal}");
         assert!(source.to_string().ends_with("failed (exit status: 3): not today"), "{source}");
@@ -257,14 +257,14 @@ fn what_can_not_be_taken_back_is_said_to_be_left() {
 fn a_program_that_hangs_is_killed() {
     let start = Instant::now();
     let error = program("hangs").with_timeout(Duration::from_millis(150)).remove(1).unwrap_err();
-    assert!(matches!(error, FilterError::Late { .. }), "{error:?}");
+    assert!(matches!(error, FilterError::TimedOut { .. }), "{error:?}");
     assert!(start.elapsed() < Duration::from_secs(20));
 }
 
 #[test]
 fn a_program_that_never_stops_talking_is_killed() {
     let error = program("chatters").remove(1).unwrap_err();
-    assert!(matches!(error, FilterError::Chatter { .. }), "{error:?}");
+    assert!(matches!(error, FilterError::TooMuchOutput { .. }), "{error:?}");
 }
 
 #[test]

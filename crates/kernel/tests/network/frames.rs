@@ -1,4 +1,4 @@
-//! Frames as a guest would send them, and a place to hear them.
+//! Frames like a guest's, and a receiver for them.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -8,11 +8,11 @@ use rustix::fd::AsFd;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socket_with};
 use taptrail_record::MacAddr;
 
-/// IEEE Std 802 - Local Experimental Ethertype 1: nobody else sends it.
+/// IEEE Std 802 - Local Experimental Ethertype 1: no other program sends it.
 const EXPERIMENTAL: [u8; 2] = [0x88, 0xB5];
 const ARP: [u8; 2] = [0x08, 0x06];
 const VLAN: [u8; 2] = [0x81, 0x00];
-/// How long a frame may take.
+/// The time limit for receiving a frame.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 fn ethernet(source: MacAddr, kind: &[u8], payload: &[u8]) -> Vec<u8> {
@@ -49,7 +49,7 @@ fn arp_payload(sender: MacAddr) -> Vec<u8> {
     arp
 }
 
-/// A frame as a packet socket shows it: the kernel keeps its tag elsewhere.
+/// A frame as a packet socket receives it: without its tag, which is in the metadata.
 fn untagged(frame: &[u8]) -> Vec<u8> {
     match frame.get(12..14) {
         Some(kind) if kind == VLAN => [&frame[..12], &frame[16..]].concat(),
@@ -57,7 +57,7 @@ fn untagged(frame: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Hears all frames that come in at one interface.
+/// Receives all frames that arrive at one interface.
 pub(crate) struct Ear(OwnedFd);
 
 impl Ear {
@@ -82,7 +82,7 @@ impl Ear {
         Self(socket)
     }
 
-    /// Sends these frames, and then a last one that passes; says which of them are heard.
+    /// Sends these frames, and then a last one that passes; returns which of them are received.
     pub(crate) fn hear(&self, device: impl AsFd, frames: &[Vec<u8>], last: &[u8]) -> Vec<bool> {
         for frame in frames.iter().map(Vec::as_slice).chain([last]) {
             assert_eq!(rustix::io::write(&device, frame), Ok(frame.len()));

@@ -1,4 +1,4 @@
-//! What the tests need of the machine.
+//! Network namespaces, links and nodes for the tests.
 
 use std::convert::Infallible;
 use std::num::NonZeroU16;
@@ -12,7 +12,7 @@ use taptrail_kernel::device::{Admitted, DeviceError, OpenFacts, OpenRecorder, Op
 use taptrail_kernel::link::{Link, Links};
 use taptrail_record::IfName;
 
-/// Runs a test on a thread that has a network namespace of its own, which ends with it.
+/// Runs a test in a new thread with a new network namespace, which ends with it.
 pub(crate) fn in_own_network<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = std::thread::spawn(|| {
         // SAFETY: only this thread's network namespace changes; its descriptors stay shared.
@@ -33,7 +33,7 @@ pub(crate) fn ip(args: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What `ip -details` says of a link.
+/// The output of `ip -details` for a link.
 pub(crate) fn details(name: &str) -> serde_json::Value {
     serde_json::from_str::<serde_json::Value>(&ip(&format!("-json -details link show dev {name}"))).unwrap()
         [0]
@@ -56,7 +56,7 @@ pub(crate) fn index(text: &str) -> u32 {
     find(text).unwrap().index
 }
 
-/// Awaits a link's end. A process that another test is starting holds every descriptor until it
+/// Waits for a link's end. A process that another test is starting holds every descriptor until it
 /// execs.
 pub(crate) fn gone(text: &str) -> bool {
     let deadline = Instant::now() + Duration::from_secs(2);
@@ -69,7 +69,7 @@ pub(crate) fn gone(text: &str) -> bool {
     true
 }
 
-/// A recorder that accepts everything.
+/// A recorder that accepts every open.
 #[derive(Default)]
 pub(crate) struct FakeRecorder(pub(crate) Vec<OpenFacts>);
 
@@ -82,7 +82,7 @@ impl OpenRecorder for FakeRecorder {
     }
 }
 
-/// Admits an opening that is to have worked.
+/// Admits an opening that must have succeeded.
 pub(crate) fn opened(opening: Opening) -> Vec<Admitted> {
     let mut paper = FakeRecorder::default();
     let (devices, error) = opening.admit(&mut paper).unwrap();
@@ -91,14 +91,14 @@ pub(crate) fn opened(opening: Opening) -> Vec<Admitted> {
     devices
 }
 
-/// Admits an opening that is to have failed; what it opened until then is closed.
+/// Admits an opening that must have failed, and closes the devices that it opened.
 pub(crate) fn failed(opening: Opening) -> (Vec<OpenFacts>, DeviceError) {
     let mut paper = FakeRecorder::default();
     let (_, error) = opening.admit(&mut paper).unwrap();
     (paper.0, error.expect("it failed"))
 }
 
-/// Makes a character device.
+/// Creates a character device node.
 pub(crate) fn node(directory: &Path, name: &str, major: u32, minor: u32) -> PathBuf {
     let path = directory.join(name);
     node_at(&path, major, minor);

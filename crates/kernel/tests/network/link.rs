@@ -178,7 +178,7 @@ fn a_tap_is_attached_as_long_as_an_open_file_is_whatever_it_does_to_its_carrier(
                 vnet_hdr: true,
             }));
             assert_eq!(links.tap_is_attached(index).unwrap(), Some(true), "{name}");
-            // A holder who hides: a copy of the last descriptor, and no carrier.
+            // A hidden holder: a copy of the last descriptor, and no carrier.
             let copy = devices.pop().unwrap().as_fd().try_clone_to_owned().unwrap();
             drop(devices);
             ip(&format!("link set dev {name} up"));
@@ -258,11 +258,11 @@ fn a_move_is_told_from_a_deletion() {
         ip(&format!("link set dev free netns /proc/{thread}/ns/net"));
         assert!(changes.may_be_elsewhere(free) && !changes.may_be_elsewhere(goner));
         assert!(!changes.may_be_elsewhere(stayer));
-        // Nobody hears of one that is not followed.
+        // A link that is not followed is not reported.
         assert!(changes.may_be_elsewhere(index("mover")));
         changes.settle(free);
         assert!(!changes.may_be_elsewhere(free));
-        // More than fits: what is lost is not taken for nothing.
+        // More notifications than fit: the loss is reported.
         let mut links = Links::open().unwrap();
         (0..1_000).for_each(|mtu| links.set_mtu(stayer, 1000 + mtu % 400).unwrap());
         assert!(changes.may_be_elsewhere(stayer));

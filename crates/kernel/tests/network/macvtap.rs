@@ -31,7 +31,7 @@ fn request<'a>(ifname: &'a IfName, link: &Link, number: u16) -> MacvtapRequest<'
     MacvtapRequest { ifname, ifindex: link.index, rdev, queues: queues(number), vnet_hdr: true, wait }
 }
 
-/// A macvtap of a number that no other test has, so that its node may be taken away.
+/// A macvtap with an ifindex that no other test has, so that its node may be removed.
 fn create_apart() -> (Link, Node) {
     let number = 1_000_000 + rustix::thread::gettid().as_raw_nonzero().get();
     lower();
@@ -39,7 +39,7 @@ fn create_apart() -> (Link, Node) {
     (find("macvtap0").unwrap(), Node(format!("/dev/tap{number}").into()))
 }
 
-/// A node made by hand, which devtmpfs does not take for its own, has to be removed by hand.
+/// A node that was created with mknod(2), which devtmpfs does not remove.
 struct Node(PathBuf);
 
 impl Drop for Node {
@@ -198,18 +198,18 @@ fn macvtaps_of_two_network_namespaces_never_share_a_node() {
         let link = create(&new(lower()));
         (link.clone(), opened(open_macvtap(&request(&name("macvtap0"), &link, 1))))
     };
-    // Both number their links from 1, so both would have the same node.
+    // Both assign ifindexes from 1, so both would have the same node.
     let (send, keep) = std::sync::mpsc::channel::<()>();
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     let first = std::thread::spawn(move || {
         in_own_network(move || {
             let (link, devices) = one();
-            tell.send((link.index, devices[0].facts().clone())).unwrap();
+            sender.send((link.index, devices[0].facts().clone())).unwrap();
             // Kept until the second is done.
             let _ = keep.recv();
         });
     });
-    let (first_index, first_facts) = told.recv().unwrap();
+    let (first_index, first_facts) = receiver.recv().unwrap();
     let (second_link, second_devices) = in_own_network(one);
     drop(send);
     first.join().unwrap();

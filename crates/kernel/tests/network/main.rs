@@ -1,5 +1,5 @@
-//! Devices, links and filters against the running kernel, each test in a network namespace of its
-//! own. Root is needed.
+//! Devices, links and filters on the running kernel, each test in a new network namespace. Needs
+//! root.
 
 #![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used)]
 

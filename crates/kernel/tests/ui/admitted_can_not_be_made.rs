@@ -1,4 +1,4 @@
-//! A descriptor from elsewhere can't be passed off as one on record.
+//! A descriptor from elsewhere can't be turned into a recorded device.
 
 use std::os::fd::OwnedFd;
 

@@ -1,4 +1,4 @@
-//! A freshly opened device shows nobody its descriptor.
+//! The descriptor of a freshly opened device is not accessible.
 
 use std::num::NonZeroU16;
 use std::os::fd::AsFd;

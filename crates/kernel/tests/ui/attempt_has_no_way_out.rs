@@ -1,4 +1,4 @@
-//! Nor does its descriptor come out by taking it apart.
+//! Nor can its descriptor be moved out of its parts.
 
 use std::os::fd::OwnedFd;
 

@@ -1,4 +1,4 @@
-//! A QEMU inherits devices on record, and no others.
+//! A QEMU inherits only recorded devices.
 
 use std::path::Path;
 

@@ -1,6 +1,6 @@
--- Where a watcher saw the interface behind a device last: what the kernel shows of that one tells, when nobody is there
--- to be asked any more, whether the device was given up.
+-- Where a watcher last saw the interface behind a device. After QEMU has ended, the kernel's state of that interface
+-- shows whether the device was closed.
 
--- The inode of its network namespace, and its number there.
+-- The inode of the interface's network namespace, and its ifindex.
 ALTER TABLE device ADD COLUMN netns INTEGER;
 ALTER TABLE device ADD COLUMN ifindex INTEGER;

@@ -1,11 +1,11 @@
 use crate::number::decimal;
 
-/// Takes pairs from the left of a text, each in its place.
+/// Reads pairs from the left of a text, each in its position.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cursor<'a>(pub(super) &'a [u8]);
 
 impl<'a> Cursor<'a> {
-    /// The one-word value of ` key=`, if that stands next.
+    /// The one-word value of ` key=`, if that pair is next.
     pub(super) fn pair(&mut self, key: &[u8]) -> Option<&'a [u8]> {
         let after = self.0.strip_prefix(key)?;
         let len = memchr::memchr(b' ', after).unwrap_or(after.len());
@@ -13,7 +13,8 @@ impl<'a> Cursor<'a> {
         Some(&after[..len])
     }
 
-    /// The number of ` key=`, which may be missing: then `Some(None)`. None when it is no number.
+    /// The number of ` key=`; `Some(None)` if the pair is missing, none if its value is not a
+    /// number.
     pub(super) fn number<T: TryFrom<u64>>(&mut self, key: &[u8]) -> Option<Option<T>> {
         match self.pair(key) {
             Some(word) => decimal(word).map(Some),
@@ -21,7 +22,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// The process of ` vm-pid=`; 0 and -1 mean none.
+    /// The process id of ` vm-pid=`; 0 and -1 mean none.
     pub(super) fn vm_pid(&mut self) -> Option<Option<u32>> {
         match self.pair(b" vm-pid=") {
             None | Some(b"0" | b"-1") => Some(None),
@@ -30,7 +31,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// The one-word value of ` key=` at the end of a text, and what stands before it.
+/// The text before a one-word pair ` key=` at its end, and that pair's value.
 pub(super) fn last_pair<'a>(text: &'a [u8], key: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
     let blank = memchr::memrchr(b' ', text)?;
     Some((&text[..blank], text[blank..].strip_prefix(key)?))

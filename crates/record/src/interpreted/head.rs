@@ -1,20 +1,20 @@
 use super::cursor::Cursor;
-use crate::field_reader::{Key, refused};
+use crate::field_reader::{Key, invalid_value};
 use crate::pairs::Value;
-use crate::read::Virt;
+use crate::read::GuestKind;
 use crate::{ParseError, Reason, RecordType};
 
-/// What stands before a guest's name.
+/// The pairs before a guest's name.
 pub(super) struct Head<'a> {
-    /// What it says of the pairs behind the name.
+    /// The pairs to expect behind the name.
     pub(super) shape: Result<Shape, ParseError>,
-    /// From the name on.
+    /// The text from the name on.
     pub(super) rest: &'a [u8],
-    /// Whether a program without guests might have written it.
+    /// Whether a container run-time may have written it.
     pub(super) may_be_foreign: bool,
 }
 
-/// What kind of record it is, which tells the pairs behind the name.
+/// The kind of a record, which determines the pairs behind the name.
 #[derive(Debug, Clone)]
 pub(super) enum Shape {
     GuestStart(Reason),
@@ -32,11 +32,11 @@ pub(super) enum Shape {
 }
 
 impl<'a> Head<'a> {
-    /// None when the text says nothing of guests' lives or their network devices.
+    /// None if the text is not about a guest's start or stop, nor about network devices.
     pub(super) fn of(record_type: RecordType, text: &'a [u8]) -> Result<Option<Self>, ParseError> {
         let mut cursor = Cursor(text);
         let virt = cursor.pair(b"virt=");
-        let guest = virt.map_or(Virt::Whole, Virt::of);
+        let guest = virt.map_or(GuestKind::Full, GuestKind::of);
         let virt = virt.is_some();
         if virt {
             cursor.0 = cursor.0.strip_prefix(b" ").unwrap_or_default();
@@ -44,7 +44,7 @@ impl<'a> Head<'a> {
         let kind = match record_type {
             RecordType::VIRT_CONTROL => match cursor.pair(b"op=") {
                 Some(op @ (b"start" | b"stop" | b"gone")) => op,
-                // Cut within its first words, or of another program.
+                // Cut within its first words, or written by another program.
                 _ if cursor.0.is_empty() && virt => return Err(ParseError::Truncated),
                 _ => return Ok(None),
             },
@@ -57,7 +57,7 @@ impl<'a> Head<'a> {
         let may_be_foreign = record_type == RecordType::VIRT_CONTROL && !virt;
         let reason = cursor.pair(b" reason=");
         let is_open = record_type == RecordType::VIRT_RESOURCE && reason == Some(b"open");
-        if !guest.tells(is_open) {
+        if !guest.is_relevant(is_open) {
             return Ok(None);
         }
         if record_type == RecordType::VIRT_RESOURCE && reason == Some(b"finding") {
@@ -75,7 +75,7 @@ impl<'a> Head<'a> {
 
 impl Shape {
     fn of(kind: &[u8], reason: &[u8]) -> Result<Self, ParseError> {
-        let refuse = || refused(Key::Reason, Value::Bare(reason));
+        let refuse = || invalid_value(Key::Reason, Value::Bare(reason));
         match kind {
             b"start" => Reason::from_ascii(reason).map(Self::GuestStart).ok_or_else(refuse),
             b"stop" => Reason::from_ascii(reason).map(Self::GuestStop).ok_or_else(refuse),

@@ -1,15 +1,15 @@
-//! The text of a record as `ausearch -i` prints it: every value decoded and without its quotes.
+//! A record's text as `ausearch -i` prints it: every value decoded and without quotes.
 //!
 //! ```text
 //! virt=kvm resrc=net reason=start vm=NAME uuid=U old-net=? new-net=M exe=E hostname=? addr=? terminal=? res=success
 //! └────────────  head  ─────────────┘    └──────────────────  tail  ─────┘└───────────────  ending  ─────────────┘
 //! ```
 //!
-//! A name may now hold blanks and whole imitated pairs, so nothing is looked for by its key. The head is
-//! known up to the name. Of tail and ending each pair is known with its place; only a path and a program
-//! there are free. A text is believed when its *last* `uuid=` (and, for a device, the last `rdev=`) begins
-//! a complete tail and no earlier one does: an imitation within a name stands before the true pair, so it
-//! can spoil the reading, but never become it.
+//! A decoded name may contain blanks and imitated pairs, so the parser does not search by key. The
+//! head is fixed up to the name. In tail and ending each pair has a fixed position; only a path and
+//! a program there are free text. A text is valid if its *last* `uuid=` (and, for a device, the
+//! last `rdev=`) begins a complete tail and no earlier one does: an imitation within a name stands
+//! before the true pair, so it can make the text invalid, but is never taken for the true pair.
 
 mod cursor;
 mod head;
@@ -19,17 +19,17 @@ use memchr::memmem;
 
 use self::cursor::last_pair;
 use self::head::Head;
-use self::tail::{Last, Tail};
-use crate::field_reader::{Key, need};
+use self::tail::{CommonPairs, Tail};
+use crate::field_reader::{Key, required};
 use crate::old_tail;
-use crate::pairs::shown;
-use crate::{GuestId, MAX_TEXT, Outcome, ParseError, Record, RecordType};
+use crate::pairs::lossy_text;
+use crate::{GuestId, MAX_TEXT_BYTES, Outcome, ParseError, Record, RecordType};
 
-/// What the text between `msg='` and `'` of an `ausearch -i` line says.
+/// Parses the text between `msg='` and `'` of an `ausearch -i` line.
 ///
-/// `None` as with [`parse_text`](crate::parse_text). Names are as printed: a control character in one is
-/// `\ooo` there, which is not undone. A requester that was printed by name is left out, but for `root` and
-/// `unset`.
+/// `None` as with [`parse_text`](crate::parse_text). Names are as printed: a control character in
+/// one is `\ooo` there, which is not undone. A requester that was printed by name is left out, but
+/// for `root` and `unset`.
 ///
 /// ```
 /// use taptrail_record::{RecordType, parse_interpreted};
@@ -43,44 +43,44 @@ use crate::{GuestId, MAX_TEXT, Outcome, ParseError, Record, RecordType};
 ///
 /// # Errors
 ///
-/// A record that should tell something but can't be believed: cut off, with pairs that do not stand
-/// where they must, or one that can be read in more than one way.
+/// The record is about a guest or a network device, but invalid: cut off, with pairs at the wrong
+/// position, or it can be parsed in more than one way.
 pub fn parse_interpreted(record_type: RecordType, text: &[u8]) -> Result<Option<Record>, ParseError> {
     match read(record_type, text) {
-        Err(error) => match old_tail::modernised(text) {
+        Err(error) => match old_tail::with_current_tail(text) {
             Some(text) => read(record_type, &text),
             None => Err(error),
         },
-        told => told,
+        parsed => parsed,
     }
 }
 
 fn read(record_type: RecordType, text: &[u8]) -> Result<Option<Record>, ParseError> {
     let Some(head) = Head::of(record_type, text)? else { return Ok(None) };
-    // What needs no quotes may have been hex, twice as long: the kernel may have cut it, and the ending
-    // may be part of a name.
-    if text.len() + head.rest.len() > MAX_TEXT {
+    // The name may have been hex in the kernel's record, twice as long: the kernel may have cut
+    // that, and then the ending is part of a name.
+    if text.len() + head.rest.len() > MAX_TEXT_BYTES {
         return Err(ParseError::Truncated);
     }
     let (outcome, body) = ending(head.rest)?;
     let Some(found) = memmem::rfind(body, UUID) else {
-        // Of a container run-time, or a guest's that lost it.
-        return if head.may_be_foreign { Ok(None) } else { need(Key::Uuid, None) };
+        // A container run-time's record, or a guest's that lost its uuid.
+        return if head.may_be_foreign { Ok(None) } else { required(Key::Uuid, None) };
     };
     let shape = head.shape?;
     let tail = Tail::of(&shape, &body[found..])?;
     if memmem::find_iter(&body[..found], UUID).any(|earlier| Tail::begins(&shape, &body[earlier..])) {
         return Err(ParseError::Ambiguous);
     }
-    let Tail { uuid, event, last } = tail;
-    let guest = GuestId { name: shown(&body[..found]), uuid };
-    let Last { errno, last_seen, doubt, requester } = last;
+    let Tail { uuid, event, common } = tail;
+    let guest = GuestId { name: lossy_text(&body[..found]), uuid };
+    let CommonPairs { errno, last_seen, doubt, requester } = common;
     Ok(Some(Record { guest, event, outcome, requester, errno, last_seen, doubt }))
 }
 
 const UUID: &[u8] = b" uuid=";
 
-/// The outcome, and what stands before libaudit's `hostname= addr= terminal= res=`.
+/// The outcome, and the text before libaudit's `hostname= addr= terminal= res=`.
 fn ending(text: &[u8]) -> Result<(Outcome, &[u8]), ParseError> {
     let (body, res) = last_pair(text, b" res=").ok_or(ParseError::Truncated)?;
     let outcome = match res {

@@ -6,18 +6,18 @@ use super::head::Shape;
 use crate::encode::{from_hex, needs_hex};
 use crate::field_reader;
 use crate::number::decimal;
-use crate::pairs::{Value, shown};
+use crate::pairs::{Value, lossy_text};
 use crate::{CloseDoubt, Descriptor, Device, Event, MacAddr, ParseError, Rdev, Requester};
 
-/// What stands behind a guest's name, up to libaudit's last pairs.
+/// The pairs behind a guest's name, up to libaudit's last ones.
 pub(super) struct Tail {
     pub(super) uuid: Uuid,
     pub(super) event: Event,
-    pub(super) last: Last,
+    pub(super) common: CommonPairs,
 }
 
-/// The pairs that any record may have last.
-pub(super) struct Last {
+/// The pairs that any record may have at its end.
+pub(super) struct CommonPairs {
     pub(super) errno: Option<i32>,
     pub(super) last_seen: Option<u64>,
     pub(super) doubt: Option<CloseDoubt>,
@@ -27,14 +27,16 @@ pub(super) struct Last {
 const RDEV: &[u8] = b" rdev=";
 
 impl Tail {
-    /// Reads from the blank before `uuid=` on.
+    /// Parses the text from the blank before `uuid=` on.
     pub(super) fn of(shape: &Shape, text: &[u8]) -> Result<Self, ParseError> {
         if shape.names_device() { Self::with_device(shape, text) } else { Self::without_device(shape, text) }
     }
 
-    /// Whether a complete tail of this shape might begin here, while a true one begins further behind.
+    /// Whether a complete tail of this shape might begin here, while the true one begins further
+    /// behind.
     ///
-    /// A path may hold anything, so with the true tail's end behind it any beginning is complete.
+    /// A path may contain anything, so any beginning is complete with the true tail's end behind
+    /// it.
     pub(super) fn begins(shape: &Shape, text: &[u8]) -> bool {
         if shape.names_device() {
             before_path(&mut Cursor(text)).is_some()
@@ -58,7 +60,7 @@ impl Tail {
                 Shape::GuestGone => Event::GuestGone { vm_pid: cursor.vm_pid()?? },
                 _ => change(shape, cursor)?,
             };
-            Some(Self { uuid, event, last: last(cursor)? })
+            Some(Self { uuid, event, common: common_pairs(cursor)? })
         };
         parse().ok_or(ParseError::Order)
     }
@@ -73,8 +75,8 @@ impl Tail {
         if earlier.any(|at| DeviceTail::of(shape, &rest[at..]).is_some()) {
             return Err(ParseError::Ambiguous);
         }
-        let DeviceTail { rdev, dev, queue, vm_pid, fd, last } = tail;
-        let device = Device::new(shown(&rest[..found]), rdev, dev.map(shown));
+        let DeviceTail { rdev, dev, queue, vm_pid, fd, common } = tail;
+        let device = Device::new(lossy_text(&rest[..found]), rdev, dev.map(lossy_text));
         let event = match (shape, vm_pid, fd, mac) {
             (Shape::Seen, Some(vm_pid), Some(fd), _) => {
                 Event::Seen(Descriptor { mac, device, queue, vm_pid, fd })
@@ -89,11 +91,11 @@ impl Tail {
             (Shape::Keep, .., Some(mac)) => Event::Keep { mac, device, queue, vm_pid },
             _ => return Err(ParseError::Order),
         };
-        Ok(Self { uuid, event, last })
+        Ok(Self { uuid, event, common })
     }
 }
 
-/// `uuid=U net=M path=`, and then the path.
+/// Reads `uuid=U net=M path=`, up to the path.
 fn before_path(cursor: &mut Cursor<'_>) -> Option<(Uuid, Option<MacAddr>)> {
     let uuid = field_reader::uuid(cursor.pair(b" uuid=")?)?;
     let mac = match cursor.pair(b" net=")? {
@@ -104,14 +106,14 @@ fn before_path(cursor: &mut Cursor<'_>) -> Option<(Uuid, Option<MacAddr>)> {
     Some((uuid, mac))
 }
 
-/// What stands behind a path.
+/// The pairs behind a path.
 struct DeviceTail<'a> {
     rdev: Option<Rdev>,
     dev: Option<&'a [u8]>,
     queue: Option<u32>,
     vm_pid: Option<u32>,
     fd: Option<u32>,
-    last: Last,
+    common: CommonPairs,
 }
 
 impl<'a> DeviceTail<'a> {
@@ -123,16 +125,16 @@ impl<'a> DeviceTail<'a> {
         };
         let dev = match cursor.pair(b" dev=") {
             None => None,
-            // `ausearch` does not know this key, and leaves it its quotes.
+            // `ausearch` does not know this key, and does not remove the quotes.
             Some([b'"', name @ .., b'"']) => Some(name),
-            // Others may not: then hex can't be told from a name that looks like it.
+            // Other programs may: then hex can't be distinguished from a name that looks like it.
             Some(word) if from_hex(word).is_some_and(|bytes| needs_hex(&bytes)) => return None,
             Some(word) => Some(word),
         };
         let queue = cursor.number(b" queue=")?;
         let vm_pid = if matches!(shape, Shape::Open) { None } else { cursor.vm_pid()? };
         let fd = if matches!(shape, Shape::Seen | Shape::Close) { cursor.number(b" fd=")? } else { None };
-        Some(Self { rdev, dev, queue, vm_pid, fd, last: last(&mut cursor)? })
+        Some(Self { rdev, dev, queue, vm_pid, fd, common: common_pairs(&mut cursor)? })
     }
 }
 
@@ -155,8 +157,8 @@ fn change(shape: &Shape, cursor: &mut Cursor<'_>) -> Option<Event> {
     })
 }
 
-/// The last pairs, and the program behind them, which must be there.
-fn last(cursor: &mut Cursor<'_>) -> Option<Last> {
+/// The last pairs, and the program behind them, which must be present.
+fn common_pairs(cursor: &mut Cursor<'_>) -> Option<CommonPairs> {
     let errno = cursor.number(b" errno=")?;
     let last_seen = match cursor.pair(b" last-seen=") {
         None => None,
@@ -175,10 +177,10 @@ fn last(cursor: &mut Cursor<'_>) -> Option<Last> {
         }
     };
     let exe = cursor.0.strip_prefix(b" exe=")?;
-    (!exe.is_empty()).then_some(Last { errno, last_seen, doubt, requester })
+    (!exe.is_empty()).then_some(CommonPairs { errno, last_seen, doubt, requester })
 }
 
-/// A user as a number, or one of the two names that are the same everywhere.
+/// A user id as a number, or as one of the two names that are the same everywhere.
 fn user(word: &[u8]) -> Option<u32> {
     match word {
         b"root" => Some(0),

@@ -46,7 +46,7 @@ fn what_can_be_read_in_two_ways_is_refused() {
     let path = format!("x uuid={OTHER} net=52:54:00:00:00:02 path=/a");
     assert_eq!(open(&path, "/dev/net/tun"), Err(ParseError::Ambiguous));
     assert_eq!(open("x", "/a rdev=? exe=/a"), Err(ParseError::Ambiguous));
-    // The last uuid is within the path, and what follows is no end of a record.
+    // The last uuid is within the path, and no valid tail follows it.
     let inner = format!("/a uuid={OTHER}");
     assert_eq!(open("x", &inner), Err(ParseError::Order));
     let inner = format!("/a uuid={OTHER} net=52:54:00:00:00:02 path=/b");
@@ -141,7 +141,7 @@ fn of_other_hypervisors_guests_only_opens_are_read() {
         format!("resrc=net reason=open vm=w uuid={UUID} net=52:54:00:00:00:01 path=/dev/net/tun rdev=0A:C8");
     let start = format!("resrc=net reason=start vm=w uuid={UUID} old-net=? new-net=52:54:00:00:00:01");
     let stop = format!("op=stop reason=shutdown vm=w uuid={UUID} vm-pid=0");
-    for (virt, told) in [
+    for (virt, expected) in [
         ("kvm", [true, true, true]),
         ("hyperv", [true, true, true]),
         ("xen", [true, false, false]),
@@ -161,6 +161,6 @@ fn of_other_hypervisors_guests_only_opens_are_read() {
             read(RecordType::VIRT_RESOURCE, &start),
             read(RecordType::VIRT_CONTROL, &stop),
         ];
-        assert_eq!(got, told, "{virt}");
+        assert_eq!(got, expected, "{virt}");
     }
 }

@@ -1,4 +1,4 @@
-//! Records of every sort, with names that nobody should give.
+//! Strategies for records of every kind, with hostile names.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,7 +7,7 @@ use taptrail_record::{
     CloseDoubt, Descriptor, Device, Event, GuestId, MacAddr, Outcome, Rdev, Reason, Record, Requester,
 };
 
-/// Names of every sort: plain, hex-like, imitating pairs and quotes, non-ASCII, with control bytes.
+/// Names of every kind: plain, hex-like, imitating pairs and quotes, non-ASCII, with control bytes.
 pub(crate) fn name() -> impl Strategy<Value = String> {
     prop_oneof![
         "[a-z][a-z0-9-]{0,20}",

@@ -2,66 +2,66 @@ use serde::Serialize;
 use taptrail_record::{GuestId, MacAddr};
 use taptrail_trail::{Finding, Holding, Input, Proof};
 
-use super::{Explanation, Interface, Lines, sentences};
-use crate::style::Clock;
+use super::{Explanation, Interface, LineReader, sentences};
+use crate::style::TimeFormat;
 
 #[derive(Serialize)]
-struct Told<'a> {
-    interfaces: Vec<ToldInterface<'a>>,
+struct ExplanationJson<'a> {
+    interfaces: Vec<InterfaceJson<'a>>,
     input: &'a Input,
 }
 
 #[derive(Serialize)]
-struct ToldInterface<'a> {
+struct InterfaceJson<'a> {
     host: &'a str,
     guest: Option<&'a GuestId>,
     mac: Option<MacAddr>,
-    holdings: Vec<ToldHolding<'a>>,
-    findings: Vec<ToldFinding<'a>>,
+    holdings: Vec<HoldingJson<'a>>,
+    findings: Vec<FindingJson<'a>>,
 }
 
 #[derive(Serialize)]
-struct ToldHolding<'a> {
+struct HoldingJson<'a> {
     holding: &'a Holding,
     told: Vec<String>,
-    lines: Vec<ToldLine<'a>>,
+    lines: Vec<LineJson<'a>>,
 }
 
 #[derive(Serialize)]
-struct ToldFinding<'a> {
+struct FindingJson<'a> {
     finding: &'a Finding,
-    lines: Vec<ToldLine<'a>>,
+    lines: Vec<LineJson<'a>>,
 }
 
 #[derive(Serialize)]
-struct ToldLine<'a> {
+struct LineJson<'a> {
     source: &'a str,
     line: u64,
     serial: Option<u32>,
-    /// Nobody vouches for who wrote it.
+    /// Whether its source does not authenticate its writers.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     unauthenticated: bool,
-    /// As it stands in its source; null when it could not be read again.
+    /// The line as in its source; null when it could not be read again.
     raw: Option<String>,
 }
 
 pub(super) fn json(
     explanation: &Explanation,
-    clock: &Clock,
-    lines: &Lines<'_>,
+    clock: &TimeFormat,
+    lines: &LineReader<'_>,
 ) -> Result<String, serde_json::Error> {
     let interfaces = explanation.interfaces.iter().map(|one| interface(one, clock, lines)).collect();
-    crate::json(&Told { interfaces, input: &explanation.input })
+    crate::json(&ExplanationJson { interfaces, input: &explanation.input })
 }
 
-fn interface<'a>(interface: &'a Interface, clock: &Clock, lines: &Lines<'_>) -> ToldInterface<'a> {
-    let holding = |holding: &'a Holding| ToldHolding {
+fn interface<'a>(interface: &'a Interface, clock: &TimeFormat, lines: &LineReader<'_>) -> InterfaceJson<'a> {
+    let holding = |holding: &'a Holding| HoldingJson {
         holding,
-        told: sentences::of(holding, clock),
+        told: sentences::describe(holding, clock),
         lines: shown(&holding.proof, lines),
     };
-    let finding = |finding: &'a Finding| ToldFinding { finding, lines: shown(&finding.proof, lines) };
-    ToldInterface {
+    let finding = |finding: &'a Finding| FindingJson { finding, lines: shown(&finding.proof, lines) };
+    InterfaceJson {
         host: &interface.host,
         guest: interface.guest.as_ref(),
         mac: interface.mac,
@@ -70,8 +70,8 @@ fn interface<'a>(interface: &'a Interface, clock: &Clock, lines: &Lines<'_>) -> 
     }
 }
 
-fn shown<'a>(proof: &'a [Proof], lines: &Lines<'_>) -> Vec<ToldLine<'a>> {
-    let line = |proof: &'a Proof| ToldLine {
+fn shown<'a>(proof: &'a [Proof], lines: &LineReader<'_>) -> Vec<LineJson<'a>> {
+    let line = |proof: &'a Proof| LineJson {
         source: &proof.source,
         line: proof.line,
         serial: proof.serial,

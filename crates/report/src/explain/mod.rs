@@ -1,5 +1,5 @@
-//! The search backwards that auditors do by hand, told: each open, what followed, and which lines
-//! prove it.
+//! Explanations in sentences: each open, what followed it, and the lines that prove it. Auditors
+//! otherwise search a log backwards for this by hand.
 
 mod json;
 mod sentences;
@@ -12,75 +12,78 @@ use std::sync::Arc;
 use taptrail_record::{GuestId, MacAddr};
 use taptrail_trail::{Finding, Holding, Input, Proof, Report};
 
-use crate::sink::{Take, sort};
-use crate::span::{About, Concerns};
-use crate::style::Clock;
+use crate::sink::{TrailConsumer, sort};
+use crate::span::{RelatedTimes, Scope};
+use crate::style::TimeFormat;
 use crate::{Filter, Style};
 
-/// Reads a proof's line again, if that is possible.
-pub type Lines<'a> = dyn Fn(&Proof) -> Option<String> + 'a;
+/// Reads the line of a proof from its source again; none when that is not possible.
+pub type LineReader<'a> = dyn Fn(&Proof) -> Option<String> + 'a;
 
-/// Takes what is told and keeps what is asked for, with the findings that concern it: besides those
-/// about the interface or guest itself, those about its guest or host as a whole in its time.
+/// Collects the holdings and findings that a filter selects, for an [`Explanation`].
+///
+/// Findings are those about the interface or guest itself, and those about its whole guest or host
+/// at the time of a holding.
 #[derive(Debug, Default)]
 pub struct Explainer {
     filter: Filter,
-    kept: Report,
-    /// Findings that may concern what is asked for.
-    beside: Vec<Finding>,
-    concerns: Concerns,
+    report: Report,
+    /// Findings that may concern a selected holding.
+    maybe_related: Vec<Finding>,
+    related: RelatedTimes,
 }
 
 impl Explainer {
-    /// An explanation of what the filter asks for.
+    /// An explanation of what the filter selects.
     pub fn new(filter: Filter) -> Self {
         Self { filter, ..Self::default() }
     }
 
-    /// Whether no holding that is asked for was told.
+    /// Whether no holding matched the filter.
     pub fn is_empty(&self) -> bool {
-        self.kept.holdings.is_empty()
+        self.report.holdings.is_empty()
     }
 
-    /// All that was asked for, by interface.
+    /// All that the filter selected, grouped by interface.
     pub fn finish(mut self, input: Input) -> Explanation {
-        for finding in std::mem::take(&mut self.beside) {
-            if self.concerns.concern(&finding) {
-                self.kept.findings.push(finding);
+        for finding in std::mem::take(&mut self.maybe_related) {
+            if self.related.contains(&finding) {
+                self.report.findings.push(finding);
             }
         }
-        sort(&mut self.kept);
-        Explanation { interfaces: by_interface(self.kept), input }
+        sort(&mut self.report);
+        Explanation { interfaces: by_interface(self.report), input }
     }
 }
 
-impl Take for Explainer {
+impl TrailConsumer for Explainer {
     fn holding(&mut self, holding: Holding) -> io::Result<()> {
-        if self.filter.keeps_holding(&holding) {
-            self.concerns.add(&holding);
-            self.kept.holdings.push(holding);
+        if self.filter.matches_holding(&holding) {
+            self.related.add(&holding);
+            self.report.holdings.push(holding);
         }
         Ok(())
     }
 
     fn finding(&mut self, finding: Finding) -> io::Result<()> {
-        if self.filter.keeps_finding(&finding) && !self.filter.follows_holdings() {
-            self.kept.findings.push(finding);
+        if self.filter.matches_finding(&finding) && !self.filter.depends_on_holdings() {
+            self.report.findings.push(finding);
         } else if self.filter.may_concern(&finding) {
-            self.beside.push(finding);
+            self.maybe_related.push(finding);
         }
         Ok(())
     }
 }
 
-/// What is told of some interfaces, with what shows it.
+/// Holdings and findings of some interfaces, with their proofs.
 #[derive(Debug)]
 pub struct Explanation {
     interfaces: Vec<Interface>,
     input: Input,
 }
 
-/// What is told of one interface; without a MAC, of a guest as a whole; without a guest, of a host.
+/// Holdings and findings of one interface; without a MAC, of a whole guest; without a guest, of a
+/// host.
 #[derive(Debug)]
 struct Interface {
     host: Arc<str>,
@@ -92,28 +95,28 @@ struct Interface {
 
 fn by_interface(report: Report) -> Vec<Interface> {
     let mut interfaces: Vec<Interface> = Vec::new();
-    let mut places: HashMap<About, usize> = HashMap::new();
-    let mut place = |host: &Arc<str>, guest: Option<&GuestId>, mac, interfaces: &mut Vec<Interface>| {
+    let mut indices: HashMap<Scope, usize> = HashMap::new();
+    let mut index = |host: &Arc<str>, guest: Option<&GuestId>, mac, interfaces: &mut Vec<Interface>| {
         let key = (Arc::clone(host), guest.map(|guest| guest.uuid), mac);
-        *places.entry(key).or_insert_with(|| {
+        *indices.entry(key).or_insert_with(|| {
             let (host, guest) = (Arc::clone(host), guest.cloned());
             interfaces.push(Interface { host, guest, mac, holdings: Vec::new(), findings: Vec::new() });
             interfaces.len() - 1
         })
     };
     for holding in report.holdings {
-        let at = place(&holding.host, Some(&holding.guest), Some(holding.mac), &mut interfaces);
+        let at = index(&holding.host, Some(&holding.guest), Some(holding.mac), &mut interfaces);
         interfaces[at].holdings.push(holding);
     }
     for finding in report.findings {
-        let at = place(&finding.host, finding.guest.as_ref(), finding.mac, &mut interfaces);
+        let at = index(&finding.host, finding.guest.as_ref(), finding.mac, &mut interfaces);
         interfaces[at].findings.push(finding);
     }
     interfaces
 }
 
 impl Explanation {
-    /// The places of all lines that it rests on, so that they can be read again in one go.
+    /// The locations of all lines that it rests on, so that they can be read again in one pass.
     pub fn proofs(&self) -> impl Iterator<Item = &Proof> {
         self.interfaces.iter().flat_map(|interface| {
             let holdings = interface.holdings.iter().flat_map(|holding| &holding.proof);
@@ -121,23 +124,23 @@ impl Explanation {
         })
     }
 
-    /// Whether nothing is told.
+    /// Whether it has no holding and no finding.
     pub fn is_empty(&self) -> bool {
         self.interfaces.is_empty()
     }
 
-    /// Told in sentences, interface by interface, each with its lines.
-    pub fn text(&self, style: &Style, lines: &Lines<'_>) -> String {
+    /// The explanation in sentences, interface by interface, each with its lines.
+    pub fn text(&self, style: &Style, lines: &LineReader<'_>) -> String {
         text::text(self, style, lines)
     }
 
-    /// The same as JSON: `interfaces`, each with `host`, `guest`, `mac`, `holdings` and `findings`, and
-    /// `input`. A holding or finding stands beside its `told` sentences and its `lines`.
+    /// The same as JSON: `interfaces`, each with `host`, `guest`, `mac`, `holdings` and `findings`,
+    /// and `input`. A holding or finding stands beside its `told` sentences and its `lines`.
     ///
     /// # Errors
     ///
     /// None for these types.
-    pub fn json(&self, style: &Style, lines: &Lines<'_>) -> Result<String, serde_json::Error> {
-        json::json(self, &Clock::new(style), lines)
+    pub fn json(&self, style: &Style, lines: &LineReader<'_>) -> Result<String, serde_json::Error> {
+        json::json(self, &TimeFormat::new(style), lines)
     }
 }

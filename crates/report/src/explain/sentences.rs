@@ -1,23 +1,23 @@
 use taptrail_trail::{Certainty, Doubt, EndedBy, Holding, PossiblyHeld, State};
 
-use crate::style::Clock;
+use crate::style::TimeFormat;
 
-/// What a holding says, in sentences.
-pub(super) fn of(holding: &Holding, clock: &Clock) -> Vec<String> {
-    let mut told = vec![opened(holding, clock)];
+/// A holding in sentences.
+pub(super) fn describe(holding: &Holding, clock: &TimeFormat) -> Vec<String> {
+    let mut sentences = vec![opened(holding, clock)];
     if holding.state == State::OpenFailed {
-        return told;
+        return sentences;
     }
-    told.push(granted(holding, clock));
-    told.extend(ended(holding, clock));
-    told.extend(holding.possibly_held.iter().map(|stretch| possibly(stretch, holding, clock)));
-    told.push(certainty(holding).to_owned());
-    told
+    sentences.push(granted(holding, clock));
+    sentences.extend(ended(holding, clock));
+    sentences.extend(holding.possibly_held.iter().map(|stretch| possibly_held(stretch, holding, clock)));
+    sentences.push(certainty(holding).to_owned());
+    sentences
 }
 
-fn opened(holding: &Holding, clock: &Clock) -> String {
+fn opened(holding: &Holding, clock: &TimeFormat) -> String {
     match (holding.state, holding.opened, holding.queues) {
-        (State::OpenFailed, at, _) => format!("The open failed at {}: nobody got it.", clock.maybe(at)),
+        (State::OpenFailed, at, _) => format!("The open failed at {}: nobody got it.", clock.optional(at)),
         (_, None, _) => {
             "No record shows its open: the trail begins later, or the record was lost.".to_owned()
         }
@@ -28,7 +28,7 @@ fn opened(holding: &Holding, clock: &Clock) -> String {
     }
 }
 
-fn granted(holding: &Holding, clock: &Clock) -> String {
+fn granted(holding: &Holding, clock: &TimeFormat) -> String {
     let qemu = match holding.pid {
         Some(pid) => format!("QEMU (pid {pid})"),
         None => "QEMU".to_owned(),
@@ -51,7 +51,7 @@ fn hand_over_failed(holding: &Holding) -> bool {
     holding.possibly_held.iter().any(|stretch| stretch.why == Doubt::Failed)
 }
 
-fn ended(holding: &Holding, clock: &Clock) -> Option<String> {
+fn ended(holding: &Holding, clock: &TimeFormat) -> Option<String> {
     let by = holding.ended_by.map(|by| match by {
         EndedBy::Detach => "the interface was unplugged",
         EndedBy::Stop => "the guest ended",
@@ -86,7 +86,7 @@ fn ended(holding: &Holding, clock: &Clock) -> Option<String> {
 }
 
 /// When QEMU may have held it, and why that is not certain.
-fn possibly(stretch: &PossiblyHeld, holding: &Holding, clock: &Clock) -> String {
+fn possibly_held(stretch: &PossiblyHeld, holding: &Holding, clock: &TimeFormat) -> String {
     let from = match stretch.from {
         Some(from) => format!("from {}", clock.after(holding.opened, Some(from))),
         None => "from some time before the trail".to_owned(),

@@ -3,20 +3,20 @@ use std::fmt::Write as _;
 
 use taptrail_trail::{Finding, Holding, Proof};
 
-use super::{Explanation, Interface, Lines, sentences};
+use super::{Explanation, Interface, LineReader, sentences};
 use crate::Style;
-use crate::findings::{place, sentence};
+use crate::findings::{location, sentence};
 use crate::fold::fold;
-use crate::style::Clock;
-use crate::text::{cut, shown};
+use crate::style::TimeFormat;
+use crate::text::{cut, escape_name};
 use crate::trail::count;
 
 /// The longest line shown, in characters: twice what auditd writes at most.
-const LONGEST: usize = 16 * 1024;
+const MAX_LINE_CHARS: usize = 16 * 1024;
 
-pub(super) fn text<'a>(explanation: &'a Explanation, style: &'a Style, lines: &'a Lines<'a>) -> String {
+pub(super) fn text<'a>(explanation: &'a Explanation, style: &'a Style, lines: &'a LineReader<'a>) -> String {
     let mut page =
-        Page { text: String::new(), clock: Clock::new(style), style, lines, shown: HashSet::new() };
+        Page { text: String::new(), clock: TimeFormat::new(style), style, lines, shown: HashSet::new() };
     for interface in &explanation.interfaces {
         page.interface(interface);
     }
@@ -35,27 +35,27 @@ pub(super) fn text<'a>(explanation: &'a Explanation, style: &'a Style, lines: &'
     page.text
 }
 
-/// Of a holding that rests on lines that only say who wrote them.
+/// Shown with a holding that rests on unauthenticated lines.
 const NOT_AUTHENTICATED: &str = "Not authenticated: a log's text shows it, and any local user can write lines like the kernel's or auditd's there.";
 
 struct Page<'a> {
     text: String,
-    clock: Clock,
+    clock: TimeFormat,
     style: &'a Style,
-    lines: &'a Lines<'a>,
-    /// The lines shown of this interface already.
-    shown: HashSet<Place<'a>>,
+    lines: &'a LineReader<'a>,
+    /// The lines of this interface that were shown already.
+    shown: HashSet<LineKey<'a>>,
 }
 
 /// A line of a source.
-type Place<'a> = (&'a str, u64);
+type LineKey<'a> = (&'a str, u64);
 
 impl<'a> Page<'a> {
     fn interface(&mut self, interface: &'a Interface) {
         self.shown.clear();
-        let host = shown(&interface.host);
+        let host = escape_name(&interface.host);
         let guest = interface.guest.as_ref();
-        let guest = guest.map(|guest| format!("{} ({}) on {host}", shown(&guest.name), guest.uuid));
+        let guest = guest.map(|guest| format!("{} ({}) on {host}", escape_name(&guest.name), guest.uuid));
         let head = match (&interface.mac, guest) {
             (Some(mac), Some(guest)) => format!("{mac} of {guest}"),
             (None, Some(guest)) => format!("The whole of {guest}"),
@@ -63,8 +63,8 @@ impl<'a> Page<'a> {
             (None, None) => format!("The whole of {host}"),
         };
         self.line(0, &head, true);
-        // A finding stands with the first holding that the same line shows.
-        let mut findings: HashMap<Place<'a>, Vec<&'a Finding>> = HashMap::new();
+        // A finding is shown with the first holding that has the same line in its proof.
+        let mut findings: HashMap<LineKey<'a>, Vec<&'a Finding>> = HashMap::new();
         let mut elsewhere = Vec::new();
         for finding in &interface.findings {
             match finding.proof.last() {
@@ -90,13 +90,13 @@ impl<'a> Page<'a> {
     fn holding(&mut self, holding: &'a Holding, findings: &[&'a Finding]) {
         let device = &holding.device;
         let mut named = vec![device.kind.to_string()];
-        named.extend(device.dev.as_deref().map(|dev| shown(dev).into_string()));
+        named.extend(device.dev.as_deref().map(|dev| escape_name(dev).into_string()));
         named.extend(device.rdev.map(|rdev| rdev.to_string()));
-        let head = format!("{} ({}): {}", shown(&device.path), named.join(" "), holding.state.as_str());
+        let head = format!("{} ({}): {}", escape_name(&device.path), named.join(" "), holding.state.as_str());
         self.text.push('\n');
         self.line(2, &head, true);
-        for told in sentences::of(holding, &self.clock) {
-            self.line(4, &told, false);
+        for sentence in sentences::describe(holding, &self.clock) {
+            self.line(4, &sentence, false);
         }
         if Proof::any_unauthenticated(&holding.proof) {
             self.line(4, NOT_AUTHENTICATED, false);
@@ -105,8 +105,8 @@ impl<'a> Page<'a> {
             self.finding(4, finding);
         }
         let all = holding.proof.iter().chain(findings.iter().flat_map(|finding| &finding.proof));
-        let mut told = HashSet::new();
-        self.proof(all.filter(|proof| told.insert((&proof.source, proof.line))));
+        let mut unique = HashSet::new();
+        self.proof(all.filter(|proof| unique.insert((&proof.source, proof.line))));
         if holding.proof.len() >= Proof::MAX_PROOFS {
             self.line(4, "More records may show it: the first and the last are here.", false);
         }
@@ -121,11 +121,12 @@ impl<'a> Page<'a> {
         for proof in proof {
             // Writing to a String can't fail.
             let mark = if proof.unauthenticated { " (not authenticated)" } else { "" };
-            let _ = writeln!(self.text, "    {}{mark}", place(proof));
+            let _ = writeln!(self.text, "    {}{mark}", location(proof));
             let new = self.shown.insert((&proof.source, proof.line));
             if let Some(raw) = new.then(|| (self.lines)(proof)).flatten() {
-                // auditd parts what it adds for people by a character that shows nowhere.
-                let _ = writeln!(self.text, "      {}", cut(&raw.replace('\u{1d}', " "), LONGEST));
+                // auditd separates the names that it adds (log_format = ENRICHED) by this
+                // character.
+                let _ = writeln!(self.text, "      {}", cut(&raw.replace('\u{1d}', " "), MAX_LINE_CHARS));
             }
         }
     }
@@ -135,7 +136,7 @@ impl<'a> Page<'a> {
         let width = self.style.width.map_or(usize::MAX, usize::from).saturating_sub(indent).max(20);
         let (on, off) = if bold && self.style.color { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
         for part in fold(line, width) {
-            // As above.
+            // Writing to a String can't fail.
             let _ = writeln!(self.text, "{:indent$}{on}{part}{off}", "");
         }
     }

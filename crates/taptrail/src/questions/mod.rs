@@ -9,7 +9,7 @@ mod when;
 use std::process::ExitCode;
 
 use taptrail_guest::Dirs;
-use taptrail_report::{Explainer, Filter, Sink, Told};
+use taptrail_report::{Explainer, Filter, Sink, View};
 
 use self::ask::Asked;
 pub(crate) use self::ask::moment;
@@ -31,7 +31,7 @@ pub(crate) fn trail(arguments: &Trail, dirs: &Dirs) -> Done {
     asked.times(&arguments.times)?;
     asked.at(arguments.at.as_deref())?;
     asked.filter.held = arguments.held;
-    sink(Told::Trail, asked.filter, arguments.output, &arguments.sources, dirs)
+    sink(View::Trail, asked.filter, arguments.output, &arguments.sources, dirs)
 }
 
 pub(crate) fn who(arguments: &Who, dirs: &Dirs) -> Done {
@@ -40,7 +40,7 @@ pub(crate) fn who(arguments: &Who, dirs: &Dirs) -> Done {
     asked.at(arguments.at.as_deref())?;
     asked.filter.host = arguments.host.clone();
     asked.filter.granted = true;
-    sink(Told::Trail, asked.filter, arguments.output, &arguments.sources, dirs)
+    sink(View::Trail, asked.filter, arguments.output, &arguments.sources, dirs)
 }
 
 pub(crate) fn findings(arguments: &Findings, dirs: &Dirs) -> Done {
@@ -48,29 +48,29 @@ pub(crate) fn findings(arguments: &Findings, dirs: &Dirs) -> Done {
     asked.about(&arguments.selection);
     asked.times(&arguments.times)?;
     asked.filter.kinds = arguments.kind.clone();
-    let told = sink(Told::Findings, asked.filter, arguments.output, &arguments.sources, dirs);
+    let told = sink(View::Findings, asked.filter, arguments.output, &arguments.sources, dirs);
     // Whatever failed, it must not pass for a finding.
     told.map_err(|failure| failure.with_code(Failure::INPUT))
 }
 
 /// Reads, and writes what is asked for as it comes.
-fn sink(told: Told, filter: Filter, output: Output, sources: &Sources, dirs: &Dirs) -> Done {
+fn sink(view: View, filter: Filter, output: Output, sources: &Sources, dirs: &Dirs) -> Done {
     let asked_for = filter.clone();
-    let mut sink = match Sink::new(told, filter, output.format(style(output.utc)), stdout()) {
+    let mut sink = match Sink::new(view, filter, output.format(style(output.utc)), stdout()) {
         Err(error) if gone(&error) => return Ok(ExitCode::SUCCESS),
         sink => sink.map_err(tell::unwritten)?,
     };
     let teller = Teller::new(&mut sink);
     let read = teller.read(sources, dirs)?;
     let answer = match read {
-        Answer::Cut => return Ok(code(told, &sink, ExitCode::SUCCESS)),
+        Answer::Cut => return Ok(code(view, &sink, ExitCode::SUCCESS)),
         Answer::Whole(answer) if answer.is_none() => return Ok(answer.say(sources.stats)),
         Answer::Whole(answer) => answer,
     };
     let mut answer = answer;
     let count = sink.count();
-    let none = told == Told::Trail && count.holdings == 0;
-    let unknown = known::note_unknown(&mut answer, &asked_for, none.then_some(count.perhaps));
+    let none = view == View::Trail && count.holdings == 0;
+    let unknown = known::note_unknown(&mut answer, &asked_for, none.then_some(count.maybe_matching));
     match sink.finish(answer.input()) {
         Err(error) if !gone(&error) => return Err(tell::unwritten(error)),
         _ => {}
@@ -78,15 +78,15 @@ fn sink(told: Told, filter: Filter, output: Output, sources: &Sources, dirs: &Di
     let done = answer.say(sources.stats);
     let found = sink.count().holdings + sink.count().findings > 0;
     Ok(code(
-        told,
+        view,
         &sink,
         if unknown && !found && done == ExitCode::SUCCESS { NOT_KNOWN.into() } else { done },
     ))
 }
 
 /// The exit code of an answer; `done` is that of the reading.
-fn code<W: std::io::Write>(told: Told, sink: &Sink<W>, done: ExitCode) -> ExitCode {
-    if told == Told::Findings && done == ExitCode::SUCCESS && sink.count().findings > 0 {
+fn code<W: std::io::Write>(view: View, sink: &Sink<W>, done: ExitCode) -> ExitCode {
+    if view == View::Findings && done == ExitCode::SUCCESS && sink.count().findings > 0 {
         return ExitCode::from(FOUND);
     }
     done

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use taptrail_guest::Dirs;
-use taptrail_report::{Stats, Take, warnings, whole};
+use taptrail_report::{Stats, TrailConsumer, escape_text, warnings};
 use taptrail_source::{FileIdentity, Note, NoteKind, ReadOutcome, SourceError};
 use taptrail_trail::{Content, Coverage, Entry, Input, Trail, Unreadable};
 
@@ -19,10 +19,10 @@ use crate::output::Failure;
 use crate::reading::{self, Read};
 
 /// Reads a trail and gives what it tells away at once, so that memory does not grow with it.
-pub(super) struct Teller<'a, T: Take> {
+pub(super) struct Teller<'a, T: TrailConsumer> {
     trail: Trail,
     to: &'a mut T,
-    used: u64,
+    entries: u64,
     foreign: u64,
 }
 
@@ -44,9 +44,9 @@ pub(crate) struct Whole {
     refused: Option<SourceError>,
 }
 
-impl<'a, T: Take> Teller<'a, T> {
+impl<'a, T: TrailConsumer> Teller<'a, T> {
     pub(super) fn new(to: &'a mut T) -> Self {
-        Self { trail: Trail::new(), to, used: 0, foreign: 0 }
+        Self { trail: Trail::new(), to, entries: 0, foreign: 0 }
     }
 
     pub(super) fn read(mut self, sources: &Sources, dirs: &Dirs) -> Result<Answer, Failure> {
@@ -61,8 +61,8 @@ impl<'a, T: Take> Teller<'a, T> {
                 }
             })?;
         if read.refused.is_some() {
-            let (used, foreign) = (self.used, self.foreign);
-            let stats = Stats { input: read.input.clone(), used, foreign, took: begun.elapsed() };
+            let (entries, foreign) = (self.entries, self.foreign);
+            let stats = Stats { input: read.input.clone(), entries, foreign, elapsed: begun.elapsed() };
             return Ok(Answer::Whole(Box::new(Whole::of(read, stats))));
         }
         for Coverage { host, spans, .. } in &read.input.coverage {
@@ -79,13 +79,13 @@ impl<'a, T: Take> Teller<'a, T> {
             Err(error) if gone(&error) => return Ok(Answer::Cut),
             written => written.map_err(self::unwritten)?,
         }
-        let (used, foreign) = (self.used, self.foreign);
-        let stats = Stats { input: read.input.clone(), used, foreign, took: begun.elapsed() };
+        let (entries, foreign) = (self.entries, self.foreign);
+        let stats = Stats { input: read.input.clone(), entries, foreign, elapsed: begun.elapsed() };
         Ok(Answer::Whole(Box::new(Whole::of(read, stats))))
     }
 
     fn feed(&mut self, entry: &Entry) -> io::Result<()> {
-        self.used += 1;
+        self.entries += 1;
         self.foreign += u64::from(matches!(entry.content, Content::Foreign { .. }));
         self.trail.feed(entry);
         self.drain()
@@ -147,7 +147,7 @@ impl Whole {
     pub(crate) fn say(&self, stats: bool) -> ExitCode {
         let mut text = String::new();
         for failure in self.failed.iter().chain(&self.refused) {
-            text.push_str(&whole(&taptrail_guest::chain(failure)));
+            text.push_str(&escape_text(&taptrail_guest::chain(failure)));
             text.push('\n');
         }
         text.push_str(&warnings(&self.unreadable, self.stats.input.unreadable, &self.notes));

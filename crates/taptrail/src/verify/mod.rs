@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use taptrail_guest::Dirs;
 use taptrail_kernel::netns::NetNs;
-use taptrail_report::{left_out, unseen_lines, verify_table};
+use taptrail_report::{other_hosts_line, unseen_lines, verify_table};
 use taptrail_witness::scan::{Scanner, Sources};
 use taptrail_witness::verify::{Debouncer, Ignore, Interest, Next, Scope, Verdict, verify as held_against};
 use tracing::debug;
@@ -92,7 +92,7 @@ fn tell(arguments: &Verify, trail: &Trail<'_>, verified: &taptrail_report::Verif
         print(&verify_table(verified, &style(false)))?;
     }
     let mut unseen = unseen_lines(&verified.unseen);
-    unseen.extend(left_out(&verified.trail));
+    unseen.extend(other_hosts_line(&verified.trail));
     say(&unseen);
     let read = trail.say(arguments.sources.stats);
     // Of a trail that was read in part a difference may be what the other part explains.

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use taptrail_report::{
-    GuestSeen, HeldRow, ManagerRow, ProcessRow, TrailRead, UnseenReport, UnseenRow, Verified, VerifiedRow,
+    HeldDeviceRow, ManagerRow, ProcessGuest, ProcessRow, TrailSummary, UnseenReport, UnseenRow, Verified,
+    VerifiedRow,
 };
 use taptrail_witness::scan::{Holder, Identity, Manager, Scan, ScannedDevice, UnseenProcess};
 use taptrail_witness::verify::{ExpectedState, MatchMethod, Row, Verdict};
@@ -29,7 +30,7 @@ pub(super) fn verified(
         in_motion: in_motion as u64,
         processes: scan.processes as u64,
         unseen: unseen(scan, arguments),
-        trail: TrailRead {
+        trail: TrailSummary {
             begins: told.begins,
             records: told.records,
             other_hosts: told.others.iter().map(ToString::to_string).collect(),
@@ -89,14 +90,14 @@ fn manager(manager: &Manager) -> ManagerRow {
     }
 }
 
-fn guest(guest: &Identity) -> GuestSeen {
+fn guest(guest: &Identity) -> ProcessGuest {
     let Identity { name, uuid, by, .. } = guest;
-    GuestSeen { name: name.as_ref().map(ToString::to_string), uuid: *uuid, known_by: by.as_str() }
+    ProcessGuest { name: name.as_ref().map(ToString::to_string), uuid: *uuid, known_by: by.as_str() }
 }
 
-fn device(held: &ScannedDevice, row: &Row<'_>) -> HeldRow {
+fn device(held: &ScannedDevice, row: &Row<'_>) -> HeldDeviceRow {
     let behind = held.behind.as_ref();
-    HeldRow {
+    HeldDeviceRow {
         kind: held.kind.as_str(),
         path: held.path.display().to_string(),
         rdev: held.rdev,

@@ -52,15 +52,15 @@ impl<'a> Trail<'a> {
         }
         let begun = Instant::now();
         let mut reader = ExpectedStateReader::new(self.hosts.clone(), interest.clone());
-        let mut used = 0;
+        let mut entries = 0;
         let Read { outcome, in_hand } = reading::entries(sources, self.dirs, &mut |entry| {
-            used += 1;
+            entries += 1;
             reader.feed(entry);
             ControlFlow::Continue(())
         })?;
         in_hand.iter().for_each(|steps| reader.in_hand(steps));
         self.told = reader.finish(jiff::Timestamp::now());
-        let stats = Stats { input: outcome.input.clone(), used, foreign: 0, took: begun.elapsed() };
+        let stats = Stats { input: outcome.input.clone(), entries, foreign: 0, elapsed: begun.elapsed() };
         self.whole = Some(Whole::of(outcome, stats));
         self.read = Some((extent, interest.clone()));
         Ok(())

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 use serde::Serialize;
 use taptrail_record::{CloseDoubt, Descriptor, Device, GuestId, MacAddr, Outcome};
-use taptrail_report::{shown, whole};
+use taptrail_report::{escape_name, escape_text};
 use taptrail_trail::{Certainty, FindingKind, Proof};
 use taptrail_witness::watch::{EventKind, GuestState, WatchEvent};
 
@@ -186,14 +186,14 @@ impl<'a> Event<'a> {
     pub(super) fn sentence(&self) -> String {
         let mut line = String::new();
         if let Some(guest) = self.guest {
-            let _ = write!(line, "{}  ", shown(&guest.name));
+            let _ = write!(line, "{}  ", escape_name(&guest.name));
         }
         if let Some(mac) = self.mac {
             let _ = write!(line, "{mac}  ");
         }
         match (self.finding, self.state) {
             (Some(finding), _) => {
-                let text = whole(self.text.unwrap_or_default());
+                let text = escape_text(self.text.unwrap_or_default());
                 let _ = write!(line, "finding {}: {text}", finding.as_str());
                 return line;
             }
@@ -217,7 +217,7 @@ impl<'a> Event<'a> {
             line += " FAILED";
         }
         if let Some(reason) = self.reason {
-            let _ = write!(line, " ({})", shown(reason));
+            let _ = write!(line, " ({})", escape_name(reason));
         }
         if let Some(pid) = self.pid {
             let _ = write!(line, ", QEMU {pid}");
@@ -236,12 +236,12 @@ impl<'a> Event<'a> {
 }
 
 fn bridge(name: Option<&str>) -> String {
-    name.map_or_else(|| "no bridge".to_owned(), |name| shown(name).into())
+    name.map_or_else(|| "no bridge".to_owned(), |name| escape_name(name).into())
 }
 
 fn device(device: &Device) -> String {
-    let behind = device.dev.as_ref().map(|dev| format!(" '{}'", shown(dev)));
-    format!(" {}{}", shown(&device.path), behind.unwrap_or_default())
+    let behind = device.dev.as_ref().map(|dev| format!(" '{}'", escape_name(dev)));
+    format!(" {}{}", escape_name(&device.path), behind.unwrap_or_default())
 }
 
 fn rfc3339(time: Timestamp) -> String {

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use taptrail_kernel::audit::{Broadcast, Said};
+use taptrail_kernel::audit::{Broadcast, BroadcastItem};
 use taptrail_source::SourceError;
 use taptrail_source::follow::{
     BroadcastSource, Checkpoint, Follower, LineDefaults, PipeSource, PollBatch, Source, StartPosition,
@@ -213,8 +213,8 @@ impl Source for Heard {
             From::Stdin(Some(piped)) => piped.poll(told),
             From::Kernel(broadcast, Some(messages)) => {
                 let taken = broadcast.take(RECORDS, |said| match said {
-                    Said::Record { kind, text } => messages.take(kind, text, told),
-                    Said::Overrun => messages.overrun(),
+                    BroadcastItem::Record { kind, text } => messages.take(kind, text, told),
+                    BroadcastItem::Overrun => messages.overrun(),
                 });
                 told.more =
                     taken.map_err(|source| SourceError::Read { name: "kernel".to_owned(), at: 0, source })?;

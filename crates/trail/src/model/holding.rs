@@ -276,7 +276,7 @@ impl Holding {
                 }
             }
         }
-        if self.end_doubt.is_some_and(CloseDoubt::needs_a_look) && self.released.is_some() {
+        if self.end_doubt.is_some_and(CloseDoubt::needs_attention) && self.released.is_some() {
             ranges.push(PossiblyHeld { from: self.released, until: None, why: Doubt::CloseDoubted });
         }
         self.possibly_held = ranges;

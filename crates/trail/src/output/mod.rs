@@ -73,7 +73,7 @@ impl Output {
 
     /// Reports a device that a process may hold after its close.
     fn report_doubtful_release(&mut self, holding: &Holding) {
-        if let Some(doubt) = holding.end_doubt.filter(|doubt| doubt.needs_a_look()) {
+        if let Some(doubt) = holding.end_doubt.filter(|doubt| doubt.needs_attention()) {
             let (device, mac) = (device_name(&holding.device), holding.mac);
             let text = format!("{mac} gave up {device}, and it may be held still: {}", doubt.sentence());
             self.report_for_holding(FindingKind::DoubtfulRelease, holding, text);

@@ -133,7 +133,7 @@ impl Host {
     }
 
     fn apply_record(&mut self, entry: &RecordEntry<'_>, out: &mut Output) {
-        if entry.record.event.is_watched() {
+        if entry.record.event.is_observation() {
             return self.apply_watcher_record(entry, out);
         }
         let Record { guest, event, outcome, .. } = entry.record;

@@ -74,7 +74,7 @@ impl Watcher {
         let instance: GuestInstanceId = self.next_number();
         self.ledger_writer.adopt_guest(instance, row.key);
         let mut devices = self.ledger_writer.ledger.live_devices(row.key)?;
-        let all_seen_at = self.ledger_writer.ledger.last_heard(row.key)?;
+        let all_seen_at = self.ledger_writer.ledger.last_observed(row.key)?;
         let now = Instant::now();
         let mut guest = GuestInstance::new(row.id.clone(), now);
         for (stored, record) in records {
@@ -108,7 +108,7 @@ impl Watcher {
             if let Some(at) = devices.iter().position(is) {
                 let device = devices.remove(at);
                 self.ledger_writer.adopt_device(number, device.key);
-                let link = device.place.map(|(netns, index)| LinkId { netns: Some(netns), index });
+                let link = device.netns_ifindex.map(|(netns, index)| LinkId { netns: Some(netns), index });
                 links.extend(link.map(|link| (number, link)));
             }
         }

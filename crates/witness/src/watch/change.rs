@@ -143,7 +143,7 @@ impl TxApplier<'_> {
             LedgerChange::LinkFound { number, at } => {
                 // A descriptor of no interface has no device in the ledger.
                 if let Some(device) = self.device(*number) {
-                    tx.device_placed(device, *at)?;
+                    tx.device_located(device, *at)?;
                 }
             }
             LedgerChange::LastSeen(at) => tx.guest_seen(guest, *at)?,

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use taptrail_bpf::{FileId, FileState, Heard, Held, LastCloses, Rest};
+use taptrail_bpf::{FileChanges, FileId, FileState, Held, LastCloses, RemainingFiles};
 use taptrail_kernel::proc::ProcessId;
 use tracing::warn;
 
@@ -33,13 +33,13 @@ impl Watcher {
     /// Takes the kernel's events.
     pub(super) fn receive_closes(&mut self) {
         let Some(closes) = &mut self.closes else { return };
-        let heard = closes.take();
-        if heard.closed.is_empty() && heard.rest == Rest::Open {
+        let heard = closes.poll();
+        if heard.closed.is_empty() && heard.rest == RemainingFiles::Open {
             return;
         }
         let now = Instant::now();
         for guest in self.guests.values_mut() {
-            if guest.apply_closes(&heard, &|file, heard| closes.ask(file, heard)) {
+            if guest.apply_closes(&heard, &|file, heard| closes.query(file, heard)) {
                 guest.due = now;
             }
         }
@@ -105,12 +105,12 @@ impl GuestInstance {
     /// file of this guest was closed.
     pub(super) fn apply_closes(
         &mut self,
-        heard: &Heard,
+        heard: &FileChanges,
         ask: &dyn Fn(FileId, Timestamp) -> Option<FileState>,
     ) -> bool {
         let (mut is_any, mut is_changed) = (false, false);
         for known in self.all_known() {
-            if !known.file.hear(heard, ask) {
+            if !known.file.update(heard, ask) {
                 continue;
             }
             is_any |= known.is_closed();

@@ -202,7 +202,7 @@ impl LedgerWriter {
             written.apply(&tx, *instance, change, at, (&self.boot, self.own))?;
         }
         if let Some(checkpoint) = &checkpoint {
-            tx.follow(checkpoint)?;
+            tx.save_checkpoint(checkpoint)?;
         }
         let TxApplier { new, rows, .. } = written;
         tx.commit()?;

@@ -219,7 +219,7 @@ impl Watcher {
         self.last = Some((entry.time, entry.serial));
         match &entry.content {
             // A watcher's own records come back by the log; they have been applied already.
-            Content::Record(record) if record.event.is_watched() => return,
+            Content::Record(record) if record.event.is_observation() => return,
             Content::Record(record) => {
                 self.trail.feed(entry);
                 self.ingest_record(entry, record);

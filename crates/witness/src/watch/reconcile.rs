@@ -209,7 +209,7 @@ impl GuestInstance {
                     self.vanished.push(vanished);
                     continue;
                 }
-                FileState::Closed(_) | FileState::ClosedUnheard(_) => Ok(()),
+                FileState::Closed(_) | FileState::ClosedUnseen(_) => Ok(()),
                 FileState::Unknown | FileState::Lost if vanished.by_records => {
                     Err(CloseDoubt::Uncounted.into())
                 }
@@ -451,7 +451,7 @@ impl Vanished {
         let KnownDescriptor { number, descriptor, file, .. } = self.known;
         let (at, last_seen) = match file {
             FileState::Closed(at) => (Some(at), None),
-            FileState::ClosedUnheard(open) => (None, Some(open)),
+            FileState::ClosedUnseen(open) => (None, Some(open)),
             FileState::Unknown | FileState::Open { .. } | FileState::Lost => (None, last_seen),
         };
         Observation::Gone { number, descriptor, at, last_seen, doubt }

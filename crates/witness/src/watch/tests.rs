@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use taptrail_bpf::{File, FileId, FileState, Heard, Held, Rest};
+use taptrail_bpf::{File, FileChanges, FileId, FileState, Held, RemainingFiles};
 use taptrail_kernel::proc::{PidFd, ProcessId};
 use taptrail_record::{CloseDoubt, Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
 
@@ -312,7 +312,7 @@ impl Scene {
     /// The kernel reports that a file was closed just now.
     fn report_close(&mut self, number: u64) -> Timestamp {
         let closed = HashMap::from([(file(number), self.now.time)]);
-        assert!(self.guest.apply_closes(&Heard { closed, ..Heard::default() }, &|_, _| None));
+        assert!(self.guest.apply_closes(&FileChanges { closed, ..FileChanges::default() }, &|_, _| None));
         self.now.time
     }
 
@@ -399,8 +399,8 @@ fn what_was_lost_is_queried() {
     let mut scene = identified();
     let heard = scene.now.time;
     scene.advance(1);
-    let lost = Heard { rest: Rest::Ask(heard), ..Heard::default() };
-    let ask = |asked: FileId, heard| (asked == file(1)).then_some(FileState::ClosedUnheard(heard));
+    let lost = FileChanges { rest: RemainingFiles::Query(heard), ..FileChanges::default() };
+    let ask = |asked: FileId, heard| (asked == file(1)).then_some(FileState::ClosedUnseen(heard));
     assert!(scene.guest.apply_closes(&lost, &ask));
     // The descriptor with that number is another file now.
     assert_eq!(
@@ -413,7 +413,7 @@ fn what_was_lost_is_queried() {
 #[test]
 fn what_was_lost_and_can_not_be_queried_is_as_without_the_kernels_report() {
     let mut scene = identified();
-    let lost = Heard { rest: Rest::Lost, ..Heard::default() };
+    let lost = FileChanges { rest: RemainingFiles::Lost, ..FileChanges::default() };
     assert!(!scene.guest.apply_closes(&lost, &|_, _| None), "nothing shows that it was closed");
     scene.identify(&[(25, tun(25, 5), 1)]);
     scene.advance(1);

@@ -1,4 +1,4 @@
-//! libvirt's daemon dies, and guests live on or die meanwhile.
+//! libvirt's daemon is killed, and guests continue or end meanwhile.
 
 use anyhow::Result;
 

@@ -1,4 +1,4 @@
-//! A vhost-net that can't be opened, and what fails after the opens.
+//! A vhost-net that can't be opened, and failures after the opens.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ use super::super::stage::Stage;
 const VHOST: &str = "/dev/vhost-net";
 const AWAY: &str = "/dev/vhost-net.away";
 
-/// Boots and hot-plugs without a vhost-net, of those that ask for it and those that don't.
+/// Boots and hot-plugs without a vhost-net, of interfaces that require it and others.
 fn without_vhost(stage: &mut Stage<'_>) -> Result<Guest> {
     let guest = stage.guest(1, &[stage.on_bridge(1).queues(2)]);
     let asks = stage.guest(2, &[stage.on_bridge(2).backend("vhost")]);
@@ -34,11 +34,11 @@ pub(super) fn vhost_moved(stage: &mut Stage<'_>) -> Result<()> {
     stage.destroy(&guest)
 }
 
-/// What modprobe is told so that it does not load the module when the node is opened.
+/// modprobe's configuration, by which it does not load the module when the node is opened.
 const REFUSAL: &str = "/etc/modprobe.d/no-vhost-net.conf";
 
 pub(super) fn vhost_no_module(stage: &mut Stage<'_>) -> Result<()> {
-    // Not `modprobe -r`, which would take tun with it.
+    // Not `modprobe -r`, which would also remove tun.
     stage.act("rmmod vhost_net; a node is made, and modprobe is told to load nothing", |_| {
         must(RMMOD, &["vhost_net"])?;
         fs::create_dir_all("/etc/modprobe.d")?;

@@ -1,6 +1,7 @@
-//! The scenarios: what is done to which guests.
+//! The scenarios: their guests and steps.
 //!
-//! An entry more in [`ALL`] and a function in one of these files are a scenario more. Each leaves the host as it found it.
+//! Each scenario is an entry in [`ALL`] and a function in one of these files. Each restores the
+//! host's state.
 
 mod daemon;
 mod failures;

@@ -1,4 +1,4 @@
-//! Interfaces that come and go, and guests with several.
+//! Hot-plug and hot-unplug of interfaces, and guests with several interfaces.
 
 use anyhow::Result;
 

@@ -1,4 +1,4 @@
-//! Rules beside the guests: nftables' and audit's.
+//! Rules of nftables and audit.
 
 use anyhow::Result;
 
@@ -22,7 +22,7 @@ pub(super) fn filter(stage: &mut Stage<'_>) -> Result<()> {
     stage.works(&["nwfilter-undefine", "lab-own-mac"])
 }
 
-/// What packaging/taptrail.rules has for this daemon of libvirt's and QEMU.
+/// The rules of packaging/taptrail.rules for this libvirt daemon and QEMU.
 fn rules(daemon: &str) -> [Vec<String>; 4] {
     let device = |minor: u32| ["devmajor=10".to_owned(), format!("devminor={minor}")];
     let program = |path: &str| ["filetype=character".to_owned(), format!("exe={path}")];

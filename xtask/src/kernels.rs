@@ -1,15 +1,16 @@
-//! The kernels to choose from. A line more is a kernel more.
+//! The kernels to choose from, one in each line.
 
 /// Debian's newest `linux-image-amd64` of some suites.
 #[derive(Debug)]
 pub(crate) struct Kernel {
-    /// What `--kernel` calls it.
+    /// Its name for `--kernel`.
     pub(crate) name: &'static str,
-    /// Suites of Debian's archives; the newest kernel in them is taken. `-security` names that archive's own.
+    /// Suites of Debian's archives; the newest kernel in them is taken. `-security` names that
+    /// archive's own.
     pub(crate) suites: &'static [&'static str],
 }
 
-/// The first is the usual one.
+/// The kernels; the first is the default.
 pub(crate) const KERNELS: &[Kernel] = &[
     Kernel { name: "stable", suites: &["stable", "stable-security"] },
     Kernel { name: "backports", suites: &["stable-backports"] },
@@ -17,10 +18,10 @@ pub(crate) const KERNELS: &[Kernel] = &[
 ];
 
 /// The suites that busybox is taken from, for the first steps in the virtual machine.
-pub(super) const BUSYBOX: &[&str] = &["stable"];
+pub(crate) const BUSYBOX: &[&str] = &["stable"];
 
 /// The kernel of this name.
-pub(super) fn named(name: &str) -> Option<&'static Kernel> {
+pub(crate) fn named(name: &str) -> Option<&'static Kernel> {
     KERNELS.iter().find(|kernel| kernel.name == name)
 }
 

@@ -1,23 +1,23 @@
-//! What the kernel told, kept in order.
+//! The kernel's events, kept in order.
 
 use rustix::event::{PollFd, PollFlags, poll};
-use taptrail_bpf::{Event, File, Held, Kernel, What};
+use taptrail_bpf::{Event, EventKind, File, Held, Kernel};
 use taptrail_kernel::proc::ProcessId;
 use taptrail_record::DeviceKind;
 
 use crate::own;
 
-pub(crate) struct Told {
+pub(crate) struct EventLog {
     kernel: Kernel,
     events: Vec<Event>,
 }
 
-impl Told {
+impl EventLog {
     pub(crate) fn new() -> Self {
         Self { kernel: Kernel::load().unwrap(), events: Vec::new() }
     }
 
-    /// The events so far. A system call's are there when it returns.
+    /// The events so far. A system call's events are available when it returns.
     fn events(&mut self) -> &[Event] {
         loop {
             let events = self.kernel.poll();
@@ -28,42 +28,43 @@ impl Told {
         }
     }
 
-    /// What this process did last that is so.
+    /// The last event that fulfils a condition.
     fn last(&mut self, is: impl Fn(&Event) -> bool) -> Option<Event> {
         self.events().iter().rev().find(|event| is(event)).cloned()
     }
 
-    pub(crate) fn of(&mut self, process: ProcessId, is: impl Fn(&What) -> bool) -> Option<Event> {
+    pub(crate) fn of(&mut self, process: ProcessId, is: impl Fn(&EventKind) -> bool) -> Option<Event> {
         self.last(|event| event.by.process == Some(process) && is(&event.what))
     }
 
     /// This process's last open, which is of this kind.
     pub(crate) fn opened(&mut self, kind: DeviceKind) -> Event {
-        let opened = self.of(own(), |what| matches!(what, What::Opened(_))).expect("an open was told");
-        assert!(matches!(opened.what, What::Opened(file) if file.kind == kind), "{opened:?}");
+        let opened =
+            self.of(own(), |what| matches!(what, EventKind::Opened(_))).expect("there is an open event");
+        assert!(matches!(opened.what, EventKind::Opened(file) if file.kind == kind), "{opened:?}");
         opened
     }
 
     pub(crate) fn opened_file(&mut self, kind: DeviceKind) -> File {
         match self.opened(kind).what {
-            What::Opened(file) => file,
+            EventKind::Opened(file) => file,
             _ => unreachable!(),
         }
     }
 
-    /// The last time at which anybody was given this file, and its number there.
+    /// The last event of a process that received this file, and the descriptor's number there.
     pub(crate) fn received(&mut self, file: File) -> (Event, u32) {
         let event = self
-            .last(|event| matches!(event.what, What::Received { file: of, .. } if of == file))
-            .expect("a hand-over was told");
-        let What::Received { fd, .. } = event.what else { unreachable!() };
+            .last(|event| matches!(event.what, EventKind::Received { file: of, .. } if of == file))
+            .expect("there is a received event");
+        let EventKind::Received { fd, .. } = event.what else { unreachable!() };
         (event, fd)
     }
 
-    /// The close of this file, if it has come; there is one at most.
+    /// The close event of this file, if there is one; asserts that there are not two.
     pub(crate) fn closed(&mut self, file: File) -> Option<Event> {
         assert!(file.id.is_some());
-        let is = |event: &&Event| matches!(event.what, What::Closed { file: of, .. } if of == file);
+        let is = |event: &&Event| matches!(event.what, EventKind::Closed { file: of, .. } if of == file);
         let mut closes = self.events().iter().filter(is);
         let close = closes.next().cloned();
         assert!(closes.next().is_none(), "two last closes of {file:?}");
@@ -77,10 +78,10 @@ impl Told {
         }
     }
 
-    /// What of this process's was closed without ever having been seen.
+    /// The kinds of files that this process closed, and that had no id.
     pub(crate) fn own_closes_without_an_id(&mut self) -> Vec<DeviceKind> {
         let closes = self.events().iter().filter_map(|event| match event.what {
-            What::Closed { file, .. } if file.id.is_none() && event.by.process == Some(own()) => {
+            EventKind::Closed { file, .. } if file.id.is_none() && event.by.process == Some(own()) => {
                 Some(file.kind)
             }
             _ => None,

@@ -1,4 +1,5 @@
-//! What a guest's program gives up for good, between fork and exec: async-signal-safe calls only.
+//! Drops a guest's program's privileges for good, between fork and exec: async-signal-safe calls
+//! only.
 
 use std::io;
 
@@ -7,21 +8,21 @@ use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use super::inherit::{check, prctl};
 use super::{Credentials, Limit};
 
-/// What QEMU makes is its user's alone.
+/// Files that QEMU creates are only for its user.
 const UMASK: libc::mode_t = 0o077;
 
-/// With what a program goes on.
+/// The user and limits with which a program continues; it has no capabilities.
 #[derive(Debug)]
-pub(super) struct Lowered {
-    /// Who it becomes; it stays who we are when `None`.
+pub(super) struct PrivilegeDrop {
+    /// Its user and groups; unchanged if `None`.
     pub(super) credentials: Option<Credentials>,
-    /// Limits besides that of core dumps.
+    /// Limits in addition to that of core dumps.
     pub(super) limits: Vec<Limit>,
 }
 
-impl Lowered {
-    /// Gives up everything: limits while they may be raised still, then privileges.
-    pub(super) fn lower(&self) -> io::Result<()> {
+impl PrivilegeDrop {
+    /// Sets the limits, while they may still be raised, and then drops all privileges.
+    pub(super) fn apply(&self) -> io::Result<()> {
         // SAFETY: only a number.
         unsafe { libc::umask(UMASK) };
         set_limit(Limit::NO_CORE)?;
@@ -32,10 +33,10 @@ impl Lowered {
         if let Some(user) = &self.credentials {
             become_user(user.uid, user.gid, &user.groups)?;
         }
-        // root stays root, and has no more rights than the owner of root's files: what libvirt does too.
+        // root stays root, with the rights of the owner of root's files only, as in libvirt.
         let none = CapabilitySet::empty();
         set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
-        // Ambient capabilities would outlive the exec if we weren't root to begin with.
+        // Ambient capabilities would survive the exec of a process that is not root.
         prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong)?;
         prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
     }
@@ -47,16 +48,17 @@ fn set_limit(limit: Limit) -> io::Result<()> {
     check(unsafe { libc::setrlimit(limit.resource, &raw const value) })
 }
 
-/// An exec by root gives all capabilities of this set anew: no others than `kept` from now on.
+/// Drops all capabilities except `kept` from the bounding set, from which an exec by root regains
+/// them.
 pub(super) fn drop_bounding_set(kept: CapabilitySet) -> io::Result<()> {
     let dropped = |capability: &libc::c_ulong| kept.bits() & (1 << capability) == 0;
     for capability in (0..64).filter(dropped) {
         match prctl(libc::PR_CAPBSET_DROP, capability) {
             Ok(()) => {}
             Err(error) => match error.raw_os_error() {
-                // Behind the last that this kernel knows.
+                // Beyond the last capability of this kernel.
                 Some(libc::EINVAL) => break,
-                // Not root to begin with: no_new_privs keeps an exec from giving anything.
+                // Not root: no_new_privs prevents an exec from gaining capabilities.
                 Some(libc::EPERM) => break,
                 _ => return Err(error),
             },
@@ -65,7 +67,8 @@ pub(super) fn drop_bounding_set(kept: CapabilitySet) -> io::Result<()> {
     Ok(())
 }
 
-/// Becomes another user: groups before gid before uid, as each step needs what the next gives up.
+/// Becomes another user: groups before gid before uid, because each step needs privileges that the
+/// next drops.
 fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
     // SAFETY: the pointer and the length are those of one slice of gid_t.
     check(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) })?;

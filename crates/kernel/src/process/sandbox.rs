@@ -1,10 +1,12 @@
-//! What a supervisor gives up for good once its guest is there.
+//! Drops a supervisor's privileges for good after its guest was started.
 //!
-//! Capabilities are a thread's, and so is this: the driver's thread keeps what the rest of a guest's life needs, others
-//! give up all of theirs. The system calls that none of them needs any more are refused to the whole process.
+//! Capabilities are per thread: the driver's thread keeps those for the rest of the guest's
+//! lifecycle, other threads drop all. System calls that no thread needs any more are refused to the
+//! whole process.
 //!
-//! No Landlock: it takes from who is under it the right to look into a process that is not
-//! (`hook_ptrace_access_check()` in security/landlock/task.c), and a supervisor has to see what QEMU holds.
+//! Landlock is not used: a process under Landlock can't inspect one that is not
+//! (`hook_ptrace_access_check()` in security/landlock/task.c), and a supervisor has to read QEMU's
+//! descriptors.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,22 +17,25 @@ use seccompiler::{
     SeccompRule, TargetArch, apply_filter_all_threads,
 };
 
-use super::lower::drop_bounding_set;
+use super::privileges::drop_bounding_set;
 
-/// What hot-plug, hot-unplug and the guest's end take:
+/// The capabilities for hot-plug, hot-unplug and the guest's end:
 ///
 /// - links, taps and filters: `NET_ADMIN`;
-/// - records, and the proof that they were logged: `AUDIT_WRITE`, `AUDIT_CONTROL` (which asking for the audit's state takes);
-/// - kcmp(2) and `/proc/PID/fd` of a QEMU that has another user: `SYS_PTRACE`, `DAC_READ_SEARCH`; its end: `KILL`.
-const KEPT: CapabilitySet = CapabilitySet::NET_ADMIN
+/// - records, and the proof that they were logged: `AUDIT_WRITE`, `AUDIT_CONTROL` (for the audit's
+///   status);
+/// - kcmp(2) and `/proc/PID/fd` of a QEMU with another user: `SYS_PTRACE`, `DAC_READ_SEARCH`;
+///   ending it: `KILL`.
+const KEPT_CAPABILITIES: CapabilitySet = CapabilitySet::NET_ADMIN
     .union(CapabilitySet::AUDIT_WRITE)
     .union(CapabilitySet::AUDIT_CONTROL)
     .union(CapabilitySet::SYS_PTRACE)
     .union(CapabilitySet::DAC_READ_SEARCH)
     .union(CapabilitySet::KILL);
 
-/// Refused from then on, with EPERM: nft, the only program that is run yet, needs none of it either.
-const REFUSED: &[libc::c_long] = &[
+/// System calls that are refused with EPERM: nft, the only program that is still started, needs
+/// none of them.
+const REFUSED_SYSCALLS: &[libc::c_long] = &[
     // Mounts, namespaces, nodes, other users.
     libc::SYS_mount,
     libc::SYS_umount2,
@@ -56,7 +61,7 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_setfsgid,
     libc::SYS_setgroups,
     libc::SYS_open_by_handle_at,
-    // Other processes: looking, by kcmp(2) and /proc, is all that is done.
+    // Other processes are only inspected, by kcmp(2) and /proc.
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
@@ -80,7 +85,7 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_add_key,
     libc::SYS_request_key,
     libc::SYS_keyctl,
-    // The clock, by which records are told.
+    // The clock, which gives records their times.
     libc::SYS_settimeofday,
     libc::SYS_clock_settime,
     libc::SYS_adjtimex,
@@ -90,36 +95,39 @@ const REFUSED: &[libc::c_long] = &[
 /// `BPF_MAP_LOOKUP_ELEM` of include/uapi/linux/bpf.h.
 const BPF_MAP_LOOKUP_ELEM: u64 = 1;
 
-/// What of bpf(2) is left.
+/// The use of bpf(2) that stays permitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BpfLeft {
+pub enum AllowedBpf {
     /// Nothing.
     Nothing,
-    /// To read elements of maps that are open already, which takes no capability: what a program that was loaded
-    /// before counts.
+    /// Reading elements of open maps, which needs no capability: the counts of a program that was
+    /// loaded before.
     MapLookups,
 }
 
-/// Keeps what a supervisor needs for the rest of its guest's life; `no_new_privs` keeps an exec from giving any of the
-/// rest back. The calling thread's capabilities, and the system calls of all threads.
+/// Drops the calling thread's capabilities, and refuses system calls of all threads, except those
+/// that a supervisor needs for the rest of its guest's lifecycle. `no_new_privs` prevents an exec
+/// from regaining them.
 ///
-/// To be called when QEMU has been started and before its guest runs.
+/// Call it after QEMU was started and before its guest runs.
 ///
 /// # Errors
-/// When the kernel refuses, as one without seccomp does.
-pub fn restrain(bpf: BpfLeft) -> io::Result<()> {
-    drop_bounding_set(KEPT)?;
-    keep(KEPT)?;
+///
+/// The kernel refuses, for example without seccomp.
+pub fn sandbox_after_start(bpf: AllowedBpf) -> io::Result<()> {
+    drop_bounding_set(KEPT_CAPABILITIES)?;
+    keep(KEPT_CAPABILITIES)?;
     let program = filter(bpf).map_err(io::Error::other)?;
-    // Sets no_new_privs first, without which the kernel takes no filter.
+    // Sets no_new_privs first, without which the kernel accepts no filter.
     apply_filter_all_threads(&program).map_err(io::Error::other)
 }
 
-/// Gives up all capabilities of the calling thread.
+/// Drops all capabilities of the calling thread.
 ///
 /// # Errors
-/// When the kernel refuses, for which there is no reason.
-pub fn renounce() -> io::Result<()> {
+///
+/// If capset(2) fails, which is not expected.
+pub fn drop_all_capabilities() -> io::Result<()> {
     keep(CapabilitySet::empty())
 }
 
@@ -133,12 +141,12 @@ fn keep(kept: CapabilitySet) -> io::Result<()> {
     Ok(set_capabilities(None, sets)?)
 }
 
-fn filter(bpf: BpfLeft) -> Result<BpfProgram, BackendError> {
-    let mut rules: BTreeMap<i64, _> = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
-    // Without a rule of its own a call is refused whatever its arguments are.
+fn filter(bpf: AllowedBpf) -> Result<BpfProgram, BackendError> {
+    let mut rules: BTreeMap<i64, _> = REFUSED_SYSCALLS.iter().map(|call| (*call, Vec::new())).collect();
+    // A call without a rule is refused for all arguments.
     let refused_bpf = match bpf {
-        BpfLeft::Nothing => Vec::new(),
-        BpfLeft::MapLookups => {
+        AllowedBpf::Nothing => Vec::new(),
+        AllowedBpf::MapLookups => {
             let (size, other) = (SeccompCmpArgLen::Dword, SeccompCmpOp::Ne);
             let command = SeccompCondition::new(0, size, other, BPF_MAP_LOOKUP_ELEM)?;
             vec![SeccompRule::new(vec![command])?]
@@ -160,9 +168,10 @@ mod tests {
     use super::*;
     use crate::proc::raw_devices;
 
-    /// In a process of its own: nothing of it can be taken back.
+    /// Runs a test in a child process, because dropped privileges can't be regained.
     fn in_a_child(test: impl FnOnce()) {
-        // SAFETY: the child calls nothing that waits for another thread of this test, and ends without unwinding.
+        // SAFETY: the child calls nothing that waits for another thread of this test, and ends
+        // without unwinding.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             let passed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(test)).is_ok();
@@ -172,16 +181,16 @@ mod tests {
         let mut status = 0;
         // SAFETY: waits for our own child.
         assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-        assert_eq!(status, 0, "what the child says stands above");
+        assert_eq!(status, 0, "see the child's output above");
     }
 
     #[test]
-    fn what_is_kept_is_all_there_is() {
+    fn only_the_kept_capabilities_and_calls_are_left() {
         let mut other = std::process::Command::new("/bin/sleep").arg("60").uid(65_534).spawn().unwrap();
         in_a_child(|| {
-            restrain(BpfLeft::Nothing).unwrap();
+            sandbox_after_start(AllowedBpf::Nothing).unwrap();
             let sets = capabilities(None).unwrap();
-            assert_eq!((sets.effective, sets.permitted), (KEPT, KEPT));
+            assert_eq!((sets.effective, sets.permitted), (KEPT_CAPABILITIES, KEPT_CAPABILITIES));
             assert_eq!(raw_devices(other.id()).unwrap(), [], "processes of others can be looked into");
             let namespace = std::fs::File::open("/proc/self/ns/net").unwrap();
             let refused = move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network));
@@ -205,8 +214,8 @@ mod tests {
     #[test]
     fn maps_that_are_open_can_be_read_and_nothing_else_of_bpf_is_left() {
         in_a_child(|| {
-            restrain(BpfLeft::MapLookups).unwrap();
-            // No descriptor, no map: it came as far as that.
+            sandbox_after_start(AllowedBpf::MapLookups).unwrap();
+            // It fails because there is no map, and not because of the filter.
             assert_ne!(bpf(BPF_MAP_LOOKUP_ELEM), libc::EPERM);
             let others = (0..64).filter(|command| *command != BPF_MAP_LOOKUP_ELEM);
             assert!(others.into_iter().all(|command| bpf(command) == libc::EPERM));
@@ -214,9 +223,9 @@ mod tests {
     }
 
     #[test]
-    fn who_renounces_has_nothing() {
+    fn no_capability_is_left_after_all_were_dropped() {
         in_a_child(|| {
-            renounce().unwrap();
+            drop_all_capabilities().unwrap();
             assert_eq!(capabilities(None).unwrap().permitted, CapabilitySet::empty());
         });
     }
