@@ -53,6 +53,32 @@ fn every_link_of_a_document_leads_to_a_file_and_a_heading() {
     assert!(links > 100, "only {links} links are in {} documents", documents.len());
 }
 
+#[test]
+fn every_source_file_that_a_document_names_exists() {
+    let root = root();
+    let mut documents = Vec::new();
+    find_documents(&root, &mut documents);
+    let mut named = 0;
+    for document in &documents {
+        // An old entry names files as they were.
+        if document.ends_with("CHANGELOG.md") {
+            continue;
+        }
+        let text = fs::read_to_string(document).unwrap();
+        for code in text.split('`').skip(1).step_by(2) {
+            let file = code.split("::").next().unwrap();
+            let is_path = file.ends_with(".rs") && (file.contains("/src/") || file.contains("/tests/"));
+            if is_path && !file.contains([' ', '*', '<']) {
+                let there =
+                    [root.join("crates").join(file), root.join(file)].iter().any(|path| path.exists());
+                assert!(there, "{} names {file}, and there is no such file", document.display());
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 50, "only {named} source files are named");
+}
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
 }

@@ -11,9 +11,9 @@ use taptrail_guest::spec::check_unique;
 fuzz_target!(|text: &str| {
     let error = match file::parse(text, Path::new("web1.toml")) {
         Ok(file) => {
-            assert!(!file.asked.name.is_empty() && !file.asked.command.is_empty());
-            assert!(check_unique(&file.asked.nics).is_ok());
-            file.wrong(Part::Word(file.asked.command.len() - 1), "no", None)
+            assert!(!file.request.name.is_empty() && !file.request.command.is_empty());
+            assert!(check_unique(&file.request.nics).is_ok());
+            file.wrong(Part::Word(file.request.command.len() - 1), "no", None)
         }
         Err(error) => error,
     };

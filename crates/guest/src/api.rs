@@ -1,22 +1,23 @@
 //! The guest's varlink API, `org.taptrail.Guest`: the types, shared by server and client.
 //!
 //! Served by the guest's supervisor on `RUN_DIR/GUEST/api`; `varlinkctl introspect` shows it.
-//! Reading calls (`Status`, `Nics`) are answered at once, from what the driver published last;
-//! the others wait in the driver's queue.
+//! `Status` and `Nics` are answered at once, from the state that the driver published last; the
+//! other calls wait in the driver's queue.
 
 use serde::{Deserialize, Serialize};
 use taptrail_record::{Event as Said, Record};
 use zlink::introspect::{self, CustomType};
 
-use crate::events::{Happened, What};
-use crate::request::{Failure, InterfaceInfo, Snapshot};
+use crate::events::{EventKind, GuestEvent};
+use crate::request::Failure;
+use crate::state::{InterfaceInfo, Snapshot};
 
 /// One device of an interface, as QEMU holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, CustomType)]
 pub struct Device {
     /// `tun`, `macvtap` or `vhost-net`.
     pub kind: String,
-    /// What was opened.
+    /// The path that was opened.
     pub path: String,
     /// Its number as in records, `0A:C8`.
     pub rdev: Option<String>,
@@ -26,7 +27,7 @@ pub struct Device {
     pub queue: i64,
     /// Its descriptor's number in QEMU.
     pub qemu_fd: Option<i64>,
-    /// Of a released one: why that is no proof that nobody holds it any more.
+    /// Of a released device: why its close does not prove that nobody holds it any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doubt: Option<String>,
 }
@@ -34,29 +35,29 @@ pub struct Device {
 /// One interface of a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, CustomType)]
 pub struct Nic {
-    /// What names it.
+    /// Its address, which identifies it.
     pub mac: String,
     /// `bridge=br0`, `tap=NAME` or `macvtap=LOWER`.
     pub backend: String,
-    /// The whole SPEC, as it came to be.
+    /// The whole SPEC, with the MAC and id that were chosen.
     pub spec: String,
     /// QEMU's model of the NIC.
     pub model: String,
-    /// How many.
+    /// Queue pairs.
     pub queues: i64,
-    /// Does QEMU have vhost-net for it?
+    /// Whether QEMU has vhost-net for it.
     pub vhost: bool,
     /// The host interface behind it.
     pub ifname: String,
     /// `held`, `unplugging`, `revoked` or `kept`.
     pub state: String,
-    /// When QEMU was seen to hold it: RFC 3339, UTC, milliseconds.
+    /// When QEMU was first seen to hold it: RFC 3339, UTC, milliseconds.
     pub since: String,
     /// One for each open(2).
     pub devices: Vec<Device>,
 }
 
-/// Answer to `Attach`, `Detach` and `Revoke`: the interface that came or went.
+/// Answer to `Attach`, `Detach` and `Revoke`: the interface that was attached or released.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, introspect::Type)]
 pub struct OneNic {
     /// The interface.
@@ -66,11 +67,11 @@ pub struct OneNic {
 /// Answer to `Nics`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, introspect::Type)]
 pub struct Nics {
-    /// All interfaces, in the order they came.
+    /// All interfaces, in the order in which they were attached.
     pub nics: Vec<Nic>,
 }
 
-/// Who asked for something.
+/// The client of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, CustomType)]
 pub struct Requester {
     /// The user.
@@ -81,20 +82,21 @@ pub struct Requester {
     pub pid: i64,
 }
 
-/// One thing that happened: a record, or a change of state. What does not belong to its kind is left out.
+/// One event: a record, a finding, or a change of state. Fields that do not belong to its kind are
+/// left out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, CustomType)]
 pub struct Event {
     /// From 1, since the supervisor's start, without a gap.
     pub sequence: i64,
     /// RFC 3339, UTC, milliseconds; a record's own.
     pub time: String,
-    /// Of a record `opened`, `granted`, `released`, `kept`, `closed`, `started` or `ended`; otherwise `finding`,
-    /// `guest` or `interface`.
+    /// Of a record `opened`, `granted`, `released`, `kept`, `closed`, `started` or `ended`;
+    /// otherwise `finding`, `guest` or `interface`.
     pub kind: String,
-    /// What the guest or the interface is now.
+    /// The new state of the guest or the interface.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
-    /// The word of the record: `start` or `attach`, `detach`; why a guest started or stopped.
+    /// Of a grant `start` or `attach`, of a release `detach`; of a guest why it started or stopped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// `success` or `failed`.
@@ -118,15 +120,15 @@ pub struct Event {
     /// Released with the NIC still plugged?
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forced: Option<bool>,
-    /// Nobody saw it: the latest time at which it had not happened yet.
+    /// Where nobody saw it happen: the latest time at which it had not happened yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<String>,
-    /// Of a close: why it is no proof that nobody holds the device any more.
+    /// Of a close: why it does not prove that nobody holds the device any more.
     pub doubt: Option<String>,
-    /// Who asked, where it was not the supervisor itself.
+    /// The client that requested it; absent where the supervisor acted by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requester: Option<Requester>,
-    /// What sort of finding, as `taptrail findings` calls it.
+    /// The kind of finding, as `taptrail findings` names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub finding: Option<String>,
     /// The finding in a sentence.
@@ -137,7 +139,7 @@ pub struct Event {
 /// Answer to `Monitor`: one event; more follow unless it is the last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, introspect::Type)]
 pub struct OneEvent {
-    /// What happened.
+    /// The event.
     pub event: Event,
 }
 
@@ -160,35 +162,35 @@ pub struct Status {
     pub nics: i64,
 }
 
-/// How a call ended when not well.
+/// Why a call failed.
 #[derive(Debug, Clone, PartialEq, Eq, zlink::ReplyError, introspect::ReplyError)]
 #[zlink(interface = "org.taptrail.Guest")]
 pub enum ApiError {
-    /// Nothing was done: the request does not fit the guest, or not now.
+    /// Nothing was done: the request does not fit the guest, or its current state.
     Refused {
         /// Why.
         reason: String,
     },
-    /// It was tried, failed, and was rolled back as far as the reason says.
+    /// The driver tried it, failed, and rolled back as far as the reason says.
     Failed {
         /// Why.
         reason: String,
     },
-    /// The guest did not answer in time; nothing was taken from it.
+    /// The guest did not answer in time; it keeps its devices.
     TimedOut {
-        /// What it did not do.
+        /// What the guest did not do.
         reason: String,
     },
     /// The guest, or its supervisor, ended before the request was handled.
     Ended,
     /// The caller is neither root nor the supervisor's own user, and none of those allowed.
     Forbidden {
-        /// The caller's.
+        /// The caller's uid.
         uid: i64,
     },
-    /// The reader of events was too slow, and is not told more.
+    /// The subscriber was too slow; its stream of events ends here.
     Lagged {
-        /// How many events it has missed.
+        /// The number of events that it missed.
         missed: i64,
     },
 }
@@ -213,7 +215,7 @@ impl From<InterfaceInfo> for Nic {
             queues: i64::from(info.spec.queues.get()),
             vhost: info.vhost(),
             ifname: info.ifname,
-            state: info.state.to_owned(),
+            state: info.state.as_str().to_owned(),
             since: time(info.since),
             devices: info
                 .devices
@@ -234,8 +236,8 @@ impl From<Snapshot> for Nics {
     }
 }
 
-impl From<&Happened> for Event {
-    fn from(happened: &Happened) -> Self {
+impl From<&GuestEvent> for Event {
+    fn from(happened: &GuestEvent) -> Self {
         let mut event = Self {
             sequence: i64::try_from(happened.sequence).unwrap_or(i64::MAX),
             time: time(happened.time),
@@ -255,25 +257,25 @@ impl From<&Happened> for Event {
             finding: None,
             text: None,
         };
-        match &happened.what {
-            What::Recorded(record) => event.recorded(record),
-            What::Found(found) => {
+        match &happened.kind {
+            EventKind::Recorded(record) => event.recorded(record),
+            EventKind::Found(found) => {
                 "finding".clone_into(&mut event.kind);
                 event.finding = Some(found.kind.as_str().to_owned());
                 event.text = Some(found.text.clone());
                 event.mac = found.mac.map(|mac| mac.to_string());
                 event.device = found.device.clone().map(|of| device(of, 0, None));
             }
-            What::Guest { state, reason } => {
+            EventKind::Guest { state, reason } => {
                 "guest".clone_into(&mut event.kind);
-                event.state = Some((*state).to_owned());
+                event.state = Some(state.as_str().to_owned());
                 event.reason = reason.as_ref().map(ToString::to_string);
             }
-            What::Interface { mac, ifname, state } => {
+            EventKind::Interface { mac, ifname, state } => {
                 "interface".clone_into(&mut event.kind);
                 event.mac = Some(mac.to_string());
                 event.ifname = Some(ifname.clone());
-                event.state = Some((*state).to_owned());
+                event.state = Some(state.as_str().to_owned());
             }
         }
         event
@@ -281,7 +283,7 @@ impl From<&Happened> for Event {
 }
 
 impl Event {
-    /// A record's facts.
+    /// Sets the fields of a record.
     fn recorded(&mut self, record: &Record) {
         let kind = match &record.event {
             Said::Open { .. } => "opened",
@@ -293,7 +295,7 @@ impl Event {
             Said::Mac { .. } => "mac",
             Said::GuestStart { .. } => "started",
             Said::GuestStop { .. } => "ended",
-            // A watcher's words, which no supervisor writes.
+            // Records of a watcher; a supervisor writes none.
             Said::Seen(_) => "seen",
             Said::Gone(_) => "closed",
             Said::GuestGone { .. } => "ended",

@@ -1,17 +1,18 @@
-//! Who may call a guest's API: root, the supervisor's own user, and who was allowed.
+//! The users who may call a guest's API: root, the supervisor's own user, and those given by
+//! `--allow`.
 
 use taptrail_kernel::process::{Credentials, CredentialsError};
 use taptrail_record::Requester;
 
 use crate::spec::NicSpec;
 
-/// A user who is to be allowed can't be found.
+/// A user given by `--allow` can't be found.
 #[derive(Debug, thiserror::Error)]
 pub enum CallerError {
     /// The user database does not know the name.
     #[error(transparent)]
     User(#[from] CredentialsError),
-    /// 4294967295 is no user.
+    /// 4294967295 stands for no user.
     #[error("There is no user {0}")]
     Unset(u32),
 }
@@ -28,7 +29,7 @@ pub fn caller(user: &str) -> Result<u32, CallerError> {
     }
 }
 
-/// Who may call.
+/// The users who may call.
 #[derive(Debug, Clone)]
 pub(crate) struct Callers {
     own: u32,
@@ -36,22 +37,23 @@ pub(crate) struct Callers {
 }
 
 impl Callers {
-    /// Root, our own user, and these.
+    /// Root, our own user, and `allowed`.
     pub(crate) fn new(allowed: &[u32]) -> Self {
         Self { own: rustix::process::geteuid().as_raw(), allowed: allowed.to_vec() }
     }
 
-    /// May this user call?
-    pub(crate) fn may(&self, uid: u32) -> bool {
+    /// Whether this user may call.
+    pub(crate) fn is_allowed(&self, uid: u32) -> bool {
         self.is_owner(uid) || self.allowed.contains(&uid)
     }
 
-    /// Is anybody allowed who would not get through to us otherwise?
-    pub(crate) fn are_more(&self) -> bool {
+    /// Whether others than root and our own user may call: then the socket needs to be open to all.
+    pub(crate) fn has_extra(&self) -> bool {
         self.allowed.iter().any(|uid| !self.is_owner(*uid))
     }
 
-    /// Why this user may not have that interface, who may call: to name a path is to have us, as root, open it.
+    /// Why this user may call, but not attach that interface: we would open a path in it with our
+    /// own privileges.
     pub(crate) fn objection(&self, uid: u32, spec: &NicSpec) -> Option<String> {
         let names = spec.tun_path.is_some() || spec.vhost_path.is_some();
         (names && !self.is_owner(uid))
@@ -78,10 +80,10 @@ mod tests {
     #[test]
     fn root_and_the_owner_may_always_and_others_when_allowed() {
         let callers = Callers { own: 1000, allowed: vec![1001] };
-        assert!([0, 1000, 1001].into_iter().all(|uid| callers.may(uid)));
-        assert!(!callers.may(1002));
-        assert!(callers.are_more());
-        assert!(!Callers { own: 1000, allowed: vec![1000] }.are_more());
+        assert!([0, 1000, 1001].into_iter().all(|uid| callers.is_allowed(uid)));
+        assert!(!callers.is_allowed(1002));
+        assert!(callers.has_extra());
+        assert!(!Callers { own: 1000, allowed: vec![1000] }.has_extra());
     }
 
     #[test]

@@ -15,30 +15,29 @@ use zlink::tokio::unix;
 use crate::api::{ApiError, Event, Nics, OneEvent, OneNic, Status};
 use crate::run_dir::{self, RunDirError};
 
-/// How long a supervisor may take to answer what needs no work.
+/// Timeout of calls that the server answers by itself.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long it may take for what needs some, beyond the time that the guest is given: other
-/// requests come first, and a ledger that can't be written is waited for.
+/// Timeout of calls that the driver carries out, in addition to the guest's own timeout: other
+/// requests may come first, and the driver waits for a ledger that can't be written.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long it may take to end QEMU by force: some seconds until that is killed, and the patience
-/// with a ledger then.
+/// Timeout of a forced stop: some seconds until QEMU is killed, and then the wait for the ledger.
 const FORCED_STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long the last events of a guest that has stopped may take.
+/// Timeout for the last events of a guest that has stopped.
 const LAST_EVENT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often a supervisor of which nothing is heard is asked whether it is there.
+/// How often a supervisor that sends no events is checked to be alive.
 const LIVENESS_INTERVAL: Duration = Duration::from_secs(30);
 
-/// A guest could not be asked, or did not do it.
+/// A call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The guest's name can't be one.
+    /// The guest's name is invalid.
     #[error(transparent)]
     Name(#[from] RunDirError),
-    /// Nobody is behind the socket.
+    /// Nobody serves the socket.
     #[error("Guest '{guest}' isn't running: nobody answers on {socket} (`taptrail list` shows the guests)", socket = socket.display())]
     NotRunning {
         /// The guest.
@@ -56,7 +55,7 @@ pub enum ClientError {
         /// Why.
         source: zlink::Error,
     },
-    /// The conversation broke.
+    /// The connection broke.
     #[error("Supervisor of guest '{guest}' did not answer")]
     Broken {
         /// The guest.
@@ -64,28 +63,28 @@ pub enum ClientError {
         /// Why.
         source: zlink::Error,
     },
-    /// The supervisor is silent.
-    #[error("Supervisor of guest '{guest}'{} does not answer within {} s: nothing was asked of it", pid(.supervisor), STATUS_TIMEOUT.as_secs())]
+    /// The supervisor does not answer.
+    #[error("Supervisor of guest '{guest}'{} does not answer within {} s: the request was not sent", pid(.supervisor), STATUS_TIMEOUT.as_secs())]
     Unresponsive {
         /// The guest.
         guest: String,
-        /// Its pid, where it can be seen.
+        /// Its pid, if its lock file has one.
         supervisor: Option<u32>,
     },
-    /// The supervisor does not come to an end.
-    #[error("Supervisor of guest '{guest}'{} has not answered within {} s: what it had not begun is withdrawn, and what it had is not known", pid(.supervisor), .limit.as_secs())]
+    /// The supervisor did not finish the request in time.
+    #[error("Supervisor of guest '{guest}'{} has not answered within {} s: the request is withdrawn if it was not begun; otherwise its outcome is not known", pid(.supervisor), .limit.as_secs())]
     TimedOut {
         /// The guest.
         guest: String,
-        /// Its pid, where it can be seen.
+        /// Its pid, if its lock file has one.
         supervisor: Option<u32>,
-        /// How long it was waited for.
+        /// The timeout.
         limit: Duration,
     },
-    /// The supervisor's own answer.
+    /// The supervisor answered with an error.
     #[error("{}", reason(.0))]
     Answer(ApiError),
-    /// No runtime, no client.
+    /// The async runtime can't be started.
     #[error("Client can't be started")]
     Runtime(#[source] io::Error),
 }
@@ -112,17 +111,17 @@ fn reason(error: &ApiError) -> String {
 }
 
 impl ClientError {
-    /// Did the guest, or its supervisor, not do in time what it was asked for?
+    /// Whether the guest or its supervisor did not carry out the request in time.
     pub fn is_time_out(&self) -> bool {
         matches!(self, Self::Answer(ApiError::TimedOut { .. })) || self.is_unresponsive()
     }
 
-    /// Is there nobody to ask?
+    /// Whether nobody serves the guest here.
     pub fn is_not_running(&self) -> bool {
         matches!(self, Self::NotRunning { .. })
     }
 
-    /// Did the supervisor say nothing?
+    /// Whether the supervisor did not answer.
     pub fn is_unresponsive(&self) -> bool {
         matches!(self, Self::Unresponsive { .. } | Self::TimedOut { .. })
     }
@@ -142,7 +141,7 @@ trait GuestProxy {
     ) -> zlink::Result<impl Stream<Item = zlink::Result<Result<OneEvent, ApiError>>>>;
 }
 
-/// A guest's supervisor, connected.
+/// A connection to a guest's supervisor.
 #[derive(Debug)]
 pub struct Client {
     guest: String,
@@ -162,36 +161,36 @@ impl Client {
 
     /// Hot-plugs an interface.
     pub fn attach(&mut self, spec: &str) -> Result<OneNic, ClientError> {
-        self.work(REQUEST_TIMEOUT, async |connection| connection.attach(spec.to_owned()).await)
+        self.run_request(REQUEST_TIMEOUT, async |connection| connection.attach(spec.to_owned()).await)
     }
 
     /// Hot-unplugs an interface.
     pub fn detach(&mut self, mac: &str, patience: Duration) -> Result<OneNic, ClientError> {
         let timeout = milliseconds(patience);
-        self.work(patience.saturating_add(REQUEST_TIMEOUT), async |connection| {
+        self.run_request(patience.saturating_add(REQUEST_TIMEOUT), async |connection| {
             connection.detach(mac.to_owned(), timeout).await
         })
     }
 
-    /// Takes an interface's devices at once, with the NIC still plugged.
+    /// Revokes an interface's devices at once, with the NIC still plugged.
     pub fn revoke(&mut self, mac: &str) -> Result<OneNic, ClientError> {
-        self.work(REQUEST_TIMEOUT, async |connection| connection.revoke(mac.to_owned()).await)
+        self.run_request(REQUEST_TIMEOUT, async |connection| connection.revoke(mac.to_owned()).await)
     }
 
-    /// Stops the guest; returns when it has ended, with what its supervisor found of devices that somebody may hold
-    /// still, in a sentence each.
+    /// Stops the guest; returns when it has ended, with the text of each finding about a device
+    /// that somebody may still hold.
     pub fn stop(&mut self, patience: Duration, force: bool) -> Result<Vec<String>, ClientError> {
         let timeout = milliseconds(patience);
         let limit = if force { FORCED_STOP_TIMEOUT } else { patience.saturating_add(REQUEST_TIMEOUT) };
         let (run, guest) = (self.run.clone(), self.guest.clone());
-        self.work(limit, async |connection| {
+        self.run_request(limit, async |connection| {
             let mut listening = connect(&run, &guest).await.ok();
             let mut events = match &mut listening {
                 Some(listening) => listening.monitor().await.ok().map(Box::pin),
                 None => None,
             };
             if let Some(events) = &mut events {
-                // The first is the state as it is: from there on all is told.
+                // The first event is the current state: the stream is complete from there on.
                 let _ = events.next().await;
             }
             let mut stop = pin!(connection.stop(timeout, force));
@@ -219,7 +218,7 @@ impl Client {
                                 doubtful.extend(doubtful_release(event));
                             }
                         };
-                        // Those that are on their way.
+                        // The events that are still in the stream.
                         if matches!(answer, Ok(Ok(()))) {
                             let _ = tokio::time::timeout(LAST_EVENT_TIMEOUT, last).await;
                         }
@@ -230,24 +229,24 @@ impl Client {
         })
     }
 
-    /// What the guest is doing.
+    /// The guest's state.
     pub fn status(&mut self) -> Result<Status, ClientError> {
         let Self { guest, run, runtime, connection } = self;
         runtime.block_on(status(run, guest, connection))
     }
 
-    /// What interfaces the guest has.
+    /// The guest's interfaces.
     pub fn nics(&mut self) -> Result<Nics, ClientError> {
         let Self { guest, run, runtime, connection } = self;
         runtime.block_on(async {
             let answer = tokio::time::timeout(STATUS_TIMEOUT, connection.nics()).await;
-            answered(guest, answer.map_err(|_| silent(run, guest))?)
+            into_result(guest, answer.map_err(|_| unresponsive(run, guest))?)
         })
     }
 
-    /// Has the supervisor do something that takes its time. One that does not say how it is at once
-    /// is asked for nothing: it might do it when nobody wants it any more.
-    fn work<T>(
+    /// Calls a method that the driver carries out. If the supervisor does not answer `Status`
+    /// first, it is not called: it might carry out the request when the client has given up.
+    fn run_request<T>(
         &mut self,
         limit: Duration,
         call: impl AsyncFnOnce(&mut unix::Connection) -> zlink::Result<Result<T, ApiError>>,
@@ -260,11 +259,11 @@ impl Client {
             supervisor: run_dir::supervisor(run, guest),
             limit,
         };
-        answered(guest, answer.map_err(unfinished)?)
+        into_result(guest, answer.map_err(unfinished)?)
     }
 
-    /// Gives `take` the guest's state and then all that happens to it, until the guest ends, `take` says that it is
-    /// enough, or Ctrl-C comes.
+    /// Passes the guest's state and then its events to `take`, until the guest ends, `take` returns
+    /// false, or Ctrl-C comes.
     pub fn events(&mut self, mut take: impl FnMut(Event) -> bool) -> Result<(), ClientError> {
         self.status()?;
         let Self { guest, run, runtime, connection } = self;
@@ -277,7 +276,7 @@ impl Client {
                     event = events.next() => event,
                     _ = interrupted.recv() => return Ok(()),
                     () = tokio::time::sleep(LIVENESS_INTERVAL) => {
-                        // That nothing happens, and that nobody is there to tell, are two things.
+                        // There may be no events, or nobody to send them.
                         let asked = async { status(run, guest, &mut connect(run, guest).await?).await };
                         match asked.await {
                             Err(error) if error.is_unresponsive() => return Err(error),
@@ -286,8 +285,8 @@ impl Client {
                     }
                 };
                 match event {
-                    Some(Ok(Ok(told))) => {
-                        if !take(told.event) {
+                    Some(Ok(Ok(event_reply))) => {
+                        if !take(event_reply.event) {
                             return Ok(());
                         }
                     }
@@ -300,10 +299,10 @@ impl Client {
     }
 }
 
-/// How each of these guests is, asked all at once.
+/// The status of each of these guests; all are queried at the same time.
 ///
 /// # Errors
-/// When none can be asked.
+/// When the client can't be started.
 pub fn statuses(run: &Path, guests: &[String]) -> Result<Vec<Result<Status, ClientError>>, ClientError> {
     let ask = async |guest: &String| {
         let mut connection = connect(run, guest).await?;
@@ -328,8 +327,8 @@ async fn connect(run: &Path, guest: &str) -> Result<unix::Connection, ClientErro
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 ClientError::NotRunning { guest, socket }
             }
-            // As many wait to be heard as can.
-            io::ErrorKind::WouldBlock => silent(run, &guest),
+            // The socket's backlog is full.
+            io::ErrorKind::WouldBlock => unresponsive(run, &guest),
             _ => ClientError::Unreachable { guest, socket, source },
         }
     })
@@ -342,14 +341,14 @@ fn doubtful_release(event: Event) -> Option<String> {
 
 async fn status(run: &Path, guest: &str, connection: &mut unix::Connection) -> Result<Status, ClientError> {
     let answer = tokio::time::timeout(STATUS_TIMEOUT, connection.status()).await;
-    answered(guest, answer.map_err(|_| silent(run, guest))?)
+    into_result(guest, answer.map_err(|_| unresponsive(run, guest))?)
 }
 
-fn silent(run: &Path, guest: &str) -> ClientError {
+fn unresponsive(run: &Path, guest: &str) -> ClientError {
     ClientError::Unresponsive { guest: guest.to_owned(), supervisor: run_dir::supervisor(run, guest) }
 }
 
-fn answered<T>(guest: &str, answer: zlink::Result<Result<T, ApiError>>) -> Result<T, ClientError> {
+fn into_result<T>(guest: &str, answer: zlink::Result<Result<T, ApiError>>) -> Result<T, ClientError> {
     match answer {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(ClientError::Answer(error)),

@@ -1,23 +1,23 @@
-//! How long something may take, as people write it.
+//! Timeouts as users write them.
 
 use std::time::Duration;
 
-/// The longest that anything is waited for.
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest timeout.
+const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The text is not a time.
+/// The text is not a duration, or is longer than a day.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is not a time: write 30s, 500ms or 2m")]
 pub struct DurationError(String);
 
-/// `30s`, `500ms`, `1m 30s`; a day at most.
+/// Parses `30s`, `500ms` or `1m 30s`; a day at most.
 ///
 /// # Errors
-/// When it is no such time.
+/// See [`DurationError`].
 pub fn duration(text: &str) -> Result<Duration, DurationError> {
     let time = || {
         let time: jiff::SignedDuration = text.parse().ok()?;
-        Duration::try_from(time).ok().filter(|time| *time <= LONGEST)
+        Duration::try_from(time).ok().filter(|time| *time <= MAX_DURATION)
     };
     time().ok_or_else(|| DurationError(crate::spec::quoted(text)))
 }

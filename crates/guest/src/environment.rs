@@ -1,23 +1,25 @@
-//! The environment that a guest's QEMU starts with: of ours only what tells it language, time and place.
+//! The environment that a guest's QEMU starts with: of ours, only a few harmless variables such as
+//! locale and time zone.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// What QEMU gets of our environment unasked, and all of `LC_*`.
-const PASSED: [&str; 7] = ["HOME", "LANG", "LANGUAGE", "PATH", "TERM", "TMPDIR", "TZ"];
+/// The variables that QEMU always inherits, besides all of `LC_*`.
+const INHERITED_VARIABLES: [&str; 7] = ["HOME", "LANG", "LANGUAGE", "PATH", "TERM", "TMPDIR", "TZ"];
 
-/// A variable asked for can't be given.
+/// A requested variable can't be passed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EnvironmentError {
     /// It has no name.
     #[error("Variable '{0}' has no name: write NAME or NAME=VALUE")]
     Name(String),
-    /// There is nothing to pass on.
+    /// It is to be inherited, and is not set.
     #[error("Variable {0} is not set here: set it, or write {0}=VALUE")]
     Unset(String),
 }
 
-/// QEMU's environment: what is passed of `own`, then each of `asked`, `NAME` or `NAME=VALUE`.
+/// QEMU's environment: the inherited part of `own`, then each of `asked`: `NAME` (inherited) or
+/// `NAME=VALUE`.
 ///
 /// # Errors
 /// See [`EnvironmentError`].
@@ -26,8 +28,9 @@ pub fn environment(
     asked: &[OsString],
 ) -> Result<Vec<(OsString, OsString)>, EnvironmentError> {
     let own: Vec<_> = own.into_iter().collect();
-    let passed =
-        |name: &OsStr| name.as_bytes().starts_with(b"LC_") || PASSED.iter().any(|known| name == *known);
+    let passed = |name: &OsStr| {
+        name.as_bytes().starts_with(b"LC_") || INHERITED_VARIABLES.iter().any(|known| name == *known)
+    };
     let mut given: Vec<_> = own.iter().filter(|(name, _)| passed(name)).cloned().collect();
     for word in asked {
         let bytes = word.as_bytes();

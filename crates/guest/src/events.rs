@@ -1,7 +1,9 @@
-//! What happens to a guest, told to whoever listens: each record once the books have it, and each change of state.
+//! The event stream of a guest: each record once the ledger has it, each finding, and each change
+//! of state.
 //!
-//! The driver tells and never waits. What a listener has not taken yet waits for it, up to a limit; who is further
-//! behind is told how much it has missed, and begins anew.
+//! The driver never waits for a subscriber. Events are queued for it up to a limit; a subscriber
+//! that falls further behind gets an error with the number of lost events, and has to subscribe
+//! again.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,114 +12,122 @@ use taptrail_record::{MacAddr, Reason, Record};
 use taptrail_trail::Finding;
 use tokio::sync::broadcast;
 
-use crate::request::Snapshot;
+use crate::state::{GuestState, InterfaceState, Snapshot};
 
-/// How many events wait for a listener. The end of a guest is one event for each device, told all at once.
-pub(crate) const WAITING: usize = 4096;
+/// Events that are queued for one subscriber. The end of a guest emits one event for each device at
+/// once.
+pub(crate) const MAX_QUEUED_EVENTS: usize = 4096;
 
-/// One thing that happened.
+/// An event of one guest.
 #[derive(Debug, Clone)]
-pub(crate) struct Happened {
-    /// The first since the supervisor's start is 1.
+pub(crate) struct GuestEvent {
+    /// Counted from 1 since the supervisor's start.
     pub(crate) sequence: u64,
-    /// When.
+    /// The record's time, or the time at which the state changed.
     pub(crate) time: Timestamp,
-    /// What.
-    pub(crate) what: What,
+    /// What happened, with its facts.
+    pub(crate) kind: EventKind,
 }
 
-/// What happened.
+/// The kinds of event.
 #[derive(Debug, Clone)]
-pub(crate) enum What {
-    /// The books took this record.
+pub(crate) enum EventKind {
+    /// The ledger has this record.
     Recorded(Box<Record>),
-    /// That record, or several together, show that something is wrong.
+    /// The records up to now lead to this finding.
     Found(Box<Finding>),
-    /// The guest is in another state now.
+    /// The guest's state has changed.
     Guest {
-        /// As in [`Snapshot::state`].
-        state: &'static str,
-        /// Why it has stopped.
+        state: GuestState,
+        /// Why it has stopped, once it has.
         reason: Option<Reason>,
     },
-    /// An interface is in another state now.
+    /// An interface's state has changed.
     Interface {
-        /// What names it.
+        /// Its address, which identifies it.
         mac: MacAddr,
         /// The host interface behind it.
         ifname: String,
-        /// `held`, `unplugging`, `revoked` or `kept`; `gone` when nothing is left of it.
-        state: &'static str,
+        /// [`InterfaceState::Gone`] when nothing is left of it.
+        state: InterfaceState,
     },
 }
 
-/// What a listener hears.
-pub(crate) type Listener = broadcast::Receiver<Arc<Happened>>;
+/// The receiving end of one subscriber.
+pub(crate) type Subscription = broadcast::Receiver<Arc<GuestEvent>>;
 
 #[derive(Debug)]
-struct Teller {
+struct PublisherState {
     last: u64,
-    /// `None` once nothing more is told.
-    sender: Option<broadcast::Sender<Arc<Happened>>>,
+    /// `None` once the stream is closed.
+    sender: Option<broadcast::Sender<Arc<GuestEvent>>>,
 }
 
-/// Where events go, shared between who tells and who listens.
+/// Publishes the events of a guest; shared by the driver and the API's server.
 #[derive(Debug, Clone)]
-pub(crate) struct Events(Arc<Mutex<Teller>>);
+pub(crate) struct EventPublisher(Arc<Mutex<PublisherState>>);
 
-impl Events {
+impl EventPublisher {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Mutex::new(Teller { last: 0, sender: Some(broadcast::Sender::new(WAITING)) })))
+        Self(Arc::new(Mutex::new(PublisherState {
+            last: 0,
+            sender: Some(broadcast::Sender::new(MAX_QUEUED_EVENTS)),
+        })))
     }
 
-    /// Tells one event.
-    pub(crate) fn tell(&self, time: Timestamp, what: What) {
-        let mut teller = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        teller.last += 1;
-        let sequence = teller.last;
-        if let Some(sender) = &teller.sender {
-            // That nobody listens is no concern of who tells.
-            let _ = sender.send(Arc::new(Happened { sequence, time, what }));
+    /// Sends one event to all subscribers.
+    pub(crate) fn emit(&self, time: Timestamp, kind: EventKind) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.last += 1;
+        let sequence = state.last;
+        if let Some(sender) = &state.sender {
+            // Fails when there is no subscriber.
+            let _ = sender.send(Arc::new(GuestEvent { sequence, time, kind }));
         }
     }
 
-    /// Tells what is different in the second of these.
-    pub(crate) fn tell_changes(&self, before: &Snapshot, after: &Snapshot) {
-        for what in changes(before, after) {
-            self.tell(Timestamp::now(), what);
+    /// Emits an event for each difference between the two.
+    pub(crate) fn emit_changes(&self, before: &Snapshot, after: &Snapshot) {
+        for kind in changes(before, after) {
+            self.emit(Timestamp::now(), kind);
         }
     }
 
-    /// The number of the last event told, and all that follow; `None` when nothing will.
-    pub(crate) fn listen(&self) -> (u64, Option<Listener>) {
-        let teller = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        (teller.last, teller.sender.as_ref().map(broadcast::Sender::subscribe))
+    /// The sequence number of the last event, and a subscription to those that follow; `None` once
+    /// the stream is closed.
+    pub(crate) fn subscribe(&self) -> (u64, Option<Subscription>) {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (state.last, state.sender.as_ref().map(broadcast::Sender::subscribe))
     }
 
-    /// Tells nothing any more: who listens hears what it has not taken yet, and then the end.
-    pub(crate) fn end(&self) {
+    /// Closes the stream: subscribers get the events that are queued for them, and then its end.
+    pub(crate) fn close(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).sender = None;
     }
 }
 
-fn changes(before: &Snapshot, after: &Snapshot) -> Vec<What> {
-    // A revoked interface's MAC may have come back: the two differ by their times.
+fn changes(before: &Snapshot, after: &Snapshot) -> Vec<EventKind> {
+    // A revoked interface's MAC may have been attached again: the two differ by `since`.
     let of = |all: &Snapshot, mac, since| {
         all.interfaces.iter().find(|one| one.mac == mac && one.since == since).map(|one| one.state)
     };
     let mut changes = Vec::new();
     for one in &before.interfaces {
         if of(after, one.mac, one.since).is_none() {
-            changes.push(What::Interface { mac: one.mac, ifname: one.ifname.clone(), state: "gone" });
+            changes.push(EventKind::Interface {
+                mac: one.mac,
+                ifname: one.ifname.clone(),
+                state: InterfaceState::Gone,
+            });
         }
     }
     for one in &after.interfaces {
         if of(before, one.mac, one.since) != Some(one.state) {
-            changes.push(What::Interface { mac: one.mac, ifname: one.ifname.clone(), state: one.state });
+            changes.push(EventKind::Interface { mac: one.mac, ifname: one.ifname.clone(), state: one.state });
         }
     }
     if before.state != after.state {
-        changes.push(What::Guest { state: after.state, reason: after.reason.clone() });
+        changes.push(EventKind::Guest { state: after.state, reason: after.reason.clone() });
     }
     changes
 }
@@ -128,40 +138,40 @@ mod tests {
 
     use super::*;
 
-    fn state(state: &'static str) -> What {
-        What::Guest { state, reason: None }
+    fn state(state: GuestState) -> EventKind {
+        EventKind::Guest { state, reason: None }
     }
 
     #[test]
     fn events_are_numbered_from_the_supervisors_start() {
-        let events = Events::new();
-        events.tell(Timestamp::now(), state("running"));
-        let (last, listener) = events.listen();
+        let events = EventPublisher::new();
+        events.emit(Timestamp::now(), state(GuestState::Running));
+        let (last, subscription) = events.subscribe();
         assert_eq!(last, 1);
-        let mut listener = listener.unwrap();
-        events.tell(Timestamp::now(), state("paused"));
-        assert_eq!(listener.try_recv().unwrap().sequence, 2);
+        let mut subscription = subscription.unwrap();
+        events.emit(Timestamp::now(), state(GuestState::Paused));
+        assert_eq!(subscription.try_recv().unwrap().sequence, 2);
     }
 
     #[test]
-    fn who_listens_too_slowly_is_told_what_it_missed_and_nobody_waits_for_it() {
-        let events = Events::new();
-        let mut listener = events.listen().1.unwrap();
-        for _ in 0..WAITING + 3 {
-            events.tell(Timestamp::now(), state("running"));
+    fn a_slow_subscriber_gets_the_number_of_lost_events_and_blocks_nobody() {
+        let events = EventPublisher::new();
+        let mut subscription = events.subscribe().1.unwrap();
+        for _ in 0..MAX_QUEUED_EVENTS + 3 {
+            events.emit(Timestamp::now(), state(GuestState::Running));
         }
-        assert!(matches!(listener.try_recv(), Err(TryRecvError::Lagged(3))));
+        assert!(matches!(subscription.try_recv(), Err(TryRecvError::Lagged(3))));
     }
 
     #[test]
-    fn what_was_told_before_the_end_is_heard_after_it() {
-        let events = Events::new();
-        let mut listener = events.listen().1.unwrap();
-        events.tell(Timestamp::now(), state("stopped"));
-        events.end();
-        events.tell(Timestamp::now(), state("running"));
-        assert_eq!(listener.try_recv().unwrap().sequence, 1);
-        assert!(matches!(listener.try_recv(), Err(TryRecvError::Closed)));
-        assert!(events.listen().1.is_none());
+    fn events_before_the_close_are_received_after_it() {
+        let events = EventPublisher::new();
+        let mut subscription = events.subscribe().1.unwrap();
+        events.emit(Timestamp::now(), state(GuestState::Stopped));
+        events.close();
+        events.emit(Timestamp::now(), state(GuestState::Running));
+        assert_eq!(subscription.try_recv().unwrap().sequence, 1);
+        assert!(matches!(subscription.try_recv(), Err(TryRecvError::Closed)));
+        assert!(events.subscribe().1.is_none());
     }
 }

@@ -1,11 +1,11 @@
-//! What QEMU holds, and what it has given up: shown by the kernel, never taken from QEMU.
+//! Finds what QEMU holds and what it has released: by the kernel's evidence; QEMU is not trusted.
 //!
 //! While we hold a descriptor too, kcmp(2) proves that QEMU's is the same open file.
 //!
-//! Afterwards two things are looked at. `/proc` shows the descriptors of QEMU, in the tables of all its
-//! threads: what is there is held. What is not there need not be given up: a copy may have another
-//! number, be in flight on a socket, be registered with io_uring, or be another process's. So a release
-//! is definitive only by the kernel's own account of the device:
+//! Afterwards there are two sources. `/proc` shows the descriptors of QEMU, in the tables of all
+//! its threads: what is there is held. What is not there need not be released: a copy may have
+//! another number, be in flight on a socket, be registered with io_uring, or be another process's.
+//! So a release is definitive only by the kernel's own account of the device:
 //!
 //! | device | shown by |
 //! |---|---|
@@ -14,12 +14,13 @@
 //! | macvtap of ours | its link, which we delete: a copy that is left has nothing behind it |
 //! | macvtap of others, vhost-net | the driver's count of open files, all of which are seen in processes |
 //!
-//! Where the kernel keeps no account the release has a doubt ([`CloseDoubt`]). So it does where a link can't be
-//! found, and where a tap's link was deleted with the open file still there: that can be attached to another tap.
+//! Where the kernel keeps no account, the release gets a doubt ([`CloseDoubt`]). So it does where a
+//! link can't be found, and where a tap's link was deleted while the file was open: that file can
+//! be attached to another tap.
 //!
-//! Where the kernel tells last closes (`open_files.rs`), they come before all of that: what is open is held, whatever is
-//! seen, and what is closed is given up, at the time of its last close. A tap that somebody else has attached to is
-//! held.
+//! With `--bpf` the kernel reports last closes (`open_files.rs`), and these override both sources:
+//! a device is held while its file is open, whatever `/proc` shows, and released at the time of its
+//! last close. A tap to which somebody else has attached is held.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -33,50 +34,53 @@ use taptrail_record::{CloseDoubt, DeviceKind, MacAddr};
 use tracing::warn;
 
 use crate::account::OpenDevice;
-use crate::host::{Host, Lasting};
+use crate::host::{Host, HostResources};
 use crate::host_link::{HostLink, TapState};
 use crate::open_files::LastClose;
 
-/// QEMU closes a netdev's descriptors before it answers `netdev_del`, and the kernel closes what a
-/// process held before its parent hears of its end; but an io_uring is taken down by a thread of the
-/// kernel's, and a program that is being started holds copies until its exec.
+/// How long to wait until released devices are closed. QEMU closes a netdev's descriptors before it
+/// answers `netdev_del`, and the kernel closes those of a process before its parent can reap it.
+/// But a kernel thread tears down an io_uring, and a forked child holds copies until its exec.
 pub(crate) const RELEASE_GRACE: Duration = Duration::from_millis(500);
 
-/// How often open files are counted, when others open or close devices meanwhile.
+/// Attempts to count open files while other processes open and close devices.
 const COUNT_ATTEMPTS: u32 = 5;
 
-/// What the kernel shows of a device that should have been given up.
+/// The evidence for a device that should have been released.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shown {
-    /// Nobody holds it; since this time, where the kernel told it.
-    GivenUp(Option<Timestamp>),
-    /// No descriptor of it is seen in QEMU, which is no proof, and why.
-    Doubted(CloseDoubt),
-    /// It is held; under this number, where it is seen in QEMU.
+pub(crate) enum Evidence {
+    /// No process holds it; since this time, where the kernel reported the last close.
+    Released(Option<Timestamp>),
+    /// QEMU shows no descriptor of it, which is no proof, for this reason.
+    Doubtful(CloseDoubt),
+    /// It is held; under this descriptor number, where QEMU shows one.
     Held(Option<RawFd>),
 }
 
-impl Shown {
+impl Evidence {
     pub(crate) fn is_held(self) -> bool {
         matches!(self, Self::Held(_))
     }
 }
 
-/// Parts devices into those that are held, with their numbers in QEMU, and those that are over, with the doubt that
-/// their close is to have.
-pub(crate) fn part(devices: Vec<OpenDevice>, shown: Vec<Shown>) -> (Vec<OpenDevice>, Vec<OpenDevice>) {
+/// Splits devices into those that are held, with their descriptor numbers in QEMU, and those that
+/// are released, with the doubt of their close records.
+pub(crate) fn partition(
+    devices: Vec<OpenDevice>,
+    shown: Vec<Evidence>,
+) -> (Vec<OpenDevice>, Vec<OpenDevice>) {
     let (mut held, mut over) = (Vec::new(), Vec::new());
     for (mut device, shown) in devices.into_iter().zip(shown) {
         match shown {
-            Shown::Held(fd) => {
+            Evidence::Held(fd) => {
                 device.qemu_fd = fd.or(device.qemu_fd);
                 held.push(device);
             }
-            Shown::GivenUp(at) => {
+            Evidence::Released(at) => {
                 device.closed_at = at;
                 over.push(device);
             }
-            Shown::Doubted(doubt) => {
+            Evidence::Doubtful(doubt) => {
                 device.doubt = Some(doubt);
                 over.push(device);
             }
@@ -85,7 +89,8 @@ pub(crate) fn part(devices: Vec<OpenDevice>, shown: Vec<Shown>) -> (Vec<OpenDevi
     (held, over)
 }
 
-/// The numbers under which `qemu` holds each of `ours`; `None` where it does not.
+/// The descriptor number under which `qemu` holds each of `ours`, by kcmp(2); `None` where it does
+/// not.
 pub(crate) fn find(qemu: &ProcessId, ours: &[Admitted]) -> io::Result<Vec<Option<RawFd>>> {
     let held = devices_of(qemu)?;
     let own = std::process::id();
@@ -102,36 +107,38 @@ pub(crate) fn find(qemu: &ProcessId, ours: &[Admitted]) -> io::Result<Vec<Option
         .collect()
 }
 
-/// The raw network devices that QEMU holds and that are none of `known`.
-pub(crate) fn strangers(qemu: &ProcessId, known: &[OpenDevice]) -> io::Result<Vec<HeldDevice>> {
+/// The raw network devices that QEMU holds besides `known`.
+pub(crate) fn unexpected_devices(qemu: &ProcessId, known: &[OpenDevice]) -> io::Result<Vec<HeldDevice>> {
     let held = devices_of(qemu)?.into_iter().map(|(_, held)| held);
-    Ok(held.filter(|held| !known.iter().any(|device| is(held, device))).collect())
+    Ok(held.filter(|held| !known.iter().any(|device| matches(held, device))).collect())
 }
 
-/// Which of `unseen`, whose numbers in QEMU were never seen, QEMU holds beside what is `known`, and under which number.
+/// For each of `unseen`, whose descriptor numbers in QEMU are not recorded: the number under which
+/// QEMU holds it besides `known`.
 ///
-/// Of two queues of one device the first found is the first: they are alike.
-pub(crate) fn among_strangers(
+/// Descriptors of two queues of one device can't be told apart: the first found is taken for the
+/// first.
+pub(crate) fn find_among_unexpected(
     qemu: &ProcessId,
     known: &[OpenDevice],
     unseen: &[OpenDevice],
 ) -> io::Result<Vec<Option<RawFd>>> {
-    let mut strangers = strangers(qemu, known)?;
+    let mut unexpected_devices = unexpected_devices(qemu, known)?;
     let mut find = |device: &OpenDevice| {
-        let at = strangers.iter().position(|held| is(held, device))?;
-        Some(strangers.remove(at).fd)
+        let at = unexpected_devices.iter().position(|held| matches(held, device))?;
+        Some(unexpected_devices.remove(at).fd)
     };
     Ok(unseen.iter().map(&mut find).collect())
 }
 
-pub(crate) fn is(held: &HeldDevice, device: &OpenDevice) -> bool {
+pub(crate) fn matches(held: &HeldDevice, device: &OpenDevice) -> bool {
     if Some(held.rdev) != device.device.rdev {
         return false;
     }
     match device.qemu_fd {
-        // The link behind it may be renamed or deleted: it is still the open device that it was.
+        // The link behind it may have been renamed or deleted: the open file is the same.
         Some(fd) => fd == held.fd,
-        // Its number was never seen: any descriptor that fits may be it.
+        // Its number is not recorded: any descriptor that fits may be it.
         None => match &held.ifname {
             Some(name) => Some(name.as_str()) == device.device.dev.as_deref(),
             None => true,
@@ -139,8 +146,8 @@ pub(crate) fn is(held: &HeldDevice, device: &OpenDevice) -> bool {
     }
 }
 
-/// The devices in all of a process's descriptor tables, each with the thread whose table it is. A process that is gone
-/// holds nothing.
+/// The devices in all of a process's descriptor tables, each with the thread of the table. A
+/// process that has ended holds nothing.
 pub(crate) fn devices_of(process: &ProcessId) -> io::Result<Vec<(u32, HeldDevice)>> {
     match Holders::in_process(process.pid) {
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => Ok(Vec::new()),
@@ -149,50 +156,52 @@ pub(crate) fn devices_of(process: &ProcessId) -> io::Result<Vec<(u32, HeldDevice
     }
 }
 
-/// A look at what one interface should have given up.
-pub(crate) struct Release<'a> {
-    /// QEMU; none when it has ended.
+/// The check whether one interface's devices are released.
+pub(crate) struct ReleaseCheck<'a> {
+    /// QEMU; `None` when it has ended.
     pub(crate) qemu: Option<&'a ProcessId>,
     /// The interface's devices.
     pub(crate) devices: &'a [OpenDevice],
     /// The link behind them.
     pub(crate) link: Option<&'a HostLink>,
-    /// Whether that link's being gone shows the release: it does, unless the link is one of others that was not found.
+    /// Whether the link's absence proves the release of its devices. It does not where `link` is
+    /// `None` because an existing link, which was not made by us, was not found.
     pub(crate) link_shows: bool,
-    /// The link was deleted while its devices were held.
+    /// The link was deleted while QEMU held its devices.
     pub(crate) cut: bool,
-    /// QEMU was told to close them just now, with the link there, or has ended.
+    /// QEMU was just asked to close them while the link existed, or it has ended.
     pub(crate) asked: bool,
     /// The devices of the guest's other interfaces.
     pub(crate) others: &'a [OpenDevice],
-    /// How long to wait for what is held to be given up.
+    /// How long to wait until held devices are released.
     pub(crate) grace: Duration,
 }
 
-impl Release<'_> {
-    /// Looks what is shown of each device, in their order.
+impl ReleaseCheck<'_> {
+    /// Returns the evidence for each device, in their order.
     ///
-    /// Deletes the link of a macvtap of ours that no descriptor of is seen: that is what takes it from
-    /// whoever holds a hidden one.
-    pub(crate) fn look(&self, host: &mut Host, counts: &mut Counts) -> Vec<Shown> {
+    /// Deletes the link of a macvtap of ours if no process shows a descriptor of it: this revokes
+    /// hidden descriptors.
+    pub(crate) fn run(&self, host: &mut Host, counts: &mut OpenFileCounts) -> Vec<Evidence> {
         let end = Instant::now() + self.grace;
-        let (told, seen, tap) = loop {
-            let (told, seen, tap) = (self.told(host), self.seen(host), self.tap(host));
-            let holds = |(index, told): (usize, &Option<LastClose>)| match told {
-                Some(told) => *told == LastClose::Awaited,
+        let (closes, seen, tap) = loop {
+            let (closes, seen, tap) = (self.last_closes(host), self.visible_fds(host), self.tap_state(host));
+            let holds = |(index, close): (usize, &Option<LastClose>)| match close {
+                Some(close) => *close == LastClose::Awaited,
                 None => seen.as_ref().is_none_or(|seen| seen.get(index).is_some_and(Option::is_some)),
             };
-            let held = told.iter().enumerate().any(holds);
+            let held = closes.iter().enumerate().any(holds);
             let attached = matches!(tap, Some(TapState::Attached(_)));
             if (!held && !attached) || Instant::now() >= end {
-                break (told, seen, tap);
+                break (closes, seen, tap);
             }
             thread::sleep(Duration::from_millis(1));
         };
         let fd = |index: usize| seen.as_ref().and_then(|seen| seen.get(index).copied().flatten());
-        // Of several queues those that the kernel counts may all be known: the others are given up.
-        let is_known = |index: usize| match told[index] {
-            Some(told) => told == LastClose::Awaited,
+        // If the kernel counts no more queues than are known to be held, the other queues are
+        // released.
+        let is_known = |index: usize| match closes[index] {
+            Some(close) => close == LastClose::Awaited,
             None => fd(index).is_some(),
         };
         let known_queues = (0..self.devices.len())
@@ -203,29 +212,29 @@ impl Release<'_> {
             .devices
             .iter()
             .enumerate()
-            .map(|(index, device)| match (told[index], fd(index), device.device.kind) {
-                (Some(LastClose::Awaited), fd, _) => Some(Shown::Held(fd)),
+            .map(|(index, device)| match (closes[index], fd(index), device.device.kind) {
+                (Some(LastClose::Awaited), fd, _) => Some(Evidence::Held(fd)),
                 (Some(LastClose::Seen(at)), _, DeviceKind::Tun) => match tap {
-                    Some(TapState::Attached(queues)) if !accounted(queues) => Some(Shown::Held(None)),
-                    Some(_) => Some(Shown::GivenUp(at)),
-                    // Whether somebody attached another file to it is not known.
-                    None => Some(Shown::Doubted(CloseDoubt::Uncounted)),
+                    Some(TapState::Attached(queues)) if !accounted(queues) => Some(Evidence::Held(None)),
+                    Some(_) => Some(Evidence::Released(at)),
+                    // Another open file may have been attached to it.
+                    None => Some(Evidence::Doubtful(CloseDoubt::Uncounted)),
                 },
-                (Some(LastClose::Seen(at)), ..) => Some(Shown::GivenUp(at)),
-                (None, Some(fd), _) => Some(Shown::Held(Some(fd))),
+                (Some(LastClose::Seen(at)), ..) => Some(Evidence::Released(at)),
+                (None, Some(fd), _) => Some(Evidence::Held(Some(fd))),
                 (None, None, DeviceKind::Tun) => match tap {
-                    // An open file outlives the link, and the kernel keeps no account of it.
+                    // The open file outlives the link, and the kernel keeps no account of it.
                     Some(TapState::Gone) if self.cut => None,
                     Some(TapState::Gone) => Some(self.without_link(device)),
-                    Some(TapState::Idle) => Some(Shown::GivenUp(None)),
-                    Some(TapState::Unknown) => Some(Shown::Doubted(CloseDoubt::LinkUnknown)),
-                    Some(TapState::Attached(queues)) if accounted(queues) => Some(Shown::GivenUp(None)),
-                    Some(TapState::Attached(_)) => Some(Shown::Held(None)),
-                    None if seen.is_none() => Some(Shown::Held(None)),
-                    None => Some(Shown::Doubted(hidden_or(self.qemu, CloseDoubt::Uncounted))),
+                    Some(TapState::Idle) => Some(Evidence::Released(None)),
+                    Some(TapState::Unknown) => Some(Evidence::Doubtful(CloseDoubt::LinkUnknown)),
+                    Some(TapState::Attached(queues)) if accounted(queues) => Some(Evidence::Released(None)),
+                    Some(TapState::Attached(_)) => Some(Evidence::Held(None)),
+                    None if seen.is_none() => Some(Evidence::Held(None)),
+                    None => Some(Evidence::Doubtful(hidden_or(self.qemu, CloseDoubt::Uncounted))),
                 },
-                (None, None, _) if seen.is_none() => Some(Shown::Held(None)),
-                (None, None, DeviceKind::Macvtap) if self.link_is_gone() => Some(Shown::GivenUp(None)),
+                (None, None, _) if seen.is_none() => Some(Evidence::Held(None)),
+                (None, None, DeviceKind::Macvtap) if self.link_is_gone() => Some(Evidence::Released(None)),
                 (None, None, _) => None,
             })
             .collect();
@@ -233,11 +242,11 @@ impl Release<'_> {
             && !shown.iter().flatten().any(|shown| shown.is_held())
         {
             let shows = match host.delete_link(link) {
-                Ok(true) => Shown::GivenUp(None),
-                Ok(false) => Shown::Doubted(CloseDoubt::LinkUnknown),
+                Ok(true) => Evidence::Released(None),
+                Ok(false) => Evidence::Doubtful(CloseDoubt::LinkUnknown),
                 Err(error) => {
                     warn!("link '{}' can't be deleted: {}", link.name(), crate::chain(&error));
-                    Shown::Doubted(CloseDoubt::Attached)
+                    Evidence::Doubtful(CloseDoubt::Attached)
                 }
             };
             for (shown, device) in shown.iter_mut().zip(self.devices) {
@@ -247,8 +256,8 @@ impl Release<'_> {
             }
         }
         let mut counted = |device: &OpenDevice| match counts.doubt(device, self.qemu) {
-            None => Shown::GivenUp(None),
-            Some(doubt) => Shown::Doubted(doubt),
+            None => Evidence::Released(None),
+            Some(doubt) => Evidence::Doubtful(doubt),
         };
         shown
             .into_iter()
@@ -257,12 +266,14 @@ impl Release<'_> {
             .collect()
     }
 
-    /// What the kernel tells of each device's last close; none where that shows nothing.
-    fn told(&self, host: &mut Host) -> Vec<Option<LastClose>> {
-        host.hear();
-        // Without its link nothing is behind a descriptor; and one of ours is deleted once QEMU has ended.
+    /// The last close of each device; `None` where the kernel reported nothing, or that proves
+    /// nothing.
+    fn last_closes(&self, host: &mut Host) -> Vec<Option<LastClose>> {
+        host.read_close_events();
+        // A descriptor without its link is dead; and a macvtap of ours is deleted once QEMU has
+        // ended.
         let is_dead = |device: &OpenDevice| match device.device.kind {
-            // An open file of a tap's outlives the link, and can be attached to another.
+            // An open file of a tap outlives the link, and can be attached to another tap.
             DeviceKind::Tun => self.link_is_gone() && !self.cut,
             DeviceKind::Macvtap => {
                 let is_deleted = self.qemu.is_none() && self.link.is_some_and(HostLink::is_own_macvtap);
@@ -270,27 +281,28 @@ impl Release<'_> {
             }
             _ => false,
         };
-        let told = |device: &OpenDevice| match host.last_close(device) {
+        let last_close = |device: &OpenDevice| match host.last_close(device) {
             Some(LastClose::Awaited) if is_dead(device) => None,
-            told => told,
+            close => close,
         };
-        self.devices.iter().map(told).collect()
+        self.devices.iter().map(last_close).collect()
     }
 
-    /// A tap whose link is not there, and nobody saw it deleted from under an open file.
-    fn without_link(&self, device: &OpenDevice) -> Shown {
+    /// The evidence for a tap whose link is gone, and was not seen to be deleted under an open
+    /// file.
+    fn without_link(&self, device: &OpenDevice) -> Evidence {
         let doubt = match self.qemu {
-            // It went with the last open file.
+            // The link went with the last open file.
             _ if self.asked => None,
-            // Others may have deleted it while QEMU hid that.
+            // Somebody may have deleted the link while QEMU hid an open file.
             Some(qemu) => hidden(qemu).then_some(CloseDoubt::Hidden),
             None => held_elsewhere(device, None).then_some(CloseDoubt::HeldElsewhere),
         };
-        doubt.map_or(Shown::GivenUp(None), Shown::Doubted)
+        doubt.map_or(Evidence::Released(None), Evidence::Doubtful)
     }
 
-    /// What the kernel says of the tap; none where that shows nothing.
-    fn tap(&self, host: &mut Host) -> Option<TapState> {
+    /// The state of the tap's link; `None` where it proves nothing.
+    fn tap_state(&self, host: &mut Host) -> Option<TapState> {
         if self.link_is_gone() {
             return Some(TapState::Gone);
         }
@@ -308,11 +320,12 @@ impl Release<'_> {
         self.link_shows && self.link.is_none()
     }
 
-    /// The number of each device in QEMU, where a descriptor of it is seen; none when QEMU can't be looked into.
+    /// The descriptor number of each device in QEMU, where QEMU shows one; `None` when QEMU's
+    /// descriptors can't be read.
     ///
-    /// A descriptor need not have the number that it had: it is known by its interface, a vhost-net's by being none of
-    /// the others'.
-    fn seen(&self, host: &mut Host) -> Option<Vec<Option<RawFd>>> {
+    /// A descriptor may have moved to another number. It is recognized by its host interface, a
+    /// vhost-net's by being none of the other interfaces'.
+    fn visible_fds(&self, host: &mut Host) -> Option<Vec<Option<RawFd>>> {
         let Some(qemu) = self.qemu else { return Some(vec![None; self.devices.len()]) };
         let mut held = match devices_of(qemu) {
             Ok(held) => held,
@@ -322,11 +335,12 @@ impl Release<'_> {
             }
         };
         for other in self.others {
-            if let Some(at) = held.iter().position(|(_, held)| is(held, other)) {
+            if let Some(at) = held.iter().position(|(_, held)| matches(held, other)) {
                 held.remove(at);
             }
         }
-        // It may have been renamed since; and one that was moved, too, has a name that nobody here knows.
+        // The link may have been renamed since, or moved to another network namespace and renamed
+        // there.
         let name = self.link.and_then(|link| host.name_of(link));
         let is_another = |ifname: &str| {
             let ours =
@@ -334,16 +348,16 @@ impl Release<'_> {
             ours != Some(ifname)
                 && self.others.iter().any(|other| other.device.dev.as_deref() == Some(ifname))
         };
-        let matches = |held: &HeldDevice, device: &OpenDevice| {
+        let may_be = |held: &HeldDevice, device: &OpenDevice| {
             Some(held.rdev) == device.device.rdev
                 && !held.ifname.as_ref().is_some_and(|ifname| is_another(ifname.as_str()))
         };
         let mut seen = vec![None; self.devices.len()];
-        // First those that are where they were.
+        // First those that have kept their numbers.
         for exact in [true, false] {
             for (seen, device) in seen.iter_mut().zip(self.devices).filter(|(seen, _)| seen.is_none()) {
                 let fits = |(_, held): &(u32, HeldDevice)| {
-                    matches(held, device) && (!exact || device.qemu_fd == Some(held.fd))
+                    may_be(held, device) && (!exact || device.qemu_fd == Some(held.fd))
                 };
                 if let Some(at) = held.iter().position(fits) {
                     *seen = Some(held.remove(at).1.fd);
@@ -354,24 +368,26 @@ impl Release<'_> {
     }
 }
 
-/// The doubt that QEMU hides something, where it may; else the one given.
+/// [`CloseDoubt::Hidden`] if QEMU may hide open files; else `doubt`.
 fn hidden_or(qemu: Option<&ProcessId>, doubt: CloseDoubt) -> CloseDoubt {
     if qemu.is_some_and(hidden) { CloseDoubt::Hidden } else { doubt }
 }
 
-/// Whether QEMU keeps open files where they can't be looked at.
+/// Whether QEMU keeps open files where they can't be inspected.
 fn hidden(qemu: &ProcessId) -> bool {
     HiddenFiles::of(qemu.pid).is_ok_and(HiddenFiles::any)
 }
 
-/// Drivers' counts of their open files held against what is seen in processes, each at most once for one look.
+/// Compares each driver's count of open files with the descriptors of all processes; at most once
+/// for each driver.
 #[derive(Debug, Default)]
-pub(crate) struct Counts {
+pub(crate) struct OpenFileCounts {
     known: Vec<(DeviceKind, Option<CloseDoubt>)>,
 }
 
-impl Counts {
-    /// Why nothing shows that a device is given up that is not seen in QEMU; none when the driver's count does.
+impl OpenFileCounts {
+    /// Why it is not proven that a device is released that QEMU does not show; `None` when the
+    /// driver's count proves it.
     fn doubt(&mut self, device: &OpenDevice, qemu: Option<&ProcessId>) -> Option<CloseDoubt> {
         let kind = device.device.kind;
         if kind != DeviceKind::VhostNet && held_elsewhere(device, qemu) {
@@ -389,8 +405,8 @@ impl Counts {
     }
 }
 
-/// Whether another process than QEMU shows a descriptor of this very device; of a tap whose link is not there, one that
-/// is no interface's.
+/// Whether another process than QEMU has a descriptor of this device that is attached to no
+/// interface.
 fn held_elsewhere(device: &OpenDevice, qemu: Option<&ProcessId>) -> bool {
     let Ok(holders) = Holders::of(device.device.kind).and_then(Holders::of_our_network) else { return false };
     let (qemu, own) = (qemu.map(|qemu| qemu.pid), std::process::id());
@@ -401,7 +417,8 @@ fn held_elsewhere(device: &OpenDevice, qemu: Option<&ProcessId>) -> bool {
     })
 }
 
-/// Why the driver's count of its open files does not show that all of them are seen; none when it does.
+/// Why it is not proven that all open files of the driver are seen in processes; `None` when its
+/// count proves it.
 fn uncounted(kind: DeviceKind) -> Option<CloseDoubt> {
     for _ in 0..COUNT_ATTEMPTS {
         let Some(before) = driver_open_files(kind) else { return Some(CloseDoubt::Uncounted) };
@@ -418,39 +435,40 @@ fn uncounted(kind: DeviceKind) -> Option<CloseDoubt> {
                 return Some(CloseDoubt::Unseen);
             }
         }
-        // A supervisor hands another one over, or a descriptor is on its way from one to another.
+        // Another supervisor passes a device to its QEMU, or a descriptor is in flight between
+        // processes.
         thread::sleep(Duration::from_millis(2));
     }
     Some(CloseDoubt::Uncounted)
 }
 
-/// Ends an interface whose QEMU has ended: removes its link and filter, and returns its devices. All of them are over for
-/// the account, with a doubt those that somebody else holds, or may hold.
+/// Ends an interface whose QEMU has ended: removes its link and filter, and returns its devices,
+/// all to be closed in the account. Devices that another process holds, or may hold, get a doubt.
 ///
-/// `link_shows` as in [`Release`].
-pub(crate) fn end(
+/// `link_shows` as in [`ReleaseCheck`].
+pub(crate) fn end_interface(
     mac: MacAddr,
     devices: Vec<OpenDevice>,
-    lasting: &mut Lasting,
+    resources: &mut HostResources,
     link_shows: bool,
     host: &mut Host,
-    counts: &mut Counts,
+    counts: &mut OpenFileCounts,
 ) -> Vec<OpenDevice> {
-    // Before its link is deleted: a tap of ours must have gone by itself.
-    let link = lasting.link.as_ref();
-    let release = Release {
+    // Checked before the link is deleted: a tap of ours must be gone with QEMU.
+    let link = resources.link.as_ref();
+    let release = ReleaseCheck {
         qemu: None,
         devices: &devices,
         link,
         link_shows,
-        cut: lasting.cut,
-        // A link that an earlier supervisor knew may have gone in any way.
+        cut: resources.cut,
+        // A link of an earlier supervisor may have been removed in any way.
         asked: link.is_some(),
         others: &[],
         grace: RELEASE_GRACE,
     };
-    let shown = release.look(host, counts);
-    let (held, mut over) = part(devices, shown);
+    let shown = release.run(host, counts);
+    let (held, mut over) = partition(devices, shown);
     if !held.is_empty() {
         let holder = link.and_then(|link| tap_holder(link, host));
         match holder {
@@ -465,21 +483,21 @@ pub(crate) fn end(
             DeviceKind::Tun if holder.is_some() => CloseDoubt::HeldElsewhere,
             DeviceKind::Tun => CloseDoubt::Attached,
             DeviceKind::Macvtap if held_elsewhere(device, None) => CloseDoubt::HeldElsewhere,
-            // The kernel tells that it is open, and nobody is seen to hold it.
+            // The kernel says that it is open, and no process shows it.
             _ => CloseDoubt::Uncounted,
         };
         over.extend(held.into_iter().map(|device| OpenDevice { doubt: Some(doubt(&device)), ..device }));
-        if link.is_some_and(|link| !link.is_ours()) && lasting.filter.take().is_some() {
+        if link.is_some_and(|link| !link.is_ours()) && resources.filter.take().is_some() {
             warn!(
                 "{mac}: its filter stays, since its tap is held; the next guest that gets it replaces that"
             );
         }
     }
-    host.undo(mac, lasting);
+    host.undo(mac, resources);
     over
 }
 
-/// The process that holds the tap behind a link, where one shows it.
+/// A process that has a descriptor of the tap behind a link, if one is found.
 fn tap_holder(link: &HostLink, host: &mut Host) -> Option<u32> {
     let name = host.name_of(link)?;
     let holders = Holders::of(DeviceKind::Tun).and_then(Holders::of_our_network).ok()?;

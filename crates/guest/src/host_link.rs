@@ -1,4 +1,4 @@
-//! The host's link behind an interface, and by what it is known again.
+//! The host's link behind an interface, and how it is identified.
 
 use taptrail_kernel::link::{Link, PlacedLink, TunInfo};
 use taptrail_record::{GuestId, IfName, MacAddr};
@@ -9,39 +9,40 @@ const MARK: &str = "taptrail";
 
 /// A link behind an interface of a guest.
 ///
-/// Numbers and names are given again: another link may have both by the time that this one is to be deleted. A link
-/// that we made carries our mark as its alias, which it keeps when it is renamed or moved. Others may write another
-/// alias: then it is known by its number, kind and MAC together.
+/// Indexes and names are reused: another link may have both by the time this one is to be deleted.
+/// A link that we made has our mark as its alias, and keeps it when it is renamed or moved.
+/// Somebody may overwrite the alias: then the link is identified by its index, kind and MAC
+/// together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HostLink {
     kind: LinkKind,
     name: IfName,
     index: u32,
-    /// None of one that somebody else made.
+    /// `None` for a link that we did not make.
     mark: Option<String>,
-    /// The MAC that it has, of one that we made.
+    /// The MAC of a link that we made.
     mac: Option<MacAddr>,
-    /// What a tap of others was when it was opened.
+    /// The properties of an existing tap when it was opened.
     tun: Option<TunInfo>,
 }
 
-/// How much a link is like the one that is looked for.
+/// How well a link matches the one in question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Likeness {
-    /// It is that link, with its mark where we made it.
+pub(crate) enum LinkMatch {
+    /// It is that link, with its mark if we made it.
     Same,
     /// It is that link, and somebody gave it another alias.
     Unmarked,
-    /// It has its number and is of its kind, and nothing else tells.
+    /// It has the same index and kind; nothing else shows whether it is that link.
     Unclear,
-    /// It is another one.
+    /// It is another link.
     Other,
 }
 
 /// Where a link is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Sight {
-    /// There.
+pub(crate) enum LinkLocation {
+    /// It exists.
     Found(PlacedLink),
     /// It was deleted.
     Gone,
@@ -49,7 +50,7 @@ pub(crate) enum Sight {
     Unknown,
 }
 
-impl Sight {
+impl LinkLocation {
     pub(crate) fn found(self) -> Option<PlacedLink> {
         match self {
             Self::Found(placed) => Some(placed),
@@ -58,21 +59,21 @@ impl Sight {
     }
 }
 
-/// What kind of link it is.
+/// The kind of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LinkKind {
     Tap,
     Macvtap,
 }
 
-/// What the kernel says of a tap.
+/// The state of a tap, by the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TapState {
     /// There is no such link.
     Gone,
     /// No open file is attached to it.
     Idle,
-    /// Open files are, whoever holds them: so many, where the kernel counts them.
+    /// Open files are attached, whoever holds them: this many, where the kernel counts them.
     Attached(Option<u32>),
     /// It can't be found, and nothing shows that it was deleted.
     Unknown,
@@ -95,7 +96,7 @@ pub(crate) fn is_mark(alias: &str) -> bool {
 }
 
 impl LinkKind {
-    /// The kernel's word.
+    /// The kind as the kernel names it.
     fn as_str(self) -> &'static str {
         match self {
             Self::Tap => "tun",
@@ -105,17 +106,17 @@ impl LinkKind {
 }
 
 impl HostLink {
-    /// One that we made.
+    /// A link that we made.
     pub(crate) fn made(kind: LinkKind, name: IfName, index: u32, mark: String, mac: MacAddr) -> Self {
         Self { kind, name, index, mark: Some(mark), mac: Some(mac), tun: None }
     }
 
-    /// One that was there.
+    /// A link that existed before.
     pub(crate) fn found(kind: LinkKind, name: IfName, index: u32, tun: Option<TunInfo>) -> Self {
         Self { kind, name, index, mark: None, mac: None, tun }
     }
 
-    /// A link as the kernel describes it; none of another kind.
+    /// A link as the kernel describes it; `None` for links of other kinds.
     pub(crate) fn new(link: &Link, mark: Option<String>) -> Option<Self> {
         let kind = [LinkKind::Tap, LinkKind::Macvtap]
             .into_iter()
@@ -124,12 +125,12 @@ impl HostLink {
         Some(Self { kind, name: link.name.parse().ok()?, index: link.index, mark, mac, tun: None })
     }
 
-    /// The name that it had when we met it.
+    /// The name that was last seen.
     pub(crate) fn name(&self) -> &IfName {
         &self.name
     }
 
-    /// Its number in our network namespace.
+    /// Its index in our network namespace.
     pub(crate) fn index(&self) -> u32 {
         self.index
     }
@@ -138,7 +139,7 @@ impl HostLink {
         self.mark.as_deref()
     }
 
-    /// Whether we made it, and are to delete it.
+    /// Whether we made it, and so delete it.
     pub(crate) fn is_ours(&self) -> bool {
         self.mark.is_some()
     }
@@ -147,8 +148,8 @@ impl HostLink {
         self.kind
     }
 
-    /// It has been renamed.
-    pub(crate) fn is_called(&mut self, name: IfName) {
+    /// Stores the new name of a renamed link.
+    pub(crate) fn set_name(&mut self, name: IfName) {
         self.name = name;
     }
 
@@ -164,8 +165,8 @@ impl HostLink {
         self.kind == LinkKind::Macvtap && self.is_ours()
     }
 
-    /// What a tap of others was and is not any more: whoever holds it may change that (`TUNSETPERSIST` and the like).
-    /// `None` stands for one that is gone.
+    /// The properties of an existing tap that have changed since it was opened: its holder can
+    /// change them (`TUNSETPERSIST` and the like). `now` is `None` if the tap is gone.
     pub(crate) fn changed(&self, now: Option<&Link>) -> Vec<&'static str> {
         let Some(before) = &self.tun else { return Vec::new() };
         let Some(now) = now.and_then(|link| link.tun) else { return vec!["there"] };
@@ -177,17 +178,17 @@ impl HostLink {
         kept.into_iter().filter(|(kept, _)| !kept).map(|(_, what)| what).collect()
     }
 
-    /// Whether what has its number now is this link.
-    pub(crate) fn compare(&self, found: &Link) -> Likeness {
+    /// Whether the link that has this index now is this link.
+    pub(crate) fn compare(&self, found: &Link) -> LinkMatch {
         if found.kind.as_deref() != Some(self.kind.as_str()) {
-            return Likeness::Other;
+            return LinkMatch::Other;
         }
         match (&self.mark, &found.alias) {
-            (None, _) => Likeness::Same,
-            (Some(mark), Some(alias)) if mark == alias => Likeness::Same,
-            (Some(_), Some(alias)) if is_mark(alias) => Likeness::Other,
-            (Some(_), _) if self.mac.is_some() && self.mac == found.mac => Likeness::Unmarked,
-            (Some(_), _) => Likeness::Unclear,
+            (None, _) => LinkMatch::Same,
+            (Some(mark), Some(alias)) if mark == alias => LinkMatch::Same,
+            (Some(_), Some(alias)) if is_mark(alias) => LinkMatch::Other,
+            (Some(_), _) if self.mac.is_some() && self.mac == found.mac => LinkMatch::Unmarked,
+            (Some(_), _) => LinkMatch::Unclear,
         }
     }
 }
@@ -221,19 +222,19 @@ mod tests {
         let ours = HostLink::made(LinkKind::Tap, name(), 7, mark.clone(), mac.host_side());
         let with_mac = |alias: Option<&str>, mac| Link { mac: Some(mac), ..link("tun", alias) };
         for (found, expected) in [
-            (link("tun", Some(&mark)), Likeness::Same),
-            (with_mac(None, mac.host_side()), Likeness::Unmarked),
-            (with_mac(Some("web1 uplink"), mac.host_side()), Likeness::Unmarked),
-            (with_mac(Some("web1 uplink"), mac), Likeness::Unclear),
-            (link("tun", None), Likeness::Unclear),
-            (with_mac(Some("taptrail another"), mac.host_side()), Likeness::Other),
-            (link("macvtap", Some(&mark)), Likeness::Other),
+            (link("tun", Some(&mark)), LinkMatch::Same),
+            (with_mac(None, mac.host_side()), LinkMatch::Unmarked),
+            (with_mac(Some("web1 uplink"), mac.host_side()), LinkMatch::Unmarked),
+            (with_mac(Some("web1 uplink"), mac), LinkMatch::Unclear),
+            (link("tun", None), LinkMatch::Unclear),
+            (with_mac(Some("taptrail another"), mac.host_side()), LinkMatch::Other),
+            (link("macvtap", Some(&mark)), LinkMatch::Other),
         ] {
             assert_eq!(ours.compare(&found), expected, "{found:?}");
         }
         let theirs = HostLink::found(LinkKind::Tap, name(), 7, None);
-        assert_eq!(theirs.compare(&link("tun", Some("anything"))), Likeness::Same);
-        assert_eq!(theirs.compare(&link("bridge", None)), Likeness::Other);
+        assert_eq!(theirs.compare(&link("tun", Some("anything"))), LinkMatch::Same);
+        assert_eq!(theirs.compare(&link("bridge", None)), LinkMatch::Other);
         assert!(!theirs.is_ours() && ours.is_ours());
         assert_eq!(read_mark(&mark), Some((guest.uuid, mac)));
         assert_eq!(read_mark("taptrail web1"), None);

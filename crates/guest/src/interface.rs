@@ -7,8 +7,8 @@
 //!          touched
 //! ```
 //!
-//! What was opened stays on record whatever fails after it; its close is the caller's to post,
-//! beside the record of what failed.
+//! An open stays on record whatever fails after it; the caller writes its close together with the
+//! record of the failure.
 
 use std::path::Path;
 use std::time::Duration;
@@ -25,25 +25,25 @@ use taptrail_record::{DeviceKind, IfName, MacAddr, Requester};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use crate::account::{Account, AccountError, OpenDevice, Opens, Posting};
-use crate::host::{Host, Lasting, mac_filter, pinned_mac};
+use crate::account::{Account, AccountError, LedgerBatch, OpenDevice, Opens};
+use crate::host::{Host, HostResources, mac_filter, pinned_mac};
 use crate::host_link::{HostLink, LinkKind, is_mark, mark};
-use crate::marked::{Marked, MarkedError};
+use crate::marked::{MarkedError, MarkedLink};
 use crate::spec::{Backend, Filter, NicSpec, Vhost};
 
-/// How long a macvtap's node may take to appear: udev is asynchronous.
-const NODE_WAIT: Duration = Duration::from_secs(5);
+/// How long to wait for a macvtap's node: udev makes it asynchronously.
+const NODE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many links are looked at, each standing on the next.
+/// How many links below a link are checked.
 const MAX_LOWER_LINKS: usize = 8;
 
 /// An interface's devices can't be opened, configured or filtered.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The SPEC names a link that is not there.
+    /// The SPEC names a link that does not exist.
     #[error("{role} '{name}' doesn't exist: make it first (`ip link show` lists what there is)")]
     NoLink {
-        /// What it should be.
+        /// The role of the link in the SPEC.
         role: &'static str,
         /// Its name.
         name: String,
@@ -51,14 +51,14 @@ pub enum OpenError {
     /// The SPEC names a link of another kind.
     #[error("Link '{name}' is a {kind}, not a {role}")]
     WrongKind {
-        /// What it should be.
+        /// The role of the link in the SPEC.
         role: &'static str,
         /// Its name.
         name: String,
-        /// What it is.
+        /// The link's kind.
         kind: String,
     },
-    /// The macvtap has an address already, and the SPEC says another.
+    /// The SPEC's address differs from that of the existing macvtap.
     #[error(
         "Macvtap '{name}' has MAC {has}, but mac={asked} is asked for: leave mac= out, or change one of them"
     )]
@@ -70,7 +70,7 @@ pub enum OpenError {
         /// The SPEC's.
         asked: MacAddr,
     },
-    /// The link was made for a guest's interface: `ip link show` has its mark.
+    /// The link was made for a guest's interface: its alias is a mark.
     #[error(
         "Link '{name}' belongs to another interface of a guest ({mark}): name a link of your own; `taptrail recover` removes what ended guests left"
     )]
@@ -80,9 +80,9 @@ pub enum OpenError {
         /// Its mark: the guest's uuid and the interface's MAC.
         mark: String,
     },
-    /// A guest without an open account has the address.
+    /// A guest that runs without an open account has the address.
     #[error(
-        "Interface {mac} runs already: link '{link}' was made for it, and guest {guest}, which is not on record here, holds it{}; `taptrail list` and `taptrail recover` tell what to do with that one", held_by(.pid)
+        "Interface {mac} runs already: link '{link}' was made for it, and guest {guest}, which is not on record here, holds it{}; `taptrail list` and `taptrail recover` show what to do about it", held_by(.pid)
     )]
     RunsUnrecorded {
         /// The interface.
@@ -91,18 +91,18 @@ pub enum OpenError {
         link: IfName,
         /// The guest.
         guest: Uuid,
-        /// Who holds it, where a process shows it.
+        /// A process that holds it, if one is found.
         pid: Option<u32>,
     },
-    /// Whether the address is free can't be seen.
+    /// Whether the address is free can't be determined.
     #[error("Whether another guest has {mac} already can't be seen")]
-    Marked {
+    MarkedLink {
         /// The interface.
         mac: MacAddr,
-        /// Why.
+        /// The cause.
         source: MarkedError,
     },
-    /// The tap goes with the open file that it belongs to.
+    /// A tap that is not persistent goes with its open file.
     #[error(
         "Tap '{name}' is not persistent: it belongs to the program that holds it; make one that stays (`ip tuntap add dev NAME mode tap user 0 group 65534`)"
     )]
@@ -110,7 +110,8 @@ pub enum OpenError {
         /// The tap.
         name: IfName,
     },
-    /// Every QEMU that runs as root could attach a queue, and would get a part of the guest's frames.
+    /// The tap has no owner: every QEMU that runs as root could attach a queue, and would get a
+    /// part of the guest's frames.
     #[error(
         "Tap '{name}' takes queues from every QEMU that runs as root, which would get frames of this guest: give it an owner and a group that no QEMU has (`ip tuntap add dev {name} mode tap multi_queue user 0 group 65534`)"
     )]
@@ -118,7 +119,7 @@ pub enum OpenError {
         /// The tap.
         name: IfName,
     },
-    /// The same of another guest's QEMU.
+    /// Another guest's QEMU could attach a queue.
     #[error(
         "Tap '{name}' takes queues from QEMU of guest '{guest}', which would get frames of this one: give it an owner and a group that no other guest's QEMU has (`ip tuntap add dev {name} mode tap multi_queue user 0 group 65534`)"
     )]
@@ -128,30 +129,30 @@ pub enum OpenError {
         /// The other guest.
         guest: String,
     },
-    /// Somebody has it open, and would get a part of the guest's frames.
+    /// Another process has the link open, and would get a part of the guest's frames.
     #[error("Link '{name}' is held already{}", held_by(.pid))]
     Held {
         /// The link.
         name: IfName,
-        /// Who holds it, where a process shows it.
+        /// A process that holds it, if one is found.
         pid: Option<u32>,
     },
-    /// A guest's macvtap stands on it, and would get its frames.
+    /// A guest's macvtap is on top of the tap, and would get its frames.
     #[error(
         "Tap '{name}' has macvtap '{macvtap}' of a guest on it, which would get its frames: detach that one first"
     )]
     Below {
         /// The tap.
         name: IfName,
-        /// What stands on it.
+        /// The macvtap on top of it.
         macvtap: String,
     },
-    /// Who holds the link can't be seen.
+    /// Whether the link is held can't be determined.
     #[error("Whether link '{name}' is held already can't be seen")]
     Holders {
         /// The link.
         name: IfName,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// A device can't be opened.
@@ -159,7 +160,7 @@ pub enum OpenError {
     Device {
         /// The interface.
         mac: MacAddr,
-        /// Why.
+        /// The cause.
         source: DeviceError,
     },
     /// A link can't be made or configured.
@@ -167,7 +168,7 @@ pub enum OpenError {
     Link {
         /// The interface.
         mac: MacAddr,
-        /// Why.
+        /// The cause.
         source: LinkError,
     },
     /// The filter can't be set.
@@ -175,15 +176,15 @@ pub enum OpenError {
     Filter {
         /// The interface.
         mac: MacAddr,
-        /// Why.
+        /// The cause.
         source: FilterError,
     },
-    /// The open is not on record as it must be.
+    /// The opens could not be recorded as required.
     #[error("Devices of interface {mac} can't be granted")]
     Account {
         /// The interface.
         mac: MacAddr,
-        /// Why.
+        /// The cause.
         source: AccountError,
     },
 }
@@ -196,40 +197,42 @@ fn held_by(pid: &Option<u32>) -> String {
 #[derive(Debug)]
 pub(crate) struct Interface {
     pub(crate) key: InterfaceKey,
-    /// As asked for, with MAC and id chosen.
+    /// The SPEC, with the MAC and id that were chosen.
     pub(crate) spec: NicSpec,
     pub(crate) mac: MacAddr,
     pub(crate) id: String,
     pub(crate) ifname: IfName,
-    /// The pcie-root-port it takes.
+    /// The pcie-root-port that it is plugged into.
     pub(crate) port: Option<String>,
     pub(crate) devices: Vec<OpenDevice>,
-    pub(crate) lasting: Lasting,
+    pub(crate) resources: HostResources,
 }
 
-/// An interface and its descriptors, ready to be handed over.
+/// An interface and its descriptors, ready to be passed to QEMU.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) interface: Interface,
     pub(crate) admitted: Vec<Admitted>,
-    /// Its intents, to be ended with the hand-over.
+    /// The steps to complete when the descriptors are passed.
     pub(crate) steps: Vec<StepKey>,
 }
 
-/// An interface that could not be opened. Nothing of it stands any more, except what `undo` says.
+/// An interface that could not be opened. Everything was undone; what could not be undone was
+/// logged.
 #[derive(Debug)]
 pub(crate) struct OpenFailed {
     pub(crate) error: OpenError,
-    /// It was begun: its end is the caller's to post.
+    /// Set if the ledger has the interface: the caller ends it there.
     pub(crate) key: Option<InterfaceKey>,
-    /// On record as open, closed in fact: their close records are the caller's to post.
+    /// Devices that are closed, and that the ledger has as open: the caller writes their close
+    /// records.
     pub(crate) closed: Vec<OpenDevice>,
-    /// Its intents, to be ended with those records.
+    /// The steps to complete with those records.
     pub(crate) steps: Vec<StepKey>,
 }
 
-/// Where an interface's frames go, found before anything is touched.
-enum Place {
+/// The backend of a SPEC, resolved to links of the host before anything is changed.
+enum ResolvedBackend {
     NewTap { bridge: Link },
     OldTap { name: IfName, tun: Option<TunInfo> },
     NewMacvtap { lower: Link, mode: MacvtapMode },
@@ -258,11 +261,11 @@ impl Host {
             warn!("{mac}: filters of links that are gone may be left over: {}", crate::chain(&error));
         }
 
-        let mut lasting = Lasting::default();
+        let mut resources = HostResources::default();
         let mut opens = Opens::new(account, mac, requester);
-        // Opens that are told after this are those that follow.
-        self.hear();
-        let built = self.build(&spec, mac, &place, &mut opens, &mut lasting);
+        // Opens that are reported from here on are those below.
+        self.read_close_events();
+        let built = self.build(&spec, mac, &place, &mut opens, &mut resources);
         let Opens { account, open: mut devices, hand_over, .. } = opens;
         if let Some(files) = &mut self.open_files {
             files.follow(&mut devices);
@@ -271,27 +274,32 @@ impl Host {
         let closed = built.and_then(|(ifname, admitted, unused)| {
             let unused: Vec<_> = unused.iter().map(|index| devices[*index].clone()).collect();
             if !unused.is_empty() {
-                // Closed in the ledger, or owed to it: either way not once more.
+                // Closed here, in the ledger or by the retry queue: must not be closed again.
                 devices.retain(|device| !unused.contains(device));
-                let posting = Posting::default().closes(account, &unused);
-                account.post(posting).map_err(failed)?;
+                let batch = LedgerBatch::default().close_devices(account, &unused);
+                account.post(batch).map_err(failed)?;
             }
             Ok((ifname, admitted))
         });
         match closed {
             Ok((ifname, admitted)) => Ok(Opened {
-                interface: Interface { key, spec, mac, id, ifname, port: None, devices, lasting },
+                interface: Interface { key, spec, mac, id, ifname, port: None, devices, resources },
                 admitted,
                 steps,
             }),
             Err(error) => {
-                self.undo(mac, &mut lasting);
+                self.undo(mac, &mut resources);
                 Err(Box::new(OpenFailed { error, key: Some(key), closed: devices, steps }))
             }
         }
     }
 
-    fn resolve(&mut self, spec: &NicSpec, mac: MacAddr, account: &Account) -> Result<Place, OpenError> {
+    fn resolve(
+        &mut self,
+        spec: &NicSpec,
+        mac: MacAddr,
+        account: &Account,
+    ) -> Result<ResolvedBackend, OpenError> {
         let mut find = |role, name: &IfName| {
             self.links
                 .find(name)
@@ -306,14 +314,14 @@ impl Host {
             Backend::Bridge(name) => {
                 let bridge = find("Bridge", name)?;
                 match bridge.kind.as_deref() {
-                    Some("bridge") => Ok(Place::NewTap { bridge }),
+                    Some("bridge") => Ok(ResolvedBackend::NewTap { bridge }),
                     _ => wrong("bridge", &bridge),
                 }
             }
             Backend::Macvtap { lower, mode } => {
                 let lower = find("Lower link", lower)?;
                 self.is_no_guests(&lower, mac)?;
-                Ok(Place::NewMacvtap { lower, mode: *mode })
+                Ok(ResolvedBackend::NewMacvtap { lower, mode: *mode })
             }
             Backend::Tap(name) => {
                 let link = find("Tap", name)?;
@@ -331,11 +339,12 @@ impl Host {
         }
     }
 
-    /// Refuses a lower link that is a guest's device, or stands on one: a macvtap on it would get that guest's frames.
+    /// Refuses a lower link that is a guest's device, or is on top of one: a macvtap on it would
+    /// get that guest's frames.
     fn is_no_guests(&mut self, lower: &Link, mac: MacAddr) -> Result<(), OpenError> {
         let failed = |source| OpenError::Link { mac, source };
         let mut link = lower.clone();
-        // What stands on a tap, a VLAN or a macvlan, gets its frames, too.
+        // A VLAN or macvlan on top of a tap gets the tap's frames, too.
         for _ in 0..MAX_LOWER_LINKS {
             let name = link
                 .name
@@ -348,7 +357,7 @@ impl Host {
             if link.kind.as_deref() == Some("macvtap") {
                 self.macvtap_is_free(&name, link.index)?;
             }
-            // A veth's is its peer.
+            // The lower link of a veth is its peer.
             let below = link.lower.filter(|_| link.kind.as_deref() != Some("veth"));
             match below.map(|index| self.links.by_index(index)).transpose().map_err(failed)?.flatten() {
                 Some(below) => link = below,
@@ -358,7 +367,7 @@ impl Host {
         Ok(())
     }
 
-    /// Refuses a link on which there is a macvtap of a guest's, which would get the frames.
+    /// Refuses a link that has a guest's macvtap on top of it, which would get the frames.
     fn has_no_macvtap(&mut self, name: &IfName, index: u32, mac: MacAddr) -> Result<(), OpenError> {
         let links = self.links.all().map_err(|source| OpenError::Link { mac, source })?;
         let on_it = links.into_iter().find(|link| {
@@ -372,14 +381,14 @@ impl Host {
         }
     }
 
-    /// An existing tap, if it is nobody's.
+    /// An existing tap, if no other process holds it or could attach to it.
     fn free_tap(
         &mut self,
         name: &IfName,
         link: &Link,
         mac: MacAddr,
         account: &Account,
-    ) -> Result<Place, OpenError> {
+    ) -> Result<ResolvedBackend, OpenError> {
         not_marked(name, link)?;
         if link.tun.is_some_and(|tun| !tun.persistent) {
             return Err(OpenError::NotPersistent { name: name.clone() });
@@ -390,17 +399,17 @@ impl Host {
         }
         self.has_no_macvtap(name, link.index, mac)?;
         closed_to_others(name, link, mac, account)?;
-        Ok(Place::OldTap { name: name.clone(), tun: link.tun })
+        Ok(ResolvedBackend::OldTap { name: name.clone(), tun: link.tun })
     }
 
-    /// An existing macvtap, if it is nobody's. The kernel keeps no count of its queues.
-    fn free_macvtap(&mut self, name: &IfName, link: &Link) -> Result<Place, OpenError> {
+    /// An existing macvtap, if no other process holds it. The kernel does not count its queues.
+    fn free_macvtap(&mut self, name: &IfName, link: &Link) -> Result<ResolvedBackend, OpenError> {
         not_marked(name, link)?;
         self.macvtap_is_free(name, link.index)?;
-        Ok(Place::OldMacvtap { name: name.clone(), index: link.index })
+        Ok(ResolvedBackend::OldMacvtap { name: name.clone(), index: link.index })
     }
 
-    /// Refuses a macvtap that another process than this one holds.
+    /// Refuses a macvtap that another process holds.
     fn macvtap_is_free(&self, name: &IfName, index: u32) -> Result<(), OpenError> {
         let rdev = self.links.macvtap_rdev(name, index);
         let holders = Holders::of(DeviceKind::Macvtap)
@@ -414,7 +423,7 @@ impl Host {
         }
     }
 
-    /// Refuses a tap of somebody else's to which others attached queues while ours were.
+    /// Refuses an existing tap to which another process attached queues while we did.
     fn only_ours(&mut self, name: &IfName, index: u32, ours: u32, mac: MacAddr) -> Result<(), OpenError> {
         let link = self.links.by_index(index).map_err(|source| OpenError::Link { mac, source })?;
         match link.and_then(|link| link.tun?.queues) {
@@ -423,7 +432,7 @@ impl Host {
         }
     }
 
-    /// The MAC of an existing macvtap, which its interface has to have.
+    /// The MAC of an existing macvtap, which the guest's interface must have, too.
     pub(crate) fn mac_of(&mut self, spec: &NicSpec) -> Option<MacAddr> {
         let Backend::Tap(name) = &spec.backend else { return None };
         let link = self.links.find(name).ok().flatten()?;
@@ -437,37 +446,38 @@ impl Host {
             rdev: self.links.macvtap_rdev(ifname, ifindex),
             queues: spec.queues,
             vnet_hdr: spec.model.has_vnet_hdr(),
-            wait: NODE_WAIT,
+            wait: NODE_TIMEOUT,
         })
     }
 
-    /// Does it; on error what stands is in `opens` and `lasting`, and every descriptor is closed.
+    /// Makes or finds the link, opens, records, configures and filters. After an error the recorded
+    /// opens are in `opens` and the link in `resources`, and every descriptor is closed.
     fn build(
         &mut self,
         spec: &NicSpec,
         mac: MacAddr,
-        place: &Place,
+        place: &ResolvedBackend,
         opens: &mut Opens<'_>,
-        lasting: &mut Lasting,
+        resources: &mut HostResources,
     ) -> Result<(IfName, Vec<Admitted>, Vec<usize>), OpenError> {
         let failed = |source| OpenError::Link { mac, source };
         let mut opening = match place {
-            Place::NewTap { .. } => open_tap_device(spec, new_tap_name(spec)),
-            Place::OldTap { name, .. } => open_tap_device(spec, TapName::Existing(name)),
-            Place::NewMacvtap { lower, mode } => {
+            ResolvedBackend::NewTap { .. } => open_tap_device(spec, new_tap_name(spec)),
+            ResolvedBackend::OldTap { name, .. } => open_tap_device(spec, TapName::Existing(name)),
+            ResolvedBackend::NewMacvtap { lower, mode } => {
                 let (name, index) = self.make_macvtap(spec, mac, (lower, *mode))?;
                 crash_point!("open::macvtap-made");
                 let mark = mark(opens.account.guest(), mac);
                 let link = HostLink::made(LinkKind::Macvtap, name.clone(), index, mark.clone(), mac);
-                lasting.link = Some(self.follow(link));
+                resources.link = Some(self.follow(link));
                 if let Err(source) = self.links.set_alias(index, &mark) {
-                    // Without its mark it would not be known again.
+                    // Without its mark it could not be found later.
                     let _ = self.links.delete(index);
                     return Err(failed(source));
                 }
                 self.open_macvtap(spec, &name, index)
             }
-            Place::OldMacvtap { name, index } => self.open_macvtap(spec, name, *index),
+            ResolvedBackend::OldMacvtap { name, index } => self.open_macvtap(spec, name, *index),
         };
         let taps = opening.attempts.len();
         let mut vhost_error: Option<DeviceError> = None;
@@ -485,7 +495,7 @@ impl Host {
         }
         let mut unused = Vec::new();
         if let Some(source) = vhost_error {
-            // Only a device that is not to be had is gone without; a false one is somebody's doing.
+            // Only a device that can't be opened is done without; a wrong one may be an attack.
             if spec.vhost == Vhost::On || !matches!(source, DeviceError::Open { .. }) {
                 return Err(OpenError::Device { mac, source });
             }
@@ -497,42 +507,42 @@ impl Host {
         let (name, link) = self.tap_link(&admitted, mac)?;
         let index = link.index;
         match place {
-            Place::NewTap { .. } => {
+            ResolvedBackend::NewTap { .. } => {
                 let mark = mark(opens.account.guest(), mac);
                 self.links.set_alias(index, &mark).map_err(failed)?;
                 let link = HostLink::made(LinkKind::Tap, name.clone(), index, mark, mac.host_side());
-                lasting.link = Some(self.follow(link));
+                resources.link = Some(self.follow(link));
             }
-            Place::OldTap { tun, .. } => {
+            ResolvedBackend::OldTap { tun, .. } => {
                 self.only_ours(&name, index, spec.queues.get().into(), mac)?;
                 let link = HostLink::found(LinkKind::Tap, name.clone(), index, *tun);
-                lasting.link = Some(self.follow(link));
+                resources.link = Some(self.follow(link));
             }
-            Place::OldMacvtap { .. } => {
+            ResolvedBackend::OldMacvtap { .. } => {
                 self.macvtap_is_free(&name, index)?;
                 let link = HostLink::found(LinkKind::Macvtap, name.clone(), index, None);
-                lasting.link = Some(self.follow(link));
+                resources.link = Some(self.follow(link));
             }
-            Place::NewMacvtap { .. } => {}
+            ResolvedBackend::NewMacvtap { .. } => {}
         }
         self.configure(spec, mac, place, index).map_err(failed)?;
-        lasting.mac = pinned_mac(spec, &link, mac);
+        resources.mac = pinned_mac(spec, &link, mac);
         if spec.filter == Some(Filter::NoMacSpoofing) {
-            let kind = lasting.link.as_ref().map_or(LinkKind::Tap, HostLink::kind);
+            let kind = resources.link.as_ref().map_or(LinkKind::Tap, HostLink::kind);
             let filter = mac_filter(kind, name.clone(), index, mac);
             let nft = self.nft().map_err(|source| OpenError::Filter { mac, source })?;
-            lasting.filter_seen = nft.apply(&filter).map_err(|source| OpenError::Filter { mac, source })?;
-            lasting.filter = Some(filter);
-        } else if let Place::OldTap { .. } | Place::OldMacvtap { .. } = place
+            resources.filter_seen = nft.apply(&filter).map_err(|source| OpenError::Filter { mac, source })?;
+            resources.filter = Some(filter);
+        } else if let ResolvedBackend::OldTap { .. } | ResolvedBackend::OldMacvtap { .. } = place
             && filter_hooks().is_ok_and(|hooks| hooks.contains_key(&index))
         {
-            // Of an interface that it was another guest's before.
+            // A filter of the guest that had the link before.
             let removed = self.nft().and_then(|nft| nft.remove(index));
             removed.map_err(|source| OpenError::Filter { mac, source })?;
         }
         crash_point!("open::filtered");
-        if let Place::NewTap { .. } | Place::NewMacvtap { .. } = place {
-            // Up last: no frame passes before its filter stands.
+        if let ResolvedBackend::NewTap { .. } | ResolvedBackend::NewMacvtap { .. } = place {
+            // Set up last: no frame passes before the filter is in force.
             self.links.configure(index, &Change { up: Some(true), ..Change::default() }).map_err(failed)?;
         }
         debug!("{mac}: '{name}' is ready");
@@ -573,11 +583,11 @@ impl Host {
         &mut self,
         spec: &NicSpec,
         mac: MacAddr,
-        place: &Place,
+        place: &ResolvedBackend,
         index: u32,
     ) -> Result<(), LinkError> {
         match place {
-            Place::NewTap { bridge } => {
+            ResolvedBackend::NewTap { bridge } => {
                 self.links.configure(
                     index,
                     &Change {
@@ -595,28 +605,29 @@ impl Host {
                 }
                 Ok(())
             }
-            // What was there before us is its owner's: only what the SPEC asks for is changed.
-            Place::OldTap { .. } | Place::OldMacvtap { .. } => match spec.mtu {
+            // An existing link belongs to its owner: only what the SPEC names is changed.
+            ResolvedBackend::OldTap { .. } | ResolvedBackend::OldMacvtap { .. } => match spec.mtu {
                 Some(mtu) => self.links.configure(index, &Change { mtu: Some(mtu), ..Change::default() }),
                 None => Ok(()),
             },
-            Place::NewMacvtap { .. } => Ok(()),
+            ResolvedBackend::NewMacvtap { .. } => Ok(()),
         }
     }
 }
 
-/// Refuses the address of an interface of a guest that runs without an open account.
+/// Refuses an address that a guest without an open account has.
 fn is_free(mac: MacAddr, account: &Account, links: &mut Links) -> Result<(), OpenError> {
-    let mut held = || -> Result<Vec<Marked>, OpenError> {
-        let all = Marked::here(links, |_, of| of == mac);
-        let mut all = all.map_err(|source| OpenError::Marked { mac, source })?;
-        all.retain(Marked::is_held);
+    let mut held = || -> Result<Vec<MarkedLink>, OpenError> {
+        let all = MarkedLink::here(links, |_, of| of == mac);
+        let mut all = all.map_err(|source| OpenError::MarkedLink { mac, source })?;
+        all.retain(MarkedLink::is_held);
         Ok(all)
     };
     for marked in held()? {
         let on_record =
             account.is_on_record(marked.guest).map_err(|source| OpenError::Account { mac, source })?;
-        // Looked at again: one that ended with its account is over.
+        // Scanned again: a guest that has ended meanwhile, and whose account was closed, is no
+        // obstacle.
         if !on_record && let Some(still) = held()?.into_iter().find(|of| of.guest == marked.guest) {
             let (link, guest) = (still.link.name().clone(), still.guest);
             let pid = still.holder.map(|holder| holder.pid);
@@ -626,7 +637,8 @@ fn is_free(mac: MacAddr, account: &Account, links: &mut Links) -> Result<(), Ope
     Ok(())
 }
 
-/// Refuses a link that was made for an interface of a guest: its filter, its end and its account are that one's.
+/// Refuses a link that was made for an interface of a guest: it is filtered, deleted and accounted
+/// for with that interface.
 fn not_marked(name: &IfName, link: &Link) -> Result<(), OpenError> {
     match &link.alias {
         Some(alias) if is_mark(alias) => {
@@ -638,17 +650,18 @@ fn not_marked(name: &IfName, link: &Link) -> Result<(), OpenError> {
 
 /// Refuses a tap to which another guest's QEMU could attach while this guest holds it.
 ///
-/// An open file of the tun device can be attached to another tap once its own is deleted (`tun_set_iff()` in
-/// drivers/net/tun.c), and a QEMU may hide one. A tap for one queue takes no second one, from nobody.
+/// An open file of the tun device can be attached to another tap once its own is deleted
+/// (`tun_set_iff()` in drivers/net/tun.c), and a QEMU may hide one. A tap without multi_queue never
+/// takes a second queue.
 fn closed_to_others(name: &IfName, link: &Link, mac: MacAddr, account: &Account) -> Result<(), OpenError> {
     let Some(tun) = link.tun.filter(|tun| tun.multi_queue) else { return Ok(()) };
-    // As every QEMU without a user of its own.
+    // Root is the user of every QEMU that was started without --user.
     if tun.admits(0, &[0]) {
         return Err(OpenError::OpenToAll { name: name.clone() });
     }
     for guest in account.others().map_err(|source| OpenError::Account { mac, source })? {
         let Some(qemu) = guest.qemu else { continue };
-        // One that has ended attaches to nothing.
+        // A QEMU that has ended attaches to nothing.
         let Ok(status) = Status::of(qemu.pid) else { continue };
         if tun.admits(status.uid, &status.groups) {
             return Err(OpenError::OpenTo { name: name.clone(), guest: guest.id.name.to_string() });
@@ -657,7 +670,7 @@ fn closed_to_others(name: &IfName, link: &Link, mac: MacAddr, account: &Account)
     Ok(())
 }
 
-/// A tap that is held, and by whom, where a process shows it.
+/// The error for a tap that is held, with its holder if one is found.
 fn held(name: IfName) -> OpenError {
     let holders = Holders::of(DeviceKind::Tun).and_then(Holders::of_our_network).unwrap_or_default();
     let held = holders.found.into_iter().find(|(_, _, held)| held.ifname.as_ref() == Some(&name));

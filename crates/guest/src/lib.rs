@@ -1,30 +1,31 @@
-//! One guest: start, attach, detach, stop, and the multi-part audit of each.
+//! One guest: start, attach, detach, stop, and the audit records of each step.
 //!
 //! [`supervise`] is the parent of one QEMU: it opens the raw network devices of the guest's
-//! interfaces, enters each open in the books, hands the descriptors over, proves with kcmp(2) that
-//! QEMU has them, and serves a varlink API ([`api`]) by which clients ([`Client`]) ask for more.
+//! interfaces, records each open, passes the descriptors to QEMU, verifies with kcmp(2) that QEMU
+//! holds them, and serves a varlink API ([`api`]) for clients ([`Client`]).
 //!
-//! - [`spec`], [`xml`]: what an interface may be asked to be.
-//! - [`file`]: what a guest may be asked to be, in a file.
-//! - [`qemu`]: the user's command line, checked, and what is added to it.
-//! - `account`: the two books, the kernel's audit and the ledger.
-//! - `interface`: from a SPEC to open, configured, filtered devices, and back.
-//! - `environment`: what of our environment QEMU gets.
-//! - `open_files`: what the kernel tells of their last closes, where it is asked.
-//! - `handover`: what QEMU holds, and what shows that it has given something up.
-//! - `host_link`: the host's link behind an interface, and by what it is known again.
+//! - [`spec`], [`xml`]: the configuration of an interface, as a SPEC or as libvirt's XML.
+//! - [`file`]: the configuration of a guest, in a file.
+//! - [`qemu`]: checks the user's command line and adds taptrail's arguments to it.
+//! - `account`: writes each record to the kernel's audit and to the ledger.
+//! - `interface`: opens, configures and filters the devices of a SPEC, and undoes that.
+//! - `environment`: which environment variables QEMU gets.
+//! - `open_files`: the last closes that the kernel reports by BPF, with `--bpf`.
+//! - `handover`: finds the devices that QEMU holds, and the evidence of a release.
+//! - `host_link`: the host's link behind an interface, and how it is identified.
 //! - `driver`: the state machine, the only thing that acts on the guest.
-//! - `recovery`: what an ended supervisor left behind.
-//! - `unrecorded`: who runs and is on no record.
-//! - `unresponsive`: what can be done of one that does not answer.
-//! - `request`, `server`, `service`, `callers`, `socket`, [`api`], `client`: how others ask it to.
-//! - `events`, `monitor`: what happens, told to who listens.
+//! - `recovery`: closes the accounts of ended supervisors, and removes their links and filters.
+//! - `unrecorded`: guests that run without an open account.
+//! - `unresponsive`: what can be done without a supervisor that does not answer.
+//! - `request`, `server`, `service`, `callers`, `socket`, [`api`], `client`: the API and its
+//!   clients.
+//! - `state`, `events`, `monitor`: what clients see of a guest, and the event stream.
 //!
-//! This room parses no audit record and draws no conclusion from one: that is `trail`'s.
+//! This crate draws no conclusions from audit records: the `trail` crate does.
 
 #![forbid(unsafe_code)]
 
-/// A place at which a test has the supervisor end as by SIGKILL: nothing is cleaned up, nothing said.
+/// A point at which a test aborts the supervisor, as by SIGKILL: without clean-up and messages.
 macro_rules! crash_point {
     ($name:literal) => {
         fail::fail_point!($name, |_| std::process::abort())
@@ -57,6 +58,7 @@ mod service;
 mod service_manager;
 mod socket;
 pub mod spec;
+mod state;
 mod stray;
 mod supervisor;
 mod unrecorded;
@@ -84,7 +86,7 @@ pub use unresponsive::{
     CutLink, KilledQemu, Supervised, UnresponsiveError, cut_link, host_interface, kill_qemu, supervised,
 };
 
-/// An error and its sources on one line, whatever the names in it are.
+/// An error and its sources on one line, with control characters escaped.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,4 +1,5 @@
-//! The links that were made for guests' interfaces, by their marks, and who holds them.
+//! The links that were made for guests' interfaces, found by their marks, and the processes that
+//! hold them.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,21 +13,22 @@ use crate::host_link::{HostLink, read_mark};
 
 /// A link with a mark.
 #[derive(Debug)]
-pub(crate) struct Marked {
+pub(crate) struct MarkedLink {
     pub(crate) link: HostLink,
-    /// The number of the network namespace that it is in; none for our own.
+    /// The number of the network namespace that it is in; `None` for our own.
     pub(crate) namespace: Option<i32>,
-    /// Whose interface it was made for.
+    /// The guest that it was made for.
     pub(crate) guest: Uuid,
-    /// That interface.
+    /// The interface that it was made for.
     pub(crate) mac: MacAddr,
-    /// The process that holds its device, where one shows it.
+    /// A process that has a descriptor of its device, if one is found.
     pub(crate) holder: Option<ProcessId>,
-    /// The kernel counts an open file of it, whoever holds that: known of taps in our network namespace alone.
+    /// The kernel says that an open file is attached to it. Known only of taps in our network
+    /// namespace.
     attached: bool,
 }
 
-/// The links can't be looked at.
+/// The links can't be examined.
 #[derive(Debug, thiserror::Error)]
 pub enum MarkedError {
     /// They can't be listed.
@@ -37,9 +39,9 @@ pub enum MarkedError {
     Look(#[source] io::Error),
 }
 
-impl Marked {
-    /// Those of our network namespace that were made for such an interface of such a guest. Processes are looked through
-    /// only where there are any.
+impl MarkedLink {
+    /// The links of our network namespace whose guest and MAC `wanted` accepts. Processes are
+    /// scanned only if there are any.
     pub(crate) fn here(
         links: &mut Links,
         wanted: impl Fn(Uuid, MacAddr) -> bool,
@@ -51,7 +53,7 @@ impl Marked {
         Self::of(placed.collect(), links)
     }
 
-    /// All of them, also where they were moved to.
+    /// All marked links, also those that were moved to other network namespaces.
     pub(crate) fn everywhere() -> Result<Vec<Self>, MarkedError> {
         let mut links = Links::open()?;
         let placed = links.all_with_alias(read_mark)?;
@@ -75,7 +77,7 @@ impl Marked {
                 let rdev = links.macvtap_rdev(link.name(), index);
                 macvtaps.found.iter().find(|(_, _, held)| Some(held.rdev) == rdev)
             } else {
-                // A sysfs of ours does not show it; it has kept its number, and its node.
+                // Our sysfs does not show it. It has kept its index, and so its node's name.
                 let node = PathBuf::from(format!("/dev/tap{index}"));
                 macvtaps.found.iter().find(|(_, _, held)| held.path == node)
             };
@@ -86,7 +88,7 @@ impl Marked {
         Ok(all)
     }
 
-    /// Whether somebody holds it, as far as that is shown.
+    /// Whether a process is known to hold it.
     pub(crate) fn is_held(&self) -> bool {
         self.attached || self.holder.is_some_and(|holder| holder.is_alive())
     }

@@ -1,4 +1,4 @@
-//! `Monitor`: the events of a guest as a stream of answers to one client.
+//! `Monitor`: the events of a guest as a stream of replies to one client.
 
 use std::sync::Arc;
 
@@ -8,66 +8,67 @@ use tokio::sync::broadcast::error::RecvError;
 use zlink::Reply;
 
 use crate::api::{ApiError, Event, OneEvent};
-use crate::events::{Happened, Listener, What};
+use crate::events::{EventKind, GuestEvent, Subscription};
 use crate::request::Inbox;
 use crate::socket::HungUp;
+use crate::state::GuestState;
 
-enum Next {
-    First(Inbox),
+enum StreamState {
+    Initial(Inbox),
     Refused(ApiError),
-    Told(Listener),
-    Over,
+    Following(Subscription),
+    Ended,
 }
 
-type Told = Result<Reply<OneEvent>, ApiError>;
+type StreamItem = Result<Reply<OneEvent>, ApiError>;
 
-/// The guest's state as it is, and with `more` all that happens until its end.
+/// The guest's current state, and with `more` all events until its end.
 pub(crate) fn stream(
     inbox: Result<&Inbox, ApiError>,
     more: bool,
     hung_up: Arc<HungUp>,
-) -> impl Stream<Item = Told> + Unpin + use<> {
+) -> impl Stream<Item = StreamItem> + Unpin + use<> {
     let first = match inbox {
-        Ok(inbox) => Next::First(inbox.clone()),
-        Err(error) => Next::Refused(error),
+        Ok(inbox) => StreamState::Initial(inbox.clone()),
+        Err(error) => StreamState::Refused(error),
     };
     Box::pin(unfold(first, move |next| step(next, more, Arc::clone(&hung_up))))
 }
 
-async fn step(next: Next, more: bool, hung_up: Arc<HungUp>) -> Option<(Told, Next)> {
+async fn step(next: StreamState, more: bool, hung_up: Arc<HungUp>) -> Option<(StreamItem, StreamState)> {
     match next {
-        Next::First(inbox) => {
-            let (snapshot, last, listener) = inbox.listen();
-            let what = What::Guest { state: snapshot.state, reason: snapshot.reason };
-            let now = Happened { sequence: last, time: jiff::Timestamp::now(), what };
-            let next = listener.filter(|_| more).map_or(Next::Over, Next::Told);
-            Some((Ok(told(&now, matches!(next, Next::Told(_)))), next))
+        StreamState::Initial(inbox) => {
+            let (snapshot, last, subscription) = inbox.subscribe();
+            let kind = EventKind::Guest { state: snapshot.state, reason: snapshot.reason };
+            let now = GuestEvent { sequence: last, time: jiff::Timestamp::now(), kind };
+            let next = subscription.filter(|_| more).map_or(StreamState::Ended, StreamState::Following);
+            Some((Ok(reply(&now, matches!(next, StreamState::Following(_)))), next))
         }
-        Next::Refused(error) => Some((Err(error), Next::Over)),
-        Next::Told(mut listener) => tokio::select! {
-            // What is there to be told is told first.
+        StreamState::Refused(error) => Some((Err(error), StreamState::Ended)),
+        StreamState::Following(mut subscription) => tokio::select! {
+            // Queued events go out before a hang-up is noticed.
             biased;
-            heard = listener.recv() => Some(match heard {
-                Ok(happened) if is_last(&happened) => (Ok(told(&happened, false)), Next::Over),
-                Ok(happened) => (Ok(told(&happened, true)), Next::Told(listener)),
+            received = subscription.recv() => Some(match received {
+                Ok(event) if is_last(&event) => (Ok(reply(&event, false)), StreamState::Ended),
+                Ok(event) => (Ok(reply(&event, true)), StreamState::Following(subscription)),
                 Err(RecvError::Lagged(missed)) => {
                     let missed = i64::try_from(missed).unwrap_or(i64::MAX);
-                    (Err(ApiError::Lagged { missed }), Next::Over)
+                    (Err(ApiError::Lagged { missed }), StreamState::Ended)
                 }
-                Err(RecvError::Closed) => (Err(ApiError::Ended), Next::Over),
+                Err(RecvError::Closed) => (Err(ApiError::Ended), StreamState::Ended),
             }),
             () = hung_up.wait() => None,
         },
-        Next::Over => None,
+        StreamState::Ended => None,
     }
 }
 
-fn is_last(happened: &Arc<Happened>) -> bool {
-    matches!(happened.what, What::Guest { state: "stopped", .. })
+fn is_last(event: &Arc<GuestEvent>) -> bool {
+    matches!(event.kind, EventKind::Guest { state: GuestState::Stopped, .. })
 }
 
-fn told(happened: &Happened, more: bool) -> Reply<OneEvent> {
-    Reply::new(Some(OneEvent { event: Event::from(happened) })).set_continues(Some(more))
+fn reply(event: &GuestEvent, more: bool) -> Reply<OneEvent> {
+    Reply::new(Some(OneEvent { event: Event::from(event) })).set_continues(Some(more))
 }
 
 #[cfg(test)]
@@ -78,22 +79,24 @@ mod tests {
     use futures_util::StreamExt;
 
     use super::*;
-    use crate::events::WAITING;
+    use crate::events::MAX_QUEUED_EVENTS;
 
     #[test]
-    fn who_is_too_slow_is_told_so_and_no_more() {
+    fn a_slow_client_gets_an_error_and_then_the_end() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let (_theirs, ours) = UnixStream::pair().unwrap();
             let hung_up = Arc::new(HungUp::of(ours.as_fd()).unwrap());
             let inbox = Inbox::new().unwrap();
-            let mut told = stream(Ok(&inbox), true, hung_up);
-            assert!(told.next().await.unwrap().is_ok());
-            for state in ["running", "paused"].iter().cycle().take(WAITING + 2) {
+            let mut reply = stream(Ok(&inbox), true, hung_up);
+            assert!(reply.next().await.unwrap().is_ok());
+            for state in
+                [GuestState::Running, GuestState::Paused].into_iter().cycle().take(MAX_QUEUED_EVENTS + 2)
+            {
                 inbox.publish(|snapshot| snapshot.state = state);
             }
-            assert_eq!(told.next().await.unwrap().unwrap_err(), ApiError::Lagged { missed: 2 });
-            assert!(told.next().await.is_none());
+            assert_eq!(reply.next().await.unwrap().unwrap_err(), ApiError::Lagged { missed: 2 });
+            assert!(reply.next().await.is_none());
         });
     }
 }

@@ -1,10 +1,12 @@
-//! The open files behind a guest's devices, as the kernel tells of them where it is asked (docs/bpf.md).
+//! The open files behind a guest's devices, as the kernel reports them by BPF, with `--bpf`
+//! (docs/bpf.md).
 //!
-//! A file that we opened ourselves is known from its open on: the kernel tells each open in its order, and of these
-//! those by this process are the ones on record. So its last close shows that nobody has the device any more, whoever
-//! had it meanwhile. A macvtap's node can be opened again by who holds a descriptor of it (`/proc/self/fd`), which makes
-//! one more queue: once somebody did, the last close of ours shows nothing of that one. Nor does the last close of a file
-//! that QEMU already had when the kernel was first asked: it may have put another in its place before.
+//! A file that we opened ourselves is known from its open on: the kernel reports opens in their
+//! order, and those by this process are the ones on record. So its last close proves that nobody
+//! has the device any more, whoever had it meanwhile. There are two exceptions. A process that
+//! holds a descriptor of a macvtap can open its node again (`/proc/self/fd`), which adds a queue:
+//! after that, the last close of our file proves nothing about the new one. And a file that QEMU
+//! already had when the BPF program was loaded may have been replaced by another before.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,115 +20,118 @@ use taptrail_record::{Device, DeviceKind, Rdev};
 use crate::account::OpenDevice;
 use crate::handover;
 
-/// What the kernel says of the file behind a device.
+/// The state of the file behind a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LastClose {
-    /// It has not come: somebody has the file.
+    /// The file is open: some process has it.
     Awaited,
-    /// It has come; at this time, where that was heard.
+    /// The file is closed; at this time, if the event was received.
     Seen(Option<Timestamp>),
 }
 
-/// One file.
+/// A file whose last close is awaited.
 #[derive(Debug)]
-struct Followed {
+struct FollowedFile {
     kind: DeviceKind,
     rdev: Option<Rdev>,
     state: FileState,
-    /// Its last close shows that nobody has the device.
+    /// Whether its last close proves that nobody has the device.
     is_alone: bool,
 }
 
-/// The open files of a guest.
+/// The open files of one guest.
 #[derive(Debug)]
 pub(crate) struct OpenFiles {
     closes: LastCloses,
     own: ProcessId,
-    followed: HashMap<FileId, Followed>,
-    /// Last closes that [`Self::take_news`] has not told yet.
-    has_news: bool,
+    followed: HashMap<FileId, FollowedFile>,
+    /// A followed file was closed since the last call of [`Self::take_closed`].
+    has_closed: bool,
 }
 
 impl OpenFiles {
-    /// Has the kernel tell, where it may be asked. Where not, that is said, and why.
-    pub(crate) fn ask() -> Option<Self> {
+    /// Loads the BPF program; logs why if that is not possible.
+    pub(crate) fn load() -> Option<Self> {
         let own = ProcessId::of(std::process::id())
             .inspect_err(|error| {
                 tracing::warn!("--bpf does nothing: this process can't be identified: {error}")
             })
             .ok()?;
         let closes = LastCloses::load_or_warn()?;
-        Some(Self { closes, own, followed: HashMap::new(), has_news: false })
+        Some(Self { closes, own, followed: HashMap::new(), has_closed: false })
     }
 
-    /// Readable when the kernel has told something.
+    /// Readable when there are events.
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.closes.as_fd()
     }
 
-    /// Takes what the kernel tells.
-    pub(crate) fn hear(&mut self) {
+    /// Reads and applies the events.
+    pub(crate) fn read_close_events(&mut self) {
         let heard = self.closes.poll();
         self.apply(&heard);
     }
 
-    /// Whether a file that is followed was closed for good since the last call.
-    pub(crate) fn take_news(&mut self) -> bool {
-        std::mem::take(&mut self.has_news)
+    /// Whether a followed file had its last close since the last call.
+    pub(crate) fn take_closed(&mut self) -> bool {
+        std::mem::take(&mut self.has_closed)
     }
 
     fn apply(&mut self, heard: &FileChanges) {
-        let Self { closes, own, followed, has_news } = self;
+        let Self { closes, own, followed, has_closed } = self;
         for file in followed.values_mut() {
-            *has_news |= file.hear(heard, *own, &|id, time| closes.query(id, time));
+            *has_closed |= file.apply(heard, *own, &|id, time| closes.query(id, time));
         }
     }
 
-    /// Follows the files of these devices, which are all that this process has opened since the kernel was heard last,
-    /// in their order. Those that the kernel told otherwise of are left as they are.
+    /// Follows the files of these devices, which must be all that this process has opened since the
+    /// events were last read, in their order. If the events don't match them, they are not
+    /// followed.
     pub(crate) fn follow(&mut self, devices: &mut [OpenDevice]) {
-        // What was closed before is accounted for by now.
+        // Files that were closed before are accounted for by now.
         self.followed.retain(|_, file| !file.state.is_closed());
         let heard = self.closes.poll();
         let since = Timestamp::now();
         let files = own_files(&heard, self.own, devices.iter().map(|device| &device.device));
         for (device, file) in devices.iter_mut().zip(files) {
             device.file = Some(file);
-            self.followed.insert(file, Followed::new(&device.device, FileState::Open { file, since }, true));
+            self.followed
+                .insert(file, FollowedFile::new(&device.device, FileState::Open { file, since }, true));
         }
         self.apply(&heard);
     }
 
-    /// Finds the files of devices that `qemu` holds already: that they are open is known from then on.
+    /// Finds and follows the files of devices that `qemu` holds already.
     ///
     /// # Errors
-    /// When the kernel can't list the descriptors, or QEMU can't be looked into.
+    /// When the kernel or /proc can't list the descriptors.
     pub(crate) fn find(&mut self, qemu: ProcessId, devices: &mut [OpenDevice]) -> io::Result<()> {
-        // What was the same before and after is the same between.
+        // A descriptor that is the same before and after is the same in between.
         let before = self.closes.descriptors()?;
         let shown = handover::devices_of(&qemu)?;
         let after = self.closes.descriptors()?;
         let since = Timestamp::now();
         for device in devices {
-            let Some((thread, held)) = shown.iter().find(|(_, held)| handover::is(held, device)) else {
+            let Some((thread, held)) = shown.iter().find(|(_, held)| handover::matches(held, device)) else {
                 continue;
             };
             let is = |of: &&Held| of.process == qemu && is_descriptor(of, *thread, held);
             let Some(found) = after.iter().find(is).filter(|found| before.contains(found)) else { continue };
             let Some(file) = found.file.id else { continue };
             device.file = Some(file);
-            self.followed.insert(file, Followed::new(&device.device, FileState::Open { file, since }, false));
+            self.followed
+                .insert(file, FollowedFile::new(&device.device, FileState::Open { file, since }, false));
         }
         Ok(())
     }
 
-    /// What the kernel has told of a device's file; none where it shows nothing.
+    /// The state of a device's file; `None` where it proves nothing.
     pub(crate) fn last_close(&self, device: &OpenDevice) -> Option<LastClose> {
         self.followed.get(&device.file?)?.last_close()
     }
 }
 
-/// The files behind devices that a process has opened, where what was heard of its opens is just that.
+/// The files behind devices that this process has opened, if the reported opens are exactly those.
 fn own_files<'a>(
     heard: &FileChanges,
     own: ProcessId,
@@ -149,13 +154,13 @@ fn is_descriptor(of: &Held, thread: u32, held: &HeldDevice) -> bool {
         && of.file.rdev == held.rdev
 }
 
-impl Followed {
+impl FollowedFile {
     fn new(device: &Device, state: FileState, is_alone: bool) -> Self {
         Self { kind: device.kind, rdev: device.rdev, state, is_alone }
     }
 
-    /// Whether it was closed by what was heard.
-    fn hear(
+    /// Applies events; returns whether they closed the file.
+    fn apply(
         &mut self,
         heard: &FileChanges,
         own: ProcessId,
@@ -164,7 +169,7 @@ impl Followed {
         let is_closed = self.state.update(heard, ask) && self.state.is_closed();
         if self.kind == DeviceKind::Macvtap {
             let again = |opened: &OpenedFile| opened.by != Some(own) && Some(opened.file.rdev) == self.rdev;
-            // Where something was lost, an open may be.
+            // Lost events may have been opens.
             self.is_alone &= heard.rest == RemainingFiles::Open && !heard.opened.iter().any(again);
         }
         is_closed
@@ -202,17 +207,17 @@ mod tests {
         Device { kind, path: "/dev/it".into(), rdev: Some(rdev), dev: None }
     }
 
-    fn followed(kind: DeviceKind, rdev: Rdev) -> Followed {
+    fn followed(kind: DeviceKind, rdev: Rdev) -> FollowedFile {
         let state = FileState::Open { file: id(1), since: Timestamp::UNIX_EPOCH };
-        Followed::new(&device(kind, rdev), state, true)
+        FollowedFile::new(&device(kind, rdev), state, true)
     }
 
-    /// The file is closed, after this was heard.
-    fn last_close(mut file: Followed, heard: &FileChanges) -> Option<LastClose> {
-        file.hear(heard, OURS, &|_, _| None);
+    /// The last close of a file after these events.
+    fn last_close(mut file: FollowedFile, heard: &FileChanges) -> Option<LastClose> {
+        file.apply(heard, OURS, &|_, _| None);
         let at = Timestamp::from_millisecond(5).unwrap();
         let closed = FileChanges { closed: HashMap::from([(id(1), at)]), ..FileChanges::default() };
-        let is_closed = file.hear(&closed, OURS, &|_, _| None);
+        let is_closed = file.apply(&closed, OURS, &|_, _| None);
         assert!(is_closed || heard.rest == RemainingFiles::Lost);
         file.last_close()
     }
@@ -248,11 +253,11 @@ mod tests {
         assert_eq!(closed(&again(TAP9, OURS)), seen);
         assert_eq!(closed(&again(Rdev { minor: 8, ..TAP9 }, OTHERS)), seen);
         assert_eq!(closed(&again(TAP9, OTHERS)), None);
-        // An open may be among what was lost.
+        // An open may be among the lost events.
         let lost =
             FileChanges { rest: RemainingFiles::Query(Timestamp::UNIX_EPOCH), ..FileChanges::default() };
         assert_eq!(closed(&lost), None);
-        // Of a tap the kernel counts the queues, and a vhost-net has nothing to do with another one.
+        // The kernel counts the queues of a tap, and one vhost-net is independent of another.
         assert_eq!(last_close(followed(DeviceKind::VhostNet, Rdev::VHOST_NET), &lost), seen);
         let lost = FileChanges { rest: RemainingFiles::Lost, ..FileChanges::default() };
         assert_eq!(last_close(followed(DeviceKind::Tun, Rdev::TUN), &lost), None);

@@ -1,7 +1,8 @@
-//! Supervisors and QEMUs of taptrail, found among the host's processes.
+//! Finds taptrail's supervisors and QEMUs among the host's processes.
 //!
-//! A supervisor is known by what it has open: the lock of its guest and a ledger. A QEMU is named by its command line,
-//! which it can change: that names a process, and excuses none.
+//! A supervisor is recognized by its open files: the lock of its guest and a ledger. A QEMU is
+//! recognized by its command line. As QEMU can change that, it serves to name a process, not to
+//! trust it.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -19,18 +20,18 @@ use uuid::Uuid;
 use crate::account::live_guests;
 use crate::run_dir::{Dirs, LOCK_FILE, check_name};
 
-/// The most bytes of a command line that are read.
+/// Bytes of a command line that are read.
 const MAX_COMMAND_LINE: u64 = 256 * 1024;
 
-/// What the kernel puts behind the path of an open file that was removed.
+/// The suffix that /proc adds to the path of an open file that was removed.
 const DELETED: &str = " (deleted)";
 
-/// A process as the ledger has it.
+/// The process that a row of the ledger names.
 pub(crate) fn process_id(on_record: Process) -> ProcessId {
     ProcessId { pid: on_record.pid, start_time: on_record.start }
 }
 
-/// A process that was started as a guest's QEMU, by its command line; its children look like it.
+/// A process whose command line is a guest's QEMU. Its forked children have the same.
 #[derive(Debug, Clone)]
 pub(crate) struct QemuProcess {
     pub(crate) id: ProcessId,
@@ -38,21 +39,21 @@ pub(crate) struct QemuProcess {
 }
 
 impl QemuProcess {
-    /// A process with this number, if it looks like one.
+    /// The process with this pid, if its command line is a guest's QEMU.
     pub(crate) fn of(pid: u32) -> Option<Self> {
         let arguments = command_line(pid, MAX_COMMAND_LINE).ok()?;
         let monitor = format!("socket,id={},", crate::qemu::MONITOR);
         if !values(&arguments, "-chardev").any(|value| value.starts_with(&monitor)) {
             return None;
         }
-        // Ours stand behind the user's own.
+        // taptrail's arguments stand after the user's.
         let uuid = values(&arguments, "-uuid").last()?.parse().ok()?;
         let name = values(&arguments, "-name").last()?.strip_prefix("guest=")?.replace(",,", ",");
         let id = ProcessId::of(pid).ok()?;
         Some(Self { id, guest: GuestId { name: name.into(), uuid } })
     }
 
-    /// Those in our network namespace, the eldest first.
+    /// All in our network namespace, the oldest first.
     pub(crate) fn all() -> io::Result<Vec<Self>> {
         let here = network_namespace()?;
         let ours = |pid: &u32| network_namespace_of(*pid).is_ok_and(|theirs| theirs == here);
@@ -68,22 +69,23 @@ fn values<'a>(arguments: &'a [OsString], option: &'a str) -> impl Iterator<Item 
     pairs.filter_map(|pair| pair[1].to_str())
 }
 
-/// A process that has a guest's lock open, and so supervises it.
+/// A process that has a guest's lock file open, and so supervises it.
 #[derive(Debug, Clone)]
 pub(crate) struct SupervisorProcess {
     pub(crate) pid: u32,
     /// The guest's name.
     pub(crate) guest: String,
-    /// The run directory, which need not be there any more.
+    /// The run directory, which may have been removed.
     pub(crate) run: PathBuf,
-    /// The state directory, likewise.
+    /// The state directory, which may have been removed too.
     pub(crate) state: Option<PathBuf>,
-    /// The guests whose open accounts there are its own.
+    /// The guests whose open accounts in that state directory are this supervisor's.
     pub(crate) accounts: Vec<Uuid>,
 }
 
 impl SupervisorProcess {
-    /// Those that run as root or as our own user: others may open files of any name.
+    /// All that run as root or as our own user: processes of other users could fake one with files
+    /// of such names.
     pub(crate) fn all() -> io::Result<Vec<Self>> {
         let own = std::process::id();
         let us = rustix::process::geteuid().as_raw();
@@ -93,7 +95,7 @@ impl SupervisorProcess {
         Ok(others.filter(trusted).filter_map(|pid| Self::of(pid, &mut ledgers)).collect())
     }
 
-    /// `ledgers` has the guests of the state directories that were read: most supervisors share one.
+    /// `ledgers` caches the guests of each state directory: most supervisors share one.
     fn of(pid: u32, ledgers: &mut BTreeMap<PathBuf, Vec<Guest>>) -> Option<Self> {
         let files = open_files(pid).ok()?;
         let (run, guest) = files.iter().find_map(|file| lock(file))?;
@@ -105,7 +107,7 @@ impl SupervisorProcess {
     }
 }
 
-/// The guests whose open accounts in a ledger have this process as their supervisor.
+/// The guests whose open accounts in a ledger name this process as their supervisor.
 fn accounts(pid: u32, state: &Path, ledgers: &mut BTreeMap<PathBuf, Vec<Guest>>) -> Vec<Uuid> {
     let Ok(id) = ProcessId::of(pid) else { return Vec::new() };
     let guests = ledgers.entry(state.to_owned()).or_insert_with(|| {
@@ -116,7 +118,7 @@ fn accounts(pid: u32, state: &Path, ledgers: &mut BTreeMap<PathBuf, Vec<Guest>>)
     own.map(|guest| guest.id.uuid).collect()
 }
 
-/// The run directory and the guest's name in the path of a lock's file, removed or not.
+/// The run directory and the guest's name in the path of a lock file, removed or not.
 fn lock(file: &Path) -> Option<(PathBuf, String)> {
     if file.file_name()? != LOCK_FILE {
         return None;
@@ -126,11 +128,11 @@ fn lock(file: &Path) -> Option<(PathBuf, String)> {
     Some((file.parent()?.parent()?.to_owned(), guest.to_owned()))
 }
 
-/// The paths of the files that a process has open, also of those that were removed.
+/// The paths of a process's open files, including removed ones.
 fn open_files(pid: u32) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
-        // Sockets and the like have no path.
+        // Sockets, pipes and the like have no path.
         let Ok(path) = fs::read_link(entry.path()) else { continue };
         if path.is_absolute() {
             files.push(match path.to_str().and_then(|path| path.strip_suffix(DELETED)) {

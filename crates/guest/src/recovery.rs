@@ -1,4 +1,4 @@
-//! What ended supervisors left behind: accounts closed, links and filters removed.
+//! Cleans up after ended supervisors: closes accounts, removes links and filters.
 //!
 //! ```text
 //!                        its supervisor lives ─▶ nothing to do
@@ -7,7 +7,8 @@
 //!                        QEMU is gone          ─▶ closed, with the time span in which it ended
 //! ```
 //!
-//! Done twice it changes nothing. A guest that runs is never harmed: only a QEMU that never ran its guest is ended.
+//! A second run changes nothing. A guest that runs is never harmed: only a QEMU that never ran its
+//! guest is killed.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -21,50 +22,50 @@ use taptrail_record::{CloseDoubt, DeviceKind, Event, GuestId, MacAddr, Outcome, 
 use tracing::warn;
 
 use crate::account::{
-    Account, AccountError, AuditMode, Live, OpenDevice, Posting, ledger_if_any, own_guests,
+    Account, AccountError, AuditMode, LedgerBatch, Live, OpenDevice, ledger_if_any, own_guests,
 };
-use crate::driver::end_process;
-use crate::handover::{self, Counts};
+use crate::driver::kill_process;
+use crate::handover::{self, OpenFileCounts};
 use crate::host::{Host, LeftOverError};
 use crate::marked::MarkedError;
 use crate::process::{QemuProcess, process_id};
-use crate::run_dir::{Claim, Dirs, RunDirError};
+use crate::run_dir::{Dirs, RunDirError, RunDirLock};
 use crate::spec::NicSpec;
 
-/// What is to be recovered, and how.
+/// The arguments of [`recover`].
 #[derive(Debug, Clone)]
 pub struct RecoverOptions {
-    /// One guest's name; all of the host's when `None`.
+    /// Name of the guest to recover; `None` for all of this host.
     pub name: Option<String>,
-    /// How much the kernel's audit is asked for.
+    /// Whether records go to the kernel's audit.
     pub audit: AuditMode,
-    /// Where things lie.
+    /// The state and the run directory.
     pub dirs: Dirs,
-    /// The nft program, where it is not the system's.
+    /// Path of the nft program; `None` for the system's.
     pub nft: Option<PathBuf>,
 }
 
-/// One open account, and what became of it.
+/// The result for one open account.
 #[derive(Debug)]
 pub struct Recovered {
-    /// Whose.
+    /// The guest.
     pub guest: GuestId,
-    /// What was found and done; an error leaves the account open.
+    /// What was found and done; after an error the account stays open.
     pub state: Result<RecoveredState, RecoverError>,
 }
 
-/// What was found, and done.
+/// What recovery found and did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecoveredState {
-    /// Its supervisor lives: there is nothing to do.
+    /// Its supervisor runs: there is nothing to do.
     Supervised,
     /// QEMU runs without a supervisor, which can adopt it.
     Orphaned {
-        /// QEMU's.
+        /// QEMU's pid.
         pid: u32,
     },
-    /// It has ended, and what may be left of its links and filters is in another network namespace: its account stays
-    /// open until it is recovered from there.
+    /// It has ended, and its links and filters may be left over in another network namespace: the
+    /// account stays open until it is recovered from there.
     Elsewhere {
         /// The inode of that namespace.
         netns: u64,
@@ -73,7 +74,7 @@ pub enum RecoveredState {
     Closed {
         /// How many devices were closed with it.
         devices: usize,
-        /// Its start had not been finished.
+        /// Its start had been interrupted.
         unstarted: bool,
     },
 }
@@ -84,53 +85,55 @@ pub enum RecoverError {
     /// The ledger can't be used.
     #[error("The ledger's records can't be read")]
     Ledger(#[from] LedgerError),
-    /// Its directory can't be claimed.
+    /// Its run directory can't be locked.
     #[error(transparent)]
     Claim(#[from] RunDirError),
     /// The account can't be closed.
     #[error("The guest's account can't be closed")]
     Account(#[from] AccountError),
-    /// The host's links can't be asked for.
+    /// The host's links can't be listed.
     #[error("The host's network links can't be reached")]
     Links(#[from] LinkError),
-    /// The host's links can't be looked at.
+    /// Marked links can't be examined.
     #[error(transparent)]
     Marked(#[from] MarkedError),
-    /// What is left over can't be removed.
+    /// The leftovers can't be removed.
     #[error(transparent)]
     LeftOver(#[from] LeftOverError),
-    /// What processes there are can't be seen.
+    /// /proc can't be read.
     #[error("Processes can't be listed")]
     Look(#[source] io::Error),
-    /// A QEMU whose start was cut off does not end.
+    /// A QEMU whose start was interrupted can't be killed.
     #[error("QEMU (pid {pid}), whose start was interrupted, can't be killed")]
     Kill {
-        /// Its.
+        /// Its pid.
         pid: u32,
         /// Why.
         source: io::Error,
     },
 }
 
-/// A guest with an open account and no supervisor: that has ended, or the guest has another manager and is watched.
+/// A guest with an open account and no supervisor: its supervisor has ended, or another manager
+/// runs the guest and a watcher keeps the account.
 #[derive(Debug, Clone)]
 pub struct Unsupervised {
-    /// Who.
+    /// The guest.
     pub guest: GuestId,
-    /// Its QEMU's, if that runs.
+    /// The pid of its QEMU, if that runs.
     pub pid: Option<u32>,
-    /// When it began.
+    /// When its account was opened.
     pub begun: Timestamp,
-    /// Of how many interfaces something may be left.
+    /// Interfaces that may have devices or links.
     pub nics: usize,
-    /// Whether it never had one: it runs, and `taptrail watch` keeps its account.
+    /// Whether it runs under another manager, and `taptrail watch` keeps its account.
     pub watched: bool,
 }
 
-/// The guests of the host whose supervisors ended before they did, and those that are watched. Nothing is changed.
+/// Lists the guests of this host whose supervisors have ended while their accounts are open, and
+/// the watched ones. Changes nothing.
 ///
 /// # Errors
-/// When what is on record can't be read.
+/// When the ledger or /proc can't be read.
 pub fn unsupervised(dirs: &Dirs) -> Result<Vec<Unsupervised>, RecoverError> {
     let boot = boot_id().map_err(RecoverError::Look)?.to_string();
     let Some(ledger) = ledger_if_any(dirs)? else { return Ok(Vec::new()) };
@@ -147,7 +150,7 @@ pub fn unsupervised(dirs: &Dirs) -> Result<Vec<Unsupervised>, RecoverError> {
             true => find(&guest).map_err(RecoverError::Look)?,
         };
         if watched && qemu.is_none() {
-            // Its watcher will tell its end.
+            // Its watcher will record its end.
             continue;
         }
         let nics = match watched {
@@ -162,10 +165,10 @@ pub fn unsupervised(dirs: &Dirs) -> Result<Vec<Unsupervised>, RecoverError> {
     Ok(all)
 }
 
-/// Goes through all open accounts of the host, or of one guest's name.
+/// Recovers all open accounts of this host, or those of one guest's name.
 ///
 /// # Errors
-/// When nothing can be done at all; what fails for one guest is told with it.
+/// When nothing can be done at all; a failure for one guest is in its result.
 pub fn recover(options: &RecoverOptions) -> Result<Vec<Recovered>, RecoverError> {
     let ledger = Ledger::open_existing(&options.dirs.state)?;
     let boot = boot_id().map_err(RecoverError::Look)?.to_string();
@@ -183,12 +186,13 @@ pub fn recover(options: &RecoverOptions) -> Result<Vec<Recovered>, RecoverError>
             }
         }
     }
-    // A tap is gone with its last descriptor, and its filter is known by its number alone.
+    // A tap is gone with its last descriptor; its filter is found by the interface index in its
+    // name alone.
     host.sweep_filters()?;
     Ok(all)
 }
 
-/// What the accounts are held against.
+/// The state of this host that accounts are compared with.
 struct Recovery<'a> {
     options: &'a RecoverOptions,
     ledger: &'a Ledger,
@@ -198,21 +202,21 @@ struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
-    /// `None`: its supervisor has closed the account meanwhile.
+    /// Recovers one account; `None` if its supervisor has closed it meanwhile.
     fn settle(&mut self, guest: &Guest) -> Result<Option<RecoveredState>, RecoverError> {
         let here = guest.boot_id == self.boot;
         if here && process_id(guest.supervisor).is_alive() {
             return Ok(Some(RecoveredState::Supervised));
         }
-        let mut claim = match Claim::take_for_recovery(&self.options.dirs.run, &guest.id.name) {
-            Ok(claim) => claim,
-            // Somebody has just taken it up, or started it anew.
+        let mut run_dir = match RunDirLock::acquire_for_recovery(&self.options.dirs.run, &guest.id.name) {
+            Ok(run_dir) => run_dir,
+            // Another process has just adopted the guest, or started it again.
             Err(RunDirError::Taken { .. }) => return Ok(Some(RecoveredState::Supervised)),
             Err(error) => return Err(error.into()),
         };
-        // What its supervisor said last is all there is of why it ended.
-        claim.leave(true);
-        // It may have closed the account, or another one taken it up, before the claim was ours.
+        // The log is the only trace of why its supervisor ended.
+        run_dir.keep_for_adoption(true);
+        // The account may have been closed or adopted before we had the lock.
         let now = own_guests(self.ledger)?.into_iter().find(|now| now.key == guest.key);
         let Some(guest) = &now else { return Ok(None) };
         if here && process_id(guest.supervisor).is_alive() {
@@ -230,25 +234,25 @@ impl Recovery<'_> {
             if let Some(netns) = elsewhere {
                 return Ok(Some(RecoveredState::Elsewhere { netns }));
             }
-            // It never ran its guest: it was started paused, and nobody let it run.
-            end_process(qemu).map_err(|source| RecoverError::Kill { pid: qemu.pid, source })?;
+            // It never ran its guest: QEMU was started paused and not continued.
+            kill_process(qemu).map_err(|source| RecoverError::Kill { pid: qemu.pid, source })?;
             seen = true;
         }
         if let Some(netns) = elsewhere {
             return Ok(Some(RecoveredState::Elsewhere { netns }));
         }
-        claim.leave(false);
-        claim.keep_log();
+        run_dir.keep_for_adoption(false);
+        run_dir.keep_log();
         let over = if here { self.undo(guest, &live)? } else { live.devices().cloned().collect() };
         let devices = over.len();
         let pid = guest.qemu.map(|qemu| qemu.pid);
-        let (posting, reason) = ending(&account, &live, &over, pid, unstarted, seen);
-        account.end(posting.done(&keys(&live), "cut off").ends(&reason))?;
+        let (batch, reason) = ending(&account, &live, &over, pid, unstarted, seen);
+        account.end(batch.complete_steps(&keys(&live), "cut off").end_guest(&reason))?;
         Ok(Some(RecoveredState::Closed { devices, unstarted }))
     }
 
-    /// The network namespace of a guest's links, where that is another one that exists. One that is gone has taken its
-    /// links along.
+    /// The network namespace of a guest's links, if that is another one that exists. Links are gone
+    /// with their namespace.
     fn elsewhere(&self, live: &Live) -> io::Result<Option<u64>> {
         match live.netns.filter(|netns| *netns != self.netns) {
             Some(netns) if !live.interfaces.is_empty() && network_namespace_exists(netns)? => Ok(Some(netns)),
@@ -256,7 +260,8 @@ impl Recovery<'_> {
         }
     }
 
-    /// Removes what is left of a guest's interfaces on the host. Its devices are over then, some perhaps with a doubt.
+    /// Removes the links and filters of a guest's interfaces. Returns its devices, all to be
+    /// closed, some perhaps with a doubt.
     fn undo(&mut self, guest: &Guest, live: &Live) -> Result<Vec<OpenDevice>, RecoverError> {
         let mut devices: Vec<_> = live.devices().cloned().collect();
         if live.netns.is_some_and(|netns| netns != self.netns) {
@@ -270,23 +275,31 @@ impl Recovery<'_> {
             }
             return Ok(devices);
         }
-        let (mut over, mut counts) = (Vec::new(), Counts::default());
+        let (mut over, mut counts) = (Vec::new(), OpenFileCounts::default());
         for row in &live.interfaces {
             let Ok(spec) = row.spec.parse::<NicSpec>() else {
                 warn!("{}: its SPEC on record can't be read: {}", row.mac, row.spec);
                 continue;
             };
-            let mut lasting = self.host.left_over(&guest.id, &spec, row.mac, row.ifname.as_deref(), false)?;
-            let link_shows = lasting.link.is_some() || spec.makes_link();
+            let mut resources =
+                self.host.find_left_over(&guest.id, &spec, row.mac, row.ifname.as_deref(), false)?;
+            let link_shows = resources.link.is_some() || spec.makes_link();
             let held = devices.extract_if(.., |device| device.mac == row.mac).collect();
-            over.extend(handover::end(row.mac, held, &mut lasting, link_shows, self.host, &mut counts));
+            over.extend(handover::end_interface(
+                row.mac,
+                held,
+                &mut resources,
+                link_shows,
+                self.host,
+                &mut counts,
+            ));
         }
         over.append(&mut devices);
         Ok(over)
     }
 }
 
-/// The records of an end that nobody saw, and its reason.
+/// The batch that closes an account whose guest's end nobody saw, and the reason of the end.
 fn ending(
     account: &Account,
     live: &Live,
@@ -294,7 +307,7 @@ fn ending(
     pid: Option<u32>,
     unstarted: bool,
     seen: bool,
-) -> (Posting, Reason) {
+) -> (LedgerBatch, Reason) {
     let failed = |event| account.record(event, Outcome::Failed, None);
     let macs: BTreeSet<MacAddr> = if unstarted {
         live.interfaces.iter().map(|row| row.mac).collect()
@@ -303,37 +316,37 @@ fn ending(
         let steps = live.steps.iter().filter(attaching).filter_map(|step| step.mac);
         steps.chain(live.opened.iter().map(|device| device.mac)).collect()
     };
-    let mut posting = Posting::default();
+    let mut batch = LedgerBatch::default();
     for mac in macs {
         let handing = |step: &taptrail_ledger::LiveStep| step.step == Step::HandOver && step.mac == Some(mac);
         let fds = live.steps.iter().any(handing).then_some(0);
-        posting = posting.says(failed(if unstarted {
+        batch = batch.record(failed(if unstarted {
             Event::Start { mac, vm_pid: pid, fds }
         } else {
             Event::Attach { mac, vm_pid: pid, fds }
         }));
     }
-    posting = if seen {
-        posting.closes(account, over)
+    batch = if seen {
+        batch.close_devices(account, over)
     } else {
-        posting.closes_unseen(account, over, live.last_observed)
+        batch.close_devices_unseen(account, over, live.last_observed)
     };
     if unstarted {
-        let posting = posting.says(failed(Event::GuestStart { reason: Reason::BOOTED, vm_pid: pid }));
-        return (posting, Reason::FAILED);
+        let batch = batch.record(failed(Event::GuestStart { reason: Reason::BOOTED, vm_pid: pid }));
+        return (batch, Reason::FAILED);
     }
     let event = Event::GuestStop { reason: Reason::UNKNOWN, vm_pid: pid };
     let mut stop = account.record(event, Outcome::Success, None);
     stop.last_seen = u64::try_from(live.last_observed.as_millisecond()).ok();
-    (posting.says(stop), Reason::UNKNOWN)
+    (batch.record(stop), Reason::UNKNOWN)
 }
 
 fn keys(live: &Live) -> Vec<StepKey> {
     live.steps.iter().map(|step| step.key).collect()
 }
 
-/// The guest's QEMU, if it runs: the one on record, or one that was started and not yet on record when its supervisor
-/// ended, which is known by what its supervisor gave it on its command line.
+/// The guest's QEMU, if it runs: the one on record, or one that was started but not yet on record
+/// when its supervisor ended. The latter is found by its command line.
 fn find(guest: &Guest) -> io::Result<Option<ProcessId>> {
     if let Some(qemu) = guest.qemu.map(process_id) {
         return Ok(qemu.is_alive().then_some(qemu));

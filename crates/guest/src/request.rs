@@ -1,8 +1,8 @@
-//! What clients ask of a guest's driver, and the queue between them.
+//! The requests of clients to a guest's driver, and the queue between them.
 //!
-//! The queue is the only way in: anybody may enqueue, one driver takes out. A request is accepted
-//! or refused at once; an accepted one is always answered, if only by its reply's end ("ended
-//! before it was handled").
+//! The server enqueues, and the one driver dequeues. A request is accepted or refused at once. An
+//! accepted one always gets a reply, if only a dropped reply channel ("ended before it was
+//! handled").
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,29 +10,30 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
-use taptrail_record::{CloseDoubt, MacAddr, Reason, Requester};
+use taptrail_record::{MacAddr, Requester};
 use tokio::sync::oneshot;
 use tracing::info;
 
-use crate::events::{Events, Listener};
+use crate::events::{EventPublisher, Subscription};
 use crate::socket::HungUp;
 use crate::spec::NicSpec;
+use crate::state::{GuestState, InterfaceInfo, Snapshot};
 
-/// How a request ended when not well.
+/// Why a request failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Failure {
-    /// Nothing was done: the request does not fit the guest, or not now.
+    /// Nothing was done: the request does not fit the guest, or its current state.
     #[error("{0}")]
     Refused(String),
-    /// It was tried, failed and was rolled back as far as the text says.
+    /// The driver tried it, failed, and rolled back as far as the text says.
     #[error("{0}")]
     Failed(String),
-    /// The guest did not answer in time; nothing was taken from it.
+    /// The guest did not answer in time; it keeps its devices.
     #[error("{0}")]
     TimedOut(String),
 }
 
-/// Where an answer goes.
+/// The reply channel to one client.
 #[derive(Debug)]
 pub(crate) struct Reply<T> {
     answer: oneshot::Sender<Result<T, Failure>>,
@@ -40,30 +41,30 @@ pub(crate) struct Reply<T> {
 }
 
 impl<T> Reply<T> {
-    /// The way to this client, and where its answer comes.
+    /// A reply channel to this client, and its receiving end.
     pub(crate) fn new(client: Arc<HungUp>) -> (Self, oneshot::Receiver<Result<T, Failure>>) {
         let (answer, receiver) = oneshot::channel();
         (Self { answer, client }, receiver)
     }
 
-    /// Answers; gives the answer back when nobody waits for it any more.
+    /// Sends the answer; returns it when the receiving end is gone.
     pub(crate) fn send(self, answer: Result<T, Failure>) -> Result<(), Result<T, Failure>> {
         self.answer.send(answer)
     }
 
-    /// Does anybody wait for it? The connection itself is asked: who serves it may have been asleep
-    /// as we were.
+    /// Whether the client still waits. This looks at the connection itself: the server's thread may
+    /// not have noticed the hang-up yet.
     fn has_waiting_client(&self) -> bool {
-        !self.answer.is_closed() && !self.client.is_so()
+        !self.answer.is_closed() && !self.client.has_hung_up()
     }
 }
 
 /// What to do when a guest does not answer a stop in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnTimeout {
-    /// Say so and leave the guest running.
+    /// Report a timeout and leave the guest running.
     GiveUp,
-    /// End QEMU.
+    /// Kill QEMU.
     Force,
 }
 
@@ -74,56 +75,57 @@ pub(crate) enum Request {
     Attach {
         /// What to open and how.
         spec: Box<NicSpec>,
-        /// Who asks.
+        /// The client; `None` for a signal.
         requester: Option<Requester>,
-        /// The new interface.
+        /// The interface that was attached.
         reply: Reply<InterfaceInfo>,
     },
     /// Hot-unplug an interface.
     Detach {
-        /// Which.
+        /// The interface.
         mac: MacAddr,
-        /// How long the guest may take.
+        /// How long the guest may take to comply.
         patience: Duration,
-        /// Who asks.
+        /// The client; `None` for a signal.
         requester: Option<Requester>,
-        /// What was released.
+        /// The interface that was released.
         reply: Reply<InterfaceInfo>,
     },
     /// Take an interface's devices at once, with the NIC still plugged.
     Revoke {
-        /// Which.
+        /// The interface.
         mac: MacAddr,
-        /// Who asks.
+        /// The client; `None` for a signal.
         requester: Option<Requester>,
-        /// What was released.
+        /// The interface that was released.
         reply: Reply<InterfaceInfo>,
     },
     /// Stop the guest.
     Stop {
-        /// How long the guest may take.
+        /// How long the guest may take to comply.
         patience: Duration,
-        /// And then?
+        /// What to do when it takes longer.
         then: OnTimeout,
-        /// Who asks.
+        /// The client; `None` for a signal.
         requester: Option<Requester>,
-        /// Answered when QEMU is gone; `None` when nobody waits.
+        /// Gets its answer when QEMU has ended; `None` for a signal.
         reply: Option<Reply<()>>,
     },
 }
 
 impl Request {
-    /// Is it a stop, which comes before all?
+    /// Whether it is a stop, which comes before all other requests.
     pub(crate) fn is_stop(&self) -> bool {
         matches!(self, Self::Stop { .. })
     }
 
-    /// Is it a revocation, which waits for no guest?
+    /// Whether it is a revocation, which does not wait for the guest.
     pub(crate) fn is_revocation(&self) -> bool {
         matches!(self, Self::Revoke { .. })
     }
 
-    /// Does who asked still wait for it? Who has given up has been told that nothing was done.
+    /// Whether its client still waits for it. A client that gave up assumes that the request was
+    /// not carried out.
     fn has_waiting_client(&self) -> bool {
         match self {
             Self::Attach { reply, .. } | Self::Detach { reply, .. } | Self::Revoke { reply, .. } => {
@@ -133,7 +135,7 @@ impl Request {
         }
     }
 
-    /// Is it root's, or our own?
+    /// Whether it comes from root or from a signal.
     fn is_from_root(&self) -> bool {
         let (Self::Attach { requester, .. }
         | Self::Detach { requester, .. }
@@ -143,62 +145,10 @@ impl Request {
     }
 }
 
-/// An interface of a guest, as clients see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct InterfaceInfo {
-    /// What names it.
-    pub(crate) mac: MacAddr,
-    /// Its SPEC as it came to be: with the MAC and id chosen.
-    pub(crate) spec: NicSpec,
-    /// The host interface behind it.
-    pub(crate) ifname: String,
-    /// `held`, `unplugging`, `revoked` or `kept`.
-    pub(crate) state: &'static str,
-    /// When QEMU was seen to hold it.
-    pub(crate) since: jiff::Timestamp,
-    /// Its devices, one for each open(2).
-    pub(crate) devices: Vec<HeldDevice>,
-}
-
-impl InterfaceInfo {
-    /// Does QEMU have vhost-net for it?
-    pub(crate) fn vhost(&self) -> bool {
-        self.devices.iter().any(|held| held.device.kind == taptrail_record::DeviceKind::VhostNet)
-    }
-}
-
-/// One device that QEMU holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct HeldDevice {
-    /// What it is.
-    pub(crate) device: taptrail_record::Device,
-    /// Which queue, from 0.
-    pub(crate) queue: u32,
-    /// Its descriptor's number in QEMU.
-    pub(crate) qemu_fd: Option<i32>,
-    /// Of a released one: why that is no proof.
-    pub(crate) doubt: Option<CloseDoubt>,
-}
-
-/// What anybody may know of a guest without asking its driver.
-#[derive(Debug, Clone)]
-pub(crate) struct Snapshot {
-    /// `starting`, `running`, `paused`, `stopping` or `stopped`.
-    pub(crate) state: &'static str,
-    /// QEMU's pid.
-    pub(crate) pid: Option<u32>,
-    /// When QEMU began to run the guest.
-    pub(crate) since: Option<jiff::Timestamp>,
-    /// Its interfaces.
-    pub(crate) interfaces: Vec<InterfaceInfo>,
-    /// Why it has stopped, once it has.
-    pub(crate) reason: Option<Reason>,
-}
-
-/// Requests beyond this many are refused: the driver is stuck, or somebody floods it.
+/// Queued requests; more are refused: the driver is stuck, or a client floods it.
 const QUEUE_LIMIT: usize = 64;
 
-/// So many of them are kept for root.
+/// Places in the queue that only root's requests get.
 const ROOT_RESERVED: usize = 16;
 
 #[derive(Debug)]
@@ -207,11 +157,11 @@ struct Queue {
     closed: bool,
 }
 
-/// The queue, shared between the driver and whoever asks.
+/// The queue, shared by the driver and the API's server.
 #[derive(Debug, Clone)]
 pub(crate) struct Inbox {
     shared: Arc<(Mutex<Queue>, OwnedFd, Mutex<Snapshot>)>,
-    events: Events,
+    events: EventPublisher,
 }
 
 impl Inbox {
@@ -219,13 +169,18 @@ impl Inbox {
     pub(crate) fn new() -> std::io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let queue = Queue { requests: VecDeque::new(), closed: false };
-        let snapshot =
-            Snapshot { state: "starting", pid: None, since: None, interfaces: Vec::new(), reason: None };
+        let snapshot = Snapshot {
+            state: GuestState::Starting,
+            pid: None,
+            since: None,
+            interfaces: Vec::new(),
+            reason: None,
+        };
         let shared = Arc::new((Mutex::new(queue), wake, Mutex::new(snapshot)));
-        Ok(Self { shared, events: Events::new() })
+        Ok(Self { shared, events: EventPublisher::new() })
     }
 
-    /// Enqueues a request, or gives it back with the reason why not.
+    /// Enqueues a request, or refuses it.
     pub(crate) fn send(&self, request: Request) -> Result<(), Failure> {
         let mut queue = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.closed {
@@ -243,30 +198,30 @@ impl Inbox {
         Ok(())
     }
 
-    /// What the guest is like now.
+    /// The guest's current state, as the driver published it last.
     pub(crate) fn snapshot(&self) -> Snapshot {
         self.shared.2.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Changes what the guest is like, and tells who listens.
+    /// Changes the guest's published state, and emits an event for each change.
     pub(crate) fn publish(&self, change: impl FnOnce(&mut Snapshot)) {
         let mut snapshot = self.shared.2.lock().unwrap_or_else(PoisonError::into_inner);
         let before = snapshot.clone();
         change(&mut snapshot);
-        self.events.tell_changes(&before, &snapshot);
+        self.events.emit_changes(&before, &snapshot);
     }
 
-    /// Where what happens to the guest is told.
-    pub(crate) fn events(&self) -> &Events {
+    /// The publisher of the guest's events.
+    pub(crate) fn events(&self) -> &EventPublisher {
         &self.events
     }
 
-    /// What the guest is like now, the number of the last event that led there, and the events that follow; `None` when
-    /// none will.
-    pub(crate) fn listen(&self) -> (Snapshot, u64, Option<Listener>) {
+    /// The guest's current state, the sequence number of the last event that led to it, and a
+    /// subscription to those that follow; `None` once the stream is closed.
+    pub(crate) fn subscribe(&self) -> (Snapshot, u64, Option<Subscription>) {
         let snapshot = self.shared.2.lock().unwrap_or_else(PoisonError::into_inner);
-        let (last, listener) = self.events.listen();
-        (snapshot.clone(), last, listener)
+        let (last, subscription) = self.events.subscribe();
+        (snapshot.clone(), last, subscription)
     }
 
     /// Readable when a request waits.
@@ -274,8 +229,8 @@ impl Inbox {
         self.shared.1.as_fd()
     }
 
-    /// The next request, if `may_take` says that it may be taken now; a stop comes before all, then
-    /// a revocation. What nobody waits for any more is not taken.
+    /// Dequeues the next request if `may_take` accepts it; stops come first, then revocations.
+    /// Requests whose client has left are dropped.
     pub(crate) fn next(&self, may_take: impl Fn(&Request) -> bool) -> Option<Request> {
         let _ = rustix::io::read(&self.shared.1, &mut [0; 8]);
         let mut queue = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -294,14 +249,14 @@ impl Inbox {
         }
     }
 
-    /// Does nobody take requests any more?
+    /// Whether the queue is closed.
     pub(crate) fn is_closed(&self) -> bool {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner).closed
     }
 
-    /// Refuses all further requests; those that wait end unanswered, and so do the events.
+    /// Refuses all further requests, drops those in the queue, and closes the event stream.
     pub(crate) fn close(&self) {
-        self.events.end();
+        self.events.close();
         let mut queue = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
         queue.closed = true;
         queue.requests.clear();
@@ -320,8 +275,7 @@ mod tests {
 
     type Answer = oneshot::Receiver<Result<InterfaceInfo, Failure>>;
 
-    /// A request of this user's, and what the user has of it: where the answer comes, and a
-    /// connection.
+    /// A request of this user, with the client's receiving end and connection.
     fn detach(uid: u32) -> (Request, Answer, UnixStream) {
         let (theirs, ours) = UnixStream::pair().unwrap();
         let (reply, answer) = Reply::new(Arc::new(HungUp::of(ours.as_fd()).unwrap()));

@@ -1,4 +1,4 @@
-//! A guest's directory under the run directory: claimed by its supervisor, known to its clients.
+//! A guest's directory under the run directory: locked by its supervisor, and used by its clients.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -12,12 +12,13 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use taptrail_kernel::proc::ProcessId;
 
-/// Where things lie: overridden by options or by `TAPTRAIL_STATE_DIR` and `TAPTRAIL_RUN_DIR`.
+/// taptrail's directories. Options, `TAPTRAIL_STATE_DIR` and `TAPTRAIL_RUN_DIR` override the
+/// defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dirs {
-    /// What outlives a boot: the ledger. `/var/lib/taptrail`.
+    /// Persistent state: the ledger. `/var/lib/taptrail`.
     pub state: PathBuf,
-    /// What does not: sockets and locks, a directory for each guest. `/run/taptrail`.
+    /// Runtime files: sockets and locks, with a directory for each guest. `/run/taptrail`.
     pub run: PathBuf,
 }
 
@@ -27,16 +28,15 @@ impl Default for Dirs {
     }
 }
 
-/// For files in directories that are ours: a symbolic link there is somebody's trap.
+/// O_NOFOLLOW, for files in our own directories: a symbolic link there is an attack.
 pub const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
 
-/// The file by whose lock a guest is claimed.
+/// The file whose flock(2) its supervisor holds.
 pub(crate) const LOCK_FILE: &str = "lock";
 
-/// How long who claims a guest waits for one who is about to let go of it: a dead supervisor's last
-/// threads, a supervisor that removes what was its own, or who settles what an earlier one left
-/// behind.
-const CLAIM_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait for a lock whose holder is about to release it: a killed supervisor whose last
+/// threads are ending, a supervisor that cleans up, or a recovery.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A unix socket's path has 108 bytes with its NUL (unix(7)).
 const SUN_PATH: usize = 108;
@@ -49,41 +49,41 @@ pub enum RunDirError {
         "Guest name '{0}' can't be used: 1 to 64 bytes without '/', control characters or a leading '.' are needed"
     )]
     Name(String),
-    /// The run directory lies too deep for a socket in it.
+    /// The path is too long for a socket.
     #[error("Socket path {path} is too long: {SUN_PATH} bytes are the system's limit; use a shorter run directory", path = .0.display())]
     TooDeep(PathBuf),
-    /// Others could replace what is in the directory.
+    /// Other users could replace files in the directory.
     #[error("Run directory {path} is not a directory that only its owner, us, can write to: remove it", path = .0.display())]
     NotOurs(PathBuf),
-    /// Another supervisor has the guest.
+    /// Another process holds the guest's lock.
     #[error("Guest '{name}' is {}", .supervisor.as_ref().map_or("being started, ended or recovered by another process: try again".to_owned(), |pid| format!("already running: its supervisor has pid {pid}")))]
     Taken {
         /// The guest's name.
         name: String,
-        /// What its lock file says.
+        /// The pid in its lock file.
         supervisor: Option<u32>,
     },
-    /// A QEMU is there that another state directory has on record.
+    /// A QEMU serves the guest's monitor, and another state directory has it on record.
     #[error("Guest '{name}' runs on: its QEMU serves {monitor}, and this state directory has it not on record; `taptrail adopt` takes it up with the --state-dir that has, or end QEMU and try again", monitor = monitor.display())]
     MonitorInUse {
         /// The guest's name.
         name: String,
-        /// Its monitor.
+        /// Path of its monitor's socket.
         monitor: PathBuf,
     },
     /// The system refused.
     #[error("{what} {path} failed", path = path.display())]
     Io {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
-        /// With what.
+        /// The file or directory.
         path: PathBuf,
-        /// The reason.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// Refuses a guest name that can't be a file's.
+/// Refuses a guest name that can't be a file name.
 pub fn check_name(name: &str) -> Result<(), RunDirError> {
     let bad = name.is_empty()
         || name.len() > 64
@@ -97,7 +97,7 @@ pub fn api_socket(run: &Path, guest: &str) -> PathBuf {
     run.join(guest).join("api")
 }
 
-/// The file that has the supervisor's and QEMU's words under `--background`.
+/// The log file of the supervisor and QEMU under `--background`.
 pub fn log_file(run: &Path, guest: &str) -> PathBuf {
     run.join(guest).join("log")
 }
@@ -111,7 +111,7 @@ fn make(run: &Path, guest: &str) -> Result<PathBuf, RunDirError> {
         move |source| RunDirError::Io { what, path, source }
     };
     match DirBuilder::new().recursive(true).mode(0o700).create(&path) {
-        // It was there, and whose it was may have removed it since: the look below tells.
+        // It existed, and may have been removed since: the check below finds out.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         made => made.map_err(failed("Making"))?,
     }
@@ -120,8 +120,7 @@ fn make(run: &Path, guest: &str) -> Result<PathBuf, RunDirError> {
     if found.is_dir() && ours { Ok(path) } else { Err(RunDirError::NotOurs(path)) }
 }
 
-/// The names of all guests that have a directory, in order; whether anybody is behind one, its
-/// API tells.
+/// The names of all guests that have a directory, in order. Such a guest need not run.
 pub fn guests(run: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     match std::fs::read_dir(run) {
@@ -137,7 +136,7 @@ pub fn guests(run: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// The pid of who has the guest, by its own word in the lock's file.
+/// The pid that the guest's supervisor has written into its lock file.
 pub(crate) fn supervisor(run: &Path, guest: &str) -> Option<u32> {
     holder(&run.join(guest).join(LOCK_FILE))
 }
@@ -146,41 +145,42 @@ fn holder(lock: &Path) -> Option<u32> {
     std::fs::read_to_string(lock).ok()?.trim().parse().ok()
 }
 
-/// A guest's directory, ours as long as this lives; emptied and removed on drop.
+/// The lock on a guest's directory. On drop the directory is emptied and removed.
 ///
 /// ```text
-///   who comes:  make directory ─▶ open lock ─▶ flock ─▶ is the path still this file? ─▶ ours
+///   acquire:    make directory ─▶ open lock ─▶ flock ─▶ is the path still this file? ─▶ ours
 ///                    ▲ not there │    │ held, but not for long   │ no
 ///                    └───────────┴────┴──────────────────────────┘
-///   who goes:   remove all that was ours ─▶ remove lock ─▶ remove directory, if it is empty
+///   drop:       remove all other files ─▶ remove lock ─▶ remove directory, if it is empty
 /// ```
 ///
-/// The lock's file is removed last, and by who has it alone: until then nothing in the directory is
-/// another's, and after that nothing in it is touched. What is removed between two of these steps
-/// is looked for again by who comes; what a crash between them leaves is the next one's.
+/// The lock file is removed last, and only by its holder: until then no other process uses the
+/// directory, and after that the holder touches nothing in it. If a file is removed between two of
+/// these steps, the other process starts over; what a crash leaves is cleaned up by the next
+/// holder.
 #[derive(Debug)]
-pub(crate) struct Claim {
+pub(crate) struct RunDirLock {
     path: PathBuf,
-    // Locked; the lock goes with the descriptor, however the process ends.
+    // Locked; the kernel releases the lock with the descriptor, however the process ends.
     lock: File,
     keep_log: bool,
     keep_monitor: bool,
 }
 
-/// Why a lock is not ours.
+/// Why the lock was not acquired.
 enum LockError {
-    /// What we looked at has been removed, or will be: look again.
+    /// The file was removed, or is about to be: try again.
     Retry,
-    /// Somebody has it who lives.
+    /// A running process holds it.
     Held,
     Failed(RunDirError),
 }
 
-impl Claim {
-    /// Claims the directory as the guest's supervisor, or says who has it.
-    pub(crate) fn take(run: &Path, guest: &str) -> Result<Self, RunDirError> {
-        let mut claim = Self::take_for_recovery(run, guest)?;
-        // It may be a dead supervisor's, who let others pass.
+impl RunDirLock {
+    /// Locks the directory as the guest's supervisor; the error names the current holder.
+    pub(crate) fn acquire(run: &Path, guest: &str) -> Result<Self, RunDirError> {
+        let mut claim = Self::acquire_for_recovery(run, guest)?;
+        // A killed supervisor may have left it open to other users.
         set_mode(&claim.path, |mode| mode & 0o700)?;
         let path = claim.path.join(LOCK_FILE);
         writeln!(claim.lock, "{}", std::process::id()).map_err(|source| RunDirError::Io {
@@ -191,9 +191,8 @@ impl Claim {
         Ok(claim)
     }
 
-    /// Claims the directory for as long as it takes to settle what was left in it: who wants it
-    /// meanwhile waits.
-    pub(crate) fn take_for_recovery(run: &Path, guest: &str) -> Result<Self, RunDirError> {
+    /// Locks the directory for recovery, without writing a pid: others wait for the lock meanwhile.
+    pub(crate) fn acquire_for_recovery(run: &Path, guest: &str) -> Result<Self, RunDirError> {
         check_name(guest)?;
         let path = run.join(guest);
         let longest = path.join("monitor");
@@ -201,7 +200,7 @@ impl Claim {
             return Err(RunDirError::TooDeep(longest));
         }
         let lock_path = path.join(LOCK_FILE);
-        let end = Instant::now() + CLAIM_TIMEOUT;
+        let end = Instant::now() + LOCK_TIMEOUT;
         loop {
             match make(run, guest).map_err(LockError::of).and_then(|_| try_lock(&lock_path)) {
                 Ok(lock) => return Ok(Self { path, lock, keep_log: false, keep_monitor: false }),
@@ -217,7 +216,7 @@ impl Claim {
         }
     }
 
-    /// Refuses to take its monitor from a QEMU that runs.
+    /// Fails if a running QEMU serves the monitor's socket.
     pub(crate) fn check_monitor_unused(&mut self, guest: &str) -> Result<(), RunDirError> {
         let monitor = self.path.join("monitor");
         let Ok(address) = SocketAddrUnix::new(&monitor) else { return Ok(()) };
@@ -225,17 +224,17 @@ impl Claim {
         let connected = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
             .and_then(|socket| connect(&socket, &address));
         match connected {
-            // So many have connected that it takes no more.
+            // The socket's backlog is full.
             Ok(()) | Err(Errno::AGAIN) => {
-                self.leave(true);
+                self.keep_for_adoption(true);
                 Err(RunDirError::MonitorInUse { name: guest.to_owned(), monitor })
             }
             Err(_) => Ok(()),
         }
     }
 
-    /// A listening socket of this name in the directory, which only root and the owner reach. What a dead supervisor
-    /// left under this name is removed.
+    /// Listens on a socket of this name in the directory, which only root and the owner can connect
+    /// to. A socket that a killed supervisor left is replaced.
     pub(crate) fn listen(&self, name: &str) -> Result<UnixListener, RunDirError> {
         let path = self.path.join(name);
         match std::fs::remove_file(&path) {
@@ -250,9 +249,10 @@ impl Claim {
         Ok(listener)
     }
 
-    /// Lets all users reach the API's socket, and nothing else: they can pass through the directories, but can't list
-    /// them, and whatever else is there has no mode for them. Who may call is then decided by who they are.
-    pub(crate) fn admit_others(&self) -> Result<(), RunDirError> {
+    /// Lets all users connect to the API's socket, and nothing else: they can traverse the
+    /// directories but not list them, and no other file is open to them. The server then checks
+    /// each client's uid.
+    pub(crate) fn allow_all_users(&self) -> Result<(), RunDirError> {
         let run = self.path.parent().unwrap_or(&self.path);
         for (path, more) in [(run, 0o011), (&self.path, 0o011), (&self.path.join("api"), 0o666)] {
             set_mode(path, |mode| mode | more)?;
@@ -270,21 +270,21 @@ impl Claim {
         self.path.join(name)
     }
 
-    /// Leaves a log file, and so the directory, where they are: the guest did not end well in the
-    /// background, and its output is all there is.
+    /// Keeps the log file, and so the directory, on drop: the guest failed in the background, and
+    /// the log is the only trace.
     pub(crate) fn keep_log(&mut self) {
         self.keep_log = true;
     }
 
-    /// Leaves the monitor's socket, QEMU's output and the log where they are, or not: QEMU runs on,
-    /// for another supervisor to take up.
-    pub(crate) fn leave(&mut self, leave: bool) {
+    /// Whether to keep the monitor's socket, QEMU's output FIFO and the log on drop: QEMU runs on,
+    /// and another supervisor may adopt it.
+    pub(crate) fn keep_for_adoption(&mut self, leave: bool) {
         self.keep_monitor = leave;
         self.keep_log = leave;
     }
 }
 
-/// Changes the mode of what is ours, where it has to be.
+/// Changes a file's mode, if it differs.
 fn set_mode(path: &Path, change: impl FnOnce(u32) -> u32) -> Result<(), RunDirError> {
     let failed = |source| RunDirError::Io { what: "Setting the mode of", path: path.to_owned(), source };
     let mode = std::fs::symlink_metadata(path).map_err(failed)?.mode() & 0o7777;
@@ -296,7 +296,7 @@ fn set_mode(path: &Path, change: impl FnOnce(u32) -> u32) -> Result<(), RunDirEr
 }
 
 impl LockError {
-    /// What is not there any more has been removed between two looks.
+    /// A missing file was removed by its holder meanwhile: try again.
     fn of(error: RunDirError) -> Self {
         match &error {
             RunDirError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Self::Retry,
@@ -305,7 +305,7 @@ impl LockError {
     }
 }
 
-/// The lock's file, locked, empty, and there.
+/// Opens, locks and empties the lock file; the path still names it then.
 fn try_lock(path: &Path) -> Result<File, LockError> {
     let failed = |what| {
         let path = path.to_owned();
@@ -327,7 +327,7 @@ fn try_lock(path: &Path) -> Result<File, LockError> {
         }
         Err(error) => return Err(failed("Locking")(error.into())),
     }
-    // Who had it before may have removed the file between our open and our lock.
+    // The holder before us may have removed the file between our open and our lock.
     let ours = lock.metadata().map_err(failed("Looking at"))?;
     let there = std::fs::symlink_metadata(path).map_err(failed("Looking at"))?;
     if (ours.dev(), ours.ino()) != (there.dev(), there.ino()) {
@@ -337,19 +337,19 @@ fn try_lock(path: &Path) -> Result<File, LockError> {
     Ok(lock)
 }
 
-/// Who has the lock has written its pid into it, as supervisors do, and runs. The last threads of
-/// one that has just died may have it a moment longer; who will let go of it soon has it empty.
+/// Whether the pid in the lock file runs. The threads of a killed supervisor may keep the lock for
+/// a moment; a holder that releases it soon has emptied the file.
 fn is_holder_alive(path: &Path) -> bool {
     holder(path).is_some_and(|pid| ProcessId::of(pid).is_ok_and(|process| process.is_alive()))
 }
 
-impl Drop for Claim {
+impl Drop for RunDirLock {
     fn drop(&mut self) {
-        // Nothing depends on any of it: the next claim cleans up too.
+        // Errors don't matter: the next holder cleans up, too.
         let _ = self.lock.set_len(0);
         let log: &[&str] = if self.keep_log { &[] } else { &["log", "log.1"] };
         let qemus: &[&str] = if self.keep_monitor { &[] } else { &["monitor", "output"] };
-        // The lock is the last: with it goes the right to what is there.
+        // The lock file goes last: after that another process may use the directory.
         for name in ["api"].iter().chain(log).chain(qemus).chain(&[LOCK_FILE]) {
             let _ = std::fs::remove_file(self.path.join(name));
         }
@@ -364,13 +364,13 @@ mod tests {
     #[test]
     fn a_guest_is_claimed_once_and_its_directory_goes_with_the_claim() {
         let run = tempfile::tempdir().unwrap();
-        let claim = Claim::take(run.path(), "it's web1").unwrap();
+        let claim = RunDirLock::acquire(run.path(), "it's web1").unwrap();
         assert_eq!(guests(run.path()).unwrap(), ["it's web1"]);
-        let error = Claim::take(run.path(), "it's web1").unwrap_err().to_string();
+        let error = RunDirLock::acquire(run.path(), "it's web1").unwrap_err().to_string();
         assert!(error.contains(&std::process::id().to_string()), "{error}");
         drop(claim);
         assert!(guests(run.path()).unwrap().is_empty());
-        Claim::take(run.path(), "it's web1").unwrap();
+        RunDirLock::acquire(run.path(), "it's web1").unwrap();
     }
 
     #[test]
@@ -379,7 +379,7 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let claims = || {
             for _ in 0..ROUNDS {
-                match Claim::take(run.path(), "web1") {
+                match RunDirLock::acquire(run.path(), "web1") {
                     Ok(claim) => {
                         let listener = claim.listen("monitor").unwrap();
                         assert!(claim.socket("monitor").exists() && claim.socket(LOCK_FILE).exists());
@@ -401,14 +401,14 @@ mod tests {
     fn what_is_no_directory_is_refused() {
         let run = tempfile::tempdir().unwrap();
         std::fs::write(run.path().join("web1"), "").unwrap();
-        assert!(matches!(Claim::take(run.path(), "web1"), Err(RunDirError::NotOurs(_))));
+        assert!(matches!(RunDirLock::acquire(run.path(), "web1"), Err(RunDirError::NotOurs(_))));
     }
 
     #[test]
     fn a_name_that_would_leave_the_run_directory_is_refused() {
         let run = tempfile::tempdir().unwrap();
         for name in ["", ".", "..", "../x", "a/b", ".hidden", "a\nb"] {
-            assert!(matches!(Claim::take(run.path(), name), Err(RunDirError::Name(_))), "{name:?}");
+            assert!(matches!(RunDirLock::acquire(run.path(), name), Err(RunDirError::Name(_))), "{name:?}");
         }
     }
 
@@ -416,6 +416,6 @@ mod tests {
     fn a_run_directory_too_deep_for_a_socket_is_refused_before_anything_is_made_in_it() {
         let run = tempfile::tempdir().unwrap();
         let deep = run.path().join("d".repeat(90));
-        assert!(matches!(Claim::take(&deep, "web1"), Err(RunDirError::TooDeep(_))));
+        assert!(matches!(RunDirLock::acquire(&deep, "web1"), Err(RunDirError::TooDeep(_))));
     }
 }

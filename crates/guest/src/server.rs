@@ -1,12 +1,12 @@
 //! The API's server: a thread of its own, one varlink server for each client.
 //!
-//! A varlink server handles one call at a time; with one for each client nobody waits for
-//! another's unplug but in the driver's queue. The thread turns the process's signals into
-//! requests, too: the first asks the guest to shut down, the second ends it.
+//! A varlink server handles one call at a time; with one for each client, a client waits for
+//! another's unplug only in the driver's queue. The thread also turns signals into requests: the
+//! first asks the guest to shut down, the second kills QEMU.
 //!
-//! Where others may reach the socket, nobody keeps anybody out. Each user has so many slots, and
-//! root its own. Who asks for nothing makes room for who comes; those who may not call are told so,
-//! are few at a time and have little time.
+//! Where other users may connect, none of them can lock out the others. Each user has a number of
+//! connection slots, and root has its own. An idle client is evicted for a new one. Clients that
+//! may not call get an error; they are few at a time and have little time.
 
 use std::cell::Cell;
 use std::io;
@@ -31,22 +31,21 @@ use crate::request::{Inbox, OnTimeout, Request};
 use crate::service::GuestService;
 use crate::socket::{Bounded, ConnectionSlot};
 
-/// Connections of one user at once; root's are reserved for it.
+/// Connections of one user at a time; root's are reserved for it.
 const MAX_ROOT_CLIENTS: usize = 64;
 const MAX_CLIENTS_PER_USER: usize = 16;
 
 /// Connections of all users but root.
 const MAX_OTHER_CLIENTS: usize = 64;
 
-/// Connections at once that are told that they may not call, or that there is no slot, and how long
-/// each may take for it.
+/// Connections at a time that only get an error (not allowed, or no slot), and the timeout of each.
 const MAX_REJECTED_CLIENTS: usize = 8;
 const REJECTED_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long clients may take to fetch their last answer when the guest has ended.
+/// How long clients may take to read their last answer when the guest has ended.
 const LAST_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The running server; stopped and waited for on [`end`](Self::end).
+/// The running server. [`end`](Self::end) stops and joins it.
 #[derive(Debug)]
 pub(crate) struct ApiServer {
     stop: oneshot::Sender<()>,
@@ -54,8 +53,8 @@ pub(crate) struct ApiServer {
 }
 
 impl ApiServer {
-    /// Serves the guest's API on `listener` to `callers`, and turns signals into stops that give the guest
-    /// `patience`.
+    /// Serves the guest's API on `listener` to `callers`, and turns signals into stops that give
+    /// the guest `patience`.
     pub(crate) fn start(
         listener: UnixListener,
         guest: GuestId,
@@ -68,7 +67,7 @@ impl ApiServer {
         let (stop, stopped) = oneshot::channel();
         let (up, is_up) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new().name("api".to_owned()).spawn(move || {
-            // Who calls is a stranger: what handles them has no rights, but the process's user's own.
+            // Clients are not trusted: this thread drops all capabilities.
             if let Err(error) = drop_all_capabilities() {
                 let _ = up.send(Err(error));
                 return;
@@ -101,7 +100,7 @@ impl ApiServer {
         Ok(Self { stop, thread })
     }
 
-    /// Takes no more clients; returns when those there are have their answers.
+    /// Takes no more clients; returns when the connected ones have their answers, or time out.
     pub(crate) fn end(self) {
         let _ = self.stop.send(());
         if self.thread.join().is_err() {
@@ -110,7 +109,7 @@ impl ApiServer {
     }
 }
 
-/// Each signal is a stop: the first of any kind gives the guest time, the next does not.
+/// Each signal requests a stop: the first of any kind gives the guest time, the next does not.
 async fn stop_on(mut signal: tokio::signal::unix::Signal, inbox: Inbox, shared: Rc<Cell<Duration>>) {
     while signal.recv().await.is_some() {
         let patience = shared.replace(Duration::ZERO);
@@ -128,7 +127,7 @@ async fn stop_on(mut signal: tokio::signal::unix::Signal, inbox: Inbox, shared: 
     }
 }
 
-/// What all clients share.
+/// Data that all clients share.
 struct Shared {
     guest: GuestId,
     inbox: Inbox,
@@ -147,7 +146,7 @@ async fn serve(listener: tokio::net::UnixListener, shared: Shared, mut stopped: 
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => admit(stream, &shared, &mut slots, &mut clients, &mut rejected),
                 Err(error) => {
-                    // Out of descriptors, say: it may pass.
+                    // For example out of descriptors, which may pass.
                     warn!("a client could not connect: {error}");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
@@ -162,15 +161,15 @@ async fn serve(listener: tokio::net::UnixListener, shared: Shared, mut stopped: 
     }
 }
 
-/// The connections of those who may call, by user.
+/// The connections of allowed clients, by user.
 #[derive(Debug, Default)]
 struct ConnectionSlots(Vec<(u32, Rc<ConnectionSlot>)>);
 
 impl ConnectionSlots {
-    /// Allocates a slot to one more client of this user, by eviction of an idle one if need be;
-    /// `None` where all clients are being served.
+    /// Allocates a slot to one more client of this user, evicting an idle one if necessary; `None`
+    /// where all are busy.
     fn allocate(&mut self, uid: u32) -> Option<Rc<ConnectionSlot>> {
-        // Whose client has gone is held by us alone.
+        // A slot whose client has disconnected is referenced only here.
         self.0.retain(|(_, slot)| Rc::strong_count(slot) > 1);
         let count = |mine: &dyn Fn(u32) -> bool| self.0.iter().filter(|(user, _)| mine(*user)).count();
         let own = |user: u32| user == uid;
@@ -185,7 +184,7 @@ impl ConnectionSlots {
         Some(slot)
     }
 
-    /// Closes the connection of these users' that has been idle for the longest time.
+    /// Closes the longest idle connection of the users that `whose` accepts.
     fn evict_longest_idle(&mut self, whose: impl Fn(u32) -> bool) -> Option<()> {
         let idle = self.0.iter().enumerate().filter(|(_, (user, _))| whose(*user));
         let idle = idle.filter_map(|(index, (_, slot))| Some((slot.idle_since()?, index)));
@@ -195,7 +194,7 @@ impl ConnectionSlots {
     }
 }
 
-/// Serves who has connected, unless there are too many of its kind.
+/// Serves a new client, unless there are too many of its kind.
 fn admit(
     stream: UnixStream,
     shared: &Rc<Shared>,
@@ -209,7 +208,7 @@ fn admit(
         }
         Err(error) => return warn!("a client can't be identified: {error}"),
     };
-    if shared.callers.may(requester.uid) {
+    if shared.callers.is_allowed(requester.uid) {
         match slots.allocate(requester.uid) {
             Some(slot) => drop(clients.spawn_local(client(stream, slot, Rc::clone(shared), requester))),
             None => serve_briefly(rejected, reject(stream, requester.uid)),
@@ -220,7 +219,7 @@ fn admit(
     }
 }
 
-/// Serves who gets nothing, for a short time, and unless there are too many of them.
+/// Serves a rejected client for a short time, unless there are too many of them.
 fn serve_briefly(rejected: &mut JoinSet<()>, served: impl Future<Output = ()> + 'static) {
     if rejected.len() < MAX_REJECTED_CLIENTS {
         rejected.spawn_local(async {
@@ -229,7 +228,7 @@ fn serve_briefly(rejected: &mut JoinSet<()>, served: impl Future<Output = ()> + 
     }
 }
 
-/// Answers whatever will be asked: there is no slot.
+/// Answers the first call with an error: there is no slot.
 async fn reject(mut stream: UnixStream, uid: u32) {
     debug!("all connection slots of user {uid} are taken: one more client is rejected");
     let reason = format!("Too many clients of user {uid} are being served: try again when one is done");
@@ -240,7 +239,7 @@ async fn reject(mut stream: UnixStream, uid: u32) {
     .to_string()
     .into_bytes();
     answer.push(0);
-    // A call that finds nobody to read it would be all that the client hears of.
+    // Reading the call avoids a reset, which could hide the answer from the client.
     if stream.write_all(&answer).await.is_ok() {
         let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
     }
@@ -267,7 +266,7 @@ async fn client(stream: UnixStream, slot: Rc<ConnectionSlot>, shared: Rc<Shared>
 mod tests {
     use super::*;
 
-    /// Clients of this user's, as many as there are slots for, whose calls are all being served.
+    /// As many busy clients of this user as there are slots.
     fn busy(slots: &mut ConnectionSlots, uid: u32) -> Vec<Rc<ConnectionSlot>> {
         let call = |slot: Rc<ConnectionSlot>| {
             slot.mark_busy();

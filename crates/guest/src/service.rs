@@ -1,4 +1,4 @@
-//! The methods of the API, as one client may call them.
+//! The methods of the API, for one client.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -15,10 +15,10 @@ use crate::request::{Inbox, OnTimeout, Reply, Request};
 use crate::socket::HungUp;
 use crate::spec::NicSpec;
 
-/// Longest time-out that a client may ask for.
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest timeout that a client may request.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The API as one client sees it.
+/// The API for one client.
 #[derive(Debug)]
 pub(crate) struct GuestService {
     guest: GuestId,
@@ -81,7 +81,7 @@ impl GuestService {
         Ok(Status {
             name: self.guest.name.to_string(),
             uuid: self.guest.uuid.to_string(),
-            state: snapshot.state.to_owned(),
+            state: snapshot.state.as_str().to_owned(),
             pid: snapshot.pid.map(i64::from),
             supervisor_pid: i64::from(std::process::id()),
             since: snapshot.since.map(time),
@@ -104,7 +104,7 @@ impl GuestService {
 }
 
 impl GuestService {
-    /// The API for `requester`, who is at the other end of `stream`.
+    /// The API for `requester`, the client at the other end of `stream`.
     pub(crate) fn new(
         guest: GuestId,
         inbox: Inbox,
@@ -117,11 +117,11 @@ impl GuestService {
 
     fn permit(&self) -> Result<(), ApiError> {
         let uid = self.requester.uid;
-        if self.callers.may(uid) { Ok(()) } else { Err(ApiError::Forbidden { uid: i64::from(uid) }) }
+        if self.callers.is_allowed(uid) { Ok(()) } else { Err(ApiError::Forbidden { uid: i64::from(uid) }) }
     }
 
-    /// Has the driver do it. A client that leaves takes with it what it asked for and was not
-    /// begun.
+    /// Sends a request to the driver and waits for the answer. If the client disconnects, a request
+    /// that was not begun is dropped.
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, ApiError> {
         let (reply, answer) = Reply::new(Arc::clone(&self.hung_up));
         self.inbox.send(request(reply))?;
@@ -131,7 +131,7 @@ impl GuestService {
                 Ok(answer) => Ok(answer?),
                 Err(_) => Err(ApiError::Ended),
             },
-            // Nobody hears this.
+            // The client is gone and does not get this.
             () = self.hung_up.wait() => Err(ApiError::Ended),
         }
     }
@@ -145,5 +145,5 @@ fn patience(timeout_ms: i64) -> Result<Duration, ApiError> {
     let refused =
         || ApiError::Refused { reason: format!("{timeout_ms} ms can't be waited for: 0 to a day can") };
     let patience = u64::try_from(timeout_ms).map(Duration::from_millis).map_err(|_| refused())?;
-    if patience > LONGEST { Err(refused()) } else { Ok(patience) }
+    if patience > MAX_TIMEOUT { Err(refused()) } else { Ok(patience) }
 }

@@ -1,6 +1,6 @@
-//! The service manager above us, where there is one: sd_notify(3).
+//! Notifications to the service manager, if there is one: sd_notify(3).
 //!
-//! Best effort throughout: nobody who does work here waits for a manager that hangs.
+//! Best effort: a service manager that hangs blocks nothing.
 
 use std::env;
 use std::ffi::OsStr;
@@ -10,21 +10,22 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
-/// The service manager.
+/// The service manager's socket, and what was sent to it.
 #[derive(Debug, Default)]
 pub struct ServiceManager {
-    /// Where it hears, if there is one.
+    /// Our socket and the manager's address; `None` without a service manager.
     socket: Option<(UnixDatagram, SocketAddr)>,
-    /// How often it is told that we are alive; it never asks where this is `None`.
+    /// How often to send the watchdog ping; `None` without a watchdog.
     interval: Option<Duration>,
-    /// When it was told last.
-    pinged: Option<Instant>,
-    /// The state it was told last.
+    /// When the last ping was sent.
+    last_ping: Option<Instant>,
+    /// The status that was sent last.
     status: String,
 }
 
 impl ServiceManager {
-    /// The one that our environment names, if it names one (NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID).
+    /// The service manager that the environment names, if any (NOTIFY_SOCKET, WATCHDOG_USEC,
+    /// WATCHDOG_PID).
     pub fn of_environment() -> Self {
         // Twice in its interval, as sd_watchdog_enabled(3) advises.
         let interval = sd_notify::watchdog_enabled().map(|interval| interval / 2);
@@ -32,35 +33,35 @@ impl ServiceManager {
         Self { socket, interval, ..Self::default() }
     }
 
-    /// Says that the caller is alive, when it is time to. Only the loop that does the work says so: one that
-    /// hangs is to be noticed.
+    /// Sends the watchdog ping when it is due. Only the main loop calls this, so that the manager
+    /// notices when that hangs.
     pub fn ping(&mut self) {
         if self.next_ping().is_some_and(|left| left.is_zero()) {
-            self.pinged = Some(Instant::now());
-            // One that is lost had others before it, that nobody took.
-            let _ = self.tell("WATCHDOG=1");
+            self.last_ping = Some(Instant::now());
+            // It is lost only if the socket is full of earlier ones.
+            let _ = self.notify("WATCHDOG=1");
         }
     }
 
-    /// How long the caller may sleep.
+    /// How long the caller may sleep until the next ping is due.
     pub fn next_ping(&self) -> Option<Duration> {
         let interval = self.interval?;
-        Some(self.pinged.map_or(Duration::ZERO, |pinged| interval.saturating_sub(pinged.elapsed())))
+        Some(self.last_ping.map_or(Duration::ZERO, |last_ping| interval.saturating_sub(last_ping.elapsed())))
     }
 
-    /// Says how things are now, once.
+    /// Sends the status, if it has changed.
     pub fn status(&mut self, status: String) {
-        if status != self.status && self.tell(&format!("STATUS={status}")).is_ok() {
+        if status != self.status && self.notify(&format!("STATUS={status}")).is_ok() {
             self.status = status;
         }
     }
 
-    /// Sends assignments, one on each line, without waiting: sd_notify(3) itself waits for a manager that
-    /// does not read.
+    /// Sends assignments, one on each line, without blocking: sd_notify(3) itself blocks if the
+    /// manager does not read.
     ///
     /// # Errors
-    /// They could not be sent.
-    pub fn tell(&self, text: &str) -> io::Result<()> {
+    /// When they could not be sent.
+    pub fn notify(&self, text: &str) -> io::Result<()> {
         let Some((socket, address)) = &self.socket else { return Ok(()) };
         socket.send_to_addr(text.as_bytes(), address).map(drop)
     }
@@ -92,7 +93,7 @@ mod tests {
         let path = dir.path().join("notify");
         let _socket = UnixDatagram::bind(&path).unwrap();
         let manager = manager(path.as_os_str());
-        let full = (0..100_000).find_map(|_| manager.tell("STATUS=x").err());
+        let full = (0..100_000).find_map(|_| manager.notify("STATUS=x").err());
         assert_eq!(full.map(|error| error.kind()), Some(io::ErrorKind::WouldBlock));
     }
 
@@ -102,12 +103,12 @@ mod tests {
         let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         let mut manager = manager(OsStr::new(&format!("@{name}")));
         manager.ping();
-        let mut told = [0; 32];
-        let length = socket.recv(&mut told).unwrap();
-        assert_eq!(&told[..length], b"WATCHDOG=1");
+        let mut received = [0; 32];
+        let length = socket.recv(&mut received).unwrap();
+        assert_eq!(&received[..length], b"WATCHDOG=1");
         manager.ping();
         socket.set_nonblocking(true).unwrap();
-        assert!(socket.recv(&mut told).is_err(), "it is not time yet");
+        assert!(socket.recv(&mut received).is_err(), "it is not time yet");
         assert!(manager.next_ping().unwrap() > Duration::from_secs(30));
     }
 }

@@ -1,9 +1,8 @@
-//! A client's connection with bounds: how long a message may be, and how long a client may take for
-//! one, or for none.
+//! A client's connection with limits: the length of a message, the time for one, and the idle time.
 //!
-//! The varlink server reads a message of up to 100 MiB, and waits without end for the rest of one and for a client that
-//! does not read. Calls are short, and clients may be strangers. Descriptors that come along are closed at once: no
-//! call takes any, and each is one less for devices.
+//! The varlink server reads messages of up to 100 MiB, and waits forever for the rest of one and
+//! for a client that does not read. Calls are short, and clients are not trusted. Descriptors that
+//! a client passes are closed at once: no call takes any, and each is one less for devices.
 
 use std::cell::Cell;
 use std::io;
@@ -21,12 +20,12 @@ use zlink::tokio::unix::Stream;
 /// The longest call that is read; a SPEC has 4096 bytes at most.
 const MAX_CALL_BYTES: usize = 64 * 1024;
 
-/// How long a client may take.
+/// The timeouts of a client.
 #[derive(Debug, Clone, Copy)]
 struct Timeouts {
-    /// To send one message, once begun, and to read one.
+    /// To finish sending a message, and to read one.
     message: Duration,
-    /// Until its first call has come.
+    /// Until its first call is complete.
     first_call: Duration,
     /// Between two calls.
     idle: Duration,
@@ -38,41 +37,41 @@ const TIMEOUTS: Timeouts = Timeouts {
     idle: Duration::from_secs(600),
 };
 
-/// How often a client that has no more to say is looked after.
+/// How often to check whether a client has hung up.
 const HANGUP_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// One of the connections that there may be: the listener's side of it, and that of who serves the
+/// One of a limited number of connections, shared by the listener and the task that serves the
 /// client.
 #[derive(Debug)]
 pub(crate) struct ConnectionSlot {
-    /// Since when the client has asked for nothing.
+    /// Since when no call is being served.
     idle_since: Cell<Option<Instant>>,
     evicted: Notify,
 }
 
 impl ConnectionSlot {
-    /// Of a client that has just come.
+    /// The slot of a new client.
     pub(crate) fn new() -> Self {
         Self { idle_since: Cell::new(Some(Instant::now())), evicted: Notify::new() }
     }
 
-    /// A call has come.
+    /// A call is being served.
     pub(crate) fn mark_busy(&self) {
         self.idle_since.set(None);
     }
 
-    /// Since when the client has asked for nothing; `None` while a call of its is served.
+    /// Since when the client is idle; `None` while a call is being served.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         self.idle_since.get()
     }
 
-    /// Closes the connection, which waits for a call.
+    /// Closes the connection, which is idle.
     pub(crate) fn evict(&self) {
         self.evicted.notify_one();
     }
 }
 
-/// A client's socket.
+/// A client's socket, with timeouts.
 #[derive(Debug)]
 pub(crate) struct Bounded {
     stream: Stream,
@@ -98,22 +97,22 @@ impl Socket for Bounded {
     }
 }
 
-/// What comes from the client.
+/// The receiving half.
 #[derive(Debug)]
 pub(crate) struct Reader {
     half: <Stream as Socket>::ReadHalf,
     timeouts: Timeouts,
     slot: Rc<ConnectionSlot>,
-    /// How much there is of a message whose end has not come.
+    /// Bytes of an incomplete message.
     unfinished: usize,
-    /// Since when.
+    /// When the incomplete message began.
     begun: Option<Instant>,
-    /// A call has come.
+    /// Whether the first call has come.
     called: bool,
 }
 
 impl Reader {
-    /// Until when the next bytes have to come, of a client that has been `waiting` since.
+    /// The deadline for the next bytes of a client that has been idle since `waiting`.
     fn read_deadline(&self, waiting: Instant) -> Instant {
         let first = (!self.called).then_some(waiting + self.timeouts.first_call);
         let message = self.begun.map(|begun| begun + self.timeouts.message);
@@ -150,32 +149,32 @@ impl ReadHalf for Reader {
     }
 }
 
-/// Whether a client has gone. While it is answered nothing is read from it, and what waits for
-/// something else would wait for it for ever.
+/// Detects that a client has hung up. While a call is served, nothing is read from the client, so
+/// the server itself would not notice.
 #[derive(Debug)]
 pub(crate) struct HungUp(OwnedFd);
 
 impl HungUp {
-    /// Of the client at the other end of this socket.
+    /// Watches the client at the other end of this socket.
     pub(crate) fn of(stream: BorrowedFd<'_>) -> io::Result<Self> {
         Ok(Self(stream.try_clone_to_owned()?))
     }
 
-    /// Is it so now?
-    pub(crate) fn is_so(&self) -> bool {
+    /// Whether the client has hung up.
+    pub(crate) fn has_hung_up(&self) -> bool {
         let mut fds = [PollFd::new(&self.0, PollFlags::empty())];
         poll(&mut fds, Some(&Timespec::default())).is_err() || fds[0].revents().contains(PollFlags::HUP)
     }
 
-    /// Waits until it is, within a second.
+    /// Waits until the client has hung up; notices it within a second.
     pub(crate) async fn wait(&self) {
-        while !self.is_so() {
+        while !self.has_hung_up() {
             tokio::time::sleep(HANGUP_POLL_INTERVAL).await;
         }
     }
 }
 
-/// What goes to the client.
+/// The sending half.
 #[derive(Debug)]
 pub(crate) struct Writer {
     half: <Stream as Socket>::WriteHalf,
@@ -214,7 +213,7 @@ mod tests {
         runtime.block_on(test)
     }
 
-    /// For what must not be waited for.
+    /// A timeout that must not be reached.
     const NEVER: Duration = Duration::from_secs(3600);
     const SOON: Duration = Duration::from_millis(50);
     const MESSAGES: Timeouts = Timeouts { message: SOON, first_call: NEVER, idle: NEVER };
@@ -284,7 +283,7 @@ mod tests {
             let (mut theirs, (mut reader, _writer), _) = timed(timeouts);
             let error = reader.read(&mut [0; 8]).await.unwrap_err();
             assert!(error.to_string().contains("too slow"), "{error}");
-            // Bytes of a message do not put it off.
+            // Bytes of an incomplete call do not extend the deadline.
             theirs.write_all(b"x").unwrap();
             let (mut theirs, (mut reader, _writer), _) = timed(timeouts);
             theirs.write_all(b"x").unwrap();
@@ -321,11 +320,11 @@ mod tests {
         run(async {
             let (mut theirs, ours) = UnixStream::pair().unwrap();
             let hung_up = HungUp::of(ours.as_fd()).unwrap();
-            assert!(!hung_up.is_so());
+            assert!(!hung_up.has_hung_up());
             theirs.write_all(b"more").unwrap();
-            assert!(!hung_up.is_so());
+            assert!(!hung_up.has_hung_up());
             theirs.shutdown(std::net::Shutdown::Write).unwrap();
-            assert!(!hung_up.is_so());
+            assert!(!hung_up.has_hung_up());
             drop(theirs);
             timeout(NEVER, hung_up.wait()).await.unwrap();
         });
@@ -361,7 +360,7 @@ mod tests {
             drop(watched);
             let read = reader.read(&mut [0; 8]).await.unwrap();
             assert!(read.fds().is_empty());
-            // Its last copy is gone: the other end hears so.
+            // The last copy of `watched` is closed: the other end reads EOF.
             assert_eq!(std::io::Read::read(&mut &ours, &mut [0; 1]).unwrap(), 0);
         });
     }

@@ -1,5 +1,5 @@
-//! Links that carry the mark of a guest of which the ledger knows nothing: its file was removed, or is
-//! another host's, or another state directory has the guest.
+//! Links with the mark of a guest that has no account in the ledger: the ledger's file was removed,
+//! or is another host's, or another state directory has the guest.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -11,66 +11,67 @@ use uuid::Uuid;
 use crate::account::{ledger_if_any, own_guests};
 use crate::host::Host;
 use crate::host_link::TapState;
-use crate::marked::Marked;
+use crate::marked::MarkedLink;
 use crate::process::{QemuProcess, SupervisorProcess};
 use crate::recovery::{RecoverError, RecoverOptions};
 
-/// A link that was made for a guest's interface, and no account of that guest is open.
+/// A link that was made for a guest's interface, while that guest has no open account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stray {
     /// Its name.
     pub link: IfName,
-    /// It was moved to another network namespace, which ours has this number for.
+    /// The number, in ours, of the network namespace to which it was moved; `None` if it is in
+    /// ours.
     pub namespace: Option<i32>,
     /// The guest.
     pub uuid: Uuid,
     /// The guest's interface.
     pub mac: MacAddr,
-    /// What became of it.
+    /// What was found and done.
     pub state: StrayState,
 }
 
-/// What became of a stray link.
+/// The state of a stray link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StrayState {
-    /// Its guest has a supervisor, and an account with another state directory: it is in good hands.
+    /// Its guest has a supervisor, and an open account in another state directory: nothing to do.
     Elsewhere {
-        /// The supervisor's.
+        /// The supervisor's pid.
         supervisor: u32,
         /// That state directory.
         state: PathBuf,
     },
     /// A process holds its device, or runs the guest.
     Held {
-        /// Which.
+        /// The process.
         pid: u32,
         /// The guest's name, where that process is its QEMU.
         guest: Option<String>,
     },
-    /// The kernel says that it is held, and no process shows it.
+    /// The kernel says that a file is attached to it, and no process shows it.
     Attached,
-    /// Nobody held it, and it is deleted.
+    /// Nobody held it, and it was deleted.
     Deleted,
 }
 
-/// Looks for links of guests without an account; deletes those that nobody holds and whose guest does not run.
+/// Finds stray links; deletes those that nobody holds and whose guest does not run.
 ///
 /// # Errors
-/// When links or processes can't be looked at, or the ledger can't be read.
+/// When links, processes or the ledger can't be read.
 pub fn strays(options: &RecoverOptions) -> Result<Vec<Stray>, RecoverError> {
-    // Also where a link was moved to.
-    let mut marked = Marked::everywhere()?;
+    // In all network namespaces.
+    let mut marked = MarkedLink::everywhere()?;
     if marked.is_empty() {
         return Ok(Vec::new());
     }
-    // Read after the links: a guest's account is there before its first link.
+    // Read after the links: a guest's account is opened before its first link is made.
     let ledger = ledger_if_any(&options.dirs)?;
     let of = |guests: Vec<Guest>| guests.into_iter().map(|guest| guest.id.uuid).collect::<BTreeSet<Uuid>>();
     let known = of(ledger.as_ref().map_or(Ok(Vec::new()), own_guests)?);
     let away = marked.iter().any(|link| link.namespace.is_some());
     let ended = of(ledger.as_ref().filter(|_| away).map_or(Ok(Vec::new()), Ledger::guests)?);
     drop(ledger);
-    // What is in another network namespace may be another ledger's: a container has its own.
+    // A link in another network namespace may belong to another ledger, such as a container's.
     marked.retain(|link| {
         !known.contains(&link.guest) && (link.namespace.is_none() || ended.contains(&link.guest))
     });
@@ -83,11 +84,11 @@ pub fn strays(options: &RecoverOptions) -> Result<Vec<Stray>, RecoverError> {
     let mut strays = Vec::new();
     for marked in marked {
         let uuid = marked.guest;
-        // A macvtap need not be seen to be held: while its guest runs, it stays.
+        // The holder of a macvtap may not be seen: the link stays while its guest runs.
         let qemu = qemus.iter().find(|qemu| qemu.guest.uuid == uuid && qemu.id.is_alive());
         let holder = marked.holder.filter(|holder| holder.is_alive());
         let elsewhere = supervisors.iter().find(|of| of.accounts.contains(&uuid));
-        // Of a tap in another network namespace the host asks there.
+        // A tap in another network namespace is queried there.
         let mut is_attached_there = || -> Result<bool, RecoverError> {
             let is_asked = marked.namespace.is_some() && marked.link.is_tap();
             Ok(is_asked && matches!(host.tap_state(&marked.link)?, TapState::Attached(_)))

@@ -1,4 +1,5 @@
-//! A guest's supervisor: claims the guest, serves its API, drives it, and tells how it ended.
+//! A guest's supervisor: locks the guest's run directory, serves its API, drives it, and returns
+//! how it ended.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,33 +9,33 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::callers::Callers;
-use crate::driver::{self, AdoptError, AdoptOptions, Driver, Ended, Options, Place, StartError};
+use crate::driver::{self, AdoptError, AdoptOptions, Driver, Ended, MonitorSocket, Options, StartError};
 use crate::process::process_id;
 use crate::request::Inbox;
-use crate::run_dir::{Claim, RunDirError};
+use crate::run_dir::{RunDirError, RunDirLock};
 use crate::server::ApiServer;
-use crate::unrecorded::{UnrecordedError, in_the_way};
+use crate::unrecorded::{UnrecordedError, conflicting_guest};
 
 /// A guest could not be supervised.
 #[derive(Debug, thiserror::Error)]
 pub enum SuperviseError {
-    /// The guest can't be claimed.
+    /// The guest's run directory can't be locked.
     #[error(transparent)]
     Claim(#[from] RunDirError),
-    /// A guest of this name or uuid runs on no record.
+    /// A guest of this name or uuid runs without an open account.
     #[error(
-        "Guest '{name}' runs already, as pid {pid}, and is not on record here: `taptrail list` tells what to do with it"
+        "Guest '{name}' runs already, as pid {pid}, and is not on record here: `taptrail list` shows what to do about it"
     )]
     Unrecorded {
         /// Its name, or uuid.
         name: String,
-        /// Its QEMU's, or its supervisor's.
+        /// The pid of its QEMU, or else of its supervisor.
         pid: u32,
     },
-    /// Whether one does can't be seen.
+    /// Whether such a guest runs can't be determined.
     #[error("Whether the guest runs already can't be seen")]
     Look(#[from] UnrecordedError),
-    /// What is said can't be taken where it is to go.
+    /// The log can't be created or forwarded.
     #[error("The guest's log can't be created")]
     Log(#[source] std::io::Error),
     /// The API can't be served.
@@ -48,7 +49,7 @@ pub enum SuperviseError {
         /// Why.
         source: Box<StartError>,
     },
-    /// The guest can't be taken up.
+    /// The guest can't be adopted.
     #[error("Guest '{name}' can't be adopted")]
     Adopt {
         /// Its name.
@@ -58,7 +59,7 @@ pub enum SuperviseError {
     },
 }
 
-/// A guest that runs, as told to who started it.
+/// A running guest, as reported to the process that started the supervisor.
 #[derive(Debug, Clone, Copy)]
 pub struct Running {
     /// QEMU's pid.
@@ -67,105 +68,105 @@ pub struct Running {
     pub uuid: Uuid,
 }
 
-/// Who has a guest supervised, and hears of it.
+/// The caller of [`supervise`] or [`adopt`], which is notified of the start.
 pub trait Observer {
-    /// The guest's directory is ours. Nothing was started yet.
+    /// The guest's directory is locked. Nothing was started yet.
     ///
     /// # Errors
-    /// Nothing is then.
+    /// Then nothing is started.
     fn claimed(&mut self, directory: &Path) -> std::io::Result<()>;
 
-    /// QEMU runs the guest.
+    /// QEMU runs the guest, and the API is served.
     fn running(&mut self, running: Running);
 }
 
-/// Starts the guest and supervises it until it ends, and lets the observer hear of it.
-/// SIGINT, SIGTERM and SIGHUP ask the guest to shut down and give it `patience`.
+/// Starts the guest and supervises it until it ends; notifies the observer. SIGINT, SIGTERM and
+/// SIGHUP ask the guest to shut down, and give it `patience`.
 ///
 /// # Errors
-/// When it did not start; nothing of it is left over then.
+/// When the guest did not start; then nothing of it is left over.
 pub fn supervise(
     options: Options,
     patience: Duration,
     observer: &mut dyn Observer,
 ) -> Result<Ended, SuperviseError> {
-    let mut claim = Claim::take(&options.dirs.run, &options.guest.name)?;
-    claim.check_monitor_unused(&options.guest.name)?;
-    if let Some(other) = in_the_way(&options.dirs, &options.guest)? {
+    let mut run_dir = RunDirLock::acquire(&options.dirs.run, &options.guest.name)?;
+    run_dir.check_monitor_unused(&options.guest.name)?;
+    if let Some(other) = conflicting_guest(&options.dirs, &options.guest)? {
         let pid = other.pid().or(other.supervisor).unwrap_or_default();
         let name = other.name.unwrap_or_else(|| other.uuid.to_string());
         return Err(SuperviseError::Unrecorded { name, pid });
     }
-    observer.claimed(claim.path()).map_err(SuperviseError::Log)?;
-    let place = Place { monitor: claim.listen("monitor")?, monitor_path: claim.socket("monitor") };
-    let (inbox, server) = serve(&claim, &options.guest, &options.allow, patience)?;
+    observer.claimed(run_dir.path()).map_err(SuperviseError::Log)?;
+    let socket = MonitorSocket { listener: run_dir.listen("monitor")?, path: run_dir.socket("monitor") };
+    let (inbox, server) = serve(&run_dir, &options.guest, &options.allow, patience)?;
     let name = options.guest.name.clone();
-    let ended = driver::run(options, place, &inbox, |driver: &Driver| say_ready(&name, driver, observer));
+    let ended = driver::run(options, socket, &inbox, |driver: &Driver| notify_ready(&name, driver, observer));
     if !ended.as_ref().is_ok_and(ended_well) {
-        claim.keep_log();
+        run_dir.keep_log();
     }
-    farewell(claim, &inbox, server, ended)
+    shut_down(run_dir, &inbox, server, ended)
         .map_err(|source| SuperviseError::Start { name: name.into(), source: Box::new(source) })
 }
 
-/// Takes up a guest whose supervisor ended before it, and supervises it until it ends; else as
+/// Adopts a guest whose supervisor has ended, and supervises it until it ends; otherwise as
 /// [`supervise`].
 ///
 /// # Errors
-/// When it can't be taken up; it runs on as before then.
+/// When the guest can't be adopted; then it runs on as before.
 pub fn adopt(
     options: &AdoptOptions,
     patience: Duration,
     observer: &mut dyn Observer,
 ) -> Result<Ended, SuperviseError> {
     let failed = |source| SuperviseError::Adopt { name: options.name.clone(), source: Box::new(source) };
-    let mut claim = Claim::take(&options.dirs.run, &options.name)?;
-    claim.leave(true);
+    let mut run_dir = RunDirLock::acquire(&options.dirs.run, &options.name)?;
+    run_dir.keep_for_adoption(true);
     let Some((guest, qemu)) = driver::orphan(&options.dirs, &options.name).map_err(failed)? else {
         return Err(failed(AdoptError::Unknown(options.name.clone())));
     };
     let supervisor = process_id(guest.supervisor);
     if supervisor.is_alive() {
-        // It has the guest in another run directory.
+        // The supervisor serves the guest in another run directory.
         return Err(
             RunDirError::Taken { name: options.name.clone(), supervisor: Some(supervisor.pid) }.into()
         );
     }
     driver::check_callers(options, qemu).map_err(failed)?;
-    observer.claimed(claim.path()).map_err(SuperviseError::Log)?;
-    let (inbox, server) = serve(&claim, &guest.id, &options.allow, patience)?;
-    let monitor = claim.socket("monitor");
+    observer.claimed(run_dir.path()).map_err(SuperviseError::Log)?;
+    let (inbox, server) = serve(&run_dir, &guest.id, &options.allow, patience)?;
+    let monitor = run_dir.socket("monitor");
     let ended = driver::adopt(options, &monitor, &inbox, |driver: &Driver| {
-        say_ready(&options.name, driver, observer);
+        notify_ready(&options.name, driver, observer);
     });
     if let Ok(ended) = &ended {
-        claim.leave(false);
+        run_dir.keep_for_adoption(false);
         if !ended_well(ended) {
-            claim.keep_log();
+            run_dir.keep_log();
         }
     }
-    farewell(claim, &inbox, server, ended).map_err(failed)
+    shut_down(run_dir, &inbox, server, ended).map_err(failed)
 }
 
-/// Serves the guest's API to who is allowed; what is asked comes into the inbox.
+/// Serves the guest's API to the allowed users; their requests come into the inbox.
 fn serve(
-    claim: &Claim,
+    run_dir: &RunDirLock,
     guest: &GuestId,
     allow: &[u32],
     patience: Duration,
 ) -> Result<(Inbox, ApiServer), SuperviseError> {
     let inbox = Inbox::new().map_err(SuperviseError::Api)?;
     let callers = Callers::new(allow);
-    let listener = claim.listen("api")?;
-    if callers.are_more() {
-        claim.admit_others()?;
+    let listener = run_dir.listen("api")?;
+    if callers.has_extra() {
+        run_dir.allow_all_users()?;
     }
     let server = ApiServer::start(listener, guest.clone(), inbox.clone(), callers, patience)
         .map_err(SuperviseError::Api)?;
     Ok((inbox, server))
 }
 
-fn say_ready(name: &str, driver: &Driver, observer: &mut dyn Observer) {
+fn notify_ready(name: &str, driver: &Driver, observer: &mut dyn Observer) {
     let pid = driver.qemu_pid();
     // Best effort: not every supervisor has a service manager above it.
     let _ = sd_notify::notify(&[
@@ -176,14 +177,14 @@ fn say_ready(name: &str, driver: &Driver, observer: &mut dyn Observer) {
 }
 
 fn ended_well(ended: &Ended) -> bool {
-    // Of an adopted QEMU there is no status; its reason tells as much.
+    // An adopted QEMU has no exit status that we could read: its reason decides.
     let well = ended.status.map_or_else(|| ended.reason.is_orderly(), |status| status.success());
     well && ended.account.is_ok()
 }
 
-/// Answers who waits, and is gone.
-fn farewell<E>(
-    claim: Claim,
+/// Releases the guest's name, answers the clients that wait for the stop, and ends the server.
+fn shut_down<E>(
+    run_dir: RunDirLock,
     inbox: &Inbox,
     server: ApiServer,
     mut ended: Result<Ended, E>,
@@ -192,8 +193,8 @@ fn farewell<E>(
     if let Ok(Ended { account: Err(error), .. }) = &ended {
         warn!("The account can't be closed: {}", crate::chain(error));
     }
-    // The name is free before anybody hears that the guest has stopped.
-    drop(claim);
+    // The name can be reused before any client gets the answer that the guest has stopped.
+    drop(run_dir);
     if let Ok(ended) = &mut ended {
         ended.answer();
     }

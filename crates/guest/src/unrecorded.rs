@@ -1,4 +1,5 @@
-//! Guests that run and have no open account: their ledger was removed, or another state directory has it.
+//! Guests that run without an open account: their ledger was removed, or another state directory
+//! has it.
 //!
 //! ```text
 //!   links with our mark, and who holds them ─┐
@@ -18,34 +19,34 @@ use taptrail_record::{GuestId, IfName, MacAddr};
 use uuid::Uuid;
 
 use crate::account::live_guests;
-use crate::driver::end_process;
-use crate::marked::{Marked, MarkedError};
+use crate::driver::kill_process;
+use crate::marked::{MarkedError, MarkedLink};
 use crate::process::{QemuProcess, SupervisorProcess};
 use crate::run_dir::Dirs;
 
-/// A guest that runs, and of which this state directory has no open account.
+/// A guest that runs, and has no open account in this state directory.
 #[derive(Debug, Clone)]
 pub struct Unrecorded {
-    /// Who, by the marks of its links or its QEMU's command line.
+    /// The guest, by the marks of its links or by its QEMU's command line.
     pub uuid: Uuid,
-    /// What its QEMU's command line calls it, where one is seen.
+    /// Its name on QEMU's command line, if such a process is found.
     pub name: Option<String>,
-    /// Those that look like its QEMU, by their command lines, the eldest first.
+    /// The processes whose command lines are its QEMU's, the oldest first.
     pub processes: Vec<ProcessId>,
-    /// Those that hold its links, whatever they are.
+    /// The processes that hold its links, whatever they are.
     pub holders: Vec<ProcessId>,
     /// The links that were made for its interfaces and are held.
     pub links: Vec<(IfName, MacAddr)>,
-    /// Its supervisor's, if one runs.
+    /// The pid of its supervisor, if one runs.
     pub supervisor: Option<u32>,
     /// The state directory in which that supervisor has its account open.
     pub recorded_in: Option<PathBuf>,
 }
 
-/// What runs on no record can't be seen, or not be ended.
+/// Unrecorded guests can't be listed or killed.
 #[derive(Debug, thiserror::Error)]
 pub enum UnrecordedError {
-    /// The links can't be listed, or who holds them.
+    /// The links or their holders can't be listed.
     #[error(transparent)]
     Links(#[from] MarkedError),
     /// The ledger can't be used.
@@ -54,13 +55,13 @@ pub enum UnrecordedError {
     /// /proc can't be read.
     #[error("Processes can't be listed")]
     Look(#[source] io::Error),
-    /// Which one is meant is not known.
+    /// Several guests have the name.
     #[error("Guests of this name run on no record, as pids {}: end the one that you mean by `kill -KILL PID`", list(.0))]
     Several(Vec<u32>),
-    /// A process does not end, or is not ours to end.
+    /// A process does not end, or may not be killed.
     #[error("Process {pid} can't be ended")]
     Kill {
-        /// Its.
+        /// Its pid.
         pid: u32,
         /// Why.
         source: io::Error,
@@ -72,12 +73,12 @@ fn list(pids: &[u32]) -> String {
 }
 
 impl Unrecorded {
-    /// QEMU's, or that of another process that holds a link of the guest's.
+    /// The pid of QEMU, or of another process that holds a link of the guest.
     pub fn pid(&self) -> Option<u32> {
         Some(self.process()?.pid)
     }
 
-    /// When that process began.
+    /// When that process started.
     pub fn began(&self) -> Option<Timestamp> {
         Timestamp::try_from(self.process()?.started()).ok()
     }
@@ -87,7 +88,8 @@ impl Unrecorded {
     }
 }
 
-/// The guests that run and have no open account in this state directory, in our network namespace. Nothing is changed.
+/// Lists the guests in our network namespace that run without an open account in this state
+/// directory. Changes nothing.
 ///
 /// # Errors
 /// When links, processes or the ledger can't be read.
@@ -95,7 +97,8 @@ pub fn unrecorded(dirs: &Dirs) -> Result<Vec<Unrecorded>, UnrecordedError> {
     find(dirs, |_| true, |_| true)
 }
 
-/// Those whose QEMU's command line is such a guest's, and those of whose links the mark has such a uuid.
+/// Finds guests whose QEMU's command line `is_wanted` accepts, and guests of marked links whose
+/// uuid `is_wanted_link` accepts.
 fn find(
     dirs: &Dirs,
     is_wanted: impl Fn(&GuestId) -> bool,
@@ -107,11 +110,11 @@ fn find(
     qemus.retain(|qemu| named.contains(&qemu.guest.uuid));
     let marks = |guest, _| named.contains(&guest) || is_wanted_link(guest);
     let mut links = Links::open().map_err(MarkedError::from)?;
-    let marked = Marked::here(&mut links, marks)?;
+    let marked = MarkedLink::here(&mut links, marks)?;
     if qemus.is_empty() && marked.is_empty() {
         return Ok(Vec::new());
     }
-    // Read after them: an account is there before the first link and QEMU.
+    // Read after the links: an account is opened before the guest's first link and QEMU.
     let guests = live_guests(dirs)?;
     let known: BTreeSet<Uuid> = guests.iter().map(|guest| guest.id.uuid).collect();
     let mut found: BTreeMap<Uuid, Unrecorded> = BTreeMap::new();
@@ -125,17 +128,17 @@ fn find(
         recorded_in: None,
     };
     for QemuProcess { id, guest } in qemus {
-        // One that ended with its account is over.
+        // One that ended, and whose account was closed, meanwhile is not unrecorded.
         if !known.contains(&guest.uuid) && id.is_alive() {
             let one = found.entry(guest.uuid).or_insert_with(|| new(guest.uuid));
             one.processes.push(id);
             one.name.get_or_insert_with(|| guest.name.into());
         }
     }
-    let unknown = |link: &Marked| !known.contains(&link.guest) && link.is_held();
-    // Looked at again: one that ended with its account is over.
-    let marked = if marked.iter().any(unknown) { Marked::here(&mut links, marks)? } else { Vec::new() };
-    for Marked { link, guest, mac, holder, .. } in marked.into_iter().filter(unknown) {
+    let unknown = |link: &MarkedLink| !known.contains(&link.guest) && link.is_held();
+    // Scanned again: a guest that ended, and whose account was closed, meanwhile is not unrecorded.
+    let marked = if marked.iter().any(unknown) { MarkedLink::here(&mut links, marks)? } else { Vec::new() };
+    for MarkedLink { link, guest, mac, holder, .. } in marked.into_iter().filter(unknown) {
         let one = found.entry(guest).or_insert_with(|| new(guest));
         one.holders.extend(holder);
         one.links.push((link.name().clone(), mac));
@@ -154,8 +157,8 @@ fn find(
     Ok(found)
 }
 
-/// The supervisor that has this guest on record; else the one in this run directory that has its name, and no guest on
-/// record.
+/// The supervisor that has this guest's account open; else the one that has the lock of its name in
+/// this run directory, and no open account.
 fn supervisor_of<'a>(
     guest: Uuid,
     name: Option<&str>,
@@ -169,26 +172,27 @@ fn supervisor_of<'a>(
     on_record.or_else(|| supervisors.iter().find(has_lost_it))
 }
 
-/// As the kernel shows it, whether it is there or not.
+/// The path as /proc shows it, whether the file exists or not.
 fn absolute(path: &Path) -> PathBuf {
     path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned())
 }
 
-/// The guest that runs without an open account, and keeps another one from being started as `guest`: its supervisor
-/// has the name, or it has the uuid.
-pub(crate) fn in_the_way(dirs: &Dirs, guest: &GuestId) -> Result<Option<Unrecorded>, UnrecordedError> {
-    // At each start: what is no concern of this one's costs nothing.
+/// A guest that runs without an open account and prevents the start of `guest`: its supervisor has
+/// the same name, or it has the same uuid.
+pub(crate) fn conflicting_guest(dirs: &Dirs, guest: &GuestId) -> Result<Option<Unrecorded>, UnrecordedError> {
+    // This runs at each start: guests with another name and uuid must cost nothing.
     let is_wanted = |of: &GuestId| of.name == guest.name || of.uuid == guest.uuid;
     let mut found = find(dirs, is_wanted, |uuid| uuid == guest.uuid)?.into_iter();
     Ok(found.find(|one| {
         let same_name = one.name.as_deref() == Some(&guest.name) && one.recorded_in.is_none();
-        // A command line alone is anybody's word.
+        // Any process can have such a command line: that alone does not count.
         (same_name && one.supervisor.is_some())
             || (one.uuid == guest.uuid && (one.supervisor.is_some() || !one.links.is_empty()))
     }))
 }
 
-/// Ends the QEMU of a guest that runs without an open account. None where no such guest has the name.
+/// Kills the QEMU of a guest that runs without an open account. `None` where no such guest has the
+/// name.
 ///
 /// # Errors
 /// See [`UnrecordedError`].
@@ -200,7 +204,7 @@ pub fn kill_unrecorded(dirs: &Dirs, name: &str) -> Result<Option<Unrecorded>, Un
     }
     let Some(one) = found.pop() else { return Ok(None) };
     for process in &one.processes {
-        end_process(*process).map_err(|source| UnrecordedError::Kill { pid: process.pid, source })?;
+        kill_process(*process).map_err(|source| UnrecordedError::Kill { pid: process.pid, source })?;
     }
     Ok(Some(one))
 }

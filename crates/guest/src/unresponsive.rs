@@ -1,8 +1,10 @@
-//! Guests whose supervisors say nothing: found on record and in `/proc`, and ended without them.
+//! Guests whose supervisors don't answer: finds them in the ledger and `/proc`, and ends them
+//! without their supervisors.
 //!
-//! A supervisor that is stopped, or hangs, keeps its guest's name, its monitor and its account. What it holds can't be
-//! taken from it; what can be done is to see the guest, to delete a link that was made for it, and to end its QEMU. The
-//! account is closed by the supervisor, if it goes on, or by recovery, when it has ended.
+//! A supervisor that is stopped, or hangs, keeps its guest's name, monitor and account; nothing can
+//! take them from it. Without it one can list the guest, delete a link that was made for it, and
+//! kill its QEMU. The account is closed by the supervisor, if it continues, or by recovery, once it
+//! has ended.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -15,7 +17,7 @@ use taptrail_ledger::{Guest, Ledger, LedgerError, Step};
 use taptrail_record::{GuestId, MacAddr};
 
 use crate::account::{ledger_if_any, own_guests};
-use crate::driver::{REVOKE, end_process};
+use crate::driver::{REVOKE_STEP, kill_process};
 use crate::host::Host;
 use crate::host_link::mark;
 use crate::process::process_id;
@@ -24,22 +26,22 @@ use crate::run_dir::{self, Dirs};
 /// A guest with an open account whose supervisor runs, whether it answers or not.
 #[derive(Debug, Clone)]
 pub struct Supervised {
-    /// Who.
+    /// The guest.
     pub guest: GuestId,
-    /// Its QEMU's, if that runs.
+    /// The pid of its QEMU, if that runs.
     pub pid: Option<u32>,
-    /// When it began.
+    /// When its account was opened.
     pub begun: Timestamp,
     /// How many interfaces it has on record.
     pub nics: usize,
-    /// The supervisor's.
+    /// The supervisor's pid.
     pub supervisor: u32,
-    /// The run directory in which it has the guest's name, where that is another one; `None` as well where it can't be
-    /// seen.
+    /// The run directory in which it has the guest's lock, if that is another one than ours; `None`
+    /// also if it can't be determined.
     pub elsewhere: Option<PathBuf>,
 }
 
-/// What is on record, or who runs, can't be seen; or a QEMU can't be ended.
+/// The ledger or /proc can't be read, or an action failed.
 #[derive(Debug, thiserror::Error)]
 pub enum UnresponsiveError {
     /// The ledger can't be used.
@@ -51,7 +53,7 @@ pub enum UnresponsiveError {
     /// A link can't be found or deleted.
     #[error("The interface's link can't be deleted")]
     Link(#[from] LinkError),
-    /// QEMU does not end, or is not ours to end.
+    /// QEMU does not end, or may not be killed.
     #[error("QEMU (pid {pid}) can't be ended")]
     Kill {
         /// Its.
@@ -61,30 +63,33 @@ pub enum UnresponsiveError {
     },
 }
 
-/// A QEMU that was ended without its supervisor.
+/// A QEMU that was killed without its supervisor.
 #[derive(Debug, Clone, Copy)]
 pub struct KilledQemu {
     /// Its.
     pub pid: u32,
-    /// Its supervisor's, if that runs.
+    /// The pid of its supervisor, if that runs.
     pub supervisor: Option<u32>,
 }
 
-/// A link that was deleted without the guest's supervisor. QEMU has its descriptors still, with nothing behind them.
+/// A link that was deleted without the guest's supervisor. QEMU still has its descriptors, with
+/// nothing behind them.
 #[derive(Debug)]
 pub struct CutLink {
     /// Its name.
     pub ifname: String,
-    /// The supervisor's, if that runs.
+    /// The supervisor's pid, if that runs.
     pub supervisor: Option<u32>,
-    /// Whether the ledger has the revocation as begun: who takes the guest up finishes it.
+    /// Whether the ledger has the intent to revoke: then the supervisor that adopts the guest
+    /// completes the revocation.
     pub recorded: Result<(), LedgerError>,
 }
 
-/// The host's guests that are on record with a supervisor that runs. Nothing is changed.
+/// Lists the guests of this host that have an open account and a running supervisor. Changes
+/// nothing.
 ///
 /// # Errors
-/// When what is on record can't be read.
+/// When the ledger or /proc can't be read.
 pub fn supervised(dirs: &Dirs) -> Result<Vec<Supervised>, UnresponsiveError> {
     let mut all = Vec::new();
     let Some(ledger) = ledger_if_any(dirs)? else { return Ok(all) };
@@ -102,24 +107,24 @@ pub fn supervised(dirs: &Dirs) -> Result<Vec<Supervised>, UnresponsiveError> {
     Ok(all)
 }
 
-/// Ends the QEMU of a guest by SIGKILL, without asking its supervisor: the one that is on record, known by pid and start
-/// time. `None` where none runs.
+/// Kills the QEMU of a guest by SIGKILL, without its supervisor: the process in the ledger,
+/// identified by pid and start time. `None` where none runs.
 ///
 /// # Errors
 /// See [`UnresponsiveError`].
 pub fn kill_qemu(dirs: &Dirs, name: &str) -> Result<Option<KilledQemu>, UnresponsiveError> {
     let Some((_, guest)) = live_guest(dirs, name)? else { return Ok(None) };
     let Some(qemu) = guest.qemu.map(process_id).filter(ProcessId::is_alive) else { return Ok(None) };
-    end_process(qemu).map_err(|source| UnresponsiveError::Kill { pid: qemu.pid, source })?;
+    kill_process(qemu).map_err(|source| UnresponsiveError::Kill { pid: qemu.pid, source })?;
     let supervisor = process_id(guest.supervisor);
     Ok(Some(KilledQemu { pid: qemu.pid, supervisor: supervisor.is_alive().then_some(supervisor.pid) }))
 }
 
-/// Takes the link from under an interface, without asking the guest's supervisor: one that was made for the interface,
-/// known by its mark. The revocation is on record as begun before that. `None` where there is no such link.
+/// Deletes the link that was made for an interface, found by its mark, without the guest's
+/// supervisor. Writes the intent to revoke to the ledger first. `None` where there is no such link.
 ///
 /// # Errors
-/// When what is on record or the links can't be read, or the link can't be deleted.
+/// When the ledger or the links can't be read, or the link can't be deleted.
 pub fn cut_link(dirs: &Dirs, name: &str, mac: MacAddr) -> Result<Option<CutLink>, UnresponsiveError> {
     let Some((ledger, guest)) = live_guest(dirs, name)? else { return Ok(None) };
     let here = network_namespace().map_err(UnresponsiveError::Look)?;
@@ -133,7 +138,7 @@ pub fn cut_link(dirs: &Dirs, name: &str, mac: MacAddr) -> Result<Option<CutLink>
     let under_way = ledger
         .live_steps(guest.key)?
         .iter()
-        .any(|step| step.mac == Some(mac) && step.step == Step::Release && step.detail == REVOKE);
+        .any(|step| step.mac == Some(mac) && step.step == Step::Release && step.detail == REVOKE_STEP);
     drop(ledger);
     let recorded = if under_way { Ok(()) } else { intend_to_revoke(dirs, &guest, mac) };
     host.delete_link(&link)?;
@@ -145,21 +150,21 @@ pub fn cut_link(dirs: &Dirs, name: &str, mac: MacAddr) -> Result<Option<CutLink>
 fn intend_to_revoke(dirs: &Dirs, guest: &Guest, mac: MacAddr) -> Result<(), LedgerError> {
     let mut ledger = Ledger::open(&dirs.state)?;
     let tx = ledger.begin()?;
-    tx.intend(guest.key, Step::Release, Some(mac), REVOKE)?;
+    tx.intend(guest.key, Step::Release, Some(mac), REVOKE_STEP)?;
     tx.commit()
 }
 
-/// The host interface behind a guest's interface, as it is on record.
+/// The host interface behind a guest's interface, by the ledger.
 ///
 /// # Errors
-/// When what is on record can't be read.
+/// When the ledger or /proc can't be read.
 pub fn host_interface(dirs: &Dirs, name: &str, mac: MacAddr) -> Result<Option<String>, UnresponsiveError> {
     let Some((ledger, guest)) = live_guest(dirs, name)? else { return Ok(None) };
     let interfaces = ledger.live_interfaces(guest.key)?;
     Ok(interfaces.into_iter().rfind(|row| row.mac == mac).and_then(|row| row.ifname))
 }
 
-/// Our guests of this boot whose accounts are open.
+/// taptrail's guests of this boot whose accounts are open.
 fn live(ledger: &Ledger) -> Result<Vec<Guest>, UnresponsiveError> {
     let boot = boot_id().map_err(UnresponsiveError::Look)?.to_string();
     let mut guests = own_guests(ledger)?;
@@ -167,14 +172,14 @@ fn live(ledger: &Ledger) -> Result<Vec<Guest>, UnresponsiveError> {
     Ok(guests)
 }
 
-/// The one of them with this name, and the ledger that has it.
+/// The live guest of this name, and the ledger.
 fn live_guest(dirs: &Dirs, name: &str) -> Result<Option<(Ledger, Guest)>, UnresponsiveError> {
     let Some(ledger) = ledger_if_any(dirs)? else { return Ok(None) };
     let guest = live(&ledger)?.into_iter().rfind(|guest| guest.id.name == name);
     Ok(guest.map(|guest| (ledger, guest)))
 }
 
-/// The run directory in which this process has the guest's lock open.
+/// The run directory in which this process has the guest's lock file open.
 fn run_dir_of(supervisor: u32, guest: &str) -> Option<PathBuf> {
     let lock = Path::new(guest).join(run_dir::LOCK_FILE);
     let files = std::fs::read_dir(format!("/proc/{supervisor}/fd")).ok()?.flatten();

@@ -6,9 +6,9 @@ use crate::cli::{Adopt, Cli};
 use crate::output::Failure;
 use crate::run::supervised;
 use crate::unresponsive::claim_failure;
-use crate::{Done, background};
+use crate::{CommandResult, background};
 
-pub(crate) fn adopt(cli: &Cli, arguments: &Adopt, dirs: Dirs) -> Done {
+pub(crate) fn adopt(cli: &Cli, arguments: &Adopt, dirs: Dirs) -> CommandResult {
     check_name(&arguments.guest).map_err(Failure::input)?;
     let allow: Result<_, _> = arguments.allow.iter().map(|user| caller(user)).collect();
     let allow = allow.map_err(Failure::input)?;

@@ -1,7 +1,8 @@
-//! `--background` of `run` and `adopt`: the supervisor in a session of its own, and its first news.
+//! `--background` of `run` and `adopt`: starts the supervisor in a session of its own, and waits
+//! for its first report.
 //!
-//! The parent starts its own program again with a pipe, and waits for one line: `ready PID`, or an
-//! exit code and why. What the supervisor warns of meanwhile is passed on by another pipe; the rest
+//! The parent starts its own program again with a pipe, and reads one line from it: `ready PID`, or
+//! an exit code and the error. Warnings of the supervisor until then come by another pipe; the rest
 //! is in its log.
 
 use std::ffi::{OsStr, OsString};
@@ -17,40 +18,43 @@ use taptrail_kernel::process::{BackgroundRequest, spawn_background};
 
 use crate::cli::{Adopt, Cli, Run};
 use crate::output::{Failure, print};
-use crate::{Done, log};
+use crate::{CommandResult, log};
 
-/// A guest's name and an error chain fit; more is not news.
-const NEWS: u64 = 64 * 1024;
+/// Longest report: a guest's name and an error chain fit.
+const MAX_NEWS_BYTES: u64 = 64 * 1024;
 
 /// Starts the guest of this name in the background.
-pub(crate) fn run(cli: &Cli, run: &Run, name: &str) -> Done {
+pub(crate) fn run(cli: &Cli, run: &Run, name: &str) -> CommandResult {
     start(cli, name, run_words(run))
 }
 
-/// Takes up the guest in the background.
-pub(crate) fn adopt(cli: &Cli, adopt: &Adopt) -> Done {
+/// Adopts the guest in the background.
+pub(crate) fn adopt(cli: &Cli, adopt: &Adopt) -> CommandResult {
     start(cli, &adopt.guest, adopt_words(adopt))
 }
 
-/// Starts this program again with these words, and waits for its news.
-fn start(cli: &Cli, name: &str, words: Vec<OsString>) -> Done {
+/// Starts this program again with these arguments, and waits for its report.
+fn start(cli: &Cli, name: &str, words: Vec<OsString>) -> CommandResult {
     let (said, output) = pipe_with(PipeFlags::CLOEXEC).context("Pipe can't be made")?;
     let (news, ready) = pipe_with(PipeFlags::CLOEXEC).context("Pipe can't be made")?;
     let mut arguments = general_words(cli);
     let mut words = words.into_iter();
-    // The command, and before its own options where the news go.
+    // The command, then --ready-fd, then the command's own options.
     arguments.extend(words.next());
     arguments.push(option("--ready-fd", ready.as_raw_fd().to_string()));
     arguments.extend(words);
     let request = BackgroundRequest { args: &arguments, output: output.into(), ready: ready.as_fd() };
     let child = spawn_background(request).context("Supervisor can't be started in the background")?;
     drop(ready);
-    // What it warns of until it has its news, and why QEMU does not start.
+    // Passes on warnings, and QEMU's errors, until the report.
     let said = thread::spawn(move || io::copy(&mut File::from(said), &mut io::stderr()));
     let mut line = String::new();
-    File::from(news).take(NEWS).read_to_string(&mut line).context("Supervisor's news can't be read")?;
+    File::from(news)
+        .take(MAX_NEWS_BYTES)
+        .read_to_string(&mut line)
+        .context("The supervisor's report can't be read")?;
     let line = line.trim_end();
-    // Standard error that can't be written to is no reason to fail.
+    // An error of writing to standard error does not matter.
     let _ = said.join();
     let log_path = log_file(&cli.run_dir, name);
     match line.split_once(' ') {
@@ -60,24 +64,24 @@ fn start(cli: &Cli, name: &str, words: Vec<OsString>) -> Done {
         }
         Some((code, why)) => Err(Failure::from(anyhow!("{why}")).with_code(code.parse().unwrap_or(1))),
         None => {
-            Err(anyhow!("Supervisor ended without a word; what it said may be in {}", log_path.display())
+            Err(anyhow!("The supervisor ended without a report; its log may be in {}", log_path.display())
                 .into())
         }
     }
 }
 
-/// Tells the parent that the guest runs.
-pub(crate) fn tell_ready(news: &mut File, running: Running) -> io::Result<()> {
+/// Reports to the parent that the guest runs.
+pub(crate) fn report_ready(news: &mut File, running: Running) -> io::Result<()> {
     writeln!(news, "ready {} {}", running.pid, running.uuid)
 }
 
-/// Tells the parent why it does not.
-pub(crate) fn tell_failure(news: &mut File, failure: &Failure) -> io::Result<()> {
+/// Reports to the parent why the guest does not run.
+pub(crate) fn report_failure(news: &mut File, failure: &Failure) -> io::Result<()> {
     let more = log::current().map(|log| format!("; more is in {}", log.path().display())).unwrap_or_default();
     writeln!(news, "{} {}{more}", failure.code(), failure.line())
 }
 
-/// What all commands take, resolved.
+/// The options of all commands, with their resolved values.
 fn general_words(cli: &Cli) -> Vec<OsString> {
     let mut words = vec![option("--state-dir", &cli.state_dir), option("--run-dir", &cli.run_dir)];
     words.extend(std::iter::repeat_n("-v".into(), usize::from(cli.verbose)));

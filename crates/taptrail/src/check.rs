@@ -8,12 +8,12 @@ use serde::Serialize;
 use taptrail_guest::Dirs;
 use taptrail_guest::file::Part;
 
-use crate::Done;
-use crate::asked::Request;
+use crate::CommandResult;
 use crate::cli::Check;
 use crate::output::{Failure, print, print_json};
+use crate::run_config::RunConfig;
 
-pub(crate) fn check(arguments: &Check, dirs: &Dirs) -> Done {
+pub(crate) fn check(arguments: &Check, dirs: &Dirs) -> CommandResult {
     let all: Vec<_> = arguments.files.iter().map(|path| (path, check_one(path, dirs))).collect();
     let code =
         if all.iter().all(|(_, done)| done.is_ok()) { ExitCode::SUCCESS } else { Failure::INPUT.into() };
@@ -36,14 +36,14 @@ pub(crate) fn check(arguments: &Check, dirs: &Dirs) -> Done {
 
 /// The guest's name, when its file can be used.
 fn check_one(path: &Path, dirs: &Dirs) -> Result<String, Failure> {
-    let request = Request::of_file(path)?;
-    let options = request.options(dirs.clone())?;
+    let config = RunConfig::of_file(path)?;
+    let options = config.options(dirs.clone())?;
     // For `run` a program that isn't there is one that does not start.
     if !options.command.program.is_file() {
         let program = options.command.program.display().to_string();
-        return Err(request.wrong(Part::Word(0), anyhow!("QEMU {program} is not there")));
+        return Err(config.wrong(Part::Word(0), anyhow!("QEMU {program} is not there")));
     }
-    Ok(request.asked.name)
+    Ok(config.request.name)
 }
 
 #[derive(Serialize)]

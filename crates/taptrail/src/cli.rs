@@ -2,7 +2,7 @@
 
 mod format;
 mod groups;
-mod questions;
+mod queries;
 mod verify;
 mod watch;
 
@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use self::format::{OutputFormat, StreamFormat};
 pub(crate) use self::groups::command;
-pub(crate) use self::questions::{
+pub(crate) use self::queries::{
     AssumedHost, Explain, Findings, Output, Selection, Sources, Target, Times, Trail, Who,
 };
 pub(crate) use self::verify::Verify;
@@ -148,7 +148,8 @@ pub(crate) struct Prune {
 const SPEC_HELP: &str = "An interface: bridge=BR | tap=NAME | macvtap=LOWER[,mode=bridge|vepa|private|passthru], and \
 mac= model= queues= vhost=on|off|auto mtu= ifname= filter=no-mac-spoofing isolated=on vlan= id= tun-path= vhost-path=";
 
-/// What a guest file says itself. Not `nft`: an environment may name it for all guests.
+/// The options that a guest file replaces. Not `nft`: an environment variable may set it for all
+/// guests.
 const IN_FILE: [&str; 16] = [
     "name",
     "uuid",
@@ -192,8 +193,9 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) user: Option<String>,
 
-    /// Give QEMU this device of the host's /dev, such as a disk or /dev/vfio/12 (repeatable). It always has null,
-    /// zero, full, random, urandom, ptmx, kvm, and the host's pseudo terminals and shared memory
+    /// Give QEMU this device of the host's /dev, such as a disk or /dev/vfio/12 (repeatable). It
+    /// always has null, zero, full, random, urandom, ptmx, kvm, and the host's pseudo terminals and
+    /// shared memory
     #[arg(long, value_name = "PATH", conflicts_with = "no_private_dev")]
     pub(crate) device: Vec<PathBuf>,
 
@@ -201,12 +203,13 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) no_private_dev: bool,
 
-    /// Pass this environment variable to QEMU, or set it (repeatable). QEMU always has HOME, LANG, LANGUAGE, LC_*,
-    /// PATH, TERM, TMPDIR and TZ
+    /// Pass this environment variable to QEMU, or set it (repeatable). QEMU always has HOME, LANG,
+    /// LANGUAGE, LC_*, PATH, TERM, TMPDIR and TZ
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub(crate) env: Vec<OsString>,
 
-    /// Resource limit of QEMU: core=, memlock=, nofile= or nproc= a number or 'unlimited' (repeatable) [default: core=0]
+    /// Resource limit of QEMU: core=, memlock=, nofile= or nproc= a number or 'unlimited'
+    /// (repeatable) [default: core=0]
     #[arg(long, value_name = "NAME=N")]
     pub(crate) limit: Vec<String>,
 
@@ -214,16 +217,19 @@ pub(crate) struct Run {
     #[arg(long, value_enum, default_value_t = Audit::Auto)]
     pub(crate) audit: Audit,
 
-    /// Allow this user, by name or number, to call the guest's API (repeatable). Root and the user who runs this always may
+    /// Allow this user, by name or number, to call the guest's API (repeatable). Root and the user
+    /// who runs this always may
     #[arg(long, value_name = "USER")]
     pub(crate) allow: Vec<String>,
 
-    /// Revoke an interface's devices when its filter was lost and can't be set again, or the MAC of its link is changed on and on
+    /// Revoke an interface's devices when its filter was lost and can't be set again, or the MAC of
+    /// its link is changed on and on
     #[arg(long)]
     pub(crate) revoke_unfiltered: bool,
 
-    /// Have the kernel tell each last close by a BPF program: a device is given up when nobody has its
-    /// file any more (Linux 6.1, CAP_BPF and CAP_PERFMON; without them, the supervisor goes on without)
+    /// Report each last close by a BPF program in the kernel: a device is released when nobody has
+    /// its file open any more (needs Linux 6.1, CAP_BPF and CAP_PERFMON; otherwise the supervisor
+    /// runs without it)
     #[arg(long)]
     pub(crate) bpf: bool,
 
@@ -247,7 +253,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(crate) stop_timeout: Duration,
 
-    /// Where the background's parent waits for news
+    /// Pipe on which the parent of --background waits for the report
     #[arg(long, hide = true, value_name = "FD", conflicts_with = "background")]
     pub(crate) ready_fd: Option<i32>,
 
@@ -258,8 +264,8 @@ pub(crate) struct Run {
 
 /// Validate guest files without starting anything
 ///
-/// taptrail checks keys and values, every SPEC, and QEMU's command line, program, user and devices, as `taptrail run
-/// --file` does before it starts. It does not check that a bridge exists.
+/// taptrail checks keys and values, every SPEC, and QEMU's command line, program, user and devices,
+/// as `taptrail run --file` does before it starts. It does not check that a bridge exists.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exit codes:\n  0  all files are valid\n  2  at least one is not\n\nExample:\n  taptrail check /etc/taptrail/guests/*.toml"
@@ -275,9 +281,9 @@ pub(crate) struct Check {
 
 /// Supervise a running guest whose supervisor has ended
 ///
-/// taptrail compares the devices that QEMU holds with the ledger. It finishes or takes back a hot-plug that was
-/// interrupted, and closes the account of devices that QEMU has released. Then it supervises the guest as before.
-/// `taptrail run` with the guest's name does the same.
+/// taptrail compares the devices that QEMU holds with the ledger. It finishes or takes back a
+/// hot-plug that was interrupted, and closes the account of devices that QEMU has released. Then it
+/// supervises the guest as before. `taptrail run` with the guest's name does the same.
 #[derive(Debug, Args)]
 pub(crate) struct Adopt {
     /// Name of the guest
@@ -287,16 +293,19 @@ pub(crate) struct Adopt {
     #[arg(long, value_enum, default_value_t = Audit::Auto)]
     pub(crate) audit: Audit,
 
-    /// Allow this user, by name or number, to call the guest's API (repeatable); this replaces the users that `run` allowed
+    /// Allow this user, by name or number, to call the guest's API (repeatable); this replaces the
+    /// users that `run` allowed
     #[arg(long, value_name = "USER")]
     pub(crate) allow: Vec<String>,
 
-    /// Revoke an interface's devices when its filter was lost and can't be set again, or the MAC of its link is changed on and on
+    /// Revoke an interface's devices when its filter was lost and can't be set again, or the MAC of
+    /// its link is changed on and on
     #[arg(long)]
     pub(crate) revoke_unfiltered: bool,
 
-    /// Have the kernel tell each last close by a BPF program: a device is given up when nobody has its
-    /// file any more (Linux 6.1, CAP_BPF and CAP_PERFMON; without them, the supervisor goes on without)
+    /// Report each last close by a BPF program in the kernel: a device is released when nobody has
+    /// its file open any more (needs Linux 6.1, CAP_BPF and CAP_PERFMON; otherwise the supervisor
+    /// runs without it)
     #[arg(long)]
     pub(crate) bpf: bool,
 
@@ -312,17 +321,18 @@ pub(crate) struct Adopt {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(crate) stop_timeout: Duration,
 
-    /// Where the background's parent waits for news
+    /// Pipe on which the parent of --background waits for the report
     #[arg(long, hide = true, value_name = "FD", conflicts_with = "background")]
     pub(crate) ready_fd: Option<i32>,
 }
 
 /// Clean up after supervisors that have ended, on the whole host
 ///
-/// For a guest that has ended, taptrail closes the account with the time range in which it ended, and removes its links
-/// and filters. It takes back a start that was interrupted. It leaves running guests alone and names them: `taptrail
-/// adopt` supervises them again. A guest whose links are in another network namespace is named, and its account stays open
-/// until it is recovered from there. A second run changes nothing.
+/// For a guest that has ended, taptrail closes the account with the time range in which it ended,
+/// and removes its links and filters. It takes back a start that was interrupted. It leaves running
+/// guests alone and names them: `taptrail adopt` supervises them again. A guest whose links are in
+/// another network namespace is named, and its account stays open until it is recovered from there.
+/// A second run changes nothing.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exit codes:\n  0  everything is clean, or waits for `taptrail adopt`\n  1  something could not be cleaned up, or not from here\n\nExample:\n  taptrail recover"
@@ -332,7 +342,7 @@ pub(crate) struct Recover {
     #[arg(long, value_enum, default_value_t = Audit::Auto)]
     pub(crate) audit: Audit,
 
-    /// The nft program that removes filters; looked for in /usr/sbin and /sbin when left out
+    /// Path of the nft program, which removes filters [default: /usr/sbin/nft or /sbin/nft]
     #[arg(long, value_name = "PATH", env = "TAPTRAIL_NFT")]
     pub(crate) nft: Option<PathBuf>,
 
@@ -401,8 +411,8 @@ pub(crate) struct Detach {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(crate) timeout: Duration,
 
-    /// Revoke the devices at once, with the NIC still plugged; where the supervisor does not answer, delete the link
-    /// that was made for them
+    /// Revoke the devices at once, with the NIC still plugged; where the supervisor does not
+    /// answer, delete the link that was made for them
     #[arg(long, conflicts_with = "timeout")]
     pub(crate) force: bool,
 
@@ -450,8 +460,9 @@ pub(crate) struct Nics {
 
 /// Print the events of a guest as they happen
 ///
-/// The first event is the current state. Then follow each open, grant, release, keep and close as it is recorded, and
-/// each change of state of the guest and its interfaces. The command ends with the guest.
+/// The first event is the current state. Then follow each open, grant, release, keep and close as
+/// it is recorded, and each change of state of the guest and its interfaces. The command ends with
+/// the guest.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exit codes:\n  0  the guest has ended, or the reader has closed the pipe\n  1  nobody serves the guest, or this command read too slowly\n  3  its supervisor does not answer\n\nExample:\n  taptrail events web1 --json"

@@ -1,4 +1,4 @@
-//! `taptrail events`: what happens to a guest, as it happens.
+//! `taptrail events`: prints the events of a guest as they happen.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -8,22 +8,22 @@ use anyhow::Context;
 use taptrail_guest::api::{Device, Event};
 use taptrail_guest::{Client, Dirs, descriptors};
 
-use crate::Done;
+use crate::CommandResult;
 use crate::cli::Events;
 use crate::unresponsive::client_failure;
 
-pub(crate) fn events(arguments: &Events, dirs: &Dirs) -> Done {
+pub(crate) fn events(arguments: &Events, dirs: &Dirs) -> CommandResult {
     let mut written = Ok(());
-    let told = Client::connect(&dirs.run, &arguments.guest).and_then(|mut client| {
+    let result = Client::connect(&dirs.run, &arguments.guest).and_then(|mut client| {
         client.events(|event| {
             let shown = if arguments.output.is_json() { json(&event) } else { Ok(line(&event)) };
-            written = shown.and_then(|line| say(&line));
+            written = shown.and_then(|line| print_line(&line));
             written.is_ok()
         })
     });
-    told.map_err(|error| client_failure(error, &arguments.guest, dirs))?;
+    result.map_err(|error| client_failure(error, &arguments.guest, dirs))?;
     match written {
-        // A reader that has gone has read enough.
+        // If the reader has closed the pipe, it has read enough.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(error).context("Standard output can't be written")?
         }
@@ -31,7 +31,7 @@ pub(crate) fn events(arguments: &Events, dirs: &Dirs) -> Done {
     }
 }
 
-fn say(line: &str) -> io::Result<()> {
+fn print_line(line: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()
@@ -41,7 +41,7 @@ fn json(event: &Event) -> io::Result<String> {
     Ok(taptrail_report::json_line(event)?)
 }
 
-/// `2026-11-23T22:04:15.600Z  52:54:00:12:34:56  opened /dev/net/tun 'vnet0' queue 0`
+/// `2026-11-23T22:04:15.600Z 52:54:00:12:34:56 opened /dev/net/tun 'vnet0' queue 0`
 fn line(event: &Event) -> String {
     let mut line = format!("{}  ", event.time);
     if let Some(mac) = &event.mac {
@@ -115,10 +115,10 @@ mod tests {
             r#""kind":"interface","mac":"52:54:00:00:00:01","ifname":"vnet0","state":"revoked""#,
             r#""kind":"guest","state":"stopped","reason":"destroyed""#,
         ];
-        let told: Vec<_> = lines.iter().map(|json| line(&event(json))).collect();
-        let told = told.join("\n").replace("2026-11-23T22:04:15.600Z  ", "");
+        let result: Vec<_> = lines.iter().map(|json| line(&event(json))).collect();
+        let result = result.join("\n").replace("2026-11-23T22:04:15.600Z  ", "");
         assert_eq!(
-            told,
+            result,
             "the guest is running\n\
              52:54:00:00:00:01  opened /dev/net/tun 'vnet0' queue 0\n\
              52:54:00:00:00:01  opened /dev/vhost-net queue 1 FAILED: No such file or directory (os error 2)\n\

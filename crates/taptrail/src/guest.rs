@@ -1,4 +1,4 @@
-//! `taptrail attach`, `detach`, `stop` and `nics`: one guest's supervisor is asked.
+//! `taptrail attach`, `detach`, `stop` and `nics`: calls to one guest's supervisor.
 
 use std::io::Read;
 use std::path::Path;
@@ -11,12 +11,12 @@ use taptrail_record::{CloseDoubt, visible};
 use taptrail_report::{DeviceRow, NicRow, nic_table};
 use tracing::warn;
 
-use crate::Done;
+use crate::CommandResult;
 use crate::cli::{Attach, Detach, Nics, Stop};
 use crate::output::{Failure, colors, print, print_json, style};
 use crate::unresponsive::{client_failure, kill, revoke_failure};
 
-pub(crate) fn attach(arguments: &Attach, dirs: &Dirs) -> Done {
+pub(crate) fn attach(arguments: &Attach, dirs: &Dirs) -> CommandResult {
     let spec = spec(arguments)?;
     let attached = Client::connect(&dirs.run, &arguments.guest)
         .and_then(|mut client| client.attach(&spec.to_string()))
@@ -34,7 +34,7 @@ pub(crate) fn attach(arguments: &Attach, dirs: &Dirs) -> Done {
     ))
 }
 
-pub(crate) fn detach(arguments: &Detach, dirs: &Dirs) -> Done {
+pub(crate) fn detach(arguments: &Detach, dirs: &Dirs) -> CommandResult {
     let mac = arguments.mac.to_string();
     let gone = Client::connect(&dirs.run, &arguments.guest).and_then(|mut client| {
         if arguments.force { client.revoke(&mac) } else { client.detach(&mac, arguments.timeout) }
@@ -65,7 +65,7 @@ pub(crate) fn detach(arguments: &Detach, dirs: &Dirs) -> Done {
     print(&format!("{} {how}: '{}', {} released\n", nic.mac, nic.ifname, descriptors(nic.devices.len())))
 }
 
-pub(crate) fn stop(arguments: &Stop, dirs: &Dirs) -> Done {
+pub(crate) fn stop(arguments: &Stop, dirs: &Dirs) -> CommandResult {
     let asked = Client::connect(&dirs.run, &arguments.guest)
         .and_then(|mut client| client.stop(arguments.timeout, arguments.force));
     match asked {
@@ -80,7 +80,7 @@ pub(crate) fn stop(arguments: &Stop, dirs: &Dirs) -> Done {
     }
 }
 
-pub(crate) fn nics(arguments: &Nics, dirs: &Dirs) -> Done {
+pub(crate) fn nics(arguments: &Nics, dirs: &Dirs) -> CommandResult {
     let nics = Client::connect(&dirs.run, &arguments.guest)
         .and_then(|mut client| client.nics())
         .map_err(|error| client_failure(error, &arguments.guest, dirs))?;
@@ -88,7 +88,7 @@ pub(crate) fn nics(arguments: &Nics, dirs: &Dirs) -> Done {
     if arguments.output.is_json() { print_json(&rows) } else { print(&nic_table(&rows, &style(false))) }
 }
 
-/// The interface asked for, from its SPEC or its XML.
+/// The interface to attach, from its SPEC or its XML.
 fn spec(arguments: &Attach) -> Result<NicSpec, Failure> {
     let color = colors(&std::io::stderr());
     match (&arguments.nic, &arguments.xml) {
@@ -107,17 +107,17 @@ fn spec(arguments: &Attach) -> Result<NicSpec, Failure> {
     }
 }
 
-/// Longer than any interface; the parser has its own limit and says so.
-const LONGEST: u64 = 1 << 20;
+/// More than any interface has; the parser has its own, lower limit and error.
+const MAX_INTERFACE_BYTES: u64 = 1 << 20;
 
 fn read(file: &Path) -> anyhow::Result<String> {
     let failed = || format!("Interface can't be read from {}", file.display());
     let mut text = String::new();
     if file == Path::new("-") {
-        std::io::stdin().lock().take(LONGEST).read_to_string(&mut text).with_context(failed)?;
+        std::io::stdin().lock().take(MAX_INTERFACE_BYTES).read_to_string(&mut text).with_context(failed)?;
     } else {
         std::fs::File::open(file)
-            .and_then(|file| file.take(LONGEST).read_to_string(&mut text))
+            .and_then(|file| file.take(MAX_INTERFACE_BYTES).read_to_string(&mut text))
             .with_context(failed)?;
     }
     Ok(text)

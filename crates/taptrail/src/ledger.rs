@@ -1,4 +1,4 @@
-//! `taptrail ledger`: the ledger looked after.
+//! `taptrail ledger`: checks, exports and prunes the ledger.
 
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -10,12 +10,12 @@ use taptrail_guest::{Dirs, chain};
 use taptrail_ledger::{Ledger, StoredRecord};
 use taptrail_record::RecordType;
 
-use crate::Done;
+use crate::CommandResult;
 use crate::cli::{LedgerCommand, Prune};
 use crate::output::{Failure, print, print_json, stdout};
-use crate::questions::moment;
+use crate::queries::moment;
 
-pub(crate) fn ledger(command: &LedgerCommand, dirs: &Dirs) -> Done {
+pub(crate) fn ledger(command: &LedgerCommand, dirs: &Dirs) -> CommandResult {
     match command {
         LedgerCommand::Check(arguments) => check(dirs, arguments.output.is_json()),
         LedgerCommand::Export => export(dirs),
@@ -23,7 +23,7 @@ pub(crate) fn ledger(command: &LedgerCommand, dirs: &Dirs) -> Done {
     }
 }
 
-fn check(dirs: &Dirs, json: bool) -> Done {
+fn check(dirs: &Dirs, json: bool) -> CommandResult {
     let ledger = Ledger::open_to_read(&dirs.state).map_err(Failure::input)?;
     let faults = ledger.faults().map_err(Failure::input)?;
     if json {
@@ -37,9 +37,9 @@ fn check(dirs: &Dirs, json: bool) -> Done {
 }
 
 /// Writes all records as lines of an audit log.
-fn export(dirs: &Dirs) -> Done {
+fn export(dirs: &Dirs) -> CommandResult {
     let ledger = Ledger::open_to_read(&dirs.state).map_err(Failure::input)?;
-    // Its file is its supervisors', and theirs alone.
+    // Only supervisors write to the file: its owner is the uid of all records.
     let uid = std::fs::metadata(Ledger::file(&dirs.state)).context("The ledger's owner is not known")?.uid();
     let mut out = stdout();
     let mut unreadable = 0_u64;
@@ -68,10 +68,11 @@ fn export(dirs: &Dirs) -> Done {
     }
 }
 
-/// A login user or session that nobody knows (`AUDIT_UID_UNSET`, linux/audit.h): the ledger does not.
+/// An unknown login user or session (`AUDIT_UID_UNSET`, linux/audit.h): the ledger has neither.
 const UNSET: u32 = u32::MAX;
 
-/// One record, as auditd writes it. Of a record that was not read back from the kernel, its row stands for the serial.
+/// One record, as auditd writes it. The row's id stands for the serial number of a record that was
+/// not read back from the kernel.
 fn line(out: &mut impl Write, uid: u32, stored: &StoredRecord) -> io::Result<()> {
     let millis = stored.time.as_millisecond();
     let serial = stored.serial.map_or(stored.id, i64::from);
@@ -86,17 +87,17 @@ fn line(out: &mut impl Write, uid: u32, stored: &StoredRecord) -> io::Result<()>
     )
 }
 
-fn prune(dirs: &Dirs, arguments: &Prune) -> Done {
+fn prune(dirs: &Dirs, arguments: &Prune) -> CommandResult {
     let before = moment("--before", &arguments.before)?;
     let mut ledger = Ledger::open(&dirs.state)?;
-    let pruned = ledger.prune(before).context("Not all of it is forgotten")?;
+    let pruned = ledger.prune(before).context("Not all of them were deleted")?;
     if arguments.output.is_json() {
         return print_json(&Forgotten { guests: pruned.guests, records: pruned.records });
     }
-    print(&format!("{} guests and {} records are forgotten\n", pruned.guests, pruned.records))
+    print(&format!("{} guests and {} records deleted\n", pruned.guests, pruned.records))
 }
 
-/// What is forgotten, as it stands in JSON.
+/// What was pruned, as JSON.
 #[derive(Debug, Serialize)]
 struct Forgotten {
     guests: u64,

@@ -10,12 +10,12 @@ use taptrail_guest::{
 use taptrail_report::{GuestRow, guest_table};
 use tracing::warn;
 
-use crate::Done;
+use crate::CommandResult;
 use crate::cli::List;
 use crate::output::{print, print_json, style};
-use crate::unresponsive::{unreachable_hint, unrecorded_hint, unrecorded_name, way_out};
+use crate::unresponsive::{hint_for, unreachable_hint, unrecorded_hint, unrecorded_name};
 
-pub(crate) fn list(arguments: &List, dirs: &Dirs) -> Done {
+pub(crate) fn list(arguments: &List, dirs: &Dirs) -> CommandResult {
     let mut names =
         guests(&dirs.run).with_context(|| format!("Run directory {} can't be read", dirs.run.display()))?;
     let known = supervised(dirs).unwrap_or_else(|error| {
@@ -26,7 +26,7 @@ pub(crate) fn list(arguments: &List, dirs: &Dirs) -> Done {
     names.sort();
     names.dedup();
     let mut rows = Vec::with_capacity(names.len());
-    let mut silent = Vec::new();
+    let mut unresponsive = Vec::new();
     for (name, status) in names.iter().zip(statuses(&dirs.run, &names)?) {
         match status {
             Ok(status) => rows.push(GuestRow {
@@ -39,27 +39,27 @@ pub(crate) fn list(arguments: &List, dirs: &Dirs) -> Done {
                 supervisor: None,
                 run_dir: None,
             }),
-            // Its directory is left over, or it has ended just now.
+            // Its directory is left over, or it has just ended.
             Err(ClientError::NotRunning { .. }) => {}
-            Err(error) => silent.push((name, error)),
+            Err(error) => unresponsive.push((name, error)),
         }
     }
     let answered: Vec<_> = rows.iter().map(|row| row.uuid).collect();
     let missing: Vec<_> =
         known.into_iter().map(|one| one.guest.uuid).filter(|uuid| !answered.contains(uuid)).collect();
     if !missing.is_empty() {
-        // One that has ended just now does not answer either.
+        // A supervisor that has just ended does not answer either.
         let still = supervised(dirs)?.into_iter().filter(|one| missing.contains(&one.guest.uuid));
         rows.extend(still.map(|one| unanswered(one, dirs)));
     }
-    for (name, error) in silent {
-        // Where the ledger knows it, it has been told.
+    for (name, error) in unresponsive {
+        // A guest in the ledger was already reported.
         if !rows.iter().any(|row| row.name == *name && row.supervisor.is_some()) {
-            warn!("{}{}", taptrail_guest::chain(&error), way_out(&error, name));
+            warn!("{}{}", taptrail_guest::chain(&error), hint_for(&error, name));
         }
     }
     match unsupervised(dirs) {
-        // One that has just been taken up, or lost its supervisor, is there already.
+        // A guest that was just adopted, or has just lost its supervisor, is already listed.
         Ok(lost) => {
             let listed: Vec<_> = rows.iter().map(|row| row.uuid).collect();
             rows.extend(lost.into_iter().filter(|one| !listed.contains(&one.guest.uuid)).map(row));
@@ -69,7 +69,7 @@ pub(crate) fn list(arguments: &List, dirs: &Dirs) -> Done {
     match unrecorded(dirs) {
         Ok(found) => {
             let listed: Vec<_> = rows.iter().map(|row| row.uuid).collect();
-            // One of another state directory is that one's to list.
+            // Guests of another state directory are not listed here.
             let ours = |one: &Unrecorded| !listed.contains(&one.uuid) && one.recorded_in.is_none();
             rows.extend(found.into_iter().filter(ours).map(unrecorded_row));
         }
@@ -109,7 +109,7 @@ fn unanswered(one: Supervised, dirs: &Dirs) -> GuestRow {
     }
 }
 
-/// A guest that runs on no record.
+/// A guest that runs without an open account.
 fn unrecorded_row(one: Unrecorded) -> GuestRow {
     let name = unrecorded_name(&one);
     warn!("'{}' {}", name.escape_debug(), unrecorded_hint(&one));
@@ -126,7 +126,7 @@ fn unrecorded_row(one: Unrecorded) -> GuestRow {
     }
 }
 
-/// A guest whose supervisor has ended: it runs on, or its account has yet to be closed; or one that is watched.
+/// A guest whose supervisor has ended while its account is open, or a watched guest.
 fn row(lost: Unsupervised) -> GuestRow {
     let state = match lost.pid {
         Some(_) if lost.watched => "watched",

@@ -1,16 +1,16 @@
-//! The log of a guest in the background: what its supervisor and its QEMU say, with times, and
-//! within bounds.
+//! The log of a guest in the background: the messages of its supervisor and the output of its QEMU,
+//! with times, and limited in size.
 //!
 //! ```text
 //!   QEMU's stdout, stderr ──▶ output, a FIFO ──▶ thread ──▶ log ──▶ log.1, by rotation
 //!   the supervisor's log messages ───────────────────────────┘
-//!   until the guest runs: warnings, and all of QEMU's, to who started it, too
+//!   until the guest runs: warnings, and all of QEMU's output, to the caller, too
 //! ```
 //!
-//! QEMU is a stranger, and the run directory is memory. So QEMU has no file of ours: what it writes
-//! is taken line by line, as much of it as is sensible, and what is too much is counted. Nor does
-//! it ever wait for us: a FIFO that nobody empties takes what fits and refuses the rest, whether
-//! its supervisor hangs or has ended. Who takes the guest up reads on.
+//! QEMU is not trusted, and the run directory is in memory. So QEMU does not write to a file of
+//! ours: its output is read line by line with a rate limit, and dropped bytes are counted. QEMU
+//! never waits for us: a FIFO that nobody reads takes what fits and refuses the rest, whether the
+//! supervisor hangs or has ended. A supervisor that adopts the guest reads on.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -29,7 +29,7 @@ use taptrail_guest::NOFOLLOW;
 use taptrail_kernel::process::drop_all_capabilities;
 use tracing::warn;
 
-use crate::stderr::say_qemu;
+use crate::stderr::write_qemu_line;
 
 /// Size at which the log is rotated; one older file is kept.
 const MAX_LOG_BYTES: u64 = 1 << 20;
@@ -55,19 +55,19 @@ pub(crate) fn current() -> Option<&'static Log> {
     LOG.get()
 }
 
-/// Begins the log in a guest's directory: from here on standard output and error are QEMU's, by way
-/// of the log.
+/// Starts the log in a guest's directory: from here on standard output and error, which QEMU
+/// inherits, go to the log.
 pub(crate) fn start(dir: &Path) -> io::Result<()> {
-    // Who started us hears through it; it must not hold us up.
+    // The caller gets messages through it; writing to it must not block.
     let caller = File::from(fcntl_dupfd_cloexec(io::stderr(), 3)?);
     fcntl_setfl(&caller, fcntl_getfl(&caller)? | OFlags::NONBLOCK)?;
     let path = dir.join("output");
     match mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0) {
-        // One that an earlier supervisor's QEMU has open is read on.
+        // An existing FIFO may be open in the QEMU of an earlier supervisor.
         Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
     }
-    // Opened anew: the flags of what QEMU has are QEMU's to change.
+    // Opened a second time: QEMU can change the flags of its own open file.
     let output = OutputReader::of(&path)?;
     let fifo = open_fifo(&path, true)?;
     let log_file = LogFile::open(dir.join("log"))?;
@@ -79,24 +79,24 @@ pub(crate) fn start(dir: &Path) -> io::Result<()> {
     follow(&log.output, |line| log.write_qemu(line))
 }
 
-/// Passes on to standard error what a QEMU says that was started in the background, where this
-/// process has taken it up in the foreground.
+/// Forwards to standard error the output of a QEMU that was started in the background, when this
+/// process adopts it in the foreground.
 pub(crate) fn forward_to_stderr(dir: &Path) -> io::Result<()> {
     let output = match OutputReader::of(&dir.join("output")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         output => &*Box::leak(Box::new(Mutex::new(output?))),
     };
     follow(output, |line| {
-        // Nobody is left to tell when this fails.
-        let _ = say_qemu(&escape_controls(line));
+        // There is no other place to report an error of this.
+        let _ = write_qemu_line(&escape_controls(line));
     })
 }
 
-/// Reads what QEMU says, in a thread of its own, as long as this process lives.
+/// Reads QEMU's output in a thread of its own, as long as this process lives.
 fn follow(output: &'static Mutex<OutputReader>, say: impl Fn(&[u8]) + Send + 'static) -> io::Result<()> {
     let fifo = locked(output).fifo.try_clone()?;
     let read = move || {
-        // What QEMU says is read without any right.
+        // This thread needs no capabilities.
         if let Err(error) = drop_all_capabilities() {
             return warn!("QEMU's output is not read: {error}");
         }
@@ -108,7 +108,7 @@ fn follow(output: &'static Mutex<OutputReader>, say: impl Fn(&[u8]) + Send + 'st
             }
             match locked(output).read(&say) {
                 ReadOutcome::Read => {}
-                // Nobody writes any more, or more than is taken.
+                // No output, or output over the rate limit.
                 ReadOutcome::Nothing | ReadOutcome::OverRate => thread::sleep(THROTTLE_INTERVAL),
             }
         }
@@ -116,17 +116,17 @@ fn follow(output: &'static Mutex<OutputReader>, say: impl Fn(&[u8]) + Send + 'st
     thread::Builder::new().name("log".to_owned()).spawn(read).map(drop)
 }
 
-/// The guest's log. A lock that a panic left is as good as any.
+/// The guest's log. Poisoned locks are used all the same.
 #[derive(Debug)]
 pub(crate) struct Log {
     log_file: Mutex<LogFile>,
-    /// Who started us, as long as it waits.
+    /// The standard error of the caller, as long as it waits.
     caller: Mutex<Option<File>>,
     output: Mutex<OutputReader>,
 }
 
 impl Log {
-    /// Writes what the supervisor says itself; to who started it, too, if that is grave.
+    /// Writes a message of the supervisor; warnings and errors also to the caller.
     pub(crate) fn write_own(&self, text: &[u8], grave: bool) {
         for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             locked(&self.log_file).write(b"", line);
@@ -136,31 +136,31 @@ impl Log {
         }
     }
 
-    /// Where it is.
+    /// The path of the log file.
     pub(crate) fn path(&self) -> PathBuf {
         locked(&self.log_file).path.clone()
     }
 
-    /// The guest runs, or never will: who started us goes.
+    /// Ends the forwarding to the caller: the guest runs, or failed to start.
     pub(crate) fn close_caller(&self) {
         locked(&self.caller).take();
     }
 
-    /// Takes what QEMU has said last and nobody has read yet.
+    /// Reads the rest of QEMU's output.
     pub(crate) fn drain(&self) {
         let mut output = locked(&self.output);
-        // A QEMU that runs on may say more and more.
+        // Limited, as a QEMU that runs on may write more and more.
         for _ in 0..PIPE_BYTES / READ_BYTES {
             if output.read(|line| self.write_qemu(line)) != ReadOutcome::Read {
                 break;
             }
         }
         output.flush_line(|line| self.write_qemu(line));
-        output.tell_dropped(|line| self.write_qemu(line));
+        output.report_dropped(|line| self.write_qemu(line));
     }
 
     fn write_qemu(&self, line: &[u8]) {
-        // As it says when its monitor waits for us, who are there already.
+        // QEMU prints this while its monitor waits for a client; we are connected already.
         if line.ends_with(b",server=on") && contains(line, b"info: QEMU waiting for connection on: ") {
             return;
         }
@@ -170,7 +170,7 @@ impl Log {
 
     fn forward_to_caller(&self, text: &[u8]) {
         if let Some(caller) = &mut *locked(&self.caller) {
-            // One that does not read misses it, and finds it in the log.
+            // A caller that does not read misses it; it is also in the log.
             let _ = caller.write(&[text.trim_ascii_end(), b"\n"].concat());
         }
     }
@@ -184,7 +184,7 @@ fn contains(text: &[u8], words: &[u8]) -> bool {
     text.windows(words.len()).any(|window| window == words)
 }
 
-/// Opens a FIFO in a way in which nobody waits for anybody.
+/// Opens a FIFO without blocking.
 fn open_fifo(path: &Path, write: bool) -> io::Result<File> {
     let flags = NOFOLLOW | OFlags::NONBLOCK.bits().cast_signed();
     let fifo = OpenOptions::new().read(true).write(write).custom_flags(flags).open(path)?;
@@ -195,25 +195,25 @@ fn open_fifo(path: &Path, write: bool) -> io::Result<File> {
     }
 }
 
-/// How much of QEMU's output was taken.
+/// The result of one read of QEMU's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ReadOutcome {
     Nothing,
     Read,
-    /// More than QEMU may say: it is not kept.
+    /// The output was over the rate limit, and was dropped.
     OverRate,
 }
 
-/// What QEMU says, line by line.
+/// Reads QEMU's output, line by line.
 #[derive(Debug)]
 struct OutputReader {
     fifo: File,
-    /// A line without its end.
+    /// An incomplete line.
     begun: Vec<u8>,
-    /// How much it may say now.
+    /// Bytes that are allowed now.
     allowed: u64,
     since: Instant,
-    /// How much it has said in excess, and has not been told.
+    /// Bytes that were dropped, and not yet reported.
     dropped: u64,
 }
 
@@ -232,7 +232,7 @@ impl OutputReader {
         }
     }
 
-    /// Takes what QEMU said; `elapsed` since the last time that something was allowed.
+    /// Takes a piece of output; `elapsed` is the time since the allowance was last increased.
     fn take(&mut self, text: &[u8], elapsed: Duration, mut say: impl FnMut(&[u8])) -> ReadOutcome {
         if elapsed >= Duration::from_secs(1) {
             self.allowed = self
@@ -247,7 +247,7 @@ impl OutputReader {
             return ReadOutcome::OverRate;
         }
         self.allowed -= count;
-        self.tell_dropped(&mut say);
+        self.report_dropped(&mut say);
         for piece in text.split_inclusive(|byte| *byte == b'\n') {
             let (piece, ends) = piece.strip_suffix(b"\n").map_or((piece, false), |piece| (piece, true));
             let room = MAX_LINE_BYTES - self.begun.len();
@@ -259,8 +259,8 @@ impl OutputReader {
         ReadOutcome::Read
     }
 
-    /// Says how much was dropped, and with it the line that was begun before.
-    fn tell_dropped(&mut self, say: impl FnOnce(&[u8])) {
+    /// Reports the dropped bytes, and discards the incomplete line before them.
+    fn report_dropped(&mut self, say: impl FnOnce(&[u8])) {
         let dropped = std::mem::take(&mut self.dropped);
         if dropped > 0 {
             self.begun.clear();
@@ -268,7 +268,7 @@ impl OutputReader {
         }
     }
 
-    /// Says a line that has no end.
+    /// Writes the incomplete line.
     fn flush_line(&mut self, mut say: impl FnMut(&[u8])) {
         if !self.begun.is_empty() {
             say(&std::mem::take(&mut self.begun));
@@ -276,7 +276,7 @@ impl OutputReader {
     }
 }
 
-/// The file, and the one before it.
+/// The log file, with rotation to one older file.
 #[derive(Debug)]
 struct LogFile {
     path: PathBuf,
@@ -297,30 +297,30 @@ impl LogFile {
         OpenOptions::new().create(true).append(true).mode(0o600).custom_flags(NOFOLLOW).open(path)
     }
 
-    /// Writes a line, whatever bytes it has. What can't be written is lost: the supervisor goes on
-    /// without its log.
-    fn write(&mut self, whose: &[u8], line: &[u8]) {
-        let mut whole = format!("{:.3}  ", Timestamp::now()).into_bytes();
-        whole.extend_from_slice(whose);
-        whole.extend_from_slice(escape_controls(line).as_bytes());
-        whole.push(b'\n');
-        if self.size.saturating_add(len(&whole)) > MAX_LOG_BYTES {
+    /// Writes a line, whatever bytes it has. A line that can't be written is lost: the supervisor
+    /// goes on without its log.
+    fn write(&mut self, prefix: &[u8], line: &[u8]) {
+        let mut text = format!("{:.3}  ", Timestamp::now()).into_bytes();
+        text.extend_from_slice(prefix);
+        text.extend_from_slice(escape_controls(line).as_bytes());
+        text.push(b'\n');
+        if self.size.saturating_add(len(&text)) > MAX_LOG_BYTES {
             self.rotate();
         }
-        if self.file.write_all(&whole).is_ok() {
-            self.size = self.size.saturating_add(len(&whole));
+        if self.file.write_all(&text).is_ok() {
+            self.size = self.size.saturating_add(len(&text));
         }
     }
 
-    /// Begins a new file, and keeps this one in place of the older.
+    /// Starts a new file; the current one replaces the older.
     fn rotate(&mut self) {
         let mut before = self.path.clone();
         before.as_mut_os_string().push(".1");
         let deleted = std::fs::symlink_metadata(&before).map_or(0, |file| file.len());
-        let anew = std::fs::rename(&self.path, &before).and_then(|()| Self::file(&self.path));
-        match anew {
+        let new = std::fs::rename(&self.path, &before).and_then(|()| Self::file(&self.path));
+        match new {
             Ok(file) => (self.file, self.size) = (file, 0),
-            // Better no older lines than no bound.
+            // If the file can't be renamed it is emptied: the limit matters more than old lines.
             Err(_) if self.file.set_len(0).is_ok() => self.size = 0,
             Err(_) => {}
         }
@@ -342,7 +342,8 @@ fn len(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
-/// A line for a terminal: control characters are escaped, and what is no text is replaced.
+/// A line for a terminal: control characters are escaped, and bytes that are not UTF-8 are
+/// replaced.
 fn escape_controls(line: &[u8]) -> String {
     let mut text = String::with_capacity(line.len());
     for one in String::from_utf8_lossy(line).chars() {
@@ -370,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_told_when_it_ends_and_a_long_one_is_cut() {
+    fn a_line_is_logged_when_it_ends_and_a_long_one_is_cut() {
         let dir = tempfile::tempdir().unwrap();
         let mut output = output(dir.path());
         assert_eq!(lines(&mut output, b"one\ntw"), ["one"]);
@@ -382,27 +383,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_is_counted_and_told() {
+    fn output_over_the_rate_limit_is_counted_and_reported() {
         let dir = tempfile::tempdir().unwrap();
         let mut output = output(dir.path());
-        let mut told = 0;
+        let mut logged = 0;
         let chunk = [b"line\n".repeat(100), b"half".to_vec()].concat();
         let mut taken = 0;
-        while output.take(&chunk, NONE, |_| told += 1) == ReadOutcome::Read {
+        while output.take(&chunk, NONE, |_| logged += 1) == ReadOutcome::Read {
             taken += 1;
         }
         assert_eq!(taken, BURST_BYTES / len(&chunk));
-        assert_eq!(output.take(&chunk, NONE, |_| told += 1), ReadOutcome::OverRate);
-        let before = told;
+        assert_eq!(output.take(&chunk, NONE, |_| logged += 1), ReadOutcome::OverRate);
+        let before = logged;
         let mut said = Vec::new();
         output.take(b"on\n", Duration::from_secs(1), |line| said.push(line.to_vec()));
-        assert_eq!(told, before);
+        assert_eq!(logged, before);
         let dropped = format!("(rate limit: {} bytes of QEMU's output dropped)", 2 * chunk.len());
         assert_eq!(said, [dropped.into_bytes(), b"on".to_vec()]);
     }
 
     #[test]
-    fn two_files_of_a_bounded_size_are_kept_and_what_is_gone_is_told() {
+    fn two_files_of_a_bounded_size_are_kept_and_deleted_bytes_are_reported() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let mut log_file = LogFile::open(path.clone()).unwrap();
@@ -414,7 +415,7 @@ mod tests {
         }
         let first = std::fs::read_to_string(&path).unwrap().lines().next().unwrap().to_owned();
         assert!(first.ends_with("bytes of older output deleted)"), "{first}");
-        // Who comes later goes on with it.
+        // A later supervisor appends to it.
         let before = size("log");
         LogFile::open(path).unwrap().write(b"", b"on");
         assert!(size("log") > before);

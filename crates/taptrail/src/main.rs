@@ -1,4 +1,4 @@
-//! The command line of taptrail: arguments in, exit code out, and nothing else.
+//! The command line of taptrail: parses arguments, runs a command, and returns its exit code.
 //!
 //! `taptrail --help` lists the exit codes. `taptrail run` in the foreground ends with QEMU's own
 //! code (128 + N when signal N ended it).
@@ -6,7 +6,6 @@
 #![forbid(unsafe_code)]
 
 mod adopt;
-mod asked;
 mod background;
 mod check;
 mod cli;
@@ -16,10 +15,11 @@ mod ledger;
 mod list;
 mod log;
 mod output;
-mod questions;
+mod queries;
 mod reading;
 mod recover;
 mod run;
+mod run_config;
 mod stderr;
 mod unresponsive;
 mod verify;
@@ -59,11 +59,11 @@ fn main() -> ExitCode {
         Command::List(arguments) => list::list(&arguments, &dirs),
         Command::Nics(arguments) => guest::nics(&arguments, &dirs),
         Command::Events(arguments) => events::events(&arguments, &dirs),
-        Command::Trail(arguments) => questions::trail(&arguments, &dirs),
-        Command::Who(arguments) => questions::who(&arguments, &dirs),
-        Command::Explain(arguments) => questions::explain(&arguments, &dirs),
+        Command::Trail(arguments) => queries::trail(&arguments, &dirs),
+        Command::Who(arguments) => queries::who(&arguments, &dirs),
+        Command::Explain(arguments) => queries::explain(&arguments, &dirs),
         Command::Ledger(command) => ledger::ledger(&command, &dirs),
-        Command::Findings(arguments) => questions::findings(&arguments, &dirs),
+        Command::Findings(arguments) => queries::findings(&arguments, &dirs),
         Command::Verify(arguments) => verify::verify(&arguments, &dirs),
         Command::Watch(arguments) => watch::watch(&arguments, &dirs),
     };
@@ -73,5 +73,5 @@ fn main() -> ExitCode {
     }
 }
 
-/// What a command comes to.
-type Done = Result<ExitCode, Failure>;
+/// The result of a command.
+type CommandResult = Result<ExitCode, Failure>;

@@ -1,4 +1,4 @@
-//! Standard output and error: what is said, to whom, and with which exit code.
+//! Standard output, standard error, and exit codes.
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
@@ -6,18 +6,18 @@ use std::process::ExitCode;
 use taptrail_report::Style;
 use tracing_subscriber::EnvFilter;
 
-use crate::Done;
+use crate::CommandResult;
 use crate::cli::{Cli, Command};
 use crate::stderr;
 
 /// The exit code of a guest that did not answer in time.
 const TIMED_OUT: u8 = 3;
 
-/// A command that was not done.
+/// A command that failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
     code: u8,
-    /// Already in the shape in which it is shown, when it points into something.
+    /// The error rendered with a pointer into its text, if it has one.
     rendered: Option<String>,
     error: anyhow::Error,
 }
@@ -31,7 +31,7 @@ impl Failure {
         Self { code: Self::INPUT, rendered: None, error: error.into() }
     }
 
-    /// As [`input`](Self::input), with a text that points at the place.
+    /// As [`input`](Self::input), with a text that points at the place of the error.
     pub(crate) fn pointing(error: impl Into<anyhow::Error>, rendered: String) -> Self {
         Self { code: Self::INPUT, rendered: Some(rendered), error: error.into() }
     }
@@ -41,7 +41,7 @@ impl Failure {
         Self { code: TIMED_OUT, rendered: None, error: error.into() }
     }
 
-    /// The failure on one line, as a background's parent is told.
+    /// The failure on one line, as it is reported to the parent of --background.
     pub(crate) fn line(&self) -> String {
         taptrail_record::visible(&format!("{:#}", self.error)).into_owned()
     }
@@ -56,14 +56,14 @@ impl Failure {
         Self { code, ..self }
     }
 
-    /// Says it on standard error.
+    /// Prints the failure on standard error; returns its exit code.
     pub(crate) fn report(&self) -> ExitCode {
         let text = match &self.rendered {
             Some(rendered) => rendered.trim_end().to_owned(),
             None => format!("taptrail: {}", self.line()),
         };
-        // Nobody is left to tell when this fails.
-        let _ = stderr::say_error(&text);
+        // There is no other place to report an error of this.
+        let _ = stderr::write_error(&text);
         ExitCode::from(self.code)
     }
 }
@@ -74,13 +74,13 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     }
 }
 
-/// Standard output, for an answer that is written as it comes.
+/// Buffered standard output, for long answers.
 pub(crate) fn stdout() -> impl Write {
     BufWriter::with_capacity(64 * 1024, io::stdout())
 }
 
-/// Writes to standard output. A reader that has gone has read enough.
-pub(crate) fn print(text: &str) -> Done {
+/// Writes to standard output. If the reader has closed the pipe, it has read enough.
+pub(crate) fn print(text: &str) -> CommandResult {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -90,7 +90,7 @@ pub(crate) fn print(text: &str) -> Done {
     }
 }
 
-/// Shows what arguments come to that are no command: help on standard output, or an error.
+/// Prints clap's message: help on standard output, or an error.
 pub(crate) fn parsed(message: &clap::Error) -> ExitCode {
     match message.print() {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe && !message.use_stderr() => {
@@ -100,17 +100,17 @@ pub(crate) fn parsed(message: &clap::Error) -> ExitCode {
     }
 }
 
-/// As [`print`], JSON with a newline.
-pub(crate) fn print_json(value: &impl serde::Serialize) -> Done {
+/// As [`print()`], JSON with a newline.
+pub(crate) fn print_json(value: &impl serde::Serialize) -> CommandResult {
     print(&taptrail_report::json(value)?)
 }
 
-/// Does this stream take colours?
+/// Whether to use colours on this stream.
 pub(crate) fn colors(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// How standard output takes tables.
+/// The style of tables on standard output.
 pub(crate) fn style(utc: bool) -> Style {
     let out = io::stdout();
     let width = out.is_terminal().then(|| rustix::termios::tcgetwinsize(&out).ok()).flatten();
@@ -128,17 +128,17 @@ pub(crate) fn start_log(cli: &Cli) {
         (_, 1) => "debug",
         _ => "trace",
     };
-    // TAPTRAIL_LOG overrides, in the usual syntax (`taptrail_guest=trace`).
+    // TAPTRAIL_LOG overrides the level, in the usual syntax (`taptrail_guest=trace`).
     let filter = EnvFilter::try_from_env("TAPTRAIL_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(stderr::Log)
         .with_ansi(colors(&io::stderr()))
-        // journald has it as a number.
+        // journald gets it as a number.
         .with_level(!stderr::is_journal())
         .with_target(false)
         .without_time()
-        // A log that can't be written must not end the supervisor: it would be told by a panic.
+        // A log that can't be written must not end the supervisor: reporting that would panic.
         .log_internal_errors(false)
         .init();
 }

@@ -12,22 +12,22 @@ use taptrail_guest::{
 use taptrail_record::visible;
 use uuid::Uuid;
 
-use crate::Done;
+use crate::CommandResult;
 use crate::cli::Recover;
 use crate::output::{print, print_json};
-use crate::unresponsive::way_out;
+use crate::unresponsive::hint_for;
 
-pub(crate) fn recover(arguments: &Recover, dirs: Dirs) -> Done {
+pub(crate) fn recover(arguments: &Recover, dirs: Dirs) -> CommandResult {
     let options =
         RecoverOptions { name: None, audit: arguments.audit.into(), dirs, nft: arguments.nft.clone() };
     let all = taptrail_guest::recover(&options)?;
-    let silent = silent(&all, &options.dirs)?;
+    let unresponsive = unresponsive(&all, &options.dirs)?;
     let strays = taptrail_guest::strays(&options)?;
     if arguments.output.is_json() {
-        let rows = all.iter().map(|one| Row::of(one, &silent));
+        let rows = all.iter().map(|one| Row::of(one, &unresponsive));
         print_json(&rows.chain(strays.iter().map(Row::of_stray)).collect::<Vec<_>>())?;
     } else {
-        print(&text(&all, &silent, &strays))?;
+        print(&text(&all, &unresponsive, &strays))?;
     }
     let open = |one: &Recovered| matches!(one.state, Err(_) | Ok(RecoveredState::Elsewhere { .. }));
     let held = |stray: &Stray| matches!(stray.state, StrayState::Held { .. } | StrayState::Attached);
@@ -35,44 +35,46 @@ pub(crate) fn recover(arguments: &Recover, dirs: Dirs) -> Done {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The names of the supervised guests whose supervisors do not answer, and why it is said so.
-fn silent(all: &[Recovered], dirs: &Dirs) -> Result<BTreeMap<String, ClientError>, ClientError> {
+/// The names of the supervised guests whose supervisors do not answer, with the error.
+fn unresponsive(all: &[Recovered], dirs: &Dirs) -> Result<BTreeMap<String, ClientError>, ClientError> {
     let supervised = all.iter().filter(|one| matches!(one.state, Ok(RecoveredState::Supervised)));
     let names: Vec<String> = supervised.map(|one| one.guest.name.to_string()).collect();
     let answers = names.iter().cloned().zip(statuses(&dirs.run, &names)?);
-    let silent = answers.filter_map(|(name, answer)| Some((name, answer.err()?)));
-    Ok(silent.filter(|(_, error)| error.is_unresponsive()).collect())
+    let unresponsive = answers.filter_map(|(name, answer)| Some((name, answer.err()?)));
+    Ok(unresponsive.filter(|(_, error)| error.is_unresponsive()).collect())
 }
 
-/// One guest, as it stands in JSON.
+/// One guest, as JSON.
 #[derive(Debug, Serialize)]
 struct Row<'a> {
-    /// None of a stray link of whose guest only the uuid is known.
+    /// `None` for a stray link of whose guest only the uuid is known.
     guest: Option<&'a str>,
     uuid: Uuid,
-    /// `supervised`, `unresponsive`, `orphaned`, `elsewhere`, `closed`, `start-taken-back` or `failed`; of a link whose
-    /// guest has no account `stray-elsewhere`, `stray-held`, `stray-attached` or `stray-deleted`.
+    /// `supervised`, `unresponsive`, `orphaned`, `elsewhere`, `closed`, `start-taken-back` or
+    /// `failed`; of a link whose guest has no account `stray-elsewhere`, `stray-held`,
+    /// `stray-attached` or `stray-deleted`.
     state: &'static str,
-    /// QEMU's, of an orphaned guest; of a stray link its holder's, or the supervisor's who has its guest elsewhere.
+    /// QEMU's pid, of an orphaned guest; of a stray link the holder's, or the pid of the supervisor
+    /// that has its guest in another state directory.
     pid: Option<u32>,
-    /// The inode of the network namespace that a guest is to be recovered from.
+    /// The inode of the network namespace from which a guest has to be recovered.
     #[serde(skip_serializing_if = "Option::is_none")]
     netns: Option<u64>,
-    /// The state directory that has a stray link's guest on record.
+    /// The state directory that has the account of a stray link's guest.
     #[serde(skip_serializing_if = "Option::is_none")]
     state_dir: Option<String>,
     /// The stray link.
     link: Option<&'a str>,
-    /// How many devices were closed.
+    /// The number of devices that were closed.
     devices: Option<usize>,
     /// Why it failed.
     error: Option<String>,
 }
 
 impl<'a> Row<'a> {
-    fn of(one: &'a Recovered, silent: &BTreeMap<String, ClientError>) -> Self {
+    fn of(one: &'a Recovered, unresponsive: &BTreeMap<String, ClientError>) -> Self {
         let (state, pid, devices, error) = match &one.state {
-            Ok(RecoveredState::Supervised) if silent.contains_key(one.guest.name.as_str()) => {
+            Ok(RecoveredState::Supervised) if unresponsive.contains_key(one.guest.name.as_str()) => {
                 ("unresponsive", None, None, None)
             }
             Ok(RecoveredState::Supervised) => ("supervised", None, None, None),
@@ -108,15 +110,15 @@ impl<'a> Row<'a> {
     }
 }
 
-/// A line for each guest of which there is something to say.
-fn text(all: &[Recovered], silent: &BTreeMap<String, ClientError>, strays: &[Stray]) -> String {
+/// A line for each guest that is not in order, and for each stray link.
+fn text(all: &[Recovered], unresponsive: &BTreeMap<String, ClientError>, strays: &[Stray]) -> String {
     let mut text = String::new();
     for one in all {
         let name = visible(&one.guest.name);
         // Writing to a String can't fail.
         let _ = match &one.state {
-            Ok(RecoveredState::Supervised) => match silent.get(one.guest.name.as_str()) {
-                Some(error) => writeln!(text, "{}{}", chain(error), way_out(error, &one.guest.name)),
+            Ok(RecoveredState::Supervised) => match unresponsive.get(one.guest.name.as_str()) {
+                Some(error) => writeln!(text, "{}{}", chain(error), hint_for(error, &one.guest.name)),
                 None => Ok(()),
             },
             Ok(RecoveredState::Orphaned { pid }) => writeln!(

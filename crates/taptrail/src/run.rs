@@ -16,62 +16,65 @@ use taptrail_kernel::process::take_inherited;
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::asked::Request;
 use crate::cli::{Cli, Run};
 use crate::output::Failure;
+use crate::run_config::RunConfig;
 use crate::unresponsive::claim_failure;
-use crate::{Done, background, log};
+use crate::{CommandResult, background, log};
 
-pub(crate) fn run(cli: &Cli, arguments: &Run, dirs: Dirs) -> Done {
-    let request = Request::new(arguments)?;
-    let asked = &request.asked;
-    let options = match request.options(dirs.clone()) {
+pub(crate) fn run(cli: &Cli, arguments: &Run, dirs: Dirs) -> CommandResult {
+    let config = RunConfig::new(arguments)?;
+    let request = &config.request;
+    let options = match config.options(dirs.clone()) {
         Ok(options) => Some(options),
-        // What the host lacks by now must not keep a guest that runs on from being taken up.
-        Err(failure) if request.is_file() && runs_on(&asked.name, &dirs) => {
+        // A guest that still runs is adopted, even if the host lacks something that its start would
+        // need.
+        Err(failure) if config.is_file() && runs_on(&request.name, &dirs) => {
             failure.report();
             None
         }
         Err(failure) => return Err(failure),
     };
     if arguments.background {
-        return background::run(cli, arguments, &asked.name);
+        return background::run(cli, arguments, &request.name);
     }
     supervised(arguments.ready_fd, |caller| {
         let adopt = AdoptOptions {
-            name: asked.name.clone(),
-            audit: asked.audit,
+            name: request.name.clone(),
+            audit: request.audit,
             dirs: dirs.clone(),
-            nft: asked.nft.clone(),
-            allow: request.allowed()?,
-            revoke_unfiltered: asked.revoke_unfiltered,
-            bpf: asked.bpf,
+            nft: request.nft.clone(),
+            allow: config.allowed()?,
+            revoke_unfiltered: request.revoke_unfiltered,
+            bpf: request.bpf,
         };
         if let Some(uuid) = orphan(&adopt)? {
-            if asked.uuid.is_some_and(|asked| asked != uuid) {
-                return Err(anyhow!("Guest '{}' runs on with another uuid: {uuid}", asked.name).into());
+            if request.uuid.is_some_and(|asked| asked != uuid) {
+                return Err(anyhow!("Guest '{}' runs on with another uuid: {uuid}", request.name).into());
             }
-            warn!("'{}' runs still, and is taken up as it is: what is asked for is not used", asked.name);
-            return Ok(taptrail_guest::adopt(&adopt, asked.stop_timeout, caller)?);
+            warn!(
+                "'{}' is still running, and is taken up as it is: the given configuration is not used",
+                request.name
+            );
+            return Ok(taptrail_guest::adopt(&adopt, request.stop_timeout, caller)?);
         }
         match options {
-            Some(options) => supervise(options, asked.stop_timeout, caller)
-                .map_err(|error| failed(error, &asked.name, &dirs)),
-            // It ended between two looks.
-            None => {
-                Err(request.options(dirs).err().unwrap_or_else(|| anyhow!("Guest has just ended").into()))
-            }
+            Some(options) => supervise(options, request.stop_timeout, caller)
+                .map_err(|error| failed(error, &request.name, &dirs)),
+            // It ended between the two checks.
+            None => Err(config.options(dirs).err().unwrap_or_else(|| anyhow!("Guest has just ended").into())),
         }
     })
 }
 
-/// Does this guest run without a supervisor?
+/// Whether this guest runs without a supervisor.
 fn runs_on(name: &str, dirs: &Dirs) -> bool {
     let all = taptrail_guest::unsupervised(dirs).unwrap_or_default();
     all.iter().any(|one| one.guest.name == name && one.pid.is_some())
 }
 
-/// Settles what an earlier supervisor of this guest left behind; the guest's uuid, if it runs on without one.
+/// Recovers after an earlier supervisor of this guest; returns the guest's uuid, if it runs on
+/// without a supervisor.
 fn orphan(adopt: &AdoptOptions) -> Result<Option<Uuid>, Failure> {
     let recover = RecoverOptions {
         name: Some(adopt.name.clone()),
@@ -97,17 +100,17 @@ fn orphan(adopt: &AdoptOptions) -> Result<Option<Uuid>, Failure> {
     Ok(orphan)
 }
 
-/// Supervises a guest in this process, and tells its news where they are waited for.
+/// Supervises a guest in this process, and reports its start to a parent that waits on `ready_fd`.
 pub(crate) fn supervised(
     ready_fd: Option<RawFd>,
     supervise: impl FnOnce(&mut dyn Observer) -> Result<Ended, Failure>,
-) -> Done {
+) -> CommandResult {
     if ready_fd.is_some() {
         // The kernel named this process after /proc/self/exe. Only its name in lists depends on it.
         let _ = rustix::thread::set_name(c"taptrail");
     }
     let news = ready_fd.map(take_inherited).transpose();
-    let news = news.context("News can't be given to the background's parent")?.map(File::from);
+    let news = news.context("The start can't be reported to the parent of --background")?.map(File::from);
     let mut caller = Caller { background: news.is_some(), news };
     let ended = supervise(&mut caller);
     if let Some(log) = log::current() {
@@ -119,19 +122,19 @@ pub(crate) fn supervised(
         Err(failure) => failure,
     };
     if let Some(mut news) = caller.news {
-        let _ = background::tell_failure(&mut news, &failure);
+        let _ = background::report_failure(&mut news, &failure);
         if log::current().is_none() {
-            // Standard error is the caller's, who says it.
+            // The caller has the error, and prints it to the same standard error.
             return Ok(ExitCode::from(failure.code()));
         }
     }
     Err(failure)
 }
 
-/// Who started the supervisor.
+/// The process that started the supervisor.
 struct Caller {
     background: bool,
-    /// Where it waits for news, until it has them.
+    /// The pipe on which it waits for the report, until it has that.
     news: Option<File>,
 }
 
@@ -142,8 +145,8 @@ impl Observer for Caller {
 
     fn running(&mut self, running: Running) {
         if let Some(mut news) = self.news.take() {
-            // The parent may have been ended: the guest runs all the same.
-            let _ = background::tell_ready(&mut news, running);
+            // The parent may have been killed: the guest runs all the same.
+            let _ = background::report_ready(&mut news, running);
         }
         if let Some(log) = log::current() {
             log.close_caller();
@@ -169,7 +172,7 @@ fn exit_number(status: ExitStatus) -> u8 {
     number.and_then(|number| u8::try_from(number).ok()).unwrap_or(1)
 }
 
-/// QEMU's own; of a QEMU that was adopted, whether it ended in order.
+/// QEMU's exit code; for an adopted QEMU, whether it ended in order.
 fn exit_code(ended: &Ended) -> ExitCode {
     match ended.status {
         Some(status) => ExitCode::from(exit_number(status)),

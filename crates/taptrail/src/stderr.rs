@@ -1,5 +1,5 @@
-//! Standard error, where journald may be the one who reads: it takes how grave a line is from `<N>` before it
-//! (sd-daemon(3)), so that `journalctl -p warning` finds what we warn of.
+//! Standard error. If journald reads it, each line gets a prefix `<N>` with its priority
+//! (sd-daemon(3)), so that `journalctl -p warning` finds our warnings.
 
 use std::env;
 use std::io::{self, Write};
@@ -19,23 +19,23 @@ pub(crate) fn is_journal() -> bool {
     *JOURNAL
 }
 
-/// Whether it is the stream that JOURNAL_STREAM names by device and inode (systemd.exec(5)). It is inherited by whoever
-/// we are started by, who may have led standard error elsewhere.
+/// Whether it is the stream that JOURNAL_STREAM names by device and inode (systemd.exec(5)). A
+/// parent may have passed that variable on, and redirected standard error.
 fn is_named(stream: impl AsFd, name: &str) -> bool {
     fstat(stream).is_ok_and(|stat| name == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
-/// Says an error.
-pub(crate) fn say_error(text: &str) -> io::Result<()> {
+/// Writes an error.
+pub(crate) fn write_error(text: &str) -> io::Result<()> {
     Line { priority: Level::ERROR.into() }.write_all(format!("{text}\n").as_bytes())
 }
 
-/// Says a line of QEMU's, whose standard error was not ours.
-pub(crate) fn say_qemu(text: &str) -> io::Result<()> {
+/// Writes a line of output of a QEMU that was started in the background.
+pub(crate) fn write_qemu_line(text: &str) -> io::Result<()> {
     Line { priority: Level::INFO.into() }.write_all(format!("{text}\n").as_bytes())
 }
 
-/// The log's way to standard error; in the background, to the guest's log.
+/// Writes log messages to standard error; in the background, to the guest's log.
 pub(crate) struct Log;
 
 impl<'a> MakeWriter<'a> for Log {
@@ -50,7 +50,7 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
-/// What is written to it at once is of one gravity.
+/// A writer of lines of one priority.
 pub(crate) struct Line {
     priority: Priority,
 }
@@ -75,7 +75,7 @@ impl Write for Line {
     }
 }
 
-/// As syslog(3) has them: 3 error, 4 warning, 6 informational, 7 debug.
+/// A priority of syslog(3): 3 error, 4 warning, 6 informational, 7 debug.
 #[derive(Clone, Copy)]
 struct Priority(u8);
 
@@ -91,7 +91,7 @@ impl From<Level> for Priority {
 }
 
 impl Priority {
-    /// A warning, or worse?
+    /// Whether it is a warning or an error.
     fn is_grave(self) -> bool {
         self.0 <= 4
     }

@@ -1,4 +1,5 @@
-//! What is said, and done, of a guest whose supervisor does not answer, or that runs on no record.
+//! Handles guests whose supervisors do not answer, and guests that run without an open account:
+//! messages and actions.
 
 use std::process::ExitCode;
 
@@ -10,10 +11,10 @@ use taptrail_guest::{
 use taptrail_record::MacAddr;
 use tracing::warn;
 
-use crate::Done;
+use crate::CommandResult;
 use crate::output::Failure;
 
-/// How a guest is had back from a supervisor that does not answer.
+/// How to regain a guest whose supervisor does not answer.
 pub(crate) fn hint(name: &str, supervisor: Option<u32>) -> String {
     let pid = supervisor.map_or("its pid".to_owned(), |pid| pid.to_string());
     let name = name.escape_debug();
@@ -23,7 +24,8 @@ pub(crate) fn hint(name: &str, supervisor: Option<u32>) -> String {
     )
 }
 
-/// The same of a supervisor that can't be reached. Without its directory nobody else reaches QEMU's monitor either.
+/// The same for a supervisor that can't be reached. Without its run directory no other supervisor
+/// can reach QEMU's monitor either.
 pub(crate) fn unreachable_hint(name: &str, supervisor: u32, dirs: &Dirs) -> String {
     if dirs.run.join(name).join("monitor").exists() {
         return hint(name, Some(supervisor));
@@ -35,7 +37,7 @@ pub(crate) fn unreachable_hint(name: &str, supervisor: u32, dirs: &Dirs) -> Stri
     )
 }
 
-/// What can be done with a guest that runs on no record.
+/// What can be done with a guest that runs without an open account.
 pub(crate) fn unrecorded_hint(one: &Unrecorded) -> String {
     let stop = match (&one.name, one.pid()) {
         (Some(name), _) => format!("`taptrail stop {} --force` ends it", name.escape_debug()),
@@ -60,13 +62,13 @@ pub(crate) fn unrecorded_hint(one: &Unrecorded) -> String {
     }
 }
 
-/// How such a guest is called.
+/// The name of such a guest, or its uuid.
 pub(crate) fn unrecorded_name(one: &Unrecorded) -> String {
     one.name.clone().unwrap_or_else(|| one.uuid.to_string())
 }
 
-/// The same, where the error is of that kind.
-pub(crate) fn way_out(error: &ClientError, name: &str) -> String {
+/// [`hint`] for an error of an unresponsive supervisor, else nothing.
+pub(crate) fn hint_for(error: &ClientError, name: &str) -> String {
     match error {
         ClientError::Unresponsive { supervisor, .. } | ClientError::TimedOut { supervisor, .. } => {
             hint(name, *supervisor)
@@ -75,7 +77,7 @@ pub(crate) fn way_out(error: &ClientError, name: &str) -> String {
     }
 }
 
-/// A client's failure, with what is known of the guest otherwise.
+/// A client's failure, with what the ledger and /proc show of the guest.
 pub(crate) fn client_failure(error: ClientError, name: &str, dirs: &Dirs) -> Failure {
     if error.is_not_running()
         && let Some(whereabouts) = whereabouts(name, dirs)
@@ -83,12 +85,12 @@ pub(crate) fn client_failure(error: ClientError, name: &str, dirs: &Dirs) -> Fai
         return anyhow!(whereabouts).into();
     }
     if error.is_unresponsive() {
-        return Failure::timed_out(anyhow!("{}{}", chain(&error), way_out(&error, name)));
+        return Failure::timed_out(anyhow!("{}{}", chain(&error), hint_for(&error, name)));
     }
     if error.is_time_out() { Failure::timed_out(error) } else { error.into() }
 }
 
-/// Where a guest is that nobody serves here, if it runs.
+/// Where a guest runs that nobody serves here, if it does.
 fn whereabouts(name: &str, dirs: &Dirs) -> Option<String> {
     let shown = name.escape_debug();
     if let Some(one) = supervised(dirs).ok()?.into_iter().rfind(|one| one.guest.name == name) {
@@ -119,14 +121,14 @@ fn pid(pid: Option<u32>) -> String {
     pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
 }
 
-/// Whether its supervisor can be asked, in another run directory.
+/// Whether its supervisor serves it in another run directory.
 fn is_elsewhere(error: &ClientError, name: &str, dirs: &Dirs) -> Result<bool, UnresponsiveError> {
     Ok(error.is_not_running()
         && supervised(dirs)?.iter().any(|one| one.guest.name == name && one.elsewhere.is_some()))
 }
 
-/// Ends a guest without its supervisor, which can't be asked for it.
-pub(crate) fn kill(error: ClientError, name: &str, dirs: &Dirs) -> Done {
+/// Kills a guest's QEMU without its supervisor, which does not answer.
+pub(crate) fn kill(error: ClientError, name: &str, dirs: &Dirs) -> CommandResult {
     let shown = name.escape_debug();
     if is_elsewhere(&error, name, dirs)? {
         return Err(client_failure(error, name, dirs));
@@ -160,8 +162,9 @@ pub(crate) fn kill(error: ClientError, name: &str, dirs: &Dirs) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A revocation that could not be requested: a link that was made for the interface is deleted. No process closes
-/// another one's descriptor: QEMU closes it when its monitor is told to, and only the supervisor has that.
+/// Handles a revocation that could not be requested: deletes the link if it was made for the
+/// interface. No process can close a descriptor of another: QEMU closes it on a command of its
+/// monitor, and only the supervisor has that.
 pub(crate) fn revoke_failure(error: ClientError, name: &str, mac: MacAddr, dirs: &Dirs) -> Failure {
     let unreachable = error.is_not_running()
         && supervised(dirs).is_ok_and(|all| all.iter().any(|one| one.guest.name == name))
@@ -196,12 +199,12 @@ pub(crate) fn revoke_failure(error: ClientError, name: &str, mac: MacAddr, dirs:
     };
     let hint = match supervisor {
         Some(supervisor) if unreachable => unreachable_hint(name, supervisor, dirs),
-        _ => way_out(&error, name),
+        _ => hint_for(&error, name),
     };
     Failure::timed_out(anyhow!("{}. {cut}{hint}", chain(&error)))
 }
 
-/// A guest that can't be supervised because it is; by one that does not answer, perhaps.
+/// The failure to supervise a guest; with a hint if its current supervisor does not answer.
 pub(crate) fn claim_failure(error: SuperviseError, name: &str, dirs: &Dirs) -> Failure {
     if let SuperviseError::Claim(RunDirError::Taken { supervisor: Some(pid), .. }) = &error
         && let Ok(answers) = statuses(&dirs.run, &[name.to_owned()])

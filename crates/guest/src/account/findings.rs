@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use taptrail_record::Record;
 use taptrail_trail::{Content, Entry, Finding, Trail};
 
-/// What is wrong with a guest's trail, as it shows: the reader's own judgement of each record that the ledger has.
+/// The findings of a guest's trail, as its records come: those that `taptrail findings` would list.
 #[derive(Debug)]
 pub(super) struct Findings {
     trail: Trail,
@@ -13,13 +13,13 @@ pub(super) struct Findings {
 }
 
 impl Findings {
-    /// Of a guest of which there is no record yet.
+    /// Of a guest without records.
     pub(super) fn new() -> Self {
-        // One host and one source: neither is told on.
+        // One host and one source: their names are not used.
         Self { trail: Trail::new(), here: "".into(), line: 0 }
     }
 
-    /// What the next record brings to light.
+    /// The findings that the next record leads to.
     pub(super) fn of(&mut self, time: Timestamp, record: &Record) -> Vec<Finding> {
         self.line += 1;
         self.trail.feed(&Entry {
@@ -33,7 +33,7 @@ impl Findings {
             copies: Vec::new(),
             unauthenticated: false,
         });
-        // Who held what is for readers of the ledger.
+        // Holdings are not needed here.
         self.trail.drain_ended().for_each(drop);
         self.trail.drain_findings().collect()
     }
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failed_open_is_found_as_it_is_told() {
+    fn a_failed_open_leads_to_a_finding_with_its_record() {
         let guest = GuestId { name: "web1".into(), uuid: uuid::Uuid::nil() };
         let device = Device::new("/dev/net/tun", Some(Rdev::TUN), None);
         let event = Event::Open { mac: "52:54:00:00:00:01".parse().unwrap(), device, queue: Some(0) };

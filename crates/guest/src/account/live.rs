@@ -6,8 +6,8 @@ use taptrail_ledger::{Guest, Ledger, LedgerError, LiveInterface, LiveStep};
 use super::{Account, AccountError, OpenDevice};
 use crate::run_dir::Dirs;
 
-/// Our guests of the host whose accounts are open, oldest first. Those that are watched have another manager, and are
-/// nothing for us to take up or end.
+/// taptrail's guests of this host whose accounts are open, oldest first. Watched guests are left
+/// out: they have another manager.
 pub(crate) fn live_guests(dirs: &Dirs) -> Result<Vec<Guest>, LedgerError> {
     ledger_if_any(dirs)?.map_or(Ok(Vec::new()), |ledger| own_guests(&ledger))
 }
@@ -18,7 +18,7 @@ pub(crate) fn own_guests(ledger: &Ledger) -> Result<Vec<Guest>, LedgerError> {
     Ok(guests)
 }
 
-/// The host's ledger to read; none where there is none yet, and so nobody in it.
+/// Opens the host's ledger for reading; `None` if it does not exist yet.
 pub(crate) fn ledger_if_any(dirs: &Dirs) -> Result<Option<Ledger>, LedgerError> {
     match Ledger::open_to_read(&dirs.state) {
         Ok(ledger) => Ok(Some(ledger)),
@@ -31,32 +31,32 @@ pub(crate) fn ledger_if_any(dirs: &Dirs) -> Result<Option<Ledger>, LedgerError> 
     }
 }
 
-/// What of an account is open, for who takes it up.
+/// The open part of an account, for the supervisor or recovery that takes it over.
 #[derive(Debug)]
 pub(crate) struct Live {
     pub(crate) interfaces: Vec<LiveInterface>,
     /// The devices that QEMU was seen to hold.
     pub(crate) granted: Vec<OpenDevice>,
-    /// The devices that were on their way to it.
+    /// The devices that were opened, and not yet seen in QEMU.
     pub(crate) opened: Vec<OpenDevice>,
     pub(crate) steps: Vec<LiveStep>,
-    /// The latest time at which all of it was true.
+    /// The latest time at which the account is known to have been accurate.
     pub(crate) last_observed: Timestamp,
-    /// Where its links and filters are, if that is known.
+    /// The network namespace of its links and filters, if that is known.
     pub(crate) netns: Option<u64>,
-    /// The user's own -S.
+    /// The user gave -S: QEMU stays paused.
     pub(crate) paused: bool,
 }
 
 impl Live {
-    /// All devices without a close.
+    /// All devices without a close record.
     pub(crate) fn devices(&self) -> impl Iterator<Item = &OpenDevice> {
         self.granted.iter().chain(&self.opened)
     }
 }
 
 impl Account {
-    /// What of the account is open.
+    /// Reads the open part of the account.
     pub(crate) fn live(&self) -> Result<Live, AccountError> {
         let (netns, paused) = self.ledger.netns_and_paused(self.key)?;
         let (mut granted, mut opened) = (Vec::new(), Vec::new());

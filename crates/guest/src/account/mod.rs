@@ -1,4 +1,4 @@
-//! A guest's account: each record into the kernel's audit and into the ledger.
+//! A guest's account: writes each record to the kernel's audit and to the ledger.
 //!
 //! ```text
 //!            Record ──text──▶ kernel audit ──▶ logged, or why not
@@ -7,15 +7,15 @@
 //!                 one transaction: the record, and what it changes
 //! ```
 //!
-//! The kernel comes first, so that the ledger can say what the kernel did with the record. A
-//! record that the ledger holds is never taken back: a refusal after it is another record. What
-//! the kernel was told and the ledger could not take is owed to it, and is written before
-//! anything else as soon as it can be.
+//! The kernel comes first, so that the ledger can say whether the kernel logged the record. A
+//! record in the ledger is never removed: a failure after it is another record. Records that the
+//! kernel got and the ledger could not take go to a retry queue (outbox), and are committed before
+//! anything else.
 
+mod batch;
 mod findings;
 mod live;
 mod opens;
-mod posting;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -31,43 +31,43 @@ use taptrail_record::{Event, GuestId, MacAddr, Outcome, Record, RecordType, Requ
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::events::{Events, What};
+use crate::events::{EventKind, EventPublisher};
 use crate::process::process_id;
 
+pub(crate) use batch::LedgerBatch;
+use batch::{Change, LoggedBatch, Row};
 use findings::Findings;
 pub(crate) use live::{Live, ledger_if_any, live_guests, own_guests};
 pub(crate) use opens::{OpenDevice, Opens};
-pub(crate) use posting::Posting;
-use posting::{Change, Row, Written};
 
-/// How long a guest's end waits for a ledger that can't be written.
-const LAST_PATIENCE: Duration = Duration::from_secs(20);
+/// How long to retry the last commit of a guest that has ended.
+const FINAL_COMMIT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How much the kernel's audit is asked for. The ledger is written always.
+/// Whether records go to the kernel's audit. They always go to the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AuditMode {
-    /// Nothing is handed over whose records the kernel can't be shown to have logged.
+    /// No device is passed to QEMU unless the kernel is proven to have logged its records.
     Required,
-    /// The kernel logs when it can; when not, that is said once for each cause.
+    /// The kernel logs if it can; if not, each cause is logged once.
     #[default]
     Auto,
-    /// The kernel is not asked.
+    /// Nothing is sent to the kernel's audit.
     Off,
 }
 
-/// A record could not be made to last.
+/// A record could not be written as required.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountError {
-    /// The ledger refused.
+    /// The ledger could not be written.
     #[error("Record is not in the ledger")]
     Ledger(#[from] LedgerError),
-    /// The kernel's audit is needed and did not log.
+    /// The kernel's audit is required, and did not log the record.
     #[error("Audit is required, but the kernel did not log the record")]
     NotLogged(#[source] NotLogged),
-    /// The kernel's audit is needed and can't be reached.
+    /// The kernel's audit is required, and can't be used.
     #[error("Audit is required, but the kernel's audit can't be used")]
     NoAudit(#[source] AuditError),
-    /// The kernel took the record, but nothing shows that it logged it.
+    /// The kernel accepted the record, but it is not proven that it logged it.
     #[error(
         "Audit is required, but whether the kernel logged the record can't be seen: CAP_AUDIT_READ or CAP_AUDIT_CONTROL is needed"
     )]
@@ -75,32 +75,32 @@ pub enum AccountError {
     /// The guest's name makes a record too long.
     #[error("Record can't be written")]
     TooLong(#[from] TooLong),
-    /// A guest of this name or uuid has lost its supervisor and runs on.
+    /// A guest of this name or uuid runs without a supervisor.
     #[error("Guest '{name}'{} runs on without a supervisor, as pid {pid}: `taptrail adopt` gives it one", with_uuid(.uuid))]
     Orphan {
         /// The guest.
         name: String,
-        /// Its uuid, where that is what it has in common with the one that was asked for.
+        /// Its uuid, if the name differs from the requested guest's.
         uuid: Option<Uuid>,
-        /// Its QEMU's.
+        /// The pid of its QEMU.
         pid: u32,
     },
-    /// A guest of this uuid is there, or one of this name in another run directory.
+    /// A guest of this uuid is running, or one of this name in another run directory.
     #[error("Guest '{name}'{} is already running: its supervisor has pid {pid}", with_uuid(.uuid))]
     Supervised {
         /// The guest.
         name: String,
-        /// Its uuid, where that is what it has in common with the one that was asked for.
+        /// Its uuid, if the name differs from the requested guest's.
         uuid: Option<Uuid>,
-        /// Its supervisor's.
+        /// The pid of its supervisor.
         pid: u32,
     },
-    /// The host can't be described.
+    /// Facts about the host or this process can't be read.
     #[error("{what} can't be read")]
     Proc {
-        /// What.
+        /// The fact.
         what: &'static str,
-        /// The system's reason.
+        /// The system's error.
         source: std::io::Error,
     },
 }
@@ -109,28 +109,28 @@ pub enum AccountError {
 #[derive(Debug)]
 pub(crate) struct Account {
     ledger: Ledger,
-    /// Where the ledger lies.
+    /// The state directory.
     state: PathBuf,
-    /// Where the account was carried over to, when its ledger was replaced, the oldest first.
+    /// The new keys of the account's rows after each replacement of the ledger, the oldest first.
     moves: Vec<MovedKeys>,
     audit: Option<Audit>,
     mode: AuditMode,
     guest: GuestId,
     key: GuestKey,
     exe: PathBuf,
-    complaints: BTreeSet<String>,
-    /// The latest time that one of this supervisor's records has.
+    warned: BTreeSet<String>,
+    /// The latest time of this supervisor's records.
     latest: Timestamp,
-    /// What the kernel was told and the ledger could not take, in order.
-    owed: Vec<Written>,
-    /// Where each record is told, once the ledger has it.
-    events: Option<Events>,
-    /// What these records bring to light.
+    /// Records that the kernel got and the ledger could not take, in order.
+    outbox: Vec<LoggedBatch>,
+    /// The publisher of records and findings, once the ledger has them.
+    events: Option<EventPublisher>,
+    /// Derives findings from the records.
     findings: Findings,
 }
 
 impl Account {
-    /// Opens a new guest's account in the ledger of `state`. `paused`: it is not to be let run.
+    /// Opens a new guest's account in the ledger of `state`. `paused`: the user gave -S.
     pub(crate) fn begin(
         state: &Path,
         mode: AuditMode,
@@ -152,7 +152,8 @@ impl Account {
         Self::open(state, mode, guest, begin)
     }
 
-    /// Opens the account of a guest that has lost its supervisor; it stays on record as that one's.
+    /// Opens the account of a guest whose supervisor has ended; the ledger still names that
+    /// supervisor.
     pub(crate) fn take_up(
         state: &Path,
         mode: AuditMode,
@@ -162,7 +163,7 @@ impl Account {
         let Self { ledger, findings, .. } = &mut account;
         ledger.each_record(guest.key, |stored| {
             if let Ok(Some(record)) = parse_text(RecordType(stored.kind), stored.text.as_bytes()) {
-                // What it brought to light was told by the one before us.
+                // The previous supervisor has published its findings.
                 let _ = findings.of(stored.time, &record);
             }
         })?;
@@ -175,13 +176,13 @@ impl Account {
         guest: GuestId,
         find: impl FnOnce(&mut Ledger, &GuestId) -> Result<GuestKey, AccountError>,
     ) -> Result<Self, AccountError> {
-        let mut complaints = BTreeSet::new();
+        let mut warned = BTreeSet::new();
         let audit = match (mode, Audit::open()) {
             (AuditMode::Off, _) => None,
             (_, Ok(audit)) => Some(audit),
             (AuditMode::Required, Err(error)) => return Err(AccountError::NoAudit(error)),
             (AuditMode::Auto, Err(error)) => {
-                complain(&mut complaints, &error);
+                warn_once(&mut warned, &error);
                 None
             }
         };
@@ -198,20 +199,20 @@ impl Account {
             guest,
             key,
             exe,
-            complaints,
+            warned,
             latest: Timestamp::UNIX_EPOCH,
-            owed: Vec::new(),
+            outbox: Vec::new(),
             events: None,
             findings: Findings::new(),
         })
     }
 
-    /// Each record is told there from now on, once the ledger has it.
-    pub(crate) fn tell_to(&mut self, events: &Events) {
+    /// Publishes each record there from now on, once the ledger has it.
+    pub(crate) fn publish_to(&mut self, events: &EventPublisher) {
         self.events = Some(events.clone());
     }
 
-    /// Whose account this is.
+    /// The guest of this account.
     pub(crate) fn guest(&self) -> &GuestId {
         &self.guest
     }
@@ -221,19 +222,20 @@ impl Account {
         Ok(guest != self.guest.uuid && own_guests(&self.ledger)?.iter().any(|other| other.id.uuid == guest))
     }
 
-    /// Refuses, in mode `required`, while the kernel would not log: asked before anything is opened.
+    /// Checks, in mode `required`, that the kernel's audit is enabled; called before any device is
+    /// opened.
     pub(crate) fn ready(&mut self) -> Result<(), AccountError> {
         match (self.mode, &mut self.audit) {
             (AuditMode::Required, Some(audit)) => match audit.status() {
                 Ok(status) if !status.enabled => Err(AccountError::NotLogged(NotLogged::Disabled)),
                 Ok(status) if status.daemon.is_none() => {
                     let text = "No audit daemon takes the kernel's records: they go to its message log alone, which keeps them for a while at best";
-                    if self.complaints.insert(text.to_owned()) {
+                    if self.warned.insert(text.to_owned()) {
                         warn!("{text}");
                     }
                     Ok(())
                 }
-                // Who may not ask for the status may still read its own records back.
+                // Without the right to query the status, reading the records back may still work.
                 Ok(_) | Err(AuditError::StatusRefused) => Ok(()),
                 Err(error) => Err(AccountError::NoAudit(error)),
             },
@@ -241,21 +243,21 @@ impl Account {
         }
     }
 
-    /// Posts records about the guest, with what they change in the ledger.
+    /// Writes a batch of records, and the ledger changes that belong to them.
     ///
-    /// The first of the records that the kernel should have logged and did not makes an error in
-    /// mode `required`; they are all in the ledger even so, and what they change has changed. What
-    /// the ledger can't take now is an error, too, and is owed to it.
-    pub(crate) fn post(&mut self, posting: Posting) -> Result<(), AccountError> {
-        let (written, refusal) = self.send(posting)?;
+    /// In mode `required` it returns an error for the first record that the kernel did not log; all
+    /// records and changes are in the ledger even so. If the ledger can't be written, that is an
+    /// error, too, and the batch goes to the retry queue.
+    pub(crate) fn post(&mut self, batch: LedgerBatch) -> Result<(), AccountError> {
+        let (written, refusal) = self.send(batch)?;
         self.commit(written)?;
         refusal.map_or(Ok(()), Err)
     }
 
-    /// As [`post`](Self::post), for what can still be refused: without its records logged and in
-    /// the ledger as they must be, nothing changes.
-    pub(crate) fn post_or_refuse(&mut self, posting: Posting) -> Result<(), AccountError> {
-        let (written, refusal) = self.send(posting)?;
+    /// As [`post`](Self::post), for a batch that can still be refused: unless its records are
+    /// logged and committed as required, none of its changes are made.
+    pub(crate) fn post_or_refuse(&mut self, batch: LedgerBatch) -> Result<(), AccountError> {
+        let (written, refusal) = self.send(batch)?;
         match refusal {
             Some(refusal) => {
                 self.commit(written.without_changes())?;
@@ -263,42 +265,43 @@ impl Account {
             }
             None => match self.transact(|tx, guest, moves| written.apply(tx, guest, moves)) {
                 Ok(()) => {
-                    self.tell(&written);
+                    self.emit(&written);
                     Ok(())
                 }
                 Err(error) => {
-                    self.owe(written.without_changes(), &error);
+                    self.queue_for_retry(written.without_changes(), &error);
                     Err(error.into())
                 }
             },
         }
     }
 
-    /// Posts the guest's end, and has patience with the ledger: there is no later occasion.
-    pub(crate) fn end(&mut self, posting: Posting) -> Result<(), AccountError> {
-        let deadline = Instant::now() + LAST_PATIENCE;
-        let mut posted = self.post(posting);
+    /// Writes the guest's end; retries for a while if the ledger can't be written, as there is no
+    /// later occasion.
+    pub(crate) fn end(&mut self, batch: LedgerBatch) -> Result<(), AccountError> {
+        let deadline = Instant::now() + FINAL_COMMIT_TIMEOUT;
+        let mut posted = self.post(batch);
         if let Err(AccountError::Ledger(LedgerError::Removed { .. })) = &posted {
-            // Nothing is given any more, and what is on record has to be somewhere.
+            // No new devices are granted, and the account must be kept: a new ledger is created.
             Ledger::open(&self.state)?;
-            posted = self.note(|_, _| Ok(()));
+            posted = self.update_ledger(|_, _| Ok(()));
         }
         while let Err(AccountError::Ledger(error)) = &posted
-            && !self.owed.is_empty()
+            && !self.outbox.is_empty()
             && Instant::now() < deadline
         {
             warn!("{}; trying again", crate::chain(error));
             std::thread::sleep(Duration::from_secs(1));
-            posted = self.note(|_, _| Ok(()));
+            posted = self.update_ledger(|_, _| Ok(()));
         }
         posted
     }
 
-    /// Sends a posting's records to the kernel. Tells what there is to write of them, and why it is
-    /// refused, if it is.
-    fn send(&mut self, posting: Posting) -> Result<(Written, Option<AccountError>), AccountError> {
-        let mut texts = Vec::with_capacity(posting.records.len());
-        for (record, _) in &posting.records {
+    /// Sends a batch's records to the kernel. Returns the batch for the ledger, and the error of
+    /// mode `required`, if any.
+    fn send(&mut self, batch: LedgerBatch) -> Result<(LoggedBatch, Option<AccountError>), AccountError> {
+        let mut texts = Vec::with_capacity(batch.records.len());
+        for (record, _) in &batch.records {
             texts.push((record.record_type().number(), record.text(&self.exe)?));
         }
         let (logged, refusal) = self.log(&texts);
@@ -306,72 +309,81 @@ impl Account {
         let now = Timestamp::now();
         let mut rows = Vec::with_capacity(texts.len());
         for (((kind, text), (logged_at, logged)), (record, change)) in
-            texts.into_iter().zip(logged).zip(posting.records)
+            texts.into_iter().zip(logged).zip(batch.records)
         {
-            // Records have the times of the kernel's audit, where it took them. No time is before one on record.
+            // A record's time is that of the kernel's audit if it logged the record. A last close
+            // is not dated before the latest record.
             let seen_at = change.as_ref().and_then(Change::seen_at).map(|at| at.max(self.latest));
             let time = logged_at.or(seen_at).unwrap_or(now);
             self.latest = self.latest.max(time);
             rows.push((Row { record, kind, text, time, logged }, change));
         }
-        Ok((Written { rows, done: posting.done, over: posting.over, ends: posting.ends }, refusal))
+        Ok((
+            LoggedBatch {
+                rows,
+                completed_steps: batch.completed_steps,
+                ended_interfaces: batch.ended_interfaces,
+                guest_end: batch.guest_end,
+            },
+            refusal,
+        ))
     }
 
-    fn commit(&mut self, written: Written) -> Result<(), AccountError> {
+    fn commit(&mut self, written: LoggedBatch) -> Result<(), AccountError> {
         match self.transact(|tx, guest, moves| written.apply(tx, guest, moves)) {
             Ok(()) => {
-                self.tell(&written);
+                self.emit(&written);
                 Ok(())
             }
             Err(error) => {
-                self.owe(written, &error);
+                self.queue_for_retry(written, &error);
                 Err(error.into())
             }
         }
     }
 
-    /// Tells who listens what the ledger has now, and what that brings to light.
-    fn tell(&mut self, written: &Written) {
+    /// Publishes the records that are committed, and their findings.
+    fn emit(&mut self, written: &LoggedBatch) {
         for (row, _) in &written.rows {
             let findings = self.findings.of(row.time, &row.record);
             let Some(events) = &self.events else { continue };
-            events.tell(row.time, What::Recorded(Box::new(row.record.clone())));
+            events.emit(row.time, EventKind::Recorded(Box::new(row.record.clone())));
             for finding in findings {
-                events.tell(finding.time, What::Found(Box::new(finding)));
+                events.emit(finding.time, EventKind::Found(Box::new(finding)));
             }
         }
     }
 
-    /// Keeps for later what the ledger could not take now. What it would never take is not kept.
-    fn owe(&mut self, written: Written, error: &LedgerError) {
+    /// Queues a batch for a later commit if the error may pass.
+    fn queue_for_retry(&mut self, written: LoggedBatch, error: &LedgerError) {
         if matches!(
             error,
             LedgerError::Write { .. } | LedgerError::Removed { .. } | LedgerError::Replaced { .. }
         ) {
-            self.owed.push(written);
+            self.outbox.push(written);
         }
     }
 
-    /// One transaction of the ledger, with what is owed to it first.
+    /// Runs one transaction of the ledger, which first commits the retry queue.
     fn transact<T>(
         &mut self,
         change: impl FnOnce(&Tx<'_>, GuestKey, &[MovedKeys]) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {
         self.follow_ledger()?;
         let tx = self.ledger.begin()?;
-        for written in &self.owed {
+        for written in &self.outbox {
             written.apply(&tx, self.key, &self.moves)?;
         }
         let changed = change(&tx, self.key, &self.moves)?;
         tx.commit()?;
-        for written in std::mem::take(&mut self.owed) {
-            self.tell(&written);
+        for written in std::mem::take(&mut self.outbox) {
+            self.emit(&written);
         }
         Ok(changed)
     }
 
-    /// Carries the account over into the ledger that stands at the path now, if that is another one. Where none stands
-    /// there, the account is kept for one.
+    /// If the ledger's file was replaced, copies the account into the new file. If the file was
+    /// removed, this fails, and the account waits for a new one.
     fn follow_ledger(&mut self) -> Result<(), LedgerError> {
         if !self.ledger.is_replaced() {
             return Ok(());
@@ -384,51 +396,51 @@ impl Account {
         Ok(())
     }
 
-    /// The other guests of the host whose accounts are open.
+    /// The other guests of this host whose accounts are open.
     pub(crate) fn others(&self) -> Result<Vec<taptrail_ledger::Guest>, AccountError> {
         let mut guests = live::own_guests(&self.ledger)?;
         guests.retain(|guest| guest.key != self.key);
         Ok(guests)
     }
 
-    /// Notes in the ledger alone.
-    pub(crate) fn note<T>(
+    /// Writes to the ledger only, without a record.
+    pub(crate) fn update_ledger<T>(
         &mut self,
         change: impl FnOnce(&Tx<'_>, GuestKey) -> Result<T, LedgerError>,
     ) -> Result<T, AccountError> {
         Ok(self.transact(|tx, guest, _| change(tx, guest))?)
     }
 
-    /// Notes that a step is about to be done.
+    /// Writes the intent of a step to the ledger.
     pub(crate) fn intend(
         &mut self,
         step: Step,
         mac: Option<MacAddr>,
         detail: &str,
     ) -> Result<StepKey, AccountError> {
-        self.note(|tx, guest| tx.intend(guest, step, mac, detail))
+        self.update_ledger(|tx, guest| tx.intend(guest, step, mac, detail))
     }
 
-    /// Notes that an interface's devices are about to be opened, its link made and its filter set.
+    /// Writes the intent to open an interface's devices, make its link and set its filter.
     pub(crate) fn begin_interface(
         &mut self,
         mac: MacAddr,
         nic: &str,
         spec: &str,
     ) -> Result<(StepKey, InterfaceKey), AccountError> {
-        self.note(|tx, guest| {
+        self.update_ledger(|tx, guest| {
             let interface = tx.interface_begins(guest, mac, nic, spec)?;
             Ok((tx.intend(guest, Step::Open, Some(mac), spec)?, interface))
         })
     }
 
-    /// This process is the guest's supervisor from now on.
+    /// Makes this process the guest's supervisor in the ledger.
     pub(crate) fn adopt(&mut self) -> Result<(), AccountError> {
         let supervisor = this_process()?;
-        self.note(|tx, guest| tx.guest_adopted(guest, supervisor))
+        self.update_ledger(|tx, guest| tx.guest_adopted(guest, supervisor))
     }
 
-    /// A record of this guest.
+    /// Builds a record of this guest.
     pub(crate) fn record(&self, event: Event, outcome: Outcome, requester: Option<Requester>) -> Record {
         Record {
             guest: self.guest.clone(),
@@ -441,8 +453,8 @@ impl Account {
         }
     }
 
-    /// Sends texts to the kernel; tells for each when and whether it was logged, and the first
-    /// reason why one was not.
+    /// Sends texts to the kernel. Returns for each when and how it was logged, and the first reason
+    /// why one was not.
     fn log(&mut self, texts: &[(u16, String)]) -> (Vec<(Option<Timestamp>, Logged)>, Option<AccountError>) {
         let Some(audit) = &mut self.audit else {
             let off = Logged { how: "off".to_owned(), serial: None };
@@ -465,7 +477,7 @@ impl Account {
                     (time, Logged { how: how.to_owned(), serial: logged.serial })
                 }
                 Err(reason) => {
-                    complain(&mut self.complaints, &reason);
+                    warn_once(&mut self.warned, &reason);
                     let how = crate::chain(&reason);
                     refusal.get_or_insert(AccountError::NotLogged(reason));
                     (None, Logged { how, serial: None })
@@ -482,8 +494,8 @@ fn this_process() -> Result<Process, AccountError> {
     Ok(Process { pid: own.pid, start: own.start_time })
 }
 
-/// Refuses a guest whose QEMU is there already: from a supervisor that ended before it, or with one
-/// that is elsewhere.
+/// Refuses a guest whose QEMU runs already: without a supervisor, or with one in another run
+/// directory.
 fn orphan(ledger: &Ledger, guest: &GuestId, boot: &str) -> Result<(), AccountError> {
     let same = |other: &GuestId| other.name == guest.name || other.uuid == guest.uuid;
     for other in own_guests(ledger)?.into_iter().filter(|other| other.boot_id == boot) {
@@ -504,14 +516,14 @@ fn with_uuid(uuid: &Option<Uuid>) -> String {
     uuid.map(|uuid| format!(" has uuid {uuid}, too, and")).unwrap_or_default()
 }
 
-/// The kernel's own time of a record, as it stands in the log.
+/// The kernel's time of a record, as in the audit log.
 fn kernel_time(time: LogTime) -> Option<Timestamp> {
     let seconds = i64::try_from(time.seconds).ok()?;
     Timestamp::from_millisecond(seconds.checked_mul(1000)?.checked_add(i64::from(time.millis))?).ok()
 }
 
-/// Says a reason once: each record would repeat it.
-fn complain(said: &mut BTreeSet<String>, reason: &dyn std::error::Error) {
+/// Logs a reason once, instead of for each record.
+fn warn_once(said: &mut BTreeSet<String>, reason: &dyn std::error::Error) {
     let text = crate::chain(reason);
     if !said.contains(&text) {
         warn!("{text}; the ledger has the records all the same");

@@ -6,47 +6,48 @@ use taptrail_kernel::device::{OpenFacts, OpenRecorder};
 use taptrail_ledger::{DeviceKey, NewDevice, Step, StepKey};
 use taptrail_record::{CloseDoubt, Device, Event, MacAddr, Outcome, Requester};
 
-use super::{Account, AccountError, Posting};
+use super::{Account, AccountError, LedgerBatch};
 
-/// A device whose account is open: opened, not yet closed.
+/// A device that is open by the ledger: opened, and not yet closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OpenDevice {
     pub(crate) key: DeviceKey,
     pub(crate) mac: MacAddr,
     pub(crate) device: Device,
     pub(crate) queue: u32,
-    /// Its number in QEMU, once it was seen there.
+    /// Its descriptor number in QEMU, once it was found there.
     pub(crate) qemu_fd: Option<RawFd>,
-    /// Its open file, where the kernel tells of that.
+    /// Its open file, where the kernel reports its last close.
     pub(crate) file: Option<FileId>,
-    /// When the kernel saw its last close, once it is over.
+    /// Once it is closed: when the kernel saw its last close.
     pub(crate) closed_at: Option<Timestamp>,
-    /// Why its end is no proof that nobody holds it, once it is over.
+    /// Once it is closed: why that does not prove that nobody holds it.
     pub(crate) doubt: Option<CloseDoubt>,
 }
 
 impl OpenDevice {
-    /// The event of its definitive end.
+    /// The event of its close.
     pub(crate) fn close(&self) -> Event {
         Event::Close { mac: self.mac, device: self.device.clone(), queue: Some(self.queue) }
     }
 
-    /// The event of its being kept by QEMU after a failed attach.
+    /// The event that QEMU keeps it after a failed attach.
     pub(crate) fn keep(&self, vm_pid: u32) -> Event {
         let device = self.device.clone();
         Event::Keep { mac: self.mac, device, queue: Some(self.queue), vm_pid: Some(vm_pid) }
     }
 }
 
-/// The recorder of the opens of one interface.
+/// Records the opens of one interface.
 #[derive(Debug)]
 pub(crate) struct Opens<'a> {
     pub(crate) account: &'a mut Account,
     pub(crate) mac: MacAddr,
     pub(crate) requester: Option<Requester>,
-    /// What is on record as open, in the order of the opens, refused or not.
+    /// The devices that the ledger has as open, in the order of the opens, also if the record was
+    /// refused.
     pub(crate) open: Vec<OpenDevice>,
-    /// The intent to hand them over, on record together with them.
+    /// The intent to pass them to QEMU, committed together with them.
     pub(crate) hand_over: Option<StepKey>,
 }
 
@@ -62,15 +63,15 @@ impl OpenRecorder for Opens<'_> {
     fn record(&mut self, opens: &[OpenFacts]) -> Result<(), AccountError> {
         let (mac, requester) = (self.mac, self.requester);
         let described: Vec<_> = opens.iter().map(|facts| (device(facts), facts)).collect();
-        let mut posting = Posting::default();
+        let mut batch = LedgerBatch::default();
         for (device, facts) in &described {
             let event = Event::Open { mac, device: device.clone(), queue: Some(facts.queue) };
             let outcome = if facts.outcome.is_ok() { Outcome::Success } else { Outcome::Failed };
             let mut record = self.account.record(event, outcome, requester);
             record.errno = facts.outcome.err().map(|errno| errno.raw_os_error());
-            posting = posting.says(record);
+            batch = batch.record(record);
         }
-        let (written, refusal) = self.account.send(posting)?;
+        let (written, refusal) = self.account.send(batch)?;
         let entered = self.account.transact(|tx, guest, _| {
             let mut open = Vec::new();
             for ((device, facts), (row, _)) in described.iter().zip(&written.rows) {
@@ -98,7 +99,7 @@ impl OpenRecorder for Opens<'_> {
                     });
                 }
             }
-            // In the same commit: each one costs a write to the disk.
+            // In the same transaction: each commit costs a write to the disk.
             let hand_over = tx.intend(guest, Step::HandOver, Some(mac), "")?;
             Ok((open, hand_over))
         });
@@ -106,20 +107,20 @@ impl OpenRecorder for Opens<'_> {
             Ok((open, hand_over)) => {
                 self.open = open;
                 self.hand_over = Some(hand_over);
-                self.account.tell(&written);
+                self.account.emit(&written);
                 refusal.map_or(Ok(()), Err)
             }
             Err(error) => {
-                // The descriptors are closed unused, and the kernel's log is not left with half of
-                // it. The ledger gets the texts of both when it can.
-                self.account.owe(written, &error);
+                // The descriptors are closed unused. The kernel's log gets their closes, too, and
+                // the ledger gets both when it can be written.
+                self.account.queue_for_retry(written, &error);
                 let opened = described.into_iter().filter(|(_, facts)| facts.outcome.is_ok());
-                let closes = opened.fold(Posting::default(), |posting, (device, facts)| {
+                let close_devices = opened.fold(LedgerBatch::default(), |batch, (device, facts)| {
                     let event = Event::Close { mac, device, queue: Some(facts.queue) };
-                    posting.says(self.account.record(event, Outcome::Success, None))
+                    batch.record(self.account.record(event, Outcome::Success, None))
                 });
-                let (written, _) = self.account.send(closes)?;
-                self.account.owe(written, &error);
+                let (written, _) = self.account.send(close_devices)?;
+                self.account.queue_for_retry(written, &error);
                 Err(error.into())
             }
         }

@@ -1,4 +1,4 @@
-//! Hot-plug: an interface into a running guest, or everything taken back.
+//! Hot-plug: adds an interface to a running guest, or rolls back completely.
 
 use std::time::{Duration, Instant};
 
@@ -10,19 +10,20 @@ use taptrail_record::{DeviceKind, Event, MacAddr, Outcome, Requester};
 use tracing::{info, warn};
 
 use super::start::{free_id, free_mac, granted, netdev_id};
-use super::{ANSWER, Driver, PlugState, Plugged, said};
-use crate::account::{AccountError, Posting};
-use crate::handover::{self, Counts, Release, Shown};
+use super::{AttachedInterface, Driver, MONITOR_TIMEOUT, PlugState, log_error};
+use crate::account::{AccountError, LedgerBatch};
+use crate::handover::{self, Evidence, OpenFileCounts, ReleaseCheck};
 use crate::host_link::HostLink;
 use crate::interface::{Interface, Opened};
 use crate::qemu::device_properties;
-use crate::request::{Failure, InterfaceInfo};
+use crate::request::Failure;
 use crate::spec::NicSpec;
+use crate::state::InterfaceInfo;
 
-/// How long a QEMU that has not answered may take to answer the next command.
-const BRIEF: Duration = Duration::from_millis(100);
+/// Timeout of further commands to a QEMU that has just not answered one.
+const UNANSWERED_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// A hand-over failed.
+/// Passing an interface to QEMU failed.
 #[derive(Debug, thiserror::Error)]
 enum HandOverError {
     #[error("QEMU refused the interface")]
@@ -35,13 +36,13 @@ enum HandOverError {
     Account(#[from] AccountError),
 }
 
-/// How far a hand-over came: what has to be taken back.
+/// What was passed to QEMU, and has to be rolled back after a failure.
 #[derive(Debug, Default)]
-struct Given {
+struct HandedOver {
     names: Vec<String>,
     netdev: bool,
     nic: bool,
-    /// A command's answer did not come: it may be carried out yet.
+    /// QEMU did not answer a command, and may still carry it out.
     unanswered: bool,
 }
 
@@ -51,9 +52,9 @@ impl Driver {
         spec: NicSpec,
         requester: Option<Requester>,
     ) -> Result<InterfaceInfo, Failure> {
-        // What is gone must not be taken for what comes: numbers and names are given again.
-        self.look_at_devices();
-        let (spec, mac, id) = self.acceptable(spec)?;
+        // Released devices are recorded first: indexes and names are reused.
+        self.check_devices();
+        let (spec, mac, id) = self.complete_spec(spec)?;
         let port = self.port()?;
         self.account.ready().map_err(|error| Failure::Refused(crate::chain(&error)))?;
         let opened = match self.host.open_interface(spec, mac, id, &mut self.account, requester) {
@@ -61,16 +62,18 @@ impl Driver {
             Err(failed) => {
                 let event = Event::Attach { mac, vm_pid: Some(self.qemu.id.pid), fds: None };
                 let record = self.account.record(event, Outcome::Failed, requester);
-                let posting =
-                    Posting::default().says(record).closes(&self.account, &failed.closed).over(failed.key);
-                said(self.account.post(posting.done(&failed.steps, "failed")));
+                let batch = LedgerBatch::default()
+                    .record(record)
+                    .close_devices(&self.account, &failed.closed)
+                    .end_interfaces(failed.key);
+                log_error(self.account.post(batch.complete_steps(&failed.steps, "failed")));
                 return Err(Failure::Failed(crate::chain(&failed.error)));
             }
         };
         let Opened { mut interface, admitted, steps } = opened;
         interface.port = port.map(|index| self.ports[index].name.clone());
-        let mut given = Given::default();
-        match self.hand_over(&mut interface, &admitted, &mut given, &steps, requester) {
+        let mut handed_over = HandedOver::default();
+        match self.hand_over(&mut interface, &admitted, &mut handed_over, &steps, requester) {
             Ok(()) => {
                 crash_point!("attach::granted");
                 // Only QEMU keeps a granted device alive.
@@ -79,16 +82,18 @@ impl Driver {
                     self.ports[index].taken = true;
                 }
                 info!("{}", granted(&interface, self.qemu.id.pid));
-                let plugged = Plugged::new(interface);
-                let info = plugged.info();
-                self.interfaces.push(plugged);
+                let attached = AttachedInterface::new(interface);
+                let info = attached.info();
+                self.interfaces.push(attached);
                 Ok(info)
             }
             Err(error) => {
                 let mut text = crate::chain(&error);
-                given.unanswered =
+                handed_over.unanswered =
                     matches!(error, HandOverError::Monitor(ref error) if error.leaves_outcome_open());
-                if let Some(kept) = self.take_back(interface, admitted, &given, &steps, requester) {
+                if let Some(kept) =
+                    self.roll_back_attach(interface, admitted, &handed_over, &steps, requester)
+                {
                     text.push_str(&kept);
                 }
                 Err(Failure::Failed(text))
@@ -96,22 +101,22 @@ impl Driver {
         }
     }
 
-    /// The SPEC with MAC and id, if this guest can take it.
-    fn acceptable(&mut self, mut spec: NicSpec) -> Result<(NicSpec, MacAddr, String), Failure> {
+    /// Completes the SPEC with a MAC and an id; refuses those that the guest already uses.
+    fn complete_spec(&mut self, mut spec: NicSpec) -> Result<(NicSpec, MacAddr, String), Failure> {
         let mac = match spec.mac.or_else(|| self.host.mac_of(&spec)) {
             Some(mac) => mac,
-            None => free_mac(|mac| self.interfaces.iter().any(|plugged| plugged.interface.mac == mac))
+            None => free_mac(|mac| self.interfaces.iter().any(|attached| attached.interface.mac == mac))
                 .map_err(|error| Failure::Failed(format!("A random MAC address can't be made: {error}")))?,
         };
-        // A revoked NIC holds nothing: its MAC may come back.
+        // A revoked NIC holds nothing: its MAC may be attached again.
         if let Some(index) = self.holder(mac) {
-            let state = self.interfaces[index].state.as_str();
+            let state = self.interfaces[index].state.shown().as_str();
             return Err(Failure::Refused(format!(
                 "MAC {mac} is in use by this guest ({state}): choose another, or detach that interface first"
             )));
         }
         spec.mac = Some(mac);
-        let taken = |id: &str| self.interfaces.iter().any(|plugged| plugged.interface.id == id);
+        let taken = |id: &str| self.interfaces.iter().any(|attached| attached.interface.id == id);
         let id = match &spec.id {
             Some(id) if taken(id.as_str()) => {
                 return Err(Failure::Refused(format!("Id '{id}' is in use by this guest: choose another")));
@@ -122,7 +127,7 @@ impl Driver {
         Ok((spec, mac, id))
     }
 
-    /// A free port, where this machine needs one.
+    /// The index of a free port, if this machine needs one.
     fn port(&self) -> Result<Option<usize>, Failure> {
         if self.ports.is_empty() {
             return Ok(None);
@@ -140,38 +145,38 @@ impl Driver {
         &mut self,
         interface: &mut Interface,
         admitted: &[Admitted],
-        given: &mut Given,
+        handed_over: &mut HandedOver,
         steps: &[StepKey],
         requester: Option<Requester>,
     ) -> Result<(), HandOverError> {
-        self.give(interface, admitted, given)?;
+        self.pass_descriptors(interface, admitted, handed_over)?;
         crash_point!("attach::nic-added");
-        self.see(interface, admitted)?;
+        self.verify_held(interface, admitted)?;
         self.post_attach(interface, steps, requester)
     }
 
-    /// Gives the descriptors to QEMU, and makes the netdev and the NIC of them.
-    fn give(
+    /// Passes the descriptors to QEMU, and adds the netdev and the NIC.
+    fn pass_descriptors(
         &mut self,
         interface: &Interface,
         admitted: &[Admitted],
-        given: &mut Given,
+        handed_over: &mut HandedOver,
     ) -> Result<(), HandOverError> {
         let netdev = netdev_id(&interface.id);
         let mut fds = Vec::new();
         let mut vhost_fds = Vec::new();
         for (index, device) in admitted.iter().enumerate() {
             let name = descriptor_name(&interface.id, index);
-            given.names.push(name.clone());
-            self.qemu.monitor.getfd(&name, device, ANSWER)?;
+            handed_over.names.push(name.clone());
+            self.qemu.monitor.getfd(&name, device, MONITOR_TIMEOUT)?;
             match device.facts().kind {
                 DeviceKind::VhostNet => vhost_fds.push(name),
                 _ => fds.push(name),
             }
         }
         crash_point!("attach::given");
-        given.netdev = true;
-        self.qemu.monitor.netdev_add(&NetdevTap { id: netdev.clone(), fds, vhost_fds }, ANSWER)?;
+        handed_over.netdev = true;
+        self.qemu.monitor.netdev_add(&NetdevTap { id: netdev.clone(), fds, vhost_fds }, MONITOR_TIMEOUT)?;
         crash_point!("attach::netdev");
         let properties: Map<String, Value> = device_properties(
             &interface.id,
@@ -182,14 +187,14 @@ impl Driver {
             interface.spec.mtu,
             interface.port.as_deref(),
         );
-        let added = self.qemu.monitor.device_add(&properties, ANSWER);
-        // A NIC whose answer did not come may be there.
-        given.nic = !matches!(added, Err(QmpError::Refused { .. }));
+        let added = self.qemu.monitor.device_add(&properties, MONITOR_TIMEOUT);
+        // Without an answer the NIC may have been added.
+        handed_over.nic = !matches!(added, Err(QmpError::Refused { .. }));
         Ok(added?)
     }
 
-    /// Shows that QEMU holds each descriptor.
-    fn see(&mut self, interface: &mut Interface, admitted: &[Admitted]) -> Result<(), HandOverError> {
+    /// Verifies that QEMU holds each descriptor.
+    fn verify_held(&mut self, interface: &mut Interface, admitted: &[Admitted]) -> Result<(), HandOverError> {
         let found = handover::find(&self.qemu.id, admitted).map_err(HandOverError::Look)?;
         for (device, fd) in interface.devices.iter_mut().zip(found) {
             if fd.is_none() {
@@ -212,59 +217,65 @@ impl Driver {
             fds: u32::try_from(interface.devices.len()).ok(),
         };
         let record = self.account.record(event, Outcome::Success, requester);
-        let posting = Posting::default().grants(record, &interface.devices).done(steps, "success");
-        Ok(self.account.post_or_refuse(posting)?)
+        let batch = LedgerBatch::default().grant(record, &interface.devices).complete_steps(steps, "success");
+        Ok(self.account.post_or_refuse(batch)?)
     }
 
-    /// Takes back what was given, looks, and posts what is gone and what QEMU keeps. Tells the
-    /// operator of what it keeps.
-    fn take_back(
+    /// Takes back the NIC, the netdev and the descriptors, checks what QEMU still holds, and
+    /// records what is released and what QEMU keeps. Returns and logs a text if QEMU keeps
+    /// something.
+    fn roll_back_attach(
         &mut self,
         mut interface: Interface,
         admitted: Vec<Admitted>,
-        given: &Given,
+        handed_over: &HandedOver,
         steps: &[StepKey],
         requester: Option<Requester>,
     ) -> Option<String> {
         let monitor = &mut self.qemu.monitor;
-        // Who has just left one command unanswered is not waited for long three times more.
-        let patience = if given.unanswered { BRIEF } else { ANSWER };
-        // Each may be refused, because that step was not reached: what counts is the look below.
-        let mut answered = !given.unanswered;
+        // After an unanswered command, the next ones get a short timeout.
+        let patience = if handed_over.unanswered { UNANSWERED_TIMEOUT } else { MONITOR_TIMEOUT };
+        // QEMU may refuse each, because that step was not reached: what counts is the check below.
+        let mut log_if_client_gone = !handed_over.unanswered;
         let mut heard = |result: Result<(), QmpError>| {
-            answered |= !result.is_err_and(|error| error.leaves_outcome_open());
+            log_if_client_gone |= !result.is_err_and(|error| error.leaves_outcome_open());
         };
-        if given.nic {
+        if handed_over.nic {
             heard(monitor.device_del(&interface.id, patience));
         }
-        if given.netdev {
+        if handed_over.netdev {
             heard(monitor.netdev_del(&netdev_id(&interface.id), patience));
         }
-        for name in &given.names {
+        for name in &handed_over.names {
             heard(monitor.closefd(name, patience));
         }
-        // A QEMU that has ended answers nothing more, and holds nothing either.
-        let in_flight = !answered && self.qemu.id.is_alive();
-        let shown = self.look_until_gone(&interface, admitted, in_flight);
+        // A QEMU that has ended does not answer, and holds nothing either.
+        let in_flight = !log_if_client_gone && self.qemu.id.is_alive();
+        let shown = self.wait_until_released(&interface, admitted, in_flight);
         let mac = interface.mac;
         let pid = self.qemu.id.pid;
-        let (kept, gone) = handover::part(std::mem::take(&mut interface.devices), shown);
-        // Of a link that is ours, a kept descriptor passes no frame; one of others keeps its filter.
-        let lasting = &mut interface.lasting;
-        if kept.is_empty() || lasting.link.as_ref().is_some_and(HostLink::is_ours) {
-            self.host.undo(mac, lasting);
-            lasting.cut |= !kept.is_empty() && lasting.link.is_none();
+        let (kept, gone) = handover::partition(std::mem::take(&mut interface.devices), shown);
+        // Once a link of ours is deleted, a kept descriptor passes no frame. An existing link
+        // stays, and keeps its filter.
+        let resources = &mut interface.resources;
+        if kept.is_empty() || resources.link.as_ref().is_some_and(HostLink::is_ours) {
+            self.host.undo(mac, resources);
+            resources.cut |= !kept.is_empty() && resources.link.is_none();
         }
         let failed = Event::Attach { mac, vm_pid: Some(pid), fds: u32::try_from(kept.len()).ok() };
-        let mut posting = Posting::default().says(self.account.record(failed, Outcome::Failed, requester));
+        let mut batch =
+            LedgerBatch::default().record(self.account.record(failed, Outcome::Failed, requester));
         for device in &kept {
             let record = self.account.record(device.keep(pid), Outcome::Success, None);
-            posting = posting.grants(record, [device]);
+            batch = batch.grant(record, [device]);
         }
         let outcome = if kept.is_empty() { "failed" } else { "kept" };
-        // A NIC that is plugged still, without its devices, has yet to go.
-        let over = (kept.is_empty() && !given.nic).then_some(interface.key);
-        said(self.account.post(posting.closes(&self.account, &gone).over(over).done(steps, outcome)));
+        // A NIC that is still plugged, without its devices, keeps the interface alive in the
+        // ledger.
+        let over = (kept.is_empty() && !handed_over.nic).then_some(interface.key);
+        log_error(self.account.post(
+            batch.close_devices(&self.account, &gone).end_interfaces(over).complete_steps(steps, outcome),
+        ));
         let text = (!kept.is_empty()).then(|| {
             let text = format!(
                 "; QEMU still holds {} of its descriptors, which nothing takes back while it runs: they are on record as held",
@@ -273,34 +284,38 @@ impl Driver {
             warn!("{mac}{text}");
             text
         });
-        if text.is_some() || given.nic {
-            if given.nic
+        if text.is_some() || handed_over.nic {
+            if handed_over.nic
                 && let Some(index) = self.port_named(interface.port.as_deref())
             {
                 self.ports[index].taken = true;
             }
             interface.devices = kept;
             let state = if text.is_some() { PlugState::Kept } else { PlugState::Revoked };
-            self.interfaces.push(Plugged { state, nic: given.nic, ..Plugged::new(interface) });
+            self.interfaces.push(AttachedInterface {
+                state,
+                nic: handed_over.nic,
+                ..AttachedInterface::new(interface)
+            });
         }
         text
     }
 
-    /// What is shown of an interface's devices after a moment's patience. Our own copies of them are closed by this,
-    /// and the kernel's account of the devices counts them until then.
-    fn look_until_gone(
+    /// Waits for a moment until QEMU has closed an interface's devices, and returns the evidence.
+    /// Closes our own copies, which would count as open files.
+    fn wait_until_released(
         &mut self,
         interface: &Interface,
         admitted: Vec<Admitted>,
         in_flight: bool,
-    ) -> Vec<Shown> {
+    ) -> Vec<Evidence> {
         let end = Instant::now() + handover::RELEASE_GRACE;
-        // While we hold copies, QEMU's descriptors are known by kcmp(2), whatever numbers they have.
+        // While we hold copies, kcmp(2) identifies QEMU's descriptors, whatever their numbers.
         let found = loop {
             match handover::find(&self.qemu.id, &admitted) {
                 Ok(found) if Instant::now() >= end || found.iter().all(Option::is_none) => break found,
                 Ok(_) => std::thread::sleep(Duration::from_millis(1)),
-                // We may have run out of descriptors, and have some again without our copies.
+                // We may be out of descriptors; closing our copies frees some.
                 Err(error) => {
                     warn!("what QEMU holds can't be compared: {error}");
                     break vec![None; admitted.len()];
@@ -309,29 +324,29 @@ impl Driver {
         };
         drop(admitted);
         let others: Vec<_> =
-            self.interfaces.iter().flat_map(|plugged| plugged.interface.devices.clone()).collect();
-        let release = Release {
+            self.interfaces.iter().flat_map(|attached| attached.interface.devices.clone()).collect();
+        let release = ReleaseCheck {
             qemu: Some(&self.qemu.id),
             devices: &interface.devices,
-            link: interface.lasting.link.as_ref(),
+            link: interface.resources.link.as_ref(),
             link_shows: true,
             cut: false,
             asked: true,
             others: &others,
             grace: end.saturating_duration_since(Instant::now()),
         };
-        let shown = release.look(&mut self.host, &mut Counts::default());
-        let worst = |(shown, found): (Shown, Option<i32>)| match (shown, found) {
-            (Shown::Held(None) | Shown::Doubted(_), Some(fd)) => Shown::Held(Some(fd)),
-            // On its way to QEMU: what nothing shows is not claimed to be released.
-            (Shown::Doubted(_), None) if in_flight => Shown::Held(None),
+        let shown = release.run(&mut self.host, &mut OpenFileCounts::default());
+        let worst = |(shown, found): (Evidence, Option<i32>)| match (shown, found) {
+            (Evidence::Held(None) | Evidence::Doubtful(_), Some(fd)) => Evidence::Held(Some(fd)),
+            // The descriptor may be in flight to QEMU: without proof it does not count as released.
+            (Evidence::Doubtful(_), None) if in_flight => Evidence::Held(None),
             (shown, _) => shown,
         };
         shown.into_iter().zip(found).map(worst).collect()
     }
 }
 
-/// The name under which a descriptor waits in QEMU for its netdev.
+/// The name of a descriptor in QEMU (`getfd`) until a netdev takes it.
 pub(super) fn descriptor_name(id: &str, index: usize) -> String {
     format!("taptrail-{id}-{index}")
 }

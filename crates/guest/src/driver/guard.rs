@@ -1,4 +1,5 @@
-//! What others change while the guest runs: its links, its filters, and what QEMU holds.
+//! Reacts to changes by others while the guest runs: to its links, its filters, and the devices
+//! that QEMU holds.
 
 use std::time::{Duration, Instant};
 
@@ -9,28 +10,28 @@ use taptrail_kernel::proc::{is_exiting, raw_devices};
 use taptrail_record::{Device, DeviceKind, Event, IfName, MacAddr, Outcome};
 use tracing::{info, warn};
 
-use super::{Driver, EVENTS, PlugState, Plugged, said};
-use crate::account::{OpenDevice, Posting};
+use super::{AttachedInterface, Driver, MAX_EVENTS_PER_TURN, PlugState, log_error};
+use crate::account::{LedgerBatch, OpenDevice};
 use crate::handover;
 use crate::host::LinkChange;
 use crate::host_link::HostLink;
 use crate::open_files::LastClose;
 
-/// How often what QEMU holds is looked at where the kernel does not announce that it is given up: a macvtap and a
-/// tap of somebody else's stay without descriptors.
-const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// How often to check the devices that QEMU holds where the kernel does not notify of their
+/// release: a macvtap and an existing tap stay when their descriptors are closed.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How often a filter is looked at again while others change nftables.
-const MAX_FILTER_LOOKS: u32 = 5;
+/// Attempts to verify a filter while others change nftables.
+const MAX_FILTER_CHECKS: u32 = 5;
 
-/// How long a QEMU that said SHUTDOWN and closed what it held is waited for.
+/// How long to wait for the end of a QEMU that emitted SHUTDOWN and closed its devices.
 const END_GRACE: Duration = Duration::from_secs(2);
 
-/// Of changes of an interface's MAC so many are told within this time: its QEMU can go on and on.
+/// Changes of an interface's MAC that are recorded within the window: a QEMU can change it forever.
 const MAX_MAC_CHANGES: u32 = 8;
-const MAC_CHANGES_WITHIN: Duration = Duration::from_secs(60);
+const MAC_CHANGES_WINDOW: Duration = Duration::from_secs(60);
 
-/// How often the MAC of an interface's link was changed of late.
+/// Counts changes of the MAC of an interface's link within the window.
 #[derive(Debug, Default)]
 pub(super) struct MacChanges {
     since: Option<Instant>,
@@ -38,9 +39,9 @@ pub(super) struct MacChanges {
 }
 
 impl MacChanges {
-    /// One more; how many that makes.
+    /// Counts one more change; returns how many there are.
     fn another(&mut self) -> u32 {
-        if self.since.is_none_or(|since| since.elapsed() > MAC_CHANGES_WITHIN) {
+        if self.since.is_none_or(|since| since.elapsed() > MAC_CHANGES_WINDOW) {
             *self = Self { since: Some(Instant::now()), count: 0 };
         }
         self.count = self.count.saturating_add(1);
@@ -48,77 +49,78 @@ impl MacChanges {
     }
 }
 
-/// What a look at an interface's link found.
+/// The result of a check of an interface's link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LinkLook {
-    /// It is where it was.
+enum LinkCheck {
+    /// It has its name and its network namespace.
     Same,
     /// It has another name.
     Renamed,
-    /// It is not here: it was moved, or is gone.
+    /// It was moved to another network namespace, or is gone.
     Away,
 }
 
 impl Driver {
-    /// Looks at all links and filters of this guest: before it begins, nobody did.
-    pub(super) fn look_at_all(&mut self) {
-        let since = Some(self.looked);
-        self.look_at_links(&Changed { lost: true, ..Changed::default() }, since);
+    /// Checks all links and filters of this guest once, before the loop begins.
+    pub(super) fn check_all_links(&mut self) {
+        let since = Some(self.last_check_time);
+        self.check_links(&Changed { lost: true, ..Changed::default() }, since);
     }
 
-    /// Looks at the links and filters of this guest that were changed.
-    pub(super) fn look_at_changes(&mut self) {
+    /// Reads the kernel's notifications, and checks this guest's links and filters that were
+    /// changed.
+    pub(super) fn check_changes(&mut self) {
         let Some(changes) = &mut self.host.changes else { return };
         let now = Timestamp::now();
         let changed = match changes.take() {
             Ok(changed) => changed,
             Err(error) => {
-                warn!("changes of links and filters are not seen any more: {error}");
+                warn!("changes of links and filters are no longer monitored: {error}");
                 self.host.changes = None;
                 return;
             }
         };
-        // All that was announced until now is looked at here.
-        let since = self.unheard_since.replace(now);
+        // All notifications until now are handled here.
+        let since = self.unread_since.replace(now);
         if changed != Changed::default() {
-            // QEMU says that it ends before it closes what it holds.
-            self.take_events(EVENTS);
-            self.look_at_links(&changed, since);
+            // QEMU emits SHUTDOWN before it closes its devices: this comes first.
+            self.take_events(MAX_EVENTS_PER_TURN);
+            self.check_links(&changed, since);
         }
     }
 
-    /// Looks again where something was changed: at `since` all was as it should be, and without it the driver slept
-    /// until this was announced.
-    fn look_at_links(&mut self, changed: &Changed, since: Option<Timestamp>) {
-        // Backwards: one that is over is taken from the list.
+    /// Checks links and filters that were changed. At `since` everything was in order; `None` means
+    /// that the driver slept until the notification.
+    fn check_links(&mut self, changed: &Changed, since: Option<Timestamp>) {
+        // Backwards, as an interface that is released is removed from the list.
         for index in (0..self.interfaces.len()).rev() {
-            let lasting = &self.interfaces[index].interface.lasting;
-            let Some(number) = lasting.link.as_ref().map(HostLink::index) else { continue };
-            let looks = changed.lost || changed.links.contains(&number);
-            let look = if looks { self.link_changed(index, since) } else { LinkLook::Same };
-            if look == LinkLook::Away || (looks && self.mac_changed(index)) {
+            let resources = &self.interfaces[index].interface.resources;
+            let Some(number) = resources.link.as_ref().map(HostLink::index) else { continue };
+            let is_changed = changed.lost || changed.links.contains(&number);
+            let check = if is_changed { self.link_changed(index, since) } else { LinkCheck::Same };
+            if check == LinkCheck::Away || (is_changed && self.mac_changed(index)) {
                 continue;
             }
-            let renamed = look == LinkLook::Renamed;
-            // One that was lost may be set now, as when its link is back.
-            let lost = looks && self.interfaces[index].interface.lasting.lacks_filter();
+            let renamed = check == LinkCheck::Renamed;
+            // A lost filter may be set by now, for example if its link is back.
+            let lost = is_changed && self.interfaces[index].interface.resources.lacks_filter();
             if renamed || lost || changed.lost || changed.filters.contains(&number) {
                 self.filter_changed(index, renamed);
             }
         }
     }
 
-    /// Tells what became of an interface's link.
-    fn link_changed(&mut self, index: usize, since: Option<Timestamp>) -> LinkLook {
+    /// Checks an interface's link; logs and records what has changed.
+    fn link_changed(&mut self, index: usize, since: Option<Timestamp>) -> LinkCheck {
         let interface = &mut self.interfaces[index].interface;
         let mac = interface.mac;
-        match self.host.look_at_link(&mut interface.lasting) {
-            Ok(LinkChange::None) => LinkLook::Same,
+        match self.host.refresh_link(&mut interface.resources) {
+            Ok(LinkChange::None) => LinkCheck::Same,
             Ok(LinkChange::Renamed(name)) => {
                 info!("{mac}: link '{}' was renamed: it is '{name}' now", interface.ifname);
                 interface.ifname = name;
                 self.publish();
-                LinkLook::Renamed
+                LinkCheck::Renamed
             }
             Ok(LinkChange::MovedKeys(namespace, name)) => {
                 let why = format!(
@@ -126,87 +128,90 @@ impl Driver {
                     interface.ifname
                 );
                 self.link_is_elsewhere(index, &why);
-                LinkLook::Away
+                LinkCheck::Away
             }
             Ok(LinkChange::Gone) => {
                 if let Some(name) = self.name_in_qemu(index) {
                     let ifname = &self.interfaces[index].interface.ifname;
                     let why = format!("link '{ifname}' is not here, and QEMU holds it as '{name}'");
                     self.link_is_elsewhere(index, &why);
-                    return LinkLook::Away;
+                    return LinkCheck::Away;
                 }
-                // Of others only a look shows when QEMU gave its device up.
-                let since = if self.is_unannounced(index) { Some(self.looked) } else { since };
+                // For an existing link there was no notification of the release: the last check
+                // counts.
+                let since = if self.is_unannounced(index) { Some(self.last_check_time) } else { since };
                 let interface = &self.interfaces[index].interface;
-                // A tap of ours goes with the last descriptor, which the user's own monitor may have closed.
+                // A tap of ours goes with its last descriptor, which QEMU may have closed by a
+                // command of the user's own monitor.
                 let ifname = interface.ifname.clone();
-                if !self.given_up_unasked(index, since) && !is_exiting(self.qemu.id) {
+                if !self.record_unrequested_release(index, since) && !is_exiting(self.qemu.id) {
                     warn!("{mac}: link '{ifname}' was deleted: no frame passes any more");
                     self.note_cut(index);
                 }
-                LinkLook::Away
+                LinkCheck::Away
             }
             Ok(LinkChange::Unknown) => {
                 let why = format!(
                     "link '{}' can't be found: it was moved to another network namespace, or changed by others",
                     interface.ifname
                 );
-                let filter = interface.lasting.filter.as_ref();
+                let filter = interface.resources.filter.as_ref();
                 if filter.is_some_and(|filter| self.host.filter_is_in_force(filter).is_ok()) {
                     warn!("{mac}: {why}");
                 } else {
                     self.link_is_elsewhere(index, &why);
                 }
-                LinkLook::Away
+                LinkCheck::Away
             }
             Err(error) => {
                 warn!("{mac}: its link can't be looked at: {}", crate::chain(&error));
-                LinkLook::Same
+                LinkCheck::Same
             }
         }
     }
 
-    /// Tells of a link in another network namespace: a filter is one of ours, and can't be set there.
+    /// Handles a link in another network namespace: its filter can't be set there.
     fn link_is_elsewhere(&mut self, index: usize, why: &str) {
         let interface = &self.interfaces[index].interface;
-        if interface.lasting.filter.is_none() {
+        if interface.resources.filter.is_none() {
             warn!("{}: {why}", interface.mac);
-        } else if !interface.lasting.filter_lost {
+        } else if !interface.resources.filter_lost {
             self.filter_is_lost(index, why);
-            self.want_of_filter(index);
+            self.revoke_if_unfiltered(index);
         }
     }
 
-    /// The name of an interface's tap by QEMU's own descriptor of it, whatever network namespace it is in; none of one
-    /// that was deleted, and of a macvtap.
+    /// The current name of an interface's tap, by QEMU's descriptor of it, in whatever network
+    /// namespace it is. `None` for a deleted tap, and for a macvtap.
     fn name_in_qemu(&self, index: usize) -> Option<IfName> {
         let (before, rest) = self.interfaces.split_at(index);
-        let (plugged, after) = rest.split_first()?;
-        let has = |plugged: &Plugged, fd: i32| {
-            plugged.interface.devices.iter().any(|device| device.qemu_fd == Some(fd))
+        let (attached, after) = rest.split_first()?;
+        let has = |attached: &AttachedInterface, fd: i32| {
+            attached.interface.devices.iter().any(|device| device.qemu_fd == Some(fd))
         };
         let held = raw_devices(self.qemu.id.pid).ok()?.into_iter();
-        // A number may be another interface's by now.
-        let is_its = |fd| has(plugged, fd) && !before.iter().chain(after).any(|other| has(other, fd));
+        // The descriptor number may be another interface's by now.
+        let is_its = |fd| has(attached, fd) && !before.iter().chain(after).any(|other| has(other, fd));
         held.filter(|held| held.kind == DeviceKind::Tun && is_its(held.fd)).find_map(|held| held.ifname)
     }
 
-    /// Sets the MAC of an interface's link back if it was changed; whether the interface is revoked for it.
+    /// Restores the MAC of an interface's link if it was changed; returns whether the interface was
+    /// revoked for it.
     fn mac_changed(&mut self, index: usize) -> bool {
         let interface = &self.interfaces[index].interface;
         if interface.devices.is_empty() {
             return false;
         }
         let mac = interface.mac;
-        let (other, outcome) = match self.host.set_mac_back(&interface.lasting) {
+        let (other, outcome) = match self.host.restore_mac(&interface.resources) {
             Ok(None) => return false,
             Ok(Some(other)) => (format!("it was {other}, and is set back"), Outcome::Success),
             Err(error) => (format!("it can't be set back: {}", crate::chain(&error)), Outcome::Failed),
         };
-        let plugged = &mut self.interfaces[index];
-        let count = plugged.mac_changes.another();
+        let attached = &mut self.interfaces[index];
+        let count = attached.mac_changes.another();
         if count <= MAX_MAC_CHANGES {
-            warn!("{mac}: the MAC of link '{}' was changed: {other}", plugged.interface.ifname);
+            warn!("{mac}: the MAC of link '{}' was changed: {other}", attached.interface.ifname);
             self.post_mac(index, Outcome::Failed);
             if outcome == Outcome::Success {
                 self.post_mac(index, Outcome::Success);
@@ -215,31 +220,31 @@ impl Driver {
         }
         if count == MAX_MAC_CHANGES + 1 {
             warn!(
-                "{mac}: the MAC of its link is changed again and again: no more of it is told for a minute"
+                "{mac}: the MAC of its link is changed again and again: further changes are not logged for a minute"
             );
         }
-        // Without a filter it may send what it likes anyway.
-        let revokes = self.revoke_unfiltered && self.interfaces[index].interface.lasting.filter.is_some();
+        // Without a filter the guest may use any MAC anyway.
+        let revokes = self.revoke_unfiltered && self.interfaces[index].interface.resources.filter.is_some();
         if revokes {
             self.revoke_for(index, "the MAC of its link is changed again and again");
         }
         revokes
     }
 
-    /// Sets an interface's filter again if it is not in force any more.
+    /// Sets an interface's filter again if it is no longer in force.
     fn filter_changed(&mut self, index: usize, renamed: bool) {
         let interface = &self.interfaces[index].interface;
         let mac = interface.mac;
-        let Some(filter) = interface.lasting.filter.clone() else { return };
+        let Some(filter) = interface.resources.filter.clone() else { return };
         let now = generation();
-        if !renamed && now.is_some() && now == interface.lasting.filter_seen {
-            // What was announced is what we did ourselves.
+        if !renamed && now.is_some() && now == interface.resources.filter_seen {
+            // The notification is of our own change.
             return;
         }
         let mut found = self.host.filter_is_in_force(&filter);
         let mut at = now;
-        // A listing that others' changes came between says nothing.
-        for _ in 0..MAX_FILTER_LOOKS {
+        // A listing is inconclusive if others changed nftables meanwhile.
+        for _ in 0..MAX_FILTER_CHECKS {
             let now = generation();
             if found.is_ok() || now == at {
                 break;
@@ -247,46 +252,46 @@ impl Driver {
             (at, found) = (now, self.host.filter_is_in_force(&filter));
         }
         let Err(lost) = found else {
-            let lasting = &mut self.interfaces[index].interface.lasting;
-            lasting.filter_seen = at;
-            if std::mem::take(&mut lasting.filter_lost) {
-                // Its link is back, and the kernel hooked the filter to it again.
+            let resources = &mut self.interfaces[index].interface.resources;
+            resources.filter_seen = at;
+            if std::mem::take(&mut resources.filter_lost) {
+                // Its link is back, and the kernel has attached the filter to it again.
                 self.post_filter(index, Outcome::Success);
             }
             return;
         };
-        // A chain goes with its interface, as at QEMU's end: nothing passes that it should have caught.
-        let link = self.interfaces[index].interface.lasting.link.clone();
+        // A chain goes with its interface, as at QEMU's end: no frame passes without it.
+        let link = self.interfaces[index].interface.resources.link.clone();
         if link.is_none_or(|link| self.host.name_of(&link).is_none()) {
             return;
         }
         self.filter_is_lost(index, &crate::chain(&lost));
         match self.host.set_filter(&filter) {
             Ok(seen) => {
-                let lasting = &mut self.interfaces[index].interface.lasting;
-                (lasting.filter_seen, lasting.filter_lost) = (seen, false);
+                let resources = &mut self.interfaces[index].interface.resources;
+                (resources.filter_seen, resources.filter_lost) = (seen, false);
                 warn!("{mac}: its filter is set again; frames may have passed without it");
                 self.post_filter(index, Outcome::Success);
             }
             Err(error) => {
                 warn!("{mac}: its filter can't be set again: {}", crate::chain(&error));
-                self.want_of_filter(index);
+                self.revoke_if_unfiltered(index);
             }
         }
     }
 
-    /// Tells that an interface's filter is not in force, once until it is set again.
+    /// Logs and records that an interface's filter is not in force; once until it is set again.
     fn filter_is_lost(&mut self, index: usize, why: &str) {
         let interface = &mut self.interfaces[index].interface;
-        interface.lasting.filter_seen = None;
-        if !std::mem::replace(&mut interface.lasting.filter_lost, true) {
+        interface.resources.filter_seen = None;
+        if !std::mem::replace(&mut interface.resources.filter_lost, true) {
             warn!("{}: its filter is not in force: {why}", interface.mac);
             self.post_filter(index, Outcome::Failed);
         }
     }
 
-    /// Revokes an interface whose filter can't be set, where that is asked for.
-    fn want_of_filter(&mut self, index: usize) {
+    /// Revokes an interface whose filter can't be set, with `--revoke-unfiltered`.
+    fn revoke_if_unfiltered(&mut self, index: usize) {
         if self.revoke_unfiltered {
             self.revoke_for(index, "its filter can't be set");
         }
@@ -298,7 +303,7 @@ impl Driver {
             return;
         }
         let (mac, id) = (interface.mac, interface.id.clone());
-        self.overtake(&id);
+        self.cancel_detach(&id);
         match self.release(index, true, None) {
             Ok(_) => warn!("{mac}: revoked: {why}"),
             Err(error) => warn!("{mac}: {error}"),
@@ -306,27 +311,29 @@ impl Driver {
         self.publish();
     }
 
-    /// When to look again though nothing is announced; none where all is announced, and all filters are in force.
-    pub(super) fn next_look(&self) -> Option<Duration> {
-        let left = LOOK_INTERVAL.saturating_sub(self.looked_at.elapsed());
-        let lacks = self.interfaces.iter().any(|plugged| plugged.interface.lasting.lacks_filter());
+    /// The time until the next periodic check; `None` if the kernel notifies of everything, and all
+    /// filters are in force.
+    pub(super) fn next_check(&self) -> Option<Duration> {
+        let left = CHECK_INTERVAL.saturating_sub(self.last_check.elapsed());
+        let lacks = self.interfaces.iter().any(|attached| attached.interface.resources.lacks_filter());
         let wanted = lacks || (0..self.interfaces.len()).any(|index| self.is_unannounced(index));
         wanted.then_some(left)
     }
 
-    /// Whether the kernel does not announce that an interface's devices are given up: a tap of ours goes with them.
+    /// Whether the kernel does not notify of the release of an interface's devices. It does for a
+    /// tap of ours, which goes with them.
     fn is_unannounced(&self, index: usize) -> bool {
         let interface = &self.interfaces[index].interface;
-        let announced =
-            self.host.changes.is_some() && interface.lasting.link.as_ref().is_some_and(HostLink::is_own_tap);
-        // So is the last close of each, where the kernel tells last closes.
+        let announced = self.host.changes.is_some()
+            && interface.resources.link.as_ref().is_some_and(HostLink::is_own_tap);
+        // It also does where it reports last closes.
         let is_told = |device| self.host.last_close(device) == Some(LastClose::Awaited);
         !interface.devices.is_empty() && !announced && !interface.devices.iter().all(is_told)
     }
 
-    /// Looks at the interfaces of which the kernel has told a last close that nobody waited for.
-    pub(super) fn look_at_last_closes(&mut self) {
-        if !self.host.hears_last_close() {
+    /// Checks the interfaces of which the kernel has reported an unexpected last close.
+    pub(super) fn check_last_closes(&mut self) {
+        if !self.host.take_last_closes() {
             return;
         }
         for index in (0..self.interfaces.len()).rev() {
@@ -334,51 +341,51 @@ impl Driver {
                 device.file.is_some() && self.host.last_close(device) != Some(LastClose::Awaited)
             };
             if self.interfaces[index].interface.devices.iter().any(is_closed) {
-                self.given_up_unasked(index, Some(self.looked));
+                self.record_unrequested_release(index, Some(self.last_check_time));
             }
         }
     }
 
-    /// Closes the account of devices that QEMU gave up without us: its user has a monitor, too, and may delete a netdev
-    /// there.
-    pub(super) fn look_at_devices(&mut self) {
-        self.look_at_changes();
-        self.look_at_last_closes();
-        self.take_events(EVENTS);
+    /// Finds and records devices that QEMU has released without a request: the user may have a
+    /// monitor, too, and delete a netdev there.
+    pub(super) fn check_devices(&mut self) {
+        self.check_changes();
+        self.check_last_closes();
+        self.take_events(MAX_EVENTS_PER_TURN);
         for index in (0..self.interfaces.len()).rev() {
             if self.is_unannounced(index) {
-                self.given_up_unasked(index, Some(self.looked));
+                self.record_unrequested_release(index, Some(self.last_check_time));
             }
         }
         // A filter that could not be set may be set by now.
-        let lacking = |plugged: &Plugged| {
-            let lasting = &plugged.interface.lasting;
-            lasting.link.as_ref().filter(|_| lasting.lacks_filter()).map(HostLink::index)
+        let lacking = |attached: &AttachedInterface| {
+            let resources = &attached.interface.resources;
+            resources.link.as_ref().filter(|_| resources.lacks_filter()).map(HostLink::index)
         };
         let links: Vec<_> = self.interfaces.iter().filter_map(lacking).collect();
-        self.look_at_links(&Changed { links, ..Changed::default() }, Some(self.looked));
-        (self.looked_at, self.looked) = (Instant::now(), Timestamp::now());
+        self.check_links(&Changed { links, ..Changed::default() }, Some(self.last_check_time));
+        (self.last_check, self.last_check_time) = (Instant::now(), Timestamp::now());
     }
 
-    /// The same of one interface; whether all of its devices are given up. They were held at `since`; without it they
-    /// are given up just now.
-    fn given_up_unasked(&mut self, index: usize, since: Option<Timestamp>) -> bool {
-        let plugged = &self.interfaces[index];
-        if plugged.interface.devices.is_empty() || !self.qemu.id.is_alive() {
+    /// Checks one interface for released devices, and records them; returns whether all are
+    /// released. They were held at `since`; `None` means that they were released just now.
+    fn record_unrequested_release(&mut self, index: usize, since: Option<Timestamp>) -> bool {
+        let attached = &self.interfaces[index];
+        if attached.interface.devices.is_empty() || !self.qemu.id.is_alive() {
             return false;
         }
         let begun = Timestamp::now();
-        let shown = self.look(index, false, Duration::ZERO);
-        // At its end it closes one after the other, and all of it is accounted for together.
+        let shown = self.check_released(index, false, Duration::ZERO);
+        // An ending QEMU closes its devices one by one; `end` records them together.
         if shown.iter().all(|shown| shown.is_held()) || self.is_ending() {
             return false;
         }
-        // One that said SHUTDOWN and stays was waited for.
+        // QEMU emitted SHUTDOWN and did not end: the wait has taken time.
         let since = since.or(self.shutdown.map(|_| begun));
-        let plugged = &mut self.interfaces[index];
-        let interface = &mut plugged.interface;
+        let attached = &mut self.interfaces[index];
+        let interface = &mut attached.interface;
         let mac = interface.mac;
-        let (kept, over) = handover::part(std::mem::take(&mut interface.devices), shown);
+        let (kept, over) = handover::partition(std::mem::take(&mut interface.devices), shown);
         interface.devices = kept;
         let count = crate::descriptors(over.len());
         match over.iter().find_map(|device| device.doubt) {
@@ -387,19 +394,19 @@ impl Driver {
         }
         let all = interface.devices.is_empty();
         if all {
-            self.host.undo(mac, &mut interface.lasting);
+            self.host.undo(mac, &mut interface.resources);
         }
-        let ended = (all && !plugged.nic).then_some(interface.key);
-        let posting = match since {
-            None => Posting::default().closes(&self.account, &over),
-            Some(since) => Posting::default().closes_unseen(&self.account, &over, since),
+        let ended = (all && !attached.nic).then_some(interface.key);
+        let batch = match since {
+            None => LedgerBatch::default().close_devices(&self.account, &over),
+            Some(since) => LedgerBatch::default().close_devices_unseen(&self.account, &over, since),
         };
-        said(self.account.post(posting.over(ended)));
+        log_error(self.account.post(batch.end_interfaces(ended)));
         if all {
-            match plugged.state {
-                // Whoever asked the guest hears of it when the NIC goes.
+            match attached.state {
+                // The client of the detach gets its answer when the NIC is unplugged.
                 PlugState::Unplugging { .. } => {}
-                _ if plugged.nic => plugged.state = PlugState::Revoked,
+                _ if attached.nic => attached.state = PlugState::Revoked,
                 _ => self.remove(index),
             }
             self.publish();
@@ -409,7 +416,7 @@ impl Driver {
 
     /// Whether QEMU is about to end: it closes its netdevs before its process exits.
     fn is_ending(&self) -> bool {
-        // With the user's own -no-shutdown it says so, and stays.
+        // With the user's own -no-shutdown QEMU emits SHUTDOWN and does not end.
         is_exiting(self.qemu.id)
             || (self.shutdown.is_some() && self.qemu.pidfd.wait_exit(END_GRACE).is_ok_and(|ended| ended))
     }
@@ -426,6 +433,6 @@ impl Driver {
         let interface = &self.interfaces[index].interface;
         let Some(device) = interface.devices.first() else { return };
         let record = self.account.record(event(interface.mac, device.device.clone()), outcome, None);
-        said(self.account.post(Posting::default().says(record)));
+        log_error(self.account.post(LedgerBatch::default().record(record)));
     }
 }

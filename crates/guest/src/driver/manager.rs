@@ -1,18 +1,18 @@
-//! What the service manager above a driver is told of its guest, where there is one.
+//! Notifies the service manager, if there is one, of a driver's guest.
 
 use std::time::{Duration, Instant};
 
-use super::{Driver, Pending, QUIT};
+use super::{Driver, Pending, QUIT_TIMEOUT};
 use crate::request::OnTimeout;
 use crate::service_manager::ServiceManager;
 
-/// What a stop may take beyond the guest's patience and QEMU's: filters, links, the account.
-const CLOSING: Duration = Duration::from_secs(60);
+/// Time for filters, links and the account after the guest's and QEMU's own timeouts.
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The service manager.
+/// Notifies the service manager of one guest.
 pub(super) struct Manager {
     manager: ServiceManager,
-    /// The end of the stop that it was told of.
+    /// The deadline of the stop that was last sent.
     deadline: Option<Instant>,
 }
 
@@ -21,34 +21,34 @@ impl Manager {
         Self { manager: ServiceManager::of_environment(), deadline: None }
     }
 
-    /// Says that the driver is alive, when it is time to. Only the driver's own loop says so.
+    /// Sends the watchdog ping when it is due. Only the driver's own loop calls this.
     pub(super) fn ping(&mut self) {
         self.manager.ping();
     }
 
-    /// How long the driver may sleep.
+    /// How long the driver may sleep until the next ping is due.
     pub(super) fn next_ping(&self) -> Option<Duration> {
         self.manager.next_ping()
     }
 
-    /// Says what the guest is like now, once.
-    pub(super) fn look_at(&mut self, driver: &Driver) {
+    /// Sends the guest's status and the deadline of its stop, if they have changed.
+    pub(super) fn update(&mut self, driver: &Driver) {
         self.manager.status(status(driver));
         let deadline = forced_at(driver);
         if let Some(deadline) = deadline.filter(|_| deadline != self.deadline) {
-            // The guest's own patience decides, not the unit's TimeoutStopSec.
-            let left = deadline.saturating_duration_since(Instant::now()) + QUIT + CLOSING;
-            if self.manager.tell(&format!("EXTEND_TIMEOUT_USEC={}", left.as_micros())).is_err() {
+            // The guest's own timeout decides, not the unit's TimeoutStopSec.
+            let left = deadline.saturating_duration_since(Instant::now()) + QUIT_TIMEOUT + CLEANUP_TIMEOUT;
+            if self.manager.notify(&format!("EXTEND_TIMEOUT_USEC={}", left.as_micros())).is_err() {
                 return;
             }
         }
         self.deadline = deadline;
     }
 
-    /// Says that the guest has ended. Not said of a guest that is only asked to: it may refuse, and the service manager
-    /// would end us.
+    /// Sends that the guest has ended. Not while the guest is only asked to stop: it may refuse,
+    /// and the service manager would kill us.
     pub(super) fn stopping(&self) {
-        let _ = self.manager.tell("STOPPING=1\nSTATUS=The guest has ended");
+        let _ = self.manager.notify("STOPPING=1\nSTATUS=The guest has ended");
     }
 }
 
@@ -61,12 +61,12 @@ fn status(driver: &Driver) -> String {
     };
     let (name, pid) = (&driver.account.guest().name, driver.qemu_pid());
     let nics = driver.interfaces.len();
-    let held = driver.interfaces.iter().map(|plugged| plugged.interface.devices.len()).sum();
+    let held = driver.interfaces.iter().map(|attached| attached.interface.devices.len()).sum();
     let (s, held) = (if nics == 1 { "" } else { "s" }, crate::descriptors(held));
     format!("{name} {does}, QEMU has pid {pid}: {nics} interface{s}, {held} held")
 }
 
-/// When a stop that waits turns into force, if it does.
+/// When a pending stop becomes a forced one, if it does.
 fn forced_at(driver: &Driver) -> Option<Instant> {
     let Some(Pending::Stop(waits)) = &driver.pending else { return None };
     waits.iter().filter(|wait| wait.then == OnTimeout::Force).map(|wait| wait.deadline).min()

@@ -11,13 +11,14 @@
 //!                         Unplugging        stop ────────▶ Stopping ┘
 //! ```
 //!
-//! Happy path: devices are opened, entered in the books, handed to QEMU, seen there by kcmp(2);
-//! then the driver waits in one poll(2) for QEMU's events, QEMU's end and requests, and does one
-//! request at a time. A stop is taken at any time, and ends an unplug that waits.
+//! Happy path: the driver opens devices, records the opens, passes the descriptors to QEMU, and
+//! verifies with kcmp(2) that QEMU holds them. Then it waits in one poll(2) for QEMU's events,
+//! QEMU's end and requests, and carries out one request at a time. It takes a stop at any time, and
+//! a stop ends a pending unplug.
 //!
-//! Failures: what a step did is undone beside it, and what can't be undone is on record as still
-//! held. A monitor that fails leaves the guest running and its devices held; only requests that
-//! need it fail. QEMU's end, however it comes, closes every device's account.
+//! Failures: each step undoes what it did, and records as still held what it can't undo. When the
+//! monitor fails, the guest runs on with its devices; only requests that need the monitor fail.
+//! When QEMU ends, in whatever way, all its devices are closed in the account.
 
 mod adopt;
 mod attach;
@@ -48,84 +49,86 @@ use crate::account::{Account, AccountError, AuditMode};
 use crate::host::Host;
 use crate::interface::Interface;
 use crate::qemu::CommandLine;
-use crate::request::{Failure, HeldDevice, Inbox, InterfaceInfo, OnTimeout, Reply, Request};
+use crate::request::{Failure, Inbox, OnTimeout, Reply, Request};
 use crate::run_dir::Dirs;
 use crate::spec::NicSpec;
+use crate::state::{GuestState, HeldDevice, InterfaceInfo, InterfaceState};
 
 pub use adopt::{AdoptError, AdoptOptions};
 pub(crate) use adopt::{check_callers, orphan};
-pub(crate) use qemu::end_process;
+pub(crate) use qemu::kill_process;
 pub use start::StartError;
 
 /// How long QEMU may take to answer one command of its monitor.
-const ANSWER: Duration = Duration::from_secs(10);
+const MONITOR_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the step of a revocation has noted: a release with the NIC still plugged.
-pub(crate) const REVOKE: &str = "revoke";
+/// The detail of the step of a revocation: a release with the NIC still plugged.
+pub(crate) const REVOKE_STEP: &str = "revoke";
 
 /// How long QEMU may take to end after `quit`, before it is killed.
-const QUIT: Duration = Duration::from_secs(5);
+const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long nothing is to happen until the code that the last work took is given back.
-const REST: Duration = Duration::from_secs(1);
+/// How long the driver must be idle before it releases the pages of code that it has used.
+const IDLE_BEFORE_TRIM: Duration = Duration::from_secs(1);
 
-/// How many events are taken between two looks at requests: a QEMU that floods us with events
-/// must not keep its devices by that.
-const EVENTS: usize = 64;
+/// Events of QEMU that are handled before the next request: a QEMU that floods us with events must
+/// not delay its own revocation.
+const MAX_EVENTS_PER_TURN: usize = 64;
 
-/// What a guest is started with.
+/// The configuration that a guest is started with.
 #[derive(Debug)]
 pub struct Options {
-    /// Who it is.
+    /// Its name and uuid.
     pub guest: GuestId,
     /// Its interfaces.
     pub nics: Vec<NicSpec>,
     /// QEMU's program and the user's own arguments, checked.
     pub command: CommandLine,
-    /// As whom QEMU runs; as us when `None`.
+    /// The user that QEMU runs as; `None` for our own.
     pub user: Option<Credentials>,
-    /// QEMU's own `/dev`; the host's when `None`.
+    /// QEMU's own `/dev`; `None` for the host's.
     pub dev: Option<PrivateDev>,
     /// QEMU's whole environment.
     pub environment: Vec<(OsString, OsString)>,
     /// QEMU's resource limits.
     pub limits: Vec<Limit>,
-    /// How much the kernel's audit is asked for.
+    /// Whether records go to the kernel's audit.
     pub audit: AuditMode,
-    /// Where things lie.
+    /// The state and the run directory.
     pub dirs: Dirs,
-    /// The nft program, where it is not the system's.
+    /// Path of the nft program; `None` for the system's.
     pub nft: Option<PathBuf>,
-    /// Add QEMU's sandbox, unless the user's own arguments say something of it.
+    /// Add QEMU's sandbox, unless the user's own arguments have -sandbox.
     pub sandbox: bool,
-    /// How many free ports for later hot-plug, where the machine needs them.
+    /// Free ports for hot-plug, where the machine needs them.
     pub hotplug_ports: u8,
     /// Users who may call the API, besides root and our own.
     pub allow: Vec<u32>,
-    /// Revoke an interface whose filter is not in force any more and can't be set again.
+    /// Revoke an interface whose filter was lost and can't be set again.
     pub revoke_unfiltered: bool,
-    /// Have the kernel tell last closes by BPF, where it may be asked.
+    /// Have the kernel report last closes by BPF, if possible.
     pub bpf: bool,
 }
 
 /// How a guest ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// QEMU's own; of a QEMU that was adopted it can't be seen.
+    /// QEMU's exit status; `None` for an adopted QEMU, which is not our child.
     pub status: Option<ExitStatus>,
-    /// `shutdown`, `destroyed` or `crashed`; `unknown` where nothing was heard of it.
+    /// `shutdown`, `destroyed` or `crashed`; `unknown` where QEMU's monitor had failed.
     pub reason: Reason,
-    /// Why the account could not be closed, if so.
+    /// Whether the account was closed.
     pub account: Result<(), AccountError>,
-    /// Who asked for the stop and waits for it.
+    /// The clients that wait for the stop.
     stopped: Vec<Reply<()>>,
 }
 
 impl Ended {
-    /// Answers who waits for the stop: once its name is free, and nothing of it is left.
+    /// Answers the clients that wait for the stop. To be called once the guest's name can be
+    /// reused.
     pub(crate) fn answer(&mut self) {
         for reply in self.stopped.drain(..) {
-            answered(reply.send(match &self.account {
+            log_if_client_gone(reply.send(match &self.account {
                 Ok(()) => Ok(()),
                 Err(error) => Err(Failure::Failed(format!(
                     "The guest has ended, but its account could not be closed: {}",
@@ -136,52 +139,53 @@ impl Ended {
     }
 }
 
-/// An interface as its guest has it now.
+/// An interface of the running guest.
 #[derive(Debug)]
-struct Plugged {
+struct AttachedInterface {
     interface: Interface,
     state: PlugState,
-    /// The NIC is there in QEMU, with or without its devices.
+    /// The NIC is plugged in QEMU, with or without its devices.
     nic: bool,
     since: Timestamp,
     mac_changes: guard::MacChanges,
 }
 
-/// How an interface stands with QEMU.
+/// The driver's state of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PlugState {
     /// QEMU holds its devices.
     Held,
-    /// As `Held`, and the guest was asked to let go of the NIC.
+    /// As `Held`, and the guest was asked to release the NIC.
     Unplugging {
-        /// Its intent, where it could be noted.
+        /// The intent of the release, if the ledger has it.
         step: Option<StepKey>,
     },
-    /// Its devices are gone, but the NIC is still plugged.
+    /// Its devices are released, but the NIC is still plugged.
     Revoked,
-    /// A failed attach left QEMU holding some of its devices.
+    /// QEMU holds some of its devices after a failed attach or release.
     Kept,
 }
 
 impl PlugState {
-    fn as_str(self) -> &'static str {
+    /// The state that clients see.
+    fn shown(self) -> InterfaceState {
         match self {
-            Self::Held => "held",
-            Self::Unplugging { .. } => "unplugging",
-            Self::Revoked => "revoked",
-            Self::Kept => "kept",
+            Self::Held => InterfaceState::Held,
+            Self::Unplugging { .. } => InterfaceState::Unplugging,
+            Self::Revoked => InterfaceState::Revoked,
+            Self::Kept => InterfaceState::Kept,
         }
     }
 }
 
-/// What waits for the guest.
+/// A request that waits for the guest.
 #[derive(Debug)]
 enum Pending {
     Detach { id: String, deadline: Instant, requester: Option<Requester>, reply: Reply<InterfaceInfo> },
     Stop(Vec<StopWait>),
 }
 
-/// One who waits for the guest's stop; each with a patience of its own.
+/// A client that waits for the guest's stop, with its own deadline.
 #[derive(Debug)]
 struct StopWait {
     deadline: Instant,
@@ -197,7 +201,7 @@ impl Pending {
         }
     }
 
-    /// Does it wait for the guest to let go of the NIC with this id?
+    /// Whether it waits for the guest to release the NIC with this id.
     fn is_detach_of(&self, nic: &str) -> bool {
         matches!(self, Self::Detach { id, .. } if id == nic)
     }
@@ -210,36 +214,37 @@ pub(crate) struct Driver {
     host: Host,
     qemu: qemu::Qemu,
     inbox: Inbox,
-    interfaces: Vec<Plugged>,
+    interfaces: Vec<AttachedInterface>,
     ports: Vec<Port>,
     pending: Option<Pending>,
-    /// The guest's processors don't run.
+    /// The guest's virtual CPUs don't run.
     paused: bool,
-    /// We ended QEMU.
+    /// We forced QEMU to end.
     forced: bool,
     /// The intent to stop the guest.
     stop: Option<StepKey>,
-    /// Who asked for the stop.
+    /// The client that requested the stop.
     stopped_by: Option<Requester>,
-    /// QEMU's own word for its end.
+    /// The reason in QEMU's SHUTDOWN event.
     shutdown: Option<Shutdown>,
-    /// When what QEMU holds was looked at, by the clock that never jumps and by the one that records have.
-    looked_at: Instant,
-    looked: Timestamp,
-    /// Since when the kernel's announcements may wait to be heard; none when one of them ended a sleep.
-    unheard_since: Option<Timestamp>,
-    /// Take an interface's devices when its filter can't be set again.
+    /// When the devices that QEMU holds were last checked, by the monotonic and by the wall clock.
+    last_check: Instant,
+    last_check_time: Timestamp,
+    /// Since when notifications of the kernel may be unread; `None` when one of them has just ended
+    /// a sleep.
+    unread_since: Option<Timestamp>,
+    /// Revoke an interface whose filter can't be set again.
     revoke_unfiltered: bool,
 }
 
-/// A pcie-root-port that we put there.
+/// A pcie-root-port that taptrail added.
 #[derive(Debug)]
 struct Port {
     name: String,
     taken: bool,
 }
 
-/// What QEMU's SHUTDOWN event said.
+/// The reason in QEMU's SHUTDOWN event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shutdown {
     ByGuest,
@@ -247,29 +252,30 @@ enum Shutdown {
     Panic,
 }
 
-/// The claimed guest: what `run` needs besides the options.
+/// The socket of QEMU's monitor.
 #[derive(Debug)]
-pub(crate) struct Place {
-    /// Where QEMU's monitor listens.
-    pub(crate) monitor: std::os::unix::net::UnixListener,
+pub(crate) struct MonitorSocket {
+    /// The listening socket, which QEMU inherits.
+    pub(crate) listener: std::os::unix::net::UnixListener,
     /// Its path.
-    pub(crate) monitor_path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 /// Starts the guest and drives it until it ends. `ready` is called once QEMU runs it.
 pub(crate) fn run(
     options: Options,
-    place: Place,
+    socket: MonitorSocket,
     inbox: &Inbox,
     ready: impl FnOnce(&Driver),
 ) -> Result<Ended, StartError> {
-    let mut driver = start::start(options, place, inbox)?;
-    driver.look_at_all();
+    let mut driver = start::start(options, socket, inbox)?;
+    driver.check_all_links();
     ready(&driver);
     Ok(driver.serve())
 }
 
-/// Takes up a guest that runs without a supervisor, and drives it until it ends. `ready` is called once that is done.
+/// Adopts a guest that runs without a supervisor, and drives it until it ends. `ready` is called
+/// once it is adopted.
 pub(crate) fn adopt(
     options: &AdoptOptions,
     monitor: &Path,
@@ -277,7 +283,7 @@ pub(crate) fn adopt(
     ready: impl FnOnce(&Driver),
 ) -> Result<Ended, AdoptError> {
     let mut driver = adopt::adopt(options, monitor, inbox)?;
-    driver.look_at_all();
+    driver.check_all_links();
     ready(&driver);
     Ok(driver.serve())
 }
@@ -294,44 +300,45 @@ impl Driver {
     }
 
     fn serve(mut self) -> Ended {
-        // Whether what the last work took has been given back since.
-        let mut shed = false;
+        // Whether the pages of code were released since the last work.
+        let mut trimmed = false;
         let mut manager = manager::Manager::new();
         loop {
             manager.ping();
-            self.look_at_changes();
-            self.look_at_last_closes();
-            if self.next_look().is_some_and(|left| left.is_zero()) {
-                self.look_at_devices();
+            self.check_changes();
+            self.check_last_closes();
+            if self.next_check().is_some_and(|left| left.is_zero()) {
+                self.check_devices();
             }
-            let more = self.take_events(EVENTS);
+            let more = self.take_events(MAX_EVENTS_PER_TURN);
             self.expire();
             if let Some(exit) = self.qemu.ended() {
                 manager.stopping();
                 return self.end(exit);
             }
-            // A request's commands may have read events along: they come before any sleep.
+            // The monitor may have read events together with a command's answer: they are handled
+            // before any sleep.
             if self.take_request() || more {
-                shed = false;
+                trimmed = false;
                 continue;
             }
             self.publish();
-            manager.look_at(&self);
-            let at_most = if shed { None } else { Some(REST) };
-            let at_most = manager.next_ping().into_iter().chain(at_most).chain(self.next_look()).min();
+            manager.update(&self);
+            let at_most = if trimmed { None } else { Some(IDLE_BEFORE_TRIM) };
+            let at_most = manager.next_ping().into_iter().chain(at_most).chain(self.next_check()).min();
             let quiet = self.wait(at_most);
             if quiet
-                && !shed
+                && !trimmed
                 && let Err(error) = release_text_pages()
             {
                 debug!("code stays mapped: {error}");
             }
-            shed = quiet;
+            trimmed = quiet;
         }
     }
 
-    /// Does the next request. While one waits for the guest, only a stop is taken, or a revocation
-    /// while that is no stop.
+    /// Carries out the next request. While a detach waits for the guest, only stops and revocations
+    /// are taken; while a stop waits, only stops.
     fn take_request(&mut self) -> bool {
         let request = match &self.pending {
             None => self.inbox.next(|_| true),
@@ -346,9 +353,9 @@ impl Driver {
                 let begun = Instant::now();
                 let answer = self.attach(*spec, requester);
                 debug!("attach took {:?} from request to proof", begun.elapsed());
-                // Who sees the answer sees its effect.
+                // Published first: a client that has its answer must see the effect.
                 self.publish();
-                answered(reply.send(answer));
+                log_if_client_gone(reply.send(answer));
             }
             Some(Request::Detach { mac, patience, requester, reply }) => {
                 self.detach(mac, patience, requester, reply);
@@ -361,7 +368,7 @@ impl Driver {
         true
     }
 
-    /// Takes up to `most` of QEMU's events; are there more?
+    /// Handles up to `most` of QEMU's events; returns whether there may be more.
     fn take_events(&mut self, most: usize) -> bool {
         for _ in 0..most {
             match self.qemu.monitor.pending_event() {
@@ -395,7 +402,7 @@ impl Driver {
         }
     }
 
-    /// Ends what has waited long enough.
+    /// Ends a pending request whose deadline has passed.
     fn expire(&mut self) {
         let now = Instant::now();
         if self.pending.as_ref().and_then(Pending::deadline).is_none_or(|deadline| deadline > now) {
@@ -403,14 +410,15 @@ impl Driver {
         }
         match self.pending.take() {
             Some(Pending::Detach { id, requester, reply, .. }) => {
-                self.unplug_failed(&id, requester, Unanswered::TimedOut, reply);
+                self.unplug_failed(&id, requester, UnplugFailure::TimedOut, reply);
             }
             Some(Pending::Stop(waits)) => self.stop_timed_out(waits, now),
             None => {}
         }
     }
 
-    /// Sleeps until there is something to do, or for so long: then it is true that nothing came.
+    /// Sleeps until there is something to do, or for at most `at_most`; returns true if that time
+    /// has passed.
     fn wait(&mut self, at_most: Option<Duration>) -> bool {
         const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         let deadline = self.pending.as_ref().and_then(Pending::deadline);
@@ -424,40 +432,40 @@ impl Driver {
         });
         let announced_by = self.host.changes.iter().flat_map(Changes::descriptors).count();
         let mut fds: Vec<PollFd<'_>> =
-            self.awaited().into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
-        // Heard while a link was looked for.
+            self.wait_fds().into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        // Read while a link was looked up.
         if self.host.changes.as_ref().is_some_and(Changes::is_waiting) {
             return false;
         }
-        // EINTR and the like: the loop looks at everything again anyway.
+        // After EINTR and the like the loop checks everything again anyway.
         if poll(&mut fds, Some(&NOW)) != Ok(0) {
             return false;
         }
-        // What the kernel announces from here on ends the sleep, and is heard at once.
+        // Notifications of the kernel that come from here on end the sleep, and are read at once.
         let quiet = poll(&mut fds, timeout.as_ref()) == Ok(0);
         let announced = fds.iter().rev().take(announced_by).any(|fd| !fd.revents().is_empty());
-        self.unheard_since = (!announced).then(Timestamp::now);
+        self.unread_since = (!announced).then(Timestamp::now);
         quiet
     }
 
-    /// What ends a sleep; the kernel's announcements stand last.
-    fn awaited(&self) -> Vec<BorrowedFd<'_>> {
+    /// The descriptors that end a sleep; those of the kernel's notifications come last.
+    fn wait_fds(&self) -> Vec<BorrowedFd<'_>> {
         let mut fds = vec![self.inbox.wake_fd(), self.qemu.pidfd.as_fd()];
         if self.qemu.monitor.poisoned().is_none() {
             fds.push(self.qemu.monitor.as_fd());
         }
         fds.extend(self.host.changes.iter().flat_map(Changes::descriptors));
-        fds.extend(self.host.awaited());
+        fds.extend(self.host.close_events_fd());
         fds
     }
 
-    /// Shows clients what the guest is like now.
+    /// Publishes the guest's current state.
     fn publish(&self) {
-        let interfaces: Vec<_> = self.interfaces.iter().map(Plugged::info).collect();
+        let interfaces: Vec<_> = self.interfaces.iter().map(AttachedInterface::info).collect();
         let state = match self.pending {
-            Some(Pending::Stop(_)) => "stopping",
-            _ if self.paused => "paused",
-            _ => "running",
+            Some(Pending::Stop(_)) => GuestState::Stopping,
+            _ if self.paused => GuestState::Paused,
+            _ => GuestState::Running,
         };
         self.inbox.publish(|snapshot| {
             snapshot.state = state;
@@ -465,11 +473,11 @@ impl Driver {
         });
     }
 
-    /// The interface of this MAC for which QEMU holds devices.
+    /// The index of the interface with this MAC for which QEMU holds devices.
     fn holder(&self, mac: MacAddr) -> Option<usize> {
         self.interfaces
             .iter()
-            .position(|plugged| plugged.interface.mac == mac && plugged.state != PlugState::Revoked)
+            .position(|attached| attached.interface.mac == mac && attached.state != PlugState::Revoked)
     }
 
     fn port_named(&self, name: Option<&str>) -> Option<usize> {
@@ -483,16 +491,16 @@ impl Driver {
     }
 }
 
-/// Why an unplug did not happen.
+/// Why an unplug failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unanswered {
+enum UnplugFailure {
     TimedOut,
     Refused,
     Stopping,
     Revoked,
 }
 
-impl Plugged {
+impl AttachedInterface {
     fn new(interface: Interface) -> Self {
         Self {
             interface,
@@ -509,7 +517,7 @@ impl Plugged {
             mac: interface.mac,
             spec: interface.spec.clone(),
             ifname: interface.ifname.to_string(),
-            state: self.state.as_str(),
+            state: self.state.shown(),
             since: self.since,
             devices: interface
                 .devices
@@ -525,15 +533,15 @@ impl Plugged {
     }
 }
 
-/// A client that does not wait for its answer any more is no concern of the guest's.
-fn answered<T>(sent: Result<(), T>) {
+/// Logs that a client has left before its answer.
+fn log_if_client_gone<T>(sent: Result<(), T>) {
     if sent.is_err() {
         info!("a client left before its answer");
     }
 }
 
-/// Says an error of the account that nothing waits for.
-fn said(result: Result<(), AccountError>) {
+/// Logs an error of the account where no client gets it.
+fn log_error(result: Result<(), AccountError>) {
     if let Err(error) = result {
         warn!("{}", crate::chain(&error));
     }

@@ -11,20 +11,20 @@ use taptrail_kernel::proc::{PidFd, ProcessId, Signal, children};
 use taptrail_qmp::{Monitor, QmpError};
 use tracing::warn;
 
-use super::QUIT;
+use super::QUIT_TIMEOUT;
 use crate::request::Inbox;
 
-/// A QEMU that is there, running or ended.
+/// A QEMU process, running or ended, with its monitor.
 #[derive(Debug)]
 pub(crate) struct Qemu {
-    /// None of one that another supervisor started.
+    /// `None` for a QEMU that another supervisor started.
     child: Option<Child>,
     pub(crate) id: ProcessId,
     pub(crate) pidfd: PidFd,
     pub(crate) monitor: Monitor,
-    complained: bool,
+    warned: bool,
     /// The monitor failed while QEMU ran.
-    deaf: bool,
+    monitor_lost: bool,
 }
 
 /// QEMU's process, before its monitor has answered.
@@ -35,18 +35,18 @@ pub(crate) struct Booting {
     pidfd: PidFd,
 }
 
-/// What came first.
+/// What happened first while waiting for the monitor's greeting.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Greeting {
-    Speaks,
+    Ready,
     Ended,
-    Asked,
+    Request,
     TimedOut,
 }
 
 impl Booting {
     pub(crate) fn of(mut child: Child) -> io::Result<Self> {
-        // A child that was not waited for keeps its pid, so neither can mean another process.
+        // A child that was not reaped keeps its pid, so both refer to it.
         let pid = child.id();
         match ProcessId::of(pid).and_then(|id| Ok((id, PidFd::open(id)?))) {
             Ok((id, pidfd)) => Ok(Self { child, id, pidfd }),
@@ -58,7 +58,8 @@ impl Booting {
         }
     }
 
-    /// Waits until the monitor speaks, QEMU ends, somebody asks for something, or it is too late.
+    /// Waits until the monitor sends its greeting, QEMU ends, a request comes, or the deadline
+    /// passes.
     pub(crate) fn await_greeting(
         &self,
         stream: &UnixStream,
@@ -86,8 +87,8 @@ impl Booting {
             }
             return Ok(match fds.each_ref().map(|fd| !fd.revents().is_empty()) {
                 [true, ..] => Greeting::Ended,
-                [_, true, _] => Greeting::Speaks,
-                _ => Greeting::Asked,
+                [_, true, _] => Greeting::Ready,
+                _ => Greeting::Request,
             });
         }
     }
@@ -98,43 +99,44 @@ impl Booting {
             id: self.id,
             pidfd: self.pidfd,
             monitor,
-            complained: false,
-            deaf: false,
+            warned: false,
+            monitor_lost: false,
         }
     }
 
-    /// Ends QEMU for good; tells how it ended.
+    /// Kills QEMU; returns its exit status.
     pub(crate) fn end(mut self) -> io::Result<ExitStatus> {
-        end_descendants(self.id.pid);
-        // Fails only when it has ended already.
+        kill_descendants(self.id.pid);
+        // Fails only if it has already ended.
         let _ = self.child.kill();
         self.child.wait()
     }
 }
 
-/// Ends a process that may be no child of ours, and waits until it is gone.
-pub(crate) fn end_process(process: ProcessId) -> io::Result<()> {
-    end_descendants(process.pid);
+/// Kills a process, which need not be our child, and waits until it has ended.
+pub(crate) fn kill_process(process: ProcessId) -> io::Result<()> {
+    kill_descendants(process.pid);
     let pidfd = match PidFd::open(process) {
         Ok(pidfd) => pidfd,
         Err(_) if !process.is_alive() => return Ok(()),
         Err(error) => return Err(error),
     };
     let _ = pidfd.send_signal(Signal::KILL);
-    if pidfd.wait_exit(QUIT)? { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
+    if pidfd.wait_exit(QUIT_TIMEOUT)? { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
 }
 
-/// Ends what a wrapper has started: it holds the devices, too, and goes first, while it can be found.
-fn end_descendants(pid: u32) {
+/// Kills the descendants of a wrapper: they hold the devices, too, and can be found only while the
+/// wrapper runs.
+fn kill_descendants(pid: u32) {
     for child in descendants(pid) {
         if let Ok(pidfd) = ProcessId::of(child).and_then(PidFd::open) {
             let _ = pidfd.send_signal(Signal::KILL);
-            let _ = pidfd.wait_exit(QUIT);
+            let _ = pidfd.wait_exit(QUIT_TIMEOUT);
         }
     }
 }
 
-/// The children of a process and theirs, the eldest last.
+/// All descendants of a process, each before its parent.
 fn descendants(pid: u32) -> Vec<u32> {
     let mut all = Vec::new();
     for child in children(pid).unwrap_or_default() {
@@ -144,11 +146,11 @@ fn descendants(pid: u32) -> Vec<u32> {
     all
 }
 
-/// How QEMU ended, as far as it can be seen.
+/// How QEMU ended.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Exit {
     Seen(ExitStatus),
-    /// Only a parent is told.
+    /// QEMU is not our child: its exit status is not known.
     Unseen,
 }
 
@@ -164,7 +166,7 @@ impl Exit {
 impl Qemu {
     /// A QEMU that another supervisor started.
     pub(crate) fn adopted(id: ProcessId, pidfd: PidFd, monitor: Monitor) -> Self {
-        Self { child: None, id, pidfd, monitor, complained: false, deaf: false }
+        Self { child: None, id, pidfd, monitor, warned: false, monitor_lost: false }
     }
 
     /// How QEMU ended, if it has.
@@ -175,34 +177,34 @@ impl Qemu {
         }
     }
 
-    /// Its monitor was of use to the end.
-    pub(crate) fn was_heard(&self) -> bool {
-        !self.deaf
+    /// Whether its monitor worked until QEMU's end.
+    pub(crate) fn monitor_worked(&self) -> bool {
+        !self.monitor_lost
     }
 
     pub(crate) fn kill(&self) {
-        // Fails only when it has ended already.
+        // Fails only if it has already ended.
         let _ = self.pidfd.send_signal(Signal::KILL);
     }
 
-    /// Says once that the monitor is of no more use.
+    /// Logs once that the monitor can't be used any more.
     pub(crate) fn monitor_failed(&mut self, error: &QmpError) {
-        if !self.complained {
-            self.complained = true;
-            // At QEMU's end its monitor closes first, which is no news; and what made it useless before
-            // was said by who met it.
+        if !self.warned {
+            self.warned = true;
+            // At QEMU's end its monitor closes first, which is expected; and an error that poisoned
+            // it was reported with its command.
             if !matches!(error, QmpError::Closed | QmpError::Poisoned { .. }) {
-                self.deaf = true;
+                self.monitor_lost = true;
                 warn!("the guest runs on without its monitor: {}", crate::chain(error));
             }
         }
     }
 
-    /// Ends a QEMU for good that we started.
+    /// Kills QEMU.
     pub(crate) fn end(self) -> io::Result<()> {
         match self.child {
             Some(child) => Booting { child, id: self.id, pidfd: self.pidfd }.end().map(drop),
-            None => end_process(self.id),
+            None => kill_process(self.id),
         }
     }
 }

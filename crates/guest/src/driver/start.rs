@@ -1,4 +1,4 @@
-//! From options to a guest that runs: opens, hands over, proves.
+//! Starts a guest: opens its devices, passes them to QEMU, and verifies that QEMU holds them.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -17,34 +17,35 @@ use taptrail_record::{DeviceKind, Event, MacAddr, Outcome, Reason};
 use tracing::{info, warn};
 
 use super::qemu::{Booting, Greeting, Qemu};
-use super::{ANSWER, Driver, Options, Place, Plugged, Port};
-use crate::account::{Account, AccountError, OpenDevice, Posting};
-use crate::handover::{self, Counts};
+use super::{AttachedInterface, Driver, MONITOR_TIMEOUT, MonitorSocket, Options, Port};
+use crate::account::{Account, AccountError, LedgerBatch, OpenDevice};
+use crate::handover::{self, OpenFileCounts};
 use crate::host::Host;
 use crate::interface::{Interface, OpenError, Opened};
 use crate::qemu::{Additions, NicOnCommandLine, Ports};
 use crate::request::{Inbox, Reply, Request};
 use crate::spec::{NicSpec, SpecError, check_unique, random_mac};
+use crate::state::GuestState;
 
-/// How long QEMU may take until its monitor speaks: a large guest's memory is allocated first.
-const BOOT: Duration = Duration::from_secs(60);
+/// How long QEMU may take until its monitor's greeting: it first allocates the guest's memory.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A guest did not start; nothing of it is left over.
+/// A guest did not start; everything was rolled back.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The SPECs contradict each other.
     #[error("Interfaces can't be started together")]
     Spec(#[from] SpecError),
-    /// The host's links can't be asked for.
+    /// The host's links can't be listed.
     #[error("The host's network links can't be reached")]
     Links(#[from] LinkError),
-    /// The account can't be opened, or not as it must be.
+    /// The account can't be written as required.
     #[error("The guest's account can't be written")]
     Account(#[from] AccountError),
     /// An interface can't be opened.
     #[error("Interface can't be opened")]
     Open(#[from] OpenError),
-    /// No random number, no MAC.
+    /// getrandom(2) failed.
     #[error("A random MAC address can't be made")]
     Random(#[source] io::Error),
     /// The program can't be run.
@@ -55,13 +56,13 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
-    /// QEMU ended by itself; it has said why on its standard error.
+    /// QEMU ended by itself; its standard error has the reason.
     #[error("QEMU refused to start the guest: it ended with {0}")]
     Refused(std::process::ExitStatus),
-    /// QEMU's monitor is silent.
-    #[error("QEMU's monitor did not speak within {} s", BOOT.as_secs())]
+    /// QEMU's monitor sent no greeting in time.
+    #[error("QEMU's monitor did not speak within {} s", BOOT_TIMEOUT.as_secs())]
     Silent,
-    /// A stop came first.
+    /// A stop was requested meanwhile.
     #[error("Start was stopped")]
     Stopped,
     /// The monitor fails.
@@ -70,7 +71,7 @@ pub enum StartError {
     /// QEMU's descriptors can't be read.
     #[error("QEMU's descriptors can't be read")]
     Look(#[source] io::Error),
-    /// QEMU does not hold what it was given.
+    /// QEMU does not hold a device that was passed to it.
     #[error("QEMU doesn't hold {path} of interface {mac}")]
     NotHeld {
         /// The device.
@@ -96,28 +97,28 @@ pub enum StartError {
         /// The limit.
         most: usize,
     },
-    /// Rights can't be given up.
+    /// Privileges can't be dropped.
     #[error("Privileges can't be dropped")]
     Restrain(#[source] io::Error),
-    /// QEMU holds what it was not given.
+    /// QEMU holds a device that was not passed to it.
     #[error(
         "QEMU opened {path} by itself, on no record: use --nic, or take the argument that makes it do so away"
     )]
-    Stranger {
+    UnexpectedDevice {
         /// The device.
         path: String,
     },
 }
 
-/// What stands so far; rolled back as a whole.
+/// The state of a start in progress; rolled back as a whole.
 struct Attempt {
     account: Account,
     host: Host,
     interfaces: Vec<Interface>,
     admitted: Vec<Admitted>,
-    /// The interfaces begun, opened or not.
+    /// The interfaces in the ledger, opened or not.
     begun: Vec<MacAddr>,
-    /// On record as open and closed again.
+    /// Devices that are closed again, and that the ledger has as open.
     closed: Vec<OpenDevice>,
     booting: Option<Booting>,
     qemu: Option<Qemu>,
@@ -126,25 +127,25 @@ struct Attempt {
     steps: Vec<StepKey>,
     /// The grants are on record.
     granted: bool,
-    /// The user's own -S.
+    /// The user gave -S: QEMU stays paused.
     paused: bool,
-    /// Who stopped the start and waits for it.
+    /// The client that stopped the start, and waits for its answer.
     stopped: Option<Reply<()>>,
 }
 
-pub(super) fn start(options: Options, place: Place, inbox: &Inbox) -> Result<Driver, StartError> {
+pub(super) fn start(options: Options, socket: MonitorSocket, inbox: &Inbox) -> Result<Driver, StartError> {
     let wanted = ports_wanted(&options);
     if wanted > Ports::LIMIT {
         return Err(StartError::Ports { wanted, most: Ports::LIMIT });
     }
     let mut host = Host::open(options.nft.clone())?;
     if options.bpf {
-        host.ask_for_last_closes();
+        host.enable_last_closes();
     }
     let nics = complete(&options.nics, &mut host)?;
     let paused = options.command.paused;
     let mut account = Account::begin(&options.dirs.state, options.audit, options.guest.clone(), paused)?;
-    account.tell_to(inbox.events());
+    account.publish_to(inbox.events());
     let step = account.intend(Step::Start, None, &options.command.to_string());
     let mut attempt = Attempt {
         account,
@@ -163,7 +164,7 @@ pub(super) fn start(options: Options, place: Place, inbox: &Inbox) -> Result<Dri
     };
     let up = step.map_err(StartError::Account).and_then(|step| {
         attempt.steps.push(step);
-        attempt.bring_up(&options, nics, place, inbox)
+        attempt.bring_up(&options, nics, socket, inbox)
     });
     match up {
         Ok(ports) => Ok(attempt.into_driver(inbox, ports, options.revoke_unfiltered)?),
@@ -171,19 +172,19 @@ pub(super) fn start(options: Options, place: Place, inbox: &Inbox) -> Result<Dri
             let stopped = attempt.stopped.take();
             attempt.roll_back();
             if let Some(reply) = stopped {
-                super::answered(reply.send(Ok(())));
+                super::log_if_client_gone(reply.send(Ok(())));
             }
             Err(error)
         }
     }
 }
 
-/// How many ports this guest's machine is to have from us.
+/// The number of pcie-root-ports that taptrail adds.
 fn ports_wanted(options: &Options) -> usize {
     if options.command.needs_ports() { options.nics.len() + usize::from(options.hotplug_ports) } else { 0 }
 }
 
-/// Gives every interface its MAC and id; afterwards no two have the same.
+/// Gives every interface a MAC and an id, all unique.
 fn complete(specs: &[NicSpec], host: &mut Host) -> Result<Vec<(NicSpec, MacAddr, String)>, StartError> {
     let mut specs = specs.to_vec();
     for spec in &mut specs {
@@ -208,7 +209,7 @@ fn complete(specs: &[NicSpec], host: &mut Host) -> Result<Vec<(NicSpec, MacAddr,
     Ok(complete)
 }
 
-/// The first of `nic0`, `nic1` … that is not taken.
+/// The first of `nic0`, `nic1` … that is not in use.
 pub(super) fn free_id(taken: impl Fn(&str) -> bool) -> String {
     let mut number = 0_u32;
     loop {
@@ -220,7 +221,7 @@ pub(super) fn free_id(taken: impl Fn(&str) -> bool) -> String {
     }
 }
 
-/// A random MAC that is not taken.
+/// A random MAC that is not in use.
 pub(super) fn free_mac(taken: impl Fn(MacAddr) -> bool) -> io::Result<MacAddr> {
     loop {
         let mac = random_mac()?;
@@ -235,7 +236,7 @@ impl Attempt {
         &mut self,
         options: &Options,
         nics: Vec<(NicSpec, MacAddr, String)>,
-        place: Place,
+        socket: MonitorSocket,
         inbox: &Inbox,
     ) -> Result<Vec<Port>, StartError> {
         crash_point!("start::intended");
@@ -255,7 +256,7 @@ impl Attempt {
                 }
             }
         }
-        let ports = self.run_qemu(options, place, inbox)?;
+        let ports = self.run_qemu(options, socket, inbox)?;
         crash_point!("start::greeted");
         self.prove()?;
         crash_point!("start::proved");
@@ -268,22 +269,27 @@ impl Attempt {
         if let Some(qemu) = &mut self.qemu
             && !self.paused
         {
-            qemu.monitor.cont(ANSWER)?;
+            qemu.monitor.cont(MONITOR_TIMEOUT)?;
         }
         Ok(ports)
     }
 
-    /// Runs QEMU, paused, with the descriptors, and talks to its monitor.
-    fn run_qemu(&mut self, options: &Options, place: Place, inbox: &Inbox) -> Result<Vec<Port>, StartError> {
-        // Before QEMU is there, which waits for its monitor's client.
-        let monitor = |source| QmpError::Connect { path: place.monitor_path.clone(), source };
-        let stream = UnixStream::connect(&place.monitor_path).map_err(monitor)?;
-        let (ports, arguments) = self.arguments(options, place.monitor.as_fd().as_raw_fd());
+    /// Starts QEMU, paused, with the descriptors, and connects to its monitor.
+    fn run_qemu(
+        &mut self,
+        options: &Options,
+        socket: MonitorSocket,
+        inbox: &Inbox,
+    ) -> Result<Vec<Port>, StartError> {
+        // Connected before QEMU starts, as QEMU waits for its monitor's client.
+        let monitor = |source| QmpError::Connect { path: socket.path.clone(), source };
+        let stream = UnixStream::connect(&socket.path).map_err(monitor)?;
+        let (ports, arguments) = self.arguments(options, socket.listener.as_fd().as_raw_fd());
         let program = options.command.program.clone();
         let devices: Vec<&Admitted> = self.admitted.iter().collect();
         let child = spawn(SpawnRequest {
             devices: &devices,
-            monitor: Some(&place.monitor),
+            monitor: Some(&socket.listener),
             credentials: options.user.as_ref(),
             environment: Some(&options.environment),
             limits: &options.limits,
@@ -296,19 +302,19 @@ impl Attempt {
         let booting = Booting::of(child).map_err(StartError::Look)?;
         let process = Process { pid: booting.id.pid, start: booting.id.start_time };
         let booting = self.booting.insert(booting);
-        self.account.note(|tx, guest| tx.guest_runs(guest, process))?;
+        self.account.update_ledger(|tx, guest| tx.guest_runs(guest, process))?;
         crash_point!("start::on-record");
 
-        // QEMU's copy is the only one now: when QEMU ends, the stream does too.
-        drop(place.monitor);
-        let deadline = Instant::now() + BOOT;
+        // QEMU has the only copy now: when QEMU ends, so does the stream.
+        drop(socket.listener);
+        let deadline = Instant::now() + BOOT_TIMEOUT;
         loop {
             match booting.await_greeting(&stream, inbox, deadline).map_err(StartError::Look)? {
-                Greeting::Speaks => break,
+                Greeting::Ready => break,
                 Greeting::Ended => break,
                 Greeting::TimedOut => return Err(StartError::Silent),
-                Greeting::Asked => {
-                    // Whatever else is asked for waits until the guest runs.
+                Greeting::Request => {
+                    // Other requests wait until the guest runs.
                     if let Some(Request::Stop { reply, .. }) = inbox.next(Request::is_stop) {
                         self.stopped = reply;
                         return Err(StartError::Stopped);
@@ -316,10 +322,10 @@ impl Attempt {
                 }
             }
         }
-        // It has begun to speak: the rest of its greeting is not worth the patience of a boot.
-        let monitor = match Monitor::from_stream(stream, Instant::now() + ANSWER) {
+        // The greeting has begun: its rest gets the timeout of a command.
+        let monitor = match Monitor::from_stream(stream, Instant::now() + MONITOR_TIMEOUT) {
             Ok(monitor) => monitor,
-            // It has said why on its standard error; its status is all that's left to tell.
+            // The reason is on its standard error; only its exit status is left to report.
             Err(QmpError::Closed | QmpError::Io { .. }) => {
                 return match self.booting.take().map(Booting::end) {
                     Some(Ok(status)) => Err(StartError::Refused(status)),
@@ -332,7 +338,7 @@ impl Attempt {
         Ok(ports)
     }
 
-    /// QEMU's arguments: the user's own and ours; and the ports left free.
+    /// QEMU's arguments, the user's own and ours; and the ports, with those in use marked as taken.
     fn arguments(&mut self, options: &Options, monitor: i32) -> (Vec<Port>, Vec<std::ffi::OsString>) {
         let names = Ports::new(ports_wanted(options));
         let mut ports: Vec<Port> =
@@ -375,7 +381,7 @@ impl Attempt {
         (ports, arguments)
     }
 
-    /// Shows that QEMU holds each descriptor, and no other raw network device.
+    /// Verifies that QEMU holds each descriptor, and no other raw network device.
     fn prove(&mut self) -> Result<(), StartError> {
         let Some(qemu) = &self.qemu else { return Err(QmpError::Closed.into()) };
         let found = handover::find(&qemu.id, &self.admitted).map_err(StartError::Look)?;
@@ -390,28 +396,28 @@ impl Attempt {
             }
         }
         let known: Vec<_> = self.devices().cloned().collect();
-        // A child would hold copies of what QEMU inherited, and outlive its end.
+        // A child would have copies of QEMU's descriptors, and may outlive QEMU.
         if let Some(child) = children(qemu.id.pid).map_err(StartError::Look)?.first() {
             return Err(StartError::Child { pid: *child });
         }
-        match handover::strangers(&qemu.id, &known).map_err(StartError::Look)?.first() {
-            Some(stranger) => Err(StartError::Stranger { path: stranger.path.display().to_string() }),
+        match handover::unexpected_devices(&qemu.id, &known).map_err(StartError::Look)?.first() {
+            Some(device) => Err(StartError::UnexpectedDevice { path: device.path.display().to_string() }),
             None => Ok(()),
         }
     }
 
-    /// Posts that QEMU has the interfaces, and that the guest is there.
+    /// Records the grants of all interfaces and the start of the guest.
     fn grant(&mut self) -> Result<(), StartError> {
         let pid = self.qemu.as_ref().map(|qemu| qemu.id.pid);
-        let mut posting = Posting::default().done(&self.steps, "success");
+        let mut batch = LedgerBatch::default().complete_steps(&self.steps, "success");
         for interface in &self.interfaces {
             let fds = u32::try_from(interface.devices.len()).ok();
             let event = Event::Start { mac: interface.mac, vm_pid: pid, fds };
             let record = self.account.record(event, Outcome::Success, None);
-            posting = posting.grants(record, &interface.devices);
+            batch = batch.grant(record, &interface.devices);
         }
         let booted = Event::GuestStart { reason: Reason::BOOTED, vm_pid: pid };
-        self.account.post_or_refuse(posting.says(self.account.record(booted, Outcome::Success, None)))?;
+        self.account.post_or_refuse(batch.record(self.account.record(booted, Outcome::Success, None)))?;
         self.steps.clear();
         self.granted = true;
         Ok(())
@@ -433,7 +439,7 @@ impl Attempt {
         }
         let pid = qemu.id.pid;
         inbox.publish(|snapshot| {
-            snapshot.state = "running";
+            snapshot.state = GuestState::Running;
             snapshot.pid = Some(pid);
             snapshot.since = Some(Timestamp::now());
         });
@@ -442,7 +448,7 @@ impl Attempt {
             host: self.host,
             qemu,
             inbox: inbox.clone(),
-            interfaces: self.interfaces.into_iter().map(Plugged::new).collect(),
+            interfaces: self.interfaces.into_iter().map(AttachedInterface::new).collect(),
             ports,
             pending: None,
             paused: self.paused,
@@ -450,16 +456,16 @@ impl Attempt {
             stop: None,
             stopped_by: None,
             shutdown: None,
-            looked_at: Instant::now(),
-            looked: Timestamp::now(),
-            unheard_since: Some(Timestamp::now()),
+            last_check: Instant::now(),
+            last_check_time: Timestamp::now(),
+            unread_since: Some(Timestamp::now()),
             revoke_unfiltered,
         };
         driver.publish();
         Ok(driver)
     }
 
-    /// Undoes what stands, and leaves the record of it.
+    /// Undoes everything, and records it.
     fn roll_back(mut self) {
         let pid = self.qemu.as_ref().map(|qemu| qemu.id.pid);
         let fds = self.spawned.then_some(0);
@@ -473,37 +479,44 @@ impl Attempt {
         }
         self.admitted.clear();
         let mut devices = std::mem::take(&mut self.closed);
-        let mut counts = Counts::default();
+        let mut counts = OpenFileCounts::default();
         for interface in &mut self.interfaces {
             let held = std::mem::take(&mut interface.devices);
-            let lasting = &mut interface.lasting;
-            devices.extend(handover::end(interface.mac, held, lasting, true, &mut self.host, &mut counts));
+            let resources = &mut interface.resources;
+            devices.extend(handover::end_interface(
+                interface.mac,
+                held,
+                resources,
+                true,
+                &mut self.host,
+                &mut counts,
+            ));
         }
         let account = &mut self.account;
         let failed = |event| account.record(event, Outcome::Failed, None);
-        let mut posting = Posting::default();
+        let mut batch = LedgerBatch::default();
         if !self.granted {
             for mac in &self.begun {
-                posting = posting.says(failed(Event::Start { mac: *mac, vm_pid: pid, fds }));
+                batch = batch.record(failed(Event::Start { mac: *mac, vm_pid: pid, fds }));
             }
         }
-        posting = posting.closes(account, &devices);
-        // A guest that has been there stops; one that has not, never started.
-        posting = posting.says(if self.granted {
+        batch = batch.close_devices(account, &devices);
+        // After the grant the guest was started: it stops. Before, its start has failed.
+        batch = batch.record(if self.granted {
             account.record(Event::GuestStop { reason: Reason::FAILED, vm_pid: pid }, Outcome::Success, None)
         } else {
             failed(Event::GuestStart { reason: Reason::BOOTED, vm_pid: pid })
         });
-        super::said(account.end(posting.done(&self.steps, "failed").ends(&Reason::FAILED)));
+        super::log_error(account.end(batch.complete_steps(&self.steps, "failed").end_guest(&Reason::FAILED)));
     }
 }
 
-/// The id of an interface's host side in QEMU.
+/// The id of an interface's netdev in QEMU.
 pub(super) fn netdev_id(id: &str) -> String {
     format!("host-{id}")
 }
 
-/// What to tell the operator of a grant.
+/// The log message of a grant.
 pub(super) fn granted(interface: &Interface, pid: u32) -> String {
     let vhost = if interface.devices.iter().any(|held| held.device.kind == DeviceKind::VhostNet) {
         " with vhost-net"

@@ -1,4 +1,4 @@
-//! The guest's end: asked for, forced, or come by itself.
+//! The guest's end: requested, forced, or by itself.
 
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,13 @@ use tracing::{info, warn};
 
 use super::qemu::Exit;
 use super::{
-    ANSWER, Driver, Ended, Pending, PlugState, QUIT, Shutdown, StopWait, Unanswered, answered, said,
+    Driver, Ended, MONITOR_TIMEOUT, Pending, PlugState, QUIT_TIMEOUT, Shutdown, StopWait, UnplugFailure,
+    log_error, log_if_client_gone,
 };
-use crate::account::Posting;
-use crate::handover::{self, Counts};
+use crate::account::LedgerBatch;
+use crate::handover::{self, OpenFileCounts};
 use crate::request::{Failure, OnTimeout, Reply};
+use crate::state::GuestState;
 
 impl Driver {
     pub(super) fn stop(
@@ -25,7 +27,7 @@ impl Driver {
     ) {
         let mut waits = match self.pending.take() {
             Some(Pending::Detach { id, requester, reply, .. }) => {
-                self.unplug_failed(&id, requester, Unanswered::Stopping, reply);
+                self.unplug_failed(&id, requester, UnplugFailure::Stopping, reply);
                 Vec::new()
             }
             Some(Pending::Stop(waits)) => waits,
@@ -34,13 +36,14 @@ impl Driver {
         self.stopped_by = requester.or(self.stopped_by);
         waits.push(StopWait { deadline: Instant::now() + patience, then, reply });
         if then == OnTimeout::Force && patience.is_zero() {
-            // Its intent comes after it: force must not wait for a ledger that can't be written.
+            // The intent is written afterwards: a forced stop must not wait for a ledger that can't
+            // be written.
             self.force(waits);
             return self.intend_to_stop("force");
         }
         self.intend_to_stop("ask");
         crash_point!("stop::intended");
-        match self.qemu.monitor.system_powerdown(ANSWER) {
+        match self.qemu.monitor.system_powerdown(MONITOR_TIMEOUT) {
             Ok(()) => {
                 info!("the guest was asked to shut down");
                 self.pending = Some(Pending::Stop(waits));
@@ -52,21 +55,21 @@ impl Driver {
             Err(error) => {
                 self.stop_is_over("failed");
                 for reply in waits.into_iter().filter_map(|wait| wait.reply) {
-                    answered(reply.send(Err(Failure::Failed(crate::chain(&error)))));
+                    log_if_client_gone(reply.send(Err(Failure::Failed(crate::chain(&error)))));
                 }
             }
         }
     }
 
-    /// Some of those who wait have waited long enough: who would force it ends QEMU, who gives up
-    /// is told that the guest runs on.
+    /// Handles waits whose deadline has passed: a forced one ends QEMU; for the others the client
+    /// learns that the guest runs on.
     pub(super) fn stop_timed_out(&mut self, waits: Vec<StopWait>, now: Instant) {
         if waits.iter().any(|wait| wait.then == OnTimeout::Force && wait.deadline <= now) {
             return self.force(waits);
         }
         let (over, waits): (Vec<_>, Vec<_>) = waits.into_iter().partition(|wait| wait.deadline <= now);
         for reply in over.into_iter().filter_map(|wait| wait.reply) {
-            answered(reply.send(Err(Failure::TimedOut(format!(
+            log_if_client_gone(reply.send(Err(Failure::TimedOut(format!(
                 "Guest '{}' did not shut down in time and runs on: try again, or end it with --force",
                 self.account.guest().name
             )))));
@@ -78,7 +81,8 @@ impl Driver {
         }
     }
 
-    /// Notes that the guest is to stop. A stop takes nothing new, so it goes on without a ledger.
+    /// Writes the intent to stop. A stop grants nothing, so it goes on if the ledger can't be
+    /// written.
     fn intend_to_stop(&mut self, how: &str) {
         if self.stop.is_none() {
             match self.account.intend(Step::Stop, None, how) {
@@ -88,29 +92,29 @@ impl Driver {
         }
     }
 
-    /// An asked-for stop will not happen: the guest runs on.
+    /// A stop has failed: the guest runs on.
     pub(super) fn stop_is_over(&mut self, outcome: &str) {
         self.stopped_by = None;
         if let Some(step) = self.stop.take() {
-            said(self.account.post(Posting::default().done(&[step], outcome)));
+            log_error(self.account.post(LedgerBatch::default().complete_steps(&[step], outcome)));
         }
     }
 
-    /// Ends QEMU: by its monitor, and if that does not end it, by SIGKILL.
+    /// Ends QEMU: by its monitor, or else by SIGKILL.
     fn force(&mut self, mut waits: Vec<StopWait>) {
         let again = std::mem::replace(&mut self.forced, true);
         if again || self.qemu.monitor.quit(Duration::from_secs(2)).is_err() {
             self.qemu.kill();
         }
-        // From here on all wait for the same.
+        // From here on all clients wait for QEMU's end.
         for wait in &mut waits {
-            wait.deadline = Instant::now() + QUIT;
+            wait.deadline = Instant::now() + QUIT_TIMEOUT;
             wait.then = OnTimeout::Force;
         }
         self.pending = Some(Pending::Stop(waits));
     }
 
-    /// SHUTDOWN: the first one says why.
+    /// SHUTDOWN: the first event has the reason.
     pub(super) fn shutting_down(&mut self, event: &QmpEvent) {
         let why = match (event.data.get("guest").and_then(serde_json::Value::as_bool), event.text("reason")) {
             (_, Some("guest-panic")) => Shutdown::Panic,
@@ -120,35 +124,42 @@ impl Driver {
         self.shutdown.get_or_insert(why);
         // With the user's own -no-shutdown QEMU would stay.
         if matches!(self.pending, Some(Pending::Stop(_))) {
-            let _ = self.qemu.monitor.quit(ANSWER);
+            let _ = self.qemu.monitor.quit(MONITOR_TIMEOUT);
         }
     }
 
-    /// QEMU has ended: every account is closed.
+    /// QEMU has ended: closes the account.
     pub(super) fn end(mut self, exit: Exit) -> Ended {
-        // What it said last is still in the stream.
+        // Its last events are still in the stream.
         self.take_events(usize::MAX);
         crash_point!("stop::ended");
         let reason = self.reason(exit);
         let mut devices = Vec::new();
         let mut steps: Vec<_> = self.stop.take().into_iter().collect();
-        let mut counts = Counts::default();
-        for plugged in &mut self.interfaces {
-            let interface = &mut plugged.interface;
+        let mut counts = OpenFileCounts::default();
+        for attached in &mut self.interfaces {
+            let interface = &mut attached.interface;
             let held = std::mem::take(&mut interface.devices);
-            let lasting = &mut interface.lasting;
-            devices.extend(handover::end(interface.mac, held, lasting, true, &mut self.host, &mut counts));
-            if let PlugState::Unplugging { step: Some(step) } = plugged.state {
+            let resources = &mut interface.resources;
+            devices.extend(handover::end_interface(
+                interface.mac,
+                held,
+                resources,
+                true,
+                &mut self.host,
+                &mut counts,
+            ));
+            if let PlugState::Unplugging { step: Some(step) } = attached.state {
                 steps.push(step);
             }
         }
         crash_point!("stop::undone");
         let event = Event::GuestStop { reason: reason.clone(), vm_pid: Some(self.qemu.id.pid) };
         let last = self.account.record(event, Outcome::Success, self.stopped_by);
-        let posting = Posting::default().closes(&self.account, &devices).says(last);
-        let account = self.account.end(posting.done(&steps, reason.as_str()).ends(&reason));
+        let batch = LedgerBatch::default().close_devices(&self.account, &devices).record(last);
+        let account = self.account.end(batch.complete_steps(&steps, reason.as_str()).end_guest(&reason));
         self.inbox.publish(|snapshot| {
-            snapshot.state = "stopped";
+            snapshot.state = GuestState::Stopped;
             snapshot.interfaces = Vec::new();
             snapshot.reason = Some(reason.clone());
         });
@@ -156,7 +167,7 @@ impl Driver {
             Some(Pending::Stop(waits)) => waits.into_iter().filter_map(|wait| wait.reply).collect(),
             Some(Pending::Detach { reply, .. }) => {
                 let text = "The guest ended before it let go of the NIC; its devices are released".to_owned();
-                answered(reply.send(Err(Failure::Failed(text))));
+                log_if_client_gone(reply.send(Err(Failure::Failed(text))));
                 Vec::new()
             }
             None => Vec::new(),
@@ -178,8 +189,8 @@ impl Driver {
             (Some(Shutdown::Panic), _) => Reason::CRASHED,
             (None, Exit::Seen(status)) if status.success() => Reason::SHUTDOWN,
             (None, Exit::Seen(_)) => Reason::CRASHED,
-            // It says so when it ends in order.
-            (None, Exit::Unseen) if self.qemu.was_heard() => Reason::CRASHED,
+            // QEMU emits SHUTDOWN when it ends in order.
+            (None, Exit::Unseen) if self.qemu.monitor_worked() => Reason::CRASHED,
             (None, Exit::Unseen) => Reason::UNKNOWN,
         }
     }

@@ -15,34 +15,34 @@ pub enum FileProblem {
     /// Not TOML.
     #[error("The file is not valid TOML")]
     Malformed(String),
-    /// There is no such key.
+    /// An unknown key.
     #[error("Key '{0}' is unknown")]
     UnknownKey(String),
-    /// A key that has to be there.
+    /// A required key is missing.
     #[error("Key '{0}' is missing")]
     NoKey(FileKey),
     /// A value of another kind.
     #[error("'{key}' can't be {found}: {needed} is needed")]
     Kind {
-        /// Whose value it is.
+        /// The key.
         key: FileKey,
-        /// What stands there.
+        /// The kind of the value.
         found: &'static str,
-        /// What should.
+        /// The kind that the key needs.
         needed: &'static str,
     },
-    /// Nothing is in it.
+    /// An empty value.
     #[error("'{0}' is empty")]
     Empty(FileKey),
-    /// More than there can be.
+    /// Too many entries.
     #[error("'{key}' has more than {limit} entries")]
     TooMany {
-        /// Whose entries.
+        /// The key.
         key: FileKey,
-        /// How many there may be.
+        /// The limit.
         limit: usize,
     },
-    /// No program, path or variable can have it.
+    /// A NUL, which no program, path or variable can have.
     #[error("NUL characters are not allowed here")]
     Nul,
     /// Not a guest's name.
@@ -54,27 +54,27 @@ pub enum FileProblem {
     /// Not a uuid.
     #[error("'{0}' is not a uuid")]
     Uuid(String),
-    /// Not one of the words that the key takes.
+    /// Not one of the values that the key takes.
     #[error("'{text}' can't be '{key}': {} is needed", spec::either(choices))]
     Choice {
-        /// Whose value it is.
+        /// The key.
         key: FileKey,
         /// The value.
         text: String,
-        /// The words.
+        /// The values that the key takes.
         choices: Vec<&'static str>,
     },
     /// Not a number, or out of its range.
     #[error("'{text}' can't be '{key}': a number from 0 to {max} is needed")]
     Number {
-        /// Whose value it is.
+        /// The key.
         key: FileKey,
         /// The value.
         text: String,
         /// The highest that is taken.
         max: u8,
     },
-    /// What a path means must not depend on where we were started.
+    /// A relative path: its meaning would depend on the working directory.
     #[error("'{0}' is not an absolute path")]
     RelativePath(String),
     /// Without a `/dev` of its own QEMU sees all devices.
@@ -86,10 +86,10 @@ pub enum FileProblem {
     /// Not a time.
     #[error(transparent)]
     Duration(#[from] DurationError),
-    /// An interface can't be.
+    /// An invalid interface.
     #[error(transparent)]
     Nic(#[from] Problem),
-    /// The host does not have it, or it is not to be had so.
+    /// A check against the host failed.
     #[error("{0}")]
     Refused(String),
 }
@@ -117,7 +117,7 @@ impl Fault {
     }
 }
 
-/// A guest's file that is refused: one line by `Display`, a picture by [`FileError::render`].
+/// A guest's file that is refused: one line by `Display`, with the text by [`FileError::render`].
 #[derive(Debug)]
 pub struct FileError {
     /// The file's name as it was given.
@@ -133,7 +133,7 @@ pub struct FileError {
     picture: Box<Picture>,
 }
 
-/// What a picture needs.
+/// The data of [`FileError::render`].
 #[derive(Debug)]
 struct Picture {
     text: String,

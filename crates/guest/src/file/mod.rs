@@ -4,9 +4,9 @@
 //! path ── read ── text ── parse ── GuestFile: what is asked for, and where in the text it stands
 //! ```
 //!
-//! What is wrong is shown in place, with file, line and column: by this module what the text alone
-//! shows, by [`GuestFile::wrong`] what only a look at the host does. Nothing is opened, made or asked of the network here.
-//! The reference for users is `docs/guest-files.md`.
+//! Errors are shown with file, line and column: this module finds those in the text, and
+//! [`GuestFile::wrong`] shows those that the caller finds on the host. This module opens no device
+//! and makes no link. The reference for users is `docs/guest-files.md`.
 
 mod error;
 mod key;
@@ -34,16 +34,16 @@ use self::error::Fault;
 use crate::account::AuditMode;
 use crate::spec::NicSpec;
 
-/// What a guest is asked to be, by a command line or a file, before the host is looked at.
+/// The configuration of a guest, from a command line or a file, not yet checked against the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
+pub struct GuestRequest {
     /// Its name, one that [`check_name`](crate::check_name) takes.
     pub name: String,
     /// Its uuid; made when left out.
     pub uuid: Option<Uuid>,
     /// Its interfaces, which [`check_unique`](crate::spec::check_unique) takes.
     pub nics: Vec<NicSpec>,
-    /// As whom QEMU runs.
+    /// The user that QEMU runs as.
     pub user: Option<String>,
     /// Devices of the host's that QEMU may open.
     pub devices: Vec<PathBuf>,
@@ -53,27 +53,27 @@ pub struct Asked {
     pub env: Vec<OsString>,
     /// Limits on QEMU.
     pub limits: Vec<Limit>,
-    /// What the kernel's audit is asked for.
+    /// Whether records go to the kernel's audit.
     pub audit: AuditMode,
-    /// Who else may call the guest's API, by name or number.
+    /// Users who may call the guest's API, besides root and our own, by name or number.
     pub allow: Vec<String>,
-    /// Revoke an interface whose filter was removed and can't be set again.
+    /// Revoke an interface whose filter was lost and can't be set again.
     pub revoke_unfiltered: bool,
-    /// Have the kernel tell last closes by BPF, where it may be asked.
+    /// Have the kernel report last closes by BPF, if possible.
     pub bpf: bool,
     /// Free ports for later hot-plug.
     pub hotplug_ports: u8,
     /// Add QEMU's sandbox.
     pub sandbox: bool,
-    /// The nft program, where it is not the system's.
+    /// Path of the nft program; `None` for the system's.
     pub nft: Option<PathBuf>,
-    /// How long a signal lets the guest shut down.
+    /// How long the guest may take to shut down after a signal.
     pub stop_timeout: Duration,
     /// QEMU's program and its own arguments; one word at least.
     pub command: Vec<OsString>,
 }
 
-/// A part of what is asked for, to which something can be wrong that only the host shows.
+/// A part of the configuration, for an error that only a check against the host finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// The user.
@@ -82,7 +82,7 @@ pub enum Part {
     Device(usize),
     /// One of the variables, counted from 0.
     Variable(usize),
-    /// One of those who may call, counted from 0.
+    /// One of the users who may call, counted from 0.
     Caller(usize),
     /// The command as a whole.
     Command,
@@ -93,23 +93,23 @@ pub enum Part {
 /// A guest's file, read.
 #[derive(Debug, Clone)]
 pub struct GuestFile {
-    /// What is asked for.
-    pub asked: Asked,
+    /// The configuration.
+    pub request: GuestRequest,
     file: String,
     text: String,
-    places: Vec<Place>,
+    places: Vec<ValueSpan>,
 }
 
-/// Where a key's value stands, and each of its items.
+/// Where the value of a key and each of its items stand in the text.
 #[derive(Debug, Clone)]
-struct Place {
+struct ValueSpan {
     key: FileKey,
     value: Range<usize>,
     items: Vec<Range<usize>>,
 }
 
 impl GuestFile {
-    /// What is wrong with a part of it, shown in place.
+    /// An error about a part of the configuration, shown in place.
     pub fn wrong(&self, part: Part, problem: impl fmt::Display, help: Option<String>) -> FileError {
         let (key, item) = match part {
             Part::User => (FileKey::User, None),

@@ -1,5 +1,5 @@
-//! From TOML to what is asked for. The document is gone through by hand, not by serde: each value's place is needed, and each
-//! message in our own words.
+//! Parses the TOML. By hand, not by serde: the place of each value is needed, and messages of our
+//! own.
 
 use std::ffi::OsString;
 use std::ops::Range;
@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 use uuid::Uuid;
 
 use super::error::Fault;
-use super::{Asked, FileError, FileKey, FileProblem, GuestFile, Place};
+use super::{FileError, FileKey, FileProblem, GuestFile, GuestRequest, ValueSpan};
 use crate::account::AuditMode;
 use crate::run_dir::check_name;
 use crate::spec::{NicSpec, SpecError, closest, first_clash, quoted};
@@ -23,31 +23,31 @@ pub const NICS_LIMIT: usize = 256;
 /// As many as `--hotplug-ports` takes.
 const PORTS_LIMIT: u8 = 32;
 
-/// Reads a guest's file; the guest is called like the file where the text gives no name.
+/// Reads a guest's file; the guest's name is the file's, if the text gives none.
 ///
 /// # Errors
-/// What is wrong first, in the order of the text; what is missing comes last.
+/// The first error in the order of the text; missing keys come last.
 pub fn parse(text: &str, path: &Path) -> Result<GuestFile, FileError> {
     let file = path.display().to_string();
-    let (asked, places) = read(text, path).map_err(|fault| FileError::new(&file, text, fault))?;
-    Ok(GuestFile { asked, file, text: text.to_owned(), places })
+    let (request, places) = read(text, path).map_err(|fault| FileError::new(&file, text, fault))?;
+    Ok(GuestFile { request, file, text: text.to_owned(), places })
 }
 
-fn read(text: &str, path: &Path) -> Result<(Asked, Vec<Place>), Fault> {
+fn read(text: &str, path: &Path) -> Result<(GuestRequest, Vec<ValueSpan>), Fault> {
     let table = DeTable::parse(text).map_err(|error| {
         let why = error.message().lines().collect::<Vec<_>>().join(" ");
         Fault::new(error.span().unwrap_or(0..0), FileProblem::Malformed(why))
     })?;
     let mut entries: Vec<_> = table.get_ref().iter().collect();
     entries.sort_by_key(|(key, _)| key.span().start);
-    let mut draft = Draft { text, asked: unasked(), places: Vec::new() };
+    let mut partial = PartialGuest { text, request: defaults(), places: Vec::new() };
     for (word, value) in entries {
         let Ok(key) = word.get_ref().parse::<FileKey>() else {
             return Err(unknown(word.get_ref(), word.span()));
         };
-        draft.give(key, value)?;
+        partial.give(key, value)?;
     }
-    draft.finish(path)
+    partial.finish(path)
 }
 
 fn unknown(word: &str, span: Range<usize>) -> Fault {
@@ -59,9 +59,9 @@ fn unknown(word: &str, span: Range<usize>) -> Fault {
     }
 }
 
-/// A guest of whom nothing was said yet: what `taptrail run` takes unasked.
-fn unasked() -> Asked {
-    Asked {
+/// The defaults of `taptrail run`.
+fn defaults() -> GuestRequest {
+    GuestRequest {
         name: String::new(),
         uuid: None,
         nics: Vec::new(),
@@ -82,16 +82,16 @@ fn unasked() -> Asked {
     }
 }
 
-struct Draft<'t> {
+struct PartialGuest<'t> {
     text: &'t str,
-    asked: Asked,
-    places: Vec<Place>,
+    request: GuestRequest,
+    places: Vec<ValueSpan>,
 }
 
 /// A text and the place of its value, quotes and all.
 type Word<'v> = (&'v str, Range<usize>);
 
-impl Draft<'_> {
+impl PartialGuest<'_> {
     fn give(&mut self, key: FileKey, value: &Spanned<DeValue<'_>>) -> Result<(), Fault> {
         let span = value.span();
         let mut items = Vec::new();
@@ -99,25 +99,25 @@ impl Draft<'_> {
             FileKey::Name => {
                 let (name, span) = word(key, value)?;
                 check_name(name).map_err(|error| Fault::new(span, FileProblem::Name(error)))?;
-                self.asked.name = name.to_owned();
+                self.request.name = name.to_owned();
             }
             FileKey::Uuid => {
                 let (uuid, span) = word(key, value)?;
                 let parsed = Uuid::try_parse(uuid);
                 let uuid = parsed.map_err(|_| Fault::new(span, FileProblem::Uuid(quoted(uuid))))?;
-                self.asked.uuid = Some(uuid);
+                self.request.uuid = Some(uuid);
             }
-            FileKey::User => self.asked.user = Some(filled(key, word(key, value)?)?.to_owned()),
-            FileKey::PrivateDev => self.asked.private_dev = truth(key, value)?,
-            FileKey::RevokeUnfiltered => self.asked.revoke_unfiltered = truth(key, value)?,
-            FileKey::Bpf => self.asked.bpf = truth(key, value)?,
-            FileKey::Sandbox => self.asked.sandbox = truth(key, value)?,
-            FileKey::HotplugPorts => self.asked.hotplug_ports = number(key, value, PORTS_LIMIT)?,
-            FileKey::Audit => self.asked.audit = audit(word(key, value)?)?,
-            FileKey::Nft => self.asked.nft = Some(absolute(key, word(key, value)?)?),
+            FileKey::User => self.request.user = Some(filled(key, word(key, value)?)?.to_owned()),
+            FileKey::PrivateDev => self.request.private_dev = truth(key, value)?,
+            FileKey::RevokeUnfiltered => self.request.revoke_unfiltered = truth(key, value)?,
+            FileKey::Bpf => self.request.bpf = truth(key, value)?,
+            FileKey::Sandbox => self.request.sandbox = truth(key, value)?,
+            FileKey::HotplugPorts => self.request.hotplug_ports = number(key, value, PORTS_LIMIT)?,
+            FileKey::Audit => self.request.audit = audit(word(key, value)?)?,
+            FileKey::Nft => self.request.nft = Some(absolute(key, word(key, value)?)?),
             FileKey::StopTimeout => {
                 let (time, span) = word(key, value)?;
-                self.asked.stop_timeout = crate::duration(time).map_err(|error| Fault::new(span, error))?;
+                self.request.stop_timeout = crate::duration(time).map_err(|error| Fault::new(span, error))?;
             }
             FileKey::Nics => {
                 let words = words(key, value)?;
@@ -126,10 +126,10 @@ impl Draft<'_> {
                 }
                 for (spec, span) in &words {
                     let parsed = spec.parse::<NicSpec>();
-                    self.asked.nics.push(parsed.map_err(|error| self.in_spec(spec, span.clone(), error))?);
+                    self.request.nics.push(parsed.map_err(|error| self.in_spec(spec, span.clone(), error))?);
                 }
                 items = places(&words);
-                if let Some(clash) = first_clash(&self.asked.nics) {
+                if let Some(clash) = first_clash(&self.request.nics) {
                     let fault = Fault::new(items[clash.later].clone(), clash.problem);
                     return Err(fault.beside(items[clash.earlier].clone()));
                 }
@@ -137,13 +137,13 @@ impl Draft<'_> {
             FileKey::Devices => {
                 let words = words(key, value)?;
                 items = places(&words);
-                self.asked.devices =
+                self.request.devices =
                     words.into_iter().map(|word| absolute(key, word)).collect::<Result<_, _>>()?;
             }
             FileKey::Env => {
                 let words = words(key, value)?;
                 items = places(&words);
-                self.asked.env = words
+                self.request.env = words
                     .into_iter()
                     .map(|word| filled(key, word).map(OsString::from))
                     .collect::<Result<_, _>>()?;
@@ -151,7 +151,7 @@ impl Draft<'_> {
             FileKey::Allow => {
                 let words = words(key, value)?;
                 items = places(&words);
-                self.asked.allow = words
+                self.request.allow = words
                     .into_iter()
                     .map(|word| filled(key, word).map(str::to_owned))
                     .collect::<Result<_, _>>()?;
@@ -161,7 +161,7 @@ impl Draft<'_> {
                 items = places(&words);
                 let limit =
                     |(text, span): Word<'_>| text.parse::<Limit>().map_err(|error| Fault::new(span, error));
-                self.asked.limits = words.into_iter().map(limit).collect::<Result<_, _>>()?;
+                self.request.limits = words.into_iter().map(limit).collect::<Result<_, _>>()?;
             }
             FileKey::Command => {
                 let words = words(key, value)?;
@@ -170,26 +170,26 @@ impl Draft<'_> {
                     return Err(Fault::new(span, FileProblem::Empty(key)));
                 };
                 filled(key, program)?;
-                self.asked.command = words
+                self.request.command = words
                     .into_iter()
                     .map(|word| without_nul(word).map(OsString::from))
                     .collect::<Result<_, _>>()?;
             }
         }
-        self.places.push(Place { key, value: span, items });
+        self.places.push(ValueSpan { key, value: span, items });
         Ok(())
     }
 
-    /// A SPEC's fault, where the SPEC stands here.
+    /// A fault of a SPEC, shown in the file.
     fn in_spec(&self, spec: &str, span: Range<usize>, error: SpecError) -> Fault {
         let help = error.help;
-        // Within the quotes the value is what stands there, unless something in it is escaped.
+        // Within the quotes the text is the value, unless it has escapes.
         let quote = if self.text[span.clone()].starts_with(['"', '\'']) { 1 } else { 0 };
         let inner = span.start + quote..span.end.saturating_sub(quote).max(span.start + quote);
         let plain = self.text.get(inner.clone()).is_some_and(|inner| inner == spec);
         let place = |within: Range<usize>| inner.start + within.start..inner.start + within.end;
         let mut fault = match plain {
-            // Of nothing, the quotes.
+            // The place of an empty value is its quotes.
             true if !spec.is_empty() => Fault::new(place(error.span), *error.problem),
             _ => Fault::new(span, *error.problem),
         };
@@ -202,24 +202,24 @@ impl Draft<'_> {
         }
     }
 
-    fn finish(mut self, path: &Path) -> Result<(Asked, Vec<Place>), Fault> {
+    fn finish(mut self, path: &Path) -> Result<(GuestRequest, Vec<ValueSpan>), Fault> {
         let end = self.text.len();
-        if self.asked.name.is_empty() {
+        if self.request.name.is_empty() {
             let stem = path.file_stem().and_then(|stem| stem.to_str());
             let Some(stem) = stem.filter(|stem| check_name(stem).is_ok()) else {
                 return Err(Fault::new(0..0, FileProblem::NoName).help("add name = \"…\""));
             };
-            self.asked.name = stem.to_owned();
+            self.request.name = stem.to_owned();
         }
         let devices = self.places.iter().find(|place| place.key == FileKey::Devices);
-        if let Some(devices) = devices.filter(|place| !self.asked.private_dev && !place.items.is_empty()) {
+        if let Some(devices) = devices.filter(|place| !self.request.private_dev && !place.items.is_empty()) {
             return Err(Fault::new(devices.value.clone(), FileProblem::DevicesUnused));
         }
-        if self.asked.command.is_empty() {
+        if self.request.command.is_empty() {
             let fault = Fault::new(end..end, FileProblem::NoKey(FileKey::Command));
             return Err(fault.help("add command = [\"qemu-system-x86_64\", \"-m\", \"1G\", …]"));
         }
-        Ok((self.asked, self.places))
+        Ok((self.request, self.places))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The file's bytes, from a file that nobody but root and us can have written.
+//! Reads the file, if only root and our own user can have written it.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read};
@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 /// The longest file, in bytes.
 pub const FILE_LIMIT: u64 = 1024 * 1024;
 
-/// A guest's file can't be read, or is not to be believed.
+/// A guest's file can't be read or trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// It can't be opened or read.
@@ -25,17 +25,17 @@ pub enum ReadError {
     /// A directory, a pipe, a device.
     #[error("Guest file {path} is not a regular file", path = .0.display())]
     NoFile(PathBuf),
-    /// Somebody else's: what it says is run as root.
+    /// It belongs to another user, while its contents are run as root.
     #[error("Guest file {path} belongs to uid {owner}, not to root or to us (uid {us})", path = .path.display())]
     Owner {
         /// The file.
         path: PathBuf,
-        /// Whose it is.
+        /// The owner's uid.
         owner: u32,
-        /// Who we are.
+        /// Our uid.
         us: u32,
     },
-    /// Others can change it.
+    /// Other users can change it.
     #[error("Guest file {path} can be written by others than its owner (mode {mode:04o}): chmod go-w", path = .path.display())]
     Writable {
         /// The file.
@@ -58,14 +58,14 @@ pub enum ReadError {
 
 /// Reads a guest's file.
 ///
-/// Symbolic links are followed, as is usual below `/etc`: what counts is whose the file is that they lead to, and it is the
-/// open file that is looked at.
+/// Follows symbolic links, as is usual below `/etc`: what counts is the owner and mode of the open
+/// file.
 ///
 /// # Errors
 /// See [`ReadError`].
 pub fn read(path: &Path) -> Result<String, ReadError> {
     let failed = |source| ReadError::Io { path: path.to_owned(), source };
-    // Without NONBLOCK a pipe in its place would be waited for.
+    // Without NONBLOCK, opening a pipe in its place would block.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
     let found = file.metadata().map_err(failed)?;

@@ -10,10 +10,10 @@ fn read_as(text: &str, path: &str) -> Result<GuestFile, FileError> {
     parse(text, Path::new(path))
 }
 
-fn asked(text: &str) -> Asked {
+fn request(text: &str) -> GuestRequest {
     read_as(text, "/etc/taptrail/guests/web1.toml")
         .unwrap_or_else(|error| panic!("{}", error.render(false)))
-        .asked
+        .request
 }
 
 fn refused(text: &str) -> FileError {
@@ -46,8 +46,8 @@ command = ["qemu-system-x86_64", "-m", "1G", ""]
 #[test]
 fn every_key_is_taken() {
     assert_eq!(
-        asked(FULL),
-        Asked {
+        request(FULL),
+        GuestRequest {
             name: "front".to_owned(),
             uuid: Some("2075bf55-5c6f-4153-a242-30d008f8ffb2".parse().unwrap()),
             nics: vec!["bridge=br0,mac=52:54:00:00:00:01".parse().unwrap(), "macvtap=eth0".parse().unwrap()],
@@ -75,7 +75,7 @@ fn every_key_is_taken() {
 
 #[test]
 fn a_guest_is_called_like_its_file() {
-    assert_eq!(asked("command = ['q']").name, "web1");
+    assert_eq!(request("command = ['q']").name, "web1");
     let error = read_as("command = ['q']", "/etc/.toml").unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -138,7 +138,7 @@ fn an_escaped_spec_is_pointed_at_as_a_whole() {
 }
 
 #[test]
-fn what_is_wrong_is_told_on_one_line() {
+fn each_error_has_one_line() {
     for (text, line) in [
         ("", "1:1: Key 'command' is missing; add command = [\"qemu-system-x86_64\", \"-m\", \"1G\", …]"),
         ("command = []", "1:11: 'command' is empty"),
@@ -244,7 +244,7 @@ proptest! {
         let end = FULL.len().min(at + gone);
         let text = format!("{}{new}{}", &FULL[..at], &FULL[end..]);
         let error = match read_as(&text, "web1.toml") {
-            Ok(file) => file.wrong(Part::Word(file.asked.command.len() - 1), "no", None),
+            Ok(file) => file.wrong(Part::Word(file.request.command.len() - 1), "no", None),
             Err(error) => error,
         };
         prop_assert!(error.line <= text.lines().count() + 1);

@@ -11,10 +11,10 @@ use super::model::Model;
 /// The id of the monitor's socket on QEMU's command line.
 pub(crate) const MONITOR: &str = "taptrail-monitor";
 
-/// What libvirt gives too: descriptors are passed, so QEMU needs to start nothing.
+/// As libvirt sets it. Descriptors are passed to QEMU, so it need not start any program.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
-/// Ports to plug a NIC into, there from the start.
+/// pcie-root-ports for NICs, which must exist from the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ports {
     /// Their ids, for a NIC's `bus`.
@@ -25,7 +25,7 @@ impl Ports {
     /// As many as fit: a PCI Express root bus has 32 slots, some of them the machine's own.
     pub const LIMIT: usize = 24;
 
-    /// So many ports, or [`LIMIT`](Self::LIMIT).
+    /// `count` ports, at most [`LIMIT`](Self::LIMIT).
     pub fn new(count: usize) -> Self {
         Self { names: (0..count.min(Self::LIMIT)).map(|n| format!("taptrail-port{n}")).collect() }
     }
@@ -50,11 +50,11 @@ pub struct NicOnCommandLine {
     pub vhost_fds: Vec<RawFd>,
     /// The port that it is plugged into; `None`: wherever QEMU puts it.
     pub bus: Option<String>,
-    /// What the guest is told, in bytes.
+    /// The MTU that the guest is told, in bytes.
     pub mtu: Option<u32>,
 }
 
-/// What a guest needs besides what its user wrote.
+/// The arguments that taptrail adds to the user's.
 #[derive(Debug, Clone, Copy)]
 pub struct Additions<'a> {
     /// Its name and uuid.
@@ -78,12 +78,12 @@ impl CommandLine {
         let Additions { guest, monitor_fd, nics, ports, sandbox } = *additions;
         add("-name", format!("guest={}", doubled(&guest.name)));
         add("-uuid", guest.uuid.to_string());
-        // A client is there before QEMU is. Without the wait one thread takes it while another
-        // prepares the monitor, which then greets twice, or never answers.
+        // The client is connected before QEMU starts. Without `wait` one thread accepts it while
+        // another prepares the monitor, which then greets twice, or never answers.
         add("-chardev", format!("socket,id={MONITOR},fd={monitor_fd},server=on,wait=on"));
         add("-mon", format!("chardev={MONITOR},mode=control"));
         for (index, port) in ports.names.iter().enumerate() {
-            // From above, where users don't number theirs: each chassis once, its slot likewise.
+            // Numbered from the top, which users rarely use: chassis and slot must be unique.
             let number = 255 - index;
             add("-device", format!("pcie-root-port,id={port},bus=pcie.0,chassis={number},slot={number}"));
         }
@@ -109,8 +109,8 @@ impl NicOnCommandLine {
         if self.vhost_fds.is_empty() {
             value.push_str(",vhost=off");
         } else {
-            // Forced, or QEMU 7.2 takes one that does not work for a warning and then dies of an
-            // assertion (its net/tap.c and net/net.c).
+            // With vhostforce: otherwise QEMU 7.2 only warns of a vhost that does not work, and
+            // then fails an assertion (its net/tap.c and net/net.c).
             value.push_str(&format!(",vhost=on,vhostforce=on,{vhostfd}={}", numbers(&self.vhost_fds)));
         }
         value
@@ -150,7 +150,8 @@ pub fn device_properties(
     if queues > 1 && model.multi_queue() {
         set("mq", true.into());
         if model.has_vectors() {
-            // One for each direction of each queue, one for changes and one for the control queue.
+            // One for each direction of each queue, one for configuration changes, one for the
+            // control queue.
             set("vectors", (2 * queues + 2).into());
         }
     }

@@ -10,7 +10,7 @@ use super::machine;
 use super::options::{self, Given, MissingValue};
 use super::suggest;
 
-/// A QEMU command line that opens no tap by itself and leaves alone what taptrail sets.
+/// A QEMU command line that opens no tap by itself, and does not set what taptrail sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandLine {
     /// The QEMU to run.
@@ -21,7 +21,7 @@ pub struct CommandLine {
     pub machine: Option<String>,
     /// The user wants the guest to stay paused (`-S`).
     pub paused: bool,
-    /// The user has settled QEMU's sandbox (`-sandbox`).
+    /// The user's arguments have -sandbox.
     pub sandbox: bool,
 }
 
@@ -59,7 +59,7 @@ pub enum CommandLineError {
         /// What to ask for instead.
         spec: String,
     },
-    /// What the user sets otherwise.
+    /// An option that the user sets by an option of taptrail.
     #[error("Argument {position} of QEMU, '{argument}', is taptrail's own to set: use {instead} instead")]
     Reserved {
         /// Which argument.
@@ -77,7 +77,7 @@ pub enum CommandLineError {
         /// The option.
         argument: String,
     },
-    /// Whether it opens a tap can't be told.
+    /// Whether it opens a tap can't be determined.
     #[error("Argument {position} of QEMU, '{argument}', can't be checked: its JSON is not plain JSON")]
     Json {
         /// Which argument.
@@ -87,7 +87,7 @@ pub enum CommandLineError {
         /// Where and why it is not.
         source: serde_json::Error,
     },
-    /// Whether it opens a tap can't be told.
+    /// Whether it opens a tap can't be determined.
     #[error("Argument {position} of QEMU, '{argument}', can't be checked")]
     Config {
         /// Which argument.
@@ -150,11 +150,11 @@ impl CommandLine {
             let argument = args.last().map(|word| shown(&[word.as_os_str()])).unwrap_or_default();
             CommandLineError::MissingValue { position, argument }
         })?;
-        let mut found = Found { nics: nics(&given), ..Found::default() };
+        let mut found = CommandLineCheck { nics: nics(&given), ..CommandLineCheck::default() };
         for option in &given {
-            found.look_at(option)?;
+            found.check_option(option)?;
         }
-        let Found { machine, paused, sandbox, .. } = found;
+        let CommandLineCheck { machine, paused, sandbox, .. } = found;
         Ok(Self { program: program.into(), args, machine, paused, sandbox })
     }
 
@@ -172,7 +172,7 @@ impl fmt::Display for CommandLine {
     }
 }
 
-/// A NIC on the command line and where it stands: `-device` or `-net nic`.
+/// A NIC on the command line, with its position: `-device` or `-net nic`.
 struct Nic {
     position: usize,
     legacy: bool,
@@ -195,15 +195,15 @@ fn nics(given: &[Given<'_>]) -> Vec<Nic> {
 }
 
 #[derive(Default)]
-struct Found {
+struct CommandLineCheck {
     nics: Vec<Nic>,
     machine: Option<String>,
     paused: bool,
     sandbox: bool,
 }
 
-impl Found {
-    fn look_at(&mut self, option: &Given<'_>) -> Result<(), CommandLineError> {
+impl CommandLineCheck {
+    fn check_option(&mut self, option: &Given<'_>) -> Result<(), CommandLineError> {
         let text = option.value.to_string_lossy();
         match option.name {
             "netdev" | "net" | "nic" => self.check_backend(option, &text)?,
@@ -271,7 +271,7 @@ impl Found {
         Ok(())
     }
 
-    /// Later options add to earlier ones: one without a type leaves it.
+    /// Later options add to earlier ones: one without a type keeps the type.
     fn set_machine(&mut self, fields: &Fields) {
         if let Some(machine) = fields.get("type") {
             self.machine = Some(machine.to_owned());
@@ -279,7 +279,7 @@ impl Found {
     }
 }
 
-/// `-set GROUP.ID.NAME=VALUE` changes what another option said.
+/// `-set GROUP.ID.NAME=VALUE` changes the value of another option.
 fn check_set(option: &Given<'_>, text: &str) -> Result<(), CommandLineError> {
     let mut parts = text.splitn(3, '.');
     let (group, _id, assignment) = (parts.next(), parts.next(), parts.next());
@@ -320,7 +320,7 @@ impl Given<'_> {
     }
 }
 
-/// Words fit for a message.
+/// Arguments, shortened for a message.
 pub(super) fn shown(words: &[&OsStr]) -> String {
     const LIMIT: usize = 120;
     let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();

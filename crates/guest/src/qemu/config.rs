@@ -7,10 +7,10 @@ use std::path::Path;
 use super::fields::Fields;
 
 /// The longest file that is read, in bytes. QEMU's examples have a few KiB.
-const LIMIT: u64 = 1 << 20;
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// The longest line, in bytes: QEMU reads 1023 at a time and takes the next for a new line.
-const LINE_LIMIT: usize = 1022;
+const MAX_LINE_BYTES: usize = 1022;
 
 /// A configuration file that QEMU may read, but taptrail won't.
 #[derive(Debug, thiserror::Error)]
@@ -18,14 +18,14 @@ pub enum ConfigError {
     /// It can't be read.
     #[error("The file can't be read")]
     Read(#[from] io::Error),
-    /// A pipe or a device would have nothing left for QEMU.
+    /// A pipe or a device: QEMU could not read it again.
     #[error("The file is not a regular file")]
     NotAFile,
     /// It is too long to be a configuration.
-    #[error("The file has more than {LIMIT} bytes")]
+    #[error("The file has more than {MAX_FILE_BYTES} bytes")]
     TooLong,
     /// A line that QEMU would not read as one.
-    #[error("Line {0} has more than {LINE_LIMIT} bytes, or a NUL")]
+    #[error("Line {0} has more than {MAX_LINE_BYTES} bytes, or a NUL")]
     Line(usize),
 }
 
@@ -42,13 +42,13 @@ pub(super) struct Section {
 
 /// Reads a configuration file's sections.
 pub(super) fn read(path: &Path) -> Result<Vec<Section>, ConfigError> {
-    // Asked before it is opened, as opening a pipe would wait for its writer.
+    // Checked before it is opened, as opening a pipe would wait for its writer.
     if !path.metadata()?.is_file() {
         return Err(ConfigError::NotAFile);
     }
     let mut text = Vec::new();
-    File::open(path)?.take(LIMIT + 1).read_to_end(&mut text)?;
-    if text.len() as u64 > LIMIT {
+    File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > MAX_FILE_BYTES {
         return Err(ConfigError::TooLong);
     }
     parse(&text)
@@ -59,7 +59,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<Section>, ConfigError> {
 fn parse(text: &[u8]) -> Result<Vec<Section>, ConfigError> {
     let mut sections: Vec<Section> = Vec::new();
     for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
-        if line.len() > LINE_LIMIT || line.contains(&0) {
+        if line.len() > MAX_LINE_BYTES || line.contains(&0) {
             return Err(ConfigError::Line(index + 1));
         }
         let line = String::from_utf8_lossy(line);
@@ -89,7 +89,7 @@ fn assignment(line: &str) -> Option<(&str, &str)> {
     (!name.is_empty() && !name.starts_with('#')).then_some((name, value))
 }
 
-/// What stands between the first two quotes.
+/// The text between the first two quotes.
 fn quoted(text: &str) -> Option<&str> {
     let (_, rest) = text.split_once('"')?;
     Some(rest.split_once('"')?.0)

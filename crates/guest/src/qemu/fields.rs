@@ -7,8 +7,8 @@ use serde_json::Value;
 pub(super) struct Fields(Vec<(String, String)>);
 
 impl Fields {
-    /// Reads a value as QEMU does: JSON when it begins with `{`, else `name=value,…` with commas
-    /// in values doubled, where the first may leave out its name, `implied` (`get_opt_name_value()`,
+    /// Reads a value as QEMU does: JSON when it begins with `{`, else `name=value,…` with commas in
+    /// values doubled, where the first may leave out its name, `implied` (`get_opt_name_value()`,
     /// QEMU's util/qemu-option.c).
     ///
     /// # Errors
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_a_name_wins_and_all_are_told() {
+    fn the_last_of_a_name_wins_and_all_are_returned() {
         let fields = Fields::parse("type=tap,id=n0,type=user", "type").unwrap();
         assert_eq!(fields.get("type"), Some("user"));
         assert_eq!(fields.all("type").collect::<Vec<_>>(), ["tap", "user"]);

@@ -1,4 +1,4 @@
-//! What of a machine type decides where a NIC can be plugged.
+//! Whether NICs need pcie-root-ports, by machine type.
 
 use std::path::Path;
 
@@ -26,7 +26,8 @@ fn is_virt(machine: &str) -> bool {
     machine == "virt" || machine.starts_with("virt-")
 }
 
-/// `qemu-system-aarch64` says it; under another name, such as `kvm` and `qemu-kvm`, it is the host's.
+/// `qemu-system-aarch64` says it; under another name, such as `kvm` and `qemu-kvm`, it is the
+/// host's.
 fn architecture(program: &Path) -> &str {
     let name = program.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     match name.strip_prefix("qemu-system-") {

@@ -5,9 +5,8 @@ use std::str::FromStr;
 
 /// The NIC that a guest sees: a QEMU device driver such as `virtio-net-pci` or `e1000`.
 ///
-/// Read with `virtio`, `virtio-transitional` and `virtio-non-transitional` as short names (the
-/// last two are libvirt's), always written as QEMU's driver. What QEMU has never heard of is for
-/// QEMU to refuse.
+/// Read with `virtio`, `virtio-transitional` and `virtio-non-transitional` as short names (the last
+/// two are libvirt's), always written as QEMU's driver. QEMU refuses models that it does not know.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Model(String);
 

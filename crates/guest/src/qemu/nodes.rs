@@ -13,12 +13,13 @@ use super::options;
 const FOR_THE_GUEST: [&str; 3] = ["append", "fw_cfg", "prom-env"];
 
 impl CommandLine {
-    /// Checks that each device of the host's that the user's arguments name is in QEMU's own `/dev`.
+    /// Checks that each device of the host's that the user's arguments name is in QEMU's own
+    /// `/dev`.
     ///
     /// # Errors
     /// [`CommandLineError::Hidden`] and [`CommandLineError::Raw`].
     pub fn check_devices(&self, dev: &PrivateDev) -> Result<(), CommandLineError> {
-        // It was walked without an error before.
+        // It was parsed without an error before.
         let given = options::walk(&self.args).unwrap_or_default();
         for (index, word) in self.args.iter().enumerate() {
             // The value of the option at position N, counted from 1, has the index N.
@@ -46,13 +47,14 @@ impl CommandLine {
     }
 }
 
-/// Paths below /dev in an argument: a word of its own, or the value of a field, behind a protocol or not.
+/// Paths below /dev in an argument: the whole argument, or the value of a field, with or without a
+/// protocol.
 fn named(text: &str) -> Vec<PathBuf> {
     let mut paths = Vec::new();
     for (at, _) in text.match_indices("/dev/") {
         if at == 0 || text[..at].ends_with(['=', ',', ':', '"', '\'']) {
             let end = ["\"", "'"].iter().filter_map(|quote| text[at..].find(quote)).min();
-            // A comma within a value is doubled; a path that has one is not looked for.
+            // A comma within a value is doubled; paths with commas are not checked.
             let rest = &text[at..end.map_or(text.len(), |end| at + end)];
             paths.push(PathBuf::from(rest.split(',').next().unwrap_or(rest)));
         }
@@ -60,7 +62,7 @@ fn named(text: &str) -> Vec<PathBuf> {
     paths
 }
 
-/// QEMU itself says best what else is wrong with a path.
+/// QEMU reports other errors of a path itself.
 fn is_device(path: &Path) -> bool {
     std::fs::metadata(path)
         .is_ok_and(|found| found.file_type().is_char_device() || found.file_type().is_block_device())

@@ -1,10 +1,10 @@
-//! Which of QEMU's options take a value, and with that, where each option stands.
+//! Finds the options on QEMU's command line, by tables of those that take a value.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-/// Options without a value, of all architectures, of QEMU 5 to 10 (its qemu-options.hx). One that is
-/// missing here does no harm: see [`walk`].
+/// Options without a value, of all architectures, of QEMU 5 to 10 (its qemu-options.hx). One that
+/// is missing here does no harm: see [`walk`].
 pub(super) const WITHOUT_VALUE: [&str; 41] = [
     "S",
     "alt-grab",
@@ -150,7 +150,7 @@ pub(super) const WITH_VALUE: [&str; 97] = [
     "xen-domid",
 ];
 
-/// An option where it stands.
+/// An option with its position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Given<'a> {
     /// Which argument, counted from 1.
@@ -161,7 +161,7 @@ pub(super) struct Given<'a> {
     pub(super) value: &'a OsStr,
 }
 
-/// An option that needs a value stands last: it would take the first word added behind it.
+/// The last word is an option that needs a value: it would swallow the first argument of taptrail.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct MissingValue {
     pub(super) position: usize,
@@ -170,7 +170,7 @@ pub(super) struct MissingValue {
 /// Every option that QEMU may see, in order.
 ///
 /// A word that is not in the tables may take a value or not: then both ways of reading on are
-/// followed, and an option is told that either of them finds.
+/// followed, and every option that either of them finds is returned.
 pub(super) fn walk(args: &[OsString]) -> Result<Vec<Given<'_>>, MissingValue> {
     let mut given = Vec::new();
     // Whether an option may begin at this argument.
@@ -258,8 +258,8 @@ mod tests {
         }
     }
 
-    /// QEMU's complaint about `-NAME -M -bad`. Where NAME takes a value, that is `-M`, and `-bad` is
-    /// no option; where it takes none, `-bad` is no machine.
+    /// QEMU's error message about `-NAME -M -bad`. Where NAME takes a value, that is `-M`, and
+    /// `-bad` is no option; where it takes none, `-bad` is no machine.
     fn complaint(name: &str) -> String {
         let output = Command::new("qemu-system-x86_64")
             .args([&format!("-{name}"), "-M", "-bad"])

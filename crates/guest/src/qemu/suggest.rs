@@ -11,8 +11,8 @@ const DEFAULT_BRIDGE: &str = "br0";
 /// The most queues of a tap (`MAX_TAP_QUEUES`, the kernel's drivers/net/tun.c).
 const MAX_QUEUES: usize = 256;
 
-/// A SPEC from the backend's fields and, where one is found, those of the NIC on it. What has to be
-/// filled in stands in capitals.
+/// A SPEC from the backend's fields and, where one is found, those of the NIC on it. Capitals mark
+/// what the user has to fill in.
 pub(super) fn spec(backend: &Fields, nic: Option<&Fields>) -> String {
     let mut spec = place(backend);
     let nic_field = |names: [&'static str; 2]| {

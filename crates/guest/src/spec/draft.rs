@@ -1,4 +1,4 @@
-//! An interface in the making: what was given, where it stands, and what can't be together.
+//! A SPEC in the making: the given keys, their places, and the checks of their combination.
 
 use std::borrow::Cow;
 use std::num::NonZeroU16;
@@ -10,7 +10,7 @@ use super::error::{Fault, Problem};
 use super::{Backend, Key, NicSpec, Vhost, closest, value};
 use crate::qemu::model::Model;
 
-/// One key's value and where both stand in the text.
+/// One key's value, and the places of both in the text.
 #[derive(Debug, Clone)]
 pub(crate) struct Given<'t> {
     pub(crate) key_span: Range<usize>,
@@ -25,13 +25,13 @@ impl Given<'_> {
     }
 }
 
-/// What has been given so far, at most once for each key.
+/// The keys given so far, each at most once.
 #[derive(Debug, Default)]
-pub(crate) struct Draft<'t> {
+pub(crate) struct PartialSpec<'t> {
     given: [Option<Given<'t>>; Key::ALL.len()],
 }
 
-impl<'t> Draft<'t> {
+impl<'t> PartialSpec<'t> {
     /// Takes one key's value.
     ///
     /// # Errors
@@ -76,8 +76,8 @@ impl<'t> Draft<'t> {
     /// The interface, when all that was given holds together.
     ///
     /// # Errors
-    /// A value that can't be, or two that can't be together. `whole` is where to point when
-    /// something is missing.
+    /// An invalid value, or two that exclude each other. `whole` is where to point when something
+    /// is missing.
     pub(crate) fn finish(&self, whole: Range<usize>) -> Result<NicSpec, Fault> {
         let (backend_key, backend) = self.backend(whole)?;
         for (key, only_with) in [

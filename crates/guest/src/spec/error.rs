@@ -7,7 +7,7 @@ use super::pointer::{self, Pointer};
 use super::{Key, NicId, NicIdError};
 use crate::qemu::model::{Model, ModelError};
 
-/// What is wrong with an interface as it was written.
+/// What is wrong with a SPEC.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// Longer than [`SPEC_LIMIT`](super::SPEC_LIMIT).
@@ -16,7 +16,7 @@ pub enum Problem {
         /// In bytes.
         limit: usize,
     },
-    /// Nothing is there.
+    /// The SPEC is empty.
     #[error("The SPEC is empty")]
     Empty,
     /// A line break, an escape or the like: it could forge what is shown and logged.
@@ -25,7 +25,7 @@ pub enum Problem {
     /// A comma with nothing before or after it.
     #[error("A key=value pair is missing here")]
     NoPair,
-    /// There is no such key.
+    /// An unknown key.
     #[error("Key '{0}' is unknown")]
     UnknownKey(String),
     /// Each key may be given once.
@@ -38,10 +38,10 @@ pub enum Problem {
     /// Not an Ethernet address.
     #[error(transparent)]
     Mac(#[from] MacAddrError),
-    /// The address of a group.
+    /// A multicast address.
     #[error("'{0}' is a multicast MAC address, which no interface can own")]
     GroupMac(MacAddr),
-    /// The address that stands for none.
+    /// The all-zero address.
     #[error("'00:00:00:00:00:00' is no interface's MAC address")]
     ZeroMac,
     /// Not an interface's name.
@@ -56,7 +56,7 @@ pub enum Problem {
     /// Not a number, or out of its range.
     #[error("'{text}' can't be '{key}': a number from {min} to {max} is needed")]
     Number {
-        /// Whose value it is.
+        /// The key.
         key: Key,
         /// The value.
         text: String,
@@ -65,20 +65,20 @@ pub enum Problem {
         /// The highest that is taken.
         max: u32,
     },
-    /// Not one of the words that the key takes.
+    /// Not one of the values that the key takes.
     #[error("'{text}' can't be '{key}': {} is needed", either(choices))]
     Choice {
-        /// Whose value it is.
+        /// The key.
         key: Key,
         /// The value.
         text: String,
-        /// The words.
+        /// The values that the key takes.
         choices: Vec<&'static str>,
     },
-    /// A device's path must not depend on where we were started.
+    /// A relative path of a device: its meaning would depend on the working directory.
     #[error("'{0}' is not an absolute path")]
     RelativePath(String),
-    /// A device's path has its limit.
+    /// A device's path is too long.
     #[error("The path is longer than {} bytes", super::value::PATH_LIMIT)]
     LongPath,
 
@@ -125,7 +125,7 @@ pub enum Problem {
 pub(crate) struct Fault {
     pub(crate) span: Range<usize>,
     pub(crate) problem: Box<Problem>,
-    /// Another place without which this one would be right.
+    /// The other place, if two contradict each other.
     pub(crate) beside: Option<Range<usize>>,
     pub(crate) help: Option<String>,
 }
@@ -144,7 +144,7 @@ impl Fault {
     }
 }
 
-/// A SPEC that is refused: one line by `Display`, a picture by [`SpecError::render`].
+/// A SPEC that is refused: one line by `Display`, with the text by [`SpecError::render`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpecError {
     /// The SPEC, or as much of it as is taken.
@@ -193,7 +193,7 @@ impl fmt::Display for SpecError {
 
 impl std::error::Error for SpecError {}
 
-/// Text of strangers, fit for one line of a message.
+/// Escapes and shortens text from outside for a message.
 pub(crate) fn quoted(text: &str) -> String {
     const LIMIT: usize = 96;
     let mut line: String = text.chars().take(LIMIT).collect();

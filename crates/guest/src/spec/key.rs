@@ -81,7 +81,7 @@ impl FromStr for Key {
     }
 }
 
-/// Which of `candidates` somebody who wrote `word` may have meant.
+/// The one of `candidates` that was probably meant by `word`.
 pub(crate) fn closest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     // Far longer than any candidate: nothing to compare, and the distance is quadratic.
     if word.len() > 64 {

@@ -1,16 +1,17 @@
-//! One interface of a guest as its owner writes it: `bridge=br0,mac=52:54:00:12:34:56,queues=4`.
+//! One interface of a guest as its user writes it: `bridge=br0,mac=52:54:00:12:34:56,queues=4`.
 //!
-//! This module knows what may be asked for, and refuses the rest before anything is opened. It
-//! asks nothing of the host but random numbers: whether a bridge exists is not its business.
+//! This module accepts valid SPECs, and refuses others before anything is opened. It does not look
+//! at the host: whether a bridge exists is checked later.
 //!
 //! ```text
 //! SPEC text ── parse ──┐
-//!                      ├── Draft (keys, values and where they stand) ── finish ── NicSpec
+//!                      ├── PartialSpec (keys, values, their places) ── finish ── NicSpec
 //! <interface> ── xml ──┘
 //! ```
 //!
-//! Both ways in share the draft, so that one set of rules holds for both, and an error points at
-//! the very place in the text it came from. The reference for users is `docs/nic-spec.md`.
+//! Both parsers fill a `PartialSpec`, so that one set of rules holds for
+//! both, and an error points at its place in the text. The reference for users is
+//! `docs/nic-spec.md`.
 
 mod draft;
 mod error;
@@ -42,7 +43,7 @@ pub use self::nic_id::{NicId, NicIdError};
 pub use self::parse::SPEC_LIMIT;
 pub use self::unique::check_unique;
 
-pub(crate) use self::draft::{Draft, Given};
+pub(crate) use self::draft::{Given, PartialSpec};
 pub(crate) use self::error::{Fault, either, quoted};
 pub(crate) use self::key::closest;
 pub(crate) use self::unique::first_clash;
@@ -56,7 +57,7 @@ use crate::qemu::model::Model;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NicSpec {
-    /// Where the frames go.
+    /// The host's side.
     pub backend: Backend,
     /// The guest's own address; `None`: one is made ([`random_mac`]).
     pub mac: Option<MacAddr>,
@@ -106,13 +107,13 @@ impl NicSpec {
         }
     }
 
-    /// Whether the link behind the interface is made for it, and not somebody else's.
+    /// Whether a new link is made for the interface.
     pub(crate) fn makes_link(&self) -> bool {
         !matches!(self.backend, Backend::Tap(_))
     }
 }
 
-/// Where an interface's frames go on the host.
+/// The host's side of an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Backend {
     /// A new tap as a port of this bridge.
@@ -123,7 +124,7 @@ pub enum Backend {
     Macvtap {
         /// The link it is created over.
         lower: IfName,
-        /// What it shares with its neighbours over the same link.
+        /// The mode: how it communicates with other macvtaps on the same link.
         mode: MacvtapMode,
     },
 }
@@ -131,11 +132,11 @@ pub enum Backend {
 /// Whether vhost-net carries the queues in the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Vhost {
-    /// It must: without the device nothing starts.
+    /// Required: the start fails without the device.
     On,
-    /// It must not: the device is not opened.
+    /// The device is not opened.
     Off,
-    /// Where the device can be opened.
+    /// Used if the device can be opened.
     Auto,
 }
 
@@ -168,10 +169,10 @@ impl Filter {
 
 /// A random address in QEMU's and KVM's range `52:54:00`.
 ///
-/// One in 2²⁴: the caller looks whether it is taken and asks again.
+/// One of 2²⁴: the caller has to check whether it is in use, and to retry.
 ///
 /// # Errors
-/// What getrandom(2) says; in practice only where a seccomp filter refuses it.
+/// When getrandom(2) fails; in practice only where a seccomp filter refuses it.
 pub fn random_mac() -> io::Result<MacAddr> {
     let mut tail = [0; 3];
     // Never short: getrandom(2) fills up to 256 bytes whole.

@@ -3,7 +3,7 @@ use std::ops::Range;
 use std::str::FromStr;
 
 use super::error::{Fault, Problem, SpecError, quoted};
-use super::{Draft, Given, Key, NicSpec, closest};
+use super::{Given, Key, NicSpec, PartialSpec, closest};
 
 /// The longest SPEC, in bytes.
 pub const SPEC_LIMIT: usize = 4096;
@@ -36,7 +36,7 @@ fn parse(text: &str) -> Result<NicSpec, Fault> {
     if let Some((at, control)) = text.char_indices().find(|(_, c)| c.is_control()) {
         return Err(Fault::new(at..at + control.len_utf8(), Problem::ControlCharacter));
     }
-    let mut draft = Draft::default();
+    let mut draft = PartialSpec::default();
     for span in pairs(text) {
         give_pair(&mut draft, text, span)?;
     }
@@ -68,7 +68,7 @@ fn pairs(text: &str) -> Vec<Range<usize>> {
     pairs
 }
 
-fn give_pair<'t>(draft: &mut Draft<'t>, text: &'t str, span: Range<usize>) -> Result<(), Fault> {
+fn give_pair<'t>(draft: &mut PartialSpec<'t>, text: &'t str, span: Range<usize>) -> Result<(), Fault> {
     let pair = &text[span.clone()];
     if pair.is_empty() {
         return Err(Fault::new(span, Problem::NoPair).help(COMMAS));

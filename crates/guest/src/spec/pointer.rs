@@ -1,4 +1,4 @@
-//! A problem drawn into the text that it is about.
+//! Renders a problem with a pointer into its text.
 
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ pub(crate) struct Pointer<'a> {
     pub(crate) span: Range<usize>,
     /// More about the place.
     pub(crate) label: Option<&'a str>,
-    /// Another place without which this one would be right.
+    /// The other place, if two contradict each other.
     pub(crate) beside: Option<Range<usize>>,
     /// What to write instead.
     pub(crate) help: Option<&'a str>,
@@ -53,12 +53,12 @@ fn within(text: &str, span: &Range<usize>) -> Range<usize> {
     start..text.ceil_char_boundary(span.end).max(start)
 }
 
-/// How many characters stand before byte `offset`.
+/// The number of characters before byte `offset`.
 pub(crate) fn characters_before(text: &str, offset: usize) -> usize {
     text[..text.floor_char_boundary(offset)].chars().count()
 }
 
-/// `text` with what can't be seen escaped: what strangers wrote must not move the cursor.
+/// `text` with invisible characters escaped: text from outside must not move the cursor.
 pub(crate) fn printable(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,4 +1,4 @@
-//! The reference for users, held against what is read.
+//! Compares the reference for users with the parser.
 
 use std::fs;
 use std::path::Path;

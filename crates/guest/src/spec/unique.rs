@@ -4,9 +4,9 @@ use super::error::{Fault, Problem, SpecError};
 use super::write::Canonical;
 use super::{Backend, Key, NicSpec};
 
-/// Looks whether one guest can have all of these interfaces together.
+/// Checks whether one guest can have all of these interfaces.
 ///
-/// Bounded by the number of NICs a guest can have, so the pairs are simply gone through.
+/// Compares all pairs, as a guest has few NICs.
 ///
 /// # Errors
 /// A MAC address, an id or a link's name (`ifname=`, `tap=`) that an earlier one uses; the error
@@ -36,7 +36,7 @@ pub(crate) fn first_clash(specs: &[NicSpec]) -> Option<Clash> {
     })
 }
 
-/// What `later` takes that `earlier` has.
+/// The key and value of `later` that `earlier` already has.
 fn clash(earlier: &NicSpec, later: &NicSpec) -> Option<(Key, Problem)> {
     if let Some(mac) = later.mac.filter(|_| later.mac == earlier.mac) {
         return Some((Key::Mac, Problem::MacInUse(mac)));
@@ -49,7 +49,7 @@ fn clash(earlier: &NicSpec, later: &NicSpec) -> Option<(Key, Problem)> {
     taken.then(|| (key, Problem::LinkInUse(link.clone())))
 }
 
-/// The link that is this interface's alone, as far as it is known before it is opened.
+/// The link that only this interface can use, if the SPEC names it.
 fn own_link(spec: &NicSpec) -> Option<(Key, &IfName)> {
     match &spec.backend {
         Backend::Tap(name) => Some((Key::Tap, name)),

@@ -76,7 +76,8 @@ pub(super) fn mac(text: &str) -> Result<MacAddr, Problem> {
     if mac.is_multicast() { Err(Problem::GroupMac(mac)) } else { Ok(mac) }
 }
 
-/// An absolute path of bounded length. Whether it is there, and a device, shows at its open.
+/// An absolute path of bounded length. Whether it exists, and is a device, is checked when it is
+/// opened.
 pub(super) fn path(text: &str) -> Result<PathBuf, Problem> {
     if text.len() > PATH_LIMIT {
         return Err(Problem::LongPath);

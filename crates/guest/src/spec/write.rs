@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{Backend, Key, MacvtapMode, NicSpec, Vhost};
 use crate::qemu::model::Model;
 
-/// A SPEC in canonical form, and where each value stands in it.
+/// A SPEC in canonical form, with the place of each value.
 #[derive(Default)]
 pub(super) struct Canonical {
     pub(super) text: String,
@@ -37,7 +37,7 @@ impl Canonical {
         }
     }
 
-    /// Where `key`'s value stands.
+    /// The place of the value of `key`.
     pub(super) fn span(&self, key: Key) -> Option<Range<usize>> {
         self.values.iter().find_map(|(other, span)| (*other == key).then(|| span.clone()))
     }
@@ -54,7 +54,7 @@ impl From<&NicSpec> for Canonical {
             }
         };
         let path = |path: &Path| path.to_string_lossy().into_owned();
-        // What stands in for an absent setting: auto, or off where there is nothing to choose.
+        // The default of an absent setting: auto, or off for models without vhost.
         let default_vhost = if spec.model.can_vhost() { Vhost::Auto } else { Vhost::Off };
         put(Key::Mac, spec.mac.map(|mac| mac.to_string()).as_deref());
         put(Key::Model, (spec.model != Model::default()).then(|| spec.model.to_string()).as_deref());
@@ -73,7 +73,7 @@ impl From<&NicSpec> for Canonical {
 }
 
 impl fmt::Display for Backend {
-    /// The backend as it stands in a canonical SPEC: `bridge=br0`, `macvtap=eth0,mode=vepa`.
+    /// The backend as in a canonical SPEC: `bridge=br0`, `macvtap=eth0,mode=vepa`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut canonical = Canonical::default();
         canonical.put_backend(self);

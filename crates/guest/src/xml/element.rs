@@ -1,4 +1,4 @@
-//! An element that must say what it takes: everything else in it is refused by name.
+//! An element with a list of allowed attributes and children: all others are refused by name.
 
 use std::ops::Range;
 
@@ -130,7 +130,7 @@ impl<'d> Element<'d> {
     }
 }
 
-/// Reads an attribute that is one of a few words.
+/// Reads an attribute that has one of a few values.
 pub(super) fn choose<T: Copy>(
     attribute: Attribute<'_, '_>,
     choices: &[(&'static str, T)],

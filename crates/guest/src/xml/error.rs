@@ -19,7 +19,7 @@ pub enum XmlProblem {
     /// Another document altogether.
     #[error("The root element is <{0}>, not <interface>")]
     Root(String),
-    /// An element with a namespace, of which libvirt has none here.
+    /// An element with a namespace; libvirt uses none here.
     #[error("Element <{0}> is in an XML namespace")]
     Namespace(String),
     /// An element that taptrail can't act on.
@@ -27,18 +27,18 @@ pub enum XmlProblem {
     Element {
         /// Its name.
         name: String,
-        /// What it stands in.
+        /// The element around it.
         parent: String,
     },
-    /// An element that may be there once.
+    /// An element that is repeated.
     #[error("Element <{0}> is given twice")]
     RepeatedElement(String),
-    /// An element that has to be there.
+    /// A required element is missing.
     #[error("Element <{name}> is missing in {parent}")]
     NoElement {
         /// Its name.
         name: &'static str,
-        /// What it should stand in.
+        /// The element that needs it.
         parent: String,
     },
     /// An attribute that taptrail can't act on.
@@ -49,7 +49,7 @@ pub enum XmlProblem {
         /// Its element.
         element: String,
     },
-    /// An attribute that has to be there.
+    /// A required attribute is missing.
     #[error("Attribute '{name}' is missing in {element}")]
     NoAttribute {
         /// Its name.
@@ -57,20 +57,20 @@ pub enum XmlProblem {
         /// Its element.
         element: String,
     },
-    /// An attribute of which nothing is said.
+    /// An empty attribute.
     #[error("Attribute '{0}' is empty")]
     EmptyAttribute(String),
     /// A kind of interface that taptrail does not open.
     #[error("Interface type '{0}' is not supported")]
     Type(String),
-    /// Not one of the words that the attribute takes.
+    /// Not one of the values that the attribute takes.
     #[error("'{text}' can't be '{attribute}': {} is needed", spec::either(choices))]
     Choice {
         /// Its name.
         attribute: String,
         /// Its value.
         text: String,
-        /// The words.
+        /// The values that the attribute takes.
         choices: Vec<&'static str>,
     },
     /// A name of libvirt's own making, which libvirt too ignores where it reads one.
@@ -79,7 +79,7 @@ pub enum XmlProblem {
     /// An alias that is neither the user's nor libvirt's for an interface.
     #[error("'{0}' can't be an alias: one that begins with 'ua-' is needed")]
     Alias(String),
-    /// The interface itself can't be.
+    /// The resulting SPEC is invalid.
     #[error(transparent)]
     Nic(#[from] Problem),
 }
@@ -127,7 +127,7 @@ fn offset(text: &str, position: roxmltree::TextPos) -> usize {
     text[start..].char_indices().nth(characters_before).map_or(text.len(), |(at, _)| start + at)
 }
 
-/// An `<interface>` that is refused: one line by `Display`, a picture by [`XmlError::render`].
+/// An `<interface>` that is refused: one line by `Display`, with the text by [`XmlError::render`].
 #[derive(Debug)]
 pub struct XmlError {
     /// The file's name as it was given.
@@ -140,12 +140,12 @@ pub struct XmlError {
     pub problem: Box<XmlProblem>,
     /// What to write instead.
     pub help: Option<String>,
-    place: Box<Place>,
+    place: Box<Picture>,
 }
 
-/// What a picture needs.
+/// The data of [`XmlError::render`].
 #[derive(Debug)]
-struct Place {
+struct Picture {
     text: String,
     span: Range<usize>,
     beside: Option<Range<usize>>,
@@ -162,7 +162,7 @@ impl XmlError {
             column: characters_before(&before[line_start..], before.len()) + 1,
             problem,
             help,
-            place: Box::new(Place { text: text.to_owned(), span, beside }),
+            place: Box::new(Picture { text: text.to_owned(), span, beside }),
         }
     }
 

@@ -1,4 +1,4 @@
-//! What each element of an `<interface>` means in a SPEC.
+//! Converts each element of an `<interface>` to keys of a SPEC.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use roxmltree::{Attribute, Node};
 
 use super::element::{Element, choose};
 use super::error::{Fault, XmlProblem};
-use crate::spec::{Draft, Given, Key, NicSpec, quoted};
+use crate::spec::{Given, Key, NicSpec, PartialSpec, quoted};
 
 /// The types of interface that taptrail opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(super) fn read(root: Node<'_, '_>) -> Result<NicSpec, Fault> {
         Type::Ethernet | Type::Direct => interface.takes(&["type"], &CHILDREN)?,
     }
 
-    let mut draft = Draft::default();
+    let mut draft = PartialSpec::default();
     source(interface, kind, &mut draft)?;
     target(interface, kind, &mut draft)?;
     for (element, attribute, key) in
@@ -85,14 +85,14 @@ fn kind(interface: Element<'_>) -> Result<Type, Fault> {
     }
 }
 
-/// The value of an attribute as it stands is the key's.
-fn give<'d>(draft: &mut Draft<'d>, key: Key, attribute: Attribute<'d, 'd>) -> Result<(), Fault> {
+/// Takes the value of an attribute as the key's.
+fn give<'d>(draft: &mut PartialSpec<'d>, key: Key, attribute: Attribute<'d, 'd>) -> Result<(), Fault> {
     give_as(draft, key, attribute, attribute.value())
 }
 
 /// The attribute means `value` of the key.
 fn give_as<'d>(
-    draft: &mut Draft<'d>,
+    draft: &mut PartialSpec<'d>,
     key: Key,
     attribute: Attribute<'d, 'd>,
     value: &'d str,
@@ -101,7 +101,7 @@ fn give_as<'d>(
     Ok(draft.give(key, Given { key_span: attribute.range(), value_span: attribute.range_value(), value })?)
 }
 
-fn source<'d>(interface: Element<'d>, kind: Type, draft: &mut Draft<'d>) -> Result<(), Fault> {
+fn source<'d>(interface: Element<'d>, kind: Type, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
     match kind {
         Type::Bridge => {
             let source = interface.needs_child("source")?;
@@ -133,7 +133,7 @@ fn source<'d>(interface: Element<'d>, kind: Type, draft: &mut Draft<'d>) -> Resu
     }
 }
 
-fn target<'d>(interface: Element<'d>, kind: Type, draft: &mut Draft<'d>) -> Result<(), Fault> {
+fn target<'d>(interface: Element<'d>, kind: Type, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
     if kind != Type::Ethernet {
         let Some(target) = interface.child("target") else { return Ok(()) };
         target.takes(&["dev"], &[])?;
@@ -146,7 +146,7 @@ fn target<'d>(interface: Element<'d>, kind: Type, draft: &mut Draft<'d>) -> Resu
     let name = target.needs("dev").map_err(|fault| fault.help(missing))?;
     let managed =
         target.attribute("managed")?.map(|it| choose(it, &[("yes", true), ("no", false)])).transpose()?;
-    // libvirt makes an interface of its own in place of one by such a name, unless told not to.
+    // libvirt replaces such a name by one of its own, unless managed='no'.
     if managed != Some(false) && made_by_libvirt(name.value()) {
         let fault = Fault::new(name.range_value(), XmlProblem::GeneratedName(quoted(name.value())));
         return Err(fault.help("with managed='no' an existing tap of this name is meant"));
@@ -160,7 +160,7 @@ fn made_by_libvirt(name: &str) -> bool {
     ["vnet", "macvtap", "macvlan"].iter().any(|prefix| name.starts_with(prefix))
 }
 
-fn driver<'d>(interface: Element<'d>, draft: &mut Draft<'d>) -> Result<(), Fault> {
+fn driver<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
     let Some(driver) = interface.child("driver") else { return Ok(()) };
     driver.takes(&["name", "queues"], &[])?;
     if let Some(name) = driver.attribute("name")? {
@@ -173,7 +173,7 @@ fn driver<'d>(interface: Element<'d>, draft: &mut Draft<'d>) -> Result<(), Fault
 }
 
 /// Paths of the devices to open.
-fn backend<'d>(interface: Element<'d>, kind: Type, draft: &mut Draft<'d>) -> Result<(), Fault> {
+fn backend<'d>(interface: Element<'d>, kind: Type, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
     let Some(backend) = interface.child("backend") else { return Ok(()) };
     match kind {
         Type::Bridge | Type::Ethernet => backend.takes(&["tap", "vhost"], &[])?,
@@ -187,15 +187,15 @@ fn backend<'d>(interface: Element<'d>, kind: Type, draft: &mut Draft<'d>) -> Res
     Ok(())
 }
 
-fn port<'d>(interface: Element<'d>, draft: &mut Draft<'d>) -> Result<(), Fault> {
+fn port<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
     let Some(port) = interface.child("port") else { return Ok(()) };
     port.takes(&["isolated"], &[])?;
     let isolated = port.needs("isolated")?;
     give_as(draft, Key::Isolated, isolated, choose(isolated, &[("yes", "on"), ("no", "off")])?)
 }
 
-/// One tag, which the guest does not see; a trunk has several, or says so.
-fn vlan<'d>(interface: Element<'d>, draft: &mut Draft<'d>) -> Result<(), Fault> {
+/// One tag, which the guest does not see. A trunk has several, or trunk='yes'.
+fn vlan<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
     let Some(vlan) = interface.child("vlan") else { return Ok(()) };
     vlan.takes(&[], &["tag"])?;
     let tag = vlan.needs_child("tag")?;
@@ -203,8 +203,8 @@ fn vlan<'d>(interface: Element<'d>, draft: &mut Draft<'d>) -> Result<(), Fault> 
     give(draft, Key::Vlan, tag.needs("id")?)
 }
 
-/// A user's own alias is QEMU's id; libvirt's own is the place in a list that is not ours.
-fn alias<'d>(interface: Element<'d>, draft: &mut Draft<'d>) -> Result<(), Fault> {
+/// A user's alias becomes QEMU's id; libvirt's own alias has no meaning here.
+fn alias<'d>(interface: Element<'d>, draft: &mut PartialSpec<'d>) -> Result<(), Fault> {
     let Some(alias) = interface.child("alias") else { return Ok(()) };
     alias.takes(&["name"], &[])?;
     let name = alias.needs("name")?;

@@ -1,11 +1,11 @@
 //! libvirt's `<interface>`, read as a [`NicSpec`].
 //!
-//! Whoever comes from libvirt has interfaces as XML. What of it taptrail can do is taken over;
-//! what it can't do is refused by name, with line and column: an interface that silently lacks its
-//! bandwidth limit or its boot order is worse than none. `docs/nic-spec.md` lists both.
+//! Users of libvirt have their interfaces as XML. Elements that taptrail supports are converted;
+//! all others are refused by name, with line and column: an interface that silently lacks its
+//! bandwidth limit or its boot order is worse than an error. `docs/nic-spec.md` lists both.
 //!
 //! ```text
-//! text ── roxmltree ── Element (refuses what nobody asked for) ── interface ── spec::Draft
+//! text ── roxmltree ── Element (refuses what is not listed) ── interface ── spec::PartialSpec
 //! ```
 //!
 //! Format: libvirt's `formatdomain`, "Network interfaces"; its `virDomainNetDefParseXML()`.

@@ -9,10 +9,10 @@ use taptrail_guest::duration;
 use super::Sources;
 use super::format::OutputFormat;
 
-const ASKED: &str = "Selection";
-const SHOWN: &str = "Output";
+const SELECTION_HEADING: &str = "Selection";
+const OUTPUT_HEADING: &str = "Output";
 
-/// What stands below the examples.
+/// The text below the examples.
 const NOTES: &str = "\
 Verdicts:
   accounted           a record grants the device to the process that holds it
@@ -50,36 +50,36 @@ pub(crate) struct Verify {
     pub(crate) sources: Sources,
 
     /// Only devices of this guest, by its name or uuid (repeatable)
-    #[arg(long, value_name = "GUEST", help_heading = ASKED)]
+    #[arg(long, value_name = "GUEST", help_heading = SELECTION_HEADING)]
     pub(crate) guest: Vec<String>,
 
     /// Only devices of this process (repeatable)
-    #[arg(long, value_name = "PID", help_heading = ASKED)]
+    #[arg(long, value_name = "PID", help_heading = SELECTION_HEADING)]
     pub(crate) pid: Vec<u32>,
 
     /// Only devices in this network namespace: a name as `ip netns` lists it, or a path such as
     /// /proc/PID/ns/net
-    #[arg(long, value_name = "NAME|PATH", help_heading = ASKED)]
+    #[arg(long, value_name = "NAME|PATH", help_heading = SELECTION_HEADING)]
     pub(crate) netns: Option<PathBuf>,
 
     /// Ignore devices of this program, by its absolute path (repeatable); a guest's device in its
     /// hands is reported all the same
-    #[arg(long, value_name = "EXE", help_heading = ASKED, value_parser = absolute)]
+    #[arg(long, value_name = "EXE", help_heading = SELECTION_HEADING, value_parser = absolute)]
     pub(crate) ignore: Vec<PathBuf>,
 
     /// Ignore devices of this process, and that it can't be seen (repeatable)
-    #[arg(long, value_name = "PID", help_heading = ASKED)]
+    #[arg(long, value_name = "PID", help_heading = SELECTION_HEADING)]
     pub(crate) ignore_pid: Vec<u32>,
 
     /// Name of this host in the trail [default: its node name]
-    #[arg(long, value_name = "HOST", visible_alias = "node", help_heading = ASKED)]
+    #[arg(long, value_name = "HOST", visible_alias = "node", help_heading = SELECTION_HEADING)]
     pub(crate) host: Option<String>,
 
     /// How long a difference must last to be reported
-    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = duration, help_heading = ASKED)]
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = duration, help_heading = SELECTION_HEADING)]
     pub(crate) settle: Duration,
 
-    #[command(flatten, next_help_heading = SHOWN)]
+    #[command(flatten, next_help_heading = OUTPUT_HEADING)]
     pub(crate) output: OutputFormat,
 }
 

@@ -16,10 +16,10 @@ use super::format::StreamFormat;
 use crate::output::Failure;
 use crate::watch::{JOURNAL, Program, Rule, Url};
 
-const FOLLOWED: &str = "Audit records";
-const TOLD: &str = "Notifications";
+const RECORDS_HEADING: &str = "Audit records";
+const NOTIFICATIONS_HEADING: &str = "Notifications";
 
-/// The longest file of arguments.
+/// Bytes of a file of arguments.
 const MAX_ARGUMENTS_BYTES: u64 = 64 * 1024;
 
 /// Follow another manager's audit records (e.g. libvirt's) and compare them with the devices its
@@ -36,67 +36,68 @@ const MAX_ARGUMENTS_BYTES: u64 = 64 * 1024;
 )]
 pub(crate) struct Watch {
     /// Audit log to follow [default: as auditd.conf says]
-    #[arg(long, value_name = "FILE", env = "TAPTRAIL_AUDIT_LOG", hide_env_values = true, help_heading = FOLLOWED)]
+    #[arg(long, value_name = "FILE", env = "TAPTRAIL_AUDIT_LOG", hide_env_values = true, help_heading = RECORDS_HEADING)]
     pub(crate) log: Option<PathBuf>,
 
     /// Follow the kernel's own audit broadcast, on a host without auditd: records that are sent
     /// while nobody listens are lost, and are reported as a gap
-    #[arg(long, conflicts_with = "stdin", help_heading = FOLLOWED)]
+    #[arg(long, conflicts_with = "stdin", help_heading = RECORDS_HEADING)]
     pub(crate) kernel: bool,
 
     /// Follow standard input, as a plugin of auditd (packaging/taptrail-auditd.conf)
-    #[arg(long, help_heading = FOLLOWED)]
+    #[arg(long, help_heading = RECORDS_HEADING)]
     pub(crate) stdin: bool,
 
     /// Where to begin when the ledger has no checkpoint of a previous watcher
-    #[arg(long, value_enum, default_value_t, value_name = "WHERE", help_heading = FOLLOWED)]
+    #[arg(long, value_enum, default_value_t, value_name = "WHERE", help_heading = RECORDS_HEADING)]
     pub(crate) begin: Where,
 
     /// How often to look at a guest, and at the bridges of all guests' taps, without a record
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, help_heading = FOLLOWED)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, help_heading = RECORDS_HEADING)]
     pub(crate) every: Duration,
 
-    /// Have the kernel tell each last close by a BPF program: a descriptor ends when nobody has its
-    /// file any more (Linux 6.1, CAP_BPF and CAP_PERFMON; without them, the watcher goes on without)
-    #[arg(long, help_heading = FOLLOWED)]
+    /// Report each last close by a BPF program in the kernel: a descriptor ends when nobody has its
+    /// file open any more (needs Linux 6.1, CAP_BPF and CAP_PERFMON; otherwise the watcher runs
+    /// without it)
+    #[arg(long, help_heading = RECORDS_HEADING)]
     pub(crate) bpf: bool,
 
     /// Write observations and findings to the kernel's audit log, too
-    #[arg(long, help_heading = TOLD)]
+    #[arg(long, help_heading = NOTIFICATIONS_HEADING)]
     pub(crate) emit_audit: bool,
 
-    #[command(flatten, next_help_heading = TOLD)]
+    #[command(flatten, next_help_heading = NOTIFICATIONS_HEADING)]
     pub(crate) output: StreamFormat,
 
     /// Print no events
-    #[arg(long, conflicts_with_all = ["format", "json"], help_heading = TOLD)]
+    #[arg(long, conflicts_with_all = ["format", "json"], help_heading = NOTIFICATIONS_HEADING)]
     pub(crate) silent: bool,
 
     /// Send events to journald, with a field for each fact (journalctl TAPTRAIL_GUEST=web1)
-    #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true, default_missing_value = JOURNAL, help_heading = TOLD)]
+    #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true, default_missing_value = JOURNAL, help_heading = NOTIFICATIONS_HEADING)]
     pub(crate) journald: Option<PathBuf>,
 
     /// Run this program, by its absolute path, for each finding of this kind, or 'any'; it gets the
     /// finding as JSON on standard input (repeatable)
-    #[arg(long, value_name = "KIND=PROGRAM", help_heading = TOLD)]
+    #[arg(long, value_name = "KIND=PROGRAM", help_heading = NOTIFICATIONS_HEADING)]
     pub(crate) on_finding: Vec<Rule<Program>>,
 
     /// Send each finding of this kind, or 'any', to this URL as JSON; @FILE reads the URL from the
     /// first line of FILE (repeatable)
-    #[arg(long, value_name = "KIND=URL", help_heading = TOLD)]
+    #[arg(long, value_name = "KIND=URL", help_heading = NOTIFICATIONS_HEADING)]
     pub(crate) webhook: Vec<Rule<Url>>,
 
     /// Write Prometheus metrics to this file, for node_exporter's textfile collector
-    #[arg(long, value_name = "FILE", help_heading = TOLD)]
+    #[arg(long, value_name = "FILE", help_heading = NOTIFICATIONS_HEADING)]
     pub(crate) metrics_file: Option<PathBuf>,
 
     /// Serve Prometheus metrics at http://ADDRESS/metrics
-    #[arg(long, value_name = "ADDRESS:PORT", help_heading = TOLD)]
+    #[arg(long, value_name = "ADDRESS:PORT", help_heading = NOTIFICATIONS_HEADING)]
     pub(crate) metrics_listen: Option<SocketAddr>,
 
     /// Allow --metrics-listen on an address that other hosts reach: the metrics have the guests'
     /// names
-    #[arg(long, requires = "metrics_listen", help_heading = TOLD)]
+    #[arg(long, requires = "metrics_listen", help_heading = NOTIFICATIONS_HEADING)]
     pub(crate) metrics_for_all: bool,
 
     /// Where libvirt keeps the state of running guests
@@ -104,8 +105,8 @@ pub(crate) struct Watch {
     pub(crate) libvirt: PathBuf,
 }
 
-/// All arguments, with those of `watch` that lie in a file: `@FILE` stands for its lines, one argument each.
-/// auditd gives a plugin two arguments at most.
+/// Expands `@FILE` in the arguments of `watch` to the lines of FILE, one argument each. auditd
+/// passes two arguments at most to a plugin.
 pub(crate) fn arguments(given: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>, Failure> {
     let (mut all, mut watch) = (Vec::new(), false);
     for argument in given {
@@ -170,16 +171,16 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "# as a plugin\n--stdin\n\n  --on-finding=any=/opt/my tool\n").unwrap();
         let at = format!("@{}", file.path().display());
-        let told = |given: &[&str]| {
+        let expand = |given: &[&str]| {
             arguments(given.iter().map(OsString::from)).map(|all| {
                 all.into_iter().map(|argument| argument.into_string().unwrap()).collect::<Vec<_>>()
             })
         };
-        let read = told(&["taptrail", "watch", &at, "--json"]).unwrap();
+        let read = expand(&["taptrail", "watch", &at, "--json"]).unwrap();
         assert_eq!(read, ["taptrail", "watch", "--stdin", "--on-finding=any=/opt/my tool", "--json"]);
-        assert_eq!(told(&["taptrail", "trail", &at]).unwrap()[2], at);
-        assert!(told(&["taptrail", "watch", "@/no/file"]).unwrap_err().line().contains("/no/file"));
-        let endless = told(&["taptrail", "watch", "@/dev/zero"]).unwrap_err();
+        assert_eq!(expand(&["taptrail", "trail", &at]).unwrap()[2], at);
+        assert!(expand(&["taptrail", "watch", "@/no/file"]).unwrap_err().line().contains("/no/file"));
+        let endless = expand(&["taptrail", "watch", "@/dev/zero"]).unwrap_err();
         assert!(endless.line().contains("it has more than 65536 bytes"), "{}", endless.line());
     }
 }

@@ -8,10 +8,10 @@ use taptrail_record::{RecordType, parse_text};
 use taptrail_source::Input;
 use taptrail_trail::{Content, Entry, StepsInProgress};
 
-/// What ledgers tell to be in hand, once they have been read.
+/// The unfinished steps of running supervisors, by ledger, once the ledgers have been read.
 pub(super) type AllInHand = Arc<Mutex<Vec<StepsInProgress>>>;
 
-/// A ledger to be read.
+/// A ledger as an input.
 pub(super) fn input(ledger: Ledger, path: &Path, host: &Arc<str>, in_hand: &AllInHand) -> Input {
     let name: Arc<str> = path.display().to_string().into();
     let bytes = ledger.bytes();
@@ -37,19 +37,19 @@ struct Rows {
     boot: Option<String>,
     /// The boots before it.
     past: HashSet<String>,
-    /// What comes after the boot that was told instead of it.
+    /// The entry that follows the boot that was returned before it.
     next: Option<Entry>,
     in_hand: AllInHand,
 }
 
-/// Whether a step's supervisor is a process that runs on this host: of a ledger from elsewhere none is.
+/// Whether a step's supervisor runs on this host; false for a ledger of another host.
 fn is_in_hand(step: &OpenStep, boot: &str) -> bool {
     let supervisor = ProcessId { pid: step.supervisor.pid, start_time: step.supervisor.start };
     step.boot_id == boot && supervisor.is_alive()
 }
 
 impl Rows {
-    /// All has been read.
+    /// Stores the unfinished steps, when all records have been read.
     fn end(&self) {
         let boot = boot_id().map(|boot| boot.to_string()).unwrap_or_default();
         let steps = self.records.open_steps().iter().filter(|step| is_in_hand(step, &boot));
@@ -76,12 +76,13 @@ impl Rows {
             copies: Vec::new(),
             unauthenticated: false,
         };
-        // The ledger knows of which boot each guest is. What was closed late is of a boot before.
+        // The ledger has the boot of each guest. A close that was recorded later may belong to an
+        // earlier boot.
         if self.past.contains(&stored.boot_id) || self.boot.as_ref() == Some(&stored.boot_id) {
             return Ok(Some(entry));
         }
         if let Some(before) = self.boot.replace(stored.boot_id) {
-            // The host started anew between.
+            // The host has rebooted between the two.
             self.past.insert(before);
             let boot = Entry { content: Content::Boot, serial: None, writer: None, ..entry.clone() };
             self.next = Some(entry);

@@ -1,9 +1,9 @@
-//! Files, standard input and the ledger into entries.
+//! Reads files, standard input and the ledger as entries.
 
-mod again;
-mod extent;
+mod fingerprint;
 mod ledger;
 mod progress;
+mod source_lines;
 
 use std::fs::File;
 use std::io::Read as _;
@@ -16,27 +16,27 @@ use taptrail_ledger::Ledger;
 use taptrail_source::{EntrySink, Hosts, Input, Options, ReadOutcome, SourceError};
 use taptrail_trail::StepsInProgress;
 
-pub(crate) use self::again::again;
-pub(crate) use self::extent::Extent;
+pub(crate) use self::fingerprint::InputFingerprint;
 use self::ledger::AllInHand;
+pub(crate) use self::source_lines::fetch_lines;
 use crate::cli::{AssumedHost, Sources};
 use crate::output::Failure;
 
-/// What every SQLite database begins with (its file format, section 1.3).
-const SQLITE: &[u8] = b"SQLite format 3\0";
+/// The first bytes of every SQLite database (its file format, section 1.3).
+const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
 
-/// What came of reading.
+/// The result of reading.
 pub(crate) struct Read {
     pub(crate) outcome: ReadOutcome,
-    /// What supervisors had in hand as their ledgers were read.
+    /// The unfinished steps of running supervisors when their ledgers were read.
     pub(crate) in_hand: Vec<StepsInProgress>,
 }
 
-/// Gives each entry of the sources to `take`, in the order of their times.
+/// Passes each entry of the sources to `take`, in the order of their times.
 ///
 /// # Errors
 ///
-/// There is nothing to read. What of several sources can't be read is in the outcome.
+/// When there is nothing to read. A source that can't be read, of several, is in the outcome.
 pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut EntrySink<'_>) -> Result<Read, Failure> {
     let in_hand = AllInHand::default();
     let own = sources.files.is_empty();
@@ -48,9 +48,9 @@ pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut EntrySink<'_>) 
     } else {
         let (paths, mut unread) = taptrail_source::expand(&sources.files);
         failed.append(&mut unread);
-        let paths: Vec<_> = paths.into_iter().map(Given::of).collect();
+        let paths: Vec<_> = paths.into_iter().map(NamedInput::of).collect();
         let hosts = hosts(sources, &paths)?;
-        if let Some(unused) = hosts.unused(paths.iter().map(Given::path)) {
+        if let Some(unused) = hosts.unused(paths.iter().map(NamedInput::path)) {
             return Err(Failure::input(anyhow::anyhow!(
                 "--assume-host names {}, and no input is it or in it",
                 unused.display()
@@ -75,21 +75,21 @@ pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut EntrySink<'_>) 
     Ok(Read { outcome, in_hand })
 }
 
-/// Whose lines those are that name no host. A ledger in one directory and logs in another are taken for one host's;
-/// with more directories than these two, each is a host.
-fn hosts(sources: &Sources, inputs: &[Given]) -> Result<Hosts, Failure> {
+/// The hosts of lines without a host name. A ledger in one directory and logs in another are taken
+/// for one host's; with more directories, each is a host.
+fn hosts(sources: &Sources, inputs: &[NamedInput]) -> Result<Hosts, Failure> {
     let all = assumed_for_all(sources)?;
     let by_path = |AssumedHost { name, path }: &AssumedHost| Some((path.clone()?, name.as_str().into()));
-    let of = |is_meant: fn(&Given) -> bool| {
+    let of = |is_meant: fn(&NamedInput) -> bool| {
         let assumed = sources.assume_host.iter().filter_map(by_path).collect();
-        let paths = inputs.iter().filter(|given| is_meant(given)).map(Given::path);
+        let paths = inputs.iter().filter(|given| is_meant(given)).map(NamedInput::path);
         Hosts::of(paths, assumed, all.map(Arc::from))
     };
-    let (logs, ledgers) = (of(|given| !given.is_ledger()), of(Given::is_ledger));
+    let (logs, ledgers) = (of(|given| !given.is_ledger()), of(NamedInput::is_ledger));
     Ok(if logs.has_directory_hosts() || ledgers.has_directory_hosts() { of(|_| true) } else { logs })
 }
 
-/// The host of all lines without one, if the arguments name it.
+/// The host of all lines without one, if --assume-host names it.
 fn assumed_for_all(sources: &Sources) -> Result<Option<&str>, Failure> {
     let mut names = sources.assume_host.iter().filter(|of| of.path.is_none()).map(|of| of.name.as_str());
     let first = names.next();
@@ -102,21 +102,21 @@ fn assumed_for_all(sources: &Sources) -> Result<Option<&str>, Failure> {
     }
 }
 
-/// What this host is called in records of its own that name none.
+/// The name of this host in its own records without a host name.
 pub(crate) fn this_host(sources: &Sources) -> Result<String, Failure> {
     let node_name = || rustix::system::uname().nodename().to_string_lossy().into_owned();
     Ok(assumed_for_all(sources)?.map_or_else(node_name, str::to_owned))
 }
 
-/// All inputs are opened before the first is read, so that no rotation meanwhile takes one away: there may be more
-/// than a shell allows at first.
+/// Raises the limit of open files. All inputs are opened before the first is read, so that a
+/// rotation meanwhile takes none away: there may be more than a shell allows.
 pub(crate) fn allow_many_files() {
     let limit = getrlimit(Resource::Nofile);
-    // Where that fails, the inputs that can't be opened are told.
+    // If it fails, inputs that can't be opened are reported.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
-/// This host's audit log and ledger, as far as they are there.
+/// This host's audit log and ledger, those that exist.
 fn own_inputs(
     sources: &Sources,
     dirs: &Dirs,
@@ -151,16 +151,16 @@ fn own_inputs(
     Ok(inputs)
 }
 
-/// What was named to be read: a ledger is known by its first bytes, all else is the source's to know.
-enum Given {
+/// An input that was named: a ledger, recognized by its first bytes, or a log.
+enum NamedInput {
     Ledger(PathBuf),
     Log(Input),
 }
 
-impl Given {
+impl NamedInput {
     fn of(input: Input) -> Self {
         match input {
-            Input::Opened(file) if file.begins_with(SQLITE) => Self::Ledger(file.path().to_owned()),
+            Input::Opened(file) if file.begins_with(SQLITE_MAGIC) => Self::Ledger(file.path().to_owned()),
             input => Self::Log(input),
         }
     }
@@ -188,8 +188,10 @@ impl Given {
 }
 
 fn is_ledger(path: &Path) -> bool {
-    // A pipe's bytes are not to be taken from whoever reads it.
+    // Not a pipe: its bytes would be lost to its reader.
     let is_file = std::fs::metadata(path).is_ok_and(|about| about.is_file());
-    let mut front = [0; SQLITE.len()];
-    is_file && File::open(path).and_then(|mut file| file.read_exact(&mut front)).is_ok() && front == SQLITE
+    let mut front = [0; SQLITE_MAGIC.len()];
+    is_file
+        && File::open(path).and_then(|mut file| file.read_exact(&mut front)).is_ok()
+        && front == SQLITE_MAGIC
 }

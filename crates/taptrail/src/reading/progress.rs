@@ -3,10 +3,11 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// What is read sooner needs no bar.
-const PATIENCE: Duration = Duration::from_millis(700);
+/// How long reading takes before the bar is shown.
+const SHOW_AFTER: Duration = Duration::from_millis(700);
 
-/// A bar on standard error, where that is a terminal, once reading takes long. It goes when dropped.
+/// A progress bar on standard error, if that is a terminal, once reading takes long. Cleared on
+/// drop.
 #[derive(Debug)]
 pub(super) struct Progress {
     begun: Instant,
@@ -21,9 +22,9 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// So many bytes were read, of how many there are; 0 where that is not known.
+    /// Shows the bytes read, of the total; 0 if that is not known.
     pub(super) fn show(&mut self, done: u64, total: u64) {
-        if !self.terminal || self.bar.is_none() && self.begun.elapsed() < PATIENCE {
+        if !self.terminal || self.bar.is_none() && self.begun.elapsed() < SHOW_AFTER {
             return;
         }
         let bar = self.bar.get_or_insert_with(|| {

@@ -1,4 +1,4 @@
-//! `taptrail verify`: the trail held against what processes hold.
+//! `taptrail verify`: compares the trail with the devices that processes hold.
 
 mod rows;
 mod trail;
@@ -18,26 +18,27 @@ use taptrail_witness::verify::{Debouncer, Ignore, Interest, Next, Scope, Verdict
 use tracing::debug;
 
 use self::trail::Trail;
-use crate::Done;
+use crate::CommandResult;
 use crate::cli::Verify;
 use crate::output::{Failure, print, print_json, style};
 
-/// The exit code when trail and reality differ.
+/// The exit code when there are differences.
 const DIFFERS: u8 = 1;
 
 /// Where `ip netns` keeps namespaces by name.
-const NAMED: &str = "/run/netns";
+const NETNS_DIR: &str = "/run/netns";
 
-/// How often it is looked again when something can't be seen that may be gone in a moment, and how long that is.
-const BLURRED: u32 = 3;
-const MOMENT: Duration = Duration::from_millis(100);
+/// Scans that are repeated because something could not be seen, which is often transient, and the
+/// pause before each.
+const MAX_RETRIES: u32 = 3;
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-pub(crate) fn verify(arguments: &Verify, dirs: &Dirs) -> Done {
-    // Whatever failed, it must not pass for a difference.
-    look(arguments, dirs).map_err(|failure| failure.with_code(Failure::INPUT))
+pub(crate) fn verify(arguments: &Verify, dirs: &Dirs) -> CommandResult {
+    // Exit code 1 would mean that there are differences.
+    run(arguments, dirs).map_err(|failure| failure.with_code(Failure::INPUT))
 }
 
-fn look(arguments: &Verify, dirs: &Dirs) -> Done {
+fn run(arguments: &Verify, dirs: &Dirs) -> CommandResult {
     let scope = Scope {
         guests: arguments.guest.clone(),
         pids: arguments.pid.clone(),
@@ -47,44 +48,45 @@ fn look(arguments: &Verify, dirs: &Dirs) -> Done {
     let mut scanner = Scanner::new(Sources::of_host(&dirs.state));
     let mut trail = Trail::new(arguments, dirs)?;
     let mut settling = Debouncer::new(arguments.settle);
-    let mut blurred = 0;
+    let mut retries = 0;
     loop {
         let mut scan = scanner.scan().context("/proc can't be read")?;
         scanner.find_hidden_taps(&mut scan);
-        // Read after that, for it says what of a trail is worth keeping.
+        // Read after the scan, which decides what part of the trail is kept.
         if let Err(failure) = trail.read(&Interest::of(&scan)) {
-            say(&unseen_lines(&rows::unseen(&scan, arguments)));
+            print_warnings(&unseen_lines(&rows::unseen(&scan, arguments)));
             return Err(failure);
         }
-        let account = held_against(&scan, trail.told(), &ignore);
-        let asked = || account.rows.iter().filter(|row| scope.has(row));
+        let account = held_against(&scan, trail.expected(), &ignore);
+        let selected = || account.rows.iter().filter(|row| scope.has(row));
         let now = Instant::now();
-        match settling.look(asked(), now) {
+        match settling.look(selected(), now) {
             Next::LookAgain(later) => {
                 debug!("Something differs, and may not in a moment: looking again in {later:?}");
                 thread::sleep(later);
             }
-            // Where a device's interface is can't be seen of a process that is just ending, either.
-            Next::Report if scan.unseen.places > 0 && blurred < BLURRED => {
-                blurred += 1;
-                thread::sleep(MOMENT);
+            // The host interface of a device can't be seen in a process that is just ending,
+            // either.
+            Next::Report if scan.unseen.places > 0 && retries < MAX_RETRIES => {
+                retries += 1;
+                thread::sleep(RETRY_DELAY);
             }
             Next::Report => {
-                let lasts: Vec<_> = asked().filter(|row| settling.has_lasted(row, now)).collect();
-                let in_motion = asked().count() - lasts.len();
-                return tell(
+                let lasting: Vec<_> = selected().filter(|row| settling.has_lasted(row, now)).collect();
+                let in_motion = selected().count() - lasting.len();
+                return report(
                     arguments,
                     &trail,
-                    &rows::verified(&lasts, in_motion, &scan, arguments, trail.told()),
+                    &rows::verified(&lasting, in_motion, &scan, arguments, trail.expected()),
                 );
             }
         }
     }
 }
 
-fn tell(arguments: &Verify, trail: &Trail<'_>, verified: &taptrail_report::Verified) -> Done {
+fn report(arguments: &Verify, trail: &Trail<'_>, verified: &taptrail_report::Verified) -> CommandResult {
     if trail.is_refused() {
-        return Ok(trail.say(arguments.sources.stats));
+        return Ok(trail.print_warnings(arguments.sources.stats));
     }
     if arguments.output.is_json() {
         print_json(verified)?;
@@ -93,13 +95,13 @@ fn tell(arguments: &Verify, trail: &Trail<'_>, verified: &taptrail_report::Verif
     }
     let mut unseen = unseen_lines(&verified.unseen);
     unseen.extend(other_hosts_line(&verified.trail));
-    say(&unseen);
-    let read = trail.say(arguments.sources.stats);
-    // Of a trail that was read in part a difference may be what the other part explains.
+    print_warnings(&unseen);
+    let read = trail.print_warnings(arguments.sources.stats);
+    // If the trail was read only in part, the other part may explain a difference.
     if read != ExitCode::SUCCESS {
         return Ok(read);
     }
-    // A difference that was seen is one, whatever else could not be seen.
+    // A difference counts, whatever else could not be seen.
     if verified.devices.iter().any(|row| row.text.is_some()) {
         return Ok(ExitCode::from(DIFFERS));
     }
@@ -107,16 +109,16 @@ fn tell(arguments: &Verify, trail: &Trail<'_>, verified: &taptrail_report::Verif
     Ok(if unknown || verified.unseen.hides_devices() { ExitCode::from(Failure::INPUT) } else { read })
 }
 
-fn say(lines: &[String]) {
+fn print_warnings(lines: &[String]) {
     let text: String = lines.iter().flat_map(|line| ["taptrail: ", line, "\n"]).collect();
-    // Nobody is left to tell when this fails.
+    // There is no other place to report an error of this.
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
 /// The inode of a network namespace by its name or path.
 fn namespace(named: &Path) -> Result<u64, Failure> {
     let path =
-        if named.components().count() > 1 { named.to_owned() } else { PathBuf::from(NAMED).join(named) };
+        if named.components().count() > 1 { named.to_owned() } else { PathBuf::from(NETNS_DIR).join(named) };
     let space = NetNs::at(&path).with_context(|| format!("--netns can't be used: {}", path.display()));
     Ok(space.map_err(Failure::input)?.inode())
 }

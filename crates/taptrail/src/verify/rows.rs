@@ -1,4 +1,4 @@
-//! What was found, in the shape in which it is shown.
+//! Converts the results for the report.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,13 @@ use taptrail_witness::verify::{ExpectedState, MatchMethod, Row, Verdict};
 
 use crate::cli::Verify;
 
-/// All of it.
+/// The whole report.
 pub(super) fn verified(
     rows: &[&Row<'_>],
     in_motion: usize,
     scan: &Scan,
     arguments: &Verify,
-    told: &ExpectedState,
+    expected: &ExpectedState,
 ) -> Verified {
     let mut counts: BTreeMap<&'static str, u64> =
         Verdict::ALL.iter().map(|verdict| (verdict.as_str(), 0)).collect();
@@ -31,21 +31,22 @@ pub(super) fn verified(
         processes: scan.processes as u64,
         unseen: unseen(scan, arguments),
         trail: TrailSummary {
-            begins: told.begins,
-            records: told.records,
-            other_hosts: told.others.iter().map(ToString::to_string).collect(),
+            begins: expected.begins,
+            records: expected.records,
+            other_hosts: expected.others.iter().map(ToString::to_string).collect(),
         },
     }
 }
 
-/// What could not be seen, as far as it is asked about.
+/// What could not be seen of the selected processes.
 pub(super) fn unseen(scan: &Scan, arguments: &Verify) -> UnseenReport {
     let Verify { pid: pids, ignore_pid: known, .. } = arguments;
-    let asked = |of: &&UnseenProcess| (pids.is_empty() || pids.contains(&of.pid)) && !known.contains(&of.pid);
+    let selected =
+        |of: &&UnseenProcess| (pids.is_empty() || pids.contains(&of.pid)) && !known.contains(&of.pid);
     let row = |of: &UnseenProcess| UnseenRow { pid: of.pid, name: of.name.clone(), why: of.why.as_str() };
     UnseenReport {
-        processes: scan.unseen.processes.iter().filter(asked).map(row).collect(),
-        crowded: scan.unseen.crowded.iter().filter(asked).map(row).collect(),
+        processes: scan.unseen.processes.iter().filter(selected).map(row).collect(),
+        crowded: scan.unseen.crowded.iter().filter(selected).map(row).collect(),
         places: scan.unseen.places as u64,
         outside: scan.unseen.outside,
         copies: scan.unseen.copies as u64,

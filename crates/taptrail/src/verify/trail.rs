@@ -1,4 +1,4 @@
-//! The trail, read again when there is more of it.
+//! The trail, read again when its files have changed.
 
 use std::ops::ControlFlow;
 use std::process::ExitCode;
@@ -10,18 +10,18 @@ use taptrail_witness::verify::{ExpectedState, ExpectedStateReader, Hosts, Intere
 
 use crate::cli::Verify;
 use crate::output::Failure;
-use crate::questions::Whole;
-use crate::reading::{self, Extent, Read};
+use crate::queries::ReadSummary;
+use crate::reading::{self, InputFingerprint, Read};
 
-/// A trail as far as it was read.
+/// The trail as it was last read.
 pub(super) struct Trail<'a> {
     arguments: &'a Verify,
     dirs: &'a Dirs,
     hosts: Hosts,
-    /// What there was of it, and what of it was kept.
-    read: Option<(Extent, Interest)>,
-    told: ExpectedState,
-    whole: Option<Whole>,
+    /// The fingerprint of its files, and the part that was kept.
+    read: Option<(InputFingerprint, Interest)>,
+    expected: ExpectedState,
+    summary: Option<ReadSummary>,
 }
 
 impl<'a> Trail<'a> {
@@ -32,22 +32,22 @@ impl<'a> Trail<'a> {
             None if own => Hosts::Named(reading::this_host(&arguments.sources)?),
             None => Hosts::Any,
         };
-        Ok(Self { arguments, dirs, hosts, read: None, told: ExpectedState::default(), whole: None })
+        Ok(Self { arguments, dirs, hosts, read: None, expected: ExpectedState::default(), summary: None })
     }
 
-    pub(super) fn told(&self) -> &ExpectedState {
-        &self.told
+    pub(super) fn expected(&self) -> &ExpectedState {
+        &self.expected
     }
 
-    /// Reads it, unless nothing has come since, and what is of interest was kept.
+    /// Reads the trail, unless its files are unchanged and the part of interest was kept.
     pub(super) fn read(&mut self, interest: &Interest) -> Result<(), Failure> {
         let sources = &self.arguments.sources;
-        // Taken before it is read: what comes meanwhile is read again.
-        let extent = Extent::of(sources, self.dirs);
+        // Taken before reading: what is written meanwhile is read the next time.
+        let fingerprint = InputFingerprint::of(sources, self.dirs);
         match &self.read {
-            // Standard input is read but once.
+            // Standard input can be read only once.
             Some(_) if sources.files.iter().any(|file| file.as_os_str() == "-") => return Ok(()),
-            Some((before, kept)) if *before == extent && kept.covers(interest) => return Ok(()),
+            Some((before, kept)) if *before == fingerprint && kept.covers(interest) => return Ok(()),
             _ => {}
         }
         let begun = Instant::now();
@@ -59,20 +59,20 @@ impl<'a> Trail<'a> {
             ControlFlow::Continue(())
         })?;
         in_hand.iter().for_each(|steps| reader.in_hand(steps));
-        self.told = reader.finish(jiff::Timestamp::now());
+        self.expected = reader.finish(jiff::Timestamp::now());
         let stats = Stats { input: outcome.input.clone(), entries, foreign: 0, elapsed: begun.elapsed() };
-        self.whole = Some(Whole::of(outcome, stats));
-        self.read = Some((extent, interest.clone()));
+        self.summary = Some(ReadSummary::of(outcome, stats));
+        self.read = Some((fingerprint, interest.clone()));
         Ok(())
     }
 
-    /// Whether it is not known whose records it has: then it can't be held against anything.
+    /// Whether the host of its records is not known: then it can't be compared with this host.
     pub(super) fn is_refused(&self) -> bool {
-        self.whole.as_ref().is_some_and(Whole::is_refused)
+        self.summary.as_ref().is_some_and(ReadSummary::is_refused)
     }
 
-    /// Says what of it could not be read; the exit code is that of the reading.
-    pub(super) fn say(&self, stats: bool) -> ExitCode {
-        self.whole.as_ref().map_or(ExitCode::SUCCESS, |whole| whole.say(stats))
+    /// Prints what could not be read; returns the exit code of reading.
+    pub(super) fn print_warnings(&self, stats: bool) -> ExitCode {
+        self.summary.as_ref().map_or(ExitCode::SUCCESS, |summary| summary.print_warnings(stats))
     }
 }

@@ -1,7 +1,7 @@
-//! What is done when something is found: a program is run, a webhook is called.
+//! Actions for findings: runs programs, and calls webhooks.
 //!
-//! Threads of their own do it, a few at a time, so that watching waits for none of them. What they can't
-//! keep up with is not done, and counted.
+//! A few threads run them, so that they never block the watcher. When too many are queued, further
+//! ones are dropped and counted.
 
 mod command;
 mod leftovers;
@@ -20,18 +20,18 @@ use tracing::warn;
 pub(crate) use self::command::Program;
 pub(crate) use self::webhook::Url;
 
-/// How many findings may wait.
-const WAITING: usize = 256;
+/// Actions that are queued.
+const MAX_QUEUED_JOBS: usize = 256;
 
-/// How long those that wait, or are under way, are waited for at the end.
-const ENDING: Duration = Duration::from_secs(5);
+/// How long to wait at the end for queued and running actions.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What is done about findings of one kind.
+/// An action for findings of one kind.
 #[derive(Debug, Clone)]
 pub(crate) struct Rule<T> {
-    /// Of all kinds where it is `None`.
+    /// The kind; `None` for all kinds.
     pub(crate) kind: Option<FindingKind>,
-    pub(crate) does: T,
+    pub(crate) action: T,
 }
 
 impl<T> FromStr for Rule<T>
@@ -43,55 +43,55 @@ where
 
     /// `KIND=WHAT`, or `any=WHAT`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let (kind, does) = text.split_once('=').ok_or("it is not KIND=…: a kind of finding, or 'any'")?;
+        let (kind, action) = text.split_once('=').ok_or("it is not KIND=…: a kind of finding, or 'any'")?;
         let kind = match kind {
             "any" => None,
             kind => Some(FindingKind::from_word(kind).ok_or_else(|| {
                 format!("there is no kind of finding '{kind}': docs/findings.md has them, 'any' is all")
             })?),
         };
-        Ok(Self { kind, does: does.parse().map_err(|error: T::Err| error.to_string())? })
+        Ok(Self { kind, action: action.parse().map_err(|error: T::Err| error.to_string())? })
     }
 }
 
-/// Something to do about a finding.
+/// An action for a finding.
 trait Action: Send + 'static {
-    /// Does it; `json` is the finding as a line of ours. Takes a bounded time.
+    /// Runs the action; `json` is the finding as an event. Returns in a limited time.
     fn run(&mut self, finding: FindingKind, json: &str) -> Result<(), String>;
 }
 
-/// A finding that something is to be done about.
+/// A finding with the rule for it.
 struct Job {
-    /// By which of the rules.
+    /// The index of the rule.
     rule: usize,
     finding: FindingKind,
     json: Arc<str>,
 }
 
-/// Threads that do what rules say.
+/// Threads that run the actions of rules.
 pub(super) struct Workers {
     kinds: Vec<Option<FindingKind>>,
     jobs: Option<SyncSender<Job>>,
     counts: Arc<Counts>,
 }
 
-/// How it went.
+/// Counts of outcomes.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) done: AtomicU64,
     pub(super) failed: AtomicU64,
-    /// Not done: too many waited.
+    /// Dropped: too many were queued.
     pub(super) missed: AtomicU64,
-    /// Waiting, or under way.
+    /// Queued or running.
     open: AtomicU64,
 }
 
 impl Workers {
-    /// So many threads, called by this name.
+    /// Starts `threads` threads of this name.
     fn new<T: Action + Clone>(name: &'static str, threads: usize, rules: Vec<Rule<T>>) -> io::Result<Self> {
         let kinds: Vec<_> = rules.iter().map(|rule| rule.kind).collect();
-        let actions: Vec<_> = rules.into_iter().map(|rule| rule.does).collect();
-        let (jobs, waiting) = sync_channel(WAITING);
+        let actions: Vec<_> = rules.into_iter().map(|rule| rule.action).collect();
+        let (jobs, waiting) = sync_channel(MAX_QUEUED_JOBS);
         let (waiting, counts) = (Arc::new(Mutex::new(waiting)), Arc::new(Counts::default()));
         for _ in 0..if kinds.is_empty() { 0 } else { threads } {
             let (waiting, counts, actions) = (Arc::clone(&waiting), Arc::clone(&counts), actions.clone());
@@ -106,7 +106,9 @@ impl Workers {
         if !rules.is_empty()
             && let Err(error) = leftovers::adopt()
         {
-            warn!("What programs for findings leave behind in sessions of their own is not ended: {error}");
+            warn!(
+                "Processes that programs for findings leave in sessions of their own are not killed: {error}"
+            );
         }
         Self::new("program", 4, rules)
     }
@@ -116,8 +118,8 @@ impl Workers {
         Self::new("webhook", 2, rules)
     }
 
-    /// Does what the rules say about a finding, later.
-    pub(super) fn found(&self, finding: FindingKind, json: &Arc<str>) {
+    /// Queues the actions of all rules for a finding.
+    pub(super) fn queue(&self, finding: FindingKind, json: &Arc<str>) {
         let Some(jobs) = &self.jobs else { return };
         for (rule, kind) in self.kinds.iter().enumerate() {
             if kind.is_some_and(|kind| kind != finding) {
@@ -131,12 +133,12 @@ impl Workers {
         }
     }
 
-    /// Whether there is anything to do, ever.
+    /// Whether there are any rules.
     pub(super) fn is_any(&self) -> bool {
         !self.kinds.is_empty()
     }
 
-    /// Whether some wait, or are under way.
+    /// Whether actions are queued or running.
     pub(super) fn is_busy(&self) -> bool {
         self.counts.open.load(Ordering::Acquire) > 0
     }
@@ -149,10 +151,10 @@ impl Workers {
 impl Drop for Workers {
     fn drop(&mut self) {
         drop(self.jobs.take());
-        let deadline = Instant::now() + ENDING;
+        let deadline = Instant::now() + SHUTDOWN_TIMEOUT;
         while self.is_busy() {
             if Instant::now() > deadline {
-                warn!("What was found last was not done about in time");
+                warn!("Actions for the last findings did not finish in time");
                 break;
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -162,7 +164,7 @@ impl Drop for Workers {
 
 fn work<T: Action>(name: &str, waiting: &Mutex<Receiver<Job>>, counts: &Counts, mut actions: Vec<T>) {
     loop {
-        // One that panicked leaves a queue that holds still.
+        // A poisoned lock leaves a valid queue.
         let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { rule, finding, json }) = job else { return };
         let Some(action) = actions.get_mut(rule) else { continue };
@@ -195,12 +197,12 @@ mod tests {
     #[test]
     fn each_rule_is_for_its_kind_and_the_end_waits_for_what_was_begun() {
         let (one, all) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<Mutex<Vec<_>>>::default());
-        let rule = |kind, to: &Arc<_>| Rule { kind, does: Slow(Arc::clone(to), Duration::from_millis(20)) };
+        let rule = |kind, to: &Arc<_>| Rule { kind, action: Slow(Arc::clone(to), Duration::from_millis(20)) };
         let rules = vec![rule(Some(FindingKind::LogGap), &one), rule(None, &all)];
         let workers = Workers::new("test", 2, rules).unwrap();
         let counts = Arc::clone(&workers.counts);
-        workers.found(FindingKind::LogGap, &"x".into());
-        workers.found(FindingKind::OpenFailed, &"bad".into());
+        workers.queue(FindingKind::LogGap, &"x".into());
+        workers.queue(FindingKind::OpenFailed, &"bad".into());
         drop(workers);
         assert_eq!(*one.lock().unwrap(), ["log-gap x"]);
         let mut all = all.lock().unwrap().clone();
@@ -213,10 +215,10 @@ mod tests {
     #[test]
     fn a_flood_of_findings_waits_for_nobody() {
         let done = Arc::<Mutex<Vec<_>>>::default();
-        let rules = vec![Rule { kind: None, does: Slow(Arc::clone(&done), Duration::from_millis(1)) }];
+        let rules = vec![Rule { kind: None, action: Slow(Arc::clone(&done), Duration::from_millis(1)) }];
         let workers = Workers::new("test", 1, rules).unwrap();
         let counts = Arc::clone(&workers.counts);
-        (0..10_000).for_each(|_| workers.found(FindingKind::LogGap, &"x".into()));
+        (0..10_000).for_each(|_| workers.queue(FindingKind::LogGap, &"x".into()));
         let missed = counts.missed.load(Ordering::Relaxed);
         drop(workers);
         assert!(missed > 0);

@@ -1,4 +1,4 @@
-//! What is told of one happening: a line of JSON, or a sentence.
+//! An event as a line of JSON, or as a sentence.
 
 use std::fmt::Write as _;
 
@@ -9,9 +9,9 @@ use taptrail_report::{escape_name, escape_text};
 use taptrail_trail::{Certainty, FindingKind, Proof};
 use taptrail_witness::watch::{EventKind, GuestState, WatchEvent};
 
-/// One thing that happened. What does not belong to its kind is left out.
+/// One event. Fields that do not belong to its kind are left out.
 ///
-/// The words are those of `taptrail events`, for guests of any manager.
+/// Fields and values are those of `taptrail events`, for guests of any manager.
 #[derive(Debug, Serialize)]
 pub(super) struct Event<'a> {
     /// RFC 3339, UTC, milliseconds.
@@ -30,7 +30,7 @@ pub(super) struct Event<'a> {
     /// QEMU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) pid: Option<u32>,
-    /// What QEMU was seen to hold for the interface.
+    /// The descriptors that QEMU was seen to hold for the interface.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) descriptors: Vec<Held<'a>>,
     /// Of a guest: `started`, `failed`, `stopped` or `gone`.
@@ -41,13 +41,13 @@ pub(super) struct Event<'a> {
     pub(super) reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) certainty: Option<Certainty>,
-    /// Since when it was held.
+    /// When it was granted.
     #[serde(skip_serializing_if = "Option::is_none")]
     granted: Option<String>,
-    /// Nobody saw the end: the latest time at which it had not come yet.
+    /// If nobody saw the end: the latest time at which it was still held.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_seen: Option<String>,
-    /// Of a release: why its end is no proof that nobody holds the device any more.
+    /// Of a release: why it does not prove that nobody holds the device any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     end_doubt: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,7 +57,7 @@ pub(super) struct Event<'a> {
     pub(super) from: Option<Option<&'a str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) to: Option<Option<&'a str>>,
-    /// What sort of finding, as `taptrail findings` calls it.
+    /// The kind of finding, as `taptrail findings` names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) finding: Option<FindingKind>,
     /// The finding in a sentence.
@@ -173,16 +173,16 @@ impl<'a> Event<'a> {
 
     /// One line of JSON, without its newline.
     pub(super) fn json(&self) -> String {
-        // Strings, numbers and lists of them: nothing of it can fail.
+        // Strings, numbers and lists: serializing them can't fail.
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// `2026-11-23T22:04:15.600Z  web1  52:54:00:12:34:56  opened /dev/net/tun 'vnet0'`
+    /// `2026-11-23T22:04:15.600Z web1 52:54:00:12:34:56 opened /dev/net/tun 'vnet0'`
     pub(super) fn line(&self) -> String {
         format!("{}  {}", self.time, self.sentence())
     }
 
-    /// The same without its time.
+    /// The same without the time.
     pub(super) fn sentence(&self) -> String {
         let mut line = String::new();
         if let Some(guest) = self.guest {

@@ -1,8 +1,8 @@
-//! The numbers over HTTP, for who scrapes them: GET /metrics and nothing else.
+//! Serves the metrics over HTTP: GET /metrics and nothing else.
 //!
-//! Part of the one loop, so that an answer is made of what is now: a bounded number of connections, each with
-//! a bounded request and a bounded time, none of them waited for. Where there are more, the one that has waited
-//! longest is closed for the newest: whoever holds connections open keeps no scraper out.
+//! Runs in the watcher's loop, so that an answer has current values. The number of connections, the
+//! size of a request and its time are limited, and nothing blocks. When there are too many
+//! connections, the oldest is closed for the newest: idle connections can't lock out a scraper.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -12,19 +12,19 @@ use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 
-/// How many at a time.
+/// Connections at a time.
 const MAX_CONNECTIONS: usize = 256;
 
-/// How many answers wait for their readers at a time: each is a text of its own.
+/// Answers that are being written at a time: each has its own text in memory.
 const MAX_ANSWERS: usize = 8;
 
-/// The longest request that is read.
-const REQUEST: usize = 8 * 1024;
+/// Bytes of a request.
+const MAX_REQUEST_BYTES: usize = 8 * 1024;
 
-/// How long one may take to ask, and to be answered.
+/// Timeout of a connection, for request and answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Who listens.
+/// The HTTP server.
 pub(super) struct Server {
     listener: TcpListener,
     /// The oldest first.
@@ -50,7 +50,7 @@ impl Server {
         self.listener.local_addr()
     }
 
-    /// What to wait for.
+    /// The descriptors to poll.
     pub(super) fn awaited(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
         let listener = (self.listener.as_fd(), PollFlags::IN);
         let connections = self.connections.iter().map(|connection| {
@@ -60,14 +60,14 @@ impl Server {
         std::iter::once(listener).chain(connections)
     }
 
-    /// When the oldest connection has had its time.
+    /// The next deadline of a connection.
     pub(super) fn next(&self) -> Option<Instant> {
         self.connections.iter().map(|connection| connection.deadline).min()
     }
 
-    /// Goes on with all of them, as far as nobody is waited for. `text` makes the answer.
-    pub(super) fn go_on(&mut self, mut text: impl FnMut() -> String) {
-        // No more in one turn: there is a log to follow.
+    /// Accepts, reads and writes all that is possible without blocking. `text` makes the answer.
+    pub(super) fn serve_ready(&mut self, mut text: impl FnMut() -> String) {
+        // Limited in one turn: there is a log to follow.
         for _ in 0..MAX_CONNECTIONS {
             let Ok((stream, _)) = self.listener.accept() else { break };
             if stream.set_nonblocking(true).is_err() {
@@ -82,7 +82,8 @@ impl Server {
             self.connections.push_back(Connection { stream, request, answer, written: 0, deadline });
         }
         let now = Instant::now();
-        self.connections.retain_mut(|connection| connection.deadline > now && connection.go_on(&mut text));
+        self.connections
+            .retain_mut(|connection| connection.deadline > now && connection.serve_ready(&mut text));
         let answered = |connection: &&Connection| connection.answer.is_some();
         let mut over = self.connections.iter().filter(answered).count().saturating_sub(MAX_ANSWERS);
         self.connections.retain(|connection| {
@@ -94,8 +95,8 @@ impl Server {
 }
 
 impl Connection {
-    /// Whether there is more to do.
-    fn go_on(&mut self, text: &mut dyn FnMut() -> String) -> bool {
+    /// Reads and writes; returns whether there is more to do.
+    fn serve_ready(&mut self, text: &mut dyn FnMut() -> String) -> bool {
         if self.answer.is_none() {
             match self.read() {
                 Ok(true) => self.answer = Some(answer(&self.request, text)),
@@ -106,7 +107,7 @@ impl Connection {
         self.write().unwrap_or(false)
     }
 
-    /// Whether the request is there, or is none.
+    /// Reads; returns whether the request is complete, or too long.
     fn read(&mut self) -> io::Result<bool> {
         let mut piece = [0; 1024];
         loop {
@@ -118,13 +119,13 @@ impl Connection {
                 Err(error) => return Err(error),
             }
             let end = self.request.windows(4).any(|window| window == b"\r\n\r\n");
-            if end || self.request.len() > REQUEST {
+            if end || self.request.len() > MAX_REQUEST_BYTES {
                 return Ok(true);
             }
         }
     }
 
-    /// Whether there is more to write.
+    /// Writes; returns whether there is more to write.
     fn write(&mut self) -> io::Result<bool> {
         let answer = self.answer.as_deref().unwrap_or_default();
         while self.written < answer.len() {
@@ -136,19 +137,19 @@ impl Connection {
                 Err(error) => return Err(error),
             }
         }
-        // Closed with bytes unread it would be reset, and the answer with it.
+        // Closing it with unread bytes would reset it, and the answer would be lost.
         let _ = self.stream.shutdown(std::net::Shutdown::Write);
         Ok(false)
     }
 }
 
-/// The answer to a request, whose first line is all of it that matters.
+/// The answer to a request; only its first line counts.
 fn answer(request: &[u8], text: &mut dyn FnMut() -> String) -> Vec<u8> {
     let line = request.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let mut words = std::str::from_utf8(line).unwrap_or_default().split(' ');
     let (method, path, version) = (words.next(), words.next(), words.next());
     let path = path.map(|path| path.split('?').next().unwrap_or_default());
-    let whole = request.len() <= REQUEST
+    let whole = request.len() <= MAX_REQUEST_BYTES
         && version.is_some_and(|version| version.starts_with("HTTP/1."))
         && words.next().is_none();
     let (status, body) = match (method, path) {
@@ -170,31 +171,34 @@ fn answer(request: &[u8], text: &mut dyn FnMut() -> String) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// What a server answers that is asked this, and goes on until it has.
+    /// The server's answer to this request.
     fn ask(request: &[u8]) -> String {
         let mut server = Server::new("127.0.0.1:0".parse().unwrap()).unwrap();
         let mut client = TcpStream::connect(server.address().unwrap()).unwrap();
         client.write_all(request).unwrap();
         client.set_nonblocking(true).unwrap();
-        let mut told = Vec::new();
+        let mut received = Vec::new();
         loop {
-            server.go_on(|| "taptrail_guests 3\n".to_owned());
-            match client.read_to_end(&mut told) {
+            server.serve_ready(|| "taptrail_guests 3\n".to_owned());
+            match client.read_to_end(&mut received) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::yield_now(),
                 Ok(_) | Err(_) => break,
             }
         }
         assert!(server.connections.is_empty());
-        String::from_utf8(told).unwrap()
+        String::from_utf8(received).unwrap()
     }
 
     #[test]
     fn the_numbers_are_at_metrics_and_nothing_is_elsewhere() {
-        let told = ask(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
-        assert!(told.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4"), "{told}");
+        let received = ask(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert!(
-            told.contains("Content-Length: 18\r\n") && told.ends_with("\r\n\r\ntaptrail_guests 3\n"),
-            "{told}"
+            received.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4"),
+            "{received}"
+        );
+        assert!(
+            received.contains("Content-Length: 18\r\n") && received.ends_with("\r\n\r\ntaptrail_guests 3\n"),
+            "{received}"
         );
         assert!(ask(b"HEAD /metrics HTTP/1.0\r\n\r\n").ends_with("\r\n\r\n"));
         assert!(ask(b"GET /metrics?x=1 HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 200"));
@@ -209,10 +213,10 @@ mod tests {
         }
     }
 
-    /// Goes on until so many connections are known.
+    /// Runs the server until it has `count` connections.
     fn until(server: &mut Server, count: usize) {
         while server.connections.len() != count {
-            server.go_on(String::new);
+            server.serve_ready(String::new);
         }
     }
 
@@ -225,23 +229,23 @@ mod tests {
             silent.push(TcpStream::connect(address).unwrap());
             until(&mut server, count);
         }
-        // The newest is let in, and asks, and the one that has waited longest is closed for it.
+        // The newest is accepted and served, and the oldest is closed for it.
         let mut scraper = TcpStream::connect(address).unwrap();
         scraper.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
         scraper.set_nonblocking(true).unwrap();
-        let mut told = Vec::new();
-        while told.is_empty() {
-            server.go_on(|| "taptrail_guests 3\n".to_owned());
-            let _ = scraper.read_to_end(&mut told);
+        let mut received = Vec::new();
+        while received.is_empty() {
+            server.serve_ready(|| "taptrail_guests 3\n".to_owned());
+            let _ = scraper.read_to_end(&mut received);
         }
-        assert!(told.starts_with(b"HTTP/1.1 200 OK\r\n"));
+        assert!(received.starts_with(b"HTTP/1.1 200 OK\r\n"));
         assert_eq!(silent[0].read(&mut [0]).unwrap(), 0, "it is closed");
         silent[1].set_nonblocking(true).unwrap();
         assert_eq!(silent[1].read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
-        // They have their time, and no more.
+        // The others are closed when their time is up.
         assert!(server.next().unwrap() <= Instant::now() + TIMEOUT);
         server.connections.iter_mut().for_each(|connection| connection.deadline = Instant::now());
-        server.go_on(String::new);
+        server.serve_ready(String::new);
         assert!(server.connections.is_empty());
     }
 
@@ -249,7 +253,7 @@ mod tests {
     fn who_asks_and_does_not_read_holds_a_few_answers() {
         let mut server = Server::new("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = server.address().unwrap();
-        // More than the kernel takes for one connection.
+        // More than the kernel buffers for one connection.
         let text = || "x".repeat(16 << 20);
         let mut askers = Vec::new();
         for _ in 0..MAX_ANSWERS + 3 {
@@ -263,7 +267,7 @@ mod tests {
                 })
             };
             while !is_answered(&server) {
-                server.go_on(text);
+                server.serve_ready(text);
             }
             assert!(server.connections.len() <= MAX_ANSWERS);
         }

@@ -1,7 +1,8 @@
-//! journald, by its own protocol: what happened as fields that `journalctl` can be asked by.
+//! Sends events to journald by its own protocol, as fields that `journalctl` can match.
 //!
-//! One datagram is one entry: `FIELD=value` and a newline for each, or the field, a newline, the value's
-//! length in eight bytes and the value, where that holds a newline (systemd's JOURNAL_NATIVE_PROTOCOL).
+//! One datagram is one entry: `FIELD=value` and a newline for each, or the field, a newline, the
+//! value's length in eight bytes and the value, where that holds a newline (systemd's
+//! JOURNAL_NATIVE_PROTOCOL).
 
 use std::io;
 use std::os::unix::net::UnixDatagram;
@@ -11,13 +12,14 @@ use taptrail_report::is_grave;
 
 use super::event::Event;
 
-/// Where journald hears.
+/// journald's socket.
 pub(crate) const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// What all our entries have: `journalctl MESSAGE_ID=…` finds what was told, and no log of ours.
+/// The message id of all events: `journalctl MESSAGE_ID=…` finds these, and none of our log
+/// messages.
 const MESSAGE_ID: &str = "6c8f2f2d4a3b4f0f9b8d0a7c53e1d9a4";
 
-/// journald.
+/// A socket to journald.
 #[derive(Debug)]
 pub(super) struct Journal {
     socket: UnixDatagram,
@@ -25,21 +27,21 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Of this socket. It need not be there yet: journald may start later, and anew.
+    /// For this socket, which need not exist yet: journald may start later, and restart.
     pub(super) fn new(path: &Path) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
-        // What it does not take at once is told as missed.
+        // An event that it does not take at once counts as missed.
         socket.set_nonblocking(true)?;
         Ok(Self { socket, path: path.to_owned() })
     }
 
-    /// Tells one event; `json` is the same as a line.
-    pub(super) fn tell(&self, event: &Event<'_>, json: &str) -> io::Result<()> {
+    /// Sends one event; `json` is the same event as a line.
+    pub(super) fn send(&self, event: &Event<'_>, json: &str) -> io::Result<()> {
         let mut entry = entry(event);
         let short = entry.len();
         field(&mut entry, "TAPTRAIL_JSON", json);
         match self.socket.send_to(&entry, &self.path) {
-            // Longer than a datagram may be here: who asks for all of it asks `taptrail`.
+            // Too long for a datagram: sent without its JSON.
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::MSGSIZE.raw_os_error()) => {
                 self.socket.send_to(&entry[..short], &self.path).map(drop)
             }
@@ -137,12 +139,12 @@ mod tests {
         fields
     }
 
-    fn told(happening: &WatchEvent) -> Vec<(String, String)> {
+    fn sent_fields(happening: &WatchEvent) -> Vec<(String, String)> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
         let journald = UnixDatagram::bind(&path).unwrap();
         let event = Event::of(happening);
-        Journal::new(&path).unwrap().tell(&event, &event.json()).unwrap();
+        Journal::new(&path).unwrap().send(&event, &event.json()).unwrap();
         let mut datagram = vec![0; 1 << 20];
         let length = journald.recv(&mut datagram).unwrap();
         fields(&datagram[..length])
@@ -161,7 +163,7 @@ mod tests {
             device,
             outcome: Outcome::Success,
         };
-        let fields = told(&WatchEvent { time: Timestamp::UNIX_EPOCH, kind });
+        let fields = sent_fields(&WatchEvent { time: Timestamp::UNIX_EPOCH, kind });
         for (name, expect) in [
             ("MESSAGE", "web1  52:54:00:00:00:01  opened /dev/net/tun 'vnet0'"),
             ("PRIORITY", "6"),
@@ -192,7 +194,7 @@ mod tests {
             from: Some("br0".to_owned()),
             to: to.map(str::to_owned),
         };
-        let fields = told(&WatchEvent { time: Timestamp::UNIX_EPOCH, kind: changed(Some("br1")) });
+        let fields = sent_fields(&WatchEvent { time: Timestamp::UNIX_EPOCH, kind: changed(Some("br1")) });
         for (name, expect) in [
             ("TAPTRAIL_EVENT", "bridge-changed"),
             ("TAPTRAIL_BRIDGE_FROM", "br0"),
@@ -201,7 +203,7 @@ mod tests {
         ] {
             assert_eq!(value(&fields, name), Some(expect), "{name} in {fields:?}");
         }
-        let fields = told(&WatchEvent { time: Timestamp::UNIX_EPOCH, kind: changed(None) });
+        let fields = sent_fields(&WatchEvent { time: Timestamp::UNIX_EPOCH, kind: changed(None) });
         assert_eq!(value(&fields, "TAPTRAIL_BRIDGE_TO"), None);
         let message = value(&fields, "MESSAGE").unwrap();
         assert!(message.ends_with("/dev/net/tun 'vnet0' from br0 to no bridge, QEMU 4711"), "{message}");
@@ -225,7 +227,7 @@ mod tests {
 
     #[test]
     fn no_name_makes_a_field_and_findings_have_their_weight() {
-        let fields = told(&finding(FindingKind::LogGap, "web1\nPRIORITY=0\nTAPTRAIL_UUID=x", "lost"));
+        let fields = sent_fields(&finding(FindingKind::LogGap, "web1\nPRIORITY=0\nTAPTRAIL_UUID=x", "lost"));
         assert_eq!(value(&fields, "TAPTRAIL_GUEST"), Some("web1\nPRIORITY=0\nTAPTRAIL_UUID=x"));
         assert_eq!(value(&fields, "PRIORITY"), Some("4"));
         assert_eq!(
@@ -234,13 +236,13 @@ mod tests {
         );
         assert_eq!(value(&fields, "TAPTRAIL_FINDING"), Some("log-gap"));
         assert!(value(&fields, "MESSAGE").unwrap().contains("\\nPRIORITY=0"));
-        let fields = told(&finding(FindingKind::OpenFailed, "web1", "failed"));
+        let fields = sent_fields(&finding(FindingKind::OpenFailed, "web1", "failed"));
         assert_eq!(value(&fields, "PRIORITY"), Some("5"));
     }
 
     #[test]
-    fn what_is_too_long_for_a_datagram_is_told_without_its_json() {
-        let fields = told(&finding(FindingKind::OpenFailed, "web1", &"x".repeat(120_000)));
+    fn an_event_too_long_for_a_datagram_is_sent_without_its_json() {
+        let fields = sent_fields(&finding(FindingKind::OpenFailed, "web1", &"x".repeat(120_000)));
         assert_eq!(value(&fields, "TAPTRAIL_JSON"), None);
         assert!(value(&fields, "MESSAGE").is_some());
     }
@@ -251,14 +253,14 @@ mod tests {
         let path = dir.path().join("journal");
         let journal = Journal::new(&path).unwrap();
         let happening = finding(FindingKind::OpenFailed, "web1", "failed");
-        let tell = |journal: &Journal| {
+        let send = |journal: &Journal| {
             let event = Event::of(&happening);
-            journal.tell(&event, &event.json())
+            journal.send(&event, &event.json())
         };
-        assert!(tell(&journal).is_err());
+        assert!(send(&journal).is_err());
         let _journald = UnixDatagram::bind(&path).unwrap();
-        assert!(tell(&journal).is_ok(), "it has started");
-        let full = (0..100_000).find_map(|_| tell(&journal).err()).unwrap();
+        assert!(send(&journal).is_ok(), "it has started");
+        let full = (0..100_000).find_map(|_| send(&journal).err()).unwrap();
         assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
     }
 }

@@ -1,4 +1,4 @@
-//! Numbers for Prometheus, in its text format (version 0.0.4).
+//! Metrics for Prometheus, in its text format (version 0.0.4).
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -14,10 +14,10 @@ use taptrail_source::follow::{PollBatch, Source};
 use taptrail_trail::{Certainty, Content, FindingKind, Holding};
 use taptrail_witness::watch::{EventKind, WatchEvent};
 
-/// How often the file is written, at most.
-const EVERY: Duration = Duration::from_secs(5);
+/// Minimum time between two writes of the file.
+const MIN_WRITE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What was counted since the start.
+/// Counters since the start.
 #[derive(Debug, Default)]
 pub(super) struct Metrics {
     opened: u64,
@@ -31,45 +31,46 @@ pub(super) struct Metrics {
     gaps: u64,
     lost: u64,
     behind: u64,
-    /// The time of the last line read, and whether there are more.
+    /// The time of the last line read.
     last: Option<Timestamp>,
     commits: u64,
     commits_failed: u64,
     committed: Option<Timestamp>,
 }
 
-/// The kernel's program that tells last closes.
+/// The state of the BPF program that reports last closes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Bpf {
     /// --bpf was not given.
     NotAsked,
-    /// The kernel does not take it.
+    /// The kernel did not load it.
     NotLoaded,
-    /// It runs, and so many events of it were lost.
+    /// It runs, and this many of its events were lost.
     Loaded { lost: u64 },
 }
 
-/// What is asked for when the numbers are.
-pub(super) struct Now<'a> {
-    /// What guests hold.
+/// The values that are read when the metrics are.
+pub(super) struct Sample<'a> {
+    /// The holdings of guests now.
     pub(super) held: Vec<&'a Holding>,
-    /// Whether the log is there, where one is followed.
+    /// Whether the log exists, if one is followed.
     pub(super) present: Option<bool>,
-    /// What was told to nobody, and what was done and not done about findings: name, label, count.
-    pub(super) told: Vec<(&'static str, &'static str, u64)>,
-    /// What the kernel has lost of its audit records since boot, and has waiting, where it says so.
+    /// Deliveries of events and actions: destination, outcome, count.
+    pub(super) deliveries: Vec<(&'static str, &'static str, u64)>,
+    /// The kernel's audit records that were lost since boot, and that are in its queue, if they can
+    /// be queried.
     pub(super) kernel: Option<(u32, u32)>,
     pub(super) bpf: Bpf,
 }
 
 impl Metrics {
-    /// A look at the log.
-    pub(super) fn read(&mut self, told: &PollBatch, source: &dyn Source) {
-        self.lines += told.lines;
-        self.unreadable += told.unreadable;
+    /// Counts one read of the log.
+    pub(super) fn read(&mut self, batch: &PollBatch, source: &dyn Source) {
+        self.lines += batch.lines;
+        self.unreadable += batch.unreadable;
         self.behind = source.backlog_bytes();
         self.last = source.checkpoint().time().or(self.last);
-        for entry in &told.entries {
+        for entry in &batch.entries {
             if let Content::Gap(gap) = &entry.content {
                 self.gaps += 1;
                 let count = |(first, last): (u32, u32)| u64::from(last.wrapping_sub(first)) + 1;
@@ -100,8 +101,8 @@ impl Metrics {
         self.commits_failed += 1;
     }
 
-    /// The text that a scrape gets.
-    pub(super) fn text(&self, now: &Now<'_>) -> String {
+    /// The metrics as text.
+    pub(super) fn text(&self, now: &Sample<'_>) -> String {
         let mut text = Text::default();
         text.info("taptrail_build_info", "Version of taptrail");
         text.value("taptrail_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
@@ -195,14 +196,14 @@ impl Metrics {
         let at = self.committed.map_or(0.0, |at| at.as_duration().as_secs_f64());
         text.value("taptrail_last_commit_timestamp_seconds", &[], format_args!("{at:.3}"));
         text.counter("taptrail_deliveries_total", "Event deliveries and actions, by destination and outcome");
-        for (to, outcome, count) in &now.told {
+        for (to, outcome, count) in &now.deliveries {
             text.value("taptrail_deliveries_total", &[("to", to), ("outcome", outcome)], count);
         }
         text.0
     }
 }
 
-/// The text as it grows.
+/// The text in the making.
 #[derive(Default)]
 struct Text(String);
 
@@ -246,7 +247,7 @@ impl Text {
 pub(super) struct Textfile {
     path: PathBuf,
     written: Option<Instant>,
-    /// Whether something has changed since.
+    /// Whether something has changed since the last write.
     due: bool,
 }
 
@@ -256,31 +257,32 @@ impl Textfile {
     }
 
     /// Something has changed.
-    pub(super) fn changed(&mut self) {
+    pub(super) fn mark_due(&mut self) {
         self.due = true;
     }
 
-    /// How long it has time until it is to be written, if it is.
+    /// The time until the next write; `None` if nothing has changed.
     pub(super) fn next(&self) -> Option<Duration> {
-        let left = |written: Instant| EVERY.saturating_sub(written.elapsed());
+        let left = |written: Instant| MIN_WRITE_INTERVAL.saturating_sub(written.elapsed());
         self.due.then(|| self.written.map_or(Duration::ZERO, left))
     }
 
-    /// Writes it, whole or not at all.
+    /// Writes the file atomically.
     pub(super) fn write(&mut self, text: &str) -> io::Result<()> {
         self.due = false;
         self.written = Some(Instant::now());
         let mut name = self.path.file_name().unwrap_or_default().to_owned();
-        // The collector reads what ends in .prom.
+        // The collector reads files that end in .prom.
         name.push(".new");
         let new = self.path.with_file_name(name);
-        // The directory may be the collector's, who is not root: a file is made, and no link of theirs gone through.
+        // The directory may belong to the collector's user, who is not root: a new file is created,
+        // and no link followed.
         match fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let mut file = OpenOptions::new().write(true).create_new(true).open(&new)?;
-        // Read by the collector, who is somebody else, whatever our umask.
+        // The collector, another user, must be able to read it, whatever our umask.
         file.set_permissions(Permissions::from_mode(0o644))?;
         file.write_all(text.as_bytes())?;
         fs::rename(&new, &self.path)
@@ -343,12 +345,12 @@ mod tests {
             holding("web1", "/dev/net/tun"),
             holding("a\"b\\\n", "/dev/tap7"),
         ];
-        let told = vec![("stdout", "missed", 3)];
+        let deliveries = vec![("stdout", "missed", 3)];
         let present = Some(true);
-        let text = metrics.text(&Now {
+        let text = metrics.text(&Sample {
             held: held.iter().collect(),
             present,
-            told,
+            deliveries,
             kernel: Some((2, 0)),
             bpf: Bpf::Loaded { lost: 0 },
         });
@@ -367,7 +369,7 @@ mod tests {
         assert_eq!(file.next(), Some(Duration::ZERO));
         file.write("one\n").unwrap();
         assert_eq!(file.next(), None, "nothing has changed");
-        file.changed();
+        file.mark_due();
         assert!(file.next().unwrap() > Duration::ZERO, "it was written just now");
         file.write("two\n").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "two\n");

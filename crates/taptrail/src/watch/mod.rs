@@ -1,23 +1,24 @@
-//! `taptrail watch`: one loop that follows a log, looks at guests, makes it last, and tells.
+//! `taptrail watch`: one loop that follows a log, inspects guests, commits to the ledger, and
+//! notifies.
 //!
 //! ```text
-//!   poll ─▶ source.look ─▶ watcher.take ─▶ watcher.look ─▶ commit ─▶ tell: stdout, journald, programs,
+//!   poll ─▶ source.look ─▶ watcher.take ─▶ watcher.look ─▶ commit ─▶ notify: stdout, journald, programs,
 //!    ▲      what the log   each entry       pidfds, /proc   one       webhooks, numbers
 //!    └──────has now                                         transaction ┘
 //! ```
 //!
-//! One poll(2) waits for the log, signals, QEMUs' ends, and scrapers. Nothing in the loop waits for anybody else:
-//! who is told and is slow misses something, and is told that.
+//! One poll(2) waits for the log, signals, QEMUs' ends, and scrapers. Delivery never blocks the
+//! loop: slow subscribers lose events, and get the number of lost events.
 
 mod actions;
 mod event;
 mod http;
 mod journal;
 mod metrics;
+mod notifiers;
 mod signals;
 mod source;
 mod stdout;
-mod tellers;
 
 use std::collections::HashSet;
 use std::os::fd::AsFd as _;
@@ -41,37 +42,37 @@ use tracing::{info, warn};
 pub(crate) use self::actions::{Program, Rule, Url};
 use self::http::Server;
 pub(crate) use self::journal::SOCKET as JOURNAL;
-use self::metrics::{Bpf, Metrics, Now, Textfile};
+use self::metrics::{Bpf, Metrics, Sample, Textfile};
+use self::notifiers::{Counts, Notifiers};
 use self::signals::Signals;
-use self::source::Followed;
-use self::tellers::{Counts, Tellers};
-use crate::Done;
+use self::source::OpenedSource;
+use crate::CommandResult;
 use crate::cli::Watch;
 use crate::output::Failure;
 use crate::reading::allow_many_files;
 
-/// How many entries go into one transaction while there are more.
-const ENTRIES: usize = 4096;
+/// Entries in one transaction while there are more.
+const MAX_ENTRIES_PER_COMMIT: usize = 4096;
 
-/// After how much of a log that tells nothing it is noted how far it was read.
-const BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes of a log without relevant records after which a checkpoint is written.
+const CHECKPOINT_BYTES: u64 = 16 * 1024 * 1024;
 
-/// A log that grows is looked at as often as this at most: one write of auditd's is one wake otherwise.
-const HOLD_OFF: Duration = Duration::from_millis(10);
+/// Minimum time between two reads of a growing log: otherwise each write of auditd would wake us.
+const MIN_READ_INTERVAL: Duration = Duration::from_millis(10);
 
-/// How long the ledger, or the log, is left alone when it can't be used; it is twice as long each time.
-const RETRY: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_secs(32);
+/// Pause before the ledger, or the log, is tried again after an error; doubled each time.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(32);
 
-/// How soon a file of numbers is to know that somebody was told, or was not.
-const TOLD: Duration = Duration::from_secs(1);
+/// How often to count deliveries for the metrics file while some are under way.
+const DELIVERY_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many lines that can't be read are told of.
-const UNREADABLE: u64 = 20;
+/// Warnings about unreadable lines.
+const MAX_UNREADABLE_WARNINGS: u64 = 20;
 
-pub(crate) fn watch(arguments: &Watch, dirs: &Dirs) -> Done {
-    let mut watching = Watching::begin(arguments, dirs)?;
-    let status = match watching.missing() {
+pub(crate) fn watch(arguments: &Watch, dirs: &Dirs) -> CommandResult {
+    let mut watch_loop = WatchLoop::begin(arguments, dirs)?;
+    let status = match watch_loop.missing() {
         Some(path) => {
             let path = path.display();
             warn!(
@@ -80,69 +81,69 @@ pub(crate) fn watch(arguments: &Watch, dirs: &Dirs) -> Done {
             );
             waits_for(&path)
         }
-        None => format!("Reads {}", watching.name),
+        None => format!("Reads {}", watch_loop.name),
     };
-    // A manager that does not read is not waited for.
-    let _ = watching.manager.tell(&format!("READY=1\nSTATUS={status}"));
-    watching.run()?;
+    // This does not block if the service manager does not read.
+    let _ = watch_loop.manager.notify(&format!("READY=1\nSTATUS={status}"));
+    watch_loop.run()?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// See the module.
-struct Watching {
+/// The state of the loop: see the module.
+struct WatchLoop {
     watcher: Watcher,
     source: Box<dyn Source>,
-    /// What that is, for people.
+    /// The source's name for messages.
     name: String,
-    /// The log, where one is followed.
+    /// The log's path, if a log is followed.
     path: Option<PathBuf>,
     signals: Signals,
-    tellers: Tellers,
+    notifiers: Notifiers,
     metrics: Metrics,
     textfile: Option<Textfile>,
-    /// Who was told how often when that was last looked at, and whether somebody is being told still.
-    told: (Counts, bool),
+    /// The delivery counts when they were last checked, and whether deliveries were under way.
+    delivered: (Counts, bool),
     server: Option<Server>,
-    /// The kernel's audit, to ask how much it has lost.
+    /// The kernel's audit, for its count of lost records.
     audit: Option<Audit>,
-    /// Whether the kernel was to tell last closes.
+    /// --bpf was given.
     bpf: bool,
     manager: ServiceManager,
-    /// How many entries were taken, and bytes read, since the last commit.
+    /// Entries taken, and bytes read, since the last checkpoint.
     entries: usize,
     bytes: u64,
     unreadable: u64,
-    /// The log is not looked at before.
+    /// The log is not read before this time.
     hold: Instant,
-    /// There is more of it at once.
+    /// The log has more to read.
     more: bool,
-    /// It was read to its end once.
-    abreast: bool,
+    /// The log was once read to its end.
+    caught_up: bool,
     ended: bool,
-    /// Whether the log, and the ledger, can be used.
-    log: Trouble,
-    ledger: Trouble,
+    /// The backoff of the log, and of the ledger.
+    log: Backoff,
+    ledger: Backoff,
 }
 
-/// What can't be used is left alone for a while.
+/// Exponential backoff; inactive unless the last attempt failed.
 #[derive(Default)]
-struct Trouble(Option<(Instant, Duration)>);
+struct Backoff(Option<(Instant, Duration)>);
 
-impl Trouble {
-    /// It failed.
-    fn again(&mut self, why: &str, manager: &mut ServiceManager) {
-        let pause = self.0.map_or(RETRY, |(_, pause)| (pause * 2).min(RETRY_MAX));
+impl Backoff {
+    /// An attempt failed: logs why, and starts or doubles the pause.
+    fn failed(&mut self, why: &str, manager: &mut ServiceManager) {
+        let pause = self.0.map_or(RETRY_DELAY, |(_, pause)| (pause * 2).min(MAX_RETRY_DELAY));
         warn!("{why}; tried again in {} s", pause.as_secs());
         manager.status(format!("Waits: {why}"));
         self.0 = Some((Instant::now() + pause, pause));
     }
 
-    fn is_there(&self) -> bool {
+    fn is_active(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Whether it may be tried, again or at all.
-    fn is_over(&self) -> bool {
+    /// Whether it may be tried now.
+    fn may_retry(&self) -> bool {
         self.0.is_none_or(|(until, _)| until <= Instant::now())
     }
 
@@ -151,7 +152,7 @@ impl Trouble {
     }
 }
 
-impl Watching {
+impl WatchLoop {
     fn begin(arguments: &Watch, dirs: &Dirs) -> Result<Self, Failure> {
         allow_many_files();
         if let Some(address) = arguments.metrics_listen
@@ -159,20 +160,20 @@ impl Watching {
             && !arguments.metrics_for_all
         {
             return Err(Failure::input(anyhow::anyhow!(
-                "Other hosts reach {address}, and the numbers have the guests' names: --metrics-for-all, or an address \
-                 like 127.0.0.1:{}",
+                "Other hosts can reach {address}, and the metrics contain the guests' names: add --metrics-for-all, or use an \
+                 address like 127.0.0.1:{}",
                 address.port()
             )));
         }
         for rule in &arguments.on_finding {
-            rule.does.check().map_err(|error| {
+            rule.action.check().map_err(|error| {
                 Failure::input(anyhow::anyhow!(
-                    "{error}; --on-finding takes a program that is there, or leave it out"
+                    "{error}; give an executable program to --on-finding, or leave it out"
                 ))
             })?;
         }
-        // First of all: who ends us from now on finds all in order.
-        let signals = Signals::new().context("Signals can't be heard")?;
+        // First of all: from now on a signal leads to an orderly end.
+        let signals = Signals::new().context("Signals can't be received")?;
         let host: Arc<str> = rustix::system::uname().nodename().to_string_lossy().into();
         let options = WatchOptions {
             emit_audit: arguments.emit_audit,
@@ -188,7 +189,7 @@ impl Watching {
         }
         let left = watcher.checkpoint().map(str::parse::<Checkpoint>).transpose().map_err(Failure::input)?;
         let about = LineDefaults { host, zone: TimeZone::system() };
-        let Followed { source, name, log: path, plan } = source::open(arguments, about, left.as_ref())?;
+        let OpenedSource { source, name, log: path, plan } = source::open(arguments, about, left.as_ref())?;
         plan.iter().for_each(|line| info!("{line}"));
         let held: HashSet<_> = watcher.held().map(|holding| holding.guest.uuid).collect();
         if !held.is_empty() {
@@ -196,11 +197,11 @@ impl Watching {
         }
         let server = arguments.metrics_listen.map(Server::new).transpose();
         let server = server.with_context(|| match arguments.metrics_listen {
-            Some(address) => format!("{address} can't be listened at"),
+            Some(address) => format!("Can't listen on {address}"),
             None => String::new(),
         })?;
         if let Some(address) = server.as_ref().and_then(|server| server.address().ok()) {
-            info!("the numbers are at http://{address}/metrics");
+            info!("metrics are served at http://{address}/metrics");
         }
         let measured = arguments.metrics_file.is_some() || server.is_some();
         let now = Instant::now();
@@ -210,10 +211,10 @@ impl Watching {
             name,
             path,
             signals,
-            tellers: Tellers::new(arguments)?,
+            notifiers: Notifiers::new(arguments)?,
             metrics: Metrics::default(),
             textfile: arguments.metrics_file.as_deref().map(Textfile::new),
-            told: Default::default(),
+            delivered: Default::default(),
             server,
             audit: if measured { Audit::with_readlog(None).ok() } else { None },
             bpf: arguments.bpf,
@@ -223,14 +224,14 @@ impl Watching {
             unreadable: 0,
             hold: now,
             more: false,
-            abreast: false,
+            caught_up: false,
             ended: false,
-            log: Trouble::default(),
-            ledger: Trouble::default(),
+            log: Backoff::default(),
+            ledger: Backoff::default(),
         })
     }
 
-    /// The log, where it is not there.
+    /// The path of the log, if the log does not exist.
     fn missing(&self) -> Option<&Path> {
         self.path.as_deref().filter(|path| matches!(path.try_exists(), Ok(false)))
     }
@@ -257,74 +258,78 @@ impl Watching {
         loop {
             self.manager.ping();
             let stop = self.signals.stop();
-            if self.ledger.is_there() && (stop || self.ledger.is_over()) {
-                // What is owed to the ledger comes before anything new.
+            if self.ledger.is_active() && (stop || self.ledger.may_retry()) {
+                // A failed commit is retried before anything new is read.
                 self.commit(stop)?;
             }
-            if !self.ledger.is_there() {
-                if (at_once || stop || self.hold <= Instant::now()) && self.log.is_over() {
+            if !self.ledger.is_active() {
+                if (at_once || stop || self.hold <= Instant::now()) && self.log.may_retry() {
                     self.read();
                 }
                 if !self.more {
                     self.watcher.look();
                 }
                 let last = stop || self.ended;
-                if last || !self.more || self.entries >= ENTRIES || self.bytes >= BYTES {
+                if last
+                    || !self.more
+                    || self.entries >= MAX_ENTRIES_PER_COMMIT
+                    || self.bytes >= CHECKPOINT_BYTES
+                {
                     self.commit(last)?;
                 }
             }
-            self.answer();
-            if stop || self.ended || self.tellers.is_for_nobody() {
-                let _ = self.manager.tell("STOPPING=1\nSTATUS=Watches no more");
+            self.export_metrics();
+            if stop || self.ended || self.notifiers.is_unused() {
+                let _ = self.manager.notify("STOPPING=1\nSTATUS=Stopped watching");
                 return Ok(());
             }
-            at_once = self.wait().context("Nothing can be waited for")?;
+            at_once = self.wait().context("poll(2) failed")?;
         }
     }
 
-    /// Takes what the log has now.
+    /// Reads what is new in the log.
     fn read(&mut self) {
-        let mut told = PollBatch::default();
-        match self.source.poll(&mut told) {
-            Ok(()) if self.log.is_there() => {
-                self.log = Trouble::default();
+        let mut batch = PollBatch::default();
+        match self.source.poll(&mut batch) {
+            Ok(()) if self.log.is_active() => {
+                self.log = Backoff::default();
                 let status = self.status();
                 self.manager.status(status);
             }
             Ok(()) => {}
             Err(error) => {
-                self.log.again(&chain(&error), &mut self.manager);
-                told.more = false;
+                self.log.failed(&chain(&error), &mut self.manager);
+                batch.more = false;
             }
         }
-        for line in &told.located {
+        for line in &batch.located {
             self.unreadable += 1;
-            if self.unreadable <= UNREADABLE {
+            if self.unreadable <= MAX_UNREADABLE_WARNINGS {
                 warn!("{}:{} can't be read: {}", line.source, line.line, line.reason);
             }
         }
-        for entry in &told.entries {
+        for entry in &batch.entries {
             self.watcher.take(entry);
         }
-        self.metrics.read(&told, &*self.source);
-        self.entries += told.entries.len();
-        self.bytes += told.bytes;
-        (self.more, self.ended) = (told.more, told.ended);
-        if !self.more && !self.log.is_there() && !std::mem::replace(&mut self.abreast, true) {
-            // What was known before is held, whether anything new is told or not.
+        self.metrics.read(&batch, &*self.source);
+        self.entries += batch.entries.len();
+        self.bytes += batch.bytes;
+        (self.more, self.ended) = (batch.more, batch.ended);
+        if !self.more && !self.log.is_active() && !std::mem::replace(&mut self.caught_up, true) {
+            // Holdings of earlier watchers count, whether the log has anything new or not.
             let status = self.status();
             self.manager.status(status);
         }
-        if told.lines > 0 {
-            self.hold = Instant::now() + HOLD_OFF;
-            self.changed();
+        if batch.lines > 0 {
+            self.hold = Instant::now() + MIN_READ_INTERVAL;
+            self.mark_due();
         }
     }
 
-    /// Makes it last, and tells.
+    /// Commits to the ledger, and then notifies.
     fn commit(&mut self, last: bool) -> Result<(), Failure> {
-        // A log that tells nothing is not worth a write: it is read again.
-        let far = self.entries > 0 || self.bytes >= BYTES || last;
+        // Without relevant records no checkpoint is written: those lines are read again.
+        let far = self.entries > 0 || self.bytes >= CHECKPOINT_BYTES || last;
         let checkpoint = far.then(|| self.source.checkpoint().to_string());
         if last && !self.more {
             self.watcher.final_look();
@@ -334,58 +339,59 @@ impl Watching {
                 if far {
                     (self.entries, self.bytes) = (0, 0);
                 }
-                let again = std::mem::take(&mut self.ledger).is_there();
+                let again = std::mem::take(&mut self.ledger).is_active();
                 if far || again || !happenings.is_empty() {
                     self.metrics.committed(&happenings);
-                    self.changed();
+                    self.mark_due();
                     let status = self.status();
                     self.manager.status(status);
                 }
-                happenings.iter().for_each(|happening| self.tellers.tell(happening));
+                happenings.iter().for_each(|happening| self.notifiers.notify(happening));
                 Ok(())
             }
             Err(error) if last => {
-                let text = "What was seen last is not in the ledger: it is read again by the next watcher";
+                let text =
+                    "The last observations could not be committed; the next watcher will read them again";
                 Err(anyhow::Error::new(error).context(text).into())
             }
-            // It does not come good: what is written into it goes with us.
+            // This does not pass: the open file would be lost with this process.
             Err(error @ WatchError::Ledger(LedgerError::Removed { .. } | LedgerError::Replaced { .. })) => {
-                let text = "The next watcher begins anew, with the ledger that stands there by then";
+                let text = "The ledger's file was removed or replaced; the next watcher starts with the file that is there then";
                 Err(anyhow::Error::new(error).context(text).into())
             }
             Err(error) => {
                 self.metrics.commit_failed();
-                self.ledger.again(&chain(&error), &mut self.manager);
+                self.ledger.failed(&chain(&error), &mut self.manager);
                 Ok(())
             }
         }
     }
 
-    fn changed(&mut self) {
+    fn mark_due(&mut self) {
         if let Some(file) = &mut self.textfile {
-            file.changed();
+            file.mark_due();
         }
     }
 
-    /// Gives the numbers to who wants them.
-    fn answer(&mut self) {
+    /// Serves and writes the metrics.
+    fn export_metrics(&mut self) {
         if let Some(file) = &mut self.textfile {
-            // In this order: what is told by then is counted.
-            let busy = self.tellers.is_busy();
-            let told = (self.tellers.counts(), busy);
-            if told.0 != self.told.0 {
-                file.changed();
+            // In this order: a delivery that ends in between is counted.
+            let busy = self.notifiers.is_busy();
+            let delivered = (self.notifiers.counts(), busy);
+            if delivered.0 != self.delivered.0 {
+                file.mark_due();
             }
-            self.told = told;
+            self.delivered = delivered;
         }
         let present = self.path.is_some().then(|| self.missing().is_none());
-        let Self { watcher, metrics, tellers, audit, bpf, .. } = self;
+        let Self { watcher, metrics, notifiers, audit, bpf, .. } = self;
         let mut text = || {
             let kernel = audit.as_mut().and_then(|audit| audit.status().ok());
-            metrics.text(&Now {
+            metrics.text(&Sample {
                 held: watcher.held().collect(),
                 present,
-                told: tellers.counts(),
+                deliveries: notifiers.counts(),
                 kernel: kernel.map(|status| (status.lost, status.backlog)),
                 bpf: match (*bpf, watcher.lost_events()) {
                     (false, _) => Bpf::NotAsked,
@@ -395,19 +401,20 @@ impl Watching {
             })
         };
         if let Some(server) = &mut self.server {
-            server.go_on(&mut text);
+            server.serve_ready(&mut text);
         }
         if let Some(file) =
             self.textfile.as_mut().filter(|file| file.next().is_some_and(|left| left.is_zero()))
             && let Err(error) = file.write(&text())
         {
-            warn!("The numbers can't be written: {error}");
+            warn!("Metrics can't be written: {error}");
         }
     }
 
-    /// Waits for something to do. Whether it is to be done at once: whoever ended has said why in the log.
+    /// Waits for something to do. Returns whether to read the log at once: a QEMU has ended, and
+    /// the log has the reason.
     fn wait(&self) -> Result<bool, Errno> {
-        if self.more && !self.ledger.is_there() {
+        if self.more && !self.ledger.is_active() {
             return Ok(true);
         }
         let now = Instant::now();
@@ -420,17 +427,17 @@ impl Watching {
         let awaited = self.server.iter().flat_map(Server::awaited);
         fds.extend(awaited.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
         let others = fds.len();
-        if !self.ledger.is_there() {
+        if !self.ledger.is_active() {
             fds.extend(self.watcher.awaited().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         }
-        let looks = (!self.ledger.is_there()).then(|| self.watcher.next_look()).flatten();
+        let looks = (!self.ledger.is_active()).then(|| self.watcher.next_look()).flatten();
         let timeout = [
             held.map(until),
             looks.map(until),
             self.source.poll_interval().filter(|_| held.is_none()),
             self.server.as_ref().and_then(Server::next).map(until),
             self.textfile.as_ref().and_then(Textfile::next),
-            self.told.1.then_some(TOLD),
+            self.delivered.1.then_some(DELIVERY_POLL_INTERVAL),
             self.manager.next_ping(),
         ];
         let timeout = timeout.into_iter().flatten().min().map(|left| Timespec {
@@ -445,7 +452,7 @@ impl Watching {
     }
 }
 
-/// What is told of a log that is not there.
+/// The status while the log does not exist.
 fn waits_for(path: &std::path::Display<'_>) -> String {
     format!("Waits for {path}, which does not exist")
 }

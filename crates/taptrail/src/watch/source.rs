@@ -1,4 +1,4 @@
-//! What is followed: a log, or what can be heard but once, after the log as far as that goes.
+//! The source that is followed: a log, or a live stream after the log was read to its end.
 
 use std::io::{self, Stdin};
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -15,55 +15,56 @@ use taptrail_source::follow::{
 use crate::cli::Watch;
 use crate::output::Failure;
 
-/// How long auditd may take to write what the kernel has broadcast: what was told just before we listened
-/// is in the log by then.
-const LATE: Duration = Duration::from_millis(250);
+/// How long auditd may take to write a record that the kernel has broadcast: after this time the
+/// log has all records from before our subscription.
+const AUDITD_WRITE_DELAY: Duration = Duration::from_millis(250);
 
-/// How many records of the broadcast one look takes.
-const RECORDS: usize = 4096;
+/// Records of the broadcast that are read at a time.
+const MAX_RECORDS_PER_LOOK: usize = 4096;
 
-/// What can be heard but once. What was missed of it may be in the log: that is read first.
-struct Heard {
+/// A live stream, which can't be read again. Earlier records may be in the log, which is read
+/// first.
+struct LiveSource {
     about: LineDefaults,
-    /// The log, and when it has what was told before we listened.
+    /// The log, and the time at which it has all records from before our subscription.
     before: Option<(Follower, Instant)>,
-    from: From,
+    from: StreamKind,
 }
 
-enum From {
+enum StreamKind {
     Stdin(Option<PipeSource<Stdin>>),
     Kernel(Broadcast, Option<BroadcastSource>),
 }
 
-/// What is followed, and what it is called for people.
-pub(super) struct Followed {
+/// The opened source, with its name for messages.
+pub(super) struct OpenedSource {
     pub(super) source: Box<dyn Source>,
     pub(super) name: String,
-    /// The log's file, where that is what is followed.
+    /// The path of the log, if a log is followed.
     pub(super) log: Option<PathBuf>,
-    /// To be logged: what is followed, and from where it goes on.
+    /// Messages for the log: what is followed, and from where.
     pub(super) plan: Vec<String>,
 }
 
-/// What [`plan`] needs to know.
+/// The arguments of [`plan`].
 struct Start<'a> {
     log: &'a Path,
-    /// The name of what can be heard but once, where that is followed after the log.
+    /// The name of the live stream, if one is followed after the log.
     heard: Option<&'static str>,
     begin: StartPosition,
     left: Option<&'a Checkpoint>,
-    /// The place in the log that is read next; none where no log is read.
+    /// The place in the log that is read next; `None` if no log is read.
     next: Option<Checkpoint>,
     /// Whether the log still has the place that the checkpoint names.
     is_whole: bool,
 }
 
-/// Opens what the arguments ask for, to go on where `left` says.
+/// Opens the source that the arguments name, to go on at the checkpoint `left`.
 pub(super) fn open(
     arguments: &Watch,
     about: LineDefaults,
     left: Option<&Checkpoint>,
-) -> Result<Followed, Failure> {
+) -> Result<OpenedSource, Failure> {
     let log = taptrail_source::host_log(arguments.log.as_deref());
     let begin = StartPosition::from(arguments.begin);
     let open = || {
@@ -80,30 +81,30 @@ pub(super) fn open(
             let start = Start { log: &log, heard: None, begin, left, next, is_whole };
             let name = log.display().to_string();
             let plan = plan(&start);
-            return Ok(Followed { source: Box::new(source), name, log: Some(log), plan });
+            return Ok(OpenedSource { source: Box::new(source), name, log: Some(log), plan });
         }
-        // From here on nothing is missed.
-        (true, _) => From::Kernel(Broadcast::open().map_err(Failure::input)?, None),
-        (_, true) => From::Stdin(None),
+        // Subscribed before the log is read, so that no record is missed.
+        (true, _) => StreamKind::Kernel(Broadcast::open().map_err(Failure::input)?, None),
+        (_, true) => StreamKind::Stdin(None),
     };
     let name = from.name().to_owned();
     let is_there = taptrail_source::host_log_paths(Some(&log)).is_ok_and(|files| !files.is_empty());
     let asked_for = left.is_some() || begin != StartPosition::End;
     let heard_name = from.name();
-    let mut heard = Heard { about: about.clone(), before: None, from };
+    let mut heard = LiveSource { about: about.clone(), before: None, from };
     let (mut next, mut is_whole) = (None, true);
     if is_there && asked_for {
         let log = open()?;
         (next, is_whole) = (Some(log.checkpoint()), log.is_complete());
-        heard.before = Some((log, Instant::now() + LATE));
+        heard.before = Some((log, Instant::now() + AUDITD_WRITE_DELAY));
     } else {
         heard.listen(left, false);
     }
     let plan = plan(&Start { log: &log, heard: Some(heard_name), begin, left, next, is_whole });
-    Ok(Followed { source: Box::new(heard), name, log: None, plan })
+    Ok(OpenedSource { source: Box::new(heard), name, log: None, plan })
 }
 
-/// What is followed, and from where it goes on.
+/// Messages that say what is followed, and from where.
 fn plan(start: &Start<'_>) -> Vec<String> {
     let Start { log, heard, begin, left, next, is_whole } = start;
     let shown = log.display();
@@ -146,7 +147,7 @@ fn plan(start: &Start<'_>) -> Vec<String> {
     lines
 }
 
-/// The file that a checkpoint is in, and how many of its lines were read.
+/// The file of a checkpoint, and the number of its lines that were read.
 fn place_of(checkpoint: &Checkpoint, log: &Path) -> Option<(PathBuf, u64)> {
     let text = checkpoint.to_string();
     let number = |name: &str| -> Option<u64> {
@@ -158,7 +159,7 @@ fn place_of(checkpoint: &Checkpoint, log: &Path) -> Option<(PathBuf, u64)> {
     Some((file, line))
 }
 
-impl From {
+impl StreamKind {
     fn name(&self) -> &'static str {
         match self {
             Self::Stdin(_) => "standard input",
@@ -174,22 +175,26 @@ impl From {
     }
 }
 
-impl Heard {
+impl LiveSource {
     fn listen(&mut self, left: Option<&Checkpoint>, caught_up: bool) {
         let (about, name) = (self.about.clone(), self.from.source_name().into());
         match &mut self.from {
-            From::Stdin(piped) => *piped = Some(PipeSource::new(io::stdin(), about, name, left, caught_up)),
-            From::Kernel(_, messages) => *messages = Some(BroadcastSource::new(about, name, left, caught_up)),
+            StreamKind::Stdin(piped) => {
+                *piped = Some(PipeSource::new(io::stdin(), about, name, left, caught_up))
+            }
+            StreamKind::Kernel(_, messages) => {
+                *messages = Some(BroadcastSource::new(about, name, left, caught_up))
+            }
         }
     }
 }
 
-impl Source for Heard {
+impl Source for LiveSource {
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.from {
             _ if self.before.is_some() => None,
-            From::Stdin(piped) => piped.as_ref().and_then(Source::poll_fd),
-            From::Kernel(broadcast, _) => Some(broadcast.as_fd()),
+            StreamKind::Stdin(piped) => piped.as_ref().and_then(Source::poll_fd),
+            StreamKind::Kernel(broadcast, _) => Some(broadcast.as_fd()),
         }
     }
 
@@ -198,38 +203,38 @@ impl Source for Heard {
         Some(until.saturating_duration_since(Instant::now()))
     }
 
-    fn poll(&mut self, told: &mut PollBatch) -> Result<(), SourceError> {
+    fn poll(&mut self, batch: &mut PollBatch) -> Result<(), SourceError> {
         if let Some((log, until)) = &mut self.before {
-            log.poll(told)?;
-            if !told.more && *until <= Instant::now() {
+            log.poll(batch)?;
+            if !batch.more && *until <= Instant::now() {
                 let (left, whole) = (log.checkpoint(), log.is_complete());
                 self.before = None;
                 self.listen(Some(&left), whole);
-                told.more = true;
+                batch.more = true;
             }
             return Ok(());
         }
         match &mut self.from {
-            From::Stdin(Some(piped)) => piped.poll(told),
-            From::Kernel(broadcast, Some(messages)) => {
-                let taken = broadcast.take(RECORDS, |said| match said {
-                    BroadcastItem::Record { kind, text } => messages.take(kind, text, told),
+            StreamKind::Stdin(Some(piped)) => piped.poll(batch),
+            StreamKind::Kernel(broadcast, Some(messages)) => {
+                let taken = broadcast.take(MAX_RECORDS_PER_LOOK, |said| match said {
+                    BroadcastItem::Record { kind, text } => messages.take(kind, text, batch),
                     BroadcastItem::Overrun => messages.overrun(),
                 });
-                told.more =
+                batch.more =
                     taken.map_err(|source| SourceError::Read { name: "kernel".to_owned(), at: 0, source })?;
                 Ok(())
             }
-            From::Stdin(None) | From::Kernel(_, None) => Ok(()),
+            StreamKind::Stdin(None) | StreamKind::Kernel(_, None) => Ok(()),
         }
     }
 
     fn checkpoint(&self) -> Checkpoint {
         match (&self.before, &self.from) {
             (Some((log, _)), _) => log.checkpoint(),
-            (_, From::Stdin(Some(piped))) => piped.checkpoint(),
-            (_, From::Kernel(_, Some(messages))) => messages.checkpoint(),
-            (_, From::Stdin(None) | From::Kernel(_, None)) => Checkpoint::default(),
+            (_, StreamKind::Stdin(Some(piped))) => piped.checkpoint(),
+            (_, StreamKind::Kernel(_, Some(messages))) => messages.checkpoint(),
+            (_, StreamKind::Stdin(None) | StreamKind::Kernel(_, None)) => Checkpoint::default(),
         }
     }
 

@@ -1,4 +1,5 @@
-//! Standard output, whose reader may be slow or gone: nobody here waits for it.
+//! Writes events to standard output without blocking the watcher, whether its reader is slow or
+//! gone.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -9,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-/// How many lines may wait for the reader.
-const WAITING: usize = 4096;
+/// Lines that are queued for the reader.
+const MAX_QUEUED_LINES: usize = 4096;
 
-/// How long what waits is waited for at the end.
-const ENDING: Duration = Duration::from_secs(2);
+/// How long to wait at the end until the queue is written.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Lines for standard output, written by a thread.
 pub(super) struct Lines {
@@ -25,28 +26,28 @@ pub(super) struct Lines {
 
 #[derive(Default)]
 struct State {
-    /// How many lines were not told since the last that was.
+    /// Lines that were dropped since the last that was written.
     missed: AtomicU64,
-    /// Nobody reads any more.
+    /// The reader has closed the pipe.
     gone: AtomicBool,
     done: AtomicBool,
 }
 
 impl Lines {
-    /// Of JSON or of text.
+    /// For lines of JSON or of text.
     pub(super) fn new(json: bool) -> io::Result<Self> {
         Self::to(io::stdout(), json)
     }
 
     fn to(out: impl Write + Send + 'static, json: bool) -> io::Result<Self> {
         let state = Arc::new(State::default());
-        let (lines, waiting) = sync_channel(WAITING);
+        let (lines, waiting) = sync_channel(MAX_QUEUED_LINES);
         let shared = Arc::clone(&state);
         let write = move || {
             if let Err(error) = write(out, &waiting, &shared, json) {
                 shared.gone.store(true, Ordering::Release);
                 if error.kind() != io::ErrorKind::BrokenPipe {
-                    warn!("Standard output can't be written, and nothing more is: {error}");
+                    warn!("Standard output can't be written; no more events are printed: {error}");
                 }
             }
             shared.done.store(true, Ordering::Release);
@@ -59,13 +60,13 @@ impl Lines {
         self.json
     }
 
-    /// Whether nobody reads any more.
+    /// Whether the reader has closed the pipe.
     pub(super) fn is_gone(&self) -> bool {
         self.state.gone.load(Ordering::Acquire)
     }
 
-    /// Tells one line; whether there was room for it.
-    pub(super) fn tell(&self, line: String) -> bool {
+    /// Queues one line; returns whether there was room for it.
+    pub(super) fn send(&self, line: String) -> bool {
         let Some(lines) = &self.lines else { return false };
         match lines.try_send(line) {
             Ok(()) => true,
@@ -81,15 +82,15 @@ impl Lines {
 impl Drop for Lines {
     fn drop(&mut self) {
         drop(self.lines.take());
-        let deadline = Instant::now() + ENDING;
+        let deadline = Instant::now() + FLUSH_TIMEOUT;
         while !self.state.done.load(Ordering::Acquire) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
-        // A writer that waits for its reader goes with the process.
+        // A writer that is blocked by its reader ends with the process.
         if self.state.done.load(Ordering::Acquire)
             && let Some(writer) = self.writer.take()
         {
-            // It ends without a word, however it does.
+            // A panic of the writer is ignored.
             let _ = writer.join();
         }
     }
@@ -117,16 +118,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reader_that_is_slow_is_told_what_it_missed_and_nobody_waits_for_it() {
+    fn a_slow_reader_gets_the_number_of_lost_lines_and_blocks_nobody() {
         let (read, write) = rustix::pipe::pipe().unwrap();
         let lines = Lines::to(File::from(write), true).unwrap();
         let line = "x".repeat(1024);
-        let told = (0..10_000).filter(|_| lines.tell(line.clone())).count();
-        assert!((WAITING..10_000).contains(&told), "{told}");
+        let queued = (0..10_000).filter(|_| lines.send(line.clone())).count();
+        assert!((MAX_QUEUED_LINES..10_000).contains(&queued), "{queued}");
         let reader = std::thread::spawn(move || {
             BufReader::new(File::from(read)).lines().map(Result::unwrap).collect::<Vec<_>>()
         });
-        while !lines.tell("last".to_owned()) {}
+        while !lines.send("last".to_owned()) {}
         drop(lines);
         let all = reader.join().unwrap();
         let missed: usize = all
@@ -135,9 +136,9 @@ mod tests {
                 line.strip_prefix("{\"kind\":\"missed\",\"count\":")?.strip_suffix('}')?.parse::<usize>().ok()
             })
             .sum();
-        assert!(missed >= 10_000 - told, "{missed} of {}", 10_000 - told);
+        assert!(missed >= 10_000 - queued, "{missed} of {}", 10_000 - queued);
         assert_eq!(all.last().unwrap(), "last");
-        assert_eq!(all.iter().filter(|read| **read == line).count(), told);
+        assert_eq!(all.iter().filter(|read| **read == line).count(), queued);
     }
 
     #[test]
@@ -146,7 +147,7 @@ mod tests {
         drop(read);
         let lines = Lines::to(File::from(write), false).unwrap();
         while !lines.is_gone() {
-            lines.tell("x".to_owned());
+            lines.send("x".to_owned());
             std::thread::yield_now();
         }
     }

@@ -1,4 +1,4 @@
-//! A program that is run for a finding.
+//! Runs a program for a finding.
 
 use std::fs::File;
 use std::io::{Seek as _, Write as _};
@@ -17,10 +17,10 @@ use taptrail_trail::FindingKind;
 use super::{Action, leftovers};
 
 /// How long a program may take.
-const LIMIT: Duration = Duration::from_secs(30);
+const PROGRAM_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A program, by its absolute path. It is given no arguments, the finding on its standard input, and of our
-/// environment nothing.
+/// A program, by its absolute path. It gets the finding on standard input, no arguments, and a
+/// clean environment.
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
     path: PathBuf,
@@ -36,13 +36,13 @@ impl FromStr for Program {
                 "'{text}' is no absolute path: programs are not looked for, and no shell runs them"
             ));
         }
-        Ok(Self { path: text.into(), limit: LIMIT })
+        Ok(Self { path: text.into(), limit: PROGRAM_TIMEOUT })
     }
 }
 
 impl Program {
-    /// Whether there is such a program, that we may run. One that comes later is not waited for: more likely its path
-    /// is misspelt.
+    /// Checks that the program exists and is executable. A missing program is an error at the
+    /// start: its path is probably misspelt.
     pub(crate) fn check(&self) -> Result<(), String> {
         let path = self.path.display();
         let about = std::fs::metadata(&self.path).map_err(|error| format!("{path}: {error}"))?;
@@ -63,7 +63,7 @@ impl Action for Program {
         let mut command = Command::new(&self.path);
         command
             .stdin(input)
-            // Our own standard output is a list of events.
+            // Our own standard output has the events.
             .stdout(Stdio::null())
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -73,12 +73,12 @@ impl Action for Program {
             .process_group(0);
         let mut child = leftovers::spawn(&mut command).map_err(failed)?;
         let in_time = ends_within(&child, self.limit);
-        // What it has left behind in its group goes with it: before it is seen off, so that the group's
-        // number is still its own.
+        // Kills the processes that it has left in its group. Before it is reaped, so that the
+        // group's number is still its own.
         kill_group(&child);
         let _ = child.kill();
         let status = child.wait();
-        // And what has left the group.
+        // Then those that have left the group.
         leftovers::end(child.id());
         if !in_time {
             let seconds = self.limit.as_secs();
@@ -89,8 +89,8 @@ impl Action for Program {
     }
 }
 
-/// A file with one line, to be read from its beginning. Unlike a pipe it takes all at once, whether anybody
-/// reads it or not.
+/// A memory file with one line, positioned at its beginning. Unlike a pipe it takes all at once,
+/// whether the program reads it or not.
 fn input(json: &str) -> std::io::Result<File> {
     let mut file = File::from(rustix::fs::memfd_create("finding", MemfdFlags::CLOEXEC)?);
     writeln!(file, "{json}")?;
@@ -116,7 +116,7 @@ fn ends_within(child: &Child, limit: Duration) -> bool {
 
 fn kill_group(child: &Child) {
     if let Some(pid) = pid(child) {
-        // Nobody is left, mostly.
+        // Usually no process is left.
         let _ = rustix::process::kill_process_group(pid, Signal::KILL);
     }
 }
@@ -145,9 +145,9 @@ mod tests {
         let mut program =
             script(dir.path(), &format!("exec >{}\ncat; env; pwd; echo args: $#", out.display()));
         program.run(FindingKind::LogGap, r#"{"kind":"finding"}"#).unwrap();
-        let told = std::fs::read_to_string(&out).unwrap();
+        let written = std::fs::read_to_string(&out).unwrap();
         let mut lines: Vec<_> =
-            told.lines().filter(|line| !line.starts_with("PWD=") && !line.starts_with("_=")).collect();
+            written.lines().filter(|line| !line.starts_with("PWD=") && !line.starts_with("_=")).collect();
         assert_eq!(lines.remove(0), r#"{"kind":"finding"}"#);
         lines.sort_unstable();
         let expect = [
@@ -176,14 +176,15 @@ mod tests {
         leftovers::adopt().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let pids = dir.path().join("pids");
-        // One in its group, one in a session of its own, one whose parents are gone, and one of each of those.
+        // One in its group, one in a session of its own, one whose parents are gone, and one of
+        // each of those.
         let sleep = |how: &str| {
             format!("{how} sh -c 'echo $$ >>{0}; sleep 1000 & echo $! >>{0}; wait'", pids.display())
         };
         let all = [sleep("") + " &", sleep("setsid") + " &", format!("({} &)", sleep("setsid"))];
         let until = format!("until [ $(wc -l <{}) = 6 ]; do sleep 0.01; done", pids.display());
         for (after, limit, fails) in
-            [("", LIMIT, false), ("\nwait; sleep 1000", Duration::from_secs(3), true)]
+            [("", PROGRAM_TIMEOUT, false), ("\nwait; sleep 1000", Duration::from_secs(3), true)]
         {
             std::fs::write(&pids, "").unwrap();
             let text = format!("{}\n{until}{after}", all.join("\n"));
@@ -204,7 +205,7 @@ mod tests {
         leftovers::adopt().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let (pid, go) = (dir.path().join("pid"), dir.path().join("go"));
-        // The older one has put a process into a session of its own, and waits for it.
+        // The older program has started a process in a session of its own, and waits for it.
         let text = format!(
             "(setsid sh -c 'echo $$ >{0}.new; mv {0}.new {0}; while [ ! -e {1} ]; do sleep 0.01; done' &)\n\
              while [ ! -e {1} ]; do sleep 0.01; done",
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_can_not_be_run_is_told_before() {
+    fn a_program_that_can_not_be_run_is_refused_at_the_start() {
         let dir = tempfile::tempdir().unwrap();
         let program = script(dir.path(), "exit 0");
         assert_eq!(program.check(), Ok(()));

@@ -1,8 +1,10 @@
-//! What programs leave behind when they end: processes in sessions of their own, which no process group reaches.
+//! Kills the processes that programs leave behind in sessions of their own, which are not in the
+//! program's process group.
 //!
-//! The kernel makes those whose parents have ended our children ([`adopt`]). As programs run side by side, what each has
-//! left is told by its start: it is of a program that ran then, and when all of those have ended, it is ended, too. What
-//! asks another service to start something (systemd-run, at) has not started it, and it is left alone.
+//! The kernel makes orphans our children ([`adopt`]). As several programs run at a time, an orphan
+//! is assigned by its start time: it belongs to a program that ran then, and is killed when all of
+//! these have ended. Processes that another service starts on request (systemd-run, at) are left
+//! alone.
 
 use std::io;
 use std::process::{Child, Command};
@@ -13,18 +15,19 @@ use rustix::process::{Pid, Signal, WaitOptions};
 use taptrail_kernel::proc::{ProcessId, children};
 use tracing::warn;
 
-/// How long what was left behind is waited for when it has been killed.
+/// How long to wait for the end of killed processes.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How soon is looked again at what has not ended yet.
+/// The pause between two checks for killed processes.
 const INTERVAL: Duration = Duration::from_millis(5);
 
-/// The programs that run. Being children is a matter of the whole process, and so is this.
+/// The running programs. Global, as children belong to the whole process.
 static RUNNING: Mutex<Vec<ProcessId>> = Mutex::new(Vec::new());
 
-/// From now on what our children leave behind becomes our own child (`PR_SET_CHILD_SUBREAPER` of prctl(2)).
+/// From now on orphaned descendants become our own children (`PR_SET_CHILD_SUBREAPER` of prctl(2)).
 ///
 /// # Errors
-/// When there are children already: whoever started us by exec may have left some, and they are not ours to end.
+/// When there are already children: a program that executed us may have left some, and we must not
+/// kill them.
 pub(super) fn adopt() -> io::Result<()> {
     let own = std::process::id();
     if !children(own)?.is_empty() {
@@ -35,7 +38,7 @@ pub(super) fn adopt() -> io::Result<()> {
 
 /// Starts a program.
 pub(super) fn spawn(command: &mut Command) -> io::Result<Child> {
-    // Nobody takes it for left behind meanwhile.
+    // Locked, so that the new child is not taken for a leftover.
     let mut running = running();
     let mut child = command.spawn()?;
     match ProcessId::of(child.id()) {
@@ -49,21 +52,21 @@ pub(super) fn spawn(command: &mut Command) -> io::Result<Child> {
     Ok(child)
 }
 
-/// A program has ended: ends what it has left behind.
+/// Kills what a program that has ended has left behind.
 pub(super) fn end(program: u32) {
     running().retain(|process| process.pid != program);
     let deadline = Instant::now() + TIMEOUT;
-    // What is ended may leave children of its own to us.
+    // Killed processes may leave children of their own to us.
     while kill_all() > 0 {
         if Instant::now() > deadline {
-            warn!("What a program for a finding has left behind does not end");
+            warn!("Processes that a program for a finding has left behind do not end");
             return;
         }
         std::thread::sleep(INTERVAL);
     }
 }
 
-/// Kills all that is left behind, and sees off what has ended. Returns how many there were.
+/// Kills all leftovers, and reaps those that have ended. Returns how many there were.
 fn kill_all() -> usize {
     let running = running();
     let oldest = running.iter().map(|process| process.start_time).min();
@@ -72,7 +75,7 @@ fn kill_all() -> usize {
         if running.iter().any(|process| process.pid == pid) {
             continue;
         }
-        // A child of ours, which nobody else sees off: the pid is its own until then.
+        // Our child, which nobody else reaps: its pid can't be reused.
         let Ok(process) = ProcessId::of(pid) else { continue };
         if oldest.is_some_and(|oldest| process.start_time >= oldest) {
             continue;
@@ -87,6 +90,6 @@ fn kill_all() -> usize {
 }
 
 fn running() -> MutexGuard<'static, Vec<ProcessId>> {
-    // One that panicked leaves a list that holds still.
+    // A poisoned lock leaves a valid list.
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }

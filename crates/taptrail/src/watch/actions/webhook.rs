@@ -1,4 +1,4 @@
-//! A webhook that is called for a finding: POST of one JSON object.
+//! Calls a webhook for a finding: POST of one JSON object.
 
 use std::fs;
 use std::str::FromStr;
@@ -12,17 +12,17 @@ use ureq::tls::{RootCerts, TlsConfig};
 use super::Action;
 
 /// How long one call may take, from the look-up of its host to the end of its answer.
-const LIMIT: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often it is tried, and the pause before the second time; it is longer each time.
-const TRIES: u32 = 3;
-const PAUSE: Duration = Duration::from_secs(1);
+/// Attempts, and the pause before the second one; it is longer each time.
+const MAX_ATTEMPTS: u32 = 3;
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Where to call.
+/// The URL of a webhook.
 #[derive(Clone)]
 pub(crate) struct Url {
     uri: String,
-    /// What of it can be shown: a path may be a secret.
+    /// The part that may be logged: the path may have a secret.
     shown: String,
     agent: Agent,
     pause: Duration,
@@ -54,15 +54,15 @@ impl FromStr for Url {
             return Err("names and passwords in an address are not used".to_owned());
         }
         let shown = format!("{scheme}://{host}/…");
-        Ok(Self { uri: uri.to_string(), shown, agent: agent(), pause: PAUSE })
+        Ok(Self { uri: uri.to_string(), shown, agent: agent(), pause: RETRY_DELAY })
     }
 }
 
-/// One that checks certificates against the host's authorities, as they are when it first calls.
+/// An agent that checks certificates against the host's authorities, as they are at its first call.
 fn agent() -> Agent {
     Agent::config_builder()
-        .timeout_global(Some(LIMIT))
-        // Who is to hear it is said here, and by nobody else.
+        .timeout_global(Some(REQUEST_TIMEOUT))
+        // Only the configured host gets the finding.
         .max_redirects(0)
         .proxy(None)
         .user_agent(concat!("taptrail/", env!("CARGO_PKG_VERSION")))
@@ -74,9 +74,9 @@ fn agent() -> Agent {
 impl Action for Url {
     fn run(&mut self, _: FindingKind, json: &str) -> Result<(), String> {
         let mut pause = self.pause;
-        for left in (0..TRIES).rev() {
+        for left in (0..MAX_ATTEMPTS).rev() {
             let Err(error) = self.call(json) else { return Ok(()) };
-            // A host gets other authorities while we run for months.
+            // The host's authorities may change while we run for months.
             self.agent = agent();
             if left == 0 {
                 return Err(format!("{}: {error}", self.shown));
@@ -91,7 +91,7 @@ impl Action for Url {
 impl Url {
     fn call(&self, json: &str) -> Result<(), ureq::Error> {
         let answer = self.agent.post(&self.uri).content_type("application/json").send(json)?;
-        // What it says beyond its status is not read.
+        // The body of the answer is not read.
         if answer.status().is_success() {
             Ok(())
         } else {
@@ -107,7 +107,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers with these statuses, one for each connection, and gives what was sent.
+    /// Answers with these statuses, one for each connection, and returns what was sent.
     fn serve(statuses: &'static [&'static str]) -> (String, std::thread::JoinHandle<Vec<String>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}/hook?token=secret", listener.local_addr().unwrap());

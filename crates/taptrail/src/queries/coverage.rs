@@ -1,4 +1,4 @@
-//! What is not known of what was asked for: times that no input covers, guests that ran before.
+//! What an answer does not cover: times without input, and guests that ran before the first record.
 
 use std::sync::Arc;
 
@@ -6,14 +6,15 @@ use jiff::Timestamp;
 use taptrail_report::Filter;
 use taptrail_trail::Coverage;
 
-use super::tell::Whole;
+use super::trail_reader::ReadSummary;
 
-/// Notes what is not known of what was asked for. Whether there is such. `none` is given where no holding is told:
-/// how many may be meant, of which the records don't tell it.
-pub(super) fn note_unknown(answer: &mut Whole, asked: &Filter, none: Option<u64>) -> bool {
+/// Adds notes about what the input does not cover of a query; returns whether there are any. `none`
+/// is set if no holding matched: the number of holdings that might match, but whose records lack
+/// the fields to decide.
+pub(super) fn note_unknown(answer: &mut ReadSummary, query: &Filter, none: Option<u64>) -> bool {
     let coverage = &answer.stats.input.coverage;
     let is_empty = coverage.is_empty();
-    let host = asked.host.as_ref().filter(|host| !coverage.iter().any(|of| *of.host == ***host));
+    let host = query.host.as_ref().filter(|host| !coverage.iter().any(|of| *of.host == ***host));
     let mut lines: Vec<String> =
         host.iter().map(|host| format!("No input has records of host '{host}'; if its lines name no host, --assume-host {host} says whose they are")).collect();
     if is_empty {
@@ -32,18 +33,18 @@ pub(super) fn note_unknown(answer: &mut Whole, asked: &Filter, none: Option<u64>
     }
     let any = !lines.is_empty();
     answer.note(lines);
-    note_times(answer, asked, none.is_some()) || any
+    note_times(answer, query, none.is_some()) || any
 }
 
-/// The same of the time that was asked for.
-fn note_times(answer: &mut Whole, asked: &Filter, none: bool) -> bool {
-    let (from, until) = match (asked.at, asked.start, asked.end) {
+/// Adds notes about the time range of the query.
+fn note_times(answer: &mut ReadSummary, query: &Filter, none: bool) -> bool {
+    let (from, until) = match (query.at, query.start, query.end) {
         (Some(at), ..) => (Some(at.from), Some(at.to)),
         (None, None, None) => return false,
         (None, start, end) => (start, end),
     };
     let input = &mut answer.stats.input;
-    // Without an end, all that is there is asked for.
+    // Without bounds, the range is that of the input.
     let span = |of: &Coverage| {
         let all = of.spans.first().zip(of.spans.last()).map(|(first, last)| (first.from, last.until));
         (from.or(all.map(|(first, _)| first)), until.or(all.map(|(_, last)| last)))
@@ -53,33 +54,33 @@ fn note_times(answer: &mut Whole, asked: &Filter, none: bool) -> bool {
         from.zip(until).is_some_and(|(from, until)| is(of, from, until))
     };
     let hosts =
-        || input.coverage.iter().filter(|of| asked.host.as_ref().is_none_or(|host| **host == *of.host));
+        || input.coverage.iter().filter(|of| query.host.as_ref().is_none_or(|host| **host == *of.host));
     let unknown: Vec<&Coverage> = hosts().filter(|of| !is(of, Coverage::covers)).collect();
     let no_start: Vec<&Coverage> =
         hosts().filter(|of| none && is(of, Coverage::covers) && !is(of, Coverage::knows_all)).collect();
     let names = |of: &[&Coverage]| of.iter().map(|of| Arc::clone(&of.host)).collect();
-    let told = taptrail_trail::QueriedTime {
+    let asked = taptrail_trail::QueriedTime {
         from,
         until,
         unknown_on: names(&unknown),
         no_start_on: names(&no_start),
     };
-    let mut lines: Vec<String> = unknown.iter().take(SHOWN).map(|of| not_covered(of)).collect();
+    let mut lines: Vec<String> = unknown.iter().take(MAX_HOSTS_NAMED).map(|of| not_covered(of)).collect();
     lines.extend(more(unknown.len(), "the time asked for is not covered"));
-    lines.extend(no_start.iter().take(SHOWN).map(|of| no_start_before(of)));
+    lines.extend(no_start.iter().take(MAX_HOSTS_NAMED).map(|of| no_start_before(of)));
     lines
         .extend(more(no_start.len(), "guests may have run since before their records begin, or since a gap"));
     let any = !lines.is_empty();
-    input.asked = Some(told);
+    input.asked = Some(asked);
     answer.note(lines);
     any
 }
 
-/// How many hosts are named of which what is asked for is not known.
-const SHOWN: usize = 8;
+/// Hosts that are named in notes; the others are counted.
+const MAX_HOSTS_NAMED: usize = 8;
 
 fn more(all: usize, what: &str) -> Option<String> {
-    let more = all.saturating_sub(SHOWN);
+    let more = all.saturating_sub(MAX_HOSTS_NAMED);
     (more > 0).then(|| format!("{more} more hosts: {what}"))
 }
 

@@ -1,4 +1,4 @@
-//! Lines read again, to be shown as proof.
+//! Reads lines again, to show them as proof.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -10,32 +10,33 @@ use taptrail_trail::Proof;
 
 use super::is_ledger;
 
-/// The most lines read again: more are not read by anybody.
-const MOST: usize = 10_000;
+/// Lines that are read again; nobody reads more.
+const MAX_LINES: usize = 10_000;
 
-/// Lines by their place.
+/// Lines by source and line number.
 #[derive(Debug, Default)]
-pub(crate) struct Raw(HashMap<Arc<str>, BTreeMap<u64, Option<Vec<u8>>>>);
+pub(crate) struct SourceLines(HashMap<Arc<str>, BTreeMap<u64, Option<Vec<u8>>>>);
 
-impl Raw {
-    /// A proof's line as it stands in its source, if it could be read again.
+impl SourceLines {
+    /// The line of a proof as it is in its source, if it could be read again.
     pub(crate) fn get(&self, proof: &Proof) -> Option<String> {
         let line = self.0.get(&proof.source)?.get(&proof.line)?.as_deref()?;
         let line = String::from_utf8_lossy(line).trim_end_matches('\r').to_owned();
-        // A log that was rotated meanwhile has another line there.
+        // A log that was rotated meanwhile has another line at this place.
         let other = |serial| line.contains("audit(") && !line.contains(&format!(":{serial})"));
         (!proof.serial.is_some_and(other)).then_some(line)
     }
 }
 
-/// Reads the lines of proofs again, each source once. What can't be is shown by its place alone.
-pub(crate) fn again<'a>(
+/// Reads the lines of proofs again, each source once. Lines that can't be read are shown by their
+/// place only.
+pub(crate) fn fetch_lines<'a>(
     proofs: impl Iterator<Item = &'a Proof>,
     identities: &HashMap<Arc<str>, FileIdentity>,
-) -> Raw {
-    let mut raw = Raw::default();
-    // Standard input is no file, whatever is named like it.
-    for proof in proofs.filter(|proof| &*proof.source != "-").take(MOST) {
+) -> SourceLines {
+    let mut raw = SourceLines::default();
+    // `-` stands for standard input, even if there is a file of that name.
+    for proof in proofs.filter(|proof| &*proof.source != "-").take(MAX_LINES) {
         raw.0.entry(Arc::clone(&proof.source)).or_default().insert(proof.line, None);
     }
     for (source, wanted) in &mut raw.0 {
@@ -43,7 +44,7 @@ pub(crate) fn again<'a>(
         if is_ledger(path) {
             from_ledger(path, wanted);
         } else {
-            // As above.
+            // Errors are ignored: see above.
             let _ = taptrail_source::read_lines(path, identities.get(source).copied(), wanted);
         }
     }
@@ -68,7 +69,7 @@ mod tests {
     #[test]
     fn a_line_that_is_another_by_now_is_not_shown() {
         let line = b"type=VIRT_CONTROL msg=audit(1.000:7): pid=1 msg='x'\r".to_vec();
-        let raw = Raw(HashMap::from([("a.log".into(), BTreeMap::from([(3, Some(line))]))]));
+        let raw = SourceLines(HashMap::from([("a.log".into(), BTreeMap::from([(3, Some(line))]))]));
         let at = |serial| Proof {
             serial,
             time: Timestamp::UNIX_EPOCH,
@@ -92,6 +93,6 @@ mod tests {
             copies: Vec::new(),
             unauthenticated: false,
         };
-        assert!(again([&proof].into_iter(), &HashMap::new()).0.is_empty());
+        assert!(fetch_lines([&proof].into_iter(), &HashMap::new()).0.is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! The arguments of the questions: `trail`, `who`, `explain` and `findings`.
+//! The arguments of the queries: `trail`, `who`, `explain` and `findings`.
 
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -11,11 +11,11 @@ use taptrail_trail::FindingKind;
 
 use super::format::OutputFormat;
 
-const INPUT: &str = "Input";
-const ASKED: &str = "Selection";
-const SHOWN: &str = "Output";
+const INPUT_HEADING: &str = "Input";
+const SELECTION_HEADING: &str = "Selection";
+const OUTPUT_HEADING: &str = "Output";
 
-/// What stands below each question's own examples.
+/// The text below the examples of each query.
 macro_rules! with_notes {
     ($examples:literal) => {
         concat!(
@@ -51,11 +51,11 @@ pub(crate) struct Trail {
     pub(crate) times: Times,
 
     /// Only holdings that were held, or possibly held, at this time, and their findings
-    #[arg(long, value_name = "TIME", help_heading = ASKED)]
+    #[arg(long, value_name = "TIME", help_heading = SELECTION_HEADING)]
     pub(crate) at: Option<String>,
 
     /// Only holdings that are held at the end of the trail, and their findings
-    #[arg(long, help_heading = ASKED)]
+    #[arg(long, help_heading = SELECTION_HEADING)]
     pub(crate) held: bool,
 
     #[command(flatten)]
@@ -74,8 +74,8 @@ pub(crate) struct Trail {
     )
 )]
 pub(crate) struct Who {
-    /// Path (/dev/tap198), host interface (vnet0, macvtap4), device number (0A:C8), kind (tun, macvtap,
-    /// vhost-net), or MAC of a guest's interface
+    /// Path (/dev/tap198), host interface (vnet0, macvtap4), device number (0A:C8), kind (tun,
+    /// macvtap, vhost-net), or MAC of a guest's interface
     #[arg(value_name = "DEVICE|MAC", help_heading = None::<&'static str>)]
     pub(crate) what: Target,
 
@@ -83,11 +83,11 @@ pub(crate) struct Who {
     pub(crate) sources: Sources,
 
     /// Only holdings that were held, or possibly held, at this time [default: at any time]
-    #[arg(long, value_name = "TIME", help_heading = ASKED)]
+    #[arg(long, value_name = "TIME", help_heading = SELECTION_HEADING)]
     pub(crate) at: Option<String>,
 
     /// Only on this host
-    #[arg(long, value_name = "HOST", visible_alias = "node", help_heading = ASKED)]
+    #[arg(long, value_name = "HOST", visible_alias = "node", help_heading = SELECTION_HEADING)]
     pub(crate) host: Option<String>,
 
     #[command(flatten)]
@@ -114,18 +114,18 @@ pub(crate) struct Explain {
     pub(crate) sources: Sources,
 
     /// Only holdings that were held, or possibly held, at this time
-    #[arg(long, value_name = "TIME", help_heading = ASKED)]
+    #[arg(long, value_name = "TIME", help_heading = SELECTION_HEADING)]
     pub(crate) at: Option<String>,
 
     /// Only on this host
-    #[arg(long, value_name = "HOST", visible_alias = "node", help_heading = ASKED)]
+    #[arg(long, value_name = "HOST", visible_alias = "node", help_heading = SELECTION_HEADING)]
     pub(crate) host: Option<String>,
 
-    #[command(flatten, next_help_heading = SHOWN)]
+    #[command(flatten, next_help_heading = OUTPUT_HEADING)]
     pub(crate) output: OutputFormat,
 
     /// Use UTC for the times in the output, and for TIME without a zone
-    #[arg(long, help_heading = SHOWN)]
+    #[arg(long, help_heading = OUTPUT_HEADING)]
     pub(crate) utc: bool,
 }
 
@@ -144,7 +144,7 @@ pub(crate) struct Findings {
     pub(crate) sources: Sources,
 
     /// Only findings of this kind (repeatable)
-    #[arg(long, value_name = "KIND", help_heading = ASKED, value_parser = kinds())]
+    #[arg(long, value_name = "KIND", help_heading = SELECTION_HEADING, value_parser = kinds())]
     pub(crate) kind: Vec<FindingKind>,
 
     #[command(flatten)]
@@ -157,21 +157,23 @@ pub(crate) struct Findings {
     pub(crate) output: Output,
 }
 
-/// What is read.
+/// The input.
 #[derive(Debug, Args)]
-#[command(next_help_heading = INPUT)]
+#[command(next_help_heading = INPUT_HEADING)]
 pub(crate) struct Sources {
-    /// Logs, directories of logs, or - for standard input [default: this host's audit log and ledger]
+    /// Logs, directories of logs, or - for standard input [default: this host's audit log and
+    /// ledger]
     #[arg(value_name = "FILE", help_heading = None::<&'static str>)]
     pub(crate) files: Vec<PathBuf>,
 
     /// Host name for lines without one; with =PATH, only for those of this file, or of all files of
-    /// this directory (repeatable) [default: '?' for files, or their directory's name where there are
-    /// several; this host for its own logs]
+    /// this directory (repeatable) [default: '?' for files, or their directory's name where there
+    /// are several; this host for its own logs]
     #[arg(long, value_name = "NAME[=PATH]")]
     pub(crate) assume_host: Vec<AssumedHost>,
 
-    /// The input has only some record types (ausearch -m, grep VIRT_): its missing serial numbers are no lost records
+    /// The input has only some record types (ausearch -m, grep VIRT_): its missing serial numbers
+    /// are no lost records
     #[arg(long)]
     pub(crate) extract: bool,
 
@@ -190,9 +192,9 @@ pub(crate) struct Sources {
     pub(crate) stats: bool,
 }
 
-/// About whom and what.
+/// The selection of guests, interfaces and devices.
 #[derive(Debug, Args)]
-#[command(next_help_heading = ASKED)]
+#[command(next_help_heading = SELECTION_HEADING)]
 pub(crate) struct Selection {
     /// Only guests with this name or UUID (repeatable)
     #[arg(long, visible_aliases = ["vm", "uuid"], value_name = "NAME|UUID", value_parser = guest)]
@@ -202,7 +204,8 @@ pub(crate) struct Selection {
     #[arg(long)]
     pub(crate) mac: Option<MacAddr>,
 
-    /// Only devices with this path, host interface, number (0A:C8), or kind (tun, macvtap, vhost-net)
+    /// Only devices with this path, host interface, number (0A:C8), or kind (tun, macvtap,
+    /// vhost-net)
     #[arg(long, value_name = "DEVICE")]
     pub(crate) device: Option<DeviceFilter>,
 
@@ -211,9 +214,9 @@ pub(crate) struct Selection {
     pub(crate) host: Option<String>,
 }
 
-/// From when to when.
+/// The time range.
 #[derive(Debug, Args)]
-#[command(next_help_heading = ASKED)]
+#[command(next_help_heading = SELECTION_HEADING)]
 pub(crate) struct Times {
     /// Only holdings that had not ended before this time
     #[arg(long, value_name = "TIME")]
@@ -224,9 +227,9 @@ pub(crate) struct Times {
     pub(crate) end: Option<String>,
 }
 
-/// How it is shown.
+/// The output.
 #[derive(Debug, Clone, Copy, Args)]
-#[command(next_help_heading = SHOWN)]
+#[command(next_help_heading = OUTPUT_HEADING)]
 pub(crate) struct Output {
     /// Output format
     #[arg(long, value_enum, default_value_t = Format::Table)]
@@ -247,10 +250,11 @@ enum Format {
     Table,
     /// One object with `holdings` (not for `findings`), `findings` and `input`
     Json,
-    /// One object on each line: {"holding": …} as soon as it ends, {"finding": …}, and at the end {"input": …}
+    /// One object on each line: {"holding": …} as soon as it ends, {"finding": …}, and at the end
+    /// {"input": …}
     Jsonl,
-    /// One row for each holding, or for each finding with `findings`; a ' is put before a name that begins with
-    /// = + - @ or '
+    /// One row for each holding, or for each finding with `findings`; a ' is put before a name that
+    /// begins with = + - @ or '
     Csv,
 }
 
@@ -267,7 +271,7 @@ impl Output {
     }
 }
 
-/// What `who` asks about.
+/// The subject of `who`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
     Mac(MacAddr),
@@ -286,7 +290,8 @@ impl std::str::FromStr for Target {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AssumedHost {
     pub(crate) name: String,
-    /// Where its lines are; without, wherever nothing else is said.
+    /// The file or directory whose lines are this host's; `None` for all other lines without a
+    /// host.
     pub(crate) path: Option<PathBuf>,
 }
 
@@ -313,7 +318,7 @@ fn subject(text: &str) -> Result<Subject, Infallible> {
     text.parse()
 }
 
-/// Each kind with what it means, for `--help`.
+/// Each kind with its meaning, for `--help`.
 fn kinds() -> impl TypedValueParser<Value = FindingKind> {
     let named = |kind: &FindingKind| {
         let value = PossibleValue::new(kind.as_str()).help(kind.summary());

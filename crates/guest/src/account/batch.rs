@@ -8,17 +8,17 @@ use taptrail_record::{Outcome, Reason, Record};
 
 use super::{Account, OpenDevice};
 
-/// What a record changes in the ledger besides being there.
+/// The change of the ledger that belongs to a record.
 #[derive(Debug, Clone)]
 pub(super) enum Change {
-    /// QEMU was seen to hold these devices, under these numbers.
+    /// QEMU holds these devices, under these descriptor numbers.
     Granted(Vec<(DeviceKey, Option<RawFd>)>),
-    /// The device is over; at this time, where the kernel told it.
+    /// The device is closed; at this time, where the kernel reported its last close.
     Closed(DeviceKey, Option<Timestamp>),
 }
 
 impl Change {
-    /// When the kernel saw it, where it told.
+    /// The time at which the kernel saw it, where it was reported.
     pub(super) fn seen_at(&self) -> Option<Timestamp> {
         match self {
             Self::Closed(_, at) => *at,
@@ -27,24 +27,24 @@ impl Change {
     }
 }
 
-/// Records to be posted together, and what they change in the ledger.
+/// Records that are committed together, and the ledger changes that belong to them.
 #[derive(Debug, Default)]
-pub(crate) struct Posting {
+pub(crate) struct LedgerBatch {
     pub(super) records: Vec<(Record, Option<Change>)>,
-    pub(super) done: Vec<(StepKey, String)>,
-    pub(super) over: Vec<InterfaceKey>,
-    pub(super) ends: Option<Reason>,
+    pub(super) completed_steps: Vec<(StepKey, String)>,
+    pub(super) ended_interfaces: Vec<InterfaceKey>,
+    pub(super) guest_end: Option<Reason>,
 }
 
-impl Posting {
-    /// A record that changes nothing.
-    pub(crate) fn says(mut self, record: Record) -> Self {
+impl LedgerBatch {
+    /// Adds a record without a change.
+    pub(crate) fn record(mut self, record: Record) -> Self {
         self.records.push((record, None));
         self
     }
 
-    /// A record by which QEMU was seen to hold `devices`.
-    pub(crate) fn grants<'a>(
+    /// Adds a record that grants `devices`, which QEMU was seen to hold.
+    pub(crate) fn grant<'a>(
         mut self,
         record: Record,
         devices: impl IntoIterator<Item = &'a OpenDevice>,
@@ -54,8 +54,8 @@ impl Posting {
         self
     }
 
-    /// The close records of devices that are over.
-    pub(crate) fn closes<'a>(
+    /// Adds the close records of devices.
+    pub(crate) fn close_devices<'a>(
         mut self,
         account: &Account,
         devices: impl IntoIterator<Item = &'a OpenDevice>,
@@ -69,15 +69,15 @@ impl Posting {
     fn close(&mut self, account: &Account, device: &OpenDevice, last_seen: Option<Timestamp>) {
         let mut record = account.record(device.close(), Outcome::Success, None);
         record.doubt = device.doubt;
-        // What the kernel saw end has no span of time.
+        // A last close that the kernel reported has an exact time, and no time span.
         let last_seen = last_seen.filter(|_| device.closed_at.is_none());
         record.last_seen = last_seen.and_then(|at| u64::try_from(at.as_millisecond()).ok());
         self.records.push((record, Some(Change::Closed(device.key, device.closed_at))));
     }
 
-    /// The close records of devices whose end nobody but the kernel saw, if it did: they were there at `last_seen` and
-    /// are gone now.
-    pub(crate) fn closes_unseen<'a>(
+    /// Adds the close records of devices whose end only the kernel may have seen: they were held at
+    /// `last_seen`, and are not now.
+    pub(crate) fn close_devices_unseen<'a>(
         mut self,
         account: &Account,
         devices: impl IntoIterator<Item = &'a OpenDevice>,
@@ -89,26 +89,30 @@ impl Posting {
         self
     }
 
-    /// Interfaces of which nothing is left with this, in QEMU or on the host.
-    pub(crate) fn over(mut self, interfaces: impl IntoIterator<Item = InterfaceKey>) -> Self {
-        self.over.extend(interfaces);
+    /// Ends interfaces that have nothing left in QEMU and on the host.
+    pub(crate) fn end_interfaces(mut self, interfaces: impl IntoIterator<Item = InterfaceKey>) -> Self {
+        self.ended_interfaces.extend(interfaces);
         self
     }
 
-    /// Steps that are over with this.
-    pub(crate) fn done<'a>(mut self, steps: impl IntoIterator<Item = &'a StepKey>, outcome: &str) -> Self {
-        self.done.extend(steps.into_iter().map(|step| (*step, outcome.to_owned())));
+    /// Completes steps, with their outcome.
+    pub(crate) fn complete_steps<'a>(
+        mut self,
+        steps: impl IntoIterator<Item = &'a StepKey>,
+        outcome: &str,
+    ) -> Self {
+        self.completed_steps.extend(steps.into_iter().map(|step| (*step, outcome.to_owned())));
         self
     }
 
-    /// The guest's account is over with this.
-    pub(crate) fn ends(mut self, reason: &Reason) -> Self {
-        self.ends = Some(reason.clone());
+    /// Closes the guest's account.
+    pub(crate) fn end_guest(mut self, reason: &Reason) -> Self {
+        self.guest_end = Some(reason.clone());
         self
     }
 }
 
-/// A record as it goes into the ledger.
+/// A record with its text and how the kernel logged it.
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) record: Record,
@@ -124,23 +128,24 @@ impl Row {
     }
 }
 
-/// A posting that the kernel was told of, and the ledger is to take.
+/// A batch whose records went to the kernel, for the ledger.
 #[derive(Debug)]
-pub(super) struct Written {
+pub(super) struct LoggedBatch {
     pub(super) rows: Vec<(Row, Option<Change>)>,
-    pub(super) done: Vec<(StepKey, String)>,
-    pub(super) over: Vec<InterfaceKey>,
-    pub(super) ends: Option<Reason>,
+    pub(super) completed_steps: Vec<(StepKey, String)>,
+    pub(super) ended_interfaces: Vec<InterfaceKey>,
+    pub(super) guest_end: Option<Reason>,
 }
 
-impl Written {
-    /// The records alone: they were written, but what they say did not come to be.
+impl LoggedBatch {
+    /// The records alone: they were logged, but their changes were not made.
     pub(super) fn without_changes(self) -> Self {
         let rows = self.rows.into_iter().map(|(row, _)| (row, None)).collect();
-        Self { rows, done: Vec::new(), over: Vec::new(), ends: None }
+        Self { rows, completed_steps: Vec::new(), ended_interfaces: Vec::new(), guest_end: None }
     }
 
-    /// Writes it; `moves` say where the account was carried over to since its rows were made.
+    /// Writes the batch. `moves` map its keys if the account was copied to another ledger
+    /// meanwhile.
     pub(super) fn apply(&self, tx: &Tx<'_>, guest: GuestKey, moves: &[MovedKeys]) -> Result<(), LedgerError> {
         for (row, change) in &self.rows {
             let key = tx.record(guest, &row.new_record())?;
@@ -160,13 +165,13 @@ impl Written {
                 None => {}
             }
         }
-        for (step, outcome) in &self.done {
+        for (step, outcome) in &self.completed_steps {
             tx.done(moves.iter().fold(*step, |key, moved| moved.step(key)), outcome)?;
         }
-        for interface in &self.over {
+        for interface in &self.ended_interfaces {
             tx.interface_ends(moves.iter().fold(*interface, |key, moved| moved.interface(key)))?;
         }
-        match &self.ends {
+        match &self.guest_end {
             Some(reason) => tx.guest_ends(guest, reason.as_str()),
             None => Ok(()),
         }

@@ -1,76 +1,80 @@
 //! Times as people and ausearch write them.
 //!
-//! A text names a stretch of time: a day, a minute, a second, or what is said below. As `--start` and
-//! `--at` it means the stretch's beginning, as `--end` its end, so that what is named is included.
+//! A text names a time range: a day, a minute, a second, or as described below. As `--start` it
+//! means the beginning of the range, as `--end` its end, so that the range is included; as `--at`
+//! it means all of it.
 //!
-//! A time of day that clocks show twice, or never, as they are put back and forward, names no stretch: it is refused with
-//! the moments that may be meant.
+//! A time of day that occurs twice, or never, because clocks are put back or forward, is refused:
+//! the error names the possible moments.
 
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{SignedDuration, Span, Timestamp, ToSpan as _, ZonedDateTime};
 
-/// What [`parse`] takes, for help and errors.
+/// What [`parse`] accepts, for help and errors.
 pub(crate) const ACCEPTED: &str = "\
 now, recent (10 minutes ago), today, yesterday, this-hour, this-week, week-ago, this-month, this-year, boot; \
 2026-11-23, '2026-11-23 20:31:05', 2026-11-23T20:31:05Z, 11/23/2026, '11/23/2026 20:31:05', 20:31, 20:31:05; \
 1795460022.944 (seconds since 1970), @1795460022; '2 hours ago', '90m ago'";
 
-/// A stretch of time.
+/// A time range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct When {
+pub(crate) struct TimeRange {
     /// Its first moment.
     pub(crate) from: Timestamp,
     /// The first moment after it.
     pub(crate) to: Timestamp,
 }
 
-/// The text names no time.
+/// The text is not a valid time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TimeError {
-    /// It is not written as any time is.
+    /// It has no known format.
     #[error("'{0}' is no time; one of these is needed: {ACCEPTED}")]
     Unknown(String),
-    /// It is written as a time is, and there is none such.
+    /// It has a known format, and no such time exists.
     #[error("'{0}' is not a valid time")]
     Impossible(String),
-    /// Clocks were put back, and showed it twice.
+    /// It occurred twice, as clocks were put back.
     #[error("'{text}' was twice in zone {zone}: write {first} for the first, or {second}")]
     Repeated {
         /// As it was written.
         text: String,
-        /// The zone it is taken to be in.
+        /// The zone that was assumed.
         zone: String,
-        /// It with the offset before the change.
+        /// The time with the offset before the change.
         first: String,
-        /// It with the offset after it.
+        /// The time with the offset after the change.
         second: String,
     },
-    /// Clocks were put forward, and left it out.
+    /// It never occurred, as clocks were put forward.
     #[error(
         "'{text}' never was in zone {zone}, where clocks were put forward over it: write {first}, or {second}"
     )]
     Skipped {
         /// As it was written.
         text: String,
-        /// The zone it is taken to be in.
+        /// The zone that was assumed.
         zone: String,
-        /// The moment that it is by the clock as it was before the change, with the offset after it.
+        /// The moment by the clock before the change, written with the offset after it.
         first: String,
-        /// The moment that it is by the clock as it was after the change, with the offset before it.
+        /// The moment by the clock after the change, written with the offset before it.
         second: String,
     },
-    /// `boot`, where the system does not tell.
+    /// `boot`, where /proc/stat can't be read.
     #[error("The time of this system's boot can't be read")]
     Boot,
 }
 
-/// Finds the time that a text names. Without a zone it is in `now`'s; `boot` is when this system
-/// booted.
+/// Parses a time. Without a zone it is in that of `now`; `boot` is when this system booted.
 ///
-/// A word's stretch begins as ausearch has it (a week on Sunday) and ends with `now`, but a day's at
-/// its midnight.
-pub(crate) fn parse(text: &str, now: &ZonedDateTime, boot: Option<Timestamp>) -> Result<When, TimeError> {
+/// The range of a word begins as in ausearch (a week on Sunday) and ends with `now`; that of a day
+/// ends at its midnight.
+pub(crate) fn parse(
+    text: &str,
+    now: &ZonedDateTime,
+    boot: Option<Timestamp>,
+) -> Result<TimeRange, TimeError> {
     let text = text.trim();
     let impossible = |_| TimeError::Impossible(text.chars().take(64).collect());
     if text == "boot" {
@@ -91,16 +95,16 @@ pub(crate) fn parse(text: &str, now: &ZonedDateTime, boot: Option<Timestamp>) ->
     Err(TimeError::Unknown(text.chars().take(64).collect()))
 }
 
-type Found = Option<Result<When, jiff::Error>>;
+type Found = Option<Result<TimeRange, jiff::Error>>;
 
-fn moment(time: Timestamp) -> When {
-    When { from: time, to: time }
+fn moment(time: Timestamp) -> TimeRange {
+    TimeRange { from: time, to: time }
 }
 
 /// ausearch(8), `--start`.
 fn word(text: &str, now: &ZonedDateTime) -> Found {
     let since = |from: Result<ZonedDateTime, jiff::Error>| {
-        Some(from.map(|from| When { from: from.timestamp(), to: now.timestamp() }))
+        Some(from.map(|from| TimeRange { from: from.timestamp(), to: now.timestamp() }))
     };
     let midnight =
         |day: Result<Date, jiff::Error>| day?.to_zoned_datetime(now.time_zone().clone())?.start_of_day();
@@ -122,7 +126,7 @@ fn word(text: &str, now: &ZonedDateTime) -> Found {
     }
 }
 
-/// Seconds since 1970, at least nine digits: eight are somebody's day.
+/// Seconds since 1970, at least nine digits: eight may be meant as a date.
 fn epoch(text: &str) -> Found {
     let (marked, number) = match text.strip_prefix('@') {
         Some(number) => (true, number),
@@ -136,18 +140,18 @@ fn epoch(text: &str) -> Found {
     let nanos = fraction.bytes().chain(std::iter::repeat(b'0')).take(9);
     let nanos = nanos.fold(0, |sum, digit| sum * 10 + i32::from(digit - b'0'));
     let whole = !number.contains('.');
-    // What is no i64 is no time either, and refused as the greatest is.
+    // A number that does not fit into an i64 is refused like the greatest.
     let from = Timestamp::new(seconds.parse().unwrap_or(i64::MAX), nanos);
     Some(from.and_then(|from| lasting(from, precision(whole))))
 }
 
-/// How long what is named to the second, or more exactly, lasts.
+/// The length of the range of a time that is given to the second, or more exactly.
 fn precision(whole: bool) -> SignedDuration {
     if whole { SignedDuration::from_secs(1) } else { SignedDuration::from_millis(1) }
 }
 
-fn lasting(from: Timestamp, long: SignedDuration) -> Result<When, jiff::Error> {
-    Ok(When { from, to: from.checked_add(long)? })
+fn lasting(from: Timestamp, long: SignedDuration) -> Result<TimeRange, jiff::Error> {
+    Ok(TimeRange { from, to: from.checked_add(long)? })
 }
 
 /// `2 hours ago`, `90m ago`.
@@ -160,7 +164,7 @@ fn ago(text: &str, now: &ZonedDateTime) -> Found {
 }
 
 /// A day, a time of day, or both, with a zone or without.
-fn clock(text: &str, now: &ZonedDateTime) -> Option<Result<When, TimeError>> {
+fn clock(text: &str, now: &ZonedDateTime) -> Option<Result<TimeRange, TimeError>> {
     let impossible = |_| TimeError::Impossible(text.chars().take(64).collect());
     let (date, time) = match text.split_once([' ', 'T', 't']) {
         Some((date, time)) => (Some(date), Some(time.trim_start())),
@@ -182,19 +186,19 @@ fn clock(text: &str, now: &ZonedDateTime) -> Option<Result<When, TimeError>> {
     let from = if zone.is_empty() {
         moment_of(text, then, now.time_zone())
     } else {
-        // A zone is read as RFC 3339 has it, and all else is known to be right.
+        // The zone is parsed as in RFC 3339; all else is known to be valid.
         let text = format!("{then}{}", zone.to_ascii_uppercase());
         Ok(text.parse().ok()?)
     };
     Some(from.and_then(|from| lasting(from, long).map_err(impossible)))
 }
 
-/// The one moment at which clocks of a zone show a time.
+/// The only moment at which clocks of a zone show a time.
 fn moment_of(text: &str, then: DateTime, zone: &TimeZone) -> Result<Timestamp, TimeError> {
     let text: String = text.chars().take(64).collect();
     let ambiguous = zone.to_ambiguous_timestamp(then);
     let named = zone.iana_name().unwrap_or("of this host").to_owned();
-    // With its offset, as it can be written.
+    // With its offset, as a user can write it.
     let at = |moment: Result<Timestamp, jiff::Error>| {
         moment.map(|moment| moment.display_with_offset(zone.to_offset(moment)).to_string())
     };
@@ -220,10 +224,10 @@ fn civil_date(text: &str) -> Option<Date> {
     if plain { text.parse().ok() } else { None }
 }
 
-fn day(date: Date, zone: &TimeZone) -> Result<When, jiff::Error> {
+fn day(date: Date, zone: &TimeZone) -> Result<TimeRange, jiff::Error> {
     let from = date.to_zoned_datetime(zone.clone())?.start_of_day()?;
     let to = date.tomorrow()?.to_zoned_datetime(zone.clone())?.start_of_day()?;
-    Ok(When { from: from.timestamp(), to: to.timestamp() })
+    Ok(TimeRange { from: from.timestamp(), to: to.timestamp() })
 }
 
 #[cfg(test)]
@@ -239,12 +243,12 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn read(text: &str) -> Result<When, TimeError> {
+    fn read(text: &str) -> Result<TimeRange, TimeError> {
         parse(text, &now(), Some(at("2026-11-20T06:00:01Z")))
     }
 
     fn names(text: &str, from: &str, to: &str) {
-        assert_eq!(read(text), Ok(When { from: at(from), to: at(to) }), "{text}");
+        assert_eq!(read(text), Ok(TimeRange { from: at(from), to: at(to) }), "{text}");
     }
 
     #[test]
@@ -292,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_zone_that_is_told_counts() {
+    fn a_zone_that_is_given_counts() {
         names("2026-11-23T20:31:05Z", "2026-11-23T20:31:05Z", "2026-11-23T20:31:06Z");
         names("2026-11-23t20:31:05.017z", "2026-11-23T20:31:05.017Z", "2026-11-23T20:31:05.018Z");
         names("2026-11-23 20:31:05+05:30", "2026-11-23T15:01:05Z", "2026-11-23T15:01:06Z");
@@ -300,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn seconds_since_1970_are_told_by_their_length_or_mark() {
+    fn seconds_since_1970_are_recognized_by_their_length_or_mark() {
         names("1795460022", "2026-11-23T18:53:42Z", "2026-11-23T18:53:43Z");
         names("1795460022.944", "2026-11-23T18:53:42.944Z", "2026-11-23T18:53:42.945Z");
         names("@1795460022.9", "2026-11-23T18:53:42.9Z", "2026-11-23T18:53:42.901Z");
@@ -347,12 +351,12 @@ mod tests {
             );
             for moment in moments {
                 assert!(error.contains(moment), "{error}");
-                // What is offered is taken.
+                // The suggestions are accepted.
                 let when = read(moment).unwrap();
                 assert_eq!(when.from, at(moment), "{moment}");
             }
         }
-        // In a day of the change alone.
+        // Only on the day of the change.
         let late: ZonedDateTime = "2026-10-25T04:00:00+01:00[Europe/Berlin]".parse().unwrap();
         assert!(matches!(parse("02:30", &late, None), Err(TimeError::Repeated { .. })));
         names("02:30", "2026-11-23T01:30:00Z", "2026-11-23T01:31:00Z");

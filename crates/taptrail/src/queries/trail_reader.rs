@@ -1,4 +1,4 @@
-//! Entries into holdings and findings, as they come.
+//! Derives holdings and findings from entries as they come.
 
 use std::collections::HashMap;
 use std::io::{self, Write as _};
@@ -18,24 +18,25 @@ use crate::cli::Sources;
 use crate::output::Failure;
 use crate::reading::{self, Read};
 
-/// Reads a trail and gives what it tells away at once, so that memory does not grow with it.
-pub(super) struct Teller<'a, T: TrailConsumer> {
+/// Reads a trail and passes on its holdings and findings at once, so that memory does not grow with
+/// the input.
+pub(super) struct TrailReader<'a, T: TrailConsumer> {
     trail: Trail,
     to: &'a mut T,
     entries: u64,
     foreign: u64,
 }
 
-/// What came of reading.
+/// The result of reading.
 pub(super) enum Answer {
-    /// All was read.
-    Whole(Box<Whole>),
-    /// The answer's reader went away.
-    Cut,
+    /// The input was read to its end.
+    Complete(Box<ReadSummary>),
+    /// The reader of our output has closed the pipe.
+    Interrupted,
 }
 
-/// What was read, and what could not be.
-pub(crate) struct Whole {
+/// A summary of what was read, and what could not be read.
+pub(crate) struct ReadSummary {
     pub(super) stats: Stats,
     unreadable: Vec<Unreadable>,
     notes: Vec<String>,
@@ -44,7 +45,7 @@ pub(crate) struct Whole {
     refused: Option<SourceError>,
 }
 
-impl<'a, T: TrailConsumer> Teller<'a, T> {
+impl<'a, T: TrailConsumer> TrailReader<'a, T> {
     pub(super) fn new(to: &'a mut T) -> Self {
         Self { trail: Trail::new(), to, entries: 0, foreign: 0 }
     }
@@ -63,25 +64,25 @@ impl<'a, T: TrailConsumer> Teller<'a, T> {
         if read.refused.is_some() {
             let (entries, foreign) = (self.entries, self.foreign);
             let stats = Stats { input: read.input.clone(), entries, foreign, elapsed: begun.elapsed() };
-            return Ok(Answer::Whole(Box::new(Whole::of(read, stats))));
+            return Ok(Answer::Complete(Box::new(ReadSummary::of(read, stats))));
         }
         for Coverage { host, spans, .. } in &read.input.coverage {
             let until = spans.iter().map(|span| span.until).max();
             self.trail.cover(host, until.unwrap_or(Timestamp::MIN));
         }
         if sources.files.is_empty() {
-            // This host's own logs go on until now, whatever they tell.
+            // This host's own logs cover the time until now, whatever their last record.
             self.trail.cover_all(Timestamp::now());
         }
         in_hand.iter().for_each(|steps| self.trail.set_steps_in_progress(steps));
         let done = unwritten.map_or(Ok(()), Err);
         match done.and_then(|()| self.finish()) {
-            Err(error) if gone(&error) => return Ok(Answer::Cut),
+            Err(error) if is_broken_pipe(&error) => return Ok(Answer::Interrupted),
             written => written.map_err(self::unwritten)?,
         }
         let (entries, foreign) = (self.entries, self.foreign);
         let stats = Stats { input: read.input.clone(), entries, foreign, elapsed: begun.elapsed() };
-        Ok(Answer::Whole(Box::new(Whole::of(read, stats))))
+        Ok(Answer::Complete(Box::new(ReadSummary::of(read, stats))))
     }
 
     fn feed(&mut self, entry: &Entry) -> io::Result<()> {
@@ -103,48 +104,48 @@ impl<'a, T: TrailConsumer> Teller<'a, T> {
     }
 }
 
-impl Whole {
+impl ReadSummary {
     pub(crate) fn of(read: ReadOutcome, stats: Stats) -> Self {
         let ReadOutcome { unreadable, notes, identities, failed, refused, .. } = read;
         Self { stats, unreadable, notes: some_of_each(&notes), identities, failed, refused }
     }
 
-    /// Adds what the reader of the answer should know.
+    /// Adds notes for the reader of the answer.
     pub(super) fn note(&mut self, lines: impl IntoIterator<Item = String>) {
         self.notes.extend(lines);
     }
 
-    /// Which file each input was.
+    /// The identity of each input's file.
     pub(super) fn identities(&self) -> &HashMap<Arc<str>, FileIdentity> {
         &self.identities
     }
 
-    /// What was read, with all that its reader should know.
+    /// The summary of the input, with all notes.
     pub(super) fn input(&self) -> Input {
         Input { notes: self.notes.clone(), ..self.stats.input.clone() }
     }
 
-    /// Whether there is no answer: nothing could be read, or it is not known whose records were. An answer
-    /// would look as if there had been one.
+    /// Whether to print no answer, as it would look like a valid one: nothing could be read, or the
+    /// host of the records is not known.
     pub(super) fn is_none(&self) -> bool {
         self.is_refused() || self.is_unread()
     }
 
-    /// Whether it is not known whose records were read.
+    /// Whether the host of the records is not known.
     pub(crate) fn is_refused(&self) -> bool {
         self.refused.is_some()
     }
 
-    /// Whether nothing of the input was read.
+    /// Whether nothing useful of the input was read.
     fn is_unread(&self) -> bool {
         let Input { lines, records, coverage, unread, unreadable, .. } = &self.stats.input;
         let none_of_records = *records == 0 && unread + unreadable > 0;
         none_of_records || (*lines == 0 && !self.failed.is_empty()) || (*lines > 0 && coverage.is_empty())
     }
 
-    /// Says on standard error what could not be read, and when asked what reading took. The exit code
-    /// is that of the reading.
-    pub(crate) fn say(&self, stats: bool) -> ExitCode {
+    /// Prints on standard error what could not be read, and with `stats` how long reading took.
+    /// Returns the exit code of reading.
+    pub(crate) fn print_warnings(&self, stats: bool) -> ExitCode {
         let mut text = String::new();
         for failure in self.failed.iter().chain(&self.refused) {
             text.push_str(&escape_text(&taptrail_guest::chain(failure)));
@@ -153,7 +154,7 @@ impl Whole {
         text.push_str(&warnings(&self.unreadable, self.stats.input.unreadable, &self.notes));
         let text: String = text.lines().flat_map(|line| ["taptrail: ", line, "\n"]).collect();
         let stats = if stats { self.stats.text() } else { String::new() };
-        // Nobody is left to tell when this fails.
+        // There is no other place to report an error of this.
         let _ = write!(io::stderr(), "{text}{stats}");
         if self.failed.is_empty() && !self.is_none() {
             ExitCode::SUCCESS
@@ -163,7 +164,7 @@ impl Whole {
     }
 }
 
-/// How many notes of one kind are shown: there may be thousands of inputs.
+/// Notes of one kind that are shown: there may be thousands of inputs.
 const MAX_NOTES_OF_A_KIND: usize = 8;
 
 fn some_of_each(notes: &[Note]) -> Vec<String> {
@@ -187,8 +188,8 @@ fn some_of_each(notes: &[Note]) -> Vec<String> {
     shown
 }
 
-/// Whether the answer's reader went away: it has read enough.
-pub(super) fn gone(error: &io::Error) -> bool {
+/// Whether the reader has closed the pipe: it has read enough.
+pub(super) fn is_broken_pipe(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe
 }
 

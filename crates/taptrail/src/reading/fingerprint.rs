@@ -7,15 +7,15 @@ use taptrail_ledger::Ledger;
 
 use crate::cli::Sources;
 
-/// How much there is of a trail: whether it has grown shows without reading it.
+/// A fingerprint of a trail's files: shows whether they have changed without reading them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Extent(BTreeMap<PathBuf, Option<Mark>>);
+pub(crate) struct InputFingerprint(BTreeMap<PathBuf, Option<FileStamp>>);
 
-/// A file as it is: device, inode, bytes, and when it was written to last.
-type Mark = (u64, u64, u64, (i64, i64));
+/// A file's device, inode, size in bytes, and time of the last write.
+type FileStamp = (u64, u64, u64, (i64, i64));
 
-impl Extent {
-    /// What there is now.
+impl InputFingerprint {
+    /// The current fingerprint.
     pub(crate) fn of(sources: &Sources, dirs: &Dirs) -> Self {
         let mut paths = Vec::new();
         if sources.files.is_empty() {
@@ -27,21 +27,21 @@ impl Extent {
         if sources.files.is_empty() {
             paths.push(Ledger::file(&dirs.state));
         }
-        // What was written to a ledger last is beside it.
-        let beside: Vec<_> = paths.iter().map(|path| beside(path)).collect();
-        paths.extend(beside);
-        Self(paths.into_iter().map(|path| (path.clone(), mark(&path))).collect())
+        // The last transactions of a ledger are in its WAL file.
+        let wal_of: Vec<_> = paths.iter().map(|path| wal_of(path)).collect();
+        paths.extend(wal_of);
+        Self(paths.into_iter().map(|path| (path.clone(), file_stamp(&path))).collect())
     }
 }
 
-/// Where SQLite keeps what it has yet to put into a database's file.
-fn beside(path: &Path) -> PathBuf {
+/// The path of SQLite's write-ahead log of a database.
+fn wal_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push("-wal");
     name.into()
 }
 
-fn mark(path: &Path) -> Option<Mark> {
+fn file_stamp(path: &Path) -> Option<FileStamp> {
     let about = std::fs::metadata(path).ok()?;
     Some((about.dev(), about.ino(), about.len(), (about.mtime(), about.mtime_nsec())))
 }

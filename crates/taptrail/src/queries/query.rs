@@ -1,28 +1,28 @@
-//! Arguments into what is asked for.
+//! Converts arguments into a filter.
 
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ZonedDateTime};
 use taptrail_report::{Filter, Span};
 
-use super::clock::booted;
-use super::when::{When, parse};
+use super::boot_time::booted;
+use super::time_range::{TimeRange, parse};
 use crate::cli::{Selection, Target, Times};
 use crate::output::Failure;
 
-/// The moment that an option's text names.
+/// The moment that an option's value names.
 pub(crate) fn moment(option: &str, text: &str) -> Result<Timestamp, Failure> {
-    Ok(Asked::new(false).time(option, Some(text))?.map_or(Timestamp::MIN, |when| when.from))
+    Ok(Query::new(false).time(option, Some(text))?.map_or(Timestamp::MIN, |when| when.from))
 }
 
-/// A question in the making.
+/// A filter in the making.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct Query {
     pub(super) filter: Filter,
-    /// In the zone of the times that have none.
+    /// The current time, in the zone for times without one.
     now: ZonedDateTime,
 }
 
-impl Asked {
+impl Query {
     pub(super) fn new(utc: bool) -> Self {
         let zone = if utc { TimeZone::UTC } else { TimeZone::system() };
         Self { filter: Filter::default(), now: Timestamp::now().to_zoned_datetime(zone) }
@@ -57,11 +57,11 @@ impl Asked {
     }
 
     pub(super) fn at(&mut self, at: Option<&str>) -> Result<(), Failure> {
-        self.filter.at = self.time("--at", at)?.map(|When { from, to }| Span { from, to });
+        self.filter.at = self.time("--at", at)?.map(|TimeRange { from, to }| Span { from, to });
         Ok(())
     }
 
-    fn time(&self, option: &str, text: Option<&str>) -> Result<Option<When>, Failure> {
+    fn time(&self, option: &str, text: Option<&str>) -> Result<Option<TimeRange>, Failure> {
         let Some(text) = text else { return Ok(None) };
         match parse(text, &self.now, booted()) {
             Ok(when) => Ok(Some(when)),

@@ -1,11 +1,12 @@
-//! What `taptrail run` is asked for, by its arguments or by a guest file, held against the host.
+//! The configuration of `taptrail run`, from its arguments or from a guest file, checked against
+//! the host.
 //!
-//! One set of rules for both: only how a fault is shown differs.
+//! One set of rules for both: only the display of errors differs.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
-use taptrail_guest::file::{self, Asked, FileError, GuestFile, Part};
+use taptrail_guest::file::{self, FileError, GuestFile, GuestRequest, Part};
 use taptrail_guest::qemu::{CommandLine, CommandLineError};
 use taptrail_guest::spec::{NicSpec, SpecError, check_unique};
 use taptrail_guest::{Dirs, Options, caller, check_name, environment};
@@ -16,52 +17,52 @@ use uuid::Uuid;
 use crate::cli::Run;
 use crate::output::{Failure, colors};
 
-/// Where QEMU is looked for when it is named without a path. PATH is not asked: whoever sets it
-/// would choose the program that root runs.
+/// Where a QEMU without a path is searched. Not in PATH: whoever sets it would choose the program
+/// that root runs.
 const PROGRAM_DIRS: [&str; 4] = ["/usr/local/bin", "/usr/bin", "/usr/libexec", "/bin"];
 
-/// A guest that is asked for.
-pub(crate) struct Request {
-    pub(crate) asked: Asked,
-    /// Where faults are shown.
+/// The configuration of a guest.
+pub(crate) struct RunConfig {
+    pub(crate) request: GuestRequest,
+    /// The guest file, into which errors point.
     file: Option<GuestFile>,
 }
 
-impl Request {
-    /// What the arguments ask for, or the file that they name.
+impl RunConfig {
+    /// Reads the configuration from the arguments, or from the file that they name.
     pub(crate) fn new(arguments: &Run) -> Result<Self, Failure> {
-        let mut request = match &arguments.file {
+        let mut config = match &arguments.file {
             Some(file) => Self::of_file(file)?,
-            None => Self { asked: of_arguments(arguments)?, file: None },
+            None => Self { request: of_arguments(arguments)?, file: None },
         };
-        if request.asked.nft.is_none() {
-            request.asked.nft.clone_from(&arguments.nft);
+        if config.request.nft.is_none() {
+            config.request.nft.clone_from(&arguments.nft);
         }
-        Ok(request)
+        Ok(config)
     }
 
-    /// What a guest file asks for.
+    /// Reads the configuration from a guest file.
     pub(crate) fn of_file(path: &Path) -> Result<Self, Failure> {
         let text = file::read(path).map_err(Failure::input)?;
         let file = file::parse(&text, path).map_err(pointing_into_file)?;
-        Ok(Self { asked: file.asked.clone(), file: Some(file) })
+        Ok(Self { request: file.request.clone(), file: Some(file) })
     }
 
     pub(crate) fn is_file(&self) -> bool {
         self.file.is_some()
     }
 
-    /// All of it, validated before anything happens.
+    /// Checks the whole configuration against the host, before anything is started.
     pub(crate) fn options(&self, dirs: Dirs) -> Result<Options, Failure> {
-        options(&self.asked, dirs).map_err(|(part, error)| self.wrong(part, error))
+        options(&self.request, dirs).map_err(|(part, error)| self.wrong(part, error))
     }
 
-    /// Who else may call the guest's API.
+    /// The users given by --allow.
     pub(crate) fn allowed(&self) -> Result<Vec<u32>, Failure> {
-        allowed(&self.asked).map_err(|(part, error)| self.wrong(part, error))
+        allowed(&self.request).map_err(|(part, error)| self.wrong(part, error))
     }
 
-    /// A fault, shown where it was asked for.
+    /// An error about a part of the configuration, shown in the guest file if there is one.
     pub(crate) fn wrong(&self, part: Part, error: anyhow::Error) -> Failure {
         match &self.file {
             Some(file) => pointing_into_file(file.wrong(part, format!("{error:#}"), in_a_file(&error))),
@@ -70,7 +71,7 @@ impl Request {
     }
 }
 
-/// Messages name options of the command line; how a file says the same.
+/// Messages name options of the command line: the hint for a guest file.
 fn in_a_file(error: &anyhow::Error) -> Option<String> {
     let text = format!("{error:#}");
     let said = [
@@ -93,14 +94,14 @@ fn pointing_into_spec(error: SpecError) -> Failure {
     Failure::pointing(error, rendered)
 }
 
-fn of_arguments(arguments: &Run) -> Result<Asked, Failure> {
+fn of_arguments(arguments: &Run) -> Result<GuestRequest, Failure> {
     let name = arguments.name.clone().unwrap_or_default();
     check_name(&name).map_err(Failure::input)?;
     let nics: Result<Vec<NicSpec>, SpecError> = arguments.nic.iter().map(|nic| nic.parse()).collect();
     let nics = nics.map_err(pointing_into_spec)?;
     check_unique(&nics).map_err(pointing_into_spec)?;
     let limits: Result<Vec<Limit>, LimitError> = arguments.limit.iter().map(|limit| limit.parse()).collect();
-    Ok(Asked {
+    Ok(GuestRequest {
         name,
         uuid: arguments.uuid,
         nics,
@@ -121,52 +122,56 @@ fn of_arguments(arguments: &Run) -> Result<Asked, Failure> {
     })
 }
 
-/// What is asked for as the guest is started with it, or which part of it can't be.
-fn options(asked: &Asked, dirs: Dirs) -> Result<Options, (Part, anyhow::Error)> {
-    let mut words = asked.command.iter().cloned();
+/// Converts the configuration into the options of a start; an error names the part that is invalid.
+fn options(request: &GuestRequest, dirs: Dirs) -> Result<Options, (Part, anyhow::Error)> {
+    let mut words = request.command.iter().cloned();
     let program = words.next().unwrap_or_default();
     let program = find_program(Path::new(&program)).map_err(|error| (Part::Word(0), error))?;
     let in_command = |error: CommandLineError| (part_of_command(&error), error.into());
     let command = CommandLine::parse(program, words).map_err(in_command)?;
-    for (index, device) in asked.devices.iter().enumerate() {
+    for (index, device) in request.devices.iter().enumerate() {
         PrivateDev::new([device.clone()]).map_err(|error| (Part::Device(index), error.into()))?;
     }
-    let dev = asked.private_dev.then(|| PrivateDev::new(asked.devices.iter().cloned()));
+    let dev = request.private_dev.then(|| PrivateDev::new(request.devices.iter().cloned()));
     let dev = dev.transpose().map_err(|error| (Part::Command, error.into()))?;
     if let Some(dev) = &dev {
         command.check_devices(dev).map_err(in_command)?;
     }
-    for (index, variable) in asked.env.iter().enumerate() {
+    for (index, variable) in request.env.iter().enumerate() {
         let one = environment(std::env::vars_os(), std::slice::from_ref(variable));
         one.map_err(|error| (Part::Variable(index), error.into()))?;
     }
     let environment =
-        environment(std::env::vars_os(), &asked.env).map_err(|error| (Part::Command, error.into()))?;
-    let user = asked.user.as_deref().map(Credentials::of_user).transpose();
+        environment(std::env::vars_os(), &request.env).map_err(|error| (Part::Command, error.into()))?;
+    let user = request.user.as_deref().map(Credentials::of_user).transpose();
     let user = user.map_err(|error| (Part::User, error.into()))?;
-    let allow = allowed(asked)?;
+    let allow = allowed(request)?;
     Ok(Options {
-        guest: GuestId { name: asked.name.as_str().into(), uuid: asked.uuid.unwrap_or_else(Uuid::new_v4) },
-        nics: asked.nics.clone(),
+        guest: GuestId {
+            name: request.name.as_str().into(),
+            uuid: request.uuid.unwrap_or_else(Uuid::new_v4),
+        },
+        nics: request.nics.clone(),
         command,
         user,
         dev,
         environment,
-        limits: asked.limits.clone(),
-        audit: asked.audit,
+        limits: request.limits.clone(),
+        audit: request.audit,
         dirs,
-        nft: asked.nft.clone(),
-        sandbox: asked.sandbox,
-        hotplug_ports: asked.hotplug_ports,
+        nft: request.nft.clone(),
+        sandbox: request.sandbox,
+        hotplug_ports: request.hotplug_ports,
         allow,
-        revoke_unfiltered: asked.revoke_unfiltered,
-        bpf: asked.bpf,
+        revoke_unfiltered: request.revoke_unfiltered,
+        bpf: request.bpf,
     })
 }
 
-/// Who may call the API. QEMU is not among them: what has taken it over would attach what it likes.
-fn allowed(asked: &Asked) -> Result<Vec<u32>, (Part, anyhow::Error)> {
-    let qemu = asked.user.as_deref().and_then(|user| Credentials::of_user(user).ok());
+/// The uids of --allow. QEMU's own user is refused: a QEMU that was taken over could attach
+/// interfaces.
+fn allowed(request: &GuestRequest) -> Result<Vec<u32>, (Part, anyhow::Error)> {
+    let qemu = request.user.as_deref().and_then(|user| Credentials::of_user(user).ok());
     let one = |(index, user): (usize, &String)| {
         let uid = caller(user).map_err(|error| (Part::Caller(index), error.into()))?;
         if qemu.as_ref().is_some_and(|qemu| qemu.uid == uid) {
@@ -176,10 +181,11 @@ fn allowed(asked: &Asked) -> Result<Vec<u32>, (Part, anyhow::Error)> {
         }
         Ok(uid)
     };
-    asked.allow.iter().enumerate().map(one).collect()
+    request.allow.iter().enumerate().map(one).collect()
 }
 
-/// The word that a fault of the command line is about: QEMU's arguments are counted from 1, and the program is word 0.
+/// The word that an error of the command line is about: the program is word 0, and QEMU's arguments
+/// are counted from 1.
 fn part_of_command(error: &CommandLineError) -> Part {
     match error {
         CommandLineError::OpensTap { position, .. }
