@@ -86,7 +86,7 @@ fn direct_is_a_macvtap_and_libvirts_default_is_vepa() {
 }
 
 #[test]
-fn a_name_that_libvirt_made_is_ignored_and_anothers_is_kept() {
+fn a_name_that_libvirt_made_is_ignored_and_that_of_a_user_is_kept() {
     for (name, suffix) in
         [("vnet0", ""), ("vnetwork", ""), ("macvtap1", ""), ("macvlan1", ""), ("net0", ",ifname=net0")]
     {

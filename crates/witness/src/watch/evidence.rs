@@ -115,8 +115,9 @@ impl Evidence {
             }
         }
         let Some(visible) = self.visible(DeviceKind::Macvtap) else { return Err(CloseDoubt::Unseen.into()) };
-        let is_anothers = |(pid, _, held): &&(u32, u32, HeldDevice)| held.rdev == rdev && Some(*pid) != qemu;
-        if let Some((pid, ..)) = visible.holders.found.iter().find(is_anothers) {
+        let is_of_another =
+            |(pid, _, held): &&(u32, u32, HeldDevice)| held.rdev == rdev && Some(*pid) != qemu;
+        if let Some((pid, ..)) = visible.holders.found.iter().find(is_of_another) {
             return Err(Doubt { why: CloseDoubt::HeldElsewhere, holder: Some(*pid) });
         }
         visible.shows_all(qemu)

@@ -11,7 +11,8 @@ use std::os::fd::{AsFd as _, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use taptrail_kernel::link::Links;
-use taptrail_record::{GuestId, MacAddr};
+use taptrail_ledger::StoredRecord;
+use taptrail_record::{Descriptor, Event, GuestId, MacAddr, RecordType, parse_text};
 use taptrail_trail::{Certainty, FindingKind, Holding, State};
 use taptrail_witness::watch::EventKind;
 use uuid::Uuid;
@@ -134,9 +135,8 @@ struct World {
     random: Random,
     guests: Vec<Guest>,
     plugs: Vec<Plug>,
-    /// What was held of no interface when a watcher ended, by guest and name. The next watcher can't tell another device
-    /// of that name, under the same number, from it (docs/watch.md).
-    recalled_strangers: BTreeSet<(Uuid, String)>,
+    /// How many devices were opened for an interface since its guest booted.
+    opens: BTreeMap<(usize, MacAddr), u32>,
     puppets: Vec<Option<Puppet>>,
     /// The steps taken, for debugging.
     story: Vec<String>,
@@ -180,7 +180,7 @@ impl World {
         };
         let guests = vec![guest(1), guest(2), guest(3)];
         let (plugs, puppets, story) = (Vec::new(), Vec::new(), Vec::new());
-        Self { lab, random: Random(seed), guests, plugs, recalled_strangers: BTreeSet::new(), puppets, story }
+        Self { lab, random: Random(seed), guests, plugs, opens: BTreeMap::new(), puppets, story }
     }
 
     fn logs(&mut self, what: String) {
@@ -232,28 +232,47 @@ impl World {
         }
     }
 
+    /// How many descriptors of each device are on record as held, of an interface or of none.
+    fn recorded(&self) -> BTreeMap<(Uuid, String), usize> {
+        let ledger = self.lab.ledger();
+        let mut held = BTreeSet::new();
+        for guest in ledger.live_guests().unwrap() {
+            let read = |stored: StoredRecord| {
+                let record = parse_text(RecordType(stored.kind), stored.text.as_bytes()).unwrap().unwrap();
+                let key = |descriptor: &Descriptor| {
+                    let dev = descriptor.device.dev.clone().unwrap_or_default().to_string();
+                    (guest.id.uuid, dev, descriptor.fd)
+                };
+                match &record.event {
+                    Event::Seen(descriptor) => drop(held.insert(key(descriptor))),
+                    Event::Gone(descriptor) => drop(held.remove(&key(descriptor))),
+                    _ => {}
+                }
+            };
+            ledger.each_record(guest.key, read).unwrap();
+        }
+        let mut recorded = BTreeMap::new();
+        for (guest, dev, _) in held {
+            *recorded.entry((guest, dev)).or_default() += 1;
+        }
+        recorded
+    }
+
     /// Devices that processes show and that are not on record, and missing findings.
     fn complaints(&self) -> Vec<String> {
-        let ledger = self.lab.ledger();
-        let mut recorded: BTreeMap<(Uuid, String), usize> = BTreeMap::new();
-        for guest in ledger.live_guests().unwrap() {
-            for device in ledger.live_devices(guest.key).unwrap() {
-                let dev = device.device.dev.unwrap_or_default().to_string();
-                *recorded.entry((guest.id.uuid, dev)).or_default() += 1;
-            }
-        }
+        let recorded = self.recorded();
         let mut shown: BTreeMap<(Uuid, String), usize> = BTreeMap::new();
         let mut all = Vec::new();
         for plug in self.plugs.iter().filter(|plug| plug.is_granted && !plug.is_dead) {
             let guest = &self.guests[plug.guest].id;
-            let is_mistaken = self.recalled_strangers.contains(&(guest.uuid, plug.dev.clone()));
-            if plug.shown() == 0 || plug.is_back || is_mistaken {
+            if plug.shown() == 0 || plug.is_back {
                 continue;
             }
             *shown.entry((guest.uuid, plug.dev.clone())).or_default() += plug.shown();
-            let Some(since) = plug.detach_recorded.filter(|_| plug.was_seen && !plug.is_recalled) else {
-                continue;
-            };
+            // Of several interfaces with one MAC the detach may have been another's.
+            let is_alone = self.opens.get(&(plug.guest, plug.mac)) == Some(&1);
+            let is_known = is_alone && plug.was_seen && !plug.is_recalled;
+            let Some(since) = plug.detach_recorded.filter(|_| is_known) else { continue };
             let is_found = self.lab.happened[since..].iter().any(|event| match &event.kind {
                 EventKind::Found(finding) => {
                     (finding.kind, finding.mac) == (FindingKind::HeldAfterRelease, Some(plug.mac))
@@ -312,9 +331,6 @@ impl World {
         }
         self.lab.watcher = None;
         self.plugs.iter_mut().for_each(|plug| plug.is_recalled = true);
-        let strangers = self.plugs.iter().filter(|plug| !plug.is_granted && plug.shown() > 0);
-        let strangers = strangers.map(|plug| (self.guests[plug.guest].id.uuid, plug.dev.clone()));
-        self.recalled_strangers.extend(strangers);
     }
 
     /// Opens a device for an interface, if one can be opened now.
@@ -348,6 +364,7 @@ impl World {
         let puppet = self.guests[guest].puppet;
         self.logs(format!("web{} opens {dev} x{} for {mac}", guest + 1, opened.devices.len()));
         let files = self.gives(puppet, opened);
+        *self.opens.entry((guest, mac)).or_default() += 1;
         Some(Plug {
             guest,
             puppet,
@@ -396,6 +413,7 @@ impl World {
             self.guests[guest].puppet = Some(self.puppets.len() - 1);
         }
         self.logs(format!("web{} boots", guest + 1));
+        self.opens.retain(|(of, _), _| *of != guest);
         for plug in self.plugs.iter_mut().filter(|plug| plug.guest == guest) {
             plug.detach_recorded.get_or_insert(self.lab.happened.len());
         }
