@@ -38,6 +38,7 @@ lint: ## Format and lints alone, as `make test` runs them first
 	@# The fuzz targets are a workspace of their own, whose lock file must know what the crates depend on.
 	$(CARGO) metadata --manifest-path fuzz/Cargo.toml --locked --format-version 1 >/dev/null
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
+	$(CARGO) xtask promises --check
 
 doc: ## The crates' documentation, whose links must lead somewhere
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --all-features

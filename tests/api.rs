@@ -90,6 +90,7 @@ fn events(world: &World, options: &[&str]) -> (Child, impl Iterator<Item = Strin
     (child, lines)
 }
 
+// Shows 5.17.
 #[test]
 fn others_may_call_when_they_are_allowed_and_not_otherwise() {
     let open = OpenWorld::new();
@@ -122,6 +123,7 @@ fn others_may_call_when_they_are_allowed_and_not_otherwise() {
     world.assert_clean();
 }
 
+// Shows 5.17.
 #[test]
 fn allowed_users_are_checked_before_anything_else() {
     let world = World::new();
@@ -139,6 +141,7 @@ fn allowed_users_are_checked_before_anything_else() {
     world.stop(&guest);
 }
 
+// Shows 5.17.
 #[test]
 fn whom_the_last_supervisor_allowed_the_next_does_not() {
     let open = OpenWorld::new();
@@ -157,6 +160,7 @@ fn whom_the_last_supervisor_allowed_the_next_does_not() {
     world.assert_clean();
 }
 
+// Shows 5.34.
 #[test]
 fn strangers_keep_nobody_out() {
     let open = OpenWorld::new();
@@ -168,6 +172,7 @@ fn strangers_keep_nobody_out() {
     world.stop(&guest);
 }
 
+// Shows 5.39.
 #[test]
 fn idle_connections_of_an_allowed_user_lock_nobody_out() {
     let open = OpenWorld::new();
@@ -183,6 +188,7 @@ fn idle_connections_of_an_allowed_user_lock_nobody_out() {
     world.assert_clean();
 }
 
+// Shows 5.39.
 #[test]
 fn many_busy_clients_of_an_allowed_user_do_not_lock_root_out() {
     let open = OpenWorld::new();
@@ -230,6 +236,7 @@ fn a_request_of_a_disconnected_client_is_not_begun() {
     world.assert_clean();
 }
 
+// Shows 5.31.
 #[test]
 fn events_and_the_trail_agree() {
     let world = World::new();
@@ -302,6 +309,7 @@ fn recorded(record: &taptrail_record::Record) -> String {
     format!("{kind} {mac} {outcome} {forced}")
 }
 
+// Shows 5.32.
 #[test]
 fn a_client_that_stops_reading_events_ends_without_an_error() {
     let world = World::new();
@@ -317,6 +325,7 @@ fn a_client_that_stops_reading_events_ends_without_an_error() {
     world.stop(&guest);
 }
 
+// Shows 5.32.
 #[test]
 fn a_disconnected_client_frees_its_connection_slot() {
     let world = World::new();
@@ -333,6 +342,7 @@ fn a_disconnected_client_frees_its_connection_slot() {
     world.stop(&guest);
 }
 
+// Shows 5.31.
 #[test]
 fn without_more_there_is_one_answer() {
     let world = World::new();
@@ -348,6 +358,7 @@ fn without_more_there_is_one_answer() {
     world.stop(&guest);
 }
 
+// Shows 5.33.
 #[test]
 fn a_call_without_an_end_is_cut_off() {
     let world = World::new();
@@ -359,6 +370,7 @@ fn a_call_without_an_end_is_cut_off() {
     world.stop(&guest);
 }
 
+// Shows 5.16.
 #[test]
 fn a_request_that_waits_when_the_guest_ends_is_answered_with_ended() {
     let world = World::new();
@@ -408,6 +420,7 @@ impl Drop for HungSupervisor {
     }
 }
 
+// Shows 5.37.
 #[test]
 fn a_request_to_a_supervisor_that_hangs_is_reported_as_not_done_and_is_not_done_later() {
     let world = World::new();
@@ -463,6 +476,7 @@ fn a_request_to_a_supervisor_that_hangs_is_reported_as_not_done_and_is_not_done_
     world.assert_clean();
 }
 
+// Shows 5.37.
 #[test]
 fn a_guest_is_ended_without_its_supervisor_and_its_account_is_closed_by_the_supervisor_or_by_recovery() {
     for resume in [true, false] {
@@ -487,6 +501,7 @@ fn a_guest_is_ended_without_its_supervisor_and_its_account_is_closed_by_the_supe
     }
 }
 
+// Shows 11.16.
 #[test]
 fn a_revocation_from_a_supervisor_that_hangs_takes_the_link_and_the_next_supervisor_finishes_it() {
     for resume in [true, false] {
@@ -529,6 +544,7 @@ fn a_revocation_from_a_supervisor_that_hangs_takes_the_link_and_the_next_supervi
     }
 }
 
+// Shows 11.16.
 #[test]
 fn a_guest_whose_run_directory_was_removed_is_cut_off_and_ended_all_the_same() {
     let world = World::new();
@@ -566,6 +582,7 @@ fn a_guest_whose_supervisor_hangs_is_adopted_as_the_message_says() {
     world.assert_clean();
 }
 
+// Shows 5.38.
 #[test]
 fn a_guest_of_another_run_directory_is_listed_with_where_it_is() {
     let world = World::new();

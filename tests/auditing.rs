@@ -48,6 +48,7 @@ fn run_whole_lifecycle(world: &World) {
     world.stop(&guest);
 }
 
+// Shows 3.8, 3.11.
 #[test]
 fn required_auditing_that_is_off_starts_and_attaches_nothing() {
     let Some(_auditing) = Auditing::switch(false) else { return };
@@ -64,6 +65,7 @@ fn required_auditing_that_is_off_starts_and_attaches_nothing() {
     world.assert_clean();
 }
 
+// Shows 3.9.
 #[test]
 fn auditing_that_goes_off_refuses_the_next_attach_and_harms_no_guest() {
     let Some(_auditing) = Auditing::switch(true) else { return };
@@ -79,6 +81,7 @@ fn auditing_that_goes_off_refuses_the_next_attach_and_harms_no_guest() {
     world.assert_clean();
 }
 
+// Shows 3.10.
 #[test]
 fn auditing_filtered_by_a_rule_is_named_and_required_takes_everything_back() {
     let Some(mut auditing) = Auditing::switch(true) else { return };
@@ -94,6 +97,7 @@ fn auditing_filtered_by_a_rule_is_named_and_required_takes_everything_back() {
     world.assert_clean();
 }
 
+// Shows 3.10.
 #[test]
 fn auditing_that_hides_the_grant_alone_takes_everything_back_too() {
     let Some(mut auditing) = Auditing::switch(true) else { return };
@@ -116,6 +120,7 @@ fn auditing_that_hides_the_grant_alone_takes_everything_back_too() {
     world.assert_clean();
 }
 
+// Shows 3.2.
 #[test]
 fn auditing_logs_each_record_with_the_serial_that_the_ledger_has() {
     let Some(_auditing) = Auditing::switch(true) else { return };
@@ -135,6 +140,7 @@ fn auditing_logs_each_record_with_the_serial_that_the_ledger_has() {
     assert_eq!(proof["serial"], serials[0]);
 }
 
+// Shows 3.14.
 #[test]
 fn auditing_is_read_by_ausearch_aureport_and_auvirt() {
     let Some(mut auditing) = Auditing::switch(true) else { return };
@@ -202,6 +208,7 @@ fn kinds(trail: &serde_json::Value) -> Vec<&str> {
     trail["findings"].as_array().unwrap().iter().map(|finding| finding["kind"].as_str().unwrap()).collect()
 }
 
+// Shows 10.9.
 #[test]
 fn auditing_the_log_the_ledger_and_both_together_give_one_trail() {
     let Some(mut auditing) = Auditing::switch(true) else { return };
@@ -236,6 +243,7 @@ fn auditing_the_log_the_ledger_and_both_together_give_one_trail() {
     assert_eq!(kinds(&both).iter().filter(|kind| **kind == "serial-gap").count(), 2, "{both:#}");
 }
 
+// Shows 10.10.
 #[test]
 fn auditing_by_the_kernels_own_rules_shows_the_opens_that_nobody_admits() {
     let Some(mut auditing) = Auditing::switch(true) else { return };
@@ -347,6 +355,7 @@ fn watch(watcher: &mut Watcher, log: &Path, taken: &mut usize) -> Vec<EventKind>
     watcher.commit(Some("here")).unwrap().into_iter().map(|event| event.kind).collect()
 }
 
+// Shows 13.12.
 #[test]
 fn auditing_has_what_a_watcher_saw_and_found() {
     let Some(mut auditing) = Auditing::switch(true) else { return };

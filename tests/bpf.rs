@@ -162,6 +162,7 @@ fn assert_released_by(world: &World, watch: &mut Watch, last_close: impl FnOnce(
     released
 }
 
+// Shows 13.18.
 #[test]
 fn a_device_that_another_process_has_is_released_when_that_process_closes_it() {
     let world = World::new();
@@ -202,6 +203,7 @@ fn the_end_of_qemu_is_definitive_when_no_other_process_has_its_files() {
     watch.stop();
 }
 
+// Shows 13.18.
 #[test]
 fn the_end_of_qemu_is_no_proof_while_another_process_has_its_files() {
     let world = World::new();
@@ -398,11 +400,13 @@ fn child_of(hostile: &Hostile<'_>) -> ProcessId {
     ProcessId::of(children(hostile.guest.pid).unwrap()[0]).unwrap()
 }
 
+// Shows 13.19.
 #[test]
 fn a_tap_that_qemu_hides_is_held_until_its_last_close() {
     TAP.is_held_until_it_is_let_go();
 }
 
+// Shows 13.19.
 #[test]
 fn a_persistent_tap_that_qemu_hides_is_held_until_its_last_close() {
     THEIR_TAP.is_held_until_it_is_let_go();
@@ -418,11 +422,13 @@ fn a_macvtap_of_others_that_qemu_hides_is_held_until_its_last_close() {
     THEIR_MACVTAP.is_held_until_it_is_let_go();
 }
 
+// Shows 13.19.
 #[test]
 fn a_vhost_net_that_qemu_hides_is_held_until_its_last_close() {
     VHOST_NET.is_held_until_it_is_let_go();
 }
 
+// Shows 13.19.
 #[test]
 fn a_last_close_has_the_kernels_time_however_late_the_supervisor_looks() {
     let world = World::new();
@@ -525,6 +531,7 @@ fn a_flood_of_events_hides_no_last_close_from_the_supervisor_and_makes_none_up()
 }
 
 /// Runs on any kernel: if the kernel may not be traced, one warning says so.
+// Shows 13.19.
 #[test]
 fn supervising_goes_on_without_bpf_where_the_kernel_has_none() {
     let world = World::new();

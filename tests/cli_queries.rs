@@ -45,6 +45,7 @@ fn releases(answer: &Value) -> Vec<&str> {
     holdings.filter_map(|holding| holding["released"].as_str()).collect()
 }
 
+// Shows 10.15.
 #[test]
 fn who_held_a_device_depends_on_the_time() {
     let at = |time: &str| json(&ask(["who", HOTPLUGGED, "--format", "json", "--at", time], HOTPLUG));
@@ -108,6 +109,7 @@ fn csv_has_a_row_for_each_holding() {
     assert_eq!(output.lines().count(), holdings + 1);
 }
 
+// Shows 10.15.
 #[test]
 fn an_explanation_shows_the_lines_that_prove_it() {
     let output = text(&ask(["explain", HOTPLUGGED], HOTPLUG));
@@ -130,6 +132,7 @@ fn an_invalid_time_is_refused_with_examples_of_valid_ones() {
     assert_eq!(text(&output), "");
 }
 
+// Shows 10.16.
 #[test]
 fn a_reader_who_goes_away_is_no_failure() {
     for format in ["table", "json", "jsonl", "csv"] {

@@ -70,6 +70,7 @@ fn usual_nodes() -> BTreeSet<String> {
     all.iter().filter(|name| exists(&Path::new("/dev").join(name))).map(|name| (*name).to_owned()).collect()
 }
 
+// Shows 5.8.
 #[test]
 fn qemu_has_no_capability_and_gets_none_back() {
     for user in USERS {
@@ -97,6 +98,7 @@ fn capabilities(numbers: &[u32]) -> String {
     format!("{:016x}", numbers.iter().fold(0_u64, |all, number| all | 1 << number))
 }
 
+// Shows 5.36.
 #[test]
 fn a_supervisor_keeps_the_rights_that_its_guest_takes_and_no_others() {
     // DAC_READ_SEARCH, KILL, NET_ADMIN, SYS_PTRACE, AUDIT_WRITE, AUDIT_CONTROL
@@ -132,6 +134,7 @@ fn a_supervisor_keeps_the_rights_that_its_guest_takes_and_no_others() {
     }
 }
 
+// Shows 5.23.
 #[test]
 fn qemus_environment_and_limits_are_the_ones_meant_for_it() {
     let mut world = World::new();
@@ -171,6 +174,7 @@ fn qemus_environment_and_limits_are_the_ones_meant_for_it() {
     world.try_start("web2", &["--limit", "nofile=many"], &EMPTY).fails(2, "'nofile=many' is not a limit");
 }
 
+// Shows 5.24.
 #[test]
 fn qemu_sees_a_dev_of_its_own_and_the_host_keeps_its_own() {
     // Only mounts at `/dev`: other tests may mount elsewhere meanwhile.
@@ -238,6 +242,7 @@ impl Drop for OwnNode {
     }
 }
 
+// Shows 5.25.
 #[test]
 fn a_device_may_be_allowed_but_no_raw_network_device() {
     let world = World::new();
@@ -265,6 +270,7 @@ fn a_device_may_be_allowed_but_no_raw_network_device() {
     }
 }
 
+// Shows 5.26.
 #[test]
 fn a_taken_over_qemu_opens_no_tap_by_itself() {
     for user in USERS {
@@ -318,6 +324,7 @@ fn escape_attempts(world: &World, supervisor: u32) -> Vec<String> {
     ]
 }
 
+// Shows 5.26.
 #[test]
 fn no_other_way_leads_to_a_raw_network_device() {
     for user in USERS {
@@ -347,6 +354,7 @@ fn no_other_way_leads_to_a_raw_network_device() {
     }
 }
 
+// Shows 5.30.
 #[test]
 fn no_private_dev_leaves_qemu_the_hosts_mount_namespace() {
     let world = World::new();
@@ -360,6 +368,7 @@ fn no_private_dev_leaves_qemu_the_hosts_mount_namespace() {
         .fails(2, "cannot be used with");
 }
 
+// Shows 5.30.
 #[test]
 fn a_supervisor_that_cannot_confine_its_qemu_does_not_start_it() {
     let world = World::new();
@@ -377,6 +386,7 @@ fn a_supervisor_that_cannot_confine_its_qemu_does_not_start_it() {
     world.assert_clean();
 }
 
+// Shows 5.27.
 #[test]
 fn auditing_shows_a_qemu_that_tried_to_open_a_tap() {
     let Some(mut auditing) = Auditing::switch(true) else { return };

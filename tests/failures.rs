@@ -12,6 +12,7 @@ use world::{EMPTY, World, mac};
 
 const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
 
+// Shows 2.9.
 #[test]
 fn a_missing_bridge_is_named_before_anything_is_opened() {
     let world = World::new();
@@ -36,6 +37,7 @@ fn a_missing_bridge_is_named_before_anything_is_opened() {
     world.assert_clean();
 }
 
+// Shows 2.9.
 #[test]
 fn a_missing_lower_link_is_named() {
     let world = World::new();
@@ -46,6 +48,7 @@ fn a_missing_lower_link_is_named() {
     world.assert_clean();
 }
 
+// Shows 1.9.
 #[test]
 fn vhost_on_without_a_device_fails_and_the_tap_is_closed() {
     let world = World::new();
@@ -72,6 +75,7 @@ fn vhost_on_without_a_device_fails_and_the_tap_is_closed() {
     world.assert_clean();
 }
 
+// Shows 1.10.
 #[test]
 fn vhost_auto_goes_on_without_a_device_and_says_so() {
     let world = World::new();
@@ -86,6 +90,7 @@ fn vhost_auto_goes_on_without_a_device_and_says_so() {
     world.assert_clean();
 }
 
+// Shows 1.13.
 #[test]
 fn a_false_vhost_net_never_reaches_qemu() {
     let world = World::new();
@@ -109,6 +114,7 @@ fn a_false_vhost_net_never_reaches_qemu() {
     world.assert_clean();
 }
 
+// Shows 1.13.
 #[test]
 fn a_false_tun_is_refused() {
     let world = World::new();
@@ -129,6 +135,7 @@ fn replace_nft(world: &mut World, script: &str) {
     world.extra.push(("TAPTRAIL_NFT".to_owned(), path.display().to_string()));
 }
 
+// Shows 2.6.
 #[test]
 fn a_refused_filter_leaves_an_open_that_was_never_granted() {
     let mut world = World::new();
@@ -169,6 +176,7 @@ fn a_refused_filter_leaves_an_open_that_was_never_granted() {
     world.assert_clean();
 }
 
+// Shows 2.5.
 #[test]
 fn a_filter_that_reads_back_otherwise_is_refused() {
     let mut world = World::new();
@@ -180,6 +188,7 @@ fn a_filter_that_reads_back_otherwise_is_refused() {
     world.assert_clean();
 }
 
+// Shows 5.9, 5.10.
 #[test]
 fn a_command_line_that_qemu_refuses_ends_with_qemus_code_and_a_closed_account() {
     let world = World::new();
@@ -195,6 +204,7 @@ fn a_command_line_that_qemu_refuses_ends_with_qemus_code_and_a_closed_account() 
     world.assert_clean();
 }
 
+// Shows 5.9.
 #[test]
 fn a_program_that_cannot_run_closes_the_account_too() {
     let world = World::new();
@@ -206,6 +216,7 @@ fn a_program_that_cannot_run_closes_the_account_too() {
     world.assert_clean();
 }
 
+// Shows 6.3.
 #[test]
 fn a_nic_that_qemu_refuses_is_taken_back() {
     let world = World::new();
@@ -223,6 +234,7 @@ fn a_nic_that_qemu_refuses_is_taken_back() {
     world.assert_clean();
 }
 
+// Shows 6.4.
 #[test]
 fn a_netdev_that_qemu_refuses_is_taken_back() {
     let world = World::new();
@@ -244,6 +256,7 @@ fn a_netdev_that_qemu_refuses_is_taken_back() {
     world.assert_clean();
 }
 
+// Shows 4.5, 6.6.
 #[test]
 fn a_qemu_that_is_killed_in_the_middle_of_an_attach_leaves_nothing_behind() {
     let mut world = World::new();
@@ -273,6 +286,7 @@ fn a_qemu_that_is_killed_in_the_middle_of_an_attach_leaves_nothing_behind() {
     world.assert_clean();
 }
 
+// Shows 7.2.
 #[test]
 fn a_nic_that_the_guest_does_not_release_in_time_stays_held() {
     let world = World::new();
@@ -291,6 +305,7 @@ fn a_nic_that_the_guest_does_not_release_in_time_stays_held() {
     world.assert_clean();
 }
 
+// Shows 8.4.
 #[test]
 fn a_stop_ends_a_detach_that_waits() {
     let world = World::new();
@@ -303,6 +318,7 @@ fn a_stop_ends_a_detach_that_waits() {
     world.assert_clean();
 }
 
+// Shows 8.2.
 #[test]
 fn a_guest_that_does_not_shut_down_in_time_runs_on() {
     let world = World::new();
@@ -314,6 +330,7 @@ fn a_guest_that_does_not_shut_down_in_time_runs_on() {
     world.assert_clean();
 }
 
+// Shows 8.5.
 #[test]
 fn a_qemu_that_answers_nothing_is_killed_by_force() {
     let world = World::new();
@@ -327,6 +344,7 @@ fn a_qemu_that_answers_nothing_is_killed_by_force() {
     world.assert_clean();
 }
 
+// Shows 8.6.
 #[test]
 fn a_start_may_be_stopped_before_qemu_answers() {
     let world = World::new();
@@ -348,6 +366,7 @@ fn a_start_may_be_stopped_before_qemu_answers() {
     world.assert_clean();
 }
 
+// Shows 5.12.
 #[test]
 fn an_error_in_a_spec_is_pointed_at() {
     let world = World::new();
@@ -371,6 +390,7 @@ fn an_error_in_a_spec_is_pointed_at() {
     world.assert_clean();
 }
 
+// Shows 5.4.
 #[test]
 fn a_command_line_that_opens_a_tap_by_itself_is_refused_with_what_to_use_instead() {
     let world = World::new();
@@ -390,6 +410,7 @@ fn a_command_line_that_opens_a_tap_by_itself_is_refused_with_what_to_use_instead
     assert!(!world.state().join("ledger.sqlite").exists(), "nothing was begun");
 }
 
+// Shows 5.7.
 #[test]
 fn an_attach_without_a_free_port_is_refused() {
     let world = World::new();
@@ -401,6 +422,7 @@ fn an_attach_without_a_free_port_is_refused() {
     world.stop(&guest);
 }
 
+// Shows 5.14.
 #[test]
 fn one_name_is_one_guest() {
     let world = World::new();
@@ -416,6 +438,7 @@ fn one_name_is_one_guest() {
     world.assert_clean();
 }
 
+// Shows 4.3.
 #[test]
 fn without_a_ledger_nothing_is_opened() {
     let world = World::new();
@@ -425,6 +448,7 @@ fn without_a_ledger_nothing_is_opened() {
     world.taptrail(["trail"]).fails(2, "ledger");
 }
 
+// Shows 6.5.
 #[test]
 fn what_qemu_keeps_after_a_failed_attach_is_on_record_as_held() {
     let mut world = World::new();

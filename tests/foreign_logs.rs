@@ -66,6 +66,7 @@ impl Answer {
     }
 }
 
+// Shows 10.27, 10.29.
 #[test]
 fn each_log_from_outside_has_its_right_answer() {
     let stopped = ["web1 tun released stop inferred"];
@@ -110,6 +111,7 @@ fn each_log_from_outside_has_its_right_answer() {
     );
 }
 
+// Shows 10.29.
 #[test]
 fn a_containers_records_are_foreign_and_no_guests() {
     let answer = trail(&[&wild("docker-virt-control.log")]);
@@ -117,6 +119,7 @@ fn a_containers_records_are_foreign_and_no_guests() {
     assert!(answer.findings().contains(&"foreign-control"));
 }
 
+// Shows 10.25.
 #[test]
 fn lines_in_no_known_shape_are_reported_and_never_pass_for_clean() {
     let dir = tempfile::tempdir().unwrap();
@@ -174,6 +177,7 @@ fn of_host(answer: &Value, host: &str) -> Vec<String> {
     all
 }
 
+// Shows 10.22.
 #[test]
 fn the_logs_of_twenty_hosts_in_one_heap_are_read_as_each_alone() {
     let dir = tempfile::tempdir().unwrap();
@@ -191,6 +195,7 @@ fn the_logs_of_twenty_hosts_in_one_heap_are_read_as_each_alone() {
     assert_eq!(covered.len(), hosts.len(), "{covered:?}");
 }
 
+// Shows 10.23.
 #[test]
 fn directories_that_are_one_hosts_are_named_or_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -213,6 +218,7 @@ fn directories_that_are_one_hosts_are_named_or_refused() {
     assert_eq!(both.code, Some(0), "{}", both.stderr);
 }
 
+// Shows 10.22.
 #[test]
 fn files_that_a_host_keeps_in_several_places_are_of_one_host() {
     let dir = tempfile::tempdir().unwrap();
@@ -231,6 +237,7 @@ fn files_that_a_host_keeps_in_several_places_are_of_one_host() {
     assert!(proof["copies"][0]["source"].as_str().unwrap().ends_with("libvirtd.log"), "{proof}");
 }
 
+// Shows 10.23.
 #[test]
 fn two_hosts_in_one_stream_are_refused_with_the_way_out() {
     let dir = tempfile::tempdir().unwrap();
@@ -259,6 +266,7 @@ fn two_hosts_in_one_stream_are_refused_with_the_way_out() {
     assert_eq!(trail(&[&path]).code, Some(0));
 }
 
+// Shows 10.40.
 #[test]
 fn directories_of_one_hosts_months_are_named_with_the_way_out() {
     let dir = tempfile::tempdir().unwrap();
@@ -284,6 +292,7 @@ fn directories_of_one_hosts_months_are_named_with_the_way_out() {
 
 /// A log whose events have several lines each is read completely, however it is cut into files,
 /// pieces and compressed parts.
+// Shows 10.45.
 #[test]
 fn events_of_several_lines_are_whole_wherever_a_log_is_cut() {
     let event = |serial: u32, at: u32| {
@@ -333,6 +342,7 @@ fn events_of_several_lines_are_whole_wherever_a_log_is_cut() {
     }
 }
 
+// Shows 10.40.
 #[test]
 fn a_log_of_selected_records_hints_at_the_option_that_says_so() {
     let log = open(11, 5) + &start(15, 6) + &booted(19, 7);
@@ -342,6 +352,7 @@ fn a_log_of_selected_records_hints_at_the_option_that_says_so() {
     assert!(!trail_of_text(&(log + &noise(30, 8))).stderr.contains("--extract"));
 }
 
+// Shows 10.39.
 #[test]
 fn a_name_that_no_record_has_is_not_answered_with_nobody() {
     let log = noise(1, 0).replace("USER_ACCT", "SYSTEM_BOOT")
@@ -359,6 +370,7 @@ fn a_name_that_no_record_has_is_not_answered_with_nobody() {
     }
 }
 
+// Shows 10.39.
 #[test]
 fn nothing_that_was_read_is_no_answer() {
     let empty = tempfile::NamedTempFile::new().unwrap();
@@ -371,6 +383,7 @@ fn nothing_that_was_read_is_no_answer() {
     assert_eq!(done.status.code(), Some(2));
 }
 
+// Shows 10.37.
 #[test]
 fn two_machines_or_boots_at_once_under_one_name_are_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -397,6 +410,7 @@ fn two_machines_or_boots_at_once_under_one_name_are_refused() {
     assert_eq!(read_journal(&[entry(1, 5, 0, 1), entry(1, 6, 50, 2), entry(1, 6, 80, 3)]).0, Some(0));
 }
 
+// Shows 10.24.
 #[test]
 fn a_question_beyond_the_log_is_not_answered_with_nobody() {
     let log = data("libvirt/libvirt-9.0/06-hotplug/audit.log");
@@ -417,6 +431,7 @@ fn a_question_beyond_the_log_is_not_answered_with_nobody() {
     assert_eq!(table.status.code(), Some(4));
 }
 
+// Shows 10.36.
 #[test]
 fn nobody_is_nobody_from_a_boot_on_without_a_gap() {
     let query = |log: &str, at: &str| {
@@ -459,6 +474,7 @@ fn boot(serial: u32, at: u32) -> String {
     noise(serial, at).replace("USER_ACCT", "SYSTEM_BOOT")
 }
 
+// Shows 10.43.
 #[test]
 fn a_boot_with_its_clock_behind_leaves_the_order_unknown() {
     // The guest stops at 50, the host boots at 30 by its clock, and starts the guest again.
@@ -476,6 +492,7 @@ fn a_boot_with_its_clock_behind_leaves_the_order_unknown() {
     }
 }
 
+// Shows 10.46.
 #[test]
 fn hosts_whose_clocks_differ_are_each_in_order() {
     let life = open(2, 10) + &start(3, 11) + &booted(4, 12) + &noise(5, 20) + &noise(6, 30);
@@ -490,6 +507,7 @@ fn hosts_whose_clocks_differ_are_each_in_order() {
     assert_eq!(trail_of_text(&both).holdings(), ["web2 tun held - inferred", "web1 tun held - inferred"]);
 }
 
+// Shows 10.43.
 #[test]
 fn rotations_that_overlap_leave_the_order_unknown() {
     let dir = tempfile::tempdir().unwrap();
@@ -502,6 +520,7 @@ fn rotations_that_overlap_leave_the_order_unknown() {
     }
 }
 
+// Shows 10.43.
 #[test]
 fn logs_of_two_hosts_one_behind_the_other_claim_nothing() {
     let life = |from: u32| open(2, from) + &start(3, from + 1) + &booted(4, from + 2);
@@ -515,6 +534,7 @@ fn logs_of_two_hosts_one_behind_the_other_claim_nothing() {
     assert_nothing_certain(&[file.path()]);
 }
 
+// Shows 10.44.
 #[test]
 fn records_that_can_not_be_read_are_nobodys_answer() {
     let known = boot(1, 0);
@@ -543,6 +563,7 @@ fn records_that_can_not_be_read_are_nobodys_answer() {
     }
 }
 
+// Shows 10.44.
 #[test]
 fn a_last_record_that_can_not_be_read_leaves_things_unknown_however_long_the_log_is() {
     let bad = stop(12_000, 12_000).replace("uuid=", "uuid=zz");
@@ -563,6 +584,7 @@ fn a_last_record_that_can_not_be_read_leaves_things_unknown_however_long_the_log
     assert_eq!(answer.findings(), ["log-gap"]);
 }
 
+// Shows 10.36.
 #[test]
 fn what_was_held_as_the_log_ended_may_be_over_by_a_later_time() {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -576,6 +598,7 @@ fn what_was_held_as_the_log_ended_may_be_over_by_a_later_time() {
     }
 }
 
+// Shows 10.24.
 #[test]
 fn a_question_within_a_gap_is_not_answered_with_nobody() {
     let log = wild("auditing-off-for-a-day.log");
@@ -590,6 +613,7 @@ fn a_question_within_a_gap_is_not_answered_with_nobody() {
     assert_eq!((&possibly["why"], &possibly["until"]), (&"records-lost".into(), &Value::Null));
 }
 
+// Shows 10.26.
 #[test]
 fn what_may_have_been_held_is_reported_as_possibly_held() {
     // libvirt records a start seconds after QEMU has the devices, also a start that failed.
@@ -612,6 +636,7 @@ fn what_may_have_been_held_is_reported_as_possibly_held() {
     assert!(!answer.holdings().is_empty());
 }
 
+// Shows 10.27.
 #[test]
 fn an_extract_is_taken_for_whole_where_its_user_says_so() {
     let log = fs::read_to_string(data("libvirt/libvirt-9.0/06-hotplug/audit.log")).unwrap();
@@ -626,6 +651,7 @@ fn an_extract_is_taken_for_whole_where_its_user_says_so() {
     assert!(unsaid.findings().contains(&"log-gap"));
 }
 
+// Shows 10.24.
 #[test]
 fn each_input_says_which_times_it_has() {
     let log = data("libvirt/libvirt-9.0/06-hotplug/audit.log");
@@ -681,6 +707,7 @@ fn trail_of_text(text: &str) -> Answer {
     trail(&[file.path()])
 }
 
+// Shows 10.31.
 #[test]
 fn the_content_of_a_cut_off_or_unreadable_record_is_unknown() {
     let cut = |record: String| format!("{}\n", &record[..record.find(" exe=").unwrap() - 30]);
@@ -693,6 +720,7 @@ fn the_content_of_a_cut_off_or_unreadable_record_is_unknown() {
     assert_eq!(trail_of_text(&log).holdings(), ["web1 tun held - incomplete"]);
 }
 
+// Shows 10.32.
 #[test]
 fn the_numbers_of_one_boot_hide_no_loss_of_the_next() {
     let first: String = (1..200).map(|serial| noise(serial, serial)).collect();
@@ -703,12 +731,14 @@ fn the_numbers_of_one_boot_hide_no_loss_of_the_next() {
     assert_eq!(answer.findings(), ["log-gap"]);
 }
 
+// Shows 10.33.
 #[test]
 fn a_manager_that_records_boots_and_no_grants_leaves_the_grants_unknown() {
     let log = (open(1, 0) + &booted(2, 1) + &noise(3, 900)).replace(LIBVIRTD, "/usr/sbin/virtchd");
     assert_eq!(trail_of_text(&log).holdings(), ["web1 tun unknown - incomplete"]);
 }
 
+// Shows 10.31.
 #[test]
 fn an_input_of_which_no_record_can_be_read_is_no_clean_one() {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -717,6 +747,7 @@ fn an_input_of_which_no_record_can_be_read_is_no_clean_one() {
     assert_eq!((done.status.code(), done.stdout.as_slice()), (Some(2), &b""[..]));
 }
 
+// Shows 10.34.
 #[test]
 fn a_host_without_records_in_any_input_has_no_answer() {
     let log = data("libvirt/libvirt-9.0/06-hotplug/audit.log");
@@ -728,6 +759,7 @@ fn a_host_without_records_in_any_input_has_no_answer() {
     assert_eq!(answer.code, Some(4), "{}", answer.stderr);
 }
 
+// Shows 10.30.
 #[test]
 fn lines_that_a_relay_has_twice_count_once() {
     let log = open(1, 0) + &start(2, 1) + &booted(3, 1);
@@ -743,6 +775,7 @@ fn lines_that_a_relay_has_twice_count_once() {
     assert_eq!(trail_of_text(&(once.clone() + &once)).holdings(), ["web1 tun held - inferred"]);
 }
 
+// Shows 10.35.
 #[test]
 fn events_after_auditing_is_off_are_unknown() {
     let off =
@@ -760,6 +793,7 @@ fn events_after_auditing_is_off_are_unknown() {
     }
 }
 
+// Shows 10.35.
 #[test]
 fn a_clock_that_was_set_back_leaves_what_is_alive_uncertain() {
     let log = open(1, 4000) + &start(2, 4001) + &booted(3, 4001) + &stop(4, 500) + &noise(5, 600);
@@ -768,6 +802,7 @@ fn a_clock_that_was_set_back_leaves_what_is_alive_uncertain() {
     assert_eq!(answer.findings(), ["log-gap"]);
 }
 
+// Shows 10.27.
 #[test]
 fn a_try_before_a_gap_takes_nothing_from_the_next() {
     let vhost = |serial, at| {
@@ -812,6 +847,7 @@ fn run_text(arguments: &[&str]) -> (Option<i32>, String, String) {
     (done.status.code(), text(done.stdout), text(done.stderr))
 }
 
+// Shows 10.49.
 #[test]
 fn a_logs_text_is_believed_and_marked_as_what_any_user_can_write() {
     let dir = tempfile::tempdir().unwrap();

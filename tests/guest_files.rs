@@ -76,6 +76,7 @@ fn wait_for_message(socket: &UnixDatagram, what: &str) -> String {
     }
 }
 
+// Shows 12.1.
 #[test]
 fn a_guest_is_started_from_its_file_and_called_like_it() {
     let world = World::new();
@@ -88,6 +89,7 @@ fn a_guest_is_started_from_its_file_and_called_like_it() {
     world.assert_clean();
 }
 
+// Shows 12.6.
 #[test]
 fn a_supervisor_that_was_killed_is_followed_by_one_that_adopts_the_guest() {
     let world = World::new();
@@ -109,6 +111,7 @@ fn a_supervisor_that_was_killed_is_followed_by_one_that_adopts_the_guest() {
     world.taptrail(["run", "--file", file.to_str().unwrap()]).fails(2, "There is no user");
 }
 
+// Shows 12.7.
 #[test]
 fn a_service_manager_is_notified_that_the_driver_lives_what_it_holds_and_that_it_ends() {
     let mut world = World::new();
@@ -149,6 +152,7 @@ fn assert_no_notify_environment(guest: &Guest) {
     assert!(!environment.contains("NOTIFY_SOCKET") && !environment.contains("WATCHDOG"), "{environment}");
 }
 
+// Shows 12.8.
 #[test]
 fn a_driver_that_hangs_is_silent() {
     let mut world = World::new();
@@ -172,6 +176,7 @@ fn a_driver_that_hangs_is_silent() {
     world.stop(&guest);
 }
 
+// Shows 12.3, 12.4.
 #[test]
 fn a_file_is_checked_and_nothing_is_started() {
     let world = World::new();
@@ -211,6 +216,7 @@ fn a_file_is_checked_and_nothing_is_started() {
     );
 }
 
+// Shows 12.5.
 #[test]
 fn a_file_that_others_can_write_is_not_run() {
     let world = World::new();
@@ -233,6 +239,7 @@ fn a_file_stands_alone() {
     world.taptrail(["run", "--name", "x"]).fails(2, "required");
 }
 
+// Shows 12.9.
 #[test]
 fn the_packaged_example_can_be_used() {
     let world = World::new();

@@ -37,6 +37,7 @@ fn doubtful_releases(world: &World) -> usize {
     found["findings"].as_array().unwrap().len()
 }
 
+// Shows 7.8.
 #[test]
 fn no_way_of_hiding_makes_a_tap_definitively_released() {
     for own in [true, false] {
@@ -65,6 +66,7 @@ fn no_way_of_hiding_makes_a_tap_definitively_released() {
     }
 }
 
+// Shows 7.8.
 #[test]
 fn a_macvtap_is_taken_with_its_link_whatever_is_hidden() {
     for way in ["thread", "flight", "ring", "child"] {
@@ -85,6 +87,7 @@ fn a_macvtap_is_taken_with_its_link_whatever_is_hidden() {
     }
 }
 
+// Shows 7.8, 10.51.
 #[test]
 fn a_macvtap_of_somebody_elses_is_released_with_a_doubt() {
     let ways = [
@@ -123,6 +126,7 @@ fn a_macvtap_of_somebody_elses_is_released_with_a_doubt() {
     }
 }
 
+// Shows 8.8.
 #[test]
 fn the_end_of_qemu_is_no_proof_by_itself() {
     for (spec, doubt) in [
@@ -146,6 +150,7 @@ fn the_end_of_qemu_is_no_proof_by_itself() {
     }
 }
 
+// Shows 8.8.
 #[test]
 fn a_tap_that_qemu_made_stay_goes_with_its_guest() {
     let world = World::new();
@@ -171,6 +176,7 @@ fn a_tap_that_qemu_made_stay_goes_with_its_guest() {
     world.assert_clean();
 }
 
+// Shows 2.14.
 #[test]
 fn a_revoked_tap_whose_open_file_is_hidden_is_not_reported_as_released() {
     for (way, doubt) in
@@ -191,6 +197,7 @@ fn a_revoked_tap_whose_open_file_is_hidden_is_not_reported_as_released() {
     }
 }
 
+// Shows 2.14.
 #[test]
 fn a_tap_that_others_deleted_while_qemu_held_it_is_released_with_a_doubt() {
     let world = World::new();
@@ -203,6 +210,7 @@ fn a_tap_that_others_deleted_while_qemu_held_it_is_released_with_a_doubt() {
     world.stop(&hostile.guest);
 }
 
+// Shows 2.15.
 #[test]
 fn a_tap_to_which_another_qemu_could_attach_is_nobodys_device() {
     let world = World::new();
@@ -229,6 +237,7 @@ fn a_tap_to_which_another_qemu_could_attach_is_nobodys_device() {
     world.stop(&nobody);
 }
 
+// Shows 10.50.
 #[test]
 fn what_qemu_got_in_an_attach_that_failed_is_not_reported_as_never_granted_for_certain() {
     for how in ["exit-netdev", "refuse-netdev", "refuse-getfd"] {
@@ -257,6 +266,7 @@ fn what_qemu_got_in_an_attach_that_failed_is_not_reported_as_never_granted_for_c
     world.stop(&guest);
 }
 
+// Shows 1.6.
 #[test]
 fn what_qemu_changed_of_a_tap_of_others_is_reported() {
     for (how, warning) in [("own", "is not its owner's any more"), ("no-persist", "is not there any more")] {
@@ -290,6 +300,7 @@ impl Random {
 }
 
 /// Compares the records with the descriptors that QEMU really holds, after each random action.
+// Shows 7.9.
 #[test]
 fn whatever_a_hostile_qemu_does_nothing_held_is_reported_as_released() {
     let number = |name, otherwise| {

@@ -27,6 +27,7 @@ fn hold_ledger(world: &World, time: Duration) -> std::thread::JoinHandle<()> {
     })
 }
 
+// Shows 5.22.
 #[test]
 fn a_log_that_cannot_be_written_ends_no_supervisor() {
     let world = World::new();
@@ -43,6 +44,7 @@ fn a_log_that_cannot_be_written_ends_no_supervisor() {
     world.assert_clean();
 }
 
+// Shows 4.8.
 #[test]
 fn records_that_a_locked_ledger_cannot_take_are_written_later_and_once() {
     let world = World::new();
@@ -68,6 +70,7 @@ fn records_that_a_locked_ledger_cannot_take_are_written_later_and_once() {
     world.assert_clean();
 }
 
+// Shows 7.6.
 #[test]
 fn a_renamed_tap_is_not_a_released_one() {
     let world = World::new();
@@ -88,6 +91,7 @@ fn a_renamed_tap_is_not_a_released_one() {
     world.assert_clean();
 }
 
+// Shows 5.19.
 #[test]
 fn a_wrapper_that_keeps_qemu_as_its_child_is_refused() {
     let world = World::new();
@@ -103,6 +107,7 @@ fn a_wrapper_that_keeps_qemu_as_its_child_is_refused() {
     world.assert_clean();
 }
 
+// Shows 8.7.
 #[test]
 fn signals_of_two_kinds_are_two_signals() {
     let world = World::new();
@@ -114,6 +119,7 @@ fn signals_of_two_kinds_are_two_signals() {
     world.assert_clean();
 }
 
+// Shows 8.7.
 #[test]
 fn a_stop_that_times_out_does_not_force_the_stop_of_another_client() {
     let world = World::new();
@@ -127,6 +133,7 @@ fn a_stop_that_times_out_does_not_force_the_stop_of_another_client() {
     world.assert_clean();
 }
 
+// Shows 7.7.
 #[test]
 fn a_revocation_waits_for_no_detach() {
     let world = World::new();
@@ -162,6 +169,7 @@ fn a_nic_is_not_taken_for_the_one_that_had_its_id_before() {
     world.assert_clean();
 }
 
+// Shows 4.9, 11.8.
 #[test]
 fn a_guest_that_lost_its_supervisor_is_not_started_beside_itself() {
     let world = World::new();
@@ -180,6 +188,7 @@ fn a_guest_that_lost_its_supervisor_is_not_started_beside_itself() {
     world.assert_clean();
 }
 
+// Shows 5.20.
 #[test]
 fn more_ports_than_a_machine_takes_are_refused_before_anything_is_opened() {
     let world = World::new();
@@ -187,6 +196,7 @@ fn more_ports_than_a_machine_takes_are_refused_before_anything_is_opened() {
     assert_eq!(world.links(), Vec::<String>::new());
 }
 
+// Shows 5.21.
 #[test]
 fn sockets_are_their_owners_and_a_directory_of_others_is_refused() {
     let world = World::new();
@@ -208,6 +218,7 @@ fn sockets_are_their_owners_and_a_directory_of_others_is_refused() {
     assert_eq!(fs::read_to_string(world.path("victim")).unwrap(), "mine");
 }
 
+// Shows 9.7.
 #[test]
 fn a_record_that_cannot_be_read_is_counted_and_stops_no_trail() {
     let world = World::new();
@@ -225,6 +236,7 @@ fn a_record_that_cannot_be_read_is_counted_and_stops_no_trail() {
     assert_eq!(trail["holdings"][0]["device"]["dev"], "vnet0");
 }
 
+// Shows 9.8.
 #[test]
 fn an_interrupted_reader_of_a_trail_is_no_error() {
     let world = World::new();
@@ -235,6 +247,7 @@ fn an_interrupted_reader_of_a_trail_is_no_error() {
     world.stop(&guest);
 }
 
+// Shows 11.11.
 #[test]
 fn links_that_vanish_under_a_guest_end_in_order_all_the_same() {
     let world = World::new();
@@ -255,6 +268,7 @@ fn links_that_vanish_under_a_guest_end_in_order_all_the_same() {
     world.assert_clean();
 }
 
+// Shows 11.11.
 #[test]
 fn a_bridge_that_is_deleted_takes_nothing_from_its_guests() {
     let world = World::new();
@@ -268,6 +282,7 @@ fn a_bridge_that_is_deleted_takes_nothing_from_its_guests() {
     world.assert_clean();
 }
 
+// Shows 11.11.
 #[test]
 fn a_filter_that_cannot_be_removed_is_logged_and_blocks_nothing() {
     let mut world = World::new();
@@ -302,6 +317,7 @@ fn with_own_monitor(world: &World, nics: &[&str]) -> (world::Guest, world::qmp::
     (guest, world::qmp::Qmp::connect(socket))
 }
 
+// Shows 7.10.
 #[test]
 fn a_device_that_the_user_takes_by_a_monitor_of_his_own_is_closed() {
     let world = World::new();
@@ -334,6 +350,7 @@ fn a_device_that_the_user_takes_by_a_monitor_of_his_own_is_closed() {
     world.assert_clean();
 }
 
+// Shows 7.10.
 #[test]
 fn a_macvtap_that_the_user_takes_by_a_monitor_of_his_own_is_closed_soon() {
     let world = World::new();
@@ -367,6 +384,7 @@ fn remove_ledger(world: &World) {
     }
 }
 
+// Shows 4.15.
 #[test]
 fn without_its_ledger_a_guest_gets_nothing_and_a_new_one_takes_its_account() {
     let world = World::new();
@@ -390,6 +408,7 @@ fn without_its_ledger_a_guest_gets_nothing_and_a_new_one_takes_its_account() {
     world.assert_clean();
 }
 
+// Shows 4.15.
 #[test]
 fn a_guest_that_ends_without_a_ledger_makes_one_for_its_end() {
     let world = World::new();
@@ -403,6 +422,7 @@ fn a_guest_that_ends_without_a_ledger_makes_one_for_its_end() {
     world.assert_clean();
 }
 
+// Shows 4.16.
 #[test]
 fn a_guest_without_an_account_is_found_by_the_links_that_it_holds() {
     let world = World::new();

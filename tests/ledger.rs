@@ -46,6 +46,7 @@ fn fill(directory: &Path) -> std::path::PathBuf {
     path
 }
 
+// Shows 4.10.
 #[test]
 fn a_full_disk_refuses_grants_and_harms_no_guest() {
     let world = small();
@@ -68,6 +69,7 @@ fn a_full_disk_refuses_grants_and_harms_no_guest() {
     world.assert_clean();
 }
 
+// Shows 4.10.
 #[test]
 fn a_ledger_that_turns_read_only_refuses_grants_and_harms_no_guest() {
     let world = small();
@@ -89,6 +91,7 @@ fn a_ledger_that_turns_read_only_refuses_grants_and_harms_no_guest() {
     world.assert_clean();
 }
 
+// Shows 4.10.
 #[test]
 fn a_disk_that_fails_under_a_guest_refuses_grants_and_what_ended_is_closed_later() {
     let world = World::new();
@@ -122,6 +125,7 @@ fn a_disk_that_fails_under_a_guest_refuses_grants_and_what_ended_is_closed_later
     assert!(Command::new("/bin/umount").arg(state).status().unwrap().success());
 }
 
+// Shows 4.11.
 #[test]
 fn a_damaged_ledger_is_named_and_starts_nobody() {
     let world = World::new();
@@ -141,6 +145,7 @@ fn a_damaged_ledger_is_named_and_starts_nobody() {
     assert_eq!(world.links(), Vec::<String>::new());
 }
 
+// Shows 4.11.
 #[test]
 fn damage_that_no_start_would_meet_starts_nobody_either() {
     let world = World::new();
@@ -162,6 +167,7 @@ fn damage_that_no_start_would_meet_starts_nobody_either() {
     assert_eq!(world.links(), Vec::<String>::new());
 }
 
+// Shows 4.12.
 #[test]
 fn an_exported_ledger_reads_as_an_audit_log() {
     let world = World::new();
@@ -189,6 +195,7 @@ fn an_exported_ledger_reads_as_an_audit_log() {
     assert_eq!(found.lines().count(), world.records().len(), "{found}");
 }
 
+// Shows 4.13.
 #[test]
 fn pruning_forgets_guests_that_have_ended() {
     let world = World::new();
@@ -247,6 +254,7 @@ fn watch(state: &Path, log: &Path) {
     tx.commit().unwrap();
 }
 
+// Shows 13.8.
 #[test]
 fn libvirts_log_and_the_ledger_of_its_watcher_are_one_trail() {
     let world = World::new();
@@ -283,6 +291,7 @@ fn libvirts_log_and_the_ledger_of_its_watcher_are_one_trail() {
     assert_eq!(findings, ["open-failed", "contradictory-open", "serial-gap"]);
 }
 
+// Shows 10.47.
 #[test]
 fn an_attach_that_is_under_way_is_reported_as_opening() {
     let world = World::new();
@@ -359,6 +368,7 @@ fn a_ledger_on_read_only_media_is_read() {
     assert!(of(&["explain", ONE.split(['=', ',']).nth(3).unwrap()]).contains("Definitive"));
 }
 
+// Shows 4.17.
 #[test]
 fn a_state_directory_that_others_can_write_to_is_believed_by_no_command() {
     let world = World::new();

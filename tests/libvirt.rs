@@ -121,6 +121,7 @@ fn wait_for_end(libvirt: &Libvirt, domain: &Domain) {
     libvirt.world.until("libvirt knows", || !virsh(&["domstate", &domain.uuid]).success());
 }
 
+// Shows 10.17, 13.35.
 #[test]
 fn auditing_shows_a_guests_devices_through_its_whole_life() {
     let Some(libvirt) = Libvirt::start() else { return };
@@ -155,6 +156,7 @@ fn auditing_shows_a_guests_devices_through_its_whole_life() {
     }
 }
 
+// Shows 10.18, 13.35.
 #[test]
 fn auditing_alone_can_not_show_which_of_two_interfaces_with_one_mac_went_and_a_watcher_does() {
     let Some(libvirt) = Libvirt::start() else { return };
@@ -187,6 +189,7 @@ fn auditing_alone_can_not_show_which_of_two_interfaces_with_one_mac_went_and_a_w
     assert_agree(&libvirt, &guest, 0);
 }
 
+// Shows 10.17, 13.35.
 #[test]
 fn auditing_shows_what_fails_is_saved_and_crashes() {
     let Some(libvirt) = Libvirt::start() else { return };
@@ -221,6 +224,7 @@ fn auditing_shows_what_fails_is_saved_and_crashes() {
     assert_eq!(findings(&trail), [each, each].concat());
 }
 
+// Shows 10.18, 13.35.
 #[test]
 fn auditing_alone_misses_a_qemu_that_ended_while_no_libvirtd_ran_and_a_watcher_reports_it_at_once() {
     let Some(mut libvirt) = Libvirt::start() else { return };
@@ -267,6 +271,7 @@ fn assert_agree_while_another_is_missing(libvirt: &Libvirt, other: &Domain) {
     assert_watcher_agrees(libvirt, other, 1);
 }
 
+// Shows 13.36.
 #[test]
 fn auditing_and_a_watcher_that_was_away_show_what_is_held_and_what_ended() {
     let Some(libvirt) = Libvirt::start() else { return };
@@ -303,6 +308,7 @@ fn auditing_and_a_watcher_that_was_away_show_what_is_held_and_what_ended() {
     assert!(holding["last_seen"].is_null(), "{holding:#}");
 }
 
+// Shows 10.19, 13.35.
 #[test]
 fn auditing_and_a_watcher_find_a_tap_that_qemu_opened_by_itself() {
     let Some(libvirt) = Libvirt::start_with(OWN_TUN) else { return };

@@ -17,6 +17,7 @@ use world::{EMPTY, World, mac};
 
 const ONE: &str = "bridge=br0,mac=52:54:00:00:00:01,vhost=off";
 
+// Shows 1.11, 2.1, 5.1, 8.1, 9.1.
 #[test]
 fn a_tap_on_a_bridge_is_opened_granted_and_closed() {
     let world = World::new();
@@ -44,6 +45,7 @@ fn a_tap_on_a_bridge_is_opened_granted_and_closed() {
     world.assert_clean();
 }
 
+// Shows 9.3.
 #[test]
 fn the_trail_says_definitively_what_was_opened_granted_and_released() {
     let world = World::new();
@@ -72,6 +74,7 @@ fn the_trail_says_definitively_what_was_opened_granted_and_released() {
     assert_eq!(trail["input"]["unreadable"], 0);
 }
 
+// Shows 1.7.
 #[test]
 fn a_macvtap_is_made_with_the_guests_mac_and_removed_at_the_end() {
     let world = World::new();
@@ -88,6 +91,7 @@ fn a_macvtap_is_made_with_the_guests_mac_and_removed_at_the_end() {
     assert_eq!(world.record_lines()[..2], ["open 01 macvtap macvtap0 q0", "start 01"]);
 }
 
+// Shows 1.2, 1.3.
 #[test]
 fn each_queue_is_one_open_one_record_and_one_close() {
     let world = World::new();
@@ -132,6 +136,7 @@ fn each_queue_is_one_open_one_record_and_one_close() {
     world.assert_clean();
 }
 
+// Shows 6.1, 7.1.
 #[test]
 fn one_mac_comes_and_goes_three_times() {
     let world = World::new();
@@ -157,6 +162,7 @@ fn one_mac_comes_and_goes_three_times() {
     world.assert_clean();
 }
 
+// Shows 6.1.
 #[test]
 fn macvtaps_and_several_queues_are_hot_plugged_too() {
     let world = World::new();
@@ -172,6 +178,7 @@ fn macvtaps_and_several_queues_are_hot_plugged_too() {
     world.assert_clean();
 }
 
+// Shows 7.3.
 #[test]
 fn revoking_takes_the_devices_with_the_nic_still_plugged() {
     let world = World::new();
@@ -203,6 +210,7 @@ fn revoking_takes_the_devices_with_the_nic_still_plugged() {
     world.assert_clean();
 }
 
+// Shows 7.4.
 #[test]
 fn a_revoked_mac_may_come_back() {
     let world = World::new();
@@ -218,6 +226,7 @@ fn a_revoked_mac_may_come_back() {
     world.assert_clean();
 }
 
+// Shows 1.6.
 #[test]
 fn a_tap_of_somebody_elses_is_used_and_left_as_it_was() {
     let world = World::new();
@@ -238,6 +247,7 @@ fn a_tap_of_somebody_elses_is_used_and_left_as_it_was() {
     assert_eq!(world.open_accounts(), (0, 0));
 }
 
+// Shows 2.1, 2.2, 2.7.
 #[test]
 fn an_interface_is_configured_and_filtered_as_its_spec_says() {
     let world = World::new();
@@ -261,6 +271,7 @@ fn an_interface_is_configured_and_filtered_as_its_spec_says() {
     world.assert_clean();
 }
 
+// Shows 5.2.
 #[test]
 fn only_the_intended_descriptors_are_inherited() {
     let world = World::new();
@@ -285,6 +296,7 @@ fn only_the_intended_descriptors_are_inherited() {
     world.assert_clean();
 }
 
+// Shows 5.3.
 #[test]
 fn the_supervisor_holds_no_device_after_the_hand_over() {
     let world = World::new();
@@ -294,6 +306,7 @@ fn the_supervisor_holds_no_device_after_the_hand_over() {
     world.stop(&guest);
 }
 
+// Shows 5.8.
 #[test]
 fn qemu_runs_as_the_user_asked_for() {
     let world = World::new();
@@ -311,6 +324,7 @@ fn qemu_runs_as_the_user_asked_for() {
     world.assert_clean();
 }
 
+// Shows 8.3.
 #[test]
 fn ctrl_c_asks_the_guest_and_then_ends_qemu() {
     let world = World::new();
@@ -322,6 +336,7 @@ fn ctrl_c_asks_the_guest_and_then_ends_qemu() {
     world.assert_clean();
 }
 
+// Shows 8.3.
 #[test]
 fn a_second_ctrl_c_ends_qemu_at_once() {
     let world = World::new();
@@ -333,6 +348,7 @@ fn a_second_ctrl_c_ends_qemu_at_once() {
     world.assert_clean();
 }
 
+// Shows 8.1.
 #[test]
 fn a_guest_that_ends_by_itself_was_shut_down() {
     let world = World::new();
@@ -349,6 +365,7 @@ fn a_guest_that_ends_by_itself_was_shut_down() {
     world.assert_clean();
 }
 
+// Shows 4.5, 5.10, 8.1.
 #[test]
 fn a_qemu_that_is_killed_has_crashed_and_its_account_is_closed() {
     let world = World::new();
@@ -360,6 +377,7 @@ fn a_qemu_that_is_killed_has_crashed_and_its_account_is_closed() {
     world.assert_clean();
 }
 
+// Shows 5.6.
 #[test]
 fn the_users_own_pause_is_kept() {
     let world = World::new();
@@ -372,6 +390,7 @@ fn the_users_own_pause_is_kept() {
     world.stop(&guest);
 }
 
+// Shows 5.11.
 #[test]
 fn a_service_manager_is_notified_when_the_guest_runs() {
     let mut world = World::new();
@@ -384,6 +403,7 @@ fn a_service_manager_is_notified_when_the_guest_runs() {
     world.stop(&guest);
 }
 
+// Shows 3.17.
 #[test]
 fn the_requester_is_in_the_record() {
     let world = World::new();
@@ -404,6 +424,7 @@ fn the_requester_is_in_the_record() {
     }
 }
 
+// Shows 6.2.
 #[test]
 fn an_interface_may_come_as_libvirts_xml() {
     let world = World::new();
@@ -426,6 +447,7 @@ fn an_interface_may_come_as_libvirts_xml() {
     world.stop(&guest);
 }
 
+// Shows 5.15.
 #[test]
 fn the_api_describes_itself_to_any_varlink_client() {
     let world = World::new();
@@ -459,6 +481,7 @@ fn the_api_describes_itself_to_any_varlink_client() {
     world.stop(&guest);
 }
 
+// Shows 3.13.
 #[test]
 fn with_audit_off_the_ledger_alone_has_the_trail() {
     let world = World::new();
@@ -469,6 +492,7 @@ fn with_audit_off_the_ledger_alone_has_the_trail() {
     world.assert_clean();
 }
 
+// Shows 9.2.
 #[test]
 fn two_guests_have_accounts_of_their_own() {
     let world = World::new();
@@ -489,6 +513,7 @@ fn two_guests_have_accounts_of_their_own() {
     world.assert_clean();
 }
 
+// Shows 1.16.
 #[test]
 fn a_link_that_somebody_holds_or_that_was_made_for_a_guest_is_nobody_elses() {
     let world = World::new();
@@ -596,6 +621,7 @@ fn a_qemu_with_too_much_output_fills_no_run_directory_and_is_not_blocked() {
     world.assert_clean();
 }
 
+// Shows 8.9.
 #[test]
 fn a_guest_that_ends_by_itself_held_its_devices_to_the_end() {
     // QEMU closes its netdevs before its process ends.

@@ -99,6 +99,7 @@ fn kinds(trail: &Value) -> Vec<String> {
     findings.iter().map(|finding| finding["kind"].as_str().unwrap().to_owned()).collect()
 }
 
+// Shows 2.10.
 #[test]
 fn a_foreign_link_with_the_number_of_ours_is_left_alone() {
     let world = World::new();
@@ -117,6 +118,7 @@ fn a_foreign_link_with_the_number_of_ours_is_left_alone() {
     assert_eq!(world.links(), ["foreign1", "foreign2"]);
 }
 
+// Shows 2.10.
 #[test]
 fn a_link_that_was_moved_or_renamed_is_removed_with_its_guest() {
     let world = World::new();
@@ -140,6 +142,7 @@ fn a_link_that_was_moved_or_renamed_is_removed_with_its_guest() {
     assert_eq!(world.ruleset(), "");
 }
 
+// Shows 2.11.
 #[test]
 fn a_renamed_tap_keeps_its_filter() {
     let world = World::new();
@@ -152,6 +155,7 @@ fn a_renamed_tap_keeps_its_filter() {
     world.assert_clean();
 }
 
+// Shows 2.11.
 #[test]
 fn a_filter_that_somebody_flushes_is_set_again_and_a_finding() {
     let world = World::new();
@@ -181,6 +185,7 @@ fn a_filter_that_somebody_flushes_is_set_again_and_a_finding() {
     world.assert_clean();
 }
 
+// Shows 2.11.
 #[test]
 fn a_link_or_filter_that_changes_while_its_guest_starts_is_noticed() {
     for change in ["flush ruleset", "rename"] {
@@ -225,6 +230,7 @@ fn a_link_or_filter_that_changes_while_its_guest_starts_is_noticed() {
     }
 }
 
+// Shows 2.11.
 #[test]
 fn a_filter_that_was_lost_without_a_supervisor_is_set_again_by_the_next() {
     for (nft, revoked) in [("/usr/sbin/nft", false), ("/nonexistent/nft", true)] {
@@ -247,6 +253,7 @@ fn a_filter_that_was_lost_without_a_supervisor_is_set_again_by_the_next() {
     }
 }
 
+// Shows 2.11.
 #[test]
 fn a_filter_that_is_put_out_of_force_is_set_again() {
     let world = World::new();
@@ -277,6 +284,7 @@ fn a_filter_that_is_put_out_of_force_is_set_again() {
     world.assert_clean();
 }
 
+// Shows 2.11.
 #[test]
 fn a_tap_that_is_moved_away_has_lost_its_filter() {
     let world = World::new();
@@ -311,6 +319,7 @@ fn a_tap_that_is_moved_away_has_lost_its_filter() {
     world.assert_clean();
 }
 
+// Shows 2.11.
 #[test]
 fn a_tap_of_others_that_is_moved_away_has_lost_its_filter() {
     // The tap has no mark by which it could be found there.
@@ -337,6 +346,7 @@ fn a_tap_of_others_that_is_moved_away_has_lost_its_filter() {
     assert_eq!(lost, 1, "{:?}", world.record_lines());
 }
 
+// Shows 2.11.
 #[test]
 fn an_interface_without_its_filter_can_be_revoked() {
     let world = World::new();
@@ -353,6 +363,7 @@ fn an_interface_without_its_filter_can_be_revoked() {
     world.assert_clean();
 }
 
+// Shows 2.13.
 #[test]
 fn a_mac_that_is_changed_is_set_back_and_a_finding() {
     // QEMU can change the MAC by its own descriptor, without any capability.
@@ -392,6 +403,7 @@ fn a_mac_that_is_changed_is_set_back_and_a_finding() {
     world.stop(&guest);
 }
 
+// Shows 2.13.
 #[test]
 fn a_mac_that_is_changed_again_and_again_fills_no_ledger() {
     for revokes in [false, true] {
@@ -410,6 +422,7 @@ fn a_mac_that_is_changed_again_and_again_fills_no_ledger() {
     }
 }
 
+// Shows 2.12.
 #[test]
 fn stale_filters_are_removed_before_a_tap_is_opened() {
     let world = World::new();
@@ -427,6 +440,7 @@ fn stale_filters_are_removed_before_a_tap_is_opened() {
     world.assert_clean();
 }
 
+// Shows 2.14.
 #[test]
 fn a_tap_of_others_that_was_moved_and_renamed_is_held_still() {
     let world = World::new();
@@ -443,6 +457,7 @@ fn a_tap_of_others_that_was_moved_and_renamed_is_held_still() {
     world.stop(&guest);
 }
 
+// Shows 2.14.
 #[test]
 fn a_link_of_ours_with_another_alias_is_ours_still() {
     for (backend, name) in [(FILTERED, "vnet0"), (&*format!("{MACVTAP},filter=no-mac-spoofing"), "macvtap0")]
@@ -464,6 +479,7 @@ fn a_link_of_ours_with_another_alias_is_ours_still() {
     }
 }
 
+// Shows 2.14.
 #[test]
 fn a_link_that_nothing_identifies_keeps_its_filter_and_is_no_proof() {
     let world = World::new();
@@ -478,6 +494,7 @@ fn a_link_that_nothing_identifies_keeps_its_filter_and_is_no_proof() {
     world.stop(&hostile.guest);
 }
 
+// Shows 2.14.
 #[test]
 fn a_link_that_was_moved_on_is_found_or_no_proof() {
     for (found, backend, name) in [
@@ -532,6 +549,7 @@ fn recover_names_what_an_ended_guest_left_in_another_namespace() {
     assert!(!second.links().contains("eth1"), "{}", second.links());
 }
 
+// Shows 2.15.
 #[test]
 fn a_macvtap_on_another_guests_device_is_refused() {
     let world = World::new();
@@ -567,6 +585,7 @@ fn a_macvtap_on_another_guests_device_is_refused() {
     world.stop(&owner);
 }
 
+// Shows 2.12.
 #[test]
 fn a_stale_filter_is_swept_though_another_link_has_its_number() {
     let world = World::new();

@@ -22,11 +22,13 @@ const FIRST: &str = "52:54:00:00:00:02";
 const SECOND: &str = "52:54:00:00:01:03";
 const ROUNDS: usize = 5;
 
+// Shows 7.5.
 #[test]
 fn a_linux_guest_releases_the_nics_that_it_used() {
     rounds(&[]);
 }
 
+// Shows 7.5.
 #[test]
 fn a_linux_guest_lets_go_by_pci_expresss_own_hot_plugging() {
     rounds(&["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"]);

@@ -18,6 +18,7 @@ fn step(seconds: i64) {
     assert!(Command::new("/bin/date").args(["-s", &format!("@{now}")]).output().unwrap().status.success());
 }
 
+// Shows 11.14.
 #[test]
 fn a_clock_that_steps_back_upsets_no_order() {
     let world = World::new();
@@ -61,6 +62,7 @@ fn a_clock_that_steps_back_upsets_no_order() {
 
 /// As after a suspension of the host: nothing has run for a night, and the clock has gone on. (Here
 /// the processes are stopped: nothing would wake a virtual machine that suspends itself.)
+// Shows 11.14.
 #[test]
 fn a_host_that_was_asleep_goes_on_in_order() {
     let world = World::new();

@@ -86,6 +86,7 @@ fn pipe_through(program: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {
     output(command, input)
 }
 
+// Shows 10.6.
 #[test]
 fn rotations_and_copies_of_them_give_one_trail() {
     let whole = log("libvirt-9.0/06-hotplug");
@@ -105,6 +106,7 @@ fn rotations_and_copies_of_them_give_one_trail() {
     assert!(copied["input"]["duplicates"].as_u64().unwrap() > 0, "{}", copied["input"]);
 }
 
+// Shows 10.7.
 #[test]
 fn packed_logs_are_recognised_by_their_content() {
     let whole = log("libvirt-9.0/06-hotplug");
@@ -119,6 +121,7 @@ fn packed_logs_are_recognised_by_their_content() {
     assert_eq!(claims(&trail_of_stdin(&whole)), expect, "a pipe");
 }
 
+// Shows 10.7.
 #[test]
 fn a_packed_log_cut_short_gives_what_it_has_and_says_so() {
     let packed = pipe_through("/bin/gzip", &["-c"], &log("libvirt-9.0/06-hotplug"));
@@ -136,6 +139,7 @@ fn a_packed_log_cut_short_gives_what_it_has_and_says_so() {
 }
 
 /// ausearch prints the same events in two more shapes.
+// Shows 10.3.
 #[test]
 fn what_ausearch_prints_gives_the_same_trail() {
     for folder in fs::read_dir(data("libvirt-9.0")).unwrap() {
@@ -150,6 +154,7 @@ fn what_ausearch_prints_gives_the_same_trail() {
     }
 }
 
+// Shows 10.8.
 #[test]
 fn libvirtds_own_log_beside_the_audit_log_adds_nothing() {
     for folder in fs::read_dir(data("libvirt-9.0")).unwrap() {
@@ -172,6 +177,7 @@ fn libvirtds_own_log_beside_the_audit_log_adds_nothing() {
     }
 }
 
+// Shows 10.8.
 #[test]
 fn an_opening_that_no_audit_log_saw_is_a_finding() {
     let answer = trail(&[data("wild.log")]);
@@ -185,6 +191,7 @@ fn an_opening_that_no_audit_log_saw_is_a_finding() {
     assert_eq!(unsent[0]["mac"], "fa:16:3e:b9:9b:ec");
 }
 
+// Shows 10.11.
 #[test]
 fn damaged_input_is_counted_and_located_and_never_fatal() {
     let mut bytes = log("libvirt-9.0/01-bridge-tap");
@@ -209,6 +216,7 @@ fn damaged_input_is_counted_and_located_and_never_fatal() {
     assert!(stderr.contains(&format!("{}:", file.path().display())), "{stderr}");
 }
 
+// Shows 10.14.
 #[test]
 fn findings_are_an_exit_code() {
     let clean = data("libvirt-9.0-vhost/v2-mq2").join("audit.log");
@@ -267,6 +275,7 @@ fn a_binary_journal_is_refused_with_the_way_out() {
     assert_eq!(String::from_utf8_lossy(&done.stdout), "", "nothing was read, and nothing is answered");
 }
 
+// Shows 10.5.
 #[test]
 fn names_that_imitate_a_record_change_nothing() {
     for folder in ["libvirt-9.0/17-names", "libvirt-9.0/23-quote-injection"] {

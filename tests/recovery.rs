@@ -75,6 +75,7 @@ fn adopt(world: &mut World, name: &str) -> Guest {
     world.last_guest().unwrap()
 }
 
+// Shows 4.7, 11.1.
 #[test]
 fn a_start_that_is_cut_off_anywhere_is_taken_back() {
     for point in [
@@ -108,6 +109,7 @@ fn a_start_that_is_cut_off_anywhere_is_taken_back() {
     }
 }
 
+// Shows 11.1.
 #[test]
 fn a_macvtap_made_and_not_opened_yet_is_removed() {
     let mut world = crashing_at("open::macvtap-made");
@@ -123,6 +125,7 @@ fn a_macvtap_made_and_not_opened_yet_is_removed() {
     world.assert_clean();
 }
 
+// Shows 11.2.
 #[test]
 fn a_guest_that_was_granted_its_devices_is_let_run_by_the_next_supervisor() {
     let mut world = crashing_at("start::granted");
@@ -141,6 +144,7 @@ fn a_guest_that_was_granted_its_devices_is_let_run_by_the_next_supervisor() {
     world.assert_clean();
 }
 
+// Shows 4.7, 11.3.
 #[test]
 fn an_attach_that_is_cut_off_anywhere_is_taken_back() {
     for point in [
@@ -196,6 +200,7 @@ fn a_device_of_the_users_own_is_not_taken_back_with_an_attach_of_its_name() {
     world.assert_clean();
 }
 
+// Shows 11.3.
 #[test]
 fn an_attach_that_was_granted_stays() {
     let mut world = crashing_at("attach::granted");
@@ -211,6 +216,7 @@ fn an_attach_that_was_granted_stays() {
     world.assert_clean();
 }
 
+// Shows 11.4.
 #[test]
 fn a_detach_that_is_cut_off_anywhere_is_finished_or_leaves_the_interface() {
     for point in
@@ -240,6 +246,7 @@ fn a_detach_that_is_cut_off_anywhere_is_finished_or_leaves_the_interface() {
     }
 }
 
+// Shows 11.4.
 #[test]
 fn a_revocation_that_is_cut_off_is_finished() {
     for point in ["release::intended", "release::let-go", "release::undone"] {
@@ -260,6 +267,7 @@ fn a_revocation_that_is_cut_off_is_finished() {
     }
 }
 
+// Shows 11.5.
 #[test]
 fn a_stop_that_is_cut_off_leaves_a_guest_or_its_end() {
     for point in ["stop::intended", "stop::ended", "stop::undone"] {
@@ -283,6 +291,7 @@ fn a_stop_that_is_cut_off_leaves_a_guest_or_its_end() {
     }
 }
 
+// Shows 9.2, 11.6.
 #[test]
 fn a_guest_that_ended_unseen_is_closed_with_the_time_in_which_it_did() {
     let world = World::new();
@@ -306,6 +315,7 @@ fn a_guest_that_ended_unseen_is_closed_with_the_time_in_which_it_did() {
     world.taptrail(["recover"]).ok();
 }
 
+// Shows 11.6.
 #[test]
 fn a_device_that_was_closed_without_a_supervisor_is_recorded_at_the_adoption() {
     let mut world = World::new();
@@ -326,6 +336,7 @@ fn a_device_that_was_closed_without_a_supervisor_is_recorded_at_the_adoption() {
     world.assert_clean();
 }
 
+// Shows 11.7.
 #[test]
 fn a_reboot_of_the_host_closes_all_accounts() {
     let world = World::new();
@@ -349,6 +360,7 @@ fn a_reboot_of_the_host_closes_all_accounts() {
     assert_eq!(world.open_accounts(), (0, 0));
 }
 
+// Shows 9.2, 11.8.
 #[test]
 fn an_adopted_guest_is_supervised_to_its_end() {
     let mut world = World::new();
@@ -380,6 +392,7 @@ fn an_adopted_guest_is_supervised_to_its_end() {
     world.assert_clean();
 }
 
+// Shows 11.9.
 #[test]
 fn a_guest_that_does_not_exist_is_not_adopted() {
     let world = World::new();
@@ -392,6 +405,7 @@ fn a_guest_that_does_not_exist_is_not_adopted() {
     assert_eq!(world.taptrail(["recover"]).ok().stdout, "Nothing was left behind\n");
 }
 
+// Shows 9.9.
 #[test]
 fn a_guest_of_another_manager_is_shown_and_left_alone() {
     let world = World::new();
@@ -450,6 +464,7 @@ fn remove_ledger(world: &World) {
     }
 }
 
+// Shows 11.15.
 #[test]
 fn a_guest_on_no_record_is_listed_by_what_it_holds_and_ended_by_its_name() {
     let world = World::new();
@@ -509,6 +524,7 @@ fn a_guest_on_no_record_is_listed_by_what_it_holds_and_ended_by_its_name() {
     world.assert_clean();
 }
 
+// Shows 11.15.
 #[test]
 fn a_guest_of_removed_directories_is_listed_with_its_supervisor_and_not_started_twice() {
     let world = World::new();
@@ -539,6 +555,7 @@ fn in_other_netns(world: &World, words: &[&str]) -> world::CommandResult {
     })
 }
 
+// Shows 11.17.
 #[test]
 fn a_guest_of_another_network_namespace_is_recovered_only_from_there() {
     let mut world = World::new();
@@ -590,6 +607,7 @@ fn a_network_namespace_that_is_gone_keeps_no_account_open() {
     assert_eq!(world.open_accounts(), (0, 0));
 }
 
+// Shows 11.17.
 #[test]
 fn a_guest_of_another_state_directory_is_left_to_it() {
     let world = World::new();

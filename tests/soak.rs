@@ -35,6 +35,7 @@ fn resource_usage(world: &World, name: &str) -> (usize, u64) {
     (std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(), resident)
 }
 
+// Shows 11.13.
 #[test]
 fn rounds_of_attaching_and_detaching_leave_nothing_behind() {
     let rounds = amount("TAPTRAIL_SOAK_ROUNDS", 60);
@@ -78,6 +79,7 @@ fn rounds_of_attaching_and_detaching_leave_nothing_behind() {
     world.assert_clean();
 }
 
+// Shows 11.13.
 #[test]
 fn many_guests_side_by_side_have_accounts_of_their_own() {
     let guests = amount("TAPTRAIL_SOAK_GUESTS", 6);
@@ -183,6 +185,7 @@ fn any_request() -> impl Strategy<Value = Request> {
     ]
 }
 
+// Shows 11.12.
 #[test]
 fn after_random_requests_ledger_proc_and_requests_agree() {
     let requests = amount("TAPTRAIL_SOAK_REQUESTS", 80);

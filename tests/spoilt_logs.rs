@@ -27,6 +27,7 @@ const LATE_END: f64 = 3.0;
 const LATE_STOP: f64 = 10.0;
 const EARLY_START: f64 = 0.2;
 
+// Shows 10.21.
 #[test]
 fn no_claim_about_a_spoilt_log_is_false() {
     let mut claims = 0;
@@ -48,6 +49,7 @@ fn no_claim_about_a_spoilt_log_is_false() {
     assert!(claims > 1000, "too few claims to check: {claims}");
 }
 
+// Shows 10.21.
 #[test]
 fn no_claim_about_a_complete_log_is_false() {
     for folder in folders() {
@@ -61,6 +63,7 @@ fn no_claim_about_a_complete_log_is_false() {
 
 /// The lines of two real logs in the order of their times, as if they were one host's: their serial
 /// numbers may be far apart, near or the same.
+// Shows 10.37.
 #[test]
 fn two_hosts_taken_for_one_are_refused_or_claim_no_more_than_each_alone() {
     let logs: Vec<Vec<Stamped>> = folders().iter().map(|folder| Stamped::of(folder)).collect();

@@ -29,6 +29,7 @@ fn start_qemu(host: &Host) -> String {
     pid
 }
 
+// Shows 12.13, 13.34.
 #[test]
 fn the_watchers_unit_looks_into_a_foreign_qemu_reports_to_journald_and_goes_on_where_it_was() {
     let host = Host::boot();
@@ -111,6 +112,7 @@ fn the_watchers_unit_looks_into_a_foreign_qemu_reports_to_journald_and_goes_on_w
     });
 }
 
+// Shows 13.34.
 #[test]
 fn a_watcher_that_hangs_is_followed_by_another() {
     let host = Host::boot();
@@ -158,6 +160,7 @@ fn is_alive(host: &Host, pid: &str) -> bool {
     host.run(["kill", "-0", pid]).success()
 }
 
+// Shows 12.11.
 #[test]
 fn a_guests_unit_starts_it_checks_its_file_stops_it_and_restarts_after_a_crash() {
     let host = Host::boot();
@@ -208,6 +211,7 @@ fn a_guests_unit_starts_it_checks_its_file_stops_it_and_restarts_after_a_crash()
     assert_eq!((host.world.links(), host.world.tables()), (Vec::new(), String::new()));
 }
 
+// Shows 12.11.
 #[test]
 fn a_guests_unit_leaves_qemu_be_when_its_supervisor_is_killed_or_hangs() {
     let host = Host::boot();
@@ -238,6 +242,7 @@ fn holdings(host: &Host) -> Vec<(String, String)> {
     holdings.iter().map(|holding| (word(&holding["state"]), word(&holding["certainty"]))).collect()
 }
 
+// Shows 12.12.
 #[test]
 fn a_boot_recovers_interrupted_guests_and_starts_enabled_units() {
     let mut host = Host::boot();

@@ -139,6 +139,7 @@ fn renumber(lines: &mut [String]) {
     }
 }
 
+// Shows 14.1.
 #[test]
 fn our_own_guests_are_accounted_for_all_their_lives() {
     let world = World::new();
@@ -173,6 +174,7 @@ fn our_own_guests_are_accounted_for_all_their_lives() {
     assert_eq!(done.stderr, "");
 }
 
+// Shows 14.2.
 #[test]
 fn a_leaked_copy_is_found_while_the_guest_runs_and_after_its_end() {
     let world = World::new();
@@ -198,6 +200,7 @@ fn a_leaked_copy_is_found_while_the_guest_runs_and_after_its_end() {
     verify(&world, &[]).ok();
 }
 
+// Shows 14.3.
 #[test]
 fn a_device_opened_by_hand_is_found_and_may_be_known() {
     let world = World::new();
@@ -232,6 +235,7 @@ fn a_device_opened_by_hand_is_found_and_may_be_known() {
     world.stop(&guest);
 }
 
+// Shows 14.19.
 #[test]
 fn the_manager_of_an_unrecorded_guest_is_named() {
     let world = World::new();
@@ -264,6 +268,7 @@ fn the_manager_of_an_unrecorded_guest_is_named() {
     assert!(text.contains("; no known guest manager started it: its parent is "), "{text}");
 }
 
+// Shows 14.18.
 #[test]
 fn another_guests_tap_with_the_same_mac_is_not_the_one_that_was_released() {
     let world = World::new();
@@ -288,6 +293,7 @@ fn another_guests_tap_with_the_same_mac_is_not_the_one_that_was_released() {
     assert_eq!(lines(&seen), ["unaccounted tun vnet28 x1", "missing tun - x1"]);
 }
 
+// Shows 14.3.
 #[test]
 fn a_known_program_with_a_guests_device_is_reported_all_the_same() {
     let world = World::new();
@@ -298,6 +304,7 @@ fn a_known_program_with_a_guests_device_is_reported_all_the_same() {
     world.stop(&guest);
 }
 
+// Shows 14.2.
 #[test]
 fn a_copy_in_a_container_is_found() {
     let world = World::new();
@@ -314,6 +321,7 @@ fn a_copy_in_a_container_is_found() {
     world.stop(&guest);
 }
 
+// Shows 14.20.
 #[test]
 fn a_tap_that_no_process_shows_is_hidden() {
     let world = World::new();
@@ -348,6 +356,7 @@ fn a_tap_that_no_process_shows_is_hidden() {
     assert_eq!(lines(&verify_json(&world, &[], 0)), [""; 0]);
 }
 
+// Shows 14.20.
 #[test]
 fn a_device_that_a_supervisor_is_about_to_hand_over_is_opening() {
     let world = World::new();
@@ -367,6 +376,7 @@ fn a_device_that_a_supervisor_is_about_to_hand_over_is_opening() {
     world.stop(&guest);
 }
 
+// Shows 14.3.
 #[test]
 fn a_program_is_known_by_its_file_and_not_by_its_name() {
     let world = World::new();
@@ -402,6 +412,7 @@ fn a_program_is_known_by_its_file_and_not_by_its_name() {
     drop(second);
 }
 
+// Shows 14.4.
 #[test]
 fn what_the_trail_has_as_held_and_nobody_holds_is_missing() {
     let world = World::new();
@@ -423,6 +434,7 @@ fn what_the_trail_has_as_held_and_nobody_holds_is_missing() {
     assert_eq!(lines(&verify_json(&world, &[], 0)), Vec::<String>::new());
 }
 
+// Shows 14.5.
 #[test]
 fn a_device_that_its_guest_holds_after_its_release_is_found() {
     let world = World::new();
@@ -473,6 +485,7 @@ fn a_guest_without_any_record_is_unaccounted() {
     world.stop(&guest);
 }
 
+// Shows 14.6.
 #[test]
 fn a_grant_that_comes_late_is_no_alarm() {
     let world = World::new();
@@ -502,6 +515,7 @@ fn a_grant_that_comes_late_is_no_alarm() {
     world.stop(&guest);
 }
 
+// Shows 14.6.
 #[test]
 fn guests_that_come_and_go_are_no_alarm() {
     let world = World::new();
@@ -526,6 +540,7 @@ fn guests_that_come_and_go_are_no_alarm() {
     world.stop(&guest);
 }
 
+// Shows 14.7.
 #[test]
 fn processes_that_can_not_be_seen_are_named() {
     const NOBODY: u32 = 65534;
@@ -578,6 +593,7 @@ fn processes_that_can_not_be_seen_are_named() {
     }
 }
 
+// Shows 14.4.
 #[test]
 fn what_is_missing_is_not_where_another_process_with_its_pid_is() {
     let world = World::new();
@@ -602,6 +618,7 @@ fn what_is_missing_is_not_where_another_process_with_its_pid_is() {
     assert_eq!(lines(&seen), ["missing tun vnet0 x1"]);
 }
 
+// Shows 14.16.
 #[test]
 fn a_qemu_in_a_container_is_known_by_its_number_there() {
     let world = World::new();
@@ -653,6 +670,7 @@ fn a_qemu_in_a_container_is_known_by_its_number_there() {
     assert_eq!(only_row(&seen, "held-by-another")["process"]["pid"], child().unwrap());
 }
 
+// Shows 14.7.
 #[test]
 fn a_container_says_that_it_does_not_see_all() {
     let world = World::new();

@@ -46,6 +46,7 @@ fn closed_vhosts(world: &World) -> Vec<(String, String)> {
     world.records().into_iter().filter_map(|record| vhost(record.event)).collect()
 }
 
+// Shows 1.12.
 #[test]
 fn vhost_net_is_opened_where_it_is_wanted_and_nowhere_else() {
     let world = World::new();
@@ -105,6 +106,7 @@ fn vhost_net_is_opened_where_it_is_wanted_and_nowhere_else() {
     world.assert_clean();
 }
 
+// Shows 1.12.
 #[test]
 fn each_queue_has_a_vhost_net_of_its_own() {
     let world = World::new();
@@ -169,6 +171,7 @@ fn each_queue_has_a_vhost_net_of_its_own() {
     world.assert_clean();
 }
 
+// Shows 1.12.
 #[test]
 fn two_guests_hold_vhost_nets_of_their_own() {
     let world = World::new();
@@ -190,6 +193,7 @@ fn two_guests_hold_vhost_nets_of_their_own() {
     world.assert_clean();
 }
 
+// Shows 6.1.
 #[test]
 fn one_mac_comes_and_goes_with_its_vhost_nets() {
     let world = World::new();
@@ -213,6 +217,7 @@ fn one_mac_comes_and_goes_with_its_vhost_nets() {
     world.assert_clean();
 }
 
+// Shows 7.3.
 #[test]
 fn revoking_takes_the_vhost_nets_too() {
     let world = World::new();
@@ -231,6 +236,7 @@ fn revoking_takes_the_vhost_nets_too() {
     world.assert_clean();
 }
 
+// Shows 1.14.
 #[test]
 fn a_queue_whose_vhost_net_is_refused_leaves_the_truth_and_nothing_else() {
     let world = World::new();
@@ -290,6 +296,7 @@ fn a_queue_whose_vhost_net_is_refused_leaves_the_truth_and_nothing_else() {
     );
 }
 
+// Shows 1.14.
 #[test]
 fn a_device_cgroup_that_refuses_vhost_net_fails_only_an_attach_that_demands_it() {
     let world = World::new();
@@ -326,6 +333,7 @@ fn a_device_cgroup_that_refuses_vhost_net_fails_only_an_attach_that_demands_it()
     world.assert_clean();
 }
 
+// Shows 1.13.
 #[test]
 fn a_false_node_in_the_place_of_vhost_net_never_reaches_qemu() {
     let world = World::new();
@@ -359,6 +367,7 @@ fn mount(arguments: &[&str]) {
     assert!(status.unwrap().success(), "mount {arguments:?}");
 }
 
+// Shows 6.5.
 #[test]
 fn what_qemu_keeps_after_a_failed_attach_counts_vhost_nets_too() {
     let mut world = World::new();
@@ -381,6 +390,7 @@ fn what_qemu_keeps_after_a_failed_attach_counts_vhost_nets_too() {
     world.assert_clean();
 }
 
+// Shows 7.6.
 #[test]
 fn a_stopped_qemu_still_holds_what_it_was_not_seen_to_give_up() {
     let world = World::new();
@@ -405,6 +415,7 @@ fn pxe(option: &str) -> Vec<&str> {
     qemu
 }
 
+// Shows 1.15.
 #[test]
 fn a_guest_gets_its_address_through_tap_and_vhost_net() {
     let world = World::new();
@@ -418,6 +429,7 @@ fn a_guest_gets_its_address_through_tap_and_vhost_net() {
     world.assert_clean();
 }
 
+// Shows 1.15.
 #[test]
 fn a_guest_gets_its_address_through_macvtap_and_vhost_net() {
     let world = World::new();
@@ -445,6 +457,7 @@ fn assert_dhcp_works(world: &World, guest: &Guest, server: &DhcpServer, capture:
     assert!(threads.chain(all).any(|entry| named(&entry.unwrap().path())), "no thread is named {vhost}");
 }
 
+// Shows 3.14.
 #[test]
 fn auditing_and_the_ledger_agree_on_vhost_nets() {
     let Some(mut auditing) = Auditing::switch(true) else { return };
@@ -498,6 +511,7 @@ impl Drop for DeviceCgroup {
     }
 }
 
+// Shows 14.12.
 #[test]
 fn verify_accounts_for_vhost_nets_by_their_number_and_finds_a_copy() {
     let world = World::new();

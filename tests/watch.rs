@@ -141,6 +141,7 @@ fn kinds(events: &[Value]) -> Vec<String> {
     events.iter().map(word).collect()
 }
 
+// Shows 13.28.
 #[test]
 fn what_a_manager_says_and_what_its_qemu_holds_is_reported_as_it_happens() {
     let world = World::new();
@@ -173,6 +174,7 @@ fn what_a_manager_says_and_what_its_qemu_holds_is_reported_as_it_happens() {
     );
 }
 
+// Shows 13.23.
 #[test]
 fn a_watcher_that_comes_back_goes_on_where_it_was_across_rotations() {
     let world = World::new();
@@ -252,6 +254,7 @@ fn a_qemu_that_rewrites_its_arguments_is_watched_by_the_next_watcher_and_account
     assert_eq!(kinds(&watch.all())[..2], ["opened", "guest ended"], "{:#?}", watch.all());
 }
 
+// Shows 13.37.
 #[test]
 fn a_watcher_says_what_it_follows_from_where_and_what_it_waits_for() {
     let world = World::new();
@@ -310,6 +313,7 @@ fn a_watcher_says_what_it_follows_from_where_and_what_it_waits_for() {
     }
 }
 
+// Shows 13.16.
 #[test]
 fn a_change_of_bridge_without_a_record_is_an_event_and_a_metric() {
     let world = World::new();
@@ -342,6 +346,7 @@ fn a_change_of_bridge_without_a_record_is_an_event_and_a_metric() {
     assert_eq!(kinds.last().unwrap(), "released");
 }
 
+// Shows 13.23.
 #[test]
 fn a_watcher_that_is_killed_again_and_again_loses_nothing() {
     let world = World::new();
@@ -376,6 +381,7 @@ fn a_watcher_that_is_killed_again_and_again_loses_nothing() {
     assert_eq!(recorded, macs);
 }
 
+// Shows 13.21.
 #[test]
 fn a_log_that_was_removed_is_reported_as_a_gap() {
     let world = World::new();
@@ -405,6 +411,7 @@ fn http_get(address: &str, path: &str) -> String {
     answer
 }
 
+// Shows 13.28.
 #[test]
 fn the_numbers_are_scraped_and_in_a_file() {
     let world = World::new();
@@ -443,6 +450,7 @@ fn the_numbers_are_scraped_and_in_a_file() {
     watch.stop();
 }
 
+// Shows 13.29.
 #[test]
 fn a_finding_runs_a_program_calls_a_webhook_and_is_in_the_journal() {
     let world = World::new();
@@ -520,6 +528,7 @@ fn a_finding_runs_a_program_calls_a_webhook_and_is_in_the_journal() {
     watch.stop();
 }
 
+// Shows 13.42.
 #[test]
 fn a_webhook_over_tls_goes_to_whom_the_hosts_authorities_vouch_for_and_to_nobody_else() {
     let mut world = World::new();
@@ -572,6 +581,7 @@ fn a_webhook_over_tls_goes_to_whom_the_hosts_authorities_vouch_for_and_to_nobody
     watch.stop();
 }
 
+// Shows 13.33.
 #[test]
 fn a_service_manager_is_notified_what_is_followed_and_a_reload_harms_nothing() {
     let mut world = World::new();
@@ -636,6 +646,7 @@ fn a_missing_log_is_reported_everywhere_until_it_exists() {
     watch.stop();
 }
 
+// Shows 13.32.
 #[test]
 fn a_watcher_that_can_not_begin_says_why() {
     let world = World::new();
@@ -676,6 +687,7 @@ fn a_reader_who_goes_away_ends_a_watch_that_is_for_nobody_else() {
     assert!(child.wait().unwrap().success());
 }
 
+// Shows 13.27.
 #[test]
 fn standard_input_is_followed_to_its_end_after_the_log() {
     let world = World::new();
@@ -731,6 +743,7 @@ fn macs(world: &World) -> Vec<String> {
     world.records().iter().filter_map(|record| record.event.mac()).map(|mac| mac.to_string()).collect()
 }
 
+// Shows 13.27.
 #[test]
 fn auditing_a_plugin_of_the_real_auditd_gets_all_records_and_ends_with_it() {
     let Some(mut auditing) = Auditing::switch(true) else { return };
@@ -760,6 +773,7 @@ fn auditing_a_plugin_of_the_real_auditd_gets_all_records_and_ends_with_it() {
     assert!(checkpoint.unwrap().text.contains("daemon=ended"), "{}", errors());
 }
 
+// Shows 13.26.
 #[test]
 fn auditing_is_received_from_the_kernel_itself_and_an_overrun_is_a_gap() {
     let Some(_auditing) = Auditing::switch(true) else { return };

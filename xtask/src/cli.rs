@@ -29,9 +29,18 @@ pub(crate) enum Chore {
     #[command(name = libvirt::INSIDE, hide = true)]
     Scenarios(ScenariosArguments),
     LinuxGuest(LinuxGuestArguments),
+    Promises(PromisesArguments),
     /// The other end of `vm`: the virtual machine's first process.
     #[command(hide = true)]
     Agent,
+}
+
+/// Write docs/promises.md, which lists the tests that show each promise of SPECIFICATION.md.
+#[derive(Debug, Args)]
+pub(crate) struct PromisesArguments {
+    /// Only check that it is up to date
+    #[arg(long)]
+    pub(crate) check: bool,
 }
 
 /// Run a command as root in a virtual machine with a Debian kernel, which has /dev/vhost-net.

@@ -6,6 +6,7 @@ mod agent;
 mod cli;
 mod kernels;
 mod libvirt;
+mod promises;
 mod suites;
 mod vm;
 mod wire;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Chore::RecordLibvirt(arguments) => libvirt::record(&arguments),
         Chore::Scenarios(arguments) => libvirt::play(&arguments),
         Chore::LinuxGuest(arguments) => vm::linux_guest::write(&arguments),
+        Chore::Promises(arguments) => promises::run(arguments.check),
         Chore::Agent => agent::run(),
     };
     done.unwrap_or_else(|error| {

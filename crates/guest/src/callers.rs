@@ -86,6 +86,7 @@ mod tests {
         assert!(!Callers { own: 1000, allowed: vec![1000] }.has_extra());
     }
 
+    // Shows 5.17.
     #[test]
     fn only_the_owner_names_what_is_opened() {
         let callers = Callers { own: 0, allowed: vec![1001] };

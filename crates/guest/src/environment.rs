@@ -65,6 +65,7 @@ mod tests {
         Ok(environment(own, &asked)?.into_iter().map(shown).collect())
     }
 
+    // Shows 5.23.
     #[test]
     fn of_ours_only_language_time_and_place_are_passed() {
         assert_eq!(with(&[]).unwrap(), ["PATH=/bin", "LC_TIME=C"]);

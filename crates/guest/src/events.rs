@@ -153,6 +153,7 @@ mod tests {
         assert_eq!(subscription.try_recv().unwrap().sequence, 2);
     }
 
+    // Shows 5.32.
     #[test]
     fn a_slow_subscriber_gets_the_number_of_lost_events_and_blocks_nobody() {
         let events = EventPublisher::new();
@@ -163,6 +164,7 @@ mod tests {
         assert!(matches!(subscription.try_recv(), Err(TryRecvError::Lagged(3))));
     }
 
+    // Shows 5.31.
     #[test]
     fn events_before_the_close_are_received_after_it() {
         let events = EventPublisher::new();

@@ -81,6 +81,7 @@ mod tests {
     use super::*;
     use crate::events::MAX_QUEUED_EVENTS;
 
+    // Shows 5.32.
     #[test]
     fn a_slow_client_gets_an_error_and_then_the_end() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -284,6 +284,7 @@ mod tests {
         (Request::Detach { mac, patience: Duration::ZERO, requester, reply }, answer, theirs)
     }
 
+    // Shows 5.16.
     #[test]
     fn a_stop_is_taken_before_what_waited_longer() {
         let inbox = Inbox::new().unwrap();
@@ -295,6 +296,7 @@ mod tests {
         assert!(inbox.next(|_| true).is_none());
     }
 
+    // Shows 5.16.
     #[test]
     fn what_waits_when_the_guest_ends_is_answered_by_the_end_of_its_reply() {
         let inbox = Inbox::new().unwrap();
@@ -305,6 +307,7 @@ mod tests {
         assert!(matches!(inbox.send(stop(OnTimeout::Force)), Err(Failure::Refused(_))));
     }
 
+    // Shows 5.39.
     #[test]
     fn what_nobody_waits_for_any_more_is_not_taken() {
         let inbox = Inbox::new().unwrap();
@@ -320,6 +323,7 @@ mod tests {
         assert!(inbox.next(|_| true).is_none());
     }
 
+    // Shows 5.16.
     #[test]
     fn a_flood_is_refused_and_leaves_room_for_root() {
         let inbox = Inbox::new().unwrap();

@@ -87,6 +87,7 @@ mod tests {
         ServiceManager { socket, interval, ..ServiceManager::default() }
     }
 
+    // Shows 12.10.
     #[test]
     fn a_manager_that_does_not_read_is_not_waited_for() {
         let dir = tempfile::tempdir().unwrap();

@@ -229,6 +229,7 @@ mod tests {
         (theirs, Bounded { stream, timeouts, slot: Rc::clone(&slot) }.split(), slot)
     }
 
+    // Shows 5.33.
     #[test]
     fn a_message_without_an_end_is_cut_off() {
         run(async {
@@ -265,6 +266,7 @@ mod tests {
         });
     }
 
+    // Shows 5.33.
     #[test]
     fn who_begins_a_message_ends_it_in_time() {
         run(async {
@@ -276,6 +278,7 @@ mod tests {
         });
     }
 
+    // Shows 5.33.
     #[test]
     fn who_calls_nobody_is_cut_off_soon_and_who_has_called_later() {
         run(async {
@@ -300,6 +303,7 @@ mod tests {
         });
     }
 
+    // Shows 5.39.
     #[test]
     fn who_asks_for_nothing_makes_room() {
         run(async {
@@ -330,6 +334,7 @@ mod tests {
         });
     }
 
+    // Shows 5.33.
     #[test]
     fn who_does_not_read_is_not_waited_for() {
         run(async {
@@ -340,6 +345,7 @@ mod tests {
         });
     }
 
+    // Shows 5.33.
     #[test]
     fn descriptors_that_come_along_are_closed() {
         run(async {

@@ -118,6 +118,7 @@ impl Drop for Guest {
     }
 }
 
+// Shows 5.1.
 #[test]
 fn qemu_starts_with_the_nics_it_was_given_and_takes_more() {
     own_network_namespace();

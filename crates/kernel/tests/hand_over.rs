@@ -109,6 +109,7 @@ fn settled(child: &Sleeper, devices: &[Admitted]) -> Vec<HeldDevice> {
     }
 }
 
+// Shows 5.1.
 #[test]
 fn the_queues_of_a_tap_arrive_under_their_numbers_and_live_on_there() {
     in_netns(|| {

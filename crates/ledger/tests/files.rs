@@ -55,6 +55,7 @@ fn cut_off(to: &Path) -> PathBuf {
     to.join("ledger.sqlite")
 }
 
+// Shows 4.18.
 #[test]
 fn reading_a_file_changes_nothing_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -90,6 +91,7 @@ fn database(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
+// Shows 4.30.
 #[test]
 fn reading_a_state_directory_leaves_the_database_and_its_log_as_they_are() {
     // A writer died, and left its log, or its log and the index.
@@ -186,6 +188,7 @@ fn a_file_that_is_written_to_is_read_as_it_was_at_one_moment() {
     assert_eq!(texts(&path).len(), 3000);
 }
 
+// Shows 4.18.
 #[test]
 fn a_database_that_is_not_a_ledgers_alone_is_refused() {
     for (change, what) in [

@@ -44,6 +44,7 @@ fn tun() -> NewDevice<'static> {
     }
 }
 
+// Shows 4.1.
 #[test]
 fn what_is_committed_is_read_back_and_what_is_not_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -72,6 +73,7 @@ fn what_is_committed_is_read_back_and_what_is_not_leaves_nothing() {
     assert_eq!((records[0].writer, records[0].boot_id.as_str()), (Some(1), "boot"));
 }
 
+// Shows 1.3.
 #[test]
 fn a_device_is_granted_once_and_closed_once() {
     let dir = tempfile::tempdir().unwrap();
@@ -91,6 +93,7 @@ fn a_device_is_granted_once_and_closed_once() {
     assert_eq!(ledger.open_devices().unwrap(), 0);
 }
 
+// Shows 4.6.
 #[test]
 fn a_step_without_an_outcome_stays_open() {
     let dir = tempfile::tempdir().unwrap();
@@ -107,6 +110,7 @@ fn a_step_without_an_outcome_stays_open() {
     assert_eq!(ledger.open_steps().unwrap(), 0);
 }
 
+// Shows 4.4.
 #[test]
 fn only_its_owner_may_read_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -122,6 +126,7 @@ fn only_its_owner_may_read_it() {
     }
 }
 
+// Shows 4.4.
 #[test]
 fn a_newer_ledger_a_foreign_file_and_a_symbolic_link_are_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
@@ -181,6 +186,7 @@ fn open_parts_of_an_account_are_listed_until_they_end() {
     assert!(ledger.live_interfaces(key).unwrap().is_empty() && ledger.live_steps(key).unwrap().is_empty());
 }
 
+// Shows 11.10.
 #[test]
 fn an_older_ledger_is_read_as_it_is_and_migrated_when_it_is_written() {
     let dir = tempfile::tempdir().unwrap();
@@ -236,6 +242,7 @@ fn watch(ledger: &mut Ledger) -> GuestKey {
     key
 }
 
+// Shows 13.8.
 #[test]
 fn a_watched_guest_has_its_account_with_its_managers_records() {
     let dir = tempfile::tempdir().unwrap();
@@ -276,6 +283,7 @@ fn a_watched_guest_has_its_account_with_its_managers_records() {
     assert!(ledger.checkpoint().unwrap().is_some());
 }
 
+// Shows 13.8.
 #[test]
 fn copies_stand_where_their_records_were_written() {
     let dir = tempfile::tempdir().unwrap();
@@ -320,6 +328,7 @@ fn one_guest(ledger: &mut Ledger, ended: bool) -> GuestKey {
     key
 }
 
+// Shows 4.13.
 #[test]
 fn pruning_forgets_what_has_ended_and_never_what_is_open() {
     let dir = tempfile::tempdir().unwrap();
@@ -339,6 +348,7 @@ fn pruning_forgets_what_has_ended_and_never_what_is_open() {
 }
 
 /// SQLite's busy timeout does not apply to changing the journal mode.
+// Shows 4.14.
 #[test]
 fn a_new_ledger_is_opened_by_many_at_once() {
     for _ in 0..20 {
@@ -364,6 +374,7 @@ fn a_new_ledger_is_opened_by_many_at_once() {
     }
 }
 
+// Shows 4.11.
 #[test]
 fn faults_of_a_ledger_are_listed() {
     let dir = tempfile::tempdir().unwrap();
@@ -399,6 +410,7 @@ fn faults_of_a_ledger_are_listed() {
     assert!(faults.is_err() || !faults.unwrap().is_empty());
 }
 
+// Shows 4.15.
 #[test]
 fn an_account_is_carried_over_into_the_ledger_that_took_its_place() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -446,6 +458,7 @@ fn an_account_is_carried_over_into_the_ledger_that_took_its_place() {
     assert_eq!(new.faults().unwrap(), Vec::<String>::new());
 }
 
+// Shows 4.17.
 #[test]
 fn a_ledger_that_others_can_write_to_is_refused() {
     let dir = tempfile::tempdir().unwrap();

@@ -191,6 +191,7 @@ fn an_end_in_the_middle_of_a_line_is_an_end() {
     assert!(after.is_fatal());
 }
 
+// Shows 5.18.
 #[test]
 fn garbage_poisons_and_is_shown_harmless() {
     let mut monitor = greeted(|mut peer| {
@@ -203,6 +204,7 @@ fn garbage_poisons_and_is_shown_harmless() {
     assert!(monitor.poisoned().is_some());
 }
 
+// Shows 5.18.
 #[test]
 fn a_line_of_a_hundred_megabytes_is_cut_at_the_limit() {
     let mut monitor = greeted(|mut peer| {
@@ -338,6 +340,7 @@ fn a_refusal_leaves_the_connection_in_order() {
     monitor.cont(LONG_TIMEOUT).unwrap();
 }
 
+// Shows 5.18.
 #[test]
 fn a_flood_of_events_does_not_stretch_the_deadline() {
     let mut monitor = greeted(|mut peer| {

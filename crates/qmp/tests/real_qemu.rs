@@ -164,6 +164,7 @@ fn refusals_have_their_class() {
     assert_eq!(class(monitor.closefd("none", LONG_TIMEOUT).map(|()| Value::Null)), ErrorClass::Generic);
 }
 
+// Shows 7.1.
 #[test]
 fn a_tap_goes_to_qemu_and_comes_back() {
     own_network_namespace();
@@ -225,6 +226,7 @@ fn an_uncooperative_guest_loses_its_device_at_once() {
 }
 
 /// The descriptors that QEMU 7.2 keeps after a failed `netdev_add`, and how to take them back.
+// Shows 6.5.
 #[test]
 fn a_failed_backend_keeps_what_came_before_the_bad_descriptor() {
     own_network_namespace();

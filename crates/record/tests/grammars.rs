@@ -23,6 +23,7 @@ fn resource(text: &str) -> Record {
     parse_text(RecordType::VIRT_RESOURCE, format!("{text} {TAIL}").as_bytes()).unwrap().unwrap()
 }
 
+// Shows 10.4.
 #[test]
 fn three_generations_of_one_open_say_the_same() {
     let [first, second, third] = [
@@ -159,12 +160,14 @@ fn imitation() -> impl Strategy<Value = String> {
 }
 
 proptest! {
+    // Shows 10.4.
     #[test]
     fn older_texts_of_a_record_say_the_same(record in record(), generation in 1_u8..=2) {
         let text = older(&record, generation);
         prop_assert_eq!(parse_text(record.record_type(), text.as_bytes()), Ok(Some(record)), "{}", text);
     }
 
+    // Shows 10.5.
     #[test]
     fn a_nested_name_says_what_it_is_or_nothing(name in prop_oneof![name(), imitation()], open in any::<bool>()) {
         let (mac, device) = (MacAddr::kvm([0, 0, 1]), Device::new("/dev/net/tun", Some(Rdev::TUN), None));
@@ -182,6 +185,7 @@ proptest! {
         }
     }
 
+    // Shows 10.5.
     #[test]
     fn an_interpreted_record_says_the_same_or_nothing(record in record(), imitation in imitation(), deceive in any::<bool>()) {
         let mut record = record;

@@ -42,6 +42,7 @@ fn an_unknown_number_is_none_and_a_bare_interface_is_a_macvtap() {
     assert_eq!((device.kind, device.path.as_str(), device.rdev), (DeviceKind::Macvtap, "macvtap0", None));
 }
 
+// Shows 3.15, 10.5.
 #[test]
 fn no_name_changes_what_is_claimed() {
     for (vm, name) in [
@@ -117,6 +118,7 @@ fn what_cannot_be_believed_is_named() {
     assert_eq!(error(&bare, "success").to_string(), "Record has an invalid 'vm=web1'");
 }
 
+// Shows 3.16.
 #[test]
 fn a_text_that_the_kernel_would_cut_is_refused() {
     let pairs = format!("op=stop reason=destroyed vm=\"w\" uuid={UUID} vm-pid=0");

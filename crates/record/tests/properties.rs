@@ -16,6 +16,7 @@ use taptrail_record::{
 use strategies::{EXE, record};
 
 proptest! {
+    // Shows 3.15.
     #[test]
     fn every_record_reads_back_as_it_was_written(record in record()) {
         let text = record.text(Path::new(EXE)).unwrap();
@@ -74,6 +75,7 @@ proptest! {
         prop_assert!(left.name.is_none_or(|name| name == record.guest.name));
     }
 
+    // Shows 9.7.
     #[test]
     fn no_bytes_upset_the_reader(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         for record_type in [RecordType::VIRT_CONTROL, RecordType::VIRT_RESOURCE] {

@@ -42,6 +42,7 @@ fn escape(text: impl Iterator<Item = char>, safe: &mut CompactString) {
 mod tests {
     use super::*;
 
+    // Shows 9.6.
     #[test]
     fn nothing_from_outside_steers_the_terminal() {
         assert_eq!(escape_name("web1"), "web1");

@@ -147,6 +147,7 @@ fn a_trail_of_two_hosts() {
     insta::assert_snapshot!(trail_table(&trail(["h1", "h2"]), &STYLE));
 }
 
+// Shows 9.6.
 #[test]
 fn tables_fit_a_terminal_of_80_columns() {
     let narrow = Style { width: Some(80), ..STYLE };
@@ -176,6 +177,7 @@ fn an_empty_trail() {
     );
 }
 
+// Shows 9.2.
 #[test]
 fn guests_of_a_host() {
     insta::assert_snapshot!(guest_table(&guests(), &STYLE));
@@ -183,6 +185,7 @@ fn guests_of_a_host() {
     assert_eq!(guest_table(&[], &STYLE), "No guests\n");
 }
 
+// Shows 9.1.
 #[test]
 fn interfaces_of_a_guest() {
     insta::assert_snapshot!(nic_table(&nics(), &STYLE));

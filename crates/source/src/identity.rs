@@ -110,6 +110,7 @@ mod tests {
         })
     }
 
+    // Shows 10.42.
     #[test]
     fn a_host_has_one_machine_id_and_its_boots_one_after_the_other() {
         assert_eq!(

@@ -298,6 +298,7 @@ mod tests {
     use super::*;
     use crate::shape::first_time;
 
+    // Shows 10.40.
     #[test]
     fn unsupported_formats_are_named_with_a_command_that_decodes_them() {
         for (head, what) in [

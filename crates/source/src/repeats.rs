@@ -150,6 +150,7 @@ mod tests {
         (1..=counts.same).filter(|time| counts.is_own_event(*time)).count()
     }
 
+    // Shows 10.30.
     #[test]
     fn other_records_of_a_guest_show_which_lines_are_copies() {
         let starts = |guest_starts, opens, starts| {

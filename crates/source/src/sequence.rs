@@ -342,6 +342,7 @@ mod tests {
         assert_eq!(single([(500, 0), (8000, 60), (501, 1), (8001, 61), (502, 2), (8002, 62)]), None);
     }
 
+    // Shows 10.42.
     #[test]
     fn one_host_that_loses_and_boots_is_one() {
         for seed in 0..200 {
@@ -365,6 +366,7 @@ mod tests {
         }
     }
 
+    // Shows 10.42.
     #[test]
     fn one_host_whose_records_were_selected_is_one() {
         for seed in 0..300 {
@@ -385,6 +387,7 @@ mod tests {
         }
     }
 
+    // Shows 10.42.
     #[test]
     fn one_host_whose_clock_is_set_is_one() {
         for back in [3, 10, 60, 3600] {
@@ -411,6 +414,7 @@ mod tests {
         assert_eq!(conflict((0..40).map(lossy), true), None);
     }
 
+    // Shows 10.23.
     #[test]
     fn two_hosts_whose_records_alternate_are_two() {
         let two = |gap: u32| (0..100_u32).map(move |n| (n / 2 + (n % 2) * gap + 100, i64::from(n) * 10));

@@ -90,6 +90,7 @@ fn logs_are_merged_by_time_whatever_their_order_on_the_command_line() {
     assert_eq!(merged.entries.iter().map(|entry| entry.1).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
 }
 
+// Shows 10.20.
 #[test]
 fn entries_of_one_moment_are_ordered_by_serial_number() {
     let some = audit(1000, 11, 2) + &audit(1000, 14, 5) + &audit(2000, 15, 6);
@@ -175,6 +176,7 @@ fn a_log_that_is_cut_while_it_is_read_says_so() {
     assert!(error.to_string().contains("can't be read on"), "{error}");
 }
 
+// Shows 10.28.
 #[test]
 fn a_log_that_goes_back_in_time_is_put_in_order() {
     let merged = merge(&[audit(200_000, 90, 1) + &audit(1000, 10, 2)]);
@@ -226,6 +228,7 @@ fn rows_are_merged_with_logs_and_what_the_log_lacks_is_missing() {
     assert_eq!((outcome.input.duplicates, outcome.input.unreadable), (2, 1));
 }
 
+// Shows 10.41.
 #[test]
 fn rows_alone_lack_nothing_between_their_numbers() {
     let rows = Input::Rows {
@@ -242,6 +245,7 @@ fn rows_alone_lack_nothing_between_their_numbers() {
     assert!(outcome.input.coverage[0].gaps.is_empty());
 }
 
+// Shows 10.38.
 #[test]
 fn lines_without_a_host_are_of_the_one_that_others_of_their_directory_name() {
     let log = audit(1000, 10, 1);
@@ -316,6 +320,7 @@ fn kernel(seconds: u32, serial: u32, mac: u8) -> String {
     )
 }
 
+// Shows 10.49.
 #[test]
 fn text_that_any_user_can_write_does_not_replace_an_audit_logs_line() {
     let dir = tempfile::tempdir().unwrap();
@@ -384,6 +389,7 @@ fn read_rotated(name: &str, line: fn(u32) -> String, packed: bool) -> (Vec<u8>, 
     (macs, outcome)
 }
 
+// Shows 10.48.
 #[test]
 fn a_log_that_is_rotated_once_its_files_are_opened_is_read_whole() {
     let audit = |number: u32| audit(number * 1000, number + 1, u8::try_from(number).unwrap());

@@ -108,6 +108,7 @@ mod tests {
 
     use super::*;
 
+    // Shows 12.13.
     #[test]
     fn each_line_has_its_priority() {
         let warning = Priority::from(Level::WARN);
@@ -115,6 +116,7 @@ mod tests {
         assert_eq!(warning.before_each_line(b""), b"");
     }
 
+    // Shows 12.13.
     #[test]
     fn only_the_stream_that_is_named_is_journalds() {
         let (stream, other) = UnixStream::pair().unwrap();

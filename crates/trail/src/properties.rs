@@ -166,6 +166,7 @@ fn in_any_order(holdings: Vec<Holding>) -> Vec<String> {
 }
 
 proptest! {
+    // Shows 9.4.
     #[test]
     fn every_open_is_in_exactly_one_holding(entries in entries()) {
         let report = report_of(&entries);
@@ -216,6 +217,7 @@ proptest! {
         }
     }
 
+    // Shows 9.4.
     #[test]
     fn stops_leave_nothing_held_and_nothing_in_memory(mut entries in log(true)) {
         let last = entries.last().map_or(jiff::Timestamp::UNIX_EPOCH, |entry| entry.time);
@@ -253,6 +255,7 @@ proptest! {
         prop_assert_eq!(in_any_order(holdings), in_any_order(all.holdings));
     }
 
+    // Shows 10.12.
     #[test]
     fn a_log_in_two_parts_gives_the_same_report(entries in log(true), at in any::<prop::sample::Index>()) {
         let all = report_of(&entries);
@@ -268,6 +271,7 @@ proptest! {
         prop_assert_eq!(in_any_order(holdings), in_any_order(all.holdings));
     }
 
+    // Shows 10.12.
     #[test]
     fn interleaved_guests_have_the_holdings_of_each_alone(
         entries in entries(),

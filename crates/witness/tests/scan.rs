@@ -136,6 +136,7 @@ fn a_taps_queues_are_one_interface_with_its_bridge_and_namespace() {
     });
 }
 
+// Shows 14.8.
 #[test]
 fn a_tap_is_where_its_link_is_and_not_where_its_process_is() {
     in_own_network(|| {
@@ -152,6 +153,7 @@ fn a_tap_is_where_its_link_is_and_not_where_its_process_is() {
     });
 }
 
+// Shows 14.8.
 #[test]
 fn a_macvtap_is_known_by_its_number_with_the_link_it_stands_on() {
     in_own_network(|| {
@@ -189,6 +191,7 @@ fn a_macvtap_is_known_by_its_number_with_the_link_it_stands_on() {
     });
 }
 
+// Shows 14.2.
 #[test]
 fn copies_in_other_processes_are_the_same_open_files() {
     in_own_network(|| {
@@ -202,6 +205,7 @@ fn copies_in_other_processes_are_the_same_open_files() {
     });
 }
 
+// Shows 14.10.
 #[test]
 fn a_process_that_is_gone_or_another_by_now_holds_nothing() {
     in_own_network(|| {
@@ -217,6 +221,7 @@ fn a_process_that_is_gone_or_another_by_now_holds_nothing() {
     });
 }
 
+// Shows 14.11.
 #[test]
 fn a_thread_with_descriptors_of_its_own_hides_nothing() {
     in_own_network(|| {
@@ -272,6 +277,7 @@ fn a_device_that_is_given_up_meanwhile_is_not_held_and_nothing_unseen() {
     });
 }
 
+// Shows 14.14.
 #[test]
 fn whoever_opens_tun_thousands_of_times_holds_nothing_up() {
     // Any user may, up to a limit of descriptors.

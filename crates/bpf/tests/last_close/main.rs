@@ -94,6 +94,7 @@ fn a_file_that_was_passed_to_another_process_is_held_until_that_one_closes_it() 
     log.assert_nothing_lost();
 }
 
+// Shows 13.18.
 #[test]
 fn a_file_in_flight_is_held_by_nobody_and_is_not_closed() {
     let devices = Devices::new();
@@ -114,6 +115,7 @@ fn a_file_in_flight_is_held_by_nobody_and_is_not_closed() {
     log.assert_nothing_lost();
 }
 
+// Shows 13.18.
 #[test]
 fn a_file_that_io_uring_has_is_held_until_the_ring_ends() {
     let devices = Devices::new();

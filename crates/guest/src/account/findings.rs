@@ -46,6 +46,7 @@ mod tests {
 
     use super::*;
 
+    // Shows 5.31.
     #[test]
     fn a_failed_open_leads_to_a_finding_with_its_record() {
         let guest = GuestId { name: "web1".into(), uuid: uuid::Uuid::nil() };

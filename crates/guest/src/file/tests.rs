@@ -43,6 +43,7 @@ stop-timeout = "2m"
 command = ["qemu-system-x86_64", "-m", "1G", ""]
 "#;
 
+// Shows 12.1.
 #[test]
 fn every_key_is_taken() {
     assert_eq!(
@@ -73,6 +74,7 @@ fn every_key_is_taken() {
     }
 }
 
+// Shows 12.1.
 #[test]
 fn a_guest_is_called_like_its_file() {
     assert_eq!(request("command = ['q']").name, "web1");
@@ -83,6 +85,7 @@ fn a_guest_is_called_like_its_file() {
     );
 }
 
+// Shows 12.2.
 #[test]
 fn what_is_wrong_is_shown_in_place() {
     insta::assert_snapshot!(refused("command = ['q']\nnic = []\n").render(false), @r"
@@ -127,6 +130,7 @@ fn what_is_wrong_is_shown_in_place() {
     ");
 }
 
+// Shows 12.2.
 #[test]
 fn an_escaped_spec_is_pointed_at_as_a_whole() {
     let error = refused("nics = [\"bridge=br0,\\u0071uues=4\"]\n");
@@ -137,6 +141,7 @@ fn an_escaped_spec_is_pointed_at_as_a_whole() {
     assert_eq!(error.to_string(), "web1.toml:1:9: The SPEC is empty");
 }
 
+// Shows 12.2.
 #[test]
 fn each_error_has_one_line() {
     for (text, line) in [
@@ -179,6 +184,7 @@ fn each_error_has_one_line() {
     }
 }
 
+// Shows 12.3.
 #[test]
 fn what_the_host_shows_is_shown_in_place_too() {
     let file = read_as(FULL, "web1.toml").unwrap();
@@ -204,6 +210,7 @@ fn more_interfaces_than_any_machine_has_are_refused() {
     );
 }
 
+// Shows 12.5.
 #[test]
 fn a_file_is_read_only_if_nobody_else_can_have_written_it() {
     let dir = tempfile::tempdir().unwrap();

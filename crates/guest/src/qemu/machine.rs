@@ -41,6 +41,7 @@ fn architecture(program: &Path) -> &str {
 mod tests {
     use super::*;
 
+    // Shows 5.7.
     #[test]
     fn a_pcie_machine_needs_ports_and_a_pci_machine_none() {
         for (program, machine, needs) in [

@@ -133,6 +133,7 @@ mod tests {
         assert_eq!(Model::parse("virtio"), Ok(Model::default()));
     }
 
+    // Shows 1.5.
     #[test]
     fn only_virtio_has_queues_and_vhost() {
         for (text, virtio, header) in [

@@ -94,6 +94,7 @@ mod tests {
         command.check_devices(&dev).map_err(|error| error.to_string())
     }
 
+    // Shows 5.25.
     #[test]
     fn a_device_that_qemu_would_not_find_is_named_with_what_allows_it() {
         assert_eq!(

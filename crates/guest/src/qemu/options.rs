@@ -269,6 +269,7 @@ mod tests {
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
+    // Shows 5.4.
     #[test]
     fn the_tables_say_what_the_real_qemu_says() {
         let ends_at_once = ["h", "help", "version", "audio-help"];

@@ -46,6 +46,7 @@ fn what_the_user_settled_is_seen() {
     assert!(!command.needs_ports());
 }
 
+// Shows 5.4.
 #[test]
 fn a_tap_of_qemus_own_is_refused_with_what_to_use_instead() {
     for (words, spec) in [
@@ -141,6 +142,7 @@ fn json_that_only_qemu_can_read_is_refused() {
     ));
 }
 
+// Shows 5.4.
 #[test]
 fn a_configuration_file_is_read_too() {
     let place = tempfile::tempdir().unwrap();
@@ -207,6 +209,7 @@ fn added(command: &CommandLine, nics: &[NicOnCommandLine], ports: &Ports, sandbo
     words[command.args.len()..].iter().map(|word| word.to_str().unwrap().to_owned()).collect()
 }
 
+// Shows 5.6.
 #[test]
 fn what_is_added_stands_behind_what_the_user_wrote() {
     let command = parse(&["-m", "512"]).unwrap();
@@ -241,6 +244,7 @@ fn what_is_added_stands_behind_what_the_user_wrote() {
     );
 }
 
+// Shows 5.6.
 #[test]
 fn what_the_user_settled_is_not_added() {
     let words = added(&parse(&["-S", "-sandbox", "off"]).unwrap(), &[], &Ports::default(), true);

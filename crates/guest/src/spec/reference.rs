@@ -31,6 +31,7 @@ fn every_example_in_the_reference_is_taken() {
     assert_eq!(Some(&interface), specs.last());
 }
 
+// Shows 5.12.
 #[test]
 fn every_key_has_its_row_in_the_references_tables_in_canonical_order() {
     let text = reference();

@@ -177,6 +177,7 @@ fn serde_carries_the_canonical_form() {
     assert!(error.to_string().contains("did you mean 'bridge'?"), "{error}");
 }
 
+// Shows 5.13.
 #[test]
 fn one_guest_uses_an_address_an_id_and_a_link_once() {
     let nics = |texts: &[&str]| texts.iter().map(|text| spec(text)).collect::<Vec<_>>();
@@ -194,6 +195,7 @@ fn one_guest_uses_an_address_an_id_and_a_link_once() {
     }
 }
 
+// Shows 5.13.
 #[test]
 fn a_random_address_is_one_that_a_guest_can_own() {
     let macs: Vec<MacAddr> = (0..8).map(|_| random_mac().unwrap()).collect();
@@ -213,6 +215,7 @@ fn an_error_is_one_line_and_a_picture() {
     assert!(!error.render(false).contains('\u{1b}'));
 }
 
+// Shows 5.12.
 #[test]
 fn errors_as_people_see_them() {
     let texts = [

@@ -41,6 +41,7 @@ fn a_live_guests_interface_is_usable_without_its_address() {
     assert_eq!(canonical(LIVE), "bridge=br0,mac=52:54:00:6d:90:02");
 }
 
+// Shows 6.2.
 #[test]
 fn every_element_has_its_key() {
     assert_eq!(
@@ -151,6 +152,7 @@ fn a_control_character_by_reference_is_refused() {
     assert_eq!(error.to_string(), "nic.xml:1:42: Control characters are not allowed here");
 }
 
+// Shows 6.2.
 #[test]
 fn errors_as_people_see_them() {
     let bridge =

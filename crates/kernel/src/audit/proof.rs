@@ -213,6 +213,7 @@ mod tests {
         assert_eq!(judge(None, None, true), Err("Unseen".to_owned()));
     }
 
+    // Shows 3.16.
     #[test]
     fn texts_that_the_kernel_would_cut_are_never_sent() {
         let long = "x".repeat(MAX_TEXT_BYTES + 1);

@@ -150,6 +150,7 @@ mod tests {
         assert!(exe(pid).is_err() && command_line(pid, 9).is_err() && Status::of(pid).is_err());
     }
 
+    // Shows 14.16.
     #[test]
     fn a_process_in_a_container_has_another_number_there() {
         assert_eq!(Status::of(std::process::id()).unwrap().within, [0; 0]);

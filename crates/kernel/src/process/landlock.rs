@@ -78,6 +78,7 @@ mod tests {
         if answered == 0 { Ok(features) } else { Err(io::Error::last_os_error()) }
     }
 
+    // Shows 5.29.
     #[test]
     fn a_descriptor_that_was_given_works_and_opened_again_is_of_no_use() {
         let tun = read_and_write("/dev/net/tun").unwrap();
@@ -91,6 +92,7 @@ mod tests {
         }
     }
 
+    // Shows 5.29.
     #[test]
     fn others_can_neither_be_looked_into_nor_signalled() {
         let mut other = Command::new("/bin/sleep").arg("60").spawn().unwrap();
@@ -109,6 +111,7 @@ mod tests {
         other.wait().unwrap();
     }
 
+    // Shows 5.29.
     #[test]
     fn files_may_be_moved_as_ever() {
         let place = tempfile::tempdir().unwrap();

@@ -229,6 +229,7 @@ mod tests {
         OpenOptions::new().read(true).write(true).open(path).map_err(|error| error.kind())
     }
 
+    // Shows 5.24.
     #[test]
     fn only_what_is_meant_for_it_can_be_opened() {
         let seen = inside(&["/dev/kmsg"], || {
@@ -250,6 +251,7 @@ mod tests {
         assert!(Path::new("/dev/tty").exists() && open("/dev/net/tun").is_ok());
     }
 
+    // Shows 5.26.
     #[test]
     fn a_node_elsewhere_cannot_be_opened() {
         let place = tempfile::tempdir().unwrap();

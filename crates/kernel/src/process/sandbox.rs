@@ -184,6 +184,7 @@ mod tests {
         assert_eq!(status, 0, "see the child's output above");
     }
 
+    // Shows 5.36.
     #[test]
     fn only_the_kept_capabilities_and_calls_are_left() {
         let mut other = std::process::Command::new("/bin/sleep").arg("60").uid(65_534).spawn().unwrap();
@@ -222,6 +223,7 @@ mod tests {
         });
     }
 
+    // Shows 5.36.
     #[test]
     fn no_capability_is_left_after_all_were_dropped() {
         in_a_child(|| {

@@ -173,6 +173,7 @@ mod tests {
         pipe_with(PipeFlags::CLOEXEC).unwrap()
     }
 
+    // Shows 5.2.
     #[test]
     fn a_child_inherits_what_is_meant_for_it_and_nothing_else() {
         let leaked = leaked();
@@ -228,6 +229,7 @@ mod tests {
         ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].map(|set| status(pid, set))
     }
 
+    // Shows 5.8.
     #[test]
     fn credentials_are_given_up_for_good() {
         let user = Credentials { uid: 65_534, gid: 65_533, groups: vec![65_533, 12] };
@@ -240,6 +242,7 @@ mod tests {
         assert_eq!(capabilities, [NO_CAPABILITY; 5]);
     }
 
+    // Shows 5.8.
     #[test]
     fn roots_own_program_has_no_capability_either() {
         let limits = vec!["nofile=77".parse().unwrap()];

@@ -17,6 +17,7 @@ fn said(broadcast: &mut Broadcast) -> Vec<Option<(u16, String)>> {
     all
 }
 
+// Shows 13.26.
 #[test]
 fn what_is_logged_about_guests_is_heard_and_nothing_else() {
     if !may_enable() {
@@ -42,6 +43,7 @@ fn what_is_logged_about_guests_is_heard_and_nothing_else() {
     assert!(heard.iter().all(|(kind, _)| kinds(kind)), "{heard:?}");
 }
 
+// Shows 13.26.
 #[test]
 fn records_that_nobody_takes_in_time_are_an_overrun_that_is_told() {
     if !may_enable() {

@@ -4,6 +4,7 @@ use taptrail_kernel::audit::{Audit, AuditError, NotLogged, Proof, VIRT_CONTROL, 
 use crate::machine::{Machine, drop_capabilities, in_child, may_enable, on_thread};
 use crate::text;
 
+// Shows 3.3.
 #[test]
 fn auditing_that_is_off_is_named_at_once() {
     let _machine = Machine::with_auditing(false);
@@ -13,6 +14,7 @@ fn auditing_that_is_off_is_named_at_once() {
     assert!(!audit.status().unwrap().enabled);
 }
 
+// Shows 3.4.
 #[test]
 fn a_missing_capability_is_named() {
     on_thread(|| {
@@ -24,6 +26,7 @@ fn a_missing_capability_is_named() {
     });
 }
 
+// Shows 3.5.
 #[test]
 fn a_user_namespace_is_named() {
     let said = in_child(|| {
@@ -60,6 +63,7 @@ fn a_pid_namespace_hides_the_status_but_not_the_log() {
     assert!(said.ends_with("Ok(ReadBack)"), "{said}");
 }
 
+// Shows 3.6.
 #[test]
 fn a_record_that_a_rule_filters_is_named_and_others_pass() {
     if !may_enable() {
@@ -96,6 +100,7 @@ fn a_record_that_never_shows_is_unseen_when_the_cause_cannot_be_told() {
     });
 }
 
+// Shows 3.7.
 #[test]
 fn records_that_the_kernel_loses_are_named() {
     if !may_enable() {

@@ -4,6 +4,7 @@ use taptrail_kernel::audit::{Audit, MAX_TEXT_BYTES, Proof, ReadLog, VIRT_CONTROL
 use crate::machine::{Machine, drop_capabilities, may_enable, on_thread, readlog_socket};
 use crate::text;
 
+// Shows 3.1.
 #[test]
 fn records_are_read_back_in_their_order_and_soon() {
     if !may_enable() {
@@ -67,6 +68,7 @@ fn records_are_read_back_from_another_network_namespace_too() {
     });
 }
 
+// Shows 3.1.
 #[test]
 fn counters_are_the_proof_where_nothing_can_be_read_back() {
     if !may_enable() {
@@ -83,6 +85,7 @@ fn counters_are_the_proof_where_nothing_can_be_read_back() {
     });
 }
 
+// Shows 3.1.
 #[test]
 fn an_acknowledgement_alone_is_no_proof() {
     if !may_enable() {

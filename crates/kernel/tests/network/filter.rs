@@ -82,6 +82,7 @@ fn frames() -> Vec<Vec<u8>> {
 const ALL: [bool; 5] = [true; 5];
 const OWN: [bool; 5] = [true, false, true, false, false];
 
+// Shows 2.4.
 #[test]
 fn a_taps_guest_can_only_send_with_its_own_mac() {
     in_own_network(|| {
@@ -98,6 +99,7 @@ fn a_taps_guest_can_only_send_with_its_own_mac() {
     });
 }
 
+// Shows 2.4.
 #[test]
 fn a_macvtaps_guest_can_only_send_with_its_own_mac() {
     in_own_network(|| {
@@ -132,6 +134,7 @@ fn a_filter_is_replaced_as_a_whole_and_removed_as_often_as_one_likes() {
     });
 }
 
+// Shows 2.11.
 #[test]
 fn what_stands_and_is_not_what_was_set_is_not_in_force() {
     in_own_network(|| {
@@ -223,6 +226,7 @@ fn a_name_that_is_a_pattern_for_nft_is_refused() {
     }
 }
 
+// Shows 2.8.
 #[test]
 fn a_program_that_is_not_there_is_named() {
     let filter = MacFilter { ifindex: 1, ifname: name("vnet0"), hook: Hook::Ingress, mac: GUEST };
@@ -230,6 +234,7 @@ fn a_program_that_is_not_there_is_named() {
     assert_eq!(error.to_string(), "/nonexistent/nft can't be started");
 }
 
+// Shows 2.5.
 #[test]
 fn what_is_read_back_otherwise_than_asked_for_is_refused_and_removed() {
     in_own_network(|| {
@@ -253,6 +258,7 @@ fn what_can_not_be_taken_back_is_said_to_be_left() {
     });
 }
 
+// Shows 2.8.
 #[test]
 fn a_program_that_hangs_is_killed() {
     let start = Instant::now();

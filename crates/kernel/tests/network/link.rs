@@ -135,6 +135,7 @@ fn a_vlan_needs_a_bridges_port() {
 }
 
 /// Whichever of the two this machine's kernel is.
+// Shows 2.3.
 #[test]
 fn a_vlan_is_set_or_its_lack_is_named() {
     in_own_network(|| {
@@ -162,6 +163,7 @@ fn a_vlan_is_set_or_its_lack_is_named() {
     });
 }
 
+// Shows 7.8.
 #[test]
 fn a_tap_is_attached_as_long_as_an_open_file_is_whatever_it_does_to_its_carrier() {
     in_own_network(|| {
@@ -194,6 +196,7 @@ fn a_tap_is_attached_as_long_as_an_open_file_is_whatever_it_does_to_its_carrier(
     });
 }
 
+// Shows 2.10.
 #[test]
 fn a_link_is_found_by_its_alias_renamed_and_in_another_namespace() {
     in_own_network(|| {

@@ -53,6 +53,7 @@ fn number_of(path: &PathBuf) -> Rdev {
     Rdev { major: major(rdev), minor: minor(rdev) }
 }
 
+// Shows 1.7.
 #[test]
 fn each_mode_is_created_as_asked_for() {
     in_own_network(|| {
@@ -141,6 +142,7 @@ fn each_queue_is_an_open_of_its_own_with_the_nodes_true_number() {
     });
 }
 
+// Shows 1.8.
 #[test]
 fn a_late_node_is_awaited() {
     in_own_network(|| {
@@ -160,6 +162,7 @@ fn a_late_node_is_awaited() {
     });
 }
 
+// Shows 1.8.
 #[test]
 fn a_node_that_never_comes_is_one_failed_open() {
     in_own_network(|| {
@@ -178,6 +181,7 @@ fn a_node_that_never_comes_is_one_failed_open() {
     });
 }
 
+// Shows 1.8.
 #[test]
 fn another_device_at_the_node_is_not_even_opened() {
     in_own_network(|| {

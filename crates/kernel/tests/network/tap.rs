@@ -30,6 +30,7 @@ fn facts(queue: u32, dev: &str) -> OpenFacts {
     }
 }
 
+// Shows 1.4.
 #[test]
 fn a_pattern_gives_the_first_free_name_and_the_tap_ends_with_its_descriptor() {
     in_own_network(|| {
@@ -44,6 +45,7 @@ fn a_pattern_gives_the_first_free_name_and_the_tap_ends_with_its_descriptor() {
     });
 }
 
+// Shows 1.2.
 #[test]
 fn each_queue_is_an_open_of_its_own() {
     in_own_network(|| {
@@ -56,6 +58,7 @@ fn each_queue_is_an_open_of_its_own() {
     });
 }
 
+// Shows 5.28.
 #[test]
 fn a_new_tap_takes_no_queue_of_a_program_without_capabilities() {
     in_own_network(|| {
@@ -71,6 +74,7 @@ fn a_new_tap_takes_no_queue_of_a_program_without_capabilities() {
     });
 }
 
+// Shows 1.5.
 #[test]
 fn vnet_hdr_is_as_asked_for() {
     in_own_network(|| {
@@ -93,6 +97,7 @@ fn descriptors_do_not_block_and_are_not_inherited() {
     });
 }
 
+// Shows 1.4.
 #[test]
 fn a_name_in_use_is_refused_and_the_open_is_on_record_all_the_same() {
     in_own_network(|| {
@@ -123,6 +128,7 @@ fn an_existing_tap_is_taken_and_stays() {
     });
 }
 
+// Shows 1.6.
 #[test]
 fn an_existing_tap_that_does_not_fit_is_refused_before_any_open() {
     in_own_network(|| {
@@ -159,6 +165,7 @@ fn a_tap_in_use_is_refused_after_the_open() {
     });
 }
 
+// Shows 1.2.
 #[test]
 fn a_queue_too_many_leaves_all_the_opens_on_record() {
     in_own_network(|| {
@@ -180,6 +187,7 @@ fn a_pattern_that_is_none_is_refused_before_any_open() {
     }
 }
 
+// Shows 1.13.
 #[test]
 fn a_node_of_the_same_number_elsewhere_is_as_good() {
     in_own_network(|| {

@@ -314,6 +314,7 @@ mod tests {
     }
 
     proptest! {
+        // Shows 13.24.
         #[test]
         fn what_is_written_reads_back(checkpoint in checkpoints()) {
             let text = checkpoint.to_string();
@@ -338,6 +339,7 @@ mod tests {
         }
     }
 
+    // Shows 13.24.
     #[test]
     fn invalid_texts_are_refused() {
         for text in [

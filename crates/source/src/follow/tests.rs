@@ -242,6 +242,7 @@ fn play(log: &mut Log, steps: &[Step]) -> TestReader {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
+    // Shows 13.20.
     #[test]
     fn every_line_is_read_once_and_in_order_however_the_log_is_rotated(steps in steps()) {
         let mut log = Log::new(100);
@@ -250,6 +251,7 @@ proptest! {
         prop_assert_eq!(reader.numbers(), (all(log.serial), Vec::new()));
     }
 
+    // Shows 13.21.
     #[test]
     fn lines_rotated_away_unread_are_reported_missing_and_no_others(steps in steps(), keep in 0..3_u32) {
         let mut log = Log::new(keep);
@@ -296,6 +298,7 @@ fn read_log(keep: u32) -> (Log, String) {
     (log, reader.saved)
 }
 
+// Shows 13.20.
 #[test]
 fn two_rotations_between_two_polls_are_read_in_order() {
     let mut log = Log::new(5);
@@ -380,6 +383,7 @@ fn a_log_that_is_not_there_yet_is_read_from_its_first_line() {
     assert!(none.is_err_and(|error| error.to_string().contains("Directory")));
 }
 
+// Shows 13.20.
 #[test]
 fn lines_written_between_two_runs_are_read_from_the_rotations() {
     for pack in [false, true] {
@@ -393,6 +397,7 @@ fn lines_written_between_two_runs_are_read_from_the_rotations() {
     }
 }
 
+// Shows 13.22.
 #[test]
 fn a_file_with_the_inode_of_another_is_not_taken_for_it() {
     let (mut log, saved) = read_log(0);
@@ -453,6 +458,7 @@ fn a_copy_elsewhere_and_a_log_restored_from_it_are_known_by_their_lines() {
     assert_eq!(resumed(&log, &saved), (recorded(31..=36), Vec::new()));
 }
 
+// Shows 13.21.
 #[test]
 fn serial_numbers_that_a_log_lacks_are_reported_where_they_are_missing() {
     let mut log = Log::new(1);
@@ -484,6 +490,7 @@ fn a_range_missing_at_the_checkpoint_is_reported_later() {
     assert_eq!(reader.numbers().1.iter().map(|gap| gap.serials).collect::<Vec<_>>(), [Some((31, 35))]);
 }
 
+// Shows 13.25.
 #[test]
 fn an_event_whose_records_are_in_two_files_is_read_as_one() {
     let dir = tempfile::tempdir().unwrap();
@@ -664,6 +671,7 @@ fn halve(path: &Path) {
     file.set_len(file.metadata().unwrap().len() / 2).unwrap();
 }
 
+// Shows 13.38.
 #[test]
 fn a_damaged_rotation_is_read_as_far_as_it_goes_and_the_rest_is_a_gap() {
     let mut log = Log::new(5);
@@ -695,6 +703,7 @@ fn a_damaged_rotation_is_read_as_far_as_it_goes_and_the_rest_is_a_gap() {
     assert!(batch.located[0].source.ends_with("audit.log.2.gz"), "{:?}", batch.located);
 }
 
+// Shows 13.38.
 #[test]
 fn a_damaged_rotation_hides_no_place_that_is_elsewhere() {
     const JUNK: [&[u8]; 3] = [b"\x1F\x8B\x08\x00junk", b"\x28\xB5\x2F\xFDjunk", b"\xFD7zXZ\x00junk"];
@@ -721,6 +730,7 @@ fn a_damaged_rotation_hides_no_place_that_is_elsewhere() {
     assert_eq!((batch.unreadable, batch.lines), (3, 30), "reported once");
 }
 
+// Shows 13.38.
 #[test]
 fn only_regular_files_are_rotations() {
     let (mut log, saved) = read_log(5);
@@ -730,6 +740,7 @@ fn only_regular_files_are_rotations() {
     assert_eq!(resumed(&log, &saved), (recorded(31..=60), Vec::new()));
 }
 
+// Shows 13.39.
 #[test]
 fn a_clock_that_was_set_back_hides_nothing_that_comes() {
     // The last reported line has a time in the future.
@@ -755,6 +766,7 @@ fn a_clock_that_was_set_back_hides_nothing_that_comes() {
     assert_eq!(resumed(&log, &reader.saved), (recorded(31..=60), Vec::new()));
 }
 
+// Shows 13.41.
 #[test]
 fn a_log_may_be_named_without_its_directory() {
     // Tests run in their package's directory.
@@ -764,6 +776,7 @@ fn a_log_may_be_named_without_its_directory() {
     assert_eq!(batch.bytes, fs::metadata("Cargo.toml").unwrap().len());
 }
 
+// Shows 13.41.
 #[test]
 fn a_log_behind_a_link_is_followed_across_its_rotations() {
     let mut log = Log::new(2);

@@ -129,6 +129,7 @@ mod tests {
         }
     }
 
+    // Shows 10.27.
     #[test]
     fn what_loggers_say_that_they_lost_is_a_gap() {
         for text in [

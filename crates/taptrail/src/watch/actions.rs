@@ -212,6 +212,7 @@ mod tests {
         assert_eq!((count(&counts.done), count(&counts.failed), count(&counts.missed)), (2, 1, 0));
     }
 
+    // Shows 13.30.
     #[test]
     fn a_flood_of_findings_waits_for_nobody() {
         let done = Arc::<Mutex<Vec<_>>>::default();

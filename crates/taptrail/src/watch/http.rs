@@ -220,6 +220,7 @@ mod tests {
         }
     }
 
+    // Shows 13.30.
     #[test]
     fn who_is_silent_keeps_nobody_out() {
         let mut server = Server::new("127.0.0.1:0".parse().unwrap()).unwrap();

@@ -154,6 +154,7 @@ mod tests {
         fields.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
+    // Shows 13.28.
     #[test]
     fn an_entry_has_what_happened_in_its_fields() {
         let device = Device::new("/dev/net/tun", Some(Rdev::TUN), Some("vnet0".into()));
@@ -225,6 +226,7 @@ mod tests {
         WatchEvent { time: Timestamp::UNIX_EPOCH, kind: EventKind::Found(Box::new(finding)) }
     }
 
+    // Shows 13.31.
     #[test]
     fn no_name_makes_a_field_and_findings_have_their_weight() {
         let fields = sent_fields(&finding(FindingKind::LogGap, "web1\nPRIORITY=0\nTAPTRAIL_UUID=x", "lost"));
@@ -247,6 +249,7 @@ mod tests {
         assert!(value(&fields, "MESSAGE").is_some());
     }
 
+    // Shows 13.30.
     #[test]
     fn a_journald_that_is_not_there_or_does_not_read_is_not_waited_for() {
         let dir = tempfile::tempdir().unwrap();

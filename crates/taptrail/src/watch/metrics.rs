@@ -332,6 +332,7 @@ mod tests {
         }
     }
 
+    // Shows 13.28, 13.31.
     #[test]
     fn the_numbers_as_prometheus_reads_them() {
         let mut metrics = Metrics { lines: 10, gaps: 1, lost: 5, ..Metrics::default() };
@@ -376,6 +377,7 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
+    // Shows 13.40.
     #[test]
     fn whoever_may_write_to_the_files_directory_has_no_other_file_written() {
         let dir = tempfile::tempdir().unwrap();

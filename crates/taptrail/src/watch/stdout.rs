@@ -117,6 +117,7 @@ mod tests {
 
     use super::*;
 
+    // Shows 13.30.
     #[test]
     fn a_slow_reader_gets_the_number_of_lost_lines_and_blocks_nobody() {
         let (read, write) = rustix::pipe::pipe().unwrap();

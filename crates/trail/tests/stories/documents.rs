@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use taptrail_trail::FindingKind;
 
+// Shows 10.13.
 #[test]
 fn each_kind_of_finding_is_explained_and_nothing_else() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/findings.md");

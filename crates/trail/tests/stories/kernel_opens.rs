@@ -106,6 +106,7 @@ fn a_tap_that_qemu_opens_by_itself_is_reported_with_its_guest() {
     assert_eq!(lines(&report), ["g1 tun x? held - inferred -"]);
 }
 
+// Shows 5.27.
 #[test]
 fn an_open_that_qemu_was_refused_is_reported_with_its_guest() {
     let device = Device::new("/dev/net/tun", Some(Rdev::TUN), None);

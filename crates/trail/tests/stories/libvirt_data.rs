@@ -233,6 +233,7 @@ const EXPECTED: &[(&str, usize, &[&str])] = &[
     ("libvirt-9.0-vhost-plug/16-kernel-rules", 0, &[]),
 ];
 
+// Shows 9.5, 10.2.
 #[test]
 fn each_log_has_its_findings_and_no_others() {
     for (folder, no_vhost, findings) in EXPECTED {
@@ -254,6 +255,7 @@ fn no_log_is_forgotten() {
     assert_eq!(known, self::folders());
 }
 
+// Shows 9.5, 10.1.
 #[test]
 fn what_is_reported_as_held_is_what_was_seen() {
     for folder in folders() {
@@ -279,6 +281,7 @@ fn what_is_reported_as_held_is_what_was_seen() {
     }
 }
 
+// Shows 10.10.
 #[test]
 fn the_kernels_events_show_the_nodes_of_macvtaps() {
     let mut seen = 0;

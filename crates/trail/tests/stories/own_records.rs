@@ -4,6 +4,7 @@ use crate::fixtures::*;
 use taptrail_record::{CloseDoubt, Device, Event, Record};
 use taptrail_trail::Doubt;
 
+// Shows 9.3.
 #[test]
 fn a_whole_life_in_json() {
     let report = report_of(&[
@@ -262,6 +263,7 @@ fn doubted(mut record: Record, doubt: CloseDoubt) -> Record {
     record
 }
 
+// Shows 10.51.
 #[test]
 fn a_close_with_a_doubt_is_inferred_and_says_which() {
     for doubt in CloseDoubt::ALL {

@@ -64,6 +64,7 @@ fn what_was_seen_is_held_definitively() {
     assert_eq!(findings(&report), [""; 0]);
 }
 
+// Shows 13.2.
 #[test]
 fn a_detach_and_its_closes_may_come_in_any_order() {
     for log in [
@@ -77,6 +78,7 @@ fn a_detach_and_its_closes_may_come_in_any_order() {
     }
 }
 
+// Shows 13.2.
 #[test]
 fn a_stop_and_its_closes_may_come_in_any_order() {
     let gone = |log: LogBuilder| log.gone(&tun(), 25);
@@ -97,6 +99,7 @@ fn a_stop_and_its_closes_may_come_in_any_order() {
     }
 }
 
+// Shows 13.3.
 #[test]
 fn an_end_that_no_daemon_noticed_is_definitive_and_its_late_word_is_no_finding() {
     let log = LogBuilder::watched().after(10).gone(&tun(), 25);
@@ -114,6 +117,7 @@ fn a_watcher_is_no_restarted_daemon() {
     assert_eq!(findings(&report), [""; 0]);
 }
 
+// Shows 13.1.
 #[test]
 fn a_macvtap_has_its_node_by_being_seen() {
     let log = LogBuilder::new().ok(1, open(mac(1), &by_interface())).ok(1, start(mac(1)));
@@ -132,6 +136,7 @@ fn a_number_that_nobody_saw_stays_unknown() {
     assert_eq!(report.findings[0].proof.len(), 2);
 }
 
+// Shows 13.1.
 #[test]
 fn each_queue_of_one_record_is_seen_and_closed() {
     let seen =
@@ -151,6 +156,7 @@ fn each_queue_of_one_record_is_seen_and_closed() {
     assert_eq!(findings(&report), [""; 0]);
 }
 
+// Shows 13.4.
 #[test]
 fn the_one_of_two_with_one_mac_that_went_is_the_one_that_ended() {
     for first in [true, false] {
@@ -198,6 +204,7 @@ fn twins_are_in_doubt_when_no_record_shows_which_went() {
     assert_eq!((report.findings[1].mac, report.findings[1].proof[0].line), (Some(mac(1)), 8));
 }
 
+// Shows 13.4.
 #[test]
 fn vhost_nets_of_twins_are_distinguished_by_their_descriptors() {
     let log = LogBuilder::new().ok(1, open(mac(1), &tun())).ok(1, open(mac(1), &vhost()));
@@ -216,6 +223,7 @@ fn vhost_nets_of_twins_are_distinguished_by_their_descriptors() {
     );
 }
 
+// Shows 13.5.
 #[test]
 fn a_change_of_bridge_closes_nothing() {
     let log = LogBuilder::watched().after(10).ok(1, detach(mac(1))).ok(1, attach(mac(1)));
@@ -226,6 +234,7 @@ fn a_change_of_bridge_closes_nothing() {
     assert_eq!(lines(&report), ["g1 tun x1 released detach definitive 20"]);
 }
 
+// Shows 13.6.
 #[test]
 fn what_is_seen_after_its_detach_is_held_and_a_finding() {
     for between in [true, false] {
@@ -254,6 +263,7 @@ fn what_is_seen_of_another_interface_says_nothing_of_a_detach() {
     assert_eq!(findings(&changed), ["reattached-without-open"]);
 }
 
+// Shows 13.6.
 #[test]
 fn what_is_seen_after_its_stop_is_held_until_it_is_gone() {
     let log = LogBuilder::watched().after(10).ok(1, op_stop("shutdown")).after(5).seen(&tun(), 25);
@@ -266,6 +276,7 @@ fn what_is_seen_after_its_stop_is_held_until_it_is_gone() {
     assert_eq!(lines(&trail.finish()), ["g1 tun x1 released stop definitive 20"]);
 }
 
+// Shows 13.6.
 #[test]
 fn what_no_record_admits_is_a_finding() {
     let log = LogBuilder::watched().seen(&vnet(7), 31);
@@ -299,6 +310,7 @@ fn what_qemu_kept_of_a_hot_plug_without_a_word_is_held() {
     assert_eq!(findings(&report), ["attach-failed"]);
 }
 
+// Shows 13.7.
 #[test]
 fn a_watcher_that_is_down_leaves_ends_inferred() {
     let log = LogBuilder::watched().after(10).ok(1, op_stop("shutdown"));

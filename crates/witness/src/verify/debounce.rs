@@ -151,6 +151,7 @@ mod tests {
         assert!(rows.iter().all(|row| debouncer.has_lasted(row, now)));
     }
 
+    // Shows 14.6.
     #[test]
     fn a_difference_is_reported_when_it_has_lasted() {
         let holder = holder(1);

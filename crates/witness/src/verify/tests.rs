@@ -228,6 +228,7 @@ fn what_the_trail_names_is_accounted_for_by_name() {
     );
 }
 
+// Shows 14.9.
 #[test]
 fn libvirts_one_record_accounts_for_all_queues() {
     let held = vec![tap("vnet0", 1, &[0, 1, 2, 3]), macvtap("macvtap4", 2, 4), vhosts(&[5, 6, 7, 8, 9])];
@@ -245,6 +246,7 @@ fn libvirts_one_record_accounts_for_all_queues() {
     );
 }
 
+// Shows 14.9.
 #[test]
 fn a_queue_more_than_taptrail_recorded_is_unaccounted_and_one_less_is_missing() {
     let expected = || vec![exact(1, tun(Some("vnet0")), 2), exact(1, vhost(), 2)];
@@ -315,6 +317,7 @@ fn what_nobody_holds_is_missing() {
     );
 }
 
+// Shows 14.10.
 #[test]
 fn a_pid_that_is_another_guests_by_now_holds_nothing_for_this_one() {
     let expected = || vec![exact(1, tun(Some("vnet0")), 1)];
@@ -363,6 +366,7 @@ fn without_a_pid_it_is_the_guests_first_process() {
     assert_eq!(found, ["accounted vnet0 x1 by mac", "held-by-another vnet0 x1"]);
 }
 
+// Shows 14.2.
 #[test]
 fn a_copy_and_a_queue_in_another_process_are_held_by_another() {
     let expected = || vec![exact(1, tun(Some("vnet0")), 1), exact(1, vhost(), 1)];
@@ -414,6 +418,7 @@ fn of_interfaces_with_one_mac_one_is_enough() {
     assert_eq!(lines(vec![], vec![ambiguous(), ambiguous()]), ["missing tun 1 x1"]);
 }
 
+// Shows 14.18.
 #[test]
 fn a_tap_and_a_macvtap_with_one_mac_count_together_and_their_vhost_nets_with_them() {
     let doubtful = |holding| Holding { certainty: Certainty::Ambiguous, ..holding };
@@ -448,6 +453,7 @@ fn one_that_came_after_the_doubtful_ones_may_be_taken_for_one_of_them() {
     assert_eq!(lines(vec![one], expected()), ["accounted vnet0 x1 by mac", "missing tun 1 x1"]);
 }
 
+// Shows 14.18.
 #[test]
 fn the_guest_of_a_process_decides_before_a_mac_does() {
     // Another guest's tap has the same address, and its process started before the trail.
@@ -479,6 +485,7 @@ fn the_guest_of_a_process_decides_before_a_mac_does() {
     assert_eq!(found, ["accounted vnet0 x1 by mac", "held-by-another vnet0 x1"]);
 }
 
+// Shows 14.19.
 #[test]
 fn a_manager_that_writes_no_records_is_named() {
     let managed = |kind, pid: Option<u32>, path: &str, uid| {
@@ -528,6 +535,7 @@ fn a_manager_that_writes_no_records_is_named() {
     }
 }
 
+// Shows 14.17.
 #[test]
 fn what_a_process_may_hold_that_was_not_seen_is_unknown_and_not_missing() {
     let verdicts = |pid: Option<u32>, unseen: Unseen, holders: Vec<Holder>| {
@@ -603,6 +611,7 @@ fn what_was_opened_and_not_granted_is_unaccounted_with_its_record() {
     assert!(text(&rows[1]).contains("older than the trail, which begins at"), "{}", text(&rows[1]));
 }
 
+// Shows 14.13.
 #[test]
 fn what_a_watcher_saw_and_no_record_grants_is_not_accounted_for() {
     let holdings = || vec![exact(1, tun(Some("vnet0")), 1), exact(2, tun(Some("vnet1")), 1)];
@@ -631,6 +640,7 @@ fn what_a_watcher_saw_and_no_record_grants_is_not_accounted_for() {
     assert_eq!(verdicts(before), [Verdict::Accounted; 2]);
 }
 
+// Shows 14.15.
 #[test]
 fn unaudited_kinds_are_no_difference() {
     let kinds = [HeldKind::Vfio, HeldKind::VhostVdpa, HeldKind::VhostVsock, HeldKind::Ipvtap];

@@ -223,6 +223,7 @@ impl World {
 }
 
 proptest! {
+    // Shows 13.13.
     #[test]
     fn what_is_known_in_the_end_is_what_is_held_and_nothing_was_found(
         steps in prop::collection::vec(step(), 1..12),

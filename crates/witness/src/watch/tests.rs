@@ -117,6 +117,7 @@ impl Scene {
     }
 }
 
+// Shows 13.13.
 #[test]
 fn a_number_that_is_used_again_is_another_descriptor() {
     let mut scene = Scene::new();
@@ -454,6 +455,7 @@ fn queues_and_vhost_nets_of_several_interfaces_find_theirs() {
     );
 }
 
+// Shows 13.15.
 #[test]
 fn a_vdpa_device_is_named_and_what_is_nobodys_leaves_a_grant_in_doubt() {
     let mut scene = Scene::new();

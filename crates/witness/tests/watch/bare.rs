@@ -14,6 +14,7 @@ impl Lab {
     }
 }
 
+// Shows 13.15.
 #[test]
 fn an_interface_without_a_raw_device_is_no_finding() {
     lab(|mut lab| {
@@ -57,6 +58,7 @@ fn a_raw_device_that_no_record_opened_is_a_finding_beside_interfaces_without_one
     });
 }
 
+// Shows 13.15.
 #[test]
 fn a_grant_without_an_open_is_reported_where_qemu_can_not_be_looked_into() {
     lab(|mut lab| {

@@ -20,6 +20,7 @@ impl Lab {
     }
 }
 
+// Shows 13.16.
 #[test]
 fn a_tap_that_is_moved_to_another_bridge_without_a_record_is_an_event_and_no_release() {
     lab(|mut lab| {

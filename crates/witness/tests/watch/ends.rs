@@ -6,6 +6,7 @@ use taptrail_witness::watch::{EventKind, GuestState};
 use crate::lab::{lab, mac};
 use crate::manager::{LIBVIRTD, op_stop, start, tap};
 
+// Shows 13.11.
 #[test]
 fn a_start_that_fails_leaves_nothing_open() {
     lab(|mut lab| {
@@ -30,6 +31,7 @@ fn a_start_that_fails_leaves_nothing_open() {
     });
 }
 
+// Shows 13.3.
 #[test]
 fn an_end_that_no_daemon_notices_is_reported_and_its_late_record_is_no_other_end() {
     lab(|mut lab| {
@@ -62,6 +64,7 @@ fn an_end_that_no_daemon_notices_is_reported_and_its_late_record_is_no_other_end
     });
 }
 
+// Shows 13.6.
 #[test]
 fn what_is_held_after_a_stop_is_a_finding_until_qemu_ends() {
     lab(|mut lab| {
@@ -79,6 +82,7 @@ fn what_is_held_after_a_stop_is_a_finding_until_qemu_ends() {
     });
 }
 
+// Shows 13.9.
 #[test]
 fn a_pid_that_is_another_process_by_now_is_not_taken_for_qemu() {
     lab(|mut lab| {
@@ -106,6 +110,7 @@ fn a_pid_that_is_another_process_by_now_is_not_taken_for_qemu() {
     });
 }
 
+// Shows 13.11.
 #[test]
 fn guests_of_our_own_are_left_to_their_supervisors() {
     lab(|mut lab| {
@@ -126,6 +131,7 @@ fn guests_of_our_own_are_left_to_their_supervisors() {
     });
 }
 
+// Shows 13.9.
 #[test]
 fn a_guest_of_a_container_that_came_and_went_unseen_is_over() {
     lab(|mut lab| {

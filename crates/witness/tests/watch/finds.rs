@@ -3,6 +3,7 @@
 use crate::lab::{ip, lab, mac};
 use crate::manager::{detach, tap};
 
+// Shows 13.6.
 #[test]
 fn a_tap_that_qemu_opened_by_itself_is_a_finding() {
     lab(|mut lab| {
@@ -27,6 +28,7 @@ fn a_tap_that_qemu_opened_by_itself_is_a_finding() {
     });
 }
 
+// Shows 13.7.
 #[test]
 fn what_goes_with_no_record_is_closed_with_its_time_span() {
     lab(|mut lab| {
@@ -39,6 +41,7 @@ fn what_goes_with_no_record_is_closed_with_its_time_span() {
     });
 }
 
+// Shows 13.6.
 #[test]
 fn what_is_recorded_as_unplugged_and_is_not_is_a_finding() {
     lab(|mut lab| {
@@ -56,6 +59,7 @@ fn what_is_recorded_as_unplugged_and_is_not_is_a_finding() {
     });
 }
 
+// Shows 13.6.
 #[test]
 fn what_qemu_got_without_an_attach_record_is_a_finding_when_none_comes() {
     lab(|mut lab| {

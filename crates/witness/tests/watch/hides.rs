@@ -64,6 +64,7 @@ impl Lab {
     }
 }
 
+// Shows 13.17.
 #[test]
 fn what_is_shown_under_another_number_or_by_another_thread_is_held() {
     for way in [Way::Number, Way::Thread] {
@@ -89,6 +90,7 @@ fn what_is_shown_under_another_number_or_by_another_thread_is_held() {
     }
 }
 
+// Shows 13.17.
 #[test]
 fn what_is_shown_by_nobody_or_by_another_process_is_not_given_up_for_certain() {
     for (way, doubt) in [(Way::Flight, "attached"), (Way::Child, "held-elsewhere")] {
@@ -122,6 +124,7 @@ fn what_is_given_up_while_the_kernel_is_asked_is_given_up_for_certain() {
     }
 }
 
+// Shows 13.17.
 #[test]
 fn the_exit_of_qemu_is_no_proof_while_a_child_has_its_device() {
     for (name, device) in DEVICES {
@@ -188,6 +191,7 @@ fn doubted(
     [tap, tap, macvtap].map(|doubt| ("released", "inferred", Some(doubt)))
 }
 
+// Shows 13.17.
 #[test]
 fn what_is_kept_under_its_number_while_what_follows_it_is_hidden_is_not_given_up_for_certain() {
     for (name, device) in TAPS {

@@ -46,6 +46,7 @@ impl Lab {
     }
 }
 
+// Shows 13.14.
 #[test]
 fn both_instances_of_a_guest_that_migrates_within_a_host_are_distinguished() {
     lab(|mut lab| {
@@ -86,6 +87,7 @@ fn both_instances_of_a_guest_that_migrates_within_a_host_are_distinguished() {
     });
 }
 
+// Shows 13.14.
 #[test]
 fn a_target_that_does_not_take_the_guest_over_ends_alone() {
     lab(|mut lab| {

@@ -6,6 +6,7 @@ use crate::lab::{Container, holdings, ip, lab, mac};
 use crate::manager::{Domain, attach, detach, id, lasting_tap, macvtap, op_start, start, tap};
 use crate::qemu::Qemu;
 
+// Shows 13.1.
 #[test]
 fn a_guest_is_recorded_definitively_from_its_opens_to_its_closes() {
     lab(|mut lab| {
@@ -91,6 +92,7 @@ fn brief(what: &EventKind) -> String {
     }
 }
 
+// Shows 13.2.
 #[test]
 fn one_mac_comes_and_goes_and_each_time_is_a_holding() {
     lab(|mut lab| {
@@ -120,6 +122,7 @@ fn one_mac_comes_and_goes_and_each_time_is_a_holding() {
     });
 }
 
+// Shows 13.4.
 #[test]
 fn the_closed_descriptor_shows_which_of_two_with_one_mac_was_unplugged() {
     lab(|mut lab| {
@@ -159,6 +162,7 @@ fn a_tap_that_is_given_again_under_its_old_number_was_given_up_before() {
     });
 }
 
+// Shows 13.5.
 #[test]
 fn a_change_of_bridge_closes_nothing() {
     lab(|mut lab| {
@@ -184,6 +188,7 @@ fn a_change_of_bridge_closes_nothing() {
     });
 }
 
+// Shows 13.5.
 #[test]
 fn a_renamed_tap_is_not_a_released_one() {
     lab(|mut lab| {
@@ -199,6 +204,7 @@ fn a_renamed_tap_is_not_a_released_one() {
     });
 }
 
+// Shows 13.5.
 #[test]
 fn a_tap_that_is_moved_into_a_container_is_not_a_released_one() {
     lab(|mut lab| {
@@ -223,6 +229,7 @@ fn a_tap_that_is_moved_into_a_container_is_not_a_released_one() {
     });
 }
 
+// Shows 13.5.
 #[test]
 fn a_link_that_vanishes_is_no_release_either() {
     lab(|mut lab| {
@@ -238,6 +245,7 @@ fn a_link_that_vanishes_is_no_release_either() {
     });
 }
 
+// Shows 13.9.
 #[test]
 fn a_guest_in_a_container_is_found_by_its_number_there() {
     lab(|mut lab| {

@@ -737,6 +737,7 @@ fn matches(
     false
 }
 
+// Shows 13.17.
 #[test]
 fn whatever_a_hostile_qemu_does_nothing_held_is_reported_as_released() {
     let number = |name, otherwise| {

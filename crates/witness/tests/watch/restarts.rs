@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::lab::{HOST, ip, lab, mac};
 use crate::manager::{LIBVIRTD, attach, detach, macvtap, op_start, tap};
 
+// Shows 13.10.
 #[test]
 fn the_next_watcher_goes_on_where_the_last_one_was() {
     lab(|mut lab| {
@@ -31,6 +32,7 @@ fn the_next_watcher_goes_on_where_the_last_one_was() {
     });
 }
 
+// Shows 13.7.
 #[test]
 fn what_ended_while_nobody_watched_has_its_time_span() {
     lab(|mut lab| {
@@ -110,6 +112,7 @@ fn uuid(number: u128) -> Uuid {
     Uuid::from_u128(number)
 }
 
+// Shows 13.9.
 #[test]
 fn a_guest_older_than_the_log_is_found_by_its_uuid() {
     lab(|mut lab| {
@@ -129,6 +132,7 @@ fn a_guest_older_than_the_log_is_found_by_its_uuid() {
     });
 }
 
+// Shows 13.9.
 #[test]
 fn a_guest_that_runs_when_watching_begins_is_known_by_libvirts_state_of_it() {
     lab(|mut lab| {
@@ -169,6 +173,7 @@ fn a_guest_whose_start_is_lost_with_a_stretch_of_the_log_is_found() {
     });
 }
 
+// Shows 13.9.
 #[test]
 fn who_shows_a_uuid_and_holds_no_device_of_the_guest_is_not_it() {
     lab(|mut lab| {
@@ -180,6 +185,7 @@ fn who_shows_a_uuid_and_holds_no_device_of_the_guest_is_not_it() {
     });
 }
 
+// Shows 13.10.
 #[test]
 fn what_the_ledger_cannot_take_now_it_takes_later_and_once() {
     lab(|mut lab| {
@@ -207,6 +213,7 @@ fn what_the_ledger_cannot_take_now_it_takes_later_and_once() {
     });
 }
 
+// Shows 13.10.
 #[test]
 fn one_watcher_at_a_time_has_a_ledger() {
     lab(|mut lab| {

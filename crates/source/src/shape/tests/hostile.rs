@@ -12,6 +12,7 @@ fn read(bytes: &[u8]) {
     let _ = first_time(bytes);
 }
 
+// Shows 10.11.
 #[test]
 fn lines_of_ten_megabytes_are_read_to_their_end_at_most_once() {
     for (front, filler) in [

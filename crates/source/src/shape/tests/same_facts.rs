@@ -178,6 +178,7 @@ fn a_journals_text_keeps_all_but_the_serial_and_some_of_the_time() {
     });
 }
 
+// Shows 10.3.
 #[test]
 fn a_journals_json_keeps_all() {
     let object = |of: &Parts<'_>, message: serde_json::Value| {
@@ -339,6 +340,7 @@ fn the_ends_that_libaudit_wrote_long_ago_change_nothing() {
     }
 }
 
+// Shows 10.3.
 #[test]
 fn a_journals_export_keeps_all_in_pieces_of_any_size() {
     for (path, log) in logs("audit.log") {
@@ -381,6 +383,7 @@ fn libvirts_own_log_keeps_the_record_and_its_time() {
     });
 }
 
+// Shows 10.3.
 #[test]
 fn what_ausearch_makes_of_a_log_keeps_all() {
     for (path, log) in logs("audit.log") {
@@ -400,6 +403,7 @@ fn what_ausearch_makes_of_a_log_keeps_all() {
     }
 }
 
+// Shows 10.3.
 #[test]
 fn the_real_libvirtds_own_log_has_the_records_of_the_audit_log() {
     let mut compared = 0;

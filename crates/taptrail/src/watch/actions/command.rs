@@ -138,6 +138,7 @@ mod tests {
         path.to_str().unwrap().parse().unwrap()
     }
 
+    // Shows 13.29.
     #[test]
     fn a_program_has_the_finding_on_its_input_and_a_clean_environment() {
         let dir = tempfile::tempdir().unwrap();
@@ -171,6 +172,7 @@ mod tests {
         assert!(none.run(FindingKind::LogGap, "x").unwrap_err().starts_with("/no/program: "));
     }
 
+    // Shows 13.29.
     #[test]
     fn a_program_that_takes_too_long_is_ended_with_all_that_it_started() {
         leftovers::adopt().unwrap();

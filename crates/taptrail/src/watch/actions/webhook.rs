@@ -157,6 +157,7 @@ mod tests {
         assert!(sent.ends_with("\r\n\r\n{\"kind\":\"finding\"}"), "{sent}");
     }
 
+    // Shows 13.29.
     #[test]
     fn a_webhook_that_fails_is_tried_again_and_named_without_its_secret() {
         let (address, server) = serve(&["503 No", "200 OK"]);
