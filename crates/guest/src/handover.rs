@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use taptrail_kernel::device::Admitted;
 use taptrail_kernel::proc::{HeldDevice, HiddenFiles, Holders, ProcessId, driver_open_files, same_file};
+use taptrail_ledger::InterfaceKey;
 use taptrail_record::{CloseDoubt, DeviceKind, MacAddr};
 use tracing::warn;
 
@@ -63,30 +64,58 @@ impl Evidence {
     }
 }
 
-/// Splits devices into those that are held, with their descriptor numbers in QEMU, and those that
-/// are released, with the doubt of their close records.
-pub(crate) fn partition(
-    devices: Vec<OpenDevice>,
-    shown: Vec<Evidence>,
-) -> (Vec<OpenDevice>, Vec<OpenDevice>) {
-    let (mut held, mut over) = (Vec::new(), Vec::new());
-    for (mut device, shown) in devices.into_iter().zip(shown) {
-        match shown {
-            Evidence::Held(fd) => {
-                device.qemu_fd = fd.or(device.qemu_fd);
-                held.push(device);
-            }
-            Evidence::Released(at) => {
-                device.closed_at = at;
-                over.push(device);
-            }
-            Evidence::Doubtful(doubt) => {
-                device.doubt = Some(doubt);
-                over.push(device);
+/// An interface's devices by what a check found.
+#[derive(Debug, Default)]
+pub(crate) struct CheckedDevices {
+    /// Those that are held, with their descriptor numbers in QEMU.
+    pub(crate) kept: Vec<OpenDevice>,
+    /// Those that are released, with the doubt of their close records.
+    pub(crate) closed: Vec<OpenDevice>,
+}
+
+impl CheckedDevices {
+    pub(crate) fn new(devices: Vec<OpenDevice>, evidence: Vec<Evidence>) -> Self {
+        let mut checked = Self::default();
+        for (mut device, evidence) in devices.into_iter().zip(evidence) {
+            match evidence {
+                Evidence::Held(fd) => {
+                    device.qemu_fd = fd.or(device.qemu_fd);
+                    checked.kept.push(device);
+                }
+                Evidence::Released(at) => {
+                    device.closed_at = at;
+                    checked.closed.push(device);
+                }
+                Evidence::Doubtful(doubt) => {
+                    device.doubt = Some(doubt);
+                    checked.closed.push(device);
+                }
             }
         }
+        checked
     }
-    (held, over)
+
+    /// Whether nothing is kept.
+    pub(crate) fn all_closed(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// Removes the interface's link and filter if nothing is kept. With `by_force` also if QEMU keeps
+    /// devices and the link is ours: without its link a kept descriptor passes no frame. An existing
+    /// link stays while it is held, and so does its filter.
+    pub(crate) fn undo(&self, mac: MacAddr, resources: &mut HostResources, host: &mut Host, by_force: bool) {
+        let takes_link = by_force && resources.link.as_ref().is_some_and(HostLink::is_ours);
+        if self.all_closed() || takes_link {
+            host.undo(mac, resources);
+            resources.cut |= !self.all_closed() && resources.link.is_none();
+        }
+    }
+
+    /// The interface's key if the interface has ended. A NIC that is still plugged, without its
+    /// devices, keeps it alive in the ledger.
+    pub(crate) fn ended(&self, interface: InterfaceKey, nic_is_plugged: bool) -> Option<InterfaceKey> {
+        (self.all_closed() && !nic_is_plugged).then_some(interface)
+    }
 }
 
 /// The descriptor number under which `qemu` holds each of `ours`, by kcmp(2); `None` where it does
@@ -468,7 +497,7 @@ pub(crate) fn end_interface(
         grace: RELEASE_GRACE,
     };
     let shown = release.run(host, counts);
-    let (held, mut over) = partition(devices, shown);
+    let CheckedDevices { kept: held, closed: mut over } = CheckedDevices::new(devices, shown);
     if !held.is_empty() {
         let holder = link.and_then(|link| tap_holder(link, host));
         match holder {

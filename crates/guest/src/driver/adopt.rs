@@ -24,12 +24,12 @@ use taptrail_qmp::{Monitor, QmpError};
 use taptrail_record::{Event, MacAddr, Outcome};
 use tracing::{info, warn};
 
-use super::attach::descriptor_name;
+use super::names::{descriptor_name, netdev_id};
 use super::qemu::Qemu;
-use super::start::netdev_id;
+use super::release::{failed_attach, state_after};
 use super::{AttachedInterface, Driver, MONITOR_TIMEOUT, PlugState, Port, REVOKE_STEP, log_error};
 use crate::account::{Account, AccountError, AuditMode, LedgerBatch, Live, OpenDevice, live_guests};
-use crate::handover::{self, OpenFileCounts, ReleaseCheck};
+use crate::handover::{self, CheckedDevices, OpenFileCounts, ReleaseCheck};
 use crate::host::{Host, HostResources};
 use crate::interface::Interface;
 use crate::process::process_id;
@@ -332,27 +332,18 @@ impl Driver {
             others: known,
             grace: Duration::ZERO,
         };
-        let shown = release.run(&mut self.host, &mut OpenFileCounts::default());
-        let (kept, gone) = handover::partition(record.opened.clone(), shown);
-        // Once a link of ours is deleted, a kept descriptor passes no frame. An existing link
-        // stays, and keeps its filter.
-        if kept.is_empty() || spec.makes_link() {
-            self.host.undo(mac, &mut resources);
-        }
-        let pid = self.qemu.id.pid;
-        let event = Event::Attach { mac, vm_pid: Some(pid), fds: u32::try_from(kept.len()).ok() };
-        let mut batch = LedgerBatch::default().record(self.account.record(event, Outcome::Failed, None));
-        for device in &kept {
-            let says = self.account.record(device.keep(pid), Outcome::Success, None);
-            batch = batch.grant(says, [device]);
-        }
-        let over = (kept.is_empty() && !nic).then_some(row.key);
-        let batch = batch.close_devices_unseen(&self.account, &gone, live.last_observed);
-        self.account.post(batch.end_interfaces(over).complete_steps(&record.keys(), "cut off"))?;
+        let evidence = release.run(&mut self.host, &mut OpenFileCounts::default());
+        let checked = CheckedDevices::new(record.opened.clone(), evidence);
+        checked.undo(mac, &mut resources, &mut self.host, spec.makes_link());
+        let batch = failed_attach(&checked, mac, self.qemu.id.pid, &self.account, None)
+            .close_devices_unseen(&self.account, &checked.closed, live.last_observed)
+            .end_interfaces(checked.ended(row.key, nic))
+            .complete_steps(&record.keys(), "cut off");
+        self.account.post(batch)?;
         warn!("{mac}: its attach was interrupted, and is rolled back");
-        if !kept.is_empty() || nic {
-            let state = if kept.is_empty() { PlugState::Revoked } else { PlugState::Kept };
-            self.plug(&record, kept, state)?;
+        if !checked.all_closed() || nic {
+            let state = state_after(&checked);
+            self.plug(&record, checked.kept, state)?;
         }
         Ok(())
     }
@@ -400,17 +391,18 @@ impl Driver {
             others: &others,
             grace: Duration::ZERO,
         };
-        let shown = release.run(&mut self.host, &mut OpenFileCounts::default());
-        let (kept, gone) = handover::partition(record.granted.clone(), shown);
-        let over = (kept.is_empty() && !record.nic).then_some(record.row.key);
+        let evidence = release.run(&mut self.host, &mut OpenFileCounts::default());
+        let checked = CheckedDevices::new(record.granted.clone(), evidence);
         let mut batch = LedgerBatch::default()
-            .close_devices_unseen(&self.account, &gone, live.last_observed)
-            .end_interfaces(over);
+            .close_devices_unseen(&self.account, &checked.closed, live.last_observed)
+            .end_interfaces(checked.ended(record.row.key, record.nic));
+        checked.undo(mac, &mut resources, &mut self.host, false);
+        let all_closed = checked.all_closed();
+        let CheckedDevices { kept, closed: gone } = checked;
         if !gone.is_empty() {
             warn!("{mac}: {} released while no supervisor ran", crate::descriptors(gone.len()));
         }
-        if kept.is_empty() {
-            self.host.undo(mac, &mut resources);
+        if all_closed {
             if let Some(step) = record.release().filter(|_| !gone.is_empty()) {
                 let forced = step.detail == REVOKE_STEP;
                 let fds = u32::try_from(gone.len()).ok();

@@ -9,11 +9,12 @@ use taptrail_qmp::{NetdevTap, QmpError};
 use taptrail_record::{DeviceKind, Event, MacAddr, Outcome, Requester};
 use tracing::{info, warn};
 
-use super::start::{free_id, free_mac, granted, netdev_id};
-use super::{AttachedInterface, Driver, MONITOR_TIMEOUT, PlugState, log_error};
+use super::names::{descriptor_name, free_id, free_mac, netdev_id};
+use super::release::{failed_attach, state_after};
+use super::start::granted;
+use super::{AttachedInterface, Driver, MONITOR_TIMEOUT, log_error};
 use crate::account::{AccountError, LedgerBatch};
-use crate::handover::{self, Evidence, OpenFileCounts, ReleaseCheck};
-use crate::host_link::HostLink;
+use crate::handover::{self, CheckedDevices, Evidence, OpenFileCounts, ReleaseCheck};
 use crate::interface::{Interface, Opened};
 use crate::qemu::device_properties;
 use crate::request::Failure;
@@ -236,9 +237,9 @@ impl Driver {
         // After an unanswered command, the next ones get a short timeout.
         let patience = if handed_over.unanswered { UNANSWERED_TIMEOUT } else { MONITOR_TIMEOUT };
         // QEMU may refuse each, because that step was not reached: what counts is the check below.
-        let mut log_if_client_gone = !handed_over.unanswered;
+        let mut answered = !handed_over.unanswered;
         let mut heard = |result: Result<(), QmpError>| {
-            log_if_client_gone |= !result.is_err_and(|error| error.leaves_outcome_open());
+            answered |= !result.is_err_and(|error| error.leaves_outcome_open());
         };
         if handed_over.nic {
             heard(monitor.device_del(&interface.id, patience));
@@ -250,36 +251,21 @@ impl Driver {
             heard(monitor.closefd(name, patience));
         }
         // A QEMU that has ended does not answer, and holds nothing either.
-        let in_flight = !log_if_client_gone && self.qemu.id.is_alive();
-        let shown = self.wait_until_released(&interface, admitted, in_flight);
+        let in_flight = !answered && self.qemu.id.is_alive();
+        let evidence = self.wait_until_released(&interface, admitted, in_flight);
         let mac = interface.mac;
-        let pid = self.qemu.id.pid;
-        let (kept, gone) = handover::partition(std::mem::take(&mut interface.devices), shown);
-        // Once a link of ours is deleted, a kept descriptor passes no frame. An existing link
-        // stays, and keeps its filter.
-        let resources = &mut interface.resources;
-        if kept.is_empty() || resources.link.as_ref().is_some_and(HostLink::is_ours) {
-            self.host.undo(mac, resources);
-            resources.cut |= !kept.is_empty() && resources.link.is_none();
-        }
-        let failed = Event::Attach { mac, vm_pid: Some(pid), fds: u32::try_from(kept.len()).ok() };
-        let mut batch =
-            LedgerBatch::default().record(self.account.record(failed, Outcome::Failed, requester));
-        for device in &kept {
-            let record = self.account.record(device.keep(pid), Outcome::Success, None);
-            batch = batch.grant(record, [device]);
-        }
-        let outcome = if kept.is_empty() { "failed" } else { "kept" };
-        // A NIC that is still plugged, without its devices, keeps the interface alive in the
-        // ledger.
-        let over = (kept.is_empty() && !handed_over.nic).then_some(interface.key);
-        log_error(self.account.post(
-            batch.close_devices(&self.account, &gone).end_interfaces(over).complete_steps(steps, outcome),
-        ));
-        let text = (!kept.is_empty()).then(|| {
+        let checked = CheckedDevices::new(std::mem::take(&mut interface.devices), evidence);
+        checked.undo(mac, &mut interface.resources, &mut self.host, true);
+        let outcome = if checked.all_closed() { "failed" } else { "kept" };
+        let batch = failed_attach(&checked, mac, self.qemu.id.pid, &self.account, requester)
+            .close_devices(&self.account, &checked.closed)
+            .end_interfaces(checked.ended(interface.key, handed_over.nic))
+            .complete_steps(steps, outcome);
+        log_error(self.account.post(batch));
+        let text = (!checked.all_closed()).then(|| {
             let text = format!(
                 "; QEMU still holds {} of its descriptors, which nothing takes back while it runs: they are on record as held",
-                kept.len()
+                checked.kept.len()
             );
             warn!("{mac}{text}");
             text
@@ -290,8 +276,8 @@ impl Driver {
             {
                 self.ports[index].taken = true;
             }
-            interface.devices = kept;
-            let state = if text.is_some() { PlugState::Kept } else { PlugState::Revoked };
+            let state = state_after(&checked);
+            interface.devices = checked.kept;
             self.interfaces.push(AttachedInterface {
                 state,
                 nic: handed_over.nic,
@@ -344,9 +330,4 @@ impl Driver {
         };
         shown.into_iter().zip(found).map(worst).collect()
     }
-}
-
-/// The name of a descriptor in QEMU (`getfd`) until a netdev takes it.
-pub(super) fn descriptor_name(id: &str, index: usize) -> String {
-    format!("taptrail-{id}-{index}")
 }

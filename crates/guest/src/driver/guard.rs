@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::{AttachedInterface, Driver, MAX_EVENTS_PER_TURN, PlugState, log_error};
 use crate::account::{LedgerBatch, OpenDevice};
-use crate::handover;
+use crate::handover::CheckedDevices;
 use crate::host::LinkChange;
 use crate::host_link::HostLink;
 use crate::open_files::LastClose;
@@ -375,9 +375,9 @@ impl Driver {
             return false;
         }
         let begun = Timestamp::now();
-        let shown = self.check_released(index, false, Duration::ZERO);
+        let evidence = self.check_released(index, false, Duration::ZERO);
         // An ending QEMU closes its devices one by one; `end` records them together.
-        if shown.iter().all(|shown| shown.is_held()) || self.is_ending() {
+        if evidence.iter().all(|evidence| evidence.is_held()) || self.is_ending() {
             return false;
         }
         // QEMU emitted SHUTDOWN and did not end: the wait has taken time.
@@ -385,21 +385,19 @@ impl Driver {
         let attached = &mut self.interfaces[index];
         let interface = &mut attached.interface;
         let mac = interface.mac;
-        let (kept, over) = handover::partition(std::mem::take(&mut interface.devices), shown);
+        let checked = CheckedDevices::new(std::mem::take(&mut interface.devices), evidence);
+        checked.undo(mac, &mut interface.resources, &mut self.host, false);
+        let (all, ended) = (checked.all_closed(), checked.ended(interface.key, attached.nic));
+        let CheckedDevices { kept, closed } = checked;
         interface.devices = kept;
-        let count = crate::descriptors(over.len());
-        match over.iter().find_map(|device| device.doubt) {
+        let count = crate::descriptors(closed.len());
+        match closed.iter().find_map(|device| device.doubt) {
             None => warn!("{mac}: QEMU gave {count} up without being asked to by taptrail"),
             Some(doubt) => warn!("{mac}: {count} closed, though QEMU may have them: {}", doubt.sentence()),
         }
-        let all = interface.devices.is_empty();
-        if all {
-            self.host.undo(mac, &mut interface.resources);
-        }
-        let ended = (all && !attached.nic).then_some(interface.key);
         let batch = match since {
-            None => LedgerBatch::default().close_devices(&self.account, &over),
-            Some(since) => LedgerBatch::default().close_devices_unseen(&self.account, &over, since),
+            None => LedgerBatch::default().close_devices(&self.account, &closed),
+            Some(since) => LedgerBatch::default().close_devices_unseen(&self.account, &closed, since),
         };
         log_error(self.account.post(batch.end_interfaces(ended)));
         if all {

@@ -25,7 +25,9 @@ mod attach;
 mod detach;
 mod guard;
 mod manager;
+mod names;
 mod qemu;
+mod release;
 mod start;
 mod stop;
 

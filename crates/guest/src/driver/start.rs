@@ -16,6 +16,7 @@ use taptrail_qmp::{Monitor, QmpError};
 use taptrail_record::{DeviceKind, Event, MacAddr, Outcome, Reason};
 use tracing::{info, warn};
 
+use super::names::{free_id, free_mac, netdev_id};
 use super::qemu::{Booting, Greeting, Qemu};
 use super::{AttachedInterface, Driver, MONITOR_TIMEOUT, MonitorSocket, Options, Port};
 use crate::account::{Account, AccountError, LedgerBatch, OpenDevice};
@@ -24,7 +25,7 @@ use crate::host::Host;
 use crate::interface::{Interface, OpenError, Opened};
 use crate::qemu::{Additions, NicOnCommandLine, Ports};
 use crate::request::{Inbox, Reply, Request};
-use crate::spec::{NicSpec, SpecError, check_unique, random_mac};
+use crate::spec::{NicSpec, SpecError, check_unique};
 use crate::state::GuestState;
 
 /// How long QEMU may take until its monitor's greeting: it first allocates the guest's memory.
@@ -207,28 +208,6 @@ fn complete(specs: &[NicSpec], host: &mut Host) -> Result<Vec<(NicSpec, MacAddr,
         complete.push((spec, mac, id));
     }
     Ok(complete)
-}
-
-/// The first of `nic0`, `nic1` … that is not in use.
-pub(super) fn free_id(taken: impl Fn(&str) -> bool) -> String {
-    let mut number = 0_u32;
-    loop {
-        let id = format!("nic{number}");
-        if !taken(&id) {
-            return id;
-        }
-        number += 1;
-    }
-}
-
-/// A random MAC that is not in use.
-pub(super) fn free_mac(taken: impl Fn(MacAddr) -> bool) -> io::Result<MacAddr> {
-    loop {
-        let mac = random_mac()?;
-        if !taken(mac) {
-            return Ok(mac);
-        }
-    }
 }
 
 impl Attempt {
@@ -509,11 +488,6 @@ impl Attempt {
         });
         super::log_error(account.end(batch.complete_steps(&self.steps, "failed").end_guest(&Reason::FAILED)));
     }
-}
-
-/// The id of an interface's netdev in QEMU.
-pub(super) fn netdev_id(id: &str) -> String {
-    format!("host-{id}")
 }
 
 /// The log message of a grant.
