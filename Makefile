@@ -41,7 +41,7 @@ lint: ## Format and lints alone, as `make test` runs them first
 	$(CARGO) xtask promises --check
 
 doc: ## The crates' documentation, whose links must lead somewhere
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --all-features
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --exclude xtask --lib --no-deps --locked --all-features
 
 deny: ## Licences, origins and duplicates of dependencies (needs cargo-deny)
 	$(CARGO) deny --locked check bans licenses sources

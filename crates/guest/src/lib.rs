@@ -5,7 +5,7 @@
 //! holds them, and serves a varlink API ([`api`]) for clients ([`Client`]).
 //!
 //! - [`spec`], [`xml`]: the configuration of an interface, as a SPEC or as libvirt's XML.
-//! - [`file`]: the configuration of a guest, in a file.
+//! - [`mod@file`]: the configuration of a guest, in a file.
 //! - [`qemu`]: checks the user's command line and adds taptrail's arguments to it.
 //! - `account`: writes each record to the kernel's audit and to the ledger.
 //! - `interface`: opens, configures and filters the devices of a SPEC, and undoes that.

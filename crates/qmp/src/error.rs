@@ -37,7 +37,7 @@ pub enum QmpError {
         /// The timeout.
         after: Duration,
     },
-    /// A line longer than [`MAX_LINE_BYTES`](crate::MAX_LINE).
+    /// A line longer than [`MAX_LINE_BYTES`](crate::MAX_LINE_BYTES).
     #[error("QEMU's monitor sent a line of more than {limit} bytes")]
     Oversized {
         /// The limit in bytes.
