@@ -25,3 +25,6 @@ pub mod netns;
 pub mod proc;
 pub mod process;
 mod sysfs;
+mod timeout;
+
+pub use timeout::poll_timeout;

@@ -147,7 +147,7 @@ impl ObservedNames {
             None => {
                 self.names.insert(Arc::clone(host), Some(name.as_str().into()));
             }
-            Some(known) => *known = known.take().filter(|known| is_same(known, &name)),
+            Some(known) => *known = known.take().filter(|known| is_same_host(known, &name)),
         }
     }
 
@@ -167,10 +167,11 @@ impl ObservedNames {
 }
 
 /// Whether two names are of one host: auditd may write `web1.example.org` where syslog writes
-/// `web1`.
-pub(crate) fn is_same(a: &str, b: &str) -> bool {
+/// `web1`. Two different domains are two hosts.
+pub fn is_same_host(a: &str, b: &str) -> bool {
     let (long, short) = if a.len() > b.len() { (a, b) } else { (b, a) };
-    long.strip_prefix(short).is_some_and(|domain| domain.is_empty() || domain.starts_with('.'))
+    let domain = long.strip_prefix(short);
+    domain.is_some_and(|domain| domain.is_empty() || (domain.starts_with('.') && !short.contains('.')))
 }
 
 /// The root of the host that has this path: its directory, without the usual log directories.
@@ -258,9 +259,10 @@ mod tests {
             ("web1.example.org", "web1", true),
             ("web1", "web10", false),
             ("web1.example.org", "web1.example.com", false),
+            ("web1.example", "web1.example.org", false),
             (UNKNOWN, "web1", false),
         ] {
-            assert_eq!(is_same(a, b), same, "{a} {b}");
+            assert_eq!(is_same_host(a, b), same, "{a} {b}");
         }
     }
 }

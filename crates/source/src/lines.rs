@@ -13,7 +13,7 @@ use compact_str::CompactString;
 use jiff::{SignedDuration, Timestamp};
 use taptrail_trail::{Content, Entry, Gap, GapReason, MAX_FIRST_SERIAL, Unreadable};
 
-use crate::hosts::is_same;
+use crate::hosts::is_same_host;
 use crate::losses::{Emission, LossTracker};
 use crate::open::Stored;
 use crate::parsed_line::{Clock, LogProgram, ParsedLine};
@@ -355,7 +355,7 @@ impl OrderedLines {
 
     /// The host with this name.
     fn named(&self, name: &CompactString, reading: &mut Reading<'_>) -> Arc<str> {
-        if is_same(name, &self.default_host) {
+        if is_same_host(name, &self.default_host) {
             return Arc::clone(&self.default_host);
         }
         let host = reading.intern_host(name);

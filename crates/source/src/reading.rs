@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 use taptrail_trail::{Entry, HostSpan, InputFile, Unreadable};
 
 use crate::coverage_builder::CoverageBuilder;
-use crate::hosts::{Hosts, ObservedNames, UNKNOWN, is_same};
+use crate::hosts::{Hosts, ObservedNames, UNKNOWN, is_same_host};
 use crate::identity::{HostIdentity, IdentityConflict};
 use crate::merge::Merge;
 use crate::parsed_line::Clock;
@@ -361,7 +361,7 @@ impl Reading<'_> {
         if let Some(known) = self.interned_hosts.get(name) {
             return Arc::clone(known);
         }
-        let own = self.assumed_host.as_ref().filter(|own| is_same(name, own));
+        let own = self.assumed_host.as_ref().filter(|own| is_same_host(name, own));
         let host = own.map_or_else(|| Arc::from(name.as_str()), Arc::clone);
         self.interned_hosts.insert(name.clone(), Arc::clone(&host));
         host

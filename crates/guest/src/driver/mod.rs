@@ -40,6 +40,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use taptrail_kernel::changes::Changes;
+use taptrail_kernel::poll_timeout;
 use taptrail_kernel::process::{Credentials, Limit, PrivateDev, release_text_pages};
 use taptrail_ledger::StepKey;
 use taptrail_qmp::Event;
@@ -425,13 +426,8 @@ impl Driver {
         const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         let deadline = self.pending.as_ref().and_then(Pending::deadline);
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let timeout = left.into_iter().chain(at_most).min().map(|left| {
-            let left = left + Duration::from_millis(1);
-            Timespec {
-                tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
-                tv_nsec: left.subsec_nanos().into(),
-            }
-        });
+        let left = left.into_iter().chain(at_most).min();
+        let timeout = left.and_then(|left| poll_timeout(left + Duration::from_millis(1)));
         let announced_by = self.host.changes.iter().flat_map(Changes::descriptors).count();
         let mut fds: Vec<PollFd<'_>> =
             self.wait_fds().into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();

@@ -6,7 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
+use taptrail_kernel::poll_timeout;
 use taptrail_kernel::proc::{PidFd, ProcessId, Signal, children};
 use taptrail_qmp::{Monitor, QmpError};
 use tracing::warn;
@@ -76,11 +77,7 @@ impl Booting {
                 PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::IN),
                 PollFd::from_borrowed_fd(inbox.wake_fd(), PollFlags::IN),
             ];
-            let timeout = Timespec {
-                tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
-                tv_nsec: left.subsec_nanos().into(),
-            };
-            match poll(&mut fds, Some(&timeout)) {
+            match poll(&mut fds, poll_timeout(left).as_ref()) {
                 Err(rustix::io::Errno::INTR) | Ok(0) => continue,
                 Err(error) => return Err(error.into()),
                 Ok(_) => {}

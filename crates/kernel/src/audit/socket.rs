@@ -1,9 +1,10 @@
 //! The netlink socket for requests to the kernel's audit subsystem.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use crate::poll_timeout;
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
@@ -39,16 +40,12 @@ pub(super) fn wait_readable(fd: BorrowedFd<'_>, deadline: Instant) -> Result<boo
     let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        match rustix::event::poll(&mut polled, Some(&timespec(left))) {
+        match rustix::event::poll(&mut polled, poll_timeout(left).as_ref()) {
             Ok(ready) => return Ok(ready > 0),
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
     }
-}
-
-fn timespec(time: Duration) -> Timespec {
-    Timespec { tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() }
 }
 
 /// Reads one datagram of the kernel into `buffer`; `None` if nothing waits. Datagrams of other

@@ -10,10 +10,9 @@ use std::io::{self, BufReader, Read as _};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
-use rustix::io::Errno;
 use taptrail_record::DeviceKind;
 
-use super::descriptor_tables;
+use super::{descriptor_tables, is_gone};
 
 /// The largest part of one fdinfo file that is read, in bytes: a ring lists each of its files and
 /// buffers, and its counts come before these lists, which a process can make long.
@@ -116,10 +115,6 @@ fn keeps_files(descriptor: &Path) -> io::Result<bool> {
         FileType::Unknown => std::fs::read_link(descriptor)?.as_os_str() == "anon_inode:[io_uring]",
         _ => false,
     })
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::SRCH))
 }
 
 /// The number of a driver's open files on the host, wherever they are kept: the use count of its

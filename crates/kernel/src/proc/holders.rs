@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use taptrail_record::DeviceKind;
 
 use super::{
-    DeviceNumbers, HeldDevice, compare_files, descriptor_tables, held_devices, network_namespace,
+    DeviceNumbers, HeldDevice, compare_files, descriptor_tables, held_devices, is_gone, network_namespace,
     network_namespace_of, processes,
 };
 
@@ -133,10 +133,6 @@ impl Holders {
         }
         Ok(files.len())
     }
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::SRCH))
 }
 
 fn was_closed(error: &io::Error) -> bool {

@@ -31,6 +31,14 @@ const KCMP_FILE: libc::c_int = 0;
 /// `KCMP_FILES`, likewise.
 const KCMP_FILES: libc::c_int = 2;
 
+/// Whether reading from `/proc` failed because the process, the thread or the descriptor is gone.
+pub fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        rustix::io::Errno::from_io_error(error),
+        Some(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH)
+    )
+}
+
 /// Whether descriptor `a_fd` of process `a` and `b_fd` of `b` are the same open file, by kcmp(2):
 /// the proof that a descriptor was passed, or is a copy.
 ///

@@ -2,9 +2,11 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
+
+use crate::poll_timeout;
 
 pub use rustix::process::Signal;
 
@@ -48,11 +50,7 @@ impl PidFd {
         let mut polled = [PollFd::new(&self.0, PollFlags::IN)];
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let left = Timespec {
-                tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
-                tv_nsec: left.subsec_nanos().into(),
-            };
-            match rustix::event::poll(&mut polled, Some(&left)) {
+            match rustix::event::poll(&mut polled, poll_timeout(left).as_ref()) {
                 Ok(ready) => return Ok(ready > 0),
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),

@@ -12,7 +12,7 @@ use super::checkpoint::{Checkpoint, Digest, LastLine, is_after, is_in_future, ti
 use super::serials::SerialTracker;
 use super::{LineDefaults, PollBatch};
 use crate::feed::{CONTEXT_BYTES, MAX_LINE_BYTES};
-use crate::hosts::is_same;
+use crate::hosts::is_same_host;
 use crate::losses::{self, LossTracker};
 use crate::parsed_line::{Clock, ParsedLine};
 use crate::scan::{Batch, Scanner};
@@ -373,7 +373,7 @@ impl LineReader {
     fn entry_of(&mut self, line: u64, found: ParsedLine) -> Entry {
         let host = match found.host {
             None => Arc::clone(&self.defaults.host),
-            Some(name) if is_same(&name, &self.defaults.host) => Arc::clone(&self.defaults.host),
+            Some(name) if is_same_host(&name, &self.defaults.host) => Arc::clone(&self.defaults.host),
             Some(name) => {
                 if *name != *self.last_named_host {
                     self.last_named_host = name.as_str().into();

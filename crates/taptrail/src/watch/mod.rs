@@ -29,11 +29,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use jiff::tz::TimeZone;
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use taptrail_bpf::LastCloses;
 use taptrail_guest::{Dirs, ServiceManager, chain};
 use taptrail_kernel::audit::Audit;
+use taptrail_kernel::poll_timeout;
 use taptrail_ledger::LedgerError;
 use taptrail_source::follow::{Checkpoint, LineDefaults, PollBatch, Source};
 use taptrail_witness::watch::{WatchError, WatchOptions, Watcher};
@@ -440,10 +441,7 @@ impl WatchLoop {
             self.delivered.1.then_some(DELIVERY_POLL_INTERVAL),
             self.manager.next_ping(),
         ];
-        let timeout = timeout.into_iter().flatten().min().map(|left| Timespec {
-            tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
-            tv_nsec: left.subsec_nanos().into(),
-        });
+        let timeout = timeout.into_iter().flatten().min().and_then(poll_timeout);
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) => Ok(fds[others..].iter().any(|fd| !fd.revents().is_empty())),
             Err(Errno::INTR) => Ok(false),

@@ -27,7 +27,7 @@ use jiff::Timestamp;
 use rustix::io::Errno;
 use taptrail_kernel::proc::{
     DeviceNumbers, HeldDevice, HeldKind, ProcessId, Status, command_line as arguments, descriptor_tables,
-    exe, held_devices, processes, sees_all_processes,
+    exe, held_devices, is_gone, processes, sees_all_processes,
 };
 use taptrail_record::{IfName, Rdev};
 
@@ -326,8 +326,4 @@ fn grouped(devices: Vec<(Option<u64>, u32, HeldDevice<HeldKind>)>) -> Vec<Scanne
         }
     }
     groups
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::SRCH))
 }

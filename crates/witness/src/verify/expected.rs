@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use taptrail_record::{Device, DeviceKind, MacAddr};
+use taptrail_source::is_same_host;
 use taptrail_trail::{Content, Entry, Finding, FindingKind, Holding, State, StepsInProgress, Trail};
 use uuid::Uuid;
 
@@ -56,10 +57,10 @@ pub enum Hosts {
 
 impl Hosts {
     fn has(&self, host: &str) -> bool {
-        let Self::Named(name) = self else { return true };
-        let short = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
-        // `web` and `web.example.org` are one host, `web.a` and `web.b` are two.
-        host == name || (short(host) == short(name) && host.contains('.') != name.contains('.'))
+        match self {
+            Self::Any => true,
+            Self::Named(name) => is_same_host(name, host),
+        }
     }
 }
 

@@ -10,8 +10,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use jiff::{SignedDuration, Timestamp};
-use rustix::io::Errno;
-use taptrail_kernel::proc::{PidFd, ProcessId, Status, command_line, processes, sees_all_processes};
+use taptrail_kernel::proc::{PidFd, ProcessId, Status, command_line, is_gone, processes, sees_all_processes};
 use uuid::Uuid;
 
 use super::observe::{ObservedDescriptor, observed_descriptors};
@@ -195,8 +194,4 @@ fn is_roots(process: ProcessId) -> bool {
     let Ok(file) = std::fs::metadata(Path::new(&exe)) else { return false };
     // The pid may have passed to another process meanwhile.
     file.uid() == 0 && file.mode() & 0o022 == 0 && ProcessId::of(process.pid).is_ok_and(|now| now == process)
-}
-
-pub(super) fn is_gone(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::SRCH))
 }

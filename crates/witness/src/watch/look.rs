@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use taptrail_kernel::proc::ProcessId;
+use taptrail_kernel::proc::{ProcessId, is_gone};
 use taptrail_record::{Event, GuestId, Record};
 use tracing::warn;
 
@@ -157,7 +157,7 @@ impl Watcher {
                         guest.reconcile(pid, seen, now, &mut end, &mut self.number, observations);
                     }
                     // Its pidfd will show its end.
-                    Err(error) if find::is_gone(&error) => guest.postpone_look(now),
+                    Err(error) if is_gone(&error) => guest.postpone_look(now),
                     Err(error) => {
                         warn!("QEMU of guest '{}' can't be looked into: {error}", guest.id.name);
                         guest.postpone_look(now);

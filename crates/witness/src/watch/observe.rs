@@ -3,11 +3,10 @@
 use std::io;
 use std::path::Path;
 
-use taptrail_kernel::proc::{HeldKind, ProcessId, descriptor_tables, raw_devices};
+use taptrail_kernel::proc::{HeldKind, ProcessId, descriptor_tables, is_gone, raw_devices};
 use taptrail_record::{Device, DeviceKind, MacAddr, Rdev};
 
 use super::bridges::SeenPort;
-use super::find::is_gone;
 use crate::scan::{Holder, InterfaceName, Scanner, Sources, interfaces};
 
 /// The most descriptors of one guest that are followed; QEMU accepts 256 queues for an interface.

@@ -9,9 +9,10 @@ use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Access, MemfdFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
+use taptrail_kernel::poll_timeout;
 use taptrail_trail::FindingKind;
 
 use super::{Action, leftovers};
@@ -105,8 +106,7 @@ fn ends_within(child: &Child, limit: Duration) -> bool {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let mut polled = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
-        let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
-        match rustix::event::poll(&mut polled, Some(&left)) {
+        match rustix::event::poll(&mut polled, poll_timeout(left).as_ref()) {
             Ok(ready) => return ready > 0,
             Err(rustix::io::Errno::INTR) => {}
             Err(_) => return false,
