@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use taptrail_kernel::audit::{Audit, ReadLog};
-use taptrail_ledger::Ledger;
+use taptrail_ledger::{AuditOutcome, Ledger};
 use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
 use taptrail_source::{Input, Options, read};
 use taptrail_witness::watch::{EventKind, GuestState, WatchOptions, Watcher};
@@ -26,7 +26,7 @@ use world::{EMPTY, World};
 const ONE: &str = "bridge=br0,mac=52:54:00:0a:0d:01,vhost=off";
 
 /// How each record in the ledger was logged, and its serial.
-fn logged(world: &World) -> Vec<(String, Option<u32>)> {
+fn logged(world: &World) -> Vec<(AuditOutcome, Option<u32>)> {
     let ledger = Ledger::open_to_read(&world.state()).unwrap();
     ledger.into_records().map(Result::unwrap).map(|stored| (stored.logged, stored.serial)).collect()
 }
@@ -61,7 +61,10 @@ fn required_auditing_that_is_off_starts_and_attaches_nothing() {
     let guest = world.start("web2", &["--nic", ONE]);
     assert!(world.log("web2").contains("Auditing is off"), "{}", world.log("web2"));
     world.stop(&guest);
-    assert!(logged(&world).iter().all(|(how, serial)| how.contains("Auditing is off") && serial.is_none()));
+    for (outcome, serial) in logged(&world) {
+        let AuditOutcome::NotLogged(reason) = &outcome else { panic!("{outcome:?}") };
+        assert!(reason.contains("Auditing is off") && serial.is_none(), "{reason}");
+    }
     world.assert_clean();
 }
 
@@ -134,7 +137,7 @@ fn auditing_logs_each_record_with_the_serial_that_the_ledger_has() {
     let serials: Vec<u32> = logged.iter().filter_map(|(_, serial)| *serial).collect();
     assert_eq!(serials.len(), logged.len(), "{logged:?}");
     assert!(serials.is_sorted());
-    assert!(logged.iter().all(|(how, _)| how == "read-back"));
+    assert!(logged.iter().all(|(outcome, _)| *outcome == AuditOutcome::ReadBack));
     let trail = world.trail();
     let proof = &trail["holdings"][0]["proof"][0];
     assert_eq!(proof["serial"], serials[0]);

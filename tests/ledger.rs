@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 
 use serde_json::json;
 use taptrail_kernel::proc::Signal;
-use taptrail_ledger::{Ledger, Logged, NewRecord, NewWatched, Process};
+use taptrail_ledger::{AuditOutcome, Ledger, Logged, NewRecord, NewWatched, Process};
 use taptrail_record::{Descriptor, Device, Event, Rdev, Record};
 use taptrail_source::{Input, Options, read};
 use taptrail_trail::{Content, Entry};
@@ -231,7 +231,7 @@ fn watch(state: &Path, log: &Path) {
     let own = |event: Event, time| {
         let record = Record::success(guest.clone(), event);
         let text = record.text(Path::new("/usr/bin/taptrail")).unwrap();
-        let logged = Logged { how: "off".to_owned(), serial: None };
+        let logged = Logged { outcome: AuditOutcome::Off, serial: None };
         let new = NewRecord { time, kind: record.record_type().number(), text: &text, logged };
         tx.watched(key, &new, 77).unwrap();
     };
@@ -240,7 +240,7 @@ fn watch(state: &Path, log: &Path) {
     let descriptor = Descriptor { mac, device, queue: Some(0), vm_pid: 27013, fd: 25 };
     for (entry, record) in &records {
         let text = record.text(Path::new("?")).unwrap();
-        let logged = Logged { how: "copied".to_owned(), serial: entry.serial };
+        let logged = Logged { outcome: AuditOutcome::Copied, serial: entry.serial };
         let new = NewRecord { time: entry.time, kind: record.record_type().number(), text: &text, logged };
         tx.copy(key, &new, entry.writer).unwrap();
         let soon = jiff::SignedDuration::from_millis(5);

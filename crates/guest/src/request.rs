@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -160,8 +160,26 @@ struct Queue {
 /// The queue, shared by the driver and the API's server.
 #[derive(Debug, Clone)]
 pub(crate) struct Inbox {
-    shared: Arc<(Mutex<Queue>, OwnedFd, Mutex<Snapshot>)>,
+    shared: Arc<Shared>,
     events: EventPublisher,
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    /// An eventfd that is readable while a request waits.
+    wake: OwnedFd,
+    snapshot: Mutex<Snapshot>,
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn snapshot(&self) -> MutexGuard<'_, Snapshot> {
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Inbox {
@@ -176,13 +194,13 @@ impl Inbox {
             interfaces: Vec::new(),
             reason: None,
         };
-        let shared = Arc::new((Mutex::new(queue), wake, Mutex::new(snapshot)));
-        Ok(Self { shared, events: EventPublisher::new() })
+        let shared = Shared { queue: Mutex::new(queue), wake, snapshot: Mutex::new(snapshot) };
+        Ok(Self { shared: Arc::new(shared), events: EventPublisher::new() })
     }
 
     /// Enqueues a request, or refuses it.
     pub(crate) fn send(&self, request: Request) -> Result<(), Failure> {
-        let mut queue = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self.shared.queue();
         if queue.closed {
             return Err(Failure::Refused("The guest has stopped".to_owned()));
         }
@@ -194,18 +212,18 @@ impl Inbox {
         }
         queue.requests.push_back(request);
         // Fails only when the counter is full, and then the driver is awake anyway.
-        let _ = rustix::io::write(&self.shared.1, &1u64.to_ne_bytes());
+        let _ = rustix::io::write(&self.shared.wake, &1u64.to_ne_bytes());
         Ok(())
     }
 
     /// The guest's current state, as the driver published it last.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        self.shared.2.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.snapshot().clone()
     }
 
     /// Changes the guest's published state, and emits an event for each change.
     pub(crate) fn publish(&self, change: impl FnOnce(&mut Snapshot)) {
-        let mut snapshot = self.shared.2.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut snapshot = self.shared.snapshot();
         let before = snapshot.clone();
         change(&mut snapshot);
         self.events.emit_changes(&before, &snapshot);
@@ -219,21 +237,21 @@ impl Inbox {
     /// The guest's current state, the sequence number of the last event that led to it, and a
     /// subscription to those that follow; `None` once the stream is closed.
     pub(crate) fn subscribe(&self) -> (Snapshot, u64, Option<Subscription>) {
-        let snapshot = self.shared.2.lock().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = self.shared.snapshot();
         let (last, subscription) = self.events.subscribe();
         (snapshot.clone(), last, subscription)
     }
 
     /// Readable when a request waits.
     pub(crate) fn wake_fd(&self) -> BorrowedFd<'_> {
-        self.shared.1.as_fd()
+        self.shared.wake.as_fd()
     }
 
     /// Dequeues the next request if `may_take` accepts it; stops come first, then revocations.
     /// Requests whose client has left are dropped.
     pub(crate) fn next(&self, may_take: impl Fn(&Request) -> bool) -> Option<Request> {
-        let _ = rustix::io::read(&self.shared.1, &mut [0; 8]);
-        let mut queue = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = rustix::io::read(&self.shared.wake, &mut [0; 8]);
+        let mut queue = self.shared.queue();
         loop {
             let first = |urgent: fn(&Request) -> bool| queue.requests.iter().position(urgent);
             let index = first(Request::is_stop).or_else(|| first(Request::is_revocation)).unwrap_or(0);
@@ -251,13 +269,13 @@ impl Inbox {
 
     /// Whether the queue is closed.
     pub(crate) fn is_closed(&self) -> bool {
-        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner).closed
+        self.shared.queue().closed
     }
 
     /// Refuses all further requests, drops those in the queue, and closes the event stream.
     pub(crate) fn close(&self) {
         self.events.close();
-        let mut queue = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self.shared.queue();
         queue.closed = true;
         queue.requests.clear();
     }

@@ -17,7 +17,7 @@ use taptrail_ledger::{Guest, Ledger, LedgerError, Step};
 use taptrail_record::{GuestId, MacAddr};
 
 use crate::account::{ledger_if_any, own_guests};
-use crate::driver::{REVOKE_STEP, kill_process};
+use crate::driver::{ReleaseKind, kill_process};
 use crate::host::Host;
 use crate::host_link::mark;
 use crate::process::process_id;
@@ -135,10 +135,9 @@ pub fn cut_link(dirs: &Dirs, name: &str, mac: MacAddr) -> Result<Option<CutLink>
     let mark = mark(&guest.id, mac);
     let mut host = Host::open(None)?;
     let Some(link) = host.marked(mark)? else { return Ok(None) };
-    let under_way = ledger
-        .live_steps(guest.key)?
-        .iter()
-        .any(|step| step.mac == Some(mac) && step.step == Step::Release && step.detail == REVOKE_STEP);
+    let under_way = ledger.live_steps(guest.key)?.iter().any(|step| {
+        step.mac == Some(mac) && step.step == Step::Release && ReleaseKind::of(step) == ReleaseKind::Revoke
+    });
     drop(ledger);
     let recorded = if under_way { Ok(()) } else { intend_to_revoke(dirs, &guest, mac) };
     host.delete_link(&link)?;
@@ -150,7 +149,7 @@ pub fn cut_link(dirs: &Dirs, name: &str, mac: MacAddr) -> Result<Option<CutLink>
 fn intend_to_revoke(dirs: &Dirs, guest: &Guest, mac: MacAddr) -> Result<(), LedgerError> {
     let mut ledger = Ledger::open(&dirs.state)?;
     let tx = ledger.begin()?;
-    tx.intend(guest.key, Step::Release, Some(mac), REVOKE_STEP)?;
+    tx.intend(guest.key, Step::Release, Some(mac), ReleaseKind::Revoke.as_str())?;
     tx.commit()
 }
 

@@ -26,7 +26,7 @@ use jiff::Timestamp;
 use rustix::fs::{Mode, OFlags};
 use taptrail_kernel::audit::{Audit, Proof};
 use taptrail_kernel::device::{OpenFacts, OpenRecorder};
-use taptrail_ledger::{GuestKey, Ledger, LedgerError, Logged, NewDevice, NewRecord, Step};
+use taptrail_ledger::{AuditOutcome, GuestKey, Ledger, LedgerError, Logged, NewDevice, NewRecord, Step};
 use taptrail_record::{Device, Event, Record};
 
 fn main() {
@@ -130,8 +130,8 @@ impl OpenRecorder for Account {
         for (((kind, text), serial), (device, facts)) in
             records.iter().zip(serials).zip(devices.iter().zip(opens))
         {
-            let how = if serial.is_some() { "read-back" } else { "off" };
-            let logged = Logged { how: how.to_owned(), serial };
+            let outcome = if serial.is_some() { AuditOutcome::ReadBack } else { AuditOutcome::Off };
+            let logged = Logged { outcome, serial };
             let key =
                 tx.record(self.guest, &NewRecord { time: Timestamp::now(), kind: *kind, text, logged })?;
             let new = NewDevice {

@@ -5,7 +5,7 @@ use rusqlite::Row;
 use taptrail_record::{GuestId, MacAddr};
 use uuid::Uuid;
 
-use crate::{GuestKey, Ledger, LedgerError, Process, RecordKey};
+use crate::{AuditOutcome, GuestKey, Ledger, LedgerError, Process, RecordKey};
 
 /// One start of one guest.
 #[derive(Debug, Clone)]
@@ -42,8 +42,8 @@ pub struct StoredRecord {
     pub kind: u16,
     /// The text between `msg='` and `'`.
     pub text: String,
-    /// Whether and how the kernel's audit logged it; see [`Logged`](crate::Logged).
-    pub logged: String,
+    /// Whether the kernel's audit logged it, and what shows it.
+    pub logged: AuditOutcome,
     /// The kernel's serial number, if it was read back.
     pub serial: Option<u32>,
     /// The process that wrote it, if known: the guest's supervisor; for a watched guest, its
@@ -368,7 +368,7 @@ pub(crate) fn stored(row: &Row<'_>) -> Result<StoredRecord, LedgerError> {
         time: time("record", id, row.get(1).map_err(failed)?)?,
         kind: row.get(2).map_err(failed)?,
         text: text_of(row, 3, "record", id)?,
-        logged: text_of(row, 4, "record", id)?,
+        logged: text_of(row, 4, "record", id)?.into(),
         serial: row.get(5).map_err(failed)?,
         writer: row.get(6).map_err(failed)?,
         boot_id: text_of(row, 7, "record", id)?,

@@ -40,12 +40,54 @@ pub struct Process {
     pub start: u64,
 }
 
+/// Whether the kernel's audit logged a record, and what shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuditOutcome {
+    /// The kernel sent the record back.
+    ReadBack,
+    /// The kernel's counters show that it was logged.
+    Counters,
+    /// The kernel acknowledged it, which is no proof.
+    Acknowledged,
+    /// The kernel was not asked.
+    Off,
+    /// The record was read from the log.
+    Copied,
+    /// It was not logged, for this reason.
+    NotLogged(String),
+}
+
+impl AuditOutcome {
+    /// As in the ledger's table.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::ReadBack => "read-back",
+            Self::Counters => "counters",
+            Self::Acknowledged => "ack",
+            Self::Off => "off",
+            Self::Copied => "copied",
+            Self::NotLogged(reason) => reason,
+        }
+    }
+
+    /// Whether the record is in the kernel's log, as far as is known.
+    pub fn is_logged(&self) -> bool {
+        matches!(self, Self::ReadBack | Self::Counters | Self::Acknowledged)
+    }
+}
+
+impl From<String> for AuditOutcome {
+    fn from(text: String) -> Self {
+        let known = [Self::ReadBack, Self::Counters, Self::Acknowledged, Self::Off, Self::Copied];
+        known.into_iter().find(|outcome| outcome.as_str() == text).unwrap_or(Self::NotLogged(text))
+    }
+}
+
 /// Whether and how the kernel's audit logged a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Logged {
-    /// `read-back`, `counters`, `ack`, `off`, or the reason why it was not logged; `copied` for a
-    /// record that was read from the log.
-    pub how: String,
+    /// What became of it.
+    pub outcome: AuditOutcome,
     /// The kernel's serial number, if the record was read back.
     pub serial: Option<u32>,
 }
@@ -319,7 +361,7 @@ impl<'a> Tx<'a> {
                 record.time.as_millisecond(),
                 record.kind,
                 record.text,
-                record.logged.how,
+                record.logged.outcome.as_str(),
                 record.logged.serial,
                 writer,
                 copied

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
-use taptrail_ledger::{GuestKey, Ledger, LedgerError, Logged, NewGuest, NewRecord, Process};
+use taptrail_ledger::{AuditOutcome, GuestKey, Ledger, LedgerError, Logged, NewGuest, NewRecord, Process};
 use taptrail_record::GuestId;
 use uuid::Uuid;
 
@@ -27,7 +27,7 @@ fn ledger(state: &Path) -> (Ledger, GuestKey) {
 fn write(ledger: &mut Ledger, guest: GuestKey, texts: &[&str]) {
     let tx = ledger.begin().unwrap();
     for text in texts {
-        let logged = Logged { how: "off".to_owned(), serial: None };
+        let logged = Logged { outcome: AuditOutcome::Off, serial: None };
         tx.record(guest, &NewRecord { time: Timestamp::now(), kind: 2501, text, logged }).unwrap();
     }
     tx.commit().unwrap();

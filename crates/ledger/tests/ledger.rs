@@ -7,8 +7,8 @@ use std::sync::Barrier;
 
 use jiff::Timestamp;
 use taptrail_ledger::{
-    Checkpoint, GuestKey, Ledger, LedgerError, Logged, NewDevice, NewGuest, NewRecord, NewWatched, Process,
-    Step, Tx,
+    AuditOutcome, Checkpoint, GuestKey, Ledger, LedgerError, Logged, NewDevice, NewGuest, NewRecord,
+    NewWatched, Process, Step, Tx,
 };
 use taptrail_record::{DeviceKind, GuestId, MacAddr, Rdev};
 use uuid::Uuid;
@@ -29,7 +29,7 @@ fn record(text: &str) -> NewRecord<'_> {
         time: Timestamp::now(),
         kind: 2501,
         text,
-        logged: Logged { how: "read-back".to_owned(), serial: Some(u32::MAX) },
+        logged: Logged { outcome: AuditOutcome::ReadBack, serial: Some(u32::MAX) },
     }
 }
 

@@ -25,7 +25,8 @@ use jiff::Timestamp;
 use taptrail_kernel::audit::{Audit, AuditError, LogTime, NotLogged, Proof};
 use taptrail_kernel::proc::{ProcessId, boot_id, network_namespace};
 use taptrail_ledger::{
-    GuestKey, InterfaceKey, Ledger, LedgerError, Logged, MovedKeys, NewGuest, Process, Step, StepKey, Tx,
+    AuditOutcome, GuestKey, InterfaceKey, Ledger, LedgerError, Logged, MovedKeys, NewGuest, Process, Step,
+    StepKey, Tx,
 };
 use taptrail_record::{Event, GuestId, MacAddr, Outcome, Record, RecordType, Requester, TooLong, parse_text};
 use tracing::warn;
@@ -457,7 +458,7 @@ impl Account {
     /// why one was not.
     fn log(&mut self, texts: &[(u16, String)]) -> (Vec<(Option<Timestamp>, Logged)>, Option<AccountError>) {
         let Some(audit) = &mut self.audit else {
-            let off = Logged { how: "off".to_owned(), serial: None };
+            let off = Logged { outcome: AuditOutcome::Off, serial: None };
             return (vec![(None, off); texts.len()], None);
         };
         let mut refusal = None;
@@ -468,19 +469,19 @@ impl Account {
                     if !logged.proof.is_proven() {
                         refusal.get_or_insert(AccountError::Unproven);
                     }
-                    let how = match logged.proof {
-                        Proof::ReadBack => "read-back",
-                        Proof::Counters => "counters",
-                        Proof::AckOnly => "ack",
+                    let outcome = match logged.proof {
+                        Proof::ReadBack => AuditOutcome::ReadBack,
+                        Proof::Counters => AuditOutcome::Counters,
+                        Proof::AckOnly => AuditOutcome::Acknowledged,
                     };
                     let time = logged.time.and_then(kernel_time);
-                    (time, Logged { how: how.to_owned(), serial: logged.serial })
+                    (time, Logged { outcome, serial: logged.serial })
                 }
                 Err(reason) => {
                     warn_once(&mut self.warned, &reason);
                     let how = crate::chain(&reason);
                     refusal.get_or_insert(AccountError::NotLogged(reason));
-                    (None, Logged { how, serial: None })
+                    (None, Logged { outcome: AuditOutcome::NotLogged(how), serial: None })
                 }
             });
         }

@@ -26,8 +26,8 @@ use tracing::{info, warn};
 
 use super::names::{descriptor_name, netdev_id};
 use super::qemu::Qemu;
-use super::release::{failed_attach, state_after};
-use super::{AttachedInterface, Driver, MONITOR_TIMEOUT, PlugState, Port, REVOKE_STEP, log_error};
+use super::release::{ReleaseKind, failed_attach, state_after};
+use super::{AttachedInterface, Driver, MONITOR_TIMEOUT, PlugState, Port, log_error};
 use crate::account::{Account, AccountError, AuditMode, LedgerBatch, Live, OpenDevice, live_guests};
 use crate::handover::{self, CheckedDevices, OpenFileCounts, ReleaseCheck};
 use crate::host::{Host, HostResources};
@@ -404,7 +404,7 @@ impl Driver {
         }
         if all_closed {
             if let Some(step) = record.release().filter(|_| !gone.is_empty()) {
-                let forced = step.detail == REVOKE_STEP;
+                let forced = ReleaseKind::of(step) == ReleaseKind::Revoke;
                 let fds = u32::try_from(gone.len()).ok();
                 let event = Event::Detach { mac, vm_pid: Some(self.qemu.id.pid), fds, forced };
                 batch = batch.record(self.account.record(event, Outcome::Success, None));
@@ -421,10 +421,10 @@ impl Driver {
         let state = if step.is_some() { PlugState::Unplugging { step } } else { PlugState::Held };
         self.plug(&record, kept, state)?;
         let index = self.interfaces.len() - 1;
-        if !record.nic || release.is_some_and(|step| step.detail != "unplug") {
+        if !record.nic || release.is_some_and(|step| ReleaseKind::of(step) != ReleaseKind::Unplug) {
             // The guest has released the NIC, or was not to be asked: only QEMU has to close the
             // devices.
-            let forced = release.is_some_and(|step| step.detail == REVOKE_STEP);
+            let forced = release.is_some_and(|step| ReleaseKind::of(step) == ReleaseKind::Revoke);
             let resources = &mut self.interfaces[index].interface.resources;
             // When devices are revoked from a QEMU that keeps them, the link is deleted first.
             resources.cut |= forced && resources.link.is_none();

@@ -11,6 +11,7 @@ use taptrail_qmp::{ErrorClass, QmpError};
 use taptrail_record::{Event, MacAddr, Outcome, Requester};
 use tracing::{info, warn};
 
+use super::release::ReleaseKind;
 use super::{Driver, MONITOR_TIMEOUT, Pending, PlugState, UnplugFailure, log_error, log_if_client_gone};
 use crate::account::LedgerBatch;
 use crate::request::{Failure, Reply};
@@ -115,7 +116,7 @@ impl Driver {
         let asked_before = matches!(self.interfaces[index].state, PlugState::Unplugging { .. });
         if !asked_before {
             // Devices are taken from QEMU even if the ledger can't be written.
-            match self.account.intend(Step::Release, Some(mac), "unplug") {
+            match self.account.intend(Step::Release, Some(mac), ReleaseKind::Unplug.as_str()) {
                 Ok(step) => self.interfaces[index].state = PlugState::Unplugging { step: Some(step) },
                 Err(error) => {
                     warn!("{}", crate::chain(&error));

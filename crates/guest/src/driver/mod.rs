@@ -60,13 +60,11 @@ use crate::state::{GuestState, HeldDevice, InterfaceInfo, InterfaceState};
 pub use adopt::{AdoptError, AdoptOptions};
 pub(crate) use adopt::{check_callers, orphan};
 pub(crate) use qemu::kill_process;
+pub(crate) use release::ReleaseKind;
 pub use start::StartError;
 
 /// How long QEMU may take to answer one command of its monitor.
 const MONITOR_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The detail of the step of a revocation: a release with the NIC still plugged.
-pub(crate) const REVOKE_STEP: &str = "revoke";
 
 /// How long QEMU may take to end after `quit`, before it is killed.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -10,18 +10,45 @@
 
 use std::time::Duration;
 
-use taptrail_ledger::Step;
+use taptrail_ledger::{LiveStep, Step};
 use taptrail_qmp::{ErrorClass, QmpError};
 use taptrail_record::{Event, MacAddr, Outcome, Requester};
 use tracing::{info, warn};
 
 use super::names::{descriptor_name, netdev_id};
-use super::{Driver, MONITOR_TIMEOUT, PlugState, REVOKE_STEP, log_error};
+use super::{Driver, MONITOR_TIMEOUT, PlugState, log_error};
 use crate::account::{Account, LedgerBatch};
 use crate::handover::{self, CheckedDevices, Evidence, OpenFileCounts, ReleaseCheck};
 use crate::host_link::{HostLink, LinkLocation};
 use crate::request::Failure;
 use crate::state::InterfaceInfo;
+
+/// What a [`Step::Release`] is about, as its detail in the ledger has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReleaseKind {
+    /// The guest is asked to release the NIC; then QEMU closes the devices.
+    Unplug,
+    /// QEMU closes the devices: the guest has released the NIC.
+    Close,
+    /// QEMU closes the devices with the NIC still plugged.
+    Revoke,
+}
+
+impl ReleaseKind {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Unplug => "unplug",
+            Self::Close => "release",
+            Self::Revoke => "revoke",
+        }
+    }
+
+    /// That of a step on record; a detail of an older version counts as a close.
+    pub(crate) fn of(step: &LiveStep) -> Self {
+        let known = [Self::Unplug, Self::Revoke];
+        known.into_iter().find(|kind| kind.as_str() == step.detail).unwrap_or(Self::Close)
+    }
+}
 
 /// The records of an attach that failed, and of the devices that QEMU keeps in spite of that.
 pub(super) fn failed_attach(
@@ -57,8 +84,8 @@ impl Driver {
             PlugState::Unplugging { step } => step,
             // Devices are taken from QEMU even if the ledger can't be written.
             _ => {
-                let detail = if forced { REVOKE_STEP } else { "release" };
-                let step = self.account.intend(Step::Release, Some(mac), detail);
+                let kind = if forced { ReleaseKind::Revoke } else { ReleaseKind::Close };
+                let step = self.account.intend(Step::Release, Some(mac), kind.as_str());
                 step.inspect_err(|error| warn!("{}", crate::chain(error))).ok()
             }
         };

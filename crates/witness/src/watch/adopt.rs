@@ -56,8 +56,7 @@ impl Watcher {
     /// Whether the log was followed up to this record of a supervisor's. Otherwise the record will
     /// still come by the log, unless the kernel did not log it.
     fn was_followed(&self, stored: &StoredRecord) -> bool {
-        let logged = matches!(&*stored.logged, "read-back" | "counters" | "ack");
-        logged
+        stored.logged.is_logged()
             && self.last.is_some_and(|(time, serial)| match (stored.serial, serial) {
                 (Some(own), Some(last)) if stored.time == time => own <= last,
                 _ => stored.time <= time,

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 use taptrail_ledger::{
-    DeviceKey, GuestKey, LedgerError, Logged, NewDevice, NewRecord, NewWatched, Process, RecordKey, Tx,
+    AuditOutcome, DeviceKey, GuestKey, LedgerError, Logged, NewDevice, NewRecord, NewWatched, Process,
+    RecordKey, Tx,
 };
 use taptrail_record::{Descriptor, Event, GuestId, Reason, Record};
 
@@ -192,7 +193,7 @@ impl TxApplier<'_> {
 
 impl PendingRecord {
     fn new_record(&self) -> NewRecord<'_> {
-        let logged = self.logged.clone().unwrap_or(Logged { how: "off".to_owned(), serial: None });
+        let logged = self.logged.clone().unwrap_or(Logged { outcome: AuditOutcome::Off, serial: None });
         NewRecord { time: self.time, kind: self.kind, text: &self.text, logged }
     }
 }

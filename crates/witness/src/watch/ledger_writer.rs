@@ -15,7 +15,7 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use taptrail_kernel::audit::{Audit, LogTime, Proof};
 use taptrail_kernel::proc::{ProcessId, boot_id};
-use taptrail_ledger::{Checkpoint, DeviceKey, GuestKey, Ledger, Logged, Process, RecordKey};
+use taptrail_ledger::{AuditOutcome, Checkpoint, DeviceKey, GuestKey, Ledger, Logged, Process, RecordKey};
 use taptrail_record::{GuestId, Notice, Reason, Record};
 use taptrail_trail::{Content, Entry, Finding};
 use tracing::warn;
@@ -273,7 +273,7 @@ impl LedgerWriter {
             .collect();
         let Some(audit) = &mut self.audit else {
             for row in rows {
-                row.logged = Some(Logged { how: "off".to_owned(), serial: None });
+                row.logged = Some(Logged { outcome: AuditOutcome::Off, serial: None });
             }
             return;
         };
@@ -282,18 +282,18 @@ impl LedgerWriter {
         for (row, outcome) in rows.iter_mut().zip(outcomes) {
             row.logged = Some(match outcome {
                 Ok(logged) => {
-                    let how = match logged.proof {
-                        Proof::ReadBack => "read-back",
-                        Proof::Counters => "counters",
-                        Proof::AckOnly => "ack",
+                    let outcome = match logged.proof {
+                        Proof::ReadBack => AuditOutcome::ReadBack,
+                        Proof::Counters => AuditOutcome::Counters,
+                        Proof::AckOnly => AuditOutcome::Acknowledged,
                     };
                     row.time = logged.time.and_then(kernel_time).unwrap_or(row.time);
-                    Logged { how: how.to_owned(), serial: logged.serial }
+                    Logged { outcome, serial: logged.serial }
                 }
                 Err(reason) => {
                     let how = reason.to_string();
                     warn_once(&mut self.warned, how.clone());
-                    Logged { how, serial: None }
+                    Logged { outcome: AuditOutcome::NotLogged(how), serial: None }
                 }
             });
         }
@@ -326,7 +326,7 @@ fn lock(path: &Path) -> Result<File, WatchError> {
 /// A copy of a record from the log.
 fn copied(entry: &Entry, record: &Record) -> Option<PendingRecord> {
     let text = text(record, Path::new(UNKNOWN))?;
-    let logged = Some(Logged { how: "copied".to_owned(), serial: entry.serial });
+    let logged = Some(Logged { outcome: AuditOutcome::Copied, serial: entry.serial });
     Some(PendingRecord { time: entry.time, kind: record.record_type().number(), text, logged })
 }
 
