@@ -627,7 +627,7 @@ fn a_guest_of_another_state_directory_keeps_its_monitor() {
     again.extend(EMPTY);
     let mut command = world.command(&again);
     let done = CommandResult::from(command.env("TAPTRAIL_STATE_DIR", world.path("other")).output().unwrap());
-    done.fails(1, "this state directory has it not on record");
+    done.fails(1, "this state directory has no record of it");
     world.taptrail(["adopt", "web1", "--background"]).ok();
     // Nor does taptrail start a second guest with its uuid.
     let listed = world.json(["list", "--json"]);

@@ -168,12 +168,12 @@ pub struct Status {
 pub enum ApiError {
     /// Nothing was done: the request does not fit the guest, or its current state.
     Refused {
-        /// Why.
+        /// The cause.
         reason: String,
     },
     /// The driver tried it, failed, and rolled back as far as the reason says.
     Failed {
-        /// Why.
+        /// The cause.
         reason: String,
     },
     /// The guest did not answer in time; it keeps its devices.

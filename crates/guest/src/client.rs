@@ -52,7 +52,7 @@ pub enum ClientError {
         guest: String,
         /// Its socket.
         socket: PathBuf,
-        /// Why.
+        /// The cause.
         source: zlink::Error,
     },
     /// The connection broke.
@@ -60,7 +60,7 @@ pub enum ClientError {
     Broken {
         /// The guest.
         guest: String,
-        /// Why.
+        /// The cause.
         source: zlink::Error,
     },
     /// The supervisor does not answer.

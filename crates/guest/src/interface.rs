@@ -148,7 +148,7 @@ pub enum OpenError {
         macvtap: String,
     },
     /// Whether the link is held can't be determined.
-    #[error("Whether link '{name}' is held already can't be seen")]
+    #[error("Whether a process holds link '{name}' already can't be determined")]
     Holders {
         /// The link.
         name: IfName,

@@ -108,7 +108,7 @@ pub enum RecoverError {
     Kill {
         /// Its pid.
         pid: u32,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }

@@ -64,7 +64,7 @@ pub enum RunDirError {
         supervisor: Option<u32>,
     },
     /// A QEMU serves the guest's monitor, and another state directory has it on record.
-    #[error("Guest '{name}' runs on: its QEMU serves {monitor}, and this state directory has it not on record; `taptrail adopt` takes it up with the --state-dir that has, or end QEMU and try again", monitor = monitor.display())]
+    #[error("Guest '{name}' runs on: its QEMU serves {monitor}, and this state directory has no record of it: use `taptrail adopt` with the --state-dir that has one, or end QEMU and try again", monitor = monitor.display())]
     MonitorInUse {
         /// The guest's name.
         name: String,

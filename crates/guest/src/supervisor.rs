@@ -46,7 +46,7 @@ pub enum SuperviseError {
     Start {
         /// Its name.
         name: String,
-        /// Why.
+        /// The cause.
         source: Box<StartError>,
     },
     /// The guest can't be adopted.
@@ -54,7 +54,7 @@ pub enum SuperviseError {
     Adopt {
         /// Its name.
         name: String,
-        /// Why.
+        /// The cause.
         source: Box<AdoptError>,
     },
 }

@@ -63,7 +63,7 @@ pub enum UnrecordedError {
     Kill {
         /// Its pid.
         pid: u32,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }

@@ -56,9 +56,9 @@ pub enum UnresponsiveError {
     /// QEMU does not end, or may not be killed.
     #[error("QEMU (pid {pid}) can't be ended")]
     Kill {
-        /// Its.
+        /// The pid of the QEMU that could not be killed.
         pid: u32,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
@@ -66,7 +66,7 @@ pub enum UnresponsiveError {
 /// A QEMU that was killed without its supervisor.
 #[derive(Debug, Clone, Copy)]
 pub struct KilledQemu {
-    /// Its.
+    /// The pid of the killed QEMU.
     pub pid: u32,
     /// The pid of its supervisor, if that runs.
     pub supervisor: Option<u32>,

@@ -109,7 +109,7 @@ impl NetNs {
         self.inode
     }
 
-    /// Its file.
+    /// The descriptor of the namespace's file in nsfs.
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }

@@ -58,7 +58,7 @@ pub enum LedgerError {
     NotOurs {
         /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         why: String,
     },
     /// The file was removed while it was open.

@@ -37,7 +37,7 @@ pub enum ParseError {
     },
     /// The pairs are not in the order in which guest managers write them, so the limits of a name
     /// or of another program's text are unknown.
-    #[error("Record's pairs do not stand as their writer puts them")]
+    #[error("Record's fields are not in the order in which guest managers write them")]
     Order,
     /// A decoded text can be parsed in more than one way: a name or a path imitates pairs.
     #[error("Record can be read in more than one way")]

@@ -101,7 +101,7 @@ impl<'a> Pairs<'a> {
     }
 }
 
-/// The length of the word at the beginning of a text.
+/// The number of bytes before the first space.
 #[inline]
 pub(crate) fn word(text: &[u8]) -> usize {
     find(b' ', text).unwrap_or(text.len())

@@ -73,7 +73,7 @@ pub enum Event {
     Start {
         /// The guest's interface.
         mac: MacAddr,
-        /// QEMU.
+        /// The process id of QEMU.
         vm_pid: Option<u32>,
         /// How many it got.
         fds: Option<u32>,
@@ -82,7 +82,7 @@ pub enum Event {
     Attach {
         /// The guest's interface.
         mac: MacAddr,
-        /// QEMU.
+        /// The process id of QEMU.
         vm_pid: Option<u32>,
         /// How many it got.
         fds: Option<u32>,
@@ -91,7 +91,7 @@ pub enum Event {
     Detach {
         /// The guest's interface.
         mac: MacAddr,
-        /// QEMU.
+        /// The process id of QEMU.
         vm_pid: Option<u32>,
         /// How many it gave up.
         fds: Option<u32>,
@@ -106,7 +106,7 @@ pub enum Event {
         device: Device,
         /// Which of the interface's queues it serves, from 0.
         queue: Option<u32>,
-        /// QEMU.
+        /// The process id of QEMU.
         vm_pid: Option<u32>,
     },
     /// The definitive end of one open(2): nobody holds the device any more.
@@ -153,7 +153,7 @@ pub enum Event {
     },
     /// A watcher saw that QEMU's process has ended; its devices are closed.
     GuestGone {
-        /// QEMU.
+        /// The process id of QEMU.
         vm_pid: u32,
     },
 }

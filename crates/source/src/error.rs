@@ -101,7 +101,7 @@ pub enum SourceError {
     },
     /// An input's lines name no host, and other inputs in its directory name several.
     #[error(
-        "The lines of {name} name no host, and other logs in its directory tell of '{one}' and '{other}': say whose they \
+        "The lines of {name} name no host, and other logs in its directory name '{one}' and '{other}': say whose they \
          are by --assume-host NAME=PATH"
     )]
     SeveralNames {

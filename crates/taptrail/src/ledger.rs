@@ -90,7 +90,7 @@ fn line(out: &mut impl Write, uid: u32, stored: &StoredRecord) -> io::Result<()>
 fn prune(dirs: &Dirs, arguments: &Prune) -> CommandResult {
     let before = moment("--before", &arguments.before)?;
     let mut ledger = Ledger::open(&dirs.state)?;
-    let pruned = ledger.prune(before).context("Not all of them were deleted")?;
+    let pruned = ledger.prune(before).context("Not all of the ended guests were deleted")?;
     if arguments.output.is_json() {
         return print_json(&Forgotten { guests: pruned.guests, records: pruned.records });
     }

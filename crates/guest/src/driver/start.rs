@@ -54,7 +54,7 @@ pub enum StartError {
     Spawn {
         /// Its path.
         program: std::path::PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// QEMU ended by itself; its standard error has the reason.

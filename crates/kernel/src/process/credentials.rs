@@ -33,7 +33,7 @@ pub enum CredentialsError {
     Lookup {
         /// The name looked for.
         name: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },

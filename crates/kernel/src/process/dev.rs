@@ -55,7 +55,7 @@ pub enum PrivateDevError {
     Look {
         /// The path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: Errno,
     },

@@ -16,9 +16,9 @@ use super::dev::DEV;
 /// The restrictions can't be set.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LandlockError {
-    #[error("QEMU can't be put under Landlock, which the kernel has")]
+    #[error("Landlock's rules for QEMU can't be set, though the kernel has Landlock")]
     Ruleset(#[from] RulesetError),
-    #[error("QEMU can't be put under Landlock, which the kernel has")]
+    #[error("A path of Landlock's rules for QEMU can't be opened")]
     Path(#[from] PathFdError),
 }
 

@@ -110,7 +110,7 @@ pub fn spawn(request: SpawnRequest<'_>) -> io::Result<Child> {
 pub(super) enum Sigint {
     /// It ends the program, unless that handles SIGINT.
     Default,
-    /// None.
+    /// SIGINT is blocked in the program.
     Blocked,
 }
 

@@ -27,7 +27,7 @@ pub(super) struct Event<'a> {
     /// Of an open: `success` or `failed`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) outcome: Option<&'static str>,
-    /// QEMU.
+    /// The process id of QEMU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) pid: Option<u32>,
     /// The descriptors that QEMU was seen to hold for the interface.

@@ -6,7 +6,7 @@ use std::path::Path;
 /// The kind of program that holds a device, by its file name: a hint for the reader, and no excuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Program {
-    /// QEMU.
+    /// A QEMU, by its path.
     Qemu,
     /// Another program that runs guests: cloud-hypervisor, firecracker, crosvm.
     Hypervisor,

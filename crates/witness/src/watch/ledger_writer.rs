@@ -306,7 +306,7 @@ const MAX_WARNED_REASONS: usize = 64;
 /// Logs a reason once: each record would repeat it.
 fn warn_once(warned: &mut HashSet<String>, reason: String) {
     if warned.len() < MAX_WARNED_REASONS && !warned.contains(&reason) {
-        warn!("{reason}: the kernel's audit lacks what is seen or found; the ledger has it all the same");
+        warn!("{reason}: the kernel does not log the watcher's records; the ledger has them");
         warned.insert(reason);
     }
 }
