@@ -16,7 +16,7 @@ use std::time::Duration;
 use taptrail_kernel::audit::{Audit, ReadLog};
 use taptrail_ledger::{AuditOutcome, Ledger};
 use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
-use taptrail_source::{Input, Options, read};
+use taptrail_source::{Input, ReadOptions, read};
 use taptrail_witness::watch::{EventKind, GuestState, WatchOptions, Watcher};
 use world::auditing::{self, Auditing, auditctl};
 use world::{EMPTY, World};
@@ -346,7 +346,7 @@ impl Drop for ForeignGuest {
 fn watch(watcher: &mut Watcher, log: &Path, taken: &mut usize) -> Vec<EventKind> {
     auditing::wait_for_log(log);
     let mut entries = Vec::new();
-    let options = Options { hosts: taptrail_source::Hosts::one("h1"), ..Options::default() };
+    let options = ReadOptions { hosts: taptrail_source::Hosts::one("h1"), ..ReadOptions::default() };
     let outcome = read(vec![Input::File(log.to_owned())], options, &mut |entry| {
         entries.push(entry.clone());
         ControlFlow::Continue(())

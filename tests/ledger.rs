@@ -17,7 +17,7 @@ use serde_json::json;
 use taptrail_kernel::proc::Signal;
 use taptrail_ledger::{AuditOutcome, Ledger, Logged, NewRecord, NewWatched, Process};
 use taptrail_record::{Descriptor, Device, Event, Rdev, Record};
-use taptrail_source::{Input, Options, read};
+use taptrail_source::{Input, ReadOptions, read};
 use taptrail_trail::{Content, Entry};
 use world::{EMPTY, World};
 
@@ -216,7 +216,7 @@ fn pruning_forgets_guests_that_have_ended() {
 /// Makes the ledger of a watcher that ran while a real libvirt wrote this log.
 fn watch(state: &Path, log: &Path) {
     let mut records: Vec<(Entry, Record)> = Vec::new();
-    let outcome = read(vec![Input::File(log.to_owned())], Options::default(), &mut |entry| {
+    let outcome = read(vec![Input::File(log.to_owned())], ReadOptions::default(), &mut |entry| {
         if let Content::Record(record) = &entry.content {
             records.push((entry.clone(), record.clone()));
         }

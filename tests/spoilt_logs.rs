@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::Value;
 use taptrail_record::MacAddr;
-use taptrail_source::{Input, Options, SourceError, read};
+use taptrail_source::{Input, ReadOptions, SourceError, read};
 use taptrail_trail::{Certainty, EndedBy, Holding, State, Trail};
 
 /// The number of variants of each log.
@@ -212,7 +212,7 @@ fn read_all(log: &[u8]) -> Result<Vec<Holding>, SourceError> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(log).unwrap();
     let mut trail = Trail::new();
-    let options = Options { zone: TimeZone::UTC, ..Options::default() };
+    let options = ReadOptions { zone: TimeZone::UTC, ..ReadOptions::default() };
     let outcome = read(vec![Input::File(file.path().to_owned())], options, &mut |entry| {
         trail.feed(entry);
         ControlFlow::Continue(())

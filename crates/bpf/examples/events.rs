@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use taptrail_bpf::{Event, EventKind, Kernel};
+use taptrail_bpf::{Kernel, KernelEvent, KernelEventKind};
 
 fn main() -> ExitCode {
     let mut kernel = match Kernel::load() {
@@ -36,23 +36,23 @@ fn main() -> ExitCode {
     }
 }
 
-fn line(event: &Event) -> String {
+fn line(event: &KernelEvent) -> String {
     let who = match event.by.process {
         Some(process) => format!("process {} '{}'", process.pid, event.by.name.escape_default()),
         None => "the kernel".to_owned(),
     };
     let what = match &event.what {
-        EventKind::Opened(file) => format!("opened {file:?}"),
-        EventKind::Received { file, fd } => format!("was given {file:?} as descriptor {fd}"),
-        EventKind::Closed { file, dropped } => {
+        KernelEventKind::Opened(file) => format!("opened {file:?}"),
+        KernelEventKind::Received { file, fd } => format!("was given {file:?} as descriptor {fd}"),
+        KernelEventKind::Closed { file, dropped } => {
             format!(
                 "closed {file:?} for good, {} ns after its last reference",
                 event.since_boot.saturating_sub(*dropped)
             )
         }
-        EventKind::Forked { child } => format!("made process {child}"),
-        EventKind::Executed => "runs another program".to_owned(),
-        EventKind::Exited => "has ended".to_owned(),
+        KernelEventKind::Forked { child } => format!("made process {child}"),
+        KernelEventKind::Executed => "runs another program".to_owned(),
+        KernelEventKind::Exited => "has ended".to_owned(),
     };
     format!("{} ns: {who} {what}", event.since_boot)
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use taptrail_kernel::proc::ProcessId;
 use tracing::warn;
 
-use crate::{EventKind, File, FileId, Held, Kernel, Lost};
+use crate::{File, FileId, Held, Kernel, KernelEventKind, Lost};
 
 /// The largest number of polls in one turn: as many as the kernel's buffer of events needs.
 const MAX_POLLS_PER_TURN: usize = 4;
@@ -142,10 +142,10 @@ impl LastCloses {
             }
             for event in events {
                 match (event.what, Timestamp::try_from(event.time)) {
-                    (EventKind::Closed { file, .. }, Ok(at)) => {
+                    (KernelEventKind::Closed { file, .. }, Ok(at)) => {
                         changes.closed.extend(file.id.map(|id| (id, at)));
                     }
-                    (EventKind::Opened(file), _) => {
+                    (KernelEventKind::Opened(file), _) => {
                         changes.opened.push(OpenedFile { file, by: event.by.process })
                     }
                     _ => {}

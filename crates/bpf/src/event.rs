@@ -58,7 +58,7 @@ pub struct Actor {
 
 /// The kind of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EventKind {
+pub enum KernelEventKind {
     /// open(2) of the device succeeded.
     Opened(File),
     /// The process received the file: by SCM_RIGHTS, pidfd_getfd(2) or a seccomp notification.
@@ -91,7 +91,7 @@ pub enum EventKind {
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
+pub struct KernelEvent {
     /// Its time in nanoseconds since boot, including suspends (CLOCK_BOOTTIME).
     pub since_boot: u64,
     /// The same time by the real-time clock, as that was set when the event was read.
@@ -99,7 +99,7 @@ pub struct Event {
     /// The process that caused it.
     pub by: Actor,
     /// Its kind, with the file or process.
-    pub what: EventKind,
+    pub what: KernelEventKind,
 }
 
 /// A descriptor of such a file in a process.
@@ -184,7 +184,7 @@ fn process(pid: u32, started: u64) -> Option<ProcessId> {
     (pid != 0).then_some(ProcessId { pid, start_time: started / tick })
 }
 
-impl Event {
+impl KernelEvent {
     /// None for what this crate's program does not write.
     pub(crate) fn parse(bytes: &[u8; EVENT_SIZE], clock: Clock) -> Option<Self> {
         let mut fields = Fields(bytes);
@@ -195,12 +195,12 @@ impl Event {
         let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
         let file = file(id, driver, rdev);
         let what = match kind {
-            1 => EventKind::Opened(file?),
-            2 => EventKind::Received { file: file?, fd: fd.try_into().ok()? },
-            3 => EventKind::Closed { file: file?, dropped },
-            4 => EventKind::Forked { child },
-            5 => EventKind::Executed,
-            6 => EventKind::Exited,
+            1 => KernelEventKind::Opened(file?),
+            2 => KernelEventKind::Received { file: file?, fd: fd.try_into().ok()? },
+            3 => KernelEventKind::Closed { file: file?, dropped },
+            4 => KernelEventKind::Forked { child },
+            5 => KernelEventKind::Executed,
+            6 => KernelEventKind::Exited,
             _ => return None,
         };
         let name = String::from_utf8_lossy(name).into_owned();
@@ -236,9 +236,9 @@ mod tests {
         bytes.try_into().unwrap()
     }
 
-    fn parse(bytes: [u8; EVENT_SIZE]) -> Option<Event> {
+    fn parse(bytes: [u8; EVENT_SIZE]) -> Option<KernelEvent> {
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
-        Event::parse(&bytes, Clock { since_boot: 8_000_000_001, time })
+        KernelEvent::parse(&bytes, Clock { since_boot: 8_000_000_001, time })
     }
 
     #[test]
@@ -249,17 +249,17 @@ mod tests {
             rdev: Rdev { major: 10, minor: 200 },
         };
         let closed = parse(event(3, 1, 0)).unwrap();
-        assert_eq!(closed.what, EventKind::Closed { file, dropped: 6_999_999_000 });
+        assert_eq!(closed.what, KernelEventKind::Closed { file, dropped: 6_999_999_000 });
         assert_eq!(closed.since_boot, 7_000_000_000);
         let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(998_999_999_999);
         assert_eq!(closed.time, time);
         let process = Some(ProcessId { pid: 4711, start_time: 512 });
         assert_eq!(closed.by, Actor { process, thread: 4712, name: "qemu-system-x86".to_owned() });
-        assert_eq!(parse(event(1, 1, 0)).unwrap().what, EventKind::Opened(file));
-        assert_eq!(parse(event(2, 1, 9)).unwrap().what, EventKind::Received { file, fd: 9 });
-        assert_eq!(parse(event(4, 0, 0)).unwrap().what, EventKind::Forked { child: 4720 });
-        assert_eq!(parse(event(5, 0, 0)).unwrap().what, EventKind::Executed);
-        assert_eq!(parse(event(6, 0, 0)).unwrap().what, EventKind::Exited);
+        assert_eq!(parse(event(1, 1, 0)).unwrap().what, KernelEventKind::Opened(file));
+        assert_eq!(parse(event(2, 1, 9)).unwrap().what, KernelEventKind::Received { file, fd: 9 });
+        assert_eq!(parse(event(4, 0, 0)).unwrap().what, KernelEventKind::Forked { child: 4720 });
+        assert_eq!(parse(event(5, 0, 0)).unwrap().what, KernelEventKind::Executed);
+        assert_eq!(parse(event(6, 0, 0)).unwrap().what, KernelEventKind::Exited);
     }
 
     #[test]

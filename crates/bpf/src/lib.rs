@@ -25,7 +25,7 @@ use aya::maps::{Array, HashMap, MapData, MapError, RingBuf};
 use aya::programs::Iter;
 
 pub use self::closes::{FileChanges, FileState, LastCloses, OpenedFile, RemainingFiles};
-pub use self::event::{Actor, Event, EventKind, File, FileId, Held};
+pub use self::event::{Actor, File, FileId, Held, KernelEvent, KernelEventKind};
 use self::event::{EVENT_SIZE, HELD_SIZE};
 pub use self::load::LoadError;
 pub use self::lost::Lost;
@@ -68,12 +68,13 @@ impl Kernel {
 
     /// The events since the last call, in the kernel's order: at most [`MAX_EVENTS_PER_POLL`], so
     /// call it again while it returns any. Never blocks; poll(2) can wait for [`AsFd`].
-    pub fn poll(&mut self) -> Vec<Event> {
+    pub fn poll(&mut self) -> Vec<KernelEvent> {
         let mut events = Vec::new();
         let now = event::Clock::now();
         while events.len() < MAX_EVENTS_PER_POLL {
             let Some(bytes) = self.events.next() else { break };
-            match <&[u8; EVENT_SIZE]>::try_from(&*bytes).ok().and_then(|bytes| Event::parse(bytes, now)) {
+            match <&[u8; EVENT_SIZE]>::try_from(&*bytes).ok().and_then(|bytes| KernelEvent::parse(bytes, now))
+            {
                 Some(event) => events.push(event),
                 None => self.unreadable += 1,
             }

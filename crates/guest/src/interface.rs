@@ -19,7 +19,7 @@ use taptrail_kernel::device::{
 };
 use taptrail_kernel::filter::{FilterError, filter_hooks};
 use taptrail_kernel::link::{Change, Link, LinkError, Links, MacvtapMode, MacvtapName, NewMacvtap, TunInfo};
-use taptrail_kernel::proc::{Holders, Status};
+use taptrail_kernel::proc::{Holders, ProcessStatus};
 use taptrail_ledger::{InterfaceKey, StepKey};
 use taptrail_record::{DeviceKind, IfName, MacAddr, Requester};
 use tracing::{debug, warn};
@@ -29,7 +29,7 @@ use crate::account::{Account, AccountError, LedgerBatch, OpenDevice, Opens};
 use crate::host::{Host, HostResources, mac_filter, pinned_mac};
 use crate::host_link::{HostLink, LinkKind, is_mark, mark};
 use crate::marked::{MarkedError, MarkedLink};
-use crate::spec::{Backend, Filter, NicSpec, Vhost};
+use crate::spec::{Backend, NicSpec, PacketFilter, Vhost};
 
 /// How long to wait for a macvtap's node: udev makes it asynchronously.
 const NODE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -527,7 +527,7 @@ impl Host {
         }
         self.configure(spec, mac, place, index).map_err(failed)?;
         resources.mac = pinned_mac(spec, &link, mac);
-        if spec.filter == Some(Filter::NoMacSpoofing) {
+        if spec.filter == Some(PacketFilter::NoMacSpoofing) {
             let kind = resources.link.as_ref().map_or(LinkKind::Tap, HostLink::kind);
             let filter = mac_filter(kind, name.clone(), index, mac);
             let nft = self.nft().map_err(|source| OpenError::Filter { mac, source })?;
@@ -662,7 +662,7 @@ fn closed_to_others(name: &IfName, link: &Link, mac: MacAddr, account: &Account)
     for guest in account.others().map_err(|source| OpenError::Account { mac, source })? {
         let Some(qemu) = guest.qemu else { continue };
         // A QEMU that has ended attaches to nothing.
-        let Ok(status) = Status::of(qemu.pid) else { continue };
+        let Ok(status) = ProcessStatus::of(qemu.pid) else { continue };
         if tun.admits(status.uid, &status.groups) {
             return Err(OpenError::OpenTo { name: name.clone(), guest: guest.id.name.to_string() });
         }

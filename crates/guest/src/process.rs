@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use taptrail_kernel::proc::{
-    ProcessId, Status, command_line, network_namespace, network_namespace_of, processes,
+    ProcessId, ProcessStatus, command_line, network_namespace, network_namespace_of, processes,
 };
 use taptrail_ledger::{Guest, Ledger, Process};
 use taptrail_record::GuestId;
@@ -89,7 +89,8 @@ impl SupervisorProcess {
     pub(crate) fn all() -> io::Result<Vec<Self>> {
         let own = std::process::id();
         let us = rustix::process::geteuid().as_raw();
-        let trusted = |pid: &u32| Status::of(*pid).is_ok_and(|status| status.uid == 0 || status.uid == us);
+        let trusted =
+            |pid: &u32| ProcessStatus::of(*pid).is_ok_and(|status| status.uid == 0 || status.uid == us);
         let others = processes()?.into_iter().filter(|pid| *pid != own);
         let mut ledgers = BTreeMap::new();
         Ok(others.filter(trusted).filter_map(|pid| Self::of(pid, &mut ledgers)).collect())

@@ -9,7 +9,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::callers::Callers;
-use crate::driver::{self, AdoptError, AdoptOptions, Driver, Ended, MonitorSocket, Options, StartError};
+use crate::driver::{self, AdoptError, AdoptOptions, Driver, Ended, MonitorSocket, StartError, StartOptions};
 use crate::process::process_id;
 use crate::request::Inbox;
 use crate::run_dir::{RunDirError, RunDirLock};
@@ -86,7 +86,7 @@ pub trait Observer {
 /// # Errors
 /// When the guest did not start; then nothing of it is left over.
 pub fn supervise(
-    options: Options,
+    options: StartOptions,
     patience: Duration,
     observer: &mut dyn Observer,
 ) -> Result<Ended, SuperviseError> {

@@ -19,7 +19,7 @@ mod machine;
 use std::os::fd::{AsFd, AsRawFd};
 
 use criterion::Criterion;
-use taptrail_kernel::audit::{Audit, Proof, VIRT_RESOURCE};
+use taptrail_kernel::audit::{Audit, LogProof, VIRT_RESOURCE};
 use taptrail_kernel::device::Admitted;
 use taptrail_kernel::link::{Change, Links};
 use taptrail_kernel::proc::{raw_devices, same_file};
@@ -58,7 +58,8 @@ fn main() {
         let text = Record::success(lab::guest(), event).text(&std::env::current_exe().unwrap()).unwrap();
         group.bench_function("audit", |bencher| {
             bencher.iter_custom(|rounds| {
-                let mut log = || assert_eq!(audit.log(VIRT_RESOURCE, &text).unwrap().proof, Proof::ReadBack);
+                let mut log =
+                    || assert_eq!(audit.log(VIRT_RESOURCE, &text).unwrap().proof, LogProof::ReadBack);
                 lab::timed(rounds, || (), |()| log())
             });
         });

@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use criterion::Criterion;
 use jiff::Timestamp;
 use rustix::fs::{Mode, OFlags};
-use taptrail_kernel::audit::{Audit, Proof};
+use taptrail_kernel::audit::{Audit, LogProof};
 use taptrail_kernel::device::{OpenFacts, OpenRecorder};
 use taptrail_ledger::{AuditOutcome, GuestKey, Ledger, LedgerError, Logged, NewDevice, NewRecord, Step};
 use taptrail_record::{Device, Event, Record};
@@ -121,7 +121,7 @@ impl OpenRecorder for Account {
                 .into_iter()
                 .map(|outcome| {
                     let logged = outcome.unwrap();
-                    assert_eq!(logged.proof, Proof::ReadBack);
+                    assert_eq!(logged.proof, LogProof::ReadBack);
                     logged.serial
                 })
                 .collect(),

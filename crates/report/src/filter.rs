@@ -6,7 +6,7 @@ use taptrail_record::{Device, DeviceKind, GuestId, IfName, MacAddr, Rdev};
 use taptrail_trail::{Doubt, Finding, FindingKind, Holding, State};
 use uuid::Uuid;
 
-use crate::span::{Holds, Span, holds};
+use crate::span::{Holds, QueryRange, holds};
 
 /// Selects holdings and findings: those that meet all conditions that are set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct Filter {
     /// Holdings that began before this time (exclusive).
     pub end: Option<Timestamp>,
     /// Held, or possibly held, by QEMU at some moment of this time range.
-    pub at: Option<Span>,
+    pub at: Option<QueryRange>,
     /// Held by QEMU as the trail ends.
     pub held: bool,
     /// Held by QEMU at any time.
@@ -48,7 +48,7 @@ impl Filter {
             || self.at.is_some();
         let Holding { host, guest, mac, .. } = holding;
         self.is_about(host, Some(guest), Some(*mac), device, true)
-            && self.is_within(Span::of(holding))
+            && self.is_within(QueryRange::of(holding))
             && self.at.is_none_or(|at| holds(holding, at) != Holds::No)
             && (!self.held || holding.state == State::Held)
             && (!self.granted || had)
@@ -81,7 +81,7 @@ impl Filter {
     fn accepts(&self, finding: &Finding, unnamed: bool) -> bool {
         let Finding { host, guest, mac, device, time, .. } = finding;
         self.is_about(host, guest.as_ref(), *mac, device.as_ref(), unnamed)
-            && self.is_within(Span { from: *time, to: *time })
+            && self.is_within(QueryRange { from: *time, to: *time })
             && (self.kinds.is_empty() || self.kinds.contains(&finding.kind))
     }
 
@@ -102,7 +102,7 @@ impl Filter {
             && self.device.as_ref().is_none_or(|asked| device.map_or(unnamed, |device| asked.matches(device)))
     }
 
-    fn is_within(&self, span: Span) -> bool {
+    fn is_within(&self, span: QueryRange) -> bool {
         self.start.is_none_or(|start| span.to >= start) && self.end.is_none_or(|end| span.from < end)
     }
 }
@@ -250,7 +250,7 @@ mod tests {
     fn a_holding_is_held_from_its_grant_until_its_release() {
         let over = holding("web1", 1, 10, Some(20));
         let held = |time, holding: &Holding| {
-            let asked = Filter { at: Some(Span::at(at(time))), ..Filter::default() };
+            let asked = Filter { at: Some(QueryRange::at(at(time))), ..Filter::default() };
             asked.matches_holding(holding)
         };
         let at_times: Vec<i64> = (8..24).filter(|time| held(*time, &over)).collect();

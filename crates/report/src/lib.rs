@@ -44,7 +44,7 @@ pub use guests::{GuestRow, guest_table};
 pub use json::{json, json_line};
 pub use nics::{DeviceRow, NicRow, nic_table};
 pub use sink::{Count, Format, Sink, TrailConsumer, View};
-pub use span::Span;
+pub use span::QueryRange;
 pub use stats::Stats;
 pub use style::Style;
 pub use text::{escape_name, escape_text};

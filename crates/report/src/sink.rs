@@ -4,7 +4,7 @@ use serde::Serialize;
 use taptrail_trail::{Finding, Holding, Input, Proof, Report};
 
 use crate::csv::{FindingRows, HoldingRows};
-use crate::span::{RelatedTimes, Span};
+use crate::span::{QueryRange, RelatedTimes};
 use crate::{Filter, Style, findings_table, trail_table};
 
 /// Consumes holdings and findings one at a time, in the order in which a trail emits them.
@@ -216,7 +216,7 @@ fn write_json_line(out: &mut impl Write, item: &JsonLine<'_>) -> io::Result<()> 
 /// Sorts by time, newest last.
 pub(crate) fn sort(report: &mut Report) {
     let first = |holding: &Holding| holding.proof.first().map(Proof::order);
-    report.holdings.sort_by_cached_key(|holding| (Span::of(holding).from, first(holding)));
+    report.holdings.sort_by_cached_key(|holding| (QueryRange::of(holding).from, first(holding)));
     report.findings.sort_by_key(|finding| finding.time);
 }
 
@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn what_was_held_at_a_time_brings_the_findings_that_concern_it() {
         let filter = Filter {
-            at: Some(Span::at(at(23))),
+            at: Some(QueryRange::at(at(23))),
             mac: Some("52:54:00:00:00:02".parse().unwrap()),
             ..Filter::default()
         };

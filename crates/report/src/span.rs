@@ -8,14 +8,14 @@ use uuid::Uuid;
 
 /// A time range; an unknown end is [`Timestamp::MIN`] or [`Timestamp::MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Span {
+pub struct QueryRange {
     /// Its first moment.
     pub from: Timestamp,
     /// The first moment after it; equal to `from` for a single moment.
     pub to: Timestamp,
 }
 
-impl Span {
+impl QueryRange {
     /// From a device's open, or the failure of it, to its end.
     pub(crate) fn of(holding: &Holding) -> Self {
         let from = holding.opened.or(holding.granted).unwrap_or(Timestamp::MIN);
@@ -46,7 +46,7 @@ pub(crate) enum Holds {
 }
 
 /// Whether QEMU held a device at some moment of `at`.
-pub(crate) fn holds(holding: &Holding, at: Span) -> Holds {
+pub(crate) fn holds(holding: &Holding, at: QueryRange) -> Holds {
     if holding.certainly_held().is_some_and(|(from, until)| at.touches(from, until)) {
         return Holds::Yes;
     }
@@ -58,7 +58,7 @@ pub(crate) fn holds(holding: &Holding, at: Span) -> Holds {
 
 /// The same, with respect to the log's coverage: a device held as the log ends may have been
 /// released before a later time.
-pub(crate) fn holds_within_coverage(holding: &Holding, at: Span, input: &Input) -> Holds {
+pub(crate) fn holds_within_coverage(holding: &Holding, at: QueryRange, input: &Input) -> Holds {
     let covered = input.coverage.binary_search_by(|of| of.host.cmp(&holding.host)).ok();
     let last = covered.and_then(|of| input.coverage[of].spans.last());
     match holds(holding, at) {
@@ -82,7 +82,7 @@ fn end(holding: &Holding) -> Timestamp {
 /// the time of a holding, that name no other guest or interface than the holding's.
 #[derive(Debug, Default)]
 pub(crate) struct RelatedTimes {
-    times: HashMap<Scope, Vec<Span>>,
+    times: HashMap<Scope, Vec<QueryRange>>,
     /// Whether `times` are sorted and do not overlap.
     merged: bool,
 }
@@ -94,7 +94,7 @@ impl RelatedTimes {
     /// Adds a holding.
     pub(crate) fn add(&mut self, holding: &Holding) {
         self.merged = false;
-        let span = Span::of(holding);
+        let span = QueryRange::of(holding);
         let (guest, mac) = (Some(holding.guest.uuid), Some(holding.mac));
         for (guest, mac) in [(None, None), (None, mac), (guest, None), (guest, mac)] {
             let times = self.times.entry((Arc::clone(&holding.host), guest, mac)).or_default();
@@ -124,7 +124,7 @@ impl RelatedTimes {
 }
 
 /// Sorts the ranges and merges those that overlap.
-fn merge_overlapping(times: &mut Vec<Span>) {
+fn merge_overlapping(times: &mut Vec<QueryRange>) {
     times.sort_unstable();
     times.dedup_by(|later, earlier| {
         let one = later.from <= earlier.to;

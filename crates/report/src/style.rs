@@ -3,7 +3,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use crate::span::Span;
+use crate::span::QueryRange;
 use crate::text::NONE;
 
 /// Length of the date and the blank after it, in bytes.
@@ -19,7 +19,7 @@ pub struct Style {
     /// Whether times are in UTC, else in the system's zone.
     pub utc: bool,
     /// The filter's time: devices that were only possibly held then are marked.
-    pub at: Option<Span>,
+    pub at: Option<QueryRange>,
 }
 
 /// Formats the times of one table, in its zone.

@@ -128,6 +128,6 @@ fn explanations() {
 #[test]
 fn who_held_it_at_a_time() {
     let at = "2026-11-23T18:54:08Z".parse().ok();
-    let filter = Filter { at: at.map(taptrail_report::Span::at), granted: true, ..Filter::default() };
+    let filter = Filter { at: at.map(taptrail_report::QueryRange::at), granted: true, ..Filter::default() };
     insta::assert_snapshot!(render(HOTPLUG, View::Trail, filter, Format::Table(STYLE)));
 }

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use host::{Host, Options};
+use host::{Host, ReadOptions};
 
 fn main() -> ExitCode {
     match run() {
@@ -36,14 +36,14 @@ struct Arguments {
     /// Bytes, or lines if `rate` is set.
     size: u64,
     rate: Option<u64>,
-    options: Options,
+    options: ReadOptions,
 }
 
 /// Interval between two writes if `rate` is set.
 const WRITE_INTERVAL: Duration = Duration::from_millis(5);
 
 fn parse_arguments() -> io::Result<Arguments> {
-    let (mut options, mut rate) = (Options::default(), None);
+    let (mut options, mut rate) = (ReadOptions::default(), None);
     let mut size = 0;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {

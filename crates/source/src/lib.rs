@@ -75,5 +75,5 @@ pub use hosts::{Hosts, is_same_host};
 pub use input::{Input, Rows, expand, host_log, host_log_paths, host_logs, log_paths};
 pub use open::read_lines;
 pub use outcome::{Note, NoteKind, ReadOutcome};
-pub use reading::{EntrySink, Options, read};
+pub use reading::{EntrySink, ReadOptions, read};
 pub use snapshot::SnapshotFile;

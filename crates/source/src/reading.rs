@@ -22,7 +22,7 @@ use crate::window::DUPLICATE_SKEW;
 use crate::{FileIdentity, Input, Note, NoteKind, ReadOutcome, SourceError};
 
 /// Options of [`read`].
-pub struct Options<'a> {
+pub struct ReadOptions<'a> {
     /// The hosts of lines that name none.
     pub hosts: Hosts,
     /// The time zone of times that name none.
@@ -38,7 +38,7 @@ pub struct Options<'a> {
     pub progress: Box<dyn FnMut(u64, u64) + 'a>,
 }
 
-impl Default for Options<'_> {
+impl Default for ReadOptions<'_> {
     /// An unknown host (`?`), this system's zone, clock and cores, and no progress reports.
     fn default() -> Self {
         Self {
@@ -377,7 +377,7 @@ pub type EntrySink<'a> = dyn FnMut(&Entry) -> ControlFlow<()> + 'a;
 /// An input that can't be read is named in the outcome, and the others are read. If records can't
 /// be assigned to hosts, reading stops and `refused` is set: the entries passed to `sink` must not
 /// be used then.
-pub fn read(inputs: Vec<Input>, options: Options<'_>, sink: &mut EntrySink<'_>) -> ReadOutcome {
+pub fn read(inputs: Vec<Input>, options: ReadOptions<'_>, sink: &mut EntrySink<'_>) -> ReadOutcome {
     let mut reading = Reading {
         input: taptrail_trail::Input::default(),
         unreadable: Vec::new(),

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use jiff::{SignedDuration, Timestamp};
-use taptrail_source::{Input, NoteKind, Options, ReadOutcome, expand, host_logs, read, read_lines};
+use taptrail_source::{Input, NoteKind, ReadOptions, ReadOutcome, expand, host_logs, read, read_lines};
 use taptrail_trail::{Content, Entry};
 
 const UUID: &str = "f3607ac8-f517-4952-b61c-b19b40f99661";
@@ -63,7 +63,7 @@ fn merge(logs: &[String]) -> MergedRead {
         Input::File(path)
     });
     let mut entries = Vec::new();
-    let outcome = read(files.collect(), Options::default(), &mut |entry| {
+    let outcome = read(files.collect(), ReadOptions::default(), &mut |entry| {
         if !matches!(entry.content, Content::Gap(_)) {
             entries.push(summary(entry));
         }
@@ -167,7 +167,7 @@ fn a_log_that_is_cut_while_it_is_read_says_so() {
     let log: String = (0..100_000).map(|serial| audit(serial, serial, 1)).collect();
     std::fs::write(&path, &log).unwrap();
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-    let outcome = read(vec![Input::File(path)], Options::default(), &mut |_| {
+    let outcome = read(vec![Input::File(path)], ReadOptions::default(), &mut |_| {
         file.set_len(0).unwrap();
         ControlFlow::Continue(())
     });
@@ -220,7 +220,7 @@ fn rows_are_merged_with_logs_and_what_the_log_lacks_is_missing() {
     ];
     let rows = Input::Rows { name: "rows".into(), bytes: 0, rows: Box::new(rows.into_iter()) };
     let mut entries = Vec::new();
-    let outcome = read(vec![rows, Input::File(path)], Options::default(), &mut |entry| {
+    let outcome = read(vec![rows, Input::File(path)], ReadOptions::default(), &mut |entry| {
         entries.push(summary(entry));
         ControlFlow::Continue(())
     });
@@ -237,7 +237,7 @@ fn rows_alone_lack_nothing_between_their_numbers() {
         rows: Box::new([5, 90, 300].map(|serial| Ok(row(i64::from(serial) * 1000, serial, 1))).into_iter()),
     };
     let mut entries = Vec::new();
-    let outcome = read(vec![rows], Options::default(), &mut |entry| {
+    let outcome = read(vec![rows], ReadOptions::default(), &mut |entry| {
         entries.push(summary(entry));
         ControlFlow::Continue(())
     });
@@ -282,7 +282,7 @@ fn a_log_split_anywhere_reads_like_the_whole() {
             Input::File(path)
         });
         let mut serials = Vec::new();
-        read(files.collect(), Options::default(), &mut |entry| {
+        read(files.collect(), ReadOptions::default(), &mut |entry| {
             serials.push((entry.serial, entry.time, entry.content.clone()));
             ControlFlow::Continue(())
         });
@@ -303,7 +303,7 @@ fn a_sink_that_breaks_off_ends_the_reading() {
     let path = dir.path().join("audit.log");
     std::fs::write(&path, audit(1000, 10, 1) + &audit(2000, 11, 1)).unwrap();
     let mut taken = 0;
-    read(vec![Input::File(path)], Options::default(), &mut |_| {
+    read(vec![Input::File(path)], ReadOptions::default(), &mut |_| {
         taken += 1;
         ControlFlow::Break(())
     });
@@ -338,7 +338,7 @@ fn text_that_any_user_can_write_does_not_replace_an_audit_logs_line() {
         .unwrap();
         std::fs::write(path("syslog"), syslog).unwrap();
         let mut entries = Vec::new();
-        read(expand(&[dir.path().to_owned()]).0, Options::default(), &mut |entry| {
+        read(expand(&[dir.path().to_owned()]).0, ReadOptions::default(), &mut |entry| {
             if let Content::Record(record) = &entry.content {
                 entries.push((record.event.mac().unwrap().0[5], entry.unauthenticated));
             }
@@ -372,7 +372,7 @@ fn read_rotated(name: &str, line: fn(u32) -> String, packed: bool) -> (Vec<u8>, 
         std::fs::write(dir.path().join(format!("{name}.1.gz")), "").unwrap();
         std::fs::remove_file(dir.path().join("packed")).unwrap();
     }
-    let (mut macs, options) = (Vec::new(), Options::default());
+    let (mut macs, options) = (Vec::new(), ReadOptions::default());
     let outcome = read(inputs, options, &mut |entry| {
         macs.push(summary(entry).1);
         ControlFlow::Continue(())

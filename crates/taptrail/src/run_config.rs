@@ -9,7 +9,7 @@ use anyhow::anyhow;
 use taptrail_guest::file::{self, FileError, GuestFile, GuestRequest, Part};
 use taptrail_guest::qemu::{CommandLine, CommandLineError};
 use taptrail_guest::spec::{NicSpec, SpecError, check_unique};
-use taptrail_guest::{Dirs, Options, caller, check_name, environment};
+use taptrail_guest::{Dirs, StartOptions, caller, check_name, environment};
 use taptrail_kernel::process::{Credentials, Limit, LimitError, PrivateDev};
 use taptrail_record::GuestId;
 use uuid::Uuid;
@@ -53,7 +53,7 @@ impl RunConfig {
     }
 
     /// Checks the whole configuration against the host, before anything is started.
-    pub(crate) fn options(&self, dirs: Dirs) -> Result<Options, Failure> {
+    pub(crate) fn options(&self, dirs: Dirs) -> Result<StartOptions, Failure> {
         options(&self.request, dirs).map_err(|(part, error)| self.wrong(part, error))
     }
 
@@ -123,7 +123,7 @@ fn of_arguments(arguments: &Run) -> Result<GuestRequest, Failure> {
 }
 
 /// Converts the configuration into the options of a start; an error names the part that is invalid.
-fn options(request: &GuestRequest, dirs: Dirs) -> Result<Options, (Part, anyhow::Error)> {
+fn options(request: &GuestRequest, dirs: Dirs) -> Result<StartOptions, (Part, anyhow::Error)> {
     let mut words = request.command.iter().cloned();
     let program = words.next().unwrap_or_default();
     let program = find_program(Path::new(&program)).map_err(|error| (Part::Word(0), error))?;
@@ -146,7 +146,7 @@ fn options(request: &GuestRequest, dirs: Dirs) -> Result<Options, (Part, anyhow:
     let user = request.user.as_deref().map(Credentials::of_user).transpose();
     let user = user.map_err(|error| (Part::User, error.into()))?;
     let allow = allowed(request)?;
-    Ok(Options {
+    Ok(StartOptions {
         guest: GuestId {
             name: request.name.as_str().into(),
             uuid: request.uuid.unwrap_or_else(Uuid::new_v4),

@@ -17,7 +17,7 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::io::dup;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use rustix::time::{ClockId, clock_gettime};
-use taptrail_bpf::{EventKind, Kernel};
+use taptrail_bpf::{Kernel, KernelEventKind};
 use taptrail_kernel::proc::ProcessId;
 use taptrail_record::DeviceKind;
 
@@ -45,7 +45,7 @@ fn an_open_and_a_last_close_have_their_process_and_their_nanosecond() {
         let between = now();
         assert!(before < opened.since_boot && opened.since_boot < between, "{kind}: {opened:?}");
         assert_eq!(opened.by.process, Some(own()));
-        let EventKind::Opened(file) = opened.what else { unreachable!() };
+        let KernelEventKind::Opened(file) = opened.what else { unreachable!() };
         assert_eq!(file.rdev, devices.rdev(kind));
 
         let copy = dup(&device).unwrap();
@@ -54,7 +54,7 @@ fn an_open_and_a_last_close_have_their_process_and_their_nanosecond() {
         let between = now();
         drop(copy);
         let closed = log.closed(file).expect("the last copy is gone");
-        let EventKind::Closed { dropped, .. } = closed.what else { unreachable!() };
+        let KernelEventKind::Closed { dropped, .. } = closed.what else { unreachable!() };
         assert!(between < dropped && dropped < closed.since_boot && closed.since_boot < now(), "{closed:?}");
         assert_eq!(closed.by.process, Some(own()));
     }
@@ -88,7 +88,7 @@ fn a_file_that_was_passed_to_another_process_is_held_until_that_one_closes_it() 
         child.end();
         let closed = log.closed(file).expect("the child has ended, and was waited for");
         assert_eq!(closed.by.process, Some(child_process), "{kind}");
-        let exited = log.of(child_process, |what| matches!(what, EventKind::Exited));
+        let exited = log.of(child_process, |what| matches!(what, KernelEventKind::Exited));
         assert!(exited.is_some_and(|exited| exited.since_boot < closed.since_boot));
     }
     log.assert_nothing_lost();
@@ -144,8 +144,8 @@ fn a_child_that_inherits_a_file_has_events_of_its_program_and_its_end() {
         let file = log.opened_file(kind);
         let child = Other::inherits(device);
         let process = child.process();
-        let forked = log.of(own(), |what| *what == EventKind::Forked { child: process.pid });
-        let executed = log.of(process, |what| *what == EventKind::Executed);
+        let forked = log.of(own(), |what| *what == KernelEventKind::Forked { child: process.pid });
+        let executed = log.of(process, |what| *what == KernelEventKind::Executed);
         let (forked, executed) = (forked.unwrap(), executed.unwrap());
         assert!(forked.since_boot < executed.since_boot, "{kind}");
         assert_eq!(log.closed(file), None, "{kind}: the child has it");
@@ -231,7 +231,7 @@ fn what_does_not_fit_is_counted() {
             break;
         }
         files.extend(events.iter().filter_map(|event| match event.what {
-            EventKind::Opened(file) if event.by.process == Some(own()) => file.id,
+            KernelEventKind::Opened(file) if event.by.process == Some(own()) => file.id,
             _ => None,
         }));
         events_read += events.iter().filter(|event| event.by.process == Some(own())).count() as u64;
@@ -245,7 +245,7 @@ fn what_does_not_fit_is_counted() {
     // Later events are reported again.
     let device = File::open("/dev/net/tun").unwrap();
     let opened = kernel.poll().into_iter().find_map(|event| match event.what {
-        EventKind::Opened(file) if event.by.process == Some(own()) => file.id,
+        KernelEventKind::Opened(file) if event.by.process == Some(own()) => file.id,
         _ => None,
     });
     let opened = opened.expect("there is an open event again");

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use taptrail_kernel::audit::{Audit, AuditError, LogTime, NotLogged, Proof};
+use taptrail_kernel::audit::{Audit, AuditError, LogProof, LogTime, NotLogged};
 use taptrail_kernel::proc::{ProcessId, boot_id, network_namespace};
 use taptrail_ledger::{
     AuditOutcome, GuestKey, InterfaceKey, Ledger, LedgerError, Logged, MovedKeys, NewGuest, Process, Step,
@@ -470,9 +470,9 @@ impl Account {
                         refusal.get_or_insert(AccountError::Unproven);
                     }
                     let outcome = match logged.proof {
-                        Proof::ReadBack => AuditOutcome::ReadBack,
-                        Proof::Counters => AuditOutcome::Counters,
-                        Proof::AckOnly => AuditOutcome::Acknowledged,
+                        LogProof::ReadBack => AuditOutcome::ReadBack,
+                        LogProof::Counters => AuditOutcome::Counters,
+                        LogProof::AckOnly => AuditOutcome::Acknowledged,
                     };
                     let time = logged.time.and_then(kernel_time);
                     (time, Logged { outcome, serial: logged.serial })

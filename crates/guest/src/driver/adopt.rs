@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use taptrail_kernel::link::LinkError;
-use taptrail_kernel::proc::{PidFd, ProcessId, Status, boot_id, network_namespace};
+use taptrail_kernel::proc::{PidFd, ProcessId, ProcessStatus, boot_id, network_namespace};
 use taptrail_kernel::process::sandbox_after_start;
 use taptrail_ledger::{Guest, InterfaceKey, LedgerError, LiveInterface, LiveStep, Step, StepKey};
 use taptrail_qmp::{Monitor, QmpError};
@@ -132,7 +132,7 @@ pub(crate) fn orphan(dirs: &Dirs, name: &str) -> Result<Option<(Guest, ProcessId
 
 /// Refuses --allow for QEMU's own user.
 pub(crate) fn check_callers(options: &AdoptOptions, qemu: ProcessId) -> Result<(), AdoptError> {
-    let uid = Status::of(qemu.pid).map_err(AdoptError::Look)?.uid;
+    let uid = ProcessStatus::of(qemu.pid).map_err(AdoptError::Look)?.uid;
     if uid != 0 && options.allow.contains(&uid) { Err(AdoptError::Caller(uid)) } else { Ok(()) }
 }
 

@@ -78,7 +78,7 @@ const MAX_EVENTS_PER_TURN: usize = 64;
 
 /// The configuration that a guest is started with.
 #[derive(Debug)]
-pub struct Options {
+pub struct StartOptions {
     /// Its name and uuid.
     pub guest: GuestId,
     /// Its interfaces.
@@ -264,7 +264,7 @@ pub(crate) struct MonitorSocket {
 
 /// Starts the guest and drives it until it ends. `ready` is called once QEMU runs it.
 pub(crate) fn run(
-    options: Options,
+    options: StartOptions,
     socket: MonitorSocket,
     inbox: &Inbox,
     ready: impl FnOnce(&Driver),

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use super::names::{free_id, free_mac, netdev_id};
 use super::qemu::{Booting, Greeting, Qemu};
-use super::{AttachedInterface, Driver, MONITOR_TIMEOUT, MonitorSocket, Options, Port};
+use super::{AttachedInterface, Driver, MONITOR_TIMEOUT, MonitorSocket, Port, StartOptions};
 use crate::account::{Account, AccountError, LedgerBatch, OpenDevice};
 use crate::handover::{self, OpenFileCounts};
 use crate::host::Host;
@@ -134,7 +134,11 @@ struct Attempt {
     stopped: Option<Reply<()>>,
 }
 
-pub(super) fn start(options: Options, socket: MonitorSocket, inbox: &Inbox) -> Result<Driver, StartError> {
+pub(super) fn start(
+    options: StartOptions,
+    socket: MonitorSocket,
+    inbox: &Inbox,
+) -> Result<Driver, StartError> {
     let wanted = ports_wanted(&options);
     if wanted > Ports::LIMIT {
         return Err(StartError::Ports { wanted, most: Ports::LIMIT });
@@ -181,7 +185,7 @@ pub(super) fn start(options: Options, socket: MonitorSocket, inbox: &Inbox) -> R
 }
 
 /// The number of pcie-root-ports that taptrail adds.
-fn ports_wanted(options: &Options) -> usize {
+fn ports_wanted(options: &StartOptions) -> usize {
     if options.command.needs_ports() { options.nics.len() + usize::from(options.hotplug_ports) } else { 0 }
 }
 
@@ -213,7 +217,7 @@ fn complete(specs: &[NicSpec], host: &mut Host) -> Result<Vec<(NicSpec, MacAddr,
 impl Attempt {
     fn bring_up(
         &mut self,
-        options: &Options,
+        options: &StartOptions,
         nics: Vec<(NicSpec, MacAddr, String)>,
         socket: MonitorSocket,
         inbox: &Inbox,
@@ -256,7 +260,7 @@ impl Attempt {
     /// Starts QEMU, paused, with the descriptors, and connects to its monitor.
     fn run_qemu(
         &mut self,
-        options: &Options,
+        options: &StartOptions,
         socket: MonitorSocket,
         inbox: &Inbox,
     ) -> Result<Vec<Port>, StartError> {
@@ -318,7 +322,7 @@ impl Attempt {
     }
 
     /// QEMU's arguments, the user's own and ours; and the ports, with those in use marked as taken.
-    fn arguments(&mut self, options: &Options, monitor: i32) -> (Vec<Port>, Vec<std::ffi::OsString>) {
+    fn arguments(&mut self, options: &StartOptions, monitor: i32) -> (Vec<Port>, Vec<std::ffi::OsString>) {
         let names = Ports::new(ports_wanted(options));
         let mut ports: Vec<Port> =
             names.names.iter().map(|name| Port { name: name.clone(), taken: false }).collect();

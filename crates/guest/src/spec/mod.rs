@@ -73,7 +73,7 @@ pub struct NicSpec {
     /// The host's name for the interface; `None`: the kernel chooses. Never with [`Backend::Tap`].
     pub ifname: Option<IfName>,
     /// What the guest must not send.
-    pub filter: Option<Filter>,
+    pub filter: Option<PacketFilter>,
     /// The bridge forwards nothing between isolated ports. Only with [`Backend::Bridge`].
     pub isolated: bool,
     /// The bridge port's VLAN, 1 to 4094, untagged to the guest. Only with [`Backend::Bridge`].
@@ -153,12 +153,12 @@ impl Vhost {
 
 /// What a guest must not send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Filter {
+pub enum PacketFilter {
     /// Frames from an address other than the interface's own.
     NoMacSpoofing,
 }
 
-impl Filter {
+impl PacketFilter {
     /// The filter as it is written, which is also libvirt's name of its like.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -43,7 +43,7 @@ fn every_key_is_read() {
     assert_eq!(nic.mac, Some("52:54:00:12:34:56".parse().unwrap()));
     assert_eq!((nic.queues.get(), nic.vhost, nic.mtu), (4, Vhost::On, Some(9000)));
     assert_eq!(nic.ifname, Some("web1".parse().unwrap()));
-    assert_eq!((nic.filter, nic.isolated, nic.vlan), (Some(Filter::NoMacSpoofing), true, Some(42)));
+    assert_eq!((nic.filter, nic.isolated, nic.vlan), (Some(PacketFilter::NoMacSpoofing), true, Some(42)));
     assert_eq!(nic.id, Some("ua-front".parse().unwrap()));
     assert_eq!(nic.tun_path, Some("/srv/dev/tun".into()));
     assert_eq!(nic.vhost_path, Some("/srv/dev/vhost-net".into()));
@@ -157,7 +157,7 @@ fn the_longest_values_together_are_read_back() {
         vhost: Vhost::On,
         mtu: Some(65535),
         ifname: Some(",".repeat(15).parse().unwrap()),
-        filter: Some(Filter::NoMacSpoofing),
+        filter: Some(PacketFilter::NoMacSpoofing),
         isolated: true,
         vlan: Some(4094),
         id: Some("a".repeat(NicId::LIMIT).parse().unwrap()),

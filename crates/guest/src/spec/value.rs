@@ -8,7 +8,7 @@ use taptrail_kernel::link::MacvtapMode;
 use taptrail_record::MacAddr;
 
 use super::error::{Problem, quoted};
-use super::{Filter, Key, Vhost};
+use super::{Key, PacketFilter, Vhost};
 
 /// The longest device path, in bytes: with every comma doubled two of them still fit into a SPEC.
 pub(crate) const PATH_LIMIT: usize = 512;
@@ -31,8 +31,8 @@ pub(super) fn vhost(text: &str) -> Result<Vhost, Problem> {
     choice(Key::Vhost, text, &[Vhost::On, Vhost::Off, Vhost::Auto], Vhost::as_str)
 }
 
-pub(super) fn filter(text: &str) -> Result<Filter, Problem> {
-    choice(Key::Filter, text, &[Filter::NoMacSpoofing], Filter::as_str)
+pub(super) fn filter(text: &str) -> Result<PacketFilter, Problem> {
+    choice(Key::Filter, text, &[PacketFilter::NoMacSpoofing], PacketFilter::as_str)
 }
 
 pub(super) fn isolated(text: &str) -> Result<bool, Problem> {

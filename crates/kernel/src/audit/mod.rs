@@ -3,7 +3,7 @@
 //! The kernel acknowledges a record with success even if auditing is off, if a rule filters it, or
 //! if it is lost. So a record counts as logged only if it is **read back** from the kernel's
 //! multicast of logged records ([`ReadLog`]), or if the kernel's **counters** show that auditing is
-//! on and nothing was lost. A record that is only acknowledged has [`Proof::AckOnly`].
+//! on and nothing was lost. A record that is only acknowledged has [`LogProof::AckOnly`].
 //!
 //! ```no_run
 //! let mut audit = taptrail_kernel::audit::Audit::open()?;
@@ -31,7 +31,7 @@ use rustix::io::Errno;
 
 pub use broadcast::{Broadcast, BroadcastItem};
 pub use error::{AuditError, NotLogged};
-pub use proof::{LogTime, Logged, Proof};
+pub use proof::{LogProof, LogTime, LoggedRecord};
 pub use readlog::ReadLog;
 pub use status::AuditStatus;
 
@@ -151,7 +151,7 @@ impl Audit {
     /// # Errors
     ///
     /// As [`log_all`](Self::log_all).
-    pub fn log(&mut self, kind: u16, text: &str) -> Result<Logged, NotLogged> {
+    pub fn log(&mut self, kind: u16, text: &str) -> Result<LoggedRecord, NotLogged> {
         let outcome = self.log_all(&[(kind, text)]).pop();
         outcome.unwrap_or_else(|| Err(NotLogged::Io(io::ErrorKind::UnexpectedEof.into())))
     }
@@ -164,9 +164,9 @@ impl Audit {
     ///
     /// # Errors
     ///
-    /// For each record, the reason why it is not provably logged. [`Proof::AckOnly`] is not an
-    /// error here: callers that need proof must check [`Proof::is_proven`].
-    pub fn log_all<T: AsRef<str>>(&mut self, records: &[(u16, T)]) -> Vec<Result<Logged, NotLogged>> {
+    /// For each record, the reason why it is not provably logged. [`LogProof::AckOnly`] is not an
+    /// error here: callers that need proof must check [`LogProof::is_proven`].
+    pub fn log_all<T: AsRef<str>>(&mut self, records: &[(u16, T)]) -> Vec<Result<LoggedRecord, NotLogged>> {
         let mut batch: Vec<Pending<'_>> =
             records.iter().map(|(kind, text)| Pending::new(*kind, text.as_ref())).collect();
         for part in batch.chunks_mut(MAX_RECORDS_PER_DATAGRAM) {
@@ -281,8 +281,8 @@ impl Audit {
                 self.missed.push(record.kind);
             }
             let outcome = Evidence { before, after, listening: receives && reliable }.judge(record.kind);
-            counted |= receives && matches!(outcome, Ok(Proof::Counters));
-            record.state = State::Done(outcome.map(|proof| Logged { serial: None, time: None, proof }));
+            counted |= receives && matches!(outcome, Ok(LogProof::Counters));
+            record.state = State::Done(outcome.map(|proof| LoggedRecord { serial: None, time: None, proof }));
         }
         if counted && self.readlog.as_ref().is_some_and(ReadLog::may_receive_nothing) {
             // The record was logged, but the socket never received one: waiting for it would only

@@ -8,7 +8,7 @@ use super::{AuditStatus, MAX_TEXT_BYTES, NotLogged};
 
 /// How it was proven that a record is in the kernel's audit log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Proof {
+pub enum LogProof {
     /// The kernel multicast the record as logged, with exactly the text that was sent.
     ReadBack,
     /// Auditing is on and the kernel's `lost` counter did not grow. A rule that filters the record
@@ -18,7 +18,7 @@ pub enum Proof {
     AckOnly,
 }
 
-impl Proof {
+impl LogProof {
     /// False for a record that was only acknowledged.
     pub fn is_proven(self) -> bool {
         self != Self::AckOnly
@@ -36,13 +36,13 @@ pub struct LogTime {
 
 /// A record that the kernel accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Logged {
+pub struct LoggedRecord {
     /// The kernel's serial number, if it was read back.
     pub serial: Option<u32>,
     /// The kernel's time, if it was read back.
     pub time: Option<LogTime>,
     /// The proof that it was logged.
-    pub proof: Proof,
+    pub proof: LogProof,
 }
 
 /// One record of a batch.
@@ -60,7 +60,7 @@ pub(super) enum State {
     Waiting,
     /// Acknowledged with success, which does not prove that it was logged.
     Accepted,
-    Done(Result<Logged, NotLogged>),
+    Done(Result<LoggedRecord, NotLogged>),
 }
 
 impl<'r> Pending<'r> {
@@ -84,7 +84,7 @@ impl<'r> Pending<'r> {
     }
 
     pub(super) fn is_read_back(&self) -> bool {
-        matches!(&self.state, State::Done(Ok(Logged { proof: Proof::ReadBack, .. })))
+        matches!(&self.state, State::Done(Ok(LoggedRecord { proof: LogProof::ReadBack, .. })))
     }
 
     pub(super) fn fail(&mut self, why: NotLogged) {
@@ -106,11 +106,14 @@ impl<'r> Pending<'r> {
     }
 
     pub(super) fn read_back(&mut self, serial: u32, time: LogTime) {
-        self.state =
-            State::Done(Ok(Logged { serial: Some(serial), time: Some(time), proof: Proof::ReadBack }));
+        self.state = State::Done(Ok(LoggedRecord {
+            serial: Some(serial),
+            time: Some(time),
+            proof: LogProof::ReadBack,
+        }));
     }
 
-    pub(super) fn outcome(self) -> Result<Logged, NotLogged> {
+    pub(super) fn outcome(self) -> Result<LoggedRecord, NotLogged> {
         match self.state {
             State::Done(outcome) => outcome,
             State::Waiting | State::Accepted => Err(NotLogged::Io(io::ErrorKind::TimedOut.into())),
@@ -130,9 +133,9 @@ pub(super) struct Evidence {
 }
 
 impl Evidence {
-    pub(super) fn judge(&self, kind: u16) -> Result<Proof, NotLogged> {
+    pub(super) fn judge(&self, kind: u16) -> Result<LogProof, NotLogged> {
         let Some(after) = self.after else {
-            return if self.listening { Err(NotLogged::Unseen { kind }) } else { Ok(Proof::AckOnly) };
+            return if self.listening { Err(NotLogged::Unseen { kind }) } else { Ok(LogProof::AckOnly) };
         };
         if !after.enabled {
             return Err(NotLogged::Disabled);
@@ -146,7 +149,7 @@ impl Evidence {
         if self.listening && after.backlog == 0 {
             return Err(NotLogged::Filtered { kind });
         }
-        Ok(Proof::Counters)
+        Ok(LogProof::Counters)
     }
 }
 
@@ -168,7 +171,7 @@ mod tests {
         before: Option<AuditStatus>,
         after: Option<AuditStatus>,
         listening: bool,
-    ) -> Result<Proof, String> {
+    ) -> Result<LogProof, String> {
         Evidence { before, after, listening }
             .judge(2501)
             .map_err(|error| format!("{error:?}").split([' ', '(']).next().unwrap_or_default().to_owned())
@@ -176,7 +179,7 @@ mod tests {
 
     #[test]
     fn counters_prove_what_cannot_be_heard() {
-        assert_eq!(judge(Some(ON), Some(ON), false), Ok(Proof::Counters));
+        assert_eq!(judge(Some(ON), Some(ON), false), Ok(LogProof::Counters));
     }
 
     #[test]
@@ -187,7 +190,7 @@ mod tests {
     #[test]
     fn a_record_still_in_the_backlog_is_late_and_not_filtered() {
         let busy = AuditStatus { backlog: 3, ..ON };
-        assert_eq!(judge(Some(ON), Some(busy), true), Ok(Proof::Counters));
+        assert_eq!(judge(Some(ON), Some(busy), true), Ok(LogProof::Counters));
     }
 
     #[test]
@@ -208,8 +211,8 @@ mod tests {
 
     #[test]
     fn without_status_and_broadcast_there_is_the_acknowledgement_only() {
-        assert_eq!(judge(None, None, false), Ok(Proof::AckOnly));
-        assert!(!Proof::AckOnly.is_proven());
+        assert_eq!(judge(None, None, false), Ok(LogProof::AckOnly));
+        assert!(!LogProof::AckOnly.is_proven());
         assert_eq!(judge(None, None, true), Err("Unseen".to_owned()));
     }
 

@@ -24,7 +24,7 @@ pub use identity::{ProcessId, boot_time, is_exiting};
 pub(crate) use numbers::raw_kind;
 pub use numbers::{DeviceNumbers, HeldKind};
 pub use pidfd::{PidFd, Signal};
-pub use process::{Status, command_line, descriptor_tables, exe, exe_file, processes};
+pub use process::{ProcessStatus, command_line, descriptor_tables, exe, exe_file, processes};
 
 /// `KCMP_FILE` (linux/kcmp.h).
 const KCMP_FILE: libc::c_int = 0;
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_process_acts_as_its_user() {
-        assert_eq!(Status::of(std::process::id()).unwrap().uid, rustix::process::geteuid().as_raw());
+        assert_eq!(ProcessStatus::of(std::process::id()).unwrap().uid, rustix::process::geteuid().as_raw());
     }
 
     #[test]

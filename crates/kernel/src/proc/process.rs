@@ -66,7 +66,7 @@ pub fn command_line(pid: u32, most: u64) -> io::Result<Vec<OsString>> {
 
 /// The fields of `/proc/PID/status` (proc(5)) that are used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
+pub struct ProcessStatus {
     /// Its parent's pid.
     pub parent: u32,
     /// Its effective user id.
@@ -78,7 +78,7 @@ pub struct Status {
     pub within: Vec<u32>,
 }
 
-impl Status {
+impl ProcessStatus {
     /// The status of a process, or of a thread.
     ///
     /// # Errors
@@ -144,16 +144,16 @@ mod tests {
         assert_eq!(exe_file(pid).unwrap(), (file.dev(), file.ino()));
         assert_eq!(command_line(pid, 4096).unwrap(), ["/bin/sh", "-c", "read line", ""]);
         assert_eq!(command_line(pid, 7).unwrap(), ["/bin/sh"]);
-        assert_eq!(Status::of(pid).unwrap().parent, std::process::id());
+        assert_eq!(ProcessStatus::of(pid).unwrap().parent, std::process::id());
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(exe(pid).is_err() && command_line(pid, 9).is_err() && Status::of(pid).is_err());
+        assert!(exe(pid).is_err() && command_line(pid, 9).is_err() && ProcessStatus::of(pid).is_err());
     }
 
     // Shows 14.16.
     #[test]
     fn a_process_in_a_container_has_another_number_there() {
-        assert_eq!(Status::of(std::process::id()).unwrap().within, [0; 0]);
+        assert_eq!(ProcessStatus::of(std::process::id()).unwrap().within, [0; 0]);
         let mut container = Command::new("/usr/bin/unshare");
         // It ends with its input, at the latest when this test does.
         container.args(["--pid", "--fork", "/bin/cat"]);
@@ -166,7 +166,7 @@ mod tests {
                 Err(_) => std::thread::yield_now(),
             }
         };
-        assert_eq!(Status::of(child).unwrap().within, [1]);
+        assert_eq!(ProcessStatus::of(child).unwrap().within, [1]);
         container.kill().unwrap();
         container.wait().unwrap();
     }

@@ -1,5 +1,5 @@
 use rustix::thread::{CapabilitySet, UnshareFlags, unshare_unsafe};
-use taptrail_kernel::audit::{Audit, AuditError, NotLogged, Proof, VIRT_CONTROL, VIRT_RESOURCE};
+use taptrail_kernel::audit::{Audit, AuditError, LogProof, NotLogged, VIRT_CONTROL, VIRT_RESOURCE};
 
 use crate::machine::{Machine, drop_capabilities, in_child, may_enable, on_thread};
 use crate::text;
@@ -76,14 +76,14 @@ fn a_record_that_a_rule_filters_is_named_and_others_pass() {
 
     let outcomes = audit.log_all(&records);
     assert!(matches!(outcomes[0], Err(NotLogged::Filtered { kind: VIRT_RESOURCE })), "{outcomes:?}");
-    assert_eq!(outcomes[1].as_ref().unwrap().proof, Proof::ReadBack);
+    assert_eq!(outcomes[1].as_ref().unwrap().proof, LogProof::ReadBack);
 
     let outcomes = audit.log_all(&records);
     assert!(matches!(outcomes[0], Err(NotLogged::Filtered { .. })), "{outcomes:?}");
 
     machine.remove_rules();
     let outcomes = audit.log_all(&records);
-    assert_eq!(outcomes[0].as_ref().unwrap().proof, Proof::ReadBack);
+    assert_eq!(outcomes[0].as_ref().unwrap().proof, LogProof::ReadBack);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 use rustix::thread::{CapabilitySet, UnshareFlags, unshare_unsafe};
-use taptrail_kernel::audit::{Audit, MAX_TEXT_BYTES, Proof, ReadLog, VIRT_CONTROL, VIRT_RESOURCE};
+use taptrail_kernel::audit::{Audit, LogProof, MAX_TEXT_BYTES, ReadLog, VIRT_CONTROL, VIRT_RESOURCE};
 
 use crate::machine::{Machine, drop_capabilities, may_enable, on_thread, readlog_socket};
 use crate::text;
@@ -20,7 +20,7 @@ fn records_are_read_back_in_their_order_and_soon() {
             .collect();
         let outcomes = audit.log_all(&records);
         let logged: Vec<_> = outcomes.into_iter().map(Result::unwrap).collect();
-        assert!(logged.iter().all(|logged| logged.proof == Proof::ReadBack), "{logged:?}");
+        assert!(logged.iter().all(|logged| logged.proof == LogProof::ReadBack), "{logged:?}");
         assert!(logged.is_sorted_by_key(|logged| (logged.time, logged.serial)), "{logged:?}");
     }
 }
@@ -48,7 +48,7 @@ fn more_records_than_one_datagram_holds_are_all_logged() {
     let _machine = Machine::with_auditing(true);
     let records: Vec<_> = (0..40).map(|n| (VIRT_RESOURCE, text(&format!("many {n}")))).collect();
     let outcomes = Audit::open().unwrap().log_all(&records);
-    assert!(outcomes.iter().all(|o| o.as_ref().is_ok_and(|l| l.proof == Proof::ReadBack)), "{outcomes:?}");
+    assert!(outcomes.iter().all(|o| o.as_ref().is_ok_and(|l| l.proof == LogProof::ReadBack)), "{outcomes:?}");
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn records_are_read_back_from_another_network_namespace_too() {
         let before = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
         let mut audit = Audit::open().unwrap();
         let logged = audit.log(VIRT_RESOURCE, &text("netns")).unwrap();
-        assert_eq!(logged.proof, Proof::ReadBack);
+        assert_eq!(logged.proof, LogProof::ReadBack);
         assert_eq!(std::fs::read_link("/proc/thread-self/ns/net").unwrap(), before);
     });
 }
@@ -76,12 +76,12 @@ fn counters_are_the_proof_where_nothing_can_be_read_back() {
     }
     let _machine = Machine::with_auditing(true);
     let logged = Audit::with_readlog(None).unwrap().log(VIRT_RESOURCE, &text("counters")).unwrap();
-    assert_eq!((logged.proof, logged.serial, logged.time), (Proof::Counters, None, None));
+    assert_eq!((logged.proof, logged.serial, logged.time), (LogProof::Counters, None, None));
     on_thread(|| {
         drop_capabilities(CapabilitySet::AUDIT_READ);
         let mut audit = Audit::open().unwrap();
         assert!(!audit.reads_back());
-        assert_eq!(audit.log(VIRT_RESOURCE, &text("no read")).unwrap().proof, Proof::Counters);
+        assert_eq!(audit.log(VIRT_RESOURCE, &text("no read")).unwrap().proof, LogProof::Counters);
     });
 }
 
@@ -95,7 +95,7 @@ fn an_acknowledgement_alone_is_no_proof() {
     on_thread(|| {
         drop_capabilities(CapabilitySet::AUDIT_READ | CapabilitySet::AUDIT_CONTROL);
         let logged = Audit::open().unwrap().log(VIRT_RESOURCE, &text("ack")).unwrap();
-        assert_eq!(logged.proof, Proof::AckOnly);
+        assert_eq!(logged.proof, LogProof::AckOnly);
         assert!(!logged.proof.is_proven());
     });
 }
@@ -115,7 +115,7 @@ fn a_broadcast_that_cannot_be_heard_is_given_up_for_counters() {
     let mut audit = Audit::with_readlog(Some(ReadLog::with_socket(deaf, false))).unwrap();
     for _ in 0..3 {
         let logged = audit.log(VIRT_RESOURCE, &text("deaf")).unwrap();
-        assert_eq!(logged.proof, Proof::Counters);
+        assert_eq!(logged.proof, LogProof::Counters);
     }
 }
 
@@ -130,7 +130,7 @@ fn a_record_that_comes_late_is_not_taken_for_a_filtered_one() {
     let mut late = 0;
     for n in 0..12 {
         let logged = audit.log(VIRT_RESOURCE, &text(&format!("late {n}"))).unwrap();
-        late += usize::from(logged.proof == Proof::Counters);
+        late += usize::from(logged.proof == LogProof::Counters);
     }
     assert!(late > 0, "the kernel did not wait for the daemon");
 }

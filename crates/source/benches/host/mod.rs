@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 
 /// What the generated log contains.
-pub(crate) struct Options {
+pub(crate) struct ReadOptions {
     /// One line in `mix` is libvirt's. 1: all lines are.
     pub(crate) mix: u64,
     /// Maximum number of running guests.
@@ -14,7 +14,7 @@ pub(crate) struct Options {
     pub(crate) in_order: bool,
 }
 
-impl Default for Options {
+impl Default for ReadOptions {
     fn default() -> Self {
         Self { mix: 75, guests: 200, seed: 1, in_order: false }
     }
@@ -45,7 +45,7 @@ struct Guest {
 }
 
 pub(crate) struct Host {
-    options: Options,
+    options: ReadOptions,
     dice: Dice,
     millis: u64,
     serial: u32,
@@ -70,7 +70,7 @@ const ALLOWED: [(&str, &str); 7] = [
 const ENRICHED: &str = "\x1dUID=\"root\" AUID=\"unset\"\n";
 
 impl Host {
-    pub(crate) fn new(options: Options) -> Self {
+    pub(crate) fn new(options: ReadOptions) -> Self {
         Self {
             dice: Dice(options.seed),
             options,

@@ -2,7 +2,7 @@
 
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ZonedDateTime};
-use taptrail_report::{Filter, Span};
+use taptrail_report::{Filter, QueryRange};
 
 use super::boot_time::booted;
 use super::time_range::{TimeRange, parse};
@@ -57,7 +57,7 @@ impl Query {
     }
 
     pub(super) fn at(&mut self, at: Option<&str>) -> Result<(), Failure> {
-        self.filter.at = self.time("--at", at)?.map(|TimeRange { from, to }| Span { from, to });
+        self.filter.at = self.time("--at", at)?.map(|TimeRange { from, to }| QueryRange { from, to });
         Ok(())
     }
 

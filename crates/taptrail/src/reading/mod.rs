@@ -13,7 +13,7 @@ use std::sync::{Arc, PoisonError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use taptrail_guest::Dirs;
 use taptrail_ledger::Ledger;
-use taptrail_source::{EntrySink, Hosts, Input, Options, ReadOutcome, SourceError};
+use taptrail_source::{EntrySink, Hosts, Input, ReadOptions, ReadOutcome, SourceError};
 use taptrail_trail::StepsInProgress;
 
 pub(crate) use self::fingerprint::InputFingerprint;
@@ -67,7 +67,7 @@ pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut EntrySink<'_>) 
     };
     let mut progress = progress::Progress::default();
     let progress = Box::new(|done, total| progress.show(done, total));
-    let options = Options { hosts, progress, extract: sources.extract, ..Options::default() };
+    let options = ReadOptions { hosts, progress, extract: sources.extract, ..ReadOptions::default() };
     let mut outcome = taptrail_source::read(inputs, options, take);
     failed.append(&mut outcome.failed);
     outcome.failed = failed;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use taptrail_guest::Dirs;
 use taptrail_report::Stats;
-use taptrail_witness::verify::{ExpectedState, ExpectedStateReader, Hosts, Interest};
+use taptrail_witness::verify::{ExpectedState, ExpectedStateReader, Interest, RecordHosts};
 
 use crate::cli::Verify;
 use crate::output::Failure;
@@ -17,7 +17,7 @@ use crate::reading::{self, InputFingerprint, Read};
 pub(super) struct Trail<'a> {
     arguments: &'a Verify,
     dirs: &'a Dirs,
-    hosts: Hosts,
+    hosts: RecordHosts,
     /// The fingerprint of its files, and the part that was kept.
     read: Option<(InputFingerprint, Interest)>,
     expected: ExpectedState,
@@ -28,9 +28,9 @@ impl<'a> Trail<'a> {
     pub(super) fn new(arguments: &'a Verify, dirs: &'a Dirs) -> Result<Self, Failure> {
         let own = arguments.sources.files.is_empty();
         let hosts = match &arguments.host {
-            Some(name) => Hosts::Named(name.clone()),
-            None if own => Hosts::Named(reading::this_host(&arguments.sources)?),
-            None => Hosts::Any,
+            Some(name) => RecordHosts::Named(name.clone()),
+            None if own => RecordHosts::Named(reading::this_host(&arguments.sources)?),
+            None => RecordHosts::Any,
         };
         Ok(Self { arguments, dirs, hosts, read: None, expected: ExpectedState::default(), summary: None })
     }

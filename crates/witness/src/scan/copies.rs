@@ -90,11 +90,12 @@ mod tests {
     use taptrail_kernel::proc::ProcessId;
 
     use super::*;
-    use crate::scan::{Descriptor, Program, ScannedDevice};
+    use crate::scan::{Program, ScannedDevice, ThreadDescriptor};
 
     fn holder(fds: &[RawFd]) -> Holder {
         let own = std::process::id();
-        let descriptors = fds.iter().map(|fd| Descriptor { fd: *fd, thread: own, file: None }).collect();
+        let descriptors =
+            fds.iter().map(|fd| ThreadDescriptor { fd: *fd, thread: own, file: None }).collect();
         let held = ScannedDevice {
             kind: HeldKind::Vfio,
             path: PathBuf::new(),

@@ -26,8 +26,8 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use rustix::io::Errno;
 use taptrail_kernel::proc::{
-    DeviceNumbers, HeldDevice, HeldKind, ProcessId, Status, command_line as arguments, descriptor_tables,
-    exe, held_devices, is_gone, processes, sees_all_processes,
+    DeviceNumbers, HeldDevice, HeldKind, ProcessId, ProcessStatus, command_line as arguments,
+    descriptor_tables, exe, held_devices, is_gone, processes, sees_all_processes,
 };
 use taptrail_record::{IfName, Rdev};
 
@@ -116,12 +116,12 @@ pub struct ScannedDevice {
     /// The interface as rtnetlink describes it, where it was found.
     pub behind: Option<HostLink>,
     /// Its descriptors there.
-    pub descriptors: Vec<Descriptor>,
+    pub descriptors: Vec<ThreadDescriptor>,
 }
 
 /// One descriptor of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Descriptor {
+pub struct ThreadDescriptor {
     /// Its number in the thread's table.
     pub fd: RawFd,
     /// The thread that has it: the first one, unless a thread has a descriptor table of its own.
@@ -282,7 +282,7 @@ impl ScanContext {
         if devices.is_empty() {
             return Ok(None);
         }
-        let status = Status::of(thread).ok();
+        let status = ProcessStatus::of(thread).ok();
         let program = Program::of(exe.as_deref());
         let guest = self.guests.of(process, &arguments);
         let (parent, uid) = (status.as_ref().map(|of| of.parent), status.as_ref().map(|of| of.uid));
@@ -313,7 +313,7 @@ impl ScanContext {
 fn grouped(devices: Vec<(Option<u64>, u32, HeldDevice<HeldKind>)>) -> Vec<ScannedDevice> {
     let mut groups: Vec<ScannedDevice> = Vec::new();
     for (netns, thread, HeldDevice { fd, kind, path, rdev, ifname }) in devices {
-        let descriptor = Descriptor { fd, thread, file: None };
+        let descriptor = ThreadDescriptor { fd, thread, file: None };
         let same = |of: &&mut ScannedDevice| {
             (of.kind, of.rdev, of.netns) == (kind, rdev, netns) && of.ifname == ifname
         };

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 
 use rustix::io::Errno;
-use taptrail_kernel::proc::Status;
+use taptrail_kernel::proc::ProcessStatus;
 
 /// The most bytes of a process's name that are read: the kernel keeps 15, and 64 for its own
 /// threads.
@@ -128,7 +128,7 @@ fn ends_or_is_kernels(stat: &str) -> Option<bool> {
 
 /// The pids of a process in pid namespaces below ours; any user may read them.
 fn within(pid: u32) -> Vec<u32> {
-    Status::of(pid).map(|status| status.within).unwrap_or_default()
+    ProcessStatus::of(pid).map(|status| status.within).unwrap_or_default()
 }
 
 /// The name of a process; none when it is gone.

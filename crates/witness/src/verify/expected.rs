@@ -48,14 +48,14 @@ impl ExpectedState {
 
 /// Which hosts' records are about this host.
 #[derive(Debug, Clone)]
-pub enum Hosts {
+pub enum RecordHosts {
     /// All: a trail that the user named is about this host, whatever it calls it.
     Any,
     /// Those with this name, with or without a domain.
     Named(String),
 }
 
-impl Hosts {
+impl RecordHosts {
     fn has(&self, host: &str) -> bool {
         match self {
             Self::Any => true,
@@ -106,7 +106,7 @@ impl Interest {
 /// Reads a trail and keeps what concerns devices that are held now.
 #[derive(Debug)]
 pub struct ExpectedStateReader {
-    hosts: Hosts,
+    hosts: RecordHosts,
     interest: Interest,
     trail: Trail,
     begins: Option<Timestamp>,
@@ -118,7 +118,7 @@ pub struct ExpectedStateReader {
 
 impl ExpectedStateReader {
     /// A reader that keeps released holdings only as far as they are of interest.
-    pub fn new(hosts: Hosts, interest: Interest) -> Self {
+    pub fn new(hosts: RecordHosts, interest: Interest) -> Self {
         Self {
             hosts,
             interest,
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_host_is_known_with_and_without_its_domain() {
-        let hosts = |name: &str| Hosts::Named(name.to_owned());
+        let hosts = |name: &str| RecordHosts::Named(name.to_owned());
         for (name, host, same) in [
             ("web", "web", true),
             ("web", "web.example.org", true),
@@ -200,6 +200,6 @@ mod tests {
         ] {
             assert_eq!(hosts(name).has(host), same, "{name} {host}");
         }
-        assert!(Hosts::Any.has("anything"));
+        assert!(RecordHosts::Any.has("anything"));
     }
 }

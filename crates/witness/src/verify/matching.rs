@@ -5,7 +5,7 @@ use taptrail_record::{DeviceKind, MacAddr};
 use taptrail_trail::{Certainty, Holding};
 
 use super::MatchMethod;
-use crate::scan::{Descriptor, Holder, ScannedDevice};
+use crate::scan::{Holder, ScannedDevice, ThreadDescriptor};
 
 /// The result of matching one process's devices.
 #[derive(Debug, Default)]
@@ -21,15 +21,16 @@ pub(super) struct Matches<'a> {
 pub(super) struct QueueGroup<'a> {
     pub(super) held: &'a ScannedDevice,
     /// For each open file its descriptors.
-    pub(super) files: Vec<Vec<Descriptor>>,
+    pub(super) files: Vec<Vec<ThreadDescriptor>>,
 }
 
 impl<'a> QueueGroup<'a> {
     fn all_of(held: &'a ScannedDevice) -> Self {
-        let mut files: Vec<Vec<Descriptor>> = Vec::new();
+        let mut files: Vec<Vec<ThreadDescriptor>> = Vec::new();
         for descriptor in &held.descriptors {
-            let same =
-                |file: &&mut Vec<Descriptor>| descriptor.file.is_some() && file[0].file == descriptor.file;
+            let same = |file: &&mut Vec<ThreadDescriptor>| {
+                descriptor.file.is_some() && file[0].file == descriptor.file
+            };
             match files.iter_mut().find(same) {
                 Some(file) => file.push(*descriptor),
                 None => files.push(vec![*descriptor]),

@@ -38,10 +38,10 @@ use taptrail_kernel::proc::HeldKind;
 use taptrail_record::{DeviceKind, MacAddr};
 use taptrail_trail::{Certainty, FindingKind, Holding, State};
 
-use crate::scan::{Descriptor, HiddenTap, Holder, Scan, ScannedDevice};
+use crate::scan::{HiddenTap, Holder, Scan, ScannedDevice, ThreadDescriptor};
 
 pub use self::debounce::{Debouncer, Next};
-pub use self::expected::{ExpectedState, ExpectedStateReader, Hosts, Interest};
+pub use self::expected::{ExpectedState, ExpectedStateReader, Interest, RecordHosts};
 pub use self::ignore::Ignore;
 pub use self::scope::Scope;
 
@@ -67,7 +67,7 @@ pub struct Row<'a> {
     /// The device that it holds.
     pub held: Option<&'a ScannedDevice>,
     /// The descriptors of it.
-    pub descriptors: Vec<Descriptor>,
+    pub descriptors: Vec<ThreadDescriptor>,
     /// The number of queues; for a missing device, how many are missing.
     pub queues: u32,
     /// The trail's holding for it.

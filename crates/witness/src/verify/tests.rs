@@ -31,8 +31,8 @@ fn time(second: i64) -> Timestamp {
     Timestamp::from_second(1_795_460_000 + second).unwrap()
 }
 
-fn files(numbers: &[u32]) -> Vec<Descriptor> {
-    (10..).zip(numbers).map(|(fd, file)| Descriptor { fd, thread: QEMU, file: Some(*file) }).collect()
+fn files(numbers: &[u32]) -> Vec<ThreadDescriptor> {
+    (10..).zip(numbers).map(|(fd, file)| ThreadDescriptor { fd, thread: QEMU, file: Some(*file) }).collect()
 }
 
 /// A tap of the guest's interface with this MAC.
@@ -262,7 +262,7 @@ fn a_queue_more_than_taptrail_recorded_is_unaccounted_and_one_less_is_missing() 
     );
     // A duplicated descriptor is not another queue.
     let mut twice = tap("vnet0", 1, &[0, 1]);
-    twice.descriptors.push(Descriptor { fd: 99, thread: QEMU, file: Some(1) });
+    twice.descriptors.push(ThreadDescriptor { fd: 99, thread: QEMU, file: Some(1) });
     assert_eq!(
         lines(vec![qemu(vec![twice, vhosts(&[3, 4])])], expected()),
         ["accounted vnet0 x2 by name", "accounted vhost-net x2 by count"]

@@ -10,7 +10,9 @@ use std::path::Path;
 use std::rc::Rc;
 
 use jiff::{SignedDuration, Timestamp};
-use taptrail_kernel::proc::{PidFd, ProcessId, Status, command_line, is_gone, processes, sees_all_processes};
+use taptrail_kernel::proc::{
+    PidFd, ProcessId, ProcessStatus, command_line, is_gone, processes, sees_all_processes,
+};
 use uuid::Uuid;
 
 use super::observe::{ObservedDescriptor, observed_descriptors};
@@ -135,7 +137,7 @@ fn pid_namespace_of(pid: u32) -> Option<u64> {
 /// The process that has this pid in a pid namespace below ours.
 fn within(pid: u32, namespace: u64, at: Timestamp) -> io::Result<Option<ProcessId>> {
     for process in processes()? {
-        let is_it = Status::of(process).is_ok_and(|status| status.within.last() == Some(&pid))
+        let is_it = ProcessStatus::of(process).is_ok_and(|status| status.within.last() == Some(&pid))
             && pid_namespace_of(process) == Some(namespace);
         if is_it && let Some(process) = process_as_old_as(process, at)? {
             return Ok(Some(process));

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
-use taptrail_kernel::audit::{Audit, LogTime, Proof};
+use taptrail_kernel::audit::{Audit, LogProof, LogTime};
 use taptrail_kernel::proc::{ProcessId, boot_id};
 use taptrail_ledger::{AuditOutcome, Checkpoint, DeviceKey, GuestKey, Ledger, Logged, Process, RecordKey};
 use taptrail_record::{GuestId, Notice, Reason, Record};
@@ -283,9 +283,9 @@ impl LedgerWriter {
             row.logged = Some(match outcome {
                 Ok(logged) => {
                     let outcome = match logged.proof {
-                        Proof::ReadBack => AuditOutcome::ReadBack,
-                        Proof::Counters => AuditOutcome::Counters,
-                        Proof::AckOnly => AuditOutcome::Acknowledged,
+                        LogProof::ReadBack => AuditOutcome::ReadBack,
+                        LogProof::Counters => AuditOutcome::Counters,
+                        LogProof::AckOnly => AuditOutcome::Acknowledged,
                     };
                     row.time = logged.time.and_then(kernel_time).unwrap_or(row.time);
                     Logged { outcome, serial: logged.serial }

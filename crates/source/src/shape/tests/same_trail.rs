@@ -10,7 +10,7 @@ use taptrail_record::DeviceKind;
 use taptrail_trail::{Certainty, Holding, Trail};
 
 use super::lines;
-use crate::{Input, NoteKind, Options, ReadOutcome, read};
+use crate::{Input, NoteKind, ReadOptions, ReadOutcome, read};
 
 /// The result of reading a log.
 struct TrailRead {
@@ -23,7 +23,7 @@ fn parsed(text: &[u8]) -> TrailRead {
     file.write_all(text).unwrap();
     let mut trail = Trail::new();
     let now = "2026-12-01T00:00:00Z".parse().unwrap();
-    let options = Options { zone: TimeZone::UTC, now, ..Options::default() };
+    let options = ReadOptions { zone: TimeZone::UTC, now, ..ReadOptions::default() };
     let outcome = read(vec![Input::File(file.path().to_owned())], options, &mut |entry| {
         trail.feed(entry);
         ControlFlow::Continue(())
