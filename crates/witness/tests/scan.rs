@@ -188,6 +188,12 @@ fn a_macvtap_is_known_by_its_number_with_the_link_it_stands_on() {
         let scan = scan(&[sleeper.0.id()]);
         let held = &scan.holders[0].devices[0];
         assert_eq!((&held.ifname, &held.behind, scan.unseen.places), (&None, &None, 0));
+
+        // The next macvtap has its device number, unless another test took that.
+        let next = links.create_macvtap(&new).unwrap();
+        let is_same = links.macvtap_rdev(&next.name.parse().unwrap(), next.index) == rdev;
+        let holder = Scanner::new(Sources::default()).look(sleeper.id()).unwrap().unwrap();
+        assert_eq!(holder.devices[0].behind, None, "the same number again: {is_same}");
     });
 }
 

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
@@ -26,6 +26,13 @@ pub struct HeldDevice<K = DeviceKind> {
     /// A tap's host interface, in the interface's network namespace; `None` for one not yet
     /// configured, and for other kinds (a macvtap's path ends with its ifindex).
     pub ifname: Option<IfName>,
+}
+
+/// The ifindex in a path of `/proc/PID/fd` to a macvtap's node (`/dev/tapN`) that was deleted: open
+/// files of a deleted macvtap keep its device number, which another macvtap may have by now. A
+/// macvtap that was moved to another network namespace may have another ifindex there.
+pub fn deleted_macvtap(path: &Path) -> Option<u32> {
+    path.to_str()?.strip_suffix(" (deleted)")?.rsplit_once("/tap")?.1.parse().ok()
 }
 
 /// The taps, macvtaps and vhost-net devices that a process holds, ordered by descriptor.

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-pub use devices::{HeldDevice, held_devices, raw_devices};
+pub use devices::{HeldDevice, deleted_macvtap, held_devices, raw_devices};
 pub use hidden::{HiddenFiles, driver_open_files};
 pub use holders::Holders;
 pub use identity::{ProcessId, boot_time, is_exiting};

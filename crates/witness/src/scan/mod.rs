@@ -27,9 +27,9 @@ use jiff::Timestamp;
 use rustix::io::Errno;
 use taptrail_kernel::proc::{
     DeviceNumbers, HeldDevice, HeldKind, ProcessId, ProcessStatus, command_line as arguments,
-    descriptor_tables, exe, held_devices, is_gone, processes, sees_all_processes,
+    deleted_macvtap, descriptor_tables, exe, held_devices, is_gone, processes, sees_all_processes,
 };
-use taptrail_record::{IfName, Rdev};
+use taptrail_record::{DeviceKind, IfName, Rdev};
 
 pub(crate) use self::command_line::identity;
 pub use self::guests::LIBVIRT_STATE_DIR;
@@ -139,6 +139,19 @@ impl ScannedDevice {
         files.dedup();
         let unknown = self.descriptors.iter().filter(|of| of.file.is_none()).count();
         u32::try_from(files.len() + unknown).unwrap_or(u32::MAX)
+    }
+
+    /// The ifindex in the path of a macvtap's node (`/dev/tapN`) that was deleted. The link of that
+    /// number is gone or was moved, and its device number may be another macvtap's by now.
+    pub(crate) fn deleted_node_ifindex(&self) -> Option<u32> {
+        let is_macvtap = matches!(self.kind, HeldKind::Raw(DeviceKind::Macvtap) | HeldKind::Ipvtap);
+        deleted_macvtap(&self.path).filter(|_| is_macvtap)
+    }
+
+    /// Whether its link is gone, so that nothing but its path distinguishes it from another macvtap
+    /// that has its device number by now.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.behind.is_none() && self.deleted_node_ifindex().is_some()
     }
 }
 
@@ -314,8 +327,12 @@ fn grouped(devices: Vec<(Option<u64>, u32, HeldDevice<HeldKind>)>) -> Vec<Scanne
     let mut groups: Vec<ScannedDevice> = Vec::new();
     for (netns, thread, HeldDevice { fd, kind, path, rdev, ifname }) in devices {
         let descriptor = ThreadDescriptor { fd, thread, file: None };
+        let is_macvtap = matches!(kind, HeldKind::Raw(DeviceKind::Macvtap) | HeldKind::Ipvtap);
         let same = |of: &&mut ScannedDevice| {
-            (of.kind, of.rdev, of.netns) == (kind, rdev, netns) && of.ifname == ifname
+            (of.kind, of.rdev, of.netns) == (kind, rdev, netns)
+                && of.ifname == ifname
+                // A deleted macvtap's device number may be another one's.
+                && (!is_macvtap || of.path == path)
         };
         match groups.iter_mut().find(same) {
             Some(group) => group.descriptors.push(descriptor),

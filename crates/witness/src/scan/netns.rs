@@ -119,7 +119,8 @@ impl NetnsCache {
         true
     }
 
-    /// Finds a macvtap's link by its device number: the node's path may be from another namespace.
+    /// Finds a macvtap's link by its device number: the node's path may be from another mount
+    /// namespace. If the node was deleted, the number may have passed to another macvtap.
     fn macvtap(&mut self, held: &mut ScannedDevice, process: Option<u64>) -> bool {
         let others = self.spaces.keys().copied().filter(|inode| Some(*inode) != process);
         let others: BTreeSet<u64> = others.collect();
@@ -131,6 +132,9 @@ impl NetnsCache {
             };
             let Some(index) = space.macvtaps.get(&held.rdev) else { continue };
             let Some(link) = space.links.get(index) else { continue };
+            if held.deleted_node_ifindex().is_some_and(|deleted| deleted != *index) {
+                continue;
+            }
             held.ifname = link.name.parse().ok();
             held.netns = Some(netns);
             held.behind = Some(HostLink::of(link, |index| space.links.get(&index)));

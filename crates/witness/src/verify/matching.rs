@@ -126,7 +126,7 @@ pub(super) fn matches_by(
     match matched {
         // A macvtap's device number is unique on the host.
         MatchMethod::Name if is_macvtap && holding.device.rdev.is_some() => {
-            holding.device.rdev == Some(held.rdev)
+            holding.device.rdev == Some(held.rdev) && (!held.is_dead() || has_path(held, holding))
         }
         MatchMethod::Name => {
             let dev = holding.device.dev.as_deref();
@@ -149,4 +149,10 @@ pub(super) fn matches_by(
         }
         MatchMethod::Count => held.kind == HeldKind::Raw(DeviceKind::VhostNet),
     }
+}
+
+/// Whether a deleted macvtap's node had the path of the holding's.
+fn has_path(held: &ScannedDevice, holding: &Holding) -> bool {
+    let path = held.path.to_str().and_then(|path| path.strip_suffix(" (deleted)"));
+    path == Some(holding.device.path.as_str())
 }

@@ -1,6 +1,7 @@
 //! Finds processes that share a device.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use taptrail_kernel::proc::HeldKind;
 use taptrail_record::{DeviceKind, IfName, Rdev};
@@ -13,7 +14,8 @@ use crate::scan::{Holder, Scan, ScannedDevice};
 pub(super) enum SharedKey {
     File(u32),
     Tap(u64, IfName),
-    Macvtap(Rdev),
+    /// With the node's path if the link is gone.
+    Macvtap(Rdev, Option<PathBuf>),
 }
 
 /// The pids of the processes with each shared device.
@@ -58,7 +60,9 @@ fn interface(holder: &Holder, held: &ScannedDevice) -> Option<SharedKey> {
         HeldKind::Raw(DeviceKind::Tun) => {
             Some(SharedKey::Tap(held.netns.or(holder.netns)?, held.ifname.clone()?))
         }
-        HeldKind::Raw(DeviceKind::Macvtap) | HeldKind::Ipvtap => Some(SharedKey::Macvtap(held.rdev)),
+        HeldKind::Raw(DeviceKind::Macvtap) | HeldKind::Ipvtap => {
+            Some(SharedKey::Macvtap(held.rdev, held.is_dead().then(|| held.path.clone())))
+        }
         _ => None,
     }
 }

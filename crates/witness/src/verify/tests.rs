@@ -680,6 +680,20 @@ fn processes_that_share_a_device_are_named() {
 }
 
 #[test]
+fn a_deleted_macvtap_is_not_the_one_that_has_its_number() {
+    let live = macvtap("macvtap0", 1, 0);
+    let path = "/dev/tap5 (deleted)".into();
+    let dead = ScannedDevice { path, ifname: None, netns: None, behind: None, ..macvtap("macvtap0", 1, 1) };
+    assert!(dead.is_dead() && !live.is_dead());
+    let scan = scan(vec![qemu(vec![live]), process(OTHER, vec![dead])]);
+    let device = Device::new("/dev/tap7", Some(MACVTAP), Some("macvtap0".into()));
+    let expected = ExpectedState { holdings: vec![exact(1, device, 1)], ..ExpectedState::default() };
+    let rows = verify(&scan, &expected, &Ignore::default()).rows;
+    let verdicts: Vec<_> = rows.iter().map(|row| (row.verdict, row.shared.clone())).collect();
+    assert_eq!(verdicts, [(Verdict::Accounted, vec![]), (Verdict::Unaccounted, vec![])]);
+}
+
+#[test]
 fn a_scope_narrows_what_is_reported() {
     let mut elsewhere = tap("tap0", 9, &[5]);
     elsewhere.netns = Some(1);
