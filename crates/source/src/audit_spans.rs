@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::track::Origin;
+use crate::ordered_entry::Origin;
 
 /// The time range of each audit log, for each host, and which rotations are read.
 #[derive(Debug, Default)]

@@ -18,9 +18,8 @@ use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{Fragment, Record};
 use taptrail_trail::{Content, Entry};
 
-use crate::EntrySink;
 use crate::audit_spans::AuditSpans;
-use crate::track::{OrderedEntry, Origin};
+use crate::ordered_entry::{EntrySink, OrderedEntry, Origin, is_in_audit_log};
 use crate::window::DUPLICATE_SKEW;
 
 /// How long an event is kept for comparison with other inputs.
@@ -202,11 +201,6 @@ impl RecentEvent {
     fn is_near(&self, entry: &Entry) -> bool {
         self.time.duration_since(entry.time).abs() <= DUPLICATE_SKEW
     }
-}
-
-/// Whether an audit log has it.
-pub(crate) fn is_in_audit_log(is_rows: bool, entry: &Entry) -> bool {
-    !is_rows && entry.serial.is_some()
 }
 
 /// The entry to emit if the audit log lacks this one. A ledger's record with a serial number was

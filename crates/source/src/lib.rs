@@ -38,6 +38,7 @@
 #![forbid(unsafe_code)]
 
 mod audit_spans;
+mod collector;
 mod coverage_builder;
 mod deferred;
 mod duplicates;
@@ -55,6 +56,7 @@ mod losses;
 mod merge;
 mod open;
 mod order;
+mod ordered_entry;
 mod outcome;
 mod parsed_line;
 mod reading;
@@ -74,6 +76,7 @@ pub use error::SourceError;
 pub use hosts::{Hosts, is_same_host};
 pub use input::{Input, Rows, expand, host_log, host_log_paths, host_logs, log_paths};
 pub use open::read_lines;
+pub use ordered_entry::EntrySink;
 pub use outcome::{Note, NoteKind, ReadOutcome};
-pub use reading::{EntrySink, ReadOptions, read};
+pub use reading::{ReadOptions, read};
 pub use snapshot::SnapshotFile;

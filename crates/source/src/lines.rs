@@ -13,17 +13,17 @@ use compact_str::CompactString;
 use jiff::{SignedDuration, Timestamp};
 use taptrail_trail::{Content, Entry, Gap, GapReason, MAX_FIRST_SERIAL, Unreadable};
 
+use crate::collector::Collector;
 use crate::hosts::is_same_host;
 use crate::losses::{Emission, LossTracker};
 use crate::open::Stored;
+use crate::ordered_entry::{EntryQueue, OrderKey, OrderedEntry};
 use crate::parsed_line::{Clock, LogProgram, ParsedLine};
-use crate::reading::Reading;
 use crate::repeats::RepeatFilter;
 use crate::runs::Run;
 use crate::scan::Batch;
 use crate::sequence::{LineLocation, MAX_LATE_SERIALS};
 use crate::stream::Stream;
-use crate::track::{EntryQueue, OrderKey, OrderedEntry};
 use crate::{NoteKind, SourceError};
 
 /// Time may go back by at most this within a log that is in order.
@@ -156,7 +156,7 @@ impl HostState {
     }
 }
 
-/// A log that is open for reading.
+/// A log that is open for collector.
 pub(crate) struct LogInput {
     pub(crate) id: u32,
     pub(crate) name: Arc<str>,
@@ -205,35 +205,37 @@ impl OrderedLines {
         }
     }
 
-    pub(crate) fn next(&mut self, reading: &mut Reading<'_>) -> Option<OrderedEntry> {
+    pub(crate) fn next(&mut self, collector: &mut Collector<'_>) -> Option<OrderedEntry> {
         loop {
             if let Some(placed) = self.ready.pop() {
                 return Some(placed);
             }
             if self.waiting.len() > MAX_WAITING_ENTRIES || self.ended {
                 match self.waiting.pop_first() {
-                    Some(((key, _), placed)) => self.emit(key, placed, reading),
-                    None => match self.unread_at_end(reading).or_else(|| self.auditing_off_at_end(reading)) {
-                        Some(gap) => self.ready.push(gap),
-                        None => return None,
-                    },
+                    Some(((key, _), placed)) => self.emit(key, placed, collector),
+                    None => {
+                        match self.unread_at_end(collector).or_else(|| self.auditing_off_at_end(collector)) {
+                            Some(gap) => self.ready.push(gap),
+                            None => return None,
+                        }
+                    }
                 }
                 continue;
             }
             match self.batch.next() {
-                Some((line, found)) => self.order_line(line, found, reading),
-                None => self.read_batch(reading),
+                Some((line, found)) => self.order_line(line, found, collector),
+                None => self.read_batch(collector),
             }
         }
     }
 
     /// The gap for unreadable lines after the last entry.
-    fn unread_at_end(&mut self, reading: &Reading<'_>) -> Option<OrderedEntry> {
+    fn unread_at_end(&mut self, collector: &Collector<'_>) -> Option<OrderedEntry> {
         self.unparsed.pop_back()?;
         self.unparsed.clear();
         let since = Some(self.last).filter(|last| *last > Timestamp::MIN);
         let host = Arc::clone(&self.host);
-        let time = reading.until(self.id, &host).max(since).unwrap_or(Timestamp::MIN);
+        let time = collector.until(self.id, &host).max(since).unwrap_or(Timestamp::MIN);
         let content = Content::Gap(Gap { since, serials: None, why: GapReason::UnparsedLines });
         Some(self.entry_at_end(host, time, content))
     }
@@ -255,91 +257,91 @@ impl OrderedLines {
     }
 
     /// The gap from when auditing was turned off to the end of the input.
-    fn auditing_off_at_end(&mut self, reading: &Reading<'_>) -> Option<OrderedEntry> {
+    fn auditing_off_at_end(&mut self, collector: &Collector<'_>) -> Option<OrderedEntry> {
         let (host, gap) = self.losses.take_open_gap()?;
         let since = gap.since.unwrap_or(Timestamp::MIN);
-        let time = reading.until(self.id, &host).map_or(since, |until| until.max(since));
+        let time = collector.until(self.id, &host).map_or(since, |until| until.max(since));
         Some(self.entry_at_end(host, time, Content::Gap(gap)))
     }
 
     /// Takes the next batch, or ends the input.
-    fn read_batch(&mut self, reading: &mut Reading<'_>) {
+    fn read_batch(&mut self, collector: &mut Collector<'_>) {
         let batch = self.stream.next();
         let counted = self.stored.load(Ordering::Relaxed);
-        reading.report_progress(counted - self.counted);
+        collector.report_progress(counted - self.counted);
         self.counted = counted;
         match batch {
             None => {
                 self.ended = true;
-                self.note_all(reading);
+                self.note_all(collector);
                 if self.counted < self.expected {
                     let source = io::Error::new(io::ErrorKind::UnexpectedEof, "it was cut meanwhile");
-                    self.fail(source, reading);
+                    self.fail(source, collector);
                 }
             }
             Some(Err(source)) => {
                 self.ended = true;
-                self.note_all(reading);
-                self.fail(source, reading);
+                self.note_all(collector);
+                self.fail(source, collector);
             }
-            Some(Ok(batch)) => self.start_batch(batch, reading),
+            Some(Ok(batch)) => self.start_batch(batch, collector),
         }
     }
 
-    fn fail(&mut self, source: io::Error, reading: &mut Reading<'_>) {
-        reading.failed.push(SourceError::Read { name: self.name.to_string(), at: self.bytes, source });
+    fn fail(&mut self, source: io::Error, collector: &mut Collector<'_>) {
+        collector.failed.push(SourceError::Read { name: self.name.to_string(), at: self.bytes, source });
     }
 
-    fn note_all(&mut self, reading: &mut Reading<'_>) {
+    fn note_all(&mut self, collector: &mut Collector<'_>) {
         if self.clock.year_inferred {
-            reading.note(&self.name, NoteKind::YearInferred);
+            collector.note(&self.name, NoteKind::YearInferred);
         }
         if self.clock.date_guessed {
-            reading.note(&self.name, NoteKind::DateGuessed);
+            collector.note(&self.name, NoteKind::DateGuessed);
         }
         if self.unnamed {
-            reading.unnamed.push((Arc::clone(&self.name), Arc::clone(&self.default_host)));
+            collector.unnamed.push((Arc::clone(&self.name), Arc::clone(&self.default_host)));
         }
-        match reading.coverage.is_numbered(self.id) {
-            false if self.has_records => reading.unnumbered.push(self.id),
-            true if !self.others => reading.selected.push(self.id),
+        match collector.coverage.is_numbered(self.id) {
+            false if self.has_records => collector.unnumbered.push(self.id),
+            true if !self.others => collector.selected.push(self.id),
             _ => {}
         }
         if let Some(first) = self.first_unread {
-            reading.note(&self.name, NoteKind::UnreadLines { lines: self.unread, first });
+            collector.note(&self.name, NoteKind::UnreadLines { lines: self.unread, first });
         }
         if !self.found && self.after > 0 {
-            reading.note(&self.name, NoteKind::NoGuestLines);
+            collector.note(&self.name, NoteKind::NoGuestLines);
         }
     }
 
-    fn start_batch(&mut self, batch: Batch, reading: &mut Reading<'_>) {
+    fn start_batch(&mut self, batch: Batch, collector: &mut Collector<'_>) {
         self.before = batch.before.unwrap_or(self.after);
         self.after += batch.lines;
         self.bytes += batch.bytes;
         self.others |= batch.others;
-        reading.count_lines(self.id, batch.lines);
+        collector.count_lines(self.id, batch.lines);
         for (line, reason) in batch.unreadable {
             let line = self.before + line + 1;
             let source = Arc::clone(&self.name);
-            reading.unreadable(self.id, Unreadable { source, line, reason: reason.to_string() });
+            collector.unreadable(self.id, Unreadable { source, line, reason: reason.to_string() });
         }
         self.unparsed.extend(batch.unparsed.iter().map(|line| self.before + line + 1));
         if batch.unread > 0 {
             self.unread += batch.unread;
             let first = batch.first_unread.map(|line| self.before + line + 1);
             self.first_unread = self.first_unread.or(first);
-            reading.unread(self.id, batch.unread);
+            collector.unread(self.id, batch.unread);
         }
         for run in &batch.runs {
             let host = if run.node.is_empty() {
                 Arc::clone(&self.default_host)
             } else {
-                self.named(&CompactString::from_utf8_lossy(&run.node), reading)
+                self.named(&CompactString::from_utf8_lossy(&run.node), collector)
             };
             let moment = |millis| Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MIN);
-            reading.cover(self.id, &host, moment(run.since), moment(run.until), 0);
-            reading.add_serials(self.id, &host, run);
+            collector.cover(self.id, &host, moment(run.since), moment(run.until), 0);
+            collector.add_serials(self.id, &host, run);
             let at = self.at(self.before + run.line + 1, true);
             let of = self.hosts.entry(Arc::clone(&host)).or_default();
             if run.first <= MAX_FIRST_SERIAL && run.first < of.last_number {
@@ -347,19 +349,19 @@ impl OrderedLines {
             }
             of.last_number = run.last;
             of.latest = of.latest.max(moment(run.until));
-            reading.check_sequence(&host, run, at, self.others);
+            collector.check_sequence(&host, run, at, self.others);
         }
         self.found |= !batch.found.is_empty();
         self.batch = batch.found.into_iter();
     }
 
     /// The host with this name.
-    fn named(&self, name: &CompactString, reading: &mut Reading<'_>) -> Arc<str> {
+    fn named(&self, name: &CompactString, collector: &mut Collector<'_>) -> Arc<str> {
         if is_same_host(name, &self.default_host) {
             return Arc::clone(&self.default_host);
         }
-        let host = reading.intern_host(name);
-        reading.note_other_host(&self.default_host, &host);
+        let host = collector.intern_host(name);
+        collector.note_other_host(&self.default_host, &host);
         host
     }
 
@@ -368,7 +370,7 @@ impl OrderedLines {
         LineLocation { input: self.id, is_raw, family, source, line }
     }
 
-    fn order_line(&mut self, line: u64, found: ParsedLine, reading: &mut Reading<'_>) {
+    fn order_line(&mut self, line: u64, found: ParsedLine, collector: &mut Collector<'_>) {
         let time = found.when.resolve(&mut self.clock);
         let line = self.before + line + 1;
         let is_log_message = matches!(
@@ -385,29 +387,29 @@ impl OrderedLines {
             }
             Some(host) => {
                 if **host != *self.host {
-                    self.host = self.named(host, reading);
+                    self.host = self.named(host, collector);
                 }
                 Arc::clone(&self.host)
             }
         };
         let is_record = matches!(found.content, Content::Record(_));
         if time > Timestamp::MIN {
-            reading.cover(self.id, &host, time, time, u64::from(is_record));
+            collector.cover(self.id, &host, time, time, u64::from(is_record));
         }
         if found.is_unauthenticated {
-            reading.count_unauthenticated(self.id);
+            collector.count_unauthenticated(self.id);
         }
         self.has_records |= is_record;
         if found.content == Content::Boot {
-            reading.note_boot(&host, self.id);
+            collector.note_boot(&host, self.id);
         }
         if found.machine.is_some() || found.boot.is_some() {
-            reading.check_identity(&host, found.machine, found.boot, time, &self.at(line, false));
+            collector.check_identity(&host, found.machine, found.boot, time, &self.at(line, false));
         }
         // In a raw audit log, all serial numbers are taken in `start_batch`.
-        if let Some(serial) = found.serial.filter(|_| is_record && !reading.coverage.is_numbered(self.id)) {
+        if let Some(serial) = found.serial.filter(|_| is_record && !collector.coverage.is_numbered(self.id)) {
             let run = Run::of(serial, serial, time.as_millisecond());
-            reading.check_sequence(&host, &run, self.at(line, false), false);
+            collector.check_sequence(&host, &run, self.at(line, false), false);
         }
         // syslog has a record's writer, but neither its serial number nor fractions of a second.
         let is_from_syslog = found.serial.is_none() && found.writer.is_some();
@@ -416,7 +418,7 @@ impl OrderedLines {
         let of = self.hosts.entry(Arc::clone(&host)).or_default();
         let (order, before_boot, mut is_disordered) = of.order(line, &found, order);
         if found.serial.is_none() && time < self.last && self.last.duration_since(time) > MAX_BACKWARD_STEP {
-            reading.note(&self.name, NoteKind::BackInTime { line });
+            collector.note(&self.name, NoteKind::BackInTime { line });
             is_disordered = true;
         }
         let before_it = Some(self.last).filter(|last| *last > Timestamp::MIN);
@@ -445,12 +447,12 @@ impl OrderedLines {
         }
         self.latest = Some(key);
         if self.last_emitted.is_some_and(|last_emitted| key < last_emitted) {
-            return self.fail_disorder(line, reading);
+            return self.fail_disorder(line, collector);
         }
         if self.unparsed.front().is_some_and(|front| *front < line) {
             while self.unparsed.pop_front_if(|front| *front < line).is_some() {}
             // This entry's serial number shows what is missing before it.
-            if !(placed.entry.serial.is_some() && reading.counts_numbers(self.id)) {
+            if !(placed.entry.serial.is_some() && collector.counts_numbers(self.id)) {
                 let since = before_it.filter(|before| *before < time);
                 let gap = Content::Gap(Gap { since, serials: None, why: GapReason::UnparsedLines });
                 self.waiting.insert((key, line - 1), entry_before(&placed, placed.order, gap));
@@ -471,20 +473,20 @@ impl OrderedLines {
     }
 
     /// Ends the input with an error: the line belongs before entries that were emitted already.
-    fn fail_disorder(&mut self, line: u64, reading: &mut Reading<'_>) {
+    fn fail_disorder(&mut self, line: u64, collector: &mut Collector<'_>) {
         if !self.ended {
             self.ended = true;
-            self.note_all(reading);
-            reading.failed.push(SourceError::Disorder { name: self.name.to_string(), line });
+            self.note_all(collector);
+            collector.failed.push(SourceError::Disorder { name: self.name.to_string(), line });
         }
         self.batch = Vec::new().into_iter();
     }
 
     /// Emits an entry, and before it the loss that its log reports.
-    fn emit(&mut self, key: OrderKey, placed: OrderedEntry, reading: &mut Reading<'_>) {
+    fn emit(&mut self, key: OrderKey, placed: OrderedEntry, collector: &mut Collector<'_>) {
         self.last_emitted = Some(key);
         if self.repeats.is_copy(&placed, self.waiting.values()) {
-            reading.input.duplicates += 1;
+            collector.input.duplicates += 1;
             return;
         }
         let host = Arc::clone(&placed.entry.host);
@@ -507,7 +509,7 @@ impl OrderedLines {
         if begins && !self.losses.is_stopped(&host) {
             return;
         }
-        let has_all_serials = reading.has_all_serials(self.id, &host);
+        let has_all_serials = collector.has_all_serials(self.id, &host);
         let emission =
             self.losses.observe(&host, placed.entry.time, &placed.entry.content, has_all_serials, last);
         match emission {

@@ -9,17 +9,18 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use taptrail_trail::{Content, Entry, Gap, GapReason};
 
+use crate::collector::Collector;
 use crate::duplicates::{self, Comparison, Duplicates};
 use crate::hosts::Hosts;
 use crate::input::{family, rotation};
 use crate::lines::{LogInput, OrderedLines, SERIAL_REORDER_WINDOW};
 use crate::open::Opened;
+use crate::ordered_entry::{EntrySink, OrderKey, OrderedEntry, Origin};
 use crate::parsed_line::{Clock, LogProgram};
-use crate::reading::Reading;
 use crate::serial_numbers::MissingSerials;
-use crate::track::{OrderKey, OrderedEntry, Origin, Track};
+use crate::track::Track;
 use crate::window::{DUPLICATE_SKEW, DuplicateWindow};
-use crate::{EntrySink, Input, SourceError, deferred, shape};
+use crate::{Input, SourceError, deferred, shape};
 
 /// An input that is not read yet.
 struct PendingInput {
@@ -51,17 +52,17 @@ fn prepare(
     hosts: &Hosts,
     clock: &Clock,
     open_slots: &mut usize,
-    reading: &mut Reading<'_>,
+    collector: &mut Collector<'_>,
 ) -> Result<PendingInput, SourceError> {
     let mut named = None;
     let (mut opened, name, family, rotation, host, is_given) = match input {
         Input::File(_) | Input::Opened(_) => {
             let path = input.path().to_owned();
             let name = Arc::<str>::from(path.display().to_string());
-            reading.add(Arc::clone(&name));
+            collector.add(Arc::clone(&name));
             let (rotation, host) = (rotation(&path), hosts.of_path(&path));
             let family = family(&path);
-            reading.coverage.add_log(id, Arc::clone(&family), rotation);
+            collector.coverage.add_log(id, Arc::clone(&family), rotation);
             let is_given = hosts.is_given(&path);
             let opened = match input {
                 Input::Opened(file) => Opened::deferred(file.deferred, &path)?,
@@ -74,24 +75,24 @@ fn prepare(
             (opened, name, family, rotation, host, is_given)
         }
         Input::Stdin => {
-            reading.add("-".into());
-            reading.coverage.add_log(id, "-".into(), 0);
+            collector.add("-".into());
+            collector.coverage.add_log(id, "-".into(), 0);
             let opened = Opened::pipe(Box::new(std::io::stdin()), "-")?;
             (opened, Arc::from("-"), Arc::from("-"), 0, hosts.of_stdin(), hosts.is_given(Path::new("-")))
         }
         Input::Rows { name, bytes, rows } => {
-            reading.add(Arc::clone(&name));
-            reading.input.bytes += bytes;
+            collector.add(Arc::clone(&name));
+            collector.input.bytes += bytes;
             let mut track = Track::rows(id, name, rows);
-            track.head = track.read(reading);
+            track.head = track.read(collector);
             let begins = track.order_key().map_or(Timestamp::MAX, |key| key.time);
             return Ok(PendingInput { begins, rotation: 0, track: PendingSource::Rows(Box::new(track)) });
         }
     };
     if let Some(identity) = opened.identity {
-        reading.file_identities.insert(Arc::clone(&name), identity);
+        collector.file_identities.insert(Arc::clone(&name), identity);
     }
-    reading.total += opened.size.unwrap_or(0);
+    collector.total += opened.size.unwrap_or(0);
     // A log that was last written to yesterday has no line of today.
     let day = SignedDuration::from_hours(24);
     let limit = opened.modified.and_then(|time| time.saturating_add(day).ok());
@@ -111,7 +112,7 @@ fn prepare(
     }
     if !is_given {
         for name in head.split(|&byte| byte == b'\n').filter_map(shape::first_host) {
-            reading.observed_names.add(&host, name);
+            collector.observed_names.add(&host, name);
         }
     }
     Ok(PendingInput {
@@ -171,7 +172,7 @@ impl Merge {
         hosts: &Hosts,
         threads: NonZero<usize>,
         clock: &Clock,
-        reading: &mut Reading<'_>,
+        collector: &mut Collector<'_>,
     ) -> Self {
         let mut duplicates = Duplicates::default();
         let is_single_raw_log = inputs.len() == 1;
@@ -179,15 +180,15 @@ impl Merge {
         let is_open = |input: &&Input| matches!(input, Input::Opened(file) if file.deferred.is_open());
         let mut open_slots = deferred::max_open().saturating_sub(inputs.iter().filter(is_open).count());
         for (id, input) in (0..).zip(inputs) {
-            match prepare(id, input, hosts, clock, &mut open_slots, reading) {
+            match prepare(id, input, hosts, clock, &mut open_slots, collector) {
                 Ok(next) => waiting.push(next),
-                Err(error) => reading.failed.push(error),
+                Err(error) => collector.failed.push(error),
             }
         }
         for next in &mut waiting {
             if let PendingSource::Log { host, .. } = &mut next.track {
                 duplicates.audit_spans.add_rotation(next.rotation);
-                *host = reading.observed_names.resolve(host);
+                *host = collector.observed_names.resolve(host);
             }
         }
         waiting.sort_by_key(|next| (next.begins, std::cmp::Reverse(next.rotation)));
@@ -206,7 +207,7 @@ impl Merge {
     }
 
     /// Emits the entries of all inputs.
-    pub(crate) fn run(&mut self, reading: &mut Reading<'_>, sink: &mut EntrySink<'_>) -> ControlFlow<()> {
+    pub(crate) fn run(&mut self, collector: &mut Collector<'_>, sink: &mut EntrySink<'_>) -> ControlFlow<()> {
         loop {
             let earliest = (0..self.active.len()).min_by_key(|&at| self.active[at].order_key());
             let key = earliest.and_then(|at| self.active[at].order_key());
@@ -215,21 +216,21 @@ impl Merge {
                 (None, None) => {
                     self.window.release(Timestamp::MAX, sink)?;
                     self.duplicates.forget(Timestamp::MAX, sink)?;
-                    for (host, missing) in reading.missing_rest() {
-                        let source = reading.source_of(&host);
+                    for (host, missing) in collector.missing_rest() {
+                        let source = collector.source_of(&host);
                         sink(&gap_entry(host, source, missing))?;
                     }
                     return ControlFlow::Continue(());
                 }
-                (_, Some(begins)) if key.is_none_or(|key| begins <= key) => self.activate(reading),
+                (_, Some(begins)) if key.is_none_or(|key| begins <= key) => self.activate(collector),
                 (Some(at), _) => {
                     // This input is the earliest up to the next entry of another.
                     let others = self.active.iter().enumerate().filter(|(other, _)| *other != at);
                     let other = others.filter_map(|(_, track)| track.order_key()).min();
                     let until = other.into_iter().chain(begins).min();
-                    self.emit_until(at, until, reading, sink)?;
+                    self.emit_until(at, until, collector, sink)?;
                 }
-                (None, Some(_)) => self.activate(reading),
+                (None, Some(_)) => self.activate(collector),
             }
         }
     }
@@ -239,7 +240,7 @@ impl Merge {
         &mut self,
         at: usize,
         until: Option<OrderKey>,
-        reading: &mut Reading<'_>,
+        collector: &mut Collector<'_>,
         sink: &mut EntrySink<'_>,
     ) -> ControlFlow<()> {
         let mut head = self.active[at].head.take();
@@ -249,15 +250,15 @@ impl Merge {
                 return ControlFlow::Continue(());
             }
             let origin = self.active[at].origin;
-            if self.adds_information(origin, &placed, reading)? {
-                self.emit_or_merge(origin, placed, until, reading, sink)?;
+            if self.adds_information(origin, &placed, collector)? {
+                self.emit_or_merge(origin, placed, until, collector, sink)?;
             }
-            let failed = reading.failed.len();
-            head = self.active[at].read(reading);
-            if reading.refused.is_some() {
+            let failed = collector.failed.len();
+            head = self.active[at].read(collector);
+            if collector.refused.is_some() {
                 return ControlFlow::Break(());
             }
-            if reading.failed.len() > failed {
+            if collector.failed.len() > failed {
                 self.duplicates.audit_spans.remove_rotation(self.active[at].origin.rotation);
             }
         }
@@ -271,7 +272,7 @@ impl Merge {
         &mut self,
         origin: Origin,
         placed: &OrderedEntry,
-        reading: &mut Reading<'_>,
+        collector: &mut Collector<'_>,
     ) -> ControlFlow<(), bool> {
         let entry = &placed.entry;
         match &entry.content {
@@ -279,23 +280,23 @@ impl Merge {
                 if !self.is_new_boot(placed) {
                     return ControlFlow::Continue(false);
                 }
-                reading.coverage.add_start(&entry.host, entry.time);
+                collector.coverage.add_start(&entry.host, entry.time);
             }
             Content::Gap(gap) => {
                 let since = gap.since.unwrap_or(entry.time);
                 let covered = is_loss_of_one_log(gap.why)
-                    && reading.is_covered_elsewhere(origin.id, &entry.host, since, entry.time);
+                    && collector.is_covered_elsewhere(origin.id, &entry.host, since, entry.time);
                 if !covered {
-                    reading.coverage.add_gap(&entry.host, since, entry.time);
+                    collector.coverage.add_gap(&entry.host, since, entry.time);
                 }
                 return ControlFlow::Continue(!covered);
             }
             Content::Truncated(_) | Content::Unsent(_) => {
-                reading.coverage.add_gap(&entry.host, entry.time, entry.time);
+                collector.coverage.add_gap(&entry.host, entry.time, entry.time);
             }
             Content::Record(_) => {
                 if let Some(conflict) = self.conflict(entry) {
-                    reading.refused = Some(conflict);
+                    collector.refused = Some(conflict);
                     return ControlFlow::Break(());
                 }
             }
@@ -334,9 +335,9 @@ impl Merge {
         &mut self,
         origin: Origin,
         placed: &OrderedEntry,
-        reading: &mut Reading<'_>,
+        collector: &mut Collector<'_>,
     ) -> Option<Entry> {
-        let family = reading.coverage.rotation_family(origin.id)?;
+        let family = collector.coverage.rotation_family(origin.id)?;
         let Entry { host, source, line, .. } = &placed.entry;
         let key = (Arc::clone(&family), Arc::clone(host));
         let begun = self.rotations.entry(key).or_default();
@@ -353,13 +354,13 @@ impl Merge {
             let is_other = |track: &&Track| {
                 let Origin { id, rotation, .. } = track.origin;
                 (rotation > origin.rotation || (rotation < origin.rotation && has_begun(rotation)))
-                    && reading.coverage.is_in_family(id, &family)
+                    && collector.coverage.is_in_family(id, &family)
             };
             let heads = self.active.iter().filter(is_other).filter_map(|track| track.head.as_ref());
             let other = heads.filter(|head| head.entry.host == *host).map(|head| head.order).max()?;
             late(other, placed.order).then_some((placed.order, other))?
         };
-        reading.coverage.add_gap(host, since, until);
+        collector.coverage.add_gap(host, since, until);
         let gap = Gap { since: Some(since), serials: None, why: GapReason::Disordered };
         Some(Entry {
             host: Arc::clone(host),
@@ -380,15 +381,15 @@ impl Merge {
         origin: Origin,
         placed: OrderedEntry,
         until: Option<OrderKey>,
-        reading: &mut Reading<'_>,
+        collector: &mut Collector<'_>,
         sink: &mut EntrySink<'_>,
     ) -> ControlFlow<()> {
-        let rotation_overlap = self.rotation_overlap(origin, &placed, reading);
+        let rotation_overlap = self.rotation_overlap(origin, &placed, collector);
         let missing = placed
             .entry
             .serial
             .filter(|_| !origin.is_rows)
-            .and_then(|serial| reading.missing_before(&placed.entry.host, serial))
+            .and_then(|serial| collector.missing_before(&placed.entry.host, serial))
             .map(|missing| {
                 let Entry { host, source, line, .. } = &placed.entry;
                 Entry { line: *line, ..gap_entry(Arc::clone(host), Arc::clone(source), missing) }
@@ -411,10 +412,10 @@ impl Merge {
                 let again = this.is_some() && this == self.last;
                 self.last = this.or(self.last.take());
                 if again {
-                    reading.input.duplicates += 1;
+                    collector.input.duplicates += 1;
                     return ControlFlow::Continue(());
                 }
-                reading.input.records += u64::from(is_record(&placed));
+                collector.input.records += u64::from(is_record(&placed));
                 return sink(&placed.entry);
             }
             self.is_single_raw_log = false;
@@ -429,16 +430,16 @@ impl Merge {
             && placed.program == LogProgram::Auditd;
         match self.duplicates.check(origin, alone, &placed) {
             Comparison::New(None) => {
-                reading.input.records += u64::from(is_record(&placed));
+                collector.input.records += u64::from(is_record(&placed));
                 sink(&placed.entry)
             }
             Comparison::New(Some(number)) => {
-                reading.input.records += u64::from(is_record(&placed));
+                collector.input.records += u64::from(is_record(&placed));
                 self.window.push(number, placed, is_rows);
                 ControlFlow::Continue(())
             }
             Comparison::Duplicate(number) => {
-                reading.input.duplicates += 1;
+                collector.input.duplicates += 1;
                 self.window.add_duplicate(number, &placed.entry, is_rows);
                 ControlFlow::Continue(())
             }
@@ -446,18 +447,18 @@ impl Merge {
     }
 
     /// Begins to read the first waiting input.
-    fn activate(&mut self, reading: &mut Reading<'_>) {
+    fn activate(&mut self, collector: &mut Collector<'_>) {
         let Some(PendingInput { rotation, track, .. }) = self.waiting.pop_front() else { return };
-        let failed = reading.failed.len();
-        let begun = self.begin(track, rotation, reading);
-        if reading.failed.len() > failed {
+        let failed = collector.failed.len();
+        let begun = self.begin(track, rotation, collector);
+        if collector.failed.len() > failed {
             self.duplicates.audit_spans.remove_rotation(rotation);
         }
         self.active.extend(begun);
     }
 
     /// The track of an input, if it has any entry.
-    fn begin(&self, pending: PendingSource, rotation: u32, reading: &mut Reading<'_>) -> Option<Track> {
+    fn begin(&self, pending: PendingSource, rotation: u32, collector: &mut Collector<'_>) -> Option<Track> {
         let mut track = match pending {
             PendingSource::Rows(track) => *track,
             PendingSource::Log { id, name, opened, clock, host, family } => {
@@ -471,14 +472,14 @@ impl Merge {
                         Track::lines(origin, name, OrderedLines::new(begun))
                     }
                     Err(source) => {
-                        reading.failed.push(SourceError::Read { name: name.to_string(), at: 0, source });
+                        collector.failed.push(SourceError::Read { name: name.to_string(), at: 0, source });
                         return None;
                     }
                 }
             }
         };
         if track.head.is_none() {
-            track.head = track.read(reading);
+            track.head = track.read(collector);
         }
         track.head.is_some().then_some(track)
     }

@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{Event, MacAddr, Record};
 use taptrail_trail::Content;
 
-use crate::track::OrderedEntry;
+use crate::ordered_entry::OrderedEntry;
 
 /// Records of one start of a guest are at most this far apart.
 const START_WINDOW: SignedDuration = SignedDuration::from_secs(3);

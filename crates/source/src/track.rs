@@ -1,61 +1,15 @@
-//! One input of the merge, and the order of its entries.
+//! One input of the merge.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use taptrail_trail::{Content, Entry, Unreadable};
 
 use crate::Rows;
+use crate::collector::Collector;
 use crate::coverage_builder::CoverageBuilder;
 use crate::lines::OrderedLines;
+use crate::ordered_entry::{OrderKey, OrderedEntry, Origin};
 use crate::parsed_line::LogProgram;
-use crate::reading::Reading;
-
-/// An entry with its position in the common order.
-#[derive(Clone, Debug)]
-pub(crate) struct OrderedEntry {
-    pub(crate) entry: Entry,
-    /// Its time or, if its shape has only whole seconds, the latest moment that it may mean:
-    /// entries with more exact times come first.
-    pub(crate) order: Timestamp,
-    /// The program that wrote its line.
-    pub(crate) program: LogProgram,
-    /// The boot id of its host, if a journal names it.
-    pub(crate) boot: Option<u128>,
-}
-
-impl OrderedEntry {
-    pub(crate) fn order_key(&self) -> OrderKey {
-        OrderKey { time: self.order, unnumbered: self.entry.serial.is_none(), serial: self.entry.serial }
-    }
-}
-
-/// The sort key of the common order. Entries with equal times, of which clock ticks make many, are
-/// ordered by their serial numbers; entries without one come last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct OrderKey {
-    pub(crate) time: Timestamp,
-    unnumbered: bool,
-    serial: Option<u32>,
-}
-
-impl OrderKey {
-    /// The key before all others of that time.
-    pub(crate) fn first_of(time: Timestamp) -> Self {
-        Self { time, unnumbered: false, serial: None }
-    }
-}
-
-/// The input of an entry, for [`crate::duplicates`].
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Origin {
-    pub(crate) id: u32,
-    /// Whether the input is rows of a ledger, not a log.
-    pub(crate) is_rows: bool,
-    /// Number of the rotation: the higher, the older; 0 if it is none.
-    pub(crate) rotation: u32,
-}
 
 /// An input that is being read.
 pub(crate) struct Track {
@@ -114,19 +68,19 @@ impl Track {
     }
 
     /// Reads the entry after `head`.
-    pub(crate) fn read(&mut self, reading: &mut Reading<'_>) -> Option<OrderedEntry> {
+    pub(crate) fn read(&mut self, collector: &mut Collector<'_>) -> Option<OrderedEntry> {
         match &mut self.source_kind {
-            TrackSource::OrderedLines(lines) => lines.next(reading),
+            TrackSource::OrderedLines(lines) => lines.next(collector),
             TrackSource::Rows { rows, rows_read, begun } => loop {
                 let row = rows.next()?;
                 *rows_read += 1;
-                reading.count_lines(self.origin.id, 1);
+                collector.count_lines(self.origin.id, 1);
                 match row {
                     Ok(mut entry) => {
-                        entry.host = reading.observed_names.resolve(&entry.host);
-                        begun.note(&entry, &mut reading.coverage);
-                        reading.cover(self.origin.id, &entry.host, entry.time, entry.time, 1);
-                        reading.note_unlogged(&entry);
+                        entry.host = collector.observed_names.resolve(&entry.host);
+                        begun.note(&entry, &mut collector.coverage);
+                        collector.cover(self.origin.id, &entry.host, entry.time, entry.time, 1);
+                        collector.note_unlogged(&entry);
                         break Some(OrderedEntry {
                             order: entry.time,
                             entry,
@@ -136,24 +90,10 @@ impl Track {
                     }
                     Err(reason) => {
                         let (source, line) = (Arc::clone(&self.name), *rows_read);
-                        reading.unreadable(self.origin.id, Unreadable { source, line, reason });
+                        collector.unreadable(self.origin.id, Unreadable { source, line, reason });
                     }
                 }
             },
         }
-    }
-}
-
-/// Entries ready to be emitted, in order.
-#[derive(Debug, Default)]
-pub(crate) struct EntryQueue(VecDeque<OrderedEntry>);
-
-impl EntryQueue {
-    pub(crate) fn push(&mut self, placed: OrderedEntry) {
-        self.0.push_back(placed);
-    }
-
-    pub(crate) fn pop(&mut self) -> Option<OrderedEntry> {
-        self.0.pop_front()
     }
 }

@@ -6,9 +6,7 @@ use std::ops::ControlFlow;
 use jiff::{SignedDuration, Timestamp};
 use taptrail_trail::{Entry, LineRef};
 
-use crate::EntrySink;
-use crate::duplicates::is_in_audit_log;
-use crate::track::OrderedEntry;
+use crate::ordered_entry::{EntrySink, OrderedEntry, is_in_audit_log};
 
 /// The delayed entries, in order.
 #[derive(Debug, Default)]
