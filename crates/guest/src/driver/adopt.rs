@@ -11,24 +11,24 @@
 //! released meanwhile is closed with the time span of its release. Working interfaces stay as they
 //! are.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use taptrail_kernel::link::LinkError;
 use taptrail_kernel::proc::{PidFd, ProcessId, ProcessStatus, boot_id, network_namespace};
 use taptrail_kernel::process::sandbox_after_start;
-use taptrail_ledger::{Guest, InterfaceKey, LedgerError, LiveInterface, LiveStep, Step, StepKey};
+use taptrail_ledger::{Guest, InterfaceKey, LiveInterface, LiveStep, Step, StepKey};
 use taptrail_qmp::{Monitor, QmpError};
-use taptrail_record::{Event, MacAddr, Outcome};
+use taptrail_record::{Event, Outcome};
 use tracing::{info, warn};
 
 use super::names::{descriptor_name, netdev_id};
 use super::qemu::Qemu;
 use super::release::{ReleaseKind, failed_attach, state_after};
-use super::{AttachedInterface, Driver, MONITOR_TIMEOUT, PlugState, Port, log_error};
-use crate::account::{Account, AccountError, AuditMode, LedgerBatch, Live, OpenDevice, live_guests};
+use super::{
+    AdoptError, AdoptOptions, AttachedInterface, Driver, MONITOR_TIMEOUT, PlugState, Port, log_error,
+};
+use crate::account::{Account, LedgerBatch, Live, OpenDevice, live_guests};
 use crate::handover::{self, CheckedDevices, OpenFileCounts, ReleaseCheck};
 use crate::host::{Host, HostResources};
 use crate::interface::Interface;
@@ -36,86 +36,8 @@ use crate::process::process_id;
 use crate::qemu::Ports;
 use crate::request::Inbox;
 use crate::run_dir::Dirs;
-use crate::spec::{NicSpec, SpecError};
+use crate::spec::NicSpec;
 use crate::state::GuestState;
-
-/// The arguments of [`adopt`](crate::adopt).
-#[derive(Debug, Clone)]
-pub struct AdoptOptions {
-    /// Its name.
-    pub name: String,
-    /// Whether records go to the kernel's audit.
-    pub audit: AuditMode,
-    /// The state and the run directory.
-    pub dirs: Dirs,
-    /// Path of the nft program; `None` for the system's.
-    pub nft: Option<PathBuf>,
-    /// Users who may call the API, besides root and our own.
-    pub allow: Vec<u32>,
-    /// Revoke an interface whose filter was lost and can't be set again.
-    pub revoke_unfiltered: bool,
-    /// Have the kernel report last closes by BPF, if possible.
-    pub bpf: bool,
-}
-
-/// A guest can't be adopted; it runs on as before.
-#[derive(Debug, thiserror::Error)]
-pub enum AdoptError {
-    /// The ledger can't be read.
-    #[error("The guest's records can't be read")]
-    Ledger(#[from] LedgerError),
-    /// No guest of this name has an open account.
-    #[error("No guest '{0}' is on record as running: `taptrail list` shows those that are")]
-    Unknown(String),
-    /// QEMU has just ended.
-    #[error("QEMU of guest '{0}' has ended: `taptrail recover` closes its account")]
-    Ended(String),
-    /// Its start was interrupted.
-    #[error("The start of guest '{0}' was interrupted: `taptrail recover` takes it back")]
-    Unfinished(String),
-    /// QEMU's own user may not call the API: a QEMU that was taken over could attach interfaces.
-    #[error("User {0} can't be allowed to call: QEMU runs as this user, and would call too")]
-    Caller(u32),
-    /// Its links are in another network namespace.
-    #[error("Guest '{name}' has its links in another network namespace ({netns}): adopt it from there")]
-    Elsewhere {
-        /// The guest.
-        name: String,
-        /// The inode of its namespace.
-        netns: u64,
-    },
-    /// The account can't be written.
-    #[error("The guest's account can't be written")]
-    Account(#[from] AccountError),
-    /// The host's links can't be listed.
-    #[error("The host's network links can't be reached")]
-    Links(#[from] LinkError),
-    /// Its monitor can't be used.
-    #[error("QEMU's monitor can't be used")]
-    Monitor(#[from] QmpError),
-    /// QEMU's process or descriptors can't be read.
-    #[error("QEMU's descriptors can't be read")]
-    Look(#[source] io::Error),
-    /// Privileges can't be dropped.
-    #[error("Privileges can't be dropped")]
-    Restrain(#[source] io::Error),
-    /// The SPEC of an interface in the ledger is invalid.
-    #[error("The record of interface {mac} is invalid")]
-    Spec {
-        /// The interface.
-        mac: MacAddr,
-        /// What is wrong with it.
-        source: SpecError,
-    },
-    /// The ledger has an invalid link name for an interface.
-    #[error("Interface {mac} is on record with link '{name}', which is no name of a link")]
-    IfName {
-        /// The interface.
-        mac: MacAddr,
-        /// The name, cut at 64 characters.
-        name: String,
-    },
-}
 
 /// The guest of this name in the ledger, if its QEMU runs.
 pub(crate) fn orphan(dirs: &Dirs, name: &str) -> Result<Option<(Guest, ProcessId)>, AdoptError> {

@@ -22,16 +22,18 @@
 
 mod adopt;
 mod attach;
+mod attached;
 mod detach;
+mod error;
 mod guard;
 mod manager;
 mod names;
+mod options;
 mod qemu;
 mod release;
 mod start;
 mod stop;
 
-use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -41,27 +43,25 @@ use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use taptrail_kernel::changes::Changes;
 use taptrail_kernel::poll_timeout;
-use taptrail_kernel::process::{Credentials, Limit, PrivateDev, release_text_pages};
+use taptrail_kernel::process::release_text_pages;
 use taptrail_ledger::StepKey;
 use taptrail_qmp::Event;
-use taptrail_record::{GuestId, MacAddr, Reason, Requester};
+use taptrail_record::{MacAddr, Reason, Requester};
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-use crate::account::{Account, AccountError, AuditMode};
+use crate::account::{Account, AccountError};
 use crate::host::Host;
-use crate::interface::Interface;
-use crate::qemu::CommandLine;
 use crate::request::{Failure, Inbox, OnTimeout, Reply, Request};
-use crate::run_dir::Dirs;
-use crate::spec::NicSpec;
-use crate::state::{GuestState, HeldDevice, InterfaceInfo, InterfaceState};
+use crate::state::{GuestState, InterfaceInfo};
 
-pub use adopt::{AdoptError, AdoptOptions};
 pub(crate) use adopt::{check_callers, orphan};
+pub use error::{AdoptError, StartError};
+pub use options::{AdoptOptions, StartOptions};
 pub(crate) use qemu::kill_process;
 pub(crate) use release::ReleaseKind;
-pub use start::StartError;
+
+use attached::{AttachedInterface, PlugState, Port};
 
 /// How long QEMU may take to answer one command of its monitor.
 const MONITOR_TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,41 +75,6 @@ const IDLE_BEFORE_TRIM: Duration = Duration::from_secs(1);
 /// Events of QEMU that are handled before the next request: a QEMU that floods us with events must
 /// not delay its own revocation.
 const MAX_EVENTS_PER_TURN: usize = 64;
-
-/// The configuration that a guest is started with.
-#[derive(Debug)]
-pub struct StartOptions {
-    /// Its name and uuid.
-    pub guest: GuestId,
-    /// Its interfaces.
-    pub nics: Vec<NicSpec>,
-    /// QEMU's program and the user's own arguments, checked.
-    pub command: CommandLine,
-    /// The user that QEMU runs as; `None` for our own.
-    pub user: Option<Credentials>,
-    /// QEMU's own `/dev`; `None` for the host's.
-    pub dev: Option<PrivateDev>,
-    /// QEMU's whole environment.
-    pub environment: Vec<(OsString, OsString)>,
-    /// QEMU's resource limits.
-    pub limits: Vec<Limit>,
-    /// Whether records go to the kernel's audit.
-    pub audit: AuditMode,
-    /// The state and the run directory.
-    pub dirs: Dirs,
-    /// Path of the nft program; `None` for the system's.
-    pub nft: Option<PathBuf>,
-    /// Add QEMU's sandbox, unless the user's own arguments have -sandbox.
-    pub sandbox: bool,
-    /// Free ports for hot-plug, where the machine needs them.
-    pub hotplug_ports: u8,
-    /// Users who may call the API, besides root and our own.
-    pub allow: Vec<u32>,
-    /// Revoke an interface whose filter was lost and can't be set again.
-    pub revoke_unfiltered: bool,
-    /// Have the kernel report last closes by BPF, if possible.
-    pub bpf: bool,
-}
 
 /// How a guest ended.
 #[derive(Debug)]
@@ -136,45 +101,6 @@ impl Ended {
                     crate::chain(error)
                 ))),
             }));
-        }
-    }
-}
-
-/// An interface of the running guest.
-#[derive(Debug)]
-struct AttachedInterface {
-    interface: Interface,
-    state: PlugState,
-    /// The NIC is plugged in QEMU, with or without its devices.
-    nic: bool,
-    since: Timestamp,
-    mac_changes: guard::MacChanges,
-}
-
-/// The driver's state of an interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PlugState {
-    /// QEMU holds its devices.
-    Held,
-    /// As `Held`, and the guest was asked to release the NIC.
-    Unplugging {
-        /// The intent of the release, if the ledger has it.
-        step: Option<StepKey>,
-    },
-    /// Its devices are released, but the NIC is still plugged.
-    Revoked,
-    /// QEMU holds some of its devices after a failed attach or release.
-    Kept,
-}
-
-impl PlugState {
-    /// The state that clients see.
-    fn shown(self) -> InterfaceState {
-        match self {
-            Self::Held => InterfaceState::Held,
-            Self::Unplugging { .. } => InterfaceState::Unplugging,
-            Self::Revoked => InterfaceState::Revoked,
-            Self::Kept => InterfaceState::Kept,
         }
     }
 }
@@ -236,13 +162,6 @@ pub(crate) struct Driver {
     unread_since: Option<Timestamp>,
     /// Revoke an interface whose filter can't be set again.
     revoke_unfiltered: bool,
-}
-
-/// A pcie-root-port that taptrail added.
-#[derive(Debug)]
-struct Port {
-    name: String,
-    taken: bool,
 }
 
 /// The reason in QEMU's SHUTDOWN event.
@@ -494,39 +413,6 @@ enum UnplugFailure {
     Refused,
     Stopping,
     Revoked,
-}
-
-impl AttachedInterface {
-    fn new(interface: Interface) -> Self {
-        Self {
-            interface,
-            state: PlugState::Held,
-            nic: true,
-            since: Timestamp::now(),
-            mac_changes: guard::MacChanges::default(),
-        }
-    }
-
-    fn info(&self) -> InterfaceInfo {
-        let interface = &self.interface;
-        InterfaceInfo {
-            mac: interface.mac,
-            spec: interface.spec.clone(),
-            ifname: interface.ifname.to_string(),
-            state: self.state.shown(),
-            since: self.since,
-            devices: interface
-                .devices
-                .iter()
-                .map(|held| HeldDevice {
-                    device: held.device.clone(),
-                    queue: held.queue,
-                    qemu_fd: held.qemu_fd,
-                    doubt: held.doubt,
-                })
-                .collect(),
-        }
-    }
 }
 
 /// Logs that a client has left before its answer.

@@ -1,14 +1,12 @@
 //! Starts a guest: opens its devices, passes them to QEMU, and verifies that QEMU holds them.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use taptrail_kernel::device::Admitted;
-use taptrail_kernel::link::LinkError;
 use taptrail_kernel::proc::children;
 use taptrail_kernel::process::{SpawnRequest, sandbox_after_start, spawn};
 use taptrail_ledger::{Process, Step, StepKey};
@@ -18,98 +16,18 @@ use tracing::{info, warn};
 
 use super::names::{free_id, free_mac, netdev_id};
 use super::qemu::{Booting, Greeting, Qemu};
-use super::{AttachedInterface, Driver, MONITOR_TIMEOUT, MonitorSocket, Port, StartOptions};
-use crate::account::{Account, AccountError, LedgerBatch, OpenDevice};
+use super::{AttachedInterface, Driver, MONITOR_TIMEOUT, MonitorSocket, Port, StartError, StartOptions};
+use crate::account::{Account, LedgerBatch, OpenDevice};
 use crate::handover::{self, OpenFileCounts};
 use crate::host::Host;
-use crate::interface::{Interface, OpenError, Opened};
+use crate::interface::{Interface, Opened};
 use crate::qemu::{Additions, NicOnCommandLine, Ports};
 use crate::request::{Inbox, Reply, Request};
-use crate::spec::{NicSpec, SpecError, check_unique};
+use crate::spec::{NicSpec, check_unique};
 use crate::state::GuestState;
 
 /// How long QEMU may take until its monitor's greeting: it first allocates the guest's memory.
-const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// A guest did not start; everything was rolled back.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The SPECs contradict each other.
-    #[error("Interfaces can't be started together")]
-    Spec(#[from] SpecError),
-    /// The host's links can't be listed.
-    #[error("The host's network links can't be reached")]
-    Links(#[from] LinkError),
-    /// The account can't be written as required.
-    #[error("The guest's account can't be written")]
-    Account(#[from] AccountError),
-    /// An interface can't be opened.
-    #[error("Interface can't be opened")]
-    Open(#[from] OpenError),
-    /// getrandom(2) failed.
-    #[error("A random MAC address can't be made")]
-    Random(#[source] io::Error),
-    /// The program can't be run.
-    #[error("QEMU can't be run as {program}", program = program.display())]
-    Spawn {
-        /// Its path.
-        program: std::path::PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// QEMU ended by itself; its standard error has the reason.
-    #[error("QEMU refused to start the guest: it ended with {0}")]
-    Refused(std::process::ExitStatus),
-    /// QEMU's monitor sent no greeting in time.
-    #[error("QEMU's monitor did not speak within {} s", BOOT_TIMEOUT.as_secs())]
-    Silent,
-    /// A stop was requested meanwhile.
-    #[error("Start was stopped")]
-    Stopped,
-    /// The monitor fails.
-    #[error("QEMU's monitor can't be used")]
-    Monitor(#[from] QmpError),
-    /// QEMU's descriptors can't be read.
-    #[error("QEMU's descriptors can't be read")]
-    Look(#[source] io::Error),
-    /// QEMU does not hold a device that was passed to it.
-    #[error("QEMU doesn't hold {path} of interface {mac}")]
-    NotHeld {
-        /// The device.
-        path: String,
-        /// The interface.
-        mac: MacAddr,
-    },
-    /// The program is not QEMU itself.
-    #[error(
-        "QEMU has a child process ({pid}), which would keep its devices: if the program is a wrapper, have it exec QEMU"
-    )]
-    Child {
-        /// The child's.
-        pid: u32,
-    },
-    /// More interfaces and free ports than the machine takes.
-    #[error(
-        "{wanted} PCIe ports are needed for the interfaces and --hotplug-ports, but a machine takes {most}"
-    )]
-    Ports {
-        /// How many.
-        wanted: usize,
-        /// The limit.
-        most: usize,
-    },
-    /// Privileges can't be dropped.
-    #[error("Privileges can't be dropped")]
-    Restrain(#[source] io::Error),
-    /// QEMU holds a device that was not passed to it.
-    #[error(
-        "QEMU opened {path} by itself, on no record: use --nic, or take the argument that makes it do so away"
-    )]
-    UnexpectedDevice {
-        /// The device.
-        path: String,
-    },
-}
+pub(super) const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The state of a start in progress; rolled back as a whole.
 struct Attempt {
