@@ -17,7 +17,7 @@
 //!
 //! ```
 //! use std::ops::ControlFlow;
-//! use taptrail_source::{Input, Options, read};
+//! use taptrail_source::{Input, ReadOptions, read};
 //!
 //! let log = "type=VIRT_CONTROL msg=audit(1795460022.944:2592): pid=26265 uid=0 auid=4294967295 ses=4294967295 \
 //!            msg='virt=kvm op=start reason=booted vm=\"web1\" uuid=f3607ac8-f517-4952-b61c-b19b40f99661 \
@@ -26,7 +26,7 @@
 //! # let path = dir.path().join("audit.log");
 //! std::fs::write(&path, log)?;
 //! let mut serials = Vec::new();
-//! let outcome = read(vec![Input::File(path)], Options::default(), &mut |entry| {
+//! let outcome = read(vec![Input::File(path)], ReadOptions::default(), &mut |entry| {
 //!     serials.push(entry.serial);
 //!     ControlFlow::Continue(())
 //! });
