@@ -26,6 +26,7 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use crate::account::{Account, AccountError, LedgerBatch, OpenDevice, Opens};
+use crate::handover::{self, OpenFileCounts};
 use crate::host::{Host, HostResources, mac_filter, pinned_mac};
 use crate::host_link::{HostLink, LinkKind, is_mark, mark};
 use crate::marked::{MarkedError, MarkedLink};
@@ -206,6 +207,14 @@ pub(crate) struct Interface {
     pub(crate) port: Option<String>,
     pub(crate) devices: Vec<OpenDevice>,
     pub(crate) resources: HostResources,
+}
+
+impl Interface {
+    /// Ends the interface of a QEMU that has ended; see [`handover::end_interface`].
+    pub(crate) fn end(&mut self, host: &mut Host, counts: &mut OpenFileCounts) -> Vec<OpenDevice> {
+        let devices = std::mem::take(&mut self.devices);
+        handover::end_interface(self.mac, devices, &mut self.resources, true, host, counts)
+    }
 }
 
 /// An interface and its descriptors, ready to be passed to QEMU.

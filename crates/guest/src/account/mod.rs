@@ -474,7 +474,10 @@ impl Account {
                         LogProof::Counters => AuditOutcome::Counters,
                         LogProof::AckOnly => AuditOutcome::Acknowledged,
                     };
-                    let time = logged.time.and_then(kernel_time);
+                    let time = logged
+                        .time
+                        .and_then(LogTime::as_millisecond)
+                        .and_then(|time| Timestamp::from_millisecond(time).ok());
                     (time, Logged { outcome, serial: logged.serial })
                 }
                 Err(reason) => {
@@ -515,12 +518,6 @@ fn orphan(ledger: &Ledger, guest: &GuestId, boot: &str) -> Result<(), AccountErr
 
 fn with_uuid(uuid: &Option<Uuid>) -> String {
     uuid.map(|uuid| format!(" has uuid {uuid}, too, and")).unwrap_or_default()
-}
-
-/// The kernel's time of a record, as in the audit log.
-fn kernel_time(time: LogTime) -> Option<Timestamp> {
-    let seconds = i64::try_from(time.seconds).ok()?;
-    Timestamp::from_millisecond(seconds.checked_mul(1000)?.checked_add(i64::from(time.millis))?).ok()
 }
 
 /// Logs a reason once, instead of for each record.

@@ -1,5 +1,6 @@
-//! What is taken from QEMU, checked and recorded: the one procedure of hot-unplug, revocation, an
-//! attach that failed or was cut off, and devices that QEMU closes by itself.
+//! What is taken from QEMU, checked and recorded. Hot-unplug and revocation are [`Driver::release`];
+//! an attach that failed (`attach.rs`), one that was cut off (`adopt.rs`), and devices that QEMU
+//! closes by itself (`guard.rs`) close in QEMU what they have to, and share the rest.
 //!
 //! ```text
 //!   close in QEMU ──▶ check (ReleaseCheck) ──▶ CheckedDevices ──▶ link and filter removed

@@ -382,16 +382,7 @@ impl Attempt {
         let mut devices = std::mem::take(&mut self.closed);
         let mut counts = OpenFileCounts::default();
         for interface in &mut self.interfaces {
-            let held = std::mem::take(&mut interface.devices);
-            let resources = &mut interface.resources;
-            devices.extend(handover::end_interface(
-                interface.mac,
-                held,
-                resources,
-                true,
-                &mut self.host,
-                &mut counts,
-            ));
+            devices.extend(interface.end(&mut self.host, &mut counts));
         }
         let account = &mut self.account;
         let failed = |event| account.record(event, Outcome::Failed, None);

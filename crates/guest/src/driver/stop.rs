@@ -13,7 +13,7 @@ use super::{
     log_error, log_if_client_gone,
 };
 use crate::account::LedgerBatch;
-use crate::handover::{self, OpenFileCounts};
+use crate::handover::OpenFileCounts;
 use crate::request::{Failure, OnTimeout, Reply};
 use crate::state::GuestState;
 
@@ -138,17 +138,7 @@ impl Driver {
         let mut steps: Vec<_> = self.stop.take().into_iter().collect();
         let mut counts = OpenFileCounts::default();
         for attached in &mut self.interfaces {
-            let interface = &mut attached.interface;
-            let held = std::mem::take(&mut interface.devices);
-            let resources = &mut interface.resources;
-            devices.extend(handover::end_interface(
-                interface.mac,
-                held,
-                resources,
-                true,
-                &mut self.host,
-                &mut counts,
-            ));
+            devices.extend(attached.interface.end(&mut self.host, &mut counts));
             if let PlugState::Unplugging { step: Some(step) } = attached.state {
                 steps.push(step);
             }

@@ -34,6 +34,13 @@ pub struct LogTime {
     pub millis: u16,
 }
 
+impl LogTime {
+    /// Milliseconds since 1970, UTC; `None` if they are too many.
+    pub fn as_millisecond(self) -> Option<i64> {
+        i64::try_from(self.seconds).ok()?.checked_mul(1000)?.checked_add(i64::from(self.millis))
+    }
+}
+
 /// A record that the kernel accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoggedRecord {

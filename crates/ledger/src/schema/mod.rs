@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::OnceLock;
 
 use rusqlite::Connection;
 
@@ -58,17 +57,11 @@ fn listing(objects: &Objects) -> String {
     listing
 }
 
-/// The objects that these steps create, computed once for each version.
+/// The objects that these steps create.
 fn expected(steps: &[&str]) -> Result<Objects, rusqlite::Error> {
-    static KNOWN: [OnceLock<Objects>; STEPS.len()] = [const { OnceLock::new() }; STEPS.len()];
-    let known = steps.len().checked_sub(1).and_then(|last| KNOWN.get(last));
-    if let Some(objects) = known.and_then(OnceLock::get) {
-        return Ok(objects.clone());
-    }
     let database = Connection::open_in_memory()?;
     steps.iter().try_for_each(|step| database.execute_batch(step))?;
-    let objects = objects(&database)?;
-    Ok(known.map_or_else(|| objects.clone(), |known| known.get_or_init(|| objects.clone()).clone()))
+    objects(&database)
 }
 
 /// Tables, indices, views and triggers, by type and name, with their SQL statements.

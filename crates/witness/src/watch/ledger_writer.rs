@@ -287,7 +287,11 @@ impl LedgerWriter {
                         LogProof::Counters => AuditOutcome::Counters,
                         LogProof::AckOnly => AuditOutcome::Acknowledged,
                     };
-                    row.time = logged.time.and_then(kernel_time).unwrap_or(row.time);
+                    row.time = logged
+                        .time
+                        .and_then(LogTime::as_millisecond)
+                        .and_then(|time| Timestamp::from_millisecond(time).ok())
+                        .unwrap_or(row.time);
                     Logged { outcome, serial: logged.serial }
                 }
                 Err(reason) => {
@@ -333,9 +337,4 @@ fn copied(entry: &Entry, record: &Record) -> Option<PendingRecord> {
 /// A record's text; none if it would be cut, which only a name of thousands of bytes causes.
 fn text(record: &Record, exe: &Path) -> Option<String> {
     record.text(exe).inspect_err(|error| warn!("{error}; it is not kept")).ok()
-}
-
-fn kernel_time(time: LogTime) -> Option<Timestamp> {
-    let seconds = i64::try_from(time.seconds).ok()?;
-    Timestamp::from_millisecond(seconds.checked_mul(1000)?.checked_add(i64::from(time.millis))?).ok()
 }
