@@ -90,7 +90,7 @@ mod tests {
     use taptrail_kernel::proc::ProcessId;
 
     use super::*;
-    use crate::scan::{Program, ScannedDevice, ThreadDescriptor};
+    use crate::scan::{ScannedDevice, ThreadDescriptor};
 
     fn holder(fds: &[RawFd]) -> Holder {
         let own = std::process::id();
@@ -105,19 +105,7 @@ mod tests {
             behind: None,
             descriptors,
         };
-        Holder {
-            process: ProcessId::of(std::process::id()).unwrap(),
-            within: Vec::new(),
-            started: None,
-            parent: None,
-            uid: None,
-            exe: None,
-            program: Program::Other,
-            guest: None,
-            manager: None,
-            netns: None,
-            devices: vec![held],
-        }
+        Holder::of_test(ProcessId::of(std::process::id()).unwrap(), vec![held])
     }
 
     #[test]

@@ -99,6 +99,26 @@ pub struct Holder {
     pub devices: Vec<ScannedDevice>,
 }
 
+#[cfg(test)]
+impl Holder {
+    /// A process of which nothing is known but what it holds.
+    pub(crate) fn of_test(process: ProcessId, devices: Vec<ScannedDevice>) -> Self {
+        Self {
+            process,
+            within: Vec::new(),
+            started: None,
+            parent: None,
+            uid: None,
+            exe: None,
+            program: Program::Other,
+            guest: None,
+            manager: None,
+            netns: None,
+            devices,
+        }
+    }
+}
+
 /// A device that a process holds, with all its descriptors there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScannedDevice {

@@ -98,7 +98,7 @@ impl Debouncer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scan::{Holder, Program, ScannedDevice};
+    use crate::scan::{Holder, ScannedDevice};
 
     const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -112,19 +112,7 @@ mod tests {
             behind: None,
             descriptors: Vec::new(),
         };
-        Holder {
-            process: ProcessId { pid, start_time: 1 },
-            within: Vec::new(),
-            started: None,
-            parent: None,
-            uid: None,
-            exe: None,
-            program: Program::Other,
-            guest: None,
-            manager: None,
-            netns: None,
-            devices: vec![held],
-        }
+        Holder::of_test(ProcessId { pid, start_time: 1 }, vec![held])
     }
 
     fn row(verdict: Verdict, holder: &Holder) -> Row<'_> {

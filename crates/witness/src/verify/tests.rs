@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::*;
 use crate::scan::{
     HidingProcess, HostLink, Identity, IdentitySource, InterfaceName, Manager, ManagerKind, ManagerSource,
-    PendingHandOver, Program, Unseen, UnseenProcess, UnseenReason,
+    PendingHandOver, Unseen, UnseenProcess, UnseenReason,
 };
 
 /// Pids that no process has: the kernel's highest is 4,194,304.
@@ -70,17 +70,12 @@ fn vhosts(numbers: &[u32]) -> ScannedDevice {
 
 fn process(pid: u32, devices: Vec<ScannedDevice>) -> Holder {
     Holder {
-        process: ProcessId { pid, start_time: u64::from(pid) },
-        within: Vec::new(),
         started: Some(time(0)),
         parent: Some(1),
         uid: Some(0),
         exe: Some("/usr/bin/x".into()),
-        program: Program::Other,
-        guest: None,
-        manager: None,
         netns: Some(NETNS),
-        devices,
+        ..Holder::of_test(ProcessId { pid, start_time: u64::from(pid) }, devices)
     }
 }
 
