@@ -4,6 +4,7 @@
 //! Names come from outside and may hold anything, so output for people escapes control characters.
 //!
 //! - [`Sink`]: the part of a trail that a [`Filter`] selects, as a table, JSON, JSON lines or CSV.
+//! - [`Session`]: the devices of one interface in one plug, as people see them.
 //! - [`Explainer`]: the same in sentences, each with the lines that prove it.
 //! - [`trail_table`], [`findings_table`]: holdings and the findings below them; findings alone.
 //! - [`guest_table`], [`nic_table`]: the guests of this host, the interfaces of one.
@@ -26,6 +27,7 @@ mod json;
 mod nics;
 #[cfg(test)]
 mod sample;
+mod session;
 mod sink;
 mod span;
 mod stats;
@@ -43,6 +45,7 @@ pub use findings::is_grave;
 pub use guests::{GuestRow, guest_table};
 pub use json::{json, json_line};
 pub use nics::{DeviceRow, NicRow, nic_table};
+pub use session::Session;
 pub use sink::{Count, Format, Sink, TrailConsumer, View};
 pub use span::QueryRange;
 pub use stats::Stats;
