@@ -5,7 +5,7 @@ use taptrail_trail::{Finding, Holding, Input, Proof, Report};
 
 use crate::csv::{FindingRows, HoldingRows};
 use crate::span::{QueryRange, RelatedTimes};
-use crate::{Filter, Style, findings_table, trail_table};
+use crate::{Columns, Filter, Style, findings_table, trail_table};
 
 /// Consumes holdings and findings one at a time, in the order in which a trail emits them.
 pub trait TrailConsumer {
@@ -72,6 +72,7 @@ pub struct Sink<W: Write> {
     /// Holdings and findings that are not written yet.
     deferred: Report,
     related: RelatedTimes,
+    columns: Columns,
 }
 
 #[derive(Debug)]
@@ -114,7 +115,14 @@ impl<W: Write> Sink<W> {
             (Format::Csv, View::Findings) => Output::Findings(FindingRows::new(out)?),
         };
         let (deferred, related) = (Report::default(), RelatedTimes::default());
-        Ok(Self { view, filter, count: Count::default(), output, deferred, related })
+        let (count, columns) = (Count::default(), Columns::default());
+        Ok(Self { view, filter, count, output, deferred, related, columns })
+    }
+
+    /// With these columns of a table of holdings.
+    #[must_use]
+    pub fn with_columns(self, columns: Columns) -> Self {
+        Self { columns, ..self }
     }
 
     /// How many holdings and findings were written so far.
@@ -141,7 +149,7 @@ impl<W: Write> Sink<W> {
         match &mut self.output {
             Output::Table(out, style) => {
                 let text = match self.view {
-                    View::Trail => trail_table(&report, style),
+                    View::Trail => trail_table(&report, &self.columns, style),
                     View::Findings => findings_table(&report, style),
                 };
                 out.write_all(text.as_bytes())?;
@@ -243,12 +251,12 @@ mod tests {
     fn tables_and_json_are_sorted_by_time_and_lines_come_as_they_are_known() {
         for format in [Format::Table(Style::default()), Format::Json] {
             let (text, count) = view(View::Trail, Filter::default(), format);
-            assert!(text.find(":10.000").unwrap() < text.find(":20.000").unwrap(), "{text}");
+            assert!(text.find("00:00:00:01").unwrap() < text.find("00:00:00:02").unwrap(), "{text}");
             assert_eq!(count, Count { holdings: 2, findings: 3, maybe_matching: 0 });
         }
         for format in [Format::Jsonl, Format::Csv] {
             let (text, count) = view(View::Trail, Filter::default(), format);
-            assert!(text.find(":20.000").unwrap() < text.find(":10.000").unwrap(), "{text}");
+            assert!(text.find("00:00:00:02").unwrap() < text.find("00:00:00:01").unwrap(), "{text}");
             assert_eq!(count, Count { holdings: 2, findings: 3, maybe_matching: 0 });
         }
     }

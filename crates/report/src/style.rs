@@ -9,6 +9,12 @@ use crate::text::NONE;
 /// Length of the date and the blank after it, in bytes.
 const DATE_PREFIX_LEN: usize = "2026-11-23 ".len();
 
+/// Length of the year and the hyphen after it, in bytes.
+const YEAR_PREFIX_LEN: usize = "2026-".len();
+
+/// Length of the milliseconds and the point before them, in bytes.
+const MILLIS_SUFFIX_LEN: usize = ".000".len();
+
 /// How a table looks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Style {
@@ -35,6 +41,31 @@ impl TimeFormat {
     pub(crate) fn full(&self, time: Timestamp) -> CompactString {
         let (text, _) = self.format(time);
         text
+    }
+
+    /// The day of a time.
+    pub(crate) fn date(&self, time: Timestamp) -> Date {
+        self.0.to_datetime(time).date()
+    }
+
+    /// A day with the zone, as it stands above the times of that day.
+    pub(crate) fn day(&self, day: Date) -> String {
+        match day.at(12, 0, 0, 0).to_zoned_datetime(self.0.clone()) {
+            Ok(noon) => noon.strftime("%Y-%m-%d %Z").to_string(),
+            Err(_) => day.to_string(),
+        }
+    }
+
+    /// The time of day, to the second; with month and day where it is not of this day, with the
+    /// year where it is not of this year.
+    pub(crate) fn short(&self, time: Timestamp, day: Option<Date>) -> CompactString {
+        let (text, date) = self.format(time);
+        let from = match day {
+            Some(day) if day == date => DATE_PREFIX_LEN,
+            Some(day) if day.year() == date.year() => YEAR_PREFIX_LEN,
+            _ => 0,
+        };
+        text[from..text.len() - MILLIS_SUFFIX_LEN].into()
     }
 
     /// The same; `-` for none.
@@ -88,5 +119,18 @@ mod tests {
         assert_eq!(clock.after(Some(opened), Some(time("2026-11-23T23:59:59.501Z"))), "23:59:59.501");
         assert_eq!(clock.after(Some(opened), Some(time("2026-11-24T00:00:00Z"))), "2026-11-24 00:00:00.000");
         assert_eq!(clock.after(Some(opened), None), "-");
+    }
+
+    #[test]
+    fn below_a_day_a_time_has_the_date_that_differs() {
+        let clock = TimeFormat::new(&Style { utc: true, ..Style::default() });
+        let time = |text: &str| text.parse::<Timestamp>().unwrap();
+        let date = clock.date(time("2026-11-23T12:00:00Z"));
+        let day = Some(date);
+        assert_eq!(clock.short(time("2026-11-23T23:59:59.9Z"), day), "23:59:59");
+        assert_eq!(clock.short(time("2026-11-24T00:00:01Z"), day), "11-24 00:00:01");
+        assert_eq!(clock.short(time("2027-01-01T00:00:01Z"), day), "2027-01-01 00:00:01");
+        assert_eq!(clock.short(time("2026-11-23T12:00:00Z"), None), "2026-11-23 12:00:00");
+        assert_eq!(clock.day(date), "2026-11-23 UTC");
     }
 }

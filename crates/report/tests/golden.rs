@@ -5,9 +5,9 @@
 use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
 use taptrail_report::{
-    DeviceRow, GuestRow, HeldDeviceRow, ManagerRow, NicRow, ProcessGuest, ProcessRow, Style, TrailSummary,
-    UnseenReport, UnseenRow, Verified, VerifiedRow, guest_table, json, nic_table, other_hosts_line,
-    trail_table, unseen_lines, verify_table,
+    Columns, DeviceRow, GuestRow, HeldDeviceRow, ManagerRow, NicRow, ProcessGuest, ProcessRow, Style,
+    TrailSummary, UnseenReport, UnseenRow, Verified, VerifiedRow, guest_table, json, nic_table,
+    other_hosts_line, trail_table, unseen_lines, verify_table,
 };
 use taptrail_trail::{Content, Entry, Holding, Report, State, Trail};
 use uuid::Uuid;
@@ -139,12 +139,12 @@ fn nics() -> Vec<NicRow> {
 
 #[test]
 fn a_trail() {
-    insta::assert_snapshot!(trail_table(&trail(["h1", "h1"]), &STYLE));
+    insta::assert_snapshot!(trail_table(&trail(["h1", "h1"]), &Columns::Sessions, &STYLE));
 }
 
 #[test]
 fn a_trail_of_two_hosts() {
-    insta::assert_snapshot!(trail_table(&trail(["h1", "h2"]), &STYLE));
+    insta::assert_snapshot!(trail_table(&trail(["h1", "h2"]), &Columns::Sessions, &STYLE));
 }
 
 // Shows 9.6.
@@ -152,7 +152,7 @@ fn a_trail_of_two_hosts() {
 fn tables_fit_a_terminal_of_80_columns() {
     let narrow = Style { width: Some(80), ..STYLE };
     let texts = [
-        trail_table(&trail(["h1", "h2"]), &narrow),
+        trail_table(&trail(["h1", "h2"]), &Columns::Sessions, &narrow),
         guest_table(&guests(), &narrow),
         nic_table(&nics(), &narrow),
     ];
@@ -165,15 +165,15 @@ fn tables_fit_a_terminal_of_80_columns() {
 
 #[test]
 fn a_trail_in_colour() {
-    let text = trail_table(&trail(["h1", "h1"]), &Style { color: true, ..STYLE });
+    let text = trail_table(&trail(["h1", "h1"]), &Columns::Sessions, &Style { color: true, ..STYLE });
     insta::assert_snapshot!(text.replace('\x1b', "ESC"));
 }
 
 #[test]
 fn an_empty_trail() {
     assert_eq!(
-        trail_table(&Report::default(), &STYLE),
-        "No holdings\n\n0 holdings, 0 held; 0 findings; 0 records read\n"
+        trail_table(&Report::default(), &Columns::Sessions, &STYLE),
+        "No holdings\n\nno session held; 0 findings; 0 records read\n"
     );
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use taptrail_record::MacAddr;
-use taptrail_report::{DeviceFilter, GuestFilter, Style, Subject};
+use taptrail_report::{Columns, DeviceFilter, GuestFilter, Style, Subject};
 use taptrail_trail::FindingKind;
 
 use super::format::OutputFormat;
@@ -58,8 +58,29 @@ pub(crate) struct Trail {
     #[arg(long, help_heading = SELECTION_HEADING)]
     pub(crate) held: bool,
 
+    /// A row for each device in the table, with its path, host interface, number and queues
+    #[arg(long, help_heading = OUTPUT_HEADING, conflicts_with = "columns")]
+    devices: bool,
+
+    /// Columns of the table, with commas between them, at their full width: host, guest, uuid, mac,
+    /// devices, opened, from, to, for, end, basis, pid, state, proof; or for each device: device,
+    /// path, ifname, rdev, queues
+    #[arg(short = 'o', long, value_name = "COLUMNS", help_heading = OUTPUT_HEADING)]
+    columns: Option<Columns>,
+
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+impl Trail {
+    /// The columns of the table.
+    pub(crate) fn columns(&self) -> Columns {
+        match &self.columns {
+            Some(columns) => columns.clone(),
+            None if self.devices => Columns::Devices,
+            None => Columns::Sessions,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

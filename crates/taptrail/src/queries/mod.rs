@@ -9,7 +9,7 @@ mod trail_reader;
 use std::process::ExitCode;
 
 use taptrail_guest::Dirs;
-use taptrail_report::{Explainer, Filter, Sink, View};
+use taptrail_report::{Columns, Explainer, Filter, Sink, View};
 
 use self::query::Query;
 pub(crate) use self::query::moment;
@@ -31,7 +31,8 @@ pub(crate) fn trail(arguments: &Trail, dirs: &Dirs) -> CommandResult {
     query.times(&arguments.times)?;
     query.at(arguments.at.as_deref())?;
     query.filter.held = arguments.held;
-    sink(View::Trail, query.filter, arguments.output, &arguments.sources, dirs)
+    let columns = arguments.columns();
+    sink(View::Trail, columns, query.filter, arguments.output, &arguments.sources, dirs)
 }
 
 pub(crate) fn who(arguments: &Who, dirs: &Dirs) -> CommandResult {
@@ -40,7 +41,7 @@ pub(crate) fn who(arguments: &Who, dirs: &Dirs) -> CommandResult {
     query.at(arguments.at.as_deref())?;
     query.filter.host = arguments.host.clone();
     query.filter.granted = true;
-    sink(View::Trail, query.filter, arguments.output, &arguments.sources, dirs)
+    sink(View::Trail, Columns::Sessions, query.filter, arguments.output, &arguments.sources, dirs)
 }
 
 pub(crate) fn findings(arguments: &Findings, dirs: &Dirs) -> CommandResult {
@@ -48,17 +49,25 @@ pub(crate) fn findings(arguments: &Findings, dirs: &Dirs) -> CommandResult {
     query.about(&arguments.selection);
     query.times(&arguments.times)?;
     query.filter.kinds = arguments.kind.clone();
-    let result = sink(View::Findings, query.filter, arguments.output, &arguments.sources, dirs);
+    let result =
+        sink(View::Findings, Columns::default(), query.filter, arguments.output, &arguments.sources, dirs);
     // Exit code 1 would mean that there are findings.
     result.map_err(|failure| failure.with_code(Failure::INPUT))
 }
 
 /// Reads the input, and writes matching holdings and findings as they come.
-fn sink(view: View, filter: Filter, output: Output, sources: &Sources, dirs: &Dirs) -> CommandResult {
+fn sink(
+    view: View,
+    columns: Columns,
+    filter: Filter,
+    output: Output,
+    sources: &Sources,
+    dirs: &Dirs,
+) -> CommandResult {
     let filter_used = filter.clone();
     let mut sink = match Sink::new(view, filter, output.format(style(output.utc)), stdout()) {
         Err(error) if is_broken_pipe(&error) => return Ok(ExitCode::SUCCESS),
-        sink => sink.map_err(trail_reader::unwritten)?,
+        sink => sink.map_err(trail_reader::unwritten)?.with_columns(columns),
     };
     let reader = TrailReader::new(&mut sink);
     let read = reader.read(sources, dirs)?;

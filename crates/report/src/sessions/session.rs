@@ -58,8 +58,11 @@ impl<'a> Session<'a> {
                 granted == other
                     || (opened_together && other.duration_since(granted).abs() <= MAX_OPEN_DISTANCE)
             }
-            // What was never granted belongs to the attempt in which it was opened.
-            (Some(granted), None) => opened_together && holding.opened.is_none_or(|open| open <= granted),
+            // What was opened before the grant, and not granted, is of this attempt.
+            (Some(granted), None) => {
+                let open = holding.opened;
+                open.is_some_and(|open| self.opened().is_some_and(|first| first <= open) && open <= granted)
+            }
             (None, Some(other)) => {
                 opened_together && self.holdings.iter().all(|of| of.opened.is_none_or(|open| open <= other))
             }
@@ -141,8 +144,9 @@ impl<'a> Session<'a> {
         matches!(self.state(), State::Held | State::Released)
     }
 
-    /// Whether QEMU never had it, as far as the records show. It may also be unknown.
-    pub fn was_never_held(&self) -> bool {
+    /// Whether no record says that QEMU got it, and no record is known to be missing. QEMU may still
+    /// have had it until a start or hot-plug failed (see [`Holding::possibly_held`]).
+    pub fn was_never_granted(&self) -> bool {
         matches!(self.state(), State::OpenFailed | State::NeverGranted)
     }
 
@@ -220,10 +224,11 @@ mod tests {
     fn a_failed_attempt_is_no_part_of_the_next() {
         let tap = holding("web1", 1, 10, Some(30));
         let failed = vhost(holding("web1", 1, 7, None), State::OpenFailed);
+        let slow = vhost(Holding { opened: Some(at(11)), ..tap.clone() }, State::OpenFailed);
         let later = vhost(holding("web1", 1, 14, None), State::OpenFailed);
         assert_eq!(
-            states(&[failed, tap, later]),
-            [(1, State::OpenFailed), (1, State::Released), (1, State::OpenFailed)]
+            states(&[failed, tap, slow, later]),
+            [(1, State::OpenFailed), (2, State::Released), (1, State::OpenFailed)]
         );
     }
 

@@ -1,0 +1,10 @@
+//! A trail for people: interface sessions, or their devices, as a table.
+
+mod columns;
+mod devices;
+mod session;
+mod table;
+
+pub use columns::{Column, ColumnError, Columns};
+pub use session::Session;
+pub(crate) use table::sessions;
