@@ -10,6 +10,7 @@
 //! - [`guest_table`], [`nic_table`]: the guests of this host, the interfaces of one.
 //! - [`verify_table`], [`unseen_lines`]: the devices that processes hold beside the trail's
 //!   holdings, and the processes that could not be looked into.
+//! - [`Summary`]: a trail in a few lines, and by guest, host, day or device.
 //! - [`json`]: any of them for programs.
 //! - [`escape_name`], [`escape_text`]: a name or text from outside, safe for a terminal.
 //! - [`warnings`], [`Stats`]: the lines that could not be read; amounts and rates of reading.
@@ -31,6 +32,7 @@ mod sink;
 mod span;
 mod stats;
 mod style;
+mod summary;
 mod table;
 mod text;
 mod trail;
@@ -49,6 +51,7 @@ pub use sink::{Count, Format, Sink, TrailConsumer, View};
 pub use span::QueryRange;
 pub use stats::Stats;
 pub use style::Style;
+pub use summary::{GroupBy, Grouped, HostSummary, Summarizer, Summary};
 pub use text::{escape_name, escape_text};
 pub use trail::{findings_table, trail_table};
 pub use verify::{

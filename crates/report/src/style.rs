@@ -68,7 +68,12 @@ impl TimeFormat {
         text[from..text.len() - MILLIS_SUFFIX_LEN].into()
     }
 
-    /// The same; `-` for none.
+    /// Date and time, to the second; `-` for none.
+    pub(crate) fn optional_short(&self, time: Option<Timestamp>) -> CompactString {
+        time.map_or(NONE.into(), |time| self.short(time, None))
+    }
+
+    /// Date and time, to the millisecond; `-` for none.
     pub(crate) fn optional(&self, time: Option<Timestamp>) -> CompactString {
         time.map_or(NONE.into(), |time| self.full(time))
     }

@@ -59,6 +59,13 @@ impl Color {
     }
 }
 
+impl Cell {
+    /// The same at the right of its column.
+    pub(crate) fn aligned_right(self) -> Self {
+        Self { right: true, ..self }
+    }
+}
+
 impl Table {
     /// A table of as many columns as the header has names.
     pub(crate) fn new(style: &Style, header: &[&str]) -> Self {
@@ -132,18 +139,29 @@ impl Table {
         dropped
     }
 
-    /// Folds the cells of columns in an order, until the table fits the style's width. `names` are
-    /// the columns in their order. Other columns are never folded.
-    pub(crate) fn fold_columns<C: Copy + PartialEq>(&mut self, style: &Style, names: &[C], order: &[C]) {
+    /// Narrows columns in an order, each to a width at least, until the table fits the style's
+    /// width, and folds their cells. `names` are the columns in their order. Other columns are never
+    /// folded. A column may stand in the order again, with a smaller width.
+    pub(crate) fn fold_columns<C: Copy + PartialEq>(
+        &mut self,
+        style: &Style,
+        names: &[C],
+        order: &[(C, usize)],
+    ) {
         let Some(most) = style.width.map(usize::from) else { return };
-        for name in order {
+        let before = self.widths.clone();
+        for (name, least) in order {
             let excess = self.width().saturating_sub(most);
             let Some(column) = names.iter().position(|of| of == name).filter(|_| excess > 0) else {
                 continue;
             };
             let width = self.widths[column];
-            self.widths[column] = width.saturating_sub(excess).max(MIN_COLUMN_WIDTH.min(width));
-            self.fold_column(column);
+            self.widths[column] = width.saturating_sub(excess).max(width.min(*least));
+        }
+        for (column, width) in before.into_iter().enumerate() {
+            if self.widths[column] < width {
+                self.fold_column(column);
+            }
         }
     }
 
@@ -264,7 +282,7 @@ pub(crate) fn display(value: impl fmt::Display) -> Cell {
 }
 
 pub(crate) fn number(value: impl fmt::Display) -> Cell {
-    Cell { right: true, ..display(value) }
+    display(value).aligned_right()
 }
 
 pub(crate) fn good(text: &str) -> Cell {
@@ -332,7 +350,7 @@ mod tests {
     #[test]
     fn only_columns_that_may_be_folded_are() {
         let mut folded = table(&[["two words", "one-long-name"]]);
-        folded.fold_columns(&style(12), &['a', 'b'], &['a']);
+        folded.fold_columns(&style(12), &['a', 'b'], &[('a', 8)]);
         assert_eq!(folded.text(), "A         B\ntwo       one-long-name\nwords\n");
     }
 

@@ -3,6 +3,7 @@
 mod format;
 mod groups;
 mod queries;
+mod summary;
 mod verify;
 mod watch;
 
@@ -20,6 +21,7 @@ pub(crate) use self::groups::command;
 pub(crate) use self::queries::{
     AssumedHost, Explain, Findings, Output, Selection, Sources, Target, Times, Trail, Who,
 };
+pub(crate) use self::summary::Summary;
 pub(crate) use self::verify::Verify;
 pub(crate) use self::watch::{Watch, arguments as watch_arguments};
 
@@ -102,6 +104,8 @@ pub(crate) enum Command {
     Nics(Nics),
     /// Print the events of a guest as they happen
     Events(Events),
+    /// Summarize a trail: hosts, guests, interfaces, findings and losses
+    Summary(Summary),
     /// Show which guest held which device when
     Trail(Trail),
     /// Show who held a device, or the devices of a MAC

@@ -59,6 +59,7 @@ fn main() -> ExitCode {
         Command::List(arguments) => list::list(&arguments, &dirs),
         Command::Nics(arguments) => guest::nics(&arguments, &dirs),
         Command::Events(arguments) => events::events(&arguments, &dirs),
+        Command::Summary(arguments) => queries::summary(&arguments, &dirs),
         Command::Trail(arguments) => queries::trail(&arguments, &dirs),
         Command::Who(arguments) => queries::who(&arguments, &dirs),
         Command::Explain(arguments) => queries::explain(&arguments, &dirs),

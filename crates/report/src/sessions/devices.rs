@@ -23,11 +23,7 @@ struct Part {
 pub(super) fn devices(session: &Session<'_>) -> String {
     let state = session.state();
     let mut parts: Vec<Part> = Vec::new();
-    for holding in &session.holdings {
-        if !contradicts_a_failure(session, holding) {
-            add(&mut parts, holding);
-        }
-    }
+    real(session).for_each(|holding| add(&mut parts, holding));
     // What carries packets first, then what accelerates it.
     parts.sort_by_key(|part| (part.state != state, part.vhost));
     let mut text = String::new();
@@ -66,17 +62,19 @@ fn add(parts: &mut Vec<Part>, holding: &Holding) {
     }
 }
 
-/// Whether it is the other half of an open that is recorded as failed and as successful: libvirt
-/// records a missing vhost-net so. The failure is shown.
-fn contradicts_a_failure(session: &Session<'_>, holding: &Holding) -> bool {
-    let failed = |of: &&Holding| of.state == State::OpenFailed && of.device.path == holding.device.path;
-    holding.state == State::NeverGranted
-        && holding.certainty == Certainty::Doubtful
-        && session.holdings.iter().any(failed)
+/// The session's devices without the other halves of opens that are recorded as failed and as
+/// successful: libvirt records a missing vhost-net so.
+pub(crate) fn real<'a>(session: &Session<'a>) -> impl Iterator<Item = &'a Holding> {
+    session.holdings.iter().copied().filter(|holding| {
+        let failed = |of: &&Holding| of.state == State::OpenFailed && of.device.path == holding.device.path;
+        holding.state != State::NeverGranted
+            || holding.certainty != Certainty::Doubtful
+            || !session.holdings.iter().any(failed)
+    })
 }
 
 /// A device as people call it.
-fn name(device: &Device) -> CompactString {
+pub(crate) fn name(device: &Device) -> CompactString {
     let dev = device.dev.as_deref().map(escape_name);
     match (device.kind, dev) {
         (DeviceKind::VhostNet, _) => "vhost".into(),

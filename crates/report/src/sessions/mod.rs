@@ -6,5 +6,6 @@ mod session;
 mod table;
 
 pub use columns::{Column, ColumnError, Columns};
+pub(crate) use devices::{name as device_name, real as real_devices};
 pub use session::Session;
 pub(crate) use table::sessions;

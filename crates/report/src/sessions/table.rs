@@ -1,7 +1,5 @@
 //! The tables: what QEMU got, and what it never got.
 
-use std::fmt::Write as _;
-
 use compact_str::{CompactString, format_compact};
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
@@ -12,81 +10,110 @@ use super::devices::devices;
 use super::session::Session;
 use crate::Style;
 use crate::findings::location;
+use crate::fold::fold;
 use crate::span::{Holds, holds_within_coverage};
 use crate::style::TimeFormat;
 use crate::table::{Cell, Table, bad, cell, display, good, number, warning};
 use crate::text::{NONE, duration, escape_name};
 use crate::unauthenticated::UNAUTHENTICATED_MARK;
 
-/// A row for each session.
-const SESSION_COLUMNS: [Column; 9] = [
-    Column::Host,
-    Column::Guest,
-    Column::Mac,
-    Column::Devices,
-    Column::From,
-    Column::To,
-    Column::For,
-    Column::End,
-    Column::Basis,
-];
+/// The columns of a table, and what it does without where it has no room.
+struct Layout {
+    columns: &'static [Column],
+    /// Dropped first, in this order.
+    drop_first: &'static [Column],
+    /// Dropped in this order where folding is not enough.
+    drop_last: &'static [Column],
+}
 
-/// A row for each device.
-const DEVICE_COLUMNS: [Column; 13] = [
-    Column::Host,
-    Column::Guest,
-    Column::Mac,
-    Column::Device,
-    Column::Path,
-    Column::Ifname,
-    Column::Rdev,
-    Column::Queues,
-    Column::Opened,
-    Column::From,
-    Column::To,
-    Column::End,
-    Column::Basis,
-];
+/// A row for each session that was granted. `TO` says what is held, so `END` may go.
+const SESSIONS: Layout = Layout {
+    columns: &[
+        Column::Host,
+        Column::Guest,
+        Column::Mac,
+        Column::Devices,
+        Column::From,
+        Column::To,
+        Column::For,
+        Column::End,
+        Column::Basis,
+    ],
+    drop_first: &[Column::For],
+    drop_last: &[Column::Basis, Column::End],
+};
+
+/// A row for each device that was granted.
+const DEVICES: Layout = Layout {
+    columns: &[
+        Column::Host,
+        Column::Guest,
+        Column::Mac,
+        Column::Device,
+        Column::Path,
+        Column::Ifname,
+        Column::Rdev,
+        Column::Queues,
+        Column::Opened,
+        Column::From,
+        Column::To,
+        Column::End,
+        Column::Basis,
+    ],
+    drop_first: &[Column::Rdev, Column::Queues, Column::Opened],
+    drop_last: &[Column::Basis, Column::End, Column::Device, Column::Ifname],
+};
 
 /// A row for each session that was never granted.
-const NEVER_GRANTED_COLUMNS: [Column; 8] = [
-    Column::Host,
-    Column::Guest,
-    Column::Mac,
-    Column::Devices,
-    Column::Opened,
-    Column::Until,
-    Column::State,
-    Column::Basis,
-];
+const NEVER_GRANTED_SESSIONS: Layout = Layout {
+    columns: &[
+        Column::Host,
+        Column::Guest,
+        Column::Mac,
+        Column::Devices,
+        Column::Opened,
+        Column::Until,
+        Column::State,
+        Column::Basis,
+    ],
+    drop_first: &[],
+    drop_last: &[Column::Basis, Column::Until],
+};
 
 /// A row for each device that was never granted.
-const NEVER_GRANTED_DEVICE_COLUMNS: [Column; 12] = [
-    Column::Host,
-    Column::Guest,
-    Column::Mac,
-    Column::Device,
-    Column::Path,
-    Column::Ifname,
-    Column::Rdev,
-    Column::Queues,
-    Column::Opened,
-    Column::Until,
-    Column::State,
-    Column::Basis,
+const NEVER_GRANTED_DEVICES: Layout = Layout {
+    columns: &[
+        Column::Host,
+        Column::Guest,
+        Column::Mac,
+        Column::Device,
+        Column::Path,
+        Column::Ifname,
+        Column::Rdev,
+        Column::Queues,
+        Column::Opened,
+        Column::Until,
+        Column::State,
+        Column::Basis,
+    ],
+    drop_first: &[Column::Rdev, Column::Queues],
+    drop_last: &[Column::Basis, Column::Device, Column::Ifname, Column::Until],
+};
+
+/// To how many terminal columns names and devices are folded, in this order. Times, MACs, UUIDs and
+/// paths never are.
+const FOLD: [(Column, usize); 7] = [
+    (Column::Guest, 20),
+    (Column::Devices, 14),
+    (Column::Host, 12),
+    (Column::Guest, 12),
+    (Column::Devices, 8),
+    (Column::Guest, 8),
+    (Column::Host, 8),
 ];
 
-/// What is dropped first where a table has no room.
-const DROP_FIRST: [Column; 3] = [Column::Rdev, Column::Queues, Column::For];
-
-/// What is dropped where folding the devices is not enough. `TO` says what is held, so `END` may go.
-const DROP_LAST: [Column; 4] = [Column::Basis, Column::End, Column::Device, Column::Ifname];
-
-/// The devices of a session are folded to this width before a column of [`DROP_LAST`] is dropped.
-const MIN_DEVICES_WIDTH: usize = 14;
-
-/// What is folded where dropping is not enough. Times, MACs, UUIDs and paths never are.
-const FOLD_ORDER: [Column; 3] = [Column::Devices, Column::Guest, Column::Host];
+/// So many of them are taken before a column of [`Layout::drop_last`] is dropped.
+const FOLDED_BEFORE_DROPPING: usize = 3;
 
 /// Sessions, or their devices, in the order of time, with a line for each day.
 pub(crate) fn sessions(
@@ -109,22 +136,24 @@ pub(crate) fn sessions(
     let mut text = String::new();
     let mut dropped = Vec::new();
     if !granted.is_empty() {
-        let shown = context.columns(columns, &SESSION_COLUMNS, &DEVICE_COLUMNS);
-        text.push_str(&context.table(&granted, &shown, columns, &mut dropped));
+        text.push_str(&context.table(&granted, columns, [&SESSIONS, &DEVICES], &mut dropped));
     }
     if !never.is_empty() {
         text.push_str(if granted.is_empty() { "" } else { "\n" });
         text.push_str("Opened or tried, never granted\n");
-        let shown = context.columns(columns, &NEVER_GRANTED_COLUMNS, &NEVER_GRANTED_DEVICE_COLUMNS);
-        text.push_str(&context.table(&never, &shown, columns, &mut dropped));
+        let layouts = [&NEVER_GRANTED_SESSIONS, &NEVER_GRANTED_DEVICES];
+        text.push_str(&context.table(&never, columns, layouts, &mut dropped));
     }
     let legend: String =
-        LEGEND.iter().filter(|(mark, _)| text.contains(*mark)).map(|(_, line)| *line).collect();
+        LEGEND.iter().filter(|(mark, _)| is_marked(&text, *mark)).map(|(_, line)| *line).collect();
     text.push_str(&legend);
     if !dropped.is_empty() {
         let names: Vec<_> = dropped.iter().map(|column| column.header()).collect();
-        // Writing to a String can't fail.
-        let _ = writeln!(text, "No room for {}: a wider terminal or -o shows them", names.join(", "));
+        let line = format!("No room for {}: a wider terminal or -o shows them", names.join(", "));
+        for part in fold(&line, style.width.map_or(usize::MAX, usize::from)) {
+            text.push_str(part);
+            text.push('\n');
+        }
     }
     text
 }
@@ -135,6 +164,11 @@ const LEGEND: [(char, &str); 3] = [
     ('≥', "≥ so long or longer\n"),
     ('?', "? QEMU may have had it since or until then; no record says so\n"),
 ];
+
+/// Whether a time or duration in a text has the mark.
+fn is_marked(text: &str, mark: char) -> bool {
+    text.split(mark).skip(1).any(|after| after.starts_with(|c: char| c.is_ascii_digit()))
+}
 
 /// A session, or one device of one.
 struct Row<'a> {
@@ -166,22 +200,24 @@ struct Context<'a> {
 }
 
 impl Context<'_> {
-    fn columns(&self, asked: &Columns, sessions: &[Column], devices: &[Column]) -> Vec<Column> {
-        let all = match asked {
-            Columns::Sessions => sessions,
-            Columns::Devices => devices,
-            Columns::These(columns) => return columns.clone(),
-        };
-        all.iter().copied().filter(|column| self.hosts || *column != Column::Host).collect()
-    }
-
+    /// A table of some rows, with the layout for sessions or for devices.
     fn table(
         &self,
         rows: &[Row<'_>],
-        shown: &[Column],
         asked: &Columns,
+        [sessions, devices]: [&Layout; 2],
         dropped: &mut Vec<Column>,
     ) -> String {
+        let layout = match asked {
+            Columns::Sessions => Some(sessions),
+            Columns::Devices => Some(devices),
+            Columns::These(_) => None,
+        };
+        let mut shown: Vec<_> = match asked {
+            Columns::These(columns) => columns.clone(),
+            _ => layout.map_or(&[][..], |layout| layout.columns).to_vec(),
+        };
+        shown.retain(|column| layout.is_none() || self.hosts || *column != Column::Host);
         let header: Vec<_> = shown.iter().map(|column| column.header()).collect();
         let mut table = Table::new(self.style, &header);
         table.reserve_rows(rows.len());
@@ -193,7 +229,8 @@ impl Context<'_> {
             let same = before.is_some_and(|(last, last_day)| {
                 let (last, this) = (&last.session, &row.session);
                 last_day == day && last.host() == this.host() && last.guest() == this.guest()
-            }) && self.style.width.is_some();
+            }) && self.style.width.is_some()
+                && layout.is_some();
             table.row(shown.iter().map(|column| match column {
                 Column::Host | Column::Guest | Column::Uuid if same => cell(""),
                 column => self.cell(row, *column, day),
@@ -201,29 +238,28 @@ impl Context<'_> {
             days.push(day);
             before = Some((row, day));
         }
-        let mut left = shown.to_vec();
-        if !matches!(asked, Columns::These(_)) {
-            self.drop_columns(&mut table, &mut left, &DROP_FIRST, 0, dropped);
-            let devices = left.iter().position(|column| *column == Column::Devices);
-            let width = devices.map_or(0, |at| table.column_width(at));
-            let slack = width.saturating_sub(MIN_DEVICES_WIDTH);
-            self.drop_columns(&mut table, &mut left, &DROP_LAST, slack, dropped);
-            table.fold_columns(self.style, &left, &FOLD_ORDER);
+        if let Some(layout) = layout {
+            self.fit(&mut table, &mut shown, layout, dropped);
         }
         self.with_days(&table, &days)
     }
 
-    fn drop_columns(
-        &self,
-        table: &mut Table,
-        left: &mut Vec<Column>,
-        order: &[Column],
-        slack: usize,
-        dropped: &mut Vec<Column>,
-    ) {
-        let gone = table.drop_columns(self.style, left, order, slack);
-        left.retain(|column| !gone.contains(column));
-        dropped.extend(gone.into_iter().filter(|column| !dropped.contains(column)).collect::<Vec<_>>());
+    /// Drops and folds columns until the table fits.
+    fn fit(&self, table: &mut Table, shown: &mut Vec<Column>, layout: &Layout, dropped: &mut Vec<Column>) {
+        let mut drop = |table: &mut Table, shown: &mut Vec<Column>, order, slack| {
+            let gone = table.drop_columns(self.style, shown, order, slack);
+            shown.retain(|column| !gone.contains(column));
+            let new: Vec<_> = gone.into_iter().filter(|column| !dropped.contains(column)).collect();
+            dropped.extend(new);
+        };
+        drop(table, shown, layout.drop_first, 0);
+        let folded = |(column, least): &(Column, usize)| {
+            let at = shown.iter().position(|of| of == column);
+            at.map_or(0, |at| table.column_width(at).saturating_sub(*least))
+        };
+        let slack = FOLD.iter().take(FOLDED_BEFORE_DROPPING).map(folded).sum();
+        drop(table, shown, layout.drop_last, slack);
+        table.fold_columns(self.style, shown, &FOLD);
     }
 
     /// The table's lines, with the day and zone above each day's first row.

@@ -13,7 +13,7 @@ use super::format::OutputFormat;
 
 const INPUT_HEADING: &str = "Input";
 const SELECTION_HEADING: &str = "Selection";
-const OUTPUT_HEADING: &str = "Output";
+pub(super) const OUTPUT_HEADING: &str = "Output";
 
 /// The text below the examples of each query.
 macro_rules! with_notes {

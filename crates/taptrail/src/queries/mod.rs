@@ -1,8 +1,9 @@
-//! `taptrail trail`, `who`, `explain` and `findings`: queries to a trail.
+//! `taptrail summary`, `trail`, `who`, `explain` and `findings`: queries to a trail.
 
 mod boot_time;
 mod coverage;
 mod query;
+mod summary;
 mod time_range;
 mod trail_reader;
 
@@ -13,6 +14,7 @@ use taptrail_report::{Columns, Explainer, Filter, Sink, View};
 
 use self::query::Query;
 pub(crate) use self::query::moment;
+pub(crate) use self::summary::summary;
 pub(crate) use self::trail_reader::ReadSummary;
 use self::trail_reader::{Answer, TrailReader, is_broken_pipe};
 use crate::CommandResult;
