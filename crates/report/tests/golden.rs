@@ -322,11 +322,12 @@ fn verified() -> Verified {
             outside: true,
             copies: 3,
         },
-        trail: TrailSummary {
+        namespaces: [(4_026_531_840, "own".to_owned())].into(),
+        trail: Some(TrailSummary {
             begins: "2026-11-23T20:31:05.017Z".parse().ok(),
             records: 14,
             other_hosts: vec!["h2".to_owned(), "h\x1b3".to_owned()],
-        },
+        }),
     }
 }
 
@@ -354,8 +355,12 @@ fn devices_beside_their_trail() {
     insta::assert_snapshot!(verify_table(&verified(), &STYLE));
     insta::assert_snapshot!(verify_table(&verified(), &Style { width: Some(80), ..STYLE }));
     insta::assert_snapshot!(json(&verified()).unwrap());
-    let lines: Vec<_> =
-        unseen_lines(&verified().unseen).into_iter().chain(other_hosts_line(&verified().trail)).collect();
+    let without = Verified { trail: None, devices: verified().devices.split_off(3), ..verified() };
+    insta::assert_snapshot!("devices_without_a_trail", verify_table(&without, &STYLE));
+    let lines: Vec<_> = unseen_lines(&verified().unseen)
+        .into_iter()
+        .chain(verified().trail.as_ref().and_then(other_hosts_line))
+        .collect();
     insta::assert_snapshot!(lines.join("\n"));
     assert_eq!(unseen_lines(&UnseenReport::default()), Vec::<String>::new());
     let failed = UnseenReport { processes: vec![unseen(7, "failed")], ..UnseenReport::default() };

@@ -32,6 +32,18 @@ pub(crate) struct Read {
     pub(crate) in_hand: Vec<StepsInProgress>,
 }
 
+/// This host has neither log nor ledger.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "There is no trail on this host: neither {} nor the ledger {} is there; name a FILE to read",
+    log.display(),
+    ledger.display()
+)]
+pub(crate) struct NoTrail {
+    log: PathBuf,
+    ledger: PathBuf,
+}
+
 /// Passes each entry of the sources to `take`, in the order of their times.
 ///
 /// # Errors
@@ -142,11 +154,7 @@ fn own_inputs(
     }
     if inputs.is_empty() && failed.is_empty() {
         let log = taptrail_source::host_log(sources.log.as_deref());
-        return Err(Failure::input(anyhow::anyhow!(
-            "There is no trail on this host: neither {} nor the ledger {} is there; name a FILE to read",
-            log.display(),
-            ledger.display()
-        )));
+        return Err(Failure::input(NoTrail { log, ledger }));
     }
     Ok(inputs)
 }

@@ -1,23 +1,17 @@
 //! The devices that processes hold beside the trail's holdings, device by device.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+mod table;
 
-use compact_str::{CompactString, format_compact};
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::Serialize;
 use taptrail_record::{MacAddr, Rdev};
 use taptrail_trail::Holding;
 use uuid::Uuid;
 
-use crate::Style;
-use crate::findings::location;
-use crate::table::{Cell, Table, bad, cell, good, number, warning};
-use crate::text::{NONE, cut, escape_name, escape_text};
-use crate::trail::count;
-
-/// The longest sentence shown, in characters: sentences contain names from outside.
-const MAX_SENTENCE_CHARS: usize = 600;
+pub use self::table::verify_table;
+use crate::text::{escape_name, escape_text};
 
 /// The comparison of a host's devices with its trail; the JSON of `taptrail verify`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -30,10 +24,13 @@ pub struct Verified {
     pub in_motion: u64,
     /// The number of processes scanned.
     pub processes: u64,
+    /// The names of network namespaces of devices and processes, by inode: as `ip netns` has them,
+    /// and `own` for taptrail's.
+    pub namespaces: BTreeMap<u64, String>,
     /// Processes, devices and descriptors that could not be looked into.
     pub unseen: UnseenReport,
-    /// The trail that was read.
-    pub trail: TrailSummary,
+    /// The trail that was read; none if there is no trail to compare with.
+    pub trail: Option<TrailSummary>,
 }
 
 /// What a scan of a host could not see.
@@ -180,169 +177,6 @@ pub struct HeldDeviceRow {
     pub lower: Option<String>,
     /// The descriptors' numbers in that process.
     pub fds: Vec<i32>,
-}
-
-/// A row for each device, differences first; below the rows a sentence for each difference.
-pub fn verify_table(verified: &Verified, style: &Style) -> String {
-    let mut rows: Vec<_> = verified.devices.iter().collect();
-    rows.sort_by_key(|row| rank(row));
-    let mut text = if rows.is_empty() { "No devices\n".to_owned() } else { devices(&rows, style) };
-    let differences: Vec<_> = rows.iter().filter(|row| row.text.is_some()).collect();
-    if !differences.is_empty() {
-        text.push_str("\nDifferences\n");
-    }
-    for row in differences {
-        let at = row.holding.as_ref().and_then(|holding| holding.proof.last());
-        // Writing to a String can't fail.
-        let _ = writeln!(text, "{}", row.verdict);
-        let _ = writeln!(text, "    {}", cut(row.text.as_deref().unwrap_or_default(), MAX_SENTENCE_CHARS));
-        if let Some(at) = at {
-            let _ = writeln!(text, "    {}", location(at));
-        }
-    }
-    text.push('\n');
-    text.push_str(&summary(verified));
-    text
-}
-
-/// Differences first, then unknown devices, then accounted ones, and last the kinds that are not
-/// audited.
-fn rank(row: &VerifiedRow) -> u8 {
-    match (row.text.is_some(), row.verdict) {
-        (true, _) => 0,
-        (false, "unknown") => 1,
-        (false, "accounted") => 2,
-        _ => 3,
-    }
-}
-
-fn devices(rows: &[&VerifiedRow], style: &Style) -> String {
-    let mut namespaces = rows.iter().filter_map(|row| netns(row));
-    let first = namespaces.next();
-    let several_netns = namespaces.any(|netns| Some(netns) != first);
-    let header =
-        ["VERDICT", "GUEST", "MAC", "DEVICE", "IFNAME", "QUEUES", "ON", "PID", "UID", "EXE", "NETNS"];
-    let mut table = Table::new(style, &header[..if several_netns { 11 } else { 10 }]);
-    for row in rows {
-        let Columns { guest, mac, kind, ifname, on, pid, uid, exe, netns } = Columns::of(row);
-        let (queues, pid, uid) = (number(row.queues), number(pid), number(uid));
-        table.row([
-            verdict(row, row.verdict),
-            cell(guest),
-            cell(mac),
-            cell(kind),
-            cell(ifname),
-            queues,
-            cell(on),
-            pid,
-            uid,
-            cell(exe),
-            cell(netns),
-        ]);
-    }
-    if table.fits(style) { table.text() } else { stacked(rows, several_netns, style) }
-}
-
-/// The same in three columns of three lines each, for 80 columns.
-fn stacked(rows: &[&VerifiedRow], several_netns: bool, style: &Style) -> String {
-    let process = if several_netns { "PID UID NETNS\nEXE" } else { "PID UID\nEXE" };
-    let mut table = Table::new(style, &["VERDICT\nGUEST\nMAC", "DEVICE\nIFNAME QUEUES\nON", process]);
-    for row in rows {
-        let Columns { guest, mac, kind, ifname, on, pid, uid, exe, netns } = Columns::of(row);
-        let netns = if several_netns { format_compact!(" {netns}") } else { CompactString::default() };
-        table.block([
-            verdict(row, &format!("{}\n{guest}\n{mac}", row.verdict)),
-            cell(format_compact!("{kind}\n{ifname} x{}\n{on}", row.queues)),
-            cell(format_compact!("{pid} {uid}{netns}\n{exe}")),
-        ]);
-    }
-    table.folded(style).text()
-}
-
-/// The cells of a row, safe for a terminal.
-struct Columns {
-    guest: CompactString,
-    mac: CompactString,
-    kind: CompactString,
-    ifname: CompactString,
-    on: CompactString,
-    pid: CompactString,
-    uid: CompactString,
-    exe: CompactString,
-    netns: CompactString,
-}
-
-impl Columns {
-    fn of(row: &VerifiedRow) -> Self {
-        let (device, process, holding) = (row.device.as_ref(), row.process.as_ref(), row.holding.as_ref());
-        let name = row.guest.as_ref().and_then(|guest| guest.name.as_deref());
-        let name = name.or_else(|| holding.map(|holding| holding.guest.name.as_str()));
-        let ifname = device.map_or_else(
-            || holding.and_then(|holding| holding.device.dev.as_deref()),
-            |device| device.dev.as_deref(),
-        );
-        let text = |text: Option<&str>| text.map_or(NONE.into(), escape_name);
-        let figure = |figure: Option<u64>| figure.map_or(NONE.into(), |figure| format_compact!("{figure}"));
-        let pid = process.map(|process| process.pid).or_else(|| holding.and_then(|holding| holding.pid));
-        Self {
-            guest: text(name),
-            mac: holding.map_or(NONE.into(), |holding| format_compact!("{}", holding.mac)),
-            kind: device
-                .map(|device| device.kind)
-                .or_else(|| holding.map(|holding| holding.device.kind.as_str()))
-                .map_or(NONE.into(), CompactString::from),
-            ifname: text(ifname),
-            on: text(device.and_then(|device| device.bridge.as_deref().or(device.lower.as_deref()))),
-            pid: figure(pid.map(u64::from)),
-            uid: figure(process.and_then(|process| process.uid).map(u64::from)),
-            exe: text(process.and_then(|process| process.exe.as_deref())),
-            netns: figure(netns(row)),
-        }
-    }
-}
-
-fn netns(row: &VerifiedRow) -> Option<u64> {
-    let process = row.process.as_ref().and_then(|process| process.netns);
-    row.device.as_ref().and_then(|device| device.netns).or(process)
-}
-
-fn verdict(row: &VerifiedRow, text: &str) -> Cell {
-    match row.verdict {
-        "accounted" => good(text),
-        _ if row.text.is_some() => bad(text),
-        "ignored" | "unknown" => warning(text),
-        _ => cell(text),
-    }
-}
-
-fn summary(verified: &Verified) -> String {
-    let number = |verdict: &str| verified.counts.get(verdict).copied().unwrap_or_default();
-    let mut parts = vec![format!("{} accounted for", count(number("accounted"), "device"))];
-    for verdict in [
-        "unaccounted",
-        "missing",
-        "unknown",
-        "held-after-release",
-        "held-by-another",
-        "hidden",
-        "opening",
-        "unaudited-kind",
-        "ignored",
-    ] {
-        if number(verdict) > 0 {
-            parts.push(format!("{} {verdict}", number(verdict)));
-        }
-    }
-    if verified.in_motion > 0 {
-        parts.push(format!("{} in motion", verified.in_motion));
-    }
-    let processes = if verified.processes == 1 { "process" } else { "processes" };
-    format!(
-        "{}; {} {processes} seen, {} read\n",
-        parts.join(", "),
-        verified.processes,
-        count(verified.trail.records, "record")
-    )
 }
 
 /// The number of processes that a line names.
