@@ -215,6 +215,13 @@ fn a_device_opened_by_hand_is_found_and_may_be_known() {
     );
     assert_eq!((&row["holding"], &seen["counts"]["accounted"]), (&Value::Null, &1.into()));
 
+    // Its devices are shown without a supervisor, too.
+    let nics = world.taptrail(["nics", "by-hand", "--format", "json"]).ok();
+    assert!(nics.stderr.contains("this is what its QEMU holds"), "{}", nics.stderr);
+    let nics: Value = serde_json::from_str(&nics.stdout).unwrap();
+    assert_eq!((&nics[0]["ifname"], &nics[0]["mac"]), (&"byhand0".into(), &Value::Null));
+    world.taptrail(["nics", "nobody"]).fails(1, "Guest 'nobody' isn't running");
+
     let done = verify(&world, &[]);
     assert_eq!(done.code(), 1);
     assert!(done.stdout.starts_with("unaccounted         Process "), "{}", done.stdout);

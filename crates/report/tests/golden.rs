@@ -101,7 +101,7 @@ fn guests() -> Vec<GuestRow> {
 fn nics() -> Vec<NicRow> {
     let row = |device: Device, queue, qemu_fd| DeviceRow { device, queue, qemu_fd, doubt: None };
     let tap = NicRow {
-        mac: MacAddr::kvm([0, 0, 1]),
+        mac: Some(MacAddr::kvm([0, 0, 1])),
         backend: "bridge=br0".into(),
         model: "virtio-net-pci".into(),
         queues: 2,
@@ -117,7 +117,7 @@ fn nics() -> Vec<NicRow> {
         ],
     };
     let kept = NicRow {
-        mac: MacAddr::kvm([0, 0, 2]),
+        mac: Some(MacAddr::kvm([0, 0, 2])),
         backend: "macvtap=eth0,mode=vepa".into(),
         model: "e1000e".into(),
         queues: 1,
@@ -128,7 +128,7 @@ fn nics() -> Vec<NicRow> {
         ..tap.clone()
     };
     let bare = NicRow {
-        mac: MacAddr::kvm([0, 0, 3]),
+        mac: Some(MacAddr::kvm([0, 0, 3])),
         ifname: None,
         since: None,
         devices: Vec::new(),

@@ -453,9 +453,15 @@ pub(crate) struct List {
     pub(crate) output: OutputFormat,
 }
 
+/// Show a guest's interfaces and the devices that QEMU holds for them
+///
+/// taptrail asks the guest's supervisor. For the guest of another manager, such as libvirt, taptrail
+/// looks into QEMU itself: it shows what QEMU holds, with the MAC as far as libvirt's state or the
+/// host interface has it. A vhost-net has no interface of its own: it stands alone.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  taptrail nics web1\n  taptrail nics web1 --format json")]
 pub(crate) struct Nics {
-    /// Name of the guest
+    /// Name of the guest; for another manager's guest, name or UUID
     pub(crate) guest: String,
 
     #[command(flatten)]

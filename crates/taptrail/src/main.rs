@@ -11,6 +11,7 @@ mod check;
 mod cli;
 mod events;
 mod guest;
+mod held_nics;
 mod ledger;
 mod list;
 mod log;
