@@ -10,6 +10,7 @@
 //! - [`guest_table`], [`nic_table`]: the guests of this host, the interfaces of one.
 //! - [`verify_table`], [`unseen_lines`]: the devices that processes hold beside the trail's
 //!   holdings, and the processes that could not be looked into.
+//! - [`timeline()`]: a trail as a picture of text.
 //! - [`Summary`]: a trail in a few lines, and by guest, host, day or device.
 //! - [`json`]: any of them for programs.
 //! - [`escape_name`], [`escape_text`]: a name or text from outside, safe for a terminal.
@@ -46,8 +47,8 @@ pub use findings::is_grave;
 pub use guests::{GuestRow, guest_table};
 pub use json::{json, json_line};
 pub use nics::{DeviceRow, NicRow, nic_table};
-pub use sessions::{Column, ColumnError, Columns, Session};
-pub use sink::{Count, Format, Sink, TrailConsumer, View};
+pub use sessions::{Column, ColumnError, Columns, Session, timeline};
+pub use sink::{Count, Format, Presentation, Sink, TrailConsumer, View};
 pub use span::QueryRange;
 pub use stats::Stats;
 pub use style::Style;

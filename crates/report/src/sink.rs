@@ -5,7 +5,7 @@ use taptrail_trail::{Finding, Holding, Input, Proof, Report};
 
 use crate::csv::{FindingRows, HoldingRows};
 use crate::span::{QueryRange, RelatedTimes};
-use crate::{Columns, Filter, Style, findings_table, trail_table};
+use crate::{Columns, Filter, Style, findings_table, timeline, trail_table};
 
 /// Consumes holdings and findings one at a time, in the order in which a trail emits them.
 pub trait TrailConsumer {
@@ -72,7 +72,19 @@ pub struct Sink<W: Write> {
     /// Holdings and findings that are not written yet.
     deferred: Report,
     related: RelatedTimes,
-    columns: Columns,
+    presentation: Presentation,
+}
+
+/// How a table shows a trail's holdings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Presentation {
+    /// As rows of these columns.
+    Rows(Columns),
+    /// As a picture of text.
+    Timeline {
+        /// Without characters that are not ASCII.
+        ascii: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -115,14 +127,14 @@ impl<W: Write> Sink<W> {
             (Format::Csv, View::Findings) => Output::Findings(FindingRows::new(out)?),
         };
         let (deferred, related) = (Report::default(), RelatedTimes::default());
-        let (count, columns) = (Count::default(), Columns::default());
-        Ok(Self { view, filter, count, output, deferred, related, columns })
+        let (count, presentation) = (Count::default(), Presentation::Rows(Columns::default()));
+        Ok(Self { view, filter, count, output, deferred, related, presentation })
     }
 
-    /// With these columns of a table of holdings.
+    /// With another presentation of holdings in a table.
     #[must_use]
-    pub fn with_columns(self, columns: Columns) -> Self {
-        Self { columns, ..self }
+    pub fn with_presentation(self, presentation: Presentation) -> Self {
+        Self { presentation, ..self }
     }
 
     /// How many holdings and findings were written so far.
@@ -148,9 +160,10 @@ impl<W: Write> Sink<W> {
         sort(&mut report);
         match &mut self.output {
             Output::Table(out, style) => {
-                let text = match self.view {
-                    View::Trail => trail_table(&report, &self.columns, style),
-                    View::Findings => findings_table(&report, style),
+                let text = match (self.view, &self.presentation) {
+                    (View::Trail, Presentation::Rows(columns)) => trail_table(&report, columns, style),
+                    (View::Trail, Presentation::Timeline { ascii }) => timeline(&report, style, *ascii),
+                    (View::Findings, _) => findings_table(&report, style),
                 };
                 out.write_all(text.as_bytes())?;
                 out.flush()

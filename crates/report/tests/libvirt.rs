@@ -8,8 +8,8 @@ use std::path::Path;
 use jiff::Timestamp;
 use taptrail_record::Line;
 use taptrail_report::{
-    Columns, DeviceFilter, Explainer, Filter, Format, GroupBy, Sink, Style, Subject, Summarizer,
-    TrailConsumer, View,
+    Columns, DeviceFilter, Explainer, Filter, Format, GroupBy, Presentation, Sink, Style, Subject,
+    Summarizer, TrailConsumer, View,
 };
 use taptrail_trail::{Content, Coverage, Entry, Input, Proof, Span, Trail};
 
@@ -112,7 +112,7 @@ fn table_at(width: u16, logs: &[(&str, &str)], columns: Columns) -> String {
     let mut out = Vec::new();
     let style = Style { width: Some(width), ..STYLE };
     let sink = Sink::new(View::Trail, Filter::default(), Format::Table(style), &mut out).unwrap();
-    let mut sink = sink.with_columns(columns);
+    let mut sink = sink.with_presentation(Presentation::Rows(columns));
     let input = feed_logs(logs, &mut sink);
     sink.finish(input).unwrap();
     drop(sink);
@@ -169,11 +169,26 @@ fn twenty_hosts() {
 }
 
 #[test]
+fn a_timeline() {
+    for (number, log) in [("h1", HOTPLUG), ("h2", SAME_MAC)].into_iter().enumerate() {
+        let mut out = Vec::new();
+        let style = Style { width: Some(80), ..STYLE };
+        let sink = Sink::new(View::Trail, Filter::default(), Format::Table(style), &mut out).unwrap();
+        let mut sink = sink.with_presentation(Presentation::Timeline { ascii: number == 1 });
+        let input = feed_logs(&[log], &mut sink);
+        sink.finish(input).unwrap();
+        drop(sink);
+        insta::assert_snapshot!(String::from_utf8(out).unwrap());
+    }
+}
+
+#[test]
 fn columns_that_are_named_are_shown_whole() {
     let mut out = Vec::new();
     let style = Style { width: Some(80), ..STYLE };
     let sink = Sink::new(View::Trail, Filter::default(), Format::Table(style), &mut out).unwrap();
-    let mut sink = sink.with_columns("mac,uuid,path,rdev,state,from,proof".parse().unwrap());
+    let mut sink =
+        sink.with_presentation(Presentation::Rows("mac,uuid,path,rdev,state,from,proof".parse().unwrap()));
     let input = feed_log(MACVTAP, &mut sink);
     sink.finish(input).unwrap();
     drop(sink);

@@ -4,8 +4,10 @@ mod columns;
 mod devices;
 mod session;
 mod table;
+mod timeline;
 
 pub use columns::{Column, ColumnError, Columns};
 pub(crate) use devices::{name as device_name, real as real_devices};
 pub use session::Session;
 pub(crate) use table::sessions;
+pub use timeline::timeline;

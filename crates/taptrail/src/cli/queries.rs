@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use taptrail_record::MacAddr;
-use taptrail_report::{Columns, DeviceFilter, GuestFilter, Style, Subject};
+use taptrail_report::{Columns, DeviceFilter, GuestFilter, Presentation, Style, Subject};
 use taptrail_trail::FindingKind;
 
 use super::format::OutputFormat;
@@ -59,8 +59,12 @@ pub(crate) struct Trail {
     pub(crate) held: bool,
 
     /// A row for each device in the table, with its path, host interface, number and queues
-    #[arg(long, help_heading = OUTPUT_HEADING, conflicts_with = "columns")]
+    #[arg(long, help_heading = OUTPUT_HEADING, conflicts_with_all = ["columns", "timeline"])]
     devices: bool,
+
+    /// Draw a lane for each interface, from left to right, instead of a table
+    #[arg(long, help_heading = OUTPUT_HEADING, conflicts_with = "columns")]
+    timeline: bool,
 
     /// Columns of the table, with commas between them, at their full width: host, guest, uuid, mac,
     /// devices, opened, from, to, for, end, basis, pid, state, proof; or for each device: device,
@@ -73,14 +77,24 @@ pub(crate) struct Trail {
 }
 
 impl Trail {
-    /// The columns of the table.
-    pub(crate) fn columns(&self) -> Columns {
+    /// How a table shows the holdings.
+    pub(crate) fn presentation(&self) -> Presentation {
         match &self.columns {
-            Some(columns) => columns.clone(),
-            None if self.devices => Columns::Devices,
-            None => Columns::Sessions,
+            _ if self.timeline => Presentation::Timeline { ascii: !is_utf8_locale() },
+            Some(columns) => Presentation::Rows(columns.clone()),
+            None if self.devices => Presentation::Rows(Columns::Devices),
+            None => Presentation::Rows(Columns::Sessions),
         }
     }
+}
+
+/// Whether the terminal can be expected to show more than ASCII: by the first locale variable that
+/// is set, as setlocale(3) reads them.
+fn is_utf8_locale() -> bool {
+    let value = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(value).unwrap_or_default();
+    let locale = locale.to_ascii_lowercase();
+    locale.contains("utf-8") || locale.contains("utf8")
 }
 
 #[derive(Debug, Args)]

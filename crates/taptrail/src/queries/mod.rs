@@ -10,7 +10,7 @@ mod trail_reader;
 use std::process::ExitCode;
 
 use taptrail_guest::Dirs;
-use taptrail_report::{Columns, Explainer, Filter, Sink, View};
+use taptrail_report::{Columns, Explainer, Filter, Presentation, Sink, View};
 
 use self::query::Query;
 pub(crate) use self::query::moment;
@@ -27,14 +27,17 @@ const FINDINGS_REPORTED: u8 = 1;
 /// The exit code when nothing is found, and the logs do not cover the time in question.
 const NOT_COVERED: u8 = 4;
 
+/// A row for each interface session.
+const SESSIONS: Presentation = Presentation::Rows(Columns::Sessions);
+
 pub(crate) fn trail(arguments: &Trail, dirs: &Dirs) -> CommandResult {
     let mut query = Query::new(arguments.output.utc);
     query.about(&arguments.selection);
     query.times(&arguments.times)?;
     query.at(arguments.at.as_deref())?;
     query.filter.held = arguments.held;
-    let columns = arguments.columns();
-    sink(View::Trail, columns, query.filter, arguments.output, &arguments.sources, dirs)
+    let presentation = arguments.presentation();
+    sink(View::Trail, presentation, query.filter, arguments.output, &arguments.sources, dirs)
 }
 
 pub(crate) fn who(arguments: &Who, dirs: &Dirs) -> CommandResult {
@@ -43,7 +46,7 @@ pub(crate) fn who(arguments: &Who, dirs: &Dirs) -> CommandResult {
     query.at(arguments.at.as_deref())?;
     query.filter.host = arguments.host.clone();
     query.filter.granted = true;
-    sink(View::Trail, Columns::Sessions, query.filter, arguments.output, &arguments.sources, dirs)
+    sink(View::Trail, SESSIONS, query.filter, arguments.output, &arguments.sources, dirs)
 }
 
 pub(crate) fn findings(arguments: &Findings, dirs: &Dirs) -> CommandResult {
@@ -51,8 +54,7 @@ pub(crate) fn findings(arguments: &Findings, dirs: &Dirs) -> CommandResult {
     query.about(&arguments.selection);
     query.times(&arguments.times)?;
     query.filter.kinds = arguments.kind.clone();
-    let result =
-        sink(View::Findings, Columns::default(), query.filter, arguments.output, &arguments.sources, dirs);
+    let result = sink(View::Findings, SESSIONS, query.filter, arguments.output, &arguments.sources, dirs);
     // Exit code 1 would mean that there are findings.
     result.map_err(|failure| failure.with_code(Failure::INPUT))
 }
@@ -60,7 +62,7 @@ pub(crate) fn findings(arguments: &Findings, dirs: &Dirs) -> CommandResult {
 /// Reads the input, and writes matching holdings and findings as they come.
 fn sink(
     view: View,
-    columns: Columns,
+    presentation: Presentation,
     filter: Filter,
     output: Output,
     sources: &Sources,
@@ -69,7 +71,7 @@ fn sink(
     let filter_used = filter.clone();
     let mut sink = match Sink::new(view, filter, output.format(style(output.utc)), stdout()) {
         Err(error) if is_broken_pipe(&error) => return Ok(ExitCode::SUCCESS),
-        sink => sink.map_err(trail_reader::unwritten)?.with_columns(columns),
+        sink => sink.map_err(trail_reader::unwritten)?.with_presentation(presentation),
     };
     let reader = TrailReader::new(&mut sink);
     let read = reader.read(sources, dirs)?;
