@@ -10,6 +10,7 @@
 //! - [`guest_table`], [`nic_table`]: the guests of this host, the interfaces of one.
 //! - [`verify_table`], [`unseen_lines`]: the devices that processes hold beside the trail's
 //!   holdings, and the processes that could not be looked into.
+//! - [`live_rows`], [`live_events`]: what is held now, and what happened last.
 //! - [`timeline()`]: a trail as a picture of text.
 //! - [`Summary`]: a trail in a few lines, and by guest, host, day or device.
 //! - [`json`]: any of them for programs.
@@ -47,8 +48,10 @@ pub use findings::is_grave;
 pub use guests::{GuestRow, guest_table};
 pub use json::{json, json_line};
 pub use nics::{DeviceRow, NicRow, nic_table};
-pub use sessions::{Column, ColumnError, Columns, Session, timeline};
-pub use sink::{Count, Format, Presentation, Sink, TrailConsumer, View};
+pub use sessions::{
+    Column, ColumnError, Columns, LiveEvent, LiveRow, Session, live_events, live_rows, timeline,
+};
+pub use sink::{Count, Format, Presentation, Sink, TrailConsumer, View, sort_by_time};
 pub use span::QueryRange;
 pub use stats::Stats;
 pub use style::Style;

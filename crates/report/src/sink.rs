@@ -157,7 +157,7 @@ impl<W: Write> Sink<W> {
         }
         let mut report = std::mem::take(&mut self.deferred);
         report.input = input;
-        sort(&mut report);
+        sort_by_time(&mut report);
         match &mut self.output {
             Output::Table(out, style) => {
                 let text = match (self.view, &self.presentation) {
@@ -234,8 +234,8 @@ fn write_json_line(out: &mut impl Write, item: &JsonLine<'_>) -> io::Result<()> 
     out.write_all(b"\n")
 }
 
-/// Sorts by time, newest last.
-pub(crate) fn sort(report: &mut Report) {
+/// Sorts a trail's holdings and findings by time, newest last.
+pub fn sort_by_time(report: &mut Report) {
     let first = |holding: &Holding| holding.proof.first().map(Proof::order);
     report.holdings.sort_by_cached_key(|holding| (QueryRange::of(holding).from, first(holding)));
     report.findings.sort_by_key(|finding| finding.time);

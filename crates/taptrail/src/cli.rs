@@ -4,6 +4,7 @@ mod format;
 mod groups;
 mod queries;
 mod summary;
+mod top;
 mod verify;
 mod watch;
 
@@ -22,6 +23,7 @@ pub(crate) use self::queries::{
     AssumedHost, Explain, Findings, Output, Selection, Sources, Target, Times, Trail, Who,
 };
 pub(crate) use self::summary::Summary;
+pub(crate) use self::top::Top;
 pub(crate) use self::verify::Verify;
 pub(crate) use self::watch::{Watch, arguments as watch_arguments};
 
@@ -114,6 +116,8 @@ pub(crate) enum Command {
     Explain(Explain),
     /// List errors, gaps and suspicious entries in a trail
     Findings(Findings),
+    /// Show who holds what now, and what happened last, as it changes
+    Top(Top),
     /// Compare the audit trail with the devices that processes hold now
     Verify(Verify),
     /// Follow libvirt's audit records and compare them with the devices its guests hold

@@ -14,6 +14,7 @@ mod guest;
 mod held_nics;
 mod ledger;
 mod list;
+mod live;
 mod log;
 mod output;
 mod queries;
@@ -22,6 +23,7 @@ mod recover;
 mod run;
 mod run_config;
 mod stderr;
+mod top;
 mod unresponsive;
 mod verify;
 mod watch;
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         Command::List(arguments) => list::list(&arguments, &dirs),
         Command::Nics(arguments) => guest::nics(&arguments, &dirs),
         Command::Events(arguments) => events::events(&arguments, &dirs),
+        Command::Top(arguments) => top::top(&arguments, &dirs),
         Command::Summary(arguments) => queries::summary(&arguments, &dirs),
         Command::Trail(arguments) => queries::trail(&arguments, &dirs),
         Command::Who(arguments) => queries::who(&arguments, &dirs),

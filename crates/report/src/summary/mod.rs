@@ -13,7 +13,7 @@ use taptrail_trail::{Coverage, Finding, FindingKind, Holding, Input, Report, Spa
 pub use self::group::GroupBy;
 use self::group::{Group, group};
 use crate::sessions::real_devices;
-use crate::sink::sort;
+use crate::sink::sort_by_time;
 use crate::{Filter, Session, Style, TrailConsumer};
 
 /// Collects the part of a trail that a filter selects, for a [`Summary`].
@@ -35,7 +35,7 @@ impl Summarizer {
     /// zone.
     pub fn finish(mut self, input: Input, by: Option<GroupBy>, style: &Style) -> Summary {
         self.report.input = input;
-        sort(&mut self.report);
+        sort_by_time(&mut self.report);
         Summary::of(&self.report, by, style)
     }
 }

@@ -12,11 +12,10 @@ use std::process::ExitCode;
 use taptrail_guest::Dirs;
 use taptrail_report::{Columns, Explainer, Filter, Presentation, Sink, View};
 
-use self::query::Query;
-pub(crate) use self::query::moment;
+pub(crate) use self::query::{Query, moment};
 pub(crate) use self::summary::summary;
-pub(crate) use self::trail_reader::ReadSummary;
-use self::trail_reader::{Answer, TrailReader, is_broken_pipe};
+use self::trail_reader::is_broken_pipe;
+pub(crate) use self::trail_reader::{Answer, ReadSummary, TrailReader};
 use crate::CommandResult;
 use crate::cli::{Explain, Findings, Output, Sources, Trail, Who};
 use crate::output::{Failure, print, stdout, style};

@@ -16,19 +16,19 @@ pub(crate) fn moment(option: &str, text: &str) -> Result<Timestamp, Failure> {
 
 /// A filter in the making.
 #[derive(Debug)]
-pub(super) struct Query {
-    pub(super) filter: Filter,
+pub(crate) struct Query {
+    pub(crate) filter: Filter,
     /// The current time, in the zone for times without one.
     now: ZonedDateTime,
 }
 
 impl Query {
-    pub(super) fn new(utc: bool) -> Self {
+    pub(crate) fn new(utc: bool) -> Self {
         let zone = if utc { TimeZone::UTC } else { TimeZone::system() };
         Self { filter: Filter::default(), now: Timestamp::now().to_zoned_datetime(zone) }
     }
 
-    pub(super) fn about(&mut self, selection: &Selection) {
+    pub(crate) fn about(&mut self, selection: &Selection) {
         let Selection { guest, mac, device, host } = selection;
         self.filter.guests.clone_from(guest);
         self.filter.mac = *mac;
