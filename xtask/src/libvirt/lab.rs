@@ -31,43 +31,10 @@ const LINKS: [&str; 12] = [
     "link set labd1 master labbr1 up",
 ];
 
-/// auditd accepts settings only with spaces around the equals sign.
-const AUDITD_CONF: &str = "\
-log_file = /lab/audit/audit.log
-log_format = ENRICHED
-log_group = root
-flush = SYNC
-local_events = yes
-write_logs = yes
-space_left = 2
-admin_space_left = 1
-space_left_action = IGNORE
-admin_space_left_action = IGNORE
-disk_full_action = IGNORE
-disk_error_action = IGNORE
-max_log_file_action = IGNORE
-plugin_dir = /lab/audit/plugins.d
-";
-
-/// With no cgroups and no security driver there is nothing between libvirt and the devices.
-const QEMU_CONF: &str = "\
-user = \"root\"
-group = \"root\"
-security_driver = \"none\"
-cgroup_controllers = []
-";
-
-/// For the daemon that has QEMU's driver, whatever its name.
-const DAEMON_CONF: &str = "\
-audit_level = 2
-audit_logging = 1
-log_level = 3
-log_filters = \"2:conf.domain_audit\"
-log_outputs = \"2:file:/lab/libvirtd.log\"
-unix_sock_group = \"root\"
-auth_unix_ro = \"none\"
-auth_unix_rw = \"none\"
-";
+/// For the daemon that has QEMU's driver, whatever its name. `DIR` is where its log is.
+const DAEMON_CONF: &str = include_str!("../../../tests/config/libvirtd.conf");
+const AUDITD_CONF: &str = include_str!("../../../tests/config/auditd.conf");
+const QEMU_CONF: &str = include_str!("../../../tests/config/qemu.conf");
 
 /// The names that libvirt looks up: users and groups, which its package's scripts would have
 /// created, and the host.
@@ -100,7 +67,7 @@ impl Lab {
         }
         fs::create_dir_all("/etc/libvirt")?;
         fs::write("/etc/libvirt/qemu.conf", QEMU_CONF).context("Can't set QEMU's driver up")?;
-        fs::write("/lab/libvirtd.conf", DAEMON_CONF)?;
+        fs::write("/lab/libvirtd.conf", DAEMON_CONF.replace("DIR", LAB))?;
         for (file, begin, line) in LINES {
             add_line(file, begin, line)?;
         }
@@ -152,7 +119,7 @@ fn add_line(file: &str, begin: &str, line: &str) -> Result<()> {
 }
 
 fn start_auditd() -> Result<Child> {
-    fs::write("/lab/audit/auditd.conf", AUDITD_CONF)?;
+    fs::write("/lab/audit/auditd.conf", AUDITD_CONF.replace("DIR", "/lab/audit"))?;
     for (place, mode) in [("", 0o700), ("/plugins.d", 0o750), ("/auditd.conf", 0o600)] {
         fs::set_permissions(format!("/lab/audit{place}"), fs::Permissions::from_mode(mode))?;
     }
