@@ -15,7 +15,7 @@ build: ## Build the release binary
 
 demo: setup ## A guest from start to stop on a real QEMU, and its trail
 	$(CARGO) build --release --locked -p taptrail
-	@scripts/demo target/release/taptrail
+	@$(CARGO) xtask demo target/release/taptrail
 
 test: ## Everything that must hold: lints, unit, property and end-to-end tests
 	@scripts/setup test

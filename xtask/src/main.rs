@@ -3,9 +3,13 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod auditing;
 mod cli;
+mod demo;
+mod interrupt;
 mod kernels;
 mod libvirt;
+mod programs;
 mod promises;
 mod suites;
 mod vm;
@@ -36,6 +40,7 @@ fn main() -> ExitCode {
         Chore::RecordLibvirt(arguments) => libvirt::record(&arguments),
         Chore::Scenarios(arguments) => libvirt::play(&arguments),
         Chore::LinuxGuest(arguments) => vm::linux_guest::write(&arguments),
+        Chore::Demo(arguments) => demo::run(&arguments),
         Chore::Promises(arguments) => promises::run(arguments.check),
         Chore::Agent => agent::run(),
     };

@@ -1,15 +1,16 @@
 //! Sets up the virtual machine as a host for libvirt: links, auditd, libvirt's daemons.
 
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use rustix::system::sethostname;
 
-use super::programs::{AUDITCTL, AUDITD, Done, IP, MODPROBE, VIRSH, must, run, wait_for};
+use super::programs::{MODPROBE, VIRSH};
 use super::versions::Versions;
+use crate::auditing;
+use crate::programs::{AUDITCTL, Background, Done, IP, must, run, wait_for};
 use crate::suites::Daemons;
 
 /// The paths that are used; records name some of them.
@@ -33,7 +34,6 @@ const LINKS: [&str; 12] = [
 
 /// For the daemon that has QEMU's driver, whatever its name. `DIR` is where its log is.
 const DAEMON_CONF: &str = include_str!("../../../tests/config/libvirtd.conf");
-const AUDITD_CONF: &str = include_str!("../../../tests/config/auditd.conf");
 const QEMU_CONF: &str = include_str!("../../../tests/config/qemu.conf");
 
 /// The names that libvirt looks up: users and groups, which its package's scripts would have
@@ -51,14 +51,14 @@ pub(super) struct Lab {
     daemons: &'static Daemons,
     versions: Versions,
     main: Child,
-    _auditd: Child,
+    _auditd: Background,
     _helpers: Vec<Child>,
 }
 
 impl Lab {
     pub(super) fn set_up(daemons: &'static Daemons) -> Result<Self> {
         sethostname(b"lab").context("Can't name the host")?;
-        for dir in ["audit/plugins.d", "xml", "run"] {
+        for dir in ["xml", "run"] {
             fs::create_dir_all(Path::new(LAB).join(dir)).context("Can't make the lab's directories")?;
         }
         must(MODPROBE, &["-a", "kvm_amd", "bridge", "veth", "dummy"])?;
@@ -118,14 +118,8 @@ fn add_line(file: &str, begin: &str, line: &str) -> Result<()> {
     Ok(())
 }
 
-fn start_auditd() -> Result<Child> {
-    fs::write("/lab/audit/auditd.conf", AUDITD_CONF.replace("DIR", "/lab/audit"))?;
-    for (place, mode) in [("", 0o700), ("/plugins.d", 0o750), ("/auditd.conf", 0o600)] {
-        fs::set_permissions(format!("/lab/audit{place}"), fs::Permissions::from_mode(mode))?;
-    }
-    let auditd = start(AUDITD, &["-n", "-s", "enable", "-c", "/lab/audit"])?;
-    let registered = format!("pid {}", auditd.id());
-    wait_for("auditd", || Ok(run(AUDITCTL, &["-s"])?.said.lines().any(|line| line == registered)))?;
+fn start_auditd() -> Result<Background> {
+    let auditd = auditing::start_daemon(&Path::new(LAB).join("audit"), "enable")?;
     // Enough for a burst on a slow machine.
     must(AUDITCTL, &["-b", "8192"])?;
     Ok(auditd)
