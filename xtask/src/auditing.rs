@@ -16,6 +16,12 @@ const LOCK: &str = "/run/lock/taptrail-audit.lock";
 /// `DIR` is the daemon's directory.
 const SETTINGS: &str = include_str!("../../tests/config/auditd.conf");
 
+/// Whether auditing may be switched on for a measurement.
+pub(crate) fn is_allowed() -> bool {
+    let set = |name, value| std::env::var_os(name).is_some_and(|found| found == value);
+    set("CI", "true") || set("TAPTRAIL_TEST_AUDIT", "1")
+}
+
 /// A line of `auditctl -s`; none where the kernel has no auditing.
 pub(crate) fn status(name: &str) -> Option<String> {
     let said = run(AUDITCTL, &["-s"]).ok().filter(|done| done.status == 0)?.said;
@@ -27,6 +33,7 @@ pub(crate) fn status(name: &str) -> Option<String> {
 #[derive(Debug)]
 pub(crate) struct Auditing {
     is_turned_on: bool,
+    rules: Vec<Vec<String>>,
     _lock: File,
 }
 
@@ -35,7 +42,7 @@ impl Auditing {
     pub(crate) fn lock() -> Result<Self> {
         let lock = File::options().create(true).append(true).open(LOCK).with_context(|| LOCK)?;
         lock.lock().with_context(|| LOCK)?;
-        Ok(Self { is_turned_on: false, _lock: lock })
+        Ok(Self { is_turned_on: false, rules: Vec::new(), _lock: lock })
     }
 
     pub(crate) fn turn_on(&mut self) -> Result<()> {
@@ -45,18 +52,29 @@ impl Auditing {
         }
         Ok(())
     }
+
+    /// Adds a rule: a list and an action, fields, keys.
+    pub(crate) fn rule(&mut self, rule: &[&str]) -> Result<()> {
+        self.rules.push(rule.iter().copied().map(String::from).collect());
+        must(AUDITCTL, &[&["-a"], rule].concat())?;
+        Ok(())
+    }
 }
 
 impl Drop for Auditing {
     fn drop(&mut self) {
+        for rule in &self.rules {
+            let option = String::from("-d");
+            let _ = run(AUDITCTL, &[&[option], &rule[..]].concat());
+        }
         if self.is_turned_on {
             let _ = run(AUDITCTL, &["-e", "0"]);
         }
     }
 }
 
-/// Starts an auditd whose log is `audit.log` in this directory. `state` is its option `-s`: `enable`,
-/// or `nochange`.
+/// Starts an auditd whose log is `audit.log` in this directory. `state` is its option `-s`:
+/// `enable`, or `nochange`.
 pub(crate) fn start_daemon(dir: &Path, state: &str) -> Result<Background> {
     let plugins = dir.join("plugins.d");
     fs::create_dir_all(&plugins).context("Can't make auditd's directories")?;

@@ -1,5 +1,7 @@
 //! The arguments.
 
+mod bench;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,6 +9,10 @@ use std::time::Duration;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use self::bench::{
+    BenchArguments, CostArguments, ReadingArguments, SignalsArguments, VerifyArguments, WatchArguments,
+};
+use crate::bench::watch;
 use crate::kernels::KERNELS;
 use crate::libvirt;
 use crate::suites::SUITES;
@@ -31,6 +37,13 @@ pub(crate) enum Chore {
     LinuxGuest(LinuxGuestArguments),
     Promises(PromisesArguments),
     Demo(DemoArguments),
+    Bench(CostArguments),
+    BenchReading(ReadingArguments),
+    BenchVerify(VerifyArguments),
+    BenchWatch(WatchArguments),
+    /// A process of `bench-watch`.
+    #[command(name = watch::SIGNALS, hide = true)]
+    BenchSignals(SignalsArguments),
     /// The other end of `vm`: the virtual machine's first process.
     #[command(hide = true)]
     Agent,
@@ -46,8 +59,8 @@ pub(crate) struct PromisesArguments {
 
 /// Show taptrail at work: a guest on a real QEMU from start to stop, and its trail.
 ///
-/// It needs root. What it makes is in a network namespace of its own; the kernel's auditing, one switch for the whole
-/// machine, is on meanwhile.
+/// It needs root. What it makes is in a network namespace of its own; the kernel's auditing, one
+/// switch for the whole machine, is on meanwhile.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArguments {
     /// The program

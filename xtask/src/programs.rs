@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -61,6 +62,14 @@ pub(crate) fn words(command: &Command) -> String {
     words
 }
 
+/// Fails if one of these programs is not there.
+pub(crate) fn need(programs: &[&str], packages: &str) -> Result<()> {
+    for program in programs {
+        ensure!(Path::new(program).exists(), "{program} is missing: apt-get install {packages}");
+    }
+    Ok(())
+}
+
 /// A process that is ended by SIGTERM, and waited for, when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Background(Child);
@@ -72,6 +81,10 @@ impl Background {
 
     pub(crate) fn id(&self) -> u32 {
         self.0.id()
+    }
+
+    pub(crate) fn child(&mut self) -> &mut Child {
+        &mut self.0
     }
 }
 

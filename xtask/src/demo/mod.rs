@@ -1,8 +1,8 @@
 //! The main job on a real QEMU, without any guest image: iPXE's ROM in the NIC sends DHCP frames.
 //!
 //! Everything happens in a network namespace of its own and a temporary directory; both are gone at
-//! the end. Auditing is switched on for the time of the demo if it is off, with an auditd of its own
-//! if none runs, and put back (`stage`).
+//! the end. Auditing is switched on for the time of the demo if it is off, with an auditd of its
+//! own if none runs, and put back (`stage`).
 
 mod stage;
 
@@ -29,8 +29,8 @@ const MACVTAP: &str = "52:54:00:00:00:02";
 const SECOND: &str = "52:54:00:00:00:03";
 const REFUSED: &str = "52:54:00:00:00:04";
 
-/// A machine without a disk. Without ACPI's hot-plug, a port releases a NIC without a guest system's
-/// help.
+/// A machine without a disk. Without ACPI's hot-plug, a port releases a NIC without a guest
+/// system's help.
 const MACHINE: &str = "qemu-system-x86_64 -machine q35,accel=tcg -m 64 -nodefaults -display none -boot n \
     -global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off";
 
