@@ -73,7 +73,7 @@ mod window;
 
 pub use deferred::FileIdentity;
 pub use error::SourceError;
-pub use hosts::{Hosts, is_same_host};
+pub use hosts::Hosts;
 pub use input::{Input, Rows, expand, host_log, host_log_paths, host_logs, log_paths};
 pub use open::read_lines;
 pub use ordered_entry::EntrySink;
