@@ -36,9 +36,8 @@ pub(super) struct GuestInstance {
     /// Descriptors that QEMU does not show any more, and that another process may still hold, as
     /// far as the kernel shows.
     pub(super) vanished: Vec<Vanished>,
-    /// Descriptors that belong to no recorded interface: number, device, and since when they are
-    /// there.
-    pub(super) unbound: Vec<(u32, Device, Instant)>,
+    /// Devices that belong to no interface yet, and wait for their records.
+    pub(super) unbound: Vec<PendingDevice>,
     pub(super) qemu: Qemu,
     /// QEMU's pid in its manager's record. If the manager is in a container, that pid differs from
     /// ours.
@@ -88,6 +87,18 @@ pub(super) enum Qemu {
     Gone { pid: u32, last_seen: Option<Timestamp> },
 }
 
+/// A device that QEMU holds and that belongs to no interface yet.
+#[derive(Debug)]
+pub(super) struct PendingDevice {
+    /// The lowest of its descriptors' numbers.
+    pub(super) fd: u32,
+    pub(super) device: Device,
+    /// When it was first seen.
+    pub(super) since: Instant,
+    /// Whether there is an open record that may be its own.
+    pub(super) is_opened: bool,
+}
+
 /// A descriptor that QEMU does not show any more.
 #[derive(Debug)]
 pub(super) struct Vanished {
@@ -99,9 +110,20 @@ pub(super) struct Vanished {
     pub(super) last_seen: Option<Timestamp>,
     /// When all known descriptors were last seen to be held, before it was missed.
     pub(super) all_seen_at: Option<Timestamp>,
-    /// Whether only records show that it is gone: a descriptor with its number is there, which may
-    /// be another one or the same.
-    pub(super) by_records: bool,
+    pub(super) absence: Absence,
+}
+
+/// What shows that a descriptor has vanished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Absence {
+    /// QEMU shows no such device under its number.
+    NotShown,
+    /// QEMU shows a vhost-net under its number, but its tap is gone, and another interface got one.
+    /// vhost-nets are alike, and counted: whichever it is, there is one less than before.
+    Counted,
+    /// Only records show it: a descriptor with its number is there, which may be another one or the
+    /// same.
+    ByRecords,
 }
 
 #[derive(Debug)]
@@ -314,8 +336,8 @@ impl GuestInstance {
         }
         let vanished = self.held.drain(..).map(|known| {
             let all_seen_at = if seen_running { Some(now.time) } else { all_seen_at };
-            let (at, since, by_records) = (now.time, now.instant, false);
-            Vanished { known, at, since, last_seen, all_seen_at, by_records }
+            let (at, since, absence) = (now.time, now.instant, Absence::NotShown);
+            Vanished { known, at, since, last_seen, all_seen_at, absence }
         });
         self.vanished.extend(vanished);
         self.unbound.clear();

@@ -54,11 +54,6 @@ impl ManagedInterface {
         self.backend_seen || self.accelerator_seen
     }
 
-    /// Whether a descriptor of its backend, or of its vhost-net, was seen.
-    pub(super) fn has_seen_kind(&self, kind: DeviceKind) -> bool {
-        if kind == DeviceKind::VhostNet { self.accelerator_seen } else { self.backend_seen }
-    }
-
     /// Notes that a descriptor of it was seen.
     pub(super) fn mark_seen(&mut self, kind: DeviceKind) {
         if kind == DeviceKind::VhostNet {
@@ -237,8 +232,19 @@ impl InterfaceTable {
             let is_meant = |interface: &ManagedInterface| {
                 interface.mac == detach.mac && interface.granted && !interface.backend_seen
             };
-            let at = self.all.iter().position(is_meant);
-            at.map(|at| self.all.remove(at)).is_none()
+            let Some(at) = self.all.iter().position(is_meant) else { return true };
+            let over = self.all.remove(at);
+            // The detach does not mean one that was opened later: the one before it has been taken
+            // for this one, and waits for the rest of it.
+            let is_taken_for_it = |interface: &&mut ManagedInterface| {
+                interface.mac == detach.mac && interface.granted && interface.number < detach.number
+            };
+            let before = self.all.iter_mut().filter(|_| over.number > detach.number).find(is_taken_for_it);
+            if let Some(before) = before {
+                before.opened = over.opened;
+                before.accelerator_seen = over.accelerator_seen;
+            }
+            false
         });
     }
 

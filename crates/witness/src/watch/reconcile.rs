@@ -6,11 +6,13 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use taptrail_bpf::FileState;
 use taptrail_record::{CloseDoubt, Descriptor, Device, DeviceKind, MacAddr};
-use tracing::warn;
 
-use super::bind::{self, InterfaceCandidate, UnboundDevice};
+use super::bind::{self, InterfaceCandidate, Match, UnboundDevice};
 use super::evidence::{Doubt, EndCheck};
-use super::guest::{BACKOFF_FACTOR, GuestInstance, LookContext, MAX_LOOK_DELAY, Observation, Qemu, Vanished};
+use super::guest::{
+    Absence, BACKOFF_FACTOR, GuestInstance, LookContext, MAX_LOOK_DELAY, Observation, PendingDevice, Qemu,
+    Vanished,
+};
 use super::interfaces::{ManagedInterface, OpenedDevice};
 use super::known::{self, KnownDescriptor, holds};
 use super::observe::{FdSummary, LinkId, ObservedDescriptor, ObservedDevices};
@@ -67,10 +69,16 @@ impl GuestInstance {
         let since = *self.waiting_since.get_or_insert(now.instant);
         let waited = now.instant.duration_since(since);
         let unbound = self.match_known(seen, now, observations);
-        self.settle_vanished(now, end, observations);
+        let has_unbound_vhost = unbound.iter().any(|one| one.device.kind == DeviceKind::VhostNet);
+        self.settle_vanished(|_, _| has_unbound_vhost, now, end, observations);
         let held = &self.held;
         self.interfaces.settle_detaches(|interface| holds(held, interface));
-        self.bind(pid, unbound, now, waited, next, observations);
+        let mut bound = Vec::new();
+        self.bind(pid, unbound, now, waited, next, &mut bound);
+        if has_unbound_vhost {
+            self.settle_vanished(Self::may_be_unbound, now, end, observations);
+        }
+        observations.append(&mut bound);
         self.interfaces.settle_unseen_detaches();
         self.report_still_held(now, waited, observations);
         self.report_granted(pid, waited >= now.patience, observations);
@@ -121,13 +129,8 @@ impl GuestInstance {
         self.match_moved(&mut gone, &mut unbound, now, observations);
         let reused = known::give_up_reused(&self.interfaces, &mut self.held, &mut unbound);
         let all_seen_at = self.all_seen_at;
-        let gone = gone.into_iter().map(|known| (known, false));
-        // vhost-nets are alike, and counted: whichever it is, there is one less than before.
-        let reused = reused.into_iter().map(|known| {
-            let is_counted = known.descriptor.device.kind == DeviceKind::VhostNet;
-            (known, !is_counted)
-        });
-        for (known, by_records) in gone.chain(reused) {
+        let gone = gone.into_iter().map(|known| (known, Absence::NotShown));
+        for (known, absence) in gone.chain(reused) {
             let at_once = |at: Timestamp| now.time.duration_since(at).abs() <= IN_TIME_TOLERANCE;
             let mut detach = self
                 .interfaces
@@ -137,7 +140,7 @@ impl GuestInstance {
             let in_time = all_seen_at.is_some_and(at_once) || detach.any(|detach| at_once(detach.at));
             let last_seen = if in_time { None } else { all_seen_at };
             let (at, since) = (now.time, now.instant);
-            self.vanished.push(Vanished { known, at, since, last_seen, all_seen_at, by_records });
+            self.vanished.push(Vanished { known, at, since, last_seen, all_seen_at, absence });
         }
         unbound
     }
@@ -151,52 +154,48 @@ impl GuestInstance {
         now: LookContext,
         observations: &mut Vec<Observation>,
     ) {
-        let is_backed = |held: &[KnownDescriptor], interface: Option<u64>| {
-            held.iter().any(|known| {
-                known.interface.is_some()
-                    && known.interface == interface
-                    && known.descriptor.device.kind != DeviceKind::VhostNet
-            })
-        };
-        let held = &self.held;
-        let mut back: Vec<KnownDescriptor> = gone
-            .extract_if(.., |known| {
-                let is_backed = is_backed(held, known.interface);
-                take_moved(known, is_backed, unbound, observations)
-            })
-            .collect();
-        for Vanished { mut known, at, since, last_seen, all_seen_at, by_records } in
-            std::mem::take(&mut self.vanished)
-        {
-            let is_backed = is_backed(&self.held, known.interface);
-            let again = unbound.iter().position(|observed| !known.is_closed() && known.is(observed));
+        let mut back: Vec<KnownDescriptor> =
+            gone.extract_if(.., |known| take_moved(known, unbound, observations)).collect();
+        for mut vanished in std::mem::take(&mut self.vanished) {
+            // A vhost-net with its number may be another one: `bind` decides.
+            let may_be_back = !vanished.is_lost_vhost();
+            let known = &mut vanished.known;
+            let is = |observed: &ObservedDescriptor| !known.is_closed() && known.is(observed);
+            let again = unbound.iter().position(is).filter(|_| may_be_back);
             let is_back = match again.map(|at| unbound.remove(at)) {
                 Some(observed) => {
                     known.fds = observed.fds;
-                    update_link(&mut known, observed.link, observations);
+                    update_link(known, observed.link, observations);
                     true
                 }
-                None => take_moved(&mut known, is_backed, unbound, observations),
+                None => take_moved(known, unbound, observations),
             };
             if !is_back {
-                self.vanished.push(Vanished { known, at, since, last_seen, all_seen_at, by_records });
+                self.vanished.push(vanished);
                 continue;
             }
-            // A record said that it was given up, and the watcher believed it.
-            if now.time > at
-                && !self.interfaces.all.iter().any(|interface| Some(interface.number) == known.interface)
-            {
-                observations.push(Observation::StillHeld(known.descriptor.clone()));
-            }
-            back.push(known);
+            self.report_back(&vanished, now, observations);
+            back.push(vanished.known);
         }
         self.held.append(&mut back);
     }
 
+    /// Reports that a vanished descriptor is back if a record said that it was given up, and the
+    /// watcher believed it.
+    fn report_back(&self, vanished: &Vanished, now: LookContext, observations: &mut Vec<Observation>) {
+        let Vanished { known, at, .. } = vanished;
+        let is_its = |interface: &ManagedInterface| Some(interface.number) == known.interface;
+        if now.time > *at && !self.interfaces.all.iter().any(is_its) {
+            observations.push(Observation::StillHeld(known.descriptor.clone()));
+        }
+    }
+
     /// Ends the vanished descriptors that the kernel shows to be closed, and after some patience
-    /// the others, with a doubt.
+    /// the others, with a doubt. `may_have_moved`: whether QEMU may have a vanished vhost-net under
+    /// another number; then it waits.
     fn settle_vanished(
         &mut self,
+        may_have_moved: impl Fn(&Self, &Vanished) -> bool,
         now: LookContext,
         end: &mut EndCheck<'_>,
         observations: &mut Vec<Observation>,
@@ -210,8 +209,14 @@ impl GuestInstance {
                     continue;
                 }
                 FileState::Closed(_) | FileState::ClosedUnseen(_) => Ok(()),
-                FileState::Unknown | FileState::Lost if vanished.by_records => {
+                FileState::Unknown | FileState::Lost if vanished.absence == Absence::ByRecords => {
                     Err(CloseDoubt::Uncounted.into())
+                }
+                FileState::Unknown | FileState::Lost
+                    if vanished.is_lost_vhost() && may_have_moved(self, &vanished) =>
+                {
+                    self.vanished.push(vanished);
+                    continue;
                 }
                 FileState::Unknown | FileState::Lost => end(&vanished.known),
             };
@@ -224,6 +229,19 @@ impl GuestInstance {
         }
     }
 
+    /// Whether a vhost-net that waits for its records may be a vanished one. If it has an open
+    /// record, it may only be that of an interface that still has its tap: others go with theirs.
+    fn may_be_unbound(&self, vanished: &Vanished) -> bool {
+        let mut vhosts = self.unbound.iter().filter(|unbound| unbound.device.kind == DeviceKind::VhostNet);
+        vhosts.any(|unbound| !unbound.is_opened || self.is_backed(&vanished.known))
+    }
+
+    /// Whether the interface that a descriptor serves still has its backend.
+    fn is_backed(&self, of: &KnownDescriptor) -> bool {
+        of.interface.is_some()
+            && self.held.iter().any(|known| known.interface == of.interface && !known.is_vhost())
+    }
+
     /// Checks the vanished descriptors again when QEMU can't be inspected any more.
     pub(super) fn look_for_vanished(
         &mut self,
@@ -231,7 +249,7 @@ impl GuestInstance {
         end: &mut EndCheck<'_>,
         observations: &mut Vec<Observation>,
     ) {
-        self.settle_vanished(now, end, observations);
+        self.settle_vanished(Self::may_be_unbound, now, end, observations);
         if self.awaits_vanished() {
             self.due = now.instant + self.look_delay;
             self.look_delay = (self.look_delay * BACKOFF_FACTOR).min(MAX_LOOK_DELAY);
@@ -279,8 +297,19 @@ impl GuestInstance {
             .collect();
         let unbound: Vec<UnboundDevice> = devices.iter().map(|(unbound, _)| unbound.clone()).collect();
         let none = bind::StartFds::new();
-        let bound =
+        let mut bound =
             bind::bind(&candidates, &unbound, if self.from_start { &none } else { &self.started_with });
+        // A vhost-net comes with its tap. Without one it may be another interface's, of which records
+        // are still to come, or a vanished one.
+        let lone = bind::lone_vhosts(&candidates, &unbound, &bound);
+        let is_hot_plug = self.interfaces.all.iter().any(|interface| !interface.granted);
+        if self.vanished.iter().any(Vanished::is_lost_vhost) {
+            bound
+                .iter_mut()
+                .zip(&lone)
+                .filter(|(_, lone)| **lone)
+                .for_each(|(bound, _)| *bound = Match::default());
+        }
         let before = std::mem::take(&mut self.unbound);
         // Sorted by interface, backends first, so that a reader sees what belongs together.
         let mut order: Vec<usize> = (0..devices.len()).collect();
@@ -288,10 +317,11 @@ impl GuestInstance {
         for at in order {
             let (unbound, all) = &mut devices[at];
             let known =
-                before.iter().find(|(fd, device, _)| *fd == unbound.fds[0] && *device == unbound.device);
-            let since = known.map_or(now.instant, |(.., since)| *since);
+                before.iter().find(|before| before.fd == unbound.fds[0] && before.device == unbound.device);
+            let since = known.map_or(now.instant, |known| known.since);
             let interface = bound[at].candidate.map(|candidate| &mut self.interfaces.all[candidate]);
             let patience = match &interface {
+                Some(interface) if interface.granted && lone[at] && is_hot_plug => now.patience,
                 Some(interface) if interface.granted => Duration::ZERO,
                 Some(_) => now.patience * HOT_PLUG_PATIENCES,
                 None => now.patience,
@@ -302,7 +332,9 @@ impl GuestInstance {
                 Duration::ZERO
             }) < patience
             {
-                self.unbound.push((unbound.fds[0], unbound.device.clone(), since));
+                let (fd, device, is_opened) =
+                    (unbound.fds[0], unbound.device.clone(), bound[at].candidate.is_some());
+                self.unbound.push(PendingDevice { fd, device, since, is_opened });
                 continue;
             }
             let open = interface.as_ref().and_then(|interface| {
@@ -315,6 +347,12 @@ impl GuestInstance {
                 interface.number
             });
             for observed in all.drain(..) {
+                if number.is_none()
+                    && bound[at].mac.is_none()
+                    && self.take_for_vanished(&observed, now, observations)
+                {
+                    continue;
+                }
                 let known = self.new_known(pid, observed, number, bound[at].mac, next);
                 // Without an end of the first one, a reader of the records takes both for one.
                 let is_same = |vanished: &mut Vanished| {
@@ -322,15 +360,47 @@ impl GuestInstance {
                     before.fd == known.descriptor.fd && before.device == known.descriptor.device
                 };
                 for vanished in self.vanished.extract_if(.., is_same) {
-                    observations.push(
-                        vanished.observation(now, Some(Doubt { why: CloseDoubt::Uncounted, holder: None })),
-                    );
+                    observations.push(vanished.observation(now, Some(CloseDoubt::Uncounted.into())));
                 }
                 let (descriptor, link) = (known.descriptor.clone(), known.link);
                 observations.push(Observation::Seen { number: known.number, descriptor, open, link });
                 self.held.push(known);
             }
         }
+    }
+
+    /// Takes a vhost-net that no record explains for a vanished one: for that with its number, or
+    /// for one whose interface still has its tap. Returns whether there is one. Otherwise it may be
+    /// any of those that have vanished.
+    fn take_for_vanished(
+        &mut self,
+        observed: &ObservedDescriptor,
+        now: LookContext,
+        observations: &mut Vec<Observation>,
+    ) -> bool {
+        if observed.device.kind != DeviceKind::VhostNet {
+            return false;
+        }
+        let find = |is: &dyn Fn(&KnownDescriptor) -> bool| {
+            let may_be = |Vanished { known, absence, .. }: &Vanished| {
+                *absence == Absence::NotShown && known.is_vhost() && !known.is_closed() && is(known)
+            };
+            self.vanished.iter().position(may_be)
+        };
+        let at = find(&|known| known.is(observed)).or_else(|| find(&|known| self.is_backed(known)));
+        if let Some(at) = at {
+            let mut vanished = self.vanished.remove(at);
+            self.report_back(&vanished, now, observations);
+            if !vanished.known.is(observed) {
+                vanished.known.move_to(observed);
+            }
+            self.held.push(vanished.known);
+            return true;
+        }
+        for vanished in self.vanished.extract_if(.., |vanished| vanished.is_lost_vhost()) {
+            observations.push(vanished.observation(now, Some(CloseDoubt::Uncounted.into())));
+        }
+        false
     }
 
     fn new_known(
@@ -362,10 +432,18 @@ impl GuestInstance {
                 None => seen.push((known.descriptor.device.clone(), vec![known.descriptor.fd])),
             }
         }
-        let unseen = |opened: &&OpenedDevice| !interface.has_seen_kind(opened.device.kind);
+        // A vhost-net goes with its tap.
+        let is_without_tap =
+            interface.backend_seen && seen.iter().all(|(device, _)| device.kind == DeviceKind::VhostNet);
+        let is_expected = |opened: &&OpenedDevice| match opened.device.kind {
+            DeviceKind::VhostNet => !interface.accelerator_seen && !is_without_tap,
+            _ => !interface.backend_seen,
+        };
         let opened = match interface.held_after_detach {
             true => Vec::new(),
-            false => interface.opened.iter().filter(unseen).map(|opened| opened.device.clone()).collect(),
+            false => {
+                interface.opened.iter().filter(is_expected).map(|opened| opened.device.clone()).collect()
+            }
         };
         let started_with = match interface.by_start {
             true => self.started_with.get(&interface.mac).cloned().unwrap_or_default(),
@@ -443,6 +521,13 @@ impl GuestInstance {
 }
 
 impl Vanished {
+    /// Whether it is a vhost-net that QEMU may have under another number.
+    fn is_lost_vhost(&self) -> bool {
+        self.absence == Absence::NotShown
+            && self.known.is_vhost()
+            && matches!(self.known.file, FileState::Unknown | FileState::Lost)
+    }
+
     /// The observation of its end, now; with a doubt if the kernel does not show it.
     fn observation(self, now: LookContext, doubt: Option<Doubt>) -> Observation {
         // If it took long to show its end, it ended at some time since it was last seen.
@@ -469,20 +554,12 @@ fn update_link(known: &mut KnownDescriptor, link: Option<LinkId>, observations: 
 /// Finds a known descriptor among the unbound ones under other numbers, and takes it from there.
 fn take_moved(
     known: &mut KnownDescriptor,
-    is_backed: bool,
     unbound: &mut Vec<ObservedDescriptor>,
     observations: &mut Vec<Observation>,
 ) -> bool {
-    if known.is_closed() {
-        return false;
-    }
-    let at = unbound.iter().position(|observed| known.has_moved_to(observed, is_backed));
+    let at = unbound.iter().position(|observed| known.has_moved_to(observed));
     let Some(observed) = at.map(|at| unbound.remove(at)) else { return false };
-    warn!(
-        "Process {} has its descriptor of {} under other numbers than before: {:?} for {:?}",
-        known.descriptor.vm_pid, known.descriptor.device.path, observed.fds, known.fds
-    );
-    known.fds = observed.fds;
+    known.move_to(&observed);
     update_link(known, observed.link, observations);
     true
 }
