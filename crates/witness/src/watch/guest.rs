@@ -11,7 +11,7 @@ use tracing::warn;
 use super::command_line::Netdev;
 use super::evidence::{Doubt, EndCheck};
 use super::interfaces::{InterfaceTable, OpenedDevice, PendingDetach};
-use super::known::{KnownDescriptor, holds};
+use super::known::{Absence, KnownDescriptor, Vanished, holds};
 use super::observe::LinkId;
 
 /// How long after the last record of an unfinished start its account is closed.
@@ -97,33 +97,6 @@ pub(super) struct PendingDevice {
     pub(super) since: Instant,
     /// Whether there is an open record that may be its own.
     pub(super) is_opened: bool,
-}
-
-/// A descriptor that QEMU does not show any more.
-#[derive(Debug)]
-pub(super) struct Vanished {
-    pub(super) known: KnownDescriptor,
-    /// When it was first missed.
-    pub(super) at: Timestamp,
-    pub(super) since: Instant,
-    /// When it was last seen; none if it was missed in time.
-    pub(super) last_seen: Option<Timestamp>,
-    /// When all known descriptors were last seen to be held, before it was missed.
-    pub(super) all_seen_at: Option<Timestamp>,
-    pub(super) absence: Absence,
-}
-
-/// What shows that a descriptor has vanished.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Absence {
-    /// QEMU shows no such device under its number.
-    NotShown,
-    /// QEMU shows a vhost-net under its number, but its tap is gone, and another interface got one.
-    /// vhost-nets are alike, and counted: whichever it is, there is one less than before.
-    Counted,
-    /// Only records show it: a descriptor with its number is there, which may be another one or the
-    /// same.
-    ByRecords,
 }
 
 #[derive(Debug)]

@@ -1,11 +1,13 @@
 //! Known descriptors, and how they are recognized in the next scan.
 
+use std::time::Instant;
+
+use jiff::Timestamp;
 use taptrail_bpf::FileState;
 use taptrail_record::{Descriptor, DeviceKind};
 use tracing::warn;
 
 use super::bridges::SeenPort;
-use super::guest::Absence;
 use super::interfaces::{InterfaceTable, ManagedInterface, OpenedDevice};
 use super::observe::{LinkId, ObservedDescriptor};
 
@@ -94,6 +96,42 @@ impl KnownDescriptor {
             libvirt_mac,
             port: self.port.clone(),
         }
+    }
+}
+
+/// A descriptor that QEMU does not show any more.
+#[derive(Debug)]
+pub(super) struct Vanished {
+    pub(super) known: KnownDescriptor,
+    /// When it was first missed.
+    pub(super) at: Timestamp,
+    pub(super) since: Instant,
+    /// When it was last seen; none if it was missed in time.
+    pub(super) last_seen: Option<Timestamp>,
+    /// When all known descriptors were last seen to be held, before it was missed.
+    pub(super) all_seen_at: Option<Timestamp>,
+    pub(super) absence: Absence,
+}
+
+/// What shows that a descriptor has vanished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Absence {
+    /// QEMU shows no such device under its number.
+    NotShown,
+    /// QEMU shows a vhost-net under its number, but its tap is gone, and another interface got one.
+    /// vhost-nets are alike, and counted: whichever it is, there is one less than before.
+    Counted,
+    /// Only records show it: a descriptor with its number is there, which may be another one or the
+    /// same.
+    ByRecords,
+}
+
+impl Vanished {
+    /// Whether it is a vhost-net that QEMU may have under another number.
+    pub(super) fn is_lost_vhost(&self) -> bool {
+        self.absence == Absence::NotShown
+            && self.known.is_vhost()
+            && matches!(self.known.file, FileState::Unknown | FileState::Lost)
     }
 }
 

@@ -3,22 +3,18 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use taptrail_bpf::FileState;
 use taptrail_record::{CloseDoubt, Descriptor, Device, DeviceKind, MacAddr};
 
 use super::bind::{self, InterfaceCandidate, Match, UnboundDevice};
-use super::evidence::{Doubt, EndCheck};
-use super::guest::{
-    Absence, BACKOFF_FACTOR, GuestInstance, LookContext, MAX_LOOK_DELAY, Observation, PendingDevice, Qemu,
-    Vanished,
-};
+use super::evidence::EndCheck;
+use super::guest::{BACKOFF_FACTOR, GuestInstance, LookContext, MAX_LOOK_DELAY, Observation, PendingDevice};
 use super::interfaces::{ManagedInterface, OpenedDevice};
-use super::known::{self, KnownDescriptor, holds};
-use super::observe::{FdSummary, LinkId, ObservedDescriptor, ObservedDevices};
+use super::known::{self, Absence, KnownDescriptor, Vanished, holds};
+use super::observe::{FdSummary, ObservedDescriptor, ObservedDevices};
+use super::vanished::{IN_TIME_TOLERANCE, update_link};
 
-/// How far apart an end and its record may be for the end to count as seen in time.
-const IN_TIME_TOLERANCE: SignedDuration = SignedDuration::from_secs(2);
 /// How many times the watcher's patience a hot-plug may take from its opens to its attach record.
 const HOT_PLUG_PATIENCES: u32 = 6;
 
@@ -145,120 +141,6 @@ impl GuestInstance {
         unbound
     }
 
-    /// Recognizes descriptors under other numbers, at once or later: QEMU may duplicate a
-    /// descriptor before it closes the known one.
-    fn match_moved(
-        &mut self,
-        gone: &mut Vec<KnownDescriptor>,
-        unbound: &mut Vec<ObservedDescriptor>,
-        now: LookContext,
-        observations: &mut Vec<Observation>,
-    ) {
-        let mut back: Vec<KnownDescriptor> =
-            gone.extract_if(.., |known| take_moved(known, unbound, observations)).collect();
-        for mut vanished in std::mem::take(&mut self.vanished) {
-            // A vhost-net with its number may be another one: `bind` decides.
-            let may_be_back = !vanished.is_lost_vhost();
-            let known = &mut vanished.known;
-            let is = |observed: &ObservedDescriptor| !known.is_closed() && known.is(observed);
-            let again = unbound.iter().position(is).filter(|_| may_be_back);
-            let is_back = match again.map(|at| unbound.remove(at)) {
-                Some(observed) => {
-                    known.fds = observed.fds;
-                    update_link(known, observed.link, observations);
-                    true
-                }
-                None => take_moved(known, unbound, observations),
-            };
-            if !is_back {
-                self.vanished.push(vanished);
-                continue;
-            }
-            self.report_back(&vanished, now, observations);
-            back.push(vanished.known);
-        }
-        self.held.append(&mut back);
-    }
-
-    /// Reports that a vanished descriptor is back if a record said that it was given up, and the
-    /// watcher believed it.
-    fn report_back(&self, vanished: &Vanished, now: LookContext, observations: &mut Vec<Observation>) {
-        let Vanished { known, at, .. } = vanished;
-        let is_its = |interface: &ManagedInterface| Some(interface.number) == known.interface;
-        if now.time > *at && !self.interfaces.all.iter().any(is_its) {
-            observations.push(Observation::StillHeld(known.descriptor.clone()));
-        }
-    }
-
-    /// Ends the vanished descriptors that the kernel shows to be closed, and after some patience
-    /// the others, with a doubt. `may_have_moved`: whether QEMU may have a vanished vhost-net under
-    /// another number; then it waits.
-    fn settle_vanished(
-        &mut self,
-        may_have_moved: impl Fn(&Self, &Vanished) -> bool,
-        now: LookContext,
-        end: &mut EndCheck<'_>,
-        observations: &mut Vec<Observation>,
-    ) {
-        for vanished in std::mem::take(&mut self.vanished) {
-            let shown = match vanished.known.file {
-                // Another process holds it. Its end is the last close, whichever process has it
-                // then.
-                FileState::Open { .. } => {
-                    self.vanished.push(vanished);
-                    continue;
-                }
-                FileState::Closed(_) | FileState::ClosedUnseen(_) => Ok(()),
-                FileState::Unknown | FileState::Lost if vanished.absence == Absence::ByRecords => {
-                    Err(CloseDoubt::Uncounted.into())
-                }
-                FileState::Unknown | FileState::Lost
-                    if vanished.is_lost_vhost() && may_have_moved(self, &vanished) =>
-                {
-                    self.vanished.push(vanished);
-                    continue;
-                }
-                FileState::Unknown | FileState::Lost => end(&vanished.known),
-            };
-            match shown {
-                Err(_) if now.instant.duration_since(vanished.since) < now.patience => {
-                    self.vanished.push(vanished);
-                }
-                shown => observations.push(vanished.observation(now, shown.err())),
-            }
-        }
-    }
-
-    /// Whether a vhost-net that waits for its records may be a vanished one. If it has an open
-    /// record, it may only be that of an interface that still has its tap: others go with theirs.
-    fn may_be_unbound(&self, vanished: &Vanished) -> bool {
-        let mut vhosts = self.unbound.iter().filter(|unbound| unbound.device.kind == DeviceKind::VhostNet);
-        vhosts.any(|unbound| !unbound.is_opened || self.is_backed(&vanished.known))
-    }
-
-    /// Whether the interface that a descriptor serves still has its backend.
-    fn is_backed(&self, of: &KnownDescriptor) -> bool {
-        of.interface.is_some()
-            && self.held.iter().any(|known| known.interface == of.interface && !known.is_vhost())
-    }
-
-    /// Checks the vanished descriptors again when QEMU can't be inspected any more.
-    pub(super) fn look_for_vanished(
-        &mut self,
-        now: LookContext,
-        end: &mut EndCheck<'_>,
-        observations: &mut Vec<Observation>,
-    ) {
-        self.settle_vanished(Self::may_be_unbound, now, end, observations);
-        if self.awaits_vanished() {
-            self.due = now.instant + self.look_delay;
-            self.look_delay = (self.look_delay * BACKOFF_FACTOR).min(MAX_LOOK_DELAY);
-        } else if let (Qemu::Gone { .. }, Some(since)) = (&self.qemu, self.waiting_since) {
-            // Until then its manager may record the reason.
-            self.due = self.due.min(since + now.patience);
-        }
-    }
-
     /// Assigns unbound descriptors to the interfaces that they serve, and reports those that serve
     /// none.
     fn bind(
@@ -303,12 +185,11 @@ impl GuestInstance {
         // are still to come, or a vanished one.
         let lone = bind::lone_vhosts(&candidates, &unbound, &bound);
         let is_hot_plug = self.interfaces.all.iter().any(|interface| !interface.granted);
-        if self.vanished.iter().any(Vanished::is_lost_vhost) {
-            bound
-                .iter_mut()
-                .zip(&lone)
-                .filter(|(_, lone)| **lone)
-                .for_each(|(bound, _)| *bound = Match::default());
+        let loses_vhost = self.vanished.iter().any(Vanished::is_lost_vhost);
+        for (bound, lone) in bound.iter_mut().zip(&lone) {
+            if loses_vhost && *lone {
+                *bound = Match::default();
+            }
         }
         let before = std::mem::take(&mut self.unbound);
         // Sorted by interface, backends first, so that a reader sees what belongs together.
@@ -367,40 +248,6 @@ impl GuestInstance {
                 self.held.push(known);
             }
         }
-    }
-
-    /// Takes a vhost-net that no record explains for a vanished one: for that with its number, or
-    /// for one whose interface still has its tap. Returns whether there is one. Otherwise it may be
-    /// any of those that have vanished.
-    fn take_for_vanished(
-        &mut self,
-        observed: &ObservedDescriptor,
-        now: LookContext,
-        observations: &mut Vec<Observation>,
-    ) -> bool {
-        if observed.device.kind != DeviceKind::VhostNet {
-            return false;
-        }
-        let find = |is: &dyn Fn(&KnownDescriptor) -> bool| {
-            let may_be = |Vanished { known, absence, .. }: &Vanished| {
-                *absence == Absence::NotShown && known.is_vhost() && !known.is_closed() && is(known)
-            };
-            self.vanished.iter().position(may_be)
-        };
-        let at = find(&|known| known.is(observed)).or_else(|| find(&|known| self.is_backed(known)));
-        if let Some(at) = at {
-            let mut vanished = self.vanished.remove(at);
-            self.report_back(&vanished, now, observations);
-            if !vanished.known.is(observed) {
-                vanished.known.move_to(observed);
-            }
-            self.held.push(vanished.known);
-            return true;
-        }
-        for vanished in self.vanished.extract_if(.., |vanished| vanished.is_lost_vhost()) {
-            observations.push(vanished.observation(now, Some(CloseDoubt::Uncounted.into())));
-        }
-        false
     }
 
     fn new_known(
@@ -501,67 +348,6 @@ impl GuestInstance {
     pub(super) fn has_unbound(&self) -> bool {
         !self.unbound.is_empty() || self.held.iter().any(|known| known.descriptor.mac.is_none())
     }
-
-    /// All known descriptors, whether QEMU shows them or not.
-    pub(super) fn all_known(&mut self) -> impl Iterator<Item = &mut KnownDescriptor> {
-        let vanished = self.vanished.iter_mut().map(|vanished| &mut vanished.known);
-        self.held.iter_mut().chain(vanished)
-    }
-
-    /// Whether the kernel says that a vanished descriptor is still open in another process.
-    pub(super) fn has_open_vanished(&self) -> bool {
-        self.vanished.iter().any(|vanished| vanished.known.is_open())
-    }
-
-    /// Whether vanished descriptors must be checked again. Those that are open have their end
-    /// reported by the kernel.
-    pub(super) fn awaits_vanished(&self) -> bool {
-        self.vanished.iter().any(|vanished| !vanished.known.is_open())
-    }
-}
-
-impl Vanished {
-    /// Whether it is a vhost-net that QEMU may have under another number.
-    fn is_lost_vhost(&self) -> bool {
-        self.absence == Absence::NotShown
-            && self.known.is_vhost()
-            && matches!(self.known.file, FileState::Unknown | FileState::Lost)
-    }
-
-    /// The observation of its end, now; with a doubt if the kernel does not show it.
-    fn observation(self, now: LookContext, doubt: Option<Doubt>) -> Observation {
-        // If it took long to show its end, it ended at some time since it was last seen.
-        let is_late = now.time.duration_since(self.at) > IN_TIME_TOLERANCE;
-        let last_seen = if is_late { self.last_seen.or(self.all_seen_at) } else { self.last_seen };
-        let KnownDescriptor { number, descriptor, file, .. } = self.known;
-        let (at, last_seen) = match file {
-            FileState::Closed(at) => (Some(at), None),
-            FileState::ClosedUnseen(open) => (None, Some(open)),
-            FileState::Unknown | FileState::Open { .. } | FileState::Lost => (None, last_seen),
-        };
-        Observation::Gone { number, descriptor, at, last_seen, doubt }
-    }
-}
-
-/// Updates the place of the link behind a descriptor.
-fn update_link(known: &mut KnownDescriptor, link: Option<LinkId>, observations: &mut Vec<Observation>) {
-    if let Some(link) = link.filter(|link| Some(*link) != known.link) {
-        known.link = Some(link);
-        observations.push(Observation::LinkMoved { number: known.number, link });
-    }
-}
-
-/// Finds a known descriptor among the unbound ones under other numbers, and takes it from there.
-fn take_moved(
-    known: &mut KnownDescriptor,
-    unbound: &mut Vec<ObservedDescriptor>,
-    observations: &mut Vec<Observation>,
-) -> bool {
-    let at = unbound.iter().position(|observed| known.has_moved_to(observed));
-    let Some(observed) = at.map(|at| unbound.remove(at)) else { return false };
-    known.move_to(&observed);
-    update_link(known, observed.link, observations);
-    true
 }
 
 /// The name of a tap's link, as a quick scan shows it; none for other devices.
