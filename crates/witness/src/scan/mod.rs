@@ -37,7 +37,7 @@ pub use self::guests::{Identity, IdentitySource, InterfaceName, Sources};
 pub use self::hand_overs::PendingHandOver;
 pub(crate) use self::hidden_taps::TapQueues;
 pub use self::hidden_taps::{HiddenTap, HidingProcess};
-pub(crate) use self::libvirt::interfaces;
+pub(crate) use self::libvirt::interface_names;
 pub use self::manager::{Manager, ManagerKind, ManagerSource};
 pub use self::netns::HostLink;
 pub use self::program::Program;

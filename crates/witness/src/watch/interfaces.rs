@@ -3,8 +3,6 @@
 use jiff::Timestamp;
 use taptrail_record::{Device, DeviceKind, MacAddr};
 
-use super::observe::ObservedDescriptor;
-
 /// The most interfaces of one guest that are followed, failed attempts included.
 const MAX_INTERFACES_PER_GUEST: usize = 1024;
 /// The most opens of one interface. It has a backend and a vhost-net; libvirt records a vhost-net
@@ -162,18 +160,6 @@ impl InterfaceTable {
             // A change of bridge has failed: QEMU still has the interface.
             None => drop(self.cancel_detach(mac)),
         }
-    }
-
-    /// Whether a descriptor in QEMU belongs to a recorded interface, by the MAC or name of the host
-    /// interface behind it.
-    pub(super) fn matches_device(&self, observed: &ObservedDescriptor) -> bool {
-        let made_from = |mac: MacAddr| {
-            observed.address.is_some_and(|address| {
-                address == mac || (address.0[0] == 0xFE && address.0[1..] == mac.0[1..])
-            })
-        };
-        let names = |opened: &OpenedDevice| Some(&opened.device.path) == observed.device.dev.as_ref();
-        self.all.iter().any(|interface| made_from(interface.mac) || interface.opened.iter().any(names))
     }
 
     fn cancel_detach(&mut self, mac: MacAddr) -> bool {
