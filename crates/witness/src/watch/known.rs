@@ -181,11 +181,11 @@ fn replaced(
     unbound: &[ObservedDescriptor],
 ) -> Option<u64> {
     let is_given_up = |interface: &&ManagedInterface| {
-        interface.granted && !interface.held_after_detach && holds(held, interface.number)
+        interface.is_granted() && !interface.is_held_after_detach() && holds(held, interface.number)
     };
     // An interface whose descriptors are gone is the one that was detached.
     let is_gone = |interface: &ManagedInterface| {
-        interface.granted && interface.is_seen() && !holds(held, interface.number)
+        interface.is_granted() && interface.is_seen() && !holds(held, interface.number)
     };
     let is_replaced = |old: &&ManagedInterface| {
         let mut detach = interfaces.pending_detaches.iter().filter(|detach| detach.mac == old.mac);
@@ -207,7 +207,7 @@ fn replaced(
                         .pending_detaches
                         .iter()
                         .any(|later| later.mac == new.mac && later.number > new.number);
-                    (new.mac, new.granted, new.is_seen(), is_leaving) == (old.mac, true, false, false)
+                    (new.mac, new.is_granted(), new.is_seen(), is_leaving) == (old.mac, true, false, false)
                         && (old.number..new.number).contains(&detach.number)
                         && backends.peek().is_some()
                         && !backends.any(is_observed)
@@ -225,7 +225,7 @@ fn accelerators_left(interfaces: &InterfaceTable, held: &[KnownDescriptor]) -> V
     };
     let waits = |interface: &ManagedInterface| {
         let opened = interface.opened.iter().any(|opened| opened.device.kind == DeviceKind::VhostNet);
-        interface.granted && !interface.held_after_detach && opened && !interface.accelerator_seen
+        interface.is_granted() && !interface.is_held_after_detach() && opened && !interface.accelerator_seen
     };
     if !interfaces.all.iter().any(waits) {
         return Vec::new();

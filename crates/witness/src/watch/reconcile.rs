@@ -10,7 +10,7 @@ use taptrail_record::{CloseDoubt, Descriptor, Device, DeviceKind, MacAddr};
 use super::bind::{self, InterfaceCandidate, Match, UnboundDevice};
 use super::evidence::EndCheck;
 use super::guest::{BACKOFF_FACTOR, GuestInstance, LookContext, MAX_LOOK_DELAY, Observation, PendingDevice};
-use super::interfaces::{ManagedInterface, OpenedDevice};
+use super::interfaces::{GrantProgress, GrantedBy, ManagedInterface, OpenedDevice};
 use super::known::{self, Absence, KnownDescriptor, Vanished, holds};
 use super::observe::{FdSummary, ObservedDescriptor, ObservedDevices};
 use super::vanished::{IN_TIME_TOLERANCE, update_link};
@@ -27,7 +27,7 @@ impl GuestInstance {
             && self.unbound.is_empty()
             && self.interfaces.pending_detaches.is_empty()
             && self.stop.is_none()
-            && self.interfaces.all.iter().all(|interface| interface.reported || !interface.granted);
+            && !self.interfaces.all.iter().any(ManagedInterface::is_unreported);
         let mut known: Vec<_> = self
             .held
             .iter()
@@ -76,8 +76,8 @@ impl GuestInstance {
         }
         observations.append(&mut bound);
         self.interfaces.settle_unseen_detaches();
-        self.report_still_held(now, waited, observations);
         self.report_granted(pid, waited >= now.patience, observations);
+        self.report_still_held(now, waited, observations);
         if !self.awaits_vanished() {
             self.all_seen_at = Some(now.time);
         }
@@ -85,9 +85,9 @@ impl GuestInstance {
             || self.awaits_vanished()
             || !self.interfaces.pending_detaches.is_empty()
             || self.stop.as_ref().is_some_and(|stop| !stop.reported)
-            || self.interfaces.all.iter().any(|interface| interface.granted && !interface.reported)
+            || self.interfaces.all.iter().any(ManagedInterface::is_unreported)
             || (waited < now.patience * HOT_PLUG_PATIENCES
-                && self.interfaces.all.iter().any(|interface| !interface.granted));
+                && self.interfaces.all.iter().any(|interface| !interface.is_granted()));
         self.due = now.instant + if awaits { self.look_delay } else { now.every };
         self.look_delay = (self.look_delay * BACKOFF_FACTOR).min(MAX_LOOK_DELAY);
     }
@@ -184,7 +184,7 @@ impl GuestInstance {
         // A vhost-net comes with its tap. Without one it may be another interface's, of which records
         // are still to come, or a vanished one.
         let lone = bind::lone_vhosts(&candidates, &unbound, &bound);
-        let is_hot_plug = self.interfaces.all.iter().any(|interface| !interface.granted);
+        let is_hot_plug = self.interfaces.all.iter().any(|interface| !interface.is_granted());
         let loses_vhost = self.vanished.iter().any(Vanished::is_lost_vhost);
         for (bound, lone) in bound.iter_mut().zip(&lone) {
             if loses_vhost && *lone {
@@ -202,8 +202,8 @@ impl GuestInstance {
             let since = known.map_or(now.instant, |known| known.since);
             let interface = bound[at].candidate.map(|candidate| &mut self.interfaces.all[candidate]);
             let patience = match &interface {
-                Some(interface) if interface.granted && lone[at] && is_hot_plug => now.patience,
-                Some(interface) if interface.granted => Duration::ZERO,
+                Some(interface) if interface.is_granted() && lone[at] && is_hot_plug => now.patience,
+                Some(interface) if interface.is_granted() => Duration::ZERO,
                 Some(_) => now.patience * HOT_PLUG_PATIENCES,
                 None => now.patience,
             };
@@ -223,7 +223,7 @@ impl GuestInstance {
                 interface.opened.iter().find(of).or(interface.opened.first()).map(|opened| opened.number)
             });
             let number = interface.map(|interface| {
-                interface.granted = true;
+                interface.grant(GrantedBy::Attach);
                 interface.mark_seen(unbound.device.kind);
                 interface.number
             });
@@ -286,13 +286,13 @@ impl GuestInstance {
             DeviceKind::VhostNet => !interface.accelerator_seen && !is_without_tap,
             _ => !interface.backend_seen,
         };
-        let opened = match interface.held_after_detach {
+        let opened = match interface.is_held_after_detach() {
             true => Vec::new(),
             false => {
                 interface.opened.iter().filter(is_expected).map(|opened| opened.device.clone()).collect()
             }
         };
-        let started_with = match interface.by_start {
+        let started_with = match interface.is_by_start() {
             true => self.started_with.get(&interface.mac).cloned().unwrap_or_default(),
             false => Vec::new(),
         };
@@ -300,7 +300,7 @@ impl GuestInstance {
             mac: interface.mac,
             opened,
             seen,
-            granted: interface.granted,
+            granted: interface.is_granted(),
             leaving,
             started_with,
         }
@@ -331,13 +331,13 @@ impl GuestInstance {
                 let netdevs = self
                     .netdevs
                     .get(&interface.mac)
-                    .filter(|_| interface.by_start && interface.opened.is_empty());
+                    .filter(|_| interface.is_by_start() && interface.opened.is_empty());
                 netdevs.is_some_and(|netdevs| netdevs.iter().all(|netdev| !netdev.is_raw()))
             };
-            if interface.reported || !interface.granted || !(interface.is_seen() || at_last || needs_none()) {
+            if !interface.is_unreported() || !(interface.is_seen() || at_last || needs_none()) {
                 continue;
             }
-            interface.reported = true;
+            interface.advance(GrantProgress::Reported);
             let of = self.held.iter().filter(|known| known.interface == Some(interface.number));
             let descriptors = of.map(|known| known.descriptor.clone()).collect();
             observations.push(Observation::Granted { mac: interface.mac, pid, descriptors });
