@@ -127,11 +127,15 @@ pub(super) enum Absence {
 }
 
 impl Vanished {
+    /// Whether it is a vhost-net whose file the kernel has not identified: one with its number may
+    /// be another one.
+    pub(super) fn is_unidentified_vhost(&self) -> bool {
+        self.known.is_vhost() && matches!(self.known.file, FileState::Unknown | FileState::Lost)
+    }
+
     /// Whether it is a vhost-net that QEMU may have under another number.
     pub(super) fn is_lost_vhost(&self) -> bool {
-        self.absence == Absence::NotShown
-            && self.known.is_vhost()
-            && matches!(self.known.file, FileState::Unknown | FileState::Lost)
+        self.absence == Absence::NotShown && self.is_unidentified_vhost()
     }
 }
 

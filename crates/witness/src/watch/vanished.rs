@@ -27,8 +27,8 @@ impl GuestInstance {
         let mut back: Vec<KnownDescriptor> =
             gone.extract_if(.., |known| take_moved(known, unbound, observations)).collect();
         for mut vanished in std::mem::take(&mut self.vanished) {
-            // A vhost-net with its number may be another one: `bind` decides.
-            let may_be_back = !vanished.is_lost_vhost();
+            // `bind` decides whether a vhost-net is back.
+            let may_be_back = !vanished.is_unidentified_vhost();
             let known = &mut vanished.known;
             let is = |observed: &ObservedDescriptor| !known.is_closed() && known.is(observed);
             let again = unbound.iter().position(is).filter(|_| may_be_back);
@@ -142,9 +142,8 @@ impl GuestInstance {
             return false;
         }
         let find = |is: &dyn Fn(&KnownDescriptor) -> bool| {
-            let may_be = |Vanished { known, absence, .. }: &Vanished| {
-                *absence == Absence::NotShown && known.is_vhost() && !known.is_closed() && is(known)
-            };
+            let may_be =
+                |Vanished { known, .. }: &Vanished| known.is_vhost() && !known.is_closed() && is(known);
             self.vanished.iter().position(may_be)
         };
         let at = find(&|known| known.is(observed)).or_else(|| find(&|known| self.is_backed(known)));
