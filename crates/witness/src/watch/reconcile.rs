@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use taptrail_bpf::FileState;
-use taptrail_record::{CloseDoubt, Descriptor, Device, DeviceKind, MacAddr};
+use taptrail_record::{Descriptor, Device, DeviceKind, MacAddr};
 
 use super::bind::{self, InterfaceCandidate, Match, UnboundDevice};
 use super::evidence::EndCheck;
@@ -152,102 +152,76 @@ impl GuestInstance {
         next: &mut u64,
         observations: &mut Vec<Observation>,
     ) {
-        let mut devices: Vec<(UnboundDevice, Vec<ObservedDescriptor>)> = Vec::new();
-        for one in observed {
-            let same = |(unbound, _): &&mut (UnboundDevice, Vec<ObservedDescriptor>)| {
-                unbound.device == one.device && one.device.kind != DeviceKind::VhostNet
+        let (unbound, mut descriptors) = group_by_device(observed);
+        let (bound, lone) = self.find_interfaces(&unbound);
+        let is_hot_plug = self.interfaces.all.iter().any(|interface| !interface.is_granted());
+        let before = std::mem::take(&mut self.unbound);
+        // Sorted by interface, backends first, so that a reader sees what belongs together.
+        let mut order: Vec<usize> = (0..unbound.len()).collect();
+        order.sort_by_key(|at| (bound[*at].candidate.unwrap_or(usize::MAX), unbound[*at].device.kind, *at));
+        for at in order {
+            let Match { candidate, mac } = bound[at];
+            let (fd, device) = (unbound[at].fds[0], &unbound[at].device);
+            let known = before.iter().find(|before| before.fd == fd && before.device == *device);
+            let since = known.map_or(now.instant, |known| known.since);
+            let interface = candidate.map(|candidate| &mut self.interfaces.all[candidate]);
+            let age = now.instant.duration_since(since);
+            let (age, patience) = match &interface {
+                Some(interface) if !interface.is_granted() => {
+                    (age.max(waited), now.patience * HOT_PLUG_PATIENCES)
+                }
+                Some(_) if lone[at] && is_hot_plug => (age.max(waited), now.patience),
+                Some(_) => (age, Duration::ZERO),
+                None => (age, now.patience),
             };
-            let number = one.fds.first().copied().unwrap_or_default();
-            match devices.iter_mut().find(same) {
-                Some((unbound, all)) => {
-                    unbound.fds.push(number);
-                    all.push(one);
+            if age < patience {
+                let (device, is_opened) = (device.clone(), candidate.is_some());
+                self.unbound.push(PendingDevice { fd, device, since, is_opened });
+                continue;
+            }
+            let open = interface.as_ref().and_then(|interface| {
+                let of = |opened: &&OpenedDevice| opened.device.kind == device.kind;
+                interface.opened.iter().find(of).or(interface.opened.first()).map(|opened| opened.number)
+            });
+            let number = interface.map(|interface| {
+                interface.grant(GrantedBy::Attach);
+                interface.mark_seen(device.kind);
+                interface.number
+            });
+            for observed in std::mem::take(&mut descriptors[at]) {
+                let is_unexplained = number.is_none() && mac.is_none();
+                if is_unexplained && self.take_for_vanished(&observed, now, observations) {
+                    continue;
                 }
-                None => {
-                    let (device, address, libvirt_mac) = (one.device.clone(), one.address, one.libvirt_mac);
-                    devices
-                        .push((UnboundDevice { device, address, libvirt_mac, fds: vec![number] }, vec![one]));
-                }
+                let known = self.new_known(pid, observed, number, mac, next);
+                self.end_same_vanished(&known, now, observations);
+                let (descriptor, link) = (known.descriptor.clone(), known.link);
+                observations.push(Observation::Seen { number: known.number, descriptor, open, link });
+                self.held.push(known);
             }
         }
+    }
+
+    /// Finds the interface of each unbound device, and whether it is a vhost-net whose interface
+    /// has no known backend.
+    fn find_interfaces(&self, unbound: &[UnboundDevice]) -> (Vec<Match>, Vec<bool>) {
         let leaving = self.interfaces.leaving();
-        let candidates: Vec<InterfaceCandidate> = self
-            .interfaces
-            .all
-            .iter()
-            .map(|interface| self.candidate(interface, leaving.contains(&interface.number)))
-            .collect();
-        let unbound: Vec<UnboundDevice> = devices.iter().map(|(unbound, _)| unbound.clone()).collect();
+        let candidate =
+            |interface: &ManagedInterface| self.candidate(interface, leaving.contains(&interface.number));
+        let candidates: Vec<InterfaceCandidate> = self.interfaces.all.iter().map(candidate).collect();
         let none = bind::StartFds::new();
-        let mut bound =
-            bind::bind(&candidates, &unbound, if self.from_start { &none } else { &self.started_with });
-        // A vhost-net comes with its tap. Without one it may be another interface's, of which records
-        // are still to come, or a vanished one.
-        let lone = bind::lone_vhosts(&candidates, &unbound, &bound);
-        let is_hot_plug = self.interfaces.all.iter().any(|interface| !interface.is_granted());
+        let start_fds = if self.from_start { &none } else { &self.started_with };
+        let mut bound = bind::bind(&candidates, unbound, start_fds);
+        // A vhost-net comes with its tap. Without one it may be another interface's, of which
+        // records are still to come, or a vanished one.
+        let lone = bind::lone_vhosts(&candidates, unbound, &bound);
         let loses_vhost = self.vanished.iter().any(Vanished::is_lost_vhost);
         for (bound, lone) in bound.iter_mut().zip(&lone) {
             if loses_vhost && *lone {
                 *bound = Match::default();
             }
         }
-        let before = std::mem::take(&mut self.unbound);
-        // Sorted by interface, backends first, so that a reader sees what belongs together.
-        let mut order: Vec<usize> = (0..devices.len()).collect();
-        order.sort_by_key(|at| (bound[*at].candidate.unwrap_or(usize::MAX), devices[*at].0.device.kind, *at));
-        for at in order {
-            let (unbound, all) = &mut devices[at];
-            let known =
-                before.iter().find(|before| before.fd == unbound.fds[0] && before.device == unbound.device);
-            let since = known.map_or(now.instant, |known| known.since);
-            let interface = bound[at].candidate.map(|candidate| &mut self.interfaces.all[candidate]);
-            let patience = match &interface {
-                Some(interface) if interface.is_granted() && lone[at] && is_hot_plug => now.patience,
-                Some(interface) if interface.is_granted() => Duration::ZERO,
-                Some(_) => now.patience * HOT_PLUG_PATIENCES,
-                None => now.patience,
-            };
-            if now.instant.duration_since(since).max(if interface.is_some() {
-                waited
-            } else {
-                Duration::ZERO
-            }) < patience
-            {
-                let (fd, device, is_opened) =
-                    (unbound.fds[0], unbound.device.clone(), bound[at].candidate.is_some());
-                self.unbound.push(PendingDevice { fd, device, since, is_opened });
-                continue;
-            }
-            let open = interface.as_ref().and_then(|interface| {
-                let of = |opened: &&OpenedDevice| opened.device.kind == unbound.device.kind;
-                interface.opened.iter().find(of).or(interface.opened.first()).map(|opened| opened.number)
-            });
-            let number = interface.map(|interface| {
-                interface.grant(GrantedBy::Attach);
-                interface.mark_seen(unbound.device.kind);
-                interface.number
-            });
-            for observed in all.drain(..) {
-                if number.is_none()
-                    && bound[at].mac.is_none()
-                    && self.take_for_vanished(&observed, now, observations)
-                {
-                    continue;
-                }
-                let known = self.new_known(pid, observed, number, bound[at].mac, next);
-                // Without an end of the first one, a reader of the records takes both for one.
-                let is_same = |vanished: &mut Vanished| {
-                    let before = &vanished.known.descriptor;
-                    before.fd == known.descriptor.fd && before.device == known.descriptor.device
-                };
-                for vanished in self.vanished.extract_if(.., is_same) {
-                    observations.push(vanished.observation(now, Some(CloseDoubt::Uncounted.into())));
-                }
-                let (descriptor, link) = (known.descriptor.clone(), known.link);
-                observations.push(Observation::Seen { number: known.number, descriptor, open, link });
-                self.held.push(known);
-            }
-        }
+        (bound, lone)
     }
 
     fn new_known(
@@ -353,4 +327,24 @@ impl GuestInstance {
 /// The name of a tap's link, as a quick scan shows it; none for other devices.
 pub(super) fn tap_name(device: &Device) -> Option<&str> {
     device.dev.as_deref().filter(|_| device.kind == DeviceKind::Tun)
+}
+
+/// Groups descriptors by their devices. vhost-nets are all alike, and each is a device of its own.
+fn group_by_device(observed: Vec<ObservedDescriptor>) -> (Vec<UnboundDevice>, Vec<Vec<ObservedDescriptor>>) {
+    let mut devices: Vec<UnboundDevice> = Vec::new();
+    let mut descriptors: Vec<Vec<ObservedDescriptor>> = Vec::new();
+    for one in observed {
+        let is_same =
+            |unbound: &UnboundDevice| unbound.device == one.device && one.device.kind != DeviceKind::VhostNet;
+        let fd = one.fds.first().copied().unwrap_or_default();
+        if let Some(at) = devices.iter().position(is_same) {
+            devices[at].fds.push(fd);
+            descriptors[at].push(one);
+        } else {
+            let (device, address, libvirt_mac) = (one.device.clone(), one.address, one.libvirt_mac);
+            devices.push(UnboundDevice { device, address, libvirt_mac, fds: vec![fd] });
+            descriptors.push(vec![one]);
+        }
+    }
+    (devices, descriptors)
 }

@@ -162,6 +162,23 @@ impl GuestInstance {
         false
     }
 
+    /// Ends the vanished descriptors with the number and device of a new one: without an end, a
+    /// reader of the records takes both for one.
+    pub(super) fn end_same_vanished(
+        &mut self,
+        new: &KnownDescriptor,
+        now: LookContext,
+        observations: &mut Vec<Observation>,
+    ) {
+        let is_same = |vanished: &mut Vanished| {
+            let before = &vanished.known.descriptor;
+            before.fd == new.descriptor.fd && before.device == new.descriptor.device
+        };
+        for vanished in self.vanished.extract_if(.., is_same) {
+            observations.push(vanished.observation(now, Some(CloseDoubt::Uncounted.into())));
+        }
+    }
+
     /// All known descriptors, whether QEMU shows them or not.
     pub(super) fn all_known(&mut self) -> impl Iterator<Item = &mut KnownDescriptor> {
         let vanished = self.vanished.iter_mut().map(|vanished| &mut vanished.known);
