@@ -63,7 +63,7 @@ pub(super) struct GuestInstance {
     pub(super) needs_full_look: bool,
     /// When all known descriptors were last seen to be held.
     pub(super) all_seen_at: Option<Timestamp>,
-    /// When to look next.
+    /// When the watcher has to look next.
     pub(super) due: Instant,
     pub(super) look_delay: Duration,
     /// Since when something is pending: from the first look after the last record.

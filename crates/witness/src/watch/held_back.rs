@@ -34,13 +34,13 @@ pub(super) struct HeldBack {
 /// The backend of an interface that was granted without an open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Backing {
-    /// Not known yet.
+    /// The next looks will show it.
     Pending,
     /// Unknown: QEMU can't be inspected, or holds a device that may be this interface's.
     Unknown,
     /// QEMU holds a raw network device for it.
     Device,
-    /// QEMU holds none.
+    /// QEMU holds no raw network device for it.
     None,
     /// QEMU holds vhost-vdpa devices, which no manager records. `is_its`: there is only one, and it
     /// belongs to this interface; otherwise one of them may.

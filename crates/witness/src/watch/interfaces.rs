@@ -51,7 +51,7 @@ pub(super) enum GrantProgress {
     HeldAfterDetach,
 }
 
-/// One open record.
+/// A device that a record says was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct OpenedDevice {
     pub(super) number: u64,
