@@ -12,11 +12,11 @@ pub enum Program {
     Hypervisor,
     /// A user-mode network for guests or containers: passt, slirp4netns, vde.
     Network,
-    /// A VPN's daemon.
+    /// A daemon of a VPN: openvpn, tailscaled and the like.
     Vpn,
     /// A manager that opens devices for guests and passes them on: libvirt, taptrail.
     Manager,
-    /// Any other.
+    /// A program of no other kind.
     Other,
 }
 
@@ -45,7 +45,7 @@ impl Program {
         }
     }
 
-    /// The word in JSON and tables.
+    /// The word that stands for it in JSON and tables.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Qemu => "qemu",

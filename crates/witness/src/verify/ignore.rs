@@ -18,7 +18,7 @@ use crate::scan::Holder;
 #[derive(Debug, Clone, Default)]
 pub struct Ignore {
     paths: HashSet<PathBuf>,
-    /// By device and inode.
+    /// The device and inode of each program that exists.
     files: HashSet<(u64, u64)>,
     mounts: Option<u64>,
     pids: HashSet<u32>,
