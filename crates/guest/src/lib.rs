@@ -6,6 +6,7 @@
 //!
 //! - [`spec`], [`xml`]: the configuration of an interface, as a SPEC or as libvirt's XML.
 //! - [`mod@file`]: the configuration of a guest, in a file.
+//! - `text_error`: what is wrong with such a text, and where.
 //! - [`qemu`]: checks the user's command line and adds taptrail's arguments to it.
 //! - `account`: writes each record to the kernel's audit and to the ledger.
 //! - `interface`: opens, configures and filters the devices of a SPEC, and undoes that.
@@ -61,6 +62,7 @@ pub mod spec;
 mod state;
 mod stray;
 mod supervisor;
+mod text_error;
 mod unrecorded;
 mod unresponsive;
 pub mod xml;
@@ -81,6 +83,7 @@ pub use run_dir::{Dirs, NOFOLLOW, RunDirError, api_socket, check_name, guests, l
 pub use service_manager::ServiceManager;
 pub use stray::{Stray, StrayState, strays};
 pub use supervisor::{Observer, Running, SuperviseError, adopt, supervise};
+pub use text_error::TextError;
 pub use unrecorded::{Unrecorded, UnrecordedError, kill_unrecorded, unrecorded};
 pub use unresponsive::{
     CutLink, KilledQemu, Supervised, UnresponsiveError, cut_link, host_interface, kill_qemu, supervised,

@@ -25,7 +25,7 @@ use std::time::Duration;
 use taptrail_kernel::process::Limit;
 use uuid::Uuid;
 
-pub use self::error::{FileError, FileProblem};
+pub use self::error::{FileError, FileProblem, TomlError};
 pub use self::key::FileKey;
 pub use self::parse::{NICS_LIMIT, parse};
 pub use self::read::{FILE_LIMIT, ReadError, read};

@@ -3,9 +3,10 @@ use std::ops::Range;
 
 use taptrail_record::{IfName, IfNameError, MacAddr, MacAddrError};
 
-use super::pointer::{self, Pointer};
 use super::{Key, NicId, NicIdError};
 use crate::qemu::model::{Model, ModelError};
+use crate::text_error;
+use crate::text_error::pointer::{self, Pointer};
 
 /// What is wrong with a SPEC.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -120,29 +121,7 @@ pub enum Problem {
     LinkInUse(IfName),
 }
 
-/// A problem, and where in some text it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fault {
-    pub(crate) span: Range<usize>,
-    pub(crate) problem: Box<Problem>,
-    /// The other place, if two contradict each other.
-    pub(crate) beside: Option<Range<usize>>,
-    pub(crate) help: Option<String>,
-}
-
-impl Fault {
-    pub(crate) fn new(span: Range<usize>, problem: Problem) -> Self {
-        Self { span, problem: Box::new(problem), beside: None, help: None }
-    }
-
-    pub(crate) fn beside(self, beside: Range<usize>) -> Self {
-        Self { beside: Some(beside), ..self }
-    }
-
-    pub(crate) fn help(self, help: impl Into<String>) -> Self {
-        Self { help: Some(help.into()), ..self }
-    }
-}
+pub(crate) type Fault = text_error::Fault<Problem>;
 
 /// A SPEC that is refused: one line by `Display`, with the text by [`SpecError::render`].
 #[derive(Debug, Clone, PartialEq, Eq)]
