@@ -67,7 +67,19 @@ pub enum CommandLineError {
         /// The option and its value, shortened.
         argument: String,
         /// The option of taptrail's.
-        instead: &'static str,
+        instead: RunOption,
+    },
+    /// A configuration file would set the guest's name.
+    #[error(
+        "Argument {position} of QEMU, '{argument}', is taptrail's own to set: \
+         use {} for its section [name] instead",
+        RunOption::Name
+    )]
+    ConfigReserved {
+        /// Which argument.
+        position: usize,
+        /// The option and the file.
+        argument: String,
     },
     /// The last option lacks its value.
     #[error("Argument {position} of QEMU, '{argument}', needs a value")]
@@ -124,6 +136,56 @@ pub enum CommandLineError {
         /// The device.
         path: PathBuf,
     },
+}
+
+/// An option of `taptrail run` that does what an argument of QEMU would.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunOption {
+    /// `--nic`: QEMU gets the device on record.
+    Nic,
+    /// `--device`: QEMU sees the device in its own `/dev`.
+    Device,
+    /// `--name`: the guest's name.
+    Name,
+    /// `--uuid`: the guest's uuid.
+    Uuid,
+    /// `--user`: the user that QEMU runs as.
+    User,
+    /// `--background`: the guest runs on when the command returns.
+    Background,
+}
+
+impl RunOption {
+    /// The option as it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Nic => "--nic",
+            Self::Device => "--device",
+            Self::Name => "--name",
+            Self::Uuid => "--uuid",
+            Self::User => "--user",
+            Self::Background => "--background",
+        }
+    }
+}
+
+impl fmt::Display for RunOption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl CommandLineError {
+    /// The option of `taptrail run` that is to be used instead; `None` where there is none.
+    pub fn instead(&self) -> Option<RunOption> {
+        match self {
+            Self::OpensTap { .. } | Self::ConfigOpensTap { .. } | Self::Raw { .. } => Some(RunOption::Nic),
+            Self::Reserved { instead, .. } => Some(*instead),
+            Self::ConfigReserved { .. } => Some(RunOption::Name),
+            Self::Hidden { .. } => Some(RunOption::Device),
+            Self::MissingValue { .. } | Self::Json { .. } | Self::Config { .. } => None,
+        }
+    }
 }
 
 fn in_place_of(nic: &Option<usize>) -> String {
@@ -209,11 +271,13 @@ impl CommandLineCheck {
             "netdev" | "net" | "nic" => self.check_backend(option, &text)?,
             "set" => check_set(option, &text)?,
             "readconfig" => self.check_config(option)?,
-            "name" => return Err(reserved(option, "--name")),
-            "uuid" => return Err(reserved(option, "--uuid")),
-            "daemonize" => return Err(reserved(option, "--background")),
-            "runas" => return Err(reserved(option, "--user")),
-            "run-with" if fields(&text, "").get("user").is_some() => return Err(reserved(option, "--user")),
+            "name" => return Err(reserved(option, RunOption::Name)),
+            "uuid" => return Err(reserved(option, RunOption::Uuid)),
+            "daemonize" => return Err(reserved(option, RunOption::Background)),
+            "runas" => return Err(reserved(option, RunOption::User)),
+            "run-with" if fields(&text, "").get("user").is_some() => {
+                return Err(reserved(option, RunOption::User));
+            }
             "machine" | "M" => self.set_machine(&fields(&text, "type")),
             "sandbox" => self.sandbox = true,
             "S" => self.paused = true,
@@ -262,7 +326,12 @@ impl CommandLineCheck {
                         spec: suggest::spec(&section.fields, None),
                     });
                 }
-                "name" => return Err(reserved(option, "--name for its section [name]")),
+                "name" => {
+                    return Err(CommandLineError::ConfigReserved {
+                        position: option.position,
+                        argument: option.shown(),
+                    });
+                }
                 "machine" => self.set_machine(&section.fields),
                 "sandbox" => self.sandbox = true,
                 _ => {}
@@ -309,7 +378,7 @@ fn fields(text: &str, implied: &str) -> Fields {
     Fields::parse(text, implied).unwrap_or_default()
 }
 
-fn reserved(option: &Given<'_>, instead: &'static str) -> CommandLineError {
+fn reserved(option: &Given<'_>, instead: RunOption) -> CommandLineError {
     CommandLineError::Reserved { position: option.position, argument: option.shown(), instead }
 }
 

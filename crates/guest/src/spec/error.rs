@@ -5,7 +5,6 @@ use taptrail_record::{IfName, IfNameError, MacAddr, MacAddrError};
 
 use super::{Key, NicId, NicIdError};
 use crate::qemu::model::{Model, ModelError};
-use crate::text_error;
 use crate::text_error::pointer::{self, Pointer};
 
 /// What is wrong with a SPEC.
@@ -121,7 +120,7 @@ pub enum Problem {
     LinkInUse(IfName),
 }
 
-pub(crate) type Fault = text_error::Fault<Problem>;
+pub(crate) type Fault = crate::text_error::Fault<Problem>;
 
 /// A SPEC that is refused: one line by `Display`, with the text by [`SpecError::render`].
 #[derive(Debug, Clone, PartialEq, Eq)]
