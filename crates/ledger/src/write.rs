@@ -1,6 +1,6 @@
 use jiff::Timestamp;
 use rusqlite::{Transaction, params};
-use taptrail_record::{DeviceKind, GuestId, MacAddr, Rdev};
+use taptrail_record::{DeviceKind, GuestId, LogProof, MacAddr, Rdev};
 
 use crate::LedgerError;
 
@@ -73,6 +73,16 @@ impl AuditOutcome {
     /// Whether the record is in the kernel's log, as far as is known.
     pub fn is_logged(&self) -> bool {
         matches!(self, Self::ReadBack | Self::Counters | Self::Acknowledged)
+    }
+}
+
+impl From<LogProof> for AuditOutcome {
+    fn from(proof: LogProof) -> Self {
+        match proof {
+            LogProof::ReadBack => Self::ReadBack,
+            LogProof::Counters => Self::Counters,
+            LogProof::AckOnly => Self::Acknowledged,
+        }
     }
 }
 

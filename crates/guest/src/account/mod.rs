@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use taptrail_kernel::audit::{Audit, AuditError, LogProof, LogTime, NotLogged};
+use taptrail_kernel::audit::{Audit, AuditError, LogTime, NotLogged};
 use taptrail_kernel::proc::{ProcessId, boot_id, network_namespace};
 use taptrail_ledger::{
     AuditOutcome, GuestKey, InterfaceKey, Ledger, LedgerError, Logged, MovedKeys, NewGuest, Process, Step,
@@ -469,16 +469,11 @@ impl Account {
                     if !logged.proof.is_proven() {
                         refusal.get_or_insert(AccountError::Unproven);
                     }
-                    let outcome = match logged.proof {
-                        LogProof::ReadBack => AuditOutcome::ReadBack,
-                        LogProof::Counters => AuditOutcome::Counters,
-                        LogProof::AckOnly => AuditOutcome::Acknowledged,
-                    };
                     let time = logged
                         .time
                         .and_then(LogTime::as_millisecond)
                         .and_then(|time| Timestamp::from_millisecond(time).ok());
-                    (time, Logged { outcome, serial: logged.serial })
+                    (time, Logged { outcome: logged.proof.into(), serial: logged.serial })
                 }
                 Err(reason) => {
                     warn_once(&mut self.warned, &reason);

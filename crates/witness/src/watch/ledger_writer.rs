@@ -13,7 +13,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
-use taptrail_kernel::audit::{Audit, LogProof, LogTime};
+use taptrail_kernel::audit::{Audit, LogTime};
 use taptrail_kernel::proc::{ProcessId, boot_id};
 use taptrail_ledger::{AuditOutcome, Checkpoint, DeviceKey, GuestKey, Ledger, Logged, Process, RecordKey};
 use taptrail_record::{GuestId, Notice, Reason, Record};
@@ -282,17 +282,12 @@ impl LedgerWriter {
         for (row, outcome) in rows.iter_mut().zip(outcomes) {
             row.logged = Some(match outcome {
                 Ok(logged) => {
-                    let outcome = match logged.proof {
-                        LogProof::ReadBack => AuditOutcome::ReadBack,
-                        LogProof::Counters => AuditOutcome::Counters,
-                        LogProof::AckOnly => AuditOutcome::Acknowledged,
-                    };
                     row.time = logged
                         .time
                         .and_then(LogTime::as_millisecond)
                         .and_then(|time| Timestamp::from_millisecond(time).ok())
                         .unwrap_or(row.time);
-                    Logged { outcome, serial: logged.serial }
+                    Logged { outcome: logged.proof.into(), serial: logged.serial }
                 }
                 Err(reason) => {
                     let how = reason.to_string();
