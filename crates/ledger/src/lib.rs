@@ -46,8 +46,8 @@ pub use read::{Guest, OpenStep, Records, StoredRecord};
 pub use upkeep::Pruned;
 pub use watch::{Checkpoint, NewWatched};
 pub use write::{
-    AuditOutcome, DeviceKey, GuestKey, InterfaceKey, Logged, NewDevice, NewGuest, NewRecord, Process,
-    RecordKey, Step, StepKey, Tx,
+    AuditOutcome, DeviceKey, GuestKey, InterfaceKey, Logged, NewDevice, NewGuest, NewRecord, PendingRecord,
+    Process, RecordKey, Step, StepKey, Tx,
 };
 
 use std::fs::{DirBuilder, OpenOptions};
