@@ -22,13 +22,13 @@ use taptrail_record::{CloseDoubt, DeviceKind, Event, GuestId, MacAddr, Outcome, 
 use tracing::warn;
 
 use crate::account::{
-    Account, AccountError, AuditMode, LedgerBatch, Live, OpenDevice, ledger_if_any, own_guests,
+    Account, AccountError, AuditMode, LedgerBatch, Live, OpenDevice, ledger_if_any, own_guests, process_id,
 };
 use crate::driver::kill_process;
 use crate::handover::{self, OpenFileCounts};
 use crate::host::{Host, LeftOverError};
 use crate::marked::MarkedError;
-use crate::process::{QemuProcess, process_id};
+use crate::process::QemuProcess;
 use crate::run_dir::{Dirs, RunDirError, RunDirLock};
 use crate::spec::NicSpec;
 

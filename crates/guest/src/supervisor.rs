@@ -8,9 +8,9 @@ use taptrail_record::GuestId;
 use tracing::warn;
 use uuid::Uuid;
 
+use crate::account::process_id;
 use crate::callers::Callers;
 use crate::driver::{self, AdoptError, AdoptOptions, Driver, Ended, MonitorSocket, StartError, StartOptions};
-use crate::process::process_id;
 use crate::request::Inbox;
 use crate::run_dir::{RunDirError, RunDirLock};
 use crate::server::ApiServer;

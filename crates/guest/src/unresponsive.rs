@@ -16,11 +16,10 @@ use taptrail_kernel::proc::{ProcessId, boot_id, network_namespace};
 use taptrail_ledger::{Guest, Ledger, LedgerError, Step};
 use taptrail_record::{GuestId, MacAddr};
 
-use crate::account::{ledger_if_any, own_guests};
+use crate::account::{ledger_if_any, own_guests, process_id};
 use crate::driver::{ReleaseKind, kill_process};
 use crate::host::Host;
 use crate::host_link::mark;
-use crate::process::process_id;
 use crate::run_dir::{self, Dirs};
 
 /// A guest with an open account whose supervisor runs, whether it answers or not.

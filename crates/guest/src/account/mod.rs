@@ -33,12 +33,11 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::events::{EventKind, EventPublisher};
-use crate::process::process_id;
 
 pub(crate) use batch::LedgerBatch;
 use batch::{Change, LoggedBatch, LoggedRecord};
 use findings::Findings;
-pub(crate) use live::{Live, ledger_if_any, live_guests, own_guests};
+pub(crate) use live::{Live, ledger_if_any, live_guests, own_guests, process_id};
 pub(crate) use opens::{OpenDevice, Opens};
 
 /// How long to retry the last commit of a guest that has ended.

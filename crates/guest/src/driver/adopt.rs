@@ -28,11 +28,10 @@ use super::release::{ReleaseKind, failed_attach, state_after};
 use super::{
     AdoptError, AdoptOptions, AttachedInterface, Driver, MONITOR_TIMEOUT, PlugState, Port, log_error,
 };
-use crate::account::{Account, LedgerBatch, Live, OpenDevice, live_guests};
+use crate::account::{Account, LedgerBatch, Live, OpenDevice, live_guests, process_id};
 use crate::handover::{self, CheckedDevices, OpenFileCounts, ReleaseCheck};
 use crate::host::{Host, HostResources};
 use crate::interface::Interface;
-use crate::process::process_id;
 use crate::qemu::Ports;
 use crate::request::Inbox;
 use crate::run_dir::Dirs;
