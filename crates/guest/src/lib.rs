@@ -12,7 +12,8 @@
 //! - `interface`: opens, configures and filters the devices of a SPEC, and undoes that.
 //! - `environment`: which environment variables QEMU gets.
 //! - `open_files`: the last closes that the kernel reports by BPF, with `--bpf`.
-//! - `handover`: finds the devices that QEMU holds, and the evidence of a release.
+//! - `qemu_devices`: finds the devices that QEMU holds.
+//! - `handover`: finds the evidence of a release.
 //! - `host_link`: the host's link behind an interface, and how it is identified.
 //! - `driver`: the state machine, the only thing that acts on the guest.
 //! - `recovery`: closes the accounts of ended supervisors, and removes their links and filters.
@@ -51,6 +52,7 @@ mod monitor;
 mod open_files;
 mod process;
 pub mod qemu;
+mod qemu_devices;
 mod recovery;
 mod request;
 mod run_dir;
