@@ -15,6 +15,7 @@ mod ledger;
 mod list;
 mod log;
 mod output;
+mod qemu_output;
 mod queries;
 mod reading;
 mod recover;
