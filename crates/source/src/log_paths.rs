@@ -13,7 +13,8 @@ pub(crate) fn is_stdin(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-/// The paths of the files that [`expand`](crate::expand) finds for a path now; none for standard input.
+/// The paths of the files that [`expand`](crate::expand) finds for a path now; none for standard
+/// input.
 ///
 /// # Errors
 ///
