@@ -44,17 +44,17 @@ pub enum SuperviseError {
     /// The guest did not start.
     #[error("Guest '{name}' did not start")]
     Start {
-        /// Its name.
+        /// The guest's name.
         name: String,
-        /// The cause.
+        /// The error beneath it, which says why.
         source: Box<StartError>,
     },
     /// The guest can't be adopted.
     #[error("Guest '{name}' can't be adopted")]
     Adopt {
-        /// Its name.
+        /// The guest's name.
         name: String,
-        /// The cause.
+        /// The error beneath it, which says why.
         source: Box<AdoptError>,
     },
 }
@@ -62,7 +62,7 @@ pub enum SuperviseError {
 /// A running guest, as reported to the process that started the supervisor.
 #[derive(Debug, Clone, Copy)]
 pub struct Running {
-    /// QEMU's pid.
+    /// The pid of the guest's QEMU.
     pub pid: u32,
     /// The guest's uuid.
     pub uuid: Uuid,

@@ -157,7 +157,7 @@ impl PendingRecord {
 pub struct NewDevice<'a> {
     /// The interface it was opened for.
     pub mac: MacAddr,
-    /// Its kind.
+    /// The kind of the device.
     pub kind: DeviceKind,
     /// The path given to open(2).
     pub path: &'a str,
@@ -205,7 +205,7 @@ pub struct NewGuest<'a> {
     pub id: &'a GuestId,
     /// The boot in which it starts (`/proc/sys/kernel/random/boot_id`).
     pub boot_id: &'a str,
-    /// Its supervisor.
+    /// The process of its supervisor.
     pub supervisor: Process,
     /// The inode of its network namespace (`/proc/PID/ns/net`).
     pub netns: u64,

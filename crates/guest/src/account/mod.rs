@@ -78,7 +78,7 @@ pub enum AccountError {
     /// A guest of this name or uuid runs without a supervisor.
     #[error("Guest '{name}'{} runs on without a supervisor, as pid {pid}: `taptrail adopt` gives it one", with_uuid(.uuid))]
     Orphan {
-        /// The guest.
+        /// The name of the guest that runs.
         name: String,
         /// Its uuid, if the name differs from the requested guest's.
         uuid: Option<Uuid>,
@@ -88,7 +88,7 @@ pub enum AccountError {
     /// A guest of this uuid is running, or one of this name in another run directory.
     #[error("Guest '{name}'{} is already running: its supervisor has pid {pid}", with_uuid(.uuid))]
     Supervised {
-        /// The guest.
+        /// The name of the guest that runs.
         name: String,
         /// Its uuid, if the name differs from the requested guest's.
         uuid: Option<Uuid>,
@@ -98,7 +98,7 @@ pub enum AccountError {
     /// Facts about the host or this process can't be read.
     #[error("{what} can't be read")]
     Proc {
-        /// The fact.
+        /// What could not be read, as it begins a sentence.
         what: &'static str,
         /// The system's error.
         source: std::io::Error,

@@ -9,7 +9,7 @@ use crate::text_error::{self, TextError};
 /// What is wrong with a guest's file.
 #[derive(Debug, thiserror::Error)]
 pub enum FileProblem {
-    /// Not TOML.
+    /// The text is not TOML.
     #[error("The file is not valid TOML")]
     Malformed(#[source] TomlError),
     /// An unknown key.
@@ -21,7 +21,7 @@ pub enum FileProblem {
     /// A value of another kind.
     #[error("'{key}' can't be {found}: {needed} is needed")]
     Kind {
-        /// The key.
+        /// The key whose value is wrong.
         key: FileKey,
         /// The kind of the value.
         found: &'static str,
@@ -34,9 +34,9 @@ pub enum FileProblem {
     /// Too many entries.
     #[error("'{key}' has more than {limit} entries")]
     TooMany {
-        /// The key.
+        /// The key whose value is wrong.
         key: FileKey,
-        /// The limit.
+        /// How many entries the key takes at most.
         limit: usize,
     },
     /// A NUL, which no program, path or variable can have.
@@ -54,9 +54,9 @@ pub enum FileProblem {
     /// Not one of the values that the key takes.
     #[error("'{text}' can't be '{key}': {} is needed", spec::either(choices))]
     Choice {
-        /// The key.
+        /// The key whose value is wrong.
         key: FileKey,
-        /// The value.
+        /// The value as it is in the file.
         text: String,
         /// The values that the key takes.
         choices: Vec<&'static str>,
@@ -64,9 +64,9 @@ pub enum FileProblem {
     /// Not a number, or out of its range.
     #[error("'{text}' can't be '{key}': a number from 0 to {max} is needed")]
     Number {
-        /// The key.
+        /// The key whose value is wrong.
         key: FileKey,
-        /// The value.
+        /// The value as it is in the file.
         text: String,
         /// The highest that is taken.
         max: u8,

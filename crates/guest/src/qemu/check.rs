@@ -34,7 +34,7 @@ pub enum CommandLineError {
         in_place_of(.nic)
     )]
     OpensTap {
-        /// Which argument.
+        /// The position of the option among QEMU's arguments, from 1.
         position: usize,
         /// The option and its value, shortened.
         argument: String,
@@ -50,7 +50,7 @@ pub enum CommandLineError {
         path = path.display()
     )]
     ConfigOpensTap {
-        /// The file.
+        /// The path of the configuration file.
         path: PathBuf,
         /// Where the section begins, from 1.
         line: usize,
@@ -62,7 +62,7 @@ pub enum CommandLineError {
     /// An option that the user sets by an option of taptrail.
     #[error("Argument {position} of QEMU, '{argument}', is taptrail's own to set: use {instead} instead")]
     Reserved {
-        /// Which argument.
+        /// The position of the option among QEMU's arguments, from 1.
         position: usize,
         /// The option and its value, shortened.
         argument: String,
@@ -76,7 +76,7 @@ pub enum CommandLineError {
         RunOption::Name
     )]
     ConfigReserved {
-        /// Which argument.
+        /// The position of the option among QEMU's arguments, from 1.
         position: usize,
         /// The option and the file.
         argument: String,
@@ -84,15 +84,15 @@ pub enum CommandLineError {
     /// The last option lacks its value.
     #[error("Argument {position} of QEMU, '{argument}', needs a value")]
     MissingValue {
-        /// Which argument.
+        /// The position of the option among QEMU's arguments, from 1.
         position: usize,
-        /// The option.
+        /// The option, shortened.
         argument: String,
     },
     /// Whether it opens a tap can't be determined.
     #[error("Argument {position} of QEMU, '{argument}', can't be checked: its JSON is not plain JSON")]
     Json {
-        /// Which argument.
+        /// The position of the option among QEMU's arguments, from 1.
         position: usize,
         /// The option and its value, shortened.
         argument: String,
@@ -102,7 +102,7 @@ pub enum CommandLineError {
     /// Whether it opens a tap can't be determined.
     #[error("Argument {position} of QEMU, '{argument}', can't be checked")]
     Config {
-        /// Which argument.
+        /// The position of the option among QEMU's arguments, from 1.
         position: usize,
         /// The option and the file.
         argument: String,
@@ -116,11 +116,11 @@ pub enum CommandLineError {
         path = path.display()
     )]
     Hidden {
-        /// Which argument.
+        /// The position of the option among QEMU's arguments, from 1.
         position: usize,
         /// The option and its value, shortened.
         argument: String,
-        /// The device.
+        /// The path of the device.
         path: PathBuf,
     },
     /// QEMU would open it past the audit.
@@ -129,11 +129,11 @@ pub enum CommandLineError {
         path = path.display()
     )]
     Raw {
-        /// Which argument.
+        /// The position of the option among QEMU's arguments, from 1.
         position: usize,
         /// The option and its value, shortened.
         argument: String,
-        /// The device.
+        /// The path of the device.
         path: PathBuf,
     },
 }

@@ -13,7 +13,7 @@ pub enum Problem {
     /// Longer than [`SPEC_LIMIT`](super::SPEC_LIMIT).
     #[error("The SPEC is longer than {limit} bytes")]
     TooLong {
-        /// In bytes.
+        /// The most that is taken, in bytes.
         limit: usize,
     },
     /// The SPEC is empty.
@@ -56,9 +56,9 @@ pub enum Problem {
     /// Not a number, or out of its range.
     #[error("'{text}' can't be '{key}': a number from {min} to {max} is needed")]
     Number {
-        /// The key.
+        /// The key whose value is wrong.
         key: Key,
-        /// The value.
+        /// The value as it was given, shortened.
         text: String,
         /// The lowest that is taken.
         min: u32,
@@ -68,9 +68,9 @@ pub enum Problem {
     /// Not one of the values that the key takes.
     #[error("'{text}' can't be '{key}': {} is needed", either(choices))]
     Choice {
-        /// The key.
+        /// The key whose value is wrong.
         key: Key,
-        /// The value.
+        /// The value as it was given, shortened.
         text: String,
         /// The values that the key takes.
         choices: Vec<&'static str>,
@@ -91,9 +91,9 @@ pub enum Problem {
     /// The setting belongs to another backend.
     #[error("'{key}' has no meaning with '{backend}'")]
     WrongBackend {
-        /// The setting.
+        /// The key of the setting.
         key: Key,
-        /// The backend.
+        /// The key of the interface's backend.
         backend: Key,
     },
     /// The interface would take its own bridge's or lower link's name.

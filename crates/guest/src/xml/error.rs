@@ -7,10 +7,10 @@ pub enum XmlProblem {
     /// Longer than [`XML_LIMIT`](super::XML_LIMIT).
     #[error("The file is longer than {limit} bytes")]
     TooLong {
-        /// In bytes.
+        /// The most that is taken, in bytes.
         limit: usize,
     },
-    /// Not XML.
+    /// The text is not XML.
     #[error("The file is not well-formed XML")]
     Malformed(#[source] roxmltree::Error),
     /// Another document altogether.
@@ -22,7 +22,7 @@ pub enum XmlProblem {
     /// An element that taptrail can't act on.
     #[error("Element <{name}> is not supported in {parent}")]
     Element {
-        /// Its name.
+        /// The name of the element or attribute.
         name: String,
         /// The element around it.
         parent: String,
@@ -33,7 +33,7 @@ pub enum XmlProblem {
     /// A required element is missing.
     #[error("Element <{name}> is missing in {parent}")]
     NoElement {
-        /// Its name.
+        /// The name of the element or attribute.
         name: &'static str,
         /// The element that needs it.
         parent: String,
@@ -41,17 +41,17 @@ pub enum XmlProblem {
     /// An attribute that taptrail can't act on.
     #[error("Attribute '{name}' is not supported in {element}")]
     Attribute {
-        /// Its name.
+        /// The name of the element or attribute.
         name: String,
-        /// Its element.
+        /// The element that has it, or needs it.
         element: String,
     },
     /// A required attribute is missing.
     #[error("Attribute '{name}' is missing in {element}")]
     NoAttribute {
-        /// Its name.
+        /// The name of the element or attribute.
         name: &'static str,
-        /// Its element.
+        /// The element that has it, or needs it.
         element: String,
     },
     /// An empty attribute.
@@ -63,9 +63,9 @@ pub enum XmlProblem {
     /// Not one of the values that the attribute takes.
     #[error("'{text}' can't be '{attribute}': {} is needed", spec::either(choices))]
     Choice {
-        /// Its name.
+        /// The name of the attribute.
         attribute: String,
-        /// Its value.
+        /// The value of the attribute, shortened.
         text: String,
         /// The values that the attribute takes.
         choices: Vec<&'static str>,
