@@ -20,7 +20,7 @@ use uuid::Uuid;
 use self::format::{OutputFormat, StreamFormat};
 pub(crate) use self::groups::command;
 pub(crate) use self::queries::{
-    AssumedHost, Explain, Findings, Output, Selection, Sources, Target, Times, Trail, Who,
+    AssumedHost, Explain, Findings, Output, Scope, Selection, Sources, Target, Times, Trail, Who,
 };
 pub(crate) use self::summary::Summary;
 pub(crate) use self::top::Top;

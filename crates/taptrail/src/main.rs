@@ -17,6 +17,7 @@ mod list;
 mod live;
 mod log;
 mod output;
+mod qemu_output;
 mod queries;
 mod reading;
 mod recover;

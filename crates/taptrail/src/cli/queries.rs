@@ -117,13 +117,8 @@ pub(crate) struct Who {
     #[command(flatten)]
     pub(crate) sources: Sources,
 
-    /// Only holdings that were held, or possibly held, at this time [default: at any time]
-    #[arg(long, value_name = "TIME", help_heading = SELECTION_HEADING)]
-    pub(crate) at: Option<String>,
-
-    /// Only on this host
-    #[arg(long, value_name = "HOST", visible_alias = "node", help_heading = SELECTION_HEADING)]
-    pub(crate) host: Option<String>,
+    #[command(flatten)]
+    pub(crate) scope: Scope,
 
     #[command(flatten)]
     pub(crate) output: Output,
@@ -148,13 +143,8 @@ pub(crate) struct Explain {
     #[command(flatten)]
     pub(crate) sources: Sources,
 
-    /// Only holdings that were held, or possibly held, at this time
-    #[arg(long, value_name = "TIME", help_heading = SELECTION_HEADING)]
-    pub(crate) at: Option<String>,
-
-    /// Only on this host
-    #[arg(long, value_name = "HOST", visible_alias = "node", help_heading = SELECTION_HEADING)]
-    pub(crate) host: Option<String>,
+    #[command(flatten)]
+    pub(crate) scope: Scope,
 
     #[command(flatten, next_help_heading = OUTPUT_HEADING)]
     pub(crate) output: OutputFormat,
@@ -243,6 +233,19 @@ pub(crate) struct Selection {
     /// vhost-net)
     #[arg(long, value_name = "DEVICE")]
     pub(crate) device: Option<DeviceFilter>,
+
+    /// Only on this host
+    #[arg(long, value_name = "HOST", visible_alias = "node")]
+    pub(crate) host: Option<String>,
+}
+
+/// The time and the host that `who` and `explain` are asked about.
+#[derive(Debug, Args)]
+#[command(next_help_heading = SELECTION_HEADING)]
+pub(crate) struct Scope {
+    /// Only holdings that were held, or possibly held, at this time [default: at any time]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at: Option<String>,
 
     /// Only on this host
     #[arg(long, value_name = "HOST", visible_alias = "node")]

@@ -42,8 +42,7 @@ pub(crate) fn trail(arguments: &Trail, dirs: &Dirs) -> CommandResult {
 pub(crate) fn who(arguments: &Who, dirs: &Dirs) -> CommandResult {
     let mut query = Query::new(arguments.output.utc);
     query.target(&arguments.what);
-    query.at(arguments.at.as_deref())?;
-    query.filter.host = arguments.host.clone();
+    query.scope(&arguments.scope)?;
     query.filter.granted = true;
     sink(View::Trail, SESSIONS, query.filter, arguments.output, &arguments.sources, dirs)
 }
@@ -106,8 +105,7 @@ fn code<W: std::io::Write>(view: View, sink: &Sink<W>, done: ExitCode) -> ExitCo
 
 pub(crate) fn explain(arguments: &Explain, dirs: &Dirs) -> CommandResult {
     let mut query = Query::new(arguments.utc);
-    query.at(arguments.at.as_deref())?;
-    query.filter.host = arguments.host.clone();
+    query.scope(&arguments.scope)?;
     let filter = arguments.what.clone().narrow(query.filter);
     let filter_used = filter.clone();
     let mut explainer = Explainer::new(filter);

@@ -11,7 +11,6 @@ pub(crate) struct Pointer<'a> {
     pub(crate) title: &'a str,
     /// The text's file, when it has one.
     pub(crate) origin: Option<&'a str>,
-    /// The text.
     pub(crate) text: &'a str,
     /// The place, in bytes of the text.
     pub(crate) span: Range<usize>,
