@@ -5,7 +5,7 @@ use taptrail_trail::{Certainty, Holding, Proof, Report, State};
 
 use crate::Style;
 use crate::span::{Holds, holds_within_coverage};
-use crate::style::TimeFormat;
+use crate::style::{Clock as _, TimeFormat};
 use crate::table::{Cell, Table, bad, cell, display, good, number, warning};
 use crate::text::{NONE, escape_name};
 use crate::unauthenticated::UNAUTHENTICATED_MARK;

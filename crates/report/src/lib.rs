@@ -7,6 +7,8 @@
 //! - [`Session`]: the devices of one interface in one plug, as people see them.
 //! - [`Explainer`]: the same in sentences, each with the lines that prove it.
 //! - [`trail_table`], [`findings_table`]: holdings and the findings below them; findings alone.
+//! - [`write_html`], [`write_svg`], [`write_perfetto`]: the same as pictures, of what
+//!   [`Selected`] collects.
 //! - [`guest_table`], [`nic_table`]: the guests of this host, the interfaces of one.
 //! - [`verify_table`], [`unseen_lines`]: the devices that processes hold beside the trail's
 //!   holdings, and the processes that could not be looked into.
@@ -25,8 +27,10 @@ mod guests;
 mod holdings;
 mod json;
 mod nics;
+mod page;
 #[cfg(test)]
 mod sample;
+mod selected;
 mod session;
 mod sink;
 mod span;
@@ -45,6 +49,10 @@ pub use findings::is_grave;
 pub use guests::{GuestRow, guest_table};
 pub use json::{json, json_line};
 pub use nics::{DeviceRow, NicRow, nic_table};
+pub use page::{
+    Evidence, FileEvidence, Hash, MAX_PAGE_LINES, page_proofs, write_html, write_perfetto, write_svg,
+};
+pub use selected::Selected;
 pub use session::Session;
 pub use sink::{Count, Format, Sink, TrailConsumer, View};
 pub use span::QueryRange;

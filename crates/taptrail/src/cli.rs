@@ -3,6 +3,7 @@
 mod format;
 mod groups;
 mod queries;
+mod report;
 mod verify;
 mod watch;
 
@@ -20,6 +21,7 @@ pub(crate) use self::groups::command;
 pub(crate) use self::queries::{
     AssumedHost, Explain, Findings, Output, Selection, Sources, Target, Times, Trail, Who,
 };
+pub(crate) use self::report::{PictureFormat, Report};
 pub(crate) use self::verify::Verify;
 pub(crate) use self::watch::{Watch, arguments as watch_arguments};
 
@@ -110,6 +112,8 @@ pub(crate) enum Command {
     Explain(Explain),
     /// List errors, gaps and suspicious entries in a trail
     Findings(Findings),
+    /// Write a trail as a page for a browser, or as a picture
+    Report(Report),
     /// Compare the audit trail with the devices that processes hold now
     Verify(Verify),
     /// Follow libvirt's audit records and compare them with the devices its guests hold

@@ -15,6 +15,7 @@ mod ledger;
 mod list;
 mod log;
 mod output;
+mod private_file;
 mod queries;
 mod reading;
 mod recover;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         Command::Explain(arguments) => queries::explain(&arguments, &dirs),
         Command::Ledger(command) => ledger::ledger(&command, &dirs),
         Command::Findings(arguments) => queries::findings(&arguments, &dirs),
+        Command::Report(arguments) => queries::report(&arguments, &dirs),
         Command::Verify(arguments) => verify::verify(&arguments, &dirs),
         Command::Watch(arguments) => watch::watch(&arguments, &dirs),
     };

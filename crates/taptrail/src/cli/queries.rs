@@ -13,7 +13,7 @@ use super::format::OutputFormat;
 
 const INPUT_HEADING: &str = "Input";
 const SELECTION_HEADING: &str = "Selection";
-const OUTPUT_HEADING: &str = "Output";
+pub(super) const OUTPUT_HEADING: &str = "Output";
 
 /// The text below the examples of each query.
 macro_rules! with_notes {
@@ -30,6 +30,8 @@ macro_rules! with_notes {
         )
     };
 }
+
+pub(super) use with_notes;
 
 #[derive(Debug, Args)]
 #[command(
