@@ -71,7 +71,7 @@ impl Browser {
     /// Opens a page from its file, and waits until its script has drawn it.
     pub(crate) fn open(&mut self, page: &Path) {
         self.call("Page.navigate", json!({ "url": format!("file://{}", page.display()) }));
-        self.wait_for("document.documentElement.dataset.ready !== undefined");
+        self.wait_for("document.documentElement?.dataset.ready !== undefined");
     }
 
     /// Sends a command, and waits for its result.

@@ -507,7 +507,7 @@ function timelineItems() {
   return itemsList;
 }
 
-const sameItem = (a, b) => a && b && a.session === b.session && a.finding === b.finding;
+const sameItem = (a, b) => a !== null && b !== null && a.session === b.session && a.finding === b.finding;
 
 function startTimeline() {
   const selection = d3.select(canvas);
