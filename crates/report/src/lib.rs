@@ -7,6 +7,8 @@
 //! - [`Session`]: the devices of one interface in one plug, as people see them.
 //! - [`Explainer`]: the same in sentences, each with the lines that prove it.
 //! - [`trail_table`], [`findings_table`]: holdings and the findings below them; findings alone.
+//! - [`write_html`], [`write_svg`], [`write_perfetto`]: the same as pictures, of what
+//!   [`Selected`] collects.
 //! - [`guest_table`], [`nic_table`]: the guests of this host, the interfaces of one.
 //! - [`verify_table`], [`unseen_lines`]: the devices that processes hold beside the trail's
 //!   holdings, and the processes that could not be looked into.
@@ -27,8 +29,10 @@ mod fold;
 mod guests;
 mod json;
 mod nics;
+mod page;
 #[cfg(test)]
 mod sample;
+mod selected;
 mod sessions;
 mod sink;
 mod span;
@@ -48,10 +52,14 @@ pub use findings::is_grave;
 pub use guests::{GuestRow, guest_table};
 pub use json::{json, json_line};
 pub use nics::{DeviceRow, NicRow, nic_table};
+pub use page::{
+    Evidence, FileEvidence, Hash, MAX_PAGE_LINES, page_proofs, write_html, write_perfetto, write_svg,
+};
+pub use selected::Selected;
 pub use sessions::{
     Column, ColumnError, Columns, LiveEvent, LiveRow, Session, live_events, live_rows, timeline,
 };
-pub use sink::{Count, Format, Presentation, Sink, TrailConsumer, View, sort_by_time};
+pub use sink::{Count, Format, Presentation, Sink, TrailConsumer, View};
 pub use span::QueryRange;
 pub use stats::Stats;
 pub use style::Style;

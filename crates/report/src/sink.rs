@@ -235,7 +235,7 @@ fn write_json_line(out: &mut impl Write, item: &JsonLine<'_>) -> io::Result<()> 
 }
 
 /// Sorts a trail's holdings and findings by time, newest last.
-pub fn sort_by_time(report: &mut Report) {
+pub(crate) fn sort_by_time(report: &mut Report) {
     let first = |holding: &Holding| holding.proof.first().map(Proof::order);
     report.holdings.sort_by_cached_key(|holding| (QueryRange::of(holding).from, first(holding)));
     report.findings.sort_by_key(|finding| finding.time);

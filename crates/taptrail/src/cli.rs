@@ -3,6 +3,7 @@
 mod format;
 mod groups;
 mod queries;
+mod report;
 mod summary;
 mod top;
 mod verify;
@@ -22,6 +23,7 @@ pub(crate) use self::groups::command;
 pub(crate) use self::queries::{
     AssumedHost, Explain, Findings, Output, Scope, Selection, Sources, Target, Times, Trail, Who,
 };
+pub(crate) use self::report::{PictureFormat, Report};
 pub(crate) use self::summary::Summary;
 pub(crate) use self::top::Top;
 pub(crate) use self::verify::Verify;
@@ -118,6 +120,8 @@ pub(crate) enum Command {
     Findings(Findings),
     /// Show who holds what now, and what happened last, as it changes
     Top(Top),
+    /// Write a trail as a page for a browser, or as a picture
+    Report(Report),
     /// Compare the audit trail with the devices that processes hold now
     Verify(Verify),
     /// Follow libvirt's audit records and compare them with the devices its guests hold

@@ -17,6 +17,7 @@ mod list;
 mod live;
 mod log;
 mod output;
+mod private_file;
 mod qemu_output;
 mod queries;
 mod reading;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         Command::Explain(arguments) => queries::explain(&arguments, &dirs),
         Command::Ledger(command) => ledger::ledger(&command, &dirs),
         Command::Findings(arguments) => queries::findings(&arguments, &dirs),
+        Command::Report(arguments) => queries::report(&arguments, &dirs),
         Command::Verify(arguments) => verify::verify(&arguments, &dirs),
         Command::Watch(arguments) => watch::watch(&arguments, &dirs),
     };

@@ -31,6 +31,8 @@ macro_rules! with_notes {
     };
 }
 
+pub(super) use with_notes;
+
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: what web1 held this week\n  taptrail trail --guest web1 --start this-week",

@@ -1,8 +1,9 @@
-//! `taptrail summary`, `trail`, `who`, `explain` and `findings`: queries to a trail.
+//! `taptrail summary`, `trail`, `who`, `explain`, `findings` and `report`: queries to a trail.
 
 mod boot_time;
 mod coverage;
 mod query;
+mod report;
 mod summary;
 mod time_range;
 mod trail_reader;
@@ -13,6 +14,7 @@ use taptrail_guest::Dirs;
 use taptrail_report::{Columns, Explainer, Filter, Presentation, Sink, View};
 
 pub(crate) use self::query::{Query, moment};
+pub(crate) use self::report::report;
 pub(crate) use self::summary::summary;
 use self::trail_reader::is_broken_pipe;
 pub(crate) use self::trail_reader::{Answer, ReadSummary, TrailReader};
@@ -120,7 +122,11 @@ pub(crate) fn explain(arguments: &Explain, dirs: &Dirs) -> CommandResult {
     let mut answer = answer;
     let unknown = coverage::note_unknown(&mut answer, &filter_used, explainer.is_empty().then_some(0));
     let explanation = explainer.finish(answer.input());
-    let lines = crate::reading::fetch_lines(explanation.proofs(), answer.identities());
+    let lines = crate::reading::fetch_lines(
+        explanation.proofs(),
+        answer.identities(),
+        crate::reading::MAX_EXPLAINED_LINES,
+    );
     let line = |proof: &taptrail_trail::Proof| lines.get(proof);
     let style = style(arguments.utc);
     print(&if arguments.output.is_json() {
