@@ -53,7 +53,8 @@ pub use guests::{GuestRow, guest_table};
 pub use json::{json, json_line};
 pub use nics::{DeviceRow, NicRow, nic_table};
 pub use page::{
-    Evidence, FileEvidence, Hash, MAX_PAGE_LINES, page_proofs, write_html, write_perfetto, write_svg,
+    Evidence, FileEvidence, Hash, MAX_PAGE_LINES, page_proofs, write_html, write_live_html, write_perfetto,
+    write_svg,
 };
 pub use selected::Selected;
 pub use sessions::{

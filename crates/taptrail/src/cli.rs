@@ -4,6 +4,7 @@ mod format;
 mod groups;
 mod queries;
 mod report;
+mod serve;
 mod summary;
 mod top;
 mod verify;
@@ -24,6 +25,7 @@ pub(crate) use self::queries::{
     AssumedHost, Explain, Findings, Output, Scope, Selection, Sources, Target, Times, Trail, Who,
 };
 pub(crate) use self::report::{PictureFormat, Report};
+pub(crate) use self::serve::Serve;
 pub(crate) use self::summary::Summary;
 pub(crate) use self::top::Top;
 pub(crate) use self::verify::Verify;
@@ -122,6 +124,8 @@ pub(crate) enum Command {
     Top(Top),
     /// Write a trail as a page for a browser, or as a picture
     Report(Report),
+    /// Serve the page of `report` to browsers, and keep it up to date
+    Serve(Serve),
     /// Compare the audit trail with the devices that processes hold now
     Verify(Verify),
     /// Follow libvirt's audit records and compare them with the devices its guests hold

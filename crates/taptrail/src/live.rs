@@ -1,9 +1,12 @@
 //! A trail that is read again whenever its files have changed.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use taptrail_guest::Dirs;
 use taptrail_report::{Filter, Selected};
+use taptrail_source::FileIdentity;
 use taptrail_trail::Report;
 
 use crate::cli::Sources;
@@ -34,6 +37,8 @@ pub(crate) struct Snapshot {
     pub(crate) report: Report,
     /// How long reading took.
     pub(crate) took: Duration,
+    /// The identity of each input's file.
+    pub(crate) identities: HashMap<Arc<str>, FileIdentity>,
 }
 
 impl<'a> LiveTrail<'a> {
@@ -60,10 +65,10 @@ impl<'a> LiveTrail<'a> {
         let begun = Instant::now();
         let mut selected = Selected::new(self.filter.clone());
         let answer = TrailReader::new(&mut selected).read(self.sources, self.dirs)?;
-        let input = match answer {
+        let (input, identities) = match answer {
             Answer::Complete(summary) => match summary.failure() {
                 Some(failure) => return Err(failure),
-                None => summary.input(),
+                None => (summary.input(), summary.identities().clone()),
             },
             // `Selected` writes nothing while it reads, so this does not happen.
             Answer::Interrupted => return Ok(None),
@@ -72,6 +77,6 @@ impl<'a> LiveTrail<'a> {
         let took = begun.elapsed();
         self.fingerprint = Some(fingerprint);
         self.next = Some(Instant::now() + CHECK_INTERVAL.max(took * (READING_SHARE - 1)));
-        Ok(Some(Snapshot { report, took }))
+        Ok(Some(Snapshot { report, took, identities }))
     }
 }

@@ -24,6 +24,7 @@ mod reading;
 mod recover;
 mod run;
 mod run_config;
+mod serve;
 mod stderr;
 mod top;
 mod unresponsive;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         Command::List(arguments) => list::list(&arguments, &dirs),
         Command::Nics(arguments) => guest::nics(&arguments, &dirs),
         Command::Events(arguments) => events::events(&arguments, &dirs),
+        Command::Serve(arguments) => serve::serve(&arguments, &dirs),
         Command::Top(arguments) => top::top(&arguments, &dirs),
         Command::Summary(arguments) => queries::summary(&arguments, &dirs),
         Command::Trail(arguments) => queries::trail(&arguments, &dirs),

@@ -36,16 +36,22 @@ const SCRIPT: [&str; 9] = [
     include_str!("../../assets/report/main.js"),
 ];
 
+/// The part with which a page is kept up to date.
+const LIVE: &str = include_str!("../../assets/report/live.js");
+
 pub(super) fn write(
     picture: &Picture<'_>,
     evidence: &Evidence,
     style: &Style,
     lines: &LineReader<'_>,
+    generation: Option<u64>,
     out: &mut impl Write,
 ) -> io::Result<Vec<String>> {
     let (data, left_out) = data::collect(picture, evidence, style, lines);
-    let script = script();
-    let policy = policy(&script);
+    let script = script(generation);
+    // A page that is no server's asks nobody anything.
+    let connect = if generation.is_some() { "; connect-src 'self'" } else { "" };
+    let policy = policy(&script, connect);
     let mut rest = TEMPLATE;
     // The template's marks are in double braces.
     while let Some((before, after)) = rest.split_once("{{") {
@@ -57,6 +63,7 @@ pub(super) fn write(
             "d3" => out.write_all(D3.as_bytes())?,
             "script" => out.write_all(script.as_bytes())?,
             "data" => write_data(out, &data)?,
+            "generation" => write!(out, "{}", generation.unwrap_or_default())?,
             _ => {}
         }
         rest = after;
@@ -66,15 +73,16 @@ pub(super) fn write(
 }
 
 /// The parts share a scope, and put nothing into the page's own.
-fn script() -> String {
-    format!("\"use strict\";\n(() => {{\n{}}})();\n", SCRIPT.join("\n"))
+fn script(generation: Option<u64>) -> String {
+    let live = if generation.is_some() { LIVE } else { "" };
+    format!("\"use strict\";\n(() => {{\n{}\n{live}}})();\n", SCRIPT.join("\n"))
 }
 
-fn policy(script: &str) -> String {
+fn policy(script: &str, connect: &str) -> String {
     let hash = |text: &str| format!("'sha256-{}'", STANDARD.encode(digest(&SHA256, text.as_bytes())));
     format!(
         "default-src 'none'; script-src {} {}; style-src {}; base-uri 'none'; form-action 'none'; \
-         require-trusted-types-for 'script'; trusted-types 'none'",
+         require-trusted-types-for 'script'; trusted-types 'none'{connect}",
         hash(D3),
         hash(script),
         hash(CSS)
@@ -143,7 +151,7 @@ mod tests {
     fn page(report: &Report, line: &LineReader<'_>) -> (String, Vec<String>) {
         let mut out = Vec::new();
         let style = Style { utc: true, ..Style::default() };
-        let left_out = write(&Picture::of(report), &evidence(), &style, line, &mut out).unwrap();
+        let left_out = write(&Picture::of(report), &evidence(), &style, line, None, &mut out).unwrap();
         (String::from_utf8(out).unwrap(), left_out)
     }
 
@@ -199,7 +207,7 @@ mod tests {
 
     #[test]
     fn no_script_makes_elements_of_text() {
-        for part in SCRIPT {
+        for part in SCRIPT.into_iter().chain([LIVE]) {
             for refused in
                 ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", ".html("]
             {

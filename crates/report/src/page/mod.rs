@@ -51,7 +51,24 @@ pub fn write_html(
     lines: &LineReader<'_>,
     out: &mut impl Write,
 ) -> io::Result<Vec<String>> {
-    html::write(&Picture::of(report), evidence, style, lines, out)
+    html::write(&Picture::of(report), evidence, style, lines, None, out)
+}
+
+/// As [`write_html`], a page that a server keeps up to date: it watches the server's `events`, and
+/// loads itself again when they name another `generation` than its own.
+///
+/// # Errors
+///
+/// Writing to the output fails.
+pub fn write_live_html(
+    report: &Report,
+    evidence: &Evidence,
+    style: &Style,
+    lines: &LineReader<'_>,
+    generation: u64,
+    out: &mut impl Write,
+) -> io::Result<Vec<String>> {
+    html::write(&Picture::of(report), evidence, style, lines, Some(generation), out)
 }
 
 /// Writes a trace in the JSON of Chrome's trace events, as <https://ui.perfetto.dev> reads it.

@@ -43,7 +43,7 @@ impl Query {
         }
     }
 
-    pub(super) fn times(&mut self, times: &Times) -> Result<(), Failure> {
+    pub(crate) fn times(&mut self, times: &Times) -> Result<(), Failure> {
         self.filter.start = self.time("--start", times.start.as_deref())?.map(|when| when.from);
         self.filter.end = self.time("--end", times.end.as_deref())?.map(|when| when.to);
         if let Some((start, end)) = self.filter.start.zip(self.filter.end)

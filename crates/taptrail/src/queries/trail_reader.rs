@@ -116,7 +116,7 @@ impl ReadSummary {
     }
 
     /// The identity of each input's file.
-    pub(super) fn identities(&self) -> &HashMap<Arc<str>, FileIdentity> {
+    pub(crate) fn identities(&self) -> &HashMap<Arc<str>, FileIdentity> {
         &self.identities
     }
 
