@@ -98,7 +98,7 @@ mod time;
 mod trail;
 
 pub use model::entry::{Content, Entry, Gap, GapReason, StepsInProgress};
-pub use model::finding::{Finding, FindingKind};
+pub use model::finding::{Finding, FindingKind, Incident, Severity};
 pub use model::holding::{Certainty, Doubt, EndedBy, Holding, PossiblyHeld, State};
 pub use model::proof::{LineRef, Proof};
 pub use model::report::{Coverage, HostSpan, Input, InputFile, QueriedTime, Report, Span, Unreadable};

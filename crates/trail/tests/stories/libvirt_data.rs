@@ -447,7 +447,7 @@ fn devices(folder: &Path) -> Vec<Device> {
     devices
 }
 
-fn data() -> PathBuf {
+pub(crate) fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/libvirt")
 }
 
@@ -461,7 +461,7 @@ fn folders() -> Vec<PathBuf> {
     folders
 }
 
-fn report(folder: &Path) -> Report {
+pub(crate) fn report(folder: &Path) -> Report {
     let mut trail = Trail::new();
     audit_log::entries(&folder.join("audit.log")).iter().for_each(|entry| trail.feed(entry));
     trail.finish()
