@@ -1,6 +1,7 @@
 //! Findings that have one cause.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use taptrail_trail::{Finding, Severity};
 
@@ -51,9 +52,13 @@ pub(crate) fn count_incidents(findings: &[Finding]) -> u64 {
 
 /// Sorts findings that are sorted by time, so that those of one incident stand together, its lead
 /// first.
-pub(crate) fn group_incidents(findings: &mut Vec<Finding>) {
-    let sorted = incidents(findings).iter().flat_map(IncidentFindings::findings).cloned().collect();
-    *findings = sorted;
+pub(crate) fn group_incidents(findings: &mut [Finding]) {
+    let key = |finding: &Finding| (Arc::clone(&finding.host), finding.incident.number);
+    let mut first: HashMap<(Arc<str>, u64), usize> = HashMap::new();
+    for (at, finding) in findings.iter().enumerate() {
+        first.entry(key(finding)).or_insert(at);
+    }
+    findings.sort_by_cached_key(|finding| (first.get(&key(finding)).copied(), finding.incident.follows));
 }
 
 #[cfg(test)]

@@ -451,7 +451,7 @@ pub(crate) fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/libvirt")
 }
 
-fn folders() -> Vec<PathBuf> {
+pub(crate) fn folders() -> Vec<PathBuf> {
     let inside = |folder: &Path| {
         let all = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         all.filter(|path| path.is_dir()).collect::<Vec<_>>()
