@@ -2,7 +2,7 @@
 //! otherwise search a log backwards for this by hand.
 
 mod json;
-mod sentences;
+pub(crate) mod sentences;
 mod text;
 
 use std::collections::HashMap;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use taptrail_record::{GuestId, MacAddr};
 use taptrail_trail::{Finding, Holding, Input, Proof, Report};
 
-use crate::sink::{TrailConsumer, sort};
+use crate::sink::{TrailConsumer, sort_by_time};
 use crate::span::{RelatedTimes, Scope};
 use crate::style::TimeFormat;
 use crate::{Filter, Style};
@@ -51,7 +51,7 @@ impl Explainer {
                 self.report.findings.push(finding);
             }
         }
-        sort(&mut self.report);
+        sort_by_time(&mut self.report);
         Explanation { interfaces: by_interface(self.report), input }
     }
 }

@@ -7,7 +7,7 @@ use taptrail_trail::{Finding, Report};
 use super::incident::incidents;
 use super::{add_detail, add_sentence, last_location, sentence, severity_cell, short_name};
 use crate::Style;
-use crate::style::TimeFormat;
+use crate::style::{Clock as _, TimeFormat};
 use crate::table::{Table, cell};
 use crate::text::NONE;
 

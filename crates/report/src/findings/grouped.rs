@@ -9,9 +9,9 @@ use taptrail_trail::{Finding, FindingKind, Report, Severity};
 use super::incident::{IncidentFindings, incidents};
 use super::{add_detail, add_sentence, severity_cell, short_name};
 use crate::Style;
-use crate::style::TimeFormat;
+use crate::style::{Clock as _, TimeFormat};
 use crate::table::{Table, cell, number};
-use crate::trail::hosts;
+use crate::trail::{hosts, thousands};
 
 /// How many guests or hosts of a kind are named.
 const MAX_NAMED: usize = 3;
@@ -54,7 +54,7 @@ impl<'a> KindGroup<'a> {
                 String::new()
             };
             let comma = if at < last { "," } else { "" };
-            format!("{count}{more} {}{word}{comma}", kind.as_str())
+            format!("{}{more} {}{word}{comma}", thousands(count), kind.as_str())
         };
         counts.into_iter().enumerate().map(name).collect()
     }
@@ -143,7 +143,7 @@ pub(super) fn grouped_table(report: &Report, style: &Style) -> String {
         }
         let mut table = Table::new(style, &header);
         for group in &groups {
-            let count = number(group.incidents.len());
+            let count = number(thousands(group.incidents.len() as u64));
             let mut row = vec![severity_cell(group.severity), cell(group.kind.as_str()), count];
             if columns >= Columns::FirstAndLast {
                 row.push(cell(clock.full(group.first)));
