@@ -268,6 +268,7 @@ fn events_and_the_trail_agree() {
     let report = world.trail();
     assert_eq!(report["findings"].as_array().unwrap().len(), 1, "as the reader says");
     assert_eq!(report["findings"][0]["text"], found[0]["text"]);
+    assert_eq!(report["findings"][0]["severity"], found[0]["severity"]);
 
     let states: Vec<_> = events
         .iter()

@@ -891,7 +891,8 @@ fn a_logs_text_is_believed_and_marked_as_what_any_user_can_write() {
             marks(&ask("--format=json"), &format!("{source}: true"));
             if command != "explain" {
                 marks(&ask("--format=jsonl"), &format!("{source}:true"));
-                marks(&ask("--format=csv"), ",true\r\n");
+                let after = if command == "findings" { ",grave,1,false" } else { "" };
+                marks(&ask("--format=csv"), &format!(",true{after}\r\n"));
             }
             fs::remove_file(found).unwrap();
         }

@@ -9,6 +9,7 @@ mod cli_queries;
 mod confinement;
 mod documents;
 mod failures;
+mod findings;
 mod foreign_logs;
 mod guest_files;
 mod hostile_qemu;

@@ -7,6 +7,7 @@
 //! - [`Session`]: the devices of one interface in one plug, as people see them.
 //! - [`Explainer`]: the same in sentences, each with the lines that prove it.
 //! - [`trail_table`], [`findings_table`]: holdings and the findings below them; findings alone.
+//!   [`findings_block`]: the findings by kind, without a summary.
 //! - [`write_html`], [`write_svg`], [`write_perfetto`]: the same as pictures, of what
 //!   [`Selected`] collects.
 //! - [`guest_table`], [`nic_table`]: the guests of this host, the interfaces of one.
@@ -48,7 +49,7 @@ mod warnings;
 
 pub use explain::{Explainer, Explanation, LineReader};
 pub use filter::{DeviceFilter, DeviceFilterError, Filter, GuestFilter, Subject};
-pub use findings::is_grave;
+pub use findings::findings_block;
 pub use guests::{GuestRow, guest_table};
 pub use json::{json, json_line};
 pub use nics::{DeviceRow, NicRow, nic_table};

@@ -54,7 +54,9 @@ pub(crate) fn findings(arguments: &Findings, dirs: &Dirs) -> CommandResult {
     query.about(&arguments.selection);
     query.times(&arguments.times)?;
     query.filter.kinds = arguments.kind.clone();
-    let result = sink(View::Findings, SESSIONS, query.filter, arguments.output, &arguments.sources, dirs);
+    query.filter.severity = arguments.severity;
+    let view = if arguments.each { View::EachFinding } else { View::Findings };
+    let result = sink(view, SESSIONS, query.filter, arguments.output, &arguments.sources, dirs);
     // Exit code 1 would mean that there are findings.
     result.map_err(|failure| failure.with_code(Failure::INPUT))
 }
@@ -99,7 +101,10 @@ fn sink(
 
 /// The exit code of the command; `done` is that of reading the input.
 fn code<W: std::io::Write>(view: View, sink: &Sink<W>, done: ExitCode) -> ExitCode {
-    if view == View::Findings && done == ExitCode::SUCCESS && sink.count().findings > 0 {
+    if matches!(view, View::Findings | View::EachFinding)
+        && done == ExitCode::SUCCESS
+        && sink.count().findings > 0
+    {
         return ExitCode::from(FINDINGS_REPORTED);
     }
     done
