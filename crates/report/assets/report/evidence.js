@@ -26,6 +26,13 @@ function notices() {
       element("ul", { children: E.left_out.map((text) => element("li", { text: `${text}.` })) }),
     ] }));
   }
+  const unsure = S.unauthenticated.reduce((sum, one) => sum + one, 0);
+  if (unsure > 0) {
+    box.append(element("div", { className: "note", role: "note", "aria-label": "Not authenticated", children: [
+      element("strong", { text: plural(unsure, "session") }),
+      element("span", { text: " marked by * are not authenticated: they rest on a log's text, and any local user can write lines like the kernel's or auditd's there." }),
+    ] }));
+  }
   const incomplete = E.unreadable + E.unread;
   if (incomplete > 0) {
     box.append(element("div", { className: "note", role: "note", "aria-label": "Not read", children: [
@@ -56,13 +63,18 @@ function hashCell(file) {
 
 const rangeText = (from, until) => `${fullText(from)} – ${afterText(from, until)}`;
 
+function zoneText() {
+  const names = [...new Set(ZONE.offsets.map((one) => one[2]))].join(", ");
+  return names === ZONE.name ? names : `${ZONE.name} (${names})`;
+}
+
 function fillEvidence() {
   const body = document.getElementById("evidence-body");
   body.append(definitions([
     ["Made by", E.program],
     ["Command", element("code", { children: [outside(E.command)] })],
     ["At", `${fullText(E.generated)} ${offsetAt(E.generated).name}`],
-    ["Times", `in ${ZONE.name} (${[...new Set(ZONE.offsets.map((one) => one[2]))].join(", ")})`],
+    ["Times", `in ${zoneText()}`],
     ["Read", `${plural(E.records, "record")} in ${plural(E.lines, "line")}, ${bytesText(E.bytes)} as stored; ${E.duplicates} read twice, ${E.unreadable} unreadable, ${E.unread} in no known shape`],
   ]));
   body.append(tableOf(["Input", "Lines", "Size", "SHA-256 of the bytes as stored", "Hosts"], E.files.map((file) => [

@@ -2,8 +2,8 @@
 
 const AXIS_HEIGHT = 44;
 const HOST_HEIGHT = 30;
-const GUEST_HEIGHT = 26;
-const LANE_HEIGHT = 30;
+const GUEST_HEIGHT = 24;
+const LANE_HEIGHT = 28;
 const BAR_HEIGHT = 12;
 // Below a lane's middle is its bar, above it its findings.
 const BAR_SHIFT = 4;

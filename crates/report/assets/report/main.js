@@ -44,6 +44,7 @@ function refresh() {
   const all = SHOWN.sessions.length === S.count && SHOWN.findings.length === FINDINGS.row.length;
   document.getElementById("shown").textContent = all ? parts.join(", ") : `${parts.join(", ")} of ${S.count.toLocaleString("en")} and ${FINDINGS.row.length.toLocaleString("en")} match`;
   document.getElementById("f-reset").disabled = !isFiltered();
+  document.getElementById("zoom-matches").disabled = !isFiltered() || SHOWN.rows.length === 0;
   document.getElementById("empty").hidden = SHOWN.rows.length > 0;
   scroller.hidden = SHOWN.rows.length === 0;
   scroller.style.height = "";
@@ -79,6 +80,7 @@ function start() {
   fillEvidence();
   document.getElementById("span").textContent =
     `${fullText(0)} – ${afterText(0, UNTIL)} ${ZONE.name} · ${plural(DATA.hosts.length, "host")}, ${plural(new Set(DATA.guests.map((guest) => guest[1])).size, "guest")}, ${plural(DATA.macs.length, "interface")}`;
+  document.title = `taptrail report: ${DATA.hosts.slice(0, 3).join(", ")}${DATA.hosts.length > 3 ? ", …" : ""}, ${dateText(0)}`;
   startFilters();
   startTimeline();
   startGrid();
@@ -87,6 +89,7 @@ function start() {
   draw();
   document.getElementById("zoom-in").addEventListener("click", () => zoomBy(1.5));
   document.getElementById("zoom-out").addEventListener("click", () => zoomBy(1 / 1.5));
+  document.getElementById("zoom-matches").addEventListener("click", zoomMatches);
   document.getElementById("zoom-fit").addEventListener("click", zoomFit);
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && !story.hidden) closeStory();

@@ -16,7 +16,7 @@ const byText = (of) => (a, b) => of(a).localeCompare(of(b), "en");
 
 const COLUMNS = {
   sessions: [
-    ...(manyHosts ? [{ name: "Host", text: hostOf, order: byText(hostOf), width: 110 }] : []),
+    ...(manyHosts ? [{ name: "Host", text: hostOf, order: byText(hostOf), width: 140 }] : []),
     { name: "Guest", text: (at) => guestName(S.guest[at]), order: byText((at) => guestName(S.guest[at])), width: 170 },
     { name: "Interface", text: macOf, order: byText(macOf), mono: true, width: 152 },
     { name: "Devices", text: devicesText, order: byText(devicesText), width: 190 },

@@ -153,6 +153,11 @@ function drawHosts(context, first, last, top) {
     const below = AXIS_HEIGHT + SHOWN.rows[end - 1].y + SHOWN.rows[end - 1].height - top;
     const coverage = coverageOfHost.get(host);
     if (coverage) {
+      for (const [from, until] of ROWS[SHOWN.rows[at].number].guest === null ? coverage.spans : []) {
+        if (until >= VIEW.from && from <= VIEW.until) {
+          drawCover(context, Math.max(VIEW.gutter, X(from)), Math.min(VIEW.width, X(until)), y + HOST_HEIGHT / 2 + 6);
+        }
+      }
       for (const [from, until] of coverage.gaps) {
         if (until >= VIEW.from && from <= VIEW.until) {
           const x = Math.max(VIEW.gutter - 9, X(from));
@@ -171,14 +176,6 @@ function drawRow(context, row, top) {
   const data = ROWS[row.number];
   const y = AXIS_HEIGHT + row.y - top;
   const middle = Math.round(y + row.height / 2);
-  if (data.guest === null) {
-    const coverage = coverageOfHost.get(data.host);
-    for (const [from, until] of coverage ? coverage.spans : []) {
-      if (until >= VIEW.from && from <= VIEW.until) {
-        drawCover(context, Math.max(VIEW.gutter, X(from)), Math.min(VIEW.width, X(until)), middle + 6);
-      }
-    }
-  }
   if (row.until > row.from) drawBars(context, row, middle + BAR_SHIFT - BAR_HEIGHT / 2);
   const shift = data.mac !== null ? FINDING_SHIFT : data.guest === null ? -3 : 0;
   drawFindings(context, row, middle + shift);
@@ -297,7 +294,7 @@ function drawLabel(context, row, top) {
   if (data.guest === null) {
     context.font = `600 12px ${SANS}`;
     context.fillStyle = COLORS.muted;
-    context.fillText(fitText(context, `Host ${DATA.hosts[data.host]}`, edge - 12), 12, y);
+    context.fillText(`Host ${fitText(context, DATA.hosts[data.host], edge - 12 - context.measureText("Host ").width, true)}`, 12, y);
   } else if (data.mac === null) {
     context.font = `600 13px ${SANS}`;
     context.fillStyle = COLORS.text;
@@ -306,14 +303,15 @@ function drawLabel(context, row, top) {
     context.font = `12px ${MONO}`;
     context.fillStyle = data.lane === 0 ? COLORS.text : COLORS.muted;
     const text = data.lane === 0 ? DATA.macs[data.mac] : `overlapping (${data.lane + 1})`;
-    context.fillText(fitText(context, text, edge - 34), 34, y + BAR_SHIFT);
+    context.fillText(fitText(context, text, edge - 34, data.lane === 0), 34, y + BAR_SHIFT);
   }
 }
 
 const fitted = new Map();
 
-function fitText(context, text, width) {
-  const key = `${context.font}|${width}|${text}`;
+// A text cut to a width; of paths and MACs the end tells more than the beginning.
+function fitText(context, text, width, keepEnd = false) {
+  const key = `${context.font}|${width}|${keepEnd}|${text}`;
   if (!fitted.has(key)) {
     let shown = text;
     if (context.measureText(shown).width > width) {
@@ -321,16 +319,20 @@ function fitText(context, text, width) {
       let [low, high] = [0, letters.length];
       while (low < high) {
         const middle = (low + high + 1) >> 1;
-        const part = `${letters.slice(0, middle).join("")}…`;
+        const part = cutText(letters, middle, keepEnd);
         if (context.measureText(part).width <= width) low = middle; else high = middle - 1;
       }
-      shown = `${letters.slice(0, low).join("")}…`;
+      shown = cutText(letters, low, keepEnd);
     }
     if (fitted.size > 5000) fitted.clear();
     fitted.set(key, shown);
   }
   return fitted.get(key);
 }
+
+const cutText = (letters, count, keepEnd) => (keepEnd
+  ? `…${letters.slice(letters.length - count).join("")}`
+  : `${letters.slice(0, count).join("")}…`);
 
 function drawAxis(context, marks) {
   const { width, gutter } = VIEW;
@@ -450,12 +452,31 @@ function reveal(item, center = false) {
 
 // Shows an item over half of the width.
 function zoomTo(item) {
-  const from = Math.max(-MARGIN, itemTime(item));
-  const until = Math.max(from + 100, Math.min(UNTIL, item.session !== undefined ? drawnUntil[item.session] : from));
-  const k = Math.min(MAX_ZOOM, Math.max(1, (scale.invert(VIEW.width) - scale.invert(VIEW.gutter)) / (2 * (until - from))));
-  const x = (VIEW.gutter + VIEW.width) / 2 - k * scale((from + until) / 2);
-  zoom.transform(d3.select(canvas), d3.zoomIdentity.translate(x, 0).scale(k));
+  const from = Math.max(0, itemTime(item));
+  showRange(from, Math.max(from + 100, Math.min(UNTIL, item.session !== undefined ? drawnUntil[item.session] : from)), 2);
   reveal(item);
+}
+
+// Shows a range of time, in the middle of one that is so many times as long.
+function showRange(from, until, times) {
+  const k = Math.min(MAX_ZOOM, Math.max(1, (UNTIL + 2 * MARGIN) / (times * (until - from))));
+  const middle = (VIEW.gutter + VIEW.width) / 2 - k * scale((from + until) / 2);
+  const x = Math.min(VIEW.gutter * (1 - k), Math.max(VIEW.width * (1 - k), middle));
+  zoom.transform(d3.select(canvas), d3.zoomIdentity.translate(x, 0).scale(k));
+}
+
+// All that the filter selects.
+function zoomMatches() {
+  let [from, until] = [Infinity, -Infinity];
+  for (const session of SHOWN.sessions) {
+    from = Math.min(from, Math.max(0, S.begin[session]));
+    until = Math.max(until, Math.min(UNTIL, drawnUntil[session]));
+  }
+  for (const finding of SHOWN.findings) {
+    from = Math.min(from, FINDINGS.time[finding]);
+    until = Math.max(until, FINDINGS.time[finding]);
+  }
+  if (from <= until) showRange(from, Math.max(until, from + 100), 1.1);
 }
 
 const zoomBy = (factor) => zoom.scaleBy(d3.select(canvas), factor);
@@ -468,7 +489,7 @@ function timelineKey(event) {
   if (event.altKey || event.ctrlKey || event.metaKey) return;
   const keys = {
     "+": () => zoomBy(1.5), "=": () => zoomBy(1.5), "-": () => zoomBy(1 / 1.5), "−": () => zoomBy(1 / 1.5),
-    0: zoomFit, ArrowLeft: () => panBy(-0.1), ArrowRight: () => panBy(0.1),
+    0: zoomFit, m: zoomMatches, ArrowLeft: () => panBy(-0.1), ArrowRight: () => panBy(0.1),
     ArrowUp: () => { scroller.scrollTop -= LANE_HEIGHT * 2; },
     ArrowDown: () => { scroller.scrollTop += LANE_HEIGHT * 2; },
     PageUp: () => { scroller.scrollTop -= VIEW.height * 0.8; },

@@ -58,7 +58,7 @@ pub(super) fn write(
         processes.push(process);
     }
     for bar in &picture.bars {
-        trace.bar(bar, processes[bar.row], picture.until)?;
+        trace.bar(bar, processes[bar.row], (picture.from, picture.until))?;
     }
     for mark in &picture.marks {
         trace.mark(mark, processes[mark.row], picture.rows[mark.row].mac.is_some())?;
@@ -123,7 +123,7 @@ impl<W: Write> Trace<'_, W> {
         self.metadata("thread_name", pid, pid, json!({ "name": thread }))
     }
 
-    fn bar(&mut self, bar: &Bar<'_>, pid: usize, until: Timestamp) -> io::Result<()> {
+    fn bar(&mut self, bar: &Bar<'_>, pid: usize, (first, last): (Timestamp, Timestamp)) -> io::Result<()> {
         let (session, tid) = (&bar.session, bar.row + 1);
         let devices: Vec<Value> = session.holdings.iter().map(|holding| device(holding)).collect();
         let main: Vec<String> = session.main().map(device_name).collect();
@@ -137,7 +137,7 @@ impl<W: Write> Trace<'_, W> {
             "unauthenticated": session.is_unauthenticated(),
             "devices": devices,
         }));
-        let from = begin(session);
+        let from = begin(session).max(first);
         let slice = |name: String, from: Timestamp, to: Timestamp, args| {
             let dur = (micros(to) - micros(from)).max(0);
             let (ts, dur) = (Some(micros(from)), Some(dur));
@@ -151,7 +151,7 @@ impl<W: Write> Trace<'_, W> {
             return self.event(&Event { name, cat, ph: "i", ts, dur: None, pid, tid, s: Some("t"), args });
         }
         let end = session.released().filter(|_| session.state() == State::Released);
-        self.event(&slice(name, from, end.unwrap_or(until), args))?;
+        self.event(&slice(name, from, end.unwrap_or(last), args))?;
         if let Some((opened, granted)) = session.opened().zip(session.granted())
             && opened < granted
         {

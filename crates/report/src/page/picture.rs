@@ -151,10 +151,10 @@ impl<'a> Picture<'a> {
         for finding in findings {
             let guest = finding.guest.as_ref().map(|guest| guest.uuid);
             let mac = finding.mac.filter(|_| guest.is_some());
-            let bar = finding.proof.last().and_then(|proof| bars.get(&(&*proof.source, proof.line)));
-            let bar = bar.copied().filter(|bar| {
-                let session = &self.bars[*bar].session;
-                finding.mac.is_none_or(|mac| mac == session.mac()) && guest == Some(session.guest().uuid)
+            // What is about a whole guest or host is no part of one session.
+            let shown = finding.proof.last().zip(guest).zip(mac);
+            let bar = shown.and_then(|((proof, guest), mac)| {
+                bars.get(&(&*proof.source, proof.line, guest, mac)).copied()
             });
             let row = bar.map(|bar| self.bars[bar].row);
             let row = row.or_else(|| places.get(&(&*finding.host, guest, mac)).copied());
@@ -162,13 +162,14 @@ impl<'a> Picture<'a> {
         }
     }
 
-    /// The bars by the records that show them.
-    fn bars_by_record(&self) -> HashMap<(&'a str, u64), usize> {
+    /// The bars by the records that show them: one that stops a guest ends several interfaces.
+    fn bars_by_record(&self) -> HashMap<(&'a str, u64, Uuid, MacAddr), usize> {
         let mut bars = HashMap::new();
         for (at, bar) in self.bars.iter().enumerate() {
             let proofs = bar.session.holdings.iter().flat_map(|holding| &holding.proof);
+            let (guest, mac) = (bar.session.guest().uuid, bar.session.mac());
             for proof in proofs {
-                bars.entry((&*proof.source, proof.line)).or_insert(at);
+                bars.entry((&*proof.source, proof.line, guest, mac)).or_insert(at);
             }
         }
         bars
@@ -262,8 +263,11 @@ impl<'a> Bar<'a> {
     }
 }
 
-/// The first time that is known of a session.
+/// When a session begins; the least time, if that is before the trail.
 pub(super) fn begin(session: &Session<'_>) -> Timestamp {
+    if session.main().flat_map(|of| &of.possibly_held).any(|of| of.from.is_none()) {
+        return Timestamp::MIN;
+    }
     let proofs = session.holdings.iter().flat_map(|of| &of.proof);
     let known = session.opened().or_else(|| session.granted());
     known.or_else(|| proofs.map(|proof| proof.time).min()).unwrap_or(Timestamp::MIN)
@@ -288,7 +292,8 @@ fn range(report: &Report, sessions: &[Session<'_>], findings: &[&Finding]) -> (T
     let times = times.chain(findings.iter().map(|of| of.time));
     let times = times.chain(sessions.iter().flat_map(|of| {
         let last = of.holdings.iter().filter_map(|of| of.released).max();
-        [Some(begin(of)), of.granted(), last].into_iter().flatten()
+        let shown = of.first().proof.first().map(|proof| proof.time);
+        [Some(begin(of)), of.granted(), shown, last].into_iter().flatten()
     }));
     let (mut first, mut last) = (Timestamp::MAX, Timestamp::MIN);
     for time in times.filter(|time| *time > Timestamp::MIN) {
@@ -378,6 +383,34 @@ mod tests {
             picture.left_out
         );
         assert!(picture.left_out[1].starts_with("2 findings, "), "{:?}", picture.left_out);
+    }
+
+    #[test]
+    fn what_was_held_before_the_trail_begins_with_the_picture() {
+        let possibly =
+            |until| taptrail_trail::PossiblyHeld { from: None, until: Some(until), why: Doubt::BeforeTrail };
+        let before = holding("web1", 1, 10, Some(20));
+        let before = Holding { opened: None, granted: None, possibly_held: vec![possibly(at(11))], ..before };
+        let report = Report { holdings: vec![before, holding("web1", 1, 30, Some(40))], ..Report::default() };
+        let picture = Picture::of(&report);
+        assert_eq!(begin(&picture.bars[0].session), Timestamp::MIN);
+        assert_eq!(picture.bars[0].certain, Some((at(10), Some(at(20)))));
+        assert_eq!((picture.from, picture.until), (at(10), at(40)));
+    }
+
+    #[test]
+    fn what_is_about_a_whole_guest_is_in_its_row() {
+        let mut all = vec![finding(Some("web1"), None, 20), finding(Some("web1"), Some(2), 20)];
+        // The record of the guest's stop shows both.
+        all.iter_mut().for_each(|one| one.proof[0].line = 20);
+        let report = Report {
+            holdings: vec![holding("web1", 1, 10, Some(20)), holding("web1", 2, 10, Some(20))],
+            findings: all,
+            ..Report::default()
+        };
+        let picture = Picture::of(&report);
+        let marks: Vec<_> = picture.marks.iter().map(|mark| (mark.row, mark.bar)).collect();
+        assert_eq!(marks, [(1, None), (3, Some(1))]);
     }
 
     #[test]

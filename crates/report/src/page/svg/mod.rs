@@ -28,6 +28,8 @@ const MAX_SHAPES: usize = 5000;
 const WIDTH: f64 = 1120.0;
 const GUTTER: f64 = 250.0;
 const RIGHT: f64 = 20.0;
+/// What is free beside the first and the last time.
+const PADDING: f64 = 10.0;
 const TOP: f64 = 92.0;
 const ROW: f64 = 22.0;
 const HEAD_ROW: f64 = 26.0;
@@ -53,7 +55,7 @@ pub(super) fn write(
     let clock = TimeFormat::new(style);
     let mut figure = Figure {
         picture,
-        axis: Axis::new(picture.from, picture.until, (GUTTER, WIDTH - RIGHT), &clock),
+        axis: Axis::new(picture.from, picture.until, (GUTTER + PADDING, WIDTH - RIGHT - PADDING), &clock),
         tops: tops(&picture.rows),
         shapes: 0,
         shapes_left_out: 0,
@@ -229,7 +231,7 @@ impl Figure<'_> {
         for gap in &coverage.gaps {
             if self.has_room() {
                 let (x, until) = (self.axis.x(gap.from), self.axis.x(gap.until));
-                self.svg.rect((x, top), ((until - x).max(1.5), bottom - top), "fill=\"url(#gap)\"");
+                self.svg.rect((x, top), ((until - x).max(1.5), bottom - top), "fill=\"url(#taptrail-gap)\"");
             }
         }
         for start in &coverage.starts {
@@ -302,7 +304,7 @@ fn certain(svg: &mut Svg, x: f64, until: f64, top: f64, certainty: Certainty) {
     let size = ((until - x).max(1.5), BAR);
     svg.rect((x, top), size, &format!("fill=\"{}\"", color(certainty)));
     if certainty != Certainty::Definitive && size.0 > 2.0 {
-        svg.rect((x, top), size, &format!("fill=\"url(#{})\"", certainty.as_str()));
+        svg.rect((x, top), size, &format!("fill=\"url(#taptrail-{})\"", certainty.as_str()));
     }
 }
 
@@ -310,7 +312,7 @@ fn opening(svg: &mut Svg, x: f64, until: f64, top: f64, certainty: Certainty) {
     let size = ((until - x).max(1.0), BAR);
     let (color, word) = (color(certainty), certainty.as_str());
     let look = if size.0 > 3.0 {
-        format!("fill=\"url(#open-{word})\" stroke=\"{color}\"")
+        format!("fill=\"url(#taptrail-open-{word})\" stroke=\"{color}\"")
     } else {
         format!("fill=\"{color}\"")
     };
@@ -392,7 +394,9 @@ fn legend(svg: &mut Svg, top: f64) {
         ("failed open", |svg, x, y| cross(svg, x + 14.0, y)),
         ("grave finding", |svg, x, y| finding(svg, x + 14.0, y, true)),
         ("other finding", |svg, x, y| finding(svg, x + 14.0, y, false)),
-        ("gap in the log", |svg, x, y| svg.rect((x + 5.0, y - 8.0), (18.0, 16.0), "fill=\"url(#gap)\"")),
+        ("gap in the log", |svg, x, y| {
+            svg.rect((x + 5.0, y - 8.0), (18.0, 16.0), "fill=\"url(#taptrail-gap)\"")
+        }),
         ("boot, or begin of watching", |svg, x, y| boot(svg, x + 14.0, y - 8.0, y + 8.0)),
     ];
     let (mut x, mut y) = (20.0, top);
