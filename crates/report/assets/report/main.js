@@ -15,14 +15,14 @@ function option(value, text) {
 
 function fillSelects() {
   const fill = (id, all, options) => document.getElementById(id).replaceChildren(option("", all), ...options);
-  const named = (list) => list.map((text, at) => [at, text]).sort((a, b) => a[1].localeCompare(b[1], "en"));
+  const named = (list) => list.map((text, at) => [at, text]).sort((a, b) => a[1].localeCompare(b[1], "en", { numeric: true }));
   fill("f-host", "All hosts", named(DATA.hosts).map(([at, text]) => option(at, text)));
   // A guest is its uuid: it may have had several names, and a name several guests.
   const names = new Map();
   DATA.guests.forEach(([name, uuid]) => names.set(uuid, [...(names.get(uuid) || []), name]));
   const counts = new Map();
   for (const list of names.values()) counts.set(list.join(", "), (counts.get(list.join(", ")) || 0) + 1);
-  const guests = [...names].map(([uuid, list]) => [uuid, list.join(", ")]).sort((a, b) => a[1].localeCompare(b[1], "en"));
+  const guests = [...names].map(([uuid, list]) => [uuid, list.join(", ")]).sort((a, b) => a[1].localeCompare(b[1], "en", { numeric: true }));
   fill("f-guest", "All guests", guests.map(([uuid, text]) => option(uuid, counts.get(text) > 1 ? `${text} (${uuid.slice(0, 8)})` : text)));
   fill("f-mac", "All interfaces", named(DATA.macs).map(([at, text]) => option(at, text)));
   const kinds = [...new Set(DATA.devices.map((device) => device[0]))].sort();

@@ -12,7 +12,7 @@ const byNumber = (of) => (a, b) => {
   if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y);
   return x - y;
 };
-const byText = (of) => (a, b) => of(a).localeCompare(of(b), "en");
+const byText = (of) => (a, b) => of(a).localeCompare(of(b), "en", { numeric: true });
 
 const COLUMNS = {
   sessions: [

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter, Serializer};
 use taptrail_record::is_visible;
 
-use super::data;
+use super::collect;
 use super::evidence::Evidence;
 use super::picture::Picture;
 use crate::explain::LineReader;
@@ -24,12 +24,13 @@ const CSS: &str = include_str!("../../assets/report/page.css");
 const D3: &str = include_str!("../../assets/vendor/d3.min.js");
 
 /// The page's own script, in parts.
-const SCRIPT: [&str; 9] = [
+const SCRIPT: [&str; 10] = [
     include_str!("../../assets/report/data.js"),
     include_str!("../../assets/report/times.js"),
     include_str!("../../assets/report/filter.js"),
     include_str!("../../assets/report/glyphs.js"),
     include_str!("../../assets/report/timeline.js"),
+    include_str!("../../assets/report/gestures.js"),
     include_str!("../../assets/report/table.js"),
     include_str!("../../assets/report/story.js"),
     include_str!("../../assets/report/evidence.js"),
@@ -43,7 +44,7 @@ pub(super) fn write(
     lines: &LineReader<'_>,
     out: &mut impl Write,
 ) -> io::Result<Vec<String>> {
-    let (data, left_out) = data::collect(picture, evidence, style, lines);
+    let (data, left_out) = collect::collect(picture, evidence, style, lines);
     let script = script();
     let policy = policy(&script);
     let mut rest = TEMPLATE;

@@ -11,8 +11,9 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use taptrail_trail::{Holding, State};
 
+use super::bar::{Bar, begin};
 use super::evidence::{Evidence, Hash};
-use super::picture::{Bar, Mark, Picture, Row, begin};
+use super::picture::{Mark, Picture, Row};
 use crate::findings::location;
 use crate::text::{escape_name, escape_text};
 
@@ -81,7 +82,7 @@ fn other_data(evidence: &Evidence, left_out: &[String]) -> Value {
     let files: Vec<Value> = files.collect();
     json!({
         "program": evidence.program,
-        "command": super::data::command(&evidence.command),
+        "command": super::collect::command(&evidence.command),
         "generated": format!("{:.3}", evidence.generated),
         "inputs": files,
         "left_out": left_out,

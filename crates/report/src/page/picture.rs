@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{GuestId, MacAddr};
-use taptrail_trail::{Certainty, Coverage, Doubt, Finding, Holding, Report, State};
+use taptrail_trail::{Coverage, Finding, Report, State};
 use uuid::Uuid;
 
+use super::bar::{Bar, begin, end};
 use super::{MAX_FINDINGS, MAX_SESSIONS};
 use crate::session::Session;
 
@@ -37,17 +38,6 @@ pub(super) struct Row<'a> {
     pub(super) mac: Option<MacAddr>,
     /// Of the rows of one interface, from 0: sessions at the same time have different ones.
     pub(super) lane: usize,
-}
-
-/// A session in its row.
-#[derive(Debug)]
-pub(super) struct Bar<'a> {
-    pub(super) session: Session<'a>,
-    pub(super) row: usize,
-    /// The time range in which QEMU certainly held a device of it; no end if none is known.
-    pub(super) certain: Option<(Timestamp, Option<Timestamp>)>,
-    /// The other time ranges in which QEMU may have, but for the time between open and grant.
-    pub(super) weak: Vec<(Option<Timestamp>, Option<Timestamp>, Doubt)>,
 }
 
 /// A finding in its row.
@@ -240,51 +230,6 @@ impl Counts {
     }
 }
 
-impl<'a> Bar<'a> {
-    fn of(session: Session<'a>, row: usize) -> Self {
-        let held: Vec<_> = session.main().filter_map(Holding::certainly_held).collect();
-        let from = held.iter().map(|(from, _)| *from).min();
-        let until = held.iter().map(|(_, until)| *until).max();
-        let certain =
-            from.zip(until).map(|(from, until)| (from, Some(until).filter(|at| *at < Timestamp::MAX)));
-        let mut weak = Vec::new();
-        for possibly in session.main().flat_map(|of| &of.possibly_held) {
-            let range = (possibly.from, possibly.until, possibly.why);
-            let is_between = possibly.why == Doubt::BeforeGrant && session.granted().is_some();
-            if !is_between && !weak.contains(&range) {
-                weak.push(range);
-            }
-        }
-        Self { session, row, certain, weak }
-    }
-
-    pub(super) fn certainty(&self) -> Certainty {
-        self.session.certainty()
-    }
-}
-
-/// When a session begins; the least time, if that is before the trail.
-pub(super) fn begin(session: &Session<'_>) -> Timestamp {
-    if session.main().flat_map(|of| &of.possibly_held).any(|of| of.from.is_none()) {
-        return Timestamp::MIN;
-    }
-    let proofs = session.holdings.iter().flat_map(|of| &of.proof);
-    let known = session.opened().or_else(|| session.granted());
-    known.or_else(|| proofs.map(|proof| proof.time).min()).unwrap_or(Timestamp::MIN)
-}
-
-/// The time at which a lane is free for the next session.
-fn end(session: &Session<'_>) -> Timestamp {
-    match session.state() {
-        State::Held | State::Opening | State::Unknown => Timestamp::MAX,
-        State::Released => session.released().unwrap_or(Timestamp::MAX),
-        State::OpenFailed | State::NeverGranted => {
-            let ends = session.main().flat_map(|of| &of.possibly_held).filter_map(|of| of.until);
-            ends.max().unwrap_or_else(|| begin(session))
-        }
-    }
-}
-
 /// From the first to the last time of anything that is drawn; a second at least.
 fn range(report: &Report, sessions: &[Session<'_>], findings: &[&Finding]) -> (Timestamp, Timestamp) {
     let spans = report.input.coverage.iter().flat_map(|of| &of.spans);
@@ -308,6 +253,8 @@ fn range(report: &Report, sessions: &[Session<'_>], findings: &[&Finding]) -> (T
 
 #[cfg(test)]
 mod tests {
+    use taptrail_trail::{Doubt, Holding};
+
     use super::*;
     use crate::sample::{at, finding, holding};
 
