@@ -33,7 +33,11 @@ function describe(item) {
   if (item.finding !== undefined) {
     const at = item.finding;
     const [kind, , grave] = W.kinds[FINDINGS.kind[at]];
-    return [`${grave ? "Grave finding" : "Finding"}: ${kind}`, fullText(FINDINGS.time[at]), FINDINGS.text[at]];
+    return [
+      `${grave ? "Grave finding" : "Finding"}: ${kind}`,
+      fullText(FINDINGS.time[at]),
+      FINDINGS.text[at],
+    ];
   }
   const at = item.session;
   const lines = [`${guestName(S.guest[at])} · ${macOf(at)}`, devicesText(at)];
@@ -89,7 +93,11 @@ function reveal(item, center = false) {
 // Shows an item over half of the width.
 function zoomTo(item) {
   const from = Math.max(0, itemTime(item));
-  showRange(from, Math.max(from + 100, Math.min(UNTIL, item.session !== undefined ? drawnUntil[item.session] : from)), 2);
+  showRange(
+    from,
+    Math.max(from + 100, Math.min(UNTIL, item.session !== undefined ? drawnUntil[item.session] : from)),
+    2,
+  );
   reveal(item);
 }
 
@@ -124,15 +132,40 @@ const panBy = (part) => {
 function timelineKey(event) {
   if (event.altKey || event.ctrlKey || event.metaKey) return;
   const keys = {
-    "+": () => zoomBy(1.5), "=": () => zoomBy(1.5), "-": () => zoomBy(1 / 1.5), "−": () => zoomBy(1 / 1.5),
-    0: zoomFit, m: zoomMatches, ArrowLeft: () => panBy(-0.1), ArrowRight: () => panBy(0.1),
-    ArrowUp: () => { scroller.scrollTop -= LANE_HEIGHT * 2; },
-    ArrowDown: () => { scroller.scrollTop += LANE_HEIGHT * 2; },
-    PageUp: () => { scroller.scrollTop -= VIEW.height * 0.8; },
-    PageDown: () => { scroller.scrollTop += VIEW.height * 0.8; },
-    Home: () => { scroller.scrollTop = 0; }, End: () => { scroller.scrollTop = SHOWN.height; },
-    n: () => step(1), p: () => step(-1), z: () => { if (VIEW.item) zoomTo(VIEW.item); },
-    Enter: () => { if (VIEW.item) openStory(VIEW.item); },
+    "+": () => zoomBy(1.5),
+    "=": () => zoomBy(1.5),
+    "-": () => zoomBy(1 / 1.5),
+    "−": () => zoomBy(1 / 1.5),
+    0: zoomFit,
+    m: zoomMatches,
+    ArrowLeft: () => panBy(-0.1),
+    ArrowRight: () => panBy(0.1),
+    ArrowUp: () => {
+      scroller.scrollTop -= LANE_HEIGHT * 2;
+    },
+    ArrowDown: () => {
+      scroller.scrollTop += LANE_HEIGHT * 2;
+    },
+    PageUp: () => {
+      scroller.scrollTop -= VIEW.height * 0.8;
+    },
+    PageDown: () => {
+      scroller.scrollTop += VIEW.height * 0.8;
+    },
+    Home: () => {
+      scroller.scrollTop = 0;
+    },
+    End: () => {
+      scroller.scrollTop = SHOWN.height;
+    },
+    n: () => step(1),
+    p: () => step(-1),
+    z: () => {
+      if (VIEW.item) zoomTo(VIEW.item);
+    },
+    Enter: () => {
+      if (VIEW.item) openStory(VIEW.item);
+    },
   };
   const act = keys[event.key];
   if (!act) return;
@@ -158,7 +191,10 @@ function timelineItems() {
   if (itemsFor !== SHOWN.sessions) {
     itemsFor = SHOWN.sessions;
     const loose = SHOWN.findings.filter((finding) => FINDINGS.session[finding] === null);
-    itemsList = [...Array.from(SHOWN.sessions, (session) => ({ session })), ...loose.map((finding) => ({ finding }))];
+    itemsList = [
+      ...Array.from(SHOWN.sessions, (session) => ({ session })),
+      ...loose.map((finding) => ({ finding })),
+    ];
     itemsList.sort((a, b) => itemRow(a) - itemRow(b) || itemTime(a) - itemTime(b));
   }
   return itemsList;
@@ -170,20 +206,25 @@ function startTimeline() {
   const selection = d3.select(canvas);
   selection.call(zoom).on("dblclick.zoom", null);
   // A wheel sideways, or with shift, moves.
-  canvas.addEventListener("wheel", (event) => {
-    if (event.offsetX < VIEW.gutter || event.ctrlKey) return;
-    const sideways = event.shiftKey ? event.deltaX || event.deltaY : event.deltaX;
-    if (event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) {
-      event.preventDefault();
-      zoom.translateBy(selection, -sideways / d3.zoomTransform(canvas).k, 0);
-    }
-  }, { passive: false });
+  canvas.addEventListener(
+    "wheel",
+    (event) => {
+      if (event.offsetX < VIEW.gutter || event.ctrlKey) return;
+      const sideways = event.shiftKey ? event.deltaX || event.deltaY : event.deltaX;
+      if (event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) {
+        event.preventDefault();
+        zoom.translateBy(selection, -sideways / d3.zoomTransform(canvas).k, 0);
+      }
+    },
+    { passive: false },
+  );
   scroller.addEventListener("scroll", redraw, { passive: true });
   scroller.addEventListener("keydown", timelineKey);
   canvas.addEventListener("pointermove", (event) => {
     const item = itemAt(event.offsetX, event.offsetY);
     canvas.classList.toggle("over", item !== null);
-    if (item) showTip(item, event.clientX, event.clientY); else hideTip();
+    if (item) showTip(item, event.clientX, event.clientY);
+    else hideTip();
     if (!sameItem(item, VIEW.hover)) {
       VIEW.hover = item;
       redraw();
@@ -196,7 +237,8 @@ function startTimeline() {
   });
   canvas.addEventListener("click", (event) => {
     const item = itemAt(event.offsetX, event.offsetY);
-    if (item) openStory(item); else scroller.focus({ preventScroll: true });
+    if (item) openStory(item);
+    else scroller.focus({ preventScroll: true });
   });
   new ResizeObserver(resize).observe(scroller);
 }

@@ -14,7 +14,8 @@ let shownScale = scale;
 
 // So far that a millisecond is some pixels.
 const MAX_ZOOM = Math.max(1, UNTIL / 20);
-const zoom = d3.zoom()
+const zoom = d3
+  .zoom()
   .scaleExtent([1, MAX_ZOOM])
   .filter((event) => (event.type === "wheel" ? plotWheel(event) : !event.button && !event.ctrlKey))
   .wheelDelta((event) => -event.deltaY * (event.deltaMode === 1 ? 0.05 : event.deltaMode ? 1 : 0.002))
@@ -22,7 +23,8 @@ const zoom = d3.zoom()
 
 // The wheel scrolls over the labels, and zooms over the bars; sideways it moves.
 function plotWheel(event) {
-  if (event.offsetX < VIEW.gutter || event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) return false;
+  if (event.offsetX < VIEW.gutter || event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY))
+    return false;
   return true;
 }
 
@@ -46,19 +48,31 @@ function redraw() {
 }
 
 function resize() {
-  const width = scroller.clientWidth;
-  const height = Math.min(SHOWN.height + AXIS_HEIGHT + 8, scroller.clientHeight || Infinity);
+  // Paper has a size of its own.
+  if ("print" in document.documentElement.dataset) return;
+  layOut(scroller.clientWidth, scroller.clientHeight || Infinity);
+  spacer.style.height = `${Math.max(0, SHOWN.height + AXIS_HEIGHT + 8 - VIEW.height)}px`;
+  redraw();
+}
+
+function layOut(width, height) {
   VIEW.width = width;
-  VIEW.height = Math.max(AXIS_HEIGHT + LANE_HEIGHT, height);
+  VIEW.height = Math.max(AXIS_HEIGHT + LANE_HEIGHT, Math.min(SHOWN.height + AXIS_HEIGHT + 8, height));
   VIEW.gutter = width < 640 ? 132 : Math.min(270, Math.round(width * 0.24));
   scale.domain([-MARGIN, UNTIL + MARGIN]).range([VIEW.gutter, width]);
-  zoom.extent([[VIEW.gutter, 0], [width, VIEW.height]]).translateExtent([[VIEW.gutter, -Infinity], [width, Infinity]]);
+  zoom
+    .extent([
+      [VIEW.gutter, 0],
+      [width, VIEW.height],
+    ])
+    .translateExtent([
+      [VIEW.gutter, -Infinity],
+      [width, Infinity],
+    ]);
   // The same time stays in view.
   const k = VIEW.until > VIEW.from ? Math.max(1, (UNTIL + 2 * MARGIN) / (VIEW.until - VIEW.from)) : 1;
   const x = k === 1 ? 0 : VIEW.gutter - k * scale(VIEW.from);
   zoom.transform(d3.select(canvas), d3.zoomIdentity.translate(x, 0).scale(k));
-  spacer.style.height = `${Math.max(0, SHOWN.height + AXIS_HEIGHT + 8 - VIEW.height)}px`;
-  redraw();
 }
 
 // The first place in a row whose session ends at or after `time`.
@@ -66,7 +80,8 @@ function firstAfter(row, time) {
   let [low, high] = [row.from, row.until];
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (SHOWN.ends[middle] < time) low = middle + 1; else high = middle;
+    if (SHOWN.ends[middle] < time) low = middle + 1;
+    else high = middle;
   }
   return low;
 }
@@ -76,7 +91,8 @@ function rowAt(y) {
   let [low, high] = [0, SHOWN.rows.length];
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (SHOWN.rows[middle].y + SHOWN.rows[middle].height <= y) low = middle + 1; else high = middle;
+    if (SHOWN.rows[middle].y + SHOWN.rows[middle].height <= y) low = middle + 1;
+    else high = middle;
   }
   return low;
 }
@@ -119,8 +135,9 @@ function draw() {
   for (let at = first; at < last; at += 1) drawLabel(context, SHOWN.rows[at], top);
   context.restore();
   drawAxis(context, marks);
-  document.getElementById("window").textContent =
-    `${fullText(Math.max(0, VIEW.from), 0)} – ${afterSeconds(VIEW.from, VIEW.until)} · ${durationText(VIEW.until - VIEW.from)}`;
+  const length = durationText(VIEW.until - VIEW.from);
+  const range = `${fullText(Math.max(0, VIEW.from), 0)} – ${afterSeconds(VIEW.from, VIEW.until)} · ${length}`;
+  document.getElementById("window").textContent = ROWS.length ? range : "";
 }
 
 function afterSeconds(since, time) {
@@ -155,7 +172,12 @@ function drawHosts(context, first, last, top) {
     if (coverage) {
       for (const [from, until] of ROWS[SHOWN.rows[at].number].guest === null ? coverage.spans : []) {
         if (until >= VIEW.from && from <= VIEW.until) {
-          drawCover(context, Math.max(VIEW.gutter, X(from)), Math.min(VIEW.width, X(until)), y + HOST_HEIGHT / 2 + 6);
+          drawCover(
+            context,
+            Math.max(VIEW.gutter, X(from)),
+            Math.min(VIEW.width, X(until)),
+            y + HOST_HEIGHT / 2 + 6,
+          );
         }
       }
       for (const [from, until] of coverage.gaps) {
@@ -294,7 +316,11 @@ function drawLabel(context, row, top) {
   if (data.guest === null) {
     context.font = `600 12px ${SANS}`;
     context.fillStyle = COLORS.muted;
-    context.fillText(`Host ${fitText(context, DATA.hosts[data.host], edge - 12 - context.measureText("Host ").width, true)}`, 12, y);
+    context.fillText(
+      `Host ${fitText(context, DATA.hosts[data.host], edge - 12 - context.measureText("Host ").width, true)}`,
+      12,
+      y,
+    );
   } else if (data.mac === null) {
     context.font = `600 13px ${SANS}`;
     context.fillStyle = COLORS.text;
@@ -320,7 +346,8 @@ function fitText(context, text, width, keepEnd = false) {
       while (low < high) {
         const middle = (low + high + 1) >> 1;
         const part = cutText(letters, middle, keepEnd);
-        if (context.measureText(part).width <= width) low = middle; else high = middle - 1;
+        if (context.measureText(part).width <= width) low = middle;
+        else high = middle - 1;
       }
       shown = cutText(letters, low, keepEnd);
     }
@@ -330,9 +357,8 @@ function fitText(context, text, width, keepEnd = false) {
   return fitted.get(key);
 }
 
-const cutText = (letters, count, keepEnd) => (keepEnd
-  ? `…${letters.slice(letters.length - count).join("")}`
-  : `${letters.slice(0, count).join("")}…`);
+const cutText = (letters, count, keepEnd) =>
+  keepEnd ? `…${letters.slice(letters.length - count).join("")}` : `${letters.slice(0, count).join("")}…`;
 
 function drawAxis(context, marks) {
   const { width, gutter } = VIEW;

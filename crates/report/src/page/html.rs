@@ -20,8 +20,16 @@ use crate::explain::LineReader;
 use crate::style::Style;
 
 const TEMPLATE: &str = include_str!("../../assets/report/page.html");
-const CSS: &str = include_str!("../../assets/report/page.css");
 const D3: &str = include_str!("../../assets/vendor/d3.min.js");
+
+/// The page's style, in parts.
+const STYLES: [&str; 5] = [
+    include_str!("../../assets/report/theme.css"),
+    include_str!("../../assets/report/page.css"),
+    include_str!("../../assets/report/table.css"),
+    include_str!("../../assets/report/story.css"),
+    include_str!("../../assets/report/paper.css"),
+];
 
 /// The page's own script, in parts.
 const SCRIPT: [&str; 10] = [
@@ -45,8 +53,8 @@ pub(super) fn write(
     out: &mut impl Write,
 ) -> io::Result<Vec<String>> {
     let (data, left_out) = collect::collect(picture, evidence, style, lines);
-    let script = script();
-    let policy = policy(&script);
+    let (script, css) = (script(), STYLES.join("\n"));
+    let policy = policy(&script, &css);
     let mut rest = TEMPLATE;
     // The template's marks are in double braces.
     while let Some((before, after)) = rest.split_once("{{") {
@@ -54,7 +62,7 @@ pub(super) fn write(
         let (mark, after) = after.split_once("}}").unwrap_or((after, ""));
         match mark {
             "policy" => out.write_all(policy.as_bytes())?,
-            "css" => out.write_all(CSS.as_bytes())?,
+            "css" => out.write_all(css.as_bytes())?,
             "d3" => out.write_all(D3.as_bytes())?,
             "script" => out.write_all(script.as_bytes())?,
             "data" => write_data(out, &data)?,
@@ -71,14 +79,14 @@ fn script() -> String {
     format!("\"use strict\";\n(() => {{\n{}}})();\n", SCRIPT.join("\n"))
 }
 
-fn policy(script: &str) -> String {
+fn policy(script: &str, css: &str) -> String {
     let hash = |text: &str| format!("'sha256-{}'", STANDARD.encode(digest(&SHA256, text.as_bytes())));
     format!(
         "default-src 'none'; script-src {} {}; style-src {}; base-uri 'none'; form-action 'none'; \
          require-trusted-types-for 'script'; trusted-types 'none'",
         hash(D3),
         hash(script),
-        hash(CSS)
+        hash(css)
     )
 }
 
@@ -185,7 +193,7 @@ mod tests {
         // No attribute of a style or handler, which the policy would refuse, and nothing from
         // elsewhere.
         for refused in [" style=\"", " onclick", " src=", " href=\"http", "url("] {
-            assert!(!TEMPLATE.contains(refused) && !CSS.contains(refused), "{refused}");
+            assert!(!TEMPLATE.contains(refused) && !STYLES.join("").contains(refused), "{refused}");
         }
         assert!(page.contains("http-equiv") && page.find("http-equiv") < page.find("<style>"));
     }

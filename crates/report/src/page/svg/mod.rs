@@ -85,7 +85,11 @@ pub(super) fn write(
     let title = "Which guest held which device";
     let (hosts, guests, interfaces) = picture.counted_rows();
     let zone = super::zone::name(clock.zone());
-    let range = format!("{} to {}, {zone}", clock.full(picture.from), clock.full(picture.until));
+    let range = if picture.rows.is_empty() {
+        "No input has a record with a time".to_owned()
+    } else {
+        format!("{} to {}, {zone}", clock.full(picture.from), clock.full(picture.until))
+    };
     let counts = picture.counts;
     let about = format!(
         "{range}. Hosts: {hosts}, guests: {guests}, interfaces: {interfaces}. Sessions: {}, of which QEMU held {} \
@@ -119,7 +123,9 @@ pub(super) fn write(
         counts.grave
     );
     svg.end_text(WIDTH - RIGHT, 50.0, &summary, &format!("fill=\"{MUTED}\""));
-    figure.axis.draw(&mut svg, TOP, bottom);
+    if !picture.rows.is_empty() {
+        figure.axis.draw(&mut svg, TOP, bottom);
+    }
     svg.append(figure.svg);
     legend(&mut svg, bottom + 22.0);
     for (at, sentence) in left_out.iter().enumerate() {
@@ -318,6 +324,13 @@ mod tests {
         let (svg, _) = figure(&report);
         assert!(!svg.contains("<script") && svg.contains("&lt;/text&gt;&lt;script&gt;"), "{svg}");
         assert!(svg.chars().all(|c| c == '\n' || taptrail_record::is_visible(c)));
+    }
+
+    #[test]
+    fn without_a_record_there_is_no_time() {
+        let (svg, left_out) = figure(&Report::default());
+        assert!(left_out.is_empty() && svg.contains("No input has a record with a time"));
+        assert!(!svg.contains("1970-01-01 00:00:00"), "{svg}");
     }
 
     #[test]
