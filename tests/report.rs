@@ -144,7 +144,7 @@ fn an_input_is_never_overwritten_and_a_failure_leaves_no_file() {
     // A ledger's log of transactions is part of it.
     let beside = directory.path().join("audit.log-wal");
     fs::write(&beside, "kept").unwrap();
-    assert_eq!(report(&beside, &[input.clone()], &[]).status.code(), Some(2));
+    assert_eq!(report(&beside, std::slice::from_ref(&input), &[]).status.code(), Some(2));
     assert_eq!(fs::read(&beside).unwrap(), b"kept");
     let nothing = directory.path().join("nothing.log");
     fs::write(&nothing, "no record\n").unwrap();

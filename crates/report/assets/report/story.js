@@ -35,6 +35,8 @@ function closeStory() {
   story.hidden = true;
   document.body.classList.remove("with-story");
   if (storyFrom && storyFrom.isConnected) storyFrom.focus();
+  // The table has drawn its rows anew.
+  else if (storyFrom && storyFrom.matches("tr")) focusRow();
   else scroller.focus();
 }
 
