@@ -8,8 +8,8 @@ use std::path::Path;
 use jiff::Timestamp;
 use taptrail_record::Line;
 use taptrail_report::{
-    Columns, DeviceFilter, Explainer, Filter, Format, GroupBy, Presentation, Sink, Style, Subject,
-    Summarizer, TrailConsumer, View,
+    Columns, DeviceFilter, Evidence, Explainer, FileEvidence, Filter, Format, GroupBy, Hash, Presentation,
+    Selected, Sink, Style, Subject, Summarizer, TrailConsumer, View, write_perfetto, write_svg,
 };
 use taptrail_trail::{Content, Coverage, Entry, Input, Proof, Severity, Span, Trail};
 use unicode_width::UnicodeWidthStr as _;
@@ -256,6 +256,31 @@ fn explanations() {
     let narrow = Style { width: Some(60), color: true, ..STYLE };
     let text = explanation(MACVTAP, "52:54:00:00:02:01", &narrow);
     insta::assert_snapshot!(text.replace('\x1b', "ESC"));
+}
+
+#[test]
+fn pictures() {
+    let evidence = Evidence {
+        program: "taptrail 0.1.0".to_owned(),
+        command: ["taptrail", "report", "-o", "out", "audit.log"].map(str::to_owned).into(),
+        generated: "2026-11-29T12:00:00Z".parse().unwrap(),
+        files: vec![FileEvidence { path: "audit.log".to_owned(), hash: Hash::None("no hash".to_owned()) }],
+        warnings: Vec::new(),
+    };
+    let trail = |folder, filter| {
+        let mut selected = Selected::new(filter);
+        let input = feed_log(folder, &mut selected);
+        selected.finish(input)
+    };
+    let mac = Filter { mac: "52:54:00:00:06:aa".parse().ok(), ..Filter::default() };
+    let mut trace = Vec::new();
+    write_perfetto(&trail(HOTPLUG, mac), &evidence, &mut trace).unwrap();
+    insta::assert_snapshot!(String::from_utf8(trace).unwrap());
+    for folder in [HOTPLUG, SAME_MAC] {
+        let mut figure = Vec::new();
+        write_svg(&trail(folder, Filter::default()), &evidence, &STYLE, &mut figure).unwrap();
+        insta::assert_snapshot!(String::from_utf8(figure).unwrap());
+    }
 }
 
 #[test]
