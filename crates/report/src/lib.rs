@@ -5,7 +5,8 @@
 //!
 //! - [`Sink`]: the part of a trail that a [`Filter`] selects, as a table, JSON, JSON lines or CSV.
 //! - [`Session`]: the devices of one interface in one plug, as people see them.
-//! - [`Explainer`]: the same in sentences, each with the lines that prove it.
+//! - [`Explainer`]: the answers of `who` and `explain`: a statement about each session, with the
+//!   records that prove it.
 //! - [`trail_table`], [`findings_table`]: holdings and the findings below them; findings alone.
 //! - [`guest_table`], [`nic_table`]: the guests of this host, the interfaces of one.
 //! - [`verify_table`], [`unseen_lines`]: the devices that processes hold beside the trail's
@@ -17,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod csv;
+mod duration;
 mod explain;
 mod filter;
 mod findings;
@@ -32,15 +34,17 @@ mod sink;
 mod span;
 mod stats;
 mod style;
+mod subject;
 mod table;
 mod text;
 mod trail;
 mod unauthenticated;
 mod verify;
 mod warnings;
+mod who;
 
-pub use explain::{Explainer, Explanation, LineReader};
-pub use filter::{DeviceFilter, DeviceFilterError, Filter, GuestFilter, Subject};
+pub use explain::{Evidence, Explainer, Explanation, LineReader, Records};
+pub use filter::{DeviceFilter, DeviceFilterError, Filter, GuestFilter};
 pub use findings::is_grave;
 pub use guests::{GuestRow, guest_table};
 pub use json::{json, json_line};
@@ -50,6 +54,7 @@ pub use sink::{Count, Format, Sink, TrailConsumer, View};
 pub use span::QueryRange;
 pub use stats::Stats;
 pub use style::Style;
+pub use subject::{Subject, SubjectError};
 pub use text::{escape_name, escape_text};
 pub use trail::{findings_table, trail_table};
 pub use verify::{

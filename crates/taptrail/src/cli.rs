@@ -5,6 +5,7 @@ mod groups;
 mod queries;
 mod verify;
 mod watch;
+mod who;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -17,11 +18,10 @@ use uuid::Uuid;
 
 use self::format::{OutputFormat, StreamFormat};
 pub(crate) use self::groups::command;
-pub(crate) use self::queries::{
-    AssumedHost, Explain, Findings, Output, Selection, Sources, Target, Times, Trail, Who,
-};
+pub(crate) use self::queries::{AssumedHost, Findings, Output, Selection, Sources, Times, Trail};
 pub(crate) use self::verify::Verify;
 pub(crate) use self::watch::{Watch, arguments as watch_arguments};
+pub(crate) use self::who::{Explain, Who};
 
 /// Read which QEMU guest held which tap, macvtap and vhost-net from audit logs, and run guests with
 /// an audit trail that says definitively which device was opened, granted and released
@@ -104,9 +104,9 @@ pub(crate) enum Command {
     Events(Events),
     /// Show which guest held which device when
     Trail(Trail),
-    /// Show who held a device, or the devices of a MAC
+    /// Show who held a device or an interface, and when
     Who(Who),
-    /// Explain the records of an interface or guest, line by line
+    /// Explain the records of an interface, device or guest
     Explain(Explain),
     /// List errors, gaps and suspicious entries in a trail
     Findings(Findings),
@@ -405,6 +405,7 @@ pub(crate) struct Detach {
     pub(crate) guest: String,
 
     /// MAC of the interface
+    #[arg(value_parser = queries::mac)]
     pub(crate) mac: MacAddr,
 
     /// How long the guest may take to release the NIC

@@ -5,19 +5,21 @@ mod coverage;
 mod query;
 mod time_range;
 mod trail_reader;
+mod who;
 
 use std::process::ExitCode;
 
 use taptrail_guest::Dirs;
-use taptrail_report::{Explainer, Filter, Sink, View};
+use taptrail_report::{Filter, Sink, View};
 
 use self::query::Query;
 pub(crate) use self::query::moment;
 pub(crate) use self::trail_reader::ReadSummary;
 use self::trail_reader::{Answer, TrailReader, is_broken_pipe};
+pub(crate) use self::who::{explain, who};
 use crate::CommandResult;
-use crate::cli::{Explain, Findings, Output, Sources, Trail, Who};
-use crate::output::{Failure, print, stdout, style};
+use crate::cli::{Findings, Output, Sources, Trail};
+use crate::output::{Failure, stdout, style};
 
 /// The exit code of `findings` when there are findings.
 const FINDINGS_REPORTED: u8 = 1;
@@ -31,15 +33,6 @@ pub(crate) fn trail(arguments: &Trail, dirs: &Dirs) -> CommandResult {
     query.times(&arguments.times)?;
     query.at(arguments.at.as_deref())?;
     query.filter.held = arguments.held;
-    sink(View::Trail, query.filter, arguments.output, &arguments.sources, dirs)
-}
-
-pub(crate) fn who(arguments: &Who, dirs: &Dirs) -> CommandResult {
-    let mut query = Query::new(arguments.output.utc);
-    query.target(&arguments.what);
-    query.at(arguments.at.as_deref())?;
-    query.filter.host = arguments.host.clone();
-    query.filter.granted = true;
     sink(View::Trail, query.filter, arguments.output, &arguments.sources, dirs)
 }
 
@@ -90,35 +83,4 @@ fn code<W: std::io::Write>(view: View, sink: &Sink<W>, done: ExitCode) -> ExitCo
         return ExitCode::from(FINDINGS_REPORTED);
     }
     done
-}
-
-pub(crate) fn explain(arguments: &Explain, dirs: &Dirs) -> CommandResult {
-    let mut query = Query::new(arguments.utc);
-    query.at(arguments.at.as_deref())?;
-    query.filter.host = arguments.host.clone();
-    let filter = arguments.what.clone().narrow(query.filter);
-    let filter_used = filter.clone();
-    let mut explainer = Explainer::new(filter);
-    let answer = match TrailReader::new(&mut explainer).read(&arguments.sources, dirs)? {
-        // `Explainer` writes nothing while it reads, so this does not happen.
-        Answer::Interrupted => return Ok(ExitCode::SUCCESS),
-        Answer::Complete(answer) if answer.is_none() => {
-            return Ok(answer.print_warnings(arguments.sources.stats));
-        }
-        Answer::Complete(answer) => answer,
-    };
-    let mut answer = answer;
-    let unknown = coverage::note_unknown(&mut answer, &filter_used, explainer.is_empty().then_some(0));
-    let explanation = explainer.finish(answer.input());
-    let lines = crate::reading::fetch_lines(explanation.proofs(), answer.identities());
-    let line = |proof: &taptrail_trail::Proof| lines.get(proof);
-    let style = style(arguments.utc);
-    print(&if arguments.output.is_json() {
-        explanation.json(&style, &line)?
-    } else {
-        explanation.text(&style, &line)
-    })?;
-    let done = answer.print_warnings(arguments.sources.stats);
-    let nothing = explanation.is_empty() && done == ExitCode::SUCCESS;
-    Ok(if unknown && nothing { NOT_COVERED.into() } else { done })
 }

@@ -18,7 +18,7 @@ use taptrail_trail::StepsInProgress;
 
 pub(crate) use self::fingerprint::InputFingerprint;
 use self::ledger::AllInHand;
-pub(crate) use self::source_lines::fetch_lines;
+pub(crate) use self::source_lines::SourceLines;
 use crate::cli::{AssumedHost, Sources};
 use crate::output::Failure;
 

@@ -1,0 +1,125 @@
+//! `taptrail who` and `explain`: who held something when, and the records that prove it.
+
+use std::process::ExitCode;
+
+use taptrail_guest::Dirs;
+use taptrail_report::{Evidence, Explainer, Explanation, Filter, Records, Sink, Style, Subject, View};
+use taptrail_trail::Proof;
+
+use super::query::Query;
+use super::trail_reader::{self, Answer, TrailReader, is_broken_pipe};
+use super::{NOT_COVERED, ReadSummary, coverage};
+use crate::CommandResult;
+use crate::cli::{Explain, Output, Sources, Who};
+use crate::output::{Failure, print, stdout, style};
+use crate::reading::SourceLines;
+
+/// The exit code when nothing is found, and the logs cover it: as grep's.
+const NOTHING_FOUND: u8 = 1;
+
+pub(crate) fn who(arguments: &Who, dirs: &Dirs) -> CommandResult {
+    let Who { what, sources, at, host, explain, output } = arguments;
+    let mut filter = filter(what, at.as_deref(), host.as_deref(), output.utc)?;
+    filter.granted = true;
+    let result = if output.is_table() {
+        let answer = |explanation: &Explanation, style: &Style, evidence: Evidence<'_>| {
+            Ok(explanation.who(style, evidence, *explain))
+        };
+        explained(filter, sources, dirs, output.utc, &answer)
+    } else {
+        written(filter, *output, sources, dirs)
+    };
+    as_grep(result)
+}
+
+pub(crate) fn explain(arguments: &Explain, dirs: &Dirs) -> CommandResult {
+    let Explain { what, sources, at, host, raw, output, utc } = arguments;
+    let filter = filter(what, at.as_deref(), host.as_deref(), *utc)?;
+    let records = if *raw { Records::Raw } else { Records::Decoded };
+    let answer = |explanation: &Explanation, style: &Style, evidence: Evidence<'_>| {
+        if output.is_json() {
+            explanation.json(style, evidence.line)
+        } else {
+            Ok(explanation.text(style, evidence, records))
+        }
+    };
+    as_grep(explained(filter, sources, dirs, *utc, &answer))
+}
+
+/// Exit code 1 would mean that nothing was found.
+fn as_grep(result: CommandResult) -> CommandResult {
+    result.map_err(
+        |failure| if failure.code() == NOTHING_FOUND { failure.with_code(Failure::INPUT) } else { failure },
+    )
+}
+
+fn filter(what: &Subject, at: Option<&str>, host: Option<&str>, utc: bool) -> Result<Filter, Failure> {
+    let mut query = Query::new(utc);
+    query.at(at)?;
+    query.filter.subject = Some(what.clone());
+    query.filter.host = host.map(str::to_owned);
+    Ok(query.filter)
+}
+
+type ToText<'a> = dyn Fn(&Explanation, &Style, Evidence<'_>) -> Result<String, serde_json::Error> + 'a;
+
+/// Reads the input, and prints what `answer` makes of it.
+fn explained(
+    filter: Filter,
+    sources: &Sources,
+    dirs: &Dirs,
+    utc: bool,
+    answer: &ToText<'_>,
+) -> CommandResult {
+    let asked = filter.clone();
+    let mut explainer = Explainer::new(filter);
+    let mut read = match TrailReader::new(&mut explainer).read(sources, dirs)? {
+        // `Explainer` writes nothing while it reads, so this does not happen.
+        Answer::Interrupted => return Ok(ExitCode::SUCCESS),
+        Answer::Complete(read) if read.is_none() => return Ok(read.print_warnings(sources.stats)),
+        Answer::Complete(read) => read,
+    };
+    let none = explainer.is_empty().then(|| explainer.maybe_matching());
+    let unknown = coverage::note_unknown(&mut read, &asked, none);
+    let explanation = explainer.finish(read.input());
+    let lines = SourceLines::fetch(explanation.proofs(), read.identities());
+    let line = |proof: &Proof| lines.get(proof);
+    let is_audit_log = |source: &str| lines.is_audit_log(source);
+    let evidence = Evidence { line: &line, is_audit_log: &is_audit_log };
+    print(&answer(&explanation, &style(utc), evidence)?)?;
+    Ok(code(&read, sources, !explanation.is_empty(), unknown))
+}
+
+/// Reads the input, and writes matching holdings and findings as they come.
+fn written(filter: Filter, output: Output, sources: &Sources, dirs: &Dirs) -> CommandResult {
+    let asked = filter.clone();
+    let mut sink = match Sink::new(View::Trail, filter, output.format(style(output.utc)), stdout()) {
+        Err(error) if is_broken_pipe(&error) => return Ok(ExitCode::SUCCESS),
+        sink => sink.map_err(trail_reader::unwritten)?,
+    };
+    let mut read = match TrailReader::new(&mut sink).read(sources, dirs)? {
+        Answer::Interrupted => return Ok(ExitCode::SUCCESS),
+        Answer::Complete(read) if read.is_none() => return Ok(read.print_warnings(sources.stats)),
+        Answer::Complete(read) => read,
+    };
+    let count = sink.count();
+    let none = (count.holdings == 0).then_some(count.maybe_matching);
+    let unknown = coverage::note_unknown(&mut read, &asked, none);
+    match sink.finish(read.input()) {
+        Err(error) if !is_broken_pipe(&error) => return Err(trail_reader::unwritten(error)),
+        _ => {}
+    }
+    let count = sink.count();
+    Ok(code(&read, sources, count.holdings + count.findings > 0, unknown))
+}
+
+/// Prints what could not be read, and returns the exit code.
+fn code(read: &ReadSummary, sources: &Sources, found: bool, unknown: bool) -> ExitCode {
+    let done = read.print_warnings(sources.stats);
+    match (found, unknown) {
+        _ if done != ExitCode::SUCCESS => done,
+        (true, _) => done,
+        (false, true) => NOT_COVERED.into(),
+        (false, false) => NOTHING_FOUND.into(),
+    }
+}
