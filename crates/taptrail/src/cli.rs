@@ -1,5 +1,6 @@
 //! The arguments, as clap reads them.
 
+mod color;
 mod format;
 mod groups;
 mod queries;
@@ -16,6 +17,7 @@ use taptrail_guest::{AuditMode, Dirs, duration};
 use taptrail_record::MacAddr;
 use uuid::Uuid;
 
+pub(crate) use self::color::{ColorChoice, help_color};
 use self::format::{OutputFormat, StreamFormat};
 pub(crate) use self::groups::command;
 pub(crate) use self::queries::{AssumedHost, Findings, Output, Selection, Sources, Times, Trail};
@@ -29,7 +31,7 @@ pub(crate) use self::who::{Explain, Who};
 #[command(name = "taptrail", version, propagate_version = true, arg_required_else_help = true)]
 #[command(disable_help_flag = true, disable_version_flag = true)]
 #[command(
-    after_help = "Exit codes:\n  0  success\n  1  the command failed, or `findings` or `verify` reported at least one problem\n  2  wrong arguments, or input that can't be read\n  3  the guest, or its supervisor, did not answer in time\n  4  not known: the logs do not cover the time or host in question\n\n`taptrail run` in the foreground returns QEMU's exit code."
+    after_help = "Exit codes:\n  0  success\n  1  the command failed, `findings` or `verify` reported at least one problem, or `who` or `explain` found nothing\n  2  wrong arguments, or input that can't be read\n  3  the guest, or its supervisor, did not answer in time\n  4  not known: the logs do not cover the time or host in question\n\n`taptrail run` in the foreground returns QEMU's exit code."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -64,6 +66,14 @@ pub(crate) struct Cli {
     /// Log only warnings and errors to standard error
     #[arg(short, long, global = true, help_heading = "General", conflicts_with = "verbose")]
     pub(crate) quiet: bool,
+
+    /// When to use colours: auto is on a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, help_heading = "General", value_name = "WHEN", value_enum, default_value_t = ColorChoice::Auto)]
+    pub(crate) color: ColorChoice,
+
+    /// Print long answers without a pager (on a terminal: $TAPTRAIL_PAGER, $PAGER, or less)
+    #[arg(long, global = true, help_heading = "General")]
+    pub(crate) no_pager: bool,
 
     /// Print help; -h is a summary
     #[arg(short, long, global = true, help_heading = "General", action = clap::ArgAction::Help)]

@@ -15,6 +15,7 @@ mod ledger;
 mod list;
 mod log;
 mod output;
+mod pager;
 mod queries;
 mod reading;
 mod recover;
@@ -35,7 +36,8 @@ use crate::output::Failure;
 fn main() -> ExitCode {
     let cli = match cli::watch_arguments(std::env::args_os()) {
         Ok(arguments) => {
-            let matches = cli::command().try_get_matches_from(arguments);
+            let command = cli::command(cli::help_color(&arguments));
+            let matches = command.try_get_matches_from(arguments);
             matches.and_then(|matches| Cli::from_arg_matches(&matches))
         }
         Err(failure) => return failure.report(),
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(message) => return output::parsed(&message),
     };
+    output::set_look(&cli);
     output::start_log(&cli);
     #[cfg(feature = "failpoints")]
     let _faults = fail::FailScenario::setup();

@@ -23,9 +23,10 @@ macro_rules! with_notes {
              Logs in several directories belong to several hosts. Without FILE, taptrail reads this host's audit log, its \
              rotations and the ledger.\n\nTIME is a time as ausearch takes it (now, recent, today, yesterday, this-hour, \
              this-week, week-ago, this-month, this-year, boot; 11/23/2026, '11/23/2026 20:31:05'), or 2026-11-23, \
-             '2026-11-23 20:31:05', 20:31, 2026-11-23T20:31:05Z, 1795460022.944 (seconds since 1970), '2 hours ago', \
-             '90m ago'. A day, minute or second in --at or --end means all of it. Times without a zone are in this host's \
-             zone, or in UTC with --utc."
+             '2026-11-23 20:31:05', 23.11.2026, '23.11.2026 20:31', 20:31, tuesday, 'tue 14:05' (the last one), \
+             2026-11-23T20:31:05Z, 1795460022.944 (seconds since 1970), '2 hours ago', '90m ago'. A day, minute or \
+             second in --at or --end means all of it. Times without a zone are in this host's zone, or in UTC with \
+             --utc."
         )
     };
 }

@@ -10,7 +10,7 @@ mod who;
 use std::process::ExitCode;
 
 use taptrail_guest::Dirs;
-use taptrail_report::{Filter, Sink, View};
+use taptrail_report::{Count, Filter, Sink, View};
 
 use self::query::Query;
 pub(crate) use self::query::moment;
@@ -19,7 +19,7 @@ use self::trail_reader::{Answer, TrailReader, is_broken_pipe};
 pub(crate) use self::who::{explain, who};
 use crate::CommandResult;
 use crate::cli::{Findings, Output, Sources, Trail};
-use crate::output::{Failure, stdout, style};
+use crate::output::{Failure, paged_stdout, style};
 
 /// The exit code of `findings` when there are findings.
 const FINDINGS_REPORTED: u8 = 1;
@@ -49,18 +49,17 @@ pub(crate) fn findings(arguments: &Findings, dirs: &Dirs) -> CommandResult {
 /// Reads the input, and writes matching holdings and findings as they come.
 fn sink(view: View, filter: Filter, output: Output, sources: &Sources, dirs: &Dirs) -> CommandResult {
     let filter_used = filter.clone();
-    let mut sink = match Sink::new(view, filter, output.format(style(output.utc)), stdout()) {
+    let out = paged_stdout(output.is_table());
+    let mut sink = match Sink::new(view, filter, output.format(style(output.utc)), out) {
         Err(error) if is_broken_pipe(&error) => return Ok(ExitCode::SUCCESS),
         sink => sink.map_err(trail_reader::unwritten)?,
     };
-    let reader = TrailReader::new(&mut sink);
-    let read = reader.read(sources, dirs)?;
-    let answer = match read {
-        Answer::Interrupted => return Ok(code(view, &sink, ExitCode::SUCCESS)),
+    let read = TrailReader::new(&mut sink).read(sources, dirs)?;
+    let mut answer = match read {
+        Answer::Interrupted => return Ok(code(view, sink.count(), ExitCode::SUCCESS)),
         Answer::Complete(answer) if answer.is_none() => return Ok(answer.print_warnings(sources.stats)),
         Answer::Complete(answer) => answer,
     };
-    let mut answer = answer;
     let count = sink.count();
     let none = view == View::Trail && count.holdings == 0;
     let unknown = coverage::note_unknown(&mut answer, &filter_used, none.then_some(count.maybe_matching));
@@ -68,18 +67,18 @@ fn sink(view: View, filter: Filter, output: Output, sources: &Sources, dirs: &Di
         Err(error) if !is_broken_pipe(&error) => return Err(trail_reader::unwritten(error)),
         _ => {}
     }
+    let count = sink.count();
+    // The pager ends before warnings are printed.
+    drop(sink);
     let done = answer.print_warnings(sources.stats);
-    let found = sink.count().holdings + sink.count().findings > 0;
-    Ok(code(
-        view,
-        &sink,
-        if unknown && !found && done == ExitCode::SUCCESS { NOT_COVERED.into() } else { done },
-    ))
+    let found = count.holdings + count.findings > 0;
+    let not_covered = unknown && !found && done == ExitCode::SUCCESS;
+    Ok(code(view, count, if not_covered { NOT_COVERED.into() } else { done }))
 }
 
 /// The exit code of the command; `done` is that of reading the input.
-fn code<W: std::io::Write>(view: View, sink: &Sink<W>, done: ExitCode) -> ExitCode {
-    if view == View::Findings && done == ExitCode::SUCCESS && sink.count().findings > 0 {
+fn code(view: View, count: Count, done: ExitCode) -> ExitCode {
+    if view == View::Findings && done == ExitCode::SUCCESS && count.findings > 0 {
         return ExitCode::from(FINDINGS_REPORTED);
     }
     done

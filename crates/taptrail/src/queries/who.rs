@@ -11,7 +11,7 @@ use super::trail_reader::{self, Answer, TrailReader, is_broken_pipe};
 use super::{NOT_COVERED, ReadSummary, coverage};
 use crate::CommandResult;
 use crate::cli::{Explain, Output, Sources, Who};
-use crate::output::{Failure, print, stdout, style};
+use crate::output::{Failure, page, print, stdout, style};
 use crate::reading::SourceLines;
 
 /// The exit code when nothing is found, and the logs cover it: as grep's.
@@ -25,7 +25,7 @@ pub(crate) fn who(arguments: &Who, dirs: &Dirs) -> CommandResult {
         let answer = |explanation: &Explanation, style: &Style, evidence: Evidence<'_>| {
             Ok(explanation.who(style, evidence, *explain))
         };
-        explained(filter, sources, dirs, output.utc, &answer)
+        explained(filter, sources, dirs, output.utc, true, &answer)
     } else {
         written(filter, *output, sources, dirs)
     };
@@ -43,7 +43,7 @@ pub(crate) fn explain(arguments: &Explain, dirs: &Dirs) -> CommandResult {
             Ok(explanation.text(style, evidence, records))
         }
     };
-    as_grep(explained(filter, sources, dirs, *utc, &answer))
+    as_grep(explained(filter, sources, dirs, *utc, !output.is_json(), &answer))
 }
 
 /// Exit code 1 would mean that nothing was found.
@@ -69,6 +69,7 @@ fn explained(
     sources: &Sources,
     dirs: &Dirs,
     utc: bool,
+    for_people: bool,
     answer: &ToText<'_>,
 ) -> CommandResult {
     let asked = filter.clone();
@@ -86,7 +87,12 @@ fn explained(
     let line = |proof: &Proof| lines.get(proof);
     let is_audit_log = |source: &str| lines.is_audit_log(source);
     let evidence = Evidence { line: &line, is_audit_log: &is_audit_log };
-    print(&answer(&explanation, &style(utc), evidence)?)?;
+    let text = answer(&explanation, &style(utc), evidence)?;
+    if for_people {
+        page(&text)?
+    } else {
+        print(&text)?
+    };
     Ok(code(&read, sources, !explanation.is_empty(), unknown))
 }
 

@@ -20,7 +20,7 @@ use tracing::debug;
 use self::trail::Trail;
 use crate::CommandResult;
 use crate::cli::Verify;
-use crate::output::{Failure, print, print_json, style};
+use crate::output::{Failure, page, print_json, style};
 
 /// The exit code when there are differences.
 const DIFFERS: u8 = 1;
@@ -91,7 +91,7 @@ fn report(arguments: &Verify, trail: &Trail<'_>, verified: &taptrail_report::Ver
     if arguments.output.is_json() {
         print_json(verified)?;
     } else {
-        print(&verify_table(verified, &style(false)))?;
+        page(&verify_table(verified, &style(false)))?;
     }
     let mut unseen = unseen_lines(&verified.unseen);
     unseen.extend(other_hosts_line(&verified.trail));

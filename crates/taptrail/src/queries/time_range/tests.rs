@@ -113,10 +113,7 @@ fn a_time_that_clocks_show_twice_or_never_is_refused_with_what_may_be_meant() {
         ("2026-03-29T02:00:00", "never was", ["2026-03-29T01:00:00+01:00", "2026-03-29T03:00:00+02:00"]),
     ] {
         let error = read(text).unwrap_err().to_string();
-        assert!(
-            error.contains(text) && error.contains(what) && error.contains("Europe/Berlin"),
-            "{error}"
-        );
+        assert!(error.contains(text) && error.contains(what) && error.contains("Europe/Berlin"), "{error}");
         for moment in moments {
             assert!(error.contains(moment), "{error}");
             // The suggestions are accepted.
@@ -223,7 +220,8 @@ fn a_date_may_have_its_day_first_with_points() {
 }
 
 /// Zones with different rules: an hour, half an hour and no change; a midnight that is not there.
-const ZONES: [&str; 5] = ["Europe/Berlin", "Australia/Lord_Howe", "UTC", "America/Santiago", "Asia/Kathmandu"];
+const ZONES: [&str; 5] =
+    ["Europe/Berlin", "Australia/Lord_Howe", "UTC", "America/Santiago", "Asia/Kathmandu"];
 
 /// Some moment from 2000 to 2037, in some zone.
 fn some_now() -> impl Strategy<Value = ZonedDateTime> {
