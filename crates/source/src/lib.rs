@@ -78,5 +78,5 @@ pub use input::{Input, Rows, expand, host_log, host_log_paths, host_logs, log_pa
 pub use open::read_lines;
 pub use ordered_entry::EntrySink;
 pub use outcome::{Note, NoteKind, ReadOutcome};
-pub use reading::{ReadOptions, read};
+pub use reading::{Progress, ReadOptions, read};
 pub use snapshot::SnapshotFile;
