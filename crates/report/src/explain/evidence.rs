@@ -179,3 +179,73 @@ fn concerns(of: &Evident<'_>, step: Step, holding: &Holding) -> bool {
     let failed = step == Step::Open && holding.state == State::OpenFailed;
     record.event.device().is_none_or(is_device) && (record.outcome == Outcome::Failed) == failed
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use taptrail_record::MacAddr;
+
+    use super::*;
+    use crate::sample::holding;
+
+    fn step(line: &str) -> Option<Step> {
+        Decoded::of(line).step()
+    }
+
+    #[test]
+    fn a_line_of_a_ledger_is_a_record_without_its_writer() {
+        let guest = holding("web1", 1, 10, None).guest;
+        let mac = MacAddr::kvm([0, 0, 1]);
+        let start = Event::Start { mac, vm_pid: Some(4711), fds: Some(1) };
+        let stop = Event::GuestStop { reason: taptrail_record::Reason::SHUTDOWN, vm_pid: Some(4711) };
+        for (event, of) in [(start, Step::Grant), (stop, Step::Release)] {
+            let text =
+                Record::success(guest.clone(), event.clone()).text(Path::new("/usr/bin/taptrail")).unwrap();
+            let Decoded::Record { record, by } = Decoded::of(&text) else { panic!("{text}") };
+            assert_eq!((&record.event, by.pid), (&event, None));
+            assert_eq!(step(&text), Some(of));
+        }
+    }
+
+    #[test]
+    fn an_open_as_the_kernel_logged_it_is_an_open() {
+        let head = "msg=audit(1795459763.120:1918):";
+        let syscall = format!(
+            "type=SYSCALL {head} arch=c000003e syscall=257 success=yes exit=30 a0=ffffff9c a1=7f a2=2 a3=0 items=1 \
+             ppid=1 pid=23941 auid=0 uid=0 comm=\"x\" exe=\"/usr/sbin/libvirtd\" key=\"tap\""
+        );
+        let path = |name: &str| {
+            format!(
+                "type=PATH {head} item=0 name={name} inode=151 dev=00:06 mode=020600 ouid=0 ogid=0 rdev=f6:02 nametype=NORMAL"
+            )
+        };
+        assert!(matches!(Decoded::of(&syscall), Decoded::Open { pid: 23941, fd: Some(30), .. }));
+        assert!(
+            matches!(Decoded::of(&path("\"/dev/tap198\"")), Decoded::Path { path, .. } if path == "/dev/tap198")
+        );
+        assert_eq!([syscall, path("\"/dev/tap198\"")].map(|line| step(&line)), [Some(Step::Open); 2]);
+        for line in ["", "virt=", "May 12 12:48:00 host audit[3]: VIRT_RESOURCE", &path("\"/dev/null\"")] {
+            assert_eq!(step(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn steps_of_lines_that_can_not_be_decoded_are_known_by_their_times() {
+        let mut of = holding("web1", 1, 10, Some(30));
+        let lines = |of: &Holding| {
+            let session = Session { holdings: vec![of] };
+            let evidence = Evidence { line: &|_| None, is_audit_log: &|_| false };
+            let records = of_session(&session, [].iter(), evidence);
+            let line = |step| shows(step, of, &records).map(|of| of.proof.line);
+            [Step::Open, Step::Grant, Step::Release].map(line)
+        };
+        assert_eq!(lines(&of), [Some(10), Some(11), Some(30)]);
+        // Within one tick of the clock.
+        of.granted = of.opened;
+        of.proof[1].time = of.proof[0].time;
+        assert_eq!(lines(&of), [Some(10), Some(11), Some(30)]);
+        of.released = None;
+        assert_eq!(lines(&of), [Some(10), Some(11), None]);
+    }
+}
