@@ -271,9 +271,17 @@ impl Teller<'_> {
         for of in &session.holdings {
             for stretch in &of.possibly_held {
                 let text = sentences::possibly_held(stretch, of, &self.clock);
+                let text = text.strip_prefix("Possibly held ").unwrap_or(&text).trim_end_matches('.');
+                // What is of all its devices, or of the first, needs no device.
+                let is_first = of.device.path == session.first().device.path;
+                let all = session.holdings.iter().all(|other| other.possibly_held.contains(stretch));
+                let device = match is_first || all {
+                    true => String::new(),
+                    false => format!("{}: ", escape_name(&of.device.path)),
+                };
+                let text = format!("{device}{text}");
                 if told.insert(text.clone()) {
-                    let text = text.strip_prefix("Possibly held ").unwrap_or(&text).trim_end_matches('.');
-                    page.row(label, text);
+                    page.row(label, &text);
                     label = "";
                 }
             }

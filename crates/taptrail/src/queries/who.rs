@@ -21,29 +21,48 @@ pub(crate) fn who(arguments: &Who, dirs: &Dirs) -> CommandResult {
     let Who { what, sources, at, host, explain, output } = arguments;
     let mut filter = filter(what, at.as_deref(), host.as_deref(), output.utc)?;
     filter.granted = true;
-    let result = if output.is_table() {
-        let answer = |explanation: &Explanation, style: &Style, evidence: Evidence<'_>| {
-            Ok(explanation.who(style, evidence, *explain))
-        };
-        explained(filter, sources, dirs, output.utc, true, &answer)
+    as_grep(if output.is_table() {
+        explained(filter, sources, dirs, output.utc, Form::Who { all: *explain })
     } else {
         written(filter, *output, sources, dirs)
-    };
-    as_grep(result)
+    })
 }
 
 pub(crate) fn explain(arguments: &Explain, dirs: &Dirs) -> CommandResult {
     let Explain { what, sources, at, host, raw, output, utc } = arguments;
     let filter = filter(what, at.as_deref(), host.as_deref(), *utc)?;
-    let records = if *raw { Records::Raw } else { Records::Decoded };
-    let answer = |explanation: &Explanation, style: &Style, evidence: Evidence<'_>| {
-        if output.is_json() {
-            explanation.json(style, evidence.line)
-        } else {
-            Ok(explanation.text(style, evidence, records))
-        }
+    let form = match (output.is_json(), raw) {
+        (true, _) => Form::Json,
+        (false, true) => Form::Explain(Records::Raw),
+        (false, false) => Form::Explain(Records::Decoded),
     };
-    as_grep(explained(filter, sources, dirs, *utc, !output.is_json(), &answer))
+    as_grep(explained(filter, sources, dirs, *utc, form))
+}
+
+/// The form of an answer.
+#[derive(Clone, Copy)]
+enum Form {
+    /// A row for each session; of a single one, or with `all` of each, a statement.
+    Who { all: bool },
+    /// A statement about each session, and its records.
+    Explain(Records),
+    /// All of it, for programs.
+    Json,
+}
+
+impl Form {
+    /// Whether it cites the lines of records, which are read again for that.
+    fn cites_lines(self, of: &Explanation) -> bool {
+        !matches!(self, Self::Who { all: false }) || of.sessions() == 1
+    }
+
+    fn print(self, of: &Explanation, style: &Style, evidence: Evidence<'_>) -> CommandResult {
+        match self {
+            Self::Who { all } => page(&of.who(style, evidence, all)),
+            Self::Explain(records) => page(&of.text(style, evidence, records)),
+            Self::Json => print(&of.json(style, evidence.line)?),
+        }
+    }
 }
 
 /// Exit code 1 would mean that nothing was found.
@@ -61,17 +80,8 @@ fn filter(what: &Subject, at: Option<&str>, host: Option<&str>, utc: bool) -> Re
     Ok(query.filter)
 }
 
-type ToText<'a> = dyn Fn(&Explanation, &Style, Evidence<'_>) -> Result<String, serde_json::Error> + 'a;
-
-/// Reads the input, and prints what `answer` makes of it.
-fn explained(
-    filter: Filter,
-    sources: &Sources,
-    dirs: &Dirs,
-    utc: bool,
-    for_people: bool,
-    answer: &ToText<'_>,
-) -> CommandResult {
+/// Reads the input, and prints the answer.
+fn explained(filter: Filter, sources: &Sources, dirs: &Dirs, utc: bool, form: Form) -> CommandResult {
     let asked = filter.clone();
     let mut explainer = Explainer::new(filter);
     let mut read = match TrailReader::new(&mut explainer).read(sources, dirs)? {
@@ -83,16 +93,12 @@ fn explained(
     let none = explainer.is_empty().then(|| explainer.maybe_matching());
     let unknown = coverage::note_unknown(&mut read, &asked, none);
     let explanation = explainer.finish(read.input());
-    let lines = SourceLines::fetch(explanation.proofs(), read.identities());
+    let cited = form.cites_lines(&explanation).then(|| explanation.proofs()).into_iter().flatten();
+    let lines = SourceLines::fetch(cited, read.identities());
     let line = |proof: &Proof| lines.get(proof);
     let is_audit_log = |source: &str| lines.is_audit_log(source);
     let evidence = Evidence { line: &line, is_audit_log: &is_audit_log };
-    let text = answer(&explanation, &style(utc), evidence)?;
-    if for_people {
-        page(&text)?
-    } else {
-        print(&text)?
-    };
+    form.print(&explanation, &style(utc), evidence)?;
     Ok(code(&read, sources, !explanation.is_empty(), unknown))
 }
 
