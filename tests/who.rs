@@ -26,7 +26,7 @@ fn log(folder: &str) -> PathBuf {
 fn taptrail() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_taptrail"));
     command.env("TZ", "UTC");
-    for variable in ["TAPTRAIL_LOG", "TAPTRAIL_PAGER", "PAGER", "LESS", "NO_COLOR"] {
+    for variable in ["TAPTRAIL_LOG", "TAPTRAIL_PAGER", "PAGER", "LESS", "NO_COLOR", "SUDO_UID"] {
         command.env_remove(variable);
     }
     command
@@ -323,6 +323,9 @@ fn a_terminal_gets_a_pager() {
     let shell = text(&[("PAGER", &format!("{pager} | cat"))], &[]);
     assert!(shell.starts_with("taptrail: no pager is used: PAGER has characters for a shell"), "{shell}");
     assert!(shell.contains("5 sessions") || shell.contains("6 sessions"), "{shell}");
+    // sudo lets users run taptrail, not what they like.
+    let elevated = text(&[("PAGER", &pager), ("SUDO_UID", "1000")], &[]);
+    assert!(!elevated.contains("paged") && elevated.contains("PAGER names another program"), "{elevated}");
     // Not a terminal.
     let mut command = taptrail();
     let piped = command.args(["who", "tun"]).arg(log(HOTPLUG)).env("PAGER", &pager).output().unwrap();
@@ -338,6 +341,15 @@ fn a_pager_that_ends_early_changes_no_exit_code_and_nothing_is_said() {
         command.args(["explain", what]).args(vec![log(HOTPLUG); 20]).env("PAGER", &pager);
         assert_eq!(shown(&mut command), (Some(code), "paged by , LESS=FRX\n".to_owned()), "{what}");
     }
+}
+
+#[test]
+fn an_interrupt_is_the_pagers() {
+    let directory = tempfile::tempdir().unwrap();
+    let pager = pager(directory.path(), "kill -INT $PPID\nsleep 0.2\nexec cat");
+    let mut command = taptrail();
+    let (code, text) = shown(command.args(["who", "t6-hotplug"]).arg(log(HOTPLUG)).env("PAGER", &pager));
+    assert!(code == Some(0) && text.contains("6 sessions"), "{code:?} {text}");
 }
 
 #[test]

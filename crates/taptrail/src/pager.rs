@@ -1,7 +1,9 @@
 //! A pager for long answers on a terminal, as git uses one: `$TAPTRAIL_PAGER`, `$PAGER`, or less.
-//! No shell runs it, and it is found in fixed directories.
+//! No shell runs it, and it is found in fixed directories. Whoever may run taptrail with another
+//! user's rights, by sudo, gets no way to run anything else with them.
 
 use std::env;
+use std::ffi::OsStr;
 use std::io::{self, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -25,6 +27,9 @@ const LESS: &str = "FRX";
 /// Characters that mean something to a shell, which is not run.
 const FOR_A_SHELL: &str = "|&;<>()$`\\\"'*?[]{}!\n";
 
+/// Variables that programs set that run others with another user's rights.
+const ELEVATED: [&str; 3] = ["SUDO_UID", "DOAS_USER", "PKEXEC_UID"];
+
 /// Why a pager that is set is not used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum PagerError {
@@ -36,6 +41,8 @@ enum PagerError {
     NotFound(&'static str),
     #[error("the path of {0} is not absolute")]
     Relative(&'static str),
+    #[error("{0} names another program than less, and sudo or the like runs this")]
+    Elevated(&'static str),
 }
 
 /// Standard output for a long answer. On a terminal, the first write starts the pager; dropping it
@@ -48,7 +55,7 @@ pub(crate) struct LongOutput {
 #[derive(Debug)]
 enum To {
     /// Nothing was written yet, and a pager may be used.
-    Undecided,
+    Undecided(io::Stdout),
     Stdout(io::Stdout),
     Pager(Pager),
 }
@@ -56,24 +63,26 @@ enum To {
 impl LongOutput {
     /// `paged` is false for what is not for people.
     pub(crate) fn new(paged: bool) -> Self {
-        let to = if paged && output::may_page() && io::stdout().is_terminal() {
-            To::Undecided
-        } else {
-            To::Stdout(io::stdout())
-        };
-        Self { to }
+        let stdout = io::stdout();
+        let is_screen = || stdout.is_terminal() && !is_dumb(env::var_os("TERM").as_deref());
+        let pages = paged && output::may_page() && is_screen();
+        Self { to: if pages { To::Undecided(stdout) } else { To::Stdout(stdout) } }
     }
 
     fn decide(&mut self) -> &mut dyn Write {
-        if matches!(self.to, To::Undecided) {
+        if matches!(self.to, To::Undecided(_)) {
             self.to = Pager::start().map_or_else(|| To::Stdout(io::stdout()), To::Pager);
         }
         match &mut self.to {
             To::Pager(pager) => pager,
-            To::Stdout(stdout) => stdout,
-            To::Undecided => unreachable!("decided above"),
+            To::Stdout(stdout) | To::Undecided(stdout) => stdout,
         }
     }
+}
+
+/// Whether a terminal of this type can't show a page.
+fn is_dumb(term: Option<&OsStr>) -> bool {
+    term.is_none_or(|term| term.is_empty() || term == "dumb")
 }
 
 impl Write for LongOutput {
@@ -82,7 +91,8 @@ impl Write for LongOutput {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.decide().flush()
+        // Nothing that was written needs no pager.
+        if matches!(self.to, To::Undecided(_)) { Ok(()) } else { self.decide().flush() }
     }
 }
 
@@ -97,7 +107,8 @@ struct Pager {
 impl Pager {
     /// Starts the pager; none if none is wanted, or it can't be started, which is said.
     fn start() -> Option<Self> {
-        let command = match chosen() {
+        let elevated = ELEVATED.iter().any(|variable| env::var_os(variable).is_some());
+        let command = match chosen(elevated) {
             Ok(command) => command?,
             Err(error) => {
                 say(&format!(
@@ -108,20 +119,30 @@ impl Pager {
         };
         let ignore = |signal: Signal| signal_hook::flag::register(signal.as_raw(), Arc::default()).ok();
         let signals = [Signal::INT, Signal::QUIT].into_iter().filter_map(ignore).collect();
-        let (program, options) = command.split_first()?;
-        let mut process = Command::new(program);
-        process.args(options).stdin(Stdio::piped());
-        if env::var_os("LESS").is_none() {
-            process.env("LESS", LESS);
-        }
+        let mut process = process(&command, env::var_os("LESS").is_some(), elevated)?;
         match process.spawn() {
             Ok(child) => Some(Self { child, signals }),
             Err(error) => {
-                say(&format!("no pager is used: {program} can't be started: {error}"));
+                say(&format!("no pager is used: {} can't be started: {error}", command[0]));
                 None
             }
         }
     }
+}
+
+/// The process of a command, with less's variables.
+fn process(command: &[String], has_less: bool, elevated: bool) -> Option<Command> {
+    let (program, options) = command.split_first()?;
+    let mut process = Command::new(program);
+    process.args(options).stdin(Stdio::piped());
+    if !has_less {
+        process.env("LESS", LESS);
+    }
+    if elevated {
+        // less(1): neither shell commands nor other files.
+        process.env("LESSSECURE", "1");
+    }
+    Some(process)
 }
 
 impl Write for Pager {
@@ -151,11 +172,14 @@ fn say(text: &str) {
 }
 
 /// The command of the environment, or less; none for no pager.
-fn chosen() -> Result<Option<Vec<String>>, PagerError> {
+fn chosen(elevated: bool) -> Result<Option<Vec<String>>, PagerError> {
     for variable in VARIABLES {
         if let Some(value) = env::var_os(variable) {
             let text = value.into_string().map_err(|_| PagerError::Text(variable))?;
-            return command(variable, &text, &is_program);
+            let command = command(variable, &text, &is_program)?;
+            let less = find("less", &is_program);
+            let is_other = command.as_ref().is_some_and(|command| command.first() != less.as_ref());
+            return if elevated && is_other { Err(PagerError::Elevated(variable)) } else { Ok(command) };
         }
     }
     Ok(find("less", &is_program).map(|less| vec![less]))
@@ -235,6 +259,26 @@ mod tests {
             "less \\x",
         ] {
             assert_eq!(of(text), Err(PagerError::Shell("PAGER")), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn less_runs_nothing_where_sudo_runs_it() {
+        let variables = |has_less, elevated| {
+            let process = process(&["/bin/less".to_owned()], has_less, elevated).unwrap();
+            let all = process.get_envs().map(|(name, _)| name.to_str().unwrap().to_owned());
+            all.collect::<Vec<_>>()
+        };
+        assert_eq!(variables(false, false), ["LESS"]);
+        assert_eq!(variables(true, false), [] as [&str; 0]);
+        assert_eq!(variables(true, true), ["LESSSECURE"]);
+        assert_eq!(variables(false, true), ["LESS", "LESSSECURE"]);
+    }
+
+    #[test]
+    fn a_terminal_that_can_show_no_page_gets_none() {
+        for (term, dumb) in [(None, true), (Some(""), true), (Some("dumb"), true), (Some("xterm"), false)] {
+            assert_eq!(is_dumb(term.map(OsStr::new)), dumb, "{term:?}");
         }
     }
 
