@@ -39,20 +39,26 @@ pub struct Filter {
 impl Filter {
     /// Whether a holding matches.
     pub fn matches_holding(&self, holding: &Holding) -> bool {
-        self.keeps(holding, Some(&holding.device))
+        self.keeps(holding, Some(&holding.device), self.at)
     }
 
-    /// The same; without a device, the filter's device is not checked.
-    fn keeps(&self, holding: &Holding, device: Option<&Device>) -> bool {
+    /// Whether a holding would match if the filter's `at` were not set.
+    pub(crate) fn matches_at_any_time(&self, holding: &Holding) -> bool {
+        self.keeps(holding, Some(&holding.device), None)
+    }
+
+    /// As [`matches_holding`](Self::matches_holding), with this `at`. Without a device, the filter's
+    /// device is not checked.
+    fn keeps(&self, holding: &Holding, device: Option<&Device>, at: Option<QueryRange>) -> bool {
         // A start that failed may have passed the descriptors to QEMU before.
         let failed = holding.possibly_held.iter().any(|possibly| possibly.why == Doubt::Failed);
         let had = matches!(holding.state, State::Held | State::Released | State::Opening | State::Unknown)
             || failed
-            || self.at.is_some();
+            || at.is_some();
         let Holding { host, guest, mac, .. } = holding;
         self.is_about(host, Some(guest), Some(*mac), device, true)
             && self.is_within(QueryRange::of(holding))
-            && self.at.is_none_or(|at| holds(holding, at) != Holds::No)
+            && at.is_none_or(|at| holds(holding, at) != Holds::No)
             && (!self.held || holding.state == State::Held)
             && (!self.granted || had)
     }
@@ -63,7 +69,7 @@ impl Filter {
         let asked = self.device.as_ref().is_some_and(|asked| asked.is_missing_in(&holding.device));
         let missing =
             asked || self.subject.as_ref().is_some_and(|asked| asked.is_missing_in(&holding.device));
-        missing && self.keeps(holding, None)
+        missing && self.keeps(holding, None, self.at)
     }
 
     /// Whether a finding matches. One that names no guest, interface or device matches no filter

@@ -4,6 +4,7 @@ use compact_str::{CompactString, format_compact};
 use taptrail_trail::{Certainty, Input, State};
 
 use crate::explain::{Explanation, summary};
+use crate::fold::fold;
 use crate::style::TimeFormat;
 use crate::table::{Cell, Table, bad, cell, display, warning};
 use crate::text::{NONE, escape_name};
@@ -19,8 +20,10 @@ pub(crate) fn answer(explanation: &Explanation, style: &Style) -> String {
     let style = Style { at: explanation.filter.at, ..*style };
     text.push_str(&table(&sessions, &style, &explanation.input));
     text.push('\n');
-    text.push_str(&summary(explanation, &sessions));
-    text.push('\n');
+    for line in fold(&summary(explanation, &sessions), style.width.map_or(usize::MAX, usize::from)) {
+        text.push_str(line);
+        text.push('\n');
+    }
     if sessions.iter().any(Session::is_unauthenticated) {
         text.push_str(UNAUTHENTICATED_FOOTNOTE);
     }

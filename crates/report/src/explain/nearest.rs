@@ -41,7 +41,7 @@ impl Nearest {
         }
         let Some(at) = filter.at else { return };
         let had = matches!(holding.state, State::Held | State::Released);
-        if !had || !(Filter { at: None, ..filter.clone() }).matches_holding(holding) {
+        if !had || !filter.matches_at_any_time(holding) {
             return;
         }
         let span = QueryRange::of(holding);
