@@ -15,7 +15,7 @@ build: ## Build the release binary
 
 demo: setup ## A guest from start to stop on a real QEMU, and its trail
 	$(CARGO) build --release --locked -p taptrail
-	@scripts/demo target/release/taptrail
+	@$(CARGO) xtask demo target/release/taptrail
 
 test: ## Everything that must hold: lints, unit, property and end-to-end tests
 	@scripts/setup test
@@ -51,19 +51,19 @@ typos: ## Spelling (needs typos)
 
 bench: setup ## The figures of docs/performance.md, measured on this machine
 	$(CARGO) build --release --locked -p taptrail
-	@scripts/bench target/release/taptrail
+	@$(CARGO) xtask bench target/release/taptrail
 
 bench-reading: setup ## How fast logs are read, against wc, ausearch and auvirt
 	$(CARGO) build --release --locked -p taptrail
-	@scripts/bench-reading target/release/taptrail
+	@$(CARGO) xtask bench-reading target/release/taptrail
 
 bench-verify: setup ## How fast a host with 200 guests is verified, against lsof and fuser
 	$(CARGO) build --release --locked -p taptrail
-	@scripts/bench-verify target/release/taptrail
+	@$(CARGO) xtask bench-verify target/release/taptrail
 
 bench-watch: setup ## What it costs to watch, beside tail and grep
 	$(CARGO) build --release --locked -p taptrail
-	@scripts/bench-watch target/release/taptrail
+	@$(CARGO) xtask bench-watch target/release/taptrail
 
 bpf: ## The program of crates/bpf compiled anew, after a change (needs Debian 12's clang, llvm, libbpf-dev)
 	@$(MAKE) -C crates/bpf

@@ -589,9 +589,10 @@ fn a_last_record_that_can_not_be_read_leaves_things_unknown_however_long_the_log
 fn what_was_held_as_the_log_ended_may_be_over_by_a_later_time() {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), open(11, 5) + &start(12, 6) + &booted(13, 7) + &noise(14, 20)).unwrap();
-    for (at, count) in
-        [("2026-11-23T18:53:30Z", "1 held then, 0 possibly"), ("2026-11-24", "0 held then, 1 possibly")]
-    {
+    for (at, count) in [
+        ("2026-11-23T18:53:30Z", "1 session held then, 0 possibly"),
+        ("2026-11-24", "0 sessions held then, 1 possibly"),
+    ] {
         let done = taptrail(&["trail", "--at", at], &[file.path()]);
         let text = String::from_utf8(done.stdout).unwrap();
         assert!(text.contains(count), "{text}");

@@ -215,9 +215,16 @@ fn a_device_opened_by_hand_is_found_and_may_be_known() {
     );
     assert_eq!((&row["holding"], &seen["counts"]["accounted"]), (&Value::Null, &1.into()));
 
+    // Its devices are shown without a supervisor, too.
+    let nics = world.taptrail(["nics", "by-hand", "--format", "json"]).ok();
+    assert!(nics.stderr.contains("this is what its QEMU holds"), "{}", nics.stderr);
+    let nics: Value = serde_json::from_str(&nics.stdout).unwrap();
+    assert_eq!((&nics[0]["ifname"], &nics[0]["mac"]), (&"byhand0".into(), &Value::Null));
+    world.taptrail(["nics", "nobody"]).fails(1, "Guest 'nobody' isn't running");
+
     let done = verify(&world, &[]);
     assert_eq!(done.code(), 1);
-    assert!(done.stdout.contains("\nDifferences\nunaccounted\n    Process "), "{}", done.stdout);
+    assert!(done.stdout.starts_with("unaccounted         Process "), "{}", done.stdout);
 
     // With `--guest` the other guest is not reported.
     verify(&world, &["--guest", "web1"]).ok();
@@ -682,6 +689,25 @@ fn a_container_says_that_it_does_not_see_all() {
     let done = CommandResult::from(container.arg(&log).stdin(Stdio::null()).output().unwrap()).ok();
     assert!(done.stdout.starts_with("No devices\n"), "{}", done.stdout);
     assert!(done.stderr.contains("Processes outside of this container (its pid namespace) are not seen"));
+    world.stop(&guest);
+}
+
+#[test]
+fn without_a_trail_what_processes_hold_is_listed_and_not_judged() {
+    let world = World::new();
+    let guest = world.start("web1", &["--nic", ONE]);
+    let none = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_taptrail"));
+    command.args(["verify", "--format", "json"]).args(HERE);
+    command.arg("--log").arg(none.path().join("audit.log")).arg("--state-dir").arg(none.path());
+    let done = CommandResult::from(command.stdin(Stdio::null()).output().unwrap());
+    let done = done.fails(2, "There is no trail on this host");
+    let report: Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(lines(&report), ["unknown tun vnet0 x1"]);
+    assert_eq!(report["devices"][0]["guest"]["name"], "web1");
+    assert_eq!((&report["devices"][0]["text"], &report["trail"]), (&Value::Null, &Value::Null));
+    let space = report["devices"][0]["process"]["netns"].to_string();
+    assert_eq!(report["namespaces"][space], "own");
     world.stop(&guest);
 }
 

@@ -96,13 +96,7 @@ impl Auditing {
             fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).unwrap();
         }
         let log = dir.join("audit.log");
-        let settings = format!(
-            "log_file = {}\nlog_format = ENRICHED\nlog_group = root\nflush = SYNC\nlocal_events = yes\nwrite_logs = yes\n\
-             space_left = 2\nadmin_space_left = 1\nspace_left_action = IGNORE\nadmin_space_left_action = IGNORE\ndisk_full_action = IGNORE\n\
-             disk_error_action = IGNORE\nmax_log_file_action = IGNORE\nplugin_dir = {}\n",
-            log.display(),
-            dir.join("plugins.d").display()
-        );
+        let settings = include_str!("../config/auditd.conf").replace("DIR", dir.to_str().unwrap());
         fs::write(dir.join("auditd.conf"), settings).unwrap();
         fs::set_permissions(dir.join("auditd.conf"), fs::Permissions::from_mode(0o600)).unwrap();
         let output = File::create(dir.join("output")).unwrap();

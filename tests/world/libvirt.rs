@@ -64,24 +64,9 @@ while :; do
 done 2>/dev/null
 "#;
 
-/// Without cgroups and a security driver nothing stands between libvirt and the devices.
-const QEMU_CONF: &str = "\
-user = \"root\"
-group = \"root\"
-security_driver = \"none\"
-cgroup_controllers = []
-";
-
-/// libvirt fails without a record (level 2), and writes each record to its own log too.
-const LIBVIRTD_CONF: &str = "\
-audit_level = 2
-audit_logging = 1
-log_filters = \"2:conf.domain_audit\"
-log_outputs = \"2:file:/var/log/libvirtd.log\"
-unix_sock_group = \"root\"
-auth_unix_ro = \"none\"
-auth_unix_rw = \"none\"
-";
+/// Its `DIR` is where libvirtd's log is.
+const LIBVIRTD_CONF: &str = include_str!("../config/libvirtd.conf");
+const QEMU_CONF: &str = include_str!("../config/qemu.conf");
 
 /// A libvirt host with a real auditd (see the module).
 pub(crate) struct Libvirt {
@@ -114,7 +99,7 @@ impl Libvirt {
         let cache = concat!(env!("CARGO_TARGET_TMPDIR"), "/libvirt");
         sh("/bin/sh", ["-ec", HOST, "host", dir.to_str().unwrap(), cache]);
         fs::write("/etc/libvirt/qemu.conf", [QEMU_CONF, qemu_conf].concat()).unwrap();
-        fs::write("/etc/libvirt/libvirtd.conf", LIBVIRTD_CONF).unwrap();
+        fs::write("/etc/libvirt/libvirtd.conf", LIBVIRTD_CONF.replace("DIR", "/var/log")).unwrap();
         use_distinct_link_numbers(&world);
         world.ip("link add br1 type bridge");
         world.ip("link set br1 up");

@@ -1,5 +1,7 @@
 //! The arguments.
 
+mod bench;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,6 +9,10 @@ use std::time::Duration;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use self::bench::{
+    BenchArguments, CostArguments, ReadingArguments, SignalsArguments, VerifyArguments, WatchArguments,
+};
+use crate::bench::watch;
 use crate::kernels::KERNELS;
 use crate::libvirt;
 use crate::suites::SUITES;
@@ -30,6 +36,14 @@ pub(crate) enum Chore {
     Scenarios(ScenariosArguments),
     LinuxGuest(LinuxGuestArguments),
     Promises(PromisesArguments),
+    Demo(DemoArguments),
+    Bench(CostArguments),
+    BenchReading(ReadingArguments),
+    BenchVerify(VerifyArguments),
+    BenchWatch(WatchArguments),
+    /// A process of `bench-watch`.
+    #[command(name = watch::SIGNALS, hide = true)]
+    BenchSignals(SignalsArguments),
     /// The other end of `vm`: the virtual machine's first process.
     #[command(hide = true)]
     Agent,
@@ -41,6 +55,17 @@ pub(crate) struct PromisesArguments {
     /// Only check that it is up to date
     #[arg(long)]
     pub(crate) check: bool,
+}
+
+/// Show taptrail at work: a guest on a real QEMU from start to stop, and its trail.
+///
+/// It needs root. What it makes is in a network namespace of its own; the kernel's auditing, one
+/// switch for the whole machine, is on meanwhile.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArguments {
+    /// The program
+    #[arg(value_name = "TAPTRAIL", default_value = "target/release/taptrail")]
+    pub(crate) taptrail: PathBuf,
 }
 
 /// Run a command as root in a virtual machine with a Debian kernel, which has /dev/vhost-net.

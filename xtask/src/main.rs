@@ -3,9 +3,14 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod auditing;
+mod bench;
 mod cli;
+mod demo;
+mod interrupt;
 mod kernels;
 mod libvirt;
+mod programs;
 mod promises;
 mod suites;
 mod vm;
@@ -36,6 +41,12 @@ fn main() -> ExitCode {
         Chore::RecordLibvirt(arguments) => libvirt::record(&arguments),
         Chore::Scenarios(arguments) => libvirt::play(&arguments),
         Chore::LinuxGuest(arguments) => vm::linux_guest::write(&arguments),
+        Chore::Bench(arguments) => bench::cost::run(&arguments),
+        Chore::BenchReading(arguments) => bench::reading::run(&arguments),
+        Chore::BenchVerify(arguments) => bench::verify::run(&arguments),
+        Chore::BenchWatch(arguments) => bench::watch::run(&arguments),
+        Chore::BenchSignals(arguments) => bench::watch::send_signals(&arguments),
+        Chore::Demo(arguments) => demo::run(&arguments),
         Chore::Promises(arguments) => promises::run(arguments.check),
         Chore::Agent => agent::run(),
     };

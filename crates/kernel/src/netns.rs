@@ -13,8 +13,6 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::proc::{PidFd, ProcessId, processes};
 
-/// Where ip-netns(8) keeps network namespaces, even without processes.
-const RUN_NETNS: &str = "/run/netns";
 /// `_IO('T', 227)` in linux/if_tun.h: returns a descriptor of the network namespace of a tap's
 /// link.
 const TUNGETDEVNETNS: Opcode = opcode::none(b'T', 227);
@@ -29,6 +27,19 @@ pub struct NetNs {
 }
 
 impl NetNs {
+    /// Where ip-netns(8) keeps network namespaces, even without processes.
+    pub const DIR: &str = "/run/netns";
+
+    /// The network namespaces that ip-netns(8) keeps: name and inode.
+    pub fn named() -> impl Iterator<Item = (String, u64)> {
+        let kept = std::fs::read_dir(Self::DIR).into_iter().flatten();
+        kept.filter_map(|entry| {
+            let entry = entry.ok()?;
+            let inode = Self::at(&entry.path()).ok()?.inode();
+            Some((entry.file_name().to_string_lossy().into_owned(), inode))
+        })
+    }
+
     /// The network namespace of a process.
     ///
     /// # Errors
@@ -49,7 +60,7 @@ impl NetNs {
 
     /// All network namespaces with a process or a file in `/run/netns`, each once.
     pub fn all() -> impl Iterator<Item = Self> {
-        let kept = std::fs::read_dir(RUN_NETNS).into_iter().flatten();
+        let kept = std::fs::read_dir(Self::DIR).into_iter().flatten();
         let kept = kept.filter_map(|entry| Some(entry.ok()?.path()));
         let lived_in = processes().unwrap_or_default().into_iter();
         let lived_in = lived_in.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")));

@@ -1,5 +1,5 @@
 //! Starts a QEMU, and exits when its monitor replies, which any launcher has to wait for.
-//! `scripts/bench` compares `taptrail run` with it. It leaves QEMU running.
+//! `cargo xtask bench` compares `taptrail run` with it. It leaves QEMU running.
 //!
 //! `bare_start SOCKET PIDFILE QEMU ARGUMENT…` adds the monitor to the arguments, and the pid to a
 //! file.

@@ -3,7 +3,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use taptrail_record::{Device, DeviceKind, GuestId, IfName, MacAddr, Rdev};
-use taptrail_trail::{Doubt, Finding, FindingKind, Holding, State};
+use taptrail_trail::{Doubt, Finding, FindingKind, Holding, State, is_same_host};
 use uuid::Uuid;
 
 use crate::Subject;
@@ -14,7 +14,7 @@ use crate::span::{Holds, QueryRange, holds};
 pub struct Filter {
     /// What a query names in one word.
     pub subject: Option<Subject>,
-    /// Host name.
+    /// Host name, with or without its domain.
     pub host: Option<String>,
     /// One of these guests; any when empty.
     pub guests: Vec<GuestFilter>,
@@ -107,7 +107,7 @@ impl Filter {
         unnamed: bool,
     ) -> bool {
         self.subject.as_ref().is_none_or(|asked| asked.matches(guest, mac, device, unnamed))
-            && self.host.as_ref().is_none_or(|asked| asked == host)
+            && self.host.as_ref().is_none_or(|asked| is_same_host(asked, host))
             && (self.guests.is_empty()
                 || guest.map_or(unnamed, |guest| self.guests.iter().any(|asked| asked.matches(guest))))
             && self.mac.is_none_or(|asked| mac.map_or(unnamed, |mac| mac == asked))
@@ -285,8 +285,9 @@ mod tests {
         assert!(keeps(mac(1), &holding) && !keeps(mac(2), &holding));
         assert!(!mac(1).matches_finding(&finding(Some("web1"), None, 10)));
         assert!(!guest("web1").matches_finding(&finding(None, None, 10)));
-        let host = Filter { host: Some("h2".to_owned()), ..Filter::default() };
-        assert!(!keeps(host, &holding));
+        let host = |name: &str| Filter { host: Some(name.to_owned()), ..Filter::default() };
+        assert!(keeps(host("h1"), &holding) && keeps(host("h1.example.org"), &holding));
+        assert!(!keeps(host("h2"), &holding) && !keeps(host("h"), &holding));
         let kinds = Filter { kinds: vec![FindingKind::FalseStart], ..Filter::default() };
         assert!(!kinds.matches_finding(&finding(None, None, 10)));
     }

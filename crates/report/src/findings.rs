@@ -6,7 +6,7 @@ use compact_str::CompactString;
 use taptrail_trail::{Finding, FindingKind, Proof, Report};
 
 use crate::Style;
-use crate::style::TimeFormat;
+use crate::style::{Clock as _, TimeFormat};
 use crate::table::{Cell, Table, bad, cell, warning};
 use crate::text::{NONE, cut, escape_name, escape_text};
 use crate::unauthenticated::UNAUTHENTICATED_MARK;

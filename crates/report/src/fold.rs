@@ -2,10 +2,20 @@ use unicode_width::UnicodeWidthChar as _;
 
 /// Cuts one line into lines of at most `width` columns, between words where that is possible.
 pub(crate) fn fold(line: &str, width: usize) -> Vec<&str> {
+    fold_after(line, width, &[])
+}
+
+/// The same for a name, which is cut after a hyphen, underscore or point where it has no blank.
+pub(crate) fn fold_name(line: &str, width: usize) -> Vec<&str> {
+    fold_after(line, width, &['-', '_', '.'])
+}
+
+/// As [`fold`], also after these characters.
+fn fold_after<'a>(line: &'a str, width: usize, marks: &[char]) -> Vec<&'a str> {
     let mut lines = Vec::new();
     let mut rest = line;
     loop {
-        let (mut taken, mut end, mut blank) = (0, rest.len(), None);
+        let (mut taken, mut end, mut blank, mut mark) = (0, rest.len(), None, None);
         for (at, c) in rest.char_indices() {
             taken += c.width().unwrap_or_default();
             if taken > width && at > 0 {
@@ -15,13 +25,16 @@ pub(crate) fn fold(line: &str, width: usize) -> Vec<&str> {
             if c == ' ' && at > 0 {
                 blank = Some(at);
             }
+            if marks.contains(&c) {
+                mark = Some(at + c.len_utf8());
+            }
         }
         if end == rest.len() {
             lines.push(rest);
             return lines;
         }
         // The blank that would begin the next line ends this one as well.
-        let cut = if rest[end..].starts_with(' ') { end } else { blank.unwrap_or(end) };
+        let cut = if rest[end..].starts_with(' ') { end } else { blank.or(mark).unwrap_or(end) };
         lines.push(&rest[..cut]);
         rest = rest[cut..].trim_start_matches(' ');
         if rest.is_empty() {
@@ -45,5 +58,15 @@ mod tests {
         assert_eq!(fold("名名名", 4), ["名名", "名"]);
         assert_eq!(fold("名", 1), ["名"]);
         assert_eq!(fold("ab   ", 2), ["ab"]);
+    }
+
+    #[test]
+    fn a_name_is_cut_after_a_hyphen_where_it_has_no_blank() {
+        assert_eq!(fold_name("web-server-12", 10), ["web-", "server-12"]);
+        assert_eq!(fold_name("web-server-12", 11), ["web-server-", "12"]);
+        assert_eq!(fold_name("my web-server", 8), ["my", "web-", "server"]);
+        assert_eq!(fold_name("web_1.example", 8), ["web_1.", "example"]);
+        assert_eq!(fold_name("onelongname", 4), ["onel", "ongn", "ame"]);
+        assert_eq!(fold_name("---", 2), ["--", "-"]);
     }
 }

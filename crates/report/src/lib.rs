@@ -8,9 +8,14 @@
 //! - [`Explainer`]: the answers of `who` and `explain`: a statement about each session, with the
 //!   records that prove it.
 //! - [`trail_table`], [`findings_table`]: holdings and the findings below them; findings alone.
+//! - [`write_html`], [`write_svg`], [`write_perfetto`]: the same as pictures, of what
+//!   [`Selected`] collects.
 //! - [`guest_table`], [`nic_table`]: the guests of this host, the interfaces of one.
 //! - [`verify_table`], [`unseen_lines`]: the devices that processes hold beside the trail's
 //!   holdings, and the processes that could not be looked into.
+//! - [`live_rows`], [`live_events`]: what is held now, and what happened last.
+//! - [`timeline()`]: a trail as a picture of text.
+//! - [`Summary`]: a trail in a few lines, and by guest, host, day or device.
 //! - [`json`]: any of them for programs.
 //! - [`escape_name`], [`escape_text`]: a name or text from outside, safe for a terminal.
 //! - [`warnings`], [`Stats`]: the lines that could not be read; amounts and rates of reading.
@@ -24,17 +29,19 @@ mod filter;
 mod findings;
 mod fold;
 mod guests;
-mod holdings;
 mod json;
 mod nics;
+mod page;
 #[cfg(test)]
 mod sample;
-mod session;
+mod selected;
+mod sessions;
 mod sink;
 mod span;
 mod stats;
 mod style;
 mod subject;
+mod summary;
 mod table;
 mod text;
 mod trail;
@@ -43,18 +50,26 @@ mod verify;
 mod warnings;
 mod who;
 
-pub use explain::{Evidence, Explainer, Explanation, LineReader, Records};
+pub use explain::{CitedSources, Explainer, Explanation, LineReader, Records};
 pub use filter::{DeviceFilter, DeviceFilterError, Filter, GuestFilter};
 pub use findings::is_grave;
 pub use guests::{GuestRow, guest_table};
 pub use json::{json, json_line};
 pub use nics::{DeviceRow, NicRow, nic_table};
-pub use session::Session;
-pub use sink::{Count, Format, Sink, TrailConsumer, View};
+pub use page::{
+    Evidence, FileEvidence, Hash, MAX_PAGE_LINES, page_proofs, write_html, write_live_html, write_perfetto,
+    write_svg,
+};
+pub use selected::Selected;
+pub use sessions::{
+    Column, ColumnError, Columns, LiveEvent, LiveRow, Session, live_events, live_rows, timeline,
+};
+pub use sink::{Count, Format, Presentation, Sink, TrailConsumer, View};
 pub use span::QueryRange;
 pub use stats::Stats;
 pub use style::Style;
 pub use subject::{Subject, SubjectError};
+pub use summary::{GroupBy, Grouped, HostSummary, Summarizer, Summary};
 pub use text::{escape_name, escape_text};
 pub use trail::{findings_table, trail_table};
 pub use verify::{

@@ -4,18 +4,18 @@ use serde::{Deserialize, Serialize};
 use taptrail_record::{Device, MacAddr};
 
 use crate::Style;
-use crate::style::TimeFormat;
+use crate::style::{Clock as _, TimeFormat};
 use crate::table::{Cell, Table, cell, display, good, number, warning};
 use crate::text::{NONE, escape_name};
 
 /// An interface of a guest, with the devices that QEMU holds for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NicRow {
-    /// Its address, which names it.
-    pub mac: MacAddr,
-    /// The network backend: `bridge=br0`, `tap=NAME`, `macvtap=LOWER`.
+    /// Its address, which names it; none where no source has it.
+    pub mac: Option<MacAddr>,
+    /// The network backend: `bridge=br0`, `tap=NAME`, `macvtap=LOWER`; `?` if not known.
     pub backend: String,
-    /// The device model (frontend): `virtio-net-pci` …
+    /// The device model (frontend): `virtio-net-pci` …; `?` if not known.
     pub model: String,
     /// Its number of queues.
     pub queues: u32,
@@ -60,7 +60,7 @@ pub fn nic_table(nics: &[NicRow], style: &Style) -> String {
     let mut table = Table::new(style, &header);
     for nic in nics {
         let mut left = vec![
-            display(nic.mac),
+            nic.mac.map_or_else(|| cell(NONE), display),
             cell(escape_name(&nic.backend)),
             cell(nic.ifname.as_deref().map_or(NONE.into(), escape_name)),
             cell(escape_name(&nic.model)),
@@ -100,8 +100,9 @@ fn stacked(nics: &[NicRow], clock: &TimeFormat, style: &Style) -> String {
             format!("{}\n{}\n{rdev}{fds}", device.kind, escape_name(&device.path))
         };
         let devices: Vec<_> = grouped(&nic.devices).iter().map(device).collect();
+        let mac = nic.mac.map_or(NONE.to_owned(), |mac| mac.to_string());
         table.block([
-            cell(format!("{}\n{}\n{}", nic.mac, escape_name(&nic.backend), escape_name(&nic.model))),
+            cell(format!("{mac}\n{}\n{}", escape_name(&nic.backend), escape_name(&nic.model))),
             state(nic, &format!("{}\n{since}\n{}", escape_name(&nic.state), parts.join(" "))),
             cell(devices.join("\n")),
         ]);

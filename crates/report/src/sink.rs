@@ -5,7 +5,7 @@ use taptrail_trail::{Finding, Holding, Input, Proof, Report};
 
 use crate::csv::{FindingRows, HoldingRows};
 use crate::span::{QueryRange, RelatedTimes};
-use crate::{Filter, Style, findings_table, trail_table};
+use crate::{Columns, Filter, Style, findings_table, timeline, trail_table};
 
 /// Consumes holdings and findings one at a time, in the order in which a trail emits them.
 pub trait TrailConsumer {
@@ -72,6 +72,19 @@ pub struct Sink<W: Write> {
     /// Holdings and findings that are not written yet.
     deferred: Report,
     related: RelatedTimes,
+    presentation: Presentation,
+}
+
+/// How a table shows a trail's holdings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Presentation {
+    /// As rows of these columns.
+    Rows(Columns),
+    /// As a picture of text.
+    Timeline {
+        /// Without characters that are not ASCII.
+        ascii: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -114,7 +127,14 @@ impl<W: Write> Sink<W> {
             (Format::Csv, View::Findings) => Output::Findings(FindingRows::new(out)?),
         };
         let (deferred, related) = (Report::default(), RelatedTimes::default());
-        Ok(Self { view, filter, count: Count::default(), output, deferred, related })
+        let (count, presentation) = (Count::default(), Presentation::Rows(Columns::default()));
+        Ok(Self { view, filter, count, output, deferred, related, presentation })
+    }
+
+    /// With another presentation of holdings in a table.
+    #[must_use]
+    pub fn with_presentation(self, presentation: Presentation) -> Self {
+        Self { presentation, ..self }
     }
 
     /// How many holdings and findings were written so far.
@@ -137,12 +157,13 @@ impl<W: Write> Sink<W> {
         }
         let mut report = std::mem::take(&mut self.deferred);
         report.input = input;
-        sort(&mut report);
+        sort_by_time(&mut report);
         match &mut self.output {
             Output::Table(out, style) => {
-                let text = match self.view {
-                    View::Trail => trail_table(&report, style),
-                    View::Findings => findings_table(&report, style),
+                let text = match (self.view, &self.presentation) {
+                    (View::Trail, Presentation::Rows(columns)) => trail_table(&report, columns, style),
+                    (View::Trail, Presentation::Timeline { ascii }) => timeline(&report, style, *ascii),
+                    (View::Findings, _) => findings_table(&report, style),
                 };
                 out.write_all(text.as_bytes())?;
                 out.flush()
@@ -213,8 +234,8 @@ fn write_json_line(out: &mut impl Write, item: &JsonLine<'_>) -> io::Result<()> 
     out.write_all(b"\n")
 }
 
-/// Sorts by time, newest last.
-pub(crate) fn sort(report: &mut Report) {
+/// Sorts a trail's holdings and findings by time, newest last.
+pub(crate) fn sort_by_time(report: &mut Report) {
     let first = |holding: &Holding| holding.proof.first().map(Proof::order);
     report.holdings.sort_by_cached_key(|holding| (QueryRange::of(holding).from, first(holding)));
     report.findings.sort_by_key(|finding| finding.time);
@@ -243,12 +264,12 @@ mod tests {
     fn tables_and_json_are_sorted_by_time_and_lines_come_as_they_are_known() {
         for format in [Format::Table(Style::default()), Format::Json] {
             let (text, count) = view(View::Trail, Filter::default(), format);
-            assert!(text.find(":10.000").unwrap() < text.find(":20.000").unwrap(), "{text}");
+            assert!(text.find("00:00:00:01").unwrap() < text.find("00:00:00:02").unwrap(), "{text}");
             assert_eq!(count, Count { holdings: 2, findings: 3, maybe_matching: 0 });
         }
         for format in [Format::Jsonl, Format::Csv] {
             let (text, count) = view(View::Trail, Filter::default(), format);
-            assert!(text.find(":20.000").unwrap() < text.find(":10.000").unwrap(), "{text}");
+            assert!(text.find("00:00:00:02").unwrap() < text.find("00:00:00:01").unwrap(), "{text}");
             assert_eq!(count, Count { holdings: 2, findings: 3, maybe_matching: 0 });
         }
     }

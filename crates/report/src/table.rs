@@ -4,7 +4,7 @@ use compact_str::{CompactString, ToCompactString as _};
 use unicode_width::UnicodeWidthStr as _;
 
 use crate::Style;
-use crate::fold::fold;
+use crate::fold::fold_name;
 
 /// Number of blanks between columns.
 const COLUMN_GAP: usize = 2;
@@ -59,6 +59,13 @@ impl Color {
     }
 }
 
+impl Cell {
+    /// The same at the right of its column.
+    pub(crate) fn aligned_right(self) -> Self {
+        Self { right: true, ..self }
+    }
+}
+
 impl Table {
     /// A table of as many columns as the header has names.
     pub(crate) fn new(style: &Style, header: &[&str]) -> Self {
@@ -99,6 +106,82 @@ impl Table {
         style.width.is_none_or(|width| self.width() <= usize::from(width))
     }
 
+    /// Drops columns in an order, until the table is at most `slack` wider than the style's width.
+    /// `names` are the columns in their order. Returns those that were dropped.
+    pub(crate) fn drop_columns<C: Copy + PartialEq>(
+        &mut self,
+        style: &Style,
+        names: &[C],
+        order: &[C],
+        slack: usize,
+    ) -> Vec<C> {
+        let mut kept: Vec<_> = (0..self.widths.len()).collect();
+        let mut dropped = Vec::new();
+        let width = |kept: &[usize]| {
+            kept.iter().map(|at| self.widths[*at] + COLUMN_GAP).sum::<usize>().saturating_sub(COLUMN_GAP)
+        };
+        let fits = |kept: &[usize]| style.width.is_none_or(|most| width(kept) <= usize::from(most) + slack);
+        for name in order {
+            if fits(&kept) {
+                break;
+            }
+            let before = kept.len();
+            kept.retain(|at| names.get(*at) != Some(name));
+            dropped.extend((kept.len() < before).then_some(*name));
+        }
+        if dropped.is_empty() {
+            return dropped;
+        }
+        let columns = self.widths.len();
+        let cells = std::mem::take(&mut self.cells).into_iter().enumerate();
+        self.cells = cells.filter(|(at, _)| kept.contains(&(at % columns))).map(|(_, cell)| cell).collect();
+        self.widths = kept.iter().map(|at| self.widths[*at]).collect();
+        dropped
+    }
+
+    /// Narrows columns in an order, each to a width at least, until the table fits the style's
+    /// width, and folds their cells. `names` are the columns in their order. Other columns are never
+    /// folded. A column may stand in the order again, with a smaller width.
+    pub(crate) fn fold_columns<C: Copy + PartialEq>(
+        &mut self,
+        style: &Style,
+        names: &[C],
+        order: &[(C, usize)],
+    ) {
+        let Some(most) = style.width.map(usize::from) else { return };
+        let before = self.widths.clone();
+        for (name, least) in order {
+            let excess = self.width().saturating_sub(most);
+            let Some(column) = names.iter().position(|of| of == name).filter(|_| excess > 0) else {
+                continue;
+            };
+            let width = self.widths[column];
+            self.widths[column] = width.saturating_sub(excess).max(width.min(*least));
+        }
+        for (column, width) in before.into_iter().enumerate() {
+            if self.widths[column] < width {
+                self.fold_column(column);
+            }
+        }
+    }
+
+    /// The width of a column, from the left.
+    pub(crate) fn column_width(&self, column: usize) -> usize {
+        self.widths.get(column).copied().unwrap_or_default()
+    }
+
+    /// Folds what is wider than its column.
+    fn fold_column(&mut self, column: usize) {
+        let (columns, width) = (self.widths.len(), self.widths[column]);
+        for cell in self.cells.iter_mut().skip(column).step_by(columns).filter(|cell| cell.width > width) {
+            let lines: Vec<_> = cell.text.lines().flat_map(|line| fold_name(line, width)).collect();
+            cell.text = lines.join("\n").into();
+            cell.width = width;
+            cell.multiline = true;
+            self.multiline = true;
+        }
+    }
+
     /// Narrows the widest columns and folds their cells, until the table fits the style's width.
     pub(crate) fn folded(mut self, style: &Style) -> Self {
         let Some(most) = style.width.map(usize::from) else { return self };
@@ -107,16 +190,7 @@ impl Table {
             cap -= 1;
             self.widths.iter_mut().for_each(|width| *width = cap.min(*width));
         }
-        let columns = self.widths.len();
-        for (at, cell) in self.cells.iter_mut().enumerate() {
-            let width = self.widths[at % columns];
-            if cell.width > width {
-                let lines: Vec<_> = cell.text.lines().flat_map(|line| fold(line, width)).collect();
-                cell.text = lines.join("\n").into();
-                cell.width = width;
-                self.multiline = true;
-            }
-        }
+        (0..self.widths.len()).for_each(|column| self.fold_column(column));
         self
     }
 
@@ -208,7 +282,7 @@ pub(crate) fn display(value: impl fmt::Display) -> Cell {
 }
 
 pub(crate) fn number(value: impl fmt::Display) -> Cell {
-    Cell { right: true, ..display(value) }
+    display(value).aligned_right()
 }
 
 pub(crate) fn good(text: &str) -> Cell {
@@ -258,8 +332,26 @@ mod tests {
         let text = table.folded(&style(20)).text();
         assert_eq!(
             text,
-            "A      B\nshort  many words in\n       one cell\nx      a-long-word-w\n       ithout-blanks\n"
+            "A      B\nshort  many words in\n       one cell\nx      a-long-word-\n       without-\n       blanks\n"
         );
+    }
+
+    #[test]
+    fn columns_are_dropped_in_an_order_until_the_rest_fits() {
+        let rows = [["aaaa", "bbbbbbbb"]];
+        let mut wide = table(&rows);
+        assert_eq!(wide.drop_columns(&style(14), &['a', 'b'], &['a', 'b'], 0), []);
+        let mut narrow = table(&rows);
+        assert_eq!(narrow.drop_columns(&style(13), &['a', 'b'], &['x', 'a', 'b'], 0), ['a']);
+        assert_eq!(narrow.text(), "B\nbbbbbbbb\n");
+        assert_eq!(table(&rows).drop_columns(&style(13), &['a', 'b'], &['a'], 1), []);
+    }
+
+    #[test]
+    fn only_columns_that_may_be_folded_are() {
+        let mut folded = table(&[["two words", "one-long-name"]]);
+        folded.fold_columns(&style(12), &['a', 'b'], &[('a', 8)]);
+        assert_eq!(folded.text(), "A         B\ntwo       one-long-name\nwords\n");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-use compact_str::CompactString;
+use compact_str::{CompactString, format_compact};
+use jiff::SignedDuration;
 use taptrail_record::is_visible;
 
 /// Stands in an empty cell.
@@ -32,6 +33,18 @@ pub fn escape_text(text: &str) -> CompactString {
     cut(text, usize::MAX)
 }
 
+/// A duration in its two largest units: `16.7s`, `3m12s`, `2h05m`, `12d04h`.
+pub(crate) fn duration(long: SignedDuration) -> CompactString {
+    let (seconds, millis) = (long.as_secs(), long.as_millis());
+    match seconds {
+        ..1 => format_compact!("{millis}ms"),
+        1..60 => format_compact!("{seconds}.{}s", long.subsec_millis() / 100),
+        60..3600 => format_compact!("{}m{:02}s", seconds / 60, seconds % 60),
+        3600..86_400 => format_compact!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
+        _ => format_compact!("{}d{:02}h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
 fn escape(text: impl Iterator<Item = char>, safe: &mut CompactString) {
     for c in text {
         if is_visible(c) { safe.push(c) } else { safe.extend(c.escape_default()) }
@@ -41,6 +54,16 @@ fn escape(text: impl Iterator<Item = char>, safe: &mut CompactString) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_has_its_two_largest_units() {
+        let words = [0, 40, 1_000, 16_790, 59_999, 60_000, 192_000, 7_500_000, 86_400_000, 1_052_000_000];
+        let words = words.map(|millis| duration(SignedDuration::from_millis(millis)));
+        assert_eq!(
+            words,
+            ["0ms", "40ms", "1.0s", "16.7s", "59.9s", "1m00s", "3m12s", "2h05m", "1d00h", "12d04h"]
+        );
+    }
 
     // Shows 9.6.
     #[test]

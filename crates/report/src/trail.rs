@@ -1,42 +1,64 @@
 use std::fmt::Write as _;
 
-use taptrail_trail::{Holding, Proof, Report, State};
+use taptrail_trail::{Proof, Report, State};
 
-use crate::Style;
 use crate::findings::findings;
-use crate::holdings::holdings;
+use crate::fold::fold;
+use crate::sessions::sessions;
 use crate::span::{Holds, holds_within_coverage};
 use crate::style::TimeFormat;
 use crate::unauthenticated::UNAUTHENTICATED_FOOTNOTE;
+use crate::{Columns, Session, Style};
 
-/// A trail's holdings, its findings below them, and a summary line.
+/// A trail's sessions or devices, its findings below them, and a summary line.
 ///
 /// The first column is the host, if there is more than one.
-pub fn trail_table(report: &Report, style: &Style) -> String {
+pub fn trail_table(report: &Report, columns: &Columns, style: &Style) -> String {
     let clock = TimeFormat::new(style);
     let hosts = hosts(report);
     let mut text = if report.holdings.is_empty() {
         "No holdings\n".to_owned()
     } else {
-        holdings(report, hosts, &clock, style)
+        sessions(report, columns, hosts, &clock, style)
     };
     if !report.findings.is_empty() {
         text.push_str("\nFindings\n");
         text.push_str(&findings(report, hosts, &clock, style));
     }
-    let all = count(report.holdings.len() as u64, "holding");
-    let number = |held: &dyn Fn(&Holding) -> bool| report.holdings.iter().filter(|of| held(of)).count();
-    // Writing to a String can't fail.
-    let _ = match style.at {
-        None => write!(text, "\n{all}, {} held; ", number(&|of| of.state == State::Held)),
-        Some(at) => {
-            let then = |what: Holds| number(&|of| holds_within_coverage(of, at, &report.input) == what);
-            let (held, possibly) = (then(Holds::Yes), then(Holds::Possibly));
-            write!(text, "\n{all}, {held} held then, {possibly} possibly; ")
-        }
-    };
-    text.push_str(&summary(report));
+    text.push('\n');
+    let line = counts(report, style) + &summary(report);
+    for part in fold(&line, style.width.map_or(usize::MAX, usize::from)) {
+        text.push_str(part);
+        text.push('\n');
+    }
+    text.push_str(footnote(report));
     text
+}
+
+/// How many sessions were held, and how many were not.
+fn counts(report: &Report, style: &Style) -> String {
+    let sessions = Session::group(&report.holdings);
+    let number = |is: &dyn Fn(&Session<'_>) -> bool| sessions.iter().filter(|of| is(of)).count() as u64;
+    if let Some(at) = style.at {
+        let then = |of: &Session<'_>, what| {
+            of.holdings.iter().any(|of| holds_within_coverage(of, at, &report.input) == what)
+        };
+        let held = number(&|of| then(of, Holds::Yes));
+        let possibly = number(&|of| !then(of, Holds::Yes) && then(of, Holds::Possibly));
+        return format!("{} held then, {possibly} possibly; ", count(held, "session"));
+    }
+    let held = number(&|of| of.was_held());
+    let now = number(&|of| of.state() == State::Held);
+    let never = number(&|of| of.was_never_granted());
+    let unknown = sessions.len() as u64 - held - never;
+    let mut parts = vec![match (held, now) {
+        (0, _) => "no session held".to_owned(),
+        (held, 0) => format!("{} held", count(held, "session")),
+        (held, now) => format!("{} held, {} of them still", count(held, "session"), thousands(now)),
+    }];
+    parts.extend((unknown > 0).then(|| format!("{} unknown", thousands(unknown))));
+    parts.extend((never > 0).then(|| format!("{} opened or tried and never granted", thousands(never))));
+    parts.join(", ") + "; "
 }
 
 /// Findings alone, and a summary line.
@@ -48,6 +70,8 @@ pub fn findings_table(report: &Report, style: &Style) -> String {
     };
     text.push('\n');
     text.push_str(&summary(report));
+    text.push('\n');
+    text.push_str(footnote(report));
     if !report.findings.is_empty() {
         text.push_str("`taptrail findings --help` says what each kind means\n");
     }
@@ -72,16 +96,30 @@ fn summary(report: &Report) -> String {
         // Writing to a String can't fail.
         let _ = write!(text, ", {} unreadable", count(report.input.unreadable, "line"));
     }
-    text.push('\n');
+    text
+}
+
+/// What the mark of unauthenticated lines means, if it is there.
+fn footnote(report: &Report) -> &'static str {
     let marked = report.holdings.iter().any(|holding| Proof::any_unauthenticated(&holding.proof))
         || report.findings.iter().any(|finding| Proof::any_unauthenticated(&finding.proof));
-    if marked {
-        text.push_str(UNAUTHENTICATED_FOOTNOTE);
-    }
-    text
+    if marked { UNAUTHENTICATED_FOOTNOTE } else { "" }
 }
 
 pub(crate) fn count(number: u64, what: &str) -> String {
     let s = if number == 1 { "" } else { "s" };
-    format!("{number} {what}{s}")
+    format!("{} {what}{s}", thousands(number))
+}
+
+/// A number with commas between its thousands.
+pub(crate) fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (at, digit) in digits.char_indices() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }

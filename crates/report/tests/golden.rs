@@ -5,9 +5,9 @@
 use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{Device, Event, GuestId, MacAddr, Rdev, Reason, Record};
 use taptrail_report::{
-    DeviceRow, GuestRow, HeldDeviceRow, ManagerRow, NicRow, ProcessGuest, ProcessRow, Style, TrailSummary,
-    UnseenReport, UnseenRow, Verified, VerifiedRow, guest_table, json, nic_table, other_hosts_line,
-    trail_table, unseen_lines, verify_table,
+    Columns, DeviceRow, GuestRow, HeldDeviceRow, ManagerRow, NicRow, ProcessGuest, ProcessRow, Style,
+    TrailSummary, UnseenReport, UnseenRow, Verified, VerifiedRow, guest_table, json, nic_table,
+    other_hosts_line, trail_table, unseen_lines, verify_table,
 };
 use taptrail_trail::{Content, Entry, Holding, Report, State, Trail};
 use uuid::Uuid;
@@ -101,7 +101,7 @@ fn guests() -> Vec<GuestRow> {
 fn nics() -> Vec<NicRow> {
     let row = |device: Device, queue, qemu_fd| DeviceRow { device, queue, qemu_fd, doubt: None };
     let tap = NicRow {
-        mac: MacAddr::kvm([0, 0, 1]),
+        mac: Some(MacAddr::kvm([0, 0, 1])),
         backend: "bridge=br0".into(),
         model: "virtio-net-pci".into(),
         queues: 2,
@@ -117,7 +117,7 @@ fn nics() -> Vec<NicRow> {
         ],
     };
     let kept = NicRow {
-        mac: MacAddr::kvm([0, 0, 2]),
+        mac: Some(MacAddr::kvm([0, 0, 2])),
         backend: "macvtap=eth0,mode=vepa".into(),
         model: "e1000e".into(),
         queues: 1,
@@ -128,7 +128,7 @@ fn nics() -> Vec<NicRow> {
         ..tap.clone()
     };
     let bare = NicRow {
-        mac: MacAddr::kvm([0, 0, 3]),
+        mac: Some(MacAddr::kvm([0, 0, 3])),
         ifname: None,
         since: None,
         devices: Vec::new(),
@@ -139,12 +139,12 @@ fn nics() -> Vec<NicRow> {
 
 #[test]
 fn a_trail() {
-    insta::assert_snapshot!(trail_table(&trail(["h1", "h1"]), &STYLE));
+    insta::assert_snapshot!(trail_table(&trail(["h1", "h1"]), &Columns::Sessions, &STYLE));
 }
 
 #[test]
 fn a_trail_of_two_hosts() {
-    insta::assert_snapshot!(trail_table(&trail(["h1", "h2"]), &STYLE));
+    insta::assert_snapshot!(trail_table(&trail(["h1", "h2"]), &Columns::Sessions, &STYLE));
 }
 
 // Shows 9.6.
@@ -152,7 +152,7 @@ fn a_trail_of_two_hosts() {
 fn tables_fit_a_terminal_of_80_columns() {
     let narrow = Style { width: Some(80), ..STYLE };
     let texts = [
-        trail_table(&trail(["h1", "h2"]), &narrow),
+        trail_table(&trail(["h1", "h2"]), &Columns::Sessions, &narrow),
         guest_table(&guests(), &narrow),
         nic_table(&nics(), &narrow),
     ];
@@ -165,15 +165,15 @@ fn tables_fit_a_terminal_of_80_columns() {
 
 #[test]
 fn a_trail_in_colour() {
-    let text = trail_table(&trail(["h1", "h1"]), &Style { color: true, ..STYLE });
+    let text = trail_table(&trail(["h1", "h1"]), &Columns::Sessions, &Style { color: true, ..STYLE });
     insta::assert_snapshot!(text.replace('\x1b', "ESC"));
 }
 
 #[test]
 fn an_empty_trail() {
     assert_eq!(
-        trail_table(&Report::default(), &STYLE),
-        "No holdings\n\n0 holdings, 0 held; 0 findings; 0 records read\n"
+        trail_table(&Report::default(), &Columns::Sessions, &STYLE),
+        "No holdings\n\nno session held; 0 findings; 0 records read\n"
     );
 }
 
@@ -322,11 +322,12 @@ fn verified() -> Verified {
             outside: true,
             copies: 3,
         },
-        trail: TrailSummary {
+        namespaces: [(4_026_531_840, "own".to_owned())].into(),
+        trail: Some(TrailSummary {
             begins: "2026-11-23T20:31:05.017Z".parse().ok(),
             records: 14,
             other_hosts: vec!["h2".to_owned(), "h\x1b3".to_owned()],
-        },
+        }),
     }
 }
 
@@ -354,8 +355,12 @@ fn devices_beside_their_trail() {
     insta::assert_snapshot!(verify_table(&verified(), &STYLE));
     insta::assert_snapshot!(verify_table(&verified(), &Style { width: Some(80), ..STYLE }));
     insta::assert_snapshot!(json(&verified()).unwrap());
-    let lines: Vec<_> =
-        unseen_lines(&verified().unseen).into_iter().chain(other_hosts_line(&verified().trail)).collect();
+    let without = Verified { trail: None, devices: verified().devices.split_off(3), ..verified() };
+    insta::assert_snapshot!("devices_without_a_trail", verify_table(&without, &STYLE));
+    let lines: Vec<_> = unseen_lines(&verified().unseen)
+        .into_iter()
+        .chain(verified().trail.as_ref().and_then(other_hosts_line))
+        .collect();
     insta::assert_snapshot!(lines.join("\n"));
     assert_eq!(unseen_lines(&UnseenReport::default()), Vec::<String>::new());
     let failed = UnseenReport { processes: vec![unseen(7, "failed")], ..UnseenReport::default() };

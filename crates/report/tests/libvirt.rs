@@ -4,14 +4,17 @@
 
 mod libvirt_log;
 
-use taptrail_report::{DeviceFilter, Filter, Format, Sink, Style, View};
+use taptrail_report::{
+    Columns, DeviceFilter, Filter, Format, GroupBy, Presentation, Sink, Style, Summarizer, View,
+};
 
-use self::libvirt_log::feed_log;
+use self::libvirt_log::{feed_log, feed_logs};
 
 const STYLE: Style = Style { width: None, color: false, utc: true, at: None };
 
 const HOTPLUG: &str = "libvirt-9.0/06-hotplug";
 const SAME_MAC: &str = "libvirt-9.0/16-same-mac";
+const MULTIQUEUE: &str = "libvirt-12.9/04-multiqueue";
 const MACVTAP: &str = "libvirt-9.0-kernel-rules/02-macvtap";
 
 fn render(folder: &str, view: View, filter: Filter, format: Format) -> String {
@@ -31,6 +34,120 @@ fn tables() {
     let narrow = Style { width: Some(80), ..STYLE };
     insta::assert_snapshot!(render(MACVTAP, View::Trail, Filter::default(), Format::Table(narrow)));
     insta::assert_snapshot!(render(MACVTAP, View::Findings, Filter::default(), Format::Table(STYLE)));
+}
+
+/// What a terminal of some width shows.
+fn table_at(width: u16, logs: &[(&str, &str)], columns: Columns) -> String {
+    let mut out = Vec::new();
+    let style = Style { width: Some(width), ..STYLE };
+    let sink = Sink::new(View::Trail, Filter::default(), Format::Table(style), &mut out).unwrap();
+    let mut sink = sink.with_presentation(Presentation::Rows(columns));
+    let input = feed_logs(logs, &mut sink);
+    sink.finish(input).unwrap();
+    drop(sink);
+    let text = String::from_utf8(out).unwrap();
+    // Findings are shown by other tests.
+    let end = text.find("\nFindings\n").unwrap_or(text.len());
+    let table = text[..end].to_owned();
+    let wide = |line: &&str| line.chars().count() > usize::from(width);
+    assert_eq!(table.lines().find(wide), None, "{table}");
+    table
+}
+
+#[test]
+fn terminals_of_four_widths() {
+    let folders = [HOTPLUG, SAME_MAC, "libvirt-9.0/08-fail-qemu", "libvirt-9.0/17-names", MULTIQUEUE];
+    for width in [80, 100, 140, 200] {
+        let tables = folders.map(|folder| table_at(width, &[("h1", folder)], Columns::Sessions));
+        insta::assert_snapshot!(format!("sessions_at_{width}_columns"), tables.join("----\n"));
+        let devices = [HOTPLUG, MACVTAP].map(|folder| table_at(width, &[("h1", folder)], Columns::Devices));
+        insta::assert_snapshot!(format!("devices_at_{width}_columns"), devices.join("----\n"));
+    }
+}
+
+/// The folders of libvirt's logs as the logs of as many hosts.
+const HOSTS: [(&str, &str); 20] = [
+    ("kvm01.example.org", "libvirt-9.0/01-bridge-tap"),
+    ("kvm02.example.org", "libvirt-9.0/02-macvtap"),
+    ("kvm03.example.org", "libvirt-9.0/02b-macvtap-fail"),
+    ("kvm04.example.org", "libvirt-9.0/03-ethernet"),
+    ("kvm05.example.org", "libvirt-9.0/04-multiqueue"),
+    ("kvm06.example.org", "libvirt-9.0/05-two-nics-model"),
+    ("kvm07.example.org", HOTPLUG),
+    ("kvm08.example.org", "libvirt-9.0/06b-detach-noguest"),
+    ("kvm09.example.org", "libvirt-9.0/07-fail-nwfilter"),
+    ("kvm10.example.org", "libvirt-9.0/08-fail-qemu"),
+    ("kvm11.example.org", "libvirt-9.0/09-vhost-absent"),
+    ("kvm12.example.org", "libvirt-9.0/11-kill9"),
+    ("kvm13.example.org", "libvirt-9.0/12-shutdown"),
+    ("kvm14.example.org", "libvirt-9.0/13-save-restore"),
+    ("kvm15.example.org", "libvirt-9.0/14-daemon-restart"),
+    ("kvm16.example.org", "libvirt-9.0/15-update-bridge"),
+    ("kvm17.example.org", SAME_MAC),
+    ("kvm18.example.org", "libvirt-9.0/17-names"),
+    ("kvm19.example.org", "libvirt-9.0/19-rename-redefine"),
+    ("kvm20.example.org", "libvirt-9.0/23-quote-injection"),
+];
+
+#[test]
+fn twenty_hosts() {
+    for width in [80, 140] {
+        let table = table_at(width, &HOSTS, Columns::Sessions);
+        insta::assert_snapshot!(format!("twenty_hosts_at_{width}_columns"), table);
+    }
+}
+
+#[test]
+fn a_timeline() {
+    for (number, log) in [("h1", HOTPLUG), ("h2", SAME_MAC)].into_iter().enumerate() {
+        let mut out = Vec::new();
+        let style = Style { width: Some(80), ..STYLE };
+        let sink = Sink::new(View::Trail, Filter::default(), Format::Table(style), &mut out).unwrap();
+        let mut sink = sink.with_presentation(Presentation::Timeline { ascii: number == 1 });
+        let input = feed_logs(&[log], &mut sink);
+        sink.finish(input).unwrap();
+        drop(sink);
+        insta::assert_snapshot!(String::from_utf8(out).unwrap());
+    }
+}
+
+#[test]
+fn columns_that_are_named_are_shown_whole() {
+    let mut out = Vec::new();
+    let style = Style { width: Some(80), ..STYLE };
+    let sink = Sink::new(View::Trail, Filter::default(), Format::Table(style), &mut out).unwrap();
+    let mut sink =
+        sink.with_presentation(Presentation::Rows("mac,uuid,path,rdev,state,from,proof".parse().unwrap()));
+    let input = feed_log(MACVTAP, &mut sink);
+    sink.finish(input).unwrap();
+    drop(sink);
+    let text = String::from_utf8(out).unwrap();
+    insta::assert_snapshot!(text.split("\nFindings\n").next().unwrap());
+}
+
+#[test]
+fn summaries() {
+    for (width, logs, by) in [
+        (None, &HOSTS[6..7], None),
+        (None, &HOSTS[..], Some(GroupBy::Host)),
+        (Some(80), &HOSTS[..], Some(GroupBy::Guest)),
+        (None, &HOSTS[..], Some(GroupBy::Day)),
+        (Some(80), &HOSTS[5..9], Some(GroupBy::Device)),
+    ] {
+        let mut summarizer = Summarizer::new(Filter::default());
+        let input = feed_logs(logs, &mut summarizer);
+        let style = Style { width, ..STYLE };
+        let summary = summarizer.finish(input, by, &style);
+        insta::assert_snapshot!(summary.text(&style));
+    }
+}
+
+#[test]
+fn a_summary_for_programs() {
+    let mut summarizer = Summarizer::new(Filter::default());
+    let input = feed_log(HOTPLUG, &mut summarizer);
+    let summary = summarizer.finish(input, Some(GroupBy::Guest), &STYLE);
+    insta::assert_snapshot!(taptrail_report::json(&summary).unwrap());
 }
 
 #[test]

@@ -4,10 +4,8 @@
 
 mod libvirt_log;
 
-use jiff::Timestamp;
-use taptrail_record::Line;
-use taptrail_report::{Evidence, Explainer, Explanation, Filter, QueryRange, Records, Style, Subject};
-use taptrail_trail::{Coverage, Proof, QueriedTime, Span};
+use taptrail_report::{CitedSources, Explainer, Explanation, Filter, QueryRange, Records, Style, Subject};
+use taptrail_trail::{Proof, QueriedTime};
 
 use self::libvirt_log::{feed_log, lines};
 
@@ -21,31 +19,21 @@ const MACVTAP: &str = "libvirt-9.0-kernel-rules/02-macvtap";
 const VHOST_QUEUES: &str = "libvirt-9.0-vhost/v2-mq2";
 const NEW_LIBVIRT: &str = "libvirt-12.9/06-hotplug";
 
-fn time(line: &[u8]) -> Option<Timestamp> {
-    let stamp = Line::parse(line).ok()?.stamp;
-    let millis = stamp.seconds * 1000 + u64::from(stamp.millis);
-    Timestamp::from_millisecond(i64::try_from(millis).ok()?).ok()
-}
-
 fn explanation(folder: &str, subject: &str, filter: Filter, asked: Option<QueriedTime>) -> Explanation {
     let subject: Subject = subject.parse().unwrap();
     let mut explainer = Explainer::new(Filter { subject: Some(subject), ..filter });
     let mut input = feed_log(folder, &mut explainer);
-    let times: Vec<Timestamp> = lines(folder).iter().filter_map(|line| time(line)).collect();
-    let span = Span { from: *times.first().unwrap(), until: *times.last().unwrap() };
-    let starts = Vec::new();
-    input.coverage = vec![Coverage { host: "h1".into(), spans: vec![span], gaps: Vec::new(), starts }];
     input.asked = asked;
     explainer.finish(input)
 }
 
-fn with_evidence(folder: &str, text: impl Fn(Evidence<'_>) -> String) -> String {
+fn with_evidence(folder: &str, text: impl Fn(CitedSources<'_>) -> String) -> String {
     let lines = lines(folder);
     let line = |proof: &Proof| {
         let line = lines.get(usize::try_from(proof.line).ok()? - 1)?;
         Some(String::from_utf8_lossy(line).into_owned())
     };
-    text(Evidence { line: &line, is_audit_log: &|_| true })
+    text(CitedSources { line: &line, is_audit_log: &|_| true })
 }
 
 fn explain(folder: &str, subject: &str, style: &Style, records: Records) -> String {
@@ -64,7 +52,7 @@ fn who(folder: &str, subject: &str, at: Option<&str>, style: &Style, all: bool) 
     };
     let explanation = explanation(folder, subject, filter, at.map(asked));
     let style = Style { at, ..*style };
-    with_evidence(folder, |evidence| explanation.who(&style, evidence, all))
+    with_evidence(folder, |evidence| explanation.who(&style, evidence, all, None))
 }
 
 fn of_width(columns: u16) -> Style {

@@ -4,6 +4,10 @@ mod color;
 mod format;
 mod groups;
 mod queries;
+mod report;
+mod serve;
+mod summary;
+mod top;
 mod verify;
 mod watch;
 mod who;
@@ -20,7 +24,11 @@ use uuid::Uuid;
 pub(crate) use self::color::{ColorChoice, help_color};
 use self::format::{OutputFormat, StreamFormat};
 pub(crate) use self::groups::command;
-pub(crate) use self::queries::{AssumedHost, Findings, Output, Selection, Sources, Times, Trail};
+pub(crate) use self::queries::{AssumedHost, Findings, Output, Scope, Selection, Sources, Times, Trail};
+pub(crate) use self::report::{PictureFormat, Report};
+pub(crate) use self::serve::Serve;
+pub(crate) use self::summary::Summary;
+pub(crate) use self::top::Top;
 pub(crate) use self::verify::Verify;
 pub(crate) use self::watch::{Watch, arguments as watch_arguments};
 pub(crate) use self::who::{Explain, Who};
@@ -112,6 +120,8 @@ pub(crate) enum Command {
     Nics(Nics),
     /// Print the events of a guest as they happen
     Events(Events),
+    /// Summarize a trail: hosts, guests, interfaces, findings and losses
+    Summary(Summary),
     /// Show which guest held which device when
     Trail(Trail),
     /// Show who held a device or an interface, and when
@@ -120,6 +130,12 @@ pub(crate) enum Command {
     Explain(Explain),
     /// List errors, gaps and suspicious entries in a trail
     Findings(Findings),
+    /// Show who holds what now, and what happened last, as it changes
+    Top(Top),
+    /// Write a trail as a page for a browser, or as a picture
+    Report(Report),
+    /// Serve the page of `report` to browsers, and keep it up to date
+    Serve(Serve),
     /// Compare the audit trail with the devices that processes hold now
     Verify(Verify),
     /// Follow libvirt's audit records and compare them with the devices its guests hold
@@ -460,9 +476,15 @@ pub(crate) struct List {
     pub(crate) output: OutputFormat,
 }
 
+/// Show a guest's interfaces and the devices that QEMU holds for them
+///
+/// taptrail asks the guest's supervisor. For the guest of another manager, such as libvirt, taptrail
+/// looks into QEMU itself: it shows what QEMU holds, with the MAC as far as libvirt's state or the
+/// host interface has it. A vhost-net has no interface of its own: it stands alone.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  taptrail nics web1\n  taptrail nics web1 --format json")]
 pub(crate) struct Nics {
-    /// Name of the guest
+    /// Name of the guest; for another manager's guest, name or UUID
     pub(crate) guest: String,
 
     #[command(flatten)]

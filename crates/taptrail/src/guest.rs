@@ -13,6 +13,7 @@ use tracing::warn;
 
 use crate::CommandResult;
 use crate::cli::{Attach, Detach, Nics, Stop};
+use crate::held_nics;
 use crate::output::{Failure, colors, print, print_json, style};
 use crate::unresponsive::{client_failure, kill, revoke_failure};
 
@@ -81,10 +82,20 @@ pub(crate) fn stop(arguments: &Stop, dirs: &Dirs) -> CommandResult {
 }
 
 pub(crate) fn nics(arguments: &Nics, dirs: &Dirs) -> CommandResult {
-    let nics = Client::connect(&dirs.run, &arguments.guest)
-        .and_then(|mut client| client.nics())
-        .map_err(|error| client_failure(error, &arguments.guest, dirs))?;
-    let rows = nics.nics.into_iter().map(row).collect::<Result<Vec<_>, _>>()?;
+    let rows = match Client::connect(&dirs.run, &arguments.guest).and_then(|mut client| client.nics()) {
+        Ok(nics) => nics.nics.into_iter().map(row).collect::<Result<Vec<_>, _>>()?,
+        Err(error) if error.is_not_running() => match held_nics::of_guest(&arguments.guest, dirs)? {
+            Some(rows) => {
+                warn!(
+                    "No supervisor of taptrail answers for '{}': this is what its QEMU holds",
+                    visible(&arguments.guest)
+                );
+                rows
+            }
+            None => return Err(client_failure(error, &arguments.guest, dirs)),
+        },
+        Err(error) => return Err(client_failure(error, &arguments.guest, dirs)),
+    };
     if arguments.output.is_json() { print_json(&rows) } else { print(&nic_table(&rows, &style(false))) }
 }
 
@@ -126,7 +137,7 @@ fn read(file: &Path) -> anyhow::Result<String> {
 fn row(nic: api::Nic) -> anyhow::Result<NicRow> {
     let devices = nic.devices.into_iter().map(device).collect::<anyhow::Result<Vec<_>>>()?;
     Ok(NicRow {
-        mac: nic.mac.parse()?,
+        mac: Some(nic.mac.parse()?),
         backend: nic.backend,
         model: nic.model,
         queues: u32::try_from(nic.queues)?,

@@ -11,17 +11,23 @@ mod check;
 mod cli;
 mod events;
 mod guest;
+mod held_nics;
 mod ledger;
 mod list;
+mod live;
 mod log;
 mod output;
 mod pager;
+mod private_file;
+mod qemu_output;
 mod queries;
 mod reading;
 mod recover;
 mod run;
 mod run_config;
+mod serve;
 mod stderr;
+mod top;
 mod unresponsive;
 mod verify;
 mod watch;
@@ -62,11 +68,15 @@ fn main() -> ExitCode {
         Command::List(arguments) => list::list(&arguments, &dirs),
         Command::Nics(arguments) => guest::nics(&arguments, &dirs),
         Command::Events(arguments) => events::events(&arguments, &dirs),
+        Command::Serve(arguments) => serve::serve(&arguments, &dirs),
+        Command::Top(arguments) => top::top(&arguments, &dirs),
+        Command::Summary(arguments) => queries::summary(&arguments, &dirs),
         Command::Trail(arguments) => queries::trail(&arguments, &dirs),
         Command::Who(arguments) => queries::who(&arguments, &dirs),
         Command::Explain(arguments) => queries::explain(&arguments, &dirs),
         Command::Ledger(command) => ledger::ledger(&command, &dirs),
         Command::Findings(arguments) => queries::findings(&arguments, &dirs),
+        Command::Report(arguments) => queries::report(&arguments, &dirs),
         Command::Verify(arguments) => verify::verify(&arguments, &dirs),
         Command::Watch(arguments) => watch::watch(&arguments, &dirs),
     };

@@ -59,6 +59,11 @@ impl Failure {
         Self { code, ..self }
     }
 
+    /// Whether its error is of this type.
+    pub(crate) fn is<E: std::error::Error + Send + Sync + 'static>(&self) -> bool {
+        self.error.is::<E>()
+    }
+
     /// Prints the failure on standard error; returns its exit code.
     pub(crate) fn report(&self) -> ExitCode {
         let text = match &self.rendered {

@@ -1,15 +1,16 @@
 //! Sets up the virtual machine as a host for libvirt: links, auditd, libvirt's daemons.
 
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use rustix::system::sethostname;
 
-use super::programs::{AUDITCTL, AUDITD, Done, IP, MODPROBE, VIRSH, must, run, wait_for};
+use super::programs::{MODPROBE, VIRSH};
 use super::versions::Versions;
+use crate::auditing;
+use crate::programs::{AUDITCTL, Background, Done, IP, must, run, wait_for};
 use crate::suites::Daemons;
 
 /// The paths that are used; records name some of them.
@@ -31,43 +32,9 @@ const LINKS: [&str; 12] = [
     "link set labd1 master labbr1 up",
 ];
 
-/// auditd accepts settings only with spaces around the equals sign.
-const AUDITD_CONF: &str = "\
-log_file = /lab/audit/audit.log
-log_format = ENRICHED
-log_group = root
-flush = SYNC
-local_events = yes
-write_logs = yes
-space_left = 2
-admin_space_left = 1
-space_left_action = IGNORE
-admin_space_left_action = IGNORE
-disk_full_action = IGNORE
-disk_error_action = IGNORE
-max_log_file_action = IGNORE
-plugin_dir = /lab/audit/plugins.d
-";
-
-/// With no cgroups and no security driver there is nothing between libvirt and the devices.
-const QEMU_CONF: &str = "\
-user = \"root\"
-group = \"root\"
-security_driver = \"none\"
-cgroup_controllers = []
-";
-
-/// For the daemon that has QEMU's driver, whatever its name.
-const DAEMON_CONF: &str = "\
-audit_level = 2
-audit_logging = 1
-log_level = 3
-log_filters = \"2:conf.domain_audit\"
-log_outputs = \"2:file:/lab/libvirtd.log\"
-unix_sock_group = \"root\"
-auth_unix_ro = \"none\"
-auth_unix_rw = \"none\"
-";
+/// For the daemon that has QEMU's driver, whatever its name. `DIR` is where its log is.
+const DAEMON_CONF: &str = include_str!("../../../tests/config/libvirtd.conf");
+const QEMU_CONF: &str = include_str!("../../../tests/config/qemu.conf");
 
 /// The names that libvirt looks up: users and groups, which its package's scripts would have
 /// created, and the host.
@@ -84,14 +51,14 @@ pub(super) struct Lab {
     daemons: &'static Daemons,
     versions: Versions,
     main: Child,
-    _auditd: Child,
+    _auditd: Background,
     _helpers: Vec<Child>,
 }
 
 impl Lab {
     pub(super) fn set_up(daemons: &'static Daemons) -> Result<Self> {
         sethostname(b"lab").context("Can't name the host")?;
-        for dir in ["audit/plugins.d", "xml", "run"] {
+        for dir in ["xml", "run"] {
             fs::create_dir_all(Path::new(LAB).join(dir)).context("Can't make the lab's directories")?;
         }
         must(MODPROBE, &["-a", "kvm_amd", "bridge", "veth", "dummy"])?;
@@ -100,7 +67,7 @@ impl Lab {
         }
         fs::create_dir_all("/etc/libvirt")?;
         fs::write("/etc/libvirt/qemu.conf", QEMU_CONF).context("Can't set QEMU's driver up")?;
-        fs::write("/lab/libvirtd.conf", DAEMON_CONF)?;
+        fs::write("/lab/libvirtd.conf", DAEMON_CONF.replace("DIR", LAB))?;
         for (file, begin, line) in LINES {
             add_line(file, begin, line)?;
         }
@@ -151,14 +118,8 @@ fn add_line(file: &str, begin: &str, line: &str) -> Result<()> {
     Ok(())
 }
 
-fn start_auditd() -> Result<Child> {
-    fs::write("/lab/audit/auditd.conf", AUDITD_CONF)?;
-    for (place, mode) in [("", 0o700), ("/plugins.d", 0o750), ("/auditd.conf", 0o600)] {
-        fs::set_permissions(format!("/lab/audit{place}"), fs::Permissions::from_mode(mode))?;
-    }
-    let auditd = start(AUDITD, &["-n", "-s", "enable", "-c", "/lab/audit"])?;
-    let registered = format!("pid {}", auditd.id());
-    wait_for("auditd", || Ok(run(AUDITCTL, &["-s"])?.said.lines().any(|line| line == registered)))?;
+fn start_auditd() -> Result<Background> {
+    let auditd = auditing::start_daemon(&Path::new(LAB).join("audit"), "enable")?;
     // Enough for a burst on a slow machine.
     must(AUDITCTL, &["-b", "8192"])?;
     Ok(auditd)

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `scenarios`, `guest` | the scenarios and their guests |
 //! | `stage` | runs one scenario |
-//! | `lab`, `programs`, `versions` | the host that libvirt runs on |
+//! | `lab`, `programs`, `versions` | the host that libvirt runs on, with the settings of tests/config |
 //! | `poller`, `descriptors`, `command_line`, `intervals` | the witness: which process holds which descriptor when |
 //! | `truth`, `window` | the recording's files |
 //!

@@ -9,9 +9,9 @@ use rustix::system::uname;
 use super::guest::{Guest, Nic};
 use super::lab::{self, Lab};
 use super::poller::{self, Poller};
-use super::programs::{Done, IP, NFT, run, wait_for};
 use super::truth::{self, Held, Snapshot, Step, Truth};
 use super::window;
+use crate::programs::{Done, IP, NFT, run, wait_for};
 use crate::suites::Daemons;
 
 /// The number of scans after each step, so that each state is seen.

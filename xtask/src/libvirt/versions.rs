@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result};
 
-use super::programs::{AUDITCTL, VIRSH, must};
+use super::programs::VIRSH;
+use crate::programs::{AUDITCTL, must};
 use crate::suites::Daemons;
 
 #[derive(Clone, Debug, PartialEq, Eq)]

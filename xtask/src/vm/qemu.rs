@@ -16,9 +16,9 @@ use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::cache::Kept;
 use crate::cli::VmArguments;
+use crate::programs::QEMU;
 use crate::wire::PORT;
 
-const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 const SETPRIV: &str = "/usr/bin/setpriv";
 const KVM: &str = "/dev/kvm";
 

@@ -7,11 +7,11 @@ use jiff::tz::TimeZone;
 use taptrail_record::is_visible;
 use taptrail_trail::Proof;
 
-use super::evidence::Evidence;
+use super::evidence::CitedSources;
 use crate::findings::location;
 
 /// How to look a record up: by ausearch where its source is an audit log, else by its line.
-pub(super) fn look_up(proof: &Proof, evidence: Evidence<'_>) -> String {
+pub(super) fn look_up(proof: &Proof, evidence: CitedSources<'_>) -> String {
     let command = proof.serial.filter(|_| (evidence.is_audit_log)(&proof.source));
     command
         .and_then(|serial| command_of(&proof.source, serial, proof.time))

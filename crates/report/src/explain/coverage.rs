@@ -5,7 +5,7 @@ use taptrail_trail::{Coverage, Input};
 
 use super::page::names;
 use crate::Session;
-use crate::style::TimeFormat;
+use crate::style::{Clock as _, TimeFormat};
 use crate::text::escape_name;
 use crate::trail::count;
 

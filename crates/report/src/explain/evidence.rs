@@ -15,7 +15,7 @@ pub type LineReader<'a> = dyn Fn(&Proof) -> Option<String> + 'a;
 
 /// The sources that an explanation cites.
 #[derive(Clone, Copy)]
-pub struct Evidence<'a> {
+pub struct CitedSources<'a> {
     /// Reads a line again.
     pub line: &'a LineReader<'a>,
     /// Whether a source is a plain audit log, which ausearch(8) reads.
@@ -120,17 +120,17 @@ impl Decoded {
 pub(super) fn of_session<'a>(
     session: &Session<'a>,
     more: impl Iterator<Item = &'a Proof>,
-    evidence: Evidence<'_>,
+    evidence: CitedSources<'_>,
 ) -> Vec<Evident<'a>> {
     decode(session.holdings.iter().flat_map(|of| &of.proof).chain(more), evidence)
 }
 
 /// The records of a finding.
-pub(super) fn of_finding<'a>(finding: &'a Finding, evidence: Evidence<'_>) -> Vec<Evident<'a>> {
+pub(super) fn of_finding<'a>(finding: &'a Finding, evidence: CitedSources<'_>) -> Vec<Evident<'a>> {
     decode(finding.proof.iter(), evidence)
 }
 
-fn decode<'a>(all: impl Iterator<Item = &'a Proof>, evidence: Evidence<'_>) -> Vec<Evident<'a>> {
+fn decode<'a>(all: impl Iterator<Item = &'a Proof>, evidence: CitedSources<'_>) -> Vec<Evident<'a>> {
     let mut unique = HashSet::new();
     let mut proofs: Vec<_> = all.filter(|proof| unique.insert((&proof.source, proof.line))).collect();
     proofs.sort_by_key(|proof| proof.order());
@@ -235,7 +235,7 @@ mod tests {
         let mut of = holding("web1", 1, 10, Some(30));
         let lines = |of: &Holding| {
             let session = Session { holdings: vec![of] };
-            let evidence = Evidence { line: &|_| None, is_audit_log: &|_| false };
+            let evidence = CitedSources { line: &|_| None, is_audit_log: &|_| false };
             let records = of_session(&session, [].iter(), evidence);
             let line = |step| shows(step, of, &records).map(|of| of.proof.line);
             [Step::Open, Step::Grant, Step::Release].map(line)

@@ -52,7 +52,7 @@ pub(super) fn json(
 ) -> Result<String, serde_json::Error> {
     let interfaces = by_interface(explanation);
     let interfaces = interfaces.iter().map(|one| interface(one, clock, lines)).collect();
-    crate::json(&ExplanationJson { interfaces, input: &explanation.input })
+    crate::json(&ExplanationJson { interfaces, input: &explanation.report.input })
 }
 
 fn interface<'a>(interface: &Interface<'a>, clock: &TimeFormat, lines: &LineReader<'_>) -> InterfaceJson<'a> {

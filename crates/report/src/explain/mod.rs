@@ -9,7 +9,7 @@ mod nearest;
 mod of_session;
 mod page;
 mod records;
-mod sentences;
+pub(crate) mod sentences;
 mod statement;
 mod text;
 
@@ -20,13 +20,13 @@ use std::sync::Arc;
 use taptrail_record::{GuestId, MacAddr};
 use taptrail_trail::{Finding, Holding, Input, Proof, Report};
 
-pub use self::evidence::{Evidence, LineReader};
+pub use self::evidence::{CitedSources, LineReader};
 use self::nearest::Nearest;
 pub(crate) use self::text::summary;
-use crate::sink::{TrailConsumer, sort};
+use crate::sink::{TrailConsumer, sort_by_time};
 use crate::span::{RelatedTimes, Scope};
 use crate::style::TimeFormat;
-use crate::{Filter, Session, Style, who};
+use crate::{Columns, Filter, Session, Style, who};
 
 /// Collects the holdings and findings that a filter selects, for an [`Explanation`].
 ///
@@ -66,9 +66,9 @@ impl Explainer {
                 self.report.findings.push(finding);
             }
         }
-        sort(&mut self.report);
-        let Report { holdings, findings, .. } = self.report;
-        Explanation { holdings, findings, input, filter: self.filter, nearest: self.nearest }
+        sort_by_time(&mut self.report);
+        let report = Report { input, ..self.report };
+        Explanation { report, filter: self.filter, nearest: self.nearest }
     }
 }
 
@@ -111,9 +111,7 @@ pub enum Records {
 /// Holdings and findings, with their proofs.
 #[derive(Debug)]
 pub struct Explanation {
-    pub(crate) holdings: Vec<Holding>,
-    findings: Vec<Finding>,
-    pub(crate) input: Input,
+    pub(crate) report: Report,
     pub(crate) filter: Filter,
     nearest: Nearest,
 }
@@ -132,11 +130,11 @@ struct Interface<'a> {
 fn by_interface(explanation: &Explanation) -> Vec<Interface<'_>> {
     let mut interfaces: Vec<Interface<'_>> = Vec::new();
     let mut indices: HashMap<Scope, usize> = HashMap::new();
-    for holding in &explanation.holdings {
+    for holding in &explanation.report.holdings {
         let (host, guest, mac) = (&holding.host, Some(&holding.guest), Some(holding.mac));
         of_interface(host, guest, mac, &mut interfaces, &mut indices).holdings.push(holding);
     }
-    for finding in &explanation.findings {
+    for finding in &explanation.report.findings {
         let (host, guest, mac) = (&finding.host, finding.guest.as_ref(), finding.mac);
         of_interface(host, guest, mac, &mut interfaces, &mut indices).findings.push(finding);
     }
@@ -161,43 +159,50 @@ fn of_interface<'i, 'a>(
 impl Explanation {
     /// The locations of all lines that it rests on, so that they can be read again in one pass.
     pub fn proofs(&self) -> impl Iterator<Item = &Proof> {
-        let holdings = self.holdings.iter().flat_map(|holding| &holding.proof);
-        holdings.chain(self.findings.iter().flat_map(|finding| &finding.proof))
+        let holdings = self.report.holdings.iter().flat_map(|holding| &holding.proof);
+        holdings.chain(self.report.findings.iter().flat_map(|finding| &finding.proof))
     }
 
     /// Whether it has no holding and no finding.
     pub fn is_empty(&self) -> bool {
-        self.holdings.is_empty() && self.findings.is_empty()
+        self.report.holdings.is_empty() && self.report.findings.is_empty()
     }
 
     /// Whether it has no holding.
     pub fn has_no_holding(&self) -> bool {
-        self.holdings.is_empty()
+        self.report.holdings.is_empty()
     }
 
     /// The number of its sessions.
     pub fn sessions(&self) -> usize {
-        Session::group(&self.holdings).len()
+        Session::group(&self.report.holdings).len()
     }
 
     /// By which reading of the subject something was found, if it has several.
     pub(crate) fn readings(&self) -> Option<String> {
-        self.filter.subject.as_ref()?.readings(self.holdings.iter())
+        self.filter.subject.as_ref()?.readings(self.report.holdings.iter())
     }
 
-    /// The sessions as a table, one row each; of a single session, or with `all` of each, a statement.
-    pub fn who(&self, style: &Style, evidence: Evidence<'_>, all: bool) -> String {
+    /// The sessions as a table, one row each; of a single session, or with `all` of each, a
+    /// statement, unless columns are asked for.
+    pub fn who(
+        &self,
+        style: &Style,
+        evidence: CitedSources<'_>,
+        all: bool,
+        columns: Option<&Columns>,
+    ) -> String {
         if self.has_no_holding() {
             return text::nothing(self, style);
         }
-        if all || self.sessions() == 1 {
+        if all || (columns.is_none() && self.sessions() == 1) {
             return text::text(self, style, evidence, Records::None);
         }
-        who::answer(self, style)
+        who::answer(self, columns.unwrap_or(&Columns::Sessions), style)
     }
 
     /// A statement about each session, with its records.
-    pub fn text(&self, style: &Style, evidence: Evidence<'_>, records: Records) -> String {
+    pub fn text(&self, style: &Style, evidence: CitedSources<'_>, records: Records) -> String {
         text::text(self, style, evidence, records)
     }
 

@@ -9,7 +9,7 @@ use taptrail_trail::{Holding, State};
 
 use crate::Filter;
 use crate::span::QueryRange;
-use crate::style::TimeFormat;
+use crate::style::{Clock as _, TimeFormat};
 use crate::text::escape_name;
 
 /// Names that are compared; a trail may have any number.

@@ -9,7 +9,7 @@ use super::evidence::{Decoded, Evident};
 use super::page::Page;
 use crate::Style;
 use crate::findings::location;
-use crate::style::TimeFormat;
+use crate::style::{Clock as _, TimeFormat};
 use crate::table::{Table, cell};
 use crate::text::{cut, escape_name};
 

@@ -8,13 +8,13 @@ use taptrail_trail::{Certainty, Finding, Holding, Input, State};
 
 use super::ausearch::look_up;
 use super::coverage;
-use super::evidence::{Evidence, Evident, Step, shows};
+use super::evidence::{CitedSources, Evident, Step, shows};
 use super::page::Page;
 use super::sentences;
 use crate::duration::duration;
 use crate::findings::{location, sentence};
 use crate::span::QueryRange;
-use crate::style::TimeFormat;
+use crate::style::{Clock as _, TimeFormat};
 use crate::table::{Table, cell};
 use crate::text::{NONE, escape_name};
 use crate::{Session, Style};
@@ -29,7 +29,7 @@ pub(super) struct Teller<'a> {
     pub(super) input: &'a Input,
     /// The time asked for.
     pub(super) at: Option<QueryRange>,
-    pub(super) evidence: Evidence<'a>,
+    pub(super) evidence: CitedSources<'a>,
 }
 
 impl Teller<'_> {
@@ -139,7 +139,7 @@ impl Teller<'_> {
         if !session.was_held() {
             return;
         }
-        let zone = |time| self.clock.zone(time);
+        let zone = |time| self.clock.zone_abbreviation(time);
         let from = session.granted();
         match (from, session.opened()) {
             (Some(from), _) => page.row("From", &format!("{} {}", self.clock.full(from), zone(from))),

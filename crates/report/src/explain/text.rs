@@ -4,13 +4,13 @@ use std::collections::HashSet;
 
 use taptrail_trail::Proof;
 
-use super::evidence::{Evidence, Evident, of_finding, of_session};
+use super::evidence::{CitedSources, Evident, of_finding, of_session};
 use super::of_session::FindingsOf;
 use super::page::Page;
 use super::statement::Teller;
 use super::{Explanation, Records, coverage, records};
 use crate::findings::sentence;
-use crate::style::TimeFormat;
+use crate::style::{Clock as _, TimeFormat};
 use crate::text::escape_name;
 use crate::trail::count;
 use crate::{Session, Style};
@@ -19,25 +19,25 @@ use crate::{Session, Style};
 pub(super) fn text<'a>(
     explanation: &'a Explanation,
     style: &Style,
-    evidence: Evidence<'_>,
+    evidence: CitedSources<'_>,
     with: Records,
 ) -> String {
-    let sessions = Session::group(&explanation.holdings);
-    if sessions.is_empty() && explanation.findings.is_empty() {
+    let sessions = Session::group(&explanation.report.holdings);
+    if sessions.is_empty() && explanation.report.findings.is_empty() {
         return nothing(explanation, style);
     }
     let mut page = Page::new(style);
     let teller = Teller {
         clock: TimeFormat::new(style),
         style: *style,
-        input: &explanation.input,
+        input: &explanation.report.input,
         at: explanation.filter.at,
         evidence,
     };
     if let Some(readings) = explanation.readings() {
         page.line(&readings);
     }
-    let findings = FindingsOf::new(&sessions, &explanation.findings);
+    let findings = FindingsOf::new(&sessions, &explanation.report.findings);
     let mut shown = HashSet::new();
     let mut print = |page: &mut Page, records: &[Evident<'a>]| match with {
         Records::None => {}
@@ -82,12 +82,12 @@ pub(super) fn text<'a>(
 pub(crate) fn summary(explanation: &Explanation, sessions: &[Session<'_>]) -> String {
     let mut parts = vec![
         count(sessions.len() as u64, "session"),
-        count(explanation.findings.len() as u64, "finding"),
-        format!("{} read", count(explanation.input.records, "record")),
+        count(explanation.report.findings.len() as u64, "finding"),
+        format!("{} read", count(explanation.report.input.records, "record")),
     ];
     let mut hosts: Vec<&str> = sessions.iter().map(Session::host).collect();
     hosts.dedup();
-    parts.extend(coverage::elsewhere(&explanation.input, &hosts));
+    parts.extend(coverage::elsewhere(&explanation.report.input, &hosts));
     parts.join("; ")
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use taptrail_record::Line;
 use taptrail_report::TrailConsumer;
-use taptrail_trail::{Content, Entry, Input, Trail};
+use taptrail_trail::{Content, Coverage, Entry, Input, Span, Trail};
 
 pub(crate) fn lines(folder: &str) -> Vec<Vec<u8>> {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/libvirt");
@@ -18,12 +18,18 @@ pub(crate) fn lines(folder: &str) -> Vec<Vec<u8>> {
 
 /// Feeds a folder's log to `to`, line by line.
 pub(crate) fn feed_log(folder: &str, to: &mut impl TrailConsumer) -> Input {
+    feed_logs(&[("h1", folder)], to)
+}
+
+/// The same for the logs of several hosts, one after another.
+pub(crate) fn feed_logs(logs: &[(&str, &str)], to: &mut impl TrailConsumer) -> Input {
     let mut trail = Trail::new();
     let mut input = Input {
         files: vec![taptrail_trail::InputFile { path: "audit.log".into(), ..Default::default() }],
         ..Input::default()
     };
-    for (number, bytes) in (1..).zip(lines(folder)) {
+    let lines = logs.iter().flat_map(|(host, folder)| (1..).zip(lines(folder)).map(|line| (*host, line)));
+    for (host, (number, bytes)) in lines {
         if bytes.is_empty() {
             continue;
         }
@@ -32,9 +38,17 @@ pub(crate) fn feed_log(folder: &str, to: &mut impl TrailConsumer) -> Input {
         let line = Line::parse(&bytes).unwrap();
         let Some(record) = line.record().unwrap() else { continue };
         let millis = line.stamp.seconds * 1000 + u64::from(line.stamp.millis);
+        let time = Timestamp::from_millisecond(i64::try_from(millis).unwrap()).unwrap();
+        match input.coverage.last_mut().filter(|of| *of.host == *host) {
+            Some(of) => of.spans[0].until = time,
+            None => {
+                let spans = vec![Span { from: time, until: time }];
+                input.coverage.push(Coverage { host: host.into(), spans, gaps: vec![], starts: vec![] });
+            }
+        }
         trail.feed(&Entry {
-            host: "h1".into(),
-            time: Timestamp::from_millisecond(i64::try_from(millis).unwrap()).unwrap(),
+            host: host.into(),
+            time,
             serial: Some(line.stamp.serial),
             writer: line.pid,
             source: "audit.log".into(),

@@ -1,5 +1,4 @@
-//! The arguments of the queries: `trail` and `findings`, and what `who` and `explain` share with
-//! them.
+//! The arguments of the queries: `trail` and `findings`, and what the others share with them.
 
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -7,11 +6,11 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use taptrail_record::{MacAddr, MacAddrError};
-use taptrail_report::{DeviceFilter, GuestFilter, Style};
+use taptrail_report::{Columns, DeviceFilter, GuestFilter, Presentation, Style};
 use taptrail_trail::FindingKind;
 
 const INPUT_HEADING: &str = "Input";
-pub(super) const SELECTION_HEADING: &str = "Selection";
+const SELECTION_HEADING: &str = "Selection";
 pub(super) const OUTPUT_HEADING: &str = "Output";
 
 /// The text below the examples of each query.
@@ -60,8 +59,43 @@ pub(crate) struct Trail {
     #[arg(long, help_heading = SELECTION_HEADING)]
     pub(crate) held: bool,
 
+    /// A row for each device in the table, with its path, host interface, number and queues
+    #[arg(long, help_heading = OUTPUT_HEADING, conflicts_with_all = ["columns", "timeline"])]
+    devices: bool,
+
+    /// Draw a lane for each interface, from left to right, instead of a table
+    #[arg(long, help_heading = OUTPUT_HEADING, conflicts_with = "columns")]
+    timeline: bool,
+
+    /// Columns of the table, with commas between them, at their full width: host, guest, uuid, mac,
+    /// devices, opened, from, to, for, end, basis, pid, state, proof; or for each device: device,
+    /// path, ifname, rdev, queues
+    #[arg(short = 'o', long, value_name = "COLUMNS", help_heading = OUTPUT_HEADING)]
+    columns: Option<Columns>,
+
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+impl Trail {
+    /// How a table shows the holdings.
+    pub(crate) fn presentation(&self) -> Presentation {
+        match &self.columns {
+            _ if self.timeline => Presentation::Timeline { ascii: !is_utf8_locale() },
+            Some(columns) => Presentation::Rows(columns.clone()),
+            None if self.devices => Presentation::Rows(Columns::Devices),
+            None => Presentation::Rows(Columns::Sessions),
+        }
+    }
+}
+
+/// Whether the terminal can be expected to show more than ASCII: by the first locale variable that
+/// is set, as setlocale(3) reads them.
+fn is_utf8_locale() -> bool {
+    let value = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(value).unwrap_or_default();
+    let locale = locale.to_ascii_lowercase();
+    locale.contains("utf-8") || locale.contains("utf8")
 }
 
 #[derive(Debug, Args)]
@@ -143,6 +177,19 @@ pub(crate) struct Selection {
     /// vhost-net)
     #[arg(long, value_name = "DEVICE")]
     pub(crate) device: Option<DeviceFilter>,
+
+    /// Only on this host
+    #[arg(long, value_name = "HOST", visible_alias = "node")]
+    pub(crate) host: Option<String>,
+}
+
+/// The time and the host that `who` and `explain` are asked about.
+#[derive(Debug, Args)]
+#[command(next_help_heading = SELECTION_HEADING)]
+pub(crate) struct Scope {
+    /// Only holdings that were held, or possibly held, at this time [default: at any time]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at: Option<String>,
 
     /// Only on this host
     #[arg(long, value_name = "HOST", visible_alias = "node")]

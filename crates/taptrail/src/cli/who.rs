@@ -1,10 +1,10 @@
 //! The arguments of `who` and `explain`.
 
 use clap::Args;
-use taptrail_report::{Subject, SubjectError};
+use taptrail_report::{Columns, Subject, SubjectError};
 
 use super::format::OutputFormat;
-use super::queries::{OUTPUT_HEADING, Output, SELECTION_HEADING, Sources, with_notes};
+use super::queries::{OUTPUT_HEADING, Output, Scope, Sources, with_notes};
 
 /// The exit codes of both, as grep's.
 macro_rules! exit_codes {
@@ -37,17 +37,16 @@ pub(crate) struct Who {
     #[command(flatten)]
     pub(crate) sources: Sources,
 
-    /// Only holdings that were held, or possibly held, at this time [default: at any time]
-    #[arg(long, value_name = "TIME", help_heading = SELECTION_HEADING)]
-    pub(crate) at: Option<String>,
-
-    /// Only on this host
-    #[arg(long, value_name = "HOST", visible_alias = "node", help_heading = SELECTION_HEADING)]
-    pub(crate) host: Option<String>,
+    #[command(flatten)]
+    pub(crate) scope: Scope,
 
     /// Tell each of several hits in full
-    #[arg(long, conflicts_with_all = ["format", "json"], help_heading = OUTPUT_HEADING)]
+    #[arg(long, conflicts_with_all = ["format", "json", "columns"], help_heading = OUTPUT_HEADING)]
     pub(crate) explain: bool,
+
+    /// A row for each hit, also for a single one, with these columns, as of `taptrail trail`
+    #[arg(short = 'o', long, value_name = "COLUMNS", conflicts_with_all = ["format", "json"], help_heading = OUTPUT_HEADING)]
+    pub(crate) columns: Option<Columns>,
 
     #[command(flatten)]
     pub(crate) output: Output,
@@ -74,13 +73,8 @@ pub(crate) struct Explain {
     #[command(flatten)]
     pub(crate) sources: Sources,
 
-    /// Only holdings that were held, or possibly held, at this time
-    #[arg(long, value_name = "TIME", help_heading = SELECTION_HEADING)]
-    pub(crate) at: Option<String>,
-
-    /// Only on this host
-    #[arg(long, value_name = "HOST", visible_alias = "node", help_heading = SELECTION_HEADING)]
-    pub(crate) host: Option<String>,
+    #[command(flatten)]
+    pub(crate) scope: Scope,
 
     /// Show the lines of the records as they are
     #[arg(long, conflicts_with_all = ["format", "json"], help_heading = OUTPUT_HEADING)]

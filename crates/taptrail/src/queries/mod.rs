@@ -1,8 +1,10 @@
-//! `taptrail trail`, `who`, `explain` and `findings`: queries to a trail.
+//! `taptrail summary`, `trail`, `who`, `explain`, `findings` and `report`: queries to a trail.
 
 mod boot_time;
 mod coverage;
 mod query;
+mod report;
+mod summary;
 mod time_range;
 mod trail_reader;
 mod who;
@@ -10,12 +12,13 @@ mod who;
 use std::process::ExitCode;
 
 use taptrail_guest::Dirs;
-use taptrail_report::{Count, Filter, Sink, View};
+use taptrail_report::{Columns, Count, Filter, Presentation, Sink, View};
 
-use self::query::Query;
-pub(crate) use self::query::moment;
-pub(crate) use self::trail_reader::ReadSummary;
-use self::trail_reader::{Answer, TrailReader, is_broken_pipe};
+pub(crate) use self::query::{Query, moment};
+pub(crate) use self::report::report;
+pub(crate) use self::summary::summary;
+use self::trail_reader::is_broken_pipe;
+pub(crate) use self::trail_reader::{Answer, ReadSummary, TrailReader};
 pub(crate) use self::who::{explain, who};
 use crate::CommandResult;
 use crate::cli::{Findings, Output, Sources, Trail};
@@ -27,13 +30,17 @@ const FINDINGS_REPORTED: u8 = 1;
 /// The exit code when nothing is found, and the logs do not cover the time in question.
 const NOT_COVERED: u8 = 4;
 
+/// A row for each interface session.
+const SESSIONS: Presentation = Presentation::Rows(Columns::Sessions);
+
 pub(crate) fn trail(arguments: &Trail, dirs: &Dirs) -> CommandResult {
     let mut query = Query::new(arguments.output.utc);
     query.about(&arguments.selection);
     query.times(&arguments.times)?;
     query.at(arguments.at.as_deref())?;
     query.filter.held = arguments.held;
-    sink(View::Trail, query.filter, arguments.output, &arguments.sources, dirs)
+    let presentation = arguments.presentation();
+    sink(View::Trail, presentation, query.filter, arguments.output, &arguments.sources, dirs)
 }
 
 pub(crate) fn findings(arguments: &Findings, dirs: &Dirs) -> CommandResult {
@@ -41,18 +48,25 @@ pub(crate) fn findings(arguments: &Findings, dirs: &Dirs) -> CommandResult {
     query.about(&arguments.selection);
     query.times(&arguments.times)?;
     query.filter.kinds = arguments.kind.clone();
-    let result = sink(View::Findings, query.filter, arguments.output, &arguments.sources, dirs);
+    let result = sink(View::Findings, SESSIONS, query.filter, arguments.output, &arguments.sources, dirs);
     // Exit code 1 would mean that there are findings.
     result.map_err(|failure| failure.with_code(Failure::INPUT))
 }
 
 /// Reads the input, and writes matching holdings and findings as they come.
-fn sink(view: View, filter: Filter, output: Output, sources: &Sources, dirs: &Dirs) -> CommandResult {
+fn sink(
+    view: View,
+    presentation: Presentation,
+    filter: Filter,
+    output: Output,
+    sources: &Sources,
+    dirs: &Dirs,
+) -> CommandResult {
     let filter_used = filter.clone();
     let out = paged_stdout(output.is_table());
     let mut sink = match Sink::new(view, filter, output.format(style(output.utc)), out) {
         Err(error) if is_broken_pipe(&error) => return Ok(ExitCode::SUCCESS),
-        sink => sink.map_err(trail_reader::unwritten)?,
+        sink => sink.map_err(trail_reader::unwritten)?.with_presentation(presentation),
     };
     let read = TrailReader::new(&mut sink).read(sources, dirs)?;
     let mut answer = match read {

@@ -6,7 +6,7 @@ use taptrail_report::{Filter, QueryRange};
 
 use super::boot_time::booted;
 use super::time_range::{TimeRange, parse};
-use crate::cli::{Selection, Times};
+use crate::cli::{Scope, Selection, Times};
 use crate::output::Failure;
 
 /// The moment that an option's value names.
@@ -16,19 +16,19 @@ pub(crate) fn moment(option: &str, text: &str) -> Result<Timestamp, Failure> {
 
 /// A filter in the making.
 #[derive(Debug)]
-pub(super) struct Query {
-    pub(super) filter: Filter,
+pub(crate) struct Query {
+    pub(crate) filter: Filter,
     /// The current time, in the zone for times without one.
     now: ZonedDateTime,
 }
 
 impl Query {
-    pub(super) fn new(utc: bool) -> Self {
+    pub(crate) fn new(utc: bool) -> Self {
         let zone = if utc { TimeZone::UTC } else { TimeZone::system() };
         Self { filter: Filter::default(), now: Timestamp::now().to_zoned_datetime(zone) }
     }
 
-    pub(super) fn about(&mut self, selection: &Selection) {
+    pub(crate) fn about(&mut self, selection: &Selection) {
         let Selection { guest, mac, device, host } = selection;
         self.filter.guests.clone_from(guest);
         self.filter.mac = *mac;
@@ -36,7 +36,7 @@ impl Query {
         self.filter.host.clone_from(host);
     }
 
-    pub(super) fn times(&mut self, times: &Times) -> Result<(), Failure> {
+    pub(crate) fn times(&mut self, times: &Times) -> Result<(), Failure> {
         self.filter.start = self.time("--start", times.start.as_deref())?.map(|when| when.from);
         self.filter.end = self.time("--end", times.end.as_deref())?.map(|when| when.to);
         if let Some((start, end)) = self.filter.start.zip(self.filter.end)
@@ -52,6 +52,11 @@ impl Query {
     pub(super) fn at(&mut self, at: Option<&str>) -> Result<(), Failure> {
         self.filter.at = self.time("--at", at)?.map(|TimeRange { from, to }| QueryRange { from, to });
         Ok(())
+    }
+
+    pub(super) fn scope(&mut self, scope: &Scope) -> Result<(), Failure> {
+        self.filter.host.clone_from(&scope.host);
+        self.at(scope.at.as_deref())
     }
 
     fn time(&self, option: &str, text: Option<&str>) -> Result<Option<TimeRange>, Failure> {

@@ -20,7 +20,7 @@ use crate::reading::{self, Read};
 
 /// Reads a trail and passes on its holdings and findings at once, so that memory does not grow with
 /// the input.
-pub(super) struct TrailReader<'a, T: TrailConsumer> {
+pub(crate) struct TrailReader<'a, T: TrailConsumer> {
     trail: Trail,
     to: &'a mut T,
     entries: u64,
@@ -28,7 +28,7 @@ pub(super) struct TrailReader<'a, T: TrailConsumer> {
 }
 
 /// The result of reading.
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// The input was read to its end.
     Complete(Box<ReadSummary>),
     /// The reader of our output has closed the pipe.
@@ -46,11 +46,11 @@ pub(crate) struct ReadSummary {
 }
 
 impl<'a, T: TrailConsumer> TrailReader<'a, T> {
-    pub(super) fn new(to: &'a mut T) -> Self {
+    pub(crate) fn new(to: &'a mut T) -> Self {
         Self { trail: Trail::new(), to, entries: 0, foreign: 0 }
     }
 
-    pub(super) fn read(mut self, sources: &Sources, dirs: &Dirs) -> Result<Answer, Failure> {
+    pub(crate) fn read(mut self, sources: &Sources, dirs: &Dirs) -> Result<Answer, Failure> {
         let begun = Instant::now();
         let mut unwritten = None;
         let Read { outcome: read, in_hand } =
@@ -116,12 +116,12 @@ impl ReadSummary {
     }
 
     /// The identity of each input's file.
-    pub(super) fn identities(&self) -> &HashMap<Arc<str>, FileIdentity> {
+    pub(crate) fn identities(&self) -> &HashMap<Arc<str>, FileIdentity> {
         &self.identities
     }
 
     /// The summary of the input, with all notes.
-    pub(super) fn input(&self) -> Input {
+    pub(crate) fn input(&self) -> Input {
         Input { notes: self.notes.clone(), ..self.stats.input.clone() }
     }
 
@@ -129,6 +129,16 @@ impl ReadSummary {
     /// host of the records is not known.
     pub(super) fn is_none(&self) -> bool {
         self.is_refused() || self.is_unread()
+    }
+
+    /// Why there is no answer, if there is none.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        if !self.is_none() {
+            return None;
+        }
+        let mut reasons = self.failed.iter().chain(&self.refused).map(|error| taptrail_guest::chain(error));
+        let reason = reasons.next().unwrap_or_else(|| "No line of the input can be read".to_owned());
+        Some(Failure::input(anyhow::anyhow!(reason)))
     }
 
     /// Whether the host of the records is not known.
@@ -143,15 +153,21 @@ impl ReadSummary {
         none_of_records || (*lines == 0 && !self.failed.is_empty()) || (*lines > 0 && coverage.is_empty())
     }
 
-    /// Prints on standard error what could not be read, and with `stats` how long reading took.
-    /// Returns the exit code of reading.
-    pub(crate) fn print_warnings(&self, stats: bool) -> ExitCode {
+    /// What could not be read, and notes about reading, a line each.
+    pub(super) fn warnings(&self) -> String {
         let mut text = String::new();
         for failure in self.failed.iter().chain(&self.refused) {
             text.push_str(&escape_text(&taptrail_guest::chain(failure)));
             text.push('\n');
         }
         text.push_str(&warnings(&self.unreadable, self.stats.input.unreadable, &self.notes));
+        text
+    }
+
+    /// Prints on standard error what could not be read, and with `stats` how long reading took.
+    /// Returns the exit code of reading.
+    pub(crate) fn print_warnings(&self, stats: bool) -> ExitCode {
+        let text = self.warnings();
         let text: String = text.lines().flat_map(|line| ["taptrail: ", line, "\n"]).collect();
         let stats = if stats { self.stats.text() } else { String::new() };
         // There is no other place to report an error of this.

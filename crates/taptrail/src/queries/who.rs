@@ -3,34 +3,36 @@
 use std::process::ExitCode;
 
 use taptrail_guest::Dirs;
-use taptrail_report::{Evidence, Explainer, Explanation, Filter, Records, Sink, Style, Subject, View};
+use taptrail_report::{
+    CitedSources, Columns, Explainer, Explanation, Filter, Records, Sink, Style, Subject, View,
+};
 use taptrail_trail::Proof;
 
 use super::query::Query;
 use super::trail_reader::{self, Answer, TrailReader, is_broken_pipe};
 use super::{NOT_COVERED, ReadSummary, coverage};
 use crate::CommandResult;
-use crate::cli::{Explain, Output, Sources, Who};
+use crate::cli::{Explain, Output, Scope, Sources, Who};
 use crate::output::{Failure, page, print, stdout, style};
-use crate::reading::SourceLines;
+use crate::reading::{MAX_EXPLAINED_LINES, fetch_lines};
 
 /// The exit code when nothing is found, and the logs cover it: as grep's.
 const NOTHING_FOUND: u8 = 1;
 
 pub(crate) fn who(arguments: &Who, dirs: &Dirs) -> CommandResult {
-    let Who { what, sources, at, host, explain, output } = arguments;
-    let mut filter = filter(what, at.as_deref(), host.as_deref(), output.utc)?;
+    let Who { what, sources, scope, explain, columns, output } = arguments;
+    let mut filter = filter(what, scope, output.utc)?;
     filter.granted = true;
     as_grep(if output.is_table() {
-        explained(filter, sources, dirs, output.utc, Form::Who { all: *explain })
+        explained(filter, sources, dirs, output.utc, Form::Who { all: *explain, columns: columns.as_ref() })
     } else {
         written(filter, *output, sources, dirs)
     })
 }
 
 pub(crate) fn explain(arguments: &Explain, dirs: &Dirs) -> CommandResult {
-    let Explain { what, sources, at, host, raw, output, utc } = arguments;
-    let filter = filter(what, at.as_deref(), host.as_deref(), *utc)?;
+    let Explain { what, sources, scope, raw, output, utc } = arguments;
+    let filter = filter(what, scope, *utc)?;
     let form = match (output.is_json(), raw) {
         (true, _) => Form::Json,
         (false, true) => Form::Explain(Records::Raw),
@@ -41,24 +43,28 @@ pub(crate) fn explain(arguments: &Explain, dirs: &Dirs) -> CommandResult {
 
 /// The form of an answer.
 #[derive(Clone, Copy)]
-enum Form {
-    /// A row for each session; of a single one, or with `all` of each, a statement.
-    Who { all: bool },
+enum Form<'a> {
+    /// A row for each session; of a single one, or with `all` of each, a statement, unless columns
+    /// are asked for.
+    Who { all: bool, columns: Option<&'a Columns> },
     /// A statement about each session, and its records.
     Explain(Records),
     /// All of it, for programs.
     Json,
 }
 
-impl Form {
+impl Form<'_> {
     /// Whether it cites the lines of records, which are read again for that.
     fn cites_lines(self, of: &Explanation) -> bool {
-        !matches!(self, Self::Who { all: false }) || of.sessions() == 1
+        match self {
+            Self::Who { all, columns } => all || (columns.is_none() && of.sessions() == 1),
+            Self::Explain(_) | Self::Json => true,
+        }
     }
 
-    fn print(self, of: &Explanation, style: &Style, evidence: Evidence<'_>) -> CommandResult {
+    fn print(self, of: &Explanation, style: &Style, evidence: CitedSources<'_>) -> CommandResult {
         match self {
-            Self::Who { all } => page(&of.who(style, evidence, all)),
+            Self::Who { all, columns } => page(&of.who(style, evidence, all, columns)),
             Self::Explain(records) => page(&of.text(style, evidence, records)),
             Self::Json => print(&of.json(style, evidence.line)?),
         }
@@ -72,16 +78,15 @@ fn as_grep(result: CommandResult) -> CommandResult {
     )
 }
 
-fn filter(what: &Subject, at: Option<&str>, host: Option<&str>, utc: bool) -> Result<Filter, Failure> {
+fn filter(what: &Subject, scope: &Scope, utc: bool) -> Result<Filter, Failure> {
     let mut query = Query::new(utc);
-    query.at(at)?;
+    query.scope(scope)?;
     query.filter.subject = Some(what.clone());
-    query.filter.host = host.map(str::to_owned);
     Ok(query.filter)
 }
 
 /// Reads the input, and prints the answer.
-fn explained(filter: Filter, sources: &Sources, dirs: &Dirs, utc: bool, form: Form) -> CommandResult {
+fn explained(filter: Filter, sources: &Sources, dirs: &Dirs, utc: bool, form: Form<'_>) -> CommandResult {
     let asked = filter.clone();
     let mut explainer = Explainer::new(filter);
     let mut read = match TrailReader::new(&mut explainer).read(sources, dirs)? {
@@ -94,10 +99,10 @@ fn explained(filter: Filter, sources: &Sources, dirs: &Dirs, utc: bool, form: Fo
     let unknown = coverage::note_unknown(&mut read, &asked, none);
     let explanation = explainer.finish(read.input());
     let cited = form.cites_lines(&explanation).then(|| explanation.proofs()).into_iter().flatten();
-    let lines = SourceLines::fetch(cited, read.identities());
+    let lines = fetch_lines(cited, read.identities(), MAX_EXPLAINED_LINES);
     let line = |proof: &Proof| lines.get(proof);
     let is_audit_log = |source: &str| lines.is_audit_log(source);
-    let evidence = Evidence { line: &line, is_audit_log: &is_audit_log };
+    let evidence = CitedSources { line: &line, is_audit_log: &is_audit_log };
     form.print(&explanation, &style(utc), evidence)?;
     Ok(code(&read, sources, !explanation.is_empty(), unknown))
 }

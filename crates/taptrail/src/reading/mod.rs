@@ -1,6 +1,7 @@
 //! Reads files, standard input and the ledger as entries.
 
 mod fingerprint;
+mod hash;
 mod ledger;
 mod progress;
 mod source_lines;
@@ -17,8 +18,9 @@ use taptrail_source::{EntrySink, Hosts, Input, ReadOptions, ReadOutcome, SourceE
 use taptrail_trail::StepsInProgress;
 
 pub(crate) use self::fingerprint::InputFingerprint;
+pub(crate) use self::hash::InputStamps;
 use self::ledger::AllInHand;
-pub(crate) use self::source_lines::SourceLines;
+pub(crate) use self::source_lines::{MAX_EXPLAINED_LINES, fetch_lines};
 use crate::cli::{AssumedHost, Sources};
 use crate::output::Failure;
 
@@ -30,6 +32,18 @@ pub(crate) struct Read {
     pub(crate) outcome: ReadOutcome,
     /// The unfinished steps of running supervisors when their ledgers were read.
     pub(crate) in_hand: Vec<StepsInProgress>,
+}
+
+/// This host has neither log nor ledger.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "There is no trail on this host: neither {} nor the ledger {} is there; name a FILE to read",
+    log.display(),
+    ledger.display()
+)]
+pub(crate) struct NoTrail {
+    log: PathBuf,
+    ledger: PathBuf,
 }
 
 /// Passes each entry of the sources to `take`, in the order of their times.
@@ -142,11 +156,7 @@ fn own_inputs(
     }
     if inputs.is_empty() && failed.is_empty() {
         let log = taptrail_source::host_log(sources.log.as_deref());
-        return Err(Failure::input(anyhow::anyhow!(
-            "There is no trail on this host: neither {} nor the ledger {} is there; name a FILE to read",
-            log.display(),
-            ledger.display()
-        )));
+        return Err(Failure::input(NoTrail { log, ledger }));
     }
     Ok(inputs)
 }

@@ -13,8 +13,8 @@ use taptrail_trail::Proof;
 
 use super::is_ledger;
 
-/// Lines that are read again; nobody reads more.
-const MAX_LINES: usize = 10_000;
+/// Lines of an explanation that are read again; nobody reads more.
+pub(crate) const MAX_EXPLAINED_LINES: usize = 10_000;
 
 /// Lines by source and line number.
 #[derive(Debug, Default)]
@@ -25,32 +25,6 @@ pub(crate) struct SourceLines {
 }
 
 impl SourceLines {
-    /// Reads the lines of proofs again, each source once. Lines that can't be read are shown by
-    /// their place only.
-    pub(crate) fn fetch<'a>(
-        proofs: impl Iterator<Item = &'a Proof>,
-        identities: &HashMap<Arc<str>, FileIdentity>,
-    ) -> Self {
-        let mut all = Self::default();
-        // `-` stands for standard input, even if there is a file of that name.
-        for proof in proofs.filter(|proof| &*proof.source != "-").take(MAX_LINES) {
-            all.lines.entry(Arc::clone(&proof.source)).or_default().insert(proof.line, None);
-        }
-        for (source, wanted) in &mut all.lines {
-            let path = Path::new(&**source);
-            if is_ledger(path) {
-                from_ledger(path, wanted);
-                continue;
-            }
-            // Errors are ignored: see above.
-            let _ = taptrail_source::read_lines(path, identities.get(source).copied(), wanted);
-            if begins_as_audit_log(path) && wanted.values().flatten().all(|line| Line::parse(line).is_ok()) {
-                all.audit_logs.insert(Arc::clone(source));
-            }
-        }
-        all
-    }
-
     /// Whether a source is an audit log as auditd writes it, not compressed and under this name.
     pub(crate) fn is_audit_log(&self, source: &str) -> bool {
         self.audit_logs.contains(source)
@@ -64,6 +38,38 @@ impl SourceLines {
         let other = |serial| line.contains("audit(") && !line.contains(&format!(":{serial})"));
         (!proof.serial.is_some_and(other)).then_some(line)
     }
+}
+
+/// Reads the lines of the first proofs again, each source once; `most` lines at most. Lines that
+/// can't be read are shown by their place only.
+pub(crate) fn fetch_lines<'a>(
+    proofs: impl Iterator<Item = &'a Proof>,
+    identities: &HashMap<Arc<str>, FileIdentity>,
+    most: usize,
+) -> SourceLines {
+    let mut all = SourceLines::default();
+    // `-` stands for standard input, even if there is a file of that name.
+    let mut different = 0;
+    for proof in proofs.filter(|proof| &*proof.source != "-") {
+        if different == most {
+            break;
+        }
+        let lines = all.lines.entry(Arc::clone(&proof.source)).or_default();
+        different += usize::from(lines.insert(proof.line, None).is_none());
+    }
+    for (source, wanted) in &mut all.lines {
+        let path = Path::new(&**source);
+        if is_ledger(path) {
+            from_ledger(path, wanted);
+            continue;
+        }
+        // Errors are ignored: see above.
+        let _ = taptrail_source::read_lines(path, identities.get(source).copied(), wanted);
+        if begins_as_audit_log(path) && wanted.values().flatten().all(|line| Line::parse(line).is_ok()) {
+            all.audit_logs.insert(Arc::clone(source));
+        }
+    }
+    all
 }
 
 /// Whether the first line of a file begins as those of auditd.
@@ -119,6 +125,6 @@ mod tests {
             copies: Vec::new(),
             unauthenticated: false,
         };
-        assert!(SourceLines::fetch([&proof].into_iter(), &HashMap::new()).lines.is_empty());
+        assert!(fetch_lines([&proof].into_iter(), &HashMap::new(), 10).lines.is_empty());
     }
 }

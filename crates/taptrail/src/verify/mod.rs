@@ -4,7 +4,7 @@ mod rows;
 mod trail;
 
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,12 +21,10 @@ use self::trail::Trail;
 use crate::CommandResult;
 use crate::cli::Verify;
 use crate::output::{Failure, page, print_json, style};
+use crate::reading::NoTrail;
 
 /// The exit code when there are differences.
 const DIFFERS: u8 = 1;
-
-/// Where `ip netns` keeps namespaces by name.
-const NETNS_DIR: &str = "/run/netns";
 
 /// Scans that are repeated because something could not be seen, which is often transient, and the
 /// pause before each.
@@ -53,9 +51,19 @@ fn run(arguments: &Verify, dirs: &Dirs) -> CommandResult {
         let mut scan = scanner.scan().context("/proc can't be read")?;
         scanner.find_hidden_taps(&mut scan);
         // Read after the scan, which decides what part of the trail is kept.
-        if let Err(failure) = trail.read(&Interest::of(&scan)) {
-            print_warnings(&unseen_lines(&rows::unseen(&scan, arguments)));
-            return Err(failure);
+        match trail.read(&Interest::of(&scan)) {
+            Err(failure) if failure.is::<NoTrail>() => {
+                let account = held_against(&scan, trail.expected(), &ignore);
+                let selected: Vec<_> = account.rows.iter().filter(|row| scope.has(row)).collect();
+                let held = rows::without_trail(&selected, &scan, arguments);
+                show(arguments, &held)?;
+                return Err(failure);
+            }
+            Err(failure) => {
+                print_warnings(&unseen_lines(&rows::unseen(&scan, arguments)));
+                return Err(failure);
+            }
+            Ok(()) => {}
         }
         let account = held_against(&scan, trail.expected(), &ignore);
         let selected = || account.rows.iter().filter(|row| scope.has(row));
@@ -88,14 +96,7 @@ fn report(arguments: &Verify, trail: &Trail<'_>, verified: &taptrail_report::Ver
     if trail.is_refused() {
         return Ok(trail.print_warnings(arguments.sources.stats));
     }
-    if arguments.output.is_json() {
-        print_json(verified)?;
-    } else {
-        page(&verify_table(verified, &style(false)))?;
-    }
-    let mut unseen = unseen_lines(&verified.unseen);
-    unseen.extend(other_hosts_line(&verified.trail));
-    print_warnings(&unseen);
+    show(arguments, verified)?;
     let read = trail.print_warnings(arguments.sources.stats);
     // If the trail was read only in part, the other part may explain a difference.
     if read != ExitCode::SUCCESS {
@@ -109,6 +110,19 @@ fn report(arguments: &Verify, trail: &Trail<'_>, verified: &taptrail_report::Ver
     Ok(if unknown || verified.unseen.hides_devices() { ExitCode::from(Failure::INPUT) } else { read })
 }
 
+/// Prints the devices, and what could not be seen.
+fn show(arguments: &Verify, verified: &taptrail_report::Verified) -> Result<(), Failure> {
+    if arguments.output.is_json() {
+        print_json(verified)?;
+    } else {
+        page(&verify_table(verified, &style(false)))?;
+    }
+    let mut unseen = unseen_lines(&verified.unseen);
+    unseen.extend(verified.trail.as_ref().and_then(other_hosts_line));
+    print_warnings(&unseen);
+    Ok(())
+}
+
 fn print_warnings(lines: &[String]) {
     let text: String = lines.iter().flat_map(|line| ["taptrail: ", line, "\n"]).collect();
     // There is no other place to report an error of this.
@@ -118,7 +132,7 @@ fn print_warnings(lines: &[String]) {
 /// The inode of a network namespace by its name or path.
 fn namespace(named: &Path) -> Result<u64, Failure> {
     let path =
-        if named.components().count() > 1 { named.to_owned() } else { PathBuf::from(NETNS_DIR).join(named) };
+        if named.components().count() > 1 { named.to_owned() } else { Path::new(NetNs::DIR).join(named) };
     let space = NetNs::at(&path).with_context(|| format!("--netns can't be used: {}", path.display()));
     Ok(space.map_err(Failure::input)?.inode())
 }

@@ -1,7 +1,8 @@
 //! Converts the results for the report.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use taptrail_kernel::netns::NetNs;
 use taptrail_report::{
     HeldDeviceRow, ManagerRow, ProcessGuest, ProcessRow, TrailSummary, UnseenReport, UnseenRow, Verified,
     VerifiedRow,
@@ -19,23 +20,58 @@ pub(super) fn verified(
     arguments: &Verify,
     expected: &ExpectedState,
 ) -> Verified {
+    let trail = TrailSummary {
+        begins: expected.begins,
+        records: expected.records,
+        other_hosts: expected.others.iter().map(ToString::to_string).collect(),
+    };
+    report(rows.iter().map(|row| shown(row)).collect(), in_motion, scan, arguments, Some(trail))
+}
+
+/// What processes hold, with no trail to compare it with: whether any of it is accounted for is not
+/// known.
+pub(super) fn without_trail(rows: &[&Row<'_>], scan: &Scan, arguments: &Verify) -> Verified {
+    let unknown = |row: &&Row<'_>| {
+        let verdict = if row.verdict.is_difference() { Verdict::Unknown } else { row.verdict };
+        VerifiedRow { verdict: verdict.as_str(), text: None, ..shown(row) }
+    };
+    report(rows.iter().map(unknown).collect(), 0, scan, arguments, None)
+}
+
+fn report(
+    devices: Vec<VerifiedRow>,
+    in_motion: usize,
+    scan: &Scan,
+    arguments: &Verify,
+    trail: Option<TrailSummary>,
+) -> Verified {
     let mut counts: BTreeMap<&'static str, u64> =
         Verdict::ALL.iter().map(|verdict| (verdict.as_str(), 0)).collect();
-    for row in rows {
-        *counts.entry(row.verdict.as_str()).or_default() += 1;
+    for row in &devices {
+        *counts.entry(row.verdict).or_default() += 1;
     }
     Verified {
-        devices: rows.iter().map(|row| shown(row)).collect(),
+        namespaces: namespaces(&devices),
+        devices,
         counts,
         in_motion: in_motion as u64,
         processes: scan.processes as u64,
         unseen: unseen(scan, arguments),
-        trail: TrailSummary {
-            begins: expected.begins,
-            records: expected.records,
-            other_hosts: expected.others.iter().map(ToString::to_string).collect(),
-        },
+        trail,
     }
+}
+
+/// The names of the namespaces in some rows. A namespace may have ended, and its inode be another's
+/// by now; names are for people, and match nothing.
+fn namespaces(rows: &[VerifiedRow]) -> BTreeMap<u64, String> {
+    let of_row = |row: &VerifiedRow| {
+        let device = row.device.as_ref().and_then(|device| device.netns);
+        [device, row.process.as_ref().and_then(|process| process.netns)]
+    };
+    let used: BTreeSet<u64> = rows.iter().flat_map(of_row).flatten().collect();
+    let own = NetNs::own().ok().map(|own| (own.inode(), "own".to_owned()));
+    let named = NetNs::named().map(|(name, inode)| (inode, name));
+    named.chain(own).filter(|(inode, _)| used.contains(inode)).collect()
 }
 
 /// What could not be seen of the selected processes.

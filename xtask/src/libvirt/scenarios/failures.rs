@@ -6,8 +6,9 @@ use anyhow::{Context, Result};
 use rustix::fs::{FileType, Mode, makedev, mknodat};
 
 use super::super::guest::Guest;
-use super::super::programs::{MODPROBE, RMMOD, must};
+use super::super::programs::{MODPROBE, RMMOD};
 use super::super::stage::Stage;
+use crate::programs::must;
 
 const VHOST: &str = "/dev/vhost-net";
 const AWAY: &str = "/dev/vhost-net.away";

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
-use super::super::programs::{AUDITCTL, must};
 use super::super::stage::Stage;
+use crate::programs::{AUDITCTL, must};
 
 /// Frames that leave with another MAC than the interface's are dropped.
 const FILTER: &str = "<filter name='lab-own-mac' chain='mac'>\

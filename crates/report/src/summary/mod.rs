@@ -1,0 +1,250 @@
+//! A trail in a few lines: range, hosts, interfaces, findings, losses; by guest, host, day or device.
+
+mod group;
+mod text;
+
+use std::collections::BTreeMap;
+use std::io;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use taptrail_trail::{Coverage, Finding, FindingKind, Holding, Input, Report, Span, State};
+
+pub use self::group::GroupBy;
+use self::group::{Group, group};
+use crate::sessions::real_devices;
+use crate::sink::sort_by_time;
+use crate::{Filter, Session, Style, TrailConsumer};
+
+/// Collects the part of a trail that a filter selects, for a [`Summary`].
+///
+/// Its memory grows with the number of holdings. Of each, one record is kept.
+#[derive(Debug)]
+pub struct Summarizer {
+    filter: Filter,
+    report: Report,
+}
+
+impl Summarizer {
+    /// One that selects by `filter`.
+    pub fn new(filter: Filter) -> Self {
+        Self { filter, report: Report::default() }
+    }
+
+    /// The summary. `by` adds a row for each guest, host, day or device; days are in the style's
+    /// zone.
+    pub fn finish(mut self, input: Input, by: Option<GroupBy>, style: &Style) -> Summary {
+        self.report.input = input;
+        sort_by_time(&mut self.report);
+        Summary::of(&self.report, by, style)
+    }
+}
+
+impl TrailConsumer for Summarizer {
+    fn holding(&mut self, mut holding: Holding) -> io::Result<()> {
+        if self.filter.matches_holding(&holding) {
+            holding.proof.truncate(1);
+            self.report.holdings.push(holding);
+        }
+        Ok(())
+    }
+
+    fn finding(&mut self, mut finding: Finding) -> io::Result<()> {
+        if self.filter.matches_finding(&finding) {
+            finding.proof.clear();
+            finding.text.clear();
+            self.report.findings.push(finding);
+        }
+        Ok(())
+    }
+}
+
+/// A trail in numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// The first and last time that the inputs cover, on any host.
+    pub range: Option<Span>,
+    /// Each host, by name.
+    pub hosts: Vec<HostSummary>,
+    /// How much was read.
+    pub input: InputSummary,
+    /// Interface sessions.
+    pub sessions: SessionCounts,
+    /// Sessions that were held, by how sure they are.
+    pub basis: BTreeMap<&'static str, u64>,
+    /// Devices, by kind.
+    pub devices: BTreeMap<&'static str, DeviceCounts>,
+    /// Findings, by kind.
+    pub findings: BTreeMap<&'static str, u64>,
+    /// A row for each guest, host, day or device, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<Grouped>,
+    /// The assumptions that were made to read the input, and what is not known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// The coverage of a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HostSummary {
+    /// The host.
+    pub host: String,
+    /// The first and last time covered.
+    #[serde(flatten)]
+    pub range: Option<Span>,
+    /// Time ranges that no input covers.
+    pub uncovered: u64,
+    /// Time ranges within the covered ones of which records may be missing.
+    pub gaps: u64,
+    /// The length of those, in milliseconds.
+    pub gap_ms: u64,
+    /// Boots of the host, and other times at which no device was held without a record.
+    pub starts: u64,
+}
+
+/// How much was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct InputSummary {
+    /// Files, journals and ledgers.
+    pub files: u64,
+    /// Bytes, as stored.
+    pub bytes: u64,
+    /// Lines or rows.
+    pub lines: u64,
+    /// Records of guests and their network devices.
+    pub records: u64,
+    /// Lines that should have been records and could not be parsed or trusted.
+    pub unreadable: u64,
+    /// Lines that look like records and are in no shape that is read.
+    pub unread: u64,
+    /// Records that were read before, from a copy of their log.
+    pub duplicates: u64,
+}
+
+/// Interface sessions by what became of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct SessionCounts {
+    /// QEMU got them.
+    pub held: u64,
+    /// Those of `held` that were held as the trail ends.
+    pub still_held: u64,
+    /// Whether QEMU got them is not known, or not yet.
+    pub unknown: u64,
+    /// They were opened, or an open was tried, and no record says that QEMU got them.
+    pub never_granted: u64,
+}
+
+/// Devices of a kind by what became of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct DeviceCounts {
+    /// QEMU got them.
+    pub held: u64,
+    /// Whether QEMU got them is not known, or not yet.
+    pub unknown: u64,
+    /// They were opened, and no record says that QEMU got them.
+    pub never_granted: u64,
+    /// Their open failed.
+    pub open_failed: u64,
+}
+
+/// The rows of `--by`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Grouped {
+    /// What a row is.
+    pub key: GroupBy,
+    /// The rows, by name or by time.
+    pub rows: Vec<Group>,
+}
+
+impl Summary {
+    fn of(report: &Report, by: Option<GroupBy>, style: &Style) -> Self {
+        let sessions = Session::group(&report.holdings);
+        let Input { bytes, lines, records, unreadable, unread, duplicates, .. } = report.input;
+        let files = report.input.files.len() as u64;
+        let mut summary = Self {
+            range: range(report.input.coverage.iter().flat_map(|of| &of.spans)),
+            hosts: report.input.coverage.iter().map(HostSummary::of).collect(),
+            input: InputSummary { files, bytes, lines, records, unreadable, unread, duplicates },
+            sessions: SessionCounts::default(),
+            basis: BTreeMap::new(),
+            devices: BTreeMap::new(),
+            findings: BTreeMap::new(),
+            by: by.map(|key| Grouped { key, rows: group(report, &sessions, key, style) }),
+            notes: report.input.notes.clone(),
+        };
+        for session in &sessions {
+            summary.sessions.add(session);
+            if session.was_held() {
+                *summary.basis.entry(session.certainty().as_str()).or_default() += 1;
+            }
+            for holding in real_devices(session) {
+                summary.devices.entry(holding.device.kind.as_str()).or_default().add(holding);
+            }
+        }
+        for finding in &report.findings {
+            *summary.findings.entry(finding.kind.as_str()).or_default() += 1;
+        }
+        summary
+    }
+
+    /// The kinds of findings with their counts.
+    fn kinds(&self) -> impl Iterator<Item = (FindingKind, u64)> {
+        self.findings.iter().filter_map(|(word, count)| Some((FindingKind::from_word(word)?, *count)))
+    }
+}
+
+impl HostSummary {
+    fn of(coverage: &Coverage) -> Self {
+        let Coverage { host, spans, gaps, starts } = coverage;
+        let long = |gap: &Span| gap.until.duration_since(gap.from).as_millis().max(0).unsigned_abs();
+        let gap_ms: u128 = gaps.iter().map(long).sum();
+        Self {
+            host: host.to_string(),
+            range: range(spans),
+            uncovered: (spans.len() as u64).saturating_sub(1),
+            gaps: gaps.len() as u64,
+            gap_ms: u64::try_from(gap_ms).unwrap_or(u64::MAX),
+            starts: starts.len() as u64,
+        }
+    }
+}
+
+impl SessionCounts {
+    fn add(&mut self, session: &Session<'_>) {
+        match session.state() {
+            State::Held => {
+                self.held += 1;
+                self.still_held += 1;
+            }
+            State::Released => self.held += 1,
+            State::Unknown | State::Opening => self.unknown += 1,
+            State::NeverGranted | State::OpenFailed => self.never_granted += 1,
+        }
+    }
+}
+
+impl DeviceCounts {
+    fn add(&mut self, holding: &Holding) {
+        let count = match holding.state {
+            State::Held | State::Released => &mut self.held,
+            State::Unknown | State::Opening => &mut self.unknown,
+            State::NeverGranted => &mut self.never_granted,
+            State::OpenFailed => &mut self.open_failed,
+        };
+        *count += 1;
+    }
+}
+
+/// From the first moment of some ranges to the last.
+fn range<'a>(spans: impl IntoIterator<Item = &'a Span>) -> Option<Span> {
+    let widen =
+        |all: Span, one: &Span| Span { from: all.from.min(one.from), until: all.until.max(one.until) };
+    let mut spans = spans.into_iter();
+    let first = *spans.next()?;
+    Some(spans.fold(first, widen))
+}
+
+/// The earlier or later of two times, where one may not be known.
+fn earliest(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    one.into_iter().chain(other).min()
+}

@@ -1,0 +1,33 @@
+use std::process::ExitCode;
+
+use taptrail_guest::Dirs;
+use taptrail_report::Summarizer;
+
+use super::query::Query;
+use super::trail_reader::{Answer, TrailReader};
+use crate::CommandResult;
+use crate::cli::Summary;
+use crate::output::{page, print_json, style};
+
+pub(crate) fn summary(arguments: &Summary, dirs: &Dirs) -> CommandResult {
+    let mut query = Query::new(arguments.utc);
+    query.about(&arguments.selection);
+    query.times(&arguments.times)?;
+    let mut summarizer = Summarizer::new(query.filter);
+    let answer = match TrailReader::new(&mut summarizer).read(&arguments.sources, dirs)? {
+        // `Summarizer` writes nothing while it reads, so this does not happen.
+        Answer::Interrupted => return Ok(ExitCode::SUCCESS),
+        Answer::Complete(answer) if answer.is_none() => {
+            return Ok(answer.print_warnings(arguments.sources.stats));
+        }
+        Answer::Complete(answer) => answer,
+    };
+    let style = style(arguments.utc);
+    let summary = summarizer.finish(answer.input(), arguments.by.map(Into::into), &style);
+    if arguments.output.is_json() {
+        print_json(&summary)?;
+    } else {
+        page(&summary.text(&style))?;
+    }
+    Ok(answer.print_warnings(arguments.sources.stats))
+}

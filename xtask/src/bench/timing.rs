@@ -1,0 +1,99 @@
+//! The times of whole commands.
+
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::interrupt;
+use crate::programs::words;
+
+/// How often a command is run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Runs {
+    /// Runs before the timed ones.
+    pub(super) warm_up: usize,
+    pub(super) timed: usize,
+    /// Whether this exit status is that of a run that did its work.
+    pub(super) accepts: fn(&ExitStatus) -> bool,
+}
+
+impl Runs {
+    /// Milliseconds from the start of each run until its end was waited for. `before` is called
+    /// before each run, and is not timed. What the command prints is lost.
+    pub(super) fn time(
+        self,
+        command: &mut Command,
+        mut before: impl FnMut(&mut Command) -> Result<()>,
+    ) -> Result<Vec<f64>> {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut times = Vec::with_capacity(self.timed);
+        for run in 0..self.warm_up + self.timed {
+            before(command)?;
+            let begun = Instant::now();
+            let status = command.status().with_context(|| format!("Can't run {}", words(command)))?;
+            let took = begun.elapsed();
+            interrupt::check()?;
+            ensure!((self.accepts)(&status), "{}: {status}", words(command));
+            if run >= self.warm_up {
+                times.push(took.as_secs_f64() * 1e3);
+            }
+        }
+        Ok(times)
+    }
+}
+
+/// Milliseconds that commands took, by the commands' names.
+#[derive(Debug, Default)]
+pub(super) struct Samples(pub(super) Vec<(String, Vec<f64>)>);
+
+impl Samples {
+    /// Adds times to those of the same name.
+    pub(super) fn add(&mut self, name: &str, times: Vec<f64>) {
+        match self.0.iter_mut().find(|(known, _)| known == name) {
+            Some((_, known)) => known.extend(times),
+            None => self.0.push((name.to_owned(), times)),
+        }
+    }
+
+    /// An object for each name, which is its `key`.
+    pub(super) fn json(&self, key: &str) -> Value {
+        self.0.iter().map(|(name, times)| json!({ key: name, "times_ms": times })).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUNS: Runs = Runs { warm_up: 1, timed: 2, accepts: ExitStatus::success };
+
+    #[test]
+    fn only_timed_runs_are_counted() {
+        let mut count = 0;
+        let times = RUNS.time(&mut Command::new("/bin/true"), |_| {
+            count += 1;
+            Ok(())
+        });
+        assert_eq!((times.unwrap().len(), count), (2, 3));
+    }
+
+    #[test]
+    fn a_run_that_fails_is_no_measurement() {
+        let refused = RUNS.time(&mut Command::new("/bin/false"), |_| Ok(())).unwrap_err();
+        assert!(refused.to_string().contains("/bin/false"), "{refused}");
+        let all = Runs { accepts: |_| true, ..RUNS };
+        assert_eq!(all.time(&mut Command::new("/bin/false"), |_| Ok(())).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn rounds_of_a_command_are_one_sample() {
+        let mut samples = Samples::default();
+        samples.add("b", vec![1.5]);
+        samples.add("a", vec![3.0]);
+        samples.add("b", vec![2.0]);
+        let expected = json!([{"name": "b", "times_ms": [1.5, 2.0]}, {"name": "a", "times_ms": [3.0]}]);
+        assert_eq!(samples.json("name"), expected);
+    }
+}

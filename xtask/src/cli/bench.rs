@@ -1,0 +1,91 @@
+//! The benchmarks' arguments.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// What the benchmarks have in common.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArguments {
+    /// The program to measure, built for a release
+    #[arg(value_name = "TAPTRAIL", default_value = "target/release/taptrail")]
+    pub(crate) taptrail: PathBuf,
+
+    /// Directory for the raw figures [default: performance, in Cargo's target directory]
+    #[arg(long, value_name = "DIR", env = "BENCH_OUT", hide_env = true)]
+    pub(crate) out: Option<PathBuf>,
+}
+
+/// Measure what it costs to have each open on record: opens, attaches and starts, beside a bare
+/// QEMU.
+///
+/// It needs root. With CI=true or TAPTRAIL_TEST_AUDIT=1 all is measured a second time with the
+/// kernel's auditing on, which changes the whole machine for that time.
+#[derive(Debug, Args)]
+pub(crate) struct CostArguments {
+    #[command(flatten)]
+    pub(crate) common: BenchArguments,
+
+    /// How often the commands take turns
+    #[arg(long, value_name = "COUNT", default_value_t = 3)]
+    pub(crate) rounds: usize,
+}
+
+/// Measure how fast trails of large logs are read, against wc, auvirt and ausearch.
+#[derive(Debug, Args)]
+pub(crate) struct ReadingArguments {
+    #[command(flatten)]
+    pub(crate) common: BenchArguments,
+
+    /// How often the quick commands take turns
+    #[arg(long, value_name = "COUNT", default_value_t = 3)]
+    pub(crate) rounds: usize,
+
+    /// Make the logs so many times smaller, to try the benchmark
+    #[arg(long, value_name = "TIMES", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) divisor: u64,
+}
+
+/// Measure how long `taptrail verify` takes beside many guests, against lsof and fuser.
+///
+/// It needs root, and 50 MiB for each guest.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArguments {
+    #[command(flatten)]
+    pub(crate) common: BenchArguments,
+
+    /// Paused QEMUs with a tap of two queues
+    #[arg(long, value_name = "COUNT", default_value_t = 200, env = "BENCH_GUESTS", hide_env = true)]
+    pub(crate) guests: u16,
+
+    /// How often the commands take turns
+    #[arg(long, value_name = "COUNT", default_value_t = 3)]
+    pub(crate) rounds: usize,
+}
+
+/// Measure what it costs to watch: a log that grows, beside tail and grep, and guests at rest.
+///
+/// It needs root. With CI=true or TAPTRAIL_TEST_AUDIT=1 the kernel's own broadcast is followed,
+/// too, which turns the machine's auditing on for that time.
+#[derive(Debug, Args)]
+pub(crate) struct WatchArguments {
+    #[command(flatten)]
+    pub(crate) common: BenchArguments,
+
+    /// Length of each burst of lines
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) seconds: u64,
+
+    /// QEMUs at rest
+    #[arg(long, value_name = "COUNT", default_value_t = 50)]
+    pub(crate) guests: u8,
+
+    /// How long they are watched
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) rest: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SignalsArguments {
+    pub(crate) rounds: u64,
+}
