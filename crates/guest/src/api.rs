@@ -131,6 +131,9 @@ pub struct Event {
     /// The kind of finding, as `taptrail findings` names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub finding: Option<String>,
+    /// How much it matters: `grave`, `warning` or `notice`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub severity: Option<String>,
     /// The finding in a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
@@ -255,6 +258,7 @@ impl From<&GuestEvent> for Event {
             doubt: None,
             requester: None,
             finding: None,
+            severity: None,
             text: None,
         };
         match &happened.kind {
@@ -262,6 +266,7 @@ impl From<&GuestEvent> for Event {
             EventKind::Found(found) => {
                 "finding".clone_into(&mut event.kind);
                 event.finding = Some(found.kind.as_str().to_owned());
+                event.severity = Some(found.kind.severity().as_str().to_owned());
                 event.text = Some(found.text.clone());
                 event.mac = found.mac.map(|mac| mac.to_string());
                 event.device = found.device.clone().map(|of| device(of, 0, None));

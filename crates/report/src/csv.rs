@@ -101,6 +101,9 @@ impl<W: Write> FindingRows<W> {
             "text",
             "proof",
             "unauthenticated_source",
+            "severity",
+            "incident",
+            "follows",
         ];
         Rows::new(out, &header).map(Self)
     }
@@ -118,6 +121,9 @@ impl<W: Write> FindingRows<W> {
         row.outside(&finding.text)?;
         row.proof(&finding.proof)?;
         row.source(&finding.proof)?;
+        row.word(finding.kind.severity().as_str())?;
+        row.value(Some(finding.incident.number))?;
+        row.value(Some(finding.incident.follows))?;
         row.end()
     }
 

@@ -3,7 +3,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use taptrail_record::{Device, DeviceKind, GuestId, IfName, MacAddr, Rdev};
-use taptrail_trail::{Doubt, Finding, FindingKind, Holding, State, is_same_host};
+use taptrail_trail::{Doubt, Finding, FindingKind, Holding, Severity, State, is_same_host};
 use uuid::Uuid;
 
 use crate::Subject;
@@ -34,6 +34,8 @@ pub struct Filter {
     pub granted: bool,
     /// Findings of one of these kinds; any when empty.
     pub kinds: Vec<FindingKind>,
+    /// Findings of at least this severity.
+    pub severity: Option<Severity>,
 }
 
 impl Filter {
@@ -94,6 +96,7 @@ impl Filter {
         self.is_about(host, guest.as_ref(), *mac, device.as_ref(), unnamed)
             && self.is_within(QueryRange { from: *time, to: *time })
             && (self.kinds.is_empty() || self.kinds.contains(&finding.kind))
+            && self.severity.is_none_or(|least| finding.kind.severity() >= least)
     }
 
     /// `unnamed` is the result where the filter names a guest, interface or device, and the
@@ -290,6 +293,9 @@ mod tests {
         assert!(!keeps(host("h2"), &holding) && !keeps(host("h"), &holding));
         let kinds = Filter { kinds: vec![FindingKind::FalseStart], ..Filter::default() };
         assert!(!kinds.matches_finding(&finding(None, None, 10)));
+        let least = |severity| Filter { severity: Some(severity), ..Filter::default() };
+        let keeps = Severity::ALL.map(|severity| least(severity).matches_finding(&finding(None, None, 10)));
+        assert_eq!(keeps, [true, true, false]);
     }
 
     #[test]

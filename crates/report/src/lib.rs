@@ -8,6 +8,7 @@
 //! - [`Explainer`]: the answers of `who` and `explain`: a statement about each session, with the
 //!   records that prove it.
 //! - [`trail_table`], [`findings_table`]: holdings and the findings below them; findings alone.
+//!   [`findings_block`]: the findings by kind, without a summary.
 //! - [`write_html`], [`write_svg`], [`write_perfetto`]: the same as pictures, of what
 //!   [`Selected`] collects.
 //! - [`guest_table`], [`nic_table`]: the guests of this host, the interfaces of one.
@@ -52,7 +53,7 @@ mod who;
 
 pub use explain::{CitedSources, Explainer, Explanation, LineReader, Records};
 pub use filter::{DeviceFilter, DeviceFilterError, Filter, GuestFilter};
-pub use findings::is_grave;
+pub use findings::findings_block;
 pub use guests::{GuestRow, guest_table};
 pub use json::{json, json_line};
 pub use nics::{DeviceRow, NicRow, nic_table};

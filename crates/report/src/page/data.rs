@@ -10,7 +10,7 @@ use compact_str::CompactString;
 use jiff::Timestamp;
 use serde::Serialize;
 use taptrail_record::{Device, GuestId};
-use taptrail_trail::{Certainty, Coverage, Doubt, EndedBy, FindingKind, Input, Proof, State};
+use taptrail_trail::{Certainty, Coverage, Doubt, EndedBy, FindingKind, Input, Proof, Severity, State};
 
 use super::evidence::{Evidence, Hash as FileHash};
 use super::picture::{Bar, Counts, Mark, Picture, begin};
@@ -106,8 +106,9 @@ const DOUBTS: [Doubt; 11] = [
 
 impl Default for Words {
     fn default() -> Self {
-        let kinds =
-            FindingKind::ALL.iter().map(|kind| (kind.as_str(), kind.summary(), crate::is_grave(*kind)));
+        let kinds = FindingKind::ALL
+            .iter()
+            .map(|kind| (kind.as_str(), kind.summary(), kind.severity() == Severity::Grave));
         Self {
             states: STATES.map(State::as_str),
             certainties: CERTAINTIES.map(Certainty::as_str),

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use taptrail_trail::{Holding, State};
+use taptrail_trail::{Holding, Severity, State};
 
 use super::evidence::{Evidence, Hash};
 use super::picture::{Bar, Mark, Picture, Row, begin};
@@ -162,7 +162,7 @@ impl<W: Write> Trace<'_, W> {
 
     fn mark(&mut self, mark: &Mark<'_>, pid: usize, is_interface: bool) -> io::Result<()> {
         let finding = mark.finding;
-        let grave = crate::is_grave(finding.kind);
+        let grave = finding.kind.severity() == Severity::Grave;
         let places: Vec<String> = finding.proof.iter().map(|proof| location(proof).to_string()).collect();
         self.event(&Event {
             name: format!("{}{}", finding.kind.as_str(), if grave { " (grave)" } else { "" }),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 use taptrail_record::{GuestId, MacAddr};
-use taptrail_trail::{Certainty, Coverage, Doubt, Finding, Holding, Report, State};
+use taptrail_trail::{Certainty, Coverage, Doubt, Finding, Holding, Report, Severity, State};
 use uuid::Uuid;
 
 use super::{MAX_FINDINGS, MAX_SESSIONS};
@@ -234,7 +234,7 @@ impl Counts {
             never,
             unknown: sessions.len() - held - never,
             findings: findings.len(),
-            grave: findings.iter().filter(|of| crate::is_grave(of.kind)).count(),
+            grave: findings.iter().filter(|of| of.kind.severity() == Severity::Grave).count(),
         }
     }
 }

@@ -48,7 +48,9 @@ pub(crate) fn findings(arguments: &Findings, dirs: &Dirs) -> CommandResult {
     query.about(&arguments.selection);
     query.times(&arguments.times)?;
     query.filter.kinds = arguments.kind.clone();
-    let result = sink(View::Findings, SESSIONS, query.filter, arguments.output, &arguments.sources, dirs);
+    query.filter.severity = arguments.severity;
+    let view = if arguments.each { View::EachFinding } else { View::Findings };
+    let result = sink(view, SESSIONS, query.filter, arguments.output, &arguments.sources, dirs);
     // Exit code 1 would mean that there are findings.
     result.map_err(|failure| failure.with_code(Failure::INPUT))
 }
@@ -92,7 +94,8 @@ fn sink(
 
 /// The exit code of the command; `done` is that of reading the input.
 fn code(view: View, count: Count, done: ExitCode) -> ExitCode {
-    if view == View::Findings && done == ExitCode::SUCCESS && count.findings > 0 {
+    let findings = matches!(view, View::Findings | View::EachFinding);
+    if findings && done == ExitCode::SUCCESS && count.findings > 0 {
         return ExitCode::from(FINDINGS_REPORTED);
     }
     done

@@ -9,7 +9,7 @@ mod element;
 use std::io::{self, Write};
 
 use jiff::Timestamp;
-use taptrail_trail::{Certainty, State};
+use taptrail_trail::{Certainty, Severity, State};
 
 use self::axis::Axis;
 use self::element::Svg;
@@ -186,7 +186,12 @@ impl Figure<'_> {
                 && self.has_room()
             {
                 let y = if self.picture.rows[mark.row].mac.is_some() { y - BAR / 2.0 } else { y };
-                finding(&mut self.svg, self.axis.x(mark.finding.time), y, crate::is_grave(mark.finding.kind));
+                finding(
+                    &mut self.svg,
+                    self.axis.x(mark.finding.time),
+                    y,
+                    mark.finding.kind.severity() == Severity::Grave,
+                );
             }
         }
     }
