@@ -3,7 +3,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use taptrail_record::{Device, DeviceKind, GuestId, IfName, MacAddr, Rdev};
-use taptrail_trail::{Doubt, Finding, FindingKind, Holding, State};
+use taptrail_trail::{Doubt, Finding, FindingKind, GuestRun, Holding, RunState, State};
 use uuid::Uuid;
 
 use crate::span::{Holds, QueryRange, holds};
@@ -59,6 +59,15 @@ impl Filter {
     pub fn may_match(&self, holding: &Holding) -> bool {
         let missing = self.device.as_ref().is_some_and(|asked| asked.is_missing_in(&holding.device));
         missing && self.keeps(holding, None)
+    }
+
+    /// Whether a guest's run matches: its guest and host, and the time in which it may have run.
+    pub fn matches_run(&self, run: &GuestRun) -> bool {
+        let span = QueryRange::of_run(run);
+        self.is_about(&run.host, Some(&run.guest), None, None, true)
+            && self.is_within(span)
+            && self.at.is_none_or(|at| at.touches(span.from, span.to))
+            && (!self.held || run.state == RunState::Running)
     }
 
     /// Whether a finding matches. One that names no guest, interface or device matches no filter

@@ -7,6 +7,7 @@
 //! - [`Session`]: the devices of one interface in one plug, as people see them.
 //! - [`Explainer`]: the same in sentences, each with the lines that prove it.
 //! - [`trail_table`], [`findings_table`]: holdings and the findings below them; findings alone.
+//! - [`RunSink`], [`run_table`]: the runs of guests, as a table, JSON, JSON lines or CSV.
 //! - [`guest_table`], [`nic_table`]: the guests of this host, the interfaces of one.
 //! - [`verify_table`], [`unseen_lines`]: the devices that processes hold beside the trail's
 //!   holdings, and the processes that could not be looked into.
@@ -25,6 +26,7 @@ mod guests;
 mod holdings;
 mod json;
 mod nics;
+mod runs;
 #[cfg(test)]
 mod sample;
 mod session;
@@ -45,6 +47,7 @@ pub use findings::is_grave;
 pub use guests::{GuestRow, guest_table};
 pub use json::{json, json_line};
 pub use nics::{DeviceRow, NicRow, nic_table};
+pub use runs::{RunCount, RunSink, run_table};
 pub use session::Session;
 pub use sink::{Count, Format, Sink, TrailConsumer, View};
 pub use span::QueryRange;

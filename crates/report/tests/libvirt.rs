@@ -43,6 +43,7 @@ fn feed_log(folder: &str, to: &mut impl TrailConsumer) -> Input {
             time: Timestamp::from_millisecond(i64::try_from(millis).unwrap()).unwrap(),
             serial: Some(line.stamp.serial),
             writer: line.pid,
+            credentials: None,
             source: "audit.log".into(),
             line: number,
             content: Content::Record(record),

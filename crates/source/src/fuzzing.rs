@@ -84,13 +84,14 @@ fn clock() -> Clock {
 }
 
 fn entry(line: u64, found: ParsedLine, clock: &mut Clock) -> Entry {
-    let ParsedLine { when, serial, host, writer, content, is_unauthenticated, .. } = found;
+    let ParsedLine { when, serial, host, writer, credentials, content, is_unauthenticated, .. } = found;
     let host: Arc<str> = host.map_or("?".into(), |host| host.as_str().into());
     Entry {
         host,
         time: when.resolve(clock),
         serial,
         writer,
+        credentials,
         source: "fuzz".into(),
         line,
         content,

@@ -2,6 +2,7 @@
 
 mod format;
 mod groups;
+mod guests;
 mod queries;
 mod verify;
 mod watch;
@@ -17,6 +18,7 @@ use uuid::Uuid;
 
 use self::format::{OutputFormat, StreamFormat};
 pub(crate) use self::groups::command;
+pub(crate) use self::guests::Guests;
 pub(crate) use self::queries::{
     AssumedHost, Explain, Findings, Output, Selection, Sources, Target, Times, Trail, Who,
 };
@@ -106,6 +108,8 @@ pub(crate) enum Command {
     Trail(Trail),
     /// Show who held a device, or the devices of a MAC
     Who(Who),
+    /// Show when each guest ran, and why it ended
+    Guests(Guests),
     /// Explain the records of an interface or guest, line by line
     Explain(Explain),
     /// List errors, gaps and suspicious entries in a trail

@@ -4,7 +4,7 @@
 use bstr::ByteSlice as _;
 use jiff::Timestamp;
 use taptrail_record::{Line, ParseError, RecordType, Stamp, parse_interpreted, parse_text};
-use taptrail_trail::Content;
+use taptrail_trail::{Content, Credentials};
 
 use super::{Unreadable, content, date, stamp};
 use crate::parsed_line::{LineTime, LogProgram, ParsedLine};
@@ -99,8 +99,13 @@ fn parsed_line(line: &Line<'_>, content: Content) -> Result<ParsedLine, Unreadab
         host: line.node.and_then(|node| content::host(node)),
         // The pid in these records is that of the process that made the request.
         writer: line.pid.filter(|_| !is(content::is_recording_type)),
+        credentials: credentials(line),
         ..ParsedLine::new(LineTime::Exact(moment(line.stamp)?), LogProgram::Auditd, content)
     })
+}
+
+fn credentials(line: &Line<'_>) -> Option<Credentials> {
+    Some(Credentials { uid: line.uid?, auid: line.auid?, ses: line.ses? })
 }
 
 /// Whether a line has the form of the kernel's log: `type=2501 audit(…): `. auditd writes

@@ -12,7 +12,7 @@ use taptrail_trail::FindingKind;
 use super::format::OutputFormat;
 
 const INPUT_HEADING: &str = "Input";
-const SELECTION_HEADING: &str = "Selection";
+pub(super) const SELECTION_HEADING: &str = "Selection";
 const OUTPUT_HEADING: &str = "Output";
 
 /// The text below the examples of each query.
@@ -30,6 +30,8 @@ macro_rules! with_notes {
         )
     };
 }
+
+pub(super) use with_notes;
 
 #[derive(Debug, Args)]
 #[command(
@@ -248,13 +250,13 @@ pub(crate) struct Output {
 enum Format {
     /// A table for people
     Table,
-    /// One object with `holdings` (not for `findings`), `findings` and `input`
+    /// One object with `holdings` and `findings`, only `findings`, or `runs`; and with `input`
     Json,
-    /// One object on each line: {"holding": …} as soon as it ends, {"finding": …}, and at the end
-    /// {"input": …}
+    /// One object on each line: {"holding": …} or {"run": …} as soon as it ends, {"finding": …},
+    /// and at the end {"input": …}
     Jsonl,
-    /// One row for each holding, or for each finding with `findings`; a ' is put before a name that
-    /// begins with = + - @ or '
+    /// One row for each holding, finding or run; a ' is put before a name that begins with = + - @
+    /// or '
     Csv,
 }
 
@@ -310,7 +312,7 @@ impl std::str::FromStr for AssumedHost {
     }
 }
 
-fn guest(text: &str) -> Result<GuestFilter, Infallible> {
+pub(super) fn guest(text: &str) -> Result<GuestFilter, Infallible> {
     text.parse()
 }
 

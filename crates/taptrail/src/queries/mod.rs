@@ -2,6 +2,7 @@
 
 mod boot_time;
 mod coverage;
+mod guests;
 mod query;
 mod time_range;
 mod trail_reader;
@@ -12,6 +13,7 @@ use taptrail_guest::Dirs;
 use taptrail_report::{Explainer, Filter, Sink, View};
 
 use self::query::Query;
+pub(crate) use self::guests::guests;
 pub(crate) use self::query::moment;
 pub(crate) use self::trail_reader::ReadSummary;
 use self::trail_reader::{Answer, TrailReader, is_broken_pipe};

@@ -36,16 +36,9 @@ impl Query {
         self.filter.host.clone_from(host);
     }
 
-    pub(super) fn target(&mut self, target: &Target) {
-        match target {
-            Target::Mac(mac) => self.filter.mac = Some(*mac),
-            Target::Device(device) => self.filter.device = Some(device.clone()),
-        }
-    }
-
-    pub(super) fn times(&mut self, times: &Times) -> Result<(), Failure> {
-        self.filter.start = self.time("--start", times.start.as_deref())?.map(|when| when.from);
-        self.filter.end = self.time("--end", times.end.as_deref())?.map(|when| when.to);
+    pub(super) fn range(&mut self, start: Option<&str>, end: Option<&str>) -> Result<(), Failure> {
+        self.filter.start = self.time("--start", start)?.map(|when| when.from);
+        self.filter.end = self.time("--end", end)?.map(|when| when.to);
         if let Some((start, end)) = self.filter.start.zip(self.filter.end)
             && end < start
         {
@@ -54,6 +47,17 @@ impl Query {
             )));
         }
         Ok(())
+    }
+
+    pub(super) fn target(&mut self, target: &Target) {
+        match target {
+            Target::Mac(mac) => self.filter.mac = Some(*mac),
+            Target::Device(device) => self.filter.device = Some(device.clone()),
+        }
+    }
+
+    pub(super) fn times(&mut self, times: &Times) -> Result<(), Failure> {
+        self.range(times.start.as_deref(), times.end.as_deref())
     }
 
     pub(super) fn at(&mut self, at: Option<&str>) -> Result<(), Failure> {

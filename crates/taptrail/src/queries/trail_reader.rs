@@ -50,6 +50,11 @@ impl<'a, T: TrailConsumer> TrailReader<'a, T> {
         Self { trail: Trail::new(), to, entries: 0, foreign: 0 }
     }
 
+    /// Also passes on the runs of guests.
+    pub(super) fn with_runs(to: &'a mut T) -> Self {
+        Self { trail: Trail::with_runs(), ..Self::new(to) }
+    }
+
     pub(super) fn read(mut self, sources: &Sources, dirs: &Dirs) -> Result<Answer, Failure> {
         let begun = Instant::now();
         let mut unwritten = None;
@@ -94,13 +99,15 @@ impl<'a, T: TrailConsumer> TrailReader<'a, T> {
 
     fn drain(&mut self) -> io::Result<()> {
         self.trail.drain_ended().try_for_each(|holding| self.to.holding(holding))?;
-        self.trail.drain_findings().try_for_each(|finding| self.to.finding(finding))
+        self.trail.drain_findings().try_for_each(|finding| self.to.finding(finding))?;
+        self.trail.drain_runs().try_for_each(|run| self.to.run(run))
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        let rest = std::mem::take(&mut self.trail).finish();
+        let (rest, runs) = std::mem::take(&mut self.trail).finish_with_runs();
         rest.holdings.into_iter().try_for_each(|holding| self.to.holding(holding))?;
-        rest.findings.into_iter().try_for_each(|finding| self.to.finding(finding))
+        rest.findings.into_iter().try_for_each(|finding| self.to.finding(finding))?;
+        runs.into_iter().try_for_each(|run| self.to.run(run))
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Entry {
     /// The process that sent the record, as the kernel saw it, where the source kept it: a guest
     /// manager's daemon, or a supervisor.
     pub writer: Option<u32>,
+    /// The credentials of that process, as the kernel logged them beside the record.
+    pub credentials: Option<Credentials>,
     /// Where it was read: a file's path, a journal, a ledger.
     pub source: Arc<str>,
     /// Which line or row of the source it is, from 1.
@@ -29,6 +31,17 @@ pub struct Entry {
     pub unauthenticated: bool,
     /// What the line or row says.
     pub content: Content,
+}
+
+/// The credentials of a process that wrote a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Credentials {
+    /// User id.
+    pub uid: u32,
+    /// Login uid, which su(1) and sudo(8) don't change; [`u32::MAX`] for a daemon.
+    pub auid: u32,
+    /// Session id; [`u32::MAX`] for a daemon.
+    pub ses: u32,
 }
 
 /// What one line or row says.

@@ -5,3 +5,4 @@ pub(crate) mod finding;
 pub(crate) mod holding;
 pub(crate) mod proof;
 pub(crate) mod report;
+pub(crate) mod run;

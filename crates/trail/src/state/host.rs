@@ -18,6 +18,7 @@ use crate::state::instances::{GuestInstances, RestartedDaemons};
 use crate::state::kernel_opens::{self, KernelEvidence, KernelOpens, PendingOpen, RecentOpen};
 use crate::state::mac_index::MacIndex;
 use crate::state::open_holding::OpenHolding;
+use crate::state::run::stop_of_unknown_guest;
 use crate::state::serials::{Continuity, Serials};
 use crate::{Content, EndedBy, Entry, Finding, FindingKind, Gap, GapReason, Holding, Proof, StepsInProgress};
 
@@ -141,7 +142,7 @@ impl Host {
         let stops = done && matches!(event, Event::GuestStop { .. });
         let mut instances = match self.guests.entry(uuid) {
             hash_map::Entry::Occupied(instances) => instances,
-            hash_map::Entry::Vacant(_) if stops => return,
+            hash_map::Entry::Vacant(_) if stops => return stop_of_unknown_guest(entry, out),
             hash_map::Entry::Vacant(none) => none.insert_entry(GuestInstances::default()),
         };
         let at = instances.get_mut().find_or_add(entry, &mut self.daemons, out);
@@ -168,6 +169,7 @@ impl Host {
             if let Some((since, until)) = disordered {
                 guest.mark_records_lost(since, until);
             }
+            guest.follow_run(entry, out);
             guest.last_time = entry.time;
             let idle = guest.is_idle();
             let now = if idle { None } else { guest.pid };

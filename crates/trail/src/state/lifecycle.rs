@@ -78,6 +78,7 @@ impl Guest {
     pub(crate) fn on_stop(mut self, entry: &RecordEntry<'_>, out: &mut Output) {
         self.settle_detach(out);
         self.report_bare_grants(None, out);
+        self.stop_run(entry, out);
         let proof = entry.proof();
         for (mac, interface) in self.interfaces {
             out.remove_from_mac_index(mac, interface.indexed_count);
@@ -107,6 +108,7 @@ impl Guest {
         self.settle_detach(out);
         (self.running, self.pid) = (false, None);
         let proof = entry.proof();
+        self.end_run_unseen(EndedBy::Restart, None, &proof, out);
         for (_, interface) in self.interfaces.iter_mut() {
             let old = |operation: &mut Operation| matches!(operation.phase, Phase::Granted | Phase::Refused);
             for mut operation in interface.operations.extract_if(.., old) {
@@ -128,6 +130,7 @@ impl Guest {
     ) {
         self.settle_detach(out);
         self.report_bare_grants(None, out);
+        self.end_run_unseen(cause, last_seen, at, out);
         for (mac, interface) in self.interfaces {
             out.remove_from_mac_index(mac, interface.indexed_count);
             for mut operation in interface.operations {
@@ -162,6 +165,7 @@ impl Guest {
         self.doubt_pending_detach(until);
         self.settle_detach(out);
         self.report_bare_grants(None, out);
+        self.leave_run(out);
         let grants_recorded = self.grants_recorded;
         for (mac, mut interface) in self.interfaces {
             let guest_ref = GuestRef { host: &self.host, guest: &self.id };

@@ -13,5 +13,6 @@ pub(crate) mod mac_index;
 pub(crate) mod open_holding;
 pub(crate) mod operation;
 pub(crate) mod queues;
+pub(crate) mod run;
 pub(crate) mod serials;
 pub(crate) mod watched;

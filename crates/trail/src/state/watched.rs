@@ -57,6 +57,7 @@ impl Host {
                     None => guest.on_descriptor_seen(entry, mac, descriptor, out),
                 }
                 guest.remove_ended(mac, &|| entry.proof(), out);
+                guest.follow_run(entry, out);
                 before
             }
             None => {
