@@ -5,7 +5,8 @@
 //! - Other forms of that text: [`parse_interpreted`], [`parse_claim`], [`encode_fields`].
 //! - Records that claim nothing of a device: [`Notice`]; damaged records: [`Fragment`]; records of
 //!   programs that have no guests: [`foreign`].
-//! - The kernel's own records of an open(2): [`KernelOpen`].
+//! - The kernel's own records: of an open(2), [`KernelOpen`]; of a fatal signal, [`Abend`]; of an
+//!   access that a security module refused, [`Denial`].
 //!
 //! This crate does no I/O, holds no state and has no `unsafe`.
 //!
@@ -29,8 +30,10 @@
 
 #![forbid(unsafe_code)]
 
+mod abend;
 mod claim;
 mod close_doubt;
+mod denial;
 mod device;
 mod encode;
 mod error;
@@ -59,8 +62,10 @@ mod syscall;
 mod visible;
 mod write;
 
+pub use abend::Abend;
 pub use claim::parse_claim;
 pub use close_doubt::CloseDoubt;
+pub use denial::Denial;
 pub use device::{Device, DeviceKind};
 pub use error::ParseError;
 pub use fields::encode_fields;

@@ -68,6 +68,8 @@ pub(crate) struct Scanner {
     /// Each relevant line that is not raw audit contains one of these strings.
     marks: Option<Searcher>,
     rdev: memmem::Finder<'static>,
+    /// An `AVC` record of a raw network device contains one of these strings.
+    devices: Option<Searcher>,
 }
 
 impl Scanner {
@@ -103,7 +105,18 @@ impl Scanner {
             // The kernel's own records of an open(2).
             "rdev=0a:c8",
             "rdev=0a:ee",
-            "name=\"/dev/tap",
+            "/dev/tap",
+            // A fatal signal.
+            "ANOM_ABEND",
+            "=1701",
+            "\"1701\"",
+            // A device that a security module refused.
+            "/dev/net/tun\"",
+            "/dev/vhost-net\"",
+            "name=\"tun\"",
+            "name=\"tap",
+            "name=\"vhost-net\"",
+            "=tun_socket",
             // Messages about lost records.
             "callbacks supp",
             "audit_lost=",
@@ -126,7 +139,12 @@ impl Scanner {
             "-- Boot ",
             "-- Reboot",
         ];
-        Self { marks: Searcher::new(marks), rdev: memmem::Finder::new(b" rdev=") }
+        let devices = ["/tun\"", "\"tun\"", "tun_socket", "/tap", "\"tap", "vhost-net"];
+        Self {
+            marks: Searcher::new(marks),
+            rdev: memmem::Finder::new(b" rdev="),
+            devices: Searcher::new(devices),
+        }
     }
 
     /// Parses all lines of a piece.
@@ -195,6 +213,8 @@ impl Scanner {
         match kind.first() {
             Some(b'V') if begins(b"VIRT_") => Interest::Record,
             Some(b'U') if begins(b"UNKNOWN[") => Interest::Record,
+            Some(b'A') if begins(b"AVC ") => self.denial_interest(kind),
+            Some(b'A') if begins(b"ANOM_ABEND ") => Interest::Record,
             Some(b'S') if begins(b"SYSTEM_BOOT ") => Interest::Record,
             Some(b'C') if begins(b"CONFIG_CHANGE ") => Interest::Record,
             Some(b'D') if begins(b"DAEMON_") => Interest::Record,
@@ -217,6 +237,12 @@ impl Scanner {
             Some(Interest::Path) => Interest::Path,
             _ => Interest::Record,
         }
+    }
+
+    /// Whether an `AVC` record may be of a raw network device: some hosts have very many.
+    fn denial_interest(&self, record: &[u8]) -> Interest {
+        let is_device = self.devices.as_ref().is_none_or(|devices| devices.find(record).is_some());
+        if is_device { Interest::Record } else { Interest::None }
     }
 
     /// Whether a `PATH` record may be of a raw network device: by its device number, or for a
@@ -267,6 +293,7 @@ mod tests {
 
     #[test]
     fn the_marks_are_looked_for_all_at_once() {
-        assert!(Scanner::new().marks.is_some(), "too many for this processor: all lines would be read");
+        let Scanner { marks, devices, .. } = Scanner::new();
+        assert!(marks.is_some() && devices.is_some(), "too many for this processor: all lines would be read");
     }
 }

@@ -61,10 +61,10 @@ impl Trail {
         self.records += u64::from(matches!(entry.content, Content::Record(_)));
         self.now = entry.time;
         let host = self.host(&entry.host);
-        self.hosts[host].feed(entry, &mut self.out);
         if let Some(runs) = &mut self.out.runs {
             runs.advance(entry.time);
         }
+        self.hosts[host].feed(entry, &mut self.out);
         self.unnumbered.extend(self.out.unnumbered.drain(..));
         self.report_overdue_unnumbered(entry.time);
         while self.unnumbered.len() > MAX_UNNUMBERED {

@@ -161,8 +161,12 @@ fn message(when: LineTime, text: &[u8]) -> Result<Option<ParsedLine>, Unreadable
         return Ok(Some(ParsedLine::new(when, LogProgram::Kernel, content)));
     }
     let message = audit::message(text).ok_or(Unreadable::Unknown)?;
-    let (writer, content) = message.content()?;
-    Ok(content.map(|content| ParsedLine { writer, ..ParsedLine::new(when, LogProgram::Journald, content) }))
+    let (audit::Sender { pid: writer, credentials }, content) = message.content()?;
+    Ok(content.map(|content| ParsedLine {
+        writer,
+        credentials,
+        ..ParsedLine::new(when, LogProgram::Journald, content)
+    }))
 }
 
 /// Splits `host1 audit[385946]: text`, or RFC 5424's `host1 audit 385946 - - text`, whose times are

@@ -12,8 +12,8 @@ use std::process::ExitCode;
 use taptrail_guest::Dirs;
 use taptrail_report::{Explainer, Filter, Sink, View};
 
-use self::query::Query;
 pub(crate) use self::guests::guests;
+use self::query::Query;
 pub(crate) use self::query::moment;
 pub(crate) use self::trail_reader::ReadSummary;
 use self::trail_reader::{Answer, TrailReader, is_broken_pipe};

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use compact_str::CompactString;
 use jiff::Timestamp;
-use taptrail_record::{Fragment, KernelOpen, MacAddr, Record};
+use taptrail_record::{Abend, Denial, Fragment, KernelOpen, MacAddr, Record};
 use uuid::Uuid;
 
 use crate::{LineRef, Proof};
@@ -51,6 +51,10 @@ pub enum Content {
     Record(Record),
     /// The kernel recorded an open(2) of a raw network device.
     KernelOpen(KernelOpen),
+    /// The kernel recorded that a process that runs a guest, as it seems, got a fatal signal.
+    Abend(Abend),
+    /// The kernel recorded that a process was refused the access to a raw network device.
+    Denial(Denial),
     /// A record is cut off: the outcome of its operation is unknown.
     Truncated(Fragment),
     /// The guest's manager could not send this record: no audit log has it.

@@ -131,6 +131,10 @@ kinds! {
     UnaccountedDevice = "unaccounted-device",
     /// A guest's QEMU tried to open a device itself, and was refused.
     RefusedOpen = "refused-open",
+    /// A security module refused a guest's QEMU the access to a device.
+    AccessDenied = "access-denied",
+    /// A guest's QEMU got a fatal signal.
+    QemuCrashed = "qemu-crashed",
     /// A guest's manager could not send a record to the audit.
     RecordNotSent = "record-not-sent",
     /// A record is cut off: the outcome of its operation is unknown.

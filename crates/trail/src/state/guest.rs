@@ -29,6 +29,8 @@ pub(crate) struct Guest {
     /// Whether the trail has this run from its start.
     pub(crate) from_start: bool,
     pub(crate) pid: Option<u32>,
+    /// When its QEMU got a fatal signal.
+    pub(crate) crashed: Option<Timestamp>,
     /// Its run, if runs are asked for: there is one as long as it is `running`.
     pub(crate) run: Option<OpenRun>,
     pub(crate) interfaces: Interfaces,
@@ -87,6 +89,7 @@ impl Guest {
             running: false,
             from_start: false,
             pid: None,
+            crashed: None,
             run: None,
             interfaces: Interfaces::default(),
             pending_detach: None,

@@ -18,6 +18,7 @@ use crate::state::instances::{GuestInstances, RestartedDaemons};
 use crate::state::kernel_opens::{self, KernelEvidence, KernelOpens, PendingOpen, RecentOpen};
 use crate::state::mac_index::MacIndex;
 use crate::state::open_holding::OpenHolding;
+use crate::state::process_records::Denials;
 use crate::state::run::stop_of_unknown_guest;
 use crate::state::serials::{Continuity, Serials};
 use crate::{Content, EndedBy, Entry, Finding, FindingKind, Gap, GapReason, Holding, Proof, StepsInProgress};
@@ -29,8 +30,9 @@ pub(crate) struct Host {
     pub(crate) guests: HashMap<Uuid, GuestInstances>,
     mac_index: MacIndex,
     /// The guest of each QEMU process.
-    pids: HashMap<u32, Uuid>,
+    pub(crate) pids: HashMap<u32, Uuid>,
     kernel_opens: KernelOpens,
+    pub(crate) denials: Denials,
     daemons: RestartedDaemons,
     foreign: ForeignPrograms,
     serials: Serials,
@@ -50,6 +52,7 @@ impl Host {
             mac_index: MacIndex::default(),
             pids: HashMap::new(),
             kernel_opens: KernelOpens::default(),
+            denials: Denials::default(),
             daemons: RestartedDaemons::default(),
             foreign: ForeignPrograms::default(),
             serials: Serials::default(),
@@ -87,6 +90,8 @@ impl Host {
         match &entry.content {
             Content::Record(record) => self.apply_record(&RecordEntry { entry, record }, out),
             Content::KernelOpen(open) => self.kernel_opened(entry, open, out),
+            Content::Abend(abend) => self.on_abend(entry, abend, out),
+            Content::Denial(denial) => self.on_denial(entry, denial, out),
             Content::Truncated(fragment) => {
                 self.apply_fragment(FindingKind::TruncatedRecord, entry, fragment, out)
             }
@@ -153,6 +158,7 @@ impl Host {
         }
         let guest = instances.get_mut().get_mut(at);
         guest.report_bare_grants(Some(entry.time), out);
+        guest.check_crash(entry);
         // A start or stop record says nothing about grants.
         guest.grants_recorded |= match event {
             Event::Open { .. } => false,
@@ -224,6 +230,7 @@ impl Host {
             self.update_mac_index(entry, other, out);
             out.mac_changes.extend(this_guests);
         }
+        self.denials.assign_pid(&self.name, guest, pid, out);
         for pending_open in self.kernel_opens.take_of_process(pid) {
             let finding = unmanaged_open_finding(&self.name, Some(guest), pending_open);
             out.findings.push(finding);
@@ -337,6 +344,8 @@ impl Host {
         self.mac_index.clear();
         self.pids.clear();
         self.daemons = RestartedDaemons::default();
+        self.denials.report_overdue(&self.name, None, out);
+        self.denials = Denials::default();
         for pending_open in self.kernel_opens.take_all() {
             self.report_unmanaged(pending_open, out);
         }
@@ -368,10 +377,11 @@ impl Host {
     /// When the next [`advance`](Self::advance) has something to do.
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
         let guests = self.guests.values().flat_map(GuestInstances::iter).filter_map(Guest::deadline);
-        guests.chain(self.kernel_opens.deadline()).min()
+        guests.chain(self.kernel_opens.deadline()).chain(self.denials.deadline()).min()
     }
 
     fn report_overdue_opens(&mut self, now: Timestamp, out: &mut Output) {
+        self.denials.report_overdue(&self.name, Some(now), out);
         while let Some(pending_open) = self.kernel_opens.pop_overdue(now) {
             self.report_unmanaged(pending_open, out);
         }
@@ -393,6 +403,7 @@ impl Host {
         for guest in self.take_guests() {
             guest.finish(until, out);
         }
+        self.denials.report_overdue(&self.name, None, out);
         for pending_open in self.kernel_opens.take_all() {
             self.report_unmanaged(pending_open, out);
         }

@@ -18,7 +18,7 @@ impl Guest {
             self.end_previous_run(entry, out);
         }
         (self.running, self.from_start) = (true, true);
-        self.pid = pid;
+        (self.pid, self.crashed) = (pid, None);
         let proof = entry.proof();
         for (_, interface) in self.interfaces.iter_mut() {
             // There is no hot-plug before a guest runs: what its start did not grant will not be
@@ -106,7 +106,7 @@ impl Guest {
     /// opened for the new run stays.
     pub(crate) fn end_previous_run(&mut self, entry: &RecordEntry<'_>, out: &mut Output) {
         self.settle_detach(out);
-        (self.running, self.pid) = (false, None);
+        (self.running, self.pid, self.crashed) = (false, None, None);
         let proof = entry.proof();
         self.end_run_unseen(EndedBy::Restart, None, &proof, out);
         for (_, interface) in self.interfaces.iter_mut() {

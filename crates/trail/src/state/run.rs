@@ -184,9 +184,7 @@ impl Runs {
 
     /// Ends the waits for stop records that were not written by `now`.
     pub(crate) fn advance(&mut self, now: Timestamp) {
-        let is_due = |run: &mut GuestRun| {
-            run.ended.is_none_or(|ended| after(ended, STOP_TIMEOUT) < now)
-        };
+        let is_due = |run: &mut GuestRun| run.ended.is_none_or(|ended| after(ended, STOP_TIMEOUT) < now);
         while let Some(run) = self.gone.pop_front_if(is_due) {
             self.ended.push(run);
         }

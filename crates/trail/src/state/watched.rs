@@ -47,6 +47,7 @@ impl Host {
                 };
                 let guest =
                     instances.get_or_add_running(entry, descriptor.vm_pid, pending_end.is_some(), out);
+                guest.check_crash(entry);
                 let before = guest.pid.replace(descriptor.vm_pid);
                 (guest.running, guest.watched) = (true, true);
                 match pending_end {

@@ -105,10 +105,10 @@ impl<'a> JournalEntry<'a> {
         let Some(record_type) = by_field.or(named).filter(|known| content::is_relevant(*known)) else {
             return Ok(None);
         };
-        let (writer, content) = match message {
+        let (sender, content) = match message {
             Some(message) => audit::Message { record_type, ..message }.content()?,
             None if self.values[Field::Message as usize] == Value::Withheld => {
-                (None, self.fragment(record_type))
+                (audit::Sender::default(), self.fragment(record_type))
             }
             None => return Err(Unreadable::Field { field: "MESSAGE" }),
         };
@@ -116,7 +116,7 @@ impl<'a> JournalEntry<'a> {
             Some(id) => Some(stamp::number(id).ok_or(Unreadable::Field { field: "_AUDIT_ID" })?),
             None => None,
         };
-        self.parsed_line(content, serial, writer)
+        self.parsed_line(content, serial, sender)
     }
 
     /// journalctl omits values longer than 4 kB without `--all`. journald has split such a message
@@ -157,7 +157,7 @@ impl<'a> JournalEntry<'a> {
             return Err(Unreadable::Unknown);
         }
         let Some((own, content)) = libvirt::body(message)? else { return Ok(None) };
-        let found = self.parsed_line(Some(content), None, None)?;
+        let found = self.parsed_line(Some(content), None, audit::Sender::default())?;
         Ok(found.map(|found| ParsedLine {
             when: own.unwrap_or(found.when),
             program: LogProgram::Manager,
@@ -169,12 +169,18 @@ impl<'a> JournalEntry<'a> {
         &self,
         content: Option<Content>,
         serial: Option<u32>,
-        writer: Option<u32>,
+        sender: audit::Sender,
     ) -> Result<Option<ParsedLine>, Unreadable> {
         let Some(content) = content else { return Ok(None) };
         let when = self.when().ok_or(Unreadable::Time)?;
-        let writer = writer.or_else(|| self.get(Field::Pid).and_then(stamp::number));
-        Ok(Some(ParsedLine { serial, writer, ..ParsedLine::new(when, LogProgram::Journald, content) }))
+        let writer = sender.pid.or_else(|| self.get(Field::Pid).and_then(stamp::number));
+        let credentials = sender.credentials;
+        Ok(Some(ParsedLine {
+            serial,
+            writer,
+            credentials,
+            ..ParsedLine::new(when, LogProgram::Journald, content)
+        }))
     }
 }
 
