@@ -3,6 +3,7 @@
 //! - Values: [`MacAddr`], [`Rdev`], [`Device`], [`GuestId`]; a whole record: [`Record`].
 //! - The grammar of a record's text: [`Record::text`], [`Line::parse`], [`parse_text`].
 //! - Other forms of that text: [`parse_interpreted`], [`parse_claim`], [`encode_fields`].
+//! - Records of a guest's other resources: [`ResourceChange`].
 //! - Records that claim nothing of a device: [`Notice`]; damaged records: [`Fragment`]; records of
 //!   programs that have no guests: [`foreign`].
 //! - The kernel's own records: of an open(2), [`KernelOpen`]; of a fatal signal, [`Abend`]; of an
@@ -57,6 +58,7 @@ mod read;
 mod reason;
 mod record;
 mod record_type;
+mod resource;
 mod scan;
 mod syscall;
 mod visible;
@@ -84,6 +86,7 @@ pub use read::parse_text;
 pub use reason::{Reason, ReasonError};
 pub use record::{Descriptor, Event, Outcome, Record, Requester};
 pub use record_type::{RecordType, RecordTypeError};
+pub use resource::{ResourceChange, parse_resource};
 pub use syscall::Syscall;
 pub use visible::{is_visible, visible};
 pub use write::{MAX_TEXT_BYTES, TooLong};

@@ -70,6 +70,13 @@ impl Filter {
             && (!self.held || run.state == RunState::Running)
     }
 
+    /// Whether an event matches: its host, its guest and its time.
+    pub(crate) fn matches_event(&self, host: &str, guest: Option<&GuestId>, time: Timestamp) -> bool {
+        self.is_about(host, guest, None, None, false)
+            && self.is_within(QueryRange::at(time))
+            && self.at.is_none_or(|at| QueryRange::at(time).touches(at.from, at.to))
+    }
+
     /// Whether a finding matches. One that names no guest, interface or device matches no filter
     /// for one.
     pub fn matches_finding(&self, finding: &Finding) -> bool {

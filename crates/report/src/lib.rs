@@ -8,6 +8,7 @@
 //! - [`Explainer`]: the same in sentences, each with the lines that prove it.
 //! - [`trail_table`], [`findings_table`]: holdings and the findings below them; findings alone.
 //! - [`RunSink`], [`run_table`]: the runs of guests, as a table, JSON, JSON lines or CSV.
+//! - [`EventSink`]: every record of guests, one by one.
 //! - [`guest_table`], [`nic_table`]: the guests of this host, the interfaces of one.
 //! - [`verify_table`], [`unseen_lines`]: the devices that processes hold beside the trail's
 //!   holdings, and the processes that could not be looked into.
@@ -18,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod csv;
+mod events;
 mod explain;
 mod filter;
 mod findings;
@@ -41,6 +43,7 @@ mod unauthenticated;
 mod verify;
 mod warnings;
 
+pub use events::{EventSink, GuestEvent};
 pub use explain::{Explainer, Explanation, LineReader};
 pub use filter::{DeviceFilter, DeviceFilterError, Filter, GuestFilter, Subject};
 pub use findings::is_grave;

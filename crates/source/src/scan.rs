@@ -1,5 +1,7 @@
 //! Finds and parses the few relevant lines of a piece.
 
+use std::num::NonZero;
+
 use aho_corasick::packed::Searcher;
 use bstr::ByteSlice as _;
 use memchr::{memchr_iter, memmem};
@@ -59,6 +61,15 @@ impl Batch {
     }
 }
 
+/// How an input is scanned.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scanning {
+    /// Number of threads.
+    pub(crate) threads: NonZero<usize>,
+    /// Whether records of other resources than network devices are relevant.
+    pub(crate) resources: bool,
+}
+
 /// Finds the relevant lines in one pass.
 ///
 /// An audit log has about a hundred lines for each line of a guest, so most of the time is spent
@@ -70,6 +81,7 @@ pub(crate) struct Scanner {
     rdev: memmem::Finder<'static>,
     /// An `AVC` record of a raw network device contains one of these strings.
     devices: Option<Searcher>,
+    resources: bool,
 }
 
 impl Scanner {
@@ -144,7 +156,13 @@ impl Scanner {
             marks: Searcher::new(marks),
             rdev: memmem::Finder::new(b" rdev="),
             devices: Searcher::new(devices),
+            resources: false,
         }
+    }
+
+    /// Also finds the records of other resources than network devices.
+    pub(crate) fn with_resources(self, resources: bool) -> Self {
+        Self { resources, ..self }
     }
 
     /// Parses all lines of a piece.
@@ -178,7 +196,10 @@ impl Scanner {
         let result = match self.interest(line) {
             _ if line.len() >= MAX_LINE_BYTES => Err(Unreadable::TooLong { max: MAX_LINE_BYTES }),
             Interest::None => Ok(None),
-            Interest::Record => shape::line(line),
+            Interest::Record => match shape::line(line) {
+                Ok(None) if self.resources => shape::resource(line),
+                result => result,
+            },
             // A guest's name may make its record look like a `PATH` record.
             Interest::Path => {
                 kernel::open(bytes, start, end).map_or_else(|| shape::line(line), |open| Ok(Some(open)))

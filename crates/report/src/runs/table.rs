@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use taptrail_trail::{ActorRole, GuestRun, Input, Proof, RecordedActor, RunState};
 
 use crate::Style;
+use crate::fold::fold;
 use crate::style::TimeFormat;
 use crate::table::{Cell, Table, bad, cell, display, good, number, warning};
 use crate::text::{NONE, escape_name};
@@ -60,6 +61,9 @@ impl Column {
     }
 }
 
+/// The columns of a terminal that a guest's name may take.
+const MAX_NAME_WIDTH: usize = 24;
+
 /// Stands behind the reason of a run of which records may be missing.
 const INCOMPLETE_MARK: &str = "?";
 
@@ -98,7 +102,9 @@ fn rows(runs: &[GuestRun], input: &Input, style: &Style) -> String {
         let header: Vec<_> = columns.iter().map(|column| column.header()).collect();
         let mut table = Table::new(style, &header);
         for run in runs {
-            table.row(columns.iter().map(|column| column_cell(*column, run, input, &clock)));
+            table.row(
+                columns.iter().map(|column| column_cell(*column, run, input, &clock, style.width.is_some())),
+            );
         }
         table
     };
@@ -112,10 +118,15 @@ fn rows(runs: &[GuestRun], input: &Input, style: &Style) -> String {
     table(&columns).folded(style).text()
 }
 
-fn column_cell(column: Column, run: &GuestRun, input: &Input, clock: &TimeFormat) -> Cell {
+/// A long name takes several lines of a terminal, so that other columns have room.
+fn name(name: &str, narrow: bool) -> CompactString {
+    if narrow { fold(name, MAX_NAME_WIDTH).join("\n").into() } else { name.into() }
+}
+
+fn column_cell(column: Column, run: &GuestRun, input: &Input, clock: &TimeFormat, narrow: bool) -> Cell {
     match column {
         Column::Host => cell(escape_name(&run.host)),
-        Column::Guest => cell(escape_name(&run.guest.name)),
+        Column::Guest => cell(name(&escape_name(&run.guest.name), narrow)),
         Column::Uuid => display(run.guest.uuid),
         Column::Start => cell(clock.optional(run.started)),
         Column::End => cell(end(run, clock)),

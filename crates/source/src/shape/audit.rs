@@ -3,7 +3,7 @@
 
 use bstr::ByteSlice as _;
 use jiff::Timestamp;
-use taptrail_record::{Line, ParseError, RecordType, Stamp, parse_interpreted, parse_text};
+use taptrail_record::{Line, ParseError, RecordType, Stamp, parse_interpreted, parse_resource, parse_text};
 use taptrail_trail::{Content, Credentials};
 
 use super::{Unreadable, content, date, stamp};
@@ -30,6 +30,14 @@ pub(super) fn line(line: &[u8]) -> Result<Option<ParsedLine>, Unreadable> {
         Err(ParseError::Truncated) => truncated(line),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Parses a raw line of another resource than a network device.
+pub(super) fn resource(line: &[u8]) -> Result<Option<ParsedLine>, Unreadable> {
+    let Ok(line) = Line::parse(line) else { return Ok(None) };
+    let (Some(record_type), Some(text)) = (line.record_type, line.text) else { return Ok(None) };
+    let content = parse_resource(record_type, text)?.map(Content::Resource);
+    content.map(|content| parsed_line(&line, content)).transpose()
 }
 
 /// The line after a dispatcher's name.
@@ -262,6 +270,13 @@ pub(super) struct Message<'a> {
 }
 
 impl Message<'_> {
+    /// The content, if it is a record of another resource than a network device.
+    pub(super) fn resource(&self) -> Result<Option<(Sender, Content)>, Unreadable> {
+        let (sender, Text::Complete(text)) = body(self.body) else { return Ok(None) };
+        let content = parse_resource(self.record_type, text)?.map(Content::Resource);
+        Ok(content.map(|content| (sender, content)))
+    }
+
     pub(super) fn content(&self) -> Result<(Sender, Option<Content>), Unreadable> {
         let record_type = self.record_type;
         if !content::is_relevant(record_type) {

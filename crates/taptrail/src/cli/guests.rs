@@ -10,7 +10,7 @@ use super::queries::{Output, SELECTION_HEADING, Sources, guest, with_notes};
     after_help = "Example: which guests ran this week, and why they ended\n  taptrail guests --start this-week",
     after_long_help = with_notes!(
         "Examples:\n  taptrail guests --start this-week\n  taptrail guests --at '2026-11-23 20:31' \
-         /var/log/audit\n  taptrail guests --guest web1 --format csv saved.log.xz > runs.csv\n\nBY is who is on record \
+         /var/log/audit\n  taptrail guests --guest web1 --all-events --format csv saved.log.xz > events.csv\n\nBY is who is on record \
          for the start and the end: the client that taptrail's own record names; else the guest's manager, which is the \
          process that wrote the record. libvirt does not record who asked it.\n\nExit codes: 0 success; 2 wrong \
          arguments, or input that can't be read; 4 not known: the logs do not cover the time in question."
@@ -45,6 +45,11 @@ pub(crate) struct Guests {
     /// Only guests that ran, or possibly ran, at this time
     #[arg(long, value_name = "TIME", help_heading = SELECTION_HEADING)]
     pub(crate) at: Option<String>,
+
+    /// List every record instead of runs: starts, stops, all resources (network devices, disks,
+    /// memory, processors, host devices …), and what the kernel recorded of a guest's process
+    #[arg(long, help_heading = SELECTION_HEADING)]
+    pub(crate) all_events: bool,
 
     #[command(flatten)]
     pub(crate) output: Output,

@@ -23,6 +23,7 @@ use crate::reading::{self, Read};
 pub(super) struct TrailReader<'a, T: TrailConsumer> {
     trail: Trail,
     to: &'a mut T,
+    resources: bool,
     entries: u64,
     foreign: u64,
 }
@@ -47,7 +48,7 @@ pub(crate) struct ReadSummary {
 
 impl<'a, T: TrailConsumer> TrailReader<'a, T> {
     pub(super) fn new(to: &'a mut T) -> Self {
-        Self { trail: Trail::new(), to, entries: 0, foreign: 0 }
+        Self { trail: Trail::new(), to, resources: false, entries: 0, foreign: 0 }
     }
 
     /// Also passes on the runs of guests.
@@ -55,11 +56,16 @@ impl<'a, T: TrailConsumer> TrailReader<'a, T> {
         Self { trail: Trail::with_runs(), ..Self::new(to) }
     }
 
+    /// Also reads the records of other resources than network devices.
+    pub(super) fn with_resources(to: &'a mut T) -> Self {
+        Self { resources: true, ..Self::new(to) }
+    }
+
     pub(super) fn read(mut self, sources: &Sources, dirs: &Dirs) -> Result<Answer, Failure> {
         let begun = Instant::now();
         let mut unwritten = None;
         let Read { outcome: read, in_hand } =
-            reading::entries(sources, dirs, &mut |entry| match self.feed(entry) {
+            reading::entries(sources, dirs, self.resources, &mut |entry| match self.feed(entry) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(error) => {
                     unwritten = Some(error);
@@ -93,6 +99,7 @@ impl<'a, T: TrailConsumer> TrailReader<'a, T> {
     fn feed(&mut self, entry: &Entry) -> io::Result<()> {
         self.entries += 1;
         self.foreign += u64::from(matches!(entry.content, Content::Foreign { .. }));
+        self.to.entry(entry)?;
         self.trail.feed(entry);
         self.drain()
     }

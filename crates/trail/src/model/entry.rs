@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use compact_str::CompactString;
 use jiff::Timestamp;
-use taptrail_record::{Abend, Denial, Fragment, KernelOpen, MacAddr, Record};
+use taptrail_record::{Abend, Denial, Fragment, KernelOpen, MacAddr, Record, ResourceChange};
 use uuid::Uuid;
 
 use crate::{LineRef, Proof};
@@ -55,6 +55,9 @@ pub enum Content {
     Abend(Abend),
     /// The kernel recorded that a process was refused the access to a raw network device.
     Denial(Denial),
+    /// A record of another resource of a guest than a network device: only read where it is asked
+    /// for, and no part of a trail.
+    Resource(ResourceChange),
     /// A record is cut off: the outcome of its operation is unknown.
     Truncated(Fragment),
     /// The guest's manager could not send this record: no audit log has it.

@@ -114,6 +114,7 @@ impl Host {
                 }
             }
             Content::Foreign { exe } => self.foreign.count(entry, exe),
+            Content::Resource(_) => {}
             Content::Boot | Content::RecordingStopped(_) | Content::RecordingResumed(_) => {}
         }
     }

@@ -11,6 +11,7 @@ use crate::model::entry::RecordEntry;
 use crate::model::run::RecordedActor;
 use crate::output::Output;
 use crate::state::guest::Guest;
+use crate::state::operation::Phase;
 use crate::time::after;
 use crate::{Certainty, Crash, EndedBy, GuestRun, Proof, RunState};
 
@@ -154,8 +155,9 @@ impl GuestRun {
 }
 
 impl Runs {
-    /// The guest ended by this record; `run` is none if the trail did not know that it ran.
-    fn stop(&mut self, run: Option<OpenRun>, entry: &RecordEntry<'_>) {
+    /// The guest ended by this record; `run` is none if the trail did not know that it ran, and
+    /// `guest` is what it knows of it then.
+    fn stop(&mut self, run: Option<OpenRun>, guest: Option<&Guest>, entry: &RecordEntry<'_>) {
         if entry.record.event.is_observation() {
             let Some(run) = run else { return };
             self.gone.push_back(run.stop(entry));
@@ -172,6 +174,12 @@ impl Runs {
             (None, Some(gone)) => gone.with_stop(entry),
             (None, None) => {
                 let mut run = OpenRun::new(&entry.host, &entry.record.guest);
+                // The record of its start may be missing, and those of its interfaces not.
+                let interfaces = guest.into_iter().flat_map(|guest| guest.interfaces.iter_with_mac());
+                interfaces.for_each(|(mac, one)| {
+                    let booted = one.operations.iter().filter(|operation| operation.phase == Phase::Booted);
+                    run.count(mac, booted.count().max(one.count_plugged()));
+                });
                 run.run.pid = match entry.record.event {
                     Event::GuestStop { vm_pid, .. } => vm_pid,
                     _ => None,
@@ -227,7 +235,7 @@ impl Guest {
     pub(crate) fn stop_run(&mut self, entry: &RecordEntry<'_>, out: &mut Output) {
         let run = self.run.take();
         if let Some(runs) = &mut out.runs {
-            runs.stop(run, entry);
+            runs.stop(run, Some(self), entry);
         }
     }
 
@@ -255,6 +263,6 @@ impl Guest {
 /// A guest that the trail did not know has ended.
 pub(crate) fn stop_of_unknown_guest(entry: &RecordEntry<'_>, out: &mut Output) {
     if let Some(runs) = &mut out.runs {
-        runs.stop(None, entry);
+        runs.stop(None, None, entry);
     }
 }

@@ -98,6 +98,9 @@ fn a_guest_from_before_the_trail_has_no_start() {
     assert_eq!(log.runs(), ["g1 1 - ended stop shutdown incomplete"]);
     let stop = LogBuilder::new().ok(1, op_stop("shutdown"));
     assert_eq!(stop.runs(), ["g1 0 - ended stop shutdown incomplete"]);
+    // Only the record of the start is missing.
+    let booted = LogBuilder::new().ok(1, open(mac(1), &tun())).ok(1, start(mac(1))).ok(1, op_stop("failed"));
+    assert_eq!(booted.runs(), ["g1 1 - ended stop failed incomplete"]);
     let runs = LogBuilder::new().ok(1, open(mac(1), &tun())).ok(1, attach(mac(1)));
     assert_eq!(runs.runs(), ["g1 1 - running - - incomplete"]);
 }

@@ -81,6 +81,20 @@ impl<'a> JournalEntry<'a> {
         Ok(found.map(|found| ParsedLine { host: found.host.clone().or_else(host), boot, machine, ..found }))
     }
 
+    /// Parses an entry that [`parse`](Self::parse) finds irrelevant, and that may be a record of
+    /// another resource than a network device.
+    pub(in crate::shape) fn resource(&self) -> Result<Option<ParsedLine>, Unreadable> {
+        let message = self.get(Field::Message).filter(|_| self.get(Field::Transport) == Some(b"audit"));
+        let Some(message) = message.and_then(audit::message) else { return Ok(None) };
+        let Some((sender, content)) = message.resource()? else { return Ok(None) };
+        let serial = self.get(Field::AuditId).and_then(stamp::number);
+        let found = self.parsed_line(Some(content), serial, sender)?;
+        let id = |field| self.get(field).and_then(losses::id128);
+        let (boot, machine) = (id(Field::Boot), id(Field::Machine));
+        let host = self.host().and_then(content::host);
+        Ok(found.map(|found| ParsedLine { host, boot, machine, ..found }))
+    }
+
     fn resembles_record(&self) -> bool {
         match &self.values[Field::Message as usize] {
             Value::One(message) => resembles_record(message),
