@@ -60,6 +60,7 @@ fn folders() -> Vec<PathBuf> {
 /// run for a while.
 const POLL: f64 = 0.1;
 
+// Shows 10.52.
 #[test]
 fn each_qemu_of_real_libvirt_logs_is_one_run() {
     let (mut all, mut failed) = (0, 0);
@@ -116,6 +117,7 @@ fn ends(runs: &[Value]) -> Vec<(&str, &str)> {
         .collect()
 }
 
+// Shows 10.52.
 #[test]
 fn a_run_has_the_managers_reason_for_its_start_and_its_end() {
     let of = |folder: &str| runs(&data().join(folder).join("audit.log"));
@@ -201,6 +203,7 @@ impl Manager {
     }
 }
 
+// Shows 10.53.
 #[test]
 fn a_fatal_signal_that_the_kernel_recorded_ends_a_run_before_the_managers_record() {
     let Some(mut auditing) = Auditing::switch(true) else { return };
@@ -261,4 +264,79 @@ fn a_fatal_signal_that_the_kernel_recorded_ends_a_run_before_the_managers_record
     // Another program that has the number may have got it after the guest's end.
     let other = of(&runs_of[1]);
     assert!(other["crash"].is_null() && other["end_reason"] == "failed", "{other:#}");
+}
+
+/// Each event that auvirt prints, as its type, guest, resource and reason.
+fn auvirts_events(log: &Path) -> Vec<String> {
+    let options = ["--all-events", "--show-uuid", "--file"];
+    let output = Command::new("/usr/bin/auvirt").args(options).arg(log).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let event = |line: &str| {
+        let fields: Vec<_> = line.split('\t').map(str::trim).collect();
+        let kind = fields[0].split(' ').next()?;
+        let uuid = fields.iter().position(|field| field.parse::<uuid::Uuid>().is_ok())?;
+        match kind {
+            "start" | "stop" => Some(format!("{} guest {kind}", fields[uuid])),
+            // Behind the user and the time.
+            "resrc" => Some(format!("{} {} {}", fields[uuid], fields.get(uuid + 3)?, fields.get(uuid + 4)?)),
+            _ => None,
+        }
+    };
+    text.lines().filter_map(event).collect()
+}
+
+// Shows 10.55.
+#[test]
+fn all_events_has_each_event_that_auvirt_has() {
+    if !Path::new("/usr/bin/auvirt").exists() {
+        eprintln!("not run: audit-userspace 4.0 and later have no auvirt");
+        return;
+    }
+    let mut all = 0;
+    for folder in folders() {
+        let log = folder.join("audit.log");
+        let lines = text(&ask(["guests", "--all-events", "--format", "jsonl"], &log));
+        let events = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let key = |line: Value| {
+            let event = line.get("event")?;
+            let word = |name: &str| event[name].as_str().unwrap();
+            Some(format!("{} {} {}", event["guest"]["uuid"].as_str()?, word("resource"), word("event")))
+        };
+        let mut ours: Vec<_> = events.filter_map(key).collect();
+        for event in auvirts_events(&log) {
+            let at = ours.iter().position(|one| *one == event);
+            ours.remove(at.unwrap_or_else(|| panic!("{}: no {event}", folder.display())));
+            all += 1;
+        }
+    }
+    assert!(all > 500, "{all}");
+}
+
+// Shows 10.55.
+#[test]
+fn other_resources_are_read_only_where_they_are_asked_for() {
+    let log = data().join("libvirt-12.9/32-snapshot/audit.log");
+    let answer = json(&ask(["guests", "--all-events", "--format", "json", "--guest", "t32-snap"], &log));
+    let count = |resource: &str| {
+        answer["events"].as_array().unwrap().iter().filter(|event| event["resource"] == resource).count()
+    };
+    let counts = ["guest", "net", "disk", "mem", "vcpu", "chardev", "label"].map(count);
+    let text = String::from_utf8(fs::read(&log).unwrap()).unwrap();
+    let lines = |part: &str| {
+        text.lines().filter(|line| line.starts_with("type=VIRT_") && line.contains(part)).count()
+    };
+    let parts = [
+        "VIRT_CONTROL",
+        "resrc=net",
+        "resrc=disk",
+        "resrc=mem",
+        "resrc=vcpu",
+        "resrc=chardev",
+        "VIRT_MACHINE_ID",
+    ];
+    assert_eq!(counts, parts.map(lines));
+    assert!(counts.iter().all(|count| *count >= 5), "{counts:?}");
+    assert_eq!(answer["events"].as_array().unwrap().len(), counts.iter().sum::<usize>());
+    let none = ask(["guests", "--all-events", "--start", "2026-11-29 00:31", "--format", "csv"], &log);
+    assert_eq!(String::from_utf8(none.stdout).unwrap().lines().count(), 1);
 }

@@ -37,6 +37,11 @@ pub fn log(bytes: &[u8]) -> Vec<Entry> {
     let opens = entries.iter().filter(|entry| matches!(entry.content, Content::KernelOpen(_))).count();
     assert!(entries.len() - opens >= read_marks, "{} of {read_marks}", entries.len() - opens);
     feed_trail(&entries);
+    // Records of other resources come in addition, and change no other.
+    let is_resource = |found: &(u64, ParsedLine)| matches!(found.1.content, Content::Resource(_));
+    let Batch { mut found, .. } = Scanner::new().with_resources(true).lines(bytes, 0);
+    found.retain(|one| !is_resource(one));
+    assert_eq!(found, Scanner::new().lines(bytes, 0).found);
     entries
 }
 

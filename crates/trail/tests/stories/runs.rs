@@ -128,6 +128,7 @@ fn a_watchers_and_a_managers_record_of_an_end_are_one_end() {
     assert_eq!(log.ok(1, op_stop("shutdown")).runs().len(), 2);
 }
 
+// Shows 10.52.
 #[test]
 fn who_asked_is_the_requester_or_else_the_writer() {
     let mut log = LogBuilder::new().ok(1, op_start("booted", QEMU)).ok(1, op_stop("shutdown"));
@@ -144,6 +145,7 @@ fn who_asked_is_the_requester_or_else_the_writer() {
     assert!(json["started_by"]["auid"].is_null() && json["stopped_by"]["auid"] == 1000, "{json:#}");
 }
 
+// Shows 10.53.
 #[test]
 fn a_fatal_signal_is_the_latest_time_at_which_qemu_certainly_had_its_devices() {
     let log = LogBuilder::new().boot(1, &tun(), QEMU).after(60).abend(QEMU, 11);
@@ -170,6 +172,7 @@ fn a_fatal_signal_is_the_latest_time_at_which_qemu_certainly_had_its_devices() {
     assert_eq!(runs[1].crash, None);
 }
 
+// Shows 10.53.
 #[test]
 fn a_fatal_signal_of_another_process_says_nothing() {
     let crashes = |log: &LogBuilder| log.with_runs().1.iter().filter(|run| run.crash.is_some()).count();
@@ -191,6 +194,7 @@ fn a_fatal_signal_of_another_process_says_nothing() {
     assert!(alive.with_runs().0.holdings.iter().all(|holding| holding.last_seen.is_none()));
 }
 
+// Shows 10.54.
 #[test]
 fn a_refused_access_is_of_the_guest_with_the_process_or_the_profile() {
     let found = |log: &LogBuilder| -> Vec<(Option<String>, String)> {
