@@ -170,7 +170,7 @@ enum Output<W: Write> {
     Table(W, Style),
     Json(W),
     Jsonl(W),
-    Csv(Rows<W>),
+    Csv(Box<Rows<W>>),
 }
 
 /// A line of JSONL.
@@ -204,7 +204,7 @@ impl<W: Write> EventSink<W> {
             Format::Table(style) => Output::Table(out, style),
             Format::Json => Output::Json(out),
             Format::Jsonl => Output::Jsonl(out),
-            Format::Csv => Output::Csv(Rows::new(out, &HEADER)?),
+            Format::Csv => Output::Csv(Box::new(Rows::new(out, &HEADER)?)),
         };
         Ok(Self { filter, count: 0, output, deferred: Vec::new() })
     }

@@ -38,7 +38,7 @@ enum Output<W: Write> {
     Table(W, Style),
     Json(W),
     Jsonl(W),
-    Csv(Rows<W>),
+    Csv(Box<Rows<W>>),
 }
 
 /// A line of JSONL.
@@ -98,7 +98,7 @@ impl<W: Write> RunSink<W> {
             Format::Table(style) => Output::Table(out, Style { at: filter.at, ..style }),
             Format::Json => Output::Json(out),
             Format::Jsonl => Output::Jsonl(out),
-            Format::Csv => Output::Csv(Rows::new(out, &HEADER)?),
+            Format::Csv => Output::Csv(Box::new(Rows::new(out, &HEADER)?)),
         };
         Ok(Self { filter, count: RunCount::default(), output, deferred: Vec::new() })
     }

@@ -18,7 +18,7 @@ use crate::state::instances::{GuestInstances, RestartedDaemons};
 use crate::state::kernel_opens::{self, KernelEvidence, KernelOpens, PendingOpen, RecentOpen};
 use crate::state::mac_index::MacIndex;
 use crate::state::open_holding::OpenHolding;
-use crate::state::process_records::Denials;
+use crate::state::process_records::{Denials, GoneProcesses};
 use crate::state::run::stop_of_unknown_guest;
 use crate::state::serials::{Continuity, Serials};
 use crate::{Content, EndedBy, Entry, Finding, FindingKind, Gap, GapReason, Holding, Proof, StepsInProgress};
@@ -33,6 +33,7 @@ pub(crate) struct Host {
     pub(crate) pids: HashMap<u32, Uuid>,
     kernel_opens: KernelOpens,
     pub(crate) denials: Denials,
+    pub(crate) gone: GoneProcesses,
     daemons: RestartedDaemons,
     foreign: ForeignPrograms,
     serials: Serials,
@@ -53,6 +54,7 @@ impl Host {
             pids: HashMap::new(),
             kernel_opens: KernelOpens::default(),
             denials: Denials::default(),
+            gone: GoneProcesses::default(),
             daemons: RestartedDaemons::default(),
             foreign: ForeignPrograms::default(),
             serials: Serials::default(),
@@ -347,6 +349,7 @@ impl Host {
         self.daemons = RestartedDaemons::default();
         self.denials.report_overdue(&self.name, None, out);
         self.denials = Denials::default();
+        self.gone = GoneProcesses::default();
         for pending_open in self.kernel_opens.take_all() {
             self.report_unmanaged(pending_open, out);
         }

@@ -109,6 +109,29 @@ impl Denials {
     }
 }
 
+/// The processes of which a watcher saw the end. It may see that before it reads the kernel's
+/// record of the cause.
+#[derive(Debug, Default)]
+pub(crate) struct GoneProcesses(VecDeque<(u32, GuestId, Timestamp)>);
+
+impl GoneProcesses {
+    /// How many are remembered.
+    const MAX: usize = 64;
+
+    pub(crate) fn add(&mut self, pid: u32, guest: &GuestId, time: Timestamp) {
+        if self.0.len() == Self::MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((pid, guest.clone(), time));
+    }
+
+    /// Takes the guest of a process that had not ended at `time`.
+    fn take(&mut self, pid: u32, time: Timestamp) -> Option<GuestId> {
+        let at = self.0.iter().position(|(gone, _, ended)| *gone == pid && time <= *ended)?;
+        self.0.remove(at).map(|(_, guest, _)| guest)
+    }
+}
+
 impl Host {
     /// A security module refused a process the access to a device.
     pub(crate) fn on_denial(&mut self, entry: &Entry, denial: &Denial, out: &mut Output) {
@@ -131,12 +154,13 @@ impl Host {
     /// A process got a fatal signal. It is a guest's QEMU if it has its process id, and no record
     /// has shown its end; the program was checked when the record was read.
     pub(crate) fn on_abend(&mut self, entry: &Entry, abend: &Abend, out: &mut Output) {
-        let Some(instances) = self.pids.get(&abend.pid).and_then(|uuid| self.guests.get_mut(uuid)) else {
-            return;
-        };
+        let instances = self.pids.get(&abend.pid).and_then(|uuid| self.guests.get_mut(uuid));
         let is_its = |guest: &&mut Guest| guest.running && guest.pid == Some(abend.pid);
-        if let Some(guest) = instances.iter_mut().find(is_its) {
+        if let Some(guest) = instances.and_then(|instances| instances.iter_mut().find(is_its)) {
             guest.on_abend(entry, abend, out);
+        } else if let Some(guest) = self.gone.take(abend.pid, entry.time) {
+            let (crash, guest_ref) = (Crash::of(entry, abend), GuestRef { host: &self.name, guest: &guest });
+            report_crash(guest_ref, abend.pid, crash, &entry.proof(), out);
         }
     }
 }
@@ -149,7 +173,7 @@ impl Guest {
             return;
         }
         self.crashed = Some(entry.time);
-        let (crash, proof) = (Crash { time: entry.time, signal: abend.signal }, entry.proof());
+        let (crash, proof) = (Crash::of(entry, abend), entry.proof());
         if let Some(run) = &mut self.run {
             run.crashed(crash, proof.clone());
         }
@@ -159,13 +183,8 @@ impl Guest {
                 operation.add_proof(&proof);
             }
         }
-        let signal = match crash.signal_name() {
-            Some(name) => name.to_owned(),
-            None => format!("signal {}", abend.signal),
-        };
-        let text = format!("QEMU of guest '{}' (process {}) was ended by {signal}", self.id.name, abend.pid);
         let guest_ref = GuestRef { host: &self.host, guest: &self.id };
-        out.report_for_guest(FindingKind::QemuCrashed, guest_ref, None, &proof, text);
+        report_crash(guest_ref, abend.pid, crash, &proof, out);
     }
 
     /// A record shows that its QEMU runs long after a fatal signal: that was of another process
@@ -185,4 +204,19 @@ impl Guest {
             open_holding.holding.last_seen.take_if(|last_seen| *last_seen == crashed);
         }
     }
+}
+
+impl Crash {
+    fn of(entry: &Entry, abend: &Abend) -> Self {
+        Self { time: entry.time, signal: abend.signal }
+    }
+}
+
+fn report_crash(guest_ref: GuestRef<'_>, pid: u32, crash: Crash, at: &Proof, out: &mut Output) {
+    let signal = match crash.signal_name() {
+        Some(name) => name.to_owned(),
+        None => format!("signal {}", crash.signal),
+    };
+    let text = format!("QEMU of guest '{}' (process {pid}) was ended by {signal}", guest_ref.guest.name);
+    out.report_for_guest(FindingKind::QemuCrashed, guest_ref, None, at, text);
 }

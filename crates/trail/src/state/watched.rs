@@ -29,6 +29,7 @@ impl Host {
                     self.guests.remove(&uuid);
                 }
                 self.forget_pid(guest.pid, uuid);
+                self.gone.add(*vm_pid, &guest.id, entry.time);
                 guest.on_stop(entry, out);
             }
             _ => {}

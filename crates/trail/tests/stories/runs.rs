@@ -130,6 +130,18 @@ fn a_watchers_and_a_managers_record_of_an_end_are_one_end() {
 
 // Shows 10.52.
 #[test]
+fn a_watcher_may_see_an_end_before_it_reads_of_the_signal() {
+    let gone = Event::GuestGone { vm_pid: QEMU };
+    let mut log = LogBuilder::new().boot(1, &tun(), QEMU).after(5).abend(QEMU, 6).by(77).ok(1, gone);
+    assert_eq!(findings(&log.report()), ["qemu-crashed"]);
+    log.entries.swap(3, 4);
+    assert_eq!(findings(&log.report()), ["qemu-crashed"]);
+    // Another process has the number by then.
+    log.entries[4].time += SignedDuration::from_secs(5);
+    assert!(findings(&log.report()).is_empty());
+}
+
+#[test]
 fn who_asked_is_the_requester_or_else_the_writer() {
     let mut log = LogBuilder::new().ok(1, op_start("booted", QEMU)).ok(1, op_stop("shutdown"));
     assert_eq!(log.with_runs().1[0].started_by, None, "its source does not keep it");
