@@ -266,6 +266,38 @@ fn a_fatal_signal_that_the_kernel_recorded_ends_a_run_before_the_managers_record
     assert!(other["crash"].is_null() && other["end_reason"] == "failed", "{other:#}");
 }
 
+// The kernel of the tests has no security module: the record is as the sources of SELinux write it
+// (avc_audit_pre_callback(), security/selinux/avc.c).
+// Shows 10.54.
+#[test]
+fn a_refused_access_names_the_guest_and_the_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit.log");
+    let real = fs::read_to_string(data().join("libvirt-9.0/11-kill9/audit.log")).unwrap();
+    let denied = "type=AVC msg=audit(1795460188.072:2976): avc:  denied  { open } for  pid=29269 comm=\"qemu-kvm\" \
+                  path=\"/dev/net/tun\" dev=\"devtmpfs\" ino=105 scontext=system_u:system_r:svirt_t:s0:c392,c662 \
+                  tcontext=system_u:object_r:tun_tap_device_t:s0 tclass=chr_file permissive=0";
+    let lines = real.lines().map(|line| if line.contains(":2976)") { denied } else { line });
+    fs::write(&log, lines.map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    let output = ask(["findings", "--kind", "access-denied", "--format", "json"], &log);
+    assert_eq!(output.status.code(), Some(1));
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let [finding] = &answer["findings"].as_array().unwrap()[..] else { panic!("{answer:#}") };
+    assert_eq!(
+        (finding["guest"]["name"].as_str(), finding["device"]["kind"].as_str()),
+        (Some("t11-kill9"), Some("tun"))
+    );
+    let events = text(&ask(["guests", "--all-events"], &log));
+    assert!(
+        events.contains("access-denied") && events.contains("was refused 'open' of /dev/net/tun"),
+        "{events}"
+    );
+    // It changes nothing else.
+    let without = data().join("libvirt-9.0/11-kill9/audit.log");
+    let held = |log: &Path| json(&ask(["trail", "--format", "json"], log))["holdings"][0]["released"].clone();
+    assert_eq!(held(&log), held(&without));
+}
+
 /// Each event that auvirt prints, as its type, guest, resource and reason.
 fn auvirts_events(log: &Path) -> Vec<String> {
     let options = ["--all-events", "--show-uuid", "--file"];
