@@ -250,13 +250,14 @@ pub(crate) struct Output {
 enum Format {
     /// A table for people
     Table,
-    /// One object with `holdings` and `findings`, only `findings`, or `runs`; and with `input`
+    /// One object with `input` and what the command lists: `holdings` and `findings`, `findings`,
+    /// `runs` or `events`
     Json,
     /// One object on each line: {"holding": …} or {"run": …} as soon as it ends, {"finding": …},
-    /// and at the end {"input": …}
+    /// {"event": …}, and at the end {"input": …}
     Jsonl,
-    /// One row for each holding, finding or run; a ' is put before a name that begins with = + - @
-    /// or '
+    /// One row for each holding, finding, run or event; a ' is put before a name that begins with
+    /// = + - @ or '
     Csv,
 }
 
