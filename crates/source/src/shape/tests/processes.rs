@@ -123,3 +123,39 @@ fn other_resources_are_read_in_every_shape_where_they_are_asked_for() {
         assert!(matches!(contents(&with, &line)[..], [Content::Resource(_)]), "{line}");
     }
 }
+
+/// What the fuzz target `log` checks: the scan skips no line that would be read, and records of
+/// other resources change no other.
+#[test]
+fn the_scan_skips_nothing_whatever_is_changed() {
+    let mut state = 0x5EED_u64;
+    let mut random = |below: usize| {
+        // xorshift64 (G. Marsaglia)
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % below as u64).unwrap()
+    };
+    let all = [
+        ("ANOM_ABEND", 1701, ABEND),
+        ("AVC", 1400, SELINUX),
+        ("AVC", 1400, APPARMOR),
+        ("VIRT_RESOURCE", 2501, DISK),
+    ];
+    for (name, number, body) in all {
+        for line in shapes(name, number, body) {
+            for _ in 0..20 {
+                let mut bytes = line.clone().into_bytes();
+                for _ in 0..random(3) {
+                    let at = random(bytes.len());
+                    match random(3) {
+                        0 => bytes[at] = b" \"=:[]{}'\\x0"[random(12)],
+                        1 => drop(bytes.remove(at)),
+                        _ => bytes.truncate(at.max(1)),
+                    }
+                }
+                crate::fuzzing::log(&bytes);
+            }
+        }
+    }
+}
