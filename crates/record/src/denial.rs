@@ -122,6 +122,10 @@ impl Denial {
 fn device(name: Value<'_>) -> Option<Device> {
     // None of these names needs hex.
     let Value::Quoted(name) = name else { return None };
+    // AppArmor leaves the slash out where the file is of another mount namespace than the process
+    // ("disconnected path"): libvirt gives each QEMU a /dev of its own.
+    let rooted = [b"/", name].concat();
+    let name = if name.starts_with(b"dev/") { &rooted[..] } else { name };
     let number = |digits: &[u8]| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
     let kind = match name {
         b"/dev/net/tun" | b"tun" => DeviceKind::Tun,
@@ -194,6 +198,14 @@ mod tests {
                         comm=\"qemu-system-x86\" requested_mask=\"wr\"";
         assert_eq!(parse(apparmor), Some((DeviceKind::Tun, "/dev/net/tun".to_owned(), "open".to_owned())));
         assert_eq!(parse(&apparmor.replace("DENIED", "ALLOWED")), None);
+        // A descriptor that QEMU was passed, and was not allowed to receive.
+        let disconnected = apparmor
+            .replace("open", "file_receive")
+            .replace("profile=", "info=\"Failed name lookup - disconnected path\" error=-13 profile=");
+        assert_eq!(
+            parse(&disconnected.replace("/dev/net", "dev/net")),
+            Some((DeviceKind::Tun, "/dev/net/tun".to_owned(), "file_receive".to_owned()))
+        );
         assert_eq!(parse(&apparmor.replace("pid=7", "pid=x")), None);
     }
 

@@ -117,7 +117,7 @@ impl Scanner {
             // The kernel's own records of an open(2).
             "rdev=0a:c8",
             "rdev=0a:ee",
-            "/dev/tap",
+            "dev/tap",
             // A fatal signal.
             "ANOM_ABEND",
             "=1701",
@@ -126,8 +126,8 @@ impl Scanner {
             "audit-1701",
             "[1701",
             // A device that a security module refused.
-            "/dev/net/tun",
-            "/dev/vhost-net",
+            "dev/net/tun",
+            "dev/vhost-net",
             "=\"tun\"",
             "=\"tap",
             "=\"vhost-net\"",
