@@ -10,8 +10,8 @@ use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
 use taptrail_record::{
-    Fragment, KernelOpen, Line, Outcome, PathRecord, Record, RecordType, Syscall, foreign, parse_claim,
-    parse_interpreted, parse_text,
+    Abend, Denial, Fragment, KernelOpen, Line, Outcome, PathRecord, Record, RecordType, Syscall, foreign,
+    parse_claim, parse_interpreted, parse_resource, parse_text,
 };
 
 fuzz_target!(|data: &[u8]| {
@@ -25,6 +25,12 @@ fuzz_target!(|data: &[u8]| {
         if let (Some(syscall), Some(path)) = (&opened, PathRecord::of(&line)) {
             let open = KernelOpen::join(syscall, &path);
             assert!(open.is_none_or(|open| open.pid == syscall.pid && open.device.rdev == Some(path.rdev)));
+        }
+        if let Some(abend) = Abend::parse(line.pairs) {
+            assert!(!abend.comm.is_empty() || !abend.is_hypervisor() || !abend.exe.is_empty());
+        }
+        if let Some(denial) = Denial::parse(line.pairs) {
+            assert_ne!(denial.device.kind, taptrail_record::DeviceKind::Unknown);
         }
         any_text(line.text.unwrap_or_default());
         if let Ok(Some(record)) = line.record() {
@@ -43,7 +49,12 @@ fn any_text(text: &[u8]) {
             }
         }
         let _ = foreign(record_type, text);
+        // A record is of a network device or of another resource.
+        let is_other = matches!(parse_resource(record_type, text), Ok(Some(_)));
+        assert!(!is_other || matches!(parse_text(record_type, text), Ok(None)));
     }
+    let _ = parse_resource(RecordType::VIRT_MACHINE_ID, text);
+    let _ = (Abend::parse(text), Denial::parse(text));
     for outcome in [Outcome::Success, Outcome::Failed] {
         if let Ok(Some(record)) = parse_claim(text, outcome) {
             assert_eq!(record.outcome, outcome);

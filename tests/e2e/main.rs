@@ -12,6 +12,7 @@ mod failures;
 mod findings;
 mod foreign_logs;
 mod guest_files;
+mod guests;
 mod hostile_qemu;
 mod interference;
 mod ledger;

@@ -3,9 +3,11 @@
 //! - Values: [`MacAddr`], [`Rdev`], [`Device`], [`GuestId`]; a whole record: [`Record`].
 //! - The grammar of a record's text: [`Record::text`], [`Line::parse`], [`parse_text`].
 //! - Other forms of that text: [`parse_interpreted`], [`parse_claim`], [`encode_fields`].
+//! - Records of a guest's other resources: [`ResourceChange`].
 //! - Records that claim nothing of a device: [`Notice`]; damaged records: [`Fragment`]; records of
 //!   programs that have no guests: [`foreign`].
-//! - The kernel's own records of an open(2): [`KernelOpen`].
+//! - The kernel's own records: of an open(2), [`KernelOpen`]; of a fatal signal, [`Abend`]; of an
+//!   access that a security module refused, [`Denial`].
 //! - What shows that the kernel logged a record: [`LogProof`].
 //!
 //! This crate does no I/O, holds no state and has no `unsafe`.
@@ -30,8 +32,10 @@
 
 #![forbid(unsafe_code)]
 
+mod abend;
 mod claim;
 mod close_doubt;
+mod denial;
 mod device;
 mod encode;
 mod error;
@@ -56,13 +60,16 @@ mod read;
 mod reason;
 mod record;
 mod record_type;
+mod resource;
 mod scan;
 mod syscall;
 mod visible;
 mod write;
 
+pub use abend::Abend;
 pub use claim::parse_claim;
 pub use close_doubt::CloseDoubt;
+pub use denial::Denial;
 pub use device::{Device, DeviceKind};
 pub use error::ParseError;
 pub use fields::encode_fields;
@@ -82,6 +89,7 @@ pub use read::parse_text;
 pub use reason::{Reason, ReasonError};
 pub use record::{Descriptor, Event, Outcome, Record, Requester};
 pub use record_type::{RecordType, RecordTypeError};
+pub use resource::{ResourceChange, parse_resource};
 pub use syscall::Syscall;
 pub use visible::{is_visible, visible};
 pub use write::{MAX_TEXT_BYTES, TooLong};

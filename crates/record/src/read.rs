@@ -187,7 +187,10 @@ impl GuestKind {
 
 /// libaudit writes `res=` last, so a text without it lost its end, unless the outcome is known from
 /// elsewhere.
-fn outcome(fields: &FieldReader<'_>, known_outcome: Option<Outcome>) -> Result<Outcome, ParseError> {
+pub(crate) fn outcome(
+    fields: &FieldReader<'_>,
+    known_outcome: Option<Outcome>,
+) -> Result<Outcome, ParseError> {
     let Some(word) = fields.word(Key::Res)? else { return known_outcome.ok_or(ParseError::Truncated) };
     let outcome = match word {
         b"success" => Outcome::Success,

@@ -9,7 +9,7 @@ use std::str::FromStr;
 pub struct RecordType(pub u16);
 
 /// The types with a name here; other types are shown by their number.
-const NAMES: [(RecordType, &str); 19] = [
+const NAMES: [(RecordType, &str); 21] = [
     (RecordType::VIRT_CONTROL, "VIRT_CONTROL"),
     (RecordType::VIRT_RESOURCE, "VIRT_RESOURCE"),
     (RecordType::VIRT_MACHINE_ID, "VIRT_MACHINE_ID"),
@@ -21,6 +21,8 @@ const NAMES: [(RecordType, &str); 19] = [
     (RecordType::SYSCALL, "SYSCALL"),
     (RecordType::URINGOP, "URINGOP"),
     (RecordType::PATH, "PATH"),
+    (RecordType::AVC, "AVC"),
+    (RecordType::ANOM_ABEND, "ANOM_ABEND"),
     (RecordType::SYSTEM_BOOT, "SYSTEM_BOOT"),
     (RecordType(1128), "SYSTEM_SHUTDOWN"),
     (RecordType::CONFIG_CHANGE, "CONFIG_CHANGE"),
@@ -50,6 +52,10 @@ impl RecordType {
     pub const URINGOP: Self = Self(1336);
     /// Written by the kernel: a file that the event's system call named.
     pub const PATH: Self = Self(1302);
+    /// Written by the kernel: SELinux or AppArmor refused an access.
+    pub const AVC: Self = Self(1400);
+    /// Written by the kernel: a process got a fatal signal.
+    pub const ANOM_ABEND: Self = Self(1701);
     /// A guest starts or stops.
     pub const VIRT_CONTROL: Self = Self(2500);
     /// A guest gets or returns a resource of the host.

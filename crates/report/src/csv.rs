@@ -77,7 +77,7 @@ impl<W: Write> HoldingRows<W> {
     }
 
     pub(crate) fn flush(&mut self) -> io::Result<()> {
-        self.0.writer.flush()
+        self.0.flush()
     }
 }
 
@@ -128,31 +128,31 @@ impl<W: Write> FindingRows<W> {
     }
 
     pub(crate) fn flush(&mut self) -> io::Result<()> {
-        self.0.writer.flush()
+        self.0.flush()
     }
 }
 
 /// Writes rows, field by field. There may be millions, so all fields are formatted in one buffer.
 #[derive(Debug)]
-struct Rows<W: Write> {
+pub(crate) struct Rows<W: Write> {
     writer: Writer<W>,
     buffer: String,
 }
 
 impl<W: Write> Rows<W> {
-    fn new(out: W, header: &[&str]) -> io::Result<Self> {
+    pub(crate) fn new(out: W, header: &[&str]) -> io::Result<Self> {
         let mut writer = WriterBuilder::new().terminator(Terminator::CRLF).from_writer(out);
         writer.write_record(header).map_err(io_error)?;
         Ok(Self { writer, buffer: String::new() })
     }
 
     /// A word of our own.
-    fn word(&mut self, word: &str) -> io::Result<()> {
+    pub(crate) fn word(&mut self, word: &str) -> io::Result<()> {
         self.writer.write_field(word).map_err(io_error)
     }
 
     /// A value whose text needs no escaping; none is an empty field.
-    fn value(&mut self, value: Option<impl Display>) -> io::Result<()> {
+    pub(crate) fn value(&mut self, value: Option<impl Display>) -> io::Result<()> {
         self.buffer.clear();
         if let Some(value) = value {
             // Writing to a String can't fail.
@@ -161,16 +161,16 @@ impl<W: Write> Rows<W> {
         self.writer.write_field(&self.buffer).map_err(io_error)
     }
 
-    fn time(&mut self, time: Option<Timestamp>) -> io::Result<()> {
+    pub(crate) fn time(&mut self, time: Option<Timestamp>) -> io::Result<()> {
         self.value(time.map(|time| fmt::from_fn(move |f| write!(f, "{time:.3}"))))
     }
 
     /// A text from outside, without power over spreadsheets and terminals.
-    fn outside(&mut self, text: &str) -> io::Result<()> {
+    pub(crate) fn outside(&mut self, text: &str) -> io::Result<()> {
         self.writer.write_field(&*outside(text)).map_err(io_error)
     }
 
-    fn device(&mut self, device: Option<&Device>) -> io::Result<()> {
+    pub(crate) fn device(&mut self, device: Option<&Device>) -> io::Result<()> {
         self.word(device.map_or("", |device| device.kind.as_str()))?;
         self.outside(device.map_or("", |device| &device.path))?;
         self.outside(device.and_then(|device| device.dev.as_deref()).unwrap_or_default())?;
@@ -178,7 +178,7 @@ impl<W: Write> Rows<W> {
     }
 
     /// `FROM/UNTIL WHY; …`; an unknown end is empty.
-    fn possibly_held(&mut self, stretches: &[PossiblyHeld]) -> io::Result<()> {
+    pub(crate) fn possibly_held(&mut self, stretches: &[PossiblyHeld]) -> io::Result<()> {
         self.buffer.clear();
         for (at, PossiblyHeld { from, until, why }) in stretches.iter().enumerate() {
             let time = |time: &Option<Timestamp>| time.map_or(String::new(), |time| format!("{time:.3}"));
@@ -190,7 +190,7 @@ impl<W: Write> Rows<W> {
     }
 
     /// The locations of the records, separated by `; `.
-    fn proof(&mut self, proof: &[Proof]) -> io::Result<()> {
+    pub(crate) fn proof(&mut self, proof: &[Proof]) -> io::Result<()> {
         self.buffer.clear();
         for (at, proof) in proof.iter().enumerate() {
             // Writing to a String can't fail.
@@ -200,11 +200,15 @@ impl<W: Write> Rows<W> {
     }
 
     /// Whether one of the records is from a source that does not authenticate its writers.
-    fn source(&mut self, proof: &[Proof]) -> io::Result<()> {
+    pub(crate) fn source(&mut self, proof: &[Proof]) -> io::Result<()> {
         self.word(if Proof::any_unauthenticated(proof) { "true" } else { "false" })
     }
 
-    fn end(&mut self) -> io::Result<()> {
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+
+    pub(crate) fn end(&mut self) -> io::Result<()> {
         self.writer.write_record(None::<&[u8]>).map_err(io_error)
     }
 }

@@ -3,7 +3,9 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use taptrail_record::{Device, DeviceKind, GuestId, IfName, MacAddr, Rdev};
-use taptrail_trail::{Doubt, Finding, FindingKind, Holding, Severity, State, is_same_host};
+use taptrail_trail::{
+    Doubt, Finding, FindingKind, GuestRun, Holding, RunState, Severity, State, is_same_host,
+};
 use uuid::Uuid;
 
 use crate::Subject;
@@ -72,6 +74,22 @@ impl Filter {
         let missing =
             asked || self.subject.as_ref().is_some_and(|asked| asked.is_missing_in(&holding.device));
         missing && self.keeps(holding, None, self.at)
+    }
+
+    /// Whether a guest's run matches: its guest and host, and the time in which it may have run.
+    pub fn matches_run(&self, run: &GuestRun) -> bool {
+        let span = QueryRange::of_run(run);
+        self.is_about(&run.host, Some(&run.guest), None, None, true)
+            && self.is_within(span)
+            && self.at.is_none_or(|at| at.touches(span.from, span.to))
+            && (!self.held || run.state == RunState::Running)
+    }
+
+    /// Whether an event matches: its host, its guest and its time.
+    pub(crate) fn matches_event(&self, host: &str, guest: Option<&GuestId>, time: Timestamp) -> bool {
+        self.is_about(host, guest, None, None, false)
+            && self.is_within(QueryRange::at(time))
+            && self.at.is_none_or(|at| QueryRange::at(time).touches(at.from, at.to))
     }
 
     /// Whether a finding matches. One that names no guest, interface or device matches no filter

@@ -11,6 +11,8 @@
 //!   [`findings_block`]: the findings by kind, without a summary.
 //! - [`write_html`], [`write_svg`], [`write_perfetto`]: the same as pictures, of what
 //!   [`Selected`] collects.
+//! - [`RunSink`], [`run_table`]: the runs of guests, as a table, JSON, JSON lines or CSV.
+//! - [`EventSink`]: every record of guests, one by one.
 //! - [`guest_table`], [`nic_table`]: the guests of this host, the interfaces of one.
 //! - [`verify_table`], [`unseen_lines`]: the devices that processes hold beside the trail's
 //!   holdings, and the processes that could not be looked into.
@@ -25,6 +27,7 @@
 
 mod csv;
 mod duration;
+mod events;
 mod explain;
 mod filter;
 mod findings;
@@ -33,6 +36,7 @@ mod guests;
 mod json;
 mod nics;
 mod page;
+mod runs;
 #[cfg(test)]
 mod sample;
 mod selected;
@@ -51,6 +55,7 @@ mod verify;
 mod warnings;
 mod who;
 
+pub use events::{EventSink, GuestEvent};
 pub use explain::{CitedSources, Explainer, Explanation, LineReader, Records};
 pub use filter::{DeviceFilter, DeviceFilterError, Filter, GuestFilter};
 pub use findings::findings_block;
@@ -61,6 +66,7 @@ pub use page::{
     Evidence, FileEvidence, Hash, MAX_PAGE_LINES, page_proofs, write_html, write_live_html, write_perfetto,
     write_svg,
 };
+pub use runs::{RunCount, RunSink, run_table};
 pub use selected::Selected;
 pub use sessions::{
     Column, ColumnError, Columns, LiveEvent, LiveRow, Session, live_events, live_rows, timeline,

@@ -1,7 +1,7 @@
 use std::io::{self, Write};
 
 use serde::Serialize;
-use taptrail_trail::{Finding, Holding, Input, Proof, Report};
+use taptrail_trail::{Entry, Finding, GuestRun, Holding, Input, Proof, Report};
 
 use crate::csv::{FindingRows, HoldingRows};
 use crate::findings::group_incidents;
@@ -23,6 +23,25 @@ pub trait TrailConsumer {
     ///
     /// Writing to the output fails.
     fn finding(&mut self, finding: Finding) -> io::Result<()>;
+
+    /// Takes an entry, before it is part of the trail.
+    ///
+    /// # Errors
+    ///
+    /// Writing to the output fails.
+    fn entry(&mut self, _entry: &Entry) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Takes a run of a guest that has ended, or that has not as the trail ends. Only trails that
+    /// collect runs have any.
+    ///
+    /// # Errors
+    ///
+    /// Writing to the output fails.
+    fn run(&mut self, _run: GuestRun) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The part of a trail that is written.

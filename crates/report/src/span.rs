@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use taptrail_record::MacAddr;
-use taptrail_trail::{Finding, Holding, Input, PossiblyHeld, State};
+use taptrail_trail::{Finding, GuestRun, Holding, Input, PossiblyHeld, State};
 use uuid::Uuid;
 
 /// A time range; an unknown end is [`Timestamp::MIN`] or [`Timestamp::MAX`].
@@ -22,13 +22,19 @@ impl QueryRange {
         Self { from, to: end(holding).max(from) }
     }
 
+    /// From a guest's start to its end, each as far as it is known.
+    pub(crate) fn of_run(run: &GuestRun) -> Self {
+        let from = run.started.unwrap_or(Timestamp::MIN);
+        Self { from, to: run.ended.unwrap_or(Timestamp::MAX).max(from) }
+    }
+
     /// A single moment.
     pub fn at(time: Timestamp) -> Self {
         Self { from: time, to: time }
     }
 
     /// Whether it overlaps the range from `from` to before `until`.
-    fn touches(self, from: Timestamp, until: Timestamp) -> bool {
+    pub(crate) fn touches(self, from: Timestamp, until: Timestamp) -> bool {
         let last = if self.to > self.from { self.to - SignedDuration::from_nanos(1) } else { self.from };
         from <= last && self.from < until
     }

@@ -65,6 +65,7 @@ fn trail(hosts: [&str; 2]) -> Report {
             source: "ledger".into(),
             line: line as u64,
             writer: None,
+            credentials: None,
             content: Content::Record(record),
             copies: Vec::new(),
             unauthenticated: false,

@@ -246,6 +246,7 @@ mod tests {
             time,
             serial,
             writer: None,
+            credentials: None,
             source,
             line: 1,
             content,

@@ -37,6 +37,11 @@ pub fn log(bytes: &[u8]) -> Vec<Entry> {
     let opens = entries.iter().filter(|entry| matches!(entry.content, Content::KernelOpen(_))).count();
     assert!(entries.len() - opens >= read_marks, "{} of {read_marks}", entries.len() - opens);
     feed_trail(&entries);
+    // Records of other resources come in addition, and change no other.
+    let is_resource = |found: &(u64, ParsedLine)| matches!(found.1.content, Content::Resource(_));
+    let Batch { mut found, .. } = Scanner::new().with_resources(true).lines(bytes, 0);
+    found.retain(|one| !is_resource(one));
+    assert_eq!(found, Scanner::new().lines(bytes, 0).found);
     entries
 }
 
@@ -84,13 +89,14 @@ fn clock() -> Clock {
 }
 
 fn entry(line: u64, found: ParsedLine, clock: &mut Clock) -> Entry {
-    let ParsedLine { when, serial, host, writer, content, is_unauthenticated, .. } = found;
+    let ParsedLine { when, serial, host, writer, credentials, content, is_unauthenticated, .. } = found;
     let host: Arc<str> = host.map_or("?".into(), |host| host.as_str().into());
     Entry {
         host,
         time: when.resolve(clock),
         serial,
         writer,
+        credentials,
         source: "fuzz".into(),
         line,
         content,

@@ -1,7 +1,6 @@
 //! Merges several inputs into one order.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::num::NonZero;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,10 +16,11 @@ use crate::log_paths::{family, rotation};
 use crate::open::Opened;
 use crate::ordered_entry::{EntrySink, OrderKey, OrderedEntry, Origin};
 use crate::parsed_line::{Clock, LogProgram};
+use crate::scan::Scanning;
 use crate::serial_numbers::MissingSerials;
 use crate::track::Track;
 use crate::window::{DUPLICATE_SKEW, DuplicateWindow};
-use crate::{Input, SourceError, deferred, shape};
+use crate::{Input, NoteKind, SourceError, deferred, shape};
 
 /// An input that is not read yet.
 struct PendingInput {
@@ -148,7 +148,7 @@ pub(crate) struct Merge {
     window: DuplicateWindow,
     /// Whether there is only one input, and so far it is a raw audit log.
     is_single_raw_log: bool,
-    threads: usize,
+    scanning: Scanning,
     /// The last event, if there is only one input.
     last: Option<EventKey>,
     boots: HashMap<Arc<str>, KnownBoot>,
@@ -170,7 +170,7 @@ impl Merge {
     pub(crate) fn new(
         inputs: Vec<Input>,
         hosts: &Hosts,
-        threads: NonZero<usize>,
+        scanning: Scanning,
         clock: &Clock,
         collector: &mut Collector<'_>,
     ) -> Self {
@@ -198,7 +198,7 @@ impl Merge {
             duplicates,
             window: DuplicateWindow::default(),
             is_single_raw_log,
-            threads: threads.get(),
+            scanning,
             last: None,
             boots: HashMap::new(),
             rotations: HashMap::new(),
@@ -367,6 +367,7 @@ impl Merge {
             time: until,
             serial: None,
             writer: None,
+            credentials: None,
             source: Arc::clone(source),
             line: *line,
             copies: Vec::new(),
@@ -463,7 +464,10 @@ impl Merge {
             PendingSource::Rows(track) => *track,
             PendingSource::Log { id, name, opened, clock, host, family } => {
                 let expected = opened.expected();
-                match opened.start(self.threads) {
+                if self.scanning.resources && opened.has_multiline_entries() {
+                    collector.note(&name, NoteKind::ResourcesUnread);
+                }
+                match opened.start(self.scanning) {
                     Ok((stream, stored)) => {
                         let origin = Origin { id, is_rows: false, rotation };
                         let of = Arc::clone(&name);
@@ -495,6 +499,7 @@ fn gap_entry(host: Arc<str>, source: Arc<str>, missing: MissingSerials) -> Entry
         time,
         serial: None,
         writer: None,
+        credentials: None,
         source,
         line: 1,
         copies: Vec::new(),

@@ -16,6 +16,7 @@ use crate::deferred::{DeferredFile, FileIdentity};
 use crate::feed::{Feed, MAX_LINE_BYTES};
 use crate::order;
 use crate::parsed_line::Clock;
+use crate::scan::Scanning;
 use crate::shape::Entries;
 use crate::stream::Stream;
 
@@ -139,15 +140,20 @@ impl Opened {
         }
     }
 
-    /// Begins to read it from the first byte, in this many threads.
-    pub(crate) fn start(self, threads: usize) -> io::Result<(Stream, Stored)> {
+    /// Whether its entries have several lines each.
+    pub(crate) fn has_multiline_entries(&self) -> bool {
+        self.entries.is_some()
+    }
+
+    /// Begins to read it from the first byte.
+    pub(crate) fn start(self, scanning: Scanning) -> io::Result<(Stream, Stored)> {
         let stored = Stored::default();
         let counted = |bytes| Counted { bytes, stored: Arc::clone(&stored) };
         let entries = self.entries;
         let bytes: Box<dyn Read + Send> = match self.bytes {
             Bytes::File(file) if self.packing == Packing::None && entries.is_none() => {
                 let file = file.into_file()?;
-                return Ok((Stream::of_lines(Feed::file(file, Arc::clone(&stored)), threads)?, stored));
+                return Ok((Stream::of_lines(Feed::file(file, Arc::clone(&stored)), scanning)?, stored));
             }
             Bytes::File(file) => {
                 let mut file = file.into_file()?;
@@ -158,7 +164,7 @@ impl Opened {
         };
         let stream = match entries {
             Some(entries) => Stream::of_entries(bytes, *entries),
-            None => Stream::of_lines(Feed::stream(bytes), threads),
+            None => Stream::of_lines(Feed::stream(bytes), scanning),
         };
         Ok((stream?, stored))
     }
@@ -321,7 +327,8 @@ mod tests {
         let day = first.resolve(&mut clock).strftime("%F").to_string();
         assert_eq!(clock.date_guessed, date_guessed);
         // The search has not consumed the file.
-        let (mut stream, _) = opened.start(1).unwrap();
+        let (mut stream, _) =
+            opened.start(Scanning { threads: std::num::NonZero::<usize>::MIN, resources: false }).unwrap();
         let lines: u64 = std::iter::from_fn(|| stream.next()).map(|batch| batch.unwrap().lines).sum();
         assert_eq!(lines, 2001);
         day

@@ -51,6 +51,8 @@ pub enum NoteKind {
         /// The first line that goes back in time.
         line: u64,
     },
+    /// Its records of other resources are not read: its entries have several lines.
+    ResourcesUnread,
     /// Its lines name no host, and those of other inputs do.
     HostUnknown,
     /// It has lines, and none is about a guest.
@@ -88,6 +90,11 @@ impl fmt::Display for Note {
             NoteKind::BackInTime { line } => write!(
                 f,
                 "{source}:{line}: goes back in time by more than a minute: its lines are put in order by their times"
+            ),
+            NoteKind::ResourcesUnread => write!(
+                f,
+                "{source}: its records of other resources than network devices are not read: give the journal as \
+                 printed by 'journalctl -o json'"
             ),
             NoteKind::HostUnknown => write!(
                 f,

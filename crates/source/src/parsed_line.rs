@@ -2,7 +2,7 @@ use compact_str::CompactString;
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{SignedDuration, Timestamp};
-use taptrail_trail::Content;
+use taptrail_trail::{Content, Credentials};
 
 /// A parsed line, before its host and time are resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub(crate) struct ParsedLine {
     pub(crate) host: Option<CompactString>,
     /// The pid that sent the record, as recorded by the kernel.
     pub(crate) writer: Option<u32>,
+    /// The credentials of that process, likewise.
+    pub(crate) credentials: Option<Credentials>,
     /// The program that wrote the line.
     pub(crate) program: LogProgram,
     /// Whether the line is not authenticated: in a text log any local user can write such lines.
@@ -33,6 +35,7 @@ impl ParsedLine {
             serial: None,
             host: None,
             writer: None,
+            credentials: None,
             program,
             is_unauthenticated: false,
             boot: None,

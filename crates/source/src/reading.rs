@@ -10,6 +10,7 @@ use crate::hosts::Hosts;
 use crate::merge::Merge;
 use crate::ordered_entry::EntrySink;
 use crate::parsed_line::Clock;
+use crate::scan::Scanning;
 use crate::{Input, ReadOutcome};
 
 /// Options of [`read`].
@@ -25,6 +26,9 @@ pub struct ReadOptions<'a> {
     /// Whether the inputs are selections of record types: then a serial number that is not there
     /// belongs to another record, and shows no loss.
     pub extract: bool,
+    /// Whether records of guests' other resources than network devices are read, too
+    /// ([`Content::Resource`](taptrail_trail::Content::Resource)): there are many.
+    pub resources: bool,
     /// Called from time to time, often in large inputs.
     pub progress: Box<dyn FnMut(Progress<'_>) + 'a>,
 }
@@ -51,6 +55,7 @@ impl Default for ReadOptions<'_> {
             now: Timestamp::now(),
             threads: std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN),
             extract: false,
+            resources: false,
             progress: Box::new(|_| {}),
         }
     }
@@ -66,7 +71,8 @@ pub fn read(inputs: Vec<Input>, options: ReadOptions<'_>, sink: &mut EntrySink<'
     let has_directory_hosts = options.hosts.has_directory_hosts();
     let mut collector = Collector::new(&options.hosts, options.extract, options.progress);
     let clock = Clock::new(options.zone, options.now);
-    let mut merge = Merge::new(inputs, &options.hosts, options.threads, &clock, &mut collector);
+    let scanning = Scanning { threads: options.threads, resources: options.resources };
+    let mut merge = Merge::new(inputs, &options.hosts, scanning, &clock, &mut collector);
     // If `sink` broke off, it knows why.
     let _ = merge.run(&mut collector, sink);
     collector.finish(has_directory_hosts)

@@ -1,5 +1,7 @@
 //! Finds and parses the few relevant lines of a piece.
 
+use std::num::NonZero;
+
 use aho_corasick::packed::Searcher;
 use bstr::ByteSlice as _;
 use memchr::{memchr_iter, memmem};
@@ -59,6 +61,15 @@ impl Batch {
     }
 }
 
+/// How an input is scanned.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scanning {
+    /// Number of threads.
+    pub(crate) threads: NonZero<usize>,
+    /// Whether records of other resources than network devices are relevant.
+    pub(crate) resources: bool,
+}
+
 /// Finds the relevant lines in one pass.
 ///
 /// An audit log has about a hundred lines for each line of a guest, so most of the time is spent
@@ -68,6 +79,9 @@ pub(crate) struct Scanner {
     /// Each relevant line that is not raw audit contains one of these strings.
     marks: Option<Searcher>,
     rdev: memmem::Finder<'static>,
+    /// An `AVC` record of a raw network device contains one of these strings.
+    devices: Option<Searcher>,
+    resources: bool,
 }
 
 impl Scanner {
@@ -103,7 +117,25 @@ impl Scanner {
             // The kernel's own records of an open(2).
             "rdev=0a:c8",
             "rdev=0a:ee",
-            "name=\"/dev/tap",
+            "dev/tap",
+            // A fatal signal.
+            "ANOM_ABEND",
+            "=1701",
+            "\"1701\"",
+            "AUDIT1701",
+            "audit-1701",
+            "[1701",
+            // A device that a security module refused.
+            "dev/net/tun",
+            "dev/vhost-net",
+            "=\"tun\"",
+            "=\"tap",
+            "=\"vhost-net\"",
+            // The same in a journal's JSON.
+            "=\\\"tun\\\"",
+            "=\\\"tap",
+            "=\\\"vhost-net\\\"",
+            "tun_socket",
             // Messages about lost records.
             "callbacks supp",
             "audit_lost=",
@@ -126,7 +158,18 @@ impl Scanner {
             "-- Boot ",
             "-- Reboot",
         ];
-        Self { marks: Searcher::new(marks), rdev: memmem::Finder::new(b" rdev=") }
+        let devices = ["/tun\"", "\"tun\"", "tun_socket", "/tap", "\"tap", "vhost-net"];
+        Self {
+            marks: Searcher::new(marks),
+            rdev: memmem::Finder::new(b" rdev="),
+            devices: Searcher::new(devices),
+            resources: false,
+        }
+    }
+
+    /// Also finds the records of other resources than network devices.
+    pub(crate) fn with_resources(self, resources: bool) -> Self {
+        Self { resources, ..self }
     }
 
     /// Parses all lines of a piece.
@@ -160,7 +203,10 @@ impl Scanner {
         let result = match self.interest(line) {
             _ if line.len() >= MAX_LINE_BYTES => Err(Unreadable::TooLong { max: MAX_LINE_BYTES }),
             Interest::None => Ok(None),
-            Interest::Record => shape::line(line),
+            Interest::Record => match shape::line(line) {
+                Ok(None) if self.resources => shape::resource(line),
+                result => result,
+            },
             // A guest's name may make its record look like a `PATH` record.
             Interest::Path => {
                 kernel::open(bytes, start, end).map_or_else(|| shape::line(line), |open| Ok(Some(open)))
@@ -195,6 +241,8 @@ impl Scanner {
         match kind.first() {
             Some(b'V') if begins(b"VIRT_") => Interest::Record,
             Some(b'U') if begins(b"UNKNOWN[") => Interest::Record,
+            Some(b'A') if begins(b"AVC ") => self.denial_interest(kind),
+            Some(b'A') if begins(b"ANOM_ABEND ") => Interest::Record,
             Some(b'S') if begins(b"SYSTEM_BOOT ") => Interest::Record,
             Some(b'C') if begins(b"CONFIG_CHANGE ") => Interest::Record,
             Some(b'D') if begins(b"DAEMON_") => Interest::Record,
@@ -217,6 +265,12 @@ impl Scanner {
             Some(Interest::Path) => Interest::Path,
             _ => Interest::Record,
         }
+    }
+
+    /// Whether an `AVC` record may be of a raw network device: some hosts have very many.
+    fn denial_interest(&self, record: &[u8]) -> Interest {
+        let is_device = self.devices.as_ref().is_none_or(|devices| devices.find(record).is_some());
+        if is_device { Interest::Record } else { Interest::None }
     }
 
     /// Whether a `PATH` record may be of a raw network device: by its device number, or for a
@@ -267,6 +321,7 @@ mod tests {
 
     #[test]
     fn the_marks_are_looked_for_all_at_once() {
-        assert!(Scanner::new().marks.is_some(), "too many for this processor: all lines would be read");
+        let Scanner { marks, devices, .. } = Scanner::new();
+        assert!(marks.is_some() && devices.is_some(), "too many for this processor: all lines would be read");
     }
 }

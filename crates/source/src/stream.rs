@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::feed::{Feed, Piece};
-use crate::scan::{Batch, Scanner};
+use crate::scan::{Batch, Scanner, Scanning};
 use crate::shape::Entries;
 
 /// Maximum number of batches read ahead.
@@ -22,10 +22,10 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// Begins to read lines, in this many threads.
-    pub(crate) fn of_lines(feed: Feed, threads: usize) -> io::Result<Self> {
-        let work = Arc::new((feed, Scanner::new()));
-        Self::start(threads, move || {
+    /// Begins to read lines.
+    pub(crate) fn of_lines(feed: Feed, scanning: Scanning) -> io::Result<Self> {
+        let work = Arc::new((feed, Scanner::new().with_resources(scanning.resources)));
+        Self::start(scanning.threads.get(), move || {
             let work = Arc::clone(&work);
             move |shared: &Shared| {
                 let (feed, scanner) = &*work;

@@ -48,11 +48,13 @@ impl DuplicateWindow {
             copies.truncate(MAX_COPIES - 1);
             copies.push(own(entry));
             let (serial, writer) = (copy.serial.or(entry.serial), copy.writer.or(entry.writer));
-            *entry = Entry { copies, serial, writer, ..copy.clone() };
+            let credentials = copy.credentials.or(entry.credentials);
+            *entry = Entry { copies, serial, writer, credentials, ..copy.clone() };
             first.is_rows = is_rows;
         } else {
             entry.serial = entry.serial.or(copy.serial);
             entry.writer = entry.writer.or(copy.writer);
+            entry.credentials = entry.credentials.or(copy.credentials);
             if entry.copies.len() < MAX_COPIES {
                 entry.copies.push(own(copy));
             }

@@ -199,6 +199,7 @@ fn row(millis: i64, serial: u32, mac: u8) -> Entry {
         time: begin + SignedDuration::from_millis(millis),
         serial: Some(serial),
         writer: None,
+        credentials: None,
         source: "rows".into(),
         line: 1,
         content: Content::Record(record.unwrap().unwrap()),

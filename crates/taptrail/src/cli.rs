@@ -3,6 +3,7 @@
 mod color;
 mod format;
 mod groups;
+mod guests;
 mod queries;
 mod report;
 mod serve;
@@ -24,6 +25,7 @@ use uuid::Uuid;
 pub(crate) use self::color::{ColorChoice, help_color};
 use self::format::{OutputFormat, StreamFormat};
 pub(crate) use self::groups::command;
+pub(crate) use self::guests::Guests;
 pub(crate) use self::queries::{AssumedHost, Findings, Output, Scope, Selection, Sources, Times, Trail};
 pub(crate) use self::report::{PictureFormat, Report};
 pub(crate) use self::serve::Serve;
@@ -126,6 +128,8 @@ pub(crate) enum Command {
     Trail(Trail),
     /// Show who held a device or an interface, and when
     Who(Who),
+    /// Show when each guest ran, and why it ended
+    Guests(Guests),
     /// Explain the records of an interface, device or guest
     Explain(Explain),
     /// List errors, gaps and suspicious entries in a trail

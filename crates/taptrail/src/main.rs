@@ -73,6 +73,7 @@ fn main() -> ExitCode {
         Command::Summary(arguments) => queries::summary(&arguments, &dirs),
         Command::Trail(arguments) => queries::trail(&arguments, &dirs),
         Command::Who(arguments) => queries::who(&arguments, &dirs),
+        Command::Guests(arguments) => queries::guests(&arguments, &dirs),
         Command::Explain(arguments) => queries::explain(&arguments, &dirs),
         Command::Ledger(command) => ledger::ledger(&command, &dirs),
         Command::Findings(arguments) => queries::findings(&arguments, &dirs),

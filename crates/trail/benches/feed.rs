@@ -67,6 +67,7 @@ fn entries(alive: usize, records: fn(u32) -> Vec<Event>) -> Vec<Entry> {
                 time,
                 serial: Some(line as u32),
                 writer: Some(812),
+                credentials: None,
                 source: source.clone(),
                 line,
                 content: Content::Record(Record::success(guest, event.clone())),

@@ -79,7 +79,7 @@
 //!     let time = "2026-11-23T20:31:05.017Z".parse()?;
 //!     let content = Content::Record(record);
 //!     let (host, source) = ("h1".into(), "ledger".into());
-//!     trail.feed(&Entry { host, time, serial: None, writer: None, source, line, content, copies: Vec::new(), unauthenticated: false });
+//!     trail.feed(&Entry { host, time, serial: None, writer: None, credentials: None, source, line, content, copies: Vec::new(), unauthenticated: false });
 //! }
 //! let report = trail.finish();
 //! assert_eq!(report.holdings[0].state, State::Held);
@@ -97,11 +97,12 @@ mod state;
 mod time;
 mod trail;
 
-pub use model::entry::{Content, Entry, Gap, GapReason, StepsInProgress};
+pub use model::entry::{Content, Credentials, Entry, Gap, GapReason, StepsInProgress};
 pub use model::finding::{Finding, FindingKind, Incident, Severity};
 pub use model::holding::{Certainty, Doubt, EndedBy, Holding, PossiblyHeld, State};
 pub use model::host::is_same_host;
 pub use model::proof::{LineRef, Proof};
 pub use model::report::{Coverage, HostSpan, Input, InputFile, QueriedTime, Report, Span, Unreadable};
+pub use model::run::{ActorRole, Crash, GuestRun, RecordedActor, RunState};
 pub use state::serials::{MAX_FIRST_SERIAL, shows_boot};
 pub use trail::Trail;

@@ -2,13 +2,14 @@
 
 use proptest::prelude::*;
 use taptrail_record::{
-    Descriptor, Device, Event, Fragment, GuestId, KernelOpen, MacAddr, Outcome, Rdev, Reason, Record,
+    Abend, Denial, Descriptor, Device, Event, Fragment, GuestId, KernelOpen, MacAddr, Outcome, Rdev, Reason,
+    Record,
 };
 use uuid::Uuid;
 
 use crate::{
-    Certainty, Content, EndedBy, Entry, Finding, FindingKind, Gap, GapReason, Holding, Incident, Proof,
-    Report, State, Trail,
+    Certainty, Content, EndedBy, Entry, Finding, FindingKind, Gap, GapReason, GuestRun, Holding, Incident,
+    Proof, Report, RunState, State, Trail,
 };
 
 fn event() -> impl Strategy<Value = Event> {
@@ -65,6 +66,13 @@ fn content() -> impl Strategy<Value = Content> {
     };
     prop_oneof![
         6 => (7..11_u32, any::<bool>()).prop_map(opened),
+        2 => (8..10_u32).prop_map(|pid| {
+            Content::Abend(Abend { pid, comm: "qemu".into(), exe: "/usr/bin/qemu".into(), signal: 11 })
+        }),
+        2 => (8..10_u32).prop_map(|pid| {
+            let device = Device::new("/dev/net/tun", None, None);
+            Content::Denial(Denial { pid, comm: "qemu".into(), access: "open".into(), label: "svirt".into(), device })
+        }),
         1 => Just(Content::Boot),
         1 => Just(Content::Truncated(Fragment::default())),
         1 => Just(Content::Unsent(Fragment::default())),
@@ -112,6 +120,7 @@ fn log(others: bool) -> impl Strategy<Value = Vec<Entry>> {
                 source: "log".into(),
                 line,
                 writer,
+                credentials: None,
                 content,
                 copies: Vec::new(),
                 unauthenticated: false,
@@ -168,7 +177,60 @@ fn in_any_order(holdings: Vec<Holding>) -> Vec<String> {
     all
 }
 
+fn runs_of(entries: &[Entry]) -> (Report, Vec<GuestRun>) {
+    let mut trail = Trail::with_runs();
+    let mut runs = Vec::new();
+    for entry in entries {
+        trail.feed(entry);
+        runs.extend(trail.drain_runs());
+    }
+    trail.cover(&"h".into(), LATER);
+    let (report, rest) = trail.finish_with_runs();
+    runs.extend(rest);
+    (report, runs)
+}
+
+/// How many records of successes have such an event.
+fn successes(entries: &[Entry], is: fn(&Event) -> bool) -> usize {
+    let is_one = |entry: &&Entry| {
+        matches!(&entry.content, Content::Record(record)
+            if is(&record.event) && record.outcome == Outcome::Success)
+    };
+    entries.iter().filter(is_one).count()
+}
+
 proptest! {
+    #[test]
+    fn each_start_and_each_stop_is_of_exactly_one_run(entries in log(true)) {
+        let (_, runs) = runs_of(&entries);
+        let started = runs.iter().filter(|run| run.started.is_some()).count();
+        prop_assert_eq!(started, successes(&entries, |event| matches!(event, Event::GuestStart { .. })));
+        let stopped = runs.iter().filter(|run| run.end_reason == Some(Reason::SHUTDOWN)).count();
+        prop_assert_eq!(stopped, successes(&entries, |event| matches!(event, Event::GuestStop { .. })));
+    }
+
+    #[test]
+    fn a_runs_parts_agree_with_each_other(entries in log(true)) {
+        for run in runs_of(&entries).1 {
+            prop_assert_eq!(run.ended.is_some(), run.ended_by.is_some());
+            prop_assert_eq!(run.state == RunState::Ended, run.ended.is_some() || run.crash.is_some());
+            prop_assert_eq!(run.end_reason.is_some(), run.ended_by == Some(EndedBy::Stop));
+            prop_assert!(run.ended.zip(run.started).is_none_or(|(ended, started)| ended >= started));
+            prop_assert!(run.last_seen.zip(run.ended).is_none_or(|(last_seen, ended)| last_seen <= ended));
+            prop_assert!(run.crash.is_none_or(|crash| run.started.is_none_or(|started| crash.time >= started)));
+            prop_assert!((1..=Proof::MAX_PROOFS).contains(&run.proof.len()));
+            let unseen = run.started.is_none() || run.uncertain_since.is_some() || run.last_seen.is_some();
+            prop_assert!(!unseen || run.certainty == Certainty::Incomplete);
+        }
+    }
+
+    #[test]
+    fn runs_change_nothing_else(entries in log(true)) {
+        let (with, without) = (runs_of(&entries).0, report_of(&entries));
+        prop_assert_eq!(with.findings, without.findings);
+        prop_assert_eq!(with.holdings, without.holdings);
+    }
+
     // Shows 9.4.
     #[test]
     fn every_open_is_in_exactly_one_holding(entries in entries()) {
@@ -256,7 +318,7 @@ proptest! {
             let event = Event::GuestStop { reason: Reason::SHUTDOWN, vm_pid: None };
             let content = Content::Record(Record::success(guest, event));
             let (host, source) = ("h".into(), "log".into());
-            entries.push(Entry { host, time: last, serial: None, source, line: 1000, writer: None, content, copies: Vec::new(), unauthenticated: false });
+            entries.push(Entry { host, time: last, serial: None, source, line: 1000, writer: None, credentials: None, content, copies: Vec::new(), unauthenticated: false });
         }
         let mut trail = Trail::new();
         entries.iter().for_each(|entry| trail.feed(entry));

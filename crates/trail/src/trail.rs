@@ -6,8 +6,9 @@ use jiff::{SignedDuration, Timestamp};
 use crate::output::Output;
 use crate::output::unnumbered::UnnumberedGrant;
 use crate::state::host::Host;
+use crate::state::run::Runs;
 use crate::time::after;
-use crate::{Content, Entry, Finding, Holding, Input, Proof, Report, StepsInProgress};
+use crate::{Content, Entry, Finding, GuestRun, Holding, Input, Proof, Report, StepsInProgress};
 
 /// How many devices may wait for a record with their numbers.
 const MAX_UNNUMBERED: usize = 1024;
@@ -47,12 +48,22 @@ impl Trail {
         trail
     }
 
+    /// A trail that also collects the runs of guests, for [`drain_runs`](Self::drain_runs).
+    pub fn with_runs() -> Self {
+        let mut trail = Self::default();
+        trail.out.runs = Some(Runs::default());
+        trail
+    }
+
     /// Takes the next entry. The entries of one host must come in the order in which they were
     /// written.
     pub fn feed(&mut self, entry: &Entry) {
         self.records += u64::from(matches!(entry.content, Content::Record(_)));
         self.now = entry.time;
         let host = self.host(&entry.host);
+        if let Some(runs) = &mut self.out.runs {
+            runs.advance(entry.time);
+        }
         self.hosts[host].feed(entry, &mut self.out);
         self.unnumbered.extend(self.out.unnumbered.drain(..));
         self.report_overdue_unnumbered(entry.time);
@@ -129,6 +140,12 @@ impl Trail {
         self.out.findings.drain(..)
     }
 
+    /// Takes the runs of guests that have ended since the last call, in the order of their ends.
+    /// None without [`with_runs`](Self::with_runs).
+    pub fn drain_runs(&mut self) -> impl Iterator<Item = GuestRun> {
+        self.out.runs.iter_mut().flat_map(|runs| runs.ended.drain(..))
+    }
+
     /// The log of this host goes on until then at least, whether or not it has entries.
     pub fn cover(&mut self, host: &Arc<str>, until: Timestamp) {
         let until = self.covered.get(host).map_or(until, |before| until.max(*before));
@@ -151,7 +168,12 @@ impl Trail {
     }
 
     /// The rest: the devices still held, and what was not drained. Newest last.
-    pub fn finish(mut self) -> Report {
+    pub fn finish(self) -> Report {
+        self.finish_with_runs().0
+    }
+
+    /// The same, and the runs that were not drained: the last are those that have not ended.
+    pub fn finish_with_runs(mut self) -> (Report, Vec<GuestRun>) {
         for host in self.hosts {
             let covered = self.covered.get(&host.name).copied();
             host.finish(covered, &mut self.out);
@@ -159,8 +181,9 @@ impl Trail {
         for ending in self.out.pending_releases.take_all() {
             self.out.emit_pending(ending, self.now);
         }
-        let Output { mut holdings, findings, .. } = self.out;
+        let Output { mut holdings, findings, runs, .. } = self.out;
         holdings.sort_by_key(|holding| (holding.opened, holding.proof.first().map(Proof::order)));
-        Report { holdings, findings, input: Input { records: self.records, ..Input::default() } }
+        let input = Input { records: self.records, ..Input::default() };
+        (Report { holdings, findings, input }, runs.map(Runs::take_all).unwrap_or_default())
     }
 }

@@ -27,6 +27,7 @@ impl Findings {
             time,
             serial: None,
             writer: None,
+            credentials: None,
             source: Arc::clone(&self.here),
             line: self.line,
             content: Content::Record(record.clone()),

@@ -51,6 +51,7 @@ pub(crate) fn feed_logs(logs: &[(&str, &str)], to: &mut impl TrailConsumer) -> I
             time,
             serial: Some(line.stamp.serial),
             writer: line.pid,
+            credentials: None,
             source: "audit.log".into(),
             line: number,
             content: Content::Record(record),

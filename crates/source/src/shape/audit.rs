@@ -3,8 +3,8 @@
 
 use bstr::ByteSlice as _;
 use jiff::Timestamp;
-use taptrail_record::{Line, ParseError, RecordType, Stamp, parse_interpreted, parse_text};
-use taptrail_trail::Content;
+use taptrail_record::{Line, ParseError, RecordType, Stamp, parse_interpreted, parse_resource, parse_text};
+use taptrail_trail::{Content, Credentials};
 
 use super::{Unreadable, content, date, stamp};
 use crate::parsed_line::{LineTime, LogProgram, ParsedLine};
@@ -30,6 +30,14 @@ pub(super) fn line(line: &[u8]) -> Result<Option<ParsedLine>, Unreadable> {
         Err(ParseError::Truncated) => truncated(line),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Parses a raw line of another resource than a network device.
+pub(super) fn resource(line: &[u8]) -> Result<Option<ParsedLine>, Unreadable> {
+    let Ok(line) = Line::parse(line) else { return Ok(None) };
+    let (Some(record_type), Some(text)) = (line.record_type, line.text) else { return Ok(None) };
+    let content = parse_resource(record_type, text)?.map(Content::Resource);
+    content.map(|content| parsed_line(&line, content)).transpose()
 }
 
 /// The line after a dispatcher's name.
@@ -66,6 +74,7 @@ fn is_relevant_line(line: &[u8]) -> Result<bool, Unreadable> {
         Some(b'V') => Ok(name.starts_with(b"VIRT_RESOURCE ") || name.starts_with(b"VIRT_CONTROL ")),
         Some(b'S') => Ok(name.starts_with(b"SYSTEM_BOOT ")),
         Some(b'C') => Ok(name.starts_with(b"CONFIG_CHANGE ")),
+        Some(b'A') => Ok(name.starts_with(b"AVC ") || name.starts_with(b"ANOM_ABEND ")),
         Some(b'D') => Ok(name.starts_with(b"DAEMON_")),
         Some(b'U') => Ok(name.starts_with(b"UNKNOWN[")),
         Some(byte) if byte.is_ascii_digit() => Ok(true),
@@ -86,6 +95,7 @@ fn raw(line: &Line<'_>) -> Result<Option<ParsedLine>, Unreadable> {
     let content = match (record_type, line.text) {
         (RecordType::SYSTEM_BOOT, _) => Some(Content::Boot),
         _ if content::is_recording_type(record_type) => content::recording_change(record_type, line.pairs),
+        _ if content::is_about_process(record_type) => content::of_process(record_type, line.pairs),
         (_, Some(text)) => content::record_content(record_type, text, parse_text(record_type, text))?,
         (_, None) => content::truncated_record(record_type, b""),
     };
@@ -94,13 +104,19 @@ fn raw(line: &Line<'_>) -> Result<Option<ParsedLine>, Unreadable> {
 
 fn parsed_line(line: &Line<'_>, content: Content) -> Result<ParsedLine, Unreadable> {
     let is = |of: fn(RecordType) -> bool| line.record_type.is_some_and(of);
+    let is_text_type = !is(content::is_recording_type) && !is(content::is_about_process);
     Ok(ParsedLine {
         serial: (!is(content::is_auditd_type)).then_some(line.stamp.serial),
         host: line.node.and_then(|node| content::host(node)),
-        // The pid in these records is that of the process that made the request.
-        writer: line.pid.filter(|_| !is(content::is_recording_type)),
+        // In the kernel's own records they are those of another process.
+        writer: line.pid.filter(|_| is_text_type),
+        credentials: credentials(line).filter(|_| is_text_type),
         ..ParsedLine::new(LineTime::Exact(moment(line.stamp)?), LogProgram::Auditd, content)
     })
+}
+
+fn credentials(line: &Line<'_>) -> Option<Credentials> {
+    Some(Credentials { uid: line.uid?, auid: line.auid?, ses: line.ses? })
 }
 
 /// Whether a line has the form of the kernel's log: `type=2501 audit(…): `. auditd writes
@@ -142,6 +158,10 @@ fn interpreted(line: &[u8]) -> Result<Option<ParsedLine>, Unreadable> {
     let Some(record_type) = RecordType::from_name(name).filter(|known| content::is_relevant(*known)) else {
         return Ok(None);
     };
+    if content::is_about_process(record_type) {
+        // A process's name has no quotes here, and may imitate any pair.
+        return Ok(None);
+    }
     let (when, serial) = stamp.ok_or(Unreadable::Time)?;
     if content::is_recording_type(record_type) {
         let content = content::recording_change(record_type, rest)
@@ -154,7 +174,7 @@ fn interpreted(line: &[u8]) -> Result<Option<ParsedLine>, Unreadable> {
             ..ParsedLine::new(when, LogProgram::Auditd, content)
         }));
     }
-    let (writer, text) = if rest.contains_str(b"msg='") { body(rest) } else { unquoted(rest) };
+    let (sender, text) = if rest.contains_str(b"msg='") { body(rest) } else { unquoted(rest) };
     let content = match text {
         _ if record_type == RecordType::SYSTEM_BOOT => Some(Content::Boot),
         Text::Complete(text) => {
@@ -167,7 +187,8 @@ fn interpreted(line: &[u8]) -> Result<Option<ParsedLine>, Unreadable> {
     Ok(content.map(|content| ParsedLine {
         serial,
         host,
-        writer,
+        writer: sender.pid,
+        credentials: sender.credentials,
         ..ParsedLine::new(when, LogProgram::Auditd, content)
     }))
 }
@@ -186,14 +207,16 @@ fn local(inner: &[u8]) -> Option<(LineTime, Option<u32>)> {
     numbered().or_else(|| Some((moment(inner)?, None)))
 }
 
-/// The writer and the text of a record that `audisp-syslog` interpreted:
+/// The sender and the text of a record that `audisp-syslog` interpreted:
 /// `pid=1265 uid=root … virt=kvm …`, without the quotes around the text. The kernel's pairs before
 /// it have other names.
-fn unquoted(body: &[u8]) -> (Option<u32>, Text<'_>) {
+fn unquoted(body: &[u8]) -> (Sender, Text<'_>) {
     let begin = [&b" virt="[..], b" resrc=", b" op="].iter().filter_map(|key| body.find(key)).min();
     let (head, text) = body.split_at(begin.unwrap_or(body.len()));
-    let pid = head.split_str(b" ").find_map(|word| stamp::number(word.strip_prefix(b"pid=")?));
-    (pid, if text.is_empty() { Text::Truncated(text) } else { Text::Complete(text.trim_ascii()) })
+    (
+        Sender::of(head),
+        if text.is_empty() { Text::Truncated(text) } else { Text::Complete(text.trim_ascii()) },
+    )
 }
 
 /// Parses `VIRT_RESOURCE pid=385946 uid=0 … msg='…'`, as a journal and syslog store a record, into
@@ -214,6 +237,32 @@ pub(super) fn message(message: &[u8]) -> Option<Message<'_>> {
 /// Stands for all irrelevant types; no type has this number.
 const IRRELEVANT_TYPE: RecordType = RecordType(0);
 
+/// The process that sent a record, from the kernel's pairs before its text.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sender {
+    pub(super) pid: Option<u32>,
+    pub(super) credentials: Option<Credentials>,
+}
+
+impl Sender {
+    fn of(head: &[u8]) -> Self {
+        let (mut pid, mut uid, mut auid, mut ses) = (None, None, None, None);
+        for word in head.split_str(b" ") {
+            let Some((key, value)) = word.split_once_str(b"=") else { continue };
+            let number = match key {
+                b"pid" => &mut pid,
+                b"uid" => &mut uid,
+                b"auid" => &mut auid,
+                b"ses" => &mut ses,
+                _ => continue,
+            };
+            *number = number.or_else(|| stamp::number(value));
+        }
+        let credentials = uid.zip(auid).zip(ses).map(|((uid, auid), ses)| Credentials { uid, auid, ses });
+        Self { pid, credentials }
+    }
+}
+
 /// A record without its stamp.
 pub(super) struct Message<'a> {
     pub(super) record_type: RecordType,
@@ -221,17 +270,27 @@ pub(super) struct Message<'a> {
 }
 
 impl Message<'_> {
-    pub(super) fn content(&self) -> Result<(Option<u32>, Option<Content>), Unreadable> {
+    /// The content, if it is a record of another resource than a network device.
+    pub(super) fn resource(&self) -> Result<Option<(Sender, Content)>, Unreadable> {
+        let (sender, Text::Complete(text)) = body(self.body) else { return Ok(None) };
+        let content = parse_resource(self.record_type, text)?.map(Content::Resource);
+        Ok(content.map(|content| (sender, content)))
+    }
+
+    pub(super) fn content(&self) -> Result<(Sender, Option<Content>), Unreadable> {
         let record_type = self.record_type;
         if !content::is_relevant(record_type) {
-            return Ok((None, None));
+            return Ok((Sender::default(), None));
         }
         if content::is_recording_type(record_type) {
             // auditd's own records don't come from the kernel, so they are not in a journal.
             let content = content::recording_change(record_type, self.body);
-            return Ok((None, content.filter(|_| !content::is_auditd_type(record_type))));
+            return Ok((Sender::default(), content.filter(|_| !content::is_auditd_type(record_type))));
         }
-        let (writer, text) = body(self.body);
+        if content::is_about_process(record_type) {
+            return Ok((Sender::default(), content::of_process(record_type, self.body)));
+        }
+        let (sender, text) = body(self.body);
         let content = match text {
             _ if record_type == RecordType::SYSTEM_BOOT => Some(Content::Boot),
             Text::Complete(text) => {
@@ -239,7 +298,7 @@ impl Message<'_> {
             }
             Text::Truncated(text) => content::truncated_record(record_type, text),
         };
-        Ok((writer, content))
+        Ok((sender, content))
     }
 }
 
@@ -258,16 +317,15 @@ enum Text<'a> {
     Truncated(&'a [u8]),
 }
 
-/// The writer and the text in a record's body.
-fn body(body: &[u8]) -> (Option<u32>, Text<'_>) {
+/// The sender and the text in a record's body.
+fn body(body: &[u8]) -> (Sender, Text<'_>) {
     let (head, text) = body.split_once_str(b"msg='").unwrap_or((body, b""));
-    let pid = head.split_str(b" ").find_map(|word| stamp::number(word.strip_prefix(b"pid=")?));
     // As in a raw line: a name may contain a quote, so the last one closes.
     let text = match text.rfind_byte(b'\'') {
         Some(close) => Text::Complete(&text[..close]),
         None => Text::Truncated(text),
     };
-    (pid, text)
+    (Sender::of(head), text)
 }
 
 /// Cuts off the names that auditd resolved, if the separator was escaped as `#035`, as rsyslog

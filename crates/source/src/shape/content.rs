@@ -1,6 +1,6 @@
 use bstr::ByteSlice as _;
 use compact_str::CompactString;
-use taptrail_record::{Fragment, ParseError, Record, RecordType, foreign};
+use taptrail_record::{Abend, Denial, Fragment, ParseError, Record, RecordType, foreign};
 use taptrail_trail::{Content, GapReason};
 
 use super::Unreadable;
@@ -9,6 +9,21 @@ use super::Unreadable;
 pub(super) fn is_relevant(record_type: RecordType) -> bool {
     matches!(record_type, RecordType::VIRT_CONTROL | RecordType::VIRT_RESOURCE | RecordType::SYSTEM_BOOT)
         || is_recording_type(record_type)
+        || is_about_process(record_type)
+}
+
+/// Whether records of this type are the kernel's, about a process. They have no text.
+pub(super) fn is_about_process(record_type: RecordType) -> bool {
+    matches!(record_type, RecordType::AVC | RecordType::ANOM_ABEND)
+}
+
+/// The content of such a record with these pairs, if it may be about a guest.
+pub(super) fn of_process(record_type: RecordType, pairs: &[u8]) -> Option<Content> {
+    match record_type {
+        RecordType::AVC => Denial::parse(pairs).map(Content::Denial),
+        RecordType::ANOM_ABEND => Abend::parse(pairs).filter(Abend::is_hypervisor).map(Content::Abend),
+        _ => None,
+    }
 }
 
 /// Whether records of this type show that recording stops or resumes. They have no text.

@@ -140,6 +140,32 @@ fn shaped(line: &[u8]) -> Result<Option<ParsedLine>, Unreadable> {
     }
 }
 
+/// Parses the record of another resource than a network device in a line that is irrelevant for
+/// [`line()`].
+///
+/// # Errors
+///
+/// It is such a record, but invalid.
+pub(crate) fn resource(line: &[u8]) -> Result<Option<ParsedLine>, Unreadable> {
+    let line = trim(line);
+    if let Some(record) = embedded_record(line) {
+        let Some(found) = audit::resource(record.line)? else { return Ok(None) };
+        return Ok(Some(ParsedLine {
+            program: record.program,
+            host: found.host.clone().or_else(|| host(record.host)),
+            is_unauthenticated: record.is_unauthenticated,
+            ..found
+        }));
+    }
+    if let Some(object) = json(line) {
+        return journal::json::entry(object)?.resource();
+    }
+    match stamp::front(line) {
+        Some((when, rest)) => syslog::resource(when, rest),
+        None => Ok(None),
+    }
+}
+
 /// Parses a JSON object.
 fn object(object: &[u8]) -> Result<Option<ParsedLine>, Unreadable> {
     let entry = journal::json::entry(object)?;

@@ -65,6 +65,19 @@ pub(super) fn line(when: LineTime, rest: &[u8]) -> Result<Option<ParsedLine>, Un
     Ok(written.named(found))
 }
 
+/// Parses a record of another resource than a network device, from after the line's time on.
+pub(super) fn resource(when: LineTime, rest: &[u8]) -> Result<Option<ParsedLine>, Unreadable> {
+    let written = rest.strip_prefix(b" ").and_then(|rest| written(when, rest));
+    let Some(written) = written.filter(|written| written.program == b"audit") else { return Ok(None) };
+    let Some(message) = audit::message(written.text) else { return Ok(None) };
+    let found = message.resource()?.map(|(sender, content)| ParsedLine {
+        writer: sender.pid,
+        credentials: sender.credentials,
+        ..ParsedLine::new(when, LogProgram::Journald, content)
+    });
+    Ok(written.named(found))
+}
+
 /// The host that a line of the kernel or a process names, from after the line's time on. Other
 /// programs' own logs may have any words there.
 pub(super) fn host(when: LineTime, rest: &[u8]) -> Option<&[u8]> {
@@ -161,8 +174,12 @@ fn message(when: LineTime, text: &[u8]) -> Result<Option<ParsedLine>, Unreadable
         return Ok(Some(ParsedLine::new(when, LogProgram::Kernel, content)));
     }
     let message = audit::message(text).ok_or(Unreadable::Unknown)?;
-    let (writer, content) = message.content()?;
-    Ok(content.map(|content| ParsedLine { writer, ..ParsedLine::new(when, LogProgram::Journald, content) }))
+    let (audit::Sender { pid: writer, credentials }, content) = message.content()?;
+    Ok(content.map(|content| ParsedLine {
+        writer,
+        credentials,
+        ..ParsedLine::new(when, LogProgram::Journald, content)
+    }))
 }
 
 /// Splits `host1 audit[385946]: text`, or RFC 5424's `host1 audit 385946 - - text`, whose times are

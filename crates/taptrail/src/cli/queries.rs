@@ -10,7 +10,7 @@ use taptrail_report::{Columns, DeviceFilter, GuestFilter, Presentation, Style};
 use taptrail_trail::{FindingKind, Severity};
 
 const INPUT_HEADING: &str = "Input";
-const SELECTION_HEADING: &str = "Selection";
+pub(super) const SELECTION_HEADING: &str = "Selection";
 pub(super) const OUTPUT_HEADING: &str = "Output";
 
 /// The text below the examples of each query.
@@ -238,13 +238,14 @@ pub(crate) struct Output {
 enum Format {
     /// A table for people
     Table,
-    /// One object with `holdings` (not for `findings`), `findings` and `input`
+    /// One object with `input` and what the command lists: `holdings` and `findings`, `findings`,
+    /// `runs` or `events`
     Json,
-    /// One object on each line: {"holding": …} as soon as it ends, {"finding": …}, and at the end
-    /// {"input": …}
+    /// One object on each line: {"holding": …} or {"run": …} as soon as it ends, {"finding": …},
+    /// {"event": …}, and at the end {"input": …}
     Jsonl,
-    /// One row for each holding, or for each finding with `findings`; a ' is put before a name that
-    /// begins with = + - @ or '
+    /// One row for each holding, finding, run or event; a ' is put before a name that begins with
+    /// = + - @ or '
     Csv,
 }
 
@@ -290,7 +291,7 @@ impl std::str::FromStr for AssumedHost {
     }
 }
 
-fn guest(text: &str) -> Result<GuestFilter, Infallible> {
+pub(super) fn guest(text: &str) -> Result<GuestFilter, Infallible> {
     text.parse()
 }
 

@@ -2,6 +2,7 @@
 
 mod boot_time;
 mod coverage;
+mod guests;
 mod query;
 mod report;
 mod summary;
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 use taptrail_guest::Dirs;
 use taptrail_report::{Columns, Count, Filter, Presentation, Sink, View};
 
+pub(crate) use self::guests::guests;
 pub(crate) use self::query::{Query, moment};
 pub(crate) use self::report::report;
 pub(crate) use self::summary::summary;

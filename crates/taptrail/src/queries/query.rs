@@ -36,9 +36,9 @@ impl Query {
         self.filter.host.clone_from(host);
     }
 
-    pub(crate) fn times(&mut self, times: &Times) -> Result<(), Failure> {
-        self.filter.start = self.time("--start", times.start.as_deref())?.map(|when| when.from);
-        self.filter.end = self.time("--end", times.end.as_deref())?.map(|when| when.to);
+    pub(super) fn range(&mut self, start: Option<&str>, end: Option<&str>) -> Result<(), Failure> {
+        self.filter.start = self.time("--start", start)?.map(|when| when.from);
+        self.filter.end = self.time("--end", end)?.map(|when| when.to);
         if let Some((start, end)) = self.filter.start.zip(self.filter.end)
             && end < start
         {
@@ -47,6 +47,10 @@ impl Query {
             )));
         }
         Ok(())
+    }
+
+    pub(crate) fn times(&mut self, times: &Times) -> Result<(), Failure> {
+        self.range(times.start.as_deref(), times.end.as_deref())
     }
 
     pub(super) fn at(&mut self, at: Option<&str>) -> Result<(), Failure> {

@@ -23,6 +23,7 @@ use crate::reading::{self, Read};
 pub(crate) struct TrailReader<'a, T: TrailConsumer> {
     trail: Trail,
     to: &'a mut T,
+    resources: bool,
     entries: u64,
     foreign: u64,
 }
@@ -47,14 +48,24 @@ pub(crate) struct ReadSummary {
 
 impl<'a, T: TrailConsumer> TrailReader<'a, T> {
     pub(crate) fn new(to: &'a mut T) -> Self {
-        Self { trail: Trail::new(), to, entries: 0, foreign: 0 }
+        Self { trail: Trail::new(), to, resources: false, entries: 0, foreign: 0 }
+    }
+
+    /// Also passes on the runs of guests.
+    pub(super) fn with_runs(to: &'a mut T) -> Self {
+        Self { trail: Trail::with_runs(), ..Self::new(to) }
+    }
+
+    /// Also reads the records of other resources than network devices.
+    pub(super) fn with_resources(to: &'a mut T) -> Self {
+        Self { resources: true, ..Self::new(to) }
     }
 
     pub(crate) fn read(mut self, sources: &Sources, dirs: &Dirs) -> Result<Answer, Failure> {
         let begun = Instant::now();
         let mut unwritten = None;
         let Read { outcome: read, in_hand } =
-            reading::entries(sources, dirs, &mut |entry| match self.feed(entry) {
+            reading::entries(sources, dirs, self.resources, &mut |entry| match self.feed(entry) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(error) => {
                     unwritten = Some(error);
@@ -88,19 +99,22 @@ impl<'a, T: TrailConsumer> TrailReader<'a, T> {
     fn feed(&mut self, entry: &Entry) -> io::Result<()> {
         self.entries += 1;
         self.foreign += u64::from(matches!(entry.content, Content::Foreign { .. }));
+        self.to.entry(entry)?;
         self.trail.feed(entry);
         self.drain()
     }
 
     fn drain(&mut self) -> io::Result<()> {
         self.trail.drain_ended().try_for_each(|holding| self.to.holding(holding))?;
-        self.trail.drain_findings().try_for_each(|finding| self.to.finding(finding))
+        self.trail.drain_findings().try_for_each(|finding| self.to.finding(finding))?;
+        self.trail.drain_runs().try_for_each(|run| self.to.run(run))
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        let rest = std::mem::take(&mut self.trail).finish();
+        let (rest, runs) = std::mem::take(&mut self.trail).finish_with_runs();
         rest.holdings.into_iter().try_for_each(|holding| self.to.holding(holding))?;
-        rest.findings.into_iter().try_for_each(|finding| self.to.finding(finding))
+        rest.findings.into_iter().try_for_each(|finding| self.to.finding(finding))?;
+        runs.into_iter().try_for_each(|run| self.to.run(run))
     }
 }
 

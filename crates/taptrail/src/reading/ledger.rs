@@ -70,6 +70,7 @@ impl Rows {
             time: stored.time,
             serial: stored.serial,
             writer: stored.writer,
+            credentials: None,
             source: Arc::clone(&self.source),
             line: u64::try_from(stored.id).unwrap_or_default(),
             content: Content::Record(record),

@@ -46,12 +46,18 @@ pub(crate) struct NoTrail {
     ledger: PathBuf,
 }
 
-/// Passes each entry of the sources to `take`, in the order of their times.
+/// Passes each entry of the sources to `take`, in the order of their times; with `resources`, also
+/// the records of other resources than network devices.
 ///
 /// # Errors
 ///
 /// When there is nothing to read. A source that can't be read, of several, is in the outcome.
-pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut EntrySink<'_>) -> Result<Read, Failure> {
+pub(crate) fn entries(
+    sources: &Sources,
+    dirs: &Dirs,
+    resources: bool,
+    take: &mut EntrySink<'_>,
+) -> Result<Read, Failure> {
     let in_hand = AllInHand::default();
     let own = sources.files.is_empty();
     allow_many_files();
@@ -81,7 +87,8 @@ pub(crate) fn entries(sources: &Sources, dirs: &Dirs, take: &mut EntrySink<'_>) 
     };
     let mut progress = progress::Progress::default();
     let progress = Box::new(|of: taptrail_source::Progress<'_>| progress.show(of));
-    let options = ReadOptions { hosts, progress, extract: sources.extract, ..ReadOptions::default() };
+    let options =
+        ReadOptions { hosts, progress, extract: sources.extract, resources, ..ReadOptions::default() };
     let mut outcome = taptrail_source::read(inputs, options, take);
     failed.append(&mut outcome.failed);
     outcome.failed = failed;

@@ -53,7 +53,7 @@ impl<'a> Trail<'a> {
         let begun = Instant::now();
         let mut reader = ExpectedStateReader::new(self.hosts.clone(), interest.clone());
         let mut entries = 0;
-        let Read { outcome, in_hand } = reading::entries(sources, self.dirs, &mut |entry| {
+        let Read { outcome, in_hand } = reading::entries(sources, self.dirs, false, &mut |entry| {
             entries += 1;
             reader.feed(entry);
             ControlFlow::Continue(())

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use compact_str::CompactString;
 use jiff::Timestamp;
-use taptrail_record::{Fragment, KernelOpen, MacAddr, Record};
+use taptrail_record::{Abend, Denial, Fragment, KernelOpen, MacAddr, Record, ResourceChange};
 use uuid::Uuid;
 
 use crate::{LineRef, Proof};
@@ -19,6 +19,8 @@ pub struct Entry {
     /// The process that sent the record, as the kernel saw it, where the source kept it: a guest
     /// manager's daemon, or a supervisor.
     pub writer: Option<u32>,
+    /// The credentials of that process, as the kernel logged them beside the record.
+    pub credentials: Option<Credentials>,
     /// Where it was read: a file's path, a journal, a ledger.
     pub source: Arc<str>,
     /// Which line or row of the source it is, from 1.
@@ -31,6 +33,17 @@ pub struct Entry {
     pub content: Content,
 }
 
+/// The credentials of a process that wrote a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Credentials {
+    /// User id.
+    pub uid: u32,
+    /// Login uid, which su(1) and sudo(8) don't change; [`u32::MAX`] for a daemon.
+    pub auid: u32,
+    /// Session id; [`u32::MAX`] for a daemon.
+    pub ses: u32,
+}
+
 /// What one line or row says.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Content {
@@ -38,6 +51,13 @@ pub enum Content {
     Record(Record),
     /// The kernel recorded an open(2) of a raw network device.
     KernelOpen(KernelOpen),
+    /// The kernel recorded that a process that runs a guest, as it seems, got a fatal signal.
+    Abend(Abend),
+    /// The kernel recorded that a process was refused the access to a raw network device.
+    Denial(Denial),
+    /// A record of another resource of a guest than a network device: only read where it is asked
+    /// for, and no part of a trail.
+    Resource(ResourceChange),
     /// A record is cut off: the outcome of its operation is unknown.
     Truncated(Fragment),
     /// The guest's manager could not send this record: no audit log has it.

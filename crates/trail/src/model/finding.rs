@@ -205,6 +205,10 @@ kinds! {
     UnaccountedDevice: Grave = "unaccounted-device",
     /// A guest's QEMU tried to open a device itself, and was refused.
     RefusedOpen: Grave = "refused-open",
+    /// A security module refused a guest's QEMU the access to a device.
+    AccessDenied: Warning = "access-denied",
+    /// A guest's QEMU got a fatal signal.
+    QemuCrashed: Warning = "qemu-crashed",
     /// A guest's manager could not send a record to the audit.
     RecordNotSent: Grave = "record-not-sent",
     /// A record is cut off: the outcome of its operation is unknown.

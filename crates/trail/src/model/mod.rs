@@ -6,3 +6,4 @@ pub(crate) mod holding;
 pub(crate) mod host;
 pub(crate) mod proof;
 pub(crate) mod report;
+pub(crate) mod run;

@@ -14,6 +14,7 @@ use crate::output::incidents::Incidents;
 use crate::output::pending_releases::{PendingEnd, PendingReleases};
 use crate::output::unnumbered::UnnumberedGrant;
 use crate::state::open_holding::OpenHolding;
+use crate::state::run::Runs;
 use crate::{Certainty, Doubt, EndedBy, Finding, FindingKind, Holding, Incident, Proof, State};
 
 /// The holdings and findings that nobody has fetched yet, and what waits to be emitted.
@@ -22,6 +23,8 @@ pub(crate) struct Output {
     pub(crate) holdings: Vec<Holding>,
     pub(crate) findings: Vec<Finding>,
     pub(crate) incidents: Incidents,
+    /// The runs of guests, if they are asked for.
+    pub(crate) runs: Option<Runs>,
     /// Devices whose release is recorded, and whose close a watcher has yet to record.
     pub(crate) pending_releases: PendingReleases,
     /// Devices without a number that QEMU got by the last entry.

@@ -10,6 +10,7 @@ use crate::state::interface::Interface;
 use crate::state::interfaces::Interfaces;
 use crate::state::open_holding::{self, OpenHolding, RecordedOpen};
 use crate::state::operation::{GrantMethod, Operation, Phase, SAME_OPEN_WINDOW};
+use crate::state::run::OpenRun;
 use crate::time::after;
 use crate::{Certainty, Doubt, EndedBy, Finding, FindingKind, Incident, Proof};
 
@@ -29,6 +30,10 @@ pub(crate) struct Guest {
     /// Whether the trail has this run from its start.
     pub(crate) from_start: bool,
     pub(crate) pid: Option<u32>,
+    /// When its QEMU got a fatal signal.
+    pub(crate) crashed: Option<Timestamp>,
+    /// Its run, if runs are asked for: there is one as long as it is `running`.
+    pub(crate) run: Option<OpenRun>,
     pub(crate) interfaces: Interfaces,
     pub(crate) pending_detach: Option<PendingDetach>,
     /// The time of its manager's last record.
@@ -85,6 +90,8 @@ impl Guest {
             running: false,
             from_start: false,
             pid: None,
+            crashed: None,
+            run: None,
             interfaces: Interfaces::default(),
             pending_detach: None,
             last_time: entry.time,
@@ -102,6 +109,9 @@ impl Guest {
         }
         if let Some(pending_detach) = &mut self.pending_detach {
             pending_detach.attach_may_be_lost = true;
+        }
+        if let Some(run) = &mut self.run {
+            run.mark_records_lost(since);
         }
         // A device that it gives up from now on may have been granted meanwhile.
         self.from_start = false;

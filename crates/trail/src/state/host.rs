@@ -18,6 +18,8 @@ use crate::state::instances::{GuestInstances, RestartedDaemons};
 use crate::state::kernel_opens::{self, KernelEvidence, KernelOpens, PendingOpen, RecentOpen};
 use crate::state::mac_index::MacIndex;
 use crate::state::open_holding::OpenHolding;
+use crate::state::process_records::{Denials, GoneProcesses};
+use crate::state::run::stop_of_unknown_guest;
 use crate::state::serials::{Continuity, Serials};
 use crate::{
     Content, EndedBy, Entry, Finding, FindingKind, Gap, GapReason, Holding, Incident, Proof, StepsInProgress,
@@ -30,8 +32,10 @@ pub(crate) struct Host {
     pub(crate) guests: HashMap<Uuid, GuestInstances>,
     mac_index: MacIndex,
     /// The guest of each QEMU process.
-    pids: HashMap<u32, Uuid>,
+    pub(crate) pids: HashMap<u32, Uuid>,
     kernel_opens: KernelOpens,
+    pub(crate) denials: Denials,
+    pub(crate) gone: GoneProcesses,
     daemons: RestartedDaemons,
     foreign: ForeignPrograms,
     serials: Serials,
@@ -51,6 +55,8 @@ impl Host {
             mac_index: MacIndex::default(),
             pids: HashMap::new(),
             kernel_opens: KernelOpens::default(),
+            denials: Denials::default(),
+            gone: GoneProcesses::default(),
             daemons: RestartedDaemons::default(),
             foreign: ForeignPrograms::default(),
             serials: Serials::default(),
@@ -88,6 +94,8 @@ impl Host {
         match &entry.content {
             Content::Record(record) => self.apply_record(&RecordEntry { entry, record }, out),
             Content::KernelOpen(open) => self.kernel_opened(entry, open, out),
+            Content::Abend(abend) => self.on_abend(entry, abend, out),
+            Content::Denial(denial) => self.on_denial(entry, denial, out),
             Content::Truncated(fragment) => {
                 self.apply_fragment(FindingKind::TruncatedRecord, entry, fragment, out)
             }
@@ -110,6 +118,7 @@ impl Host {
                 }
             }
             Content::Foreign { exe } => self.foreign.count(entry, exe),
+            Content::Resource(_) => {}
             Content::Boot | Content::RecordingStopped(_) | Content::RecordingResumed(_) => {}
         }
     }
@@ -143,7 +152,10 @@ impl Host {
         let stops = done && matches!(event, Event::GuestStop { .. });
         let mut instances = match self.guests.entry(uuid) {
             hash_map::Entry::Occupied(instances) => instances,
-            hash_map::Entry::Vacant(_) if stops => return out.incidents.forget_failed(entry),
+            hash_map::Entry::Vacant(_) if stops => {
+                out.incidents.forget_failed(entry);
+                return stop_of_unknown_guest(entry, out);
+            }
             hash_map::Entry::Vacant(none) => none.insert_entry(GuestInstances::default()),
         };
         let at = instances.get_mut().find_or_add(entry, &mut self.daemons, out);
@@ -154,6 +166,7 @@ impl Host {
         }
         let guest = instances.get_mut().get_mut(at);
         guest.report_bare_grants(Some(entry.time), out);
+        guest.check_crash(entry);
         // A start or stop record says nothing about grants.
         guest.grants_recorded |= match event {
             Event::Open { .. } => false,
@@ -170,6 +183,7 @@ impl Host {
             if let Some((since, until)) = disordered {
                 guest.mark_records_lost(since, until);
             }
+            guest.follow_run(entry, out);
             guest.last_time = entry.time;
             let idle = guest.is_idle();
             let now = if idle { None } else { guest.pid };
@@ -225,6 +239,7 @@ impl Host {
             self.update_mac_index(entry, other, out);
             out.mac_changes.extend(this_guests);
         }
+        self.denials.assign_pid(&self.name, guest, pid, out);
         for pending_open in self.kernel_opens.take_of_process(pid) {
             let finding = unmanaged_open_finding(&self.name, Some(guest), pending_open);
             out.report_alone(finding);
@@ -334,6 +349,9 @@ impl Host {
         self.mac_index.clear();
         self.pids.clear();
         self.daemons = RestartedDaemons::default();
+        self.denials.report_overdue(&self.name, None, out);
+        self.denials = Denials::default();
+        self.gone = GoneProcesses::default();
         for pending_open in self.kernel_opens.take_all() {
             self.report_unmanaged(pending_open, out);
         }
@@ -365,10 +383,11 @@ impl Host {
     /// When the next [`advance`](Self::advance) has something to do.
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
         let guests = self.guests.values().flat_map(GuestInstances::iter).filter_map(Guest::deadline);
-        guests.chain(self.kernel_opens.deadline()).min()
+        guests.chain(self.kernel_opens.deadline()).chain(self.denials.deadline()).min()
     }
 
     fn report_overdue_opens(&mut self, now: Timestamp, out: &mut Output) {
+        self.denials.report_overdue(&self.name, Some(now), out);
         while let Some(pending_open) = self.kernel_opens.pop_overdue(now) {
             self.report_unmanaged(pending_open, out);
         }
@@ -390,6 +409,7 @@ impl Host {
         for guest in self.take_guests() {
             guest.finish(until, out);
         }
+        self.denials.report_overdue(&self.name, None, out);
         for pending_open in self.kernel_opens.take_all() {
             self.report_unmanaged(pending_open, out);
         }

@@ -57,6 +57,10 @@ impl Interfaces {
         self.sorted.iter().map(|(_, interface)| interface)
     }
 
+    pub(crate) fn iter_with_mac(&self) -> impl Iterator<Item = (MacAddr, &Interface)> {
+        self.sorted.iter().map(|(mac, interface)| (*mac, interface))
+    }
+
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (MacAddr, &mut Interface)> {
         self.sorted.iter_mut().map(|(mac, interface)| (*mac, interface))
     }

@@ -18,7 +18,7 @@ impl Guest {
             self.end_previous_run(entry, out);
         }
         (self.running, self.from_start) = (true, true);
-        self.pid = pid;
+        (self.pid, self.crashed) = (pid, None);
         let proof = entry.proof();
         for (_, interface) in self.interfaces.iter_mut() {
             // There is no hot-plug before a guest runs: what its start did not grant will not be
@@ -87,6 +87,7 @@ impl Guest {
     pub(crate) fn on_stop(mut self, entry: &RecordEntry<'_>, out: &mut Output) {
         self.settle_detach(out);
         self.report_bare_grants(None, out);
+        self.stop_run(entry, out);
         let proof = entry.proof();
         for (mac, interface) in self.interfaces {
             out.remove_from_mac_index(mac, interface.indexed_count);
@@ -114,8 +115,9 @@ impl Guest {
     /// opened for the new run stays.
     pub(crate) fn end_previous_run(&mut self, entry: &RecordEntry<'_>, out: &mut Output) {
         self.settle_detach(out);
-        (self.running, self.pid) = (false, None);
+        (self.running, self.pid, self.crashed) = (false, None, None);
         let proof = entry.proof();
+        self.end_run_unseen(EndedBy::Restart, None, &proof, out);
         for (_, interface) in self.interfaces.iter_mut() {
             let old = |operation: &mut Operation| matches!(operation.phase, Phase::Granted | Phase::Refused);
             for mut operation in interface.operations.extract_if(.., old) {
@@ -137,6 +139,7 @@ impl Guest {
     ) {
         self.settle_detach(out);
         self.report_bare_grants(None, out);
+        self.end_run_unseen(cause, last_seen, at, out);
         for (mac, interface) in self.interfaces {
             out.remove_from_mac_index(mac, interface.indexed_count);
             for mut operation in interface.operations {
@@ -171,6 +174,7 @@ impl Guest {
         self.doubt_pending_detach(until);
         self.settle_detach(out);
         self.report_bare_grants(None, out);
+        self.leave_run(out);
         let grants_recorded = self.grants_recorded;
         for (mac, mut interface) in self.interfaces {
             let guest_ref = GuestRef { host: &self.host, guest: &self.id };

@@ -12,6 +12,8 @@ pub(crate) mod lifecycle;
 pub(crate) mod mac_index;
 pub(crate) mod open_holding;
 pub(crate) mod operation;
+pub(crate) mod process_records;
 pub(crate) mod queues;
+pub(crate) mod run;
 pub(crate) mod serials;
 pub(crate) mod watched;

@@ -29,6 +29,7 @@ impl Host {
                     self.guests.remove(&uuid);
                 }
                 self.forget_pid(guest.pid, uuid);
+                self.gone.add(*vm_pid, &guest.id, entry.time);
                 guest.on_stop(entry, out);
             }
             _ => {}
@@ -47,6 +48,7 @@ impl Host {
                 };
                 let guest =
                     instances.get_or_add_running(entry, descriptor.vm_pid, pending_end.is_some(), out);
+                guest.check_crash(entry);
                 let before = guest.pid.replace(descriptor.vm_pid);
                 (guest.running, guest.watched) = (true, true);
                 match pending_end {
@@ -57,6 +59,7 @@ impl Host {
                     None => guest.on_descriptor_seen(entry, mac, descriptor, out),
                 }
                 guest.remove_ended(mac, &|| entry.proof(), out);
+                guest.follow_run(entry, out);
                 before
             }
             None => {

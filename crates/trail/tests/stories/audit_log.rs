@@ -31,6 +31,7 @@ pub(crate) fn entries(log: &Path) -> Vec<Entry> {
             time: Timestamp::new(seconds, i32::from(line.stamp.millis) * 1_000_000).unwrap(),
             serial: Some(line.stamp.serial),
             writer,
+            credentials: None,
             source: "audit.log".into(),
             line: number,
             content,

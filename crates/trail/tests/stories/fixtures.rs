@@ -118,6 +118,7 @@ pub(crate) fn entries(records: &[Record]) -> Vec<Entry> {
             source: "ledger".into(),
             line,
             writer: None,
+            credentials: None,
             content: Content::Record(read),
             copies: Vec::new(),
             unauthenticated: false,

@@ -58,6 +58,7 @@ impl LogBuilder {
                 time,
                 serial,
                 writer,
+                credentials: None,
                 source,
                 line: 1,
                 content,

@@ -15,6 +15,7 @@ mod libvirt_records;
 mod log_builder;
 mod other_entries;
 mod own_records;
+mod runs;
 mod same_mac;
 mod unrecorded_ends;
 mod watched;

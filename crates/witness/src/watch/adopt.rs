@@ -207,6 +207,7 @@ fn entry(host: &Arc<str>, source: &Arc<str>, stored: &StoredRecord, record: Reco
         time: stored.time,
         serial: stored.serial,
         writer: stored.writer,
+        credentials: None,
         source: Arc::clone(source),
         line: u64::try_from(stored.id).unwrap_or_default(),
         content: Content::Record(record),

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
 use taptrail_kernel::proc::boot_time;
-use taptrail_record::{Event, GuestId, Outcome, Record};
+use taptrail_record::{Abend, Event, GuestId, KernelOpen, Outcome, Record};
 use taptrail_trail::{Content, Entry};
 use tracing::warn;
 use uuid::Uuid;
@@ -43,8 +43,8 @@ impl Watcher {
     pub(super) fn ingest_hint(&mut self, content: &Content) {
         let now = Instant::now();
         match content {
-            Content::KernelOpen(open) => {
-                let instance = self.pids.get(&open.pid);
+            Content::KernelOpen(KernelOpen { pid, .. }) | Content::Abend(Abend { pid, .. }) => {
+                let instance = self.pids.get(pid);
                 if let Some(guest) = instance.and_then(|instance| self.guests.get_mut(instance)) {
                     guest.due = now;
                 }

@@ -238,6 +238,7 @@ impl LedgerWriter {
                     time: row.time,
                     serial,
                     writer,
+                    credentials: None,
                     source,
                     line,
                     content,

@@ -81,6 +81,20 @@ impl<'a> JournalEntry<'a> {
         Ok(found.map(|found| ParsedLine { host: found.host.clone().or_else(host), boot, machine, ..found }))
     }
 
+    /// Parses an entry that [`parse`](Self::parse) finds irrelevant, and that may be a record of
+    /// another resource than a network device.
+    pub(in crate::shape) fn resource(&self) -> Result<Option<ParsedLine>, Unreadable> {
+        let message = self.get(Field::Message).filter(|_| self.get(Field::Transport) == Some(b"audit"));
+        let Some(message) = message.and_then(audit::message) else { return Ok(None) };
+        let Some((sender, content)) = message.resource()? else { return Ok(None) };
+        let serial = self.get(Field::AuditId).and_then(stamp::number);
+        let found = self.parsed_line(Some(content), serial, sender)?;
+        let id = |field| self.get(field).and_then(losses::id128);
+        let (boot, machine) = (id(Field::Boot), id(Field::Machine));
+        let host = self.host().and_then(content::host);
+        Ok(found.map(|found| ParsedLine { host, boot, machine, ..found }))
+    }
+
     fn resembles_record(&self) -> bool {
         match &self.values[Field::Message as usize] {
             Value::One(message) => resembles_record(message),
@@ -105,10 +119,10 @@ impl<'a> JournalEntry<'a> {
         let Some(record_type) = by_field.or(named).filter(|known| content::is_relevant(*known)) else {
             return Ok(None);
         };
-        let (writer, content) = match message {
+        let (sender, content) = match message {
             Some(message) => audit::Message { record_type, ..message }.content()?,
             None if self.values[Field::Message as usize] == Value::Withheld => {
-                (None, self.fragment(record_type))
+                (audit::Sender::default(), self.fragment(record_type))
             }
             None => return Err(Unreadable::Field { field: "MESSAGE" }),
         };
@@ -116,7 +130,7 @@ impl<'a> JournalEntry<'a> {
             Some(id) => Some(stamp::number(id).ok_or(Unreadable::Field { field: "_AUDIT_ID" })?),
             None => None,
         };
-        self.parsed_line(content, serial, writer)
+        self.parsed_line(content, serial, sender)
     }
 
     /// journalctl omits values longer than 4 kB without `--all`. journald has split such a message
@@ -157,7 +171,7 @@ impl<'a> JournalEntry<'a> {
             return Err(Unreadable::Unknown);
         }
         let Some((own, content)) = libvirt::body(message)? else { return Ok(None) };
-        let found = self.parsed_line(Some(content), None, None)?;
+        let found = self.parsed_line(Some(content), None, audit::Sender::default())?;
         Ok(found.map(|found| ParsedLine {
             when: own.unwrap_or(found.when),
             program: LogProgram::Manager,
@@ -169,12 +183,18 @@ impl<'a> JournalEntry<'a> {
         &self,
         content: Option<Content>,
         serial: Option<u32>,
-        writer: Option<u32>,
+        sender: audit::Sender,
     ) -> Result<Option<ParsedLine>, Unreadable> {
         let Some(content) = content else { return Ok(None) };
         let when = self.when().ok_or(Unreadable::Time)?;
-        let writer = writer.or_else(|| self.get(Field::Pid).and_then(stamp::number));
-        Ok(Some(ParsedLine { serial, writer, ..ParsedLine::new(when, LogProgram::Journald, content) }))
+        let writer = sender.pid.or_else(|| self.get(Field::Pid).and_then(stamp::number));
+        let credentials = sender.credentials;
+        Ok(Some(ParsedLine {
+            serial,
+            writer,
+            credentials,
+            ..ParsedLine::new(when, LogProgram::Journald, content)
+        }))
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod believed;
 mod hostile;
+mod processes;
 mod real;
 mod same_facts;
 mod same_trail;

@@ -26,20 +26,21 @@ pub(super) fn parse(value: &Value) -> Result<Option<ParsedLine>, Unreadable> {
         let record_type = RecordType(u16::try_from(number(message.get("type")?)?).ok()?);
         Some((record_type, string(message, "data")?))
     });
-    let mut parsed = (None, None);
+    let mut parsed = (audit::Sender::default(), None);
     for (record_type, data) in messages.clone() {
         parsed = audit::Message { record_type, body: data.as_bytes() }.content()?;
         if parsed.1.is_some() {
             break;
         }
     }
-    let (writer, content) = parsed;
+    let (sender, content) = parsed;
     let Some(content) = content.or_else(|| opened(messages)) else { return Ok(None) };
     let serial = value.get("sequence").and_then(number).ok_or(Unreadable::Field { field: "sequence" })?;
     let when = when(value).ok_or(Unreadable::Time)?;
     Ok(Some(ParsedLine {
         serial: Some(serial),
-        writer,
+        writer: sender.pid,
+        credentials: sender.credentials,
         ..ParsedLine::new(when, LogProgram::Auditd, content)
     }))
 }

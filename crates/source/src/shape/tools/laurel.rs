@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 use taptrail_record::{RecordType, encode_fields, parse_text};
-use taptrail_trail::Content;
+use taptrail_trail::{Content, Credentials};
 
 use super::{number, string, text};
 use crate::parsed_line::{LineTime, LogProgram, ParsedLine};
@@ -40,12 +40,15 @@ pub(super) fn parse(value: &Value) -> Result<Option<ParsedLine>, Unreadable> {
         let claim = parse_text(record_type, encoded.as_bytes());
         content::record_content(record_type, encoded.as_bytes(), claim)?
     };
-    let writer = fields.get("pid").and_then(number);
+    let field = |name: &str| fields.get(name).and_then(number);
+    let writer = field("pid");
+    let credentials = || Some(Credentials { uid: field("uid")?, auid: field("auid")?, ses: field("ses")? });
     let host = string(value, "NODE").and_then(|node| content::host(node.as_bytes()));
     Ok(content.map(|content| ParsedLine {
         serial: Some(serial),
         host,
         writer,
+        credentials: credentials(),
         ..ParsedLine::new(when, LogProgram::Auditd, content)
     }))
 }
