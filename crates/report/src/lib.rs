@@ -13,7 +13,7 @@
 //! - [`live_rows`], [`live_events`]: what is held now, and what happened last.
 //! - [`timeline()`]: a trail as a picture of text.
 //! - [`Summary`]: a trail in a few lines, and by guest, host, day or device.
-//! - [`json`]: any of them for programs.
+//! - [`json`]: any of them for programs; [`Schema`]: the JSON Schema of each.
 //! - [`escape_name`], [`escape_text`]: a name or text from outside, safe for a terminal.
 //! - [`warnings`], [`Stats`]: the lines that could not be read; amounts and rates of reading.
 
@@ -29,6 +29,7 @@ mod json;
 mod nics;
 #[cfg(test)]
 mod sample;
+mod schema;
 mod sessions;
 mod sink;
 mod span;
@@ -48,6 +49,7 @@ pub use findings::is_grave;
 pub use guests::{GuestRow, guest_table};
 pub use json::{json, json_line};
 pub use nics::{DeviceRow, NicRow, nic_table};
+pub use schema::Schema;
 pub use sessions::{
     Column, ColumnError, Columns, LiveEvent, LiveRow, Session, live_events, live_rows, timeline,
 };

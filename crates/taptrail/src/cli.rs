@@ -3,6 +3,7 @@
 mod format;
 mod groups;
 mod queries;
+mod schema;
 mod summary;
 mod top;
 mod verify;
@@ -22,6 +23,7 @@ pub(crate) use self::groups::command;
 pub(crate) use self::queries::{
     AssumedHost, Explain, Findings, Output, Selection, Sources, Target, Times, Trail, Who,
 };
+pub(crate) use self::schema::Schema;
 pub(crate) use self::summary::Summary;
 pub(crate) use self::top::Top;
 pub(crate) use self::verify::Verify;
@@ -125,6 +127,8 @@ pub(crate) enum Command {
     /// Check, export or prune the ledger
     #[command(subcommand)]
     Ledger(LedgerCommand),
+    /// Print the JSON Schema of an output
+    Schema(Schema),
 }
 
 #[derive(Debug, Subcommand)]

@@ -22,11 +22,17 @@ mod reading;
 mod recover;
 mod run;
 mod run_config;
+mod schema;
 mod stderr;
 mod top;
 mod unresponsive;
 mod verify;
 mod watch;
+
+#[cfg(test)]
+#[path = "../../../tests/world/contract.rs"]
+#[allow(clippy::expect_used, clippy::unwrap_used)]
+mod contract;
 
 use std::process::ExitCode;
 
@@ -68,6 +74,7 @@ fn main() -> ExitCode {
         Command::Who(arguments) => queries::who(&arguments, &dirs),
         Command::Explain(arguments) => queries::explain(&arguments, &dirs),
         Command::Ledger(command) => ledger::ledger(&command, &dirs),
+        Command::Schema(ref arguments) => schema::schema(arguments),
         Command::Findings(arguments) => queries::findings(&arguments, &dirs),
         Command::Verify(arguments) => verify::verify(&arguments, &dirs),
         Command::Watch(arguments) => watch::watch(&arguments, &dirs),
