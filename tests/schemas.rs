@@ -1,9 +1,13 @@
-//! Every JSON output of the program against its schema, for the logs of `tests/data` and this host.
+//! Every JSON output of the program against its schema, or the fields of ECS, for the logs of
+//! `tests/data` and this host.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "world/contract.rs"]
 mod contract;
+#[path = "world/ecs.rs"]
+#[allow(dead_code)]
+mod ecs;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -89,6 +93,24 @@ fn queries_answer_as_their_schemas_say() {
         workers.into_iter().for_each(|worker| worker.join().expect("this worker found no fault"));
     });
     assert!(holdings.into_inner() > 100);
+}
+
+#[test]
+fn documents_of_ecs_have_its_fields() {
+    let mut documents = 0;
+    for log in logs() {
+        let log = log.to_str().unwrap();
+        let lines = |format| String::from_utf8(taptrail(&["trail", "--format", format, log]).stdout).unwrap();
+        let (written, all) = (lines("ecs"), lines("jsonl"));
+        for line in written.lines() {
+            let document: Value = serde_json::from_str(line).unwrap();
+            assert_eq!(ecs::faults(&document), Vec::<String>::new(), "{log}: {document:#}");
+            documents += 1;
+        }
+        // Each holding and finding is a document; the last line of jsonl is about the input.
+        assert_eq!(written.lines().count(), all.lines().count().saturating_sub(1), "{log}");
+    }
+    assert!(documents > 100, "{documents}");
 }
 
 #[test]

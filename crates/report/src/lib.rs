@@ -3,7 +3,8 @@
 //! This crate turns the other crates' values into text. It opens no file, socket or terminal.
 //! Names come from outside and may hold anything, so output for people escapes control characters.
 //!
-//! - [`Sink`]: the part of a trail that a [`Filter`] selects, as a table, JSON, JSON lines or CSV.
+//! - [`Sink`]: the part of a trail that a [`Filter`] selects, as a table, JSON, JSON lines, CSV or
+//!   ECS documents.
 //! - [`Session`]: the devices of one interface in one plug, as people see them.
 //! - [`Explainer`]: the same in sentences, each with the lines that prove it.
 //! - [`trail_table`], [`findings_table`]: holdings and the findings below them; findings alone.
@@ -20,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 mod csv;
+mod ecs;
 mod explain;
 mod filter;
 mod findings;

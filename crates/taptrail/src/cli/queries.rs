@@ -291,6 +291,9 @@ enum Format {
     /// One row for each holding, or for each finding with `findings`; a ' is put before a name that
     /// begins with = + - @ or '
     Csv,
+    /// One document of the Elastic Common Schema 8.17 on each line: a holding or a finding
+    /// (docs/ecs.md)
+    Ecs,
 }
 
 impl Output {
@@ -302,6 +305,7 @@ impl Output {
             Format::Json => taptrail_report::Format::Json,
             Format::Jsonl => taptrail_report::Format::Jsonl,
             Format::Csv => taptrail_report::Format::Csv,
+            Format::Ecs => taptrail_report::Format::Ecs,
         }
     }
 }
