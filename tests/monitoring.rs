@@ -115,6 +115,26 @@ fn every_kind_of_finding_that_an_alert_names_exists_and_every_grave_one_has_an_a
     }
 }
 
+#[test]
+fn the_panels_of_the_dashboard_stand_beside_each_other_and_say_what_they_show() {
+    let dashboard = dashboard();
+    let (mut ids, mut cells) = (BTreeSet::new(), BTreeSet::new());
+    for panel in dashboard["panels"].as_array().unwrap() {
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{panel:#}");
+        let place = |name: &str| panel["gridPos"][name].as_u64().unwrap();
+        assert!(place("x") + place("w") <= 24, "{panel:#}");
+        for (x, y) in (0..place("w")).flat_map(|x| (0..place("h")).map(move |y| (x, y))) {
+            assert!(cells.insert((place("x") + x, place("y") + y)), "panels overlap: {panel:#}");
+        }
+        if panel["type"] != "row" {
+            assert!(panel["description"].as_str().unwrap().ends_with('.'), "{panel:#}");
+            for target in panel["targets"].as_array().unwrap() {
+                assert_eq!(target["datasource"]["uid"], "${datasource}", "{panel:#}");
+            }
+        }
+    }
+}
+
 /// The metrics that the watcher can write, as its own test has them.
 fn written_metrics() -> String {
     let snapshots = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/watch/snapshots");

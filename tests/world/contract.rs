@@ -1,5 +1,7 @@
 //! Outputs of taptrail against their JSON Schemas.
 
+#![allow(clippy::expect_used)]
+
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex};
 

@@ -31,7 +31,6 @@ mod watch;
 
 #[cfg(test)]
 #[path = "../../../tests/world/contract.rs"]
-#[allow(clippy::expect_used, clippy::unwrap_used)]
 mod contract;
 
 use std::process::ExitCode;
